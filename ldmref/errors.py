@@ -1,0 +1,106 @@
+"""Every error that ldmref raises on purpose: one class per exit code, one stable code per cause.
+
+| class                | exit | also a             |
+|----------------------|------|--------------------|
+| `UsageError`         | 2    | `ValueError`       |
+| `InputError`         | 3    | -                  |
+| `VerifyError`        | 4    | -                  |
+| `BackendUnavailable` | 5    | `ImportError`      |
+| `ResourceError`      | 6    | `MemoryError`      |
+| `NumericError`       | 7    | `FloatingPointError` |
+| `OutputError`        | 8    | `OSError`          |
+| `Cancelled`          | 130  | -                  |
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+
+class LdmrefError(Exception):
+    """Base class. `code` is stable, `hint` says what to do, `exit_code` is for the shell."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, code: str = "E-ERROR", hint: str = ""):
+        super().__init__(message)
+        self.code, self.hint = code, hint
+
+
+class UsageError(LdmrefError, ValueError):
+    """An argument, flag or setting that cannot be meant."""
+
+    exit_code = 2
+
+
+class InputError(LdmrefError):
+    """A file that cannot be read, is not what it says, or is hostile."""
+
+    exit_code = 3
+
+
+class UnsafeFileError(InputError):
+    """A file whose reading could run code (pickle)."""
+
+
+class CorruptModelError(InputError):
+    """A model file that is damaged or is no model file."""
+
+
+class KeyMismatchError(InputError):
+    """A model file whose tensors do not fit the configuration."""
+
+
+class ImageError(InputError):
+    """A picture or mask that cannot be used."""
+
+
+class VerifyError(LdmrefError):
+    """A check found a difference."""
+
+    exit_code = 4
+
+
+class BackendUnavailable(LdmrefError, ImportError):
+    """The backend is known but cannot run here."""
+
+    exit_code = 5
+
+
+class ResourceError(LdmrefError, MemoryError):
+    """Out of memory, or over a limit."""
+
+    exit_code = 6
+
+
+class NumericError(LdmrefError, FloatingPointError):
+    """NaN or infinity where a number belongs."""
+
+    exit_code = 7
+
+
+class OutputError(LdmrefError, OSError):
+    """The result cannot be written."""
+
+    exit_code = 8
+
+
+class Cancelled(LdmrefError):
+    """Stopped between two steps, by `cancel` or Ctrl-C; `partial` is what was finished."""
+
+    exit_code = 130
+    partial: Any = None
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """A hint: the closest known word if there is one, else all of them.
+
+    >>> did_you_mean("eular", ["euler", "heun"])
+    "did you mean 'euler'? Known: euler, heun"
+    """
+    names = sorted(known)
+    close = difflib.get_close_matches(word, names, n=1)
+    everything = "Known: " + ", ".join(names)
+    return f"did you mean {close[0]!r}? {everything}" if close else everything

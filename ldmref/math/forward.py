@@ -1,0 +1,124 @@
+"""The forward process q: noise in one jump, and the posterior of one step back.
+
+`alpha_bar` is a scalar or (n,), and broadcasts over the trailing axes of x.
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from typing import Any
+
+from array_api_compat import array_namespace, is_array_api_obj
+
+Array = Any
+
+
+def expand(a: Array, x: Array) -> Array:
+    """`a` with trailing axes of length 1, so that (n,) broadcasts against x: (n, ...).
+
+    Args:
+        a: scalar (Python, NumPy or 0-d), or (n,).
+        x: (n, ...).
+
+    Returns:
+        `a` reshaped; Python's and NumPy's scalars as Python floats, which never change x's dtype.
+
+    Raises:
+        ValueError: `a` is neither a scalar nor of x's length.
+
+    Accuracy: exact.
+    Derived: broadcasting.
+
+    >>> import numpy as np
+    >>> expand(np.asarray([1.0, 2.0]), np.zeros((2, 3, 3))).shape
+    (2, 1, 1)
+    """
+    if isinstance(a, Real):
+        return float(a)
+    if a.ndim == 0:
+        return a
+    if a.ndim != 1 or a.shape[0] not in (1, x.shape[0]):
+        raise ValueError(f"alpha_bar of shape {a.shape} does not fit x of shape {x.shape}")
+    return array_namespace(a).reshape(a, (a.shape[0],) + (1,) * (x.ndim - 1))
+
+
+def root(a: Array) -> Array:
+    """Square root of a Python scalar or an array, in its own type.
+
+    Args:
+        a: scalar or array, >= 0.
+
+    Returns:
+        sqrt(a), type and dtype of `a`.
+
+    Accuracy: correctly rounded.
+    Derived: definition.
+
+    >>> root(4.0)
+    2.0
+    """
+    return array_namespace(a).sqrt(a) if is_array_api_obj(a) else float(a) ** 0.5
+
+
+def q_sample(x0: Array, alpha_bar: Array, eps: Array) -> Array:
+    r"""Diffuse clean data to noise level `alpha_bar` in one jump.
+
+    .. math:: x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon
+
+    Args:
+        x0: clean data, (n, ...), real floating.
+        alpha_bar: fraction of signal variance, scalar or (n,), in [0, 1]; dimensionless.
+        eps: standard normal noise, shape and dtype of `x0`.
+
+    Returns:
+        x_t, shape and dtype of `x0`.
+
+    Raises:
+        ValueError: `alpha_bar` and `x0` disagree in n.
+
+    Accuracy: each term within 4 ulp.
+    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 4.
+
+    >>> import numpy as np
+    >>> q_sample(np.ones((1, 2)), np.asarray([0.64]), np.zeros((1, 2)))
+    array([[0.8, 0.8]])
+    """
+    a = expand(alpha_bar, x0)
+    return root(a) * x0 + root(1.0 - a) * eps
+
+
+def q_posterior(
+    x0: Array, xt: Array, alpha_bar: Array, alpha_bar_prev: Array
+) -> tuple[Array, Array]:
+    r"""Mean and variance of q(x_s | x_t, x_0) for s before t, with steps skipped or not.
+
+    .. math:: \alpha = \bar\alpha_t / \bar\alpha_s, \quad \beta = 1 - \alpha, \qquad
+              \tilde\mu = \frac{\sqrt{\bar\alpha_s}\,\beta}{1 - \bar\alpha_t} x_0
+                        + \frac{\sqrt{\alpha}\,(1 - \bar\alpha_s)}{1 - \bar\alpha_t} x_t, \qquad
+              \tilde\beta = \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}\,\beta
+
+    Args:
+        x0: clean data, (n, ...), real floating.
+        xt: data at level `alpha_bar`, shape of `x0`.
+        alpha_bar: at t, scalar or (n,), in [0, 1).
+        alpha_bar_prev: at s, of the same kind, in (0, 1], not below `alpha_bar`.
+
+    Returns:
+        (mean, shape of `x0`; variance, which broadcasts against it: beta-tilde, 0 at s = start).
+
+    Raises:
+        ValueError: a level and `x0` disagree in n.
+
+    Accuracy: 1 - alpha_bar_t / alpha_bar_s loses the digits in which the two levels agree.
+    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 6 and 7.
+
+    >>> import numpy as np
+    >>> mean, variance = q_posterior(np.ones((1, 1)), np.zeros((1, 1)), 0.25, 0.5)
+    >>> mean.round(6), round(variance, 6)
+    (array([[0.471405]]), 0.333333)
+    """
+    now, before = expand(alpha_bar, x0), expand(alpha_bar_prev, x0)
+    alpha = now / before
+    beta = 1.0 - alpha
+    mean = (root(before) * beta * x0 + root(alpha) * (1.0 - before) * xt) / (1.0 - now)
+    return mean, beta * (1.0 - before) / (1.0 - now)

@@ -1,0 +1,122 @@
+"""Array libraries, backends and hypothesis profiles that all tests share."""
+
+from __future__ import annotations
+
+import importlib
+import os
+
+import numpy as np
+import pytest
+from array_api_compat import array_namespace
+from hypothesis import settings
+
+settings.register_profile("dev", max_examples=25, deadline=None)
+settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+NAMESPACES = {
+    "numpy": "array_api_compat.numpy",
+    "array_api_strict": "array_api_strict",
+    "torch": "array_api_compat.torch",
+    "cupy": "array_api_compat.cupy",
+}
+SKIPPED: dict[str, str] = {}
+
+
+def skip(library: str, reason: object) -> None:
+    """Skip this test, and say so loudly at the end of the run."""
+    SKIPPED[library] = " ".join(str(reason).split())
+    pytest.skip(f"{library}: {SKIPPED[library]}")
+
+
+def require(library: str) -> None:
+    """Skip unless `library` can be imported and, for cupy, sees a GPU."""
+    try:
+        module = importlib.import_module(library)
+    except ImportError as error:
+        skip(library, f"not installed ({error})")
+    if library == "cupy":
+        try:
+            devices = module.cuda.runtime.getDeviceCount()
+        except Exception as error:
+            skip(library, f"no GPU ({error})")
+        if devices == 0:
+            skip(library, "no GPU")
+
+
+def pytest_deselected(items):
+    if any(item.get_closest_marker("gpu") for item in items):
+        SKIPPED.setdefault("cupy", "tests that need a GPU were deselected")
+
+
+def pytest_terminal_summary(terminalreporter):
+    if SKIPPED:
+        terminalreporter.section("NOT TESTED HERE", red=True, bold=True)
+    for library, reason in sorted(SKIPPED.items()):
+        terminalreporter.write_line(f"SKIPPED {library}: {reason}", red=True, bold=True)
+
+
+CUPY = pytest.param("cupy", marks=pytest.mark.gpu)
+
+
+@pytest.fixture(scope="session", params=["numpy", "array_api_strict", "torch", CUPY])
+def library(request):
+    """The name of an array library that is here."""
+    require(request.param)
+    return request.param
+
+
+@pytest.fixture(scope="session")
+def xp(library):
+    """The array-API namespace of each array library that is here."""
+    return importlib.import_module(NAMESPACES[library])
+
+
+@pytest.fixture(scope="session", params=["float64", "float32"])
+def dtype(request):
+    """The name of a floating type, to draw arrays in and to look up on `xp`."""
+    return request.param
+
+
+@pytest.fixture(scope="session", params=["numpy", "torch", CUPY])
+def ops(request, dtype):
+    """Each backend that can run here, in float32 and float64."""
+    from ldmref.backends import get_backend
+
+    require(request.param)
+    return get_backend(request.param, dtype=dtype)
+
+
+def to_numpy(x) -> np.ndarray:
+    """An array of any of the libraries, on the host."""
+    if hasattr(x, "detach"):
+        x = x.detach().cpu()
+    return x.get() if hasattr(x, "get") else np.asarray(x)
+
+
+@pytest.fixture(scope="session", name="to_numpy")
+def _to_numpy():
+    return to_numpy
+
+
+@pytest.fixture(scope="session")
+def xp_assert_close():
+    """Assert that two arrays agree in library, dtype, shape and values."""
+
+    def check(actual, desired, like=None, ulps=8.0, scale=0.0):
+        """`actual` is `desired` within `ulps` units of rounding of max(|desired|, scale).
+
+        `like` gives the library and dtype to expect where `desired` is an oracle's float64 array.
+        `scale` is the size of the terms that went in, a number or an array of `desired`'s shape.
+        """
+        like = desired if like is None else like
+        assert array_namespace(actual) is array_namespace(like)
+        assert actual.dtype == like.dtype
+        got, want = to_numpy(actual), to_numpy(desired)
+        assert got.shape == want.shape
+        bound = ulps * np.finfo(got.dtype).eps * np.maximum(np.abs(want), to_numpy(scale))
+        error = np.abs(got.astype(np.float64) - want)
+        wrong = ~(error <= bound)
+        assert not wrong.any(), f"off by {error[wrong]}, allowed {bound[wrong]}: {got} != {want}"
+
+    return check

@@ -1,0 +1,44 @@
+"""Every formula says where it comes from and how exact it is, shows a number, and has a test."""
+
+import doctest
+import importlib
+import pkgutil
+import re
+from pathlib import Path
+
+import pytest
+
+import ldmref.math
+
+MODULES = ["ldmref.math"] + [
+    m.name for m in pkgutil.walk_packages(ldmref.math.__path__, "ldmref.math.")
+]
+HERE = Path(__file__)
+TESTS = "\n".join(p.read_text() for p in sorted(HERE.parent.glob("test_*.py")) if p != HERE)
+
+
+@pytest.mark.parametrize("name", ldmref.math.__all__)
+def test_formula_states_source_accuracy_and_example(name):
+    text = getattr(ldmref.math, name).__doc__ or ""
+    assert re.search(r"^\s*(Source|Derived): \S", text, re.MULTILINE), "no Source: or Derived:"
+    assert re.search(r"^\s*Accuracy: \S", text, re.MULTILINE), "no Accuracy:"
+    assert ">>>" in text, "no example"
+
+
+@pytest.mark.parametrize("name", ldmref.math.__all__)
+def test_formula_is_tested(name):
+    assert re.search(rf"\b{name}\b", TESTS)
+
+
+def test_all_lists_every_public_function():
+    public = {n for n, f in vars(ldmref.math).items() if callable(f) and not n.startswith("_")}
+    assert public == set(ldmref.math.__all__)
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples_run(name):
+    module = importlib.import_module(name)
+    result = doctest.testmod(module)
+    public = [f for f in vars(module).values() if getattr(f, "__module__", None) == name]
+    assert result.failed == 0
+    assert result.attempted > 0 or not public, "no example was found"

@@ -1,0 +1,93 @@
+"""Guidance: exact at its two fixed points, affine between, and with the contrast it promises."""
+
+import statistics
+from fractions import Fraction
+
+import numpy as np
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from ldmref import math as lm
+from ldmref.testing import strategies
+
+SCALES = st.integers(-80, 240).map(lambda k: k / 8)
+
+
+@given(data=st.data())
+def test_guidance_is_exact_at_0_and_1(xp, dtype, xp_assert_close, data):
+    uncond, cond = data.draw(strategies.paired(2, xp, dtype))
+    uncond = uncond / 3  # all digits in use
+    xp_assert_close(lm.classifier_free_guidance(uncond, cond, 0.0), uncond, ulps=0)
+    xp_assert_close(lm.classifier_free_guidance(uncond, cond, 1.0), cond, ulps=0)
+
+
+@given(data=st.data(), scale=SCALES)
+def test_guidance_equals_the_paper_s_form(xp, dtype, xp_assert_close, to_numpy, data, scale):
+    """(1 + w) cond - w uncond with w = scale - 1, in exact rational arithmetic."""
+    uncond, cond = data.draw(strategies.paired(2, xp, dtype, (3,)))
+    w, exact, size = Fraction(scale) - 1, [], []
+    for u, c in zip(*(map(Fraction, map(float, to_numpy(z))) for z in (uncond, cond)), strict=True):
+        exact.append(float((1 + w) * c - w * u))
+        size.append(float(abs(u) + abs(Fraction(scale) * (c - u))))
+    got = lm.classifier_free_guidance(uncond, cond, scale)
+    xp_assert_close(got, np.asarray(exact), like=uncond, ulps=3, scale=np.asarray(size))
+
+
+@given(data=st.data(), scale=SCALES)
+def test_guidance_leaves_agreement_alone(xp, dtype, xp_assert_close, data, scale):
+    both = data.draw(strategies.arrays(strategies.shapes(), xp, dtype))
+    xp_assert_close(lm.classifier_free_guidance(both, both, scale), both, ulps=0)
+
+
+@given(data=st.data(), scale=SCALES)
+def test_guiding_either_prediction_gives_the_same(xp, dtype, xp_assert_close, data, scale):
+    """eps guided, then turned into x0, is x0 guided."""
+    xt, uncond, cond = data.draw(strategies.paired(3, xp, dtype))
+    late = lm.x0_from_eps(xt, lm.classifier_free_guidance(uncond, cond, scale), 0.5)
+    early = lm.classifier_free_guidance(
+        lm.x0_from_eps(xt, uncond, 0.5), lm.x0_from_eps(xt, cond, 0.5), scale
+    )
+    xp_assert_close(late, early, ulps=16, scale=1000.0)
+
+
+@st.composite
+def guided(draw, xp, dtype):
+    """(guided, cond) of shape (2, 2, 3), no sample constant."""
+    pair = draw(strategies.paired(2, xp, dtype, (2, 2, 3)))
+    for x in pair:
+        assume(all(float(xp.max(row) - xp.min(row)) > 0.5 for row in (x[0, ...], x[1, ...])))
+    return pair
+
+
+@given(data=st.data(), phi=st.integers(0, 16).map(lambda k: k / 16))
+def test_rescaled_guidance_has_the_promised_contrast(
+    xp, dtype, xp_assert_close, to_numpy, data, phi
+):
+    """Each sample's standard deviation is mixed from both; the reference is Python's statistics."""
+    x, cond = data.draw(guided(xp, dtype))
+    got = lm.rescale_guidance(x, cond, phi)
+    assert got.shape == x.shape and got.dtype == x.dtype
+    for row, row_x, row_cond in zip(*map(to_numpy, (got, x, cond)), strict=True):
+        std, before, target = (
+            statistics.stdev(map(float, z.reshape(-1))) for z in (row, row_x, row_cond)
+        )
+        bound = 64 * float(np.finfo(row.dtype).eps) * (target + before)
+        assert abs(std - (phi * target + (1 - phi) * before)) <= bound
+        factor = (phi * target + (1 - phi) * before) / before
+        desired = factor * row_x.astype(np.float64)
+        xp_assert_close(row, desired, like=row, ulps=64, scale=abs(row_x))
+
+
+@given(data=st.data())
+def test_rescaled_guidance_at_0_is_untouched(xp, dtype, xp_assert_close, data):
+    x, cond = data.draw(strategies.paired(2, xp, dtype, (2, 3)))  # constant samples too
+    xp_assert_close(lm.rescale_guidance(x, cond, 0.0), x, ulps=0)
+
+
+@given(data=st.data(), k=st.integers(1, 9))
+def test_fully_rescaled_guidance_forgets_the_guided_contrast(xp, dtype, xp_assert_close, data, k):
+    x, cond = data.draw(guided(xp, dtype))
+    once = lm.rescale_guidance(x, cond, 1.0)
+    xp_assert_close(lm.rescale_guidance(k * x, cond, 1.0), once, ulps=32, scale=abs(once))
+    again = lm.rescale_guidance(once, cond, 1.0)
+    xp_assert_close(again, once, ulps=64, scale=abs(once))
