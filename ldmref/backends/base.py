@@ -1,0 +1,145 @@
+"""The `Backend`: the dozen operations on which every network of ldmref runs.
+
+A backend is an object, passed as the first argument `ops` of every layer; nothing is global, so two
+backends can run side by side in one process. Array shapes are NCHW for pictures and `(n, l, d)` for
+tokens. What is not an operation here is done through `ops.xp`, the backend's array-API namespace.
+
+A new backend subclasses `Backend` and gives the operations marked "required"; the others are
+compositions that it may override with something faster. `ldmref.testing.check_backend` compares it
+operation by operation with the float64 NumPy reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import UsageError, did_you_mean
+
+Array = Any
+DTYPES = ("float64", "float32", "float16", "bfloat16")
+
+
+class Backend:
+    """One array library on one device in one floating-point type."""
+
+    name: str = "base"
+    dtypes: tuple[str, ...] = DTYPES
+
+    def __init__(self, device: str | None = None, dtype: str | None = None):
+        self.device = device or "cpu"
+        self.dtype = dtype or "float32"
+        if self.dtype not in self.dtypes:
+            raise UsageError(
+                f"dtype {self.dtype!r} does not exist on the {self.name} backend",
+                code="E-DTYPE",
+                hint=did_you_mean(self.dtype, self.dtypes),
+            )
+
+    xp: Any
+    """The array-API namespace of this backend's arrays."""
+
+    # -- required -------------------------------------------------------------------------------
+
+    def asarray(self, x: Array, dtype: str | None = None) -> Array:
+        """A host array as this backend's: floats in `dtype` (the backend's), integers as int64."""
+        raise NotImplementedError
+
+    def to_numpy(self, x: Array) -> np.ndarray:
+        """A backend array as a NumPy array on the host (bfloat16 comes back as float32)."""
+        raise NotImplementedError
+
+    def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        """`x @ weight.T + bias`; x: (..., i), weight: (o, i), bias: (o,) -> (..., o)."""
+        raise NotImplementedError
+
+    def conv2d(
+        self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
+    ) -> Array:
+        """Cross-correlation; x: (n, i, h, w), weight: (o, i, k, k), bias: (o,) -> (n, o, h', w')"""
+        raise NotImplementedError
+
+    def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
+        """Zero mean and unit (biased) variance over each group of channels; x: (n, c, h, w)."""
+        raise NotImplementedError
+
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        """Zero mean and unit (biased) variance over the last axis; x: (..., d)."""
+        raise NotImplementedError
+
+    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
+        """softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d)."""
+        raise NotImplementedError
+
+    def embedding(self, table: Array, ids: Array) -> Array:
+        """Rows of `table` (v, d) picked by integer `ids` (n, l) -> (n, l, d)."""
+        raise NotImplementedError
+
+    def silu(self, x: Array) -> Array:
+        """x * sigmoid(x)."""
+        raise NotImplementedError
+
+    def gelu(self, x: Array) -> Array:
+        """Exact GELU, x * Phi(x) with the error function (not the tanh approximation)."""
+        raise NotImplementedError
+
+    def quick_gelu(self, x: Array) -> Array:
+        """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+        raise NotImplementedError
+
+    def upsample2x(self, x: Array) -> Array:
+        """Nearest-neighbour upsampling; (n, c, h, w) -> (n, c, 2h, 2w)."""
+        raise NotImplementedError
+
+    def pad_bottom_right(self, x: Array) -> Array:
+        """One row and one column of zeros after the last; (n, c, h, w) -> (n, c, h+1, w+1)."""
+        raise NotImplementedError
+
+    # -- compositions that a backend may fuse -----------------------------------------------------
+
+    def group_norm_silu(
+        self, x: Array, weight: Array, bias: Array, groups: int, eps: float
+    ) -> Array:
+        """`silu(group_norm(x))`."""
+        return self.silu(self.group_norm(x, weight, bias, groups, eps))
+
+    def cast(self, x: Array, dtype: str) -> Array:
+        """One of this backend's own arrays in another floating-point type."""
+        return self.asarray(x, dtype)
+
+    @property
+    def wide(self) -> str:
+        """At least float32: for numbers that a short type would spoil, such as timesteps."""
+        return "float64" if self.dtype == "float64" else "float32"
+
+    # -- execution --------------------------------------------------------------------------------
+
+    def inference(self) -> AbstractContextManager:
+        """A context in which no gradients are recorded."""
+        return nullcontext()
+
+    def compile(self, function: Callable) -> Callable:
+        """`function`, made faster where the library knows how; the same result within rounding."""
+        return function
+
+    def synchronize(self) -> None:
+        """Wait until the device has done all queued work; for timing."""
+
+    def describe(self) -> dict[str, str]:
+        """What a picture's metadata records: name, version, device, dtype."""
+        return {
+            "name": self.name,
+            "version": self.version(),
+            "device": self.device,
+            "dtype": self.dtype,
+        }
+
+    def version(self) -> str:
+        """The array library's version."""
+        return ""
+
+    def __repr__(self) -> str:
+        return f"<{self.name} backend, {self.device}, {self.dtype}>"

@@ -1,0 +1,70 @@
+"""The CuPy backend: the NumPy reference, operation for operation, on an NVIDIA GPU.
+
+CuPy's functions carry NumPy's names, so all operations are inherited from `NumpyBackend` through
+`self.lib`; here are only the device, the way there and back, and the error function.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.errors import BackendUnavailable
+
+_NEEDS = "pip install 'ldmref[cupy]'; it needs an NVIDIA GPU, its driver and the CUDA libraries"
+
+
+def _libraries() -> tuple[Any, Any, Any]:
+    """CuPy, its array-API namespace and its error function, imported when a backend is made."""
+    import array_api_compat.cupy as xp
+    import cupy
+    from cupyx.scipy.special import erf
+
+    return cupy, xp, erf
+
+
+class CupyBackend(NumpyBackend):
+    """CuPy on one CUDA device, which becomes the current device of the calling thread."""
+
+    name = "cupy"
+    workspace = 256 * 2**20
+
+    def __init__(self, device: str | None = None, dtype: str | None = None):
+        super().__init__(device or "cuda:0", dtype)
+        try:
+            self.lib, self.xp, self._cupy_erf = _libraries()
+            self.lib.cuda.Device(self._index).use()
+            probe = self.lib.ones((2, 2), dtype=self._dtype)
+            self.to_numpy(probe @ probe)  # loads the driver, the compiler and cuBLAS, or fails here
+        except Exception as error:  # CUDA's libraries raise a dozen types, of no common base
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise BackendUnavailable(
+                f"the cupy backend cannot use device {self.device!r}: {reason}",
+                code="E-BACKEND",
+                hint=_NEEDS,
+            ) from error
+
+    def _check_device(self) -> None:
+        match = re.fullmatch(r"cuda(?::(\d+))?", self.device)
+        if not match:
+            raise BackendUnavailable(
+                f"the cupy backend has no device {self.device!r}",
+                code="E-DEVICE",
+                hint='devices are "cuda:0", "cuda:1", ...; "cuda" is "cuda:0"',
+            )
+        self._index = int(match[1] or 0)
+        self.device = f"cuda:{self._index}"
+
+    def to_numpy(self, x):
+        return self.lib.asnumpy(x)
+
+    def inference(self):
+        """CuPy's current device belongs to a thread: make it ours in whichever thread this is."""
+        return self.lib.cuda.Device(self._index)
+
+    def synchronize(self) -> None:
+        self.lib.cuda.Device(self._index).synchronize()
+
+    def _erf(self, x):
+        return self._cupy_erf(x)

@@ -1,0 +1,137 @@
+"""The NumPy backend: the reference, each operation written as its definition reads.
+
+The operations use `self.lib`, the array library itself, so that CuPy (whose functions carry NumPy's
+names) inherits all of them; see `cupy.py`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import array_api_compat.numpy as xp
+import numpy
+
+from ldmref.backends.base import Array, Backend
+from ldmref.errors import BackendUnavailable
+
+
+class NumpyBackend(Backend):
+    """NumPy on the host processor."""
+
+    name = "numpy"
+    dtypes = ("float64", "float32", "float16")
+    lib: Any = numpy
+    xp: Any = xp
+    workspace = 16 * 2**20  # bytes that a block of im2col columns or attention scores may take
+
+    def __init__(self, device: str | None = None, dtype: str | None = None):
+        super().__init__(device, dtype)
+        self._check_device()
+        self._dtype = self.lib.dtype(self.dtype)
+
+    def _check_device(self) -> None:
+        if self.device != "cpu":
+            raise BackendUnavailable(
+                f"the numpy backend runs on the cpu, not on {self.device!r}",
+                code="E-DEVICE",
+                hint="use --backend torch or --backend cupy for a GPU",
+            )
+
+    def version(self) -> str:
+        return str(self.lib.__version__)
+
+    def asarray(self, x: Array, dtype: str | None = None) -> Array:
+        x = self.lib.asarray(x)
+        floating = self.lib.dtype(dtype) if dtype else self._dtype
+        return x.astype(floating if x.dtype.kind == "f" else numpy.int64, copy=False)
+
+    def to_numpy(self, x: Array) -> numpy.ndarray:
+        return numpy.asarray(x)
+
+    def linear(self, x, weight, bias=None):
+        y = x @ weight.T
+        return y if bias is None else y + bias
+
+    def conv2d(self, x, weight, bias=None, stride=1, padding=0):
+        """im2col by bands of output rows: columns (i*k*k, rows*w') times weight (o, i*k*k)."""
+        lib, (n, c, _, _), (out, _, k, _) = self.lib, x.shape, weight.shape
+        if k == 1 and stride == 1 and padding == 0:
+            y = weight.reshape(out, c) @ x.reshape(n, c, -1)
+            y = y.reshape(n, out, *x.shape[2:])
+            return y if bias is None else y + bias[:, None, None]
+        if padding:
+            x = lib.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+        windows = lib.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(2, 3))
+        windows = windows[:, :, ::stride, ::stride].transpose(0, 1, 4, 5, 2, 3)
+        h, w = windows.shape[4:]
+        flat = weight.reshape(out, c * k * k)
+        y = lib.empty((n, out, h, w), dtype=x.dtype)
+        rows = max(1, self.workspace // (c * k * k * w * x.dtype.itemsize))
+        for i in range(n):
+            for top in range(0, h, rows):
+                columns = windows[i, ..., top : top + rows, :].reshape(c * k * k, -1)
+                y[i, :, top : top + rows] = (flat @ columns).reshape(out, -1, w)
+        return y if bias is None else y + bias[:, None, None]
+
+    def group_norm(self, x, weight, bias, groups, eps):
+        n, c = x.shape[:2]
+        y = self._standardize(x.reshape(n, groups, -1), eps).reshape(x.shape)
+        shape = (c,) + (1,) * (x.ndim - 2)
+        return y * weight.reshape(shape) + bias.reshape(shape)
+
+    def layer_norm(self, x, weight, bias, eps):
+        return self._standardize(x, eps) * weight + bias
+
+    def _standardize(self, x, eps):
+        """Zero mean, unit variance over the last axis; statistics in float32 or better."""
+        wide = x.astype(self.lib.promote_types(x.dtype, "float32"), copy=False)
+        centred = wide - wide.mean(axis=-1, keepdims=True)
+        variance = self.lib.mean(centred * centred, axis=-1, keepdims=True)
+        return (centred / self.lib.sqrt(variance + eps)).astype(x.dtype, copy=False)
+
+    def attention(self, q, k, v, causal=False):
+        """Blocks of queries, so that the scores of a block fit the workspace."""
+        lib, (n, heads, length, d), keys = self.lib, q.shape, k.shape[2]
+        out = lib.empty((n, heads, length, v.shape[3]), dtype=q.dtype)
+        k_t = k.transpose(0, 1, 3, 2)
+        block = max(1, self.workspace // (n * heads * keys * q.dtype.itemsize))
+        for start in range(0, length, block):
+            stop = min(start + block, length)
+            scores = (q[:, :, start:stop] * (1.0 / math.sqrt(d))) @ k_t
+            if causal:
+                late = lib.arange(keys)[None, :] > lib.arange(start, stop)[:, None]
+                scores = lib.where(late, -lib.inf, scores).astype(q.dtype, copy=False)
+            scores = lib.exp(scores - scores.max(axis=-1, keepdims=True))
+            out[:, :, start:stop] = (scores / scores.sum(axis=-1, keepdims=True)) @ v
+        return out
+
+    def embedding(self, table, ids):
+        return table[ids]
+
+    def _sigmoid(self, x):
+        """1 / (1 + exp(-x)), written with tanh so that no argument overflows."""
+        return 0.5 * self.lib.tanh(0.5 * x) + 0.5
+
+    def silu(self, x):
+        return x * self._sigmoid(x)
+
+    def quick_gelu(self, x):
+        return x * self._sigmoid(1.702 * x)
+
+    def gelu(self, x):
+        half = 0.5 * x
+        return half + half * self._erf(x * (1.0 / math.sqrt(2.0))).astype(x.dtype, copy=False)
+
+    def _erf(self, x):
+        from scipy.special import (
+            erf,
+        )  # 0.3 s to import, so only when it is used; float16 -> float64
+
+        return erf(x)
+
+    def upsample2x(self, x):
+        return x.repeat(2, axis=2).repeat(2, axis=3)
+
+    def pad_bottom_right(self, x):
+        return self.lib.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1)))

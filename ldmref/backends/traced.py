@@ -1,0 +1,116 @@
+"""A backend that records what another one does: layer trace, profile and bisection in one.
+
+Wrap a backend on each side, run the same network, and `first_difference` names the first operation
+at which the two part:
+
+    a, b = (TracedBackend(get_backend(name), keep=True) for name in ("numpy", "torch"))
+    unet(a, ...); unet(b, ...)
+    first_difference(a, b, rtol=1e-4)    # Difference(index=17, name='conv2d', error=0.31) or None
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import zip_longest
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.errors import UsageError
+
+OPERATIONS = (
+    "linear", "conv2d", "group_norm", "layer_norm", "attention", "embedding", "silu", "gelu",
+    "quick_gelu", "upsample2x", "pad_bottom_right", "group_norm_silu",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Record:
+    """One operation, in the order of execution."""
+
+    index: int
+    name: str
+    inputs: tuple[tuple[int, ...], ...]  # shapes of the array arguments
+    output: tuple[int, ...]
+    seconds: float
+    flops: int  # of linear, conv2d and attention, a multiply-add being two; else 0
+    array: np.ndarray | None = None  # the output, if the trace keeps arrays
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Where two traces part; `error` is relative to the largest output, inf if names differ."""
+
+    index: int
+    name: str
+    error: float
+
+
+class TracedBackend(Backend):
+    """`inner`, each of whose operations is timed and recorded in `records`."""
+
+    def __init__(self, inner: Backend, keep: bool = False):
+        self.inner, self.keep = inner, keep
+        for attribute in dir(inner):  # all that is not recorded is inner's
+            derived = isinstance(getattr(Backend, attribute, None), property)
+            if not (attribute.startswith("_") or attribute in OPERATIONS or derived):
+                setattr(self, attribute, getattr(inner, attribute))
+        self.compile = super().compile  # a compiled function would run past the records
+        self.records: list[Record] = []
+
+    def _run(self, name: str, *args, **kwargs):
+        self.synchronize()
+        start = time.perf_counter()
+        y = getattr(self.inner, name)(*args, **kwargs)
+        self.synchronize()
+        seconds = time.perf_counter() - start
+        arrays = [x for x in (*args, *kwargs.values()) if hasattr(x, "shape")]
+        shapes, out = tuple(tuple(x.shape) for x in arrays), tuple(y.shape)
+        array = np.array(self.to_numpy(y)) if self.keep else None  # a copy, later writes aside
+        flops = _flops(name, shapes, out)
+        self.records.append(Record(len(self.records), name, shapes, out, seconds, flops, array))
+        return y
+
+
+def _recorded(name: str) -> Callable:
+    def operation(self: TracedBackend, *args, **kwargs):
+        return self._run(name, *args, **kwargs)
+
+    operation.__name__, operation.__doc__ = name, getattr(Backend, name).__doc__
+    return operation
+
+
+for _name in OPERATIONS:
+    setattr(TracedBackend, _name, _recorded(_name))
+
+
+def _flops(name: str, shapes: tuple[tuple[int, ...], ...], out: tuple[int, ...]) -> int:
+    if name in ("linear", "conv2d"):  # each output is a sum over one row of the weight
+        return 2 * math.prod(out) * math.prod(shapes[1][1:])
+    if name == "attention":
+        (n, heads, length, d), (*_, keys, d_v) = shapes[0], shapes[2]
+        return 2 * n * heads * length * keys * (d + d_v)
+    return 0
+
+
+def first_difference(a: TracedBackend, b: TracedBackend, rtol: float) -> Difference | None:
+    """The first operation whose name, shape or values differ by more than `rtol`, or None.
+
+    The error is max |a - b| / max |b|; NaN and infinity count as a difference.
+    """
+    for i, (x, y) in enumerate(zip_longest(a.records, b.records)):
+        if x is None or y is None:
+            return Difference(i, "the end of one trace", math.inf)
+        if (x.name, x.output) != (y.name, y.output):
+            return Difference(i, x.name, math.inf)
+        if x.array is None or y.array is None:
+            raise UsageError("both traces need keep=True to be compared", code="E-TRACE")
+        with np.errstate(invalid="ignore", over="ignore"):
+            scale = np.max(np.abs(y.array), initial=np.finfo(float).tiny)
+            error = np.max(np.abs(np.subtract(x.array, y.array, dtype=float)), initial=0.0) / scale
+        if not error <= rtol:
+            return Difference(i, x.name, float(error))
+    return None

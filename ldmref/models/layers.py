@@ -1,0 +1,161 @@
+"""The layers that the three networks share, each next to the shapes of its parameters.
+
+Every layer is a plain function of `(ops, p, ...)`: the backend, its own parameters, its input.
+Names of parameters are those of diffusers. Shapes: n batch, c channels, h and w latent height and
+width, l tokens, d width.
+"""
+
+from __future__ import annotations
+
+from ldmref.backends.base import Array, Backend
+from ldmref.models.params import Params, Spec
+
+# -- shapes ---------------------------------------------------------------------------------------
+
+
+def linear_spec(d_in: int, d_out: int, bias: bool = True) -> Spec:
+    """weight (d_out, d_in), bias (d_out,)."""
+    return {"weight": (d_out, d_in)} | ({"bias": (d_out,)} if bias else {})
+
+
+def conv_spec(c_in: int, c_out: int, kernel: int = 3) -> Spec:
+    """weight (c_out, c_in, k, k), bias (c_out,)."""
+    return {"weight": (c_out, c_in, kernel, kernel), "bias": (c_out,)}
+
+
+def norm_spec(c: int) -> Spec:
+    """weight (c,), bias (c,)."""
+    return {"weight": (c,), "bias": (c,)}
+
+
+def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None) -> Spec:
+    """norm1, conv1, norm2, conv2; time_emb_proj with d_emb, conv_shortcut where c_in != c_out."""
+    spec = {
+        "norm1": norm_spec(c_in),
+        "conv1": conv_spec(c_in, c_out),
+        "norm2": norm_spec(c_out),
+        "conv2": conv_spec(c_out, c_out),
+    }
+    if d_emb is not None:
+        spec["time_emb_proj"] = linear_spec(d_emb, c_out)
+    if c_in != c_out:
+        spec["conv_shortcut"] = conv_spec(c_in, c_out, 1)
+    return spec
+
+
+def attention_spec(d: int, d_context: int | None = None, bias: bool = False) -> Spec:
+    """to_q, to_k, to_v, to_out.0."""
+    d_context = d_context or d
+    return {
+        "to_q": linear_spec(d, d, bias),
+        "to_k": linear_spec(d_context, d, bias),
+        "to_v": linear_spec(d_context, d, bias),
+        "to_out": {"0": linear_spec(d, d)},
+    }
+
+
+def transformer_spec(c: int, d_context: int, layers: int, linear_projection: bool) -> Spec:
+    """norm, proj_in, transformer_blocks, proj_out of a spatial transformer."""
+    projection = linear_spec(c, c) if linear_projection else conv_spec(c, c, 1)
+    block = {
+        "norm1": norm_spec(c),
+        "attn1": attention_spec(c),
+        "norm2": norm_spec(c),
+        "attn2": attention_spec(c, d_context),
+        "norm3": norm_spec(c),
+        "ff": {"net": {"0": {"proj": linear_spec(c, 8 * c)}, "2": linear_spec(4 * c, c)}},
+    }
+    return {
+        "norm": norm_spec(c),
+        "proj_in": projection,
+        "transformer_blocks": {str(i): block for i in range(layers)},
+        "proj_out": projection,
+    }
+
+
+# -- layers ---------------------------------------------------------------------------------------
+
+
+def linear(ops: Backend, p: Params, x: Array) -> Array:
+    """x: (..., d_in) -> (..., d_out)."""
+    return ops.linear(x, p.weight, p.get("bias"))
+
+
+def conv2d(ops: Backend, p: Params, x: Array, stride: int = 1) -> Array:
+    """Convolution that keeps the size at stride 1; x: (n, c_in, h, w) -> (n, c_out, h/s, w/s)."""
+    return ops.conv2d(x, p.weight, p.bias, stride, p.weight.shape[-1] // 2)
+
+
+def group_norm(ops: Backend, p: Params, x: Array, groups: int, eps: float) -> Array:
+    """x: (n, c, h, w) -> the same."""
+    return ops.group_norm(x, p.weight, p.bias, groups, eps)
+
+
+def norm_silu(ops: Backend, p: Params, x: Array, groups: int, eps: float) -> Array:
+    """SiLU of GroupNorm; x: (n, c, h, w) -> the same."""
+    return ops.group_norm_silu(x, p.weight, p.bias, groups, eps)
+
+
+def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
+    """x: (n, l, d) -> the same."""
+    return ops.layer_norm(x, p.weight, p.bias, eps)
+
+
+def resnet_block(
+    ops: Backend, p: Params, x: Array, emb: Array | None, groups: int, eps: float
+) -> Array:
+    """Residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w)."""
+    h = conv2d(ops, p.conv1, norm_silu(ops, p.norm1, x, groups, eps))
+    if emb is not None:
+        h = h + linear(ops, p.time_emb_proj, ops.silu(emb))[:, :, None, None]
+    h = conv2d(ops, p.conv2, norm_silu(ops, p.norm2, h, groups, eps))
+    return h + (conv2d(ops, p.conv_shortcut, x) if "conv_shortcut" in p else x)
+
+
+def attention(ops: Backend, p: Params, x: Array, context: Array, num_heads: int) -> Array:
+    """Multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
+
+    def heads(y: Array) -> Array:  # (n, l, d) -> (n, heads, l, d / heads)
+        n, length, d = y.shape
+        y = ops.xp.reshape(y, (n, length, num_heads, d // num_heads))
+        return ops.xp.permute_dims(y, (0, 2, 1, 3))
+
+    q, k, v = linear(ops, p.to_q, x), linear(ops, p.to_k, context), linear(ops, p.to_v, context)
+    y = ops.attention(heads(q), heads(k), heads(v))
+    y = ops.xp.reshape(ops.xp.permute_dims(y, (0, 2, 1, 3)), x.shape)
+    return linear(ops, p.to_out["0"], y)
+
+
+def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
+    """GEGLU: a * gelu(gate), [a, gate] = W x; x: (n, l, d) -> (n, l, d)."""
+    h = linear(ops, p.net["0"].proj, x)
+    half = h.shape[-1] // 2
+    return linear(ops, p.net["2"], h[..., :half] * ops.gelu(h[..., half:]))
+
+
+def transformer_block(ops: Backend, p: Params, x: Array, context: Array, num_heads: int) -> Array:
+    """Self-attention, cross-attention, feed-forward, each on a normed residual; x: (n, l, d)."""
+    h = layer_norm(ops, p.norm1, x)
+    x = x + attention(ops, p.attn1, h, h, num_heads)
+    x = x + attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads)
+    return x + feed_forward(ops, p.ff, layer_norm(ops, p.norm3, x))
+
+
+def spatial_transformer(
+    ops: Backend, p: Params, x: Array, context: Array, num_heads: int, groups: int
+) -> Array:
+    """Transformer blocks over the h*w pixels as tokens; x: (n, c, h, w) -> the same."""
+    n, c, h, w = x.shape
+    xp, as_linear = ops.xp, p.proj_in.weight.ndim == 2
+    y = group_norm(ops, p.norm, x, groups, 1e-6)
+    if not as_linear:
+        y = conv2d(ops, p.proj_in, y)
+    y = xp.permute_dims(xp.reshape(y, (n, c, h * w)), (0, 2, 1))
+    if as_linear:
+        y = linear(ops, p.proj_in, y)
+    for block in p.transformer_blocks.items_in_order():
+        y = transformer_block(ops, block, y, context, num_heads)
+    if as_linear:
+        y = linear(ops, p.proj_out, y)
+    y = xp.reshape(xp.permute_dims(y, (0, 2, 1)), (n, c, h, w))
+    return x + (y if as_linear else conv2d(ops, p.proj_out, y))

@@ -1,0 +1,103 @@
+"""The CuPy backend: clear words without a GPU, our code on a stand-in, the truth where a GPU is."""
+
+import sys
+
+import numpy as np
+import pytest
+
+from ldmref.backends import get_backend
+from ldmref.backends.cupy import CupyBackend
+from ldmref.errors import BackendUnavailable, UsageError
+from ldmref.models import autoencoder, params
+from ldmref.models.config import preset
+from ldmref.testing import assert_conforms
+
+DTYPES = ("float64", "float32", "float16")
+
+
+def test_without_cupy_the_error_says_what_to_install(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    with pytest.raises(BackendUnavailable) as caught:
+        get_backend("cupy")
+    assert caught.value.code == "E-BACKEND" and caught.value.exit_code == 5
+    assert "\n" not in str(caught.value) and "pip install 'ldmref[cupy]'" in caught.value.hint
+
+
+def test_without_a_gpu_the_error_gives_the_reason():
+    cupy = pytest.importorskip("cupy")
+    if cupy.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(BackendUnavailable, match=r"cuda:0.*: .*CUDA") as caught:
+        get_backend("cupy")
+    assert caught.value.code == "E-BACKEND" and "NVIDIA GPU" in caught.value.hint
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda:", "cuda:x", "gpu", "cuda:-1"])
+def test_other_devices_are_refused(device):
+    with pytest.raises(BackendUnavailable, match="has no device") as caught:
+        get_backend("cupy", device=device)
+    assert caught.value.code == "E-DEVICE"
+
+
+def test_bfloat16_is_refused():
+    with pytest.raises(UsageError, match="bfloat16"):
+        get_backend("cupy", dtype="bfloat16")
+
+
+def test_functions_that_the_operations_use_exist_in_the_installed_cupy():
+    cupy = pytest.importorskip("cupy")
+    functions = "asarray asnumpy pad empty ones mean sqrt arange where exp tanh promote_types dtype"
+    for name in (*functions.split(), "inf"):
+        assert hasattr(cupy, name), name
+    for name in "reshape transpose astype repeat mean sum max T dtype".split():
+        assert hasattr(cupy.ndarray, name), name
+    assert cupy.lib.stride_tricks.sliding_window_view
+    assert cupy.cuda.Device.use and cupy.cuda.Device.synchronize
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_STAND_IN_not_a_gpu_operations_conform(fake_cupy, dtype):
+    assert_conforms(CupyBackend(dtype=dtype))
+
+
+def test_STAND_IN_not_a_gpu_autoencoder_equals_numpy(fake_cupy):
+    config = preset("tiny").vae
+    p = params.init(autoencoder.autoencoder_spec(config), seed=0)
+    image = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 3, 16, 16))
+    pictures = []
+    for ops in (get_backend("numpy", dtype="float64"), CupyBackend(dtype="float64")):
+        mine = params.tree_map(ops.asarray, p)
+        mean, _ = autoencoder.encode(ops, mine, config, ops.asarray(image))
+        y = autoencoder.decode(ops, mine, config, mean)
+        pictures.append(ops.to_numpy(y))
+    assert type(y) is not np.ndarray  # it stayed "on the device"
+    np.testing.assert_allclose(pictures[1], pictures[0], rtol=1e-12, atol=1e-12)
+
+
+def test_STAND_IN_not_a_gpu_device_names(fake_cupy):
+    assert CupyBackend("cuda").device == CupyBackend().device == "cuda:0"
+    ops = CupyBackend("cuda:1", "float16")
+    assert fake_cupy.cuda.Device.current == 1
+    fake_cupy.cuda.Device.current = 0  # as in another thread
+    with ops.inference():
+        assert fake_cupy.cuda.Device.current == 1
+    assert fake_cupy.cuda.Device.current == 0
+    assert ops.describe() == {
+        "name": "cupy", "version": "stand-in", "device": "cuda:1", "dtype": "float16",
+    }  # fmt: skip
+    with pytest.raises(BackendUnavailable, match="invalid device ordinal"):
+        CupyBackend("cuda:7")
+
+
+def test_STAND_IN_refuses_to_mix_host_and_device(fake_cupy):
+    """The stand-in is as strict as CuPy, so that the tests above mean something."""
+    ops = CupyBackend(dtype="float64")
+    x = ops.asarray(np.ones((2, 3)))
+    with pytest.raises(TypeError, match="Unsupported type"):
+        ops.linear(x, np.ones((4, 3)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_operations_conform_on_a_real_gpu(gpu_dtype_backend, dtype):
+    assert_conforms(gpu_dtype_backend(dtype))

@@ -1,0 +1,126 @@
+"""The tracing backend records every operation and finds where two runs part."""
+
+import math
+
+import numpy as np
+import pytest
+
+from ldmref.backends import get_backend
+from ldmref.backends.base import Backend
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.backends.traced import OPERATIONS, TracedBackend, first_difference
+from ldmref.errors import UsageError
+from ldmref.models import params, unet
+from ldmref.models.config import preset
+from ldmref.testing import assert_conforms
+
+CONFIG = preset("tiny").unet
+PARAMS = params.init(unet.unet_spec(CONFIG), seed=1)
+
+
+class LateFault(NumpyBackend):
+    """Wrong in exactly one operation: the tenth convolution."""
+
+    calls = 0
+
+    def conv2d(self, *args, **kwargs):
+        self.calls += 1
+        return super().conv2d(*args, **kwargs) * (1.01 if self.calls == 10 else 1.0)
+
+
+def trace(inner, keep=True):
+    ops = TracedBackend(inner, keep=keep)
+    rng = np.random.default_rng(0)
+    x, t, context = rng.standard_normal((1, 4, 8, 8)), np.array([500.0]), np.ones((1, 3, 32))
+    y = unet.unet(
+        ops, params.tree_map(ops.asarray, PARAMS), CONFIG, *map(ops.asarray, (x, t, context))
+    )
+    return ops, ops.to_numpy(y)
+
+
+def test_operations_are_those_of_the_base_class():
+    other = "asarray to_numpy cast inference compile synchronize describe version".split()
+    public = {n for n, f in vars(Backend).items() if callable(f) and not n.startswith("_")}
+    assert set(OPERATIONS) == public - set(other)
+
+
+@pytest.mark.parametrize("inner", ["numpy", "torch"])
+def test_tracing_changes_nothing(inner):
+    if inner == "torch":
+        pytest.importorskip("torch")
+    backend = get_backend(inner, dtype="float64")
+    assert_conforms(TracedBackend(backend))
+    ops, y = trace(backend)
+    assert ops.describe() == backend.describe() and ops.wide == backend.wide
+    assert np.array_equal(ops.records[-1].array, y)
+    assert isinstance(ops, Backend) and get_backend(ops) is ops
+
+
+def test_records_shapes_seconds_and_flops():
+    ops = TracedBackend(NumpyBackend())
+    x = ops.asarray(np.ones((2, 3, 5, 7)))
+    ops.conv2d(x, ops.asarray(np.ones((4, 3, 3, 3))), ops.asarray(np.ones(4)), padding=1)
+    ops.linear(ops.asarray(np.ones((2, 9, 6))), ops.asarray(np.ones((8, 6))))
+    q, k = ops.asarray(np.ones((2, 3, 5, 4))), ops.asarray(np.ones((2, 3, 7, 4)))
+    ops.attention(q, k, k, causal=True)
+    ops.silu(x=x)
+    conv, linear, attention, silu = ops.records
+    assert [r.name for r in ops.records] == ["conv2d", "linear", "attention", "silu"]
+    assert [r.index for r in ops.records] == [0, 1, 2, 3]
+    assert conv.inputs == ((2, 3, 5, 7), (4, 3, 3, 3), (4,)) and conv.output == (2, 4, 5, 7)
+    assert conv.flops == 2 * (2 * 4 * 5 * 7) * (3 * 3 * 3)
+    assert linear.flops == 2 * (2 * 9) * 8 * 6
+    assert attention.flops == 2 * (2 * 3) * (5 * 7) * (4 + 4)
+    assert silu.flops == 0 and silu.inputs == (x.shape,)
+    assert all(r.seconds > 0 and r.array is None for r in ops.records)
+
+
+def test_numpy_and_torch_do_not_part():
+    pytest.importorskip("torch")
+    a, _ = trace(get_backend("numpy", dtype="float64"))
+    b, _ = trace(get_backend("torch", dtype="float64"))
+    assert len(a.records) > 50
+    assert first_difference(a, b, rtol=1e-12) is None
+    assert first_difference(a, b, rtol=0.0) is not None
+
+
+def test_the_first_wrong_operation_is_named():
+    good, _ = trace(NumpyBackend(dtype="float64"))
+    bad, _ = trace(LateFault(dtype="float64"))
+    found = first_difference(bad, good, rtol=1e-9)
+    assert found.name == "conv2d" and found.error == pytest.approx(0.01)
+    assert found.index == [r.index for r in good.records if r.name == "conv2d"][9]
+
+
+def test_another_operation_a_shorter_trace_and_nan_are_differences():
+    def run(*names, value=1.0):
+        ops = TracedBackend(NumpyBackend(), keep=True)
+        for name in names:
+            getattr(ops, name)(ops.asarray(np.full(3, value)))
+        return ops
+
+    other = first_difference(run("silu", "gelu"), run("silu", "silu"), 1.0)
+    assert other == (1, "gelu", math.inf)
+    assert first_difference(run("silu"), run("silu", "gelu"), 1.0) == (1, "gelu", math.inf)
+    nan = first_difference(run("silu", value=math.nan), run("silu"), 1e9)
+    assert nan.index == 0 and math.isnan(nan.error)
+    assert first_difference(run(), run(), 0.0) is None
+
+
+def test_traces_without_arrays_cannot_be_compared():
+    a, _ = trace(NumpyBackend(), keep=False)
+    with pytest.raises(UsageError, match="keep=True"):
+        first_difference(a, a, rtol=1.0)
+
+
+def test_kept_outputs_are_copies():
+    ops = TracedBackend(NumpyBackend(dtype="float64"), keep=True)
+    y = ops.silu(ops.asarray(np.ones(3)))
+    y[...] = 7.0
+    assert not np.any(ops.records[0].array == 7.0)
+
+
+def test_compile_keeps_the_records():
+    ops = TracedBackend(NumpyBackend())
+    ops.compile(lambda x: ops.silu(x))(ops.asarray(np.ones(3)))
+    assert len(ops.records) == 1
