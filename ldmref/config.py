@@ -1,0 +1,139 @@
+"""Settings: where a value comes from when a call does not give it.
+
+Call arguments and command-line flags come first; then `LDMREF_*` environment variables; then
+`ldmref.toml` (the file named by `--config`, else the one in the working folder, else the one in the
+user's configuration folder); then the model's own defaults.
+
+    [backend]
+    name = "torch"       # LDMREF_BACKEND
+    device = "cuda:0"    # LDMREF_DEVICE
+    dtype = "float16"    # LDMREF_DTYPE
+
+    [defaults]
+    steps = 30           # LDMREF_STEPS, and so on for every key
+    cfg_scale = 2.0
+    sampler = "heun"
+    schedule = "karras"
+    model = "my-model"
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from ldmref.errors import InputError, UsageError, did_you_mean
+
+BACKEND_KEYS = {"name": str, "device": str, "dtype": str}
+DEFAULT_KEYS = {
+    "steps": int,
+    "cfg_scale": float,
+    "sampler": str,
+    "schedule": str,
+    "model": str,
+    "width": int,
+    "height": int,
+    "negative_prompt": str,
+}
+TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS}
+_VARIABLES = {
+    "LDMREF_BACKEND": ("backend", "name"),
+    "LDMREF_DEVICE": ("backend", "device"),
+    "LDMREF_DTYPE": ("backend", "dtype"),
+} | {f"LDMREF_{key.upper()}": ("defaults", key) for key in DEFAULT_KEYS}
+_OTHER_VARIABLES = {"LDMREF_CONFIG", "LDMREF_DEBUG"}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The two tables, and for every value the place where it was found."""
+
+    backend: dict[str, str] = field(default_factory=dict)
+    defaults: dict[str, Any] = field(default_factory=dict)
+    origin: dict[str, str] = field(default_factory=dict)
+
+
+def settings(
+    config: str | Path | None = None, environ: Mapping[str, str] | None = None
+) -> Settings:
+    """Read the configuration file and the environment.
+
+    Raises:
+        InputError: the file named by `config` or LDMREF_CONFIG does not exist, or is no TOML.
+        UsageError: an unknown table, key or variable, or a value of the wrong type.
+    """
+    environ = os.environ if environ is None else environ
+    path = _find(config or environ.get("LDMREF_CONFIG"), environ)
+    tables: dict[str, dict[str, Any]] = {"backend": {}, "defaults": {}}
+    origin = {}
+    if path is not None:
+        for table, values in _read(path).items():
+            for key, value in _check_table(path, table, values).items():
+                tables[table][key] = value
+                origin[f"{table}.{key}"] = str(path)
+    for name, text in environ.items():
+        if not name.startswith("LDMREF_") or name in _OTHER_VARIABLES:
+            continue
+        if name not in _VARIABLES:
+            raise UsageError(
+                f"unknown environment variable {name}",
+                code="E-ENV",
+                hint=did_you_mean(name, [*_VARIABLES, *_OTHER_VARIABLES]),
+            )
+        table, key = _VARIABLES[name]
+        tables[table][key] = _convert(name, text, TABLES[table][key])
+        origin[f"{table}.{key}"] = name
+    return Settings(tables["backend"], tables["defaults"], origin)
+
+
+def _find(named: str | Path | None, environ: Mapping[str, str]) -> Path | None:
+    if named:
+        if not Path(named).is_file():
+            raise InputError(f"no configuration file {str(named)!r}", code="E-CONFIG-FILE")
+        return Path(named)
+    home = environ.get("XDG_CONFIG_HOME") or (
+        os.path.join(environ["HOME"], ".config") if environ.get("HOME") else ""
+    )
+    places = [Path("ldmref.toml")] + ([Path(home, "ldmref", "ldmref.toml")] if home else [])
+    return next((place for place in places if place.is_file()), None)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise InputError(f"cannot read {str(path)!r}: {error}", code="E-CONFIG-FILE") from error
+
+
+def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
+    if table not in TABLES or not isinstance(values, dict):
+        raise UsageError(
+            f"{path.name}: unknown table [{table}]",
+            code="E-CONFIG-KEY",
+            hint=did_you_mean(table, TABLES),
+        )
+    for key, value in values.items():
+        if key not in TABLES[table]:
+            raise UsageError(
+                f"{path.name}: unknown key {table}.{key}",
+                code="E-CONFIG-KEY",
+                hint=did_you_mean(key, TABLES[table]),
+            )
+        want = TABLES[table][key]
+        if type(value) is not want and not (want is float and type(value) is int):
+            raise UsageError(
+                f"{path.name}: {table}.{key} must be a {want.__name__}, not {value!r}",
+                code="E-CONFIG-KEY",
+            )
+    return values
+
+
+def _convert(name: str, text: str, kind: type) -> Any:
+    try:
+        return kind(text)
+    except ValueError as error:
+        raise UsageError(f"{name} must be a {kind.__name__}, not {text!r}", code="E-ENV") from error

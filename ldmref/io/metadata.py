@@ -1,0 +1,190 @@
+"""Pictures that know how they were made: A1111's `parameters` text and exact JSON in `ldmref`."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ldmref.errors import OutputError
+from ldmref.io.images import open_image
+
+_A1111_SAMPLERS = {
+    "ddpm": "DDPM",
+    "ddim": "DDIM",
+    "euler": "Euler",
+    "euler_a": "Euler a",
+    "heun": "Heun",
+    "dpmpp_2m": "DPM++ 2M",
+}
+_FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
+
+
+def infotext(params: dict[str, Any]) -> str:
+    """The parameters of one picture as A1111 writes them: two prompts, then a line of pairs."""
+    model, backend = params.get("model", {}), params.get("backend", {})
+    pairs = {
+        "Steps": params["steps"],
+        "Sampler": _A1111_SAMPLERS.get(params["sampler"], params["sampler"]),
+        "Schedule type": params["schedule"].capitalize(),
+        "CFG scale": _plain(params["cfg_scale"]),
+        "Seed": params["seed"],
+        "Size": f"{params['width']}x{params['height']}",
+        "Model hash": model.get("sha256", "")[:10] or None,
+        "Model": model.get("name"),
+        "Denoising strength": _plain(params.get("strength")),
+        "Clip skip": params["clip_skip"] + 1 if params.get("clip_skip") else None,
+        "Mask blur": _plain(params.get("mask_blur")) if params.get("mask_blur") else None,
+        "Eta": _plain(params.get("eta")) if params.get("eta") else None,
+        "RNG": params.get("rng"),
+        "Backend": backend.get("name"),
+        "Version": f"ldmref {params.get('ldmref', '')}".strip(),
+    }
+    line = ", ".join(f"{key}: {_quote(value)}" for key, value in pairs.items() if value is not None)
+    lines = [_strip(params["prompt"])]
+    if params.get("negative_prompt"):
+        lines.append(f"Negative prompt: {_strip(params['negative_prompt'])}")
+    return "\n".join([*lines, line])
+
+
+def parse_infotext(text: str) -> dict[str, Any]:
+    """Read A1111's text: prompt, negative_prompt and the pairs of the last line by their own names.
+
+    >>> parse_infotext("a cat\\nSteps: 20, Seed: 1, Size: 64x64")["pairs"]["Seed"]
+    '1'
+    """
+    *lines, last = text.strip().split("\n")
+    found = re.findall(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)', last)
+    if len(found) < 3:
+        lines, found = [*lines, last], []
+    pairs = {}
+    for key, value in found:
+        if value.startswith('"') and value.endswith('"') and len(value) > 1:
+            try:
+                value = json.loads(value)
+            except ValueError:
+                pass
+        pairs[key] = value
+    prompt, negative, in_negative = [], [], False
+    for line in lines:
+        if line.strip().startswith("Negative prompt:"):
+            in_negative, line = True, line.strip()[len("Negative prompt:") :].strip()
+        (negative if in_negative else prompt).append(line)
+    return {"prompt": "\n".join(prompt), "negative_prompt": "\n".join(negative), "pairs": pairs}
+
+
+def write_picture(
+    path: Path, image: Image.Image, params: dict[str, Any] | None, *, overwrite: bool = False
+) -> None:
+    """Write a picture with its parameters; the file appears whole or not at all.
+
+    Raises:
+        OutputError: the file exists, its folder does not, or it cannot be written.
+    """
+    kind = check_target(path, overwrite=overwrite)
+    aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    try:
+        with open(aside, "xb") as file:
+            save_image(file, image, kind, params)
+        _publish(aside, path, overwrite)
+    except FileExistsError as error:
+        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS") from error
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(path)!r}: {error.strerror or error}", code="E-WRITE"
+        ) from error
+    finally:
+        aside.unlink(missing_ok=True)
+
+
+def _publish(aside: Path, path: Path, overwrite: bool) -> None:
+    """Give the finished file its name; a file that came up meanwhile is not overwritten."""
+    if not overwrite:
+        try:
+            return os.link(aside, path)
+        except FileExistsError:
+            raise
+        except OSError:  # a file system without hard links
+            pass
+    os.replace(aside, path)
+
+
+def save_image(file: Any, image: Image.Image, kind: str, params: dict[str, Any] | None) -> None:
+    """Encode a picture into an open binary file. JPEG and WebP carry the text as EXIF comment."""
+    if kind == "PNG":
+        info = PngInfo()
+        if params is not None:
+            text = infotext(params)
+            latin = text.encode("latin-1", "ignore").decode("latin-1") == text
+            (info.add_text if latin else info.add_itxt)("parameters", text)
+            info.add_text("ldmref", json.dumps(params, sort_keys=True))
+        image.save(file, "PNG", pnginfo=info)
+        return
+    options: dict[str, Any] = {"quality": 95} if kind == "JPEG" else {"lossless": True}
+    if params is not None:
+        exif = Image.Exif()
+        comment = b"UNICODE\0" + infotext(params).encode("utf-16-be")
+        exif.get_ifd(0x8769)[0x9286] = comment
+        options["exif"] = exif
+    image.save(file, kind, **options)
+
+
+def check_target(path: Path, *, overwrite: bool) -> str:
+    """Refuse a path that cannot be written, before any work is done for it; returns the format."""
+    kind = _FORMATS.get(path.suffix.lower())
+    if kind is None:
+        raise OutputError(
+            f"unknown picture format {path.suffix!r}",
+            code="E-FORMAT",
+            hint="use " + ", ".join(_FORMATS),
+        )
+    if not path.parent.is_dir():
+        raise OutputError(
+            f"the folder {str(path.parent)!r} does not exist",
+            code="E-FOLDER",
+            hint="create it first",
+        )
+    if path.is_dir():
+        raise OutputError(f"{str(path)!r} is a folder", code="E-EXISTS", hint="name a file in it")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write into {str(path.parent)!r}", code="E-WRITE")
+    return kind
+
+
+def read_parameters(source: str | Path) -> dict[str, Any]:
+    """What a picture says of itself: `ldmref` (exact) and `parameters` (A1111's text), if there."""
+    image = open_image(source)
+    found: dict[str, Any] = {}
+    if "ldmref" in image.info:
+        try:
+            found["ldmref"] = json.loads(image.info["ldmref"])
+        except (ValueError, RecursionError):
+            pass
+    if isinstance(image.info.get("parameters"), str):
+        found["parameters"] = image.info["parameters"]
+    else:
+        comment = image.getexif().get_ifd(0x8769).get(0x9286)
+        if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
+            found["parameters"] = comment[8:].decode("utf-16-be", "replace")
+    return found
+
+
+def _plain(number: float | None) -> Any:
+    return int(number) if isinstance(number, float) and number.is_integer() else number
+
+
+def _quote(value: Any) -> str:
+    text = str(value)
+    return json.dumps(text, ensure_ascii=False) if re.search(r"[,\n:]", text) else text
+
+
+def _strip(text: str) -> str:
+    return text.replace("\0", "")

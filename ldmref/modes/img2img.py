@@ -1,0 +1,71 @@
+"""Picture and text to picture."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.generate import Callback, CancelFlag, Start, encode_picture, generate
+from ldmref.modes.picture import Source, sized_picture
+from ldmref.modes.request import resolve
+from ldmref.modes.result import Result
+
+
+def img2img(
+    model: LatentDiffusion,
+    prompt: str | Sequence[str],
+    image: Source,
+    strength: float = 0.75,
+    *,
+    resize: str = "crop",
+    negative_prompt: str | Sequence[str] = "",
+    steps: int | None = None,
+    cfg_scale: float | None = None,
+    sampler: str | None = None,
+    schedule: str | None = None,
+    seed: int | Sequence[int] | None = None,
+    count: int = 1,
+    width: int | None = None,
+    height: int | None = None,
+    eta: float | None = None,
+    clip_skip: int | None = None,
+    rng: str = "philox",
+    latents: np.ndarray | None = None,
+    callback: Callback | None = None,
+    cancel: CancelFlag | None = None,
+    batch_size: int = 1,
+) -> Result:
+    """Redraw a picture towards a prompt.
+
+    The picture is encoded, noised to the level of grid step n - int(n strength), and denoised from
+    there (Meng et al. 2021, arXiv:2108.01073).
+
+    Args:
+        image: path, open file or Pillow picture; PNG, JPEG or WebP.
+        strength: 0 gives the picture back, 1 ignores it.
+        resize: how a picture gets another size: crop, stretch or fill (white).
+        width, height: None keeps the picture's size if the model can take it, else takes the
+            model's own and says so in `warnings`.
+
+    The other arguments, the result and the errors are those of `txt2img`; besides:
+
+    Raises:
+        ImageError: the picture cannot be read.
+    """
+    picture, warnings = sized_picture(model.config, image, width, height, resize)
+    request = resolve(
+        model.config, "img2img", prompt, negative_prompt=negative_prompt, steps=steps,
+        cfg_scale=cfg_scale, sampler=sampler, schedule=schedule, seed=seed, count=count,
+        width=picture.width, height=picture.height, eta=eta, clip_skip=clip_skip, rng=rng,
+        batch_size=batch_size, strength=strength,
+    )  # fmt: skip
+    known = encode_picture(model, picture)
+    start = Start(known, from_noise=request.first_step == 0)
+    extra = {"latents": latents, "callback": callback, "cancel": cancel, "warnings": warnings}
+    result = generate(model, request, start, **extra)
+    if request.strength == 0:
+        return replace(result, images=[picture.copy() for _ in request.seeds])
+    return result

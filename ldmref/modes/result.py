@@ -1,0 +1,91 @@
+"""`Result`: the pictures of one call, with everything that is needed to make them again."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldmref.io.metadata import infotext, write_picture
+
+
+@dataclass(frozen=True)
+class Result:
+    """Pictures and their provenance; behaves as the sequence of its pictures.
+
+    images: list of RGB pictures; latents: (n, c, h, w) float32, as the sampler left them;
+    seeds: one per picture; params: fully resolved, JSON-able, replayable; warnings: one line each.
+    """
+
+    images: list[Image.Image]
+    latents: np.ndarray
+    seeds: list[int]
+    params: dict[str, Any]
+    warnings: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, i: int) -> Image.Image:
+        return self.images[i]
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        return iter(self.images)
+
+    def params_of(self, i: int) -> dict[str, Any]:
+        """The parameters that make picture `i` alone."""
+        single = dict(self.params, seed=self.seeds[i], count=1, index=i)
+        per_prompt = len(self.seeds) // max(1, self._prompts())
+        for key in ("prompt", "negative_prompt"):
+            value = self.params[key]
+            if isinstance(value, list):
+                single[key] = value[i if len(value) == len(self.seeds) else i // per_prompt]
+        return single
+
+    def _prompts(self) -> int:
+        prompt = self.params["prompt"]
+        return len(prompt) if isinstance(prompt, list) else 1
+
+    def infotext(self, i: int = 0) -> str:
+        """The parameters of picture `i` in A1111's notation."""
+        return infotext(self.params_of(i))
+
+    def save(
+        self, path: str | Path, *, overwrite: bool = False, metadata: bool = True
+    ) -> list[Path]:
+        """Write the pictures and return their paths.
+
+        A path that ends in .png, .webp or .jpg names the file; several pictures get `-0`, `-1`, ...
+        before the ending. Any other path is an existing folder; names are made from the seeds.
+
+        Raises:
+            OutputError: a file exists (unless `overwrite`), or cannot be written.
+        """
+        path, written = Path(path), []
+        for i, image in enumerate(self.images):
+            written.append(self._target(path, i))
+            params = self.params_of(i) if metadata else None
+            write_picture(written[-1], image, params, overwrite=overwrite)
+        return written
+
+    def _target(self, path: Path, i: int) -> Path:
+        if path.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
+            return path / f"{self.params['mode']}-{self.seeds[i]}-{i}.png"
+        return path if len(self) == 1 else path.with_stem(f"{path.stem}-{i}")
+
+    def _repr_png_(self) -> bytes:
+        """Shown by notebooks: all pictures side by side."""
+        width = sum(image.width for image in self.images)
+        sheet = Image.new("RGB", (width, max(image.height for image in self.images)))
+        x = 0
+        for image in self.images:
+            sheet.paste(image, (x, 0))
+            x += image.width
+        buffer = io.BytesIO()
+        sheet.save(buffer, "PNG")
+        return buffer.getvalue()

@@ -1,0 +1,130 @@
+"""Pictures as people have them: modes, orientation, damage."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
+from ldmref.errors import ImageError
+from ldmref.io.images import open_image, read_image, read_mask, to_array, to_images
+
+
+def stored(image, kind="PNG", **options):
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    buffer.seek(0)
+    return buffer
+
+
+@pytest.mark.parametrize("mode", ["I;16", "I"])
+def test_sixteen_bits_are_scaled(mode):
+    values = np.array([[0, 128, 256, 32768, 65535]], np.uint16)
+    image = Image.fromarray(values if mode == "I;16" else values.astype(np.int32))
+    grey = np.asarray(read_image(stored(image) if mode == "I;16" else image))[..., 0]
+    assert grey.tolist() == np.rint(values / 257).tolist()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "PA"])
+def test_transparency_shows_white(mode):
+    image = Image.new("RGBA", (2, 1), (10, 20, 30, 0))
+    image.putpixel((1, 0), (10, 20, 30, 255))
+    pixels = np.asarray(read_image(image if mode == "RGBA" else image.convert(mode)))
+    assert pixels[0, 0].tolist() == [255, 255, 255]
+    assert pixels[0, 1].max() < 64
+
+
+def test_transparent_palette():
+    image = Image.new("P", (2, 1))
+    image.putpalette([255, 0, 0, 0, 0, 255])
+    image.putpixel((1, 0), 1)
+    pixels = np.asarray(read_image(stored(image, transparency=0)))
+    assert pixels.tolist() == [[[255, 255, 255], [0, 0, 255]]]
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "CMYK", "YCbCr", "HSV"])
+def test_other_modes_become_rgb(mode):
+    image = read_image(Image.new("RGB", (4, 3), "white").convert(mode))
+    assert image.mode == "RGB" and np.asarray(image).min() >= 250
+
+
+def test_floating_point_is_refused():
+    with pytest.raises(ImageError):
+        read_image(Image.new("F", (2, 2), 0.5))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_orientation_is_applied_once(orientation):
+    image = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 14)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = read_image(stored(image, exif=exif))
+    image.getexif()[0x0112] = orientation
+    assert (np.asarray(found) == np.asarray(ImageOps.exif_transpose(image))).all()
+    assert found.getexif().get(0x0112, 1) == 1
+
+
+def test_missing_file(tmp_path):
+    for name in (tmp_path / "gone.png", tmp_path, "https://example.org/a.png"):
+        with pytest.raises(ImageError) as caught:
+            open_image(name)
+        assert caught.value.code == "E-IMAGE-MISSING"
+
+
+PNG = stored(Image.effect_noise((32, 32), 50)).getvalue()
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"no picture", PNG[:40], PNG[: len(PNG) // 2], PNG[:50] + b"\0\0\0\0" + PNG[54:],
+     stored(Image.new("L", (4, 4)), "GIF").getvalue(),
+     stored(Image.new("L", (4, 4)), "TIFF").getvalue()],
+    ids=["empty", "text", "header only", "truncated", "damaged", "gif", "tiff"],
+)  # fmt: skip
+def test_damaged_and_other_files(data, tmp_path):
+    (tmp_path / "a.png").write_bytes(data)
+    with pytest.raises(ImageError) as caught:
+        open_image(tmp_path / "a.png")
+    assert caught.value.code == "E-IMAGE" and "a.png" in str(caught.value)
+
+
+@pytest.mark.parametrize("side", [9_000, 20_000, 2**31 - 1])
+def test_oversize_header(side):
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0))
+    data = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"")) + chunk(b"IEND", b"")
+    with pytest.raises(ImageError) as caught:
+        open_image(io.BytesIO(data))
+    assert caught.value.code in ("E-IMAGE-SIZE", "E-IMAGE")
+
+
+def test_mask_is_alpha_if_it_varies_else_luminance():
+    painted = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
+    painted.putpixel((1, 0), (0, 0, 0, 255))
+    assert np.asarray(read_mask(painted)).tolist() == [[0, 255]]
+    opaque = Image.new("RGBA", (2, 1), "black")
+    opaque.putpixel((1, 0), (255, 255, 255, 255))
+    assert np.asarray(read_mask(opaque)).tolist() == [[0, 255]]
+
+
+@given(st.integers(0, 2**32 - 1))
+def test_eight_bits_survive_the_array(seed):
+    pixels = np.random.default_rng(seed).integers(0, 256, (5, 7, 3), dtype=np.uint8)
+    array = to_array([Image.fromarray(pixels)])
+    assert array.shape == (1, 3, 5, 7) and np.abs(array).max() <= 1
+    assert (np.asarray(to_images(array)[0]) == pixels).all()
+
+
+def test_values_outside_are_clipped_not_wrapped():
+    array = np.array([-7.0, -1.0, 0.0, 1.0, 7.0], np.float32).reshape(1, 1, 1, 5).repeat(3, 1)
+    assert np.asarray(to_images(array)[0])[0, :, 0].tolist() == [0, 0, 128, 255, 255]

@@ -1,0 +1,156 @@
+"""Metadata round trips for any prompt; pictures are written whole or not at all."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+
+import pytest
+from hypothesis import assume, example, given
+from hypothesis import strategies as st
+from PIL import Image
+
+from ldmref.errors import OutputError
+from ldmref.io import metadata
+from ldmref.io.metadata import infotext, parse_infotext, read_parameters, save_image, write_picture
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
+LINES = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.just("\n"), max_size=200)
+AWKWARD = [
+    "",
+    "a\nb",
+    "x: 1, y: 2, z: 3",
+    "Steps: 20, Seed: 1, Size: 8x8",
+    'say "hi", a\\b',
+    "❤️‍🔥 שלום",
+]
+
+
+def params(prompt="cat", negative="", **changes):
+    return {
+        "mode": "txt2img", "prompt": prompt, "negative_prompt": negative, "steps": 20,
+        "cfg_scale": 2.5, "sampler": "dpmpp_2m", "schedule": "karras", "seed": 2**64 - 1,
+        "width": 64, "height": 32, "eta": None, "clip_skip": 0, "rng": "philox",
+        "model": {"name": "a, b: c", "sha256": "0123456789abcdef"},
+        "backend": {"name": "numpy", "dtype": "float32"}, "ldmref": "0.1.0",
+    } | changes  # fmt: skip
+
+
+def written(values, kind="PNG"):
+    buffer = io.BytesIO()
+    save_image(buffer, Image.new("RGB", (4, 4)), kind, values)
+    buffer.seek(0)
+    return read_parameters(buffer)
+
+
+def plain(text):
+    """Without what the infotext cannot hold: blanks at line ends, a negative prompt's start."""
+    lines = text.split("\n")
+    assume(all(line == line.strip() for line in lines) and text == text.strip())
+    assume(not any(line.startswith("Negative prompt:") for line in lines))
+    return text
+
+
+@given(TEXT, TEXT)
+def test_json_round_trip(prompt, negative):
+    values = params(prompt, negative)
+    assert written(values)["ldmref"] == values
+
+
+@pytest.mark.parametrize("prompt", AWKWARD)
+def test_json_and_infotext_of_awkward_prompts(prompt):
+    found = written(params(prompt, "dog"))
+    assert found["ldmref"]["prompt"] == prompt
+    parsed = parse_infotext(found["parameters"])
+    assert (parsed["prompt"], parsed["negative_prompt"]) == (prompt, "dog")
+
+
+@given(LINES, LINES)
+@example("x: 1, y: 2, z: 3", "Steps: 1, Seed: 2, Size: 3x3")
+def test_infotext_round_trip(prompt, negative):
+    parsed = parse_infotext(infotext(params(plain(prompt), plain(negative))))
+    assert (parsed["prompt"], parsed["negative_prompt"]) == (prompt, negative)
+    assert parsed["pairs"]["Steps"] == "20" and parsed["pairs"]["Seed"] == str(2**64 - 1)
+    assert parsed["pairs"]["Model"] == "a, b: c" and parsed["pairs"]["CFG scale"] == "2.5"
+
+
+@given(TEXT)
+def test_last_line_can_always_be_read(prompt):
+    assert parse_infotext(infotext(params(prompt, prompt)))["pairs"]["Steps"] == "20"
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("prompt", ["cat", "Katze ü", "❤️ heart"])
+def test_infotext_in_every_format(kind, prompt):
+    assert parse_infotext(written(params(prompt), kind)["parameters"])["prompt"] == prompt
+
+
+@pytest.mark.parametrize("prompt", ["cat", "ü", "❤", "a\0b"])
+def test_chunk_kind(prompt):
+    buffer = io.BytesIO()
+    save_image(buffer, Image.new("RGB", (4, 4)), "PNG", params(prompt))
+    data = buffer.getvalue()
+    assert (b"tEXtparameters" in data) == (prompt != "❤")
+    assert json.loads(Image.open(buffer).info["ldmref"])["prompt"] == prompt
+    assert "\0" not in Image.open(buffer).info["parameters"]
+
+
+@given(st.text(max_size=300))
+def test_reader_takes_anything(text):
+    assert set(parse_infotext(text)) == {"prompt", "negative_prompt", "pairs"}
+
+
+def test_writing(tmp_path):
+    path, image = tmp_path / "a.png", Image.new("RGB", (4, 4), "red")
+    write_picture(path, image, None)
+    assert read_parameters(path) == {}
+    before = path.read_bytes()
+    with pytest.raises(OutputError) as caught:
+        write_picture(path, Image.new("RGB", (4, 4)), None)
+    assert caught.value.code == "E-EXISTS" and path.read_bytes() == before
+    write_picture(path, image, params(), overwrite=True)
+    assert read_parameters(path)["ldmref"] == params()
+    assert os.listdir(tmp_path) == ["a.png"]
+
+
+@pytest.mark.parametrize(
+    ("name", "code"), [("a.gif", "E-FORMAT"), ("gone/a.png", "E-FOLDER"), ("d.png", "E-EXISTS")]
+)
+def test_targets_refused(name, code, tmp_path):
+    (tmp_path / "d.png").mkdir()
+    with pytest.raises(OutputError) as caught:
+        write_picture(tmp_path / name, Image.new("RGB", (4, 4)), None)
+    assert caught.value.code == code and os.listdir(tmp_path) == ["d.png"]
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_nothing_half_written(overwrite, tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    if overwrite:
+        path.write_text("old")
+
+    def full(file, *args):
+        file.write(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(metadata, "save_image", full)
+    with pytest.raises(OutputError) as caught:
+        write_picture(path, Image.new("RGB", (4, 4)), None, overwrite=overwrite)
+    assert caught.value.code == "E-WRITE"
+    assert [p.read_text() for p in tmp_path.iterdir()] == (["old"] if overwrite else [])
+
+
+def test_a_file_that_came_up_meanwhile_is_kept(tmp_path, monkeypatch):
+    path = tmp_path / "a.png"
+    real = metadata.save_image
+
+    def slow(file, *args):
+        real(file, *args)
+        path.write_text("other")
+
+    monkeypatch.setattr(metadata, "save_image", slow)
+    with pytest.raises(OutputError) as caught:
+        write_picture(path, Image.new("RGB", (4, 4)), None)
+    assert caught.value.code == "E-EXISTS"
+    assert [p.read_text() for p in tmp_path.iterdir()] == ["other"]

@@ -1,0 +1,348 @@
+"""The three modes on a tiny random model: what they promise, whatever the model draws."""
+
+from __future__ import annotations
+
+import json
+import threading
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+from ldmref.errors import Cancelled, ImageError, LdmrefError, NumericError, UsageError
+from ldmref.models.config import preset
+from ldmref.modes.generate import encode_picture
+from ldmref.modes.request import resolve
+from ldmref.samplers import SAMPLERS
+from ldmref.samplers.grids import sigma_grid, training_alphas_cumprod
+from ldmref.samplers.noise import Streams
+
+
+def pixels(image):
+    return np.asarray(image, np.int16)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    stream = np.random.default_rng(0)
+    return Image.fromarray(stream.integers(0, 256, (16, 16, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def left_half():
+    mask = Image.new("L", (16, 16), 0)
+    mask.paste(255, (0, 0, 8, 16))
+    return mask
+
+
+# -- txt2img --------------------------------------------------------------------------------------
+
+
+def test_a_result_says_everything_about_itself(tiny):
+    r = modes.txt2img(tiny, "a red heart", seed=7, count=2)
+    assert [im.size for im in r.images] == [(16, 16)] * 2 and r.images[0].mode == "RGB"
+    assert r.latents.shape == (2, 4, 8, 8) and r.latents.dtype == np.float32
+    assert r.seeds == [7, 8] and r.params["seed"] == [7, 8]
+    assert len(r) == 2 and r[1] is r.images[1] and list(r) == r.images
+    assert json.loads(json.dumps(r.params)) == r.params
+    assert r._repr_png_().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_params_replay_to_the_same_bytes(tiny, sampler):
+    r = modes.txt2img(tiny, ["a cat", "a dog"], sampler=sampler, steps=3, negative_prompt="hat")
+    p = {k: v for k, v in r.params.items() if k not in ("mode", "model", "backend", "ldmref")}
+    again = modes.txt2img(tiny, **p)
+    assert (again.latents == r.latents).all()
+    single = {k: v for k, v in r.params_of(1).items() if k in p}
+    assert (modes.txt2img(tiny, **single).latents == r.latents[1:]).all()
+
+
+def test_a_picture_depends_on_its_seed_alone(tiny):
+    """Not on its place in the batch, on the batch's size, or on the other prompts."""
+    alone = modes.txt2img(tiny, "a cat", seed=11, sampler="ddpm")
+    for r, i in [
+        (modes.txt2img(tiny, "a cat", seed=9, count=4, sampler="ddpm"), 2),
+        (modes.txt2img(tiny, ["a dog", "a cat"], seed=[3, 11], sampler="ddpm"), 1),
+    ]:
+        assert (r.latents[i] == alone.latents[0]).all()
+    together = modes.txt2img(tiny, "a cat", seed=9, count=4, sampler="ddpm", batch_size=4)
+    np.testing.assert_allclose(together.latents[2], alone.latents[0], atol=1e-4)
+
+
+def test_seeds_wrap_and_random_seeds_are_recorded(tiny):
+    r = modes.txt2img(tiny, "a", seed=2**64 - 1, count=2, steps=1)
+    assert r.seeds == [2**64 - 1, 0]
+    r = modes.txt2img(tiny, "a", steps=1)
+    again = modes.txt2img(tiny, "a", steps=1, seed=r.seeds[0])
+    assert (again.latents == r.latents).all()
+    assert modes.txt2img(tiny, "a", steps=1, seed=-1).seeds[0] >= 0
+
+
+def test_backends_draw_the_same_picture(tiny):
+    pytest.importorskip("torch")
+    other = ldmref.random_model("tiny", backend="torch")
+    for sampler in SAMPLERS:
+        a, b = (modes.txt2img(m, "a cat", seed=1, sampler=sampler) for m in (tiny, other))
+        assert np.abs(pixels(a[0]) - pixels(b[0])).max() <= 1
+        assert b.params["backend"]["name"] == "torch"
+
+
+def test_given_latents_replace_the_first_draw(tiny):
+    noise = np.random.Generator(np.random.Philox(key=5)).standard_normal((4, 8, 8), np.float32)
+    noise.flags.writeable = False
+    given = modes.txt2img(tiny, "a cat", seed=99, latents=noise[None])
+    assert (given.latents == modes.txt2img(tiny, "a cat", seed=5).latents).all()
+    with pytest.raises(UsageError, match="shape"):
+        modes.txt2img(tiny, "a cat", latents=noise)
+
+
+def test_cfg_zero_ignores_the_prompt_and_one_the_negative(tiny):
+    a, b = (modes.txt2img(tiny, p, seed=1, cfg_scale=0).latents for p in ("a cat", "a dog"))
+    assert (a == b).all()
+    a, b = (
+        modes.txt2img(tiny, "a cat", negative_prompt=n, seed=1, cfg_scale=1).latents
+        for n in ("", "hat")
+    )
+    assert (a == b).all()
+    a, b = (modes.txt2img(tiny, p, seed=1).latents for p in ("a cat", "a dog"))
+    assert (a != b).any()
+
+
+def test_callback_sees_every_step_and_cancel_stops_between_two(tiny):
+    seen = []
+    modes.txt2img(tiny, "a cat", seed=1, steps=4, callback=seen.append)
+    assert [(e.step, e.steps) for e in seen] == [(i, 4) for i in range(4)]
+    assert seen[0].x0.shape == seen[0].latents.shape == (1, 4, 8, 8)
+    assert seen[-1].preview()[0].size == (16, 16)
+    seen[0].latents[:] = 0  # a copy
+
+    flag = threading.Event()
+
+    def stop_in_second_picture(event):
+        if event.first == 1 and event.step == 1:
+            flag.set()
+
+    with pytest.raises(Cancelled) as caught:
+        modes.txt2img(tiny, "a", seed=1, count=3, callback=stop_in_second_picture, cancel=flag)
+    assert len(caught.value.partial) == 1 and caught.value.partial.seeds == [1]
+
+
+def test_an_exception_of_the_callback_leaves_the_model_usable(tiny):
+    def bad(event):
+        raise ZeroDivisionError
+
+    before = modes.txt2img(tiny, "a", seed=1).latents
+    with pytest.raises(ZeroDivisionError):
+        modes.txt2img(tiny, "a", seed=1, callback=bad)
+    assert (modes.txt2img(tiny, "a", seed=1).latents == before).all()
+
+
+def test_words_that_do_not_fit_are_listed(tiny):
+    r = modes.txt2img(tiny, "a " * 14 + "green hat", seed=1, steps=1)
+    assert any("green hat" in w for w in r.warnings)
+    r = modes.txt2img(tiny, "a zebra", seed=1, steps=1)
+    assert any("zebra" in w for w in r.warnings)
+    assert modes.txt2img(tiny, "a cat", seed=1, steps=1).warnings == []
+
+
+def test_nan_is_an_error_and_no_black_picture():
+    model = ldmref.random_model("tiny", backend="numpy")
+    model.params.unet.conv_out.bias[0] = np.nan
+    with pytest.raises(NumericError):
+        modes.txt2img(model, "a", seed=1)
+
+
+@pytest.mark.parametrize(
+    "arguments,code",
+    [
+        ({"steps": 0}, "E-STEPS"),
+        ({"steps": 1001}, "E-STEPS"),
+        ({"steps": 1.5}, "E-STEPS"),
+        ({"steps": True}, "E-STEPS"),
+        ({"steps": "20"}, "E-STEPS"),
+        ({"width": 13}, "E-SIZE"),
+        ({"height": 0}, "E-HEIGHT"),
+        ({"width": 8192, "height": 8192}, "E-SIZE-LIMIT"),
+        ({"sampler": "eular"}, "E-SAMPLER"),
+        ({"schedule": "kerras"}, "E-SCHEDULE"),
+        ({"seed": -2}, "E-SEED"),
+        ({"seed": 2**64}, "E-SEED"),
+        ({"seed": 1.5}, "E-SEED"),
+        ({"seed": [1, 2, 3]}, "E-SEED"),
+        ({"count": 0}, "E-COUNT"),
+        ({"cfg_scale": float("nan")}, "E-CFG-SCALE"),
+        ({"cfg_scale": "7"}, "E-CFG-SCALE"),
+        ({"eta": 1.5}, "E-ETA"),
+        ({"eta": 0.5, "sampler": "heun"}, "E-ETA"),
+        ({"clip_skip": 2}, "E-CLIP-SKIP"),
+        ({"rng": "dice"}, "E-RNG"),
+        ({"prompt": ""}, None),
+        ({"prompt": None}, "E-PROMPT"),
+        ({"prompt": []}, "E-PROMPT"),
+        ({"prompt": "a\ud800"}, "E-PROMPT"),
+        ({"prompt": "a" * 5000}, "E-PROMPT-LENGTH"),
+        ({"negative_prompt": ["a", "b"]}, "E-PROMPT"),
+        ({"strength": 1.5}, "E-STRENGTH"),
+        ({"strength": float("nan")}, "E-STRENGTH"),
+        ({"strength": 0.1}, "E-STRENGTH"),
+        ({"strength": 0.0}, None),
+        ({"mask_blur": -1}, "E-MASK-BLUR"),
+    ],
+)
+def test_arguments_are_checked_before_anything_is_computed(arguments, code):
+    arguments = {"prompt": "a cat"} | arguments
+    if code is None:
+        resolve(preset("tiny"), "txt2img", **arguments)
+        return
+    with pytest.raises(LdmrefError) as caught:
+        resolve(preset("tiny"), "txt2img", **arguments)
+    assert caught.value.code == code
+
+
+def test_a1111_names_of_samplers():
+    for name, want in [
+        ("Euler a", ("euler_a", "leading")),
+        ("DPM++ 2M Karras", ("dpmpp_2m", "karras")),
+        ("DDIM", ("ddim", "leading")),
+    ]:
+        request = resolve(preset("tiny"), "txt2img", "a", sampler=name)
+        assert (request.sampler, request.schedule) == want
+
+
+# -- img2img --------------------------------------------------------------------------------------
+
+
+def test_strength_zero_gives_the_picture_back_and_one_ignores_it(tiny, picture):
+    r = modes.img2img(tiny, "a cat", picture, strength=0, seed=1)
+    assert (pixels(r[0]) == pixels(picture)).all()
+    black = Image.new("RGB", (16, 16))
+    a, b = (modes.img2img(tiny, "a cat", p, strength=1, seed=1).latents for p in (picture, black))
+    assert (a == b).all()
+    a, b = (modes.img2img(tiny, "a cat", p, strength=0.5, seed=1).latents for p in (picture, black))
+    assert (a != b).any()
+
+
+@pytest.mark.parametrize("steps,strength,run", [(50, 0.75, 37), (50, 0.58, 28), (10, 0.1, 1)])
+def test_steps_that_strength_leaves_are_counted_as_diffusers_does(
+    tiny, picture, steps, strength, run
+):
+    seen = []
+    modes.img2img(tiny, "a", picture, strength, steps=steps, seed=1, callback=seen.append)
+    assert len(seen) == run
+
+
+def test_another_size_is_resized_and_said_so(tiny):
+    r = modes.img2img(tiny, "a", Image.new("RGB", (33, 21)), 0.5, seed=1)
+    assert r[0].size == (16, 16) and "33 x 21" in r.warnings[0]
+    r = modes.img2img(tiny, "a", Image.new("RGB", (32, 20)), 0.5, seed=1)
+    assert r[0].size == (32, 20) and not r.warnings
+
+
+@pytest.mark.parametrize("how", ["crop", "stretch", "fill"])
+def test_resize_modes(tiny, how):
+    wide = Image.new("RGB", (64, 16), "black")
+    r = modes.img2img(tiny, "a", wide, 0, resize=how, width=16, height=16, seed=1)
+    assert r[0].size == (16, 16)
+    assert (pixels(r[0])[0] == (255 if how == "fill" else 0)).all()
+
+
+# -- inpaint --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("blur", [0, 2])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_kept_pixels_come_back_bit_for_bit(tiny, picture, left_half, blur, strength):
+    r = modes.inpaint(tiny, "a cat", picture, left_half, strength, mask_blur=blur, seed=1)
+    far = 8 if blur == 0 else 15
+    assert (pixels(r[0])[:, far:] == pixels(picture)[:, far:]).all()
+    assert (pixels(r[0])[:, :8] != pixels(picture)[:, :8]).any()
+
+
+def test_black_mask_keeps_everything_and_white_equals_img2img(tiny, picture):
+    black, white = Image.new("L", (16, 16), 0), Image.new("L", (16, 16), 255)
+    r = modes.inpaint(tiny, "a", picture, black, seed=1)
+    assert (pixels(r[0]) == pixels(picture)).all() and r.warnings
+    a = modes.inpaint(tiny, "a", picture, white, 0.5, seed=1)
+    b = modes.img2img(tiny, "a", picture, 0.5, seed=1)
+    assert (pixels(a[0]) == pixels(b[0])).all()
+
+
+def test_a_single_white_pixel_still_repaints_its_latent_cell(tiny, picture):
+    mask = Image.new("L", (16, 16), 0)
+    mask.putpixel((5, 5), 255)
+    r = modes.inpaint(tiny, "a cat", picture, mask, seed=1)
+    changed = (pixels(r[0]) != pixels(picture)).any(axis=2)
+    assert changed[5, 5] and changed.sum() == 1
+
+
+def test_known_latents_are_what_the_sampler_leaves_outside_the_mask(tiny, picture, left_half):
+    r = modes.inpaint(tiny, "a cat", picture, left_half, seed=1)
+    known, noise = encode_picture(tiny, picture), Streams([1], (4, 8, 8))()
+    levels = training_alphas_cumprod(tiny.config.scheduler)
+    sigma = sigma_grid(levels, "leading", 4, "sigma_min", 1)[-1]
+    outside = known + np.float32(sigma) * noise
+    np.testing.assert_allclose(r.latents[..., 4:], outside[..., 4:], rtol=1e-6, atol=1e-6)
+    assert np.abs(r.latents - outside)[..., :4].max() > 0.1
+
+
+@pytest.fixture
+def idle(monkeypatch):
+    """A model whose network sees no noise, so that the sampler leaves its start as it was."""
+    model = ldmref.random_model("tiny", backend="numpy")
+    monkeypatch.setattr(model, "unet", lambda latents, t, context: 0 * latents)
+    return model
+
+
+def test_txt2img_starts_from_the_exact_prior(idle):
+    """x_T of the discrete model is N(0, 1): sqrt(1 + sigma^2) times noise in sigma coordinates."""
+    r = modes.txt2img(idle, "a", seed=4, steps=5)
+    sigma = sigma_grid(training_alphas_cumprod(idle.config.scheduler), "leading", 5, "zero", 1)[0]
+    want = np.sqrt(1 + sigma**2) * Streams([4], (4, 8, 8))()
+    np.testing.assert_allclose(r.latents, want, rtol=1e-5)
+
+
+def test_img2img_starts_from_the_noised_picture(idle, picture):
+    r = modes.img2img(idle, "a", picture, 0.5, seed=4, steps=4)
+    sigma = sigma_grid(training_alphas_cumprod(idle.config.scheduler), "leading", 4, "zero", 1)[2]
+    want = encode_picture(idle, picture) + np.float32(sigma) * Streams([4], (4, 8, 8))()
+    np.testing.assert_allclose(r.latents, want, rtol=1e-4, atol=1e-5)
+
+
+def test_painted_transparency_is_the_mask(tiny, picture, left_half):
+    painted = Image.new("RGBA", (16, 16), "white")
+    painted.putalpha(left_half)
+    a = modes.inpaint(tiny, "a", picture, painted, seed=1)
+    b = modes.inpaint(tiny, "a", picture, left_half, seed=1)
+    assert (pixels(a[0]) == pixels(b[0])).all()
+
+
+def test_sizes_that_do_not_fit_are_refused(tiny, picture, left_half):
+    with pytest.raises(ImageError, match="mask is 8 x 8"):
+        modes.inpaint(tiny, "a", picture, left_half.resize((8, 8)))
+    with pytest.raises(ImageError, match="multiples of 4"):
+        modes.inpaint(tiny, "a", picture.resize((18, 16)), left_half)
+
+
+# -- saving ---------------------------------------------------------------------------------------
+
+
+def test_save_names_and_refusals(tiny, tmp_path):
+    r = modes.txt2img(tiny, "a cat", seed=3, count=2, steps=1)
+    assert [p.name for p in r.save(tmp_path / "a.png")] == ["a-0.png", "a-1.png"]
+    assert [p.name for p in r.save(tmp_path)] == ["txt2img-3-0.png", "txt2img-4-1.png"]
+    with pytest.raises(LdmrefError) as caught:
+        r.save(tmp_path / "a.png")
+    assert caught.value.exit_code == 8
+    r.save(tmp_path / "a.png", overwrite=True)
+    assert sorted(p.suffix for p in tmp_path.iterdir()) == [".png"] * 4
+
+
+def test_the_noise_stream_is_the_one_of_record():
+    """The Philox stream is part of the contract: the same seed, for years."""
+    draw = Streams([0, 12345], (2,))()
+    np.testing.assert_array_equal(
+        draw, np.load(__file__.replace("test_modes.py", "golden_noise.npy"))
+    )
