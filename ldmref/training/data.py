@@ -1,0 +1,103 @@
+"""Training pictures with captions: what a data set is, and one that is a folder of pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from ldmref.errors import InputError
+from ldmref.io.images import read_image
+
+PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Dataset(Protocol):
+    """Pictures in memory and captions drawn at random."""
+
+    images: np.ndarray
+    """(n, 3, H, W) uint8."""
+    weights: np.ndarray
+    """(n,) relative frequency with which a picture is drawn."""
+
+    def caption(self, i: int, stream: np.random.Generator) -> str:
+        """One caption of picture `i`; may differ from call to call."""
+        ...
+
+    def vocabulary(self) -> list[str]:
+        """Texts that hold every word that a caption may use, each as often as it matters."""
+        ...
+
+
+class FolderDataset:
+    """A folder of pictures; the caption of `cat.png` stands in the first of these that exists:
+
+    `metadata.jsonl` (lines `{"file_name": ..., "text": ...}`), `metadata.csv` (the same columns),
+    `cat.txt` beside it (one caption a line, drawn at random); else the name, `_` and `-` as spaces.
+    Pictures are cropped to a square about their centre and resized.
+    """
+
+    def __init__(self, folder: str | Path, size: int):
+        root = Path(folder)
+        if not root.is_dir():
+            raise InputError(f"no folder {str(folder)!r} with training pictures", code="E-DATA")
+        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES)
+        if not files:
+            raise InputError(
+                f"no pictures in {str(folder)!r}", code="E-DATA", hint="put PNG, JPEG or WebP there"
+            )
+        table = _captions_table(root)
+        self.captions = [_captions(file, root, table) for file in files]
+        self.images = np.stack([_square(read_image(file), size) for file in files])
+        self.weights = np.ones(len(files))
+
+    def caption(self, i: int, stream: np.random.Generator) -> str:
+        return self.captions[i][stream.integers(len(self.captions[i]))]
+
+    def vocabulary(self) -> list[str]:
+        return [text for texts in self.captions for text in texts]
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
+
+
+def _captions_table(root: Path) -> dict[str, list[str]]:
+    table: dict[str, list[str]] = {}
+    try:
+        if (root / "metadata.jsonl").exists():
+            lines = (root / "metadata.jsonl").read_text("utf-8").splitlines()
+            rows = [json.loads(line) for line in lines if line.strip()]
+        elif (root / "metadata.csv").exists():
+            with open(root / "metadata.csv", encoding="utf-8", newline="") as file:
+                rows = list(csv.DictReader(file))
+        else:
+            rows = []
+        for row in rows:
+            table.setdefault(row["file_name"], []).append(row["text"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise InputError(
+            f"cannot read the captions in {root.name!r}: {error}",
+            code="E-DATA",
+            hint="metadata.jsonl and metadata.csv need file_name and text",
+        ) from error
+    return table
+
+
+def _captions(file: Path, root: Path, table: dict[str, list[str]]) -> list[str]:
+    name = file.relative_to(root).as_posix()
+    if name in table:
+        return table[name]
+    beside = file.with_suffix(".txt")
+    if beside.exists():
+        lines = [line.strip() for line in beside.read_text("utf-8").splitlines() if line.strip()]
+        if lines:
+            return lines
+    return [file.stem.replace("_", " ").replace("-", " ")]

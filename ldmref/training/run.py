@@ -1,0 +1,125 @@
+"""One training from pictures to a model folder, in a folder where it can be taken up again.
+
+out/autoencoder.safetensors   checkpoint of the first stage
+out/diffusion.safetensors     checkpoint of the second stage
+out/tokenizer.json            made once from the captions
+out/model/                    the model: averaged weights in float16, ready for `ldmref.load`
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+from tokenizers import Tokenizer
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.io.model import save_folder
+from ldmref.models.config import ModelConfig
+from ldmref.models.params import Params, tree_map
+from ldmref.models.tokenizer import PromptTokenizer, word_tokenizer
+from ldmref.training.autoencoder import autoencoder_trainer, encode_dataset
+from ldmref.training.data import Dataset
+from ldmref.training.diffusion import Latents, diffusion_trainer
+from ldmref.training.trainer import Plan, Progress, Trainer
+
+AUTOENCODER = Plan(steps=4900, batch_size=32, learning_rate=1.2e-3, warmup=100, ema_decay=0.995)
+DIFFUSION = Plan(
+    steps=5000, batch_size=48, learning_rate=1e-3, warmup=300, ema_decay=0.998, muon_rate=2e-3
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a running training tells: its stage and the progress within it."""
+
+    stage: str
+    progress: Progress
+
+
+def train(
+    data: Dataset,
+    config: ModelConfig,
+    out: Path,
+    ops: TorchBackend,
+    *,
+    autoencoder: Plan = AUTOENCODER,
+    diffusion: Plan = DIFFUSION,
+    report: Callable[[Report], None] = lambda report: None,
+    cancel: Event | None = None,
+    checkpoint_seconds: float = 120.0,
+    card: str = "",
+) -> Path:
+    """Train both stages, or what is left of them, and export the model; returns `out/model`.
+
+    Whatever interrupts it (`cancel`, Ctrl-C, an exception of `report`), a checkpoint is saved.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    tokenizer = _tokenizer(data, config, out / "tokenizer.json")
+
+    first = autoencoder_trainer(data, config.vae, autoencoder, ops)
+    _train(
+        first, out / "autoencoder.safetensors", "autoencoder", report, cancel, checkpoint_seconds
+    )
+    vae = first.ema_params()
+    exact = TorchBackend(ops.device, "float32")
+    latents = Latents(*encode_dataset(data, tree_map(exact.asarray, vae), config.vae, exact))
+    config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
+
+    second = diffusion_trainer(data, latents, tokenizer, config, diffusion, ops)
+    try:
+        _train(
+            second, out / "diffusion.safetensors", "diffusion", report, cancel, checkpoint_seconds
+        )
+    finally:
+        export(out / "model", config, vae, second.ema_params(), tokenizer, card)
+    return out / "model"
+
+
+def export(
+    folder: Path,
+    config: ModelConfig,
+    vae: Params,
+    denoiser: Params,
+    tokenizer: PromptTokenizer,
+    card: str,
+) -> None:
+    """Write the model folder: float16 weights, configuration, tokenizer and model card."""
+    params = Params(denoiser | {"vae": vae})
+    text = tokenizer.tokenizer.to_str(pretty=True)
+    save_folder(folder, config, params, text, extra={"README.md": card} if card else None)
+
+
+def _train(
+    trainer: Trainer,
+    checkpoint: Path,
+    stage: str,
+    report: Callable[[Report], None],
+    cancel: Event | None,
+    seconds: float,
+) -> None:
+    if checkpoint.exists():
+        trainer.resume(checkpoint)
+    if trainer.step >= trainer.plan.steps:
+        return
+    saved = time.monotonic()
+    try:
+        every = max(1, min(100, trainer.plan.steps // 20))
+        for progress in trainer.run(every, cancel):
+            report(Report(stage, progress))
+            if time.monotonic() - saved > seconds:
+                trainer.save(checkpoint)
+                saved = time.monotonic()
+    finally:
+        trainer.save(checkpoint)
+
+
+def _tokenizer(data: Dataset, config: ModelConfig, path: Path) -> PromptTokenizer:
+    text = config.text_encoder
+    if not path.exists():
+        made = word_tokenizer(data.vocabulary(), text.vocab_size)
+        path.write_text(made.to_str(pretty=True), "utf-8")
+    return PromptTokenizer(Tokenizer.from_file(str(path)), text.max_position_embeddings)
