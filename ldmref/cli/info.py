@@ -1,0 +1,221 @@
+"""`ldmref backends`, `models`, `samplers`, `info`: what there is, and what a file tells."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ldmref.cli.progress import one_line
+from ldmref.errors import CorruptModelError, InputError
+
+FOREIGN = {
+    "prompt": "ComfyUI",
+    "workflow": "ComfyUI",
+    "invokeai_metadata": "InvokeAI",
+    "invokeai_graph": "InvokeAI",
+    "sd-metadata": "InvokeAI",
+    "Dream": "InvokeAI",
+    "Comment": "NovelAI or others",
+}
+
+as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+
+
+@click.command()
+@as_json
+def backends(as_json: bool) -> None:
+    """Which backends run here, and why the others do not."""
+    from ldmref.backends import available
+
+    rows = [
+        {"name": name, "usable": not reason, "reason": reason, "devices": devices(name, reason)}
+        for name, reason in available().items()
+    ]
+    show(rows, as_json, lambda r: (r["name"], " ".join(r["devices"]) or f"no: {r['reason']}"))
+
+
+def devices(name: str, reason: str) -> list[str]:
+    """The devices on which a usable backend runs; a plug-in's are its own affair."""
+    if reason:
+        return []
+    if name == "torch":
+        import torch
+
+        return ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    if name == "cupy":
+        import cupy
+
+        return [f"cuda:{i}" for i in range(cupy.cuda.runtime.getDeviceCount())]
+    return ["cpu"]
+
+
+@click.command()
+@as_json
+def models(as_json: bool) -> None:
+    """The embedded models, and the presets for training."""
+    from ldmref.loading import EMBEDDED, find_model
+    from ldmref.models.config import PRESETS
+    from ldmref.models.model import model_spec
+    from ldmref.models.params import count
+
+    rows = []
+    for kind, names in (("embedded", EMBEDDED), ("preset", PRESETS)):
+        for name in names:
+            config, here = PRESETS[name], True
+            if kind == "embedded":
+                here = (find_model(name) / "model.safetensors").is_file()
+            size = config.defaults
+            row = {"name": name, "kind": kind, "installed": here, "width": size.width,
+                   "height": size.height, "parameters": count(model_spec(config)),
+                   "description": DESCRIPTIONS.get(name, "")}  # fmt: skip
+            rows.append(row)
+    show(
+        rows,
+        as_json,
+        lambda r: (
+            r["name"],
+            r["kind"] if r["installed"] else "missing",
+            f"{r['width']}x{r['height']}",
+            f"{r['parameters'] / 1e6:.2f} M",
+            r["description"],
+        ),
+    )
+
+
+DESCRIPTIONS = {
+    "emoji": "text to emoji",
+    "tiny": "for tests: draws noise in milliseconds",
+    "sd15": "Stable Diffusion 1.5's networks",
+}
+
+
+@click.command()
+@as_json
+def samplers(as_json: bool) -> None:
+    """The samplers, and what is declared about each."""
+    from ldmref.samplers import SAMPLERS
+
+    rows = [
+        {"name": name, "order": s.order, "evaluations_per_step": s.nfe,
+         "stochastic": s.stochastic, "source": s.source}
+        for name, s in SAMPLERS.items()
+    ]  # fmt: skip
+    show(
+        rows,
+        as_json,
+        lambda r: (
+            r["name"],
+            f"order {r['order']}",
+            f"{r['evaluations_per_step']} per step",
+            "stochastic" if r["stochastic"] else "deterministic",
+            r["source"],
+        ),
+    )
+
+
+@click.command()
+@click.argument("target", metavar="IMAGE|MODEL")
+@as_json
+def info(target: str, as_json: bool) -> None:
+    """What a picture records of its making, or what a model holds.
+
+    Never runs a model.
+    """
+    from ldmref.loading import EMBEDDED, find_model
+
+    if target in EMBEDDED and not Path(target).exists():
+        model_info(find_model(target), as_json)
+    elif Path(target).is_dir():
+        model_info(Path(target), as_json)
+    else:
+        picture_info(target, as_json)
+
+
+COMMANDS = (backends, models, samplers, info)
+
+
+def show(rows: list[dict[str, Any]], as_json: bool, cells: Any) -> None:
+    """One JSON object per row, or aligned columns."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    table = [[one_line(str(cell)) for cell in cells(row)] for row in rows]
+    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]) - 1)]
+    for line in table:
+        start = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        click.echo("  ".join([*start, line[-1]]).rstrip())
+
+
+def picture_info(path: str, as_json: bool) -> None:
+    from ldmref.io.images import open_image
+    from ldmref.io.metadata import parse_infotext, read_parameters
+
+    image, found = open_image(path), read_parameters(path)
+    others = {key: FOREIGN[key] for key in image.info if key in FOREIGN}
+    facts = {"path": path, "width": image.width, "height": image.height, "mode": image.mode}
+    facts |= found | {"other": others}
+    if "parameters" in found:
+        facts["infotext"] = parse_infotext(found["parameters"])
+    if as_json:
+        click.echo(json.dumps(facts))
+        return
+    click.echo(one_line(f"{path}: {image.width}x{image.height} {image.mode}"))
+    if "ldmref" in found:
+        click.echo(one_line("ldmref: " + json.dumps(found["ldmref"], ensure_ascii=False)))
+    for line in found.get("parameters", "").split("\n"):
+        click.echo(one_line(line))
+    for key, program in others.items():
+        click.echo(f"also holds {key!r}, as {program} writes it")
+    if not found and not others:
+        click.echo("no record of how it was made")
+
+
+def model_info(folder: Path, as_json: bool) -> None:
+    from ldmref.io.model import read_config
+
+    if not (folder / "config.json").is_file():
+        raise InputError(
+            f"{folder.name!r} is no model folder: config.json is missing", code="E-MODEL"
+        )
+    config = read_config(folder / "config.json").to_dict()
+    weights = folder / "model.safetensors"
+    table, digest = tensors(weights)
+    if as_json:
+        facts = {"path": str(folder), "sha256": digest, "config": config, "tensors": table}
+        click.echo(json.dumps(facts))
+        return
+    click.echo(one_line(f"{config.pop('name')}: {weights} sha256 {digest}"))
+    for part, values in config.items():
+        click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}" for k, v in values.items())))
+    show(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
+    click.echo(f"{len(table)} tensors, {sum(row['numbers'] for row in table):,} numbers")
+
+
+def tensors(path: Path) -> tuple[list[dict[str, Any]], str]:
+    """Name, type and shape of every tensor, from the header alone, and the file's SHA-256."""
+    from math import prod
+
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with open(path, "rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        with safe_open(str(path), "numpy") as file:
+            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
+            table = [
+                {"name": name, "dtype": s.get_dtype(), "shape": s.get_shape(),
+                 "numbers": prod(s.get_shape())}
+                for name, s in slices.items()
+            ]  # fmt: skip
+    except OSError as error:
+        raise InputError(f"cannot read {str(path)!r}: {error.strerror}", code="E-MODEL") from error
+    except SafetensorError as error:
+        raise CorruptModelError(
+            f"{path.name} is damaged or no safetensors file: {error}", code="E-SAFETENSORS"
+        ) from error
+    return table, digest

@@ -1,0 +1,253 @@
+"""`ldmref txt2img`, `img2img`, `inpaint` and `run`: from flags to pictures.
+
+Everything that can be wrong is checked before anything is loaded: settings, the model's
+configuration, every argument, the output, the source pictures; then the backend, then the weights.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any
+
+import click
+
+from ldmref import modes
+from ldmref.cli.options import COMMON, IMAGE, MASK, PROMPT, RESIZING, SIZE, with_options
+from ldmref.cli.output import Output
+from ldmref.cli.progress import Progress, duration, one_line, say, stopping
+from ldmref.config import Settings, settings
+from ldmref.errors import Cancelled, UsageError
+from ldmref.io.images import read_mask
+from ldmref.io.metadata import read_parameters
+from ldmref.loading import configured_backend, load, model_config
+from ldmref.models.config import ModelConfig
+from ldmref.modes.picture import exact_picture, mask_of, sized_picture
+from ldmref.modes.request import Request, resolve
+
+ARGUMENTS = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "seed", "count",
+             "width", "height", "eta", "clip_skip", "batch_size", "strength",
+             "mask_blur")  # fmt: skip
+REPLAYED = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "seed",
+            "width", "height", "eta", "clip_skip", "rng")  # fmt: skip
+
+
+@click.command()
+@with_options(PROMPT, COMMON, SIZE)
+def txt2img(words: str | None, prompt: str | None, **flags: Any) -> None:
+    """Draw pictures from words."""
+    draw("txt2img", read_prompt(words, prompt), flags)
+
+
+@click.command()
+@with_options(PROMPT, IMAGE, RESIZING, COMMON, SIZE)
+def img2img(words: str | None, prompt: str | None, **flags: Any) -> None:
+    """Redraw a picture towards a prompt."""
+    draw("img2img", read_prompt(words, prompt), flags)
+
+
+@click.command()
+@with_options(PROMPT, IMAGE, MASK, COMMON)
+def inpaint(words: str | None, prompt: str | None, **flags: Any) -> None:
+    """Repaint the white part of a mask, and keep the rest bit for bit."""
+    draw("inpaint", read_prompt(words, prompt), flags)
+
+
+@click.command()
+@click.option("--from", "source", required=True, metavar="IMAGE", help="A picture made by txt2img.")
+@click.option("-p", "--prompt", metavar="TEXT")
+@with_options(COMMON, SIZE)
+def run(source: str, prompt: str | None, **flags: Any) -> None:
+    """Draw a picture again as it records; flags override."""
+    found = read_parameters(source).get("ldmref")
+    recorded: dict[str, Any] = found if isinstance(found, dict) else {}
+    mode = recorded.get("mode")
+    if mode in ("img2img", "inpaint"):
+        needed = "-i IMAGE" if mode == "img2img" else "-i IMAGE --mask MASK"
+        raise UsageError(
+            f"{source!r} was made by {mode} from another picture, which is not recorded in it",
+            code="E-REPLAY",
+            hint=f"use ldmref {mode} {needed}; ldmref info {source} shows the settings",
+        )
+    if mode != "txt2img":
+        raise UsageError(f"{source!r} does not record how it was made", code="E-REPLAY")
+    prompt = recorded.get("prompt") if prompt is None else prompt
+    if not isinstance(prompt, str):
+        raise UsageError(f"{source!r} records no prompt", code="E-REPLAY")
+    own_sampler = flags["sampler"] is not None  # to which the recorded eta does not belong
+    for key in REPLAYED:
+        if flags.get(key) is None and key in recorded and not (key == "eta" and own_sampler):
+            flags[key] = recorded[key]
+    draw("txt2img", prompt, flags, recorded.get("model"))
+
+
+COMMANDS = (txt2img, img2img, inpaint, run)
+
+
+def read_prompt(words: str | None, prompt: str | None) -> str:
+    """The prompt of the flag or the bare argument; `-` is standard input."""
+    if words is not None and prompt is not None:
+        raise UsageError(
+            "the prompt is given twice", code="E-USAGE", hint="use -p or a bare prompt, not both"
+        )
+    text = words if prompt is None else prompt
+    if text is None:
+        raise UsageError("no prompt", code="E-USAGE", hint='ldmref txt2img "red heart"')
+    if text != "-":
+        return text
+    try:
+        return standard_input().decode("utf-8-sig").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        raise UsageError("the prompt on standard input is no UTF-8", code="E-PROMPT") from error
+
+
+def standard_input() -> bytes:
+    """All of standard input."""
+    if sys.stdin is None or sys.stdin.closed:
+        raise UsageError("standard input is closed", code="E-USAGE")
+    return sys.stdin.buffer.read()
+
+
+def draw(mode: str, prompt: Any, flags: dict[str, Any], made_by: Any = None) -> None:
+    """Check everything, load the model, draw, save. `made_by` is the model that a replay names."""
+    found = settings(flags["config"])
+    if flags["output"] == "-" and flags["as_json"]:
+        raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
+    name = flags["model"] or found.defaults.get("model", "emoji")
+    config = model_config(name)
+    asked = arguments(mode, flags, found)
+    request = resolve(config, mode, prompt, **asked)
+    output = Output(
+        flags["output"], prompt, flags["kind"], flags["overwrite"], not flags["no_metadata"]
+    )
+    output.check(request.seeds)
+    asked |= {"seed": list(request.seeds), "count": len(request.seeds)}
+    sources = read_sources(mode, config, prompt, asked, flags)
+    with stopping() as stop:
+        backend = configured_backend(
+            flags["backend"], flags["device"], flags["dtype"], flags["config"]
+        )
+        if flags["verbose"]:
+            tell_settings(found, name, backend)
+        model = load(name, backend=backend)
+        drawing = Drawing(request, output, flags)
+        if isinstance(made_by, dict) and made_by.get("sha256") != model.sha256:
+            drawing.warn(f"drawn by another model: recorded is {str(made_by.get('name'))[:80]!r}")
+        try:
+            result = getattr(modes, mode)(
+                model, prompt, **sources, **asked, callback=drawing.step, cancel=stop
+            )
+        except Cancelled as cancelled:
+            drawing.finish(cancelled.partial)
+            raise stopped(cancelled, len(request.seeds), stop.exit_code) from None
+        drawing.finish(result)
+
+
+def arguments(mode: str, flags: dict[str, Any], found: Settings) -> dict[str, Any]:
+    """The keyword arguments of a mode: flags, completed by configuration file and environment."""
+    asked: dict[str, Any] = {key: flags[key] for key in ARGUMENTS if key in flags}
+    for key, value in found.defaults.items():
+        inherited = mode == "txt2img" or key not in ("width", "height")
+        if key in asked and asked[key] is None and inherited:
+            asked[key] = value
+    if asked["negative_prompt"] is None:
+        asked["negative_prompt"] = ""
+    if isinstance(asked["schedule"], str):
+        asked["schedule"] = asked["schedule"].lower()
+    if asked["count"] is None:
+        asked["count"] = len(asked["seed"]) if isinstance(asked["seed"], list) else 1
+    if "rng" in flags:
+        asked["rng"] = flags["rng"]
+    return asked
+
+
+def read_sources(
+    mode: str, config: ModelConfig, prompt: str, asked: dict[str, Any], flags: dict[str, Any]
+) -> dict[str, Any]:
+    """The pictures that a mode starts from, found to fit each other and the model."""
+    if mode == "txt2img":
+        return {}
+    image = io.BytesIO(standard_input()) if flags["image"] == "-" else flags["image"]
+    if mode == "img2img":
+        size = asked["width"], asked["height"]
+        picture, _ = sized_picture(config, image, *size, flags["resize"])
+        asked = asked | dict(zip(("width", "height"), picture.size, strict=True))
+        resolve(config, mode, prompt, **asked)
+        return {"image": rewound(image), "resize": flags["resize"]}
+    picture, mask = exact_picture(config, image), read_mask(flags["mask"])
+    if flags["mask_invert"]:
+        mask = mask.point(lambda value: 255 - value)
+    mask_of(mask, picture, 0.0)
+    return {"image": picture, "mask": mask}
+
+
+def rewound(source: Any) -> Any:
+    """The same source, ready to be read once more."""
+    if isinstance(source, io.BytesIO):
+        source.seek(0)
+    return source
+
+
+def stopped(cancelled: Cancelled, planned: int, exit_code: int) -> Cancelled:
+    done = len(cancelled.partial) if cancelled.partial is not None else 0
+    error = Cancelled(f"stopped; {done} of {planned} pictures are finished", code="E-CANCELLED")
+    error.exit_code = exit_code
+    return error
+
+
+def tell_settings(found: Settings, model: str, backend: Any) -> None:
+    for key, place in found.origin.items():
+        table, name = key.split(".")
+        value = getattr(found, table)[name]
+        say(one_line(f"ldmref: {key} = {value!r} from {place}"))
+    say(one_line(f"ldmref: model {model}, {backend!r}"))
+
+
+@dataclass
+class Drawing:
+    """One run's talk with the person: steps, warnings, a line and a JSON object per picture."""
+
+    request: Request
+    output: Output
+    flags: dict[str, Any]
+
+    def __post_init__(self) -> None:
+        self.progress = Progress("none" if self.flags["quiet"] else self.flags["progress"])
+
+    def step(self, event: modes.Event) -> None:
+        self.progress.update(event.step + 1, event.steps, event.first, event.pictures)
+
+    def warn(self, text: str) -> None:
+        if not self.flags["quiet"]:
+            say(one_line(f"ldmref: warning: {text}"))
+
+    def finish(self, result: modes.Result) -> None:
+        """Save what was drawn, and say so."""
+        self.progress.clear()
+        seconds = (time.monotonic() - self.progress.start) / max(1, len(result))
+        for warning in result.warnings if len(result) else ():
+            self.warn(warning)
+        for i, name in enumerate(self.output.save(result, len(self.request.seeds))):
+            params = result.params_of(i)
+            if not self.flags["quiet"]:
+                say(one_line(self._line(name, params, seconds)))
+            if self.flags["as_json"]:
+                facts = {"path": name, "seed": result.seeds[i], "params": params,
+                         "warnings": result.warnings, "seconds": round(seconds, 3)}  # fmt: skip
+                click.echo(json.dumps(facts))
+
+    def _line(self, name: str, params: dict[str, Any], seconds: float) -> str:
+        r = self.request
+        facts = (
+            "standard output" if name == "-" else name,
+            f"seed {params['seed']}",
+            f"{params['width']}x{params['height']}",
+            f"{r.steps} steps {r.sampler}",
+            f"cfg {r.cfg_scale:g}",
+            params["backend"]["name"],
+            duration(seconds),
+        )
+        return "  ".join(facts)

@@ -1,0 +1,107 @@
+"""What a person sees while it works: lines on stderr, a progress bar, and Ctrl-C that is heard."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+import click
+
+STYLES = ("auto", "bar", "plain", "none")
+_WIDTH = 24
+
+
+def one_line(text: str) -> str:
+    """`text` with control characters (line ends, terminal escapes) written out."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def say(text: str) -> None:
+    """One line on stderr."""
+    click.echo(text, err=True)
+
+
+class Stopped(KeyboardInterrupt):
+    """The second Ctrl-C (or SIGTERM): stop at once."""
+
+    def __init__(self, exit_code: int):
+        super().__init__()
+        self.exit_code = exit_code
+
+
+class Stop(threading.Event):
+    """Set by the first SIGINT or SIGTERM; `exit_code` is then 130 or 143."""
+
+    exit_code = 0
+
+
+@contextmanager
+def stopping() -> Iterator[Stop]:
+    """Within: the first SIGINT or SIGTERM sets the event, a second one raises `Stopped`."""
+    stop = Stop()
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        if stop.is_set():
+            raise Stopped(128 + number)
+        stop.exit_code = 128 + number
+        stop.set()
+
+    if threading.current_thread() is not threading.main_thread():
+        yield stop  # only the main thread may handle signals
+        return
+    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stop
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+class Progress:
+    """Steps done, as a bar that redraws itself or as plain lines; `none` says nothing."""
+
+    def __init__(self, style: str = "auto"):
+        self.style = style
+        if style == "auto":
+            self.style = "bar" if sys.stderr.isatty() else "none"
+        self.start, self.shown = time.monotonic(), False
+
+    def update(self, step: int, steps: int, picture: int, pictures: int) -> None:
+        """`step` of `steps` of the picture (or batch) that begins with `picture` (from 0)."""
+        done = (picture * steps + step) / (pictures * steps)
+        left = (time.monotonic() - self.start) * (1 - done) / done
+        text = f"{step}/{steps} steps, {duration(left)} left"
+        if pictures > 1:
+            text = f"picture {picture + 1}/{pictures}, {text}"
+        if self.style == "bar":
+            full = round(_WIDTH * done)
+            self._write(f"\r[{'#' * full}{'.' * (_WIDTH - full)}] {text}\x1b[K")
+        elif self.style == "plain" and (step == steps or step % max(1, steps // 10) == 0):
+            self._write(text + "\n")
+
+    def clear(self) -> None:
+        """Take the bar away, so that the next line stands alone."""
+        if self.style == "bar" and self.shown:
+            self._write("\r\x1b[K")
+            self.shown = False
+
+    def _write(self, text: str) -> None:
+        self.shown = True
+        click.echo(text, err=True, nl=False)
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person reads them: 1.3 s, 2 min 5 s, 3 h 20 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

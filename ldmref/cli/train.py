@@ -1,0 +1,149 @@
+"""`ldmref train`: from pictures to a model folder, resumed where it was stopped."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ldmref.cli.progress import duration, one_line, say, stopping
+from ldmref.errors import Cancelled, OutputError, UsageError
+from ldmref.models.config import ModelConfig, preset
+
+if TYPE_CHECKING:
+    from ldmref.training.data import Dataset
+    from ldmref.training.run import Report
+
+MAX_SIZE = 1024
+option = click.option
+
+
+@click.command()
+@option(
+    "--data", required=True, metavar="emoji|FOLDER", help="The emoji font, or captioned pictures."
+)
+@option("-o", "--output", required=True, metavar="FOLDER", help="Resumed if it holds checkpoints.")
+@option(
+    "--preset",
+    "preset_name",
+    type=click.Choice(["emoji", "tiny"]),
+    default="emoji",
+    show_default=True,
+)
+@option("--size", type=int, help="Pixels; default: the preset's.")
+@option("--autoencoder-steps", type=click.IntRange(1), help="Steps of the first stage.")
+@option("--steps", type=click.IntRange(1), help="Steps of the second stage.")
+@option("--autoencoder-batch", type=click.IntRange(1), help="Pictures per step, first stage.")
+@option("--batch", type=click.IntRange(1), help="Pictures per step, second stage.")
+@option("--lr", type=float, help="Learning rate of both stages.")
+@option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
+@option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
+def train(data: str, output: str, **flags: Any) -> None:
+    """Train an autoencoder, then a denoiser, on captioned pictures.
+
+    A folder's captions stand in metadata.jsonl, metadata.csv or a .txt beside each picture; else
+    they are the file names. Ctrl-C saves; the same command goes on.
+    """
+    lr = flags["lr"]
+    if lr is not None and not (math.isfinite(lr) and 0 < lr <= 1):
+        raise UsageError(f"lr must be above 0 and at most 1, not {lr!r}", code="E-LR")
+    config, out = sized(preset(flags["preset_name"]), flags["size"]), Path(output)
+    if data != "emoji":
+        config = replace(config, name=out.resolve().name)
+    from ldmref.backends.torch import TorchBackend  # where torch is missing, says so
+    from ldmref.training import run
+
+    ops = TorchBackend(flags["device"], flags["dtype"])
+
+    first = {"steps": flags["autoencoder_steps"], "batch_size": flags["autoencoder_batch"]}
+    second = {"steps": flags["steps"], "batch_size": flags["batch"]}
+    shared = {"learning_rate": lr, "seed": flags["seed"]}
+    autoencoder = replace(run.AUTOENCODER, **given(first | shared))
+    diffusion = replace(run.DIFFUSION, **given(second | shared))
+    pictures = dataset(data, config.defaults.width)
+    say(f"{len(pictures.images)} pictures of {config.defaults.width}x{config.defaults.height}")
+    make_folder(out)
+    batches = {"autoencoder": autoencoder.batch_size, "diffusion": diffusion.batch_size}
+    with stopping() as stop:
+        try:
+            model = run.train(
+                pictures,
+                config,
+                out,
+                ops,
+                autoencoder=autoencoder,
+                diffusion=diffusion,
+                report=Reporter(batches),
+                cancel=stop,
+            )
+        except Cancelled as cancelled:
+            cancelled.exit_code = stop.exit_code
+            raise
+    say(one_line(f"the model is ready: ldmref txt2img -m {model} -p ..."))
+
+
+COMMANDS = (train,)
+
+
+def given(values: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def sized(config: ModelConfig, size: int | None) -> ModelConfig:
+    """The configuration for square pictures of another size."""
+    if size is None:
+        return config
+    m = config.size_multiple
+    if not m <= size <= MAX_SIZE or size % m:
+        raise UsageError(
+            f"size must be a multiple of {m} from {m} to {MAX_SIZE}, not {size}", code="E-SIZE"
+        )
+    return replace(
+        config,
+        unet=replace(config.unet, sample_size=size // config.vae.factor),
+        defaults=replace(config.defaults, width=size, height=size),
+    )
+
+
+def dataset(data: str, size: int) -> Dataset:
+    """The emoji font, or a folder of pictures."""
+    if data == "emoji":
+        from ldmref.training.emoji import EmojiDataset
+
+        return EmojiDataset(size)
+    from ldmref.training.data import FolderDataset
+
+    return FolderDataset(data, size)
+
+
+def make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(
+            f"cannot make the folder {str(folder)!r}: {error.strerror}", code="E-WRITE"
+        ) from error
+
+
+class Reporter:
+    """A line on stderr per report."""
+
+    def __init__(self, batches: dict[str, int]):
+        self.batches = batches
+        self.stage, self.step, self.time = "", 0, time.monotonic()
+
+    def __call__(self, report: Report) -> None:
+        now, progress = time.monotonic(), report.progress
+        speed = ""
+        if report.stage == self.stage:  # a resumed stage does not say where it began
+            rate = (progress.step - self.step) / max(1e-9, now - self.time)
+            left = duration((progress.steps - progress.step) / rate)
+            speed = f"  {rate * self.batches[report.stage]:.1f} pictures/s  {left} left"
+        self.stage, self.step, self.time = report.stage, progress.step, now
+        say(f"{self.stage} {self.step}/{progress.steps}  loss {progress.loss:.4f}{speed}")

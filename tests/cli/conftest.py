@@ -1,0 +1,59 @@
+"""A tiny model folder, an empty working folder, and the command line called in-process."""
+
+from __future__ import annotations
+
+import os
+from collections import namedtuple
+
+import pytest
+
+import ldmref
+from ldmref.cli.main import main
+from ldmref.io.model import save_folder
+
+Ran = namedtuple("Ran", "code out err")
+
+
+@pytest.fixture(scope="session")
+def model_folder(tmp_path_factory):
+    """A folder with preset `tiny` in random weights."""
+    model = ldmref.random_model("tiny", backend="numpy")
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_folder(folder, model.config, model.params, model.tokenizer.tokenizer.to_str())
+    return folder
+
+
+@pytest.fixture
+def work(tmp_path, monkeypatch):
+    """An empty working folder, and none of the caller's configuration."""
+    for name in [name for name in os.environ if name.startswith("LDMREF_")]:
+        monkeypatch.delenv(name)
+    (tmp_path / "home").mkdir()
+    (tmp_path / "work").mkdir()
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path / "work")
+    return tmp_path / "work"
+
+
+@pytest.fixture
+def ldm(work, capfd):
+    """Run a command line in the working folder."""
+
+    def run(*argv):
+        capfd.readouterr()
+        code = main([str(word) for word in argv])
+        return Ran(code, *capfd.readouterr())
+
+    return run
+
+
+@pytest.fixture
+def draw(ldm, model_folder):
+    """`ldmref MODE -m TINY ...`, which must succeed."""
+
+    def run(mode, *argv):
+        ran = ldm(mode, "-m", model_folder, *argv)
+        assert ran.code == 0, ran.err
+        return ran
+
+    return run

@@ -1,0 +1,97 @@
+"""backends, models, samplers, info, doctor: text and JSON."""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from pathlib import Path
+
+import pytest
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from ldmref.backends import available
+from ldmref.cli import doctor as doctor_module
+from ldmref.models.config import PRESETS
+from ldmref.samplers import SAMPLERS
+
+
+def rows(ran):
+    assert ran.code == 0, ran.err
+    return [json.loads(line) for line in ran.out.splitlines()]
+
+
+@pytest.mark.parametrize("command", ["backends", "models", "samplers"])
+def test_tables(command, ldm):
+    known = {"backends": available, "models": lambda: PRESETS, "samplers": lambda: SAMPLERS}
+    names = [row["name"] for row in rows(ldm(command, "--json"))]
+    assert set(names) == set(known[command]())
+    text = ldm(command).out.splitlines()
+    assert [line.split()[0] for line in text] == names
+
+
+def test_samplers_say_what_is_declared(ldm):
+    heun = next(row for row in rows(ldm("samplers", "--json")) if row["name"] == "heun")
+    assert (heun["order"], heun["evaluations_per_step"], heun["stochastic"]) == (2, 2, False)
+
+
+def test_backends_give_devices_or_a_reason(ldm):
+    for row in rows(ldm("backends", "--json")):
+        assert bool(row["devices"]) == row["usable"] == (not row["reason"])
+
+
+def test_info_on_a_picture(draw, ldm, work):
+    draw("txt2img", "red\x1b[2J heart", "--seed", "1", "-o", "a.png")
+    ran = ldm("info", "a.png")
+    assert ran.code == 0 and "Steps: 4, Sampler: DDIM" in ran.out and "\x1b" not in ran.out
+    (facts,) = rows(ldm("info", "a.png", "--json"))
+    assert facts["ldmref"]["seed"] == 1 and facts["infotext"]["pairs"]["Seed"] == "1"
+    assert (facts["width"], facts["height"], facts["other"]) == (16, 16, {})
+
+
+def test_info_names_other_programs(ldm, work):
+    chunk = PngInfo()
+    chunk.add_text("workflow", "{}")
+    Image.new("RGB", (8, 8)).save("a.png", pnginfo=chunk)
+    Image.new("RGB", (8, 8)).save("b.png")
+    assert "ComfyUI" in ldm("info", "a.png").out
+    assert "no record" in ldm("info", "b.png").out
+
+
+def test_info_on_a_model(ldm, model_folder):
+    (facts,) = rows(ldm("info", model_folder, "--json"))
+    assert facts["config"]["name"] == "tiny" and len(facts["sha256"]) == 64
+    tensor = next(t for t in facts["tensors"] if t["name"] == "unet.conv_in.weight")
+    assert (tensor["dtype"], tensor["shape"], tensor["numbers"]) == ("F16", [16, 4, 3, 3], 576)
+    assert "unet.conv_in.weight" in ldm("info", model_folder).out
+
+
+def test_info_on_a_damaged_model(ldm, model_folder, work):
+    (work / "m").mkdir()
+    (work / "m/config.json").write_text((model_folder / "config.json").read_text())
+    assert ldm("info", "m").code == 3
+    (work / "m/model.safetensors").write_bytes(b"\xff" * 100)
+    ran = ldm("info", "m")
+    assert ran.code == 3 and "error[E-SAFETENSORS]" in ran.err
+
+
+def test_doctor(ldm):
+    ran = ldm("doctor", "--json")
+    assert ran.code == 0, ran.err
+    findings = {f["topic"]: f for f in json.loads(ran.out)}
+    assert findings["self-test numpy"]["ok"] and findings["self-test picture"]["ok"]
+    assert findings["numpy"]["ok"] and "blas kernels" in findings
+
+
+def test_doctor_fails_with_its_self_test(ldm, monkeypatch):
+    bad = doctor_module.Finding("self-test numpy", "233 of 234 comparisons hold", False)
+    monkeypatch.setattr(doctor_module, "self_test", lambda: [bad])
+    ran = ldm("doctor")
+    assert ran.code == 4 and "BAD self-test numpy" in ran.out and "error[E-SELF-TEST]" in ran.err
+
+
+def test_doctor_knows_the_declared_minimum_versions():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())
+    declared = dict(re.split(">=", line) for line in project["project"]["dependencies"])
+    assert declared == doctor_module.MINIMUM

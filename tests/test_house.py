@@ -1,0 +1,155 @@
+"""The house rules: which package may import which, what an import loads, how long a file may be."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "ldmref"
+FILES = sorted(PACKAGE.rglob("*.py"))
+TOP = "(top)"
+
+# The part of ldmref that a file belongs to -> what it may import of ldmref, besides its own part.
+# ("not", ...) allows everything else.
+ARROWS = {
+    "math": (),
+    "errors": (),
+    "config": ("errors",),
+    "backends": ("errors",),
+    "models": ("math", "errors", "backends.base"),
+    "samplers": ("math", "errors"),
+    "io": ("models", "errors"),
+    "training": ("math", "models", "backends", "errors", "samplers", "io"),
+    "testing": ("backends", "math", "models", "errors"),
+    "modes": ("not", "training", "cli", "server", "testing"),
+    "loading": ("not", "training", "cli", "server", "testing", "modes"),
+    "trace": ("not", "training", "cli", "server", "testing", "modes"),
+    "check": ("not", "training", "cli", "server"),
+    "server": ("not", "training", "cli", "testing"),
+    TOP: ("not", "training", "cli", "testing"),
+    "cli": ("not",),
+    "__main__": ("not",),
+}
+
+
+def part_of(path):
+    """math/forward.py -> math, errors.py -> errors, __init__.py -> (top)."""
+    first = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    return TOP if first == "__init__" else first
+
+
+def exists(module):
+    path = PACKAGE.parent.joinpath(*module.split("."))
+    return path.is_dir() or path.with_suffix(".py").is_file()
+
+
+def imports(path):
+    """(line, module of ldmref) for every import in a file, those within functions too."""
+    package = path.relative_to(PACKAGE.parent).parent.parts
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*base, *([node.module] if node.module else [])])
+            found = [
+                f"{base}.{a.name}" if exists(f"{base}.{a.name}") else base
+                for a in node.names
+                if not a.name.startswith("__")
+            ]
+        else:
+            continue
+        yield from ((node.lineno, m) for m in found if m.split(".")[0] == "ldmref")
+
+
+def allowed(part, module):
+    target = module.removeprefix("ldmref").removeprefix(".")
+    rules = ARROWS[part]
+
+    def below(rule):
+        return target == rule or target.startswith(rule + ".")
+
+    if below(part):
+        return True
+    if rules[:1] == ("not",):
+        return not any(below(rule) for rule in rules[1:])
+    return any(below(rule) for rule in rules)
+
+
+@pytest.mark.parametrize("part", sorted({part_of(path) for path in FILES}))
+def test_imports_follow_the_arrows(part):
+    assert part in ARROWS, f"ldmref/{part} has no line in ARROWS: say what it may import"
+    wrong = [
+        f"{path.relative_to(PACKAGE.parent)}:{line} imports {module}"
+        for path in FILES
+        if part_of(path) == part
+        for line, module in imports(path)
+        if not allowed(part, module)
+    ]
+    assert not wrong, "\n".join(wrong)
+
+
+@pytest.mark.parametrize(
+    ("part", "module", "verdict"),
+    [
+        ("math", "ldmref.math.forward", True),
+        ("math", "ldmref.errors", False),
+        ("models", "ldmref.backends.base", True),
+        ("models", "ldmref.backends", False),
+        ("models", "ldmref.backends.torch", False),
+        ("samplers", "ldmref", False),
+        ("modes", "ldmref.training.data", False),
+        ("modes", "ldmref.samplers", True),
+        (TOP, "ldmref.cli", False),
+    ],
+)
+def test_arrows_allow_and_refuse(part, module, verdict):
+    assert allowed(part, module) is verdict
+
+
+def test_imports_are_found_wherever_they_stand(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "PACKAGE", tmp_path / "ldmref")
+    (tmp_path / "ldmref/backends").mkdir(parents=True)
+    (tmp_path / "ldmref/backends/base.py").touch()
+    file = tmp_path / "ldmref/backends/x.py"
+    file.write_text(
+        "import numpy, ldmref.io\n"
+        "from ldmref.backends import base, other\n"
+        "from ldmref import __version__\n"
+        "def f():\n"
+        "    from ..cli import main\n"
+        "    from . import base\n"
+    )
+    assert sorted(imports(file)) == [
+        (1, "ldmref.io"),
+        (2, "ldmref.backends"),
+        (2, "ldmref.backends.base"),
+        (5, "ldmref.cli"),
+        (6, "ldmref.backends.base"),
+    ]
+
+
+def test_import_loads_no_heavy_library():
+    code = (
+        "import sys, ldmref, ldmref.math, ldmref.samplers, ldmref.modes\n"
+        "heavy = {'torch', 'cupy', 'scipy.special'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {sorted(heavy)}' if heavy else 0)"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=PACKAGE.parent, capture_output=True, text=True
+    )
+    assert run.returncode == 0, run.stderr
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_file_is_short_and_does_not_print(path):
+    text = path.read_text()
+    assert len(text.splitlines()) <= 330
+    prints = [
+        node.lineno
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print"
+    ]
+    assert part_of(path) == "cli" or not prints, f"print in lines {prints}"
