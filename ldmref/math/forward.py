@@ -8,42 +8,43 @@ from __future__ import annotations
 from numbers import Real
 from typing import Any
 
-from array_api_compat import array_namespace, is_array_api_obj
+from array_api_compat import array_namespace
 
 Array = Any
 
 
-def expand(a: Array, x: Array) -> Array:
-    """`a` with trailing axes of length 1, so that (n,) broadcasts against x: (n, ...).
+def along(coefficient: Array, x: Array) -> Array:
+    """A coefficient per example, ready to multiply x: trailing axes of length 1, x's dtype.
 
     Args:
-        a: scalar (Python, NumPy or 0-d), or (n,).
+        coefficient: scalar (Python, NumPy or 0-d), or (n,).
         x: (n, ...).
 
     Returns:
-        `a` reshaped; Python's and NumPy's scalars as Python floats, which never change x's dtype.
+        Python's and NumPy's scalars as Python floats, which never change x's dtype; arrays reshaped
+        and cast.
 
     Raises:
-        ValueError: `a` is neither a scalar nor of x's length.
+        ValueError: `coefficient` is neither a scalar nor of x's length.
 
-    Accuracy: exact.
+    Accuracy: rounded once, to x's dtype.
     Derived: broadcasting.
 
     >>> import numpy as np
-    >>> expand(np.asarray([1.0, 2.0]), np.zeros((2, 3, 3))).shape
+    >>> along(np.asarray([1.0, 2.0]), np.zeros((2, 3, 3))).shape
     (2, 1, 1)
     """
-    if isinstance(a, Real):
-        return float(a)
-    if a.ndim == 0:
-        return a
-    if a.ndim != 1 or a.shape[0] not in (1, x.shape[0]):
-        raise ValueError(f"alpha_bar of shape {a.shape} does not fit x of shape {x.shape}")
-    return array_namespace(a).reshape(a, (a.shape[0],) + (1,) * (x.ndim - 1))
+    if isinstance(coefficient, Real):
+        return float(coefficient)
+    if coefficient.ndim > 1 or coefficient.shape not in ((), (1,), x.shape[:1]):
+        raise ValueError(f"alpha_bar of shape {coefficient.shape} does not fit {x.shape}")
+    xp = array_namespace(coefficient)
+    shape = coefficient.shape + (1,) * (x.ndim - 1) if coefficient.ndim else ()
+    return xp.astype(xp.reshape(coefficient, shape), x.dtype, copy=False)
 
 
 def root(a: Array) -> Array:
-    """Square root of a Python scalar or an array, in its own type.
+    """Square root of a scalar or an array, in its own type.
 
     Args:
         a: scalar or array, >= 0.
@@ -57,7 +58,7 @@ def root(a: Array) -> Array:
     >>> root(4.0)
     2.0
     """
-    return array_namespace(a).sqrt(a) if is_array_api_obj(a) else float(a) ** 0.5
+    return float(a) ** 0.5 if isinstance(a, Real) else array_namespace(a).sqrt(a)
 
 
 def q_sample(x0: Array, alpha_bar: Array, eps: Array) -> Array:
@@ -83,8 +84,7 @@ def q_sample(x0: Array, alpha_bar: Array, eps: Array) -> Array:
     >>> q_sample(np.ones((1, 2)), np.asarray([0.64]), np.zeros((1, 2)))
     array([[0.8, 0.8]])
     """
-    a = expand(alpha_bar, x0)
-    return root(a) * x0 + root(1.0 - a) * eps
+    return along(root(alpha_bar), x0) * x0 + along(root(1.0 - alpha_bar), x0) * eps
 
 
 def q_posterior(
@@ -117,8 +117,9 @@ def q_posterior(
     >>> mean.round(6), round(variance, 6)
     (array([[0.471405]]), 0.333333)
     """
-    now, before = expand(alpha_bar, x0), expand(alpha_bar_prev, x0)
-    alpha = now / before
-    beta = 1.0 - alpha
-    mean = (root(before) * beta * x0 + root(alpha) * (1.0 - before) * xt) / (1.0 - now)
-    return mean, beta * (1.0 - before) / (1.0 - now)
+    alpha = alpha_bar / alpha_bar_prev
+    beta, left = 1.0 - alpha, 1.0 - alpha_bar
+    of_x0 = root(alpha_bar_prev) * beta / left
+    of_xt = root(alpha) * (1.0 - alpha_bar_prev) / left
+    variance = beta * (1.0 - alpha_bar_prev) / left
+    return along(of_x0, x0) * x0 + along(of_xt, x0) * xt, along(variance, x0)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ldmref.math.forward import expand, root
+from ldmref.math.forward import along, root
 
 Array = Any
 
@@ -33,8 +33,7 @@ def x0_from_eps(xt: Array, eps: Array, alpha_bar: Array) -> Array:
     >>> x0_from_eps(np.asarray([[1.4]]), np.asarray([[1.0]]), 0.64)
     array([[1.]])
     """
-    a = expand(alpha_bar, xt)
-    return (xt - root(1.0 - a) * eps) / root(a)
+    return (xt - along(root(1.0 - alpha_bar), xt) * eps) / along(root(alpha_bar), xt)
 
 
 def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
@@ -57,8 +56,7 @@ def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
     >>> eps_from_x0(np.asarray([[1.4]]), np.asarray([[1.0]]), 0.64).round(12)
     array([[1.]])
     """
-    a = expand(alpha_bar, xt)
-    return (xt - root(a) * x0) / root(1.0 - a)
+    return (xt - along(root(alpha_bar), xt) * x0) / along(root(1.0 - alpha_bar), xt)
 
 
 def v_from_x0_eps(x0: Array, eps: Array, alpha_bar: Array) -> Array:
@@ -81,8 +79,7 @@ def v_from_x0_eps(x0: Array, eps: Array, alpha_bar: Array) -> Array:
     >>> v_from_x0_eps(np.asarray([[1.0]]), np.asarray([[2.0]]), 0.64).round(12)
     array([[1.]])
     """
-    a = expand(alpha_bar, x0)
-    return root(a) * eps - root(1.0 - a) * x0
+    return along(root(alpha_bar), x0) * eps - along(root(1.0 - alpha_bar), x0) * x0
 
 
 def x0_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
@@ -105,8 +102,7 @@ def x0_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
     >>> x0_from_v(np.asarray([[2.0]]), np.asarray([[1.0]]), 0.64).round(12)
     array([[1.]])
     """
-    a = expand(alpha_bar, xt)
-    return root(a) * xt - root(1.0 - a) * v
+    return along(root(alpha_bar), xt) * xt - along(root(1.0 - alpha_bar), xt) * v
 
 
 def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
@@ -129,8 +125,7 @@ def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
     >>> eps_from_v(np.asarray([[2.0]]), np.asarray([[1.0]]), 0.64).round(12)
     array([[2.]])
     """
-    a = expand(alpha_bar, xt)
-    return root(a) * v + root(1.0 - a) * xt
+    return along(root(alpha_bar), xt) * v + along(root(1.0 - alpha_bar), xt) * xt
 
 
 def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
@@ -152,4 +147,4 @@ def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
     >>> score_from_eps(np.asarray([[0.6]]), 0.64).round(12)
     array([[-1.]])
     """
-    return -eps / root(1.0 - expand(alpha_bar, eps))
+    return -eps / along(root(1.0 - alpha_bar), eps)

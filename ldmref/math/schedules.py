@@ -129,7 +129,7 @@ def snr(alpha_bar: Array) -> Array:
         the same shape and dtype, in [0, inf).
 
     Accuracy: 2 ulp of alpha_bar / (1 - alpha_bar).
-    Source: Kingma et al. 2021, arXiv:2107.00630, eq. 3.
+    Source: Kingma et al. 2021, arXiv:2107.00630, section 3.1 (definition of the SNR).
 
     >>> snr(np.asarray([0.75]))
     array([3.])
