@@ -103,7 +103,8 @@ def first_difference(a: TracedBackend, b: TracedBackend, rtol: float) -> Differe
     """
     for i, (x, y) in enumerate(zip_longest(a.records, b.records)):
         if x is None or y is None:
-            return Difference(i, "the end of one trace", math.inf)
+            longer = a.records if y is None else b.records
+            return Difference(i, longer[i].name, math.inf)
         if (x.name, x.output) != (y.name, y.output):
             return Difference(i, x.name, math.inf)
         if x.array is None or y.array is None:

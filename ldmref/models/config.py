@@ -241,7 +241,7 @@ _EMOJI = ModelConfig(
         beta_schedule="cosine", prediction_type="v", sampler="dpmpp_2m", spacing="trailing",
         final_sigma="zero", steps_offset=0, sigma_max=40.0,
     ),
-    defaults=Defaults(steps=20, cfg_scale=2.0, width=64, height=64),
+    defaults=Defaults(steps=20, cfg_scale=2.5, width=64, height=64),
 )  # fmt: skip
 
 PRESETS: dict[str, ModelConfig] = {

@@ -8,7 +8,7 @@ import pytest
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.backends.traced import OPERATIONS, TracedBackend, first_difference
+from ldmref.backends.traced import OPERATIONS, Difference, TracedBackend, first_difference
 from ldmref.errors import UsageError
 from ldmref.models import params, unet
 from ldmref.models.config import preset
@@ -100,8 +100,9 @@ def test_another_operation_a_shorter_trace_and_nan_are_differences():
         return ops
 
     other = first_difference(run("silu", "gelu"), run("silu", "silu"), 1.0)
-    assert other == (1, "gelu", math.inf)
-    assert first_difference(run("silu"), run("silu", "gelu"), 1.0) == (1, "gelu", math.inf)
+    assert other == Difference(1, "gelu", math.inf)
+    shorter = first_difference(run("silu"), run("silu", "gelu"), 1.0)
+    assert shorter == Difference(1, "gelu", math.inf)
     nan = first_difference(run("silu", value=math.nan), run("silu"), 1e9)
     assert nan.index == 0 and math.isnan(nan.error)
     assert first_difference(run(), run(), 0.0) is None

@@ -1,0 +1,41 @@
+"""A backend of your own: NumPy with operations counted, checked, and used for a picture.
+
+python examples/own_backend.py
+"""
+
+from collections import Counter
+
+import ldmref
+from ldmref import modes
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.testing import assert_conforms
+
+
+class CountingBackend(NumpyBackend):
+    """Counts the convolutions and matrix products of whatever runs on it."""
+
+    name = "counting"
+
+    def __init__(self, device=None, dtype=None):
+        super().__init__(device, dtype)
+        self.calls = Counter()
+
+    def conv2d(self, *arguments, **options):
+        self.calls["conv2d"] += 1
+        return super().conv2d(*arguments, **options)
+
+    def linear(self, *arguments, **options):
+        self.calls["linear"] += 1
+        return super().linear(*arguments, **options)
+
+
+def main() -> Counter:
+    assert_conforms(CountingBackend())
+    backend = CountingBackend()
+    modes.txt2img(ldmref.load(backend=backend), "red heart", seed=1, steps=4)
+    print("4 steps take", dict(backend.calls))
+    return backend.calls
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,71 @@
+"""Draw the pictures of README and model card with the embedded model, on NumPy.
+
+    python scripts/make_readme_pictures.py
+
+Nothing is picked by hand: names as listed below, seed 1 for all.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+import ldmref
+from ldmref import modes
+
+OUT = Path(__file__).parent.parent / "docs" / "pictures"
+NAMES = [
+    "red heart", "grinning face", "cat face", "hot dog", "rainbow", "snowman",
+    "rocket", "green apple", "octopus", "alien", "birthday cake", "guitar",
+    "sunflower", "police car", "penguin", "crown", "pizza", "full moon face",
+    "flag: Japan", "mushroom", "soccer ball", "house", "umbrella", "robot",
+]  # fmt: skip
+UNSEEN = [
+    "blue dog", "cat with hat", "green heart with arrow", "purple apple",
+    "sad pizza", "red frog", "robot cat", "flower house",
+]  # fmt: skip
+CELL, LABEL = 128, 16
+
+
+def sheet(images: list[Image.Image], titles: list[str], columns: int) -> Image.Image:
+    """Pictures at twice their size under their prompts."""
+    rows = -(-len(images) // columns)
+    page = Image.new("RGB", (columns * (CELL + 8), rows * (CELL + LABEL + 8)), "white")
+    pen = ImageDraw.Draw(page)
+    for i, (image, title) in enumerate(zip(images, titles, strict=True)):
+        x, y = i % columns * (CELL + 8), i // columns * (CELL + LABEL + 8)
+        page.paste(image.resize((CELL, CELL), Image.Resampling.BICUBIC), (x + 4, y + LABEL))
+        pen.text((x + 6, y + 2), title, "#444444")
+    return page
+
+
+def main() -> None:
+    OUT.mkdir(parents=True, exist_ok=True)
+    model = ldmref.load(backend="numpy")
+    named = modes.txt2img(model, NAMES, seed=[1] * len(NAMES))
+    sheet(named.images, NAMES, 8).save(OUT / "names.png", optimize=True)
+    unseen = modes.txt2img(model, UNSEEN, seed=[1] * len(UNSEEN))
+    sheet(unseen.images, UNSEEN, 8).save(OUT / "unseen.png", optimize=True)
+
+    heart = named[0]
+    mask = Image.new("L", heart.size, 0)
+    mask.paste(255, (0, 0, heart.width // 2, heart.height))
+    steps: list[np.ndarray] = []
+    modes.txt2img(model, "red heart", seed=1, callback=lambda e: steps.append(e.preview()[0]))
+    row = {
+        "txt2img: red heart": heart,
+        "img2img: blue heart": modes.img2img(model, "blue heart", heart, 0.9, seed=1)[0],
+        "img2img: red apple": modes.img2img(model, "red apple", heart, 0.8, seed=1)[0],
+        "mask": mask.convert("RGB"),
+        "inpaint: blue heart": modes.inpaint(model, "blue heart", heart, mask, seed=1)[0],
+        "expected at step 1": steps[0],
+        "at step 4": steps[3],
+        "at step 8": steps[7],
+    }
+    sheet(list(row.values()), list(row), 8).save(OUT / "modes.png", optimize=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The embedded model draws what it is asked for, on every backend, from the seed alone."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+
+
+@pytest.fixture(scope="module")
+def model():
+    return ldmref.load(backend="numpy")
+
+
+@pytest.fixture(scope="module")
+def heart(model):
+    return modes.txt2img(model, "red heart", seed=1)
+
+
+def share(image, test):
+    return np.mean([test(*pixel) for pixel in np.asarray(image, int).reshape(-1, 3)])
+
+
+def is_red(r, g, b):
+    return r > 180 and g < 110 and b < 110
+
+
+def test_a_red_heart_is_red_on_white(heart):
+    assert heart.images[0].size == (64, 64) and not heart.warnings
+    assert 0.25 < share(heart[0], is_red) < 0.75
+    corner = np.asarray(heart[0])[-8:, :8]
+    assert corner.min() > 225
+    notch = np.asarray(heart[0], int)[4:14, 30:34]
+    assert (notch[..., 1] > 150).mean() > 0.5  # the heart's upper edge is notched
+
+
+@pytest.mark.parametrize(
+    "prompt,test",
+    [
+        ("blue heart", lambda r, g, b: b > 180 and r < 120),
+        ("green apple", lambda r, g, b: g > 130 and b < 120 and r < 190),
+        ("grinning face", lambda r, g, b: r > 200 and g > 150 and b < 130),
+    ],
+)
+def test_colours_follow_the_words(model, prompt, test):
+    assert share(modes.txt2img(model, prompt, seed=3)[0], test) > 0.2
+
+
+def test_torch_draws_the_same_picture(heart):
+    pytest.importorskip("torch")
+    other = modes.txt2img(ldmref.load(backend="torch"), "red heart", seed=1)
+    difference = np.asarray(other[0], int) - np.asarray(heart[0], int)
+    assert np.abs(difference).max() <= 1
+
+
+def test_img2img_and_inpaint_of_the_heart(model, heart):
+    blue = modes.img2img(model, "blue heart", heart[0], strength=0.9, seed=2)
+    assert share(blue[0], lambda r, g, b: b > 150 and r < 120) > 0.2
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (0, 0, 32, 64))
+    half = modes.inpaint(model, "blue heart", heart[0], mask, seed=2)
+    before, after = np.asarray(heart[0]), np.asarray(half[0])
+    assert (before[:, 32:] == after[:, 32:]).all()
+    assert (before[:, :32] != after[:, :32]).any()
+
+
+def test_the_package_says_what_the_model_is():
+    from importlib.resources import files
+
+    card = (files("ldmref") / "assets" / "emoji" / "README.md").read_text("utf-8")
+    for word in ("OFL", "seed", "Recipe", "cannot"):
+        assert word in card, word
+    weights = files("ldmref") / "assets" / "emoji" / "model.safetensors"
+    assert len(weights.read_bytes()) < 26_500_000

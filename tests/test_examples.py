@@ -1,0 +1,32 @@
+"""The examples do what they say."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from ldmref.samplers import SAMPLERS
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
+
+def load(name):
+    return runpy.run_path(str(EXAMPLES / f"{name}.py"))
+
+
+def test_two_backends():
+    pytest.importorskip("torch")
+    assert load("two_backends")["main"]() <= 1
+
+
+def test_own_sampler(monkeypatch, capsys):
+    example = load("own_sampler")
+    assert abs(example["measured_order"]() - 2) < 0.2
+    monkeypatch.setitem(SAMPLERS, "midpoint", None)  # removed again after the test
+    example["main"]()
+    assert "with midpoint" in capsys.readouterr().out
+
+
+def test_own_backend():
+    calls = load("own_backend")["main"]()
+    assert calls["conv2d"] > 4 and calls["linear"] > 4
