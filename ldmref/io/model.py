@@ -87,7 +87,8 @@ def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
         data = path.read_bytes()
     except OSError as error:
         raise InputError(f"cannot read {path.name}: {error.strerror}", code="E-MODEL") from error
-    if data[:1] == b"\x80" or data[:2] == b"PK":
+    header_follows = data[8:9] == b"{"  # its length, before it, may begin with any byte
+    if not header_follows and (data[:1] == b"\x80" or data[:2] == b"PK"):
         raise UnsafeFileError(
             f"{path.name} is a pickle, not safetensors; loading it could run code",
             code="E-PICKLE",
