@@ -12,8 +12,8 @@ from ldmref.samplers import SAMPLERS, Sampler, sample
 from ldmref.testing.mixture import three_modes
 
 
-def midpoint():
-    """Second-order Runge-Kutta: the slope in the (geometric) middle of the interval."""
+def geometric_midpoint():
+    """Second-order Runge-Kutta: the slope in the geometric middle of the interval."""
 
     def step(denoise, x, sigma, sigma_next, history, noise):
         x0 = denoise(x, sigma)
@@ -36,14 +36,16 @@ def measured_order() -> float:
 
     exact = end(SAMPLERS["heun"].make(), 4096)
     counts = [32, 64, 128, 256]
-    errors = [np.abs(end(midpoint(), n) - exact).max() for n in counts]
+    errors = [np.abs(end(geometric_midpoint(), n) - exact).max() for n in counts]
     return float(-np.polyfit(np.log(counts), np.log(errors), 1)[0])
 
 
 def main() -> None:
     print(f"order {measured_order():.2f}")
-    SAMPLERS["midpoint"] = Sampler(midpoint, 2, 2, False, "examples/own_sampler.py")
-    result = modes.txt2img(ldmref.load(), "red heart", seed=1, sampler="midpoint", steps=12)
+    entry = Sampler(geometric_midpoint, 2, 2, False, "examples/own_sampler.py")
+    SAMPLERS["geometric_midpoint"] = entry
+    model = ldmref.load()
+    result = modes.txt2img(model, "red heart", seed=1, sampler="geometric_midpoint", steps=12)
     print("drew", result.images[0].size, "with", result.params["sampler"])
 
 

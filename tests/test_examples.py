@@ -22,9 +22,9 @@ def test_two_backends():
 def test_own_sampler(monkeypatch, capsys):
     example = load("own_sampler")
     assert abs(example["measured_order"]() - 2) < 0.2
-    monkeypatch.setitem(SAMPLERS, "midpoint", None)  # removed again after the test
+    monkeypatch.setitem(SAMPLERS, "geometric_midpoint", None)  # removed again after the test
     example["main"]()
-    assert "with midpoint" in capsys.readouterr().out
+    assert "with geometric_midpoint" in capsys.readouterr().out
 
 
 def test_own_backend():

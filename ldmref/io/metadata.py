@@ -21,7 +21,20 @@ _A1111_SAMPLERS = {
     "euler": "Euler",
     "euler_a": "Euler a",
     "heun": "Heun",
+    "lms": "LMS",
+    "pndm": "PLMS",
+    "deis": "DEIS",
+    "dpm_solver_2": "DPM2",
+    "dpm_solver_2_a": "DPM2 a",
+    "dpmpp_2s": "DPM++ 2S",
+    "dpmpp_2s_a": "DPM++ 2S a",
+    "dpmpp_sde": "DPM++ SDE",
     "dpmpp_2m": "DPM++ 2M",
+    "dpmpp_2m_sde": "DPM++ 2M SDE",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun",
+    "dpmpp_3m_sde": "DPM++ 3M SDE",
+    "unipc": "UniPC",
+    "lcm": "LCM",
 }
 _FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 

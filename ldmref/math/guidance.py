@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from array_api_compat import array_namespace
@@ -43,7 +44,8 @@ def rescale_guidance(guided: Array, cond: Array, phi: float) -> Array:
     .. math:: \hat y' = \phi\,\hat y\,\frac{\operatorname{std}(y_c)}{\operatorname{std}(\hat y)}
               + (1 - \phi)\,\hat y
 
-    The standard deviation is the unbiased one over all axes but the first.
+    The standard deviation is the unbiased one over all axes but the first. A guided sample without
+    contrast (constant to rounding, or a single number) has none to scale, and stays as it is.
 
     Args:
         guided: prediction after guidance, (n, ...), real floating.
@@ -51,7 +53,7 @@ def rescale_guidance(guided: Array, cond: Array, phi: float) -> Array:
         phi: how much of the rescaled prediction to mix in, in [0, 1].
 
     Returns:
-        shape and dtype of `guided`; `guided` itself at phi = 0.
+        shape and dtype of `guided`; `guided` itself at phi = 0. No NaN unless a square overflows.
 
     Accuracy: that of the library's std.
     Source: Lin et al. 2024, arXiv:2305.08891, eq. 15 and 16.
@@ -63,9 +65,15 @@ def rescale_guidance(guided: Array, cond: Array, phi: float) -> Array:
     xp = array_namespace(guided, cond)
     if phi == 0.0:
         return guided
+    if math.prod(guided.shape[1:]) < 2:
+        return guided
     axes = tuple(range(1, guided.ndim))
 
     def std(x: Array) -> Array:
         return xp.std(x, axis=axes, correction=1, keepdims=True)
 
-    return guided * (phi * (std(cond) / std(guided)) + (1.0 - phi))
+    spread = std(guided)
+    rounding = 16.0 * xp.finfo(guided.dtype).eps * xp.max(xp.abs(guided), axis=axes, keepdims=True)
+    constant = spread <= rounding
+    ratio = std(cond) / xp.where(constant, xp.ones_like(spread), spread)
+    return xp.where(constant, guided, guided * (phi * ratio + (1.0 - phi)))

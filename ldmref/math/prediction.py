@@ -1,7 +1,7 @@
 """What a network may predict, and the way from each to the others: eps, x0, v, score.
 
 All follow from x_t = sqrt(abar) x0 + sqrt(1 - abar) eps. `alpha_bar` is a scalar or (n,), and
-broadcasts over the trailing axes.
+broadcasts over the trailing axes; an array of another length than n raises ValueError.
 """
 
 from __future__ import annotations
@@ -141,10 +141,81 @@ def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
         the score, shape and dtype of `eps`.
 
     Accuracy: 3 ulp.
-    Source: Song et al. 2021, arXiv:2011.13456, section 3.3 and Ho et al. 2020, eq. 11.
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, eq. 11.
 
     >>> import numpy as np
     >>> score_from_eps(np.asarray([[0.6]]), 0.64).round(12)
     array([[-1.]])
     """
     return -eps / along(root(1.0 - alpha_bar), eps)
+
+
+def eps_from_score(score: Array, alpha_bar: Array) -> Array:
+    r"""Expected unit noise from the score.
+
+    .. math:: \epsilon = -\sqrt{1 - \bar\alpha}\; \nabla_{x_t} \log p(x_t)
+
+    Args:
+        score: gradient of log p(x_t), (n, ...), real floating.
+        alpha_bar: scalar or (n,), in [0, 1]; dimensionless.
+
+    Returns:
+        eps, shape and dtype of `score`.
+
+    Accuracy: 3 ulp.
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, eq. 11 solved for eps.
+
+    >>> import numpy as np
+    >>> eps_from_score(np.asarray([[-1.0]]), 0.64).round(12)
+    array([[0.6]])
+    """
+    return -along(root(1.0 - alpha_bar), score) * score
+
+
+def x0_from_score(xt: Array, score: Array, alpha_bar: Array) -> Array:
+    r"""Expected clean data from the score: Tweedie's formula.
+
+    .. math:: E[x_0 | x_t] = \frac{x_t + (1 - \bar\alpha)\, \nabla_{x_t} \log p(x_t)}
+              {\sqrt{\bar\alpha}}
+
+    Args:
+        xt: noisy data, (n, ...), real floating.
+        score: gradient of log p(x_t), shape of `xt`.
+        alpha_bar: scalar or (n,), in (0, 1]; dimensionless.
+
+    Returns:
+        x0, shape and dtype of `xt`.
+
+    Accuracy: rounding of `xt` grows by 1 / sqrt(alpha_bar).
+    Source: Efron 2011, Journal of the American Statistical Association 106:1602, eq. 1.4, for
+    x_t / sqrt(alpha_bar), whose noise has the variance (1 - alpha_bar) / alpha_bar.
+
+    >>> import numpy as np
+    >>> x0_from_score(np.asarray([[1.0]]), np.asarray([[-1.0]]), 0.64).round(12)
+    array([[0.8]])
+    """
+    return (xt + along(1.0 - alpha_bar, xt) * score) / along(root(alpha_bar), xt)
+
+
+def score_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
+    r"""The score from expected clean data: Tweedie's formula the other way.
+
+    .. math:: \nabla_{x_t} \log p(x_t) = \frac{\sqrt{\bar\alpha}\, E[x_0 | x_t] - x_t}
+              {1 - \bar\alpha}
+
+    Args:
+        xt: noisy data, (n, ...), real floating.
+        x0: expected clean data given x_t, shape of `xt`.
+        alpha_bar: scalar or (n,), in [0, 1); dimensionless.
+
+    Returns:
+        the score, shape and dtype of `xt`.
+
+    Accuracy: rounding of `xt` grows by 1 / (1 - alpha_bar).
+    Source: Efron 2011, eq. 1.4 solved for the score, see `x0_from_score`.
+
+    >>> import numpy as np
+    >>> score_from_x0(np.asarray([[1.0]]), np.asarray([[0.8]]), 0.64).round(12)
+    array([[-1.]])
+    """
+    return (along(root(alpha_bar), xt) * x0 - xt) / along(1.0 - alpha_bar, xt)

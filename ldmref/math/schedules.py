@@ -1,7 +1,7 @@
-"""Noise schedules: beta, alpha-bar, sigma, signal-to-noise ratio; the grids that samplers walk.
+"""Noise schedules: beta, alpha-bar, sigma.
 
-Schedules are float64 NumPy arrays made on the host; conversions between alpha-bar, sigma and SNR
-take arrays of any array-API library. alpha-bar at index t already includes beta_t; alpha-bar before
+Schedules are float64 NumPy arrays made on the host; conversions between alpha-bar and sigma take
+arrays of any array-API library. alpha-bar at index t already includes beta_t; alpha-bar before
 the first step is 1.
 """
 
@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
+
+from ldmref.math.forward import root
 
 Array = Any
 
@@ -85,16 +87,63 @@ def cosine_betas(n: int, s: float = 0.008, max_beta: float = 0.999) -> np.ndarra
     Raises:
         ValueError: n < 2.
 
-    Accuracy: relative error below 1e-13 * n (a difference of cosines near 0).
+    Accuracy: relative error within 4 n ulp for any s, since the difference of the two cosines is
+    taken in closed form: 1 - f(b) / f(a) = sin(b - a) sin(a + b) / cos(a)^2.
     Source: Nichol and Dhariwal 2021, arXiv:2102.09672, eq. 17.
 
     >>> cosine_betas(2, s=0.0).round(12)
     array([0.5  , 0.999])
     """
-    if n < 2:
-        raise ValueError(f"a schedule needs n >= 2 timesteps, not {n}")
-    f = np.cos((np.linspace(0.0, 1.0, n + 1) + s) / (1.0 + s) * (math.pi / 2)) ** 2
-    return np.minimum(1.0 - f[1:] / f[:-1], max_beta)
+    _check_size(n)
+    step = (math.pi / 2) / (n * (1.0 + s))
+    left = step * np.arange(n, 0, -1)  # angles from a right one, where the last f is 0
+    beta = math.sin(step) * np.sin(2.0 * left - step) / np.sin(left) ** 2
+    return np.minimum(beta, max_beta)
+
+
+def sigmoid_betas(
+    n: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
+) -> np.ndarray:
+    r"""Forward variances whose alpha-bar falls along a logistic curve.
+
+    .. math:: f(u) = \frac{g(1) - g(u)}{g(1) - g(0)}, \quad
+              g(u) = \operatorname{sigmoid}\!\left(\frac{a + (b - a) u}{\tau}\right), \qquad
+              \beta_t = \min\left(1 - \frac{f((t+1)/n)}{f(t/n)},\ \beta_{\max}\right)
+
+    Not diffusers' "sigmoid", which is GeoDiff's: there the betas themselves follow the curve.
+
+    Args:
+        n: number of timesteps, >= 2.
+        start, end: a < b, the piece of the curve that is used; -3 and 3 in the paper.
+        tau: temperature, > 0; below 1 the noise arrives more suddenly.
+        max_beta: cap, in (0, 1).
+
+    Returns:
+        (n,) float64.
+
+    Raises:
+        ValueError: n < 2, or not start < end, or tau <= 0.
+
+    Accuracy: relative error within 8 + 2 (|start| + |end|) / tau ulp, and nothing overflows:
+    g(b) - g(a) = sinh((b - a) / 2) / (2 cosh(a / 2) cosh(b / 2)) for the logistic function g.
+    Source: Jabri, Fleet, Chen 2022, arXiv:2212.11972, figure 8 (as clipped betas of n steps); the
+    function also in Chen 2023, arXiv:2301.10972, algorithm 1.
+
+    >>> sigmoid_betas(2).round(12)
+    array([0.5  , 0.999])
+    """
+    _check_size(n)
+    if not (start < end and tau > 0.0):
+        raise ValueError(f"need start < end and tau > 0, not {start}, {end}, {tau}")
+    half = 0.5 * (end - start) / (n * tau)  # of a step; all angles here are halves
+    left = half * np.arange(n, 0, -1)
+    last = 0.5 * end / tau
+    after = last - (left - half)
+    # sinh(half) cosh(last) / (sinh(left) cosh(after)), the exponentials in front taken together
+    beta = np.exp(half - left + abs(last) - np.abs(after))
+    beta *= math.expm1(-2.0 * half) / np.expm1(-2.0 * left)
+    beta *= (1.0 + math.exp(-2.0 * abs(last))) / (1.0 + np.exp(-2.0 * np.abs(after)))
+    return np.minimum(beta, max_beta)
 
 
 def alphas_cumprod(betas: Array) -> Array:
@@ -117,33 +166,13 @@ def alphas_cumprod(betas: Array) -> Array:
     return array_namespace(betas).cumulative_prod(1.0 - betas)
 
 
-def snr(alpha_bar: Array) -> Array:
-    r"""Signal-to-noise ratio, a ratio of variances.
-
-    .. math:: \mathrm{SNR} = \frac{\bar\alpha}{1 - \bar\alpha} = \frac{1}{\sigma^2}
-
-    Args:
-        alpha_bar: any shape, in [0, 1); dimensionless.
-
-    Returns:
-        the same shape and dtype, in [0, inf).
-
-    Accuracy: 2 ulp of alpha_bar / (1 - alpha_bar).
-    Source: Kingma et al. 2021, arXiv:2107.00630, section 3.1 (definition of the SNR).
-
-    >>> snr(np.asarray([0.75]))
-    array([3.])
-    """
-    return alpha_bar / (1.0 - alpha_bar)
-
-
 def sigma_from_alpha_bar(alpha_bar: Array) -> Array:
     r"""The noise level in the coordinates x = x0 + sigma eps.
 
     .. math:: \sigma = \sqrt{(1 - \bar\alpha) / \bar\alpha}
 
     Args:
-        alpha_bar: any shape, in (0, 1]; dimensionless.
+        alpha_bar: scalar or any shape, in (0, 1]; dimensionless.
 
     Returns:
         the same shape and dtype, in [0, inf).
@@ -154,7 +183,7 @@ def sigma_from_alpha_bar(alpha_bar: Array) -> Array:
     >>> sigma_from_alpha_bar(np.asarray([0.5, 1.0]))
     array([1., 0.])
     """
-    return array_namespace(alpha_bar).sqrt((1.0 - alpha_bar) / alpha_bar)
+    return root((1.0 - alpha_bar) / alpha_bar)
 
 
 def alpha_bar_from_sigma(sigma: Array) -> Array:
@@ -163,7 +192,7 @@ def alpha_bar_from_sigma(sigma: Array) -> Array:
     .. math:: \bar\alpha = 1 / (1 + \sigma^2)
 
     Args:
-        sigma: any shape, >= 0.
+        sigma: scalar or any shape, >= 0.
 
     Returns:
         the same shape and dtype, in (0, 1].
@@ -185,10 +214,13 @@ def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
               \left(\sqrt{\bar\alpha_t} - \sqrt{\bar\alpha_{T-1}}\right)
 
     Args:
-        betas: (n,), in (0, 1).
+        betas: (n,), n >= 2, in (0, 1).
 
     Returns:
         (n,) float64 betas; the last is 1, the first unchanged.
+
+    Raises:
+        ValueError: n < 2.
 
     Accuracy: 1e-13 relative on alpha-bar away from its zero end.
     Source: Lin et al. 2024, arXiv:2305.08891, algorithm 1.
@@ -196,73 +228,19 @@ def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     >>> alphas_cumprod(rescale_zero_terminal_snr(np.asarray([0.19, 0.5])))
     array([0.81, 0.  ])
     """
-    root = np.sqrt(np.cumprod(1.0 - np.asarray(betas, np.float64)))
-    root = (root - root[-1]) * (root[0] / (root[0] - root[-1]))
-    alpha_bar = root**2
+    _check_size(len(betas))
+    signal = np.sqrt(np.cumprod(1.0 - np.asarray(betas, np.float64)))
+    signal = (signal - signal[-1]) * (signal[0] / (signal[0] - signal[-1]))
+    alpha_bar = signal**2
     return 1.0 - np.concatenate([alpha_bar[:1], alpha_bar[1:] / alpha_bar[:-1]])
 
 
-def karras_sigmas(n: int, sigma_min: float, sigma_max: float, rho: float = 7.0) -> np.ndarray:
-    r"""Noise levels evenly spaced in sigma^(1/rho), from the largest to the smallest.
-
-    .. math:: \sigma_i = \left(\sigma_{\max}^{1/\rho} + \frac{i}{n-1}
-              (\sigma_{\min}^{1/\rho} - \sigma_{\max}^{1/\rho})\right)^{\rho}
-
-    Args:
-        n: number of levels, >= 1 (1 gives sigma_max).
-        sigma_min, sigma_max: 0 < sigma_min <= sigma_max.
-        rho: > 0; 7 in the paper.
-
-    Returns:
-        (n,) float64, decreasing. The final 0 is not included.
-
-    Raises:
-        ValueError: n < 1, or not 0 < sigma_min <= sigma_max.
-
-    Accuracy: 2 rho (sigma_max / sigma_min)^(1 / rho) ulp, and |log sigma| ulp more from 1 / rho.
-    Source: Karras et al. 2022, arXiv:2206.00364, eq. 5.
-
-    >>> karras_sigmas(3, 1.0, 9.0, rho=1.0)
-    array([9., 5., 1.])
-    """
-    _check_sigmas(n, sigma_min, sigma_max)
-    return np.linspace(sigma_max ** (1 / rho), sigma_min ** (1 / rho), n) ** rho
-
-
-def exponential_sigmas(n: int, sigma_min: float, sigma_max: float) -> np.ndarray:
-    r"""Noise levels evenly spaced in log sigma, from the largest to the smallest.
-
-    .. math:: \sigma_i = \sigma_{\max} (\sigma_{\min} / \sigma_{\max})^{i / (n-1)}
-
-    Args:
-        n: number of levels, >= 1 (1 gives sigma_max).
-        sigma_min, sigma_max: 0 < sigma_min <= sigma_max.
-
-    Returns:
-        (n,) float64, decreasing. The final 0 is not included.
-
-    Raises:
-        ValueError: n < 1, or not 0 < sigma_min <= sigma_max.
-
-    Accuracy: relative error within 1e-15 * (1 + the largest |log sigma|).
-    Source: Lu et al. 2022, arXiv:2206.00927, section 3.3 (uniform in log-SNR).
-
-    >>> exponential_sigmas(3, 1.0, 4.0).round(12)
-    array([4., 2., 1.])
-    """
-    _check_sigmas(n, sigma_min, sigma_max)
-    return np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), n))
+def _check_size(n: int) -> None:
+    if n < 2:
+        raise ValueError(f"a schedule needs n >= 2 timesteps, not {n}")
 
 
 def _check_range(n: int, start: float, end: float) -> None:
-    if n < 2:
-        raise ValueError(f"a schedule needs n >= 2 timesteps, not {n}")
+    _check_size(n)
     if not 0.0 < start <= end < 1.0:
         raise ValueError(f"betas need 0 < start <= end < 1, not start={start}, end={end}")
-
-
-def _check_sigmas(n: int, sigma_min: float, sigma_max: float) -> None:
-    if n < 1:
-        raise ValueError(f"a grid needs n >= 1 levels, not {n}")
-    if not 0.0 < sigma_min <= sigma_max:
-        raise ValueError(f"need 0 < sigma_min <= sigma_max, not {sigma_min}, {sigma_max}")

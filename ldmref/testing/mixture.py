@@ -1,4 +1,4 @@
-"""An analytic problem for samplers: a Gaussian mixture, whose denoiser is known exactly."""
+"""An analytic problem: a Gaussian mixture, of which everything at every noise level is known."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ import numpy as np
 class Mixture:
     r"""p(x0) = sum_k w_k N(m_k, s_k^2 I), and with it everything about x = x0 + sigma eps.
 
-    weights: (k,), sum 1; means: (k, d); stds: (k,), > 0.
+    weights: (k,), sum 1; means: (k, d); stds: (k,), > 0. At sigma = 0, x is x0 itself.
+
+    Below, N_k = N(x; m_k, v_k I) with v_k = s_k^2 + sigma^2, r_k is the posterior of component k,
+    u_k = -(x - m_k) / v_k its own score, and g = sum_k r_k u_k the score of the mixture.
     """
 
     weights: np.ndarray
@@ -24,14 +27,9 @@ class Mixture:
         .. math:: \sum_k r_k(x)\left(m_k + \frac{s_k^2}{s_k^2 + \sigma^2}(x - m_k)\right), \quad
                   r_k \propto w_k N(x; m_k, s_k^2 + \sigma^2)
         """
-        variance = self.stds**2 + sigma**2
-        offset = x[:, None, :] - self.means
-        log = np.log(self.weights) - 0.5 * (offset**2).sum(-1) / variance
-        log = log - 0.5 * x.shape[-1] * np.log(variance)
-        share = np.exp(log - log.max(axis=1, keepdims=True))
-        share /= share.sum(axis=1, keepdims=True)
-        centre = self.means + (self.stds**2 / variance)[:, None] * offset
-        return (share[..., None] * centre).sum(axis=1)
+        kept = self.stds**2 / (self.stds**2 + sigma**2)
+        centre = self.means + kept[:, None] * (x[:, None, :] - self.means)
+        return (self.posterior(x, sigma)[..., None] * centre).sum(axis=1)
 
     def mean(self) -> np.ndarray:
         """E[x0], (d,)."""
@@ -42,6 +40,81 @@ class Mixture:
         centred = self.means - self.mean()
         spread = (self.weights[:, None] * centred).T @ centred
         return spread + np.sum(self.weights * self.stds**2) * np.eye(self.means.shape[1])
+
+    def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
+        """Draws of x0, (n, d)."""
+        k = rng.choice(len(self.weights), size=n, p=self.weights)
+        return self.means[k] + self.stds[k, None] * rng.standard_normal((n, self.means.shape[1]))
+
+    def scaled(self, scale: float) -> Mixture:
+        """The mixture of scale * x0. p(x(t)) of a diffusion is `scaled(m(t))` at sigma = s(t)."""
+        return Mixture(self.weights, scale * self.means, abs(scale) * self.stds)
+
+    def log_density(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
+        """log sum_k w_k N_k, (n,); x: (n, d)."""
+        log = self._log_terms(x, sigma)
+        top = log.max(axis=1)
+        return top + np.log(np.exp(log - top[:, None]).sum(axis=1))
+
+    def density(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
+        """p(x; sigma), (n,); x: (n, d)."""
+        return np.exp(self.log_density(x, sigma))
+
+    def posterior(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
+        """r_k = P(component k | x), (n, k); x: (n, d)."""
+        return np.exp(self._log_terms(x, sigma) - self.log_density(x, sigma)[:, None])
+
+    def posterior_gradient(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
+        """The gradients r_k (u_k - g) of the posteriors, (n, k, d); x: (n, d)."""
+        share = self.posterior(x, sigma)[..., None]
+        return share * (self._scores(x, sigma) - self.score(x, sigma)[:, None, :])
+
+    def score(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
+        """g, the gradient of the log-density, (n, d); x: (n, d)."""
+        return (self.posterior(x, sigma)[..., None] * self._scores(x, sigma)).sum(axis=1)
+
+    def score_jacobian(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
+        """sum_k r_k (u_k u_k^T - I / v_k) - g g^T, (n, d, d); x: (n, d)."""
+        share, u, g = self.posterior(x, sigma), self._scores(x, sigma), self.score(x, sigma)
+        outer = np.einsum("nk,nki,nkj->nij", share, u, u) - g[:, :, None] * g[:, None, :]
+        flat = (share / (self.stds**2 + sigma**2)).sum(axis=1)
+        return outer - flat[:, None, None] * np.eye(x.shape[1])
+
+    def score_divergence(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
+        """The Laplacian of the log-density, (n,); x: (n, d)."""
+        return np.trace(self.score_jacobian(x, sigma), axis1=1, axis2=2)
+
+    def denoise_jacobian(self, x: np.ndarray, sigma: float) -> np.ndarray:
+        """I + sigma^2 * score_jacobian = Cov[x0 | x] / sigma^2, (n, d, d); x: (n, d)."""
+        return np.eye(x.shape[1]) + sigma**2 * self.score_jacobian(x, sigma)
+
+    def denoise_divergence(self, x: np.ndarray, sigma: float) -> np.ndarray:
+        """The trace of `denoise_jacobian`, (n,); x: (n, d)."""
+        return x.shape[1] + sigma**2 * self.score_divergence(x, sigma)
+
+    def flow(self, x: np.ndarray, sigma: float, sigma_next: float) -> np.ndarray:
+        r"""The exact probability flow of a single Gaussian from sigma to sigma_next; x: (n, d).
+
+        .. math:: x' = m + (x - m)\sqrt{\frac{s^2 + \sigma'^2}{s^2 + \sigma^2}}
+
+        Raises:
+            ValueError: the mixture has several components, whose flow has no closed form.
+        """
+        if len(self.weights) != 1:
+            raise ValueError(f"a closed form needs 1 component, not {len(self.weights)}")
+        ratio = (self.stds[0] ** 2 + sigma_next**2) / (self.stds[0] ** 2 + sigma**2)
+        return self.means[0] + (x - self.means[0]) * np.sqrt(ratio)
+
+    def _log_terms(self, x: np.ndarray, sigma: float) -> np.ndarray:
+        """log(w_k N_k), (n, k)."""
+        variance = self.stds**2 + sigma**2
+        square = ((x[:, None, :] - self.means) ** 2).sum(axis=-1) / variance
+        norm = 0.5 * x.shape[1] * np.log(2.0 * np.pi * variance)
+        return np.log(self.weights) - 0.5 * square - norm
+
+    def _scores(self, x: np.ndarray, sigma: float) -> np.ndarray:
+        """u_k, (n, k, d)."""
+        return (self.means - x[:, None, :]) / (self.stds**2 + sigma**2)[:, None]
 
 
 def three_modes() -> Mixture:

@@ -14,6 +14,7 @@ from PIL import Image
 from ldmref.errors import OutputError
 from ldmref.io import metadata
 from ldmref.io.metadata import infotext, parse_infotext, read_parameters, save_image, write_picture
+from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)
 LINES = st.text(st.characters(exclude_categories=["Cs", "Cc"]) | st.just("\n"), max_size=200)
@@ -94,6 +95,20 @@ def test_chunk_kind(prompt):
     assert (b"tEXtparameters" in data) == (prompt != "❤")
     assert json.loads(Image.open(buffer).info["ldmref"])["prompt"] == prompt
     assert "\0" not in Image.open(buffer).info["parameters"]
+
+
+def test_a1111_names_of_samplers_lead_back_to_them():
+    """What the infotext writes, the command line understands; what A1111 lacks keeps its name."""
+    for name in SAMPLERS:
+        written_as = parse_infotext(infotext(params(sampler=name)))["pairs"]["Sampler"]
+        assert get_sampler(written_as) is SAMPLERS[name]
+    assert set(metadata._A1111_SAMPLERS) <= set(SAMPLERS)
+    for name, alias in [("dpmpp_2s_a", "DPM++ 2S a"), ("pndm", "PLMS"), ("unipc", "UniPC"),
+                        ("dpm_solver_2_a", "DPM2 a"), ("dpmpp_2m_sde_heun", "DPM++ 2M SDE Heun"),
+                        ("dpmpp_3m_sde", "DPM++ 3M SDE"), ("rk4", "rk4")]:  # fmt: skip
+        assert f"Sampler: {alias}," in infotext(params(sampler=name))
+    for alias, name in ALIASES.items():
+        assert alias in {metadata._A1111_SAMPLERS[name].lower(), "uni_pc"}
 
 
 @given(st.text(max_size=300))

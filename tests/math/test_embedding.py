@@ -2,6 +2,7 @@
 
 import mpmath
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from mpmath import mpf
@@ -41,3 +42,42 @@ def test_products_of_embeddings_know_only_the_time_between(a, b, shift, dim):
     before = lm.timestep_embedding(np.asarray([a, b]), dim)
     after = lm.timestep_embedding(np.asarray([a + shift, b + shift]), dim)
     np.testing.assert_allclose(before[0] @ before[1], after[0] @ after[1], rtol=0, atol=1e-10)
+
+
+@given(times=TIMES, half=st.integers(2, 8), shift=st.sampled_from([0, 0.5, 1]))
+def test_ddpm_puts_sines_first_and_ends_at_one_over_the_period(
+    xp, dtype, xp_assert_close, times, half, shift
+):
+    t = xp.asarray(times, dtype=getattr(xp, dtype))
+    exact, size = np.zeros((len(times), 2 * half)), np.zeros((len(times), 2 * half))
+    for row, time in enumerate(times):
+        for i in range(half):
+            angle = mpf(time) * mpf(10000) ** (-mpf(i) / (half - mpf(shift)))
+            exact[row, i], exact[row, half + i] = mpmath.sin(angle), mpmath.cos(angle)
+            size[row, i] = size[row, half + i] = 1 + angle
+    got = lm.timestep_embedding(t, 2 * half, flip_sin_to_cos=False, freq_shift=shift)
+    xp_assert_close(got, exact, like=t, ulps=16, scale=size)
+    other = lm.timestep_embedding(t, 2 * half, freq_shift=shift)
+    swapped = xp.concat([got[:, half:], got[:, :half]], axis=1)
+    xp_assert_close(other, swapped, ulps=0)
+
+
+def test_defaults_are_those_of_latent_diffusion():
+    got = lm.timestep_embedding(np.asarray([7.0]), 4)[0]
+    np.testing.assert_allclose(got, [np.cos(7), np.cos(0.07), np.sin(7), np.sin(0.07)], rtol=1e-14)
+    slowest = lm.timestep_embedding(np.asarray([7.0]), 6, freq_shift=1)[0, 5]
+    np.testing.assert_allclose(slowest, np.sin(7 / 10000), rtol=1e-13)
+
+
+@pytest.mark.parametrize("dim", [0, -2, 1, 3])
+def test_widths_that_are_odd_or_not_positive_are_refused(dim):
+    with pytest.raises(ValueError, match="dim must be even and positive"):
+        lm.timestep_embedding(np.ones(1), dim)
+
+
+def test_a_shift_that_leaves_no_frequency_is_refused():
+    for shift in (1, 1.5):
+        with pytest.raises(ValueError, match="freq_shift must be less than 1"):
+            lm.timestep_embedding(np.ones(1), 2, freq_shift=shift)
+    assert lm.timestep_embedding(np.ones(1), 2).shape == (1, 2)
+    assert lm.timestep_embedding(np.ones(1), 4, freq_shift=1).shape == (1, 4)

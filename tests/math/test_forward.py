@@ -1,15 +1,19 @@
 """The forward process against its chain of small steps; its posterior against Bayes on a grid."""
 
+import mpmath
 import numpy as np
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from mpmath import mpf
 from scipy.stats import norm
 
 from ldmref import math as lm
+from ldmref.math.forward import along, log, root
 from ldmref.testing import strategies
 
 TAKES_ALPHA_BAR = {
+    "q_step": lambda x, y, a: lm.q_step(x, 1 - a, y),
     "q_sample": lambda x, y, a: lm.q_sample(x, a, y),
     "q_posterior": lambda x, y, a: lm.q_posterior(x, y, a, a + 0.25 * (1 - a))[0],
     "x0_from_eps": lm.x0_from_eps,
@@ -18,6 +22,9 @@ TAKES_ALPHA_BAR = {
     "x0_from_v": lm.x0_from_v,
     "eps_from_v": lm.eps_from_v,
     "score_from_eps": lambda x, y, a: lm.score_from_eps(x, a),
+    "eps_from_score": lambda x, y, a: lm.eps_from_score(x, a),
+    "x0_from_score": lm.x0_from_score,
+    "score_from_x0": lm.score_from_x0,
 }
 SCALARS = {
     "float": lambda xp, dtype, a: a,
@@ -28,19 +35,21 @@ SCALARS = {
 
 
 @pytest.mark.parametrize("name", TAKES_ALPHA_BAR)
-@pytest.mark.parametrize("kind", SCALARS)
+@settings(max_examples=6)
 @given(data=st.data(), a=strategies.alpha_bar_values(0.01, 0.99))
 def test_scalar_alpha_bar_equals_the_same_for_each_of_the_batch(
-    xp, dtype, xp_assert_close, name, kind, data, a
+    xp, dtype, xp_assert_close, name, data, a
 ):
     function = TAKES_ALPHA_BAR[name]
     x, y = data.draw(strategies.paired(2, xp, dtype))
     each = xp.asarray([a] * x.shape[0], dtype=x.dtype)
-    got = function(x, y, SCALARS[kind](xp, dtype, a))
-    xp_assert_close(got, function(x, y, each), like=x, ulps=64, scale=100.0)
+    for scalar in SCALARS.values():
+        got = function(x, y, scalar(xp, dtype, a))
+        xp_assert_close(got, function(x, y, each), like=x, ulps=64, scale=100.0)
 
 
 @pytest.mark.parametrize("name", TAKES_ALPHA_BAR)
+@settings(max_examples=6)
 @given(data=st.data())
 def test_alpha_bar_belongs_to_its_row(xp, dtype, xp_assert_close, to_numpy, name, data):
     function = TAKES_ALPHA_BAR[name]
@@ -86,12 +95,50 @@ def test_q_sample_is_data_at_1_and_noise_at_0(xp, dtype, xp_assert_close, data):
     xp_assert_close(lm.q_sample(x0, 0.0, eps), eps, ulps=0)
 
 
+@given(data=st.data())
+def test_q_step_equals_the_closed_form(xp, dtype, xp_assert_close, to_numpy, data):
+    x, eps, b = data.draw(strategies.diffusions(xp, dtype, 0.0, 1.0))
+    wide = [to_numpy(z).astype(np.longdouble) for z in (x, eps, b)]
+    beta = wide[2].reshape((-1,) + (1,) * (x.ndim - 1))
+    signal, noise = np.sqrt(1 - beta) * wide[0], np.sqrt(beta) * wide[1]
+    size = (abs(signal) + abs(noise)).astype(np.float64)
+    desired = (signal + noise).astype(np.float64)
+    xp_assert_close(lm.q_step(x, b, eps), desired, like=x, ulps=4, scale=size)
+
+
+@given(data=st.data(), beta=strategies.alpha_bar_values())
+def test_q_step_of_all_noise_and_of_none(xp, dtype, xp_assert_close, data, beta):
+    x, eps = data.draw(strategies.paired(2, xp, dtype))
+    xp_assert_close(lm.q_step(x, 0.0, eps), x, ulps=0)
+    xp_assert_close(lm.q_step(x, 1.0, eps), eps, ulps=0)
+    xp_assert_close(lm.q_step(x, beta, eps), lm.q_sample(x, 1.0 - beta, eps), ulps=8, scale=16.0)
+
+
+def test_along_gives_a_level_the_axes_and_the_dtype_of_the_data(xp, dtype):
+    x = xp.ones((2, 3, 4), dtype=getattr(xp, dtype))
+    each = along(xp.asarray([1.0, 2.0], dtype=xp.float64), x)
+    assert each.shape == (2, 1, 1) and each.dtype == x.dtype
+    assert along(xp.asarray([1.0]), x).shape == (1, 1, 1)
+    alone = along(xp.asarray(2.0, dtype=xp.float64), x)
+    assert alone.shape == () and alone.dtype == x.dtype
+    for number in (2, 2.0, np.float32(2.0)):
+        assert type(along(number, x)) is float
+
+
+def test_roots_and_logarithms_keep_the_kind_of_number(xp, xp_assert_close):
+    assert type(root(np.float64(2.0))) is float and root(2.0) == 2.0**0.5
+    assert type(log(np.float32(1.0))) is float and log(np.e) == 1.0
+    a = xp.asarray([1.0, 4.0], dtype=xp.float32)
+    xp_assert_close(root(a), xp.asarray([1.0, 2.0], dtype=xp.float32), ulps=0)
+    xp_assert_close(log(a), np.log([1.0, 4.0]), like=a, ulps=2)
+
+
 @given(strategies.betas(min_size=1, max_size=12))
 def test_small_steps_chained_equal_one_jump(betas):
     """Each row is a coefficient: of x0, then of every step's own noise."""
     state = np.eye(1, len(betas) + 1)[0]
     for t, beta in enumerate(betas):
-        state = lm.q_sample(state, 1 - beta, np.eye(len(betas) + 1)[t + 1])
+        state = lm.q_step(state, beta, np.eye(len(betas) + 1)[t + 1])
     alpha_bar = lm.alphas_cumprod(betas)[-1]
     signal, noise = lm.q_sample(np.eye(2)[0], alpha_bar, np.eye(2)[1])
     np.testing.assert_allclose(state[0], signal, rtol=1e-14)
@@ -164,6 +211,28 @@ def test_q_posterior_is_x0_at_the_start_and_xt_without_a_step(xp, dtype, xp_asse
     mean, variance = lm.q_posterior(x0, xt, level, level)
     xp_assert_close(mean, xt, ulps=4)
     assert xp.all(variance == 0)
+
+
+@given(data=st.data(), before=st.floats(0.05, 0.999), gap=st.integers(8, 40))
+def test_q_posterior_keeps_its_digits_when_the_two_levels_nearly_agree(data, before, gap):
+    """Levels one part in 2^gap apart, against mpmath at 50 digits."""
+    now = before * (1 - 2.0**-gap)
+    x0, xt = (data.draw(st.floats(-3, 3)) for _ in range(2))
+    with mpmath.workdps(50):
+        a, b = mpf(now), mpf(before)
+        of_x0 = mpmath.sqrt(b) * (1 - a / b) / (1 - a) * x0
+        of_xt = mpmath.sqrt(a / b) * (1 - b) / (1 - a) * xt
+        variance = (1 - b) / (1 - a) * (1 - a / b)
+    got_mean, got_variance = lm.q_posterior(np.asarray([x0]), np.asarray([xt]), now, before)
+    ulp = float(np.finfo(np.float64).eps)
+    assert abs(got_mean[0] - of_x0 - of_xt) <= 8 * ulp * (abs(of_x0) + abs(of_xt))
+    assert abs(got_variance - variance) <= 8 * ulp * variance
+
+
+def test_q_posterior_from_pure_noise_is_the_earlier_marginal():
+    """At alpha_bar = 0, the end of a schedule with zero terminal SNR, x_t says nothing."""
+    mean, variance = lm.q_posterior(np.ones(1), 7 * np.ones(1), 0.0, 0.25)
+    assert mean[0] == 0.5 and variance == 0.75
 
 
 @given(levels())

@@ -4,6 +4,7 @@ import statistics
 from fractions import Fraction
 
 import numpy as np
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -91,3 +92,54 @@ def test_fully_rescaled_guidance_forgets_the_guided_contrast(xp, dtype, xp_asser
     xp_assert_close(lm.rescale_guidance(k * x, cond, 1.0), once, ulps=32, scale=abs(once))
     again = lm.rescale_guidance(once, cond, 1.0)
     xp_assert_close(again, once, ulps=64, scale=abs(once))
+
+
+def spoiled(rows, dtype, xp):
+    return xp.asarray(np.asarray(rows), dtype=getattr(xp, dtype))
+
+
+def test_guidance_without_contrast_stays_as_it_is(xp, dtype, xp_assert_close, to_numpy):
+    """Zeros, and constants whose standard deviation is rounding only; never NaN or infinity."""
+    x = spoiled([np.zeros(1000), np.full(1000, 0.1), np.full(1000, 1e3 / 3)], dtype, xp)
+    cond = spoiled(np.linspace(-1, 1, 3000).reshape(3, 1000), dtype, xp)
+    for phi in (0.7, 1.0):
+        xp_assert_close(lm.rescale_guidance(x, cond, phi), x, ulps=0)
+    # next to a sample with contrast, which is scaled
+    x = xp.concat([x[:1, ...], 4 * cond[:1, ...]])
+    got = lm.rescale_guidance(x, cond[:1, ...] + 0 * x, 1.0)
+    xp_assert_close(got[0, :], x[0, :], ulps=0)
+    xp_assert_close(got[1, :], cond[0, :], ulps=32)
+
+
+@pytest.mark.parametrize(("steps", "scaled"), [(8, False), (31, False), (33, True), (256, True)])
+def test_contrast_is_what_exceeds_16_units_of_rounding(xp, dtype, to_numpy, steps, scaled):
+    """A standard deviation of half of `steps` ulp of the largest number; 16 are not contrast."""
+    eps = float(xp.finfo(getattr(xp, dtype)).eps)
+    x = spoiled([[-1.0 + steps * eps, -1.0] * 50], dtype, xp)
+    cond = spoiled([[-1.0, 1.0] * 50], dtype, xp)
+    got = to_numpy(lm.rescale_guidance(x, cond, 1.0))
+    assert (got != to_numpy(x)).any() == scaled and np.all(np.isfinite(got))
+
+
+@pytest.mark.parametrize("shape", [(3,), (3, 1), (2, 1, 1)])
+def test_a_single_number_has_no_contrast(xp, dtype, xp_assert_close, shape):
+    x = xp.ones(shape, dtype=getattr(xp, dtype))
+    xp_assert_close(lm.rescale_guidance(x, 3 * x, 1.0), x, ulps=0)
+
+
+def test_two_numbers_have_contrast(xp, dtype, xp_assert_close):
+    x, cond = spoiled([[-2.0, 4.0]], dtype, xp), spoiled([[1.0, 2.0]], dtype, xp)
+    xp_assert_close(lm.rescale_guidance(x, cond, 1.0), x / 6, ulps=8)
+
+
+@given(data=st.data(), scale=SCALES)
+def test_guidance_is_classifier_guidance_by_the_implicit_classifier(
+    xp, dtype, xp_assert_close, data, scale
+):
+    """Bayes: the score of p(x) p(y | x)^s, with p(y | x) = p(x | y) p(y) / p(x)."""
+    uncond, cond = data.draw(strategies.paired(2, xp, dtype))
+    gradient = lm.implicit_classifier(cond, uncond)
+    bayes = lm.classifier_guidance(uncond, gradient, scale)
+    xp_assert_close(
+        lm.classifier_free_guidance(uncond, cond, scale), bayes, ulps=4, scale=32 * abs(scale) + 8
+    )

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.spatial.distance import cdist
 
 from ldmref import math as lm
 from ldmref.testing import strategies
@@ -57,3 +58,9 @@ def test_nearest_code_follows_a_shuffled_codebook(seed):
     indices, quantised = lm.nearest_code(z, codebook)
     shuffled, same = lm.nearest_code(z, codebook[order])
     assert np.array_equal(order[shuffled], indices) and np.array_equal(same, quantised)
+
+
+def test_a_thousand_vectors_find_the_nearest_of_fifty():
+    rng = np.random.default_rng(0)
+    z, codebook = rng.normal(size=(1000, 4)), rng.normal(size=(50, 4))
+    assert np.array_equal(lm.nearest_code(z, codebook)[0], cdist(z, codebook).argmin(axis=1))

@@ -1,4 +1,4 @@
-"""Schedules and levels against mpmath at 50 digits, literal algorithms and known numbers."""
+"""Schedules against mpmath at 50 digits, literal algorithms and known numbers."""
 
 from itertools import pairwise
 
@@ -41,14 +41,56 @@ def test_scaled_linear_betas_equal_mpmath(n, ends):
     assert relative_error(lm.scaled_linear_betas(n, *ends), exact) <= 4 * ULP
 
 
-@pytest.mark.parametrize("n", [2, 3, 50, 1000])
-@pytest.mark.parametrize("s", [0.008, 0.1])
+def capped_ratios(f, n, cap=0.999):
+    """min(1 - f((t+1)/n) / f(t/n), cap): betas of any falling curve f."""
+    levels = [f(mpf(t) / n) for t in range(n + 1)]
+    return [min(1 - b / a, mpf(cap)) for a, b in pairwise(levels)]
+
+
+@pytest.mark.parametrize("n", [2, 3, 50, 400])
+@pytest.mark.parametrize("s", [0.0, 0.008, 0.1])
 def test_cosine_betas_equal_mpmath(n, s):
-    f = [
-        mpmath.cos((mpf(t) / n + mpf(s)) / (1 + mpf(s)) * mpmath.pi / 2) ** 2 for t in range(n + 1)
-    ]
-    exact = [min(1 - f[t + 1] / f[t], mpf(0.999)) for t in range(n)]
-    assert relative_error(lm.cosine_betas(n, s), exact) <= 1e-13 * n
+    exact = capped_ratios(lambda u: mpmath.cos((u + mpf(s)) / (1 + mpf(s)) * mpmath.pi / 2) ** 2, n)
+    assert relative_error(lm.cosine_betas(n, s), exact) <= 4 * n * ULP
+
+
+def logistic_curve(start, end, tau):
+    """Chen 2023, algorithm 1, without its clipping."""
+
+    def g(u):
+        return 1 / (1 + mpmath.exp(-(mpf(start) + (mpf(end) - mpf(start)) * u) / mpf(tau)))
+
+    return lambda u: (g(1) - g(u)) / (g(1) - g(0))
+
+
+@pytest.mark.parametrize("n", [2, 3, 50, 400])
+@pytest.mark.parametrize(
+    "shape", [(-3.0, 3.0, 1.0), (0.0, 3.0, 0.5), (-5.0, -1.0, 2.0), (1.0, 2.0, 0.25)]
+)
+def test_sigmoid_betas_equal_mpmath(n, shape):
+    start, end, tau = shape
+    exact = capped_ratios(logistic_curve(*shape), n)
+    bound = (8 + 2 * (abs(start) + abs(end)) / tau) * ULP
+    assert relative_error(lm.sigmoid_betas(n, *shape), exact) <= bound
+
+
+def test_sigmoid_betas_of_a_sudden_curve_do_not_overflow():
+    """At temperature 0.002 the exponents reach 1500, and e^710 is the largest double."""
+    with mpmath.workdps(1500):
+        exact = capped_ratios(logistic_curve(-3.0, 3.0, 0.002), 9, cap=0.5)
+    got = lm.sigmoid_betas(9, tau=0.002, max_beta=0.5)
+    large = [i for i, beta in enumerate(exact) if beta > 1e-300]
+    assert len(large) >= 6 and np.all(np.isfinite(got)) and np.all(got >= 0)
+    assert relative_error(got[large], [exact[i] for i in large]) <= 6008 * ULP
+
+
+def test_default_shapes_are_the_papers():
+    np.testing.assert_array_equal(lm.linear_betas(5), lm.linear_betas(5, 1e-4, 0.02))
+    np.testing.assert_array_equal(
+        lm.scaled_linear_betas(5), lm.scaled_linear_betas(5, 0.00085, 0.012)
+    )
+    np.testing.assert_array_equal(lm.cosine_betas(5), lm.cosine_betas(5, 0.008, 0.999))
+    np.testing.assert_array_equal(lm.sigmoid_betas(5), lm.sigmoid_betas(5, -3.0, 3.0, 1.0, 0.999))
 
 
 @given(strategies.betas())
@@ -80,13 +122,32 @@ def test_schedules_refuse_impossible_ranges(make, bad):
         make(*bad)
 
 
-def test_cosine_betas_refuse_one_step():
+def test_schedules_may_be_flat():
+    np.testing.assert_array_equal(lm.linear_betas(2, 0.25, 0.25), [0.25, 0.25])
+    np.testing.assert_array_equal(lm.scaled_linear_betas(3, 0.25, 0.25), [0.25, 0.25, 0.25])
+
+
+@pytest.mark.parametrize("make", [lm.cosine_betas, lm.sigmoid_betas])
+def test_falling_curves_refuse_one_step_and_keep_their_cap(make):
     with pytest.raises(ValueError, match="n >= 2"):
-        lm.cosine_betas(1)
+        make(1)
+    assert make(2)[1] == 0.999
+    betas = make(100, max_beta=0.5)
+    assert betas.shape == (100,) and betas.dtype == np.float64
+    assert betas.max() == betas[-1] == 0.5 and np.sum(betas == 0.5) < 9
 
 
-def test_cosine_betas_never_exceed_their_cap():
-    assert lm.cosine_betas(100, max_beta=0.5).max() == 0.5
+@given(st.integers(2, 40))
+def test_sigmoid_schedule_is_symmetric_about_its_middle(n):
+    """alpha_bar(u) + alpha_bar(1 - u) = 1 for the default curve, up to the capped last step."""
+    levels = np.cumprod(1 - lm.sigmoid_betas(n))[:-1]
+    np.testing.assert_allclose(levels + levels[::-1], 1, rtol=1e-13)
+
+
+@pytest.mark.parametrize("bad", [(2.0, 2.0, 1.0), (3.0, -3.0, 1.0), (-3.0, 3.0, 0.0)])
+def test_sigmoid_betas_refuse_a_curve_that_does_not_rise(bad):
+    with pytest.raises(ValueError, match=r"start < end and tau > 0"):
+        lm.sigmoid_betas(9, *bad)
 
 
 def test_stable_diffusion_sigmas_have_their_known_ends():
@@ -105,44 +166,6 @@ def test_ddpm_posterior_variances_are_the_known_ones(t, known):
     alpha_bar = np.concatenate([[1.0], lm.alphas_cumprod(lm.linear_betas(1000))])
     _, variance = lm.q_posterior(np.zeros(1), np.zeros(1), alpha_bar[t + 1], alpha_bar[t])
     assert abs(float(variance) - known) < 1e-5
-
-
-CONVERSIONS = {
-    "snr": (lm.snr, lambda a: a / (1 - a)),
-    "sigma_from_alpha_bar": (lm.sigma_from_alpha_bar, lambda a: mpmath.sqrt((1 - a) / a)),
-    "alpha_bar_from_sigma": (lm.alpha_bar_from_sigma, lambda s: 1 / (1 + s * s)),
-}
-
-
-@pytest.mark.parametrize("name", CONVERSIONS)
-@given(data=st.data())
-def test_conversions_equal_mpmath(xp, dtype, xp_assert_close, name, data):
-    function, exact = CONVERSIONS[name]
-    values = strategies.sigma_values if "from_sigma" in name else strategies.alpha_bar_values
-    drawn = data.draw(st.lists(values(), min_size=1, max_size=4))
-    x = xp.asarray(drawn, dtype=getattr(xp, dtype))
-    desired = np.asarray([float(exact(mpf(v))) for v in drawn])
-    xp_assert_close(function(x), desired, like=x, ulps=3)
-
-
-@given(data=st.data())
-def test_sigma_and_alpha_bar_are_inverse(xp, dtype, xp_assert_close, data):
-    alpha_bar = data.draw(strategies.alpha_bars(3, xp, dtype))
-    sigma = lm.sigma_from_alpha_bar(alpha_bar)
-    xp_assert_close(lm.alpha_bar_from_sigma(sigma), alpha_bar, ulps=8)
-    xp_assert_close(lm.snr(alpha_bar), 1 / (sigma * sigma), ulps=12)
-
-
-@given(strategies.alpha_bar_values(), strategies.alpha_bar_values())
-def test_more_signal_is_less_sigma_and_more_snr(a, b):
-    low, high = np.asarray(min(a, b)), np.asarray(max(a, b))
-    assert lm.sigma_from_alpha_bar(low) >= lm.sigma_from_alpha_bar(high)
-    assert lm.snr(low) <= lm.snr(high)
-
-
-def test_clean_data_have_sigma_0_and_pure_noise_snr_0():
-    assert lm.sigma_from_alpha_bar(np.asarray(1.0)) == 0 == lm.snr(np.asarray(0.0))
-    assert lm.alpha_bar_from_sigma(np.asarray(0.0)) == 1
 
 
 @given(data=st.data())
@@ -165,7 +188,7 @@ def algorithm_1(betas):
     return [1 - a for a in alphas]
 
 
-SCHEDULES = [lm.linear_betas(1000), lm.scaled_linear_betas(1000), lm.cosine_betas(50)]
+SCHEDULES = [lm.linear_betas(100), lm.scaled_linear_betas(1000), lm.cosine_betas(50)]
 
 
 @pytest.mark.parametrize("betas", [*SCHEDULES, np.asarray([0.1, 0.2])], ids=len)
@@ -178,6 +201,11 @@ def test_zero_terminal_snr_equals_the_paper_s_algorithm(betas):
     )
 
 
+def test_zero_terminal_snr_needs_two_steps():
+    with pytest.raises(ValueError, match="n >= 2"):
+        lm.rescale_zero_terminal_snr(np.asarray([0.1]))
+
+
 @given(strategies.betas(min_size=3))
 def test_zero_terminal_snr_keeps_the_first_level_and_ends_without_signal(betas):
     before = lm.alphas_cumprod(betas)
@@ -185,43 +213,3 @@ def test_zero_terminal_snr_keeps_the_first_level_and_ends_without_signal(betas):
     assert after[-1] == 0
     np.testing.assert_allclose(after[0], before[0], rtol=1e-14)
     assert np.all(np.diff(after) < 0) and np.all(after <= before * (1 + 1e-9))
-
-
-@given(st.integers(2, 40), ranges(1e-3, 100.0), st.floats(1.0, 10.0))
-def test_karras_sigmas_equal_mpmath(n, ends, rho):
-    low, high = (mpf(x) ** (1 / mpf(rho)) for x in ends)
-    exact = [(high + mpf(i) / (n - 1) * (low - high)) ** mpf(rho) for i in range(n)]
-    spread = float(high / low)  # steps are taken from the largest: its ulp counts at the smallest
-    bound = (2 * rho * spread + (1 + spread) * abs(np.log(ends)).max()) * ULP
-    assert relative_error(lm.karras_sigmas(n, *ends, rho), exact) <= bound
-
-
-@given(st.integers(2, 40), ranges(1e-3, 100.0))
-def test_exponential_sigmas_equal_mpmath(n, ends):
-    low, high = map(mpf, ends)
-    exact = [high * (low / high) ** (mpf(i) / (n - 1)) for i in range(n)]
-    bound = 1e-15 * (1 + abs(np.log(ends)).max())
-    assert relative_error(lm.exponential_sigmas(n, *ends), exact) <= bound
-
-
-@pytest.mark.parametrize("grid", [lm.karras_sigmas, lm.exponential_sigmas])
-@given(n=st.integers(1, 40))
-def test_sigma_grids_fall_from_the_largest_to_the_smallest(grid, n):
-    sigmas = grid(n, 0.0291675, 14.6146)
-    assert sigmas.shape == (n,) and sigmas.dtype == np.float64
-    assert np.all(np.diff(sigmas) < 0)
-    ends = [14.6146, 0.0291675] if n > 1 else [14.6146]
-    np.testing.assert_allclose(sigmas[[0, -1] if n > 1 else [0]], ends, rtol=1e-14)
-
-
-@pytest.mark.parametrize("grid", [lm.karras_sigmas, lm.exponential_sigmas])
-@pytest.mark.parametrize("bad", [(0, 0.1, 1.0), (5, 0.0, 1.0), (5, 2.0, 1.0)])
-def test_sigma_grids_refuse_impossible_ranges(grid, bad):
-    with pytest.raises(ValueError, match=r"n >= 1|sigma_min <= sigma_max"):
-        grid(*bad)
-
-
-@given(st.integers(2, 40))
-def test_karras_sigmas_with_a_large_rho_become_exponential(n):
-    near = lm.karras_sigmas(n, 0.1, 10.0, rho=1e6)
-    np.testing.assert_allclose(near, lm.exponential_sigmas(n, 0.1, 10.0), rtol=1e-5)

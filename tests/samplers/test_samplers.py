@@ -2,148 +2,166 @@
 
 from __future__ import annotations
 
-import itertools
+import inspect
 
 import numpy as np
 import pytest
+from walks import no_noise, walk, without_noise
 
 from ldmref.errors import UsageError
-from ldmref.math import alpha_bar_from_sigma, karras_sigmas, q_posterior
-from ldmref.samplers import SAMPLERS, Sampler, get_sampler, sample
-from ldmref.samplers.steps import ancestral, heun
+from ldmref.math import karras_sigmas
+from ldmref.samplers import ALIASES, SAMPLERS, Sampler, get_sampler, heun, sample
 from ldmref.testing.mixture import Mixture, three_modes
 
-DETERMINISTIC = [name for name, entry in SAMPLERS.items() if not entry.stochastic]
 STOCHASTIC = [name for name, entry in SAMPLERS.items() if entry.stochastic]
+DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
 EVERY = list(SAMPLERS)
 
 
-def walk(name, denoise, x, sigmas, seed=0, **extra):
+def drawing(seed, shape):
     stream = np.random.default_rng(seed)
-    steps = list(
-        sample(
-            denoise,
-            x,
-            sigmas,
-            SAMPLERS[name].make(),
-            noise=lambda: stream.standard_normal(x.shape),
-            **extra,
-        )
-    )
-    return steps
-
-
-@pytest.fixture(scope="module")
-def reference():
-    """The probability-flow ODE of the mixture from 10 to 0.2, by RK4 with 2,048 steps."""
-    problem, x = three_modes(), 10.0 * np.random.default_rng(0).standard_normal((64, 2))
-
-    def slope(y, s):
-        return (y - problem.denoise(y, s)) / s
-
-    start, sigmas = x, karras_sigmas(2049, 0.2, 10.0)
-    for s, s_next in itertools.pairwise(sigmas):
-        h = s_next - s
-        k1 = slope(x, s)
-        k2 = slope(x + 0.5 * h * k1, s + 0.5 * h)
-        k3 = slope(x + 0.5 * h * k2, s + 0.5 * h)
-        k4 = slope(x + h * k3, s_next)
-        x = x + h / 6 * (k1 + 2 * k2 + 2 * k3 + k4)
-    return problem, start, x
-
-
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_measured_order_is_the_declared_order(name, reference):
-    problem, start, end = reference
-    counts = [64, 128, 256, 512]
-    errors = [
-        np.abs(
-            walk(name, problem.denoise, start, karras_sigmas(n + 1, 0.2, 10.0))[-1].x - end
-        ).max()
-        for n in counts
-    ]
-    slope = -np.polyfit(np.log(counts), np.log(errors), 1)[0]
-    assert abs(slope - SAMPLERS[name].order) < 0.2, (slope, errors)
+    return lambda: stream.standard_normal(shape)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_a_single_point_is_reached_in_one_step(name):
     target = np.asarray([[0.3, -2.0]])
-    steps = walk(name, lambda x, s: target, np.asarray([[50.0, -7.0]]), [14.6, 0.0])
-    np.testing.assert_allclose(steps[-1].x, target, rtol=0, atol=1e-12)
+    step = walk(name, lambda x, s: target, np.asarray([[50.0, -7.0]]), [14.6, 0.0])
+    np.testing.assert_allclose(step.x, target, rtol=0, atol=1e-12)
+    np.testing.assert_array_equal(step.x0, target)
+    assert (step.i, step.sigma) == (0, 0.0)
 
 
-@pytest.mark.parametrize("name", DETERMINISTIC)
+@pytest.mark.parametrize("name", [n for n in EVERY if without_noise(n) is not None])
 def test_a_gaussian_follows_its_closed_form(name):
     """x(s) = m + (x_T - m) sqrt((tau^2 + s^2) / (tau^2 + s_T^2)) is the exact flow."""
-    tau, m = 0.7, 1.5
-    problem = Mixture(np.ones(1), np.full((1, 2), m), np.asarray([tau]))
+    problem = Mixture(np.ones(1), np.full((1, 2), 1.5), np.asarray([0.7]))
     x = 8.0 * np.random.default_rng(1).standard_normal((16, 2))
-    end = walk(name, problem.denoise, x, karras_sigmas(400, 0.05, 8.0))[-1].x
-    exact = m + (x - m) * np.sqrt((tau**2 + 0.05**2) / (tau**2 + 8.0**2))
-    assert np.abs(end - exact).max() < (0.05 if SAMPLERS[name].order == 1 else 2e-3)
+    end = walk(without_noise(name), problem.denoise, x, karras_sigmas(400, 0.05, 8.0)).x
+    error = np.abs(end - problem.flow(x, 8.0, 0.05)).max()
+    assert error < (0.05 if SAMPLERS[name].order == 1 else 1e-3)
 
 
 @pytest.mark.parametrize("name", EVERY)
-def test_final_mean_and_covariance_are_those_of_the_data(name):
-    """20,000 samples; a 99.9 % confidence region plus 0.01 for the finite number of steps."""
-    problem, n = three_modes(), 20_000
-    x = 20.0 * np.random.default_rng(2).standard_normal((n, 2))
-    sigmas = np.append(karras_sigmas(400, 0.01, 20.0), 0.0)
-    end = walk(name, problem.denoise, x, sigmas, seed=3)[-1].x
-    spread = np.sqrt(np.diag(problem.covariance()) / n)
-    assert (np.abs(end.mean(axis=0) - problem.mean()) < 3.5 * spread + 0.01).all()
-    assert np.abs(np.cov(end.T) - problem.covariance()).max() < 0.03
-
-
-@pytest.mark.parametrize("name", DETERMINISTIC)
-def test_noise_is_never_drawn_by_a_deterministic_sampler(name):
-    def forbidden():
-        raise AssertionError("drew noise")
-
-    problem = three_modes()
-    list(
-        sample(
-            problem.denoise,
-            np.ones((1, 2)),
-            [5.0, 1.0, 0.0],
-            SAMPLERS[name].make(),
-            noise=forbidden,
-        )
-    )
-
-
-@pytest.mark.parametrize("name", STOCHASTIC)
-def test_a_stochastic_sampler_draws_noise_at_every_step_but_the_last(name):
-    draws = []
-
-    def noise():
-        draws.append(1)
-        return np.zeros((1, 2))
-
-    problem = three_modes()
-    list(
-        sample(
-            problem.denoise,
-            np.ones((1, 2)),
-            [5.0, 1.0, 0.5, 0.0],
-            SAMPLERS[name].make(),
-            noise=noise,
-        )
-    )
-    assert len(draws) == 2
-
-
-@pytest.mark.parametrize("name", EVERY)
-def test_declared_evaluations_are_the_counted_ones(name):
-    calls = []
+def test_declared_evaluations_and_draws_are_the_counted_ones(name):
+    """The last step goes to 0, which costs one evaluation and no noise, whatever the method."""
+    calls, draws = [], []
+    entry, x = SAMPLERS[name], np.ones((1, 2))
+    sigmas = [9.0, 5.0, 4.0, 3.0, 2.5, 2.0, 0.0]
 
     def denoise(x, sigma):
         calls.append(sigma)
         return 0.5 * x
 
-    walk(name, denoise, np.ones((1, 2)), [9.0, 5.0, 2.0, 1.0])
-    assert len(calls) == 3 * SAMPLERS[name].nfe
+    def noise():
+        draws.append(1)
+        return 0.0 * x
+
+    per_step = []
+    for _ in sample(denoise, x, sigmas, entry.make(), noise=noise):
+        per_step.append((len(calls), len(draws)))
+    calls_of = np.diff([0, *(c for c, _ in per_step)]).tolist()
+    draws_of = np.diff([0, *(d for _, d in per_step)]).tolist()
+    expected = [*entry.start_nfe, *[entry.nfe] * 5][:5]
+    if entry.adaptive:
+        assert all(n >= entry.nfe and (n - entry.nfe) % 6 == 0 for n in calls_of[:5])
+    else:
+        assert calls_of[:5] == expected
+    assert calls_of[5] == 1
+    assert draws_of == [entry.draws if entry.stochastic else 0] * 5 + [0]
+
+
+@pytest.mark.parametrize("name", EVERY)
+def test_declared_eta_is_the_default(name):
+    entry = SAMPLERS[name]
+    if entry.eta is None:
+        with pytest.raises(TypeError):
+            entry.make(eta=0.5, order=9, nonsense=1)
+        return
+    problem, x = three_modes(), np.ones((2, 2))
+    ends = [
+        walk(make(), problem.denoise, x, [4.0, 2.0, 1.0], noise=drawing(0, (2, 2))).x
+        for make in (entry.make, lambda: entry.make(eta=entry.eta))
+    ]
+    np.testing.assert_array_equal(*ends)
+    assert entry.stochastic == (entry.eta > 0)
+    walk(entry.make(eta=0.0), problem.denoise, x, [4.0, 2.0, 1.0], noise=no_noise)
+
+
+def test_every_sampler_tells_its_source():
+    for name, entry in SAMPLERS.items():
+        assert len(entry.source) > 10, name
+        assert entry.order in range(6) and entry.nfe >= 1 and entry.draws in (1, 2)
+    sources = {name: entry.source for name, entry in SAMPLERS.items()}
+    assert sources["dpm_solver_3"] == "arXiv:2206.00927, algorithm 2"
+    assert sources["dpmpp_2s"] == "arXiv:2211.01095, algorithm 1"
+
+
+TABLE = {  # order, evaluations, stochastic, eta
+    "ddpm": (1, 1, True, None),
+    "ddim": (1, 1, False, 0.0),
+    "euler": (1, 1, False, None),
+    "euler_a": (1, 1, True, 1.0),
+    "heun": (2, 2, False, None),
+    "midpoint": (2, 2, False, None),
+    "rk4": (4, 4, False, None),
+    "rk45": (5, 7, False, None),
+    "lms": (4, 1, False, None),
+    "pndm": (2, 1, False, None),
+    "deis": (2, 1, False, None),
+    "deis_3": (3, 1, False, None),
+    "dpm_solver_2": (2, 2, False, None),
+    "dpm_solver_2_a": (2, 2, True, 1.0),
+    "dpm_solver_3": (3, 3, False, None),
+    "dpmpp_2s": (2, 2, False, None),
+    "dpmpp_2s_a": (2, 2, True, 1.0),
+    "dpmpp_sde": (2, 2, True, 1.0),
+    "dpmpp_2m": (2, 1, False, None),
+    "dpmpp_2m_sde": (2, 1, True, 1.0),
+    "dpmpp_2m_sde_heun": (2, 1, True, 1.0),
+    "dpmpp_3m_sde": (2, 1, True, 1.0),
+    "unipc": (3, 1, False, None),
+    "unipc_3": (3, 1, False, None),
+    "lcm": (0, 1, True, None),
+}
+
+
+def test_the_table_of_samplers():
+    assert {n: (s.order, s.nfe, s.stochastic, s.eta) for n, s in SAMPLERS.items()} == TABLE
+    assert [n for n, s in SAMPLERS.items() if s.adaptive] == ["rk45"]
+    assert [n for n, s in SAMPLERS.items() if s.draws != 1] == ["dpmpp_sde"]
+
+
+def test_what_a_sampler_declares_by_default():
+    entry = Sampler(heun, 2, 2, False, "mine")
+    assert (entry.eta, entry.start_nfe, entry.draws, entry.adaptive) == (None, (), 1, False)
+
+
+def test_default_arguments_of_the_makers():
+    from ldmref import samplers as s
+
+    makers = [s.ancestral, s.with_noise, s.dpm_solver, s.dpmpp_sde, s.dpmpp_2m, s.dpmpp_3m, s.lms,
+              s.deis, s.unipc, s.rk45]  # fmt: skip
+    defaults = {
+        m.__name__: {
+            name: p.default
+            for name, p in inspect.signature(m).parameters.items()
+            if p.default is not p.empty
+        }
+        for m in makers
+    }
+    assert defaults == {
+        "ancestral": {"eta": 0.0},
+        "with_noise": {"eta": 1.0},
+        "dpm_solver": {"order": 2},
+        "dpmpp_sde": {"eta": 1.0, "r": 0.5},
+        "dpmpp_2m": {"eta": 0.0, "solver": "midpoint"},
+        "dpmpp_3m": {"eta": 1.0},
+        "lms": {"order": 4, "start": "runge_kutta"},
+        "deis": {"order": 2, "start": "euler"},
+        "unipc": {"order": 2, "variant": "bh2", "corrector": True},
+        "rk45": {"rtol": 1e-3, "atol": 1e-3},
+    }
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -151,65 +169,39 @@ def test_a_walk_can_be_split(name):
     """0..k and then k..n, with the history passed along, equals 0..n."""
     problem, x = three_modes(), np.random.default_rng(4).standard_normal((4, 2)) * 5
     sigmas = karras_sigmas(9, 0.1, 5.0).tolist()
-    stream = np.random.default_rng(5)
-
-    def go(x, part, history=()):
-        make = SAMPLERS[name].make()
-        noise = lambda: stream.standard_normal(x.shape)  # noqa: E731
-        return list(sample(problem.denoise, x, part, make, noise=noise, history=history))[-1]
-
-    whole = go(x, sigmas).x
-    stream = np.random.default_rng(5)
-    middle = go(x, sigmas[:5])
-    np.testing.assert_array_equal(go(middle.x, sigmas[4:], middle.history).x, whole)
+    step = SAMPLERS[name].make()
+    for cut in (1, 2, 4):
+        noise = drawing(5, x.shape)
+        whole = walk(step, problem.denoise, x, sigmas, noise)
+        noise = drawing(5, x.shape)
+        middle = walk(step, problem.denoise, x, sigmas[: cut + 1], noise)
+        end = walk(step, problem.denoise, middle.x, sigmas[cut:], noise, history=middle.history)
+        np.testing.assert_array_equal(end.x, whole.x)
 
 
 @pytest.mark.parametrize("name", EVERY)
 def test_constrain_keeps_known_entries_bit_for_bit(name):
     problem, known = three_modes(), np.asarray([[0.1, 0.2]])
     keep = np.asarray([[1.0, 0.0]])
+    levels = []
 
     def constrain(x, sigma):
+        levels.append(sigma)
         return np.where(keep == 1.0, known + sigma * 0.5, x)
 
-    end = walk(name, problem.denoise, np.ones((1, 2)), [5.0, 1.0, 0.0], constrain=constrain)[-1].x
-    assert end[0, 0] == known[0, 0]
+    sigmas, noise = [5.0, 3.0, 2.0, 1.0, 0.0], drawing(6, (1, 2))
+    x = np.ones((1, 2))
+    end = walk(name, problem.denoise, x, sigmas, noise, constrain=constrain).x
+    assert end[0, 0] == known[0, 0] and np.isfinite(end).all()
+    assert levels == sigmas[1:]
 
 
-@pytest.mark.parametrize("sigma,sigma_next", [(14.6, 9.0), (2.0, 0.5), (0.5, 0.03)])
-def test_eta_one_is_the_ddpm_posterior(sigma, sigma_next):
-    """ancestral(1) in sigma coordinates = q(x_s|x_t,x_0) in variance-preserving ones, to 1e-12."""
-    stream = np.random.default_rng(6)
-    x0, xt, eps = stream.standard_normal((3, 5, 2))
-    a, a_prev = (float(alpha_bar_from_sigma(s)) for s in (sigma, sigma_next))
-    mean, variance = q_posterior(x0, xt, a, a_prev)
-    want = (mean + np.sqrt(variance) * eps) / np.sqrt(a_prev)
-    step = ancestral(1.0)
-    got, _, _ = step(lambda x, s: x0, xt / np.sqrt(a), sigma, sigma_next, (), lambda: eps)
-    np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("eta", [0.0, 0.3, 1.0])
-def test_ddim_formula_of_the_paper(eta):
-    """Song et al. eq. 12, written in alpha-bar, times 1/sqrt(alpha-bar) of the next level."""
-    stream = np.random.default_rng(7)
-    x0, xt, eps = stream.standard_normal((3, 5, 2))
-    sigma, sigma_next = 3.0, 0.8
-    a, ap = (float(alpha_bar_from_sigma(s)) for s in (sigma, sigma_next))
-    noise_in_xt = (xt - np.sqrt(a) * x0) / np.sqrt(1 - a)
-    ddim_sigma = eta * np.sqrt((1 - ap) / (1 - a)) * np.sqrt(1 - a / ap)
-    want = np.sqrt(ap) * x0 + np.sqrt(1 - ap - ddim_sigma**2) * noise_in_xt + ddim_sigma * eps
-    got, _, _ = ancestral(eta)(lambda x, s: x0, xt / np.sqrt(a), sigma, sigma_next, (), lambda: eps)
-    np.testing.assert_allclose(got * np.sqrt(ap), want, rtol=1e-12, atol=1e-12)
-
-
-def test_huge_sigma_loses_nothing_in_float32():
-    """A cosine schedule's table ends near sigma = 2e4; a step from there must not spoil x0."""
-    x0 = np.asarray([[0.25, -0.5]], np.float32)
-    eps = np.asarray([[0.3, 0.7]], np.float32)
-    for step in (ancestral(0.0), heun(), SAMPLERS["dpmpp_2m"].make()):
-        x, _, _ = step(lambda x, s: x0, np.float32(2e4) * eps, 2e4, 10.0, (), None)
-        np.testing.assert_allclose(x, 10.0 * eps + x0, atol=1e-3)
+def test_samplers_do_not_write_into_their_arguments():
+    problem = three_modes()
+    for name in EVERY:
+        x = np.ones((2, 2))
+        walk(name, problem.denoise, x, [5.0, 3.0, 1.0, 0.0], drawing(7, (2, 2)))
+        assert (x == 1.0).all()
 
 
 def test_unknown_sampler_names_the_nearest():
@@ -231,5 +223,16 @@ def test_a_plug_in_adds_a_sampler_but_cannot_replace_one(monkeypatch):
     monkeypatch.setattr("ldmref.samplers.entry_points", lambda group: [Point("mine")])
     assert get_sampler("mine") is mine
     monkeypatch.setattr("ldmref.samplers.entry_points", lambda group: [Point("heun")])
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="'heun'") as caught:
         get_sampler("heun")
+    assert caught.value.code == "E-PLUGIN"
+
+
+def test_aliases_lead_to_samplers():
+    assert len(ALIASES) == 12
+    for alias, name in ALIASES.items():
+        assert alias == alias.lower() and alias not in SAMPLERS
+        assert get_sampler(alias) is get_sampler(alias.upper()) is SAMPLERS[name]
+    assert get_sampler("DPM++ 2S a") is SAMPLERS["dpmpp_2s_a"]
+    assert get_sampler("DPM++ 3M SDE") is SAMPLERS["dpmpp_3m_sde"]
+    assert get_sampler("PLMS") is SAMPLERS["pndm"] and get_sampler("Heun") is SAMPLERS["heun"]

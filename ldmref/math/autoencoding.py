@@ -1,0 +1,237 @@
+"""Autoencoders that are no distributions: plain, denoising and sparse.
+
+Losses are sums over the elements of an example, as the papers write them; divide by the number of
+elements for the mean that training code reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from numbers import Real
+from typing import Any
+
+from array_api_compat import array_namespace
+
+Array = Any
+
+
+def squared_error(x: Array, reconstruction: Array) -> Array:
+    r"""Squared Euclidean distance of every example to its reconstruction.
+
+    .. math:: L(x, \hat x) = \lVert x - \hat x \rVert^2
+
+    Up to scale and constant the Gaussian's negative logarithm: `gaussian_log_likelihood`.
+
+    Args:
+        x: (n, ...), real floating.
+        reconstruction: shape and dtype of `x`.
+
+    Returns:
+        (n,), >= 0, dtype of `x`.
+
+    Accuracy: (2 + number of elements) ulp relative to the rounded differences.
+    Source: Vincent et al. 2010, JMLR 11:3371, section 2.2.
+
+    >>> import numpy as np
+    >>> squared_error(np.asarray([[1.0, 2.0]]), np.asarray([[1.0, 5.0]]))
+    array([9.])
+    """
+    xp = array_namespace(x, reconstruction)
+    rest = xp.reshape(x - reconstruction, (x.shape[0], -1))
+    return xp.sum(rest * rest, axis=1)
+
+
+def autoencoder_loss(
+    x: Array, encode: Callable[[Array], Array], decode: Callable[[Array], Array]
+) -> Array:
+    r"""Squared error of pictures that have been through the bottleneck.
+
+    .. math:: L(x) = \lVert x - g(f(x)) \rVert^2
+
+    With linear f and g its minimum is spanned by the principal components: `principal_components`.
+
+    Args:
+        x: (n, ...), real floating.
+        encode: f, from pictures (n, ...) to latents.
+        decode: g, from latents to pictures.
+
+    Returns:
+        (n,), >= 0, dtype of `x`.
+
+    Accuracy: that of `squared_error`.
+    Source: Baldi and Hornik 1989, Neural Networks 2:53; Hinton and Salakhutdinov 2006,
+    Science 313:504.
+
+    >>> import numpy as np
+    >>> autoencoder_loss(np.asarray([[3.0, 4.0]]), lambda x: x[:, :1], lambda z: z * [[1.0, 1.0]])
+    array([1.])
+    """
+    return squared_error(x, decode(encode(x)))
+
+
+def denoising_loss(
+    x: Array,
+    corrupted: Array,
+    encode: Callable[[Array], Array],
+    decode: Callable[[Array], Array],
+) -> Array:
+    r"""Squared error of what is made of corrupted pictures, against the clean ones.
+
+    .. math:: L(x, \tilde x) = \lVert x - g(f(\tilde x)) \rVert^2
+
+    Its minimum over all functions is the mean of clean pictures given the corrupted one, the x0 of
+    diffusion models.
+
+    Args:
+        x: clean pictures, (n, ...), real floating.
+        corrupted: x-tilde, from `gaussian_corruption` or `masking_corruption`, shape of `x`.
+        encode: f, from pictures to latents.
+        decode: g, from latents to pictures.
+
+    Returns:
+        (n,), >= 0, dtype of `x`.
+
+    Accuracy: that of `squared_error`.
+    Source: Vincent et al. 2010, JMLR 11:3371, section 3.1.
+
+    >>> import numpy as np
+    >>> same = lambda z: z
+    >>> denoising_loss(np.asarray([[3.0, 4.0]]), np.asarray([[3.0, 0.0]]), same, same)
+    array([16.])
+    """
+    return squared_error(x, decode(encode(corrupted)))
+
+
+def gaussian_corruption(x: Array, noise: Array, sigma: float) -> Array:
+    r"""Add isotropic Gaussian noise.
+
+    .. math:: \tilde x = x + \sigma\,\epsilon
+
+    Args:
+        x: any shape, real floating.
+        noise: epsilon, standard normal, shape of `x`.
+        sigma: standard deviation in units of `x`, >= 0.
+
+    Returns:
+        shape and dtype of `x`.
+
+    Accuracy: each term within 2 ulp.
+    Source: Vincent et al. 2010, JMLR 11:3371, section 3.3.
+
+    >>> import numpy as np
+    >>> gaussian_corruption(np.asarray([1.0]), np.asarray([-2.0]), 0.25)
+    array([0.5])
+    """
+    return x + sigma * noise
+
+
+def masking_corruption(x: Array, noise: Array, fraction: float) -> Array:
+    r"""Set a fixed number of randomly chosen elements of every example to zero.
+
+    .. math:: \tilde x_i = x_i\,[\,r_i \ge \operatorname{round}(\nu d)\,], \qquad
+              r_i = \#\{j : u_j < u_i\}
+
+    Args:
+        x: (n, ...), d elements per example, real floating.
+        noise: u, independent draws of any one continuous distribution, shape of `x`.
+        fraction: nu, of the elements that are lost, in [0, 1]; a half is rounded to even.
+
+    Returns:
+        shape and dtype of `x`; the surviving elements are untouched.
+
+    Raises:
+        ValueError: `fraction` is not in [0, 1].
+
+    Accuracy: exact.
+    Source: Vincent et al. 2008, ICML, section 2.3; 2010, JMLR 11:3371, section 3.3.
+
+    >>> import numpy as np
+    >>> masking_corruption(np.asarray([[1.0, 2.0, 3.0]]), np.asarray([[0.5, 0.1, 0.9]]), 0.34)
+    array([[1., 0., 3.]])
+    """
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"fraction must be in [0, 1], not {fraction}")
+    xp = array_namespace(x, noise)
+    flat = xp.reshape(noise, (x.shape[0], -1))
+    ranks = xp.argsort(xp.argsort(flat, axis=1), axis=1)
+    kept = xp.reshape(ranks >= round(fraction * flat.shape[1]), x.shape)
+    return xp.where(kept, x, xp.zeros_like(x))
+
+
+def kl_bernoulli(p: Array, q: Array) -> Array:
+    r"""Divergence of Bernoulli(p) from Bernoulli(q), element by element.
+
+    .. math:: D = p \log\frac{p}{q} + (1 - p) \log\frac{1 - p}{1 - q}
+
+    Args:
+        p: probability, in [0, 1]; a scalar, or an array that broadcasts to `q`.
+        q: probability, in (0, 1), any shape, real floating.
+
+    Returns:
+        nats, >= 0 up to rounding, 0 for equals; shape and dtype of `q`.
+
+    Accuracy: 8 ulp of p |log(p/q)| + (1 - p) |log((1-p)/(1-q))| + 1.
+    Derived: definition of the divergence.
+
+    >>> import numpy as np
+    >>> kl_bernoulli(0.5, np.asarray([0.5, 0.2])).round(6)
+    array([0.      , 0.223144])
+    """
+    xp = array_namespace(q)
+    p = xp.zeros_like(q) + (float(p) if isinstance(p, Real) else p)
+
+    def term(a: Array, b: Array) -> Array:  # a log(a / b), and 0 at a = 0
+        return a * xp.log(xp.where(a > 0.0, a, b) / b)
+
+    return term(p, q) + term(1.0 - p, 1.0 - q)
+
+
+def kl_sparsity(activation: Array, rho: float) -> Array:
+    r"""Penalty for hidden units whose mean activation over the examples is not rho.
+
+    .. math:: \Omega = \sum_j \operatorname{KL}(\rho \,\|\, \hat\rho_j), \qquad
+              \hat\rho_j = \frac1n \sum_i h_j(x_i)
+
+    Args:
+        activation: h, (n, units), in (0, 1), such as a sigmoid's output.
+        rho: wanted mean activation, in (0, 1), such as 0.05.
+
+    Returns:
+        0-d, nats, >= 0, dtype of `activation`.
+
+    Raises:
+        ValueError: `rho` is not in (0, 1).
+
+    Accuracy: that of `kl_bernoulli` at the rounded means, summed.
+    Source: Ng 2011, CS294A lecture notes "Sparse autoencoder", section 3.
+
+    >>> import numpy as np
+    >>> kl_sparsity(np.asarray([[0.1, 0.2], [0.9, 0.2]]), 0.5).round(6).item()
+    0.223144
+    """
+    if not 0.0 < rho < 1.0:
+        raise ValueError(f"rho must be in (0, 1), not {rho}")
+    xp = array_namespace(activation)
+    return xp.sum(kl_bernoulli(rho, xp.mean(activation, axis=0)))
+
+
+def l1_sparsity(activation: Array) -> Array:
+    r"""Penalty for every latent that is not zero: the sum of absolute values.
+
+    .. math:: \Omega(x) = \sum_j \lvert h_j(x) \rvert
+
+    Args:
+        activation: h, (n, ...), real floating.
+
+    Returns:
+        (n,), >= 0, dtype of `activation`.
+
+    Accuracy: as many ulp as an example has elements.
+    Source: Olshausen and Field 1996, Nature 381:607, with the penalty |x|.
+
+    >>> import numpy as np
+    >>> l1_sparsity(np.asarray([[1.0, -2.0, 0.0]]))
+    array([3.])
+    """
+    xp = array_namespace(activation)
+    return xp.sum(xp.abs(xp.reshape(activation, (activation.shape[0], -1))), axis=1)

@@ -1,0 +1,137 @@
+"""Normalisation and resampling, as plain definitions; a backend's fast versions must equal them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from array_api_compat import array_namespace
+
+Array = Any
+
+
+def group_norm(
+    x: Array, weight: Array | None, bias: Array | None, groups: int, eps: float
+) -> Array:
+    r"""Zero mean and unit variance in every group of neighbouring channels of every example.
+
+    .. math:: y = \frac{x - \operatorname E_g[x]}{\sqrt{\operatorname{Var}_g[x] + \varepsilon}}\,
+              \gamma_c + \beta_c
+
+    The variance is the biased one. eps has no default, because there is no common one: 1e-6 in the
+    autoencoder and before the transformers, 1e-5 in the U-Net's residual blocks.
+
+    Args:
+        x: (n, c, ...), real floating.
+        weight, bias: gamma and beta, (c,), or None for 1 and 0.
+        groups: number of groups, a divisor of c; 1 normalises all channels together, c each alone.
+        eps: added to the variance, in units of `x` squared, >= 0.
+
+    Returns:
+        shape and dtype of `x`.
+
+    Raises:
+        ValueError: `groups` does not divide c.
+
+    Accuracy: (8 + sqrt(elements of a group)) ulp of 1 + |mean| / sqrt(variance + eps), times gamma.
+    Source: Wu and He 2018, arXiv:1803.08494, section 3.
+
+    >>> import numpy as np
+    >>> group_norm(np.asarray([[1.0, 3.0, 5.0, 5.0]]), None, None, 2, 0.5).round(6)
+    array([[-0.816497,  0.816497,  0.      ,  0.      ]])
+    """
+    n, c = x.shape[:2]
+    if groups < 1 or c % groups:
+        raise ValueError(f"{groups} groups do not divide {c} channels")
+    xp = array_namespace(x)
+    y = xp.reshape(_standardise(xp.reshape(x, (n, groups, -1)), eps), x.shape)
+    shape = (c,) + (1,) * (x.ndim - 2)
+    y = y if weight is None else y * xp.reshape(weight, shape)
+    return y if bias is None else y + xp.reshape(bias, shape)
+
+
+def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
+    r"""Zero mean and unit variance over the last axis.
+
+    .. math:: y = \frac{x - \operatorname E[x]}{\sqrt{\operatorname{Var}[x] + \varepsilon}}\,
+              \gamma + \beta
+
+    Args:
+        x: (..., d), real floating.
+        weight, bias: gamma and beta, (d,), or None for 1 and 0.
+        eps: added to the (biased) variance, in units of `x` squared, >= 0; 1e-5 in all models.
+
+    Returns:
+        shape and dtype of `x`.
+
+    Accuracy: (8 + sqrt(d)) ulp of 1 + |mean| / sqrt(variance + eps), times gamma.
+    Source: Ba, Kiros, Hinton 2016, arXiv:1607.06450, section 3.
+
+    >>> import numpy as np
+    >>> layer_norm(np.asarray([1.0, 3.0]), None, None, 0.5).round(6)
+    array([-0.816497,  0.816497])
+    """
+    y = _standardise(x, eps)
+    y = y if weight is None else y * weight
+    return y if bias is None else y + bias
+
+
+def upsample_nearest(x: Array, factor: int = 2) -> Array:
+    r"""Enlarge pictures by repeating every pixel.
+
+    .. math:: y_{i, j} = x_{\lfloor i/f \rfloor, \lfloor j/f \rfloor}
+
+    Args:
+        x: (n, c, h, w).
+        factor: f, >= 1; 2 in all models.
+
+    Returns:
+        (n, c, f h, f w), dtype of `x`.
+
+    Accuracy: exact.
+    Derived: definition; the decoder and the U-Net follow it with a convolution.
+
+    >>> import numpy as np
+    >>> upsample_nearest(np.asarray([[[[1.0, 2.0]]]]))
+    array([[[[1., 1., 2., 2.],
+             [1., 1., 2., 2.]]]])
+    """
+    xp = array_namespace(x)
+    n, c, h, w = x.shape
+    tiles = xp.broadcast_to(x[:, :, :, None, :, None], (n, c, h, factor, w, factor))
+    return xp.reshape(tiles, (n, c, h * factor, w * factor))
+
+
+def pad_bottom_right(x: Array) -> Array:
+    r"""One row and one column of zeros after the last: the autoencoder's one-sided padding.
+
+    .. math:: y_{i, j} = x_{i, j}\,[\,i < h,\; j < w\,], \qquad 0 \le i \le h,\; 0 \le j \le w
+
+    A 3 x 3 convolution of stride 2 then sees the pixels 2i to 2i + 2 at output i, where padding on
+    both sides (the U-Net's) would see 2i - 1 to 2i + 1. Three such halvings see 8i to 8i + 14, and
+    nothing above or left of their own block of 8; padded on both sides they see 8i - 7 to 8i + 7,
+    seven pixels further up and left.
+
+    Args:
+        x: (n, c, h, w).
+
+    Returns:
+        (n, c, h + 1, w + 1), dtype of `x`.
+
+    Accuracy: exact.
+    Source: CompVis/latent-diffusion, ldm/modules/diffusionmodules/model.py, Downsample.
+
+    >>> import numpy as np
+    >>> pad_bottom_right(np.asarray([[[[1.0]]]]))
+    array([[[[1., 0.],
+             [0., 0.]]]])
+    """
+    xp = array_namespace(x)
+    x = xp.concat([x, xp.zeros_like(x[:, :, :1, :])], axis=2)
+    return xp.concat([x, xp.zeros_like(x[:, :, :, :1])], axis=3)
+
+
+def _standardise(x: Array, eps: float) -> Array:
+    """Zero mean and unit variance over the last axis, as far as eps lets it."""
+    xp = array_namespace(x)
+    centred = x - xp.mean(x, axis=-1, keepdims=True)
+    return centred / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + eps)

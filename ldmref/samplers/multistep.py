@@ -1,0 +1,201 @@
+r"""Linear multistep methods: a polynomial through the slopes of this step and the last ones.
+
+LMS, PNDM and DEIS are one method. Each replaces the slope eps along the interval by the polynomial
+through the known slopes and integrates it exactly; they differ only in the variable tau in which it
+is a polynomial:
+
+| method | polynomial in                       | start                                            |
+|--------|-------------------------------------|--------------------------------------------------|
+| LMS    | sigma (Adams-Bashforth)             | Runge-Kutta 4, or lower orders as in k-diffusion |
+| DEIS   | log sigma                           | lower orders, or Runge-Kutta 4                   |
+| PNDM   | the number of the step              | one step of Heun, then lower orders              |
+
+With r = (tau - tau_n) / (tau_{n+1} - tau_n), the weights of the differences to the newest slope
+solve the moment equations
+
+.. math:: \sum_{j=1}^{p-1} w_j\, r_j^i = \int_{\sigma_n}^{\sigma_{n+1}} r^i\, d\sigma,
+          \quad i = 1, \dots, p - 1, \qquad
+          x' = \mathrm{straight} + \sum_j w_j (e_{n-j} - e_n)
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ldmref.samplers.loop import Denoise, Noise, StepFunction
+from ldmref.samplers.runge_kutta import HEUN, RK4, Tableau, combine, runge_kutta_bend
+from ldmref.samplers.steps import straight
+
+Array = Any
+# (levels of the earlier slopes, newest first; sigma; sigma_next) -> a weight for each
+Rule = Callable[[Sequence[float], float, float], list[float]]
+
+
+class Memory(NamedTuple):
+    """What a multistep method remembers: the newest slope, and what earlier ones differ from it by.
+
+    `sigma`, level of the newest slope; `arrived`, the point to which the step led; `target`, the
+    clean data to which the newest slope points from there; `past`, ((level, slope minus the newest
+    slope), ...), newest first.
+    """
+
+    sigma: float
+    arrived: Array
+    target: Array
+    past: tuple[tuple[float, Array], ...]
+
+
+def recall(x: Array, x0: Array, sigma: float, history: tuple, most: int) -> tuple:
+    """The last slopes minus the one at x: ((level, difference), ...), newest first, `most` of them.
+
+    The slope turned by ((x - arrived) + (target - x0)) / sigma since the last step; the first term
+    is 0 unless a constraint moved the point in between.
+    """
+    if not history:
+        return ()
+    last, arrived, target, past = history
+    turn = ((x - arrived) + (target - x0)) * (1.0 / sigma)
+    return ((last, -turn), *((level, d - turn) for level, d in past))[:most]
+
+
+def linear_multistep(
+    order: int, rule: Rule, start: Tableau | None = None, start_steps: int = 0
+) -> StepFunction:
+    """The step that all methods of this file share.
+
+    Args:
+        order: number of slopes, >= 1.
+        rule: the weights of the slopes.
+        start: method of the first `start_steps` steps; after them, and without it, the order grows
+            by one with every step until it is `order`.
+
+    The step to sigma = 0 is the straight line, to x0.
+    """
+
+    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+        x0 = denoise(x, sigma)
+        if sigma_next == 0.0:
+            return x0, x0, ()
+        past = recall(x, x0, sigma, history, order - 1)
+        if start is not None and len(past) < start_steps:
+            bend = runge_kutta_bend(denoise, x, x0, sigma, sigma_next, start)
+        else:
+            weights = rule([level for level, _ in past], sigma, sigma_next)
+            bend = combine(weights, [d for _, d in past])
+        x_next = straight(x, x0, sigma, sigma_next) + bend
+        return x_next, x0, Memory(sigma, x_next, x0 + bend, past)
+
+    return step
+
+
+def moment_weights(places: Sequence[float], moments: Sequence[float]) -> list[float]:
+    r"""Weights w with sum_j w_j r_j^i = m_i for i = 1, 2, ...: exact for every polynomial.
+
+    >>> moment_weights([-1.0], [0.5])  # the second-order Adams-Bashforth method
+    [-0.5]
+    """
+    if not places:
+        return []
+    powers = np.asarray(places)[None, :] ** np.arange(1, len(places) + 1)[:, None]
+    return np.linalg.solve(powers, np.asarray(moments)).tolist()
+
+
+@cache
+def _quadrature() -> tuple[np.ndarray, np.ndarray]:
+    """Gauss-Legendre nodes and weights on [0, 1], exact to rounding for exponentials up to e^40."""
+    nodes, weights = np.polynomial.legendre.leggauss(40)
+    return 0.5 * (nodes + 1.0), 0.5 * weights
+
+
+def exponential_moment(power: int, h: float) -> float:
+    r"""The integral over [0, 1] of h e^(-h (1 - u)) u^k du; 1 - e^-h for k = 0.
+
+    Exponential integrators in lambda = -log sigma weigh predictions x0 so. In terms of the phi
+    functions it is k! h phi_{k+1}(-h).
+
+    Source: Hochbruck and Ostermann 2010, "Exponential integrators", eq. 2.10.
+
+    >>> round(exponential_moment(1, 1.0), 12) == round(math.exp(-1.0), 12)
+    True
+    """
+    u, w = _quadrature()
+    return float(h * np.sum(w * np.exp(-h * (1.0 - u)) * u**power))
+
+
+def adams_bashforth_rule(levels: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
+    """Polynomials in sigma: the moments are (sigma' - sigma) / (i + 1)."""
+    h = sigma_next - sigma
+    moments = [h / (i + 2) for i in range(len(levels))]
+    return moment_weights([(level - sigma) / h for level in levels], moments)
+
+
+def index_rule(levels: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
+    """Polynomials in the number of the step: Adams-Bashforth for equal steps, equal or not."""
+    moments = [(sigma_next - sigma) / (i + 2) for i in range(len(levels))]
+    return moment_weights([-(j + 1.0) for j in range(len(levels))], moments)
+
+
+def log_rule(levels: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
+    r"""Polynomials in log sigma: with h = log(sigma / sigma'), d sigma = -sigma h e^(-h r) dr."""
+    h = math.log(sigma / sigma_next)
+    u, w = _quadrature()
+    density = -sigma * h * np.exp(-h * u) * w
+    moments = [float(np.sum(density * u ** (i + 1))) for i in range(len(levels))]
+    return moment_weights([math.log(sigma / level) / h for level in levels], moments)
+
+
+def _start(name: str, order: int, tableau: Tableau = RK4) -> tuple[Tableau | None, int]:
+    if name not in ("runge_kutta", "euler"):
+        raise ValueError(f"start must be 'runge_kutta' or 'euler', not {name!r}")
+    return (tableau, order - 1) if name == "runge_kutta" else (None, 0)
+
+
+def lms(order: int = 4, start: str = "runge_kutta") -> StepFunction:
+    """Linear multistep in sigma: Adams-Bashforth with unequal steps; order 1 is Euler's method.
+
+    Args:
+        order: 1 to 4.
+        start: `runge_kutta` takes order - 1 steps of RK4 first, and converges at `order`; `euler`
+            starts with orders 1, 2, 3, as k-diffusion and diffusers do, and converges at order 2,
+            since the first step's error is never made good.
+
+    Source: k-diffusion, `sample_lms`; Hairer, Norsett, Wanner 1993, Solving ODEs I, section III.5
+    (variable steps).
+    """
+    if not 1 <= order <= 4:
+        raise ValueError(f"order must be from 1 to 4, not {order}")
+    return linear_multistep(order, adams_bashforth_rule, *_start(start, order))
+
+
+def deis(order: int = 2, start: str = "euler") -> StepFunction:
+    """Diffusion exponential integrator sampler (tAB-DEIS) with the polynomial in log sigma.
+
+    Args:
+        order: 1 to 4; diffusers has 1 to 3.
+        start: `euler` starts with lower orders, as diffusers does, and converges at order
+            min(order, 2); `runge_kutta` takes order - 1 steps of RK4 first, and converges at
+            `order`.
+
+    Source: Zhang and Chen 2022, arXiv:2204.13902, section 3.2 (tAB-DEIS) in the variable log rho.
+    """
+    if not 1 <= order <= 4:
+        raise ValueError(f"order must be from 1 to 4, not {order}")
+    return linear_multistep(order, log_rule, *_start(start, order))
+
+
+def pndm() -> StepFunction:
+    """Pseudo linear multistep (PLMS): four slopes, weighted as if the steps were equal.
+
+    The first step is Heun's. Programs that take one network evaluation per step write it as two,
+    with the second timestep repeated: 951, 901, 901, 851, ... is this grid's 951, 901, 851, ...
+    Weights that ignore the sizes of the steps make it of order 2, not 4.
+
+    Source: Liu et al. 2022, arXiv:2202.09778, eq. 12 and algorithm 2 (PLMS), without its
+    Runge-Kutta start, as CompVis' `PLMSSampler`.
+    """
+    return linear_multistep(4, index_rule, HEUN, 1)

@@ -1,0 +1,229 @@
+r"""Runge-Kutta methods: Butcher tableaux as data, and one step for all of them.
+
+The probability-flow ODE is dx/dsigma = (x - x0) / sigma. A stage is a point u at a level s between
+sigma and sigma', with slope e = (u - x0(u)) / s; only the differences d = e - e_1 to the first
+slope are formed, from differences of predictions:
+
+.. math:: b_i = h \sum_{j<i} a_{ij}\, d_j, \qquad u_i = \mathrm{straight}(s_i) + b_i, \qquad
+          d_i = \frac{x_0 - x_0(u_i) + b_i}{s_i}, \qquad h = \sigma' - \sigma
+
+which equals the usual form because every row of the tableau sums to its node.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction as F
+from typing import Any
+
+from array_api_compat import array_namespace
+
+from ldmref.samplers.loop import Denoise, Noise, StepFunction
+from ldmref.samplers.steps import straight
+
+Array = Any
+
+
+@dataclass(frozen=True)
+class Tableau:
+    """An explicit Runge-Kutta method in exact fractions; it refuses numbers that cannot be one.
+
+    `nodes` c, (s,), from 0; `matrix` a, row i with i entries; `weights` b, (s,); `order`;
+    `weights_low`, of an embedded method of a lower order, for an estimate of the error.
+
+    Raises:
+        ValueError: a row does not sum to its node, or weights do not sum to 1.
+    """
+
+    nodes: tuple[F, ...]
+    matrix: tuple[tuple[F, ...], ...]
+    weights: tuple[F, ...]
+    order: int
+    weights_low: tuple[F, ...] = ()
+
+    def __post_init__(self):
+        sizes = [len(row) for row in self.matrix]
+        if sizes != list(range(len(self.nodes))) or len(self.weights) != len(self.nodes):
+            raise ValueError(f"not an explicit tableau of {len(self.nodes)} stages")
+        if [sum(row, F(0)) for row in self.matrix] != list(self.nodes):
+            raise ValueError("a row does not sum to its node")
+        if any(sum(b, F(0)) != 1 for b in (self.weights, self.weights_low) if b):
+            raise ValueError("weights do not sum to 1")
+
+
+MIDPOINT = Tableau((F(0), F(1, 2)), ((), (F(1, 2),)), (F(0), F(1)), 2)
+HEUN = Tableau((F(0), F(1)), ((), (F(1),)), (F(1, 2), F(1, 2)), 2)
+RK4 = Tableau(
+    (F(0), F(1, 2), F(1, 2), F(1)),
+    ((), (F(1, 2),), (F(0), F(1, 2)), (F(0), F(0), F(1))),
+    (F(1, 6), F(1, 3), F(1, 3), F(1, 6)),
+    4,
+)
+DORMAND_PRINCE = Tableau(
+    (F(0), F(1, 5), F(3, 10), F(4, 5), F(8, 9), F(1), F(1)),
+    (
+        (),
+        (F(1, 5),),
+        (F(3, 40), F(9, 40)),
+        (F(44, 45), F(-56, 15), F(32, 9)),
+        (F(19372, 6561), F(-25360, 2187), F(64448, 6561), F(-212, 729)),
+        (F(9017, 3168), F(-355, 33), F(46732, 5247), F(49, 176), F(-5103, 18656)),
+        (F(35, 384), F(0), F(500, 1113), F(125, 192), F(-2187, 6784), F(11, 84)),
+    ),
+    (F(35, 384), F(0), F(500, 1113), F(125, 192), F(-2187, 6784), F(11, 84), F(0)),
+    5,
+    (
+        F(5179, 57600),
+        F(0),
+        F(7571, 16695),
+        F(393, 640),
+        F(-92097, 339200),
+        F(187, 2100),
+        F(1, 40),
+    ),
+)
+
+
+def combine(weights: Any, differences: list[Array]) -> Array:
+    """Sum of weight times difference; 0.0 where there is none."""
+    total: Array = 0.0
+    for w, d in zip(weights, differences, strict=True):
+        if w != 0.0:
+            total = total + float(w) * d
+    return total
+
+
+def slope_differences(
+    denoise: Denoise, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
+) -> tuple[list[Array], Array, Array]:
+    """All stages after the first: (their slopes minus the first slope, last point, its x0)."""
+    h, u, x0_there = sigma_next - sigma, x, x0
+    differences: list[Array] = []
+    for c, row in zip(tableau.nodes[1:], tableau.matrix[1:], strict=True):
+        level = float(1 - c) * sigma + float(c) * sigma_next  # exactly sigma_next for c = 1
+        bend = h * combine(row[1:], differences)
+        u = straight(x, x0, sigma, level) + bend
+        x0_there = denoise(u, level)
+        differences.append((x0 - x0_there + bend) * (1.0 / level))
+    return differences, u, x0_there
+
+
+def runge_kutta_bend(
+    denoise: Denoise, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
+) -> Array:
+    """What the method adds to the straight line from `sigma` to `sigma_next`."""
+    differences, _, _ = slope_differences(denoise, x, x0, sigma, sigma_next, tableau)
+    return (sigma_next - sigma) * combine(tableau.weights[1:], differences)
+
+
+def runge_kutta(tableau: Tableau) -> StepFunction:
+    r"""An explicit Runge-Kutta method for the probability-flow ODE in sigma.
+
+    .. math:: x' = x_0 + \frac{\sigma'}{\sigma}(x - x_0) + h \sum_{i>1} b_i\, d_i
+
+    The step to sigma = 0 is the straight line, to x0, since the slope there does not exist.
+
+    Args:
+        tableau: `MIDPOINT`, `HEUN`, `RK4`, `DORMAND_PRINCE` or your own.
+
+    Source: Butcher 2016, Numerical Methods for Ordinary Differential Equations, section 232; Karras
+    et al. 2022, arXiv:2206.00364, algorithm 1 (Heun, without churn).
+    """
+
+    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+        x0 = denoise(x, sigma)
+        if sigma_next == 0.0:
+            return x0, x0, ()
+        bend = runge_kutta_bend(denoise, x, x0, sigma, sigma_next, tableau)
+        return straight(x, x0, sigma, sigma_next) + bend, x0, ()
+
+    return step
+
+
+def midpoint() -> StepFunction:
+    r"""The slope in the (arithmetic) middle of the interval, for the whole of it.
+
+    .. math:: u = \mathrm{straight}\left(\tfrac12(\sigma + \sigma')\right), \qquad
+              x' = x + h\, e(u), \qquad h = \sigma' - \sigma
+
+    Source: Hairer, Norsett, Wanner 1993, Solving ODEs I, section II.1 (Runge 1895).
+    """
+    return runge_kutta(MIDPOINT)
+
+
+def heun() -> StepFunction:
+    r"""Heun's second-order method: an Euler step, corrected with the slope at its end.
+
+    .. math:: \hat x = x_0 + \frac{\sigma'}{\sigma}(x - x_0), \qquad
+              x' = \hat x + \frac{\sigma - \sigma'}{2\sigma'}(\hat x_0 - x_0)
+
+    with x_0 and \hat x_0 the predictions at both ends.
+
+    Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1 (without churn).
+    """
+    return runge_kutta(HEUN)
+
+
+def rk4() -> StepFunction:
+    r"""The classical fourth-order method.
+
+    .. math:: x' = x + \frac{h}{6}(e_1 + 2 e_2 + 2 e_3 + e_4), \qquad h = \sigma' - \sigma
+
+    Source: Hairer, Norsett, Wanner 1993, Solving ODEs I, table II.1.2 (Kutta 1901).
+    """
+    return runge_kutta(RK4)
+
+
+def rk45(rtol: float = 1e-3, atol: float = 1e-3) -> StepFunction:
+    r"""Dormand-Prince 5(4): each interval is cut as finely as the error asks for.
+
+    A part of an interval is accepted when the two embedded methods differ by at most
+    atol + rtol max(|x|, |x'|) in every element of the batch; the next part is
+    0.9 error^(-1/5) times as long, between a fifth and five times. The last slope of an accepted
+    part is the first of the next. The grid only says where to stop for callbacks and constraints.
+
+    Args:
+        rtol, atol: accepted error, relative and absolute (data are of order 1), > 0.
+
+    `history` is (length of the next part, evaluations so far).
+
+    Source: Dormand and Prince 1980, "A family of embedded Runge-Kutta formulae", table 2; step
+    control as in Hairer, Norsett, Wanner 1993, Solving ODEs I, section II.4.
+    """
+    if not (rtol > 0.0 and atol > 0.0):
+        raise ValueError(f"tolerances must be positive, not rtol={rtol}, atol={atol}")
+    weights = DORMAND_PRINCE.weights
+    disagreement = [b - low for b, low in zip(weights, DORMAND_PRINCE.weights_low, strict=True)]
+
+    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+        length, count = history or (abs(sigma_next - sigma), 0)
+        first = x0 = denoise(x, sigma)
+        count += 1
+        if sigma_next == 0.0:
+            return x0, x0, (length, count)
+        xp, shortest = array_namespace(x), 2.0**-20 * max(sigma, sigma_next)  # below is rounding
+        while sigma != sigma_next:
+            left = abs(sigma_next - sigma)
+            last = max(length, shortest) >= left
+            part = sigma + max(length, shortest) * (1.0 if sigma_next > sigma else -1.0)
+            level = sigma_next if last else part
+            differences, there, x0_there = slope_differences(
+                denoise, x, x0, sigma, level, DORMAND_PRINCE
+            )
+            count += len(differences)
+            gap = (level - sigma) * combine(disagreement[1:], differences)
+            scale = atol + rtol * xp.where(xp.abs(x) > xp.abs(there), xp.abs(x), xp.abs(there))
+            error = float(xp.max(xp.abs(gap) / scale))
+            if math.isnan(error):
+                return there, first, (length, count)  # nothing to control: for the caller to see
+            factor = 5.0 if error == 0.0 else min(5.0, max(0.2, 0.9 * error**-0.2))
+            tried = abs(level - sigma)
+            if error <= 1.0 or tried <= shortest:
+                x, x0, sigma = there, x0_there, level
+                length = max(length, tried * factor) if last else tried * factor
+            else:
+                length = tried * factor
+        return x, first, (length, count)
+
+    return step

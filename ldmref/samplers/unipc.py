@@ -1,0 +1,89 @@
+r"""UniPC: a predictor and a corrector that share one evaluation, in lambda = -log sigma.
+
+Both integrate the polynomial through predictions x0 exactly against e^(-h (1 - u)): the predictor
+through those of this step and the last ones, the corrector, one step later, through the same and
+the new one. With r the places of the predictions in units of the step h (the start is 0, the end
+1), the weights of the differences to the prediction at the start solve
+
+.. math:: \sum_k w_k r_k^i = h \int_0^1 e^{-h(1 - u)} u^i du, \qquad
+          x' = \mathrm{straight} + \sum_k w_k (x_{0,k} - x_0)
+
+The paper's function B(h) divides out of these equations. It remains only where the published method
+takes 1/2 for the single weight of a one-term sum: in the predictor of order 2, which with `bh2` is
+DPM-Solver++(2M), and in the corrector of order 1.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from ldmref.samplers.loop import Denoise, Noise, StepFunction
+from ldmref.samplers.multistep import exponential_moment, moment_weights
+from ldmref.samplers.runge_kutta import combine
+from ldmref.samplers.steps import straight
+
+Array = Any
+
+
+class Memory(NamedTuple):
+    """The last step: where it began (corrected), its order, its predictions, newest first."""
+
+    x: Array
+    order: int
+    past: tuple[tuple[float, Array], ...]  # (sigma, x0)
+
+
+def unipc(order: int = 2, variant: str = "bh2", corrector: bool = True) -> StepFunction:
+    """UniPC of the data prediction, multistep: one evaluation a step.
+
+    The order grows from 1 with every step until it is `order`; the predictor is of that order and
+    the corrector raises it by one, save that the first step, corrected to order 2, limits the whole
+    walk to order 3. The step to sigma = 0 goes to x0.
+
+    Args:
+        order: 1 to 3, the number of predictions in the predictor; 2 in diffusers by default.
+        variant: `bh1`, B(h) = h, or `bh2`, B(h) = 1 - e^-h.
+        corrector: False leaves the predictor alone, UniP.
+
+    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP), data prediction.
+    """
+    if order not in (1, 2, 3) or variant not in ("bh1", "bh2"):
+        raise ValueError(f"order must be 1 to 3, variant bh1 or bh2; not {order}, {variant!r}")
+
+    def move(
+        x: Array,
+        sigma: float,
+        sigma_next: float,
+        x0: Array,
+        others: Sequence[tuple[float, Array]],
+        halved: bool,
+    ) -> Array:
+        """From (x, sigma) to sigma_next, through x0 and `others`."""
+        h = math.log(sigma / sigma_next)
+        places = [math.log(sigma / level) / h for level, _ in others]
+        if halved:
+            weights = [0.5 * (h if variant == "bh1" else -math.expm1(-h)) / r for r in places]
+        else:
+            moments = [exponential_moment(i + 1, h) for i in range(len(places))]
+            weights = moment_weights(places, moments)
+        bend = combine(weights, [other - x0 for _, other in others])
+        return straight(x, x0, sigma, sigma_next) + bend
+
+    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+        x0 = denoise(x, sigma)
+        if sigma_next == 0.0:
+            return x0, x0, ()
+        past = ()
+        if history:
+            x_last, order_last, past = history
+            if corrector:
+                (start, x0_start), *earlier = past
+                nodes = [*earlier[: order_last - 1], (sigma, x0)]
+                x = move(x_last, start, sigma, x0_start, nodes, order_last == 1)
+        here = min(order, len(past) + 1)
+        x_next = move(x, sigma, sigma_next, x0, past[: here - 1], here == 2)
+        return x_next, x0, Memory(x, here, ((sigma, x0), *past)[:order])
+
+    return step

@@ -1,0 +1,58 @@
+"""The backends' operations against the definitions in `ldmref.math`, in float64."""
+
+import numpy as np
+import pytest
+
+from ldmref import math as lm
+from ldmref.backends import get_backend
+
+RNG = np.random.default_rng(13)
+X = RNG.standard_normal((2, 8, 5, 3))
+WEIGHT, BIAS = RNG.standard_normal((2, 8))
+Q, K, V = (RNG.standard_normal((2, 3, n, 4)) for n in (5, 7, 7))
+# operation -> (the backend's, the definition); a makes arrays of the backend's library
+PAIRS = {
+    "group_norm": (
+        lambda ops, a: ops.group_norm(a(X), a(WEIGHT), a(BIAS), 4, 1e-6),
+        lambda a: lm.group_norm(a(X), a(WEIGHT), a(BIAS), 4, 1e-6),
+    ),
+    "group_norm_silu": (
+        lambda ops, a: ops.group_norm_silu(a(X), a(WEIGHT), a(BIAS), 2, 1e-5),
+        lambda a: lm.silu(lm.group_norm(a(X), a(WEIGHT), a(BIAS), 2, 1e-5)),
+    ),
+    "layer_norm": (
+        lambda ops, a: ops.layer_norm(a(X), a(WEIGHT[:3]), a(BIAS[:3]), 1e-5),
+        lambda a: lm.layer_norm(a(X), a(WEIGHT[:3]), a(BIAS[:3]), 1e-5),
+    ),
+    "attention": (
+        lambda ops, a: ops.attention(a(Q), a(K), a(V)),
+        lambda a: lm.scaled_dot_product_attention(a(Q), a(K), a(V)),
+    ),
+    "causal attention": (
+        lambda ops, a: ops.attention(a(Q), a(Q), a(Q), causal=True),
+        lambda a: lm.scaled_dot_product_attention(a(Q), a(Q), a(Q), causal=True),
+    ),
+    "silu": (lambda ops, a: ops.silu(a(4 * X)), lambda a: lm.silu(a(4 * X))),
+    "gelu": (lambda ops, a: ops.gelu(a(4 * X)), lambda a: lm.gelu(a(4 * X))),
+    "quick_gelu": (lambda ops, a: ops.quick_gelu(a(4 * X)), lambda a: lm.quick_gelu(a(4 * X))),
+    "upsample2x": (lambda ops, a: ops.upsample2x(a(X)), lambda a: lm.upsample_nearest(a(X))),
+    "pad_bottom_right": (
+        lambda ops, a: ops.pad_bottom_right(a(X)),
+        lambda a: lm.pad_bottom_right(a(X)),
+    ),
+}
+
+
+@pytest.fixture(scope="module", params=["numpy", "torch"])
+def backend(request):
+    pytest.importorskip(request.param)
+    return get_backend(request.param, dtype="float64")
+
+
+@pytest.mark.parametrize("name", PAIRS)
+def test_operation_equals_its_definition(backend, name):
+    operation, definition = PAIRS[name]
+    got = backend.to_numpy(operation(backend, backend.asarray))
+    want = backend.to_numpy(definition(backend.asarray))
+    assert got.dtype == want.dtype == np.float64
+    np.testing.assert_allclose(got, want, rtol=0, atol=1e-12)
