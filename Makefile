@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
 
-.PHONY: demo test slow lint clean
+.PHONY: demo test slow lint mutation pages clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -19,6 +19,17 @@ lint: $(TEST)/.ready
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/pyright
 
+# Changes formulas and samplers one at a time, in a copy, and runs their tests: about an hour.
+mutation: $(TEST)/.ready
+	$(TEST)/bin/pip install --quiet "mutmut==3.8.1"
+	HYPOTHESIS_PROFILE=dev $(TEST)/bin/mutmut run
+	$(TEST)/bin/mutmut results
+
+# The tables and plots of docs/math.
+pages: $(TEST)/.ready
+	$(TEST)/bin/pip install --quiet -e ".[docs]"
+	$(TEST)/bin/python scripts/make_math_pages.py --plots
+
 $(DEMO)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(DEMO)
 	$(DEMO)/bin/pip install --quiet -e .
@@ -32,4 +43,4 @@ $(TEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) demo.png .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(DEMO) $(TEST) mutants demo.png .pytest_cache .hypothesis .ruff_cache

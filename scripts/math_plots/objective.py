@@ -1,0 +1,53 @@
+"""What the bound weighs, how close it comes, and between which variances a network may choose."""
+
+import numpy as np
+
+from ldmref import math as lm
+
+MEAN, SPREAD = 0.75, 0.5  # of Gaussian data, in one dimension
+ENTROPY = 0.5 * np.log(2 * np.pi * np.e * SPREAD**2)
+
+
+def gap(steps: int, kind: str) -> float:
+    """Nats between the bound, with the exact denoiser, and the data's entropy; no Monte Carlo."""
+    levels = lm.alpha_bar_from_log_snr(np.linspace(1, -1, steps) * np.log(1e6))
+    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
+    x0, eps = (a.reshape(9, 1) for a in np.meshgrid(MEAN + SPREAD * nodes, nodes))
+
+    def predict(xt, t):
+        own = np.sqrt(levels[t]) / (1 - levels[t])
+        return (MEAN / SPREAD**2 + own * xt) / (1 / SPREAD**2 + lm.snr(levels[t]))
+
+    bound = lm.variational_bound(x0, levels, predict, lambda: eps, kind, lm.normal_log_density)
+    share = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    return float(share @ bound.total - ENTROPY)
+
+
+def plot(figure) -> None:
+    """Three panels on a matplotlib figure."""
+    weights, bounds, variances = figure.subplots(1, 3)
+    levels = lm.alphas_cumprod(lm.scaled_linear_betas(1000))
+    now, before, t = levels[1:], levels[:-1], np.arange(1, 1000)
+
+    weights.semilogy(t, lm.elbo_weight(now, before, "eps"), label="bound")
+    weights.semilogy(t, np.ones(999), label="$L_{simple}$")
+    weights.semilogy(t, lm.min_snr_weight(now, "eps"), label="min-SNR-5")
+    weights.set(title="Weight of eps's squared error", xlabel="t (Stable Diffusion)")
+
+    steps = np.asarray([4, 8, 16, 32, 64, 128, 256, 512])
+    for kind, marker in (("fixed_large", "o"), ("fixed_small", "s")):
+        bounds.loglog(steps, [gap(n, kind) for n in steps], marker=marker, label=kind)
+    bounds.loglog(steps, 2 / steps, "k:", label="$2/T$")
+    bounds.set(title="Bound minus entropy (nats)", xlabel="steps T, even in log-SNR")
+
+    for n in (100, 1000):
+        level = lm.alphas_cumprod(lm.linear_betas(n, 0.1 / n, 20 / n))
+        small, large = (
+            lm.posterior_variance(level[1:], level[:-1], kind)
+            for kind in ("fixed_small", "fixed_large")
+        )
+        variances.semilogx(np.arange(1, n) / n, small / large, label=f"T = {n}")
+    variances.set(title=r"$\tilde\beta_t\, /\, \beta_t$", xlabel="t / T (linear schedule)")
+    for axes in (weights, bounds, variances):
+        axes.legend()
+        axes.grid(alpha=0.3)
