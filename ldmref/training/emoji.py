@@ -41,7 +41,7 @@ class Emoji:
     @cached_property
     def words(self) -> list[str]:
         """The words of the name, in order, lower case."""
-        return re.findall(r"[^\W_]+|[#*!&]", self.name.lower())
+        return _words(self.name)
 
 
 def emoji_list() -> list[Emoji]:
@@ -66,7 +66,11 @@ def draw(emoji: Emoji, size: int = CELL) -> Image.Image:
 
 
 class EmojiDataset:
-    """All emoji at one size. Captions: mostly the name; else part of it, an article, a keyword."""
+    """All emoji at one size. Captions: mostly the name; else part of it, an article, a keyword.
+
+    A caption that is the name of another emoji always means that one: "person" is the person, not
+    one of the hundreds that have the word in their names.
+    """
 
     def __init__(self, size: int):
         self.emoji = emoji_list()
@@ -75,6 +79,7 @@ class EmojiDataset:
             [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
         )
         named = {word for e in self.emoji for word in e.words}
+        self.names = {" ".join(e.words) for e in self.emoji}
         keywords = _keywords()
         self.keywords = [
             [k for k in (*keywords.get(e.text, ()), e.subgroup.replace("-", " "))
@@ -83,6 +88,10 @@ class EmojiDataset:
         ]  # fmt: skip
 
     def caption(self, i: int, stream: np.random.Generator) -> str:
+        part = self._part_or_name(i, stream)
+        return self.emoji[i].name if " ".join(_words(part)) in self.names else part
+
+    def _part_or_name(self, i: int, stream: np.random.Generator) -> str:
         emoji, keywords = self.emoji[i], self.keywords[i]
         kind = stream.random()
         if emoji.has_skin_tone or kind < 0.58:
@@ -100,6 +109,10 @@ class EmojiDataset:
     def vocabulary(self) -> list[str]:
         names = [e.name for e in self.emoji for _ in range(2)]
         return names + [k for ks in self.keywords for k in ks] + ["a an the"]
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+|[#*!&]", text.lower())
 
 
 def _means(keyword: str, emoji: Emoji, named: set[str]) -> bool:

@@ -28,7 +28,7 @@ from ldmref.training.trainer import Plan, Progress, Trainer
 
 AUTOENCODER = Plan(steps=4900, batch_size=32, learning_rate=1.2e-3, warmup=100, ema_decay=0.995)
 DIFFUSION = Plan(
-    steps=5000, batch_size=48, learning_rate=1e-3, warmup=300, ema_decay=0.998, muon_rate=2e-3
+    steps=10_000, batch_size=64, learning_rate=1e-3, warmup=300, ema_decay=0.998, muon_rate=2e-3
 )
 
 

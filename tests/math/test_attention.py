@@ -183,3 +183,11 @@ def test_every_example_may_have_its_own_mask(xp, dtype, xp_assert_close):
     for i in range(2):
         alone = lm.attention_map(q[i, ...], q[i, ...], mask=xp.asarray(masks[i]))
         xp_assert_close(together[i, ...], alone, ulps=4)
+
+
+def test_a_row_that_may_see_nothing_leaves_the_others_alone():
+    """Only its own weights are zero; the others still sum to one over what they see."""
+    q, k = np.ones((2, 1)), np.asarray([[0.0], [1.0], [2.0]])
+    got = lm.attention_map(q, k, mask=np.asarray([[False] * 3, [True, False, True]]))
+    weights = np.exp([0.0, 2.0]) / np.exp([0.0, 2.0]).sum()
+    np.testing.assert_allclose(got, [[0, 0, 0], [weights[0], 0, weights[1]]], rtol=1e-12)

@@ -225,3 +225,26 @@ def test_denoising_kl_is_0_for_the_truth_and_refuses_another_length(xp, dtype, x
     two = xp.asarray([0.3, 0.4], dtype=x0.dtype)
     with pytest.raises(ValueError, match="does not fit"):
         lm.denoising_kl(x0, x0, two, two)
+
+
+def test_terms_of_the_bound_belong_to_one_example_each():
+    """A batch of pictures has the terms of its pictures, one by one."""
+    rng = np.random.default_rng(0)
+    x0, noise = rng.uniform(-1, 1, (3, 2, 2)), rng.standard_normal((4, 3, 2, 2))
+    levels = np.asarray([0.9, 0.5, 0.1, 0.01])
+
+    def bound(x, eps):
+        draws = iter(eps)
+        return lm.variational_bound(
+            x, levels, lambda xt, t: 0.5 * xt, lambda: next(draws), log_likelihood=gaussian
+        )
+
+    def gaussian(x, mean, logvar):
+        return lm.normal_log_density(x, mean, logvar)
+
+    whole = bound(x0, noise)
+    for i in range(3):
+        one = bound(x0[i : i + 1], noise[:, i : i + 1])
+        np.testing.assert_allclose(whole.total[i], one.total[0], rtol=1e-12)
+        np.testing.assert_allclose(whole.denoising[:, i], one.denoising[:, 0], rtol=1e-12)
+        np.testing.assert_allclose(whole.prior[i], one.prior[0], rtol=1e-12)

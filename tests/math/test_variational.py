@@ -230,3 +230,11 @@ def test_bounds_rise_with_the_number_of_samples_to_the_evidence():
     assert bounds[100].mean() <= evidence + 5 * errors[100]
     w = np.exp(log_w)
     assert abs(w.mean() - np.exp(evidence)) <= 5 * w.std(ddof=1) / np.sqrt(n)
+
+
+def test_importance_weights_sum_over_the_elements_of_one_sample():
+    rng = np.random.default_rng(0)
+    z, mean, logvar = rng.standard_normal((4, 3, 2)), rng.standard_normal((3, 2)), np.zeros((3, 2))
+    got = lm.log_importance_weight(np.zeros((4, 3)), z, mean, logvar)
+    want = 0.5 * ((z - mean) ** 2 - z**2).sum(axis=-1)
+    np.testing.assert_allclose(got, want, rtol=1e-12)

@@ -192,8 +192,21 @@ def test_the_drawing_is_the_font_s_own_bitmap_centred_on_white():
 def test_emoji_captions_name_the_picture():
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name == "hot dog"]
-    data.keywords = [["frankfurter"]]
+    data.keywords, data.names = [["frankfurter"]], {"hot dog"}
     stream = np.random.default_rng(0)
     said = [data.caption(0, stream) for _ in range(400)]
     assert {"hot dog", "dog", "hot", "frankfurter", "a hot dog"} <= set(said)
     assert 0.5 < said.count("hot dog") / 400 < 0.8
+
+
+@needs_font
+def test_the_name_of_another_emoji_is_never_a_caption():
+    """ "dog" means the dog, and not, now and then, the hot dog."""
+    data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
+    data.emoji = [e for e in emoji_data.emoji_list() if e.name in ("dog", "hot dog")]
+    data.keywords, data.names = [[], ["Dog"]], {"dog", "hot dog"}
+    stream = np.random.default_rng(0)
+    assert [e.name for e in data.emoji] == ["dog", "hot dog"]
+    said = {data.caption(1, stream) for _ in range(400)}
+    assert "dog" not in {caption.lower() for caption in said} and "hot" in said
+    assert {data.caption(0, stream) for _ in range(50)} <= {"dog", "a dog", "an dog", "the dog"}

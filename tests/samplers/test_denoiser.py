@@ -1,0 +1,75 @@
+"""From a network to a denoiser: what the network is told, and what becomes of its answer."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from ldmref.math import alphas_cumprod, linear_betas, sigma_from_alpha_bar, x0_from_eps, x0_from_v
+from ldmref.samplers.denoiser import Timesteps, guided_denoiser
+from ldmref.samplers.grids import sampling_alphas_cumprod, training_alphas_cumprod
+
+CONFIG = dict(num_train_timesteps=50, beta_start=0.002, beta_end=0.1, sigma_max=1e9)
+
+
+def config(**changes):
+    return SimpleNamespace(**CONFIG | changes)
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0, -0.5])
+@pytest.mark.parametrize("kind", ["eps", "v", "x0"])
+def test_guided_denoiser(kind, scale):
+    """One call of the network for scale 0 and 1, else one with both; the answer at its level."""
+    calls = []
+
+    def network(xt, t, context):
+        calls.append((xt, t, context))
+        return 0.3 * xt + context
+
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    cond, uncond, sigma = np.full((2, 3), 2.0), np.full((2, 3), -1.0), 1.5
+    denoise = guided_denoiser(
+        network, lambda s: 100 * s, kind, cond, uncond, scale, lambda parts: np.concatenate(parts)
+    )
+    got = denoise(x, sigma)
+    level = 1 / (1 + sigma**2)
+    xt = x * level**0.5
+    answer = 0.3 * xt + (1 - scale) * uncond + scale * cond
+    want = {"eps": lambda: x0_from_eps(xt, answer, level),
+            "v": lambda: x0_from_v(xt, answer, level), "x0": lambda: answer}[kind]()  # fmt: skip
+    np.testing.assert_allclose(got, want, rtol=1e-12)
+    ((seen, t, told),) = calls
+    assert t == 150.0
+    if scale in (0.0, 1.0):
+        np.testing.assert_array_equal(told, cond if scale else uncond)
+        np.testing.assert_allclose(seen, xt)
+    else:
+        np.testing.assert_array_equal(told, np.concatenate([uncond, cond]))
+        np.testing.assert_allclose(seen, np.concatenate([xt, xt]))
+
+
+def test_timesteps_are_exact_on_the_table_and_linear_in_log_sigma_between():
+    levels = alphas_cumprod(linear_betas(10, 0.01, 0.3))
+    sigmas, at = sigma_from_alpha_bar(levels), Timesteps(levels)
+    assert [round(at(s), 9) for s in sigmas] == list(range(10))
+    assert at((sigmas[3] * sigmas[4]) ** 0.5) == pytest.approx(3.5)
+    assert at(1e9) == 9 and at(1e-9) == 0
+
+
+@pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
+def test_training_levels_are_those_of_the_configuration(schedule):
+    root = (lambda b: b) if schedule == "linear" else np.sqrt
+    power = 1 if schedule == "linear" else 2
+    betas = np.linspace(root(0.002), root(0.1), 50) ** power
+    got = training_alphas_cumprod(config(beta_schedule=schedule))
+    np.testing.assert_allclose(got, np.cumprod(1 - betas), rtol=1e-12)
+
+
+def test_samplers_see_the_levels_up_to_sigma_max():
+    levels = training_alphas_cumprod(config(beta_schedule="linear"))
+    edge = float(sigma_from_alpha_bar(levels)[30])
+    assert len(sampling_alphas_cumprod(config(beta_schedule="linear", sigma_max=edge))) == 31
+    below = config(beta_schedule="linear", sigma_max=edge * (1 - 1e-12))
+    assert len(sampling_alphas_cumprod(below)) == 30
