@@ -143,3 +143,20 @@ def test_guidance_is_classifier_guidance_by_the_implicit_classifier(
     xp_assert_close(
         lm.classifier_free_guidance(uncond, cond, scale), bayes, ulps=4, scale=32 * abs(scale) + 8
     )
+
+
+def test_contrast_is_measured_example_by_example():
+    """A huge neighbour in the batch does not make a faint example constant."""
+    faint = np.asarray([[1e-6, -1e-6, 2e-6]])
+    guided = np.concatenate([faint, 1e12 + 1e11 * faint * 1e6])
+    cond = np.concatenate([3.0 * faint, guided[1:]])
+    got = lm.rescale_guidance(guided, cond, 1.0)
+    np.testing.assert_allclose(got[0], 3.0 * faint[0], rtol=1e-12)
+    np.testing.assert_allclose(got[1], guided[1], rtol=1e-12)
+
+
+def test_only_the_constant_example_of_a_batch_stays():
+    guided, cond = np.asarray([[5.0, 5.0, 5.0], [1.0, 2.0, 3.0]]), np.asarray([[0.0, 1, 2]] * 2)
+    got = lm.rescale_guidance(guided, cond, 1.0)
+    np.testing.assert_allclose(got, [[5, 5, 5], [1, 2, 3]])
+    np.testing.assert_allclose(lm.rescale_guidance(guided, 2 * cond, 1.0)[1], [2, 4, 6])
