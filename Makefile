@@ -23,7 +23,7 @@ lint: $(TEST)/.ready
 mutation: $(TEST)/.ready
 	$(TEST)/bin/pip install --quiet "mutmut==3.8.1"
 	HYPOTHESIS_PROFILE=dev $(TEST)/bin/mutmut run
-	$(TEST)/bin/mutmut results
+	$(TEST)/bin/python scripts/mutation_report.py
 
 # The tables and plots of docs/math.
 pages: $(TEST)/.ready
