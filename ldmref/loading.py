@@ -1,28 +1,48 @@
-"""`load` and `random_model`: from a name or a folder to a model on a backend."""
+"""`load` and `random_model`: from a name, a file or a folder to a model on a backend."""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
+
+import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.config import settings
-from ldmref.errors import InputError, UnsafeFileError, did_you_mean
-from ldmref.io.model import load_folder, read_config
-from ldmref.models.config import ModelConfig, preset
+from ldmref.errors import CorruptModelError, InputError, UnsafeFileError, did_you_mean
+from ldmref.io.compvis import find_config, load_compvis
+from ldmref.io.controlnet import open_controlnet
+from ldmref.io.diffusers import load_diffusers, read_diffusers_config
+from ldmref.io.lora import apply_loras, read_loras
+from ldmref.io.model import SECOND_TOKENIZER, load_folder, read_config, require_finite
+from ldmref.io.tensors import TensorFile
+from ldmref.io.vae import read_vae, swap_vae
+from ldmref.models.clip_files import load_tokenizer
+from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
+from ldmref.models.controlnet import ControlNet
 from ldmref.models.model import LatentDiffusion, model_spec
-from ldmref.models.params import init
+from ldmref.models.params import flatten, init, unflatten
+from ldmref.models.presets import PRESETS, preset
+from ldmref.models.prompt_files import tokenizer_for
+from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.models.tokenizer import PromptTokenizer, word_tokenizer
 
 EMBEDDED = ("emoji",)
+INDEXES = ("config.json", "model_index.json")
 
 
 def find_model(name: str | Path) -> Path:
-    """The folder of a model: an embedded one by its name, or a path.
+    """The file or folder of a model: an embedded one by its name, else a path.
+
+    A name such as `stable-diffusion-v1-5/stable-diffusion-v1-5` that is no path is looked up in the
+    local cache of Hugging Face.
 
     Raises:
-        InputError: there is no such model, or it is no model folder.
+        InputError: there is no such model.
+        UnsafeFileError: it is a pickle.
     """
     if str(name) in EMBEDDED:
         return Path(str(files("ldmref") / "assets" / str(name)))
@@ -31,29 +51,62 @@ def find_model(name: str | Path) -> Path:
         raise UnsafeFileError(
             f"{path.name} is a pickle, and loading a pickle can run code",
             code="E-PICKLE",
-            hint="ask for a safetensors version",
+            hint=f"make it safe first: ldmref convert {path.name} {path.stem}.safetensors",
         )
     if not path.exists():
+        cached = cached_snapshot(str(name))
+        if cached is not None:
+            return cached
         raise InputError(
             f"no model {str(name)!r}", code="E-MODEL", hint=did_you_mean(str(name), EMBEDDED)
         )
-    if not path.is_dir():
+    if path.is_dir() and not any((path / index).is_file() for index in INDEXES):
         raise InputError(
-            f"{path.name!r} is no model folder",
+            f"{path.name!r} is no model folder: it has neither of {' and '.join(INDEXES)}",
             code="E-MODEL",
-            hint="this version loads folders with config.json, model.safetensors, tokenizer.json",
         )
     return path
 
 
-def model_config(name: str | Path) -> ModelConfig:
-    """The configuration of a model, without its weights."""
-    config = find_model(name) / "config.json"
-    if not config.is_file():
+def cached_snapshot(name: str) -> Path | None:
+    """The newest snapshot of `owner/model` in the local cache of Hugging Face, if it is there."""
+    owner, _, model = name.partition("/")
+    if not owner or not model or "/" in model or ".." in name:
+        return None
+    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
+    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
+    repository = hub / f"models--{owner}--{model}"
+    found = [p for p in (repository / "snapshots").glob("*") if (p / "model_index.json").is_file()]
+    main = repository / "refs" / "main"
+    named = main.read_text("utf-8").strip() if main.is_file() else ""
+    return max(found, key=lambda p: (p.name == named, p.stat().st_mtime), default=None)
+
+
+def model_config(name: str | Path, config: str | Path | None = None) -> ModelConfig:
+    """The configuration of a model, without reading its weights."""
+    path = find_model(name)
+    if path.is_file():
+        return find_config(TensorFile(path), told_config(config))
+    if (path / "model_index.json").is_file():
+        return read_diffusers_config(path)
+    return read_config(path / "config.json")
+
+
+def told_config(config: str | Path | None) -> ModelConfig | None:
+    """A configuration by preset name, or from a folder or config.json of ldmref or diffusers."""
+    if config is None or str(config) in PRESETS:
+        return PRESETS.get(str(config))
+    path = Path(config)
+    if (path / "model_index.json").is_file():
+        return read_diffusers_config(path)
+    file = path if path.suffix == ".json" else path / "config.json"
+    if not file.is_file():
         raise InputError(
-            f"{str(name)!r} is no model folder: config.json is missing", code="E-MODEL"
+            f"no configuration {str(config)!r}",
+            code="E-CONFIG",
+            hint=did_you_mean(str(config), PRESETS),
         )
-    return read_config(config)
+    return read_config(file)
 
 
 def load(
@@ -62,23 +115,131 @@ def load(
     backend: str | Backend | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    vae: str | Path | None = None,
+    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
 ) -> LatentDiffusion:
     """Load a model.
 
     Args:
-        name: `emoji`, the embedded text-to-emoji model, or the path of a model folder.
+        name: `emoji`, the embedded text-to-emoji model; a folder of ldmref or diffusers; a CompVis
+            single file (.safetensors); or `owner/model` in the local cache of Hugging Face.
         backend: `numpy`, `torch`, `cupy`, a plug-in's name, or a `Backend`.
         device: `cpu`, `cuda:0`, ...
         dtype: `float64`, `float32`, `float16` or `bfloat16`.
             None for these three: environment, configuration file, then numpy, cpu, float32.
+        config: for single files that do not say all about themselves: a preset's name, or a folder
+            with the configuration.
+        tokenizer: where CLIP's vocabulary is, if not in the folder; see
+            `ldmref.models.clip_files.read_vocabulary`.
+        vae: another autoencoder, or TAESD; see `ldmref.io.vae.read_vae`.
+        lora: LoRA files, merged into the weights: paths, or (path, weight).
 
     Raises:
-        InputError: no such model, or a damaged one.
+        InputError: no such model, or a damaged one; an autoencoder or LoRA of another family.
         BackendUnavailable: the backend cannot run here.
     """
+    loras = read_loras(lora)
+    if is_native(find_model(name)):
+        configured_backend(backend, device, dtype)
+    found, flat, words, digest = read_model(name, config, tokenizer)
     ops = configured_backend(backend, device, dtype)
-    config, params, tokenizer, digest = load_folder(find_model(name))
-    return LatentDiffusion(ops, config, params, tokenizer, digest)
+    swapped = None if vae is None else read_vae(vae, found.vae)
+    if swapped is not None:
+        found, flat = swap_vae(found, flat, swapped)
+    flat = apply_loras(found, flat, loras)
+    require_finite(flat)
+    model = LatentDiffusion(ops, found, unflatten(flat), words[0], digest, *words[1:])
+    if swapped is not None:
+        model.additions["vae"] = swapped.record
+        if isinstance(swapped.config, TinyConfig):
+            model.tiny = TinyAutoencoder(ops, swapped.config, unflatten(swapped.tensors))
+    if loras:
+        model.additions["loras"] = [part.record for part in loras]
+    return model
+
+
+def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> TinyAutoencoder:
+    """TAESD on a backend, for previews: `event.preview(decoder)`. For `path` see `read_vae`.
+
+    Raises:
+        InputError: no such file, or a full autoencoder.
+    """
+    found = read_vae(path, AutoencoderConfig(latent_channels=latent_channels))
+    if not isinstance(found.config, TinyConfig):
+        raise InputError(f"{found.name!r} is no TAESD but a full autoencoder", code="E-VAE")
+    return TinyAutoencoder(backend, found.config, unflatten(found.tensors))
+
+
+def load_controlnet(
+    path: str | Path,
+    backend: str | Backend | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    unet: UNetConfig | None = None,
+) -> ControlNet:
+    """A ControlNet on a backend, for `modes.Control`. For `path` and `unet` see `open_controlnet`.
+
+    Raises:
+        InputError, UnsafeFileError: no such file, a damaged one, or no ControlNet.
+    """
+    found = open_controlnet(path, unet)
+    ops, flat = configured_backend(backend, device, dtype), found.tensors()
+    require_finite(flat)
+    return ControlNet(ops, found.config, unflatten(flat), found.name, found.sha256())
+
+
+def is_native(path: Path) -> bool:
+    """Whether a path is a folder of ldmref's own layout."""
+    return path.is_dir() and not (path / "model_index.json").is_file()
+
+
+def read_model(
+    name: str | Path,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    *,
+    words: bool = True,
+) -> tuple[ModelConfig, dict[str, np.ndarray], list[PromptTokenizer], str]:
+    """A model as host arrays: configuration, tensors by our names, tokenizers, digest of the file.
+
+    Arguments and errors are those of `load`; without `words`, tokenizers are not looked for.
+    """
+    path = find_model(name)
+    if is_native(path):
+        found, params, first, digest = load_folder(path)
+        second = path / SECOND_TOKENIZER
+        more = [load_tokenizer(second, first.length)] if second.is_file() else []
+        return found, flatten(params), [first, *more], digest
+    found = model_config(name, config)
+    folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
+    texts = _tokenizers(found, folder, tokenizer) if words else []
+    if path.is_dir():
+        found, flat, digest = load_diffusers(path)
+        return found, flat, texts, digest
+    file = TensorFile(path)
+    found, flat = load_compvis(file, found)
+    return found, flat, texts, file.sha256()
+
+
+def _tokenizers(
+    config: ModelConfig, folder: Path | None, told: str | Path | None
+) -> list[PromptTokenizer]:
+    """A tokenizer for each text encoder: told, or the folder's own, or an installed vocabulary."""
+    found = [] if config.text_encoders else [tokenizer_for(config.text_encoder)]
+    for i, text in enumerate(config.text_encoders):
+        own = None if folder is None else folder / ("tokenizer" if i == 0 else f"tokenizer_{i + 1}")
+        source = told if told is not None else own if own is not None and own.is_dir() else None
+        # OpenCLIP pads with 0; in a folder, the tokenizer's own configuration says so
+        pad = 0 if text.hidden_act == "gelu" and (own is None or not own.is_dir()) else None
+        words = tokenizer_for(text, source, pad)
+        if words.tokenizer.get_vocab_size() > text.vocab_size:
+            raise CorruptModelError(
+                "the tokenizer knows more tokens than the text encoder", code="E-TOKENIZER"
+            )
+        found.append(words)
+    return found
 
 
 def random_model(
@@ -89,8 +250,11 @@ def random_model(
     device: str | None = None,
     dtype: str | None = None,
 ) -> LatentDiffusion:
-    """A model of preset `tiny`, `emoji` or `sd15` with seeded random weights, for tests."""
+    """A model of any preset, such as `tiny` or `sd15`, with seeded random weights, for tests."""
     ops, config = configured_backend(backend, device, dtype), preset(name)
+    if config.text_encoder.model_type in ("class", "none"):
+        numbers = tokenizer_for(config.text_encoder)
+        return LatentDiffusion(ops, config, init(model_spec(config), seed), numbers)
     words = word_tokenizer(["a red blue green heart cat dog face with hat"], 512)
     tokenizer = PromptTokenizer(words, config.text_encoder.max_position_embeddings)
     return LatentDiffusion(ops, config, init(model_spec(config), seed), tokenizer)

@@ -99,6 +99,12 @@ def _to_numpy():
     return to_numpy
 
 
+@pytest.fixture(scope="session", name="skip")
+def _skip():
+    """`skip(what, reason)`: skips this test, and says so loudly at the end of the run."""
+    return skip
+
+
 @pytest.fixture(scope="session")
 def xp_assert_close():
     """Assert that two arrays agree in library, dtype, shape and values."""

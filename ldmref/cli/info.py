@@ -58,9 +58,9 @@ def devices(name: str, reason: str) -> list[str]:
 def models(as_json: bool) -> None:
     """The embedded models, and the presets for training."""
     from ldmref.loading import EMBEDDED, find_model
-    from ldmref.models.config import PRESETS
     from ldmref.models.model import model_spec
     from ldmref.models.params import count
+    from ldmref.models.presets import PRESETS
 
     rows = []
     for kind, names in (("embedded", EMBEDDED), ("preset", PRESETS)):
@@ -191,7 +191,8 @@ def model_info(folder: Path, as_json: bool) -> None:
         return
     click.echo(one_line(f"{config.pop('name')}: {weights} sha256 {digest}"))
     for part, values in config.items():
-        click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}" for k, v in values.items())))
+        facts = values if isinstance(values, dict) else {"": values}
+        click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in facts.items())))
     show(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
     click.echo(f"{len(table)} tensors, {sum(row['numbers'] for row in table):,} numbers")
 

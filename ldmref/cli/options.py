@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -11,7 +12,10 @@ import click
 from ldmref.cli.output import FORMATS
 from ldmref.cli.progress import STYLES
 from ldmref.errors import UsageError
+from ldmref.models.tokenizer import LONG_PROMPTS, PROMPT_WEIGHTS
+from ldmref.modes.control import Control
 from ldmref.modes.picture import RESIZE
+from ldmref.modes.request import FILLS, RNGS
 
 
 class Seeds(click.ParamType):
@@ -30,6 +34,61 @@ class Seeds(click.ParamType):
         return seeds if len(seeds) > 1 else seeds[0]
 
 
+class LoraFile(click.ParamType):
+    """A path, or a path and a weight with a colon between: `style.safetensors:0.8`."""
+
+    name = "FILE[:WEIGHT]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path, colon, weight = value.rpartition(":")
+        if not colon or Path(value).is_file():
+            return value, 1.0
+        try:
+            return path, float(weight)
+        except ValueError:
+            raise UsageError(
+                f"the weight of a LoRA must be a number, not {weight!r}",
+                code="E-LORA-WEIGHT",
+                hint="--lora style.safetensors:0.8",
+            ) from None
+
+
+class Resampling(click.ParamType):
+    """RePaint's jump length and times, with a comma between."""
+
+    name = "LENGTH,TIMES"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if not re.fullmatch(r"[0-9]{1,9},[0-9]{1,9}", value):
+            raise UsageError(
+                f"resample must be two whole numbers, not {value!r}",
+                code="E-RESAMPLE",
+                hint="--resample 10,10",
+            )
+        return tuple(int(part) for part in value.split(","))
+
+
+class ControlSpec(click.ParamType):
+    """A ControlNet, a picture and a weight with colons between: `canny:edges.png:0.8`."""
+
+    name = "NET:IMAGE[:WEIGHT[:START-END]]"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        net, *rest = value.split(":")
+        try:
+            image, weight, steps = [*rest, *("1", "0-1")[len(rest) - 1 :]]
+            start, _, end = steps.partition("-")
+            if not net or not image:
+                raise ValueError
+            return Control(net, image, float(weight), float(start), float(end))
+        except ValueError:
+            raise UsageError(
+                f"cannot read the control {value!r}",
+                code="E-CONTROL",
+                hint="--control NET:IMAGE, NET:IMAGE:0.8 or NET:IMAGE:0.8:0-0.5",
+            ) from None
+
+
 option = click.option
 PROMPT = (
     click.argument("words", metavar="[PROMPT]", required=False),
@@ -46,7 +105,15 @@ COMMON = (
     option("--schedule", metavar="NAME", help="Spacing of the noise levels, such as karras."),
     option("--eta", type=float, metavar="X", help="Fresh noise of ddim and euler_a, 0 to 1."),
     option("--clip-skip", type=int, help="Leave out that many last text layers."),
+    option("--rng", metavar="NAME", help=f"Source of noise: {', '.join(RNGS)}."),
+    option("--long-prompts", type=click.Choice(LONG_PROMPTS), help="Default: truncate."),
+    option("--prompt-weights", type=click.Choice(PROMPT_WEIGHTS), help="Default: none."),
     option("-m", "--model", metavar="NAME|FOLDER", help="Default: emoji, which comes along."),
+    option("--vae", metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
+    option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
+    option("--control", type=ControlSpec(), multiple=True,
+           help="A ControlNet and its picture; may be repeated."),
+    option("--tile", type=int, metavar="N", help="Decode in tiles of N pixels: less memory."),
     option("--backend", metavar="NAME", help="See ldmref backends."),
     option("--device", metavar="NAME", help="cpu, cuda:0, ..."),
     option("--dtype", metavar="NAME", help="float64, float32, float16 or bfloat16."),
@@ -74,9 +141,15 @@ RESIZING = (
 MASK = (
     option("--mask", required=True, metavar="FILE", help="White is repainted, black is kept."),
     option("--mask-blur", type=float, default=0.0, metavar="X", help="Soft edge, in pixels."),
+    option("--fill", metavar="NAME", default="original", show_default=True,
+           help=f"What is below the mask at the start: {', '.join(FILLS)}."),
+    option("--only-masked", is_flag=True, help="Draw the region around the mask alone, larger."),
+    option("--padding", type=int, default=32, show_default=True,
+           help="Pixels around the mask, with --only-masked."),
+    option("--resample", type=Resampling(), help="RePaint: walk each stretch that often."),
     option("--mask-invert", is_flag=True, help="Repaint what is black instead."),
     option("--strength", type=float, default=1.0, show_default=True, help="0 keeps, 1 ignores."),
-)
+)  # fmt: skip
 
 
 def with_options(*groups: tuple[Callable, ...]) -> Callable:

@@ -10,6 +10,7 @@ import io
 import json
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,14 +26,19 @@ from ldmref.io.images import read_mask
 from ldmref.io.metadata import read_parameters
 from ldmref.loading import configured_backend, load, model_config
 from ldmref.models.config import ModelConfig
-from ldmref.modes.picture import exact_picture, mask_of, sized_picture
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.masked import picture_and_size
+from ldmref.modes.picture import mask_of, sized_picture
 from ldmref.modes.request import Request, resolve
 
 ARGUMENTS = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "seed", "count",
-             "width", "height", "eta", "clip_skip", "batch_size", "strength",
-             "mask_blur")  # fmt: skip
+             "width", "height", "eta", "clip_skip", "rng", "batch_size", "strength",
+             "mask_blur", "long_prompts", "prompt_weights", "control", "fill",
+             "only_masked", "padding", "resample", "tile")  # fmt: skip
 REPLAYED = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "seed",
-            "width", "height", "eta", "clip_skip", "rng")  # fmt: skip
+            "width", "height", "eta", "clip_skip", "rng", "long_prompts",
+            "prompt_weights", "tile")  # fmt: skip
+REPLAYED_FROM_PICTURES = ("strength", "mask_blur", "fill", "only_masked", "padding", "resample")
 
 
 @click.command()
@@ -50,15 +56,17 @@ def img2img(words: str | None, prompt: str | None, **flags: Any) -> None:
 
 
 @click.command()
-@with_options(PROMPT, IMAGE, MASK, COMMON)
+@with_options(PROMPT, IMAGE, MASK, COMMON, SIZE)
 def inpaint(words: str | None, prompt: str | None, **flags: Any) -> None:
     """Repaint the white part of a mask, and keep the rest bit for bit."""
     draw("inpaint", read_prompt(words, prompt), flags)
 
 
 @click.command()
-@click.option("--from", "source", required=True, metavar="IMAGE", help="A picture made by txt2img.")
+@click.option("--from", "source", required=True, metavar="IMAGE", help="A picture made by ldmref.")
 @click.option("-p", "--prompt", metavar="TEXT")
+@click.option("-i", "--image", metavar="FILE", help="The picture that it was made from.")
+@click.option("--mask", metavar="FILE", help="The mask with which it was made.")
 @with_options(COMMON, SIZE)
 def run(source: str, prompt: str | None, **flags: Any) -> None:
     """Draw a picture again as it records; flags override."""
@@ -67,21 +75,41 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     mode = recorded.get("mode")
     if mode in ("img2img", "inpaint"):
         needed = "-i IMAGE" if mode == "img2img" else "-i IMAGE --mask MASK"
+        if not flags["image"] or (mode == "inpaint" and not flags["mask"]):
+            raise UsageError(
+                f"{source!r} was made by {mode} from another picture, which is not recorded in it",
+                code="E-REPLAY",
+                hint=f"add {needed}; or use ldmref {mode} {needed}; ldmref info {source} shows the "
+                "settings",
+            )
+        flags |= {"resize": "crop", "mask_invert": False}
+        flags |= {key: recorded[key] for key in REPLAYED_FROM_PICTURES if key in recorded}
+    elif mode == "interpolate":
         raise UsageError(
-            f"{source!r} was made by {mode} from another picture, which is not recorded in it",
+            f"{source!r} was made by modes.interpolate",
             code="E-REPLAY",
-            hint=f"use ldmref {mode} {needed}; ldmref info {source} shows the settings",
+            hint="draw it with Python: modes.interpolate(model, prompt, prompt_b, positions, "
+            "seed=(seed, seed_b))",
         )
-    if mode != "txt2img":
+    elif mode != "txt2img":
         raise UsageError(f"{source!r} does not record how it was made", code="E-REPLAY")
     prompt = recorded.get("prompt") if prompt is None else prompt
     if not isinstance(prompt, str):
         raise UsageError(f"{source!r} records no prompt", code="E-REPLAY")
+    needed = recorded.get("control")
+    if needed and isinstance(needed, list) and not flags["control"]:
+        raise UsageError(
+            f"{source!r} was drawn with ControlNets, whose pictures are not recorded in it",
+            code="E-REPLAY",
+            hint="add "
+            + " ".join(["--control NET:IMAGE"] * min(len(needed), 3))
+            + f"; ldmref info {source} shows their weights",
+        )
     own_sampler = flags["sampler"] is not None  # to which the recorded eta does not belong
     for key in REPLAYED:
         if flags.get(key) is None and key in recorded and not (key == "eta" and own_sampler):
             flags[key] = recorded[key]
-    draw("txt2img", prompt, flags, recorded.get("model"))
+    draw(mode, prompt, flags, recorded.get("model"), recorded.get("control"))
 
 
 COMMANDS = (txt2img, img2img, inpaint, run)
@@ -111,8 +139,13 @@ def standard_input() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def draw(mode: str, prompt: Any, flags: dict[str, Any], made_by: Any = None) -> None:
-    """Check everything, load the model, draw, save. `made_by` is the model that a replay names."""
+def draw(
+    mode: str, prompt: Any, flags: dict[str, Any], made_by: Any = None, controls: Any = None
+) -> None:
+    """Check everything, load the model, draw, save.
+
+    `made_by` and `controls` are the model and the ControlNets that a replay names.
+    """
     found = settings(flags["config"])
     if flags["output"] == "-" and flags["as_json"]:
         raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
@@ -132,10 +165,10 @@ def draw(mode: str, prompt: Any, flags: dict[str, Any], made_by: Any = None) -> 
         )
         if flags["verbose"]:
             tell_settings(found, name, backend)
-        model = load(name, backend=backend)
+        model = load(name, backend=backend, vae=flags["vae"], lora=flags["loras"])
         drawing = Drawing(request, output, flags)
-        if isinstance(made_by, dict) and made_by.get("sha256") != model.sha256:
-            drawing.warn(f"drawn by another model: recorded is {str(made_by.get('name'))[:80]!r}")
+        for warning in differences(made_by, model):
+            drawing.warn(warning)
         try:
             result = getattr(modes, mode)(
                 model, prompt, **sources, **asked, callback=drawing.step, cancel=stop
@@ -143,7 +176,31 @@ def draw(mode: str, prompt: Any, flags: dict[str, Any], made_by: Any = None) -> 
         except Cancelled as cancelled:
             drawing.finish(cancelled.partial)
             raise stopped(cancelled, len(request.seeds), stop.exit_code) from None
+        for warning in other_controls(controls, result.params.get("control")):
+            drawing.warn(warning)
         drawing.finish(result)
+
+
+def other_controls(recorded: Any, used: Any) -> Iterator[str]:
+    """How ControlNets differ from those that a picture records."""
+    for i, told in enumerate(recorded if isinstance(recorded, list) else ()):
+        have = used[i] if used and i < len(used) else {}
+        for key in told if isinstance(told, dict) else ():
+            if key != "name" and told[key] != have.get(key):
+                yield f"drawn with another --control {i + 1}: its {key} was {str(told[key])[:80]}"
+
+
+def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
+    """How a model differs from the one that a picture records."""
+    if not isinstance(made_by, dict):
+        return
+    if made_by.get("sha256") != model.sha256:
+        yield f"drawn by another model: recorded is {str(made_by.get('name'))[:80]!r}"
+    for part, flag in (("vae", "--vae"), ("loras", "--lora")):
+        recorded, used = made_by.get(part), model.additions.get(part)
+        if recorded != used:
+            told = json.dumps(recorded)[:200] if recorded else "none"
+            yield f"drawn with another {flag}: recorded is {told}"
 
 
 def arguments(mode: str, flags: dict[str, Any], found: Settings) -> dict[str, Any]:
@@ -159,8 +216,10 @@ def arguments(mode: str, flags: dict[str, Any], found: Settings) -> dict[str, An
         asked["schedule"] = asked["schedule"].lower()
     if asked["count"] is None:
         asked["count"] = len(asked["seed"]) if isinstance(asked["seed"], list) else 1
-    if "rng" in flags:
-        asked["rng"] = flags["rng"]
+    if asked["rng"] is None:
+        asked["rng"] = "philox"
+    asked["long_prompts"] = asked["long_prompts"] or "truncate"
+    asked["prompt_weights"] = asked["prompt_weights"] or "none"
     return asked
 
 
@@ -177,7 +236,9 @@ def read_sources(
         asked = asked | dict(zip(("width", "height"), picture.size, strict=True))
         resolve(config, mode, prompt, **asked)
         return {"image": rewound(image), "resize": flags["resize"]}
-    picture, mask = exact_picture(config, image), read_mask(flags["mask"])
+    size = asked["width"], asked["height"]
+    picture, _ = picture_and_size(config, image, asked["only_masked"], *size)
+    mask = read_mask(flags["mask"])
     if flags["mask_invert"]:
         mask = mask.point(lambda value: 255 - value)
     mask_of(mask, picture, 0.0)

@@ -12,7 +12,8 @@ import click
 
 from ldmref.cli.progress import duration, one_line, say, stopping
 from ldmref.errors import Cancelled, OutputError, UsageError
-from ldmref.models.config import ModelConfig, preset
+from ldmref.models.config import ModelConfig
+from ldmref.models.presets import preset
 
 if TYPE_CHECKING:
     from ldmref.training.data import Dataset

@@ -51,6 +51,8 @@ def infotext(params: dict[str, Any]) -> str:
         "Size": f"{params['width']}x{params['height']}",
         "Model hash": model.get("sha256", "")[:10] or None,
         "Model": model.get("name"),
+        "VAE hash": model.get("vae", {}).get("sha256", "")[:10] or None,
+        "VAE": model.get("vae", {}).get("name"),
         "Denoising strength": _plain(params.get("strength")),
         "Clip skip": params["clip_skip"] + 1 if params.get("clip_skip") else None,
         "Mask blur": _plain(params.get("mask_blur")) if params.get("mask_blur") else None,

@@ -6,26 +6,29 @@ transformers name them. Nothing in the folder can run code.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import SafetensorError
-from safetensors.numpy import load, save_file
+from safetensors.numpy import save_file
 
-from ldmref.errors import CorruptModelError, InputError, OutputError, UnsafeFileError
+from ldmref.errors import CorruptModelError, InputError, OutputError
+from ldmref.io.report import compare
+from ldmref.io.tensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
-from ldmref.models.params import Params, check, flatten, unflatten
+from ldmref.models.params import Params, flatten, unflatten
+from ldmref.models.prompt_files import tokenizer_for
 from ldmref.models.tokenizer import PromptTokenizer
 
 SCHEMA = 1
 FILES = ("config.json", "model.safetensors", "tokenizer.json")
+SECOND_TOKENIZER = "tokenizer_2.json"  # where there are two text encoders
 
 
 def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str]:
@@ -42,20 +45,15 @@ def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str
                 hint="a model folder holds " + ", ".join(FILES),
             )
     config = read_config(folder / "config.json")
-    flat, digest = read_tensors(folder / "model.safetensors")
-    check(flat, model_spec(config), "model")
-    bad = [name for name, tensor in flat.items() if not np.isfinite(tensor).all()]
-    if bad:
-        raise CorruptModelError(
-            f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}", code="E-NONFINITE"
-        )
-    length = config.text_encoder.max_position_embeddings
-    tokenizer = PromptTokenizer.load(folder / "tokenizer.json", length)
+    file = TensorFile(folder / "model.safetensors")
+    _require_fit(file.shapes, config)
+    require_finite(file)
+    tokenizer = tokenizer_for(config.text_encoder, folder / "tokenizer.json")
     if tokenizer.tokenizer.get_vocab_size() > config.text_encoder.vocab_size:
         raise CorruptModelError(
             "the tokenizer knows more tokens than the text encoder", code="E-TOKENIZER"
         )
-    return config, unflatten(flat), tokenizer, digest
+    return config, unflatten(file), tokenizer, file.sha256()
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -76,39 +74,24 @@ def read_config(path: Path) -> ModelConfig:
     return ModelConfig.from_dict(data)
 
 
-def read_tensors(path: Path) -> tuple[dict[str, np.ndarray], str]:
-    """Every tensor of a safetensors file as NumPy, floats as float32, and the file's SHA-256.
+def _require_fit(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> None:
+    compare(shapes, flatten(model_spec(config))).require(
+        "the model's tensors do not fit its configuration",
+        hint="the file and its config.json must come from the same model",
+    )
+
+
+def require_finite(flat: Mapping[str, np.ndarray]) -> None:
+    """Refuse weights that hold NaN or infinity.
 
     Raises:
-        UnsafeFileError: the file is a pickle or a zip.
-        CorruptModelError: it is something else that is no safetensors file, or damaged.
+        CorruptModelError: names the first few.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise InputError(f"cannot read {path.name}: {error.strerror}", code="E-MODEL") from error
-    header_follows = data[8:9] == b"{"  # its length, before it, may begin with any byte
-    if not header_follows and (data[:1] == b"\x80" or data[:2] == b"PK"):
-        raise UnsafeFileError(
-            f"{path.name} is a pickle, not safetensors; loading it could run code",
-            code="E-PICKLE",
-            hint="ask for a safetensors file",
-        )
-    if data[:8] == b"version ":
+    bad = [name for name, tensor in flat.items() if not np.isfinite(tensor).all()]
+    if bad:
         raise CorruptModelError(
-            f"{path.name} is a Git LFS pointer, not the file", code="E-LFS", hint="run git lfs pull"
+            f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}", code="E-NONFINITE"
         )
-    try:
-        tensors = load(data)
-    except (SafetensorError, KeyError, ValueError) as error:
-        raise CorruptModelError(
-            f"{path.name} is damaged or no safetensors file: {error}", code="E-SAFETENSORS"
-        ) from error
-    flat = {
-        name: tensor.astype(np.float32) if tensor.dtype.kind == "f" else tensor
-        for name, tensor in tensors.items()
-    }
-    return flat, hashlib.sha256(data).hexdigest()
 
 
 def save_folder(
@@ -124,7 +107,7 @@ def save_folder(
     `extra` are further text files (name -> content), such as a model card.
     """
     flat = flatten(params)
-    check(flat, model_spec(config), "model")
+    _require_fit({name: tuple(leaf.shape) for name, leaf in flat.items()}, config)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         aside = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldmref.errors import CorruptModelError, UsageError, did_you_mean
+from ldmref.errors import CorruptModelError, did_you_mean
+from ldmref.models.validate import check_config
 
 
 @dataclass(frozen=True)
@@ -19,25 +20,37 @@ class UNetConfig:
     sample_size: int = 64  # latent height and width at which the model was trained
     block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)
     layers_per_block: int = 2
-    attention_levels: tuple[bool, ...] = (True, True, True, False)  # cross-attention per level
+    attention_levels: tuple[bool, ...] = (True, True, True, False)  # attention per level
+    attention: str = "cross"  # or "self": attention blocks that read nothing but the latents
     num_heads: tuple[int, ...] = (8, 8, 8, 8)  # heads per level (the middle takes the last)
-    transformer_layers_per_block: int = 1
+    transformer_layers_per_block: tuple[int, ...] = (1, 1, 1, 1)  # likewise
     cross_attention_dim: int = 768
     class_embed_type: str = ""  # or "simple_projection": the last token joins the time embedding
+    addition_embed_type: str = ""  # or "text_time": pooled text and picture sizes join it (SDXL)
+    addition_time_embed_dim: int = 256  # width of each of the six sizes' embeddings
+    projection_class_embeddings_input_dim: int = 2816  # pooled text and six sizes
     use_linear_projection: bool = False
+    resnet_time_scale_shift: str = "default"  # or "scale_shift": the time scales and shifts norm2
+    resnet_updown: bool = False  # residual blocks, not convolutions, halve and double the size
     norm_num_groups: int = 32
     norm_eps: float = 1e-5
 
 
 @dataclass(frozen=True)
 class AutoencoderConfig:
-    """The KL autoencoder between pictures (n, 3, H, W) and latents (n, latent_channels, h, w)."""
+    """The autoencoder between pictures (n, 3, H, W) and latents (n, latent_channels, h, w).
+
+    KL (`codebook_size` 0), or VQ with a codebook of that many vectors.
+    """
 
     in_channels: int = 3
     out_channels: int = 3
     latent_channels: int = 4
     block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
     layers_per_block: int = 2
+    attention_levels: tuple[bool, ...] = ()  # attention per level; (): in the middle only
+    mid_block_add_attention: bool = True
+    codebook_size: int = 0
     norm_num_groups: int = 32
     norm_eps: float = 1e-6
     scaling_factor: float = 0.18215  # latents = scaling_factor * z
@@ -50,16 +63,27 @@ class AutoencoderConfig:
 
 @dataclass(frozen=True)
 class TextConfig:
-    """The text transformer (CLIP's): token ids (n, l) to hidden states (n, l, hidden_size)."""
+    """What reads the prompt: token ids (n, l) to hidden states (n, l, hidden_size).
 
+    `model_type`: "clip", CLIP's text transformer; "ldmbert", the transformer encoder that latent
+    diffusion trained itself; "class", a table with a vector per class, of which the last means no
+    class; "none", nothing: the model takes no prompt.
+    """
+
+    model_type: str = "clip"
     vocab_size: int = 49408
     hidden_size: int = 768
     intermediate_size: int = 3072
     num_hidden_layers: int = 12
     num_attention_heads: int = 12
+    head_dim: int = 0  # of "ldmbert"; 0: hidden_size / num_attention_heads
     max_position_embeddings: int = 77
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
+    projection_dim: int = 0  # width of the pooled output; 0 where there is none
+    eos_token_id: int = 49407  # where the pooled output is taken; 2: at the largest id (old files)
+    skipped_layers: int = 0  # last layers whose output is not used: 1 in SDXL
+    final_norm: bool = True  # whether the hidden states go through the last norm: not in SDXL
 
 
 @dataclass(frozen=True)
@@ -75,6 +99,10 @@ class SchedulerConfig:
     spacing: str = "leading"
     final_sigma: str = "sigma_min"
     steps_offset: int = 1
+    convention: str = ""  # "diffusers": spacings are made as its scheduler for the sampler does
+    timestep_spacing: str = "leading"  # below Karras' and other continuous spacings of diffusers
+    final_alpha: str = "sigma_min"  # the end of diffusers' DDIM and PNDM; `final_sigma` of others
+    rescale_betas_zero_snr: bool = False
     sigma_max: float = 1000.0  # samplers start no higher, however far the training table goes
 
 
@@ -96,6 +124,10 @@ class ModelConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextConfig = field(default_factory=TextConfig)
+    text_encoder_2: TextConfig | None = None  # SDXL's second; its pooled output is used too
+    concat: str = ""  # what is joined to the noisy latents: see `image_channels`
+    segmentation_classes: int = 0  # classes of the map that is joined with concat "segmentation"
+    zero_empty_negative: bool = False  # no negative prompt: zeros in place of the empty text
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     defaults: Defaults = field(default_factory=Defaults)
 
@@ -104,9 +136,29 @@ class ModelConfig:
         """Width and height must be multiples of this, so that every level halves evenly."""
         return self.vae.factor * 2 ** (len(self.unet.block_out_channels) - 1)
 
+    @property
+    def text_encoders(self) -> tuple[TextConfig, ...]:
+        """No text encoder, one, or two."""
+        first, second = self.text_encoder, self.text_encoder_2
+        if first.model_type == "none":
+            return ()
+        return (first,) if second is None else (first, second)
+
+    @property
+    def image_channels(self) -> int:
+        """Channels of U-Net input besides the noisy latents.
+
+        With `concat` "": none, or in inpainting models of Stable Diffusion mask and masked latents
+        (5). "masked_image": masked latents and mask, as latent diffusion has them;
+        "low_resolution": a picture as large as the latents; "segmentation": a map of classes,
+        brought to the latents' size.
+        """
+        return self.unet.in_channels - self.vae.latent_channels
+
     def to_dict(self) -> dict[str, Any]:
         """A JSON-able dictionary that `from_dict` reads back."""
-        return dataclasses.asdict(self)
+        facts = dataclasses.asdict(self)
+        return {key: value for key, value in facts.items() if value is not None}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ModelConfig:
@@ -116,65 +168,20 @@ class ModelConfig:
             CorruptModelError: an unknown field, or a value of the wrong type or range.
         """
         parts = {"unet": UNetConfig, "vae": AutoencoderConfig, "text_encoder": TextConfig,
-                 "scheduler": SchedulerConfig, "defaults": Defaults}  # fmt: skip
+                 "text_encoder_2": TextConfig, "scheduler": SchedulerConfig,
+                 "defaults": Defaults}  # fmt: skip
         values = {
             key: _read(parts[key], value, key) if key in parts else value
             for key, value in data.items()
         }
-        config = _read(cls, values, "model")
+        second = values.pop("text_encoder_2", None)
+        config = dataclasses.replace(_read(cls, values, "model"), text_encoder_2=second)
         config.validate()
         return config
 
     def validate(self) -> None:
-        """Check that the three networks fit each other and that no number is absurd."""
-        u, v, t, s = self.unet, self.vae, self.text_encoder, self.scheduler
-        levels = len(u.block_out_channels)
-        widths = (*u.block_out_channels, *v.block_out_channels, t.hidden_size, t.intermediate_size)
-        rules = {
-            "every width must be from 1 to 65536": all(0 < w <= 65536 for w in widths),
-            "unet.attention_levels needs an entry per level": len(u.attention_levels) == levels,
-            "unet.num_heads needs an entry per level": len(u.num_heads) == levels,
-            "unet.num_heads must divide the level's channels": all(
-                h > 0 and c % h == 0
-                for c, h in zip(u.block_out_channels, u.num_heads, strict=False)
-            ),
-            "norm_num_groups must divide every channel count": all(
-                n > 0 and all(c % n == 0 for c in channels)
-                for n, channels in (
-                    (u.norm_num_groups, u.block_out_channels),
-                    (v.norm_num_groups, v.block_out_channels),
-                )
-            ),
-            "unet.out_channels must equal vae.latent_channels": u.out_channels == v.latent_channels,
-            "unet.cross_attention_dim must equal text_encoder.hidden_size": u.cross_attention_dim
-            == t.hidden_size,
-            "text_encoder.num_attention_heads must divide hidden_size": t.num_attention_heads > 0
-            and t.hidden_size % t.num_attention_heads == 0,
-            "scheduler.num_train_timesteps must be from 2 to 100000": 2
-            <= s.num_train_timesteps
-            <= 100000,
-            "scheduler betas must satisfy 0 < beta_start <= beta_end < 1": 0
-            < s.beta_start
-            <= s.beta_end
-            < 1,
-            "scheduler.sigma_max must be at least 1": s.sigma_max >= 1,
-            "vae.scaling_factor must be positive": v.scaling_factor > 0,
-        }
-        for rule, holds in rules.items():
-            if not holds:
-                raise CorruptModelError(f"bad model configuration: {rule}", code="E-CONFIG")
-        for name, value, known in (
-            ("unet.class_embed_type", u.class_embed_type, ("", "simple_projection")),
-            ("scheduler.prediction_type", s.prediction_type, ("eps", "v", "x0")),
-            ("scheduler.beta_schedule", s.beta_schedule, ("linear", "scaled_linear", "cosine")),
-            ("text_encoder.hidden_act", t.hidden_act, ("gelu", "quick_gelu")),
-        ):
-            if value not in known:
-                raise CorruptModelError(
-                    f"bad model configuration: {name} = {value!r}",
-                    code="E-CONFIG",
-                    hint=did_you_mean(str(value), known),
-                )
+        """Check that the networks fit each other and that no number is absurd."""
+        check_config(self)
 
 
 def _read(cls: type, data: Any, where: str) -> Any:
@@ -191,8 +198,9 @@ def _read(cls: type, data: Any, where: str) -> Any:
                 hint=did_you_mean(key, known),
             )
         want = getattr(defaults, key)
-        if isinstance(want, tuple) and isinstance(value, list | tuple) and value:
-            good = all(type(x) is type(want[0]) for x in value)
+        if isinstance(want, tuple) and isinstance(value, list | tuple) and (value or not want):
+            kind = type(want[0]) if want else bool
+            good = all(type(x) is kind for x in value)
             value = tuple(value)
         elif isinstance(want, float) and isinstance(value, int | float) and type(value) is not bool:
             good, value = True, float(value)
@@ -205,56 +213,3 @@ def _read(cls: type, data: Any, where: str) -> Any:
             )
         values[key] = value
     return cls(**values)
-
-
-_TINY = ModelConfig(
-    name="tiny",
-    unet=UNetConfig(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1,
-        attention_levels=(True, False), num_heads=(2, 2), cross_attention_dim=32, norm_num_groups=8,
-    ),
-    vae=AutoencoderConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
-                          scaling_factor=1.0),
-    text_encoder=TextConfig(
-        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=16,
-    ),
-    defaults=Defaults(steps=4, cfg_scale=2.0, width=16, height=16),
-)  # fmt: skip
-
-_EMOJI = ModelConfig(
-    name="emoji",
-    unet=UNetConfig(
-        in_channels=16, out_channels=16, sample_size=8, block_out_channels=(128, 160),
-        layers_per_block=1, attention_levels=(True, True), num_heads=(4, 5),
-        cross_attention_dim=192, class_embed_type="simple_projection",
-    ),
-    vae=AutoencoderConfig(
-        latent_channels=16, block_out_channels=(16, 32, 96, 96), layers_per_block=1,
-        norm_num_groups=8, scaling_factor=1.0,
-    ),
-    text_encoder=TextConfig(
-        vocab_size=3072, hidden_size=192, intermediate_size=768, num_hidden_layers=2,
-        num_attention_heads=6, max_position_embeddings=16,
-    ),
-    scheduler=SchedulerConfig(
-        beta_schedule="cosine", prediction_type="v", sampler="dpmpp_2m", spacing="trailing",
-        final_sigma="zero", steps_offset=0, sigma_max=40.0,
-    ),
-    defaults=Defaults(steps=20, cfg_scale=2.5, width=64, height=64),
-)  # fmt: skip
-
-PRESETS: dict[str, ModelConfig] = {
-    "tiny": _TINY,
-    "emoji": _EMOJI,
-    "sd15": ModelConfig(name="sd15"),
-}
-
-
-def preset(name: str) -> ModelConfig:
-    """The configuration `tiny`, `emoji` or `sd15`."""
-    if name not in PRESETS:
-        raise UsageError(
-            f"unknown preset {name!r}", code="E-PRESET", hint=did_you_mean(name, PRESETS)
-        )
-    return PRESETS[name]

@@ -7,6 +7,8 @@ width, l tokens, d width.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ldmref.backends.base import Array, Backend
 from ldmref.models.params import Params, Spec
 
@@ -28,8 +30,11 @@ def norm_spec(c: int) -> Spec:
     return {"weight": (c,), "bias": (c,)}
 
 
-def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None) -> Spec:
-    """norm1, conv1, norm2, conv2; time_emb_proj with d_emb, conv_shortcut where c_in != c_out."""
+def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None, scale_shift: bool = False) -> Spec:
+    """norm1, conv1, norm2, conv2; time_emb_proj with d_emb, conv_shortcut where c_in != c_out.
+
+    `scale_shift`: time_emb_proj gives a scale and a shift for norm2, in this order.
+    """
     spec = {
         "norm1": norm_spec(c_in),
         "conv1": conv_spec(c_in, c_out),
@@ -37,7 +42,7 @@ def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None) -> Spec:
         "conv2": conv_spec(c_out, c_out),
     }
     if d_emb is not None:
-        spec["time_emb_proj"] = linear_spec(d_emb, c_out)
+        spec["time_emb_proj"] = linear_spec(d_emb, 2 * c_out if scale_shift else c_out)
     if c_in != c_out:
         spec["conv_shortcut"] = conv_spec(c_in, c_out, 1)
     return spec
@@ -52,6 +57,11 @@ def attention_spec(d: int, d_context: int | None = None, bias: bool = False) -> 
         "to_v": linear_spec(d_context, d, bias),
         "to_out": {"0": linear_spec(d, d)},
     }
+
+
+def attention_block_spec(c: int) -> Spec:
+    """group_norm, to_q, to_k, to_v, to_out.0, all with bias."""
+    return {"group_norm": norm_spec(c)} | attention_spec(c, bias=True)
 
 
 def transformer_spec(c: int, d_context: int, layers: int, linear_projection: bool) -> Spec:
@@ -102,14 +112,41 @@ def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
 
 
 def resnet_block(
-    ops: Backend, p: Params, x: Array, emb: Array | None, groups: int, eps: float
+    ops: Backend,
+    p: Params,
+    x: Array,
+    emb: Array | None,
+    groups: int,
+    eps: float,
+    resample: Callable[[Array], Array] | None = None,
 ) -> Array:
-    """Residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w)."""
-    h = conv2d(ops, p.conv1, norm_silu(ops, p.norm1, x, groups, eps))
-    if emb is not None:
-        h = h + linear(ops, p.time_emb_proj, ops.silu(emb))[:, :, None, None]
-    h = conv2d(ops, p.conv2, norm_silu(ops, p.norm2, h, groups, eps))
+    """Residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w).
+
+    `resample` halves or doubles the size of both branches, before the first convolution.
+    """
+    h = norm_silu(ops, p.norm1, x, groups, eps)
+    if resample is not None:
+        x, h = resample(x), resample(h)
+    h = conv2d(ops, p.conv1, h)
+    if emb is None:
+        h = norm_silu(ops, p.norm2, h, groups, eps)
+    else:
+        time = linear(ops, p.time_emb_proj, ops.silu(emb))[:, :, None, None]
+        c = h.shape[1]
+        if time.shape[1] == c:
+            h = norm_silu(ops, p.norm2, h + time, groups, eps)
+        else:  # scale and shift
+            h = group_norm(ops, p.norm2, h, groups, eps)
+            h = ops.silu(h * (1.0 + time[:, :c]) + time[:, c:])
+    h = conv2d(ops, p.conv2, h)
     return h + (conv2d(ops, p.conv_shortcut, x) if "conv_shortcut" in p else x)
+
+
+def mean_pool(ops: Backend, x: Array, factor: int = 2) -> Array:
+    """The mean of every square of factor x factor; (n, c, h, w) -> (n, c, h/factor, w/factor)."""
+    n, c, h, w = x.shape
+    squares = ops.xp.reshape(x, (n, c, h // factor, factor, w // factor, factor))
+    return ops.xp.mean(squares, axis=(3, 5))
 
 
 def attention(ops: Backend, p: Params, x: Array, context: Array, num_heads: int) -> Array:
@@ -124,6 +161,17 @@ def attention(ops: Backend, p: Params, x: Array, context: Array, num_heads: int)
     y = ops.attention(heads(q), heads(k), heads(v))
     y = ops.xp.reshape(ops.xp.permute_dims(y, (0, 2, 1, 3)), x.shape)
     return linear(ops, p.to_out["0"], y)
+
+
+def attention_block(
+    ops: Backend, p: Params, x: Array, num_heads: int, groups: int, eps: float
+) -> Array:
+    """Self-attention over the h*w pixels as tokens, added; x: (n, c, h, w) -> the same."""
+    n, c, h, w = x.shape
+    tokens = group_norm(ops, p.group_norm, x, groups, eps)
+    tokens = ops.xp.permute_dims(ops.xp.reshape(tokens, (n, c, h * w)), (0, 2, 1))
+    tokens = attention(ops, p, tokens, tokens, num_heads)
+    return x + ops.xp.reshape(ops.xp.permute_dims(tokens, (0, 2, 1)), (n, c, h, w))
 
 
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:

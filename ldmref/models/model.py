@@ -1,7 +1,9 @@
-"""`LatentDiffusion`: three networks, their tokenizer and forward process, on one backend."""
+"""`LatentDiffusion`: its networks, their tokenizers and forward process, on one backend."""
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,20 +13,33 @@ from ldmref.backends.base import Array, Backend
 from ldmref.errors import UsageError
 from ldmref.math.divergence import reparameterize
 from ldmref.models.autoencoder import autoencoder_spec, decode, encode
+from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Params, Spec, tree_map
-from ldmref.models.text import text_encoder, text_spec
-from ldmref.models.tokenizer import PromptTokenizer
-from ldmref.models.unet import unet, unet_spec
+from ldmref.models.prompt_weights import emphasize
+from ldmref.models.rescaler import rescaler, rescaler_spec
+from ldmref.models.taesd import TinyAutoencoder
+from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
+from ldmref.models.textual_inversion import Embedding, add_embeddings, by_encoder
+from ldmref.models.tiling import decode_tiled
+from ldmref.models.tokenizer import PromptTokenizer, Reading, Tokens
+from ldmref.models.unet import Residuals, unet, unet_spec
 
 
 def model_spec(config: ModelConfig) -> Spec:
-    """The shapes of every parameter: `unet`, `vae`, `text_encoder`."""
-    return {
-        "unet": unet_spec(config.unet),
-        "vae": autoencoder_spec(config.vae),
-        "text_encoder": text_spec(config.text_encoder),
-    }
+    """The shapes of every parameter: `unet`, `vae`, `text_encoder` and, in SDXL, its second.
+
+    Models without prompts have no `text_encoder`; where a map of classes is joined to the latents,
+    `cond_stage` brings it to their size.
+    """
+    spec = {"unet": unet_spec(config.unet), "vae": autoencoder_spec(config.vae)}
+    if config.text_encoders:
+        spec["text_encoder"] = text_spec(config.text_encoder)
+    if config.segmentation_classes:
+        spec["cond_stage"] = rescaler_spec(config)
+    if config.text_encoder_2 is not None:
+        spec["text_encoder_2"] = text_spec(config.text_encoder_2)
+    return spec
 
 
 class LatentDiffusion:
@@ -37,47 +52,180 @@ class LatentDiffusion:
         params: Params,
         tokenizer: PromptTokenizer,
         sha256: str = "",
+        tokenizer_2: PromptTokenizer | None = None,
     ):
         self.backend, self.config, self.tokenizer, self.sha256 = backend, config, tokenizer, sha256
+        self.tokenizer_2 = tokenizer_2
         self.params: Any = tree_map(backend.asarray, params)
+        self.embeddings: dict[str, str] = {}
+        self.tiny: TinyAutoencoder | None = None  # in place of the autoencoder, where there is one
+        self.additions: dict[str, Any] = {}  # for the metadata: `vae`, `loras`
 
-    def tokenize(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """Token ids (n, l) and warnings about words that did not fit or are not known."""
-        return self.tokenizer.encode(list(prompts))
+    def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
+        """This model with more words (`ldmref.io.embeddings`); it shares all other parameters.
 
-    def encode_text(self, prompts: Sequence[str], clip_skip: int = 0) -> Array:
-        """Hidden states of the prompts, (n, l, d). `clip_skip` leaves out that many last layers."""
-        layers = self.config.text_encoder.num_hidden_layers
-        if not 0 <= clip_skip < layers:
+        `embeddings` of the result names the words and the digests of their vectors.
+
+        Raises:
+            UsageError: a word is known already, or made for another number of text encoders.
+            CorruptModelError: the vectors have another width than the text encoder's.
+        """
+        grown, config, params = copy.copy(self), self.config, dict(self.params)
+        names = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
+        parts = by_encoder(embeddings, len(config.text_encoders))
+        for (encoder, name), part in zip(names, parts, strict=False):
+            tokenizer = getattr(self, name) or self.tokenizer
+            params[encoder], tokenizer = add_embeddings(params[encoder], tokenizer, part)
+            text = getattr(config, encoder)
+            # The end token no longer has the largest id, so it is named.
+            end = tokenizer.end if text.eos_token_id == 2 else text.eos_token_id
+            size = tokenizer.tokenizer.get_vocab_size()
+            text = dataclasses.replace(text, vocab_size=size, eos_token_id=end)
+            config = dataclasses.replace(config, **{encoder: text})
+            setattr(grown, name, tokenizer)
+        grown.config, grown.params = config, Params(params)
+        grown.embeddings = self.embeddings | {e.word: e.sha256 for e in embeddings}
+        return grown
+
+    def tokenize(self, prompts: Sequence[str], reading: Reading | None = None) -> Tokens:
+        """Token ids (n, chunks, l), and warnings: words that did not fit or are not known."""
+        return self.tokenizer.read(prompts, reading)
+
+    def encode_text(
+        self, prompts: Sequence[str], clip_skip: int = 0, reading: Reading | None = None
+    ) -> Array:
+        """Hidden states of the prompts, (n, l, d). `clip_skip` leaves out that many last layers.
+
+        Prompts in several chunks (see `Reading`) give the states of all, one after the other.
+
+        Raises:
+            UsageError: the model takes no prompt, or `clip_skip` leaves no layer.
+        """
+        if not self.config.text_encoders:
+            raise UsageError(f"{self.config.name!r} takes no prompt", code="E-PROMPT")
+        return self._encode(prompts, clip_skip, reading or Reading())[0]
+
+    def condition(
+        self,
+        prompts: Sequence[str],
+        clip_skip: int,
+        width: int,
+        height: int,
+        negative: bool = False,
+        reading: Reading | None = None,
+    ) -> Conditioning:
+        """All that the U-Net is told about a picture of that size and these prompts.
+
+        `negative`: the prompts are what to keep away from; with `zero_empty_negative` in the
+        configuration, empty ones become zeros.
+        """
+        if not self.config.text_encoders:
+            return Conditioning(None)
+        context, pooled = self._encode(prompts, clip_skip, reading or Reading())
+        if negative and self.config.zero_empty_negative:
+            kept = self.backend.asarray(np.asarray([float(p != "") for p in prompts]))
+            context = context * kept[:, None, None]
+            pooled = None if pooled is None else pooled * kept[:, None]
+        if not self.config.unet.addition_embed_type:
+            return Conditioning(context)
+        row = np.asarray([[height, width, 0, 0, height, width]], np.float64)
+        sizes = self.backend.asarray(np.repeat(row, len(prompts), axis=0), self.backend.wide)
+        return Conditioning(context, pooled, sizes)
+
+    def _encode(
+        self, prompts: Sequence[str], clip_skip: int, reading: Reading
+    ) -> tuple[Array, Array | None]:
+        """Hidden states, and the last encoder's pooled output where the U-Net wants it."""
+        ops, configs = self.backend, self.config.text_encoders
+        most = min(t.num_hidden_layers - t.skipped_layers for t in configs) - 1
+        if not 0 <= clip_skip <= most:
             raise UsageError(
-                f"clip_skip must be from 0 to {layers - 1}, not {clip_skip}", code="E-CLIP-SKIP"
+                f"clip_skip must be from 0 to {most}, not {clip_skip}", code="E-CLIP-SKIP"
             )
-        ids = self.backend.asarray(self.tokenize(prompts)[0])
-        with self.backend.inference():
-            return text_encoder(
-                self.backend, self.params.text_encoder, self.config.text_encoder, ids, clip_skip
-            )
+        tokenizers = (self.tokenizer, self.tokenizer_2 or self.tokenizer)
+        names = ("text_encoder", "text_encoder_2")
+        states, pooled = [], None
+        with ops.inference():
+            for config, tokenizer, name in zip(configs, tokenizers, names, strict=False):
+                tokens = tokenizer.read(prompts, reading)
+                n, chunks, length = tokens.ids.shape
+                ids = ops.asarray(tokens.ids.reshape(n * chunks, length))
+                if config.projection_dim:
+                    hidden, pooled = text_encoder_pooled(
+                        ops, self.params[name], config, ids, clip_skip
+                    )
+                    pooled = pooled[::chunks]  # the first chunk's, as A1111 does
+                else:
+                    hidden = text_encoder(ops, self.params[name], config, ids, clip_skip)
+                if reading.prompt_weights != "none":
+                    hidden = emphasize(hidden, ops.asarray(tokens.weights.reshape(ids.shape)))
+                states.append(ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size)))
+            context = states[0] if len(states) == 1 else ops.xp.concat(states, axis=2)
+        return context, pooled
 
     def encode_image(self, images: Array, noise: Array | None = None) -> Array:
         """Scaled latents of pictures (n, 3, H, W) in [-1, 1].
 
-        With `noise` (the latents' shape) a draw from the posterior, without it the mean.
+        With `noise` (the latents' shape) a draw from the posterior, without it the mean. VQ
+        autoencoders have no posterior; `decode` rounds their latents to the codebook.
         """
+        if self.tiny is not None:
+            return self.tiny.encode(images)
         with self.backend.inference():
             mean, logvar = encode(self.backend, self.params.vae, self.config.vae, images)
             z = mean if noise is None else reparameterize(mean, logvar, noise)
             return z * self.config.vae.scaling_factor
 
-    def decode(self, latents: Array) -> Array:
-        """Pictures (n, 3, H, W), about [-1, 1], of scaled latents (n, c, h, w)."""
+    def encode_posterior(self, images: Array) -> tuple[Array, Array]:
+        """Mean and standard deviation of the scaled latents that pictures (n, 3, H, W) may have."""
+        if self.tiny is not None:
+            latents = self.tiny.encode(images)
+            return latents, self.backend.xp.zeros_like(latents)
         with self.backend.inference():
-            z = latents / self.config.vae.scaling_factor
-            return decode(self.backend, self.params.vae, self.config.vae, z)
+            mean, logvar = encode(self.backend, self.params.vae, self.config.vae, images)
+            scale = self.config.vae.scaling_factor
+            return mean * scale, self.backend.xp.exp(0.5 * logvar) * scale
 
-    def unet(self, latents: Array, t: Array, context: Array) -> Array:
-        """The network's raw prediction; latents (n, c, h, w), t (n,), context (n, l, d)."""
-        with self.backend.inference():
-            return unet(self.backend, self.params.unet, self.config.unet, latents, t, context)
+    def decode(self, latents: Array, tile: int | None = None) -> Array:
+        """Pictures (n, 3, H, W), about [-1, 1], of scaled latents (n, c, h, w).
+
+        With `tile`, pixels of a side, in overlapping tiles (`ldmref.models.tiling`).
+        """
+        if self.tiny is not None:
+            return self.tiny.decode(latents, tile)
+        ops, config = self.backend, self.config.vae
+
+        def whole(z: Array) -> Array:
+            return decode(ops, self.params.vae, config, z / config.scaling_factor)
+
+        with ops.inference():
+            if tile is None:
+                return whole(latents)
+            return decode_tiled(ops, whole, latents, config.factor, tile)
+
+    def unet(
+        self,
+        latents: Array,
+        t: Array,
+        context: Array | Conditioning | None = None,
+        control: Residuals | None = None,
+    ) -> Array:
+        """The network's raw prediction; latents (n, c, h, w), t (n,), context (n, l, d).
+
+        SDXL needs a `Conditioning` from `condition` in place of the bare hidden states. `control`
+        is what ControlNets add (`ldmref.models.controlnet`).
+        """
+        told = context if isinstance(context, Conditioning) else Conditioning(context)
+        ops, config = self.backend, self.config.unet
+        with ops.inference():
+            return unet(ops, self.params.unet, config, latents, t, *told, control=control)
+
+    def encode_segmentation(self, labels: np.ndarray) -> Array:
+        """What is joined to the latents for maps of classes; (n, H, W) integers -> (n, k, h, w)."""
+        ops, classes = self.backend, np.arange(self.config.segmentation_classes)
+        onehot = ops.asarray((labels[:, None] == classes[:, None, None]).astype(np.float32))
+        with ops.inference():
+            return rescaler(ops, self.params.cond_stage, onehot, self.config.vae.factor)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
         """(c, h, w) of the latents of a picture."""

@@ -14,8 +14,6 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import KeyMismatchError
-
 Spec = dict[str, Any]
 
 
@@ -85,30 +83,3 @@ def init(spec: Spec, seed: int = 0) -> Params:
         return bound * (2.0 * stream.random(shape, np.float32) - 1.0)
 
     return unflatten({name: draw(name, shape) for name, shape in flatten(spec).items()})
-
-
-def check(flat: Mapping[str, Any], spec: Spec, what: str) -> None:
-    """Refuse `flat` unless it has exactly the names and shapes of `spec`.
-
-    Raises:
-        KeyMismatchError: lists what is missing, unexpected or misshapen.
-    """
-    want = flatten(spec)
-    missing = sorted(set(want) - set(flat))
-    extra = sorted(set(flat) - set(want))
-    shapes = [
-        f"{name} is {tuple(flat[name].shape)}, not {want[name]}"
-        for name in sorted(set(want) & set(flat))
-        if tuple(flat[name].shape) != tuple(want[name])
-    ]
-    problems = [
-        f"{len(names)} {kind} ({'; '.join(names[:3])}{'; ...' if len(names) > 3 else ''})"
-        for kind, names in (("missing", missing), ("unexpected", extra), ("misshapen", shapes))
-        if names
-    ]
-    if problems:
-        raise KeyMismatchError(
-            f"the {what}'s tensors do not fit its configuration: " + ", ".join(problems),
-            code="E-KEYS",
-            hint="the file and its config.json must come from the same model",
-        )

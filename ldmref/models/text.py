@@ -1,19 +1,29 @@
-"""The text transformer: CLIP's, causal, pre-norm.
+"""What reads the prompt: CLIP's text transformer, causal, pre-norm; here is also the choice between
+it and the encoders of other kinds.
 
 Radford et al. 2021, arXiv:2103.00020, section 2.4; parameter names of transformers' CLIPTextModel.
 """
 
 from __future__ import annotations
 
+from array_api_compat import device
+
 from ldmref.backends.base import Array, Backend
 from ldmref.models.config import TextConfig
 from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
+from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec
 
 
 def text_spec(config: TextConfig) -> Spec:
-    """The shapes of every parameter of the text transformer."""
+    """The shapes of every parameter of a text encoder; those of a table of classes are one."""
     d = config.hidden_size
+    if config.model_type == "none":
+        return {}
+    if config.model_type == "class":
+        return {"embedding": {"weight": (config.vocab_size, d)}}
+    if config.model_type == "ldmbert":
+        return ldmbert_spec(config)
     layer = {
         "self_attn": {
             name: linear_spec(d, d) for name in ("q_proj", "k_proj", "v_proj", "out_proj")
@@ -25,7 +35,8 @@ def text_spec(config: TextConfig) -> Spec:
         },
         "layer_norm2": norm_spec(d),
     }
-    return {
+    projection = {"text_projection": linear_spec(d, config.projection_dim, bias=False)}
+    return (projection if config.projection_dim else {}) | {
         "text_model": {
             "embeddings": {
                 "token_embedding": {"weight": (config.vocab_size, d)},
@@ -40,8 +51,43 @@ def text_spec(config: TextConfig) -> Spec:
 def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0) -> Array:
     """Hidden states after the final norm; ids: (n, l) int64 -> (n, l, hidden_size).
 
-    `skip` leaves out the last layers (clip skip: 1 takes the penultimate layer), never the norm.
+    `skip` leaves out the last layers (clip skip: 1 takes the penultimate layer), in addition to the
+    `skipped_layers` of the configuration; the norm stays, unless it says otherwise. A table of
+    classes has no layers, and gives the rows of the ids.
     """
+    if config.model_type == "class":
+        return ops.embedding(p.embedding.weight, ids)
+    if config.model_type == "ldmbert":
+        return ldmbert(ops, p, config, ids, skip + config.skipped_layers)
+    return _hidden_and_last(ops, p, config, ids, skip + config.skipped_layers, pool=False)[0]
+
+
+def text_encoder_pooled(
+    ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0
+) -> tuple[Array, Array]:
+    """Hidden states as `text_encoder`, and the projected last state of the end token.
+
+    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). The pooled output has been
+    through all layers and the final norm. The end token is the first of its kind, or the largest id
+    where `eos_token_id` is 2 (as in files that were made before 2024).
+    """
+    skip = skip + config.skipped_layers
+    hidden, last = _hidden_and_last(ops, p, config, ids, skip, pool=True)
+    xp = ops.xp
+    is_end = ids == config.eos_token_id if config.eos_token_id != 2 else ids
+    place = xp.argmax(xp.astype(is_end, ids.dtype), axis=1)
+    one_hot = xp.astype(
+        place[:, None] == xp.arange(ids.shape[1], dtype=place.dtype, device=device(ids))[None, :],
+        last.dtype,
+    )
+    pooled = xp.sum(one_hot[:, :, None] * last, axis=1)
+    return hidden, linear(ops, p.text_projection, pooled)
+
+
+def _hidden_and_last(
+    ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int, pool: bool
+) -> tuple[Array, Array]:
+    """The states that the U-Net sees, and (with `pool`) those after all layers and the norm."""
     m, eps = p.text_model, config.layer_norm_eps
     act = ops.gelu if config.hidden_act == "gelu" else ops.quick_gelu
     n, length = ids.shape
@@ -53,11 +99,17 @@ def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: 
         return ops.xp.permute_dims(ops.xp.reshape(y, (n, length, heads, d // heads)), (0, 2, 1, 3))
 
     layers = m.encoder.layers.items_in_order()
-    for layer in layers[: len(layers) - skip]:
+    used, hidden = len(layers) - skip, None
+    for i, layer in enumerate(layers if pool else layers[:used]):
+        if i == used:
+            hidden = x
         a, h = layer.self_attn, layer_norm(ops, layer.layer_norm1, x, eps)
         q, k, v = (split(linear(ops, proj, h)) for proj in (a.q_proj, a.k_proj, a.v_proj))
         y = ops.xp.permute_dims(ops.attention(q, k, v, causal=True), (0, 2, 1, 3))
         x = x + linear(ops, a.out_proj, ops.xp.reshape(y, (n, length, d)))
         h = layer_norm(ops, layer.layer_norm2, x, eps)
         x = x + linear(ops, layer.mlp.fc2, act(linear(ops, layer.mlp.fc1, h)))
-    return layer_norm(ops, m.final_layer_norm, x, eps)
+    hidden = x if hidden is None else hidden
+    if config.final_norm:
+        hidden = layer_norm(ops, m.final_layer_norm, hidden, eps)
+    return hidden, layer_norm(ops, m.final_layer_norm, x, eps) if pool else x

@@ -5,14 +5,19 @@ Rombach et al. 2022, arXiv:2112.10752, section 3.3 and appendix E; parameter nam
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from ldmref.backends.base import Array, Backend
 from ldmref.math.embedding import timestep_embedding
 from ldmref.models.config import UNetConfig
 from ldmref.models.layers import (
+    attention_block,
+    attention_block_spec,
     conv2d,
     conv_spec,
     linear,
     linear_spec,
+    mean_pool,
     norm_silu,
     norm_spec,
     resnet_block,
@@ -27,25 +32,25 @@ def unet_spec(config: UNetConfig) -> Spec:
     """The shapes of every parameter of the U-Net."""
     channels, layers = config.block_out_channels, config.layers_per_block
     d_emb, last = 4 * channels[0], len(channels) - 1
+    scale_shift = config.resnet_time_scale_shift == "scale_shift"
 
     def res(c_in: int, c_out: int) -> Spec:
-        return resnet_block_spec(c_in, c_out, d_emb)
+        return resnet_block_spec(c_in, c_out, d_emb, scale_shift)
 
-    def transformer(c: int) -> Spec:
-        return transformer_spec(
-            c,
-            config.cross_attention_dim,
-            config.transformer_layers_per_block,
-            config.use_linear_projection,
-        )
+    def attention(level: int) -> Spec:
+        if config.attention == "self":
+            return attention_block_spec(channels[level])
+        depth = config.transformer_layers_per_block[level]
+        width, linear_projection = config.cross_attention_dim, config.use_linear_projection
+        return transformer_spec(channels[level], width, depth, linear_projection)
 
     def block(widths: list[tuple[int, int]], level: int, resample: str | None) -> Spec:
         c = channels[level]
         spec: Spec = {"resnets": {str(i): res(*width) for i, width in enumerate(widths)}}
         if config.attention_levels[level]:
-            spec["attentions"] = {str(i): transformer(c) for i in range(len(widths))}
+            spec["attentions"] = {str(i): attention(level) for i in range(len(widths))}
         if resample:
-            spec[resample] = {"0": {"conv": conv_spec(c, c)}}
+            spec[resample] = {"0": res(c, c) if config.resnet_updown else {"conv": conv_spec(c, c)}}
         return spec
 
     down, up, skips = {}, {}, [channels[0]]
@@ -60,9 +65,15 @@ def unet_spec(config: UNetConfig) -> Spec:
             widths.append((x + skips.pop(), channels[level]))
             x = channels[level]
         up[str(i)] = block(widths, level, "upsamplers" if level else None)
-    c = channels[-1]
-    pooled = {"class_embedding": linear_spec(config.cross_attention_dim, d_emb)}
-    return (pooled if config.class_embed_type else {}) | {
+    c, joined = channels[-1], {}
+    if config.class_embed_type:
+        joined["class_embedding"] = linear_spec(config.cross_attention_dim, d_emb)
+    if config.addition_embed_type:
+        joined["add_embedding"] = {
+            "linear_1": linear_spec(config.projection_class_embeddings_input_dim, d_emb),
+            "linear_2": linear_spec(d_emb, d_emb),
+        }
+    return joined | {
         "conv_in": conv_spec(config.in_channels, channels[0]),
         "time_embedding": {
             "linear_1": linear_spec(channels[0], d_emb),
@@ -71,7 +82,7 @@ def unet_spec(config: UNetConfig) -> Spec:
         "down_blocks": down,
         "mid_block": {
             "resnets": {"0": res(c, c), "1": res(c, c)},
-            "attentions": {"0": transformer(c)},
+            "attentions": {"0": attention(-1)},
         },
         "up_blocks": up,
         "conv_norm_out": norm_spec(channels[0]),
@@ -79,47 +90,138 @@ def unet_spec(config: UNetConfig) -> Spec:
     }
 
 
-def unet(ops: Backend, p: Params, config: UNetConfig, x: Array, t: Array, context: Array) -> Array:
+class Residuals(NamedTuple):
+    """What a ControlNet adds: to each skip connection, in their order, and to the middle's output.
+
+    down: arrays (n, c_i, h_i, w_i), the first that of `conv_in`; mid: (n, c, h, w).
+    """
+
+    down: tuple[Array, ...]
+    mid: Array
+
+
+def unet(
+    ops: Backend,
+    p: Params,
+    config: UNetConfig,
+    x: Array,
+    t: Array,
+    context: Array | None,
+    pooled: Array | None = None,
+    sizes: Array | None = None,
+    control: Residuals | None = None,
+) -> Array:
     """Predict noise, velocity or clean latents, whichever the model was trained for.
 
     x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
-    context: (n, l, cross_attention_dim) -> (n, out_channels, h, w).
+    context: (n, l, cross_attention_dim), None without cross-attention -> (n, out_channels, h, w).
+    Where `addition_embed_type` is "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
+    height and width of the original, top and left of the crop, height and width of the target.
+    control: of `ldmref.models.controlnet`.
     """
     groups, eps, heads = config.norm_num_groups, config.norm_eps, config.num_heads
-
-    def layer(block: Params, i: int, x: Array, level: int) -> Array:
-        x = resnet_block(ops, block.resnets[str(i)], x, emb, groups, eps)
-        if "attentions" in block:
-            p_attention = block.attentions[str(i)]
-            x = spatial_transformer(ops, p_attention, x, context, heads[level], groups)
-        return x
-
-    emb = timestep_embedding(t, config.block_out_channels[0])
-    emb = linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
-    emb = linear(ops, p.time_embedding.linear_2, ops.silu(emb))
-    if config.class_embed_type:  # a causal encoder's last token has read the whole prompt
-        emb = emb + linear(ops, p.class_embedding, context[:, -1])
-
-    x = conv2d(ops, p.conv_in, x)
-    skips = [x]
-    for level, block in enumerate(p.down_blocks.items_in_order()):
-        for i in range(len(block.resnets)):
-            x = layer(block, i, x, level)
-            skips.append(x)
-        if "downsamplers" in block:
-            x = conv2d(ops, block.downsamplers["0"].conv, x, stride=2)
-            skips.append(x)
-
-    x = resnet_block(ops, p.mid_block.resnets["0"], x, emb, groups, eps)
-    x = spatial_transformer(ops, p.mid_block.attentions["0"], x, context, heads[-1], groups)
-    x = resnet_block(ops, p.mid_block.resnets["1"], x, emb, groups, eps)
+    emb = embedding(ops, p, config, x, t, context, pooled, sizes)
+    x, skips = encoder_half(ops, p, config, conv2d(ops, p.conv_in, x), emb, context)
+    if control is not None:
+        skips = [skip + more for skip, more in zip(skips, control.down, strict=True)]
+        x = x + control.mid
 
     for i, block in enumerate(p.up_blocks.items_in_order()):
         level = len(heads) - 1 - i
         for j in range(len(block.resnets)):
-            x = layer(block, j, ops.xp.concat([x, skips.pop()], axis=1), level)
+            x = ops.xp.concat([x, skips.pop()], axis=1)
+            x = _layer(ops, block, j, config, level, x, emb, context)
         if "upsamplers" in block:
-            x = conv2d(ops, block.upsamplers["0"].conv, ops.upsample2x(x))
+            x = _upsample(ops, block.upsamplers["0"], config, x, emb)
 
     x = norm_silu(ops, p.conv_norm_out, x, groups, eps)
     return conv2d(ops, p.conv_out, x)
+
+
+def embedding(
+    ops: Backend,
+    p: Params,
+    config: UNetConfig,
+    x: Array,
+    t: Array,
+    context: Array | None,
+    pooled: Array | None,
+    sizes: Array | None,
+) -> Array:
+    """What every residual block is told: time, and pooled text where there is; (n, d), as x."""
+    emb = timestep_embedding(t, config.block_out_channels[0])
+    emb = linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
+    emb = linear(ops, p.time_embedding.linear_2, ops.silu(emb))
+    if (
+        config.class_embed_type and context is not None
+    ):  # a causal encoder's last token has read the whole prompt
+        emb = emb + linear(ops, p.class_embedding, context[:, -1])
+    if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
+        assert pooled is not None and sizes is not None
+        flat = ops.xp.reshape(sizes, (-1,))
+        waves = timestep_embedding(flat, config.addition_time_embed_dim)
+        waves = ops.xp.astype(ops.xp.reshape(waves, (x.shape[0], -1)), x.dtype)
+        extra = linear(ops, p.add_embedding.linear_1, ops.xp.concat([pooled, waves], axis=1))
+        emb = emb + linear(ops, p.add_embedding.linear_2, ops.silu(extra))
+    return emb
+
+
+def encoder_half(
+    ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array, context: Array | None
+) -> tuple[Array, list[Array]]:
+    """Down blocks and middle; x: the output of `conv_in` -> the middle's output, and the skips."""
+    groups, eps = config.norm_num_groups, config.norm_eps
+    skips = [x]
+    for level, block in enumerate(p.down_blocks.items_in_order()):
+        for i in range(len(block.resnets)):
+            x = _layer(ops, block, i, config, level, x, emb, context)
+            skips.append(x)
+        if "downsamplers" in block:
+            x = _downsample(ops, block.downsamplers["0"], config, x, emb)
+            skips.append(x)
+    x = resnet_block(ops, p.mid_block.resnets["0"], x, emb, groups, eps)
+    x = _attend(ops, p.mid_block.attentions["0"], config, -1, x, context)
+    return resnet_block(ops, p.mid_block.resnets["1"], x, emb, groups, eps), skips
+
+
+def _layer(
+    ops: Backend,
+    block: Params,
+    i: int,
+    config: UNetConfig,
+    level: int,
+    x: Array,
+    emb: Array,
+    context: Array | None,
+) -> Array:
+    """Residual block i of a block, and its attention where there is."""
+    groups = config.norm_num_groups
+    x = resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
+    if "attentions" in block:
+        x = _attend(ops, block.attentions[str(i)], config, level, x, context)
+    return x
+
+
+def _attend(
+    ops: Backend, p: Params, config: UNetConfig, level: int, x: Array, context: Array | None
+) -> Array:
+    """Attention to the context and among the pixels, or among the pixels alone."""
+    heads, groups = config.num_heads[level], config.norm_num_groups
+    if context is None or config.attention == "self":
+        return attention_block(ops, p, x, heads, groups, config.norm_eps)
+    return spatial_transformer(ops, p, x, context, heads, groups)
+
+
+def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
+    """(n, c, h, w) -> (n, c, h/2, w/2)."""
+    if "conv" in p:
+        return conv2d(ops, p.conv, x, stride=2)
+    groups, eps = config.norm_num_groups, config.norm_eps
+    return resnet_block(ops, p, x, emb, groups, eps, lambda y: mean_pool(ops, y))
+
+
+def _upsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
+    """(n, c, h, w) -> (n, c, 2h, 2w)."""
+    if "conv" in p:
+        return conv2d(ops, p.conv, ops.upsample2x(x))
+    return resnet_block(ops, p, x, emb, config.norm_num_groups, config.norm_eps, ops.upsample2x)

@@ -8,7 +8,10 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.generate import Callback, CancelFlag, Start, encode_picture, generate
+from ldmref.modes.control import Control
+from ldmref.modes.event import Callback, CancelFlag
+from ldmref.modes.generate import Start, generate
+from ldmref.modes.networks import encode_picture
 from ldmref.modes.picture import Source, sized_picture
 from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
@@ -37,11 +40,16 @@ def img2img(
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
     batch_size: int = 1,
+    long_prompts: str = "truncate",
+    prompt_weights: str = "none",
+    control: Sequence[Control] = (),
+    tile: int | None = None,
 ) -> Result:
     """Redraw a picture towards a prompt.
 
     The picture is encoded, noised to the level of grid step n - int(n strength), and denoised from
-    there (Meng et al. 2021, arXiv:2108.01073).
+    there (Meng et al. 2021, arXiv:2108.01073). It is encoded to the mean of its posterior, or, with
+    `rng="torch"`, to a sample of it, as diffusers does.
 
     Args:
         image: path, open file or Pillow picture; PNG, JPEG or WebP.
@@ -60,7 +68,9 @@ def img2img(
         model.config, "img2img", prompt, negative_prompt=negative_prompt, steps=steps,
         cfg_scale=cfg_scale, sampler=sampler, schedule=schedule, seed=seed, count=count,
         width=picture.width, height=picture.height, eta=eta, clip_skip=clip_skip, rng=rng,
-        batch_size=batch_size, strength=strength,
+        batch_size=batch_size, strength=strength, long_prompts=long_prompts,
+        prompt_weights=prompt_weights,
+        control=control, tile=tile,
     )  # fmt: skip
     known = encode_picture(model, picture)
     start = Start(known, from_noise=request.first_step == 0)

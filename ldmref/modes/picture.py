@@ -9,9 +9,9 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from ldmref.errors import ImageError, UsageError, did_you_mean
-from ldmref.io.images import read_image, read_mask
+from ldmref.io.images import read_image, read_mask, to_array
 from ldmref.models.config import ModelConfig
-from ldmref.modes.request import MAX_AREA
+from ldmref.modes.checks import MAX_AREA
 
 Source = str | Path | BinaryIO | Image.Image
 RESIZE = ("crop", "stretch", "fill")
@@ -44,7 +44,7 @@ def sized_picture(
     size = (width or image.width, height or image.height)
     if min(size) < 1 or max(size) > 8192:
         raise UsageError(f"cannot resize a picture to {size[0]} x {size[1]}", code="E-SIZE")
-    return (image if image.size == size else _resize(image, size, resize)), warnings
+    return (image if image.size == size else resized(image, size, resize)), warnings
 
 
 def exact_picture(config: ModelConfig, source: Source) -> Image.Image:
@@ -64,7 +64,8 @@ def exact_picture(config: ModelConfig, source: Source) -> Image.Image:
     return image
 
 
-def _resize(image: Image.Image, size: tuple[int, int], how: str) -> Image.Image:
+def resized(image: Image.Image, size: tuple[int, int], how: str) -> Image.Image:
+    """The picture at another size; `how` is one of `RESIZE`."""
     method = Image.Resampling.LANCZOS
     if how == "stretch":
         return image.resize(size, method)
@@ -99,6 +100,17 @@ def latent_keep(mask: Image.Image, factor: int) -> np.ndarray:
     h, w = pixels.shape[0] // factor, pixels.shape[1] // factor
     cells = pixels.reshape(h, factor, w, factor).any(axis=(1, 3))
     return np.where(cells, 0.0, 1.0).astype(np.float32)[None, None]
+
+
+def masked_picture(image: Image.Image, mask: Image.Image, hole: float = 0.0) -> np.ndarray:
+    """The picture with `hole` (0: grey) where the mask is at least one half, (1, 3, H, W)."""
+    kept = np.asarray(mask) < 128
+    return np.where(kept[None, None], to_array([image]), np.float32(hole))
+
+
+def latent_mask(mask: Image.Image, factor: int) -> np.ndarray:
+    """The mask cut at one half, at every factor-th pixel (nearest), (1, 1, h, w) float32."""
+    return (np.asarray(mask)[None, None, ::factor, ::factor] >= 128).astype(np.float32)
 
 
 def paste(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:

@@ -7,21 +7,23 @@ anything is loaded. Python calls, command line and replays go through the same `
 from __future__ import annotations
 
 import math
-import numbers
-import secrets
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
-from ldmref.errors import ResourceError, UsageError, did_you_mean
+from ldmref.errors import ResourceError, UsageError
 from ldmref.models.config import ModelConfig
-from ldmref.models.tokenizer import MAX_CHARACTERS
-from ldmref.samplers import ALIASES, get_sampler
-from ldmref.samplers.grids import SPACINGS, sampling_alphas_cumprod
+from ldmref.models.tokenizer import Reading
+from ldmref.modes import checks
+from ldmref.modes.checks import MAX_AREA, MAX_COUNT, MAX_SIDE, MAX_STEPS
+from ldmref.modes.conditions import check_conditions
+from ldmref.modes.control import Control, checked_controls
+from ldmref.samplers import get_sampler
+from ldmref.samplers.grids import sampling_alphas_cumprod
+from ldmref.samplers.noise import STREAMS
 
-MAX_STEPS, MAX_COUNT, MAX_SIDE = 1000, 10_000, 8192
-MAX_AREA = 64  # pixels, as a multiple of the area on which the model was trained
-RNGS = ("philox",)
+RNGS = tuple(STREAMS)
+FILLS = ("original", "noise", "fill", "nothing")
 
 
 @dataclass(frozen=True)
@@ -44,6 +46,13 @@ class Request:
     batch_size: int
     strength: float | None = None
     mask_blur: float | None = None
+    reading: Reading = field(default_factory=Reading)
+    control: tuple[Control, ...] = ()
+    fill: str | None = None
+    only_masked: bool = False
+    padding: int | None = None
+    resample: tuple[int, int] | None = None
+    tile: int | None = None
 
     @property
     def first_step(self) -> int:
@@ -74,11 +83,21 @@ class Request:
             "eta": self.eta,
             "clip_skip": self.clip_skip,
             "rng": self.rng,
+            "long_prompts": self.reading.long_prompts,
+            "prompt_weights": self.reading.prompt_weights,
         }
         if self.strength is not None:
             params["strength"] = self.strength
         if self.mask_blur is not None:
             params["mask_blur"] = self.mask_blur
+        if self.fill is not None:
+            params |= {"fill": self.fill, "only_masked": self.only_masked}
+        if self.only_masked:
+            params["padding"] = self.padding
+        if self.resample is not None:
+            params["resample"] = list(self.resample)
+        if self.tile is not None:
+            params["tile"] = self.tile
         return params
 
 
@@ -102,6 +121,14 @@ def resolve(
     batch_size: int = 1,
     strength: float | None = None,
     mask_blur: float | None = None,
+    long_prompts: str = "truncate",
+    prompt_weights: str = "none",
+    control: Sequence[Control] = (),
+    fill: str | None = None,
+    only_masked: bool = False,
+    padding: int | None = None,
+    resample: Sequence[int] | None = None,
+    tile: int | None = None,
 ) -> Request:
     """Check every argument and fill in the model's defaults.
 
@@ -110,9 +137,9 @@ def resolve(
         ResourceError: the picture is larger than the model can sensibly draw.
     """
     defaults, scheduler = config.defaults, config.scheduler
-    count = _integer("count", count, 1, MAX_COUNT)
-    prompts = [p for p in _texts("prompt", prompt) for _ in range(count)]
-    negatives = _texts("negative_prompt", negative_prompt)
+    count = checks.integer("count", count, 1, MAX_COUNT)
+    prompts = [p for p in checks.texts("prompt", prompt) for _ in range(count)]
+    negatives = checks.texts("negative_prompt", negative_prompt)
     if len(negatives) == 1:
         negatives *= len(prompts)
     elif len(negatives) * count == len(prompts):
@@ -124,8 +151,8 @@ def resolve(
             hint="give one, or as many as prompts",
         )
     top = min(MAX_STEPS, len(sampling_alphas_cumprod(scheduler)))
-    steps = _integer("steps", defaults.steps if steps is None else steps, 1, top)
-    sampler, schedule = _sampler_and_schedule(
+    steps = checks.integer("steps", defaults.steps if steps is None else steps, 1, top)
+    sampler, schedule = checks.sampler_and_schedule(
         sampler or scheduler.sampler, schedule or scheduler.spacing
     )
     has_eta = get_sampler(sampler).eta
@@ -134,33 +161,39 @@ def resolve(
             raise UsageError(
                 f"sampler {sampler!r} has no eta", code="E-ETA", hint="use ddim or euler_a"
             )
-        eta = _number("eta", eta, 0.0, 1.0)
+        eta = checks.number("eta", eta, 0.0, 1.0)
     elif has_eta is not None:
         eta = has_eta
-    if rng not in RNGS:
-        raise UsageError(f"unknown rng {rng!r}", code="E-RNG", hint=did_you_mean(str(rng), RNGS))
     request = Request(
         mode=mode,
         prompts=tuple(prompts),
         negative_prompts=tuple(negatives),
         steps=steps,
-        cfg_scale=_number(
+        cfg_scale=checks.number(
             "cfg_scale", defaults.cfg_scale if cfg_scale is None else cfg_scale, -1000.0, 1000.0
         ),
         sampler=sampler,
         schedule=schedule,
-        seeds=_seeds(seed, len(prompts)),
-        width=_side(config, "width", defaults.width if width is None else width),
-        height=_side(config, "height", defaults.height if height is None else height),
+        seeds=checks.seeds(seed, len(prompts)),
+        width=checks.side(config, "width", defaults.width if width is None else width),
+        height=checks.side(config, "height", defaults.height if height is None else height),
         eta=eta,
-        clip_skip=_integer(
+        clip_skip=checks.integer(
             "clip_skip", clip_skip or 0, 0, config.text_encoder.num_hidden_layers - 1
         ),
-        rng=rng,
-        batch_size=_integer("batch_size", batch_size, 1, MAX_COUNT),
-        strength=None if strength is None else _number("strength", strength, 0.0, 1.0),
-        mask_blur=None if mask_blur is None else _number("mask_blur", mask_blur, 0.0, 256.0),
+        rng=checks.choice("rng", rng, RNGS),
+        batch_size=checks.integer("batch_size", batch_size, 1, MAX_COUNT),
+        strength=None if strength is None else checks.number("strength", strength, 0.0, 1.0),
+        mask_blur=None if mask_blur is None else checks.number("mask_blur", mask_blur, 0.0, 256.0),
+        reading=checks.reading(config, long_prompts, prompt_weights),
+        control=checked_controls(config, control),
+        fill=None if fill is None else checks.choice("fill", fill, FILLS),
+        only_masked=checks.flag("only_masked", only_masked),
+        padding=None if padding is None else checks.integer("padding", padding, 0, MAX_SIDE),
+        resample=checks.resampling(resample, steps),
+        tile=checks.tile(config, tile),
     )
+    check_conditions(config, mode, [*prompts, *negatives], request.cfg_scale)
     area, trained = request.width * request.height, defaults.width * defaults.height
     if area > MAX_AREA * trained:
         raise ResourceError(
@@ -176,106 +209,3 @@ def resolve(
             hint=f"give at least {math.ceil(1000 / steps) / 1000} (or 0), or more steps",
         )
     return request
-
-
-def _texts(name: str, value: Any) -> list[str]:
-    texts = [value] if isinstance(value, str) else value
-    if (
-        not isinstance(texts, Sequence)
-        or isinstance(texts, bytes)
-        or not texts
-        or not all(isinstance(text, str) for text in texts)
-    ):
-        raise UsageError(
-            f"{name} must be a string or a list of strings, not {value!r}", code="E-PROMPT"
-        )
-    for text in texts:
-        if len(text) > MAX_CHARACTERS:
-            raise UsageError(
-                f"the {name.replace('_', ' ')} is too long: {len(text)} characters, "
-                f"the limit is {MAX_CHARACTERS}",
-                code="E-PROMPT-LENGTH",
-                hint="shorten it; the model reads only its first words anyway",
-            )
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"the {name.replace('_', ' ')} is no valid Unicode text", code="E-PROMPT"
-            ) from error
-    return list(texts)
-
-
-def _integer(name: str, value: Any, low: int, high: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, numbers.Integral):
-        raise UsageError(f"{name} must be a whole number, not {value!r}", code=_code(name))
-    if not low <= int(value) <= high:
-        raise UsageError(f"{name} must be from {low} to {high}, not {value}", code=_code(name))
-    return int(value)
-
-
-def _number(name: str, value: Any, low: float, high: float) -> float:
-    number = not isinstance(value, bool) and isinstance(value, numbers.Real)
-    if not number or not low <= float(value) <= high:
-        raise UsageError(
-            f"{name} must be a number from {low:g} to {high:g}, not {value!r}", code=_code(name)
-        )
-    return float(value)
-
-
-def _code(name: str) -> str:
-    return "E-" + name.upper().replace("_", "-")
-
-
-def _side(config: ModelConfig, name: str, value: Any) -> int:
-    value = _integer(name, value, 1, MAX_SIDE)
-    m = config.size_multiple
-    if value % m:
-        low, high = value // m * m, (value // m + 1) * m
-        raise UsageError(
-            f"{name} must be a multiple of {m}, not {value}",
-            code="E-SIZE",
-            hint=f"use {low} or {high}" if low else f"use {high}",
-        )
-    return value
-
-
-def _sampler_and_schedule(sampler: Any, schedule: Any) -> tuple[str, str]:
-    if not isinstance(sampler, str) or not isinstance(schedule, str):
-        raise UsageError("sampler and schedule must be names", code="E-SAMPLER")
-    name = sampler.strip()
-    head, _, tail = name.rpartition(" ")
-    if head and tail.lower() in SPACINGS:  # A1111: "DPM++ 2M Karras"
-        name, schedule = head, tail.lower()
-    name = ALIASES.get(name.lower(), name.lower())
-    get_sampler(name)
-    if schedule not in SPACINGS:
-        raise UsageError(
-            f"unknown schedule {schedule!r}",
-            code="E-SCHEDULE",
-            hint=did_you_mean(schedule, SPACINGS),
-        )
-    return name, schedule
-
-
-def _seeds(seed: Any, n: int) -> tuple[int, ...]:
-    if isinstance(seed, Sequence) and not isinstance(seed, str | bytes):
-        if len(seed) != n:
-            raise UsageError(
-                f"{len(seed)} seeds for {n} pictures", code="E-SEED", hint="one seed per picture"
-            )
-        return tuple(_seed(s) for s in seed)
-    first = _seed(seed)
-    return tuple((first + i) % 2**64 for i in range(n))
-
-
-def _seed(seed: Any) -> int:
-    whole = not isinstance(seed, bool) and isinstance(seed, numbers.Integral)
-    if seed is None or (whole and seed == -1):
-        return secrets.randbits(32)
-    if not whole or not 0 <= int(seed) < 2**64:
-        raise UsageError(
-            f"seed must be a whole number from 0 to 2^64 - 1, or -1 for a random one, not {seed!r}",
-            code="E-SEED",
-        )
-    return int(seed)

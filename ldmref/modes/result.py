@@ -45,6 +45,8 @@ class Result:
             value = self.params[key]
             if isinstance(value, list):
                 single[key] = value[i if len(value) == len(self.seeds) else i // per_prompt]
+        if "positions" in self.params:
+            single["positions"] = self.params["positions"][i : i + 1]
         return single
 
     def _prompts(self) -> int:

@@ -94,6 +94,7 @@ SAMPLERS: dict[str, Sampler] = {
     "rk4": Sampler(rk4, 4, 4, False, "Hairer et al. 1993, table II.1.2"),
     "rk45": Sampler(rk45, 5, 7, False, "Dormand and Prince 1980, table 2", adaptive=True),
     "lms": Sampler(lms, 4, 1, False, "k-diffusion, sample_lms", start_nfe=(4, 4, 4)),
+    "lms_euler": Sampler(partial(lms, 4, "euler"), 2, 1, False, "k-diffusion, sample_lms"),
     "pndm": Sampler(pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,)),
     "deis": Sampler(deis, 2, 1, False, "arXiv:2204.13902, section 3.2"),
     "deis_3": Sampler(
@@ -111,6 +112,12 @@ SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2s_a": Sampler(_dpmpp_2s_a, 2, 2, True, f"{_DPMPP} 1, ancestral", eta=1.0),
     "dpmpp_sde": Sampler(dpmpp_sde, 2, 2, True, "k-diffusion, sample_dpmpp_sde", 1.0, draws=2),
     "dpmpp_2m": Sampler(partial(dpmpp_2m, eta=0.0), 2, 1, False, f"{_DPMPP} 2"),
+    "dpmpp_2m_heun": Sampler(
+        partial(dpmpp_2m, eta=0.0, solver="heun"), 2, 1, False, "arXiv:2211.01095, section 5"
+    ),
+    "dpmpp_3m": Sampler(
+        partial(dpmpp_3m, eta=0.0), 2, 1, False, "arXiv:2211.01095, published code"
+    ),
     "dpmpp_2m_sde": Sampler(
         partial(dpmpp_2m, eta=1.0), 2, 1, True, "k-diffusion, sample_dpmpp_2m_sde", 1.0
     ),

@@ -100,23 +100,55 @@ def _compvis(table: np.ndarray, steps: int, spacing: str, family: str) -> Conven
 def _diffusers(table: np.ndarray, steps: int, spacing: str, family: str) -> ConventionGrid:
     known = ("leading", "linspace", "trailing", *(_CONTINUOUS if family != "ddim" else ()))
     check_name(f"schedule of diffusers' {family}", spacing, known)
+    final = table[0] if family == "ddim" else 0.0
     if spacing in _CONTINUOUS:
-        sigmas = _CONTINUOUS[spacing](steps, table[0], table[-1])
-        t = _timesteps_at(table, sigmas)
-        if family == "multistep":
-            t = np.rint(t) if spacing == "karras" else np.trunc(t)
-        return ConventionGrid(np.append(sigmas, 0.0), t)
+        return diffusers_grid(table, steps, family, "linspace", 1, final, spacing)
+    return diffusers_grid(table, steps, family, spacing, 1, final)
+
+
+def diffusers_grid(
+    table: np.ndarray,
+    steps: int,
+    family: str,
+    timestep_spacing: str = "leading",
+    offset: int = 0,
+    final: float = 0.0,
+    continuous: str = "",
+) -> ConventionGrid:
+    """What a scheduler of diffusers walks, as its scheduler_config.json says.
+
+    Args:
+        table: sigmas of every training timestep, (T,), increasing.
+        steps: from 1 to T.
+        family: `ddim`, `euler` or `multistep`.
+        timestep_spacing: `leading`, `linspace` or `trailing`.
+        offset: `steps_offset`, added to `leading`.
+        final: the last level: 0, or the level of timestep 0.
+        continuous: `karras`, `exponential` or `beta_sigma` (`use_..._sigmas`): between the ends of
+            the grid of `timestep_spacing` in family `euler`, of the table in `multistep`.
+
+    Raises:
+        UsageError: timesteps leave the table.
+    """
     total, drop = len(table), int(family == "multistep")
-    if spacing == "leading":
-        t = _leading(total, steps + drop, 1)[:steps]
-    elif spacing == "linspace":
+    if timestep_spacing == "leading":
+        t = _leading(total, steps + drop, offset)[:steps]
+    elif timestep_spacing == "linspace":
         t = np.linspace(0.0, total - 1.0, steps + drop)[::-1][:steps]  # a single one is 0
         t = t if family == "euler" else np.rint(t)
     else:
         t = np.rint(np.arange(total, 0, -total / steps)) - 1.0
+    if continuous:
+        ends = np.interp(t[[0, -1]], np.arange(total), table)
+        high, low = ends if family == "euler" else (table[-1], table[0])
+        sigmas = _CONTINUOUS[continuous](steps, low, high)
+        t = _timesteps_at(table, sigmas)
+        if family == "multistep":
+            t = np.rint(t) if continuous == "karras" else np.trunc(t)
+        return ConventionGrid(np.append(sigmas, final), t)
     if family == "ddim":
-        return _on_table(table, t, table[0])
-    return ConventionGrid(np.append(np.interp(t, np.arange(total), table), 0.0), t.astype(float))
+        return _on_table(table, t, final)
+    return ConventionGrid(np.append(np.interp(t, np.arange(total), table), final), t.astype(float))
 
 
 def _kdiffusion(table: np.ndarray, steps: int, spacing: str, family: str) -> ConventionGrid:

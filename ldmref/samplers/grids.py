@@ -30,6 +30,7 @@ from ldmref.math.schedules import (
     alphas_cumprod,
     cosine_betas,
     linear_betas,
+    rescale_zero_terminal_snr,
     scaled_linear_betas,
     sigma_from_alpha_bar,
 )
@@ -54,6 +55,7 @@ SPACINGS = (
     "ays_sdxl",
 )
 FINAL_SIGMAS = ("zero", "sigma_min")
+NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal SNR
 
 
 def training_alphas_cumprod(config) -> np.ndarray:
@@ -64,7 +66,10 @@ def training_alphas_cumprod(config) -> np.ndarray:
         "scaled_linear": lambda: scaled_linear_betas(n, start, end),
         "cosine": lambda: cosine_betas(n),
     }[config.beta_schedule]()
-    return alphas_cumprod(betas)
+    if not config.rescale_betas_zero_snr:
+        return alphas_cumprod(betas)
+    alpha_bar = alphas_cumprod(rescale_zero_terminal_snr(betas))
+    return np.append(alpha_bar[:-1], NEARLY_ZERO)  # as diffusers: sigma stays finite
 
 
 def sampling_alphas_cumprod(config) -> np.ndarray:

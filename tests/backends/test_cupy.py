@@ -9,7 +9,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.cupy import CupyBackend
 from ldmref.errors import BackendUnavailable, UsageError
 from ldmref.models import autoencoder, params
-from ldmref.models.config import preset
+from ldmref.models.presets import preset
 from ldmref.testing import assert_conforms
 
 DTYPES = ("float64", "float32", "float16")

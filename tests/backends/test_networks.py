@@ -5,7 +5,8 @@ import pytest
 
 from ldmref.backends import get_backend
 from ldmref.models import autoencoder, params, text, unet
-from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig, preset
+from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig
+from ldmref.models.presets import preset
 
 TINY = preset("tiny")
 RNG = np.random.default_rng(11)
@@ -141,7 +142,7 @@ UNETS = {
     "all levels attend": UNetConfig(
         sample_size=8, block_out_channels=(16, 32), attention_levels=(True, True),
         num_heads=(2, 4), cross_attention_dim=32, norm_num_groups=8, use_linear_projection=True,
-        transformer_layers_per_block=2, in_channels=9,
+        transformer_layers_per_block=(2, 2), in_channels=9,
     ),
     "like sd15": UNetConfig(
         sample_size=8, block_out_channels=(8, 16, 24, 24), num_heads=(2, 2, 2, 2),

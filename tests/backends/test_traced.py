@@ -11,7 +11,7 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.traced import OPERATIONS, Difference, TracedBackend, first_difference
 from ldmref.errors import UsageError
 from ldmref.models import params, unet
-from ldmref.models.config import preset
+from ldmref.models.presets import preset
 from ldmref.testing import assert_conforms
 
 CONFIG = preset("tiny").unet

@@ -13,7 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ldmref.backends import available
 from ldmref.cli import doctor as doctor_module
-from ldmref.models.config import PRESETS
+from ldmref.models.presets import PRESETS
 from ldmref.samplers import SAMPLERS
 
 

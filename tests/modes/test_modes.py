@@ -12,8 +12,8 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import Cancelled, ImageError, LdmrefError, NumericError, UsageError
-from ldmref.models.config import preset
-from ldmref.modes.generate import encode_picture
+from ldmref.models.presets import preset
+from ldmref.modes.networks import encode_picture
 from ldmref.modes.request import resolve
 from ldmref.samplers import SAMPLERS
 from ldmref.samplers.grids import sigma_grid, training_alphas_cumprod
@@ -278,14 +278,11 @@ def test_a_single_white_pixel_still_repaints_its_latent_cell(tiny, picture):
     assert changed[5, 5] and changed.sum() == 1
 
 
-def test_known_latents_are_what_the_sampler_leaves_outside_the_mask(tiny, picture, left_half):
+def test_known_latents_are_left_clean_outside_the_mask(tiny, picture, left_half):
     r = modes.inpaint(tiny, "a cat", picture, left_half, seed=1)
-    known, noise = encode_picture(tiny, picture), Streams([1], (4, 8, 8))()
-    levels = training_alphas_cumprod(tiny.config.scheduler)
-    sigma = sigma_grid(levels, "leading", 4, "sigma_min", 1)[-1]
-    outside = known + np.float32(sigma) * noise
-    np.testing.assert_allclose(r.latents[..., 4:], outside[..., 4:], rtol=1e-6, atol=1e-6)
-    assert np.abs(r.latents - outside)[..., :4].max() > 0.1
+    known = encode_picture(tiny, picture).mean
+    np.testing.assert_allclose(r.latents[..., 4:], known[..., 4:], rtol=1e-6, atol=1e-6)
+    assert np.abs(r.latents - known)[..., :4].max() > 0.1
 
 
 @pytest.fixture
@@ -296,18 +293,24 @@ def idle(monkeypatch):
     return model
 
 
+def grid(model, steps):
+    levels = training_alphas_cumprod(model.config.scheduler)
+    return sigma_grid(levels, "leading", steps, "sigma_min", 1)
+
+
 def test_txt2img_starts_from_the_exact_prior(idle):
     """x_T of the discrete model is N(0, 1): sqrt(1 + sigma^2) times noise in sigma coordinates."""
     r = modes.txt2img(idle, "a", seed=4, steps=5)
-    sigma = sigma_grid(training_alphas_cumprod(idle.config.scheduler), "leading", 5, "zero", 1)[0]
-    want = np.sqrt(1 + sigma**2) * Streams([4], (4, 8, 8))()
+    first, *_, last = grid(idle, 5)
+    want = np.hypot(1, first) / np.hypot(1, last) * Streams([4], (4, 8, 8))()
     np.testing.assert_allclose(r.latents, want, rtol=1e-5)
 
 
 def test_img2img_starts_from_the_noised_picture(idle, picture):
     r = modes.img2img(idle, "a", picture, 0.5, seed=4, steps=4)
-    sigma = sigma_grid(training_alphas_cumprod(idle.config.scheduler), "leading", 4, "zero", 1)[2]
-    want = encode_picture(idle, picture) + np.float32(sigma) * Streams([4], (4, 8, 8))()
+    _, _, sigma, *_, last = grid(idle, 4)
+    want = encode_picture(idle, picture).mean + sigma * Streams([4], (4, 8, 8))()
+    want = want / np.hypot(1, last)  # decoded in variance-preserving scale
     np.testing.assert_allclose(r.latents, want, rtol=1e-4, atol=1e-5)
 
 

@@ -11,7 +11,10 @@ from ldmref.math import alphas_cumprod, linear_betas, sigma_from_alpha_bar, x0_f
 from ldmref.samplers.denoiser import Timesteps, guided_denoiser
 from ldmref.samplers.grids import sampling_alphas_cumprod, training_alphas_cumprod
 
-CONFIG = dict(num_train_timesteps=50, beta_start=0.002, beta_end=0.1, sigma_max=1e9)
+CONFIG = dict(
+    num_train_timesteps=50, beta_start=0.002, beta_end=0.1, sigma_max=1e9,
+    rescale_betas_zero_snr=False,
+)  # fmt: skip
 
 
 def config(**changes):

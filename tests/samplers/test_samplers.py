@@ -123,6 +123,9 @@ TABLE = {  # order, evaluations, stochastic, eta
     "unipc": (3, 1, False, None),
     "unipc_3": (3, 1, False, None),
     "lcm": (0, 1, True, None),
+    "lms_euler": (2, 1, False, None),
+    "dpmpp_2m_heun": (2, 1, False, None),
+    "dpmpp_3m": (2, 1, False, None),
 }
 
 

@@ -1,0 +1,168 @@
+"""CompVis single files: one safetensors file with all networks under their original names.
+
+Which family a file belongs to is not guessed from a few names: it is the published configuration
+whose table it fits, tensor by tensor. Files that fit none are refused with what does not fit the
+nearest one; files of other sizes need `config=`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from ldmref.errors import CorruptModelError, UsageError
+from ldmref.io.entry import Entry, stack
+from ldmref.io.keys import compvis_table
+from ldmref.io.report import Report, compare
+from ldmref.io.tensors import TensorFile
+from ldmref.models.config import ModelConfig
+from ldmref.models.presets import PRESETS
+from ldmref.models.presets_ldm import LDM_PRESETS
+
+FAMILIES = (
+    "sd15", "sd15-inpainting", "sd2-base", "sd2-v", "sd2-inpainting", "sdxl", *LDM_PRESETS,
+)  # fmt: skip
+PREDICTIONS = {"epsilon": "eps", "eps": "eps", "v": "v", "v_prediction": "v"}
+OLD_CLIP = "cond_stage_model.transformer."
+
+# What training and other programs leave in a file: buffers, averages of weights, unused heads.
+IGNORED = re.compile(
+    r"model_ema\..*|betas|alphas_cumprod(_prev)?|sqrt_.*alphas_cumprod.*|log_one_minus_.*"
+    r"|posterior_.*|logvar|lvlb_weights|scale_factor|denoiser\.sigmas"
+    r"|.*\.position_ids|.*\.logit_scale|.*\.attn_mask|first_stage_model\.loss\..*"
+    r"|cond_stage_model\.model\.text_projection|cond_stage_model\.transformer\.to_logits\..*"
+    r"|v_pred|ztsnr"
+)
+# Where the autoencoder also encodes the masked picture, a file holds it twice.
+SECOND_COPY = re.compile(
+    r"cond_stage_model\.(encoder|decoder|quantize|quant_conv|post_quant_conv|loss)\..*"
+)
+
+
+def shapes_in_file(file: TensorFile) -> dict[str, tuple[int, ...]]:
+    """Name -> shape, with two old habits undone: a `state_dict.` prefix and CLIP without its name.
+
+    Files saved by transformers before 2022 lack `text_model.` below `cond_stage_model.transformer.`
+    """
+    return {name: file.shapes[stored] for name, stored in stored_names(file).items()}
+
+
+def stored_names(file: Iterable[str]) -> dict[str, str]:
+    """The name that the tables use -> the name in the file."""
+    names = {}
+    for stored in file:
+        name = stored.removeprefix("state_dict.")
+        rest = name.removeprefix(OLD_CLIP)
+        if rest != name and rest.split(".")[0] in ("embeddings", "encoder", "final_layer_norm"):
+            name = f"{OLD_CLIP}text_model.{rest}"
+        names[name] = stored
+    return names
+
+
+def report_on(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> Report:
+    """How a file fits a configuration."""
+    want = {entry.name: entry.stored_shape for entry in compvis_table(config).values()}
+    unused = re.compile(_layers_beyond(config))
+    ignorable = {name for name in shapes if IGNORED.fullmatch(name) or unused.fullmatch(name)}
+    if config.concat == "masked_image":
+        ignorable |= {name for name in shapes if SECOND_COPY.fullmatch(name)}
+    return compare(shapes, want, ignorable)
+
+
+def _layers_beyond(config: ModelConfig) -> str:
+    """SD 2 takes OpenCLIP's penultimate layer, so our configuration has no last one."""
+    text = config.text_encoder
+    if (text.model_type, text.hidden_act) != ("clip", "gelu") or config.text_encoder_2 is not None:
+        return r"(?!)"
+    last = text.num_hidden_layers
+    return rf"cond_stage_model\.model\.transformer\.resblocks\.{last}\..*"
+
+
+def find_config(file: TensorFile, told: ModelConfig | None = None) -> ModelConfig:
+    """The configuration that the file fits: the one told, or a published family.
+
+    The scaling factor of the latents is the file's, if it holds one (`scale_by_std`).
+
+    Raises:
+        KeyMismatchError: it does not fit; lists what is missing, unexpected or misshapen.
+        UsageError: it fits several, which differ in what the network predicts.
+    """
+    return _with_scale(file, _family(file, told))
+
+
+def _with_scale(file: TensorFile, config: ModelConfig) -> ModelConfig:
+    """The configuration with the scaling factor that training measured and left in the file."""
+    names = [name for name in stored_names(file).items() if name[0] == "scale_factor"]
+    if not names:
+        return config
+    scale = np.asarray(file[names[0][1]], np.float64)
+    if scale.size != 1 or not 0 < scale.item() < np.inf:
+        raise CorruptModelError(
+            f"{file.path.name}: scale_factor must be one positive number", code="E-CONFIG"
+        )
+    return replace(config, vae=replace(config.vae, scaling_factor=float(scale.item())))
+
+
+def _family(file: TensorFile, told: ModelConfig | None) -> ModelConfig:
+    shapes = shapes_in_file(file)
+    if told is not None:
+        report_on(shapes, told).require(f"{file.path.name} is no {told.name!r} model")
+        return told
+    reports = {name: report_on(shapes, PRESETS[name]) for name in FAMILIES}
+    fitting = [name for name, report in reports.items() if report.fits]
+    if not fitting:
+        nearest = min(FAMILIES, key=lambda name: reports[name].problems)
+        reports[nearest].require(
+            f"{file.path.name} fits no known family; nearest is {nearest!r}",
+            hint="for other sizes give config= with a preset or a folder with the configuration",
+        )
+    prediction = _prediction(file)
+    if prediction:
+        matching = [n for n in fitting if PRESETS[n].scheduler.prediction_type == prediction]
+        if matching:
+            return PRESETS[matching[0]]
+        base = PRESETS[fitting[0]]
+        return replace(base, scheduler=replace(base.scheduler, prediction_type=prediction))
+    if len(fitting) > 1:
+        raise UsageError(
+            f"{file.path.name} fits {' and '.join(map(repr, fitting))}, and does not say whether "
+            "it predicts noise or velocity",
+            code="E-FAMILY",
+            hint="give config= " + " or ".join(fitting),
+        )
+    return PRESETS[fitting[0]]
+
+
+def _prediction(file: TensorFile) -> str:
+    """What the file itself says that its U-Net predicts; "" where it says nothing."""
+    if "v_pred" in file:
+        return "v"
+    return PREDICTIONS.get(str(file.metadata.get("modelspec.prediction_type", "")).lower(), "")
+
+
+def to_native(
+    tensors: Mapping[str, np.ndarray], table: Mapping[str, Entry]
+) -> dict[str, np.ndarray]:
+    """Tensors under CompVis' names as ours."""
+    return {name: entry.read(tensors[entry.name]) for name, entry in table.items()}
+
+
+def to_compvis(flat: Mapping[str, np.ndarray], table: Mapping[str, Entry]) -> dict[str, np.ndarray]:
+    """Our tensors under CompVis' names; the inverse of `to_native`."""
+    parts: dict[str, list[tuple[Entry, np.ndarray]]] = {}
+    for name, entry in table.items():
+        parts.setdefault(entry.name, []).append((entry, np.asarray(flat[name])))
+    return {name: np.ascontiguousarray(stack(found)) for name, found in parts.items()}
+
+
+def load_compvis(
+    file: TensorFile, told: ModelConfig | None = None
+) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """Configuration and tensors (our names) of a single file; checked before any is read."""
+    config = find_config(file, told)
+    names = stored_names(file)
+    tensors = {name: file[stored] for name, stored in names.items()}
+    return config, to_native(tensors, compvis_table(config))

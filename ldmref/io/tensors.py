@@ -1,0 +1,143 @@
+"""Safetensors files, memory-mapped: nothing is read before it is used.
+
+The format is eight bytes of header length, a JSON header, and the tensors' bytes. It is parsed here
+because the `safetensors` library gives NumPy no bfloat16 and copies every tensor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
+
+DTYPES = {
+    "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
+    "BF16": np.dtype("<u2"), "I64": np.dtype("<i8"), "I32": np.dtype("<i4"),
+    "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
+}  # fmt: skip
+MAX_HEADER = 100_000_000
+
+
+class TensorFile(Mapping[str, np.ndarray]):
+    """The tensors of one file by name. Floats keep their type, but bfloat16 becomes float32.
+
+    `shapes` and `metadata` are known without touching the tensors.
+
+    Raises:
+        UnsafeFileError: the file is a pickle or a zip.
+        InputError: it cannot be read.
+        CorruptModelError: it is no safetensors file, or damaged.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        try:
+            with path.open("rb") as file:
+                start = file.read(9)
+            _refuse_other_formats(path, start)
+            if len(start) < 9:
+                raise _damaged(path, "no header")
+            self._data = np.memmap(path, np.uint8, mode="r")
+        except OSError as error:
+            raise InputError(
+                f"cannot read {path.name}: {error.strerror or error}", code="E-MODEL"
+            ) from error
+        header, self._start = _header(path, self._data)
+        self.metadata: dict[str, str] = header.pop("__metadata__", {}) or {}
+        self._entries = {
+            name: _entry(path, name, facts, len(self._data) - self._start)
+            for name, facts in header.items()
+        }
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Name -> shape."""
+        return {name: shape for name, (_, shape, _) in self._entries.items()}
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        kind, shape, offset = self._entries[name]
+        dtype = DTYPES[kind]
+        size = math.prod(shape) * dtype.itemsize
+        begin = self._start + offset
+        raw = self._data[begin : begin + size]
+        if begin % dtype.itemsize:
+            raw = raw.copy()
+        tensor = raw.view(dtype).reshape(shape)
+        if kind == "BF16":
+            return (tensor.astype(np.uint32) << 16).view(np.float32)
+        return tensor
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def sha256(self) -> str:
+        """The digest of the whole file."""
+        digest = hashlib.sha256()
+        for begin in range(0, len(self._data), 1 << 24):
+            digest.update(self._data[begin : begin + (1 << 24)].tobytes())
+        return digest.hexdigest()
+
+
+def _refuse_other_formats(path: Path, start: bytes) -> None:
+    if start[8:] == b"{":  # a header follows its length, whose bytes may look like anything
+        return
+    if start[:1] == b"\x80" or start[:2] == b"PK":
+        raise UnsafeFileError(
+            f"{path.name} is a pickle, not safetensors; loading it could run code",
+            code="E-PICKLE",
+            hint=f"make it safe first: ldmref convert {path.name} {path.stem}-safe.safetensors",
+        )
+    if start[:8] == b"version ":
+        raise CorruptModelError(
+            f"{path.name} is a Git LFS pointer, not the file", code="E-LFS", hint="run git lfs pull"
+        )
+
+
+def _damaged(path: Path, why: str) -> CorruptModelError:
+    return CorruptModelError(
+        f"{path.name} is damaged or no safetensors file: {why}", code="E-SAFETENSORS"
+    )
+
+
+def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
+    """The JSON header, and where the tensors begin."""
+    length = int.from_bytes(data[:8].tobytes(), "little")
+    if len(data) < 8 or not 2 <= length <= min(len(data) - 8, MAX_HEADER):
+        raise _damaged(path, "no header")
+    try:
+        header = json.loads(data[8 : 8 + length].tobytes())
+    except (ValueError, RecursionError) as error:
+        raise _damaged(path, "the header is no JSON") from error
+    if not isinstance(header, dict):
+        raise _damaged(path, "the header is no object")
+    return header, 8 + length
+
+
+def _entry(path: Path, name: str, facts: Any, room: int) -> tuple[str, tuple[int, ...], int]:
+    """(type, shape, offset) of a tensor whose bytes are all there."""
+    try:
+        kind, shape = facts["dtype"], tuple(int(n) for n in facts["shape"])
+        begin, end = (int(n) for n in facts["data_offsets"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise _damaged(path, f"the header's entry for {name!r} is wrong") from error
+    if kind not in DTYPES:
+        raise CorruptModelError(
+            f"{path.name} holds {name!r} as {kind}, which is not supported",
+            code="E-SAFETENSORS",
+            hint=f"types that are read: {', '.join(DTYPES)}",
+        )
+    if min(shape, default=0) < 0 or end - begin != math.prod(shape) * DTYPES[kind].itemsize:
+        raise _damaged(path, f"{name!r} has not the size that its shape needs")
+    if not 0 <= begin <= end <= room:
+        raise _damaged(path, f"{name!r} lies beyond the end of the file; is it cut off?")
+    return kind, shape, begin

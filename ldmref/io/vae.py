@@ -1,0 +1,200 @@
+"""Autoencoders on their own, to take the place of a model's: diffusers folders and single files."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import CorruptModelError, InputError, UsageError
+from ldmref.io.compvis import to_native
+from ldmref.io.diffusers import (
+    WEIGHTS,
+    is_conv_attention,
+    joint_digest,
+    our_name,
+    read_json,
+    weight_files,
+)
+from ldmref.io.diffusers_config import autoencoder_config, require_plain
+from ldmref.io.keys import autoencoder_table
+from ldmref.io.report import Report, compare
+from ldmref.io.tensors import TensorFile
+from ldmref.models.autoencoder import autoencoder_spec
+from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.models.params import flatten
+from ldmref.models.presets_ldm import FIRST_STAGES
+from ldmref.models.taesd import TinyConfig, tiny_spec
+
+PREFIX = "first_stage_model."
+TINY_PLAIN: dict[str, tuple[Any, ...]] = {
+    "act_fn": ("relu",), "upsample_fn": ("nearest",), "upsampling_scaling_factor": (2,),
+    "scaling_factor": (1.0, 1), "shift_factor": (0.0, 0, None),
+}  # fmt: skip
+
+# What training leaves in an autoencoder's file; and, in a whole model's, the other networks.
+IGNORED = re.compile(r"loss\..*|model_ema\..*|logvar|.*\.num_batches_tracked")
+
+
+@dataclass(frozen=True)
+class Autoencoder:
+    """An autoencoder from a file: `tensors` under our names without `vae.`."""
+
+    name: str
+    config: AutoencoderConfig | TinyConfig
+    tensors: Mapping[str, np.ndarray]
+    sha256: str
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What a picture's metadata tells of it."""
+        return {"name": self.name, "sha256": self.sha256}
+
+
+def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoencoder:
+    """Read an autoencoder: AutoencoderKL, VQModel or AutoencoderTiny (TAESD).
+
+    Args:
+        path: a folder of diffusers with config.json, or the model folder around it; or one file, in
+            CompVis' names (kl-f8, vq-f4, ...; also within a whole model, below
+            `first_stage_model.`) or in diffusers'.
+        model: the sizes that a single file is tried with first, and its scaling factor, since a
+            file does not tell them; None is Stable Diffusion's. The published first stages
+            (`presets_ldm.FIRST_STAGES`) are tried next.
+
+    Raises:
+        InputError, CorruptModelError, KeyMismatchError: the file is missing, damaged, asks for
+            something that is not supported, or does not fit.
+        UnsafeFileError: it is a pickle.
+    """
+    path = Path(path)
+    if path.is_dir():
+        return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
+    if not path.exists():
+        raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE")
+    return _read_file(TensorFile(path), model or AutoencoderConfig())
+
+
+def swap_vae(
+    config: ModelConfig, flat: Mapping[str, np.ndarray], vae: Autoencoder
+) -> tuple[ModelConfig, dict[str, np.ndarray]]:
+    """Configuration and tensors of a model with another full autoencoder; the old ones stay.
+
+    Raises:
+        UsageError: it makes latents of another size, or with another number of channels.
+    """
+    require_fit(config, vae)
+    if not isinstance(vae.config, AutoencoderConfig):
+        return config, dict(flat)
+    rest = {name: tensor for name, tensor in flat.items() if not name.startswith("vae.")}
+    swapped = {f"vae.{name}": tensor for name, tensor in vae.tensors.items()}
+    config = replace(config, vae=vae.config)
+    config.validate()
+    return config, rest | swapped
+
+
+def require_fit(config: ModelConfig, vae: Autoencoder) -> None:
+    """Refuse an autoencoder of another latent space, as far as sizes tell."""
+    ours = (config.vae.latent_channels, config.vae.factor)
+    theirs = (vae.config.latent_channels, vae.config.factor)
+    if ours != theirs:
+        raise UsageError(
+            f"the autoencoder {vae.name!r} has {theirs[0]} channels at 1/{theirs[1]} of the size, "
+            f"the model needs {ours[0]} at 1/{ours[1]}",
+            code="E-VAE",
+            hint="take an autoencoder of the same family",
+        )
+
+
+def tiny_config(data: Mapping[str, Any]) -> TinyConfig:
+    """An `AutoencoderTiny`'s config.json."""
+    require_plain(data, TINY_PLAIN, "the autoencoder's configuration")
+    default, widths = TinyConfig(), {}
+    for half in ("encoder", "decoder"):
+        channels = set(data.get(f"{half}_block_out_channels") or (64,))
+        if len(channels) != 1:
+            raise CorruptModelError(
+                f"the autoencoder's {half} has several widths, which TAESD does not",
+                code="E-CONFIG",
+            )
+        widths[f"{half}_channels"] = channels.pop()
+    return TinyConfig(
+        in_channels=data.get("in_channels", 3),
+        out_channels=data.get("out_channels", 3),
+        latent_channels=data.get("latent_channels", 4),
+        num_encoder_blocks=tuple(data.get("num_encoder_blocks") or default.num_encoder_blocks),
+        num_decoder_blocks=tuple(data.get("num_decoder_blocks") or default.num_decoder_blocks),
+        **widths,
+    )
+
+
+def _read_folder(folder: Path) -> Autoencoder:
+    data = read_json(folder / "config.json")
+    kind = data.get("_class_name")
+    if kind not in ("AutoencoderKL", "VQModel", "AutoencoderTiny"):
+        raise CorruptModelError(
+            f"{folder.name!r} holds a {kind}, which is not supported",
+            code="E-VAE",
+            hint="supported: AutoencoderKL, VQModel, AutoencoderTiny",
+        )
+    config = tiny_config(data) if kind == "AutoencoderTiny" else autoencoder_config(data)
+    files = weight_files(folder, WEIGHTS["vae"])
+    stored = {name: file[name] for file in files for name in file}
+    tensors, report = _diffusers_tensors(stored, config)
+    report.require(f"{folder.name!r} does not fit its config.json")
+    digests = [file.sha256() for file in files]
+    digest = digests[0] if len(digests) == 1 else joint_digest(digests)
+    return Autoencoder(folder.name, config, tensors, digest)
+
+
+def _read_file(file: TensorFile, model: AutoencoderConfig) -> Autoencoder:
+    inner = {name.removeprefix("state_dict."): name for name in file}
+    if any(name.startswith(PREFIX) for name in inner):
+        inner = {n.removeprefix(PREFIX): s for n, s in inner.items() if n.startswith(PREFIX)}
+    stored = {name: file[old] for name, old in inner.items()}
+    table = autoencoder_table(model)
+    want = {entry.name: entry.stored_shape for entry in table.values()}
+    compvis = compare({n: t.shape for n, t in stored.items()}, want, _ignorable(stored))
+    if compvis.fits:
+        return Autoencoder(file.path.stem, model, to_native(stored, table), file.sha256())
+    for first_stage in FIRST_STAGES.values():
+        places = autoencoder_table(first_stage)
+        sizes = {entry.name: entry.stored_shape for entry in places.values()}
+        if compare({n: t.shape for n, t in stored.items()}, sizes, _ignorable(stored)).fits:
+            native = to_native(stored, places)
+            return Autoencoder(file.path.stem, first_stage, native, file.sha256())
+    reports = [compvis]
+    for config in (model, TinyConfig(latent_channels=model.latent_channels)):
+        tensors, report = _diffusers_tensors(stored, config)
+        if report.fits:
+            return Autoencoder(file.path.stem, config, tensors, file.sha256())
+        reports.append(report)
+    nearest = min(reports, key=lambda report: report.problems)
+    nearest.require(
+        f"{file.path.name} is no autoencoder that fits the model",
+        hint="for other sizes give a folder with config.json and the weights",
+    )
+    raise AssertionError
+
+
+def _diffusers_tensors(
+    stored: Mapping[str, np.ndarray], config: AutoencoderConfig | TinyConfig
+) -> tuple[dict[str, np.ndarray], Report]:
+    """The tensors under our names, and how they fit."""
+    tiny = isinstance(config, TinyConfig)
+    want = flatten(tiny_spec(config) if tiny else autoencoder_spec(config))
+    names = {our_name("vae", name): name for name in stored}
+    shapes = {name: stored[old].shape for name, old in names.items()}
+    shapes = {n: s[:2] if is_conv_attention(n, s) else s for n, s in shapes.items()}
+    report = compare(shapes, want, _ignorable(shapes))
+    if not report.fits:
+        return {}, report
+    return {name: stored[names[name]].reshape(want[name]) for name in want}, report
+
+
+def _ignorable(names: Mapping[str, Any]) -> set[str]:
+    return {name for name in names if IGNORED.fullmatch(name)}

@@ -1,0 +1,149 @@
+"""ControlNet: a copy of the U-Net's encoder half that reads a picture and steers the U-Net.
+
+Zhang, Rao, Agrawala 2023, arXiv:2302.05543, section 3; parameter names of diffusers'
+ControlNetModel. Its outputs pass through "zero convolutions", which are zero before training, so
+that training starts from the U-Net's own picture.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+from ldmref.backends.base import Array, Backend
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.config import UNetConfig
+from ldmref.models.layers import conv2d, conv_spec
+from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
+from ldmref.models.unet import Residuals, embedding, encoder_half, unet_spec
+
+DECODER_HALF = ("up_blocks", "conv_norm_out", "conv_out")
+HINT = "controlnet_cond_embedding"
+ZERO = ("controlnet_down_blocks", "controlnet_mid_block", f"{HINT}.conv_out")
+
+
+@dataclass(frozen=True)
+class ControlNetConfig:
+    """The U-Net whose encoder half is copied, and the widths of the encoder of the hint.
+
+    The hint has `conditioning_channels`, and is halved between two widths.
+    """
+
+    unet: UNetConfig = field(default_factory=UNetConfig)
+    conditioning_channels: int = 3
+    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+
+    @property
+    def factor(self) -> int:
+        """Pixels of the hint per latent cell."""
+        return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
+
+
+def controlnet_spec(config: ControlNetConfig) -> Spec:
+    """The shapes of every parameter."""
+    u, widths = config.unet, config.conditioning_embedding_out_channels
+    last = len(u.block_out_channels) - 1
+    skips = [u.block_out_channels[0]]
+    for level, c in enumerate(u.block_out_channels):
+        skips += [c] * (u.layers_per_block + (level < last))
+    blocks = [conv_spec(a, width) for a, b in pairwise(widths) for width in (a, b)]
+    copied = {name: part for name, part in unet_spec(u).items() if name not in DECODER_HALF}
+    return copied | {
+        HINT: {
+            "conv_in": conv_spec(config.conditioning_channels, widths[0]),
+            "blocks": {str(i): block for i, block in enumerate(blocks)},
+            "conv_out": conv_spec(widths[-1], u.block_out_channels[0]),
+        },
+        "controlnet_down_blocks": {str(i): conv_spec(c, c, 1) for i, c in enumerate(skips)},
+        "controlnet_mid_block": conv_spec(u.block_out_channels[-1], u.block_out_channels[-1], 1),
+    }
+
+
+def copy_of_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 0) -> Params:
+    """The parameters before training: the U-Net's own, a random hint encoder, zero convolutions."""
+    theirs, made = flatten(unet), flatten(init(controlnet_spec(config), seed))
+    for name, tensor in made.items():
+        if name.startswith(tuple(f"{zero}." for zero in ZERO)):
+            made[name] = 0.0 * tensor
+        elif name in theirs:
+            made[name] = theirs[name]
+    return unflatten(made)
+
+
+def encode_hint(ops: Backend, p: Params, hint: Array) -> Array:
+    """The hint as features; (n, conditioning_channels, H, W) in [0, 1] -> (n, c, H/f, W/f)."""
+    p = p[HINT]
+    x = ops.silu(conv2d(ops, p.conv_in, hint))
+    for i, block in enumerate(p.blocks.items_in_order()):
+        x = ops.silu(conv2d(ops, block, x, stride=1 + i % 2))
+    return conv2d(ops, p.conv_out, x)
+
+
+def controlnet(
+    ops: Backend,
+    p: Params,
+    config: ControlNetConfig,
+    x: Array,
+    t: Array,
+    context: Array,
+    hint: Array,
+    pooled: Array | None = None,
+    sizes: Array | None = None,
+) -> Residuals:
+    """What to add to the U-Net's skips and middle.
+
+    hint: (n, c, h, w) from `encode_hint`; the others are those of `unet`, x without the channels
+    that an inpainting U-Net has besides.
+    """
+    emb = embedding(ops, p, config.unet, x, t, context, pooled, sizes)
+    x = conv2d(ops, p.conv_in, x) + hint
+    middle, skips = encoder_half(ops, p, config.unet, x, emb, context)
+    zero = p.controlnet_down_blocks.items_in_order()
+    down = tuple(conv2d(ops, conv, skip) for conv, skip in zip(zero, skips, strict=True))
+    return Residuals(down, conv2d(ops, p.controlnet_mid_block, middle))
+
+
+def add(parts: list[tuple[float, Residuals]]) -> Residuals | None:
+    """The weighted sum of what several ControlNets say; None of none."""
+    total = None
+    for weight, part in parts:
+        down, mid = tuple(weight * each for each in part.down), weight * part.mid
+        if total is not None:
+            down = tuple(a + b for a, b in zip(total.down, down, strict=True))
+            mid = total.mid + mid
+        total = Residuals(down, mid)
+    return total
+
+
+class ControlNet:
+    """A ControlNet on one backend. Arrays in and out are the backend's own."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: ControlNetConfig,
+        params: Mapping[str, Any],
+        name: str = "controlnet",
+        sha256: str = "",
+    ):
+        self.backend, self.config, self.name, self.sha256 = backend, config, name, sha256
+        self.params: Any = tree_map(backend.asarray, params)
+
+    def encode_hint(self, hint: Array) -> Array:
+        """Features of pictures (n, 3, H, W) in [0, 1]; the same at every step."""
+        with self.backend.inference():
+            return encode_hint(self.backend, self.params, hint)
+
+    def residuals(
+        self, x: Array, t: Array, context: Array | Conditioning, hint: Array
+    ) -> Residuals:
+        """x (n, c, h, w), t (n,), context as for the U-Net, hint from `encode_hint`."""
+        told = context if isinstance(context, Conditioning) else Conditioning(context)
+        ops, (states, pooled, sizes) = self.backend, told
+        with ops.inference():
+            return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)
+
+    def __repr__(self) -> str:
+        return f"<ControlNet {self.name!r} on {self.backend!r}>"

@@ -1,0 +1,62 @@
+"""The text transformer that latent diffusion trained together with its U-Net: an encoder, pre-norm,
+without mask, over BERT's word pieces.
+
+Rombach et al. 2022, arXiv:2112.10752, section 4.3.1; CompVis/latent-diffusion,
+ldm/modules/x_transformer.py; parameter names of diffusers' LDMBertModel.
+"""
+
+from __future__ import annotations
+
+from ldmref.backends.base import Array, Backend
+from ldmref.models.config import TextConfig
+from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
+from ldmref.models.params import Params, Spec
+
+
+def ldmbert_spec(config: TextConfig) -> Spec:
+    """The shapes of every parameter; heads together may be narrower than the hidden states."""
+    d, inner = config.hidden_size, config.num_attention_heads * _head_dim(config)
+    layer = {
+        "self_attn": {name: linear_spec(d, inner, False) for name in ("q_proj", "k_proj", "v_proj")}
+        | {"out_proj": linear_spec(inner, d)},
+        "self_attn_layer_norm": norm_spec(d),
+        "fc1": linear_spec(d, config.intermediate_size),
+        "fc2": linear_spec(config.intermediate_size, d),
+        "final_layer_norm": norm_spec(d),
+    }
+    return {
+        "model": {
+            "embed_tokens": {"weight": (config.vocab_size, d)},
+            "embed_positions": {"weight": (config.max_position_embeddings, d)},
+            "layers": {str(i): layer for i in range(config.num_hidden_layers)},
+            "layer_norm": norm_spec(d),
+        }
+    }
+
+
+def ldmbert(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0) -> Array:
+    """Hidden states after the last norm; ids: (n, l) int64 -> (n, l, hidden_size).
+
+    Padding is read as any other token. `skip` leaves out that many last layers.
+    """
+    m, eps = p.model, config.layer_norm_eps
+    n, length = ids.shape
+    heads, head_dim = config.num_attention_heads, _head_dim(config)
+
+    def split(y: Array) -> Array:  # (n, l, inner) -> (n, heads, l, head_dim)
+        return ops.xp.permute_dims(ops.xp.reshape(y, (n, length, heads, head_dim)), (0, 2, 1, 3))
+
+    x = ops.embedding(m.embed_tokens.weight, ids) + m.embed_positions.weight[:length]
+    layers = m.layers.items_in_order()
+    for layer in layers[: len(layers) - skip]:
+        a, h = layer.self_attn, layer_norm(ops, layer.self_attn_layer_norm, x, eps)
+        q, k, v = (split(linear(ops, proj, h)) for proj in (a.q_proj, a.k_proj, a.v_proj))
+        y = ops.xp.permute_dims(ops.attention(q, k, v), (0, 2, 1, 3))
+        x = x + linear(ops, a.out_proj, ops.xp.reshape(y, (n, length, heads * head_dim)))
+        h = layer_norm(ops, layer.final_layer_norm, x, eps)
+        x = x + linear(ops, layer.fc2, ops.gelu(linear(ops, layer.fc1, h)))
+    return layer_norm(ops, m.layer_norm, x, eps)
+
+
+def _head_dim(config: TextConfig) -> int:
+    return config.head_dim or config.hidden_size // config.num_attention_heads

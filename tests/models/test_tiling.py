@@ -1,0 +1,94 @@
+"""Tiled decoding: a partition of unity, exact where it can be, never more than a tile at once."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ldmref
+from ldmref import modes
+from ldmref.backends import get_backend
+from ldmref.errors import UsageError
+from ldmref.models.tiling import decode_tiled, ramps
+from ldmref.modes.request import resolve
+
+
+@given(st.integers(1, 60), st.integers(4, 20), st.integers(1, 5))
+def test_weights_cover_every_place_and_add_up_to_one(length, tile, overlap):
+    total, edge = np.zeros(length), 0
+    for start, weights in ramps(length, tile, min(overlap, tile // 2)):
+        assert len(weights) == min(tile, length) and (weights > 0).all()
+        assert start <= edge  # no gap
+        edge = start + len(weights)
+        total[start:edge] += weights
+    assert edge == length
+    np.testing.assert_allclose(total, 1.0, rtol=1e-14)
+
+
+def test_the_ramp_is_linear_across_the_overlap():
+    (_, a), (start, b) = ramps(14, 10, 6)
+    np.testing.assert_allclose(b[:6], (np.arange(6) + 0.5) / 6)
+    np.testing.assert_allclose(a[start:], 1.0 - b[:6])
+
+
+@pytest.fixture(params=["numpy", "torch"])
+def ops(request):
+    if request.param == "torch":
+        pytest.importorskip("torch")
+    return get_backend(request.param, dtype="float64")
+
+
+@pytest.mark.parametrize("size", [(8, 8), (5, 3), (9, 8), (8, 9), (23, 31)])
+def test_what_is_local_is_decoded_as_a_whole_in_bounded_memory(ops, size):
+    """A decoder that looks at one cell only: tiles cannot be told from the whole."""
+    latents, seen = np.random.default_rng(0).standard_normal((2, 3, *size)), []
+
+    def decode(z):
+        seen.append(tuple(z.shape[2:]))
+        return ops.upsample2x(z) ** 3
+
+    z = ops.asarray(latents)
+    want = ops.to_numpy(ops.upsample2x(z) ** 3)
+    got = ops.to_numpy(decode_tiled(ops, decode, z, 2, 16))
+    assert got.shape == want.shape and max(max(s) for s in seen) <= 8
+    np.testing.assert_allclose(got, want, rtol=1e-13)
+    if max(size) <= 8:
+        assert seen == [size] and (got == want).all()
+    else:
+        assert len(seen) > 1
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+def test_a_model_decodes_in_tiles(backend):
+    if backend == "torch":
+        pytest.importorskip("torch")
+    model = ldmref.random_model("tiny", backend=backend)
+    latents = np.random.default_rng(0).standard_normal((1, 4, 24, 16)).astype(np.float32)
+    z = model.backend.asarray(latents)
+    whole, tiled, large = (model.backend.to_numpy(model.decode(z, t)) for t in (None, 16, 48))
+    assert (large == whole).all() and tiled.dtype == whole.dtype and tiled.shape == whole.shape
+    corner = model.backend.to_numpy(model.decode(z[:, :, -8:, :8]))  # before the overlap begins
+    np.testing.assert_allclose(tiled[..., -8:, :12], corner[..., -8:, :12], atol=1e-6)
+    assert np.abs(tiled - whole).max() > 1e-3  # attention and group norms see a tile
+
+
+def test_modes_take_tiles(tiny):
+    asked = dict(seed=1, steps=2, width=48, height=32)
+    plain, tiled = (modes.txt2img(tiny, "a cat", tile=t, **asked) for t in (None, 16))
+    assert (plain.latents == tiled.latents).all() and tiled[0].size == (48, 32)
+    assert (np.asarray(plain[0]) != np.asarray(tiled[0])).any()
+    assert tiled.params["tile"] == 16 and "tile" not in plain.params
+
+
+@pytest.mark.parametrize("tile", [0, -8, 6, 17, 16.0, "16", True])
+def test_tiles_that_cannot_be_are_refused(tiny, tile):
+    with pytest.raises(UsageError) as caught:
+        resolve(tiny.config, "txt2img", "a", tile=tile)
+    assert caught.value.code == "E-TILE"
+
+
+@pytest.fixture(scope="module")
+def tiny():
+    return ldmref.random_model("tiny", backend="numpy")

@@ -1,0 +1,170 @@
+"""ControlNets in the modes: what holds for any net, and what is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ldmref.backends
+from ldmref import modes
+from ldmref.errors import LdmrefError, UsageError
+from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec, copy_of_unet
+from ldmref.models.params import init
+from ldmref.modes import Control
+from ldmref.modes.control import Guide
+from ldmref.modes.request import resolve
+
+ASKED = dict(seed=1, steps=4, sampler="ddim")
+EDGES = Image.fromarray(np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8))
+
+
+@pytest.fixture(scope="module")
+def config(tiny):
+    return ControlNetConfig(tiny.config.unet, conditioning_embedding_out_channels=(4, 8))
+
+
+@pytest.fixture(scope="module")
+def net(tiny, config):
+    return ControlNet(tiny.backend, config, init(controlnet_spec(config), 3), "edges", "ab" * 32)
+
+
+def draw(tiny, *controls, **more):
+    return modes.txt2img(tiny, "a cat", control=controls, **ASKED | more)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "ddpm"])
+def test_zero_convolutions_change_nothing(tiny, config, sampler):
+    """What training starts from draws the U-Net's own picture, bit for bit."""
+    params = copy_of_unet(tiny.params.unet, config)
+    fresh = ControlNet(tiny.backend, config, params)
+    plain = draw(tiny, sampler=sampler)
+    got = draw(tiny, Control(fresh, EDGES), sampler=sampler)
+    assert (got.latents == plain.latents).all()
+    assert (params.conv_in.weight == tiny.params.unet.conv_in.weight).all()
+    hint = fresh.params.controlnet_cond_embedding
+    assert (hint.conv_in.weight != 0).any() and not (hint.conv_out.weight != 0).any()
+
+
+def test_the_picture_and_the_weight_matter(tiny, net):
+    plain, full = draw(tiny), draw(tiny, Control(net, EDGES))
+    none, half = draw(tiny, Control(net, EDGES, 0.0)), draw(tiny, Control(net, EDGES, 0.5))
+    other = draw(tiny, Control(net, Image.new("RGB", (16, 16))))
+    assert (none.latents == plain.latents).all()
+    sizes = [abs(r.latents - plain.latents).max() for r in (full, half)]
+    assert sizes[0] > 1e-3 and sizes[0] != sizes[1]
+    assert (other.latents != full.latents).any()
+
+
+def test_nets_add_up(tiny, net):
+    """Twice a half is the whole, and a net with its opposite is none."""
+    full = draw(tiny, Control(net, EDGES))
+    halves = draw(tiny, *[Control(net, EDGES, 0.5)] * 2)
+    np.testing.assert_allclose(halves.latents, full.latents, atol=1e-5)
+    gone = draw(tiny, Control(net, EDGES, 0.7), Control(net, EDGES, -0.7))
+    np.testing.assert_allclose(gone.latents, draw(tiny).latents, atol=1e-5)
+
+
+def test_the_part_of_the_steps(tiny, net):
+    def latents(start, end):
+        seen = []
+        r = draw(tiny, Control(net, EDGES, 1.0, start, end), callback=seen.append)
+        return r.latents, [e.x0 for e in seen]
+
+    plain, full, late = [], latents(0.0, 1.0), latents(0.5, 1.0)
+    draw(tiny, callback=lambda e: plain.append(e.x0))
+    same = [(a == b).all() for a, b in zip(late[1], plain, strict=True)]
+    assert same == [True, True, False, False]
+    early = latents(0.0, 0.5)
+    same = [(a == b).all() for a, b in zip(early[1], full[1], strict=True)]
+    assert same == [True, True, False, False]
+    assert (latents(0.6, 0.7)[0] == draw(tiny).latents).all()  # not a whole step
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "want"),
+    [(0, 1, "11111"), (0.2, 1, "01111"), (0.21, 1, "00111"), (0, 0.79, "11100"),
+     (0.4, 0.8, "00110"), (0.41, 0.59, "00000")],
+)  # fmt: skip
+def test_steps_are_counted_as_diffusers_counts(start, end, want):
+    sigmas = [9.0, 7.0, 5.0, 3.0, 1.0, 0.0]
+    acts = Guide(None, None, Control("", "", 1.0, start, end), "").acts(sigmas)
+    keeps = [1 - int(i / 5 < start or (i + 1) / 5 > end) for i in range(5)]
+    assert [int(acts(s)) for s in sigmas[:-1]] == keeps == [int(c) for c in want]
+    assert acts(0.0) == (end == 1 and want[-1] == "1")
+
+
+def test_it_is_recorded(tiny, net):
+    r = draw(tiny, Control(net, EDGES, 0.5, 0.25, 0.75))
+    (told,) = r.params["control"]
+    assert (
+        told.pop("image")
+        != draw(tiny, Control(net, EDGES.rotate(90))).params["control"][0]["image"]
+    )
+    assert told == {"name": "edges", "sha256": "ab" * 32, "weight": 0.5, "start": 0.25, "end": 0.75}
+    assert json.loads(json.dumps(r.params)) == r.params and "control" not in draw(tiny).params
+
+
+def test_a_picture_of_another_size_is_cropped_and_said_so(tiny, net):
+    wide = Image.new("RGB", (64, 16), "black")
+    wide.paste(EDGES, (24, 0))
+    r = draw(tiny, Control(net, wide))
+    assert "64 x 16" in r.warnings[0] and not draw(tiny, Control(net, EDGES)).warnings
+    assert (r.latents == draw(tiny, Control(net, EDGES)).latents).all()
+
+
+def test_batches_see_the_same_picture(tiny, net):
+    r = draw(tiny, Control(net, EDGES), count=2, batch_size=2)
+    np.testing.assert_allclose(r.latents[:1], draw(tiny, Control(net, EDGES)).latents, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"weight": "1"}, "E-CONTROL-WEIGHT"),
+        ({"weight": float("nan")}, "E-CONTROL-WEIGHT"),
+        ({"weight": 11}, "E-CONTROL-WEIGHT"),
+        ({"start": -0.1}, "E-CONTROL-START"),
+        ({"end": 1.1}, "E-CONTROL-END"),
+        ({"start": 0.5, "end": 0.5}, "E-CONTROL-START"),
+        ({"net": 3}, "E-CONTROL"),
+        ({"net": "no/such/net"}, "E-CONTROL"),
+        ({"image": "no/such/picture.png"}, "E-IMAGE-MISSING"),
+    ],
+)
+def test_wrong_controls_are_refused_before_anything_is_computed(tiny, net, changes, code):
+    control = dataclasses.replace(Control(net, EDGES), **changes)
+    with pytest.raises(LdmrefError) as caught:
+        resolve(tiny.config, "txt2img", "a", control=[control])
+    assert caught.value.code == code
+
+
+def test_what_is_no_list_of_controls_is_refused(tiny, net):
+    control = Control(net, EDGES)
+    for wrong in (control, "edges", [net], None, [control] * 17):
+        with pytest.raises(UsageError, match="control"):
+            resolve(tiny.config, "txt2img", "a", control=wrong)
+
+
+@pytest.mark.parametrize(
+    ("what", "value"),
+    [("block_out_channels", (16, 16)), ("layers_per_block", 2), ("cross_attention_dim", 8),
+     ("in_channels", 9), ("class_embed_type", "simple_projection")],
+)  # fmt: skip
+def test_a_net_of_another_family_is_refused(tiny, config, what, value):
+    other = dataclasses.replace(config, unet=dataclasses.replace(config.unet, **{what: value}))
+    net = ControlNet(tiny.backend, other, {}, "other")
+    with pytest.raises(UsageError, match=f"'other' does not fit the model.*{what}"):
+        resolve(tiny.config, "txt2img", "a", control=[Control(net, EDGES)])
+
+
+def test_a_hint_of_another_scale_and_another_backend_are_refused(tiny, net, config):
+    wide = dataclasses.replace(config, conditioning_embedding_out_channels=(4, 8, 8))
+    with pytest.raises(UsageError, match="pixels of the hint"):
+        draw(tiny, Control(ControlNet(tiny.backend, wide, {}), EDGES))
+    double = ldmref.backends.get_backend("numpy", dtype="float64")
+    with pytest.raises(UsageError, match="is on"):
+        draw(tiny, Control(ControlNet(double, config, net.params), EDGES))

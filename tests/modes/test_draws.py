@@ -1,0 +1,150 @@
+"""The order in which the modes draw, with a network that changes nothing and a stream that counts.
+
+A network that sees no noise leaves its input as it was, so the final latents are a sum of draws:
+start + sum of sigma_up times the noise of each step. Which draw is in which place is the test.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+from ldmref.io.images import to_array
+from ldmref.modes.networks import encode_picture
+from ldmref.modes.request import RNGS
+from ldmref.samplers.grids import sampling_alphas_cumprod, sigma_grid
+from ldmref.samplers.noise import STREAMS
+
+SHAPE, STEPS = (4, 8, 8), 4
+
+
+@pytest.fixture(scope="module")
+def idle():
+    model = ldmref.random_model("tiny", backend="numpy")
+    model.unet = lambda latents, t, context: 0 * latents
+    return model
+
+
+@pytest.fixture(scope="module")
+def picture():
+    stream = np.random.default_rng(0)
+    return Image.fromarray(stream.integers(0, 256, (16, 16, 3), np.uint8))
+
+
+@pytest.fixture
+def count(monkeypatch):
+    """Every draw that the streams were asked for, as (rng, seed, shape)."""
+    calls = []
+
+    def counting(rng, kind):
+        class Counting:
+            def __init__(self, seed):
+                self.seed, self.stream = seed, kind(seed)
+
+            def draw(self, shape):
+                calls.append((rng, self.seed, shape))
+                return self.stream.draw(shape)
+
+        return Counting
+
+    for rng, kind in list(STREAMS.items()):
+        monkeypatch.setitem(STREAMS, rng, counting(rng, kind))
+    return calls
+
+
+def levels(model, first_step=0):
+    config = model.config.scheduler
+    grid = (STEPS, config.final_sigma, config.steps_offset)
+    return sigma_grid(sampling_alphas_cumprod(config), "leading", *grid)[first_step:]
+
+
+def steps_noise(sigmas, draws):
+    """What eta = 1 adds on the way down, from the next draws on."""
+    up = [b * np.sqrt(1 - (b / a) ** 2) for a, b in pairwise(sigmas)]
+    return sum(s * d for s, d in zip(up, draws, strict=False) if s > 0)
+
+
+def draws_of(rng, seed=4, n=9):
+    stream = STREAMS[rng](seed)
+    return [stream.draw(SHAPE).astype(float) for _ in range(n)]
+
+
+ARGUMENTS = {"steps": STEPS, "seed": 4, "sampler": "ddim", "schedule": "leading", "eta": 1.0}
+
+
+@pytest.mark.parametrize("rng", RNGS)
+def test_txt2img_draws_noise_then_the_steps(idle, rng, count):
+    r = modes.txt2img(idle, "a", rng=rng, **ARGUMENTS)
+    assert count == [(rng, 4, SHAPE)] * (1 + STEPS) and r.params["rng"] == rng
+    noise, *rest = draws_of(rng)
+    sigmas = levels(idle)
+    want = np.sqrt(1 + sigmas[0] ** 2) * noise + steps_noise(sigmas, rest)
+    want = want / np.hypot(1, sigmas[-1])
+    np.testing.assert_allclose(r.latents[0], want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rng", RNGS)
+def test_img2img_draws_the_posterior_under_torch_only(idle, picture, rng, count):
+    r = modes.img2img(idle, "a", picture, 0.5, rng=rng, **ARGUMENTS)
+    assert count == [(rng, 4, SHAPE)] * (2 + STEPS // 2 if rng == "torch" else 1 + STEPS // 2)
+    posterior, draws, sigmas = encode_picture(idle, picture), draws_of(rng), levels(idle, 2)
+    known = posterior.mean
+    if rng == "torch":
+        known = known + posterior.std * draws.pop(0)
+    want = known + sigmas[0] * draws[0] + steps_noise(sigmas, draws[1:])
+    want = want / np.hypot(1, sigmas[-1])
+    np.testing.assert_allclose(r.latents, want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rng", RNGS)
+@pytest.mark.parametrize("given", [False, True])
+def test_inpaint_draws_the_masked_picture_too_under_torch(idle, picture, rng, given):
+    left = Image.new("L", (16, 16), 0)
+    left.paste(255, (0, 0, 8, 16))
+    own = np.random.default_rng(1).standard_normal((1, *SHAPE), np.float32)
+    extra = {"latents": own} if given else {}
+    r = modes.inpaint(idle, "a", picture, left, 0.5, rng=rng, **ARGUMENTS, **extra)
+    posterior, draws, sigmas = encode_picture(idle, picture), draws_of(rng), levels(idle, 2)
+    known = posterior.mean
+    if rng == "torch":
+        known = known + posterior.std * draws.pop(0)
+    noise = own[0] if given else draws.pop(0)
+    if rng == "torch":
+        draws.pop(0)
+    want = (known + sigmas[0] * noise + steps_noise(sigmas, draws)) / np.hypot(1, sigmas[-1])
+    np.testing.assert_allclose(r.latents[..., :4], want[..., :4], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(r.latents[..., 4:], known[..., 4:], rtol=0, atol=1e-4)
+
+
+def test_a_mask_without_black_draws_as_much(idle, picture):
+    """The order does not depend on the mask, nor on whether the picture is seen at all."""
+    white = Image.new("L", (16, 16), 255)
+    r = modes.inpaint(idle, "a", picture, white, 1.0, rng="torch", **ARGUMENTS)
+    draws, sigmas = draws_of("torch"), levels(idle)
+    want = np.sqrt(1 + sigmas[0] ** 2) * draws[1] + steps_noise(sigmas, draws[3:])
+    want = want / np.hypot(1, sigmas[-1])
+    np.testing.assert_allclose(r.latents[0], want, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("rng", RNGS)
+def test_a_picture_depends_on_its_seed_alone(idle, picture, rng):
+    some = {**ARGUMENTS, "rng": rng}
+    alone = modes.img2img(idle, "a", picture, 0.5, **{**some, "seed": 6}).latents[0]
+    for size in (1, 3):
+        r = modes.img2img(idle, "a", picture, 0.5, **some, count=3, batch_size=size)
+        np.testing.assert_allclose(r.latents[2], alone, rtol=0, atol=1e-5)
+    again = modes.img2img(idle, "a", picture, 0.5, **{**some, "seed": 7}).latents[0]
+    assert np.abs(alone - again).max() > 0.1
+
+
+def test_the_posterior_is_that_of_encode_image(picture):
+    model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
+    x, noise = model.backend.asarray(to_array([picture])), np.full((1, *SHAPE), 2.0)
+    mean, std = model.encode_posterior(x)
+    assert (mean == model.encode_image(x)).all() and std.min() > 0
+    np.testing.assert_allclose(mean + 2 * std, model.encode_image(x, noise), rtol=1e-12)

@@ -1,0 +1,162 @@
+"""CompVis names: a bijection, and the one that diffusers' own converters know."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from ldmref.errors import KeyMismatchError, UsageError
+from ldmref.io.compvis import FAMILIES, find_config, load_compvis, to_compvis, to_native
+from ldmref.io.diffusers import load_diffusers
+from ldmref.io.keys import compvis_table
+from ldmref.io.tensors import TensorFile
+from ldmref.models.model import model_spec
+from ldmref.models.params import flatten
+from ldmref.models.presets import PRESETS
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_tensor_has_exactly_one_place(name):
+    config = PRESETS[name]
+    table, want = compvis_table(config), flatten(model_spec(config))
+    assert set(table) == set(want)
+    assert {n: e.shape for n, e in table.items()} == want
+    places = [(e.name, e.third) for e in table.values()]
+    assert len(set(places)) == len(places)
+    stacked = {e.name for e in table.values() if e.third is not None}
+    assert all((name, third) in places for name in stacked for third in range(3))
+
+
+def test_there_and_back(folder):
+    config, flat, _ = load_diffusers(folder)
+    table = compvis_table(config)
+    back = to_native(to_compvis(flat, table), table)
+    assert set(back) == set(flat)
+    assert all((back[name] == flat[name]).all() for name in flat)
+
+
+def test_diffusers_converters_give_the_same_networks(folder, theirs, family):
+    """Our CompVis tensors through diffusers' converters are diffusers' own tensors."""
+    from diffusers.loaders import single_file_utils as single
+
+    config, flat, _ = load_diffusers(folder)
+    file = {n: torch.tensor(a) for n, a in to_compvis(flat, compvis_table(config)).items()}
+    made = {
+        "unet": single.convert_ldm_unet_checkpoint(dict(file), dict(theirs.unet.config)),
+        "vae": single.convert_ldm_vae_checkpoint(dict(file), dict(theirs.vae.config)),
+    }
+    prefix = {"sdxl": "conditioner.embedders.0.transformer."}
+    if family != "sd2":
+        start = prefix.get(family, "cond_stage_model.transformer.")
+        made["text_encoder"] = single.convert_ldm_clip_checkpoint(dict(file), start)
+    for part, tensors in made.items():
+        want = getattr(theirs, part).state_dict()
+        tensors = {n.removeprefix("text_model."): t for n, t in tensors.items()}
+        want = {n.removeprefix("text_model."): t for n, t in want.items()}
+        assert set(want) <= set(tensors), part
+        assert all(torch.equal(tensors[n], want[n]) for n in want), part
+
+
+@pytest.mark.parametrize("family", ["sd2", "sdxl"], indirect=True)
+def test_open_clip_is_converted_as_diffusers_does(folder, theirs, family):
+    from diffusers.loaders import single_file_utils as single
+
+    config, flat, _ = load_diffusers(folder)
+    file = {n: torch.tensor(a) for n, a in to_compvis(flat, compvis_table(config)).items()}
+    part, start = ("text_encoder_2", "conditioner.embedders.1.model.")
+    if family == "sd2":
+        part, start = "text_encoder", "cond_stage_model.model."
+    if family == "sd2":  # its converter looks at the projection's width
+        file[start + "text_projection"] = torch.zeros(24, 24)
+    encoder = getattr(theirs, part)
+    made = single.convert_open_clip_checkpoint(encoder, file, prefix=start)
+    made = {n.removeprefix("text_model."): t for n, t in made.items()}
+    want = {n.removeprefix("text_model."): t for n, t in encoder.state_dict().items()}
+    want = {n: t for n, t in want.items() if not n.endswith("position_ids")}
+    assert set(want) <= set(made)
+    assert all(torch.equal(made[n], want[n]) for n in want)
+
+
+@pytest.fixture(scope="session")
+def single_file(folder, tmp_path_factory):
+    """The same weights as one CompVis file, with what training leaves behind."""
+    config, flat, _ = load_diffusers(folder)
+    tensors = to_compvis(flat, compvis_table(config))
+    tensors |= {
+        "betas": np.zeros(1000, np.float32),
+        "model_ema.decay": np.zeros(1, np.float32),
+        "cond_stage_model.transformer.text_model.embeddings.position_ids": np.zeros((1, 77)),
+    }
+    path = tmp_path_factory.mktemp("compvis") / "model.safetensors"
+    save_file(tensors, str(path))
+    return path
+
+
+def test_single_file_holds_the_same_model(single_file, folder):
+    config, flat, _ = load_diffusers(folder)
+    found, tensors = load_compvis(TensorFile(single_file), config)
+    assert found == config
+    assert all((tensors[name] == flat[name]).all() for name in flat)
+
+
+def test_old_clip_names(single_file, folder, family, tmp_path):
+    if family in ("sd2", "sdxl"):
+        pytest.skip("only Stable Diffusion 1 was ever saved so")
+    config, flat, _ = load_diffusers(folder)
+    old = {n.replace("transformer.text_model.", "transformer."): a
+           for n, a in TensorFile(single_file).items()}  # fmt: skip
+    save_file({n: np.array(a) for n, a in old.items()}, str(tmp_path / "old.safetensors"))
+    _, tensors = load_compvis(TensorFile(tmp_path / "old.safetensors"), config)
+    assert all((tensors[name] == flat[name]).all() for name in flat)
+
+
+def test_files_that_do_not_fit_are_refused_with_a_list(single_file, folder, family, tmp_path):
+    config, _, _ = load_diffusers(folder)
+    whole = {n: np.array(a) for n, a in TensorFile(single_file).items()}
+    name = "model.diffusion_model.input_blocks.0.0.weight"
+    for change, word in (
+        (lambda f: f.pop(name), f"1 missing ({name})"),
+        (lambda f: f.update({"strange": np.zeros(1)}), "1 unexpected (strange)"),
+        (lambda f: f.update({name: np.zeros((1, 2))}), f"1 misshapen ({name} is (1, 2), not"),
+    ):
+        broken = dict(whole)
+        change(broken)
+        save_file(broken, str(tmp_path / "broken.safetensors"))
+        with pytest.raises(KeyMismatchError) as error:
+            load_compvis(TensorFile(tmp_path / "broken.safetensors"), config)
+        assert word in str(error.value)
+    with pytest.raises(KeyMismatchError, match="fits no known family; nearest is"):
+        find_config(TensorFile(single_file))
+
+
+class Shapes:
+    """A file of which only names and shapes are asked for."""
+
+    def __init__(self, config, metadata=None, extra=()):
+        entries = compvis_table(config).values()
+        self.shapes = {e.name: e.stored_shape for e in entries} | dict.fromkeys(extra, (1,))
+        self.metadata, self.path = metadata or {}, type("Path", (), {"name": "file"})
+
+    def __iter__(self):
+        return iter(self.shapes)
+
+
+@pytest.mark.parametrize("name", [n for n in FAMILIES if n not in ("sd2-base", "sd2-v")])
+def test_family_is_found_from_the_file(name):
+    assert find_config(Shapes(PRESETS[name])) == PRESETS[name]
+
+
+def test_prediction_type_is_read_and_never_guessed():
+    base, v = PRESETS["sd2-base"], PRESETS["sd2-v"]
+    last = "cond_stage_model.model.transformer.resblocks.23.ln_1.weight"
+    with pytest.raises(UsageError, match="noise or velocity"):
+        find_config(Shapes(base))
+    says = {"modelspec.prediction_type": "v"}
+    assert find_config(Shapes(base, says, [last, "logvar"])) == v
+    assert find_config(Shapes(base, {"modelspec.prediction_type": "epsilon"})) == base
+    assert find_config(Shapes(base), v) == v
+    xl = find_config(Shapes(PRESETS["sdxl"], extra=["v_pred"]))
+    assert xl.scheduler.prediction_type == "v"

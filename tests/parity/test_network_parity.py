@@ -1,0 +1,92 @@
+"""Every network of every family, layer for layer, against diffusers and transformers in float64."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ldmref.backends import get_backend
+from ldmref.io.diffusers import load_diffusers
+from ldmref.models.autoencoder import decode, encode
+from ldmref.models.params import tree_map, unflatten
+from ldmref.models.text import text_encoder, text_encoder_pooled
+from ldmref.models.unet import unet
+
+torch = pytest.importorskip("torch")
+
+
+@pytest.fixture(scope="session", params=["numpy", "torch"])
+def ops(request):
+    return get_backend(request.param, dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def ours(folder, ops):
+    config, flat, digest = load_diffusers(folder)
+    assert len(digest) == 64
+    return config, tree_map(ops.asarray, unflatten(flat))
+
+
+def close(got, want, ops, bound=1e-10):
+    want = want.detach().numpy()
+    got = ops.to_numpy(got)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= bound * np.abs(want).max()
+
+
+@pytest.mark.parametrize("t,bound", [([0.0, 0.0], 1e-10), ([3.0, 900.5], 1e-5)])
+def test_unet(ours, theirs, ops, t, bound):
+    """diffusers embeds the time in float32 whatever the type, which is exact at t = 0 only."""
+    config, params = ours
+    draw = np.random.default_rng(0).standard_normal
+    x, t = draw((2, config.unet.in_channels, 8, 8)), np.asarray(t)
+    context = draw((2, 7, config.unet.cross_attention_dim))
+    pooled, sizes = draw((2, 32)), np.tile([64.0, 48, 0, 8, 32, 16], (2, 1)) * (t[1] > 0)
+    double = theirs.unet.double()
+    xl = config.text_encoder_2 is not None
+    added = {"text_embeds": torch.tensor(pooled), "time_ids": torch.tensor(sizes)}
+    with torch.no_grad():
+        want = double(
+            torch.tensor(x), torch.tensor(t), torch.tensor(context),
+            added_cond_kwargs=added if xl else None,
+        ).sample  # fmt: skip
+    theirs.unet.float()
+    extra = (ops.asarray(pooled), ops.asarray(sizes)) if xl else ()
+    arrays = (ops.asarray(a) for a in (x, t, context))
+    close(unet(ops, params.unet, config.unet, *arrays, *extra), want, ops, bound)
+
+
+def test_autoencoder(ours, theirs, ops):
+    config, params = ours
+    image = np.random.default_rng(0).uniform(-1, 1, (2, 3, 16, 16))
+    vae = theirs.vae.double()
+    with torch.no_grad():
+        posterior = vae.encode(torch.tensor(image)).latent_dist
+        picture = vae.decode(posterior.mean).sample
+    theirs.vae.float()
+    mean, logvar = encode(ops, params.vae, config.vae, ops.asarray(image))
+    close(mean, posterior.mean, ops)
+    close(logvar, posterior.logvar, ops)
+    close(decode(ops, params.vae, config.vae, mean), picture, ops)
+
+
+@pytest.mark.parametrize("skip", [0, 1])
+def test_text_encoders(ours, theirs, ops, skip):
+    config, params = ours
+    ids = np.random.default_rng(0).integers(1, 290, (2, 77))
+    ids[0, 5:], ids[1, 70:] = 299, 299
+    for name, part in zip(("text_encoder", "text_encoder_2"), config.text_encoders, strict=False):
+        network = getattr(theirs, name).double()
+        with torch.no_grad():
+            out = network(torch.tensor(ids), output_hidden_states=True)
+            want = out.hidden_states[-1 - skip - part.skipped_layers]
+            if part.final_norm:
+                inner = getattr(network, "text_model", network)
+                want = inner.final_layer_norm(want)
+        network.float()
+        tokens = ops.asarray(ids)
+        close(text_encoder(ops, params[name], part, tokens, skip), want, ops)
+        if part.projection_dim:
+            hidden, pooled = text_encoder_pooled(ops, params[name], part, tokens, skip)
+            close(hidden, want, ops)
+            close(pooled, out.text_embeds, ops)

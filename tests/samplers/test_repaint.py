@@ -1,0 +1,76 @@
+"""RePaint: the schedule is the paper's, and it does what it is for."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldmref.samplers import ancestral, dpmpp_2m, sample
+from ldmref.samplers.repaint import resample, resampling
+
+
+@given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 6))
+def test_every_stretch_is_walked_as_often_as_asked(steps, length, times):
+    places = resampling(steps, length, times)
+    moves = np.diff(places)
+    assert places[0] == 0 and places[-1] == steps and set(moves) <= {1, -length}
+    jumps = len(range(0, steps - length, length)) * (times - 1)
+    assert (moves < 0).sum() == jumps and (moves > 0).sum() == steps + jumps * length
+    assert places.count(steps) == 1  # never back from the clean end
+
+
+def test_without_jumps_it_is_the_sampler():
+    sigmas = [5.0, 3.0, 1.0, 0.5, 0.0]
+    a = list(sample(lambda x, s: np.tanh(x), np.ones(3), sigmas, dpmpp_2m()))
+    for places in (range(5), resampling(4, 9, 3), resampling(4, 2, 1)):
+        b = list(
+            resample(lambda x, s: np.tanh(x), np.ones(3), sigmas, dpmpp_2m(), places, noise=None)
+        )
+        assert [s.i for s in b] == [0, 1, 2, 3] and (a[-1].x == b[-1].x).all()
+
+
+def test_a_jump_is_the_forward_process_and_forgets_the_history():
+    seen = []
+
+    def step(denoise, x, sigma, sigma_next, history, noise):
+        seen.append((sigma, sigma_next, history))
+        return 0 * x, x, (*history, sigma)
+
+    draws = np.random.default_rng(0)
+    noise = lambda: draws.standard_normal(40_000)  # noqa: E731
+    states = list(
+        resample(
+            None, np.zeros(40_000), [5.0, 4.0, 3.0, 0.0], step, [0, 1, 2, 0, 1, 2, 3], noise=noise
+        )
+    )
+    assert [h for *_, h in seen] == [(), (5.0,), (), (5.0,), (5.0, 4.0)]
+    assert [s.i for s in states] == [0, 1, 2, 3, 4]
+    assert abs(states[2].x0.std() - 4.0) < 0.06  # sqrt(5^2 - 3^2)
+
+
+def test_resampling_makes_the_unknown_part_fit_the_known():
+    """Two coordinates with correlation 0.9, one of them known: without resampling, the other one
+    knows of it too late, and the correlation comes out too small."""
+    rho, n = 0.9, 20_000
+    cov = np.array([[1.0, rho], [rho, 1.0]])
+    draws = np.random.default_rng(1)
+    known = draws.standard_normal(n)
+    sigmas = np.append(np.geomspace(30.0, 0.05, 24), 0.0)
+
+    def denoise(x, sigma):
+        return x @ np.linalg.solve(cov + sigma**2 * np.eye(2), cov)
+
+    def constrain(x, sigma):
+        return np.stack([known + sigma * draws.standard_normal(n), x[:, 1]], axis=1)
+
+    def correlation(times):
+        start = draws.standard_normal((n, 2)) * 30.0
+        walk = resample(
+            denoise, start, sigmas, ancestral(1.0), resampling(24, 4, times),
+            noise=lambda: draws.standard_normal((n, 2)), constrain=constrain,
+        )  # fmt: skip
+        return np.corrcoef(list(walk)[-1].x.T)[0, 1]
+
+    once, often = correlation(1), correlation(8)
+    assert once < 0.8 and abs(often - rho) < 0.3 * abs(once - rho)

@@ -1,0 +1,75 @@
+"""`TorchStream` against torch itself: many seeds, shapes and sequences of calls."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldmref.samplers.rng_torch import TorchStream
+
+# torch's vectorised logarithm, sine and cosine: one unit in the last place of |z| >= 4
+TOLERANCE = 4.8e-7
+SEEDS = [0, 1, 42, 2**31, 2**32 - 1, 2**32, 123456789012, 2**63, 2**64 - 1, -1, -(2**63)]
+
+
+def generator(seed):
+    torch = pytest.importorskip("torch")
+    return torch.Generator("cpu").manual_seed(seed)
+
+
+def assert_draws_alike(seed, shapes):
+    """The same calls on both: equal below 16 values, near from there on."""
+    theirs, mine = generator(seed), TorchStream(seed)
+    torch = pytest.importorskip("torch")
+    for shape in shapes:
+        want, got = torch.randn(shape, generator=theirs).numpy(), mine.draw(shape)
+        assert got.dtype == np.float32 and got.shape == want.shape
+        atol = 0.0 if want.size < 16 else TOLERANCE
+        np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=f"{seed} {shape}")
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_every_size_up_to_three_blocks(seed):
+    for n in range(50):
+        assert_draws_alike(seed, [(n,)])
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_sizes_of_pictures(seed):
+    assert_draws_alike(seed, [(4, 64, 64), (1, 4, 64, 64), (4, 9, 13), (16, 8, 8), (3, 3, 511)])
+
+
+@given(
+    seed=st.integers(0, 2**64 - 1),
+    shapes=st.lists(
+        st.one_of(
+            st.tuples(st.integers(0, 40)),
+            st.tuples(st.integers(1, 4), st.integers(1, 9), st.integers(1, 9)),
+            st.just(()),
+        ),
+        max_size=12,
+    ),
+)
+def test_sequences_of_calls(seed, shapes):
+    assert_draws_alike(seed, shapes)
+
+
+def test_the_second_value_of_a_pair_waits_for_the_next_small_call():
+    """Also across calls of 16 values or more, which neither use nor lose it."""
+    assert_draws_alike(3, [(1,), (16,), (17,), (0,), (2,), (4, 8, 8), (), (3,), (15,), (1,)])
+
+
+def test_the_largest_values_are_reached():
+    """A million values: far tails, and the float32 rounding of the angle."""
+    torch = pytest.importorskip("torch")
+    want = torch.randn(2**20, generator=generator(5)).numpy()
+    got = TorchStream(5).draw((2**20,))
+    assert np.abs(want).max() > 5
+    np.testing.assert_allclose(got, want, rtol=0, atol=TOLERANCE)
+
+
+def test_only_the_low_half_of_a_seed_counts():
+    a, b = (TorchStream(seed).draw((40,)) for seed in (7, 7 + 5 * 2**32))
+    assert (a == b).all() and (a != TorchStream(8).draw((40,))).all()
