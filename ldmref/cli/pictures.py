@@ -150,7 +150,8 @@ def draw(
     if flags["output"] == "-" and flags["as_json"]:
         raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
     name = flags["model"] or found.defaults.get("model", "emoji")
-    config = model_config(name)
+    told = flags["model_config"]
+    config = model_config(name, told)
     asked = arguments(mode, flags, found)
     request = resolve(config, mode, prompt, **asked)
     output = Output(
@@ -165,7 +166,8 @@ def draw(
         )
         if flags["verbose"]:
             tell_settings(found, name, backend)
-        model = load(name, backend=backend, vae=flags["vae"], lora=flags["loras"])
+        extra = {"vae": flags["vae"], "lora": flags["loras"], "tokenizer": flags["tokenizer"]}
+        model = load(name, backend=backend, config=told, **extra)
         drawing = Drawing(request, output, flags)
         for warning in differences(made_by, model):
             drawing.warn(warning)

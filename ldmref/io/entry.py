@@ -35,8 +35,10 @@ class Entry:
 
     def read(self, stored: np.ndarray) -> np.ndarray:
         """Our tensor from the stored one."""
+        if self.form == "transposed":  # contiguous: else another BLAS routine, and other last bits
+            return np.ascontiguousarray(stored.T)
         if self.third is None:
-            return stored.T if self.form == "transposed" else stored.reshape(self.shape)
+            return stored.reshape(self.shape)
         rows, rest = self.shape[0] // self.heads, self.shape[1:]
         return stored.reshape(self.heads, 3, rows, *rest)[:, self.third].reshape(self.shape)
 

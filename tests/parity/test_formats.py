@@ -160,3 +160,22 @@ def test_prediction_type_is_read_and_never_guessed():
     assert find_config(Shapes(base), v) == v
     xl = find_config(Shapes(PRESETS["sdxl"], extra=["v_pred"]))
     assert xl.scheduler.prediction_type == "v"
+
+
+@pytest.mark.parametrize("family", ["sd1", "sdxl"], indirect=True)
+def test_command_line_draws_from_both_alike(folder, tmp_path, monkeypatch, capsys):
+    """Refused without what a file does not tell; with it, the same picture as from the folder."""
+    from PIL import Image
+
+    from ldmref.cli.main import main
+
+    monkeypatch.chdir(tmp_path)
+    one, common = "one.safetensors", "-p cat --seed 1 --steps 2 -W 16 -H 16".split()
+    assert main(["convert", str(folder), one]) == 0
+    assert main(["txt2img", "-m", one, *common, "-o", "a.png"]) == 3
+    assert "fits no known family" in capsys.readouterr().err
+    told = ["--model-config", str(folder)]
+    assert main(["txt2img", "-m", one, *told, *common, "-o", "a.png"]) == 0
+    assert main(["txt2img", "-m", str(folder), *common, "-o", "b.png"]) == 0
+    with Image.open("a.png") as a, Image.open("b.png") as b:
+        assert a.tobytes() == b.tobytes()
