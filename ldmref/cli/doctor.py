@@ -138,14 +138,14 @@ def backends() -> list[Finding]:
 
 
 def embedded_model() -> Finding:
-    from ldmref.cli.info import tensors
+    from ldmref.io.tensors import TensorFile
     from ldmref.loading import find_model
 
     try:
-        table, digest = tensors(find_model("emoji") / "model.safetensors")
+        file = TensorFile(find_model("emoji") / "model.safetensors")
     except LdmrefError as error:
         return Finding("model emoji", str(error), False, "install ldmref again")
-    return Finding("model emoji", f"{len(table)} tensors, sha256 {digest}", True)
+    return Finding("model emoji", f"{len(file)} tensors, sha256 {file.sha256()}", True)
 
 
 def self_test() -> list[Finding]:

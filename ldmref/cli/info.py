@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from ldmref.cli.progress import one_line
-from ldmref.errors import CorruptModelError, InputError
+from ldmref.errors import InputError, KeyMismatchError, UsageError
+
+if TYPE_CHECKING:
+    from ldmref.io.tensors import TensorFile
 
 FOREIGN = {
     "prompt": "ComfyUI",
@@ -121,7 +123,7 @@ def samplers(as_json: bool) -> None:
 @click.argument("target", metavar="IMAGE|MODEL")
 @as_json
 def info(target: str, as_json: bool) -> None:
-    """What a picture records of its making, or what a model holds.
+    """What a picture records of its making, or what a model holds: a folder or a single file.
 
     Never runs a model.
     """
@@ -129,7 +131,7 @@ def info(target: str, as_json: bool) -> None:
 
     if target in EMBEDDED and not Path(target).exists():
         model_info(find_model(target), as_json)
-    elif Path(target).is_dir():
+    elif Path(target).is_dir() or Path(target).suffix.lower() == ".safetensors":
         model_info(Path(target), as_json)
     else:
         picture_info(target, as_json)
@@ -175,21 +177,26 @@ def picture_info(path: str, as_json: bool) -> None:
         click.echo("no record of how it was made")
 
 
-def model_info(folder: Path, as_json: bool) -> None:
-    from ldmref.io.model import read_config
+def model_info(path: Path, as_json: bool) -> None:
+    """Configuration, and every tensor with its type and shape; weights are not read."""
+    from ldmref.loading import model_config
 
-    if not (folder / "config.json").is_file():
-        raise InputError(
-            f"{folder.name!r} is no model folder: config.json is missing", code="E-MODEL"
-        )
-    config = read_config(folder / "config.json").to_dict()
-    weights = folder / "model.safetensors"
-    table, digest = tensors(weights)
+    files = model_files(path)
+    config, fits = {}, True
+    try:
+        config = model_config(path).to_dict()
+    except (KeyMismatchError, UsageError) as error:  # a single file that does not say all
+        config, fits = {"name": path.name, "family": {"not found": str(error)}}, False
+    table = [row for prefix, file in files for row in tensors(prefix, file)]
+    digests = [file.sha256() for _, file in files]
     if as_json:
-        facts = {"path": str(folder), "sha256": digest, "config": config, "tensors": table}
+        facts = {"path": str(path), "sha256": digests[0], "files": len(files), "fits": fits,
+                 "config": config, "tensors": table}  # fmt: skip
         click.echo(json.dumps(facts))
         return
-    click.echo(one_line(f"{config.pop('name')}: {weights} sha256 {digest}"))
+    name = config.pop("name")
+    for (_, file), digest in zip(files, digests, strict=True):
+        click.echo(one_line(f"{name}: {file.path} sha256 {digest}"))
     for part, values in config.items():
         facts = values if isinstance(values, dict) else {"": values}
         click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in facts.items())))
@@ -197,26 +204,29 @@ def model_info(folder: Path, as_json: bool) -> None:
     click.echo(f"{len(table)} tensors, {sum(row['numbers'] for row in table):,} numbers")
 
 
-def tensors(path: Path) -> tuple[list[dict[str, Any]], str]:
-    """Name, type and shape of every tensor, from the header alone, and the file's SHA-256."""
+def model_files(path: Path) -> list[tuple[str, TensorFile]]:
+    """The weights of a model: (what stands before their names, file)."""
+    from ldmref.io.diffusers import WEIGHTS, weight_files
+    from ldmref.io.tensors import TensorFile
+
+    if path.is_file():
+        return [("", TensorFile(path))]
+    if (path / "model_index.json").is_file():
+        parts = {part: stem for part, stem in WEIGHTS.items() if (path / part).is_dir()}
+        return [(f"{p}.", f) for p, stem in parts.items() for f in weight_files(path / p, stem)]
+    if not (path / "config.json").is_file():
+        raise InputError(
+            f"{path.name!r} is no model folder: config.json is missing", code="E-MODEL"
+        )
+    return [("", TensorFile(path / "model.safetensors"))]
+
+
+def tensors(prefix: str, file: TensorFile) -> list[dict[str, Any]]:
+    """Name, type and shape of every tensor, from the header alone."""
     from math import prod
 
-    from safetensors import SafetensorError, safe_open
-
-    try:
-        with open(path, "rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        with safe_open(str(path), "numpy") as file:
-            slices = {name: file.get_slice(name) for name in sorted(file.keys())}
-            table = [
-                {"name": name, "dtype": s.get_dtype(), "shape": s.get_shape(),
-                 "numbers": prod(s.get_shape())}
-                for name, s in slices.items()
-            ]  # fmt: skip
-    except OSError as error:
-        raise InputError(f"cannot read {str(path)!r}: {error.strerror}", code="E-MODEL") from error
-    except SafetensorError as error:
-        raise CorruptModelError(
-            f"{path.name} is damaged or no safetensors file: {error}", code="E-SAFETENSORS"
-        ) from error
-    return table, digest
+    return [
+        {"name": prefix + name, "dtype": file.kinds[name], "shape": list(shape),
+         "numbers": prod(shape)}
+        for name, shape in sorted(file.shapes.items())
+    ]  # fmt: skip

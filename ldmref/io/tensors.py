@@ -61,6 +61,11 @@ class TensorFile(Mapping[str, np.ndarray]):
         """Name -> shape."""
         return {name: shape for name, (_, shape, _) in self._entries.items()}
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Name -> type, as safetensors names it."""
+        return {name: kind for name, (kind, _, _) in self._entries.items()}
+
     def __getitem__(self, name: str) -> np.ndarray:
         kind, shape, offset = self._entries[name]
         dtype = DTYPES[kind]

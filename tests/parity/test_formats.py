@@ -179,3 +179,22 @@ def test_command_line_draws_from_both_alike(folder, tmp_path, monkeypatch, capsy
     assert main(["txt2img", "-m", str(folder), *common, "-o", "b.png"]) == 0
     with Image.open("a.png") as a, Image.open("b.png") as b:
         assert a.tobytes() == b.tobytes()
+
+
+def test_info_reads_folders_and_single_files(folder, single_file, family, capsys):
+    """A file of a family that is not known says what does not fit, and still lists its tensors."""
+    import json
+
+    from ldmref.cli.main import main
+
+    facts = []
+    for path in (folder, single_file):
+        assert main(["info", str(path), "--json"]) == 0
+        facts.append(json.loads(capsys.readouterr().out))
+    assert facts[0]["fits"] and not facts[1]["fits"]
+    assert facts[0]["config"]["unet"]["in_channels"] in (4, 9)
+    assert "fits no known family" in facts[1]["config"]["family"]["not found"]
+    names = {t["name"]: t for t in facts[0]["tensors"]}
+    assert names["unet.conv_in.weight"]["dtype"] == "F32"
+    assert main(["info", str(single_file)]) == 0
+    assert "model.diffusion_model.input_blocks.0.0.weight" in capsys.readouterr().out
