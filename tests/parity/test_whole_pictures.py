@@ -172,6 +172,7 @@ def test_pndm_of_diffusers_loses_its_place_in_img2img(with_scheduler, picture):
         **pipe.components, requires_safety_checker=False
     )
     told = []
-    pipe.unet.register_forward_pre_hook(lambda _, args: told.append(int(args[1])))
+    hook = pipe.unet.register_forward_pre_hook(lambda _, args: told.append(int(args[1])))
     pipe("red cat", picture, strength=0.5, num_inference_steps=8)
+    hook.remove()
     assert told == [501, 376, 251, 126, 1][: len(told)] and len(set(told)) == len(told)
