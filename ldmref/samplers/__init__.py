@@ -58,7 +58,8 @@ class Sampler:
     number of intervals, 0 if it does not converge to the flow; `nfe`, denoiser evaluations per
     step; `eta` is the default of `make(eta=...)`, None where there is no such argument;
     `start_nfe`, evaluations of the first steps, where they differ; `draws`, noises of a step;
-    `adaptive`: `nfe` is the least, and steps are cut further as the error asks for.
+    `adaptive`: `nfe` is the least, and steps are cut further as the error asks for; `family`: whose
+    way to make a grid its scheduler has in diffusers, one of `conventions.FAMILIES`.
     """
 
     make: Callable[..., StepFunction]
@@ -70,6 +71,7 @@ class Sampler:
     start_nfe: tuple[int, ...] = ()
     draws: int = 1
     adaptive: bool = False
+    family: str = "euler"
 
 
 def _dpm_solver_2_a(eta: float = 1.0) -> StepFunction:
@@ -83,8 +85,10 @@ def _dpmpp_2s_a(eta: float = 1.0) -> StepFunction:
 _DPM, _DPMPP = "arXiv:2206.00927, algorithm", "arXiv:2211.01095, algorithm"
 
 SAMPLERS: dict[str, Sampler] = {
-    "ddpm": Sampler(partial(ancestral, eta=1.0), 1, 1, True, "arXiv:2006.11239, algorithm 2"),
-    "ddim": Sampler(ancestral, 1, 1, False, "arXiv:2010.02502, eq. 12", eta=0.0),
+    "ddpm": Sampler(
+        partial(ancestral, eta=1.0), 1, 1, True, "arXiv:2006.11239, algorithm 2", family="ddim"
+    ),
+    "ddim": Sampler(ancestral, 1, 1, False, "arXiv:2010.02502, eq. 12", eta=0.0, family="ddim"),
     "euler": Sampler(partial(ancestral, eta=0.0), 1, 1, False, "arXiv:2206.00364, algorithm 1"),
     "euler_a": Sampler(
         partial(ancestral, eta=1.0), 1, 1, True, "arXiv:2010.02502, eq. 16", eta=1.0
@@ -95,8 +99,10 @@ SAMPLERS: dict[str, Sampler] = {
     "rk45": Sampler(rk45, 5, 7, False, "Dormand and Prince 1980, table 2", adaptive=True),
     "lms": Sampler(lms, 4, 1, False, "k-diffusion, sample_lms", start_nfe=(4, 4, 4)),
     "lms_euler": Sampler(partial(lms, 4, "euler"), 2, 1, False, "k-diffusion, sample_lms"),
-    "pndm": Sampler(pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,)),
-    "deis": Sampler(deis, 2, 1, False, "arXiv:2204.13902, section 3.2"),
+    "pndm": Sampler(
+        pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,), family="ddim"
+    ),
+    "deis": Sampler(deis, 2, 1, False, "arXiv:2204.13902, section 3.2", family="multistep"),
     "deis_3": Sampler(
         partial(deis, 3, "runge_kutta"),
         3,
@@ -104,22 +110,39 @@ SAMPLERS: dict[str, Sampler] = {
         False,
         "arXiv:2204.13902, section 3.2",
         start_nfe=(4, 4),
+        family="multistep",
     ),
     "dpm_solver_2": Sampler(partial(dpm_solver, 2), 2, 2, False, f"{_DPM} 1"),
     "dpm_solver_2_a": Sampler(_dpm_solver_2_a, 2, 2, True, f"{_DPM} 1, ancestral", eta=1.0),
     "dpm_solver_3": Sampler(partial(dpm_solver, 3), 3, 3, False, f"{_DPM} 2"),
-    "dpmpp_2s": Sampler(dpmpp_2s, 2, 2, False, f"{_DPMPP} 1"),
+    "dpmpp_2s": Sampler(dpmpp_2s, 2, 2, False, f"{_DPMPP} 1", family="multistep"),
     "dpmpp_2s_a": Sampler(_dpmpp_2s_a, 2, 2, True, f"{_DPMPP} 1, ancestral", eta=1.0),
     "dpmpp_sde": Sampler(dpmpp_sde, 2, 2, True, "k-diffusion, sample_dpmpp_sde", 1.0, draws=2),
-    "dpmpp_2m": Sampler(partial(dpmpp_2m, eta=0.0), 2, 1, False, f"{_DPMPP} 2"),
+    "dpmpp_2m": Sampler(partial(dpmpp_2m, eta=0.0), 2, 1, False, f"{_DPMPP} 2", family="multistep"),
     "dpmpp_2m_heun": Sampler(
-        partial(dpmpp_2m, eta=0.0, solver="heun"), 2, 1, False, "arXiv:2211.01095, section 5"
+        partial(dpmpp_2m, eta=0.0, solver="heun"),
+        2,
+        1,
+        False,
+        "arXiv:2211.01095, section 5",
+        family="multistep",
     ),
     "dpmpp_3m": Sampler(
-        partial(dpmpp_3m, eta=0.0), 2, 1, False, "arXiv:2211.01095, published code"
+        partial(dpmpp_3m, eta=0.0),
+        2,
+        1,
+        False,
+        "arXiv:2211.01095, published code",
+        family="multistep",
     ),
     "dpmpp_2m_sde": Sampler(
-        partial(dpmpp_2m, eta=1.0), 2, 1, True, "k-diffusion, sample_dpmpp_2m_sde", 1.0
+        partial(dpmpp_2m, eta=1.0),
+        2,
+        1,
+        True,
+        "k-diffusion, sample_dpmpp_2m_sde",
+        1.0,
+        family="multistep",
     ),
     "dpmpp_2m_sde_heun": Sampler(
         partial(dpmpp_2m, eta=1.0, solver="heun"),
@@ -128,11 +151,18 @@ SAMPLERS: dict[str, Sampler] = {
         True,
         "k-diffusion, sample_dpmpp_2m_sde",
         1.0,
+        family="multistep",
     ),
-    "dpmpp_3m_sde": Sampler(dpmpp_3m, 2, 1, True, "k-diffusion, sample_dpmpp_3m_sde", 1.0),
-    "unipc": Sampler(unipc, 3, 1, False, "arXiv:2302.04867, algorithms 1 and 2"),
-    "unipc_3": Sampler(partial(unipc, 3), 3, 1, False, "arXiv:2302.04867, algorithms 1 and 2"),
-    "lcm": Sampler(lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3"),
+    "dpmpp_3m_sde": Sampler(
+        dpmpp_3m, 2, 1, True, "k-diffusion, sample_dpmpp_3m_sde", 1.0, family="multistep"
+    ),
+    "unipc": Sampler(
+        unipc, 3, 1, False, "arXiv:2302.04867, algorithms 1 and 2", family="multistep"
+    ),
+    "unipc_3": Sampler(
+        partial(unipc, 3), 3, 1, False, "arXiv:2302.04867, algorithms 1 and 2", family="multistep"
+    ),
+    "lcm": Sampler(lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", family="ddim"),
 }
 
 ALIASES = {  # in lower case: how A1111 and others call them

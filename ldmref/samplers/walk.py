@@ -9,17 +9,11 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.math.schedules import sigma_from_alpha_bar
+from ldmref.samplers import get_sampler
 from ldmref.samplers.conventions import diffusers_grid
 from ldmref.samplers.denoiser import Timesteps
 from ldmref.samplers.grids import sampling_alphas_cumprod, sigma_grid
 
-# Which of diffusers' ways to make a grid a sampler's own scheduler has; others take `euler`'s.
-FAMILIES = {
-    "ddim": "ddim", "ddpm": "ddim", "pndm": "ddim", "lcm": "ddim",
-    "dpmpp_2s": "multistep", "dpmpp_2m": "multistep", "dpmpp_2m_sde": "multistep",
-    "dpmpp_2m_heun": "multistep", "dpmpp_3m": "multistep", "unipc": "multistep",
-    "unipc_3": "multistep", "deis": "multistep", "deis_3": "multistep",
-}  # fmt: skip
 CONTINUOUS = ("karras", "exponential", "beta_sigma")
 
 
@@ -47,7 +41,7 @@ def walk(config: Any, sampler: str, schedule: str, steps: int) -> Walk:
     if config.convention != "diffusers" or schedule not in theirs:
         sigmas = sigma_grid(alpha_bar, schedule, steps, config.final_sigma, config.steps_offset)
         return Walk(sigmas, between, math.hypot(1.0, sigmas[0]))
-    table, family = sigma_from_alpha_bar(alpha_bar), FAMILIES.get(sampler, "euler")
+    table, family = sigma_from_alpha_bar(alpha_bar), get_sampler(sampler).family
     continuous = schedule if schedule in CONTINUOUS and family != "ddim" else ""
     spacing = config.timestep_spacing if schedule in CONTINUOUS else schedule
     # the classes of DDIM and PNDM have an option of their own for the end, DDPM always ends at 0

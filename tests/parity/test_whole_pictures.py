@@ -46,6 +46,9 @@ SCHEDULERS = {
     "dpmpp_2m sigma_min": ("DPMSolverMultistepScheduler", dict(final_sigmas_type="sigma_min")),
     "dpmpp_2m heun": ("DPMSolverMultistepScheduler", dict(solver_type="heun")),
     "dpmpp_2m_sde": ("DPMSolverMultistepScheduler", dict(algorithm_type="sde-dpmsolver++")),
+    "dpmpp_2m_sde heun": (
+        "DPMSolverMultistepScheduler", dict(algorithm_type="sde-dpmsolver++", solver_type="heun")
+    ),
     "dpmpp_3m": ("DPMSolverMultistepScheduler", dict(solver_order=3)),
     "unipc": ("UniPCMultistepScheduler", {}),
     "unipc karras": ("UniPCMultistepScheduler", dict(use_karras_sigmas=True)),

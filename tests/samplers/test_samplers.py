@@ -239,3 +239,14 @@ def test_aliases_lead_to_samplers():
     assert get_sampler("DPM++ 2S a") is SAMPLERS["dpmpp_2s_a"]
     assert get_sampler("DPM++ 3M SDE") is SAMPLERS["dpmpp_3m_sde"]
     assert get_sampler("PLMS") is SAMPLERS["pndm"] and get_sampler("Heun") is SAMPLERS["heun"]
+
+
+def test_families_are_those_of_the_classes_in_diffusers():
+    """DPMSolverMultistep, UniPC and DEIS drop the last of n + 1 points; DDIM and its kin round."""
+    from ldmref.samplers.conventions import FAMILIES
+
+    named = {family: {n for n, s in SAMPLERS.items() if s.family == family} for family in FAMILIES}
+    assert set().union(*named.values()) == set(SAMPLERS)
+    assert named["ddim"] == {"ddim", "ddpm", "pndm", "lcm"}
+    starts = ("dpmpp_2m", "dpmpp_3m", "unipc", "deis")
+    assert named["multistep"] == {n for n in SAMPLERS if n.startswith(starts)} | {"dpmpp_2s"}
