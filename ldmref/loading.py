@@ -140,16 +140,15 @@ def load(
         InputError: no such model, or a damaged one; an autoencoder or LoRA of another family.
         BackendUnavailable: the backend cannot run here.
     """
-    loras = read_loras(lora)
-    if is_native(find_model(name)):
-        configured_backend(backend, device, dtype)
-    found, flat, words, digest = read_model(name, config, tokenizer)
+    loras, path = read_loras(lora), find_model(name)
     ops = configured_backend(backend, device, dtype)
+    found, flat, words, digest = read_model(path, config, tokenizer)
     swapped = None if vae is None else read_vae(vae, found.vae)
     if swapped is not None:
         found, flat = swap_vae(found, flat, swapped)
     flat = apply_loras(found, flat, loras)
-    require_finite(flat)
+    if loras or swapped or not is_native(path):  # our own folders were checked as they were read
+        require_finite(flat)
     model = LatentDiffusion(ops, found, unflatten(flat), words[0], digest, *words[1:])
     if swapped is not None:
         model.additions["vae"] = swapped.record

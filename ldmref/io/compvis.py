@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
-from ldmref.io.entry import Entry, stack
+from ldmref.io.entry import Entry, stack, stored_shapes
 from ldmref.io.keys import compvis_table
 from ldmref.io.report import Report, compare
 from ldmref.io.tensors import TensorFile
@@ -64,7 +64,7 @@ def stored_names(file: Iterable[str]) -> dict[str, str]:
 
 def report_on(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> Report:
     """How a file fits a configuration."""
-    want = {entry.name: entry.stored_shape for entry in compvis_table(config).values()}
+    want = stored_shapes(compvis_table(config))
     unused = re.compile(_layers_beyond(config))
     ignorable = {name for name in shapes if IGNORED.fullmatch(name) or unused.fullmatch(name)}
     if config.concat == "masked_image":
@@ -163,6 +163,6 @@ def load_compvis(
 ) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """Configuration and tensors (our names) of a single file; checked before any is read."""
     config = find_config(file, told)
-    names = stored_names(file)
-    tensors = {name: file[stored] for name, stored in names.items()}
-    return config, to_native(tensors, compvis_table(config))
+    names, table = stored_names(file), compvis_table(config)
+    used = {entry.name for entry in table.values()}
+    return config, to_native({name: file[names[name]] for name in used}, table)

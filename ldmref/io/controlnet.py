@@ -11,10 +11,11 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.compvis import to_native
-from ldmref.io.diffusers import joint_digest, our_name, read_json, weight_files
+from ldmref.io.diffusers import digest_of, our_name, read_json, weight_files
 from ldmref.io.diffusers_config import require_plain, unet_config
+from ldmref.io.entry import stored_shapes
 from ldmref.io.keys import controlnet_table
-from ldmref.io.report import compare
+from ldmref.io.report import compare, refuse
 from ldmref.io.tensors import TensorFile
 from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
@@ -44,8 +45,7 @@ class ControlNetFile:
         return to_native(found, controlnet_table(self.config)) if self.compvis else found
 
     def sha256(self) -> str:
-        digests = [file.sha256() for file in self.files]
-        return digests[0] if len(digests) == 1 else joint_digest(digests)
+        return digest_of(self.files)
 
 
 def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> ControlNetFile:
@@ -126,10 +126,7 @@ def _open_file(file: TensorFile, unet: UNetConfig | None) -> ControlNetFile:
     configs = [ControlNetConfig(replace(u, in_channels=u.out_channels)) for u in known]
     reports = []
     for config in configs:
-        want = {entry.name: entry.stored_shape for entry in controlnet_table(config).values()}
-        reports.append(compare(shapes, want))
+        reports.append(compare(shapes, stored_shapes(controlnet_table(config))))
         if reports[-1].fits:
             return ControlNetFile(file.path.stem, config, (file,), stored, compvis=True)
-    nearest = min(reports, key=lambda report: report.problems)
-    nearest.require(f"{file.path.name} is no ControlNet that fits the model")
-    raise AssertionError
+    refuse(reports, f"{file.path.name} is no ControlNet that fits the model")

@@ -6,8 +6,9 @@ special"; anything else is refused, because ignoring it would draw another pictu
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,7 @@ def load_diffusers(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray], st
             fit its configuration.
     """
     config = read_diffusers_config(folder)
-    spec, flat, digests = model_spec(config), {}, []
+    spec, flat, read = model_spec(config), {}, []
     for part in spec:
         place = folder / part
         if not place.is_dir():
@@ -101,8 +102,8 @@ def load_diffusers(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray], st
         for name in want:
             file, stored = names[name]
             flat[f"{part}.{name}"] = file[stored].reshape(want[name])
-        digests += [file.sha256() for file in files]
-    return config, flat, joint_digest(digests)
+        read += files
+    return config, flat, digest_of(read)
 
 
 def weight_files(folder: Path, stem: str) -> list[TensorFile]:
@@ -164,10 +165,11 @@ def is_conv_attention(name: str, shape: tuple[int, ...]) -> bool:
     return ".attentions." in name and ".to_" in name and shape[2:] == (1, 1)
 
 
-def joint_digest(digests: list[str]) -> str:
-    """One digest for several files."""
-    import hashlib
-
+def digest_of(files: Sequence[TensorFile]) -> str:
+    """The SHA-256 of a file, or one for several: that of their digests."""
+    digests = [file.sha256() for file in files]
+    if len(digests) == 1:
+        return digests[0]
     return hashlib.sha256("".join(digests).encode()).hexdigest()
 
 

@@ -43,6 +43,11 @@ class Entry:
         return stored.reshape(self.heads, 3, rows, *rest)[:, self.third].reshape(self.shape)
 
 
+def stored_shapes(table: Mapping[str, Entry]) -> dict[str, Shape]:
+    """Names and shapes of a file that a table describes."""
+    return {entry.name: entry.stored_shape for entry in table.values()}
+
+
 def stack(parts: Iterable[tuple[Entry, np.ndarray]]) -> np.ndarray:
     """The tensor that holds these of ours: one, or query, key and value in any order."""
     found = sorted(parts, key=lambda part: part[0].third or 0)

@@ -10,8 +10,10 @@ lllyasviel/ControlNet (cldm/cldm.py).
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from functools import lru_cache
+from types import MappingProxyType
 
 from ldmref.io.entry import Entry, Shape, prefixed, spread
 from ldmref.io.keys_text import clip_table, open_clip_table, text_table
@@ -23,7 +25,10 @@ from ldmref.models.rescaler import rescaler_spec
 from ldmref.models.unet import unet_spec
 
 
-def compvis_table(config: ModelConfig) -> dict[str, Entry]:
+@lru_cache(
+    maxsize=32
+)  # every family's is asked for when a file is recognised, more than once a run
+def compvis_table(config: ModelConfig) -> Mapping[str, Entry]:
     """Our name -> place in a CompVis single file, for every tensor of the model."""
     table = prefixed("unet.", "model.diffusion_model.", unet_table(config.unet))
     table |= prefixed("vae.", "first_stage_model.", autoencoder_table(config.vae))
@@ -41,7 +46,7 @@ def compvis_table(config: ModelConfig) -> dict[str, Entry]:
         name = "cond_stage.channel_mapper.weight"
         shape = flatten(rescaler_spec(config))["channel_mapper.weight"]
         table[name] = Entry("cond_stage_model.channel_mapper.weight", shape)
-    return table
+    return MappingProxyType(table)
 
 
 # -- U-Net ----------------------------------------------------------------------------------------

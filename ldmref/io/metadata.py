@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import secrets
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ from PIL.PngImagePlugin import PngInfo
 
 from ldmref.errors import OutputError
 from ldmref.io.images import open_image
+from ldmref.io.whole import whole_file
 
 _A1111_SAMPLERS = {
     "ddpm": "DDPM",
@@ -103,31 +103,8 @@ def write_picture(
         OutputError: the file exists, its folder does not, or it cannot be written.
     """
     kind = check_target(path, overwrite=overwrite)
-    aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        with open(aside, "xb") as file:
-            save_image(file, image, kind, params)
-        _publish(aside, path, overwrite)
-    except FileExistsError as error:
-        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS") from error
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {str(path)!r}: {error.strerror or error}", code="E-WRITE"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
-
-
-def _publish(aside: Path, path: Path, overwrite: bool) -> None:
-    """Give the finished file its name; a file that came up meanwhile is not overwritten."""
-    if not overwrite:
-        try:
-            return os.link(aside, path)
-        except FileExistsError:
-            raise
-        except OSError:  # a file system without hard links
-            pass
-    os.replace(aside, path)
+    with whole_file(path, overwrite=overwrite) as file:
+        save_image(file, image, kind, params)
 
 
 def save_image(file: Any, image: Image.Image, kind: str, params: dict[str, Any] | None) -> None:

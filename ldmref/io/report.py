@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import NoReturn
 
 from ldmref.errors import KeyMismatchError
 
@@ -53,6 +54,17 @@ class Report:
             )
             if names
         )
+
+
+def refuse(reports: Iterable[Report], what: str, hint: str = "") -> NoReturn:
+    """Refuse a file that fits none of several, with the list for the one that it fits best.
+
+    Raises:
+        KeyMismatchError: always.
+    """
+    nearest = min(reports, key=lambda report: report.problems)
+    nearest.require(what, hint)
+    raise AssertionError("one of the reports fits")
 
 
 def compare(

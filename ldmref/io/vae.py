@@ -14,15 +14,16 @@ from ldmref.errors import CorruptModelError, InputError, UsageError
 from ldmref.io.compvis import to_native
 from ldmref.io.diffusers import (
     WEIGHTS,
+    digest_of,
     is_conv_attention,
-    joint_digest,
     our_name,
     read_json,
     weight_files,
 )
 from ldmref.io.diffusers_config import autoencoder_config, require_plain
+from ldmref.io.entry import stored_shapes
 from ldmref.io.keys import autoencoder_table
-from ldmref.io.report import Report, compare
+from ldmref.io.report import Report, compare, refuse
 from ldmref.io.tensors import TensorFile
 from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.config import AutoencoderConfig, ModelConfig
@@ -146,9 +147,7 @@ def _read_folder(folder: Path) -> Autoencoder:
     stored = {name: file[name] for file in files for name in file}
     tensors, report = _diffusers_tensors(stored, config)
     report.require(f"{folder.name!r} does not fit its config.json")
-    digests = [file.sha256() for file in files]
-    digest = digests[0] if len(digests) == 1 else joint_digest(digests)
-    return Autoencoder(folder.name, config, tensors, digest)
+    return Autoencoder(folder.name, config, tensors, digest_of(files))
 
 
 def _read_file(file: TensorFile, model: AutoencoderConfig) -> Autoencoder:
@@ -156,29 +155,24 @@ def _read_file(file: TensorFile, model: AutoencoderConfig) -> Autoencoder:
     if any(name.startswith(PREFIX) for name in inner):
         inner = {n.removeprefix(PREFIX): s for n, s in inner.items() if n.startswith(PREFIX)}
     stored = {name: file[old] for name, old in inner.items()}
-    table = autoencoder_table(model)
-    want = {entry.name: entry.stored_shape for entry in table.values()}
-    compvis = compare({n: t.shape for n, t in stored.items()}, want, _ignorable(stored))
-    if compvis.fits:
-        return Autoencoder(file.path.stem, model, to_native(stored, table), file.sha256())
-    for first_stage in FIRST_STAGES.values():
-        places = autoencoder_table(first_stage)
-        sizes = {entry.name: entry.stored_shape for entry in places.values()}
-        if compare({n: t.shape for n, t in stored.items()}, sizes, _ignorable(stored)).fits:
-            native = to_native(stored, places)
-            return Autoencoder(file.path.stem, first_stage, native, file.sha256())
-    reports = [compvis]
+    shapes, reports = {name: tensor.shape for name, tensor in stored.items()}, []
+    for config in (model, *FIRST_STAGES.values()):
+        table = autoencoder_table(config)
+        report = compare(shapes, stored_shapes(table), _ignorable(shapes))
+        if report.fits:
+            return Autoencoder(file.path.stem, config, to_native(stored, table), file.sha256())
+        if config is model:
+            reports.append(report)
     for config in (model, TinyConfig(latent_channels=model.latent_channels)):
         tensors, report = _diffusers_tensors(stored, config)
         if report.fits:
             return Autoencoder(file.path.stem, config, tensors, file.sha256())
         reports.append(report)
-    nearest = min(reports, key=lambda report: report.problems)
-    nearest.require(
+    refuse(
+        reports,
         f"{file.path.name} is no autoencoder that fits the model",
         hint="for other sizes give a folder with config.json and the weights",
     )
-    raise AssertionError
 
 
 def _diffusers_tensors(

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import secrets
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +15,7 @@ import numpy as np
 
 from ldmref.errors import OutputError
 from ldmref.io.tensors import DTYPES
+from ldmref.io.whole import whole_file
 
 KINDS = {dtype: kind for kind, dtype in DTYPES.items() if kind != "BF16"}
 
@@ -60,19 +59,10 @@ def write_tensors(
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        with open(aside, "xb") as file:
-            file.write(len(text).to_bytes(8, "little") + text)
-            for name in order:
-                kind, shape, read = tensors[name]
-                numbers = np.asarray(read(), DTYPES[kind], order="C")
-                assert numbers.shape == tuple(shape)
-                file.write(numbers.data if numbers.size else b"")
-        os.replace(aside, path)
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {str(path)!r}: {error.strerror or error}", code="E-WRITE"
-        ) from error
-    finally:
-        aside.unlink(missing_ok=True)
+    with whole_file(path, overwrite=overwrite) as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in order:
+            kind, shape, read = tensors[name]
+            numbers = np.asarray(read(), DTYPES[kind], order="C")
+            assert numbers.shape == tuple(shape)
+            file.write(numbers.data if numbers.size else b"")

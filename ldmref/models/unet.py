@@ -152,9 +152,8 @@ def embedding(
     emb = timestep_embedding(t, config.block_out_channels[0])
     emb = linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
     emb = linear(ops, p.time_embedding.linear_2, ops.silu(emb))
-    if (
-        config.class_embed_type and context is not None
-    ):  # a causal encoder's last token has read the whole prompt
+    if config.class_embed_type and context is not None:
+        # a causal encoder's last token has read the whole prompt
         emb = emb + linear(ops, p.class_embedding, context[:, -1])
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from ldmref.backends import get_backend
+from ldmref.io.diffusers import load_diffusers
+from ldmref.models.params import tree_map, unflatten
+
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -131,3 +135,17 @@ def folder(theirs, family, tmp_path_factory):
     path = tmp_path_factory.mktemp("diffusers") / family
     theirs.save_pretrained(path, safe_serialization=True)
     return path
+
+
+@pytest.fixture(scope="session", params=["numpy", "torch"])
+def ops(request):
+    """The backends in float64."""
+    return get_backend(request.param, dtype="float64")
+
+
+@pytest.fixture(scope="module")
+def ours(folder, ops):
+    """Configuration and parameters of the folder, on a backend."""
+    config, flat, digest = load_diffusers(folder)
+    assert len(digest) == 64
+    return config, tree_map(ops.asarray, unflatten(flat))

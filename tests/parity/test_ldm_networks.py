@@ -8,6 +8,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 import torch
+from closeness import close
 from ldm import KINDS, WORDS, bert_tokenizer, pipeline
 
 from ldmref.backends import get_backend
@@ -18,7 +19,7 @@ from ldmref.io.diffusers_ldm import unet2d_config
 from ldmref.io.keys import compvis_table
 from ldmref.models.autoencoder import decode, encode
 from ldmref.models.layers import attention_block
-from ldmref.models.params import tree_map, unflatten
+from ldmref.models.params import unflatten
 from ldmref.models.text import text_encoder
 from ldmref.models.unet import unet
 from ldmref.models.wordpiece import wordpiece_tokenizer
@@ -39,23 +40,6 @@ def folder(theirs, kind, tmp_path_factory):
     path = tmp_path_factory.mktemp("ldm") / kind
     theirs.save_pretrained(path, safe_serialization=True)
     return path
-
-
-@pytest.fixture(scope="module", params=["numpy", "torch"])
-def ops(request):
-    return get_backend(request.param, dtype="float64")
-
-
-@pytest.fixture(scope="module")
-def ours(folder, ops):
-    config, flat, _ = load_diffusers(folder)
-    return config, tree_map(ops.asarray, unflatten(flat))
-
-
-def close(got, want, ops, bound=1e-10):
-    want, got = want.detach().numpy(), ops.to_numpy(got)
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() <= bound * np.abs(want).max()
 
 
 @pytest.mark.parametrize("t,bound", [([0.0, 0.0], 1e-10), ([3.0, 900.5], 1e-5)])

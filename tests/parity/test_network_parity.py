@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from closeness import close
 
-from ldmref.backends import get_backend
-from ldmref.io.diffusers import load_diffusers
 from ldmref.models.autoencoder import decode, encode
-from ldmref.models.params import tree_map, unflatten
 from ldmref.models.text import text_encoder, text_encoder_pooled
 from ldmref.models.unet import unet
 
 torch = pytest.importorskip("torch")
-
-
-@pytest.fixture(scope="session", params=["numpy", "torch"])
-def ops(request):
-    return get_backend(request.param, dtype="float64")
-
-
-@pytest.fixture(scope="session")
-def ours(folder, ops):
-    config, flat, digest = load_diffusers(folder)
-    assert len(digest) == 64
-    return config, tree_map(ops.asarray, unflatten(flat))
-
-
-def close(got, want, ops, bound=1e-10):
-    want = want.detach().numpy()
-    got = ops.to_numpy(got)
-    assert got.shape == want.shape
-    assert np.abs(got - want).max() <= bound * np.abs(want).max()
 
 
 @pytest.mark.parametrize("t,bound", [([0.0, 0.0], 1e-10), ([3.0, 900.5], 1e-5)])

@@ -1,0 +1,9 @@
+"""How near a network must be to its twin in diffusers or transformers."""
+
+import numpy as np
+
+
+def close(got, want, ops, bound=1e-10):
+    want, got = want.detach().numpy(), ops.to_numpy(got)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= bound * np.abs(want).max()
