@@ -6,9 +6,7 @@ configuration, every argument, the output, the source pictures; then the backend
 
 from __future__ import annotations
 
-import io
 import json
-import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,15 +18,12 @@ from ldmref import modes
 from ldmref.cli.options import COMMON, IMAGE, MASK, PROMPT, RESIZING, SIZE, with_options
 from ldmref.cli.output import Output
 from ldmref.cli.progress import Progress, duration, one_line, say, stopping
+from ldmref.cli.sources import read_prompt, read_sources
 from ldmref.config import Settings, settings
 from ldmref.errors import Cancelled, UsageError
-from ldmref.io.images import read_mask
 from ldmref.io.metadata import read_parameters
 from ldmref.loading import configured_backend, load, model_config
-from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.masked import picture_and_size
-from ldmref.modes.picture import mask_of, sized_picture
 from ldmref.modes.request import Request, resolve
 
 ARGUMENTS = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "seed", "count",
@@ -115,30 +110,6 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
 COMMANDS = (txt2img, img2img, inpaint, run)
 
 
-def read_prompt(words: str | None, prompt: str | None) -> str:
-    """The prompt of the flag or the bare argument; `-` is standard input."""
-    if words is not None and prompt is not None:
-        raise UsageError(
-            "the prompt is given twice", code="E-USAGE", hint="use -p or a bare prompt, not both"
-        )
-    text = words if prompt is None else prompt
-    if text is None:
-        raise UsageError("no prompt", code="E-USAGE", hint='ldmref txt2img "red heart"')
-    if text != "-":
-        return text
-    try:
-        return standard_input().decode("utf-8-sig").rstrip("\r\n")
-    except UnicodeDecodeError as error:
-        raise UsageError("the prompt on standard input is no UTF-8", code="E-PROMPT") from error
-
-
-def standard_input() -> bytes:
-    """All of standard input."""
-    if sys.stdin is None or sys.stdin.closed:
-        raise UsageError("standard input is closed", code="E-USAGE")
-    return sys.stdin.buffer.read()
-
-
 def draw(
     mode: str, prompt: Any, flags: dict[str, Any], made_by: Any = None, controls: Any = None
 ) -> None:
@@ -223,35 +194,6 @@ def arguments(mode: str, flags: dict[str, Any], found: Settings) -> dict[str, An
     asked["long_prompts"] = asked["long_prompts"] or "truncate"
     asked["prompt_weights"] = asked["prompt_weights"] or "none"
     return asked
-
-
-def read_sources(
-    mode: str, config: ModelConfig, prompt: str, asked: dict[str, Any], flags: dict[str, Any]
-) -> dict[str, Any]:
-    """The pictures that a mode starts from, found to fit each other and the model."""
-    if mode == "txt2img":
-        return {}
-    image = io.BytesIO(standard_input()) if flags["image"] == "-" else flags["image"]
-    if mode == "img2img":
-        size = asked["width"], asked["height"]
-        picture, _ = sized_picture(config, image, *size, flags["resize"])
-        asked = asked | dict(zip(("width", "height"), picture.size, strict=True))
-        resolve(config, mode, prompt, **asked)
-        return {"image": rewound(image), "resize": flags["resize"]}
-    size = asked["width"], asked["height"]
-    picture, _ = picture_and_size(config, image, asked["only_masked"], *size)
-    mask = read_mask(flags["mask"])
-    if flags["mask_invert"]:
-        mask = mask.point(lambda value: 255 - value)
-    mask_of(mask, picture, 0.0)
-    return {"image": picture, "mask": mask}
-
-
-def rewound(source: Any) -> Any:
-    """The same source, ready to be read once more."""
-    if isinstance(source, io.BytesIO):
-        source.seek(0)
-    return source
 
 
 def stopped(cancelled: Cancelled, planned: int, exit_code: int) -> Cancelled:
