@@ -8,6 +8,7 @@ user's configuration folder); then the model's own defaults.
     name = "torch"       # LDMREF_BACKEND
     device = "cuda:0"    # LDMREF_DEVICE
     dtype = "float16"    # LDMREF_DTYPE
+    speed = "fastest"    # LDMREF_SPEED
 
     [defaults]
     steps = 30           # LDMREF_STEPS, and so on for every key
@@ -28,7 +29,7 @@ from typing import Any
 
 from ldmref.errors import InputError, UsageError, did_you_mean
 
-BACKEND_KEYS = {"name": str, "device": str, "dtype": str}
+BACKEND_KEYS = {"name": str, "device": str, "dtype": str, "speed": str}
 DEFAULT_KEYS = {
     "steps": int,
     "cfg_scale": float,
@@ -44,6 +45,7 @@ _VARIABLES = {
     "LDMREF_BACKEND": ("backend", "name"),
     "LDMREF_DEVICE": ("backend", "device"),
     "LDMREF_DTYPE": ("backend", "dtype"),
+    "LDMREF_SPEED": ("backend", "speed"),
 } | {f"LDMREF_{key.upper()}": ("defaults", key) for key in DEFAULT_KEYS}
 _OTHER_VARIABLES = {"LDMREF_CONFIG", "LDMREF_DEBUG"}
 

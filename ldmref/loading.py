@@ -119,6 +119,7 @@ def load(
     tokenizer: str | Path | None = None,
     vae: str | Path | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+    speed: str | None = None,
 ) -> LatentDiffusion:
     """Load a model.
 
@@ -129,6 +130,7 @@ def load(
         device: `cpu`, `cuda:0`, ...
         dtype: `float64`, `float32`, `float16` or `bfloat16`.
             None for these three: environment, configuration file, then numpy, cpu, float32.
+        speed: `exact`, `fast` or `fastest` (docs/performance.md); None: as the three.
         config: for single files that do not say all about themselves: a preset's name, or a folder
             with the configuration.
         tokenizer: where CLIP's vocabulary is, if not in the folder; see
@@ -141,7 +143,7 @@ def load(
         BackendUnavailable: the backend cannot run here.
     """
     loras, path = read_loras(lora), find_model(name)
-    ops = configured_backend(backend, device, dtype)
+    ops = configured_backend(backend, device, dtype, speed=speed)
     found, flat, words, digest = read_model(path, config, tokenizer)
     swapped = None if vae is None else read_vae(vae, found.vae)
     if swapped is not None:
@@ -248,9 +250,10 @@ def random_model(
     backend: str | Backend | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    speed: str | None = None,
 ) -> LatentDiffusion:
     """A model of any preset, such as `tiny` or `sd15`, with seeded random weights, for tests."""
-    ops, config = configured_backend(backend, device, dtype), preset(name)
+    ops, config = configured_backend(backend, device, dtype, speed=speed), preset(name)
     if config.text_encoder.model_type in ("class", "none"):
         numbers = tokenizer_for(config.text_encoder)
         return LatentDiffusion(ops, config, init(model_spec(config), seed), numbers)
@@ -264,18 +267,20 @@ def configured_backend(
     device: str | None = None,
     dtype: str | None = None,
     config: str | Path | None = None,
+    speed: str | None = None,
 ) -> Backend:
     """The backend of the arguments, completed by environment and configuration file.
 
-    A device or dtype from the configuration belongs to the configured backend: an argument that
-    names another backend does not inherit them.
+    Device, dtype and speed from the configuration belong to the configured backend: an argument
+    that names another backend does not inherit them.
     """
     if isinstance(backend, Backend):
-        return get_backend(backend, device, dtype)
+        return get_backend(backend, device, dtype, speed)
     found = settings(config).backend
     inherit = backend is None or backend == found.get("name", "numpy")
     return get_backend(
         backend or found.get("name", "numpy"),
         device or (found.get("device") if inherit else None),
         dtype or (found.get("dtype") if inherit else None),
+        speed or (found.get("speed") if inherit else None),
     )

@@ -21,16 +21,21 @@ __all__ = ["Backend", "available", "get_backend"]
 
 GROUP = "ldmref.backends"
 BUILT_IN = {
-    "numpy": "ldmref.backends.numpy:NumpyBackend",
+    "numpy": "ldmref.backends.fast:numpy_backend",
     "torch": "ldmref.backends.torch:TorchBackend",
     "cupy": "ldmref.backends.cupy:CupyBackend",
 }
 
 
 def get_backend(
-    name: str | Backend, device: str | None = None, dtype: str | None = None
+    name: str | Backend,
+    device: str | None = None,
+    dtype: str | None = None,
+    speed: str | None = None,
 ) -> Backend:
     """The backend called `name`, on a device ("cpu", "cuda:0") and in a dtype ("float32").
+
+    `speed` is `exact`, `fast` or `fastest` (`ldmref.backends.base`); None is the backend's own.
 
     A `Backend` in place of the name comes back unchanged.
 
@@ -39,11 +44,12 @@ def get_backend(
         BackendUnavailable: the backend is known but cannot run here.
     """
     if isinstance(name, Backend):
-        if device not in (None, name.device) or dtype not in (None, name.dtype):
+        wanted = {"device": device, "dtype": dtype, "speed": speed}
+        if any(value not in (None, getattr(name, key)) for key, value in wanted.items()):
             raise UsageError(
-                f"{name!r} already has its device and dtype",
+                f"{name!r} already has its device, dtype and speed",
                 code="E-BACKEND",
-                hint="give the backend's name to choose another device or dtype",
+                hint="give the backend's name to choose another device, dtype or speed",
             )
         return name
     if name in BUILT_IN:
@@ -52,7 +58,8 @@ def get_backend(
     else:
         entry = _plug_in(name)
     try:
-        backend = entry.load()(device=device, dtype=dtype)
+        chosen = {} if speed is None else {"speed": speed}  # plug-ins need not know of it
+        backend = entry.load()(device=device, dtype=dtype, **chosen)
     except LdmrefError:
         raise
     except (Exception, SystemExit) as error:  # a plug-in may fail in any way

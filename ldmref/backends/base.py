@@ -7,6 +7,10 @@ tokens. What is not an operation here is done through `ops.xp`, the backend's ar
 A new backend subclasses `Backend` and gives the operations marked "required"; the others are
 compositions that it may override with something faster. `ldmref.testing.check_backend` compares it
 operation by operation with the float64 NumPy reference.
+
+A backend has one or more speeds: `exact` computes as the definitions read; `fast` does the same in
+another order and agrees within the rounding of its type; `fastest` gives up accuracy, or takes time
+to prepare, as the backend says.
 """
 
 from __future__ import annotations
@@ -21,6 +25,7 @@ from ldmref.errors import UsageError, did_you_mean
 
 Array = Any
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+SPEEDS = ("exact", "fast", "fastest")
 
 
 class Backend:
@@ -28,15 +33,25 @@ class Backend:
 
     name: str = "base"
     dtypes: tuple[str, ...] = DTYPES
+    speeds: tuple[str, ...] = ("exact",)  # of `SPEEDS`, those that it has; the first is the default
 
-    def __init__(self, device: str | None = None, dtype: str | None = None):
+    def __init__(
+        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
+    ):
         self.device = device or "cpu"
         self.dtype = dtype or "float32"
+        self.speed = speed or self.speeds[0]
         if self.dtype not in self.dtypes:
             raise UsageError(
                 f"dtype {self.dtype!r} does not exist on the {self.name} backend",
                 code="E-DTYPE",
                 hint=did_you_mean(self.dtype, self.dtypes),
+            )
+        if self.speed not in self.speeds:
+            raise UsageError(
+                f"speed {self.speed!r} does not exist on the {self.name} backend in {self.dtype}",
+                code="E-SPEED",
+                hint=did_you_mean(self.speed, self.speeds),
             )
 
     xp: Any
@@ -100,6 +115,16 @@ class Backend:
 
     # -- compositions that a backend may fuse -----------------------------------------------------
 
+    def weight(self, x: Array) -> Array:
+        """A parameter: `asarray`, in the order of memory that this backend's operations want."""
+        return self.asarray(x)
+
+    def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
+        """`a * gelu(gate)`, `[a, gate] = linear(x)`; x: (..., i), weight: (2 o, i) -> (..., o)."""
+        h = self.linear(x, weight, bias)
+        half = h.shape[-1] // 2
+        return h[..., :half] * self.gelu(h[..., half:])
+
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float
     ) -> Array:
@@ -129,12 +154,13 @@ class Backend:
         """Wait until the device has done all queued work; for timing."""
 
     def describe(self) -> dict[str, str]:
-        """What a picture's metadata records: name, version, device, dtype."""
+        """What a picture's metadata records: name, version, device, dtype, speed."""
         return {
             "name": self.name,
             "version": self.version(),
             "device": self.device,
             "dtype": self.dtype,
+            "speed": self.speed,
         }
 
     def version(self) -> str:

@@ -25,8 +25,10 @@ class NumpyBackend(Backend):
     xp: Any = xp
     workspace = 16 * 2**20  # bytes that a block of im2col columns or attention scores may take
 
-    def __init__(self, device: str | None = None, dtype: str | None = None):
-        super().__init__(device, dtype)
+    def __init__(
+        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
+    ):
+        super().__init__(device, dtype, speed)
         self._check_device()
         self._dtype = self.lib.dtype(self.dtype)
 

@@ -23,7 +23,7 @@ from ldmref.errors import UsageError
 
 OPERATIONS = (
     "linear", "conv2d", "group_norm", "layer_norm", "attention", "embedding", "silu", "gelu",
-    "quick_gelu", "upsample2x", "pad_bottom_right", "group_norm_silu",
+    "quick_gelu", "upsample2x", "pad_bottom_right", "group_norm_silu", "geglu",
 )  # fmt: skip
 
 
@@ -36,7 +36,7 @@ class Record:
     inputs: tuple[tuple[int, ...], ...]  # shapes of the array arguments
     output: tuple[int, ...]
     seconds: float
-    flops: int  # of linear, conv2d and attention, a multiply-add being two; else 0
+    flops: int  # of linear, geglu, conv2d and attention, a multiply-add being two; else 0
     array: np.ndarray | None = None  # the output, if the trace keeps arrays
 
 
@@ -90,6 +90,8 @@ for _name in OPERATIONS:
 def _flops(name: str, shapes: tuple[tuple[int, ...], ...], out: tuple[int, ...]) -> int:
     if name in ("linear", "conv2d"):  # each output is a sum over one row of the weight
         return 2 * math.prod(out) * math.prod(shapes[1][1:])
+    if name == "geglu":  # each output is made of two such sums
+        return 4 * math.prod(out) * shapes[1][1]
     if name == "attention":
         (n, heads, length, d), (*_, keys, d_v) = shapes[0], shapes[2]
         return 2 * n * heads * length * keys * (d + d_v)

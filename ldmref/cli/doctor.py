@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import ctypes
 import json
 import os
 import platform
 import re
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from pathlib import Path
 from typing import Any
 
 import click
@@ -25,9 +23,9 @@ MINIMUM = {
     "safetensors": "0.5",
     "tokenizers": "0.21",
     "array-api-compat": "1.12",
+    "threadpoolctl": "3.1",
     "click": "8.1",
 }
-_OPENBLAS = "scipy_openblas_get_{}64_"
 
 
 @dataclass(frozen=True)
@@ -93,38 +91,25 @@ def numbers(version: str) -> tuple[int, ...]:
 def blas() -> list[Finding]:
     """Which matrix product NumPy uses, with which kernels and how many threads."""
     import numpy
+    from threadpoolctl import threadpool_info
 
-    build: Any = numpy.show_config(mode="dicts")
-    name = build.get("Build Dependencies", {}).get("blas", {})
-    kernels, threads = openblas()
-    simd = build.get("SIMD Extensions", {})
+    libraries = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
+    own = next((lib for lib in libraries if "numpy" in lib["filepath"]), {})
+    kernels = str(own.get("architecture", "unknown"))
+    simd: Any = numpy.show_config(mode="dicts").get("SIMD Extensions", {})  # type: ignore[union-attr]
     units = [*simd.get("baseline", ()), *simd.get("found", ())]
     wide = any(unit.startswith("AVX512") or unit == "X86_V4" for unit in units)
     chosen = os.environ.get("OPENBLAS_CORETYPE", "")
-    slow = wide and not chosen and kernels in ("Haswell", "Zen")
-    advice = "try OPENBLAS_CORETYPE=SkylakeX: faster here, other last bits" if slow else ""
+    slow = wide and kernels in ("Haswell", "Zen")
+    advice = (
+        "half the speed of this processor; before Python starts: export OPENBLAS_CORETYPE=SkylakeX"
+    )
     return [
-        Finding("blas", f"{name.get('name', 'unknown')} {name.get('version', '')}".strip()),
-        Finding("blas kernels", kernels or "unknown", None, advice),
-        Finding("blas threads", str(threads) if threads else "unknown"),
+        Finding("blas", f"{own.get('internal_api', 'unknown')} {own.get('version', '')}".strip()),
+        Finding("blas kernels", kernels, None, advice if slow else ""),
+        Finding("blas threads", str(own.get("num_threads", "unknown"))),
         Finding("OPENBLAS_CORETYPE", chosen or "not set"),
     ]
-
-
-def openblas() -> tuple[str, int]:
-    """Kernel architecture and threads of the OpenBLAS in NumPy's wheel; ("", 0) elsewhere."""
-    import numpy
-
-    libraries = Path(numpy.__file__).parents[1] / "numpy.libs"
-    for path in sorted(libraries.glob("libscipy_openblas64_*")):
-        try:
-            library = ctypes.CDLL(str(path))
-            name = getattr(library, _OPENBLAS.format("corename"))
-            name.restype = ctypes.c_char_p
-            return name().decode(), int(getattr(library, _OPENBLAS.format("num_threads"))())
-        except (OSError, AttributeError):
-            continue
-    return "", 0
 
 
 def backends() -> list[Finding]:

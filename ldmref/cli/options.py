@@ -119,6 +119,7 @@ COMMON = (
     option("--backend", metavar="NAME", help="See ldmref backends."),
     option("--device", metavar="NAME", help="cpu, cuda:0, ..."),
     option("--dtype", metavar="NAME", help="float64, float32, float16 or bfloat16."),
+    option("--speed", metavar="NAME", help="exact, fast or fastest: see docs/performance.md."),
     option("--config", metavar="FILE", help="Settings; default: ./ldmref.toml."),
     option("-o", "--output", metavar="FILE|FOLDER|-", help="Default: ./PROMPT-SEED.png."),
     option("--overwrite", is_flag=True, help="Replace a file that exists."),

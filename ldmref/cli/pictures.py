@@ -133,7 +133,7 @@ def draw(
     sources = read_sources(mode, config, prompt, asked, flags)
     with stopping() as stop:
         backend = configured_backend(
-            flags["backend"], flags["device"], flags["dtype"], flags["config"]
+            flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
         if flags["verbose"]:
             tell_settings(found, name, backend)

@@ -129,7 +129,7 @@ class ControlNet:
         sha256: str = "",
     ):
         self.backend, self.config, self.name, self.sha256 = backend, config, name, sha256
-        self.params: Any = tree_map(backend.asarray, params)
+        self.params: Any = tree_map(backend.weight, params)
 
     def encode_hint(self, hint: Array) -> Array:
         """Features of pictures (n, 3, H, W) in [0, 1]; the same at every step."""

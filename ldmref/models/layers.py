@@ -176,9 +176,7 @@ def attention_block(
 
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
     """GEGLU: a * gelu(gate), [a, gate] = W x; x: (n, l, d) -> (n, l, d)."""
-    h = linear(ops, p.net["0"].proj, x)
-    half = h.shape[-1] // 2
-    return linear(ops, p.net["2"], h[..., :half] * ops.gelu(h[..., half:]))
+    return linear(ops, p.net["2"], ops.geglu(x, p.net["0"].proj.weight, p.net["0"].proj.bias))
 
 
 def transformer_block(ops: Backend, p: Params, x: Array, context: Array, num_heads: int) -> Array:

@@ -56,7 +56,7 @@ class LatentDiffusion:
     ):
         self.backend, self.config, self.tokenizer, self.sha256 = backend, config, tokenizer, sha256
         self.tokenizer_2 = tokenizer_2
-        self.params: Any = tree_map(backend.asarray, params)
+        self.params: Any = tree_map(backend.weight, params)
         self.embeddings: dict[str, str] = {}
         self.tiny: TinyAutoencoder | None = None  # in place of the autoencoder, where there is one
         self.additions: dict[str, Any] = {}  # for the metadata: `vae`, `loras`

@@ -125,7 +125,7 @@ class TinyAutoencoder:
 
     def __init__(self, backend: Backend, config: TinyConfig, params: Mapping[str, Any]):
         self.backend, self.config = backend, config
-        self.params: Any = tree_map(backend.asarray, params)
+        self.params: Any = tree_map(backend.weight, params)
 
     def encode(self, images: Array) -> Array:
         """Scaled latents (n, z, h, w) of pictures (n, 3, H, W) in [-1, 1]."""

@@ -174,6 +174,28 @@ def cases(seed: int = 0) -> Iterator[Case]:
         yield Case("linear", name, (x, w), terms=7)
         yield Case("linear", f"{name} with bias", (x, w, draw(6)), terms=7)
 
+    rows, w, b = draw(600, 20), draw(50, 20), draw(50)
+    yield Case("linear", "(600, 20) with bias", (rows, w, b), terms=20)
+    yield Case("linear", "few rows, much work", (draw(40, 400), draw(600, 400)), terms=400)
+    for shape in ((7,), (2, 5, 7), (2, 300, 7)):
+        x, w, b = draw(*shape), draw(12, 7), draw(12)
+        yield Case("geglu", f"{shape}", (x, w), terms=7, condition=8)
+        yield Case("geglu", f"{shape} with bias", (x, w, b), terms=7, condition=8)
+
+    for n, c, out, size in (
+        (1, 64, 64, (17, 15)),
+        (3, 64, 80, (16, 16)),
+        (5, 96, 64, (7, 8)),
+        (1, 64, 64, (40, 33)),
+        (2, 64, 64, (3, 40)),
+    ):  # where libraries choose an algorithm of fewer multiplications
+        x, w, b = draw(n, c, *size), draw(out, c, 3, 3), draw(out)
+        name, options = f"{x.shape}, 3x3 to {out} channels", {"stride": 1, "padding": 1}
+        yield Case("conv2d", name, (x, w), options, terms=9 * c)
+        yield Case("conv2d", f"{name}, bias", (x, w, b), options, terms=9 * c)
+    x, w = draw(1, 4, 41, 33), draw(3, 4, 3, 3)
+    yield Case("conv2d", "many pixels", (x, w), {"stride": 2, "padding": 1}, terms=36)
+
     for n, size in ((1, (7, 5)), (3, (8, 9)), (1, (3, 3))):
         for kernel, stride, padding in (
             (1, 1, 0),
@@ -206,6 +228,9 @@ def cases(seed: int = 0) -> Iterator[Case]:
         x, w, b = draw(3, 8, 5, 5), draw(8), draw(8)
         yield Case(operation, "mean 8", (x + 8, w, b), options, condition=8)
         yield Case(operation, "constant input", (np.full_like(x, 2.0), w, b), options, condition=64)
+        x, w, b = draw(2, 32, 50, 61), draw(32), draw(32)
+        yield Case(operation, "many pixels", (x, w, b), {"groups": 8, "eps": 1e-5})
+        yield Case(operation, "many pixels, mean 8", (x + 8, w, b), options, condition=8)
 
     for shape in ((7,), (1, 5, 12), (3, 4, 12)):
         w, b = draw(shape[-1]), draw(shape[-1])
@@ -229,6 +254,11 @@ def cases(seed: int = 0) -> Iterator[Case]:
         for causal in (False, True):
             name = f"{(n, heads, length, d)}, {keys} keys{', causal' if causal else ''}"
             yield Case("attention", name, (q, k, v), {"causal": causal}, terms=d + keys)
+    many = draw(2, 2, 300, 8), draw(2, 2, 520, 8), draw(2, 2, 520, 8)
+    for causal in (False, True):
+        yield Case(
+            "attention", f"many{', causal' if causal else ''}", many, {"causal": causal}, 528
+        )
     sharp = 100.0 * np.eye(8)[None, None]  # scores of 3536, whose exponentials overflow
     yield Case("attention", "huge scores", (sharp, sharp, draw(1, 1, 8, 8)), terms=16)
 

@@ -26,6 +26,17 @@ def test_numpy_conforms(dtype):
     assert_conforms(NumpyBackend(dtype=dtype))
 
 
+def test_numpy_at_full_speed_conforms():
+    assert_conforms(get_backend("numpy", speed="fast"))
+
+
+def test_the_fastest_numpy_loses_a_digit_in_convolutions_and_nothing_else():
+    findings = check_backend(get_backend("numpy", speed="fastest"))
+    assert all(f.ok for f in findings if f.operation != "conv2d")
+    errors = [f.error / f.bound for f in findings if f.operation == "conv2d"]
+    assert 1.0 < max(errors) < 10.0
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
 def test_torch_conforms(dtype):
     pytest.importorskip("torch")
@@ -165,6 +176,7 @@ def test_a_broken_operation_is_caught(operation, fault):
     broken = type("Broken", (NumpyBackend,), {operation: fault})(dtype="float64")
     failed = {finding.operation for finding in check_backend(broken) if not finding.ok}
     innocent = {"group_norm_silu"} if operation in ("group_norm", "silu") else set()
+    innocent |= {"geglu"} if operation in ("linear", "gelu") else set()
     innocent |= {"embedding"} if operation == "asarray" else set()
     assert operation in failed and failed <= {operation} | innocent
 

@@ -84,6 +84,7 @@ def test_STAND_IN_not_a_gpu_device_names(fake_cupy):
     assert fake_cupy.cuda.Device.current == 0
     assert ops.describe() == {
         "name": "cupy", "version": "stand-in", "device": "cuda:1", "dtype": "float16",
+        "speed": "exact",
     }  # fmt: skip
     with pytest.raises(BackendUnavailable, match="invalid device ordinal"):
         CupyBackend("cuda:7")

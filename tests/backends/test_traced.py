@@ -39,7 +39,7 @@ def trace(inner, keep=True):
 
 
 def test_operations_are_those_of_the_base_class():
-    other = "asarray to_numpy cast inference compile synchronize describe version".split()
+    other = "asarray weight to_numpy cast inference compile synchronize describe version".split()
     public = {n for n, f in vars(Backend).items() if callable(f) and not n.startswith("_")}
     assert set(OPERATIONS) == public - set(other)
 

@@ -1,0 +1,59 @@
+"""Attention in blocks of queries, each of which is two products and one exponential, in place."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from ldmref.backends.fast.threads import parallel, scratch
+
+QUERIES = 256  # of a block
+SCORES = 2**20  # numbers in a block of scores
+SAFE = 60.0  # scores of at most this size need no maximum subtracted: 4096 exp(60) is 5e29
+
+
+def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False) -> np.ndarray:
+    r"""softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d).
+
+    Scores stand with the keys first, the shape of product in which BLAS is fastest; a row of ones
+    below v^T sums them up. The maximum is subtracted only where the norms do not rule out an
+    overflow: by Cauchy and Schwarz no score is above max \|q\| max \|k\| / sqrt(d).
+    """
+    (n, heads, length, d), keys, width = q.shape, k.shape[2], v.shape[3]
+    out = np.empty((n, length, heads, width), q.dtype).transpose(0, 2, 1, 3)
+    queries = max(1, min(QUERIES, SCORES // keys, length))
+    blocks = -(-length // queries)
+    scaled = np.empty((n, heads, keys, d), q.dtype)
+    ones = np.ones((n, heads, width + 1, keys), q.dtype)
+    sizes = np.empty((n, heads))
+
+    def prepare(i: int) -> None:
+        at = divmod(i, heads)
+        np.multiply(k[at], 1.0 / math.sqrt(d), out=scaled[at])
+        ones[at][:width] = v[at].T
+        sizes[at] = _largest_norm(scaled[at])
+
+    def block(i: int) -> None:
+        head, start = divmod(i, blocks)
+        at, start = divmod(head, heads), start * queries
+        part = q[at][start : start + queries]
+        scores = scratch("scores", (keys, len(part)))
+        np.matmul(scaled[at], part.T, out=scores)
+        if causal:
+            late = np.arange(keys)[:, None] > np.arange(start, start + len(part))
+            scores[late] = -np.inf
+        if sizes[at] * _largest_norm(part) > SAFE:
+            scores -= scores.max(axis=0)
+        np.exp(scores, out=scores)
+        sums = scratch("sums", (width + 1, len(part)))
+        np.matmul(ones[at], scores, out=sums)
+        np.divide(sums[:width].T, sums[width:].T, out=out[at][start : start + queries])
+
+    parallel(prepare, n * heads)
+    parallel(block, n * heads * blocks)
+    return out
+
+
+def _largest_norm(rows: np.ndarray) -> float:
+    return math.sqrt(float(np.einsum("ij,ij->i", rows, rows).max(initial=0.0)))

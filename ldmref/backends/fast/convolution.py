@@ -1,0 +1,92 @@
+"""Convolution over pictures whose channels lie together, (n, h, w, c): a strategy for each shape.
+
+| kernel | where | strategy |
+|---|---|---|
+| 1 x 1 | everywhere | one matrix product |
+| 3 x 3, stride 1 | at least `FEWEST` tiles and channels | Winograd (`winograd.py`) |
+| other | few pixels | im2col by channels: the weight is read once, as it lies |
+| other | else | im2col by blocks of rows |
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ldmref.backends.fast.matmul import linear
+from ldmref.backends.fast.threads import parallel, scratch
+
+FEWEST = 64  # tiles, and channels, below which Winograd's additions cost more than they save
+FEW = 256  # pixels of all pictures
+BLOCK = 2**20  # numbers in a block of columns
+
+
+def by_tiles(n: int, h: int, w: int, c_in: int, c_out: int) -> bool:
+    """Whether Winograd pays for a 3 x 3 convolution at stride 1."""
+    tiles = n * -(-h // 2) * -(-w // 2)
+    return tiles >= FEWEST and min(c_in, c_out) >= FEWEST
+
+
+def pointwise(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
+    """1 x 1; x: (n, h, w, i), weight: (o, i, 1, 1) -> (n, h, w, o)."""
+    return linear(x, weight[:, :, 0, 0], bias)
+
+
+def im2col(
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, padding: int
+) -> np.ndarray:
+    """Any kernel; x: (n, h, w, i), weight: (o, i, k, k) -> (n, h', w', o)."""
+    if padding:
+        x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
+    k = weight.shape[2]
+    n, h, w = x.shape[0], (x.shape[1] - k) // stride + 1, (x.shape[2] - k) // stride + 1
+    if n * h * w <= FEW:
+        return _by_channels(x, weight, bias, stride, (n, h, w))
+    return _by_rows(x, weight, bias, stride, (n, h, w))
+
+
+def _by_rows(x, weight, bias, stride, shape):
+    """Columns (rows * w', k * k * i) times weight (k * k * i, o)."""
+    (n, h, w), (out, c, k, _) = shape, weight.shape
+    matrix = weight.transpose(2, 3, 1, 0).reshape(k * k * c, out)
+    y = np.empty((n, h, w, out), x.dtype)
+    rows = max(1, min(h, BLOCK // (k * k * c * w), -(-h // 2)))
+    bands = -(-h // rows)
+
+    def band(i: int) -> None:
+        image, top = i // bands, (i % bands) * rows
+        height = min(rows, h - top)
+        columns = scratch("columns", (height, w, k, k, c))
+        for dy in range(k):
+            for dx in range(k):
+                first = stride * top + dy
+                lines = x[image, first : first + stride * (height - 1) + 1 : stride]
+                columns[:, :, dy, dx] = lines[:, dx : dx + stride * (w - 1) + 1 : stride]
+        product = y[image, top : top + height].reshape(-1, out)
+        np.matmul(columns.reshape(-1, k * k * c), matrix, out=product)
+        if bias is not None:
+            product += bias
+
+    parallel(band, n * bands)
+    return y
+
+
+def _by_channels(x, weight, bias, stride, shape):
+    """Weight (o, i * k * k) times columns (i * k * k, pixels), in blocks of output channels."""
+    (n, h, w), (out, c, k, _) = shape, weight.shape
+    columns = np.empty((c, k, k, n, h, w), x.dtype)
+    for dy in range(k):
+        for dx in range(k):
+            lines = x[:, dy : dy + stride * (h - 1) + 1 : stride]
+            lines = lines[:, :, dx : dx + stride * (w - 1) + 1 : stride]
+            columns[:, dy, dx] = lines.transpose(3, 0, 1, 2)
+    columns = columns.reshape(c * k * k, -1)
+    y = np.empty((n * h * w, out), x.dtype)
+    step = max(32, min(256, -(-out // 2)))
+
+    def block(i: int) -> None:
+        these = slice(i * step, (i + 1) * step)
+        product = weight[these].reshape(-1, c * k * k) @ columns
+        y[:, these] = product.T if bias is None else product.T + bias[these]
+
+    parallel(block, -(-out // step))
+    return y.reshape(n, h, w, out)

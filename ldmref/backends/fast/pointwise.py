@@ -1,0 +1,66 @@
+"""Activations in blocks that fit the cache, so that each number is fetched once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from ldmref.backends.fast.threads import parallel, scratch
+
+BLOCK = 2**15  # numbers that are worked on at once
+SHARE = 2**18  # numbers of one thread's turn
+
+# tanh(x p(x^2)) = erf(x / sqrt(2)) for |x| <= EDGE to 1e-7: from scripts/fit_gelu.py
+EDGE = 5.586
+ERF = (
+    7.978842158e-01,
+    3.633427723e-02,
+    -3.312291583e-05,
+    -5.524276251e-05,
+    3.969516340e-06,
+    -1.334738362e-07,
+    1.806258787e-09,
+)
+
+
+def gelu_(x: np.ndarray) -> None:
+    """x * Phi(x), in place; x: contiguous."""
+    flat = x.reshape(-1)
+    for start in range(0, flat.size, BLOCK):
+        part = flat[start : start + BLOCK]
+        z, u = scratch("z", part.shape, x.dtype), scratch("u", part.shape, x.dtype)
+        p = scratch("p", part.shape, x.dtype)
+        np.clip(part, -EDGE, EDGE, out=z)
+        np.multiply(z, z, out=u)
+        np.multiply(u, ERF[-1], out=p)
+        for coefficient in ERF[-2:0:-1]:
+            p += coefficient
+            p *= u
+        p += ERF[0]
+        p *= z
+        np.tanh(p, out=p)
+        p += 1.0
+        part *= 0.5
+        part *= p
+
+
+def sigmoid_times_(x: np.ndarray, slope: float = 1.0) -> None:
+    """x / (1 + exp(-slope x)), in place; x: contiguous; exp may overflow, and the result is 0."""
+    flat = x.reshape(-1)
+    with np.errstate(over="ignore"):
+        for start in range(0, flat.size, BLOCK):
+            part = flat[start : start + BLOCK]
+            e = scratch("e", part.shape, x.dtype)
+            np.multiply(part, -slope, out=e)
+            np.exp(e, out=e)
+            e += 1.0
+            part /= e
+
+
+def share(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
+    """A copy of x, in x's order of memory, every part of which `function` has changed in place."""
+    y = np.array(x, order="K")
+    flat = y.ravel(order="K")
+    parallel(lambda i: function(flat[i * SHARE : (i + 1) * SHARE]), -(-flat.size // SHARE))
+    return y

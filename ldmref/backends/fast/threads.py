@@ -1,0 +1,107 @@
+"""The cores without oversubscription: a pool of threads, each with a BLAS of one thread.
+
+While any network runs, NumPy's BLAS works single-threaded and the pool shares out its calls:
+blocks of a whole operation (product, exponential, product) share better than one product does.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
+from typing import Any
+
+import numpy as np
+from threadpoolctl import ThreadpoolController
+
+_lock = threading.Lock()
+_local = threading.local()
+_users = 0
+
+
+@cache
+def _blas() -> list[Any]:
+    """The libraries that do NumPy's matrix products."""
+    found = ThreadpoolController().select(user_api="blas").lib_controllers
+    return [lib for lib in found if "numpy" in lib.filepath] or list(found)
+
+
+@cache
+def count() -> int:
+    """How many threads may work: as many as BLAS was given (OMP_NUM_THREADS, else the cores)."""
+    return max((lib.num_threads or 1 for lib in _blas()), default=1)
+
+
+@cache
+def _pool() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(count() - 1, thread_name_prefix="ldmref")
+
+
+if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+    os.register_at_fork(after_in_child=_pool.cache_clear)
+
+
+@contextlib.contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Products inside use one thread each; back as before when the last user leaves."""
+    global _users
+    threads = count()
+    with _lock:
+        _users += 1
+        if _users == 1:
+            for lib in _blas():
+                lib.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _lock:
+            _users -= 1
+            if not _users:
+                for lib in _blas():
+                    lib.set_num_threads(threads)
+
+
+def parallel(function: Callable[[int], None], blocks: int) -> None:
+    """`function(i)` for every i below `blocks`, on all threads; the first error is raised.
+
+    Inside a block, further calls run on the block's own thread.
+    """
+    workers = min(count(), blocks)
+    if workers < 2 or getattr(_local, "inside", False):
+        for i in range(blocks):
+            function(i)
+        return
+    places, guard = iter(range(blocks)), threading.Lock()
+
+    def work() -> None:
+        _local.inside = True
+        try:
+            while True:
+                with guard:
+                    i = next(places, None)
+                if i is None:
+                    return
+                function(i)
+        finally:
+            _local.inside = False
+
+    with single_threaded_blas():
+        others = [_pool().submit(work) for _ in range(workers - 1)]
+        try:
+            work()
+        finally:
+            for other in others:
+                other.result()
+
+
+def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+    """An uninitialised array for this thread, the same memory at every call of this name."""
+    held = _local.__dict__.setdefault("scratch", {})
+    dtype, size = np.dtype(dtype), int(np.prod(shape))
+    flat = held.get((name, dtype))
+    if flat is None or flat.size < size:
+        held[name, dtype] = flat = np.empty(size, dtype)
+    return flat[:size].reshape(shape)

@@ -1,0 +1,154 @@
+"""Convolution 3x3 by Winograd's minimal filtering: fewer multiplications for more additions.
+
+Lavin and Gray 2016, arXiv:1509.09308, section 4.1: with tiles d of m + 2 pixels a side that
+overlap by two, and a kernel g,
+
+    Y = A^T [ (G g G^T) * (B^T d B) ] A,
+
+where * is elementwise for one channel and, summed over channels, (m + 2)^2 matrix products.
+F(2x2) needs 16 products for 4 outputs instead of 36, F(4x4) 36 for 16 instead of 144, but its
+matrices hold numbers up to 8 and cost about a digit.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ldmref.backends.fast.threads import parallel, scratch
+
+TILES = 256  # that are transformed together
+WORKSPACE = 4 * 2**20  # floats of transformed tiles
+
+# (B^T, G, A^T) of F(m x m, 3 x 3): Lavin and Gray, section 4.1 for m = 2, equation 17 f. for m = 4
+_MATRICES = {
+    2: (
+        [[1, 0, -1, 0], [0, 1, 1, 0], [0, -1, 1, 0], [0, 1, 0, -1]],
+        [[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]],
+        [[1, 1, 1, 0], [0, 1, -1, -1]],
+    ),
+    4: (
+        [[4, 0, -5, 0, 1, 0], [0, -4, -4, 1, 1, 0], [0, 4, -4, -1, 1, 0],
+         [0, -2, -1, 2, 1, 0], [0, 2, -1, -2, 1, 0], [0, 4, 0, -5, 0, 1]],
+        [[1 / 4, 0, 0], [-1 / 6, -1 / 6, -1 / 6], [-1 / 6, 1 / 6, -1 / 6],
+         [1 / 24, 1 / 12, 1 / 6], [1 / 24, -1 / 12, 1 / 6], [0, 0, 1]],
+        [[1, 1, 1, 1, 1, 0], [0, 1, -1, 2, -2, 0], [0, 1, 1, 4, 4, 0], [0, 1, -1, 8, -8, 1]],
+    ),
+}  # fmt: skip
+
+
+def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
+    """G g G^T of every kernel; weight: (o, i, 3, 3) -> ((m + 2)^2, i, o)."""
+    g = np.asarray(_MATRICES[m][1])
+    u = np.empty((m + 2, m + 2, weight.shape[1], weight.shape[0]), np.float32)
+    for a in range(m + 2):
+        for b in range(m + 2):
+            kernel = np.multiply.outer(g[a], g[b])
+            parts = [(kernel[y, x], weight[:, :, y, x].T) for y in range(3) for x in range(3)]
+            parts = [(factor, part) for factor, part in parts if factor]
+            total = parts[0][0] * parts[0][1].astype(np.float64)
+            for factor, part in parts[1:]:
+                total += factor * part
+            u[a, b] = total
+    return u.reshape(-1, *u.shape[2:])
+
+
+def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) -> np.ndarray:
+    """Convolution 3x3, stride 1, padding 1; x: (n, h, w, i) -> (n, h, w, o).
+
+    u: of `transform_weight`, for the same m.
+    """
+    n, h, w, c = x.shape
+    up, across, out = -(-h // m), -(-w // m), u.shape[2]
+    y = np.empty((n, m * up, m * across, out), np.float32)
+    tiles = min(TILES, WORKSPACE // (len(u) * max(c, out)), -(-n * up * across // 2))
+    if up * across > tiles:  # a block is a band of rows of one image, else several whole images
+        images, rows = 1, max(1, tiles // across)
+    else:
+        images, rows = tiles // (up * across), up
+    bands = -(-up // rows)
+
+    def block(i: int) -> None:
+        first, top = (i // bands) * images, (i % bands) * rows
+        here, height = slice(first, min(first + images, n)), min(rows, up - top)
+        v = _transform_tiles(_phases(x[here], m * top, height, across, m), m)
+        products = scratch("products", (m + 2, m + 2, *v.shape[2:5], out))
+        for a in range(m + 2):
+            for b in range(m + 2):
+                into = products[a, b].reshape(-1, out)
+                np.matmul(v[a, b].reshape(-1, c), u[a * (m + 2) + b], out=into)
+        if bias is not None:
+            products[1, 1] += bias  # the place that counts once in every output
+        target = y[here, m * top : m * (top + height)]
+        _transform_products(products, target.reshape(-1, height, m, across, m, out), m)
+
+    parallel(block, -(-n // images) * bands)
+    return y[:, :h, :w]
+
+
+def _phases(x: np.ndarray, top: int, height: int, across: int, m: int) -> np.ndarray:
+    """Zero-padded rows of `height` tiles from row `top` on.
+
+    (m, images, m height + 2, across + 1, c): columns that are equal modulo m lie together, so that all that follows runs over whole rows.
+    """
+    n, h, _, c = x.shape
+    phases = scratch("phases", (m, n, m * height + 2, across + 1, c))
+    first, last = max(top - 1, 0), min(top + m * height + 1, h)
+    inside = slice(first - (top - 1), last - (top - 1))
+    phases[:, :, : inside.start] = 0.0
+    phases[:, :, inside.stop :] = 0.0
+    for phase in range(m):  # padded column j is column j - 1
+        columns = x[:, first:last, phase - 1 if phase else m - 1 :: m]
+        begin = 0 if phase else 1
+        end = begin + columns.shape[2]
+        phases[phase, :, inside, begin:end] = columns
+        phases[phase, :, inside, :begin] = 0.0
+        phases[phase, :, inside, end:] = 0.0
+    return phases
+
+
+def _transform_tiles(phases: np.ndarray, m: int) -> np.ndarray:
+    """B^T d B of every tile; (m + 2, m + 2, images, height, across, c)."""
+    _, n, lines, columns, c = phases.shape
+    height, across = (lines - 2) // m, columns - 1
+    matrix, size = _MATRICES[m][0], m + 2
+    rows = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(size)]
+    half = scratch("half", (size, m, n, height, columns, c))
+    for a in range(size):
+        _combine(matrix[a], rows, half[a])
+    v = scratch("tiles", (size, size, n, height, across, c))
+    parts = [half[:, j % m, :, :, j // m : j // m + across] for j in range(size)]
+    for b in range(size):
+        _combine(matrix[b], parts, v[:, b])
+    return v
+
+
+def _transform_products(products: np.ndarray, y: np.ndarray, m: int) -> None:
+    """A^T M A of every tile into y: (images, height, m, across, m, o)."""
+    matrix = _MATRICES[m][2]
+    half = scratch("halves", products.shape[1:])
+    for a in range(m):
+        _combine(matrix[a], products, half)
+        for b in range(m):
+            _combine(matrix[b], half, y[:, :, a, :, b])
+
+
+def _combine(
+    factors: Sequence[float], arrays: Sequence[np.ndarray] | np.ndarray, out: np.ndarray
+) -> None:
+    """out = the sum of factors times arrays, for factors most of which are 0, 1 or -1."""
+    terms = sorted(
+        ((f, a) for f, a in zip(factors, arrays, strict=True) if f), key=lambda term: term[0] < 0
+    )
+    total = scratch("sum", out.shape) if len(terms) > 2 else out  # only the last sum may be strided
+    (first, array), *rest = terms
+    if first != 1:
+        array = np.multiply(array, first, out=total)
+    for i, (factor, term) in enumerate(rest):
+        target = out if i == len(rest) - 1 else total
+        if abs(factor) != 1:
+            term = np.multiply(term, abs(factor), out=scratch("term", out.shape))
+        array = (np.add if factor > 0 else np.subtract)(array, term, out=target)
+    if not rest:
+        np.copyto(out, array)
