@@ -13,7 +13,7 @@ from itertools import pairwise
 from typing import Any
 
 from ldmref.backends.base import Array, Backend
-from ldmref.models.conditioning import Conditioning
+from ldmref.models.conditioning import Conditioning, Context
 from ldmref.models.config import UNetConfig
 from ldmref.models.layers import conv2d, conv_spec
 from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
@@ -87,7 +87,7 @@ def controlnet(
     config: ControlNetConfig,
     x: Array,
     t: Array,
-    context: Array,
+    context: Array | Context | None,
     hint: Array,
     pooled: Array | None = None,
     sizes: Array | None = None,
@@ -141,7 +141,7 @@ class ControlNet:
     ) -> Residuals:
         """x (n, c, h, w), t (n,), context as for the U-Net, hint from `encode_hint`."""
         told = context if isinstance(context, Conditioning) else Conditioning(context)
-        ops, (states, pooled, sizes) = self.backend, told
+        ops, (states, pooled, sizes) = self.backend, told.of_network()
         with ops.inference():
             return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)
 

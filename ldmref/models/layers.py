@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from ldmref.backends.base import Array, Backend
+from ldmref.models.conditioning import Context
 from ldmref.models.params import Params, Spec
 
 # -- shapes ---------------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def mean_pool(ops: Backend, x: Array, factor: int = 2) -> Array:
     return ops.xp.mean(squares, axis=(3, 5))
 
 
-def attention(ops: Backend, p: Params, x: Array, context: Array, num_heads: int) -> Array:
+def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int) -> Array:
     """Multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
 
     def heads(y: Array) -> Array:  # (n, l, d) -> (n, heads, l, d / heads)
@@ -157,8 +158,15 @@ def attention(ops: Backend, p: Params, x: Array, context: Array, num_heads: int)
         y = ops.xp.reshape(y, (n, length, num_heads, d // num_heads))
         return ops.xp.permute_dims(y, (0, 2, 1, 3))
 
-    q, k, v = linear(ops, p.to_q, x), linear(ops, p.to_k, context), linear(ops, p.to_v, context)
-    y = ops.attention(heads(q), heads(k), heads(v))
+    def keys_and_values(states: Array) -> tuple[Array, Array]:
+        return heads(linear(ops, p.to_k, states)), heads(linear(ops, p.to_v, states))
+
+    q = heads(linear(ops, p.to_q, x))
+    if isinstance(context, Context):
+        k, v = context.keys_and_values(p, keys_and_values)
+    else:
+        k, v = keys_and_values(context)
+    y = ops.attention(q, k, v)
     y = ops.xp.reshape(ops.xp.permute_dims(y, (0, 2, 1, 3)), x.shape)
     return linear(ops, p.to_out["0"], y)
 
@@ -179,7 +187,9 @@ def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
     return linear(ops, p.net["2"], ops.geglu(x, p.net["0"].proj.weight, p.net["0"].proj.bias))
 
 
-def transformer_block(ops: Backend, p: Params, x: Array, context: Array, num_heads: int) -> Array:
+def transformer_block(
+    ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int
+) -> Array:
     """Self-attention, cross-attention, feed-forward, each on a normed residual; x: (n, l, d)."""
     h = layer_norm(ops, p.norm1, x)
     x = x + attention(ops, p.attn1, h, h, num_heads)
@@ -188,7 +198,7 @@ def transformer_block(ops: Backend, p: Params, x: Array, context: Array, num_hea
 
 
 def spatial_transformer(
-    ops: Backend, p: Params, x: Array, context: Array, num_heads: int, groups: int
+    ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int, groups: int
 ) -> Array:
     """Transformer blocks over the h*w pixels as tokens; x: (n, c, h, w) -> the same."""
     n, c, h, w = x.shape

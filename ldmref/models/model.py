@@ -218,7 +218,9 @@ class LatentDiffusion:
         told = context if isinstance(context, Conditioning) else Conditioning(context)
         ops, config = self.backend, self.config.unet
         with ops.inference():
-            return unet(ops, self.params.unet, config, latents, t, *told, control=control)
+            return unet(
+                ops, self.params.unet, config, latents, t, *told.of_network(), control=control
+            )
 
     def encode_segmentation(self, labels: np.ndarray) -> Array:
         """What is joined to the latents for maps of classes; (n, H, W) integers -> (n, k, h, w)."""

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from ldmref.backends.base import Array, Backend
 from ldmref.math.embedding import timestep_embedding
+from ldmref.models.conditioning import Context, states_of
 from ldmref.models.config import UNetConfig
 from ldmref.models.layers import (
     attention_block,
@@ -106,7 +107,7 @@ def unet(
     config: UNetConfig,
     x: Array,
     t: Array,
-    context: Array | None,
+    context: Array | Context | None,
     pooled: Array | None = None,
     sizes: Array | None = None,
     control: Residuals | None = None,
@@ -114,7 +115,8 @@ def unet(
     """Predict noise, velocity or clean latents, whichever the model was trained for.
 
     x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
-    context: (n, l, cross_attention_dim), None without cross-attention -> (n, out_channels, h, w).
+    context: (n, l, cross_attention_dim), None without cross-attention -> (n, out_channels, h, w);
+    a `Context` where it stays the same for many steps.
     Where `addition_embed_type` is "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
     height and width of the original, top and left of the crop, height and width of the target.
     control: of `ldmref.models.controlnet`.
@@ -144,7 +146,7 @@ def embedding(
     config: UNetConfig,
     x: Array,
     t: Array,
-    context: Array | None,
+    context: Array | Context | None,
     pooled: Array | None,
     sizes: Array | None,
 ) -> Array:
@@ -154,7 +156,7 @@ def embedding(
     emb = linear(ops, p.time_embedding.linear_2, ops.silu(emb))
     if config.class_embed_type and context is not None:
         # a causal encoder's last token has read the whole prompt
-        emb = emb + linear(ops, p.class_embedding, context[:, -1])
+        emb = emb + linear(ops, p.class_embedding, states_of(context)[:, -1])
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None
         flat = ops.xp.reshape(sizes, (-1,))
@@ -166,7 +168,12 @@ def embedding(
 
 
 def encoder_half(
-    ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array, context: Array | None
+    ops: Backend,
+    p: Params,
+    config: UNetConfig,
+    x: Array,
+    emb: Array,
+    context: Array | Context | None,
 ) -> tuple[Array, list[Array]]:
     """Down blocks and middle; x: the output of `conv_in` -> the middle's output, and the skips."""
     groups, eps = config.norm_num_groups, config.norm_eps
@@ -191,7 +198,7 @@ def _layer(
     level: int,
     x: Array,
     emb: Array,
-    context: Array | None,
+    context: Array | Context | None,
 ) -> Array:
     """Residual block i of a block, and its attention where there is."""
     groups = config.norm_num_groups
@@ -202,7 +209,12 @@ def _layer(
 
 
 def _attend(
-    ops: Backend, p: Params, config: UNetConfig, level: int, x: Array, context: Array | None
+    ops: Backend,
+    p: Params,
+    config: UNetConfig,
+    level: int,
+    x: Array,
+    context: Array | Context | None,
 ) -> Array:
     """Attention to the context and among the pixels, or among the pixels alone."""
     heads, groups = config.num_heads[level], config.norm_num_groups

@@ -11,7 +11,7 @@ from PIL import Image
 from ldmref.backends.base import Array, Backend
 from ldmref.errors import NumericError
 from ldmref.io.images import to_array, to_images
-from ldmref.models.conditioning import Conditioning, join
+from ldmref.models.conditioning import Conditioning, join, lasting
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import Guide, residuals_of
@@ -101,9 +101,13 @@ def network_of(
     which see the latents alone.
     """
     ops: Backend = model.backend
+    last: tuple[Any, Any] = (None, None)
 
     def network(xt: Array, t: float, context: Conditioning) -> Array:
-        n = xt.shape[0]
+        nonlocal last
+        if last[0] is not context:  # one conditioning for many steps: keys and values are kept
+            last = context, lasting(context)
+        n, context = xt.shape[0], last[1]
         time, x = ops.asarray(np.full(n, t), ops.wide), ops.cast(xt, ops.dtype)
         steering = {"control": residuals_of(guides, x, time, context)} if guides else {}
         if extra is not None:

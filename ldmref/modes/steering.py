@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cache
 from typing import NamedTuple
 
 import numpy as np
@@ -54,18 +55,22 @@ def steered_denoiser(
         cond = _blend(model, cond, towards, chosen, request, reading)
     negative_prompts = request.negative_prompts[chosen]
     uncond = model.condition(negative_prompts, *told, negative=True, reading=reading)
-    acting = [(guide, guide.acts(sigmas)) for guide in guides]
+    acting = [guide.acts(sigmas) for guide in guides]
 
-    def denoise(x: Array, sigma: float) -> Array:
+    @cache  # one for each set of guides that act together, not for each step
+    def guided_by(acting: tuple[int, ...]) -> Denoise:
         return guided_denoiser(
-            network_of(model, extra, [guide for guide, acts in acting if acts(sigma)]),
+            network_of(model, extra, [guides[i] for i in acting]),
             way.timestep,
             model.config.scheduler.prediction_type,
             cond,
             uncond,
             request.cfg_scale,
             concat=lambda parts: concat(ops, parts),
-        )(x, sigma)
+        )
+
+    def denoise(x: Array, sigma: float) -> Array:
+        return guided_by(tuple(i for i, acts in enumerate(acting) if acts(sigma)))(x, sigma)
 
     return denoise
 

@@ -50,12 +50,17 @@ def guided_denoiser(
         prediction_type
     ]
 
+    if cfg_scale in (0.0, 1.0):
+        told = cond if cfg_scale else uncond
+    else:
+        told = concat([uncond, cond])
+
     def denoise(x: Array, sigma: float) -> Array:
         alpha_bar = float(alpha_bar_from_sigma(sigma))
         xt, t = x * alpha_bar**0.5, timestep(sigma)
         if cfg_scale in (0.0, 1.0):
-            return convert(xt, network(xt, t, cond if cfg_scale else uncond), alpha_bar)
-        both = network(concat([xt, xt]), t, concat([uncond, cond]))
+            return convert(xt, network(xt, t, told), alpha_bar)
+        both = network(concat([xt, xt]), t, told)
         n = xt.shape[0]
         guided = classifier_free_guidance(both[:n], both[n:], cfg_scale)
         return convert(xt, guided, alpha_bar)

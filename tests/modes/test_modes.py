@@ -11,8 +11,11 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.backends import get_backend
+from ldmref.backends.traced import TracedBackend
 from ldmref.errors import Cancelled, ImageError, LdmrefError, NumericError, UsageError
 from ldmref.models.presets import preset
+from ldmref.modes import networks
 from ldmref.modes.networks import encode_picture
 from ldmref.modes.request import resolve
 from ldmref.samplers import SAMPLERS
@@ -349,3 +352,22 @@ def test_the_noise_stream_is_the_one_of_record():
     np.testing.assert_array_equal(
         draw, np.load(__file__.replace("test_modes.py", "golden_noise.npy"))
     )
+
+
+def test_keys_and_values_of_the_prompt_are_made_once(monkeypatch):
+    traced = TracedBackend(get_backend("numpy", dtype="float64"))
+    model = ldmref.random_model("tiny", backend=traced)
+    width, length = model.config.unet.cross_attention_dim, model.tokenizer.length
+
+    def projections(steps):
+        traced.records.clear()
+        picture = modes.txt2img(model, "red heart", seed=1, steps=steps, width=48)
+        of_context = [r for r in traced.records if r.inputs[0] == (2, length, width)]
+        return picture, sum(r.name == "linear" for r in of_context)
+
+    once, picture = projections(1)[1], projections(4)[0]
+    assert once > 0 and projections(4)[1] == once
+    monkeypatch.setattr(networks, "lasting", lambda told: told)  # as it would be without
+    again, count = projections(4)
+    assert count == 4 * once
+    np.testing.assert_array_equal(picture.latents, again.latents)

@@ -90,7 +90,8 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
 def _phases(x: np.ndarray, top: int, height: int, across: int, m: int) -> np.ndarray:
     """Zero-padded rows of `height` tiles from row `top` on.
 
-    (m, images, m height + 2, across + 1, c): columns that are equal modulo m lie together, so that all that follows runs over whole rows.
+    (m, images, m height + 2, across + 1, c): columns that are equal modulo m lie together, so that
+    all that follows runs over whole rows.
     """
     n, h, _, c = x.shape
     phases = scratch("phases", (m, n, m * height + 2, across + 1, c))
