@@ -22,7 +22,7 @@ __all__ = ["Backend", "available", "get_backend"]
 GROUP = "ldmref.backends"
 BUILT_IN = {
     "numpy": "ldmref.backends.fast:numpy_backend",
-    "torch": "ldmref.backends.torch:TorchBackend",
+    "torch": "ldmref.backends.fast:torch_backend",
     "cupy": "ldmref.backends.cupy:CupyBackend",
 }
 

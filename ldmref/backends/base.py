@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,8 @@ class Backend:
                 code="E-SPEED",
                 hint=did_you_mean(self.speed, self.speeds),
             )
+
+    compiles = False  # whether `compile` does more than to bind: then networks take arrays alone
 
     xp: Any
     """The array-API namespace of this backend's arrays."""
@@ -146,9 +149,12 @@ class Backend:
         """A context in which no gradients are recorded."""
         return nullcontext()
 
-    def compile(self, function: Callable) -> Callable:
-        """`function`, made faster where the library knows how; the same result within rounding."""
-        return function
+    def compile(self, network: Callable, params: Any) -> Callable:
+        """`network(ops, params, ...)` as a function of the rest, made faster where speed says so.
+
+        The parameters are taken as they are now: they may be packed, and later changes not seen.
+        """
+        return partial(network, self, params)
 
     def synchronize(self) -> None:
         """Wait until the device has done all queued work; for timing."""

@@ -1,12 +1,14 @@
 """The PyTorch backend: CPU and CUDA, one line of `torch.nn.functional` per operation.
 
+`fast/torch.py` has the same at full speed.
+
 Weights are cast to the type of the activations where they meet, so float32 master weights train
 under bfloat16 activations without autocast.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from contextlib import AbstractContextManager
 
 import numpy as np
 
@@ -31,8 +33,10 @@ class TorchBackend(Backend):
     name = "torch"
     xp = xp
 
-    def __init__(self, device: str | None = None, dtype: str | None = None):
-        super().__init__(device, dtype)
+    def __init__(
+        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
+    ):
+        super().__init__(device, dtype, speed)
         try:
             self._device = torch.device(self.device)
             torch.empty(0, device=self._device)
@@ -96,12 +100,9 @@ class TorchBackend(Backend):
     def pad_bottom_right(self, x):
         return F.pad(x, (0, 1, 0, 1))
 
-    def inference(self):
+    def inference(self) -> AbstractContextManager:
         return torch.inference_mode()
 
     def synchronize(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
-
-    def compile(self, function: Callable) -> Callable:
-        return torch.compile(function)

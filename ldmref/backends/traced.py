@@ -59,6 +59,7 @@ class TracedBackend(Backend):
             if not (attribute.startswith("_") or attribute in OPERATIONS or derived):
                 setattr(self, attribute, getattr(inner, attribute))
         self.compile = super().compile  # a compiled function would run past the records
+        self.compiles = False
         self.records: list[Record] = []
 
     def _run(self, name: str, *args, **kwargs):

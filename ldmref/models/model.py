@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -57,6 +57,7 @@ class LatentDiffusion:
         self.backend, self.config, self.tokenizer, self.sha256 = backend, config, tokenizer, sha256
         self.tokenizer_2 = tokenizer_2
         self.params: Any = tree_map(backend.weight, params)
+        self._networks: dict[str, tuple[Params, Callable]] = {}
         self.embeddings: dict[str, str] = {}
         self.tiny: TinyAutoencoder | None = None  # in place of the autoencoder, where there is one
         self.additions: dict[str, Any] = {}  # for the metadata: `vae`, `loras`
@@ -71,6 +72,7 @@ class LatentDiffusion:
             CorruptModelError: the vectors have another width than the text encoder's.
         """
         grown, config, params = copy.copy(self), self.config, dict(self.params)
+        grown._networks = {}
         names = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
         parts = by_encoder(embeddings, len(config.text_encoders))
         for (encoder, name), part in zip(names, parts, strict=False):
@@ -196,7 +198,7 @@ class LatentDiffusion:
         ops, config = self.backend, self.config.vae
 
         def whole(z: Array) -> Array:
-            return decode(ops, self.params.vae, config, z / config.scaling_factor)
+            return self._network(decode, "vae")(config, z / config.scaling_factor)
 
         with ops.inference():
             if tile is None:
@@ -218,9 +220,15 @@ class LatentDiffusion:
         told = context if isinstance(context, Conditioning) else Conditioning(context)
         ops, config = self.backend, self.config.unet
         with ops.inference():
-            return unet(
-                ops, self.params.unet, config, latents, t, *told.of_network(), control=control
-            )
+            arrays = told[:3] if ops.compiles else told.of_network()
+            return self._network(unet, "unet")(config, latents, t, *arrays, control=control)
+
+    def _network(self, function: Callable, part: str) -> Callable:
+        """A network of this model's parameters, compiled where the backend's speed says so."""
+        params = self.params[part]
+        if part not in self._networks or self._networks[part][0] is not params:
+            self._networks[part] = params, self.backend.compile(function, params)
+        return self._networks[part][1]
 
     def encode_segmentation(self, labels: np.ndarray) -> Array:
         """What is joined to the latents for maps of classes; (n, H, W) integers -> (n, k, h, w)."""

@@ -36,6 +36,12 @@ def count() -> int:
 
 
 @cache
+def blas_kernels() -> str:
+    """The processor for which NumPy's OpenBLAS computes, such as "SkylakeX"; "" for other BLAS."""
+    return str(next((getattr(lib, "architecture", "") for lib in _blas()), ""))
+
+
+@cache
 def _pool() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(count() - 1, thread_name_prefix="ldmref")
 

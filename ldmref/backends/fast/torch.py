@@ -1,0 +1,158 @@
+"""PyTorch at full speed, for inference; where gradients are recorded, it is the plain backend.
+
+Pictures keep their shape (n, c, h, w), but their channels lie together in memory (channels_last).
+`fast` on a CPU in float32 takes the faster of two ways, which agree with the plain one within
+rounding: NumPy's kernels (`fast/numpy.py`) on the same memory, where NumPy's BLAS knows the
+processor; else linear layers as oneDNN convolutions, because oneDNN uses AVX-512 on every processor
+and MKL, which torch takes for products, on Intel's alone. `fastest` compiles each network whole, at
+its first call and for each new shape: minutes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch.utils.weak import WeakIdKeyDictionary
+
+from ldmref.backends.base import Backend
+from ldmref.backends.fast.numpy import FastNumpyBackend
+from ldmref.backends.fast.threads import blas_kernels
+from ldmref.backends.torch import TorchBackend
+
+AVX512_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
+SMALL = 2**22  # multiplications below which a layer is not worth the way to other kernels
+
+
+class FastTorchBackend(TorchBackend):
+    """PyTorch on a CPU or a CUDA device, channels_last; float32, float16 or bfloat16."""
+
+    dtypes = ("float32", "float16", "bfloat16")
+    speeds = ("fast", "fastest")
+
+    def __init__(
+        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
+    ):
+        super().__init__(device, dtype, speed)
+        exact_cpu = self._device.type == "cpu" and self.dtype == "float32" and self.speed == "fast"
+        wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+        known = blas_kernels() in AVX512_KERNELS or (not wide and blas_kernels() == "Haswell")
+        self._numpy = FastNumpyBackend() if exact_cpu and known else None
+        self._onednn = exact_cpu and not known and torch.backends.mkldnn.is_available()
+        self._arrays = WeakIdKeyDictionary()
+        self.compiles = self.speed == "fastest"
+
+    def weight(self, x: Any) -> torch.Tensor:
+        """Kernels channels_last; for NumPy's kernels, matrices transposed in memory."""
+        x = self.asarray(x)
+        if x.ndim == 4:
+            return x.contiguous(memory_format=torch.channels_last) if self._numpy is None else x
+        return x.T.contiguous().T if x.ndim == 2 and self._numpy is not None else x
+
+    @contextmanager
+    def inference(self):
+        """No gradients, and NumPy's products, where they are used, on one thread each."""
+        with torch.inference_mode(), self._numpy.inference() if self._numpy else nullcontext():
+            yield
+
+    def compile(self, network: Callable, params: Any) -> Callable:
+        if self.speed != "fastest":
+            return super().compile(network, params)
+        cuda = self._device.type == "cuda"
+        # "reduce-overhead" replays CUDA graphs; "freezing" packs the weights for oneDNN
+        how: dict[str, Any] = (
+            {"mode": "reduce-overhead"} if cuda else {"options": {"freezing": True}}
+        )
+        return torch.compile(_Network(network, self, params), dynamic=False, **how)
+
+    # -- operations -------------------------------------------------------------------------------
+
+    def _through_numpy(self, operation: str, x: torch.Tensor, *args: Any) -> torch.Tensor:
+        """An operation of the NumPy backend on the same memory."""
+        given = [self._array(a) if isinstance(a, torch.Tensor) else a for a in args]
+        return torch.from_numpy(getattr(self._numpy, operation)(x.numpy(), *given))
+
+    def _array(self, x: torch.Tensor) -> np.ndarray:
+        """A parameter as a NumPy array, the same one at every call: what is made of it is kept."""
+        if x not in self._arrays:
+            self._arrays[x] = x.numpy()
+        return self._arrays[x]
+
+    def _elsewhere(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
+        """Whether other kernels are faster, and allowed: they know no gradients."""
+        return not torch.is_grad_enabled() and x.dtype == weight.dtype == torch.float32
+
+    def linear(self, x, weight, bias=None):
+        rows = x.numel() // x.shape[-1]
+        if rows * weight.numel() >= SMALL and self._elsewhere(x, weight):
+            if self._numpy is not None:
+                return self._through_numpy("linear", x, weight, bias)
+            if self._onednn:
+                picture = x.reshape(1, rows, 1, x.shape[-1]).permute(0, 3, 1, 2)
+                y = F.conv2d(picture, weight[:, :, None, None], bias)
+                return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+        return super().linear(x, weight, bias)
+
+    def conv2d(self, x, weight, bias=None, stride=1, padding=0):
+        if self._numpy is not None and self._elsewhere(x, weight):
+            return self._through_numpy("conv2d", x, weight, bias, stride, padding)
+        return super().conv2d(_channels_last(x), weight, bias, stride, padding)
+
+    def attention(self, q, k, v, causal=False):
+        scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
+        if self._numpy is not None and scores >= SMALL and self._elsewhere(q, k):
+            y = self._numpy.attention(q.numpy(), k.numpy(), v.numpy(), causal)
+            return torch.from_numpy(y)
+        return super().attention(q, k, v, causal)
+
+    def geglu(self, x, weight, bias=None):
+        if self._numpy is not None and self._elsewhere(x, weight):
+            return self._through_numpy("geglu", x, weight, bias)
+        return super().geglu(x, weight, bias)
+
+    def group_norm_silu(self, x, weight, bias, groups, eps):
+        if self._numpy is not None and self._elsewhere(x, weight):
+            return self._through_numpy("group_norm_silu", x, weight, bias, groups, eps)
+        y = self.group_norm(x, weight, bias, groups, eps)
+        return F.silu(y, inplace=not torch.is_grad_enabled())
+
+    def group_norm(self, x, weight, bias, groups, eps):
+        if self._numpy is not None and self._elsewhere(x, weight):
+            return self._through_numpy("group_norm", x, weight, bias, groups, eps)
+        if x.dtype == torch.float32 and x.device.type == "cpu":
+            return _group_norm(x, weight, bias, groups, eps)
+        return super().group_norm(_channels_last(x), weight, bias, groups, eps)
+
+
+class _Network(torch.nn.Module):
+    """A network with its parameters, as `torch.compile` wants them to be: fixed."""
+
+    def __init__(self, network: Callable, ops: Backend, params: Any):
+        super().__init__()
+        self._network, self._ops, self._params = network, ops, params
+
+    def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
+        return self._network(self._ops, self._params, *args, **kwargs)
+
+
+def _group_norm(x, weight, bias, groups, eps):
+    """Two passes; torch's own, in channels_last on a CPU, subtracts squares and loses digits."""
+    n, c = x.shape[:2]
+    rows = x.permute(0, 2, 3, 1).reshape(n, -1, c)
+    means = rows.mean(1)
+    squares = torch.square(rows - means[:, None]).mean(1)
+    means, squares = (y.double().reshape(n, groups, -1) for y in (means, squares))
+    mean = means.mean(-1, keepdim=True)
+    variance = (squares + torch.square(means - mean)).mean(-1, keepdim=True)
+    scale = weight.reshape(groups, -1) * torch.rsqrt(variance + eps)
+    shift = bias.reshape(groups, -1) - mean * scale
+    scale, shift = (y.to(x.dtype).reshape(n, c, 1, 1) for y in (scale, shift))
+    return torch.addcmul(shift, _channels_last(x), scale)
+
+
+def _channels_last(x: torch.Tensor) -> torch.Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
