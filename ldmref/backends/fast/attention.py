@@ -23,37 +23,42 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     (n, heads, length, d), keys, width = q.shape, k.shape[2], v.shape[3]
     out = np.empty((n, length, heads, width), q.dtype).transpose(0, 2, 1, 3)
     queries = max(1, min(QUERIES, SCORES // keys, length))
-    blocks = -(-length // queries)
+    together = max(1, min(SCORES // (keys * queries), -(-heads // 2)))  # heads of a block
+    groups, blocks = -(-heads // together), -(-length // queries)
     scaled = np.empty((n, heads, keys, d), q.dtype)
-    ones = np.ones((n, heads, width + 1, keys), q.dtype)
-    sizes = np.empty((n, heads))
+    ones = np.empty((n, heads, width + 1, keys), q.dtype)
+    ones[:, :, width] = 1.0
+    sizes = np.empty((n, groups))
 
     def prepare(i: int) -> None:
-        at = divmod(i, heads)
+        image, group = divmod(i, groups)
+        at = image, slice(group * together, (group + 1) * together)
         np.multiply(k[at], 1.0 / math.sqrt(d), out=scaled[at])
-        ones[at][:width] = v[at].T
-        sizes[at] = _largest_norm(scaled[at])
+        ones[at][:, :width] = v[at].swapaxes(1, 2)
+        sizes[image, group] = _largest_norm(scaled[at])
 
     def block(i: int) -> None:
-        head, start = divmod(i, blocks)
-        at, start = divmod(head, heads), start * queries
-        part = q[at][start : start + queries]
-        scores = scratch("scores", (keys, len(part)))
-        np.matmul(scaled[at], part.T, out=scores)
+        rest, start = divmod(i, blocks)
+        image, group = divmod(rest, groups)
+        at, start = (image, slice(group * together, (group + 1) * together)), start * queries
+        part = q[at][:, start : start + queries]
+        scores = scratch("scores", (len(part), keys, part.shape[1]))
+        np.matmul(scaled[at], part.swapaxes(1, 2), out=scores)
         if causal:
-            late = np.arange(keys)[:, None] > np.arange(start, start + len(part))
-            scores[late] = -np.inf
-        if sizes[at] * _largest_norm(part) > SAFE:
-            scores -= scores.max(axis=0)
+            late = np.arange(keys)[:, None] > np.arange(start, start + part.shape[1])
+            np.copyto(scores, -np.inf, where=late)
+        if sizes[image, group] * _largest_norm(part) > SAFE:
+            scores -= scores.max(axis=1, keepdims=True)
         np.exp(scores, out=scores)
-        sums = scratch("sums", (width + 1, len(part)))
+        sums = scratch("sums", (len(part), width + 1, part.shape[1]))
         np.matmul(ones[at], scores, out=sums)
-        np.divide(sums[:width].T, sums[width:].T, out=out[at][start : start + queries])
+        sums[:, :width] /= sums[:, width:]
+        out[at][:, start : start + queries] = sums[:, :width].swapaxes(1, 2)
 
-    parallel(prepare, n * heads)
-    parallel(block, n * heads * blocks)
+    parallel(prepare, n * groups)
+    parallel(block, n * groups * blocks)
     return out
 
 
 def _largest_norm(rows: np.ndarray) -> float:
-    return math.sqrt(float(np.einsum("ij,ij->i", rows, rows).max(initial=0.0)))
+    return math.sqrt(float(np.einsum("...j,...j->...", rows, rows).max(initial=0.0)))

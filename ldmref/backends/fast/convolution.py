@@ -4,6 +4,7 @@
 |---|---|---|
 | 1 x 1 | everywhere | one matrix product |
 | 3 x 3, stride 1 | at least `FEWEST` tiles and channels | Winograd (`winograd.py`) |
+| other, stride 1 | few output channels | one product, then k * k shifted sums |
 | other | few pixels | im2col by channels: the weight is read once, as it lies |
 | other | else | im2col by blocks of rows |
 """
@@ -38,6 +39,8 @@ def im2col(
     if padding:
         x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     k = weight.shape[2]
+    if stride == 1 and k * k * weight.shape[0] < weight.shape[1]:
+        return _by_shifts(x, weight, bias)
     n, h, w = x.shape[0], (x.shape[1] - k) // stride + 1, (x.shape[2] - k) // stride + 1
     if n * h * w <= FEW:
         return _by_channels(x, weight, bias, stride, (n, h, w))
@@ -67,6 +70,20 @@ def _by_rows(x, weight, bias, stride, shape):
             product += bias
 
     parallel(band, n * bands)
+    return y
+
+
+def _by_shifts(x, weight, bias):
+    """Every pixel times all of the kernel, (k, k, o) numbers, added up where they belong."""
+    (n, h, w, c), (out, _, k, _) = x.shape, weight.shape
+    h, w = h - k + 1, w - k + 1
+    parts = linear(x, weight.transpose(2, 3, 0, 1).reshape(-1, c), None)
+    parts = parts.reshape(*x.shape[:3], k, k, out)
+    y = np.empty((n, h, w, out), x.dtype)
+    y[...] = 0.0 if bias is None else bias
+    for dy in range(k):
+        for dx in range(k):
+            y += parts[:, dy : dy + h, dx : dx + w, dy, dx]
     return y
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from ldmref.backends.fast.pointwise import gelu_
 from ldmref.backends.fast.threads import parallel, scratch
 
-ROWS = 256  # of a block
+ROWS, COLUMNS = 256, 1280  # of a block
 SMALL = 2**22  # multiplications that are not worth sharing
 
 
@@ -38,17 +38,22 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
     """
     rows, half = x.reshape(-1, x.shape[-1]), weight.shape[0] // 2
     y = np.empty((rows.shape[0], half), x.dtype)
-    step = max(1, min(ROWS, -(-rows.shape[0] // 2)))
+    down, across = min(ROWS, rows.shape[0]), min(COLUMNS, half)
+    columns = -(-half // across)
 
     def block(i: int) -> None:
-        part = rows[i * step : (i + 1) * step]
-        both = scratch("both", (len(part), 2 * half))
-        np.matmul(part, weight.T, out=both)
-        if bias is not None:
-            both += bias
-        gate = np.ascontiguousarray(both[:, half:]).reshape(-1)
+        row, column = divmod(i, columns)
+        here = slice(row * down, (row + 1) * down)
+        first, last = column * across, min((column + 1) * across, half)
+        shape = (len(rows[here]), last - first)
+        value, gate = scratch("value", shape), scratch("gate", shape)
+        for target, start in ((value, first), (gate, half + first)):
+            these = slice(start, start + shape[1])
+            np.matmul(rows[here], weight[these].T, out=target)
+            if bias is not None:
+                target += bias[these]
         gelu_(gate)
-        np.multiply(both[:, :half], gate.reshape(-1, half), out=y[i * step : (i + 1) * step])
+        np.multiply(value, gate, out=y[here, first:last])
 
-    parallel(block, -(-rows.shape[0] // step))
+    parallel(block, -(-rows.shape[0] // down) * columns if y.size else 0)
     return y.reshape(*x.shape[:-1], half)

@@ -72,16 +72,20 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
     def block(i: int) -> None:
         first, top = (i // bands) * images, (i % bands) * rows
         here, height = slice(first, min(first + images, n)), min(rows, up - top)
-        v = _transform_tiles(_phases(x[here], m * top, height, across, m), m)
-        products = scratch("products", (m + 2, m + 2, *v.shape[2:5], out))
-        for a in range(m + 2):
-            for b in range(m + 2):
-                into = products[a, b].reshape(-1, out)
-                np.matmul(v[a, b].reshape(-1, c), u[a * (m + 2) + b], out=into)
+        phases = _phases(x[here], m * top, height, across, m)
+        n_here, size = phases.shape[1], m + 2
+        v = scratch("tiles", (size, size, n_here, height, across, c))
+        for row in np.ndindex(n_here, height):  # a row of tiles at a time stays in the cache
+            _transform_tiles(phases[:, row[0], m * row[1] : m * row[1] + size], v[:, :, *row], m)
+        products = scratch("products", (size, size, n_here, height, across, out))
+        for a, b in np.ndindex(size, size):
+            into = products[a, b].reshape(-1, out)
+            np.matmul(v[a, b].reshape(-1, c), u[a * size + b], out=into)
         if bias is not None:
             products[1, 1] += bias  # the place that counts once in every output
-        target = y[here, m * top : m * (top + height)]
-        _transform_products(products, target.reshape(-1, height, m, across, m, out), m)
+        target = y[here, m * top : m * (top + height)].reshape(n_here, height, m, across, m, out)
+        for row in np.ndindex(n_here, height):
+            _transform_products(products[:, :, *row], target[row], m)
 
     parallel(block, -(-n // images) * bands)
     return y[:, :h, :w]
@@ -109,30 +113,25 @@ def _phases(x: np.ndarray, top: int, height: int, across: int, m: int) -> np.nda
     return phases
 
 
-def _transform_tiles(phases: np.ndarray, m: int) -> np.ndarray:
-    """B^T d B of every tile; (m + 2, m + 2, images, height, across, c)."""
-    _, n, lines, columns, c = phases.shape
-    height, across = (lines - 2) // m, columns - 1
-    matrix, size = _MATRICES[m][0], m + 2
-    rows = [phases[:, :, r : r + m * (height - 1) + 1 : m] for r in range(size)]
-    half = scratch("half", (size, m, n, height, columns, c))
+def _transform_tiles(phases: np.ndarray, v: np.ndarray, m: int) -> None:
+    """B^T d B of a row of tiles; (m, m + 2, across + 1, c) into (m + 2, m + 2, across, c)."""
+    matrix, size, across = _MATRICES[m][0], m + 2, v.shape[2]
+    half = scratch("half", (size, m, *phases.shape[2:]))
     for a in range(size):
-        _combine(matrix[a], rows, half[a])
-    v = scratch("tiles", (size, size, n, height, across, c))
-    parts = [half[:, j % m, :, :, j // m : j // m + across] for j in range(size)]
+        _combine(matrix[a], phases.swapaxes(0, 1), half[a])
+    parts = [half[:, j % m, j // m : j // m + across] for j in range(size)]
     for b in range(size):
         _combine(matrix[b], parts, v[:, b])
-    return v
 
 
 def _transform_products(products: np.ndarray, y: np.ndarray, m: int) -> None:
-    """A^T M A of every tile into y: (images, height, m, across, m, o)."""
+    """A^T M A of a row of tiles; (m + 2, m + 2, across, o) into (m, across, m, o)."""
     matrix = _MATRICES[m][2]
     half = scratch("halves", products.shape[1:])
     for a in range(m):
         _combine(matrix[a], products, half)
         for b in range(m):
-            _combine(matrix[b], half, y[:, :, a, :, b])
+            _combine(matrix[b], half, y[a, :, b])
 
 
 def _combine(
