@@ -10,7 +10,8 @@ its first call and for each new shape: minutes.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager, nullcontext
 from typing import Any
 
@@ -62,12 +63,20 @@ class FastTorchBackend(TorchBackend):
     def compile(self, network: Callable, params: Any) -> Callable:
         if self.speed != "fastest":
             return super().compile(network, params)
+        from torch._inductor import config
+
         cuda = self._device.type == "cuda"
-        # "reduce-overhead" replays CUDA graphs; "freezing" packs the weights for oneDNN
-        how: dict[str, Any] = (
-            {"mode": "reduce-overhead"} if cuda else {"options": {"freezing": True}}
-        )
-        return torch.compile(_Network(network, self, params), dynamic=False, **how)
+        mode = "reduce-overhead" if cuda else None  # the former replays CUDA graphs
+        compiled = torch.compile(_Network(network, self, params), dynamic=False, mode=mode)
+
+        def run(*args: Any, **kwargs: Any) -> torch.Tensor:
+            # "freezing" packs the weights for oneDNN; as an option of torch.compile it does nothing
+            with warnings.catch_warnings(), config.patch(freezing=not cuda):
+                # of caches that array-api-compat keeps
+                warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru")
+                return compiled(*args, **kwargs)
+
+        return run
 
     # -- operations -------------------------------------------------------------------------------
 
@@ -131,12 +140,39 @@ class FastTorchBackend(TorchBackend):
 class _Network(torch.nn.Module):
     """A network with its parameters, as `torch.compile` wants them to be: fixed."""
 
-    def __init__(self, network: Callable, ops: Backend, params: Any):
+    def __init__(self, network: Callable, ops: Backend, params: Mapping[str, Any]):
         super().__init__()
-        self._network, self._ops, self._params = network, ops, params
+        self._network, self._ops, self._params = network, ops, _Tree(params)
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return self._network(self._ops, self._params, *args, **kwargs)
+
+
+class _Tree(torch.nn.Module):
+    """A tree of parameters that reads as `Params` does, and whose leaves torch knows as buffers."""
+
+    def __init__(self, params: Mapping[str, Any]):
+        super().__init__()
+        for name, child in params.items():
+            if isinstance(child, Mapping):
+                self.add_module(name, _Tree(child))
+            else:
+                self.register_buffer(name, child)
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._modules or name in self._buffers
+
+    def __getitem__(self, name: str) -> Any:
+        return getattr(self, name)
+
+    def __len__(self) -> int:
+        return len(self._modules)
+
+    def get(self, name: str) -> Any:
+        return getattr(self, name) if name in self else None
+
+    def items_in_order(self) -> list[Any]:
+        return [self[str(i)] for i in range(len(self))]
 
 
 def _group_norm(x, weight, bias, groups, eps):
