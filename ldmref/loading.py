@@ -23,6 +23,7 @@ from ldmref.io.vae import read_vae, swap_vae
 from ldmref.models.clip_files import load_tokenizer
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.controlnet import ControlNet
+from ldmref.models.memory import bytes_of
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init, unflatten
 from ldmref.models.presets import PRESETS, preset
@@ -120,6 +121,7 @@ def load(
     vae: str | Path | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (),
     speed: str | None = None,
+    max_memory: int | str | None = None,
 ) -> LatentDiffusion:
     """Load a model.
 
@@ -137,11 +139,14 @@ def load(
             `ldmref.models.clip_files.read_vocabulary`.
         vae: another autoencoder, or TAESD; see `ldmref.io.vae.read_vae`.
         lora: LoRA files, merged into the weights: paths, or (path, weight).
+        max_memory: bytes, or a size such as "6GB": with less than all networks take together, each
+            is read from the disk for its part of a picture.
 
     Raises:
         InputError: no such model, or a damaged one; an autoencoder or LoRA of another family.
         BackendUnavailable: the backend cannot run here.
     """
+    limit = bytes_of(max_memory)
     loras, path = read_loras(lora), find_model(name)
     ops = configured_backend(backend, device, dtype, speed=speed)
     found, flat, words, digest = read_model(path, config, tokenizer)
@@ -152,6 +157,7 @@ def load(
     if loras or swapped or not is_native(path):  # our own folders were checked as they were read
         require_finite(flat)
     model = LatentDiffusion(ops, found, unflatten(flat), words[0], digest, *words[1:])
+    model.max_memory = limit
     if swapped is not None:
         model.additions["vae"] = swapped.record
         if isinstance(swapped.config, TinyConfig):

@@ -15,6 +15,7 @@ to prepare, as the backend says.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -26,6 +27,7 @@ from ldmref.errors import UsageError, did_you_mean
 
 Array = Any
 DTYPES = ("float64", "float32", "float16", "bfloat16")
+SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
 SPEEDS = ("exact", "fast", "fastest")
 
 
@@ -121,6 +123,13 @@ class Backend:
     def weight(self, x: Array) -> Array:
         """A parameter: `asarray`, in the order of memory that this backend's operations want."""
         return self.asarray(x)
+
+    def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
+        """How much memory a parameter takes, with all that is kept of it.
+
+        `pixels`: of all pictures that its layer sees at once.
+        """
+        return math.prod(shape) * SIZES[self.dtype]
 
     def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         """`a * gelu(gate)`, `[a, gate] = linear(x)`; x: (..., i), weight: (2 o, i) -> (..., o)."""

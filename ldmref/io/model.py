@@ -20,6 +20,7 @@ from safetensors.numpy import save_file
 from ldmref.errors import CorruptModelError, InputError, OutputError
 from ldmref.io.report import compare
 from ldmref.io.tensors import TensorFile
+from ldmref.mapped import forget
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, flatten, unflatten
@@ -87,7 +88,11 @@ def require_finite(flat: Mapping[str, np.ndarray]) -> None:
     Raises:
         CorruptModelError: names the first few.
     """
-    bad = [name for name, tensor in flat.items() if not np.isfinite(tensor).all()]
+    bad = []
+    for name, tensor in flat.items():
+        if not np.isfinite(tensor).all():
+            bad.append(name)
+        forget(tensor)
     if bad:
         raise CorruptModelError(
             f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}", code="E-NONFINITE"

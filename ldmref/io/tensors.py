@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
+from ldmref.mapped import forget
 
 DTYPES = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
@@ -89,7 +90,9 @@ class TensorFile(Mapping[str, np.ndarray]):
         """The digest of the whole file."""
         digest = hashlib.sha256()
         for begin in range(0, len(self._data), 1 << 24):
-            digest.update(self._data[begin : begin + (1 << 24)].tobytes())
+            part = self._data[begin : begin + (1 << 24)]
+            digest.update(part.tobytes())
+            forget(part)
         return digest.hexdigest()
 
 

@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends.base import Array, Backend
-from ldmref.errors import UsageError
+from ldmref.errors import ResourceError, UsageError
 from ldmref.math.divergence import reparameterize
 from ldmref.models.autoencoder import autoencoder_spec, decode, encode
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import Params, Spec, tree_map
+from ldmref.models.memory import Estimate, estimate
+from ldmref.models.params import Params, Spec
+from ldmref.models.parts import Parts
 from ldmref.models.prompt_weights import emphasize
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.taesd import TinyAutoencoder
@@ -56,11 +58,41 @@ class LatentDiffusion:
     ):
         self.backend, self.config, self.tokenizer, self.sha256 = backend, config, tokenizer, sha256
         self.tokenizer_2 = tokenizer_2
-        self.params: Any = tree_map(backend.weight, params)
+        self.params = Parts(backend, params)
         self._networks: dict[str, tuple[Params, Callable]] = {}
+        self.max_memory: int | None = None  # bytes, of which `make_room` keeps account
+        self._apart = False  # one network at a time
         self.embeddings: dict[str, str] = {}
         self.tiny: TinyAutoencoder | None = None  # in place of the autoencoder, where there is one
         self.additions: dict[str, Any] = {}  # for the metadata: `vae`, `loras`
+
+    def make_room(self, width: int, height: int, n: int = 1, tile: int | None = None) -> Estimate:
+        """What pictures of that size will take; above `max_memory`, one network at a time.
+
+        Raises:
+            ResourceError: that is more than `max_memory` even so.
+        """
+        needs = estimate(model_spec(self.config), self.config, self.backend, width, height, n, tile)
+        if self.max_memory is not None:
+            least = needs.apart(self.params.releasable)
+            if least > self.max_memory:
+                raise ResourceError(
+                    f"the picture takes about {least / 1e9:.1f} GB, more than the "
+                    f"{self.max_memory / 1e9:.1f} GB of max_memory",
+                    code="E-MEMORY",
+                    hint="draw smaller pictures, fewer at a time, or decode in tiles (tile=512)",
+                )
+            self._apart = needs.together > self.max_memory
+        return needs
+
+    def _use(self, part: str) -> Params:
+        """A network's parameters; the others leave where there is no room for all."""
+        if self._apart:
+            others = [name for name in self.params if name != part]
+            self.params.release(*others)
+            for name in set(others) & set(self._networks):
+                del self._networks[name]
+        return self.params[part]
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """This model with more words (`ldmref.io.embeddings`); it shares all other parameters.
@@ -71,13 +103,13 @@ class LatentDiffusion:
             UsageError: a word is known already, or made for another number of text encoders.
             CorruptModelError: the vectors have another width than the text encoder's.
         """
-        grown, config, params = copy.copy(self), self.config, dict(self.params)
+        grown, config, params = copy.copy(self), self.config, {}
         grown._networks = {}
         names = (("text_encoder", "tokenizer"), ("text_encoder_2", "tokenizer_2"))
         parts = by_encoder(embeddings, len(config.text_encoders))
         for (encoder, name), part in zip(names, parts, strict=False):
             tokenizer = getattr(self, name) or self.tokenizer
-            params[encoder], tokenizer = add_embeddings(params[encoder], tokenizer, part)
+            params[encoder], tokenizer = add_embeddings(self.params[encoder], tokenizer, part)
             text = getattr(config, encoder)
             # The end token no longer has the largest id, so it is named.
             end = tokenizer.end if text.eos_token_id == 2 else text.eos_token_id
@@ -85,7 +117,7 @@ class LatentDiffusion:
             text = dataclasses.replace(text, vocab_size=size, eos_token_id=end)
             config = dataclasses.replace(config, **{encoder: text})
             setattr(grown, name, tokenizer)
-        grown.config, grown.params = config, Params(params)
+        grown.config, grown.params = config, self.params.replaced(params)
         grown.embeddings = self.embeddings | {e.word: e.sha256 for e in embeddings}
         return grown
 
@@ -154,11 +186,11 @@ class LatentDiffusion:
                 ids = ops.asarray(tokens.ids.reshape(n * chunks, length))
                 if config.projection_dim:
                     hidden, pooled = text_encoder_pooled(
-                        ops, self.params[name], config, ids, clip_skip
+                        ops, self._use(name), config, ids, clip_skip
                     )
                     pooled = pooled[::chunks]  # the first chunk's, as A1111 does
                 else:
-                    hidden = text_encoder(ops, self.params[name], config, ids, clip_skip)
+                    hidden = text_encoder(ops, self._use(name), config, ids, clip_skip)
                 if reading.prompt_weights != "none":
                     hidden = emphasize(hidden, ops.asarray(tokens.weights.reshape(ids.shape)))
                 states.append(ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size)))
@@ -174,7 +206,7 @@ class LatentDiffusion:
         if self.tiny is not None:
             return self.tiny.encode(images)
         with self.backend.inference():
-            mean, logvar = encode(self.backend, self.params.vae, self.config.vae, images)
+            mean, logvar = encode(self.backend, self._use("vae"), self.config.vae, images)
             z = mean if noise is None else reparameterize(mean, logvar, noise)
             return z * self.config.vae.scaling_factor
 
@@ -184,7 +216,7 @@ class LatentDiffusion:
             latents = self.tiny.encode(images)
             return latents, self.backend.xp.zeros_like(latents)
         with self.backend.inference():
-            mean, logvar = encode(self.backend, self.params.vae, self.config.vae, images)
+            mean, logvar = encode(self.backend, self._use("vae"), self.config.vae, images)
             scale = self.config.vae.scaling_factor
             return mean * scale, self.backend.xp.exp(0.5 * logvar) * scale
 
@@ -225,7 +257,7 @@ class LatentDiffusion:
 
     def _network(self, function: Callable, part: str) -> Callable:
         """A network of this model's parameters, compiled where the backend's speed says so."""
-        params = self.params[part]
+        params = self._use(part)
         if part not in self._networks or self._networks[part][0] is not params:
             self._networks[part] = params, self.backend.compile(function, params)
         return self._networks[part][1]

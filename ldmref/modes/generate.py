@@ -75,6 +75,7 @@ def generate(
     """
     shape = model.latent_shape(request.width, request.height)
     noise = _check_latents(latents, (len(request.seeds), *shape))
+    model.make_room(request.width, request.height, request.batch_size, request.tile)
     messages = list(warnings or [])
     other = () if start.towards is None else (start.towards.prompt,)
     texts = list(dict.fromkeys(request.prompts + request.negative_prompts + other))

@@ -9,6 +9,7 @@ agrees with the reference (`ldmref/backends/numpy.py`) within float32 rounding; 
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from ldmref.backends.fast import attention, convolution, matmul, norms, pointwis
 from ldmref.backends.fast.threads import parallel, single_threaded_blas
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
+from ldmref.mapped import forget
 
 
 class FastNumpyBackend(NumpyBackend):
@@ -29,17 +31,28 @@ class FastNumpyBackend(NumpyBackend):
         self, device: str | None = None, dtype: str | None = None, speed: str | None = None
     ):
         super().__init__(device, dtype, speed)
-        self._transformed: dict[int, tuple[weakref.ref, np.ndarray]] = {}
+        self._made: dict[tuple[int, int], tuple[weakref.ref, np.ndarray]] = {}
 
     def inference(self):
         return single_threaded_blas()
 
     def weight(self, x: Array) -> Array:
-        """Transposed in memory: products with few rows then read it as BLAS likes it."""
+        """Matrices transposed in memory: products with few rows then read them as BLAS likes it.
+
+        Kernels stay as they are, in a file perhaps and in its type, until they are used.
+        """
+        x = np.asarray(x)
+        if x.ndim == 4 and x.shape[2] > 1 and x.dtype in (np.float16, np.float32):
+            return x.view()  # what is made of it lives as long as this
         x = self.asarray(x)
-        if x.ndim == 2:
-            return np.ascontiguousarray(x.T).T
-        return x
+        return np.ascontiguousarray(x.T).T if x.ndim == 2 else x
+
+    def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
+        size = super().weight_bytes(shape, pixels)
+        if shape[2:] == (3, 3) and convolution.by_tiles(1, 2, pixels // 2, *shape[1::-1]):
+            tile = 36 if self.speed == "fastest" else 16
+            return size * tile // 9  # of the transformed kernel; the other rests in its file
+        return size
 
     def linear(self, x, weight, bias=None):
         return matmul.linear(x, weight, bias)
@@ -54,18 +67,22 @@ class FastNumpyBackend(NumpyBackend):
             y = convolution.pointwise(x, weight, bias)
         elif (k, stride, padding) == (3, 1, 1) and convolution.by_tiles(n, h, w, c, out):
             m = 4 if self.speed == "fastest" else 2
-            y = winograd(x, self._winograd_weight(weight, m), bias, m)
+            u = self._kept(weight, m, lambda: transform_weight(weight, m))
+            y = winograd(x, u, bias, m)
         else:
+            if weight.dtype != x.dtype:
+                weight = self._kept(weight, 0, lambda: weight.astype(x.dtype))
             y = convolution.im2col(x, weight, bias, stride, padding)
         return _channels_first(y)
 
-    def _winograd_weight(self, weight: np.ndarray, m: int) -> np.ndarray:
-        """The transformed weight, kept as long as the weight is."""
-        key = id(weight)
-        if key not in self._transformed:
-            forget = weakref.ref(weight, lambda _: self._transformed.pop(key, None))
-            self._transformed[key] = forget, transform_weight(weight, m)
-        return self._transformed[key][1]
+    def _kept(self, weight: np.ndarray, kind: int, make: Callable[[], np.ndarray]) -> np.ndarray:
+        """What is made of a weight, kept as long as the weight is, which may rest in its file."""
+        key = id(weight), kind
+        if key not in self._made:
+            gone = weakref.ref(weight, lambda _: self._made.pop(key, None))
+            self._made[key] = gone, make()
+            forget(weight)
+        return self._made[key][1]
 
     def group_norm(self, x, weight, bias, groups, eps):
         return _channels_first(norms.group_norm(_channels_last(x), weight, bias, groups, eps))

@@ -48,11 +48,21 @@ class FastTorchBackend(TorchBackend):
         self.compiles = self.speed == "fastest"
 
     def weight(self, x: Any) -> torch.Tensor:
-        """Kernels channels_last; for NumPy's kernels, matrices transposed in memory."""
-        x = self.asarray(x)
-        if x.ndim == 4:
-            return x.contiguous(memory_format=torch.channels_last) if self._numpy is None else x
-        return x.T.contiguous().T if x.ndim == 2 and self._numpy is not None else x
+        """Kernels channels_last; for NumPy's kernels, as those want it."""
+        if self._numpy is None:
+            x = self.asarray(x)
+            return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
+        if not isinstance(x, np.ndarray):
+            return self.asarray(x)
+        array = self._numpy.weight(x)
+        with warnings.catch_warnings():  # nobody writes to weights, which may lie in a file
+            warnings.filterwarnings("ignore", "The given NumPy array is not writ")
+            tensor = torch.from_numpy(array)
+        self._arrays[tensor] = array
+        return tensor
+
+    def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
+        return (self._numpy or super()).weight_bytes(shape, pixels)
 
     @contextmanager
     def inference(self):
@@ -91,13 +101,13 @@ class FastTorchBackend(TorchBackend):
             self._arrays[x] = x.numpy()
         return self._arrays[x]
 
-    def _elsewhere(self, x: torch.Tensor, weight: torch.Tensor) -> bool:
+    def _elsewhere(self, x: torch.Tensor) -> bool:
         """Whether other kernels are faster, and allowed: they know no gradients."""
-        return not torch.is_grad_enabled() and x.dtype == weight.dtype == torch.float32
+        return not torch.is_grad_enabled() and x.dtype == torch.float32
 
     def linear(self, x, weight, bias=None):
         rows = x.numel() // x.shape[-1]
-        if rows * weight.numel() >= SMALL and self._elsewhere(x, weight):
+        if rows * weight.numel() >= SMALL and self._elsewhere(x):
             if self._numpy is not None:
                 return self._through_numpy("linear", x, weight, bias)
             if self._onednn:
@@ -107,30 +117,30 @@ class FastTorchBackend(TorchBackend):
         return super().linear(x, weight, bias)
 
     def conv2d(self, x, weight, bias=None, stride=1, padding=0):
-        if self._numpy is not None and self._elsewhere(x, weight):
+        if self._numpy is not None and self._elsewhere(x):
             return self._through_numpy("conv2d", x, weight, bias, stride, padding)
         return super().conv2d(_channels_last(x), weight, bias, stride, padding)
 
     def attention(self, q, k, v, causal=False):
         scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-        if self._numpy is not None and scores >= SMALL and self._elsewhere(q, k):
+        if self._numpy is not None and scores >= SMALL and self._elsewhere(q):
             y = self._numpy.attention(q.numpy(), k.numpy(), v.numpy(), causal)
             return torch.from_numpy(y)
         return super().attention(q, k, v, causal)
 
     def geglu(self, x, weight, bias=None):
-        if self._numpy is not None and self._elsewhere(x, weight):
+        if self._numpy is not None and self._elsewhere(x):
             return self._through_numpy("geglu", x, weight, bias)
         return super().geglu(x, weight, bias)
 
     def group_norm_silu(self, x, weight, bias, groups, eps):
-        if self._numpy is not None and self._elsewhere(x, weight):
+        if self._numpy is not None and self._elsewhere(x):
             return self._through_numpy("group_norm_silu", x, weight, bias, groups, eps)
         y = self.group_norm(x, weight, bias, groups, eps)
         return F.silu(y, inplace=not torch.is_grad_enabled())
 
     def group_norm(self, x, weight, bias, groups, eps):
-        if self._numpy is not None and self._elsewhere(x, weight):
+        if self._numpy is not None and self._elsewhere(x):
             return self._through_numpy("group_norm", x, weight, bias, groups, eps)
         if x.dtype == torch.float32 and x.device.type == "cpu":
             return _group_norm(x, weight, bias, groups, eps)

@@ -1,0 +1,120 @@
+"""How much memory a picture takes, before it is drawn.
+
+Weights are counted exactly, but for the copies that a backend makes of them, for which there is an
+upper bound (`Backend.weight_bytes`). Of what a network computes, the largest things count that are
+there at the same time: in the U-Net all skip connections and `WORKING` arrays of the widest layer,
+in the decoder `WORKING` arrays of the last. docs/performance.md compares with measurements.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from ldmref.backends.base import Backend
+from ldmref.errors import UsageError
+from ldmref.models.config import ModelConfig, UNetConfig
+from ldmref.models.params import Spec, flatten
+
+WORKING = 4
+PROGRAM = 250 * 2**20  # Python, the libraries, and blocks that threads work on
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Bytes: of each network's weights, and of what sampling and decoding compute."""
+
+    weights: dict[str, int]
+    sampling: int
+    decoding: int
+
+    @property
+    def together(self) -> int:
+        """The peak with all networks in memory."""
+        return PROGRAM + sum(self.weights.values()) + max(self.sampling, self.decoding)
+
+    def apart(self, releasable: Collection[str]) -> int:
+        """The peak with only one of the releasable networks in memory at a time."""
+        fixed = sum(size for name, size in self.weights.items() if name not in releasable)
+        working = {"unet": self.sampling, "vae": self.decoding}
+        sizes = [self.weights[name] + working.get(name, 0) for name in releasable]
+        kept = max((work for name, work in working.items() if name not in releasable), default=0)
+        return PROGRAM + fixed + max([*sizes, kept])
+
+
+def bytes_of(size: int | str | None) -> int | None:
+    """A number of bytes from a number or from text such as "6GB", "512 MB" or "1.5G".
+
+    Units are powers of 1000; those of 1024 have an i: "6GiB".
+
+    Raises:
+        UsageError: it is neither.
+
+    >>> bytes_of("1.5GB"), bytes_of("2MiB")
+    (1500000000, 2097152)
+    """
+    if size is None or (isinstance(size, int) and size > 0):
+        return size
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", str(size).strip().lower())
+    if not match or float(match[1]) <= 0 or (match[3] and not match[2]):
+        raise UsageError(
+            f"max_memory must be a size such as 6GB or 6GiB, not {size!r}", code="E-MAX-MEMORY"
+        )
+    power = " kmgt".index(match[2] or " ")
+    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def estimate(
+    spec: Spec,
+    config: ModelConfig,
+    ops: Backend,
+    width: int,
+    height: int,
+    n: int = 1,
+    tile: int | None = None,
+) -> Estimate:
+    """For `n` pictures at a time, with guidance; `tile`: pixels of a side, for the decoder.
+
+    spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
+    """
+    weights: dict[str, int] = {}
+    for name, shape in flatten(spec).items():
+        part, pixels = name.split(".")[0], _pixels(name, config, n, width, height)
+        weights[part] = weights.get(part, 0) + ops.weight_bytes(shape, pixels)
+    f, number = config.vae.factor, ops.weight_bytes((1,), 0)
+    decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
+    channels = config.vae.block_out_channels
+    widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
+    return Estimate(
+        weights,
+        2 * n * number * _unet_numbers(config.unet, width // f, height // f),
+        n * number * WORKING * widest * decoded,
+    )
+
+
+def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> int:
+    """How many pixels a layer sees at least; in autoencoders, as many as there are latents."""
+    words, f = name.split("."), config.vae.factor
+    latents = n * (width // f) * (height // f)
+    if words[0] != "unet":
+        return latents
+    deepest, level = len(config.unet.block_out_channels) - 1, 0
+    if words[1] == "mid_block":
+        level = deepest
+    elif words[1] in ("down_blocks", "up_blocks"):
+        i = int(words[2])
+        level = deepest - i if words[1] == "up_blocks" else i
+        level += {"upsamplers": -1, "downsamplers": 1}.get(words[3], 0)
+    return 2 * latents >> 2 * level
+
+
+def _unet_numbers(config: UNetConfig, w: int, h: int) -> int:
+    """Numbers of one picture that are there at the same time."""
+    skips, widest, channels = 0, 0, config.block_out_channels
+    for level, c in enumerate(channels):
+        size = (w >> level) * (h >> level)
+        skips += (config.layers_per_block + 1) * c * size
+        above = channels[min(level + 1, len(channels) - 1)]
+        widest = max(widest, (c + above) * size)
+    return skips + WORKING * widest

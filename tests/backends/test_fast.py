@@ -1,0 +1,262 @@
+"""Full speed: the reference's numbers, the cores shared out once, nothing kept too long."""
+
+from __future__ import annotations
+
+import gc
+import importlib.util
+import os
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import ldmref
+from ldmref import modes
+from ldmref.backends import get_backend
+from ldmref.backends.fast import pointwise, threads
+from ldmref.backends.fast.numpy import FastNumpyBackend
+from ldmref.backends.fast.winograd import transform_weight, winograd
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.errors import UsageError
+
+REFERENCE = NumpyBackend(dtype="float64")
+
+
+# -- which backend --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "dtype", "speed", "found"),
+    [
+        ("numpy", None, None, "fast"),
+        ("numpy", "float32", "exact", "exact"),
+        ("numpy", "float64", None, "exact"),
+        ("numpy", "float16", None, "exact"),
+        ("numpy", None, "fastest", "fastest"),
+        ("torch", None, None, "fast"),
+        ("torch", "bfloat16", "fastest", "fastest"),
+        ("torch", "float64", None, "exact"),
+        ("torch", None, "exact", "exact"),
+    ],
+)
+def test_the_speed_is_the_backends_own_or_as_asked(name, dtype, speed, found):
+    if name == "torch":
+        pytest.importorskip("torch")
+    ops = get_backend(name, dtype=dtype, speed=speed)
+    assert ops.speed == found == ops.describe()["speed"]
+    assert get_backend(ops, speed=found) is ops
+    with pytest.raises(UsageError, match="already has"):
+        get_backend(ops, speed="exact" if found != "exact" else "fast")
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+@pytest.mark.parametrize(("dtype", "speed"), [("float64", "fast"), (None, "warp")])
+def test_a_speed_that_does_not_exist(name, dtype, speed):
+    if name == "torch":
+        pytest.importorskip("torch")
+    with pytest.raises(UsageError, match=f"speed '{speed}' does not exist") as caught:
+        get_backend(name, dtype=dtype, speed=speed)
+    assert caught.value.code == "E-SPEED"
+
+
+# -- Winograd -------------------------------------------------------------------------------------
+
+
+@given(
+    n=st.integers(1, 5),
+    h=st.integers(1, 40),
+    w=st.integers(1, 40),
+    c=st.integers(1, 9),
+    out=st.integers(1, 9),
+    m=st.sampled_from([2, 4]),
+    biased=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_winograd_is_the_convolution(n, h, w, c, out, m, biased, seed):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((n, h, w, c), np.float32)
+    weight = rng.standard_normal((out, c, 3, 3), np.float32)
+    bias = rng.standard_normal(out, np.float32) if biased else None
+    wide = [None if y is None else y.astype(np.float64) for y in (x.transpose(0, 3, 1, 2), weight)]
+    want = REFERENCE.conv2d(*wide, None if bias is None else bias.astype(float), 1, 1)
+    got = winograd(x, transform_weight(weight, m), bias, m)
+    error = np.abs(got.transpose(0, 3, 1, 2) - want).max() / max(1.0, np.abs(want).max())
+    assert error < (3e-6 if m == 2 else 3e-5)
+
+
+def test_transformed_weights_live_as_long_as_the_weight():
+    ops = FastNumpyBackend()
+    weight = ops.weight(np.ones((64, 64, 3, 3), np.float32))
+    x = np.ones((1, 64, 16, 16), np.float32)
+    first = ops.conv2d(x, weight, None, 1, 1)
+    assert len(ops._made) == 1
+    np.testing.assert_array_equal(ops.conv2d(x, weight, None, 1, 1), first)
+    assert len(ops._made) == 1
+    del weight
+    gc.collect()
+    assert not ops._made
+
+
+# -- activations ----------------------------------------------------------------------------------
+
+
+def test_the_polynomial_comes_from_its_script():
+    path = Path(__file__).parents[2] / "scripts" / "fit_gelu.py"
+    spec = importlib.util.spec_from_file_location("fit_gelu", path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    coefficients, worst = module.fit()
+    np.testing.assert_allclose(pointwise.ERF, coefficients, rtol=1e-6)
+    assert worst < 1e-7
+
+
+def test_gelu_everywhere():
+    ends = np.geomspace(6.0, 3e38, 1001)
+    x = np.concatenate([np.linspace(-12, 12, 200001), ends, -ends]).astype(np.float32)
+    want = REFERENCE.gelu(x.astype(np.float64))
+    error = np.abs(FastNumpyBackend().gelu(x) - want) / np.maximum(1.0, np.abs(want))
+    assert error.max() < 2.5e-7
+
+
+# -- threads --------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def four(monkeypatch):
+    """Four threads, whatever the machine has."""
+    monkeypatch.setattr(threads, "count", lambda: 4)
+    threads._pool.cache_clear()
+    yield
+    threads._pool.cache_clear()
+
+
+def test_every_block_is_done_once_on_several_threads(four):
+    meeting, done, names = threading.Barrier(4, timeout=10), [], set()
+
+    def block(i):
+        if i < 4:
+            meeting.wait()  # nobody does the first four alone
+        names.add(threading.current_thread().name)
+        done.append(i)
+
+    threads.parallel(block, 100)
+    assert sorted(done) == list(range(100)) and len(names) == 4
+
+
+def test_inner_calls_stay_on_the_blocks_thread(four):
+    def block(i):
+        here = threading.current_thread()
+        threads.parallel(lambda j: seen.append(threading.current_thread() is here), 8)
+
+    seen = []
+    threads.parallel(block, 8)
+    assert seen == [True] * 64
+
+
+def test_the_first_error_is_raised_and_the_pool_lives_on(four):
+    def block(i):
+        if i == 7:
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        threads.parallel(block, 50)
+    threads.parallel(lambda i: None, 50)
+    assert not getattr(threads._local, "inside", False)
+
+
+def test_products_have_one_thread_inside_and_their_own_outside():
+    code = (
+        "from threadpoolctl import threadpool_info\n"
+        "from ldmref.backends import get_backend\n"
+        "def blas():\n"
+        "    found = threadpool_info()\n"
+        "    return [x['num_threads'] for x in found if 'numpy' in x['filepath']]\n"
+        "ops = get_backend('numpy')\n"
+        "print(blas())\n"
+        "with ops.inference():\n"
+        "    with ops.inference(): print(blas())\n"
+        "    print(blas())\n"
+        "print(blas())\n"
+    )
+    environ = {
+        "OPENBLAS_NUM_THREADS": "3",
+        "PATH": "",
+        "PYTHONPATH": str(Path(ldmref.__file__).parents[1]),
+    }
+    done = subprocess.run([sys.executable, "-c", code], env=environ, capture_output=True, text=True)
+    before, *inside, after = done.stdout.split()
+    assert inside == ["[1]", "[1]"] and before == after, done.stderr
+    if len(os.sched_getaffinity(0)) > 1:  # else BLAS has one thread anyway
+        assert before != "[1]"
+
+
+def test_a_picture_does_not_depend_on_the_number_of_threads(four):
+    model = ldmref.random_model("tiny", backend="numpy")
+    many = modes.txt2img(model, "a cat", seed=3, width=64, height=64, steps=3)
+    threads.count = lambda: 1
+    one = modes.txt2img(model, "a cat", seed=3, width=64, height=64, steps=3)
+    np.testing.assert_array_equal(many.latents, one.latents)
+
+
+def test_the_same_picture_at_every_speed():
+    want = modes.txt2img(ldmref.random_model("tiny", dtype="float64"), "a cat", seed=3, width=96)
+    for name, speed in (
+        ("numpy", "exact"),
+        ("numpy", "fast"),
+        ("numpy", "fastest"),
+        ("torch", "fast"),
+    ):
+        if name == "torch":
+            pytest.importorskip("torch")
+        model = ldmref.random_model("tiny", backend=name, speed=speed)
+        got = modes.txt2img(model, "a cat", seed=3, width=96)
+        assert np.abs(np.asarray(got[0], int) - np.asarray(want[0], int)).max() <= 1
+        assert got.params["backend"]["speed"] == speed
+
+
+# -- torch ----------------------------------------------------------------------------------------
+
+
+def test_gradients_flow_through_the_fast_torch_backend():
+    torch = pytest.importorskip("torch")
+    fast, plain = get_backend("torch"), get_backend("torch", speed="exact")
+    x = torch.randn(2, 64, 16, 16)
+    w, g = torch.randn(64, 64, 3, 3, requires_grad=True), torch.randn(64)
+
+    def loss(ops):
+        h = ops.group_norm_silu(ops.conv2d(x, w, None, 1, 1), g, g, 8, 1e-5)
+        rows = h.reshape(2, 64, 256).permute(0, 2, 1)
+        rows = ops.attention(rows[:, None], rows[:, None], rows[:, None])[:, 0]
+        return torch.square(ops.geglu(rows, w.reshape(-1, 64), None)).mean()
+
+    slopes = [torch.autograd.grad(loss(ops), w)[0] for ops in (fast, plain)]
+    error = (slopes[0] - slopes[1]).abs().max() / slopes[1].abs().max()
+    assert slopes[1].abs().max() > 0 and error < 1e-4
+
+
+def test_where_numpys_blas_does_not_know_the_processor_torch_uses_onednn(monkeypatch):
+    torch = pytest.importorskip("torch")
+    import ldmref.backends.fast.torch as module
+    from ldmref.testing import assert_conforms
+
+    monkeypatch.setattr(module, "blas_kernels", lambda: "Prescott")
+    monkeypatch.setattr(module, "SMALL", 1)
+    ops = get_backend("torch")
+    assert ops._numpy is None and ops._onednn == torch.backends.mkldnn.is_available()
+    assert_conforms(ops)
+
+
+@pytest.mark.slow
+def test_compiled_networks_draw_the_same_picture():
+    pytest.importorskip("torch")
+    pictures = [
+        modes.txt2img(ldmref.random_model("tiny", backend="torch", speed=speed), "a cat", seed=1)
+        for speed in ("exact", "fastest")
+    ]
+    a, b = (np.asarray(picture[0], int) for picture in pictures)
+    assert np.abs(a - b).max() <= 1
