@@ -59,7 +59,7 @@ class LatentDiffusion:
         self.backend, self.config, self.tokenizer, self.sha256 = backend, config, tokenizer, sha256
         self.tokenizer_2 = tokenizer_2
         self.params = Parts(backend, params)
-        self._networks: dict[str, tuple[Params, Callable]] = {}
+        self._networks: dict[str, tuple[Params, Backend, Callable]] = {}
         self.max_memory: int | None = None  # bytes, of which `make_room` keeps account
         self._apart = False  # one network at a time
         self.embeddings: dict[str, str] = {}
@@ -258,9 +258,11 @@ class LatentDiffusion:
     def _network(self, function: Callable, part: str) -> Callable:
         """A network of this model's parameters, compiled where the backend's speed says so."""
         params = self._use(part)
-        if part not in self._networks or self._networks[part][0] is not params:
-            self._networks[part] = params, self.backend.compile(function, params)
-        return self._networks[part][1]
+        made = self._networks.get(part)
+        if made is None or made[0] is not params or made[1] is not self.backend:
+            made = params, self.backend, self.backend.compile(function, params)
+            self._networks[part] = made
+        return made[2]
 
     def encode_segmentation(self, labels: np.ndarray) -> Array:
         """What is joined to the latents for maps of classes; (n, H, W) integers -> (n, k, h, w)."""

@@ -21,9 +21,9 @@ FEW = 256  # pixels of all pictures
 BLOCK = 2**20  # numbers in a block of columns
 
 
-def by_tiles(n: int, h: int, w: int, c_in: int, c_out: int) -> bool:
-    """Whether Winograd pays for a 3 x 3 convolution at stride 1."""
-    tiles = n * -(-h // 2) * -(-w // 2)
+def by_tiles(n: int, h: int, w: int, c_in: int, c_out: int, m: int = 2) -> bool:
+    """Whether Winograd's F(m x m) pays for a 3 x 3 convolution at stride 1."""
+    tiles = n * -(-h // m) * -(-w // m)
     return tiles >= FEWEST and min(c_in, c_out) >= FEWEST
 
 

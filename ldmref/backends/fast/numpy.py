@@ -66,7 +66,8 @@ class FastNumpyBackend(NumpyBackend):
         if (k, stride, padding) == (1, 1, 0):
             y = convolution.pointwise(x, weight, bias)
         elif (k, stride, padding) == (3, 1, 1) and convolution.by_tiles(n, h, w, c, out):
-            m = 4 if self.speed == "fastest" else 2
+            large = convolution.by_tiles(n, h, w, c, out, 4)
+            m = 4 if self.speed == "fastest" and large else 2
             u = self._kept(weight, m, lambda: transform_weight(weight, m))
             y = winograd(x, u, bias, m)
         else:
