@@ -30,8 +30,10 @@ class CupyBackend(NumpyBackend):
     name = "cupy"
     workspace = 256 * 2**20
 
-    def __init__(self, device: str | None = None, dtype: str | None = None):
-        super().__init__(device or "cuda:0", dtype)
+    def __init__(
+        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
+    ):
+        super().__init__(device or "cuda:0", dtype, speed)
         try:
             self.lib, self.xp, self._cupy_erf = _libraries()
             self.lib.cuda.Device(self._index).use()

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
 
@@ -38,6 +38,7 @@ class Record:
     seconds: float
     flops: int  # of linear, geglu, conv2d and attention, a multiply-add being two; else 0
     array: np.ndarray | None = None  # the output, if the trace keeps arrays
+    layer: str = ""  # whose parameters it took, if the trace knows their names
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,16 @@ class Difference:
 
 
 class TracedBackend(Backend):
-    """`inner`, each of whose operations is timed and recorded in `records`."""
+    """`inner`, each of whose operations is timed and recorded in `records`.
 
-    def __init__(self, inner: Backend, keep: bool = False):
-        self.inner, self.keep = inner, keep
+    `keep`: with its output. `layer_of`: names of layers by the `id` of their parameters, which must
+    outlive the trace.
+    """
+
+    def __init__(
+        self, inner: Backend, keep: bool = False, layer_of: Mapping[int, str] | None = None
+    ):
+        self.inner, self.keep, self.layer_of = inner, keep, layer_of or {}
         for attribute in dir(inner):  # all that is not recorded is inner's
             derived = isinstance(getattr(Backend, attribute, None), property)
             if not (attribute.startswith("_") or attribute in OPERATIONS or derived):
@@ -72,7 +79,9 @@ class TracedBackend(Backend):
         shapes, out = tuple(tuple(x.shape) for x in arrays), tuple(y.shape)
         array = np.array(self.to_numpy(y)) if self.keep else None  # a copy, later writes aside
         flops = _flops(name, shapes, out)
-        self.records.append(Record(len(self.records), name, shapes, out, seconds, flops, array))
+        layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
+        record = Record(len(self.records), name, shapes, out, seconds, flops, array, layer)
+        self.records.append(record)
         return y
 
 

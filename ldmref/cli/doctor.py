@@ -123,8 +123,8 @@ def backends() -> list[Finding]:
 
 
 def embedded_model() -> Finding:
+    from ldmref.io.find import find_model
     from ldmref.io.tensors import TensorFile
-    from ldmref.loading import find_model
 
     try:
         file = TensorFile(find_model("emoji") / "model.safetensors")

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 import click
 
 import ldmref
-from ldmref.cli import check, convert, doctor, info, pictures, train
+from ldmref.cli import bench, check, convert, doctor, info, pictures, replay, train
 from ldmref.cli.progress import Stopped, one_line, say
 from ldmref.errors import LdmrefError, OutputError, ResourceError, UsageError, did_you_mean
 
@@ -80,7 +80,7 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for module in (pictures, train, convert, info, check, doctor):
+for module in (pictures, replay, train, convert, info, check, bench, doctor):
     for command in module.COMMANDS:
         cli.add_command(command)
 

@@ -76,6 +76,19 @@ def test_records_shapes_seconds_and_flops():
     assert all(r.seconds > 0 and r.array is None for r in ops.records)
 
 
+def test_layers_are_named_by_their_parameters():
+    weight, bias, x = np.ones((8, 6)), np.ones(8), np.ones((2, 6))
+    ops = TracedBackend(NumpyBackend(dtype="float64"), layer_of={id(weight): "a", id(bias): "b"})
+    ops.linear(x, weight)
+    ops.linear(x, weight.copy(), bias=bias)
+    ops.linear(x, weight.copy())
+    ops.silu(x)
+    assert [record.layer for record in ops.records] == ["a", "b", "", ""]
+    plain = TracedBackend(NumpyBackend())
+    plain.silu(x)
+    assert plain.records[0].layer == ""
+
+
 def test_numpy_and_torch_do_not_part():
     pytest.importorskip("torch")
     a, _ = trace(get_backend("numpy", dtype="float64"))

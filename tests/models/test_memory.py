@@ -53,6 +53,17 @@ def test_networks_are_brought_when_they_are_used(folder):
         _ = model.params.vea
 
 
+def test_large_text_encoders_leave_when_the_prompts_are_read(folder, monkeypatch):
+    model = ldmref.load(folder, backend="numpy")
+    want = modes.txt2img(model, "a cat", seed=1, steps=1)
+    assert "text_encoder" in model.params._ready
+    monkeypatch.setattr("ldmref.models.model.LARGE", 1)
+    got = modes.txt2img(model, "a cat", seed=1, steps=1)
+    assert set(model.params._ready) == {"unet", "vae"}
+    again = modes.txt2img(model, "a cat", seed=1, steps=1)
+    assert np.array_equal(got.latents, want.latents) and np.array_equal(got.latents, again.latents)
+
+
 def test_kernels_stay_in_the_file_and_in_its_type(folder):
     model = ldmref.load(folder, backend="numpy")
     weight = model.params.unet.conv_in.weight

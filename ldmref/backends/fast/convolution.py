@@ -11,12 +11,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from ldmref.backends.fast.matmul import linear
-from ldmref.backends.fast.threads import parallel, scratch
+from ldmref.backends.fast.threads import fair, parallel, scratch
 
-FEWEST = 64  # tiles, and channels, below which Winograd's additions cost more than they save
+FEWEST = 64  # tiles, and channels, below which Winograd costs more than it saves, or more memory
 FEW = 256  # pixels of all pictures
 BLOCK = 2**20  # numbers in a block of columns
 
@@ -33,9 +35,17 @@ def pointwise(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.
 
 
 def im2col(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, padding: int
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: int,
+    padding: int,
+    keep: Callable[[Callable[[], np.ndarray]], np.ndarray] = lambda make: make(),
 ) -> np.ndarray:
-    """Any kernel; x: (n, h, w, i), weight: (o, i, k, k) -> (n, h', w', o)."""
+    """Any kernel; x: (n, h, w, i), weight: (o, i, k, k) -> (n, h', w', o).
+
+    `keep` may keep the weight as the matrix that it is called to make.
+    """
     if padding:
         x = np.pad(x, ((0, 0), (padding, padding), (padding, padding), (0, 0)))
     k = weight.shape[2]
@@ -44,13 +54,14 @@ def im2col(
     n, h, w = x.shape[0], (x.shape[1] - k) // stride + 1, (x.shape[2] - k) // stride + 1
     if n * h * w <= FEW:
         return _by_channels(x, weight, bias, stride, (n, h, w))
-    return _by_rows(x, weight, bias, stride, (n, h, w))
+    c, out = weight.shape[1], weight.shape[0]
+    matrix = keep(lambda: weight.transpose(2, 3, 1, 0).reshape(k * k * c, out))
+    return _by_rows(x, matrix, bias, stride, (n, h, w), k)
 
 
-def _by_rows(x, weight, bias, stride, shape):
-    """Columns (rows * w', k * k * i) times weight (k * k * i, o)."""
-    (n, h, w), (out, c, k, _) = shape, weight.shape
-    matrix = weight.transpose(2, 3, 1, 0).reshape(k * k * c, out)
+def _by_rows(x, matrix, bias, stride, shape, k):
+    """Columns (rows * w', k * k * i) times matrix (k * k * i, o)."""
+    (n, h, w), c, out = shape, x.shape[3], matrix.shape[1]
     y = np.empty((n, h, w, out), x.dtype)
     rows = max(1, min(h, BLOCK // (k * k * c * w), -(-h // 2)))
     bands = -(-h // rows)
@@ -98,7 +109,7 @@ def _by_channels(x, weight, bias, stride, shape):
             columns[:, dy, dx] = lines.transpose(3, 0, 1, 2)
     columns = columns.reshape(c * k * k, -1)
     y = np.empty((n * h * w, out), x.dtype)
-    step = max(32, min(256, -(-out // 2)))
+    step = fair(out, FEW)
 
     def block(i: int) -> None:
         these = slice(i * step, (i + 1) * step)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from ldmref.backends.fast.pointwise import gelu_
-from ldmref.backends.fast.threads import parallel, scratch
+from ldmref.backends.fast.threads import fair, parallel, scratch
 
-ROWS, COLUMNS = 256, 1280  # of a block
+ROWS, COLUMNS = 1024, 2560  # of a block
 SMALL = 2**22  # multiplications that are not worth sharing
 
 
@@ -15,9 +15,9 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
     """x @ weight.T + bias; x: (..., i), weight: (o, i) -> (..., o)."""
     rows, out = x.reshape(-1, x.shape[-1]), weight.shape[0]
     y = np.empty((rows.shape[0], out), x.dtype)
-    tall = rows.shape[0] >= 2 * ROWS or rows.shape[0] > out
+    tall = rows.shape[0] >= min(512, out)
     whole = rows.shape[0] if tall else out
-    step = whole if y.size * rows.shape[1] < SMALL else max(64, min(ROWS, -(-whole // 2)))
+    step = whole if y.size * rows.shape[1] < SMALL else fair(whole, ROWS)
 
     def block(i: int) -> None:
         part = slice(i * step, (i + 1) * step)
@@ -38,7 +38,7 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
     """
     rows, half = x.reshape(-1, x.shape[-1]), weight.shape[0] // 2
     y = np.empty((rows.shape[0], half), x.dtype)
-    down, across = min(ROWS, rows.shape[0]), min(COLUMNS, half)
+    down, across = min(ROWS // 2, rows.shape[0]), min(COLUMNS, half)
     columns = -(-half // across)
 
     def block(i: int) -> None:

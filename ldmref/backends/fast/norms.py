@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.fast.pointwise import BLOCK
 from ldmref.backends.fast.threads import parallel, scratch
+
+BLOCK = 2**18  # numbers that are worked on at once
 
 
 def group_norm(
@@ -70,7 +71,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
     d = x.shape[-1]
     rows = x.reshape(-1, d)
     y = np.empty_like(rows)
-    step = max(1, 4 * BLOCK // d)
+    step = max(1, BLOCK // 4 // d)
 
     def block(i: int) -> None:
         part, out = rows[i * step : (i + 1) * step], y[i * step : (i + 1) * step]

@@ -73,7 +73,9 @@ class FastNumpyBackend(NumpyBackend):
         else:
             if weight.dtype != x.dtype:
                 weight = self._kept(weight, 0, lambda: weight.astype(x.dtype))
-            y = convolution.im2col(x, weight, bias, stride, padding)
+            y = convolution.im2col(
+                x, weight, bias, stride, padding, lambda make: self._kept(weight, 1, make)
+            )
         return _channels_first(y)
 
     def _kept(self, weight: np.ndarray, kind: int, make: Callable[[], np.ndarray]) -> np.ndarray:

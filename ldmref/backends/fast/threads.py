@@ -17,9 +17,7 @@ from typing import Any
 import numpy as np
 from threadpoolctl import ThreadpoolController
 
-_lock = threading.Lock()
 _local = threading.local()
-_users = 0
 
 
 @cache
@@ -50,24 +48,35 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
     os.register_at_fork(after_in_child=_pool.cache_clear)
 
 
-@contextlib.contextmanager
-def single_threaded_blas() -> Iterator[None]:
-    """Products inside use one thread each; back as before when the last user leaves."""
-    global _users
-    threads = count()
-    with _lock:
-        _users += 1
-        if _users == 1:
-            for lib in _blas():
-                lib.set_num_threads(1)
-    try:
-        yield
-    finally:
-        with _lock:
-            _users -= 1
-            if not _users:
-                for lib in _blas():
-                    lib.set_num_threads(threads)
+class SingleThreaded:
+    """A library that works on one thread while anybody is inside; after the last, as before."""
+
+    def __init__(self, read: Callable[[], int], write: Callable[[int], object]):
+        self._read, self._write, self._users, self._before = read, write, 0, 1
+        self._lock = threading.Lock()
+
+    @contextlib.contextmanager
+    def __call__(self) -> Iterator[None]:
+        with self._lock:
+            self._users += 1
+            if self._users == 1:
+                self._before = self._read()
+                self._write(1)
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._users -= 1
+                if not self._users:
+                    self._write(self._before)
+
+
+def _limit_blas(threads: int) -> None:
+    for lib in _blas():
+        lib.set_num_threads(threads)
+
+
+single_threaded_blas = SingleThreaded(count, _limit_blas)
 
 
 def parallel(function: Callable[[int], None], blocks: int) -> None:
@@ -101,6 +110,12 @@ def parallel(function: Callable[[int], None], blocks: int) -> None:
         finally:
             for other in others:
                 other.result()
+
+
+def fair(whole: int, most: int) -> int:
+    """The length of equal blocks of at most `most`, of which each thread gets as many."""
+    turns = max(1, -(-whole // (count() * most)))
+    return max(1, -(-whole // (count() * turns)))
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:

@@ -10,9 +10,10 @@ its first call and for each new shape: minutes.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
 from collections.abc import Callable, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ldmref.backends.base import Backend
 from ldmref.backends.fast.numpy import FastNumpyBackend
-from ldmref.backends.fast.threads import blas_kernels
+from ldmref.backends.fast.threads import SingleThreaded, blas_kernels
 from ldmref.backends.torch import TorchBackend
 
 AVX512_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
@@ -66,8 +67,12 @@ class FastTorchBackend(TorchBackend):
 
     @contextmanager
     def inference(self):
-        """No gradients, and NumPy's products, where they are used, on one thread each."""
-        with torch.inference_mode(), self._numpy.inference() if self._numpy else nullcontext():
+        """No gradients; where NumPy's kernels share out the cores, nothing else does."""
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(torch.inference_mode())
+            if self._numpy is not None:
+                stack.enter_context(_single_threaded_torch())
+                stack.enter_context(self._numpy.inference())
             yield
 
     def compile(self, network: Callable, params: Any) -> Callable:
@@ -84,16 +89,19 @@ class FastTorchBackend(TorchBackend):
             with warnings.catch_warnings(), config.patch(freezing=not cuda):
                 # of caches that array-api-compat keeps
                 warnings.filterwarnings("ignore", "Dynamo detected a call to a `functools.lru")
-                return compiled(*args, **kwargs)
+                y = compiled(*args, **kwargs)
+            return y.clone() if cuda else y  # a graph's next replay writes over its output
 
         return run
 
     # -- operations -------------------------------------------------------------------------------
 
-    def _through_numpy(self, operation: str, x: torch.Tensor, *args: Any) -> torch.Tensor:
+    def _through_numpy(
+        self, operation: str, x: torch.Tensor, *args: Any, **options: Any
+    ) -> torch.Tensor:
         """An operation of the NumPy backend on the same memory."""
         given = [self._array(a) if isinstance(a, torch.Tensor) else a for a in args]
-        return torch.from_numpy(getattr(self._numpy, operation)(x.numpy(), *given))
+        return torch.from_numpy(getattr(self._numpy, operation)(x.numpy(), *given, **options))
 
     def _array(self, x: torch.Tensor) -> np.ndarray:
         """A parameter as a NumPy array, the same one at every call: what is made of it is kept."""
@@ -106,11 +114,11 @@ class FastTorchBackend(TorchBackend):
         return not torch.is_grad_enabled() and x.dtype == torch.float32
 
     def linear(self, x, weight, bias=None):
-        rows = x.numel() // x.shape[-1]
-        if rows * weight.numel() >= SMALL and self._elsewhere(x):
+        if self._elsewhere(x):
             if self._numpy is not None:
                 return self._through_numpy("linear", x, weight, bias)
-            if self._onednn:
+            rows = x.numel() // x.shape[-1]
+            if self._onednn and rows * weight.numel() >= SMALL:
                 picture = x.reshape(1, rows, 1, x.shape[-1]).permute(0, 3, 1, 2)
                 y = F.conv2d(picture, weight[:, :, None, None], bias)
                 return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
@@ -122,16 +130,10 @@ class FastTorchBackend(TorchBackend):
         return super().conv2d(_channels_last(x), weight, bias, stride, padding)
 
     def attention(self, q, k, v, causal=False):
-        scores = q.shape[0] * q.shape[1] * q.shape[2] * k.shape[2]
-        if self._numpy is not None and scores >= SMALL and self._elsewhere(q):
+        if self._numpy is not None and self._elsewhere(q):
             y = self._numpy.attention(q.numpy(), k.numpy(), v.numpy(), causal)
             return torch.from_numpy(y)
         return super().attention(q, k, v, causal)
-
-    def geglu(self, x, weight, bias=None):
-        if self._numpy is not None and self._elsewhere(x):
-            return self._through_numpy("geglu", x, weight, bias)
-        return super().geglu(x, weight, bias)
 
     def group_norm_silu(self, x, weight, bias, groups, eps):
         if self._numpy is not None and self._elsewhere(x):
@@ -145,6 +147,25 @@ class FastTorchBackend(TorchBackend):
         if x.dtype == torch.float32 and x.device.type == "cpu":
             return _group_norm(x, weight, bias, groups, eps)
         return super().group_norm(_channels_last(x), weight, bias, groups, eps)
+
+
+def _delegated(operation: str) -> Callable:
+    """An operation that is NumPy's where that is faster, and else the plain one."""
+    plain = getattr(TorchBackend, operation)
+
+    def run(self: FastTorchBackend, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
+        if self._numpy is not None and self._elsewhere(x):
+            return self._through_numpy(operation, x, *args, **options)
+        return plain(self, x, *args, **options)
+
+    run.__name__, run.__doc__ = operation, plain.__doc__
+    return run
+
+
+for _name in ("layer_norm", "silu", "gelu", "quick_gelu", "upsample2x", "geglu"):
+    setattr(FastTorchBackend, _name, _delegated(_name))
+
+_single_threaded_torch = SingleThreaded(torch.get_num_threads, torch.set_num_threads)
 
 
 class _Network(torch.nn.Module):

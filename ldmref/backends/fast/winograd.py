@@ -18,8 +18,9 @@ import numpy as np
 
 from ldmref.backends.fast.threads import parallel, scratch
 
-TILES = 256  # that are transformed together
-WORKSPACE = 4 * 2**20  # floats of transformed tiles
+TILES = 512  # that are transformed together
+WORKSPACE = 4 * 2**20  # numbers in the transformed tiles of a block
+CHUNK = 2**16  # numbers that are transformed together
 
 # (B^T, G, A^T) of F(m x m, 3 x 3): Lavin and Gray, section 4.1 for m = 2, equation 17 f. for m = 4
 _MATRICES = {
@@ -62,7 +63,9 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
     n, h, w, c = x.shape
     up, across, out = -(-h // m), -(-w // m), u.shape[2]
     y = np.empty((n, m * up, m * across, out), np.float32)
-    tiles = min(TILES, WORKSPACE // (len(u) * max(c, out)), -(-n * up * across // 2))
+    tiles = min(TILES, WORKSPACE // (len(u) * max(c, out)))
+    if n * up * across <= TILES:  # one block, whose products are shared out
+        tiles = TILES
     if up * across > tiles:  # a block is a band of rows of one image, else several whole images
         images, rows = 1, max(1, tiles // across)
     else:
@@ -75,17 +78,34 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
         phases = _phases(x[here], m * top, height, across, m)
         n_here, size = phases.shape[1], m + 2
         v = scratch("tiles", (size, size, n_here, height, across, c))
-        for row in np.ndindex(n_here, height):  # a row of tiles at a time stays in the cache
-            _transform_tiles(phases[:, row[0], m * row[1] : m * row[1] + size], v[:, :, *row], m)
+        chunks = [
+            (image, slice(r, min(r + some, height)))
+            for some in [max(1, CHUNK // (across * max(c, out)))]
+            for image in range(n_here)
+            for r in range(0, height, some)
+        ]
         products = scratch("products", (size, size, n_here, height, across, out))
-        for a, b in np.ndindex(size, size):
-            into = products[a, b].reshape(-1, out)
-            np.matmul(v[a, b].reshape(-1, c), u[a * size + b], out=into)
-        if bias is not None:
-            products[1, 1] += bias  # the place that counts once in every output
         target = y[here, m * top : m * (top + height)].reshape(n_here, height, m, across, m, out)
-        for row in np.ndindex(n_here, height):
-            _transform_products(products[:, :, *row], target[row], m)
+
+        def transform(j: int) -> None:
+            image, r = chunks[j]
+            lines = slice(m * r.start, m * r.stop + 2)
+            _transform_tiles(phases[:, image, lines], v[:, :, image, r], m)
+
+        def multiply(j: int) -> None:
+            place = divmod(j, size)
+            into = products[place].reshape(-1, out)
+            np.matmul(v[place].reshape(-1, c), u[j], out=into)
+            if bias is not None and place == (1, 1):  # the place that counts once in every output
+                into += bias
+
+        def gather(j: int) -> None:
+            image, r = chunks[j]
+            _transform_products(products[:, :, image, r], target[image, r], m)
+
+        parallel(transform, len(chunks))
+        parallel(multiply, size * size)
+        parallel(gather, len(chunks))
 
     parallel(block, -(-n // images) * bands)
     return y[:, :h, :w]
@@ -114,24 +134,25 @@ def _phases(x: np.ndarray, top: int, height: int, across: int, m: int) -> np.nda
 
 
 def _transform_tiles(phases: np.ndarray, v: np.ndarray, m: int) -> None:
-    """B^T d B of a row of tiles; (m, m + 2, across + 1, c) into (m + 2, m + 2, across, c)."""
-    matrix, size, across = _MATRICES[m][0], m + 2, v.shape[2]
-    half = scratch("half", (size, m, *phases.shape[2:]))
+    """B^T d B of rows of tiles; (m, lines, across + 1, c) into (m + 2, m + 2, rows, across, c)."""
+    matrix, size, (height, across) = _MATRICES[m][0], m + 2, v.shape[2:4]
+    rows = [phases[:, r : r + m * (height - 1) + 1 : m] for r in range(size)]
+    half = scratch("half", (size, m, height, *phases.shape[2:]))
     for a in range(size):
-        _combine(matrix[a], phases.swapaxes(0, 1), half[a])
-    parts = [half[:, j % m, j // m : j // m + across] for j in range(size)]
+        _combine(matrix[a], rows, half[a])
+    parts = [half[:, j % m, :, j // m : j // m + across] for j in range(size)]
     for b in range(size):
         _combine(matrix[b], parts, v[:, b])
 
 
 def _transform_products(products: np.ndarray, y: np.ndarray, m: int) -> None:
-    """A^T M A of a row of tiles; (m + 2, m + 2, across, o) into (m, across, m, o)."""
+    """A^T M A of rows of tiles; (m + 2, m + 2, rows, across, o) into (rows, m, across, m, o)."""
     matrix = _MATRICES[m][2]
     half = scratch("halves", products.shape[1:])
     for a in range(m):
         _combine(matrix[a], products, half)
         for b in range(m):
-            _combine(matrix[b], half, y[a, :, b])
+            _combine(matrix[b], half, y[:, a, :, b])
 
 
 def _combine(

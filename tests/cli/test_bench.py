@@ -1,0 +1,136 @@
+"""`ldmref bench` as a user runs it; no test looks at how long anything took."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from ldmref.bench.rows import ROWS
+
+
+@pytest.fixture(autouse=True)
+def brief(monkeypatch):
+    monkeypatch.setattr("ldmref.bench.measure.LEAST", 0.0)
+
+
+@pytest.fixture
+def peers():
+    for library in ("torch", "diffusers", "transformers"):
+        pytest.importorskip(library)
+
+
+def test_list(ldm):
+    ran = ldm("bench", "--list")
+    lines = ran.out.splitlines()
+    assert ran.code == 0 and len(lines) == 2 * len(ROWS) and max(map(len, lines)) <= 100
+    for row, first, second in zip(ROWS.values(), lines[::2], lines[1::2], strict=True):
+        assert first.split()[:3] == [row.name, row.backend, "beside"] and row.peer_title in first
+        assert f", aim {row.aim:.2f}" in first and second.strip() == row.title
+        assert (f", target {row.target or 0:.2f}" in first) == (row.target is not None)
+    assert len(ldm("bench", "unet", "--list", "--backend", "numpy").out.splitlines()) == 2 * 4
+
+
+def test_rows_json_and_plot(ldm, work, peers):
+    pytest.importorskip("matplotlib")
+    files = ("--json", "a.json", "--plot", "a.png")
+    ran = ldm("bench", "unet-numpy-32", "clip-torch", "--quick", *files)
+    assert ran.code == 0, ran.err
+    for word in ("ratio", "GFLOP/s", "of the peak", "diffusers eager", "numbers mean nothing"):
+        assert word in ran.out
+    found = json.loads((work / "a.json").read_text())
+    assert [row["name"] for row in found["rows"]] == ["unet-numpy-32", "clip-torch"]
+    assert found["quick"] and found["skipped"] == found["differing"] == []
+    machine = found["machine"]
+    assert (
+        machine["cpu"] and machine["threads"]["torch"] >= 1 and "diffusers" in machine["versions"]
+    )
+    assert all(len(row["ours"]["values"]) == row["rounds"] == 2 for row in found["rows"])
+    assert (work / "a.png").read_bytes().startswith(b"\x89PNG")
+    again = ldm("bench", "unet-numpy-32", "--quick", *files)
+    assert again.code == 8 and "exists" in again.err and "ratio" not in again.out
+
+
+def test_environment_is_recorded(monkeypatch):
+    from ldmref.bench.machine import facts
+
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert facts()["environment"]["OPENBLAS_CORETYPE"] == "Haswell"
+
+
+def test_profile_and_grow(ldm, work):
+    ran = ldm("bench", "--profile", "--quick", "--json", "p.json")
+    assert ran.code == 0 and "conv2d" in ran.out and "other" in ran.out
+    found = json.loads((work / "p.json").read_text())["profile"]
+    assert "down_blocks.0.resnets.0.conv1" in {line["name"] for line in found["layers"]}
+    assert ran.out.count("GFLOP/s  operation") == 2 and ran.out.count("GFLOP/s  layer") == 1
+    assert found["backend"] == "numpy" and {line["name"] for line in found["kinds"]} > {"linear"}
+    ran = ldm("bench", "--grow", "batch", "--quick", "--rounds", "1", "--json", "g.json")
+    assert ran.code == 0 and "cost ~ batch^" in ran.out
+    points = json.loads((work / "g.json").read_text())["grow"]
+    assert [point["value"] for point in points] == [1, 2, 4]
+
+
+def test_a_missing_peer_is_told_and_the_others_go_on(ldm, peers, monkeypatch):
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    ran = ldm("bench", "unet-numpy-32", "clip-numpy", "--quick")
+    assert ran.code == 0 and "clip-numpy" in ran.out and "unet" not in ran.out
+    (line,) = ran.err.splitlines()
+    assert "unet-numpy-32: skipped" in line and "pip install" in line
+    ran = ldm("bench", "unet-numpy-32", "--quick")
+    assert ran.code == 5 and "needs diffusers" in ran.err and "Traceback" not in ran.err
+
+
+def test_without_a_gpu(ldm, peers, monkeypatch):
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    ran = ldm("bench", "gpu", "--quick")
+    assert ran.code == 5 and ran.err.count("skipped") == 3 and "CUDA" in ran.err
+
+
+def test_differing_sides_are_an_error_after_the_other_rows(ldm, peers, monkeypatch):
+    import ldmref.bench.run as runs
+
+    whole = runs.theirs
+
+    def off(row, model, inputs):
+        import dataclasses
+
+        side = whole(row, model, inputs)
+        wrong = row.work == "unet"
+        return dataclasses.replace(side, host=lambda y: side.host(y) + wrong)
+
+    monkeypatch.setattr(runs, "theirs", off)
+    ran = ldm("bench", "unet-numpy-32", "clip-numpy", "--quick")
+    assert ran.code == 4 and "clip-numpy" in ran.out and "unet" not in ran.out
+    assert "unet-numpy-32: the two sides differ" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "word"),
+    [
+        (("unnet-numpy-32",), 2, "did you mean 'unet-numpy-32'"),
+        (("vae", "--backend", "cupy"), 2, "numpy, torch"),
+        (("--profile", "--grow", "batch"), 2, "two runs"),
+        (("--profile", "unet", "vae"), 2, "one row"),
+        (("clip-numpy", "--grow", "batch", "--quick"), 2, "does not grow"),
+        (("--grow", "colour"), 2, "resolution"),
+        (("unet", "--model", "tiny"), 2, "--model"),
+        (("--profile", "--model", "tinny"), 2, "tiny"),
+        (("--rounds", "0"), 2, "--rounds"),
+        (("unet", "--json", "no/such/a.json"), 8, "folder"),
+        (("unet", "--plot", "a.txt"), 2, ".svg"),
+    ],
+)
+def test_bad_input(ldm, argv, code, word):
+    ran = ldm("bench", *argv)
+    assert ran.code == code and word in ran.err and "Traceback" not in ran.err
+    assert len(ran.err.splitlines()) <= 2
+
+
+def test_plot_without_matplotlib(ldm, work, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    ran = ldm("bench", "clip-numpy", "--quick", "--plot", "a.png")
+    assert ran.code == 5 and "matplotlib" in ran.err and not ran.out
