@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -12,12 +10,17 @@ import numpy as np
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.config import settings
-from ldmref.errors import CorruptModelError, InputError, UnsafeFileError, did_you_mean
-from ldmref.io.compvis import find_config, load_compvis
+from ldmref.errors import (
+    CorruptModelError,
+    InputError,
+    UsageError,
+)
+from ldmref.io.compvis import averages_note, averages_of, load_compvis
 from ldmref.io.controlnet import open_controlnet
-from ldmref.io.diffusers import load_diffusers, read_diffusers_config
+from ldmref.io.diffusers import load_diffusers
+from ldmref.io.find import find_model, is_native, model_config
 from ldmref.io.lora import apply_loras, read_loras
-from ldmref.io.model import SECOND_TOKENIZER, load_folder, read_config, require_finite
+from ldmref.io.model import SECOND_TOKENIZER, load_folder, require_finite
 from ldmref.io.tensors import TensorFile
 from ldmref.io.vae import read_vae, swap_vae
 from ldmref.models.clip_files import load_tokenizer
@@ -26,88 +29,10 @@ from ldmref.models.controlnet import ControlNet
 from ldmref.models.memory import bytes_of
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init, unflatten
-from ldmref.models.presets import PRESETS, preset
+from ldmref.models.presets import preset
 from ldmref.models.prompt_files import tokenizer_for
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.models.tokenizer import PromptTokenizer, word_tokenizer
-
-EMBEDDED = ("emoji",)
-INDEXES = ("config.json", "model_index.json")
-
-
-def find_model(name: str | Path) -> Path:
-    """The file or folder of a model: an embedded one by its name, else a path.
-
-    A name such as `stable-diffusion-v1-5/stable-diffusion-v1-5` that is no path is looked up in the
-    local cache of Hugging Face.
-
-    Raises:
-        InputError: there is no such model.
-        UnsafeFileError: it is a pickle.
-    """
-    if str(name) in EMBEDDED:
-        return Path(str(files("ldmref") / "assets" / str(name)))
-    path = Path(name)
-    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
-        raise UnsafeFileError(
-            f"{path.name} is a pickle, and loading a pickle can run code",
-            code="E-PICKLE",
-            hint=f"make it safe first: ldmref convert {path.name} {path.stem}.safetensors",
-        )
-    if not path.exists():
-        cached = cached_snapshot(str(name))
-        if cached is not None:
-            return cached
-        raise InputError(
-            f"no model {str(name)!r}", code="E-MODEL", hint=did_you_mean(str(name), EMBEDDED)
-        )
-    if path.is_dir() and not any((path / index).is_file() for index in INDEXES):
-        raise InputError(
-            f"{path.name!r} is no model folder: it has neither of {' and '.join(INDEXES)}",
-            code="E-MODEL",
-        )
-    return path
-
-
-def cached_snapshot(name: str) -> Path | None:
-    """The newest snapshot of `owner/model` in the local cache of Hugging Face, if it is there."""
-    owner, _, model = name.partition("/")
-    if not owner or not model or "/" in model or ".." in name:
-        return None
-    home = Path(os.environ.get("HF_HOME") or Path.home() / ".cache" / "huggingface")
-    hub = Path(os.environ.get("HF_HUB_CACHE") or home / "hub")
-    repository = hub / f"models--{owner}--{model}"
-    found = [p for p in (repository / "snapshots").glob("*") if (p / "model_index.json").is_file()]
-    main = repository / "refs" / "main"
-    named = main.read_text("utf-8").strip() if main.is_file() else ""
-    return max(found, key=lambda p: (p.name == named, p.stat().st_mtime), default=None)
-
-
-def model_config(name: str | Path, config: str | Path | None = None) -> ModelConfig:
-    """The configuration of a model, without reading its weights."""
-    path = find_model(name)
-    if path.is_file():
-        return find_config(TensorFile(path), told_config(config))
-    if (path / "model_index.json").is_file():
-        return read_diffusers_config(path)
-    return read_config(path / "config.json")
-
-
-def told_config(config: str | Path | None) -> ModelConfig | None:
-    """A configuration by preset name, or from a folder or config.json of ldmref or diffusers."""
-    if config is None or str(config) in PRESETS:
-        return PRESETS.get(str(config))
-    path = Path(config)
-    if (path / "model_index.json").is_file():
-        return read_diffusers_config(path)
-    file = path if path.suffix == ".json" else path / "config.json"
-    if not file.is_file():
-        raise InputError(
-            f"no configuration {str(config)!r}",
-            code="E-CONFIG",
-            hint=did_you_mean(str(config), PRESETS),
-        )
-    return read_config(file)
 
 
 def load(
@@ -122,12 +47,16 @@ def load(
     lora: Sequence[str | Path | tuple[str | Path, float]] = (),
     speed: str | None = None,
     max_memory: int | str | None = None,
+    fetch: bool = False,
+    variant: str | None = None,
+    ema: bool | None = None,
 ) -> LatentDiffusion:
     """Load a model.
 
     Args:
         name: `emoji`, the embedded text-to-emoji model; a folder of ldmref or diffusers; a CompVis
-            single file (.safetensors); or `owner/model` in the local cache of Hugging Face.
+            single file (.safetensors); or `owner/model`, `owner/model/file.safetensors`, with
+            `@revision` or without, in the local cache of Hugging Face.
         backend: `numpy`, `torch`, `cupy`, a plug-in's name, or a `Backend`.
         device: `cpu`, `cuda:0`, ...
         dtype: `float64`, `float32`, `float16` or `bfloat16`.
@@ -141,15 +70,22 @@ def load(
         lora: LoRA files, merged into the weights: paths, or (path, weight).
         max_memory: bytes, or a size such as "6GB": with less than all networks take together, each
             is read from the disk for its part of a picture.
+        fetch: fetch what the cache lacks, by huggingface_hub; else nothing is ever fetched.
+        variant: which weights of a diffusers folder that holds several, such as `fp16`.
+        ema: of a single file, True reads the averaged weights, False the last ones; None as the
+            makers do: for Stable Diffusion the last ones (`ldmref.io.ema`). `warnings` tell.
 
     Raises:
         InputError: no such model, or a damaged one; an autoencoder or LoRA of another family.
+        UsageError: `ema=True`, and the model holds no averages.
         BackendUnavailable: the backend cannot run here.
     """
     limit = bytes_of(max_memory)
-    loras, path = read_loras(lora), find_model(name)
+    loras, path = read_loras(lora), find_model(name, fetch, variant)
     ops = configured_backend(backend, device, dtype, speed=speed)
-    found, flat, words, digest = read_model(path, config, tokenizer)
+    found, flat, words, digest = read_model(path, config, tokenizer, variant=variant, ema=ema)
+    averaged = averages_of(TensorFile(path), found, ema) if path.is_file() else None
+    notes = [averages_note(TensorFile(path), found)] if averaged is not None and ema is None else []
     swapped = None if vae is None else read_vae(vae, found.vae)
     if swapped is not None:
         found, flat = swap_vae(found, flat, swapped)
@@ -158,6 +94,7 @@ def load(
         require_finite(flat)
     model = LatentDiffusion(ops, found, unflatten(flat), words[0], digest, *words[1:])
     model.max_memory = limit
+    model.notes, model.additions = notes, {} if averaged is None else {"ema": averaged}
     if swapped is not None:
         model.additions["vae"] = swapped.record
         if isinstance(swapped.config, TinyConfig):
@@ -197,36 +134,39 @@ def load_controlnet(
     return ControlNet(ops, found.config, unflatten(flat), found.name, found.sha256())
 
 
-def is_native(path: Path) -> bool:
-    """Whether a path is a folder of ldmref's own layout."""
-    return path.is_dir() and not (path / "model_index.json").is_file()
-
-
 def read_model(
     name: str | Path,
     config: str | Path | None = None,
     tokenizer: str | Path | None = None,
     *,
     words: bool = True,
+    variant: str | None = None,
+    ema: bool | None = None,
 ) -> tuple[ModelConfig, dict[str, np.ndarray], list[PromptTokenizer], str]:
     """A model as host arrays: configuration, tensors by our names, tokenizers, digest of the file.
 
     Arguments and errors are those of `load`; without `words`, tokenizers are not looked for.
     """
     path = find_model(name)
+    if ema and path.is_dir():
+        raise UsageError(
+            f"{path.name!r} is a folder; averages are told apart in single files only",
+            code="E-EMA",
+            hint="a diffusers folder holds them without a variant, the last weights as non_ema",
+        )
     if is_native(path):
         found, params, first, digest = load_folder(path)
         second = path / SECOND_TOKENIZER
         more = [load_tokenizer(second, first.length)] if second.is_file() else []
         return found, flatten(params), [first, *more], digest
-    found = model_config(name, config)
+    found = model_config(name, config, ema)
     folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
     texts = _tokenizers(found, folder, tokenizer) if words else []
     if path.is_dir():
-        found, flat, digest = load_diffusers(path)
+        found, flat, digest = load_diffusers(path, variant)
         return found, flat, texts, digest
     file = TensorFile(path)
-    found, flat = load_compvis(file, found)
+    found, flat = load_compvis(file, found, ema)
     return found, flat, texts, file.sha256()
 
 

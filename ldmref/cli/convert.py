@@ -10,10 +10,11 @@ import numpy as np
 from ldmref.cli.progress import one_line, say
 from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.checkpoint import is_pickle, read_checkpoint
-from ldmref.io.compvis import to_compvis
+from ldmref.io.compvis import averages_of, scale_tensor, to_compvis, unread
+from ldmref.io.find import find_model
 from ldmref.io.keys import compvis_table
 from ldmref.io.model import SECOND_TOKENIZER, save_folder
-from ldmref.io.tensors import DTYPES
+from ldmref.io.tensors import DTYPES, TensorFile
 from ldmref.io.write import Source, source, write_tensors
 from ldmref.loading import read_model
 from ldmref.models.config import ModelConfig
@@ -30,6 +31,11 @@ METADATA = {"format": "pt"}
 @click.argument("to", metavar="OUT")
 @click.option("--model-config", metavar="NAME|FOLDER", help="What a single file does not tell.")
 @click.option("--tokenizer", metavar="FOLDER|FILE", help="CLIP's vocabulary, for a folder as OUT.")
+@click.option("--fetch", is_flag=True, help="Fetch OWNER/MODEL from Hugging Face; else nothing is.")
+@click.option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16.")
+@click.option(
+    "--ema/--no-ema", default=None, help="Averaged weights of a file; default: as its makers do."
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def convert(
@@ -37,6 +43,9 @@ def convert(
     to: str,
     model_config: str | None,
     tokenizer: str | None,
+    fetch: bool,
+    variant: str | None,
+    ema: bool | None,
     overwrite: bool,
     verbose: bool,
 ) -> None:
@@ -44,20 +53,26 @@ def convert(
 
     IN is a pickle (.ckpt, .pt, .bin), whose tensors are copied as they are and whose code is never
     run; or a model: a folder of diffusers or ldmref, or a single file. OUT ends in .safetensors for
-    one file (of a model: in CompVis' names), else it is a folder of ldmref.
+    one file (of a model: in CompVis' names), else it is a folder of ldmref. Of a training run's
+    file the weights are taken that the makers draw with, unless --ema or --no-ema say which.
     """
     found, out = Path(path), Path(to)
     if out.exists() and found.exists() and out.resolve() == found.resolve():
         raise UsageError("IN and OUT are the same file", code="E-USAGE")
     check_output(out, overwrite)
     if found.is_file() and (is_pickle(found) or found.suffix.lower() in PICKLES):
-        convert_pickle(found, out, overwrite)
-    elif out.suffix.lower() == ENDING:
-        config, flat, _, _ = read_model(path, model_config, words=False)
+        return convert_pickle(found, out, overwrite)
+    found = find_model(path, fetch, variant)
+    if out.suffix.lower() == ENDING:
+        config, flat, _, _ = read_model(found, model_config, words=False, variant=variant, ema=ema)
         write_compvis(config, flat, out, overwrite)
+        tell_unused(found, config, ema)
     else:
-        config, flat, words, _ = read_model(path, model_config, tokenizer)
+        config, flat, words, _ = read_model(
+            found, model_config, tokenizer, variant=variant, ema=ema
+        )
         write_folder(config, flat, words, out)
+        tell_unused(found, config, ema)
 
 
 COMMANDS = (convert,)
@@ -126,7 +141,7 @@ def write_compvis(
             code="E-LAYOUT",
             hint="give OUT without .safetensors to get a folder",
         )
-    tensors = to_compvis(flat, compvis_table(config))
+    tensors = to_compvis(flat, compvis_table(config)) | scale_tensor(config)
     kind = {"v": "v", "eps": "epsilon"}.get(config.scheduler.prediction_type)
     says = {} if kind is None else {"modelspec.prediction_type": kind}
     write_tensors(out, {n: source(t) for n, t in tensors.items()}, METADATA | says,
@@ -143,6 +158,20 @@ def write_folder(
     dtype = np.float16 if short else np.float32
     save_folder(out, config, unflatten(flat), words[0].tokenizer.to_str(), dtype, extra)
     told(out, len(flat))
+
+
+def tell_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
+    """Say what of a single file is not in the model that was made of it."""
+    if not path.is_file():
+        return
+    file = TensorFile(path)
+    averaged = averages_of(file, config, ema)
+    if averaged is not None:
+        say(f"ldmref: read {'the averaged weights (EMA)' if averaged else 'the last weights'}")
+    names = unread(file, config, ema)
+    if names:
+        more = ", ..." if len(names) > 5 else ""
+        say(one_line(f"ldmref: left out {len(names)} tensors: {', '.join(names[:5])}{more}"))
 
 
 def told(out: Path, count: int) -> None:

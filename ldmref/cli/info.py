@@ -13,6 +13,7 @@ from ldmref.errors import InputError, KeyMismatchError, UsageError
 
 if TYPE_CHECKING:
     from ldmref.io.tensors import TensorFile
+    from ldmref.models.config import ModelConfig
 
 FOREIGN = {
     "prompt": "ComfyUI",
@@ -59,7 +60,7 @@ def devices(name: str, reason: str) -> list[str]:
 @as_json
 def models(as_json: bool) -> None:
     """The embedded models, and the presets for training."""
-    from ldmref.loading import EMBEDDED, find_model
+    from ldmref.io.find import EMBEDDED, find_model
     from ldmref.models.model import model_spec
     from ldmref.models.params import count
     from ldmref.models.presets import PRESETS
@@ -121,18 +122,24 @@ def samplers(as_json: bool) -> None:
 
 @click.command()
 @click.argument("target", metavar="IMAGE|MODEL")
+@click.option("--fetch", is_flag=True, help="Fetch OWNER/MODEL from Hugging Face; else nothing is.")
+@click.option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16.")
 @as_json
-def info(target: str, as_json: bool) -> None:
+def info(target: str, fetch: bool, variant: str | None, as_json: bool) -> None:
     """What a picture records of its making, or what a model holds: a folder or a single file.
 
     Never runs a model.
     """
-    from ldmref.loading import EMBEDDED, find_model
+    from ldmref.io import hub
+    from ldmref.io.find import EMBEDDED, find_model
 
-    if target in EMBEDDED and not Path(target).exists():
+    place = None if Path(target).exists() else hub.parse(target)
+    if place is not None and (fetch or place.folder.is_dir()):
+        model_info(find_model(target, fetch, variant), as_json, variant)
+    elif target in EMBEDDED and not Path(target).exists():
         model_info(find_model(target), as_json)
-    elif Path(target).is_dir() or Path(target).suffix.lower() == ".safetensors":
-        model_info(Path(target), as_json)
+    elif Path(target).is_dir() or Path(target).suffix.lower() in (".safetensors", ".gguf"):
+        model_info(Path(target), as_json, variant)
     else:
         picture_info(target, as_json)
 
@@ -177,21 +184,25 @@ def picture_info(path: str, as_json: bool) -> None:
         click.echo("no record of how it was made")
 
 
-def model_info(path: Path, as_json: bool) -> None:
+def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
     """Configuration, and every tensor with its type and shape; weights are not read."""
-    from ldmref.loading import model_config
+    from ldmref.io.find import model_config
 
-    files = model_files(path)
-    config, fits = {}, True
+    files = model_files(path, variant)
+    config, fits, unused, averaged = {}, True, [], None
     try:
-        config = model_config(path).to_dict()
+        found = model_config(path)
+        config = found.to_dict()
+        unused, averaged = not_read(path, found)
     except (KeyMismatchError, UsageError) as error:  # a single file that does not say all
-        config, fits = {"name": path.name, "family": {"not found": str(error)}}, False
+        why = f"{error}; {error.hint}" if error.hint else str(error)
+        config, fits = {"name": path.name, "family": {"not found": why}}, False
     table = [row for prefix, file in files for row in tensors(prefix, file)]
     digests = [file.sha256() for _, file in files]
     if as_json:
         facts = {"path": str(path), "sha256": digests[0], "files": len(files), "fits": fits,
-                 "config": config, "tensors": table}  # fmt: skip
+                 "config": config, "tensors": table, "unused": unused,
+                 "ema": averaged}  # fmt: skip
         click.echo(json.dumps(facts))
         return
     name = config.pop("name")
@@ -201,10 +212,26 @@ def model_info(path: Path, as_json: bool) -> None:
         facts = values if isinstance(values, dict) else {"": values}
         click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in facts.items())))
     show(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
+    if averaged is not None:
+        click.echo("read are " + ("the averaged weights (EMA)" if averaged else "the last weights"))
+    if unused:
+        more = ", ..." if len(unused) > 5 else ""
+        click.echo(one_line(f"{len(unused)} tensors are not read: {', '.join(unused[:5])}{more}"))
     click.echo(f"{len(table)} tensors, {sum(row['numbers'] for row in table):,} numbers")
 
 
-def model_files(path: Path) -> list[tuple[str, TensorFile]]:
+def not_read(path: Path, config: ModelConfig) -> tuple[list[str], bool | None]:
+    """Of a single file: its tensors that drawing does without, and whether averages are read."""
+    from ldmref.io.compvis import averages_of, unread
+    from ldmref.io.tensors import TensorFile
+
+    if not path.is_file():
+        return [], None
+    file = TensorFile(path)
+    return unread(file, config), averages_of(file, config)
+
+
+def model_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
     """The weights of a model: (what stands before their names, file)."""
     from ldmref.io.diffusers import WEIGHTS, weight_files
     from ldmref.io.tensors import TensorFile
@@ -213,7 +240,11 @@ def model_files(path: Path) -> list[tuple[str, TensorFile]]:
         return [("", TensorFile(path))]
     if (path / "model_index.json").is_file():
         parts = {part: stem for part, stem in WEIGHTS.items() if (path / part).is_dir()}
-        return [(f"{p}.", f) for p, stem in parts.items() for f in weight_files(path / p, stem)]
+        return [
+            (f"{part}.", file)
+            for part, stem in parts.items()
+            for file in weight_files(path / part, stem, variant)
+        ]
     if not (path / "config.json").is_file():
         raise InputError(
             f"{path.name!r} is no model folder: config.json is missing", code="E-MODEL"

@@ -1,7 +1,8 @@
-"""`ldmref txt2img`, `img2img`, `inpaint` and `run`: from flags to pictures.
+"""The commands that draw: `txt2img`, `img2img`, `inpaint`, `invert`, `interpolate`, `superres` and
+`seg2img`.
 
 Everything that can be wrong is checked before anything is loaded: settings, the model's
-configuration, every argument, the output, the source pictures; then the backend, then the weights.
+configuration, every argument, the source pictures, the output; then the backend, then the weights.
 """
 
 from __future__ import annotations
@@ -9,31 +10,46 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import click
 
 from ldmref import modes
-from ldmref.cli.options import COMMON, IMAGE, MASK, PROMPT, RESIZING, SIZE, with_options
+from ldmref.cli.options import (
+    COMMON,
+    CONTROL,
+    GUIDANCE,
+    IMAGE,
+    INTERPOLATING,
+    INVERTING,
+    MAP,
+    MASK,
+    OUTER,
+    PROMPT,
+    RESIZING,
+    SAMPLING,
+    SEEDED,
+    SIZE,
+    SMALL,
+    STEPS,
+    STRENGTH,
+    WORDS,
+    with_options,
+)
 from ldmref.cli.output import Output
+from ldmref.cli.plans import TAKES, Plan, plan
 from ldmref.cli.progress import Progress, duration, one_line, say, stopping
-from ldmref.cli.sources import read_prompt, read_sources
+from ldmref.cli.sources import read_prompt
 from ldmref.config import Settings, settings
 from ldmref.errors import Cancelled, UsageError
-from ldmref.io.metadata import read_parameters
-from ldmref.loading import configured_backend, load, model_config
+from ldmref.io.find import find_model, model_config
+from ldmref.loading import configured_backend, load
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.request import Request, resolve
+from ldmref.modes.request import Request
 
-ARGUMENTS = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "seed", "count",
-             "width", "height", "eta", "clip_skip", "rng", "batch_size", "strength",
-             "mask_blur", "long_prompts", "prompt_weights", "control", "fill",
-             "only_masked", "padding", "resample", "tile")  # fmt: skip
-REPLAYED = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "seed",
-            "width", "height", "eta", "clip_skip", "rng", "long_prompts",
-            "prompt_weights", "tile")  # fmt: skip
-REPLAYED_FROM_PICTURES = ("strength", "mask_blur", "fill", "only_masked", "padding", "resample")
+DEFAULTS = {"negative_prompt": "", "rng": "philox", "long_prompts": "truncate",
+            "prompt_weights": "none"}  # fmt: skip
 
 
 @click.command()
@@ -44,7 +60,7 @@ def txt2img(words: str | None, prompt: str | None, **flags: Any) -> None:
 
 
 @click.command()
-@with_options(PROMPT, IMAGE, RESIZING, COMMON, SIZE)
+@with_options(PROMPT, IMAGE, STRENGTH, RESIZING, COMMON, SIZE)
 def img2img(words: str | None, prompt: str | None, **flags: Any) -> None:
     """Redraw a picture towards a prompt."""
     draw("img2img", read_prompt(words, prompt), flags)
@@ -58,99 +74,80 @@ def inpaint(words: str | None, prompt: str | None, **flags: Any) -> None:
 
 
 @click.command()
-@click.option("--from", "source", required=True, metavar="IMAGE", help="A picture made by ldmref.")
-@click.option("-p", "--prompt", metavar="TEXT")
-@click.option("-i", "--image", metavar="FILE", help="The picture that it was made from.")
-@click.option("--mask", metavar="FILE", help="The mask with which it was made.")
-@with_options(COMMON, SIZE)
-def run(source: str, prompt: str | None, **flags: Any) -> None:
-    """Draw a picture again as it records; flags override."""
-    found = read_parameters(source).get("ldmref")
-    recorded: dict[str, Any] = found if isinstance(found, dict) else {}
-    mode = recorded.get("mode")
-    if mode in ("img2img", "inpaint"):
-        needed = "-i IMAGE" if mode == "img2img" else "-i IMAGE --mask MASK"
-        if not flags["image"] or (mode == "inpaint" and not flags["mask"]):
-            raise UsageError(
-                f"{source!r} was made by {mode} from another picture, which is not recorded in it",
-                code="E-REPLAY",
-                hint=f"add {needed}; or use ldmref {mode} {needed}; ldmref info {source} shows the "
-                "settings",
-            )
-        flags |= {"resize": "crop", "mask_invert": False}
-        flags |= {key: recorded[key] for key in REPLAYED_FROM_PICTURES if key in recorded}
-    elif mode == "interpolate":
-        raise UsageError(
-            f"{source!r} was made by modes.interpolate",
-            code="E-REPLAY",
-            hint="draw it with Python: modes.interpolate(model, prompt, prompt_b, positions, "
-            "seed=(seed, seed_b))",
-        )
-    elif mode != "txt2img":
-        raise UsageError(f"{source!r} does not record how it was made", code="E-REPLAY")
-    prompt = recorded.get("prompt") if prompt is None else prompt
-    if not isinstance(prompt, str):
-        raise UsageError(f"{source!r} records no prompt", code="E-REPLAY")
-    needed = recorded.get("control")
-    if needed and isinstance(needed, list) and not flags["control"]:
-        raise UsageError(
-            f"{source!r} was drawn with ControlNets, whose pictures are not recorded in it",
-            code="E-REPLAY",
-            hint="add "
-            + " ".join(["--control NET:IMAGE"] * min(len(needed), 3))
-            + f"; ldmref info {source} shows their weights",
-        )
-    own_sampler = flags["sampler"] is not None  # to which the recorded eta does not belong
-    for key in REPLAYED:
-        if flags.get(key) is None and key in recorded and not (key == "eta" and own_sampler):
-            flags[key] = recorded[key]
-    draw(mode, prompt, flags, recorded.get("model"), recorded.get("control"))
+@with_options(PROMPT, IMAGE, INVERTING, RESIZING, STEPS, WORDS, SIZE, OUTER)
+def invert(words: str | None, prompt: str | None, **flags: Any) -> None:
+    """Find the noise that draws a picture, and draw other words from it.
+
+    PROMPT says what the picture shows. Without --edit it is drawn again from its noise, which shows
+    what is lost on the way.
+    """
+    draw("invert", read_prompt(words, prompt), flags)
 
 
-COMMANDS = (txt2img, img2img, inpaint, run)
+@click.command()
+@with_options(PROMPT, INTERPOLATING, WORDS, GUIDANCE, CONTROL, STEPS, SAMPLING, SIZE, OUTER)
+def interpolate(words: str | None, prompt: str | None, **flags: Any) -> None:
+    """Draw a row of pictures that turns from one prompt into another.
+
+    With --seed A,B it turns from the noise of seed A into that of seed B, too.
+    """
+    draw("interpolate", read_prompt(words, prompt), flags)
+
+
+@click.command()
+@with_options(SMALL, SEEDED, OUTER)
+def superres(**flags: Any) -> None:
+    """Enlarge a picture, with a model that was trained for it."""
+    draw("superres", "", flags)
+
+
+@click.command()
+@with_options(MAP, SEEDED, OUTER)
+def seg2img(**flags: Any) -> None:
+    """Draw a picture from a map of classes, with a model that was trained for it."""
+    draw("seg2img", "", flags)
+
+
+COMMANDS = (txt2img, img2img, inpaint, invert, interpolate, superres, seg2img)
 
 
 def draw(
-    mode: str, prompt: Any, flags: dict[str, Any], made_by: Any = None, controls: Any = None
+    mode: str, prompt: str, flags: dict[str, Any], recorded: dict[str, Any] | None = None
 ) -> None:
-    """Check everything, load the model, draw, save.
-
-    `made_by` and `controls` are the model and the ControlNets that a replay names.
-    """
-    found = settings(flags["config"])
+    """Check everything, load the model, draw, save; `recorded` is what a replay repeats."""
+    found, recorded = settings(flags["config"]), recorded or {}
     if flags["output"] == "-" and flags["as_json"]:
         raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
     name = flags["model"] or found.defaults.get("model", "emoji")
-    told = flags["model_config"]
-    config = model_config(name, told)
-    asked = arguments(mode, flags, found)
-    request = resolve(config, mode, prompt, **asked)
+    told, place = flags["model_config"], find_model(name, flags["fetch"], flags["variant"])
+    config = model_config(place, told, flags["ema"])
+    made = plan(mode, config, prompt, arguments(mode, flags, found), flags)
     output = Output(
-        flags["output"], prompt, flags["kind"], flags["overwrite"], not flags["no_metadata"]
+        flags["output"], made.label, flags["kind"], flags["overwrite"], not flags["no_metadata"]
     )
-    output.check(request.seeds)
-    asked |= {"seed": list(request.seeds), "count": len(request.seeds)}
-    sources = read_sources(mode, config, prompt, asked, flags)
+    output.check(made.request.seeds)
     with stopping() as stop:
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
         if flags["verbose"]:
             tell_settings(found, name, backend)
-        extra = {"vae": flags["vae"], "lora": flags["loras"], "tokenizer": flags["tokenizer"]}
-        model = load(name, backend=backend, config=told, **extra)
-        drawing = Drawing(request, output, flags)
-        for warning in differences(made_by, model):
+        extra = {key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory")}
+        model = load(place, backend=backend, config=told, lora=flags["loras"], **extra)
+        drawing = Drawing(made, output, flags)
+        if flags["verbose"]:
+            tell_memory(model, made.request)
+        for warning in differences(recorded.get("model"), model):
             drawing.warn(warning)
         try:
-            result = getattr(modes, mode)(
-                model, prompt, **sources, **asked, callback=drawing.step, cancel=stop
-            )
+            result = made.draw(model, drawing, stop)
         except Cancelled as cancelled:
             drawing.finish(cancelled.partial)
-            raise stopped(cancelled, len(request.seeds), stop.exit_code) from None
-        for warning in other_controls(controls, result.params.get("control")):
+            raise stopped(cancelled, len(made.request.seeds), stop.exit_code) from None
+        for warning in other_controls(recorded.get("control"), result.params.get("control")):
             drawing.warn(warning)
+        if flags.get("latents") and recorded.get("latents") not in (None, result.params["latents"]):
+            drawing.warn("drawn from another --latents: the recorded one has another digest")
         drawing.finish(result)
 
 
@@ -169,7 +166,7 @@ def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
         return
     if made_by.get("sha256") != model.sha256:
         yield f"drawn by another model: recorded is {str(made_by.get('name'))[:80]!r}"
-    for part, flag in (("vae", "--vae"), ("loras", "--lora")):
+    for part, flag in (("vae", "--vae"), ("loras", "--lora"), ("ema", "--ema")):
         recorded, used = made_by.get(part), model.additions.get(part)
         if recorded != used:
             told = json.dumps(recorded)[:200] if recorded else "none"
@@ -178,21 +175,16 @@ def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
 
 def arguments(mode: str, flags: dict[str, Any], found: Settings) -> dict[str, Any]:
     """The keyword arguments of a mode: flags, completed by configuration file and environment."""
-    asked: dict[str, Any] = {key: flags[key] for key in ARGUMENTS if key in flags}
+    asked: dict[str, Any] = {key: flags[key] for key in TAKES[mode] if key in flags}
     for key, value in found.defaults.items():
-        inherited = mode == "txt2img" or key not in ("width", "height")
+        inherited = mode in ("txt2img", "interpolate") or key not in ("width", "height")
         if key in asked and asked[key] is None and inherited:
             asked[key] = value
-    if asked["negative_prompt"] is None:
-        asked["negative_prompt"] = ""
+    asked |= {key: value for key, value in DEFAULTS.items() if asked.get(key, "") is None}
     if isinstance(asked["schedule"], str):
         asked["schedule"] = asked["schedule"].lower()
-    if asked["count"] is None:
+    if asked.get("count", 1) is None:
         asked["count"] = len(asked["seed"]) if isinstance(asked["seed"], list) else 1
-    if asked["rng"] is None:
-        asked["rng"] = "philox"
-    asked["long_prompts"] = asked["long_prompts"] or "truncate"
-    asked["prompt_weights"] = asked["prompt_weights"] or "none"
     return asked
 
 
@@ -211,16 +203,33 @@ def tell_settings(found: Settings, model: str, backend: Any) -> None:
     say(one_line(f"ldmref: model {model}, {backend!r}"))
 
 
+def tell_memory(model: LatentDiffusion, request: Request) -> None:
+    needs = model.make_room(request.width, request.height, request.batch_size, request.tile)
+    apart = needs.apart(model.params.releasable)
+    say(
+        f"ldmref: memory about {needs.together / 1e9:.1f} GB, "
+        f"{apart / 1e9:.1f} GB with a network at a time (--max-memory)"
+    )
+
+
 @dataclass
 class Drawing:
     """One run's talk with the person: steps, warnings, a line and a JSON object per picture."""
 
-    request: Request
+    plan: Plan
     output: Output
     flags: dict[str, Any]
 
     def __post_init__(self) -> None:
+        self.start = time.monotonic()
         self.progress = Progress("none" if self.flags["quiet"] else self.flags["progress"])
+
+    def step_up(self, event: modes.Event) -> None:
+        """A step from a picture to its noise."""
+        self.progress.update(event.step + 1, event.steps, 0, 1, "to the noise")
+        if event.step + 1 == event.steps:
+            self.progress.clear()
+            self.progress.start = time.monotonic()
 
     def step(self, event: modes.Event) -> None:
         self.progress.update(event.step + 1, event.steps, event.first, event.pictures)
@@ -229,13 +238,16 @@ class Drawing:
         if not self.flags["quiet"]:
             say(one_line(f"ldmref: warning: {text}"))
 
-    def finish(self, result: modes.Result) -> None:
-        """Save what was drawn, and say so."""
+    def finish(self, result: modes.Result | None) -> None:
+        """Save what was drawn, if anything, and say so."""
         self.progress.clear()
-        seconds = (time.monotonic() - self.progress.start) / max(1, len(result))
+        if result is None:
+            return
+        result = replace(result, params=result.params | self.plan.facts)
+        seconds = (time.monotonic() - self.start) / max(1, len(result))
         for warning in result.warnings if len(result) else ():
             self.warn(warning)
-        for i, name in enumerate(self.output.save(result, len(self.request.seeds))):
+        for i, name in enumerate(self.output.save(result, len(self.plan.request.seeds))):
             params = result.params_of(i)
             if not self.flags["quiet"]:
                 say(one_line(self._line(name, params, seconds)))
@@ -245,7 +257,7 @@ class Drawing:
                 click.echo(json.dumps(facts))
 
     def _line(self, name: str, params: dict[str, Any], seconds: float) -> str:
-        r = self.request
+        r = self.plan.request
         facts = (
             "standard output" if name == "-" else name,
             f"seed {params['seed']}",

@@ -71,13 +71,15 @@ class Progress:
             self.style = "bar" if sys.stderr.isatty() else "none"
         self.start, self.shown = time.monotonic(), False
 
-    def update(self, step: int, steps: int, picture: int, pictures: int) -> None:
+    def update(self, step: int, steps: int, picture: int, pictures: int, what: str = "") -> None:
         """`step` of `steps` of the picture (or batch) that begins with `picture` (from 0)."""
         done = (picture * steps + step) / (pictures * steps)
         left = (time.monotonic() - self.start) * (1 - done) / done
         text = f"{step}/{steps} steps, {duration(left)} left"
         if pictures > 1:
             text = f"picture {picture + 1}/{pictures}, {text}"
+        if what:
+            text = f"{what}, {text}"
         if self.style == "bar":
             full = round(_WIDTH * done)
             self._write(f"\r[{'#' * full}{'.' * (_WIDTH - full)}] {text}\x1b[K")

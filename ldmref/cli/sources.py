@@ -1,17 +1,13 @@
-"""What a command reads: the prompt, the picture and the mask that flags or standard input give."""
+"""What a command reads: the prompt and the pictures that flags or standard input give."""
 
 from __future__ import annotations
 
 import io
 import sys
-from typing import Any
 
 from ldmref.errors import UsageError
-from ldmref.io.images import read_mask
-from ldmref.models.config import ModelConfig
-from ldmref.modes.masked import picture_and_size
-from ldmref.modes.picture import mask_of, sized_picture
-from ldmref.modes.request import resolve
+
+STDIN = "-"
 
 
 def read_prompt(words: str | None, prompt: str | None) -> str:
@@ -23,7 +19,7 @@ def read_prompt(words: str | None, prompt: str | None) -> str:
     text = words if prompt is None else prompt
     if text is None:
         raise UsageError("no prompt", code="E-USAGE", hint='ldmref txt2img "red heart"')
-    if text != "-":
+    if text != STDIN:
         return text
     try:
         return standard_input().decode("utf-8-sig").rstrip("\r\n")
@@ -38,30 +34,6 @@ def standard_input() -> bytes:
     return sys.stdin.buffer.read()
 
 
-def read_sources(
-    mode: str, config: ModelConfig, prompt: str, asked: dict[str, Any], flags: dict[str, Any]
-) -> dict[str, Any]:
-    """The pictures that a mode starts from, found to fit each other and the model."""
-    if mode == "txt2img":
-        return {}
-    image = io.BytesIO(standard_input()) if flags["image"] == "-" else flags["image"]
-    if mode == "img2img":
-        size = asked["width"], asked["height"]
-        picture, _ = sized_picture(config, image, *size, flags["resize"])
-        asked = asked | dict(zip(("width", "height"), picture.size, strict=True))
-        resolve(config, mode, prompt, **asked)
-        return {"image": rewound(image), "resize": flags["resize"]}
-    size = asked["width"], asked["height"]
-    picture, _ = picture_and_size(config, image, asked["only_masked"], *size)
-    mask = read_mask(flags["mask"])
-    if flags["mask_invert"]:
-        mask = mask.point(lambda value: 255 - value)
-    mask_of(mask, picture, 0.0)
-    return {"image": picture, "mask": mask}
-
-
-def rewound(source: Any) -> Any:
-    """The same source, ready to be read once more."""
-    if isinstance(source, io.BytesIO):
-        source.seek(0)
-    return source
+def picture_source(path: str) -> str | io.BytesIO:
+    """The path of a picture, or standard input as an open file."""
+    return io.BytesIO(standard_input()) if path == STDIN else path

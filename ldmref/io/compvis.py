@@ -13,8 +13,18 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, UsageError
-from ldmref.io.entry import Entry, stack, stored_shapes
+from ldmref.errors import CorruptModelError, KeyMismatchError, UsageError
+from ldmref.io.ema import (
+    COUNTERS,
+    PREFIX,
+    WRAPPER,
+    draws_with_averages,
+    ema_table,
+    has_averages,
+    were_updated,
+)
+from ldmref.io.entry import Entry, as_stored, stack, stored_shapes
+from ldmref.io.foreign import SUPPORTED, refuse_foreign
 from ldmref.io.keys import compvis_table
 from ldmref.io.report import Report, compare
 from ldmref.io.tensors import TensorFile
@@ -27,14 +37,19 @@ FAMILIES = (
 )  # fmt: skip
 PREDICTIONS = {"epsilon": "eps", "eps": "eps", "v": "v", "v_prediction": "v"}
 OLD_CLIP = "cond_stage_model.transformer."
+SCALE = "scale_factor"  # of the latents, where training measured it
 
-# What training and other programs leave in a file: buffers, averages of weights, unused heads.
+# What training and other programs leave in a file: buffers, averages (where they are not read, see
+# io.ema), unused heads of the text encoders, the trainer's own state.
 IGNORED = re.compile(
-    r"model_ema\..*|betas|alphas_cumprod(_prev)?|sqrt_.*alphas_cumprod.*|log_one_minus_.*"
-    r"|posterior_.*|logvar|lvlb_weights|scale_factor|denoiser\.sigmas"
-    r"|.*\.position_ids|.*\.logit_scale|.*\.attn_mask|first_stage_model\.loss\..*"
-    r"|cond_stage_model\.model\.text_projection|cond_stage_model\.transformer\.to_logits\..*"
-    r"|v_pred|ztsnr"
+    r"model_ema\..*|betas|alphas|alphas_cumprod(_prev)?|sqrt_.*alphas_cumprod.*|log_one_minus_.*"
+    r"|posterior_.*|logvar|lvlb_weights|scale_factor|denoiser\.(log_)?sigmas"
+    r"|.*\.position_ids|.*\.logit_scale|.*\.attn_mask"
+    r"|first_stage_model\.((loss|model_ema)\..*|logvar)"
+    r"|(cond_stage_model|conditioner\.embedders\.0)\.((model|transformer)\.)?text_projection"
+    r"(\.weight)?|cond_stage_model\.transformer\.to_logits\..*"
+    r"|embedding_manager\..*|(optimizer|optimizer_states|lr_schedulers?|callbacks|loops)\..*"
+    r"|epoch|global_step|v_pred|ztsnr"
 )
 # Where the autoencoder also encodes the masked picture, a file holds it twice.
 SECOND_COPY = re.compile(
@@ -62,13 +77,20 @@ def stored_names(file: Iterable[str]) -> dict[str, str]:
     return names
 
 
-def report_on(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> Report:
-    """How a file fits a configuration."""
-    want = stored_shapes(compvis_table(config))
+def report_on(
+    shapes: Mapping[str, tuple[int, ...]], config: ModelConfig, ema: bool = False
+) -> Report:
+    """How a file fits a configuration, with its averages in place of the weights or without."""
+    table = compvis_table(config)
+    table = ema_table(table) if ema else table
+    want, shapes = stored_shapes(table), as_stored(shapes, table)
     unused = re.compile(_layers_beyond(config))
     ignorable = {name for name in shapes if IGNORED.fullmatch(name) or unused.fullmatch(name)}
     if config.concat == "masked_image":
         ignorable |= {name for name in shapes if SECOND_COPY.fullmatch(name)}
+    if ema:
+        ignorable = {name for name in ignorable if not name.startswith(PREFIX)} | {*COUNTERS}
+        ignorable |= {entry.name for entry in compvis_table(config).values()}
     return compare(shapes, want, ignorable)
 
 
@@ -81,21 +103,73 @@ def _layers_beyond(config: ModelConfig) -> str:
     return rf"cond_stage_model\.model\.transformer\.resblocks\.{last}\..*"
 
 
-def find_config(file: TensorFile, told: ModelConfig | None = None) -> ModelConfig:
+def averages_of(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> bool | None:
+    """Whether a file's averages (`io.ema`) are read: as asked; with None where the makers of such
+    models draw with them and the file has the whole set, or has no other weights. None where it has
+    none.
+
+    Raises:
+        UsageError: they are asked for, and the file has none.
+    """
+    names = stored_names(file)
+    if not has_averages(names):
+        if ema:
+            raise UsageError(
+                f"{file.path.name} holds no averaged weights (model_ema.*)",
+                code="E-EMA",
+                hint="leave out ema=True (--ema): its only weights are then read",
+            )
+        return None
+    if ema is not None:
+        return ema
+    if not any(name.startswith(WRAPPER) for name in names):
+        return True
+    return (
+        draws_with_averages(config)
+        and were_updated(file, names)
+        and report_on(shapes_in_file(file), config, ema=True).fits
+    )
+
+
+def averages_note(file: TensorFile, config: ModelConfig) -> str:
+    """That a file holds averages, and which weights are read unasked; "" where it has none."""
+    averaged = averages_of(file, config)
+    if averaged is None:
+        return ""
+    whole = report_on(shapes_in_file(file), config, ema=True).fits
+    kind = "" if whole else ", not a whole set,"
+    read = "these are read" if averaged else "the last weights are read"
+    other = (
+        "--no-ema (ema=False) reads the last ones" if averaged else "--ema (ema=True) the others"
+    )
+    hint = f": {other}" if whole else ""
+    return f"{file.path.name} holds averaged weights{kind} besides; {read}{hint}"
+
+
+def unread(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
+    """The tensors of a file that drawing does without, by the names that the tables use."""
+    report = report_on(shapes_in_file(file), config, bool(averages_of(file, config, ema)))
+    return [name for name in report.ignored if name != SCALE]
+
+
+def find_config(
+    file: TensorFile, told: ModelConfig | None = None, ema: bool | None = None
+) -> ModelConfig:
     """The configuration that the file fits: the one told, or a published family.
 
-    The scaling factor of the latents is the file's, if it holds one (`scale_by_std`).
+    `ema`: whether the averages of its weights must fit, or the weights; None as `averages_of`
+    says. The scaling factor of the latents is the file's, if it holds one (`scale_by_std`).
 
     Raises:
         KeyMismatchError: it does not fit; lists what is missing, unexpected or misshapen.
         UsageError: it fits several, which differ in what the network predicts.
     """
-    return _with_scale(file, _family(file, told))
+    return _with_scale(file, _family(file, told, ema))
 
 
 def _with_scale(file: TensorFile, config: ModelConfig) -> ModelConfig:
     """The configuration with the scaling factor that training measured and left in the file."""
-    names = [name for name in stored_names(file).items() if name[0] == "scale_factor"]
+    names = [name for name in stored_names(file).items() if name[0] == SCALE]
     if not names:
         return config
     scale = np.asarray(file[names[0][1]], np.float64)
@@ -106,18 +180,35 @@ def _with_scale(file: TensorFile, config: ModelConfig) -> ModelConfig:
     return replace(config, vae=replace(config.vae, scaling_factor=float(scale.item())))
 
 
-def _family(file: TensorFile, told: ModelConfig | None) -> ModelConfig:
+def _family(file: TensorFile, told: ModelConfig | None, ema: bool | None) -> ModelConfig:
     shapes = shapes_in_file(file)
+    without = "ema=False (--no-ema) reads the weights without their averages" if ema else ""
+
+    def report(config: ModelConfig) -> Report:
+        return report_on(shapes, config, bool(averages_of(file, config, ema)))
+
     if told is not None:
-        report_on(shapes, told).require(f"{file.path.name} is no {told.name!r} model")
+        found = report(told)
+        if not found.fits:
+            refuse_foreign(file.path.name, shapes)
+        found.require(f"{file.path.name} is no {told.name!r} model", hint=without)
         return told
-    reports = {name: report_on(shapes, PRESETS[name]) for name in FAMILIES}
+    reports = {name: report(PRESETS[name]) for name in FAMILIES}
     fitting = [name for name, report in reports.items() if report.fits]
     if not fitting:
-        nearest = min(FAMILIES, key=lambda name: reports[name].problems)
+        refuse_foreign(file.path.name, shapes)
+        nearest = max(FAMILIES, key=lambda name: reports[name].likeness)
+        if not reports[nearest].shared:
+            raise KeyMismatchError(
+                f"{file.path.name} is no model: not one of its {len(shapes)} tensors has a name "
+                f"that a model's has ({', '.join(sorted(shapes)[:3])[:200]})",
+                code="E-KEYS",
+                hint=SUPPORTED,
+            )
         reports[nearest].require(
             f"{file.path.name} fits no known family; nearest is {nearest!r}",
-            hint="for other sizes give config= with a preset or a folder with the configuration",
+            hint="for other sizes give config= with a preset or a folder with the configuration"
+            + ("; " + without if without else ""),
         )
     prediction = _prediction(file)
     if prediction:
@@ -158,11 +249,23 @@ def to_compvis(flat: Mapping[str, np.ndarray], table: Mapping[str, Entry]) -> di
     return {name: np.ascontiguousarray(stack(found)) for name, found in parts.items()}
 
 
+def scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
+    """The scaling factor as a file holds it, where a family of these tensors has another one."""
+    table, scale = compvis_table(config), np.float64(config.vae.scaling_factor)
+    families = [PRESETS[name] for name in FAMILIES if compvis_table(PRESETS[name]) == table]
+    if all(family.vae.scaling_factor == scale for family in families):
+        return {}
+    short = np.float32(scale)
+    return {SCALE: np.asarray(short if short == scale else scale)}
+
+
 def load_compvis(
-    file: TensorFile, told: ModelConfig | None = None
+    file: TensorFile, told: ModelConfig | None = None, ema: bool | None = None
 ) -> tuple[ModelConfig, dict[str, np.ndarray]]:
     """Configuration and tensors (our names) of a single file; checked before any is read."""
-    config = find_config(file, told)
+    config = find_config(file, told, ema)
     names, table = stored_names(file), compvis_table(config)
+    if averages_of(file, config, ema):
+        table = ema_table(table)
     used = {entry.name for entry in table.values()}
     return config, to_native({name: file[names[name]] for name in used}, table)

@@ -12,7 +12,7 @@ import numpy as np
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.compvis import to_native
 from ldmref.io.diffusers import digest_of, our_name, read_json, weight_files
-from ldmref.io.diffusers_config import require_plain, unet_config
+from ldmref.io.diffusers_config import UNET_DEFAULTS, require_plain, unet_config
 from ldmref.io.entry import stored_shapes
 from ldmref.io.keys import controlnet_table
 from ldmref.io.report import compare, refuse
@@ -76,11 +76,10 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
 
 def controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
     """A `ControlNetModel`'s config.json."""
+    data = UNET_DEFAULTS | dict(data)
     require_plain(data, PLAIN, "the ControlNet's configuration")
     mirrored = [kind.replace("Down", "Up") for kind in reversed(data["down_block_types"])]
-    unet = unet_config(
-        dict(data) | {"out_channels": data["in_channels"], "up_block_types": mirrored}
-    )
+    unet = unet_config(data | {"out_channels": data["in_channels"], "up_block_types": mirrored})
     default = ControlNetConfig()
     widths = data.get("conditioning_embedding_out_channels")
     return ControlNetConfig(

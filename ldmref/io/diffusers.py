@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +19,12 @@ import numpy as np
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
 from ldmref.io.diffusers_config import (
     autoencoder_config,
-    scheduler_config,
     text_config,
+    trained_size,
     unet_config,
 )
 from ldmref.io.diffusers_ldm import FOLDERS, LDM_PIPELINES, ldm_config
+from ldmref.io.diffusers_scheduler import scheduler_config
 from ldmref.io.report import compare
 from ldmref.io.tensors import TensorFile
 from ldmref.models.config import Defaults, ModelConfig
@@ -36,6 +39,7 @@ PIPELINES = {
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",
            "text_encoder": "model", "text_encoder_2": "model"}  # fmt: skip
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
+SHARD = r"-\d+-of-\d+"
 
 
 def read_diffusers_config(folder: Path) -> ModelConfig:
@@ -48,37 +52,82 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     index = read_json(folder / "model_index.json")
     kind = index.get("_class_name")
     if kind in LDM_PIPELINES:
-        return ldm_config(folder, str(kind), read_json)
+        return replace(ldm_config(folder, str(kind), read_json), name=model_name(folder))
     if kind not in PIPELINES:
         raise CorruptModelError(
             f"{folder.name!r} holds a {kind}, which is not supported",
             code="E-PIPELINE",
             hint="supported: " + ", ".join(sorted({*PIPELINES, *LDM_PIPELINES})),
         )
-    unet = unet_config(read_json(folder / "unet" / "config.json"))
+    second = (folder / "text_encoder_2" / "config.json").is_file()
+    if second and not (folder / "text_encoder" / "config.json").is_file():
+        raise CorruptModelError(
+            f"{folder.name!r} is SDXL's refiner, which is not supported",
+            code="E-PIPELINE",
+            hint="draw with the base model alone",
+        )
+    try:
+        return _stable_diffusion(folder, str(kind), index)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CorruptModelError(
+            f"a configuration of {folder.name!r} cannot be read: {error!r}", code="E-CONFIG"
+        ) from error
+
+
+def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> ModelConfig:
+    data = read_json(folder / "unet" / "config.json")
+    unet, (height, width) = unet_config(data), trained_size(data)
     vae = autoencoder_config(read_json(folder / "vae" / "config.json"))
     xl = "XL" in kind
+    names = (
+        ("text_encoder", "text_encoder_2")
+        if (folder / "text_encoder_2").is_dir()
+        else ("text_encoder",)
+    )
     texts = [
-        text_config(read_json(folder / name / "config.json"), xl)
-        for name in ("text_encoder", "text_encoder_2")
-        if (folder / name / "config.json").is_file()
+        text_config(read_json(folder / name / "config.json"), xl, class_of(index, name))
+        for name in names
     ]
-    side = unet.sample_size * vae.factor
+    scheduler = scheduler_config(
+        read_json(folder / "scheduler" / "scheduler_config.json"),
+        class_of(index, "scheduler"),
+        kind,
+    )
+    # the defaults of diffusers' pipelines; that of inpainting is the same for all
+    guidance = {"cfg_scale": 5.0 if xl else 7.5, "inpaint_cfg_scale": 7.5}
+    size = {"width": width * vae.factor, "height": height * vae.factor}
     config = ModelConfig(
-        name=folder.name,
+        name=model_name(folder),
         unet=unet,
         vae=vae,
         text_encoder=texts[0],
         text_encoder_2=texts[1] if len(texts) > 1 else None,
         zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", xl)),
-        scheduler=scheduler_config(read_json(folder / "scheduler" / "scheduler_config.json")),
-        defaults=Defaults(steps=50, cfg_scale=5.0 if xl else 7.5, width=side, height=side),
+        scheduler=scheduler,
+        defaults=Defaults(steps=50, **guidance, **size),
     )
-    config.validate()
-    return config
+    return ModelConfig.from_dict(config.to_dict())  # which checks every field's type
 
 
-def load_diffusers(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray], str]:
+def class_of(index: Mapping[str, Any], part: str) -> str:
+    """The class that a model_index.json names for a part, ["library", "class"]; "" without one."""
+    entry = index.get(part)
+    if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
+        return entry[1]
+    return ""
+
+
+def model_name(folder: Path) -> str:
+    """A folder's name; in the cache of Hugging Face, where that is a commit, the repository's."""
+    repository = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repository.startswith("models--"):
+        return repository.split("--")[-1]
+    return folder.name
+
+
+def load_diffusers(
+    folder: Path, variant: str | None = None
+) -> tuple[ModelConfig, dict[str, np.ndarray], str]:
     """Configuration, tensors under our names, and a digest of all weights' files.
 
     Raises:
@@ -91,7 +140,7 @@ def load_diffusers(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray], st
         place = folder / part
         if not place.is_dir():
             place = folder / FOLDERS.get(part, part)
-        files = weight_files(place, WEIGHTS[part])
+        files = weight_files(place, WEIGHTS[part], variant)
         names = {our_name(part, name): (file, name) for file in files for name in file}
         shapes = {name: file.shapes[stored] for name, (file, stored) in names.items()}
         shapes = {n: s[:2] if is_conv_attention(n, s) else s for n, s in shapes.items()}
@@ -106,47 +155,79 @@ def load_diffusers(folder: Path) -> tuple[ModelConfig, dict[str, np.ndarray], st
     return config, flat, digest_of(read)
 
 
-def weight_files(folder: Path, stem: str) -> list[TensorFile]:
+def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[TensorFile]:
     """The weights of one network: one file, or the shards that an index names.
 
-    A plain file is preferred; where there is none, the only variant (such as fp16) is taken.
+    Raises:
+        InputError: there are none, or several variants to choose from, or not all shards.
+        UnsafeFileError: there are only pickles.
+    """
+    there = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    names = weight_names(there, stem, folder.name, variant)
+    if not names[0].endswith(".json"):
+        return [TensorFile(folder / names[0])]
+    index = folder / names[0]
+    weights = read_json(index).get("weight_map")
+    if not isinstance(weights, Mapping) or not weights:
+        raise CorruptModelError(f"{index.name} names no files", code="E-CONFIG")
+    shards = sorted({str(name) for name in weights.values()})
+    if any(Path(name).name != name for name in shards):
+        raise UnsafeFileError(f"{index.name} points out of its folder", code="E-PATH")
+    absent = [name for name in shards if not (folder / name).is_file()]
+    if absent:
+        raise InputError(
+            f"{folder.name}: {len(absent)} of {len(shards)} shards are missing: {absent[0]}",
+            code="E-MODEL",
+        )
+    return [TensorFile(folder / name) for name in shards]
+
+
+def weight_names(
+    names: Sequence[str], stem: str, folder: str, variant: str | None = None
+) -> list[str]:
+    """Of the files of a network's folder, those that hold its weights: one file, or index and
+    shards.
+
+    With `variant` (such as fp16) those of that name. Else those without one are preferred; where
+    there are none, the only variant is taken.
 
     Raises:
         InputError: there are none, or several variants to choose from.
         UnsafeFileError: there are only pickles.
     """
-    index = sorted(folder.glob(f"{stem}.safetensors.index*.json"))
-    if index:
-        weights = read_json(index[0]).get("weight_map")
-        if not isinstance(weights, Mapping) or not weights:
-            raise CorruptModelError(f"{index[0].name} names no files", code="E-CONFIG")
-        shards = sorted({str(name) for name in weights.values()})
-        if any(Path(name).name != name for name in shards):
-            raise UnsafeFileError(f"{index[0].name} points out of its folder", code="E-PATH")
-        absent = [name for name in shards if not (folder / name).is_file()]
-        if absent:
+    variants: dict[str, list[str]] = {}
+    weights = re.compile(rf"{re.escape(stem)}(.*?)\.safetensors(?:\.index(.*?)\.json)?")
+    for name in sorted(names, key=lambda name: (not name.endswith(".json"), name)):
+        found = weights.fullmatch(name)
+        if found and not re.search(SHARD, name):
+            variants.setdefault((found[1] or found[2] or "").strip("."), []).append(name)
+    if variants:
+        if variant is None:
+            variant = "" if "" in variants or len(variants) > 1 else next(iter(variants))
+        if variant not in variants:
             raise InputError(
-                f"{folder.name}: {len(absent)} of {len(shards)} shards are missing: {absent[0]}",
-                code="E-MODEL",
+                f"{folder} has no variant {variant!r}"
+                if variant
+                else f"{folder} has several variants",
+                code="E-VARIANT",
+                hint="give variant= (--variant) " + " or ".join(map(repr, sorted(variants))),
             )
-        return [TensorFile(folder / name) for name in shards]
-    found = sorted(folder.glob(f"{stem}*.safetensors"))
-    plain = [path for path in found if path.name == f"{stem}.safetensors"]
-    if plain or len(found) == 1:
-        return [TensorFile((plain or found)[0])]
-    if found:
-        raise InputError(
-            f"{folder.name} has several variants: {', '.join(p.name for p in found)}",
-            code="E-VARIANT",
-            hint="keep one of them in the folder",
-        )
-    if any(folder.glob("*.bin")):
+        chosen = variants[variant][0]
+        if not chosen.endswith(".json"):
+            return [chosen]
+        v = f".{variant}" if variant else ""
+        shard = re.compile("|".join(
+            rf"{re.escape(stem)}{middle}\.safetensors"
+            for middle in (re.escape(v) + SHARD, SHARD + re.escape(v))
+        ))  # fmt: skip
+        return [chosen, *sorted(name for name in names if shard.fullmatch(name))]
+    if any(name.endswith(".bin") for name in names):
         raise UnsafeFileError(
-            f"{folder.name} holds its weights as pickles, and loading a pickle can run code",
+            f"{folder} holds its weights as pickles, and loading a pickle can run code",
             code="E-PICKLE",
             hint="make it safe first: ldmref convert FILE.bin FILE.safetensors",
         )
-    raise InputError(f"{folder.name} has no {stem}.safetensors", code="E-MODEL")
+    raise InputError(f"{folder} has no {stem}.safetensors", code="E-MODEL")
 
 
 def our_name(part: str, name: str) -> str:

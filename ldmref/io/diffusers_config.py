@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.errors import CorruptModelError
-from ldmref.models.config import AutoencoderConfig, SchedulerConfig, TextConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig
 
 # Fields that change the network when they have another value than these.
 UNET_PLAIN: dict[str, tuple[Any, ...]] = {
@@ -31,6 +31,19 @@ VAE_PLAIN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",), "use_quant_conv": (True,), "use_post_quant_conv": (True,),
     "shift_factor": (None, 0, 0.0), "latents_mean": (None,),
     "latents_std": (None,),
+}  # fmt: skip
+# What the classes of diffusers and transformers take where a configuration leaves a field out.
+UNET_DEFAULTS: dict[str, Any] = {
+    "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280, 1280),
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, "cross_attention_dim": 1280,
+}  # fmt: skip
+VAE_DEFAULTS: dict[str, Any] = {
+    "latent_channels": 4, "block_out_channels": (64,), "layers_per_block": 1,
+}  # fmt: skip
+TEXT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
+    "num_attention_heads": 8, "max_position_embeddings": 77,
 }  # fmt: skip
 
 
@@ -54,6 +67,7 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
 
     Its `attention_head_dim` is the number of heads, whatever the name says.
     """
+    data = UNET_DEFAULTS | dict(data)
     require_plain(data, UNET_PLAIN, "the U-Net's configuration")
     channels = tuple(data["block_out_channels"])
     levels = len(channels)
@@ -71,7 +85,7 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
     return UNetConfig(
         in_channels=data["in_channels"],
         out_channels=data["out_channels"],
-        sample_size=data.get("sample_size") or 64,
+        sample_size=trained_size(data)[0],
         block_out_channels=channels,
         layers_per_block=layers,
         attention_levels=tuple(known[kind] for kind in kinds),
@@ -90,10 +104,20 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
     )
 
 
+def trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
+    """Latent height and width of a U-Net's `sample_size`: one number, or two."""
+    size = data.get("sample_size") or 64
+    height, width = size if isinstance(size, list | tuple) else (size, size)
+    return height, width
+
+
 def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     """An `AutoencoderKL`'s or a `VQModel`'s config.json."""
     plain, codebook = VAE_PLAIN, 0
-    if data.get("_class_name") == "VQModel":
+    vq = data.get("_class_name") == "VQModel"
+    defaults: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else {})
+    data = defaults | dict(data)
+    if vq:
         codebook, latents = data.get("num_vq_embeddings", 256), data["latent_channels"]
         plain = VAE_PLAIN | {"norm_type": ("group",), "lookup_from_codebook": (False,)}
         plain |= {"vq_embed_dim": (None, latents)}
@@ -127,9 +151,14 @@ def _autoencoder_attention(data: Mapping[str, Any]) -> tuple[bool, ...]:
     return attends if any(attends) else ()
 
 
-def text_config(data: Mapping[str, Any], xl: bool = False) -> TextConfig:
-    """A CLIP text encoder's config.json; SDXL takes its penultimate layer without the last norm."""
-    projected = "CLIPTextModelWithProjection" in (data.get("architectures") or [])
+def text_config(data: Mapping[str, Any], xl: bool = False, class_name: str = "") -> TextConfig:
+    """A CLIP text encoder's config.json; SDXL takes its penultimate layer without the last norm.
+
+    `class_name`: that model_index.json names; where it is "", what the file says.
+    """
+    data = TEXT_DEFAULTS | dict(data)
+    named = [class_name] if class_name else data.get("architectures") or []
+    projected = "CLIPTextModelWithProjection" in named
     return TextConfig(
         vocab_size=data["vocab_size"],
         hidden_size=data["hidden_size"],
@@ -144,103 +173,3 @@ def text_config(data: Mapping[str, Any], xl: bool = False) -> TextConfig:
         skipped_layers=1 if xl else 0,
         final_norm=not xl,
     )
-
-
-# -- schedulers -----------------------------------------------------------------------------------
-
-SAMPLER_OF = {
-    "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "PNDMScheduler": "pndm",
-    "EulerDiscreteScheduler": "euler", "EulerAncestralDiscreteScheduler": "euler_a",
-    "HeunDiscreteScheduler": "heun", "LMSDiscreteScheduler": "lms_euler",
-    "UniPCMultistepScheduler": "unipc", "DPMSolverMultistepScheduler": "",
-}  # fmt: skip
-SOLVERS = {  # of DPMSolverMultistepScheduler, by algorithm, order and kind of the second order
-    ("dpmsolver++", 1, "midpoint"): "ddim", ("dpmsolver++", 2, "midpoint"): "dpmpp_2m",
-    ("dpmsolver++", 2, "heun"): "dpmpp_2m_heun", ("dpmsolver++", 3, "midpoint"): "dpmpp_3m",
-    ("sde-dpmsolver++", 2, "midpoint"): "dpmpp_2m_sde",
-    ("sde-dpmsolver++", 2, "heun"): "dpmpp_2m_sde_heun",
-}  # fmt: skip
-SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
-CONTINUOUS = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential",
-              "use_beta_sigmas": "beta_sigma"}  # fmt: skip
-SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
-    "clip_sample": (False,), "thresholding": (False,), "trained_betas": (None,),
-    "variance_type": (None, "fixed_small"), "use_flow_sigmas": (False,),
-    "use_lu_lambdas": (False,), "interpolation_type": ("linear",), "timestep_type": ("discrete",),
-    "skip_prk_steps": (True,), "predict_x0": (True,), "solver_type": ("midpoint", "heun", "bh2"),
-    "disable_corrector": ([],), "euler_at_final": (False,), "rescale_sigmas": (None,),
-    "solver_p": (None,),
-}  # fmt: skip
-CLASS_DEFAULTS: dict[str, dict[str, Any]] = {  # where they differ from class to class
-    "DDIMScheduler": {"clip_sample": True, "set_alpha_to_one": True},
-    "DDPMScheduler": {"clip_sample": True},
-    "PNDMScheduler": {"skip_prk_steps": False, "set_alpha_to_one": False},
-    "DPMSolverMultistepScheduler": {"timestep_spacing": "linspace"},
-    "UniPCMultistepScheduler": {"timestep_spacing": "linspace"},
-    "EulerDiscreteScheduler": {"timestep_spacing": "linspace"},
-    "EulerAncestralDiscreteScheduler": {"timestep_spacing": "linspace"},
-    "HeunDiscreteScheduler": {"timestep_spacing": "linspace"},
-    "LMSDiscreteScheduler": {"timestep_spacing": "linspace"},
-}
-
-
-def scheduler_config(data: Mapping[str, Any]) -> SchedulerConfig:
-    """A scheduler_config.json: the forward process, and the sampler and grid of the class."""
-    kind = str(data.get("_class_name"))
-    if kind not in SAMPLER_OF:
-        raise CorruptModelError(
-            f"the scheduler is a {kind}, which is not supported",
-            code="E-SCHEDULER",
-            hint="supported: " + ", ".join(SAMPLER_OF),
-        )
-    data = CLASS_DEFAULTS.get(kind, {}) | dict(data)
-    require_plain(data, SCHEDULER_PLAIN, "the scheduler's configuration")
-    for field, known in (("beta_schedule", SCHEDULES), ("prediction_type", PREDICTIONS)):
-        if data.get(field, next(iter(known))) not in known:
-            raise CorruptModelError(
-                f"the scheduler's configuration has {field} = {data[field]!r}",
-                code="E-CONFIG",
-                hint=f"supported: {', '.join(known)}",
-            )
-    spacing = data.get("timestep_spacing", "leading")
-    chosen = [name for flag, name in CONTINUOUS.items() if data.get(flag)]
-    return SchedulerConfig(
-        num_train_timesteps=data.get("num_train_timesteps", 1000),
-        beta_schedule=SCHEDULES[data.get("beta_schedule", "linear")],
-        beta_start=float(data.get("beta_start", 1e-4)),
-        beta_end=float(data.get("beta_end", 0.02)),
-        prediction_type=PREDICTIONS[data.get("prediction_type", "epsilon")],
-        sampler=_sampler(kind, data),
-        spacing=chosen[0] if chosen else spacing,
-        timestep_spacing=spacing,
-        final_sigma=data.get("final_sigmas_type", "zero"),
-        final_alpha="zero" if data.get("set_alpha_to_one", True) else "sigma_min",
-        steps_offset=data.get("steps_offset", 0),
-        convention="diffusers",
-        rescale_betas_zero_snr=bool(data.get("rescale_betas_zero_snr", False)),
-        sigma_max=1e5,  # the whole table
-    )
-
-
-def _sampler(kind: str, data: Mapping[str, Any]) -> str:
-    if kind == "UniPCMultistepScheduler":
-        order = data.get("solver_order", 2)
-        names = {2: "unipc", 3: "unipc_3"}
-        if order not in names:
-            raise CorruptModelError(f"UniPC of order {order} is not supported", code="E-CONFIG")
-        return names[order]
-    if kind != "DPMSolverMultistepScheduler":
-        return SAMPLER_OF[kind]
-    solver = (
-        data.get("algorithm_type", "dpmsolver++"),
-        data.get("solver_order", 2),
-        data.get("solver_type", "midpoint"),
-    )
-    if solver not in SOLVERS:
-        raise CorruptModelError(
-            f"DPM-Solver with {' '.join(map(str, solver))} is not supported",
-            code="E-CONFIG",
-            hint="supported: " + ", ".join(" ".join(map(str, s)) for s in SOLVERS),
-        )
-    return SOLVERS[solver]

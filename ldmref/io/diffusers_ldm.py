@@ -13,9 +13,10 @@ from ldmref.io.diffusers_config import (
     UNET_PLAIN,
     autoencoder_config,
     require_plain,
-    scheduler_config,
+    trained_size,
     unet_config,
 )
+from ldmref.io.diffusers_scheduler import scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig, UNetConfig
 
 LDM_PIPELINES = ("LDMPipeline", "LDMSuperResolutionPipeline", "LDMTextToImagePipeline")
@@ -28,6 +29,15 @@ UNET2D_PLAIN: dict[str, tuple[Any, ...]] = UNET_PLAIN | {
 }  # fmt: skip
 BERT_PLAIN: dict[str, tuple[Any, ...]] = {
     "activation_function": ("gelu",), "scale_embedding": (False,),
+}  # fmt: skip
+UNET2D_DEFAULTS: dict[str, Any] = {  # of the class, where the configuration leaves a field out
+    "in_channels": 3, "out_channels": 3, "block_out_channels": (224, 448, 672, 896),
+    "down_block_types": ("DownBlock2D",) + ("AttnDownBlock2D",) * 3,
+    "up_block_types": ("AttnUpBlock2D",) * 3 + ("UpBlock2D",),
+}  # fmt: skip
+BERT_DEFAULTS: dict[str, Any] = {
+    "vocab_size": 30522, "d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32,
+    "encoder_attention_heads": 8, "max_position_embeddings": 77,
 }  # fmt: skip
 
 
@@ -50,7 +60,7 @@ def ldm_config(folder: Path, kind: str, read_json: Callable[[Path], dict[str, An
     superres = kind == "LDMSuperResolutionPipeline"
     if superres:  # its pipeline has no scaling factor
         vae = replace(vae, scaling_factor=1.0)
-    side = unet.sample_size * vae.factor
+    height, width = (side * vae.factor for side in trained_size(unet_data))
     config = ModelConfig(
         name=folder.name,
         unet=unet,
@@ -58,7 +68,7 @@ def ldm_config(folder: Path, kind: str, read_json: Callable[[Path], dict[str, An
         text_encoder=text,
         concat="low_resolution" if superres else "",
         scheduler=scheduler_config(read_json(folder / "scheduler" / "scheduler_config.json")),
-        defaults=Defaults(steps=100 if superres else 50, cfg_scale=1.0, width=side, height=side),
+        defaults=Defaults(steps=100 if superres else 50, cfg_scale=1.0, width=width, height=height),
     )
     config.validate()
     return config
@@ -66,6 +76,7 @@ def ldm_config(folder: Path, kind: str, read_json: Callable[[Path], dict[str, An
 
 def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
     """A `UNet2DModel`'s config.json; its `attention_head_dim` is the width of a head."""
+    data = UNET2D_DEFAULTS | dict(data)
     require_plain(data, UNET2D_PLAIN, "the U-Net's configuration")
     channels, levels = tuple(data["block_out_channels"]), len(data["block_out_channels"])
     down, up = list(data["down_block_types"]), list(data["up_block_types"])
@@ -86,11 +97,10 @@ def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
     if data.get("attn_norm_num_groups") not in (None, groups):
         raise CorruptModelError("the U-Net's attn_norm_num_groups is unlike its norm_num_groups",
                                 code="E-CONFIG")  # fmt: skip
-    side = data.get("sample_size") or 64
     return UNetConfig(
         in_channels=data["in_channels"],
         out_channels=data["out_channels"],
-        sample_size=side if isinstance(side, int) else side[0],
+        sample_size=trained_size(data)[0],
         block_out_channels=channels,
         layers_per_block=data.get("layers_per_block", 2),
         attention_levels=attends,
@@ -121,6 +131,7 @@ def _are_blocks(
 
 def ldmbert_config(data: Mapping[str, Any]) -> TextConfig:
     """An `LDMBertModel`'s config.json."""
+    data = BERT_DEFAULTS | dict(data)
     require_plain(data, BERT_PLAIN, "the text encoder's configuration")
     return TextConfig(
         model_type="ldmbert",

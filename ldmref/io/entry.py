@@ -48,6 +48,23 @@ def stored_shapes(table: Mapping[str, Entry]) -> dict[str, Shape]:
     return {entry.name: entry.stored_shape for entry in table.values()}
 
 
+def as_stored(shapes: Mapping[str, Shape], table: Mapping[str, Entry]) -> dict[str, Shape]:
+    """The shapes of a file, with matrices that some programs store as such in place of the
+    convolutions of size 1 that the table has."""
+    want = {e.name: e.stored_shape for e in table.values() if e.form.startswith("conv")}
+    return {
+        name: want[name] if name in want and bare(shape) == bare(want[name]) else shape
+        for name, shape in shapes.items()
+    }
+
+
+def bare(shape: Shape) -> Shape:
+    """A shape without its trailing axes of length 1."""
+    while shape[-1:] == (1,):
+        shape = shape[:-1]
+    return shape
+
+
 def stack(parts: Iterable[tuple[Entry, np.ndarray]]) -> np.ndarray:
     """The tensor that holds these of ours: one, or query, key and value in any order."""
     found = sorted(parts, key=lambda part: part[0].third or 0)

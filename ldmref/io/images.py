@@ -11,25 +11,38 @@ from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError
 
+Source = str | Path | BinaryIO | Image.Image | np.ndarray
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 
 
-def open_image(source: str | Path | BinaryIO | Image.Image) -> Image.Image:
+def open_image(source: Source) -> Image.Image:
     """Open and fully decode a picture, upright, in the mode it is stored in.
 
+    Args:
+        source: a path or open file: PNG, JPEG or WebP; a Pillow picture; or a uint8 array (H, W, 3)
+            of RGB, (H, W, 4) with transparency, or (H, W) of grey.
+
     Raises:
-        ImageError: no such file, no PNG, JPEG or WebP, damaged, or more than 64 megapixels.
+        ImageError: no such file, no PNG, JPEG or WebP, damaged, or more than 64 megapixels; an
+            array of another type or shape.
     """
-    if isinstance(source, Image.Image):
-        return source
+    if isinstance(source, np.ndarray):
+        return _of_array(source)
+    if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
+        raise ImageError(
+            f"a picture cannot be made of {type(source).__name__}",
+            code="E-IMAGE",
+            hint="allowed are a path, an open file, a Pillow picture, or a uint8 array (H, W, 3)",
+        )
     name = repr(str(source)) if isinstance(source, str | Path) else "the picture"
     try:
         if isinstance(source, str | Path) and not Path(source).is_file():
             raise FileNotFoundError(f"no such file: {name}")
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
-            image = Image.open(source, formats=FORMATS)
+            handed = isinstance(source, Image.Image)
+            image = source if handed else Image.open(source, formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
                 raise ImageError(
                     f"{name} has {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}",
@@ -50,7 +63,19 @@ def open_image(source: str | Path | BinaryIO | Image.Image) -> Image.Image:
         ) from error
 
 
-def read_image(source: str | Path | BinaryIO | Image.Image) -> Image.Image:
+def _of_array(pixels: np.ndarray) -> Image.Image:
+    shape = pixels.shape
+    good = len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))
+    if pixels.dtype != np.uint8 or not good or not pixels.size:
+        raise ImageError(
+            f"an array is no picture as {pixels.dtype} {shape}",
+            code="E-IMAGE",
+            hint="allowed is uint8, 0 to 255: (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey",
+        )
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def read_image(source: Source) -> Image.Image:
     """A picture as 8-bit RGB: 16 bits scaled (not clipped), transparency laid on white."""
     return to_rgb(open_image(source))
 
@@ -71,7 +96,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def read_mask(source: str | Path | BinaryIO | Image.Image) -> Image.Image:
+def read_mask(source: Source) -> Image.Image:
     """A mask as 8-bit grey: its transparency if that varies, else its luminance. White repaints."""
     image = open_image(source)
     if "A" in image.getbands():

@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
-from ldmref.io.lora_names import lora_names
+from ldmref.io.diffusers import read_json
+from ldmref.io.lora_names import WRAPPER, lora_names, unwrapped
 from ldmref.io.report import Report
 from ldmref.io.tensors import TensorFile
 from ldmref.models.config import ModelConfig
@@ -27,6 +28,7 @@ from ldmref.models.params import flatten
 
 Change = dict[str, np.ndarray]  # `down`, `up` and perhaps `alpha`
 ADAPTER = "lora_adapter_metadata"  # where diffusers records PEFT's configuration
+ADAPTER_FILE = "adapter_config.json"  # where PEFT does
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     changes: dict[str, Change] = {}
     report, stored = Report(), {}
     for name in lora.tensors:
-        place = known.get(name)
+        place = known.get(unwrapped(name))
         if place is None or place in stored:
             report.unexpected.append(name)
         else:
@@ -165,6 +167,10 @@ def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
 
 
 def _adapter(file: TensorFile) -> dict[str, Any]:
+    """PEFT's configuration: in the metadata, or beside a file of PEFT's own."""
+    beside = file.path.with_name(ADAPTER_FILE)
+    if ADAPTER not in file.metadata and beside.is_file() and any(WRAPPER in name for name in file):
+        return read_json(beside)
     try:
         found = json.loads(file.metadata.get(ADAPTER, "{}"))
     except (ValueError, TypeError, RecursionError) as error:

@@ -33,6 +33,19 @@ KOHYA_PARTS = {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_"
                "text_encoder_2": ("lora_te2_",)}  # fmt: skip
 
 
+# PEFT's own files name the layers below its wrapper, of the network or of the pipeline's part.
+WRAPPER = "base_model.model."
+
+
+def unwrapped(name: str) -> str:
+    """The name without PEFT's wrapper.
+
+    >>> unwrapped("base_model.model.mid_block.attentions.0.proj_in.lora_A.weight")
+    'mid_block.attentions.0.proj_in.lora_A.weight'
+    """
+    return name.replace(WRAPPER, "", 1)
+
+
 class Place(NamedTuple):
     """Which part (`down`, `up` or `alpha`) of the change of which of our tensors."""
 
@@ -85,9 +98,10 @@ def _names(part: str, layer: str, paths: list[str]) -> Iterator[tuple[str, str]]
 
 
 def _dotted(part: str, path: str) -> Iterator[str]:
-    """The path below its network; a file for the U-Net alone may leave that out."""
+    """The path below its network; a file for the U-Net alone may leave that out, and so may one of
+    PEFT for the first text encoder."""
     yield f"{part}.{path}"
-    if part == "unet":
+    if part == "unet" or (part == "text_encoder" and path.startswith("text_model.")):
         yield path
-    elif path.startswith("text_model."):  # transformers 5 has dropped this level
+    if path.startswith("text_model."):  # transformers 5 has dropped this level
         yield f"{part}.{path.removeprefix('text_model.')}"

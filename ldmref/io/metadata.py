@@ -1,4 +1,8 @@
-"""Pictures that know how they were made: A1111's `parameters` text and exact JSON in `ldmref`."""
+"""Pictures that know how they were made: A1111's `parameters` text and exact JSON in `ldmref`.
+
+PNG has a chunk for each. JPEG and WebP have EXIF: the text as user comment, where A1111 writes it,
+the JSON as maker note, which EXIF leaves to the program that made the picture.
+"""
 
 from __future__ import annotations
 
@@ -36,6 +40,9 @@ _A1111_SAMPLERS = {
     "unipc": "UniPC",
     "lcm": "LCM",
 }
+EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
+NOTE = b"ldmref\0"  # before the JSON, UTF-8
+MAX_EXIF = 65_500  # bytes in a JPEG
 _FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
@@ -108,7 +115,10 @@ def write_picture(
 
 
 def save_image(file: Any, image: Image.Image, kind: str, params: dict[str, Any] | None) -> None:
-    """Encode a picture into an open binary file. JPEG and WebP carry the text as EXIF comment."""
+    """Encode a picture into an open binary file.
+
+    In a JPEG, where EXIF is short, the JSON of prompts of many thousand letters is left out.
+    """
     if kind == "PNG":
         info = PngInfo()
         if params is not None:
@@ -121,8 +131,11 @@ def save_image(file: Any, image: Image.Image, kind: str, params: dict[str, Any] 
     options: dict[str, Any] = {"quality": 95} if kind == "JPEG" else {"lossless": True}
     if params is not None:
         exif = Image.Exif()
-        comment = b"UNICODE\0" + infotext(params).encode("utf-16-be")
-        exif.get_ifd(0x8769)[0x9286] = comment
+        ifd = exif.get_ifd(EXIF_IFD)
+        ifd[USER_COMMENT] = b"UNICODE\0" + infotext(params).encode("utf-16-be")
+        ifd[MAKER_NOTE] = NOTE + json.dumps(params, sort_keys=True, ensure_ascii=False).encode()
+        if kind == "JPEG" and len(exif.tobytes()) > MAX_EXIF:
+            del ifd[MAKER_NOTE]
         options["exif"] = exif
     image.save(file, kind, **options)
 
@@ -155,15 +168,20 @@ def read_parameters(source: str | Path) -> dict[str, Any]:
     """What a picture says of itself: `ldmref` (exact) and `parameters` (A1111's text), if there."""
     image = open_image(source)
     found: dict[str, Any] = {}
-    if "ldmref" in image.info:
+    ifd = image.getexif().get_ifd(EXIF_IFD)
+    note = ifd.get(MAKER_NOTE)
+    told = image.info.get("ldmref")
+    if told is None and isinstance(note, bytes) and note.startswith(NOTE):
+        told = note.removeprefix(NOTE)
+    if told is not None:
         try:
-            found["ldmref"] = json.loads(image.info["ldmref"])
-        except (ValueError, RecursionError):
+            found["ldmref"] = json.loads(told)
+        except (ValueError, TypeError, RecursionError):
             pass
     if isinstance(image.info.get("parameters"), str):
         found["parameters"] = image.info["parameters"]
     else:
-        comment = image.getexif().get_ifd(0x8769).get(0x9286)
+        comment = ifd.get(USER_COMMENT)
         if isinstance(comment, bytes) and comment.startswith(b"UNICODE\0"):
             found["parameters"] = comment[8:].decode("utf-16-be", "replace")
     return found

@@ -18,6 +18,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ldmref.errors import CorruptModelError, InputError, OutputError
+from ldmref.io.foreign import foreign_class
 from ldmref.io.report import compare
 from ldmref.io.tensors import TensorFile
 from ldmref.mapped import forget
@@ -38,6 +39,7 @@ def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str
     Raises:
         InputError: a file is missing, damaged, or does not fit the others.
     """
+    config = None
     for name in FILES:
         if not (folder / name).is_file():
             raise InputError(
@@ -45,7 +47,8 @@ def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str
                 code="E-MODEL",
                 hint="a model folder holds " + ", ".join(FILES),
             )
-    config = read_config(folder / "config.json")
+        config = config or read_config(folder / FILES[0])
+    assert config is not None
     file = TensorFile(folder / "model.safetensors")
     _require_fit(file.shapes, config)
     require_finite(file)
@@ -59,12 +62,18 @@ def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str
 
 def read_config(path: Path) -> ModelConfig:
     """Read and check a `config.json` of this project."""
+    data: Any = None
     try:
-        data: Any = json.loads(path.read_text("utf-8"))
+        data = json.loads(path.read_text("utf-8"))
         schema = data.pop("schema")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+        kind = foreign_class(data) if isinstance(data, dict) else ""
         raise CorruptModelError(
-            f"{path.name} is no ldmref configuration", code="E-CONFIG"
+            f"{path.name} is no ldmref configuration" + (f" but one of a {kind}" if kind else ""),
+            code="E-CONFIG",
+            hint="of diffusers, give the folder around it, which has a model_index.json"
+            if kind
+            else "",
         ) from error
     if schema != SCHEMA:
         raise CorruptModelError(

@@ -34,6 +34,16 @@ class Report:
         """How many tensors do not fit."""
         return len(self.unexpected) + len(self.missing) + len(self.misshapen)
 
+    @property
+    def shared(self) -> int:
+        """How many names are both needed and there."""
+        return len(self.used) + len(self.misshapen)
+
+    @property
+    def likeness(self) -> tuple[int, int]:
+        """What tells the nearest of several: shared names, then how few tensors do not fit."""
+        return self.shared, -self.problems
+
     def require(self, what: str, hint: str = "") -> None:
         """Refuse a file whose tensors do not fit, with the list of what does not.
 
@@ -62,7 +72,7 @@ def refuse(reports: Iterable[Report], what: str, hint: str = "") -> NoReturn:
     Raises:
         KeyMismatchError: always.
     """
-    nearest = min(reports, key=lambda report: report.problems)
+    nearest = max(reports, key=lambda report: report.likeness)
     nearest.require(what, hint)
     raise AssertionError("one of the reports fits")
 

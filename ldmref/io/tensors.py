@@ -105,6 +105,12 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
             code="E-PICKLE",
             hint=f"make it safe first: ldmref convert {path.name} {path.stem}-safe.safetensors",
         )
+    if start[:4] == b"GGUF":
+        raise CorruptModelError(
+            f"{path.name} is a GGUF file, whose quantised numbers are not supported",
+            code="E-GGUF",
+            hint="take the model's safetensors file",
+        )
     if start[:8] == b"version ":
         raise CorruptModelError(
             f"{path.name} is a Git LFS pointer, not the file", code="E-LFS", hint="run git lfs pull"

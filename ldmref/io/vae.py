@@ -21,7 +21,7 @@ from ldmref.io.diffusers import (
     weight_files,
 )
 from ldmref.io.diffusers_config import autoencoder_config, require_plain
-from ldmref.io.entry import stored_shapes
+from ldmref.io.entry import as_stored, stored_shapes
 from ldmref.io.keys import autoencoder_table
 from ldmref.io.report import Report, compare, refuse
 from ldmref.io.tensors import TensorFile
@@ -32,6 +32,7 @@ from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
 
 PREFIX = "first_stage_model."
+CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
 TINY_PLAIN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("relu",), "upsample_fn": ("nearest",), "upsampling_scaling_factor": (2,),
     "scaling_factor": (1.0, 1), "shift_factor": (0.0, 0, None),
@@ -63,9 +64,9 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
         path: a folder of diffusers with config.json, or the model folder around it; or one file, in
             CompVis' names (kl-f8, vq-f4, ...; also within a whole model, below
             `first_stage_model.`) or in diffusers'.
-        model: the sizes that a single file is tried with first, and its scaling factor, since a
-            file does not tell them; None is Stable Diffusion's. The published first stages
-            (`presets_ldm.FIRST_STAGES`) are tried next.
+        model: the sizes that a single file is tried with, and its scaling factor, since a file does
+            not tell them, unless a config.json of an autoencoder lies beside it; None is Stable
+            Diffusion's. The published first stages (`presets_ldm.FIRST_STAGES`) are tried next.
 
     Raises:
         InputError, CorruptModelError, KeyMismatchError: the file is missing, damaged, asks for
@@ -133,16 +134,28 @@ def tiny_config(data: Mapping[str, Any]) -> TinyConfig:
     )
 
 
+def _config_of(data: Mapping[str, Any]) -> AutoencoderConfig | TinyConfig:
+    """A config.json's."""
+    return tiny_config(data) if data["_class_name"] == CLASSES[2] else autoencoder_config(data)
+
+
+def _config_beside(file: Path) -> list[AutoencoderConfig | TinyConfig]:
+    """The configuration in a config.json beside a file, where there is one of an autoencoder."""
+    path = file.with_name("config.json")
+    data = read_json(path) if path.is_file() else {}
+    return [_config_of(data)] if data.get("_class_name") in CLASSES else []
+
+
 def _read_folder(folder: Path) -> Autoencoder:
     data = read_json(folder / "config.json")
     kind = data.get("_class_name")
-    if kind not in ("AutoencoderKL", "VQModel", "AutoencoderTiny"):
+    if kind not in CLASSES:
         raise CorruptModelError(
             f"{folder.name!r} holds a {kind}, which is not supported",
             code="E-VAE",
-            hint="supported: AutoencoderKL, VQModel, AutoencoderTiny",
+            hint="supported: " + ", ".join(CLASSES),
         )
-    config = tiny_config(data) if kind == "AutoencoderTiny" else autoencoder_config(data)
+    config = _config_of(data)
     files = weight_files(folder, WEIGHTS["vae"])
     stored = {name: file[name] for file in files for name in file}
     tensors, report = _diffusers_tensors(stored, config)
@@ -156,14 +169,16 @@ def _read_file(file: TensorFile, model: AutoencoderConfig) -> Autoencoder:
         inner = {n.removeprefix(PREFIX): s for n, s in inner.items() if n.startswith(PREFIX)}
     stored = {name: file[old] for name, old in inner.items()}
     shapes, reports = {name: tensor.shape for name, tensor in stored.items()}, []
-    for config in (model, *FIRST_STAGES.values()):
+    beside = _config_beside(file.path)
+    kl = [config for config in beside if isinstance(config, AutoencoderConfig)]
+    for config in (*kl, model, *FIRST_STAGES.values()):
         table = autoencoder_table(config)
-        report = compare(shapes, stored_shapes(table), _ignorable(shapes))
+        report = compare(as_stored(shapes, table), stored_shapes(table), _ignorable(shapes))
         if report.fits:
             return Autoencoder(file.path.stem, config, to_native(stored, table), file.sha256())
         if config is model:
             reports.append(report)
-    for config in (model, TinyConfig(latent_channels=model.latent_channels)):
+    for config in (*beside, model, TinyConfig(latent_channels=model.latent_channels)):
         tensors, report = _diffusers_tensors(stored, config)
         if report.fits:
             return Autoencoder(file.path.stem, config, tensors, file.sha256())

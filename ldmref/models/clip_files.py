@@ -83,14 +83,18 @@ def _places() -> Iterator[Path]:
         found = importlib.util.find_spec(package)
         for folder in (found.submodule_search_locations or ()) if found else ():
             yield Path(folder) / BPE_FILE
-    home = os.environ.get("HF_HOME") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface"
-    )
-    cache = Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub"))
-    for folder in sorted((cache / REPOSITORY / "snapshots").glob("*/")):
+    for folder in sorted((hub_cache() / REPOSITORY / "snapshots").glob("*/")):
         yield from (folder / name for name in ("tokenizer.json",))
         if (folder / "vocab.json").exists() and (folder / "merges.txt").exists():
             yield folder
+
+
+def hub_cache() -> Path:
+    """Where huggingface_hub keeps what it fetched."""
+    home = os.environ.get("HF_HOME") or Path(
+        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface"
+    )
+    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
 
 
 def _folder(folder: Path) -> Vocabulary:

@@ -52,10 +52,13 @@ def clip_tokenizer(
             (as in Stable Diffusion 1). Stable Diffusion 2 and OpenCLIP pad with 0.
         text_clean: `none` treats text as transformers does: NFC, one space for each run of white
             space, lower case. `openai` does before that what openai/CLIP does: mojibake repaired by
-            ftfy, HTML entities resolved twice, white space trimmed.
+            ftfy, HTML entities resolved twice, white space trimmed; and it knows no padding token.
 
     Ids equal those of transformers' CLIPTokenizer, but for the literal marks <|startoftext|> and
-    <|endoftext|>: they are split as any other text, so a prompt cannot end itself.
+    <|endoftext|>: they are split as any other text, so a prompt cannot end itself. Where the files
+    pad with another token ("!" in Stable Diffusion 2 and SDXL's second encoder), that token in a
+    prompt is the padding token wherever it stands, as in transformers 4 and 5; with `openai` it is
+    text, as for openai/CLIP and open_clip in training.
 
     Raises:
         CorruptModelError: the vocabulary does not hold together.
@@ -69,6 +72,8 @@ def clip_tokenizer(
         pad_token = tokenizer.id_to_token(pad)
         if pad_token is None:
             raise UsageError(f"the tokenizer has no token {pad} to pad with", code="E-TOKENIZER")
+    if pad_token not in (START, END) and pad_token in vocabulary.vocab and clean is None:
+        tokenizer.add_tokens([AddedToken(pad_token, normalized=False)])
     prompts = PromptTokenizer(tokenizer, length, Marks(START, END, pad_token, END), clean)
     # Without effect on one prompt, but tokenizer.json then says how this model is padded.
     tokenizer.enable_padding(pad_id=prompts.pad, pad_token=pad_token)

@@ -103,6 +103,17 @@ class SchedulerConfig:
     timestep_spacing: str = "leading"  # below Karras' and other continuous spacings of diffusers
     final_alpha: str = "sigma_min"  # the end of diffusers' DDIM and PNDM; `final_sigma` of others
     rescale_betas_zero_snr: bool = False
+    trained_betas: tuple[float, ...] = ()  # every training timestep's, in place of a schedule
+    lower_order_final: bool = True  # diffusers' DPM-Solver and UniPC: lower orders at the end
+    euler_at_final: bool = False  # diffusers' DPM-Solver: the last step is of order 1
+    solver_type: str = ""  # "midpoint", "heun", "bh1" or "bh2"; "": the sampler's own
+    noise_prediction: bool = False  # UniPC through eps, diffusers' `predict_x0=False`
+    disable_corrector: tuple[int, ...] = ()  # steps after which UniPC does not correct
+    timestep_rounding: str = ""  # "round" or "cut", of continuous spacings; "": as the spacing's
+    clip_sample_range: float = 0.0  # predictions x0 are cut there; 0: nowhere
+    thresholding_ratio: float = 0.0  # dynamic thresholding of x0 at that quantile; 0: none
+    sample_max_value: float = 1.0  # the most that dynamic thresholding lets through
+    variance_type: str = "fixed_small"  # of DDPM: or "fixed_large"
     sigma_max: float = 1000.0  # samplers start no higher, however far the training table goes
 
 
@@ -112,6 +123,7 @@ class Defaults:
 
     steps: int = 50
     cfg_scale: float = 7.5
+    inpaint_cfg_scale: float = 0.0  # of inpainting; 0: `cfg_scale`
     width: int = 512
     height: int = 512
 
@@ -133,8 +145,12 @@ class ModelConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Width and height must be multiples of this, so that every level halves evenly."""
-        return self.vae.factor * 2 ** (len(self.unet.block_out_channels) - 1)
+        """Width and height must be multiples of this: whole latent cells.
+
+        Where residual blocks halve the size, every level must halve evenly, too.
+        """
+        levels = len(self.unet.block_out_channels) if self.unet.resnet_updown else 1
+        return self.vae.factor * 2 ** (levels - 1)
 
     @property
     def text_encoders(self) -> tuple[TextConfig, ...]:
@@ -184,6 +200,9 @@ class ModelConfig:
         check_config(self)
 
 
+EMPTY = {"trained_betas": float, "disable_corrector": int}  # elements of tuples that may be empty
+
+
 def _read(cls: type, data: Any, where: str) -> Any:
     """`cls(**data)` with every field's type checked against its default's."""
     if not isinstance(data, Mapping):
@@ -199,7 +218,7 @@ def _read(cls: type, data: Any, where: str) -> Any:
             )
         want = getattr(defaults, key)
         if isinstance(want, tuple) and isinstance(value, list | tuple) and (value or not want):
-            kind = type(want[0]) if want else bool
+            kind = type(want[0]) if want else EMPTY.get(key, bool)
             good = all(type(x) is kind for x in value)
             value = tuple(value)
         elif isinstance(want, float) and isinstance(value, int | float) and type(value) is not bool:

@@ -16,7 +16,7 @@ from ldmref.models.autoencoder import autoencoder_spec, decode, encode
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.memory import Estimate, estimate
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Spec, count
 from ldmref.models.parts import Parts
 from ldmref.models.prompt_weights import emphasize
 from ldmref.models.rescaler import rescaler, rescaler_spec
@@ -26,6 +26,8 @@ from ldmref.models.textual_inversion import Embedding, add_embeddings, by_encode
 from ldmref.models.tiling import decode_tiled
 from ldmref.models.tokenizer import PromptTokenizer, Reading, Tokens
 from ldmref.models.unet import Residuals, unet, unet_spec
+
+LARGE = 2**26  # numbers
 
 
 def model_spec(config: ModelConfig) -> Spec:
@@ -64,7 +66,8 @@ class LatentDiffusion:
         self._apart = False  # one network at a time
         self.embeddings: dict[str, str] = {}
         self.tiny: TinyAutoencoder | None = None  # in place of the autoencoder, where there is one
-        self.additions: dict[str, Any] = {}  # for the metadata: `vae`, `loras`
+        self.additions: dict[str, Any] = {}  # for the metadata: `vae`, `loras`, `ema`
+        self.notes: list[str] = []  # what every result's warnings say of its files
 
     def make_room(self, width: int, height: int, n: int = 1, tile: int | None = None) -> Estimate:
         """What pictures of that size will take; above `max_memory`, one network at a time.
@@ -93,6 +96,14 @@ class LatentDiffusion:
             for name in set(others) & set(self._networks):
                 del self._networks[name]
         return self.params[part]
+
+    def prompts_are_read(self) -> None:
+        """Give back the memory of large text encoders, which a file can bring again in a moment."""
+        for name in ("text_encoder", "text_encoder_2"):
+            config = getattr(self.config, name)
+            if name in self.params and self.backend.device == "cpu" and config is not None:
+                if count(text_spec(config)) >= LARGE:
+                    self.params.release(name)
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
         """This model with more words (`ldmref.io.embeddings`); it shares all other parameters.

@@ -88,7 +88,9 @@ _SDXL = ModelConfig(
     text_encoder_2=_OPENCLIP_BIGG,
     zero_empty_negative=True,
     scheduler=replace(_PUBLISHED, sampler="euler"),
-    defaults=Defaults(steps=50, cfg_scale=5.0, width=1024, height=1024),
+    defaults=Defaults(
+        steps=50, cfg_scale=5.0, inpaint_cfg_scale=7.5, width=1024, height=1024
+    ),
 )  # fmt: skip
 _SD15 = ModelConfig(name="sd15", scheduler=_PUBLISHED)
 

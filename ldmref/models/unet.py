@@ -117,6 +117,7 @@ def unet(
     x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
     context: (n, l, cross_attention_dim), None without cross-attention -> (n, out_channels, h, w);
     a `Context` where it stays the same for many steps.
+    h and w are any, but with `resnet_updown` they must halve evenly at every level.
     Where `addition_embed_type` is "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
     height and width of the original, top and left of the crop, height and width of the target.
     control: of `ldmref.models.controlnet`.
@@ -134,7 +135,7 @@ def unet(
             x = ops.xp.concat([x, skips.pop()], axis=1)
             x = _layer(ops, block, j, config, level, x, emb, context)
         if "upsamplers" in block:
-            x = _upsample(ops, block.upsamplers["0"], config, x, emb)
+            x = _upsample(ops, block.upsamplers["0"], config, x, emb, skips[-1].shape[2:])
 
     x = norm_silu(ops, p.conv_norm_out, x, groups, eps)
     return conv2d(ops, p.conv_out, x)
@@ -224,15 +225,21 @@ def _attend(
 
 
 def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
-    """(n, c, h, w) -> (n, c, h/2, w/2)."""
+    """(n, c, h, w) -> (n, c, h/2, w/2); convolutions round up."""
     if "conv" in p:
         return conv2d(ops, p.conv, x, stride=2)
     groups, eps = config.norm_num_groups, config.norm_eps
     return resnet_block(ops, p, x, emb, groups, eps, lambda y: mean_pool(ops, y))
 
 
-def _upsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
-    """(n, c, h, w) -> (n, c, 2h, 2w)."""
+def _upsample(
+    ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array, size: tuple[int, int]
+) -> Array:
+    """(n, c, h, w) -> (n, c, *size), that of the skip it meets: twice as large, or one less.
+
+    To one less, nearest-neighbour enlargement is the double without its last row or column.
+    """
     if "conv" in p:
-        return conv2d(ops, p.conv, ops.upsample2x(x))
+        x = ops.upsample2x(x)
+        return conv2d(ops, p.conv, x if x.shape[2:] == size else x[:, :, : size[0], : size[1]])
     return resnet_block(ops, p, x, emb, config.norm_num_groups, config.norm_eps, ops.upsample2x)

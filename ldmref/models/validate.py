@@ -32,6 +32,9 @@ def check_config(config: ModelConfig) -> None:
         ("text_encoder.model_type", config.text_encoder.model_type, MODEL_TYPES),
         ("scheduler.prediction_type", s.prediction_type, ("eps", "v", "x0")),
         ("scheduler.beta_schedule", s.beta_schedule, ("linear", "scaled_linear", "cosine")),
+        ("scheduler.solver_type", s.solver_type, ("", "midpoint", "heun", "bh1", "bh2")),
+        ("scheduler.timestep_rounding", s.timestep_rounding, ("", "round", "cut")),
+        ("scheduler.variance_type", s.variance_type, ("fixed_small", "fixed_large")),
         *(("hidden_act", t.hidden_act, ("gelu", "quick_gelu")) for t in config.text_encoders),
     ):
         if value not in known:
@@ -122,6 +125,17 @@ def _other_rules(config: ModelConfig) -> dict[str, bool]:
         ),
         "scheduler betas must satisfy 0 < beta_start <= beta_end < 1": (
             0 < s.beta_start <= s.beta_end < 1
+        ),
+        "scheduler.trained_betas needs a number in (0, 1) per training timestep, or none": (
+            not s.trained_betas
+            or (
+                (len(s.trained_betas) == s.num_train_timesteps)
+                and all(0 < beta < 1 for beta in s.trained_betas)
+            )
+        ),
+        "scheduler.thresholding_ratio must be from 0 to 1": 0 <= s.thresholding_ratio <= 1,
+        "scheduler.clip_sample_range and sample_max_value must not be negative": (
+            s.clip_sample_range >= 0 and s.sample_max_value >= 0
         ),
         "scheduler.sigma_max must be at least 1": s.sigma_max >= 1,
         "vae.scaling_factor must be positive": v.scaling_factor > 0,

@@ -26,12 +26,12 @@ def check_conditions(
         raise UsageError(
             f"{mode} needs a model with concat {kind!r}, which {config.name!r} is not",
             code="E-MODE",
-            hint=f"use modes.{needed}" if needed else "use modes.txt2img, img2img or inpaint",
+            hint=f"use {needed}" if needed else "use txt2img, img2img or inpaint",
         )
     if needed and mode != needed:
         raise UsageError(
             f"{config.name!r} draws only from a given picture", code="E-MODE",
-            hint=f"use modes.{needed}",
+            hint=f"use {needed}",
         )  # fmt: skip
     kind = config.text_encoder.model_type
     if kind in ("class", "none"):

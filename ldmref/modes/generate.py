@@ -6,6 +6,7 @@ that puts the known part back after every step.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -27,7 +28,7 @@ from ldmref.modes.networks import decode_images, image_channels
 from ldmref.modes.request import Request
 from ldmref.modes.result import Result
 from ldmref.modes.steering import Towards, steered_denoiser
-from ldmref.samplers import get_sampler
+from ldmref.samplers.course import course
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.repaint import resample, resampling
 from ldmref.samplers.walk import walk
@@ -76,7 +77,7 @@ def generate(
     shape = model.latent_shape(request.width, request.height)
     noise = _check_latents(latents, (len(request.seeds), *shape))
     model.make_room(request.width, request.height, request.batch_size, request.tile)
-    messages = list(warnings or [])
+    messages = [*model.notes, *(warnings or [])]
     other = () if start.towards is None else (start.towards.prompt,)
     texts = list(dict.fromkeys(request.prompts + request.negative_prompts + other))
     tokens = model.tokenize(texts, request.reading)
@@ -99,6 +100,7 @@ def generate(
                 "model": {"name": model.config.name, "sha256": model.sha256}
                 | ({"embeddings": model.embeddings} if model.embeddings else {})
                 | model.additions,
+                **({} if noise is None or start.towards else {"latents": digests(noise)}),
                 **({"control": [guide.record for guide in guides]} if guides else {}),
                 "backend": model.backend.describe(),
                 "ldmref": ldmref.__version__,
@@ -133,9 +135,11 @@ def _draw(
 ) -> np.ndarray:
     """The sampler loop for one batch; returns the final latents, (n, c, h, w) float32."""
     ops, config = model.backend, model.config
-    sampler = get_sampler(request.sampler)
-    way = walk(config.scheduler, request.sampler, request.schedule, request.steps)
-    sigmas = way.sigmas[request.first_step :]
+    names = config.scheduler, request.sampler, request.schedule
+    way = walk(*names, request.steps)
+    # RePaint is not diffusers'
+    exact = request.rng == "torch" and request.resample is None
+    levels, step_with = course(*names, way, request.first_step, request.eta, exact)
 
     def wide(x: np.ndarray) -> Array:  # the sampler's state is float32 at least
         return ops.asarray(np.ascontiguousarray(x), ops.wide)
@@ -145,22 +149,23 @@ def _draw(
     eps, known, masked = first_draws(request, start.known, streams, given, start.masked)
     if start.noisy is not None and known is not None:
         known = (1.0 - start.noisy) * known + start.noisy * eps
-    sigma = float(sigmas[0])
+    sigma = levels[0]
     if known is None or start.from_noise:
         x = wide(eps * way.start)
     else:
         x = wide(known + sigma * eps)
 
     extra = image_channels(model, start.mask, masked, shape, start.channels)
-    levels = sigmas.tolist()
     denoise = steered_denoiser(
         model, request, way, levels, chosen, reading, guides, extra, start.towards
     )
 
+    model.prompts_are_read()
+
     constrain = None
     if start.keep is not None and known is not None:
         constrain = _keep_known(wide(start.keep), wide(known), wide(eps), levels[-1])
-    step = sampler.make() if request.eta is None else sampler.make(eta=request.eta)
+    step = step_with(constrain)
     places = resampling(len(levels) - 1, *(request.resample or (len(levels), 1)))
     total = sum(there > here for here, there in pairwise(places))
     drawn = {"noise": lambda: wide(streams()), "constrain": constrain}
@@ -211,6 +216,11 @@ def _keep_known(
         return (1.0 - keep) * x + keep * there
 
     return constrain
+
+
+def digests(noise: np.ndarray) -> list[str]:
+    """SHA-256 of each picture's given start noise, (n, c, h, w)."""
+    return [hashlib.sha256(one.tobytes()).hexdigest() for one in noise]
 
 
 def _check_latents(latents: Any, shape: tuple[int, ...]) -> np.ndarray | None:

@@ -21,10 +21,10 @@ def img2img(
     model: LatentDiffusion,
     prompt: str | Sequence[str],
     image: Source,
-    strength: float = 0.75,
+    strength: float | None = 0.75,
     *,
     resize: str = "crop",
-    negative_prompt: str | Sequence[str] = "",
+    negative_prompt: str | Sequence[str] | None = "",
     steps: int | None = None,
     cfg_scale: float | None = None,
     sampler: str | None = None,
@@ -52,18 +52,20 @@ def img2img(
     `rng="torch"`, to a sample of it, as diffusers does.
 
     Args:
-        image: path, open file or Pillow picture; PNG, JPEG or WebP.
-        strength: 0 gives the picture back, 1 ignores it.
-        resize: how a picture gets another size: crop, stretch or fill (white).
-        width, height: None keeps the picture's size if the model can take it, else takes the
-            model's own and says so in `warnings`.
+        image: path or open file (PNG, JPEG, WebP), Pillow picture, or uint8 array (H, W, 3).
+        strength: 0 gives the picture back, 1 ignores it; None is 0.75.
+        resize: how a picture gets the given size: crop, stretch or fill (white).
+        width, height: None keeps the picture's size, each side rounded down to a multiple of the
+            autoencoder's factor, and stretches it by that little, as diffusers does; pictures too
+            small for that, or of more than 16 times the area on which the model was trained, get
+            the model's own size. Both are told in `warnings`.
 
     The other arguments, the result and the errors are those of `txt2img`; besides:
 
     Raises:
         ImageError: the picture cannot be read.
     """
-    picture, warnings = sized_picture(model.config, image, width, height, resize)
+    picture, resize, warnings = sized_picture(model.config, image, width, height, resize)
     request = resolve(
         model.config, "img2img", prompt, negative_prompt=negative_prompt, steps=steps,
         cfg_scale=cfg_scale, sampler=sampler, schedule=schedule, seed=seed, count=count,
@@ -73,7 +75,7 @@ def img2img(
         control=control, tile=tile,
     )  # fmt: skip
     known = encode_picture(model, picture)
-    start = Start(known, from_noise=request.first_step == 0)
+    start = Start(known, from_noise=request.first_step == 0, facts={"resize": resize})
     extra = {"latents": latents, "callback": callback, "cancel": cancel, "warnings": warnings}
     result = generate(model, request, start, **extra)
     if request.strength == 0:

@@ -37,14 +37,14 @@ def inpaint(
     prompt: str | Sequence[str],
     image: Source,
     mask: Source,
-    strength: float = 1.0,
+    strength: float | None = 1.0,
     mask_blur: float = 0,
     *,
     fill: str = "original",
     only_masked: bool = False,
     padding: int = 32,
     resample: tuple[int, int] | None = None,
-    negative_prompt: str | Sequence[str] = "",
+    negative_prompt: str | Sequence[str] | None = "",
     steps: int | None = None,
     cfg_scale: float | None = None,
     sampler: str | None = None,
@@ -71,12 +71,15 @@ def inpaint(
     level, with one fixed noise (Lugmayr et al. 2022, arXiv:2201.09865, eq. 8; with `resample` also
     its algorithm 1).
     They are the mean of the picture's posterior, or, with `rng="torch"`, a sample, as in diffusers.
+    A latent cell is outside if none of its pixels is white, or, with `rng="torch"`, if its first
+    pixel is black, as in diffusers, which leaves white pixels along the mask's edge as they were.
 
     Args:
-        image: path, open file or Pillow picture, at a size that the model can take.
+        image: path, open file, Pillow picture or uint8 array (H, W, 3), at a size that the model
+            can take: both sides multiples of the autoencoder's factor.
         mask: of the same size; its transparency if that varies, else its luminance, is cut at one
             half. White repaints, black keeps.
-        strength: 1 starts the white part from pure noise; less starts from the picture.
+        strength: 1 starts the white part from pure noise; less starts from the picture; None is 1.
         mask_blur: standard deviation in pixels by which the repainted part fades out beyond the
             white; pixels farther out (where the mask is 0) are kept exactly.
         fill: what is below the mask before noise is added, which matters below strength 1:
@@ -114,16 +117,17 @@ def inpaint(
         warnings.append("the mask is all black: nothing to repaint")
     known = encode_picture(model, picture)
     start = Start(known, request.first_step == 0)
+    keep = latent_keep(soft, model.config.vae.factor, nearest=request.rng == "torch")
     if model.config.image_channels:  # the network is told what to keep, and needs no constraint
         hidden = masked_picture(picture, soft, hole_of(model.config))
         small = latent_mask(soft, model.config.vae.factor)
         start = replace(start, mask=small, masked=encode_array(model, hidden))
     elif low == 0:
-        start = replace(start, keep=latent_keep(soft, model.config.vae.factor))
+        start = replace(start, keep=keep)
     if fill != "original":
         if start.from_noise:
             warnings.append(f"fill={fill} changes nothing at strength 1, which starts from noise")
-        hole = 1.0 - latent_keep(soft, model.config.vae.factor)
+        hole = 1.0 - keep
         if fill == "noise":
             start = replace(start, noisy=hole)
         else:

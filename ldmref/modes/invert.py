@@ -7,15 +7,17 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ldmref.errors import Cancelled, NumericError, UsageError
 from ldmref.math.schedules import sigma_from_alpha_bar
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import checks
-from ldmref.modes.event import CancelFlag
+from ldmref.modes.event import Callback, CancelFlag, Event
 from ldmref.modes.networks import encode_picture, image_channels
 from ldmref.modes.picture import Source, sized_picture
-from ldmref.modes.request import resolve
+from ldmref.modes.request import Request, resolve
 from ldmref.modes.steering import steered_denoiser
 from ldmref.samplers import sample
 from ldmref.samplers.grids import sampling_alphas_cumprod
@@ -53,6 +55,7 @@ def invert(
     long_prompts: str = "truncate",
     prompt_weights: str = "none",
     iterations: int = 5,
+    callback: Callback | None = None,
     cancel: CancelFlag | None = None,
 ) -> Inversion:
     """Walk a picture up to noise with DDIM, told what it shows.
@@ -69,6 +72,7 @@ def invert(
             section 3); edit with more: `settings | {"cfg_scale": 3.0}`.
         iterations: of the fixed-point iteration that makes a step up the inverse of the step down,
             0 to 100; 0 is plain DDIM inversion, and its error falls with the number of steps only.
+        callback: called after every step up with an `Event`.
         cancel: a `threading.Event`; when set, `Cancelled` is raised before the next step.
 
     The other arguments are those of `txt2img`.
@@ -77,15 +81,10 @@ def invert(
         UsageError, ImageError: an argument or the picture is wrong; nothing was computed.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    if not isinstance(prompt, str) or not isinstance(negative_prompt, str):
-        raise UsageError("invert takes one prompt", code="E-PROMPT")
-    iterations = checks.integer("iterations", iterations, 0, 100)
-    picture, warnings = sized_picture(model.config, image, width, height, resize)
-    request = resolve(
-        model.config, "invert", prompt, negative_prompt=negative_prompt, steps=steps,
-        cfg_scale=cfg_scale, sampler="ddim", schedule=schedule, seed=0, width=picture.width,
-        height=picture.height, eta=0.0, clip_skip=clip_skip, long_prompts=long_prompts,
-        prompt_weights=prompt_weights,
+    request, picture, warnings = planned(
+        model.config, prompt, image, resize, iterations, width, height,
+        negative_prompt=negative_prompt, steps=steps, cfg_scale=cfg_scale, schedule=schedule,
+        clip_skip=clip_skip, long_prompts=long_prompts, prompt_weights=prompt_weights,
     )  # fmt: skip
     ops, config = model.backend, model.config.scheduler
     way = walk(config, "ddim", request.schedule, request.steps)
@@ -106,7 +105,10 @@ def invert(
         for _ in range(request.steps):
             if cancel is not None and cancel.is_set():
                 raise Cancelled("stopped between two steps", code="E-CANCELLED")
-            x = next(states).x
+            state = next(states)
+            x = state.x
+            if callback is not None:
+                callback(Event(model, state.i, request.steps, state.sigma, 0, 1, x, state.x0))
     latents = np.array(ops.to_numpy(x / way.start), np.float32)
     if not np.isfinite(latents).all():
         raise NumericError(
@@ -117,3 +119,31 @@ def invert(
     settings |= {"negative_prompt": negative_prompt, "long_prompts": long_prompts,
                  "prompt_weights": prompt_weights}  # fmt: skip
     return Inversion(latents, settings, prompt, warnings + tokens.warnings)
+
+
+def planned(
+    config: ModelConfig,
+    prompt: str,
+    image: Source,
+    resize: str = "crop",
+    iterations: int = 5,
+    width: int | None = None,
+    height: int | None = None,
+    *,
+    negative_prompt: str = "",
+    **asked: Any,
+) -> tuple[Request, Image.Image, list[str]]:
+    """Every argument of `invert` checked, the picture at its size; weights are not needed.
+
+    Raises:
+        UsageError, ResourceError, ImageError: as `invert`.
+    """
+    if not isinstance(prompt, str) or not isinstance(negative_prompt, str):
+        raise UsageError("invert takes one prompt", code="E-PROMPT")
+    checks.integer("iterations", iterations, 0, 100)
+    picture, _, warnings = sized_picture(config, image, width, height, resize)
+    request = resolve(
+        config, "invert", prompt, negative_prompt=negative_prompt, sampler="ddim", eta=0.0, seed=0,
+        width=picture.width, height=picture.height, **asked,
+    )  # fmt: skip
+    return request, picture, warnings

@@ -24,6 +24,7 @@ from ldmref.samplers.noise import STREAMS
 
 RNGS = tuple(STREAMS)
 FILLS = ("original", "noise", "fill", "nothing")
+STRENGTHS = {"img2img": 0.75, "inpaint": 1.0}  # what None means in these modes
 
 
 @dataclass(frozen=True)
@@ -64,20 +65,19 @@ class Request:
     def params(self) -> dict[str, Any]:
         """JSON-able arguments that make the same pictures again; single values stand alone."""
 
-        def one(values: tuple[str, ...]) -> str | list[str]:
-            return min(values) if len(set(values)) == 1 else list(values)
-
+        alike = len(set(self.prompts)) == 1 == len(set(self.negative_prompts))
+        prompts, negatives = list(self.prompts), list(self.negative_prompts)
         seeds = self.seeds[0] if len(self.seeds) == 1 else list(self.seeds)
         params = {
             "mode": self.mode,
-            "prompt": one(self.prompts),
-            "negative_prompt": one(self.negative_prompts),
+            "prompt": prompts[0] if alike else prompts,
+            "negative_prompt": negatives[0] if len(set(negatives)) == 1 else negatives,
             "steps": self.steps,
             "cfg_scale": self.cfg_scale,
             "sampler": self.sampler,
             "schedule": self.schedule,
             "seed": seeds,
-            "count": len(self.seeds) // (1 if len(set(self.prompts)) == 1 else len(self.prompts)),
+            "count": len(self.seeds) if alike else 1,
             "width": self.width,
             "height": self.height,
             "eta": self.eta,
@@ -106,7 +106,7 @@ def resolve(
     mode: str,
     prompt: str | Sequence[str],
     *,
-    negative_prompt: str | Sequence[str] = "",
+    negative_prompt: str | Sequence[str] | None = "",
     steps: int | None = None,
     cfg_scale: float | None = None,
     sampler: str | None = None,
@@ -139,7 +139,8 @@ def resolve(
     defaults, scheduler = config.defaults, config.scheduler
     count = checks.integer("count", count, 1, MAX_COUNT)
     prompts = [p for p in checks.texts("prompt", prompt) for _ in range(count)]
-    negatives = checks.texts("negative_prompt", negative_prompt)
+    negatives = checks.texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
+    strength = STRENGTHS.get(mode) if strength is None else strength
     if len(negatives) == 1:
         negatives *= len(prompts)
     elif len(negatives) * count == len(prompts):
@@ -164,13 +165,14 @@ def resolve(
         eta = checks.number("eta", eta, 0.0, 1.0)
     elif has_eta is not None:
         eta = has_eta
+    usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
     request = Request(
         mode=mode,
         prompts=tuple(prompts),
         negative_prompts=tuple(negatives),
         steps=steps,
         cfg_scale=checks.number(
-            "cfg_scale", defaults.cfg_scale if cfg_scale is None else cfg_scale, -1000.0, 1000.0
+            "cfg_scale", usual if cfg_scale is None else cfg_scale, -1000.0, 1000.0
         ),
         sampler=sampler,
         schedule=schedule,

@@ -18,8 +18,11 @@ from ldmref.io.metadata import infotext, write_picture
 class Result:
     """Pictures and their provenance; behaves as the sequence of its pictures.
 
-    images: list of RGB pictures; latents: (n, c, h, w) float32, as the sampler left them;
-    seeds: one per picture; params: fully resolved, JSON-able, replayable; warnings: one line each.
+    images: list of RGB pictures; latents: (n, c, h, w) float32, as the sampler left them, at the
+    last noise level of its grid and in variance-preserving scale: where that level is not 0
+    (`final_sigma="sigma_min"`, as diffusers' Euler may be configured) they hold x / sqrt(1 +
+    sigma^2), and diffusers' own latents are sqrt(1 + sigma^2) times these; seeds: one per picture;
+    params: fully resolved, JSON-able, replayable; warnings: one line each.
     """
 
     images: list[Image.Image]
@@ -40,18 +43,14 @@ class Result:
     def params_of(self, i: int) -> dict[str, Any]:
         """The parameters that make picture `i` alone."""
         single = dict(self.params, seed=self.seeds[i], count=1, index=i)
-        per_prompt = len(self.seeds) // max(1, self._prompts())
         for key in ("prompt", "negative_prompt"):
-            value = self.params[key]
-            if isinstance(value, list):
-                single[key] = value[i if len(value) == len(self.seeds) else i // per_prompt]
+            if isinstance(self.params[key], list):
+                single[key] = self.params[key][i]
         if "positions" in self.params:
             single["positions"] = self.params["positions"][i : i + 1]
+        if "latents" in self.params:
+            single["latents"] = self.params["latents"][i : i + 1]
         return single
-
-    def _prompts(self) -> int:
-        prompt = self.params["prompt"]
-        return len(prompt) if isinstance(prompt, list) else 1
 
     def infotext(self, i: int = 0) -> str:
         """The parameters of picture `i` in A1111's notation."""

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
 from ldmref.errors import ImageError
 from ldmref.io.images import open_image
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.event import Callback, CancelFlag
 from ldmref.modes.generate import Start, generate
 from ldmref.modes.picture import Source
-from ldmref.modes.request import resolve
+from ldmref.modes.request import Request, resolve
 from ldmref.modes.result import Result
 
 
@@ -49,21 +51,33 @@ def seg2img(
         ImageError: the map cannot be read, is no map of classes, names a class that the model does
             not know, or has a size that the model cannot take.
     """
-    labels, config = read_labels(segmentation), model.config
-    height, width = labels.shape
-    request = resolve(
-        config, "seg2img", "", steps=steps, sampler=sampler, schedule=schedule, seed=seed,
-        count=count, width=width, height=height, eta=eta, rng=rng, batch_size=batch_size, tile=tile,
+    request, labels = planned(
+        model.config, segmentation, steps=steps, sampler=sampler, schedule=schedule, seed=seed,
+        count=count, eta=eta, rng=rng, batch_size=batch_size, tile=tile,
     )  # fmt: skip
+    channels = model.backend.to_numpy(model.encode_segmentation(labels[None]))
+    start = Start(channels=np.asarray(channels, np.float32))
+    return generate(model, request, start, latents=latents, callback=callback, cancel=cancel)
+
+
+def planned(
+    config: ModelConfig, segmentation: Source | np.ndarray, **asked: Any
+) -> tuple[Request, np.ndarray]:
+    """Every argument of `seg2img` checked, and the map as int64 (H, W); weights are not needed.
+
+    Raises:
+        UsageError, ResourceError, ImageError: as `seg2img`.
+    """
+    labels = read_labels(segmentation)
+    height, width = labels.shape
+    request = resolve(config, "seg2img", "", width=width, height=height, **asked)
     if labels.min() < 0 or labels.max() >= config.segmentation_classes:
         raise ImageError(
             f"the map has class {labels.max() if labels.min() >= 0 else labels.min()}, "
             f"{config.name!r} knows 0 to {config.segmentation_classes - 1}",
             code="E-CLASS",
         )
-    channels = model.backend.to_numpy(model.encode_segmentation(labels[None]))
-    start = Start(channels=np.asarray(channels, np.float32))
-    return generate(model, request, start, latents=latents, callback=callback, cancel=cancel)
+    return request, labels
 
 
 def read_labels(source: Source | np.ndarray) -> np.ndarray:

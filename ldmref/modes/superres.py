@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ldmref.errors import ImageError
 from ldmref.io.images import read_image, to_array
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.event import Callback, CancelFlag
 from ldmref.modes.generate import Start, generate
 from ldmref.modes.picture import Source
-from ldmref.modes.request import resolve
+from ldmref.modes.request import Request, resolve
 from ldmref.modes.result import Result
 
 
@@ -47,8 +50,21 @@ def superres(
     Raises:
         ImageError: the picture cannot be read, or has a size that the model cannot take.
     """
-    picture, config = read_image(image), model.config
-    f = config.vae.factor
+    request, picture = planned(
+        model.config, image, steps=steps, sampler=sampler, schedule=schedule, seed=seed,
+        count=count, eta=eta, rng=rng, batch_size=batch_size, tile=tile,
+    )  # fmt: skip
+    start = Start(channels=to_array([picture]))
+    return generate(model, request, start, latents=latents, callback=callback, cancel=cancel)
+
+
+def planned(config: ModelConfig, image: Source, **asked: Any) -> tuple[Request, Image.Image]:
+    """Every argument of `superres` checked, and the small picture; weights are not needed.
+
+    Raises:
+        UsageError, ResourceError, ImageError: as `superres`.
+    """
+    picture, f = read_image(image), config.vae.factor
     m = config.size_multiple // f
     if config.concat == "low_resolution" and (picture.width % m or picture.height % m):
         raise ImageError(
@@ -58,9 +74,6 @@ def superres(
             hint="cut or resize it first",
         )
     request = resolve(
-        config, "superres", "", steps=steps, sampler=sampler, schedule=schedule, seed=seed,
-        count=count, width=f * picture.width, height=f * picture.height, eta=eta, rng=rng,
-        batch_size=batch_size, tile=tile,
-    )  # fmt: skip
-    start = Start(channels=to_array([picture]))
-    return generate(model, request, start, latents=latents, callback=callback, cancel=cancel)
+        config, "superres", "", width=f * picture.width, height=f * picture.height, **asked
+    )
+    return request, picture

@@ -18,7 +18,7 @@ def txt2img(
     model: LatentDiffusion,
     prompt: str | Sequence[str],
     *,
-    negative_prompt: str | Sequence[str] = "",
+    negative_prompt: str | Sequence[str] | None = "",
     steps: int | None = None,
     cfg_scale: float | None = None,
     sampler: str | None = None,

@@ -12,6 +12,7 @@ from functools import partial
 from importlib.metadata import entry_points
 
 from ldmref.errors import UsageError, did_you_mean
+from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from ldmref.samplers.inversion import invert
@@ -30,6 +31,7 @@ __all__ = [
     "ancestral",
     "deis",
     "dpm_solver",
+    "dpm_solver_multistep",
     "dpmpp_2m",
     "dpmpp_2s",
     "dpmpp_3m",
@@ -59,7 +61,8 @@ class Sampler:
     step; `eta` is the default of `make(eta=...)`, None where there is no such argument;
     `start_nfe`, evaluations of the first steps, where they differ; `draws`, noises of a step;
     `adaptive`: `nfe` is the least, and steps are cut further as the error asks for; `family`: whose
-    way to make a grid its scheduler has in diffusers, one of `conventions.FAMILIES`.
+    way to make a grid its scheduler has in diffusers, one of `conventions.FAMILIES`; `options`,
+    arguments of `make` that a scheduler's configuration decides (`course.options_of`).
     """
 
     make: Callable[..., StepFunction]
@@ -72,6 +75,7 @@ class Sampler:
     draws: int = 1
     adaptive: bool = False
     family: str = "euler"
+    options: tuple[str, ...] = ()
 
 
 def _dpm_solver_2_a(eta: float = 1.0) -> StepFunction:
@@ -82,6 +86,7 @@ def _dpmpp_2s_a(eta: float = 1.0) -> StepFunction:
     return with_noise(dpmpp_2s(), eta)
 
 
+_UNIPC = ("variant", "order_at", "noise_prediction", "uncorrected")
 _DPM, _DPMPP = "arXiv:2206.00927, algorithm", "arXiv:2211.01095, algorithm"
 
 SAMPLERS: dict[str, Sampler] = {
@@ -115,10 +120,72 @@ SAMPLERS: dict[str, Sampler] = {
     "dpm_solver_2": Sampler(partial(dpm_solver, 2), 2, 2, False, f"{_DPM} 1"),
     "dpm_solver_2_a": Sampler(_dpm_solver_2_a, 2, 2, True, f"{_DPM} 1, ancestral", eta=1.0),
     "dpm_solver_3": Sampler(partial(dpm_solver, 3), 3, 3, False, f"{_DPM} 2"),
+    "dpm_solver_2m": Sampler(
+        dpm_solver_multistep,
+        2,
+        1,
+        False,
+        "arXiv:2206.00927, published code",
+        family="multistep",
+        options=("solver", "order_at"),
+    ),
+    "dpm_solver_3m": Sampler(
+        partial(dpm_solver_multistep, 3),
+        2,
+        1,
+        False,
+        "arXiv:2206.00927, published code",
+        family="multistep",
+        options=("solver", "order_at"),
+    ),
+    "dpm_solver_1_sde": Sampler(
+        partial(dpm_solver_multistep, 1, eta=1.0),
+        1,
+        1,
+        True,
+        "arXiv:2206.00927, published code",
+        1.0,
+        family="multistep",
+    ),
+    "dpm_solver_2m_sde": Sampler(
+        partial(dpm_solver_multistep, eta=1.0),
+        2,
+        1,
+        True,
+        "arXiv:2206.00927, published code",
+        1.0,
+        family="multistep",
+        options=("solver", "order_at"),
+    ),
+    "dpmpp_1": Sampler(
+        partial(ancestral, eta=0.0),
+        1,
+        1,
+        False,
+        "arXiv:2211.01095, eq. 9",
+        family="multistep",
+    ),
+    "dpmpp_1_sde": Sampler(
+        partial(ancestral, eta=1.0),
+        1,
+        1,
+        True,
+        "arXiv:2211.01095, eq. 18",
+        1.0,
+        family="multistep",
+    ),
     "dpmpp_2s": Sampler(dpmpp_2s, 2, 2, False, f"{_DPMPP} 1", family="multistep"),
     "dpmpp_2s_a": Sampler(_dpmpp_2s_a, 2, 2, True, f"{_DPMPP} 1, ancestral", eta=1.0),
     "dpmpp_sde": Sampler(dpmpp_sde, 2, 2, True, "k-diffusion, sample_dpmpp_sde", 1.0, draws=2),
-    "dpmpp_2m": Sampler(partial(dpmpp_2m, eta=0.0), 2, 1, False, f"{_DPMPP} 2", family="multistep"),
+    "dpmpp_2m": Sampler(
+        partial(dpmpp_2m, eta=0.0),
+        2,
+        1,
+        False,
+        f"{_DPMPP} 2",
+        family="multistep",
+        options=("order_at",),
+    ),
     "dpmpp_2m_heun": Sampler(
         partial(dpmpp_2m, eta=0.0, solver="heun"),
         2,
@@ -126,6 +193,7 @@ SAMPLERS: dict[str, Sampler] = {
         False,
         "arXiv:2211.01095, section 5",
         family="multistep",
+        options=("order_at",),
     ),
     "dpmpp_3m": Sampler(
         partial(dpmpp_3m, eta=0.0),
@@ -134,6 +202,7 @@ SAMPLERS: dict[str, Sampler] = {
         False,
         "arXiv:2211.01095, published code",
         family="multistep",
+        options=("solver", "order_at"),
     ),
     "dpmpp_2m_sde": Sampler(
         partial(dpmpp_2m, eta=1.0),
@@ -143,6 +212,7 @@ SAMPLERS: dict[str, Sampler] = {
         "k-diffusion, sample_dpmpp_2m_sde",
         1.0,
         family="multistep",
+        options=("order_at",),
     ),
     "dpmpp_2m_sde_heun": Sampler(
         partial(dpmpp_2m, eta=1.0, solver="heun"),
@@ -152,15 +222,44 @@ SAMPLERS: dict[str, Sampler] = {
         "k-diffusion, sample_dpmpp_2m_sde",
         1.0,
         family="multistep",
+        options=("order_at",),
     ),
     "dpmpp_3m_sde": Sampler(
-        dpmpp_3m, 2, 1, True, "k-diffusion, sample_dpmpp_3m_sde", 1.0, family="multistep"
+        dpmpp_3m,
+        2,
+        1,
+        True,
+        "k-diffusion, sample_dpmpp_3m_sde",
+        1.0,
+        family="multistep",
+        options=("solver", "order_at", "flipped"),
+    ),
+    "unipc_1": Sampler(
+        partial(unipc, 1),
+        2,
+        1,
+        False,
+        "arXiv:2302.04867, algorithms 1 and 2",
+        family="multistep",
+        options=_UNIPC,
     ),
     "unipc": Sampler(
-        unipc, 3, 1, False, "arXiv:2302.04867, algorithms 1 and 2", family="multistep"
+        unipc,
+        3,
+        1,
+        False,
+        "arXiv:2302.04867, algorithms 1 and 2",
+        family="multistep",
+        options=_UNIPC,
     ),
     "unipc_3": Sampler(
-        partial(unipc, 3), 3, 1, False, "arXiv:2302.04867, algorithms 1 and 2", family="multistep"
+        partial(unipc, 3),
+        3,
+        1,
+        False,
+        "arXiv:2302.04867, algorithms 1 and 2",
+        family="multistep",
+        options=_UNIPC,
     ),
     "lcm": Sampler(lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", family="ddim"),
 }

@@ -114,6 +114,8 @@ def diffusers_grid(
     offset: int = 0,
     final: float = 0.0,
     continuous: str = "",
+    rounding: str = "",
+    single: np.ndarray | None = None,
 ) -> ConventionGrid:
     """What a scheduler of diffusers walks, as its scheduler_config.json says.
 
@@ -126,6 +128,10 @@ def diffusers_grid(
         final: the last level: 0, or the level of timestep 0.
         continuous: `karras`, `exponential` or `beta_sigma` (`use_..._sigmas`): between the ends of
             the grid of `timestep_spacing` in family `euler`, of the table in `multistep`.
+        rounding: how `multistep` makes their timesteps whole, `round` or `cut`; "": rounded for
+            `karras`, else cut.
+        single: the table in single precision (`single_sigmas`), by which diffusers finds the
+            timesteps that it makes whole; None takes `table`.
 
     Raises:
         UsageError: timesteps leave the table.
@@ -144,7 +150,11 @@ def diffusers_grid(
         sigmas = _CONTINUOUS[continuous](steps, low, high)
         t = _timesteps_at(table, sigmas)
         if family == "multistep":
-            t = np.rint(t) if continuous == "karras" else np.trunc(t)
+            if single is not None:
+                ends = float(single[0]), float(single[-1])
+                t = _timesteps_at(single, _CONTINUOUS[continuous](steps, *ends))
+            rounds = (rounding or ("round" if continuous == "karras" else "cut")) == "round"
+            t = np.rint(t) if rounds else np.trunc(t)
         return ConventionGrid(np.append(sigmas, final), t)
     if family == "ddim":
         return _on_table(table, t, final)

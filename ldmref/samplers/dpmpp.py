@@ -13,6 +13,7 @@ probability-flow ODE, eta = 1 the reverse diffusion.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
@@ -27,7 +28,11 @@ def _renoised(x: Array, h: float, sigma_next: float, eta: float, noise: Noise) -
     return x + up * noise() if up > 0 else x
 
 
-def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> StepFunction:
+def dpmpp_2m(
+    eta: float = 0.0,
+    solver: str = "midpoint",
+    order_at: Callable[[float], int] | None = None,
+) -> StepFunction:
     r"""DPM-Solver++(2M) and its SDE form: second-order multistep, one evaluation a step.
 
     .. math:: D = \frac{h}{h_{last}} (x_0 - x_{0,last}), \qquad
@@ -41,6 +46,7 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> StepFunction:
     Args:
         eta: how much fresh noise; 0 is DPM-Solver++(2M), 1 its SDE form.
         solver: `midpoint` or `heun`.
+        order_at: sigma -> the highest order of the step that begins there.
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 2, with alpha = 1; k-diffusion,
     `sample_dpmpp_2m`, `sample_dpmpp_2m_sde`.
@@ -54,7 +60,7 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> StepFunction:
             return x0, x0, ()
         h = math.log(sigma / sigma_next)
         x_next = straight(x, x0, sigma, sigma * (sigma_next / sigma) ** (1.0 + eta))
-        if history:
+        if history and (order_at is None or order_at(sigma) > 1):
             x0_last, h_last = history
             k = (1.0 + eta) * h
             c = -0.5 * math.expm1(-k) if solver == "midpoint" else exponential_moment(1, k)
@@ -64,7 +70,12 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> StepFunction:
     return step
 
 
-def dpmpp_3m(eta: float = 1.0) -> StepFunction:
+def dpmpp_3m(
+    eta: float = 1.0,
+    solver: str = "heun",
+    order_at: Callable[[float], int] | None = None,
+    flipped: bool = False,
+) -> StepFunction:
     r"""DPM-Solver++(3M) SDE: three predictions, one evaluation a step, as k-diffusion publishes it.
 
     .. math:: x' = x_0 + e^{-k}(x - x_0) + \varphi_2 D_1 + \varphi_3 D_2
@@ -76,14 +87,19 @@ def dpmpp_3m(eta: float = 1.0) -> StepFunction:
     phi_3 (`exponential_moment(2, k)`): as published, the second derivative counts half, and the
     method is of second order. UniPC's predictor has the exact weights.
 
-    The first step is of first order, the second as DPM-Solver++(2M) with `heun`.
+    The first step is of first order, the second as DPM-Solver++(2M) with `solver`.
 
     Args:
         eta: how much fresh noise; 0 is deterministic, 1 the usual sampler.
+        solver: of the second-order steps, `midpoint` or `heun`, as in `dpmpp_2m`.
+        order_at: sigma -> the highest order of the step that begins there.
+        flipped: take -1/2 in place of 1/2 in phi_3, the wrong sign of diffusers' SDE form.
 
     Source: k-diffusion, `sample_dpmpp_3m_sde`; Lu et al. 2022, arXiv:2211.01095, published code
     (`multistep_dpm_solver_third_update`).
     """
+    if solver not in ("midpoint", "heun"):
+        raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
     def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
         x0 = denoise(x, sigma)
@@ -92,16 +108,19 @@ def dpmpp_3m(eta: float = 1.0) -> StepFunction:
         h = math.log(sigma / sigma_next)
         k = (1.0 + eta) * h
         x_next = straight(x, x0, sigma, sigma * (sigma_next / sigma) ** (1.0 + eta))
-        if history:
+        order = min(1 + len(history) // 2, 3 if order_at is None else order_at(sigma))
+        if order > 1 and h > 0.0:
             x0_last, h_last, *earlier = history
-            d1 = (h / h_last) * (x0 - x0_last)
-            if earlier:
+            d1, c1 = (h / h_last) * (x0 - x0_last), exponential_moment(1, k)
+            if order == 3:
                 x0_first, h_first = earlier
                 r0, r1 = h_last / h, h_first / h
                 d2 = (d1 - (x0_last - x0_first) * (1.0 / r1)) * (1.0 / (r0 + r1))
                 d1 = d1 + r0 * d2
-                x_next = x_next + 0.5 * exponential_moment(2, k) * d2
-            x_next = x_next + exponential_moment(1, k) * d1
+                x_next = x_next + (0.5 * exponential_moment(2, k) - flipped) * d2
+            elif solver == "midpoint":
+                c1 = -0.5 * math.expm1(-k)
+            x_next = x_next + c1 * d1
         return _renoised(x_next, h, sigma_next, eta, noise), x0, (x0, h, *history[:2])
 
     return step

@@ -61,11 +61,12 @@ NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal 
 def training_alphas_cumprod(config) -> np.ndarray:
     """alpha-bar of every training timestep, (T,) float64; `config` is a `SchedulerConfig`."""
     n, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
-    betas = {
+    made = {
         "linear": lambda: linear_betas(n, start, end),
         "scaled_linear": lambda: scaled_linear_betas(n, start, end),
         "cosine": lambda: cosine_betas(n),
-    }[config.beta_schedule]()
+    }
+    betas = np.asarray(config.trained_betas or made[config.beta_schedule](), np.float64)
     if not config.rescale_betas_zero_snr:
         return alphas_cumprod(betas)
     alpha_bar = alphas_cumprod(rescale_zero_terminal_snr(betas))

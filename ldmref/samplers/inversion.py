@@ -52,7 +52,9 @@ def implicit(iterations: int = 5) -> StepFunction:
     evaluates the denoiser once. It converges where the right-hand side contracts, as it does for
     steps that are short against the curvature of the path; guidance far above 1 spoils it.
 
-    Source: Pan et al. 2023, arXiv:2309.04907, section 3.2; Garibi et al. 2024, arXiv:2403.14602.
+    Source: Pan et al. 2023, arXiv:2309.04907 (AIDI; the plain iteration, without its
+    acceleration); Garibi et al. 2024, arXiv:2403.14602 (ReNoise, which besides averages the last
+    predictions and keeps them editable; not done here).
     """
 
     def step(

@@ -11,12 +11,16 @@ the new one. With r the places of the predictions in units of the step h (the st
 The paper's function B(h) divides out of these equations. It remains only where the published method
 takes 1/2 for the single weight of a one-term sum: in the predictor of order 2, which with `bh2` is
 DPM-Solver++(2M), and in the corrector of order 1.
+
+For the noise prediction the same polynomials go through eps, against the weights of the slope:
+
+.. math:: \sum_k w_k r_k^i = -\sigma' h \int_0^1 e^{h(1 - u)} u^i du
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
@@ -32,11 +36,18 @@ class Memory(NamedTuple):
 
     x: Array
     order: int
-    past: tuple[tuple[float, Array], ...]  # (sigma, x0)
+    past: tuple[tuple[float, Array], ...]  # (sigma, prediction)
 
 
-def unipc(order: int = 2, variant: str = "bh2", corrector: bool = True) -> StepFunction:
-    """UniPC of the data prediction, multistep: one evaluation a step.
+def unipc(
+    order: int = 2,
+    variant: str = "bh2",
+    corrector: bool = True,
+    order_at: Callable[[float], int] | None = None,
+    noise_prediction: bool = False,
+    uncorrected: Callable[[float], bool] | None = None,
+) -> StepFunction:
+    """UniPC, multistep: one evaluation a step.
 
     The order grows from 1 with every step until it is `order`; the predictor is of that order and
     the corrector raises it by one, save that the first step, corrected to order 2, limits the whole
@@ -44,46 +55,70 @@ def unipc(order: int = 2, variant: str = "bh2", corrector: bool = True) -> StepF
 
     Args:
         order: 1 to 3, the number of predictions in the predictor; 2 in diffusers by default.
-        variant: `bh1`, B(h) = h, or `bh2`, B(h) = 1 - e^-h.
+        variant: `bh1`, B(h) = h, or `bh2`, B(h) = 1 - e^-h (e^h - 1 for the noise prediction).
         corrector: False leaves the predictor alone, UniP.
+        order_at: sigma -> the highest order of the step that begins there.
+        noise_prediction: the polynomials go through eps and not through x0.
+        uncorrected: sigma -> whether the state that arrives there is left as predicted.
 
-    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP), data prediction.
+    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP), data prediction;
+    appendix E.1, noise prediction.
     """
     if order not in (1, 2, 3) or variant not in ("bh1", "bh2"):
         raise ValueError(f"order must be 1 to 3, variant bh1 or bh2; not {order}, {variant!r}")
+
+    def moment(power: int, h: float, sigma_next: float) -> float:
+        if noise_prediction:
+            return sigma_next * exponential_moment(power, -h)
+        return exponential_moment(power, h)
+
+    def single(h: float, sigma_next: float) -> float:
+        """B(h) in the units of the weights."""
+        if noise_prediction:
+            return -sigma_next * (h if variant == "bh1" else math.expm1(h))
+        return h if variant == "bh1" else -math.expm1(-h)
 
     def move(
         x: Array,
         sigma: float,
         sigma_next: float,
-        x0: Array,
+        new: Array,
         others: Sequence[tuple[float, Array]],
         halved: bool,
     ) -> Array:
-        """From (x, sigma) to sigma_next, through x0 and `others`."""
+        """From (x, sigma) to sigma_next, through the prediction `new` and `others`."""
         h = math.log(sigma / sigma_next)
+        if h == 0.0:
+            return x
         places = [math.log(sigma / level) / h for level, _ in others]
         if halved:
-            weights = [0.5 * (h if variant == "bh1" else -math.expm1(-h)) / r for r in places]
+            weights = [0.5 * single(h, sigma_next) / r for r in places]
         else:
-            moments = [exponential_moment(i + 1, h) for i in range(len(places))]
+            moments = [moment(i + 1, h, sigma_next) for i in range(len(places))]
             weights = moment_weights(places, moments)
-        bend = combine(weights, [other - x0 for _, other in others])
-        return straight(x, x0, sigma, sigma_next) + bend
+        line = (
+            x + (sigma_next - sigma) * new
+            if noise_prediction
+            else straight(x, new, sigma, sigma_next)
+        )
+        return line + combine(weights, [other - new for _, other in others])
 
     def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
+        new = (x - x0) * (1.0 / sigma) if noise_prediction else x0
         past = ()
         if history:
             x_last, order_last, past = history
-            if corrector:
-                (start, x0_start), *earlier = past
-                nodes = [*earlier[: order_last - 1], (sigma, x0)]
-                x = move(x_last, start, sigma, x0_start, nodes, order_last == 1)
+            if corrector and not (uncorrected is not None and uncorrected(sigma)):
+                (start, first), *earlier = past
+                nodes = [*earlier[: order_last - 1], (sigma, new)]
+                x = move(x_last, start, sigma, first, nodes, order_last == 1)
         here = min(order, len(past) + 1)
-        x_next = move(x, sigma, sigma_next, x0, past[: here - 1], here == 2)
-        return x_next, x0, Memory(x, here, ((sigma, x0), *past)[:order])
+        if order_at is not None:
+            here = min(here, order_at(sigma))
+        x_next = move(x, sigma, sigma_next, new, past[: here - 1], here == 2)
+        return x_next, x0, Memory(x, here, ((sigma, new), *past)[:order])
 
     return step

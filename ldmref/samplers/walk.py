@@ -13,6 +13,7 @@ from ldmref.samplers import get_sampler
 from ldmref.samplers.conventions import diffusers_grid
 from ldmref.samplers.denoiser import Timesteps
 from ldmref.samplers.grids import sampling_alphas_cumprod, sigma_grid
+from ldmref.samplers.single import single_sigmas
 
 CONTINUOUS = ("karras", "exponential", "beta_sigma")
 
@@ -26,6 +27,12 @@ class Walk(NamedTuple):
     start: float
 
 
+def follows_diffusers(config: Any, schedule: str) -> bool:
+    """Whether the walk of that schedule is made as diffusers makes it."""
+    theirs = ("leading", "linspace", "trailing", *CONTINUOUS)
+    return config.convention == "diffusers" and schedule in theirs
+
+
 def walk(config: Any, sampler: str, schedule: str, steps: int) -> Walk:
     """The way that a checkpoint's scheduler prescribes, or one of ours by another name.
 
@@ -37,8 +44,7 @@ def walk(config: Any, sampler: str, schedule: str, steps: int) -> Walk:
     """
     alpha_bar = sampling_alphas_cumprod(config)
     between = Timesteps(alpha_bar)
-    theirs = ("leading", "linspace", "trailing", *CONTINUOUS)
-    if config.convention != "diffusers" or schedule not in theirs:
+    if not follows_diffusers(config, schedule):
         sigmas = sigma_grid(alpha_bar, schedule, steps, config.final_sigma, config.steps_offset)
         return Walk(sigmas, between, math.hypot(1.0, sigmas[0]))
     table, family = sigma_from_alpha_bar(alpha_bar), get_sampler(sampler).family
@@ -47,7 +53,17 @@ def walk(config: Any, sampler: str, schedule: str, steps: int) -> Walk:
     # the classes of DDIM and PNDM have an option of their own for the end, DDPM always ends at 0
     final = config.final_alpha if family == "ddim" else config.final_sigma
     lowest = table[0] if final == "sigma_min" and sampler != "ddpm" else 0.0
-    grid = diffusers_grid(table, steps, family, spacing, config.steps_offset, lowest, continuous)
+    grid = diffusers_grid(
+        table,
+        steps,
+        family,
+        spacing,
+        config.steps_offset,
+        lowest,
+        continuous,
+        config.timestep_rounding,
+        single_sigmas(config) if continuous and family == "multistep" else None,
+    )
     told = dict(zip(grid.sigmas[:-1].tolist(), grid.timesteps.tolist(), strict=True))
     first = float(grid.sigmas[0])
     scaled = family == "euler" and spacing in ("linspace", "trailing")

@@ -5,7 +5,10 @@ from __future__ import annotations
 import os
 from collections import namedtuple
 
+import numpy as np
 import pytest
+from PIL import Image
+from small_models import save_wordless
 
 import ldmref
 from ldmref.cli.main import main
@@ -57,3 +60,28 @@ def draw(ldm, model_folder):
         return ran
 
     return run
+
+
+@pytest.fixture(scope="session")
+def enlarger(tmp_path_factory):
+    """A folder with a model for superres."""
+    return save_wordless(tmp_path_factory.mktemp("models") / "bsr-sr", "low_resolution")
+
+
+@pytest.fixture(scope="session")
+def painter(tmp_path_factory):
+    """A folder with a model for seg2img, of five classes."""
+    folder = tmp_path_factory.mktemp("models") / "semantic"
+    return save_wordless(folder, "segmentation", segmentation_classes=5)
+
+
+@pytest.fixture
+def material(work):
+    """Pictures, a mask, a map of classes and noise in the working folder."""
+    draw = np.random.default_rng(0)
+    for name, size in (("a", (16, 16)), ("wide", (20, 30)), ("small", (8, 12))):
+        Image.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)).save(f"{name}.png")
+    Image.fromarray(draw.integers(0, 5, (16, 24)).astype(np.uint8)).save("map.png")
+    Image.fromarray(np.pad(np.full((8, 16), 255, np.uint8), ((0, 8), (0, 0)))).save("mask.png")
+    np.save("noise.npy", draw.standard_normal((1, 4, 8, 8)).astype(np.float32))
+    return work

@@ -166,10 +166,22 @@ def test_img2img(draw, work):
     assert found["mode"] == "img2img" and found["strength"] == 0.75 and found["width"] == 16
 
 
-def test_img2img_resizes_with_a_warning(draw, work):
-    Image.new("RGB", (30, 20), "red").save("in.png")
-    ran = draw("img2img", "cat", "-i", "in.png", "-o", "a.png")
-    assert "warning: the picture is 30 x 20; resized (crop) to 16 x 16" in ran.err
+@pytest.mark.parametrize(
+    ("size", "how", "drawn"), [((31, 20), "stretch", (30, 20)), ((1, 20), "fill", (16, 16))]
+)
+def test_img2img_resizes_with_a_warning(draw, work, size, how, drawn):
+    """By little to what the model can take; and `run` repeats what was done."""
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+    Image.fromarray(noise).save("in.png")
+    for mode in ("img2img", "invert"):
+        out, again = f"{mode}.png", f"{mode}-again.png"
+        ran = draw(mode, "cat", "-i", "in.png", "-o", out, "--resize", "fill")
+        told = f"resized ({how}) to {drawn[0]} x {drawn[1]}"
+        assert f"warning: the picture is {size[0]} x {size[1]}; {told}" in ran.err
+        found = read_parameters(out)["ldmref"]
+        assert (found["width"], found["height"]) == drawn and found["resize"] == how
+        draw("run", "--from", out, "-i", "in.png", "-o", again)
+        assert (pixels(again) == pixels(out)).all()
 
 
 def test_inpaint_keeps_black_pixels(draw, work):
@@ -274,3 +286,24 @@ def test_run_never_opens_the_recorded_model(draw, ldm, work):
 )
 def test_slug(prompt, name):
     assert slug(prompt) == name
+
+
+def test_speed_and_memory(draw, ldm, model_folder, work):
+    for name, flags in {
+        "a.png": ("--speed", "exact"),
+        "b.png": ("--speed", "fast", "--max-memory", "400MB"),
+        "c.png": ("--max-memory", "265.1MB", "-v"),
+    }.items():
+        ran = draw("txt2img", "cat", "--seed", "7", "-o", name, *flags)
+        assert np.abs(pixels(name).astype(int) - pixels("a.png")).max() <= 1
+    assert "memory about 0.3 GB, 0.3 GB with a network at a time" in ran.err
+    assert read_parameters("a.png")["ldmref"]["backend"]["speed"] == "exact"
+    assert read_parameters("c.png")["ldmref"]["backend"]["speed"] == "fast"
+    for flags, code, exit_code in (
+        (("--max-memory", "100MB"), "E-MEMORY", 6),
+        (("--max-memory", "lots"), "E-MAX-MEMORY", 2),
+        (("--speed", "warp"), "E-SPEED", 2),
+    ):
+        ran = ldm("txt2img", "-m", model_folder, "cat", "-o", "d.png", *flags)
+        assert ran.code == exit_code and f"error[{code}]" in ran.err
+        assert ran.err.count("\n") <= 2 and not (work / "d.png").exists()

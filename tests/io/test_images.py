@@ -59,12 +59,37 @@ def test_floating_point_is_refused():
         read_image(Image.new("F", (2, 2), 0.5))
 
 
+def test_arrays_are_pictures():
+    rgb = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    assert (np.asarray(read_image(rgb)) == rgb).all()
+    assert (np.asarray(read_image(rgb[::-1, ::-1])) == rgb[::-1, ::-1]).all()
+    rgba = np.concatenate([rgb, np.zeros((2, 3, 1), np.uint8)], axis=2)
+    assert (np.asarray(read_image(rgba)) == 255).all()
+    grey = rgb[:, :, 0]
+    assert (np.asarray(read_image(grey)) == grey[..., None]).all()
+    assert (np.asarray(read_mask(grey)) == grey).all()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [np.zeros((2, 2, 3)), np.zeros((3, 4, 4, 3), np.uint8), np.zeros((3, 2, 2), np.uint8),
+     np.zeros((0, 2, 3), np.uint8), b"bytes", None, 5],
+)  # fmt: skip
+def test_what_is_no_picture_is_refused_and_told_what_is(wrong):
+    with pytest.raises(ImageError, match="picture") as caught:
+        read_image(wrong)
+    assert "(H, W, 3)" in caught.value.hint
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 def test_orientation_is_applied_once(orientation):
     image = Image.fromarray(np.arange(18, dtype=np.uint8).reshape(2, 3, 3) * 14)
     exif = Image.Exif()
     exif[0x0112] = orientation
     found = read_image(stored(image, exif=exif))
+    handed = read_image(Image.open(stored(image, exif=exif)))
+    assert (np.asarray(handed) == np.asarray(found)).all()
+    assert (np.asarray(read_image(found)) == np.asarray(found)).all()
     image.getexif()[0x0112] = orientation
     assert (np.asarray(found) == np.asarray(ImageOps.exif_transpose(image))).all()
     assert found.getexif().get(0x0112, 1) == 1

@@ -333,6 +333,37 @@ def saved(tmp_path_factory):
     return folder
 
 
+def peft(flat, alone=True):
+    """A file of PEFT's own, for the U-Net or the text encoder alone."""
+    tensors = {}
+    for seed, ours in enumerate(KOHYA):
+        part, _, layer = ours.removesuffix(".weight").partition(".")
+        if (part == "unet") is alone:
+            down, up = change(flat[ours].shape, 2, seed)
+            name = f"base_model.model.{layer}"
+            tensors |= {f"{name}.lora_A.weight": down, f"{name}.lora_B.weight": up}
+    return tensors
+
+
+@pytest.mark.parametrize("alone", [True, False])
+def test_files_of_peft(flat, tmp_path, alone):
+    """The same as without its wrapper; alpha stands in the file beside."""
+    tensors, path = peft(flat, alone), tmp_path / "adapter_model.safetensors"
+    assert tensors
+    save_file(tensors, str(path))
+    part = "unet." if alone else "text_encoder."
+    plain = {name.replace("base_model.model.", part): t for name, t in tensors.items()}
+    for told, alpha in (({}, None), ({"lora_alpha": 8, "r": 2}, 8.0)):
+        if told:
+            (tmp_path / "adapter_config.json").write_text(json.dumps(told))
+        got = apply_loras(TINY, flat, read_loras([path]))
+        scaled = {n: t * (1 if alpha is None or "lora_B" not in n else alpha / 2)
+                  for n, t in plain.items()}  # fmt: skip
+        want = apply_loras(TINY, flat, [Lora("plain", scaled)])
+        assert all(np.allclose(got[name], want[name], atol=1e-6) for name in flat)
+        assert any(not np.array_equal(got[name], flat[name]) for name in flat)
+
+
 def test_load_merges_and_records(saved):
     path = saved / "style.safetensors"
     plain = ldmref.load(saved / "tiny", backend="numpy")

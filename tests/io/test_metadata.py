@@ -87,6 +87,27 @@ def test_infotext_in_every_format(kind, prompt):
     assert parse_infotext(written(params(prompt), kind)["parameters"])["prompt"] == prompt
 
 
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "WEBP"])
+@pytest.mark.parametrize("prompt", ["cat", "Katze ü", "❤️ heart", 'a\0b \\ "', "x" * 4000])
+def test_exact_parameters_in_every_format(kind, prompt):
+    found = params(prompt, prompt)
+    assert written(found, kind)["ldmref"] == found
+
+
+def test_a_jpeg_with_too_much_to_say_keeps_the_text():
+    found = written(params("😀" * 6000, "😀" * 4000), "JPEG")
+    assert "ldmref" not in found and found["parameters"].startswith("😀")
+    assert "ldmref" in written(params("😀" * 6000, "😀" * 4000), "WEBP")
+
+
+def test_maker_notes_of_others_are_left_alone(tmp_path):
+    for note in (b"Canon", b'{"mode": "txt2img"}', b"ldmref\0no JSON", b"ldmref\0\xff", b""):
+        exif = Image.Exif()
+        exif.get_ifd(metadata.EXIF_IFD)[metadata.MAKER_NOTE] = note
+        Image.new("RGB", (4, 4)).save(tmp_path / "a.jpg", exif=exif)
+        assert read_parameters(tmp_path / "a.jpg") == {}
+
+
 @pytest.mark.parametrize("prompt", ["cat", "ü", "❤", "a\0b"])
 def test_chunk_kind(prompt):
     buffer = io.BytesIO()

@@ -134,6 +134,12 @@ def test_text_clean_openai_resolves_entities_after_ftfy(monkeypatch):
     openai = clip_tokenizer(VOCABULARY, text_clean="openai")
     assert ids(openai, "  a &amp;amp; b &lt; ï¬ ") == ids(TOKENIZER, "a & b < <")
     assert ids(TOKENIZER, "&lt;") != ids(TOKENIZER, "<")
+    # to openai/CLIP and open_clip no text is padding, also where 0, the token "!", pads
+    texts, zero = ("x!", "!", "wow!! a"), clip_tokenizer(VOCABULARY, pad=0)
+    plain = clip_tokenizer(VOCABULARY, pad=0, text_clean="openai")
+    for text in texts:
+        n = ids(TOKENIZER, text).index(TOKENIZER.end) + 1
+        assert ids(plain, text)[:n] == ids(TOKENIZER, text)[:n] != ids(zero, text)[:n]
 
 
 def test_text_clean_says_what_it_needs(monkeypatch):

@@ -91,7 +91,7 @@ def test_invert_can_be_stopped_and_refuses_nonsense(tiny):
         with pytest.raises(UsageError):
             modes.invert(tiny, **{"prompt": "a", "image": picture16()} | wrong)
     found = modes.invert(tiny, "a zebra", Image.new("RGB", (33, 21)), steps=2)
-    assert found.latents.shape == (1, 4, 8, 8) and found.latents.dtype == np.float32
+    assert found.latents.shape == (1, 4, 10, 16) and found.latents.dtype == np.float32
     assert any("33 x 21" in w for w in found.warnings) and any("zebra" in w for w in found.warnings)
     assert json.loads(json.dumps(found.settings)) == found.settings
 

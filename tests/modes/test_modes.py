@@ -238,10 +238,67 @@ def test_steps_that_strength_leaves_are_counted_as_diffusers_does(
 
 
 def test_another_size_is_resized_and_said_so(tiny):
-    r = modes.img2img(tiny, "a", Image.new("RGB", (33, 21)), 0.5, seed=1)
-    assert r[0].size == (16, 16) and "33 x 21" in r.warnings[0]
-    r = modes.img2img(tiny, "a", Image.new("RGB", (32, 20)), 0.5, seed=1)
-    assert r[0].size == (32, 20) and not r.warnings
+    """diffusers' rule: both sides rounded down to whole latent cells."""
+    for size, drawn in (((33, 21), (32, 20)), ((31, 9), (30, 8)), ((1, 8), (16, 16))):
+        r = modes.img2img(tiny, "a", Image.new("RGB", size), 0.5, seed=1)
+        assert r[0].size == drawn and f"the picture is {size[0]} x {size[1]}" in r.warnings[0]
+    middle, large = Image.new("RGB", (80, 80)), Image.new("RGB", (200, 200))
+    assert modes.img2img(tiny, "a", middle, 0.5, seed=1)[0].size == (16, 16)
+    assert modes.inpaint(tiny, "a", middle, Image.new("L", (80, 80)), steps=1)[0].size == (80, 80)
+    assert modes.img2img(tiny, "a", middle, 0.5, seed=1, width=20, resize="fill")[0].size == (
+        20,
+        80,
+    )
+    odd = modes.img2img(tiny, "a", Image.new("RGB", (33, 21)), 0.5, seed=1, width=16)
+    assert odd[0].size == (16, 20)
+    huge = modes.picture.sized_picture(tiny.config, large, None, None, "fill")
+    assert huge.picture.size == (16, 16) and huge.resize == "fill"
+    for size in ((32, 20), (18, 14)):
+        r = modes.img2img(tiny, "a", Image.new("RGB", size), 0.5, seed=1)
+        assert r[0].size == size and not r.warnings
+    with pytest.raises(ImageError, match="multiples of 2") as caught:
+        modes.inpaint(tiny, "a", Image.new("RGB", (33, 21)), Image.new("L", (33, 21)))
+    assert "to 32 x 20" in caught.value.hint and "only_masked" in caught.value.hint
+    with pytest.raises(ImageError, match="too large"):
+        modes.inpaint(tiny, "a", large, Image.new("L", (200, 200)))
+
+
+def test_none_means_the_default(tiny, picture, left_half):
+    for mode, extra, default in (("img2img", (), 0.75), ("inpaint", (left_half,), 1.0)):
+        draw = getattr(modes, mode)
+        a = draw(tiny, "a", picture, *extra, None, negative_prompt=None, seed=1)
+        b = draw(tiny, "a", picture, *extra, seed=1)
+        assert a.params == b.params and a.params["strength"] == default
+        assert a.params["negative_prompt"] == "" and (a.latents == b.latents).all()
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative", "count"),
+    [
+        (["cat", "cat"], ["x", "y"], 1),
+        (["cat", "cat"], ["x", "x"], 1),
+        (["cat", "dog"], ["x", "x"], 2),
+        (["cat", "cat", "dog"], ["x", "y", "x"], 2),
+        ("cat", "x", 3),
+        (["cat"], ["x"], 1),
+    ],
+)
+def test_params_draw_the_same_again(tiny, prompt, negative, count):
+    """Together, and each picture alone."""
+    r = modes.txt2img(tiny, prompt, negative_prompt=negative, count=count, seed=1, steps=1)
+    names = ("prompt", "negative_prompt", "seed", "count", "steps")
+    again = modes.txt2img(tiny, **{name: r.params[name] for name in names})
+    assert (again.latents == r.latents).all()
+    told = [(p, n) for p, n in zip(listed(prompt), listed(negative), strict=True)]
+    for i in range(len(r)):
+        alone = r.params_of(i)
+        assert (alone["prompt"], alone["negative_prompt"]) == told[i // count]
+        one = modes.txt2img(tiny, **{name: alone[name] for name in names})
+        assert (one.latents[0] == r.latents[i]).all()
+
+
+def listed(texts):
+    return [texts] if isinstance(texts, str) else texts
 
 
 @pytest.mark.parametrize("how", ["crop", "stretch", "fill"])
@@ -328,8 +385,8 @@ def test_painted_transparency_is_the_mask(tiny, picture, left_half):
 def test_sizes_that_do_not_fit_are_refused(tiny, picture, left_half):
     with pytest.raises(ImageError, match="mask is 8 x 8"):
         modes.inpaint(tiny, "a", picture, left_half.resize((8, 8)))
-    with pytest.raises(ImageError, match="multiples of 4"):
-        modes.inpaint(tiny, "a", picture.resize((18, 16)), left_half)
+    with pytest.raises(ImageError, match="multiples of 2"):
+        modes.inpaint(tiny, "a", picture.resize((17, 16)), left_half)
 
 
 # -- saving ---------------------------------------------------------------------------------------

@@ -12,6 +12,7 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
 import tokenizers  # noqa: E402
+from scheduled_folder import opened, scheduled  # noqa: E402, F401
 
 VAE = dict(
     block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, latent_channels=4,

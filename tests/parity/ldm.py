@@ -12,8 +12,9 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
 )
 
 from ldmref.backends import get_backend
-from ldmref.io.diffusers_config import autoencoder_config, scheduler_config, unet_config
+from ldmref.io.diffusers_config import autoencoder_config, unet_config
 from ldmref.io.diffusers_ldm import unet2d_config
+from ldmref.io.diffusers_scheduler import scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import unflatten

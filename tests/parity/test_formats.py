@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ldmref.errors import KeyMismatchError, UsageError
+from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis import FAMILIES, find_config, load_compvis, to_compvis, to_native
 from ldmref.io.diffusers import load_diffusers
+from ldmref.io.ema import ema_table
 from ldmref.io.keys import compvis_table
 from ldmref.io.tensors import TensorFile
 from ldmref.models.model import model_spec
@@ -100,6 +101,53 @@ def test_single_file_holds_the_same_model(single_file, folder):
     found, tensors = load_compvis(TensorFile(single_file), config)
     assert found == config
     assert all((tensors[name] == flat[name]).all() for name in flat)
+
+
+def test_averages_are_those_that_diffusers_extracts(folder, theirs, family, tmp_path):
+    """`extract_ema` of diffusers, which goes by the names of a real training run's file."""
+    from diffusers.loaders import single_file_utils as single
+
+    config, flat, _ = load_diffusers(folder)
+    table = compvis_table(config)
+    mean = {n: a + 1 if n.startswith("unet.") else a for n, a in flat.items()}
+    tensors = to_compvis(flat, table)
+    tensors |= to_compvis(mean, ema_table(table))
+    save_file(tensors, str(tmp_path / "run.safetensors"))
+    for ema in (True, False):
+        _, found = load_compvis(TensorFile(tmp_path / "run.safetensors"), config, ema)
+        file = {n: torch.tensor(a) for n, a in tensors.items()}
+        want = single.convert_ldm_unet_checkpoint(file, dict(theirs.unet.config), extract_ema=ema)
+        assert {n for n in found if n.startswith("unet.")} == {f"unet.{n}" for n in want}
+        assert all((found[f"unet.{n}"] == t.numpy()).all() for n, t in want.items())
+        rest = {n for n in flat if not n.startswith("unet.")}
+        assert all((found[n] == flat[n]).all() for n in rest)
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_a_variant_is_read_where_it_is_asked_for(folder, theirs, family, tmp_path, capsys):
+    """Of a folder that holds the weights twice, as diffusers writes it."""
+    from ldmref.cli.main import main
+
+    both = tmp_path / "both"
+    theirs.save_pretrained(both)
+    theirs.save_pretrained(both, variant="fp16")
+    for part in ("unet", "vae", "text_encoder"):
+        (half,) = (both / part).glob("*.fp16.safetensors")
+        tensors = {n: a.astype(np.float16) for n, a in TensorFile(half).items()}
+        half.unlink()
+        save_file(tensors, str(half))
+    _, whole, _ = load_diffusers(both)
+    _, half, _ = load_diffusers(both, "fp16")
+    assert {a.dtype for a in whole.values()} == {np.dtype(np.float32)}
+    assert {a.dtype for a in half.values()} == {np.dtype(np.float16)}
+    assert all((half[n] == whole[n].astype(np.float16)).all() for n in whole)
+    with pytest.raises(InputError, match="no variant 'fp61'"):
+        load_diffusers(both, "fp61")
+    assert main(["info", str(both), "--variant", "fp16"]) == 0
+    assert " F16 " in (said := capsys.readouterr().out) and " F32 " not in said
+    one = tmp_path / "one.safetensors"
+    assert main(["convert", str(both), str(one), "--variant", "fp16"]) == 0
+    assert set(TensorFile(one).kinds.values()) == {"F16"}
 
 
 def test_old_clip_names(single_file, folder, family, tmp_path):

@@ -224,15 +224,16 @@ def test_what_a_model_cannot_do_is_said_before_it_is_tried(semantic, saved, pict
         (lambda: modes.txt2img(plain, "", negative_prompt="x"), UsageError, "takes no prompt"),
         (lambda: modes.txt2img(plain, "", cfg_scale=3), UsageError, "nothing to guide"),
         (lambda: plain.encode_text(["a"]), UsageError, "takes no prompt"),
-        (lambda: modes.superres(superres, picture.crop((0, 0, 31, 32))), ImageError, "les of 2"),
         (lambda: modes.seg2img(model, labels + 7), ImageError, "has class 7, .* 0 to 6"),
         (lambda: modes.seg2img(model, labels - 1), ImageError, "has class -1"),
-        (lambda: modes.seg2img(model, labels[:15]), UsageError, "multiple of 4"),
+        (lambda: modes.seg2img(model, labels[:15]), UsageError, "multiple of 2"),
         (lambda: modes.seg2img(model, labels * 1.0), ImageError, "integer array"),
         (lambda: modes.seg2img(model, picture), ImageError, "grey or palette"),
     ):  # fmt: skip
         with pytest.raises(error, match=match):
             call()
+    odd = modes.superres(superres, picture.crop((0, 0, 31, 29)), steps=1)
+    assert odd[0].size == tuple(superres.config.vae.factor * side for side in (31, 29))
 
 
 def test_single_files(classes, tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -83,20 +84,69 @@ def test_bytes_outside_the_vocabulary_are_those_of_transformers(tmp_path):
 def test_padding_is_that_of_transformers(tmp_path, files):
     write_tokenizer(tmp_path, small_vocabulary(), **files)
     theirs = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
-    # As a padding token "!" is a mark to transformers: see the next test.
-    texts = [text for text in TEXTS if "!" not in text]
     theirs.save_pretrained(tmp_path / "saved")  # tokenizer.json, marks among the added tokens
     for source in (tmp_path, tmp_path / "saved"):
-        assert (load_tokenizer(source).encode(texts)[0] == padded(theirs, texts)).all()
+        assert (load_tokenizer(source).encode(TEXTS)[0] == padded(theirs, TEXTS)).all()
 
 
-def test_an_exclamation_mark_is_text_and_not_padding(tmp_path):
-    """transformers reads "!" as id 0 where it pads with it; open_clip, in training, as "!</w>"."""
-    write_tokenizer(tmp_path, small_vocabulary(), special_tokens_map={"pad_token": "!"})
-    theirs = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
+SD2, XL2 = (  # as stable-diffusion-2 and the second tokenizer of SDXL have them
+    {
+        "special_tokens_map": {"pad_token": "!", "unk_token": END},
+        "tokenizer_config": {"pad_token": END, "tokenizer_class": "CLIPTokenizer"},
+    },
+    {
+        "special_tokens_map": {"pad_token": "!", "unk_token": END},
+        "tokenizer_config": {
+            "pad_token": "!",
+            "added_tokens_decoder": {
+                "0": {
+                    "content": "!",
+                    "lstrip": False,
+                    "normalized": False,
+                    "rstrip": False,
+                    "single_word": False,
+                    "special": True,
+                }
+            },
+        },
+    },
+)
+EXCLAIMED = ["x!", "!", "wow!! a cat", "a!b", "hi ! there", "!x", "cat!'s dog", "x \u0338!", "! !",
+             "\uff01", "Red!HEART", "a!\n b", "!!!", "¡hola! (wow!:1.2)"]  # fmt: skip
+
+
+@pytest.mark.parametrize("files", [SD2, XL2])
+@pytest.mark.parametrize("kind", ["CLIPTokenizer", "CLIPTokenizerFast"])
+def test_where_it_pads_an_exclamation_mark_is_the_padding_token(tmp_path, files, kind):
+    """Each `!` is id 0 to transformers, wherever it stands; so it is to whoever runs diffusers."""
+    write_tokenizer(tmp_path, small_vocabulary(), **files)
+    theirs = getattr(transformers, kind).from_pretrained(str(tmp_path))
     ours = load_tokenizer(tmp_path)
-    end = small_vocabulary().vocab["!</w>"]
-    assert padded(theirs, ["x!"])[0, 2] == 0 and ours.encode(["x!"])[0][0, 2] == end
+    want = padded(theirs, EXCLAIMED)
+    assert want[0, 2] == 0 and (ours.encode(EXCLAIMED)[0] == want).all()
+    told = clip_tokenizer(small_vocabulary(), pad=0)  # a single file's, which only knows the id
+    assert (told.encode(EXCLAIMED)[0] == want).all()
+    ours.tokenizer.save(str(tmp_path / "tokenizer.json"))  # a folder of ldmref
+    assert (load_tokenizer(tmp_path / "tokenizer.json").encode(EXCLAIMED)[0] == want).all()
+
+
+@given(st.text(alphabet="!a \u0301'\n", max_size=20))
+def test_exclamation_marks_among_others(text):
+    tokenizer = theirs_with_padding()
+    assert (padding_with_0().encode([text])[0] == padded(tokenizer, [text])).all()
+
+
+@cache
+def theirs_with_padding():
+    vocabulary = small_vocabulary()
+    return transformers.CLIPTokenizer(
+        vocab=dict(vocabulary.vocab), merges=list(vocabulary.merges), pad_token="!"
+    )
+
+
+@cache
+def padding_with_0():
+    return clip_tokenizer(small_vocabulary(), pad=0)
 
 
 def test_transformers_reads_what_we_save(tmp_path, ours, theirs):

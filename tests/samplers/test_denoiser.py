@@ -13,7 +13,7 @@ from ldmref.samplers.grids import sampling_alphas_cumprod, training_alphas_cumpr
 
 CONFIG = dict(
     num_train_timesteps=50, beta_start=0.002, beta_end=0.1, sigma_max=1e9,
-    rescale_betas_zero_snr=False,
+    trained_betas=(), rescale_betas_zero_snr=False,
 )  # fmt: skip
 
 

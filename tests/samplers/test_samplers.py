@@ -126,6 +126,13 @@ TABLE = {  # order, evaluations, stochastic, eta
     "lms_euler": (2, 1, False, None),
     "dpmpp_2m_heun": (2, 1, False, None),
     "dpmpp_3m": (2, 1, False, None),
+    "dpmpp_1": (1, 1, False, None),
+    "dpmpp_1_sde": (1, 1, True, 1.0),
+    "dpm_solver_2m": (2, 1, False, None),
+    "dpm_solver_3m": (2, 1, False, None),
+    "dpm_solver_1_sde": (1, 1, True, 1.0),
+    "dpm_solver_2m_sde": (2, 1, True, 1.0),
+    "unipc_1": (2, 1, False, None),
 }
 
 
@@ -144,7 +151,7 @@ def test_default_arguments_of_the_makers():
     from ldmref import samplers as s
 
     makers = [s.ancestral, s.with_noise, s.dpm_solver, s.dpmpp_sde, s.dpmpp_2m, s.dpmpp_3m, s.lms,
-              s.deis, s.unipc, s.rk45]  # fmt: skip
+              s.deis, s.unipc, s.rk45, s.dpm_solver_multistep]  # fmt: skip
     defaults = {
         m.__name__: {
             name: p.default
@@ -158,11 +165,19 @@ def test_default_arguments_of_the_makers():
         "with_noise": {"eta": 1.0},
         "dpm_solver": {"order": 2},
         "dpmpp_sde": {"eta": 1.0, "r": 0.5},
-        "dpmpp_2m": {"eta": 0.0, "solver": "midpoint"},
-        "dpmpp_3m": {"eta": 1.0},
+        "dpmpp_2m": {"eta": 0.0, "solver": "midpoint", "order_at": None},
+        "dpmpp_3m": {"eta": 1.0, "solver": "heun", "order_at": None, "flipped": False},
         "lms": {"order": 4, "start": "runge_kutta"},
         "deis": {"order": 2, "start": "euler"},
-        "unipc": {"order": 2, "variant": "bh2", "corrector": True},
+        "unipc": {
+            "order": 2,
+            "variant": "bh2",
+            "corrector": True,
+            "order_at": None,
+            "noise_prediction": False,
+            "uncorrected": None,
+        },
+        "dpm_solver_multistep": {"order": 2, "eta": 0.0, "solver": "midpoint", "order_at": None},
         "rk45": {"rtol": 1e-3, "atol": 1e-3},
     }
 
@@ -248,5 +263,6 @@ def test_families_are_those_of_the_classes_in_diffusers():
     named = {family: {n for n, s in SAMPLERS.items() if s.family == family} for family in FAMILIES}
     assert set().union(*named.values()) == set(SAMPLERS)
     assert named["ddim"] == {"ddim", "ddpm", "pndm", "lcm"}
-    starts = ("dpmpp_2m", "dpmpp_3m", "unipc", "deis")
-    assert named["multistep"] == {n for n in SAMPLERS if n.startswith(starts)} | {"dpmpp_2s"}
+    starts = ("dpmpp_1", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpm_solver_2m", "dpm_solver_3m")
+    others = {"dpmpp_2s", "dpm_solver_1_sde"}
+    assert named["multistep"] == {n for n in SAMPLERS if n.startswith(starts)} | others

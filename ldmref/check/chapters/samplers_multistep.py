@@ -112,6 +112,37 @@ def phi_functions_of_the_published_code(f: Functions, draw: Draw):
     return _adams(draw, f.dpmpp_3m, draw.number(0.0, 1.0), 3, weight)
 
 
+def noise_prediction_of_the_published_code(f: Functions, draw: Draw):
+    """In variance-preserving coordinates with alpha, sigma and lambda; the SDE form doubles."""
+    solver, sde = ("midpoint", "heun")[draw.integer(0, 1)], draw.integer(0, 1)
+    order = draw.integer(1, 2 if sde else 3)
+    grid, x = levels(draw, 4), draw.normal(3, 2)
+    slopes, noises = [draw.normal(3, 2) for _ in "1234"], [draw.normal(3, 2) for _ in "1234"]
+    e = [to_host(slope) for slope in slopes]
+    alphas = [1.0 / math.hypot(1.0, s) for s in grid]
+    logs = [math.log(a) - math.log(s * a) for a, s in zip(alphas, grid, strict=True)]
+    y = alphas[0] * to_host(x)
+    for n in range(4):
+        h, sigma, here = logs[n + 1] - logs[n], grid[n + 1] * alphas[n + 1], min(order, n + 1)
+        b = sigma * (math.exp(h) - 1.0)
+        move = b * e[n]
+        if here > 1:
+            r0 = (logs[n] - logs[n - 1]) / h
+            d1 = (e[n] - e[n - 1]) / r0
+            c1 = 0.5 * b if solver == "midpoint" and here == 2 else b / h - sigma
+            if here == 3:
+                r1 = (logs[n - 1] - logs[n - 2]) / h
+                gap = d1 - (e[n - 1] - e[n - 2]) / r1
+                d1 = d1 + r0 / (r0 + r1) * gap
+                move = move + sigma * ((math.exp(h) - 1.0 - h) / h**2 - 0.5) / (r0 + r1) * gap
+            move = move + c1 * d1
+        y = alphas[n + 1] / alphas[n] * y - (1 + sde) * move
+        if sde:
+            y = y + sigma * math.sqrt(math.exp(2.0 * h) - 1.0) * to_host(noises[n])
+    step = f.dpm_solver_multistep(order, float(sde), solver)
+    return end(step, _slopes(slopes), x, grid, noises), y / alphas[-1], 10.0
+
+
 def integrals_of_both_polynomials(f: Functions, draw: Draw):
     """Predictor and corrector through their predictions; B(h) / 2 where the paper has it."""
     order, variant = draw.integer(1, 3), ("bh1", "bh2")[draw.integer(0, 1)]
@@ -146,5 +177,8 @@ IDENTITIES = [
     Identity("pndm", "published fractions", fractions_of_equal_steps, 8),
     Identity("dpmpp_2m", QUADRATURE, algorithm_2_and_its_integral_form, 20),
     Identity("dpmpp_3m", "k-diffusion's form", phi_functions_of_the_published_code, 60),
+    Identity(
+        "dpm_solver_multistep", "the published form", noise_prediction_of_the_published_code, 60
+    ),
     Identity("unipc", QUADRATURE, integrals_of_both_polynomials, 40),
 ]

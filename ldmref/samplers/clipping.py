@@ -1,0 +1,50 @@
+"""Predictions x0 kept within bounds, as schedulers for pixels do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from array_api_compat import array_namespace
+
+Array = Any
+
+
+def clipped(bound: float) -> Callable[[Array], Array]:
+    """x0 -> x0 cut to [-bound, bound]: diffusers' `clip_sample`.
+
+    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, published code (`clip_denoised`).
+    """
+    return lambda x0: array_namespace(x0).clip(x0, -bound, bound)
+
+
+def dynamically_thresholded(ratio: float, largest: float) -> Callable[[Array], Array]:
+    r"""x0 (n, ...) -> x0 cut to [-s, s] and divided by s, with an s for each of the n.
+
+    .. math:: s = \mathrm{clip}(Q_{ratio}(|x_0|), 1, \mathrm{largest})
+
+    with Q the quantile over a picture's elements, linear between two of them.
+
+    Args:
+        ratio: of the quantile, in [0, 1]; 0.995 in the paper.
+        largest: the largest s; below 1 it is s.
+
+    Source: Saharia et al. 2022, arXiv:2205.11487, section 2.3; diffusers 0.42.1,
+    `_threshold_sample`.
+    """
+
+    def threshold(x0: Array) -> Array:
+        xp = array_namespace(x0)
+        flat = xp.sort(xp.reshape(xp.abs(x0), (x0.shape[0], -1)), axis=1)
+        place = ratio * (flat.shape[1] - 1)
+        low = min(int(place), flat.shape[1] - 1)
+        high = min(low + 1, flat.shape[1] - 1)
+        part = place - low
+        s = flat[:, low] + part * (flat[:, high] - flat[:, low])
+        s = xp.where(s < 1.0, xp.ones_like(s), s)
+        s = xp.where(s > largest, largest * xp.ones_like(s), s)
+        s = xp.reshape(s, (-1,) + (1,) * (x0.ndim - 1))
+        inside = xp.where(x0 > s, s, x0)
+        return xp.where(inside < -s, -s, inside) / s
+
+    return threshold

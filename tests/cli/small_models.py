@@ -1,0 +1,48 @@
+"""Folders of tiny random models: what enlarges, what draws maps of classes, a ControlNet."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import numpy as np
+from safetensors.numpy import save_file
+
+from ldmref.io.model import save_folder
+from ldmref.models.config import Defaults, TextConfig
+from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
+from ldmref.models.model import model_spec
+from ldmref.models.params import flatten, init
+from ldmref.models.presets import preset
+from ldmref.models.prompt_files import tokenizer_for
+
+
+def save_wordless(folder, concat, **changes):
+    """Preset `tiny` without words, told a picture or a map by three further channels."""
+    tiny, text = preset("tiny"), TextConfig(model_type="none", num_hidden_layers=1)
+    changed = {"in_channels": 7, "out_channels": 4, "attention": "self", "cross_attention_dim": 0}
+    config = replace(
+        tiny, name=concat, concat=concat, unet=replace(tiny.unet, **changed), text_encoder=text,
+        defaults=Defaults(3, 1.0, 16, 16), **changes,
+    )  # fmt: skip
+    words = tokenizer_for(text).tokenizer.to_str()
+    save_folder(folder, config, init(model_spec(config), 0), words, np.float32)
+    return folder
+
+
+def save_controlnet(folder):
+    """A ControlNet for preset `tiny`, as diffusers saves it, but for the weights' origin."""
+    u = preset("tiny").unet
+    config = ControlNetConfig(u, conditioning_embedding_out_channels=(4, 8))
+    kinds = ["CrossAttnDownBlock2D" if with_it else "DownBlock2D" for with_it in u.attention_levels]
+    told = {
+        "_class_name": "ControlNetModel", "in_channels": u.in_channels, "down_block_types": kinds,
+        "block_out_channels": u.block_out_channels, "layers_per_block": u.layers_per_block,
+        "norm_num_groups": u.norm_num_groups, "cross_attention_dim": u.cross_attention_dim,
+        "attention_head_dim": u.num_heads, "conditioning_embedding_out_channels": [4, 8],
+    }  # fmt: skip
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(told))
+    tensors = flatten(init(controlnet_spec(config), 1))
+    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    return folder

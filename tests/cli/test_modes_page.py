@@ -1,0 +1,54 @@
+"""docs/modes.md runs as it is written."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from small_models import save_controlnet
+
+import ldmref
+from ldmref.cli.main import main
+from ldmref.cli.plans import TAKES
+
+PAGE = Path(__file__).parents[2] / "docs" / "modes.md"
+
+
+def same(a, b):
+    return bool((np.asarray(Image.open(a)) == np.asarray(Image.open(b))).all())
+
+
+def test_the_page_runs(work, material, model_folder, enlarger, painter, monkeypatch, capfd):
+    """Every command and every Python block of the page, in its order, on random models."""
+    save_controlnet(work / "canny")
+    (work / "bsr-sr").symlink_to(enlarger)
+    (work / "semantic").symlink_to(painter)
+    Image.open("a.png").save("edges.png")
+    Image.new("RGB", (40, 30), "green").save("photo.png")
+    mask = Image.new("L", (40, 30))
+    mask.paste(255, (10, 10, 20, 20))
+    mask.save("photo-mask.png")
+    monkeypatch.setenv("LDMREF_MODEL", str(model_folder))
+    load = ldmref.load
+    monkeypatch.setattr(ldmref, "load", lambda name=model_folder, **told: load(name, **told))
+
+    commands, names = [], {}
+    for kind, block in re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(), re.DOTALL):
+        if kind == "python":
+            exec(compile(block, str(PAGE), "exec"), names)  # the project's own page
+            continue
+        for line in block.splitlines():
+            program, *argv = shlex.split(line)
+            capfd.readouterr()
+            assert program == "ldmref" and main(argv) == 0, (line, capfd.readouterr().err)
+            assert "warning" not in capfd.readouterr().err, line
+            commands.append(argv[0])
+    assert set(commands) == {*TAKES, "run"}
+    for drawn in ("heart", "filled", "controlled", "edited-0", "large", "from-noise"):
+        again = {"heart": "again", "edited-0": "edited-again"}.get(drawn, f"{drawn}-again")
+        assert same(f"{drawn}.png", f"{again}.png"), drawn
+    assert same("frame-1.png", "frame-again.png")
+    assert len(names["finished"]) == 0 and len(names["shown"]) == 2

@@ -1,0 +1,221 @@
+"""A folder's scheduler_config.json decides the picture: with `rng="torch"` diffusers' own latents.
+
+Both sides read the same folder. Its weights stay; the scheduler is written anew for every case.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+from scheduled_folder import (
+    DDIM,
+    DDPM,
+    DPM,
+    LINSPACE,
+    LMS,
+    MIN,
+    OURS,
+    PNDM,
+    SD,
+    SDE,
+    SKIP,
+    TRAILING,
+    UNIPC,
+    V,
+    assert_close,
+    seeded,
+)
+
+from ldmref import modes
+from ldmref.io.diffusers_scheduler import scheduler_config
+from ldmref.samplers import SAMPLERS, sample
+from ldmref.samplers.course import course
+from ldmref.samplers.walk import walk
+from ldmref.testing.mixture import three_modes
+
+torch = pytest.importorskip("torch")
+diffusers = pytest.importorskip("diffusers")
+
+
+TXT2IMG = {
+    "dpmpp_2m ends above 0, 14 steps": (DPM, MIN | V, 14),
+    "dpmpp_2m ends above 0, 15 steps": (DPM, MIN | V, 15),
+    "dpmpp_2m keeps its order": (DPM, MIN | V | {"lower_order_final": False}, 14),
+    "dpmpp_2m, Euler at the end": (DPM, MIN | V | {"euler_at_final": True}, 16),
+    "dpmpp_2m_sde ends above 0": (DPM, SDE | MIN | V, 14),
+    "dpmpp_3m, 14 steps": (DPM, {"solver_order": 3}, 14),
+    "dpmpp_3m heun": (DPM, {"solver_order": 3, "solver_type": "heun"}, 6),
+    "dpmpp_3m_sde": (DPM, SDE | {"solver_order": 3} | V, 6),
+    "dpmpp_1": (DPM, {"solver_order": 1} | V, 3),
+    "dpmpp_1_sde": (DPM, SDE | {"solver_order": 1} | V, 3),
+    "dpm_solver order 1": (DPM, {"algorithm_type": "dpmsolver", "solver_order": 1} | MIN | V, 5),
+    "dpm_solver_2m": (DPM, {"algorithm_type": "dpmsolver"} | MIN | V, 6),
+    "dpm_solver_2m heun": (DPM, {"algorithm_type": "dpmsolver", "solver_type": "heun"} | MIN, 6),
+    "dpm_solver_3m": (DPM, {"algorithm_type": "dpmsolver", "solver_order": 3} | MIN | V, 16),
+    "dpm_solver_1_sde": (DPM, {"algorithm_type": "sde-dpmsolver", "solver_order": 1} | MIN | V, 5),
+    "dpm_solver_2m_sde": (DPM, {"algorithm_type": "sde-dpmsolver"} | MIN | V, 6),
+    "dpm_solver_2m_sde heun": (
+        DPM, {"algorithm_type": "sde-dpmsolver", "solver_type": "heun"} | MIN | V, 6
+    ),
+    "unipc ends above 0": (UNIPC, MIN | V, 8),
+    "unipc keeps its order": (UNIPC, MIN | V | {"lower_order_final": False}, 8),
+    "unipc_3": (UNIPC, {"solver_order": 3} | V, 8),
+    "unipc_1": (UNIPC, {"solver_order": 1} | V, 8),
+    "unipc bh1": (UNIPC, {"solver_type": "bh1"} | MIN | V, 8),
+    "unipc_3 bh1": (UNIPC, {"solver_type": "bh1", "solver_order": 3} | MIN | V, 8),
+    "unipc of noise": (UNIPC, {"predict_x0": False} | MIN | V, 8),
+    "unipc_3 of noise": (UNIPC, {"predict_x0": False, "solver_order": 3} | MIN | V, 8),
+    "unipc of noise, bh1": (UNIPC, {"predict_x0": False, "solver_type": "bh1"} | MIN | V, 8),
+    "unipc does not always correct": (UNIPC, {"disable_corrector": [0, 3]} | V, 8),
+    "pndm": (PNDM, SKIP, 8),
+    "pndm v": (PNDM, SKIP | V, 20),
+    "pndm linspace": (PNDM, SKIP | {"timestep_spacing": "linspace"}, 7),
+    "pndm trailing": (PNDM, SKIP | {"timestep_spacing": "trailing"}, 7),
+    "pndm, one step": (PNDM, SKIP, 1),
+    "pndm, two steps": (PNDM, SKIP | {"set_alpha_to_one": True}, 2),
+    "ddim linspace": (DDIM, {"timestep_spacing": "linspace"}, 7),
+    "ddim trailing": (DDIM, {"timestep_spacing": "trailing"}, 7),
+    "ddim thresholding": (DDIM, {"thresholding": True, "sample_max_value": 1.5} | V, 5),
+    "ddim, betas of its own": (
+        DDIM, {"trained_betas": np.linspace(1e-4, 0.02, 1000).tolist()} | V, 5
+    ),
+    "ddpm thresholding": (DDPM, {"thresholding": True, "dynamic_thresholding_ratio": 0.8}, 5),
+    "ddpm, large variance": (DDPM, {"variance_type": "fixed_large"} | V, 5),
+    "ddpm, large variance, linspace": (
+        DDPM, {"variance_type": "fixed_large", "timestep_spacing": "linspace"} | V, 5
+    ),
+    "dpmpp_2m thresholding": (DPM, {"thresholding": True}, 6),
+    "unipc thresholding": (UNIPC, {"thresholding": True, "sample_max_value": 2.0}, 6),
+    "lu": (DPM, {"use_lu_lambdas": True} | V, 7),
+    "exponential": (DPM, {"use_exponential_sigmas": True}, 7),
+    "unipc exponential": (UNIPC, {"use_exponential_sigmas": True}, 7),
+    "no lower than lambda": (
+        DPM, {"beta_schedule": "squaredcos_cap_v2", "lambda_min_clipped": -5.1} | V, 7
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TXT2IMG)
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_txt2img(scheduled, name):
+    kind, options, steps = TXT2IMG[name]
+    pipe, model = scheduled(kind, options)
+    size = {"width": 32, "height": 16}
+    asked = {"num_inference_steps": steps, "output_type": "latent"} | size
+    want = pipe("red cat", **asked, **seeded()).images.numpy()
+    assert_close(modes.txt2img(model, "red cat", steps=steps, **size, **OURS).latents, want)
+
+
+@pytest.mark.parametrize("kind", [DDIM, DDPM, "HeunDiscreteScheduler"])
+@pytest.mark.parametrize("family", ["sdxl"], indirect=True)
+def test_clipped_predictions(scheduled, kind):
+    """SDXL's pipelines leave `clip_sample` as it is; those of Stable Diffusion turn it off."""
+    pipe, model = scheduled(kind, {"clip_sample": True, "clip_sample_range": 0.7})
+    asked = {"num_inference_steps": 4, "output_type": "latent", "width": 16, "height": 16}
+    want = pipe("red cat", **asked, **seeded()).images.numpy()
+    got = modes.txt2img(model, "red cat", steps=4, width=16, height=16, **OURS).latents
+    assert model.config.scheduler.clip_sample_range == 0.7
+    assert_close(got, want)
+
+
+@pytest.fixture(scope="module")
+def picture():
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 3)).astype(np.uint8)
+    return Image.fromarray(pixels).resize((32, 16), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def disc():
+    """A mask whose edge crosses latent cells."""
+    y, x = np.mgrid[:16, :32]
+    return Image.fromarray((((y - 7) ** 2 + (x - 13) ** 2 < 37) * 255).astype(np.uint8))
+
+
+IMG2IMG = {
+    "pndm in the middle": (PNDM, SKIP, 8, 0.5),
+    "pndm at the second step": (PNDM, SKIP, 8, 0.9),
+    "pndm at the third step": (PNDM, SKIP, 8, 0.8),
+    "pndm at the last step": (PNDM, SKIP, 8, 0.13),
+    "pndm v": (PNDM, SKIP | V, 20, 0.6),
+    "pndm linspace": (PNDM, SKIP | LINSPACE, 7, 0.6),
+    "pndm trailing": (PNDM, SKIP | TRAILING, 7, 0.6),
+    "lms": (LMS, V, 20, 0.5),
+    "lms near the start": (LMS, V, 8, 0.9),
+    "ddim trailing": (DDIM, TRAILING | V, 7, 0.6),
+    "dpmpp_2m": (DPM, MIN | V, 10, 0.6),
+    "dpmpp_3m": (DPM, {"solver_order": 3} | V, 10, 0.6),
+    "unipc_3": (UNIPC, {"solver_order": 3, "disable_corrector": [6]} | V, 10, 0.6),
+    "heun": ("HeunDiscreteScheduler", V, 6, 0.6),
+}
+
+
+@pytest.mark.parametrize("name", IMG2IMG)
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_img2img(scheduled, picture, name):
+    kind, options, steps, strength = IMG2IMG[name]
+    pipe, model = scheduled(kind, options, diffusers.StableDiffusionImg2ImgPipeline)
+    asked = {"num_inference_steps": steps, "output_type": "latent", "strength": strength}
+    want = pipe("red cat", picture, **asked, **seeded()).images.numpy()
+    got = modes.img2img(model, "red cat", picture, strength, steps=steps, **OURS)
+    assert_close(got.latents, want)
+
+
+INPAINT = {
+    "ddim": (DDIM, {"clip_sample": False}), "pndm": (PNDM, SKIP), "pndm v": (PNDM, SKIP | V),
+    "heun": ("HeunDiscreteScheduler", V), "euler": ("EulerDiscreteScheduler", V),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("strength", [0.5, 0.9, 1.0])
+@pytest.mark.parametrize("name", INPAINT)
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_inpainting_across_latent_cells(scheduled, picture, disc, name, strength):
+    pipe, model = scheduled(*INPAINT[name], diffusers.StableDiffusionInpaintPipeline)
+    asked = {"num_inference_steps": 6, "width": 32, "height": 16, "strength": strength}
+    want = np.asarray(pipe("red cat", picture, disc, **asked, **seeded()).images[0], int)
+    got = np.asarray(modes.inpaint(model, "red cat", picture, disc, strength, steps=6, **OURS)[0])
+    white = np.asarray(disc) > 0
+    assert np.abs(got.astype(int) - want)[white].max() <= 2
+    assert (got == np.asarray(picture))[~white].all()
+
+
+@pytest.mark.parametrize("family", ["sd1-inpainting"], indirect=True)
+def test_pndm_with_channels_for_the_mask(scheduled, picture, disc):
+    pipe, model = scheduled(PNDM, SKIP)
+    asked = {"num_inference_steps": 6, "width": 32, "height": 16, "strength": 0.6}
+    want = np.asarray(pipe("red cat", picture, disc, **asked, **seeded()).images[0], int)
+    got = np.asarray(modes.inpaint(model, "red cat", picture, disc, 0.6, steps=6, **OURS)[0], int)
+    assert np.abs(got - want)[np.asarray(disc) > 0].max() <= 2
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_the_torch_backend_too(scheduled, picture):
+    pipe, model = scheduled(
+        PNDM, SKIP | V, diffusers.StableDiffusionImg2ImgPipeline, backend="torch"
+    )
+    asked = {"num_inference_steps": 8, "output_type": "latent", "strength": 0.5}
+    want = pipe("red cat", picture, **asked, **seeded()).images.numpy()
+    assert_close(modes.img2img(model, "red cat", picture, 0.5, steps=8, **OURS).latents, want)
+    for kind, options in ((UNIPC, {"predict_x0": False} | MIN | V), (DPM, {"thresholding": True})):
+        pipe, model = scheduled(kind, options, backend="torch")
+        asked = {"num_inference_steps": 6, "output_type": "latent", "width": 16, "height": 16}
+        want = pipe("red cat", **asked, **seeded()).images.numpy()
+        got = modes.txt2img(model, "red cat", steps=6, width=16, height=16, **OURS).latents
+        assert_close(got, want)
+
+
+@pytest.mark.parametrize("kind,options", [(PNDM, SKIP), (LMS, {})])
+def test_what_diffusers_gets_wrong_is_done_only_where_it_is_asked_for(kind, options):
+    """From the middle of the grid, against as many steps as make no difference."""
+    config = scheduler_config({"_class_name": kind} | SD | options)
+    n, mixture, off = 100, three_modes(), {}
+    way = walk(config, config.sampler, config.spacing, n)
+    for exact in (False, True):
+        levels, step = course(config, config.sampler, config.spacing, way, n // 2, exact=exact)
+        x = levels[0] * np.random.default_rng(0).standard_normal((16, 2))
+        got = list(sample(mixture.denoise, x, levels[:-1], step(None)))[-1].x
+        fine = np.geomspace(levels[0], levels[-2], 400)
+        want = list(sample(mixture.denoise, x, fine, SAMPLERS["rk4"].make()))[-1].x
+        off[exact] = np.abs(got - want).max()
+    assert off[False] < 0.004 and off[True] > 3 * off[False], off
