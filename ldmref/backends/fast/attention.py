@@ -10,6 +10,7 @@ from ldmref.backends.fast.threads import parallel, scratch
 
 QUERIES = 256  # of a block
 SCORES = 2**20  # numbers in a block of scores
+SMALL = 2**18  # scores that are not worth sharing out among threads
 SAFE = 60.0  # scores of at most this size need no maximum subtracted: 4096 exp(60) is 5e29
 
 
@@ -24,6 +25,8 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     out = np.empty((n, length, heads, width), q.dtype).transpose(0, 2, 1, 3)
     queries = max(1, min(QUERIES, SCORES // keys, length))
     together = max(1, min(SCORES // (keys * queries), -(-heads // 2)))  # heads of a block
+    if n * heads * length * keys <= SMALL:
+        together = heads
     groups, blocks = -(-heads // together), -(-length // queries)
     scaled = np.empty((n, heads, keys, d), q.dtype)
     ones = np.empty((n, heads, width + 1, keys), q.dtype)

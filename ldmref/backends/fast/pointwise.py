@@ -9,7 +9,7 @@ import numpy as np
 from ldmref.backends.fast.threads import parallel, scratch
 
 BLOCK = 2**17  # numbers that are worked on at once; with fewer, threads wait for each other
-SHARE = 2**17  # numbers of one thread's turn
+SHARE = 2**18  # numbers of one thread's turn
 
 # tanh(x p(x^2)) = erf(x / sqrt(2)), from scripts/fit_gelu.py; p is positive everywhere, so that
 # far out tanh is 1, even where p overflows

@@ -40,19 +40,19 @@ _MATRICES = {
 
 
 def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
-    """G g G^T of every kernel; weight: (o, i, 3, 3) -> ((m + 2)^2, i, o)."""
-    g = np.asarray(_MATRICES[m][1])
-    u = np.empty((m + 2, m + 2, weight.shape[1], weight.shape[0]), np.float32)
-    for a in range(m + 2):
-        for b in range(m + 2):
-            kernel = np.multiply.outer(g[a], g[b])
-            parts = [(kernel[y, x], weight[:, :, y, x].T) for y in range(3) for x in range(3)]
-            parts = [(factor, part) for factor, part in parts if factor]
-            total = parts[0][0] * parts[0][1].astype(np.float64)
-            for factor, part in parts[1:]:
-                total += factor * part
-            u[a, b] = total
-    return u.reshape(-1, *u.shape[2:])
+    """G g G^T of every kernel, summed in float64; weight: (o, i, 3, 3) -> ((m + 2)^2, i, o)."""
+    g, (out, c) = np.asarray(_MATRICES[m][1]), weight.shape[:2]
+    both = np.kron(g, g)  # ((m + 2)^2, 9): G g G^T of a kernel written as nine numbers
+    u = np.empty((len(both), c, out), np.float32)
+    step = max(1, CHUNK // out)
+
+    def block(i: int) -> None:
+        here = slice(i * step, (i + 1) * step)
+        kernels = weight[:, here].transpose(2, 3, 1, 0).astype(np.float64, order="C")
+        u[:, here] = (both @ kernels.reshape(9, -1)).reshape(len(both), -1, out)
+
+    parallel(block, -(-c // step))
+    return u
 
 
 def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) -> np.ndarray:
