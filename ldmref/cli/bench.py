@@ -171,14 +171,14 @@ class _Files:
                     f"the folder {str(path.parent)!r} does not exist", code="E-FOLDER"
                 )
         if self.plot:
-            from ldmref.bench.plot import need_matplotlib
-
-            need_matplotlib()
             if self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
                 raise UsageError(
                     f"cannot plot into {str(self.plot)!r}", code="E-FORMAT",
                     hint="a plot's name ends in .png, .svg or .pdf",
                 )  # fmt: skip
+            from ldmref.bench.plot import need_matplotlib
+
+            need_matplotlib()
 
     def write(self, found: dict[str, Any]) -> None:
         """The JSON file, if one is asked for."""
