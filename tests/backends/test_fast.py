@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
-from ldmref.backends.fast import pointwise, threads
+from ldmref.backends.fast import attention, matmul, norms, pointwise, threads
 from ldmref.backends.fast.numpy import FastNumpyBackend
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
@@ -123,6 +123,55 @@ def test_gelu_everywhere():
     assert error.max() < 2.5e-7
 
 
+# -- blocks ---------------------------------------------------------------------------------------
+
+
+@given(
+    heads=st.integers(1, 3),
+    length=st.integers(1, 40),
+    keys=st.integers(1, 40),
+    size=st.sampled_from([1e-3, 1.0, 100.0]),  # the last needs its maxima subtracted
+    causal=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_attention_in_blocks_of_queries_and_keys(heads, length, keys, size, causal, seed):
+    draw = np.random.default_rng(seed).standard_normal
+    q = draw((2, heads, length, 5), np.float32) * np.float32(size)
+    k, v = draw((2, heads, keys, 5), np.float32), draw((2, heads, keys, 3), np.float32)
+    k[..., keys // 2 :, :] *= 3.0  # later blocks hold the higher scores
+    want = REFERENCE.attention(*(y.astype(np.float64) for y in (q, k, v)), causal=causal)
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in (("QUERIES", 16), ("KEYS", 7), ("SCORES", 200), ("SMALL", 0)):
+            patch.setattr(attention, name, value)
+        got = attention.attention(q, k, v, causal)
+    np.testing.assert_allclose(got, want, atol=2e-6 * max(1.0, size * 30.0), rtol=0)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 64, 131])
+def test_products_and_norms_in_blocks(monkeypatch, four, rows):
+    for module, name, value in (
+        (matmul, "ROWS", 16), (matmul, "COLUMNS", 24), (matmul, "SMALL", 0), (matmul, "LIGHT", 0),
+        (matmul, "BLOCK", 100), (norms, "BLOCK", 700), (norms, "SMALL", 0),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    draw = np.random.default_rng(rows).standard_normal
+    x, w, b = draw((2, rows, 96)) + 3.0, draw((96, 96)) / 10, draw(96)
+    picture = draw((2, 96, 3, rows)) + 3.0
+    norm = draw(96), draw(96)
+    ops = FastNumpyBackend()
+    for operation, args in (
+        ("linear", (x, w, b)),
+        ("geglu", (x, w, b)),
+        ("layer_norm", (x, *norm, 1e-5)),
+        ("group_norm", (picture, *norm, 8, 1e-5)),
+        ("group_norm_silu", (picture, *norm, 8, 1e-5)),
+    ):
+        want = getattr(REFERENCE, operation)(*args)
+        short = [y.astype(np.float32) if isinstance(y, np.ndarray) else y for y in args]
+        got = getattr(ops, operation)(*short)
+        np.testing.assert_allclose(got, want, atol=3e-5, rtol=0, err_msg=operation)
+
+
 # -- threads --------------------------------------------------------------------------------------
 
 
@@ -130,9 +179,9 @@ def test_gelu_everywhere():
 def four(monkeypatch):
     """Four threads, whatever the machine has."""
     monkeypatch.setattr(threads, "count", lambda: 4)
-    threads._pool.cache_clear()
+    threads._forget_workers()
     yield
-    threads._pool.cache_clear()
+    threads._forget_workers()
 
 
 def test_every_block_is_done_once_on_several_threads(four):
@@ -141,7 +190,7 @@ def test_every_block_is_done_once_on_several_threads(four):
     def block(i):
         if i < 4:
             meeting.wait()  # nobody does the first four alone
-        names.add(threading.current_thread().name)
+        names.add(threading.get_ident())
         done.append(i)
 
     threads.parallel(block, 100)
@@ -239,16 +288,53 @@ def test_gradients_flow_through_the_fast_torch_backend():
     assert slopes[1].abs().max() > 0 and error < 1e-4
 
 
-def test_where_numpys_blas_does_not_know_the_processor_torch_uses_onednn(monkeypatch):
+@pytest.mark.parametrize(
+    ("intel", "blas", "capability", "kernels"),
+    [
+        (True, "SkylakeX", "AVX512", "both"),
+        (True, "Haswell", "AVX2", "both"),
+        (False, "SkylakeX", "AVX512", "numpy"),
+        (False, "Haswell", "AVX2", "numpy"),
+        (False, "Haswell", "AVX512", "onednn"),  # Zen 5, whose name OpenBLAS does not know
+        (False, "", "DEFAULT", "onednn"),
+    ],
+)
+def test_torchs_kernels_by_processor(monkeypatch, intel, blas, capability, kernels):
+    torch = pytest.importorskip("torch")
+    import ldmref.backends.fast.torch as module
+
+    monkeypatch.setattr(module, "is_intel", lambda: intel)
+    monkeypatch.setattr(module, "blas_kernels", lambda: blas)
+    monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    assert module.kernels_here() == kernels
+
+
+@pytest.mark.parametrize("kernels", ["numpy", "both", "onednn"])
+@pytest.mark.parametrize("packs", [True, False])
+def test_torch_conforms_with_any_kernels(monkeypatch, kernels, packs):
     torch = pytest.importorskip("torch")
     import ldmref.backends.fast.torch as module
     from ldmref.testing import assert_conforms
 
-    monkeypatch.setattr(module, "blas_kernels", lambda: "Prescott")
+    monkeypatch.setattr(module, "kernels_here", lambda: kernels)
     monkeypatch.setattr(module, "SMALL", 1)
-    ops = get_backend("torch")
-    assert ops._numpy is None and ops._onednn == torch.backends.mkldnn.is_available()
+    monkeypatch.setattr(module, "LARGE", 1 if packs else 2**60)
+    ops, before = get_backend("torch"), torch.get_num_threads()
+    assert (ops._numpy is None) == (kernels == "onednn")
     assert_conforms(ops)
+    assert torch.get_num_threads() == before
+
+
+def test_packed_weights_live_as_long_as_the_weight():
+    pytest.importorskip("torch")
+    ops = get_backend("torch")
+    weight = ops.weight(np.ones((768, 768), np.float32))
+    with ops.inference():
+        y = ops.linear(ops.asarray(np.ones((77, 768), np.float32)), weight)
+    assert float(y.max()) == float(y.min()) == 768.0 and len(ops._packed) == ops._packs
+    del weight
+    gc.collect()
+    assert not len(ops._packed)
 
 
 @pytest.mark.slow

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from ldmref.cli import start
+from ldmref import processor
 
 FLAGS = "fpu sse2 avx2 avx512f avx512dq avx512cd avx512bw avx512vl avx512_bf16"
 
@@ -29,7 +29,15 @@ def cpuinfo(vendor="AuthenticAMD", family=26, flags=FLAGS):
     ],
 )
 def test_kernels_by_processor(text, kernels):
-    assert start.openblas_kernels(text) == kernels
+    assert processor.openblas_kernels(text) == kernels
+
+
+@pytest.mark.parametrize(
+    ("text", "intel"), [(cpuinfo("GenuineIntel", 6), True), (cpuinfo(), False), ("", False)]
+)
+def test_intel_by_processor(monkeypatch, text, intel):
+    monkeypatch.setattr(processor, "cpuinfo", lambda: text)
+    assert processor.is_intel.__wrapped__() == intel
 
 
 @pytest.mark.parametrize(("given", "seen"), [(None, "SkylakeX"), ("Haswell", "Haswell")])
@@ -38,7 +46,7 @@ def test_they_are_chosen_before_numpy_is_imported(given, seen):
         "import os, sys\n"
         "import ldmref.cli.start as start\n"
         "assert 'numpy' not in sys.modules, 'too late'\n"
-        f"start._cpuinfo = lambda: {cpuinfo()!r}\n"
+        f"start.cpuinfo = lambda: {cpuinfo()!r}\n"
         "start.main(['--version'])\n"
         "assert 'numpy' in sys.modules\n"
         "print(os.environ.get('OPENBLAS_CORETYPE'))\n"

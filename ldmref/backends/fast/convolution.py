@@ -19,7 +19,7 @@ from ldmref.backends.fast.matmul import linear
 from ldmref.backends.fast.threads import fair, parallel, scratch
 
 FEWEST = 64  # tiles, and channels, below which Winograd costs more than it saves, or more memory
-FEW = 256  # pixels of all pictures
+FEW, OUTPUTS = 256, 1024  # pixels of all pictures; output channels of a block
 BLOCK = 2**20  # numbers in a block of columns
 
 
@@ -101,19 +101,27 @@ def _by_shifts(x, weight, bias):
 def _by_channels(x, weight, bias, stride, shape):
     """Weight (o, i * k * k) times columns (i * k * k, pixels), in blocks of output channels."""
     (n, h, w), (out, c, k, _) = shape, weight.shape
+    lines = np.empty((c, *x.shape[:3]), x.dtype)
     columns = np.empty((c, k, k, n, h, w), x.dtype)
-    for dy in range(k):
-        for dx in range(k):
-            lines = x[:, dy : dy + stride * (h - 1) + 1 : stride]
-            lines = lines[:, :, dx : dx + stride * (w - 1) + 1 : stride]
-            columns[:, dy, dx] = lines.transpose(3, 0, 1, 2)
-    columns = columns.reshape(c * k * k, -1)
+    some = fair(c, c)
+
+    def gather(i: int) -> None:
+        here = slice(i * some, (i + 1) * some)
+        lines[here] = x[..., here].transpose(3, 0, 1, 2)
+        for dy in range(k):
+            for dx in range(k):
+                down = slice(dy, dy + stride * (h - 1) + 1, stride)
+                across = slice(dx, dx + stride * (w - 1) + 1, stride)
+                columns[here, dy, dx] = lines[here, :, down, across]
+
+    parallel(gather, -(-c // some))
+    flat = columns.reshape(c * k * k, -1)
     y = np.empty((n * h * w, out), x.dtype)
-    step = fair(out, FEW)
+    step = fair(out, OUTPUTS)
 
     def block(i: int) -> None:
         these = slice(i * step, (i + 1) * step)
-        product = weight[these].reshape(-1, c * k * k) @ columns
+        product = weight[these].reshape(-1, c * k * k) @ flat
         y[:, these] = product.T if bias is None else product.T + bias[these]
 
     parallel(block, -(-out // step))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldmref.backends.fast.pointwise import gelu_
-from ldmref.backends.fast.threads import fair, parallel, scratch
+from ldmref.backends.fast.pointwise import BLOCK, gelu_
+from ldmref.backends.fast.threads import count, fair, parallel, scratch
 
 ROWS, COLUMNS = 1024, 2560  # of a block
-SMALL = 2**22  # multiplications that are not worth sharing
+SMALL, LIGHT = 2**22, 2**19  # multiplications, numbers of a weight, that are not worth sharing
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
@@ -17,7 +17,8 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
     y = np.empty((rows.shape[0], out), x.dtype)
     tall = rows.shape[0] >= min(512, out)
     whole = rows.shape[0] if tall else out
-    step = whole if y.size * rows.shape[1] < SMALL else fair(whole, ROWS)
+    alone = y.size * rows.shape[1] < SMALL and weight.size < LIGHT
+    step = whole if alone else fair(whole, ROWS)
 
     def block(i: int) -> None:
         part = slice(i * step, (i + 1) * step)
@@ -38,8 +39,10 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
     """
     rows, half = x.reshape(-1, x.shape[-1]), weight.shape[0] // 2
     y = np.empty((rows.shape[0], half), x.dtype)
-    down, across = min(ROWS // 2, rows.shape[0]), min(COLUMNS, half)
-    columns = -(-half // across)
+    down = max(1, min(ROWS // 2, rows.shape[0]))
+    bands = -(-rows.shape[0] // down)
+    columns = max(-(-half // COLUMNS), -(-count() // bands) if bands else 1)
+    across = -(-half // columns)
 
     def block(i: int) -> None:
         row, column = divmod(i, columns)
@@ -47,13 +50,17 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
         first, last = column * across, min((column + 1) * across, half)
         shape = (len(rows[here]), last - first)
         value, gate = scratch("value", shape), scratch("gate", shape)
-        for target, start in ((value, first), (gate, half + first)):
-            these = slice(start, start + shape[1])
-            np.matmul(rows[here], weight[these].T, out=target)
+        these, gates = slice(first, last), slice(half + first, half + last)
+        np.matmul(rows[here], weight[these].T, out=value)
+        np.matmul(rows[here], weight[gates].T, out=gate)
+        target, some = y[here, these], max(1, BLOCK // across)
+        for top in range(0, shape[0], some):  # rows that the cache can hold
+            a, b = value[top : top + some], gate[top : top + some]
             if bias is not None:
-                target += bias[these]
-        gelu_(gate)
-        np.multiply(value, gate, out=y[here, first:last])
+                a += bias[these]
+                b += bias[gates]
+            gelu_(b)
+            np.multiply(a, b, out=target[top : top + some])
 
-    parallel(block, -(-rows.shape[0] // down) * columns if y.size else 0)
+    parallel(block, bands * columns if y.size else 0)
     return y.reshape(*x.shape[:-1], half)

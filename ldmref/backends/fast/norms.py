@@ -6,9 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.fast.threads import parallel, scratch
+from ldmref.backends.fast.threads import fair, parallel, scratch
 
-BLOCK = 2**18  # numbers that are worked on at once
+BLOCK = 2**18  # numbers that are worked on at once; with fewer, threads wait for each other
+SMALL = 2**17  # numbers that are not worth sharing out among threads
 
 
 def group_norm(
@@ -27,7 +28,7 @@ def group_norm(
     n, c = x.shape[0], x.shape[-1]
     rows = x.reshape(n, -1, c)
     pixels = rows.shape[1]
-    step = max(1, min(BLOCK // c, pixels))
+    step = max(1, -(-pixels // -(-pixels * c // BLOCK)))  # by the shape alone: it rounds the sums
     blocks = -(-pixels // step)
     means, squares = np.empty((n, blocks, c)), np.empty((n, blocks, c))
     y = np.empty_like(rows)
@@ -36,7 +37,7 @@ def group_norm(
         image, block = divmod(i, blocks)
         part = rows[image, block * step : (block + 1) * step]
         centred = scratch("centred", part.shape, x.dtype)
-        mean = part.mean(axis=0)
+        mean = np.full(len(part), 1.0 / len(part), x.dtype) @ part
         np.subtract(part, mean, out=centred)
         means[image, block] = mean
         squares[image, block] = np.einsum("ij,ij->j", centred, centred)
@@ -71,15 +72,16 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
     d = x.shape[-1]
     rows = x.reshape(-1, d)
     y = np.empty_like(rows)
-    step = max(1, BLOCK // 4 // d)
+    step = len(rows) if x.size < SMALL else fair(len(rows), max(1, 2 * BLOCK // d))
+    average = np.full(d, 1.0 / d, x.dtype)
 
     def block(i: int) -> None:
         part, out = rows[i * step : (i + 1) * step], y[i * step : (i + 1) * step]
-        np.subtract(part, part.mean(axis=1, keepdims=True), out=out)
-        variance = np.einsum("ij,ij->i", out, out) / d
+        np.subtract(part, (part @ average)[:, None], out=out)
+        variance = np.vecdot(out, out) / d
         out *= (1.0 / np.sqrt(variance + eps))[:, None].astype(x.dtype)
         out *= weight
         out += bias
 
-    parallel(block, -(-len(rows) // step))
+    parallel(block, -(-len(rows) // step) if x.size else 0)
     return y.reshape(x.shape)

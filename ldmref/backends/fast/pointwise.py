@@ -45,16 +45,23 @@ def gelu_(x: np.ndarray) -> None:
 
 
 def sigmoid_times_(x: np.ndarray, slope: float = 1.0) -> None:
-    """x / (1 + exp(-slope x)), in place; x: contiguous; exp may overflow, and the result is 0."""
+    """x / (1 + exp(-slope x)) = x/2 (1 + tanh(slope x/2)), in place; x: contiguous.
+
+    tanh overflows nowhere, needs no division, and is NumPy's faster function.
+    """
     flat = x.reshape(-1)
-    with np.errstate(over="ignore"):
-        for start in range(0, flat.size, BLOCK):
-            part = flat[start : start + BLOCK]
-            e = scratch("e", part.shape, x.dtype)
-            np.multiply(part, -slope, out=e)
-            np.exp(e, out=e)
-            e += 1.0
-            part /= e
+    for start in range(0, flat.size, BLOCK):
+        part = flat[start : start + BLOCK]
+        e = scratch("e", part.shape, x.dtype)
+        if slope == 1.0:
+            part *= 0.5
+            np.tanh(part, out=e)
+        else:
+            np.multiply(part, 0.5 * slope, out=e)
+            np.tanh(e, out=e)
+            part *= 0.5
+        e += 1.0
+        part *= e
 
 
 def share(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:

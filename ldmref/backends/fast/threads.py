@@ -10,7 +10,6 @@ import contextlib
 import os
 import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from typing import Any
 
@@ -39,13 +38,67 @@ def blas_kernels() -> str:
     return str(next((getattr(lib, "architecture", "") for lib in _blas()), ""))
 
 
-@cache
-def _pool() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(count() - 1, thread_name_prefix="ldmref")
+class _Worker:
+    """A thread that waits at a lock: it is at work sooner than one that waits at a queue."""
+
+    def __init__(self) -> None:
+        self._go, self._done = threading.Lock(), threading.Lock()
+        self._go.acquire()
+        self._done.acquire()
+        self._job: Callable[[], None] | None = None
+        self._error: BaseException | None = None
+        threading.Thread(target=self._run, name="ldmref", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._go.acquire()
+            try:
+                assert self._job is not None
+                self._job()
+            except BaseException as error:
+                self._error = error
+            self._done.release()
+
+    def start(self, job: Callable[[], None]) -> None:
+        self._job = job
+        self._go.release()
+
+    def wait(self) -> BaseException | None:
+        self._done.acquire()
+        error, self._job, self._error = self._error, None, None
+        return error
+
+
+_idle: list[_Worker] = []
+_workers = 0  # that there are, idle or not
+_lock = threading.Lock()
+
+
+def _take(wanted: int) -> list[_Worker]:
+    """Workers that nobody else has: perhaps fewer than wanted, never more than there are cores."""
+    global _workers
+    with _lock:
+        while len(_idle) < wanted and _workers < count() - 1:
+            _idle.append(_Worker())
+            _workers += 1
+        taken = _idle[:wanted]
+        del _idle[:wanted]
+        return taken
+
+
+def _give_back(workers: list[_Worker]) -> None:
+    with _lock:
+        _idle.extend(workers)
+
+
+def _forget_workers() -> None:
+    global _workers, _lock
+    _idle.clear()
+    _workers, _lock = 0, threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
-    os.register_at_fork(after_in_child=_pool.cache_clear)
+    os.register_at_fork(after_in_child=_forget_workers)
 
 
 class SingleThreaded:
@@ -104,12 +157,18 @@ def parallel(function: Callable[[int], None], blocks: int) -> None:
             _local.inside = False
 
     with single_threaded_blas():
-        others = [_pool().submit(work) for _ in range(workers - 1)]
+        others = _take(workers - 1)
+        errors: list[BaseException | None] = []
         try:
+            for other in others:
+                other.start(work)
             work()
         finally:
-            for other in others:
-                other.result()
+            errors = [other.wait() for other in others]
+            _give_back(others)
+        for error in errors:
+            if error is not None:
+                raise error
 
 
 def fair(whole: int, most: int) -> int:

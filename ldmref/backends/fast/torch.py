@@ -1,11 +1,9 @@
 """PyTorch at full speed, for inference; where gradients are recorded, it is the plain backend.
 
 Pictures keep their shape (n, c, h, w), but their channels lie together in memory (channels_last).
-`fast` on a CPU in float32 takes the faster of two ways, which agree with the plain one within
-rounding: NumPy's kernels (`fast/numpy.py`) on the same memory, where NumPy's BLAS knows the
-processor; else linear layers as oneDNN convolutions, because oneDNN uses AVX-512 on every processor
-and MKL, which torch takes for products, on Intel's alone. `fastest` compiles each network whole, at
-its first call and for each new shape: minutes.
+`fast` on a CPU in float32 takes the kernels that are fastest on its processor (`kernels_here`), all
+of which agree with the plain ones within rounding. `fastest` compiles each network whole, at its
+first call and for each new shape: minutes.
 """
 
 from __future__ import annotations
@@ -23,11 +21,37 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ldmref.backends.base import Backend
 from ldmref.backends.fast.numpy import FastNumpyBackend
-from ldmref.backends.fast.threads import SingleThreaded, blas_kernels
+from ldmref.backends.fast.threads import SingleThreaded, blas_kernels, count
 from ldmref.backends.torch import TorchBackend
+from ldmref.processor import is_intel
 
 AVX512_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
+FEW, LARGE = 192, 2**18  # rows, and numbers of a weight, for which packing is most of a product
 SMALL = 2**22  # multiplications below which a layer is not worth the way to other kernels
+THROUGH_NUMPY = {
+    "numpy": frozenset(
+        "linear geglu conv2d attention group_norm group_norm_silu layer_norm silu gelu quick_gelu "
+        "upsample2x".split()
+    ),
+    "both": frozenset({"conv2d", "geglu"}),
+}
+
+
+def kernels_here() -> str:
+    """Whose kernels are fastest on this processor in float32.
+
+    | kernels | where | what |
+    |---|---|---|
+    | both | Intel | NumPy's Winograd and GEGLU; else MKL and oneDNN, at home here |
+    | numpy | others that NumPy's BLAS knows | NumPy's (`fast/numpy.py`), on the same memory |
+    | onednn | others | linear layers as oneDNN's convolutions: it uses AVX-512 on every processor |
+    """
+    if is_intel():
+        return "both"
+    wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
+    if blas_kernels() in AVX512_KERNELS or (not wide and blas_kernels() == "Haswell"):
+        return "numpy"
+    return "onednn"
 
 
 class FastTorchBackend(TorchBackend):
@@ -40,12 +64,12 @@ class FastTorchBackend(TorchBackend):
         self, device: str | None = None, dtype: str | None = None, speed: str | None = None
     ):
         super().__init__(device, dtype, speed)
-        exact_cpu = self._device.type == "cpu" and self.dtype == "float32" and self.speed == "fast"
-        wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
-        known = blas_kernels() in AVX512_KERNELS or (not wide and blas_kernels() == "Haswell")
-        self._numpy = FastNumpyBackend() if exact_cpu and known else None
-        self._onednn = exact_cpu and not known and torch.backends.mkldnn.is_available()
-        self._arrays = WeakIdKeyDictionary()
+        here = self._device.type == "cpu" and self.dtype == "float32" and self.speed == "fast"
+        self._kernels = kernels_here() if here else "torch"
+        self._through = THROUGH_NUMPY.get(self._kernels, frozenset())
+        self._numpy = FastNumpyBackend() if self._through else None
+        self._arrays, self._packed = WeakIdKeyDictionary(), WeakIdKeyDictionary()
+        self._packs = here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         self.compiles = self.speed == "fastest"
 
     def weight(self, x: Any) -> torch.Tensor:
@@ -71,8 +95,9 @@ class FastTorchBackend(TorchBackend):
         with contextlib.ExitStack() as stack:
             stack.enter_context(torch.inference_mode())
             if self._numpy is not None:
-                stack.enter_context(_single_threaded_torch())
                 stack.enter_context(self._numpy.inference())
+            if self._kernels == "numpy":
+                stack.enter_context(_single_threaded_torch())
             yield
 
     def compile(self, network: Callable, params: Any) -> Callable:
@@ -109,40 +134,67 @@ class FastTorchBackend(TorchBackend):
             self._arrays[x] = x.numpy()
         return self._arrays[x]
 
-    def _elsewhere(self, x: torch.Tensor) -> bool:
-        """Whether other kernels are faster, and allowed: they know no gradients."""
+    @contextmanager
+    def _torch_threads(self):
+        """All threads for torch, where `inference` has left it one."""
+        if self._kernels != "numpy" or torch.get_num_threads() > 1:
+            yield
+            return
+        torch.set_num_threads(count())
+        try:
+            yield
+        finally:
+            torch.set_num_threads(1)
+
+    def _elsewhere(self, operation: str, x: torch.Tensor) -> bool:
+        """Whether NumPy's kernels are faster, and allowed: they know no gradients."""
+        return operation in self._through and self._free(x)
+
+    def _free(self, x: torch.Tensor) -> bool:
         return not torch.is_grad_enabled() and x.dtype == torch.float32
 
     def linear(self, x, weight, bias=None):
-        if self._elsewhere(x):
-            if self._numpy is not None:
-                return self._through_numpy("linear", x, weight, bias)
-            rows = x.numel() // x.shape[-1]
-            if self._onednn and rows * weight.numel() >= SMALL:
-                picture = x.reshape(1, rows, 1, x.shape[-1]).permute(0, 3, 1, 2)
-                y = F.conv2d(picture, weight[:, :, None, None], bias)
-                return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
+        rows = x.numel() // x.shape[-1]
+        if self._packs and 1 < rows <= FEW and weight.numel() >= LARGE and self._free(x):
+            return self._few_rows(x, weight, bias)
+        if self._elsewhere("linear", x):
+            return self._through_numpy("linear", x, weight, bias)
+        if self._kernels == "onednn" and self._free(x) and rows * weight.numel() >= SMALL:
+            picture = x.reshape(1, rows, 1, x.shape[-1]).permute(0, 3, 1, 2)
+            y = F.conv2d(picture, weight[:, :, None, None], bias)
+            return y.permute(0, 2, 3, 1).reshape(*x.shape[:-1], weight.shape[0])
         return super().linear(x, weight, bias)
 
+    def _few_rows(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
+        """A product that would spend its time on packing the weight: oneDNN, packed once."""
+        if weight not in self._packed:
+            rows = x.numel() // x.shape[-1]
+            self._packed[weight] = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
+        with self._torch_threads():
+            return torch.ops.mkldnn._linear_pointwise(x, self._packed[weight], bias, "none", [], "")
+
     def conv2d(self, x, weight, bias=None, stride=1, padding=0):
-        if self._numpy is not None and self._elsewhere(x):
+        if self._elsewhere("conv2d", x):
+            if self._kernels == "both" and weight.shape[2:] == (1, 1) and stride == 1:
+                y = super().linear(_pixels(x), weight[:, :, 0, 0], bias)
+                return y.permute(0, 3, 1, 2)
             return self._through_numpy("conv2d", x, weight, bias, stride, padding)
         return super().conv2d(_channels_last(x), weight, bias, stride, padding)
 
     def attention(self, q, k, v, causal=False):
-        if self._numpy is not None and self._elsewhere(q):
+        if self._elsewhere("attention", q):
             y = self._numpy.attention(q.numpy(), k.numpy(), v.numpy(), causal)
             return torch.from_numpy(y)
         return super().attention(q, k, v, causal)
 
     def group_norm_silu(self, x, weight, bias, groups, eps):
-        if self._numpy is not None and self._elsewhere(x):
+        if self._elsewhere("group_norm_silu", x):
             return self._through_numpy("group_norm_silu", x, weight, bias, groups, eps)
         y = self.group_norm(x, weight, bias, groups, eps)
         return F.silu(y, inplace=not torch.is_grad_enabled())
 
     def group_norm(self, x, weight, bias, groups, eps):
-        if self._numpy is not None and self._elsewhere(x):
+        if self._elsewhere("group_norm", x):
             return self._through_numpy("group_norm", x, weight, bias, groups, eps)
         if x.dtype == torch.float32 and x.device.type == "cpu":
             return _group_norm(x, weight, bias, groups, eps)
@@ -154,7 +206,7 @@ def _delegated(operation: str) -> Callable:
     plain = getattr(TorchBackend, operation)
 
     def run(self: FastTorchBackend, x: torch.Tensor, *args: Any, **options: Any) -> torch.Tensor:
-        if self._numpy is not None and self._elsewhere(x):
+        if self._elsewhere(operation, x):
             return self._through_numpy(operation, x, *args, **options)
         return plain(self, x, *args, **options)
 
@@ -219,6 +271,11 @@ def _group_norm(x, weight, bias, groups, eps):
     shift = bias.reshape(groups, -1) - mean * scale
     scale, shift = (y.to(x.dtype).reshape(n, c, 1, 1) for y in (scale, shift))
     return torch.addcmul(shift, _channels_last(x), scale)
+
+
+def _pixels(x: torch.Tensor) -> torch.Tensor:
+    """(n, c, h, w) -> (n, h, w, c), contiguous; no copy in channels_last."""
+    return _channels_last(x).permute(0, 2, 3, 1)
 
 
 def _channels_last(x: torch.Tensor) -> torch.Tensor:
