@@ -23,7 +23,7 @@ GROUP = "ldmref.backends"
 BUILT_IN = {
     "numpy": "ldmref.backends.fast:numpy_backend",
     "torch": "ldmref.backends.fast:torch_backend",
-    "cupy": "ldmref.backends.cupy:CupyBackend",
+    "cupy": "ldmref.backends.fast:cupy_backend",
 }
 
 

@@ -1,9 +1,11 @@
 """The real CuPy backend, and a stand-in for machines without a GPU."""
 
+import re
 import types
 
 import numpy as np
 import pytest
+from scipy.special import erf
 
 import ldmref.backends.cupy
 from ldmref.backends import get_backend
@@ -58,7 +60,7 @@ def _shim() -> types.ModuleType:
         return wrapped
 
     cupy = types.ModuleType("cupy_stand_in")
-    names = "pad empty ones mean sqrt arange where exp tanh"
+    names = "pad empty ones zeros mean sqrt arange where exp tanh concatenate ascontiguousarray"
     for name in names.split():
         setattr(cupy, name, wrap(getattr(np, name)))
     cupy.dtype, cupy.inf, cupy.promote_types = np.dtype, np.inf, np.promote_types
@@ -91,14 +93,59 @@ def _shim() -> types.ModuleType:
             Device.current = self.outer
 
     cupy.cuda = types.SimpleNamespace(Device=Device)
+    cupy.ElementwiseKernel, cupy.ReductionKernel = ElementwiseKernel, ReductionKernel
     return cupy
+
+
+class ElementwiseKernel:
+    """`y = expression` of CUDA C, read as Python; the preamble's functions are one return each."""
+
+    def __init__(self, inputs, outputs, operation, name, preamble=""):
+        assert outputs == "T y" and operation.startswith("y = ")
+        self.names = [declaration.split()[1] for declaration in inputs.split(", ")]
+        self.types = [declaration.split()[0] for declaration in inputs.split(", ")]
+        self.known = {"expf": np.exp, "erff": erf, "rsqrtf": lambda x: 1.0 / np.sqrt(x)}
+        for line in preamble.strip().splitlines():
+            found = re.fullmatch(r"__device__ float (\w+)\(float x\) { return (.+); }", line)
+            self.known[found[1]] = eval(f"lambda x: {_python(found[2])}", self.known)
+        self.operation = compile(_python(operation.removeprefix("y = ")), name, "eval")
+
+    def __call__(self, *args):
+        _refuse_host_arrays(args)
+        kinds = {x.dtype for x, kind in zip(args, self.types, strict=True) if kind == "T"}
+        assert len(kinds) == 1, "CuPy infers one type T"
+        for x, kind in zip(args, self.types, strict=True):
+            assert kind == "T" or isinstance(x, float) or x.dtype == kind
+        values = [
+            np.float32(x) if isinstance(x, float) else np.asarray(x, np.float32) for x in args
+        ]
+        with np.errstate(over="ignore"):  # expf gives inf and says nothing
+            y = eval(self.operation, self.known, dict(zip(self.names, values, strict=True)))
+        return _on_device(y.astype(kinds.pop()))
+
+
+class ReductionKernel(ElementwiseKernel):
+    """The sum, in float32, of such an expression."""
+
+    def __init__(self, inputs, outputs, term, reduce, post, identity, name, reduce_type):
+        assert (outputs, reduce, post) == ("float32 y", "a + b", "y = a")
+        assert (identity, reduce_type) == ("0", "float")
+        super().__init__(inputs, "T y", f"y = {term}", name)
+
+    def __call__(self, *args, axis, keepdims):
+        wide = [x.astype(np.float32) if isinstance(x, np.ndarray) else x for x in args]
+        terms = super().__call__(*wide)
+        return _on_device(np.sum(terms.view(np.ndarray), axis=axis, keepdims=keepdims))
+
+
+def _python(expression):
+    return re.sub(r"(\d)f\b", r"\1", expression.replace("(float)", "").replace("(T)", ""))
 
 
 @pytest.fixture
 def fake_cupy(request, monkeypatch):
     """CupyBackend on a NumPy stand-in for CuPy: exercises our code, proves nothing about a GPU."""
     import array_api_compat.numpy as xp
-    from scipy.special import erf
 
     STAND_INS.append(request.node.nodeid)
     cupy = _shim()
@@ -114,9 +161,9 @@ def fake_cupy(request, monkeypatch):
 def gpu_dtype_backend():
     """A factory of real CuPy backends; skips without a GPU."""
 
-    def make(dtype: str) -> CupyBackend:
+    def make(dtype: str, speed: str = "exact") -> CupyBackend:
         try:
-            return get_backend("cupy", dtype=dtype)
+            return get_backend("cupy", dtype=dtype, speed=speed)
         except BackendUnavailable as error:
             pytest.skip(f"no GPU for CuPy here: {error}")
 

@@ -1,12 +1,20 @@
 """The CuPy backend: clear words without a GPU, our code on a stand-in, the truth where a GPU is."""
 
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from ldmref.backends import get_backend
 from ldmref.backends.cupy import CupyBackend
+from ldmref.backends.fast.cupy import (
+    ACTIVATIONS,
+    FROM_MEAN,
+    GATED,
+    NORMALIZED,
+    FastCupyBackend,
+)
 from ldmref.errors import BackendUnavailable, UsageError
 from ldmref.models import autoencoder, params
 from ldmref.models.presets import preset
@@ -46,8 +54,11 @@ def test_bfloat16_is_refused():
 
 def test_functions_that_the_operations_use_exist_in_the_installed_cupy():
     cupy = pytest.importorskip("cupy")
-    functions = "asarray asnumpy pad empty ones mean sqrt arange where exp tanh promote_types dtype"
-    for name in (*functions.split(), "inf"):
+    functions = (
+        "asarray asnumpy pad empty ones zeros mean sqrt arange where exp tanh promote_types dtype "
+        "concatenate ascontiguousarray ElementwiseKernel ReductionKernel inf"
+    )
+    for name in functions.split():
         assert hasattr(cupy, name), name
     for name in "reshape transpose astype repeat mean sum max T dtype".split():
         assert hasattr(cupy.ndarray, name), name
@@ -58,6 +69,63 @@ def test_functions_that_the_operations_use_exist_in_the_installed_cupy():
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_STAND_IN_not_a_gpu_operations_conform(fake_cupy, dtype):
     assert_conforms(CupyBackend(dtype=dtype))
+
+
+@pytest.mark.parametrize("workspace", [None, 2**12])
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_STAND_IN_not_a_gpu_operations_conform_at_full_speed(
+    fake_cupy, monkeypatch, dtype, workspace
+):
+    if workspace:
+        monkeypatch.setattr(FastCupyBackend, "workspace", workspace)
+    assert_conforms(FastCupyBackend(dtype=dtype))
+
+
+@pytest.mark.parametrize(
+    ("dtype", "speed", "found"),
+    [(None, None, CupyBackend), ("float16", "fast", FastCupyBackend), (None, "exact", CupyBackend)],
+)
+def test_STAND_IN_not_a_gpu_the_speed_is_as_asked(fake_cupy, dtype, speed, found):
+    ops = get_backend("cupy", dtype=dtype, speed=speed)
+    assert type(ops) is found and ops.speed == (speed or "exact")
+    with pytest.raises(UsageError, match="speed 'fast' does not exist"):
+        get_backend("cupy", dtype="float64", speed="fast")
+
+
+@pytest.mark.parametrize("kind", ["float", "float16"])
+def test_what_the_kernels_compute_compiles(kind):
+    """With CUDA's own compiler, where it is (pip install nvidia-cuda-nvrtc-cu12), GPU or not."""
+    cupy = pytest.importorskip("cupy")
+    headers = [Path(cupy.__file__).parent / "_core" / "include"]
+    try:
+        from cupy.cuda import nvrtc
+
+        nvrtc.getVersion()
+        import nvidia.cuda_runtime
+
+        headers += [Path(folder) / "include" for folder in nvidia.cuda_runtime.__path__]
+    except Exception as error:
+        pytest.skip(f"CUDA's compiler and headers are not here: {error}")
+    inputs = "x weight bias value value_bias gate gate_bias highest".split()
+    outputs = [
+        NORMALIZED, f"silu({NORMALIZED})", GATED, "quick_gelu((float)x)", f"{FROM_MEAN} * variance",
+        "expf((float)x - (float)highest)",
+    ]  # fmt: skip
+    source = (
+        ("#include <cupy/float16.cuh>\n" if kind == "float16" else "")
+        + f"typedef {kind} T;\n{ACTIVATIONS}"
+        + "__global__ void f(T* y, const T* in, float mean, float variance, float eps) {\n"
+        + "\n".join(f"const T {name} = in[{i}];" for i, name in enumerate(inputs))
+        + "\n".join(f"y[{i}] = (T)({output});" for i, output in enumerate(outputs))
+        + "}"
+    )
+    program = nvrtc.createProgram(source, "kernels.cu", (), ())
+    options = ["--gpu-architecture=compute_80", "--std=c++17", *(f"-I{h}" for h in headers)]
+    try:
+        nvrtc.compileProgram(program, tuple(options))
+    except nvrtc.NVRTCError:
+        pytest.fail(nvrtc.getProgramLog(program))
+    assert "ex2" in nvrtc.getPTX(program).decode()  # an exponential
 
 
 def test_STAND_IN_not_a_gpu_autoencoder_equals_numpy(fake_cupy):
@@ -96,6 +164,12 @@ def test_STAND_IN_refuses_to_mix_host_and_device(fake_cupy):
     x = ops.asarray(np.ones((2, 3)))
     with pytest.raises(TypeError, match="Unsupported type"):
         ops.linear(x, np.ones((4, 3)))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_operations_conform_on_a_real_gpu_at_full_speed(gpu_dtype_backend, dtype):
+    assert_conforms(gpu_dtype_backend(dtype, "fast"))
 
 
 @pytest.mark.gpu

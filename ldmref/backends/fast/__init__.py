@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from ldmref.backends.numpy import NumpyBackend
 
 if TYPE_CHECKING:
+    from ldmref.backends.cupy import CupyBackend
     from ldmref.backends.torch import TorchBackend
 
 
@@ -32,3 +33,16 @@ def torch_backend(
     from ldmref.backends.fast.torch import FastTorchBackend
 
     return FastTorchBackend(device, dtype, speed)
+
+
+def cupy_backend(
+    device: str | None = None, dtype: str | None = None, speed: str | None = None
+) -> CupyBackend:
+    """The reference's operations on a GPU (`exact`), unless told `fast`."""
+    from ldmref.backends.cupy import CupyBackend
+
+    if speed != "fast" or dtype == "float64":
+        return CupyBackend(device, dtype, speed)
+    from ldmref.backends.fast.cupy import FastCupyBackend
+
+    return FastCupyBackend(device, dtype, speed)
