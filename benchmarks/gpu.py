@@ -1,4 +1,4 @@
-"""All rows that need a CUDA device, as cpu.py does: `python benchmarks/gpu.py [--rounds N]`."""
+"""All rows that need a CUDA device, as cpu.py does: `python benchmarks/gpu.py MACHINE`."""
 
 from __future__ import annotations
 
@@ -7,4 +7,4 @@ import sys
 from cpu import measure
 
 if __name__ == "__main__":
-    measure("cuda", *sys.argv[1:])
+    measure("cuda", sys.argv[1:])

@@ -1,14 +1,14 @@
-"""Put the results of benchmarks/results/*.json into docs/performance.md: a table between two marks.
+"""Put the results of benchmarks/results/MACHINE/*.json into docs/performance.md, between two marks.
 
-    python benchmarks/make_table.py            # or with other JSON files of `ldmref bench`
+    python benchmarks/make_table.py
 
-Of several measurements of a row, the newest is shown; those of --quick never are.
+A table for each machine. Of several measurements of a row, the newest is shown; those of --quick
+never are.
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 
 from ldmref.bench.report import markdown
@@ -16,12 +16,23 @@ from ldmref.bench.rows import ROWS
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- table: python benchmarks/make_table.py -->", "<!-- end of table -->"
+BEGIN, END = "<!-- tables: python benchmarks/make_table.py -->", "<!-- end of tables -->"
+
+Records = dict[str, dict]  # by the row's name, each with the machine that it was measured on
 
 
-def read(files: list[Path]) -> dict[str, dict]:
-    """Each row's newest record, with the machine that it was measured on."""
-    found: dict[str, dict] = {}
+def read(folder: Path) -> dict[str, Records]:
+    """The records of each machine, a folder each."""
+    return {
+        machine.name: newest(sorted(machine.glob("*.json")))
+        for machine in sorted(folder.iterdir())
+        if machine.is_dir()
+    }
+
+
+def newest(files: list[Path]) -> Records:
+    """Each row's newest record."""
+    found: Records = {}
     runs = [json.loads(file.read_text()) for file in files]
     for whole in sorted(runs, key=lambda run: run["time"]):
         if not whole.get("quick"):
@@ -44,17 +55,24 @@ def machine_line(record: dict) -> str:
     return "; ".join([*filter(None, [*parts, settings, versions]), record["time"][:10]])
 
 
-def filled(page: str, records: dict[str, dict]) -> str:
-    """The page with the table of these records between its marks."""
+def filled(page: str, machines: dict[str, Records]) -> str:
+    """The page with the tables of these records between its marks."""
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"docs/performance.md has lost its marks {BEGIN} and {END}")
-    places = dict.fromkeys(machine_line(record) for record in records.values())
-    said = "".join(f"\nMeasured on: {place}.\n" for place in places)
-    return f"{head}{BEGIN}\n{markdown(ROWS.values(), records)}\n{said}{END}{tail}"
+    parts = []
+    for name, records in machines.items():
+        rows = [row for row in ROWS.values() if row.name in records]
+        lines = dict.fromkeys(machine_line(record) for record in records.values())
+        said = [f"Measured on: {line}." for line in lines]
+        parts += [f"### {name}", markdown(rows, records), *said]
+    measured = {name for records in machines.values() for name in records}
+    missing = ", ".join(f"`{name}`" for name in ROWS if name not in measured)
+    parts += [f"Not measured anywhere: {missing}."] if missing else []
+    body = "\n\n".join(parts)
+    return f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}"
 
 
 if __name__ == "__main__":
-    given = [Path(name) for name in sys.argv[1:]] or sorted(RESULTS.glob("*.json"))
-    PAGE.write_text(filled(PAGE.read_text(), read(given)))
+    PAGE.write_text(filled(PAGE.read_text(), read(RESULTS)))

@@ -21,7 +21,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ldmref.backends.base import Backend
 from ldmref.backends.fast.numpy import FastNumpyBackend
-from ldmref.backends.fast.threads import SingleThreaded, blas_kernels, count
+from ldmref.backends.fast.threads import SingleThreaded, blas_kernels, count, parallel
 from ldmref.backends.torch import TorchBackend
 from ldmref.processor import is_intel
 
@@ -134,18 +134,6 @@ class FastTorchBackend(TorchBackend):
             self._arrays[x] = x.numpy()
         return self._arrays[x]
 
-    @contextmanager
-    def _torch_threads(self):
-        """All threads for torch, where `inference` has left it one."""
-        if self._kernels != "numpy" or torch.get_num_threads() > 1:
-            yield
-            return
-        torch.set_num_threads(count())
-        try:
-            yield
-        finally:
-            torch.set_num_threads(1)
-
     def _elsewhere(self, operation: str, x: torch.Tensor) -> bool:
         """Whether NumPy's kernels are faster, and allowed: they know no gradients."""
         return operation in self._through and self._free(x)
@@ -167,11 +155,26 @@ class FastTorchBackend(TorchBackend):
 
     def _few_rows(self, x: torch.Tensor, weight: torch.Tensor, bias: Any) -> torch.Tensor:
         """A product that would spend its time on packing the weight: oneDNN, packed once."""
+        rows, out = x.numel() // x.shape[-1], weight.shape[0]
+        parts = count() if self._kernels == "numpy" else 1  # which leaves torch one thread
+        step = -(-out // parts)
         if weight not in self._packed:
-            rows = x.numel() // x.shape[-1]
-            self._packed[weight] = torch.ops.mkldnn._reorder_linear_weight(weight, rows)
-        with self._torch_threads():
-            return torch.ops.mkldnn._linear_pointwise(x, self._packed[weight], bias, "none", [], "")
+            pack = torch.ops.mkldnn._reorder_linear_weight
+            self._packed[weight] = [pack(part, rows) for part in weight.split(step)]
+        packed = self._packed[weight]
+        product = torch.ops.mkldnn._linear_pointwise
+        if parts == 1:
+            return product(x, packed[0], bias, "none", [], "")
+        y = x.new_empty((*x.shape[:-1], out))
+
+        def block(i: int) -> None:
+            here = slice(i * step, (i + 1) * step)
+            with torch.inference_mode():  # which belongs to a thread
+                some = None if bias is None else bias[here]
+                y[..., here] = product(x, packed[i], some, "none", [], "")
+
+        parallel(block, len(packed))
+        return y
 
     def conv2d(self, x, weight, bias=None, stride=1, padding=0):
         if self._elsewhere("conv2d", x):
@@ -182,7 +185,7 @@ class FastTorchBackend(TorchBackend):
         return super().conv2d(_channels_last(x), weight, bias, stride, padding)
 
     def attention(self, q, k, v, causal=False):
-        if self._elsewhere("attention", q):
+        if self._numpy is not None and self._elsewhere("attention", q):
             y = self._numpy.attention(q.numpy(), k.numpy(), v.numpy(), causal)
             return torch.from_numpy(y)
         return super().attention(q, k, v, causal)
