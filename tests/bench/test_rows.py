@@ -126,13 +126,13 @@ def test_the_table_takes_the_newest_and_no_trials(tmp_path):
     ):  # fmt: skip
         rows = [record(row, (ours,) * 3, (2.0,) * 3)]
         whole = {"schema": 1, "time": when, "machine": machine, "quick": quick, "rows": rows}
-        (tmp_path / "old-machine").mkdir(exist_ok=True)
-        (tmp_path / "old-machine" / f"{name}.json").write_text(json.dumps(whole))
+        (tmp_path / "zilog").mkdir(exist_ok=True)
+        (tmp_path / "zilog" / f"{name}.json").write_text(json.dumps(whole))
     page = f"before\n{made.BEGIN}\nold\n{made.END}\nafter\n"
     got = made.filled(page, made.read(tmp_path))
     assert got.startswith("before\n") and got.endswith("after\n") and "old" not in got
     assert "**0.50** (0.50 to 0.50)" in got and "4.50" not in got and "Z80" in got
-    assert "### old-machine" in got and "`clip-torch`" in got.split("Not measured anywhere:")[1]
+    assert "### zilog" in got and "`clip-torch`" in got.split("Not measured anywhere:")[1]
     with pytest.raises(SystemExit, match="marks"):
         made.filled("no marks", {})
 

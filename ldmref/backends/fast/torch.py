@@ -27,6 +27,7 @@ from ldmref.processor import is_intel
 
 AVX512_KERNELS = ("SkylakeX", "Cooperlake", "SapphireRapids")
 FEW, LARGE = 192, 2**18  # rows, and numbers of a weight, for which packing is most of a product
+MET = 1  # times that a weight was met before packing it is worth the time and the memory
 SMALL = 2**22  # multiplications below which a layer is not worth the way to other kernels
 THROUGH_NUMPY = {
     "numpy": frozenset(
@@ -35,6 +36,9 @@ THROUGH_NUMPY = {
     ),
     "both": frozenset({"conv2d", "geglu"}),
 }
+# With "both", also these through NumPy where x has so many numbers: torch takes several arrays of
+# that size for a norm, in memory that the system has to zero in small pages.
+OF_LARGE_MAPS, LARGE_MAP = frozenset({"group_norm", "group_norm_silu", "upsample2x"}), 2**22
 
 
 def kernels_here() -> str:
@@ -69,6 +73,7 @@ class FastTorchBackend(TorchBackend):
         self._through = THROUGH_NUMPY.get(self._kernels, frozenset())
         self._numpy = FastNumpyBackend() if self._through else None
         self._arrays, self._packed = WeakIdKeyDictionary(), WeakIdKeyDictionary()
+        self._met = WeakIdKeyDictionary()
         self._packs = here and hasattr(torch.ops.mkldnn, "_linear_pointwise")
         self.compiles = self.speed == "fastest"
 
@@ -136,7 +141,10 @@ class FastTorchBackend(TorchBackend):
 
     def _elsewhere(self, operation: str, x: torch.Tensor) -> bool:
         """Whether NumPy's kernels are faster, and allowed: they know no gradients."""
-        return operation in self._through and self._free(x)
+        known = operation in self._through or (
+            self._kernels == "both" and operation in OF_LARGE_MAPS and x.numel() >= LARGE_MAP
+        )
+        return known and self._free(x)
 
     def _free(self, x: torch.Tensor) -> bool:
         return not torch.is_grad_enabled() and x.dtype == torch.float32
@@ -144,7 +152,10 @@ class FastTorchBackend(TorchBackend):
     def linear(self, x, weight, bias=None):
         rows = x.numel() // x.shape[-1]
         if self._packs and 1 < rows <= FEW and weight.numel() >= LARGE and self._free(x):
-            return self._few_rows(x, weight, bias)
+            met = self._met.get(weight) or 0
+            if met >= MET:
+                return self._few_rows(x, weight, bias)
+            self._met[weight] = met + 1
         if self._elsewhere("linear", x):
             return self._through_numpy("linear", x, weight, bias)
         if self._kernels == "onednn" and self._free(x) and rows * weight.numel() >= SMALL:
