@@ -104,9 +104,12 @@ class NumpyBackend(Backend):
             if causal:
                 late = lib.arange(keys)[None, :] > lib.arange(start, stop)[:, None]
                 scores = lib.where(late, -lib.inf, scores).astype(q.dtype, copy=False)
-            scores = lib.exp(scores - scores.max(axis=-1, keepdims=True))
-            out[:, :, start:stop] = (scores / scores.sum(axis=-1, keepdims=True)) @ v
+            out[:, :, start:stop] = self._softmax(scores) @ v
         return out
+
+    def _softmax(self, x):
+        weights = self.lib.exp(x - x.max(axis=-1, keepdims=True))
+        return weights / weights.sum(axis=-1, keepdims=True)
 
     def embedding(self, table, ids):
         return table[ids]

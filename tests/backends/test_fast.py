@@ -306,7 +306,10 @@ def test_torchs_kernels_by_processor(monkeypatch, intel, blas, capability, kerne
     monkeypatch.setattr(module, "is_intel", lambda: intel)
     monkeypatch.setattr(module, "blas_kernels", lambda: blas)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert module.kernels_here() == kernels
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    assert module.kernels_here() == kernels.replace("onednn", "torch")
 
 
 @pytest.mark.parametrize("kernels", ["numpy", "both", "onednn"])

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import numpy as np
 import pytest
 from PIL import Image
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file
+from small_models import save_controlnet
 
-import ldmref
 from ldmref.io.compvis import to_compvis
 from ldmref.io.keys import controlnet_table
 from ldmref.io.metadata import read_parameters
-from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
-from ldmref.models.params import flatten, init
+from ldmref.models.controlnet import ControlNetConfig
+from ldmref.models.presets import preset
 
 
 def pixels(path):
@@ -24,20 +22,9 @@ def pixels(path):
 @pytest.fixture(scope="module")
 def net(tmp_path_factory):
     """A random ControlNet of preset `tiny` as diffusers saves it, but for the weights' origin."""
-    u = ldmref.random_model("tiny", backend="numpy").config.unet
-    config = ControlNetConfig(u, conditioning_embedding_out_channels=(4, 8))
-    folder = tmp_path_factory.mktemp("nets") / "edges"
-    folder.mkdir()
-    kinds = ["CrossAttnDownBlock2D" if with_it else "DownBlock2D" for with_it in u.attention_levels]
-    told = {
-        "_class_name": "ControlNetModel", "in_channels": u.in_channels, "down_block_types": kinds,
-        "block_out_channels": u.block_out_channels, "layers_per_block": u.layers_per_block,
-        "norm_num_groups": u.norm_num_groups, "cross_attention_dim": u.cross_attention_dim,
-        "attention_head_dim": u.num_heads, "conditioning_embedding_out_channels": [4, 8],
-    }  # fmt: skip
-    (folder / "config.json").write_text(json.dumps(told))
-    tensors = flatten(init(controlnet_spec(config), 1))
-    save_file(tensors, folder / "diffusion_pytorch_model.safetensors")
+    folder = save_controlnet(tmp_path_factory.mktemp("nets") / "edges")
+    config = ControlNetConfig(preset("tiny").unet, conditioning_embedding_out_channels=(4, 8))
+    tensors = load_file(folder / "diffusion_pytorch_model.safetensors")
     assert set(to_compvis(tensors, controlnet_table(config)))
     return folder
 

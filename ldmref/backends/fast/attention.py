@@ -25,9 +25,8 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     (n, heads, length, d), keys, width = q.shape, k.shape[2], v.shape[3]
     out = np.empty((n, length, heads, width), q.dtype).transpose(0, 2, 1, 3)
     queries = max(1, min(QUERIES, length))
-    together = max(
-        1, min(SCORES // (min(keys, KEYS) * queries), -(-heads // 2))
-    )  # heads of a block
+    fitting = SCORES // (min(keys, KEYS) * queries)
+    together = max(1, min(fitting, -(-heads // 2)))  # heads of a block
     if n * heads * length * keys <= SMALL:
         together = heads
     groups, blocks = -(-heads // together), -(-length // queries)

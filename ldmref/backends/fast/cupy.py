@@ -129,22 +129,10 @@ class FastCupyBackend(CupyBackend):
         variance = self._variance(x, mean, share, axis=axes, keepdims=True)
         return self._normalize[activation](x, mean, variance, weight, bias, eps)
 
-    def attention(self, q, k, v, causal=False):
-        """Blocks of queries, so that the scores of a block fit the workspace."""
-        lib, (n, heads, length, d), keys = self.lib, q.shape, k.shape[2]
-        out = lib.empty((n, length, heads, v.shape[3]), dtype=q.dtype).transpose(0, 2, 1, 3)
-        q, k_t = q * (1.0 / math.sqrt(d)), k.transpose(0, 1, 3, 2)
-        block = max(1, self.workspace // (n * heads * keys * q.dtype.itemsize))
-        for start in range(0, length, block):
-            stop = min(start + block, length)
-            scores = q[:, :, start:stop] @ k_t
-            if causal:
-                late = lib.arange(keys)[None, :] > lib.arange(start, stop)[:, None]
-                scores = lib.where(late, -lib.inf, scores).astype(q.dtype, copy=False)
-            weights = self._weigh(scores, scores.max(axis=-1, keepdims=True))
-            totals = self._mean(weights, 1.0, axis=(3,), keepdims=True)
-            out[:, :, start:stop] = self._divide(weights, totals) @ v
-        return out
+    def _softmax(self, x):
+        weights = self._weigh(x, x.max(axis=-1, keepdims=True))
+        totals = self._mean(weights, 1.0, axis=(x.ndim - 1,), keepdims=True)
+        return self._divide(weights, totals)
 
     def silu(self, x):
         return self._activate["silu"](x)

@@ -158,7 +158,6 @@ def parallel(function: Callable[[int], None], blocks: int) -> None:
 
     with single_threaded_blas():
         others = _take(workers - 1)
-        errors: list[BaseException | None] = []
         try:
             for other in others:
                 other.start(work)

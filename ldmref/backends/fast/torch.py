@@ -49,13 +49,14 @@ def kernels_here() -> str:
     | both | Intel | NumPy's Winograd and GEGLU; else MKL and oneDNN, at home here |
     | numpy | others that NumPy's BLAS knows | NumPy's (`fast/numpy.py`), on the same memory |
     | onednn | others | linear layers as oneDNN's convolutions: it uses AVX-512 on every processor |
+    | torch | others, without oneDNN | torch's own |
     """
     if is_intel():
         return "both"
     wide = torch.backends.cpu.get_cpu_capability() == "AVX512"
     if blas_kernels() in AVX512_KERNELS or (not wide and blas_kernels() == "Haswell"):
         return "numpy"
-    return "onednn"
+    return "onednn" if torch.backends.mkldnn.is_available() else "torch"
 
 
 class FastTorchBackend(TorchBackend):
