@@ -15,24 +15,24 @@ from ldmref.errors import (
     InputError,
     UsageError,
 )
-from ldmref.io.compvis import averages_note, averages_of, load_compvis
-from ldmref.io.controlnet import open_controlnet
-from ldmref.io.diffusers import load_diffusers
-from ldmref.io.find import find_model, is_native, model_config
-from ldmref.io.lora import apply_loras, read_loras
-from ldmref.io.model import SECOND_TOKENIZER, load_folder, require_finite
-from ldmref.io.tensors import TensorFile
-from ldmref.io.vae import read_vae, swap_vae
-from ldmref.models.clip_files import load_tokenizer
+from ldmref.io.adapters.autoencoder import read_vae, swap_vae
+from ldmref.io.adapters.controlnet import open_controlnet
+from ldmref.io.adapters.lora import apply_loras, read_loras
+from ldmref.io.compvis.single_file import averages_note, averages_of, load_compvis
+from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.io.locate import find_model, is_native, model_config
+from ldmref.io.native import SECOND_TOKENIZER, load_folder, require_finite
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.controlnet import ControlNet
 from ldmref.models.memory import bytes_of
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init, unflatten
 from ldmref.models.presets import preset
-from ldmref.models.prompt_files import tokenizer_for
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig
-from ldmref.models.tokenizer import PromptTokenizer, word_tokenizer
+from ldmref.prompts.clip_vocabulary import load_tokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
 
 
 def load(
@@ -65,15 +65,15 @@ def load(
         config: for single files that do not say all about themselves: a preset's name, or a folder
             with the configuration.
         tokenizer: where CLIP's vocabulary is, if not in the folder; see
-            `ldmref.models.clip_files.read_vocabulary`.
-        vae: another autoencoder, or TAESD; see `ldmref.io.vae.read_vae`.
+            `ldmref.prompts.clip_vocabulary.read_vocabulary`.
+        vae: another autoencoder, or TAESD; see `ldmref.io.adapters.autoencoder.read_vae`.
         lora: LoRA files, merged into the weights: paths, or (path, weight).
         max_memory: bytes, or a size such as "6GB": with less than all networks take together, each
             is read from the disk for its part of a picture.
         fetch: fetch what the cache lacks, by huggingface_hub; else nothing is ever fetched.
         variant: which weights of a diffusers folder that holds several, such as `fp16`.
-        ema: of a single file, True reads the averaged weights, False the last ones; None as the
-            makers do: for Stable Diffusion the last ones (`ldmref.io.ema`). `warnings` tell.
+        ema: of a single file, True reads the averaged weights, False the last ones; None does as
+            the model's makers do (`ldmref.io.compvis.ema`), and `warnings` say so.
 
     Raises:
         InputError: no such model, or a damaged one; an autoencoder or LoRA of another family.

@@ -24,8 +24,8 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean
+from ldmref.math.arrays import Array
 
-Array = Any
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
 SPEEDS = ("exact", "fast", "fastest")

@@ -12,8 +12,9 @@ from typing import Any
 import array_api_compat.numpy as xp
 import numpy
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable
+from ldmref.math.arrays import Array
 
 
 class NumpyBackend(Backend):

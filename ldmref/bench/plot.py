@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import BackendUnavailable
-from ldmref.io.whole import whole_file
+from ldmref.io.atomic import whole_file
 
 Record = Mapping[str, Any]
 

@@ -18,7 +18,7 @@ from ldmref.bench.peers import network
 from ldmref.bench.rows import Row
 from ldmref.bench.works import PROMPT, SEED, model_of, pixels
 from ldmref.errors import LdmrefError, ResourceError
-from ldmref.io.model import save_folder
+from ldmref.io.native import save_folder
 from ldmref.loading import load
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params

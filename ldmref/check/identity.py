@@ -19,8 +19,8 @@ import numpy as np
 
 import ldmref.math
 import ldmref.samplers
+from ldmref.math.arrays import Array
 
-Array = Any
 Case = Callable[["Functions", "Draw"], tuple[Any, ...]]
 
 

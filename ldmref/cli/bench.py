@@ -185,7 +185,7 @@ class _Files:
         if self.json is None:
             return
         from ldmref.bench.machine import facts
-        from ldmref.io.whole import whole_file
+        from ldmref.io.atomic import whole_file
 
         when = datetime.now(UTC).isoformat(timespec="seconds")
         whole = {"schema": SCHEMA, "time": when, "machine": facts()} | found

@@ -9,17 +9,17 @@ import numpy as np
 
 from ldmref.cli.progress import one_line, say
 from ldmref.errors import InputError, OutputError, UsageError
-from ldmref.io.checkpoint import is_pickle, read_checkpoint
-from ldmref.io.compvis import averages_of, scale_tensor, to_compvis, unread
-from ldmref.io.find import find_model
-from ldmref.io.keys import compvis_table
-from ldmref.io.model import SECOND_TOKENIZER, save_folder
-from ldmref.io.tensors import DTYPES, TensorFile
-from ldmref.io.write import Source, source, write_tensors
+from ldmref.io.compvis.keys import compvis_table
+from ldmref.io.compvis.single_file import averages_of, scale_tensor, to_compvis, unread
+from ldmref.io.locate import find_model
+from ldmref.io.native import SECOND_TOKENIZER, save_folder
+from ldmref.io.tensors.safetensors import DTYPES, TensorFile
+from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
+from ldmref.io.tensors.writer import Source, source, write_tensors
 from ldmref.loading import read_model
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import unflatten
-from ldmref.models.tokenizer import PromptTokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer
 
 ENDING = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")

@@ -123,8 +123,8 @@ def backends() -> list[Finding]:
 
 
 def embedded_model() -> Finding:
-    from ldmref.io.find import find_model
-    from ldmref.io.tensors import TensorFile
+    from ldmref.io.locate import find_model
+    from ldmref.io.tensors.safetensors import TensorFile
 
     try:
         file = TensorFile(find_model("emoji") / "model.safetensors")

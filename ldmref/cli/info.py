@@ -12,7 +12,7 @@ from ldmref.cli.progress import one_line
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 
 if TYPE_CHECKING:
-    from ldmref.io.tensors import TensorFile
+    from ldmref.io.tensors.safetensors import TensorFile
     from ldmref.models.config import ModelConfig
 
 FOREIGN = {
@@ -60,7 +60,7 @@ def devices(name: str, reason: str) -> list[str]:
 @as_json
 def models(as_json: bool) -> None:
     """The embedded models, and the presets for training."""
-    from ldmref.io.find import EMBEDDED, find_model
+    from ldmref.io.locate import EMBEDDED, find_model
     from ldmref.models.model import model_spec
     from ldmref.models.params import count
     from ldmref.models.presets import PRESETS
@@ -131,7 +131,7 @@ def info(target: str, fetch: bool, variant: str | None, as_json: bool) -> None:
     Never runs a model.
     """
     from ldmref.io import hub
-    from ldmref.io.find import EMBEDDED, find_model
+    from ldmref.io.locate import EMBEDDED, find_model
 
     place = None if Path(target).exists() else hub.parse(target)
     if place is not None and (fetch or place.folder.is_dir()):
@@ -161,8 +161,8 @@ def show(rows: list[dict[str, Any]], as_json: bool, cells: Any) -> None:
 
 
 def picture_info(path: str, as_json: bool) -> None:
-    from ldmref.io.images import open_image
-    from ldmref.io.metadata import parse_infotext, read_parameters
+    from ldmref.io.pictures.images import open_image
+    from ldmref.io.pictures.metadata import parse_infotext, read_parameters
 
     image, found = open_image(path), read_parameters(path)
     others = {key: FOREIGN[key] for key in image.info if key in FOREIGN}
@@ -186,7 +186,7 @@ def picture_info(path: str, as_json: bool) -> None:
 
 def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
     """Configuration, and every tensor with its type and shape; weights are not read."""
-    from ldmref.io.find import model_config
+    from ldmref.io.locate import model_config
 
     files = model_files(path, variant)
     config, fits, unused, averaged = {}, True, [], None
@@ -222,8 +222,8 @@ def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
 
 def not_read(path: Path, config: ModelConfig) -> tuple[list[str], bool | None]:
     """Of a single file: its tensors that drawing does without, and whether averages are read."""
-    from ldmref.io.compvis import averages_of, unread
-    from ldmref.io.tensors import TensorFile
+    from ldmref.io.compvis.single_file import averages_of, unread
+    from ldmref.io.tensors.safetensors import TensorFile
 
     if not path.is_file():
         return [], None
@@ -233,8 +233,8 @@ def not_read(path: Path, config: ModelConfig) -> tuple[list[str], bool | None]:
 
 def model_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
     """The weights of a model: (what stands before their names, file)."""
-    from ldmref.io.diffusers import WEIGHTS, weight_files
-    from ldmref.io.tensors import TensorFile
+    from ldmref.io.diffusers.folder import WEIGHTS, weight_files
+    from ldmref.io.tensors.safetensors import TensorFile
 
     if path.is_file():
         return [("", TensorFile(path))]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import InputError, OutputError
-from ldmref.io.whole import whole_file
+from ldmref.io.atomic import whole_file
 from ldmref.models.config import ModelConfig
 from ldmref.modes.request import Request
 

@@ -12,11 +12,11 @@ import click
 from ldmref.cli.output import FORMATS
 from ldmref.cli.progress import STYLES
 from ldmref.errors import UsageError
-from ldmref.models.tokenizer import LONG_PROMPTS, PROMPT_WEIGHTS
 from ldmref.modes.control import Control
 from ldmref.modes.picture import RESIZE
 from ldmref.modes.request import FILLS, RNGS
 from ldmref.modes.steering import PATHS
+from ldmref.prompts.tokenizer import LONG_PROMPTS, PROMPT_WEIGHTS
 
 
 class Seeds(click.ParamType):

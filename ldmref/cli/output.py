@@ -13,7 +13,7 @@ from typing import Any
 from PIL import Image
 
 from ldmref.errors import OutputError, UsageError
-from ldmref.io.metadata import check_target, save_image, write_picture
+from ldmref.io.pictures.metadata import check_target, save_image, write_picture
 from ldmref.modes import Result
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}

@@ -43,7 +43,7 @@ from ldmref.cli.progress import Progress, duration, one_line, say, stopping
 from ldmref.cli.sources import read_prompt
 from ldmref.config import Settings, settings
 from ldmref.errors import Cancelled, UsageError
-from ldmref.io.find import find_model, model_config
+from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.request import Request

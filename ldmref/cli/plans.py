@@ -16,7 +16,7 @@ import numpy as np
 from ldmref import modes
 from ldmref.cli.latents import check_latents_target, read_latents, write_latents
 from ldmref.cli.sources import STDIN, picture_source
-from ldmref.io.images import read_image, read_mask
+from ldmref.io.pictures.images import read_image, read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.event import CancelFlag

@@ -10,7 +10,7 @@ from ldmref.cli.options import COMMON, SIZE, with_options
 from ldmref.cli.pictures import draw
 from ldmref.cli.plans import SOURCES, TAKES, WITHOUT_PROMPT
 from ldmref.errors import UsageError
-from ldmref.io.metadata import read_parameters
+from ldmref.io.pictures.metadata import read_parameters
 
 NOT_REPLAYED = ("count", "batch_size", "control")  # each picture records itself alone
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
-from ldmref.io.diffusers import WEIGHTS, weight_names
-from ldmref.io.diffusers_ldm import FOLDERS
-from ldmref.models.clip_files import hub_cache
+from ldmref.io.diffusers.folder import WEIGHTS, weight_names
+from ldmref.io.diffusers.ldm import FOLDERS
+from ldmref.prompts.clip_vocabulary import hub_cache
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
 ENDING, INDEX = ".safetensors", "model_index.json"

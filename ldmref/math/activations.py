@@ -6,13 +6,11 @@ All are written so that small results keep their digits: no 1 + tanh that cancel
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from array_api_compat import array_namespace
 
+from ldmref.math.arrays import Array
 from ldmref.math.special import erfc
-
-Array = Any
 
 
 def sigmoid(x: Array) -> Array:

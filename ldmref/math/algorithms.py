@@ -6,16 +6,14 @@ Steps are counted from 0 here, so the paper's t is t + 1; alpha-bar at t include
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
 
 from array_api_compat import array_namespace
 
-from ldmref.math.forward import along, q_sample, root
+from ldmref.math.arrays import Array, along, root
+from ldmref.math.forward import q_sample
 from ldmref.math.objective import check_prediction_type, simple_loss
 from ldmref.math.prediction import v_from_x0_eps
 from ldmref.math.variance import posterior_variance
-
-Array = Any
 
 
 def training_pair(

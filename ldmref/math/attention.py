@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from array_api_compat import array_namespace, device
 
-Array = Any
+from ldmref.math.arrays import Array
 
 
 def softmax(x: Array, axis: int = -1) -> Array:

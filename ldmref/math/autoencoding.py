@@ -8,11 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from numbers import Real
-from typing import Any
 
 from array_api_compat import array_namespace
 
-Array = Any
+from ldmref.math.arrays import Array
 
 
 def squared_error(x: Array, reconstruction: Array) -> Array:

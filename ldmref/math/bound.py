@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from array_api_compat import array_namespace
 
+from ldmref.math.arrays import Array, along, log, root
 from ldmref.math.divergence import kl_normal, kl_standard_normal
-from ldmref.math.forward import along, log, q_posterior, q_sample, root
+from ldmref.math.forward import q_posterior, q_sample
 from ldmref.math.gaussian_bins import discretized_gaussian_log_likelihood
 from ldmref.math.variance import posterior_variance
-
-Array = Any
 
 
 class Bound(NamedTuple):

@@ -6,11 +6,8 @@ The third way, a model of p(x | y) with and without y, is `guidance.classifier_f
 
 from __future__ import annotations
 
-from typing import Any
-
-from ldmref.math.forward import along, q_sample, root
-
-Array = Any
+from ldmref.math.arrays import Array, along, root
+from ldmref.math.forward import q_sample
 
 
 def conditional_scores(joint: Array, size: int) -> tuple[Array, Array]:

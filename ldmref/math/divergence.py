@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from array_api_compat import array_namespace
 
-Array = Any
+from ldmref.math.arrays import Array
 
 
 def reparameterize(mean: Array, logvar: Array, noise: Array) -> Array:

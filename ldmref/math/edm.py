@@ -8,11 +8,9 @@ output is -v.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ldmref.math.forward import along, log, root
-
-Array = Any
+from ldmref.math.arrays import Array, along, log, root
 
 
 class Preconditioning(NamedTuple):

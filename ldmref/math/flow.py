@@ -8,11 +8,7 @@ raises ValueError.
 
 from __future__ import annotations
 
-from typing import Any
-
-from ldmref.math.forward import along, root
-
-Array = Any
+from ldmref.math.arrays import Array, along, root
 
 
 def flow_sample(x0: Array, eps: Array, s: Array) -> Array:

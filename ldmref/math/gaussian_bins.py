@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
+from ldmref.math.arrays import Array
 from ldmref.math.special import log_ndtr
-
-Array = Any
 
 
 def discretized_gaussian_log_likelihood(

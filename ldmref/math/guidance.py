@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from array_api_compat import array_namespace
 
-Array = Any
+from ldmref.math.arrays import Array
 
 
 def classifier_free_guidance(uncond: Array, cond: Array, scale: float) -> Array:

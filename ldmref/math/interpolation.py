@@ -6,13 +6,9 @@ half the variance, which no network has seen; on the great circle it keeps it.
 
 from __future__ import annotations
 
-from typing import Any
-
 from array_api_compat import array_namespace
 
-from ldmref.math.forward import along
-
-Array = Any
+from ldmref.math.arrays import Array, along
 
 
 def lerp(a: Array, b: Array, t: Array) -> Array:

@@ -7,14 +7,13 @@ of its batch, as `probability_flow` makes them. Probes are arguments: functions 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 from array_api_compat import array_namespace, device
 
+from ldmref.math.arrays import Array
 from ldmref.math.ode import integrate_rk4
 from ldmref.math.reverse import Field
 
-Array = Any
 Derivative = Callable[[Field, Array, float, Array], Array]  # (velocity, x, t, direction) -> like x
 
 

@@ -6,11 +6,10 @@
 from __future__ import annotations
 
 from numbers import Real
-from typing import Any
 
 from array_api_compat import array_namespace
 
-Array = Any
+from ldmref.math.arrays import Array
 
 PREDICTION_TYPES = ("eps", "x0", "v")
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
-from typing import Any
 
-Array = Any
+from ldmref.math.arrays import Array
 
 
 def integrate_rk4(

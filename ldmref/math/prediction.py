@@ -6,11 +6,7 @@ broadcasts over the trailing axes; an array of another length than n raises Valu
 
 from __future__ import annotations
 
-from typing import Any
-
-from ldmref.math.forward import along, root
-
-Array = Any
+from ldmref.math.arrays import Array, along, root
 
 
 def x0_from_eps(xt: Array, eps: Array, alpha_bar: Array) -> Array:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 from array_api_compat import array_namespace
 
-from ldmref.math.forward import along, root
+from ldmref.math.arrays import Array, along, root
 from ldmref.math.reverse import Field
 from ldmref.math.sde import LinearSDE
-
-Array = Any
 
 
 def euler_maruyama(

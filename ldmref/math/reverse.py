@@ -6,12 +6,10 @@ Both need one thing of the data, the score: `score(x, t)` is the gradient of log
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
-from ldmref.math.forward import along
+from ldmref.math.arrays import Array, along
 from ldmref.math.sde import LinearSDE
 
-Array = Any
 Field = Callable[[Array, Array], Array]  # (x, t) -> array like x
 
 

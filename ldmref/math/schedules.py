@@ -8,14 +8,11 @@ the first step is 1.
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import numpy as np
 from array_api_compat import array_namespace
 
-from ldmref.math.forward import root
-
-Array = Any
+from ldmref.math.arrays import Array, root
 
 
 def linear_betas(n: int, start: float = 1e-4, end: float = 0.02) -> np.ndarray:

@@ -13,9 +13,7 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
-from ldmref.math.forward import along
-
-Array = Any
+from ldmref.math.arrays import Array, along
 
 
 def functions_of(t: Array) -> Any:

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
+from ldmref.math.arrays import Array
 from ldmref.math.sde import LinearSDE, functions_of
-
-Array = Any
 
 
 @dataclass(frozen=True)

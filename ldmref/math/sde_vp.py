@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from ldmref.math.forward import root
+from ldmref.math.arrays import Array, root
 from ldmref.math.schedules import linear_betas
 from ldmref.math.sde import LinearSDE, functions_of
-
-Array = Any
 
 
 @dataclass(frozen=True)

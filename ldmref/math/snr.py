@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from array_api_compat import array_namespace
 
 from ldmref.math.activations import sigmoid
-
-Array = Any
+from ldmref.math.arrays import Array
 
 
 def snr(alpha_bar: Array) -> Array:

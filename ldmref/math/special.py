@@ -11,11 +11,10 @@ which has a closed form; what is left is exp(-(pi / h)^2).
 from __future__ import annotations
 
 import math
-from typing import Any
 
 from array_api_compat import array_namespace
 
-Array = Any
+from ldmref.math.arrays import Array
 
 STEP = 0.5  # h: what is left is 7e-18
 NODES = 12  # the first term left out is below exp(-6.25^2) = 1e-17

@@ -5,14 +5,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from array_api_compat import array_namespace
 
-from ldmref.math.forward import along, log
+from ldmref.math.arrays import Array, along, log
 from ldmref.math.schedules import alphas_cumprod
-
-Array = Any
 
 
 def posterior_variance(alpha_bar: Array, alpha_bar_prev: Array, kind: str = "fixed_small") -> Array:

@@ -11,14 +11,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
 from array_api_compat import array_namespace
 
+from ldmref.math.arrays import Array
 from ldmref.math.autoencoding import squared_error
 from ldmref.math.divergence import kl_standard_normal, reparameterize
-
-Array = Any
 
 
 def normal_log_density(x: Array, mean: Array, logvar: Array) -> Array:

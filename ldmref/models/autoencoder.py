@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.math.quantize import nearest_code
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.layers import (

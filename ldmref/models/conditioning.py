@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.models.params import Params
 
 Made = dict[int, tuple[Params, tuple[Array, Array]]]  # by the layer's identity

@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning, Context
 from ldmref.models.config import UNetConfig
 from ldmref.models.layers import conv2d, conv_spec

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Context
 from ldmref.models.params import Params, Spec
 

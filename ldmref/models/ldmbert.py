@@ -7,7 +7,8 @@ ldm/modules/x_transformer.py; parameter names of diffusers' LDMBertModel.
 
 from __future__ import annotations
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
 from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
 from ldmref.models.params import Params, Spec

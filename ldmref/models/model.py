@@ -9,25 +9,27 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
 from ldmref.errors import ResourceError, UsageError
+from ldmref.math.arrays import Array
 from ldmref.math.divergence import reparameterize
 from ldmref.models.autoencoder import autoencoder_spec, decode, encode
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
+from ldmref.models.lazy_params import Parts
 from ldmref.models.memory import Estimate, estimate
-from ldmref.models.params import Params, Spec, count
-from ldmref.models.parts import Parts
-from ldmref.models.prompt_weights import emphasize
+from ldmref.models.params import Params, Spec, count, flatten, unflatten
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.taesd import TinyAutoencoder
 from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
-from ldmref.models.textual_inversion import Embedding, add_embeddings, by_encoder
 from ldmref.models.tiling import decode_tiled
-from ldmref.models.tokenizer import PromptTokenizer, Reading, Tokens
 from ldmref.models.unet import Residuals, unet, unet_spec
+from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
+from ldmref.prompts.tokenizer import PromptTokenizer, Reading, Tokens
+from ldmref.prompts.weights import emphasize
 
 LARGE = 2**26  # numbers
+TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 def model_spec(config: ModelConfig) -> Spec:
@@ -106,7 +108,7 @@ class LatentDiffusion:
                     self.params.release(name)
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
-        """This model with more words (`ldmref.io.embeddings`); it shares all other parameters.
+        """This model with textual-inversion words; it shares all other parameters.
 
         `embeddings` of the result names the words and the digests of their vectors.
 
@@ -120,7 +122,9 @@ class LatentDiffusion:
         parts = by_encoder(embeddings, len(config.text_encoders))
         for (encoder, name), part in zip(names, parts, strict=False):
             tokenizer = getattr(self, name) or self.tokenizer
-            params[encoder], tokenizer = add_embeddings(self.params[encoder], tokenizer, part)
+            flat = flatten(self.params[encoder])
+            flat[TOKEN_TABLE], tokenizer = add_embeddings(flat[TOKEN_TABLE], tokenizer, part)
+            params[encoder] = unflatten(flat)
             text = getattr(config, encoder)
             # The end token no longer has the largest id, so it is named.
             end = tokenizer.end if text.eos_token_id == 2 else text.eos_token_id

@@ -6,15 +6,9 @@ from __future__ import annotations
 from dataclasses import replace
 
 from ldmref.errors import UsageError, did_you_mean
-from ldmref.models.config import (
-    AutoencoderConfig,
-    Defaults,
-    ModelConfig,
-    SchedulerConfig,
-    TextConfig,
-    UNetConfig,
-)
+from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig, UNetConfig
 from ldmref.models.presets_ldm import LDM_PRESETS
+from ldmref.samplers.config import SchedulerConfig
 
 _TINY = ModelConfig(
     name="tiny",

@@ -8,14 +8,8 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ldmref.models.config import (
-    AutoencoderConfig,
-    Defaults,
-    ModelConfig,
-    SchedulerConfig,
-    TextConfig,
-    UNetConfig,
-)
+from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig, UNetConfig
+from ldmref.samplers.config import SchedulerConfig
 
 
 def _first_stage(

@@ -6,7 +6,8 @@ autoencoder, then a 1 x 1 convolution of the classes to a few channels.
 
 from __future__ import annotations
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.layers import mean_pool
 from ldmref.models.params import Params, Spec

@@ -13,7 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.models.layers import conv_spec
 from ldmref.models.params import Params, Spec, tree_map
 from ldmref.models.tiling import decode_tiled

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from array_api_compat import device
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
 from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec

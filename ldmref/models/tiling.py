@@ -11,7 +11,8 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 
 OVERLAP = 4  # tiles overlap by a quarter
 

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
 from ldmref.models.conditioning import Context, states_of
 from ldmref.models.config import UNetConfig

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.models.config import ModelConfig
-from ldmref.models.tokenizer import MAX_CHARACTERS, Reading
+from ldmref.prompts.tokenizer import MAX_CHARACTERS, Reading
 from ldmref.samplers import ALIASES, get_sampler
 from ldmref.samplers.grids import SPACINGS
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ldmref.errors import UsageError
-from ldmref.models.classes import check_prompt
 from ldmref.models.config import ModelConfig
+from ldmref.prompts.class_labels import check_prompt
 
 MODE_OF = {"low_resolution": "superres", "segmentation": "seg2img"}  # by `ModelConfig.concat`
 

@@ -10,11 +10,11 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.backends.base import Array
 from ldmref.errors import UsageError
-from ldmref.io.controlnet import open_controlnet
-from ldmref.io.images import read_image, to_array
+from ldmref.io.adapters.controlnet import open_controlnet
+from ldmref.io.pictures.images import read_image, to_array
 from ldmref.loading import load_controlnet
+from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
 from ldmref.models.controlnet import ControlNet, ControlNetConfig, add

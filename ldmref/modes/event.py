@@ -10,7 +10,7 @@ from typing import Protocol
 import numpy as np
 from PIL import Image
 
-from ldmref.backends.base import Array
+from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.networks import Decoder, decode_images
 

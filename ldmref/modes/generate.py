@@ -17,10 +17,9 @@ import numpy as np
 from PIL import Image
 
 import ldmref
-from ldmref.backends.base import Array
 from ldmref.errors import Cancelled, NumericError, UsageError
+from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.tokenizer import Reading
 from ldmref.modes.control import Guide, guides_of
 from ldmref.modes.draws import Posterior, first_draws
 from ldmref.modes.event import Callback, CancelFlag, Event
@@ -28,6 +27,7 @@ from ldmref.modes.networks import decode_images, image_channels
 from ldmref.modes.request import Request
 from ldmref.modes.result import Result
 from ldmref.modes.steering import Towards, steered_denoiser
+from ldmref.prompts.tokenizer import Reading
 from ldmref.samplers.course import course
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.repaint import resample, resampling

@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import UsageError
-from ldmref.io.images import read_image
+from ldmref.io.pictures.images import read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.draws import Posterior
 from ldmref.modes.picture import Source, exact_picture, paste

@@ -8,9 +8,10 @@ from typing import Any, Protocol
 import numpy as np
 from PIL import Image
 
-from ldmref.backends.base import Array, Backend
+from ldmref.backends.base import Backend
 from ldmref.errors import NumericError
-from ldmref.io.images import to_array, to_images
+from ldmref.io.pictures.images import to_array, to_images
+from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning, join, lasting
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion

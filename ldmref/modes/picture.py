@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from ldmref.errors import ImageError, UsageError, did_you_mean
-from ldmref.io.images import Source, read_image, read_mask, to_array
+from ldmref.io.pictures.images import Source, read_image, read_mask, to_array
 from ldmref.models.config import ModelConfig
 from ldmref.modes.checks import MAX_AREA, MAX_SIDE
 

@@ -13,11 +13,11 @@ from typing import Any
 
 from ldmref.errors import ResourceError, UsageError
 from ldmref.models.config import ModelConfig
-from ldmref.models.tokenizer import Reading
 from ldmref.modes import checks
 from ldmref.modes.checks import MAX_AREA, MAX_COUNT, MAX_SIDE, MAX_STEPS
 from ldmref.modes.conditions import check_conditions
 from ldmref.modes.control import Control, checked_controls
+from ldmref.prompts.tokenizer import Reading
 from ldmref.samplers import get_sampler
 from ldmref.samplers.grids import sampling_alphas_cumprod
 from ldmref.samplers.noise import STREAMS

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmref.io.metadata import infotext, write_picture
+from ldmref.io.pictures.metadata import infotext, write_picture
 
 
 @dataclass(frozen=True)

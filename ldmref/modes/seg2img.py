@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import ImageError
-from ldmref.io.images import open_image
+from ldmref.io.pictures.images import open_image
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.event import Callback, CancelFlag

@@ -8,14 +8,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.backends.base import Array
+from ldmref.math.arrays import Array
 from ldmref.math.interpolation import lerp, slerp
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.tokenizer import Reading
 from ldmref.modes.control import Guide
 from ldmref.modes.networks import concat, network_of
 from ldmref.modes.request import Request
+from ldmref.prompts.tokenizer import Reading
 from ldmref.samplers.denoiser import guided_denoiser
 from ldmref.samplers.loop import Denoise
 from ldmref.samplers.walk import Walk

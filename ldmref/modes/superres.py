@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import ImageError
-from ldmref.io.images import read_image, to_array
+from ldmref.io.pictures.images import read_image, to_array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.event import Callback, CancelFlag

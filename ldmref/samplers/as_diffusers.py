@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
 from ldmref.samplers.multistep import adams_bashforth_rule
 from ldmref.samplers.runge_kutta import combine
 from ldmref.samplers.steps import straight
-
-Array = Any
 
 
 def reread(x: Array, left: float, read: float) -> Array:

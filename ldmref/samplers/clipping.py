@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from array_api_compat import array_namespace
 
-Array = Any
+from ldmref.math.arrays import Array
 
 
 def clipped(bound: float) -> Callable[[Array], Array]:

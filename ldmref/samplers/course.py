@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ldmref.math.arrays import Array
 from ldmref.math.schedules import sigma_from_alpha_bar
 from ldmref.samplers import get_sampler
 from ldmref.samplers.as_diffusers import (
@@ -28,7 +29,6 @@ from ldmref.samplers.grids import sampling_alphas_cumprod
 from ldmref.samplers.loop import Denoise, StepFunction
 from ldmref.samplers.walk import Walk, follows_diffusers
 
-Array = Any
 Constrain = Callable[[Array, float], Array] | None
 FEW = 15  # steps below which diffusers' DPM-Solver lowers the order at the end
 

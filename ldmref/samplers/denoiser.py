@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
+from ldmref.math.arrays import Array
 from ldmref.math.guidance import classifier_free_guidance
 from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma, sigma_from_alpha_bar
 from ldmref.samplers.loop import Denoise
 
-Array = Any
 Network = Callable[[Array, float, Array], Array]  # (x_t, t, context) -> prediction
 
 

@@ -13,12 +13,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
 from ldmref.samplers.steps import straight
-
-Array = Any
 
 
 def dpm_solver_multistep(

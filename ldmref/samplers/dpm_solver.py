@@ -7,12 +7,10 @@ sigma e^(-r h). DPM-Solver takes the noise eps for slowly changing, DPM-Solver++
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
 from ldmref.samplers.steps import ancestral, split_noise, straight
-
-Array = Any
 
 
 def dpm_solver(order: int = 2) -> StepFunction:

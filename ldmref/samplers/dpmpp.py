@@ -14,13 +14,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
 from ldmref.samplers.multistep import exponential_moment
 from ldmref.samplers.steps import straight
-
-Array = Any
 
 
 def _renoised(x: Array, h: float, sigma_next: float, eta: float, noise: Noise) -> Array:

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Step, StepFunction, sample
 from ldmref.samplers.steps import ancestral, straight
-
-Array = Any
 
 
 def invert(

@@ -12,9 +12,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-Array = Any
+from ldmref.math.arrays import Array
+
 Denoise = Callable[[Array, float], Array]
 Noise = Callable[[], Array]
 StepFunction = Callable[..., tuple[Array, Array, tuple]]

@@ -23,15 +23,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
 from ldmref.samplers.runge_kutta import HEUN, RK4, Tableau, combine, runge_kutta_bend
 from ldmref.samplers.steps import straight
 
-Array = Any
 # (levels of the earlier slopes, newest first; sigma; sigma_next) -> a weight for each
 Rule = Callable[[Sequence[float], float, float], list[float]]
 

@@ -11,11 +11,9 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, Step, StepFunction
-
-Array = Any
 
 
 def resampling(steps: int, jump_length: int, times: int) -> list[int]:

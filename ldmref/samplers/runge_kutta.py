@@ -19,10 +19,9 @@ from typing import Any
 
 from array_api_compat import array_namespace
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
 from ldmref.samplers.steps import straight
-
-Array = Any
 
 
 @dataclass(frozen=True)

@@ -23,11 +23,9 @@ below sigma times the rounding unit, a whole unit of data in float32 at sigma = 
 from __future__ import annotations
 
 import math
-from typing import Any
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
-
-Array = Any
 
 
 def straight(x: Array, x0: Array, sigma: float, sigma_next: float) -> Array:

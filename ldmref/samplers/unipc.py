@@ -21,14 +21,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoise, Noise, StepFunction
 from ldmref.samplers.multistep import exponential_moment, moment_weights
 from ldmref.samplers.runge_kutta import combine
 from ldmref.samplers.steps import straight
-
-Array = Any
 
 
 class Memory(NamedTuple):

@@ -12,8 +12,8 @@ from typing import Any
 from tokenizers import Tokenizer, pre_tokenizers, trainers
 from tokenizers.models import BPE
 
-from ldmref.models.clip_files import byte_letters
-from ldmref.models.clip_tokenizer import END, START, WORD_END, Vocabulary
+from ldmref.prompts.clip import END, START, WORD_END, Vocabulary
+from ldmref.prompts.clip_vocabulary import byte_letters
 
 CORPUS = [
     "a photo of a red heart on the table, it's the dog's hat and they're happy",

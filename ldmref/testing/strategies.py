@@ -29,7 +29,8 @@ import numpy as np
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-Array = Any
+from ldmref.math.arrays import Array
+
 Strategy = st.SearchStrategy
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import InputError
-from ldmref.io.images import read_image
+from ldmref.io.pictures.images import read_image
 
 PICTURES = (".png", ".jpg", ".jpeg", ".webp")
 

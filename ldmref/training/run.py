@@ -17,10 +17,10 @@ from threading import Event
 from tokenizers import Tokenizer
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.io.model import save_folder
+from ldmref.io.native import save_folder
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Params, tree_map
-from ldmref.models.tokenizer import PromptTokenizer, word_tokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
 from ldmref.training.autoencoder import autoencoder_trainer, encode_dataset
 from ldmref.training.data import Dataset
 from ldmref.training.diffusion import Latents, diffusion_trainer

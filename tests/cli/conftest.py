@@ -12,7 +12,7 @@ from small_models import save_wordless
 
 import ldmref
 from ldmref.cli.main import main
-from ldmref.io.model import save_folder
+from ldmref.io.native import save_folder
 
 Ran = namedtuple("Ran", "code out err")
 

@@ -8,13 +8,13 @@ from dataclasses import replace
 import numpy as np
 from safetensors.numpy import save_file
 
-from ldmref.io.model import save_folder
+from ldmref.io.native import save_folder
+from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import Defaults, TextConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
-from ldmref.models.prompt_files import tokenizer_for
 
 
 def save_wordless(folder, concat, **changes):

@@ -11,8 +11,8 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ldmref
-from ldmref.io.metadata import read_parameters
-from ldmref.io.tensors import TensorFile
+from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.loading import read_model
 from ldmref.models.params import flatten
 from ldmref.models.presets import PRESETS

@@ -11,7 +11,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.cli.plans import TAKES
-from ldmref.io.metadata import read_parameters
+from ldmref.io.pictures.metadata import read_parameters
 
 
 def pixels(path):

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref.cli.output import slug
-from ldmref.io.metadata import parse_infotext, read_parameters
+from ldmref.io.pictures.metadata import parse_infotext, read_parameters
 
 
 def pixels(path):

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmref.io.metadata import read_parameters
+from ldmref.io.pictures.metadata import read_parameters
 from ldmref.modes.request import RNGS
 
 

@@ -15,10 +15,10 @@ import pytest
 from safetensors import safe_open
 
 from ldmref.errors import CorruptModelError, InputError, OutputError, UnsafeFileError
-from ldmref.io.checkpoint import is_pickle, read_checkpoint
-from ldmref.io.tensors import DTYPES, TensorFile
-from ldmref.io.unpickle import Name, load_pickle_bytes
-from ldmref.io.write import Source, source, write_tensors
+from ldmref.io.tensors.safetensors import DTYPES, TensorFile
+from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
+from ldmref.io.tensors.unpickler import Name, load_pickle_bytes
+from ldmref.io.tensors.writer import Source, source, write_tensors
 
 torch = pytest.importorskip("torch")
 FORMATS = {"zip": True, "legacy": False}

@@ -12,7 +12,9 @@ import ldmref
 from ldmref import modes
 from ldmref.cli.main import main
 from ldmref.errors import KeyMismatchError, UsageError
-from ldmref.io.compvis import (
+from ldmref.io.compvis.ema import ema_name, ema_table
+from ldmref.io.compvis.keys import compvis_table
+from ldmref.io.compvis.single_file import (
     FAMILIES,
     averages_note,
     averages_of,
@@ -21,11 +23,9 @@ from ldmref.io.compvis import (
     report_on,
     to_compvis,
 )
-from ldmref.io.ema import ema_name, ema_table
-from ldmref.io.keys import compvis_table
-from ldmref.io.model import SCHEMA
-from ldmref.io.tensors import TensorFile
-from ldmref.io.write import source, write_tensors
+from ldmref.io.native import SCHEMA
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.models.config import TextConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
@@ -269,7 +269,7 @@ def test_command_line(file, told, tmp_path, monkeypatch, capsys):
 
 def test_a_measured_scaling_factor_is_not_lost(file, tmp_path, monkeypatch, capsys):
     """Where a file holds one: it is read, not "left out", and stands in what convert writes."""
-    from ldmref.io import compvis
+    from ldmref.io.compvis import single_file as compvis
 
     monkeypatch.setattr(compvis, "FAMILIES", ("tiny",))
     monkeypatch.chdir(tmp_path)
@@ -287,7 +287,7 @@ def test_a_measured_scaling_factor_is_not_lost(file, tmp_path, monkeypatch, caps
 
 
 def test_info_tells_which_weights_are_read(tmp_path, monkeypatch, capsys):
-    from ldmref.io import compvis
+    from ldmref.io.compvis import single_file as compvis
 
     monkeypatch.setattr(compvis, "FAMILIES", ("tiny",))
     path = write(tmp_path / "run.safetensors", tensors())

@@ -18,7 +18,7 @@ import ldmref
 from ldmref.cli.main import main
 from ldmref.errors import BackendUnavailable, InputError, UnsafeFileError
 from ldmref.io import hub
-from ldmref.io.diffusers import model_name, weight_names
+from ldmref.io.diffusers.folder import model_name, weight_names
 from ldmref.io.hub import Place
 
 OLD, NEW = "0" * 40, "1" * 40

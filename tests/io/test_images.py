@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError
-from ldmref.io.images import open_image, read_image, read_mask, to_array, to_images
+from ldmref.io.pictures.images import open_image, read_image, read_mask, to_array, to_images
 
 
 def stored(image, kind="PNG", **options):

@@ -18,8 +18,8 @@ from ldmref.errors import (
     UnsafeFileError,
     UsageError,
 )
-from ldmref.io.lora import Lora, apply_loras, lora_changes, merge, read_loras
-from ldmref.io.lora_names import Place, lora_names
+from ldmref.io.adapters.lora import Lora, apply_loras, lora_changes, merge, read_loras
+from ldmref.io.adapters.lora_keys import Place, lora_names
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import PRESETS
@@ -83,7 +83,7 @@ def test_every_matrix_and_convolution_has_names_of_its_own(name):
 
 
 def test_names_never_stand_for_two_layers(monkeypatch):
-    import ldmref.io.lora_names as module
+    import ldmref.io.adapters.lora_keys as module
 
     seen = {}
     names = module._names
@@ -323,7 +323,7 @@ def test_adapter_metadata_that_cannot_be_followed(flat, tmp_path):
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
     """A model folder of `tiny` in float32 and two LoRAs for it."""
-    from ldmref.io.model import save_folder
+    from ldmref.io.native import save_folder
 
     model = ldmref.random_model("tiny", backend="numpy")
     folder = tmp_path_factory.mktemp("lora")

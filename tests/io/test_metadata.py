@@ -12,8 +12,14 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ldmref.errors import OutputError
-from ldmref.io import metadata
-from ldmref.io.metadata import infotext, parse_infotext, read_parameters, save_image, write_picture
+from ldmref.io.pictures import metadata
+from ldmref.io.pictures.metadata import (
+    infotext,
+    parse_infotext,
+    read_parameters,
+    save_image,
+    write_picture,
+)
 from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=200)

@@ -9,7 +9,7 @@ from mpmath import mpf
 from scipy.stats import norm
 
 from ldmref import math as lm
-from ldmref.math.forward import along, log, root
+from ldmref.math.arrays import along, log, root
 from ldmref.testing import strategies
 
 TAKES_ALPHA_BAR = {

@@ -13,8 +13,8 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import ResourceError, UsageError
-from ldmref.io.model import save_folder
-from ldmref.io.tensors import TensorFile
+from ldmref.io.native import save_folder
+from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.mapped import file_of, forget
 from ldmref.models.memory import bytes_of, estimate
 from ldmref.models.model import model_spec

@@ -12,9 +12,9 @@ from safetensors.numpy import load_file, save_file
 
 import ldmref
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, LdmrefError, UsageError
-from ldmref.io.model import load_folder, save_folder
-from ldmref.io.report import compare
-from ldmref.io.tensors import TensorFile
+from ldmref.io.key_report import compare
+from ldmref.io.native import load_folder, save_folder
+from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, count, flatten, init, tree_map, unflatten

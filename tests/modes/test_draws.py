@@ -14,7 +14,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.io.images import to_array
+from ldmref.io.pictures.images import to_array
 from ldmref.modes.networks import encode_picture
 from ldmref.modes.request import RNGS
 from ldmref.samplers.grids import sampling_alphas_cumprod, sigma_grid

@@ -9,9 +9,9 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
-from ldmref.models.prompt_weights import emphasize
-from ldmref.models.tokenizer import Reading
 from ldmref.modes.generate import batches
+from ldmref.prompts.tokenizer import Reading
+from ldmref.prompts.weights import emphasize
 
 LONG = "a red heart with a blue cat and a green dog with a red face with a hat " * 2  # 3 chunks
 DEFAULTS = {"steps": 2, "seed": 1}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from ldmref.backends import get_backend
-from ldmref.io.diffusers import load_diffusers
+from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.models.params import tree_map, unflatten
 
 torch = pytest.importorskip("torch")

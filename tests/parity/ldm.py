@@ -12,13 +12,13 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
 )
 
 from ldmref.backends import get_backend
-from ldmref.io.diffusers_config import autoencoder_config, unet_config
-from ldmref.io.diffusers_ldm import unet2d_config
-from ldmref.io.diffusers_scheduler import scheduler_config
+from ldmref.io.diffusers.config import autoencoder_config, unet_config
+from ldmref.io.diffusers.ldm import unet2d_config
+from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import Defaults, ModelConfig, TextConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import unflatten
-from ldmref.models.prompt_files import tokenizer_for
 
 VQ = dict(
     block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, latent_channels=3,

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import ldmref
-from ldmref.io.diffusers import read_diffusers_config
+from ldmref.io.diffusers.folder import read_diffusers_config
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")

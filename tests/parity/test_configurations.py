@@ -11,8 +11,9 @@ import pytest
 
 import ldmref
 from ldmref.errors import CorruptModelError, LdmrefError
-from ldmref.io import diffusers_config, diffusers_ldm
-from ldmref.io.diffusers import read_diffusers_config
+from ldmref.io.diffusers import config as diffusers_config
+from ldmref.io.diffusers import ldm as diffusers_ldm
+from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.loading import model_config
 
 torch = pytest.importorskip("torch")
@@ -120,7 +121,7 @@ def test_one_network_of_a_folder_is_named(folder, family):
 def test_an_autoencoder_s_file_has_the_scale_of_the_configuration_beside_it(
     folder, family, tmp_path
 ):
-    from ldmref.io.vae import read_vae
+    from ldmref.io.adapters.autoencoder import read_vae
     from ldmref.models.config import AutoencoderConfig
 
     own = read_vae(folder)

@@ -11,10 +11,10 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
-from ldmref.io.compvis import to_compvis
-from ldmref.io.controlnet import open_controlnet
-from ldmref.io.diffusers_config import unet_config
-from ldmref.io.keys import controlnet_table
+from ldmref.io.adapters.controlnet import open_controlnet
+from ldmref.io.compvis.keys import controlnet_table
+from ldmref.io.compvis.single_file import to_compvis
+from ldmref.io.diffusers.config import unet_config
 from ldmref.loading import load_controlnet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import flatten, init

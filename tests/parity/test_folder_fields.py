@@ -25,8 +25,8 @@ from scheduled_folder import (
 
 from ldmref import modes
 from ldmref.errors import CorruptModelError
-from ldmref.io.diffusers import read_diffusers_config
-from ldmref.io.diffusers_scheduler import FIELDS, scheduler_config
+from ldmref.io.diffusers.folder import read_diffusers_config
+from ldmref.io.diffusers.scheduler import FIELDS, scheduler_config
 from ldmref.modes.request import resolve
 from ldmref.samplers.clipping import dynamically_thresholded
 from ldmref.samplers.walk import walk

@@ -28,7 +28,7 @@ from scheduled_folder import (
 )
 
 from ldmref import modes
-from ldmref.io.diffusers_scheduler import scheduler_config
+from ldmref.io.diffusers.scheduler import scheduler_config
 from ldmref.samplers import SAMPLERS, sample
 from ldmref.samplers.course import course
 from ldmref.samplers.walk import walk

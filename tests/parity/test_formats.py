@@ -7,11 +7,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from ldmref.errors import InputError, KeyMismatchError, UsageError
-from ldmref.io.compvis import FAMILIES, find_config, load_compvis, to_compvis, to_native
-from ldmref.io.diffusers import load_diffusers
-from ldmref.io.ema import ema_table
-from ldmref.io.keys import compvis_table
-from ldmref.io.tensors import TensorFile
+from ldmref.io.compvis.ema import ema_table
+from ldmref.io.compvis.keys import compvis_table
+from ldmref.io.compvis.single_file import FAMILIES, find_config, load_compvis, to_compvis, to_native
+from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten
 from ldmref.models.presets import PRESETS

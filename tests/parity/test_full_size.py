@@ -9,8 +9,8 @@ import sys
 import numpy as np
 import pytest
 
-from ldmref.io.keys import compvis_table
-from ldmref.io.write import Source, write_tensors
+from ldmref.io.compvis.keys import compvis_table
+from ldmref.io.tensors.writer import Source, write_tensors
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
 from ldmref.testing.clip import small_vocabulary, write_tokenizer

@@ -7,7 +7,7 @@ import pytest
 
 import ldmref
 from ldmref.cli.main import main
-from ldmref.io.diffusers import load_diffusers
+from ldmref.io.diffusers.folder import load_diffusers
 
 pytest.importorskip("torch")
 

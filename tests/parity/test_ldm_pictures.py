@@ -16,11 +16,11 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import ImageError, UsageError
-from ldmref.io.compvis import find_config, load_compvis, to_compvis
-from ldmref.io.keys import compvis_table
-from ldmref.io.model import save_folder
-from ldmref.io.tensors import TensorFile
-from ldmref.io.vae import read_vae
+from ldmref.io.adapters.autoencoder import read_vae
+from ldmref.io.compvis.keys import compvis_table
+from ldmref.io.compvis.single_file import find_config, load_compvis, to_compvis
+from ldmref.io.native import save_folder
+from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.params import flatten, unflatten
 
 
@@ -263,7 +263,7 @@ def test_first_stages_on_their_own(tmp_path):
     assert found.config == parts.config.vae and found.config.codebook_size == 32
     flat = {n.removeprefix("vae."): a for n, a in parts.flat.items() if n.startswith("vae.")}
     assert all((found.tensors[n] == flat[n]).all() for n in flat)
-    from ldmref.io.keys import autoencoder_table
+    from ldmref.io.compvis.keys import autoencoder_table
 
     save_file(to_compvis(flat, autoencoder_table(found.config)), str(tmp_path / "a.safetensors"))
     again = read_vae(tmp_path / "a.safetensors", found.config)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
-from ldmref.io.diffusers import load_diffusers
-from ldmref.io.keys import unet_table
-from ldmref.io.lora import apply_loras, read_loras
+from ldmref.io.adapters.lora import apply_loras, read_loras
+from ldmref.io.compvis.keys import unet_table
+from ldmref.io.diffusers.folder import load_diffusers
 
 torch = pytest.importorskip("torch")
 WEIGHT = 0.7

@@ -14,13 +14,13 @@ from hypothesis import strategies as st
 from safetensors.numpy import save_file
 
 from ldmref.backends import get_backend
-from ldmref.io.embeddings import read_embeddings
-from ldmref.models.clip_files import BPE_FILE, load_tokenizer, read_vocabulary
-from ldmref.models.clip_tokenizer import END, Vocabulary, clip_tokenizer
+from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.models.config import TextConfig
-from ldmref.models.params import unflatten
+from ldmref.models.params import flatten, unflatten
 from ldmref.models.text import text_encoder
-from ldmref.models.textual_inversion import add_embeddings
+from ldmref.prompts.clip import END, Vocabulary, clip_tokenizer
+from ldmref.prompts.clip_vocabulary import BPE_FILE, load_tokenizer, read_vocabulary
+from ldmref.prompts.textual_inversion import add_embeddings
 from ldmref.testing.clip import awkward_strings, small_vocabulary, write_tokenizer
 
 transformers = pytest.importorskip("transformers")
@@ -183,7 +183,10 @@ def test_textual_inversion_is_that_of_diffusers(tmp_path, folder):
             tokenizer=tokenizer, text_encoder=theirs,
         )  # fmt: skip
     ours = load_tokenizer(folder)
-    params, ours = add_embeddings(params, ours, [e for f in files for e in read_embeddings(f)])
+    flat, words = flatten(params), [e for f in files for e in read_embeddings(f)]
+    name = "text_model.embeddings.token_embedding.weight"
+    flat[name], ours = add_embeddings(flat[name], ours, words)
+    params = unflatten(flat)
     prompts = ["a <cat-toy> and <many>, red", "<many> <many>", "the heart"]
     converted = Loader().maybe_convert_prompt(prompts, tokenizer)
     want = padded(tokenizer, converted)

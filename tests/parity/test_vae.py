@@ -13,9 +13,9 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UsageError
-from ldmref.io.compvis import to_compvis
-from ldmref.io.keys import autoencoder_table
-from ldmref.io.vae import read_vae
+from ldmref.io.adapters.autoencoder import read_vae
+from ldmref.io.compvis.keys import autoencoder_table
+from ldmref.io.compvis.single_file import to_compvis
 from ldmref.loading import load_taesd
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import flatten
@@ -231,7 +231,7 @@ def test_taesd_draws_in_place_of_the_autoencoder_and_in_previews(folder, tmp_pat
 
 
 def full_picture(decoder, latents):
-    from ldmref.io.images import to_images
+    from ldmref.io.pictures.images import to_images
 
     return to_images(decoder.backend.to_numpy(decoder.decode(decoder.backend.asarray(latents))))[0]
 

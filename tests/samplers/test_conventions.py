@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ldmref.errors import UsageError
-from ldmref.models.config import SchedulerConfig
+from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.conventions import CONVENTIONS, FAMILIES, ConventionGrid, convention_grid
 from ldmref.samplers.grids import sigma_grid, training_alphas_cumprod
 

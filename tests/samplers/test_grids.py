@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.errors import UsageError
-from ldmref.models.config import SchedulerConfig
+from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.denoiser import Timesteps, guided_denoiser
 from ldmref.samplers.grids import SPACINGS, sigma_grid, timesteps, training_alphas_cumprod
 

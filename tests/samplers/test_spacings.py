@@ -7,7 +7,7 @@ import pytest
 
 from ldmref import math as lm
 from ldmref.errors import UsageError
-from ldmref.models.config import SchedulerConfig
+from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.grids import (
     FINAL_SIGMAS,
     SPACINGS,

@@ -13,12 +13,12 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.base import Array
 from ldmref.backends.fast import attention, convolution, matmul, norms, pointwise
 from ldmref.backends.fast.threads import parallel, single_threaded_blas
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.mapped import forget
+from ldmref.math.arrays import Array
 
 
 class FastNumpyBackend(NumpyBackend):

@@ -1,0 +1,51 @@
+"""Textual-inversion files: the layouts of diffusers and of A1111, as safetensors."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ldmref.errors import CorruptModelError
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.prompts.textual_inversion import Embedding
+
+SDXL = ("clip_l", "clip_g")
+
+
+def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding]:
+    """The word of a textual-inversion file.
+
+    - diffusers (`learned_embeds.safetensors`): one tensor, (d,) or (k, d), named as the word.
+    - A1111: the tensor `emb_params` (k, d); the word is the file's name.
+    - SDXL: the tensors `clip_l` (k, 768) and `clip_g` (k, 1280), one for each text encoder; the
+      word is the file's name.
+
+    Args:
+        path: a safetensors file.
+        word: replaces the file's own.
+
+    Raises:
+        UnsafeFileError: a pickle, as most .pt and .bin files are.
+        InputError: it cannot be read.
+        CorruptModelError: none of these layouts.
+    """
+    path = Path(path)
+    tensors = TensorFile(path)
+    names = list(tensors)
+    if set(names) == set(SDXL):
+        found = {encoder: (word or path.stem, encoder) for encoder in SDXL}
+    elif len(names) == 1:
+        own = path.stem if names[0] == "emb_params" else names[0]
+        found = {names[0]: (word or own, "")}
+    else:
+        raise CorruptModelError(
+            f"{path.name} is no textual-inversion file: it holds {len(names)} tensors "
+            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})",
+            code="E-EMBEDDING",
+            hint="it should hold emb_params, or one tensor named as its word, or clip_l and clip_g",
+        )
+    return [
+        Embedding(own, np.atleast_2d(np.array(tensors[name], np.float32)), encoder)
+        for name, (own, encoder) in found.items()
+    ]

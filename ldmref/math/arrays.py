@@ -1,0 +1,83 @@
+"""The type `Array`, and helpers for formulas that take scalars and arrays alike.
+
+A formula takes arrays of one library that follows the array API standard (NumPy, PyTorch, CuPy,
+array-api-strict), finds its namespace with `array_namespace(x)` and returns arrays of the same
+library.
+"""
+
+from __future__ import annotations
+
+import math
+from numbers import Real
+from typing import Any, TypeAlias
+
+from array_api_compat import array_namespace
+
+# No static type describes the arrays of several libraries; docstrings give shapes and dtypes.
+Array: TypeAlias = Any
+
+
+def along(coefficient: Array, x: Array) -> Array:
+    """A coefficient per example, ready to multiply x: trailing axes of length 1, x's dtype.
+
+    Args:
+        coefficient: scalar (Python, NumPy or 0-d), or (n,).
+        x: (n, ...).
+
+    Returns:
+        Python's and NumPy's scalars as Python floats, which never change x's dtype; arrays reshaped
+        and cast.
+
+    Raises:
+        ValueError: `coefficient` is neither a scalar nor of x's length.
+
+    Accuracy: rounded once, to x's dtype.
+    Derived: broadcasting.
+
+    >>> import numpy as np
+    >>> along(np.asarray([1.0, 2.0]), np.zeros((2, 3, 3))).shape
+    (2, 1, 1)
+    """
+    if isinstance(coefficient, Real):
+        return float(coefficient)
+    if coefficient.ndim > 1 or coefficient.shape not in ((), (1,), x.shape[:1]):
+        raise ValueError(f"a level of shape {coefficient.shape} does not fit {x.shape}")
+    xp = array_namespace(coefficient)
+    shape = coefficient.shape + (1,) * (x.ndim - 1) if coefficient.ndim else ()
+    return xp.astype(xp.reshape(coefficient, shape), x.dtype, copy=False)
+
+
+def root(a: Array) -> Array:
+    """Square root of a scalar or an array, in its own type.
+
+    Args:
+        a: scalar or array, >= 0.
+
+    Returns:
+        sqrt(a): a Python float for Python's and NumPy's scalars, else dtype and shape of `a`.
+
+    Accuracy: correctly rounded.
+    Derived: definition.
+
+    >>> root(4.0)
+    2.0
+    """
+    return math.sqrt(a) if isinstance(a, Real) else array_namespace(a).sqrt(a)
+
+
+def log(a: Array) -> Array:
+    """Natural logarithm of a scalar or an array, in its own type.
+
+    Args:
+        a: scalar or array, > 0.
+
+    Returns:
+        log(a): a Python float for Python's and NumPy's scalars, else dtype and shape of `a`.
+
+    Accuracy: 1 ulp.
+    Derived: definition.
+
+    >>> log(1.0)
+    0.0
+    """
+    return math.log(a) if isinstance(a, Real) else array_namespace(a).log(a)

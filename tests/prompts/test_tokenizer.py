@@ -1,0 +1,88 @@
+"""The word tokenizer: lengths, unknown words, awkward strings."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer
+
+from ldmref.errors import CorruptModelError
+from ldmref.prompts.tokenizer import PromptTokenizer, split_words, word_tokenizer
+
+CAPTIONS = ["red heart", "red car", "keycap: #", "flag: Côte d’Ivoire", "piñata", "a 100 b"]
+TOKENIZER = PromptTokenizer(word_tokenizer(CAPTIONS, 100), 6)
+
+
+def words(text):
+    return split_words(TOKENIZER.tokenizer, text)
+
+
+def test_words_are_lower_case_without_accents():
+    assert words("Flag: Côte d’Ivoire") == ["flag", "cote", "d", "ivoire"]
+    assert words("up-side,down\tKEYCAP: #") == ["up", "side", "down", "keycap", "#"]
+
+
+def test_ids_are_start_words_end_padding():
+    ids, warnings = TOKENIZER.encode(["red heart", ""])
+    assert ids.shape == (2, 6) and ids.dtype == np.int64 and not warnings
+    assert ids[0, 0] == ids[1, 0] == 1 and ids[0, 3] == ids[1, 1] == 2
+    assert (ids[0, 4:] == 0).all() and (ids[1, 2:] == 0).all()
+
+
+def test_case_accents_and_punctuation_do_not_matter():
+    ids, _ = TOKENIZER.encode(["Pinata", "piñata", "PIÑATA!?", "pin\u0303ata"])
+    assert (ids[0] == ids[1]).all() and (ids[0] == ids[3]).all() and ids[0, 1] == ids[2, 1]
+
+
+def test_the_most_frequent_words_are_kept():
+    small = PromptTokenizer(word_tokenizer(CAPTIONS, 5), 6)
+    assert small.tokenizer.token_to_id("red") == 4 and small.tokenizer.get_vocab_size() == 5
+
+
+def test_truncation_keeps_the_end_mark_and_lists_the_lost_words():
+    ids, warnings = TOKENIZER.encode(["red car red car heart piñata"])
+    assert ids[0, -1] == 2 and ids[0, 0] == 1
+    assert len(warnings) == 1 and warnings[0].endswith("left out: heart piñata")
+
+
+def test_unknown_words_are_named_once():
+    _, warnings = TOKENIZER.encode(["Zebra red zebra Zebra"])
+    assert warnings == ["words the model never saw: Zebra, zebra"]
+
+
+@given(st.text(max_size=60))
+def test_any_text_gives_ids_of_the_right_shape(text):
+    ids, warnings = TOKENIZER.encode([text])
+    assert ids.shape == (1, 6) and ids[0, 0] == 1 and 2 in ids[0]
+    assert ids.max() < TOKENIZER.tokenizer.get_vocab_size() and ids.min() >= 0
+    assert all("\n" not in w or "\n" in text for w in warnings)
+
+
+@pytest.mark.parametrize("text", ["<end>", "<pad> red", "<start><unknown>"])
+def test_marks_in_a_prompt_are_text(text):
+    ids, _ = TOKENIZER.encode([text])
+    plain = TOKENIZER.encode([text.replace("<", " ").replace(">", " ")])[0]
+    assert (ids == plain).all()
+
+
+def test_saved_and_loaded_it_is_the_same(tmp_path):
+    path = tmp_path / "tokenizer.json"
+    path.write_text(TOKENIZER.tokenizer.to_str(), "utf-8")
+    again = PromptTokenizer.load(path, 6)
+    assert (again.encode(CAPTIONS)[0] == TOKENIZER.encode(CAPTIONS)[0]).all()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "not json", '{"version": "1.0"}'])
+def test_a_damaged_tokenizer_is_refused(tmp_path, text):
+    (tmp_path / "t.json").write_text(text)
+    with pytest.raises(CorruptModelError):
+        PromptTokenizer.load(tmp_path / "t.json", 6)
+
+
+def test_a_tokenizer_without_our_marks_is_refused():
+    from tokenizers import models
+
+    with pytest.raises(CorruptModelError, match="no '<start>' token"):
+        PromptTokenizer(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), 6)
