@@ -25,7 +25,7 @@ from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
 from ldmref.models.tiling import decode_tiled
 from ldmref.models.unet import Residuals, unet, unet_spec
 from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
-from ldmref.prompts.tokenizer import PromptTokenizer, Reading, Tokens
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, Tokens
 from ldmref.prompts.weights import emphasize
 
 LARGE = 2**26  # numbers
@@ -136,23 +136,23 @@ class LatentDiffusion:
         grown.embeddings = self.embeddings | {e.word: e.sha256 for e in embeddings}
         return grown
 
-    def tokenize(self, prompts: Sequence[str], reading: Reading | None = None) -> Tokens:
+    def tokenize(self, prompts: Sequence[str], reading: PromptOptions | None = None) -> Tokens:
         """Token ids (n, chunks, l), and warnings: words that did not fit or are not known."""
         return self.tokenizer.read(prompts, reading)
 
     def encode_text(
-        self, prompts: Sequence[str], clip_skip: int = 0, reading: Reading | None = None
+        self, prompts: Sequence[str], clip_skip: int = 0, reading: PromptOptions | None = None
     ) -> Array:
         """Hidden states of the prompts, (n, l, d). `clip_skip` leaves out that many last layers.
 
-        Prompts in several chunks (see `Reading`) give the states of all, one after the other.
+        Prompts in several chunks (see `PromptOptions`) give the states of all, one after the other.
 
         Raises:
             UsageError: the model takes no prompt, or `clip_skip` leaves no layer.
         """
         if not self.config.text_encoders:
             raise UsageError(f"{self.config.name!r} takes no prompt", code="E-PROMPT")
-        return self._encode(prompts, clip_skip, reading or Reading())[0]
+        return self._encode(prompts, clip_skip, reading or PromptOptions())[0]
 
     def condition(
         self,
@@ -161,7 +161,7 @@ class LatentDiffusion:
         width: int,
         height: int,
         negative: bool = False,
-        reading: Reading | None = None,
+        reading: PromptOptions | None = None,
     ) -> Conditioning:
         """All that the U-Net is told about a picture of that size and these prompts.
 
@@ -170,7 +170,7 @@ class LatentDiffusion:
         """
         if not self.config.text_encoders:
             return Conditioning(None)
-        context, pooled = self._encode(prompts, clip_skip, reading or Reading())
+        context, pooled = self._encode(prompts, clip_skip, reading or PromptOptions())
         if negative and self.config.zero_empty_negative:
             kept = self.backend.asarray(np.asarray([float(p != "") for p in prompts]))
             context = context * kept[:, None, None]
@@ -182,7 +182,7 @@ class LatentDiffusion:
         return Conditioning(context, pooled, sizes)
 
     def _encode(
-        self, prompts: Sequence[str], clip_skip: int, reading: Reading
+        self, prompts: Sequence[str], clip_skip: int, reading: PromptOptions
     ) -> tuple[Array, Array | None]:
         """Hidden states, and the last encoder's pooled output where the U-Net wants it."""
         ops, configs = self.backend, self.config.text_encoders

@@ -11,7 +11,7 @@ import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean
 from ldmref.models.config import ModelConfig
-from ldmref.prompts.tokenizer import MAX_CHARACTERS, Reading
+from ldmref.prompts.tokenizer import MAX_CHARACTERS, PromptOptions
 from ldmref.samplers import ALIASES, get_sampler
 from ldmref.samplers.grids import SPACINGS
 
@@ -50,9 +50,9 @@ def texts(name: str, value: Any) -> list[str]:
     return list(texts)
 
 
-def reading(config: ModelConfig, long_prompts: Any, prompt_weights: Any) -> Reading:
+def reading(config: ModelConfig, long_prompts: Any, prompt_weights: Any) -> PromptOptions:
     """How prompts are read, if the model can read them so."""
-    read = Reading(long_prompts, prompt_weights)
+    read = PromptOptions(long_prompts, prompt_weights)
     if read.long_prompts == "chunk" and config.unet.class_embed_type:
         raise UsageError(
             f"{config.name!r} reads one chunk only: its last token stands for the whole prompt",

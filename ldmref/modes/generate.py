@@ -27,7 +27,7 @@ from ldmref.modes.networks import decode_images, image_channels
 from ldmref.modes.request import Request
 from ldmref.modes.result import Result
 from ldmref.modes.steering import Towards, steered_denoiser
-from ldmref.prompts.tokenizer import Reading
+from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers.course import course
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.repaint import resample, resampling
@@ -128,7 +128,7 @@ def _draw(
     start: Start,
     guides: list[Guide],
     chosen: slice,
-    reading: Reading,
+    reading: PromptOptions,
     given: np.ndarray | None,
     callback: Callback | None,
     cancel: CancelFlag | None,

@@ -17,7 +17,7 @@ from ldmref.modes import checks
 from ldmref.modes.checks import MAX_AREA, MAX_COUNT, MAX_SIDE, MAX_STEPS
 from ldmref.modes.conditions import check_conditions
 from ldmref.modes.control import Control, checked_controls
-from ldmref.prompts.tokenizer import Reading
+from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import get_sampler
 from ldmref.samplers.grids import sampling_alphas_cumprod
 from ldmref.samplers.noise import STREAMS
@@ -47,7 +47,7 @@ class Request:
     batch_size: int
     strength: float | None = None
     mask_blur: float | None = None
-    reading: Reading = field(default_factory=Reading)
+    reading: PromptOptions = field(default_factory=PromptOptions)
     control: tuple[Control, ...] = ()
     fill: str | None = None
     only_masked: bool = False

@@ -15,7 +15,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import Guide
 from ldmref.modes.networks import concat, network_of
 from ldmref.modes.request import Request
-from ldmref.prompts.tokenizer import Reading
+from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers.denoiser import guided_denoiser
 from ldmref.samplers.loop import Denoise
 from ldmref.samplers.walk import Walk
@@ -37,7 +37,7 @@ def steered_denoiser(
     way: Walk,
     sigmas: Sequence[float],
     chosen: slice,
-    reading: Reading,
+    reading: PromptOptions,
     guides: Sequence[Guide] = (),
     extra: Array | None = None,
     towards: Towards | None = None,
@@ -81,7 +81,7 @@ def _blend(
     towards: Towards,
     chosen: slice,
     request: Request,
-    reading: Reading,
+    reading: PromptOptions,
 ) -> Conditioning:
     told = request.clip_skip, request.width, request.height
     n = len(request.prompts[chosen])

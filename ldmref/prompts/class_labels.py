@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
 from ldmref.errors import UsageError
-from ldmref.prompts.tokenizer import Marks, PromptTokenizer, Reading, Tokens
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, SpecialTokens, Tokens
 
 
 def class_number(prompt: str, classes: int) -> int:
@@ -58,10 +58,10 @@ class ClassNumbers(PromptTokenizer):
         names = [str(i) for i in range(max(1, classes))]
         vocabulary = {name: i for i, name in enumerate(names)}
         tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=names[-1]))
-        super().__init__(tokenizer, 1, Marks(*[names[-1]] * 4))
+        super().__init__(tokenizer, 1, SpecialTokens(*[names[-1]] * 4))
         self.classes = classes
 
-    def read(self, prompts: Sequence[str], reading: Reading | None = None) -> Tokens:
+    def read(self, prompts: Sequence[str], reading: PromptOptions | None = None) -> Tokens:
         """Ids (n, chunks, 1), the same in every chunk.
 
         Raises:
@@ -69,7 +69,7 @@ class ClassNumbers(PromptTokenizer):
         """
         for prompt in prompts:
             check_prompt(prompt, self.classes)
-        chunks = max(1, (reading or Reading()).chunks)
+        chunks = max(1, (reading or PromptOptions()).chunks)
         numbers = [class_number(prompt, self.classes) if self.classes else 0 for prompt in prompts]
         ids = np.repeat(np.asarray(numbers, np.int64)[:, None, None], chunks, axis=1)
         return Tokens(ids, np.ones(ids.shape, np.float32), [1] * len(numbers), [])

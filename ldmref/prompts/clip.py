@@ -15,7 +15,7 @@ from tokenizers.models import BPE
 from tokenizers.processors import RobertaProcessing
 
 from ldmref.errors import BackendUnavailable, CorruptModelError, UsageError, did_you_mean
-from ldmref.prompts.tokenizer import Marks, PromptTokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 LENGTH = 77
@@ -74,7 +74,7 @@ def clip_tokenizer(
             raise UsageError(f"the tokenizer has no token {pad} to pad with", code="E-TOKENIZER")
     if pad_token not in (START, END) and pad_token in vocabulary.vocab and clean is None:
         tokenizer.add_tokens([AddedToken(pad_token, normalized=False)])
-    prompts = PromptTokenizer(tokenizer, length, Marks(START, END, pad_token, END), clean)
+    prompts = PromptTokenizer(tokenizer, length, SpecialTokens(START, END, pad_token, END), clean)
     # Without effect on one prompt, but tokenizer.json then says how this model is padded.
     tokenizer.enable_padding(pad_id=prompts.pad, pad_token=pad_token)
     return prompts

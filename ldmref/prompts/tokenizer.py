@@ -18,14 +18,14 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ldmref.errors import CorruptModelError, UsageError, did_you_mean
-from ldmref.prompts.weights import Fragment, parse_prompt_weights
+from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unknown>"
 MAX_CHARACTERS = 4000
 LONG_PROMPTS, PROMPT_WEIGHTS = ("truncate", "chunk"), ("none", "a1111")
 
 
-class Marks(NamedTuple):
+class SpecialTokens(NamedTuple):
     """The tokens that stand for no text; `unknown` stands for text outside the vocabulary."""
 
     start: str
@@ -34,11 +34,11 @@ class Marks(NamedTuple):
     unknown: str
 
 
-WORD_MARKS = Marks(START, END, PAD, UNKNOWN)
+WORD_MARKS = SpecialTokens(START, END, PAD, UNKNOWN)
 
 
 @dataclass(frozen=True)
-class Reading:
+class PromptOptions:
     """How prompts are read.
 
     Args:
@@ -81,7 +81,7 @@ class Tokens:
     warnings: list[str]
 
 
-class Unit(NamedTuple):
+class TokenGroup(NamedTuple):
     """What must stay in one chunk: a token, or all vectors of a word that was added."""
 
     ids: tuple[int, ...]
@@ -103,7 +103,7 @@ class PromptTokenizer:
         self,
         tokenizer: Tokenizer,
         length: int,
-        marks: Marks = WORD_MARKS,
+        marks: SpecialTokens = WORD_MARKS,
         clean: Callable[[str], str] | None = None,
     ):
         self.tokenizer, self.length, self.marks, self.clean = tokenizer, length, marks, clean
@@ -135,9 +135,9 @@ class PromptTokenizer:
         tokens = self.read(prompts)
         return tokens.ids[:, 0], tokens.warnings
 
-    def read(self, prompts: Sequence[str], reading: Reading | None = None) -> Tokens:
+    def read(self, prompts: Sequence[str], reading: PromptOptions | None = None) -> Tokens:
         """Ids and weights of prompts, all in as many chunks as the longest needs."""
-        reading = reading or Reading()
+        reading = reading or PromptOptions()
         warnings: list[str] = []
         laid = [self._lay_out(prompt, reading, warnings) for prompt in prompts]
         chunks = max([reading.chunks, *(len(parts) for parts in laid)])
@@ -152,16 +152,18 @@ class PromptTokenizer:
                 weights[i, j, 1 : len(row) + 1] = scale
         return Tokens(ids, weights, [len(parts) for parts in laid], warnings)
 
-    def _lay_out(self, prompt: str, reading: Reading, warnings: list[str]) -> list[list[Unit]]:
+    def _lay_out(
+        self, prompt: str, reading: PromptOptions, warnings: list[str]
+    ) -> list[list[TokenGroup]]:
         """The units of each chunk of a prompt."""
         found = [mark for mark in (self.marks.start, self.marks.end) if mark in prompt]
         if found:
             warnings.append(f"{' and '.join(found)} in a prompt is read as text, not as a mark")
-        sections = [[Fragment(prompt, 1.0)]]
+        sections = [[WeightedText(prompt, 1.0)]]
         if reading.prompt_weights == "a1111":
             sections = parse_prompt_weights(prompt)
         if self.clean is not None:
-            sections = [[Fragment(self.clean(t), w) for t, w in parts] for parts in sections]
+            sections = [[WeightedText(self.clean(t), w) for t, w in parts] for parts in sections]
         strange: list[str] = []
         units = [
             [u for j, part in enumerate(parts) for u in self._units(part, (i, j), strange)]
@@ -185,8 +187,8 @@ class PromptTokenizer:
         return chunks[:1]
 
     def _units(
-        self, fragment: Fragment, place: tuple[int, int], strange: list[str]
-    ) -> Iterator[Unit]:
+        self, fragment: WeightedText, place: tuple[int, int], strange: list[str]
+    ) -> Iterator[TokenGroup]:
         """The units of one fragment; words outside the vocabulary are added to `strange`."""
         text, weight = fragment
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
@@ -196,12 +198,12 @@ class PromptTokenizer:
                 strange.append(text[a:b])
             if w is None or w != word:
                 begin, word = a, w
-            yield Unit(self.vectors.get(id, (id,)), weight, (*place, begin))
+            yield TokenGroup(self.vectors.get(id, (id,)), weight, (*place, begin))
 
 
-def _fill(sections: list[list[Unit]], room: int) -> list[list[Unit]]:
+def _fill(sections: list[list[TokenGroup]], room: int) -> list[list[TokenGroup]]:
     """Chunks of at most `room` ids; a section begins a new one, an empty last one is dropped."""
-    chunks: list[list[Unit]] = []
+    chunks: list[list[TokenGroup]] = []
     for section in sections:
         chunks.append([])
         used = 0
@@ -214,7 +216,7 @@ def _fill(sections: list[list[Unit]], room: int) -> list[list[Unit]]:
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
 
 
-def _text_from(sections: list[list[Fragment]], place: tuple[int, int, int]) -> str:
+def _text_from(sections: list[list[WeightedText]], place: tuple[int, int, int]) -> str:
     """The prompt from a place on."""
     i, j, begin = place
     texts = ["".join(part.text for part in parts) for parts in sections[i + 1 :]]

@@ -24,14 +24,14 @@ _LEXEME = re.compile(
 _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
-class Fragment(NamedTuple):
+class WeightedText(NamedTuple):
     """A run of text in which every token has the same weight."""
 
     text: str
     weight: float
 
 
-def parse_prompt_weights(prompt: str) -> list[list[Fragment]]:
+def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
     r"""Split a prompt at BREAK into sections, and each section into fragments of one weight.
 
     (word) multiplies by 1.1, (word:1.3) by 1.3, [word] by 1 / 1.1; brackets nest, and an open one
@@ -46,7 +46,7 @@ def parse_prompt_weights(prompt: str) -> list[list[Fragment]]:
         UsageError: a weight above 1000 or below -1000.
 
     >>> parse_prompt_weights(r"a (red:1.3) [hat] \(x\)")[0][1]
-    Fragment(text='red', weight=1.3)
+    WeightedText(text='red', weight=1.3)
     """
     texts: list[str | None] = []  # None is a BREAK
     weights: list[float] = []
@@ -87,14 +87,14 @@ def parse_prompt_weights(prompt: str) -> list[list[Fragment]]:
             code="E-PROMPT-WEIGHTS",
             hint="weights from 0.5 to 1.5 are usual",
         )
-    sections: list[list[Fragment]] = [[]]
+    sections: list[list[WeightedText]] = [[]]
     for text, weight in zip(texts, weights, strict=True):
         if text is None:
             sections.append([])
         elif sections[-1] and sections[-1][-1].weight == weight:
-            sections[-1][-1] = Fragment(sections[-1][-1].text + text, weight)
+            sections[-1][-1] = WeightedText(sections[-1][-1].text + text, weight)
         else:
-            sections[-1].append(Fragment(text, weight))
+            sections[-1].append(WeightedText(text, weight))
     return sections
 
 

@@ -12,9 +12,9 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.prompts.tokenizer import Marks, PromptTokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens
 
-BERT_MARKS = Marks("[CLS]", "[SEP]", "[PAD]", "[UNK]")
+BERT_MARKS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 LENGTH = 77
 
 

@@ -10,7 +10,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.modes.generate import batches
-from ldmref.prompts.tokenizer import Reading
+from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.prompts.weights import emphasize
 
 LONG = "a red heart with a blue cat and a green dog with a red face with a hat " * 2  # 3 chunks
@@ -19,9 +19,9 @@ DEFAULTS = {"steps": 2, "seed": 1}
 
 def test_chunks_are_encoded_one_by_one_and_joined(tiny):
     words = LONG.split()
-    tokens = tiny.tokenize([LONG], Reading("chunk"))
+    tokens = tiny.tokenize([LONG], PromptOptions("chunk"))
     assert tokens.ids.shape[1] == 3
-    joined = tiny.encode_text([LONG, "a cat"], reading=Reading("chunk"))
+    joined = tiny.encode_text([LONG, "a cat"], reading=PromptOptions("chunk"))
     assert joined.shape == (2, 48, 32)
     first = tiny.encode_text([" ".join(words[:14])])
     last = tiny.encode_text([" ".join(words[28:])])
@@ -32,7 +32,7 @@ def test_chunks_are_encoded_one_by_one_and_joined(tiny):
 
 
 def test_weights_multiply_the_hidden_states(tiny):
-    plain, reading = tiny.encode_text(["a red heart"]), Reading("truncate", "a1111")
+    plain, reading = tiny.encode_text(["a red heart"]), PromptOptions("truncate", "a1111")
     w = np.ones((1, 16), np.float32)
     w[0, 2] = 1.5
     assert (tiny.encode_text(["a (red:1.5) heart"], reading=reading) == emphasize(plain, w)).all()

@@ -9,12 +9,12 @@ from hypothesis import strategies as st
 
 from ldmref.errors import UsageError
 from ldmref.prompts.clip import clip_tokenizer
-from ldmref.prompts.tokenizer import PromptTokenizer, Reading, word_tokenizer
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, word_tokenizer
 from ldmref.prompts.weights import emphasize, parse_prompt_weights
 from ldmref.testing.clip import awkward_strings, small_vocabulary
 
 TOKENIZER = clip_tokenizer(small_vocabulary(), 8, pad=0)  # six tokens between the marks
-CHUNK, WEIGHTED = Reading("chunk"), Reading("chunk", "a1111")
+CHUNK, WEIGHTED = PromptOptions("chunk"), PromptOptions("chunk", "a1111")
 
 
 def rows(prompt, reading, tokenizer=TOKENIZER):
@@ -73,13 +73,13 @@ def test_prompts_of_several_lengths_are_filled_up_with_empty_chunks():
     empty = TOKENIZER.read([""]).ids[0, 0]
     assert empty.tolist() == [TOKENIZER.start, TOKENIZER.end, 0, 0, 0, 0, 0, 0]
     assert (tokens.ids[0, 1:] == empty).all() and (tokens.ids[2] == empty).all()
-    assert TOKENIZER.read(["a"], Reading("chunk", chunks=4)).ids.shape == (1, 4, 8)
+    assert TOKENIZER.read(["a"], PromptOptions("chunk", chunks=4)).ids.shape == (1, 4, 8)
 
 
 def test_word_tokenizers_read_long_prompts_too():
     words = PromptTokenizer(word_tokenizer(["red heart car"], 100), 4)
     assert rows("red heart car red", CHUNK, words) == ["red heart", "car red"]
-    assert rows("(red:2) heart", Reading("truncate", "a1111"), words) == ["red heart"]
+    assert rows("(red:2) heart", PromptOptions("truncate", "a1111"), words) == ["red heart"]
 
 
 @pytest.mark.parametrize(
@@ -88,7 +88,7 @@ def test_word_tokenizers_read_long_prompts_too():
 )
 def test_unknown_readings_are_refused(name, value, hint):
     with pytest.raises(UsageError, match=f"unknown {name} '{value}'") as caught:
-        Reading(**{name: value})
+        PromptOptions(**{name: value})
     assert hint in caught.value.hint
 
 
@@ -153,7 +153,7 @@ def test_break_begins_a_chunk():
     assert rows("BREAK a", WEIGHTED) == ["", "a"]
     assert rows("a BREAK BREAK the", WEIGHTED) == ["a", "", "the"]
     assert rows("a a a a a a a BREAK the", WEIGHTED) == ["a a a a a a", "a", "the"]
-    tokens = TOKENIZER.read(["a BREAK (the) heart BREAK a"], Reading("truncate", "a1111"))
+    tokens = TOKENIZER.read(["a BREAK (the) heart BREAK a"], PromptOptions("truncate", "a1111"))
     assert tokens.ids.shape == (1, 1, 8) and tokens.counts == [1]
     assert "BREAK needs long_prompts=chunk" in tokens.warnings[0]
     assert tokens.warnings[0].endswith("left out: the heart BREAK a")
@@ -168,9 +168,9 @@ def test_weights_stand_at_their_tokens():
 
 
 def test_brackets_are_text_unless_asked_for():
-    tokens = TOKENIZER.read(["(a:2)"], Reading())
+    tokens = TOKENIZER.read(["(a:2)"], PromptOptions())
     assert (tokens.weights == 1).all()
-    assert rows("(a:2)", Reading()) == ["( a : 2 )"] and rows("(a:2)", WEIGHTED) == ["a"]
+    assert rows("(a:2)", PromptOptions()) == ["( a : 2 )"] and rows("(a:2)", WEIGHTED) == ["a"]
 
 
 def test_ids_with_plain_text_are_the_same_with_weights_on():

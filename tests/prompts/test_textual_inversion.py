@@ -16,7 +16,7 @@ from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
 from ldmref.prompts.clip import clip_tokenizer
 from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
-from ldmref.prompts.tokenizer import Reading
+from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.testing.clip import small_vocabulary
 
 VOCABULARY = small_vocabulary()
@@ -110,7 +110,7 @@ def test_vectors_of_one_word_stay_in_one_chunk(model):
     _, grown = add_embeddings(
         flatten(model.params.text_encoder)[TABLE], model.tokenizer, [Embedding("<x>", vectors(5))]
     )
-    tokens = grown.read(["a " * 11 + "(<x>:1.5) a"], Reading("chunk", "a1111"))
+    tokens = grown.read(["a " * 11 + "(<x>:1.5) a"], PromptOptions("chunk", "a1111"))
     assert tokens.counts == [2] and tokens.ids[0, 0, 12] == grown.end
     assert tokens.ids[0, 1, 1:6].tolist() == list(range(SIZE, SIZE + 5))
     assert tokens.weights[0, 1].tolist() == [1.0] + [1.5] * 5 + [1.0] * 10
@@ -212,7 +212,7 @@ def test_the_pooled_output_is_the_first_chunks(two_encoders):
     first, second = "a red heart, " * 3 + "the dog", "a hat"
     long = f"{first} BREAK {second}"
     told = two_encoders.condition(
-        [long, first], 0, 16, 16, reading=Reading("chunk", "a1111", chunks=3)
+        [long, first], 0, 16, 16, reading=PromptOptions("chunk", "a1111", chunks=3)
     )
     alone = two_encoders.condition([first], 0, 16, 16)
     assert told.context.shape == (2, 3 * LENGTH, 64) and told.pooled.shape == (2, 24)
