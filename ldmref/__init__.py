@@ -8,20 +8,28 @@ result = modes.txt2img(model, "red heart", seed=1)
 result.save("heart.png")
 """
 
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from ldmref.loading import load, random_model
+    from ldmref.loading import load, load_controlnet, load_taesd, random_model
+    from ldmref.modes.denoiser import denoiser
 
 __version__ = "0.1.0"
 
-__all__ = ["__version__", "load", "random_model"]
+_MODULES = {
+    "load": "ldmref.loading",
+    "load_controlnet": "ldmref.loading",
+    "load_taesd": "ldmref.loading",
+    "random_model": "ldmref.loading",
+    "denoiser": "ldmref.modes.denoiser",
+}
+
+__all__ = ["__version__", "denoiser", "load", "load_controlnet", "load_taesd", "random_model"]
 
 
 def __getattr__(name: str) -> Any:
-    """`load` and `random_model` at first use: the command line acts before NumPy is imported."""
-    if name in ("load", "random_model"):
-        from ldmref import loading
-
-        return getattr(loading, name)
+    """Imported at first use, so that `import ldmref` takes milliseconds."""
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'ldmref' has no attribute {name!r}")

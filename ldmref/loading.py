@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -92,16 +93,18 @@ def load(
     flat = apply_loras(found, flat, loras)
     if loras or swapped or not is_native(path):  # our own folders were checked as they were read
         require_finite(flat)
-    model = LatentDiffusion(ops, found, unflatten(flat), words[0], digest, *words[1:])
-    model.max_memory = limit
-    model.notes, model.additions = notes, {} if averaged is None else {"ema": averaged}
+    modifications: dict[str, Any] = {} if averaged is None else {"ema": averaged}
+    tiny = None
     if swapped is not None:
-        model.additions["vae"] = swapped.record
+        modifications["vae"] = swapped.record
         if isinstance(swapped.config, TinyConfig):
-            model.tiny = TinyAutoencoder(ops, swapped.config, unflatten(swapped.tensors))
+            tiny = TinyAutoencoder(ops, swapped.config, unflatten(swapped.tensors))
     if loras:
-        model.additions["loras"] = [part.record for part in loras]
-    return model
+        modifications["loras"] = [lora.record for lora in loras]
+    return LatentDiffusion(
+        ops, found, unflatten(flat), words[0], digest, *words[1:], tiny=tiny, max_memory=limit,
+        modifications=modifications, warnings=notes,
+    )  # fmt: skip
 
 
 def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> TinyAutoencoder:

@@ -22,7 +22,7 @@ from ldmref.io.native import save_folder
 from ldmref.loading import load
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params
-from ldmref.samplers.grids import sampling_alphas_cumprod
+from ldmref.samplers.schedule import sampling_sigmas
 from ldmref.samplers.noise import Streams
 
 SCRIPT = Path(__file__).with_name("diffusers_process.py")

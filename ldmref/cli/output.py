@@ -6,18 +6,18 @@ import io
 import re
 import sys
 import unicodedata
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from PIL import Image
 
 from ldmref.errors import OutputError, UsageError
+from ldmref.io.atomic import whole_file
 from ldmref.io.pictures.metadata import check_target, save_image, write_picture
-from ldmref.modes import Result
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
-STDOUT = "-"
+STDOUT, NOISE_ENDING = "-", ".npy"
 
 
 def slug(text: str) -> str:
@@ -68,19 +68,20 @@ class Output:
             if self.kind is not None and kinds != {self.kind.upper()}:
                 raise UsageError(f"--format {self.kind} contradicts {self.to!r}", code="E-FORMAT")
 
-    def save(self, result: Result, planned: int) -> Iterator[str]:
-        """Write every picture; yields their names. `planned` may exceed what was finished."""
-        names = None if self.to == STDOUT or self.folder is not None else self._named(planned)
-        for i, image in enumerate(result.images):
-            params = result.params_of(i) if self.metadata else None
-            if self.to == STDOUT:
-                self._stream(image, params)
-                yield STDOUT
-            elif names is None:
-                yield str(self._write_numbered(result.seeds[i], image, params))
-            else:
-                write_picture(names[i], image, params, overwrite=self.overwrite)
-                yield str(names[i])
+    def write(self, image: Image.Image, i: int, planned: int, params: dict[str, Any]) -> str:
+        """Write picture `i` of as many as planned; returns its name."""
+        recorded = params if self.metadata else None
+        if self.to == STDOUT:
+            buffer = io.BytesIO()
+            save_image(buffer, image, (self.kind or "png").upper(), recorded)
+            sys.stdout.buffer.write(buffer.getvalue())
+            sys.stdout.buffer.flush()
+            return STDOUT
+        if self.folder is not None:
+            return str(self._write_numbered(params["seed"], image, recorded))
+        path = self._named(planned)[i]
+        write_picture(path, image, recorded, overwrite=self.overwrite)
+        return str(path)
 
     def _named(self, count: int) -> list[Path]:
         path = Path(self.to)
@@ -108,8 +109,33 @@ class Output:
                 if error.code != "E-EXISTS":  # else another process took the name just now
                     raise
 
-    def _stream(self, image: Image.Image, params: dict[str, Any] | None) -> None:
-        buffer = io.BytesIO()
-        save_image(buffer, image, (self.kind or "png").upper(), params)
-        sys.stdout.buffer.write(buffer.getvalue())
-        sys.stdout.buffer.flush()
+
+def check_noise_file(path: str, overwrite: bool) -> None:
+    """Refuse a path to which noise cannot be written, before anything is computed.
+
+    Raises:
+        OutputError: another ending, no such folder, or the file exists.
+    """
+    target = Path(path)
+    if target.suffix.lower() != NOISE_ENDING:
+        raise OutputError(
+            f"noise goes into a file that ends in {NOISE_ENDING}, not {path!r}", code="E-FORMAT"
+        )
+    if not target.parent.is_dir():
+        raise OutputError(
+            f"the folder {str(target.parent)!r} does not exist",
+            code="E-FOLDER",
+            hint="create it first",
+        )
+    if target.is_dir() or (target.exists() and not overwrite):
+        raise OutputError(f"{path!r} exists", code="E-EXISTS", hint="add --overwrite")
+
+
+def write_noise(path: str, noise: np.ndarray, overwrite: bool) -> None:
+    """Write noise, (n, c, h, w), as .npy; the file appears complete or not at all.
+
+    Raises:
+        OutputError: it exists (unless `overwrite`), or cannot be written.
+    """
+    with whole_file(Path(path), overwrite=overwrite) as file:
+        np.save(file, noise, allow_pickle=False)

@@ -1,163 +1,200 @@
-"""The commands that draw: `txt2img`, `img2img`, `inpaint`, `invert`, `interpolate`, `superres` and
-`seg2img`.
+"""The commands that draw: one for each mode.
 
 Everything that can be wrong is checked before anything is loaded: settings, the model's
-configuration, every argument, the source pictures, the output; then the backend, then the weights.
+configuration, every parameter, the source pictures, the output; then the backend, then the weights.
 """
 
 from __future__ import annotations
 
 import json
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import click
+import numpy as np
 
 from ldmref import modes
+from ldmref.cli.console import Console
 from ldmref.cli.options import (
-    COMMON,
-    CONTROL,
-    GUIDANCE,
-    IMAGE,
+    FILES,
     INTERPOLATING,
     INVERTING,
-    MAP,
-    MASK,
-    OUTER,
+    MODEL,
     PROMPT,
-    RESIZING,
-    SAMPLING,
-    SEEDED,
-    SIZE,
-    SMALL,
-    STEPS,
-    STRENGTH,
-    WORDS,
+    parameter_option,
+    parameter_options,
     with_options,
 )
-from ldmref.cli.output import Output
-from ldmref.cli.plans import TAKES, Plan, plan
-from ldmref.cli.progress import Progress, duration, one_line, say, stopping
-from ldmref.cli.sources import read_prompt
+from ldmref.cli.output import Output, check_noise_file, write_noise
+from ldmref.cli.progress import Stop, stopping
+from ldmref.cli.sources import STDIN, picture_source, read_prompt
 from ldmref.config import Settings, settings
 from ldmref.errors import Cancelled, UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.request import Request
+from ldmref.modes.invert import InversionPlan
+from ldmref.modes.plan import MODES, Plan
 
-DEFAULTS = {"negative_prompt": "", "rng": "philox", "long_prompts": "truncate",
-            "prompt_weights": "none"}  # fmt: skip
-
-
-@click.command()
-@with_options(PROMPT, COMMON, SIZE)
-def txt2img(words: str | None, prompt: str | None, **flags: Any) -> None:
-    """Draw pictures from words."""
-    draw("txt2img", read_prompt(words, prompt), flags)
-
-
-@click.command()
-@with_options(PROMPT, IMAGE, STRENGTH, RESIZING, COMMON, SIZE)
-def img2img(words: str | None, prompt: str | None, **flags: Any) -> None:
-    """Redraw a picture towards a prompt."""
-    draw("img2img", read_prompt(words, prompt), flags)
+Values = dict[str, Any]
+SOURCES = ("image", "mask", "segmentation")
+WITHOUT_PROMPT = ("superres", "seg2img")
+OWN_OPTIONS = {
+    "invert": INVERTING,
+    "interpolate": (
+        *INTERPOLATING, parameter_option(replace(MODES["interpolate"].parameters["positions"],
+                                                 flags=None, help="Positions in [0, 1] instead.")),
+    ),
+}  # fmt: skip
 
 
-@click.command()
-@with_options(PROMPT, IMAGE, MASK, COMMON, SIZE)
-def inpaint(words: str | None, prompt: str | None, **flags: Any) -> None:
-    """Repaint the white part of a mask, and keep the rest bit for bit."""
-    draw("inpaint", read_prompt(words, prompt), flags)
+@dataclass(frozen=True)
+class Task:
+    """What one command line draws: `plan`; `label` names its files; `finish` completes the plan
+    with the model."""
+
+    plan: Plan
+    label: str
+    finish: Callable[[LatentDiffusion, Console, Stop], Plan] | None = None
 
 
-@click.command()
-@with_options(PROMPT, IMAGE, INVERTING, RESIZING, STEPS, WORDS, SIZE, OUTER)
-def invert(words: str | None, prompt: str | None, **flags: Any) -> None:
-    """Find the noise that draws a picture, and draw other words from it.
+def command(mode: str) -> click.Command:
+    """The command of a mode."""
+    prompt = () if mode in WITHOUT_PROMPT else PROMPT
+    flags = parameter_options(MODES[mode].parameters.values())
 
-    PROMPT says what the picture shows. Without --edit it is drawn again from its noise, which shows
-    what is lost on the way.
-    """
-    draw("invert", read_prompt(words, prompt), flags)
+    @with_options(prompt, flags, OWN_OPTIONS.get(mode, ()), MODEL, FILES)
+    def run(words: str | None = None, prompt: str | None = None, **flags: Any) -> None:
+        text = "" if mode in WITHOUT_PROMPT else read_prompt(words, prompt)
+        draw(mode, flags | {"prompt": text})
 
-
-@click.command()
-@with_options(PROMPT, INTERPOLATING, WORDS, GUIDANCE, CONTROL, STEPS, SAMPLING, SIZE, OUTER)
-def interpolate(words: str | None, prompt: str | None, **flags: Any) -> None:
-    """Draw a row of pictures that turns from one prompt into another.
-
-    With --seed A,B it turns from the noise of seed A into that of seed B, too.
-    """
-    draw("interpolate", read_prompt(words, prompt), flags)
+    summary = MODES[mode].summary
+    return click.command(name=mode, help=summary)(run)
 
 
-@click.command()
-@with_options(SMALL, SEEDED, OUTER)
-def superres(**flags: Any) -> None:
-    """Enlarge a picture, with a model that was trained for it."""
-    draw("superres", "", flags)
+COMMANDS = tuple(command(mode) for mode in MODES)
 
 
-@click.command()
-@with_options(MAP, SEEDED, OUTER)
-def seg2img(**flags: Any) -> None:
-    """Draw a picture from a map of classes, with a model that was trained for it."""
-    draw("seg2img", "", flags)
-
-
-COMMANDS = (txt2img, img2img, inpaint, invert, interpolate, superres, seg2img)
-
-
-def draw(
-    mode: str, prompt: str, flags: dict[str, Any], recorded: dict[str, Any] | None = None
-) -> None:
+def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
     """Check everything, load the model, draw, save; `recorded` is what a replay repeats."""
     found, recorded = settings(flags["config"]), recorded or {}
     if flags["output"] == "-" and flags["as_json"]:
         raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
     name = flags["model"] or found.defaults.get("model", "emoji")
-    told, place = flags["model_config"], find_model(name, flags["fetch"], flags["variant"])
-    config = model_config(place, told, flags["ema"])
-    made = plan(mode, config, prompt, arguments(mode, flags, found), flags)
+    path = find_model(name, flags["fetch"], flags["variant"])
+    config = model_config(path, flags["model_config"], flags["ema"])
+    task = plan_task(mode, config, with_settings(mode, flags, found))
     output = Output(
-        flags["output"], made.label, flags["kind"], flags["overwrite"], not flags["no_metadata"]
+        flags["output"], task.label, flags["kind"], flags["overwrite"], not flags["no_metadata"]
     )
-    output.check(made.request.seeds)
+    seeds = task.plan.request.seeds
+    output.check(seeds)
     with stopping() as stop:
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
-        if flags["verbose"]:
-            tell_settings(found, name, backend)
-        extra = {key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory")}
-        model = load(place, backend=backend, config=told, lora=flags["loras"], **extra)
-        drawing = Drawing(made, output, flags)
-        if flags["verbose"]:
-            tell_memory(model, made.request)
-        for warning in differences(recorded.get("model"), model):
-            drawing.warn(warning)
+        console = Console(flags, output, len(seeds))
+        console.settings(found, name, backend)
+        model = load(
+            path, backend=backend, config=flags["model_config"], lora=flags["loras"],
+            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory")},
+        )  # fmt: skip
+        console.memory(model, task.plan.request)
+        console.warn(differences(recorded.get("model"), model))
         try:
-            result = made.draw(model, drawing, stop)
+            plan = task.plan if task.finish is None else task.finish(model, console, stop)
+            run = plan.prepare(model)
+            console.warn(run.warnings)
+            console.warn(other_inputs(recorded, run.params(len(seeds))))
+            for event in run.draw(stop):
+                if isinstance(event, modes.Progress):
+                    console.step(event)
+                else:
+                    console.picture(event, run)
         except Cancelled as cancelled:
-            drawing.finish(cancelled.partial)
-            raise stopped(cancelled, len(made.request.seeds), stop.exit_code) from None
-        for warning in other_controls(recorded.get("control"), result.params.get("control")):
-            drawing.warn(warning)
-        if flags.get("latents") and recorded.get("latents") not in (None, result.params["latents"]):
-            drawing.warn("drawn from another --latents: the recorded one has another digest")
-        drawing.finish(result)
+            console.clear()
+            raise console.stopped(cancelled, stop.exit_code) from None
 
 
-def other_controls(recorded: Any, used: Any) -> Iterator[str]:
-    """How ControlNets differ from those that a picture records."""
-    for i, told in enumerate(recorded if isinstance(recorded, list) else ()):
-        have = used[i] if used and i < len(used) else {}
-        for key in told if isinstance(told, dict) else ():
-            if key != "name" and told[key] != have.get(key):
-                yield f"drawn with another --control {i + 1}: its {key} was {str(told[key])[:80]}"
+def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
+    """The plan of a command line, and the label of its files."""
+    values = {name: flags.get(name) for name in MODES[mode].parameters}
+    sources = {name: flags[name] for name in SOURCES if name in values and flags[name]}
+    values |= {name: picture_source(path) for name, path in sources.items()}
+    prompt = flags["prompt"]
+    if mode == "invert":
+        return _invert(config, values, flags)
+    if mode == "interpolate":
+        last = prompt if flags["to"] is None else flags["to"]
+        values["prompt_b"] = last
+        values["positions"] = flags["frames"] if flags["positions"] is None else flags["positions"]
+        plan = modes.plan(mode, config, **values)
+        return Task(plan, prompt if last == prompt else f"{prompt} to {last}")
+    if mode in WITHOUT_PROMPT:
+        values.pop("prompt", None)
+        [path] = sources.values()
+        label = mode if path == STDIN else f"{Path(path).stem} {mode}"
+        return Task(modes.plan(mode, config, **values), label)
+    return Task(modes.plan(mode, config, **values), prompt)
+
+
+def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
+    """Up from the picture to its noise, then down again with other words."""
+    edits = list(flags["edits"]) or [flags["prompt"]]
+    up = modes.plan("invert", config, **values | {"cfg_scale": None})
+    assert isinstance(up, InversionPlan)
+    down = up.settings | {
+        "prompt": edits, "seed": [0] * len(edits),  # from which nothing is drawn
+        "cfg_scale": 1.0 if values["cfg_scale"] is None else values["cfg_scale"],
+        "batch_size": flags["batch_size"], "tile": flags["tile"],
+    }  # fmt: skip
+    iterations = up.request.values["iterations"]
+    inverted = {"prompt": up.request.prompts[0], "cfg_scale": 1.0, "iterations": iterations}
+    recorded = {"mode": "invert", "resize": up.request.values["resize"], "inverted": inverted}
+    if flags["noise"]:
+        check_noise_file(flags["noise"], flags["overwrite"])
+
+    def redraw(latents: np.ndarray | None) -> Plan:
+        plan = modes.plan("txt2img", config, **down, latents=latents)
+        return replace(plan, recorded=recorded, warnings=up.warnings)
+
+    def finish(model: LatentDiffusion, console: Console, stop: Stop) -> Plan:
+        inversion = up.invert(model, console.step_up, stop)
+        if flags["noise"]:
+            write_noise(flags["noise"], inversion.latents, flags["overwrite"])
+        return redraw(np.repeat(inversion.latents, len(edits), axis=0))
+
+    return Task(redraw(None), edits[0], finish)
+
+
+def with_settings(mode: str, flags: Values, found: Settings) -> Values:
+    """The flags, completed by configuration file and environment."""
+    flags = dict(flags)
+    takes = MODES[mode].parameters
+    for key, value in found.defaults.items():
+        sizes_itself = key in ("width", "height") and mode not in ("txt2img", "interpolate")
+        if key in takes and flags.get(key) is None and not sizes_itself:
+            flags[key] = value
+    seed = flags.get("seed")
+    if "count" in takes and flags.get("count") is None and isinstance(seed, list):
+        flags["count"] = len(seed)
+    return flags
+
+
+def other_inputs(recorded: Values, used: Values) -> Iterator[str]:
+    """How ControlNets and noise differ from those that a picture records."""
+    controls, others = recorded.get("control"), used.get("control") or []
+    for i, control in enumerate(controls if isinstance(controls, list) else ()):
+        other = others[i] if i < len(others) else {}
+        for key in control if isinstance(control, dict) else ():
+            value = str(control[key])[:80]
+            if key != "name" and control[key] != other.get(key):
+                yield f"drawn with another --control {i + 1}: its {key} was {value}"
+    if used["mode"] != "invert" and recorded.get("latents") not in (None, used.get("latents")):
+        yield "drawn from another --latents: the recorded one has another digest"
 
 
 def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
@@ -167,104 +204,7 @@ def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
     if made_by.get("sha256") != model.sha256:
         yield f"drawn by another model: recorded is {str(made_by.get('name'))[:80]!r}"
     for part, flag in (("vae", "--vae"), ("loras", "--lora"), ("ema", "--ema")):
-        recorded, used = made_by.get(part), model.additions.get(part)
+        recorded, used = made_by.get(part), model.modifications.get(part)
         if recorded != used:
-            told = json.dumps(recorded)[:200] if recorded else "none"
-            yield f"drawn with another {flag}: recorded is {told}"
-
-
-def arguments(mode: str, flags: dict[str, Any], found: Settings) -> dict[str, Any]:
-    """The keyword arguments of a mode: flags, completed by configuration file and environment."""
-    asked: dict[str, Any] = {key: flags[key] for key in TAKES[mode] if key in flags}
-    for key, value in found.defaults.items():
-        inherited = mode in ("txt2img", "interpolate") or key not in ("width", "height")
-        if key in asked and asked[key] is None and inherited:
-            asked[key] = value
-    asked |= {key: value for key, value in DEFAULTS.items() if asked.get(key, "") is None}
-    if isinstance(asked["schedule"], str):
-        asked["schedule"] = asked["schedule"].lower()
-    if asked.get("count", 1) is None:
-        asked["count"] = len(asked["seed"]) if isinstance(asked["seed"], list) else 1
-    return asked
-
-
-def stopped(cancelled: Cancelled, planned: int, exit_code: int) -> Cancelled:
-    done = len(cancelled.partial) if cancelled.partial is not None else 0
-    error = Cancelled(f"stopped; {done} of {planned} pictures are finished", code="E-CANCELLED")
-    error.exit_code = exit_code
-    return error
-
-
-def tell_settings(found: Settings, model: str, backend: Any) -> None:
-    for key, place in found.origin.items():
-        table, name = key.split(".")
-        value = getattr(found, table)[name]
-        say(one_line(f"ldmref: {key} = {value!r} from {place}"))
-    say(one_line(f"ldmref: model {model}, {backend!r}"))
-
-
-def tell_memory(model: LatentDiffusion, request: Request) -> None:
-    needs = model.make_room(request.width, request.height, request.batch_size, request.tile)
-    apart = needs.apart(model.params.releasable)
-    say(
-        f"ldmref: memory about {needs.together / 1e9:.1f} GB, "
-        f"{apart / 1e9:.1f} GB with a network at a time (--max-memory)"
-    )
-
-
-@dataclass
-class Drawing:
-    """One run's talk with the person: steps, warnings, a line and a JSON object per picture."""
-
-    plan: Plan
-    output: Output
-    flags: dict[str, Any]
-
-    def __post_init__(self) -> None:
-        self.start = time.monotonic()
-        self.progress = Progress("none" if self.flags["quiet"] else self.flags["progress"])
-
-    def step_up(self, event: modes.Event) -> None:
-        """A step from a picture to its noise."""
-        self.progress.update(event.step + 1, event.steps, 0, 1, "to the noise")
-        if event.step + 1 == event.steps:
-            self.progress.clear()
-            self.progress.start = time.monotonic()
-
-    def step(self, event: modes.Event) -> None:
-        self.progress.update(event.step + 1, event.steps, event.first, event.pictures)
-
-    def warn(self, text: str) -> None:
-        if not self.flags["quiet"]:
-            say(one_line(f"ldmref: warning: {text}"))
-
-    def finish(self, result: modes.Result | None) -> None:
-        """Save what was drawn, if anything, and say so."""
-        self.progress.clear()
-        if result is None:
-            return
-        result = replace(result, params=result.params | self.plan.facts)
-        seconds = (time.monotonic() - self.start) / max(1, len(result))
-        for warning in result.warnings if len(result) else ():
-            self.warn(warning)
-        for i, name in enumerate(self.output.save(result, len(self.plan.request.seeds))):
-            params = result.params_of(i)
-            if not self.flags["quiet"]:
-                say(one_line(self._line(name, params, seconds)))
-            if self.flags["as_json"]:
-                facts = {"path": name, "seed": result.seeds[i], "params": params,
-                         "warnings": result.warnings, "seconds": round(seconds, 3)}  # fmt: skip
-                click.echo(json.dumps(facts))
-
-    def _line(self, name: str, params: dict[str, Any], seconds: float) -> str:
-        r = self.plan.request
-        facts = (
-            "standard output" if name == "-" else name,
-            f"seed {params['seed']}",
-            f"{params['width']}x{params['height']}",
-            f"{r.steps} steps {r.sampler}",
-            f"cfg {r.cfg_scale:g}",
-            params["backend"]["name"],
-            duration(seconds),
-        )
-        return "  ".join(facts)
+            text = json.dumps(recorded)[:200] if recorded else "none"
+            yield f"drawn with another {flag}: recorded is {text}"

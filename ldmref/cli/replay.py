@@ -6,13 +6,14 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import COMMON, SIZE, with_options
-from ldmref.cli.pictures import draw
-from ldmref.cli.plans import SOURCES, TAKES, WITHOUT_PROMPT
+from ldmref.cli.options import FILES, MODEL, parameter_options, with_options
+from ldmref.cli.pictures import SOURCES, WITHOUT_PROMPT, draw
 from ldmref.errors import UsageError
 from ldmref.io.pictures.metadata import read_parameters
+from ldmref.modes.plan import MODES, RECORDED
 
-NOT_REPLAYED = ("count", "batch_size", "control")  # each picture records itself alone
+SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
+OF_ALL_PICTURES = ("count", "batch_size")  # each picture records itself alone
 
 
 @click.command()
@@ -20,68 +21,80 @@ NOT_REPLAYED = ("count", "batch_size", "control")  # each picture records itself
 @click.option("-p", "--prompt", metavar="TEXT", help="Draw this instead.")
 @click.option("-i", "--image", metavar="FILE", help="The picture or map that it was made from.")
 @click.option("--mask", metavar="FILE", help="The mask with which it was made.")
-@with_options(COMMON, SIZE)
+@with_options(parameter_options(RECORDED.values()), MODEL, FILES)
 def run(source: str, prompt: str | None, **flags: Any) -> None:
     """Draw a picture again as it records; flags override.
 
-    What it was made from is not recorded in it: give that again.
+    The pictures that it was made from are not recorded in it: give them again.
     """
-    kept = read_parameters(source)
-    found = kept.get("ldmref")
-    recorded: dict[str, Any] = found if isinstance(found, dict) else {}
-    mode = recorded.get("mode")
-    if not isinstance(mode, str) or mode not in TAKES:
-        text = "parameters" in kept and not recorded
-        raise UsageError(
-            f"{source!r} tells its settings as text alone, which is not exact"
-            if text
-            else f"{source!r} does not record how it was made",
-            code="E-REPLAY",
-            hint=f"ldmref info {source} shows the text" if text else "",
-        )
-    require_sources(source, mode, recorded, flags)
+    recorded = read_record(source)
+    mode = recorded["mode"]
+    takes = MODES[mode].parameters
+    sources = [name for name in SOURCES if name in takes]
+    require_inputs(source, mode, sources, recorded, flags)
     refuse_others(mode, prompt, flags)
-    own_sampler = flags["sampler"] is not None  # to which the recorded eta does not belong
-    own_seed = flags["seed"] is not None
-    for key in TAKES[mode]:
-        if key in NOT_REPLAYED or (key == "eta" and own_sampler):
+    flags["segmentation"] = flags["image"]
+    own_sampler, own_seed = flags["sampler"] is not None, flags["seed"] is not None
+    for name in (*takes, "tile"):
+        if name in OF_ALL_PICTURES or (name == "eta" and own_sampler):
             continue
-        if flags.get(key) is None and key in recorded:
-            flags[key] = recorded[key]
-    flags |= {"resize": recorded.get("resize", "crop"), "noise": None}
-    flags["mask_invert"] = recorded.get("mask_invert", False)
-    made_by = recorded.get("model")
-    if flags["ema"] is None and isinstance(made_by, dict):
-        flags["ema"] = made_by.get("ema")
+        if name in recorded and flags.get(name) in (None, ()):
+            flags[name] = recorded[name]
+    flags["count"] = flags.get("count")
+    model = recorded.get("model")
+    if flags["ema"] is None and isinstance(model, dict):
+        flags["ema"] = model.get("ema")
     words = recorded.get("prompt") if prompt is None else prompt
     if not isinstance(words, str):
         raise UsageError(f"{source!r} records no prompt", code="E-REPLAY")
     if mode == "interpolate":
-        flags |= {"to": recorded.get("prompt_b"), "positions": recorded.get("positions")}
-        flags |= {"path": recorded.get("path", "lerp"), "frames": None}
+        flags |= {"to": recorded.get("prompt_b"), "frames": None}
         if not own_seed and "seed_b" in recorded:
             flags["seed"] = [flags["seed"], recorded["seed_b"]]
     if mode == "invert":
         inverted = recorded.get("inverted")
         if not isinstance(inverted, dict) or not isinstance(inverted.get("prompt"), str):
             raise UsageError(f"{source!r} does not record how it was inverted", code="E-REPLAY")
-        flags |= {"edits": (words,), "iterations": inverted.get("iterations")}
+        flags |= {"edits": (words,), "iterations": inverted.get("iterations"), "noise": None}
         words = inverted["prompt"]
-    draw(mode, words, flags, recorded)
+    draw(mode, flags | {"prompt": words}, recorded)
 
 
 COMMANDS = (run,)
 
 
-def require_sources(
-    source: str, mode: str, recorded: dict[str, Any], flags: dict[str, Any]
+def read_record(source: str) -> dict[str, Any]:
+    """The JSON that a picture records, with a known mode.
+
+    Raises:
+        UsageError: it records none.
+    """
+    parameters = read_parameters(source)
+    recorded = parameters.get("ldmref")
+    if isinstance(recorded, dict) and recorded.get("mode") in MODES:
+        return recorded
+    text = "parameters" in parameters and not recorded
+    raise UsageError(
+        f"{source!r} tells its settings as text alone, which is not exact"
+        if text
+        else f"{source!r} does not record how it was made",
+        code="E-REPLAY",
+        hint=f"ldmref info {source} shows the text" if text else "",
+    )
+
+
+def require_inputs(
+    source: str, mode: str, sources: list[str], recorded: dict[str, Any], flags: dict[str, Any]
 ) -> None:
     """Refuse a replay without the pictures, noise and ControlNets that are not in the record.
 
     Raises:
         UsageError: names what is missing.
     """
-    missing = [flag for key, flag in SOURCES.get(mode, {}).items() if not flags[key]]
+    missing = [
+        SOURCE_FLAGS[name] for name in sources
+        if not flags["image" if name == "segmentation" else name]
+    ]  # fmt: skip
     if missing:
         needed = " ".join(missing)
         raise UsageError(
@@ -90,7 +103,7 @@ def require_sources(
             hint=f"add {needed}; or use ldmref {mode} {needed}; ldmref info {source} shows the "
             "settings",
         )
-    if recorded.get("latents") and mode != "invert" and not flags["latents"]:
+    if recorded.get("latents") and mode != "invert" and flags["latents"] is None:
         raise UsageError(
             f"{source!r} was drawn from given noise, which is not recorded in it",
             code="E-REPLAY",
@@ -113,16 +126,18 @@ def refuse_others(mode: str, prompt: str | None, flags: dict[str, Any]) -> None:
     Raises:
         UsageError: names the first.
     """
-    known = {"cfg_scale": "--cfg", "image": "--image", "mask": "--mask", "latents": "--latents"}
-    known |= {key: "--" + key.replace("_", "-") for key in TAKES["txt2img"] if key not in known}
-    takes = {*TAKES[mode], *SOURCES.get(mode, {})}
-    takes |= set() if mode in ("invert", "interpolate") else {"latents"}
-    given = [flag for key, flag in known.items() if key not in takes and flags[key]]
+    takes = {*MODES[mode].parameters}
+    takes |= {"seg2img": {"image"}, "invert": {"batch_size", "tile"}}.get(mode, set())
+    long = {name: (p.flags or (f"--{name.replace('_', '-')}",))[-1] for name, p in RECORDED.items()}
+    long |= {"image": "--image", "mask": "--mask"}
+    others = [
+        flag for name, flag in long.items() if name not in takes and flags[name] not in (None, ())
+    ]
     if mode in WITHOUT_PROMPT and prompt:
-        given.append("--prompt")
-    if given:
+        others.append("--prompt")
+    if others:
         raise UsageError(
-            f"the picture was made by {mode}, which takes no {given[0]}",
+            f"the picture was made by {mode}, which takes no {others[0]}",
             code="E-USAGE",
             hint=f"leave it out; ldmref {mode} --help lists what it takes",
         )

@@ -141,8 +141,8 @@ class ControlNet:
         self, x: Array, t: Array, context: Array | Conditioning, hint: Array
     ) -> Residuals:
         """x (n, c, h, w), t (n,), context as for the U-Net, hint from `encode_hint`."""
-        told = context if isinstance(context, Conditioning) else Conditioning(context)
-        ops, (states, pooled, sizes) = self.backend, told.of_network()
+        conditioning = context if isinstance(context, Conditioning) else Conditioning(context)
+        ops, (states, pooled, sizes) = self.backend, conditioning
         with ops.inference():
             return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)
 

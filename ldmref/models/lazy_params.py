@@ -1,4 +1,4 @@
-"""A model's networks, each brought to its backend when it is first needed."""
+"""A model's parameters, each network's brought to the backend when it is first used."""
 
 from __future__ import annotations
 
@@ -12,24 +12,25 @@ from ldmref.mapped import file_of, forget
 from ldmref.models.params import Params, flatten, tree_map
 
 
-class Parts(Mapping[str, Params]):
+class LazyParams(Mapping[str, Params]):
     """The parameters of each network (`unet`, `vae`, ...), on a backend.
 
-    Host arrays that lie in a mapped file stay there until their network is used, and its network
-    can be released: it comes back from the file. Others are brought over at once, and stay.
+    Host arrays in a memory-mapped file stay there until their network is used, and can be released
+    again: the file brings them back. All others are brought to the backend at once, and stay.
     """
 
-    def __init__(self, backend: Backend, tree: Mapping[str, Any]):
+    def __init__(self, backend: Backend, networks: Mapping[str, Any]):
         self._backend = backend
-        self._mapped = {name: part for name, part in tree.items() if _is_mapped(part)}
-        self._ready = {name: self._bring(part) for name, part in tree.items()
-                       if name not in self._mapped}  # fmt: skip
-        self._names = tuple(tree)
+        self._names = tuple(networks)
+        self._mapped = {name: tree for name, tree in networks.items() if _is_mapped(tree)}
+        self._on_backend = {
+            name: self._bring(tree) for name, tree in networks.items() if name not in self._mapped
+        }
 
     def __getitem__(self, name: str) -> Params:
-        if name not in self._ready:
-            self._ready[name] = self._bring(self._mapped[name])
-        return self._ready[name]
+        if name not in self._on_backend:
+            self._on_backend[name] = self._bring(self._mapped[name])
+        return self._on_backend[name]
 
     def __getattr__(self, name: str) -> Params:
         if name.startswith("_") or name not in self._names:
@@ -48,28 +49,29 @@ class Parts(Mapping[str, Params]):
         return tuple(self._mapped)
 
     def release(self, *names: str) -> None:
-        """Give back the memory of networks that can come again."""
+        """Free the memory of those networks that the file can bring back."""
         for name in names:
             if name in self._mapped:
-                self._ready.pop(name, None)
+                self._on_backend.pop(name, None)
 
-    def replaced(self, parts: Mapping[str, Params]) -> Parts:
+    def replaced(self, networks: Mapping[str, Params]) -> LazyParams:
         """The same, sharing all memory, with some networks replaced by ones on the backend."""
-        other = Parts(self._backend, {})
-        other._names = tuple(dict.fromkeys((*self._names, *parts)))
-        other._mapped = {name: part for name, part in self._mapped.items() if name not in parts}
-        other._ready = self._ready | dict(parts)
+        other = LazyParams(self._backend, {})
+        other._names = tuple(dict.fromkeys((*self._names, *networks)))
+        other._mapped = {k: tree for k, tree in self._mapped.items() if k not in networks}
+        other._on_backend = self._on_backend | dict(networks)
         return other
 
-    def _bring(self, part: Mapping[str, Any]) -> Params:
-        def leaf(x: Any) -> Any:
-            ready = self._backend.weight(x)
-            if isinstance(x, np.ndarray):
-                forget(x)  # it was read for a copy, or will be read again at its use
-            return ready
+    def _bring(self, tree: Mapping[str, Any]) -> Params:
+        def bring(leaf: Any) -> Any:
+            weight = self._backend.weight(leaf)
+            if isinstance(leaf, np.ndarray):
+                forget(leaf)  # the backend has copied it, or will read it again
+            return weight
 
-        return tree_map(leaf, part)
+        return tree_map(bring, tree)
 
 
-def _is_mapped(part: Mapping[str, Any]) -> bool:
-    return all(isinstance(leaf, np.ndarray) and file_of(leaf) for leaf in flatten(part).values())
+def _is_mapped(tree: Mapping[str, Any]) -> bool:
+    leaves = flatten(tree).values()
+    return all(isinstance(leaf, np.ndarray) and file_of(leaf) for leaf in leaves)

@@ -1,9 +1,10 @@
-"""ControlNets as the modes use them: `Control` in the request, `Guide` on the model's backend."""
+"""ControlNets: `Control` in a request, `ActiveControl` on the model's backend."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 
 from ldmref.errors import UsageError
 from ldmref.io.adapters.controlnet import open_controlnet
-from ldmref.io.pictures.images import read_image, to_array
+from ldmref.io.pictures.images import Source, read_image, to_array
 from ldmref.loading import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
@@ -20,8 +21,8 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.controlnet import ControlNet, ControlNetConfig, add
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.unet import Residuals
-from ldmref.modes import checks
-from ldmref.modes.picture import Source, resized
+from ldmref.modes import validation
+from ldmref.modes.sizing import resized
 
 MAX_CONTROLS = 16
 
@@ -46,44 +47,69 @@ class Control:
     end: float = 1.0
 
 
-def checked_controls(config: ModelConfig, controls: Any) -> tuple[Control, ...]:
-    """Every control with its picture read and its numbers checked; the nets fit the model.
+def check_controls(name: str, value: Any) -> tuple[Control, ...]:
+    """A list of `Control`s with numbers in range.
 
     Raises:
-        UsageError: a number out of range, or a net of another family.
-        InputError: a net or picture that cannot be read.
+        UsageError: it is something else.
     """
-    if not isinstance(controls, list | tuple) or not all(isinstance(c, Control) for c in controls):
+    if not isinstance(value, list | tuple) or not all(isinstance(c, Control) for c in value):
         raise UsageError(
-            "control must be a list of Control", code="E-CONTROL", hint="[Control(net, image)]"
+            f"{name} must be a list of Control", code="E-CONTROL", hint="[Control(net, image)]"
         )
-    if len(controls) > MAX_CONTROLS:
-        raise UsageError(f"{len(controls)} controls, the limit is {MAX_CONTROLS}", code="E-CONTROL")
-    return tuple(_checked(config, control) for control in controls)
+    if len(value) > MAX_CONTROLS:
+        raise UsageError(f"{len(value)} controls, the limit is {MAX_CONTROLS}", code="E-CONTROL")
+    return tuple(_check_numbers(control) for control in value)
 
 
-def _checked(config: ModelConfig, control: Control) -> Control:
-    weight = checks.number("control weight", control.weight, -10.0, 10.0)
-    start = checks.number("control start", control.start, 0.0, 1.0)
-    end = checks.number("control end", control.end, 0.0, 1.0)
+def _check_numbers(control: Control) -> Control:
+    weight = validation.number("control weight", control.weight, -10.0, 10.0)
+    start = validation.number("control start", control.start, 0.0, 1.0)
+    end = validation.number("control end", control.end, 0.0, 1.0)
     if start >= end:
         raise UsageError(
             f"a control must start before it ends, not from {start:g} to {end:g}",
             code="E-CONTROL-START",
         )
+    return replace(control, weight=weight, start=start, end=end)
+
+
+def parse_control(text: str) -> Control:
+    """A ControlNet, a picture and a weight with colons between: `canny:edges.png:0.8`."""
+    net, *rest = text.split(":")
+    try:
+        image, weight, steps = [*rest, *("1", "0-1")[len(rest) - 1 :]]
+        start, _, end = steps.partition("-")
+        if not net or not image:
+            raise ValueError
+        return Control(net, image, float(weight), float(start), float(end))
+    except ValueError:
+        raise UsageError(
+            f"cannot read the control {text!r}",
+            code="E-CONTROL",
+            hint="--control NET:IMAGE, NET:IMAGE:0.8 or NET:IMAGE:0.8:0-0.5",
+        ) from None
+
+
+def fit_control(config: ModelConfig, control: Control) -> Control:
+    """The control with its picture read, if its net fits the model.
+
+    Raises:
+        UsageError: a net of another family.
+        InputError: a net or picture that cannot be read.
+    """
     if isinstance(control.net, ControlNet):
-        name, found = control.net.name, control.net.config
+        name, net_config = control.net.name, control.net.config
     elif isinstance(control.net, str | Path):
         file = open_controlnet(control.net, config.unet)
-        name, found = file.name, file.config
+        name, net_config = file.name, file.config
     else:
         raise UsageError(
             f"a control's net must be a ControlNet or a path, not {control.net!r}",
             code="E-CONTROL",
         )
-    _require_fit(config, found, name)
-    image = read_image(control.image)
-    return replace(control, image=image, weight=weight, start=start, end=end)
+    _require_fit(config, net_config, name)
+    return replace(control, image=read_image(control.image))
 
 
 def _require_fit(config: ModelConfig, net: ControlNetConfig, name: str) -> None:
@@ -111,69 +137,67 @@ def _require_fit(config: ModelConfig, net: ControlNetConfig, name: str) -> None:
 
 
 @dataclass(frozen=True)
-class Guide:
-    """A control on the model's backend; `hint` (1, c, h, w), the same at every step."""
+class ActiveControl:
+    """A control on the model's backend; acts from `first_sigma` down to above `last_sigma`.
+
+    A method with several evaluations per step asks by sigma, not by step.
+    """
 
     net: ControlNet
-    hint: Array
+    hint: Array  # (1, c, h, w), the same at every step
     control: Control
-    image: str  # the digest of the picture as the net reads it
+    image_sha256: str  # of the picture as the net reads it
+    warning: str = ""
+    first_sigma: float = math.inf
+    last_sigma: float = -1.0
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a picture's metadata tells of it."""
+        """What a picture's metadata says about it."""
         c = self.control
-        numbers = {"weight": c.weight, "start": c.start, "end": c.end, "image": self.image}
+        numbers = {"weight": c.weight, "start": c.start, "end": c.end, "image": self.image_sha256}
         return {"name": self.net.name, "sha256": self.net.sha256} | numbers
 
-    def acts(self, sigmas: Sequence[float]) -> Callable[[float], bool]:
-        """Whether it acts at a noise level, of a walk down `sigmas` (n + 1 of them).
-
-        It acts from the level of its first step down to that of the first step without it, so a
-        method with several evaluations per step asks by level, not by step.
-        """
+    def within(self, sigmas: Sequence[float]) -> ActiveControl:
+        """The same for a run through `sigmas`: from its first step to the first one without it."""
         n, c = len(sigmas) - 1, self.control
         steps = [i for i in range(n) if c.start <= i / n and (i + 1) / n <= c.end]
         if not steps:
-            return lambda sigma: False
-        high = float("inf") if steps[0] == 0 else sigmas[steps[0]]
-        low = -1.0 if steps[-1] == n - 1 else sigmas[steps[-1] + 1]
-        return lambda sigma: low < sigma <= high
+            return replace(self, first_sigma=-math.inf)
+        first = math.inf if steps[0] == 0 else sigmas[steps[0]]
+        last = -1.0 if steps[-1] == n - 1 else sigmas[steps[-1] + 1]
+        return replace(self, first_sigma=first, last_sigma=last)
+
+    def acts_at(self, sigma: float) -> bool:
+        return self.last_sigma < sigma <= self.first_sigma
 
 
-def guides_of(
-    model: LatentDiffusion, controls: Sequence[Control], width: int, height: int
-) -> tuple[list[Guide], list[str]]:
-    """The nets loaded and their pictures encoded; warnings for pictures of another size.
+def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]) -> ActiveControl:
+    """The net loaded and its picture encoded, at the size of the drawn picture.
 
     Raises:
         UsageError: a net that is on another backend than the model.
     """
-    guides, warnings = [], []
-    for control in controls:
-        net, ops = control.net, model.backend
-        if not isinstance(net, ControlNet):
-            net = load_controlnet(net, ops, unet=model.config.unet)
-        if net.backend.describe() != ops.describe():
-            raise UsageError(
-                f"the ControlNet {net.name!r} is on {net.backend!r}, the model on {ops!r}",
-                code="E-CONTROL",
-                hint="load_controlnet(path, model.backend)",
-            )
-        image = read_image(control.image)
-        if image.size != (width, height):
-            sizes = f"{image.width} x {image.height}; cropped and scaled to {width} x {height}"
-            warnings.append(f"the control picture is {sizes}")
-            image = resized(image, (width, height), "crop")
-        pixels = to_array([image])
-        digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
-        hint = net.encode_hint(ops.asarray((pixels + 1.0) / 2.0))
-        guides.append(Guide(net, hint, control, digest))
-    return guides, warnings
+    net, ops, warning = control.net, model.backend, ""
+    if not isinstance(net, ControlNet):
+        net = load_controlnet(net, ops, unet=model.config.unet)
+    if net.backend.describe() != ops.describe():
+        raise UsageError(
+            f"the ControlNet {net.name!r} is on {net.backend!r}, the model on {ops!r}",
+            code="E-CONTROL",
+            hint="load_controlnet(path, model.backend)",
+        )
+    image = read_image(control.image)
+    if image.size != size:
+        sizes = f"{image.width} x {image.height}; cropped and scaled to {size[0]} x {size[1]}"
+        warning, image = f"the control picture is {sizes}", resized(image, size, "crop")
+    digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
+    hint = net.encode_hint(ops.asarray((to_array([image]) + 1.0) / 2.0))
+    return ActiveControl(net, hint, control, digest, warning)
 
 
 def residuals_of(
-    guides: Sequence[Guide], x: Array, t: Array, told: Conditioning
+    controls: Sequence[ActiveControl], x: Array, t: Array, conditioning: Conditioning
 ) -> Residuals | None:
-    """What all guides together add to the U-Net; None without any."""
-    return add([(g.control.weight, g.net.residuals(x, t, told, g.hint)) for g in guides])
+    """The sum of what the controls add to the U-Net; None without any."""
+    return add([(c.control.weight, c.net.residuals(x, t, conditioning, c.hint)) for c in controls])

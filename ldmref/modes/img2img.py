@@ -2,82 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
+from typing import Any, Unpack
 
-import numpy as np
-
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.control import Control
-from ldmref.modes.event import Callback, CancelFlag
-from ldmref.modes.generate import Start, generate
-from ldmref.modes.networks import encode_picture
-from ldmref.modes.picture import Source, sized_picture
+from ldmref.modes.channels import encode_picture
+from ldmref.modes.draw import Callback, CancelFlag
+from ldmref.modes.parameters import Img2ImgParameters, Picture, Prompt, Strength
+from ldmref.modes.plan import Plan, mode, plan
 from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
+from ldmref.modes.sizing import sized_picture
+from ldmref.modes.start import Start
 
 
+def plan_img2img(config: ModelConfig, values: dict[str, Any]) -> Plan:
+    size = values["width"], values["height"]
+    picture, resize, warnings = sized_picture(config, values["image"], *size, values["resize"])
+    sized = {"width": picture.width, "height": picture.height, "resize": resize}
+    request = resolve(config, "img2img", values | sized)
+    # diffusers starts from the noised picture at strength 1, too
+    from_noise = request.first_step == 0 and request.rng != "torch"
+
+    def start(model: LatentDiffusion) -> Start:
+        finish = (lambda drawn: picture.copy()) if request.strength == 0 else None
+        image = encode_picture(model, picture)
+        return Start(request.latents, image, from_noise, finish=finish)
+
+    return Plan(request, start, warnings=tuple(warnings))
+
+
+@mode(plan_img2img)
 def img2img(
     model: LatentDiffusion,
-    prompt: str | Sequence[str],
-    image: Source,
-    strength: float | None = 0.75,
+    prompt: Prompt,
+    image: Picture,
+    strength: Strength = 0.75,
     *,
-    resize: str = "crop",
-    negative_prompt: str | Sequence[str] | None = "",
-    steps: int | None = None,
-    cfg_scale: float | None = None,
-    sampler: str | None = None,
-    schedule: str | None = None,
-    seed: int | Sequence[int] | None = None,
-    count: int = 1,
-    width: int | None = None,
-    height: int | None = None,
-    eta: float | None = None,
-    clip_skip: int | None = None,
-    rng: str = "philox",
-    latents: np.ndarray | None = None,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
-    batch_size: int = 1,
-    long_prompts: str = "truncate",
-    prompt_weights: str = "none",
-    control: Sequence[Control] = (),
-    tile: int | None = None,
+    **parameters: Unpack[Img2ImgParameters],
 ) -> Result:
     """Redraw a picture towards a prompt.
 
-    The picture is encoded, noised to the level of grid step n - int(n strength), and denoised from
-    there (Meng et al. 2021, arXiv:2108.01073). It is encoded to the mean of its posterior, or, with
-    `rng="torch"`, to a sample of it, as diffusers does.
+    The picture is encoded, noised to the sigma at index n - int(n strength) of the schedule, and
+    denoised from there (Meng et al. 2021, arXiv:2108.01073). It is encoded to the mean of its
+    posterior; with `rng="torch"` to a sample of it, as in diffusers, and at strength 1 it then
+    still shows through.
 
-    Args:
-        image: path or open file (PNG, JPEG, WebP), Pillow picture, or uint8 array (H, W, 3).
-        strength: 0 gives the picture back, 1 ignores it; None is 0.75.
-        resize: how a picture gets the given size: crop, stretch or fill (white).
-        width, height: None keeps the picture's size, each side rounded down to a multiple of the
-            autoencoder's factor, and stretches it by that little, as diffusers does; pictures too
-            small for that, or of more than 16 times the area on which the model was trained, get
-            the model's own size. Both are told in `warnings`.
-
-    The other arguments, the result and the errors are those of `txt2img`; besides:
+    Without width and height it keeps its size, each side rounded down to a multiple of the
+    autoencoder's factor, and is stretched to it, as in diffusers; pictures smaller than that, or of
+    more than 16 times the area on which the model was trained, get the model's own size. `warnings`
+    mention both.
 
     Raises:
-        ImageError: the picture cannot be read.
+        UsageError, ResourceError, ImageError: an argument or the picture is wrong; nothing was
+            computed.
+        Cancelled, NumericError: see `ldmref.errors`.
     """
-    picture, resize, warnings = sized_picture(model.config, image, width, height, resize)
-    request = resolve(
-        model.config, "img2img", prompt, negative_prompt=negative_prompt, steps=steps,
-        cfg_scale=cfg_scale, sampler=sampler, schedule=schedule, seed=seed, count=count,
-        width=picture.width, height=picture.height, eta=eta, clip_skip=clip_skip, rng=rng,
-        batch_size=batch_size, strength=strength, long_prompts=long_prompts,
-        prompt_weights=prompt_weights,
-        control=control, tile=tile,
-    )  # fmt: skip
-    known = encode_picture(model, picture)
-    start = Start(known, from_noise=request.first_step == 0, facts={"resize": resize})
-    extra = {"latents": latents, "callback": callback, "cancel": cancel, "warnings": warnings}
-    result = generate(model, request, start, **extra)
-    if request.strength == 0:
-        return replace(result, images=[picture.copy() for _ in request.seeds])
-    return result
+    checked = plan(
+        "img2img", model.config, prompt=prompt, image=image, strength=strength, **parameters
+    )
+    return checked.run(model, callback, cancel)

@@ -1,9 +1,9 @@
-"""Pictures on the way from one prompt, and one noise, to another."""
+"""Pictures between two prompts, and between two noises."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, Unpack
 
 import numpy as np
 
@@ -11,111 +11,69 @@ from ldmref.errors import UsageError
 from ldmref.math.interpolation import slerp
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes import checks
-from ldmref.modes.control import Control
-from ldmref.modes.event import Callback, CancelFlag
-from ldmref.modes.generate import Start, generate
-from ldmref.modes.request import Request, resolve
+from ldmref.modes.draw import Callback, CancelFlag
+from ldmref.modes.parameters import InterpolateParameters, Positions, Prompt, PromptB
+from ldmref.modes.plan import Plan, mode, plan
+from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
-from ldmref.modes.steering import PATHS, Towards
-from ldmref.samplers import get_sampler
+from ldmref.modes.start import Start
+from ldmref.modes.text import Interpolation
+from ldmref.modes.validation import seed_per_picture
 from ldmref.samplers.noise import Streams
 
 
+def plan_interpolate(config: ModelConfig, values: dict[str, Any]) -> Plan:
+    texts = [values["prompt"], values["prompt_b"], values["negative_prompt"]]
+    if any(len(text) != 1 for text in texts if not isinstance(text, str)):
+        raise UsageError("interpolate takes single prompts, not lists", code="E-PROMPT")
+    [prompt], [prompt_b] = values["prompt"], values["prompt_b"]
+    resolve(config, "interpolate", values | {"prompt": prompt_b, "seed": 0, "count": 1})
+    positions, seed = values["positions"], values["seed"]
+    ends = seed_per_picture(seed, 2 if isinstance(seed, Sequence) else 1)
+    prompts = {"prompt": [prompt] * len(positions), "prompt_b": prompt_b}
+    seeds = {"seed": [ends[0]] * len(positions)}
+    request = resolve(config, "interpolate", values | prompts | seeds)
+    if request.sampler.draws_noise(request.eta):
+        raise UsageError(
+            f"interpolate needs a sampler without fresh noise, not {request.sampler.name!r}",
+            code="E-SAMPLER",
+            hint="use ddim or dpmpp_2m" if request.sampler.eta is None else "use eta=0",
+        )
+
+    def start(model: LatentDiffusion) -> Start:
+        shape = model.latent_shape(request.width, request.height)
+        noise = Streams((ends[0], ends[-1]), shape, request.rng)().astype(np.float64)
+        a, b = (np.repeat(end[None], len(positions), axis=0) for end in noise)
+        between = slerp(a, b, np.asarray(positions)).astype(np.float32)
+        return Start(between, interpolation=Interpolation(prompt_b, positions, values["path"]))
+
+    return Plan(request, start, {"seed_b": ends[-1]})
+
+
+@mode(plan_interpolate)
 def interpolate(
     model: LatentDiffusion,
-    prompt: str,
-    prompt_b: str,
-    positions: int | Sequence[float] = 8,
+    prompt: Prompt,
+    prompt_b: PromptB,
+    positions: Positions = 8,
     *,
-    path: str = "lerp",
-    negative_prompt: str = "",
-    steps: int | None = None,
-    cfg_scale: float | None = None,
-    sampler: str | None = None,
-    schedule: str | None = None,
-    seed: int | Sequence[int] | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    eta: float | None = None,
-    clip_skip: int | None = None,
-    rng: str = "philox",
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
-    batch_size: int = 1,
-    long_prompts: str = "truncate",
-    prompt_weights: str = "none",
-    control: Sequence[Control] = (),
-    tile: int | None = None,
+    **parameters: Unpack[InterpolateParameters],
 ) -> Result:
     """Draw a row of pictures that turns from one prompt into another.
 
-    The start noise goes along the great circle between the noises of two seeds, which keeps its
-    length; what the text encoder says goes along `path`. The ends are txt2img's pictures.
-
-    Args:
-        prompt, prompt_b: at 0 and at 1.
-        positions: how many pictures, evenly spaced from 0 to 1, at least 2; or their positions.
-        path: of the prompts' hidden states: `lerp`, the straight line, or `slerp`.
-        seed: of the noise at 0 and at 1; one seed, or None for a random one, serves both.
-        sampler, eta: such that no fresh noise is drawn on the way.
-
-    The other arguments, the result and the errors are those of `txt2img`.
-    """
-    request, ends, where = planned(
-        model.config, prompt, prompt_b, positions, path, seed, negative_prompt=negative_prompt,
-        steps=steps, cfg_scale=cfg_scale, sampler=sampler, schedule=schedule, width=width,
-        height=height, eta=eta, clip_skip=clip_skip, rng=rng, batch_size=batch_size,
-        long_prompts=long_prompts, prompt_weights=prompt_weights, control=control, tile=tile,
-    )  # fmt: skip
-    shape = model.latent_shape(request.width, request.height)
-    noise = Streams(ends, shape, rng)().astype(np.float64)
-    a, b = (np.repeat(part, len(where), axis=0) for part in (noise[:1], noise[1:]))
-    latents = slerp(a, b, where).astype(np.float32)
-    facts = {"prompt_b": prompt_b, "positions": where.tolist(), "path": path, "seed_b": ends[1]}
-    start = Start(towards=Towards(prompt_b, where, path), facts=facts)
-    return generate(model, request, start, latents=latents, callback=callback, cancel=cancel)
-
-
-class Plan(NamedTuple):
-    """The request, the seeds at both ends, and the places of the pictures, (n,) in [0, 1]."""
-
-    request: Request
-    seeds: tuple[int, ...]
-    where: np.ndarray
-
-
-def planned(
-    config: ModelConfig,
-    prompt: str,
-    prompt_b: str,
-    positions: Any,
-    path: str,
-    seed: Any,
-    **asked: Any,
-) -> Plan:
-    """Every argument of `interpolate` checked; weights are not needed.
+    The initial noise follows the great circle between the noises of two seeds, which keeps its
+    length; the hidden states of the prompts follow `path`. The ends are txt2img's pictures. `seed`
+    may be a pair, of the noise at 0 and at 1; one seed serves both. The sampler must not draw fresh
+    noise.
 
     Raises:
-        UsageError, ResourceError: as `interpolate`.
+        UsageError, ResourceError: an argument is wrong; nothing was computed.
+        Cancelled, NumericError: see `ldmref.errors`.
     """
-    texts = prompt, prompt_b, asked.get("negative_prompt", "")
-    if not all(isinstance(text, str) for text in texts):
-        raise UsageError("interpolate takes single prompts, not lists", code="E-PROMPT")
-    resolve(config, "interpolate", prompt_b, cfg_scale=asked.get("cfg_scale"))
-    checks.choice("path", path, tuple(PATHS))
-    where = checks.positions(positions)
-    several = isinstance(seed, Sequence) and not isinstance(seed, str | bytes)
-    ends = checks.seeds(seed, 2) if several else checks.seeds(seed, 1) * 2
-    request = resolve(
-        config, "interpolate", [prompt] * len(where), seed=[ends[0]] * len(where), **asked
-    )
-    entry = get_sampler(request.sampler)
-    fresh = entry.stochastic if entry.eta is None else request.eta != 0.0
-    if fresh:
-        raise UsageError(
-            f"interpolate needs a sampler without fresh noise, not {request.sampler!r}",
-            code="E-SAMPLER",
-            hint="use ddim or dpmpp_2m" if entry.eta is None else "use eta=0",
-        )
-    return Plan(request, ends, where)
+    checked = plan(
+        "interpolate", model.config, prompt=prompt, prompt_b=prompt_b, positions=positions,
+        **parameters,
+    )  # fmt: skip
+    return checked.run(model, callback, cancel)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
 
-from ldmref.errors import Cancelled, NumericError, UsageError
-from ldmref.math.schedules import sigma_from_alpha_bar
+from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes import checks
-from ldmref.modes.event import Callback, CancelFlag, Event
-from ldmref.modes.networks import encode_picture, image_channels
-from ldmref.modes.picture import Source, sized_picture
-from ldmref.modes.request import Request, resolve
-from ldmref.modes.steering import steered_denoiser
-from ldmref.samplers import sample
-from ldmref.samplers.grids import sampling_alphas_cumprod
-from ldmref.samplers.inversion import implicit
-from ldmref.samplers.walk import walk
+from ldmref.modes.channels import encode_picture, input_channels
+from ldmref.modes.denoiser import model_denoiser
+from ldmref.modes.draw import Callback, CancelFlag, call_back, on_backend, run_sampler
+from ldmref.modes.parameters import InvertParameters, Picture, Prompt
+from ldmref.modes.plan import Plan, mode, plan
+from ldmref.modes.request import resolve
+from ldmref.modes.result import Result
+from ldmref.modes.sizing import sized_picture
+from ldmref.modes.text import encode_texts
+from ldmref.samplers import implicit, make_schedule, sample
+
+SETTINGS = ("steps", "cfg_scale", "schedule", "width", "height", "clip_skip", "negative_prompt",
+            "long_prompts", "prompt_weights")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Inversion:
     """`txt2img(model, prompt, latents=inversion.latents, **inversion.settings)` draws the picture.
 
-    latents: (1, c, h, w) float32, start noise; settings: the arguments that belong to it;
+    latents: (1, c, h, w) float32, initial noise; settings: the arguments that belong to it;
     prompt: with which the picture was inverted; warnings: one line each.
     """
 
@@ -39,111 +41,106 @@ class Inversion:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(frozen=True)
+class InversionPlan(Plan):
+    """A plan that finds the noise of a picture, and whose run draws the picture again from it."""
+
+    config: ModelConfig = field(default_factory=ModelConfig)
+    picture: Image.Image = field(default_factory=Image.Image)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The arguments with which `txt2img` draws the picture from its noise."""
+        values = {name: self.request.values[name] for name in SETTINGS}
+        return values | {"sampler": "ddim", "eta": 0.0}
+
+    def invert(
+        self,
+        model: LatentDiffusion,
+        callback: Callback | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> Inversion:
+        """Find the noise; arguments and errors are those of `Plan.run`."""
+        r, ops, iterations = self.request, model.backend, self.request.values["iterations"]
+        schedule = make_schedule(model.config.scheduler, r.sampler, r.schedule, r.steps)
+        text = encode_texts(
+            model, r.prompts, r.negative_prompts, (r.width, r.height), r.clip_skip, r.options
+        )
+        channels = None
+        if model.config.image_channels:
+            channels = input_channels(model, None, None, model.latent_shape(r.width, r.height))
+        denoise = model_denoiser(
+            model, schedule.timestep, *text.conditioning(slice(0, 1)), r.cfg_scale,
+            channels=channels,
+        )  # fmt: skip
+        sigmas = schedule.sigmas[::-1].tolist()
+        x = encode_picture(model, self.picture).mean * math.hypot(1.0, sigmas[0])
+        if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
+            sigmas[0] = min(sigmas[1] / 2.0, float(schedule.training_sigmas[0]))
+        states = sample(denoise, on_backend(ops, x), sigmas, implicit(iterations))
+        steps = run_sampler(model, states, r.steps, 1.0 / schedule.init_noise_sigma, cancel)
+        latents = call_back(steps, callback)
+        warnings = [*self.warnings, *text.warnings]
+        return Inversion(latents, self.settings, r.prompts[0], warnings)
+
+    def run(
+        self,
+        model: LatentDiffusion,
+        callback: Callback | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> Result:
+        """Find the noise and draw the picture again from it, which shows what is lost."""
+        inversion = self.invert(model, callback, cancel)
+        redraw = plan(
+            "txt2img", self.config, prompt=inversion.prompt, latents=inversion.latents, seed=0,
+            **inversion.settings,
+        )  # fmt: skip
+        return redraw.run(model, callback, cancel)
+
+
+def plan_invert(config: ModelConfig, values: dict[str, Any]) -> InversionPlan:
+    for name in ("prompt", "negative_prompt"):
+        if not isinstance(values[name], str) and len(values[name]) != 1:
+            raise UsageError("invert takes one prompt", code="E-PROMPT")
+    size = values["width"], values["height"]
+    picture, resize, warnings = sized_picture(config, values["image"], *size, values["resize"])
+    cfg_scale = 1.0 if values["cfg_scale"] is None else values["cfg_scale"]
+    negative = values["negative_prompt"]
+    decided = {
+        "negative_prompt": negative if isinstance(negative, str) else negative[0],
+        "width": picture.width, "height": picture.height, "resize": resize,
+        "cfg_scale": cfg_scale, "sampler": "ddim", "eta": 0.0, "seed": 0,
+    }  # fmt: skip
+    request = resolve(config, "invert", values | decided)
+    return InversionPlan(request, warnings=tuple(warnings), config=config, picture=picture)
+
+
+@mode(plan_invert)
 def invert(
     model: LatentDiffusion,
-    prompt: str,
-    image: Source,
+    prompt: Prompt,
+    image: Picture,
     *,
-    resize: str = "crop",
-    negative_prompt: str = "",
-    steps: int | None = None,
-    cfg_scale: float = 1.0,
-    schedule: str | None = None,
-    width: int | None = None,
-    height: int | None = None,
-    clip_skip: int | None = None,
-    long_prompts: str = "truncate",
-    prompt_weights: str = "none",
-    iterations: int = 5,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
+    **parameters: Unpack[InvertParameters],
 ) -> Inversion:
-    """Walk a picture up to noise with DDIM, told what it shows.
+    """Run DDIM upwards from a picture to its noise; the prompt says what it shows.
 
     `txt2img` from these latents with the same prompt gives the picture back, but for what the
-    autoencoder loses and an error of the walk; with another prompt it gives the picture as it would
-    be with those words, as far as the noise holds the layout (Hertz et al. 2022, arXiv:2208.01626,
-    section 4, without its attention maps).
+    autoencoder loses and an error of the inversion; with another prompt it gives the picture as it
+    would be with those words, as far as the noise holds the layout (Hertz et al. 2022,
+    arXiv:2208.01626, section 4, without its attention maps). The empty prompt works, and edits less
+    well.
 
-    Args:
-        prompt: what the picture shows; "" works, and edits less well.
-        image, resize, width, height: as for `img2img`.
-        cfg_scale: 1, no guidance, is what inverts well (Mokady et al. 2022, arXiv:2211.09794,
-            section 3); edit with more: `settings | {"cfg_scale": 3.0}`.
-        iterations: of the fixed-point iteration that makes a step up the inverse of the step down,
-            0 to 100; 0 is plain DDIM inversion, and its error falls with the number of steps only.
-        callback: called after every step up with an `Event`.
-        cancel: a `threading.Event`; when set, `Cancelled` is raised before the next step.
-
-    The other arguments are those of `txt2img`.
+    `cfg_scale` is 1 by default: no guidance inverts well (Mokady et al. 2022, arXiv:2211.09794,
+    section 3). Edit with more: `settings | {"cfg_scale": 3.0}`.
 
     Raises:
-        UsageError, ImageError: an argument or the picture is wrong; nothing was computed.
+        UsageError, ResourceError, ImageError: an argument or the picture is wrong; nothing was
+            computed.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    request, picture, warnings = planned(
-        model.config, prompt, image, resize, iterations, width, height,
-        negative_prompt=negative_prompt, steps=steps, cfg_scale=cfg_scale, schedule=schedule,
-        clip_skip=clip_skip, long_prompts=long_prompts, prompt_weights=prompt_weights,
-    )  # fmt: skip
-    ops, config = model.backend, model.config.scheduler
-    way = walk(config, "ddim", request.schedule, request.steps)
-    levels = way.sigmas.tolist()
-    tokens = model.tokenize([prompt, negative_prompt], request.reading)
-    reading = replace(request.reading, chunks=max(tokens.counts))
-    shape = model.latent_shape(request.width, request.height)
-    extra = image_channels(model, None, None, shape)
-    one = slice(0, 1)
-    denoise = steered_denoiser(model, request, way, levels, one, reading, extra=extra)
-    up = levels[::-1]
-    if up[0] == 0.0 and not iterations:  # there is no slope at 0
-        up[0] = min(up[1] / 2.0, float(sigma_from_alpha_bar(sampling_alphas_cumprod(config))[0]))
-    known = encode_picture(model, picture).mean * math.hypot(1.0, levels[-1])
-    x = ops.asarray(known, ops.wide)
-    with ops.inference():
-        states = sample(denoise, x, up, implicit(iterations))
-        for _ in range(request.steps):
-            if cancel is not None and cancel.is_set():
-                raise Cancelled("stopped between two steps", code="E-CANCELLED")
-            state = next(states)
-            x = state.x
-            if callback is not None:
-                callback(Event(model, state.i, request.steps, state.sigma, 0, 1, x, state.x0))
-    latents = np.array(ops.to_numpy(x / way.start), np.float32)
-    if not np.isfinite(latents).all():
-        raise NumericError(
-            "the inversion became NaN or infinite", code="E-NAN", hint="use fewer iterations"
-        )
-    names = ("steps", "cfg_scale", "sampler", "schedule", "width", "height", "eta", "clip_skip")
-    settings = {name: getattr(request, name) for name in names}
-    settings |= {"negative_prompt": negative_prompt, "long_prompts": long_prompts,
-                 "prompt_weights": prompt_weights}  # fmt: skip
-    return Inversion(latents, settings, prompt, warnings + tokens.warnings)
-
-
-def planned(
-    config: ModelConfig,
-    prompt: str,
-    image: Source,
-    resize: str = "crop",
-    iterations: int = 5,
-    width: int | None = None,
-    height: int | None = None,
-    *,
-    negative_prompt: str = "",
-    **asked: Any,
-) -> tuple[Request, Image.Image, list[str]]:
-    """Every argument of `invert` checked, the picture at its size; weights are not needed.
-
-    Raises:
-        UsageError, ResourceError, ImageError: as `invert`.
-    """
-    if not isinstance(prompt, str) or not isinstance(negative_prompt, str):
-        raise UsageError("invert takes one prompt", code="E-PROMPT")
-    checks.integer("iterations", iterations, 0, 100)
-    picture, _, warnings = sized_picture(config, image, width, height, resize)
-    request = resolve(
-        config, "invert", prompt, negative_prompt=negative_prompt, sampler="ddim", eta=0.0, seed=0,
-        width=picture.width, height=picture.height, **asked,
-    )  # fmt: skip
-    return request, picture, warnings
+    checked = plan("invert", model.config, prompt=prompt, image=image, **parameters)
+    assert isinstance(checked, InversionPlan)
+    return checked.invert(model, callback, cancel)

@@ -1,213 +1,236 @@
-"""What a picture is asked for: every argument checked and every default filled in.
+"""What a picture is asked for, every default filled in.
 
-A `Request` needs the model's configuration but not its weights, so all mistakes are found before
-anything is loaded. Python calls, command line and replays go through the same `resolve`.
+A `Request` needs the model's configuration but not its weights, so that all mistakes are found
+before anything is loaded.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from typing import Any
+
+import numpy as np
 
 from ldmref.errors import ResourceError, UsageError
 from ldmref.models.config import ModelConfig
-from ldmref.modes import checks
-from ldmref.modes.checks import MAX_AREA, MAX_COUNT, MAX_SIDE, MAX_STEPS
-from ldmref.modes.conditions import check_conditions
-from ldmref.modes.control import Control, checked_controls
+from ldmref.modes import validation
+from ldmref.modes.control import Control, fit_control
+from ldmref.modes.declaration import keys_of
+from ldmref.modes.parameters import Txt2ImgParameters
+from ldmref.modes.sizing import MAX_AREA
+from ldmref.modes.validation import MAX_SIDE
+from ldmref.prompts.class_labels import check_prompt
 from ldmref.prompts.tokenizer import PromptOptions
-from ldmref.samplers import get_sampler
-from ldmref.samplers.grids import sampling_alphas_cumprod
-from ldmref.samplers.noise import STREAMS
+from ldmref.samplers import SPACINGS, Sampler, get_sampler
+from ldmref.samplers.schedule import check_name, check_steps, sampling_sigmas
 
-RNGS = tuple(STREAMS)
-FILLS = ("original", "noise", "fill", "nothing")
-STRENGTHS = {"img2img": 0.75, "inpaint": 1.0}  # what None means in these modes
+DEFAULTS = {name: parameter.default for name, parameter in keys_of(Txt2ImgParameters).items()}
+MODE_OF = {"low_resolution": "superres", "segmentation": "seg2img"}  # by `ModelConfig.concat`
+MIN_TILE = 4  # latent cells
 
 
 @dataclass(frozen=True)
 class Request:
-    """A fully resolved request; `params()` is its JSON form."""
+    """A fully resolved request.
+
+    `prompts`, `negative_prompts` and `seeds` have an entry per picture; `values` holds every value
+    by the name of its parameter.
+    """
 
     mode: str
+    values: Mapping[str, Any]
     prompts: tuple[str, ...]
     negative_prompts: tuple[str, ...]
-    steps: int
-    cfg_scale: float
-    sampler: str
-    schedule: str
     seeds: tuple[int, ...]
+    options: PromptOptions
+    clip_skip: int
+    cfg_scale: float
+    sampler: Sampler
+    schedule: str
+    steps: int
+    eta: float | None
+    rng: str
     width: int
     height: int
-    eta: float | None
-    clip_skip: int
-    rng: str
     batch_size: int
-    strength: float | None = None
-    mask_blur: float | None = None
-    reading: PromptOptions = field(default_factory=PromptOptions)
     control: tuple[Control, ...] = ()
-    fill: str | None = None
-    only_masked: bool = False
-    padding: int | None = None
-    resample: tuple[int, int] | None = None
+    latents: np.ndarray | None = None
     tile: int | None = None
+    strength: float | None = None
+    resample: tuple[int, int] | None = None
 
     @property
     def first_step(self) -> int:
-        """Steps of the grid that are skipped: n - min(int(n strength), n), as diffusers counts."""
+        """Steps of the schedule that are skipped: n - min(int(n strength), n), as in diffusers."""
         if self.strength is None:
             return 0
         return self.steps - min(int(self.steps * self.strength), self.steps)
 
-    def params(self) -> dict[str, Any]:
-        """JSON-able arguments that make the same pictures again; single values stand alone."""
 
-        alike = len(set(self.prompts)) == 1 == len(set(self.negative_prompts))
-        prompts, negatives = list(self.prompts), list(self.negative_prompts)
-        seeds = self.seeds[0] if len(self.seeds) == 1 else list(self.seeds)
-        params = {
-            "mode": self.mode,
-            "prompt": prompts[0] if alike else prompts,
-            "negative_prompt": negatives[0] if len(set(negatives)) == 1 else negatives,
-            "steps": self.steps,
-            "cfg_scale": self.cfg_scale,
-            "sampler": self.sampler,
-            "schedule": self.schedule,
-            "seed": seeds,
-            "count": len(self.seeds) if alike else 1,
-            "width": self.width,
-            "height": self.height,
-            "eta": self.eta,
-            "clip_skip": self.clip_skip,
-            "rng": self.rng,
-            "long_prompts": self.reading.long_prompts,
-            "prompt_weights": self.reading.prompt_weights,
-        }
-        if self.strength is not None:
-            params["strength"] = self.strength
-        if self.mask_blur is not None:
-            params["mask_blur"] = self.mask_blur
-        if self.fill is not None:
-            params |= {"fill": self.fill, "only_masked": self.only_masked}
-        if self.only_masked:
-            params["padding"] = self.padding
-        if self.resample is not None:
-            params["resample"] = list(self.resample)
-        if self.tile is not None:
-            params["tile"] = self.tile
-        return params
+def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Request:
+    """The request of a mode: the model's defaults filled in, and what depends on it checked.
 
-
-def resolve(
-    config: ModelConfig,
-    mode: str,
-    prompt: str | Sequence[str],
-    *,
-    negative_prompt: str | Sequence[str] | None = "",
-    steps: int | None = None,
-    cfg_scale: float | None = None,
-    sampler: str | None = None,
-    schedule: str | None = None,
-    seed: int | Sequence[int] | None = None,
-    count: int = 1,
-    width: int | None = None,
-    height: int | None = None,
-    eta: float | None = None,
-    clip_skip: int | None = None,
-    rng: str = "philox",
-    batch_size: int = 1,
-    strength: float | None = None,
-    mask_blur: float | None = None,
-    long_prompts: str = "truncate",
-    prompt_weights: str = "none",
-    control: Sequence[Control] = (),
-    fill: str | None = None,
-    only_masked: bool = False,
-    padding: int | None = None,
-    resample: Sequence[int] | None = None,
-    tile: int | None = None,
-) -> Request:
-    """Check every argument and fill in the model's defaults.
+    Args:
+        values: validated one by one (`Parameter.validated`), by name; None for the default.
 
     Raises:
         UsageError: says what was wrong, what is allowed and what to do.
         ResourceError: the picture is larger than the model can sensibly draw.
     """
-    defaults, scheduler = config.defaults, config.scheduler
-    count = checks.integer("count", count, 1, MAX_COUNT)
-    prompts = [p for p in checks.texts("prompt", prompt) for _ in range(count)]
-    negatives = checks.texts("negative_prompt", "" if negative_prompt is None else negative_prompt)
-    strength = STRENGTHS.get(mode) if strength is None else strength
-    if len(negatives) == 1:
-        negatives *= len(prompts)
-    elif len(negatives) * count == len(prompts):
-        negatives = [n for n in negatives for _ in range(count)]
-    else:
+    defaults = config.defaults
+    v: dict[str, Any] = DEFAULTS | {"prompt": ""} | dict(values)
+    v["prompts"], v["negative_prompts"] = per_picture(v["prompt"], v["negative_prompt"], v["count"])
+    v["seeds"] = validation.seed_per_picture(v["seed"], len(v["prompts"]))
+    v["options"] = PromptOptions(v["long_prompts"], v["prompt_weights"])
+    v["sampler"], v["schedule"] = sampler_and_schedule(
+        v["sampler"] or config.scheduler.sampler, v["schedule"] or config.scheduler.spacing
+    )
+    v["steps"] = v["steps"] or defaults.steps
+    v["width"], v["height"] = v["width"] or defaults.width, v["height"] or defaults.height
+    if v["cfg_scale"] is None:
+        usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
+        v["cfg_scale"] = float(usual)
+    if v["eta"] is None:
+        v["eta"] = v["sampler"].eta
+    v["control"] = tuple(fit_control(config, control) for control in v["control"])
+    names = [field.name for field in fields(Request) if field.name in v]
+    request = Request(mode=mode, values=v, **{name: v[name] for name in names})
+    check_mode(config, mode)
+    check_text(config, request)
+    check_sampling(config, request)
+    check_size(config, request)
+    return request
+
+
+def per_picture(
+    prompt: Sequence[str], negative_prompt: Sequence[str], count: int
+) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Prompts and negative prompts, one of each per picture."""
+    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
+    negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
+    if len(negatives) not in (1, len(prompts)):
         raise UsageError(
-            f"{len(negatives)} negative prompts for {len(prompts) // count} prompts",
+            f"{len(negatives)} negative prompts for {len(prompts)} prompts",
             code="E-PROMPT",
             hint="give one, or as many as prompts",
         )
-    top = min(MAX_STEPS, len(sampling_alphas_cumprod(scheduler)))
-    steps = checks.integer("steps", defaults.steps if steps is None else steps, 1, top)
-    sampler, schedule = checks.sampler_and_schedule(
-        sampler or scheduler.sampler, schedule or scheduler.spacing
+    if len(negatives) == 1:
+        negatives *= len(prompts)
+    each = range(count)
+    return (
+        tuple(text for text in prompts for _ in each),
+        tuple(text for text in negatives for _ in each),
     )
-    has_eta = get_sampler(sampler).eta
-    if eta is not None:
-        if has_eta is None:
+
+
+def sampler_and_schedule(sampler: str | Sampler, schedule: str) -> tuple[Sampler, str]:
+    """A sampler and the name of its spacing; "DPM++ 2M Karras" names both at once."""
+    if not isinstance(sampler, str | Sampler) or not isinstance(schedule, str):
+        raise UsageError("sampler and schedule must be names", code="E-SAMPLER")
+    if isinstance(sampler, str):
+        name, _, spacing = sampler.strip().rpartition(" ")
+        if name and spacing.lower() in SPACINGS:  # A1111: "DPM++ 2M Karras"
+            sampler, schedule = name, spacing.lower()
+        sampler = get_sampler(sampler.strip())
+    check_name("schedule", schedule.lower(), SPACINGS)
+    return sampler, schedule.lower()
+
+
+def check_mode(config: ModelConfig, mode: str) -> None:
+    """Refuse a mode that needs another model."""
+    needed = MODE_OF.get(config.concat)
+    if mode in MODE_OF.values() and mode != needed:
+        kind = next(concat for concat, its_mode in MODE_OF.items() if its_mode == mode)
+        raise UsageError(
+            f"{mode} needs a model with concat {kind!r}, which {config.name!r} is not",
+            code="E-MODE",
+            hint=f"use {needed}" if needed else "use txt2img, img2img or inpaint",
+        )
+    if needed and mode != needed:
+        raise UsageError(
+            f"{config.name!r} draws only from a given picture", code="E-MODE",
+            hint=f"use {needed}",
+        )  # fmt: skip
+
+
+def check_text(config: ModelConfig, request: Request) -> None:
+    """Refuse prompts that the model cannot follow."""
+    text = config.text_encoder
+    validation.integer("clip_skip", request.clip_skip, 0, text.num_hidden_layers - 1)
+    if request.options.long_prompts == "chunk" and config.unet.class_embed_type:
+        raise UsageError(
+            f"{config.name!r} reads one chunk only: its last token stands for the whole prompt",
+            code="E-LONG-PROMPTS",
+            hint="use long_prompts=truncate",
+        )
+    if text.model_type in ("class", "none"):
+        for prompt in dict.fromkeys(request.prompts + request.negative_prompts):
+            check_prompt(prompt, text.vocab_size if text.model_type == "class" else 0)
+    if text.model_type == "none" and request.cfg_scale != 1.0:
+        raise UsageError(
+            f"{config.name!r} takes no prompt, so there is nothing to guide",
+            code="E-CFG-SCALE",
+            hint="leave cfg_scale out, or give 1",
+        )
+
+
+def check_sampling(config: ModelConfig, request: Request) -> None:
+    """Refuse numbers that do not fit the sampler or its schedule."""
+    steps, sampler = request.steps, request.sampler
+    check_steps(steps, min(validation.MAX_STEPS, len(sampling_sigmas(config.scheduler))))
+    if request.eta is not None and sampler.eta is None:
+        raise UsageError(
+            f"sampler {sampler.name!r} has no eta", code="E-ETA", hint="use ddim or euler_a"
+        )
+    if request.strength and request.first_step == steps:
+        raise UsageError(
+            f"strength {request.strength} of {steps} steps is less than one step",
+            code="E-STRENGTH",
+            hint=f"give at least {math.ceil(1000 / steps) / 1000} (or 0), or more steps",
+        )
+    if request.resample is not None:
+        validation.integer("resample jump length", request.resample[0], 1, steps)
+
+
+def check_size(config: ModelConfig, request: Request) -> None:
+    """Refuse sizes that the networks cannot take, and noise of another size."""
+    defaults, f = config.defaults, config.vae.factor
+    for name in ("width", "height"):
+        _check_multiple(name, getattr(request, name), config.size_multiple)
+    if request.tile is not None:
+        validation.integer("tile", request.tile, MIN_TILE * f, MAX_SIDE)
+        if request.tile % f:
             raise UsageError(
-                f"sampler {sampler!r} has no eta", code="E-ETA", hint="use ddim or euler_a"
+                f"tile must be a multiple of {f}, not {request.tile}",
+                code="E-TILE",
+                hint=f"use {request.tile // f * f}",
             )
-        eta = checks.number("eta", eta, 0.0, 1.0)
-    elif has_eta is not None:
-        eta = has_eta
-    usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
-    request = Request(
-        mode=mode,
-        prompts=tuple(prompts),
-        negative_prompts=tuple(negatives),
-        steps=steps,
-        cfg_scale=checks.number(
-            "cfg_scale", usual if cfg_scale is None else cfg_scale, -1000.0, 1000.0
-        ),
-        sampler=sampler,
-        schedule=schedule,
-        seeds=checks.seeds(seed, len(prompts)),
-        width=checks.side(config, "width", defaults.width if width is None else width),
-        height=checks.side(config, "height", defaults.height if height is None else height),
-        eta=eta,
-        clip_skip=checks.integer(
-            "clip_skip", clip_skip or 0, 0, config.text_encoder.num_hidden_layers - 1
-        ),
-        rng=checks.choice("rng", rng, RNGS),
-        batch_size=checks.integer("batch_size", batch_size, 1, MAX_COUNT),
-        strength=None if strength is None else checks.number("strength", strength, 0.0, 1.0),
-        mask_blur=None if mask_blur is None else checks.number("mask_blur", mask_blur, 0.0, 256.0),
-        reading=checks.reading(config, long_prompts, prompt_weights),
-        control=checked_controls(config, control),
-        fill=None if fill is None else checks.choice("fill", fill, FILLS),
-        only_masked=checks.flag("only_masked", only_masked),
-        padding=None if padding is None else checks.integer("padding", padding, 0, MAX_SIDE),
-        resample=checks.resampling(resample, steps),
-        tile=checks.tile(config, tile),
-    )
-    check_conditions(config, mode, [*prompts, *negatives], request.cfg_scale)
-    area, trained = request.width * request.height, defaults.width * defaults.height
-    if area > MAX_AREA * trained:
+    if request.width * request.height > MAX_AREA * defaults.width * defaults.height:
         raise ResourceError(
             f"{request.width} x {request.height} is more than {MAX_AREA} times the area that this "
             f"model draws",
             code="E-SIZE-LIMIT",
             hint=f"the model was trained at {defaults.width} x {defaults.height}",
         )
-    if request.strength and request.first_step == steps:
+    shape = (len(request.seeds), config.vae.latent_channels, request.height // f,
+             request.width // f)  # fmt: skip
+    if request.latents is not None and request.latents.shape != shape:
         raise UsageError(
-            f"strength {strength} of {steps} steps is less than one step",
-            code="E-STRENGTH",
-            hint=f"give at least {math.ceil(1000 / steps) / 1000} (or 0), or more steps",
+            f"latents have shape {request.latents.shape}, this request needs {shape}",
+            code="E-LATENTS",
+            hint="one array for all pictures: (count, channels, height, width) of the latents",
         )
-    return request
+
+
+def _check_multiple(name: str, value: int, multiple: int) -> None:
+    """A width or height that every level of the networks halves evenly."""
+    validation.integer(name, value, 1, MAX_SIDE)
+    if value % multiple:
+        low, high = value // multiple * multiple, (value // multiple + 1) * multiple
+        raise UsageError(
+            f"{name} must be a multiple of {multiple}, not {value}",
+            code="E-SIZE",
+            hint=f"use {low} or {high}" if low else f"use {high}",
+        )

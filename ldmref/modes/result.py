@@ -42,15 +42,7 @@ class Result:
 
     def params_of(self, i: int) -> dict[str, Any]:
         """The parameters that make picture `i` alone."""
-        single = dict(self.params, seed=self.seeds[i], count=1, index=i)
-        for key in ("prompt", "negative_prompt"):
-            if isinstance(self.params[key], list):
-                single[key] = self.params[key][i]
-        if "positions" in self.params:
-            single["positions"] = self.params["positions"][i : i + 1]
-        if "latents" in self.params:
-            single["latents"] = self.params["latents"][i : i + 1]
-        return single
+        return params_of_picture(self.params, self.seeds[i], i)
 
     def infotext(self, i: int = 0) -> str:
         """The parameters of picture `i` in A1111's notation."""
@@ -90,3 +82,15 @@ class Result:
         buffer = io.BytesIO()
         sheet.save(buffer, "PNG")
         return buffer.getvalue()
+
+
+def params_of_picture(params: dict[str, Any], seed: int, i: int) -> dict[str, Any]:
+    """The parameters that make picture `i` of a run alone."""
+    single = dict(params, seed=seed, count=1, index=i)
+    for key in ("prompt", "negative_prompt"):
+        if isinstance(params[key], list):
+            single[key] = params[key][i]
+    for key in ("positions", "latents"):
+        if key in params:
+            single[key] = params[key][i : i + 1]
+    return single

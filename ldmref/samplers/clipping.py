@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import TypeAlias
 
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.loop import Denoiser, Step, Stepped
+
+Clip: TypeAlias = Callable[[Array], Array]
 
 
-def clipped(bound: float) -> Callable[[Array], Array]:
-    """x0 -> x0 cut to [-bound, bound]: diffusers' `clip_sample`.
+def clip_of(config: SchedulerConfig) -> Clip | None:
+    """What a scheduler's configuration does to x0; None for nothing."""
+    if config.thresholding_ratio:
+        return dynamic_threshold(config.thresholding_ratio, config.sample_max_value)
+    return clip_to(config.clip_sample_range) if config.clip_sample_range else None
+
+
+def clip_to(bound: float) -> Clip:
+    """x0 -> x0 clipped to [-bound, bound]: diffusers' `clip_sample`.
 
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, published code (`clip_denoised`).
     """
     return lambda x0: array_namespace(x0).clip(x0, -bound, bound)
 
 
-def dynamically_thresholded(ratio: float, largest: float) -> Callable[[Array], Array]:
-    r"""x0 (n, ...) -> x0 cut to [-s, s] and divided by s, with an s for each of the n.
+def dynamic_threshold(ratio: float, largest: float) -> Clip:
+    r"""x0 (n, ...) -> x0 clipped to [-s, s] and divided by s, with an s for each of the n.
 
     .. math:: s = \mathrm{clip}(Q_{ratio}(|x_0|), 1, \mathrm{largest})
 
@@ -35,15 +47,25 @@ def dynamically_thresholded(ratio: float, largest: float) -> Callable[[Array], A
     def threshold(x0: Array) -> Array:
         xp = array_namespace(x0)
         flat = xp.sort(xp.reshape(xp.abs(x0), (x0.shape[0], -1)), axis=1)
-        place = ratio * (flat.shape[1] - 1)
-        low = min(int(place), flat.shape[1] - 1)
+        position = ratio * (flat.shape[1] - 1)
+        low = min(int(position), flat.shape[1] - 1)
         high = min(low + 1, flat.shape[1] - 1)
-        part = place - low
-        s = flat[:, low] + part * (flat[:, high] - flat[:, low])
+        s = flat[:, low] + (position - low) * (flat[:, high] - flat[:, low])
         s = xp.where(s < 1.0, xp.ones_like(s), s)
         s = xp.where(s > largest, largest * xp.ones_like(s), s)
         s = xp.reshape(s, (-1,) + (1,) * (x0.ndim - 1))
-        inside = xp.where(x0 > s, s, x0)
-        return xp.where(inside < -s, -s, inside) / s
+        clipped = xp.where(x0 > s, s, x0)
+        return xp.where(clipped < -s, -s, clipped) / s
 
     return threshold
+
+
+def clip_predictions(step: Step, clip: Clip | None) -> Step:
+    """`step` with a denoiser whose predictions are clipped."""
+    if clip is None:
+        return step
+
+    def clipped_step(denoise: Denoiser, *arguments) -> Stepped:
+        return step(lambda x, sigma: clip(denoise(x, sigma)), *arguments)
+
+    return clipped_step

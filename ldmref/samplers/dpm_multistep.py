@@ -12,22 +12,16 @@ prediction, DPM-Solver++, is in `dpmpp.py`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Noise, StepFunction
-from ldmref.samplers.steps import straight
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.steps import euler_step
 
 
-def dpm_solver_multistep(
-    order: int = 2,
-    eta: float = 0.0,
-    solver: str = "midpoint",
-    order_at: Callable[[float], int] | None = None,
-) -> StepFunction:
+def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoint") -> Step:
     r"""DPM-Solver(2M) and (3M), and their SDE form: one evaluation a step.
 
-    .. math:: x' = \mathrm{straight} - \eta(\sigma - \sigma')\epsilon
+    .. math:: x' = \mathrm{euler} - \eta(\sigma - \sigma')\epsilon
                  - (1 + \eta)\,(c_1 D_1 + c_2 D_2)
                  + \sqrt{\eta (\sigma^2 - \sigma'^2)}\,\xi
 
@@ -40,7 +34,6 @@ def dpm_solver_multistep(
         order: 1, 2 or 3.
         eta: how much fresh noise; 0 is deterministic, 1 the SDE form.
         solver: of the second-order steps, `midpoint` or `heun`.
-        order_at: sigma -> the highest order of the step that begins there.
 
     Source: Lu et al. 2022, arXiv:2206.00927, appendix B and published code; diffusers 0.42.1,
     `algorithm_type="dpmsolver"` and `"sde-dpmsolver"`.
@@ -48,20 +41,22 @@ def dpm_solver_multistep(
     if order not in (1, 2, 3) or solver not in ("midpoint", "heun"):
         raise ValueError(f"order must be 1 to 3, solver midpoint or heun; not {order}, {solver!r}")
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         eps = (x - x0) * (1.0 / sigma)
         past = ((sigma, eps), *history)[:order]
         h, k = math.log(sigma / sigma_next), 1.0 + eta
-        x_next = straight(x, x0, sigma, sigma_next) - (eta * (sigma - sigma_next)) * eps
-        here = min(len(past), order if order_at is None else order_at(sigma))
+        x_next = euler_step(x, x0, sigma, sigma_next) - (eta * (sigma - sigma_next)) * eps
         exact = sigma_next * (math.expm1(h) / h - 1.0) if h else 0.0
-        if here > 1 and h:
+        if len(past) > 1 and h:
             d1 = _slope(past[0], past[1], h)
-            c1 = exact if here == 3 or solver == "heun" else 0.5 * (sigma - sigma_next)
-            if here == 3:
+            c1 = exact if len(past) == 3 or solver == "heun" else 0.5 * (sigma - sigma_next)
+            if len(past) == 3:
                 earlier = _slope(past[1], past[2], h)
                 r0, r1 = (math.log(past[i + 1][0] / past[i][0]) / h for i in range(2))
                 d2 = (d1 - earlier) * (1.0 / (r0 + r1))

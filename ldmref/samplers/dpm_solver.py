@@ -9,21 +9,21 @@ from __future__ import annotations
 import math
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Noise, StepFunction
-from ldmref.samplers.steps import ancestral, split_noise, straight
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.steps import ancestral, ancestral_sigmas, euler_step
 
 
-def dpm_solver(order: int = 2) -> StepFunction:
+def dpm_solver(order: int = 2) -> Step:
     r"""DPM-Solver-1, -2 and -3: `order` evaluations for each step.
 
-    .. math:: s_i = \sigma e^{-r_i h}, \quad u_1 = \mathrm{straight}(s_1), \quad
+    .. math:: s_i = \sigma e^{-r_i h}, \quad u_1 = \mathrm{euler}(s_1), \quad
               D_i = \epsilon(u_i) - \epsilon(x) \qquad
 
     Order 2 (r_1 = 1/2): x' = straight - (sigma - sigma') D_1.
     Order 3 (r_1 = 1/3, r_2 = 2/3), with phi(h) = (e^h - 1) / h - 1:
 
-    .. math:: u_2 = \mathrm{straight}(s_2) - s_2 \frac{r_2}{r_1} \varphi(r_2 h) D_1, \qquad
-              x' = \mathrm{straight}(\sigma') - \frac{\sigma'}{r_2} \varphi(h) D_2
+    .. math:: u_2 = \mathrm{euler}(s_2) - s_2 \frac{r_2}{r_1} \varphi(r_2 h) D_1, \qquad
+              x' = \mathrm{euler}(\sigma') - \frac{\sigma'}{r_2} \varphi(h) D_2
 
     Order 1 is DDIM; order 2 is k-diffusion's DPM2. The step to sigma = 0 goes straight to x0.
 
@@ -37,20 +37,23 @@ def dpm_solver(order: int = 2) -> StepFunction:
     if order == 1:
         return ancestral(0.0)
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
-        h, end = math.log(sigma / sigma_next), straight(x, x0, sigma, sigma_next)
+        h, end = math.log(sigma / sigma_next), euler_step(x, x0, sigma, sigma_next)
         r1 = 0.5 if order == 2 else 1.0 / 3.0
         s1 = sigma * math.exp(-r1 * h)
-        d1 = (x0 - denoise(straight(x, x0, sigma, s1), s1)) * (1.0 / s1)
+        d1 = (x0 - denoise(euler_step(x, x0, sigma, s1), s1)) * (1.0 / s1)
         if order == 2:
             return end + (sigma_next - sigma) * d1, x0, ()
         r2 = 2.0 / 3.0
         s2 = sigma * math.exp(-r2 * h)
-        bend = -s2 * (r2 / r1) * _phi(r2 * h) * d1
-        d2 = (x0 - denoise(straight(x, x0, sigma, s2) + bend, s2) + bend) * (1.0 / s2)
+        correction = -s2 * (r2 / r1) * _phi(r2 * h) * d1
+        d2 = (x0 - denoise(euler_step(x, x0, sigma, s2) + correction, s2) + correction) * (1.0 / s2)
         return end - (sigma_next / r2) * _phi(h) * d2, x0, ()
 
     return step
@@ -60,25 +63,25 @@ def _phi(h: float) -> float:
     return math.expm1(h) / h - 1.0
 
 
-def dpmpp_2s() -> StepFunction:
+def dpmpp_2s() -> Step:
     r"""DPM-Solver++(2S): second-order singlestep for the data prediction, in the middle of lambda.
 
-    .. math:: u = \mathrm{straight}(\sigma e^{-h/2}), \qquad
-              x' = \mathrm{straight}(\sigma') + (1 - e^{-h}) (x_0(u) - x_0)
+    .. math:: u = \mathrm{euler}(\sigma e^{-h/2}), \qquad
+              x' = \mathrm{euler}(\sigma') + (1 - e^{-h}) (x_0(u) - x_0)
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1 with r = 1/2 and alpha = 1.
     """
     return dpmpp_sde(0.0)
 
 
-def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> StepFunction:
+def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> Step:
     r"""DPM-Solver++ SDE: DPM-Solver++(2S) with fresh noise, at the middle point and at the end.
 
     Both walks, to s = sigma e^(-r h) and to sigma', start at x, go to their own sigma_down and add
-    their own noise of strength sigma_up (`split_noise`):
+    their own noise of strength sigma_up (`ancestral_sigmas`):
 
-    .. math:: u = \mathrm{straight}(s_{down}) + s_{up}\,\epsilon_1, \qquad
-              x' = \mathrm{straight}(\sigma'_{down})
+    .. math:: u = \mathrm{euler}(s_{down}) + s_{up}\,\epsilon_1, \qquad
+              x' = \mathrm{euler}(\sigma'_{down})
                  + \left(1 - \frac{\sigma'_{down}}{\sigma}\right) \frac{x_0(u) - x_0}{2 r}
                  + \sigma'_{up}\,\epsilon_2
 
@@ -92,16 +95,19 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> StepFunction:
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1; k-diffusion, `sample_dpmpp_sde`.
     """
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         middle = sigma * math.exp(-r * math.log(sigma / sigma_next))
-        down, up = split_noise(sigma, middle, eta)
-        u = straight(x, x0, sigma, down)
+        down, up = ancestral_sigmas(sigma, middle, eta)
+        u = euler_step(x, x0, sigma, down)
         difference = denoise(u + up * noise() if up > 0 else u, middle) - x0
-        down, up = split_noise(sigma, sigma_next, eta)
-        x_next = straight(x, x0, sigma, down) + ((1.0 - down / sigma) * 0.5 / r) * difference
+        down, up = ancestral_sigmas(sigma, sigma_next, eta)
+        x_next = euler_step(x, x0, sigma, down) + ((1.0 - down / sigma) * 0.5 / r) * difference
         return (x_next + up * noise() if up > 0 else x_next), x0, ()
 
     return step

@@ -13,24 +13,42 @@ probability-flow ODE, eta = 1 the reverse diffusion.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from typing import NamedTuple
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Noise, StepFunction
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.multistep import exponential_moment
-from ldmref.samplers.steps import straight
+from ldmref.samplers.steps import euler_step
 
 
-def _renoised(x: Array, h: float, sigma_next: float, eta: float, noise: Noise) -> Array:
+class Prediction(NamedTuple):
+    """The prediction x0 of an earlier step, and that step's length h in log sigma."""
+
+    x0: Array
+    h: float
+
+
+def second_difference(
+    x0: Array, h: float, last: Prediction, first: Prediction
+) -> tuple[Array, Array]:
+    """(D1, D2): first and half the second derivative of x0 in units of `h`, at the newest x0.
+
+    Args:
+        x0, h: prediction and length of this step.
+        last, first: of the step before and of the one before that.
+    """
+    r0, r1 = last.h / h, first.h / h
+    d1 = (h / last.h) * (x0 - last.x0)
+    d2 = (d1 - (last.x0 - first.x0) * (1.0 / r1)) * (1.0 / (r0 + r1))
+    return d1 + r0 * d2, d2
+
+
+def _add_noise(x: Array, h: float, sigma_next: float, eta: float, noise: Noise) -> Array:
     up = sigma_next * math.sqrt(max(0.0, -math.expm1(-2.0 * eta * h)))
     return x + up * noise() if up > 0 else x
 
 
-def dpmpp_2m(
-    eta: float = 0.0,
-    solver: str = "midpoint",
-    order_at: Callable[[float], int] | None = None,
-) -> StepFunction:
+def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
     r"""DPM-Solver++(2M) and its SDE form: second-order multistep, one evaluation a step.
 
     .. math:: D = \frac{h}{h_{last}} (x_0 - x_{0,last}), \qquad
@@ -44,7 +62,6 @@ def dpmpp_2m(
     Args:
         eta: how much fresh noise; 0 is DPM-Solver++(2M), 1 its SDE form.
         solver: `midpoint` or `heun`.
-        order_at: sigma -> the highest order of the step that begins there.
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 2, with alpha = 1; k-diffusion,
     `sample_dpmpp_2m`, `sample_dpmpp_2m_sde`.
@@ -52,28 +69,25 @@ def dpmpp_2m(
     if solver not in ("midpoint", "heun"):
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         h = math.log(sigma / sigma_next)
-        x_next = straight(x, x0, sigma, sigma * (sigma_next / sigma) ** (1.0 + eta))
-        if history and (order_at is None or order_at(sigma) > 1):
-            x0_last, h_last = history
-            k = (1.0 + eta) * h
+        x_next = euler_step(x, x0, sigma, sigma * (sigma_next / sigma) ** (1.0 + eta))
+        if history:
+            last, k = history[0], (1.0 + eta) * h
             c = -0.5 * math.expm1(-k) if solver == "midpoint" else exponential_moment(1, k)
-            x_next = x_next + (c * h / h_last) * (x0 - x0_last)
-        return _renoised(x_next, h, sigma_next, eta, noise), x0, (x0, h)
+            x_next = x_next + (c * h / last.h) * (x0 - last.x0)
+        return _add_noise(x_next, h, sigma_next, eta, noise), x0, (Prediction(x0, h),)
 
     return step
 
 
-def dpmpp_3m(
-    eta: float = 1.0,
-    solver: str = "heun",
-    order_at: Callable[[float], int] | None = None,
-    flipped: bool = False,
-) -> StepFunction:
+def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
     r"""DPM-Solver++(3M) SDE: three predictions, one evaluation a step, as k-diffusion publishes it.
 
     .. math:: x' = x_0 + e^{-k}(x - x_0) + \varphi_2 D_1 + \varphi_3 D_2
@@ -90,8 +104,6 @@ def dpmpp_3m(
     Args:
         eta: how much fresh noise; 0 is deterministic, 1 the usual sampler.
         solver: of the second-order steps, `midpoint` or `heun`, as in `dpmpp_2m`.
-        order_at: sigma -> the highest order of the step that begins there.
-        flipped: take -1/2 in place of 1/2 in phi_3, the wrong sign of diffusers' SDE form.
 
     Source: k-diffusion, `sample_dpmpp_3m_sde`; Lu et al. 2022, arXiv:2211.01095, published code
     (`multistep_dpm_solver_third_update`).
@@ -99,26 +111,26 @@ def dpmpp_3m(
     if solver not in ("midpoint", "heun"):
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         h = math.log(sigma / sigma_next)
         k = (1.0 + eta) * h
-        x_next = straight(x, x0, sigma, sigma * (sigma_next / sigma) ** (1.0 + eta))
-        order = min(1 + len(history) // 2, 3 if order_at is None else order_at(sigma))
-        if order > 1 and h > 0.0:
-            x0_last, h_last, *earlier = history
-            d1, c1 = (h / h_last) * (x0 - x0_last), exponential_moment(1, k)
-            if order == 3:
-                x0_first, h_first = earlier
-                r0, r1 = h_last / h, h_first / h
-                d2 = (d1 - (x0_last - x0_first) * (1.0 / r1)) * (1.0 / (r0 + r1))
-                d1 = d1 + r0 * d2
-                x_next = x_next + (0.5 * exponential_moment(2, k) - flipped) * d2
-            elif solver == "midpoint":
-                c1 = -0.5 * math.expm1(-k)
+        x_next = euler_step(x, x0, sigma, sigma * (sigma_next / sigma) ** (1.0 + eta))
+        if history and h > 0.0:
+            c1 = exponential_moment(1, k)
+            if len(history) == 2:
+                d1, d2 = second_difference(x0, h, *history)
+                x_next = x_next + 0.5 * exponential_moment(2, k) * d2
+            else:
+                d1 = (h / history[0].h) * (x0 - history[0].x0)
+                c1 = -0.5 * math.expm1(-k) if solver == "midpoint" else c1
             x_next = x_next + c1 * d1
-        return _renoised(x_next, h, sigma_next, eta, noise), x0, (x0, h, *history[:2])
+        x_next = _add_noise(x_next, h, sigma_next, eta, noise)
+        return x_next, x0, (Prediction(x0, h), *history[:1])
 
     return step

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Step, StepFunction, sample
-from ldmref.samplers.steps import ancestral, straight
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, State, Step, Stepped, sample
+from ldmref.samplers.steps import ancestral, euler_step
 
 
 def invert(
-    denoise: Denoise, x: Array, sigmas: Sequence[float], step: StepFunction | None = None
-) -> Iterator[Step]:
+    denoise: Denoiser, x: Array, sigmas: Sequence[float], step: Step | None = None
+) -> Iterator[State]:
     r"""Walk `x` up the increasing `sigmas`; by default with DDIM's straight line (DDIM inversion).
 
     .. math:: x' = x_0 + \frac{\sigma'}{\sigma}(x - x_0), \qquad \sigma' > \sigma
@@ -40,7 +39,7 @@ def invert(
     return sample(denoise, x, levels, ancestral(0.0) if step is None else step)
 
 
-def implicit(iterations: int = 5) -> StepFunction:
+def implicit(iterations: int = 5) -> Step:
     r"""A step upwards that DDIM's step down undoes, solved by fixed-point iteration.
 
     The slope is taken at the upper end, where the step down takes it:
@@ -57,12 +56,13 @@ def implicit(iterations: int = 5) -> StepFunction:
     """
 
     def step(
-        denoise: Denoise, x: Array, sigma: float, sigma_next: float, history: tuple, noise: Any
-    ) -> tuple[Array, Array, tuple]:
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         there, x0 = x, x
         if sigma > 0.0:
             x0 = denoise(x, sigma)
-            there = straight(x, x0, sigma, sigma_next)
+            there = euler_step(x, x0, sigma, sigma_next)
         for _ in range(iterations):
             x0 = denoise(there, sigma_next)
             there = x + (sigma_next - sigma) / sigma_next * (there - x0)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Noise, StepFunction
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
 
 
-def lcm() -> StepFunction:
+def lcm() -> Step:
     r"""Multistep consistency sampling, for networks that were distilled for it.
 
     .. math:: x' = x_0 + \sigma'\,\epsilon
@@ -24,7 +24,10 @@ def lcm() -> StepFunction:
     algorithm 1.
     """
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         return (x0 + sigma_next * noise() if sigma_next > 0 else x0), x0, ()
 

@@ -3,58 +3,109 @@
 Coordinates: x = x0 + sigma * eps, so no sampler knows of alpha-bar; the variance-preserving scaling
 is inside the denoiser. A step is a function
 
-    step(denoise, x, sigma, sigma_next, history, noise) -> (x_next, x0, history)
+    step(denoise, x, interval, history, noise) -> (x_next, x0, history)
 
 without hidden state: what a multistep method remembers is `history`, passed along.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+import math
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ldmref.math.arrays import Array
 
-Denoise = Callable[[Array, float], Array]
-Noise = Callable[[], Array]
-StepFunction = Callable[..., tuple[Array, Array, tuple]]
+History: TypeAlias = tuple[Any, ...]  # what a method remembers, in its own form; () at the start
+Stepped: TypeAlias = tuple[Array, Array, History]  # (x_next, x0, history)
 
 
-class Step(NamedTuple):
-    """The state after step `i`."""
+class Denoiser(Protocol):
+    """The expected clean data x0 given x = x0 + sigma * eps."""
+
+    def __call__(self, x: Array, sigma: float, /) -> Array: ...
+
+
+class Noise(Protocol):
+    """Standard normal noise of x's shape, fresh at every call."""
+
+    def __call__(self) -> Array: ...
+
+
+class Constraint(Protocol):
+    """Projects x at noise level sigma onto what is known (inpainting)."""
+
+    def __call__(self, x: Array, sigma: float, /) -> Array: ...
+
+
+class Interval(NamedTuple):
+    """Step `i` (from 0) of `n`, from `sigma` to `sigma_next`."""
+
+    i: int
+    n: int
+    sigma: float
+    sigma_next: float
+
+
+class Step(Protocol):
+    """One step of a sampler."""
+
+    def __call__(
+        self, denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise, /
+    ) -> Stepped: ...
+
+
+class State(NamedTuple):
+    """The state after step `i`: x at noise level `sigma`, and the prediction x0 that led there."""
 
     i: int
     sigma: float
     x: Array
     x0: Array
-    history: tuple
+    history: History
 
 
 def sample(
-    denoise: Denoise,
+    denoise: Denoiser,
     x: Array,
     sigmas: Sequence[float],
-    step: StepFunction,
+    step: Step,
     *,
     noise: Noise | None = None,
-    constrain: Callable[[Array, float], Array] | None = None,
-    history: tuple = (),
-) -> Iterator[Step]:
-    """Walk `x` down the decreasing `sigmas`, one `Step` per interval.
+    constrain: Constraint | None = None,
+    visits: Sequence[int] | None = None,
+    history: History = (),
+) -> Iterator[State]:
+    r"""Take `x` through the `sigmas`, one `State` per step.
 
     Args:
-        denoise: `denoise(x, sigma) -> x0`, the expected clean data given x.
-        x: data at level sigmas[0], any shape.
-        sigmas: decreasing noise levels, Python floats; the last may be 0.
+        denoise: `denoise(x, sigma) -> x0`.
+        x: data at the first noise level visited, any shape.
+        sigmas: noise levels, (n + 1,); decreasing to sample (the last may be 0), increasing to
+            invert.
         step: made by an entry of `SAMPLERS`.
-        noise: `noise() -> standard normal array` of x's shape, for stochastic steps.
-        constrain: `constrain(x, sigma) -> x` after every step (inpainting).
-        history: multistep memory of an earlier walk that is taken up again.
+        noise: for stochastic steps and for jumps.
+        constrain: applied to x after every step (inpainting).
+        visits: indices into `sigmas` in the order in which they are visited; None: 0, 1, ..., n.
+            img2img starts at a later index. Where an index is smaller than the one before, x
+            jumps back up by the forward process (RePaint),
+            x' = x + sqrt(sigma'^2 - sigma^2) eps, and multistep methods start anew.
+        history: multistep memory of an earlier run that is continued.
+
+    Source: the jump, Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, in these coordinates.
     """
-    levels = [float(s) for s in sigmas]
-    for i, (sigma, sigma_next) in enumerate(pairwise(levels)):
-        x, x0, history = step(denoise, x, sigma, sigma_next, history, noise)
+    sigmas = [float(sigma) for sigma in sigmas]
+    n, noise = len(sigmas) - 1, noise or _no_noise
+    for i, j in pairwise(range(n + 1) if visits is None else visits):
+        if j < i:
+            x, history = x + math.sqrt(sigmas[j] ** 2 - sigmas[i] ** 2) * noise(), ()
+            continue
+        x, x0, history = step(denoise, x, Interval(i, n, sigmas[i], sigmas[j]), history, noise)
         if constrain is not None:
-            x = constrain(x, sigma_next)
-        yield Step(i, sigma_next, x, x0, history)
+            x = constrain(x, sigmas[j])
+        yield State(i, sigmas[j], x, x0, history)
+
+
+def _no_noise() -> Array:
+    raise ValueError("this run draws noise: give sample(..., noise=...)")

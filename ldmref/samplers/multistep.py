@@ -15,7 +15,7 @@ solve the moment equations
 
 .. math:: \sum_{j=1}^{p-1} w_j\, r_j^i = \int_{\sigma_n}^{\sigma_{n+1}} r^i\, d\sigma,
           \quad i = 1, \dots, p - 1, \qquad
-          x' = \mathrm{straight} + \sum_j w_j (e_{n-j} - e_n)
+          x' = \mathrm{euler} + \sum_j w_j (e_{n-j} - e_n)
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ from typing import NamedTuple
 import numpy as np
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Noise, StepFunction
-from ldmref.samplers.runge_kutta import HEUN, RK4, Tableau, combine, runge_kutta_bend
-from ldmref.samplers.steps import straight
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.runge_kutta import HEUN, RK4, Tableau, combine, runge_kutta_correction
+from ldmref.samplers.steps import euler_step
 
 # (levels of the earlier slopes, newest first; sigma; sigma_next) -> a weight for each
 Rule = Callable[[Sequence[float], float, float], list[float]]
 
 
-class Memory(NamedTuple):
+class MultistepHistory(NamedTuple):
     """What a multistep method remembers: the newest slope, and what earlier ones differ from it by.
 
     `sigma`, level of the newest slope; `arrived`, the point to which the step led; `target`, the
@@ -64,8 +64,12 @@ def recall(x: Array, x0: Array, sigma: float, history: tuple, most: int) -> tupl
 
 
 def linear_multistep(
-    order: int, rule: Rule, start: Tableau | None = None, start_steps: int = 0
-) -> StepFunction:
+    order: int,
+    rule: Rule,
+    start: Tableau | None = None,
+    start_steps: int = 0,
+    integrate_to_zero: bool = False,
+) -> Step:
     """The step that all methods of this file share.
 
     Args:
@@ -73,22 +77,25 @@ def linear_multistep(
         rule: the weights of the slopes.
         start: method of the first `start_steps` steps; after them, and without it, the order grows
             by one with every step until it is `order`.
-
-    The step to sigma = 0 is the straight line, to x0.
+        integrate_to_zero: whether the step to sigma = 0 takes the polynomial too; otherwise it
+            goes to x0.
     """
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
-        if sigma_next == 0.0:
+        if sigma_next == 0.0 and not integrate_to_zero:
             return x0, x0, ()
         past = recall(x, x0, sigma, history, order - 1)
         if start is not None and len(past) < start_steps:
-            bend = runge_kutta_bend(denoise, x, x0, sigma, sigma_next, start)
+            correction = runge_kutta_correction(denoise, x, x0, sigma, sigma_next, start)
         else:
             weights = rule([level for level, _ in past], sigma, sigma_next)
-            bend = combine(weights, [d for _, d in past])
-        x_next = straight(x, x0, sigma, sigma_next) + bend
-        return x_next, x0, Memory(sigma, x_next, x0 + bend, past)
+            correction = combine(weights, [d for _, d in past])
+        x_next = euler_step(x, x0, sigma, sigma_next) + correction
+        return x_next, x0, MultistepHistory(sigma, x_next, x0 + correction, past)
 
     return step
 
@@ -155,24 +162,27 @@ def _start(name: str, order: int, tableau: Tableau = RK4) -> tuple[Tableau | Non
     return (tableau, order - 1) if name == "runge_kutta" else (None, 0)
 
 
-def lms(order: int = 4, start: str = "runge_kutta") -> StepFunction:
+def lms(order: int = 4, start: str = "runge_kutta") -> Step:
     """Linear multistep in sigma: Adams-Bashforth with unequal steps; order 1 is Euler's method.
 
     Args:
         order: 1 to 4.
         start: `runge_kutta` takes order - 1 steps of RK4 first, and converges at `order`; `euler`
-            starts with orders 1, 2, 3, as k-diffusion and diffusers do, and converges at order 2,
-            since the first step's error is never made good.
+            starts with orders 1, 2, 3 and integrates the polynomial to sigma = 0, as k-diffusion
+            and diffusers do, and converges at order 2, since the first step's error stays.
 
     Source: k-diffusion, `sample_lms`; Hairer, Norsett, Wanner 1993, Solving ODEs I, section III.5
     (variable steps).
     """
     if not 1 <= order <= 4:
         raise ValueError(f"order must be from 1 to 4, not {order}")
-    return linear_multistep(order, adams_bashforth_rule, *_start(start, order))
+    integrate_to_zero = start == "euler"
+    return linear_multistep(
+        order, adams_bashforth_rule, *_start(start, order), integrate_to_zero=integrate_to_zero
+    )
 
 
-def deis(order: int = 2, start: str = "euler") -> StepFunction:
+def deis(order: int = 2, start: str = "euler") -> Step:
     """Diffusion exponential integrator sampler (tAB-DEIS) with the polynomial in log sigma.
 
     Args:
@@ -188,7 +198,7 @@ def deis(order: int = 2, start: str = "euler") -> StepFunction:
     return linear_multistep(order, log_rule, *_start(start, order))
 
 
-def pndm() -> StepFunction:
+def pndm() -> Step:
     """Pseudo linear multistep (PLMS): four slopes, weighted as if the steps were equal.
 
     The first step is Heun's. Programs that take one network evaluation per step write it as two,

@@ -4,7 +4,7 @@ The probability-flow ODE is dx/dsigma = (x - x0) / sigma. A stage is a point u a
 sigma and sigma', with slope e = (u - x0(u)) / s; only the differences d = e - e_1 to the first
 slope are formed, from differences of predictions:
 
-.. math:: b_i = h \sum_{j<i} a_{ij}\, d_j, \qquad u_i = \mathrm{straight}(s_i) + b_i, \qquad
+.. math:: b_i = h \sum_{j<i} a_{ij}\, d_j, \qquad u_i = \mathrm{euler}(s_i) + b_i, \qquad
           d_i = \frac{x_0 - x_0(u_i) + b_i}{s_i}, \qquad h = \sigma' - \sigma
 
 which equals the usual form because every row of the tableau sums to its node.
@@ -20,8 +20,8 @@ from typing import Any
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Noise, StepFunction
-from ldmref.samplers.steps import straight
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.steps import euler_step
 
 
 @dataclass(frozen=True)
@@ -94,29 +94,29 @@ def combine(weights: Any, differences: list[Array]) -> Array:
 
 
 def slope_differences(
-    denoise: Denoise, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
+    denoise: Denoiser, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
 ) -> tuple[list[Array], Array, Array]:
     """All stages after the first: (their slopes minus the first slope, last point, its x0)."""
     h, u, x0_there = sigma_next - sigma, x, x0
     differences: list[Array] = []
     for c, row in zip(tableau.nodes[1:], tableau.matrix[1:], strict=True):
         level = float(1 - c) * sigma + float(c) * sigma_next  # exactly sigma_next for c = 1
-        bend = h * combine(row[1:], differences)
-        u = straight(x, x0, sigma, level) + bend
+        correction = h * combine(row[1:], differences)
+        u = euler_step(x, x0, sigma, level) + correction
         x0_there = denoise(u, level)
-        differences.append((x0 - x0_there + bend) * (1.0 / level))
+        differences.append((x0 - x0_there + correction) * (1.0 / level))
     return differences, u, x0_there
 
 
-def runge_kutta_bend(
-    denoise: Denoise, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
+def runge_kutta_correction(
+    denoise: Denoiser, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
 ) -> Array:
     """What the method adds to the straight line from `sigma` to `sigma_next`."""
     differences, _, _ = slope_differences(denoise, x, x0, sigma, sigma_next, tableau)
     return (sigma_next - sigma) * combine(tableau.weights[1:], differences)
 
 
-def runge_kutta(tableau: Tableau) -> StepFunction:
+def runge_kutta(tableau: Tableau) -> Step:
     r"""An explicit Runge-Kutta method for the probability-flow ODE in sigma.
 
     .. math:: x' = x_0 + \frac{\sigma'}{\sigma}(x - x_0) + h \sum_{i>1} b_i\, d_i
@@ -130,20 +130,23 @@ def runge_kutta(tableau: Tableau) -> StepFunction:
     et al. 2022, arXiv:2206.00364, algorithm 1 (Heun, without churn).
     """
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
-        bend = runge_kutta_bend(denoise, x, x0, sigma, sigma_next, tableau)
-        return straight(x, x0, sigma, sigma_next) + bend, x0, ()
+        correction = runge_kutta_correction(denoise, x, x0, sigma, sigma_next, tableau)
+        return euler_step(x, x0, sigma, sigma_next) + correction, x0, ()
 
     return step
 
 
-def midpoint() -> StepFunction:
+def midpoint() -> Step:
     r"""The slope in the (arithmetic) middle of the interval, for the whole of it.
 
-    .. math:: u = \mathrm{straight}\left(\tfrac12(\sigma + \sigma')\right), \qquad
+    .. math:: u = \mathrm{euler}\left(\tfrac12(\sigma + \sigma')\right), \qquad
               x' = x + h\, e(u), \qquad h = \sigma' - \sigma
 
     Source: Hairer, Norsett, Wanner 1993, Solving ODEs I, section II.1 (Runge 1895).
@@ -151,7 +154,7 @@ def midpoint() -> StepFunction:
     return runge_kutta(MIDPOINT)
 
 
-def heun() -> StepFunction:
+def heun() -> Step:
     r"""Heun's second-order method: an Euler step, corrected with the slope at its end.
 
     .. math:: \hat x = x_0 + \frac{\sigma'}{\sigma}(x - x_0), \qquad
@@ -164,7 +167,7 @@ def heun() -> StepFunction:
     return runge_kutta(HEUN)
 
 
-def rk4() -> StepFunction:
+def rk4() -> Step:
     r"""The classical fourth-order method.
 
     .. math:: x' = x + \frac{h}{6}(e_1 + 2 e_2 + 2 e_3 + e_4), \qquad h = \sigma' - \sigma
@@ -174,13 +177,17 @@ def rk4() -> StepFunction:
     return runge_kutta(RK4)
 
 
-def rk45(rtol: float = 1e-3, atol: float = 1e-3) -> StepFunction:
+def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
     r"""Dormand-Prince 5(4): each interval is cut as finely as the error asks for.
 
     A part of an interval is accepted when the two embedded methods differ by at most
     atol + rtol max(|x|, |x'|) in every element of the batch; the next part is
     0.9 error^(-1/5) times as long, between a fifth and five times. The last slope of an accepted
     part is the first of the next. The grid only says where to stop for callbacks and constraints.
+
+    Rounding may tip the decision to accept a part, so that two backends cut an interval
+    differently, and their results differ by the error of the method. The default tolerances,
+    those of score_sde, keep that error far below half a grey level of a picture (2 / 255 / 2).
 
     Args:
         rtol, atol: accepted error, relative and absolute (data are of order 1), > 0.
@@ -195,7 +202,10 @@ def rk45(rtol: float = 1e-3, atol: float = 1e-3) -> StepFunction:
     weights = DORMAND_PRINCE.weights
     disagreement = [b - low for b, low in zip(weights, DORMAND_PRINCE.weights_low, strict=True)]
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         length, count = history or (abs(sigma_next - sigma), 0)
         first = x0 = denoise(x, sigma)
         count += 1

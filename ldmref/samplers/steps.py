@@ -1,13 +1,13 @@
 r"""Step functions and what they are made of, in the coordinates x = x0 + sigma eps.
 
-Every step contains the *straight line*: from x at sigma along the slope eps = (x - x0) / sigma to
-sigma'. It is Euler's step, DDIM, and the first order of every other method:
+Every step contains Euler's step: from x at sigma along the slope eps = (x - x0) / sigma to sigma'.
+It is DDIM, and the first order of every other method:
 
 .. math:: x' = x_0 + \frac{\sigma'}{\sigma}(x - x_0)
 
-A method of higher order adds a *bend* to it, a combination of differences of predictions x0. So
-written, nothing cancels when sigma is large: a combination of slopes would lose the digits of x0
-below sigma times the rounding unit, a whole unit of data in float32 at sigma = 2e4.
+A method of higher order adds a *correction*, a combination of differences of predictions x0. In
+this form nothing cancels when sigma is large; a combination of slopes would lose the digits of x0
+below sigma times the rounding unit, a full unit of data in float32 at sigma = 2e4.
 
 | file             | methods                                                                    |
 |------------------|----------------------------------------------------------------------------|
@@ -25,26 +25,26 @@ from __future__ import annotations
 import math
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Noise, StepFunction
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
 
 
-def straight(x: Array, x0: Array, sigma: float, sigma_next: float) -> Array:
-    """The straight line: from x at `sigma`, with the noise that x0 leaves in it, to `sigma_next`.
+def euler_step(x: Array, x0: Array, sigma: float, sigma_next: float) -> Array:
+    """Euler's step from x at `sigma`, with the noise that x0 leaves in it, to `sigma_next`.
 
-    >>> straight(5.0, 1.0, 2.0, 1.0)
+    >>> euler_step(5.0, 1.0, 2.0, 1.0)
     3.0
     """
     return x0 + (sigma_next / sigma) * (x - x0)
 
 
-def split_noise(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
-    r"""(sigma_down, sigma_up): how far to walk, and how much fresh noise to add, to be at sigma'.
+def ancestral_sigmas(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
+    r"""(sigma_down, sigma_up): step down to the first, add noise of the second, and be at sigma'.
 
     .. math:: \sigma_{up} = \eta\,\sigma'\sqrt{1 - \sigma'^2/\sigma^2}, \quad
               \sigma_{down} = \sqrt{\sigma'^2 - \sigma_{up}^2}
 
     Args:
-        sigma, sigma_next: levels at the start and the end, sigma > 0; walking up adds no noise.
+        sigma, sigma_next: noise levels before and after, sigma > 0; a step up adds no noise.
         eta: from 0 (none) to 1 (the posterior's).
 
     Raises:
@@ -52,9 +52,9 @@ def split_noise(sigma: float, sigma_next: float, eta: float) -> tuple[float, flo
 
     Source: Song, Meng, Ermon 2020, arXiv:2010.02502, eq. 16, divided by the root of alpha-bar.
 
-    >>> split_noise(5.0, 4.0, 0.0)
+    >>> ancestral_sigmas(5.0, 4.0, 0.0)
     (4.0, 0.0)
-    >>> [round(s, 6) for s in split_noise(5.0, 4.0, 1.0)]
+    >>> [round(s, 6) for s in ancestral_sigmas(5.0, 4.0, 1.0)]
     [3.2, 2.4]
     """
     if not 0.0 <= eta <= 1.0:
@@ -64,14 +64,14 @@ def split_noise(sigma: float, sigma_next: float, eta: float) -> tuple[float, flo
     return math.sqrt(sigma_next**2 - up**2), up
 
 
-def ancestral(eta: float = 0.0) -> StepFunction:
+def ancestral(eta: float = 0.0) -> Step:
     r"""DDPM, DDIM, Euler and Euler-ancestral: one function of eta.
 
     .. math:: x' = x_0 + \frac{\sigma_{down}}{\sigma}(x - x_0) + \sigma_{up}\,\epsilon
 
-    with the two sigmas of `split_noise`. eta = 0 is Euler's method for the probability-flow ODE,
-    which is DDIM; eta = 1 draws from the posterior q(x_s | x_t, x_0), which is DDPM; in between it
-    is DDIM(eta).
+    with the two sigmas of `ancestral_sigmas`. eta = 0 is Euler's method for the probability-flow
+    ODE, which is DDIM; eta = 1 draws from the posterior q(x_s | x_t, x_0), which is DDPM; in
+    between it is DDIM(eta).
 
     Args:
         eta: how much fresh noise, from 0 (none) to 1 (the posterior's).
@@ -80,17 +80,20 @@ def ancestral(eta: float = 0.0) -> StepFunction:
     arXiv:2006.11239, eq. 7; Karras et al. 2022, arXiv:2206.00364, algorithm 1 with Euler steps.
     """
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
-        down, up = split_noise(sigma, sigma_next, eta)
-        x_next = straight(x, x0, sigma, down)
+        down, up = ancestral_sigmas(sigma, sigma_next, eta)
+        x_next = euler_step(x, x0, sigma, down)
         return (x_next + up * noise() if up > 0 else x_next), x0, ()
 
     return step
 
 
-def with_noise(inner: StepFunction, eta: float = 1.0) -> StepFunction:
-    """The ancestral form of a deterministic step: walk to sigma_down, then add fresh noise.
+def with_noise(inner: Step, eta: float = 1.0) -> Step:
+    """The ancestral form of a deterministic step: step to sigma_down, then add fresh noise.
 
     `with_noise(ancestral(0), eta)` is `ancestral(eta)`; the other names that end in "a" are made
     the same way.
@@ -102,9 +105,12 @@ def with_noise(inner: StepFunction, eta: float = 1.0) -> StepFunction:
     Source: k-diffusion, `sample_dpm_2_ancestral`, `sample_dpmpp_2s_ancestral`.
     """
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
-        down, up = split_noise(sigma, sigma_next, eta)
-        x_next, x0, history = inner(denoise, x, sigma, down, history, noise)
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
+        down, up = ancestral_sigmas(sigma, sigma_next, eta)
+        x_next, x0, history = inner(denoise, x, interval._replace(sigma_next=down), history, noise)
         return (x_next + up * noise() if up > 0 else x_next), x0, history
 
     return step

@@ -2,11 +2,11 @@ r"""UniPC: a predictor and a corrector that share one evaluation, in lambda = -l
 
 Both integrate the polynomial through predictions x0 exactly against e^(-h (1 - u)): the predictor
 through those of this step and the last ones, the corrector, one step later, through the same and
-the new one. With r the places of the predictions in units of the step h (the start is 0, the end
+the new one. With r the positions of the predictions in units of the step h (the start is 0, the end
 1), the weights of the differences to the prediction at the start solve
 
 .. math:: \sum_k w_k r_k^i = h \int_0^1 e^{-h(1 - u)} u^i du, \qquad
-          x' = \mathrm{straight} + \sum_k w_k (x_{0,k} - x_0)
+          x' = \mathrm{euler} + \sum_k w_k (x_{0,k} - x_0)
 
 The paper's function B(h) divides out of these equations. It remains only where the published method
 takes 1/2 for the single weight of a one-term sum: in the predictor of order 2, which with `bh2` is
@@ -20,17 +20,17 @@ For the noise prediction the same polynomials go through eps, against the weight
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Sequence
 from typing import NamedTuple
 
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Denoise, Noise, StepFunction
+from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
 from ldmref.samplers.multistep import exponential_moment, moment_weights
 from ldmref.samplers.runge_kutta import combine
-from ldmref.samplers.steps import straight
+from ldmref.samplers.steps import euler_step
 
 
-class Memory(NamedTuple):
+class UniPCHistory(NamedTuple):
     """The last step: where it began (corrected), its order, its predictions, newest first."""
 
     x: Array
@@ -42,10 +42,10 @@ def unipc(
     order: int = 2,
     variant: str = "bh2",
     corrector: bool = True,
-    order_at: Callable[[float], int] | None = None,
     noise_prediction: bool = False,
-    uncorrected: Callable[[float], bool] | None = None,
-) -> StepFunction:
+    lower_order_final: bool = False,
+    disable_corrector: Collection[int] = (),
+) -> Step:
     """UniPC, multistep: one evaluation a step.
 
     The order grows from 1 with every step until it is `order`; the predictor is of that order and
@@ -56,9 +56,9 @@ def unipc(
         order: 1 to 3, the number of predictions in the predictor; 2 in diffusers by default.
         variant: `bh1`, B(h) = h, or `bh2`, B(h) = 1 - e^-h (e^h - 1 for the noise prediction).
         corrector: False leaves the predictor alone, UniP.
-        order_at: sigma -> the highest order of the step that begins there.
         noise_prediction: the polynomials go through eps and not through x0.
-        uncorrected: sigma -> whether the state that arrives there is left as predicted.
+        lower_order_final: the order falls to 1 towards the last step, as in the published code.
+        disable_corrector: indices of the steps whose result is left as predicted.
 
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP), data prediction;
     appendix E.1, noise prediction.
@@ -89,20 +89,23 @@ def unipc(
         h = math.log(sigma / sigma_next)
         if h == 0.0:
             return x
-        places = [math.log(sigma / level) / h for level, _ in others]
+        positions = [math.log(sigma / level) / h for level, _ in others]
         if halved:
-            weights = [0.5 * single(h, sigma_next) / r for r in places]
+            weights = [0.5 * single(h, sigma_next) / r for r in positions]
         else:
-            moments = [moment(i + 1, h, sigma_next) for i in range(len(places))]
-            weights = moment_weights(places, moments)
+            moments = [moment(i + 1, h, sigma_next) for i in range(len(positions))]
+            weights = moment_weights(positions, moments)
         line = (
             x + (sigma_next - sigma) * new
             if noise_prediction
-            else straight(x, new, sigma, sigma_next)
+            else euler_step(x, new, sigma, sigma_next)
         )
         return line + combine(weights, [other - new for _, other in others])
 
-    def step(denoise: Denoise, x: Array, sigma: float, sigma_next: float, history, noise: Noise):
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -110,14 +113,14 @@ def unipc(
         past = ()
         if history:
             x_last, order_last, past = history
-            if corrector and not (uncorrected is not None and uncorrected(sigma)):
+            if corrector and interval.i - 1 not in disable_corrector:
                 (start, first), *earlier = past
                 nodes = [*earlier[: order_last - 1], (sigma, new)]
                 x = move(x_last, start, sigma, first, nodes, order_last == 1)
-        here = min(order, len(past) + 1)
-        if order_at is not None:
-            here = min(here, order_at(sigma))
-        x_next = move(x, sigma, sigma_next, new, past[: here - 1], here == 2)
-        return x_next, x0, Memory(x, here, ((sigma, new), *past)[:order])
+        used = min(order, len(past) + 1)
+        if lower_order_final:
+            used = min(used, interval.n - interval.i)
+        x_next = move(x, sigma, sigma_next, new, past[: used - 1], used == 2)
+        return x_next, x0, UniPCHistory(x, used, ((sigma, new), *past)[:order])
 
     return step

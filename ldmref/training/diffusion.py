@@ -23,7 +23,7 @@ from ldmref.models.params import Params, flatten, init, unflatten
 from ldmref.models.text import text_encoder, text_spec
 from ldmref.models.unet import unet, unet_spec
 from ldmref.prompts.tokenizer import PromptTokenizer
-from ldmref.samplers.grids import training_alphas_cumprod
+from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.data import Dataset
 from ldmref.training.trainer import Plan, Trainer, normal, stream
 

@@ -10,15 +10,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from ldmref.modes.networks import encode_picture
 from PIL import Image
 
 import ldmref
 from ldmref import modes
 from ldmref.io.pictures.images import to_array
-from ldmref.modes.networks import encode_picture
 from ldmref.modes.request import RNGS
-from ldmref.samplers.grids import sampling_alphas_cumprod, sigma_grid
 from ldmref.samplers.noise import STREAMS
+from ldmref.samplers.schedule import sampling_alphas_cumprod, sigma_grid
 
 SHAPE, STEPS = (4, 8, 8), 4
 

@@ -6,17 +6,17 @@ import json
 
 import numpy as np
 import pytest
+from ldmref.modes.masked import crop, filled, region_of
+from ldmref.modes.networks import encode_picture
 from PIL import Image
 
 import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.presets import preset
-from ldmref.modes.masked import crop, filled, region_of
-from ldmref.modes.networks import encode_picture
 from ldmref.modes.request import FILLS, resolve
-from ldmref.samplers.grids import sigma_grid, training_alphas_cumprod
 from ldmref.samplers.noise import Streams
+from ldmref.samplers.schedule import sigma_grid, training_alphas_cumprod
 
 
 def pixels(image):

@@ -7,6 +7,7 @@ import threading
 
 import numpy as np
 import pytest
+from ldmref.modes.networks import encode_picture
 from PIL import Image
 
 import ldmref
@@ -16,11 +17,10 @@ from ldmref.backends.traced import TracedBackend
 from ldmref.errors import Cancelled, ImageError, LdmrefError, NumericError, UsageError
 from ldmref.models.presets import preset
 from ldmref.modes import networks
-from ldmref.modes.networks import encode_picture
 from ldmref.modes.request import resolve
 from ldmref.samplers import SAMPLERS
-from ldmref.samplers.grids import sigma_grid, training_alphas_cumprod
 from ldmref.samplers.noise import Streams
+from ldmref.samplers.schedule import sigma_grid, training_alphas_cumprod
 
 
 def pixels(image):

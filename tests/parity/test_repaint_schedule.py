@@ -6,7 +6,7 @@ from itertools import pairwise
 
 import pytest
 
-from ldmref.samplers.repaint import resampling
+from ldmref.samplers.repaint import repaint_visits
 
 
 @pytest.mark.parametrize(
@@ -18,6 +18,6 @@ def test_the_schedule_is_the_one_of_diffusers(steps, length, times):
     theirs = diffusers.RePaintScheduler(num_train_timesteps=steps)
     theirs.set_timesteps(steps, length, times)
     ours = [0]
-    for here, there in pairwise(resampling(steps, length, times)):
+    for here, there in pairwise(repaint_visits(steps, length, times)):
         ours += [there] if there > here else range(here - 1, there - 1, -1)
     assert [steps - 1 - k for k in ours[:-1]] == theirs.timesteps.tolist()

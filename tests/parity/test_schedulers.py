@@ -11,11 +11,11 @@ import itertools
 
 import numpy as np
 import pytest
+from other_programs import grid_of
 
 from ldmref import samplers
 from ldmref.math import alphas_cumprod, exponential_sigmas, scaled_linear_betas
 from ldmref.samplers import SAMPLERS, sample
-from ldmref.samplers.conventions import convention_grid
 from ldmref.testing.mixture import three_modes
 
 torch = pytest.importorskip("torch")
@@ -182,7 +182,7 @@ def test_unipc(order, variant):
 
 
 def test_unipc_of_diffusers_lowers_the_order_at_the_end():
-    """By default the last steps are of order 2 and 1; ours only goes straight to 0, if at all."""
+    """By default the last steps are of order 2 and 1; ours only goes euler_step to 0, if at all."""
     theirs = in_signal_space(prepared("UniPCMultistepScheduler", solver_order=3))
     got = ours("unipc_3")
     assert_same_walk(got, theirs, EXACT, count=N - 2)
@@ -227,7 +227,7 @@ LATENT = {"clip_sample": False, "set_alpha_to_one": False, "steps_offset": 1}
 def test_ddim(eta, same_noise):
     same_noise("scheduling_ddim")
     scheduler = on_table("DDIMScheduler", N, **LATENT)
-    grid = convention_grid(SD, N, "diffusers", "leading", "ddim").sigmas
+    grid = grid_of(SD, N, "diffusers", "leading", "ddim").sigmas
     got = ours(samplers.ancestral(eta), grid, START * (grid[0] / 8.0))
     assert_same_walk(got, walk_table(scheduler, grid, eta=eta), EXACT)
 
@@ -236,7 +236,7 @@ def test_ddpm(same_noise):
     """With the posterior's variance; ends at 0 whatever the configuration."""
     same_noise("scheduling_ddpm")
     scheduler = on_table("DDPMScheduler", N, clip_sample=False, steps_offset=0)
-    grid = np.append(convention_grid(SD, N, "course", "leading").sigmas, [])
+    grid = np.append(grid_of(SD, N, "course", "leading").sigmas, [])
     got = ours("ddpm", grid, START * (grid[0] / 8.0))
     assert_same_walk(got, walk_table(scheduler, grid), EXACT)
 
@@ -244,7 +244,7 @@ def test_ddpm(same_noise):
 def test_pndm():
     """Its second timestep is repeated: calls 1 and 2 together are our first step of Heun."""
     scheduler = on_table("PNDMScheduler", N, skip_prk_steps=True, steps_offset=1)
-    grid = convention_grid(SD, N, "diffusers", "leading", "ddim").sigmas
+    grid = grid_of(SD, N, "diffusers", "leading", "ddim").sigmas
     assert scheduler.timesteps[:3].tolist() == [951, 901, 901]
     theirs = walk_table(scheduler, np.insert(grid, 1, grid[1]))
     got = ours("pndm", grid, START * (grid[0] / 8.0))
@@ -275,7 +275,7 @@ def test_ddim_of_diffusers_steps_to_timesteps_that_are_not_next(spacing, steps, 
     t = scheduler.timesteps.tolist()
     wrong = sum(a - 1000 // steps != b for a, b in itertools.pairwise(t))
     assert wrong == off
-    grid = convention_grid(SD, steps, "diffusers", spacing, "ddim").sigmas
+    grid = grid_of(SD, steps, "diffusers", spacing, "ddim").sigmas
     got = ours("ddim", grid, START * (grid[0] / 8.0))
     theirs = walk_table(scheduler, grid)
     worst = max(np.abs(a - b).max() for a, b in zip(got[:-1], theirs[:-1], strict=True))
@@ -285,6 +285,6 @@ def test_ddim_of_diffusers_steps_to_timesteps_that_are_not_next(spacing, steps, 
 def test_ddim_of_diffusers_agrees_where_its_timesteps_are_next():
     for spacing, steps in [("leading", 30), ("trailing", 20)]:
         scheduler = on_table("DDIMScheduler", steps, timestep_spacing=spacing, **LATENT)
-        grid = convention_grid(SD, steps, "diffusers", spacing, "ddim").sigmas
+        grid = grid_of(SD, steps, "diffusers", spacing, "ddim").sigmas
         got = ours("ddim", grid, START * (grid[0] / 8.0))
         assert_same_walk(got, walk_table(scheduler, grid), EXACT)

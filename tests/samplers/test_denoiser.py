@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import numpy as np
 import pytest
 
 from ldmref.math import alphas_cumprod, linear_betas, sigma_from_alpha_bar, x0_from_eps, x0_from_v
-from ldmref.samplers.denoiser import Timesteps, guided_denoiser
-from ldmref.samplers.grids import sampling_alphas_cumprod, training_alphas_cumprod
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.denoiser import guided_denoiser
+from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alphas_cumprod
 
 CONFIG = dict(
     num_train_timesteps=50, beta_start=0.002, beta_end=0.1, sigma_max=1e9,
-    trained_betas=(), rescale_betas_zero_snr=False,
 )  # fmt: skip
 
 
 def config(**changes):
-    return SimpleNamespace(**CONFIG | changes)
+    return SchedulerConfig(**CONFIG | changes)
 
 
 @pytest.mark.parametrize("scale", [0.0, 1.0, 3.0, -0.5])
@@ -27,14 +25,14 @@ def test_guided_denoiser(kind, scale):
     """One call of the network for scale 0 and 1, else one with both; the answer at its level."""
     calls = []
 
-    def network(xt, t, context):
-        calls.append((xt, t, context))
+    def network(xt, sigma, context):
+        calls.append((xt, sigma, context))
         return 0.3 * xt + context
 
     x = np.random.default_rng(0).standard_normal((2, 3))
     cond, uncond, sigma = np.full((2, 3), 2.0), np.full((2, 3), -1.0), 1.5
     denoise = guided_denoiser(
-        network, lambda s: 100 * s, kind, cond, uncond, scale, lambda parts: np.concatenate(parts)
+        network, kind, cond, uncond, scale, lambda parts: np.concatenate(parts)
     )
     got = denoise(x, sigma)
     level = 1 / (1 + sigma**2)
@@ -43,22 +41,22 @@ def test_guided_denoiser(kind, scale):
     want = {"eps": lambda: x0_from_eps(xt, answer, level),
             "v": lambda: x0_from_v(xt, answer, level), "x0": lambda: answer}[kind]()  # fmt: skip
     np.testing.assert_allclose(got, want, rtol=1e-12)
-    ((seen, t, told),) = calls
-    assert t == 150.0
+    ((seen, at, context),) = calls
+    assert at == sigma
     if scale in (0.0, 1.0):
-        np.testing.assert_array_equal(told, cond if scale else uncond)
+        np.testing.assert_array_equal(context, cond if scale else uncond)
         np.testing.assert_allclose(seen, xt)
     else:
-        np.testing.assert_array_equal(told, np.concatenate([uncond, cond]))
+        np.testing.assert_array_equal(context, np.concatenate([uncond, cond]))
         np.testing.assert_allclose(seen, np.concatenate([xt, xt]))
 
 
 def test_timesteps_are_exact_on_the_table_and_linear_in_log_sigma_between():
     levels = alphas_cumprod(linear_betas(10, 0.01, 0.3))
-    sigmas, at = sigma_from_alpha_bar(levels), Timesteps(levels)
-    assert [round(at(s), 9) for s in sigmas] == list(range(10))
-    assert at((sigmas[3] * sigmas[4]) ** 0.5) == pytest.approx(3.5)
-    assert at(1e9) == 9 and at(1e-9) == 0
+    sigmas = sigma_from_alpha_bar(levels)
+    assert timesteps_at(sigmas, sigmas).round(9).tolist() == list(range(10))
+    assert timesteps_at(sigmas, (sigmas[3] * sigmas[4]) ** 0.5) == pytest.approx(3.5)
+    assert timesteps_at(sigmas, 1e9) == 9 and timesteps_at(sigmas, 1e-9) == 0
 
 
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear"])
@@ -73,6 +71,6 @@ def test_training_levels_are_those_of_the_configuration(schedule):
 def test_samplers_see_the_levels_up_to_sigma_max():
     levels = training_alphas_cumprod(config(beta_schedule="linear"))
     edge = float(sigma_from_alpha_bar(levels)[30])
-    assert len(sampling_alphas_cumprod(config(beta_schedule="linear", sigma_max=edge))) == 31
+    assert len(sampling_sigmas(config(beta_schedule="linear", sigma_max=edge))) == 31
     below = config(beta_schedule="linear", sigma_max=edge * (1 - 1e-12))
-    assert len(sampling_alphas_cumprod(below)) == 30
+    assert len(sampling_sigmas(below)) == 30

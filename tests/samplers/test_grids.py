@@ -8,34 +8,42 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.errors import UsageError
+from ldmref.math import sigma_from_alpha_bar
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.denoiser import Timesteps, guided_denoiser
-from ldmref.samplers.grids import SPACINGS, sigma_grid, timesteps, training_alphas_cumprod
+from ldmref.samplers.denoiser import guided_denoiser
+from ldmref.samplers.schedule import (
+    SPACINGS,
+    sigma_grid,
+    spaced_timesteps,
+    timesteps_at,
+    training_alphas_cumprod,
+)
 
 SD = training_alphas_cumprod(SchedulerConfig())
+TABLE = sigma_from_alpha_bar(SD)
 
 
 def test_stable_diffusion_ends_of_the_table():
-    grid = sigma_grid(SD, "karras", 10)
+    grid = sigma_grid(TABLE, "karras", 10)
     assert grid[0] == pytest.approx(14.6146, abs=1e-3)
     assert grid[-2] == pytest.approx(0.0291675, abs=1e-6)
     assert grid[-1] == 0.0
 
 
 def test_leading_with_offset_as_diffusers_documents_it():
-    assert timesteps("leading", 1000, 5, 1).tolist() == [801, 601, 401, 201, 1]
-    assert timesteps("leading", 1000, 50, 1)[[0, -1]].tolist() == [981, 1]
+    assert spaced_timesteps("leading", 1000, 5, 1).tolist() == [801, 601, 401, 201, 1]
+    assert spaced_timesteps("leading", 1000, 50, 1)[[0, -1]].tolist() == [981, 1]
 
 
 def test_trailing_and_linspace_as_diffusers_documents_them():
-    assert timesteps("trailing", 1000, 4).tolist() == [999, 749, 499, 249]
-    assert timesteps("linspace", 1000, 4).tolist() == [999, 666, 333, 0]
+    assert spaced_timesteps("trailing", 1000, 4).tolist() == [999, 749, 499, 249]
+    assert spaced_timesteps("linspace", 1000, 4).tolist() == [999, 666, 333, 0]
 
 
 @pytest.mark.parametrize("steps", [3, 9, 27, 36, 37, 101, 333, 501, 1000])
 def test_step_counts_that_fall_off_the_end_elsewhere(steps):
     """CompVis' DDIM raises an IndexError for these, or makes more steps than asked."""
-    found = timesteps("leading", 1000, steps, 1)
+    found = spaced_timesteps("leading", 1000, steps, 1)
     assert len(found) == steps and found.max() <= 999 and found.min() >= 0
 
 
@@ -48,7 +56,7 @@ def test_step_counts_that_fall_off_the_end_elsewhere(steps):
 )
 def test_every_grid_has_exactly_n_decreasing_steps(spacing, steps, final, betas, offset):
     alpha_bar = training_alphas_cumprod(SchedulerConfig(beta_schedule=betas))
-    grid = sigma_grid(alpha_bar, spacing, steps, final, offset)
+    grid = sigma_grid(sigma_from_alpha_bar(alpha_bar), spacing, steps, final, offset)
     assert grid.shape == (steps + 1,) and np.isfinite(grid).all()
     assert (np.diff(grid) < 0).all() and grid[-1] >= 0
 
@@ -56,13 +64,13 @@ def test_every_grid_has_exactly_n_decreasing_steps(spacing, steps, final, betas,
 @pytest.mark.parametrize("bad", [("karas", 5, "zero"), ("karras", 0, "zero"), ("karras", 5, "nil")])
 def test_bad_grids_are_refused(bad):
     with pytest.raises(UsageError):
-        sigma_grid(SD, *bad)
+        sigma_grid(TABLE, *bad)
 
 
 @given(st.integers(0, 999))
 def test_sigma_to_timestep_is_exact_on_the_table(t):
     sigma = np.sqrt((1 - SD[t]) / SD[t])
-    assert Timesteps(SD)(sigma) == pytest.approx(t, abs=1e-6)
+    assert timesteps_at(TABLE, sigma) == pytest.approx(t, abs=1e-6)
 
 
 @pytest.mark.parametrize("kind", ["eps", "v", "x0"])
@@ -74,9 +82,7 @@ def test_every_prediction_type_gives_the_same_denoiser(kind):
     a = 1 / (1 + sigma**2)
     truth = {"eps": eps, "v": np.sqrt(a) * eps - np.sqrt(1 - a) * x0, "x0": x0}[kind]
     empty = np.zeros((3, 1, 1))
-    denoise = guided_denoiser(
-        lambda xt, t, c: truth, Timesteps(SD), kind, empty, empty, 1.0, np.concatenate
-    )
+    denoise = guided_denoiser(lambda xt, s, c: truth, kind, empty, empty, 1.0, np.concatenate)
     np.testing.assert_allclose(denoise(x0 + sigma * eps, sigma), x0, atol=1e-12)
 
 
@@ -89,6 +95,6 @@ def test_guidance_costs_one_call_of_the_network(scale, calls, rows):
         return context[:, 0]
 
     uncond, cond = np.zeros((2, 1, 5)), np.ones((2, 1, 5))
-    denoise = guided_denoiser(network, Timesteps(SD), "x0", cond, uncond, scale, np.concatenate)
+    denoise = guided_denoiser(network, "x0", cond, uncond, scale, np.concatenate)
     np.testing.assert_allclose(denoise(np.zeros((2, 5)), 1.0), np.full((2, 5), scale))
     assert seen == [rows] * calls

@@ -7,12 +7,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.samplers import ancestral, dpmpp_2m, sample
-from ldmref.samplers.repaint import resample, resampling
+from ldmref.samplers.repaint import repaint_visits
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 6))
 def test_every_stretch_is_walked_as_often_as_asked(steps, length, times):
-    places = resampling(steps, length, times)
+    places = repaint_visits(steps, length, times)
     moves = np.diff(places)
     assert places[0] == 0 and places[-1] == steps and set(moves) <= {1, -length}
     jumps = len(range(0, steps - length, length)) * (times - 1)
@@ -23,29 +23,33 @@ def test_every_stretch_is_walked_as_often_as_asked(steps, length, times):
 def test_without_jumps_it_is_the_sampler():
     sigmas = [5.0, 3.0, 1.0, 0.5, 0.0]
     a = list(sample(lambda x, s: np.tanh(x), np.ones(3), sigmas, dpmpp_2m()))
-    for places in (range(5), resampling(4, 9, 3), resampling(4, 2, 1)):
-        b = list(
-            resample(lambda x, s: np.tanh(x), np.ones(3), sigmas, dpmpp_2m(), places, noise=None)
-        )
+    for visits in (range(5), repaint_visits(4, 9, 3), repaint_visits(4, 2, 1)):
+        b = list(sample(lambda x, s: np.tanh(x), np.ones(3), sigmas, dpmpp_2m(), visits=visits))
         assert [s.i for s in b] == [0, 1, 2, 3] and (a[-1].x == b[-1].x).all()
 
 
 def test_a_jump_is_the_forward_process_and_forgets_the_history():
     seen = []
 
-    def step(denoise, x, sigma, sigma_next, history, noise):
-        seen.append((sigma, sigma_next, history))
-        return 0 * x, x, (*history, sigma)
+    def step(denoise, x, interval, history, noise):
+        seen.append((interval, history))
+        return 0 * x, x, (*history, interval.sigma)
 
     draws = np.random.default_rng(0)
     noise = lambda: draws.standard_normal(40_000)  # noqa: E731
     states = list(
-        resample(
-            None, np.zeros(40_000), [5.0, 4.0, 3.0, 0.0], step, [0, 1, 2, 0, 1, 2, 3], noise=noise
+        sample(
+            None,
+            np.zeros(40_000),
+            [5.0, 4.0, 3.0, 0.0],
+            step,
+            visits=[0, 1, 2, 0, 1, 2, 3],
+            noise=noise,
         )
     )
-    assert [h for *_, h in seen] == [(), (5.0,), (), (5.0,), (5.0, 4.0)]
-    assert [s.i for s in states] == [0, 1, 2, 3, 4]
+    assert [history for _, history in seen] == [(), (5.0,), (), (5.0,), (5.0, 4.0)]
+    assert [interval.i for interval, _ in seen] == [s.i for s in states] == [0, 1, 0, 1, 2]
+    assert seen[2][0] == (0, 3, 5.0, 4.0)
     assert abs(states[2].x0.std() - 4.0) < 0.06  # sqrt(5^2 - 3^2)
 
 
@@ -66,11 +70,11 @@ def test_resampling_makes_the_unknown_part_fit_the_known():
 
     def correlation(times):
         start = draws.standard_normal((n, 2)) * 30.0
-        walk = resample(
-            denoise, start, sigmas, ancestral(1.0), resampling(24, 4, times),
+        states = sample(
+            denoise, start, sigmas, ancestral(1.0), visits=repaint_visits(24, 4, times),
             noise=lambda: draws.standard_normal((n, 2)), constrain=constrain,
         )  # fmt: skip
-        return np.corrcoef(list(walk)[-1].x.T)[0, 1]
+        return np.corrcoef(list(states)[-1].x.T)[0, 1]
 
     once, often = correlation(1), correlation(8)
     assert once < 0.8 and abs(often - rho) < 0.3 * abs(once - rho)

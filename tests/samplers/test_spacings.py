@@ -8,13 +8,13 @@ import pytest
 from ldmref import math as lm
 from ldmref.errors import UsageError
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.grids import (
+from ldmref.samplers.schedule import (
     FINAL_SIGMAS,
     SPACINGS,
-    sampling_alphas_cumprod,
-    sigma_at,
+    sampling_sigmas,
     sigma_grid,
-    timesteps,
+    sigmas_at,
+    spaced_timesteps,
     training_alphas_cumprod,
 )
 
@@ -38,13 +38,13 @@ def test_continuous_spacings(steps):
         "beta": at(lm.beta_timesteps(steps, 1000)),
     }
     for spacing, levels in want.items():
-        np.testing.assert_allclose(sigma_grid(SD, spacing, steps), [*levels, 0.0], rtol=1e-12)
+        np.testing.assert_allclose(sigma_grid(TABLE, spacing, steps), [*levels, 0.0], rtol=1e-12)
 
 
 @pytest.mark.parametrize("spacing,t", [("ays", AYS), ("ays_sdxl", AYS_XL)])
 def test_align_your_steps(spacing, t):
-    np.testing.assert_allclose(sigma_grid(SD, spacing, 10), [*TABLE[t], 0.0], rtol=1e-12)
-    twice = sigma_grid(SD, spacing, 20)
+    np.testing.assert_allclose(sigma_grid(TABLE, spacing, 10), [*TABLE[t], 0.0], rtol=1e-12)
+    twice = sigma_grid(TABLE, spacing, 20)
     np.testing.assert_allclose(twice[:-1:2], TABLE[t], rtol=1e-12)
     np.testing.assert_allclose(twice[1:-2:2], np.sqrt(TABLE[t[:-1]] * TABLE[t[1:]]), rtol=1e-12)
     assert twice[19] == pytest.approx(np.sqrt(TABLE[t[-1]] * LOW))
@@ -52,8 +52,8 @@ def test_align_your_steps(spacing, t):
 
 def test_align_your_steps_of_a_shorter_table_has_the_same_places():
     short = SD[::10]  # timesteps are made for 1000, and scaled to the table's end
-    grid = sigma_grid(short, "ays", 10)
     table = np.sqrt((1 - short) / short)
+    grid = sigma_grid(table, "ays", 10)
     places = np.asarray(AYS) * 99 / 999
     want = np.exp(np.interp(places, np.arange(100), np.log(table)))
     np.testing.assert_allclose(grid[:-1], want, rtol=1e-12)
@@ -63,38 +63,38 @@ def test_align_your_steps_of_a_shorter_table_has_the_same_places():
 @pytest.mark.parametrize("steps", [1, 3, 10, 28, 1000])
 def test_whole_timesteps(steps):
     stride = 1000 // steps
-    assert timesteps("leading", 1000, steps).tolist() == [
+    assert spaced_timesteps("leading", 1000, steps).tolist() == [
         i * stride for i in range(steps - 1, -1, -1)
     ]
     trailing = [round(1000 - i * 1000 / steps) - 1 for i in range(steps)]
-    assert timesteps("trailing", 1000, steps).tolist() == trailing
-    linspace = timesteps("linspace", 1000, steps)
+    assert spaced_timesteps("trailing", 1000, steps).tolist() == trailing
+    linspace = spaced_timesteps("linspace", 1000, steps)
     assert linspace[0] == 999 and (steps == 1 or linspace[-1] == 0)
     for spacing in ("leading", "trailing", "linspace"):
-        t = timesteps(spacing, 1000, steps)
-        np.testing.assert_array_equal(sigma_grid(SD, spacing, steps), [*TABLE[t], 0.0])
+        t = spaced_timesteps(spacing, 1000, steps)
+        np.testing.assert_array_equal(sigma_grid(TABLE, spacing, steps), [*TABLE[t], 0.0])
         assert t.dtype == np.int64
 
 
 def test_offset_moves_leading_alone_and_never_past_the_end():
-    assert timesteps("leading", 1000, 4, 1).tolist() == [751, 501, 251, 1]
-    assert timesteps("leading", 1000, 4, 5000).tolist() == [999, 749, 499, 249]
-    assert timesteps("leading", 1000, 1000, 1).tolist() == list(range(999, -1, -1))
-    assert timesteps("trailing", 1000, 4, 1).tolist() == [999, 749, 499, 249]
+    assert spaced_timesteps("leading", 1000, 4, 1).tolist() == [751, 501, 251, 1]
+    assert spaced_timesteps("leading", 1000, 4, 5000).tolist() == [999, 749, 499, 249]
+    assert spaced_timesteps("leading", 1000, 1000, 1).tolist() == list(range(999, -1, -1))
+    assert spaced_timesteps("trailing", 1000, 4, 1).tolist() == [999, 749, 499, 249]
     np.testing.assert_array_equal(
-        sigma_grid(SD, "leading", 4, offset=1)[:-1], TABLE[[751, 501, 251, 1]]
+        sigma_grid(TABLE, "leading", 4, offset=1)[:-1], TABLE[[751, 501, 251, 1]]
     )
-    np.testing.assert_array_equal(sigma_grid(SD, "leading", 4)[:-1], TABLE[[750, 500, 250, 0]])
+    np.testing.assert_array_equal(sigma_grid(TABLE, "leading", 4)[:-1], TABLE[[750, 500, 250, 0]])
 
 
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_final_level(spacing, steps):
     """Zero; or the smallest of the table, unless the walk is there already (to rounding)."""
-    assert sigma_grid(SD, spacing, steps)[-1] == 0.0
-    grid = sigma_grid(SD, spacing, steps, "sigma_min")
+    assert sigma_grid(TABLE, spacing, steps)[-1] == 0.0
+    grid = sigma_grid(TABLE, spacing, steps, "sigma_min")
     assert grid[-1] == (LOW if grid[-2] > LOW * (1 + 1e-6) else 0.0)
-    np.testing.assert_array_equal(grid[:-1], sigma_grid(SD, spacing, steps)[:-1])
+    np.testing.assert_array_equal(grid[:-1], sigma_grid(TABLE, spacing, steps)[:-1])
 
 
 def test_tables():
@@ -106,15 +106,16 @@ def test_tables():
         config = SchedulerConfig(beta_schedule=name, beta_start=0.00085, beta_end=0.012)
         table = training_alphas_cumprod(config)
         np.testing.assert_allclose(table, np.cumprod(1 - betas), rtol=1e-12)
-        used = sampling_alphas_cumprod(config)
+        used = sampling_sigmas(config)
         sigma = np.sqrt((1 - table) / table)
-        np.testing.assert_array_equal(used, table[sigma <= config.sigma_max])
+        np.testing.assert_allclose(used, sigma[sigma <= config.sigma_max], rtol=1e-12)
+        assert sampling_sigmas(config) is used and not used.flags.writeable  # made once
     assert len(used) < 1000  # cosine goes on to 2e4
-    assert np.sqrt(1 / used[-1] - 1) <= config.sigma_max
+    assert used[-1] <= config.sigma_max
 
 
 def test_sigma_at_is_linear_in_log_sigma():
-    assert sigma_at(np.asarray([1.0, 4.0, 8.0]), np.asarray([0.5, 1.0])).tolist() == pytest.approx(
+    assert sigmas_at(np.asarray([1.0, 4.0, 8.0]), np.asarray([0.5, 1.0])).tolist() == pytest.approx(
         [2.0, 4.0]
     )
 
@@ -128,6 +129,6 @@ def test_names_and_numbers_out_of_range():
         (("leading", 1001), "E-STEPS", "not 1001"),
     ]:
         with pytest.raises(UsageError, match=text) as caught:
-            sigma_grid(SD, *arguments)
+            sigma_grid(TABLE, *arguments)
         assert caught.value.code == code
     assert "karras" in caught.value.hint or caught.value.code == "E-STEPS"

@@ -13,8 +13,8 @@ from walks import no_noise, walk
 
 from ldmref import samplers
 from ldmref.math import alpha_bar_from_sigma, karras_sigmas, q_posterior
-from ldmref.samplers import SAMPLERS, ancestral, with_noise
-from ldmref.samplers.steps import split_noise, straight
+from ldmref.samplers import SAMPLERS, Interval, ancestral, with_noise
+from ldmref.samplers.steps import ancestral_sigmas, euler_step
 from ldmref.testing.mixture import three_modes
 
 MIXTURE = three_modes()
@@ -44,7 +44,7 @@ def test_eta_one_is_the_ddpm_posterior(sigma, ratio):
     mean, variance = q_posterior(x0, xt, a, before)
     want = (mean + np.sqrt(variance) * eps) / np.sqrt(before)
     got, told, history = ancestral(1.0)(
-        lambda x, s: x0, xt / np.sqrt(a), sigma, ratio * sigma, (), lambda: eps
+        lambda x, s: x0, xt / np.sqrt(a), Interval(0, 1, sigma, ratio * sigma), (), lambda: eps
     )
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * max(1.0, sigma))
     assert told is x0 and history == ()
@@ -59,14 +59,15 @@ def test_ddim_formula_of_the_paper(sigma, ratio, eta):
     ddim_sigma = eta * np.sqrt((1 - ap) / (1 - a)) * np.sqrt(1 - a / ap)
     want = np.sqrt(ap) * x0 + np.sqrt(1 - ap - ddim_sigma**2) * noise_in_xt + ddim_sigma * eps
     for step in (ancestral(eta), with_noise(ancestral(0.0), eta)):
-        got, _, _ = step(lambda x, s: x0, xt / np.sqrt(a), sigma, ratio * sigma, (), lambda: eps)
+        interval = Interval(0, 1, sigma, ratio * sigma)
+        got, _, _ = step(lambda x, s: x0, xt / np.sqrt(a), interval, (), lambda: eps)
         scale = 1e-11 * max(1.0, sigma)
         np.testing.assert_allclose(got, want / np.sqrt(ap), rtol=1e-11, atol=scale)
 
 
 @given(LEVELS, LEVELS, ETAS)
-def test_split_noise_keeps_the_variance(sigma, sigma_next, eta):
-    down, up = split_noise(sigma, sigma_next, eta)
+def test_ancestral_sigmas_keeps_the_variance(sigma, sigma_next, eta):
+    down, up = ancestral_sigmas(sigma, sigma_next, eta)
     assert math.hypot(down, up) == pytest.approx(sigma_next, rel=1e-14)
     assert up >= 0.0 and (up == 0.0 or sigma_next < sigma)
     if sigma_next < sigma:
@@ -74,12 +75,12 @@ def test_split_noise_keeps_the_variance(sigma, sigma_next, eta):
         assert up == pytest.approx(want, rel=1e-6, abs=1e-7)
 
 
-def test_split_noise_of_numbers():
-    assert split_noise(5.0, 4.0, 0.0) == (4.0, 0.0)
-    assert split_noise(5.0, 4.0, 1.0) == pytest.approx((3.2, 2.4))
-    assert split_noise(5.0, 4.0, 0.5) == pytest.approx((math.sqrt(16 - 1.44), 1.2))
-    assert split_noise(5.0, 0.0, 1.0) == (0.0, 0.0)
-    assert split_noise(4.0, 5.0, 1.0) == (5.0, 0.0)
+def test_ancestral_sigmas_of_numbers():
+    assert ancestral_sigmas(5.0, 4.0, 0.0) == (4.0, 0.0)
+    assert ancestral_sigmas(5.0, 4.0, 1.0) == pytest.approx((3.2, 2.4))
+    assert ancestral_sigmas(5.0, 4.0, 0.5) == pytest.approx((math.sqrt(16 - 1.44), 1.2))
+    assert ancestral_sigmas(5.0, 0.0, 1.0) == (0.0, 0.0)
+    assert ancestral_sigmas(4.0, 5.0, 1.0) == (5.0, 0.0)
 
 
 @pytest.mark.parametrize("eta", [-0.01, 1.01, math.nan])
@@ -95,9 +96,9 @@ def test_straight_keeps_the_noise_of_x(sigma, sigma_next):
     x, x0 = np.asarray([1.0, -3.0]), np.asarray([0.5, 2.0])
     eps = (x - x0) / sigma
     terms = np.abs(x0) + np.abs(sigma_next * eps)
-    error = np.abs(straight(x, x0, sigma, sigma_next) - (x0 + sigma_next * eps))
+    error = np.abs(euler_step(x, x0, sigma, sigma_next) - (x0 + sigma_next * eps))
     assert np.all(error <= 1e-15 * terms)
-    np.testing.assert_array_equal(straight(x, x0, sigma, 0.0), x0)
+    np.testing.assert_array_equal(euler_step(x, x0, sigma, 0.0), x0)
 
 
 # -- families meet --------------------------------------------------------------------------------
@@ -149,7 +150,7 @@ def test_every_sampler_starts_with_the_straight_line_if_the_prediction_is_consta
     for name, entry in SAMPLERS.items():
         if not entry.stochastic:
             np.testing.assert_allclose(
-                end(name, lambda x, s: x0), straight(X, x0, GRID[0], GRID[-1]), atol=1e-13
+                end(name, lambda x, s: x0), euler_step(X, x0, GRID[0], GRID[-1]), atol=1e-13
             )
 
 
@@ -157,7 +158,7 @@ def test_every_sampler_starts_with_the_straight_line_if_the_prediction_is_consta
 def test_ancestral_forms_walk_to_sigma_down_and_add_sigma_up(name):
     inner = {"dpm_solver_2_a": samplers.dpm_solver(2), "dpmpp_2s_a": samplers.dpmpp_2s()}[name]
     ones = np.ones_like(X)
-    down, up = split_noise(4.0, 1.5, 0.7)
+    down, up = ancestral_sigmas(4.0, 1.5, 0.7)
     want = end(inner, grid=[4.0, down]) + up * ones
     got = end(SAMPLERS[name].make(eta=0.7), grid=[4.0, 1.5], noise=lambda: ones)
     np.testing.assert_allclose(got, want, rtol=1e-13)
@@ -209,10 +210,10 @@ def test_dpmpp_sde_in_k_diffusions_form(eta, r):
     middle = s * (t / s) ** r
     noises = np.random.default_rng(2).standard_normal((2, *X.shape))
     x0 = MIXTURE.denoise(X, s)
-    down, up = split_noise(s, middle, eta)
+    down, up = ancestral_sigmas(s, middle, eta)
     u = (down / s) * X - math.expm1(math.log(down / s)) * x0 + up * noises[0]
     mixed = (1 - 1 / (2 * r)) * x0 + MIXTURE.denoise(u, middle) / (2 * r)
-    down, up = split_noise(s, t, eta)
+    down, up = ancestral_sigmas(s, t, eta)
     want = (down / s) * X - math.expm1(math.log(down / s)) * mixed + up * noises[1]
     stream = iter(noises)
     step = samplers.dpmpp_sde(eta, r)

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from other_programs import CONVENTIONS, FAMILIES, Grid, grid_of
 
 from ldmref.errors import UsageError
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.conventions import CONVENTIONS, FAMILIES, ConventionGrid, convention_grid
-from ldmref.samplers.grids import sigma_grid, training_alphas_cumprod
+from ldmref.samplers.schedule import sigma_grid, training_alphas_cumprod
 
 diffusers = pytest.importorskip("diffusers")
 SD = training_alphas_cumprod(SchedulerConfig())
@@ -45,7 +45,7 @@ def scheduler(name, spacing, steps, **config):
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
 def test_timesteps_of_diffusers_ddim(spacing, steps):
     theirs = scheduler("DDIMScheduler", spacing, steps, steps_offset=1, set_alpha_to_one=False)
-    grid = convention_grid(SD, steps, "diffusers", spacing, "ddim")
+    grid = grid_of(SD, steps, "diffusers", spacing, "ddim")
     assert grid.timesteps.tolist() == theirs.timesteps.tolist()
     levels = theirs.alphas_cumprod.double().numpy()[theirs.timesteps.numpy()]
     np.testing.assert_allclose(grid.sigmas[:-1], np.sqrt(1 / levels - 1), rtol=2e-5)
@@ -70,7 +70,7 @@ NO_CONTINUOUS = ("EulerAncestralDiscreteScheduler",)
 def test_timesteps_and_sigmas_of_diffusers(name, spacing, steps):
     extra = {"final_sigmas_type": "zero"} if FAMILY[name] == "multistep" else {}
     theirs = scheduler(name, spacing, steps, steps_offset=1, **extra)
-    grid = convention_grid(SD, steps, "diffusers", spacing, FAMILY[name])
+    grid = grid_of(SD, steps, "diffusers", spacing, FAMILY[name])
     np.testing.assert_allclose(grid.timesteps, theirs.timesteps.numpy(), rtol=0, atol=1e-4)
     np.testing.assert_allclose(grid.sigmas, theirs.sigmas.numpy(), rtol=3e-5, atol=0)
 
@@ -81,7 +81,7 @@ def test_timesteps_and_sigmas_of_diffusers(name, spacing, steps):
 def test_karras_exponential_and_beta_of_diffusers(name, spacing, steps):
     extra = {"final_sigmas_type": "zero"} if FAMILY[name] == "multistep" else {}
     theirs = scheduler(name, spacing, steps, **extra)
-    grid = convention_grid(SD, steps, "diffusers", spacing, FAMILY[name])
+    grid = grid_of(SD, steps, "diffusers", spacing, FAMILY[name])
     np.testing.assert_allclose(grid.sigmas, theirs.sigmas.numpy(), rtol=3e-5, atol=0)
     # float32 log sigmas: 0.01 of a timestep; one whole timestep where they are cut to whole ones
     whole = FAMILY[name] == "multistep"
@@ -92,20 +92,21 @@ def test_karras_exponential_and_beta_of_diffusers(name, spacing, steps):
 
 
 def test_whole_timesteps_are_rounded_for_karras_and_cut_for_others():
-    exact = convention_grid(SD, 20, "diffusers", "karras", "euler").timesteps
-    got = convention_grid(SD, 20, "diffusers", "karras", "multistep").timesteps
+    exact = grid_of(SD, 20, "diffusers", "karras", "euler").timesteps
+    got = grid_of(SD, 20, "diffusers", "karras", "multistep").timesteps
     np.testing.assert_array_equal(got, np.rint(exact))
-    exact = convention_grid(SD, 20, "diffusers", "exponential", "euler").timesteps
-    got = convention_grid(SD, 20, "diffusers", "exponential", "multistep").timesteps
-    np.testing.assert_array_equal(got, np.floor(exact))
+    exact = grid_of(SD, 20, "diffusers", "exponential", "euler").timesteps
+    got = grid_of(SD, 20, "diffusers", "exponential", "multistep").timesteps
+    np.testing.assert_array_equal(got[1:], np.floor(exact)[1:])
+    assert (got[0], exact[0]) == (998, 999)  # single precision: a last bit below the whole number
 
 
 def test_spacings_of_one_name_differ_by_family():
     """20 steps of `leading`: 951 for DDIM and Euler, 941 for DPM-Solver and UniPC."""
-    of = {f: convention_grid(SD, 20, "diffusers", "leading", f).timesteps for f in FAMILIES}
+    of = {f: grid_of(SD, 20, "diffusers", "leading", f).timesteps for f in FAMILIES}
     assert [of[f][0] for f in FAMILIES] == [951, 951, 941]
     assert of["multistep"][[1, -1]].tolist() == [894, 48]
-    linspace = convention_grid(SD, 20, "diffusers", "linspace", "euler").timesteps
+    linspace = grid_of(SD, 20, "diffusers", "linspace", "euler").timesteps
     assert linspace[1] == pytest.approx(999 * 18 / 19) and linspace[1] % 1 > 0.4
 
 
@@ -119,21 +120,21 @@ def test_trailing_of_diffusers_may_add_a_timestep_of_minus_one():
             theirs = scheduler("DDIMScheduler", "trailing", steps)
             assert theirs.timesteps[-1] == -1 and len(theirs.timesteps) == steps + 1
             with pytest.raises(UsageError, match="leave the table"):
-                convention_grid(SD, steps, "diffusers", "trailing", "ddim")
+                grid_of(SD, steps, "diffusers", "trailing", "ddim")
     assert (len(bad), bad[:3]) == (62, [61, 103, 121])
 
 
 def test_one_step_of_linspace_starts_at_the_wrong_end_in_diffusers():
     """np.linspace(0, 999, 1) is 0: nearly no noise. k-diffusion's, from 999 to 0, is 999."""
     assert scheduler("DDIMScheduler", "linspace", 1).timesteps.tolist() == [0]
-    assert convention_grid(SD, 1, "diffusers", "linspace").timesteps.tolist() == [0.0]
-    assert convention_grid(SD, 1, "kdiffusion", "linspace").timesteps.tolist() == [999.0]
-    assert sigma_grid(SD, "linspace", 1)[0] == TABLE[-1]
+    assert grid_of(SD, 1, "diffusers", "linspace").timesteps.tolist() == [0.0]
+    assert grid_of(SD, 1, "kdiffusion", "linspace").timesteps.tolist() == [999.0]
+    assert sigma_grid(TABLE, "linspace", 1)[0] == TABLE[-1]
 
 
 def test_beta_of_diffusers_is_not_beta_of_the_paper():
     """The same quantiles, of the sigmas or of the timesteps: the middle of 21 levels."""
-    paper, theirs = sigma_grid(SD, "beta", 20), sigma_grid(SD, "beta_sigma", 21)
+    paper, theirs = sigma_grid(TABLE, "beta", 20), sigma_grid(TABLE, "beta_sigma", 21)
     assert paper[10] == pytest.approx(1.61, abs=0.01)  # timestep 499.5
     assert theirs[10] == pytest.approx((TABLE[0] + TABLE[-1]) / 2, rel=1e-9)  # 7.32
 
@@ -158,7 +159,7 @@ def compvis(steps, method):
 @pytest.mark.parametrize("steps", [1, 2, 5, 10, 20, 30, 50, 100, 200, 250, 500])
 def test_grids_of_compvis(method, steps):
     t, alphas, alphas_prev = compvis(steps, method)
-    grid = convention_grid(SD, steps, "compvis", {"uniform": "leading"}.get(method, method))
+    grid = grid_of(SD, steps, "compvis", {"uniform": "leading"}.get(method, method))
     np.testing.assert_array_equal(grid.timesteps, t[::-1])
     np.testing.assert_allclose(grid.sigmas[:-1], np.sqrt((1 - alphas) / alphas)[::-1], rtol=1e-12)
     below = np.sqrt((1 - alphas_prev) / alphas_prev)[::-1]
@@ -166,22 +167,22 @@ def test_grids_of_compvis(method, steps):
 
 
 def test_compvis_makes_more_steps_than_asked_or_none():
-    assert len(convention_grid(SD, 30, "compvis", "leading").timesteps) == 31
-    assert len(convention_grid(SD, 50, "compvis", "leading").timesteps) == 50
+    assert len(grid_of(SD, 30, "compvis", "leading").timesteps) == 31
+    assert len(grid_of(SD, 50, "compvis", "leading").timesteps) == 50
     for steps in (3, 9, 27, 36, 37, 111, 333, 501):
         with pytest.raises(IndexError):
             compvis(steps, "uniform")
         with pytest.raises(UsageError, match="leave the table") as caught:
-            convention_grid(SD, steps, "compvis", "leading")
+            grid_of(SD, steps, "compvis", "leading")
         assert caught.value.code == "E-STEPS"
 
 
 def test_compvis_and_diffusers_ddim_agree_where_the_number_divides():
     for steps in (5, 10, 20, 50, 100):
-        theirs = convention_grid(SD, steps, "compvis", "leading")
-        ours = convention_grid(SD, steps, "diffusers", "leading", "ddim")
+        theirs = grid_of(SD, steps, "compvis", "leading")
+        ours = grid_of(SD, steps, "diffusers", "leading", "ddim")
         np.testing.assert_array_equal(theirs.sigmas, ours.sigmas)
-        plain = sigma_grid(SD, "leading", steps, "sigma_min", 1)
+        plain = sigma_grid(TABLE, "leading", steps, "sigma_min", 1)
         np.testing.assert_array_equal(plain, ours.sigmas)
 
 
@@ -194,7 +195,7 @@ def test_linspace_of_k_diffusion(steps):
     t = np.linspace(len(TABLE) - 1, 0, steps)
     low, high, w = np.floor(t).astype(int), np.ceil(t).astype(int), t % 1
     log_sigma = (1 - w) * np.log(TABLE)[low] + w * np.log(TABLE)[high]
-    grid = convention_grid(SD, steps, "kdiffusion", "linspace")
+    grid = grid_of(SD, steps, "kdiffusion", "linspace")
     np.testing.assert_allclose(grid.sigmas, [*np.exp(log_sigma), 0.0], rtol=1e-12)
     np.testing.assert_allclose(grid.timesteps, t, rtol=1e-12)
 
@@ -207,7 +208,7 @@ def test_karras_and_exponential_of_k_diffusion(steps):
     karras = (high ** (1 / 7.0) + ramp * (low ** (1 / 7.0) - high ** (1 / 7.0))) ** 7.0
     exponential = np.exp(np.linspace(np.log(high), np.log(low), steps))
     for spacing, want in [("karras", karras), ("exponential", exponential)]:
-        grid = convention_grid(SD, steps, "kdiffusion", spacing)
+        grid = grid_of(SD, steps, "kdiffusion", spacing)
         np.testing.assert_allclose(grid.sigmas, [*want, 0.0], rtol=1e-12)
         back = np.exp(np.interp(grid.timesteps, np.arange(1000), np.log(TABLE)))
         np.testing.assert_allclose(back, want, rtol=1e-9)
@@ -220,7 +221,7 @@ def test_grid_of_the_course(steps):
     t = (np.arange(0, steps) * ratio).round()[::-1].copy().astype(np.int64)
     before = t - ratio
     alpha = np.where(before >= 0, SD[before], 1.0)
-    grid = convention_grid(SD, steps, "course", "leading")
+    grid = grid_of(SD, steps, "course", "leading")
     np.testing.assert_array_equal(grid.timesteps, t)
     np.testing.assert_allclose(grid.sigmas[:-1], TABLE[t], rtol=1e-12)
     np.testing.assert_allclose(grid.sigmas[1:], np.sqrt((1 - alpha) / alpha), rtol=1e-12)
@@ -229,7 +230,7 @@ def test_grid_of_the_course(steps):
 # -- names ----------------------------------------------------------------------------------------
 
 
-def test_sigma_grid_hands_conventions_on():
+def test_grids_are_arrays_of_one_length_more_than_their_timesteps():
     for convention, spacing, family in [
         ("compvis", "quad", "ddim"),
         ("diffusers", "leading", "multistep"),
@@ -237,14 +238,11 @@ def test_sigma_grid_hands_conventions_on():
         ("kdiffusion", "linspace", "ddim"),
         ("course", "leading", "ddim"),
     ]:
-        got = sigma_grid(SD, spacing, 10, convention=convention, family=family)
-        want = convention_grid(SD, 10, convention, spacing, family)
-        np.testing.assert_array_equal(got, want.sigmas)
-        assert isinstance(want, ConventionGrid) and len(want.timesteps) == len(got) - 1
-        assert want.timesteps.dtype == want.sigmas.dtype == np.float64
-    default = convention_grid(SD, 10, "diffusers", "leading")
+        grid = grid_of(SD, 10, convention, spacing, family)
+        assert isinstance(grid, Grid) and len(grid.timesteps) == len(grid.sigmas) - 1
+        assert grid.timesteps.dtype == grid.sigmas.dtype == np.float64
+    default = grid_of(SD, 10, "diffusers", "leading")
     assert default.sigmas[-1] == TABLE[0]  # the family is ddim
-    np.testing.assert_array_equal(sigma_grid(SD, "leading", 10, convention="diffusers"), default[0])
 
 
 @pytest.mark.parametrize(
@@ -264,12 +262,10 @@ def test_sigma_grid_hands_conventions_on():
 )
 def test_what_no_program_makes_is_refused(arguments):
     with pytest.raises(UsageError):
-        convention_grid(SD, *arguments)
+        grid_of(SD, *arguments)
 
 
 def test_conventions_are_the_known_ones():
     assert CONVENTIONS == ("compvis", "diffusers", "kdiffusion", "course")
-    assert FAMILIES == ("ddim", "euler", "multistep")
-    assert convention_grid(SD, 1000, "course", "leading").timesteps.tolist() == list(
-        range(999, -1, -1)
-    )
+    assert tuple(FAMILIES) == ("ddim", "euler", "multistep")
+    assert grid_of(SD, 1000, "course", "leading").timesteps.tolist() == list(range(999, -1, -1))

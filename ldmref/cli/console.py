@@ -1,0 +1,106 @@
+"""What one drawing command prints and saves: settings, steps, warnings, and every picture."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any
+
+import click
+
+from ldmref import modes
+from ldmref.backends import Backend
+from ldmref.cli.output import Output
+from ldmref.cli.progress import Progress, duration, one_line, say
+from ldmref.config import Settings
+from ldmref.errors import Cancelled
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.request import Request
+
+
+class Console:
+    """The output of one command; `flags` are its `--quiet`, `--verbose`, `--json`, `--progress`."""
+
+    def __init__(self, flags: dict[str, Any], output: Output, pictures: int):
+        self.quiet, self.verbose, self.as_json = flags["quiet"], flags["verbose"], flags["as_json"]
+        self.output, self.pictures, self.finished = output, pictures, 0
+        self.bar = Progress("none" if self.quiet else flags["progress"])
+        self._last = time.monotonic()
+
+    def settings(self, found: Settings, model: str, backend: Backend) -> None:
+        """With --verbose: every setting and where it comes from."""
+        if not self.verbose:
+            return
+        for key, origin in found.origin.items():
+            table, name = key.split(".")
+            value = getattr(found, table)[name]
+            say(one_line(f"ldmref: {key} = {value!r} from {origin}"))
+        say(one_line(f"ldmref: model {model}, {backend!r}"))
+
+    def memory(self, model: LatentDiffusion, request: Request) -> None:
+        """With --verbose: an estimate of the memory that the pictures take."""
+        if not self.verbose:
+            return
+        needs = model.memory(request.width, request.height, request.batch_size, request.tile)
+        apart = needs.apart(model.params.releasable)
+        say(
+            f"ldmref: memory about {needs.together / 1e9:.1f} GB, "
+            f"{apart / 1e9:.1f} GB with a network at a time (--max-memory)"
+        )
+
+    def warn(self, warnings: Iterable[str]) -> None:
+        """A line for each."""
+        for text in dict.fromkeys(() if self.quiet else warnings):
+            say(one_line(f"ldmref: warning: {text}"))
+
+    def step_up(self, progress: modes.Progress) -> None:
+        """A step from a picture to its noise."""
+        self.bar.update(progress.step + 1, progress.steps, 0, 1, "to the noise")
+        if progress.step + 1 == progress.steps:
+            self.clear()
+            self.bar.start = time.monotonic()
+
+    def step(self, progress: modes.Progress) -> None:
+        """A step of a batch."""
+        self.bar.update(progress.step + 1, progress.steps, progress.first, progress.pictures)
+
+    def clear(self) -> None:
+        """Remove the progress bar."""
+        self.bar.clear()
+
+    def picture(self, picture: modes.Picture, run: modes.Run) -> None:
+        """Save a picture, and print its line and its JSON object."""
+        self.clear()
+        now, self.finished = time.monotonic(), self.finished + 1
+        seconds, self._last = now - self._last, now
+        params = run.params_of(picture.index)
+        name = self.output.write(picture.image, picture.index, self.pictures, params)
+        if not self.quiet:
+            say(one_line(_line(name, params, run.plan.request, seconds)))
+        if self.as_json:
+            record = {"path": name, "seed": params["seed"], "params": params,
+                      "warnings": run.warnings, "seconds": round(seconds, 3)}  # fmt: skip
+            click.echo(json.dumps(record))
+
+    def stopped(self, cancelled: Cancelled, exit_code: int) -> Cancelled:
+        """The error that says how many pictures are finished."""
+        error = Cancelled(
+            f"stopped; {self.finished} of {self.pictures} pictures are finished",
+            code=cancelled.code,
+        )
+        error.exit_code = exit_code
+        return error
+
+
+def _line(name: str, params: dict[str, Any], request: Request, seconds: float) -> str:
+    items = (
+        "standard output" if name == "-" else name,
+        f"seed {params['seed']}",
+        f"{params['width']}x{params['height']}",
+        f"{request.steps} steps {request.sampler.name}",
+        f"cfg {request.cfg_scale:g}",
+        params["backend"]["name"],
+        duration(seconds),
+    )
+    return "  ".join(items)

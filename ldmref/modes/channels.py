@@ -1,0 +1,59 @@
+"""Further input channels of the U-Net: masks and masked pictures, small pictures, class maps."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ldmref.io.pictures.images import to_array
+from ldmref.math.arrays import Array
+from ldmref.models.config import ModelConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.start import MaskedImage, Posterior
+
+
+def encode_picture(model: LatentDiffusion, image: Image.Image) -> Posterior:
+    """The posterior of an RGB picture's scaled latents."""
+    return encode_array(model, to_array([image]))
+
+
+def encode_array(model: LatentDiffusion, pixels: np.ndarray) -> Posterior:
+    """The posterior of the scaled latents of pictures (n, 3, H, W) in [-1, 1]."""
+    ops = model.backend
+    mean, std = model.encode_posterior(ops.asarray(pixels))
+    return Posterior(*(np.array(ops.to_numpy(part), np.float32) for part in (mean, std)))
+
+
+def input_channels(
+    model: LatentDiffusion,
+    channels: np.ndarray | MaskedImage | None,
+    masked: np.ndarray | None,
+    shape: tuple[int, int, int],
+) -> Array | None:
+    """What is joined to the latents, (n or 1, k, h, w), for a U-Net with channels for it.
+
+    Arrays as they are; else a mask and `masked`, latents of the masked picture. Without a mask
+    everything is repainted, and the masked picture is all `masked_value`. With concat
+    "masked_image" the masked latents come first and the mask runs from -1 to 1.
+    """
+    config = model.config
+    if not config.image_channels:
+        return None
+    if isinstance(channels, np.ndarray):
+        return model.backend.asarray(channels)
+    if channels is None or masked is None:
+        _, h, w = shape
+        size = (1, 3, h * config.vae.factor, w * config.vae.factor)
+        nothing = model.backend.asarray(np.full(size, masked_value(config)))
+        masked = np.asarray(model.backend.to_numpy(model.encode_image(nothing)))
+        mask = np.ones((1, 1, h, w))
+    else:
+        mask = channels.mask
+    mask = np.broadcast_to(mask, (masked.shape[0], *mask.shape[1:]))
+    parts = [masked, 2.0 * mask - 1.0] if config.concat == "masked_image" else [mask, masked]
+    return model.backend.asarray(np.concatenate(parts, axis=1).astype(np.float32))
+
+
+def masked_value(config: ModelConfig) -> float:
+    """Pixels of a masked picture below the mask: black in latent diffusion, else grey."""
+    return -1.0 if config.concat == "masked_image" else 0.0

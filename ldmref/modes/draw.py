@@ -1,0 +1,276 @@
+"""Drawing: sample and decode. One generator serves all modes.
+
+txt2img starts from noise, img2img further down the schedule from a noised picture; inpaint puts the
+known part back after every step.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from ldmref.backends.base import Backend
+from ldmref.errors import Cancelled, NumericError
+from ldmref.io.pictures.images import to_images
+from ldmref.math.arrays import Array
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.channels import input_channels
+from ldmref.modes.control import ActiveControl
+from ldmref.modes.denoiser import model_denoiser
+from ldmref.modes.request import Request
+from ldmref.modes.start import Start, initial_draws
+from ldmref.modes.text import TextConditioning
+from ldmref.samplers import State, configured_step, make_schedule, repaint_visits, sample
+from ldmref.samplers.loop import Constraint
+from ldmref.samplers.noise import Streams
+
+
+class CancelFlag(Protocol):
+    """What `cancel` must offer: a `threading.Event` does."""
+
+    def is_set(self) -> bool: ...
+
+
+class Decoder(Protocol):
+    """What makes pictures of latents: a `LatentDiffusion`, a `TinyAutoencoder`."""
+
+    backend: Backend
+
+    def decode(self, latents: Array, /, tile: int | None = None) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state after a step: where the sampler is, and what it expects to draw.
+
+    Args:
+        model: the model that draws.
+        step, steps: index of the step just taken, and how many the batch takes.
+        first, pictures: index of the batch's first picture, and how many the run draws.
+        state: of the sampler, its arrays on the backend; `latents` and `x0` are on the host.
+    """
+
+    model: LatentDiffusion = field(repr=False)
+    step: int
+    steps: int
+    first: int
+    pictures: int
+    state: State = field(repr=False)
+
+    @property
+    def sigma(self) -> float:
+        """The noise level reached."""
+        return self.state.sigma
+
+    @cached_property
+    def latents(self) -> np.ndarray:
+        """The noisy state x = x0 + sigma eps, (n, c, h, w) float32."""
+        return np.array(self.model.backend.to_numpy(self.state.x), np.float32)
+
+    @cached_property
+    def x0(self) -> np.ndarray:
+        """The predicted clean latents, (n, c, h, w) float32."""
+        return np.array(self.model.backend.to_numpy(self.state.x0), np.float32)
+
+    def preview(self, decoder: Decoder | None = None) -> list[Image.Image]:
+        """The predicted pictures, decoded (costs about as much as a step).
+
+        With a `decoder` for the model's latents, such as TAESD (`ldmref.load_taesd`), a rougher
+        picture at a fraction of the cost.
+        """
+        return decode_images(decoder or self.model, self.x0)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture, its index in the run, and its latents (c, h, w) float32."""
+
+    index: int
+    image: Image.Image
+    latents: np.ndarray
+
+
+Callback = Callable[[Progress], None]
+
+
+def draw(
+    model: LatentDiffusion,
+    request: Request,
+    start: Start,
+    text: TextConditioning,
+    controls: Sequence[ActiveControl] = (),
+    cancel: CancelFlag | None = None,
+) -> Iterator[Progress | Picture]:
+    """Draw the pictures of a request, `batch_size` at a time; each is yielded once it is done.
+
+    Raises:
+        Cancelled: `cancel` was set.
+        NumericError: latents or pictures hold NaN or infinity.
+    """
+    for batch in text.batches(request.batch_size):
+        latents = yield from sample_batch(model, request, start, text, controls, batch, cancel)
+        images = decode_images(model, latents, request.tile)
+        for i, image in enumerate(images):
+            finished = image if start.finish is None else start.finish(image)
+            yield Picture(batch.start + i, finished, latents[i])
+
+
+def sample_batch(
+    model: LatentDiffusion,
+    request: Request,
+    start: Start,
+    text: TextConditioning,
+    controls: Sequence[ActiveControl],
+    batch: slice,
+    cancel: CancelFlag | None,
+) -> Generator[Progress, None, np.ndarray]:
+    """Sample the latents of a batch, (n, c, h, w) float32."""
+    ops, config = model.backend, model.config.scheduler
+    schedule = make_schedule(config, request.sampler, request.schedule, request.steps)
+    sigmas, shape = schedule.sigmas.tolist(), model.latent_shape(request.width, request.height)
+    streams = Streams(request.seeds[batch], shape, request.rng)
+    noise, image, masked = initial_draws(request, start, streams, batch)
+
+    constrain = None
+    if start.keep is not None and image is not None:
+        constrain = keep_known(ops, start.keep, image, noise, sigmas[-1])
+    step, visits = configured_step(
+        config, request.sampler, schedule, eta=request.eta, first_step=request.first_step,
+        constrain=constrain, bug_compatible=request.rng == "torch" and request.resample is None,
+    )  # fmt: skip
+    if request.resample is not None:
+        first = request.first_step
+        visits = [first + i for i in repaint_visits(request.steps - first, *request.resample)]
+    if image is not None and start.noise_fill is not None:
+        image = (1.0 - start.noise_fill) * image + start.noise_fill * noise
+    if image is None or start.from_noise:
+        x = noise * schedule.init_noise_sigma
+    else:
+        x = image + sigmas[visits[0]] * noise
+
+    run_sigmas = [sigmas[i] for i in sorted(set(visits))]
+    denoise = model_denoiser(
+        model,
+        schedule.timestep,
+        *text.conditioning(batch),
+        request.cfg_scale,
+        [control.within(run_sigmas) for control in controls],
+        input_channels(model, start.channels, masked, shape)
+        if model.config.image_channels
+        else None,
+    )
+    states = sample(
+        denoise, on_backend(ops, x), sigmas, step,
+        noise=lambda: on_backend(ops, streams()), constrain=constrain, visits=visits,
+    )  # fmt: skip
+    steps = sum(j > i for i, j in pairwise(visits))
+    # a schedule that ends above 0 leaves noise: the result is in variance-preserving scale
+    scale = 1.0 / math.hypot(1.0, sigmas[-1])
+    return (
+        yield from run_sampler(model, states, steps, scale, cancel, batch.start, len(request.seeds))
+    )
+
+
+def keep_known(
+    ops: Backend, keep: np.ndarray, image: np.ndarray, noise: np.ndarray, last_sigma: float
+) -> Constraint:
+    """Where `keep` is 1, the latents of `image` at the sampler's noise level, with one fixed noise.
+
+    At the last level they are put back clean, whatever noise the schedule leaves.
+
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, eq. 8, with a fixed noise.
+    """
+    known, eps, kept = (on_backend(ops, x) for x in (image, noise, keep))
+
+    def constrain(x: Array, sigma: float) -> Array:
+        clean = sigma == last_sigma
+        there = known * math.hypot(1.0, sigma) if clean else known + sigma * eps
+        return (1.0 - kept) * x + kept * there
+
+    return constrain
+
+
+def on_backend(ops: Backend, x: np.ndarray) -> Array:
+    """A host array as the sampler's state, which is float32 at least."""
+    return ops.asarray(np.ascontiguousarray(x), ops.wide)
+
+
+def run_sampler(
+    model: LatentDiffusion,
+    states: Iterator[State],
+    steps: int,
+    scale: float,
+    cancel: CancelFlag | None = None,
+    first: int = 0,
+    pictures: int = 1,
+) -> Generator[Progress, None, np.ndarray]:
+    """Run a sampler to its end and return its last x times `scale`, (n, c, h, w) float32.
+
+    The one place where runs are cancelled, show their steps and are checked for NaN.
+
+    Args:
+        states: from `samplers.sample`, at least one.
+        steps: how many states there are.
+        cancel, first, pictures: see `Progress`.
+
+    Raises:
+        Cancelled: `cancel` was set.
+        NumericError: the result holds NaN or infinity.
+    """
+    ops, last, step = model.backend, None, 0
+    while True:
+        if cancel is not None and cancel.is_set():
+            raise Cancelled("stopped between two steps", code="E-CANCELLED")
+        with ops.inference():
+            state = next(states, None)
+        if state is None:
+            break
+        yield Progress(model, step, steps, first, pictures, state)
+        last, step = state, step + 1
+    assert last is not None
+    latents = np.array(ops.to_numpy(last.x * scale), np.float32)
+    if not np.isfinite(latents).all():
+        narrow = ops.dtype in ("float16", "bfloat16")
+        raise NumericError(
+            f"the latents became NaN or infinite ({ops!r})",
+            code="E-NAN",
+            hint="try --dtype float32" if narrow else "",
+        )
+    return latents
+
+
+def call_back(
+    steps: Generator[Progress, None, np.ndarray], callback: Callback | None
+) -> np.ndarray:
+    """The latents at the end of a run, with a call after every step."""
+    while True:
+        try:
+            progress = next(steps)
+        except StopIteration as end:
+            return end.value
+        if callback is not None:
+            callback(progress)
+
+
+def decode_images(
+    decoder: Decoder, latents: np.ndarray, tile: int | None = None
+) -> list[Image.Image]:
+    """Pictures of host latents (n, c, h, w).
+
+    Raises:
+        NumericError: the decoder's output holds NaN or infinity.
+    """
+    tiling = {} if tile is None else {"tile": tile}
+    pixels = decoder.backend.to_numpy(decoder.decode(decoder.backend.asarray(latents), **tiling))
+    if not np.isfinite(pixels).all():
+        raise NumericError(
+            "the decoder gave NaN or infinity", code="E-NAN", hint="try --dtype float32"
+        )
+    return to_images(pixels)

@@ -1,0 +1,73 @@
+"""Values as text, on the command line: seeds, jumps, positions, noise."""
+
+from __future__ import annotations
+
+import re
+
+import numpy as np
+
+from ldmref.errors import InputError, UsageError
+
+
+def parse_seeds(text: str) -> int | list[int]:
+    """A whole number, or several with commas."""
+    if not re.fullmatch(r"-?[0-9]{1,40}(,-?[0-9]{1,40})*", text):
+        raise UsageError(
+            f"seed must be a whole number from 0 to 2^64 - 1, or -1, not {text!r}",
+            code="E-SEED",
+            hint="several pictures may have a seed each: --seed 1,2,3",
+        )
+    seeds = [int(seed) for seed in text.split(",")]
+    return seeds if len(seeds) > 1 else seeds[0]
+
+
+def parse_jumps(text: str) -> tuple[int, int]:
+    """RePaint's jump length and number of samples, with a comma between."""
+    if not re.fullmatch(r"[0-9]{1,9},[0-9]{1,9}", text):
+        raise UsageError(
+            f"resample must be two whole numbers, not {text!r}",
+            code="E-RESAMPLE",
+            hint="--resample 10,10",
+        )
+    length, samples = text.split(",")
+    return int(length), int(samples)
+
+
+def parse_positions(text: str) -> list[float]:
+    """Numbers with commas between."""
+    try:
+        return [float(position) for position in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"positions must be numbers from 0 to 1, not {text!r}",
+            code="E-POSITIONS",
+            hint="--positions 0,0.25,0.5,1",
+        ) from None
+
+
+def read_noise(path: str) -> np.ndarray:
+    """The array of floating-point numbers in a .npy file.
+
+    Raises:
+        InputError: no such file, or no array of finite floating-point numbers.
+    """
+    try:
+        array = np.load(path, allow_pickle=False)
+    except FileNotFoundError as error:
+        raise InputError(f"no such file: {path!r}", code="E-LATENTS", hint="check the path") from (
+            error
+        )
+    except (OSError, ValueError, EOFError) as error:
+        raise InputError(
+            f"cannot read {path!r} as a NumPy array",
+            code="E-LATENTS",
+            hint="ldmref invert --noise noise.npy writes one",
+        ) from error
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
+        raise InputError(
+            f"the noise in {path!r} is {kind}, not floating-point numbers", code="E-LATENTS"
+        )
+    if not np.isfinite(array).all():
+        raise InputError(f"the noise in {path!r} holds NaN or infinity", code="E-LATENTS")
+    return np.asarray(array, np.float32)

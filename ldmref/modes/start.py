@@ -1,0 +1,99 @@
+"""What a mode starts from and keeps, and what is drawn before the first step.
+
+The order of the draws belongs to the meaning of a seed: `rng="torch"` gives diffusers' picture only
+if every array is drawn when diffusers' pipelines draw it. docs/random.md lists their orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ldmref.modes.request import Request
+from ldmref.modes.text import Interpolation
+from ldmref.samplers.noise import Streams
+
+
+class Posterior(NamedTuple):
+    """The latents of one picture: normal, mean and std (1, c, h, w) float32, scaled."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+class MaskedImage(NamedTuple):
+    """Input channels of an inpainting U-Net: `mask` (1, 1, h, w), 1 where it repaints, and the
+    latents of the `image` without that."""
+
+    mask: np.ndarray
+    image: Posterior
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run starts from and keeps; by default pure noise, and nothing.
+
+    Args:
+        noise: unit variance, (n, c, h, w) float32, in place of the seeds' first draw.
+        image: latents of the given picture.
+        from_noise: whether the initial state is pure noise, and not `image` with noise.
+        noise_fill: (1, 1, h, w), 1 where the initial noise takes the place of `image`.
+        keep: (1, 1, h, w), 1 where `image` is put back after every step.
+        channels: joined to the latents as the U-Net's input, (1, k, h, w); or a masked picture.
+        interpolation: a second prompt.
+        finish: applied to every drawn picture.
+    """
+
+    noise: np.ndarray | None = None
+    image: Posterior | None = None
+    from_noise: bool = True
+    noise_fill: np.ndarray | None = None
+    keep: np.ndarray | None = None
+    channels: np.ndarray | MaskedImage | None = None
+    interpolation: Interpolation | None = None
+    finish: Callable[[Image.Image], Image.Image] | None = None
+
+
+class InitialDraws(NamedTuple):
+    """`noise` (n, c, h, w); latents of the given picture and of the masked picture, (n or 1, c, h,
+    w), None without them."""
+
+    noise: np.ndarray
+    image: np.ndarray | None = None
+    masked: np.ndarray | None = None
+
+
+def initial_draws(request: Request, start: Start, streams: Streams, batch: slice) -> InitialDraws:
+    """The initial noise of a batch, and the latents of the given picture.
+
+    Under `rng="torch"`, in the order of diffusers: a sample of the picture's posterior (an
+    inpainting U-Net that starts from pure noise does without); the noise; and for inpainting a
+    sample of the masked picture's posterior, which a U-Net without channels for it never sees, but
+    which advances the stream. Otherwise only the noise is drawn, and latents are the mean.
+
+    Args:
+        streams: one per picture of the batch.
+        batch: of the run's pictures.
+    """
+
+    def initial_noise() -> np.ndarray:
+        return streams() if start.noise is None else start.noise[batch]
+
+    masked = start.channels.image if isinstance(start.channels, MaskedImage) else None
+    if start.image is None or request.rng != "torch":
+        means = (None if image is None else image.mean for image in (start.image, masked))
+        return InitialDraws(initial_noise(), *means)
+
+    def sample(posterior: Posterior) -> np.ndarray:
+        return posterior.mean + posterior.std * streams()
+
+    image = None if masked is not None and request.first_step == 0 else sample(start.image)
+    noise = initial_noise()
+    if request.mode != "inpaint":
+        return InitialDraws(noise, image)
+    last = sample(start.image if masked is None else masked)
+    return InitialDraws(noise, image, None if masked is None else last)

@@ -1,0 +1,123 @@
+"""The text that conditions a run: each distinct prompt is tokenised and encoded once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ldmref.math.arrays import Array
+from ldmref.math.interpolation import lerp, slerp
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.model import EncodedText, LatentDiffusion
+from ldmref.prompts.tokenizer import PromptOptions
+
+
+class Interpolation(NamedTuple):
+    """A second prompt, and the position of each picture between the first and it.
+
+    `positions`: (n,) in [0, 1]; `path` of the hidden states: `lerp` or `slerp`.
+    """
+
+    prompt: str
+    positions: Sequence[float]
+    path: str
+
+
+@dataclass(frozen=True)
+class TextConditioning:
+    """The encoded prompts of a run; `prompts` and `negative_prompts` have one per picture.
+
+    `encoded` is by prompt, and empty for models without text encoders; `size`, width and height of
+    the pictures, conditions SDXL.
+    """
+
+    model: LatentDiffusion
+    encoded: dict[str, EncodedText]
+    prompts: Sequence[str]
+    negative_prompts: Sequence[str]
+    size: tuple[int, int]
+    interpolation: Interpolation | None = None
+
+    @property
+    def warnings(self) -> list[str]:
+        """What the tokenizer reports of the prompts."""
+        return [line for text in self.encoded.values() for line in text.tokens.warnings]
+
+    def batches(self, batch_size: int) -> Iterator[slice]:
+        """Pictures that go through the networks together: neighbours with equally many chunks."""
+        n, first = len(self.prompts), 0
+        while first < n:
+            last, chunks = first + 1, self._chunks(first)
+            while last < min(n, first + batch_size) and self._chunks(last) == chunks:
+                last += 1
+            yield slice(first, last)
+            first = last
+
+    def conditioning(self, batch: slice) -> tuple[Conditioning, Conditioning]:
+        """The conditional and the unconditional (negative) part for the U-Net."""
+        if not self.encoded:
+            return Conditioning(None), Conditioning(None)
+        prompts, chunks, to = self.prompts[batch], self._chunks(batch.start), self.interpolation
+        cond = self._condition(prompts, chunks)
+        if to is not None:
+            end = self._condition([to.prompt] * len(prompts), chunks)
+            t = self.model.backend.asarray(np.asarray(to.positions[batch]))
+            between = {"lerp": lerp, "slerp": slerp}[to.path]
+            pooled = None if cond.pooled is None else between(cond.pooled, end.pooled, t)
+            cond = Conditioning(between(cond.context, end.context, t), pooled, cond.sizes)
+        return cond, self._condition(self.negative_prompts[batch], chunks, negative=True)
+
+    def _chunks(self, i: int) -> int:
+        """The chunks that the longest prompt of picture `i` needs."""
+        prompts = [self.prompts[i], self.negative_prompts[i]]
+        prompts += [] if self.interpolation is None else [self.interpolation.prompt]
+        return max(self._count(prompt) for prompt in prompts)
+
+    def _count(self, prompt: str) -> int:
+        return self.encoded[prompt].tokens.counts[0] if self.encoded else 1
+
+    def _condition(
+        self, prompts: Sequence[str], chunks: int, negative: bool = False
+    ) -> Conditioning:
+        ops, config = self.model.backend, self.model.config
+        context = ops.xp.concat([self._states(prompt, chunks) for prompt in prompts], axis=0)
+        rows = [self.encoded[prompt].pooled for prompt in prompts]
+        pooled = None if rows[0] is None else ops.xp.concat(rows, axis=0)
+        if negative and config.zero_empty_negative:
+            kept = ops.asarray(np.asarray([float(prompt != "") for prompt in prompts]))
+            context = context * kept[:, None, None]
+            pooled = None if pooled is None else pooled * kept[:, None]
+        if not config.unet.addition_embed_type:
+            return Conditioning(context)
+        width, height = self.size
+        row = np.asarray([[height, width, 0, 0, height, width]], np.float64)
+        sizes = ops.asarray(np.repeat(row, len(prompts), axis=0), ops.wide)
+        return Conditioning(context, pooled, sizes)
+
+    def _states(self, prompt: str, chunks: int) -> Array:
+        """Hidden states, (1, chunks * l, d); empty chunks follow those of a shorter prompt."""
+        empty = chunks - self._count(prompt)
+        states = [self.encoded[prompt].states, *([self.encoded[""].states] * empty)]
+        return self.model.backend.xp.concat(states, axis=1) if empty else states[0]
+
+
+def encode_texts(
+    model: LatentDiffusion,
+    prompts: Sequence[str],
+    negative_prompts: Sequence[str],
+    size: tuple[int, int],
+    clip_skip: int = 0,
+    options: PromptOptions | None = None,
+    interpolation: Interpolation | None = None,
+) -> TextConditioning:
+    """Every distinct prompt through the tokenizers and text encoders of the model."""
+    options, distinct = options or PromptOptions(), {}
+    if model.config.text_encoders:
+        distinct = dict.fromkeys((*prompts, *negative_prompts))
+        distinct |= {} if interpolation is None else {interpolation.prompt: None}
+        distinct |= {"": None} if options.long_prompts == "chunk" else {}
+    encoded = {prompt: model.encode_prompts([prompt], clip_skip, options) for prompt in distinct}
+    return TextConditioning(model, encoded, prompts, negative_prompts, size, interpolation)

@@ -1,0 +1,187 @@
+"""Validation of single values: each function returns the value in its own type, or refuses it.
+
+They are used by the declarations in `parameters.py`; `name` is the parameter's.
+"""
+
+from __future__ import annotations
+
+import numbers
+import secrets
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.modes.declaration import Parameter
+from ldmref.prompts.tokenizer import MAX_CHARACTERS
+
+MAX_STEPS, MAX_SIDE, MAX_COUNT = 1000, 8192, 10_000
+MAX_JUMPS = 100
+
+
+def validate(parameter: Parameter, value: Any) -> Any:
+    """A value in its own type; None is the default.
+
+    Raises:
+        UsageError: it is of another type, or out of range.
+    """
+    name, low, high = parameter.name, parameter.minimum, parameter.maximum
+    if value is None and not parameter.required:
+        return parameter.default
+    if parameter.check is not None:
+        return parameter.check(name, value)
+    if parameter.choices:
+        return choice(name, value, tuple(parameter.choices))
+    if parameter.type is bool:
+        return flag(name, value)
+    if low is None or high is None:
+        return value
+    return (
+        integer(name, value, int(low), int(high))
+        if parameter.type is int
+        else number(name, value, low, high)
+    )
+
+
+def texts(name: str, value: Any) -> list[str]:
+    """One text, or a list of them; not empty, valid Unicode, not endless."""
+    texts = [value] if isinstance(value, str) else value
+    if (
+        not isinstance(texts, Sequence)
+        or isinstance(texts, bytes)
+        or not texts
+        or not all(isinstance(text, str) for text in texts)
+    ):
+        raise UsageError(
+            f"{name} must be a string or a list of strings, not {value!r}", code="E-PROMPT"
+        )
+    for text in texts:
+        if len(text) > MAX_CHARACTERS:
+            raise UsageError(
+                f"the {name.replace('_', ' ')} is too long: {len(text)} characters, "
+                f"the limit is {MAX_CHARACTERS}",
+                code="E-PROMPT-LENGTH",
+                hint="shorten it; the model reads only its first words anyway",
+            )
+        try:
+            text.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise UsageError(
+                f"the {name.replace('_', ' ')} is no valid Unicode text", code="E-PROMPT"
+            ) from error
+    return list(texts)
+
+
+def integer(name: str, value: Any, low: int, high: int) -> int:
+    """A whole number in a range."""
+    if not is_whole(value):
+        raise UsageError(f"{name} must be a whole number, not {value!r}", code=_code(name))
+    if not low <= int(value) <= high:
+        raise UsageError(f"{name} must be from {low} to {high}, not {value}", code=_code(name))
+    return int(value)
+
+
+def number(name: str, value: Any, low: float, high: float) -> float:
+    """A number in a range."""
+    real = not isinstance(value, bool) and isinstance(value, numbers.Real)
+    if not real or not low <= float(value) <= high:
+        raise UsageError(
+            f"{name} must be a number from {low:g} to {high:g}, not {value!r}", code=_code(name)
+        )
+    return float(value)
+
+
+def _code(name: str) -> str:
+    return "E-" + name.upper().replace("_", "-").replace(" ", "-")
+
+
+def choice(name: str, value: Any, known: Sequence[str]) -> str:
+    """One of a few names."""
+    if value not in known:
+        raise UsageError(
+            f"unknown {name} {value!r}", code=_code(name), hint=did_you_mean(str(value), known)
+        )
+    return value
+
+
+def flag(name: str, value: Any) -> bool:
+    """True or False."""
+    if not isinstance(value, bool):
+        raise UsageError(f"{name} must be True or False, not {value!r}", code=_code(name))
+    return value
+
+
+def jumps(name: str, value: Any) -> tuple[int, int]:
+    """Jump length and number of samples of RePaint."""
+    if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 2:
+        raise UsageError(
+            f"{name} must be (jump length, samples), not {value!r}",
+            code=_code(name),
+            hint=f"{name}=(10, 10)",
+        )
+    length = integer(f"{name} jump length", value[0], 1, MAX_COUNT)
+    return length, integer(f"{name} times", value[1], 1, MAX_JUMPS)
+
+
+def positions(name: str, value: Any) -> list[float]:
+    """Numbers from 0 to 1: that many, evenly spaced, or a list of them."""
+    if isinstance(value, numbers.Integral):
+        return np.linspace(0.0, 1.0, integer(name, value, 2, MAX_COUNT)).tolist()
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+        raise UsageError(
+            f"{name} must be a whole number or a list of numbers, not {value!r}",
+            code="E-POSITIONS",
+        )
+    if not 1 <= len(value) <= MAX_COUNT:
+        raise UsageError(
+            f"{name} must be from 1 to {MAX_COUNT}, not {len(value)}", code="E-POSITIONS"
+        )
+    return [number(name, position, 0.0, 1.0) for position in value]
+
+
+def seeds(name: str, value: Any) -> int | list[int] | None:
+    """A seed, or a list of them; -1 is a random one, None."""
+    if isinstance(value, Sequence) and not isinstance(value, str | bytes):
+        return [_seed(name, seed) for seed in value]
+    return None if is_whole(value) and value == -1 else _seed(name, value)
+
+
+def seed_per_picture(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
+    """A seed for each of n pictures: the list, or seed + i modulo 2^64; None is a random seed."""
+    if isinstance(seed, Sequence):
+        if len(seed) != n:
+            raise UsageError(
+                f"{len(seed)} seeds for {n} pictures", code="E-SEED", hint="one seed per picture"
+            )
+        return tuple(seed)
+    first = secrets.randbits(32) if seed is None else seed
+    return tuple((first + i) % 2**64 for i in range(n))
+
+
+def is_whole(value: Any) -> bool:
+    """Whether a value is a whole number, and not a bool."""
+    return not isinstance(value, bool) and isinstance(value, numbers.Integral)
+
+
+def _seed(name: str, seed: Any) -> int:
+    if seed is None or (is_whole(seed) and seed == -1):
+        return secrets.randbits(32)
+    if not is_whole(seed) or not 0 <= int(seed) < 2**64:
+        raise UsageError(
+            f"{name} must be a whole number from 0 to 2^64 - 1, or -1 for a random one, "
+            f"not {seed!r}",
+            code=_code(name),
+        )
+    return int(seed)
+
+
+def noise(name: str, value: Any) -> np.ndarray:
+    """Finite numbers (n, c, h, w), float32."""
+    try:
+        array = np.array(value, np.float32)
+    except (TypeError, ValueError) as error:
+        raise UsageError(f"{name} must be an array of numbers", code=_code(name)) from error
+    if not np.isfinite(array).all():
+        raise UsageError(f"{name} hold NaN or infinity", code=_code(name))
+    return array

@@ -1,0 +1,135 @@
+"""A sampler's step as diffusers' scheduler for it would be configured.
+
+What its schedulers get wrong is reproduced only where it is asked for (`bug_compatible`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ldmref.samplers.clipping import clip_of, clip_predictions
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.diffusers.steps import (
+    clip_x0_only,
+    constrain_evaluations,
+    ddim_targets,
+    large_variance,
+    limit_order,
+    lms_by_index,
+    plms,
+    plms_calls,
+    plms_visits,
+    step_to,
+    wrong_second_difference,
+)
+from ldmref.samplers.loop import Constraint, Interval, Step
+from ldmref.samplers.registry import Sampler
+from ldmref.samplers.schedule import Schedule
+
+FEW = 15  # steps below which diffusers' DPM-Solver lowers the order at the end
+SOLVER_TYPE = ("dpm_solver_2m", "dpm_solver_3m", "dpm_solver_2m_sde", "dpmpp_3m", "dpmpp_3m_sde")
+LOWER_ORDER_FINAL = (*SOLVER_TYPE, "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_2m_sde", "dpmpp_2m_sde_heun")
+UNIPC = ("unipc_1", "unipc", "unipc_3")
+
+
+def diffusers_step(
+    config: SchedulerConfig,
+    sampler: Sampler,
+    schedule: Schedule,
+    options: dict[str, Any],
+    visits: Sequence[int],
+    constrain: Constraint | None,
+    bug_compatible: bool,
+) -> tuple[Step, Sequence[int]]:
+    """The step and the indices that it visits; arguments as for `configure.configured_step`.
+
+    options: arguments of `sampler.make`; visits: of a run that begins at `visits[0]`.
+    """
+    sigmas, clip = schedule.sigmas.tolist(), clip_of(config)
+    if sampler.name == "pndm":
+        step, visits = _pndm(config, schedule, visits, constrain if bug_compatible else None,
+                             bug_compatible)  # fmt: skip
+        return clip_predictions(step, clip), visits
+    if sampler.name == "ddpm" and config.variance_type == "fixed_large":
+        step = large_variance(schedule.timesteps.tolist())
+    elif sampler.name == "lms_euler" and bug_compatible:
+        step = lms_by_index(sigmas)
+    else:
+        step = sampler.make(**options, **make_options(config, sampler.name))
+    if sampler.name == "dpmpp_3m_sde" and bug_compatible:
+        step = wrong_second_difference(step)
+    if sampler.name in LOWER_ORDER_FINAL:
+        step = limit_order(step, order_limit(config))
+    if sampler.name == "ddim":
+        step = step if clip is None else clip_x0_only(step, clip)
+        if bug_compatible:
+            targets = ddim_targets(schedule.training_sigmas, sigmas, schedule.timesteps.tolist())
+            step = step_to(step, targets)
+    else:
+        step = clip_predictions(step, clip)
+    if constrain is not None and bug_compatible and sampler.nfe > 1:
+        step = constrain_evaluations(step, constrain, sigmas[visits[0]])
+    return step, visits
+
+
+def make_options(config: SchedulerConfig, sampler: str) -> dict[str, Any]:
+    """The arguments of `Sampler.make` that a scheduler's configuration decides."""
+    if sampler in SOLVER_TYPE:
+        heun = config.solver_type == "heun"
+        return {"solver": "heun" if heun else "midpoint"}
+    if sampler in UNIPC:
+        variant = config.solver_type if config.solver_type in ("bh1", "bh2") else "bh2"
+        return {
+            "variant": variant,
+            "noise_prediction": config.noise_prediction,
+            "lower_order_final": config.lower_order_final,
+            "disable_corrector": config.disable_corrector,
+        }
+    return {}
+
+
+def order_limit(config: SchedulerConfig) -> Callable[[Interval], int]:
+    """interval -> the highest order of DPM-Solver's multistep methods there."""
+
+    def limit(interval: Interval) -> int:
+        remaining = interval.n - interval.i  # this step included
+        lowers = config.lower_order_final and interval.n < FEW
+        if remaining == 1 and (lowers or config.euler_at_final):
+            return 1
+        return 2 if remaining == 2 and lowers else 3
+
+    return limit
+
+
+def _pndm(
+    config: SchedulerConfig,
+    schedule: Schedule,
+    visits: Sequence[int],
+    constrain: Constraint | None,
+    bug_compatible: bool,
+) -> tuple[Step, Sequence[int]]:
+    """PNDM; bug compatible with its list of timesteps that holds the second one twice."""
+    sigmas, table, n = schedule.sigmas.tolist(), schedule.training_sigmas, len(schedule.timesteps)
+    if not bug_compatible:
+        targets = [after for _, after in pairwise(sigmas)]
+
+        def second(interval: Interval) -> tuple[float, float] | None:
+            last = interval.i == n - 1
+            return None if last else (interval.sigma_next, interval.sigma)
+
+        return plms(targets, second, config.prediction_type, constrain), visits
+
+    first, calls = visits[0], plms_calls(n, visits[0])
+    targets = ddim_targets(table, sigmas, schedule.timesteps.tolist())
+
+    def repeated(interval: Interval) -> tuple[float, float] | None:
+        if len(calls) == 1:
+            return None
+        t = round(schedule.timesteps[calls[1]]) + len(table) // n
+        return sigmas[calls[1]], float(np.interp(t, np.arange(len(table)), table))
+
+    return plms(targets, repeated, config.prediction_type, constrain), plms_visits(n, first)

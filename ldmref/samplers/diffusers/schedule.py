@@ -1,0 +1,167 @@
+"""The sigmas and timesteps of diffusers' schedulers, number for number.
+
+| family      | classes                                                                    |
+|-------------|----------------------------------------------------------------------------|
+| `ddim`      | DDIM, DDPM, LCM; PNDM but for its repeated timestep: n whole timesteps     |
+| `euler`     | Euler, EulerAncestral, LMS, Heun, DPM2, DPMSolverSDE: n timesteps,         |
+|             | `linspace` not rounded, sigma linear between the table's                   |
+| `multistep` | DPMSolverMultistep, DPMSolverSinglestep, DEIS, UniPC: of n + 1 whole       |
+|             | timesteps all but the last                                                 |
+
+Source: diffusers 0.42.1, `schedulers/*.py`, `set_timesteps`.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from ldmref.errors import UsageError
+from ldmref.math.schedules import cosine_betas
+from ldmref.math.sigmas import beta_sigmas, exponential_sigmas, karras_sigmas
+from ldmref.samplers.config import SchedulerConfig
+
+WHOLE = ("leading", "linspace", "trailing")  # spacings of whole timesteps
+CONTINUOUS = {
+    "karras": karras_sigmas,
+    "exponential": exponential_sigmas,
+    "beta_sigma": beta_sigmas,
+}
+DDIM = ("ddpm", "ddim", "pndm", "lcm")
+MULTISTEP = (
+    "deis", "deis_3", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_1_sde", "dpm_solver_2m_sde",
+    "dpmpp_1", "dpmpp_1_sde", "dpmpp_2s", "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_2m_sde",
+    "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "unipc_1", "unipc", "unipc_3",
+)  # fmt: skip
+
+
+def family_of(sampler: str) -> str:
+    """The family of diffusers' scheduler for a sampler, by its name."""
+    return "ddim" if sampler in DDIM else "multistep" if sampler in MULTISTEP else "euler"
+
+
+def spaced_as_diffusers(config: SchedulerConfig, spacing: str) -> bool:
+    """Whether sigmas and steps of that spacing are made as diffusers makes them."""
+    return config.convention == "diffusers" and (spacing in WHOLE or spacing in CONTINUOUS)
+
+
+class Grid(NamedTuple):
+    """`sigmas`, (n + 1,) float64; `timesteps`, (n,) float64; `init_noise_sigma`."""
+
+    sigmas: np.ndarray
+    timesteps: np.ndarray
+    init_noise_sigma: float
+
+
+def diffusers_sigmas(
+    config: SchedulerConfig, table: np.ndarray, sampler: str, spacing: str, steps: int
+) -> Grid:
+    """What diffusers' scheduler for a sampler makes of a scheduler_config.json.
+
+    Args:
+        table: sigmas of every training timestep, (T,), increasing.
+        sampler: name, for the family.
+        spacing: of `WHOLE`, or of `CONTINUOUS` (`use_karras_sigmas`, ...), which begins and ends
+            with the sigmas of `config.timestep_spacing` in family `euler`, of the table in
+            `multistep`, and does not exist in `ddim`.
+        steps: from 1 to T.
+
+    Raises:
+        UsageError: the timesteps leave the table.
+    """
+    family = family_of(sampler)
+    # DDIM and PNDM have an option of their own for the end; DDPM always ends at 0
+    final = config.final_alpha if family == "ddim" else config.final_sigma
+    last = table[0] if final == "sigma_min" and sampler != "ddpm" else 0.0
+    whole = config.timestep_spacing if spacing in CONTINUOUS else spacing
+    t = _timesteps(len(table), steps, family, whole, config.steps_offset)
+    if spacing in CONTINUOUS and family != "ddim":
+        sigmas, t = _continuous(config, table, family, spacing, t)
+    elif family == "ddim":
+        sigmas = _on_table(table, t)
+    else:
+        sigmas = np.interp(t, np.arange(len(table)), table)
+    high = float(sigmas[0])
+    unscaled = family == "euler" and whole in ("linspace", "trailing")
+    init_noise_sigma = high if unscaled else math.hypot(1.0, high)
+    return Grid(np.append(sigmas, last), t.astype(np.float64), init_noise_sigma)
+
+
+def _timesteps(total: int, steps: int, family: str, spacing: str, offset: int) -> np.ndarray:
+    n = steps + (family == "multistep")
+    if spacing == "leading":
+        return (np.arange(n)[::-1] * (total // n) + offset)[:steps]
+    if spacing == "linspace":
+        t = np.linspace(0.0, total - 1.0, n)[::-1][:steps]  # a single one is 0
+        return t if family == "euler" else np.rint(t)
+    return np.rint(np.arange(total, 0, -total / steps)) - 1.0
+
+
+def _continuous(
+    config: SchedulerConfig, table: np.ndarray, family: str, spacing: str, t: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Sigmas and their timesteps, which `multistep` makes whole."""
+    total, spaced = np.arange(len(table)), CONTINUOUS[spacing]
+    if family == "euler":
+        high, low = np.interp(t[[0, -1]], total, table)
+        sigmas = spaced(len(t), low, high)
+        return sigmas, np.interp(np.log(sigmas), np.log(table), total)
+    single = single_precision_sigmas(config)
+    theirs = spaced(len(t), float(single[0]), float(single[-1]))
+    t = np.interp(np.log(theirs), np.log(single), np.arange(len(single)))
+    rounding = config.timestep_rounding or ("round" if spacing == "karras" else "cut")
+    return spaced(len(t), table[0], table[-1]), np.rint(t) if rounding == "round" else np.trunc(t)
+
+
+def _on_table(table: np.ndarray, t: np.ndarray) -> np.ndarray:
+    """The sigmas of whole timesteps, which must exist."""
+    if t.min() < 0 or t.max() >= len(table):
+        raise UsageError(
+            f"timesteps {t.min():.0f} to {t.max():.0f} leave the table of {len(table)}",
+            code="E-STEPS",
+            hint="take another number of steps, or another schedule",
+        )
+    return table[t.astype(np.int64)]
+
+
+def single_precision_sigmas(config: SchedulerConfig) -> np.ndarray:
+    """Sigmas of every training timestep, (T,) float32, operation by operation as in diffusers.
+
+    They are no better than those in float64; but where diffusers truncates timesteps, a last bit
+    decides between 998 and 999.
+
+    Source: `schedulers/scheduling_dpmsolver_multistep.py`, `__init__` and
+    `rescale_zero_terminal_snr`.
+    """
+    n, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
+    if config.trained_betas:
+        betas = np.asarray(config.trained_betas, np.float32)
+    elif config.beta_schedule == "cosine":
+        betas = cosine_betas(n).astype(np.float32)
+    elif config.beta_schedule == "linear":
+        betas = _linspace(start, end, n)
+    else:
+        betas = _linspace(start**0.5, end**0.5, n) ** 2
+    alpha_bar = _cumprod(1.0 - betas)
+    if config.rescale_betas_zero_snr:
+        roots = np.sqrt(alpha_bar)
+        first, last = roots[0].copy(), roots[-1].copy()
+        squares = ((roots - last) * (first / (first - last))) ** 2
+        alphas = np.concatenate([squares[:1], squares[1:] / squares[:-1]])
+        alpha_bar = _cumprod(1.0 - (1.0 - alphas))
+        alpha_bar[-1] = 2.0**-24
+    return np.sqrt((1.0 - alpha_bar) / alpha_bar)
+
+
+def _linspace(start: float, end: float, n: int) -> np.ndarray:
+    """torch.linspace: from both ends to the middle, with a step in single precision."""
+    low, high = np.float32(start), np.float32(end)
+    step, i = float((high - low) / np.float32(n - 1)), np.arange(n)
+    return np.where(i < n // 2, low + step * i, high - step * (n - 1 - i)).astype(np.float32)
+
+
+def _cumprod(alphas: np.ndarray) -> np.ndarray:
+    """torch.cumprod: accumulated in double precision."""
+    return np.cumprod(alphas, dtype=np.float64).astype(np.float32)

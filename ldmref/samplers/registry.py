@@ -1,0 +1,154 @@
+"""Samplers by name, and the entry point for other people's.
+
+A package offers a sampler through the entry-point group `ldmref.samplers`; the object named there
+is a `Sampler`. It is loaded only when its name is asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import entry_points
+
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.samplers.dpm_multistep import dpm_solver_multistep
+from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
+from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from ldmref.samplers.lcm import lcm
+from ldmref.samplers.loop import Step
+from ldmref.samplers.multistep import deis, lms, pndm
+from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45
+from ldmref.samplers.steps import ancestral, with_noise
+from ldmref.samplers.unipc import unipc
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """What is declared about a sampler; docs, command line and tests are made from it.
+
+    Args:
+        make: `make() -> step`, or `make(eta=...)`.
+        order: of convergence of its deterministic part (its `eta` set to 0) in the number of
+            steps; 0 if it does not converge to the probability flow.
+        nfe: denoiser evaluations per step; with `adaptive`, at least.
+        stochastic: whether it draws noise at its default `eta`.
+        source: paper or code, with equation or algorithm.
+        eta: default of `make(eta=...)`; None if there is no such argument.
+        start_nfe: evaluations of the first steps, where they differ.
+        draws: noises per step.
+        adaptive: whether steps are divided until the error is small.
+        name: recorded in pictures; `SAMPLERS` fills it in.
+    """
+
+    make: Callable[..., Step]
+    order: int
+    nfe: int
+    stochastic: bool
+    source: str
+    eta: float | None = None
+    start_nfe: tuple[int, ...] = ()
+    draws: int = 1
+    adaptive: bool = False
+    name: str = "custom"
+
+    def draws_noise(self, eta: float | None) -> bool:
+        """Whether it draws noise at that `eta` (None: its default)."""
+        return self.stochastic if self.eta is None or eta is None else eta != 0.0
+
+
+def _dpm_solver_2_a(eta: float = 1.0) -> Step:
+    return with_noise(dpm_solver(2), eta)
+
+
+def _dpmpp_2s_a(eta: float = 1.0) -> Step:
+    return with_noise(dpmpp_2s(), eta)
+
+
+_DDPM, _DDIM, _EDM = "arXiv:2006.11239", "arXiv:2010.02502", "arXiv:2206.00364"
+_DPM, _DPMPP, _UNIPC = "arXiv:2206.00927", "arXiv:2211.01095", "arXiv:2302.04867"
+_DEIS, _RK = "arXiv:2204.13902, section 3.2", "Hairer et al. 1993"
+
+# fmt: off
+_SAMPLERS: dict[str, Sampler] = {
+    #                  make(eta) -> step, order, nfe, stochastic, source, eta
+    "ddpm": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DDPM}, algorithm 2"),
+    "ddim": Sampler(ancestral, 1, 1, False, f"{_DDIM}, eq. 12", eta=0.0),
+    "euler": Sampler(partial(ancestral, eta=0.0), 1, 1, False, f"{_EDM}, algorithm 1"),
+    "euler_a": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DDIM}, eq. 16", eta=1.0),
+    "heun": Sampler(heun, 2, 2, False, f"{_EDM}, algorithm 1"),
+    "midpoint": Sampler(midpoint, 2, 2, False, f"{_RK}, section II.1"),
+    "rk4": Sampler(rk4, 4, 4, False, f"{_RK}, table II.1.2"),
+    "rk45": Sampler(rk45, 5, 7, False, "Dormand and Prince 1980, table 2", adaptive=True),
+    "lms": Sampler(lms, 4, 1, False, "k-diffusion, sample_lms", start_nfe=(4, 4, 4)),
+    "lms_euler": Sampler(partial(lms, 4, "euler"), 2, 1, False, "k-diffusion, sample_lms"),
+    "pndm": Sampler(pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,)),
+    "deis": Sampler(deis, 2, 1, False, _DEIS),
+    "deis_3": Sampler(partial(deis, 3, "runge_kutta"), 3, 1, False, _DEIS, start_nfe=(4, 4)),
+    "dpm_solver_2": Sampler(partial(dpm_solver, 2), 2, 2, False, f"{_DPM}, algorithm 1"),
+    "dpm_solver_2_a": Sampler(
+        _dpm_solver_2_a, 2, 2, True, f"{_DPM}, algorithm 1, ancestral", eta=1.0),
+    "dpm_solver_3": Sampler(partial(dpm_solver, 3), 3, 3, False, f"{_DPM}, algorithm 2"),
+    "dpm_solver_2m": Sampler(dpm_solver_multistep, 2, 1, False, f"{_DPM}, published code"),
+    "dpm_solver_3m": Sampler(
+        partial(dpm_solver_multistep, 3), 2, 1, False, f"{_DPM}, published code"),
+    "dpm_solver_1_sde": Sampler(
+        partial(dpm_solver_multistep, 1, eta=1.0), 1, 1, True, f"{_DPM}, published code", eta=1.0),
+    "dpm_solver_2m_sde": Sampler(
+        partial(dpm_solver_multistep, eta=1.0), 2, 1, True, f"{_DPM}, published code", eta=1.0),
+    "dpmpp_1": Sampler(partial(ancestral, eta=0.0), 1, 1, False, f"{_DPMPP}, eq. 9"),
+    "dpmpp_1_sde": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DPMPP}, eq. 18", eta=1.0),
+    "dpmpp_2s": Sampler(dpmpp_2s, 2, 2, False, f"{_DPMPP}, algorithm 1"),
+    "dpmpp_2s_a": Sampler(_dpmpp_2s_a, 2, 2, True, f"{_DPMPP}, algorithm 1, ancestral", eta=1.0),
+    "dpmpp_sde": Sampler(
+        dpmpp_sde, 2, 2, True, "k-diffusion, sample_dpmpp_sde", eta=1.0, draws=2),
+    "dpmpp_2m": Sampler(partial(dpmpp_2m, eta=0.0), 2, 1, False, f"{_DPMPP}, algorithm 2"),
+    "dpmpp_2m_heun": Sampler(
+        partial(dpmpp_2m, eta=0.0, solver="heun"), 2, 1, False, f"{_DPMPP}, section 5"),
+    "dpmpp_3m": Sampler(partial(dpmpp_3m, eta=0.0), 2, 1, False, f"{_DPMPP}, published code"),
+    "dpmpp_2m_sde": Sampler(
+        partial(dpmpp_2m, eta=1.0), 2, 1, True, "k-diffusion, sample_dpmpp_2m_sde", eta=1.0),
+    "dpmpp_2m_sde_heun": Sampler(
+        partial(dpmpp_2m, eta=1.0, solver="heun"), 2, 1, True,
+        "k-diffusion, sample_dpmpp_2m_sde", eta=1.0),
+    "dpmpp_3m_sde": Sampler(dpmpp_3m, 2, 1, True, "k-diffusion, sample_dpmpp_3m_sde", eta=1.0),
+    "unipc_1": Sampler(partial(unipc, 1), 2, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
+    "unipc": Sampler(unipc, 3, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
+    "unipc_3": Sampler(partial(unipc, 3), 3, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
+    "lcm": Sampler(lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3"),
+}
+# fmt: on
+SAMPLERS = {name: replace(sampler, name=name) for name, sampler in _SAMPLERS.items()}
+
+ALIASES = {  # in lower case: the names of A1111 and others
+    "euler a": "euler_a",
+    "dpm2": "dpm_solver_2",
+    "dpm2 a": "dpm_solver_2_a",
+    "dpm++ 2s": "dpmpp_2s",
+    "dpm++ 2s a": "dpmpp_2s_a",
+    "dpm++ sde": "dpmpp_sde",
+    "dpm++ 2m": "dpmpp_2m",
+    "dpm++ 2m sde": "dpmpp_2m_sde",
+    "dpm++ 2m sde heun": "dpmpp_2m_sde_heun",
+    "dpm++ 3m sde": "dpmpp_3m_sde",
+    "plms": "pndm",
+    "uni_pc": "unipc",
+}
+
+
+def get_sampler(name: str) -> Sampler:
+    """The sampler of that name (A1111's spellings are understood), or a plug-in's.
+
+    Raises:
+        UsageError: no such sampler, or a plug-in under a built-in's name.
+    """
+    name = ALIASES.get(name.lower(), name.lower())
+    plugins = {point.name: point for point in entry_points(group="ldmref.samplers")}
+    clash = sorted(set(plugins) & set(SAMPLERS))
+    if clash:
+        raise UsageError(f"a plug-in takes the built-in name {clash[0]!r}", code="E-PLUGIN")
+    if name in SAMPLERS or name in plugins:
+        sampler = SAMPLERS.get(name) or plugins[name].load()
+        return sampler if sampler.name == name else replace(sampler, name=name)
+    known = [*SAMPLERS, *plugins]
+    raise UsageError(f"unknown sampler {name!r}", code="E-SAMPLER", hint=did_you_mean(name, known))

@@ -1,0 +1,208 @@
+"""The schedule of a run: sigmas, the timesteps that the network sees, and the initial noise scale.
+
+The name of a spacing says how n steps are spaced over the T training timesteps. The last sigma is
+named separately, because implementations that agree on the spacing differ there:
+
+| spacing       | timesteps, or sigmas, of n steps out of T                             |
+|---------------|-----------------------------------------------------------------------|
+| `leading`     | (n-1) (T//n) + offset, ..., T//n + offset, offset                     |
+| `linspace`    | n points from T-1 to 0                                                |
+| `trailing`    | T-1, T-1 - T/n, ... (rounded)                                         |
+| `karras`      | evenly spaced in sigma^(1/7) over the table's range                   |
+| `exponential` | evenly spaced in log sigma over the table's range                     |
+| `beta`        | quantiles of Beta(0.6, 0.6) over the timesteps: the paper, ComfyUI    |
+| `beta_sigma`  | quantiles of Beta(0.6, 0.6) over the sigmas: diffusers' "beta"        |
+| `ays`         | align-your-steps for Stable Diffusion 1.5, interpolated in log sigma  |
+| `ays_sdxl`    | the same for SDXL                                                     |
+
+Final sigma: `zero`, or `sigma_min` (the sigma of timestep 0, where CompVis' DDIM ends).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from functools import cache
+from typing import NamedTuple
+
+import numpy as np
+
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.math.schedules import (
+    alphas_cumprod,
+    cosine_betas,
+    linear_betas,
+    rescale_zero_terminal_snr,
+    scaled_linear_betas,
+    sigma_from_alpha_bar,
+)
+from ldmref.math.sigmas import (
+    align_your_steps_timesteps,
+    beta_sigmas,
+    beta_timesteps,
+    exponential_sigmas,
+    karras_sigmas,
+    log_linear_sigmas,
+)
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.diffusers.schedule import diffusers_sigmas, spaced_as_diffusers
+from ldmref.samplers.registry import Sampler
+
+SPACINGS = (
+    "leading", "linspace", "trailing", "karras", "exponential", "beta", "beta_sigma", "ays",
+    "ays_sdxl",
+)  # fmt: skip
+FINAL_SIGMAS = ("zero", "sigma_min")
+NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal SNR
+
+
+@cache
+def training_alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
+    """alpha-bar of every training timestep, (T,) float64, read-only."""
+    n, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
+    if config.trained_betas:
+        betas = np.asarray(config.trained_betas, np.float64)
+    elif config.beta_schedule == "cosine":
+        betas = cosine_betas(n)
+    elif config.beta_schedule == "linear":
+        betas = linear_betas(n, start, end)
+    else:
+        betas = scaled_linear_betas(n, start, end)
+    if config.rescale_betas_zero_snr:
+        alpha_bar = alphas_cumprod(rescale_zero_terminal_snr(betas))
+        alpha_bar[-1] = NEARLY_ZERO  # as diffusers: sigma stays finite
+    else:
+        alpha_bar = alphas_cumprod(betas)
+    alpha_bar.flags.writeable = False
+    return alpha_bar
+
+
+@cache
+def sampling_sigmas(config: SchedulerConfig) -> np.ndarray:
+    """Sigmas of the training timesteps that samplers use, (T,) float64, increasing, read-only.
+
+    They are those with sigma <= `config.sigma_max`: a cosine schedule ends near sigma = 20,000, far
+    beyond the point where anything is left of the data, and second-order methods do badly there.
+    """
+    sigmas = sigma_from_alpha_bar(training_alphas_cumprod(config))
+    sigmas = sigmas[sigmas <= config.sigma_max]
+    sigmas.flags.writeable = False
+    return sigmas
+
+
+class Schedule(NamedTuple):
+    """What a run goes through.
+
+    Args:
+        sigmas: (n + 1,) float64, decreasing; the last may be 0.
+        timesteps: (n,) float64, what the network sees at `sigmas[:-1]`.
+        init_noise_sigma: standard deviation of the initial state of a run from pure noise.
+        training_sigmas: of every training timestep, (T,), increasing.
+        convention: "diffusers" if made as its scheduler makes it, else "".
+    """
+
+    sigmas: np.ndarray
+    timesteps: np.ndarray
+    init_noise_sigma: float
+    training_sigmas: np.ndarray
+    convention: str = ""
+
+    def timestep(self, sigma: float) -> float:
+        """The timestep at a sigma: the schedule's own, or between two, linear in log sigma."""
+        index = np.flatnonzero(self.sigmas[:-1] == sigma)
+        if index.size:
+            return float(self.timesteps[index[-1]])
+        return float(timesteps_at(self.training_sigmas, sigma))
+
+
+def make_schedule(config: SchedulerConfig, sampler: Sampler, spacing: str, steps: int) -> Schedule:
+    """The schedule of `steps` steps, as the checkpoint's scheduler or by a spacing's name.
+
+    With the convention "diffusers" in the configuration, the spacings that diffusers has are made
+    as it makes them for this sampler.
+
+    Raises:
+        UsageError: an unknown spacing, or a number of steps for which the schedule does not exist.
+    """
+    table = sampling_sigmas(config)
+    if spaced_as_diffusers(config, spacing):
+        theirs = diffusers_sigmas(config, table, sampler.name, spacing, steps)
+        return Schedule(*theirs, table, "diffusers")
+    sigmas = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
+    return Schedule(sigmas, timesteps_at(table, sigmas[:-1]), math.hypot(1.0, sigmas[0]), table)
+
+
+def sigma_grid(
+    table: np.ndarray, spacing: str, steps: int, final_sigma: str = "zero", offset: int = 0
+) -> np.ndarray:
+    """The sigmas of `steps` steps, (steps + 1,) float64, strictly decreasing.
+
+    Args:
+        table: sigmas of every training timestep, (T,), increasing.
+        spacing: a name of the table above.
+        steps: from 1 to T.
+        final_sigma: `zero` or `sigma_min`.
+        offset: added to every timestep of `leading` (1 for Stable Diffusion).
+
+    Raises:
+        UsageError: an unknown name, or a number of steps outside 1 to T.
+    """
+    check_name("schedule", spacing, SPACINGS)
+    check_name("final sigma", final_sigma, FINAL_SIGMAS)
+    check_steps(steps, len(table))
+    if spacing == "karras":
+        sigmas = karras_sigmas(steps, table[0], table[-1])
+    elif spacing == "exponential":
+        sigmas = exponential_sigmas(steps, table[0], table[-1])
+    elif spacing == "beta":
+        sigmas = sigmas_at(table, beta_timesteps(steps, len(table)))
+    elif spacing == "beta_sigma":
+        sigmas = beta_sigmas(steps, table[0], table[-1])
+    elif spacing in ("ays", "ays_sdxl"):
+        sigmas = _align_your_steps(table, steps, "sd" if spacing == "ays" else "sdxl")
+    else:
+        sigmas = table[spaced_timesteps(spacing, len(table), steps, offset)]
+    at_minimum = sigmas[-1] <= table[0] * (1.0 + 1e-9)  # no further step by a rounding error
+    return np.append(sigmas, 0.0 if final_sigma == "zero" or at_minimum else table[0])
+
+
+def spaced_timesteps(spacing: str, total: int, steps: int, offset: int = 0) -> np.ndarray:
+    """The training timesteps of `leading`, `linspace` or `trailing`, (steps,) int64, decreasing."""
+    if spacing == "leading":
+        stride = total // steps
+        offset = min(offset, total - 1 - (steps - 1) * stride)  # never past the table's end
+        return np.arange(steps)[::-1] * stride + offset
+    if spacing == "linspace":
+        return np.rint(np.linspace(total - 1, 0, steps)).astype(np.int64)
+    return np.rint(total - np.arange(steps) * (total / steps)).astype(np.int64) - 1
+
+
+def sigmas_at(table: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
+    """Sigmas at timesteps that need not be whole: linear interpolation in log sigma."""
+    return np.exp(np.interp(timesteps, np.arange(len(table)), np.log(table)))
+
+
+def timesteps_at(table: np.ndarray, sigmas: float | np.ndarray) -> np.ndarray:
+    """The inverse of `sigmas_at`: exact on the table, linear in log sigma between."""
+    return np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
+
+
+def check_name(what: str, name: str, known: Sequence[str]) -> None:
+    """Refuse a name that is not among the known ones, with the nearest as a hint."""
+    if name not in known:
+        raise UsageError(
+            f"unknown {what} {name!r}", code="E-SCHEDULE", hint=did_you_mean(name, known)
+        )
+
+
+def check_steps(steps: int, total: int) -> None:
+    """Refuse a number of steps that a table of `total` timesteps does not offer."""
+    if not 1 <= steps <= total:
+        raise UsageError(f"steps must be from 1 to {total}, not {steps}", code="E-STEPS")
+
+
+def _align_your_steps(table: np.ndarray, steps: int, model: str) -> np.ndarray:
+    """Ten sigmas and the table's smallest, resampled to `steps` sigmas and that smallest."""
+    timesteps = align_your_steps_timesteps(model) * ((len(table) - 1) / 999)  # made for T = 1000
+    sigmas = np.append(sigmas_at(table, timesteps), table[0])
+    return log_linear_sigmas(sigmas, steps + 1)[:-1]
