@@ -18,9 +18,9 @@ from ldmref.io.compvis.ema import (
     COUNTERS,
     PREFIX,
     WRAPPER,
-    draws_with_averages,
     ema_table,
     has_averages,
+    uses_ema,
     were_updated,
 )
 from ldmref.io.compvis.key_entry import Entry, as_stored, stack, stored_shapes
@@ -126,25 +126,25 @@ def averages_of(file: TensorFile, config: ModelConfig, ema: bool | None = None) 
     if not any(name.startswith(WRAPPER) for name in names):
         return True
     return (
-        draws_with_averages(config)
+        uses_ema(config)
         and were_updated(file, names)
         and report_on(shapes_in_file(file), config, ema=True).fits
     )
 
 
 def averages_note(file: TensorFile, config: ModelConfig) -> str:
-    """That a file holds averages, and which weights are read unasked; "" where it has none."""
+    """Warn that a file holds averages and say which weights are read by default; "" if none."""
     averaged = averages_of(file, config)
     if averaged is None:
         return ""
-    whole = report_on(shapes_in_file(file), config, ema=True).fits
-    kind = "" if whole else ", not a whole set,"
-    read = "these are read" if averaged else "the last weights are read"
-    other = (
-        "--no-ema (ema=False) reads the last ones" if averaged else "--ema (ema=True) the others"
-    )
-    hint = f": {other}" if whole else ""
-    return f"{file.path.name} holds averaged weights{kind} besides; {read}{hint}"
+    if not report_on(shapes_in_file(file), config, ema=True).fits:
+        what, hint = "an incomplete set of averaged weights", ""
+    elif averaged:
+        what, hint = "averaged weights", ": --no-ema (ema=False) reads the last weights"
+    else:
+        what, hint = "averaged weights", ": --ema (ema=True) reads the averages"
+    read = "averages" if averaged else "last weights"
+    return f"{file.path.name} also holds {what}; the {read} are read{hint}"
 
 
 def unread(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
