@@ -10,12 +10,13 @@ import numpy as np
 from ldmref.cli.progress import one_line, say
 from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import averages_of, scale_tensor, to_compvis, unread
+from ldmref.io.compvis.single_file import averages_of, scale_tensor, unread
+from ldmref.io.key_table import to_compvis
 from ldmref.io.locate import find_model
 from ldmref.io.native import SECOND_TOKENIZER, save_folder
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
-from ldmref.io.tensors.writer import Source, source, write_tensors
+from ldmref.io.tensors.writer import TensorSource, source, write_tensors
 from ldmref.loading import read_model
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import unflatten
@@ -118,7 +119,7 @@ def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
         )
     checkpoint = read_checkpoint(path)
     tensors = {
-        name: Source(t.storage.kind, t.shape, lambda t=t: checkpoint.read(t))
+        name: TensorSource(t.storage.kind, t.shape, lambda t=t: checkpoint.read(t))
         for name, t in checkpoint.tensors.items()
     }
     write_tensors(out, tensors, METADATA, overwrite=overwrite)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import InputError, OutputError
-from ldmref.io.atomic import whole_file
+from ldmref.io.atomic import atomic_write
 from ldmref.models.config import ModelConfig
 from ldmref.modes.request import Request
 
@@ -73,5 +73,5 @@ def write_latents(path: str, latents: np.ndarray, overwrite: bool) -> None:
     Raises:
         OutputError: it exists (unless `overwrite`), or cannot be written.
     """
-    with whole_file(Path(path), overwrite=overwrite) as file:
+    with atomic_write(Path(path), overwrite=overwrite) as file:
         np.save(file, latents, allow_pickle=False)

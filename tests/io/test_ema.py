@@ -21,8 +21,8 @@ from ldmref.io.compvis.single_file import (
     find_config,
     load_compvis,
     report_on,
-    to_compvis,
 )
+from ldmref.io.key_table import to_compvis
 from ldmref.io.native import SCHEMA
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors

@@ -13,8 +13,8 @@ from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.compvis.single_file import to_compvis
 from ldmref.io.diffusers.config import unet_config
+from ldmref.io.key_table import to_compvis
 from ldmref.loading import load_controlnet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import flatten, init

@@ -25,7 +25,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.io.compvis.key_entry import Entry
+from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets_ldm import LDM_PRESETS
 
@@ -43,7 +43,7 @@ def ema_name(name: str) -> str:
     return PREFIX + name.removeprefix(WRAPPER).replace(".", "")
 
 
-def ema_table(table: Mapping[str, Entry]) -> dict[str, Entry]:
+def ema_table(table: Mapping[str, KeyEntry]) -> dict[str, KeyEntry]:
     """Return a key table with the averages in place of the weights that have one."""
     return {
         ours: replace(entry, name=ema_name(entry.name)) if entry.name.startswith(WRAPPER) else entry
@@ -63,10 +63,6 @@ def uses_ema(config: ModelConfig) -> bool:
     return text.model_type != "clip" and text not in without
 
 
-def were_updated(file: Mapping[str, np.ndarray], names: Mapping[str, str]) -> bool:
-    """Whether training updated the averages, that is, `num_updates` is absent or not 0.
-
-    `names`: canonical name -> name in the file.
-    """
-    stored = names.get(COUNTERS[1])
-    return stored is None or bool(np.any(file[stored] != 0))
+def were_updated(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether training updated the averages, that is, `num_updates` is absent or not 0."""
+    return COUNTERS[1] not in tensors or bool(np.any(tensors[COUNTERS[1]] != 0))

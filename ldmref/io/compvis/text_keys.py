@@ -1,4 +1,4 @@
-"""CompVis' names for what reads the prompt: CLIP, OpenCLIP, latent diffusion's own transformer, and
+"""CompVis' names for the text encoders: CLIP, OpenCLIP, latent diffusion's own transformer, and
 the table of classes.
 
 Sources: huggingface/transformers (CLIPTextModel), mlfoundations/open_clip (transformer.py),
@@ -7,16 +7,29 @@ CompVis/latent-diffusion (ldm/modules/x_transformer.py, ldm/modules/encoders/mod
 
 from __future__ import annotations
 
-from ldmref.io.compvis.key_entry import Entry, prefixed
+from dataclasses import replace
+
+from ldmref.io.key_table import KeyEntry, key_table, prefixed
 from ldmref.models.config import TextConfig
 from ldmref.models.params import flatten
 from ldmref.models.text import text_spec
 
+LDMBERT_MODULES = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+OPEN_CLIP_MODULES = {
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+    "self_attn.q_proj.weight": "attn.in_proj_weight", "self_attn.q_proj.bias": "attn.in_proj_bias",
+    "self_attn.k_proj.weight": "attn.in_proj_weight", "self_attn.k_proj.bias": "attn.in_proj_bias",
+    "self_attn.v_proj.weight": "attn.in_proj_weight", "self_attn.v_proj.bias": "attn.in_proj_bias",
+    "position_embedding.weight": "positional_embedding",
+}  # fmt: skip
+OPEN_CLIP_THIRDS = {"q_proj": 0, "k_proj": 1, "v_proj": 2}
 
-def text_table(config: TextConfig) -> dict[str, Entry]:
-    """The text encoder's tensors below `cond_stage_model.`"""
+
+def text_table(config: TextConfig) -> dict[str, KeyEntry]:
+    """The tensors below `cond_stage_model.`"""
     if config.model_type == "class":
-        return {n: Entry(n, shape) for n, shape in flatten(text_spec(config)).items()}
+        return key_table(flatten(text_spec(config)), {"": ""})
     if config.model_type == "ldmbert":
         return prefixed("", "transformer.", ldmbert_table(config))
     if config.hidden_act == "gelu":
@@ -24,53 +37,37 @@ def text_table(config: TextConfig) -> dict[str, Entry]:
     return prefixed("", "transformer.", clip_table(config))
 
 
-_LDMBERT = {"self_attn_layer_norm": "{a}.0", "self_attn.q_proj": "{a}.1.to_q",
-            "self_attn.k_proj": "{a}.1.to_k", "self_attn.v_proj": "{a}.1.to_v",
-            "self_attn.out_proj": "{a}.1.to_out", "final_layer_norm": "{f}.0",
-            "fc1": "{f}.1.net.0.0", "fc2": "{f}.1.net.2"}  # fmt: skip
-
-
-def ldmbert_table(config: TextConfig) -> dict[str, Entry]:
-    """x-transformers' encoder: attention and feed-forward of a layer are two layers there."""
-    places = {"embed_tokens": "token_emb", "embed_positions": "pos_emb.emb", "layer_norm": "norm"}
+def ldmbert_table(config: TextConfig) -> dict[str, KeyEntry]:
+    """x-transformers' encoder, which counts attention and feed-forward as two layers."""
+    blocks = {"model.embed_tokens": "token_emb", "model.embed_positions": "pos_emb.emb",
+              "model.layer_norm": "norm"}  # fmt: skip
     for i in range(config.num_hidden_layers):
-        for ours, theirs in _LDMBERT.items():
-            theirs = theirs.format(a=2 * i, f=2 * i + 1)
-            places[f"layers.{i}.{ours}"] = f"attn_layers.layers.{theirs}"
-    table = {}
-    for name, shape in flatten(text_spec(config)).items():
-        place, leaf = name.removeprefix("model.").rsplit(".", 1)
-        table[name] = Entry(f"{places[place]}.{leaf}", shape)
-    return table
+        ours, attention = f"model.layers.{i}", f"attn_layers.layers.{2 * i}"
+        feed_forward = f"attn_layers.layers.{2 * i + 1}"
+        blocks |= {
+            f"{ours}.self_attn_layer_norm": f"{attention}.0",
+            f"{ours}.self_attn": f"{attention}.1",
+            f"{ours}.final_layer_norm": f"{feed_forward}.0",
+            f"{ours}.fc1": f"{feed_forward}.1.net.0.0",
+            f"{ours}.fc2": f"{feed_forward}.1.net.2",
+        }
+    return key_table(flatten(text_spec(config)), blocks, LDMBERT_MODULES)
 
 
-def clip_table(config: TextConfig) -> dict[str, Entry]:
-    """CLIP as transformers names it: the same names."""
-    return {name: Entry(name, shape) for name, shape in flatten(text_spec(config)).items()}
+def clip_table(config: TextConfig) -> dict[str, KeyEntry]:
+    """CLIP under the names of transformers, which are ours."""
+    return key_table(flatten(text_spec(config)), {"": ""})
 
 
-_OPEN_CLIP = {"layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc",
-              "mlp.fc2": "mlp.c_proj", "self_attn.out_proj": "attn.out_proj"}  # fmt: skip
-
-
-def open_clip_table(config: TextConfig) -> dict[str, Entry]:
+def open_clip_table(config: TextConfig) -> dict[str, KeyEntry]:
     """OpenCLIP's text tower: query, key and value stacked, the projection transposed."""
-    table = {}
-    for name, shape in flatten(text_spec(config)).items():
-        parts = name.split(".")
-        if name == "text_projection.weight":
-            table[name] = Entry("text_projection", shape, form="transposed")
-        elif parts[1] == "embeddings":
-            bare = parts[2] == "position_embedding"
-            table[name] = Entry("positional_embedding" if bare else "token_embedding.weight", shape)
-        elif parts[1] == "final_layer_norm":
-            table[name] = Entry(f"ln_final.{parts[2]}", shape)
-        else:
-            layer, inner, leaf = parts[3], ".".join(parts[4:-1]), parts[-1]
-            place = f"transformer.resblocks.{layer}"
-            if inner in _OPEN_CLIP:
-                table[name] = Entry(f"{place}.{_OPEN_CLIP[inner]}.{leaf}", shape)
-            else:
-                third = ("q_proj", "k_proj", "v_proj").index(parts[5])
-                table[name] = Entry(f"{place}.attn.in_proj_{leaf}", shape, third)
+    blocks = {"text_model.embeddings": "", "text_model.final_layer_norm": "ln_final",
+              "text_projection.weight": "text_projection"}  # fmt: skip
+    for i in range(config.num_hidden_layers):
+        blocks[f"text_model.encoder.layers.{i}"] = f"transformer.resblocks.{i}"
+    table = key_table(flatten(text_spec(config)), blocks, OPEN_CLIP_MODULES)
+    for name, entry in table.items():
+        third = OPEN_CLIP_THIRDS.get(name.split(".")[-2])
+        form = "transposed" if name == "text_projection.weight" else ""
+        table[name] = replace(entry, third=third, form=form)
     return table
