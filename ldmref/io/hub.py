@@ -28,24 +28,17 @@ TOKENIZER_FILES = (
 SITE = "https://huggingface.co/"
 # Error of huggingface_hub -> message and hint; the first that matches counts.
 REFUSALS = {
-    "GatedRepoError": (
-        "{name} is open only to those who accepted its terms",
-        "accept them on {url}, then hf auth login",
-    ),
-    "RepositoryNotFoundError": (
-        "Hugging Face has no model {repository}, or it is private",
-        "check the name; for a private model: hf auth login",
-    ),
-    "RevisionNotFoundError": (
-        "{repository} has no revision {revision!r}",
-        "its branches and tags: {url}",
-    ),
+    "GatedRepoError": ("{name} is open only to those who accepted its terms",
+                       "accept them on {url}, then hf auth login"),
+    "RepositoryNotFoundError": ("Hugging Face has no model {repository}, or it is private",
+                                "check the name; for a private model: hf auth login"),
+    "RevisionNotFoundError": ("{repository} has no revision {revision!r}",
+                              "its branches and tags: {url}"),
     "LocalEntryNotFoundError": (
         "{name} cannot be fetched: {reason}",
-        "check the network and HF_HUB_OFFLINE; what is in the local cache needs no --fetch",
-    ),
+        "check the network and HF_HUB_OFFLINE; what is in the local cache needs no --fetch"),
     "EntryNotFoundError": ("{name} has no file {file!r}", "its files: {url}/tree/main"),
-}
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

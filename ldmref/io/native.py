@@ -18,7 +18,7 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ldmref.errors import CorruptModelError, InputError, OutputError
-from ldmref.io.identify import foreign_class
+from ldmref.io.identify import FOLDER, foreign_class
 from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
@@ -79,7 +79,7 @@ def read_config(path: Path) -> ModelConfig:
         raise CorruptModelError(
             f"{path.name} is not a configuration of ldmref{other}",
             code="E-CONFIG",
-            hint="of diffusers, give the folder with the model_index.json" if kind else "",
+            hint=f"of diffusers, {FOLDER}" if kind else "",
         ) from error
     if schema != SCHEMA:
         raise CorruptModelError(

@@ -306,4 +306,4 @@ def test_info_tells_which_weights_are_read(tmp_path, monkeypatch, capsys):
     assert facts["fits"] and facts["ema"] is False
     assert {DECAY, NAME} <= set(facts["unused"])
     assert main(["info", str(path)]) == 0
-    assert "read are the last weights" in capsys.readouterr().out
+    assert "reads the last weights" in capsys.readouterr().out

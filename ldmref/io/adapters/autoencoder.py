@@ -9,13 +9,18 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, InputError, UsageError
+from ldmref.errors import InputError, UsageError
 from ldmref.io.compvis.keys import autoencoder_table
-from ldmref.io.diffusers.config import autoencoder_config, config_error, read_json, require_plain
+from ldmref.io.diffusers.config import (
+    autoencoder_config,
+    config_error,
+    read_json,
+    require_class,
+    require_plain,
+)
 from ldmref.io.diffusers.folder import diffusers_table, open_network, our_name
 from ldmref.io.key_table import KeyTable, first_fit, matching, to_native
-from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.io.tensors.view import TensorView
+from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.params import Spec
@@ -30,6 +35,7 @@ TINY_PLAIN: dict[str, tuple[Any, ...]] = {
     "scaling_factor": (1.0, 1), "shift_factor": (0.0, 0, None),
 }  # fmt: skip
 
+TINY_FIELDS = ("in_channels", "out_channels", "latent_channels")
 # Tensors that training leaves in an autoencoder's file.
 IGNORED = r"loss\..*|model_ema\..*|logvar|.*\.num_batches_tracked"
 
@@ -99,13 +105,7 @@ def _candidates(path: Path, model: AutoencoderConfig) -> Iterator[tuple[AnyConfi
 
 def _read_folder(folder: Path) -> Autoencoder:
     data = read_json(folder / "config.json")
-    kind = data.get("_class_name")
-    if kind not in CLASSES:
-        raise CorruptModelError(
-            f"{folder.name!r} holds a {kind}, which is not supported",
-            code="E-VAE",
-            hint="supported: " + ", ".join(CLASSES),
-        )
+    require_class(data.get("_class_name"), CLASSES, f"{folder.name!r} holds", "E-VAE")
     config = _config(data)
     stored, table = open_network(folder, "vae", _spec(config), repr(folder.name), IGNORED)
     return Autoencoder(folder.name, config, to_native(stored, table), stored.sha256())
@@ -122,20 +122,15 @@ def _spec(config: AnyConfig) -> Spec:
 def tiny_config(data: Mapping[str, Any]) -> TinyConfig:
     """Convert the configuration of an `AutoencoderTiny`."""
     require_plain(data, TINY_PLAIN, "the autoencoder's configuration")
-    default, widths = TinyConfig(), {}
+    fields = {name: data[name] for name in TINY_FIELDS if name in data}
     for half in ("encoder", "decoder"):
         channels = set(data.get(f"{half}_block_out_channels") or (64,))
         if len(channels) != 1:
             raise config_error(f"the autoencoder's {half} has several widths; TAESD has one")
-        widths[f"{half}_channels"] = channels.pop()
-    return TinyConfig(
-        in_channels=data.get("in_channels", 3),
-        out_channels=data.get("out_channels", 3),
-        latent_channels=data.get("latent_channels", 4),
-        num_encoder_blocks=tuple(data.get("num_encoder_blocks") or default.num_encoder_blocks),
-        num_decoder_blocks=tuple(data.get("num_decoder_blocks") or default.num_decoder_blocks),
-        **widths,
-    )
+        fields[f"{half}_channels"] = channels.pop()
+        if data.get(f"num_{half}_blocks"):
+            fields[f"num_{half}_blocks"] = tuple(data[f"num_{half}_blocks"])
+    return TinyConfig(**fields)
 
 
 def swap_vae(

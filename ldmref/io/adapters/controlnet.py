@@ -9,25 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, InputError
+from ldmref.errors import InputError
 from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.config import (
     UNET_DEFAULTS,
     config_error,
     read_json,
+    require_class,
     require_plain,
     unet_config,
 )
 from ldmref.io.diffusers.folder import open_network
 from ldmref.io.key_table import KeyTable, first_fit, to_native
-from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.io.tensors.view import TensorView
+from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.presets import PRESETS
 
-PREFIX = "control_model."
+PREFIX, CLASSES = "control_model.", ("ControlNetModel",)
 PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
+DEFAULTS = UNET_DEFAULTS | {
+    "conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256),
+}  # fmt: skip
 PLAIN: dict[str, tuple[Any, ...]] = {
     "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,),
 }  # fmt: skip
@@ -87,28 +90,17 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
 
 def controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
     """Convert the configuration of a `ControlNetModel`."""
-    data = UNET_DEFAULTS | dict(data)
+    data = DEFAULTS | dict(data)
     require_plain(data, PLAIN, "the ControlNet's configuration")
     mirrored = [kind.replace("Down", "Up") for kind in reversed(data["down_block_types"])]
     unet = unet_config(data | {"out_channels": data["in_channels"], "up_block_types": mirrored})
-    default = ControlNetConfig()
-    widths = data.get("conditioning_embedding_out_channels")
-    return ControlNetConfig(
-        unet,
-        data.get("conditioning_channels", default.conditioning_channels),
-        tuple(widths or default.conditioning_embedding_out_channels),
-    )
+    widths = tuple(data["conditioning_embedding_out_channels"])
+    return ControlNetConfig(unet, data["conditioning_channels"], widths)
 
 
 def _open_folder(folder: Path) -> ControlNetFile:
     data = read_json(folder / "config.json")
-    kind = data.get("_class_name")
-    if kind != "ControlNetModel":
-        raise CorruptModelError(
-            f"{folder.name!r} holds a {kind}, not a ControlNet",
-            code="E-CONTROL",
-            hint="supported: ControlNetModel",
-        )
+    require_class(data.get("_class_name"), CLASSES, f"{folder.name!r} holds", "E-CONTROL")
     try:
         config = controlnet_config(data)
     except (KeyError, TypeError) as error:

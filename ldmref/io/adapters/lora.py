@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
-from ldmref.io.adapters.lora_keys import WRAPPER, LoraTarget, lora_names, unwrapped
+from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
 from ldmref.io.diffusers.config import read_json
-from ldmref.io.key_report import KeyReport, Shape
+from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
@@ -110,65 +110,50 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     """
     if not lora.tensors:
         raise CorruptModelError(f"the LoRA {lora.name!r} holds no tensors", code="E-LORA")
-    names = _matched(config, lora)
+    known, shapes = lora_names(config), flatten(model_spec(config))
+    names: dict[str, dict[str, str]] = {}  # our tensor -> role -> name in the file
+    for name in lora.tensors:
+        target = known.get(unwrapped(name))
+        if target is not None:  # a second name of one target is unexpected
+            names.setdefault(target.tensor, {}).setdefault(target.role, name)
+    have = {name: _bare(tensor.shape) for name, tensor in lora.tensors.items()}
+    want = {}
+    for tensor, roles in names.items():
+        want |= _wanted(roles, have, shapes[tensor])
+    compare(have, want).require(
+        f"the LoRA {lora.name!r} does not fit {config.name!r}",
+        hint="it must be made for the same family; LoHa, LoKr and DoRA are not supported",
+    )
     bad = [name for name, tensor in lora.tensors.items() if not np.isfinite(tensor).all()]
     if bad:
-        raise CorruptModelError(
-            f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}",
-            code="E-NONFINITE",
-        )
-    changes: dict[str, Change] = {}
-    for (tensor, role), name in names.items():
-        changes.setdefault(tensor, {})[role] = lora.tensors[name]
-    for tensor, change in changes.items():
+        what = f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}"
+        raise CorruptModelError(what, code="E-NONFINITE")
+    changes = {}
+    for tensor, roles in names.items():
+        change = changes[tensor] = {role: lora.tensors[name] for role, name in roles.items()}
         alpha = _recorded_alpha(lora.adapter, tensor, len(change["down"]))
         if alpha is not None and "alpha" not in change:
             change["alpha"] = np.asarray(alpha)
     return changes
 
 
-def _matched(config: ModelConfig, lora: Lora) -> dict[LoraTarget, str]:
-    """What each tensor of a LoRA belongs to; refuses a LoRA that does not fit."""
-    known, shapes = lora_names(config), flatten(model_spec(config))
-    report, names = KeyReport(), {}
-    for name in lora.tensors:
-        target = known.get(unwrapped(name))
-        if target is None or target in names:
-            report.unexpected.append(name)
-        else:
-            report.used.append(name)
-            names[target] = name
-    for tensor in dict.fromkeys(target.tensor for target in names):
-        own = {target.role: name for target, name in names.items() if target.tensor == tensor}
-        absent = [role for role in ("down", "up") if role not in own]
-        report.missing.extend(f"{role} for {next(iter(own.values()))}" for role in absent)
-        if not absent:
-            report.misshapen.extend(_misshapen(own, lora.tensors, shapes[tensor]))
-    report.require(
-        f"the LoRA {lora.name!r} does not fit {config.name!r}",
-        hint="it must be made for the same family; LoHa, LoKr and DoRA are not supported",
-    )
-    return names
-
-
-def _misshapen(
-    names: Mapping[str, str], tensors: Mapping[str, np.ndarray], shape: Shape
-) -> list[str]:
-    """What does not fit a tensor of that shape; matrices may be 1 x 1 convolutions."""
-    got = {role: _bare(tensors[name].shape) for role, name in names.items()}
-    rank = got["down"][0] if got["down"] else 0
+def _wanted(roles: Mapping[str, str], have: Mapping[str, Shape], shape: Shape) -> dict[str, Shape]:
+    """Names and shapes that the change of a tensor needs; `down` determines the rank."""
+    absent = [role for role in ("down", "up") if role not in roles]
+    if absent:
+        first = next(iter(roles.values()))
+        return {name: have[name] for name in roles.values()} | {
+            f"{role} for {first}": () for role in absent
+        }
+    rank = max((1, *have[roles["down"]][:1]))
     want = {"down": _bare((rank, *shape[1:])), "up": (shape[0], rank)}
-    wrong = [
-        f"{names[role]} is {got[role]}, not {want[role]}"
-        for role in want
-        if got[role] != want[role] or rank < 1
-    ]
-    if "alpha" in names and tensors[names["alpha"]].size != 1:
-        wrong.append(f"{names['alpha']} is {tensors[names['alpha']].shape}, not ()")
-    return wrong
+    alpha = have[roles["alpha"]] if "alpha" in roles else ()
+    want["alpha"] = alpha if math.prod(alpha) == 1 else ()
+    return {name: want[role] for role, name in roles.items()}
 
 
 def _bare(shape: Shape) -> Shape:
+    """The shape of the matrix that a 1 x 1 convolution is."""
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 

@@ -4,7 +4,9 @@ Query, key and value share a stored tensor in OpenCLIP and in attention blocks; 
 has a name of its own.
 
 Sources: CompVis/latent-diffusion and Stability-AI/generative-models (openaimodel.py, model.py),
-lllyasviel/ControlNet (cldm/cldm.py).
+lllyasviel/ControlNet (cldm/cldm.py), huggingface/transformers (CLIPTextModel),
+mlfoundations/open_clip (transformer.py), CompVis/latent-diffusion (ldm/modules/x_transformer.py,
+ldm/modules/encoders/modules.py).
 """
 
 from __future__ import annotations
@@ -14,15 +16,16 @@ from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 
-from ldmref.io.compvis.text_keys import clip_table, open_clip_table, text_table
 from ldmref.io.key_table import KeyEntry, key_table, prefixed, with_attention_form
 from ldmref.models.autoencoder import autoencoder_spec
-from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
+from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig, UNetConfig
 from ldmref.models.controlnet import HINT, ControlNetConfig, controlnet_spec
 from ldmref.models.params import flatten
 from ldmref.models.rescaler import rescaler_spec
+from ldmref.models.text import text_spec
 from ldmref.models.unet import unet_spec
 
+# Modules and tensors within a block, where the names differ: ours -> theirs.
 UNET_MODULES = {
     "norm1": "in_layers.0", "conv1": "in_layers.2", "time_emb_proj": "emb_layers.1",
     "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
@@ -30,11 +33,20 @@ UNET_MODULES = {
 }  # fmt: skip
 SELF_ATTENTION_MODULES = {"group_norm": "norm", "to_q": "qkv", "to_k": "qkv", "to_v": "qkv",
                           "to_out.0": "proj_out"}  # fmt: skip
-SELF_ATTENTION_THIRDS = {"to_q": 0, "to_k": 1, "to_v": 2}
 AUTOENCODER_MODULES = {
     "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "group_norm": "norm",
     "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
 }  # fmt: skip
+LDMBERT_MODULES = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
+OPEN_CLIP_MODULES = {
+    "layer_norm1": "ln_1", "layer_norm2": "ln_2", "mlp.fc1": "mlp.c_fc", "mlp.fc2": "mlp.c_proj",
+    "self_attn.out_proj": "attn.out_proj",
+    "self_attn.q_proj.weight": "attn.in_proj_weight", "self_attn.q_proj.bias": "attn.in_proj_bias",
+    "self_attn.k_proj.weight": "attn.in_proj_weight", "self_attn.k_proj.bias": "attn.in_proj_bias",
+    "self_attn.v_proj.weight": "attn.in_proj_weight", "self_attn.v_proj.bias": "attn.in_proj_bias",
+    "position_embedding.weight": "positional_embedding",
+}  # fmt: skip
+THIRDS = {"to_q": 0, "to_k": 1, "to_v": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2}
 
 
 @lru_cache(maxsize=32)  # identifying a file asks for the table of every family
@@ -68,7 +80,7 @@ def unet_table(config: UNetConfig) -> dict[str, KeyEntry]:
         heads[f"up_blocks.{len(config.num_heads) - 1 - level}"] = count
     for name, entry in table.items():
         block, attention, path = name.partition(".attentions.")
-        third = SELF_ATTENTION_THIRDS.get(path.split(".")[-2]) if attention else None
+        third = THIRDS.get(path.split(".")[-2]) if attention else None
         if third is not None:
             table[name] = replace(entry, third=third, heads=heads[block])
     return with_attention_form(table, "conv1d")
@@ -127,3 +139,53 @@ def autoencoder_table(config: AutoencoderConfig) -> dict[str, KeyEntry]:
         blocks[f"{up}.upsamplers.0"] = f"{theirs[up]}.upsample"
     table = key_table(flatten(autoencoder_spec(config)), blocks, AUTOENCODER_MODULES)
     return with_attention_form(table, "conv")
+
+
+# -- text encoders --------------------------------------------------------------------------------
+
+
+def text_table(config: TextConfig) -> dict[str, KeyEntry]:
+    """The tensors below `cond_stage_model.`"""
+    if config.model_type == "class":
+        return key_table(flatten(text_spec(config)), {"": ""})
+    if config.model_type == "ldmbert":
+        return prefixed("", "transformer.", ldmbert_table(config))
+    if config.hidden_act == "gelu":
+        return prefixed("", "model.", open_clip_table(config))
+    return prefixed("", "transformer.", clip_table(config))
+
+
+def ldmbert_table(config: TextConfig) -> dict[str, KeyEntry]:
+    """x-transformers' encoder, which counts attention and feed-forward as two layers."""
+    blocks = {"model.embed_tokens": "token_emb", "model.embed_positions": "pos_emb.emb",
+              "model.layer_norm": "norm"}  # fmt: skip
+    for i in range(config.num_hidden_layers):
+        ours, attention = f"model.layers.{i}", f"attn_layers.layers.{2 * i}"
+        feed_forward = f"attn_layers.layers.{2 * i + 1}"
+        blocks |= {
+            f"{ours}.self_attn_layer_norm": f"{attention}.0",
+            f"{ours}.self_attn": f"{attention}.1",
+            f"{ours}.final_layer_norm": f"{feed_forward}.0",
+            f"{ours}.fc1": f"{feed_forward}.1.net.0.0",
+            f"{ours}.fc2": f"{feed_forward}.1.net.2",
+        }
+    return key_table(flatten(text_spec(config)), blocks, LDMBERT_MODULES)
+
+
+def clip_table(config: TextConfig) -> dict[str, KeyEntry]:
+    """CLIP under the names of transformers, which are ours."""
+    return key_table(flatten(text_spec(config)), {"": ""})
+
+
+def open_clip_table(config: TextConfig) -> dict[str, KeyEntry]:
+    """OpenCLIP's text tower: query, key and value stacked, the projection transposed."""
+    blocks = {"text_model.embeddings": "", "text_model.final_layer_norm": "ln_final",
+              "text_projection.weight": "text_projection"}  # fmt: skip
+    for i in range(config.num_hidden_layers):
+        blocks[f"text_model.encoder.layers.{i}"] = f"transformer.resblocks.{i}"
+    table = key_table(flatten(text_spec(config)), blocks, OPEN_CLIP_MODULES)
+    for name, entry in table.items():
+        third = THIRDS.get(name.split(".")[-2])
+        form = "transposed" if name == "text_projection.weight" else ""
+        table[name] = replace(entry, third=third, form=form)
+    return table

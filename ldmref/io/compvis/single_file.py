@@ -26,8 +26,7 @@ from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.identify import SUPPORTED, refuse_foreign
 from ldmref.io.key_report import KeyReport, Shape
 from ldmref.io.key_table import fit, matching, stored_shapes, to_native
-from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.io.tensors.view import TensorView
+from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS
 from ldmref.models.presets_ldm import LDM_PRESETS
@@ -100,14 +99,11 @@ def averages_of(file: TensorFile, config: ModelConfig, ema: bool | None = None) 
     Raises:
         UsageError: `ema` is True, and the file has no averages.
     """
-    return _reads_averages(canonical(file), config, ema)
-
-
-def _reads_averages(view: TensorView, config: ModelConfig, ema: bool | None) -> bool | None:
+    view = canonical(file)
     if not has_averages(view):
         if ema:
             raise UsageError(
-                f"{view.name} holds no averaged weights (model_ema.*)",
+                f"{file.path.name} holds no averaged weights (model_ema.*)",
                 code="E-EMA",
                 hint="leave out ema=True (--ema): its only weights are then read",
             )
@@ -121,11 +117,10 @@ def _reads_averages(view: TensorView, config: ModelConfig, ema: bool | None) -> 
 
 def averages_note(file: TensorFile, config: ModelConfig) -> str:
     """Warn that a file holds averages and say which weights are read by default; "" if none."""
-    view = canonical(file)
-    averaged = _reads_averages(view, config, None)
+    averaged = averages_of(file, config)
     if averaged is None:
         return ""
-    if not report_on(view.shapes, config, ema=True).fits:
+    if not report_on(canonical(file).shapes, config, ema=True).fits:
         what, hint = "an incomplete set of averaged weights", ""
     elif averaged:
         what, hint = "averaged weights", ": --no-ema (ema=False) reads the last weights"
@@ -137,9 +132,8 @@ def averages_note(file: TensorFile, config: ModelConfig) -> str:
 
 def unread(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
     """Canonical names of the tensors of a file that the model does not use."""
-    view = canonical(file)
-    averaged = bool(_reads_averages(view, config, ema))
-    return [name for name in report_on(view.shapes, config, averaged).ignored if name != SCALE]
+    report = report_on(canonical(file).shapes, config, bool(averages_of(file, config, ema)))
+    return [name for name in report.ignored if name != SCALE]
 
 
 def find_config(
@@ -155,7 +149,7 @@ def find_config(
         UsageError: it fits several families, which differ in what the network predicts.
     """
     view = canonical(file)
-    config = _family(view, config, ema)
+    config = _family(file, config, ema)
     if SCALE not in view:
         return config
     scale = np.asarray(view[SCALE], np.float64)
@@ -166,30 +160,31 @@ def find_config(
     return replace(config, vae=replace(config.vae, scaling_factor=float(scale.item())))
 
 
-def _family(view: TensorView, config: ModelConfig | None, ema: bool | None) -> ModelConfig:
+def _family(file: TensorFile, config: ModelConfig | None, ema: bool | None) -> ModelConfig:
+    shapes = canonical(file).shapes
     candidates = [PRESETS[name] for name in FAMILIES] if config is None else [config]
     reports = [
-        (candidate, report_on(view.shapes, candidate, bool(_reads_averages(view, candidate, ema))))
+        (candidate, report_on(shapes, candidate, bool(averages_of(file, candidate, ema))))
         for candidate in candidates
     ]
     fitting = [candidate for candidate, report in reports if report.fits]
     if fitting:
-        return fitting[0] if config is not None else _with_prediction(view.files[0], fitting)
-    refuse_foreign(view.name, view)
+        return fitting[0] if config is not None else _with_prediction(file, fitting)
+    refuse_foreign(file.path.name, shapes)
     nearest, report = max(reports, key=lambda pair: pair[1].likeness)
     hints = ["ema=False (--no-ema) reads the weights without their averages"] if ema else []
     if config is not None:
-        report.require(f"{view.name} is not a {nearest.name!r} model", hint="".join(hints))
+        report.require(f"{file.path.name} is not a {nearest.name!r} model", hint="".join(hints))
     if not report.shared:
         raise KeyMismatchError(
-            f"{view.name} is not a model: none of its {len(view)} tensors has a known name "
-            f"({', '.join(sorted(view)[:3])[:200]})",
+            f"{file.path.name} is not a model: none of its {len(shapes)} tensors has a known name "
+            f"({', '.join(sorted(shapes)[:3])[:200]})",
             code="E-KEYS",
             hint=SUPPORTED,
         )
     hints.insert(0, "for other sizes give config= with a preset or a folder with a configuration")
     report.require(
-        f"{view.name} fits no known family; nearest is {nearest.name!r}", hint="; ".join(hints)
+        f"{file.path.name} fits no known family; nearest is {nearest.name!r}", hint="; ".join(hints)
     )
     raise AssertionError("the nearest family does not fit")
 
@@ -232,8 +227,8 @@ def load_compvis(
 
     Arguments and errors are those of `find_config`.
     """
-    config, view = find_config(file, config, ema), canonical(file)
+    config = find_config(file, config, ema)
     table = compvis_table(config)
-    if _reads_averages(view, config, ema):
+    if averages_of(file, config, ema):
         table = ema_table(table)
-    return config, to_native(view, table)
+    return config, to_native(canonical(file), table)

@@ -7,7 +7,7 @@ is refused, because ignoring it would give another picture.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -54,14 +54,6 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5, "projection_dim": 512, "eos_token_id": 49407,
 }  # fmt: skip
-# Fields that mean the same here.
-UNET_FIELDS = ("in_channels", "out_channels", "layers_per_block", "cross_attention_dim",
-               "use_linear_projection", "norm_num_groups")  # fmt: skip
-VAE_FIELDS = ("in_channels", "out_channels", "latent_channels", "layers_per_block",
-              "norm_num_groups", "mid_block_add_attention")  # fmt: skip
-TEXT_FIELDS = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers",
-               "num_attention_heads", "max_position_embeddings", "hidden_act",
-               "eos_token_id")  # fmt: skip
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,44 +90,47 @@ def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: st
             )
 
 
-def copied(data: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:
-    """The named fields of a configuration."""
-    return {name: data[name] for name in fields}
+def require_class(kind: object, supported: Collection[str], where: str, code: str) -> None:
+    """Refuse a class of diffusers that is not supported; `where` says where it was found."""
+    if kind not in supported:
+        raise CorruptModelError(
+            f"{where} a {kind}, which is not supported",
+            code=code,
+            hint="supported: " + ", ".join(sorted(supported)),
+        )
+
+
+def attention_levels(
+    down: Sequence[str], up: Sequence[str], plain: str, attention: str, where: str
+) -> tuple[bool, ...]:
+    """Whether each level has attention, from the types of the blocks.
+
+    Args:
+        down: types from the outermost level inwards.
+        up: types from the innermost level outwards; must mirror `down`.
+        plain: the type of down blocks without attention.
+        attention: the type of those with it.
+        where: start of the error's message.
+    """
+    down, up = list(down), list(up)
+    mirrored = [k.replace("Down", "Up").replace("Encoder", "Decoder") for k in reversed(down)]
+    if not {*down} <= {plain, attention} or up != mirrored:
+        raise config_error(f"{where} has blocks {down} and {up}, which are not supported")
+    return tuple(kind == attention for kind in down)
 
 
 def _per_level(value: Any, levels: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (int(value),) * levels
 
 
-def unet_config(data: Mapping[str, Any]) -> UNetConfig:
-    """Convert the configuration of a `UNet2DConditionModel`.
-
-    Its `attention_head_dim` is the number of heads, whatever the name says.
-    """
-    data = UNET_DEFAULTS | dict(data)
-    require_plain(data, UNET_PLAIN, "the U-Net's configuration")
-    levels = len(data["block_out_channels"])
-    down, up = list(data["down_block_types"]), list(data["up_block_types"])
-    known = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
-    mirrored = [kind.replace("Down", "Up") for kind in reversed(down)]
-    if not set(down) <= set(known) or up != mirrored:
-        raise config_error(
-            f"the U-Net's configuration has blocks {down} and {up}, which are not supported"
-        )
-    if not isinstance(data["layers_per_block"], int):
-        raise config_error("the U-Net's layers_per_block must be one number")
-    return UNetConfig(
-        **copied(data, UNET_FIELDS),
-        sample_size=trained_size(data)[0],
-        block_out_channels=tuple(data["block_out_channels"]),
-        attention_levels=tuple(known[kind] for kind in down),
-        num_heads=_per_level(data["attention_head_dim"], levels),
-        transformer_layers_per_block=_per_level(data["transformer_layers_per_block"], levels),
-        addition_embed_type=data["addition_embed_type"] or "",
-        addition_time_embed_dim=data["addition_time_embed_dim"] or 256,
-        projection_class_embeddings_input_dim=data["projection_class_embeddings_input_dim"] or 2816,
-        norm_eps=float(data["norm_eps"]),
-    )
+def unet_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that every U-Net of diffusers shares with ours."""
+    names = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
+    return {name: data[name] for name in names} | {
+        "sample_size": trained_size(data)[0],
+        "block_out_channels": tuple(data["block_out_channels"]),
+        "norm_eps": float(data["norm_eps"]),
+    }
 
 
 def trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
@@ -145,34 +140,51 @@ def trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
     return height, width
 
 
-def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
-    """Convert the configuration of an `AutoencoderKL` or a `VQModel`."""
-    plain, vq = VAE_PLAIN, data.get("_class_name") == "VQModel"
-    data = VAE_DEFAULTS | ({"latent_channels": 3} if vq else {}) | dict(data)
-    if vq:
-        plain = plain | {"norm_type": ("group",), "lookup_from_codebook": (False,),
-                         "vq_embed_dim": (None, data["latent_channels"])}  # fmt: skip
-    require_plain(data, plain, "the autoencoder's configuration")
-    return AutoencoderConfig(
-        **copied(data, VAE_FIELDS),
-        block_out_channels=tuple(data["block_out_channels"]),
-        attention_levels=_autoencoder_attention(data),
-        codebook_size=data.get("num_vq_embeddings", 256) if vq else 0,
-        scaling_factor=float(data["scaling_factor"]),
+def unet_config(data: Mapping[str, Any]) -> UNetConfig:
+    """Convert the configuration of a `UNet2DConditionModel`.
+
+    Its `attention_head_dim` is the number of heads, whatever the name says.
+    """
+    data, where = UNET_DEFAULTS | dict(data), "the U-Net's configuration"
+    require_plain(data, UNET_PLAIN, where)
+    if not isinstance(data["layers_per_block"], int):
+        raise config_error("the U-Net's layers_per_block must be one number")
+    blocks = data["down_block_types"], data["up_block_types"]
+    levels = len(data["block_out_channels"])
+    return UNetConfig(
+        **unet_fields(data),
+        attention_levels=attention_levels(*blocks, "DownBlock2D", "CrossAttnDownBlock2D", where),
+        num_heads=_per_level(data["attention_head_dim"], levels),
+        transformer_layers_per_block=_per_level(data["transformer_layers_per_block"], levels),
+        cross_attention_dim=data["cross_attention_dim"],
+        use_linear_projection=data["use_linear_projection"],
+        addition_embed_type=data["addition_embed_type"] or "",
+        addition_time_embed_dim=data["addition_time_embed_dim"] or 256,
+        projection_class_embeddings_input_dim=data["projection_class_embeddings_input_dim"] or 2816,
     )
 
 
-def _autoencoder_attention(data: Mapping[str, Any]) -> tuple[bool, ...]:
-    """Attention per level; () if none has it."""
-    levels = len(data["block_out_channels"])
-    known = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
-    down = data.get("down_block_types") or ["DownEncoderBlock2D"] * levels
-    up = data.get("up_block_types") or ["UpDecoderBlock2D"] * levels
-    mirrored = [k.replace("Down", "Up").replace("Encoder", "Decoder") for k in reversed(down)]
-    if not set(down) <= set(known) or list(up) != mirrored:
-        raise config_error(f"the autoencoder has blocks {down} and {up}, which are not supported")
-    attends = tuple(known[kind] for kind in down)
-    return attends if any(attends) else ()
+def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
+    """Convert the configuration of an `AutoencoderKL` or a `VQModel`."""
+    plain, vq = VAE_PLAIN, data.get("_class_name") == "VQModel"
+    fields: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else {})
+    fields |= {name: data[name] for name in fields if name in data}
+    if vq:
+        plain = plain | {"norm_type": ("group",), "lookup_from_codebook": (False,),
+                         "vq_embed_dim": (None, fields["latent_channels"])}  # fmt: skip
+    require_plain(data, plain, "the autoencoder's configuration")
+    levels = len(fields["block_out_channels"])
+    down = data.get("down_block_types") or ("DownEncoderBlock2D",) * levels
+    up = data.get("up_block_types") or ("UpDecoderBlock2D",) * levels
+    kinds = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
+    attends = attention_levels(down, up, *kinds, "the autoencoder")
+    fields["block_out_channels"] = tuple(fields["block_out_channels"])
+    fields["scaling_factor"] = float(fields["scaling_factor"])
+    return AutoencoderConfig(
+        **fields,
+        attention_levels=attends if any(attends) else (),
+        codebook_size=data.get("num_vq_embeddings", 256) if vq else 0,
+    )
 
 
 def text_config(data: Mapping[str, Any], xl: bool = False, class_name: str = "") -> TextConfig:
@@ -184,11 +196,9 @@ def text_config(data: Mapping[str, Any], xl: bool = False, class_name: str = "")
         class_name: the class that model_index.json names; "": the one in `data`.
     """
     data = TEXT_DEFAULTS | dict(data)
-    named = [class_name] if class_name else data.get("architectures") or []
-    return TextConfig(
-        **copied(data, TEXT_FIELDS),
-        layer_norm_eps=float(data["layer_norm_eps"]),
-        projection_dim=data["projection_dim"] if "CLIPTextModelWithProjection" in named else 0,
-        skipped_layers=1 if xl else 0,
-        final_norm=not xl,
-    )
+    classes = [class_name] if class_name else data.get("architectures") or []
+    fields = {name: data[name] for name in TEXT_DEFAULTS}
+    fields["layer_norm_eps"] = float(fields["layer_norm_eps"])
+    if "CLIPTextModelWithProjection" not in classes:
+        fields["projection_dim"] = 0
+    return TextConfig(**fields, skipped_layers=1 if xl else 0, final_norm=not xl)

@@ -16,6 +16,7 @@ from ldmref.io.diffusers.config import (
     autoencoder_config,
     config_error,
     read_json,
+    require_class,
     text_config,
     trained_size,
     unet_config,
@@ -30,8 +31,7 @@ from ldmref.io.key_table import (
     to_native,
     with_attention_form,
 )
-from ldmref.io.tensors.safetensors import TensorFile, digest_of
-from ldmref.io.tensors.view import TensorView
+from ldmref.io.tensors.safetensors import TensorFile, TensorView, digest_of
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Spec, flatten
@@ -39,7 +39,7 @@ from ldmref.models.params import Spec, flatten
 PIPELINES = {
     "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
     "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline",
-    "StableDiffusionXLInpaintPipeline",
+    "StableDiffusionXLInpaintPipeline", *LDM_PIPELINES,
 }  # fmt: skip
 WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",
            "text_encoder": "model", "text_encoder_2": "model"}  # fmt: skip
@@ -57,20 +57,11 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     """
     index = read_json(folder / "model_index.json")
     kind = str(index.get("_class_name"))
+    require_class(kind, PIPELINES, f"{folder.name!r} holds", "E-PIPELINE")
     if kind in LDM_PIPELINES:
         return replace(ldm_config(folder, kind), name=model_name(folder))
-    if kind not in PIPELINES:
-        raise CorruptModelError(
-            f"{folder.name!r} holds a {kind}, which is not supported",
-            code="E-PIPELINE",
-            hint="supported: " + ", ".join(sorted({*PIPELINES, *LDM_PIPELINES})),
-        )
-    texts = [
-        name
-        for name in ("text_encoder", "text_encoder_2")
-        if (folder / name / "config.json").is_file()
-    ]
-    if texts == ["text_encoder_2"]:
+    first, second = (folder / name / "config.json" for name in ("text_encoder", "text_encoder_2"))
+    if second.is_file() and not first.is_file():
         raise CorruptModelError(
             f"{folder.name!r} is SDXL's refiner, which is not supported",
             code="E-PIPELINE",

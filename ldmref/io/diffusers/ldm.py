@@ -3,20 +3,21 @@ LDMSuperResolutionPipeline and LDMTextToImagePipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from ldmref.io.diffusers.config import (
     UNET_PLAIN,
+    attention_levels,
     autoencoder_config,
     config_error,
-    copied,
     read_json,
     require_plain,
     trained_size,
     unet_config,
+    unet_fields,
 )
 from ldmref.io.diffusers.scheduler import scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig, UNetConfig
@@ -45,8 +46,6 @@ BERT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 30522, "d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32,
     "encoder_attention_heads": 8, "max_position_embeddings": 77, "head_dim": 64,
 }  # fmt: skip
-UNET2D_FIELDS = ("in_channels", "out_channels", "layers_per_block", "resnet_time_scale_shift",
-                 "norm_num_groups")  # fmt: skip
 
 
 def ldm_config(folder: Path, kind: str) -> ModelConfig:
@@ -90,49 +89,39 @@ def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
 
     Its `attention_head_dim` is the width of a head.
     """
-    data = UNET2D_DEFAULTS | dict(data)
-    require_plain(data, UNET2D_PLAIN, "the U-Net's configuration")
-    channels, head_dim = tuple(data["block_out_channels"]), data["attention_head_dim"]
-    down, up = list(data["down_block_types"]), list(data["up_block_types"])
-    attends = tuple(kind == "AttnDownBlock2D" for kind in down)
-    resample = (data["downsample_type"], data["upsample_type"])
-    resnet = resample == ("resnet", "resnet")
-    if (
-        not (resnet or resample == ("conv", "conv"))
-        or not _are_blocks(down, attends, resnet, "Down", "Downsample")
-        or not _are_blocks(up, attends[::-1], resnet, "Up", "Upsample")
-    ):
-        raise config_error(
-            f"the U-Net's configuration has blocks {down} and {up}, which are not supported"
-        )
+    data, where = UNET2D_DEFAULTS | dict(data), "the U-Net's configuration"
+    require_plain(data, UNET2D_PLAIN, where)
+    if data["downsample_type"] != data["upsample_type"]:
+        raise config_error(f"{where} has a downsample_type that differs from its upsample_type")
     if data["attn_norm_num_groups"] not in (None, data["norm_num_groups"]):
         raise config_error("the U-Net's attn_norm_num_groups differs from its norm_num_groups")
+    resnet, head_dim = data["downsample_type"] == "resnet", data["attention_head_dim"]
+    down = _same_resampling(
+        data["down_block_types"], "DownBlock2D", "ResnetDownsampleBlock2D", resnet
+    )
+    up = _same_resampling(data["up_block_types"], "UpBlock2D", "ResnetUpsampleBlock2D", resnet)
+    channels = data["block_out_channels"]
     return UNetConfig(
-        **copied(data, UNET2D_FIELDS),
-        sample_size=trained_size(data)[0],
-        block_out_channels=channels,
-        attention_levels=attends,
+        **unet_fields(data),
+        attention_levels=attention_levels(down, up, "DownBlock2D", "AttnDownBlock2D", where),
         attention="self",
         num_heads=tuple(1 if head_dim is None else c // head_dim or 1 for c in channels),
         transformer_layers_per_block=(1,) * len(channels),
         cross_attention_dim=0,
+        resnet_time_scale_shift=data["resnet_time_scale_shift"],
         resnet_updown=resnet,
-        norm_eps=float(data["norm_eps"]),
     )
 
 
-def _are_blocks(
-    kinds: list[str], attends: tuple[bool, ...], resnet: bool, direction: str, resample: str
-) -> bool:
-    """Whether blocks without attention resample like the others; the last one does not."""
-    plain, other = f"{direction}Block2D", f"Resnet{resample}Block2D"
-    inner, last = (other,) if resnet else (plain,), len(attends) - 1
-    return len(kinds) == len(attends) and all(
-        kind == f"Attn{direction}Block2D"
-        if attend
-        else kind in (inner if i < last else (plain, other))
-        for i, (kind, attend) in enumerate(zip(kinds, attends, strict=True))
-    )
+def _same_resampling(kinds: Sequence[str], conv: str, resnet: str, by_resnet: bool) -> list[str]:
+    """Types of blocks in the form for convolutions, if all resample alike.
+
+    Blocks without attention must resample like the others, except for the last, which does not
+    resample.
+    """
+    swapped = {conv: resnet, resnet: conv} if by_resnet else {}
+    types = [swapped.get(kind, kind) for kind in kinds]
+    return [*types[:-1], conv] if types[-1:] == [resnet] else types
 
 
 def ldmbert_config(data: Mapping[str, Any]) -> TextConfig:

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.errors import CorruptModelError
-from ldmref.io.diffusers.config import config_error
+from ldmref.io.diffusers.config import config_error, require_class, require_plain
 from ldmref.samplers.config import SchedulerConfig
 
 DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
@@ -104,20 +104,12 @@ def scheduler_config(
         CorruptModelError: another scheduler, or an unsupported configuration.
     """
     kind = class_name or str(data.get("_class_name"))
-    if kind not in FIELDS:
-        raise CorruptModelError(
-            f"the scheduler is a {kind}, which is not supported",
-            code="E-SCHEDULER",
-            hint="supported: " + ", ".join(FIELDS),
-        )
+    require_class(kind, FIELDS, "the scheduler is", "E-SCHEDULER")
     given = {**FIELDS[kind], **data, **CORRECTED.get(pipeline, {})}
     fields = {name: given[name] for name in FIELDS[kind]}
     if "solver_type" in fields:
         fields["solver_type"] = RENAMED[kind].get(fields["solver_type"], fields["solver_type"])
-    for name, values in SCHEDULER_PLAIN.items():
-        if name in fields and fields[name] not in values:
-            what = f"{name} = {fields[name]!r}"
-            raise _not_supported(what, "supported: " + ", ".join(map(str, values)))
+    require_plain(fields, SCHEDULER_PLAIN, "the scheduler's configuration")
     spacing = fields["timestep_spacing"]
     continuous = next((name for name in CONTINUOUS if fields.get(name)), "")
     thresholding = bool(fields.get("thresholding"))
@@ -131,7 +123,7 @@ def scheduler_config(
         trained_betas=_trained_betas(fields),
         prediction_type=PREDICTIONS[fields["prediction_type"]],
         sampler=_sampler(kind, fields),
-        spacing=CONTINUOUS.get(continuous, spacing),
+        spacing=CONTINUOUS[continuous] if continuous else spacing,
         timestep_spacing=spacing,
         timestep_rounding=_rounding(kind, fields, continuous),
         final_sigma=fields.get("final_sigmas_type", "zero"),
