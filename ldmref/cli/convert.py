@@ -10,6 +10,7 @@ import numpy as np
 from ldmref.cli.info import first_few, weights_read
 from ldmref.cli.progress import one_line, say
 from ldmref.errors import InputError, OutputError, UsageError
+from ldmref.io.atomic import check_writable
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.single_file import averages_of, scale_tensor, unread
 from ldmref.io.key_table import to_compvis
@@ -86,19 +87,16 @@ def check_output(out: Path, overwrite: bool) -> None:
     Raises:
         OutputError: it exists, its folder does not, or it is a folder of something else.
     """
-    name, other = repr(str(out)), "give another name"
-    kept = out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file()
-    wrong_kind = out.exists() and out.is_dir() == (out.suffix.lower() == ENDING)
-    refusals = (
-        (out.exists() and not overwrite, f"{name} exists", "E-EXISTS", "add --overwrite"),
-        (not out.parent.is_dir(), f"the folder {str(out.parent)!r} does not exist", "E-FOLDER",
-         "create it first"),
-        (wrong_kind, f"{name} is a {'folder' if out.is_dir() else 'file'}", "E-EXISTS", other),
-        (kept, f"{name} is not a model folder; it is not replaced", "E-EXISTS", other),
-    )  # fmt: skip
-    for refused, message, code, hint in refusals:
-        if refused:
-            raise OutputError(message, code=code, hint=hint)
+    check_writable(out, overwrite)
+    if not out.exists():
+        return
+    hint = "give another name"
+    if out.is_dir() == (out.suffix.lower() == ENDING):
+        kind = "folder" if out.is_dir() else "file"
+        raise OutputError(f"{str(out)!r} is a {kind}", code="E-EXISTS", hint=hint)
+    if out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file():
+        what = f"{str(out)!r} is not a model folder; it is not replaced"
+        raise OutputError(what, code="E-EXISTS", hint=hint)
 
 
 def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:

@@ -181,11 +181,11 @@ def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
     files = model_files(path, variant)
     unused, averaged = [], None
     try:
-        found = model_config(path)
-        config, fits = found.to_dict(), True
+        model = model_config(path)
+        config, fits = model.to_dict(), True
         if path.is_file():
             file = TensorFile(path)
-            unused, averaged = unread(file, found), averages_of(file, found)
+            unused, averaged = unread(file, model), averages_of(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
         config, fits = {"name": path.name, "family": {"not found": reason}}, False

@@ -12,6 +12,19 @@ from typing import BinaryIO
 from ldmref.errors import OutputError
 
 
+def check_writable(path: Path, overwrite: bool) -> None:
+    """Refuse a path that cannot be written, before any work is done for it.
+
+    Raises:
+        OutputError: its folder does not exist, or it exists itself (unless `overwrite`).
+    """
+    if not path.parent.is_dir():
+        what = f"the folder {str(path.parent)!r} does not exist"
+        raise OutputError(what, code="E-FOLDER", hint="create it first")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
+
+
 @contextmanager
 def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`, which is renamed to `path` on success.

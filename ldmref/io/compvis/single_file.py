@@ -186,7 +186,7 @@ def _family(file: TensorFile, config: ModelConfig | None, ema: bool | None) -> M
     report.require(
         f"{file.path.name} fits no known family; nearest is {nearest.name!r}", hint="; ".join(hints)
     )
-    raise AssertionError("the nearest family does not fit")
+    raise AssertionError("no family fits")
 
 
 def _with_prediction(file: TensorFile, fitting: list[ModelConfig]) -> ModelConfig:

@@ -105,8 +105,8 @@ def scheduler_config(
     """
     kind = class_name or str(data.get("_class_name"))
     require_class(kind, FIELDS, "the scheduler is", "E-SCHEDULER")
-    given = {**FIELDS[kind], **data, **CORRECTED.get(pipeline, {})}
-    fields = {name: given[name] for name in FIELDS[kind]}
+    values = {**FIELDS[kind], **data, **CORRECTED.get(pipeline, {})}
+    fields = {name: values[name] for name in FIELDS[kind]}
     if "solver_type" in fields:
         fields["solver_type"] = RENAMED[kind].get(fields["solver_type"], fields["solver_type"])
     require_plain(fields, SCHEDULER_PLAIN, "the scheduler's configuration")

@@ -17,7 +17,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref.errors import OutputError
-from ldmref.io.atomic import atomic_write
+from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.pictures.images import open_image
 
 A1111_SAMPLERS = {
@@ -132,19 +132,14 @@ def check_target(path: Path, *, overwrite: bool) -> str:
     Raises:
         OutputError: another format, or the file cannot be written.
     """
-    name, folder = repr(str(path)), repr(str(path.parent))
-    refusals = (
-        (path.suffix.lower() not in FORMATS, f"unknown picture format {path.suffix!r}", "E-FORMAT",
-         "use " + ", ".join(FORMATS)),
-        (not path.parent.is_dir(), f"the folder {folder} does not exist", "E-FOLDER",
-         "create it first"),
-        (path.is_dir(), f"{name} is a folder", "E-EXISTS", "name a file in it"),
-        (path.exists() and not overwrite, f"{name} exists", "E-EXISTS", "add --overwrite"),
-        (not os.access(path.parent, os.W_OK), f"cannot write into {folder}", "E-WRITE", ""),
-    )  # fmt: skip
-    for refused, message, code, hint in refusals:
-        if refused:
-            raise OutputError(message, code=code, hint=hint)
+    if path.suffix.lower() not in FORMATS:
+        what, hint = f"unknown picture format {path.suffix!r}", "use " + ", ".join(FORMATS)
+        raise OutputError(what, code="E-FORMAT", hint=hint)
+    if path.is_dir():
+        raise OutputError(f"{str(path)!r} is a folder", code="E-EXISTS", hint="name a file in it")
+    check_writable(path, overwrite)
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write into {str(path.parent)!r}", code="E-WRITE")
     return FORMATS[path.suffix.lower()]
 
 

@@ -13,8 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.errors import OutputError
-from ldmref.io.atomic import atomic_write
+from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import DTYPES
 
 KINDS = {dtype: kind for kind, dtype in DTYPES.items() if kind != "BF16"}
@@ -47,8 +46,7 @@ def write_tensors(
     Raises:
         OutputError: the file exists (unless `overwrite`), or cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
+    check_writable(path, overwrite)
     order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].kind].itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
