@@ -217,7 +217,7 @@ def test_single_files(theirs, tmp_path, prefix):
 def test_what_is_no_controlnet_is_refused(nets, folder, tmp_path):
     with pytest.raises(InputError, match="no ControlNet"):
         open_controlnet(tmp_path / "none")
-    with pytest.raises(CorruptModelError, match="holds a UNet2DConditionModel, which is not supported"):
+    with pytest.raises(CorruptModelError, match="holds a UNet2DConditionModel, which"):
         open_controlnet(folder / "unet")
     (tmp_path / "net.pth").write_bytes(b"PK\x03\x04" + b"\0" * 20)
     with pytest.raises(UnsafeFileError):

@@ -108,15 +108,16 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
 
     Raises: as `apply_loras`.
     """
-    if not lora.tensors:
+    tensors = dict(lora.tensors)
+    if not tensors:
         raise CorruptModelError(f"the LoRA {lora.name!r} holds no tensors", code="E-LORA")
     known, shapes = lora_names(config), flatten(model_spec(config))
     names: dict[str, dict[str, str]] = {}  # our tensor -> role -> name in the file
-    for name in lora.tensors:
+    for name in tensors:
         target = known.get(unwrapped(name))
         if target is not None:  # a second name of one target is unexpected
             names.setdefault(target.tensor, {}).setdefault(target.role, name)
-    have = {name: _bare(tensor.shape) for name, tensor in lora.tensors.items()}
+    have = {name: _bare(tensor.shape) for name, tensor in tensors.items()}
     want = {}
     for tensor, roles in names.items():
         want |= _wanted(roles, have, shapes[tensor])
@@ -124,13 +125,13 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
         f"the LoRA {lora.name!r} does not fit {config.name!r}",
         hint="it must be made for the same family; LoHa, LoKr and DoRA are not supported",
     )
-    bad = [name for name, tensor in lora.tensors.items() if not np.isfinite(tensor).all()]
+    bad = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if bad:
         what = f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}"
         raise CorruptModelError(what, code="E-NONFINITE")
     changes = {}
     for tensor, roles in names.items():
-        change = changes[tensor] = {role: lora.tensors[name] for role, name in roles.items()}
+        change = changes[tensor] = {role: tensors[name] for role, name in roles.items()}
         alpha = _recorded_alpha(lora.adapter, tensor, len(change["down"]))
         if alpha is not None and "alpha" not in change:
             change["alpha"] = np.asarray(alpha)

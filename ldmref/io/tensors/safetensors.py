@@ -29,7 +29,8 @@ MAX_HEADER = 100_000_000
 class TensorFile(Mapping[str, np.ndarray]):
     """The tensors of one file by name. Floats keep their type, but bfloat16 becomes float32.
 
-    `shapes` and `metadata` are known without reading the tensors.
+    Known without reading the tensors: `kinds` (data types as safetensors names them), `shapes`,
+    `offsets` (first byte in the file) and `metadata`.
 
     Raises:
         UnsafeFileError: the file is a pickle or a zip.
@@ -41,33 +42,26 @@ class TensorFile(Mapping[str, np.ndarray]):
         self.path = path
         try:
             with path.open("rb") as file:
-                start = file.read(9)
-            _refuse_other_formats(path, start)
-            if len(start) < 9:
+                magic = file.read(9)
+            _refuse_other_formats(path, magic)
+            if len(magic) < 9:
                 raise _damaged(path, "no header")
             self._data = np.memmap(path, np.uint8, mode="r")
         except OSError as error:
             raise InputError(
                 f"cannot read {path.name}: {error.strerror or error}", code="E-MODEL"
             ) from error
-        header, self._start = _header(path, self._data)
+        header, start = _header(path, self._data)
         self.metadata: dict[str, str] = header.pop("__metadata__", {}) or {}
-        size = len(self._data) - self._start
-        self._entries = {name: _entry(path, name, entry, size) for name, entry in header.items()}
-
-    @property
-    def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name -> shape."""
-        return {name: shape for name, (_, shape, _) in self._entries.items()}
-
-    @property
-    def kinds(self) -> dict[str, str]:
-        """Name -> data type, as safetensors names it."""
-        return {name: kind for name, (kind, _, _) in self._entries.items()}
+        size = len(self._data) - start
+        entries = {name: _entry(path, name, entry, size) for name, entry in header.items()}
+        self.kinds = {name: kind for name, (kind, _, _) in entries.items()}
+        self.shapes = {name: shape for name, (_, shape, _) in entries.items()}
+        self.offsets = {name: start + begin for name, (_, _, begin) in entries.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        kind, shape, offset = self._entries[name]
-        dtype, begin = DTYPES[kind], self._start + offset
+        kind, shape, begin = self.kinds[name], self.shapes[name], self.offsets[name]
+        dtype = DTYPES[kind]
         raw = self._data[begin : begin + math.prod(shape) * dtype.itemsize]
         if begin % dtype.itemsize:  # not aligned
             raw = raw.copy()
@@ -77,10 +71,10 @@ class TensorFile(Mapping[str, np.ndarray]):
         return tensor
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
+        return iter(self.shapes)
 
     def __len__(self) -> int:
-        return len(self._entries)
+        return len(self.shapes)
 
     def sha256(self) -> str:
         """Digest of the whole file, in hexadecimal."""
