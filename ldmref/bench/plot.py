@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import BackendUnavailable
-from ldmref.io.atomic import whole_file
+from ldmref.io.atomic import atomic_write
 
 Record = Mapping[str, Any]
 
@@ -77,5 +77,5 @@ def plot_profile(found: Record, path: Path, *, overwrite: bool = False) -> None:
 
 def save(figure: Any, path: Path, overwrite: bool) -> None:
     """Write a figure in the format of the file's ending."""
-    with whole_file(path, overwrite=overwrite) as file:
+    with atomic_write(path, overwrite=overwrite) as file:
         figure.savefig(file, format=path.suffix.lstrip(".").lower(), dpi=120)

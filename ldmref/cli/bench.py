@@ -185,11 +185,11 @@ class _Files:
         if self.json is None:
             return
         from ldmref.bench.machine import facts
-        from ldmref.io.atomic import whole_file
+        from ldmref.io.atomic import atomic_write
 
         when = datetime.now(UTC).isoformat(timespec="seconds")
         whole = {"schema": SCHEMA, "time": when, "machine": facts()} | found
-        with whole_file(self.json, overwrite=self.overwrite) as file:
+        with atomic_write(self.json, overwrite=self.overwrite) as file:
             file.write(json.dumps(whole, indent=1).encode() + b"\n")
 
 

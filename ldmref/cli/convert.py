@@ -7,15 +7,18 @@ from pathlib import Path
 import click
 import numpy as np
 
+from ldmref.cli.info import first_few, weights_read
 from ldmref.cli.progress import one_line, say
 from ldmref.errors import InputError, OutputError, UsageError
+from ldmref.io.atomic import check_writable
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import averages_of, scale_tensor, to_compvis, unread
+from ldmref.io.compvis.single_file import averages_of, scale_tensor, unread
+from ldmref.io.key_table import to_compvis
 from ldmref.io.locate import find_model
 from ldmref.io.native import SECOND_TOKENIZER, save_folder
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
-from ldmref.io.tensors.writer import Source, source, write_tensors
+from ldmref.io.tensors.writer import TensorSource, source, write_tensors
 from ldmref.loading import read_model
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import unflatten
@@ -29,13 +32,13 @@ METADATA = {"format": "pt"}
 @click.command()
 @click.argument("path", metavar="IN")
 @click.argument("to", metavar="OUT")
-@click.option("--model-config", metavar="NAME|FOLDER", help="What a single file does not tell.")
-@click.option("--tokenizer", metavar="FOLDER|FILE", help="CLIP's vocabulary, for a folder as OUT.")
-@click.option("--fetch", is_flag=True, help="Fetch OWNER/MODEL from Hugging Face; else nothing is.")
-@click.option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16.")
 @click.option(
-    "--ema/--no-ema", default=None, help="Averaged weights of a file; default: as its makers do."
+    "--model-config", metavar="NAME|FOLDER", help="Configuration of a single file of other sizes."
 )
+@click.option("--tokenizer", metavar="FOLDER|FILE", help="CLIP's vocabulary, if OUT is a folder.")
+@click.option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if needed.")
+@click.option("--variant", metavar="NAME", help="Which weights of a diffusers folder, e.g. fp16.")
+@click.option("--ema/--no-ema", default=None, help="Averaged weights; default: as the family does.")
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def convert(
@@ -49,30 +52,30 @@ def convert(
     overwrite: bool,
     verbose: bool,
 ) -> None:
-    """Make a safe file of a pickle, or bring a model into another layout.
+    """Convert a pickle to safetensors, or a model to another layout.
 
-    IN is a pickle (.ckpt, .pt, .bin), whose tensors are copied as they are and whose code is never
+    IN is a pickle (.ckpt, .pt, .bin), whose tensors are copied unchanged and whose code is never
     run; or a model: a folder of diffusers or ldmref, or a single file. OUT ends in .safetensors for
-    one file (of a model: in CompVis' names), else it is a folder of ldmref. Of a training run's
-    file the weights are taken that the makers draw with, unless --ema or --no-ema say which.
+    one file (of a model: in CompVis' names), else it is a folder of ldmref. Of a training
+    checkpoint the weights are taken that the family's scripts sample with, unless --ema or
+    --no-ema is given.
     """
-    found, out = Path(path), Path(to)
-    if out.exists() and found.exists() and out.resolve() == found.resolve():
+    origin, out = Path(path), Path(to)
+    if out.exists() and origin.exists() and out.resolve() == origin.resolve():
         raise UsageError("IN and OUT are the same file", code="E-USAGE")
     check_output(out, overwrite)
-    if found.is_file() and (is_pickle(found) or found.suffix.lower() in PICKLES):
-        return convert_pickle(found, out, overwrite)
-    found = find_model(path, fetch, variant)
-    if out.suffix.lower() == ENDING:
-        config, flat, _, _ = read_model(found, model_config, words=False, variant=variant, ema=ema)
+    if origin.is_file() and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
+        return convert_pickle(origin, out, overwrite)
+    origin, single = find_model(path, fetch, variant), out.suffix.lower() == ENDING
+    config, flat, tokenizers, _ = read_model(
+        origin, model_config, None if single else tokenizer, words=not single, variant=variant,
+        ema=ema,
+    )  # fmt: skip
+    if single:
         write_compvis(config, flat, out, overwrite)
-        tell_unused(found, config, ema)
     else:
-        config, flat, words, _ = read_model(
-            found, model_config, tokenizer, variant=variant, ema=ema
-        )
-        write_folder(config, flat, words, out)
-        tell_unused(found, config, ema)
+        write_folder(config, flat, tokenizers, out)
+    report_unused(origin, config, ema)
 
 
 COMMANDS = (convert,)
@@ -82,28 +85,22 @@ def check_output(out: Path, overwrite: bool) -> None:
     """Refuse a target that cannot be written, before anything is read.
 
     Raises:
-        OutputError: it exists, or its folder does not, or it is a folder of something else.
+        OutputError: it exists, its folder does not, or it is a folder of something else.
     """
-    if out.exists() and not overwrite:
-        raise OutputError(f"{str(out)!r} exists", code="E-EXISTS", hint="add --overwrite")
-    if not out.parent.is_dir():
-        raise OutputError(
-            f"the folder {str(out.parent)!r} does not exist",
-            code="E-FOLDER",
-            hint="create it first",
-        )
-    if out.is_dir() == (out.suffix.lower() == ENDING) and out.exists():
-        what = "a folder" if out.is_dir() else "a file"
-        raise OutputError(f"{str(out)!r} is {what}", code="E-EXISTS", hint="give another name")
+    check_writable(out, overwrite)
+    if not out.exists():
+        return
+    hint = "give another name"
+    if out.is_dir() == (out.suffix.lower() == ENDING):
+        kind = "folder" if out.is_dir() else "file"
+        raise OutputError(f"{str(out)!r} is a {kind}", code="E-EXISTS", hint=hint)
     if out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file():
-        raise OutputError(
-            f"{str(out)!r} is no model folder; it is not replaced", code="E-EXISTS",
-            hint="give another name",
-        )  # fmt: skip
+        what = f"{str(out)!r} is not a model folder; it is not replaced"
+        raise OutputError(what, code="E-EXISTS", hint=hint)
 
 
 def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
-    """Tensors of a pickle into a safetensors file, bit for bit."""
+    """Copy the tensors of a pickle to a safetensors file, bit for bit."""
     if out.suffix.lower() != ENDING:
         raise UsageError(
             f"the tensors of {path.name} go into one file, so OUT must end in {ENDING}",
@@ -112,29 +109,25 @@ def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
         )
     if not is_pickle(path):
         raise InputError(
-            f"{path.name} is no file of torch.save",
+            f"{path.name} was not written by torch.save",
             code="E-PICKLE-FORMAT",
-            hint="it neither starts as a zip nor as a pickle does",
+            hint="it starts neither like a zip nor like a pickle",
         )
     checkpoint = read_checkpoint(path)
     tensors = {
-        name: Source(t.storage.kind, t.shape, lambda t=t: checkpoint.read(t))
+        name: TensorSource(t.storage.kind, t.shape, lambda t=t: checkpoint.read(t))
         for name, t in checkpoint.tensors.items()
     }
     write_tensors(out, tensors, METADATA, overwrite=overwrite)
-    told(out, len(tensors))
+    report_written(out, len(tensors))
     if checkpoint.left_out:
-        names = checkpoint.left_out
-        more = ", ..." if len(names) > 5 else ""
-        say(
-            one_line(f"ldmref: left out, being no tensors with names: {', '.join(names[:5])}{more}")
-        )
+        say(one_line(f"ldmref: left out, no named tensors: {first_few(checkpoint.left_out)}"))
 
 
 def write_compvis(
     config: ModelConfig, flat: dict[str, np.ndarray], out: Path, overwrite: bool
 ) -> None:
-    """A model as one file in CompVis' names; types are kept, but bfloat16 becomes float32."""
+    """Write a model as one file in CompVis' names; types are kept, but bfloat16 becomes float32."""
     if config.unet.class_embed_type:
         raise UsageError(
             f"{config.name!r} has a class embedding, for which CompVis has no name",
@@ -142,38 +135,37 @@ def write_compvis(
             hint="give OUT without .safetensors to get a folder",
         )
     tensors = to_compvis(flat, compvis_table(config)) | scale_tensor(config)
-    kind = {"v": "v", "eps": "epsilon"}.get(config.scheduler.prediction_type)
-    says = {} if kind is None else {"modelspec.prediction_type": kind}
-    write_tensors(out, {n: source(t) for n, t in tensors.items()}, METADATA | says,
-                  overwrite=overwrite)  # fmt: skip
-    told(out, len(tensors))
+    prediction = {"v": "v", "eps": "epsilon"}.get(config.scheduler.prediction_type)
+    metadata = METADATA | ({"modelspec.prediction_type": prediction} if prediction else {})
+    sources = {name: source(tensor) for name, tensor in tensors.items()}
+    write_tensors(out, sources, metadata, overwrite=overwrite)
+    report_written(out, len(tensors))
 
 
 def write_folder(
-    config: ModelConfig, flat: dict[str, np.ndarray], words: list[PromptTokenizer], out: Path
+    config: ModelConfig, flat: dict[str, np.ndarray], tokenizers: list[PromptTokenizer], out: Path
 ) -> None:
-    """A model as a folder of ldmref: in float16 if all of it was, else in float32."""
-    short = all(tensor.dtype == DTYPES["F16"] for tensor in flat.values())
-    extra = {SECOND_TOKENIZER: words[1].tokenizer.to_str()} if len(words) > 1 else None
-    dtype = np.float16 if short else np.float32
-    save_folder(out, config, unflatten(flat), words[0].tokenizer.to_str(), dtype, extra)
-    told(out, len(flat))
+    """Write a model as a folder of ldmref: in float16 if all of it was, else in float32."""
+    half = all(tensor.dtype == DTYPES["F16"] for tensor in flat.values())
+    first, *more = (tokenizer.tokenizer.to_str() for tokenizer in tokenizers)
+    extra = {SECOND_TOKENIZER: more[0]} if more else None
+    save_folder(out, config, unflatten(flat), first, np.float16 if half else np.float32, extra)
+    report_written(out, len(flat))
 
 
-def tell_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
-    """Say what of a single file is not in the model that was made of it."""
+def report_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
+    """Print which weights of a single file were read, and what was left out."""
     if not path.is_file():
         return
     file = TensorFile(path)
-    averaged = averages_of(file, config, ema)
+    averaged, names = averages_of(file, config, ema), unread(file, config, ema)
     if averaged is not None:
-        say(f"ldmref: read {'the averaged weights (EMA)' if averaged else 'the last weights'}")
-    names = unread(file, config, ema)
+        say(f"ldmref: read {weights_read(averaged)}")
     if names:
-        more = ", ..." if len(names) > 5 else ""
-        say(one_line(f"ldmref: left out {len(names)} tensors: {', '.join(names[:5])}{more}"))
+        say(one_line(f"ldmref: left out {len(names)} tensors: {first_few(names)}"))
 
 
-def told(out: Path, count: int) -> None:
+def report_written(out: Path, tensors: int) -> None:
+    """Print the path, number of tensors and size of what was written."""
     size = out.stat().st_size if out.is_file() else sum(f.stat().st_size for f in out.iterdir())
-    say(one_line(f"{out}  {count} tensors  {size / 1e6:.1f} MB"))
+    say(one_line(f"{out}  {tensors} tensors  {size / 1e6:.1f} MB"))

@@ -1,29 +1,41 @@
-"""`ldmref backends`, `models`, `samplers`, `info`: what there is, and what a file tells."""
+"""`ldmref backends`, `models`, `samplers`, `info`: what is available, and what a file holds."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable, Sequence
+from math import prod
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import click
 
+from ldmref import backends as backend_registry
 from ldmref.cli.progress import one_line
 from ldmref.errors import InputError, KeyMismatchError, UsageError
+from ldmref.io import hub
+from ldmref.io.compvis.single_file import averages_of, unread
+from ldmref.io.diffusers.folder import WEIGHTS, weight_files
+from ldmref.io.locate import EMBEDDED, find_model, is_diffusers, model_config
+from ldmref.io.pictures.images import open_image
+from ldmref.io.pictures.metadata import parse_infotext, read_parameters
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.models.model import model_spec
+from ldmref.models.params import count
+from ldmref.models.presets import PRESETS
+from ldmref.samplers import SAMPLERS
 
-if TYPE_CHECKING:
-    from ldmref.io.tensors.safetensors import TensorFile
-    from ldmref.models.config import ModelConfig
-
-FOREIGN = {
-    "prompt": "ComfyUI",
-    "workflow": "ComfyUI",
-    "invokeai_metadata": "InvokeAI",
-    "invokeai_graph": "InvokeAI",
-    "sd-metadata": "InvokeAI",
-    "Dream": "InvokeAI",
+OTHER_PROGRAMS = {  # key of a picture's metadata -> the program that writes it
+    "prompt": "ComfyUI", "workflow": "ComfyUI", "invokeai_metadata": "InvokeAI",
+    "invokeai_graph": "InvokeAI", "sd-metadata": "InvokeAI", "Dream": "InvokeAI",
     "Comment": "NovelAI or others",
+}  # fmt: skip
+DESCRIPTIONS = {
+    "emoji": "text to emoji",
+    "tiny": "for tests: draws noise in milliseconds",
+    "sd15": "Stable Diffusion 1.5's networks",
 }
+Row = dict[str, Any]
 
 as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 
@@ -31,18 +43,16 @@ as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout."
 @click.command()
 @as_json
 def backends(as_json: bool) -> None:
-    """Which backends run here, and why the others do not."""
-    from ldmref.backends import available
-
+    """List the backends, their devices, and why a backend cannot run here."""
     rows = [
         {"name": name, "usable": not reason, "reason": reason, "devices": devices(name, reason)}
-        for name, reason in available().items()
+        for name, reason in backend_registry.available().items()
     ]
     show(rows, as_json, lambda r: (r["name"], " ".join(r["devices"]) or f"no: {r['reason']}"))
 
 
 def devices(name: str, reason: str) -> list[str]:
-    """The devices on which a usable backend runs; a plug-in's are its own affair."""
+    """The devices of a usable backend; of a plug-in, `cpu`."""
     if reason:
         return []
     if name == "torch":
@@ -59,87 +69,61 @@ def devices(name: str, reason: str) -> list[str]:
 @click.command()
 @as_json
 def models(as_json: bool) -> None:
-    """The embedded models, and the presets for training."""
-    from ldmref.io.locate import EMBEDDED, find_model
-    from ldmref.models.model import model_spec
-    from ldmref.models.params import count
-    from ldmref.models.presets import PRESETS
-
+    """List the embedded models, and the presets for training."""
     rows = []
     for kind, names in (("embedded", EMBEDDED), ("preset", PRESETS)):
         for name in names:
-            config, here = PRESETS[name], True
-            if kind == "embedded":
-                here = (find_model(name) / "model.safetensors").is_file()
-            size = config.defaults
-            row = {"name": name, "kind": kind, "installed": here, "width": size.width,
-                   "height": size.height, "parameters": count(model_spec(config)),
+            size = PRESETS[name].defaults
+            installed = kind == "preset" or (find_model(name) / "model.safetensors").is_file()
+            row = {"name": name, "kind": kind, "installed": installed, "width": size.width,
+                   "height": size.height, "parameters": count(model_spec(PRESETS[name])),
                    "description": DESCRIPTIONS.get(name, "")}  # fmt: skip
             rows.append(row)
-    show(
-        rows,
-        as_json,
-        lambda r: (
-            r["name"],
-            r["kind"] if r["installed"] else "missing",
-            f"{r['width']}x{r['height']}",
-            f"{r['parameters'] / 1e6:.2f} M",
-            r["description"],
-        ),
-    )
 
+    def cells(row: Row) -> tuple[str, ...]:
+        kind = row["kind"] if row["installed"] else "missing"
+        size, millions = f"{row['width']}x{row['height']}", f"{row['parameters'] / 1e6:.2f} M"
+        return row["name"], kind, size, millions, row["description"]
 
-DESCRIPTIONS = {
-    "emoji": "text to emoji",
-    "tiny": "for tests: draws noise in milliseconds",
-    "sd15": "Stable Diffusion 1.5's networks",
-}
+    show(rows, as_json, cells)
 
 
 @click.command()
 @as_json
 def samplers(as_json: bool) -> None:
-    """The samplers, and what is declared about each."""
-    from ldmref.samplers import SAMPLERS
-
+    """List the samplers: order of convergence, evaluations per step, source."""
     rows = [
         {"name": name, "order": s.order, "evaluations_per_step": s.nfe,
          "stochastic": s.stochastic, "source": s.source}
         for name, s in SAMPLERS.items()
     ]  # fmt: skip
-    show(
-        rows,
-        as_json,
-        lambda r: (
-            r["name"],
-            f"order {r['order']}",
-            f"{r['evaluations_per_step']} per step",
-            "stochastic" if r["stochastic"] else "deterministic",
-            r["source"],
-        ),
-    )
+
+    def cells(row: Row) -> tuple[str, ...]:
+        noise = "stochastic" if row["stochastic"] else "deterministic"
+        evaluations = f"{row['evaluations_per_step']} per step"
+        return row["name"], f"order {row['order']}", evaluations, noise, row["source"]
+
+    show(rows, as_json, cells)
 
 
 @click.command()
 @click.argument("target", metavar="IMAGE|MODEL")
-@click.option("--fetch", is_flag=True, help="Fetch OWNER/MODEL from Hugging Face; else nothing is.")
-@click.option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16.")
+@click.option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if needed.")
+@click.option("--variant", metavar="NAME", help="Which weights of a diffusers folder, e.g. fp16.")
 @as_json
 def info(target: str, fetch: bool, variant: str | None, as_json: bool) -> None:
-    """What a picture records of its making, or what a model holds: a folder or a single file.
+    """Show how a picture was made, or what a model holds: a folder or a single file.
 
     Never runs a model.
     """
-    from ldmref.io import hub
-    from ldmref.io.locate import EMBEDDED, find_model
-
-    place = None if Path(target).exists() else hub.parse(target)
-    if place is not None and (fetch or place.folder.is_dir()):
+    path = Path(target)
+    reference = None if path.exists() else hub.parse(target)
+    if reference is not None and (fetch or reference.folder.is_dir()):
         model_info(find_model(target, fetch, variant), as_json, variant)
-    elif target in EMBEDDED and not Path(target).exists():
+    elif target in EMBEDDED and not path.exists():
         model_info(find_model(target), as_json)
-    elif Path(target).is_dir() or Path(target).suffix.lower() in (".safetensors", ".gguf"):
-        model_info(Path(target), as_json, variant)
+    elif path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf"):
+        model_info(path, as_json, variant)
     else:
         picture_info(target, as_json)
 
@@ -147,115 +131,106 @@ def info(target: str, fetch: bool, variant: str | None, as_json: bool) -> None:
 COMMANDS = (backends, models, samplers, info)
 
 
-def show(rows: list[dict[str, Any]], as_json: bool, cells: Any) -> None:
-    """One JSON object per row, or aligned columns."""
+def show(rows: list[Row], as_json: bool, cells: Callable[[Row], Sequence[object]]) -> None:
+    """Print one JSON object per row, or aligned columns of its cells."""
     if as_json:
         for row in rows:
             click.echo(json.dumps(row))
         return
     table = [[one_line(str(cell)) for cell in cells(row)] for row in rows]
-    widths = [max(len(line[i]) for line in table) for i in range(len(table[0]) - 1)]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for line in table:
-        start = [cell.ljust(width) for cell, width in zip(line, widths, strict=False)]
+        start = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=False)]
         click.echo("  ".join([*start, line[-1]]).rstrip())
 
 
-def picture_info(path: str, as_json: bool) -> None:
-    from ldmref.io.pictures.images import open_image
-    from ldmref.io.pictures.metadata import parse_infotext, read_parameters
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, separated by commas."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)
 
-    image, found = open_image(path), read_parameters(path)
-    others = {key: FOREIGN[key] for key in image.info if key in FOREIGN}
-    facts = {"path": path, "width": image.width, "height": image.height, "mode": image.mode}
-    facts |= found | {"other": others}
-    if "parameters" in found:
-        facts["infotext"] = parse_infotext(found["parameters"])
+
+def weights_read(averaged: bool) -> str:
+    """Which weights of a training checkpoint are read, in words."""
+    return "the averaged weights (EMA)" if averaged else "the last weights"
+
+
+def picture_info(path: str, as_json: bool) -> None:
+    """Print what a picture records of its making."""
+    image, recorded = open_image(path), read_parameters(path)
+    others = {key: OTHER_PROGRAMS[key] for key in image.info if key in OTHER_PROGRAMS}
+    row = {"path": path, "width": image.width, "height": image.height, "mode": image.mode}
+    row |= recorded | {"other": others}
+    if "parameters" in recorded:
+        row["infotext"] = parse_infotext(recorded["parameters"])
     if as_json:
-        click.echo(json.dumps(facts))
+        click.echo(json.dumps(row))
         return
-    click.echo(one_line(f"{path}: {image.width}x{image.height} {image.mode}"))
-    if "ldmref" in found:
-        click.echo(one_line("ldmref: " + json.dumps(found["ldmref"], ensure_ascii=False)))
-    for line in found.get("parameters", "").split("\n"):
+    lines = [f"{path}: {image.width}x{image.height} {image.mode}"]
+    if "ldmref" in recorded:
+        lines.append("ldmref: " + json.dumps(recorded["ldmref"], ensure_ascii=False))
+    lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
+    lines += [f"also holds {key!r}, written by {program}" for key, program in others.items()]
+    if not recorded and not others:
+        lines.append("no record of how it was made")
+    for line in lines:
         click.echo(one_line(line))
-    for key, program in others.items():
-        click.echo(f"also holds {key!r}, as {program} writes it")
-    if not found and not others:
-        click.echo("no record of how it was made")
 
 
 def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
-    """Configuration, and every tensor with its type and shape; weights are not read."""
-    from ldmref.io.locate import model_config
-
+    """Print the configuration, and every tensor with its type and shape; reads no weights."""
     files = model_files(path, variant)
-    config, fits, unused, averaged = {}, True, [], None
+    unused, averaged = [], None
     try:
-        found = model_config(path)
-        config = found.to_dict()
-        unused, averaged = not_read(path, found)
-    except (KeyMismatchError, UsageError) as error:  # a single file that does not say all
-        why = f"{error}; {error.hint}" if error.hint else str(error)
-        config, fits = {"name": path.name, "family": {"not found": why}}, False
+        model = model_config(path)
+        config, fits = model.to_dict(), True
+        if path.is_file():
+            file = TensorFile(path)
+            unused, averaged = unread(file, model), averages_of(file, model)
+    except (KeyMismatchError, UsageError) as error:  # a single file of no known family
+        reason = f"{error}; {error.hint}" if error.hint else str(error)
+        config, fits = {"name": path.name, "family": {"not found": reason}}, False
     table = [row for prefix, file in files for row in tensors(prefix, file)]
     digests = [file.sha256() for _, file in files]
     if as_json:
-        facts = {"path": str(path), "sha256": digests[0], "files": len(files), "fits": fits,
-                 "config": config, "tensors": table, "unused": unused,
-                 "ema": averaged}  # fmt: skip
-        click.echo(json.dumps(facts))
+        row = {"path": str(path), "sha256": digests[0], "files": len(files), "fits": fits,
+               "config": config, "tensors": table, "unused": unused,
+               "ema": averaged}  # fmt: skip
+        click.echo(json.dumps(row))
         return
     name = config.pop("name")
     for (_, file), digest in zip(files, digests, strict=True):
         click.echo(one_line(f"{name}: {file.path} sha256 {digest}"))
     for part, values in config.items():
-        facts = values if isinstance(values, dict) else {"": values}
-        click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in facts.items())))
+        fields = values if isinstance(values, dict) else {"": values}
+        click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in fields.items())))
     show(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
     if averaged is not None:
-        click.echo("read are " + ("the averaged weights (EMA)" if averaged else "the last weights"))
+        click.echo(f"reads {weights_read(averaged)}")
     if unused:
-        more = ", ..." if len(unused) > 5 else ""
-        click.echo(one_line(f"{len(unused)} tensors are not read: {', '.join(unused[:5])}{more}"))
+        click.echo(one_line(f"{len(unused)} tensors are not read: {first_few(unused)}"))
     click.echo(f"{len(table)} tensors, {sum(row['numbers'] for row in table):,} numbers")
 
 
-def not_read(path: Path, config: ModelConfig) -> tuple[list[str], bool | None]:
-    """Of a single file: its tensors that drawing does without, and whether averages are read."""
-    from ldmref.io.compvis.single_file import averages_of, unread
-    from ldmref.io.tensors.safetensors import TensorFile
-
-    if not path.is_file():
-        return [], None
-    file = TensorFile(path)
-    return unread(file, config), averages_of(file, config)
-
-
 def model_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
-    """The weights of a model: (what stands before their names, file)."""
-    from ldmref.io.diffusers.folder import WEIGHTS, weight_files
-    from ldmref.io.tensors.safetensors import TensorFile
-
+    """(prefix of the tensors' names, file) for each weight file of a model."""
     if path.is_file():
         return [("", TensorFile(path))]
-    if (path / "model_index.json").is_file():
-        parts = {part: stem for part, stem in WEIGHTS.items() if (path / part).is_dir()}
+    if is_diffusers(path):
         return [
             (f"{part}.", file)
-            for part, stem in parts.items()
+            for part, stem in WEIGHTS.items()
+            if (path / part).is_dir()
             for file in weight_files(path / part, stem, variant)
         ]
     if not (path / "config.json").is_file():
         raise InputError(
-            f"{path.name!r} is no model folder: config.json is missing", code="E-MODEL"
+            f"{path.name!r} is not a model folder: config.json is missing", code="E-MODEL"
         )
     return [("", TensorFile(path / "model.safetensors"))]
 
 
-def tensors(prefix: str, file: TensorFile) -> list[dict[str, Any]]:
-    """Name, type and shape of every tensor, from the header alone."""
-    from math import prod
-
+def tensors(prefix: str, file: TensorFile) -> list[Row]:
+    """Name, type, shape and size of every tensor, from the header alone."""
     return [
         {"name": prefix + name, "dtype": file.kinds[name], "shape": list(shape),
          "numbers": prod(shape)}

@@ -13,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import OutputError, UsageError
-from ldmref.io.atomic import whole_file
+from ldmref.io.atomic import atomic_write
 from ldmref.io.pictures.metadata import check_target, save_image, write_picture
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
@@ -137,5 +137,5 @@ def write_noise(path: str, noise: np.ndarray, overwrite: bool) -> None:
     Raises:
         OutputError: it exists (unless `overwrite`), or cannot be written.
     """
-    with whole_file(Path(path), overwrite=overwrite) as file:
+    with atomic_write(Path(path), overwrite=overwrite) as file:
         np.save(file, noise, allow_pickle=False)

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Atomic writing: a file appears complete or not at all."""
 
 from __future__ import annotations
 
@@ -12,18 +12,31 @@ from typing import BinaryIO
 from ldmref.errors import OutputError
 
 
-@contextmanager
-def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """A file to write beside `path`, which gets that name when all of it is there.
+def check_writable(path: Path, overwrite: bool) -> None:
+    """Refuse a path that cannot be written, before any work is done for it.
 
     Raises:
-        OutputError: `path` came up meanwhile (unless `overwrite`), or it cannot be written.
+        OutputError: its folder does not exist, or it exists itself (unless `overwrite`).
     """
-    aside = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    if not path.parent.is_dir():
+        what = f"the folder {str(path.parent)!r} does not exist"
+        raise OutputError(what, code="E-FOLDER", hint="create it first")
+    if path.exists() and not overwrite:
+        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
+
+
+@contextmanager
+def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path`, which is renamed to `path` on success.
+
+    Raises:
+        OutputError: `path` has appeared meanwhile (unless `overwrite`), or it cannot be written.
+    """
+    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
     try:
-        with open(aside, "xb") as file:
+        with open(temporary, "xb") as file:
             yield file
-        _publish(aside, path, overwrite)
+        _publish(temporary, path, overwrite)
     except FileExistsError as error:
         raise OutputError(f"{str(path)!r} exists", code="E-EXISTS") from error
     except OSError as error:
@@ -31,16 +44,16 @@ def whole_file(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
             f"cannot write {str(path)!r}: {error.strerror or error}", code="E-WRITE"
         ) from error
     finally:
-        aside.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
-def _publish(aside: Path, path: Path, overwrite: bool) -> None:
-    """Give the finished file its name; a file that came up meanwhile is not overwritten."""
+def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
+    """Rename the finished file; without `overwrite`, one that has appeared meanwhile is kept."""
     if not overwrite:
         try:
-            return os.link(aside, path)
+            return os.link(temporary, path)
         except FileExistsError:
             raise
         except OSError:  # a file system without hard links
             pass
-    os.replace(aside, path)
+    os.replace(temporary, path)

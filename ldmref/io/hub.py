@@ -1,7 +1,7 @@
-"""Models of Hugging Face: in the local cache and, only when asked for, fetched into it.
+"""Models on Hugging Face: in the local cache and, only on request, fetched into it.
 
-`owner/model` is a folder of diffusers, `owner/model/file.safetensors` one file; `@revision` after
-either is a branch, a tag or a commit. Fetching is done by the package huggingface_hub.
+`owner/model` is a diffusers folder, `owner/model/file.safetensors` one file; `@revision` after
+either is a branch, a tag or a commit. Fetching uses the package huggingface_hub.
 """
 
 from __future__ import annotations
@@ -25,11 +25,25 @@ TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
     "tokenizer_config.json", "added_tokens.json", "vocab.txt",
 )  # fmt: skip
+SITE = "https://huggingface.co/"
+# Error of huggingface_hub -> message and hint; the first that matches counts.
+REFUSALS = {
+    "GatedRepoError": ("{name} is open only to those who accepted its terms",
+                       "accept them on {url}, then hf auth login"),
+    "RepositoryNotFoundError": ("Hugging Face has no model {repository}, or it is private",
+                                "check the name; for a private model: hf auth login"),
+    "RevisionNotFoundError": ("{repository} has no revision {revision!r}",
+                              "its branches and tags: {url}"),
+    "LocalEntryNotFoundError": (
+        "{name} cannot be fetched: {reason}",
+        "check the network and HF_HUB_OFFLINE; what is in the local cache needs no --fetch"),
+    "EntryNotFoundError": ("{name} has no file {file!r}", "its files: {url}/tree/main"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Place:
-    """Where a model is on Hugging Face; `file` is empty for a whole folder, `revision` for main."""
+class HubReference:
+    """A model on Hugging Face; `file` is "" for a whole folder, `revision` "" for main."""
 
     repository: str
     file: str = ""
@@ -40,12 +54,17 @@ class Place:
         """The repository's folder in the local cache."""
         return hub_cache() / f"models--{self.repository.replace('/', '--')}"
 
+    @property
+    def name(self) -> str:
+        """Repository and revision."""
+        return self.repository + (f"@{self.revision}" if self.revision else "")
 
-def parse(name: str) -> Place | None:
-    """The place that a name means, or None where it cannot mean one.
+
+def parse(name: str) -> HubReference | None:
+    """Parse the name of a model on Hugging Face; None if it cannot be one.
 
     >>> parse("owner/model/v1-5.safetensors@fp16")
-    Place(repository='owner/model', file='v1-5.safetensors', revision='fp16')
+    HubReference(repository='owner/model', file='v1-5.safetensors', revision='fp16')
     """
     path, at, revision = name.partition("@")
     owner, _, rest = path.partition("/")
@@ -56,32 +75,37 @@ def parse(name: str) -> Place | None:
         return None
     if path.endswith("/") or model.endswith(ENDING) or (file and not file.endswith(ENDING)):
         return None
-    return Place(f"{owner}/{model}", file, revision)
+    return HubReference(f"{owner}/{model}", file, revision)
 
 
-def cached(place: Place) -> Path | None:
-    """The folder or file in the local cache: of the revision, else of main, else the newest."""
-    snapshots = place.folder / "snapshots"
-    reference = place.folder / "refs" / (place.revision or "main")
-    commit = reference.read_text("utf-8").strip() if reference.is_file() else place.revision
-    found = [p for p in snapshots.glob("*") if (p / (place.file or INDEX)).is_file()]
-    if place.revision:
-        found = [p for p in found if p.name == commit]
-    best = max(found, key=lambda p: (p.name == commit, p.stat().st_mtime), default=None)
-    return best if best is None or not place.file else best / place.file
+def cached(reference: HubReference) -> Path | None:
+    """Return the folder or file in the local cache.
+
+    Without a revision main is preferred, then the newest; None if the cache lacks the model.
+    """
+    wanted = reference.file or INDEX
+    ref = reference.folder / "refs" / (reference.revision or "main")
+    commit = ref.read_text("utf-8").strip() if ref.is_file() else reference.revision
+    snapshots = [
+        path
+        for path in (reference.folder / "snapshots").glob("*")
+        if (path / wanted).is_file() and (path.name == commit or not reference.revision)
+    ]
+    best = max(snapshots, key=lambda p: (p.name == commit, p.stat().st_mtime), default=None)
+    return best if best is None or not reference.file else best / reference.file
 
 
-def fetch(place: Place, variant: str | None = None) -> Path:
-    """The folder or file, fetched into the local cache as far as it is not there.
+def fetch(reference: HubReference, variant: str | None = None) -> Path:
+    """Download a folder or file into the local cache, unless it is there, and return its path.
 
-    Of a folder only what ldmref reads is fetched: configurations, tokenizers, and one set of
-    safetensors weights per network, by the rule of `diffusers.weight_names`; pickles never. Where
-    Hugging Face cannot be reached, what the cache holds is taken.
+    Of a folder only the files that ldmref reads are downloaded: configurations, tokenizers, and one
+    set of safetensors weights per network, as `diffusers.folder.weight_names` selects them; never
+    pickles. If Hugging Face cannot be reached, the cache is used.
 
     Raises:
         BackendUnavailable: huggingface_hub is not installed.
-        InputError: the model is not there, not open to you, holds nothing that is read, or cannot
-            be reached.
+        InputError: the model does not exist, is not accessible, holds nothing that is read, or
+            cannot be reached.
     """
     try:
         hub: Any = importlib.import_module("huggingface_hub")
@@ -92,57 +116,42 @@ def fetch(place: Place, variant: str | None = None) -> Path:
             code="E-FETCH",
             hint="pip install huggingface_hub",
         ) from error
-    named = {"revision": place.revision} if place.revision else {}
-    from_us = {"library_name": "ldmref", **named}
-    what = place.repository + (f"@{place.revision}" if place.revision else "")
+    revision = {"revision": reference.revision} if reference.revision else {}
+    options = {"library_name": "ldmref", **revision}
+    repository = reference.repository
     try:
-        if place.file:
-            return Path(hub.hf_hub_download(place.repository, place.file, **from_us))
-        told = hub.HfApi(library_name="ldmref").model_info(place.repository, **named)
-        files = needed([sibling.rfilename for sibling in told.siblings or ()], what, variant)
-        patterns = [escape(name) for name in files]
-        return Path(hub.snapshot_download(place.repository, allow_patterns=patterns, **from_us))
+        if reference.file:
+            return Path(hub.hf_hub_download(repository, reference.file, **options))
+        info = hub.HfApi(library_name="ldmref").model_info(repository, **revision)
+        names = [sibling.rfilename for sibling in info.siblings or ()]
+        patterns = [escape(name) for name in needed(names, reference.name, variant)]
+        return Path(hub.snapshot_download(repository, allow_patterns=patterns, **options))
     except LdmrefError:
         raise
-    except errors.GatedRepoError as error:
-        raise _refused(
-            f"{what} is open only to those who accepted its terms",
-            f"accept them on https://huggingface.co/{place.repository}, then hf auth login",
-        ) from error
-    except errors.RepositoryNotFoundError as error:
-        raise _refused(
-            f"Hugging Face has no model {place.repository}, or not for you",
-            "check the name; for a private model: hf auth login",
-        ) from error
-    except errors.RevisionNotFoundError as error:
-        raise _refused(
-            f"{place.repository} has no revision {place.revision!r}",
-            f"its branches and tags: https://huggingface.co/{place.repository}",
-        ) from error
-    except errors.LocalEntryNotFoundError as error:
-        raise _unreachable(what, error) from error
-    except errors.EntryNotFoundError as error:
-        raise _refused(
-            f"{what} has no file {place.file!r}",
-            f"its files: https://huggingface.co/{place.repository}/tree/main",
-        ) from error
     except Exception as error:  # each version of the package has other classes for a lost network
-        found = cached(place)
-        if found is None:
-            raise _unreachable(what, error) from error
-        return found
+        kinds = [kind for kind in REFUSALS if isinstance(error, getattr(errors, kind))]
+        path = None if kinds else cached(reference)
+        if path is not None:
+            return path
+        message, hint = REFUSALS[kinds[0] if kinds else "LocalEntryNotFoundError"]
+        reason = " ".join(str(error).split())[:150] or type(error).__name__
+        values = {"name": reference.name, "url": SITE + repository, "reason": reason}
+        values |= vars(reference)
+        raise InputError(
+            message.format(**values), code="E-FETCH", hint=hint.format(**values)
+        ) from error
 
 
 def needed(files: Sequence[str], repository: str, variant: str | None = None) -> list[str]:
-    """Of a repository's files, those that make a folder of diffusers that ldmref reads.
+    """Select the files of a repository that ldmref reads of a diffusers folder.
 
     Raises:
-        InputError: it holds no such folder, or weights only as pickles or in several variants.
+        InputError: it is no such folder, or holds weights only as pickles or in several variants.
     """
     if INDEX not in files:
         single = [name for name in files if name.endswith(ENDING) and "/" not in name]
         raise InputError(
-            f"{repository} is no folder of diffusers: it has no {INDEX}",
+            f"{repository} is not a diffusers folder: it has no {INDEX}",
             code="E-MODEL",
             hint=f"give one of its files: {', '.join(single[:5])}" if single else "",
         )
@@ -162,15 +171,3 @@ def needed(files: Sequence[str], repository: str, variant: str | None = None) ->
     for folder, names in others.items():
         wanted += [f"{folder}/{name}" for name in names if name in inside.get(folder, ())]
     return wanted
-
-
-def _refused(what: str, hint: str) -> InputError:
-    return InputError(what, code="E-FETCH", hint=hint)
-
-
-def _unreachable(what: str, error: Exception) -> InputError:
-    why = " ".join(str(error).split())[:150] or type(error).__name__
-    return _refused(
-        f"{what} cannot be fetched: {why}",
-        "check the network and HF_HUB_OFFLINE; what is in the local cache needs no --fetch",
-    )

@@ -1,4 +1,4 @@
-"""Files that are no model, told by the names of their tensors: what they are and where they go."""
+"""Recognise files that are not models (LoRA, VAE, Flux, ...) from their tensor names."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ SUPPORTED = (
     "latent diffusion"
 )
 LORA = "give the model it was made for, and this as lora= (--lora)"
+EMBEDDING = "give the model, and this to model.with_embeddings"
 VAE = "give the model it belongs to, and this as vae= (--vae)"
 CONTROL = "give the model it was made for, and this as Control(...) (--control NET:IMAGE)"
-WHOLE = "give the folder around it, which has a model_index.json"
+FOLDER = "give the folder around it, which has a model_index.json"
 
 
 def _some(pattern: str) -> Callable[[list[str]], bool]:
@@ -25,18 +26,18 @@ def _all(pattern: str) -> Callable[[list[str]], bool]:
     return lambda names: all(re.match(pattern, name) for name in names)
 
 
-def _is(*exactly: str) -> Callable[[list[str]], bool]:
-    return lambda names: set(names) == set(exactly)
+def _exactly(*expected: str) -> Callable[[list[str]], bool]:
+    return lambda names: set(names) == set(expected)
 
 
 _CONTROL = r"(control_model\.)?input_hint_block\.|controlnet_cond_embedding\."
 
-# The first whose test holds names the file. Sources: the families' own code, and the names by which
-# huggingface/diffusers (loaders/single_file_utils.py) tells them apart.
+# (test of the names, what the file is, hint); the first test that holds counts. Sources: the
+# families' own code, and the names by which huggingface/diffusers (loaders/single_file_utils.py)
+# distinguishes them.
 KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
-    (_is("emb_params"), "a textual inversion", "give the model, and this to model.with_embeddings"),
-    (_is("clip_l", "clip_g"), "a textual inversion of SDXL",
-     "give the model, and this to model.with_embeddings"),
+    (_exactly("emb_params"), "a textual inversion", EMBEDDING),
+    (_exactly("clip_l", "clip_g"), "a textual inversion of SDXL", EMBEDDING),
     (_some(r"\.(hada_w1_[ab]|lokr_w1|lokr_w1_a|dora_scale)$"), "a LoHa, LoKr or DoRA",
      "of these changes of a model, only LoRA is supported"),
     (_some(r"lora_down\.weight$|lora\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
@@ -51,32 +52,32 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_some(r"^(depth_model|low_scale_model|noise_augmentor|embedder\.model\.visual)\."),
      "a model for depth, upscaling or variations (unCLIP)", SUPPORTED),
     (_all(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|\w+_embedding)\."),
-     "a U-Net of diffusers, without the other networks", WHOLE),
+     "a U-Net of diffusers, without the other networks", FOLDER),
     (_all(r"(first_stage_model\.)?(state_dict\.)?"
           r"(encoder|decoder|quant_conv|post_quant_conv|quantize|loss)\."), "an autoencoder", VAE),
     (_all(r"(text_model|text_projection|logit_scale)"),
-     "a text encoder, without the other networks", WHOLE),
+     "a text encoder, without the other networks", FOLDER),
 )  # fmt: skip
 
 
 def refuse_foreign(name: str, names: Iterable[str]) -> None:
-    """Refuse a file that is recognised as something else than a model; let others pass.
+    """Refuse a file that is recognised as something other than a model.
 
     Args:
-        name: the file's.
+        name: of the file.
         names: of its tensors.
 
     Raises:
         KeyMismatchError: says what it is, and what to do with it.
     """
-    found = recognised(names)
-    if found is not None:
-        what, hint = found
-        raise KeyMismatchError(f"{name} is {what}, no model", code="E-KEYS", hint=hint)
+    kind = recognised(names)
+    if kind is not None:
+        what, hint = kind
+        raise KeyMismatchError(f"{name} is {what}, not a model", code="E-KEYS", hint=hint)
 
 
 def recognised(names: Iterable[str]) -> tuple[str, str] | None:
-    """What a file is that holds these tensors, and what to do with it; None of a model's own.
+    """What a file with these tensors is, and what to do with it; None if it may be a model.
 
     >>> recognised({"emb_params"})[0]
     'a textual inversion'
@@ -88,7 +89,7 @@ def recognised(names: Iterable[str]) -> tuple[str, str] | None:
 
 
 def foreign_class(data: Mapping[str, object]) -> str:
-    """The class that a config.json of diffusers or transformers names; "" where it names none."""
+    """The class in a config.json of diffusers or transformers; "" if it has none."""
     kinds = data.get("architectures")
     kind = data.get("_class_name") or (kinds[0] if isinstance(kinds, list) and kinds else "")
     return str(kind)[:80]

@@ -1,10 +1,9 @@
-"""What became of the tensors of a file: used, ignored, or not fitting."""
+"""How the tensors of a file compare with those that a network needs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
-from typing import NoReturn
 
 from ldmref.errors import KeyMismatchError
 
@@ -12,11 +11,11 @@ Shape = tuple[int, ...]
 
 
 @dataclass(frozen=True)
-class Report:
-    """Names of tensors by what became of them; `misshapen` says both shapes.
+class KeyReport:
+    """Tensor names by outcome; `misshapen` entries include both shapes.
 
-    `used` fit; `ignored` are known not to belong to the networks (buffers, averages, a loss's own
-    weights); `unexpected` are not known; `missing` are needed and not there.
+    `used` fit; `ignored` are known not to belong to the networks (buffers, averages, weights of the
+    loss); `unexpected` are unknown; `missing` are needed but absent.
     """
 
     used: list[str] = field(default_factory=list)
@@ -26,26 +25,27 @@ class Report:
     misshapen: list[str] = field(default_factory=list)
 
     @property
-    def fits(self) -> bool:
-        return not (self.unexpected or self.missing or self.misshapen)
-
-    @property
     def problems(self) -> int:
-        """How many tensors do not fit."""
+        """Number of tensors that do not fit."""
         return len(self.unexpected) + len(self.missing) + len(self.misshapen)
 
     @property
+    def fits(self) -> bool:
+        """Whether nothing is missing, unexpected or misshapen."""
+        return not self.problems
+
+    @property
     def shared(self) -> int:
-        """How many names are both needed and there."""
+        """Number of names that are both needed and present."""
         return len(self.used) + len(self.misshapen)
 
     @property
     def likeness(self) -> tuple[int, int]:
-        """What tells the nearest of several: shared names, then how few tensors do not fit."""
+        """Sort key of the nearest candidate: most shared names, then fewest problems."""
         return self.shared, -self.problems
 
     def require(self, what: str, hint: str = "") -> None:
-        """Refuse a file whose tensors do not fit, with the list of what does not.
+        """Refuse a file that does not fit, listing the problems.
 
         Raises:
             KeyMismatchError: something is missing, unexpected or misshapen.
@@ -54,43 +54,29 @@ class Report:
             raise KeyMismatchError(f"{what}: {self.summary()}", code="E-KEYS", hint=hint)
 
     def summary(self, most: int = 3) -> str:
-        """Counts, and the first few names of each kind that does not fit."""
+        """Counts and the first few names of each kind of problem."""
+        kinds = {name: getattr(self, name) for name in ("missing", "unexpected", "misshapen")}
         return ", ".join(
             f"{len(names)} {kind} ({'; '.join(names[:most])}{'; ...' * (len(names) > most)})"
-            for kind, names in (
-                ("missing", self.missing),
-                ("unexpected", self.unexpected),
-                ("misshapen", self.misshapen),
-            )
+            for kind, names in kinds.items()
             if names
         )
 
 
-def refuse(reports: Iterable[Report], what: str, hint: str = "") -> NoReturn:
-    """Refuse a file that fits none of several, with the list for the one that it fits best.
-
-    Raises:
-        KeyMismatchError: always.
-    """
-    nearest = max(reports, key=lambda report: report.likeness)
-    nearest.require(what, hint)
-    raise AssertionError("one of the reports fits")
-
-
 def compare(
-    have: Mapping[str, Shape],
-    want: Mapping[str, Shape],
-    ignorable: set[str] | frozenset = frozenset(),
-) -> Report:
-    """The report on a file that has `have` where `want` is needed."""
-    extra = sorted(set(have) - set(want))
-    both = sorted(set(have) & set(want))
-    return Report(
-        used=[name for name in both if have[name] == want[name]],
+    have: Mapping[str, Shape], want: Mapping[str, Shape], ignorable: Collection[str] = ()
+) -> KeyReport:
+    """Compare names and shapes: those of a file with those that are needed.
+
+    `ignorable`: names that may be present although they are not needed.
+    """
+    extra, common = sorted(set(have) - set(want)), sorted(set(have) & set(want))
+    wrong = {name: f"{name} is {have[name]}, not {want[name]}" for name in common
+             if have[name] != want[name]}  # fmt: skip
+    return KeyReport(
+        used=[name for name in common if name not in wrong],
         ignored=[name for name in extra if name in ignorable],
         unexpected=[name for name in extra if name not in ignorable],
         missing=sorted(set(want) - set(have)),
-        misshapen=[
-            f"{name} is {have[name]}, not {want[name]}" for name in both if have[name] != want[name]
-        ],
+        misshapen=list(wrong.values()),
     )

@@ -1,4 +1,4 @@
-"""Where a model is, and what it is: its place and its configuration, without its weights."""
+"""Find a model and its configuration, without its weights."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS
 
 EMBEDDED = ("emoji",)
-INDEXES = ("config.json", "model_index.json")
+NATIVE_INDEX, DIFFUSERS_INDEX = "config.json", "model_index.json"
 
 
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
-    """The file or folder of a model: an embedded one by its name, else a path.
+    """Return the file or folder of a model: an embedded one by its name, else a path.
 
-    A name such as `stable-diffusion-v1-5/stable-diffusion-v1-5` that is no path is looked up in the
-    local cache of Hugging Face (`ldmref.io.hub`), and with `fetch` fetched into it.
+    A name such as `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in
+    the local cache of Hugging Face (`ldmref.io.hub`), and with `fetch` downloaded into it.
 
     Raises:
         InputError: there is no such model, or it cannot be fetched.
@@ -39,53 +39,62 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
             hint=f"make it safe first: ldmref convert {path.name} {path.stem}.safetensors",
         )
     if not path.exists():
-        place = hub.parse(str(name))
-        found = (
-            None if place is None else (hub.fetch(place, variant) if fetch else hub.cached(place))
-        )
-        if found is not None:
-            return found
-        hint = did_you_mean(str(name), EMBEDDED)
-        if place is not None:
-            hint = f"to fetch {place.repository} from Hugging Face: fetch=True (--fetch); {hint}"
-        raise InputError(f"no model {str(name)!r}", code="E-MODEL", hint=hint)
-    if path.is_dir() and not any((path / index).is_file() for index in INDEXES):
+        return _in_hub(str(name), fetch, variant)
+    if path.is_dir() and not (is_native(path) or is_diffusers(path)):
         raise InputError(
-            f"{path.name!r} is no model folder: it has neither of {' and '.join(INDEXES)}",
+            f"{path.name!r} is not a model folder: it has neither {NATIVE_INDEX} nor "
+            f"{DIFFUSERS_INDEX}",
             code="E-MODEL",
         )
     return path
 
 
+def _in_hub(name: str, fetch: bool, variant: str | None) -> Path:
+    reference, hint = hub.parse(name), did_you_mean(name, EMBEDDED)
+    if reference is not None:
+        path = hub.fetch(reference, variant) if fetch else hub.cached(reference)
+        if path is not None:
+            return path
+        hint = f"to fetch {reference.repository} from Hugging Face: fetch=True (--fetch); {hint}"
+    raise InputError(f"no model {name!r}", code="E-MODEL", hint=hint)
+
+
 def model_config(
     name: str | Path, config: str | Path | None = None, ema: bool | None = None
 ) -> ModelConfig:
-    """The configuration of a model, without reading its weights."""
+    """Return the configuration of a model, without reading its weights.
+
+    Arguments and errors are those of `ldmref.load`.
+    """
     path = find_model(name)
     if path.is_file():
-        return find_config(TensorFile(path), told_config(config), ema)
-    if (path / "model_index.json").is_file():
-        return read_diffusers_config(path)
-    return read_config(path / "config.json")
+        return find_config(TensorFile(path), None if config is None else named_config(config), ema)
+    return read_diffusers_config(path) if is_diffusers(path) else read_config(path / NATIVE_INDEX)
 
 
-def told_config(config: str | Path | None) -> ModelConfig | None:
-    """A configuration by preset name, or from a folder or config.json of ldmref or diffusers."""
-    if config is None or str(config) in PRESETS:
-        return PRESETS.get(str(config))
-    path = Path(config)
-    if (path / "model_index.json").is_file():
+def named_config(name: str | Path) -> ModelConfig:
+    """Return a preset, or read the configuration of a folder or config.json.
+
+    Raises:
+        InputError: there is none, or it is damaged.
+    """
+    if str(name) in PRESETS:
+        return PRESETS[str(name)]
+    path = Path(name)
+    if is_diffusers(path):
         return read_diffusers_config(path)
-    file = path if path.suffix == ".json" else path / "config.json"
+    file = path if path.suffix == ".json" else path / NATIVE_INDEX
     if not file.is_file():
-        raise InputError(
-            f"no configuration {str(config)!r}",
-            code="E-CONFIG",
-            hint=did_you_mean(str(config), PRESETS),
-        )
+        hint = did_you_mean(str(name), PRESETS)
+        raise InputError(f"no configuration {str(name)!r}", code="E-CONFIG", hint=hint)
     return read_config(file)
 
 
+def is_diffusers(path: Path) -> bool:
+    """Whether a path is a folder in diffusers' layout."""
+    return (path / DIFFUSERS_INDEX).is_file()
+
+
 def is_native(path: Path) -> bool:
-    """Whether a path is a folder of ldmref's own layout."""
-    return path.is_dir() and not (path / "model_index.json").is_file()
+    """Whether a path is a folder in ldmref's own layout."""
+    return (path / NATIVE_INDEX).is_file() and not is_diffusers(path)

@@ -1,7 +1,7 @@
-"""A model on disk: a folder of `config.json`, `model.safetensors` and `tokenizer.json`.
+"""ldmref's own model folders: `config.json`, `model.safetensors` and `tokenizer.json`.
 
-The tensors are named `unet.*`, `vae.*` and `text_encoder.*`, and below that as diffusers and
-transformers name them. Nothing in the folder can run code.
+The tensors are named `unet.*`, `vae.*` and `text_encoder.*`, and below that as in diffusers and
+transformers. Nothing in the folder can run code.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import numpy as np
 from safetensors.numpy import save_file
 
 from ldmref.errors import CorruptModelError, InputError, OutputError
-from ldmref.io.identify import foreign_class
-from ldmref.io.key_report import compare
+from ldmref.io.identify import FOLDER, foreign_class
+from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.mapped import forget
@@ -29,8 +29,8 @@ from ldmref.models.params import Params, flatten, unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 SCHEMA = 1
-FILES = ("config.json", "model.safetensors", "tokenizer.json")
-SECOND_TOKENIZER = "tokenizer_2.json"  # where there are two text encoders
+CONFIG, WEIGHTS, TOKENIZER = FILES = ("config.json", "model.safetensors", "tokenizer.json")
+SECOND_TOKENIZER = "tokenizer_2.json"  # of models with two text encoders
 
 
 def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str]:
@@ -39,20 +39,14 @@ def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str
     Raises:
         InputError: a file is missing, damaged, or does not fit the others.
     """
-    config = None
-    for name in FILES:
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{folder.name!r} is no model folder: {name} is missing",
-                code="E-MODEL",
-                hint="a model folder holds " + ", ".join(FILES),
-            )
-        config = config or read_config(folder / FILES[0])
-    assert config is not None
-    file = TensorFile(folder / "model.safetensors")
+    _require_file(folder, CONFIG)
+    config = read_config(folder / CONFIG)
+    _require_file(folder, WEIGHTS)
+    _require_file(folder, TOKENIZER)
+    file = TensorFile(folder / WEIGHTS)
     _require_fit(file.shapes, config)
     require_finite(file)
-    tokenizer = tokenizer_for(config.text_encoder, folder / "tokenizer.json")
+    tokenizer = tokenizer_for(config.text_encoder, folder / TOKENIZER)
     if tokenizer.tokenizer.get_vocab_size() > config.text_encoder.vocab_size:
         raise CorruptModelError(
             "the tokenizer knows more tokens than the text encoder", code="E-TOKENIZER"
@@ -60,20 +54,32 @@ def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str
     return config, unflatten(file), tokenizer, file.sha256()
 
 
+def _require_file(folder: Path, name: str) -> None:
+    if not (folder / name).is_file():
+        raise InputError(
+            f"{folder.name!r} is not a model folder: {name} is missing",
+            code="E-MODEL",
+            hint="a model folder holds " + ", ".join(FILES),
+        )
+
+
 def read_config(path: Path) -> ModelConfig:
-    """Read and check a `config.json` of this project."""
+    """Read and check a `config.json` of ldmref.
+
+    Raises:
+        CorruptModelError: it is damaged, of another program or version, or inconsistent.
+    """
     data: Any = None
     try:
         data = json.loads(path.read_text("utf-8"))
         schema = data.pop("schema")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         kind = foreign_class(data) if isinstance(data, dict) else ""
+        other = f" but that of a {kind}" if kind else ""
         raise CorruptModelError(
-            f"{path.name} is no ldmref configuration" + (f" but one of a {kind}" if kind else ""),
+            f"{path.name} is not a configuration of ldmref{other}",
             code="E-CONFIG",
-            hint="of diffusers, give the folder around it, which has a model_index.json"
-            if kind
-            else "",
+            hint=f"of diffusers, {FOLDER}" if kind else "",
         ) from error
     if schema != SCHEMA:
         raise CorruptModelError(
@@ -84,7 +90,7 @@ def read_config(path: Path) -> ModelConfig:
     return ModelConfig.from_dict(data)
 
 
-def _require_fit(shapes: Mapping[str, tuple[int, ...]], config: ModelConfig) -> None:
+def _require_fit(shapes: Mapping[str, Shape], config: ModelConfig) -> None:
     compare(shapes, flatten(model_spec(config))).require(
         "the model's tensors do not fit its configuration",
         hint="the file and its config.json must come from the same model",
@@ -116,29 +122,31 @@ def save_folder(
     dtype: type = np.float16,
     extra: dict[str, str] | None = None,
 ) -> None:
-    """Write a model folder, made aside and moved into place, so it is never half there.
+    """Write a model folder; it appears complete or not at all.
 
-    `extra` are further text files (name -> content), such as a model card.
+    `extra`: further text files (name -> content), such as a model card.
+
+    Raises:
+        OutputError: it cannot be written.
     """
     flat = flatten(params)
     _require_fit({name: tuple(leaf.shape) for name, leaf in flat.items()}, config)
+    settings = json.dumps({"schema": SCHEMA} | config.to_dict(), indent=2) + "\n"
+    texts = {CONFIG: settings, TOKENIZER: tokenizer_json} | (extra or {})
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        aside = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
         try:
             tensors = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in flat.items()}
-            save_file(tensors, str(aside / "model.safetensors"))
-            settings = {"schema": SCHEMA} | config.to_dict()
-            (aside / "config.json").write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-            (aside / "tokenizer.json").write_text(tokenizer_json, "utf-8")
-            for name, text in (extra or {}).items():
-                (aside / name).write_text(text, "utf-8")
-            aside.chmod(0o755)
+            save_file(tensors, str(temporary / WEIGHTS))
+            for name, text in texts.items():
+                (temporary / name).write_text(text, "utf-8")
+            temporary.chmod(0o755)
             if folder.exists():
                 shutil.rmtree(folder)
-            os.replace(aside, folder)
+            os.replace(temporary, folder)
         finally:
-            shutil.rmtree(aside, ignore_errors=True)
+            shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         raise OutputError(
             f"cannot write the model to {str(folder)!r}: {error.strerror or error}", code="E-WRITE"

@@ -1,4 +1,4 @@
-"""The tokenizer that belongs to a text encoder."""
+"""The tokenizer of a text encoder."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ from ldmref.prompts.wordpiece import wordpiece_tokenizer
 def tokenizer_for(
     text: TextConfig, source: str | Path | None = None, pad: int | None = None
 ) -> PromptTokenizer:
-    """The tokenizer of a text encoder; models that know classes, or nothing, need no files.
+    """Return the tokenizer of a text encoder; class-conditional and unconditional models need no
+    files.
 
-    Arguments and errors are those of `clip_files.load_tokenizer` and
-    `wordpiece.wordpiece_tokenizer`.
+    Arguments and errors are those of `prompts.clip_vocabulary.load_tokenizer` and
+    `prompts.wordpiece.wordpiece_tokenizer`.
     """
     if text.model_type in ("class", "none"):
         return ClassNumbers(text.vocab_size if text.model_type == "class" else 0)

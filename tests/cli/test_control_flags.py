@@ -9,7 +9,7 @@ from safetensors.numpy import load_file
 from small_models import save_controlnet
 
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.compvis.single_file import to_compvis
+from ldmref.io.key_table import to_compvis
 from ldmref.io.pictures.metadata import read_parameters
 from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.presets import preset

@@ -19,7 +19,7 @@ from ldmref.cli.main import main
 from ldmref.errors import BackendUnavailable, InputError, UnsafeFileError
 from ldmref.io import hub
 from ldmref.io.diffusers.folder import model_name, weight_names
-from ldmref.io.hub import Place
+from ldmref.io.hub import HubReference
 
 OLD, NEW = "0" * 40, "1" * 40
 REPOSITORY = {  # as stable-diffusion-v1-5 has them
@@ -83,17 +83,17 @@ def put(cache, files, commit=NEW, reference="main", repository="owner/model"):
 
 
 @pytest.mark.parametrize(
-    "name, place",
+    "name, reference",
     [
-        ("owner/model", Place("owner/model")),
-        ("owner/model@fp16", Place("owner/model", "", "fp16")),
-        ("owner/model@refs/pr/4", Place("owner/model", "", "refs/pr/4")),
-        ("owner/v1.5/a/b.safetensors", Place("owner/v1.5", "a/b.safetensors")),
-        ("o/m/b.safetensors@v2", Place("o/m", "b.safetensors", "v2")),
+        ("owner/model", HubReference("owner/model")),
+        ("owner/model@fp16", HubReference("owner/model", "", "fp16")),
+        ("owner/model@refs/pr/4", HubReference("owner/model", "", "refs/pr/4")),
+        ("owner/v1.5/a/b.safetensors", HubReference("owner/v1.5", "a/b.safetensors")),
+        ("o/m/b.safetensors@v2", HubReference("o/m", "b.safetensors", "v2")),
     ],
 )
-def test_names_that_mean_a_place(name, place):
-    assert hub.parse(name) == place
+def test_names_of_models_on_the_hub(name, reference):
+    assert hub.parse(name) == reference
 
 
 @pytest.mark.parametrize(
@@ -108,17 +108,17 @@ def test_names_that_cannot(name):
 
 
 def test_the_cache_is_read_as_the_hub_writes_it(cache):
-    assert hub.cached(Place("owner/model")) is None
+    assert hub.cached(HubReference("owner/model")) is None
     old = put(cache, {"model_index.json": "{}", "x.safetensors": "old"}, OLD, "v1")
     new = put(cache, {"model_index.json": "{}", "x.safetensors": "new"}, NEW)
     os.utime(old)  # the younger one, but main names the other
-    assert hub.cached(Place("owner/model")) == new
-    assert hub.cached(Place("owner/model", revision="v1")) == old
-    assert hub.cached(Place("owner/model", revision=OLD)) == old
-    assert hub.cached(Place("owner/model", revision="v2")) is None
-    found = hub.cached(Place("owner/model", "x.safetensors", "v1"))
+    assert hub.cached(HubReference("owner/model")) == new
+    assert hub.cached(HubReference("owner/model", revision="v1")) == old
+    assert hub.cached(HubReference("owner/model", revision=OLD)) == old
+    assert hub.cached(HubReference("owner/model", revision="v2")) is None
+    found = hub.cached(HubReference("owner/model", "x.safetensors", "v1"))
     assert found is not None and found.read_text() == "old" and found.suffix == ".safetensors"
-    assert hub.cached(Place("owner/model", "y.safetensors")) is None
+    assert hub.cached(HubReference("owner/model", "y.safetensors")) is None
     assert model_name(new) == "model" and model_name(Path("a/b")) == "b"
 
 
@@ -129,9 +129,9 @@ def test_the_cache_is_where_the_hub_looks(cache, monkeypatch):
     options = {"cache_dir": cache, "filename": "model_index.json", "repo_id": "owner/model"}
     for revision in ("", "refs/pr/1", OLD):
         found = theirs.try_to_load_from_cache(**options, revision=revision or None)
-        ours = hub.cached(Place("owner/model", revision=revision))
+        ours = hub.cached(HubReference("owner/model", revision=revision))
         assert ours is not None and Path(found) == ours / "model_index.json"
-    assert hub.cached(Place("owner/model")) == new
+    assert hub.cached(HubReference("owner/model")) == new
 
 
 class Stand:
@@ -366,7 +366,7 @@ def test_the_real_package_fetches_from_a_server(cache):
     assert Path(folder) == cache / "models--owner--model" / "snapshots" / NEW
     assert set(files.split()) == READ and same == "True True" and one == "file"
     assert errors == [
-        "Hugging Face has no model owner/other, or not for you",
+        "Hugging Face has no model owner/other, or it is private",
         "owner/model has no file 'none.safetensors'",
     ]
     got = {

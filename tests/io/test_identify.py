@@ -10,14 +10,8 @@ from ldmref.cli.main import main
 from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.compvis.keys import autoencoder_table, compvis_table
-from ldmref.io.compvis.single_file import (
-    FAMILIES,
-    find_config,
-    load_compvis,
-    report_on,
-    to_compvis,
-    unread,
-)
+from ldmref.io.compvis.single_file import FAMILIES, find_config, load_compvis, report_on, unread
+from ldmref.io.key_table import to_compvis
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.models.model import model_spec
@@ -174,7 +168,7 @@ def test_a_small_model_is_near_to_its_kind(tmp_path):
 
 
 def test_a_file_that_shares_nothing_is_near_to_nothing(tmp_path):
-    with pytest.raises(KeyMismatchError, match="not one of its 2 tensors") as caught:
+    with pytest.raises(KeyMismatchError, match="none of its 2 tensors") as caught:
         find_config(TensorFile(write(tmp_path / "a.safetensors", ["x.y", "z"])))
     assert "supported are" in caught.value.hint
 
@@ -191,4 +185,4 @@ def test_info_tells_what_a_file_is(tmp_path, capsys):
     path = write(tmp_path / "style.safetensors", FOREIGN["a LoRA"])
     assert main(["info", str(path)]) == 0
     said = capsys.readouterr().out
-    assert "style.safetensors is a LoRA, no model; give the model" in said and "--lora" in said
+    assert "style.safetensors is a LoRA, not a model; give the model" in said and "--lora" in said

@@ -19,7 +19,7 @@ from ldmref.errors import (
     UsageError,
 )
 from ldmref.io.adapters.lora import Lora, apply_loras, lora_changes, merge, read_loras
-from ldmref.io.adapters.lora_keys import Place, lora_names
+from ldmref.io.adapters.lora_keys import LoraTarget, lora_names
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import PRESETS
@@ -72,14 +72,14 @@ def test_every_matrix_and_convolution_has_names_of_its_own(name):
         and not tensor.startswith(("vae.", "cond_stage."))
         and not any(part in tensor for part in ("embedding.w", ".embed_"))
     }
-    assert {place.tensor for place in table.values()} == want
+    assert {target.tensor for target in table.values()} == want
     for tensor in want:
         part, inner = tensor.removesuffix(".weight").split(".", 1)
         start = {"unet": "unet", "text_encoder": "te1", "text_encoder_2": "te2"}[part]
         path = inner.replace(".", "_")
-        assert table[f"lora_{start}_{path}.lora_up.weight"] == Place(tensor, "up")
-        assert table[f"lora_{start}_{path}.alpha"] == Place(tensor, "alpha")
-        assert table[f"{part}.{inner}.lora_A.weight"] == Place(tensor, "down")
+        assert table[f"lora_{start}_{path}.lora_up.weight"] == LoraTarget(tensor, "up")
+        assert table[f"lora_{start}_{path}.alpha"] == LoraTarget(tensor, "alpha")
+        assert table[f"{part}.{inner}.lora_A.weight"] == LoraTarget(tensor, "down")
 
 
 def test_names_never_stand_for_two_layers(monkeypatch):
@@ -143,7 +143,7 @@ OLD = {
 
 def test_names_of_older_diffusers():
     table = lora_names(PRESETS["sd15"])
-    assert {name: table[name] for name in OLD} == {n: Place(t, "down") for n, t in OLD.items()}
+    assert {name: table[name] for name in OLD} == {n: LoraTarget(t, "down") for n, t in OLD.items()}
 
 
 @pytest.mark.parametrize("alpha", [None, 0.5])

@@ -13,8 +13,8 @@ from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.compvis.single_file import to_compvis
 from ldmref.io.diffusers.config import unet_config
+from ldmref.io.key_table import to_compvis
 from ldmref.loading import load_controlnet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.params import flatten, init
@@ -217,7 +217,7 @@ def test_single_files(theirs, tmp_path, prefix):
 def test_what_is_no_controlnet_is_refused(nets, folder, tmp_path):
     with pytest.raises(InputError, match="no ControlNet"):
         open_controlnet(tmp_path / "none")
-    with pytest.raises(CorruptModelError, match="not a ControlNet"):
+    with pytest.raises(CorruptModelError, match="holds a UNet2DConditionModel, which"):
         open_controlnet(folder / "unet")
     (tmp_path / "net.pth").write_bytes(b"PK\x03\x04" + b"\0" * 20)
     with pytest.raises(UnsafeFileError):

@@ -9,8 +9,9 @@ from safetensors.numpy import save_file
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.ema import ema_table
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import FAMILIES, find_config, load_compvis, to_compvis, to_native
+from ldmref.io.compvis.single_file import FAMILIES, find_config, load_compvis
 from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.io.key_table import to_compvis, to_native
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.tensors.writer import Source, write_tensors
+from ldmref.io.tensors.writer import TensorSource, write_tensors
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
 from ldmref.testing.clip import small_vocabulary, write_tokenizer
@@ -51,7 +51,7 @@ def file(tmp_path_factory):
 
     table = compvis_table(preset("sd15"))
     tensors = {
-        entry.name: Source("F16", entry.stored_shape, lambda n=name, e=entry: drawn(n, e))
+        entry.name: TensorSource("F16", entry.stored_shape, lambda n=name, e=entry: drawn(n, e))
         for name, entry in table.items()
     }
     write_tensors(path, tensors)

@@ -14,9 +14,9 @@ from ldm import KINDS, WORDS, bert_tokenizer, pipeline
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import to_compvis, to_native
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.diffusers.ldm import unet2d_config
+from ldmref.io.key_table import to_compvis, to_native
 from ldmref.models.autoencoder import decode, encode
 from ldmref.models.layers import attention_block
 from ldmref.models.params import unflatten

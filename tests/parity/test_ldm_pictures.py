@@ -18,7 +18,8 @@ from ldmref.backends import get_backend
 from ldmref.errors import ImageError, UsageError
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import find_config, load_compvis, to_compvis
+from ldmref.io.compvis.single_file import find_config, load_compvis
+from ldmref.io.key_table import to_compvis
 from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.params import flatten, unflatten

@@ -15,7 +15,7 @@ from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UsageError
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.compvis.keys import autoencoder_table
-from ldmref.io.compvis.single_file import to_compvis
+from ldmref.io.key_table import to_compvis
 from ldmref.loading import load_taesd
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import flatten

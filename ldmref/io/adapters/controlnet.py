@@ -9,21 +9,28 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, InputError
-from ldmref.io.compvis.key_entry import stored_shapes
+from ldmref.errors import InputError
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.compvis.single_file import to_native
-from ldmref.io.diffusers.config import UNET_DEFAULTS, require_plain, unet_config
-from ldmref.io.diffusers.folder import digest_of, our_name, read_json, weight_files
-from ldmref.io.key_report import compare, refuse
-from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.diffusers.config import (
+    UNET_DEFAULTS,
+    config_error,
+    read_json,
+    require_class,
+    require_plain,
+    unet_config,
+)
+from ldmref.io.diffusers.folder import open_network
+from ldmref.io.key_table import KeyTable, first_fit, to_native
+from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
-from ldmref.models.params import flatten
 from ldmref.models.presets import PRESETS
 
-PREFIX = "control_model."
+PREFIX, CLASSES = "control_model.", ("ControlNetModel",)
 PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
+DEFAULTS = UNET_DEFAULTS | {
+    "conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256),
+}  # fmt: skip
 PLAIN: dict[str, tuple[Any, ...]] = {
     "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,),
 }  # fmt: skip
@@ -31,30 +38,29 @@ PLAIN: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class ControlNetFile:
-    """A ControlNet on disk; its tensors are not read before `tensors()`."""
+    """A ControlNet on disk: its configuration, and its tensors under the names of `table`."""
 
     name: str
     config: ControlNetConfig
-    files: tuple[TensorFile, ...]
-    stored: Mapping[str, tuple[TensorFile, str]]  # name in the table -> place
-    compvis: bool
+    stored: TensorView
+    table: KeyTable
 
     def tensors(self) -> dict[str, np.ndarray]:
-        """Every tensor under our names."""
-        found = {name: file[stored] for name, (file, stored) in self.stored.items()}
-        return to_native(found, controlnet_table(self.config)) if self.compvis else found
+        """Read every tensor, under our names."""
+        return to_native(self.stored, self.table)
 
     def sha256(self) -> str:
-        return digest_of(self.files)
+        """Digest of the files."""
+        return self.stored.sha256()
 
 
 def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> ControlNetFile:
     """Open a ControlNet and check every name and shape, without reading a tensor.
 
     Args:
-        path: a folder of diffusers (ControlNetModel), or one file in CompVis' names, with or
-            without `control_model.`; other networks in the file are left alone.
-        unet: sizes that a single file must have, since a file does not tell them; None tries those
+        path: a diffusers folder (ControlNetModel), or one file in CompVis' names, with or without
+            `control_model.`; other networks in the file are ignored.
+        unet: the configuration that a single file must fit, since a file has none; None tries those
             of Stable Diffusion.
 
     Raises:
@@ -71,61 +77,33 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
             code="E-CONTROL",
             hint="give a diffusers folder or a .safetensors file",
         )
-    return _open_file(TensorFile(path), unet)
+    stored = TensorView([TensorFile(path)], prefix=PREFIX)
+    unets = [PRESETS[name].unet for name in PRESET_UNETS] if unet is None else [unet]
+    configs = [ControlNetConfig(replace(u, in_channels=u.out_channels)) for u in unets]
+    config, table = first_fit(
+        stored.shapes,
+        ((config, controlnet_table(config)) for config in configs),
+        f"{path.name} is not a ControlNet that fits the model",
+    )
+    return ControlNetFile(path.stem, config, stored, table)
 
 
 def controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
-    """A `ControlNetModel`'s config.json."""
-    data = UNET_DEFAULTS | dict(data)
+    """Convert the configuration of a `ControlNetModel`."""
+    data = DEFAULTS | dict(data)
     require_plain(data, PLAIN, "the ControlNet's configuration")
     mirrored = [kind.replace("Down", "Up") for kind in reversed(data["down_block_types"])]
     unet = unet_config(data | {"out_channels": data["in_channels"], "up_block_types": mirrored})
-    default = ControlNetConfig()
-    widths = data.get("conditioning_embedding_out_channels")
-    return ControlNetConfig(
-        unet,
-        data.get("conditioning_channels", default.conditioning_channels),
-        tuple(widths or default.conditioning_embedding_out_channels),
-    )
+    widths = tuple(data["conditioning_embedding_out_channels"])
+    return ControlNetConfig(unet, data["conditioning_channels"], widths)
 
 
 def _open_folder(folder: Path) -> ControlNetFile:
     data = read_json(folder / "config.json")
-    kind = data.get("_class_name")
-    if kind != "ControlNetModel":
-        raise CorruptModelError(
-            f"{folder.name!r} holds a {kind}, not a ControlNet",
-            code="E-CONTROL",
-            hint="supported: ControlNetModel",
-        )
+    require_class(data.get("_class_name"), CLASSES, f"{folder.name!r} holds", "E-CONTROL")
     try:
         config = controlnet_config(data)
     except (KeyError, TypeError) as error:
-        raise CorruptModelError(
-            f"the configuration of {folder.name!r} is not whole: {error}", code="E-CONFIG"
-        ) from error
-    files = tuple(weight_files(folder, "diffusion_pytorch_model"))
-    stored = {our_name("unet", name): (file, name) for file in files for name in file}
-    shapes = {name: file.shapes[old] for name, (file, old) in stored.items()}
-    compare(shapes, flatten(controlnet_spec(config))).require(
-        f"{folder.name!r} does not fit its config.json"
-    )
-    return ControlNetFile(folder.name, config, files, stored, compvis=False)
-
-
-def _open_file(file: TensorFile, unet: UNetConfig | None) -> ControlNetFile:
-    prefixed = any(name.startswith(PREFIX) for name in file)
-    stored = {
-        name.removeprefix(PREFIX): (file, name)
-        for name in file
-        if name.startswith(PREFIX) or not prefixed
-    }
-    shapes = {name: file.shapes[old] for name, (_, old) in stored.items()}
-    known = [PRESETS[name].unet for name in PRESET_UNETS] if unet is None else [unet]
-    configs = [ControlNetConfig(replace(u, in_channels=u.out_channels)) for u in known]
-    reports = []
-    for config in configs:
-        reports.append(compare(shapes, stored_shapes(controlnet_table(config))))
-        if reports[-1].fits:
-            return ControlNetFile(file.path.stem, config, (file,), stored, compvis=True)
-    refuse(reports, f"{file.path.name} is no ControlNet that fits the model")
+        raise config_error(f"the config.json of {folder.name!r} is incomplete: {error}") from error
+    spec, name = controlnet_spec(config), repr(folder.name)
+    return ControlNetFile(folder.name, config, *open_network(folder, "unet", spec, name))

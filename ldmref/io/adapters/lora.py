@@ -19,23 +19,23 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
-from ldmref.io.diffusers.folder import read_json
-from ldmref.io.key_report import Report
+from ldmref.io.diffusers.config import read_json
+from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten
 
-Change = dict[str, np.ndarray]  # `down`, `up` and perhaps `alpha`
-ADAPTER = "lora_adapter_metadata"  # where diffusers records PEFT's configuration
+Change = dict[str, np.ndarray]  # role -> tensor: `down`, `up` and optionally `alpha`
+ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers records PEFT's configuration
 ADAPTER_FILE = "adapter_config.json"  # where PEFT does
 
 
 @dataclass(frozen=True)
 class Lora:
-    """The tensors of a LoRA file under its own names, and how strongly to apply them.
+    """The tensors of a LoRA file under its own names, and the strength to apply them with.
 
-    `adapter`: PEFT's configuration where the file records it, such as `unet.lora_alpha`.
+    `adapter`: PEFT's configuration if the file records it, such as `unet.lora_alpha`.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Lora:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a picture's metadata tells of it."""
+        """Its entry in a picture's metadata."""
         return {"name": self.name, "sha256": self.sha256, "weight": self.weight}
 
 
@@ -54,35 +54,32 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     """Read LoRA files: paths, or (path, weight); a weight is any finite number, by default 1.
 
     Raises:
-        UsageError: a weight is no finite number.
+        UsageError: a weight is not a finite number.
         InputError, CorruptModelError, UnsafeFileError: a file is missing, damaged, or a pickle.
     """
-    found = []
-    if isinstance(loras, str | Path):
-        loras = [loras]
-    for lora in loras:
+    result = []
+    for lora in [loras] if isinstance(loras, str | Path) else loras:
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
-        good = isinstance(weight, Real) and not isinstance(weight, bool)
-        if not good or not math.isfinite(weight):
+        if not isinstance(weight, Real) or isinstance(weight, bool) or not math.isfinite(weight):
             raise UsageError(
                 f"the weight of a LoRA must be a finite number, not {weight!r}",
                 code="E-LORA-WEIGHT",
-                hint="1 is full strength, 0 none; a negative weight turns the change around",
+                hint="1 is full strength, 0 none; a negative weight reverses the change",
             )
         file = TensorFile(Path(path))
-        found.append(Lora(Path(path).stem, file, float(weight), file.sha256(), _adapter(file)))
-    return found
+        result.append(Lora(Path(path).stem, file, float(weight), file.sha256(), _adapter(file)))
+    return result
 
 
 def apply_loras(
     config: ModelConfig, flat: Mapping[str, np.ndarray], loras: Sequence[Lora]
 ) -> dict[str, np.ndarray]:
-    """The tensors of a model (our names) with the LoRAs merged in; the given ones stay as they are.
+    """The tensors of a model (our names) with the LoRAs merged in; the inputs are kept.
 
-    Changed tensors are float32, or float64 where they were.
+    Changed tensors are float32, or float64 if they were.
 
     Raises:
-        KeyMismatchError: a LoRA is made for another model; lists what does not fit.
+        KeyMismatchError: a LoRA belongs to another model; lists what does not fit.
         CorruptModelError: it holds NaN or infinity, or needs something that is not supported.
     """
     merged = dict(flat)
@@ -107,104 +104,95 @@ def merge(w: np.ndarray, change: Change, weight: float = 1.0) -> np.ndarray:
 
 
 def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
-    """Our tensor's name -> its change; every tensor of the file is used, and fits.
+    """Our tensor -> its change; every tensor of the file is used, and fits.
 
     Raises: as `apply_loras`.
     """
-    known, shapes = lora_names(config), flatten(model_spec(config))
-    changes: dict[str, Change] = {}
-    report, stored = Report(), {}
-    for name in lora.tensors:
-        place = known.get(unwrapped(name))
-        if place is None or place in stored:
-            report.unexpected.append(name)
-        else:
-            report.used.append(name)
-            stored[place] = name
-            changes.setdefault(place.tensor, {})[place.part] = lora.tensors[name]
-    for tensor, change in changes.items():
-        names = {place.part: name for place, name in stored.items() if place.tensor == tensor}
-        absent = [part for part in ("down", "up") if part not in change]
-        report.missing.extend(f"{part} for {next(iter(names.values()))}" for part in absent)
-        if not absent:
-            report.misshapen.extend(_misshapen(names, change, shapes[tensor]))
-    if not lora.tensors:
+    tensors = dict(lora.tensors)
+    if not tensors:
         raise CorruptModelError(f"the LoRA {lora.name!r} holds no tensors", code="E-LORA")
-    report.require(
+    known, shapes = lora_names(config), flatten(model_spec(config))
+    names: dict[str, dict[str, str]] = {}  # our tensor -> role -> name in the file
+    for name in tensors:
+        target = known.get(unwrapped(name))
+        if target is not None:  # a second name of one target is unexpected
+            names.setdefault(target.tensor, {}).setdefault(target.role, name)
+    have = {name: _bare(tensor.shape) for name, tensor in tensors.items()}
+    want = {}
+    for tensor, roles in names.items():
+        want |= _wanted(roles, have, shapes[tensor])
+    compare(have, want).require(
         f"the LoRA {lora.name!r} does not fit {config.name!r}",
         hint="it must be made for the same family; LoHa, LoKr and DoRA are not supported",
     )
-    bad = [name for name, tensor in lora.tensors.items() if not np.isfinite(tensor).all()]
+    bad = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if bad:
-        raise CorruptModelError(
-            f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}",
-            code="E-NONFINITE",
-        )
-    for tensor, change in changes.items():
+        what = f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}"
+        raise CorruptModelError(what, code="E-NONFINITE")
+    changes = {}
+    for tensor, roles in names.items():
+        change = changes[tensor] = {role: tensors[name] for role, name in roles.items()}
         alpha = _recorded_alpha(lora.adapter, tensor, len(change["down"]))
         if alpha is not None and "alpha" not in change:
             change["alpha"] = np.asarray(alpha)
     return changes
 
 
-def _misshapen(names: dict[str, str], change: Change, shape: tuple[int, ...]) -> list[str]:
-    """What does not fit a tensor of that shape; a 1 x 1 convolution is a matrix, too."""
-    down, up = _bare(change["down"].shape), _bare(change["up"].shape)
-    rank = down[0] if down else 0
+def _wanted(roles: Mapping[str, str], have: Mapping[str, Shape], shape: Shape) -> dict[str, Shape]:
+    """Names and shapes that the change of a tensor needs; `down` determines the rank."""
+    absent = [role for role in ("down", "up") if role not in roles]
+    if absent:
+        first = next(iter(roles.values()))
+        return {name: have[name] for name in roles.values()} | {
+            f"{role} for {first}": () for role in absent
+        }
+    rank = max((1, *have[roles["down"]][:1]))
     want = {"down": _bare((rank, *shape[1:])), "up": (shape[0], rank)}
-    wrong = [
-        f"{names[part]} is {got}, not {want[part]}"
-        for part, got in (("down", down), ("up", up))
-        if got != want[part] or rank < 1
-    ]
-    if "alpha" in change and change["alpha"].size != 1:
-        wrong.append(f"{names['alpha']} is {change['alpha'].shape}, not ()")
-    return wrong
+    alpha = have[roles["alpha"]] if "alpha" in roles else ()
+    want["alpha"] = alpha if math.prod(alpha) == 1 else ()
+    return {name: want[role] for role, name in roles.items()}
 
 
-def _bare(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _bare(shape: Shape) -> Shape:
+    """The shape of the matrix that a 1 x 1 convolution is."""
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _adapter(file: TensorFile) -> dict[str, Any]:
-    """PEFT's configuration: in the metadata, or beside a file of PEFT's own."""
+    """PEFT's configuration, from the metadata or from the file beside one of PEFT's own."""
     beside = file.path.with_name(ADAPTER_FILE)
-    if ADAPTER not in file.metadata and beside.is_file() and any(WRAPPER in name for name in file):
-        return read_json(beside)
+    if ADAPTER_METADATA not in file.metadata and beside.is_file():
+        return read_json(beside) if any(WRAPPER in name for name in file) else {}
     try:
-        found = json.loads(file.metadata.get(ADAPTER, "{}"))
-    except (ValueError, TypeError, RecursionError) as error:
+        config = json.loads(file.metadata.get(ADAPTER_METADATA, "{}"))
+    except (ValueError, TypeError, RecursionError):
+        config = None
+    if not isinstance(config, dict):
         raise CorruptModelError(
-            f"{ADAPTER} of {file.path.name} is no JSON", code="E-LORA"
-        ) from error
-    if not isinstance(found, dict):
-        raise CorruptModelError(f"{ADAPTER} of {file.path.name} is no object", code="E-LORA")
-    return found
+            f"{ADAPTER_METADATA} of {file.path.name} is not a JSON object", code="E-LORA"
+        )
+    return config
 
 
 def _recorded_alpha(adapter: Mapping[str, Any], tensor: str, rank: int) -> float | None:
-    """alpha as PEFT's configuration gives it, or None where it says nothing.
+    """alpha in PEFT's configuration; None if it has none.
 
     With `use_rslora` the factor is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732).
     """
     part, _, layer = tensor.removesuffix(".weight").partition(".")
-    facts = {k.removeprefix(f"{part}."): v for k, v in adapter.items() if k.startswith(f"{part}.")}
-    if not facts:
-        facts = {k: v for k, v in adapter.items() if "." not in k}
-    if facts.get("use_dora"):
+    config = {k.removeprefix(f"{part}."): v for k, v in adapter.items() if k.startswith(f"{part}.")}
+    config = config or {k: v for k, v in adapter.items() if "." not in k}
+    if config.get("use_dora"):
         raise CorruptModelError("DoRA is not supported", code="E-LORA")
-    alpha = facts.get("lora_alpha")
-    for pattern, value in (facts.get("alpha_pattern") or {}).items():
-        if _matches(str(pattern), layer):
+    alpha = config.get("lora_alpha")
+    for pattern, value in (config.get("alpha_pattern") or {}).items():
+        if f".{layer}".endswith(f".{pattern}"):  # PEFT matches the end of a path
             alpha = value
             break
     if alpha is None:
         return None
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CorruptModelError(f"{ADAPTER}: lora_alpha is {alpha!r}, no number", code="E-LORA")
-    return float(alpha) * (math.sqrt(rank) if facts.get("use_rslora") else 1.0)
-
-
-def _matches(pattern: str, layer: str) -> bool:
-    """Whether PEFT applies a pattern to a layer: it is the end of its path."""
-    return layer == pattern or layer.endswith("." + pattern)
+        raise CorruptModelError(
+            f"{ADAPTER_METADATA}: lora_alpha is {alpha!r}, not a number", code="E-LORA"
+        )
+    return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)

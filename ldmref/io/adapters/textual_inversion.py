@@ -14,16 +14,16 @@ SDXL = ("clip_l", "clip_g")
 
 
 def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding]:
-    """The word of a textual-inversion file.
+    """Read the word of a textual-inversion file, with one embedding per text encoder.
 
-    - diffusers (`learned_embeds.safetensors`): one tensor, (d,) or (k, d), named as the word.
+    - diffusers (`learned_embeds.safetensors`): one tensor, (d,) or (k, d), named after the word.
     - A1111: the tensor `emb_params` (k, d); the word is the file's name.
     - SDXL: the tensors `clip_l` (k, 768) and `clip_g` (k, 1280), one for each text encoder; the
       word is the file's name.
 
     Args:
         path: a safetensors file.
-        word: replaces the file's own.
+        word: overrides the file's own.
 
     Raises:
         UnsafeFileError: a pickle, as most .pt and .bin files are.
@@ -34,18 +34,17 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
     tensors = TensorFile(path)
     names = list(tensors)
     if set(names) == set(SDXL):
-        found = {encoder: (word or path.stem, encoder) for encoder in SDXL}
+        sources = [(name, path.stem, name) for name in SDXL]
     elif len(names) == 1:
-        own = path.stem if names[0] == "emb_params" else names[0]
-        found = {names[0]: (word or own, "")}
+        sources = [(names[0], path.stem if names[0] == "emb_params" else names[0], "")]
     else:
         raise CorruptModelError(
-            f"{path.name} is no textual-inversion file: it holds {len(names)} tensors "
+            f"{path.name} is not a textual-inversion file: it holds {len(names)} tensors "
             f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})",
             code="E-EMBEDDING",
-            hint="it should hold emb_params, or one tensor named as its word, or clip_l and clip_g",
+            hint="it should hold emb_params, one tensor named after its word, or clip_l and clip_g",
         )
     return [
-        Embedding(own, np.atleast_2d(np.array(tensors[name], np.float32)), encoder)
-        for name, (own, encoder) in found.items()
+        Embedding(word or own, np.atleast_2d(np.array(tensors[name], np.float32)), encoder)
+        for name, own, encoder in sources
     ]

@@ -1,17 +1,19 @@
-"""Averaged weights (EMA) in the files of a training run.
+"""Exponential moving averages (EMA) of the U-Net in training checkpoints.
 
-CompVis' trainer keeps, beside the U-Net's weights, an exponential moving average of them: buffers
-named as the weights are, without the dots, `model_ema.diffusion_modelinput_blocks00weight`, and two
-numbers, `model_ema.decay` and `model_ema.num_updates`. Autoencoder and text encoder have none.
+CompVis' trainer stores, beside the U-Net's weights, an exponential moving average of each, under
+the weight's name without its dots, `model_ema.diffusion_modelinput_blocks00weight`, and two
+scalars, `model_ema.decay` and `model_ema.num_updates`. Autoencoder and text encoder have none.
 
-Which of the two draws is a matter of the family. latent-diffusion's configurations build the model
-with its averages (`use_ema` is True unless they say otherwise) and its scripts sample within
-`ema_scope()`. The inference configurations of Stable Diffusion say `use_ema: False`, so its scripts
-draw with `model.*`, whatever else the file holds; so do diffusers (`extract_ema=False`) and the
-other common programs. Files published for inference hold the average as `model.*`.
+Whether to sample with the averages depends on the family's configuration. `use_ema` is True by
+default, and latent-diffusion's scripts sample within `ema_scope()`. Its configurations for
+cin256-v2 and txt2img-1p4B set `use_ema: False`, as do Stable Diffusion's for inference: their
+scripts sample with `model.*`, whatever else the file holds, and so do diffusers
+(`extract_ema=False`) and the other common programs. Files published for inference hold the average
+as `model.*`.
 
 Sources: CompVis/latent-diffusion (ldm/modules/ema.py, ldm/models/diffusion/ddpm.py,
-scripts/sample_diffusion.py, scripts/inpaint.py), CompVis/stable-diffusion
+configs/latent-diffusion/cin256-v2.yaml, txt2img-1p4B-eval.yaml, models/ldm/*/config.yaml,
+scripts/sample_diffusion.py, scripts/inpaint.py, scripts/txt2img.py), CompVis/stable-diffusion
 (configs/stable-diffusion/v1-inference.yaml), huggingface/diffusers
 (loaders/single_file_utils.py).
 """
@@ -23,15 +25,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.io.compvis.key_entry import Entry
+from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
+from ldmref.models.presets_ldm import LDM_PRESETS
 
 WRAPPER, PREFIX = "model.", "model_ema."
 COUNTERS = (PREFIX + "decay", PREFIX + "num_updates")
+WITHOUT_EMA = ("ldm-imagenet", "ldm-text2img-large")  # configured with `use_ema: False`
 
 
 def ema_name(name: str) -> str:
-    """The name of a weight's average, from that of the weight, which begins with `model.`.
+    """Return the name of a weight's average; the weight's name begins with `model.`.
 
     >>> ema_name("model.diffusion_model.out.2.weight")
     'model_ema.diffusion_modelout2weight'
@@ -39,8 +43,8 @@ def ema_name(name: str) -> str:
     return PREFIX + name.removeprefix(WRAPPER).replace(".", "")
 
 
-def ema_table(table: Mapping[str, Entry]) -> dict[str, Entry]:
-    """A table of `io.compvis.keys` with the averages in place of the weights that have one."""
+def ema_table(table: Mapping[str, KeyEntry]) -> dict[str, KeyEntry]:
+    """Return a key table with the averages in place of the weights that have one."""
     return {
         ours: replace(entry, name=ema_name(entry.name)) if entry.name.startswith(WRAPPER) else entry
         for ours, entry in table.items()
@@ -48,20 +52,17 @@ def ema_table(table: Mapping[str, Entry]) -> dict[str, Entry]:
 
 
 def has_averages(names: Iterable[str]) -> bool:
-    """Whether a file holds averages, by the names that the tables use; the numbers are none."""
+    """Whether canonical tensor names include averages; the scalar counters alone do not count."""
     return any(name.startswith(PREFIX) and name not in COUNTERS for name in names)
 
 
-def draws_with_averages(config: ModelConfig) -> bool:
-    """Whether the makers of such a model draw with its averages: latent diffusion's do, Stable
-    Diffusion's, whose models are those that read their prompts with CLIP, do not."""
-    return config.text_encoder.model_type != "clip"
+def uses_ema(config: ModelConfig) -> bool:
+    """`use_ema` of the family's original configuration; the text encoder identifies the family."""
+    text = config.text_encoder
+    without = [LDM_PRESETS[name].text_encoder for name in WITHOUT_EMA]
+    return text.model_type != "clip" and text not in without
 
 
-def were_updated(file: Mapping[str, np.ndarray], names: Mapping[str, str]) -> bool:
-    """Whether training moved the averages: not where their `num_updates` is 0.
-
-    `names`: the name that the tables use -> the name in the file.
-    """
-    stored = names.get(COUNTERS[1])
-    return stored is None or bool(np.any(file[stored] != 0))
+def were_updated(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Whether training updated the averages, that is, `num_updates` is absent or not 0."""
+    return COUNTERS[1] not in tensors or bool(np.any(tensors[COUNTERS[1]] != 0))

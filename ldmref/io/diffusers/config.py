@@ -1,18 +1,20 @@
-"""The configurations of diffusers and transformers, read field by field.
+"""Network configurations of diffusers and transformers, read field by field.
 
-Every field is either understood or must have the value that means "nothing special"; anything else
-is refused, because ignoring it would draw another picture.
+A field is either understood or must have the value that leaves the network unchanged; anything else
+is refused, because ignoring it would give another picture.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from ldmref.errors import CorruptModelError
+from ldmref.errors import CorruptModelError, InputError
 from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig
 
-# Fields that change the network when they have another value than these.
+# Fields whose other values would change the network -> the values that do not.
 UNET_PLAIN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",), "center_input_sample": (False,), "flip_sin_to_cos": (True,),
     "freq_shift": (0,), "mid_block_scale_factor": (1,), "downsample_padding": (1,),
@@ -32,144 +34,171 @@ VAE_PLAIN: dict[str, tuple[Any, ...]] = {
     "shift_factor": (None, 0, 0.0), "latents_mean": (None,),
     "latents_std": (None,),
 }  # fmt: skip
-# What the classes of diffusers and transformers take where a configuration leaves a field out.
+# Defaults of the classes in diffusers and transformers, for fields that a configuration omits.
 UNET_DEFAULTS: dict[str, Any] = {
     "in_channels": 4, "out_channels": 4, "block_out_channels": (320, 640, 1280, 1280),
     "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
     "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3, "cross_attention_dim": 1280,
+    "layers_per_block": 2, "attention_head_dim": 8, "transformer_layers_per_block": 1,
+    "use_linear_projection": False, "norm_num_groups": 32, "norm_eps": 1e-5,
+    "addition_embed_type": None, "addition_time_embed_dim": None,
+    "projection_class_embeddings_input_dim": None,
 }  # fmt: skip
 VAE_DEFAULTS: dict[str, Any] = {
-    "latent_channels": 4, "block_out_channels": (64,), "layers_per_block": 1,
+    "in_channels": 3, "out_channels": 3, "latent_channels": 4, "block_out_channels": (64,),
+    "layers_per_block": 1, "norm_num_groups": 32, "scaling_factor": 0.18215,
+    "mid_block_add_attention": True,
 }  # fmt: skip
 TEXT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 49408, "hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 12,
-    "num_attention_heads": 8, "max_position_embeddings": 77,
+    "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
+    "layer_norm_eps": 1e-5, "projection_dim": 512, "eos_token_id": 49407,
 }  # fmt: skip
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON object.
+
+    Raises:
+        InputError, CorruptModelError: the file is missing, or holds something else.
+    """
+    try:
+        data = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(
+            f"{path.parent.name}/{path.name} cannot be read: {error.strerror}", code="E-MODEL"
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise config_error(f"{path.name} is not JSON") from error
+    if not isinstance(data, dict):
+        raise config_error(f"{path.name} is not a JSON object")
+    return data
+
+
+def config_error(message: str, hint: str = "") -> CorruptModelError:
+    """The error of a configuration that is damaged or not supported."""
+    return CorruptModelError(message, code="E-CONFIG", hint=hint)
+
+
 def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: str) -> None:
-    """Refuse a configuration in which a field of `plain` has another value than those listed."""
+    """Refuse a configuration in which a field of `plain` has a value that is not listed there."""
     for name, values in plain.items():
         if name in data and data[name] not in values:
-            raise CorruptModelError(
+            raise config_error(
                 f"{where} has {name} = {data[name]!r}, which is not supported",
-                code="E-CONFIG",
                 hint=f"supported: {', '.join(map(str, values))}",
             )
+
+
+def require_class(kind: object, supported: Collection[str], where: str, code: str) -> None:
+    """Refuse a class of diffusers that is not supported; `where` says where it was found."""
+    if kind not in supported:
+        raise CorruptModelError(
+            f"{where} a {kind}, which is not supported",
+            code=code,
+            hint="supported: " + ", ".join(sorted(supported)),
+        )
+
+
+def attention_levels(
+    down: Sequence[str], up: Sequence[str], plain: str, attention: str, where: str
+) -> tuple[bool, ...]:
+    """Whether each level has attention, from the types of the blocks.
+
+    Args:
+        down: types from the outermost level inwards.
+        up: types from the innermost level outwards; must mirror `down`.
+        plain: the type of down blocks without attention.
+        attention: the type of those with it.
+        where: start of the error's message.
+    """
+    down, up = list(down), list(up)
+    mirrored = [k.replace("Down", "Up").replace("Encoder", "Decoder") for k in reversed(down)]
+    if not {*down} <= {plain, attention} or up != mirrored:
+        raise config_error(f"{where} has blocks {down} and {up}, which are not supported")
+    return tuple(kind == attention for kind in down)
 
 
 def _per_level(value: Any, levels: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (int(value),) * levels
 
 
-def unet_config(data: Mapping[str, Any]) -> UNetConfig:
-    """A `UNet2DConditionModel`'s config.json.
-
-    Its `attention_head_dim` is the number of heads, whatever the name says.
-    """
-    data = UNET_DEFAULTS | dict(data)
-    require_plain(data, UNET_PLAIN, "the U-Net's configuration")
-    channels = tuple(data["block_out_channels"])
-    levels = len(channels)
-    kinds, up = list(data["down_block_types"]), list(data["up_block_types"])
-    known = {"CrossAttnDownBlock2D": True, "DownBlock2D": False}
-    mirrored = [kind.replace("Down", "Up") for kind in reversed(kinds)]
-    if not set(kinds) <= set(known) or up != mirrored:
-        raise CorruptModelError(
-            f"the U-Net's configuration has blocks {kinds} and {up}, which are not supported",
-            code="E-CONFIG",
-        )
-    layers = data.get("layers_per_block", 2)
-    if not isinstance(layers, int):
-        raise CorruptModelError("the U-Net's layers_per_block must be one number", code="E-CONFIG")
-    return UNetConfig(
-        in_channels=data["in_channels"],
-        out_channels=data["out_channels"],
-        sample_size=trained_size(data)[0],
-        block_out_channels=channels,
-        layers_per_block=layers,
-        attention_levels=tuple(known[kind] for kind in kinds),
-        num_heads=_per_level(data.get("attention_head_dim", 8), levels),
-        transformer_layers_per_block=_per_level(
-            data.get("transformer_layers_per_block", 1), levels
-        ),
-        cross_attention_dim=data["cross_attention_dim"],
-        addition_embed_type=data.get("addition_embed_type") or "",
-        addition_time_embed_dim=data.get("addition_time_embed_dim") or 256,
-        projection_class_embeddings_input_dim=data.get("projection_class_embeddings_input_dim")
-        or 2816,
-        use_linear_projection=data.get("use_linear_projection", False),
-        norm_num_groups=data.get("norm_num_groups", 32),
-        norm_eps=float(data.get("norm_eps", 1e-5)),
-    )
+def unet_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields that every U-Net of diffusers shares with ours."""
+    names = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
+    return {name: data[name] for name in names} | {
+        "sample_size": trained_size(data)[0],
+        "block_out_channels": tuple(data["block_out_channels"]),
+        "norm_eps": float(data["norm_eps"]),
+    }
 
 
 def trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
-    """Latent height and width of a U-Net's `sample_size`: one number, or two."""
+    """Latent height and width: a U-Net's `sample_size`, one number or two."""
     size = data.get("sample_size") or 64
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return height, width
 
 
-def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
-    """An `AutoencoderKL`'s or a `VQModel`'s config.json."""
-    plain, codebook = VAE_PLAIN, 0
-    vq = data.get("_class_name") == "VQModel"
-    defaults: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else {})
-    data = defaults | dict(data)
-    if vq:
-        codebook, latents = data.get("num_vq_embeddings", 256), data["latent_channels"]
-        plain = VAE_PLAIN | {"norm_type": ("group",), "lookup_from_codebook": (False,)}
-        plain |= {"vq_embed_dim": (None, latents)}
-    require_plain(data, plain, "the autoencoder's configuration")
-    return AutoencoderConfig(
-        codebook_size=codebook,
-        attention_levels=_autoencoder_attention(data),
-        mid_block_add_attention=data.get("mid_block_add_attention", True),
-        in_channels=data.get("in_channels", 3),
-        out_channels=data.get("out_channels", 3),
-        latent_channels=data["latent_channels"],
-        block_out_channels=tuple(data["block_out_channels"]),
-        layers_per_block=data["layers_per_block"],
-        norm_num_groups=data.get("norm_num_groups", 32),
-        scaling_factor=float(data.get("scaling_factor", 0.18215)),
+def unet_config(data: Mapping[str, Any]) -> UNetConfig:
+    """Convert the configuration of a `UNet2DConditionModel`.
+
+    Its `attention_head_dim` is the number of heads, whatever the name says.
+    """
+    data, where = UNET_DEFAULTS | dict(data), "the U-Net's configuration"
+    require_plain(data, UNET_PLAIN, where)
+    if not isinstance(data["layers_per_block"], int):
+        raise config_error("the U-Net's layers_per_block must be one number")
+    blocks = data["down_block_types"], data["up_block_types"]
+    levels = len(data["block_out_channels"])
+    return UNetConfig(
+        **unet_fields(data),
+        attention_levels=attention_levels(*blocks, "DownBlock2D", "CrossAttnDownBlock2D", where),
+        num_heads=_per_level(data["attention_head_dim"], levels),
+        transformer_layers_per_block=_per_level(data["transformer_layers_per_block"], levels),
+        cross_attention_dim=data["cross_attention_dim"],
+        use_linear_projection=data["use_linear_projection"],
+        addition_embed_type=data["addition_embed_type"] or "",
+        addition_time_embed_dim=data["addition_time_embed_dim"] or 256,
+        projection_class_embeddings_input_dim=data["projection_class_embeddings_input_dim"] or 2816,
     )
 
 
-def _autoencoder_attention(data: Mapping[str, Any]) -> tuple[bool, ...]:
-    """Which levels have attention; () where none has."""
-    levels = len(data["block_out_channels"])
-    known = {"DownEncoderBlock2D": False, "AttnDownEncoderBlock2D": True}
-    down = data.get("down_block_types") or ["DownEncoderBlock2D"] * levels
-    up = data.get("up_block_types") or ["UpDecoderBlock2D"] * levels
-    mirrored = [k.replace("Down", "Up").replace("Encoder", "Decoder") for k in reversed(down)]
-    if not set(down) <= set(known) or list(up) != mirrored:
-        raise CorruptModelError(
-            f"the autoencoder has blocks {down} and {up}, which are not supported", code="E-CONFIG"
-        )
-    attends = tuple(known[kind] for kind in down)
-    return attends if any(attends) else ()
+def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
+    """Convert the configuration of an `AutoencoderKL` or a `VQModel`."""
+    plain, vq = VAE_PLAIN, data.get("_class_name") == "VQModel"
+    fields: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else {})
+    fields |= {name: data[name] for name in fields if name in data}
+    if vq:
+        plain = plain | {"norm_type": ("group",), "lookup_from_codebook": (False,),
+                         "vq_embed_dim": (None, fields["latent_channels"])}  # fmt: skip
+    require_plain(data, plain, "the autoencoder's configuration")
+    levels = len(fields["block_out_channels"])
+    down = data.get("down_block_types") or ("DownEncoderBlock2D",) * levels
+    up = data.get("up_block_types") or ("UpDecoderBlock2D",) * levels
+    kinds = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
+    attends = attention_levels(down, up, *kinds, "the autoencoder")
+    fields["block_out_channels"] = tuple(fields["block_out_channels"])
+    fields["scaling_factor"] = float(fields["scaling_factor"])
+    return AutoencoderConfig(
+        **fields,
+        attention_levels=attends if any(attends) else (),
+        codebook_size=data.get("num_vq_embeddings", 256) if vq else 0,
+    )
 
 
 def text_config(data: Mapping[str, Any], xl: bool = False, class_name: str = "") -> TextConfig:
-    """A CLIP text encoder's config.json; SDXL takes its penultimate layer without the last norm.
+    """Convert the configuration of a CLIP text encoder.
 
-    `class_name`: that model_index.json names; where it is "", what the file says.
+    Args:
+        data: config.json.
+        xl: whether the model is SDXL, which takes the penultimate layer without the last norm.
+        class_name: the class that model_index.json names; "": the one in `data`.
     """
     data = TEXT_DEFAULTS | dict(data)
-    named = [class_name] if class_name else data.get("architectures") or []
-    projected = "CLIPTextModelWithProjection" in named
-    return TextConfig(
-        vocab_size=data["vocab_size"],
-        hidden_size=data["hidden_size"],
-        intermediate_size=data["intermediate_size"],
-        num_hidden_layers=data["num_hidden_layers"],
-        num_attention_heads=data["num_attention_heads"],
-        max_position_embeddings=data["max_position_embeddings"],
-        hidden_act=data.get("hidden_act", "quick_gelu"),
-        layer_norm_eps=float(data.get("layer_norm_eps", 1e-5)),
-        projection_dim=data.get("projection_dim", 512) if projected else 0,
-        eos_token_id=data.get("eos_token_id", 49407),
-        skipped_layers=1 if xl else 0,
-        final_norm=not xl,
-    )
+    classes = [class_name] if class_name else data.get("architectures") or []
+    fields = {name: data[name] for name in TEXT_DEFAULTS}
+    fields["layer_norm_eps"] = float(fields["layer_norm_eps"])
+    if "CLIPTextModelWithProjection" not in classes:
+        fields["projection_dim"] = 0
+    return TextConfig(**fields, skipped_layers=1 if xl else 0, final_norm=not xl)

@@ -1,20 +1,23 @@
-"""Folders of the latent diffusion paper's models, as diffusers lays them out: LDMPipeline,
+"""diffusers folders of the latent diffusion paper's models: LDMPipeline,
 LDMSuperResolutionPipeline and LDMTextToImagePipeline."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.config import (
     UNET_PLAIN,
+    attention_levels,
     autoencoder_config,
+    config_error,
+    read_json,
     require_plain,
     trained_size,
     unet_config,
+    unet_fields,
 )
 from ldmref.io.diffusers.scheduler import scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig, UNetConfig
@@ -30,27 +33,34 @@ UNET2D_PLAIN: dict[str, tuple[Any, ...]] = UNET_PLAIN | {
 BERT_PLAIN: dict[str, tuple[Any, ...]] = {
     "activation_function": ("gelu",), "scale_embedding": (False,),
 }  # fmt: skip
-UNET2D_DEFAULTS: dict[str, Any] = {  # of the class, where the configuration leaves a field out
+# Defaults of the classes, for fields that a configuration omits.
+UNET2D_DEFAULTS: dict[str, Any] = {
     "in_channels": 3, "out_channels": 3, "block_out_channels": (224, 448, 672, 896),
     "down_block_types": ("DownBlock2D",) + ("AttnDownBlock2D",) * 3,
-    "up_block_types": ("AttnUpBlock2D",) * 3 + ("UpBlock2D",),
+    "up_block_types": ("AttnUpBlock2D",) * 3 + ("UpBlock2D",), "downsample_type": "conv",
+    "upsample_type": "conv", "attention_head_dim": 8, "norm_num_groups": 32,
+    "attn_norm_num_groups": None, "norm_eps": 1e-5, "layers_per_block": 2,
+    "resnet_time_scale_shift": "default",
 }  # fmt: skip
 BERT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 30522, "d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32,
-    "encoder_attention_heads": 8, "max_position_embeddings": 77,
+    "encoder_attention_heads": 8, "max_position_embeddings": 77, "head_dim": 64,
 }  # fmt: skip
 
 
-def ldm_config(folder: Path, kind: str, read_json: Callable[[Path], dict[str, Any]]) -> ModelConfig:
-    """The configuration of such a folder, without its weights.
+def ldm_config(folder: Path, kind: str) -> ModelConfig:
+    """Read the configuration of a folder.
+
+    Args:
+        folder: where model_index.json is.
+        kind: class of the pipeline, one of `LDM_PIPELINES`.
 
     Raises:
         InputError: a file is missing.
         CorruptModelError: a configuration asks for something that is not supported.
     """
-    vae_data = read_json(folder / FOLDERS["vae"] / "config.json")
+    vae = autoencoder_config(read_json(folder / FOLDERS["vae"] / "config.json"))
     unet_data = read_json(folder / "unet" / "config.json")
-    vae = autoencoder_config(vae_data)
     text = TextConfig(model_type="none", num_hidden_layers=1)
     if kind == "LDMTextToImagePipeline":
         unet = unet_config(unet_data)
@@ -58,7 +68,7 @@ def ldm_config(folder: Path, kind: str, read_json: Callable[[Path], dict[str, An
     else:
         unet = unet2d_config(unet_data)
     superres = kind == "LDMSuperResolutionPipeline"
-    if superres:  # its pipeline has no scaling factor
+    if superres:  # the pipeline does not scale latents
         vae = replace(vae, scaling_factor=1.0)
     height, width = (side * vae.factor for side in trained_size(unet_data))
     config = ModelConfig(
@@ -75,62 +85,47 @@ def ldm_config(folder: Path, kind: str, read_json: Callable[[Path], dict[str, An
 
 
 def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
-    """A `UNet2DModel`'s config.json; its `attention_head_dim` is the width of a head."""
-    data = UNET2D_DEFAULTS | dict(data)
-    require_plain(data, UNET2D_PLAIN, "the U-Net's configuration")
-    channels, levels = tuple(data["block_out_channels"]), len(data["block_out_channels"])
-    down, up = list(data["down_block_types"]), list(data["up_block_types"])
-    kinds = (data.get("downsample_type", "conv"), data.get("upsample_type", "conv"))
-    attends = tuple(kind == "AttnDownBlock2D" for kind in down)
-    resnet = kinds == ("resnet", "resnet")
-    if (
-        (kinds != ("conv", "conv") and not resnet)
-        or not _are_blocks(down, attends, resnet, "Down", "Downsample")
-        or not _are_blocks(up, attends[::-1], resnet, "Up", "Upsample")
-    ):
-        raise CorruptModelError(
-            f"the U-Net's configuration has blocks {down} and {up}, which are not supported",
-            code="E-CONFIG",
-        )
-    width = data.get("attention_head_dim", 8)
-    groups = data.get("norm_num_groups", 32)
-    if data.get("attn_norm_num_groups") not in (None, groups):
-        raise CorruptModelError("the U-Net's attn_norm_num_groups is unlike its norm_num_groups",
-                                code="E-CONFIG")  # fmt: skip
+    """Convert the configuration of a `UNet2DModel`.
+
+    Its `attention_head_dim` is the width of a head.
+    """
+    data, where = UNET2D_DEFAULTS | dict(data), "the U-Net's configuration"
+    require_plain(data, UNET2D_PLAIN, where)
+    if data["downsample_type"] != data["upsample_type"]:
+        raise config_error(f"{where} has a downsample_type that differs from its upsample_type")
+    if data["attn_norm_num_groups"] not in (None, data["norm_num_groups"]):
+        raise config_error("the U-Net's attn_norm_num_groups differs from its norm_num_groups")
+    resnet, head_dim = data["downsample_type"] == "resnet", data["attention_head_dim"]
+    down = _same_resampling(
+        data["down_block_types"], "DownBlock2D", "ResnetDownsampleBlock2D", resnet
+    )
+    up = _same_resampling(data["up_block_types"], "UpBlock2D", "ResnetUpsampleBlock2D", resnet)
+    channels = data["block_out_channels"]
     return UNetConfig(
-        in_channels=data["in_channels"],
-        out_channels=data["out_channels"],
-        sample_size=trained_size(data)[0],
-        block_out_channels=channels,
-        layers_per_block=data.get("layers_per_block", 2),
-        attention_levels=attends,
+        **unet_fields(data),
+        attention_levels=attention_levels(down, up, "DownBlock2D", "AttnDownBlock2D", where),
         attention="self",
-        num_heads=tuple(1 if width is None else c // width or 1 for c in channels),
-        transformer_layers_per_block=(1,) * levels,
+        num_heads=tuple(1 if head_dim is None else c // head_dim or 1 for c in channels),
+        transformer_layers_per_block=(1,) * len(channels),
         cross_attention_dim=0,
-        resnet_time_scale_shift=data.get("resnet_time_scale_shift", "default"),
+        resnet_time_scale_shift=data["resnet_time_scale_shift"],
         resnet_updown=resnet,
-        norm_num_groups=groups,
-        norm_eps=float(data.get("norm_eps", 1e-5)),
     )
 
 
-def _are_blocks(
-    kinds: list[str], attends: tuple[bool, ...], resnet: bool, way: str, resample: str
-) -> bool:
-    """Whether blocks without attention resample as the others do; the last does not resample."""
-    plain, other = f"{way}Block2D", f"Resnet{resample}Block2D"
-    last = len(attends) - 1
-    return len(kinds) == len(attends) and all(
-        kind == f"Attn{way}Block2D"
-        if attend
-        else kind in ((plain, other) if i == last else (other if resnet else plain,))
-        for i, (kind, attend) in enumerate(zip(kinds, attends, strict=True))
-    )
+def _same_resampling(kinds: Sequence[str], conv: str, resnet: str, by_resnet: bool) -> list[str]:
+    """Types of blocks in the form for convolutions, if all resample alike.
+
+    Blocks without attention must resample like the others, except for the last, which does not
+    resample.
+    """
+    swapped = {conv: resnet, resnet: conv} if by_resnet else {}
+    types = [swapped.get(kind, kind) for kind in kinds]
+    return [*types[:-1], conv] if types[-1:] == [resnet] else types
 
 
 def ldmbert_config(data: Mapping[str, Any]) -> TextConfig:
-    """An `LDMBertModel`'s config.json."""
+    """Convert the configuration of an `LDMBertModel`."""
     data = BERT_DEFAULTS | dict(data)
     require_plain(data, BERT_PLAIN, "the text encoder's configuration")
     return TextConfig(
@@ -140,7 +135,7 @@ def ldmbert_config(data: Mapping[str, Any]) -> TextConfig:
         intermediate_size=data["encoder_ffn_dim"],
         num_hidden_layers=data["encoder_layers"],
         num_attention_heads=data["encoder_attention_heads"],
-        head_dim=data.get("head_dim", 64),
+        head_dim=data["head_dim"],
         max_position_embeddings=data["max_position_embeddings"],
         hidden_act="gelu",
     )

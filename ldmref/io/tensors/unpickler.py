@@ -1,7 +1,7 @@
 """A pickle reader that knows tensors, plain containers, numbers and strings, and nothing else.
 
-A pickle is a program: it names functions and calls them. Here every name is looked up in a short
-table of our own, nothing is ever imported, and whatever is not in the table is refused by name.
+A pickle is a program: it names functions and calls them. Here every name is looked up in a fixed
+table, nothing is ever imported, and a name outside the table is an error.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STORAGES = {
     "LongStorage": "I64", "IntStorage": "I32", "ShortStorage": "I16", "CharStorage": "I8",
     "ByteStorage": "U8", "BoolStorage": "BOOL",
 }  # fmt: skip
-MAX_MEMO = 10_000_000  # the memo is a table that the pickle sizes itself
+MAX_MEMO = 10_000_000  # entries; the pickle chooses the size
 NESTING = 64
 
 
@@ -36,7 +36,7 @@ class Storage:
 
 @dataclass(frozen=True, slots=True)
 class LazyTensor:
-    """A view of a storage, read when it is needed: `strides` and `offset` count numbers."""
+    """A view of a storage, read on demand; `strides` and `offset` are in numbers, not bytes."""
 
     storage: Storage
     offset: int
@@ -45,7 +45,7 @@ class LazyTensor:
 
 
 class Table(dict):
-    """An OrderedDict without attributes; what torch hangs on it (`_metadata`) is dropped."""
+    """Stand-in for OrderedDict; the attributes that torch sets (`_metadata`) are dropped."""
 
     __slots__ = ()
 
@@ -54,7 +54,7 @@ class Table(dict):
 
 
 class Name:
-    """What stands in the pickle's world for an allowed name: it can be called, and nothing else."""
+    """Stand-in for an allowed global; it can be called, and nothing else."""
 
     __slots__ = ("_call",)
 
@@ -71,12 +71,12 @@ class Name:
         raise UnsafeFileError("the pickle changes a function", code="E-PICKLE")
 
 
-def load_pickle(stream: BinaryIO, what: str) -> Any:
-    """The object of one pickle, read to its end and no further.
+def load_pickle(stream: BinaryIO, file: str) -> Any:
+    """Load one pickle, reading to its end and no further; tensors become `LazyTensor`.
 
     Args:
-        stream: seekable; tensors come out as `LazyTensor`.
-        what: the file's name, for errors.
+        stream: seekable.
+        file: name for errors.
 
     Raises:
         UnsafeFileError: it names anything but tensors and plain containers.
@@ -86,18 +86,18 @@ def load_pickle(stream: BinaryIO, what: str) -> Any:
     try:
         _scan(stream)
         stream.seek(start)
-        return _Unpickler(stream, what).load()
+        return _Unpickler(stream, file).load()
     except UnsafeFileError:
         raise
     except Exception as error:  # a damaged pickle may fail in any way
         raise CorruptModelError(
-            f"{what} is damaged: its pickle cannot be read ({type(error).__name__})",
+            f"{file} is damaged: its pickle cannot be read ({type(error).__name__})",
             code="E-PICKLE-DAMAGED",
         ) from error
 
 
 def _scan(stream: BinaryIO) -> None:
-    """Read through the operations without doing any, for what would cost memory or time."""
+    """Refuse operations that could cost much memory or time, without executing any."""
     for operation, argument, _ in pickletools.genops(stream):
         name = operation.name
         if name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= MAX_MEMO:
@@ -107,9 +107,9 @@ def _scan(stream: BinaryIO) -> None:
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, stream: BinaryIO, what: str):
+    def __init__(self, stream: BinaryIO, file: str):
         super().__init__(stream, encoding="utf-8")
-        self.what = what
+        self.file = file
 
     def find_class(self, module: str, name: str) -> Any:
         if module == "torch" and name in STORAGES:
@@ -117,7 +117,7 @@ class _Unpickler(pickle.Unpickler):
         known = NAMES.get((module, name))
         if known is None:
             raise UnsafeFileError(
-                f"{self.what} names {module}.{name}, which is no tensor and could run code",
+                f"{self.file} names {module}.{name}, which is not a tensor and could run code",
                 code="E-PICKLE",
                 hint="ask for a safetensors file, or one with the weights only",
             )
@@ -135,7 +135,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _StorageKind:
-    """A storage's type; it is named in the pickle and never called."""
+    """Data type of a storage; the pickle names it and never calls it."""
 
     __slots__ = ("name",)
 
@@ -147,7 +147,7 @@ class _StorageKind:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> LazyTensor:
-    """torch._utils._rebuild_tensor_v2; the view must lie within its storage."""
+    """torch._utils._rebuild_tensor_v2, for a view that lies within its storage."""
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError("tensor")
@@ -169,25 +169,21 @@ def _parameter(tensor: Any, *_: Any) -> LazyTensor:
 
 
 def _bytes(text: Any, codec: Any) -> bytes:
-    """_codecs.encode as protocol 2 uses it: bytes, written as text."""
+    """_codecs.encode, by which protocol 2 writes bytes as text."""
     if not isinstance(text, str) or codec != "latin1":
         raise ValueError("bytes")
     return text.encode("latin1")
 
 
-def _size(shape: Any = ()) -> tuple:
-    return tuple(shape)
-
-
 NAMES: dict[tuple[str, str], Callable] = {
     ("torch._utils", "_rebuild_tensor_v2"): _tensor,
     ("torch._utils", "_rebuild_parameter"): _parameter,
-    ("torch", "Size"): _size,
+    ("torch", "Size"): tuple,
     ("_codecs", "encode"): _bytes,
     ("collections", "OrderedDict"): Table,
 }
 
 
-def load_pickle_bytes(data: bytes, what: str) -> Any:
-    """`load_pickle` of bytes."""
-    return load_pickle(io.BytesIO(data), what)
+def load_pickle_bytes(data: bytes, file: str) -> Any:
+    """Load a pickle from bytes; see `load_pickle`."""
+    return load_pickle(io.BytesIO(data), file)

@@ -1,6 +1,6 @@
 """Write safetensors, tensor by tensor, so that a file may be larger than memory.
 
-The `safetensors` library needs every tensor in memory at once, and from NumPy has no bfloat16.
+The `safetensors` library needs every tensor in memory at once, and has no bfloat16 for NumPy.
 """
 
 from __future__ import annotations
@@ -13,43 +13,40 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.errors import OutputError
-from ldmref.io.atomic import whole_file
+from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.tensors.safetensors import DTYPES
 
 KINDS = {dtype: kind for kind, dtype in DTYPES.items() if kind != "BF16"}
 
 
-class Source(NamedTuple):
-    """A tensor to write: its type in safetensors, its shape, and how to get its numbers."""
+class TensorSource(NamedTuple):
+    """A tensor to write: its type in safetensors, its shape, and a function that reads it."""
 
     kind: str
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
 
 
-def source(tensor: np.ndarray) -> Source:
-    """An array as it is."""
-    return Source(KINDS[tensor.dtype.newbyteorder("<")], tensor.shape, lambda: tensor)
+def source(tensor: np.ndarray) -> TensorSource:
+    """The source of an array in memory."""
+    return TensorSource(KINDS[tensor.dtype.newbyteorder("<")], tensor.shape, lambda: tensor)
 
 
 def write_tensors(
     path: Path,
-    tensors: Mapping[str, Source],
+    tensors: Mapping[str, TensorSource],
     metadata: Mapping[str, str] | None = None,
     *,
     overwrite: bool = False,
 ) -> None:
-    """Write a safetensors file; it appears whole or not at all.
+    """Write a safetensors file; it appears complete or not at all.
 
-    The tensors lie in the order of falling size of their numbers, then of their names, so that each
-    is aligned.
+    The tensors are sorted by decreasing item size, then by name, which aligns each of them.
 
     Raises:
         OutputError: the file exists (unless `overwrite`), or cannot be written.
     """
-    if path.exists() and not overwrite:
-        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
+    check_writable(path, overwrite)
     order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].kind].itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -59,10 +56,10 @@ def write_tensors(
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with whole_file(path, overwrite=overwrite) as file:
+    with atomic_write(path, overwrite=overwrite) as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in order:
             kind, shape, read = tensors[name]
-            numbers = np.asarray(read(), DTYPES[kind], order="C")
-            assert numbers.shape == tuple(shape)
-            file.write(numbers.data if numbers.size else b"")
+            array = np.asarray(read(), DTYPES[kind], order="C")
+            assert array.shape == tuple(shape)
+            file.write(array.data if array.size else b"")

@@ -1,0 +1,179 @@
+"""Key tables: for each tensor of a network, its name and layout in a checkpoint format.
+
+A table has one entry per tensor and is a bijection. It is built from the configuration by exact
+names (`key_table`), never by rewriting the names of a file, so a file either fits a table, tensor
+by tensor, or is refused with a report.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import TypeVar
+
+import numpy as np
+
+from ldmref.io.key_report import KeyReport, Shape, compare
+
+Config = TypeVar("Config")
+ONE_BY_ONE = {"matrix": (), "conv1d": (1,), "conv": (1, 1)}  # form -> trailing axes
+
+
+@dataclass(frozen=True)
+class KeyEntry:
+    """Name and layout of one tensor in a checkpoint; `shape` is ours.
+
+    `third`: which of query (0), key (1) and value (2), if the three are stacked along the first
+    axis. With several `heads` the stack is interleaved: query, key and value of the first head,
+    then of the next (QKVAttentionLegacy). `form`: "" as ours; "matrix", "conv1d" or "conv", a
+    matrix with no, one or two trailing axes of length 1, each of which may stand for the others;
+    or "transposed".
+    """
+
+    name: str
+    shape: Shape
+    third: int | None = None
+    form: str = ""
+    heads: int = 1
+
+    @property
+    def stored_shape(self) -> Shape:
+        """Shape in the checkpoint."""
+        shape = self.shape if self.third is None else (3 * self.shape[0], *self.shape[1:])
+        return shape[::-1] if self.form == "transposed" else shape + ONE_BY_ONE.get(self.form, ())
+
+    def read(self, stored: np.ndarray) -> np.ndarray:
+        """Our tensor, from the stored one."""
+        if self.form == "transposed":  # contiguous: else another BLAS routine, and other last bits
+            return np.ascontiguousarray(stored.T)
+        if self.third is None:
+            return stored.reshape(self.shape)
+        rows = self.shape[0] // self.heads
+        stack = stored.reshape(self.heads, 3, rows, *self.shape[1:])
+        return stack[:, self.third].reshape(self.shape)
+
+
+KeyTable = Mapping[str, KeyEntry]  # our name -> entry
+
+
+def key_table(
+    shapes: Mapping[str, Shape], blocks: Mapping[str, str], modules: Mapping[str, str] | None = None
+) -> dict[str, KeyEntry]:
+    """Build a table from exact pairs of paths (ours -> theirs).
+
+    Args:
+        shapes: every tensor of the network.
+        blocks: paths of blocks or tensors; the longest that contains a tensor counts. "" contains
+            all.
+        modules: paths within a block, of modules or tensors, that differ.
+
+    Raises:
+        KeyError: no block contains a tensor.
+    """
+    modules, table = modules or {}, {}
+    for name, shape in shapes.items():
+        block = name
+        while block not in blocks:
+            if not block:
+                raise KeyError(name)
+            block = block.rpartition(".")[0]
+        inner = name.removeprefix(block).removeprefix(".")
+        module, _, leaf = inner.rpartition(".")
+        path = (modules[inner],) if inner in modules else (modules.get(module, module), leaf)
+        table[name] = KeyEntry(".".join(filter(None, (blocks[block], *path))), shape)
+    return table
+
+
+def prefixed(ours: str, theirs: str, table: KeyTable) -> dict[str, KeyEntry]:
+    """The table with a prefix before our names and one before theirs."""
+    return {ours + n: replace(e, name=theirs + e.name) for n, e in table.items()}
+
+
+def with_attention_form(table: KeyTable, form: str) -> dict[str, KeyEntry]:
+    """The table with the matrices of attention layers stored in another form."""
+    return {
+        name: replace(entry, form=form)
+        if ".attentions." in name and ".to_" in name and len(entry.shape) == 2
+        else entry
+        for name, entry in table.items()
+    }
+
+
+def stored_shapes(table: KeyTable) -> dict[str, Shape]:
+    """Names and shapes of the file that a table describes."""
+    return {entry.name: entry.stored_shape for entry in table.values()}
+
+
+def fit(shapes: Mapping[str, Shape], table: KeyTable, ignorable: Collection[str] = ()) -> KeyReport:
+    """Compare the shapes of a file with a table.
+
+    `ignorable`: names that may be present although the table lacks them.
+    """
+    have = dict(shapes)
+    for entry in table.values():
+        name, want = entry.name, entry.stored_shape
+        if entry.form in ONE_BY_ONE and name in have and _bare(have[name]) == _bare(want):
+            have[name] = want
+    return compare(have, stored_shapes(table), ignorable)
+
+
+def matching(pattern: str, names: Iterable[str]) -> set[str]:
+    """The names that a pattern matches in full."""
+    return {name for name in names if re.fullmatch(pattern, name)}
+
+
+def _bare(shape: Shape) -> Shape:
+    """The shape without trailing axes of length 1."""
+    while shape[-1:] == (1,):
+        shape = shape[:-1]
+    return shape
+
+
+def first_fit(
+    shapes: Mapping[str, Shape],
+    candidates: Iterable[tuple[Config, KeyTable]],
+    what: str,
+    hint: str = "",
+    ignorable: Collection[str] = (),
+) -> tuple[Config, KeyTable]:
+    """Return the first candidate that a file fits.
+
+    Raises:
+        KeyMismatchError: none fits; says `what` and lists the problems with the nearest.
+    """
+    reports = []
+    for config, table in candidates:
+        reports.append(fit(shapes, table, ignorable))
+        if reports[-1].fits:
+            return config, table
+    max(reports, key=lambda report: report.likeness).require(what, hint)
+    raise AssertionError("one of the reports fits")
+
+
+# -- tensors --------------------------------------------------------------------------------------
+
+
+def to_native(tensors: Mapping[str, np.ndarray], table: KeyTable) -> dict[str, np.ndarray]:
+    """Our tensors from those of a checkpoint."""
+    stored = {name: tensors[name] for name in {entry.name for entry in table.values()}}
+    return {name: entry.read(stored[entry.name]) for name, entry in table.items()}
+
+
+def to_compvis(flat: Mapping[str, np.ndarray], table: KeyTable) -> dict[str, np.ndarray]:
+    """The tensors of a checkpoint from ours; the inverse of `to_native`."""
+    members: dict[str, list[tuple[KeyEntry, np.ndarray]]] = {}
+    for name, entry in table.items():
+        members.setdefault(entry.name, []).append((entry, np.asarray(flat[name])))
+    return {name: np.ascontiguousarray(_stack(tensors)) for name, tensors in members.items()}
+
+
+def _stack(members: Iterable[tuple[KeyEntry, np.ndarray]]) -> np.ndarray:
+    """The stored tensor of one entry, or of query, key and value in any order."""
+    ordered = sorted(members, key=lambda member: member[0].third or 0)
+    entry, tensor = ordered[0]
+    if entry.third is None:
+        return tensor.T if entry.form == "transposed" else tensor.reshape(entry.stored_shape)
+    rows, rest = entry.shape[0] // entry.heads, entry.shape[1:]
+    thirds = [t.reshape(entry.heads, rows, *rest) for _, t in ordered]
+    return np.stack(thirds, axis=1).reshape(entry.stored_shape)
