@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldmref.models.config import TextConfig
-from ldmref.prompts.class_labels import ClassNumbers
+from ldmref.prompts.class_labels import ClassLabelTokenizer
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
@@ -16,11 +16,11 @@ def tokenizer_for(
 ) -> PromptTokenizer:
     """The tokenizer of a text encoder; models that know classes, or nothing, need no files.
 
-    Arguments and errors are those of `clip_files.load_tokenizer` and
+    Arguments and errors are those of `clip_vocabulary.load_tokenizer` and
     `wordpiece.wordpiece_tokenizer`.
     """
     if text.model_type in ("class", "none"):
-        return ClassNumbers(text.vocab_size if text.model_type == "class" else 0)
+        return ClassLabelTokenizer(text.vocab_size if text.model_type == "class" else 0)
     if text.model_type == "ldmbert":
         return wordpiece_tokenizer(source, text.max_position_embeddings)
     return load_tokenizer(source, text.max_position_embeddings, pad=pad)

@@ -138,7 +138,7 @@ class LatentDiffusion:
 
     def tokenize(self, prompts: Sequence[str], reading: PromptOptions | None = None) -> Tokens:
         """Token ids (n, chunks, l), and warnings: words that did not fit or are not known."""
-        return self.tokenizer.read(prompts, reading)
+        return self.tokenizer.tokenize(prompts, reading)
 
     def encode_text(
         self, prompts: Sequence[str], clip_skip: int = 0, reading: PromptOptions | None = None
@@ -196,7 +196,7 @@ class LatentDiffusion:
         states, pooled = [], None
         with ops.inference():
             for config, tokenizer, name in zip(configs, tokenizers, names, strict=False):
-                tokens = tokenizer.read(prompts, reading)
+                tokens = tokenizer.tokenize(prompts, reading)
                 n, chunks, length = tokens.ids.shape
                 ids = ops.asarray(tokens.ids.reshape(n * chunks, length))
                 if config.projection_dim:

@@ -208,6 +208,6 @@ def test_a_vocabulary_without_marks_is_refused():
 
 
 def test_ten_thousand_characters():
-    tokens = TOKENIZER.read(["ab1 " * 2500])
+    tokens = TOKENIZER.tokenize(["ab1 " * 2500])
     assert tokens.ids.shape == (1, 1, 77) and tokens.ids.dtype == np.int64
     assert len(tokens.warnings) == 1 and len(tokens.warnings[0]) < 400

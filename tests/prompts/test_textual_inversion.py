@@ -110,11 +110,11 @@ def test_vectors_of_one_word_stay_in_one_chunk(model):
     _, grown = add_embeddings(
         flatten(model.params.text_encoder)[TABLE], model.tokenizer, [Embedding("<x>", vectors(5))]
     )
-    tokens = grown.read(["a " * 11 + "(<x>:1.5) a"], PromptOptions("chunk", "a1111"))
+    tokens = grown.tokenize(["a " * 11 + "(<x>:1.5) a"], PromptOptions("chunk", "a1111"))
     assert tokens.counts == [2] and tokens.ids[0, 0, 12] == grown.end
     assert tokens.ids[0, 1, 1:6].tolist() == list(range(SIZE, SIZE + 5))
     assert tokens.weights[0, 1].tolist() == [1.0] + [1.5] * 5 + [1.0] * 10
-    [warning] = grown.read(["a " * 11 + "<x> a"]).warnings
+    [warning] = grown.tokenize(["a " * 11 + "<x> a"]).warnings
     assert warning.endswith("left out: <x> a")
 
 
