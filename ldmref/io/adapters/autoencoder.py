@@ -30,6 +30,7 @@ from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.params import flatten
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
+from ldmref.models.validate import check_config
 
 PREFIX = "first_stage_model."
 CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
@@ -95,7 +96,7 @@ def swap_vae(
     rest = {name: tensor for name, tensor in flat.items() if not name.startswith("vae.")}
     swapped = {f"vae.{name}": tensor for name, tensor in vae.tensors.items()}
     config = replace(config, vae=vae.config)
-    config.validate()
+    check_config(config)
     return config, rest | swapped
 
 

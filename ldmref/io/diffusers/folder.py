@@ -30,6 +30,7 @@ from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten
+from ldmref.models.validate import config_from_dict
 
 PIPELINES = {
     "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
@@ -106,7 +107,7 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
         scheduler=scheduler,
         defaults=Defaults(steps=50, **guidance, **size),
     )
-    return ModelConfig.from_dict(config.to_dict())  # which checks every field's type
+    return config_from_dict(config.to_dict())  # checks the type of every field
 
 
 def class_of(index: Mapping[str, Any], part: str) -> str:
