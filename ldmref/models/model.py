@@ -32,7 +32,7 @@ LARGE = 2**26  # numbers
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
-def model_spec(config: ModelConfig) -> Spec:
+def model_spec(config: ModelConfig) -> dict[str, Spec]:
     """The shapes of every parameter: `unet`, `vae`, `text_encoder` and, in SDXL, its second.
 
     Models without prompts have no `text_encoder`; where a map of classes is joined to the latents,
