@@ -186,17 +186,17 @@ def test_textual_inversion_is_that_of_diffusers(tmp_path, folder):
     flat, words = flatten(params), [e for f in files for e in read_embeddings(f)]
     name = "text_model.embeddings.token_embedding.weight"
     flat[name], ours = add_embeddings(flat[name], ours, words)
-    params = unflatten(flat)
+    params = unflatten({name: tensor.astype(np.float64) for name, tensor in flat.items()})
     prompts = ["a <cat-toy> and <many>, red", "<many> <many>", "the heart"]
     converted = Loader().maybe_convert_prompt(prompts, tokenizer)
     want = padded(tokenizer, converted)
     got = ours.encode(prompts)[0]
     assert (got == want).all()
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(want)).last_hidden_state.numpy()
+        expected = theirs.double()(torch.from_numpy(want)).last_hidden_state.numpy()
     config = TextConfig(vocab_size=len(vocabulary.vocab) + 4, **shape)
     hidden = text_encoder(get_backend("numpy", dtype="float64"), params, config, got)
-    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+    np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-10)
 
 
 # -- the real vocabulary --------------------------------------------------------------------------
