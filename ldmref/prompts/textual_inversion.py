@@ -113,7 +113,7 @@ def _check(embedding: Embedding, tokenizer: Tokenizer, width: int, max_vectors: 
         raise CorruptModelError(
             f"the embedding {word!r} has width {d}, the text encoder {width}",
             code="E-EMBEDDING",
-            hint="it was made for another model; 768 is Stable Diffusion 1, 1024 is 2",
+            hint="it was trained for another model; 768 is Stable Diffusion 1, 1024 is 2",
         )
     if not word.strip():
         raise UsageError(f"the embedding {word!r} has no name", code="E-EMBEDDING")

@@ -50,13 +50,15 @@ def test_layouts(tmp_path):
     save_file({"<cat-toy>": two}, tmp_path / "many.safetensors")
     save_file({"emb_params": two.astype(np.float16)}, tmp_path / "bad-hands.safetensors")
     save_file({"clip_l": two, "clip_g": vectors(3, 40)}, tmp_path / "xl.safetensors")
-    [found] = read_embeddings(tmp_path / "learned_embeds.safetensors")
-    assert (found.word, found.encoder) == ("<cat-toy>", "") and (found.vectors == one).all()
-    [found] = read_embeddings(tmp_path / "many.safetensors", word="<toy>")
-    assert found.word == "<toy>" and (found.vectors == two).all()
-    [found] = read_embeddings(str(tmp_path / "bad-hands.safetensors"))
-    assert found.word == "bad-hands" and found.vectors.dtype == np.float32
-    assert (found.vectors == two.astype(np.float16)).all()
+    [embedding] = read_embeddings(tmp_path / "learned_embeds.safetensors")
+    assert (embedding.word, embedding.encoder) == ("<cat-toy>", "") and (
+        embedding.vectors == one
+    ).all()
+    [embedding] = read_embeddings(tmp_path / "many.safetensors", word="<toy>")
+    assert embedding.word == "<toy>" and (embedding.vectors == two).all()
+    [embedding] = read_embeddings(str(tmp_path / "bad-hands.safetensors"))
+    assert embedding.word == "bad-hands" and embedding.vectors.dtype == np.float32
+    assert (embedding.vectors == two.astype(np.float16)).all()
     xl = read_embeddings(tmp_path / "xl.safetensors")
     assert [(e.word, e.encoder, e.vectors.shape[1]) for e in xl] == [
         ("xl", "clip_l", 32),
