@@ -36,38 +36,31 @@ CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
         "variance_type": ("fixed_small", "fixed_large"),
     },
 }
-# inclusive; a tuple field's limits are those of each element
+# Limits are inclusive; those of a tuple apply to each element.
+WIDTH = (1, 65536)
 RANGES: dict[type, dict[str, tuple[float, float]]] = {
     UNetConfig: {
-        "block_out_channels": (1, 65536),
-        "norm_num_groups": (1, 65536),
-        "num_heads": (1, 65536),
+        "block_out_channels": WIDTH, "norm_num_groups": WIDTH, "num_heads": WIDTH,
         "transformer_layers_per_block": (1, 100),
     },
     AutoencoderConfig: {
-        "block_out_channels": (1, 65536),
-        "norm_num_groups": (1, 65536),
-        "codebook_size": (0, 10**7),
+        "block_out_channels": WIDTH, "norm_num_groups": WIDTH, "codebook_size": (0, 10**7),
     },
     TextConfig: {
-        "hidden_size": (1, 65536),
-        "intermediate_size": (1, 65536),
-        "num_attention_heads": (1, 65536),
+        "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": WIDTH,
         "head_dim": (0, 65536),
     },
     SchedulerConfig: {
-        "num_train_timesteps": (2, 100_000),
-        "clip_sample_range": (0, math.inf),
-        "thresholding_ratio": (0, 1),
-        "sample_max_value": (0, math.inf),
+        "num_train_timesteps": (2, 100_000), "clip_sample_range": (0, math.inf),
+        "thresholding_ratio": (0, 1), "sample_max_value": (0, math.inf),
         "sigma_max": (1, math.inf),
     },
-}
+}  # fmt: skip
 T = TypeVar("T")
 
 
 def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
-    """The configuration that `ModelConfig.to_dict` wrote, checked in every field.
+    """The inverse of `ModelConfig.to_dict`, with every field checked.
 
     Raises:
         CorruptModelError: an unknown field, or a value of the wrong type or range.
@@ -84,7 +77,7 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
 def _read(cls: type[T], data: Any, where: str) -> T:
     """`cls(**data)`, with the types checked."""
     if not isinstance(data, Mapping):
-        raise _error(f"{where} is no object")
+        raise _error(f"{where} is not an object")
     defaults, types = vars(cls()), get_type_hints(cls)
     values = {}
     for name, value in data.items():

@@ -84,9 +84,7 @@ def test_bytes_outside_the_vocabulary_are_those_of_transformers(tmp_path):
 def test_padding_is_that_of_transformers(tmp_path, files):
     write_tokenizer(tmp_path, small_vocabulary(), **files)
     theirs = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
-    theirs.save_pretrained(
-        tmp_path / "saved"
-    )  # tokenizer.json lists special tokens as added
+    theirs.save_pretrained(tmp_path / "saved")  # tokenizer.json lists special tokens as added
     for source in (tmp_path, tmp_path / "saved"):
         assert (load_tokenizer(source).encode(TEXTS)[0] == padded(theirs, TEXTS)).all()
 
