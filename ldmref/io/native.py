@@ -26,6 +26,7 @@ from ldmref.mapped import forget
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, flatten, unflatten
+from ldmref.models.validate import config_from_dict
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 SCHEMA = 1
@@ -87,7 +88,7 @@ def read_config(path: Path) -> ModelConfig:
             code="E-SCHEMA",
             hint="pip install --upgrade ldmref",
         )
-    return ModelConfig.from_dict(data)
+    return config_from_dict(data)
 
 
 def _require_fit(shapes: Mapping[str, Shape], config: ModelConfig) -> None:

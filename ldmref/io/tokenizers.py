@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldmref.models.config import TextConfig
-from ldmref.prompts.class_labels import ClassNumbers
+from ldmref.prompts.class_labels import ClassLabelTokenizer
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
@@ -21,7 +21,7 @@ def tokenizer_for(
     `prompts.wordpiece.wordpiece_tokenizer`.
     """
     if text.model_type in ("class", "none"):
-        return ClassNumbers(text.vocab_size if text.model_type == "class" else 0)
+        return ClassLabelTokenizer(text.vocab_size if text.model_type == "class" else 0)
     if text.model_type == "ldmbert":
         return wordpiece_tokenizer(source, text.max_position_embeddings)
     return load_tokenizer(source, text.max_position_embeddings, pad=pad)

@@ -1,5 +1,6 @@
-"""The autoencoders: pictures to a Gaussian over latents (KL) or to latents that are rounded to a
-codebook (VQ), and latents to pictures.
+"""The autoencoders KL and VQ between images and latents.
+
+KL encodes an image as a Gaussian over latents, VQ as latents that are quantized with a codebook.
 
 Rombach et al. 2022, arXiv:2112.10752, section 3.1 and appendix G; Kingma and Welling 2013,
 arXiv:1312.6114; van den Oord et al. 2017, arXiv:1711.00937; parameter names of diffusers'
@@ -9,6 +10,7 @@ AutoencoderKL and VQModel.
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
@@ -26,7 +28,7 @@ from ldmref.models.layers import (
 )
 from ldmref.models.params import Params, Spec
 
-BLOCK = 4096  # vectors that are compared with the codebook at once
+BLOCK = 4096  # vectors compared with the codebook at a time, to bound memory
 
 
 def autoencoder_spec(config: AutoencoderConfig) -> Spec:
@@ -34,17 +36,16 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
     channels, z = config.block_out_channels, config.latent_channels
     last, c = len(channels) - 1, channels[-1]
     moments = z if config.codebook_size else 2 * z
-    attends = config.attention_levels or (False,) * len(channels)
+    attention = config.attention_levels or (False,) * len(channels)
+    layers = config.layers_per_block
 
-    def block(c_in: int, c_out: int, layers: int, attends: bool, resample: str | None) -> Spec:
+    def block(c_in: int, c_out: int, n: int, attention: bool, resample: str | None) -> Spec:
+        widths = pairwise([c_in] + [c_out] * n)
         spec: Spec = {
-            "resnets": {
-                str(i): resnet_block_spec(c_in if i == 0 else c_out, c_out, None)
-                for i in range(layers)
-            }
+            "resnets": {str(i): resnet_block_spec(*width, None) for i, width in enumerate(widths)}
         }
-        if attends:
-            spec["attentions"] = {str(i): attention_block_spec(c_out) for i in range(layers)}
+        if attention:
+            spec["attentions"] = {str(i): attention_block_spec(c_out) for i in range(n)}
         if resample:
             spec[resample] = {"0": {"conv": conv_spec(c_out, c_out)}}
         return spec
@@ -52,18 +53,15 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
     mid: Spec = {"resnets": {str(i): resnet_block_spec(c, c, None) for i in range(2)}}
     if config.mid_block_add_attention:
         mid["attentions"] = {"0": attention_block_spec(c)}
-    codebook = {"quantize": {"embedding": {"weight": (config.codebook_size, z)}}}
-    widths, layers = (
-        list(zip((channels[0], *channels), channels, strict=False)),
-        config.layers_per_block,
-    )
-    upward = list(zip((c, *channels[::-1]), channels[::-1], strict=False))
-    return (codebook if config.codebook_size else {}) | {
+    spec: Spec = {}
+    if config.codebook_size:
+        spec["quantize"] = {"embedding": {"weight": (config.codebook_size, z)}}
+    return spec | {
         "encoder": {
             "conv_in": conv_spec(config.in_channels, channels[0]),
             "down_blocks": {
-                str(i): block(*width, layers, attends[i], "downsamplers" if i < last else None)
-                for i, width in enumerate(widths)
+                str(i): block(*width, layers, attention[i], "downsamplers" if i < last else None)
+                for i, width in enumerate(pairwise((channels[0], *channels)))
             },
             "mid_block": mid,
             "conv_norm_out": norm_spec(c),
@@ -76,9 +74,9 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
             "mid_block": mid,
             "up_blocks": {
                 str(i): block(
-                    *width, layers + 1, attends[last - i], "upsamplers" if i < last else None
+                    *width, layers + 1, attention[last - i], "upsamplers" if i < last else None
                 )
-                for i, width in enumerate(upward)
+                for i, width in enumerate(pairwise((c, *channels[::-1])))
             },
             "conv_norm_out": norm_spec(channels[0]),
             "conv_out": conv_spec(channels[0], config.out_channels),
@@ -90,8 +88,8 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
     """The posterior q(z|x) = N(mean, exp(logvar)).
 
     image: (n, 3, H, W) in [-1, 1] -> mean and log-variance in [-30, 20], each (n, z, H/f, W/f),
-    before scaling. The downsampling pads on the right and at the bottom only. VQ: the latents
-    before they are quantised, with log-variance -inf.
+    before scaling. Downsampling pads on the right and at the bottom only. VQ: the latents before
+    quantization, with log-variance -inf.
     """
     groups, eps, e = config.norm_num_groups, config.norm_eps, p.encoder
     x = conv2d(ops, e.conv_in, image)
@@ -110,9 +108,9 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
 
 
 def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Array:
-    """The picture of unscaled latents; z: (n, z, h, w) -> (n, 3, f*h, f*w), about [-1, 1].
+    """Decode unscaled latents; z: (n, z, h, w) -> (n, 3, f*h, f*w), about [-1, 1].
 
-    VQ: every vector of z is replaced by the nearest one of the codebook before.
+    VQ: z is quantized first.
     """
     groups, eps, d = config.norm_num_groups, config.norm_eps, p.decoder
     if config.codebook_size:
@@ -127,17 +125,17 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
 
 
 def quantize(ops: Backend, codebook: Array, z: Array) -> Array:
-    """The codebook's nearest vector in place of every pixel's; z: (n, z, h, w) -> the same."""
+    """Replace the vector at each pixel by the nearest of the codebook; z: (n, z, h, w) -> same."""
     n, c, h, w = z.shape
     rows = ops.cast(ops.xp.reshape(ops.xp.permute_dims(z, (0, 2, 3, 1)), (n * h * w, c)), ops.wide)
     table = ops.cast(codebook, ops.wide)
-    parts = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, n * h * w, BLOCK)]
-    near = ops.xp.astype(ops.xp.concat(parts, axis=0), z.dtype)
-    return ops.xp.permute_dims(ops.xp.reshape(near, (n, h, w, c)), (0, 3, 1, 2))
+    blocks = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, n * h * w, BLOCK)]
+    nearest = ops.xp.astype(ops.xp.concat(blocks, axis=0), z.dtype)
+    return ops.xp.permute_dims(ops.xp.reshape(nearest, (n, h, w, c)), (0, 3, 1, 2))
 
 
 def _layers(ops: Backend, block: Params, x: Array, groups: int, eps: float) -> Array:
-    """The residual blocks of a level, each followed by attention where there is."""
+    """The residual blocks of a level, each followed by attention if present."""
     for i, resnet in enumerate(block.resnets.items_in_order()):
         x = resnet_block(ops, resnet, x, None, groups, eps)
         if "attentions" in block:

@@ -1,8 +1,8 @@
-"""ControlNet: a copy of the U-Net's encoder half that reads a picture and steers the U-Net.
+"""ControlNet: a trainable copy of the U-Net's encoder that conditions the U-Net on an image.
 
 Zhang, Rao, Agrawala 2023, arXiv:2302.05543, section 3; parameter names of diffusers'
-ControlNetModel. Its outputs pass through "zero convolutions", which are zero before training, so
-that training starts from the U-Net's own picture.
+ControlNetModel. Its outputs pass through "zero convolutions", initialized to zero, so that it has
+no effect before training. The conditioning image is called the hint.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ ZERO = ("controlnet_down_blocks", "controlnet_mid_block", f"{HINT}.conv_out")
 
 @dataclass(frozen=True)
 class ControlNetConfig:
-    """The U-Net whose encoder half is copied, and the widths of the encoder of the hint.
+    """The U-Net whose encoder is copied, and the channels and widths of the hint encoder.
 
-    The hint has `conditioning_channels`, and is halved between two widths.
+    The hint encoder downsamples by 2 between two widths.
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -38,7 +38,7 @@ class ControlNetConfig:
 
     @property
     def factor(self) -> int:
-        """Pixels of the hint per latent cell."""
+        """Downsampling factor of the hint encoder."""
         return 2 ** (len(self.conditioning_embedding_out_channels) - 1)
 
 
@@ -50,7 +50,7 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
     for level, c in enumerate(u.block_out_channels):
         skips += [c] * (u.layers_per_block + (level < last))
     blocks = [conv_spec(a, width) for a, b in pairwise(widths) for width in (a, b)]
-    copied = {name: part for name, part in unet_spec(u).items() if name not in DECODER_HALF}
+    copied = {name: spec for name, spec in unet_spec(u).items() if name not in DECODER_HALF}
     return copied | {
         HINT: {
             "conv_in": conv_spec(config.conditioning_channels, widths[0]),
@@ -63,18 +63,18 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
 
 
 def copy_of_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 0) -> Params:
-    """The parameters before training: the U-Net's own, a random hint encoder, zero convolutions."""
-    theirs, made = flatten(unet), flatten(init(controlnet_spec(config), seed))
-    for name, tensor in made.items():
+    """Initial parameters: those of the U-Net, a random hint encoder, and zero convolutions."""
+    copied, params = flatten(unet), flatten(init(controlnet_spec(config), seed))
+    for name, tensor in params.items():
         if name.startswith(tuple(f"{zero}." for zero in ZERO)):
-            made[name] = 0.0 * tensor
-        elif name in theirs:
-            made[name] = theirs[name]
-    return unflatten(made)
+            params[name] = 0.0 * tensor
+        elif name in copied:
+            params[name] = copied[name]
+    return unflatten(params)
 
 
 def encode_hint(ops: Backend, p: Params, hint: Array) -> Array:
-    """The hint as features; (n, conditioning_channels, H, W) in [0, 1] -> (n, c, H/f, W/f)."""
+    """Features of the hint; (n, conditioning_channels, H, W) in [0, 1] -> (n, c, H/f, W/f)."""
     p = p[HINT]
     x = ops.silu(conv2d(ops, p.conv_in, hint))
     for i, block in enumerate(p.blocks.items_in_order()):
@@ -93,24 +93,24 @@ def controlnet(
     pooled: Array | None = None,
     sizes: Array | None = None,
 ) -> Residuals:
-    """What to add to the U-Net's skips and middle.
+    """The residuals that the U-Net adds to its skip connections and mid block.
 
-    hint: (n, c, h, w) from `encode_hint`; the others are those of `unet`, x without the channels
-    that an inpainting U-Net has besides.
+    hint: (n, c, h, w) from `encode_hint`; the other arguments are those of `unet`, x being the
+    noisy latents alone, also for an inpainting U-Net.
     """
     emb = embedding(ops, p, config.unet, x, t, context, pooled, sizes)
     x = conv2d(ops, p.conv_in, x) + hint
-    middle, skips = encoder_half(ops, p, config.unet, x, emb, context)
+    mid, skips = encoder_half(ops, p, config.unet, x, emb, context)
     zero = p.controlnet_down_blocks.items_in_order()
     down = tuple(conv2d(ops, conv, skip) for conv, skip in zip(zero, skips, strict=True))
-    return Residuals(down, conv2d(ops, p.controlnet_mid_block, middle))
+    return Residuals(down, conv2d(ops, p.controlnet_mid_block, mid))
 
 
-def add(parts: list[tuple[float, Residuals]]) -> Residuals | None:
-    """The weighted sum of what several ControlNets say; None of none."""
+def add(terms: list[tuple[float, Residuals]]) -> Residuals | None:
+    """The weighted sum of the residuals of several ControlNets; None if there are none."""
     total = None
-    for weight, part in parts:
-        down, mid = tuple(weight * each for each in part.down), weight * part.mid
+    for weight, residuals in terms:
+        down, mid = tuple(weight * x for x in residuals.down), weight * residuals.mid
         if total is not None:
             down = tuple(a + b for a, b in zip(total.down, down, strict=True))
             mid = total.mid + mid
@@ -130,10 +130,10 @@ class ControlNet:
         sha256: str = "",
     ):
         self.backend, self.config, self.name, self.sha256 = backend, config, name, sha256
-        self.params: Any = tree_map(backend.weight, params)
+        self.params = tree_map(backend.weight, params)
 
     def encode_hint(self, hint: Array) -> Array:
-        """Features of pictures (n, 3, H, W) in [0, 1]; the same at every step."""
+        """Features of hints (n, 3, H, W) in [0, 1]; they do not depend on the step."""
         with self.backend.inference():
             return encode_hint(self.backend, self.params, hint)
 
@@ -141,8 +141,9 @@ class ControlNet:
         self, x: Array, t: Array, context: Array | Conditioning, hint: Array
     ) -> Residuals:
         """x (n, c, h, w), t (n,), context as for the U-Net, hint from `encode_hint`."""
-        conditioning = context if isinstance(context, Conditioning) else Conditioning(context)
-        ops, (states, pooled, sizes) = self.backend, conditioning
+        if not isinstance(context, Conditioning):
+            context = Conditioning(context)
+        ops, (states, pooled, sizes) = self.backend, context
         with ops.inference():
             return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)
 

@@ -1,7 +1,7 @@
-"""The layers that the three networks share, each next to the shapes of its parameters.
+"""The layers shared by the networks, and the shapes of their parameters.
 
 Every layer is a plain function of `(ops, p, ...)`: the backend, its own parameters, its input.
-Names of parameters are those of diffusers. Shapes: n batch, c channels, h and w latent height and
+Parameter names are those of diffusers. Shapes: n batch, c channels, h and w latent height and
 width, l tokens, d width.
 """
 
@@ -19,7 +19,8 @@ from ldmref.models.params import Params, Spec
 
 def linear_spec(d_in: int, d_out: int, bias: bool = True) -> Spec:
     """weight (d_out, d_in), bias (d_out,)."""
-    return {"weight": (d_out, d_in)} | ({"bias": (d_out,)} if bias else {})
+    spec: Spec = {"weight": (d_out, d_in)}
+    return spec | {"bias": (d_out,)} if bias else spec
 
 
 def conv_spec(c_in: int, c_out: int, kernel: int = 3) -> Spec:
@@ -33,11 +34,11 @@ def norm_spec(c: int) -> Spec:
 
 
 def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None, scale_shift: bool = False) -> Spec:
-    """norm1, conv1, norm2, conv2; time_emb_proj with d_emb, conv_shortcut where c_in != c_out.
+    """norm1, conv1, norm2, conv2; time_emb_proj with d_emb, conv_shortcut if c_in != c_out.
 
-    `scale_shift`: time_emb_proj gives a scale and a shift for norm2, in this order.
+    `scale_shift`: time_emb_proj returns the scale, then the shift, of norm2.
     """
-    spec = {
+    spec: Spec = {
         "norm1": norm_spec(c_in),
         "conv1": conv_spec(c_in, c_out),
         "norm2": norm_spec(c_out),
@@ -62,7 +63,7 @@ def attention_spec(d: int, d_context: int | None = None, bias: bool = False) -> 
 
 
 def attention_block_spec(c: int) -> Spec:
-    """group_norm, to_q, to_k, to_v, to_out.0, all with bias."""
+    """group_norm, to_q, to_k, to_v, to_out.0, with biases."""
     return {"group_norm": norm_spec(c)} | attention_spec(c, bias=True)
 
 
@@ -94,7 +95,7 @@ def linear(ops: Backend, p: Params, x: Array) -> Array:
 
 
 def conv2d(ops: Backend, p: Params, x: Array, stride: int = 1) -> Array:
-    """Convolution that keeps the size at stride 1; x: (n, c_in, h, w) -> (n, c_out, h/s, w/s)."""
+    """Convolution with "same" padding; x: (n, c_in, h, w) -> (n, c_out, h/stride, w/stride)."""
     return ops.conv2d(x, p.weight, p.bias, stride, p.weight.shape[-1] // 2)
 
 
@@ -124,7 +125,7 @@ def resnet_block(
 ) -> Array:
     """Residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w).
 
-    `resample` halves or doubles the size of both branches, before the first convolution.
+    `resample` down- or upsamples both branches before the first convolution.
     """
     h = norm_silu(ops, p.norm1, x, groups, eps)
     if resample is not None:
@@ -145,7 +146,7 @@ def resnet_block(
 
 
 def mean_pool(ops: Backend, x: Array, factor: int = 2) -> Array:
-    """The mean of every square of factor x factor; (n, c, h, w) -> (n, c, h/factor, w/factor)."""
+    """Average pooling over factor x factor pixels; (n, c, h, w) -> (n, c, h/factor, w/factor)."""
     n, c, h, w = x.shape
     squares = ops.xp.reshape(x, (n, c, h // factor, factor, w // factor, factor))
     return ops.xp.mean(squares, axis=(3, 5))
@@ -175,7 +176,7 @@ def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_h
 def attention_block(
     ops: Backend, p: Params, x: Array, num_heads: int, groups: int, eps: float
 ) -> Array:
-    """Self-attention over the h*w pixels as tokens, added; x: (n, c, h, w) -> the same."""
+    """Residual self-attention over the h*w pixels as tokens; x: (n, c, h, w) -> the same."""
     n, c, h, w = x.shape
     tokens = group_norm(ops, p.group_norm, x, groups, eps)
     tokens = ops.xp.permute_dims(ops.xp.reshape(tokens, (n, c, h * w)), (0, 2, 1))
@@ -191,7 +192,7 @@ def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
 def transformer_block(
     ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int
 ) -> Array:
-    """Self-attention, cross-attention, feed-forward, each on a normed residual; x: (n, l, d)."""
+    """Self-attention, cross-attention, feed-forward, pre-norm with residuals; x: (n, l, d)."""
     h = layer_norm(ops, p.norm1, x)
     x = x + attention(ops, p.attn1, h, h, num_heads)
     x = x + attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads)

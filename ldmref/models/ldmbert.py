@@ -1,5 +1,4 @@
-"""The text transformer that latent diffusion trained together with its U-Net: an encoder, pre-norm,
-without mask, over BERT's word pieces.
+"""The text transformer of latent diffusion: a pre-norm encoder without mask over BERT's tokens.
 
 Rombach et al. 2022, arXiv:2112.10752, section 4.3.1; CompVis/latent-diffusion,
 ldm/modules/x_transformer.py; parameter names of diffusers' LDMBertModel.
@@ -15,7 +14,7 @@ from ldmref.models.params import Params, Spec
 
 
 def ldmbert_spec(config: TextConfig) -> Spec:
-    """The shapes of every parameter; heads together may be narrower than the hidden states."""
+    """The shapes of every parameter; num_attention_heads * head_dim may be below hidden_size."""
     d, inner = config.hidden_size, config.num_attention_heads * _head_dim(config)
     layer = {
         "self_attn": {name: linear_spec(d, inner, False) for name in ("q_proj", "k_proj", "v_proj")}
@@ -38,7 +37,7 @@ def ldmbert_spec(config: TextConfig) -> Spec:
 def ldmbert(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0) -> Array:
     """Hidden states after the last norm; ids: (n, l) int64 -> (n, l, hidden_size).
 
-    Padding is read as any other token. `skip` leaves out that many last layers.
+    Padding is not masked. `skip` leaves out that many final layers.
     """
     m, eps = p.model, config.layer_norm_eps
     n, length = ids.shape

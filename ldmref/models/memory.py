@@ -9,7 +9,7 @@ in the decoder `WORKING` arrays of the last. docs/performance.md compares with m
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ldmref.backends.base import Backend
@@ -66,7 +66,7 @@ def bytes_of(size: int | str | None) -> int | None:
 
 
 def estimate(
-    spec: Spec,
+    spec: Mapping[str, Spec],
     config: ModelConfig,
     ops: Backend,
     width: int,

@@ -33,13 +33,13 @@ LARGE = 2**26  # parameters
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
-def model_spec(config: ModelConfig) -> Spec:
+def model_spec(config: ModelConfig) -> dict[str, Spec]:
     """The shapes of every parameter: `unet`, `vae`, `text_encoder` and, in SDXL, its second.
 
     Models without prompts have no `text_encoder`; where a segmentation map is joined to the
     latents, `cond_stage` brings it to their size.
     """
-    spec: Spec = {"unet": unet_spec(config.unet), "vae": autoencoder_spec(config.vae)}
+    spec: dict[str, Spec] = {"unet": unet_spec(config.unet), "vae": autoencoder_spec(config.vae)}
     spec |= {
         name: text_spec(text)
         for name, text in zip(TEXT_ENCODERS, config.text_encoders, strict=False)
@@ -176,7 +176,7 @@ class LatentDiffusion:
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
         """Token ids (n, chunks, l), and warnings: words that did not fit or are not known."""
-        return self.tokenizer.read(prompts, options)
+        return self.tokenizer.tokenize(prompts, options)
 
     def encode_text(
         self, prompts: Sequence[str], clip_skip: int = 0, options: PromptOptions | None = None
@@ -206,7 +206,7 @@ class LatentDiffusion:
         states, pooled, all_tokens = [], None, []
         with ops.inference():
             for config, tokenizer, name in zip(configs, tokenizers, TEXT_ENCODERS, strict=False):
-                tokens = tokenizer.read(prompts, options)
+                tokens = tokenizer.tokenize(prompts, options)
                 n, chunks, length = tokens.ids.shape
                 ids = ops.asarray(tokens.ids.reshape(n * chunks, length))
                 params = self._params(name)
@@ -258,8 +258,6 @@ class LatentDiffusion:
             return self._network(decode, "vae")(config, z / config.scaling_factor)
 
         with ops.inference():
-            if tile is None:
-                return decoder(latents)
             return decode_tiled(ops, decoder, latents, config.factor, tile)
 
     def unet(

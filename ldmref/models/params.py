@@ -1,8 +1,8 @@
-"""Parameters: a nested dictionary of arrays whose paths are the checkpoint's names.
+"""Parameters: a nested dictionary of arrays whose paths are the names in the checkpoint.
 
-`{"down_blocks": {"0": {"resnets": {"0": {"conv1": {"weight": ...}}}}}}` is the flat file
-`down_blocks.0.resnets.0.conv1.weight` split at the dots, so loading is no mapping at all.
-A *spec* is the same tree with shapes (tuples of int) in place of the arrays.
+`{"down_blocks": {"0": {"resnets": {"0": {"conv1": {"weight": ...}}}}}}` is the name
+`down_blocks.0.resnets.0.conv1.weight` split at the dots, so loading needs no key mapping.
+A *spec* is the same tree with shapes (tuples of int) instead of arrays.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
-Spec = dict[str, Any]
+Shape: TypeAlias = tuple[int, ...]
+Spec: TypeAlias = dict[str, "Shape | Spec"]
 
 
-class Params(dict):
-    """A read-only subtree that can be read as attributes: `p.conv1.weight`."""
+class Params(dict[str, Any]):
+    """A tree of parameters, or a part of it, whose keys also read as attributes: `p.conv1.weight`.
+
+    Networks only read it; it is an ordinary mutable dictionary.
+    """
 
     def __getattr__(self, name: str) -> Any:
         try:
@@ -44,7 +48,7 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The inverse of `unflatten`: every leaf under its dotted name."""
+    """The leaves by dotted name, the inverse of `unflatten`."""
     flat: dict[str, Any] = {}
     for name, child in tree.items():
         if isinstance(child, Mapping):
@@ -54,22 +58,22 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def tree_map(function: Callable, tree: Mapping[str, Any]) -> Params:
-    """`function` applied to every leaf."""
+def tree_map(function: Callable[[Any], Any], tree: Mapping[str, Any]) -> Params:
+    """Apply `function` to every leaf."""
     return unflatten({name: function(leaf) for name, leaf in flatten(tree).items()})
 
 
-def count(spec: Spec) -> int:
-    """How many numbers a spec holds."""
+def count(spec: Mapping[str, Shape | Spec]) -> int:
+    """The number of parameters."""
     return sum(math.prod(shape) for shape in flatten(spec).values())
 
 
-def init(spec: Spec, seed: int = 0) -> Params:
-    """Seeded random parameters of the given shapes, float32.
+def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
+    """Seeded random parameters with the given shapes, float32.
 
-    Matrices and kernels: uniform in +-1/sqrt(fan-in), as PyTorch's layers; vectors named `weight`
-    (norms): one; biases: zero; embeddings: normal, 0.02. Each tensor has a stream of its own, keyed
-    by seed and name, so a tensor does not depend on which others exist.
+    Matrices and kernels: uniform in +-1/sqrt(fan-in), as in PyTorch's layers; vectors named
+    `weight` (norms): one; biases: zero; embeddings: normal with standard deviation 0.02. Each
+    tensor has its own random stream, keyed by seed and name, independent of the other tensors.
     """
 
     def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:

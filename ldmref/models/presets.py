@@ -1,5 +1,7 @@
-"""Configurations by name: our own two, and the published families of Stable Diffusion; those of
-the latent diffusion paper stand in `presets_ldm`."""
+"""Named configurations: this project's own two models and the families of Stable Diffusion.
+
+`presets_ldm` has those of the latent diffusion paper.
+"""
 
 from __future__ import annotations
 
@@ -57,17 +59,18 @@ _OPENCLIP_BIGG = TextConfig(
     hidden_size=1280, intermediate_size=5120, num_hidden_layers=32, num_attention_heads=20,
     hidden_act="gelu", projection_dim=1280, skipped_layers=1, final_norm=False,
 )  # fmt: skip
-_PUBLISHED = SchedulerConfig(  # as the scheduler_config.json of their repositories say
+_PUBLISHED = SchedulerConfig(  # as in the scheduler_config.json of their repositories
     sampler="pndm", spacing="leading", final_sigma="zero", final_alpha="sigma_min",
     convention="diffusers", sigma_max=1e5,
 )  # fmt: skip
-_SD2 = ModelConfig(
+_SD15 = ModelConfig(name="sd15", scheduler=_PUBLISHED)
+_SD2 = replace(
+    _SD15,
     name="sd2-base",
     unet=UNetConfig(
         num_heads=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
     ),
     text_encoder=_OPENCLIP_H,
-    scheduler=_PUBLISHED,
 )
 _SDXL = ModelConfig(
     name="sdxl",
@@ -82,42 +85,41 @@ _SDXL = ModelConfig(
     text_encoder_2=_OPENCLIP_BIGG,
     zero_empty_negative=True,
     scheduler=replace(_PUBLISHED, sampler="euler"),
-    defaults=Defaults(
-        steps=50, cfg_scale=5.0, inpaint_cfg_scale=7.5, width=1024, height=1024
-    ),
+    defaults=Defaults(cfg_scale=5.0, inpaint_cfg_scale=7.5, width=1024, height=1024),
 )  # fmt: skip
-_SD15 = ModelConfig(name="sd15", scheduler=_PUBLISHED)
+_SD2_V = replace(
+    _SD2,
+    name="sd2-v",
+    unet=replace(_SD2.unet, sample_size=96),
+    scheduler=replace(_PUBLISHED, sampler="ddim", prediction_type="v"),
+    defaults=Defaults(width=768, height=768),
+)
 
 
-def _inpainting(config: ModelConfig) -> ModelConfig:
-    channels = 1 + 2 * config.vae.latent_channels
-    return replace(
-        config,
-        name=f"{config.name}-inpainting",
-        unet=replace(config.unet, in_channels=channels),
-    )
+def _inpainting(config: ModelConfig, name: str) -> ModelConfig:
+    """The same model, with mask and masked latents as additional input."""
+    return replace(config, name=name, unet=replace(config.unet, in_channels=9))
 
 
-PRESETS: dict[str, ModelConfig] = {
-    "tiny": _TINY,
-    "emoji": _EMOJI,
-    "sd15": _SD15,
-    "sd15-inpainting": _inpainting(_SD15),
-    "sd2-base": _SD2,
-    "sd2-v": replace(
-        _SD2,
-        name="sd2-v",
-        unet=replace(_SD2.unet, sample_size=96),
-        scheduler=replace(_SD2.scheduler, sampler="ddim", prediction_type="v"),
-        defaults=Defaults(width=768, height=768),
-    ),
-    "sd2-inpainting": _inpainting(replace(_SD2, name="sd2")),
-    "sdxl": _SDXL,
-} | LDM_PRESETS
+_MODELS = (
+    _TINY,
+    _EMOJI,
+    _SD15,
+    _inpainting(_SD15, "sd15-inpainting"),
+    _SD2,
+    _SD2_V,
+    _inpainting(_SD2, "sd2-inpainting"),
+    _SDXL,
+)
+PRESETS: dict[str, ModelConfig] = {config.name: config for config in _MODELS} | LDM_PRESETS
 
 
 def preset(name: str) -> ModelConfig:
-    """The configuration of that name."""
+    """The configuration with that name.
+
+    Raises:
+        UsageError: there is none; the hint suggests the nearest name.
+    """
     if name not in PRESETS:
         raise UsageError(
             f"unknown preset {name!r}", code="E-PRESET", hint=did_you_mean(name, PRESETS)

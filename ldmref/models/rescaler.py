@@ -1,7 +1,7 @@
-"""What brings a map of classes to the size of the latents: SpatialRescaler.
+"""SpatialRescaler, the encoder of segmentation maps.
 
-CompVis/latent-diffusion, ldm/modules/encoders/modules.py: bilinear halving, once per level of the
-autoencoder, then a 1 x 1 convolution of the classes to a few channels.
+CompVis/latent-diffusion, ldm/modules/encoders/modules.py: bilinear downsampling by 2, once per
+level of the autoencoder, then a 1 x 1 convolution from classes to a few channels.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from ldmref.models.params import Params, Spec
 
 
 def rescaler_spec(config: ModelConfig) -> Spec:
-    """The shape of its only parameter, a 1 x 1 convolution without bias."""
+    """The shape of the only parameter, a 1 x 1 convolution without bias."""
     shape = (config.image_channels, config.segmentation_classes, 1, 1)
     return {"channel_mapper": {"weight": shape}}
 
 
 def rescaler(ops: Backend, p: Params, onehot: Array, factor: int) -> Array:
-    """(n, classes, H, W), 1 at each pixel's class, else 0 -> (n, k, H/factor, W/factor).
+    """Downsample a one-hot map; (n, classes, H, W) -> (n, k, H/factor, W/factor).
 
-    Halving an even size by bilinear interpolation is the mean of two by two pixels, so all halvings
-    together are the mean of a square.
+    Bilinear downsampling of an even size by 2 is the mean of 2 x 2 pixels, so repeated
+    downsampling is the mean over factor x factor pixels.
     """
     return ops.conv2d(mean_pool(ops, onehot, factor), p.channel_mapper.weight)

@@ -1,5 +1,4 @@
-"""What reads the prompt: CLIP's text transformer, causal, pre-norm; here is also the choice between
-it and the encoders of other kinds.
+"""The text encoders: CLIP's text transformer (causal, pre-norm), and the choice among all types.
 
 Radford et al. 2021, arXiv:2103.00020, section 2.4; parameter names of transformers' CLIPTextModel.
 """
@@ -17,7 +16,7 @@ from ldmref.models.params import Params, Spec
 
 
 def text_spec(config: TextConfig) -> Spec:
-    """The shapes of every parameter of a text encoder; those of a table of classes are one."""
+    """The shapes of every parameter of a text encoder."""
     d = config.hidden_size
     if config.model_type == "none":
         return {}
@@ -25,7 +24,7 @@ def text_spec(config: TextConfig) -> Spec:
         return {"embedding": {"weight": (config.vocab_size, d)}}
     if config.model_type == "ldmbert":
         return ldmbert_spec(config)
-    layer = {
+    layer: Spec = {
         "self_attn": {
             name: linear_spec(d, d) for name in ("q_proj", "k_proj", "v_proj", "out_proj")
         },
@@ -36,25 +35,26 @@ def text_spec(config: TextConfig) -> Spec:
         },
         "layer_norm2": norm_spec(d),
     }
-    projection = {"text_projection": linear_spec(d, config.projection_dim, bias=False)}
-    return (projection if config.projection_dim else {}) | {
-        "text_model": {
-            "embeddings": {
-                "token_embedding": {"weight": (config.vocab_size, d)},
-                "position_embedding": {"weight": (config.max_position_embeddings, d)},
-            },
-            "encoder": {"layers": {str(i): layer for i in range(config.num_hidden_layers)}},
-            "final_layer_norm": norm_spec(d),
-        }
+    spec: Spec = {}
+    if config.projection_dim:
+        spec["text_projection"] = linear_spec(d, config.projection_dim, bias=False)
+    spec["text_model"] = {
+        "embeddings": {
+            "token_embedding": {"weight": (config.vocab_size, d)},
+            "position_embedding": {"weight": (config.max_position_embeddings, d)},
+        },
+        "encoder": {"layers": {str(i): layer for i in range(config.num_hidden_layers)}},
+        "final_layer_norm": norm_spec(d),
     }
+    return spec
 
 
 def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0) -> Array:
     """Hidden states after the final norm; ids: (n, l) int64 -> (n, l, hidden_size).
 
-    `skip` leaves out the last layers (clip skip: 1 takes the penultimate layer), in addition to the
-    `skipped_layers` of the configuration; the norm stays, unless it says otherwise. A table of
-    classes has no layers, and gives the rows of the ids.
+    `skip` leaves out final layers (clip skip: 1 takes the penultimate layer), in addition to the
+    configuration's `skipped_layers`; the final norm is applied if `final_norm` says so. A class
+    embedding has no layers and returns the rows of the ids.
     """
     if config.model_type == "class":
         return ops.embedding(p.embedding.weight, ids)
@@ -66,21 +66,19 @@ def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: 
 def text_encoder_pooled(
     ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0
 ) -> tuple[Array, Array]:
-    """Hidden states as `text_encoder`, and the projected last state of the end token.
+    """Hidden states as in `text_encoder`, and the projected final state of the end token.
 
-    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). The pooled output has been
-    through all layers and the final norm. The end token is the first of its kind, or the largest id
-    where `eos_token_id` is 2 (as in files that were made before 2024).
+    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). The pooled output comes after all
+    layers and the final norm. The end token is the first with `eos_token_id`, or the one with the
+    largest id if that is 2 (in configurations from before 2024).
     """
     skip = skip + config.skipped_layers
     hidden, last = _hidden_and_last(ops, p, config, ids, skip, pool=True)
     xp = ops.xp
     is_end = ids == config.eos_token_id if config.eos_token_id != 2 else ids
-    place = xp.argmax(xp.astype(is_end, ids.dtype), axis=1)
-    one_hot = xp.astype(
-        place[:, None] == xp.arange(ids.shape[1], dtype=place.dtype, device=device(ids))[None, :],
-        last.dtype,
-    )
+    end = xp.argmax(xp.astype(is_end, ids.dtype), axis=1)
+    positions = xp.arange(ids.shape[1], dtype=end.dtype, device=device(ids))
+    one_hot = xp.astype(end[:, None] == positions[None, :], last.dtype)
     pooled = xp.sum(one_hot[:, :, None] * last, axis=1)
     return hidden, linear(ops, p.text_projection, pooled)
 
@@ -88,7 +86,7 @@ def text_encoder_pooled(
 def _hidden_and_last(
     ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int, pool: bool
 ) -> tuple[Array, Array]:
-    """The states that the U-Net sees, and (with `pool`) those after all layers and the norm."""
+    """The U-Net's context and, with `pool`, the states after all layers and the final norm."""
     m, eps = p.text_model, config.layer_norm_eps
     act = ops.gelu if config.hidden_act == "gelu" else ops.quick_gelu
     n, length = ids.shape

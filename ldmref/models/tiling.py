@@ -1,8 +1,8 @@
-"""Decoding in overlapping tiles: large pictures in bounded memory.
+"""Tiled decoding: large images in bounded memory.
 
-Every tile is decoded alone and laid over its neighbours with a ramp. The autoencoder's attention
-and group norms see one tile at a time, so a tiled picture is not exactly the whole one; where the
-picture fits one tile, it is.
+Tiles are decoded one by one and blended linearly where they overlap. The autoencoder's attention
+and group norms see one tile at a time, so the result differs from decoding all at once, unless the
+image fits into one tile.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
+from array_api_compat import device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
@@ -18,9 +19,10 @@ OVERLAP = 4  # tiles overlap by a quarter
 
 
 def ramps(length: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
-    """Where the tiles of an axis begin, and their weights, (tile,) float64, which add up to 1.
+    """The start of each tile along an axis, and its blending weights, (tile,) float64.
 
-    A weight rises along the overlap with the tile before, and falls along that with the next.
+    Weights rise across the overlap with the previous tile, fall across that with the next, and sum
+    to 1 at every position.
 
     >>> [(start, w.round(2).tolist()) for start, w in ramps(6, 4, 2)]
     [(0, [1.0, 1.0, 0.75, 0.25]), (2, [0.25, 0.75, 1.0, 1.0])]
@@ -38,16 +40,17 @@ def ramps(length: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
 
 
 def decode_tiled(
-    ops: Backend, decode: Callable[[Array], Array], latents: Array, factor: int, tile: int
+    ops: Backend, decode: Callable[[Array], Array], latents: Array, factor: int, tile: int | None
 ) -> Array:
     """`decode(latents)`, in tiles.
 
     Args:
         decode: (n, z, h, w) -> (n, 3, f h, f w).
         factor: f, pixels per latent cell.
-        tile: pixels of a tile's side, at least two cells.
+        tile: width and height of a tile in pixels, at least 2 f; None: a single tile.
     """
-    (h, w), cells = latents.shape[2:], tile // factor
+    h, w = latents.shape[2:]
+    cells = max(h, w) if tile is None else tile // factor
     if h <= cells and w <= cells:
         return decode(latents)
     overlap = max(1, cells // OVERLAP) * factor
@@ -55,10 +58,10 @@ def decode_tiled(
     for top, down in ramps(h * factor, cells * factor, overlap):
         for left, across in ramps(w * factor, cells * factor, overlap):
             y, x = top // factor, left // factor
-            part = decode(latents[:, :, y : y + cells, x : x + cells])
-            part = part * ops.asarray(down[:, None] * across)
+            image = decode(latents[:, :, y : y + cells, x : x + cells])
+            image = image * ops.asarray(down[:, None] * across)
             if out is None:
-                out = ops.xp.concat([ops.xp.zeros_like(part[:, :, :1])] * (h * factor), axis=2)
-                out = ops.xp.concat([out[:, :, :, :1]] * (w * factor), axis=3)
-            out[:, :, top : top + len(down), left : left + len(across)] += part
+                shape = (*image.shape[:2], h * factor, w * factor)
+                out = ops.xp.zeros(shape, dtype=image.dtype, device=device(image))
+            out[:, :, top : top + len(down), left : left + len(across)] += image
     return out

@@ -55,7 +55,9 @@ def unet_spec(config: UNetConfig) -> Spec:
             spec[resample] = {"0": res(c, c) if config.resnet_updown else {"conv": conv_spec(c, c)}}
         return spec
 
-    down, up, skips = {}, {}, [channels[0]]
+    down: Spec = {}
+    up: Spec = {}
+    skips = [channels[0]]
     for level, c in enumerate(channels):
         widths = [(channels[max(level - 1, 0)] if i == 0 else c, c) for i in range(layers)]
         down[str(level)] = block(widths, level, "downsamplers" if level < last else None)
@@ -67,15 +69,16 @@ def unet_spec(config: UNetConfig) -> Spec:
             widths.append((x + skips.pop(), channels[level]))
             x = channels[level]
         up[str(i)] = block(widths, level, "upsamplers" if level else None)
-    c, joined = channels[-1], {}
+    c = channels[-1]
+    spec: Spec = {}
     if config.class_embed_type:
-        joined["class_embedding"] = linear_spec(config.cross_attention_dim, d_emb)
+        spec["class_embedding"] = linear_spec(config.cross_attention_dim, d_emb)
     if config.addition_embed_type:
-        joined["add_embedding"] = {
+        spec["add_embedding"] = {
             "linear_1": linear_spec(config.projection_class_embeddings_input_dim, d_emb),
             "linear_2": linear_spec(d_emb, d_emb),
         }
-    return joined | {
+    return spec | {
         "conv_in": conv_spec(config.in_channels, channels[0]),
         "time_embedding": {
             "linear_1": linear_spec(channels[0], d_emb),
@@ -93,9 +96,9 @@ def unet_spec(config: UNetConfig) -> Spec:
 
 
 class Residuals(NamedTuple):
-    """What a ControlNet adds: to each skip connection, in their order, and to the middle's output.
+    """What ControlNets add to the skip connections and to the output of the mid block.
 
-    down: arrays (n, c_i, h_i, w_i), the first that of `conv_in`; mid: (n, c, h, w).
+    down: arrays (n, c_i, h_i, w_i), the first for the output of `conv_in`; mid: (n, c, h, w).
     """
 
     down: tuple[Array, ...]
@@ -113,15 +116,15 @@ def unet(
     sizes: Array | None = None,
     control: Residuals | None = None,
 ) -> Array:
-    """Predict noise, velocity or clean latents, whichever the model was trained for.
+    """Predict eps, v or x0, depending on how the model was trained.
 
     x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
     context: (n, l, cross_attention_dim), None without cross-attention -> (n, out_channels, h, w);
-    a `Context` where it stays the same for many steps.
-    h and w are any, but with `resnet_updown` they must halve evenly at every level.
-    Where `addition_embed_type` is "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
-    height and width of the original, top and left of the crop, height and width of the target.
-    control: of `ldmref.models.controlnet`.
+    a `Context` caches keys and values between steps.
+    h and w are arbitrary, except that with `resnet_updown` they must halve evenly at every level.
+    With `addition_embed_type` "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
+    original height and width, the crop's top and left, the target height and width.
+    control: from `ldmref.models.controlnet`.
     """
     groups, eps, heads = config.norm_num_groups, config.norm_eps, config.num_heads
     emb = embedding(ops, p, config, x, t, context, pooled, sizes)
@@ -152,19 +155,19 @@ def embedding(
     pooled: Array | None,
     sizes: Array | None,
 ) -> Array:
-    """What every residual block is told: time, and pooled text where there is; (n, d), as x."""
+    """The embedding for the residual blocks: time, pooled text and sizes; (n, d), dtype of x."""
     emb = timestep_embedding(t, config.block_out_channels[0])
     emb = linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
     emb = linear(ops, p.time_embedding.linear_2, ops.silu(emb))
     if config.class_embed_type and context is not None:
-        # a causal encoder's last token has read the whole prompt
+        # the last token of a causal encoder attends to the whole prompt
         emb = emb + linear(ops, p.class_embedding, states_of(context)[:, -1])
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None
         flat = ops.xp.reshape(sizes, (-1,))
-        waves = timestep_embedding(flat, config.addition_time_embed_dim)
-        waves = ops.xp.astype(ops.xp.reshape(waves, (x.shape[0], -1)), x.dtype)
-        extra = linear(ops, p.add_embedding.linear_1, ops.xp.concat([pooled, waves], axis=1))
+        size_emb = timestep_embedding(flat, config.addition_time_embed_dim)
+        size_emb = ops.xp.astype(ops.xp.reshape(size_emb, (x.shape[0], -1)), x.dtype)
+        extra = linear(ops, p.add_embedding.linear_1, ops.xp.concat([pooled, size_emb], axis=1))
         emb = emb + linear(ops, p.add_embedding.linear_2, ops.silu(extra))
     return emb
 
@@ -177,7 +180,7 @@ def encoder_half(
     emb: Array,
     context: Array | Context | None,
 ) -> tuple[Array, list[Array]]:
-    """Down blocks and middle; x: the output of `conv_in` -> the middle's output, and the skips."""
+    """Down blocks and mid block; x: the output of `conv_in` -> their output, and the skips."""
     groups, eps = config.norm_num_groups, config.norm_eps
     skips = [x]
     for level, block in enumerate(p.down_blocks.items_in_order()):
@@ -202,7 +205,7 @@ def _layer(
     emb: Array,
     context: Array | Context | None,
 ) -> Array:
-    """Residual block i of a block, and its attention where there is."""
+    """Residual block i of a down or up block, and its attention if present."""
     groups = config.norm_num_groups
     x = resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
     if "attentions" in block:
@@ -218,7 +221,7 @@ def _attend(
     x: Array,
     context: Array | Context | None,
 ) -> Array:
-    """Attention to the context and among the pixels, or among the pixels alone."""
+    """A spatial transformer or, in U-Nets without cross-attention, a self-attention block."""
     heads, groups = config.num_heads[level], config.norm_num_groups
     if context is None or config.attention == "self":
         return attention_block(ops, p, x, heads, groups, config.norm_eps)
@@ -226,7 +229,7 @@ def _attend(
 
 
 def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
-    """(n, c, h, w) -> (n, c, h/2, w/2); convolutions round up."""
+    """(n, c, h, w) -> (n, c, h/2, w/2), rounded up by convolutions."""
     if "conv" in p:
         return conv2d(ops, p.conv, x, stride=2)
     groups, eps = config.norm_num_groups, config.norm_eps
@@ -236,9 +239,9 @@ def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Arra
 def _upsample(
     ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array, size: tuple[int, int]
 ) -> Array:
-    """(n, c, h, w) -> (n, c, *size), that of the skip it meets: twice as large, or one less.
+    """(n, c, h, w) -> (n, c, *size), the size of the next skip connection: doubled, or one less.
 
-    To one less, nearest-neighbour enlargement is the double without its last row or column.
+    Nearest-neighbour upsampling to one less is the doubled image without the last row or column.
     """
     if "conv" in p:
         x = ops.upsample2x(x)

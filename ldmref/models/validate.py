@@ -1,142 +1,185 @@
-"""The rules that a configuration must obey before anything is built from it."""
+"""Configurations from untrusted data: types, choices, ranges, and relations between fields."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import math
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from ldmref.errors import CorruptModelError, did_you_mean
+from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig, UNetConfig
+from ldmref.samplers.config import SchedulerConfig
 
-if TYPE_CHECKING:
-    from ldmref.models.config import ModelConfig
+SECTIONS = {
+    "unet": UNetConfig, "vae": AutoencoderConfig, "text_encoder": TextConfig,
+    "text_encoder_2": TextConfig, "scheduler": SchedulerConfig, "defaults": Defaults,
+}  # fmt: skip
+CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
+    ModelConfig: {"concat": ("", "masked_image", "low_resolution", "segmentation")},
+    UNetConfig: {
+        "class_embed_type": ("", "simple_projection"),
+        "addition_embed_type": ("", "text_time"),
+        "attention": ("cross", "self"),
+        "resnet_time_scale_shift": ("default", "scale_shift"),
+    },
+    TextConfig: {
+        "model_type": ("clip", "ldmbert", "class", "none"),
+        "hidden_act": ("gelu", "quick_gelu"),
+    },
+    SchedulerConfig: {
+        "prediction_type": ("eps", "v", "x0"),
+        "beta_schedule": ("linear", "scaled_linear", "cosine"),
+        "solver_type": ("", "midpoint", "heun", "bh1", "bh2"),
+        "timestep_rounding": ("", "round", "cut"),
+        "variance_type": ("fixed_small", "fixed_large"),
+    },
+}
+# Limits are inclusive; those of a tuple apply to each element.
+WIDTH = (1, 65536)
+RANGES: dict[type, dict[str, tuple[float, float]]] = {
+    UNetConfig: {
+        "block_out_channels": WIDTH, "norm_num_groups": WIDTH, "num_heads": WIDTH,
+        "transformer_layers_per_block": (1, 100),
+    },
+    AutoencoderConfig: {
+        "block_out_channels": WIDTH, "norm_num_groups": WIDTH, "codebook_size": (0, 10**7),
+    },
+    TextConfig: {
+        "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": WIDTH,
+        "head_dim": (0, 65536),
+    },
+    SchedulerConfig: {
+        "num_train_timesteps": (2, 100_000), "clip_sample_range": (0, math.inf),
+        "thresholding_ratio": (0, 1), "sample_max_value": (0, math.inf),
+        "sigma_max": (1, math.inf),
+    },
+}  # fmt: skip
+T = TypeVar("T")
 
-CONCAT = ("", "masked_image", "low_resolution", "segmentation")
-MODEL_TYPES = ("clip", "ldmbert", "class", "none")
+
+def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
+    """The inverse of `ModelConfig.to_dict`, with every field checked.
+
+    Raises:
+        CorruptModelError: an unknown field, or a value of the wrong type or range.
+    """
+    sections = {
+        name: _read(cls, data[name], name) for name, cls in SECTIONS.items() if name in data
+    }
+    values = {name: value for name, value in data.items() if name not in SECTIONS}
+    config = replace(_read(ModelConfig, values, "model"), **sections)
+    check_config(config)
+    return config
+
+
+def _read(cls: type[T], data: Any, where: str) -> T:
+    """`cls(**data)`, with the types checked."""
+    if not isinstance(data, Mapping):
+        raise _error(f"{where} is not an object")
+    defaults, types = vars(cls()), get_type_hints(cls)
+    values = {}
+    for name, value in data.items():
+        if name not in types:
+            raise _error(f"unknown field {where}.{name}", hint=did_you_mean(name, types))
+        values[name] = _typed(value, types[name], defaults[name], f"{where}.{name}")
+    return cls(**values)
+
+
+def _typed(value: Any, kind: Any, default: Any, name: str) -> Any:
+    """`value` as a field of type `kind`: lists become tuples, integers floats.
+
+    A tuple may be empty only if the default is.
+    """
+    if isinstance(default, tuple):
+        element = get_args(kind)[0]
+        if isinstance(value, list | tuple) and (value or not default):
+            if all(type(x) is element for x in value):
+                return tuple(value)
+    elif kind is float and type(value) is int and abs(value) <= sys.float_info.max:
+        return float(value)
+    elif type(value) is kind or (kind is float and isinstance(value, float)):
+        return value
+    raise _error(f"{name} = {value!r}, wanted a value like {default!r}")
 
 
 def check_config(config: ModelConfig) -> None:
-    """Refuse a configuration whose parts do not fit each other, or whose numbers are absurd.
+    """Refuse a configuration with invalid values, or whose networks do not fit together.
 
     Raises:
-        CorruptModelError: names the first rule that is broken.
+        CorruptModelError: names the first problem.
     """
-    for rule, holds in (_unet_rules(config) | _other_rules(config)).items():
-        if not holds:
-            raise CorruptModelError(f"bad model configuration: {rule}", code="E-CONFIG")
-    u, s = config.unet, config.scheduler
-    for name, value, known in (
-        ("unet.class_embed_type", u.class_embed_type, ("", "simple_projection")),
-        ("unet.addition_embed_type", u.addition_embed_type, ("", "text_time")),
-        ("unet.attention", u.attention, ("cross", "self")),
-        ("unet.resnet_time_scale_shift", u.resnet_time_scale_shift, ("default", "scale_shift")),
-        ("concat", config.concat, CONCAT),
-        ("text_encoder.model_type", config.text_encoder.model_type, MODEL_TYPES),
-        ("scheduler.prediction_type", s.prediction_type, ("eps", "v", "x0")),
-        ("scheduler.beta_schedule", s.beta_schedule, ("linear", "scaled_linear", "cosine")),
-        ("scheduler.solver_type", s.solver_type, ("", "midpoint", "heun", "bh1", "bh2")),
-        ("scheduler.timestep_rounding", s.timestep_rounding, ("", "round", "cut")),
-        ("scheduler.variance_type", s.variance_type, ("fixed_small", "fixed_large")),
-        *(("hidden_act", t.hidden_act, ("gelu", "quick_gelu")) for t in config.text_encoders),
-    ):
-        if value not in known:
-            raise CorruptModelError(
-                f"bad model configuration: {name} = {value!r}",
-                code="E-CONFIG",
-                hint=did_you_mean(str(value), known),
-            )
+    sections = {name: getattr(config, name) for name in SECTIONS}
+    for where, section in ({"model": config} | sections).items():
+        for name, known in CHOICES.get(type(section), {}).items():
+            value = getattr(section, name)
+            if value not in known:
+                hint = did_you_mean(str(value), known)
+                raise _error(f"{where}.{name} = {value!r}", hint=hint)
+        for name, (low, high) in RANGES.get(type(section), {}).items():
+            value = getattr(section, name)
+            values = value if isinstance(value, tuple) else (value,)
+            if not all(low <= x <= high for x in values):
+                limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+                raise _error(f"{where}.{name} = {value!r} must be {limits}")
+    for rule in _broken_rules(config):
+        raise _error(rule)
 
 
-def _unet_rules(config: ModelConfig) -> dict[str, bool]:
-    u, v = config.unet, config.vae
-    levels = len(u.block_out_channels)
-    per_level = (u.attention_levels, u.num_heads, u.transformer_layers_per_block)
-    sizes = 6 * u.addition_time_embed_dim
-    texts, extra = config.text_encoders, config.image_channels
-    pooled = texts[-1].projection_dim if texts else 0
-    return {
-        "unet.attention_levels needs an entry per level": len(per_level[0]) == levels,
-        "unet.num_heads needs an entry per level": len(per_level[1]) == levels,
-        "unet.transformer_layers_per_block needs an entry per level": len(per_level[2]) == levels,
-        "unet.transformer_layers_per_block must be from 1 to 100": all(
-            0 < n <= 100 for n in u.transformer_layers_per_block
-        ),
-        "unet.num_heads must divide the level's channels": all(
-            h > 0 and c % h == 0 for c, h in zip(u.block_out_channels, u.num_heads, strict=False)
-        ),
-        "unet.out_channels must equal vae.latent_channels": u.out_channels == v.latent_channels,
-        "unet.in_channels must be vae.latent_channels, or 1 + 2 times that for inpainting": (
-            config.concat != "" or extra in (0, 1 + v.latent_channels)
-        ),
-        "unet.in_channels must be 1 + 2 times vae.latent_channels with concat 'masked_image'": (
-            config.concat != "masked_image" or extra == 1 + v.latent_channels
-        ),
-        "unet.in_channels must be vae.latent_channels + vae.in_channels with concat "
-        "'low_resolution'": config.concat != "low_resolution" or extra == v.in_channels,
-        "unet.in_channels must be more than vae.latent_channels with concat 'segmentation'": (
-            config.concat != "segmentation" or extra > 0
-        ),
-        "segmentation_classes must be from 1 to 65536 with concat 'segmentation', else 0": (
-            (0 < config.segmentation_classes <= 65536)
-            if config.concat == "segmentation"
-            else config.segmentation_classes == 0
-        ),
-        "a U-Net with cross-attention needs a text encoder, and no other U-Net has one": (
-            (u.attention == "cross") == bool(texts)
-        ),
-        "only CLIP comes in twos": config.text_encoder_2 is None
-        or {t.model_type for t in texts} == {"clip"},
-        "unet.cross_attention_dim must equal the text encoders' hidden_size": (
-            not texts or u.cross_attention_dim == sum(t.hidden_size for t in texts)
-        ),
-        "unet.projection_class_embeddings_input_dim must be pooled text and six sizes": (
-            not u.addition_embed_type
-            or 0 < pooled == u.projection_class_embeddings_input_dim - sizes
-        ),
-    }
-
-
-def _other_rules(config: ModelConfig) -> dict[str, bool]:
+def _broken_rules(config: ModelConfig) -> Iterator[str]:
+    """The relations between fields that do not hold."""
     u, v, s, texts = config.unet, config.vae, config.scheduler, config.text_encoders
-    widths = [*u.block_out_channels, *v.block_out_channels]
-    widths += [w for t in texts for w in (t.hidden_size, t.intermediate_size)]
-    groups = ((u.norm_num_groups, u.block_out_channels), (v.norm_num_groups, v.block_out_channels))
-    return {
-        "every width must be from 1 to 65536": all(0 < w <= 65536 for w in widths),
-        "norm_num_groups must divide every channel count": all(
-            n > 0 and all(c % n == 0 for c in channels) for n, channels in groups
-        ),
-        "num_attention_heads must divide the text encoder's hidden_size": all(
-            t.num_attention_heads > 0
-            and (t.head_dim > 0 or t.hidden_size % t.num_attention_heads == 0)
-            for t in texts
-        ),
-        "head_dim must be from 0 to 65536, and is for 'ldmbert' only": all(
-            0 <= t.head_dim <= 65536 and (t.head_dim == 0 or t.model_type == "ldmbert")
-            for t in texts
-        ),
-        "vae.attention_levels needs an entry per level, or none": (
-            len(v.attention_levels) in (0, len(v.block_out_channels))
-        ),
-        "vae.codebook_size must be from 0 to 10000000": 0 <= v.codebook_size <= 10**7,
-        "skipped_layers must leave a layer of the text encoder": all(
-            0 <= t.skipped_layers < t.num_hidden_layers for t in texts
-        ),
-        "scheduler.num_train_timesteps must be from 2 to 100000": (
-            2 <= s.num_train_timesteps <= 100000
-        ),
-        "scheduler betas must satisfy 0 < beta_start <= beta_end < 1": (
-            0 < s.beta_start <= s.beta_end < 1
-        ),
-        "scheduler.trained_betas needs a number in (0, 1) per training timestep, or none": (
-            not s.trained_betas
-            or (
-                (len(s.trained_betas) == s.num_train_timesteps)
-                and all(0 < beta < 1 for beta in s.trained_betas)
-            )
-        ),
-        "scheduler.thresholding_ratio must be from 0 to 1": 0 <= s.thresholding_ratio <= 1,
-        "scheduler.clip_sample_range and sample_max_value must not be negative": (
-            s.clip_sample_range >= 0 and s.sample_max_value >= 0
-        ),
-        "scheduler.sigma_max must be at least 1": s.sigma_max >= 1,
-        "vae.scaling_factor must be positive": v.scaling_factor > 0,
-    }
+    z, concat = v.latent_channels, config.concat
+    for name in ("attention_levels", "num_heads", "transformer_layers_per_block"):
+        if len(getattr(u, name)) != len(u.block_out_channels):
+            yield f"unet.{name} needs an entry per level"
+    if any(c % heads for c, heads in zip(u.block_out_channels, u.num_heads, strict=False)):
+        yield "unet.num_heads must divide the level's channels"
+    if len(v.attention_levels) not in (0, len(v.block_out_channels)):
+        yield "vae.attention_levels needs an entry per level, or none"
+    for network in (u, v):
+        if any(c % network.norm_num_groups for c in network.block_out_channels):
+            yield "norm_num_groups must divide every channel count"
+    if not v.scaling_factor > 0:
+        yield "vae.scaling_factor must be positive"
+
+    if u.out_channels != z:
+        yield "unet.out_channels must equal vae.latent_channels"
+    extra = {"": (0, 1 + z), "masked_image": (1 + z,), "low_resolution": (v.in_channels,)}
+    if concat in extra and config.image_channels not in extra[concat]:
+        widths = " or ".join(str(z + n) for n in extra[concat])
+        yield f"unet.in_channels must be {widths} with concat {concat!r}"
+    if concat == "segmentation" and config.image_channels <= 0:
+        yield f"unet.in_channels must exceed {z} with concat 'segmentation'"
+    classes = (1, 65536) if concat == "segmentation" else (0, 0)
+    if not classes[0] <= config.segmentation_classes <= classes[1]:
+        yield "segmentation_classes must be from 1 to 65536 with concat 'segmentation', else 0"
+
+    if (u.attention == "cross") != bool(texts):
+        yield "a U-Net with cross-attention needs a text encoder, and no other U-Net has one"
+    if config.text_encoder_2 is not None and {t.model_type for t in texts} != {"clip"}:
+        yield "only CLIP text encoders come in pairs"
+    if texts and u.cross_attention_dim != sum(t.hidden_size for t in texts):
+        yield "unet.cross_attention_dim must equal the text encoders' hidden_size"
+    pooled = texts[-1].projection_dim if texts else 0
+    width = u.projection_class_embeddings_input_dim
+    if u.addition_embed_type and not 0 < pooled == width - 6 * u.addition_time_embed_dim:
+        yield "unet.projection_class_embeddings_input_dim must be pooled text and six sizes"
+    for text in texts:
+        if text.head_dim == 0 and text.hidden_size % text.num_attention_heads:
+            yield "num_attention_heads must divide the text encoder's hidden_size"
+        if text.head_dim and text.model_type != "ldmbert":
+            yield "head_dim is for 'ldmbert' only"
+        if not 0 <= text.skipped_layers < text.num_hidden_layers:
+            yield "skipped_layers must leave a layer of the text encoder"
+
+    if not 0 < s.beta_start <= s.beta_end < 1:
+        yield "scheduler betas must satisfy 0 < beta_start <= beta_end < 1"
+    betas = s.trained_betas
+    if betas and (len(betas) != s.num_train_timesteps or not all(0 < b < 1 for b in betas)):
+        yield "scheduler.trained_betas needs a number in (0, 1) per training timestep, or none"
+
+
+def _error(message: str, hint: str = "") -> CorruptModelError:
+    return CorruptModelError(f"bad model configuration: {message}", code="E-CONFIG", hint=hint)

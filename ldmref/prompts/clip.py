@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: byte-pair encoding of lower-case text, as transformers and diffusers run it.
+"""CLIP's tokenizer: byte-pair encoding of lower-case text, as in transformers and diffusers.
 
 Radford et al. 2021, arXiv:2103.00020, section 2.4; openai/CLIP, clip/simple_tokenizer.py.
 """
@@ -15,19 +15,19 @@ from tokenizers.models import BPE
 from tokenizers.processors import RobertaProcessing
 
 from ldmref.errors import BackendUnavailable, CorruptModelError, UsageError, did_you_mean
-from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens
+from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens, errors_as_corrupt, token_id
 
 START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
 LENGTH = 77
-CLEANINGS = ("none", "openai")
+TEXT_CLEAN = ("none", "openai")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """What a CLIP tokenizer is made of.
+    """The vocabulary of a CLIP tokenizer.
 
-    `vocab`: token -> id; `merges`: pairs of tokens, the first merged first; `added`: words of later
-    training -> id, above the vocabulary; `pad`: the padding token, if the files name one.
+    `vocab`: token -> id; `merges`: pairs of tokens by priority; `added`: words added in later
+    training -> id, beyond the vocabulary; `pad`: the padding token, if the files name one.
     """
 
     vocab: Mapping[str, int]
@@ -46,27 +46,28 @@ def clip_tokenizer(
     """CLIP's tokenizer for prompts.
 
     Args:
-        vocabulary: from `clip_files.read_vocabulary`.
-        length: tokens that the text encoder reads at once.
-        pad: id of the padding token; None is what the vocabulary's files say, else the end token
-            (as in Stable Diffusion 1). Stable Diffusion 2 and OpenCLIP pad with 0.
-        text_clean: `none` treats text as transformers does: NFC, one space for each run of white
-            space, lower case. `openai` does before that what openai/CLIP does: mojibake repaired by
-            ftfy, HTML entities resolved twice, white space trimmed; and it knows no padding token.
+        vocabulary: from `clip_vocabulary.read_vocabulary`.
+        length: sequence length of the text encoder.
+        pad: id of the padding token; None takes the one that the vocabulary's files name, else the
+            end token (as in Stable Diffusion 1). Stable Diffusion 2 and OpenCLIP pad with 0.
+        text_clean: `none` normalizes text as transformers does: NFC, runs of white space collapsed
+            to one space, lower case. `openai` first cleans it as openai/CLIP does: mojibake
+            repaired by ftfy, HTML entities unescaped twice, white space trimmed; and padding tokens
+            in a prompt are ordinary text.
 
-    Ids equal those of transformers' CLIPTokenizer, but for the literal marks <|startoftext|> and
-    <|endoftext|>: they are split as any other text, so a prompt cannot end itself. Where the files
-    pad with another token ("!" in Stable Diffusion 2 and SDXL's second encoder), that token in a
-    prompt is the padding token wherever it stands, as in transformers 4 and 5; with `openai` it is
+    Ids equal those of transformers' CLIPTokenizer, except for a literal <|startoftext|> or
+    <|endoftext|>: they are split like other text, so a prompt cannot end itself. If the files pad
+    with another token ("!" in Stable Diffusion 2 and SDXL's second encoder), that token is the
+    padding token wherever it occurs in a prompt, as in transformers 4 and 5; with `openai` it is
     text, as for openai/CLIP and open_clip in training.
 
     Raises:
-        CorruptModelError: the vocabulary does not hold together.
-        UsageError: an unknown `text_clean`, or `pad` is no token.
+        CorruptModelError: the vocabulary is inconsistent.
+        UsageError: unknown `text_clean`, or no token has the id `pad`.
         BackendUnavailable: `openai` needs ftfy, which is not installed.
     """
-    clean = cleaning(text_clean)
-    tokenizer = build(vocabulary)
+    clean = _text_cleaner(text_clean)
+    tokenizer = _build(vocabulary)
     pad_token = vocabulary.pad or END
     if pad is not None:
         pad_token = tokenizer.id_to_token(pad)
@@ -75,14 +76,14 @@ def clip_tokenizer(
     if pad_token not in (START, END) and pad_token in vocabulary.vocab and clean is None:
         tokenizer.add_tokens([AddedToken(pad_token, normalized=False)])
     prompts = PromptTokenizer(tokenizer, length, SpecialTokens(START, END, pad_token, END), clean)
-    # Without effect on one prompt, but tokenizer.json then says how this model is padded.
+    # PromptTokenizer pads by itself; this records the padding token in tokenizer.json.
     tokenizer.enable_padding(pad_id=prompts.pad, pad_token=pad_token)
     return prompts
 
 
-def build(vocabulary: Vocabulary) -> Tokenizer:
-    """The tokenizer of the `tokenizers` library, with the settings of transformers 5."""
-    try:
+def _build(vocabulary: Vocabulary) -> Tokenizer:
+    """A `tokenizers.Tokenizer` with the settings of transformers 5."""
+    with errors_as_corrupt("the tokenizer's vocabulary is damaged"):
         model = BPE(
             vocab=dict(vocabulary.vocab),
             merges=list(vocabulary.merges),
@@ -91,25 +92,17 @@ def build(vocabulary: Vocabulary) -> Tokenizer:
             unk_token=END,
             fuse_unk=False,
         )
-        start, end = vocabulary.vocab[START], vocabulary.vocab[END]
-    except KeyError as error:
-        raise CorruptModelError(
-            f"the tokenizer has no {error.args[0]!r} token", code="E-TOKENIZER"
-        ) from error
-    except Exception as error:  # the library raises bare Exceptions
-        raise CorruptModelError(f"the tokenizer's {error}", code="E-TOKENIZER") from error
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
     )
     words = Regex(r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+")
+    split = pre_tokenizers.Split(words, behavior="removed", invert=True)
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [
-            pre_tokenizers.Split(words, behavior="removed", invert=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False),
-        ]
+        [split, pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
-    tokenizer.post_processor = RobertaProcessing((END, end), (START, start), False, False)
+    end, start = ((token, token_id(tokenizer, token)) for token in (END, START))
+    tokenizer.post_processor = RobertaProcessing(end, start, False, False)
     tokenizer.decoder = decoders.Sequence(
         [decoders.ByteLevel(), decoders.Replace(WORD_END, " "), decoders.Strip(" ", 0, 1)]
     )
@@ -123,19 +116,21 @@ def build(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def add_words(tokenizer: Tokenizer, words: Sequence[str]) -> None:
-    """Give each word the next free id. Case does not matter; a word of letters must stand alone."""
+    """Give each word the next free id. Case is ignored; alphanumeric words match whole words only.
+
+    An underscore counts as alphanumeric.
+    """
     tokenizer.add_tokens(
         [AddedToken(w, single_word=w.replace("_", "").isalnum(), normalized=True) for w in words]
     )
 
 
-def cleaning(text_clean: str) -> Callable[[str], str] | None:
-    """The function behind a value of `text_clean`."""
-    if text_clean not in CLEANINGS:
+def _text_cleaner(text_clean: str) -> Callable[[str], str] | None:
+    if text_clean not in TEXT_CLEAN:
         raise UsageError(
             f"unknown text_clean {text_clean!r}",
             code="E-TEXT-CLEAN",
-            hint=did_you_mean(str(text_clean), CLEANINGS),
+            hint=did_you_mean(str(text_clean), TEXT_CLEAN),
         )
     if text_clean == "none":
         return None

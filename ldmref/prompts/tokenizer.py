@@ -1,15 +1,16 @@
-"""Text to token ids, by the `tokenizers` library.
+"""Prompts to token ids, with the `tokenizers` library.
 
-A `PromptTokenizer` is a tokenizer of that library and the four marks with which a text encoder was
-trained; here is what every model needs of it: a fixed length, long prompts, and an honest account
-of the words that did not fit. `prompts/clip.py` makes CLIP's, `word_tokenizer` one of
-whole words.
+`PromptTokenizer` adds what every text encoder needs to a tokenizer of that library: start and end
+tokens, a fixed length, chunks of long prompts, weights, and warnings about text that was cut off.
+`prompts/clip.py` builds CLIP's tokenizer, `prompts/wordpiece.py` BERT's, `word_tokenizer` one whose
+tokens are whole words.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -17,16 +18,17 @@ from typing import NamedTuple
 import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from ldmref.errors import CorruptModelError, UsageError, did_you_mean
+from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unknown>"
+BREAK = " BREAK "
 MAX_CHARACTERS = 4000
 LONG_PROMPTS, PROMPT_WEIGHTS = ("truncate", "chunk"), ("none", "a1111")
 
 
 class SpecialTokens(NamedTuple):
-    """The tokens that stand for no text; `unknown` stands for text outside the vocabulary."""
+    """Tokens that do not come from text; `unknown` replaces text outside the vocabulary."""
 
     start: str
     end: str
@@ -34,22 +36,22 @@ class SpecialTokens(NamedTuple):
     unknown: str
 
 
-WORD_MARKS = SpecialTokens(START, END, PAD, UNKNOWN)
+WORD_SPECIAL_TOKENS = SpecialTokens(START, END, PAD, UNKNOWN)
 
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How prompts are read.
+    """How prompts are tokenized.
 
     Args:
-        long_prompts: `truncate` reads what fits between one start and end mark; `chunk` reads all,
-            in as many chunks as it takes, each with its own start and end.
-        prompt_weights: `none` takes brackets as text; `a1111` reads (word), (word:1.3), [word],
-            BREAK and the escapes \\( \\) \\[ \\] \\\\ as `parse_prompt_weights` says.
-        chunks: at least so many chunks; shorter prompts are followed by empty ones.
+        long_prompts: `truncate` keeps what fits between one start and one end token; `chunk` keeps
+            everything, in as many chunks as needed, each with its own start and end token.
+        prompt_weights: `none` treats brackets as text; `a1111` parses (word), (word:1.3), [word],
+            BREAK and the escapes \\( \\) \\[ \\] \\\\ as described in `parse_prompt_weights`.
+        chunks: minimum number of chunks; shorter prompts are padded with empty chunks.
 
     Raises:
-        UsageError: another value.
+        UsageError: unknown value.
     """
 
     long_prompts: str = "truncate"
@@ -69,10 +71,10 @@ class PromptOptions:
 
 @dataclass(frozen=True)
 class Tokens:
-    """Prompts as the text encoder reads them, in chunks of the encoder's length.
+    """Tokenized prompts, in chunks of the text encoder's length.
 
-    `ids`: (n, chunks, length) int64; `weights`: the same shape, float32, 1 where nothing else is
-    asked for; `counts`: the chunks that each prompt needs; `warnings`: one line each.
+    `ids`: (n, chunks, length) int64; `weights`: same shape, float32, 1 by default; `counts`: number
+    of chunks that each prompt needs; `warnings`: one line each.
     """
 
     ids: np.ndarray
@@ -82,165 +84,181 @@ class Tokens:
 
 
 class TokenGroup(NamedTuple):
-    """What must stay in one chunk: a token, or all vectors of a word that was added."""
+    """Tokens that stay in one chunk: a single one, or all vectors of an added word."""
 
     ids: tuple[int, ...]
     weight: float
-    place: tuple[int, int, int]  # section, fragment, and the character where its word begins
+    position: int  # of the first character of its word in the parsed prompt
 
 
 class PromptTokenizer:
-    """Ids of prompts, chunked or truncated, with warnings.
+    """Tokenizes prompts, truncated or in chunks, with warnings.
 
     Args:
-        tokenizer: its post-processor is not used, its truncation and padding are switched off.
-        length: tokens that the text encoder reads at once, start and end mark included.
-        marks: tokens of the vocabulary.
-        clean: what happens to the text before.
+        tokenizer: its truncation and padding are switched off, its post-processor is not used.
+        length: tokens per chunk, start and end token included.
+        special_tokens: tokens of the vocabulary.
+        clean: applied to the text before tokenization.
+
+    Raises:
+        CorruptModelError: the vocabulary lacks a special token.
     """
 
     def __init__(
         self,
         tokenizer: Tokenizer,
         length: int,
-        marks: SpecialTokens = WORD_MARKS,
+        special_tokens: SpecialTokens = WORD_SPECIAL_TOKENS,
         clean: Callable[[str], str] | None = None,
     ):
-        self.tokenizer, self.length, self.marks, self.clean = tokenizer, length, marks, clean
-        self.tokenizer.no_truncation()
-        self.tokenizer.no_padding()
-        self.start, self.end, self.pad, self.unknown = (self._id(mark) for mark in marks)
-        self.vectors = _vectors(tokenizer)
+        self.tokenizer, self.length, self.clean = tokenizer, length, clean
+        self.special_tokens = special_tokens
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
+        ids = (token_id(tokenizer, token) for token in special_tokens)
+        self.start, self.end, self.pad, self.unknown = ids
+        self._multi_vector_ids = _multi_vector_ids(tokenizer)
 
     @classmethod
     def load(cls, path: Path, length: int) -> PromptTokenizer:
         """Read the `tokenizer.json` of a word tokenizer."""
-        try:
+        with errors_as_corrupt(f"{path.name} is not a tokenizer"):
             return cls(Tokenizer.from_file(str(path)), length)
-        except UsageError:
-            raise
-        except Exception as error:  # the library raises bare Exceptions
-            raise CorruptModelError(
-                f"{path.name} is no tokenizer: {error}", code="E-TOKENIZER"
-            ) from error
 
-    def _id(self, token: str) -> int:
-        found = self.tokenizer.token_to_id(token)
-        if found is None:
-            raise CorruptModelError(f"the tokenizer has no {token!r} token", code="E-TOKENIZER")
-        return found
-
-    def encode(self, prompts: list[str]) -> tuple[np.ndarray, list[str]]:
-        """Ids (n, length) int64 and warnings: the words that did not fit or are not known."""
-        tokens = self.read(prompts)
+    def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+        """Truncated ids (n, length) int64, and warnings about dropped and unknown words."""
+        tokens = self.tokenize(prompts)
         return tokens.ids[:, 0], tokens.warnings
 
-    def read(self, prompts: Sequence[str], reading: PromptOptions | None = None) -> Tokens:
-        """Ids and weights of prompts, all in as many chunks as the longest needs."""
-        reading = reading or PromptOptions()
+    def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
+        """Ids and weights of the prompts, padded to the number of chunks of the longest."""
+        options = options or PromptOptions()
         warnings: list[str] = []
-        laid = [self._lay_out(prompt, reading, warnings) for prompt in prompts]
-        chunks = max([reading.chunks, *(len(parts) for parts in laid)])
-        ids = np.full((len(laid), chunks, self.length), self.pad, np.int64)
-        weights = np.ones(ids.shape, np.float32)
+        chunked = [self._chunks(prompt, options, warnings) for prompt in prompts]
+        counts = [len(chunks) for chunks in chunked]
+        shape = (len(prompts), max([options.chunks, *counts]), self.length)
+        ids, weights = np.full(shape, self.pad, np.int64), np.ones(shape, np.float32)
         ids[:, :, 0], ids[:, :, 1] = self.start, self.end
-        for i, parts in enumerate(laid):
-            for j, part in enumerate(parts):
-                row = [id for unit in part for id in unit.ids]
-                scale = [unit.weight for unit in part for _ in unit.ids]
+        for i, chunks in enumerate(chunked):
+            for j, groups in enumerate(chunks):
+                row = [id for group in groups for id in group.ids]
                 ids[i, j, 1 : len(row) + 2] = [*row, self.end]
-                weights[i, j, 1 : len(row) + 1] = scale
-        return Tokens(ids, weights, [len(parts) for parts in laid], warnings)
+                weights[i, j, 1 : len(row) + 1] = [g.weight for g in groups for _ in g.ids]
+        return Tokens(ids, weights, counts, warnings)
 
-    def _lay_out(
-        self, prompt: str, reading: PromptOptions, warnings: list[str]
+    def _chunks(
+        self, prompt: str, options: PromptOptions, warnings: list[str]
     ) -> list[list[TokenGroup]]:
-        """The units of each chunk of a prompt."""
-        found = [mark for mark in (self.marks.start, self.marks.end) if mark in prompt]
-        if found:
-            warnings.append(f"{' and '.join(found)} in a prompt is read as text, not as a mark")
+        """The token groups of each chunk of a prompt; appends to `warnings`."""
+        literal = [token for token in self.special_tokens[:2] if token in prompt]
+        if literal:
+            warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
         sections = [[WeightedText(prompt, 1.0)]]
-        if reading.prompt_weights == "a1111":
+        if options.prompt_weights == "a1111":
             sections = parse_prompt_weights(prompt)
         if self.clean is not None:
-            sections = [[WeightedText(self.clean(t), w) for t, w in parts] for parts in sections]
-        strange: list[str] = []
-        units = [
-            [u for j, part in enumerate(parts) for u in self._units(part, (i, j), strange)]
-            for i, parts in enumerate(sections)
-        ]
-        if strange:
-            warnings.append(f"words the model never saw: {', '.join(dict.fromkeys(strange))}")
-        chunks = _fill(units, self.length - 2)
-        if reading.long_prompts == "chunk":
+            sections = [[WeightedText(self.clean(t), w) for t, w in spans] for spans in sections]
+        groups: list[list[TokenGroup]] = []
+        unknown: list[str] = []
+        text = ""
+        for spans in sections:
+            groups.append([])
+            for span in spans:
+                groups[-1].extend(self._groups(span, len(text), unknown))
+                text += span.text
+            text += BREAK
+        if unknown:
+            warnings.append(f"words the model never saw: {', '.join(dict.fromkeys(unknown))}")
+        chunks = _split_into_chunks(groups, self.length - 2)
+        if options.long_prompts == "chunk":
             return chunks
-        lost = [unit for chunk in chunks[1:] for unit in chunk]
-        if lost:
-            size = sum(len(unit.ids) for section in units for unit in section)
-            name = "words" if self.marks is WORD_MARKS else "tokens"
-            text = _text_from(sections, lost[0].place).strip()
+        dropped = [group for chunk in chunks[1:] for group in chunk]
+        if dropped:
+            count = sum(len(group.ids) for section in groups for group in section)
+            unit = "words" if self.special_tokens is WORD_SPECIAL_TOKENS else "tokens"
+            rest = text[dropped[0].position :].removesuffix(BREAK).strip()
             warnings.append(
-                f"the prompt has {size} {name}, the model reads {self.length - 2}"
+                f"the prompt has {count} {unit}, the model reads {self.length - 2}"
                 f"{', and BREAK needs long_prompts=chunk' if len(sections) > 1 else ''}; "
-                f"left out: {text if len(text) <= 200 else text[:200] + ' ...'}"
+                f"left out: {rest if len(rest) <= 200 else rest[:200] + ' ...'}"
             )
         return chunks[:1]
 
-    def _units(
-        self, fragment: WeightedText, place: tuple[int, int], strange: list[str]
+    def _groups(
+        self, span: WeightedText, position: int, unknown: list[str]
     ) -> Iterator[TokenGroup]:
-        """The units of one fragment; words outside the vocabulary are added to `strange`."""
-        text, weight = fragment
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        begin, word = 0, None
-        for id, (a, b), w in zip(encoding.ids, encoding.offsets, encoding.word_ids, strict=True):
+        """The token groups of a span that begins at `position`; appends to `unknown`."""
+        encoding = self.tokenizer.encode(span.text, add_special_tokens=False)
+        tokens = zip(encoding.ids, encoding.offsets, encoding.word_ids, strict=True)
+        word_start, previous = 0, None
+        for id, (start, end), word in tokens:
             if id == self.unknown:
-                strange.append(text[a:b])
-            if w is None or w != word:
-                begin, word = a, w
-            yield TokenGroup(self.vectors.get(id, (id,)), weight, (*place, begin))
+                unknown.append(span.text[start:end])
+            if word is None or word != previous:
+                word_start, previous = start, word
+            ids = self._multi_vector_ids.get(id, (id,))
+            yield TokenGroup(ids, span.weight, position + word_start)
 
 
-def _fill(sections: list[list[TokenGroup]], room: int) -> list[list[TokenGroup]]:
-    """Chunks of at most `room` ids; a section begins a new one, an empty last one is dropped."""
+def token_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a token that the vocabulary must have."""
+    id = tokenizer.token_to_id(token)
+    if id is None:
+        raise CorruptModelError(f"the tokenizer has no {token!r} token", code="E-TOKENIZER")
+    return id
+
+
+@contextmanager
+def errors_as_corrupt(message: str) -> Iterator[None]:
+    """Turn any error within the block into a `CorruptModelError`.
+
+    It catches `Exception`, because the `tokenizers` library raises nothing more specific.
+    """
+    try:
+        yield
+    except LdmrefError:
+        raise
+    except Exception as error:
+        text = f"{message} ({type(error).__name__}: {error})"
+        raise CorruptModelError(text, code="E-TOKENIZER") from error
+
+
+def _split_into_chunks(sections: list[list[TokenGroup]], size: int) -> list[list[TokenGroup]]:
+    """Chunks of at most `size` ids; each section begins a new one, a final empty one is dropped."""
     chunks: list[list[TokenGroup]] = []
     for section in sections:
         chunks.append([])
         used = 0
-        for unit in section:
-            if used + len(unit.ids) > room:
+        for group in section:
+            if used + len(group.ids) > size:
                 chunks.append([])
                 used = 0
-            chunks[-1].append(unit)
-            used += len(unit.ids)
+            chunks[-1].append(group)
+            used += len(group.ids)
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
 
 
-def _text_from(sections: list[list[WeightedText]], place: tuple[int, int, int]) -> str:
-    """The prompt from a place on."""
-    i, j, begin = place
-    texts = ["".join(part.text for part in parts) for parts in sections[i + 1 :]]
-    first = sections[i][j].text[begin:] + "".join(part.text for part in sections[i][j + 1 :])
-    return " BREAK ".join([first, *texts])
+def _multi_vector_ids(tokenizer: Tokenizer) -> dict[int, tuple[int, ...]]:
+    """All ids of each added word with several vectors: word, word_1, ..., as diffusers names them.
 
-
-def _vectors(tokenizer: Tokenizer) -> dict[int, tuple[int, ...]]:
-    """The ids of added words with several vectors: word, word_1, word_2, ..., as diffusers does."""
-    added = {t.content: id for id, t in tokenizer.get_added_tokens_decoder().items()}
-    found = {}
+    Keyed by the id of the word itself.
+    """
+    added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
+    result = {}
     for word, id in added.items():
         ids = [id]
-        while (following := added.get(f"{word}_{len(ids)}")) is not None:
-            ids.append(following)
-        found[id] = tuple(ids)
-    return {id: ids for id, ids in found.items() if len(ids) > 1}
+        while (next_id := added.get(f"{word}_{len(ids)}")) is not None:
+            ids.append(next_id)
+        if len(ids) > 1:
+            result[id] = tuple(ids)
+    return result
 
 
 def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
-    """A tokenizer whose tokens are the whole words of `captions`, the most frequent first.
+    """A tokenizer of whole words: the most frequent ones in `captions`.
 
     Text is lower-cased and stripped of accents; a word is a run of letters or digits, or one of
-    the marks # * ! &; everything else separates words.
+    the characters # * ! &; everything else separates words.
     """
     tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(
@@ -249,10 +267,11 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(
         Regex(r"[\p{L}\p{N}]+|[#*!&]"), behavior="removed", invert=True
     )
-    words = Counter(word for caption in captions for word in split_words(tokenizer, caption))
+    frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
     special = [PAD, START, END, UNKNOWN]
-    ranked = sorted(words, key=lambda word: (-words[word], word))[: max_words - len(special)]
-    vocabulary = {word: i for i, word in enumerate(special + ranked)}
+    ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
+    tokens = special + ranked[: max_words - len(special)]
+    vocabulary = {token: id for id, token in enumerate(tokens)}
     tokenizer.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)]
@@ -261,6 +280,6 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
 
 
 def split_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of `text` as a word tokenizer sees them."""
+    """The words of `text` as a word tokenizer splits it."""
     text = tokenizer.normalizer.normalize_str(text)
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]

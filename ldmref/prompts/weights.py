@@ -1,4 +1,4 @@
-"""Weights of words in a prompt, in the notation of A1111's web interface."""
+"""Prompt weights in the notation of A1111's web interface."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from array_api_compat import array_namespace
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 
-ROUND, SQUARE = 1.1, 1 / 1.1  # what one pair of brackets multiplies by
+FACTORS = {"(": 1.1, "[": 1 / 1.1}  # of one pair of brackets
 MAX_WEIGHT = 1000.0
 
 _LEXEME = re.compile(
@@ -25,22 +25,22 @@ _BREAK = re.compile(r"\s*\bBREAK\b\s*")
 
 
 class WeightedText(NamedTuple):
-    """A run of text in which every token has the same weight."""
+    """A span of text with one weight for all its tokens."""
 
     text: str
     weight: float
 
 
 def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
-    r"""Split a prompt at BREAK into sections, and each section into fragments of one weight.
+    r"""Split a prompt at BREAK into sections, and each section into spans of equal weight.
 
-    (word) multiplies by 1.1, (word:1.3) by 1.3, [word] by 1 / 1.1; brackets nest, and an open one
-    reaches to the end. A closing bracket without an opening one is text, and so is `:1.3)` then.
-    \( \) \[ \] \\ stand for the characters; any other backslash is dropped. Neighbours of equal
-    weight are joined.
+    (word) multiplies by 1.1, (word:1.3) by 1.3, [word] by 1 / 1.1; brackets nest, and an unclosed
+    one extends to the end. An unmatched closing bracket is text, and so is an unmatched `:1.3)`.
+    \( \) \[ \] \\ are the literal characters; any other backslash is dropped. Adjacent spans of
+    equal weight are joined.
 
     Source: AUTOMATIC1111/stable-diffusion-webui, modules/prompt_parser.py, `parse_prompt_attention`
-    (state of version 1.10); unlike there, BREAK within brackets is still a break.
+    (version 1.10); unlike there, BREAK within brackets is still a break.
 
     Raises:
         UsageError: a weight above 1000 or below -1000.
@@ -59,26 +59,24 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
     def scale(begin: int, factor: float) -> None:
         weights[begin:] = [weight * factor for weight in weights[begin:]]
 
-    for found in _LEXEME.finditer(prompt):
-        lexeme, kind = found[0], found.lastgroup
+    for match in _LEXEME.finditer(prompt):
+        lexeme, kind = match[0], match.lastgroup
         bracket = "[" if lexeme == "]" else "("
         if kind == "escape":
             add(lexeme[1:])
         elif kind == "open":
             opened[lexeme].append(len(texts))
         elif kind in ("close", "weight") and opened[bracket]:
-            plain = SQUARE if bracket == "[" else ROUND
-            scale(opened[bracket].pop(), float(found["weight"] or plain))
+            scale(opened[bracket].pop(), float(match["weight"] or FACTORS[bracket]))
         else:
             first, *others = _BREAK.split(lexeme)
             add(first)
             for text in others:
                 add(None)
                 add(text)
-    for begin in opened["("]:
-        scale(begin, ROUND)
-    for begin in opened["["]:
-        scale(begin, SQUARE)
+    for bracket, factor in FACTORS.items():
+        for begin in opened[bracket]:
+            scale(begin, factor)
 
     strongest = max(weights, key=abs, default=1.0)
     if abs(strongest) > MAX_WEIGHT:
@@ -99,20 +97,19 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
 
 
 def emphasize(hidden: Array, weights: Array) -> Array:
-    """Hidden states times the weights of their tokens, with the mean of each chunk restored.
+    """Hidden states times the weights of their tokens, rescaled to the original mean per chunk.
 
-    y = w z mean(z) / mean(w z), the means over all numbers of one chunk (where mean(w z) = 0,
-    y = w z). hidden: (n, l, d); weights: (n, l); weights of 1 give `hidden` bit for bit. The means
-    are taken in float32 at least. Restoring the mean has no deeper reason than that pictures come
-    out better.
+    y = w z mean(z) / mean(w z), means over all elements of a chunk (y = w z if mean(w z) = 0).
+    hidden: (n, l, d); weights: (n, l); weights of 1 return `hidden` bit for bit. The means are
+    computed in at least float32. Restoring the mean is purely empirical: pictures look better.
 
     Source: AUTOMATIC1111/stable-diffusion-webui, modules/sd_emphasis.py, "Original".
     """
     xp = array_namespace(hidden, weights)
-    wide = xp.float64 if hidden.dtype == xp.float64 else xp.float32
+    dtype = xp.float64 if hidden.dtype == xp.float64 else xp.float32
 
     def mean(z: Array) -> Array:
-        return xp.mean(xp.astype(z, wide), axis=(1, 2), keepdims=True)
+        return xp.mean(xp.astype(z, dtype), axis=(1, 2), keepdims=True)
 
     scaled = hidden * xp.astype(weights, hidden.dtype)[:, :, None]
     before, after = mean(hidden), mean(scaled)

@@ -25,10 +25,10 @@ from ldmref.models.presets import preset
 @pytest.fixture(scope="module", params=["float16", "float32"])
 def folder(request, tmp_path_factory):
     model = ldmref.random_model("tiny", dtype="float64")
-    place = tmp_path_factory.mktemp("m") / request.param
+    path = tmp_path_factory.mktemp("m") / request.param
     words = model.tokenizer.tokenizer.to_str()
-    save_folder(place, model.config, model.params, words, np.dtype(request.param).type)
-    return place
+    save_folder(path, model.config, model.params, words, np.dtype(request.param).type)
+    return path
 
 
 def test_a_mapped_array_is_known_and_reads_the_same_after_it_was_forgotten(folder):

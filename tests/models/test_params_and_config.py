@@ -15,10 +15,10 @@ from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, Ldmre
 from ldmref.io.key_report import compare
 from ldmref.io.native import load_folder, save_folder
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, count, flatten, init, tree_map, unflatten
 from ldmref.models.presets import PRESETS, preset
+from ldmref.models.validate import config_from_dict
 
 names = st.lists(st.sampled_from("abc0"), min_size=1, max_size=3).map(".".join)
 
@@ -76,7 +76,7 @@ def test_report_lists_what_does_not_fit(change, word):
 @pytest.mark.parametrize("name", PRESETS)
 def test_presets_are_valid_and_survive_json(name):
     config = preset(name)
-    assert ModelConfig.from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
 
 
 def test_unknown_preset():
@@ -96,6 +96,7 @@ def test_unknown_preset():
         (("unet", "out_channels"), 5),
         (("unet", "surprise"), 1),
         (("vae", "scaling_factor"), -1.0),
+        (("vae", "scaling_factor"), 10**400),
         (("vae", "norm_num_groups"), 0),
         (("scheduler", "num_train_timesteps"), 0),
         (("scheduler", "num_train_timesteps"), 10**12),
@@ -113,8 +114,46 @@ def test_hostile_configurations_are_refused(path, value):
         node = node[key]
     node[path[-1]] = value
     with pytest.raises(CorruptModelError) as caught:
-        ModelConfig.from_dict(data)
+        config_from_dict(data)
     assert caught.value.exit_code == 3 and "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "section,changes,message",
+    [
+        ("", {"concat": "mask"}, "model.concat = 'mask'"),
+        ("", {"concat": "masked_image"}, "unet.in_channels must be 9 with"),
+        ("", {"concat": "low_resolution"}, "unet.in_channels must be 7 with"),
+        ("", {"concat": "segmentation"}, "unet.in_channels must exceed 4 with"),
+        ("", {"segmentation_classes": 3}, "segmentation_classes must be"),
+        ("", {"text_encoder_2": {"model_type": "class"}}, "only CLIP"),
+        ("unet", {"in_channels": 5}, "unet.in_channels must be 4 or 9 with"),
+        ("unet", {"out_channels": 5}, "unet.out_channels"),
+        ("unet", {"attention": "self"}, "cross-attention needs a text encoder"),
+        ("unet", {"attention_levels": [True]}, "unet.attention_levels needs"),
+        ("unet", {"num_heads": [1]}, "unet.num_heads needs"),
+        ("unet", {"num_heads": [1, 5]}, "unet.num_heads must divide"),
+        ("unet", {"num_heads": [1, 0]}, "unet.num_heads = .* must be from 1 to 65536"),
+        ("unet", {"transformer_layers_per_block": [1]}, "layers_per_block needs"),
+        ("unet", {"transformer_layers_per_block": [1, 101]}, "must be from 1 to 100"),
+        ("unet", {"norm_num_groups": 3}, "norm_num_groups must divide"),
+        ("unet", {"addition_embed_type": "text_time"}, "pooled text and six sizes"),
+        ("vae", {"norm_num_groups": 3}, "norm_num_groups must divide"),
+        ("vae", {"attention_levels": [True]}, "vae.attention_levels needs"),
+        ("text_encoder", {"num_attention_heads": 3}, "num_attention_heads must divide"),
+        ("text_encoder", {"head_dim": 8}, "head_dim"),
+        ("text_encoder", {"skipped_layers": 2}, "skipped_layers"),
+        ("text_encoder", {"model_type": "bert"}, "text_encoder.model_type = 'bert'"),
+        ("scheduler", {"beta_start": 0.5}, "0 < beta_start <= beta_end"),
+        ("scheduler", {"trained_betas": [0.1]}, "scheduler.trained_betas"),
+        ("scheduler", {"sigma_max": 0.5}, "scheduler.sigma_max = 0.5 must be at least 1"),
+    ],
+)
+def test_a_refusal_names_the_broken_rule(section, changes, message):
+    data = preset("tiny").to_dict()
+    (data[section] if section else data).update(changes)
+    with pytest.raises(CorruptModelError, match=f"bad model configuration: .*{message}"):
+        config_from_dict(data)
 
 
 @pytest.fixture

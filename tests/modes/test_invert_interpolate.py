@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw
+from rounding import ROUNDING, same_latents
 
 import ldmref
 from ldmref import modes
@@ -102,31 +103,32 @@ WAY = dict(sampler="ddim", steps=3)
 
 
 @pytest.mark.parametrize("path", ["lerp", "slerp"])
-def test_the_ends_are_pictures_of_txt2img(tiny, path):
-    r = modes.interpolate(tiny, "a cat", "a dog", 3, seed=(4, 9), path=path, **WAY)
-    a = modes.txt2img(tiny, "a cat", seed=4, **WAY)
-    b = modes.txt2img(tiny, "a dog", seed=9, **WAY)
-    np.testing.assert_allclose(r.latents[:1], a.latents, atol=1e-5)
-    np.testing.assert_allclose(r.latents[2:], b.latents, atol=1e-5)
+def test_the_ends_are_pictures_of_txt2img(tiny64, path):
+    r = modes.interpolate(tiny64, "a cat", "a dog", 3, seed=(4, 9), path=path, **WAY)
+    a = modes.txt2img(tiny64, "a cat", seed=4, **WAY)
+    b = modes.txt2img(tiny64, "a dog", seed=9, **WAY)
+    same_latents(r.latents[:1], a.latents)
+    same_latents(r.latents[2:], b.latents)
     assert min(np.abs(r.latents[1] - r.latents[i]).max() for i in (0, 2)) > 0.1
 
 
-def test_between_the_noise_turns_and_the_words_go_straight(tiny, monkeypatch):
-    seen = []
+def test_between_the_noise_turns_and_the_words_go_straight(tiny64, monkeypatch):
+    tiny, seen = tiny64, []
     network = tiny.unet
     monkeypatch.setattr(tiny, "unet", lambda x, t, c: seen.append((x, c)) or network(x, t, c))
     modes.interpolate(tiny, "a cat", "a dog", [0.25], seed=(4, 9), cfg_scale=1.0, steps=1)
     (x, told), *_ = seen
     a, b = (Streams([s], (4, 8, 8))().astype(np.float64) for s in (4, 9))
-    np.testing.assert_allclose(x, slerp(a, b, 0.25), rtol=1e-4, atol=1e-4)
+    same_latents(x, slerp(a, b, 0.25), a, b)
     cat, dog = tiny.encode_text(["a cat"]), tiny.encode_text(["a dog"])
-    np.testing.assert_allclose(told.context, 0.75 * cat + 0.25 * dog, atol=1e-6)
+    np.testing.assert_allclose(told.context, 0.75 * cat + 0.25 * dog, rtol=0, atol=ROUNDING)
 
 
-def test_one_seed_keeps_the_noise_and_params_replay(tiny):
+def test_one_seed_keeps_the_noise_and_params_replay(tiny64):
+    tiny = tiny64
     r = modes.interpolate(tiny, "a cat", "a dog", 3, seed=4, batch_size=2, **WAY)
     ends = modes.txt2img(tiny, ["a cat", "a dog"], seed=[4, 4], **WAY)
-    np.testing.assert_allclose(r.latents[[0, 2]], ends.latents, atol=1e-4)
+    same_latents(r.latents[[0, 2]], ends.latents)
     p = r.params_of(1)
     assert json.loads(json.dumps(p)) == p and p["positions"] == [0.5] and p["mode"] == "interpolate"
     names = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "width", "height",
@@ -135,7 +137,7 @@ def test_one_seed_keeps_the_noise_and_params_replay(tiny):
         tiny, p["prompt"], p["prompt_b"], p["positions"], seed=(p["seed"], p["seed_b"]),
         **{name: p[name] for name in names},
     )  # fmt: skip
-    np.testing.assert_allclose(again.latents, r.latents[1:2], atol=1e-4)
+    same_latents(again.latents, r.latents[1:2])
 
 
 def test_prompts_of_different_length_meet(tiny):

@@ -19,6 +19,7 @@ from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import Defaults, ModelConfig, TextConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import unflatten
+from ldmref.models.validate import check_config
 
 VQ = dict(
     block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, latent_channels=3,
@@ -144,7 +145,7 @@ class Parts:
             defaults=Defaults(steps=5, cfg_scale=1.0, width=24, height=16),
             **changes,
         )
-        self.config.validate()
+        check_config(self.config)
         self.flat = {f"unet.{n}": t.numpy() for n, t in self.unet.state_dict().items()}
         self.flat |= {f"vae.{n}": t.numpy() for n, t in self.vq.state_dict().items()}
 

@@ -49,12 +49,12 @@ def test_unet(ours, theirs, ops, t, bound):
     draw = np.random.default_rng(0).standard_normal
     x, t = draw((2, config.unet.in_channels, 8, 12)), np.asarray(t)
     context = draw((2, 7, config.unet.cross_attention_dim)) if config.text_encoders else None
-    told = [torch.tensor(a) for a in (x, t, context) if a is not None]
+    inputs = [torch.tensor(a) for a in (x, t, context) if a is not None]
     with torch.no_grad():
-        want = theirs.unet.double()(*told).sample
+        want = theirs.unet.double()(*inputs).sample
     theirs.unet.float()
-    seen = None if context is None else ops.asarray(context)
-    got = unet(ops, params.unet, config.unet, ops.asarray(x), ops.asarray(t), seen)
+    states = None if context is None else ops.asarray(context)
+    got = unet(ops, params.unet, config.unet, ops.asarray(x), ops.asarray(t), states)
     close(got, want, ops, bound)
 
 
@@ -113,20 +113,20 @@ def test_there_and_back(folder):
 
 @pytest.mark.parametrize("kind", ["unconditional"], indirect=True)
 @pytest.mark.parametrize(
-    "place,name",
+    "prefix,name",
     [
         ("input_blocks.3.1", "down_blocks.1.attentions.0"),
         ("middle_block.1", "mid_block.attentions.0"),
         ("output_blocks.1.1", "up_blocks.0.attentions.1"),
     ],
 )
-def test_query_key_and_value_lie_head_by_head(folder, place, name):
+def test_query_key_and_value_lie_head_by_head(folder, prefix, name):
     """A file's attention block (QKVAttentionLegacy, from its definition) gives what ours does."""
     ops = get_backend("numpy", dtype="float64")
     config, flat, _ = load_diffusers(folder)
     flat = {name: np.asarray(a, np.float64) for name, a in flat.items()}
     file = to_compvis(flat, compvis_table(config))
-    start, heads = f"model.diffusion_model.{place}.", 4
+    start, heads = f"model.diffusion_model.{prefix}.", 4
     x = np.random.default_rng(0).standard_normal((2, 32, 4, 6))
     block = {n.removeprefix(start): torch.tensor(a) for n, a in file.items() if n.startswith(start)}
     assert block["qkv.weight"].shape == (96, 32, 1) and config.unet.num_heads[-1] == heads

@@ -57,7 +57,7 @@ def test_ids_are_those_of_transformers(theirs, ours):
 
 @given(st.text(max_size=200))
 def test_ids_of_any_text_are_those_of_transformers(theirs, ours, text):
-    assume(END not in text and "<|startoftext|>" not in text)  # marks to them, text to us
+    assume(END not in text and "<|startoftext|>" not in text)  # special tokens to them, text to us
     assert (ours.encode([text])[0] == padded(theirs, [text])).all()
 
 
@@ -84,7 +84,7 @@ def test_bytes_outside_the_vocabulary_are_those_of_transformers(tmp_path):
 def test_padding_is_that_of_transformers(tmp_path, files):
     write_tokenizer(tmp_path, small_vocabulary(), **files)
     theirs = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
-    theirs.save_pretrained(tmp_path / "saved")  # tokenizer.json, marks among the added tokens
+    theirs.save_pretrained(tmp_path / "saved")  # tokenizer.json lists special tokens as added
     for source in (tmp_path, tmp_path / "saved"):
         assert (load_tokenizer(source).encode(TEXTS)[0] == padded(theirs, TEXTS)).all()
 
@@ -124,8 +124,8 @@ def test_where_it_pads_an_exclamation_mark_is_the_padding_token(tmp_path, files,
     ours = load_tokenizer(tmp_path)
     want = padded(theirs, EXCLAIMED)
     assert want[0, 2] == 0 and (ours.encode(EXCLAIMED)[0] == want).all()
-    told = clip_tokenizer(small_vocabulary(), pad=0)  # a single file's, which only knows the id
-    assert (told.encode(EXCLAIMED)[0] == want).all()
+    single_file = clip_tokenizer(small_vocabulary(), pad=0)  # which only knows the id
+    assert (single_file.encode(EXCLAIMED)[0] == want).all()
     ours.tokenizer.save(str(tmp_path / "tokenizer.json"))  # a folder of ldmref
     assert (load_tokenizer(tmp_path / "tokenizer.json").encode(EXCLAIMED)[0] == want).all()
 
@@ -186,17 +186,17 @@ def test_textual_inversion_is_that_of_diffusers(tmp_path, folder):
     flat, words = flatten(params), [e for f in files for e in read_embeddings(f)]
     name = "text_model.embeddings.token_embedding.weight"
     flat[name], ours = add_embeddings(flat[name], ours, words)
-    params = unflatten(flat)
+    params = unflatten({name: tensor.astype(np.float64) for name, tensor in flat.items()})
     prompts = ["a <cat-toy> and <many>, red", "<many> <many>", "the heart"]
     converted = Loader().maybe_convert_prompt(prompts, tokenizer)
     want = padded(tokenizer, converted)
     got = ours.encode(prompts)[0]
     assert (got == want).all()
     with torch.no_grad():
-        expected = theirs(torch.from_numpy(want)).last_hidden_state.numpy()
+        expected = theirs.double()(torch.from_numpy(want)).last_hidden_state.numpy()
     config = TextConfig(vocab_size=len(vocabulary.vocab) + 4, **shape)
     hidden = text_encoder(get_backend("numpy", dtype="float64"), params, config, got)
-    np.testing.assert_allclose(hidden, expected, atol=1e-5)
+    np.testing.assert_allclose(hidden, expected, rtol=0, atol=1e-10)
 
 
 # -- the real vocabulary --------------------------------------------------------------------------
@@ -204,11 +204,11 @@ def test_textual_inversion_is_that_of_diffusers(tmp_path, folder):
 
 @pytest.fixture(scope="module")
 def bpe_file(skip):
-    found = importlib.util.find_spec("open_clip")
-    places = list(found.submodule_search_locations or ()) if found else []
-    if not places:
+    spec = importlib.util.find_spec("open_clip")
+    folders = list(spec.submodule_search_locations or ()) if spec else []
+    if not folders:
         skip("open_clip", "not installed, so the real CLIP vocabulary is not tested")
-    return Path(places[0]) / BPE_FILE
+    return Path(folders[0]) / BPE_FILE
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""CLIP's tokenizer: where its vocabulary comes from, padding, marks, cleaning, damage."""
+"""CLIP's tokenizer: where its vocabulary comes from, padding, special tokens, cleaning, damage."""
 
 from __future__ import annotations
 
@@ -52,9 +52,9 @@ def test_every_format_holds_the_same_vocabulary(tmp_path):
     for source in (
         folder, folder.parent, packed, tmp_path / "json", str(tmp_path / "tokenizer.json"),
     ):  # fmt: skip
-        found = read_vocabulary(source)
-        assert dict(found.vocab) == dict(VOCABULARY.vocab)
-        assert [tuple(m) for m in found.merges] == list(VOCABULARY.merges)
+        vocabulary = read_vocabulary(source)
+        assert dict(vocabulary.vocab) == dict(VOCABULARY.vocab)
+        assert [tuple(m) for m in vocabulary.merges] == list(VOCABULARY.merges)
         assert ids(load_tokenizer(source)) == ids(TOKENIZER)
 
 
@@ -119,13 +119,13 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
     assert again.pad == 0 and (again.encode(texts)[0] == two.encode(texts)[0]).all()
 
 
-@pytest.mark.parametrize("mark", [END, START])
-def test_a_literal_mark_is_text_and_told(mark):
-    row, warnings = TOKENIZER.encode([f"a {mark} heart"])
+@pytest.mark.parametrize("token", [END, START])
+def test_a_literal_special_token_is_text_with_a_warning(token):
+    row, warnings = TOKENIZER.encode([f"a {token} heart"])
     inner = row[0].tolist()[1 : row[0].tolist().index(TOKENIZER.end)]
-    name = mark.strip("<|>")
+    name = token.strip("<|>")
     assert inner == [i for i in ids(TOKENIZER, f"a <| {name} |> heart")[1:] if i != TOKENIZER.end]
-    assert TOKENIZER.start not in inner and len(warnings) == 1 and mark in warnings[0]
+    assert TOKENIZER.start not in inner and len(warnings) == 1 and token in warnings[0]
 
 
 def test_text_clean_openai_resolves_entities_after_ftfy(monkeypatch):
@@ -201,13 +201,13 @@ def test_damaged_lists_of_merges_are_refused(tmp_path, content):
         load_tokenizer(path)
 
 
-def test_a_vocabulary_without_marks_is_refused():
+def test_a_vocabulary_without_special_tokens_is_refused():
     vocab = {token: id for token, id in VOCABULARY.vocab.items() if token != START}
     with pytest.raises(CorruptModelError, match="startoftext"):
         clip_tokenizer(Vocabulary(vocab, VOCABULARY.merges))
 
 
 def test_ten_thousand_characters():
-    tokens = TOKENIZER.read(["ab1 " * 2500])
+    tokens = TOKENIZER.tokenize(["ab1 " * 2500])
     assert tokens.ids.shape == (1, 1, 77) and tokens.ids.dtype == np.int64
     assert len(tokens.warnings) == 1 and len(tokens.warnings[0]) < 400

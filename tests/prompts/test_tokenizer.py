@@ -41,7 +41,7 @@ def test_the_most_frequent_words_are_kept():
     assert small.tokenizer.token_to_id("red") == 4 and small.tokenizer.get_vocab_size() == 5
 
 
-def test_truncation_keeps_the_end_mark_and_lists_the_lost_words():
+def test_truncation_keeps_the_end_token_and_lists_the_lost_words():
     ids, warnings = TOKENIZER.encode(["red car red car heart piñata"])
     assert ids[0, -1] == 2 and ids[0, 0] == 1
     assert len(warnings) == 1 and warnings[0].endswith("left out: heart piñata")
@@ -61,7 +61,7 @@ def test_any_text_gives_ids_of_the_right_shape(text):
 
 
 @pytest.mark.parametrize("text", ["<end>", "<pad> red", "<start><unknown>"])
-def test_marks_in_a_prompt_are_text(text):
+def test_special_tokens_in_a_prompt_are_text(text):
     ids, _ = TOKENIZER.encode([text])
     plain = TOKENIZER.encode([text.replace("<", " ").replace(">", " ")])[0]
     assert (ids == plain).all()
@@ -81,7 +81,7 @@ def test_a_damaged_tokenizer_is_refused(tmp_path, text):
         PromptTokenizer.load(tmp_path / "t.json", 6)
 
 
-def test_a_tokenizer_without_our_marks_is_refused():
+def test_a_tokenizer_without_our_special_tokens_is_refused():
     from tokenizers import models
 
     with pytest.raises(CorruptModelError, match="no '<start>' token"):

@@ -26,6 +26,7 @@ from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.params import Spec
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
+from ldmref.models.validate import check_config
 
 AnyConfig = AutoencoderConfig | TinyConfig
 PREFIX = "first_stage_model."
@@ -146,7 +147,7 @@ def swap_vae(
         return config, dict(flat)
     rest = {name: tensor for name, tensor in flat.items() if not name.startswith("vae.")}
     config = replace(config, vae=vae.config)
-    config.validate()
+    check_config(config)
     return config, rest | {f"vae.{name}": tensor for name, tensor in vae.tensors.items()}
 
 

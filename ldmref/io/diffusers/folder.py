@@ -35,6 +35,7 @@ from ldmref.io.tensors.safetensors import TensorFile, TensorView, digest_of
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Spec, flatten
+from ldmref.models.validate import config_from_dict
 
 PIPELINES = {
     "StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline",
@@ -95,7 +96,7 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
         scheduler=scheduler_config(scheduler, class_of(index, "scheduler"), kind),
         defaults=Defaults(50, cfg_scale, 7.5, width, height),
     )
-    return ModelConfig.from_dict(config.to_dict())  # checks the type of every field
+    return config_from_dict(config.to_dict())  # checks the type of every field
 
 
 def class_of(index: Mapping[str, Any], part: str) -> str:

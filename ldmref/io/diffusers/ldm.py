@@ -21,6 +21,7 @@ from ldmref.io.diffusers.config import (
 )
 from ldmref.io.diffusers.scheduler import scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig, UNetConfig
+from ldmref.models.validate import check_config
 
 LDM_PIPELINES = ("LDMPipeline", "LDMSuperResolutionPipeline", "LDMTextToImagePipeline")
 FOLDERS = {"vae": "vqvae", "text_encoder": "bert"}  # where they differ from our names
@@ -80,7 +81,7 @@ def ldm_config(folder: Path, kind: str) -> ModelConfig:
         scheduler=scheduler_config(read_json(folder / "scheduler" / "scheduler_config.json")),
         defaults=Defaults(steps=100 if superres else 50, cfg_scale=1.0, width=width, height=height),
     )
-    config.validate()
+    check_config(config)
     return config
 
 
