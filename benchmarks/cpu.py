@@ -1,8 +1,8 @@
-"""All rows that need no GPU, each into a file of its own: `python benchmarks/cpu.py MACHINE`.
+"""Measure every row that needs no GPU: `python benchmarks/cpu.py MACHINE [FLAGS]`.
 
-MACHINE is a name for this machine, such as amd-zen4: the results go to results/MACHINE, and further
-flags to `ldmref bench`. A process per row, so that no row finds another's memory, threads or
-compiled code.
+MACHINE names this machine, for example amd-zen4; the results are written to results/MACHINE, one
+file per row. FLAGS are passed to `ldmref bench`. Each row runs in its own process, free of another
+row's memory, threads and compiled code.
 """
 
 from __future__ import annotations
@@ -11,22 +11,27 @@ import subprocess
 import sys
 from pathlib import Path
 
-from ldmref.bench.rows import ROWS
+from ldmref.bench.cases import CASES
+from ldmref.bench.machine import openblas_overrides
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def measure(device: str, arguments: list[str]) -> None:
-    """Every row of a device, with the flags of `ldmref bench` handed on."""
+    """Measure every row of a device; `arguments` are MACHINE and flags of `ldmref bench`."""
     if not arguments or arguments[0].startswith("-"):
-        raise SystemExit("give this machine a name, such as: python benchmarks/cpu.py amd-zen4")
+        raise SystemExit("name this machine, for example: python benchmarks/cpu.py amd-zen4")
+    overrides = openblas_overrides()
+    if overrides:
+        raise SystemExit(f"OpenBLAS would not detect the processor: unset {overrides}")
     machine, *flags = arguments
     folder = RESULTS / machine
     folder.mkdir(parents=True, exist_ok=True)
-    for row in (row for row in ROWS.values() if row.device == device):
-        file = folder / f"{row.name}.json"
-        command = [sys.executable, "-m", "ldmref", "bench", row.name, "--json", str(file)]
-        subprocess.run([*command, "--overwrite", *flags], check=False)
+    for case in CASES.values():
+        if case.device == device:
+            file = str(folder / f"{case.name}.json")
+            command = [sys.executable, "-m", "ldmref", "bench", case.name, "--json", file]
+            subprocess.run([*command, "--overwrite", *flags], check=False)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""All rows that need a CUDA device, as cpu.py does: `python benchmarks/gpu.py MACHINE`."""
+"""Measure every row that needs a CUDA device, like cpu.py: `python benchmarks/gpu.py MACHINE`."""
 
 from __future__ import annotations
 

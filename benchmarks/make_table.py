@@ -1,78 +1,94 @@
-"""Put the results of benchmarks/results/MACHINE/*.json into docs/performance.md, between two marks.
+"""Write the tables of docs/performance.md from benchmarks/results/MACHINE/*.json.
 
     python benchmarks/make_table.py
 
-A table for each machine. Of several measurements of a row, the newest is shown; those of --quick
-never are.
+There is one table per machine. It shows the newest result of each row, and omits those of --quick.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-from ldmref.bench.report import markdown
-from ldmref.bench.rows import ROWS
+from ldmref.bench.cases import CASES
+from ldmref.bench.formatting import markdown_table
+from ldmref.bench.machine import openblas_overrides
 
 HERE = Path(__file__).resolve().parent
 RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "performance.md"
 BEGIN, END = "<!-- tables: python benchmarks/make_table.py -->", "<!-- end of tables -->"
 
-Records = dict[str, dict]  # by the row's name, each with the machine that it was measured on
+Results = dict[str, dict[str, Any]]  # by row, each with the `machine` and `time` of its run
 
 
-def read(folder: Path) -> dict[str, Records]:
-    """The records of each machine, a folder each."""
-    return {
-        machine.name: newest(sorted(machine.glob("*.json")))
-        for machine in sorted(folder.iterdir())
-        if machine.is_dir()
-    }
+def read_results(folder: Path) -> dict[str, Results]:
+    """The results of each machine, from one folder per machine."""
+    machines = sorted(path for path in folder.iterdir() if path.is_dir())
+    return {machine.name: newest_results(sorted(machine.glob("*.json"))) for machine in machines}
 
 
-def newest(files: list[Path]) -> Records:
-    """Each row's newest record."""
-    found: Records = {}
-    runs = [json.loads(file.read_text()) for file in files]
-    for whole in sorted(runs, key=lambda run: run["time"]):
-        if not whole.get("quick"):
-            for record in whole.get("rows", ()):
-                found[record["name"]] = record | {
-                    "machine": whole["machine"],
-                    "time": whole["time"],
-                }
-    return found
+def newest_results(files: list[Path]) -> Results:
+    """Each row's newest result."""
+    newest: Results = {}
+    reports = [json.loads(file.read_text()) for file in files]
+    for report in sorted(reports, key=lambda report: report["time"]):
+        if not report.get("quick"):
+            origin = {"machine": report["machine"], "time": report["time"]}
+            newest |= {result["name"]: result | origin for result in report.get("rows", ())}
+    return newest
 
 
-def machine_line(record: dict) -> str:
-    """Where and with what a record was measured."""
-    machine = record["machine"]
+def machine_line(result: Mapping[str, Any]) -> str:
+    """Hardware, settings, versions and date of a result."""
+    machine = result["machine"]
     threads = ", ".join(f"{name} {n}" for name, n in machine["threads"].items() if n)
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
     settings = ", ".join(f"{k}={v}" for k, v in machine.get("environment", {}).items())
-    parts = [machine["cpu"], machine.get("gpu", ""), f"threads: {threads}" if threads else ""]
-    parts += [f"BLAS kernels {machine['blas_kernels']}" if machine.get("blas_kernels") else ""]
-    return "; ".join([*filter(None, [*parts, settings, versions]), record["time"][:10]])
+    fields = (
+        machine["cpu"],
+        machine.get("gpu"),
+        f"threads: {threads}" if threads else "",
+        f"BLAS kernels {machine['blas_kernels']}" if machine.get("blas_kernels") else "",
+        settings,
+        ", ".join(f"{name} {version}" for name, version in machine["versions"].items()),
+        result["time"][:10],
+    )
+    return "; ".join(filter(None, fields))
 
 
-def filled(page: str, machines: dict[str, Records]) -> str:
-    """The page with the tables of these records between its marks."""
+def override_lines(results: Results) -> list[str]:
+    """One sentence for each set of OpenBLAS overrides that rows were measured under."""
+    rows: dict[str, list[str]] = {}
+    for name, result in results.items():
+        overrides = openblas_overrides(result["machine"].get("environment", {}))
+        if overrides:
+            rows.setdefault(overrides, []).append(f"`{name}`")
+    return [
+        f"**Measured with {overrides}**, which overrides OpenBLAS' detection of the processor: "
+        f"{', '.join(names)}."
+        for overrides, names in rows.items()
+    ]
+
+
+def fill(page: str, machines: Mapping[str, Results]) -> str:
+    """Replace the text between the page's two marks by the tables of these results."""
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:
         raise SystemExit(f"docs/performance.md has lost its marks {BEGIN} and {END}")
-    parts = []
-    for name, records in machines.items():
-        rows = [row for row in ROWS.values() if row.name in records]
-        lines = dict.fromkeys(machine_line(record) for record in records.values())
-        said = [f"Measured on: {line}." for line in lines]
-        parts += [f"### {name}", markdown(rows, records), *said]
-    measured = {name for records in machines.values() for name in records}
-    missing = ", ".join(f"`{name}`" for name in ROWS if name not in measured)
-    parts += [f"Not measured anywhere: {missing}."] if missing else []
-    body = "\n\n".join(parts)
+    blocks = []
+    for name, results in machines.items():
+        cases = [case for case in CASES.values() if case.name in results]
+        lines = dict.fromkeys(machine_line(result) for result in results.values())
+        blocks += [f"### {name}", markdown_table(cases, results), *override_lines(results)]
+        blocks += [f"Measured on: {line}." for line in lines]
+    measured = {name for results in machines.values() for name in results}
+    missing = ", ".join(f"`{name}`" for name in CASES if name not in measured)
+    blocks += [f"Not measured anywhere: {missing}."] if missing else []
+    body = "\n\n".join(blocks)
     return f"{head}{BEGIN}\n\n{body}\n\n{END}{tail}"
 
 
 if __name__ == "__main__":
-    PAGE.write_text(filled(PAGE.read_text(), read(RESULTS)))
+    PAGE.write_text(fill(PAGE.read_text(), read_results(RESULTS)))

@@ -1,5 +1,5 @@
-"""Speed and memory of ldmref beside its peers, measured in turn in one run (`ldmref bench`).
+"""`ldmref bench`: ldmref beside its peers, in time and memory.
 
-A row of `rows` says what is computed, by whom, and what ratio is aimed at; `run` makes both sides
-(`works`, `peers`), checks that they compute the same, and lets `measure` take the time.
+`cases` lists what is measured; `compare` runs a case on both sides, `peers` being the other one.
+`profile` looks at ldmref alone.
 """

@@ -1,4 +1,4 @@
-"""What a measurement was made on: processor, threads, versions, and the peak of matrix products."""
+"""The machine of a measurement: processor, threads, versions, disk space, matrix product rate."""
 
 from __future__ import annotations
 
@@ -6,8 +6,10 @@ import contextlib
 import os
 import platform
 import re
+import shutil
 import sys
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -16,39 +18,53 @@ import numpy as np
 
 import ldmref
 from ldmref.backends.fast import threads
-from ldmref.bench.measure import gemm_peak
+from ldmref.errors import BackendUnavailable
 
 LIBRARIES = (
     "numpy", "scipy", "torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime",
     "cupy-cuda12x",
 )  # fmt: skip
-VARIABLES = ("OPENBLAS_CORETYPE", "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
-SIZES = (1024, 2048)
+OPENBLAS_OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")
+VARIABLES = (
+    *OPENBLAS_OVERRIDES, "OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS",
+)  # fmt: skip
+GEMM_SIZES = (1024, 2048)
 
 
-def facts() -> dict[str, Any]:
-    """Processor, threads of both sides, versions and the variables that change them; JSON-able."""
+def machine_info() -> dict[str, Any]:
+    """Processor, threads of both sides, versions and environment variables; JSON-able."""
+    torch = sys.modules.get("torch")
     return {
         "cpu": cpu_model(),
         "processors": os.cpu_count(),
-        "processors_allowed": processors(),
+        "processors_allowed": available_cpus(),
         "system": f"{platform.system()} {platform.machine()}",
-        "threads": {"numpy": threads.count(), "torch": _torch("get_num_threads")},
+        "threads": {"numpy": threads.count(), "torch": torch and torch.get_num_threads()},
         "blas_kernels": threads.blas_kernels(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
-        "gpu": gpu(),
+        "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "",
         "versions": {"python": platform.python_version(), "ldmref": ldmref.__version__}
-        | versions(LIBRARIES),
+        | installed_versions(LIBRARIES),
     }
 
 
-def versions(names: tuple[str, ...]) -> dict[str, str]:
-    """The installed ones of these distributions, with their versions."""
-    found = {}
+def openblas_overrides(environment: Mapping[str, str] | None = None) -> str:
+    """Variables that replace what OpenBLAS detects of the processor; "" if none is set.
+
+    >>> openblas_overrides({"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "2"})
+    'OPENBLAS_CORETYPE=Haswell'
+    """
+    environment = os.environ if environment is None else environment
+    return ", ".join(f"{k}={environment[k]}" for k in OPENBLAS_OVERRIDES if k in environment)
+
+
+def installed_versions(names: Sequence[str]) -> dict[str, str]:
+    """Versions of those distributions that are installed."""
+    versions = {}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
-            found[name] = metadata.version(name)
-    return found
+            versions[name] = metadata.version(name)
+    return versions
 
 
 def cpu_model() -> str:
@@ -60,45 +76,68 @@ def cpu_model() -> str:
     return platform.processor() or platform.machine()
 
 
-def processors() -> int:
-    """How many processors this process may use."""
-    allowed = getattr(os, "sched_getaffinity", None)
-    return len(allowed(0)) if allowed else os.cpu_count() or 1
+def available_cpus() -> int:
+    """Number of processors this process may use."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
-def gpu() -> str:
-    """The name of the CUDA device that torch sees, "" without."""
-    torch = sys.modules.get("torch")
-    if torch is None or not torch.cuda.is_available():
-        return ""
-    return str(torch.cuda.get_device_name())
+def thread_count(backend: str) -> int:
+    """Number of threads ldmref uses on a backend; for torch, torch must be imported."""
+    return sys.modules["torch"].get_num_threads() if backend == "torch" else threads.count()
 
 
-def _torch(name: str) -> Any:
-    torch = sys.modules.get("torch")
-    return getattr(torch, name)() if torch is not None else None
+def require_disk_space(folder: Path, size: int) -> None:
+    """Check that `folder` has room for a file of `size` bytes.
 
-
-def peaks(dtype: str, device: str, sizes: tuple[int, ...] = SIZES) -> dict[str, float]:
-    """The best GFLOP/s of matrix products in each library that has the type on that device.
-
-    NumPy on the cpu in float32 and float64; torch where it has been imported.
+    Raises:
+        BackendUnavailable: The free space is insufficient.
     """
-    found, torch = {}, sys.modules.get("torch")
+    free = shutil.disk_usage(folder).free
+    if free < 1.1 * size:
+        raise BackendUnavailable(
+            f"the exported network takes {size / 1e9:.1f} GB, and {str(folder.parent)!r} has "
+            f"{free / 1e9:.1f} GB",
+            code="E-ROOM",
+            hint="set TMPDIR to a folder with more room",
+        )
+
+
+def gemm_peaks(dtype: str, device: str, sizes: Sequence[int] = GEMM_SIZES) -> dict[str, float]:
+    """Peak GFLOP/s of matrix products per library that supports dtype and device.
+
+    NumPy computes float32 and float64 on the CPU; torch is measured if it has been imported.
+    """
+    peaks, torch = {}, sys.modules.get("torch")
     if device == "cpu" and dtype in ("float32", "float64"):
-        found["numpy"] = gemm_peak(lambda n: _numpy_product(n, dtype), sizes)
+        peaks["numpy"] = gemm_peak(lambda n: _numpy_gemm(n, dtype), sizes)
     if torch is not None:
-        found["torch"] = gemm_peak(lambda n: _torch_product(torch, n, dtype, device), sizes)
-    return found
+        peaks["torch"] = gemm_peak(lambda n: _torch_gemm(torch, n, dtype, device), sizes)
+    return peaks
 
 
-def _numpy_product(n: int, dtype: str) -> Callable[[], object]:
+def gemm_peak(
+    make_product: Callable[[int], Callable[[], object]], sizes: Sequence[int], repeat: int = 3
+) -> float:
+    """Highest GFLOP/s of square matrix products; `make_product(n)` is one of n x n matrices."""
+    peak = 0.0
+    for n in sizes:
+        product = make_product(n)
+        product()  # warm-up
+        for _ in range(repeat):
+            start = time.perf_counter()
+            product()
+            peak = max(peak, 2 * n**3 / (time.perf_counter() - start) / 1e9)
+    return peak
+
+
+def _numpy_gemm(n: int, dtype: str) -> Callable[[], object]:
     a = np.random.default_rng(0).standard_normal((n, n)).astype(dtype)
     out = np.empty_like(a)
     return lambda: np.matmul(a, a, out=out)
 
 
-def _torch_product(torch: Any, n: int, dtype: str, device: str) -> Callable[[], object]:
+def _torch_gemm(torch: Any, n: int, dtype: str, device: str) -> Callable[[], object]:
     a = torch.randn(n, n, device=device).to(getattr(torch, dtype))
     out = torch.empty_like(a)
 

@@ -1,186 +1,248 @@
-"""The peers: diffusers' and transformers' networks with ldmref's weights.
+"""The peer's side of a case: diffusers, transformers or ONNX Runtime with ldmref's weights.
 
-torch, diffusers and transformers are imported when a row needs them (`libraries.need`).
+Their libraries are imported on first use (`import_peer`).
 """
 
 from __future__ import annotations
 
+import importlib
+import inspect
+import logging
+import os
+import tempfile
+import warnings
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ldmref.bench import onnx
-from ldmref.bench.libraries import need
-from ldmref.bench.rows import Row
-from ldmref.bench.works import CFG, PARTS, Inputs, Side, pixels
-from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig, UNetConfig
+from ldmref.bench.cases import CFG_SCALE, BenchmarkCase, CaseInputs, Workload, pixels
+from ldmref.bench.machine import require_disk_space, thread_count
+from ldmref.errors import BackendUnavailable
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
 
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
+ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
+ONNX_INPUTS = ("latents", "t", "context")
 
-def theirs(row: Row, model: LatentDiffusion, inputs: Inputs) -> Side:
-    """The row's work by its peer, with the weights of `model`.
+
+def import_peer(library: str) -> Any:
+    """Import a peer's library.
 
     Raises:
-        BackendUnavailable: the peer is not installed.
+        BackendUnavailable: The library is not installed.
     """
-    if row.peer == "onnx":
-        call = onnx.unet_call(row, network("unet", model), inputs)
-        return Side(row.peer_title, call, lambda y: y)
-    torch = need("torch")
-    kind = getattr(torch, row.dtype)
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    try:
+        return importlib.import_module(library)
+    except ImportError as error:
+        onnx = library in ONNX_LIBRARIES
+        packages = ONNX_LIBRARIES if onnx else ("torch", "diffusers", "transformers")
+        raise BackendUnavailable(
+            f"the peer of this row needs {library}, which cannot be imported",
+            code="E-PEER",
+            hint=f"pip install {' '.join(packages)}",
+        ) from error
+
+
+def require_peer(case: BenchmarkCase) -> None:
+    """Check the peer's libraries and device before anything is computed.
+
+    Raises:
+        BackendUnavailable: A library or the device is missing.
+    """
+    torch = import_peer("torch")
+    libraries = [] if case.work == "text" else ["diffusers"]
+    libraries += ["transformers"] if case.work in ("text", "picture") else []
+    libraries += ONNX_LIBRARIES if case.peer == "onnx" else ()
+    for library in libraries:
+        import_peer(library)
+    if case.device == "cuda" and not torch.cuda.is_available():
+        raise BackendUnavailable(
+            "this row needs a CUDA device, and torch sees none",
+            code="E-DEVICE",
+            hint="run it on a machine with an NVIDIA GPU and a CUDA build of torch",
+        )
+
+
+def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
+    """The peer's side of a case, with the weights of `model`.
+
+    Raises:
+        BackendUnavailable: The peer is not installed.
+    """
+    if case.peer == "onnx":
+        unet = peer_network("unet", model)
+        return Workload(onnx_unet(case, unet, inputs), np.asarray)
+    torch = import_peer("torch")
+    dtype = getattr(torch, case.dtype)
+    channels_last = case.peer == "channels_last"
+    layout = torch.channels_last if channels_last else torch.contiguous_format
 
     def tensor(x: np.ndarray) -> Any:
-        y = torch.from_numpy(x).to(row.device)
-        y = y.to(kind) if y.is_floating_point() else y
-        return y.contiguous(memory_format=memory) if y.ndim == 4 else y
+        y = torch.from_numpy(x).to(case.device)
+        y = y.to(dtype) if y.is_floating_point() else y
+        return y.contiguous(memory_format=layout) if y.ndim == 4 else y
 
-    channels_last = row.peer == "channels_last"
-    memory = torch.channels_last if channels_last else torch.contiguous_format
-    made = {part: network(part, model).to(row.device) for part in PARTS[row.work]}
-    for part, module in made.items():
-        if row.dtype != "float32":
-            made[part] = module.to(kind)
-        if channels_last and part != "text_encoder":
-            made[part] = made[part].to(memory_format=memory)
-        if row.peer == "compiled":
-            made[part].compile()
-    latents, context, t = tensor(inputs.latents), tensor(inputs.context), tensor(inputs.t).float()
-    ids = tensor(inputs.ids)
-    if row.work == "picture":
-        call = pipeline(row, model.config, made, latents, ids)
+    networks = {name: peer_network(name, model).to(case.device, dtype) for name in case.networks}
+    for name, network in networks.items():
+        if channels_last and name != "text_encoder":
+            network.to(memory_format=layout)
+        if case.peer == "compiled":
+            network.compile()
+    latents, context, token_ids = map(tensor, (inputs.latents, inputs.context, inputs.token_ids))
+    timesteps = tensor(inputs.timesteps).float()
+    scale = model.config.vae.scaling_factor
+    if case.work == "picture":
+        run = pipeline(case, model.config, networks, latents, token_ids)
     else:
-        scale = model.config.vae.scaling_factor
-        call = {
-            "unet": lambda: made["unet"](latents, t, context).sample,
-            "vae": lambda: made["vae"].decode(latents / scale).sample,
-            "text": lambda: made["text_encoder"](ids[1:]).last_hidden_state,
-        }[row.work]
+        run = {
+            "unet": lambda: networks["unet"](latents, timesteps, context).sample,
+            "vae": lambda: networks["vae"].decode(latents / scale).sample,
+            "text": lambda: networks["text_encoder"](token_ids[1:]).last_hidden_state,
+        }[case.work]
 
-    def without_gradients() -> Any:
+    def run_inference() -> Any:
         with torch.inference_mode():
-            return call()
+            return run()
 
-    def wait() -> None:
-        if row.device == "cuda":
+    def synchronize() -> None:
+        if case.device == "cuda":
             torch.cuda.synchronize()
 
-    host = pixels if row.work == "picture" else lambda y: y.float().cpu().numpy()
-    return Side(row.peer_title, without_gradients, host, wait)
+    def to_numpy(y: Any) -> np.ndarray:
+        return pixels(y) if case.work == "picture" else y.float().cpu().numpy()
+
+    return Workload(run_inference, to_numpy, synchronize)
 
 
-def network(part: str, model: LatentDiffusion) -> Any:
-    """A network of diffusers or transformers; on the cpu it shares the weights' memory."""
-    torch, config = need("torch"), model.config
-    if part == "text_encoder":
-        transformers = need("transformers")
-        made = transformers.CLIPTextModel(
-            transformers.CLIPTextConfig(**text_arguments(config.text_encoder))
-        )
+def peer_network(name: str, model: LatentDiffusion) -> Any:
+    """A network of diffusers or transformers; on the CPU it shares the weights' memory."""
+    torch, config = import_peer("torch"), model.config
+    if name == "text_encoder":
+        transformers, last = import_peer("transformers"), config.text_encoder.vocab_size - 1
+        token_ids = {"bos_token_id": 0, "eos_token_id": last, "pad_token_id": last}
+        clip_config = _construct(transformers.CLIPTextConfig, config.text_encoder, **token_ids)
+        network = transformers.CLIPTextModel(clip_config)
     else:
-        diffusers = need("diffusers")
-        with torch.device("meta"):  # no numbers are drawn that would be thrown away
-            made = (
-                diffusers.UNet2DConditionModel(**unet_arguments(config.unet))
-                if part == "unet"
-                else diffusers.AutoencoderKL(**vae_arguments(config.vae))
-            )
-    known, prefix = made.state_dict(), "text_model."
-    cut = part == "text_encoder" and not any(name.startswith(prefix) for name in known)
-    weights = {
-        name.removeprefix(prefix) if cut else name: torch.from_numpy(
+        diffusers, construct = import_peer("diffusers"), {"unet": _unet, "vae": _vae}[name]
+        with torch.device("meta"):  # skips the initialisation
+            network = construct(diffusers, config)
+    prefix = "text_model."  # of the keys in some versions of transformers
+    strip = name == "text_encoder" and not any(k.startswith(prefix) for k in network.state_dict())
+    state_dict = {
+        key.removeprefix(prefix) if strip else key: torch.from_numpy(
             np.require(model.backend.to_numpy(leaf), np.float32, ["C", "W"])
         )
-        for name, leaf in flatten(model.params[part]).items()
+        for key, leaf in flatten(model.params[name]).items()
     }
-    made.load_state_dict(weights, strict=True, assign=True)
-    return made.eval().requires_grad_(False)
+    network.load_state_dict(state_dict, strict=True, assign=True)
+    return network.eval().requires_grad_(False)
 
 
-def pipeline(row: Row, config: ModelConfig, made: dict, latents: Any, ids: Any) -> Any:
-    """A call that draws one picture with `StableDiffusionPipeline` and DDIM."""
-    diffusers, torch = need("diffusers"), need("torch")
-    scheduler = config.scheduler
+def _unet(diffusers: Any, config: ModelConfig) -> Any:
+    unet = config.unet
+    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in unet.attention_levels]
+    return _construct(
+        diffusers.UNet2DConditionModel,
+        unet,
+        down_block_types=down,
+        up_block_types=[block.replace("Down", "Up") for block in reversed(down)],
+        attention_head_dim=unet.num_heads,  # diffusers' name for the number of heads
+        projection_class_embeddings_input_dim=unet.cross_attention_dim,
+    )
+
+
+def _vae(diffusers: Any, config: ModelConfig) -> Any:
+    levels = len(config.vae.block_out_channels)
+    blocks = {
+        "down_block_types": ["DownEncoderBlock2D"] * levels,
+        "up_block_types": ["UpDecoderBlock2D"] * levels,
+    }
+    return _construct(diffusers.AutoencoderKL, config.vae, **blocks)
+
+
+def _construct(kind: Callable[..., Any], config: object, **arguments: Any) -> Any:
+    """Call `kind` with the fields of `config` that it has under the same name, and `arguments`."""
+    parameters = inspect.signature(kind).parameters
+    shared = {k: v for k, v in vars(config).items() if k in parameters and v != ""}
+    return kind(**shared | arguments)
+
+
+def pipeline(
+    case: BenchmarkCase, config: ModelConfig, networks: dict[str, Any], latents: Any, token_ids: Any
+) -> Callable[[], list[Image.Image]]:
+    """One picture by `StableDiffusionPipeline` with DDIM."""
+    diffusers = import_peer("diffusers")
+    fields = ("beta_schedule", "beta_start", "beta_end", "steps_offset")
+    betas = {field: getattr(config.scheduler, field) for field in fields}
     pipe = diffusers.StableDiffusionPipeline(
-        **made,
+        **networks,
         tokenizer=None,
-        scheduler=diffusers.DDIMScheduler(
-            beta_schedule=scheduler.beta_schedule,
-            beta_start=scheduler.beta_start,
-            beta_end=scheduler.beta_end,
-            clip_sample=False,
-            set_alpha_to_one=False,
-            steps_offset=scheduler.steps_offset,
-        ),
+        scheduler=diffusers.DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
     )
     pipe.set_progress_bar_config(disable=True)
+    encode = networks["text_encoder"]
 
-    def draw() -> list:
-        states = torch.cat([made["text_encoder"](one).last_hidden_state for one in ids[:, None]])
+    def run() -> list[Image.Image]:
+        uncond, cond = (encode(ids).last_hidden_state for ids in token_ids[:, None])
         return pipe(
-            prompt_embeds=states[1:], negative_prompt_embeds=states[:1], latents=latents,
-            num_inference_steps=row.steps, guidance_scale=CFG, height=row.size, width=row.size,
+            prompt_embeds=cond, negative_prompt_embeds=uncond, latents=latents,
+            num_inference_steps=case.steps, guidance_scale=CFG_SCALE,
+            height=case.size, width=case.size,
         ).images  # fmt: skip
 
-    return draw
+    return run
 
 
-def unet_arguments(config: UNetConfig) -> dict[str, Any]:
-    """Ours as arguments of `UNet2DConditionModel`; its `attention_head_dim` counts heads."""
-    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention_levels]
-    extra: dict[str, Any] = {}
-    if config.class_embed_type:
-        extra["class_embed_type"] = config.class_embed_type
-        extra["projection_class_embeddings_input_dim"] = config.cross_attention_dim
-    return extra | dict(
-        sample_size=config.sample_size,
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        down_block_types=down,
-        up_block_types=[kind.replace("Down", "Up") for kind in reversed(down)],
-        attention_head_dim=config.num_heads,
-        transformer_layers_per_block=config.transformer_layers_per_block,
-        cross_attention_dim=config.cross_attention_dim,
-        use_linear_projection=config.use_linear_projection,
-        norm_num_groups=config.norm_num_groups,
-        norm_eps=config.norm_eps,
-    )
+def onnx_unet(case: BenchmarkCase, unet: Any, inputs: CaseInputs) -> Callable[[], np.ndarray]:
+    """One step of a `UNet2DConditionModel` by ONNX Runtime with its default options.
+
+    It runs on as many threads as ldmref on the case's backend. The exported file is deleted once
+    the session has read it.
+
+    Raises:
+        BackendUnavailable: A library is missing, or disk space for the file.
+    """
+    arrays = (inputs.latents, inputs.timesteps, inputs.context)
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        file = Path(folder) / "unet.onnx"
+        size = sum(p.numel() * p.element_size() for p in unet.parameters())
+        require_disk_space(Path(folder), size)
+        export_onnx(unet, arrays, file)
+        runtime = import_peer("onnxruntime")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = thread_count(case.backend)
+        session = runtime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+    feed = dict(zip(ONNX_INPUTS, arrays, strict=True))
+    return lambda: session.run(None, feed)[0]
 
 
-def vae_arguments(config: AutoencoderConfig) -> dict[str, Any]:
-    """Ours as arguments of `AutoencoderKL`."""
-    levels = len(config.block_out_channels)
-    return dict(
-        in_channels=config.in_channels,
-        out_channels=config.out_channels,
-        latent_channels=config.latent_channels,
-        block_out_channels=config.block_out_channels,
-        layers_per_block=config.layers_per_block,
-        down_block_types=["DownEncoderBlock2D"] * levels,
-        up_block_types=["UpDecoderBlock2D"] * levels,
-        norm_num_groups=config.norm_num_groups,
-        mid_block_add_attention=config.mid_block_add_attention,
-        scaling_factor=config.scaling_factor,
-    )
-
-
-def text_arguments(config: TextConfig) -> dict[str, Any]:
-    """Ours as arguments of `CLIPTextConfig`."""
-    return dict(
-        vocab_size=config.vocab_size,
-        hidden_size=config.hidden_size,
-        intermediate_size=config.intermediate_size,
-        num_hidden_layers=config.num_hidden_layers,
-        num_attention_heads=config.num_attention_heads,
-        max_position_embeddings=config.max_position_embeddings,
-        hidden_act=config.hidden_act,
-        layer_norm_eps=config.layer_norm_eps,
-        bos_token_id=0,
-        eos_token_id=config.vocab_size - 1,
-        pad_token_id=config.vocab_size - 1,
-    )
+def export_onnx(unet: Any, arrays: tuple[np.ndarray, ...], file: Path) -> None:
+    """Export the U-Net for inputs of these shapes; its weights go into a file beside `file`."""
+    torch = import_peer("torch")
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of missing torchvision
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the exporter warns about torch's own code
+        torch.onnx.export(
+            unet,
+            tuple(map(torch.from_numpy, arrays)),
+            file,
+            kwargs={"return_dict": False},
+            input_names=ONNX_INPUTS,
+            dynamo=True,
+            external_data=True,
+            verbose=False,
+        )

@@ -1,131 +1,194 @@
-"""Where the time of a row's work goes: by operation, by operation and shape, and by layer."""
+"""Cost of ldmref alone: by operation, shape and layer, and as a function of a case's size."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Iterable, Sequence
+import copy
+import math
+import statistics
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import takewhile
 from typing import Any
 
 from ldmref.backends.traced import Record, TracedBackend
-from ldmref.bench.rows import Row
-from ldmref.bench.run import traced_model
-from ldmref.bench.works import PARTS, inputs_of, model_of, ours
+from ldmref.bench.cases import BenchmarkCase, CaseInputs, Workload, ldmref_workload, repeat_count
+from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
 
 OTHER = "other"
+SCALING_VALUES = {"resolution": (128, 256, 384, 512), "batch": (1, 2, 4, 8), "steps": (1, 2, 4, 8)}
+SMALL_SCALING_VALUES = {"resolution": (16, 32, 64), "batch": (1, 2, 4), "steps": (1, 2, 4)}
 
 
 @dataclass(frozen=True)
-class Line:
-    """A kind of operation, one with its `shapes` (else ""), or a layer; `gflops` may be 0."""
+class ProfileLine:
+    """Operations of one kind, of one kind and `shapes` (else ""), or of one layer."""
 
     name: str
     shapes: str
     calls: int
     seconds: float
-    share: float  # of the whole
-    gflops: float
+    share: float  # of the total time
+    gflops: float  # GFLOP/s; 0 for operations that are not counted
 
 
-def profile(row: Row) -> dict[str, Any]:
-    """Seconds, and lines by kind, shape and layer, largest first; of the second run, JSON-able.
+def profile_case(case: BenchmarkCase) -> dict[str, Any]:
+    """Profile ldmref's side of a case; the second run is measured.
 
-    `other` is what is no operation of the backend: additions, concatenations, changes of shape,
-    Python. Each operation waits for the device, so on a GPU the sum is above the untraced time.
+    Returns:
+        JSON-able: total `seconds` and `flops`, and `ProfileLine`s by `kinds`, `shapes` and
+        `layers`, in order of decreasing time. The last line, `other`, is the time outside the
+        backend's operations: additions, concatenations, reshapes, Python. The device is
+        synchronized after each operation, so a GPU takes longer than without a profile.
     """
-    model = model_of(row)
-    seen = traced_model(model, layer_names(model, PARTS[row.work]))
-    ops, side = seen.backend, ours(row, seen, inputs_of(row, seen))
-    assert isinstance(ops, TracedBackend)
-    side.call()
-    ops.records.clear()
-    side.wait()
-    start = time.perf_counter()
-    side.call()
-    side.wait()
-    seconds = time.perf_counter() - start
+    model = case.make_model()
+    traced, records = trace(model, layer_names(model, case.networks))
+    workload = ldmref_workload(case, traced, case.make_inputs(traced))
+    workload.run()
+    records.clear()
+    seconds = workload.seconds_per_call()
+    records = assign_layers(records)
+    keys: dict[str, Callable[[Record], tuple[str, str]]] = {
+        "kinds": lambda r: (r.name, ""),
+        "shapes": lambda r: (r.name, format_shapes(r)),
+        "layers": lambda r: (r.layer or f"({r.name})", ""),
+    }
     return {
-        "row": row.name,
-        "title": row.title,
-        "backend": row.backend,
+        "row": case.name,
+        "title": case.title,
+        "backend": case.backend,
         "seconds": seconds,
-        "flops": sum(record.flops for record in ops.records),
-        "kinds": [vars(line) for line in lines(ops.records, seconds, lambda r: (r.name, ""))],
-        "shapes": [vars(line) for line in lines(ops.records, seconds, _kind_and_shapes)],
-        "layers": [vars(line) for line in lines(placed(ops.records), seconds, _layer)],
+        "flops": sum(record.flops for record in records),
+    } | {
+        name: [vars(line) for line in group_records(records, seconds, key)]
+        for name, key in keys.items()
     }
 
 
-def layer_names(model: LatentDiffusion, parts: Sequence[str]) -> dict[int, str]:
-    """The checkpoint's name of the layer of each parameter, by the array's id.
+def trace(
+    model: LatentDiffusion, layer_of: Mapping[int, str] | None = None
+) -> tuple[LatentDiffusion, list[Record]]:
+    """The same model on a recording backend, and the list that its operations are added to."""
+    backend = TracedBackend(model.backend, layer_of=layer_of)
+    traced = copy.copy(model)
+    traced.backend = backend
+    return traced, backend.records
 
-    `down_blocks.0.resnets.0.conv1`; with the network's name before it if there are several.
+
+def count_flops(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> int:
+    """Operations of convolutions (in direct form), linear layers and attention."""
+    traced, records = trace(model)
+    ldmref_workload(case, traced, inputs).run()
+    return sum(record.flops for record in records)
+
+
+def layer_names(model: LatentDiffusion, networks: Sequence[str]) -> dict[int, str]:
+    """Layer name in the checkpoint (`down_blocks.0.resnets.0.conv1`) by the parameter's `id`.
+
+    The network's name is prepended if there are several networks.
     """
     return {
-        id(leaf): name.rpartition(".")[0]
-        for part in parts
-        for name, leaf in flatten(model.params[part], f"{part}." if len(parts) > 1 else "").items()
+        id(leaf): key.rpartition(".")[0]
+        for name in networks
+        for key, leaf in flatten(model.params[name], f"{name}." if networks[1:] else "").items()
     }
 
 
-def placed(records: Sequence[Record]) -> list[Record]:
-    """Records in which operations without parameters have a layer too.
+def assign_layers(records: Sequence[Record]) -> list[Record]:
+    """Give operations without parameters the innermost module around them.
 
-    It is the innermost module that holds the layers before and after: attention lies between `to_v`
-    and `to_out.0` of `attn1`, and is `attn1`'s.
+    That module contains the layers before and after: attention runs between `attn1.to_v` and
+    `attn1.to_out.0`, so it belongs to `attn1`.
     """
-    found, before = [], [""]
+    previous = [""]  # the last named layer before each record
     for record in records:
-        before.append(record.layer or before[-1])
-    after = ""
-    for record, last in zip(reversed(records), reversed(before[:-1]), strict=True):
-        found.append(record if record.layer else replace(record, layer=_common(last, after)))
-        after = record.layer or after
-    return found[::-1]
+        previous.append(record.layer or previous[-1])
+    assigned, following = [], ""
+    for record, before in zip(reversed(records), reversed(previous[:-1]), strict=True):
+        layer = record.layer or _common_module(before, following)
+        assigned.append(replace(record, layer=layer))
+        following = record.layer or following
+    return assigned[::-1]
 
 
-def _common(a: str, b: str) -> str:
-    """The module that holds both layers: the names that both begin with."""
+def _common_module(a: str, b: str) -> str:
     pairs = zip(a.split("."), b.split("."), strict=False)
     return ".".join(x for x, _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
-def _layer(record: Record) -> tuple[str, str]:
-    return record.layer or f"({record.name})", ""
-
-
-def lines(
-    records: Iterable[Record], seconds: float, key: Callable[[Record], tuple[str, str]]
-) -> list[Line]:
-    """Records in groups of equal key, by falling time; the last is what is left of `seconds`."""
+def group_records(
+    records: Iterable[Record], total: float, key: Callable[[Record], tuple[str, str]]
+) -> list[ProfileLine]:
+    """One line per (name, shapes) key, in order of decreasing time, and `other` up to `total`."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault(key(record), []).append(record)
-    found = [_line(*name, group, seconds) for name, group in groups.items()]
-    left = seconds - sum(line.seconds for line in found)
-    found.sort(key=lambda line: -line.seconds)
-    return [*found, Line(OTHER, "", 0, left, left / seconds, 0.0)]
+    lines = []
+    for (name, shapes), group in groups.items():
+        seconds = sum(record.seconds for record in group)
+        gflops = sum(record.flops for record in group) / seconds / 1e9 if seconds else 0.0
+        lines.append(ProfileLine(name, shapes, len(group), seconds, seconds / total, gflops))
+    lines.sort(key=lambda line: -line.seconds)
+    rest = total - sum(line.seconds for line in lines)
+    return [*lines, ProfileLine(OTHER, "", 0, rest, rest / total, 0.0)]
 
 
-def _line(name: str, shapes: str, group: list[Record], seconds: float) -> Line:
-    taken = sum(record.seconds for record in group)
-    gflops = sum(record.flops for record in group) / taken / 1e9 if taken else 0.0
-    return Line(name, shapes, len(group), taken, taken / seconds, gflops)
+def format_shapes(record: Record) -> str:
+    """Shapes of input, weight and output.
 
-
-def _kind_and_shapes(record: Record) -> tuple[str, str]:
-    return record.name, shapes_of(record)
-
-
-def shapes_of(record: Record) -> str:
-    """Input, weight and output as `2x320x64x64 * 320x320x3x3 -> 2x320x64x64`.
-
-    >>> shapes_of(Record(0, "linear", ((2, 9, 6), (8, 6), (8,)), (2, 9, 8), 0.1, 1728))
+    >>> format_shapes(Record(0, "linear", ((2, 9, 6), (8, 6), (8,)), (2, 9, 8), 0.1, 1728))
     '2x9x6 * 8x6 -> 2x9x8'
     """
-    inputs = [shape for shape in record.inputs if len(shape) > 1]
-    joined = " * ".join("x".join(map(str, shape)) for shape in inputs)
-    return f"{joined} -> {'x'.join(map(str, record.output))}"
+    matrices = [shape for shape in record.inputs if len(shape) > 1]
+    *inputs, output = ("x".join(map(str, shape)) for shape in (*matrices, record.output))
+    return f"{' * '.join(inputs)} -> {output}"
+
+
+def measure_scaling(
+    case: BenchmarkCase, variable: str, values: Sequence[int], rounds: int = 3
+) -> Iterator[dict[str, Any]]:
+    """Measure ldmref's side of a case at each value of resolution, batch or steps.
+
+    Steps are those of whole pictures, text encoder and autoencoder included.
+
+    Yields:
+        JSON-able: `value`, `seconds` (median), `min`, `max`, `flops`, `gflops`, and `exponent`, the
+        k of cost ~ value^k since the previous value: 1 is linear, 2 quadratic.
+
+    Raises:
+        UsageError: The case does not depend on `variable`.
+        BackendUnavailable: The backend cannot run on this machine.
+    """
+    if variable == "steps":
+        case = replace(case, work="picture")
+    elif case.work == "text" or (case.work, variable) == ("picture", "batch"):
+        raise UsageError(
+            f"{case.name} does not grow with {variable}",
+            code="E-GROW",
+            hint="try a row of the U-Net",
+        )
+    model, previous = case.make_model(), None
+    for value in values:
+        field = {"resolution": "size", "steps": "steps"}.get(variable)
+        sized = replace(case, **{field: value}) if field else case
+        inputs = sized.make_inputs(model, batch=value if variable == "batch" else None)
+        flops = count_flops(sized, model, inputs)
+        samples = time_workload(ldmref_workload(sized, model, inputs), rounds)
+        seconds = statistics.median(samples)
+        point = {
+            "row": case.name, "model": case.model, "backend": case.backend, "what": variable,
+            "value": value, "seconds": seconds, "min": min(samples), "max": max(samples),
+            "flops": flops, "gflops": flops / seconds / 1e9, "exponent": None,
+        }  # fmt: skip
+        if previous:
+            growth = math.log(seconds / previous["seconds"])
+            point["exponent"] = growth / math.log(value / previous["value"])
+        previous = point
+        yield point
+
+
+def time_workload(workload: Workload, rounds: int) -> list[float]:
+    """Seconds per call in each round, after one warm-up call."""
+    repeat = repeat_count(workload.seconds_per_call())
+    return [workload.seconds_per_call(repeat) for _ in range(rounds)]

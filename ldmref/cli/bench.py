@@ -1,9 +1,9 @@
-"""`ldmref bench`: speed and memory beside the peers, profiles, and how cost grows."""
+"""`ldmref bench`: time and memory of ldmref beside its peers, profiles, and scaling."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,10 +11,11 @@ from typing import Any
 
 import click
 
-from ldmref.bench.report import goals
-from ldmref.bench.rows import ROWS, WORKS, Row, quickly, select
+from ldmref.bench import formatting
+from ldmref.bench.cases import CASES, WORK_TITLES, BenchmarkCase, resized, select_cases
 from ldmref.cli.progress import one_line, say
 from ldmref.errors import BackendUnavailable, OutputError, UsageError, VerifyError
+from ldmref.models.presets import preset
 
 SCHEMA = 1
 option = click.option
@@ -23,174 +24,161 @@ option = click.option
 @click.command()
 @click.argument("names", metavar="[ROW]...", nargs=-1)
 @option("--rounds", type=click.IntRange(1, 1000), help="Default: 5; with --quick 2.")
-@option("--backend", metavar="NAME", help="Only rows on it; of --profile and --grow, this one.")
-@option("--size", type=click.IntRange(8, 4096), help="Pixels of a side, such as 512 or 256.")
+@option("--backend", metavar="NAME", help="Only rows on it; with --profile or --grow, run on it.")
+@option("--size", type=click.IntRange(8, 4096), help="Image width and height in pixels.")
 @option("--steps", type=click.IntRange(1, 1000), help="Sampler steps of whole pictures.")
-@option("--json", "json_file", metavar="FILE", help="Write every number, and what ran where.")
+@option("--json", "json_file", metavar="FILE", help="Write all numbers and the machine's data.")
 @option("--plot", "plot_file", metavar="FILE", help="Write a plot: .png, .svg, .pdf.")
-@option("--overwrite", is_flag=True, help="Replace files that exist.")
-@option(
-    "--profile", "profiled", is_flag=True, help="Where the time goes, by operation, shape, layer."
-)
+@option("--overwrite", is_flag=True, help="Replace existing files.")
+@option("--profile", is_flag=True, help="Time by operation, shape and layer.")
 @option("--grow", type=click.Choice(["resolution", "batch", "steps"]), help="How cost grows.")
-@option("--model", metavar="PRESET", help="Of --profile and --grow; default: the row's.")
-@option("--list", "listed", is_flag=True, help="The rows, with target and aim.")
-@option("--quick", is_flag=True, help="On the smallest model, in seconds: does it run?")
-def bench(names: tuple[str, ...], **flags: Any) -> None:
-    """Measure ldmref beside diffusers, transformers, torch.compile and ONNX Runtime, in turn.
+@option("--model", metavar="PRESET", help="For --profile and --grow. Default: the row's.")
+@option("--list", "list_rows", is_flag=True, help="List the rows, with target and aim.")
+@option("--quick", is_flag=True, help="Test run on the smallest model; takes seconds.")
+def bench(
+    names: tuple[str, ...],
+    rounds: int | None,
+    backend: str | None,
+    size: int | None,
+    steps: int | None,
+    json_file: str | None,
+    plot_file: str | None,
+    overwrite: bool,
+    profile: bool,
+    grow: str | None,
+    model: str | None,
+    list_rows: bool,
+    quick: bool,
+) -> None:
+    """Compare ldmref with diffusers, transformers, torch.compile and ONNX Runtime.
 
-    ROW is a row's name or the beginning of one, such as unet or memory; without one, all that can
-    run here are measured. Both sides compute the same from the same weights; where their outputs
-    differ, nothing is measured. Ratios are ldmref / peer: below 1, ldmref needs less. Exit code 4
-    if two sides differ, 5 if nothing could run. Full rows take minutes and gigabytes of memory.
+    ROW is the name of a row or its first part, such as unet or memory; the default is every row
+    that can run here. Both sides run in turn, on the same weights; if their outputs differ, the row
+    is refused. Ratios are ldmref / peer: below 1, ldmref needs less. Exit code 4 if two sides
+    differ, 5 if nothing could run. Full rows take minutes and gigabytes of memory.
     """
-    if flags["profiled"] and flags["grow"]:
+    if profile and grow:
         raise UsageError("--profile and --grow are two runs", code="E-USAGE")
-    if flags["model"] and not (flags["profiled"] or flags["grow"]):
-        raise UsageError(
-            "--model goes with --profile or --grow: rows have their own", code="E-USAGE"
-        )
-    if flags["listed"]:
-        for row in select(names, backend=flags["backend"]):
-            click.echo(f"{row.name:<24}{row.backend} beside {row.peer_title}, "
-                       f"{goals(row.target, row.aim)}\n  {row.title}")  # fmt: skip
+    if model and not (profile or grow):
+        raise UsageError("--model needs --profile or --grow: rows have their own", code="E-USAGE")
+    if list_rows:
+        for case in select_cases(names, backend=backend):
+            goals = formatting.format_goals(case.target, case.aim)
+            click.echo(f"{case.name:<24}{case.backend} beside {case.peer_title}, {goals}")
+            click.echo(f"  {case.title}")
         return
-    files = _Files(flags["json_file"], flags["plot_file"], flags["overwrite"])
-    chosen = {key: flags[key] for key in ("size", "steps", "quick")}
-    rounds = flags["rounds"] or (2 if flags["quick"] else 5)
-    if flags["profiled"] or flags["grow"]:
-        row = _single(names, flags["backend"], flags["model"], **chosen)
-        _profile(row, files) if flags["profiled"] else _grow(row, flags, rounds, files)
+    from ldmref.bench.machine import openblas_overrides
+
+    files = _OutputFiles(json_file, plot_file, overwrite)
+    rounds = rounds or (2 if quick else 5)
+    overrides = openblas_overrides()
+    if overrides:
+        say(one_line(f"warning: {overrides} overrides OpenBLAS' detection of the processor"))
+    if profile or grow:
+        case = _single_case(names, backend)
+        case = resized(replace(case, measured="time"), quick=quick, size=size, steps=steps)
+        if model:
+            case = replace(case, model=model, size=size or preset(model).defaults.width)
+        _scaling(case, grow, rounds, files) if grow else _profile(case, files)
     else:
-        _rows(select(names, backend=flags["backend"], **chosen), flags["quick"], rounds, files)
+        cases = select_cases(names, backend=backend)
+        cases = [resized(case, quick=quick, size=size, steps=steps) for case in cases]
+        _compare(cases, quick, rounds, files)
 
 
-def _rows(rows: Sequence[Row], quick: bool, rounds: int, files: _Files) -> None:
-    from ldmref.bench.report import text
-    from ldmref.bench.run import run
+def _single_case(names: Sequence[str], backend: str | None) -> BenchmarkCase:
+    """The case for --profile or --grow; by default the U-Net at 512 pixels."""
+    if len(names) > 1 or (names and names[0] not in CASES):
+        raise UsageError("--profile and --grow take one row", code="E-ROW", hint="see --list")
+    case = CASES[names[0] if names else "unet-numpy-64"]
+    return replace(case, backend=backend or case.backend)
 
-    sizes = {"sizes": (256,)} if quick else {}
-    records, skipped, differing = [], [], []
-    for row in rows:
+
+def _compare(cases: list[BenchmarkCase], quick: bool, rounds: int, files: _OutputFiles) -> None:
+    """Measure the cases, and report those that cannot run or whose sides differ."""
+    from ldmref.bench.compare import run_case
+    from ldmref.bench.machine import GEMM_SIZES
+
+    results, skipped, differing = [], [], []
+    for case in cases:
         try:
-            record = run(row, rounds, **sizes)
+            result = run_case(case, rounds, (256,) if quick else GEMM_SIZES)
         except BackendUnavailable as error:
-            skipped.append({"name": row.name, "reason": str(error), "hint": error.hint})
-            say(one_line(f"{row.name}: skipped: {error} ({error.hint})"))
+            skipped.append({"name": case.name, "reason": str(error), "hint": error.hint})
+            say(one_line(f"{case.name}: skipped: {error} ({error.hint})"))
         except VerifyError as error:
-            differing.append(row.name)
-            say(one_line(f"{row.name}: {error}"))
+            differing.append(case.name)
+            say(one_line(f"{case.name}: {error}"))
         else:
-            records.append(record)
-            click.echo("\n".join(text(record)))
-    if quick and records:
+            results.append(result)
+            click.echo("\n".join(formatting.format_result(result)))
+    if quick and results:
         click.echo("--quick: both sides ran and agree; the numbers mean nothing")
-    files.write({"rows": records, "skipped": skipped, "differing": differing, "quick": quick})
-    if records and files.plot:
-        from ldmref.bench.plot import plot_rows
-
-        plot_rows(records, files.plot, overwrite=files.overwrite)
+    report = {"rows": results, "skipped": skipped, "differing": differing, "quick": quick}
+    files.write(report, formatting.plot_results, results)
     if differing:
         raise VerifyError(f"the two sides differ: {', '.join(differing)}", code="E-BENCH")
-    if skipped and not records:
-        reasons = dict.fromkeys(entry["reason"] for entry in skipped)
+    if skipped and not results:
+        reasons = dict.fromkeys(row["reason"] for row in skipped)
         raise BackendUnavailable(
             f"nothing could be measured: {'; '.join(reasons)}", code="E-BENCH",
             hint=skipped[0]["hint"],
         )  # fmt: skip
 
 
-def _profile(row: Row, files: _Files) -> None:
-    from ldmref.bench.profile import profile
-    from ldmref.bench.report import profile_text
+def _profile(case: BenchmarkCase, files: _OutputFiles) -> None:
+    from ldmref.bench.profile import profile_case
 
-    found = profile(row)
-    click.echo("\n".join(profile_text(found)))
-    files.write({"profile": found})
-    if files.plot:
-        from ldmref.bench.plot import plot_profile
-
-        plot_profile(found, files.plot, overwrite=files.overwrite)
+    result = profile_case(case)
+    click.echo("\n".join(formatting.format_profile(result)))
+    files.write({"profile": result}, formatting.plot_profile, result)
 
 
-def _grow(row: Row, flags: dict[str, Any], rounds: int, files: _Files) -> None:
-    from ldmref.bench.grow import SERIES, SMALL, grow
-    from ldmref.bench.report import point_text
+def _scaling(case: BenchmarkCase, variable: str, rounds: int, files: _OutputFiles) -> None:
+    from ldmref.bench.profile import SCALING_VALUES, SMALL_SCALING_VALUES, measure_scaling
 
-    what = flags["grow"]
-    small = row.model != "sd15"
-    values = (SMALL if small else SERIES)[what]
-    click.echo(f"{row.model} on {row.backend}: {WORKS['picture' if what == 'steps' else row.work]}")
+    values = (SCALING_VALUES if case.model == "sd15" else SMALL_SCALING_VALUES)[variable]
+    work = WORK_TITLES["picture" if variable == "steps" else case.work]
+    click.echo(f"{case.model} on {case.backend}: {work}")
     points = []
-    for point in grow(row, what, values, rounds):
-        click.echo(point_text(point))
+    for point in measure_scaling(case, variable, values, rounds):
+        click.echo(formatting.format_scaling_point(point))
         points.append(point)
-    files.write({"grow": points})
-    if files.plot:
-        from ldmref.bench.plot import plot_growth
-
-        plot_growth(points, files.plot, overwrite=files.overwrite)
+    files.write({"grow": points}, formatting.plot_scaling, points)
 
 
-def _single(
-    names: Sequence[str],
-    backend: str | None,
-    model: str | None,
-    *,
-    size: int | None,
-    steps: int | None,
-    quick: bool,
-) -> Row:
-    """The row that --profile and --grow look at; if none is named, the U-Net's at 512 pixels."""
-    if len(names) > 1 or (names and names[0] not in ROWS):
-        raise UsageError("--profile and --grow take one row", code="E-ROW", hint="see --list")
-    row = ROWS[names[0]] if names else ROWS["unet-numpy-64"]
-    row = replace(row, backend=backend) if backend else row
-    row = quickly(replace(row, measured="time")) if quick else row
-    if model:
-        from ldmref.models.presets import preset
-
-        size = size or preset(model).defaults.width
-        row = replace(row, model=model)
-    return replace(row, size=size or row.size, steps=steps or row.steps)
-
-
-class _Files:
-    """What is written at the end; refused at the beginning if it cannot be."""
+class _OutputFiles:
+    """The --json and --plot files; both are checked before anything is measured."""
 
     def __init__(self, json_file: str | None, plot_file: str | None, overwrite: bool):
-        self.json, self.plot = (Path(name) if name else None for name in (json_file, plot_file))
+        self.json = Path(json_file) if json_file else None
+        self.plot = Path(plot_file) if plot_file else None
         self.overwrite = overwrite
-        for path in (self.json, self.plot):
-            if path is None:
-                continue
+        for path in filter(None, (self.json, self.plot)):
             if path.exists() and not overwrite:
                 raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
             if not path.absolute().parent.is_dir():
-                raise OutputError(
-                    f"the folder {str(path.parent)!r} does not exist", code="E-FOLDER"
-                )
+                raise OutputError(f"no folder {str(path.parent)!r}", code="E-FOLDER")
         if self.plot:
             if self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
                 raise UsageError(
                     f"cannot plot into {str(self.plot)!r}", code="E-FORMAT",
                     hint="a plot's name ends in .png, .svg or .pdf",
                 )  # fmt: skip
-            from ldmref.bench.plot import need_matplotlib
+            formatting.require_matplotlib()
 
-            need_matplotlib()
+    def write(self, report: dict[str, Any], plot: Callable[..., None], data: Any) -> None:
+        """Write `report` with time and machine to the JSON file, and plot `data` unless empty."""
+        if self.json:
+            from ldmref.bench.machine import machine_info
+            from ldmref.io.atomic import atomic_write
 
-    def write(self, found: dict[str, Any]) -> None:
-        """The JSON file, if one is asked for."""
-        if self.json is None:
-            return
-        from ldmref.bench.machine import facts
-        from ldmref.io.atomic import atomic_write
-
-        when = datetime.now(UTC).isoformat(timespec="seconds")
-        whole = {"schema": SCHEMA, "time": when, "machine": facts()} | found
-        with atomic_write(self.json, overwrite=self.overwrite) as file:
-            file.write(json.dumps(whole, indent=1).encode() + b"\n")
+            now = datetime.now(UTC).isoformat(timespec="seconds")
+            report = {"schema": SCHEMA, "time": now, "machine": machine_info()} | report
+            with atomic_write(self.json, overwrite=self.overwrite) as file:
+                file.write(json.dumps(report, indent=1).encode() + b"\n")
+        if self.plot and data:
+            plot(data, self.plot, overwrite=self.overwrite)
 
 
 COMMANDS = (bench,)

@@ -258,6 +258,8 @@ class LatentDiffusion:
             return self._network(decode, "vae")(config, z / config.scaling_factor)
 
         with ops.inference():
+            if tile is None:
+                return decoder(latents)
             return decode_tiled(ops, decoder, latents, config.factor, tile)
 
     def unet(

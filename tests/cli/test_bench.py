@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 
 import pytest
 
-from ldmref.bench.rows import ROWS
+from ldmref.bench.cases import CASES
+from ldmref.bench.machine import OPENBLAS_OVERRIDES
 
 
 @pytest.fixture(autouse=True)
-def brief(monkeypatch):
-    monkeypatch.setattr("ldmref.bench.measure.LEAST", 0.0)
+def quick_and_default_blas(monkeypatch):
+    """Time one call per round, and warn of nothing."""
+    monkeypatch.setattr("ldmref.bench.cases.MIN_SECONDS", 0.0)
+    for name in OPENBLAS_OVERRIDES:
+        monkeypatch.delenv(name, raising=False)
 
 
 @pytest.fixture
@@ -24,11 +29,12 @@ def peers():
 def test_list(ldm):
     ran = ldm("bench", "--list")
     lines = ran.out.splitlines()
-    assert ran.code == 0 and len(lines) == 2 * len(ROWS) and max(map(len, lines)) <= 100
-    for row, first, second in zip(ROWS.values(), lines[::2], lines[1::2], strict=True):
-        assert first.split()[:3] == [row.name, row.backend, "beside"] and row.peer_title in first
-        assert f", aim {row.aim:.2f}" in first and second.strip() == row.title
-        assert (f", target {row.target or 0:.2f}" in first) == (row.target is not None)
+    assert ran.code == 0 and len(lines) == 2 * len(CASES) and max(map(len, lines)) <= 100
+    for case, first, second in zip(CASES.values(), lines[::2], lines[1::2], strict=True):
+        assert first.split()[:3] == [case.name, case.backend, "beside"]
+        assert case.peer_title in first and second.strip() == case.title
+        assert f", aim {case.aim:.2f}" in first
+        assert (f", target {case.target or 0:.2f}" in first) == (case.target is not None)
     assert len(ldm("bench", "unet", "--list", "--backend", "numpy").out.splitlines()) == 2 * 4
 
 
@@ -52,11 +58,21 @@ def test_rows_json_and_plot(ldm, work, peers):
     assert again.code == 8 and "exists" in again.err and "ratio" not in again.out
 
 
-def test_environment_is_recorded(monkeypatch):
-    from ldmref.bench.machine import facts
-
-    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
-    assert facts()["environment"]["OPENBLAS_CORETYPE"] == "Haswell"
+@pytest.mark.parametrize("name", OPENBLAS_OVERRIDES)
+def test_an_openblas_override_is_recorded_and_warned_of(ldm, work, peers, monkeypatch, name):
+    ran = ldm("bench", "clip-numpy", "--quick", "--json", "a.json")
+    assert ran.code == 0 and not ran.err
+    assert name not in json.loads((work / "a.json").read_text())["machine"]["environment"]
+    monkeypatch.setenv(name, "12345")
+    for argv in (("clip-numpy", "--json", "b.json"), ("--profile",), ("--grow", "batch")):
+        ran = ldm("bench", *argv, "--quick", "--rounds", "1")
+        (line,) = ran.err.splitlines()
+        assert ran.code == 0 and line.startswith(f"warning: {name}=12345 overrides OpenBLAS")
+        assert "warning" not in ran.out
+    machine = json.loads((work / "b.json").read_text())["machine"]
+    assert machine["environment"][name] == "12345"
+    assert "warning" not in (work / "b.json").read_text()
+    assert not ldm("bench", "--list").err
 
 
 def test_profile_and_grow(ldm, work):
@@ -72,7 +88,7 @@ def test_profile_and_grow(ldm, work):
     assert [point["value"] for point in points] == [1, 2, 4]
 
 
-def test_a_missing_peer_is_told_and_the_others_go_on(ldm, peers, monkeypatch):
+def test_a_missing_peer_is_named_and_the_others_go_on(ldm, peers, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     ran = ldm("bench", "unet-numpy-32", "clip-numpy", "--quick")
     assert ran.code == 0 and "clip-numpy" in ran.out and "unet" not in ran.out
@@ -91,18 +107,16 @@ def test_without_a_gpu(ldm, peers, monkeypatch):
 
 
 def test_differing_sides_are_an_error_after_the_other_rows(ldm, peers, monkeypatch):
-    import ldmref.bench.run as runs
+    from ldmref.bench import compare
 
-    whole = runs.theirs
+    peer_workload = compare.peer_workload
 
-    def off(row, model, inputs):
-        import dataclasses
+    def wrong_unet(case, model, inputs):
+        workload = peer_workload(case, model, inputs)
+        error = case.work == "unet"
+        return dataclasses.replace(workload, to_numpy=lambda y: workload.to_numpy(y) + error)
 
-        side = whole(row, model, inputs)
-        wrong = row.work == "unet"
-        return dataclasses.replace(side, host=lambda y: side.host(y) + wrong)
-
-    monkeypatch.setattr(runs, "theirs", off)
+    monkeypatch.setattr(compare, "peer_workload", wrong_unet)
     ran = ldm("bench", "unet-numpy-32", "clip-numpy", "--quick")
     assert ran.code == 4 and "clip-numpy" in ran.out and "unet" not in ran.out
     assert "unet-numpy-32: the two sides differ" in ran.err

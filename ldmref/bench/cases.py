@@ -1,0 +1,245 @@
+"""The cases of `ldmref bench`, their models and inputs, and ldmref's side of each."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldmref import modes
+from ldmref.backends import get_backend
+from ldmref.backends.base import Backend
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.loading import random_model
+from ldmref.models.model import LatentDiffusion
+
+WORK_TITLES = {
+    "unet": "one step of the U-Net, batch 2",
+    "vae": "decoding one picture",
+    "text": "encoding one prompt",
+    "picture": "one whole picture",
+}
+PEER_TITLES = {
+    "eager": "{library} eager",
+    "compiled": "{library} torch.compile",
+    "channels_last": "{library} eager, channels_last",
+    "process": "{library} eager, a fresh process",
+    "onnx": "ONNX Runtime",
+}
+MIN_SECONDS = 0.2  # of a timed round; shorter calls are repeated
+MAX_REPEATS = 1000
+PROMPT, NEGATIVE_PROMPT, SEED, CFG_SCALE, TIMESTEP = "a red heart", "", 1, 7.5, 500.0
+
+
+@dataclass(frozen=True)
+class Workload:
+    """The computation of one side."""
+
+    run: Callable[[], Any]
+    to_numpy: Callable[[Any], np.ndarray]  # result of `run` as float32
+    synchronize: Callable[[], None] = lambda: None  # wait for the device
+
+    def output(self) -> np.ndarray:
+        """Run once; the result as float32."""
+        return self.to_numpy(self.run())
+
+    def seconds_per_call(self, repeat: int = 1) -> float:
+        """Mean seconds of `repeat` calls."""
+        self.synchronize()
+        start = time.perf_counter()
+        for _ in range(repeat):
+            self.run()
+        self.synchronize()
+        return (time.perf_counter() - start) / repeat
+
+
+def repeat_count(seconds: float) -> int:
+    """Calls per round, for calls of this duration."""
+    return min(MAX_REPEATS, max(1, math.ceil(MIN_SECONDS / max(seconds, 1e-9))))
+
+
+@dataclass(frozen=True)
+class CaseInputs:
+    """Host arrays for both sides."""
+
+    latents: np.ndarray  # (n, c, h, w) float32
+    timesteps: np.ndarray  # (n,) float32
+    context: np.ndarray  # (n, l, d) float32
+    token_ids: np.ndarray  # (2, l) int64: negative prompt, prompt
+
+
+@dataclass(frozen=True)
+class BenchmarkCase:
+    """One comparison. Ratios are ldmref / peer: lower is better, 1 is a draw."""
+
+    name: str
+    work: str  # key of WORK_TITLES
+    target: float | None  # required ratio; None: informative only
+    aim: float  # desired ratio
+    backend: str = "numpy"
+    dtype: str = "float32"
+    device: str = "cpu"
+    speed: str = ""  # "exact", "fast" or "fastest"; "": the backend's default
+    peer: str = "eager"  # key of PEER_TITLES
+    measured: str = "time"  # "memory": one process per side; "start": time of whole processes
+    model: str = "sd15"  # preset
+    size: int = 512  # image width and height in pixels
+    steps: int = 1  # sampler steps of "picture"
+    tolerance: float = 1e-3  # max |ours - theirs| / max |theirs|
+
+    @property
+    def library(self) -> str:
+        """The peer's library."""
+        return "transformers" if self.work == "text" else "diffusers"
+
+    @property
+    def title(self) -> str:
+        """Description of the workload."""
+        prefix = {"memory": "peak memory: ", "start": "process start to file: "}
+        size = "" if self.work == "text" else f", {self.size}x{self.size}"
+        steps = f", {self.steps} steps" if self.work == "picture" else ""
+        work = prefix.get(self.measured, "") + WORK_TITLES[self.work]
+        return f"{work}{size}{steps}, {self.model}, {self.dtype}"
+
+    @property
+    def peer_title(self) -> str:
+        """Description of the peer."""
+        return PEER_TITLES[self.peer].format(library=self.library)
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks involved."""
+        all_networks = ("unet", "vae", "text_encoder")
+        return {"text": ("text_encoder",), "picture": all_networks}.get(self.work, (self.work,))
+
+    def make_backend(self) -> Backend:
+        """The case's backend, at the case's `speed`.
+
+        Raises:
+            BackendUnavailable: The backend cannot run on this machine.
+        """
+        return get_backend(self.backend, self.device, self.dtype, self.speed or None)
+
+    def make_model(self, backend: Backend | None = None) -> LatentDiffusion:
+        """The case's model with seeded random weights, on `backend` or the case's own."""
+        return random_model(self.model, backend=backend or self.make_backend())
+
+    def make_inputs(self, model: LatentDiffusion, batch: int | None = None) -> CaseInputs:
+        """Seeded inputs; the default batch is 2 for the U-Net (guidance), else 1."""
+        config, normal = model.config, np.random.default_rng(SEED).standard_normal
+        n = batch or (2 if self.work == "unet" else 1)
+        length, width = config.text_encoder.max_position_embeddings, config.unet.cross_attention_dim
+        latents = normal((n, *model.latent_shape(self.size, self.size)), np.float32)
+        context = normal((n, length, width), np.float32)
+        token_ids = model.tokenize([NEGATIVE_PROMPT, PROMPT]).ids[:, 0]
+        timesteps = np.full(n, TIMESTEP, np.float32)
+        return CaseInputs(latents, timesteps, context, np.asarray(token_ids, np.int64))
+
+
+_UINT8 = 2 / 255 + 1e-6  # pictures: two 8-bit steps
+_HALF = 0.1  # bfloat16 and float16: both sides round after every layer
+_CASES = (
+    BenchmarkCase("unet-numpy-64", "unet", 0.85, 0.70),
+    BenchmarkCase("unet-numpy-32", "unet", 0.85, 0.65, size=256),
+    BenchmarkCase("unet-torch-64", "unet", 0.80, 0.65, "torch"),
+    BenchmarkCase("unet-torch-32", "unet", 0.85, 0.65, "torch", size=256),
+    BenchmarkCase("unet-torch-compiled-64", "unet", 0.95, 0.85, "torch", speed="fastest",
+                  peer="compiled"),
+    BenchmarkCase("unet-torch-compiled-32", "unet", 0.95, 0.85, "torch", speed="fastest",
+                  peer="compiled", size=256),
+    BenchmarkCase("unet-torch-bf16", "unet", 1.0, 0.85, "torch", "bfloat16", peer="channels_last",
+                  tolerance=_HALF),
+    BenchmarkCase("unet-numpy-64-onnx", "unet", None, 1.0, peer="onnx"),
+    BenchmarkCase("unet-numpy-32-onnx", "unet", None, 1.0, peer="onnx", size=256),
+    BenchmarkCase("unet-torch-32-onnx", "unet", None, 1.0, "torch", peer="onnx", size=256),
+    BenchmarkCase("vae-numpy", "vae", 1.0, 0.80),
+    BenchmarkCase("vae-torch", "vae", 0.83, 0.75, "torch"),
+    BenchmarkCase("clip-numpy", "text", 0.75, 0.65),
+    BenchmarkCase("clip-torch", "text", 0.75, 0.65, "torch"),
+    BenchmarkCase("memory-numpy", "picture", 1.0, 0.8, measured="memory", steps=2,
+                  tolerance=_UINT8),
+    BenchmarkCase("memory-torch", "picture", 1.0, 0.8, "torch", measured="memory", steps=2,
+                  tolerance=_UINT8),
+    BenchmarkCase("embedded", "picture", 0.5, 0.3, measured="start", peer="process",
+                  model="emoji", size=64, steps=20, tolerance=_UINT8),
+    BenchmarkCase("gpu-torch", "picture", 0.6, 0.6, "torch", "float16", "cuda", steps=50,
+                  tolerance=_HALF),
+    BenchmarkCase("gpu-torch-compiled", "picture", 1.0, 1.0, "torch", "float16", "cuda",
+                  speed="fastest", peer="compiled", steps=50, tolerance=_HALF),
+    BenchmarkCase("gpu-cupy", "picture", 2.0, 2.0, "cupy", "float16", "cuda", speed="fast",
+                  steps=50, tolerance=_HALF),
+)  # fmt: skip
+CASES: dict[str, BenchmarkCase] = {case.name: case for case in _CASES}
+
+
+def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> list[BenchmarkCase]:
+    """Cases by name or name prefix (`unet`, `memory`); without names, all of them.
+
+    Raises:
+        UsageError: unknown name, or none of the named cases runs on `backend`.
+    """
+    selected: dict[str, BenchmarkCase] = {}
+    for name in names or CASES:
+        matches = [name] if name in CASES else [n for n in CASES if n.startswith(f"{name}-")]
+        if not matches:
+            raise UsageError(f"no row {name!r}", code="E-ROW", hint=did_you_mean(name, CASES))
+        selected |= {match: CASES[match] for match in matches}
+    cases = [case for case in selected.values() if backend in (None, case.backend)]
+    if not cases:
+        known = sorted({case.backend for case in selected.values()})
+        raise UsageError(
+            f"none of these rows is on backend {backend!r}",
+            code="E-ROW",
+            hint=f"theirs: {', '.join(known)}; see ldmref bench --list",
+        )
+    return cases
+
+
+def resized(
+    case: BenchmarkCase, *, quick: bool = False, size: int | None = None, steps: int | None = None
+) -> BenchmarkCase:
+    """The case with another size or number of steps.
+
+    `quick` takes the smallest model and picture: it shows that both sides run; the timings mean
+    nothing.
+    """
+    if quick and case.measured == "start":
+        case = replace(case, steps=2)
+    elif quick:
+        case = replace(case, model="tiny", size=32, steps=min(case.steps, 2))
+    return replace(case, size=size or case.size, steps=steps or case.steps)
+
+
+def ldmref_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
+    """ldmref's side of a case, through the public methods of the model."""
+    ops = model.backend
+    latents, context = ops.asarray(inputs.latents), ops.asarray(inputs.context)
+    timesteps = ops.asarray(inputs.timesteps, ops.wide)
+
+    def picture() -> list[Image.Image]:
+        return modes.txt2img(
+            model, PROMPT, negative_prompt=NEGATIVE_PROMPT, steps=case.steps, cfg_scale=CFG_SCALE,
+            sampler="ddim", seed=SEED, width=case.size, height=case.size, latents=inputs.latents,
+        ).images  # fmt: skip
+
+    run: Callable[[], Any] = {
+        "unet": lambda: model.unet(latents, timesteps, context),
+        "vae": lambda: model.decode(latents),
+        "text": lambda: model.encode_text([PROMPT]),
+        "picture": picture,
+    }[case.work]
+
+    def to_numpy(y: Any) -> np.ndarray:
+        return pixels(y) if case.work == "picture" else np.asarray(ops.to_numpy(y), np.float32)
+
+    return Workload(run, to_numpy, ops.synchronize)
+
+
+def pixels(images: Sequence[Image.Image]) -> np.ndarray:
+    """Images as (n, H, W, 3) float32 in [0, 1]."""
+    return np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images]) / 255

@@ -1,0 +1,261 @@
+"""Run a case: check that both sides agree, and measure their time or memory in turn.
+
+Rounds alternate between ldmref and its peer, so that a disturbance of the machine affects both.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from ldmref.backends import get_backend
+from ldmref.bench.cases import (
+    PROMPT,
+    SEED,
+    BenchmarkCase,
+    Workload,
+    ldmref_workload,
+    pixels,
+    repeat_count,
+)
+from ldmref.bench.machine import GEMM_SIZES, gemm_peaks
+from ldmref.bench.peers import import_peer, peer_network, peer_workload, require_peer
+from ldmref.bench.profile import count_flops
+from ldmref.errors import LdmrefError, ResourceError, VerifyError
+from ldmref.io.native import save_folder
+from ldmref.loading import load
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import Params
+from ldmref.samplers.grids import sampling_alphas_cumprod
+from ldmref.samplers.noise import Streams
+
+SIDES = ("ours", "theirs")
+PROCESS = Path(__file__).with_name("child_process.py")
+
+
+@dataclass(frozen=True)
+class PairedSamples:
+    """One measurement per round and side, in seconds or bytes."""
+
+    ours: tuple[float, ...]
+    theirs: tuple[float, ...]
+
+    @property
+    def ratios(self) -> list[float]:
+        """ours / theirs of each round."""
+        return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """All samples, their medians, and the median and range of the ratio."""
+        ratios = self.ratios
+        return {
+            "ours": {"values": list(self.ours), "median": statistics.median(self.ours)},
+            "theirs": {"values": list(self.theirs), "median": statistics.median(self.theirs)},
+            "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        }
+
+
+def run_case(
+    case: BenchmarkCase, rounds: int = 5, gemm_sizes: tuple[int, ...] = GEMM_SIZES
+) -> dict[str, Any]:
+    """Measure a case.
+
+    Args:
+        case: The comparison to run.
+        rounds: Measured rounds, at least 1.
+        gemm_sizes: Sizes of the matrix products that determine the peak.
+
+    Returns:
+        JSON-able: the case's fields, `error`, the samples of `ours` and `theirs`, and `ratio`
+        (median, min, max); of timed networks also `flops`, `peak`, and each side's `gflops` and
+        `share` of the peak.
+
+    Raises:
+        BackendUnavailable: Backend, device or peer is missing.
+        VerifyError: The outputs differ, so a ratio would mean nothing.
+    """
+    require_peer(case)
+    result = asdict(case) | {"title": case.title, "peer_title": case.peer_title, "rounds": rounds}
+    if case.measured == "time":
+        return result | _compare_time(case, rounds, gemm_sizes)
+    return result | _compare_processes(case, rounds)
+
+
+def _compare_time(case: BenchmarkCase, rounds: int, gemm_sizes: tuple[int, ...]) -> dict[str, Any]:
+    """Both sides in this process, sharing the weights where possible."""
+    model = case.make_model()
+    inputs = case.make_inputs(model)
+    ours, theirs = ldmref_workload(case, model, inputs), peer_workload(case, model, inputs)
+    error = require_agreement(case, ours.output(), theirs.output())
+    flops = count_flops(case, model, inputs)
+    result = time_alternately(ours, theirs, rounds).to_dict()
+    peaks = gemm_peaks(case.dtype, case.device, gemm_sizes)
+    peak = max(peaks.values(), default=0.0)
+    for side in SIDES:
+        gflops = flops / result[side]["median"] / 1e9
+        result[side] |= {"gflops": gflops, "share": gflops / peak if peak else None}
+    return {"unit": "s", "error": error, "flops": flops} | result | {"peak": peaks}
+
+
+def _compare_processes(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
+    """One process per side and round: the peak memory of each, or its duration.
+
+    When durations are measured, a first round fills the file caches and is not counted.
+    """
+    startup = case.measured == "start"
+    before: dict[str, list[int]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        save_model(case, folder)
+
+        def measure(side: str) -> float:
+            seconds, stdout = run_process(process_command(case, side, folder))
+            if startup:
+                return seconds
+            memory = json.loads(stdout.splitlines()[-1])
+            before[side].append(memory["before"])
+            return float(memory["peak"])
+
+        samples = alternate(measure, rounds, warm_up=int(startup))
+        error = require_agreement(case, *(read_picture(folder, side) for side in SIDES))
+    result = {"unit": "s" if startup else "B", "error": error} | samples.to_dict()
+    if not startup:
+        for side in SIDES:
+            result[side]["before"] = before[side]
+    return result
+
+
+def save_model(case: BenchmarkCase, folder: Path) -> None:
+    """Write the model that the processes read, float32, to `folder`/model."""
+    if case.measured == "start":
+        model = load(case.model, backend="numpy", device="cpu", dtype="float32")
+        save_diffusers(model, folder / "model", case)
+    else:
+        model = case.make_model(get_backend("numpy", "cpu", "float32", "exact"))
+        tokenizer = model.tokenizer.tokenizer.to_str()
+        save_folder(folder / "model", model.config, Params(model.params), tokenizer, np.float32)
+
+
+def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:
+    """Command line that generates the case's picture by one side."""
+    model, output = str(folder / "model"), str(folder / f"{side}.png")
+    if case.measured == "memory":
+        case_json = json.dumps(asdict(case))
+        argv = ["-m", "ldmref.bench.child_process", "memory", side, case_json, model, output]
+    elif side == "theirs":
+        argv = ["-P", str(PROCESS), "diffusers", model, output]
+    else:
+        argv = [
+            "-m", "ldmref", "txt2img", "-m", case.model, "-p", PROMPT, "--seed", str(SEED),
+            "--steps", str(case.steps), "--backend", case.backend, "--device", case.device,
+            "--dtype", case.dtype, "-o", output, "--overwrite", "-q",
+        ]  # fmt: skip
+    return [sys.executable, *argv]
+
+
+def read_picture(folder: Path, side: str) -> np.ndarray:
+    """The last picture of a side's process."""
+    with Image.open(folder / f"{side}.png") as image:
+        return pixels([image])
+
+
+def save_diffusers(model: LatentDiffusion, folder: Path, case: BenchmarkCase) -> None:
+    """Write networks, scheduler and inputs for the `diffusers` program of `child_process`.
+
+    The scheduler's betas are truncated where ldmref's samplers truncate them (`sigma_max`).
+    """
+    diffusers, config = import_peer("diffusers"), model.config
+    for name in case.networks:
+        peer_network(name, model).save_pretrained(folder / name)
+    alphas_cumprod = sampling_alphas_cumprod(config.scheduler)
+    betas = 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
+    diffusers.DPMSolverMultistepScheduler(
+        num_train_timesteps=len(betas),
+        trained_betas=betas.tolist(),
+        prediction_type={"eps": "epsilon", "v": "v_prediction"}[config.scheduler.prediction_type],
+        timestep_spacing=config.scheduler.spacing,
+        final_sigmas_type=config.scheduler.final_sigma,
+    ).save_pretrained(folder / "scheduler")
+    np.savez(
+        folder / "inputs.npz",
+        token_ids=np.asarray(model.tokenize(["", PROMPT]).ids[:, 0], np.int64),
+        latents=Streams([SEED], model.latent_shape(case.size, case.size))(),
+        steps=case.steps,
+        cfg_scale=config.defaults.cfg_scale,
+    )
+
+
+def run_process(argv: list[str]) -> tuple[float, str]:
+    """Seconds from start to end of a process, and its standard output.
+
+    Raises:
+        ResourceError: A signal killed the process.
+        LdmrefError: The process failed; the message is its last line on stderr.
+    """
+    start = time.perf_counter()
+    process = subprocess.run(argv, capture_output=True, text=True)
+    seconds = time.perf_counter() - start
+    if process.returncode < 0:
+        raise ResourceError(
+            f"a process of this row was killed by signal {-process.returncode}",
+            code="E-MEMORY",
+            hint="most often memory ran out: --size 256",
+        )
+    if process.returncode:
+        message = (process.stderr.strip().splitlines() or ["no message"])[-1]
+        raise LdmrefError(f"a process of this row failed: {message}", code="E-PROCESS")
+    return seconds, process.stdout
+
+
+def require_agreement(case: BenchmarkCase, ours: np.ndarray, theirs: np.ndarray) -> float:
+    """The relative error between the outputs.
+
+    Raises:
+        VerifyError: The error exceeds the case's tolerance.
+    """
+    error = relative_error(ours, theirs)
+    if not error <= case.tolerance:
+        raise VerifyError(
+            f"{case.name}: the two sides differ by {error:.3g} of the largest output, allowed is "
+            f"{case.tolerance:.3g}",
+            code="E-BENCH",
+            hint="their times cannot be compared; ldmref diff names the first layer that differs",
+        )
+    return error
+
+
+def relative_error(a: np.ndarray, b: np.ndarray) -> float:
+    """max |a - b| / max |b|; infinity if shapes differ or a value is not finite."""
+    if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
+        return math.inf
+    scale = float(np.abs(b).max(initial=0.0))
+    error = float(np.abs(a - b).max(initial=0.0))
+    return error / scale if scale else (0.0 if error == 0 else math.inf)
+
+
+def alternate(measure: Callable[[str], float], rounds: int, warm_up: int = 0) -> PairedSamples:
+    """`measure("ours")` and `measure("theirs")` in each round, after uncounted warm-up rounds."""
+    samples = [(measure("ours"), measure("theirs")) for _ in range(warm_up + rounds)]
+    return PairedSamples(*zip(*samples[warm_up:], strict=True))
+
+
+def time_alternately(ours: Workload, theirs: Workload, rounds: int) -> PairedSamples:
+    """Seconds per call of both sides, after one warm-up round.
+
+    A round repeats calls shorter than `MIN_SECONDS`, both sides equally often.
+    """
+    sides = {"ours": ours, "theirs": theirs}
+    repeat = repeat_count(max(side.seconds_per_call() for side in sides.values()))
+    return alternate(lambda side: sides[side].seconds_per_call(repeat), rounds, warm_up=1)

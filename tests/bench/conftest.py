@@ -1,0 +1,34 @@
+"""Fixtures of the benchmark tests."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from ldmref.bench.compare import PairedSamples
+
+
+@pytest.fixture
+def result_of():
+    """A function that makes a result of a case from the samples of both sides."""
+
+    def result(case, ours=(1.0, 1.0, 2.0), theirs=(2.0, 2.0, 2.0)):
+        titles = {"title": case.title, "peer_title": case.peer_title}
+        other = {"rounds": 3, "unit": "s", "error": 1e-5}
+        return dataclasses.asdict(case) | titles | other | PairedSamples(ours, theirs).to_dict()
+
+    return result
+
+
+@pytest.fixture
+def peers():
+    """Skip the test unless the peers' libraries are installed."""
+    for library in ("torch", "diffusers", "transformers"):
+        pytest.importorskip(library)
+
+
+@pytest.fixture
+def single_call_rounds(monkeypatch):
+    """Time one call per round, however short."""
+    monkeypatch.setattr("ldmref.bench.cases.MIN_SECONDS", 0.0)

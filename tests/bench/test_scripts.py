@@ -1,0 +1,91 @@
+"""The scripts of benchmarks/: the tables of docs/performance.md, and OpenBLAS overrides."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from ldmref.bench.cases import CASES
+from ldmref.bench.machine import OPENBLAS_OVERRIDES
+
+ROOT = Path(__file__).parents[2]
+
+
+def script(name):
+    spec = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture
+def make_table():
+    return script("make_table")
+
+
+@pytest.fixture
+def write_report(tmp_path, result_of):
+    """A function that writes the report of one case as benchmarks/results/zilog/`name`.json."""
+
+    def write(name, case, *, time="2030-01-01", ours=1.0, quick=False, environment=None):
+        machine = {"cpu": "Z80", "threads": {"numpy": 1, "torch": 2}, "versions": {"numpy": "9.9"}}
+        machine |= {"environment": environment} if environment else {}
+        rows = [result_of(case, (ours,) * 3, (2.0,) * 3)]
+        report = {"schema": 1, "time": time, "machine": machine, "quick": quick, "rows": rows}
+        (tmp_path / "zilog").mkdir(exist_ok=True)
+        (tmp_path / "zilog" / f"{name}.json").write_text(json.dumps(report))
+
+    return write
+
+
+def test_the_page_shows_the_stored_results(make_table):
+    page = (ROOT / "docs" / "performance.md").read_text()
+    assert make_table.fill(page, make_table.read_results(make_table.RESULTS)) == page
+
+
+def test_the_table_takes_the_newest_and_no_quick_runs(make_table, write_report, tmp_path):
+    case = CASES["vae-numpy"]
+    write_report("a", case, time="2030-01-02", ours=1.0)
+    write_report("b", case, time="2030-01-01", ours=2.0)
+    write_report("c", case, time="2031", ours=9.0, quick=True)
+    page = f"before\n{make_table.BEGIN}\nold\n{make_table.END}\nafter\n"
+    got = make_table.fill(page, make_table.read_results(tmp_path))
+    assert got.startswith("before\n") and got.endswith("after\n") and "old" not in got
+    assert "**0.50** (0.50 to 0.50)" in got and "4.50" not in got and "Z80" in got
+    assert "### zilog" in got and "`clip-torch`" in got.split("Not measured anywhere:")[1]
+    with pytest.raises(SystemExit, match="marks"):
+        make_table.fill("no marks", {})
+
+
+def test_the_table_names_the_rows_measured_under_an_openblas_override(
+    make_table, write_report, tmp_path
+):
+    write_report("a", CASES["vae-numpy"], environment={"OMP_NUM_THREADS": "2"})
+    write_report("b", CASES["clip-numpy"], environment={"OPENBLAS_CORETYPE": "Haswell"})
+    write_report("c", CASES["clip-torch"], environment={"OPENBLAS_CORETYPE": "Haswell"})
+    page = f"{make_table.BEGIN}{make_table.END}"
+    got = make_table.fill(page, make_table.read_results(tmp_path))
+    (line,) = [line for line in got.splitlines() if "overrides OpenBLAS" in line]
+    assert line.startswith("**Measured with OPENBLAS_CORETYPE=Haswell**")
+    assert "`clip-numpy`, `clip-torch`." in line and "`vae-numpy`" not in line
+
+
+@pytest.mark.parametrize("variable", OPENBLAS_OVERRIDES)
+def test_cpu_refuses_an_openblas_override(variable, monkeypatch, tmp_path):
+    cpu, commands = script("cpu"), []
+    monkeypatch.setattr(cpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
+    for name in OPENBLAS_OVERRIDES:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv(variable, "12345")
+    with pytest.raises(SystemExit, match=f"unset {variable}=12345$") as caught:
+        cpu.measure("cpu", ["zilog"])
+    assert "\n" not in str(caught.value) and not commands and not list(tmp_path.iterdir())
+    monkeypatch.delenv(variable)
+    cpu.measure("cpu", ["zilog", "--quick"])
+    assert len(commands) == sum(case.device == "cpu" for case in CASES.values())
+    assert all("--quick" in command for command in commands)
