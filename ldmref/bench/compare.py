@@ -36,10 +36,11 @@ from ldmref.bench.profile import count_flops
 from ldmref.errors import LdmrefError, ResourceError, VerifyError
 from ldmref.io.native import save_folder
 from ldmref.loading import load
+from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params
-from ldmref.samplers.grids import sampling_alphas_cumprod
 from ldmref.samplers.noise import Streams
+from ldmref.samplers.schedule import sampling_sigmas
 
 SIDES = ("ours", "theirs")
 PROCESS = Path(__file__).with_name("child_process.py")
@@ -179,7 +180,7 @@ def save_diffusers(model: LatentDiffusion, folder: Path, case: BenchmarkCase) ->
     diffusers, config = import_peer("diffusers"), model.config
     for name in case.networks:
         peer_network(name, model).save_pretrained(folder / name)
-    alphas_cumprod = sampling_alphas_cumprod(config.scheduler)
+    alphas_cumprod = alpha_bar_from_sigma(sampling_sigmas(config.scheduler))
     betas = 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
     diffusers.DPMSolverMultistepScheduler(
         num_train_timesteps=len(betas),

@@ -121,8 +121,9 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
 
 def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
     """The plan of a command line, and the label of its files."""
-    values = {name: flags.get(name) for name in MODES[mode].parameters}
-    sources = {name: flags[name] for name in SOURCES if name in values and flags[name]}
+    takes = MODES[mode].parameters
+    values = {name: flags[name] for name in takes if flags.get(name) not in (None, ())}
+    sources = {name: values[name] for name in SOURCES if name in values}
     values |= {name: picture_source(path) for name, path in sources.items()}
     prompt = flags["prompt"]
     if mode == "invert":
@@ -134,7 +135,6 @@ def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
         plan = modes.plan(mode, config, **values)
         return Task(plan, prompt if last == prompt else f"{prompt} to {last}")
     if mode in WITHOUT_PROMPT:
-        values.pop("prompt", None)
         [path] = sources.values()
         label = mode if path == STDIN else f"{Path(path).stem} {mode}"
         return Task(modes.plan(mode, config, **values), label)
@@ -148,8 +148,8 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     assert isinstance(up, InversionPlan)
     down = up.settings | {
         "prompt": edits, "seed": [0] * len(edits),  # from which nothing is drawn
-        "cfg_scale": 1.0 if values["cfg_scale"] is None else values["cfg_scale"],
-        "batch_size": flags["batch_size"], "tile": flags["tile"],
+        "cfg_scale": values.get("cfg_scale", 1.0), "batch_size": flags["batch_size"] or 1,
+        "tile": flags["tile"],
     }  # fmt: skip
     iterations = up.request.values["iterations"]
     inverted = {"prompt": up.request.prompts[0], "cfg_scale": 1.0, "iterations": iterations}

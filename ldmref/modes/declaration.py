@@ -12,7 +12,8 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 @dataclass(frozen=True)
 class Parameter:
-    """One parameter; `name`, `type` and `required` are read off a mode's signature.
+    """One parameter; `name`, `type`, `optional` and `required` are read
+    off a mode's signature.
 
     Args:
         help: for `help()`, `--help` and the schema.
@@ -42,6 +43,7 @@ class Parameter:
     recorded: bool = True
     name: str = ""
     type: type | None = None
+    optional: bool = False
     required: bool = False
 
     @property
@@ -96,8 +98,11 @@ def keys_of(typed_dict: type) -> dict[str, Parameter]:
 def _declared(name: str, hint: Any) -> Parameter:
     annotation, parameter = get_args(hint)[:2]
     union = get_origin(annotation) in (Union, UnionType)
-    types = [t for t in (get_args(annotation) if union else [annotation]) if t is not NoneType]
-    return replace(parameter, name=name, type=types[0] if len(types) == 1 else None)
+    types = list(get_args(annotation)) if union else [annotation]
+    optional = NoneType in types
+    types = [t for t in types if t is not NoneType]
+    kind = types[0] if len(types) == 1 else None
+    return replace(parameter, name=name, type=kind, optional=optional)
 
 
 def document(function: Callable, parameters: Mapping[str, Parameter]) -> None:

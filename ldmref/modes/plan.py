@@ -210,10 +210,11 @@ def plan(mode: str, config: ModelConfig, **parameters: Any) -> Plan:
             raise UsageError(
                 f"{mode} has no parameter {name!r}", code="E-USAGE", hint=did_you_mean(name, known)
             )
-    values = {
-        name: validation.validate(parameter, parameters.get(name))
-        for name, parameter in known.items()
-    }
+    missing = [name for name, p in known.items() if p.required and name not in parameters]
+    if missing:
+        raise UsageError(f"{mode} needs {' and '.join(missing)}", code="E-USAGE")
+    values = {name: parameter.default for name, parameter in known.items()}
+    values |= {name: validation.validate(known[name], x) for name, x in parameters.items()}
     return MODES[mode].plan(config, values)
 
 

@@ -99,9 +99,11 @@ class TextConditioning:
 
     def _states(self, prompt: str, chunks: int) -> Array:
         """Hidden states, (1, chunks * l, d); empty chunks follow those of a shorter prompt."""
-        empty = chunks - self._count(prompt)
-        states = [self.encoded[prompt].states, *([self.encoded[""].states] * empty)]
-        return self.model.backend.xp.concat(states, axis=1) if empty else states[0]
+        states, missing = self.encoded[prompt].states, chunks - self._count(prompt)
+        if not missing:
+            return states
+        empty = [self.encoded[""].states] * missing
+        return self.model.backend.xp.concat([states, *empty], axis=1)
 
 
 def encode_texts(

@@ -21,13 +21,13 @@ MAX_JUMPS = 100
 
 
 def validate(parameter: Parameter, value: Any) -> Any:
-    """A value in its own type; None is the default.
+    """A value in its own type; None, where it is allowed, is the default.
 
     Raises:
         UsageError: it is of another type, or out of range.
     """
     name, low, high = parameter.name, parameter.minimum, parameter.maximum
-    if value is None and not parameter.required:
+    if value is None and parameter.optional:
         return parameter.default
     if parameter.check is not None:
         return parameter.check(name, value)

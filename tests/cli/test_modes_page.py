@@ -12,7 +12,7 @@ from small_models import save_controlnet
 
 import ldmref
 from ldmref.cli.main import main
-from ldmref.cli.plans import TAKES
+from ldmref.modes.plan import MODES
 
 PAGE = Path(__file__).parents[2] / "docs" / "modes.md"
 
@@ -46,7 +46,7 @@ def test_the_page_runs(work, material, model_folder, enlarger, painter, monkeypa
             assert program == "ldmref" and main(argv) == 0, (line, capfd.readouterr().err)
             assert "warning" not in capfd.readouterr().err, line
             commands.append(argv[0])
-    assert set(commands) == {*TAKES, "run"}
+    assert set(commands) == {*MODES, "run"}
     for drawn in ("heart", "filled", "controlled", "edited-0", "large", "from-noise"):
         again = {"heart": "again", "edited-0": "edited-again"}.get(drawn, f"{drawn}-again")
         assert same(f"{drawn}.png", f"{again}.png"), drawn

@@ -10,8 +10,8 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.plans import TAKES
 from ldmref.io.pictures.metadata import read_parameters
+from ldmref.modes.plan import MODES
 
 
 def pixels(path):
@@ -75,7 +75,7 @@ def test_no_guidance_from_the_configuration_spoils_an_inversion(draw, material, 
 
 
 def test_a_stopped_inversion_leaves_nothing(ldm, model_folder, material, work, monkeypatch):
-    from ldmref.cli.pictures import Drawing
+    from ldmref.cli.console import Console
     from ldmref.cli.progress import Stop
 
     stops = []
@@ -86,7 +86,7 @@ def test_a_stopped_inversion_leaves_nothing(ldm, model_folder, material, work, m
         stops[0].exit_code = 130
         stops[0].set()
 
-    monkeypatch.setattr(Drawing, "step_up", stop)
+    monkeypatch.setattr(Console, "step_up", stop)
     before = sorted(work.iterdir())
     ran = ldm("invert", "a cat", "-i", "a.png", "-m", model_folder, "--noise", "n.npy")
     assert ran.code == 130 and "stopped; 0 of 1" in ran.err
@@ -189,6 +189,6 @@ def test_noise_from_a_file(draw, ldm, tiny, material, model_folder):
 def test_help_names_every_flag_of_the_table(ldm, mode):
     text = ldm(mode, "--help").out
     flags = {"cfg_scale": "--cfg", "batch_size": "--batch"}
-    for key in TAKES[mode]:
+    for key in MODES[mode]:
         assert flags.get(key, "--" + key.replace("_", "-")) in text, key
     assert mode in ldm("--help").out

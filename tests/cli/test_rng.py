@@ -7,14 +7,14 @@ import pytest
 from PIL import Image
 
 from ldmref.io.pictures.metadata import read_parameters
-from ldmref.modes.request import RNGS
+from ldmref.samplers.noise import STREAMS
 
 
 def test_each_rng_draws_another_picture_and_is_recorded(draw, work):
-    for name in RNGS:
+    for name in tuple(STREAMS):
         draw("txt2img", "cat", "--seed", "3", "--rng", name, "-o", f"{name}.png")
         assert read_parameters(f"{name}.png")["ldmref"]["rng"] == name
-    a, b, c = (np.asarray(Image.open(f"{name}.png")) for name in RNGS)
+    a, b, c = (np.asarray(Image.open(f"{name}.png")) for name in tuple(STREAMS))
     assert (a != b).any() and (b != c).any() and (a != c).any()
     draw("txt2img", "cat", "--seed", "3", "-o", "default.png")
     assert (work / "default.png").read_bytes() == (work / "philox.png").read_bytes()
@@ -43,4 +43,4 @@ def test_the_other_modes_take_it(draw, work):
 def test_an_unknown_rng_is_refused(word, hint, ldm, model_folder, work):
     ran = ldm("txt2img", "-m", model_folder, "cat", "--rng", word)
     assert ran.code == 2 and "error[E-RNG]" in ran.err and hint in ran.err
-    assert all(name in ran.err for name in RNGS) and not list(work.iterdir())
+    assert all(name in ran.err for name in tuple(STREAMS)) and not list(work.iterdir())

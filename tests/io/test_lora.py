@@ -381,4 +381,4 @@ def test_load_merges_and_records(saved):
     assert record["name"] == "style" and record["weight"] == 0.8 and len(record["sha256"]) == 64
     assert "loras" not in modes.txt2img(plain, "red heart", seed=0, steps=2).params["model"]
     bare = ldmref.load(saved / "tiny", backend="numpy", lora=str(path))
-    assert bare.additions["loras"][0]["weight"] == 1.0
+    assert bare.modifications["loras"][0]["weight"] == 1.0

@@ -45,9 +45,9 @@ def test_a_mapped_array_is_known_and_reads_the_same_after_it_was_forgotten(folde
 
 def test_networks_are_brought_when_they_are_used(folder):
     model = ldmref.load(folder, backend="numpy")
-    assert not model.params._ready and set(model.params) == {"unet", "vae", "text_encoder"}
+    assert not model.params._on_backend and set(model.params) == {"unet", "vae", "text_encoder"}
     model.encode_text(["a cat"])
-    assert set(model.params._ready) == {"text_encoder"}
+    assert set(model.params._on_backend) == {"text_encoder"}
     assert model.params.unet is model.params["unet"]
     with pytest.raises(AttributeError, match="no network 'vea'"):
         _ = model.params.vea
@@ -56,10 +56,11 @@ def test_networks_are_brought_when_they_are_used(folder):
 def test_large_text_encoders_leave_when_the_prompts_are_read(folder, monkeypatch):
     model = ldmref.load(folder, backend="numpy")
     want = modes.txt2img(model, "a cat", seed=1, steps=1)
-    assert "text_encoder" in model.params._ready
+    assert "text_encoder" in model.params._on_backend
     monkeypatch.setattr("ldmref.models.model.LARGE", 1)
+    model = ldmref.load(folder, backend="numpy")
     got = modes.txt2img(model, "a cat", seed=1, steps=1)
-    assert set(model.params._ready) == {"unet", "vae"}
+    assert set(model.params._on_backend) == {"unet", "vae"}
     again = modes.txt2img(model, "a cat", seed=1, steps=1)
     assert np.array_equal(got.latents, want.latents) and np.array_equal(got.latents, again.latents)
 
@@ -79,16 +80,16 @@ def test_one_network_at_a_time_draws_the_same_picture(folder, backend):
         pytest.importorskip("torch")
     free = ldmref.load(folder, backend=backend)
     want = modes.txt2img(free, "a cat", seed=1, steps=2)
-    assert len(free.params._ready) == 3
-    needs = free.make_room(16, 16)
+    assert len(free.params._on_backend) == 3
+    needs = free.memory(16, 16)
     least = needs.apart(free.params.releasable)
     tight = ldmref.load(folder, backend=backend, max_memory=least)
     got = modes.txt2img(tight, "a cat", seed=1, steps=2)
     np.testing.assert_array_equal(got.latents, want.latents)
-    assert set(tight.params._ready) == {"vae"}
+    assert set(tight.params._on_backend) == {"vae"}
     roomy = ldmref.load(folder, backend=backend, max_memory=needs.together)
     modes.txt2img(roomy, "a cat", seed=1, steps=2)
-    assert len(roomy.params._ready) == 3
+    assert len(roomy.params._on_backend) == 3
 
 
 def test_too_little_memory_is_refused_before_any_network_is_brought(folder):
@@ -98,16 +99,16 @@ def test_too_little_memory_is_refused_before_any_network_is_brought(folder):
     ) as caught:
         modes.txt2img(model, "a cat", seed=1)
     assert caught.value.code == "E-MEMORY" and caught.value.exit_code == 6
-    assert not model.params._ready
+    assert not model.params._on_backend
 
 
 def test_networks_that_lie_in_no_file_stay():
     model = ldmref.random_model("tiny")
     assert model.params.releasable == ()
-    needs = model.make_room(16, 16)
+    needs = model.memory(16, 16)
     assert needs.apart(()) == needs.together
     model.params.release("unet")
-    assert len(model.params._ready) == 3
+    assert len(model.params._on_backend) == 3
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ PEAK = """
 import sys, ldmref
 from ldmref import modes
 model = ldmref.load(sys.argv[1], backend="numpy", max_memory=sys.argv[2] or None)
-needs = model.make_room(64, 64)
+needs = model.memory(64, 64)
 def status(key):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
 modes.txt2img(model, "a cat", seed=1, steps=1, width=64, height=64)

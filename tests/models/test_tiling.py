@@ -12,7 +12,7 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
 from ldmref.models.tiling import decode_tiled, ramps
-from ldmref.modes.request import resolve
+from ldmref.modes import plan
 
 
 @given(st.integers(1, 60), st.integers(4, 20), st.integers(1, 5))
@@ -85,7 +85,7 @@ def test_modes_take_tiles(tiny):
 @pytest.mark.parametrize("tile", [0, -8, 6, 17, 16.0, "16", True])
 def test_tiles_that_cannot_be_are_refused(tiny, tile):
     with pytest.raises(UsageError) as caught:
-        resolve(tiny.config, "txt2img", "a", tile=tile)
+        plan("txt2img", tiny.config, prompt="a", tile=tile)
     assert caught.value.code == "E-TILE"
 
 

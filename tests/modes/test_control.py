@@ -16,8 +16,7 @@ from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec, copy_of_unet
 from ldmref.models.params import init
 from ldmref.modes import Control
-from ldmref.modes.control import Guide
-from ldmref.modes.request import resolve
+from ldmref.modes.control import ActiveControl
 
 ASKED = dict(seed=1, steps=4, sampler="ddim")
 EDGES = Image.fromarray(np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8))
@@ -97,7 +96,8 @@ def test_the_part_of_the_steps(tiny, net):
 )  # fmt: skip
 def test_steps_are_counted_as_diffusers_counts(start, end, want):
     sigmas = [9.0, 7.0, 5.0, 3.0, 1.0, 0.0]
-    acts = Guide(None, None, Control("", "", 1.0, start, end), "").acts(sigmas)
+    control = ActiveControl(None, None, Control("", "", 1.0, start, end), "")
+    acts = control.within(sigmas).acts_at
     keeps = [1 - int(i / 5 < start or (i + 1) / 5 > end) for i in range(5)]
     assert [int(acts(s)) for s in sigmas[:-1]] == keeps == [int(c) for c in want]
     assert acts(0.0) == (end == 1 and want[-1] == "1")
@@ -144,7 +144,7 @@ def test_batches_see_the_same_picture(tiny64, net64):
 def test_wrong_controls_are_refused_before_anything_is_computed(tiny, net, changes, code):
     control = dataclasses.replace(Control(net, EDGES), **changes)
     with pytest.raises(LdmrefError) as caught:
-        resolve(tiny.config, "txt2img", "a", control=[control])
+        modes.plan("txt2img", tiny.config, prompt="a", control=[control])
     assert caught.value.code == code
 
 
@@ -152,7 +152,7 @@ def test_what_is_no_list_of_controls_is_refused(tiny, net):
     control = Control(net, EDGES)
     for wrong in (control, "edges", [net], None, [control] * 17):
         with pytest.raises(UsageError, match="control"):
-            resolve(tiny.config, "txt2img", "a", control=wrong)
+            modes.plan("txt2img", tiny.config, prompt="a", control=wrong)
 
 
 @pytest.mark.parametrize(
@@ -164,7 +164,7 @@ def test_a_net_of_another_family_is_refused(tiny, config, what, value):
     other = dataclasses.replace(config, unet=dataclasses.replace(config.unet, **{what: value}))
     net = ControlNet(tiny.backend, other, {}, "other")
     with pytest.raises(UsageError, match=f"'other' does not fit the model.*{what}"):
-        resolve(tiny.config, "txt2img", "a", control=[Control(net, EDGES)])
+        modes.plan("txt2img", tiny.config, prompt="a", control=[Control(net, EDGES)])
 
 
 def test_a_hint_of_another_scale_and_another_backend_are_refused(tiny, net, config):

@@ -10,16 +10,15 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from ldmref.modes.networks import encode_picture
 from PIL import Image
 from rounding import same_latents
 
 import ldmref
 from ldmref import modes
 from ldmref.io.pictures.images import to_array
-from ldmref.modes.request import RNGS
+from ldmref.modes.channels import encode_picture
 from ldmref.samplers.noise import STREAMS
-from ldmref.samplers.schedule import sampling_alphas_cumprod, sigma_grid
+from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
 
 SHAPE, STEPS = (4, 8, 8), 4
 
@@ -61,7 +60,7 @@ def count(monkeypatch):
 def levels(model, first_step=0):
     config = model.config.scheduler
     grid = (STEPS, config.final_sigma, config.steps_offset)
-    return sigma_grid(sampling_alphas_cumprod(config), "leading", *grid)[first_step:]
+    return sigma_grid(sampling_sigmas(config), "leading", *grid)[first_step:]
 
 
 def steps_noise(sigmas, draws):
@@ -78,7 +77,7 @@ def draws_of(rng, seed=4, n=9):
 ARGUMENTS = {"steps": STEPS, "seed": 4, "sampler": "ddim", "schedule": "leading", "eta": 1.0}
 
 
-@pytest.mark.parametrize("rng", RNGS)
+@pytest.mark.parametrize("rng", tuple(STREAMS))
 def test_txt2img_draws_noise_then_the_steps(idle, rng, count):
     r = modes.txt2img(idle, "a", rng=rng, **ARGUMENTS)
     assert count == [(rng, 4, SHAPE)] * (1 + STEPS) and r.params["rng"] == rng
@@ -88,7 +87,7 @@ def test_txt2img_draws_noise_then_the_steps(idle, rng, count):
     same_latents(r.latents[0], sum(terms) / np.hypot(1, sigmas[-1]), *terms)
 
 
-@pytest.mark.parametrize("rng", RNGS)
+@pytest.mark.parametrize("rng", tuple(STREAMS))
 def test_img2img_draws_the_posterior_under_torch_only(idle, picture, rng, count):
     r = modes.img2img(idle, "a", picture, 0.5, rng=rng, **ARGUMENTS)
     assert count == [(rng, 4, SHAPE)] * (2 + STEPS // 2 if rng == "torch" else 1 + STEPS // 2)
@@ -100,7 +99,7 @@ def test_img2img_draws_the_posterior_under_torch_only(idle, picture, rng, count)
     same_latents(r.latents, sum(terms) / np.hypot(1, sigmas[-1]), *terms)
 
 
-@pytest.mark.parametrize("rng", RNGS)
+@pytest.mark.parametrize("rng", tuple(STREAMS))
 @pytest.mark.parametrize("given", [False, True])
 def test_inpaint_draws_the_masked_picture_too_under_torch(idle, picture, rng, given):
     left = Image.new("L", (16, 16), 0)
@@ -130,7 +129,7 @@ def test_a_mask_without_black_draws_as_much(idle, picture):
     same_latents(r.latents[0], sum(terms) / np.hypot(1, sigmas[-1]), *terms)
 
 
-@pytest.mark.parametrize("rng", RNGS)
+@pytest.mark.parametrize("rng", tuple(STREAMS))
 def test_a_picture_depends_on_its_seed_alone(idle, picture, rng):
     some = {**ARGUMENTS, "rng": rng}
     alone = modes.img2img(idle, "a", picture, 0.5, **{**some, "seed": 6}).latents[0]

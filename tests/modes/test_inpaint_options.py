@@ -6,8 +6,6 @@ import json
 
 import numpy as np
 import pytest
-from ldmref.modes.masked import crop, filled, region_of
-from ldmref.modes.networks import encode_picture
 from PIL import Image
 from rounding import same_latents
 
@@ -15,9 +13,11 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.presets import preset
-from ldmref.modes.request import FILLS, resolve
+from ldmref.modes.channels import encode_picture
+from ldmref.modes.masks import crop_region, fill_surroundings, region_of
+from ldmref.modes.parameters import FILLS
 from ldmref.samplers.noise import Streams
-from ldmref.samplers.schedule import sigma_grid, training_alphas_cumprod
+from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
 
 
 def pixels(image):
@@ -64,10 +64,10 @@ def test_content_below_the_mask(idle, fill, rng):
     content = {
         "original": latents(picture),
         "noise": eps,
-        "fill": latents(filled(picture, mask)),
+        "fill": latents(fill_surroundings(picture, mask)),
         "nothing": 0.0 * eps,
     }[fill]
-    levels = training_alphas_cumprod(idle.config.scheduler)
+    levels = sampling_sigmas(idle.config.scheduler)
     sigma = sigma_grid(levels, "leading", 4, "sigma_min", 1)[2]
     left, right = np.s_[..., :4], np.s_[..., 4:]
     for side, start in ((left, content), (right, latents(picture))):
@@ -87,13 +87,13 @@ def test_filling_spreads_the_colours_around():
     picture = Image.new("RGB", (40, 20), (200, 0, 0))
     picture.paste((0, 0, 200), (20, 0, 40, 20))
     picture.paste((0, 255, 0), (5, 5, 9, 9))  # to be covered
-    got = pixels(filled(picture, mask_with((4, 4, 10, 10), picture.size)))
+    got = pixels(fill_surroundings(picture, mask_with((4, 4, 10, 10), picture.size)))
     assert (got[4:10, 4:10] == (200, 0, 0)).all()
-    got = pixels(filled(picture, mask_with((12, 4, 28, 16), picture.size)))
+    got = pixels(fill_surroundings(picture, mask_with((12, 4, 28, 16), picture.size)))
     assert got[10, 13, 0] > got[10, 19, 0] > got[10, 26, 0]  # from red to blue
     kept = np.asarray(mask_with((12, 4, 28, 16), picture.size)) == 0
     assert (got[kept] == pixels(picture)[kept]).all()
-    assert (pixels(filled(picture, Image.new("L", picture.size, 255))) == 128).all()
+    assert (pixels(fill_surroundings(picture, Image.new("L", picture.size, 255))) == 128).all()
 
 
 # -- only the masked region -----------------------------------------------------------------------
@@ -136,9 +136,9 @@ def test_the_region_is_drawn_as_if_it_were_the_picture(tiny):
     picture, mask = noise_picture(64, 48), mask_with((22, 20, 30, 28), (64, 48))
     whole = modes.inpaint(tiny, "a", picture, mask, only_masked=True, padding=4, seed=1)
     box = (18, 16, 34, 32)
-    alone = modes.inpaint(tiny, "a", picture.crop(box), mask.crop(box), seed=1)
+    alone = modes.inpaint(tiny, "a", picture.crop_region(box), mask.crop_region(box), seed=1)
     assert (whole.latents == alone.latents).all()
-    assert (pixels(whole[0].crop(box)) == pixels(alone[0])).all()
+    assert (pixels(whole[0].crop_region(box)) == pixels(alone[0])).all()
 
 
 def test_a_given_size_and_a_mask_that_is_empty(tiny):
@@ -153,9 +153,11 @@ def test_a_given_size_and_a_mask_that_is_empty(tiny):
 
 def test_a_single_pixel_is_not_lost_when_the_region_is_scaled_down():
     mask = mask_with((500, 300, 501, 301), (1000, 1000))
-    _, small = crop(noise_picture(8, 8).resize((1000, 1000)), mask, (0, 0, 1000, 1000), (16, 16))
+    _, small = crop_region(
+        noise_picture(8, 8).resize((1000, 1000)), mask, (0, 0, 1000, 1000), (16, 16)
+    )
     assert (np.asarray(small) > 0).sum() == 1 and np.asarray(small)[4, 8] > 0
-    _, large = crop(mask.convert("RGB"), mask, (496, 296, 504, 304), (16, 16))
+    _, large = crop_region(mask.convert("RGB"), mask, (496, 296, 504, 304), (16, 16))
     assert (np.asarray(large) == 255).sum() == 4
 
 
@@ -197,6 +199,8 @@ def test_resampling_walks_on_and_keeps_what_is_kept(tiny):
     ],
 )
 def test_options_are_checked_before_anything_is_computed(arguments, code):
+    picture = Image.new("RGB", (16, 16))
     with pytest.raises(LdmrefError) as caught:
-        resolve(preset("tiny"), "inpaint", "a", steps=4, **arguments)
+        modes.plan("inpaint", preset("tiny"), prompt="a", image=picture, mask=picture, steps=4,
+                   **arguments)  # fmt: skip
     assert caught.value.code == code

@@ -15,7 +15,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.math import slerp
-from ldmref.modes.networks import encode_picture
+from ldmref.modes.channels import encode_picture
 from ldmref.samplers.noise import Streams
 
 # -- invert ---------------------------------------------------------------------------------------

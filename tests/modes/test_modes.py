@@ -7,7 +7,6 @@ import threading
 
 import numpy as np
 import pytest
-from ldmref.modes.networks import encode_picture
 from PIL import Image
 from rounding import same_latents
 
@@ -17,11 +16,10 @@ from ldmref.backends import get_backend
 from ldmref.backends.traced import TracedBackend
 from ldmref.errors import Cancelled, ImageError, LdmrefError, NumericError, UsageError
 from ldmref.models.presets import preset
-from ldmref.modes import networks
-from ldmref.modes.request import resolve
+from ldmref.modes.channels import encode_picture
 from ldmref.samplers import SAMPLERS
 from ldmref.samplers.noise import Streams
-from ldmref.samplers.schedule import sigma_grid, training_alphas_cumprod
+from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
 
 
 def pixels(image):
@@ -198,12 +196,15 @@ def test_nan_is_an_error_and_no_black_picture():
     ],
 )
 def test_arguments_are_checked_before_anything_is_computed(arguments, code):
-    arguments = {"prompt": "a cat"} | arguments
+    mode, arguments = "txt2img", {"prompt": "a cat"} | arguments
+    if {"strength", "mask_blur"} & set(arguments):
+        picture = Image.new("RGB", (16, 16))
+        mode, arguments = "inpaint", arguments | {"image": picture, "mask": picture}
     if code is None:
-        resolve(preset("tiny"), "txt2img", **arguments)
+        modes.plan(mode, preset("tiny"), **arguments)
         return
     with pytest.raises(LdmrefError) as caught:
-        resolve(preset("tiny"), "txt2img", **arguments)
+        modes.plan(mode, preset("tiny"), **arguments)
     assert caught.value.code == code
 
 
@@ -213,8 +214,8 @@ def test_a1111_names_of_samplers():
         ("DPM++ 2M Karras", ("dpmpp_2m", "karras")),
         ("DDIM", ("ddim", "leading")),
     ]:
-        request = resolve(preset("tiny"), "txt2img", "a", sampler=name)
-        assert (request.sampler, request.schedule) == want
+        request = modes.plan("txt2img", preset("tiny"), prompt="a", sampler=name).request
+        assert (request.sampler.name, request.schedule) == want
 
 
 # -- img2img --------------------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def test_another_size_is_resized_and_said_so(tiny):
     )
     odd = modes.img2img(tiny, "a", Image.new("RGB", (33, 21)), 0.5, seed=1, width=16)
     assert odd[0].size == (16, 20)
-    huge = modes.picture.sized_picture(tiny.config, large, None, None, "fill")
+    huge = modes.sizing.sized_picture(tiny.config, large, None, None, "fill")
     assert huge.picture.size == (16, 16) and huge.resize == "fill"
     for size in ((32, 20), (18, 14)):
         r = modes.img2img(tiny, "a", Image.new("RGB", size), 0.5, seed=1)
@@ -356,7 +357,7 @@ def idle(monkeypatch):
 
 
 def grid(model, steps):
-    levels = training_alphas_cumprod(model.config.scheduler)
+    levels = sampling_sigmas(model.config.scheduler)
     return sigma_grid(levels, "leading", steps, "sigma_min", 1)
 
 
@@ -426,7 +427,7 @@ def test_keys_and_values_of_the_prompt_are_made_once(monkeypatch):
 
     once, picture = projections(1)[1], projections(4)[0]
     assert once > 0 and projections(4)[1] == once
-    monkeypatch.setattr(networks, "lasting", lambda told: told)  # as it would be without
+    monkeypatch.setattr(denoising, "with_cache", lambda ops, conditioning: conditioning)  # as it would be without
     again, count = projections(4)
     assert count == 4 * once
     np.testing.assert_array_equal(picture.latents, again.latents)

@@ -10,7 +10,7 @@ from rounding import ROUNDING, same_latents
 import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
-from ldmref.modes.generate import batches
+from ldmref.modes.text import encode_texts
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.prompts.weights import emphasize
 
@@ -22,7 +22,7 @@ def test_chunks_are_encoded_one_by_one_and_joined(tiny64):
     tiny, words = tiny64, LONG.split()
     tokens = tiny.tokenize([LONG], PromptOptions("chunk"))
     assert tokens.ids.shape[1] == 3
-    joined = tiny.encode_text([LONG, "a cat"], reading=PromptOptions("chunk"))
+    joined = tiny.encode_text([LONG, "a cat"], options=PromptOptions("chunk"))
     assert joined.shape == (2, 48, 32)
     first = tiny.encode_text([" ".join(words[:14])])
     last = tiny.encode_text([" ".join(words[28:])])
@@ -36,8 +36,8 @@ def test_weights_multiply_the_hidden_states(tiny):
     plain, reading = tiny.encode_text(["a red heart"]), PromptOptions("truncate", "a1111")
     w = np.ones((1, 16), np.float32)
     w[0, 2] = 1.5
-    assert (tiny.encode_text(["a (red:1.5) heart"], reading=reading) == emphasize(plain, w)).all()
-    assert (tiny.encode_text(["a red heart"], reading=reading) == plain).all()
+    assert (tiny.encode_text(["a (red:1.5) heart"], options=reading) == emphasize(plain, w)).all()
+    assert (tiny.encode_text(["a red heart"], options=reading) == plain).all()
 
 
 @pytest.mark.parametrize("key", ["prompt", "negative_prompt"])
@@ -78,10 +78,14 @@ def test_a_picture_does_not_depend_on_how_long_the_others_prompts_are(tiny64):
     both = modes.txt2img(tiny64, ["a cat", LONG, "a dog"], seed=[1, 2, 3], **asked)
     alone = modes.txt2img(tiny64, "a cat", seed=1, **asked)
     same_latents(both.latents[:1], alone.latents)
-    assert list(batches([1, 1, 1, 2, 1], 2)) == [
-        slice(0, 2), slice(2, 3), slice(3, 4), slice(4, 5),
-    ]  # fmt: skip
-    assert list(batches([2, 2], 8)) == [slice(0, 2)] and list(batches([], 1)) == []
+
+    def batches(prompts, size):
+        options, negatives = PromptOptions("chunk"), [""] * len(prompts)
+        text = encode_texts(tiny64, prompts, negatives, (16, 16), options=options)
+        return [(batch.start, batch.stop) for batch in text.batches(size)]
+
+    assert batches(["a", "b", "c", LONG, "d"], 2) == [(0, 2), (2, 3), (3, 4), (4, 5)]
+    assert batches([LONG, LONG], 8) == [(0, 2)] and batches([], 1) == []
 
 
 def test_wrong_values_are_refused_before_anything_is_drawn(tiny):

@@ -8,6 +8,7 @@ import shutil
 
 import numpy as np
 import pytest
+from PIL import Image
 from scheduled_folder import (
     DDIM,
     DDPM,
@@ -27,9 +28,8 @@ from ldmref import modes
 from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.diffusers.scheduler import FIELDS, scheduler_config
-from ldmref.modes.request import resolve
-from ldmref.samplers.clipping import dynamically_thresholded
-from ldmref.samplers.walk import walk
+from ldmref.samplers import get_sampler, make_schedule
+from ldmref.samplers.clipping import dynamic_threshold
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -56,8 +56,8 @@ def test_told_timesteps(kind, betas, flag):
     scheduler = getattr(diffusers, kind).from_config(options)
     for n in (1, 2, 3, 5, 7, 8, 14, 18, 25, 35, 45, 52):
         scheduler.set_timesteps(n)
-        way = walk(config, config.sampler, config.spacing, n)
-        got = [way.timestep(sigma) for sigma in way.sigmas[:-1].tolist()]
+        schedule = make_schedule(config, get_sampler(config.sampler), config.spacing, n)
+        got = [schedule.timestep(sigma) for sigma in schedule.sigmas[:-1].tolist()]
         assert got == scheduler.timesteps.tolist(), n
 
 
@@ -119,7 +119,15 @@ def test_guidance_is_that_of_the_pipeline(folder, family):
     for mode, kind in (("txt2img", ""), ("img2img", "Img2Img"), ("inpaint", "Inpaint")):
         call = getattr(diffusers, f"{name}{kind}Pipeline").__call__
         defaults = {k: p.default for k, p in inspect.signature(call).parameters.items()}
-        request = resolve(config, mode, "red cat", sampler="ddim", seed=0)
+        picture = Image.new("RGB", (config.defaults.width, config.defaults.height))
+        inputs = {
+            "txt2img": {},
+            "img2img": {"image": picture},
+            "inpaint": {"image": picture, "mask": picture},
+        }
+        request = modes.plan(
+            mode, config, prompt="red cat", sampler="ddim", seed=0, **inputs[mode]
+        ).request
         assert request.cfg_scale == defaults["guidance_scale"], mode
         assert request.steps == defaults["num_inference_steps"]
         assert request.eta == defaults["eta"]
@@ -154,5 +162,5 @@ def test_dynamic_thresholding(scale):
     for ratio, largest in ((0.995, 1.0), (0.9, 3.0), (0.5, 100.0), (1.0, 2.0)):
         options = {"dynamic_thresholding_ratio": ratio, "sample_max_value": largest}
         want = diffusers.DDPMScheduler(**options)._threshold_sample(torch.from_numpy(x0)).numpy()
-        got = dynamically_thresholded(ratio, largest)(x0)
+        got = dynamic_threshold(ratio, largest)(x0)
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)

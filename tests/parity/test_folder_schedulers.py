@@ -29,9 +29,7 @@ from scheduled_folder import (
 
 from ldmref import modes
 from ldmref.io.diffusers.scheduler import scheduler_config
-from ldmref.samplers import SAMPLERS, sample
-from ldmref.samplers.course import course
-from ldmref.samplers.walk import walk
+from ldmref.samplers import SAMPLERS, configured_step, get_sampler, make_schedule, sample
 from ldmref.testing.mixture import three_modes
 
 torch = pytest.importorskip("torch")
@@ -210,12 +208,16 @@ def test_what_diffusers_gets_wrong_is_done_only_where_it_is_asked_for(kind, opti
     """From the middle of the grid, against as many steps as make no difference."""
     config = scheduler_config({"_class_name": kind} | SD | options)
     n, mixture, off = 100, three_modes(), {}
-    way = walk(config, config.sampler, config.spacing, n)
-    for exact in (False, True):
-        levels, step = course(config, config.sampler, config.spacing, way, n // 2, exact=exact)
-        x = levels[0] * np.random.default_rng(0).standard_normal((16, 2))
-        got = list(sample(mixture.denoise, x, levels[:-1], step(None)))[-1].x
-        fine = np.geomspace(levels[0], levels[-2], 400)
+    sampler = get_sampler(config.sampler)
+    schedule = make_schedule(config, sampler, config.spacing, n)
+    for buggy in (False, True):
+        step, visits = configured_step(
+            config, sampler, schedule, first_step=n // 2, bug_compatible=buggy
+        )
+        sigmas = schedule.sigmas[visits[0] :]
+        x = sigmas[0] * np.random.default_rng(0).standard_normal((16, 2))
+        got = list(sample(mixture.denoise, x, schedule.sigmas, step, visits=visits[:-1]))[-1].x
+        fine = np.geomspace(sigmas[0], sigmas[-2], 400)
         want = list(sample(mixture.denoise, x, fine, SAMPLERS["rk4"].make()))[-1].x
-        off[exact] = np.abs(got - want).max()
+        off[buggy] = np.abs(got - want).max()
     assert off[False] < 0.004 and off[True] > 3 * off[False], off

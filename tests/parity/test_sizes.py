@@ -119,5 +119,5 @@ def test_multiples_of_every_family():
     for name, config in PRESETS.items():
         assert config.size_multiple == special.get(name, config.vae.factor), name
     with pytest.raises(UsageError, match="multiple of 8, not 516"):
-        modes.request.resolve(PRESETS["sd15"], "txt2img", "cat", width=516)
-    assert modes.request.resolve(PRESETS["sdxl"], "txt2img", "cat", width=1016).width == 1016
+        modes.plan("txt2img", PRESETS["sd15"], prompt="cat", width=516)
+    assert modes.plan("txt2img", PRESETS["sdxl"], prompt="cat", width=1016).request.width == 1016

@@ -101,7 +101,7 @@ def test_the_swapped_autoencoder_draws(folder, other, layouts, layout):
         mean = vae.encode(torch.tensor(image)).latent_dist.mean.numpy() * scale
     assert np.abs(model.decode(latents) - want).max() < 1e-10 * np.abs(want).max()
     assert np.abs(model.encode_image(image) - mean).max() < 1e-10 * np.abs(mean).max()
-    record = model.additions["vae"]
+    record = model.modifications["vae"]
     assert set(record) == {"name", "sha256"} and len(record["sha256"]) == 64
 
 
@@ -110,7 +110,7 @@ def test_a_model_without_another_autoencoder_stays_as_it_is(folder, layouts):
     plain = ldmref.load(folder, backend="numpy")
     swapped = ldmref.load(folder, backend="numpy", vae=layouts["folder"])
     a, b = flatten(plain.params), flatten(swapped.params)
-    assert a.keys() == b.keys() and plain.additions == {}
+    assert a.keys() == b.keys() and plain.modifications == {}
     changed = {n for n in a if not np.array_equal(a[n], b[n])}
     assert changed and all(n.startswith("vae.") for n in changed)
     result = modes.txt2img(swapped, "cat", seed=0, steps=1, width=16, height=16)
@@ -214,7 +214,7 @@ def test_taesd_draws_in_place_of_the_autoencoder_and_in_previews(folder, tmp_pat
     assert np.allclose(model.encode_image(image), z, atol=1e-10)
     mean, std = model.encode_posterior(image)
     assert np.allclose(mean, z, atol=1e-10) and not std.any()
-    assert model.additions["vae"]["name"] == "taesd"
+    assert model.modifications["vae"]["name"] == "taesd"
 
     full, previews = ldmref.load(folder, backend="numpy"), []
     fast = load_taesd(tmp_path / "taesd", full.backend)
