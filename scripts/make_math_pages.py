@@ -1,12 +1,13 @@
-"""The chain formula -> function -> source -> oracle -> test, as the tables of docs/math.
+"""Write the tables of docs/math: the chain formula -> function -> source -> oracle -> test.
 
     python scripts/make_math_pages.py                  # rewrite the tables
-    python scripts/make_math_pages.py --plots          # and draw all plots again (needs matplotlib)
-    python scripts/make_math_pages.py --plots score    # only those of one chapter
+    python scripts/make_math_pages.py --plots          # and redraw all plots (needs matplotlib)
+    python scripts/make_math_pages.py --plots score    # only the plot of one chapter
 
-Sources are read from the docstrings, oracles from the identities of `ldmref check`, tests from the
-syntax trees of tests/. `tests/math/test_pages.py` fails when a page is not what this would write,
-or when a link of the chain is missing.
+Sources come from the docstrings, oracles from the identities of `ldmref check`, tests from the
+syntax trees of tests/. `tests/math/test_pages.py` fails if a table is out of date or a link of the
+chain is missing. The rest of a page is written by hand; formulas stand in the forms that GitHub
+renders, which `tests/test_markdown.py` checks.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import importlib.util
 import re
 from collections import defaultdict
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import ldmref.math
 import ldmref.samplers
@@ -25,35 +28,33 @@ from ldmref.check.identity import Identity, public
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "math"
-TESTS = [ROOT / "tests" / part for part in ("math", "samplers", "testing", "parity", "backends")]
+TESTS = [ROOT / "tests" / room for room in ("math", "samplers", "testing", "parity", "backends")]
+NOT_FORMULAS = {"get_sampler", "sample"}  # of ldmref.samplers: the lookup and the loop
 BEGIN = "<!-- table: made by scripts/make_math_pages.py -->"
 END = "<!-- end of table -->"
 
 
 def public_names() -> list[str]:
-    """Every formula, and every maker of a sampler's step."""
-    makers = [n for n in ldmref.samplers.__all__ if n.islower() and n not in NOT_FORMULAS]
-    return sorted([*ldmref.math.__all__, *makers])
+    """Every formula, and every factory of a sampler's step."""
+    factories = [n for n in ldmref.samplers.__all__ if n.islower() and n not in NOT_FORMULAS]
+    return sorted([*ldmref.math.__all__, *factories])
 
 
-NOT_FORMULAS = {"get_sampler", "sample"}  # of ldmref.samplers: looking up, and looping
-
-
-def page_of(chapter) -> str:
-    """The page that a module of identities belongs to."""
+def page_of(chapter: ModuleType) -> str:
+    """The page of a module of identities."""
     return getattr(chapter, "PAGE", chapter.__name__.rpartition(".")[2])
 
 
 def identities_by_page() -> dict[str, list[Identity]]:
     """Page -> its identities."""
-    found = defaultdict(list)
+    identities = defaultdict(list)
     for chapter in chapters.ALL:
-        found[page_of(chapter)] += chapter.IDENTITIES
-    return dict(found)
+        identities[page_of(chapter)] += chapter.IDENTITIES
+    return dict(identities)
 
 
 def home_pages() -> dict[str, str]:
-    """Function -> page: where it is checked first, else where it is used first."""
+    """Function -> the first page that checks it, else the first that uses it."""
     homes: dict[str, str] = {}
     for names in (lambda i: (i.function,), lambda i: i.uses):
         for page, identities in identities_by_page().items():
@@ -64,11 +65,11 @@ def home_pages() -> dict[str, str]:
 
 
 def tests_by_function() -> dict[str, dict[str, int]]:
-    """Function -> test file -> how many tests use it, directly or through the file's helpers."""
-    found: dict[str, dict[str, int]] = defaultdict(dict)
+    """Function -> test file -> number of tests that use it, directly or through a helper."""
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
     for path in sorted(p for folder in TESTS for p in folder.glob("test_*.py")):
         tree = ast.parse(path.read_text())
-        used = {
+        names_in = {
             node.name: {
                 n.id if isinstance(n, ast.Name) else n.attr
                 for n in ast.walk(node)
@@ -77,25 +78,25 @@ def tests_by_function() -> dict[str, dict[str, int]]:
             for node in tree.body
             if isinstance(node, ast.FunctionDef)
         }
-        for name, words in used.items():
-            if name.startswith("test_"):
-                helpers = [used[w] for w in words if w in used and not w.startswith("test_")]
-                for word in words.union(*helpers):
-                    file = path.relative_to(ROOT / "tests").as_posix()
-                    found[word][file] = found[word].get(file, 0) + 1
-    return found
+        file = path.relative_to(ROOT / "tests").as_posix()
+        for test, names in names_in.items():
+            if test.startswith("test_"):
+                helpers = [n for n in names if n in names_in and not n.startswith("test_")]
+                for name in names.union(*(names_in[h] for h in helpers)):
+                    counts[name][file] = counts[name].get(file, 0) + 1
+    return counts
 
 
-def chain() -> dict[str, dict]:
+def chain() -> dict[str, dict[str, Any]]:
     """Function -> source, oracles, tests, page."""
     tests, homes = tests_by_function(), home_pages()
-    everything = [i for group in identities_by_page().values() for i in group]
+    identities = [i for group in identities_by_page().values() for i in group]
     links = {}
     for name in public_names():
-        mine = [i for i in everything if name == i.function or name in i.uses]
+        uses = [i for i in identities if name == i.function or name in i.uses]
         links[name] = {
             "source": Identity(name, "", lambda f, draw: (), 0.0).source(),
-            "oracles": list(dict.fromkeys(i.oracle for i in mine)),
+            "oracles": list(dict.fromkeys(i.oracle for i in uses)),
             "tests": tests.get(name, {}),
             "page": homes.get(name, ""),
         }
@@ -103,7 +104,7 @@ def chain() -> dict[str, dict]:
 
 
 def missing() -> list[str]:
-    """What breaks the chain: one line for each missing link."""
+    """One line for each missing link of the chain."""
     return [
         f"{name}: no {link}"
         for name, links in chain().items()
@@ -128,12 +129,12 @@ def table(page: str) -> str:
 
 
 def page_text(page: str) -> str:
-    """The page with its table made anew; the rest is written by hand."""
+    """The page with its table regenerated and the rest unchanged."""
     text = (PAGES / f"{page}.md").read_text()
     block = f"{BEGIN}\n\n{table(page)}\n\n{END}"
     pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
     if not re.search(pattern, text, re.DOTALL):
-        raise SystemExit(f"{page}.md has no place for its table: {BEGIN} ... {END}")
+        raise SystemExit(f"{page}.md has no table: {BEGIN} ... {END}")
     return re.sub(pattern, lambda _: block, text, flags=re.DOTALL)
 
 

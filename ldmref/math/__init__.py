@@ -1,304 +1,108 @@
 """The mathematics of latent diffusion: pure functions of arrays, each with its source.
 
-Functions take arrays of any array-API library (NumPy, PyTorch, CuPy, ...) and give back the same
-kind in the same dtype; nothing is copied to another library.
+Functions accept arrays of any array-API library (NumPy, PyTorch, CuPy, ...) and return arrays of
+the same library and dtype; nothing is copied to another library.
 """
 
+# Packed by hand: one name per line would take 300 lines.
+# fmt: off
+# isort: off
 from ldmref.math.activations import geglu, gelu, gelu_tanh, quick_gelu, sigmoid, silu
-from ldmref.math.algorithms import (
-    ddpm_sample,
-    ddpm_step,
-    training_loss,
-    training_pair,
-)
+from ldmref.math.algorithms import ddpm_sample, ddpm_step, training_loss, training_pair
 from ldmref.math.attention import attention_map, scaled_dot_product_attention, softmax, word_map
 from ldmref.math.autoencoding import (
-    autoencoder_loss,
-    denoising_loss,
-    gaussian_corruption,
-    kl_bernoulli,
-    kl_sparsity,
-    l1_sparsity,
-    masking_corruption,
-    squared_error,
+    autoencoder_loss, denoising_loss, gaussian_corruption, kl_bernoulli, kl_sparsity, l1_sparsity,
+    masking_corruption, squared_error,
 )
-from ldmref.math.bound import (
-    denoising_kl,
-    prior_kl,
-    variational_bound,
-)
+from ldmref.math.bound import denoising_kl, prior_kl, variational_bound
 from ldmref.math.conditioning import (
-    classifier_guidance,
-    classifier_guidance_eps,
-    classifier_guidance_mean,
-    conditional_scores,
-    implicit_classifier,
-    replace_known,
+    classifier_guidance, classifier_guidance_eps, classifier_guidance_mean, conditional_scores,
+    implicit_classifier, replace_known,
 )
 from ldmref.math.divergence import kl_normal, kl_standard_normal, reparameterize
-from ldmref.math.edm import (
-    edm_denoise,
-    edm_loss_weight,
-    edm_preconditioning,
-    edm_target,
-)
+from ldmref.math.edm import edm_denoise, edm_loss_weight, edm_preconditioning, edm_target
 from ldmref.math.embedding import timestep_embedding
 from ldmref.math.flow import (
-    alpha_bar_from_flow_time,
-    eps_from_velocity,
-    flow_sample,
-    flow_time_from_alpha_bar,
-    flow_time_from_sigma,
-    flow_velocity,
-    shift_flow_time,
-    sigma_from_flow_time,
-    x0_from_velocity,
+    alpha_bar_from_flow_time, eps_from_velocity, flow_sample, flow_time_from_alpha_bar,
+    flow_time_from_sigma, flow_velocity, shift_flow_time, sigma_from_flow_time, x0_from_velocity,
 )
 from ldmref.math.forward import q_posterior, q_sample, q_step
-from ldmref.math.gaussian_bins import (
-    bits_per_dimension,
-    discretized_gaussian_log_likelihood,
-)
+from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_log_likelihood
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.math.interpolation import lerp, slerp
 from ldmref.math.layers import group_norm, layer_norm, pad_bottom_right, upsample_nearest
 from ldmref.math.likelihood import (
-    directional_derivative,
-    exact_divergence,
-    flow_log_likelihood,
-    hutchinson_divergence,
+    directional_derivative, exact_divergence, flow_log_likelihood, hutchinson_divergence,
     hutchinson_variance,
 )
-from ldmref.math.objective import (
-    elbo_weight,
-    eps_weight,
-    hybrid_loss,
-    min_snr_weight,
-    simple_loss,
-)
+from ldmref.math.objective import elbo_weight, eps_weight, hybrid_loss, min_snr_weight, simple_loss
 from ldmref.math.ode import integrate_rk4
 from ldmref.math.pca import (
-    pca_project,
-    pca_reconstruct,
-    principal_angles,
-    principal_components,
-    subspace_distance,
+    pca_project, pca_reconstruct, principal_angles, principal_components, subspace_distance,
 )
 from ldmref.math.prediction import (
-    eps_from_score,
-    eps_from_v,
-    eps_from_x0,
-    score_from_eps,
-    score_from_x0,
-    v_from_x0_eps,
-    x0_from_eps,
-    x0_from_score,
-    x0_from_v,
+    eps_from_score, eps_from_v, eps_from_x0, score_from_eps, score_from_x0, v_from_x0_eps,
+    x0_from_eps, x0_from_score, x0_from_v,
 )
 from ldmref.math.predictors import (
-    ancestral_step,
-    euler_maruyama,
-    langevin_step,
-    langevin_step_size,
-    predictor_corrector,
+    ancestral_step, euler_maruyama, langevin_step, langevin_step_size, predictor_corrector,
     reverse_diffusion_step,
 )
 from ldmref.math.quantize import (
-    code_perplexity,
-    codebook_loss,
-    commitment_loss,
-    nearest_code,
-    stop_gradient,
-    straight_through,
+    code_perplexity, codebook_loss, commitment_loss, nearest_code, stop_gradient, straight_through,
     vq_loss,
 )
 from ldmref.math.reverse import (
-    denoised_from_score,
-    probability_flow,
-    reverse_sde,
-    score_from_denoised,
-    sde_score,
-    sigma_flow,
+    denoised_from_score, probability_flow, reverse_sde, score_from_denoised, sde_score, sigma_flow,
 )
 from ldmref.math.schedules import (
-    alpha_bar_from_sigma,
-    alphas_cumprod,
-    cosine_betas,
-    linear_betas,
-    rescale_zero_terminal_snr,
-    scaled_linear_betas,
-    sigma_from_alpha_bar,
-    sigmoid_betas,
+    alpha_bar_from_sigma, alphas_cumprod, cosine_betas, linear_betas, rescale_zero_terminal_snr,
+    scaled_linear_betas, sigma_from_alpha_bar, sigmoid_betas,
 )
 from ldmref.math.sde import LinearSDE
 from ldmref.math.sde_ve import VESDE
 from ldmref.math.sde_vp import VPSDE, SubVPSDE
 from ldmref.math.sigmas import (
-    align_your_steps_timesteps,
-    beta_sigmas,
-    beta_timesteps,
-    exponential_sigmas,
-    karras_sigmas,
+    align_your_steps_timesteps, beta_sigmas, beta_timesteps, exponential_sigmas, karras_sigmas,
     log_linear_sigmas,
 )
-from ldmref.math.snr import (
-    alpha_bar_from_log_snr,
-    log_snr,
-    snr,
-)
+from ldmref.math.snr import alpha_bar_from_log_snr, log_snr, snr
 from ldmref.math.special import erfc, log_ndtr
-from ldmref.math.variance import (
-    learned_range_logvar,
-    posterior_logvar_clipped,
-    posterior_variance,
-)
+from ldmref.math.variance import learned_range_logvar, posterior_logvar_clipped, posterior_variance
 from ldmref.math.variational import (
-    bernoulli_log_likelihood,
-    elbo,
-    elbo_estimate,
-    gaussian_log_likelihood,
-    iwae_bound,
-    log_importance_weight,
-    normal_log_density,
+    bernoulli_log_likelihood, elbo, elbo_estimate, gaussian_log_likelihood, iwae_bound,
+    log_importance_weight, normal_log_density,
 )
+# isort: on
 
 __all__ = [
-    "VESDE",
-    "VPSDE",
-    "LinearSDE",
-    "SubVPSDE",
-    "align_your_steps_timesteps",
-    "alpha_bar_from_flow_time",
-    "alpha_bar_from_log_snr",
-    "alpha_bar_from_sigma",
-    "alphas_cumprod",
-    "ancestral_step",
-    "attention_map",
-    "autoencoder_loss",
-    "bernoulli_log_likelihood",
-    "beta_sigmas",
-    "beta_timesteps",
-    "bits_per_dimension",
-    "classifier_free_guidance",
-    "classifier_guidance",
-    "classifier_guidance_eps",
-    "classifier_guidance_mean",
-    "code_perplexity",
-    "codebook_loss",
-    "commitment_loss",
-    "conditional_scores",
-    "cosine_betas",
-    "ddpm_sample",
-    "ddpm_step",
-    "denoised_from_score",
-    "denoising_kl",
-    "denoising_loss",
-    "directional_derivative",
-    "discretized_gaussian_log_likelihood",
-    "edm_denoise",
-    "edm_loss_weight",
-    "edm_preconditioning",
-    "edm_target",
-    "elbo",
-    "elbo_estimate",
-    "elbo_weight",
-    "eps_from_score",
-    "eps_from_v",
-    "eps_from_velocity",
-    "eps_from_x0",
-    "eps_weight",
-    "erfc",
-    "euler_maruyama",
-    "exact_divergence",
-    "exponential_sigmas",
-    "flow_log_likelihood",
-    "flow_sample",
-    "flow_time_from_alpha_bar",
-    "flow_time_from_sigma",
-    "flow_velocity",
-    "gaussian_corruption",
-    "gaussian_log_likelihood",
-    "geglu",
-    "gelu",
-    "gelu_tanh",
-    "group_norm",
-    "hutchinson_divergence",
-    "hutchinson_variance",
-    "hybrid_loss",
-    "implicit_classifier",
-    "integrate_rk4",
-    "iwae_bound",
-    "karras_sigmas",
-    "kl_bernoulli",
-    "kl_normal",
-    "kl_sparsity",
-    "kl_standard_normal",
-    "l1_sparsity",
-    "langevin_step",
-    "langevin_step_size",
-    "layer_norm",
-    "learned_range_logvar",
-    "lerp",
-    "linear_betas",
-    "log_importance_weight",
-    "log_linear_sigmas",
-    "log_ndtr",
-    "log_snr",
-    "masking_corruption",
-    "min_snr_weight",
-    "nearest_code",
-    "normal_log_density",
-    "pad_bottom_right",
-    "pca_project",
-    "pca_reconstruct",
-    "posterior_logvar_clipped",
-    "posterior_variance",
-    "predictor_corrector",
-    "principal_angles",
-    "principal_components",
-    "prior_kl",
-    "probability_flow",
-    "q_posterior",
-    "q_sample",
-    "q_step",
-    "quick_gelu",
-    "reparameterize",
-    "replace_known",
-    "rescale_guidance",
-    "rescale_zero_terminal_snr",
-    "reverse_diffusion_step",
-    "reverse_sde",
-    "scaled_dot_product_attention",
-    "scaled_linear_betas",
-    "score_from_denoised",
-    "score_from_eps",
-    "score_from_x0",
-    "sde_score",
-    "shift_flow_time",
-    "sigma_flow",
-    "sigma_from_alpha_bar",
-    "sigma_from_flow_time",
-    "sigmoid",
-    "sigmoid_betas",
-    "silu",
-    "simple_loss",
-    "slerp",
-    "snr",
-    "softmax",
-    "squared_error",
-    "stop_gradient",
-    "straight_through",
-    "subspace_distance",
-    "timestep_embedding",
-    "training_loss",
-    "training_pair",
-    "upsample_nearest",
-    "v_from_x0_eps",
-    "variational_bound",
-    "vq_loss",
-    "word_map",
-    "x0_from_eps",
-    "x0_from_score",
-    "x0_from_v",
-    "x0_from_velocity",
+    "VESDE", "VPSDE", "LinearSDE", "SubVPSDE", "align_your_steps_timesteps",
+    "alpha_bar_from_flow_time", "alpha_bar_from_log_snr", "alpha_bar_from_sigma", "alphas_cumprod",
+    "ancestral_step", "attention_map", "autoencoder_loss", "bernoulli_log_likelihood",
+    "beta_sigmas", "beta_timesteps", "bits_per_dimension", "classifier_free_guidance",
+    "classifier_guidance", "classifier_guidance_eps", "classifier_guidance_mean", "code_perplexity",
+    "codebook_loss", "commitment_loss", "conditional_scores", "cosine_betas", "ddpm_sample",
+    "ddpm_step", "denoised_from_score", "denoising_kl", "denoising_loss", "directional_derivative",
+    "discretized_gaussian_log_likelihood", "edm_denoise", "edm_loss_weight", "edm_preconditioning",
+    "edm_target", "elbo", "elbo_estimate", "elbo_weight", "eps_from_score", "eps_from_v",
+    "eps_from_velocity", "eps_from_x0", "eps_weight", "erfc", "euler_maruyama", "exact_divergence",
+    "exponential_sigmas", "flow_log_likelihood", "flow_sample", "flow_time_from_alpha_bar",
+    "flow_time_from_sigma", "flow_velocity", "gaussian_corruption", "gaussian_log_likelihood",
+    "geglu", "gelu", "gelu_tanh", "group_norm", "hutchinson_divergence", "hutchinson_variance",
+    "hybrid_loss", "implicit_classifier", "integrate_rk4", "iwae_bound", "karras_sigmas",
+    "kl_bernoulli", "kl_normal", "kl_sparsity", "kl_standard_normal", "l1_sparsity",
+    "langevin_step", "langevin_step_size", "layer_norm", "learned_range_logvar", "lerp",
+    "linear_betas", "log_importance_weight", "log_linear_sigmas", "log_ndtr", "log_snr",
+    "masking_corruption", "min_snr_weight", "nearest_code", "normal_log_density",
+    "pad_bottom_right", "pca_project", "pca_reconstruct", "posterior_logvar_clipped",
+    "posterior_variance", "predictor_corrector", "principal_angles", "principal_components",
+    "prior_kl", "probability_flow", "q_posterior", "q_sample", "q_step", "quick_gelu",
+    "reparameterize", "replace_known", "rescale_guidance", "rescale_zero_terminal_snr",
+    "reverse_diffusion_step", "reverse_sde", "scaled_dot_product_attention", "scaled_linear_betas",
+    "score_from_denoised", "score_from_eps", "score_from_x0", "sde_score", "shift_flow_time",
+    "sigma_flow", "sigma_from_alpha_bar", "sigma_from_flow_time", "sigmoid", "sigmoid_betas",
+    "silu", "simple_loss", "slerp", "snr", "softmax", "squared_error", "stop_gradient",
+    "straight_through", "subspace_distance", "timestep_embedding", "training_loss", "training_pair",
+    "upsample_nearest", "v_from_x0_eps", "variational_bound", "vq_loss", "word_map", "x0_from_eps",
+    "x0_from_score", "x0_from_v", "x0_from_velocity",
 ]

@@ -1,6 +1,6 @@
 """The activations of U-Net, autoencoder and text encoder.
 
-All are written so that small results keep their digits: no 1 + tanh that cancels.
+Written so that small results keep full relative precision: no 1 + tanh that cancels.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def sigmoid(x: Array) -> Array:
     .. math:: \sigma(x) = \frac{1}{1 + e^{-x}} = \exp(-\log(1 + e^{-x}))
 
     Args:
-        x: any shape, real floating; any size, nothing overflows.
+        x: any shape, real floating; no magnitude overflows.
 
     Returns:
         in [0, 1], shape and dtype of `x`.
@@ -44,7 +44,7 @@ def silu(x: Array) -> Array:
         x: any shape, real floating.
 
     Returns:
-        from -0.2785 up, shape and dtype of `x`.
+        >= -0.2785, shape and dtype of `x`.
 
     Accuracy: relative error (5 + |x|) ulp for negative x, 5 ulp for others.
     Source: Elfwing et al. 2017, arXiv:1702.03118, section 2.1.
@@ -65,9 +65,9 @@ def gelu(x: Array) -> Array:
         x: any shape, real floating.
 
     Returns:
-        from -0.17 up, shape and dtype of `x`.
+        >= -0.17, shape and dtype of `x`.
 
-    Accuracy: relative error (12 + 2 x^2) ulp, also where Phi is tiny and 1 + erf would be 0.
+    Accuracy: relative error (12 + 2 x^2) ulp, even where 1 + erf would round to 0.
     Source: Hendrycks and Gimpel 2016, arXiv:1606.08415, section 2.
 
     >>> import numpy as np
@@ -78,7 +78,7 @@ def gelu(x: Array) -> Array:
 
 
 def gelu_tanh(x: Array) -> Array:
-    r"""GELU's approximation by a hyperbolic tangent.
+    r"""Tanh approximation of GELU.
 
     .. math:: \tfrac x2\left(1 + \tanh u\right) = x\,\sigma(2u), \qquad
               u = \sqrt{2/\pi}\,(x + 0.044715\, x^3)
@@ -100,7 +100,7 @@ def gelu_tanh(x: Array) -> Array:
 
 
 def quick_gelu(x: Array) -> Array:
-    r"""GELU's approximation by a sigmoid: the activation of OpenAI's CLIP.
+    r"""Sigmoid approximation of GELU: the activation of OpenAI's CLIP.
 
     .. math:: x\,\sigma(1.702\, x)
 
@@ -126,7 +126,7 @@ def geglu(x: Array) -> Array:
     .. math:: [a, g] = x, \qquad \operatorname{geglu}(x) = a\,\operatorname{gelu}(g)
 
     Args:
-        x: (..., 2 d), real floating: what one linear layer made, both halves at once.
+        x: (..., 2 d), real floating: output of one linear layer, both halves concatenated.
 
     Returns:
         (..., d), dtype of `x`.
@@ -134,7 +134,7 @@ def geglu(x: Array) -> Array:
     Raises:
         ValueError: the last axis is odd.
 
-    Accuracy: that of `gelu`, and 1 ulp.
+    Accuracy: that of `gelu`, plus 1 ulp.
     Source: Shazeer 2020, arXiv:2002.05202, section 2, GEGLU; order of the halves:
     CompVis/latent-diffusion, ldm/modules/attention.py.
 

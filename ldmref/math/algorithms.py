@@ -1,6 +1,6 @@
-"""DDPM's two algorithms as its paper writes them, to be compared with the samplers.
+"""DDPM's training and sampling algorithms as in the paper, a reference for the samplers.
 
-Steps are counted from 0 here, so the paper's t is t + 1; alpha-bar at t includes beta_t.
+Timesteps are counted from 0, so the paper's t is t + 1; alpha-bar at t includes beta_t.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ldmref.math.variance import posterior_variance
 def training_pair(
     x0: Array, alpha_bar: Array, eps: Array, prediction_type: str = "eps"
 ) -> tuple[Array, Array]:
-    r"""What a network sees in training, and what it should answer.
+    r"""A training example: the network's input and its target.
 
     .. math:: x_t = \sqrt{\bar\alpha}\, x_0 + \sqrt{1 - \bar\alpha}\,\epsilon, \qquad
               y = \epsilon, \ x_0 \text{ or } \sqrt{\bar\alpha}\,\epsilon - \sqrt{1-\bar\alpha}\,x_0
@@ -59,7 +59,7 @@ def training_loss(
     alphas_cumprod: Array,
     prediction_type: str = "eps",
 ) -> Array:
-    r"""Algorithm 1 up to the gradient: the loss of a batch, each example at its own step.
+    r"""Algorithm 1 without the gradient step: the loss of each example at its own timestep.
 
     .. math:: L = \frac1D \left\lVert y - y_\theta\!\left(\sqrt{\bar\alpha_t}\, x_0
               + \sqrt{1 - \bar\alpha_t}\,\epsilon,\ t\right) \right\rVert^2
@@ -67,7 +67,7 @@ def training_loss(
     Args:
         predict: `predict(xt, t) -> prediction` of the target, shape of `xt`.
         x0: clean data, (n, ...), real floating.
-        t: steps, uniform in 0 .. T-1, (n,), integers.
+        t: timesteps, uniform in 0 .. T-1, (n,), integers.
         eps: standard normal noise, shape and dtype of `x0`.
         alphas_cumprod: (T,), of x0's library.
         prediction_type: "eps", "x0" or "v".
@@ -104,15 +104,15 @@ def ddpm_step(
         xt: data at step t, (n, ...), real floating.
         eps: predicted unit noise, shape of `xt`.
         beta: forward variance of step t, scalar or (n,), in (0, 1).
-        alpha_bar: at t, of the same kind, in (0, 1).
-        sigma: standard deviation of the step, of the same kind: the root of `posterior_variance`.
+        alpha_bar: at t, scalar or (n,), in (0, 1).
+        sigma: standard deviation of the step, scalar or (n,): the root of `posterior_variance`.
         z: standard normal, shape of `xt`; None at the last step, which adds no noise.
 
     Returns:
         x_{t-1}, shape and dtype of `xt`.
 
     Raises:
-        ValueError: a level and `xt` disagree in n.
+        ValueError: a coefficient and `xt` disagree in n.
 
     Accuracy: 8 ulp of each term.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, algorithm 2, line 4, and eq. 11.
@@ -131,9 +131,9 @@ def ddpm_sample(
     x: Array,
     betas: Array,
     noise: Callable[[], Array],
-    kind: str = "fixed_small",
+    variance_type: str = "fixed_small",
 ) -> Iterator[Array]:
-    r"""Algorithm 2: walk pure noise down all T steps, and yield every state on the way.
+    r"""Algorithm 2: denoise pure noise in T steps, yielding every state.
 
     .. math:: x_T \sim N(0, 1), \qquad x_{t-1} = \mu_\theta(x_t, t) + \sigma_t z, \quad
               t = T, \dots, 1, \qquad z = 0 \text{ at } t = 1
@@ -143,15 +143,15 @@ def ddpm_sample(
         x: x_T, standard normal, (n, ...), real floating.
         betas: forward variances, (T,), in (0, 1); any array-API library.
         noise: `noise() -> standard normal array` of x's shape; called T - 1 times.
-        kind: "fixed_small" or "fixed_large", the square of sigma_t, see `posterior_variance`.
+        variance_type: of sigma_t^2, "fixed_small" or "fixed_large", see `posterior_variance`.
 
     Yields:
         x_{T-1}, ..., x_0: T arrays, shape and dtype of `x`.
 
     Raises:
-        ValueError: unknown `kind`.
+        ValueError: unknown `variance_type`.
 
-    Accuracy: rounding of T steps; the levels are float64 whatever `betas` are.
+    Accuracy: rounding of T steps; alpha-bar is float64 whatever `betas` are.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, algorithm 2.
 
     >>> import numpy as np
@@ -160,12 +160,11 @@ def ddpm_sample(
     >>> len(_), x0.shape
     (1, (1, 1))
     """
-    steps = [float(betas[t]) for t in range(betas.shape[0])]
-    levels = [1.0]
-    for beta in steps:
-        levels.append(levels[-1] * (1.0 - beta))
-    for t in reversed(range(len(steps))):
-        sigma = root(posterior_variance(levels[t + 1], levels[t], kind))
+    alpha_bars = [1.0]  # before each step, and after the last
+    for t in range(betas.shape[0]):
+        alpha_bars.append(alpha_bars[-1] * (1.0 - float(betas[t])))
+    for t in reversed(range(betas.shape[0])):
+        sigma = root(posterior_variance(alpha_bars[t + 1], alpha_bars[t], variance_type))
         z = noise() if t > 0 else None
-        x = ddpm_step(x, predict_eps(x, t), steps[t], levels[t + 1], sigma, z)
+        x = ddpm_step(x, predict_eps(x, t), float(betas[t]), alpha_bars[t + 1], sigma, z)
         yield x

@@ -1,8 +1,7 @@
-"""The type `Array`, and helpers for formulas that take scalars and arrays alike.
+"""The type `Array`, and helpers for formulas that accept both scalars and arrays.
 
-A formula takes arrays of one library that follows the array API standard (NumPy, PyTorch, CuPy,
-array-api-strict), finds its namespace with `array_namespace(x)` and returns arrays of the same
-library.
+A formula accepts arrays of any library that follows the array API standard (NumPy, PyTorch, CuPy,
+array-api-strict), gets its namespace from `array_namespace(x)` and returns arrays of that library.
 """
 
 from __future__ import annotations
@@ -18,18 +17,18 @@ Array: TypeAlias = Any
 
 
 def along(coefficient: Array, x: Array) -> Array:
-    """A coefficient per example, ready to multiply x: trailing axes of length 1, x's dtype.
+    """Reshape a coefficient per example to broadcast over the trailing axes of x, in x's dtype.
 
     Args:
         coefficient: scalar (Python, NumPy or 0-d), or (n,).
         x: (n, ...).
 
     Returns:
-        Python's and NumPy's scalars as Python floats, which never change x's dtype; arrays reshaped
-        and cast.
+        a Python float for Python and NumPy scalars, which never changes x's dtype; arrays reshaped
+        to (n, 1, ...) and cast to the dtype of `x`.
 
     Raises:
-        ValueError: `coefficient` is neither a scalar nor of x's length.
+        ValueError: `coefficient` is neither a scalar nor of length n.
 
     Accuracy: rounded once, to x's dtype.
     Derived: broadcasting.
@@ -41,20 +40,20 @@ def along(coefficient: Array, x: Array) -> Array:
     if isinstance(coefficient, Real):
         return float(coefficient)
     if coefficient.ndim > 1 or coefficient.shape not in ((), (1,), x.shape[:1]):
-        raise ValueError(f"a level of shape {coefficient.shape} does not fit {x.shape}")
+        raise ValueError(f"a coefficient of shape {coefficient.shape} does not fit {x.shape}")
     xp = array_namespace(coefficient)
     shape = coefficient.shape + (1,) * (x.ndim - 1) if coefficient.ndim else ()
     return xp.astype(xp.reshape(coefficient, shape), x.dtype, copy=False)
 
 
 def root(a: Array) -> Array:
-    """Square root of a scalar or an array, in its own type.
+    """Square root of a scalar or an array.
 
     Args:
         a: scalar or array, >= 0.
 
     Returns:
-        sqrt(a): a Python float for Python's and NumPy's scalars, else dtype and shape of `a`.
+        sqrt(a): a Python float for Python and NumPy scalars, else dtype and shape of `a`.
 
     Accuracy: correctly rounded.
     Derived: definition.
@@ -66,13 +65,13 @@ def root(a: Array) -> Array:
 
 
 def log(a: Array) -> Array:
-    """Natural logarithm of a scalar or an array, in its own type.
+    """Natural logarithm of a scalar or an array.
 
     Args:
         a: scalar or array, > 0.
 
     Returns:
-        log(a): a Python float for Python's and NumPy's scalars, else dtype and shape of `a`.
+        log(a): a Python float for Python and NumPy scalars, else dtype and shape of `a`.
 
     Accuracy: 1 ulp.
     Derived: definition.

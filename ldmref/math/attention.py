@@ -1,4 +1,4 @@
-"""Attention, and the map of weights inside it: where each query looks."""
+"""Scaled dot-product attention, and the maps of its weights."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ldmref.math.arrays import Array
 
 
 def softmax(x: Array, axis: int = -1) -> Array:
-    r"""Positive weights that sum to one, in proportion to the exponentials of x.
+    r"""Exponentials of x, normalised to sum to one.
 
     .. math:: p_i = \frac{e^{x_i - \max x}}{\sum_j e^{x_j - \max x}}
 
     Args:
-        x: scores in nats, any shape, real floating; -inf gives 0, if another is finite.
+        x: scores in nats, any shape, real floating; -inf gives 0 unless all are -inf.
         axis: the axis along which weights sum to one.
 
     Returns:
@@ -35,16 +35,16 @@ def softmax(x: Array, axis: int = -1) -> Array:
 
 
 def attention_map(q: Array, k: Array, causal: bool = False, mask: Array | None = None) -> Array:
-    r"""How much each query attends to each key.
+    r"""Attention weights of each query over the keys.
 
     .. math:: A = \operatorname{softmax}\left(\frac{q k^T}{\sqrt d}\right)
 
     Args:
         q: queries, (..., l, d), real floating.
         k: keys, (..., m, d), leading axes of `q`.
-        causal: query i sees the keys 0 to i only.
-        mask: booleans that broadcast to (..., l, m), True where the query may see the key. A query
-            that may see none gets a row of zeros.
+        causal: query i attends to the keys 0 to i only.
+        mask: booleans broadcastable to (..., l, m), True where the query may attend to the key. A
+            fully masked query gets a row of zeros.
 
     Returns:
         (..., l, m), dtype of `q`, in [0, 1]; rows sum to one.
@@ -61,20 +61,20 @@ def attention_map(q: Array, k: Array, causal: bool = False, mask: Array | None =
     scores = (q / math.sqrt(q.shape[-1])) @ xp.matrix_transpose(k)
     if causal:
         rows, columns = (xp.arange(length, device=device(q)) for length in scores.shape[-2:])
-        early = columns[None, :] <= rows[:, None]
-        mask = early if mask is None else mask & early
+        lower = columns[None, :] <= rows[:, None]
+        mask = lower if mask is None else mask & lower
     if mask is None:
         return softmax(scores)
-    seeing = xp.any(mask, axis=-1, keepdims=True)
-    hidden = xp.asarray(-math.inf, dtype=scores.dtype, device=device(q))
-    weights = softmax(xp.where(mask | ~seeing, scores, hidden))
+    masked_out = ~xp.any(mask, axis=-1, keepdims=True)
+    minus_infinity = xp.asarray(-math.inf, dtype=scores.dtype, device=device(q))
+    weights = softmax(xp.where(mask | masked_out, scores, minus_infinity))
     return xp.where(mask, weights, xp.zeros_like(weights))
 
 
 def scaled_dot_product_attention(
     q: Array, k: Array, v: Array, causal: bool = False, mask: Array | None = None
 ) -> Array:
-    r"""Mix the values of those keys that resemble the query.
+    r"""Average of the values, weighted by the similarity of query and key.
 
     .. math:: \operatorname{softmax}\left(\frac{q k^T}{\sqrt d}\right) v
 
@@ -106,13 +106,13 @@ def word_map(attention: Array, token: int, height: int, width: int) -> Array:
     Args:
         attention: cross-attention maps from `attention_map`, (..., heads, height * width, m).
         token: position k of the token, from 0 to m - 1; 0 is the start of the text.
-        height, width: of the latents that made the queries.
+        height, width: of the latents that the queries are computed from.
 
     Returns:
         (..., height, width), dtype of `attention`, in [0, 1].
 
     Raises:
-        ValueError: the map has another number of queries, or no such token.
+        ValueError: the number of queries is not height * width, or `token` is out of range.
 
     Accuracy: as many ulp as there are heads.
     Source: Hertz et al. 2022, arXiv:2208.01626, section 3.1 and figure 4.

@@ -1,7 +1,7 @@
-"""Autoencoders that are no distributions: plain, denoising and sparse.
+"""Deterministic autoencoders: plain, denoising and sparse.
 
-Losses are sums over the elements of an example, as the papers write them; divide by the number of
-elements for the mean that training code reports.
+Losses are sums over the elements of an example, as in the papers; divide by the number of elements
+for the mean that training code reports.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ def squared_error(x: Array, reconstruction: Array) -> Array:
 
     .. math:: L(x, \hat x) = \lVert x - \hat x \rVert^2
 
-    Up to scale and constant the Gaussian's negative logarithm: `gaussian_log_likelihood`.
+    Up to scale and a constant, the negative of `gaussian_log_likelihood`.
 
     Args:
         x: (n, ...), real floating.
@@ -36,18 +36,18 @@ def squared_error(x: Array, reconstruction: Array) -> Array:
     array([9.])
     """
     xp = array_namespace(x, reconstruction)
-    rest = xp.reshape(x - reconstruction, (x.shape[0], -1))
-    return xp.sum(rest * rest, axis=1)
+    error = xp.reshape(x - reconstruction, (x.shape[0], -1))
+    return xp.sum(error * error, axis=1)
 
 
 def autoencoder_loss(
     x: Array, encode: Callable[[Array], Array], decode: Callable[[Array], Array]
 ) -> Array:
-    r"""Squared error of pictures that have been through the bottleneck.
+    r"""Squared error of the reconstructions.
 
     .. math:: L(x) = \lVert x - g(f(x)) \rVert^2
 
-    With linear f and g its minimum is spanned by the principal components: `principal_components`.
+    With linear f and g the minimum is the projection on `principal_components`.
 
     Args:
         x: (n, ...), real floating.
@@ -74,12 +74,12 @@ def denoising_loss(
     encode: Callable[[Array], Array],
     decode: Callable[[Array], Array],
 ) -> Array:
-    r"""Squared error of what is made of corrupted pictures, against the clean ones.
+    r"""Squared error between the reconstructions of corrupted pictures and the clean ones.
 
     .. math:: L(x, \tilde x) = \lVert x - g(f(\tilde x)) \rVert^2
 
-    Its minimum over all functions is the mean of clean pictures given the corrupted one, the x0 of
-    diffusion models.
+    Its minimiser over all functions is the posterior mean of the clean picture, the x0 prediction
+    of diffusion models.
 
     Args:
         x: clean pictures, (n, ...), real floating.
@@ -132,11 +132,11 @@ def masking_corruption(x: Array, noise: Array, fraction: float) -> Array:
 
     Args:
         x: (n, ...), d elements per example, real floating.
-        noise: u, independent draws of any one continuous distribution, shape of `x`.
-        fraction: nu, of the elements that are lost, in [0, 1]; a half is rounded to even.
+        noise: u, i.i.d. draws from any continuous distribution, shape of `x`.
+        fraction: nu, of the elements set to zero, in [0, 1]; nu d is rounded half to even.
 
     Returns:
-        shape and dtype of `x`; the surviving elements are untouched.
+        shape and dtype of `x`; the other elements are unchanged.
 
     Raises:
         ValueError: `fraction` is not in [0, 1].
@@ -163,11 +163,11 @@ def kl_bernoulli(p: Array, q: Array) -> Array:
     .. math:: D = p \log\frac{p}{q} + (1 - p) \log\frac{1 - p}{1 - q}
 
     Args:
-        p: probability, in [0, 1]; a scalar, or an array that broadcasts to `q`.
+        p: probability, in [0, 1]; a scalar, or an array broadcastable to `q`.
         q: probability, in (0, 1), any shape, real floating.
 
     Returns:
-        nats, >= 0 up to rounding, 0 for equals; shape and dtype of `q`.
+        nats, >= 0 up to rounding, 0 where p = q; shape and dtype of `q`.
 
     Accuracy: 8 ulp of p |log(p/q)| + (1 - p) |log((1-p)/(1-q))| + 1.
     Derived: definition of the divergence.
@@ -186,14 +186,14 @@ def kl_bernoulli(p: Array, q: Array) -> Array:
 
 
 def kl_sparsity(activation: Array, rho: float) -> Array:
-    r"""Penalty for hidden units whose mean activation over the examples is not rho.
+    r"""Penalty on the deviation of each hidden unit's mean activation from rho.
 
     .. math:: \Omega = \sum_j \operatorname{KL}(\rho \,\|\, \hat\rho_j), \qquad
               \hat\rho_j = \frac1n \sum_i h_j(x_i)
 
     Args:
         activation: h, (n, units), in (0, 1), such as a sigmoid's output.
-        rho: wanted mean activation, in (0, 1), such as 0.05.
+        rho: target mean activation, in (0, 1), such as 0.05.
 
     Returns:
         0-d, nats, >= 0, dtype of `activation`.
@@ -215,7 +215,7 @@ def kl_sparsity(activation: Array, rho: float) -> Array:
 
 
 def l1_sparsity(activation: Array) -> Array:
-    r"""Penalty for every latent that is not zero: the sum of absolute values.
+    r"""L1 penalty on the latents: the sum of their absolute values.
 
     .. math:: \Omega(x) = \sum_j \lvert h_j(x) \rvert
 
@@ -225,7 +225,7 @@ def l1_sparsity(activation: Array) -> Array:
     Returns:
         (n,), >= 0, dtype of `activation`.
 
-    Accuracy: as many ulp as an example has elements.
+    Accuracy: (number of elements) ulp.
     Source: Olshausen and Field 1996, Nature 381:607, with the penalty |x|.
 
     >>> import numpy as np

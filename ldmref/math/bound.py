@@ -15,7 +15,7 @@ from ldmref.math.variance import posterior_variance
 
 
 class Bound(NamedTuple):
-    """The terms of the bound, in nats, of each example."""
+    """The terms of the bound, in nats per example."""
 
     prior: Array  # L_T, (n,)
     denoising: Array  # L_{t-1} at [t - 1], t = 1 .. T-1 counted from 0, (T - 1, n)
@@ -29,7 +29,7 @@ class Bound(NamedTuple):
 
 
 def prior_kl(x0: Array, alpha_bar: Array) -> Array:
-    r"""L_T: how much of the data is left in what should be pure noise.
+    r"""L_T: divergence of the fully noised data from the prior.
 
     .. math:: L_T = D\left(N(\sqrt{\bar\alpha_T}\, x_0, 1 - \bar\alpha_T)\,\|\,N(0, 1)\right)
 
@@ -38,7 +38,7 @@ def prior_kl(x0: Array, alpha_bar: Array) -> Array:
         alpha_bar: at the last step, scalar or (n,), in [0, 1).
 
     Returns:
-        nats, >= 0, element by element: shape and dtype of `x0`.
+        nats, >= 0, elementwise: shape and dtype of `x0`.
 
     Raises:
         ValueError: `alpha_bar` and `x0` disagree in n.
@@ -62,25 +62,25 @@ def denoising_kl(
     alpha_bar_prev: Array,
     logvar: Array | None = None,
 ) -> Array:
-    r"""L_{t-1}: how far one reverse step is from the posterior that knows the data.
+    r"""L_{t-1}: divergence of the posterior given the data from one reverse step.
 
     .. math:: L_{t-1} = D\left(q(x_s | x_t, x_0)\,\|\,
               N(\tilde\mu(x_t, \hat x_0), \Sigma)\right)
 
-    Both means have the same share of x_t, which therefore drops out.
+    The coefficient of x_t is the same in both means, so x_t drops out.
 
     Args:
         x0: clean data, (n, ...), real floating.
-        x0_pred: the network's estimate of it from x_t, shape of `x0`.
+        x0_pred: the network's estimate of x0 from x_t, shape of `x0`.
         alpha_bar: at t, scalar or (n,), in [0, 1).
-        alpha_bar_prev: at s, of the same kind, in (alpha_bar, 1).
+        alpha_bar_prev: at s, scalar or (n,), in (alpha_bar, 1).
         logvar: logarithm of Sigma, broadcastable to `x0`; None for that of q, beta-tilde.
 
     Returns:
-        nats, >= 0, element by element: shape and dtype of `x0`.
+        nats, >= 0, elementwise: shape and dtype of `x0`.
 
     Raises:
-        ValueError: a level and `x0` disagree in n.
+        ValueError: an alpha-bar and `x0` disagree in n.
 
     Accuracy: that of `kl_normal`, with the difference of the means and beta-tilde within 8 ulp.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 5 (L_{t-1}), 7 and 8.
@@ -102,32 +102,32 @@ def variational_bound(
     alphas_cumprod: Array,
     predict_x0: Callable[[Array, int], Array],
     noise: Callable[[], Array],
-    kind: str = "fixed_small",
+    variance_type: str = "fixed_small",
     log_likelihood: Callable[[Array, Array, Array], Array] = discretized_gaussian_log_likelihood,
 ) -> Bound:
-    r"""All terms of the bound, each expectation over x_t estimated with one draw of noise.
+    r"""All terms of the bound, with one noise sample for each expectation over x_t.
 
     .. math:: -\log p(x_0) \le L_T + \sum_{t=2}^{T} L_{t-1} + L_0, \qquad
               L_0 = -\log p(x_0 | x_1)
 
     The mean of the decoder p(x_0 | x_1) is the prediction itself. Its variance is beta_1 for
-    fixed_large; for fixed_small, whose own is 0, it is beta-tilde of the step above, as in
-    improved-diffusion, which takes that for fixed_large too.
+    fixed_large; for fixed_small, where beta-tilde_1 is 0, it is beta-tilde_2 as in
+    improved-diffusion, which uses that for fixed_large too.
 
     Args:
         x0: clean data, (n, ...), real floating; 2 k / 255 - 1 for the default likelihood.
         alphas_cumprod: (T,), T >= 2, in (0, 1); any array-API library.
         predict_x0: `predict_x0(xt, t) -> x0`, t counted from 0.
         noise: `noise() -> standard normal array` of x0's shape; called T times, for t = 0, 1, ...
-        kind: variance of the reverse steps, see `posterior_variance`.
-        log_likelihood: of (x, mean, logvar), nats element by element; for continuous data
-            `normal_log_density`.
+        variance_type: of the reverse steps, see `posterior_variance`.
+        log_likelihood: of (x, mean, logvar), nats, elementwise; `normal_log_density` for
+            continuous data.
 
     Returns:
-        Bound(prior, denoising, reconstruction), with the sum as `.total`: nats of each example.
+        Bound(prior, denoising, reconstruction), nats per example; `.total` is the sum.
 
     Raises:
-        ValueError: fewer than two steps, or an unknown `kind`.
+        ValueError: fewer than two timesteps, or unknown `variance_type`.
 
     Accuracy: unbiased; rounding as in its terms.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 5; the first variance of fixed_small:
@@ -142,22 +142,23 @@ def variational_bound(
     ((2,), (2, 2), 0.0)
     """
     xp = array_namespace(x0)
-    levels = [1.0] + [float(alphas_cumprod[t]) for t in range(alphas_cumprod.shape[0])]
-    if len(levels) < 3:
+    alpha_bars = [1.0] + [float(alphas_cumprod[t]) for t in range(alphas_cumprod.shape[0])]
+    if len(alpha_bars) < 3:
         raise ValueError("the bound needs at least two steps")
 
     def nats(x: Array) -> Array:
         return xp.sum(xp.reshape(x, (x.shape[0], -1)), axis=1)
 
     def logvar(t: int) -> Array:
-        return xp.full_like(x0, log(posterior_variance(levels[t + 1], levels[t], kind)))
+        variance = posterior_variance(alpha_bars[t + 1], alpha_bars[t], variance_type)
+        return xp.full_like(x0, log(variance))
 
+    x0_pred = predict_x0(q_sample(x0, alpha_bars[1], noise()), 0)
+    decoder_logvar = logvar(1 if variance_type == "fixed_small" else 0)
+    reconstruction = -nats(log_likelihood(x0, x0_pred, decoder_logvar))
     denoising = []
-    x1_pred = predict_x0(q_sample(x0, levels[1], noise()), 0)
-    first = 1 if kind == "fixed_small" else 0
-    reconstruction = -nats(log_likelihood(x0, x1_pred, logvar(first)))
-    for t in range(1, len(levels) - 1):
-        xt = q_sample(x0, levels[t + 1], noise())
-        guess = predict_x0(xt, t)
-        denoising.append(nats(denoising_kl(x0, guess, levels[t + 1], levels[t], logvar(t))))
-    return Bound(nats(prior_kl(x0, levels[-1])), xp.stack(denoising), reconstruction)
+    for t in range(1, len(alpha_bars) - 1):
+        x0_pred = predict_x0(q_sample(x0, alpha_bars[t + 1], noise()), t)
+        kl = denoising_kl(x0, x0_pred, alpha_bars[t + 1], alpha_bars[t], logvar(t))
+        denoising.append(nats(kl))
+    return Bound(nats(prior_kl(x0, alpha_bars[-1])), xp.stack(denoising), reconstruction)

@@ -1,7 +1,7 @@
 """Conditioning by Bayes' rule: a joint model of x and y, or a model of x and a classifier of y.
 
-All of it is grad_x log p(x, y) = grad_x log p(x | y) = grad_x log p(x) + grad_x log p(y | x).
-The third way, a model of p(x | y) with and without y, is `guidance.classifier_free_guidance`.
+Both follow from grad_x log p(x, y) = grad_x log p(x | y) = grad_x log p(x) + grad_x log p(y | x).
+The third option, a model of p(x | y) and p(x), is `guidance.classifier_free_guidance`.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ from ldmref.math.forward import q_sample
 
 
 def conditional_scores(joint: Array, size: int) -> tuple[Array, Array]:
-    r"""Split the score of a joint model into the two conditional ones.
+    r"""Split the score of a joint model into the two conditional scores.
 
     .. math:: \nabla_x \log p(x, y) = \nabla_x \log p(x | y), \qquad
               \nabla_y \log p(x, y) = \nabla_y \log p(y | x)
 
-    since p(y) does not depend on x, nor p(x) on y. Both are at the noise level of the joint model:
-    y is noisy too, see `replace_known`.
+    since p(y) does not depend on x, nor p(x) on y. Both are at the noise level of the joint model,
+    so y is noisy too; see `replace_known`.
 
     Args:
         joint: score of (x, y) stacked along axis 1, (n, size + ..., ...), real floating.
-        size: how many of axis 1 belong to x, from 0 to all.
+        size: number of entries of axis 1 that belong to x, from 0 to all.
 
     Returns:
         (score of x given y, (n, size, ...); score of y given x, the rest).
@@ -37,22 +37,22 @@ def conditional_scores(joint: Array, size: int) -> tuple[Array, Array]:
 
 
 def replace_known(x: Array, known: Array, mask: Array, alpha_bar: Array, eps: Array) -> Array:
-    r"""Condition a joint model while it samples: put the known part, noised alike, in its place.
+    r"""Condition a joint model during sampling: replace the known part by its noised value.
 
     .. math:: x_t \leftarrow m\, x_t + (1 - m)\left(\sqrt{\bar\alpha}\, y
               + \sqrt{1 - \bar\alpha}\,\epsilon\right)
 
-    An approximation: the unknown part sees y only through x_t, and never a later y.
+    An approximation: the unknown part depends on y only through the noisy x_t.
 
     Args:
         x: state at level `alpha_bar`, (n, ...), real floating.
-        known: clean data, right where the mask is 0, shape of `x`.
+        known: clean data, valid where the mask is 0, shape of `x`.
         mask: 1 = unknown, 0 = known, broadcastable to `x`.
         alpha_bar: scalar or (n,), in [0, 1].
         eps: standard normal noise, shape of `x`.
 
     Returns:
-        shape and dtype of `x`; at masks of 0 and 1 exact copies.
+        shape and dtype of `x`; exact copies where the mask is 0 or 1.
 
     Raises:
         ValueError: `alpha_bar` and `x` disagree in n.
@@ -130,7 +130,7 @@ def classifier_guidance_mean(
 
     .. math:: \hat\mu = \mu + s\,\Sigma\,\nabla_x \log p(y | x)\big|_{x = \mu}
 
-    Exact if log p(y | x) is linear where the step may land.
+    Exact where log p(y | x) is linear in x.
 
     Args:
         mean: mu of the reverse step, (n, ...), real floating.
@@ -152,7 +152,7 @@ def classifier_guidance_mean(
 
 
 def implicit_classifier(cond: Array, uncond: Array) -> Array:
-    r"""The classifier inside a pair of models: its gradient, by Bayes' rule.
+    r"""Gradient of the classifier implied by a conditional and an unconditional model.
 
     .. math:: \nabla_x \log p(y | x) = \nabla_x \log p(x | y) - \nabla_x \log p(x)
 

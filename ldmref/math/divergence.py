@@ -8,7 +8,7 @@ from ldmref.math.arrays import Array
 
 
 def reparameterize(mean: Array, logvar: Array, noise: Array) -> Array:
-    r"""Draw from N(mean, exp(logvar)) as a differentiable function of mean and logvar.
+    r"""Sample N(mean, exp(logvar)) as a differentiable function of mean and logvar.
 
     .. math:: z = \mu + e^{\frac12 \log\sigma^2}\, \epsilon
 
@@ -32,7 +32,7 @@ def reparameterize(mean: Array, logvar: Array, noise: Array) -> Array:
 
 
 def kl_standard_normal(mean: Array, logvar: Array) -> Array:
-    r"""Divergence of N(mean, exp(logvar)) from N(0, 1), element by element.
+    r"""Divergence of N(mean, exp(logvar)) from N(0, 1), elementwise.
 
     .. math:: D = \tfrac12\left(\mu^2 + e^{\log\sigma^2} - 1 - \log\sigma^2\right)
 
@@ -43,8 +43,8 @@ def kl_standard_normal(mean: Array, logvar: Array) -> Array:
     Returns:
         nats, >= 0, shape and dtype of `mean`; sum over elements for the joint divergence.
 
-    Accuracy: within 4 ulp of mean^2 + |logvar| + |exp(logvar) - 1|; next to N(0, 1), where D itself
-    is of the order of logvar^2, that is a relative error of ulp / |logvar|.
+    Accuracy: within 4 ulp of mean^2 + |logvar| + |exp(logvar) - 1|; near N(0, 1), where D itself
+    is of order logvar^2, that is a relative error of ulp / |logvar|.
     Source: Kingma and Welling 2013, arXiv:1312.6114, appendix B.
 
     >>> import numpy as np
@@ -56,7 +56,7 @@ def kl_standard_normal(mean: Array, logvar: Array) -> Array:
 
 
 def kl_normal(mean1: Array, logvar1: Array, mean2: Array, logvar2: Array) -> Array:
-    r"""Divergence D(N(mean1, exp(logvar1)) || N(mean2, exp(logvar2))), element by element.
+    r"""Divergence D(N(mean1, exp(logvar1)) || N(mean2, exp(logvar2))), elementwise.
 
     .. math:: D = \tfrac12\left(\log\sigma_2^2 - \log\sigma_1^2 - 1
               + e^{\log\sigma_1^2 - \log\sigma_2^2} + (\mu_1-\mu_2)^2 e^{-\log\sigma_2^2}\right)
@@ -66,11 +66,11 @@ def kl_normal(mean1: Array, logvar1: Array, mean2: Array, logvar2: Array) -> Arr
         mean2, logvar2: the second Gaussian, broadcastable to the first.
 
     Returns:
-        nats, >= 0, and 0 only for Gaussians that are equal (to rounding).
+        nats, >= 0, and 0 only for equal Gaussians (up to rounding).
 
     Accuracy: with d = logvar1 - logvar2, within 4 + |d| ulp of (mean1 - mean2)^2 exp(-logvar2)
     + |d| + |exp(d) - 1|; exactly 0 for equal Gaussians.
-    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 5 needs it; derived from the definition.
+    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, used in eq. 5; derived from the definition.
 
     >>> import numpy as np
     >>> kl_normal(*(np.asarray([x]) for x in (1.0, 0.0, 3.0, 0.0)))

@@ -23,7 +23,7 @@ class Preconditioning(NamedTuple):
 
 
 def edm_preconditioning(sigma: Array, sigma_data: float = 0.5) -> Preconditioning:
-    r"""The coefficients between a network F and the denoiser D made of it.
+    r"""Coefficients that turn a network F into a denoiser D.
 
     .. math:: c_{skip} = \frac{\sigma_d^2}{\sigma^2 + \sigma_d^2}, \quad
               c_{out} = \frac{\sigma\,\sigma_d}{\sqrt{\sigma^2 + \sigma_d^2}}, \quad
@@ -52,7 +52,7 @@ def edm_preconditioning(sigma: Array, sigma_data: float = 0.5) -> Preconditionin
 def edm_denoise(
     network: Callable[[Array, Array], Array], x: Array, sigma: Array, sigma_data: float = 0.5
 ) -> Array:
-    r"""The denoiser made of a network.
+    r"""The denoiser built from a network.
 
     .. math:: D(x; \sigma) = c_{skip}\, x + c_{out}\, F(c_{in}\, x;\ c_{noise})
 
@@ -81,7 +81,7 @@ def edm_denoise(
 
 
 def edm_target(x0: Array, x: Array, sigma: Array, sigma_data: float = 0.5) -> Array:
-    r"""What the network should answer: `edm_denoise` solved for F.
+    r"""The network's training target: `edm_denoise` solved for F.
 
     .. math:: F^* = \frac{x_0 - c_{skip}\, x}{c_{out}}
 
@@ -92,8 +92,7 @@ def edm_target(x0: Array, x: Array, sigma: Array, sigma_data: float = 0.5) -> Ar
         sigma_data: standard deviation of the data, > 0.
 
     Returns:
-        the effective training target, shape and dtype of `x0`; unit variance if the data have
-        variance sigma_data^2.
+        the target, shape and dtype of `x0`; of unit variance for data of variance sigma_data^2.
 
     Raises:
         ValueError: `sigma` and `x0` disagree in n.
@@ -110,12 +109,12 @@ def edm_target(x0: Array, x: Array, sigma: Array, sigma_data: float = 0.5) -> Ar
 
 
 def edm_loss_weight(sigma: Array, sigma_data: float = 0.5) -> Array:
-    r"""The factor of D's squared error that weighs F's squared error with 1 at every level.
+    r"""Weight that turns D's squared error into F's, at every noise level.
 
     .. math:: \lambda(\sigma) = \frac{1}{c_{out}^2}
               = \frac{\sigma^2 + \sigma_d^2}{(\sigma\,\sigma_d)^2}
 
-    With sigma_data = 1 it is SNR + 1, the weight of x0's squared error in v's.
+    With sigma_data = 1 it is SNR + 1, the ratio of v's squared error to x0's.
 
     Args:
         sigma: noise level, scalar or (n,), > 0.

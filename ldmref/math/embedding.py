@@ -1,4 +1,4 @@
-"""The sinusoidal embedding of a timestep."""
+"""Sinusoidal timestep embedding."""
 
 from __future__ import annotations
 

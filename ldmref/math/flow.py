@@ -1,8 +1,8 @@
-"""Flow matching on straight lines: the same diffusion, drawn along another path.
+"""Flow matching with straight paths: the same diffusion in another parametrisation.
 
 x_s = (1 - s) x0 + s eps is x0 + sigma eps, and the variance-preserving x_t, up to a factor. The
 flow time s runs from 0 (data) to 1 (noise), as in Stable Diffusion 3; in Lipman et al. it is 1 - s.
-`s` is a scalar or (n,), and broadcasts over the trailing axes; an array of another length than n
+`s` is a scalar or (n,), and broadcasts over the trailing axes; an array of any other length
 raises ValueError.
 """
 
@@ -38,7 +38,7 @@ def flow_sample(x0: Array, eps: Array, s: Array) -> Array:
 
 
 def flow_velocity(x0: Array, eps: Array) -> Array:
-    r"""The direction of the line from data to noise: what a flow-matching network predicts.
+    r"""The velocity from data to noise: the prediction target of flow matching.
 
     .. math:: u = \frac{d x_s}{d s} = \epsilon - x_0
 
@@ -51,7 +51,7 @@ def flow_velocity(x0: Array, eps: Array) -> Array:
 
     Accuracy: 1 ulp.
     Source: Lipman et al. 2022, arXiv:2210.02747, eq. 23 with sigma_min = 0 (there x_1 - x_0, data
-    minus noise, since time runs the other way).
+    minus noise, since time is reversed).
 
     >>> import numpy as np
     >>> flow_velocity(np.asarray([[1.0]]), np.asarray([[3.0]]))
@@ -73,7 +73,7 @@ def x0_from_velocity(xs: Array, velocity: Array, s: Array) -> Array:
     Returns:
         x0, shape and dtype of `xs`.
 
-    Accuracy: each term within 2 ulp; no division, so it holds at every level.
+    Accuracy: each term within 2 ulp; no division, so it holds at every noise level.
     Derived: x_s = (1 - s) x0 + s eps and u = eps - x0, solved for x0.
 
     >>> import numpy as np
@@ -96,7 +96,7 @@ def eps_from_velocity(xs: Array, velocity: Array, s: Array) -> Array:
     Returns:
         eps, shape and dtype of `xs`.
 
-    Accuracy: each term within 3 ulp; no division, so it holds at every level.
+    Accuracy: each term within 3 ulp; no division, so it holds at every noise level.
     Derived: x_s = (1 - s) x0 + s eps and u = eps - x0, solved for eps.
 
     >>> import numpy as np
@@ -189,18 +189,18 @@ def flow_time_from_alpha_bar(alpha_bar: Array) -> Array:
 
 
 def shift_flow_time(s: Array, shift: float = 3.0) -> Array:
-    r"""Move flow times towards noise, as large pictures need it: sigma grows by `shift`.
+    r"""Shift flow times towards noise for large pictures: sigma is multiplied by `shift`.
 
     .. math:: s' = \frac{k\,s}{1 + (k - 1)\,s}, \qquad
               \frac{s'}{1 - s'} = k\,\frac{s}{1 - s}
 
     Args:
         s: flow time, scalar or any shape, in [0, 1].
-        shift: k > 0; 1 changes nothing, 3 in Stable Diffusion 3, the root of the ratio of the
-            numbers of pixels in the paper.
+        shift: k > 0; 1 is the identity; 3 in Stable Diffusion 3, the root of the ratio of pixel
+            counts in the paper.
 
     Returns:
-        the same shape and dtype, in [0, 1]; 0 and 1 stay. Shifts multiply.
+        the same shape and dtype, in [0, 1]; 0 and 1 are fixed points. Shifts multiply.
 
     Accuracy: 4 ulp; the denominator is taken as (1 - s) + k s, in which nothing cancels.
     Source: Esser et al. 2024, arXiv:2403.03206, eq. 23.

@@ -1,4 +1,4 @@
-"""The forward process q: noise in one jump, and the posterior of one step back.
+"""The forward process q: one step, any number of steps at once, and the posterior.
 
 `alpha_bar` is a scalar or (n,), and broadcasts over the trailing axes of x.
 """
@@ -9,7 +9,7 @@ from ldmref.math.arrays import Array, along, root
 
 
 def q_step(x_prev: Array, beta: Array, eps: Array) -> Array:
-    r"""Diffuse by one small step: a draw from q(x_t | x_{t-1}).
+    r"""One forward step: sample q(x_t | x_{t-1}).
 
     .. math:: x_t = \sqrt{1 - \beta_t}\, x_{t-1} + \sqrt{\beta_t}\, \epsilon
 
@@ -35,7 +35,7 @@ def q_step(x_prev: Array, beta: Array, eps: Array) -> Array:
 
 
 def q_sample(x0: Array, alpha_bar: Array, eps: Array) -> Array:
-    r"""Diffuse clean data to noise level `alpha_bar` in one jump.
+    r"""Diffuse clean data to noise level `alpha_bar` at once: sample q(x_t | x_0).
 
     .. math:: x_t = \sqrt{\bar\alpha_t}\, x_0 + \sqrt{1 - \bar\alpha_t}\, \epsilon
 
@@ -63,7 +63,7 @@ def q_sample(x0: Array, alpha_bar: Array, eps: Array) -> Array:
 def q_posterior(
     x0: Array, xt: Array, alpha_bar: Array, alpha_bar_prev: Array
 ) -> tuple[Array, Array]:
-    r"""Mean and variance of q(x_s | x_t, x_0) for s before t, with steps skipped or not.
+    r"""Mean and variance of q(x_s | x_t, x_0) for s before t, adjacent or not.
 
     .. math:: \alpha = \bar\alpha_t / \bar\alpha_s, \quad \beta = 1 - \alpha, \qquad
               \tilde\mu = \frac{\sqrt{\bar\alpha_s}\,\beta}{1 - \bar\alpha_t} x_0
@@ -72,18 +72,18 @@ def q_posterior(
 
     Args:
         x0: clean data, (n, ...), real floating.
-        xt: data at level `alpha_bar`, shape of `x0`.
+        xt: noisy data at `alpha_bar`, shape of `x0`.
         alpha_bar: at t, scalar or (n,), in [0, 1).
-        alpha_bar_prev: at s, of the same kind, in (0, 1], not below `alpha_bar`.
+        alpha_bar_prev: at s, scalar or (n,), in [alpha_bar, 1], > 0.
 
     Returns:
-        (mean, shape of `x0`; variance, which broadcasts against it: beta-tilde, 0 at s = start).
+        (mean, shape of `x0`; variance beta-tilde, broadcastable to it, 0 at alpha_bar_prev = 1).
 
     Raises:
-        ValueError: a level and `x0` disagree in n.
+        ValueError: an alpha-bar and `x0` disagree in n.
 
-    Accuracy: each term within 8 ulp, given the levels: their difference is exact within a factor
-    of 2. As sums, 1 - alpha_bar may have lost digits before.
+    Accuracy: each term within 8 ulp of its value for the given alpha-bars; rounding of alpha_bar
+    itself is amplified in 1 - alpha_bar.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 6 and 7.
 
     >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Log-likelihoods of 8-bit pixels under Gaussians that are cut into bins: DDPM's decoder."""
+"""Log-likelihoods of 8-bit pixels under discretised Gaussians: DDPM's decoder."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ldmref.math.special import log_ndtr
 def discretized_gaussian_log_likelihood(
     x: Array, mean: Array, logvar: Array, bins: int = 256
 ) -> Array:
-    r"""Log-probability of pixel values under a Gaussian cut into bins: DDPM's decoder.
+    r"""Log-probability of pixel values under a discretised Gaussian: DDPM's decoder.
 
     .. math:: \log p(x) = \log\int_{\delta_-(x)}^{\delta_+(x)} N(u; \mu, \sigma^2)\, du, \qquad
               \delta_\pm(x) = x \pm \frac{1}{255}
 
     with the lowest bin extended to minus infinity, and the highest to infinity.
 
-    A bin with half-width d at m, both in units of sigma, is integrated by Gauss-Legendre quadrature
-    if it is narrow (d < 1/2, |m| d < 1), where a difference of distribution functions would cancel;
-    else it is that difference, taken on the left side, where `log_ndtr` has all its digits.
+    A bin of half-width d at m, both in units of sigma, is integrated by Gauss-Legendre quadrature
+    if it is narrow (d < 1/2, |m| d < 1), where the difference of distribution functions would
+    cancel; otherwise by that difference in the left tail, where `log_ndtr` is accurate.
 
     Args:
         x: values 2 k / 255 - 1, k = 0 .. 255, any shape, real floating, in [-1, 1].
@@ -32,7 +32,7 @@ def discretized_gaussian_log_likelihood(
         bins: number of values, >= 2; 255 above is bins - 1.
 
     Returns:
-        nats, <= 0, shape and dtype of `x`; over all values of x, probabilities add up to 1.
+        nats, <= 0, shape and dtype of `x`; the probabilities of all values sum to 1.
 
     Raises:
         ValueError: bins < 2.
@@ -59,13 +59,13 @@ def discretized_gaussian_log_likelihood(
 
 
 def bits_per_dimension(nats: Array, dimensions: int) -> Array:
-    r"""Negative log-likelihood as it is reported: in bits, per number that was coded.
+    r"""Negative log-likelihood in bits per dimension.
 
     .. math:: b = \frac{-\log p(x)}{D \log 2}
 
     Args:
-        nats: negative log-likelihood of whole examples, scalar or any shape.
-        dimensions: D, the numbers in one example (c h w), >= 1.
+        nats: negative log-likelihood per example, scalar or any shape.
+        dimensions: D, the number of elements of an example (c h w), >= 1.
 
     Returns:
         bits per dimension, type and shape of `nats`.
@@ -83,7 +83,7 @@ def _log_bin(m: Array, d: Array) -> Array:
     """log(Phi(m + d) - Phi(m - d)) for m <= 0 < d; see `discretized_gaussian_log_likelihood`."""
     xp = array_namespace(m, d)
     narrow = (d < 0.5) & (-m * d < 1.0)
-    # the branch that is not taken gets harmless numbers: gradients pass through both
+    # gradients pass through both branches, so the unused one gets finite inputs
     u = xp.where(narrow, m * d, xp.zeros_like(d))
     w = xp.where(narrow, d, xp.zeros_like(d))
     rule = zip(*np.polynomial.legendre.leggauss(8), strict=True)

@@ -15,7 +15,7 @@ def classifier_free_guidance(uncond: Array, cond: Array, scale: float) -> Array:
     .. math:: \hat y = y_\varnothing + s\,(y_c - y_\varnothing)
 
     s = 0 gives the unconditional and s = 1 the conditional prediction; the paper's w is s - 1.
-    Linear, so eps, x0, v and score may be guided alike.
+    Linear, so it applies to eps, x0, v and the score alike.
 
     Args:
         uncond: prediction without the condition, (n, ...), real floating.
@@ -38,18 +38,18 @@ def classifier_free_guidance(uncond: Array, cond: Array, scale: float) -> Array:
 
 
 def rescale_guidance(guided: Array, cond: Array, phi: float) -> Array:
-    r"""Give a guided prediction back the contrast of the conditional one.
+    r"""Rescale a guided prediction to the contrast of the conditional one.
 
     .. math:: \hat y' = \phi\,\hat y\,\frac{\operatorname{std}(y_c)}{\operatorname{std}(\hat y)}
               + (1 - \phi)\,\hat y
 
-    The standard deviation is the unbiased one over all axes but the first. A guided sample without
-    contrast (constant to rounding, or a single number) has none to scale, and stays as it is.
+    The standard deviation is unbiased, over all axes but the first. A guided example without
+    contrast (constant up to rounding, or a single element) is returned unchanged.
 
     Args:
         guided: prediction after guidance, (n, ...), real floating.
         cond: conditional prediction, shape of `guided`.
-        phi: how much of the rescaled prediction to mix in, in [0, 1].
+        phi: weight of the rescaled prediction, in [0, 1].
 
     Returns:
         shape and dtype of `guided`; `guided` itself at phi = 0. No NaN unless a square overflows.

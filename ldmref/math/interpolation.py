@@ -1,7 +1,7 @@
-"""Paths between two latents: the straight line, and the great circle that keeps their length.
+"""Interpolation between two latents: on the straight line and on the great circle.
 
-Standard normal noise of many dimensions lies near a sphere. Half-way on the straight line it has
-half the variance, which no network has seen; on the great circle it keeps it.
+High-dimensional standard normal noise lies near a sphere. The midpoint of the straight line has
+half the variance, unlike anything seen in training; the great circle preserves it.
 """
 
 from __future__ import annotations
@@ -39,19 +39,19 @@ def lerp(a: Array, b: Array, t: Array) -> Array:
 
 
 def slerp(a: Array, b: Array, t: Array) -> Array:
-    r"""Interpolate on the great circle from a to b, each example as one vector.
+    r"""Interpolate on the great circle from a to b, treating each example as one vector.
 
     .. math:: \frac{\sin((1 - t)\,\omega)}{\sin\omega}\, a + \frac{\sin(t\,\omega)}{\sin\omega}\, b,
               \qquad \omega = \angle(a, b)
 
-    Of equally long a and b it keeps the length, and turns at constant speed. Where no great circle
-    is defined (an example is zero, or sin(omega) is below the square root of ulp: parallel, where
-    the two formulas agree to an ulp, or opposed) it is `lerp`.
+    For a and b of equal length it preserves the length, at constant angular speed. Where the great
+    circle is undefined (an example is zero, or sin(omega) is below the square root of ulp:
+    parallel, where the two formulas agree to an ulp, or opposite) it is `lerp`.
 
     Args:
         a: (n, ...), real floating.
         b: shape and dtype of `a`.
-        t: position, scalar or (n,); 0 at `a`, 1 at `b`, outside [0, 1] goes on round the circle.
+        t: position, scalar or (n,); 0 at `a`, 1 at `b`, outside [0, 1] continues around it.
 
     Returns:
         shape and dtype of `a`; exactly `a` at 0 and `b` at 1.
@@ -71,8 +71,8 @@ def slerp(a: Array, b: Array, t: Array) -> Array:
     flat_a, flat_b = (xp.reshape(z, (a.shape[0], -1)) for z in (a, b))
     unit_a, unit_b = _unit(flat_a), _unit(flat_b)
     omega = 2.0 * xp.atan2(_length(unit_a - unit_b), _length(unit_a + unit_b))
-    nowhere = (_length(unit_a) == 0.0) | (_length(unit_b) == 0.0)
-    straight = nowhere | (xp.sin(omega) < float(xp.finfo(a.dtype).eps) ** 0.5)
+    zero = (_length(unit_a) == 0.0) | (_length(unit_b) == 0.0)
+    straight = zero | (xp.sin(omega) < float(xp.finfo(a.dtype).eps) ** 0.5)
     omega = xp.where(straight, xp.ones_like(omega), omega)
     t = along(t, flat_a) + xp.zeros_like(omega)
 
@@ -87,6 +87,6 @@ def _length(x: Array) -> Array:
 
 
 def _unit(x: Array) -> Array:
-    """Rows of length 1, or 0 where they are zero."""
+    """Rows of length 1; zero rows stay zero."""
     length = _length(x)
     return x / array_namespace(x).where(length == 0.0, length + 1.0, length)

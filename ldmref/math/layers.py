@@ -1,4 +1,4 @@
-"""Normalisation and resampling, as plain definitions; a backend's fast versions must equal them."""
+"""Normalisation and resampling as plain definitions, the reference for optimised backends."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from ldmref.math.arrays import Array
 def group_norm(
     x: Array, weight: Array | None, bias: Array | None, groups: int, eps: float
 ) -> Array:
-    r"""Zero mean and unit variance in every group of neighbouring channels of every example.
+    r"""Normalise each group of adjacent channels of each example to zero mean, unit variance.
 
     .. math:: y = \frac{x - \operatorname E_g[x]}{\sqrt{\operatorname{Var}_g[x] + \varepsilon}}\,
               \gamma_c + \beta_c
 
-    The variance is the biased one. eps has no default, because there is no common one: 1e-6 in the
-    autoencoder and before the transformers, 1e-5 in the U-Net's residual blocks.
+    The variance is biased. eps has no default because models differ: 1e-6 in the autoencoder and
+    before the transformers, 1e-5 in the U-Net's residual blocks.
 
     Args:
         x: (n, c, ...), real floating.
         weight, bias: gamma and beta, (c,), or None for 1 and 0.
-        groups: number of groups, a divisor of c; 1 normalises all channels together, c each alone.
+        groups: number of groups, a divisor of c; 1 normalises all channels together, c each one.
         eps: added to the variance, in units of `x` squared, >= 0.
 
     Returns:
@@ -48,7 +48,7 @@ def group_norm(
 
 
 def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -> Array:
-    r"""Zero mean and unit variance over the last axis.
+    r"""Normalise the last axis to zero mean and unit variance.
 
     .. math:: y = \frac{x - \operatorname E[x]}{\sqrt{\operatorname{Var}[x] + \varepsilon}}\,
               \gamma + \beta
@@ -74,7 +74,7 @@ def layer_norm(x: Array, weight: Array | None, bias: Array | None, eps: float) -
 
 
 def upsample_nearest(x: Array, factor: int = 2) -> Array:
-    r"""Enlarge pictures by repeating every pixel.
+    r"""Nearest-neighbour upsampling: repeat every pixel.
 
     .. math:: y_{i, j} = x_{\lfloor i/f \rfloor, \lfloor j/f \rfloor}
 
@@ -100,14 +100,13 @@ def upsample_nearest(x: Array, factor: int = 2) -> Array:
 
 
 def pad_bottom_right(x: Array) -> Array:
-    r"""One row and one column of zeros after the last: the autoencoder's one-sided padding.
+    r"""Append one row and one column of zeros: the autoencoder's asymmetric padding.
 
     .. math:: y_{i, j} = x_{i, j}\,[\,i < h,\; j < w\,], \qquad 0 \le i \le h,\; 0 \le j \le w
 
-    A 3 x 3 convolution of stride 2 then sees the pixels 2i to 2i + 2 at output i, where padding on
-    both sides (the U-Net's) would see 2i - 1 to 2i + 1. Three such halvings see 8i to 8i + 14, and
-    nothing above or left of their own block of 8; padded on both sides they see 8i - 7 to 8i + 7,
-    seven pixels further up and left.
+    Output i of a 3 x 3 convolution of stride 2 then covers the pixels 2i to 2i + 2; with symmetric
+    padding (the U-Net's), 2i - 1 to 2i + 1. Three such layers cover 8i to 8i + 14, starting at
+    their own block of 8; with symmetric padding 8i - 7 to 8i + 7, seven pixels further up and left.
 
     Args:
         x: (n, c, h, w).
@@ -129,7 +128,7 @@ def pad_bottom_right(x: Array) -> Array:
 
 
 def _standardise(x: Array, eps: float) -> Array:
-    """Zero mean and unit variance over the last axis, as far as eps lets it."""
+    """Zero mean and unit variance over the last axis, up to eps."""
     xp = array_namespace(x)
     centred = x - xp.mean(x, axis=-1, keepdims=True)
     return centred / xp.sqrt(xp.mean(centred * centred, axis=-1, keepdims=True) + eps)

@@ -1,7 +1,7 @@
 """Exact log-likelihoods along a flow: the divergence of its velocity, integrated with the state.
 
-A velocity is `velocity(x, t)`, shape of x, (n, ...), each example moved independently of the others
-of its batch, as `probability_flow` makes them. Probes are arguments: functions stay pure.
+`velocity(x, t)` has the shape of x, (n, ...), and acts on each example independently, as that of
+`probability_flow` does. Probes are arguments, so all functions are pure.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ Derivative = Callable[[Field, Array, float, Array], Array]  # (velocity, x, t, d
 
 
 def directional_derivative(velocity: Field, x: Array, t: float, direction: Array) -> Array:
-    r"""The Jacobian of a velocity times a vector, by a central difference.
+    r"""Jacobian-vector product of a velocity, by a central difference.
 
     .. math:: J v \approx \frac{u(x + h v, t) - u(x - h v, t)}{2 h}, \qquad
               h = \epsilon^{1/3}\ \text{of the dtype}
 
-    It works in every array library. Where a library differentiates (`torch.func.jvp`), a function
-    of the same arguments takes its place in the divergences below.
+    Works in every array library. With automatic differentiation (`torch.func.jvp`), pass a function
+    with the same arguments to the divergences below.
 
     Args:
         velocity: `velocity(x, t)`, shape of `x`.
@@ -37,7 +37,7 @@ def directional_derivative(velocity: Field, x: Array, t: float, direction: Array
 
     Accuracy: error h^2 / 6 times the third derivative along v, and eps^(2/3) times |u| and |x| |J|:
     about 1e-10 in float64 and 1e-4 in float32; exact up to rounding where u is quadratic in x.
-    Derived: Taylor's theorem, the two errors balanced.
+    Derived: Taylor's theorem, balancing truncation and rounding error.
 
     >>> import numpy as np
     >>> x, v = np.asarray([[2.0, 1.0]]), np.asarray([[1.0, 0.0]])
@@ -51,18 +51,18 @@ def directional_derivative(velocity: Field, x: Array, t: float, direction: Array
 def exact_divergence(
     velocity: Field, x: Array, t: float, derivative: Derivative = directional_derivative
 ) -> Array:
-    r"""The divergence of a velocity, one derivative for each of an example's D numbers.
+    r"""The divergence of a velocity, from D directional derivatives.
 
     .. math:: \nabla\cdot u = \operatorname{tr} J = \sum_{k=1}^{D} e_k^T J e_k
 
     Args:
         velocity: `velocity(x, t)`, shape of `x`.
-        x: the state at t, (n, ...), of few dimensions D.
+        x: the state at t, (n, ...), with few elements D per example.
         t: scalar.
-        derivative: J v, with the arguments of `directional_derivative`.
+        derivative: J v, with the signature of `directional_derivative`.
 
     Returns:
-        the divergence for each example, (n,), dtype of `x`.
+        the divergence of each example, (n,), dtype of `x`.
 
     Accuracy: D times that of `derivative`.
     Derived: definition of the trace.
@@ -97,14 +97,14 @@ def hutchinson_divergence(
         velocity: `velocity(x, t)`, shape of `x`.
         x: the state at t, (n, ...).
         t: scalar.
-        probes: m >= 1 of them, (m, n, ...): signs +-1 (Rademacher) or standard normal numbers.
-        derivative: J v, with the arguments of `directional_derivative`.
+        probes: (m, n, ...), m >= 1: signs +-1 (Rademacher) or standard normal numbers.
+        derivative: J v, with the signature of `directional_derivative`.
 
     Returns:
-        an unbiased estimate for each example, (n,), dtype of `x`.
+        an unbiased estimate per example, (n,), dtype of `x`.
 
-    Accuracy: variance `hutchinson_variance` / m, and the error of `derivative`; exact with one
-    probe of signs where J is diagonal.
+    Accuracy: variance `hutchinson_variance` / m, plus the error of `derivative`; exact with one
+    Rademacher probe if J is diagonal.
     Source: Skilling 1989; Hutchinson 1990; Grathwohl et al. 2019, arXiv:1810.01367, section 3.1;
     Song et al. 2021, arXiv:2011.13456, eq. 40.
 
@@ -128,12 +128,12 @@ def hutchinson_variance(jacobian: Array, rademacher: bool = True) -> Array:
 
     Args:
         jacobian: J, (n, d, d).
-        rademacher: probes of signs; else standard normal ones.
+        rademacher: probes are signs, else standard normal.
 
     Returns:
-        the variance for each example, (n,), dtype of `jacobian`.
+        the variance of each example, (n,), dtype of `jacobian`.
 
-    Accuracy: all terms are positive: 4 ulp, and what the library's sums lose.
+    Accuracy: 4 ulp plus the rounding of the library's sum; all terms are positive.
     Source: Hutchinson 1990; Avron and Toledo 2011, J. ACM 58(2), article 8.
 
     >>> import numpy as np
@@ -144,10 +144,10 @@ def hutchinson_variance(jacobian: Array, rademacher: bool = True) -> Array:
     xp = array_namespace(jacobian)
     symmetric = 0.5 * (jacobian + xp.matrix_transpose(jacobian))
     size = jacobian.shape[-1]
-    counted = xp.ones((size, size), dtype=jacobian.dtype, device=device(jacobian))
+    weights = xp.ones((size, size), dtype=jacobian.dtype, device=device(jacobian))
     if rademacher:
-        counted = counted - xp.eye(size, dtype=jacobian.dtype, device=device(jacobian))
-    return 2.0 * xp.sum(counted * symmetric * symmetric, axis=(1, 2))
+        weights = weights - xp.eye(size, dtype=jacobian.dtype, device=device(jacobian))
+    return 2.0 * xp.sum(weights * symmetric * symmetric, axis=(1, 2))
 
 
 def flow_log_likelihood(
@@ -162,21 +162,21 @@ def flow_log_likelihood(
     .. math:: \frac{d \log p_t(x(t))}{dt} = -\nabla\cdot u(x(t), t), \qquad
               \log p_0(x(0)) = \log p_T(x(T)) + \int_0^T \nabla\cdot u(x(t), t)\,dt
 
-    State and integral are advanced together, by `integrate_rk4`.
+    State and integral are integrated together by `integrate_rk4`.
 
     Args:
-        velocity: `velocity(x, t)`, such as `probability_flow`, shape of `x`.
+        velocity: `velocity(x, t)`, such as that of `probability_flow`, shape of `x`.
         divergence: `divergence(x, t)`, (n,): a closed form, `exact_divergence`, or
             `hutchinson_divergence` with the same probes at all times.
         log_prior: log-density at the last time, (n, ...) -> (n,), such as `VPSDE().log_prior`.
         x: data at times[0], (n, ...).
-        times: from data to prior, Python floats; one step for each interval.
+        times: from data to prior, Python floats; one step per interval.
 
     Returns:
         (log-density in nats, (n,), dtype of `x`; the state at times[-1], shape of `x`).
-        The first, negated, is what `bits_per_dimension` takes.
+        `bits_per_dimension` takes the negative of the first.
 
-    Accuracy: order 4 in the steps, and what `divergence` adds.
+    Accuracy: order 4 in the step size, plus the error of `divergence`.
     Source: Chen et al. 2018, arXiv:1806.07366, theorem 1; Song et al. 2021, arXiv:2011.13456,
     eq. 39.
 
@@ -191,11 +191,11 @@ def flow_log_likelihood(
     xp = array_namespace(x)
 
     def joint(state: Array, t: float) -> Array:
-        at = xp.reshape(state[:, :-1], x.shape)
-        return attach(velocity(at, t), divergence(at, t))
+        xt = xp.reshape(state[:, :-1], x.shape)
+        return attach(velocity(xt, t), divergence(xt, t))
 
-    def attach(at: Array, scalar: Array) -> Array:
-        flat = xp.reshape(at, (x.shape[0], -1))
+    def attach(value: Array, scalar: Array) -> Array:
+        flat = xp.reshape(value, (x.shape[0], -1))
         return xp.concat([flat, xp.reshape(scalar, (x.shape[0], 1))], axis=1)
 
     zero = xp.zeros((x.shape[0],), dtype=x.dtype, device=device(x))
@@ -205,6 +205,6 @@ def flow_log_likelihood(
 
 
 def _inner(a: Array, b: Array) -> Array:
-    """The inner product of each example, (n,)."""
+    """Inner product per example, (n,)."""
     xp = array_namespace(a)
     return xp.sum(xp.reshape(a * b, (a.shape[0], -1)), axis=1)

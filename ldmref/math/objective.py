@@ -1,6 +1,6 @@
-"""Training objectives: L_simple, L_hybrid, and the weights that turn squared errors into others.
+"""Training objectives: L_simple, L_hybrid, and the weights of squared errors.
 
-`alpha_bar` is a scalar or (n,); a weight has its type and shape, one number for each example.
+`alpha_bar` is a scalar or (n,); a weight has its type and shape, one number per example.
 """
 
 from __future__ import annotations
@@ -15,29 +15,30 @@ PREDICTION_TYPES = ("eps", "x0", "v")
 
 
 def elbo_weight(alpha_bar: Array, alpha_bar_prev: Array, prediction_type: str = "x0") -> Array:
-    r"""The factor that makes a squared error the bound's term L_{t-1}, with variance beta-tilde.
+    r"""Weight that turns a squared error into the bound's L_{t-1}, for variance beta-tilde.
 
     .. math:: w_{x_0} = \tfrac12\left(\mathrm{SNR}(s) - \mathrm{SNR}(t)\right)
               = \frac{\bar\alpha_s - \bar\alpha_t}{2 (1 - \bar\alpha_s)(1 - \bar\alpha_t)}, \qquad
               w_\epsilon = \frac{w_{x_0}}{\mathrm{SNR}(t)}, \qquad
               w_v = (1 - \bar\alpha_t)\, w_{x_0}
 
-    latent-diffusion's weight for x0, sqrt(abar) / (2 (2 - abar)) through a missing pair of
-    parentheses, is another number.
+    latent-diffusion's weight for x0 differs: a missing pair of parentheses makes it
+    sqrt(abar) / (2 (2 - abar)).
 
     Args:
         alpha_bar: at t, scalar or (n,), in [0, 1); for eps in (0, 1).
-        alpha_bar_prev: at s, of the same kind, in [alpha_bar, 1). At 1 the term does not exist: the
+        alpha_bar_prev: at s, scalar or (n,), in [alpha_bar, 1). At 1 the term does not exist: the
             first step has the decoder's likelihood instead.
-        prediction_type: "eps", "x0" or "v", what the squared error is of.
+        prediction_type: "eps", "x0" or "v", the quantity of the squared error.
 
     Returns:
-        nats per squared error, >= 0, type and shape of the levels.
+        nats per squared error, >= 0, type and shape of `alpha_bar`.
 
     Raises:
         ValueError: unknown `prediction_type`.
 
-    Accuracy: 6 ulp for levels within a factor of 2, whose difference is exact, and 1 - alpha_bar.
+    Accuracy: 6 ulp for alpha-bars within a factor of 2, whose difference is exact, plus the
+    rounding of 1 - alpha_bar.
     Source: Kingma et al. 2021, arXiv:2107.00630, eq. 13 and 14; eps from Ho, Jain, Abbeel 2020,
     arXiv:2006.11239, eq. 12; v by 1 - abar from Salimans and Ho 2022, arXiv:2202.00512, appendix D.
 
@@ -52,7 +53,7 @@ def elbo_weight(alpha_bar: Array, alpha_bar_prev: Array, prediction_type: str = 
 
 
 def eps_weight(beta: Array, variance: Array, alpha_bar: Array) -> Array:
-    r"""The factor of the squared error of eps in the bound, for any variance of the reverse step.
+    r"""Weight of the squared error of eps in the bound, for any variance of the reverse step.
 
     .. math:: w = \frac{\beta_t^2}{2 \sigma_t^2 \alpha_t (1 - \bar\alpha_t)}, \qquad
               \alpha_t = 1 - \beta_t
@@ -61,13 +62,13 @@ def eps_weight(beta: Array, variance: Array, alpha_bar: Array) -> Array:
 
     Args:
         beta: forward variance of the step to t, scalar or (n,), in (0, 1).
-        variance: sigma^2, that of the reverse step, of the same kind, > 0.
-        alpha_bar: at t, of the same kind, in (0, 1).
+        variance: sigma^2 of the reverse step, scalar or (n,), > 0.
+        alpha_bar: at t, scalar or (n,), in (0, 1).
 
     Returns:
-        nats per squared error, > 0, type and shape of the levels.
+        nats per squared error, > 0, type and shape of `alpha_bar`.
 
-    Accuracy: 8 ulp, and 1 - alpha_bar.
+    Accuracy: 8 ulp, plus the rounding of 1 - alpha_bar.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 12.
 
     >>> eps_weight(0.5, 0.25, 0.5)
@@ -77,7 +78,7 @@ def eps_weight(beta: Array, variance: Array, alpha_bar: Array) -> Array:
 
 
 def min_snr_weight(alpha_bar: Array, prediction_type: str = "eps", gamma: float = 5.0) -> Array:
-    r"""Weights that stop growing with the signal-to-noise ratio at gamma.
+    r"""Min-SNR weights: the signal-to-noise ratio, clipped at gamma.
 
     .. math:: w_{x_0} = \min(\mathrm{SNR}, \gamma), \qquad
               w_\epsilon = \frac{\min(\mathrm{SNR}, \gamma)}{\mathrm{SNR}}, \qquad
@@ -85,8 +86,8 @@ def min_snr_weight(alpha_bar: Array, prediction_type: str = "eps", gamma: float 
 
     Args:
         alpha_bar: scalar or (n,), in [0, 1]; for eps > 0, for x0 < 1; dimensionless.
-        prediction_type: "eps", "x0" or "v", what the squared error is of.
-        gamma: the largest SNR that counts, > 0; 5 in the paper.
+        prediction_type: "eps", "x0" or "v", the quantity of the squared error.
+        gamma: largest SNR, > 0; 5 in the paper.
 
     Returns:
         dimensionless, >= 0, type and shape of `alpha_bar`.
@@ -94,38 +95,38 @@ def min_snr_weight(alpha_bar: Array, prediction_type: str = "eps", gamma: float 
     Raises:
         ValueError: unknown `prediction_type`.
 
-    Accuracy: 4 ulp, and 1 - alpha_bar.
+    Accuracy: 4 ulp, plus the rounding of 1 - alpha_bar.
     Source: Hang et al. 2023, arXiv:2303.09556, section 3.4 (Min-SNR-gamma for x0, eps and v).
 
     >>> min_snr_weight(0.9, "x0"), min_snr_weight(0.75, "x0"), min_snr_weight(0.75, "v")
     (5.0, 3.0, 0.75)
     """
     check_prediction_type(prediction_type)
-    left = 1.0 - alpha_bar
+    noise = 1.0 - alpha_bar
     if isinstance(alpha_bar, Real):
-        capped = min(alpha_bar, gamma * left)
+        capped = min(alpha_bar, gamma * noise)
     else:
-        capped = array_namespace(alpha_bar).minimum(alpha_bar, gamma * left)
+        capped = array_namespace(alpha_bar).minimum(alpha_bar, gamma * noise)
     # min(SNR, gamma) (1 - abar), and SNR + 1 = 1 / (1 - abar)
     if prediction_type == "v":
         return capped
-    return capped / (alpha_bar if prediction_type == "eps" else left)
+    return capped / (alpha_bar if prediction_type == "eps" else noise)
 
 
 def simple_loss(prediction: Array, target: Array) -> Array:
-    r"""L_simple: the squared error of each example, averaged over its numbers.
+    r"""L_simple: mean squared error per example.
 
     .. math:: L = \frac1D \lVert \hat y - y \rVert^2
 
     Args:
-        prediction: eps, x0 or v as the network gives it, (n, ...), real floating.
-        target: what it should be, shape of `prediction`.
+        prediction: eps, x0 or v as predicted by the network, (n, ...), real floating.
+        target: its training target, shape of `prediction`.
 
     Returns:
         (n,), dtype of `prediction`.
 
     Accuracy: that of the library's mean.
-    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 14 (there a sum over the D numbers).
+    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 14 (there a sum over the D elements).
 
     >>> import numpy as np
     >>> simple_loss(np.asarray([[1.0, 3.0]]), np.asarray([[0.0, 0.0]]))
@@ -137,14 +138,14 @@ def simple_loss(prediction: Array, target: Array) -> Array:
 
 
 def hybrid_loss(simple: Array, bound: Array, weight: float = 0.001) -> Array:
-    r"""L_hybrid: the squared error, and a little of the bound for the learned variance.
+    r"""L_hybrid: the squared error plus a small weight of the bound, for a learned variance.
 
     .. math:: L_{hybrid} = L_{simple} + \lambda L_{vlb}
 
     Args:
         simple: L_simple, any shape.
-        bound: L_vlb or an estimate of it, shape of `simple`; its gradient should reach the variance
-            only, not the mean.
+        bound: L_vlb or an estimate of it, shape of `simple`; stop its gradient at the mean, so
+            that it trains the variance only.
         weight: lambda; 0.001 in the paper.
 
     Returns:
@@ -160,10 +161,10 @@ def hybrid_loss(simple: Array, bound: Array, weight: float = 0.001) -> Array:
 
 
 def check_prediction_type(prediction_type: str) -> None:
-    """Refuse what is not "eps", "x0" or "v".
+    """Check that `prediction_type` is "eps", "x0" or "v".
 
     Raises:
-        ValueError: it is none of them.
+        ValueError: it is not.
     """
     if prediction_type not in PREDICTION_TYPES:
         raise ValueError(f"prediction_type must be eps, x0 or v, not {prediction_type!r}")

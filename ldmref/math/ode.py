@@ -1,4 +1,4 @@
-"""An integrator with fixed steps for probability flows."""
+"""A fixed-step integrator for probability flows."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def integrate_rk4(
     Args:
         velocity: `velocity(x, t)`, shape of `x`.
         x: the state at times[0], any shape.
-        times: in either direction, Python floats; one step for each interval.
+        times: in either direction, Python floats; one step per interval.
 
     Returns:
         the state at times[-1], shape and dtype of `x`.
 
-    Accuracy: order 4; exact where the velocity is a cubic of t alone.
+    Accuracy: order 4; exact if the velocity is a cubic in t alone.
     Source: Kutta 1901; Hairer, Norsett, Wanner 1993, Solving ODEs I, table II.1.2.
 
     >>> import numpy as np

@@ -1,4 +1,4 @@
-"""Principal components: the best linear autoencoder, and how far two subspaces are apart."""
+"""Principal components, the best linear autoencoder, and distances between subspaces."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ def principal_components(x: Array, k: int | None = None) -> tuple[Array, Array, 
 
     .. math:: X - \mathbf 1\mu^T = U S V^T, \qquad \lambda_i = S_i^2 / (n - 1)
 
-    The entry of largest size of every direction is positive, so that libraries agree on the signs,
-    except where two entries tie.
+    The entry of largest magnitude of every direction is positive, so that libraries agree on signs
+    unless two entries tie.
 
     Args:
         x: one example per row, (n, d), n >= 2, real floating.
         k: number of components, from 1 to min(n, d); None for min(n, d).
 
     Returns:
-        (mean, (d,); components, (k, d), orthonormal rows; explained variances, (k,), falling, in
+        (mean, (d,); components, (k, d), orthonormal rows; explained variances, (k,), decreasing, in
         units of `x` squared).
 
     Raises:
-        ValueError: `x` is not a matrix of two rows or more, or `k` is out of range.
+        ValueError: `x` is not a matrix with at least two rows, or `k` is out of range.
 
     Accuracy: variances within a few ulp of the largest; a component turns by about ulp times the
     largest singular value over the gap to its neighbours.
@@ -45,8 +45,8 @@ def principal_components(x: Array, k: int | None = None) -> tuple[Array, Array, 
     mean = xp.mean(x, axis=0)
     _, s, components = xp.linalg.svd(x - mean[None, :], full_matrices=False)
     components = components[:count, :]
-    side = xp.max(components, axis=1, keepdims=True) + xp.min(components, axis=1, keepdims=True)
-    components = xp.where(side < 0.0, -components, components)
+    sign = xp.max(components, axis=1, keepdims=True) + xp.min(components, axis=1, keepdims=True)
+    components = xp.where(sign < 0.0, -components, components)
     return mean, components, s[:count] ** 2 / (x.shape[0] - 1)
 
 
@@ -78,8 +78,8 @@ def pca_reconstruct(z: Array, mean: Array, components: Array) -> Array:
 
     .. math:: \hat x = \mu + z\, V^T
 
-    After `pca_project` it is the nearest point of the principal subspace; no linear autoencoder of
-    the same width has a smaller mean squared error.
+    After `pca_project`, the nearest point of the principal subspace; no linear autoencoder of the
+    same width has a smaller mean squared error.
 
     Args:
         z: (n, k), real floating.
@@ -100,7 +100,7 @@ def pca_reconstruct(z: Array, mean: Array, components: Array) -> Array:
 
 
 def principal_angles(a: Array, b: Array) -> Array:
-    r"""Angles between two subspaces, from the smallest to the largest.
+    r"""Principal angles between two subspaces, in increasing order.
 
     .. math:: \cos\theta_i = \sigma_i(Q_a^T Q_b), \qquad
               \sin\theta_{k+1-i} = \sigma_i(Q_b - Q_a Q_a^T Q_b)
@@ -110,13 +110,13 @@ def principal_angles(a: Array, b: Array) -> Array:
             (k, d), k <= d, real floating.
 
     Returns:
-        (k,), radians, in [0, pi/2], rising.
+        (k,), radians, in [0, pi/2], increasing.
 
     Raises:
         ValueError: the two shapes differ, or k > d.
 
-    Accuracy: a few ulp times the condition number of `a` and `b`, for small angles too: the arc
-    tangent of sine and cosine loses no digits where the arc cosine does.
+    Accuracy: a few ulp times the condition number of `a` and `b`, for small angles too, where the
+    arc cosine alone would lose digits.
     Source: Bjorck and Golub 1973, Math. Comp. 27:579, theorem 1 and section 3.
 
     >>> import numpy as np
@@ -131,7 +131,7 @@ def principal_angles(a: Array, b: Array) -> Array:
 
 
 def subspace_distance(a: Array, b: Array) -> Array:
-    r"""Projection distance of two subspaces: how much the matrices that project on them differ.
+    r"""Projection distance of two subspaces: the distance of their projection matrices.
 
     .. math:: \tfrac{1}{\sqrt2} \lVert P_a - P_b \rVert_F = \sqrt{\sum_i \sin^2\theta_i}
 

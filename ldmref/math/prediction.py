@@ -1,7 +1,7 @@
-"""What a network may predict, and the way from each to the others: eps, x0, v, score.
+"""Conversions between the prediction types eps, x0, v and score.
 
 All follow from x_t = sqrt(abar) x0 + sqrt(1 - abar) eps. `alpha_bar` is a scalar or (n,), and
-broadcasts over the trailing axes; an array of another length than n raises ValueError.
+broadcasts over the trailing axes; an array of any other length raises ValueError.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from ldmref.math.arrays import Array, along, root
 
 
 def x0_from_eps(xt: Array, eps: Array, alpha_bar: Array) -> Array:
-    r"""Clean data from the noise in it.
+    r"""Clean data from the noise.
 
     .. math:: x_0 = \left(x_t - \sqrt{1 - \bar\alpha}\,\epsilon\right) / \sqrt{\bar\alpha}
 
@@ -22,7 +22,7 @@ def x0_from_eps(xt: Array, eps: Array, alpha_bar: Array) -> Array:
     Returns:
         x0, shape and dtype of `xt`.
 
-    Accuracy: rounding of `xt` grows by 1 / sqrt(alpha_bar).
+    Accuracy: rounding of `xt` is amplified by 1 / sqrt(alpha_bar).
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 15.
 
     >>> import numpy as np
@@ -33,7 +33,7 @@ def x0_from_eps(xt: Array, eps: Array, alpha_bar: Array) -> Array:
 
 
 def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
-    r"""The noise in noisy data, given the clean data.
+    r"""Unit noise from the clean data.
 
     .. math:: \epsilon = \left(x_t - \sqrt{\bar\alpha}\, x_0\right) / \sqrt{1 - \bar\alpha}
 
@@ -45,7 +45,7 @@ def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
     Returns:
         eps, shape and dtype of `xt`.
 
-    Accuracy: rounding of `xt` grows by 1 / sqrt(1 - alpha_bar).
+    Accuracy: rounding of `xt` is amplified by 1 / sqrt(1 - alpha_bar).
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 4 solved for eps.
 
     >>> import numpy as np
@@ -56,7 +56,7 @@ def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
 
 
 def v_from_x0_eps(x0: Array, eps: Array, alpha_bar: Array) -> Array:
-    r"""The velocity: x_t's derivative along the angle whose cosine is sqrt(abar).
+    r"""The velocity: derivative of x_t by the angle whose cosine is sqrt(abar).
 
     .. math:: v = \sqrt{\bar\alpha}\,\epsilon - \sqrt{1 - \bar\alpha}\, x_0
 
@@ -91,7 +91,7 @@ def x0_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
     Returns:
         x0, shape and dtype of `xt`.
 
-    Accuracy: each term within 4 ulp; no division, so it holds at every level.
+    Accuracy: each term within 4 ulp; no division, so it holds at every noise level.
     Source: Salimans and Ho 2022, arXiv:2202.00512, appendix D.
 
     >>> import numpy as np
@@ -114,7 +114,7 @@ def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
     Returns:
         eps, shape and dtype of `xt`.
 
-    Accuracy: each term within 4 ulp; no division, so it holds at every level.
+    Accuracy: each term within 4 ulp; no division, so it holds at every noise level.
     Source: Salimans and Ho 2022, arXiv:2202.00512, appendix D.
 
     >>> import numpy as np
@@ -125,7 +125,7 @@ def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
 
 
 def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
-    r"""The score, the gradient of the log-density of x_t.
+    r"""The score, the gradient of log p(x_t), from expected unit noise.
 
     .. math:: \nabla_{x_t} \log p(x_t) = -\epsilon / \sqrt{1 - \bar\alpha}
 
@@ -182,7 +182,7 @@ def x0_from_score(xt: Array, score: Array, alpha_bar: Array) -> Array:
     Returns:
         x0, shape and dtype of `xt`.
 
-    Accuracy: rounding of `xt` grows by 1 / sqrt(alpha_bar).
+    Accuracy: rounding of `xt` is amplified by 1 / sqrt(alpha_bar).
     Source: Efron 2011, Journal of the American Statistical Association 106:1602, eq. 1.4, for
     x_t / sqrt(alpha_bar), whose noise has the variance (1 - alpha_bar) / alpha_bar.
 
@@ -194,7 +194,7 @@ def x0_from_score(xt: Array, score: Array, alpha_bar: Array) -> Array:
 
 
 def score_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
-    r"""The score from expected clean data: Tweedie's formula the other way.
+    r"""The score from expected clean data: Tweedie's formula inverted.
 
     .. math:: \nabla_{x_t} \log p(x_t) = \frac{\sqrt{\bar\alpha}\, E[x_0 | x_t] - x_t}
               {1 - \bar\alpha}
@@ -207,7 +207,7 @@ def score_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
     Returns:
         the score, shape and dtype of `xt`.
 
-    Accuracy: rounding of `xt` grows by 1 / (1 - alpha_bar).
+    Accuracy: rounding of `xt` is amplified by 1 / (1 - alpha_bar).
     Source: Efron 2011, eq. 1.4 solved for the score, see `x0_from_score`.
 
     >>> import numpy as np

@@ -1,6 +1,6 @@
-"""Steps of the score-based samplers: predictors, Langevin correctors, and the loop over both.
+"""Score-based sampling: predictors, Langevin correctors, and the loop over both.
 
-Steps are pure: standard normal noise is an argument, (n, ...) like x. Times are scalars or (n,).
+Steps are pure: standard normal noise is an argument, shape of x. Times are scalars or (n,).
 """
 
 from __future__ import annotations
@@ -14,9 +14,17 @@ from ldmref.math.arrays import Array, along, root
 from ldmref.math.reverse import Field
 from ldmref.math.sde import LinearSDE
 
+# (sde, score, x, t, t_next, noise) -> the state at t_next
+Predictor = Callable[[LinearSDE, Field, Array, Array, Array, Array], Array]
+
 
 def euler_maruyama(
-    drift: Field, diffusion: Callable, x: Array, t: Array, t_next: Array, noise: Array
+    drift: Field,
+    diffusion: Callable[[Array], Array],
+    x: Array,
+    t: Array,
+    t_next: Array,
+    noise: Array,
 ) -> Array:
     r"""One Euler-Maruyama step of a stochastic differential equation, forwards or backwards.
 
@@ -47,12 +55,12 @@ def euler_maruyama(
 def reverse_diffusion_step(
     sde: LinearSDE, score: Field, x: Array, t: Array, t_next: Array, noise: Array
 ) -> Array:
-    r"""The reverse SDE, discretised as the forward process is: the predictor of PC samplers.
+    r"""The reverse SDE, discretised like the forward process: the predictor of PC samplers.
 
     .. math:: x' = (2 - a)\,x + v\,\nabla_x \log p_t(x) + \sqrt v\,\epsilon, \qquad
               x(t) \mid x(t') \sim N(a\,x(t'), v)
 
-    With v = beta_i, a is sqrt(1 - beta_i) for VP; for VE a is 1 and v is sigma_i^2 - sigma_{i-1}^2.
+    For VP, v = beta_i and a = sqrt(1 - beta_i); for VE, v = sigma_i^2 - sigma_{i-1}^2 and a = 1.
 
     Args:
         sde: the forward process, for its `transition`.
@@ -65,7 +73,7 @@ def reverse_diffusion_step(
         the state at t_next, shape and dtype of `x`.
 
     Accuracy: its mean differs from that of `euler_maruyama` by terms in (t' - t)^2; rounding is
-    that of `transition`, and 4 ulp of each term.
+    that of `transition`, plus 4 ulp of each term.
     Source: Song et al. 2021, arXiv:2011.13456, appendix E and algorithms 2 and 3 (predictors).
 
     >>> import numpy as np
@@ -81,12 +89,12 @@ def reverse_diffusion_step(
 def ancestral_step(
     sde: LinearSDE, score: Field, x: Array, t: Array, t_next: Array, noise: Array
 ) -> Array:
-    r"""Draw from the posterior q(x(t') | x(t), x0), with x0 as the score has it: DDPM's step.
+    r"""Sample the posterior q(x(t') | x(t), x0), with x0 estimated by the score: DDPM's step.
 
     .. math:: x' = \frac{x + v\,\nabla_x \log p_t(x)}{a} + \frac{s(t')}{s(t)}\sqrt v\,\epsilon,
               \qquad x(t) \mid x(t') \sim N(a\,x(t'), v)
 
-    In the coordinates x / m this is the samplers' `ancestral(eta=1)`, whatever the process. The
+    In the coordinates x / m this is the samplers' `ancestral(eta=1)` for every process. The
     paper's eq. 4 for VP has noise sqrt(v), DDPM's "fixed large" variance, in place of beta-tilde.
 
     Args:
@@ -100,7 +108,7 @@ def ancestral_step(
         the state at t_next, shape and dtype of `x`.
 
     Accuracy: its mean differs from that of `euler_maruyama` by terms in (t' - t)^2; rounding is
-    that of `transition`, and 4 ulp of each term.
+    that of `transition`, plus 4 ulp of each term.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 7 and 11; Song et al. 2021,
     arXiv:2011.13456, eq. 4 and appendix F (VE).
 
@@ -116,7 +124,7 @@ def ancestral_step(
 
 
 def langevin_step(x: Array, gradient: Array, noise: Array, step_size: Array) -> Array:
-    r"""One step of Langevin dynamics, which leaves p unchanged as the step size goes to 0.
+    r"""One step of Langevin dynamics, which leaves p invariant as the step size goes to 0.
 
     .. math:: x' = x + \varepsilon\,\nabla_x \log p(x) + \sqrt{2\varepsilon}\,\epsilon
 
@@ -129,7 +137,7 @@ def langevin_step(x: Array, gradient: Array, noise: Array, step_size: Array) -> 
     Returns:
         the next state, shape and dtype of `x`.
 
-    Accuracy: of a Gaussian of variance v the stationary variance is v / (1 - step_size / (2 v)).
+    Accuracy: for a Gaussian of variance v, the stationary variance is v / (1 - step_size / (2 v)).
     Source: Song et al. 2021, arXiv:2011.13456, eq. 2 and algorithms 4 and 5.
 
     >>> import numpy as np
@@ -148,23 +156,23 @@ def langevin_step_size(
     .. math:: \varepsilon = 2\,\alpha\left(r\,\frac{\lVert\epsilon\rVert_2}
               {\lVert\nabla_x \log p(x)\rVert_2}\right)^2
 
-    A step size that depends on x and on the noise does not leave p alone, however small r is: in D
-    dimensions the stationary density tends to p^(D / (D + 2)) |grad log p|^2, times a constant. In
-    the many dimensions of a picture this is next to nothing. In two it is much, and steps near a
-    mode are long besides: there the batch's mean norms are the remedy.
+    A step size that depends on x and on the noise does not leave p invariant, however small r is:
+    in D dimensions the stationary density tends to a multiple of p^(D / (D + 2)) |grad log p|^2.
+    The effect is negligible in the many dimensions of a picture. It is large in two, where steps
+    near a mode are long as well; use the batch's mean norms there.
 
     Args:
-        gradient: score at x, (n, ...), not 0.
+        gradient: score at x, (n, ...), nonzero.
         noise: the standard normal noise of the same step, shape of `gradient`.
         snr: r, > 0; 0.16 in the paper's code for CIFAR-10.
         alpha: a^2 of the predictor's step, 1 - beta for VP and 1 for VE; scalar or (n,).
-        per_example: norms of each example, as the algorithms say; else their means over the batch,
-            as the paper's code does (an example then depends on the others of its batch).
+        per_example: norms per example, as in the algorithms; else their means over the batch, as in
+            the paper's code (examples then depend on their batch).
 
     Returns:
-        (n,), or a 0-d array where not `per_example` and `alpha` is a scalar.
+        (n,), or 0-d if not `per_example` and `alpha` is a scalar.
 
-    Accuracy: 8 ulp, and what the library's sums lose.
+    Accuracy: 8 ulp, plus the rounding of the library's sums.
     Source: Song et al. 2021, arXiv:2011.13456, algorithms 4 (VE) and 5 (VP).
 
     >>> import numpy as np
@@ -187,31 +195,31 @@ def predictor_corrector(
     times: Sequence[float],
     noise: Callable[[], Array],
     *,
-    predictor: Callable = reverse_diffusion_step,
+    predictor: Predictor = reverse_diffusion_step,
     corrector_steps: int = 1,
     snr: float = 0.16,
     per_example: bool = True,
 ) -> Iterator[Array]:
-    r"""Walk down `times`: at each, one predictor step and then Langevin steps at the new level.
+    r"""Predictor-corrector sampling: per interval, a predictor step and then Langevin steps.
 
     .. math:: x \leftarrow \mathrm{predictor}(x, t \to t'); \qquad
               x \leftarrow x + \varepsilon\,\nabla \log p_{t'}(x) + \sqrt{2\varepsilon}\,\epsilon
 
-    The corrector's alpha is a^2 of the step just taken, t -> t'; that of the paper's algorithm 5
-    belongs to the next one, its code's to either, and in the limit of small steps all are 1.
+    The corrector's alpha is a^2 of the predictor step t -> t'. The paper's algorithm 5 uses that of
+    the next step, its code either; in the limit of small steps all are 1.
 
     Args:
         sde: the forward process, for its `transition`.
         score: `score(x, t)`, shape of `x`.
         x: the state at times[0], such as `sde.prior(noise())`.
-        times: decreasing, Python floats; the score must exist at the last one too.
-        noise: `noise() -> standard normal array` of x's shape, once for every step of either kind.
-        predictor: `reverse_diffusion_step`, `ancestral_step`, or a function like them.
+        times: decreasing, Python floats; the score must be defined at the last one too.
+        noise: `noise() -> standard normal array` of x's shape, called once per step.
+        predictor: `reverse_diffusion_step`, `ancestral_step`, or a function of that signature.
         corrector_steps: Langevin steps per level, >= 0.
         snr, per_example: see `langevin_step_size`.
 
-    Returns:
-        an iterator of the states, one per interval of `times`.
+    Yields:
+        the state after each interval of `times`.
 
     Accuracy: that of its steps.
     Source: Song et al. 2021, arXiv:2011.13456, algorithms 1, 2 (VE) and 3 (VP).

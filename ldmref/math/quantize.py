@@ -1,4 +1,4 @@
-"""Vector quantisation: the nearest entry of a codebook, and how codebook and encoder learn."""
+"""Vector quantisation: nearest-code lookup, the straight-through estimator, and losses."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ldmref.math.arrays import Array
 
 
 def nearest_code(z: Array, codebook: Array) -> tuple[Array, Array]:
-    r"""Replace every vector by the codebook entry at the smallest Euclidean distance.
+    r"""Replace every vector by the nearest codebook entry in Euclidean distance.
 
     .. math:: k = \arg\min_j \lVert z - e_j \rVert^2, \qquad z_q = e_k
 
@@ -17,10 +17,10 @@ def nearest_code(z: Array, codebook: Array) -> tuple[Array, Array]:
         codebook: entries e_j, (k, d), dtype of `z`.
 
     Returns:
-        (indices, (...,) integers, the first among equals; quantised vectors, shape of `z`).
+        (indices, (...,) integers, the first on ties; quantised vectors, shape of `z`).
 
-    Accuracy: distances as |z|^2 - 2 z.e + |e|^2, so entries nearer to each other than sqrt(ulp)
-    times their length may be confused.
+    Accuracy: distances are computed as |z|^2 - 2 z.e + |e|^2, so entries closer to each other than
+    sqrt(ulp) times their length may be confused.
     Source: van den Oord et al. 2017, arXiv:1711.00937, eq. 1 and 2.
 
     >>> import numpy as np
@@ -37,16 +37,16 @@ def nearest_code(z: Array, codebook: Array) -> tuple[Array, Array]:
 
 
 def stop_gradient(x: Array) -> Array:
-    r"""x as a constant: the same values, through which no gradient flows.
+    r"""x as a constant: the same values, without gradient.
 
     .. math:: \operatorname{sg}[x] = x, \qquad \partial\operatorname{sg}[x] / \partial x = 0
 
     Args:
-        x: any shape. PyTorch's tensors are detached; arrays of libraries that record no gradients
-            on arrays are constants already, and come back as they are.
+        x: any shape. PyTorch tensors are detached; arrays of libraries that record no gradients are
+            returned as they are.
 
     Returns:
-        x, in its own memory.
+        x, without a copy.
 
     Accuracy: exact.
     Source: van den Oord et al. 2017, arXiv:1711.00937, section 3.2.
@@ -63,11 +63,11 @@ def straight_through(z: Array, quantised: Array) -> Array:
 
     .. math:: z + \operatorname{sg}[z_q - z]
 
-    The decoder sees z_q; the encoder gets the decoder's gradient as if nothing had been rounded,
-    and the codebook gets none.
+    The decoder receives z_q; its gradient reaches the encoder as if z had not been quantised, and
+    does not reach the codebook.
 
     Args:
-        z: what the encoder made, any shape, real floating.
+        z: encoder output, any shape, real floating.
         quantised: z_q, shape of `z`.
 
     Returns:
@@ -85,12 +85,12 @@ def straight_through(z: Array, quantised: Array) -> Array:
 
 
 def codebook_loss(z: Array, quantised: Array) -> Array:
-    r"""Squared distance that pulls codebook entries to the vectors they stand for.
+    r"""Squared distance that moves codebook entries towards the encoder output.
 
     .. math:: \lVert \operatorname{sg}[z] - z_q \rVert^2
 
     Args:
-        z: what the encoder made, (..., d), real floating.
+        z: encoder output, (..., d), real floating.
         quantised: z_q from `nearest_code`, shape of `z`.
 
     Returns:
@@ -107,12 +107,12 @@ def codebook_loss(z: Array, quantised: Array) -> Array:
 
 
 def commitment_loss(z: Array, quantised: Array) -> Array:
-    r"""Squared distance that keeps the encoder's vectors near their codebook entries.
+    r"""Squared distance that keeps the encoder output near its codebook entries.
 
     .. math:: \lVert z - \operatorname{sg}[z_q] \rVert^2
 
     Args:
-        z: what the encoder made, (..., d), real floating.
+        z: encoder output, (..., d), real floating.
         quantised: z_q from `nearest_code`, shape of `z`.
 
     Returns:
@@ -129,19 +129,19 @@ def commitment_loss(z: Array, quantised: Array) -> Array:
 
 
 def vq_loss(z: Array, quantised: Array, beta: float = 0.25, taming_legacy: bool = False) -> Array:
-    r"""What vector quantisation adds to the reconstruction loss: codebook and commitment.
+    r"""Sum of codebook and commitment loss, added to the reconstruction loss.
 
     .. math:: \lVert \operatorname{sg}[z] - z_q \rVert^2
               + \beta\, \lVert z - \operatorname{sg}[z_q] \rVert^2
 
-    taming-transformers, and with it latent diffusion's VQ autoencoders, by default puts beta on the
-    other term. The two differ in gradient only, never in value.
+    taming-transformers, and with it latent diffusion's VQ autoencoders, by default applies beta to
+    the codebook term instead. The two differ in gradient only, not in value.
 
     Args:
-        z: what the encoder made, (..., d), real floating.
+        z: encoder output, (..., d), real floating.
         quantised: z_q from `nearest_code`, shape of `z`.
         beta: weight of the commitment, >= 0.
-        taming_legacy: weigh the codebook term by beta, and not the commitment.
+        taming_legacy: apply beta to the codebook term instead of the commitment.
 
     Returns:
         (...,), >= 0, dtype of `z`; taming's loss is its mean, divided by d.
@@ -159,7 +159,7 @@ def vq_loss(z: Array, quantised: Array, beta: float = 0.25, taming_legacy: bool 
 
 
 def code_perplexity(indices: Array) -> Array:
-    r"""How many codes are in use: the exponential of the entropy of their frequencies.
+    r"""Effective number of codes in use: the exponential of the entropy of their frequencies.
 
     .. math:: \exp\left(-\sum_k p_k \log p_k\right), \qquad p_k = n_k / \sum_j n_j
 
@@ -167,8 +167,7 @@ def code_perplexity(indices: Array) -> Array:
         indices: codes, integers of any shape, not empty.
 
     Returns:
-        0-d float64, from 1 (one code does everything) to the number of distinct codes (all equally
-        often).
+        0-d float64, from 1 (a single code) to the number of distinct codes (uniform use).
 
     Accuracy: 8 ulp times the number of codes.
     Derived: definition of perplexity; reported with VQ-VAEs since van den Oord et al. 2017.

@@ -1,6 +1,6 @@
-"""The way back from noise to data: the reverse SDE and the probability-flow ODE, in t and in sigma.
+"""From noise to data: the reverse SDE and the probability-flow ODE, in t and in sigma.
 
-Both need one thing of the data, the score: `score(x, t)` is the gradient of log p_t at x, (n, ...).
+Both depend on the data only through `score(x, t)`, the gradient of log p_t at x, (n, ...).
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ Field = Callable[[Array, Array], Array]  # (x, t) -> array like x
 
 
 def reverse_sde(sde: LinearSDE, score: Field) -> tuple[Field, Callable[[Array], Array]]:
-    r"""The diffusion that runs from the prior to the data with the same marginals.
+    r"""The reverse-time diffusion from prior to data with the same marginals.
 
     .. math:: dx = \left[f(x, t) - g(t)^2\,\nabla_x \log p_t(x)\right] dt + g(t)\,d\bar w,
               \qquad dt < 0
 
     Args:
-        sde: the forward process; only `drift(x, t)` and `diffusion(t)` are asked for.
+        sde: the forward process; only `drift(x, t)` and `diffusion(t)` are used.
         score: `score(x, t)`, shape of `x`.
 
     Returns:
@@ -43,12 +43,12 @@ def reverse_sde(sde: LinearSDE, score: Field) -> tuple[Field, Callable[[Array], 
 
 
 def probability_flow(sde: LinearSDE, score: Field) -> Field:
-    r"""The velocity field that carries data to noise and back without randomness.
+    r"""Velocity of the deterministic flow with the same marginals.
 
     .. math:: \frac{dx}{dt} = f(x, t) - \tfrac12 g(t)^2\,\nabla_x \log p_t(x)
 
     Args:
-        sde: the forward process; only `drift(x, t)` and `diffusion(t)` are asked for.
+        sde: the forward process; only `drift(x, t)` and `diffusion(t)` are used.
         score: `score(x, t)`, shape of `x`.
 
     Returns:
@@ -74,7 +74,7 @@ def sigma_flow(denoise: Field) -> Field:
 
     .. math:: \frac{dx}{d\sigma} = \frac{x - D(x; \sigma)}{\sigma}
 
-    The flows of VP, VE and sub-VP are this one after x(t) = m(t) x and sigma = sigma(t).
+    The flows of VP, VE and sub-VP are this one with x(t) = m(t) x and sigma = sigma(t).
 
     Args:
         denoise: `denoise(x, sigma)`, the expected clean data given x, shape of `x`.
@@ -82,7 +82,7 @@ def sigma_flow(denoise: Field) -> Field:
     Returns:
         velocity(x, sigma), shape and dtype of `x`; sigma is a scalar or (n,), > 0.
 
-    Accuracy: rounding of x - D grows by 1 / sigma.
+    Accuracy: rounding of x - D is amplified by 1 / sigma.
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 1 and 3, with sigma(t) = t.
 
     >>> import numpy as np
@@ -102,14 +102,14 @@ def score_from_denoised(x: Array, denoised: Array, sigma: Array) -> Array:
     .. math:: \nabla_x \log p(x; \sigma) = \frac{D(x; \sigma) - x}{\sigma^2}
 
     Args:
-        x: data at level sigma, x = x0 + sigma eps, (n, ...).
+        x: noisy data x0 + sigma eps, (n, ...).
         denoised: D, the expected clean data given x, shape of `x`.
         sigma: scalar or (n,), > 0.
 
     Returns:
         the score, shape and dtype of `x`.
 
-    Accuracy: rounding of D - x grows by 1 / sigma^2.
+    Accuracy: rounding of D - x is amplified by 1 / sigma^2.
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 3.
 
     >>> import numpy as np
@@ -125,7 +125,7 @@ def denoised_from_score(x: Array, score: Array, sigma: Array) -> Array:
     .. math:: E[x_0 \mid x] = x + \sigma^2\,\nabla_x \log p(x; \sigma)
 
     Args:
-        x: data at level sigma, x = x0 + sigma eps, (n, ...).
+        x: noisy data x0 + sigma eps, (n, ...).
         score: gradient of the log-density at x, shape of `x`.
         sigma: scalar or (n,), >= 0.
 
@@ -148,7 +148,7 @@ def sde_score(sde: LinearSDE, denoise: Field) -> Field:
     .. math:: \nabla_x \log p_t(x) = \frac{1}{m}\,
               \frac{D(x / m; \sigma) - x / m}{\sigma^2}, \qquad m = m(t),\ \sigma = \sigma(t)
 
-    So every checkpoint that samplers can run has a score for VP, VE and sub-VP alike.
+    So every checkpoint provides a score for VP, VE and sub-VP.
 
     Args:
         sde: the forward process, for its m(t) and sigma(t).
@@ -157,7 +157,7 @@ def sde_score(sde: LinearSDE, denoise: Field) -> Field:
     Returns:
         score(x, t), shape and dtype of `x`; t is a scalar or (n,), where sigma(t) > 0.
 
-    Accuracy: rounding of the denoiser grows by 1 / (m sigma^2).
+    Accuracy: rounding of the denoiser is amplified by 1 / (m sigma^2).
     Source: Karras et al. 2022, arXiv:2206.00364, eq. 3 and appendix B.1.
 
     >>> import numpy as np

@@ -1,8 +1,7 @@
 """Noise schedules: beta, alpha-bar, sigma.
 
-Schedules are float64 NumPy arrays made on the host; conversions between alpha-bar and sigma take
-arrays of any array-API library. alpha-bar at index t already includes beta_t; alpha-bar before
-the first step is 1.
+Schedules are float64 NumPy arrays; conversions between alpha-bar and sigma accept arrays of any
+array-API library. alpha-bar at index t already includes beta_t; before the first step it is 1.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from ldmref.math.arrays import Array, root
 
 
 def linear_betas(n: int, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
-    r"""Forward variances that grow linearly.
+    r"""Forward variances that increase linearly.
 
     .. math:: \beta_t = a + (b - a)\, t / (n - 1), \quad t = 0, \dots, n-1
 
@@ -41,7 +40,7 @@ def linear_betas(n: int, start: float = 1e-4, end: float = 0.02) -> np.ndarray:
 
 
 def scaled_linear_betas(n: int, start: float = 0.00085, end: float = 0.012) -> np.ndarray:
-    r"""Forward variances whose square roots grow linearly: Stable Diffusion's schedule.
+    r"""Forward variances whose square roots increase linearly: Stable Diffusion's schedule.
 
     .. math:: \beta_t = \left(\sqrt a + (\sqrt b - \sqrt a)\, t / (n - 1)\right)^2
 
@@ -68,14 +67,14 @@ def scaled_linear_betas(n: int, start: float = 0.00085, end: float = 0.012) -> n
 
 
 def cosine_betas(n: int, s: float = 0.008, max_beta: float = 0.999) -> np.ndarray:
-    r"""Forward variances whose alpha-bar falls as a squared cosine.
+    r"""Forward variances for which alpha-bar is a squared cosine.
 
     .. math:: f(u) = \cos^2\!\left(\frac{u + s}{1 + s}\frac\pi2\right), \qquad
               \beta_t = \min\left(1 - \frac{f((t+1)/n)}{f(t/n)},\ \beta_{\max}\right)
 
     Args:
         n: number of timesteps, >= 2.
-        s: offset that keeps the first betas away from 0, >= 0.
+        s: offset that bounds the first betas away from 0, >= 0.
         max_beta: cap, in (0, 1).
 
     Returns:
@@ -93,7 +92,7 @@ def cosine_betas(n: int, s: float = 0.008, max_beta: float = 0.999) -> np.ndarra
     """
     _check_size(n)
     step = (math.pi / 2) / (n * (1.0 + s))
-    left = step * np.arange(n, 0, -1)  # angles from a right one, where the last f is 0
+    left = step * np.arange(n, 0, -1)  # pi / 2 minus the angle; the last f is 0
     beta = math.sin(step) * np.sin(2.0 * left - step) / np.sin(left) ** 2
     return np.minimum(beta, max_beta)
 
@@ -101,7 +100,7 @@ def cosine_betas(n: int, s: float = 0.008, max_beta: float = 0.999) -> np.ndarra
 def sigmoid_betas(
     n: int, start: float = -3.0, end: float = 3.0, tau: float = 1.0, max_beta: float = 0.999
 ) -> np.ndarray:
-    r"""Forward variances whose alpha-bar falls along a logistic curve.
+    r"""Forward variances for which alpha-bar is a logistic curve.
 
     .. math:: f(u) = \frac{g(1) - g(u)}{g(1) - g(0)}, \quad
               g(u) = \operatorname{sigmoid}\!\left(\frac{a + (b - a) u}{\tau}\right), \qquad
@@ -111,8 +110,8 @@ def sigmoid_betas(
 
     Args:
         n: number of timesteps, >= 2.
-        start, end: a < b, the piece of the curve that is used; -3 and 3 in the paper.
-        tau: temperature, > 0; below 1 the noise arrives more suddenly.
+        start, end: a < b, the range of the logistic curve; -3 and 3 in the paper.
+        tau: temperature, > 0; the curve is steeper below 1.
         max_beta: cap, in (0, 1).
 
     Returns:
@@ -132,11 +131,11 @@ def sigmoid_betas(
     _check_size(n)
     if not (start < end and tau > 0.0):
         raise ValueError(f"need start < end and tau > 0, not {start}, {end}, {tau}")
-    half = 0.5 * (end - start) / (n * tau)  # of a step; all angles here are halves
+    half = 0.5 * (end - start) / (n * tau)  # half a step, as all arguments below are halved
     left = half * np.arange(n, 0, -1)
     last = 0.5 * end / tau
     after = last - (left - half)
-    # sinh(half) cosh(last) / (sinh(left) cosh(after)), the exponentials in front taken together
+    # sinh(half) cosh(last) / (sinh(left) cosh(after)), with the leading exponentials combined
     beta = np.exp(half - left + abs(last) - np.abs(after))
     beta *= math.expm1(-2.0 * half) / np.expm1(-2.0 * left)
     beta *= (1.0 + math.exp(-2.0 * abs(last))) / (1.0 + np.exp(-2.0 * np.abs(after)))
@@ -144,7 +143,7 @@ def sigmoid_betas(
 
 
 def alphas_cumprod(betas: Array) -> Array:
-    r"""The fraction of signal variance that is left after each step.
+    r"""Fraction of signal variance remaining after each step.
 
     .. math:: \bar\alpha_t = \prod_{s=0}^{t} (1 - \beta_s)
 
@@ -152,7 +151,7 @@ def alphas_cumprod(betas: Array) -> Array:
         betas: (n,), in [0, 1]; any array-API library.
 
     Returns:
-        (n,), in [0, 1], never increasing; dtype of `betas`.
+        (n,), in [0, 1], non-increasing; dtype of `betas`.
 
     Accuracy: relative error n * ulp.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, below eq. 4.
@@ -164,7 +163,7 @@ def alphas_cumprod(betas: Array) -> Array:
 
 
 def sigma_from_alpha_bar(alpha_bar: Array) -> Array:
-    r"""The noise level in the coordinates x = x0 + sigma eps.
+    r"""Noise level in the coordinates x = x0 + sigma eps.
 
     .. math:: \sigma = \sqrt{(1 - \bar\alpha) / \bar\alpha}
 
@@ -204,7 +203,7 @@ def alpha_bar_from_sigma(sigma: Array) -> Array:
 
 
 def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
-    r"""Shift and stretch a schedule so that its last step keeps no signal at all.
+    r"""Shift and scale a schedule so that no signal remains after the last step.
 
     .. math:: \sqrt{\bar\alpha_t}' =
               \frac{\sqrt{\bar\alpha_0}}{\sqrt{\bar\alpha_0} - \sqrt{\bar\alpha_{T-1}}}
@@ -219,7 +218,7 @@ def rescale_zero_terminal_snr(betas: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: n < 2.
 
-    Accuracy: 1e-13 relative on alpha-bar away from its zero end.
+    Accuracy: 1e-13 relative in alpha-bar, except near its zero end.
     Source: Lin et al. 2024, arXiv:2305.08891, algorithm 1.
 
     >>> alphas_cumprod(rescale_zero_terminal_snr(np.asarray([0.19, 0.5])))

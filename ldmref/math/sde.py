@@ -1,29 +1,29 @@
-"""Forward diffusions in continuous time, as tiny objects of closed-form functions.
+"""Forward diffusions in continuous time, in closed form.
 
 Each is dx = f(t) x dt + g(t) dw with t in [0, 1], from data at 0 to the prior at 1. t is a Python
-float (then all is computed on the host) or (n,), one time for each example of x. In coordinates of
-the samplers x(t) = m(t) (x0 + sigma(t) eps): processes differ in the scale m and the clock sigma.
+float (computed on the host) or (n,), one time per example of x. In the samplers' coordinates
+x(t) = m(t) (x0 + sigma(t) eps): processes differ in their scale m(t) and noise schedule sigma(t).
 """
 
 from __future__ import annotations
 
 import math
 from numbers import Real
-from typing import Any
+from types import ModuleType
 
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array, along
 
 
-def functions_of(t: Array) -> Any:
-    """The library of exp, log, ... for t: Python's `math` for scalars.
+def functions_of(t: Array) -> ModuleType:
+    """Namespace of elementary functions for t: Python's `math` for scalars.
 
     Args:
         t: scalar or array.
 
     Returns:
-        a module with the array API's elementary functions.
+        `math`, or the namespace of t's array library.
 
     Accuracy: exact.
     Derived: definition.
@@ -35,15 +35,15 @@ def functions_of(t: Array) -> Any:
 
 
 class LinearSDE:
-    r"""What follows from the five functions of a process dx = f(t) x dt + g(t) dw.
+    r"""The linear SDE dx = f(t) x dt + g(t) dw, and the quantities derived from it.
 
-    A subclass gives `drift_coefficient` f, `diffusion` g, `mean_coefficient` m, `std` s and
-    `transition`, and with them
+    A subclass defines `drift_coefficient` f, `diffusion` g, `mean_coefficient` m, `std` s,
+    `transition` and `time`; then
 
     .. math:: x(t) \mid x_0 \sim N(m x_0, s^2), \quad \sigma = s / m, \quad
               \bar\alpha = \frac{m^2}{m^2 + s^2} = \frac{1}{1 + \sigma^2}
 
-    Accuracy: each term within 4 ulp of what the subclass gives.
+    Accuracy: each term within 4 ulp for the functions of the subclass.
     Source: Song et al. 2021, arXiv:2011.13456, eq. 5 and 29; Karras et al. 2022, arXiv:2206.00364,
     table 1 (scale and sigma of VP and VE).
 
@@ -54,31 +54,31 @@ class LinearSDE:
 
     @property
     def prior_std(self) -> float:
-        """Standard deviation of the prior N(0, prior_std^2), which stands in for p(x(1))."""
+        """Standard deviation of the prior N(0, prior_std^2), which approximates p(x(1))."""
         return 1.0
 
     def drift_coefficient(self, t: Array) -> Array:
-        """f(t), of `t`'s kind."""
+        """f(t), type and shape of `t`."""
         raise NotImplementedError
 
     def diffusion(self, t: Array) -> Array:
-        """g(t) >= 0, of `t`'s kind."""
+        """g(t) >= 0, type and shape of `t`."""
         raise NotImplementedError
 
     def mean_coefficient(self, t: Array) -> Array:
-        """m(t) in (0, 1], of `t`'s kind."""
+        """m(t) in (0, 1], type and shape of `t`."""
         raise NotImplementedError
 
     def std(self, t: Array) -> Array:
-        """s(t) >= 0, of `t`'s kind."""
+        """s(t) >= 0, type and shape of `t`."""
         raise NotImplementedError
 
     def transition(self, start: Array, end: Array) -> tuple[Array, Array]:
-        """(a, v) of x(end) | x(start) ~ N(a x(start), v) for start <= end, of `end`'s kind."""
+        """(a, v) of x(end) | x(start) ~ N(a x(start), v), start <= end; type and shape of `end`."""
         raise NotImplementedError
 
     def time(self, sigma: Array) -> Array:
-        """The t at which `sigma(t)` is sigma, of its kind."""
+        """Inverse of `sigma`; type and shape of its argument."""
         raise NotImplementedError
 
     def drift(self, x: Array, t: Array) -> Array:
@@ -86,11 +86,11 @@ class LinearSDE:
         return along(self.drift_coefficient(t), x) * x
 
     def sigma(self, t: Array) -> Array:
-        """The noise level s / m in the coordinates x = x0 + sigma eps, of `t`'s kind."""
+        """Noise level s / m in the coordinates x = x0 + sigma eps, type and shape of `t`."""
         return self.std(t) / self.mean_coefficient(t)
 
     def alpha_bar(self, t: Array) -> Array:
-        """The fraction of signal variance m^2 / (m^2 + s^2), of `t`'s kind."""
+        """Fraction of signal variance m^2 / (m^2 + s^2), type and shape of `t`."""
         m, s = self.mean_coefficient(t), self.std(t)
         return m * m / (m * m + s * s)
 
@@ -99,7 +99,7 @@ class LinearSDE:
         return along(self.mean_coefficient(t), x0) * x0 + along(self.std(t), x0) * eps
 
     def prior(self, noise: Array) -> Array:
-        """A draw from the prior, made of standard normal noise; shape and dtype of `noise`."""
+        """A sample of the prior from standard normal noise; shape and dtype of `noise`."""
         return self.prior_std * noise
 
     def log_prior(self, x: Array) -> Array:

@@ -1,4 +1,4 @@
-"""The variance-exploding diffusion: noise is added, and nothing is taken away."""
+"""The variance-exploding diffusion: noise is added, the signal is kept."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ldmref.math.sde import LinearSDE, functions_of
 
 @dataclass(frozen=True)
 class VESDE(LinearSDE):
-    r"""The variance-exploding diffusion: the limit of SMLD's chain of noise levels.
+    r"""The variance-exploding diffusion: the continuous limit of SMLD's noise levels.
 
     .. math:: dx = \sqrt{\frac{d[\sigma^2(t)]}{dt}}\,dw, \quad
               \sigma(t) = \sigma_{\min}\left(\frac{\sigma_{\max}}{\sigma_{\min}}\right)^t, \quad
@@ -24,10 +24,10 @@ class VESDE(LinearSDE):
         sigma_min, sigma_max: 0 < sigma_min < sigma_max.
 
     Raises:
-        ValueError: sigma_min and sigma_max are not so.
+        ValueError: not 0 < sigma_min < sigma_max.
 
-    Accuracy: 8 ulp, and 2 log(sigma_max / sigma_min) ulp more from the power; v of `transition`
-    three times that.
+    Accuracy: 8 ulp, plus 2 log(sigma_max / sigma_min) ulp from the power; v of `transition` three
+    times that.
     Source: Song et al. 2021, arXiv:2011.13456, eq. 9, 30 and 31.
 
     >>> VESDE(0.25, 4.0).sigma(0.5), round(VESDE(0.25, 4.0).transition(0.0, 0.5)[1], 12)
@@ -45,7 +45,7 @@ class VESDE(LinearSDE):
 
     @property
     def prior_std(self) -> float:
-        """sigma_max; the variance of the data, which p(x(1)) has in addition, is left out."""
+        """sigma_max; the additional variance of the data in p(x(1)) is neglected."""
         return self.sigma_max
 
     @property
@@ -66,7 +66,7 @@ class VESDE(LinearSDE):
         return 0.0 * t + 1.0
 
     def std(self, t: Array) -> Array:
-        """s = sigma(t), geometric between its ends."""
+        """s = sigma(t), geometric from sigma_min to sigma_max."""
         return self.sigma_min * (self.sigma_max / self.sigma_min) ** t
 
     def transition(self, start: Array, end: Array) -> tuple[Array, Array]:

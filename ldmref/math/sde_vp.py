@@ -1,4 +1,4 @@
-"""The variance-preserving diffusion and its sub-VP variant: one drift, two diffusions."""
+"""The variance-preserving diffusion and its sub-VP variant, which share their drift."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from ldmref.math.sde import LinearSDE, functions_of
 
 @dataclass(frozen=True)
 class VPSDE(LinearSDE):
-    r"""The variance-preserving diffusion: the limit of DDPM's chain for ever smaller steps.
+    r"""The variance-preserving diffusion: the continuous limit of DDPM's chain.
 
     .. math:: dx = -\tfrac12\beta(t)\,x\,dt + \sqrt{\beta(t)}\,dw, \quad
               \beta(t) = \beta_{\min} + t(\beta_{\max} - \beta_{\min}), \quad
@@ -23,9 +23,9 @@ class VPSDE(LinearSDE):
         beta_min, beta_max: 0 < beta_min <= beta_max; n times the betas of a chain of n steps.
 
     Raises:
-        ValueError: beta_min and beta_max are not so.
+        ValueError: not 0 < beta_min <= beta_max.
 
-    Accuracy: 8 ulp, and B(1) ulp more from the exponential; v of `transition` three times that.
+    Accuracy: 8 ulp, plus B(1) ulp from the exponential; v of `transition` three times that.
     Source: Song et al. 2021, arXiv:2011.13456, eq. 11, 32 and 33.
 
     >>> VPSDE(1.0, 3.0).beta(0.5), VPSDE(1.0, 3.0).integral(0.5)
@@ -44,14 +44,14 @@ class VPSDE(LinearSDE):
         """The diffusion whose beta(t) is n times a chain's linear betas, (n,).
 
         Raises:
-            ValueError: the betas do not grow linearly.
+            ValueError: the betas are not linear.
         """
         if not np.allclose(betas, np.linspace(betas[0], betas[-1], len(betas)), rtol=1e-6, atol=0):
             raise ValueError("beta(t) is linear here; these betas are not")
         return cls(len(betas) * float(betas[0]), len(betas) * float(betas[-1]))
 
     def betas(self, n: int) -> np.ndarray:
-        """The betas of DDPM's chain of n steps, beta(t) / n at n even times; (n,) float64.
+        """The betas of DDPM's chain of n steps: beta(t) / n at n evenly spaced times, (n,) float64.
 
         Raises:
             ValueError: n < 2, or n <= beta_max.
@@ -59,19 +59,19 @@ class VPSDE(LinearSDE):
         return linear_betas(n, self.beta_min / n, self.beta_max / n)
 
     def beta(self, t: Array) -> Array:
-        """beta(t), of `t`'s kind."""
+        """beta(t), type and shape of `t`."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
     def integral(self, t: Array) -> Array:
-        """B(t), the integral of beta from 0 to t, of `t`'s kind."""
+        """B(t), the integral of beta from 0 to t, type and shape of `t`."""
         return t * (self.beta_min + 0.5 * t * (self.beta_max - self.beta_min))
 
     def integral_between(self, start: Array, end: Array) -> Array:
-        """B(end) - B(start), without the cancellation: the midpoint rule is exact here."""
+        """B(end) - B(start) without cancellation: the midpoint rule is exact for linear beta."""
         return (end - start) * self.beta(0.5 * (start + end))
 
     def integral_inverse(self, b: Array) -> Array:
-        """The t at which B(t) is b, of its kind."""
+        """Inverse of `integral`; type and shape of its argument."""
         slope = self.beta_max - self.beta_min
         return 2.0 * b / (self.beta_min + root(self.beta_min**2 + 2.0 * slope * b))
 
@@ -92,18 +92,18 @@ class VPSDE(LinearSDE):
         return root(-functions_of(t).expm1(-self.integral(t)))
 
     def transition(self, start: Array, end: Array) -> tuple[Array, Array]:
-        """DDPM's step: a = sqrt(1 - v), v = 1 - exp(-D), with D the integral of beta between."""
+        """DDPM's step: a = sqrt(1 - v), v = 1 - exp(-D), D = B(end) - B(start)."""
         xp, between = functions_of(end), self.integral_between(start, end)
         return xp.exp(-0.5 * between), -xp.expm1(-between)
 
     def time(self, sigma: Array) -> Array:
-        """B = log(1 + sigma^2), solved for t."""
+        """B(t) = log(1 + sigma^2), solved for t."""
         return self.integral_inverse(functions_of(sigma).log1p(sigma * sigma))
 
 
 @dataclass(frozen=True)
 class SubVPSDE(VPSDE):
-    r"""The sub-VP diffusion: VP's drift, and never more variance than VP's; made for likelihoods.
+    r"""The sub-VP diffusion: VP's drift, at most VP's variance; designed for likelihoods.
 
     .. math:: dx = -\tfrac12\beta\,x\,dt + \sqrt{\beta\,(1 - e^{-2B})}\,dw, \qquad
               m = e^{-B/2}, \quad s = 1 - e^{-B}, \quad \sigma = 2\sinh(B/2)
@@ -136,5 +136,5 @@ class SubVPSDE(VPSDE):
         return xp.exp(-0.5 * between), xp.expm1(-between) * xp.expm1(-total)
 
     def time(self, sigma: Array) -> Array:
-        """B = 2 asinh(sigma / 2), solved for t."""
+        """B(t) = 2 asinh(sigma / 2), solved for t."""
         return self.integral_inverse(2.0 * functions_of(sigma).asinh(0.5 * sigma))

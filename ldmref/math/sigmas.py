@@ -1,7 +1,7 @@
-"""Spacings of noise levels: where a sampler stops on its way from sigma_max to sigma_min.
+"""Spacings of noise levels from sigma_max to sigma_min.
 
-All are float64 NumPy arrays made on the host, decreasing, without the final level: a grid adds that
-itself, because implementations differ in it.
+All are decreasing float64 NumPy arrays without the final level, which the sampling grid appends
+because implementations differ in it.
 """
 
 from __future__ import annotations
@@ -74,8 +74,8 @@ def beta_timesteps(n: int, total: int, a: float = 0.6, b: float = 0.6) -> np.nda
     .. math:: t_i = (T - 1)\, F^{-1}_{\mathrm{Beta}(a, b)}(1 - i / n), \quad i = 0, \dots, n-1
 
     The paper and ComfyUI apply the distribution to the timesteps; diffusers applies it to the sigma
-    interval, which is `beta_sigmas`. ComfyUI then rounds to whole timesteps and drops repetitions,
-    so that it may make fewer steps than asked; these are not rounded.
+    interval, which is `beta_sigmas`. ComfyUI then rounds to integers and drops duplicates, so it
+    may take fewer steps than requested; here nothing is rounded.
 
     Args:
         n: number of timesteps, >= 1 (1 gives T - 1).
@@ -107,7 +107,7 @@ def beta_sigmas(
     .. math:: \sigma_i = \sigma_{\min} + (\sigma_{\max} - \sigma_{\min})\,
               F^{-1}_{\mathrm{Beta}(a, b)}\!\left(1 - \frac{i}{n-1}\right)
 
-    What diffusers calls "beta"; the paper's grid is `beta_timesteps`, and another one.
+    The "beta" grid of diffusers; the paper's, which differs, is `beta_timesteps`.
 
     Args:
         n: number of levels, >= 1 (1 gives sigma_max).
@@ -131,7 +131,7 @@ def beta_sigmas(
 
 
 def align_your_steps_timesteps(model: str = "sd") -> np.ndarray:
-    """The ten timesteps that were optimised for Stable Diffusion: a table, not a formula.
+    """The ten timesteps optimised for Stable Diffusion: a table, not a formula.
 
     Args:
         model: `sd` (1.5) or `sdxl`; both count 1000 training timesteps.
@@ -140,7 +140,7 @@ def align_your_steps_timesteps(model: str = "sd") -> np.ndarray:
         (10,) int64, decreasing.
 
     Raises:
-        ValueError: another model.
+        ValueError: unknown model.
 
     Accuracy: exact.
     Source: Sabour, Fidler, Kreis 2024, arXiv:2404.14507; the numbers as in diffusers'
@@ -155,22 +155,22 @@ def align_your_steps_timesteps(model: str = "sd") -> np.ndarray:
 
 
 def log_linear_sigmas(sigmas: np.ndarray, n: int) -> np.ndarray:
-    r"""As many noise levels as wanted along a given list: piecewise linear in log sigma.
+    r"""Resample a list of noise levels to length n, piecewise linear in log sigma.
 
     .. math:: \log \sigma'(u) = (1 - w) \log\sigma_k + w \log\sigma_{k+1}, \quad
               u (m - 1) = k + w, \qquad u = 0, \tfrac{1}{n-1}, \dots, 1
 
-    How the authors of align-your-steps carry a table of m levels over to other numbers of steps.
+    The align-your-steps authors adapt their table of m levels to other step counts this way.
 
     Args:
         sigmas: (m,), m >= 1, all > 0.
         n: number of levels, >= 1 (1 gives the first).
 
     Returns:
-        (n,) float64 with the ends of `sigmas`.
+        (n,) float64 with the endpoints of `sigmas`.
 
     Raises:
-        ValueError: n < 1, or a level that is not positive.
+        ValueError: n < 1, or a sigma that is not positive.
 
     Accuracy: relative error within 1e-15 * (1 + the largest |log sigma|).
     Source: Sabour, Fidler, Kreis 2024, arXiv:2404.14507, published code (`loglinear_interp`).
@@ -181,8 +181,8 @@ def log_linear_sigmas(sigmas: np.ndarray, n: int) -> np.ndarray:
     sigmas = np.asarray(sigmas, np.float64)
     if n < 1 or not np.all(sigmas > 0.0):
         raise ValueError(f"need n >= 1 levels along positive sigmas, not {n} along {sigmas}")
-    places = np.linspace(0.0, len(sigmas) - 1.0, n)
-    return np.exp(np.interp(places, np.arange(len(sigmas)), np.log(sigmas)))
+    positions = np.linspace(0.0, len(sigmas) - 1.0, n)
+    return np.exp(np.interp(positions, np.arange(len(sigmas)), np.log(sigmas)))
 
 
 def _beta_quantiles(p: np.ndarray, a: float, b: float) -> np.ndarray:

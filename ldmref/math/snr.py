@@ -1,4 +1,4 @@
-"""The signal-to-noise ratio, and its logarithm, the coordinate in which VDM thinks."""
+"""The signal-to-noise ratio and its logarithm."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def log_snr(alpha_bar: Array) -> Array:
 
     .. math:: \lambda = \log\frac{\bar\alpha}{1 - \bar\alpha} = -2 \log\sigma
 
-    VDM's lambda (its gamma is -lambda), and twice the lambda of DPM-Solver.
+    VDM's lambda (its gamma is -lambda), twice the lambda of DPM-Solver.
 
     Args:
         alpha_bar: any shape, in (0, 1); dimensionless.

@@ -1,11 +1,11 @@
-"""The error function's complement and the normal distribution's logarithm, far into the tails.
+"""The complementary error function and the log of the normal CDF, accurate far into the tails.
 
-The array-API standard has neither. Both are written with
+The array-API standard has neither. Both use
 
     erfcx(z) = exp(z^2) erfc(z) = (2 z / pi) * integral over t > 0 of exp(-t^2) / (t^2 + z^2),
 
-by the midpoint rule with step h. Its only error that counts is the residue of the pole at t = i z,
-which has a closed form; what is left is exp(-(pi / h)^2).
+by the midpoint rule with step h. Its only significant error is the residue of the pole at t = i z,
+which is known in closed form; the remainder is exp(-(pi / h)^2).
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array
 
-STEP = 0.5  # h: what is left is 7e-18
-NODES = 12  # the first term left out is below exp(-6.25^2) = 1e-17
+STEP = 0.5  # h: the remainder is 7e-18
+NODES = 12  # the first omitted term is below exp(-6.25^2) = 1e-17
 
 
 def erfc(x: Array) -> Array:
-    r"""Complementary error function; twice the normal distribution's tail beyond x sqrt(2).
+    r"""Complementary error function: twice the normal tail probability beyond x sqrt(2).
 
     .. math:: \operatorname{erfc}(x) = \frac{2}{\sqrt\pi} \int_x^\infty e^{-t^2}\,dt
 
@@ -54,7 +54,7 @@ def erfc(x: Array) -> Array:
 
 
 def log_ndtr(x: Array) -> Array:
-    r"""Logarithm of the normal distribution function, far into both tails.
+    r"""Logarithm of the normal distribution function, accurate in both tails.
 
     .. math:: \log\Phi(x) = \log\tfrac12\operatorname{erfc}(-x/\sqrt2)
 
@@ -91,7 +91,7 @@ def _erfcx(z: Array) -> Array:
 
 
 def _gaussian(z: Array, c: float) -> Array:
-    """exp(-c z^2) for z >= 0, to 3 ulp: the square of z's leading bits is exact, the rest small."""
+    """exp(-c z^2) for z >= 0, to 3 ulp: the square of z's leading bits is exact."""
     xp = array_namespace(z)
     z = xp.clip(z, max=60.0)  # where the result is 0
     head = xp.round(16.0 * z) / 16.0

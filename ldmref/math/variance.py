@@ -1,4 +1,4 @@
-"""The variance of a reverse step: DDPM's two fixed choices, and one learned between them.
+"""The variance of a reverse step: DDPM's two fixed choices, and a learned interpolation.
 
 `alpha_bar` is a scalar or (n,), and broadcasts over the trailing axes of x.
 """
@@ -11,42 +11,45 @@ from ldmref.math.arrays import Array, along, log
 from ldmref.math.schedules import alphas_cumprod
 
 
-def posterior_variance(alpha_bar: Array, alpha_bar_prev: Array, kind: str = "fixed_small") -> Array:
-    r"""Variance of the reverse step from t to s: one of the two extremes of DDPM.
+def posterior_variance(
+    alpha_bar: Array, alpha_bar_prev: Array, variance_type: str = "fixed_small"
+) -> Array:
+    r"""Variance of the reverse step from t to s: one of DDPM's two extremes.
 
     .. math:: \beta = 1 - \frac{\bar\alpha_t}{\bar\alpha_s} \ \text{(fixed\_large)}, \qquad
               \tilde\beta = \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}\,\beta
               \ \text{(fixed\_small)}
 
-    fixed_large is exact if the data are standard normal, fixed_small if they are one known point.
+    fixed_large is exact for standard normal data, fixed_small for a single data point.
 
     Args:
         alpha_bar: at t, scalar or (n,), in [0, 1); dimensionless.
-        alpha_bar_prev: at s, of the same kind, in (0, 1], not below `alpha_bar`.
-        kind: "fixed_small" (beta-tilde, the variance of q(x_s | x_t, x_0)) or "fixed_large" (beta).
+        alpha_bar_prev: at s, scalar or (n,), in [alpha_bar, 1], > 0.
+        variance_type: "fixed_small" (beta-tilde, the variance of q(x_s | x_t, x_0)) or
+            "fixed_large" (beta).
 
     Returns:
-        the variance, type and shape of the levels; fixed_small is 0 at s = start.
+        the variance, type and shape of `alpha_bar`; fixed_small is 0 at alpha_bar_prev = 1.
 
     Raises:
-        ValueError: `kind` is neither of the two.
+        ValueError: unknown `variance_type`.
 
-    Accuracy: 6 ulp for levels within a factor of 2, whose difference is exact.
+    Accuracy: 6 ulp for alpha-bars within a factor of 2, whose difference is exact.
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, section 3.2 (the two choices) and eq. 7.
 
     >>> posterior_variance(0.25, 0.5, "fixed_large"), round(posterior_variance(0.25, 0.5), 6)
     (0.5, 0.333333)
     """
-    if kind not in ("fixed_small", "fixed_large"):
-        raise ValueError(f"kind must be fixed_small or fixed_large, not {kind!r}")
+    if variance_type not in ("fixed_small", "fixed_large"):
+        raise ValueError(f"variance_type must be fixed_small or fixed_large, not {variance_type!r}")
     beta = (alpha_bar_prev - alpha_bar) / alpha_bar_prev
-    if kind == "fixed_large":
+    if variance_type == "fixed_large":
         return beta
     return beta * ((1.0 - alpha_bar_prev) / (1.0 - alpha_bar))
 
 
 def posterior_logvar_clipped(betas: Array, floor: float | None = None) -> Array:
-    r"""Logarithms of beta-tilde for a whole schedule, finite at its first entry too.
+    r"""Log of beta-tilde for every timestep of a schedule, finite at the first one too.
 
     .. math:: \log\tilde\beta_t, \quad t = 1, \dots, T-1; \qquad
               \text{at } t = 0, \text{ where } \tilde\beta_0 = 0: \ \log\tilde\beta_1
@@ -81,13 +84,13 @@ def posterior_logvar_clipped(betas: Array, floor: float | None = None) -> Array:
 
 
 def learned_range_logvar(v: Array, beta: Array, beta_tilde: Array) -> Array:
-    r"""Log-variance that a network chooses between the two extremes.
+    r"""Learned log-variance, interpolated between the two extremes.
 
     .. math:: \log\Sigma = f \log\beta + (1 - f) \log\tilde\beta, \qquad f = \tfrac12 (v + 1)
 
     Args:
-        v: output of the network, (n, ...), real floating; 1 means beta, -1 means beta-tilde, and
-            what is outside extrapolates.
+        v: output of the network, (n, ...), real floating; 1 means beta, -1 means beta-tilde, other
+            values extrapolate.
         beta: the upper extreme, scalar or (n,), > 0.
         beta_tilde: the lower extreme, scalar or (n,), > 0 (clipped at the first step, see
             `posterior_logvar_clipped`).

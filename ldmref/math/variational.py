@@ -20,7 +20,7 @@ from ldmref.math.divergence import kl_standard_normal, reparameterize
 
 
 def normal_log_density(x: Array, mean: Array, logvar: Array) -> Array:
-    r"""Logarithm of the density of N(mean, exp(logvar)) at x, element by element.
+    r"""Log-density of N(mean, exp(logvar)) at x, elementwise.
 
     .. math:: \log p = -\tfrac12\left(\log 2\pi + \log\sigma^2
               + (x - \mu)^2 e^{-\log\sigma^2}\right)
@@ -44,17 +44,16 @@ def normal_log_density(x: Array, mean: Array, logvar: Array) -> Array:
 
 
 def gaussian_log_likelihood(x: Array, mean: Array, variance: float = 1.0) -> Array:
-    r"""Log-likelihood of a decoder whose pictures carry Gaussian noise of one variance.
+    r"""Log-likelihood of a Gaussian decoder of fixed variance.
 
     .. math:: \log p(x|z) = -\frac{\lVert x - \mu(z) \rVert^2}{2\sigma^2}
               - \frac d2 \log(2\pi\sigma^2)
 
-    The second term is the constant between squared error and likelihood: the variance decides how
-    much one unit of squared error weighs against one nat of divergence.
+    The variance sets the weight of the squared error relative to the divergence.
 
     Args:
         x: (n, ...), d elements per example, real floating.
-        mean: what the decoder made of z, shape of `x`.
+        mean: decoder output for z, shape of `x`.
         variance: sigma^2 of every element, > 0, in units of `x` squared.
 
     Returns:
@@ -78,16 +77,16 @@ def gaussian_log_likelihood(x: Array, mean: Array, variance: float = 1.0) -> Arr
 
 
 def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
-    r"""Log-likelihood of a decoder of binary pictures: the negative cross-entropy.
+    r"""Log-likelihood of a Bernoulli decoder: the negative cross-entropy.
 
     .. math:: \log p(x|z) = \sum_i x_i \log y_i + (1 - x_i) \log(1 - y_i)
               = \sum_i x_i l_i - \log(1 + e^{l_i}), \qquad y = \operatorname{sigmoid}(l)
 
-    For x strictly between 0 and 1 it is a loss, but no probability: the density is not normalised.
+    For x strictly between 0 and 1 it is a loss but not a log-density: it is not normalised.
 
     Args:
         x: (n, ...), in [0, 1], real floating.
-        logits: l, what the decoder made of z, shape of `x`; any size.
+        logits: l, decoder output for z, shape of `x`; any magnitude.
 
     Returns:
         nats, (n,), <= 0, dtype of `x`.
@@ -109,8 +108,8 @@ def elbo(log_likelihood: Array, mean: Array, logvar: Array, kl_weight: float = 1
 
     .. math:: \mathcal L = \frac1L \sum_l \log p(x|z_l) - w \operatorname{KL}(q(z|x) \,\|\, p(z))
 
-    With the expectation of log p(x|z) in place of samples it is the bound itself, else an unbiased
-    estimate of it. A bound for w >= 1; latent diffusion trains its autoencoders with w near 1e-6.
+    Given the expectation of log p(x|z) it is the bound itself; given samples, an unbiased estimate.
+    A bound for w >= 1; latent diffusion trains its autoencoders with w near 1e-6.
 
     Args:
         log_likelihood: log p(x|z) in nats, (n,) for one sample or (samples, n).
@@ -153,9 +152,9 @@ def elbo_estimate(
         log_likelihood: from (x, z) to log p(x|z) in nats, (n,).
 
     Returns:
-        nats, (n,); its mean over the noise is the bound.
+        nats, (n,); its expectation over the noise is the bound.
 
-    Accuracy: that of `elbo`; the spread over the noise is the model's.
+    Accuracy: that of `elbo`; the variance over the noise depends on the model.
     Source: Kingma and Welling 2013, arXiv:1312.6114, eq. 7 and 10, algorithm 1.
 
     >>> import numpy as np
@@ -169,7 +168,7 @@ def elbo_estimate(
 
 
 def log_importance_weight(log_likelihood: Array, z: Array, mean: Array, logvar: Array) -> Array:
-    r"""Logarithm of p(x, z) / q(z|x) at samples of q, with p(z) = N(0, 1).
+    r"""Log of the importance weight p(x, z) / q(z|x) at samples of q, with p(z) = N(0, 1).
 
     .. math:: \log w = \log p(x|z) + \log p(z) - \log q(z|x)
 
@@ -205,7 +204,7 @@ def iwae_bound(log_weights: Array) -> Array:
     .. math:: \mathcal L_k = \log \frac1k \sum_{i=1}^k w_i
 
     By Jensen's inequality at least the mean of log w (k single-sample bounds), and in expectation
-    at most log p(x), which it reaches as k grows.
+    at most log p(x), its limit for large k.
 
     Args:
         log_weights: log w_i in nats from `log_importance_weight`, (k, n), real floating.

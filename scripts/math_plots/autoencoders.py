@@ -1,4 +1,4 @@
-"""A line through a curve; bounds that rise to log p(x); the spread of noise between two noises."""
+"""A linear autoencoder, importance-weighted bounds, and the variance of interpolated noise."""
 
 import numpy as np
 
@@ -21,7 +21,7 @@ def plot(figure) -> None:
     line.set(title=f"width 1: {share:.0%} of variance", aspect="equal")
     line.legend(frameon=False)
 
-    # z ~ N(0, 1), x | z ~ N(1.5 z, 0.5^2); the encoder says N(0.2, 0.6) for x = 1
+    # z ~ N(0, 1), x | z ~ N(1.5 z, 0.5^2); the encoder gives N(0.2, 0.6) for x = 1
     w, s, mean, logvar = 1.5, 0.5, np.asarray([[0.2]]), np.log(np.asarray([[0.6]]))
     z = lm.reparameterize(mean, logvar, rng.standard_normal((512 * 400, 1, 1)))
     log_p = lm.gaussian_log_likelihood(np.ones_like(z[:, 0]), w * z[:, 0], s**2)[:, None]

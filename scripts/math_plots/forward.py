@@ -26,15 +26,15 @@ def plot(figure) -> None:
     for axes, p in pictures.items():
         axes.imshow(p**0.5, origin="lower", extent=(0.01, 0.99, -3, 3), aspect="auto", cmap="Blues")
 
-    # the probability flow dx/dsigma = (x - E[x0 | x]) / sigma, once, drawn in both
+    # the probability flow dx/dsigma = (x - E[x0 | x]) / sigma, integrated once, drawn in both
     sigmas = lm.sigma_from_flow_time(s[::-1])
     paths = [sigmas[0] * np.linspace(-1.8, 1.8, 9)[:, None]]
     for now, after in pairwise(sigmas):
-        place = paths[-1]
-        slope = (place - data.denoise(place, now)) / now
-        guess = place + (after - now) * slope
-        slope = 0.5 * (slope + (guess - data.denoise(guess, after)) / after)
-        paths.append(place + (after - now) * slope)
+        point = paths[-1]
+        slope = (point - data.denoise(point, now)) / now
+        predicted = point + (after - now) * slope
+        slope = 0.5 * (slope + (predicted - data.denoise(predicted, after)) / after)
+        paths.append(point + (after - now) * slope)
     path = np.concatenate(paths, axis=1)  # in the coordinates x0 + sigma eps
     curved.plot(s[::-1], (path * np.sqrt(lm.alpha_bar_from_sigma(sigmas))).T, "k", lw=0.8)
     straight.plot(s[::-1], (path * (1 - s[::-1])).T, "k", lw=0.8)

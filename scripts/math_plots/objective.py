@@ -1,4 +1,4 @@
-"""What the bound weighs, how close it comes, and between which variances a network may choose."""
+"""Weights of the bound, its gap to the entropy, and the range of the learned variance."""
 
 import numpy as np
 
@@ -8,17 +8,19 @@ MEAN, SPREAD = 0.75, 0.5  # of Gaussian data, in one dimension
 ENTROPY = 0.5 * np.log(2 * np.pi * np.e * SPREAD**2)
 
 
-def gap(steps: int, kind: str) -> float:
+def gap(steps: int, variance_type: str) -> float:
     """Nats between the bound, with the exact denoiser, and the data's entropy; no Monte Carlo."""
-    levels = lm.alpha_bar_from_log_snr(np.linspace(1, -1, steps) * np.log(1e6))
+    alpha_bar = lm.alpha_bar_from_log_snr(np.linspace(1, -1, steps) * np.log(1e6))
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     x0, eps = (a.reshape(9, 1) for a in np.meshgrid(MEAN + SPREAD * nodes, nodes))
 
     def predict(xt, t):
-        own = np.sqrt(levels[t]) / (1 - levels[t])
-        return (MEAN / SPREAD**2 + own * xt) / (1 / SPREAD**2 + lm.snr(levels[t]))
+        own = np.sqrt(alpha_bar[t]) / (1 - alpha_bar[t])
+        return (MEAN / SPREAD**2 + own * xt) / (1 / SPREAD**2 + lm.snr(alpha_bar[t]))
 
-    bound = lm.variational_bound(x0, levels, predict, lambda: eps, kind, lm.normal_log_density)
+    bound = lm.variational_bound(
+        x0, alpha_bar, predict, lambda: eps, variance_type, lm.normal_log_density
+    )
     share = np.outer(weights, weights).ravel() / weights.sum() ** 2
     return float(share @ bound.total - ENTROPY)
 
@@ -26,8 +28,8 @@ def gap(steps: int, kind: str) -> float:
 def plot(figure) -> None:
     """Three panels on a matplotlib figure."""
     weights, bounds, variances = figure.subplots(1, 3)
-    levels = lm.alphas_cumprod(lm.scaled_linear_betas(1000))
-    now, before, t = levels[1:], levels[:-1], np.arange(1, 1000)
+    alpha_bar = lm.alphas_cumprod(lm.scaled_linear_betas(1000))
+    now, before, t = alpha_bar[1:], alpha_bar[:-1], np.arange(1, 1000)
 
     weights.semilogy(t, lm.elbo_weight(now, before, "eps"), label="bound")
     weights.semilogy(t, np.ones(999), label="$L_{simple}$")
@@ -35,16 +37,18 @@ def plot(figure) -> None:
     weights.set(title="Weight of eps's squared error", xlabel="t (Stable Diffusion)")
 
     steps = np.asarray([4, 8, 16, 32, 64, 128, 256, 512])
-    for kind, marker in (("fixed_large", "o"), ("fixed_small", "s")):
-        bounds.loglog(steps, [gap(n, kind) for n in steps], marker=marker, label=kind)
+    for variance_type, marker in (("fixed_large", "o"), ("fixed_small", "s")):
+        bounds.loglog(
+            steps, [gap(n, variance_type) for n in steps], marker=marker, label=variance_type
+        )
     bounds.loglog(steps, 2 / steps, "k:", label="$2/T$")
     bounds.set(title="Bound minus entropy (nats)", xlabel="steps T, even in log-SNR")
 
     for n in (100, 1000):
         level = lm.alphas_cumprod(lm.linear_betas(n, 0.1 / n, 20 / n))
         small, large = (
-            lm.posterior_variance(level[1:], level[:-1], kind)
-            for kind in ("fixed_small", "fixed_large")
+            lm.posterior_variance(level[1:], level[:-1], variance_type)
+            for variance_type in ("fixed_small", "fixed_large")
         )
         variances.semilogx(np.arange(1, n) / n, small / large, label=f"T = {n}")
     variances.set(title=r"$\tilde\beta_t\, /\, \beta_t$", xlabel="t / T (linear schedule)")

@@ -1,4 +1,4 @@
-"""Measured convergence on a mixture of Gaussians, for the flow and for methods' starts."""
+"""Measured convergence on a mixture of Gaussians, by method, start and tolerance."""
 
 import numpy as np
 
@@ -13,14 +13,14 @@ def plot(figure) -> None:
     problem, stream = three_modes(), np.random.default_rng(0)
     start = problem.sample(64, stream) + HIGH * stream.standard_normal((64, 2))
 
-    def run(step, levels):
+    def run(step, sigmas):
         calls = []
 
         def denoise(x, sigma):
             calls.append(sigma)
             return problem.denoise(x, sigma)
 
-        return list(sample(denoise, start, levels, step))[-1].x, len(calls)
+        return list(sample(denoise, start, sigmas, step))[-1].x, len(calls)
 
     exact, _ = run(rk45(1e-13, 1e-13), [HIGH, LOW])
     counts = [4, 8, 16, 32, 64, 128]

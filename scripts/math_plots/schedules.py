@@ -1,4 +1,4 @@
-"""Schedules: how fast the signal goes, and where samplers stop on the way back."""
+"""Signal and signal-to-noise ratio of five schedules, and six spacings of noise levels."""
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def plot(figure) -> None:
     def at(t):
         return np.exp(np.interp(t, np.arange(n), np.log(table)))
 
-    levels = {
+    spacings = {
         "even in t": at(np.linspace(n - 1, 0, steps)),
         "Karras, rho = 7": lm.karras_sigmas(steps, low, high),
         "exponential": lm.exponential_sigmas(steps, low, high),
@@ -41,7 +41,7 @@ def plot(figure) -> None:
         "beta in sigma": lm.beta_sigmas(steps, low, high),
         "align your steps": at(lm.align_your_steps_timesteps()),
     }
-    for name, sigmas in levels.items():
+    for name, sigmas in spacings.items():
         grids.semilogy(np.arange(steps), sigmas, ".-", label=name)
     grids.set(title="grids of 10 levels (SD)", xlabel="step", ylabel=r"$\sigma$")
     grids.legend(fontsize=7)

@@ -22,14 +22,16 @@ def plot(figure) -> None:
     shades = [PAIR.scaled(sde.mean_coefficient(u)).density(grid[:, None], sde.std(u)) for u in t]
     middle.pcolormesh(t, grid, np.sqrt(shades).T, cmap="Greys", rasterized=True)
     rng, x = np.random.default_rng(2), np.asarray([[-1.8], [-0.5], [0.25], [1.2]])
-    flow, walk, back = [x], [x[1:3]], np.linspace(1.0, 0.005, 400)
+    flow, diffusion_path, back = [x], [x[1:3]], np.linspace(1.0, 0.005, 400)
     score = lm.sde_score(sde, PAIR.denoise)
     velocity, (drift, diffusion) = lm.probability_flow(sde, score), lm.reverse_sde(sde, score)
     for u, after in pairwise(map(float, back)):
         noise = rng.standard_normal((2, 1))
         flow.append(lm.integrate_rk4(velocity, flow[-1], [u, after]))
-        walk.append(lm.euler_maruyama(drift, diffusion, walk[-1], u, after, noise))
-    middle.plot(back, np.asarray(walk)[..., 0], "tab:orange", lw=0.7, label=["SDE", None])
+        diffusion_path.append(
+            lm.euler_maruyama(drift, diffusion, diffusion_path[-1], u, after, noise)
+        )
+    middle.plot(back, np.asarray(diffusion_path)[..., 0], "tab:orange", lw=0.7, label=["SDE", None])
     middle.plot(back, np.asarray(flow)[..., 0], "tab:blue", label=["flow", None, None, None])
     middle.set(xlabel="t", ylabel="x", ylim=(-2.6, 2.6), title="Paths back to the data")
     middle.legend()

@@ -9,7 +9,6 @@ from mpmath import mpf
 from scipy.stats import norm
 
 from ldmref import math as lm
-from ldmref.math.arrays import along, log, root
 from ldmref.testing import strategies
 
 TAKES_ALPHA_BAR = {
@@ -112,25 +111,6 @@ def test_q_step_of_all_noise_and_of_none(xp, dtype, xp_assert_close, data, beta)
     xp_assert_close(lm.q_step(x, 0.0, eps), x, ulps=0)
     xp_assert_close(lm.q_step(x, 1.0, eps), eps, ulps=0)
     xp_assert_close(lm.q_step(x, beta, eps), lm.q_sample(x, 1.0 - beta, eps), ulps=8, scale=16.0)
-
-
-def test_along_gives_a_level_the_axes_and_the_dtype_of_the_data(xp, dtype):
-    x = xp.ones((2, 3, 4), dtype=getattr(xp, dtype))
-    each = along(xp.asarray([1.0, 2.0], dtype=xp.float64), x)
-    assert each.shape == (2, 1, 1) and each.dtype == x.dtype
-    assert along(xp.asarray([1.0]), x).shape == (1, 1, 1)
-    alone = along(xp.asarray(2.0, dtype=xp.float64), x)
-    assert alone.shape == () and alone.dtype == x.dtype
-    for number in (2, 2.0, np.float32(2.0)):
-        assert type(along(number, x)) is float
-
-
-def test_roots_and_logarithms_keep_the_kind_of_number(xp, xp_assert_close):
-    assert type(root(np.float64(2.0))) is float and root(2.0) == 2.0**0.5
-    assert type(log(np.float32(1.0))) is float and log(np.e) == 1.0
-    a = xp.asarray([1.0, 4.0], dtype=xp.float32)
-    xp_assert_close(root(a), xp.asarray([1.0, 2.0], dtype=xp.float32), ulps=0)
-    xp_assert_close(log(a), np.log([1.0, 4.0]), like=a, ulps=2)
 
 
 @given(strategies.betas(min_size=1, max_size=12))

@@ -64,9 +64,11 @@ def test_three_predictions_have_one_bound(xp, dtype, to_numpy, data, level):
     bound = float(exact_elbo_weights(now, before)["x0"]) * to_numpy(error).astype(float) ** 2
     for kind in TYPES:
         got = to_numpy(lm.elbo_weight(now, before, kind) * (wrong[kind] - right[kind]) ** 2)
-        # an error of x0 is a difference of numbers up to 16, magnified by 1 / sqrt(1 - abar)
-        slack = 4e3 * np.finfo(dtype).eps * float(exact_elbo_weights(now, before)[kind])
-        np.testing.assert_allclose(got, bound, rtol=1e-4, atol=slack * (8 + now / (1 - now)))
+        # d = wrong - right is at most 8 / sqrt(1 - abar); its terms, up to 27 / sqrt(1 - abar) and
+        # within 4 ulp each, round it by less than 400 ulp / sqrt(1 - abar), and d^2 by 2 * 8 * 400
+        ulp = np.finfo(dtype).eps
+        slack = 6400 * ulp * float(exact_elbo_weights(now, before)[kind]) / (1 - now)
+        np.testing.assert_allclose(got, bound, rtol=16 * ulp, atol=slack)
 
 
 @pytest.mark.parametrize("function", [lambda k: lm.elbo_weight(0.2, 0.5, k),

@@ -1,0 +1,105 @@
+"""docs/math/differences.md: its tests exist; its numbers for programs that are not installed here.
+
+The lines of CompVis/latent-diffusion and openai/guided-diffusion that matter are repeated here.
+"""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from ldmref import math as lm
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "math" / "differences.md").read_text()
+
+
+def test_every_test_that_the_page_names_exists():
+    named = set(re.findall(r"`(test_\w+)(?:\[[^`]*)?`", PAGE))
+    source = "\n".join(p.read_text() for p in (ROOT / "tests").rglob("test_*.py"))
+    assert named
+    assert {name for name in named if f"def {name}(" not in source} == set()
+
+
+# -- CompVis/latent-diffusion, ldm/modules/diffusionmodules/util.py -------------------------------
+
+
+def compvis_ddim_timesteps(steps: int) -> np.ndarray:
+    """make_ddim_timesteps, "uniform", for 1000 training timesteps."""
+    c = 1000 // steps
+    ddim_timesteps = np.asarray(list(range(0, 1000, c)))
+    return ddim_timesteps + 1
+
+
+def numbers(text: str) -> list[int]:
+    """The numbers in `3, 9 to 11, 27`."""
+    ranges = [list(map(int, part.split(" to "))) for part in text.split(",")]
+    return [n for r in ranges for n in range(r[0], r[-1] + 1)]
+
+
+def test_compvis_ddim_leaves_its_table():
+    """make_ddim_sampling_parameters indexes alphas_cumprod, of length 1000, with these."""
+    (row,) = (line for line in PAGE.splitlines() if "IndexError" in line)
+    _, what, listed, _, _ = row.split("|")
+    table, bad = np.arange(1000), []
+    for steps in range(1, 1001):
+        try:
+            table[compvis_ddim_timesteps(steps)]
+        except IndexError:
+            bad.append(steps)
+    assert numbers(listed) == bad
+    assert f"{len(bad)} of the numbers of steps from 1 to 1000" in what
+
+
+def test_compvis_ddim_makes_more_steps_than_asked():
+    assert len(compvis_ddim_timesteps(30)) == 31
+    assert len(compvis_ddim_timesteps(50)) == 50
+
+
+# -- openai/guided-diffusion, guided_diffusion/losses.py ------------------------------------------
+
+
+def guided_diffusion_log_likelihood(x, means, log_scales):
+    """discretized_gaussian_log_likelihood, with approx_standard_normal_cdf."""
+
+    def cdf(x):
+        return 0.5 * (1.0 + np.tanh(np.sqrt(2.0 / np.pi) * (x + 0.044715 * x**3)))
+
+    def log(p):
+        return np.log(np.maximum(p, 1e-12))
+
+    centered_x = x - means
+    inv_stdv = np.exp(-log_scales)
+    cdf_plus = cdf(inv_stdv * (centered_x + 1.0 / 255.0))
+    cdf_min = cdf(inv_stdv * (centered_x - 1.0 / 255.0))
+    inside = np.where(x > 0.999, log(1.0 - cdf_min), log(cdf_plus - cdf_min))
+    return np.where(x < -0.999, log(cdf_plus), inside)
+
+
+def excess_cost(x, mean, std):
+    """Nats that guided-diffusion's likelihood takes too much for a pixel."""
+    exact = lm.discretized_gaussian_log_likelihood(x, mean, np.full_like(x, 2 * np.log(std)))
+    return exact - guided_diffusion_log_likelihood(x, mean, np.log(std))
+
+
+def test_likelihood_of_guided_diffusion_in_the_tails():
+    std, distance = 0.1, np.asarray([4.0, 5.0, 6.0, 10.0, 20.0])
+    x = np.full_like(distance, 2 * 200 / 255 - 1)
+    mean = x - distance * std
+    excess = excess_cost(x, mean, std)
+    np.testing.assert_array_equal(excess[:3].round(2), [0.42, 1.54, 3.83])
+    np.testing.assert_array_equal(excess[3:].round(), [-26, -176])
+    clamped = guided_diffusion_log_likelihood(x, mean, np.log(std))[3:]
+    np.testing.assert_array_equal(clamped, np.log(1e-12))
+    assert clamped[0].round(1) == -27.6
+
+
+@pytest.mark.parametrize("std", [0.01, 0.1, 1.0])
+@pytest.mark.parametrize("mean", [-1.0, 0.0, 0.3])
+def test_likelihood_of_guided_diffusion_on_average(mean, std):
+    x = 2 * np.arange(256) / 255 - 1
+    mean = np.full_like(x, mean)
+    logvar = np.full_like(x, 2 * np.log(std))
+    p = np.exp(lm.discretized_gaussian_log_likelihood(x, mean, logvar))
+    assert 0 <= p @ excess_cost(x, mean, std) < 1e-4

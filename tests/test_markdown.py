@@ -1,0 +1,138 @@
+"""Formulas in Markdown pages are written in the forms that GitHub renders.
+
+Inside `$...$` and `$$...$$` GitHub applies Markdown first: backslashes before punctuation vanish
+and lines that begin with `+` become lists. Only `` $`...`$ `` and ```` ```math ```` blocks reach
+MathJax unchanged. An inline formula must not touch a letter, a digit or a hyphen on its left, nor a
+letter or a digit on its right, and is not rendered in the text of a link (github/markup#1742).
+"""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = ("docs", "benchmarks", "examples", "ldmref")
+PAGES = sorted([*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rglob("*.md"))])
+
+FENCE = re.compile(r" *(?P<fence>`{3,}|~{3,})(?P<language>[^`]*)$")
+SPAN = re.compile(r"\$`(?P<formula>[^`]+)`\$|(?P<ticks>`+)(?!`).+?(?P=ticks)")  # math, or code
+LINK_WITH_FORMULA = re.compile(r"\[[^\]]*\$`[^`]+`\$[^\]]*\]\(")
+BEFORE, AFTER = " (*", " .,;:!?)*"  # what may touch an inline formula, besides the ends of a line
+
+
+def formula_errors(tex: str) -> list[str]:
+    """What GitHub's MathJax does not render in one formula."""
+    errors = []
+    if not tex.strip():
+        errors.append("an empty formula")
+    if r"\operatorname" in tex:
+        errors.append(r"\operatorname is refused: write \mathrm")
+    if "$" in tex:
+        errors.append("a dollar in a formula")
+    if re.search(r"\S[<>]|[<>]\S", tex):
+        errors.append("< and > need spaces on both sides")
+    plain = re.sub(r"\\[{}\\|]", "", tex)
+    if plain.count("{") != plain.count("}"):
+        errors.append("braces do not balance")
+    if len(re.findall(r"\\left\b", tex)) != len(re.findall(r"\\right\b", tex)):
+        errors.append(r"\left and \right do not balance")
+    return errors
+
+
+def line_errors(line: str) -> list[str]:
+    """What is wrong with the formulas in a line outside of fences."""
+    errors = ["a formula in the text of a link"] if LINK_WITH_FORMULA.search(line) else []
+    is_table_row, rest, position = line.startswith("|"), "", 0
+    for span in SPAN.finditer(line):
+        rest += line[position : span.start()]
+        position = span.end()
+        formula = span["formula"]
+        if formula is None:
+            continue
+        errors += formula_errors(formula)
+        before, after = line[: span.start()][-1:], line[span.end() :][:1]
+        if before not in BEFORE or after not in AFTER:
+            errors.append(f"a character touches the formula: {before}{span[0]}{after}")
+        if is_table_row and "|" in formula:
+            errors.append(r"| ends a cell of the table: write \mid or \lvert")
+    if "$" in rest + line[position:]:
+        errors.append("a dollar outside of code: write $`...`$ or a math block")
+    return errors
+
+
+def page_errors(text: str) -> list[str]:
+    """`line: error` for every formula that GitHub would not render."""
+    errors, fence, language, opened, block = [], None, "", 0, []
+    for number, line in enumerate(text.splitlines(), 1):
+        match = FENCE.match(line)
+        if fence is None and match:
+            fence, language, opened, block = match["fence"], match["language"].strip(), number, []
+        elif fence is None:
+            errors += [f"{number}: {error}" for error in line_errors(line)]
+        elif match and match["fence"].startswith(fence) and not match["language"].strip():
+            if language == "math":
+                errors += [f"{opened}: {error}" for error in formula_errors("\n".join(block))]
+            fence = None
+        else:
+            block.append(line)
+            if language == "math" and (match or not line.strip()):
+                errors.append(f"{number}: a blank line or a fence in a math block")
+    return errors if fence is None else [*errors, f"{opened}: the fence is never closed"]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_formulas_are_rendered_by_github(page):
+    assert page_errors(page.read_text()) == []
+
+
+def test_pages_with_formulas_are_found():
+    assert sum("```math\n" in page.read_text() for page in PAGES) > 5
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("so $x$ is", "a dollar outside of code"),
+        ("$$x$$", "a dollar outside of code"),
+        ("$$\nx\n+ y\n$$", "a dollar outside of code"),
+        ("it costs $5", "a dollar outside of code"),
+        ("a formula $`x\nthat wraps`$", "a dollar outside of code"),
+        (r"$`\operatorname{sg}`$", "operatorname"),
+        ("```math\n\\operatorname{sg}\n```", "operatorname"),
+        ("```math\nx", "never closed"),
+        ("```math\nx\n```math\ny\n```", "a blank line or a fence"),
+        ("```math\nx\n\ny\n```", "a blank line or a fence"),
+        ("```math\n```", "an empty formula"),
+        ("```math\n$x$\n```", "a dollar in a formula"),
+        ("```math\n\\frac{1}{2\n```", "braces"),
+        ("$`\\left(x)`$", "left and"),
+        ("the$`x`$", "touches"),
+        ("1$`x`$", "touches"),
+        ("non-$`x`$", "touches"),
+        ("$`x`$th", "touches"),
+        ("$`x`$`code`", "touches"),
+        ("$`a<b`$", "spaces on both sides"),
+        ("[the $`x`$](page.md)", "in the text of a link"),
+        ("| $`p(x|y)`$ | a |", "ends a cell"),
+    ],
+)
+def test_what_github_does_not_render_is_an_error(text, error):
+    assert any(error in line for line in page_errors(text)), page_errors(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "($`x`$, $`p(x | y)`$) is $`\\{y\\}`$.",
+        "**$`x`$**",
+        "$`x`$ $`y`$",
+        "| $`p(x \\mid y)`$ | a |",
+        "```math\nx\n+ y, \\quad a < b\n```",
+        "- a list\n\n  ```math\n  x\n  ```",
+        "```bash\necho $HOME\n```",
+        "the variable `$HOME`, and ``a ` $x$``",
+    ],
+)
+def test_what_github_renders_is_no_error(text):
+    assert page_errors(text) == []
