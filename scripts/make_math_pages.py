@@ -20,8 +20,8 @@ from pathlib import Path
 
 import ldmref.math
 import ldmref.samplers
-from ldmref.check import chapters
-from ldmref.check.identity import Identity, public
+from ldmref.check.chapters import CHAPTERS
+from ldmref.check.identity import Identity, public, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "math"
@@ -39,16 +39,11 @@ def public_names() -> list[str]:
 NOT_FORMULAS = {"get_sampler", "sample"}  # of ldmref.samplers: looking up, and looping
 
 
-def page_of(chapter) -> str:
-    """The page that a module of identities belongs to."""
-    return getattr(chapter, "PAGE", chapter.__name__.rpartition(".")[2])
-
-
 def identities_by_page() -> dict[str, list[Identity]]:
     """Page -> its identities."""
     found = defaultdict(list)
-    for chapter in chapters.ALL:
-        found[page_of(chapter)] += chapter.IDENTITIES
+    for chapter in CHAPTERS:
+        found[chapter.page] += chapter.identities
     return dict(found)
 
 
@@ -94,7 +89,7 @@ def chain() -> dict[str, dict]:
     for name in public_names():
         mine = [i for i in everything if name == i.function or name in i.uses]
         links[name] = {
-            "source": Identity(name, "", lambda f, draw: (), 0.0).source(),
+            "source": source_of(name),
             "oracles": list(dict.fromkeys(i.oracle for i in mine)),
             "tests": tests.get(name, {}),
             "page": homes.get(name, ""),
