@@ -130,8 +130,8 @@ def _conversions(ops: Backend) -> Iterator[Finding]:
               "scalar": x[0, 0, 0], "transposed": x.T, "reversed": x[::-1], "read-only": read_only,
               "empty": x[:0], "list": x.tolist()}  # fmt: skip
     ids = np.arange(6).reshape(2, 3)
-    integers = {name: ids.astype(name) for name in ("int64", "int32", "uint8")}
-    integers["list of ids"] = ids.tolist()
+    integers = {"int64": ids, "int32": ids.astype("i4"), "uint8": ids.astype("u1"),
+                "list of ids": ids.tolist()}  # fmt: skip
     conversions = [(name, value, None, ops.dtype, EPS[ops.dtype]) for name, value in floats.items()]
     conversions += [(name, value, None, "int64", 0.0) for name, value in integers.items()]
     conversions += [("as float32", x, "float32", "float32", EPS["float32"])]

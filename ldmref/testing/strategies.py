@@ -92,8 +92,8 @@ def paired(
 ) -> tuple[Array, ...]:
     """`count` arrays of one shape, such as (x0, eps) or (uncond, cond)."""
     shape = shapes() if shape is None else shape
-    shape = draw(shape) if isinstance(shape, Strategy) else shape
-    return tuple(draw(arrays(shape, xp, dtype, bound)) for _ in range(count))
+    sizes = draw(shape) if isinstance(shape, Strategy) else shape
+    return tuple(draw(arrays(sizes, xp, dtype, bound)) for _ in range(count))
 
 
 @st.composite
