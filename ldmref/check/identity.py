@@ -76,7 +76,7 @@ class Chapter:
     ) -> Callable[[Callable[[float], float]], Callable[[float], float]]:
         """Decorator: each element of `function(x)` is this function of the element of x.
 
-        `interval` is where x is drawn from.
+        x is uniform in `interval`.
         """
 
         def register(expected: Callable[[float], float]) -> Callable[[float], float]:

@@ -63,7 +63,7 @@ def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> N
         raise UsageError(
             f"no identity to check in {against!r}" if against else f"no {flags['only']!r} to check",
             code="E-CHECK",
-            hint="functions are found by the names of ldmref.math and ldmref.samplers",
+            hint="functions are looked up by their names in ldmref.math and ldmref.samplers",
         )
     if failed:
         raise VerifyError(

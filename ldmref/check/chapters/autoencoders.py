@@ -77,7 +77,7 @@ def bias_and_variance_of_shrinkage(f: Functions, rng: RandomInputs) -> Compariso
 
 
 @chapter.identity("masking_corruption", "sorting", 0)
-def least_noise_is_lost(f: Functions, rng: RandomInputs) -> Comparison:
+def entries_with_least_noise_are_masked(f: Functions, rng: RandomInputs) -> Comparison:
     """The entries with the largest noise survive."""
     x, noise, lost = rng.normal(3, 2, 4), rng.uniform(0, 1, 3, 2, 4), rng.integer(0, 8)
     expected, u = to_host(x).reshape(3, 8).copy(), to_host(noise).reshape(3, 8)

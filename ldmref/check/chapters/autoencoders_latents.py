@@ -58,7 +58,7 @@ def product_of_frequencies_to_their_own_power(f: Functions, rng: RandomInputs) -
 
 
 @chapter.identity("principal_components", "construction", 12)
-def singular_values_put_together(f: Functions, rng: RandomInputs) -> Comparison:
+def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Comparison:
     """Points built from known directions and variances around a known mean."""
     rows = np.column_stack([np.ones(6), rng.numpy.standard_normal((6, 3))])
     u = np.linalg.qr(rows)[0][:, 1:]  # columns of mean zero
@@ -90,7 +90,7 @@ def two_planes(rng: RandomInputs) -> tuple[np.ndarray, Array, Array]:
 
 
 @chapter.identity("principal_angles", "construction", 4)
-def angles_of_planes_turned_by_them(f: Functions, rng: RandomInputs) -> Comparison:
+def known_angles_between_planes(f: Functions, rng: RandomInputs) -> Comparison:
     angles, a, b = two_planes(rng)
     return f.principal_angles(a, b), angles, 4.0
 
@@ -103,7 +103,7 @@ def difference_of_the_projections(f: Functions, rng: RandomInputs) -> Comparison
 
 
 @chapter.identity("lerp", "the other form of the line", 4)
-def fraction_of_the_difference_from_a_to_b(f: Functions, rng: RandomInputs) -> Comparison:
+def start_plus_a_fraction_of_the_difference(f: Functions, rng: RandomInputs) -> Comparison:
     (a, b), t = rng.normals(2, 3, 2, 2), rng.uniform(-1, 2, 3)
     expected = to_host(a) + to_host(t)[:, None, None] * (to_host(b) - to_host(a))
     return f.lerp(a, b, t), expected, 10.0

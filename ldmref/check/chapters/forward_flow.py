@@ -32,7 +32,7 @@ def variance_preserving_path_rescaled(f: Functions, rng: RandomInputs) -> Compar
 
 
 @chapter.identity("flow_velocity", "the end of the line", 2)
-def one_euler_step_goes_all_the_way(f: Functions, rng: RandomInputs) -> Comparison:
+def one_euler_step_reaches_the_noise(f: Functions, rng: RandomInputs) -> Comparison:
     """From any point of the line, (1 - s) u leads to the noise."""
     x0, eps, s, xs, _ = line(rng)
     step = (1 - to_host(s)[:, None]) * to_host(f.flow_velocity(x0, eps))
@@ -40,7 +40,7 @@ def one_euler_step_goes_all_the_way(f: Functions, rng: RandomInputs) -> Comparis
 
 
 @chapter.identity("x0_from_velocity", "round trips", 3, uses=("eps_from_velocity",))
-def ends_of_the_line_come_back(f: Functions, rng: RandomInputs) -> Comparison:
+def ends_of_the_line_are_recovered(f: Functions, rng: RandomInputs) -> Comparison:
     x0, eps, s, xs, u = line(rng)
     state, velocity = rng.array(xs), rng.array(u)
     got = [f.x0_from_velocity(state, velocity, s), f.eps_from_velocity(state, velocity, s)]

@@ -12,7 +12,7 @@ chapter = Chapter("guidance")
 
 
 @chapter.identity("classifier_free_guidance", "the definition at 0, 1 and s", 5)
-def ends_and_extrapolates(f: Functions, rng: RandomInputs) -> Comparison:
+def interpolates_and_extrapolates(f: Functions, rng: RandomInputs) -> Comparison:
     (uncond, cond), scale = rng.normals(2, 2, 3), rng.number(-2.0, 10.0)
     got = [f.classifier_free_guidance(uncond, cond, s) for s in (0.0, 1.0, scale)]
     return got, [uncond, cond, (1 - scale) * to_host(uncond) + scale * to_host(cond)], 30.0
@@ -41,7 +41,7 @@ def score_of_the_sharpened_posterior(f: Functions, rng: RandomInputs) -> Compari
 
 
 @chapter.identity("rescale_guidance", "numpy.std", 12)
-def contrast_is_the_conditional_one(f: Functions, rng: RandomInputs) -> Comparison:
+def standard_deviation_of_the_conditional(f: Functions, rng: RandomInputs) -> Comparison:
     guided, cond = rng.normals(2, 2, 4, 4)
     rescaled = f.rescale_guidance(guided, cond, 1.0)
     got, expected = (to_host(x).reshape(2, -1).std(axis=1, ddof=1) for x in (rescaled, cond))

@@ -154,7 +154,7 @@ def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison
 
 
 @chapter.identity("training_pair", "the inverse rotation", 16)
-def data_come_back_from_every_target(f: Functions, rng: RandomInputs) -> Comparison:
+def every_target_recovers_the_data(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
     (_, x0_target), (xt, eps_target), (_, v_target) = (
         map(to_host, f.training_pair(x0, alpha_bar, eps, k)) for k in TYPES
@@ -234,7 +234,7 @@ def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) ->
 
 
 @chapter.identity("bits_per_dimension", "counting", 4)
-def equally_likely_values_cost_their_bits(f: Functions, rng: RandomInputs) -> Comparison:
+def uniform_pixel_values_cost_their_bits(f: Functions, rng: RandomInputs) -> Comparison:
     bits, dimensions = rng.integer(1, 8), rng.integer(1, 1000)
     nats = rng.array([dimensions * math.log(2**bits)])
     return f.bits_per_dimension(nats, dimensions), [float(bits)]

@@ -87,7 +87,7 @@ def linear_problem(rng: RandomInputs) -> tuple[float, float, Array, Denoise, Den
 
 
 @chapter.identity("heun", "slopes", 4)
-def usual_form_of_heun_in_slopes(f: Functions, rng: RandomInputs) -> Comparison:
+def heun_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
     s, t, x, denoise, slope = linear_problem(rng)
     start, h = to_host(x), t - s
     first = slope(start, s)
@@ -96,7 +96,7 @@ def usual_form_of_heun_in_slopes(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 @chapter.identity("midpoint", "slopes", 4)
-def usual_form_of_midpoint_in_slopes(f: Functions, rng: RandomInputs) -> Comparison:
+def midpoint_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
     s, t, x, denoise, slope = linear_problem(rng)
     start, h = to_host(x), t - s
     expected = start + h * slope(start + 0.5 * h * slope(start, s), 0.5 * (s + t))
@@ -203,7 +203,7 @@ def jump_is_the_forward_process(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 @chapter.identity("invert", "a straight path", 8)
-def constant_slope_is_followed_up(f: Functions, rng: RandomInputs) -> Comparison:
+def constant_slope_gives_a_straight_path(f: Functions, rng: RandomInputs) -> Comparison:
     sigmas, (x, eps) = decreasing_sigmas(rng, 4)[::-1], rng.normals(2, 3, 2)
     got = list(f.invert(lambda y, sigma: y - sigma * eps, x, sigmas))[-1].x
     return got, to_host(x) + (sigmas[-1] - sigmas[0]) * to_host(eps), 10.0

@@ -20,7 +20,7 @@ def beta_range(rng: RandomInputs) -> tuple[float, float]:
 
 
 @chapter.identity("VPSDE", "the definition in plain Python", 5)
-def papers_definitions(f: Functions, rng: RandomInputs) -> Comparison:
+def definitions_of_the_paper(f: Functions, rng: RandomInputs) -> Comparison:
     """f, g, m, s from beta and its integral."""
     (low, high), t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
     sde, rows = f.VPSDE(low, high), []
@@ -33,7 +33,7 @@ def papers_definitions(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 @chapter.identity("VPSDE", "products of single steps", 8, uses=("alphas_cumprod",))
-def steps_of_ddpm_at_any_times(f: Functions, rng: RandomInputs) -> Comparison:
+def ddpm_steps_between_any_times(f: Functions, rng: RandomInputs) -> Comparison:
     """The variances of the steps are betas of a chain with the alpha-bars of the diffusion."""
     sde = f.VPSDE(*beta_range(rng))
     t = np.sort(rng.numpy.uniform(0.0, 1.0, 6))
@@ -44,7 +44,7 @@ def steps_of_ddpm_at_any_times(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 @chapter.identity("VPSDE", "its inverse", 8, uses=("SubVPSDE", "VESDE"))
-def time_undone_by_sigma(f: Functions, rng: RandomInputs) -> Comparison:
+def time_of_sigma_of_time(f: Functions, rng: RandomInputs) -> Comparison:
     betas, low, t = beta_range(rng), rng.number(0.02, 0.5), rng.uniform(0.05, 1.0, 3)
     sdes = (f.VPSDE(*betas), f.SubVPSDE(*betas), f.VESDE(low, 20.0))
     return [sde.time(sde.sigma(t)) for sde in sdes], [t, t, t]
@@ -85,7 +85,7 @@ def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 @chapter.identity("LinearSDE", "plain numbers", 3)
-def a_process_with_its_own_functions(f: Functions, rng: RandomInputs) -> Comparison:
+def functions_derived_by_the_base_class(f: Functions, rng: RandomInputs) -> Comparison:
     """What the base class derives from m = 1 - t / 2 and s = t."""
 
     class CustomSDE(f.LinearSDE):
@@ -130,7 +130,7 @@ def moving_quantiles_of_a_gaussian(f: Functions, rng: RandomInputs) -> Compariso
 
 
 @chapter.identity("reverse_sde", "a Gaussian's mean and variance in time", 2, uses=("VPSDE",))
-def spreading_that_the_flow_undoes(f: Functions, rng: RandomInputs) -> Comparison:
+def drift_and_diffusion_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     """The drift is the Gaussian's flow - g^2 / 2 score; the noise compensates the difference."""
     betas = beta_range(rng)
     x, t, beta, score, velocity = gaussian_under_vp(rng, *betas)

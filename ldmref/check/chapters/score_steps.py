@@ -83,7 +83,7 @@ def ancestral_sampling_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 @chapter.identity("langevin_step", "the fixed point of the variance", 3)
-def variance_that_it_keeps(f: Functions, rng: RandomInputs) -> Comparison:
+def stationary_variance(f: Functions, rng: RandomInputs) -> Comparison:
     """For N(0, v), the variance v / (1 - step_size / (2 v)) is mapped to itself."""
     v, size = rng.number(0.5, 2.0), rng.uniform(0.01, 0.5, 3)
     one = rng.array(np.ones((3, 1)))
@@ -94,7 +94,7 @@ def variance_that_it_keeps(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 @chapter.identity("langevin_step_size", "numpy.linalg.norm", 4)
-def ratio_that_was_asked_for(f: Functions, rng: RandomInputs) -> Comparison:
+def requested_signal_to_noise_ratio(f: Functions, rng: RandomInputs) -> Comparison:
     """|step grad| / |sqrt(2 step) z| is r sqrt(alpha), per example or for the mean norms."""
     (gradient, noise), alpha = rng.normals(2, 3, 4), rng.uniform(0.5, 1.0, 3)
     r = rng.number(0.05, 0.5)
