@@ -1,9 +1,9 @@
-"""diffusers' schedulers under ldmref's identities: somebody else's functions, checked by name.
+"""diffusers' formulas checked by ldmref's identities.
 
     ldmref check --against examples.check_diffusers --backend torch --dtype float32
 
-`ldmref check --against MODULE` looks for functions with the names of `ldmref.math` in a module and
-runs the identities on those. diffusers keeps its formulas inside scheduler classes; the functions
+`ldmref check --against MODULE` runs the identities with the module's functions in place of those of
+the same name in `ldmref.math`. diffusers keeps its formulas inside scheduler classes; the functions
 below only call them. Needs `pip install diffusers`.
 """
 
@@ -50,13 +50,13 @@ def snr(alpha_bar):
 
 
 def q_sample(x0, alpha_bar, eps):
-    levels = _levels(alpha_bar, x0)
-    return _scheduler(DDPMScheduler, levels).add_noise(x0, eps, torch.arange(len(x0)))
+    scheduler = _scheduler(DDPMScheduler, _per_example(alpha_bar, x0))
+    return scheduler.add_noise(x0, eps, torch.arange(len(x0)))
 
 
 def v_from_x0_eps(x0, eps, alpha_bar):
-    levels = _levels(alpha_bar, x0)
-    return _scheduler(DDPMScheduler, levels).get_velocity(x0, eps, torch.arange(len(x0)))
+    scheduler = _scheduler(DDPMScheduler, _per_example(alpha_bar, x0))
+    return scheduler.get_velocity(x0, eps, torch.arange(len(x0)))
 
 
 def x0_from_eps(xt, eps, alpha_bar):
@@ -68,7 +68,7 @@ def x0_from_v(xt, v, alpha_bar):
 
 
 def q_posterior(x0, xt, alpha_bar, alpha_bar_prev):
-    now, before = _levels(alpha_bar, x0), _levels(alpha_bar_prev, x0)
+    now, before = _per_example(alpha_bar, x0), _per_example(alpha_bar_prev, x0)
     examples = zip(x0.split(1), xt.split(1), now, before, strict=True)
     means, variances = zip(*(_posterior_of_one(*example) for example in examples), strict=True)
     mean, variance = torch.cat(means), torch.stack(variances)
@@ -78,13 +78,13 @@ def q_posterior(x0, xt, alpha_bar, alpha_bar_prev):
 
 
 def _posterior_of_one(x0, xt, now, before):
-    """One ancestral step of DDPMScheduler, less the noise that it added."""
+    """One ancestral step of DDPMScheduler, minus the noise that it added."""
     scheduler = _scheduler(DDPMScheduler, torch.stack([before, now]), prediction_type="sample")
     seed = torch.Generator().manual_seed(0)
-    drawn = scheduler.step(x0, 1, xt, generator=seed).prev_sample
+    sample = scheduler.step(x0, 1, xt, generator=seed).prev_sample
     variance = scheduler._get_variance(1)
     noise = torch.randn(x0.shape, generator=seed.manual_seed(0), dtype=x0.dtype)
-    return drawn - variance.sqrt() * noise, variance
+    return sample - variance.sqrt() * noise, variance
 
 
 def rescale_guidance(guided, cond, phi):
@@ -108,30 +108,32 @@ def timestep_embedding(t, dim, max_period=10000.0, *, flip_sin_to_cos=True, freq
 def nearest_code(z, codebook):
     quantizer = VectorQuantizer(*codebook.shape, beta=0.25).to(z.dtype)
     quantizer.embedding.weight.data.copy_(codebook)
-    picture = z.reshape(1, -1, 1, z.shape[-1]).permute(0, 3, 1, 2)  # as high as there are vectors
+    picture = z.reshape(1, -1, 1, z.shape[-1]).permute(0, 3, 1, 2)  # (1, d, vectors, 1)
     quantised, _, (_, _, indices) = quantizer(picture)
     quantised = quantised.permute(0, 2, 3, 1).reshape(z.shape).detach()
     return indices.reshape(z.shape[:-1]), quantised
 
 
-def _levels(alpha_bar, x):
+def _per_example(alpha_bar, x):
     return torch.as_tensor(alpha_bar, dtype=x.dtype).expand(len(x))
 
 
-def _scheduler(kind, levels, **config):
-    scheduler = kind(num_train_timesteps=max(len(levels), 2), clip_sample=False, **config)
-    scheduler.alphas_cumprod = levels
-    scheduler.num_inference_steps = len(levels)
+def _scheduler(scheduler_class, alpha_bars, **config):
+    n = len(alpha_bars)
+    scheduler = scheduler_class(num_train_timesteps=max(n, 2), clip_sample=False, **config)
+    scheduler.alphas_cumprod = alpha_bars
+    scheduler.num_inference_steps = n
     return scheduler
 
 
-def _predicted_x0(xt, prediction, alpha_bar, kind):
-    scheduler = _scheduler(DDIMScheduler, _levels(alpha_bar, xt), prediction_type=kind)
-    rows = range(len(xt))
-    return torch.stack([scheduler.step(prediction[i], i, xt[i]).pred_original_sample for i in rows])
+def _predicted_x0(xt, prediction, alpha_bar, prediction_type):
+    alpha_bars = _per_example(alpha_bar, xt)
+    scheduler = _scheduler(DDIMScheduler, alpha_bars, prediction_type=prediction_type)
+    steps = [scheduler.step(prediction[i], i, xt[i]) for i in range(len(xt))]
+    return torch.stack([step.pred_original_sample for step in steps])
 
 
 def _gaussian(mean, logvar):
-    """Every element a Gaussian of its own, since diffusers sums the divergence over a picture."""
-    both = torch.stack([mean.reshape(-1), logvar.reshape(-1)], dim=1)
-    return DiagonalGaussianDistribution(both[:, :, None, None])
+    """One Gaussian per element, because diffusers sums the divergence over a picture."""
+    parameters = torch.stack([mean.reshape(-1), logvar.reshape(-1)], dim=1)
+    return DiagonalGaussianDistribution(parameters[:, :, None, None])

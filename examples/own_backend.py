@@ -1,4 +1,4 @@
-"""A backend of your own: NumPy with operations counted, checked, and used for a picture.
+"""A backend of your own: NumPy with a count of operations, checked and used for a picture.
 
 python examples/own_backend.py
 """
@@ -12,7 +12,7 @@ from ldmref.testing import assert_conforms
 
 
 class CountingBackend(NumpyBackend):
-    """Counts the convolutions and matrix products of whatever runs on it."""
+    """Counts convolutions and matrix products."""
 
     name = "counting"
 
@@ -33,7 +33,7 @@ def main() -> Counter:
     assert_conforms(CountingBackend())
     backend = CountingBackend()
     modes.txt2img(ldmref.load(backend=backend), "red heart", seed=1, steps=4)
-    print("4 steps take", dict(backend.calls))
+    print("operations in 4 steps:", dict(backend.calls))
     return backend.calls
 
 

@@ -1,4 +1,4 @@
-"""The same seed on two backends, side by side in one process.
+"""The same seed on two backends in one process.
 
 python examples/two_backends.py [first] [second]      (default: numpy torch)
 """
@@ -13,12 +13,12 @@ from ldmref import modes
 
 def main(first: str = "numpy", second: str = "torch") -> int:
     pictures = []
-    for name in (first, second):
-        model = ldmref.load(backend=name)
+    for backend in (first, second):
+        model = ldmref.load(backend=backend)
         pictures.append(np.asarray(modes.txt2img(model, "red heart", seed=1)[0], int))
-    apart = int(np.abs(pictures[0] - pictures[1]).max())
-    print(f"{first} and {second} are at most {apart}/255 apart")
-    return apart
+    difference = int(np.abs(pictures[0] - pictures[1]).max())
+    print(f"{first} and {second} differ by at most {difference}/255")
+    return difference
 
 
 if __name__ == "__main__":

@@ -18,18 +18,20 @@ import importlib.util
 import re
 from collections import defaultdict
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import ldmref.math
 import ldmref.samplers
-from ldmref.check import chapters
-from ldmref.check.identity import Identity, public
+from ldmref.check.chapters import CHAPTERS
+from ldmref.check.identity import Identity, public, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "math"
 TESTS = [ROOT / "tests" / room for room in ("math", "samplers", "testing", "parity", "backends")]
-NOT_FORMULAS = {"get_sampler", "sample"}  # of ldmref.samplers: the lookup and the loop
+NOT_FORMULAS = {  # of ldmref.samplers: the loop, schedules, lookups
+    "configured_step", "get_sampler", "guided_denoiser", "implicit", "make_schedule",
+    "repaint_visits", "sample", "sigma_grid",
+}  # fmt: skip
 BEGIN = "<!-- table: made by scripts/make_math_pages.py -->"
 END = "<!-- end of table -->"
 
@@ -40,16 +42,11 @@ def public_names() -> list[str]:
     return sorted([*ldmref.math.__all__, *factories])
 
 
-def page_of(chapter: ModuleType) -> str:
-    """The page of a module of identities."""
-    return getattr(chapter, "PAGE", chapter.__name__.rpartition(".")[2])
-
-
 def identities_by_page() -> dict[str, list[Identity]]:
     """Page -> its identities."""
     identities = defaultdict(list)
-    for chapter in chapters.ALL:
-        identities[page_of(chapter)] += chapter.IDENTITIES
+    for chapter in CHAPTERS:
+        identities[chapter.page] += chapter.identities
     return dict(identities)
 
 
@@ -95,7 +92,7 @@ def chain() -> dict[str, dict[str, Any]]:
     for name in public_names():
         uses = [i for i in identities if name == i.function or name in i.uses]
         links[name] = {
-            "source": Identity(name, "", lambda f, draw: (), 0.0).source(),
+            "source": source_of(name),
             "oracles": list(dict.fromkeys(i.oracle for i in uses)),
             "tests": tests.get(name, {}),
             "page": homes.get(name, ""),

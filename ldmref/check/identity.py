@@ -1,37 +1,47 @@
-"""What an identity is: a law that functions of ldmref obey, and how far they miss it.
+"""Identities: laws that the functions of ldmref obey, each checked against an independent oracle.
 
-An identity computes the same thing twice, once by the function in question and once by an oracle
-that does not share its code, on random input. Formula and source are read from the function's own
-docstring, so they stand in one place.
+An identity computes the same quantity twice on random input, once with the function under test and
+once with an oracle that does not share its code. Formula and source are read from the function's
+docstring, so that they are written once.
 """
 
 from __future__ import annotations
 
+import functools
 import inspect
 import re
 import textwrap
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, NamedTuple
-
-import numpy as np
+from typing import Any
 
 import ldmref.math
 import ldmref.samplers
-from ldmref.math.arrays import Array
+from ldmref.check.comparison import Comparison, to_host
+from ldmref.check.random_inputs import RandomInputs
 
-Case = Callable[["Functions", "Draw"], tuple[Any, ...]]
+__all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "to_host"]
+
+Case = Callable[["Functions", RandomInputs], Comparison]
 
 
 @dataclass(frozen=True)
 class Identity:
-    """One law. `case(f, draw)` returns (got, want) or (got, want, scale) on random input.
+    """A law of one function.
 
-    `ulps` is the allowed error in units of eps * max(|want|, scale), scale being 1 if not given.
+    Args:
+        function: name in `ldmref.math` or `ldmref.samplers`.
+        law: what holds, in words.
+        oracle: how the expected value is computed.
+        case: `case(f, rng)` compares function and oracle on random input.
+        ulps: allowed error in units of eps * max(|expected|, scale); scale is 1 unless the
+            comparison gives one.
+        uses: further functions that the case calls.
     """
 
     function: str
+    law: str
     oracle: str
     case: Case
     ulps: float
@@ -39,115 +49,81 @@ class Identity:
 
     @property
     def name(self) -> str:
-        return f"{self.function}: {self.case.__name__.replace('_', ' ')}"
-
-    def formula(self) -> str:
-        """The function's formula, from its docstring, on one line of LaTeX."""
-        found = re.search(r"\.\. math::(.*?)\n\s*\n", _docstring(self.function), re.DOTALL)
-        return " ".join(found.group(1).split()) if found else ""
-
-    def source(self) -> str:
-        """The function's source, from its docstring."""
-        text = _docstring(self.function)
-        found = re.search(r"^(?:Source|Derived): (.*?)(?:\n\s*\n|\n>>>|\Z)", text, re.DOTALL | re.M)
-        return " ".join(found.group(1).split()) if found else ""
+        return f"{self.function}: {self.law}"
 
 
-def public(name: str) -> Any:
-    """A function of `ldmref.math` or a step maker of `ldmref.samplers`, by its name."""
-    found = getattr(ldmref.math, name, None)
-    return getattr(ldmref.samplers, name) if found is None else found
+class Chapter:
+    """The identities of one page of docs/math, in order of definition."""
 
+    def __init__(self, page: str):
+        self.page = page
+        self.identities: list[Identity] = []
 
-def _docstring(function: str) -> str:
-    return textwrap.dedent(inspect.getdoc(public(function)) or "") + "\n\n"
+    def identity(
+        self, function: str, oracle: str, ulps: float, uses: tuple[str, ...] = ()
+    ) -> Callable[[Case], Case]:
+        """Decorator: the case is an identity of `function`; its name is the law."""
+
+        def register(case: Case) -> Case:
+            law = case.__name__.replace("_", " ")
+            self.identities.append(Identity(function, law, oracle, case, ulps, uses))
+            return case
+
+        return register
+
+    def elementwise(
+        self, function: str, oracle: str, ulps: float, interval: tuple[float, float]
+    ) -> Callable[[Callable[[float], float]], Callable[[float], float]]:
+        """Decorator: each element of `function(x)` is this function of the element of x.
+
+        x is uniform in `interval`.
+        """
+
+        def register(expected: Callable[[float], float]) -> Callable[[float], float]:
+            @functools.wraps(expected)
+            def case(f: Functions, rng: RandomInputs) -> Comparison:
+                x = rng.uniform(*interval, 8)
+                return getattr(f, function)(x), [expected(v) for v in to_host(x).tolist()]
+
+            self.identity(function, oracle, ulps)(case)
+            return expected
+
+        return register
 
 
 class Functions:
-    """The functions under test: those of `implementation`, for the rest those of ldmref."""
+    """The functions under test: those of `implementation`, all others from ldmref."""
 
     def __init__(self, implementation: ModuleType | None = None):
         self._implementation = implementation
 
     def __getattr__(self, name: str) -> Any:
-        theirs = getattr(self._implementation, name, None)
-        return public(name) if theirs is None else theirs
+        replacement = getattr(self._implementation, name, None)
+        return public(name) if replacement is None else replacement
 
     def replaces(self, identity: Identity) -> bool:
-        """Whether the implementation has a function of its own for this identity."""
+        """Whether the implementation has one of the functions of this identity."""
         names = (identity.function, *identity.uses)
         return any(getattr(self._implementation, name, None) is not None for name in names)
 
 
-@dataclass
-class Draw:
-    """Random input in one array library and dtype; made anew for every case."""
-
-    xp: Any
-    dtype: Any
-    device: Any
-    stream: np.random.Generator = field(repr=False)
-    numbers: list[float] = field(default_factory=list)  # the scalars drawn so far
-
-    def array(self, values: Any) -> Array:
-        """A host array in the library under test."""
-        wide = np.asarray(values, np.float64)
-        return self.xp.asarray(wide.tolist(), dtype=self.dtype, device=self.device)
-
-    def normal(self, *shape: int) -> Array:
-        """Standard normal numbers."""
-        return self.array(self.stream.standard_normal(shape))
-
-    def uniform(self, low: float, high: float, *shape: int) -> Array:
-        """Uniform numbers in [low, high)."""
-        return self.array(self.stream.uniform(low, high, shape))
-
-    def number(self, low: float, high: float) -> float:
-        """One uniform number, a Python float."""
-        self.numbers.append(float(self.stream.uniform(low, high)))
-        return self.numbers[-1]
-
-    def integer(self, low: int, high: int) -> int:
-        """One whole number, both ends included."""
-        self.numbers.append(int(self.stream.integers(low, high + 1)))
-        return int(self.numbers[-1])
-
-    def betas(self, n: int) -> np.ndarray:
-        """Forward variances on the host, (n,) float64 in [0.01, 0.5)."""
-        return self.stream.uniform(0.01, 0.5, n)
+def public(name: str) -> Any:
+    """A function of `ldmref.math` or a step factory of `ldmref.samplers`, by name."""
+    function = getattr(ldmref.math, name, None)
+    return getattr(ldmref.samplers, name) if function is None else function
 
 
-def to_host(x: Any) -> np.ndarray:
-    """A number or an array of any library as float64 on the host."""
-    if hasattr(x, "detach"):
-        x = x.detach().cpu()
-    elif hasattr(x, "get"):
-        x = x.get()
-    return np.asarray(x, np.float64)
+def formula_of(function: str) -> str:
+    """The formula in the function's docstring, on one line of LaTeX; "" if it has none."""
+    return _search(r"\.\. math::(.*?)\n\s*\n", function)
 
 
-class Miss(NamedTuple):
-    """The worst element of a case: its error in units of rounding, its place, and both values."""
-
-    ulps: float
-    place: tuple[int, ...] = ()
-    got: float = 0.0
-    want: float = 0.0
+def source_of(function: str) -> str:
+    """The source (or derivation) in the function's docstring; "" if it has none."""
+    return _search(r"^(?:Source|Derived): (.*?)(?:\n\s*\n|\n>>>|\Z)", function)
 
 
-def miss(result: tuple[Any, ...], eps: float) -> Miss:
-    """The largest |got - want| in units of eps * max(|want|, scale); inf for NaN or another shape.
-
-    >>> miss(([1.0, 2.5], [1.0, 2.0]), eps=0.25)
-    Miss(ulps=1.0, place=(1,), got=2.5, want=2.0)
-    """
-    got, want = to_host(result[0]), to_host(result[1])
-    scale = to_host(result[2]) if len(result) > 2 else 1.0
-    if got.shape != want.shape:
-        return Miss(float("inf"))
-    if not got.size:
-        return Miss(0.0)
-    error = np.abs(got - want) / (eps * np.maximum(np.abs(want), scale))
-    error = np.where(np.isfinite(error), error, np.inf)
-    index = tuple(int(i) for i in np.unravel_index(np.argmax(error), error.shape))
-    return Miss(float(error[index]), index, float(got[index]), float(want[index]))
+def _search(pattern: str, function: str) -> str:
+    docstring = textwrap.dedent(inspect.getdoc(public(function)) or "") + "\n\n"
+    match = re.search(pattern, docstring, re.DOTALL | re.MULTILINE)
+    return " ".join(match.group(1).split()) if match else ""

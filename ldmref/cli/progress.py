@@ -1,4 +1,4 @@
-"""What a person sees while it works: lines on stderr, a progress bar, and Ctrl-C that is heard."""
+"""Console output of long commands: lines on stderr, a progress bar, and handling of Ctrl-C."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ _WIDTH = 24
 
 
 def one_line(text: str) -> str:
-    """`text` with control characters (line ends, terminal escapes) written out."""
+    """`text` with control characters (line breaks, terminal escapes) escaped."""
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(text: str) -> None:
-    """One line on stderr."""
+    """Print one line on stderr."""
     click.echo(text, err=True)
 
 
 class Stopped(KeyboardInterrupt):
-    """The second Ctrl-C (or SIGTERM): stop at once."""
+    """Raised by the second Ctrl-C or SIGTERM: stop at once."""
 
     def __init__(self, exit_code: int):
         super().__init__()
@@ -42,7 +42,7 @@ class Stop(threading.Event):
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """Within: the first SIGINT or SIGTERM sets the event, a second one raises `Stopped`."""
+    """In this context a first SIGINT or SIGTERM sets the event, a second raises `Stopped`."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -52,18 +52,18 @@ def stopping() -> Iterator[Stop]:
         stop.set()
 
     if threading.current_thread() is not threading.main_thread():
-        yield stop  # only the main thread may handle signals
+        yield stop  # only the main thread can handle signals
         return
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stop
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 class Progress:
-    """Steps done, as a bar that redraws itself or as plain lines; `none` says nothing."""
+    """Progress as a bar that redraws itself (`bar`), as lines (`plain`), or not at all (`none`)."""
 
     def __init__(self, style: str = "auto"):
         self.style = style
@@ -72,7 +72,7 @@ class Progress:
         self.start, self.shown = time.monotonic(), False
 
     def update(self, step: int, steps: int, picture: int, pictures: int, what: str = "") -> None:
-        """`step` of `steps` of the picture (or batch) that begins with `picture` (from 0)."""
+        """Show `step` of `steps` of the batch whose first picture is `picture` (from 0)."""
         done = (picture * steps + step) / (pictures * steps)
         left = (time.monotonic() - self.start) * (1 - done) / done
         text = f"{step}/{steps} steps, {duration(left)} left"
@@ -87,7 +87,7 @@ class Progress:
             self._write(text + "\n")
 
     def clear(self) -> None:
-        """Take the bar away, so that the next line stands alone."""
+        """Erase the bar before other output."""
         if self.style == "bar" and self.shown:
             self._write("\r\x1b[K")
             self.shown = False
@@ -98,7 +98,7 @@ class Progress:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person reads them: 1.3 s, 2 min 5 s, 3 h 20 min."""
+    """Seconds for people: 1.3 s, 2 min 5 s, 3 h 20 min."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:

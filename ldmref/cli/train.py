@@ -1,4 +1,4 @@
-"""`ldmref train`: from pictures to a model folder, resumed where it was stopped."""
+"""`ldmref train`: from pictures to a model folder, resumable."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from ldmref.models.presets import preset
 
 if TYPE_CHECKING:
     from ldmref.training.data import Dataset
-    from ldmref.training.run import Report
+    from ldmref.training.trainer import TrainingProgress
 
 MAX_SIZE = 1024
 option = click.option
@@ -27,7 +27,9 @@ option = click.option
 @option(
     "--data", required=True, metavar="emoji|FOLDER", help="The emoji font, or captioned pictures."
 )
-@option("-o", "--output", required=True, metavar="FOLDER", help="Resumed if it holds checkpoints.")
+@option(
+    "-o", "--output", required=True, metavar="FOLDER", help="Resumed if it contains checkpoints."
+)
 @option(
     "--preset",
     "preset_name",
@@ -36,10 +38,14 @@ option = click.option
     show_default=True,
 )
 @option("--size", type=int, help="Pixels; default: the preset's.")
-@option("--autoencoder-steps", type=click.IntRange(1), help="Steps of the first stage.")
-@option("--steps", type=click.IntRange(1), help="Steps of the second stage.")
-@option("--autoencoder-batch", type=click.IntRange(1), help="Pictures per step, first stage.")
-@option("--batch", type=click.IntRange(1), help="Pictures per step, second stage.")
+@option(
+    "--autoencoder-steps",
+    type=click.IntRange(1),
+    help="Autoencoder: training steps.",
+)
+@option("--steps", type=click.IntRange(1), help="Denoiser: training steps.")
+@option("--autoencoder-batch", type=click.IntRange(1), help="Autoencoder: pictures per step.")
+@option("--batch", type=click.IntRange(1), help="Denoiser: pictures per step.")
 @option("--lr", type=float, help="Learning rate of both stages.")
 @option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
@@ -48,16 +54,16 @@ option = click.option
 def train(data: str, output: str, **flags: Any) -> None:
     """Train an autoencoder, then a denoiser, on captioned pictures.
 
-    A folder's captions stand in metadata.jsonl, metadata.csv or a .txt beside each picture; else
-    they are the file names. Ctrl-C saves; the same command goes on.
+    Captions of a folder come from metadata.jsonl, metadata.csv or a .txt file beside each picture,
+    else from the file names. Ctrl-C saves a checkpoint; repeat the command to resume.
     """
     lr = flags["lr"]
     if lr is not None and not (math.isfinite(lr) and 0 < lr <= 1):
         raise UsageError(f"lr must be above 0 and at most 1, not {lr!r}", code="E-LR")
-    config, out = sized(preset(flags["preset_name"]), flags["size"]), Path(output)
+    config, out = with_size(preset(flags["preset_name"]), flags["size"]), Path(output)
     if data != "emoji":
         config = replace(config, name=out.resolve().name)
-    from ldmref.backends.torch import TorchBackend  # where torch is missing, says so
+    from ldmref.backends.torch import TorchBackend  # raises BackendUnavailable without torch
     from ldmref.training import run
 
     ops = TorchBackend(flags["device"], flags["dtype"])
@@ -65,12 +71,12 @@ def train(data: str, output: str, **flags: Any) -> None:
     first = {"steps": flags["autoencoder_steps"], "batch_size": flags["autoencoder_batch"]}
     second = {"steps": flags["steps"], "batch_size": flags["batch"]}
     shared = {"learning_rate": lr, "seed": flags["seed"]}
-    autoencoder = replace(run.AUTOENCODER, **given(first | shared))
-    diffusion = replace(run.DIFFUSION, **given(second | shared))
-    pictures = dataset(data, config.defaults.width)
+    autoencoder = replace(run.AUTOENCODER, **without_none(first | shared))
+    diffusion = replace(run.DIFFUSION, **without_none(second | shared))
+    pictures = load_dataset(data, config.defaults.width)
     say(f"{len(pictures.images)} pictures of {config.defaults.width}x{config.defaults.height}")
     make_folder(out)
-    batches = {"autoencoder": autoencoder.batch_size, "diffusion": diffusion.batch_size}
+    batch_sizes = {"autoencoder": autoencoder.batch_size, "diffusion": diffusion.batch_size}
     with stopping() as stop:
         try:
             model = run.train(
@@ -80,7 +86,7 @@ def train(data: str, output: str, **flags: Any) -> None:
                 ops,
                 autoencoder=autoencoder,
                 diffusion=diffusion,
-                report=Reporter(batches),
+                report=Reporter(batch_sizes),
                 cancel=stop,
             )
         except Cancelled as cancelled:
@@ -92,18 +98,19 @@ def train(data: str, output: str, **flags: Any) -> None:
 COMMANDS = (train,)
 
 
-def given(values: dict[str, Any]) -> dict[str, Any]:
+def without_none(values: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def sized(config: ModelConfig, size: int | None) -> ModelConfig:
+def with_size(config: ModelConfig, size: int | None) -> ModelConfig:
     """The configuration for square pictures of another size."""
     if size is None:
         return config
-    m = config.size_multiple
-    if not m <= size <= MAX_SIZE or size % m:
+    multiple = config.size_multiple
+    if not multiple <= size <= MAX_SIZE or size % multiple:
         raise UsageError(
-            f"size must be a multiple of {m} from {m} to {MAX_SIZE}, not {size}", code="E-SIZE"
+            f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}",
+            code="E-SIZE",
         )
     return replace(
         config,
@@ -112,7 +119,7 @@ def sized(config: ModelConfig, size: int | None) -> ModelConfig:
     )
 
 
-def dataset(data: str, size: int) -> Dataset:
+def load_dataset(data: str, size: int) -> Dataset:
     """The emoji font, or a folder of pictures."""
     if data == "emoji":
         from ldmref.training.emoji import EmojiDataset
@@ -133,18 +140,17 @@ def make_folder(folder: Path) -> None:
 
 
 class Reporter:
-    """A line on stderr per report."""
+    """One line on stderr per report. `batch_sizes`: stage -> pictures per step."""
 
-    def __init__(self, batches: dict[str, int]):
-        self.batches = batches
+    def __init__(self, batch_sizes: dict[str, int]):
+        self.batch_sizes = batch_sizes
         self.stage, self.step, self.time = "", 0, time.monotonic()
 
-    def __call__(self, report: Report) -> None:
-        now, progress = time.monotonic(), report.progress
-        speed = ""
-        if report.stage == self.stage:  # a resumed stage does not say where it began
+    def __call__(self, stage: str, progress: TrainingProgress) -> None:
+        now, speed = time.monotonic(), ""
+        if stage == self.stage:  # the first step of a resumed stage is unknown
             rate = (progress.step - self.step) / max(1e-9, now - self.time)
             left = duration((progress.steps - progress.step) / rate)
-            speed = f"  {rate * self.batches[report.stage]:.1f} pictures/s  {left} left"
-        self.stage, self.step, self.time = report.stage, progress.step, now
-        say(f"{self.stage} {self.step}/{progress.steps}  loss {progress.loss:.4f}{speed}")
+            speed = f"  {rate * self.batch_sizes[stage]:.1f} pictures/s  {left} left"
+        self.stage, self.step, self.time = stage, progress.step, now
+        say(f"{stage} {progress.step}/{progress.steps}  loss {progress.loss:.4f}{speed}")

@@ -1,4 +1,4 @@
-"""A small CLIP vocabulary as checkpoints store it, and strings that tell tokenizers apart."""
+"""A small CLIP vocabulary in the file formats of checkpoints, and strings hard to tokenize."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ CORPUS = [
 
 @cache
 def small_vocabulary() -> Vocabulary:
-    """About 400 merges on top of CLIP's byte letters; ids in CLIP's order, the marks at the end."""
+    """About 400 merges of CLIP's byte letters; ids in CLIP's order, special tokens last."""
     trained = Tokenizer(BPE(end_of_word_suffix=WORD_END))
     trained.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(add_prefix_space=False)]
@@ -41,7 +41,7 @@ def small_vocabulary() -> Vocabulary:
 
 
 def write_tokenizer(folder: Path, vocabulary: Vocabulary, **files: Any) -> Path:
-    """A tokenizer folder: vocab.json, merges.txt and further JSON files by name."""
+    """Write a tokenizer folder: vocab.json, merges.txt and the JSON files in `files`."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "vocab.json").write_text(json.dumps(dict(vocabulary.vocab)), "utf-8")
     lines = ["#version: 0.2", *(" ".join(pair) for pair in vocabulary.merges), ""]
@@ -52,14 +52,14 @@ def write_tokenizer(folder: Path, vocabulary: Vocabulary, **files: Any) -> Path:
 
 
 def write_bpe(path: Path, vocabulary: Vocabulary) -> Path:
-    """The vocabulary as openai/CLIP's gzipped list of merges."""
+    """Write the vocabulary as openai/CLIP's gzipped list of merges."""
     lines = ['"bpe_simple_vocab_16e6.txt#version: 0.2', *map(" ".join, vocabulary.merges), ""]
     path.write_bytes(gzip.compress("\n".join(lines).encode()))
     return path
 
 
 def awkward_strings() -> list[str]:
-    """Unicode, white space, contractions, numbers, NUL, 10,000 characters; no literal marks."""
+    """Unicode, white space, contractions, numbers, NUL, long text; no literal special tokens."""
     rng = random.Random(0)
     alphabets = [
         "abc dog's", "日本语ひらがな한국어",

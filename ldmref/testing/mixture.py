@@ -1,4 +1,4 @@
-"""An analytic problem: a Gaussian mixture, of which everything at every noise level is known."""
+"""An analytic problem: a Gaussian mixture with density, score and denoiser in closed form."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 @dataclass(frozen=True)
 class Mixture:
-    r"""p(x0) = sum_k w_k N(m_k, s_k^2 I), and with it everything about x = x0 + sigma eps.
+    r"""p(x0) = sum_k w_k N(m_k, s_k^2 I), and the distribution of x = x0 + sigma eps.
 
     weights: (k,), sum 1; means: (k, d); stds: (k,), > 0. At sigma = 0, x is x0 itself.
 
@@ -27,9 +27,9 @@ class Mixture:
         .. math:: \sum_k r_k(x)\left(m_k + \frac{s_k^2}{s_k^2 + \sigma^2}(x - m_k)\right), \quad
                   r_k \propto w_k N(x; m_k, s_k^2 + \sigma^2)
         """
-        kept = self.stds**2 / (self.stds**2 + sigma**2)
-        centre = self.means + kept[:, None] * (x[:, None, :] - self.means)
-        return (self.posterior(x, sigma)[..., None] * centre).sum(axis=1)
+        gain = self.stds**2 / (self.stds**2 + sigma**2)
+        denoised = self.means + gain[:, None] * (x[:, None, :] - self.means)
+        return (self.posterior(x, sigma)[..., None] * denoised).sum(axis=1)
 
     def mean(self) -> np.ndarray:
         """E[x0], (d,)."""
@@ -42,7 +42,7 @@ class Mixture:
         return spread + np.sum(self.weights * self.stds**2) * np.eye(self.means.shape[1])
 
     def sample(self, n: int, rng: np.random.Generator) -> np.ndarray:
-        """Draws of x0, (n, d)."""
+        """n samples of x0, (n, d)."""
         k = rng.choice(len(self.weights), size=n, p=self.weights)
         return self.means[k] + self.stds[k, None] * rng.standard_normal((n, self.means.shape[1]))
 
@@ -66,8 +66,8 @@ class Mixture:
 
     def posterior_gradient(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
         """The gradients r_k (u_k - g) of the posteriors, (n, k, d); x: (n, d)."""
-        share = self.posterior(x, sigma)[..., None]
-        return share * (self._scores(x, sigma) - self.score(x, sigma)[:, None, :])
+        posterior = self.posterior(x, sigma)[..., None]
+        return posterior * (self._scores(x, sigma) - self.score(x, sigma)[:, None, :])
 
     def score(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
         """g, the gradient of the log-density, (n, d); x: (n, d)."""
@@ -75,10 +75,10 @@ class Mixture:
 
     def score_jacobian(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
         """sum_k r_k (u_k u_k^T - I / v_k) - g g^T, (n, d, d); x: (n, d)."""
-        share, u, g = self.posterior(x, sigma), self._scores(x, sigma), self.score(x, sigma)
-        outer = np.einsum("nk,nki,nkj->nij", share, u, u) - g[:, :, None] * g[:, None, :]
-        flat = (share / (self.stds**2 + sigma**2)).sum(axis=1)
-        return outer - flat[:, None, None] * np.eye(x.shape[1])
+        r, u, g = self.posterior(x, sigma), self._scores(x, sigma), self.score(x, sigma)
+        outer = np.einsum("nk,nki,nkj->nij", r, u, u) - g[:, :, None] * g[:, None, :]
+        precision = (r / (self.stds**2 + sigma**2)).sum(axis=1)
+        return outer - precision[:, None, None] * np.eye(x.shape[1])
 
     def score_divergence(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
         """The Laplacian of the log-density, (n,); x: (n, d)."""
@@ -98,7 +98,7 @@ class Mixture:
         .. math:: x' = m + (x - m)\sqrt{\frac{s^2 + \sigma'^2}{s^2 + \sigma^2}}
 
         Raises:
-            ValueError: the mixture has several components, whose flow has no closed form.
+            ValueError: the mixture has several components: their flow has no closed form.
         """
         if len(self.weights) != 1:
             raise ValueError(f"a closed form needs 1 component, not {len(self.weights)}")
@@ -118,7 +118,7 @@ class Mixture:
 
 
 def three_modes() -> Mixture:
-    """A mixture of three modes in the plane: smooth enough to measure orders of convergence."""
+    """Three modes in the plane, smooth enough to measure orders of convergence."""
     return Mixture(
         np.asarray([0.5, 0.3, 0.2]),
         np.asarray([[1.0, 0.5], [-1.2, 0.3], [0.2, -1.0]]),

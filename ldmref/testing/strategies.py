@@ -1,17 +1,17 @@
-"""Hypothesis strategies for all that diffusion formulas take; public, for other projects' tests.
+"""Hypothesis strategies for the arguments of diffusion formulas; public, for your own tests.
 
-Every strategy that draws arrays takes `xp`, an array-API namespace (NumPy by default), and `dtype`,
-the name of a real floating type of it. Data are multiples of 2^-10 in [-8, 8], so that float32 and
-float64 hold the same numbers, and a difference between the two is rounding inside the formula under
-test. Levels (alpha-bar, sigma, beta) are float32 numbers too, for the same reason.
+Strategies for arrays take `xp`, an array-API namespace (NumPy by default), and `dtype`, the name of
+one of its real floating types. Data are multiples of 2^-10 in [-8, 8], so that float32 and float64
+hold the same numbers, and a difference between the two is rounding inside the formula under test.
+For the same reason alpha-bars, sigmas and betas are float32 numbers.
 
     from hypothesis import given
     from ldmref.math import eps_from_x0, q_sample
     from ldmref.testing import strategies
 
     @given(strategies.diffusions())
-    def test_noise_comes_back(drawn):
-        x0, eps, alpha_bar = drawn
+    def test_noise_comes_back(diffusion):
+        x0, eps, alpha_bar = diffusion
         assert np.allclose(eps_from_x0(q_sample(x0, alpha_bar, eps), x0, alpha_bar), eps)
 
 Inside a test that is parametrised over libraries, draw with `st.data()`:
@@ -23,6 +23,7 @@ Inside a test that is parametrised over libraries, draw with `st.data()`:
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -34,41 +35,41 @@ from ldmref.math.arrays import Array
 Strategy = st.SearchStrategy
 
 
-def _levels(low: float, high: float) -> Strategy[float]:
+def _float32s(low: float, high: float) -> Strategy[float]:
     """Float32 numbers in [low, high], as Python floats; the ends are rounded to float32."""
     return st.floats(float(np.float32(low)), float(np.float32(high)), width=32)
 
 
-def _convert(xp: Any, dtype: str) -> Any:
+def _convert(xp: Any, dtype: str) -> Callable[[np.ndarray], Array]:
     return lambda a: xp.asarray(a, dtype=getattr(xp, dtype))
 
 
 def alpha_bar_values(low: float = 1e-4, high: float = 0.9999) -> Strategy[float]:
-    """One alpha-bar, the fraction of signal variance, in [low, high]; ends within [0, 1]."""
-    return _levels(low, high)
+    """One alpha-bar, the fraction of signal variance, in [low, high] within [0, 1]."""
+    return _float32s(low, high)
 
 
 def alpha_bars(
     n: int, xp: Any = np, dtype: str = "float64", low: float = 1e-4, high: float = 0.9999
 ) -> Strategy[Array]:
-    """Alpha-bars of a batch: (n,), each in [low, high], in no order."""
+    """Alpha-bars of a batch: (n,), each in [low, high], unordered."""
     values = st.lists(alpha_bar_values(low, high), min_size=n, max_size=n)
     return values.map(np.asarray).map(_convert(xp, dtype))
 
 
 def sigma_values(low: float = 2.0**-10, high: float = 2.0**10) -> Strategy[float]:
-    """One noise level in the coordinates x = x0 + sigma eps, in [low, high]."""
-    return _levels(low, high)
+    """One sigma of x = x0 + sigma eps, in [low, high]."""
+    return _float32s(low, high)
 
 
 def betas(min_size: int = 2, max_size: int = 32, high: float = 0.5) -> Strategy[np.ndarray]:
-    """A schedule of any shape: (n,) float64 NumPy forward variances in [1e-5, high]."""
-    values = st.lists(_levels(1e-5, high), min_size=min_size, max_size=max_size)
+    """An arbitrary schedule: (n,) float64 NumPy forward variances in [1e-5, high]."""
+    values = st.lists(_float32s(1e-5, high), min_size=min_size, max_size=max_size)
     return values.map(lambda x: np.asarray(x, np.float64))
 
 
 def shapes(min_dims: int = 1, max_dims: int = 4, max_side: int = 3) -> Strategy[tuple[int, ...]]:
-    """Small shapes (n, ...), no side of length 0."""
+    """Small shapes (n, ...) without sides of length 0."""
     return hnp.array_shapes(min_dims=min_dims, max_dims=max_dims, max_side=max_side)
 
 
@@ -90,9 +91,9 @@ def paired(
     bound: int = 8,
 ) -> tuple[Array, ...]:
     """`count` arrays of one shape, such as (x0, eps) or (uncond, cond)."""
-    side = shapes() if shape is None else shape
-    side = draw(side) if isinstance(side, Strategy) else side
-    return tuple(draw(arrays(side, xp, dtype, bound)) for _ in range(count))
+    shape = shapes() if shape is None else shape
+    sizes = draw(shape) if isinstance(shape, Strategy) else shape
+    return tuple(draw(arrays(sizes, xp, dtype, bound)) for _ in range(count))
 
 
 @st.composite
@@ -103,7 +104,7 @@ def diffusions(
     low: float = 1e-4,
     high: float = 0.9999,
 ) -> tuple[Array, Array, Array]:
-    """(x0, eps, alpha_bar): two arrays (n, ...) and a level (n,) for each of the batch."""
+    """(x0, eps, alpha_bar): two arrays (n, ...), and (n,), one alpha-bar per example."""
     x0, eps = draw(paired(2, xp, dtype))
     return x0, eps, draw(alpha_bars(x0.shape[0], xp, dtype, low, high))
 

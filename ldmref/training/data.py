@@ -1,4 +1,4 @@
-"""Training pictures with captions: what a data set is, and one that is a folder of pictures."""
+"""Captioned training pictures: the data set protocol, and folders of pictures."""
 
 from __future__ import annotations
 
@@ -13,50 +13,50 @@ from PIL import Image
 from ldmref.errors import InputError
 from ldmref.io.pictures.images import read_image
 
-PICTURES = (".png", ".jpg", ".jpeg", ".webp")
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Dataset(Protocol):
-    """Pictures in memory and captions drawn at random."""
+    """Pictures in memory with random captions."""
 
     images: np.ndarray
     """(n, 3, H, W) uint8."""
     weights: np.ndarray
-    """(n,) relative frequency with which a picture is drawn."""
+    """(n,) relative sampling frequencies."""
 
-    def caption(self, i: int, stream: np.random.Generator) -> str:
-        """One caption of picture `i`; may differ from call to call."""
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        """A random caption of picture `i`."""
         ...
 
     def vocabulary(self) -> list[str]:
-        """Texts that hold every word that a caption may use, each as often as it matters."""
+        """Texts with every word of the captions, in proportion to its importance."""
         ...
 
 
 class FolderDataset:
-    """A folder of pictures; the caption of `cat.png` stands in the first of these that exists:
+    """A folder of pictures. The caption of `cat.png` comes from the first of these that exists:
 
     `metadata.jsonl` (lines `{"file_name": ..., "text": ...}`), `metadata.csv` (the same columns),
-    `cat.txt` beside it (one caption a line, drawn at random); else the name, `_` and `-` as spaces.
-    Pictures are cropped to a square about their centre and resized.
+    `cat.txt` beside it (one caption per line, chosen at random); else from the file name, with
+    `_` and `-` as spaces. Pictures are centre-cropped to a square and resized.
     """
 
     def __init__(self, folder: str | Path, size: int):
         root = Path(folder)
         if not root.is_dir():
             raise InputError(f"no folder {str(folder)!r} with training pictures", code="E-DATA")
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in PICTURES)
+        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
             raise InputError(
-                f"no pictures in {str(folder)!r}", code="E-DATA", hint="put PNG, JPEG or WebP there"
+                f"no pictures in {str(folder)!r}", code="E-DATA", hint="PNG, JPEG and WebP are read"
             )
         table = _captions_table(root)
         self.captions = [_captions(file, root, table) for file in files]
         self.images = np.stack([_square(read_image(file), size) for file in files])
         self.weights = np.ones(len(files))
 
-    def caption(self, i: int, stream: np.random.Generator) -> str:
-        return self.captions[i][stream.integers(len(self.captions[i]))]
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        return self.captions[i][rng.integers(len(self.captions[i]))]
 
     def vocabulary(self) -> list[str]:
         return [text for texts in self.captions for text in texts]
@@ -95,9 +95,9 @@ def _captions(file: Path, root: Path, table: dict[str, list[str]]) -> list[str]:
     name = file.relative_to(root).as_posix()
     if name in table:
         return table[name]
-    beside = file.with_suffix(".txt")
-    if beside.exists():
-        lines = [line.strip() for line in beside.read_text("utf-8").splitlines() if line.strip()]
-        if lines:
-            return lines
+    captions = file.with_suffix(".txt")
+    if captions.exists():
+        lines = [line.strip() for line in captions.read_text("utf-8").splitlines()]
+        if any(lines):
+            return [line for line in lines if line]
     return [file.stem.replace("_", " ").replace("-", " ")]

@@ -1,9 +1,9 @@
-"""Training the denoiser: Algorithm 1 of DDPM on latents, with text and condition dropout.
+"""Training the denoiser: Algorithm 1 of DDPM on latents, with text and caption dropout.
 
-L = E |v - v_theta(z_t, t, c)|^2 (or eps, or x0, as the scheduler configuration says), z_t from
-q(z_t|z_0) in one jump (Ho et al. 2020, arXiv:2006.11239, algorithm 1), z_0 drawn from the
-autoencoder's posterior, c replaced by the empty prompt with probability `DROPOUT` (Ho and Salimans
-2022, arXiv:2207.12598, algorithm 1). The U-Net and the text transformer learn together.
+L = E |v - v_theta(z_t, t, c)|^2 (or eps, or x0, by the scheduler's prediction type), with z_t from
+q(z_t|z_0) in closed form (Ho et al. 2020, arXiv:2006.11239, algorithm 1), z_0 sampled from the
+autoencoder's posterior, and c replaced by the empty prompt with probability `CAPTION_DROPOUT` (Ho
+and Salimans 2022, arXiv:2207.12598, algorithm 1). U-Net and text transformer are trained jointly.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from ldmref.math.divergence import reparameterize
 from ldmref.math.forward import q_sample
 from ldmref.math.prediction import v_from_x0_eps
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import Params, flatten, init, unflatten
+from ldmref.models.params import Params, Spec, flatten, init, unflatten
 from ldmref.models.text import text_encoder, text_spec
 from ldmref.models.unet import unet, unet_spec
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.data import Dataset
-from ldmref.training.trainer import Plan, Trainer, normal, stream
+from ldmref.training.trainer import Trainer, TrainingConfig, step_generator, step_noise
 
-DROPOUT = 0.1
-NOISY = 1.5  # timesteps are drawn with density NOISY * u^(NOISY - 1): above 1 favours noisy ones
+CAPTION_DROPOUT = 0.1
+TIMESTEP_POWER = 1.5  # u = t / T has density POWER * u^(POWER - 1): above 1 favours noisy timesteps
 
 
 @dataclass(frozen=True)
@@ -41,12 +41,13 @@ class Latents:
     @property
     def scaling_factor(self) -> float:
         """1 / standard deviation of the latents, so that scaled latents have unit variance."""
-        second = self.mean.astype(np.float64) ** 2 + np.exp(self.logvar.astype(np.float64))
-        return float(1.0 / math.sqrt(second.mean() - self.mean.astype(np.float64).mean() ** 2))
+        mean = self.mean.astype(np.float64)
+        second_moment = mean**2 + np.exp(self.logvar.astype(np.float64))
+        return float(1.0 / math.sqrt(second_moment.mean() - mean.mean() ** 2))
 
 
-def diffusion_spec(config: ModelConfig) -> dict:
-    """The shapes of what is trained here: `unet` and `text_encoder`."""
+def diffusion_spec(config: ModelConfig) -> Spec:
+    """The shapes of the trained parameters: `unet` and `text_encoder`."""
     return {"unet": unet_spec(config.unet), "text_encoder": text_spec(config.text_encoder)}
 
 
@@ -66,35 +67,37 @@ def diffusion_trainer(
     latents: Latents,
     tokenizer: PromptTokenizer,
     config: ModelConfig,
-    plan: Plan,
+    training: TrainingConfig,
     ops: TorchBackend,
 ) -> Trainer:
-    """A trainer of U-Net and text transformer; `config.vae.scaling_factor` is the data's."""
+    """A trainer of U-Net and text transformer; `config.vae.scaling_factor` must fit `latents`."""
     means, logvars = torch.as_tensor(latents.mean), torch.as_tensor(latents.logvar)
-    chances = data.weights / data.weights.sum()
-    levels = torch.as_tensor(training_alphas_cumprod(config.scheduler))
+    probabilities = data.weights / data.weights.sum()
+    alphas_cumprod = torch.as_tensor(training_alphas_cumprod(config.scheduler))
     scale = config.vae.scaling_factor
-    total = len(levels)
+    total = len(alphas_cumprod)
 
     def loss(params: Params, step: int) -> torch.Tensor:
-        draw, n = stream(plan.seed, step, "diffusion"), plan.batch_size
-        picked = draw.choice(len(means), n, p=chances)
-        captions = ["" if draw.random() < DROPOUT else data.caption(int(i), draw) for i in picked]
-        u = (np.arange(n) + draw.random(n)) / n  # stratified
-        t = np.minimum((total * u ** (1.0 / NOISY)).astype(np.int64), total - 1)
+        rng, n = step_generator(training.seed, step, "diffusion"), training.batch_size
+        batch = rng.choice(len(means), n, p=probabilities)
+        captions = [
+            "" if rng.random() < CAPTION_DROPOUT else data.caption(int(i), rng) for i in batch
+        ]
+        u = (np.arange(n) + rng.random(n)) / n  # stratified
+        t = np.minimum((total * u ** (1.0 / TIMESTEP_POWER)).astype(np.int64), total - 1)
 
-        index, t = torch.as_tensor(picked), torch.as_tensor(t)
-        noise = normal((2, n, *means.shape[1:]), plan.seed, step, ops)
+        index, t = torch.as_tensor(batch), torch.as_tensor(t)
+        noise = step_noise((2, n, *means.shape[1:]), training.seed, step, ops)
         mean, logvar = means[index].to(ops.device), logvars[index].to(ops.device)
         x0 = scale * reparameterize(mean, logvar, noise[0])
-        eps, alpha_bar = noise[1], levels[t].to(ops.device, torch.float32)
+        eps, alpha_bar = noise[1], alphas_cumprod[t].to(ops.device, torch.float32)
         xt = q_sample(x0, alpha_bar, eps)
         target = {"v": v_from_x0_eps(x0, eps, alpha_bar), "eps": eps, "x0": x0}
 
         ids = ops.asarray(tokenizer.encode(captions)[0])
         context = ops.asarray(text_encoder(ops, params.text_encoder, config.text_encoder, ids))
-        time = t.to(ops.device, torch.float32)
-        predicted = unet(ops, params.unet, config.unet, ops.asarray(xt), time, context)
-        return (predicted.float() - target[config.scheduler.prediction_type]).square().mean()
+        timesteps = t.to(ops.device, torch.float32)
+        prediction = unet(ops, params.unet, config.unet, ops.asarray(xt), timesteps, context)
+        return (prediction.float() - target[config.scheduler.prediction_type]).square().mean()
 
-    return Trainer(plan, initial_params(config, plan.seed), loss, ops)
+    return Trainer(training, initial_params(config, training.seed), loss, ops)

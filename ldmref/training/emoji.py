@@ -1,7 +1,7 @@
-"""The emoji font as a data set: drawn by Pillow, captioned by Unicode.
+"""The emoji font as a data set: rendered by Pillow, captioned by Unicode names.
 
 Debian packages: `fonts-noto-color-emoji` (the font, SIL OFL 1.1), `unicode-data` (the names, in
-`emoji-test.txt`) and, if there, `unicode-cldr-core` (the keywords).
+`emoji-test.txt`) and, optionally, `unicode-cldr-core` (the keywords).
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ldmref.errors import InputError
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
 KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
-CELL, FONT_SIZE = 136, 109  # the font holds 136 x 128 bitmaps, drawn at this one size
+CELL, FONT_SIZE = 136, 109  # the font's only size: 136 x 128 bitmaps
 
 STOP_WORDS = frozenset("a an and for from in no not of off on or the to with s o d".split())
 SKIN_TONE_WEIGHT = 0.1
@@ -28,7 +28,7 @@ SKIN_TONE_WEIGHT = 0.1
 
 @dataclass(frozen=True)
 class Emoji:
-    """One fully qualified emoji: its characters, its name, the subgroup it stands in."""
+    """A fully qualified emoji: characters, name, and Unicode subgroup."""
 
     text: str
     name: str
@@ -46,7 +46,7 @@ class Emoji:
 
 def emoji_list() -> list[Emoji]:
     """All fully qualified emoji of `emoji-test.txt`, in its order (3,655 in Unicode 15.0)."""
-    _need(NAMES, "unicode-data")
+    _require(NAMES, "unicode-data")
     emoji, subgroup = [], ""
     for line in NAMES.read_text("utf-8").splitlines():
         if line.startswith("# subgroup:"):
@@ -57,84 +57,84 @@ def emoji_list() -> list[Emoji]:
     return emoji
 
 
-def draw(emoji: Emoji, size: int = CELL) -> Image.Image:
-    """The font's own drawing on white, centred in a 136 x 136 square, then resized."""
+def render(emoji: Emoji, size: int = CELL) -> Image.Image:
+    """The font's bitmap on white, centred in a 136 x 136 square, then resized."""
     image = Image.new("RGB", (CELL, CELL), "white")
-    at = (CELL // 2, CELL // 2)
-    ImageDraw.Draw(image).text(at, emoji.text, font=_font(), anchor="mm", embedded_color=True)
+    centre = (CELL // 2, CELL // 2)
+    ImageDraw.Draw(image).text(centre, emoji.text, font=_font(), anchor="mm", embedded_color=True)
     return image if size == CELL else image.resize((size, size), Image.Resampling.LANCZOS)
 
 
 class EmojiDataset:
-    """All emoji at one size. Captions: mostly the name; else part of it, an article, a keyword.
+    """All emoji at one size. Captions: mostly the name; else some of its words, or a keyword.
 
-    A caption that is the name of another emoji always means that one: "person" is the person, not
-    one of the hundreds that have the word in their names.
+    The name of one emoji is never the caption of another: "person" is the person, not one of the
+    hundreds with that word in their names.
     """
 
     def __init__(self, size: int):
         self.emoji = emoji_list()
-        self.images = np.stack([np.asarray(draw(e, size)).transpose(2, 0, 1) for e in self.emoji])
+        self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
         self.weights = np.asarray(
             [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
         )
-        named = {word for e in self.emoji for word in e.words}
+        name_words = {word for e in self.emoji for word in e.words}
         self.names = {" ".join(e.words) for e in self.emoji}
         keywords = _keywords()
         self.keywords = [
             [k for k in (*keywords.get(e.text, ()), e.subgroup.replace("-", " "))
-             if _means(k, e, named)]
+             if _is_useful_keyword(k, e, name_words)]
             for e in self.emoji
         ]  # fmt: skip
 
-    def caption(self, i: int, stream: np.random.Generator) -> str:
-        part = self._part_or_name(i, stream)
-        return self.emoji[i].name if " ".join(_words(part)) in self.names else part
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        caption = self._random_caption(i, rng)
+        return self.emoji[i].name if " ".join(_words(caption)) in self.names else caption
 
-    def _part_or_name(self, i: int, stream: np.random.Generator) -> str:
+    def _random_caption(self, i: int, rng: np.random.Generator) -> str:
         emoji, keywords = self.emoji[i], self.keywords[i]
-        kind = stream.random()
+        kind = rng.random()
         if emoji.has_skin_tone or kind < 0.58:
             return emoji.name
         words = [w for w in emoji.words if w not in STOP_WORDS] or emoji.words
         if kind < 0.66:
-            return f"{('a', 'an', 'the')[stream.integers(3)]} {emoji.name}"
+            return f"{('a', 'an', 'the')[rng.integers(3)]} {emoji.name}"
         if kind < 0.80:
-            return words[stream.integers(len(words))]
+            return words[rng.integers(len(words))]
         if kind < 0.90 and keywords:
-            return keywords[stream.integers(len(keywords))]
-        kept = [w for w in words if stream.random() < 0.6]
-        return " ".join(kept or words)
+            return keywords[rng.integers(len(keywords))]
+        subset = [w for w in words if rng.random() < 0.6]
+        return " ".join(subset or words)
 
     def vocabulary(self) -> list[str]:
         names = [e.name for e in self.emoji for _ in range(2)]
-        return names + [k for ks in self.keywords for k in ks] + ["a an the"]
+        return names + [keyword for ks in self.keywords for keyword in ks] + ["a an the"]
 
 
 def _words(text: str) -> list[str]:
     return re.findall(r"[^\W_]+|[#*!&]", text.lower())
 
 
-def _means(keyword: str, emoji: Emoji, named: set[str]) -> bool:
-    """Whether a keyword is worth learning: a word that names other emoji should mean those."""
+def _is_useful_keyword(keyword: str, emoji: Emoji, name_words: set[str]) -> bool:
+    """Whether a keyword is short and does not only consist of words that name other emoji."""
     words = re.findall(r"[^\W_]+", keyword.lower())
-    return 0 < len(words) <= 3 and not all(w in named and w not in emoji.words for w in words)
+    return 0 < len(words) <= 3 and not all(w in name_words and w not in emoji.words for w in words)
 
 
 def _keywords() -> dict[str, list[str]]:
+    """Emoji characters -> keywords; empty without the optional package."""
     if not KEYWORDS.exists():
         return {}
-    found: dict[str, list[str]] = {}
+    annotations: dict[str, list[str]] = {}
     for node in ET.parse(KEYWORDS).iter("annotation"):
         if node.get("type") != "tts" and node.text:
-            found[node.get("cp", "")] = [k.strip() for k in node.text.split("|")]
-    # the file leaves out the variation selector that fully qualified emoji carry
-    return {
-        e.text: found[key] for e in emoji_list() if (key := e.text.replace("\ufe0f", "")) in found
-    }
+            annotations[node.get("cp", "")] = [k.strip() for k in node.text.split("|")]
+    # the file omits the variation selector of fully qualified emoji
+    keys = {e.text: e.text.replace("\ufe0f", "") for e in emoji_list()}
+    return {text: annotations[key] for text, key in keys.items() if key in annotations}
 
 
-def _need(path: Path, package: str) -> None:
+def _require(path: Path, package: str) -> None:
     if not path.exists():
         raise InputError(
             f"the emoji data set needs {path}", code="E-DATA", hint=f"apt-get install {package}"
@@ -148,5 +148,5 @@ def _font() -> ImageFont.FreeTypeFont:
             code="E-DATA",
             hint="use the Pillow wheels from PyPI",
         )
-    _need(FONT, "fonts-noto-color-emoji")
+    _require(FONT, "fonts-noto-color-emoji")
     return ImageFont.truetype(str(FONT), FONT_SIZE)

@@ -1,8 +1,8 @@
-"""One training from pictures to a model folder, in a folder where it can be taken up again.
+"""A complete training, from pictures to a model folder. It can be interrupted and resumed.
 
 out/autoencoder.safetensors   checkpoint of the first stage
 out/diffusion.safetensors     checkpoint of the second stage
-out/tokenizer.json            made once from the captions
+out/tokenizer.json            built once from the captions
 out/model/                    the model: averaged weights in float16, ready for `ldmref.load`
 """
 
@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -24,20 +24,16 @@ from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
 from ldmref.training.autoencoder import autoencoder_trainer, encode_dataset
 from ldmref.training.data import Dataset
 from ldmref.training.diffusion import Latents, diffusion_trainer
-from ldmref.training.trainer import Plan, Progress, Trainer
+from ldmref.training.trainer import Trainer, TrainingConfig, TrainingProgress
 
-AUTOENCODER = Plan(steps=4900, batch_size=32, learning_rate=1.2e-3, warmup=100, ema_decay=0.995)
-DIFFUSION = Plan(
+AUTOENCODER = TrainingConfig(
+    steps=4900, batch_size=32, learning_rate=1.2e-3, warmup=100, ema_decay=0.995
+)
+DIFFUSION = TrainingConfig(
     steps=10_000, batch_size=64, learning_rate=1e-3, warmup=300, ema_decay=0.998, muon_rate=2e-3
 )
 
-
-@dataclass(frozen=True)
-class Report:
-    """What a running training tells: its stage and the progress within it."""
-
-    stage: str
-    progress: Progress
+ProgressCallback = Callable[[str, TrainingProgress], None]  # callback(stage, progress)
 
 
 def train(
@@ -46,24 +42,40 @@ def train(
     out: Path,
     ops: TorchBackend,
     *,
-    autoencoder: Plan = AUTOENCODER,
-    diffusion: Plan = DIFFUSION,
-    report: Callable[[Report], None] = lambda report: None,
+    autoencoder: TrainingConfig = AUTOENCODER,
+    diffusion: TrainingConfig = DIFFUSION,
+    report: ProgressCallback = lambda stage, progress: None,
     cancel: Event | None = None,
     checkpoint_seconds: float = 120.0,
     card: str = "",
 ) -> Path:
-    """Train both stages, or what is left of them, and export the model; returns `out/model`.
+    """Train both stages, or the rest of them, and export the model; returns `out/model`.
 
-    Whatever interrupts it (`cancel`, Ctrl-C, an exception of `report`), a checkpoint is saved.
+    A checkpoint is saved on any interruption: `cancel`, Ctrl-C, an exception of `report`.
     """
+
+    def run_stage(trainer: Trainer, stage: str) -> None:
+        checkpoint = out / f"{stage}.safetensors"
+        if checkpoint.exists():
+            trainer.resume(checkpoint)
+        if trainer.step >= trainer.config.steps:
+            return
+        saved = time.monotonic()
+        try:
+            every = max(1, min(100, trainer.config.steps // 20))
+            for progress in trainer.run(every, cancel):
+                report(stage, progress)
+                if time.monotonic() - saved > checkpoint_seconds:
+                    trainer.save(checkpoint)
+                    saved = time.monotonic()
+        finally:
+            trainer.save(checkpoint)
+
     out.mkdir(parents=True, exist_ok=True)
     tokenizer = _tokenizer(data, config, out / "tokenizer.json")
 
     first = autoencoder_trainer(data, config.vae, autoencoder, ops)
-    _train(
-        first, out / "autoencoder.safetensors", "autoencoder", report, cancel, checkpoint_seconds
-    )
+    run_stage(first, "autoencoder")
     vae = first.ema_params()
     exact = TorchBackend(ops.device, "float32")
     latents = Latents(*encode_dataset(data, tree_map(exact.asarray, vae), config.vae, exact))
@@ -71,9 +83,7 @@ def train(
 
     second = diffusion_trainer(data, latents, tokenizer, config, diffusion, ops)
     try:
-        _train(
-            second, out / "diffusion.safetensors", "diffusion", report, cancel, checkpoint_seconds
-        )
+        run_stage(second, "diffusion")
     finally:
         export(out / "model", config, vae, second.ema_params(), tokenizer, card)
     return out / "model"
@@ -93,33 +103,9 @@ def export(
     save_folder(folder, config, params, text, extra={"README.md": card} if card else None)
 
 
-def _train(
-    trainer: Trainer,
-    checkpoint: Path,
-    stage: str,
-    report: Callable[[Report], None],
-    cancel: Event | None,
-    seconds: float,
-) -> None:
-    if checkpoint.exists():
-        trainer.resume(checkpoint)
-    if trainer.step >= trainer.plan.steps:
-        return
-    saved = time.monotonic()
-    try:
-        every = max(1, min(100, trainer.plan.steps // 20))
-        for progress in trainer.run(every, cancel):
-            report(Report(stage, progress))
-            if time.monotonic() - saved > seconds:
-                trainer.save(checkpoint)
-                saved = time.monotonic()
-    finally:
-        trainer.save(checkpoint)
-
-
 def _tokenizer(data: Dataset, config: ModelConfig, path: Path) -> PromptTokenizer:
     text = config.text_encoder
     if not path.exists():
-        made = word_tokenizer(data.vocabulary(), text.vocab_size)
-        path.write_text(made.to_str(pretty=True), "utf-8")
+        tokenizer = word_tokenizer(data.vocabulary(), text.vocab_size)
+        path.write_text(tokenizer.to_str(pretty=True), "utf-8")
     return PromptTokenizer(Tokenizer.from_file(str(path)), text.max_position_embeddings)

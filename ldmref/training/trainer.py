@@ -1,7 +1,7 @@
-"""What every training shares: parameters under gradient, optimizers, EMA, rate, checkpoints.
+"""The training loop: parameters, optimizers, moving average, learning-rate schedule, checkpoints.
 
-All randomness of step i comes from streams keyed by (seed, i), so a resumed training goes on
-exactly as the uninterrupted one would have.
+All randomness of step i comes from generators keyed by (seed, i), so a resumed training equals an
+uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -23,14 +23,18 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, InputError
 from ldmref.models.params import Params, flatten, unflatten
 
+OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
+
 
 @dataclass(frozen=True)
-class Plan:
-    """How long and how fast a network is trained.
+class TrainingConfig:
+    """Hyperparameters of one training stage.
 
-    `muon_rate` above 0 gives the matrices and kernels between the first and the last layer to Muon
-    (momentum, orthogonalised; Jordan et al. 2024, scaled as in Liu et al. 2025, arXiv:2502.16982)
-    at that rate; everything else, and without it everything, is AdamW's at `learning_rate`.
+    `muon_rate` above 0 trains the matrices and kernels between the first and the last layer with
+    Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
+    arXiv:2502.16982) at that learning rate, and all other parameters with AdamW at `learning_rate`;
+    at 0, AdamW trains everything.
     """
 
     steps: int
@@ -43,17 +47,17 @@ class Plan:
     muon_rate: float = 0.0
     seed: int = 0
 
-    def pace(self, step: int) -> float:
-        """The factor on every rate: linear warm-up to 1, then half a cosine to 0 at `steps`."""
+    def lr_schedule(self, step: int) -> float:
+        """The factor on all learning rates: linear warm-up to 1, then half a cosine to 0."""
         if step < self.warmup:
             return (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
 @dataclass(frozen=True)
-class Progress:
-    """What a training reports: `loss` is the mean since the last report."""
+class TrainingProgress:
+    """Progress within a stage; `loss` is the mean since the last report."""
 
     step: int
     steps: int
@@ -61,121 +65,129 @@ class Progress:
 
 
 class Trainer:
-    """Optimizers and an exponential moving average over one parameter tree.
+    """Trains one parameter tree and keeps an exponential moving average of it.
 
-    `loss(params, step)` is the scalar training loss; `step` keys its randomness.
+    Args:
+        config: hyperparameters.
+        params: initial parameters; trained in float32.
+        loss: `loss(params, step)`, the scalar training loss; `step` keys its randomness.
+        ops: backend that runs the loss.
     """
 
-    def __init__(self, plan: Plan, params: Params, loss: Callable, ops: TorchBackend):
-        self.plan, self.loss, self.step = plan, loss, 0
-        host = flatten(params)
-        self.shapes = {name: tuple(leaf.shape) for name, leaf in host.items()}
-        flat = {
-            name: torch.as_tensor(np.array(leaf), dtype=torch.float32).to(ops.device)
-            for name, leaf in host.items()
-        }
-        for name in flat:
-            if self._is_for_muon(name):
-                flat[name] = flat[name].flatten(1)  # kernels as matrices (o, i*k*k)
-        self.flat = {name: torch.nn.Parameter(leaf) for name, leaf in flat.items()}
-        self.ema = {name: leaf.detach().clone() for name, leaf in self.flat.items()}
+    def __init__(
+        self,
+        config: TrainingConfig,
+        params: Params,
+        loss: Callable[[Params, int], torch.Tensor],
+        ops: TorchBackend,
+    ):
+        self.config, self.loss, self.step = config, loss, 0
+        arrays = flatten(params)
+        self.shapes = {name: tuple(array.shape) for name, array in arrays.items()}
+        self.parameters = {}
+        for name, array in arrays.items():
+            tensor = torch.as_tensor(np.array(array), dtype=torch.float32).to(ops.device)
+            if self._uses_muon(name):
+                tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
+            self.parameters[name] = torch.nn.Parameter(tensor)
+        self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizers = self._optimizers()
 
-    def _is_for_muon(self, name: str) -> bool:
-        ends = ("embedding.weight", "conv_in.weight", "conv_out.weight")
-        return self.plan.muon_rate > 0 and len(self.shapes[name]) > 1 and not name.endswith(ends)
+    def _uses_muon(self, name: str) -> bool:
+        matrix = len(self.shapes[name]) > 1
+        return self.config.muon_rate > 0 and matrix and not name.endswith(NOT_FOR_MUON)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        plan = self.plan
-        muon = [p for name, p in self.flat.items() if self._is_for_muon(name)]
-        rest = {name: p for name, p in self.flat.items() if not self._is_for_muon(name)}
-        decayed = [p for p in rest.values() if p.ndim > 1]
-        others = [p for p in rest.values() if p.ndim <= 1]
-        made: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(
-                [{"params": decayed, "weight_decay": plan.weight_decay},
-                 {"params": others, "weight_decay": 0.0}],
-                lr=plan.learning_rate, betas=(0.9, 0.99), fused=True,
-            )
-        ]  # fmt: skip
+        config = self.config
+        muon = [p for name, p in self.parameters.items() if self._uses_muon(name)]
+        adamw = [p for name, p in self.parameters.items() if not self._uses_muon(name)]
+        groups = [
+            {"params": [p for p in adamw if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in adamw if p.ndim <= 1], "weight_decay": 0.0},
+        ]
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
+        ]
         if muon:
-            made.append(
+            optimizers.append(
                 torch.optim.Muon(
                     muon,
-                    lr=plan.muon_rate,
-                    weight_decay=plan.weight_decay,
+                    lr=config.muon_rate,
+                    weight_decay=config.weight_decay,
                     adjust_lr_fn="match_rms_adamw",
                 )
             )
-        return made
+        return optimizers
 
     @property
     def params(self) -> Params:
-        """The tree under gradient, every leaf in its own shape."""
-        return unflatten({name: p.view(self.shapes[name]) for name, p in self.flat.items()})
+        """The parameter tree under autograd, every tensor in its own shape."""
+        return unflatten({name: p.view(self.shapes[name]) for name, p in self.parameters.items()})
 
     def ema_params(self) -> Params:
-        """The averaged tree, float32 on the host."""
+        """The averaged parameter tree, float32 on the host."""
         return unflatten(
-            {name: leaf.view(self.shapes[name]).cpu().numpy() for name, leaf in self.ema.items()}
+            {name: p.view(self.shapes[name]).cpu().numpy() for name, p in self.ema.items()}
         )
 
-    def run(self, report_every: int = 100, cancel: Event | None = None) -> Iterator[Progress]:
-        """Train to the end of the plan, yielding now and then.
+    def run(
+        self, report_every: int = 100, cancel: Event | None = None
+    ) -> Iterator[TrainingProgress]:
+        """Train up to `config.steps`, yielding every `report_every` steps and at the end.
 
         Raises:
-            Cancelled: `cancel` was set; the step under way was finished.
+            Cancelled: `cancel` was set; the current step was finished.
         """
-        total, since = 0.0, 0
-        while self.step < self.plan.steps:
+        total_loss, since_report = 0.0, 0
+        while self.step < self.config.steps:
             if cancel is not None and cancel.is_set():
                 raise Cancelled(
-                    f"stopped after step {self.step} of {self.plan.steps}",
+                    f"stopped after step {self.step} of {self.config.steps}",
                     code="E-CANCELLED",
-                    hint="the checkpoint is saved; the same command goes on from there",
+                    hint="the checkpoint is saved; repeat the command to resume",
                 )
-            pace = self.plan.pace(self.step)
-            loss = self.loss(self.params, self.step)
-            for optimizer in self.optimizers:
-                for group in optimizer.param_groups:
-                    group["lr"] = optimizer.defaults["lr"] * pace
-                optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(self.flat.values(), self.plan.clip_norm)
-            for optimizer in self.optimizers:
-                optimizer.step()
-            self.step += 1
-            decay = min(self.plan.ema_decay, (1 + self.step) / (10 + self.step))
-            with torch.no_grad():
-                for name, leaf in self.flat.items():
-                    self.ema[name].lerp_(leaf, 1 - decay)
-            total, since = total + loss.detach(), since + 1
-            if self.step % report_every == 0 or self.step == self.plan.steps:
-                yield Progress(self.step, self.plan.steps, float(total) / since)
-                total, since = 0.0, 0
+            total_loss, since_report = total_loss + self._train_step(), since_report + 1
+            if self.step % report_every == 0 or self.step == self.config.steps:
+                loss = float(total_loss) / since_report
+                yield TrainingProgress(self.step, self.config.steps, loss)
+                total_loss, since_report = 0.0, 0
+
+    def _train_step(self) -> torch.Tensor:
+        """One optimization step; returns the loss before it."""
+        factor = self.config.lr_schedule(self.step)
+        loss = self.loss(self.params, self.step)
+        for optimizer in self.optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = optimizer.defaults["lr"] * factor
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+        for optimizer in self.optimizers:
+            optimizer.step()
+        self.step += 1
+        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        with torch.no_grad():
+            for name, parameter in self.parameters.items():
+                self.ema[name].lerp_(parameter, 1 - decay)
+        return loss.detach()
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint beside `path`, then move it there in one step."""
-        tensors = {f"params.{name}": leaf.detach() for name, leaf in self.flat.items()}
-        tensors |= {f"ema.{name}": leaf for name, leaf in self.ema.items()}
-        for optimizer, name in self._owners():
-            for key, value in optimizer.state[self.flat[name]].items():
+        """Write a checkpoint atomically."""
+        tensors = {f"params.{name}": p.detach() for name, p in self.parameters.items()}
+        tensors |= {f"ema.{name}": p for name, p in self.ema.items()}
+        for name, parameter in self.parameters.items():
+            for key, value in self._optimizer_of(name).state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-        aside = path.with_name(path.name + ".part")
-        save_file(
-            {name: leaf.contiguous() for name, leaf in tensors.items()},
-            str(aside),
-            {"step": json.dumps(self.step)},
-        )
-        os.replace(aside, path)
+        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
+        temporary = path.with_name(path.name + ".part")
+        save_file(tensors, str(temporary), {"step": json.dumps(self.step)})
+        os.replace(temporary, path)
 
-    def _owners(self) -> Iterator[tuple[torch.optim.Optimizer, str]]:
-        """Every parameter's name with the optimizer that moves it."""
-        for name in self.flat:
-            yield self.optimizers[1 if self._is_for_muon(name) else 0], name
+    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
+        return self.optimizers[1 if self._uses_muon(name) else 0]
 
     def resume(self, path: Path) -> None:
-        """Go on where the checkpoint at `path` stopped.
+        """Load the checkpoint at `path`.
 
         Raises:
             InputError: the file is damaged or belongs to another network.
@@ -188,35 +200,35 @@ class Trainer:
             raise InputError(
                 f"the checkpoint {path.name} is damaged: {error}",
                 code="E-RESUME",
-                hint="delete it to start this stage anew",
+                hint="delete it to restart this stage",
             ) from error
-        want = {f"params.{name}": tuple(leaf.shape) for name, leaf in self.flat.items()}
-        have = {k: tuple(v.shape) for k, v in tensors.items() if k.startswith("params.")}
-        if want != have:
+        expected = {f"params.{name}": tuple(p.shape) for name, p in self.parameters.items()}
+        shapes = {k: tuple(v.shape) for k, v in tensors.items() if k.startswith("params.")}
+        if shapes != expected:
             raise InputError(
                 f"{path.name} belongs to another network",
                 code="E-RESUME",
                 hint="train into an empty folder",
             )
         with torch.no_grad():
-            for optimizer, name in self._owners():
-                leaf = self.flat[name]
-                leaf.copy_(tensors[f"params.{name}"])
+            for name, parameter in self.parameters.items():
+                parameter.copy_(tensors[f"params.{name}"])
                 self.ema[name].copy_(tensors[f"ema.{name}"])
-                for key in ("step", "exp_avg", "exp_avg_sq", "momentum_buffer"):
+                state = self._optimizer_of(name).state[parameter]
+                for key in OPTIMIZER_STATE:
                     value = tensors.get(f"optimizer.{key}.{name}")
                     if value is not None:
-                        optimizer.state[leaf][key] = value.clone().to(leaf.device)
+                        state[key] = value.clone().to(parameter.device)
 
 
-def stream(seed: int, step: int, purpose: str) -> np.random.Generator:
-    """The random stream of one step."""
-    words = [seed, step, *purpose.encode()]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(words)))
+def step_generator(seed: int, step: int, purpose: str) -> np.random.Generator:
+    """The random generator of one step and purpose."""
+    key = [seed, step, *purpose.encode()]
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def normal(shape: tuple[int, ...], seed: int, step: int, ops: TorchBackend) -> torch.Tensor:
-    """Standard normal noise of one step, drawn by torch (numpy's is slower than the network)."""
-    key = int(stream(seed, step, "noise").integers(2**62))
+def step_noise(shape: tuple[int, ...], seed: int, step: int, ops: TorchBackend) -> torch.Tensor:
+    """Standard normal noise of one step, from torch (NumPy's is slower than the network)."""
+    key = int(step_generator(seed, step, "noise").integers(2**62))
     generator = torch.Generator(device=ops.device).manual_seed(key)
     return torch.randn(shape, generator=generator, device=ops.device)

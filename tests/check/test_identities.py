@@ -1,13 +1,18 @@
 """Every identity holds in every library, and fails for a function that is wrong."""
 
 import types
+from pathlib import Path
 
+import numpy as np
 import pytest
+from array_api_compat import numpy as xp
 
 import ldmref.math
 from ldmref.backends import get_backend
 from ldmref.check import identities, run
-from ldmref.check.identity import Draw, Functions, Identity, miss, public
+from ldmref.check.chapters import CHAPTERS
+from ldmref.check.comparison import deviation
+from ldmref.check.identity import Functions, RandomInputs, formula_of, public, source_of
 
 IDENTITIES = identities()
 NAMES = [i.name for i in IDENTITIES]
@@ -15,12 +20,24 @@ NAMES = [i.name for i in IDENTITIES]
 
 @pytest.mark.parametrize("identity", NAMES)
 def test_identity_holds(ops, identity):
-    (row,) = [r for r in run(ops, cases=10, only=identity) if r.identity == identity]
-    assert row.holds, f"{row.verdict}: worst {row.worst} of {row.allowed}; {row.detail}"
+    (result,) = [r for r in run(ops, cases=10, only=identity) if r.identity == identity]
+    assert result.holds, (
+        f"{result.verdict}: worst {result.worst} of {result.allowed}; {result.detail}"
+    )
 
 
 def test_names_are_unique():
     assert len(set(NAMES)) == len(NAMES)
+
+
+def test_modules_are_named_after_their_pages():
+    root = Path(__file__).parents[2]
+    modules = {p.stem for p in (root / "ldmref/check/chapters").glob("*.py")} - {"__init__"}
+    assert len(modules) == len(CHAPTERS)
+    for chapter in CHAPTERS:
+        assert chapter.identities and (root / "docs/math" / f"{chapter.page}.md").is_file()
+        names = {i.case.__module__.rpartition(".")[2] for i in chapter.identities}
+        assert all(n == chapter.page or n.startswith(f"{chapter.page}_") for n in names)
 
 
 def test_identities_name_functions_that_exist():
@@ -31,7 +48,7 @@ def test_identities_name_functions_that_exist():
 
 @pytest.mark.parametrize("identity", IDENTITIES, ids=NAMES)
 def test_identity_calls_its_functions(identity):
-    """What an identity says it checks, it calls: else it could not fail for it."""
+    """It could not fail for a function that it does not call."""
     called = set()
 
     class Spy(Functions):
@@ -40,29 +57,26 @@ def test_identity_calls_its_functions(identity):
             return super().__getattr__(name)
 
     for case in range(5):
-        identity.case(Spy(), _draw(case))
+        identity.case(Spy(), _random_inputs(case))
     assert {identity.function, *identity.uses} <= called
 
 
 @pytest.mark.parametrize("identity", IDENTITIES, ids=NAMES)
 def test_identity_tells_wrong_from_right(identity):
-    """A function whose numbers are off by 1 in 1000 is found out."""
+    """The identity fails for a function whose numbers are off by 1 in 1000."""
     ops = get_backend("numpy", dtype="float64")
     wrong = types.ModuleType("wrong")
     setattr(wrong, identity.function, _off(public(identity.function)))
-    rows = [r for r in run(ops, against=wrong, cases=30, only=identity.name)]
-    assert not next(r for r in rows if r.identity == identity.name).holds
+    results = run(ops, against=wrong, cases=30, only=identity.name)
+    assert not next(r for r in results if r.identity == identity.name).holds
 
 
-def _draw(case):
-    import numpy as np
-    from array_api_compat import numpy as xp
-
-    return Draw(xp, xp.float64, None, np.random.Generator(np.random.Philox(case)))
+def _random_inputs(case):
+    return RandomInputs(xp, xp.float64, None, np.random.Generator(np.random.Philox(case)))
 
 
 def _off(function):
-    """The function with every floating result (arrays in tuples and of inner functions too) off."""
+    """The function with every number that it returns (also in tuples, from closures) perturbed."""
 
     def spoil(value):
         if isinstance(value, bool | int | str) or value is None:
@@ -86,7 +100,7 @@ def _off(function):
 
 
 def _spoiled_class(kind, spoil):
-    """A subclass all of whose public methods are off."""
+    """A subclass whose public methods are perturbed."""
     methods = {
         name: (lambda f: lambda self, *a, **k: spoil(f(self, *a, **k)))(value)
         for base in reversed(kind.__mro__[:-1])
@@ -96,12 +110,20 @@ def _spoiled_class(kind, spoil):
     return type(kind.__name__, (kind,), methods)
 
 
-def test_miss_counts_units_of_rounding():
-    assert miss(([1.0, 2.5], [1.0, 2.0]), 0.25).ulps == 1.0
-    assert miss(([0.5], [0.0], 2.0), 0.25) == (1.0, (0,), 0.5, 0.0)
-    assert miss(([float("nan")], [0.0]), 1.0).ulps == float("inf")
-    assert miss(([1.0, 2.0], [1.0]), 1.0).ulps == float("inf")
-    assert miss(([], []), 1.0).ulps == 0.0
+def test_deviation_counts_units_of_rounding():
+    assert deviation(([1.0, 2.5], [1.0, 2.0]), 0.25).ulps == 1.0
+    assert deviation((np.asarray([0.5]), [0.0], 2.0), 0.25) == (1.0, (0,), 0.5, 0.0, "")
+    assert deviation((np.asarray([float("nan")]), [0.0]), 1.0).ulps == float("inf")
+    assert deviation((np.asarray([1.0, 2.0]), [1.0]), 1.0).ulps == float("inf")
+    assert deviation((np.asarray([]), []), 1.0).ulps == 0.0
+
+
+def test_deviation_compares_lists_item_by_item():
+    vector, matrix = np.asarray([1.0, 2.0]), np.ones((2, 2))
+    assert deviation(([vector, matrix], [vector, matrix]), 1.0).ulps == 0.0
+    assert deviation(([vector, 2 * matrix], [vector, matrix]), 0.5)[:2] == (2.0, (1, 0, 0))
+    assert "shapes differ: (2,) and (2, 2)" in str(deviation(([vector], [matrix]), 1.0))
+    assert deviation(([vector], [vector, matrix]), 1.0).ulps == float("inf")
 
 
 def test_cases_do_not_depend_on_their_neighbours():
@@ -114,11 +136,11 @@ def test_cases_do_not_depend_on_their_neighbours():
 
 
 def test_formula_and_source_come_from_the_docstring():
-    identity = Identity("q_sample", "none", lambda f, draw: (0.0, 0.0), 1.0)
-    assert identity.formula().startswith("x_t = ") and "2006.11239" in identity.source()
+    assert formula_of("q_sample").startswith("x_t = ") and "2006.11239" in source_of("q_sample")
 
 
 def test_functions_prefer_the_implementation():
-    theirs = types.SimpleNamespace(snr=lambda a: "theirs")
-    assert Functions(theirs).snr(0.5) == "theirs"  # type: ignore[arg-type]
-    assert Functions(theirs).q_sample is ldmref.math.q_sample  # type: ignore[arg-type]
+    implementation = types.ModuleType("mine")
+    implementation.__dict__["snr"] = lambda a: "mine"
+    assert Functions(implementation).snr(0.5) == "mine"
+    assert Functions(implementation).q_sample is ldmref.math.q_sample

@@ -32,10 +32,10 @@ def test_train_and_draw(ldm, data, work):
 
 def test_stopped_and_resumed(ldm, data, work, monkeypatch):
     class Interrupted(train_module.Reporter):
-        def __call__(self, report):
-            if report.stage == "diffusion" and report.progress.step == 2:
+        def __call__(self, stage, progress):
+            if stage == "diffusion" and progress.step == 2:
                 signal.raise_signal(signal.SIGINT)
-            super().__call__(report)
+            super().__call__(stage, progress)
 
     argv = ["train", "--data", data, "-o", "out", "--steps", "4", *SHORT]
     with monkeypatch.context() as patch:

@@ -1,4 +1,4 @@
-"""Training: resumable to the bit, data sets, and a whole run in miniature."""
+"""Training: bitwise resumable, data sets, and a complete run in miniature."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from ldmref.training.autoencoder import autoencoder_trainer  # noqa: E402
 from ldmref.training.data import FolderDataset  # noqa: E402
 from ldmref.training.diffusion import Latents, diffusion_trainer  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
-from ldmref.training.trainer import Plan  # noqa: E402
+from ldmref.training.trainer import TrainingConfig  # noqa: E402
 
 
 @pytest.fixture
@@ -35,14 +35,14 @@ def pictures(tmp_path):
     return folder
 
 
-def trainers(data, plan):
+def trainers(data, training):
     ops, config = TorchBackend(), preset("tiny")
     tokenizer = PromptTokenizer(word_tokenizer(data.vocabulary(), 512), 16)
-    stream = np.random.default_rng(0)
-    latents = Latents(*stream.standard_normal((2, len(data.images), 4, 8, 8)).astype(np.float32))
+    rng = np.random.default_rng(0)
+    latents = Latents(*rng.standard_normal((2, len(data.images), 4, 8, 8)).astype(np.float32))
     return {
-        "autoencoder": lambda: autoencoder_trainer(data, config.vae, plan, ops),
-        "diffusion": lambda: diffusion_trainer(data, latents, tokenizer, config, plan, ops),
+        "autoencoder": lambda: autoencoder_trainer(data, config.vae, training, ops),
+        "diffusion": lambda: diffusion_trainer(data, latents, tokenizer, config, training, ops),
     }
 
 
@@ -50,9 +50,11 @@ def trainers(data, plan):
 def test_resumed_training_equals_uninterrupted_training(pictures, tmp_path, stage):
     """20 steps at once, and 8 steps, checkpoint, 12 steps: the same bits."""
     torch.set_num_threads(1)
-    make = trainers(FolderDataset(pictures, 16), Plan(steps=20, batch_size=2, warmup=5))[stage]
-    whole = make()
-    losses = [p.loss for p in whole.run(report_every=1)]
+    make = trainers(FolderDataset(pictures, 16), TrainingConfig(steps=20, batch_size=2, warmup=5))[
+        stage
+    ]
+    uninterrupted = make()
+    losses = [p.loss for p in uninterrupted.run(report_every=1)]
 
     first = make()
     for progress in first.run(report_every=1):
@@ -64,15 +66,15 @@ def test_resumed_training_equals_uninterrupted_training(pictures, tmp_path, stag
     resumed = [p.loss for p in second.run(report_every=1)]
 
     assert resumed == losses[8:]
-    for name in whole.flat:
-        assert torch.equal(whole.flat[name], second.flat[name]), name
-        assert torch.equal(whole.ema[name], second.ema[name]), name
+    for name, parameter in uninterrupted.parameters.items():
+        assert torch.equal(parameter, second.parameters[name]), name
+        assert torch.equal(uninterrupted.ema[name], second.ema[name]), name
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_the_loss_falls(pictures, stage):
-    plan = Plan(steps=60, batch_size=4, learning_rate=3e-3, warmup=5)
-    trainer = trainers(FolderDataset(pictures, 16), plan)[stage]()
+    training = TrainingConfig(steps=60, batch_size=4, learning_rate=3e-3, warmup=5)
+    trainer = trainers(FolderDataset(pictures, 16), training)[stage]()
     losses = [p.loss for p in trainer.run(report_every=10)]
     assert losses[-1] < 0.8 * losses[0], losses
 
@@ -86,56 +88,60 @@ def test_latents_of_any_scale_train_alike(pictures):
     for factor in (1.0, 10.0):
         latents = Latents(mean * factor, logvar + np.float32(2 * np.log(factor)))
         vae = replace(config.vae, scaling_factor=latents.scaling_factor)
-        plan = Plan(steps=3, batch_size=2, warmup=1)
+        training = TrainingConfig(steps=3, batch_size=2, warmup=1)
         scaled = replace(config, vae=vae)
-        trainer = diffusion_trainer(data, latents, tokenizer, scaled, plan, ops)
+        trainer = diffusion_trainer(data, latents, tokenizer, scaled, training, ops)
         losses.append([p.loss for p in trainer.run(report_every=1)])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
 def test_a_checkpoint_of_another_network_is_refused(pictures, tmp_path):
-    make = trainers(FolderDataset(pictures, 16), Plan(steps=1, batch_size=2))
+    make = trainers(FolderDataset(pictures, 16), TrainingConfig(steps=1, batch_size=2))
     make["autoencoder"]().save(tmp_path / "a.safetensors")
     with pytest.raises(InputError, match="another network"):
         make["diffusion"]().resume(tmp_path / "a.safetensors")
 
 
-def test_a_whole_training_makes_a_model_that_draws(pictures, tmp_path):
-    plan = Plan(steps=3, batch_size=2, warmup=1)
-    seen = []
+def test_a_complete_training_makes_a_model_that_draws(pictures, tmp_path):
+    training = TrainingConfig(steps=3, batch_size=2, warmup=1)
+    stages = []
     folder = train(
         FolderDataset(pictures, 16), preset("tiny"), tmp_path / "run", TorchBackend(),
-        autoencoder=plan, diffusion=plan, report=seen.append,
+        autoencoder=training, diffusion=training,
+        report=lambda stage, progress: stages.append(stage),
     )  # fmt: skip
-    assert [r.stage for r in seen] == ["autoencoder"] * 3 + ["diffusion"] * 3
+    assert stages == ["autoencoder"] * 3 + ["diffusion"] * 3
     model = ldmref.load(folder, backend="numpy")
     assert model.config.vae.scaling_factor != 1.0
     r = modes.txt2img(model, "red square", seed=1)
     assert r.images[0].size == (16, 16) and not r.warnings
 
 
-def test_an_interrupted_training_is_taken_up_again(pictures, tmp_path):
-    plan = Plan(steps=4, batch_size=2, warmup=1)
+def test_an_interrupted_training_is_resumed(pictures, tmp_path):
+    training = TrainingConfig(steps=4, batch_size=2, warmup=1)
 
-    def stop(report):
-        if report.stage == "diffusion" and report.progress.step == 2:
+    def stop(stage, progress):
+        if stage == "diffusion" and progress.step == 2:
             raise KeyboardInterrupt
 
-    data, seen = FolderDataset(pictures, 16), []
+    def record(stage, progress):
+        steps.append((stage, progress.step))
+
+    data, steps = FolderDataset(pictures, 16), []
     arguments = (data, preset("tiny"), tmp_path / "run", TorchBackend())
     with pytest.raises(KeyboardInterrupt):
-        train(*arguments, autoencoder=plan, diffusion=plan, report=stop)
-    train(*arguments, autoencoder=plan, diffusion=plan, report=seen.append)
-    assert [(r.stage, r.progress.step) for r in seen] == [("diffusion", 3), ("diffusion", 4)]
+        train(*arguments, autoencoder=training, diffusion=training, report=stop)
+    train(*arguments, autoencoder=training, diffusion=training, report=record)
+    assert steps == [("diffusion", 3), ("diffusion", 4)]
 
 
 # -- data -----------------------------------------------------------------------------------------
 
 
 def test_folder_captions(pictures):
-    data, stream = FolderDataset(pictures, 16), np.random.default_rng(0)
+    data, rng = FolderDataset(pictures, 16), np.random.default_rng(0)
     assert data.images.shape == (3, 3, 16, 16) and data.images.dtype == np.uint8
-    captions = {data.caption(i, stream) for _ in range(40) for i in range(3)}
+    captions = {data.caption(i, rng) for _ in range(40) for i in range(3)}
     assert captions == {"red square", "blue square", "grass", "lawn"}
     assert (data.images[2][0] > 250).all()  # red_square, sorted last
 
@@ -181,7 +187,7 @@ def test_the_emoji_list():
 @needs_font
 def test_the_drawing_is_the_font_s_own_bitmap_centred_on_white():
     heart = next(e for e in emoji_data.emoji_list() if e.name == "red heart")
-    picture = np.asarray(emoji_data.draw(heart))
+    picture = np.asarray(emoji_data.render(heart))
     assert picture.shape == (136, 136, 3) and (picture[:4] == 255).all()
     red = (picture[..., 0] > 200) & (picture[..., 1] < 100)
     rows, columns = np.nonzero(red)
@@ -193,10 +199,10 @@ def test_emoji_captions_name_the_picture():
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name == "hot dog"]
     data.keywords, data.names = [["frankfurter"]], {"hot dog"}
-    stream = np.random.default_rng(0)
-    said = [data.caption(0, stream) for _ in range(400)]
-    assert {"hot dog", "dog", "hot", "frankfurter", "a hot dog"} <= set(said)
-    assert 0.5 < said.count("hot dog") / 400 < 0.8
+    rng = np.random.default_rng(0)
+    captions = [data.caption(0, rng) for _ in range(400)]
+    assert {"hot dog", "dog", "hot", "frankfurter", "a hot dog"} <= set(captions)
+    assert 0.5 < captions.count("hot dog") / 400 < 0.8
 
 
 @needs_font
@@ -205,8 +211,8 @@ def test_the_name_of_another_emoji_is_never_a_caption():
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name in ("dog", "hot dog")]
     data.keywords, data.names = [[], ["Dog"]], {"dog", "hot dog"}
-    stream = np.random.default_rng(0)
+    rng = np.random.default_rng(0)
     assert [e.name for e in data.emoji] == ["dog", "hot dog"]
-    said = {data.caption(1, stream) for _ in range(400)}
-    assert "dog" not in {caption.lower() for caption in said} and "hot" in said
-    assert {data.caption(0, stream) for _ in range(50)} <= {"dog", "a dog", "an dog", "the dog"}
+    captions = {data.caption(1, rng) for _ in range(400)}
+    assert "dog" not in {caption.lower() for caption in captions} and "hot" in captions
+    assert {data.caption(0, rng) for _ in range(50)} <= {"dog", "a dog", "an dog", "the dog"}

@@ -1,14 +1,13 @@
-"""The identities, a module per chapter of docs/math."""
+"""The identities: one module for each page of docs/math, or several with its name as prefix."""
 
 from ldmref.check.chapters import (
     autoencoders,
+    autoencoders_latents,
     forward,
+    forward_flow,
     guidance,
-    latents,
     layers,
-    likelihoods,
     objective,
-    paths,
     samplers,
     samplers_multistep,
     schedules,
@@ -16,18 +15,20 @@ from ldmref.check.chapters import (
     score_steps,
 )
 
-ALL = (
-    schedules,
-    forward,
-    paths,
-    objective,
-    likelihoods,
-    score,
-    score_steps,
-    guidance,
-    autoencoders,
-    latents,
-    layers,
-    samplers,
-    samplers_multistep,
+CHAPTERS = tuple(
+    module.chapter
+    for module in (
+        schedules,
+        forward,
+        forward_flow,
+        objective,
+        score,
+        score_steps,
+        guidance,
+        autoencoders,
+        autoencoders_latents,
+        layers,
+        samplers,
+        samplers_multistep,
+    )
 )

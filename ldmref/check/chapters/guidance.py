@@ -6,140 +6,124 @@ import math
 
 import numpy as np
 
-from ldmref.check.identity import Draw, Functions, Identity, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+
+chapter = Chapter("guidance")
 
 
-def ends_and_extrapolates(f: Functions, draw: Draw):
-    uncond, cond, scale = draw.normal(2, 3), draw.normal(2, 3), draw.number(-2.0, 10.0)
+@chapter.identity("classifier_free_guidance", "the definition at 0, 1 and s", 5)
+def interpolates_and_extrapolates(f: Functions, rng: RandomInputs) -> Comparison:
+    (uncond, cond), scale = rng.normals(2, 2, 3), rng.number(-2.0, 10.0)
     got = [f.classifier_free_guidance(uncond, cond, s) for s in (0.0, 1.0, scale)]
-    u, c = to_host(uncond), to_host(cond)
-    return draw.xp.stack(got), np.stack([u, c, (1 - scale) * u + scale * c]), 30.0
+    return got, [uncond, cond, (1 - scale) * to_host(uncond) + scale * to_host(cond)], 30.0
 
 
-def commutes_with_the_prediction_type(f: Functions, draw: Draw):
-    """Guiding eps and turning it into x0 is turning into x0 and guiding."""
-    xt, u, c = draw.normal(3, 4), draw.normal(3, 4), draw.normal(3, 4)
-    level, scale = draw.number(0.2, 0.9), draw.number(0.0, 8.0)
-    first = f.x0_from_eps(xt, f.classifier_free_guidance(u, c, scale), level)
-    x0s = (f.x0_from_eps(xt, u, level), f.x0_from_eps(xt, c, level))
-    return first, f.classifier_free_guidance(*x0s, scale), 30.0
+@chapter.identity("classifier_free_guidance", "linearity", 9, uses=("x0_from_eps",))
+def commutes_with_the_prediction_type(f: Functions, rng: RandomInputs) -> Comparison:
+    """Guiding eps and converting to x0 equals converting to x0 and guiding."""
+    xt, uncond, cond = rng.normals(3, 3, 4)
+    alpha_bar, scale = rng.number(0.2, 0.9), rng.number(0.0, 8.0)
+    got = f.x0_from_eps(xt, f.classifier_free_guidance(uncond, cond, scale), alpha_bar)
+    x0s = [f.x0_from_eps(xt, eps, alpha_bar) for eps in (uncond, cond)]
+    return got, f.classifier_free_guidance(*x0s, scale), 30.0
 
 
-def score_of_the_sharpened_posterior(f: Functions, draw: Draw):
-    """p(x) p(y|x)^s, with p(x) and p(x|y) Gaussian, is a Gaussian too."""
-    x, scale = draw.normal(4, 3), draw.number(0.0, 8.0)
-    (m1, v1), (m2, v2) = ((draw.number(-2, 2), draw.number(0.5, 2.0)) for _ in range(2))
+@chapter.identity("classifier_free_guidance", "products of Gaussians", 3)
+def score_of_the_sharpened_posterior(f: Functions, rng: RandomInputs) -> Comparison:
+    """p(x) p(y|x)^s, with p(x) and p(x|y) Gaussian, is Gaussian too."""
+    x, scale = rng.normal(4, 3), rng.number(0.0, 8.0)
+    (m1, v1), (m2, v2) = ((rng.number(-2, 2), rng.number(0.5, 2.0)) for _ in range(2))
     host = to_host(x)
-    uncond, cond = draw.array((m1 - host) / v1), draw.array((m2 - host) / v2)
+    uncond, cond = rng.array((m1 - host) / v1), rng.array((m2 - host) / v2)
     precision = (1 - scale) / v1 + scale / v2
-    want = (1 - scale) * m1 / v1 + scale * m2 / v2 - precision * host
-    return f.classifier_free_guidance(uncond, cond, scale), want, 50.0
+    expected = (1 - scale) * m1 / v1 + scale * m2 / v2 - precision * host
+    return f.classifier_free_guidance(uncond, cond, scale), expected, 50.0
 
 
-def contrast_is_the_conditional_one(f: Functions, draw: Draw):
-    guided, cond = draw.normal(2, 4, 4), draw.normal(2, 4, 4)
-    got = to_host(f.rescale_guidance(guided, cond, 1.0)).reshape(2, -1).std(axis=1, ddof=1)
-    return got, to_host(cond).reshape(2, -1).std(axis=1, ddof=1)
+@chapter.identity("rescale_guidance", "numpy.std", 12)
+def standard_deviation_of_the_conditional(f: Functions, rng: RandomInputs) -> Comparison:
+    guided, cond = rng.normals(2, 2, 4, 4)
+    rescaled = f.rescale_guidance(guided, cond, 1.0)
+    got, expected = (to_host(x).reshape(2, -1).std(axis=1, ddof=1) for x in (rescaled, cond))
+    return got, expected
 
 
-def mixes_linearly(f: Functions, draw: Draw):
-    guided, cond, phi = draw.normal(2, 8), draw.normal(2, 8), draw.number(0.0, 1.0)
-    full = to_host(f.rescale_guidance(guided, cond, 1.0))
-    want = phi * full + (1 - phi) * to_host(guided)
-    return f.rescale_guidance(guided, cond, phi), want, 4.0
+@chapter.identity("rescale_guidance", "linearity in phi", 4)
+def mixes_linearly(f: Functions, rng: RandomInputs) -> Comparison:
+    (guided, cond), phi = rng.normals(2, 2, 8), rng.number(0.0, 1.0)
+    rescaled = to_host(f.rescale_guidance(guided, cond, 1.0))
+    expected = phi * rescaled + (1 - phi) * to_host(guided)
+    return f.rescale_guidance(guided, cond, phi), expected, 4.0
 
 
-def mixture(draw: Draw, noise: float = 0.0):
-    """Points of a mixture of three classes; score, grad of log p(class 0 | x), class 0's score."""
-    x = draw.normal(4, 2)
-    z = to_host(x)[:, None, :]
-    weights, means = np.asarray([0.5, 0.3, 0.2]), draw.stream.uniform(-1, 1, (3, 2))
-    variances = draw.stream.uniform(0.3, 1.0, 3) + noise
-    log = np.log(weights / variances) - 0.5 * ((z - means) ** 2).sum(axis=-1) / variances
-    share = np.exp(log) / np.exp(log).sum(axis=1, keepdims=True)
-    scores = (means - z) / variances[:, None]
-    score = (share[..., None] * scores).sum(axis=1)
+def mixture(rng: RandomInputs, noise_variance: float = 0.0) -> tuple[np.ndarray, ...]:
+    """(score, grad log p(class 0|x), score of class 0) at points of a mixture of three classes."""
+    x = to_host(rng.normal(4, 2))[:, None, :]
+    weights, means = np.asarray([0.5, 0.3, 0.2]), rng.numpy.uniform(-1, 1, (3, 2))
+    variances = rng.numpy.uniform(0.3, 1.0, 3) + noise_variance
+    log = np.log(weights / variances) - 0.5 * ((x - means) ** 2).sum(axis=-1) / variances
+    posterior = np.exp(log) / np.exp(log).sum(axis=1, keepdims=True)
+    scores = (means - x) / variances[:, None]
+    score = (posterior[..., None] * scores).sum(axis=1)
     # the quotient rule on p(0 | x) = 1 / sum_k exp(log_k - log_0)
     odds = np.exp(log - log[:, :1])[..., None] * (scores - scores[:, :1])
-    gradient = -odds.sum(axis=1) * share[:, :1]
-    return x, score, gradient, scores[:, 0]
+    gradient = -odds.sum(axis=1) * posterior[:, :1]
+    return score, gradient, scores[:, 0]
 
 
-def score_of_one_class_of_a_mixture(f: Functions, draw: Draw):
-    _, score, gradient, of_class = mixture(draw)
-    return f.classifier_guidance(draw.array(score), draw.array(gradient)), of_class, 10.0
+@chapter.identity("classifier_guidance", "Bayes' rule in a mixture", 8)
+def score_of_one_class_of_a_mixture(f: Functions, rng: RandomInputs) -> Comparison:
+    score, gradient, class_score = mixture(rng)
+    return f.classifier_guidance(rng.array(score), rng.array(gradient)), class_score, 10.0
 
 
-def gradient_of_the_mixture_s_own_classifier(f: Functions, draw: Draw):
-    _, score, gradient, of_class = mixture(draw)
-    return f.implicit_classifier(draw.array(of_class), draw.array(score)), gradient, 10.0
+@chapter.identity("implicit_classifier", "Bayes' rule in a mixture", 16)
+def gradient_of_the_mixture_s_own_classifier(f: Functions, rng: RandomInputs) -> Comparison:
+    score, gradient, class_score = mixture(rng)
+    return f.implicit_classifier(rng.array(class_score), rng.array(score)), gradient, 10.0
 
 
-def noise_in_one_class_of_a_mixture(f: Functions, draw: Draw):
-    level = draw.number(0.1, 0.9)
-    _, score, gradient, of_class = mixture(draw, noise=1 - level)
-    root = math.sqrt(1 - level)
-    got = f.classifier_guidance_eps(draw.array(-root * score), draw.array(gradient), level)
-    return got, -root * of_class, 10.0
+@chapter.identity("classifier_guidance_eps", "Bayes' rule in a mixture", 2)
+def noise_in_one_class_of_a_mixture(f: Functions, rng: RandomInputs) -> Comparison:
+    alpha_bar = rng.number(0.1, 0.9)
+    score, gradient, class_score = mixture(rng, noise_variance=1 - alpha_bar)
+    std = math.sqrt(1 - alpha_bar)
+    got = f.classifier_guidance_eps(rng.array(-std * score), rng.array(gradient), alpha_bar)
+    return got, -std * class_score, 10.0
 
 
-def mean_of_a_tilted_gaussian(f: Functions, draw: Draw):
+@chapter.identity("classifier_guidance_mean", "Gauss-Hermite quadrature", 8)
+def mean_of_a_tilted_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     """E[x exp(s g x)] / E[exp(s g x)] of N(mu, Sigma), by Gauss-Hermite quadrature."""
-    mean, slope = draw.normal(5), draw.normal(5)
-    variance, scale = draw.number(0.1, 0.5), draw.number(0.0, 3.0)
+    mean, gradient = rng.normals(2, 5)
+    variance, scale = rng.number(0.1, 0.5), rng.number(0.0, 3.0)
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
-    x = to_host(mean)[:, None] + math.sqrt(variance) * nodes
-    tilted = weights * np.exp(scale * to_host(slope)[:, None] * (x - to_host(mean)[:, None]))
-    want = (tilted * x).sum(axis=1) / tilted.sum(axis=1)
-    return f.classifier_guidance_mean(mean, variance, slope, scale), want, 4.0
+    away = math.sqrt(variance) * nodes
+    tilted = weights * np.exp(scale * to_host(gradient)[:, None] * away)
+    expected = to_host(mean) + (tilted * away).sum(axis=1) / tilted.sum(axis=1)
+    return f.classifier_guidance_mean(mean, variance, gradient, scale), expected, 4.0
 
 
-def joint_gaussian_has_the_textbook_conditionals(f: Functions, draw: Draw):
-    """Against conditional mean and covariance, for which only blocks of the covariance count."""
-    factor, z = draw.stream.standard_normal((5, 5)), draw.stream.standard_normal((4, 5))
-    cov, size = factor @ factor.T + np.eye(5), draw.integer(1, 4)
-    joint = draw.array(-np.linalg.solve(cov, z.T).T)
+@chapter.identity("conditional_scores", "the conditional Gaussian", 24)
+def joint_gaussian_has_the_textbook_conditionals(f: Functions, rng: RandomInputs) -> Comparison:
+    """Conditional mean and covariance are computed from the blocks of the covariance."""
+    factor, z = rng.numpy.standard_normal((5, 5)), rng.numpy.standard_normal((4, 5))
+    cov, size = factor @ factor.T + np.eye(5), rng.integer(1, 4)
+    joint = rng.array(-np.linalg.solve(cov, z.T).T)
 
-    def score(a, b):
+    def score(a: slice, b: slice) -> np.ndarray:
         gain = np.linalg.solve(cov[b, b], cov[b, a]).T
-        inner = cov[a, a] - gain @ cov[b, a]
-        return -np.linalg.solve(inner, (z[:, a] - z[:, b] @ gain.T).T).T
+        conditional_cov = cov[a, a] - gain @ cov[b, a]
+        return -np.linalg.solve(conditional_cov, (z[:, a] - z[:, b] @ gain.T).T).T
 
     x, y = slice(0, size), slice(size, 5)
-    got = f.conditional_scores(joint, size)
-    return np.concatenate([to_host(g) for g in got], axis=1), np.concatenate(
-        [score(x, y), score(y, x)], axis=1
-    )
+    return list(f.conditional_scores(joint, size)), [score(x, y), score(y, x)]
 
 
-def known_part_is_diffused_data_unknown_part_stays(f: Functions, draw: Draw):
-    x, known, eps, level = (
-        draw.normal(3, 4),
-        draw.normal(3, 4),
-        draw.normal(3, 4),
-        draw.number(0, 1),
-    )
-    mask = draw.array(draw.stream.integers(0, 2, (3, 4)))
-    noised = math.sqrt(level) * to_host(known) + math.sqrt(1 - level) * to_host(eps)
-    want = np.where(to_host(mask) == 1, to_host(x), noised)
-    return f.replace_known(x, known, mask, level, eps), want, 4.0
-
-
-IDENTITIES = [
-    Identity("classifier_free_guidance", "the definition at 0, 1 and s", ends_and_extrapolates, 5),
-    Identity("classifier_free_guidance", "linearity", commutes_with_the_prediction_type, 9,
-             ("x0_from_eps",)),
-    Identity("classifier_free_guidance", "products of Gaussians", score_of_the_sharpened_posterior,
-             3),
-    Identity("rescale_guidance", "numpy.std", contrast_is_the_conditional_one, 12),
-    Identity("rescale_guidance", "linearity in phi", mixes_linearly, 4),
-    Identity("classifier_guidance", "Bayes' rule in a mixture", score_of_one_class_of_a_mixture, 8),
-    Identity("implicit_classifier", "Bayes' rule in a mixture",
-             gradient_of_the_mixture_s_own_classifier, 16),
-    Identity("classifier_guidance_eps", "Bayes' rule in a mixture", noise_in_one_class_of_a_mixture,
-             2),
-    Identity("classifier_guidance_mean", "Gauss-Hermite quadrature", mean_of_a_tilted_gaussian, 8),
-    Identity("conditional_scores", "the conditional Gaussian",
-             joint_gaussian_has_the_textbook_conditionals, 24),
-    Identity("replace_known", "numpy.where", known_part_is_diffused_data_unknown_part_stays, 2),
-]  # fmt: skip
+@chapter.identity("replace_known", "numpy.where", 2)
+def known_part_is_diffused_data_unknown_part_stays(f: Functions, rng: RandomInputs) -> Comparison:
+    (x, known, eps), alpha_bar = rng.normals(3, 3, 4), rng.number(0, 1)
+    mask = rng.array(rng.numpy.integers(0, 2, (3, 4)))
+    noised = math.sqrt(alpha_bar) * to_host(known) + math.sqrt(1 - alpha_bar) * to_host(eps)
+    expected = np.where(to_host(mask) == 1, to_host(x), noised)
+    return f.replace_known(x, known, mask, alpha_bar, eps), expected, 4.0

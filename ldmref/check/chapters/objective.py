@@ -1,4 +1,4 @@
-"""DDPM's objective: variances, the bound and its terms, weights, the two algorithms."""
+"""DDPM's objective: variances, the bound and its terms, weights, algorithms, likelihoods."""
 
 from __future__ import annotations
 
@@ -7,194 +7,234 @@ from fractions import Fraction
 
 import numpy as np
 
-from ldmref.check.identity import Draw, Functions, Identity, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
 
+chapter = Chapter("objective")
 TYPES = ("x0", "eps", "v")
 
 
-def two_levels(draw: Draw) -> tuple[float, float]:
-    """(alpha-bar at t, alpha-bar at s)."""
-    before = draw.number(0.2, 0.95)
-    return before * draw.number(0.5, 0.95), before
+def two_alpha_bars(rng: RandomInputs) -> tuple[float, float]:
+    """(alpha-bar at t, alpha-bar at s) for s < t."""
+    before = rng.number(0.2, 0.95)
+    return before * rng.number(0.5, 0.95), before
 
 
-def precisions_of_a_product_add(f: Functions, draw: Draw):
-    """q(x_s|x_0) q(x_t|x_s) is Gaussian in x_s; and beta is the variance of q(x_t|x_s)."""
-    now, before = two_levels(draw)
+@chapter.identity("posterior_variance", "Bayes' rule: precisions", 4)
+def precisions_of_a_product_add(f: Functions, rng: RandomInputs) -> Comparison:
+    """q(x_s|x_0) q(x_t|x_s) is Gaussian in x_s; beta is the variance of q(x_t|x_s)."""
+    now, before = two_alpha_bars(rng)
     alpha = now / before
     small = 1 / (1 / (1 - before) + alpha / (1 - alpha))
-    levels = draw.array([now]), draw.array([before])
-    got = [f.posterior_variance(*levels), f.posterior_variance(*levels, "fixed_large")]
-    return draw.xp.concat(got), [small, 1 - alpha]
+    alpha_bars = rng.array([now]), rng.array([before])
+    got = [f.posterior_variance(*alpha_bars), f.posterior_variance(*alpha_bars, "fixed_large")]
+    return got, [[small], [1 - alpha]]
 
 
-def a_recursion_on_the_host(f: Functions, draw: Draw):
-    betas, level, want = draw.betas(draw.integer(2, 8)), 1.0, []
+@chapter.identity("posterior_logvar_clipped", "the recursion", 4)
+def a_recursion_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
+    betas, alpha_bar, variances = rng.betas(rng.integer(2, 8)), 1.0, []
     for beta in betas:
-        before, level = level, level * (1 - beta)
-        want.append(beta * (1 - before) / (1 - level))
-    want[0] = want[1]
+        before, alpha_bar = alpha_bar, alpha_bar * (1 - beta)
+        variances.append(beta * (1 - before) / (1 - alpha_bar))
+    variances[0] = variances[1]
     # 1 - alpha_bar has lost digits where alpha_bar is close to 1
-    return f.posterior_logvar_clipped(draw.array(betas)), np.log(want), 1 / betas.min()
+    return f.posterior_logvar_clipped(rng.array(betas)), np.log(variances), 1 / betas.min()
 
 
-def a_geometric_mean_of_two_variances(f: Functions, draw: Draw):
-    v, lower = draw.uniform(-1.5, 1.5, 2, 3), draw.number(1e-3, 0.1)
-    upper = lower * draw.number(1.0, 3.0)
-    share = (to_host(v) + 1) / 2
-    want = np.log(upper**share * lower ** (1 - share))
-    return f.learned_range_logvar(v, upper, lower), want
+@chapter.identity("learned_range_logvar", "powers", 8)
+def a_geometric_mean_of_two_variances(f: Functions, rng: RandomInputs) -> Comparison:
+    v, lower = rng.uniform(-1.5, 1.5, 2, 3), rng.number(1e-3, 0.1)
+    upper = lower * rng.number(1.0, 3.0)
+    fraction = (to_host(v) + 1) / 2
+    expected = np.log(upper**fraction * lower ** (1 - fraction))
+    return f.learned_range_logvar(v, upper, lower), expected
 
 
-def half_of_the_snr_that_a_step_loses(f: Functions, draw: Draw):
-    levels = [draw.array([z]) for z in two_levels(draw)]
-    now, before = (Fraction(float(to_host(z)[0])) for z in levels)
+@chapter.identity("elbo_weight", "exact fractions", 12)
+def half_of_the_snr_that_a_step_loses(f: Functions, rng: RandomInputs) -> Comparison:
+    alpha_bars = [rng.array([a]) for a in two_alpha_bars(rng)]
+    now, before = (Fraction(float(to_host(a)[0])) for a in alpha_bars)
     weight = (before / (1 - before) - now / (1 - now)) / 2
-    want = [weight, weight * (1 - now) / now, weight * (1 - now)]
-    return draw.xp.concat([f.elbo_weight(*levels, k) for k in TYPES]), [float(w) for w in want]
+    expected = [weight, weight * (1 - now) / now, weight * (1 - now)]
+    return [f.elbo_weight(*alpha_bars, k) for k in TYPES], [[float(w)] for w in expected]
 
 
-def divergence_of_two_ddpm_steps(f: Functions, draw: Draw):
-    """Two predictions of eps, one variance: the weight times their squared distance."""
-    now, before = two_levels(draw)
-    beta, variance = 1 - now / before, draw.number(0.05, 1.0)
-    xt, one, two = draw.normal(2, 3), draw.normal(2, 3), draw.normal(2, 3)
-    means = [f.ddpm_step(xt, eps, beta, now) for eps in (one, two)]
-    logvar = draw.xp.full_like(xt, math.log(variance))
-    want = f.kl_normal(means[0], logvar, means[1], logvar)
-    return f.eps_weight(beta, variance, now) * (one - two) ** 2, want, 1 / variance
+@chapter.identity("eps_weight", "the divergence of Gaussians", 20, uses=("ddpm_step", "kl_normal"))
+def divergence_of_two_ddpm_steps(f: Functions, rng: RandomInputs) -> Comparison:
+    """For two predictions of eps and one variance: the weight times their squared distance."""
+    now, before = two_alpha_bars(rng)
+    beta, variance = 1 - now / before, rng.number(0.05, 1.0)
+    xt, eps1, eps2 = rng.normals(3, 2, 3)
+    mean1, mean2 = (f.ddpm_step(xt, eps, beta, now) for eps in (eps1, eps2))
+    logvar = rng.xp.full_like(xt, math.log(variance))
+    expected = f.kl_normal(mean1, logvar, mean2, logvar)
+    return f.eps_weight(beta, variance, now) * (eps1 - eps2) ** 2, expected, 1 / variance
 
 
-def the_smaller_of_snr_and_gamma(f: Functions, draw: Draw):
-    level, gamma = draw.uniform(0.05, 0.95, 6), draw.number(0.5, 10.0)
-    a = to_host(level)
+@chapter.identity("min_snr_weight", "numpy.minimum", 5)
+def the_smaller_of_snr_and_gamma(f: Functions, rng: RandomInputs) -> Comparison:
+    alpha_bar, gamma = rng.uniform(0.05, 0.95, 6), rng.number(0.5, 10.0)
+    a = to_host(alpha_bar)
     capped = np.minimum(a / (1 - a), gamma)
-    want = [capped, capped * (1 - a) / a, capped * (1 - a)]
-    return draw.xp.stack([f.min_snr_weight(level, k, gamma) for k in TYPES]), np.stack(want)
+    expected = [capped, capped * (1 - a) / a, capped * (1 - a)]
+    return [f.min_snr_weight(alpha_bar, k, gamma) for k in TYPES], expected
 
 
-def mean_of_squares_on_the_host(f: Functions, draw: Draw):
-    prediction, target = draw.normal(3, 2, 4), draw.normal(3, 2, 4)
-    want = [np.mean(row) for row in (to_host(prediction) - to_host(target)) ** 2]
-    return f.simple_loss(prediction, target), want
+@chapter.identity("simple_loss", "numpy.mean", 8)
+def mean_of_squares_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
+    prediction, target = rng.normals(2, 3, 2, 4)
+    expected = [np.mean(row) for row in (to_host(prediction) - to_host(target)) ** 2]
+    return f.simple_loss(prediction, target), expected
 
 
-def a_thousandth_of_the_bound_is_added(f: Functions, draw: Draw):
-    simple, bound = draw.uniform(0.0, 2.0, 4), draw.uniform(0.0, 100.0, 4)
+@chapter.identity("hybrid_loss", "the definition", 4)
+def a_thousandth_of_the_bound_is_added(f: Functions, rng: RandomInputs) -> Comparison:
+    simple, bound = rng.uniform(0.0, 2.0, 4), rng.uniform(0.0, 100.0, 4)
     return f.hybrid_loss(simple, bound), (1000 * to_host(simple) + to_host(bound)) / 1000
 
 
-def prior_term_by_gauss_hermite(f: Functions, draw: Draw):
+@chapter.identity("prior_kl", "Gauss-Hermite quadrature", 8)
+def prior_term_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
     """E_q[log q(x_T|x_0) - log p(x_T)], exactly: the integrand is a polynomial of degree two."""
-    x0, level = draw.normal(4), draw.number(0.0, 0.9)
+    x0, alpha_bar = rng.normal(4), rng.number(0.0, 0.9)
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
-    x = math.sqrt(level) * to_host(x0)[:, None] + math.sqrt(1 - level) * nodes
-    want = (0.5 * (x**2 - nodes**2 - math.log(1 - level))) @ weights / weights.sum()
-    return f.prior_kl(x0, level), want
+    x = math.sqrt(alpha_bar) * to_host(x0)[:, None] + math.sqrt(1 - alpha_bar) * nodes
+    log_ratio = 0.5 * (x**2 - nodes**2 - math.log(1 - alpha_bar))
+    return f.prior_kl(x0, alpha_bar), log_ratio @ weights / weights.sum()
 
 
-def snr_weighted_squared_error(f: Functions, draw: Draw):
-    x0, guess, (now, before) = draw.normal(3, 4), draw.normal(3, 4), two_levels(draw)
+@chapter.identity("denoising_kl", "the SNR form", 16)
+def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
+    (x0, guess), (now, before) = rng.normals(2, 3, 4), two_alpha_bars(rng)
     weight = 0.5 * (before / (1 - before) - now / (1 - now))
-    want = weight * (to_host(x0) - to_host(guess)) ** 2
-    return f.denoising_kl(x0, guess, now, before), want, 1 + want
+    expected = weight * (to_host(x0) - to_host(guess)) ** 2
+    return f.denoising_kl(x0, guess, now, before), expected, 1 + expected
 
 
-def divergence_of_the_two_posteriors(f: Functions, draw: Draw):
-    """As it is written, with x_t in both means, and with any variance."""
-    x0, guess, xt, (now, before) = *(draw.normal(3, 4) for _ in range(3)), two_levels(draw)
-    logvar = draw.xp.full_like(x0, draw.number(-2.0, 1.0))
-    (one, variance), (two, _) = (f.q_posterior(z, xt, now, before) for z in (x0, guess))
-    true = draw.xp.full_like(x0, math.log(float(variance)))
-    want = f.kl_normal(one, true, two, logvar)
-    scale = 1 + to_host(draw.xp.exp(-logvar)) * (1 + np.abs(to_host(one - two)))
-    return f.denoising_kl(x0, guess, now, before, logvar), want, scale
+@chapter.identity("denoising_kl", "the KL form", 12, uses=("q_posterior", "kl_normal"))
+def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Comparison:
+    """The definition, with x_t in both means, and with any variance."""
+    (x0, guess, xt), (now, before) = rng.normals(3, 3, 4), two_alpha_bars(rng)
+    logvar = rng.xp.full_like(x0, rng.number(-2.0, 1.0))
+    (mean1, variance), (mean2, _) = (f.q_posterior(z, xt, now, before) for z in (x0, guess))
+    true_logvar = rng.xp.full_like(x0, math.log(float(variance)))
+    expected = f.kl_normal(mean1, true_logvar, mean2, logvar)
+    scale = 1 + to_host(rng.xp.exp(-logvar)) * (1 + np.abs(to_host(mean1 - mean2)))
+    return f.denoising_kl(x0, guess, now, before, logvar), expected, scale
 
 
-def closed_form_for_gaussian_data(f: Functions, draw: Draw):
-    """All terms are quadratic in x_0 and eps: three Gauss-Hermite nodes give expectations."""
-    mean, spread = draw.number(-1.0, 1.0), draw.number(0.3, 1.5)
-    levels = np.sort(draw.stream.uniform(0.05, 0.95, 4))[::-1]
-    snr = levels / (1 - levels)
+@chapter.identity(
+    "variational_bound", "expectations in closed form", 8, uses=("normal_log_density",)
+)
+def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison:
+    """All terms are quadratic in x_0 and eps, so three Gauss-Hermite nodes give expectations."""
+    mean, std = rng.number(-1.0, 1.0), rng.number(0.3, 1.5)
+    alpha_bars = np.sort(rng.numpy.uniform(0.05, 0.95, 4))[::-1]
+    snr = alpha_bars / (1 - alpha_bars)
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
-    x0, eps = (draw.array(z.reshape(9, 1)) for z in np.meshgrid(mean + spread * nodes, nodes))
-    error = 1 / (1 / spread**2 + snr)  # of the exact denoiser, squared
+    x0, eps = (rng.array(z.reshape(9, 1)) for z in np.meshgrid(mean + std * nodes, nodes))
+    error = 1 / (1 / std**2 + snr)  # of the exact denoiser, squared
 
-    def denoise(xt, t):
-        own = float(math.sqrt(levels[t]) / (1 - levels[t]))
-        return (own * xt + mean / spread**2) * float(error[t])
+    def denoise(xt: Array, t: int) -> Array:
+        gain = float(math.sqrt(alpha_bars[t]) / (1 - alpha_bars[t]))
+        return (gain * xt + mean / std**2) * float(error[t])
 
     bound = f.variational_bound(
-        x0, levels, denoise, lambda: eps, "fixed_large", f.normal_log_density
+        x0, alpha_bars, denoise, lambda: eps, "fixed_large", f.normal_log_density
     )
-    share = np.outer(weights, weights).ravel() / weights.sum() ** 2
-    got = [share @ to_host(bound.prior), *(to_host(bound.denoising) @ share)]
-    prior = levels[-1] * (mean**2 + spread**2 - 1) - math.log(1 - levels[-1])
-    ratio = (1 - levels[:-1]) / (1 - levels[1:])  # of beta-tilde and beta
-    terms = (snr[:-1] - snr[1:]) * error[1:] * ratio + ratio - 1 - np.log(ratio)
-    first = math.log(2 * math.pi * (1 - levels[0])) + error[0] / (1 - levels[0])
-    got.append(share @ to_host(bound.reconstruction))
-    return got, 0.5 * np.asarray([prior, *terms, first]), 1 / (1 - levels[0])
+    joint_weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
+    got = [joint_weights @ to_host(bound.prior), to_host(bound.denoising) @ joint_weights,
+           joint_weights @ to_host(bound.reconstruction)]  # fmt: skip
+    prior = alpha_bars[-1] * (mean**2 + std**2 - 1) - math.log(1 - alpha_bars[-1])
+    ratio = (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:])  # of beta-tilde and beta
+    denoising = (snr[:-1] - snr[1:]) * error[1:] * ratio + ratio - 1 - np.log(ratio)
+    first = math.log(2 * math.pi * (1 - alpha_bars[0])) + error[0] / (1 - alpha_bars[0])
+    return got, [0.5 * prior, 0.5 * denoising, 0.5 * first], 1 / (1 - alpha_bars[0])
 
 
-def data_come_back_from_every_target(f: Functions, draw: Draw):
-    x0, eps, level = draw.normal(3, 4), draw.normal(3, 4), draw.uniform(0.05, 0.95, 3)
-    pairs = {k: f.training_pair(x0, level, eps, k) for k in TYPES}
-    a = draw.xp.reshape(level, (3, 1))
-    back = [pairs["x0"][1], (pairs["eps"][0] - (1 - a) ** 0.5 * pairs["eps"][1]) / a**0.5]
-    back.append(a**0.5 * pairs["v"][0] - (1 - a) ** 0.5 * pairs["v"][1])
-    return draw.xp.stack(back), draw.xp.stack([x0, x0, x0])
+@chapter.identity("training_pair", "the inverse rotation", 16)
+def every_target_recovers_the_data(f: Functions, rng: RandomInputs) -> Comparison:
+    (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
+    (_, x0_target), (xt, eps_target), (_, v_target) = (
+        map(to_host, f.training_pair(x0, alpha_bar, eps, k)) for k in TYPES
+    )
+    a = to_host(alpha_bar)[:, None]
+    signal, noise = np.sqrt(a), np.sqrt(1 - a)
+    got = [x0_target, (xt - noise * eps_target) / signal, signal * xt - noise * v_target]
+    return got, [x0, x0, x0]
 
 
-def a_loop_over_the_batch(f: Functions, draw: Draw):
-    x0, eps, levels = draw.normal(3, 4), draw.normal(3, 4), draw.uniform(0.05, 0.95, 5)
-    steps = [draw.integer(0, 4) for _ in range(3)]
-    t = draw.xp.asarray(steps, dtype=draw.xp.int64, device=draw.device)
-    want = []
-    for a, e, level in zip(to_host(x0), to_host(eps), to_host(levels)[steps], strict=True):
-        xt = math.sqrt(level) * a + math.sqrt(1 - level) * e
-        want.append(np.mean((0.5 * xt - e) ** 2))
-    return f.training_loss(lambda xt, t: 0.5 * xt, x0, t, eps, levels), want
+@chapter.identity("training_loss", "a loop in NumPy", 16)
+def a_loop_over_the_batch(f: Functions, rng: RandomInputs) -> Comparison:
+    (x0, eps), alpha_bars = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 5)
+    steps = [rng.integer(0, 4) for _ in range(3)]
+    t = rng.xp.asarray(steps, dtype=rng.xp.int64, device=rng.device)
+    expected = []
+    for a, e, abar in zip(to_host(x0), to_host(eps), to_host(alpha_bars)[steps], strict=True):
+        xt = math.sqrt(abar) * a + math.sqrt(1 - abar) * e
+        expected.append(np.mean((0.5 * xt - e) ** 2))
+    return f.training_loss(lambda xt, t: 0.5 * xt, x0, t, eps, alpha_bars), expected
 
 
-def posterior_at_the_data_that_eps_implies(f: Functions, draw: Draw):
-    xt, eps, z, (now, before) = *(draw.normal(3, 4) for _ in range(3)), two_levels(draw)
+@chapter.identity("ddpm_step", "the posterior, eq. 7", 16, uses=("q_posterior", "x0_from_eps"))
+def posterior_at_the_data_that_eps_implies(f: Functions, rng: RandomInputs) -> Comparison:
+    (xt, eps, z), (now, before) = rng.normals(3, 3, 4), two_alpha_bars(rng)
     mean, variance = f.q_posterior(f.x0_from_eps(xt, eps, now), xt, now, before)
     sigma = math.sqrt(float(variance))
     return f.ddpm_step(xt, eps, 1 - now / before, now, sigma, z), mean + sigma * z, 2.0
 
 
-def marginals_of_standard_normal_data_stay(f: Functions, draw: Draw):
+@chapter.identity("ddpm_sample", "the exact variance", 12)
+def marginals_of_standard_normal_data_stay(f: Functions, rng: RandomInputs) -> Comparison:
     """eps = sqrt(1 - abar) x_t there; states are written as coefficients of independent noises."""
-    betas = draw.betas(5)
-    levels, unit = np.cumprod(1 - betas), iter(np.eye(6)[1:])
+    betas = rng.betas(5)
+    alpha_bars, unit = np.cumprod(1 - betas), iter(np.eye(6)[1:])
     states = f.ddpm_sample(
-        lambda xt, t: math.sqrt(1 - levels[t]) * xt, draw.array(np.eye(6)[:1]), betas,
-        lambda: draw.array(next(unit)[None, :]), "fixed_large",
+        lambda xt, t: math.sqrt(1 - alpha_bars[t]) * xt, rng.array(np.eye(6)[:1]), betas,
+        lambda: rng.array(next(unit)[None, :]), "fixed_large",
     )  # fmt: skip
-    got = [float((to_host(x) ** 2).sum()) for x in states]
-    return got, [1.0, 1.0, 1.0, 1.0, 1 - betas[0]]
+    variances = [float((to_host(x) ** 2).sum()) for x in states]
+    return variances, [1.0, 1.0, 1.0, 1.0, 1 - betas[0]]
 
 
-IDENTITIES = [
-    Identity("posterior_variance", "Bayes' rule: precisions", precisions_of_a_product_add, 4),
-    Identity("posterior_logvar_clipped", "the recursion", a_recursion_on_the_host, 4),
-    Identity("learned_range_logvar", "powers", a_geometric_mean_of_two_variances, 8),
-    Identity("elbo_weight", "exact fractions", half_of_the_snr_that_a_step_loses, 12),
-    Identity("eps_weight", "the divergence of Gaussians", divergence_of_two_ddpm_steps, 20,
-             ("ddpm_step", "kl_normal")),
-    Identity("min_snr_weight", "numpy.minimum", the_smaller_of_snr_and_gamma, 5),
-    Identity("simple_loss", "numpy.mean", mean_of_squares_on_the_host, 8),
-    Identity("hybrid_loss", "the definition", a_thousandth_of_the_bound_is_added, 4),
-    Identity("prior_kl", "Gauss-Hermite quadrature", prior_term_by_gauss_hermite, 8),
-    Identity("denoising_kl", "the SNR form", snr_weighted_squared_error, 16),
-    Identity("denoising_kl", "the KL form", divergence_of_the_two_posteriors, 12,
-             ("q_posterior", "kl_normal")),
-    Identity("variational_bound", "expectations in closed form", closed_form_for_gaussian_data, 8,
-             ("normal_log_density",)),
-    Identity("training_pair", "the inverse rotation", data_come_back_from_every_target, 16),
-    Identity("training_loss", "a loop in NumPy", a_loop_over_the_batch, 16),
-    Identity("ddpm_step", "the posterior, eq. 7", posterior_at_the_data_that_eps_implies, 16,
-             ("q_posterior", "x0_from_eps")),
-    Identity("ddpm_sample", "the exact variance", marginals_of_standard_normal_data_stay, 12),
-]  # fmt: skip
+@chapter.identity("erfc", "math.erfc", 20)
+def same_as_in_the_standard_library(f: Functions, rng: RandomInputs) -> Comparison:
+    x = rng.uniform(-6.0, 8.0, 16)
+    return f.erfc(x), [math.erfc(v) for v in to_host(x)], 0.0
+
+
+@chapter.elementwise("log_ndtr", "math.erfc and math.log", 12, (-30.0, 3.0))
+def logarithm_of_half_an_erfc(x: float) -> float:
+    p = 0.5 * math.erfc(-x / math.sqrt(2))
+    return math.log(p) if p < 0.5 else math.log1p(p - 1.0)
+
+
+def pixel_values(rng: RandomInputs, bins: int) -> Array:
+    """The values of a pixel of `bins` shades, in [-1, 1]."""
+    return rng.array(2 * np.arange(bins) / (bins - 1) - 1)
+
+
+@chapter.identity("discretized_gaussian_log_likelihood", "certainty", 10)
+def probabilities_of_all_pixel_values_add_up_to_one(f: Functions, rng: RandomInputs) -> Comparison:
+    bins, mean, logvar = rng.integer(2, 256), rng.number(-1.5, 1.5), rng.number(-6.0, 3.0)
+    x = pixel_values(rng, bins)
+    got = f.discretized_gaussian_log_likelihood(x, mean + 0 * x, logvar + 0 * x, bins)
+    return np.exp(to_host(got)).sum(), 1.0, 1 + bins * math.exp(-0.5 * logvar) / 100
+
+
+@chapter.identity("discretized_gaussian_log_likelihood", "math.erfc", 8)
+def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) -> Comparison:
+    bins, mean, logvar = rng.integer(2, 8), rng.number(-1.0, 1.0), rng.number(-3.0, 2.0)
+    x = pixel_values(rng, bins)
+    edges = (2 * np.arange(1, bins) - 1) / (bins - 1) - 1
+    below = [0.5 * math.erfc((mean - e) * math.exp(-0.5 * logvar) / math.sqrt(2)) for e in edges]
+    got = f.discretized_gaussian_log_likelihood(x, mean + 0 * x, logvar + 0 * x, bins)
+    return np.exp(to_host(got)), np.diff([0.0, *below, 1.0])
+
+
+@chapter.identity("bits_per_dimension", "counting", 4)
+def uniform_pixel_values_cost_their_bits(f: Functions, rng: RandomInputs) -> Comparison:
+    bits, dimensions = rng.integer(1, 8), rng.integer(1, 1000)
+    nats = rng.array([dimensions * math.log(2**bits)])
+    return f.bits_per_dimension(nats, dimensions), [float(bits)]

@@ -3,204 +3,207 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable
 
 import numpy as np
 
-from ldmref.check.identity import Draw, Functions, Identity, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
 from ldmref.samplers import sample
+from ldmref.samplers.loop import Denoiser, Step
 from ldmref.samplers.runge_kutta import RK4
 
+chapter = Chapter("samplers")
+POLYNOMIAL = "antiderivatives"
 
-def levels(draw: Draw, steps: int) -> list[float]:
-    """Decreasing levels, no two ratios alike."""
-    sigmas = [draw.number(2.0, 6.0)]
+
+def decreasing_sigmas(rng: RandomInputs, steps: int) -> list[float]:
+    """steps + 1 decreasing sigmas, no two ratios alike."""
+    sigmas = [rng.number(2.0, 6.0)]
     for _ in range(steps):
-        sigmas.append(sigmas[-1] * draw.number(0.4, 0.8))
+        sigmas.append(sigmas[-1] * rng.number(0.4, 0.8))
     return sigmas
 
 
-def _model(draw: Draw):
-    """(denoiser, the same on the host): linear in x."""
-    gain, shift = draw.number(0.1, 0.9), draw.normal(3, 2)
-    wide = to_host(shift)
-    return (
-        lambda x, sigma: (gain / (1.0 + sigma)) * x + shift,
-        lambda x, sigma: (gain / (1.0 + sigma)) * x + wide,
-    )
+def final_state(
+    step: Step, denoise: Denoiser, x: Array, sigmas: list[float], noises: Iterable = ()
+) -> Array:
+    """The last x of `sample`; every call of its noise takes the next of `noises`."""
+    remaining = iter(noises)
+    return list(sample(denoise, x, sigmas, step, noise=lambda: next(remaining)))[-1].x
 
 
-def end(step, denoise, x, grid, noises=()):
-    """Where a walk ends; it takes the noises in turn."""
-    stream = iter(noises)
-    return list(sample(denoise, x, grid, step, noise=lambda: next(stream)))[-1].x
+def linear_denoiser(rng: RandomInputs) -> tuple[Denoiser, Denoiser]:
+    """A denoiser linear in x, on the arrays under test and on the host."""
+    gain, shift = rng.number(0.1, 0.9), rng.normal(3, 2)
+
+    def with_shift(shift: Array) -> Denoiser:
+        return lambda x, sigma: (gain / (1.0 + sigma)) * x + shift
+
+    return with_shift(shift), with_shift(to_host(shift))
 
 
-def _vp(sigma: float) -> tuple[float, float]:
+def vp_scales(sigma: float) -> tuple[float, float]:
     """(alpha, sigma) of the variance-preserving process: their squares sum to 1."""
     alpha = 1.0 / math.hypot(1.0, sigma)
     return alpha, sigma * alpha
 
 
-def eta_one_is_the_posterior_of_ddpm(f: Functions, draw: Draw):
-    (s, t), x0, xt, eps = levels(draw, 1), draw.normal(3, 2), draw.normal(3, 2), draw.normal(3, 2)
-    now, before = _vp(s)[0] ** 2, _vp(t)[0] ** 2
+@chapter.identity("ancestral", "Bayes' rule", 8, uses=("q_posterior",))
+def eta_one_is_the_posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
+    (s, t), (x0, xt, eps) = decreasing_sigmas(rng, 1), rng.normals(3, 3, 2)
+    now, before = vp_scales(s)[0] ** 2, vp_scales(t)[0] ** 2
     mean, variance = f.q_posterior(x0, xt, now, before)
-    got = end(f.ancestral(1.0), lambda x, sigma: x0, xt / now**0.5, [s, t], [eps])
+    got = final_state(f.ancestral(1.0), lambda x, sigma: x0, xt / now**0.5, [s, t], [eps])
     return got, (mean + float(variance) ** 0.5 * eps) / before**0.5, 10.0
 
 
-def _ddim(draw: Draw, make):
+def ddim(rng: RandomInputs, make_step: Callable[[float], Step]) -> Comparison:
     """Equation 12 in alpha-bar, divided by its root."""
-    eta, (s, t) = draw.number(0.0, 1.0), levels(draw, 1)
-    x0, x, eps = draw.normal(3, 2), draw.normal(3, 2), draw.normal(3, 2)
-    (a, b), (ap, bp) = _vp(s), _vp(t)
-    up = eta * (bp / b) * math.sqrt(1 - (a / ap) ** 2)
+    eta, (s, t) = rng.number(0.0, 1.0), decreasing_sigmas(rng, 1)
+    x0, x, eps = rng.normals(3, 3, 2)
+    (a, b), (a_next, b_next) = vp_scales(s), vp_scales(t)
+    up = eta * (b_next / b) * math.sqrt(1 - (a / a_next) ** 2)
     noise = (a * to_host(x) - a * to_host(x0)) / b
-    want = to_host(x0) + (math.sqrt(bp**2 - up**2) * noise + up * to_host(eps)) / ap
-    return end(make(eta), lambda y, sigma: x0, x, [s, t], [eps]), want, 4.0
+    expected = to_host(x0) + (math.sqrt(b_next**2 - up**2) * noise + up * to_host(eps)) / a_next
+    return final_state(make_step(eta), lambda y, sigma: x0, x, [s, t], [eps]), expected, 4.0
 
 
-def equation_12_of_ddim_for_any_eta(f: Functions, draw: Draw):
-    return _ddim(draw, f.ancestral)
+@chapter.identity("ancestral", "the paper's form", 8)
+def equation_12_of_ddim_for_any_eta(f: Functions, rng: RandomInputs) -> Comparison:
+    return ddim(rng, f.ancestral)
 
 
-def straight_line_becomes_ddim_for_any_eta(f: Functions, draw: Draw):
-    return _ddim(draw, lambda eta: f.with_noise(f.ancestral(0.0), eta))
+@chapter.identity("with_noise", "DDIM", 10, uses=("ancestral",))
+def straight_line_becomes_ddim_for_any_eta(f: Functions, rng: RandomInputs) -> Comparison:
+    return ddim(rng, lambda eta: f.with_noise(f.ancestral(0.0), eta))
 
 
-def usual_form_in_slopes(f: Functions, draw: Draw, name: str):
-    (s, t), x, (denoise, wide) = levels(draw, 1), draw.normal(3, 2), _model(draw)
+def linear_problem(rng: RandomInputs) -> tuple[float, float, Array, Denoiser, Denoiser]:
+    """(sigma, next sigma, x, denoiser, slope (y - D(y; sigma)) / sigma on the host)."""
+    (s, t), x = decreasing_sigmas(rng, 1), rng.normal(3, 2)
+    denoise, on_host = linear_denoiser(rng)
+    return s, t, x, denoise, lambda y, sigma: (y - on_host(y, sigma)) / sigma
+
+
+@chapter.identity("heun", "slopes", 4)
+def heun_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
+    s, t, x, denoise, slope = linear_problem(rng)
     start, h = to_host(x), t - s
-
-    def slope(y, sigma):
-        return (y - wide(y, sigma)) / sigma
-
     first = slope(start, s)
-    if name == "heun":
-        want = start + 0.5 * h * (first + slope(start + h * first, t))
-    else:
-        want = start + h * slope(start + 0.5 * h * first, 0.5 * (s + t))
-    return end(getattr(f, name)(), denoise, x, [s, t]), want, 4.0
+    expected = start + 0.5 * h * (first + slope(start + h * first, t))
+    return final_state(f.heun(), denoise, x, [s, t]), expected, 4.0
 
 
-def usual_form_of_heun_in_slopes(f: Functions, draw: Draw):
-    return usual_form_in_slopes(f, draw, "heun")
+@chapter.identity("midpoint", "slopes", 4)
+def midpoint_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
+    s, t, x, denoise, slope = linear_problem(rng)
+    start, h = to_host(x), t - s
+    expected = start + h * slope(start + 0.5 * h * slope(start, s), 0.5 * (s + t))
+    return final_state(f.midpoint(), denoise, x, [s, t]), expected, 4.0
 
 
-def usual_form_of_midpoint_in_slopes(f: Functions, draw: Draw):
-    return usual_form_in_slopes(f, draw, "midpoint")
+def polynomial_slope(rng: RandomInputs, step: Step, degree: int, steps: int) -> Comparison:
+    """For a slope that is a polynomial in sigma, the sampler adds its antiderivative."""
+    sigmas = decreasing_sigmas(rng, steps)
+    x, *c = rng.normals(degree + 2, 3, 2)
+    top = sigmas[0]  # the unit of sigma in the polynomial
 
-
-def _polynomial_slope(draw: Draw, step, degree: int, grid):
-    """A slope that is a polynomial in sigma: the walk adds its antiderivative."""
-    x, c = draw.normal(3, 2), [draw.normal(3, 2) for _ in range(degree + 1)]
-    top = grid[0]  # in units of which the polynomial is taken
-
-    def denoise(y, sigma):
+    def denoise(y: Array, sigma: float) -> Array:
         return y - sigma * sum((sigma / top) ** k * a for k, a in enumerate(c))
 
-    change = [top * ((grid[-1] / top) ** (k + 1) - 1) / (k + 1) for k in range(degree + 1)]
-    want = to_host(x) + sum(d * to_host(a) for d, a in zip(change, c, strict=True))
-    return end(step, denoise, x, grid), want, 4.0 * top
+    change = [top * ((sigmas[-1] / top) ** (k + 1) - 1) / (k + 1) for k in range(degree + 1)]
+    expected = to_host(x) + sum(d * to_host(a) for d, a in zip(change, c, strict=True))
+    return final_state(step, denoise, x, sigmas), expected, 4.0 * top
 
 
-def classical_method_is_exact_for_cubic_slopes(f: Functions, draw: Draw):
-    return _polynomial_slope(draw, f.runge_kutta(RK4), 3, levels(draw, 2))
+@chapter.identity("runge_kutta", POLYNOMIAL, 8)
+def classical_method_is_exact_for_cubic_slopes(f: Functions, rng: RandomInputs) -> Comparison:
+    return polynomial_slope(rng, f.runge_kutta(RK4), 3, steps=2)
 
 
-def simpsons_rule_for_cubic_slopes(f: Functions, draw: Draw):
-    return _polynomial_slope(draw, f.rk4(), 3, levels(draw, 2))
+@chapter.identity("rk4", POLYNOMIAL, 8)
+def simpsons_rule_for_cubic_slopes(f: Functions, rng: RandomInputs) -> Comparison:
+    return polynomial_slope(rng, f.rk4(), 3, steps=2)
 
 
-def exact_for_slopes_of_degree_four(f: Functions, draw: Draw):
-    return _polynomial_slope(draw, f.rk45(), 4, levels(draw, 2))
+@chapter.identity("rk45", POLYNOMIAL, 10)
+def exact_for_slopes_of_degree_four(f: Functions, rng: RandomInputs) -> Comparison:
+    return polynomial_slope(rng, f.rk45(), 4, steps=2)
 
 
-def exact_for_cubic_slopes(f: Functions, draw: Draw):
-    return _polynomial_slope(draw, f.lms(), 3, levels(draw, 6))
+@chapter.identity("lms", POLYNOMIAL, 10)
+def exact_for_cubic_slopes(f: Functions, rng: RandomInputs) -> Comparison:
+    return polynomial_slope(rng, f.lms(), 3, steps=6)
 
 
-def algorithms_in_the_noise_prediction(f: Functions, draw: Draw):
+@chapter.identity("dpm_solver", "the paper's form", 2)
+def algorithms_in_the_noise_prediction(f: Functions, rng: RandomInputs) -> Comparison:
     """DPM-Solver-2 and -3 in variance-preserving coordinates, as the paper writes them."""
-    (s, t), x, (denoise, wide) = levels(draw, 1), draw.normal(3, 2), _model(draw)
+    s, t, x, denoise, slope = linear_problem(rng)
     h = math.log(s / t)
 
-    def eps(y, sigma):
-        return (y / _vp(sigma)[0] - wide(y / _vp(sigma)[0], sigma)) / sigma
+    def eps(y: np.ndarray, sigma: float) -> np.ndarray:
+        return slope(y / vp_scales(sigma)[0], sigma)
 
-    def move(y, slope, low):
-        (a, _), (ap, bp) = _vp(s), _vp(low)
-        return (ap / a) * y - bp * math.expm1(math.log(s / low)) * slope
+    def advance(y: np.ndarray, eps: np.ndarray, low: float) -> np.ndarray:
+        (a, _), (a_low, b_low) = vp_scales(s), vp_scales(low)
+        return (a_low / a) * y - b_low * math.expm1(math.log(s / low)) * eps
 
-    def bend(r):
+    def curvature(r: float) -> float:
         return math.expm1(r * h) / (r * h) - 1.0
 
-    y = _vp(s)[0] * to_host(x)
+    y = vp_scales(s)[0] * to_host(x)
     first, half, s1, s2 = eps(y, s), s * math.exp(-h / 2), s * math.exp(-h / 3), t * math.exp(h / 3)
-    second = move(y, eps(move(y, first, half), half), t)
-    d1 = eps(move(y, first, s1), s1) - first
-    u2 = move(y, first, s2) - 2.0 * _vp(s2)[1] * bend(2 / 3) * d1
-    third = move(y, first, t) - 1.5 * _vp(t)[1] * bend(1.0) * (eps(u2, s2) - first)
-    got = [end(f.dpm_solver(order), denoise, x, [s, t]) for order in (2, 3)]
-    return draw.xp.stack(got), np.stack([second, third]) / _vp(t)[0], 10.0
+    second = advance(y, eps(advance(y, first, half), half), t)
+    d1 = eps(advance(y, first, s1), s1) - first
+    u2 = advance(y, first, s2) - 2.0 * vp_scales(s2)[1] * curvature(2 / 3) * d1
+    d2 = eps(u2, s2) - first
+    third = advance(y, first, t) - 1.5 * vp_scales(t)[1] * curvature(1.0) * d2
+    got = [final_state(f.dpm_solver(order), denoise, x, [s, t]) for order in (2, 3)]
+    return got, [second / vp_scales(t)[0], third / vp_scales(t)[0]], 10.0
 
 
-def _data_move(y, s: float, t: float, x0):
+def data_step(y: np.ndarray, s: float, t: float, x0: np.ndarray) -> np.ndarray:
     """(sigma'/sigma) x - alpha' (e^-h - 1) x0, with the sigmas of the VP process."""
-    (_, b), (ap, bp) = _vp(s), _vp(t)
-    return (bp / b) * y - ap * math.expm1(-math.log(s / t)) * x0
+    (_, b), (a_next, b_next) = vp_scales(s), vp_scales(t)
+    return (b_next / b) * y - a_next * math.expm1(-math.log(s / t)) * x0
 
 
-def algorithm_1_in_the_data_prediction(f: Functions, draw: Draw):
-    (s, t), x, (denoise, wide) = levels(draw, 1), draw.normal(3, 2), _model(draw)
-    y, middle = _vp(s)[0] * to_host(x), math.sqrt(s * t)
-    x0 = wide(to_host(x), s)
-    u = _data_move(y, s, middle, x0) / _vp(middle)[0]
-    want = _data_move(y, s, t, wide(u, middle)) / _vp(t)[0]  # with r = 1/2, x0 drops out
-    return end(f.dpmpp_2s(), denoise, x, [s, t]), want, 4.0
+@chapter.identity("dpmpp_2s", "the paper's form", 4)
+def algorithm_1_in_the_data_prediction(f: Functions, rng: RandomInputs) -> Comparison:
+    (s, t), x = decreasing_sigmas(rng, 1), rng.normal(3, 2)
+    denoise, on_host = linear_denoiser(rng)
+    y, middle = vp_scales(s)[0] * to_host(x), math.sqrt(s * t)
+    u = data_step(y, s, middle, on_host(to_host(x), s)) / vp_scales(middle)[0]
+    expected = data_step(y, s, t, on_host(u, middle)) / vp_scales(t)[0]  # for r = 1/2 without x0
+    return final_state(f.dpmpp_2s(), denoise, x, [s, t]), expected, 4.0
 
 
-def two_noises_as_in_k_diffusion(f: Functions, draw: Draw):
-    eta, r, (s, t) = draw.number(0.0, 1.0), draw.number(0.3, 1.0), levels(draw, 1)
-    x, noises, (denoise, wide) = draw.normal(3, 2), [draw.normal(3, 2) for _ in "12"], _model(draw)
-    start, middle, want = to_host(x), s * (t / s) ** r, np.zeros(())
-    x0 = mixed = wide(start, s)
-    for level, noise in zip((middle, t), noises, strict=True):
-        up = min(level, eta * math.sqrt(level**2 * (s**2 - level**2) / s**2))
-        down = math.sqrt(level**2 - up**2)
-        want = (down / s) * start + (1.0 - down / s) * mixed + up * to_host(noise)
-        mixed = (1.0 - 0.5 / r) * x0 + (0.5 / r) * wide(want, middle)
-    return end(f.dpmpp_sde(eta, r), denoise, x, [s, t], noises), want, 10.0
+@chapter.identity("dpmpp_sde", "k-diffusion's form", 4)
+def two_noises_as_in_k_diffusion(f: Functions, rng: RandomInputs) -> Comparison:
+    eta, r, (s, t) = rng.number(0.0, 1.0), rng.number(0.3, 1.0), decreasing_sigmas(rng, 1)
+    (x, *noises), (denoise, on_host) = rng.normals(3, 3, 2), linear_denoiser(rng)
+    start, middle, expected = to_host(x), s * (t / s) ** r, np.zeros(())
+    x0 = mixed = on_host(start, s)
+    for sigma, noise in zip((middle, t), noises, strict=True):
+        up = min(sigma, eta * math.sqrt(sigma**2 * (s**2 - sigma**2) / s**2))
+        down = math.sqrt(sigma**2 - up**2)
+        expected = (down / s) * start + (1.0 - down / s) * mixed + up * to_host(noise)
+        mixed = (1.0 - 0.5 / r) * x0 + (0.5 / r) * on_host(expected, middle)
+    return final_state(f.dpmpp_sde(eta, r), denoise, x, [s, t], noises), expected, 10.0
 
 
-def jump_is_the_forward_process(f: Functions, draw: Draw):
-    (s, t), x0, eps = levels(draw, 1), draw.normal(3, 2), draw.normal(3, 2)
-    level = _vp(t)[0] ** 2
-    got = end(f.lcm(), lambda x, sigma: x0, draw.normal(3, 2), [s, t], [eps])
-    return got, f.q_sample(x0, level, eps) / level**0.5, 4.0
+@chapter.identity("lcm", "the forward process", 8, uses=("q_sample",))
+def jump_is_the_forward_process(f: Functions, rng: RandomInputs) -> Comparison:
+    (s, t), (x0, eps, x) = decreasing_sigmas(rng, 1), rng.normals(3, 3, 2)
+    alpha_bar = vp_scales(t)[0] ** 2
+    got = final_state(f.lcm(), lambda x, sigma: x0, x, [s, t], [eps])
+    return got, f.q_sample(x0, alpha_bar, eps) / alpha_bar**0.5, 4.0
 
 
-def constant_slope_is_followed_up(f: Functions, draw: Draw):
-    grid, x, eps = levels(draw, 4)[::-1], draw.normal(3, 2), draw.normal(3, 2)
-    got = list(f.invert(lambda y, sigma: y - sigma * eps, x, grid))[-1].x
-    return got, to_host(x) + (grid[-1] - grid[0]) * to_host(eps), 10.0
-
-
-BAYES, POLYNOMIAL = "Bayes' rule", "antiderivatives"
-
-IDENTITIES = [
-    Identity("ancestral", BAYES, eta_one_is_the_posterior_of_ddpm, 8, ("q_posterior",)),
-    Identity("ancestral", "the paper's form", equation_12_of_ddim_for_any_eta, 8),
-    Identity("with_noise", "DDIM", straight_line_becomes_ddim_for_any_eta, 10, ("ancestral",)),
-    Identity("heun", "slopes", usual_form_of_heun_in_slopes, 4),
-    Identity("midpoint", "slopes", usual_form_of_midpoint_in_slopes, 4),
-    Identity("runge_kutta", POLYNOMIAL, classical_method_is_exact_for_cubic_slopes, 8),
-    Identity("rk4", POLYNOMIAL, simpsons_rule_for_cubic_slopes, 8),
-    Identity("rk45", POLYNOMIAL, exact_for_slopes_of_degree_four, 10),
-    Identity("lms", POLYNOMIAL, exact_for_cubic_slopes, 10),
-    Identity("dpm_solver", "the paper's form", algorithms_in_the_noise_prediction, 2),
-    Identity("dpmpp_2s", "the paper's form", algorithm_1_in_the_data_prediction, 4),
-    Identity("dpmpp_sde", "k-diffusion's form", two_noises_as_in_k_diffusion, 4),
-    Identity("lcm", "the forward process", jump_is_the_forward_process, 8, ("q_sample",)),
-    Identity("invert", "a straight path", constant_slope_is_followed_up, 8),
-]
+@chapter.identity("invert", "a straight path", 8)
+def constant_slope_gives_a_straight_path(f: Functions, rng: RandomInputs) -> Comparison:
+    sigmas, (x, eps) = decreasing_sigmas(rng, 4)[::-1], rng.normals(2, 3, 2)
+    got = list(f.invert(lambda y, sigma: y - sigma * eps, x, sigmas))[-1].x
+    return got, to_host(x) + (sigmas[-1] - sigmas[0]) * to_host(eps), 10.0

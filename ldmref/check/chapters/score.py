@@ -1,284 +1,260 @@
-"""Diffusions in continuous time, the ways back, and likelihoods along the flow."""
+"""Diffusions in continuous time, their reversal, and likelihoods along the probability flow."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.check.identity import Draw, Functions, Identity, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
 
+chapter = Chapter("score")
 SIGNS = np.asarray(list(itertools.product([-1.0, 1.0], repeat=3)))
 
 
-def betas_of(draw: Draw) -> tuple[float, float]:
-    return draw.number(0.1, 1.0), draw.number(1.0, 4.0)
+def beta_range(rng: RandomInputs) -> tuple[float, float]:
+    return rng.number(0.1, 1.0), rng.number(1.0, 4.0)
 
 
-def papers_definitions(f: Functions, draw: Draw):
-    """f, g, m, s from beta and its integral, in plain Python."""
-    (low, high), t = betas_of(draw), draw.uniform(0.05, 1.0, 3)
-    sde, want = f.VPSDE(low, high), []
+@chapter.identity("VPSDE", "the definition in plain Python", 5)
+def definitions_of_the_paper(f: Functions, rng: RandomInputs) -> Comparison:
+    """f, g, m, s from beta and its integral."""
+    (low, high), t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
+    sde, rows = f.VPSDE(low, high), []
     for u in to_host(t):
         beta = low + u * (high - low)
-        kept = math.exp(-u * (low + beta) / 2)
-        want.append([-beta / 2, beta**0.5, kept**0.5, (1 - kept) ** 0.5])
+        alpha_bar = math.exp(-u * (low + beta) / 2)
+        rows.append([-beta / 2, beta**0.5, alpha_bar**0.5, (1 - alpha_bar) ** 0.5])
     got = [sde.drift_coefficient(t), sde.diffusion(t), sde.mean_coefficient(t), sde.std(t)]
-    return draw.xp.stack(got), np.asarray(want).T
+    return got, np.asarray(rows).T
 
 
-def steps_of_ddpm_at_any_times(f: Functions, draw: Draw):
-    """The variances of its steps are a chain's betas: their alpha-bars are the diffusion's."""
-    sde = f.VPSDE(*betas_of(draw))
-    t = np.sort(draw.stream.uniform(0.0, 1.0, 6))
-    first, last = draw.array(np.append(0.0, t[:-1])), draw.array(t)
-    a, v = sde.transition(first, last)
-    levels = f.alphas_cumprod(v)
-    return draw.xp.stack([levels, a * a]), draw.xp.stack([sde.alpha_bar(last), 1.0 - v])
+@chapter.identity("VPSDE", "products of single steps", 8, uses=("alphas_cumprod",))
+def ddpm_steps_between_any_times(f: Functions, rng: RandomInputs) -> Comparison:
+    """The variances of the steps are betas of a chain with the alpha-bars of the diffusion."""
+    sde = f.VPSDE(*beta_range(rng))
+    t = np.sort(rng.numpy.uniform(0.0, 1.0, 6))
+    start, end = rng.array(np.append(0.0, t[:-1])), rng.array(t)
+    mean_factor, variance = sde.transition(start, end)
+    got = [f.alphas_cumprod(variance), mean_factor * mean_factor]
+    return got, [sde.alpha_bar(end), 1.0 - variance]
 
 
-def time_undone_by_sigma(f: Functions, draw: Draw):
-    """For both clocks with the same betas, and the exploding one's."""
-    betas, low, t = betas_of(draw), draw.number(0.02, 0.5), draw.uniform(0.05, 1.0, 3)
-    all_of_them = [f.VPSDE(*betas), f.SubVPSDE(*betas), f.VESDE(low, 20.0)]
-    got = [sde.time(sde.sigma(t)) for sde in all_of_them]
-    return draw.xp.stack(got), draw.xp.stack([t] * 3)
+@chapter.identity("VPSDE", "its inverse", 8, uses=("SubVPSDE", "VESDE"))
+def time_of_sigma_of_time(f: Functions, rng: RandomInputs) -> Comparison:
+    betas, low, t = beta_range(rng), rng.number(0.02, 0.5), rng.uniform(0.05, 1.0, 3)
+    sdes = (f.VPSDE(*betas), f.SubVPSDE(*betas), f.VESDE(low, 20.0))
+    return [sde.time(sde.sigma(t)) for sde in sdes], [t, t, t]
 
 
-def variance_of_vp_as_standard_deviation(f: Functions, draw: Draw):
+@chapter.identity("SubVPSDE", "VP's functions", 14, uses=("VPSDE",))
+def variance_of_vp_as_standard_deviation(f: Functions, rng: RandomInputs) -> Comparison:
     """And g^2 = beta (1 - m^4), with m that of VP."""
-    betas, t = betas_of(draw), draw.uniform(0.05, 1.0, 3)
+    betas, t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
     sub, vp = f.SubVPSDE(*betas), f.VPSDE(*betas)
     got = [sub.std(t), sub.diffusion(t) ** 2, sub.drift_coefficient(t)]
     m = vp.mean_coefficient(t)
-    want = [vp.std(t) ** 2, vp.beta(t) * (1.0 - m**4), -0.5 * vp.beta(t)]
-    return draw.xp.stack(got), draw.xp.stack(want)
+    return got, [vp.std(t) ** 2, vp.beta(t) * (1.0 - m**4), -0.5 * vp.beta(t)]
 
 
-def two_steps_make_one(f: Functions, draw: Draw):
-    """a_2 a_1 = a and a_2^2 v_1 + v_2 = v, and from the start to the marginal."""
-    first, middle, last = sorted(draw.number(0.0, 1.0) for _ in range(3))
-    sde = f.SubVPSDE(*betas_of(draw))
-    t = [draw.array([u]) for u in (first, middle, last)]
-    (a1, v1), (a2, v2) = sde.transition(t[0], t[1]), sde.transition(t[1], t[2])
-    a, v = sde.transition(t[0], t[2])
-    _, whole = sde.transition(0.0 * t[0], t[2])
-    got, want = [a1 * a2, a2 * a2 * v1 + v2, whole], [a, v, sde.std(t[2]) ** 2]
-    return draw.xp.stack(got), draw.xp.stack(want)
+@chapter.identity("SubVPSDE", "Chapman-Kolmogorov", 6)
+def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
+    """a_2 a_1 = a and a_2^2 v_1 + v_2 = v; from time 0, v is the variance of the marginal."""
+    start, middle, end = (rng.array([u]) for u in sorted(rng.number(0.0, 1.0) for _ in range(3)))
+    sde = f.SubVPSDE(*beta_range(rng))
+    (a1, v1), (a2, v2) = sde.transition(start, middle), sde.transition(middle, end)
+    a, v = sde.transition(start, end)
+    _, marginal = sde.transition(0.0 * start, end)
+    return [a1 * a2, a2 * a2 * v1 + v2, marginal], [a, v, sde.std(end) ** 2]
 
 
-def geometric_levels_of_smld(f: Functions, draw: Draw):
-    """Steps add the difference of two squared levels; g^2 is the derivative of the square."""
-    low, high, n = draw.number(0.02, 0.5), draw.number(2.0, 8.0), draw.integer(3, 8)
-    levels = [low * (high / low) ** (i / (n - 1)) for i in range(n)]
-    t = draw.array(np.arange(n) / (n - 1))
+@chapter.identity("VESDE", "differences of geometric levels", 20)
+def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
+    """Steps add the difference of two squared sigmas; g^2 is the derivative of the square."""
+    low, high, n = rng.number(0.02, 0.5), rng.number(2.0, 8.0), rng.integer(3, 8)
+    sigmas = low * (high / low) ** (np.arange(n) / (n - 1))
+    t = rng.array(np.arange(n) / (n - 1))
     sde = f.VESDE(low, high)
-    a, v = sde.transition(t[:-1], t[1:])
-    slope = [2 * s**2 * math.log(high / low) for s in levels[1:]]
-    want = [[1.0] * (n - 1), np.diff(np.square(levels)), levels[1:], slope]
-    got = draw.xp.stack([a, v, sde.std(t[1:]), sde.diffusion(t[1:]) ** 2])
-    return got, np.asarray(want), high * high
+    mean_factor, variance = sde.transition(t[:-1], t[1:])
+    got = [mean_factor, variance, sde.std(t[1:]), sde.diffusion(t[1:]) ** 2]
+    slope = 2 * sigmas[1:] ** 2 * math.log(high / low)
+    return got, [np.ones(n - 1), np.diff(sigmas**2), sigmas[1:], slope], high * high
 
 
-def a_process_with_its_own_functions(f: Functions, draw: Draw):
-    """m = 1 - t / 2 and s = t: what is derived from them, in plain numbers."""
+@chapter.identity("LinearSDE", "plain numbers", 3)
+def functions_derived_by_the_base_class(f: Functions, rng: RandomInputs) -> Comparison:
+    """What the base class derives from m = 1 - t / 2 and s = t."""
 
-    class Own(f.LinearSDE):
-        def mean_coefficient(self, t):
+    class CustomSDE(f.LinearSDE):
+        def mean_coefficient(self, t: Array) -> Array:
             return 1.0 - 0.5 * t
 
-        def std(self, t):
+        def std(self, t: Array) -> Array:
             return t
 
-        def drift_coefficient(self, t):
+        def drift_coefficient(self, t: Array) -> Array:
             return -0.5 / (1.0 - 0.5 * t)
 
-    t, x, eps = draw.number(0.1, 0.9), draw.normal(1, 3), draw.normal(1, 3)
-    m, sde, (a, b) = 1.0 - 0.5 * t, Own(), (to_host(x), to_host(eps))
-    density = -0.5 * (a * a).sum() - 1.5 * math.log(2 * math.pi)
-    scalars = draw.array([sde.sigma(t), sde.alpha_bar(t)])
-    parts = [sde.q_sample(x, t, eps), sde.drift(x, t), sde.prior(x)]
-    got = [draw.xp.reshape(z, (-1,)) for z in (scalars, *parts, sde.log_prior(x))]
-    want = [[t / m, m * m / (m * m + t * t)], m * a + t * b, -0.5 / m * a, a, [density]]
-    return draw.xp.concat(got), np.concatenate([np.ravel(z) for z in want]), 10.0
+    t, (x, eps) = rng.number(0.1, 0.9), rng.normals(2, 1, 3)
+    m, sde, (a, b) = 1.0 - 0.5 * t, CustomSDE(), (to_host(x), to_host(eps))
+    got = [sde.sigma(t), sde.alpha_bar(t), sde.q_sample(x, t, eps),
+           sde.drift(x, t), sde.prior(x), sde.log_prior(x)]  # fmt: skip
+    log_prior = -0.5 * (a * a).sum() - 1.5 * math.log(2 * math.pi)
+    return got, [t / m, m * m / (m * m + t * t), m * a + t * b, -0.5 / m * a, a, [log_prior]], 10.0
 
 
-def gaussian(draw: Draw, low: float, high: float):
-    """x at times t under VP, for data N(mu, tau^2); and beta, m, variance and its derivative."""
-    x, t = draw.normal(3, 2), draw.uniform(0.1, 1.0, 3)
-    mu, tau = draw.number(-1.0, 1.0), draw.number(0.3, 2.0)
+def gaussian_under_vp(rng: RandomInputs, low: float, high: float) -> tuple[Array, ...]:
+    """(x, t, beta, score, velocity of the flow) under VP for data N(mu, tau^2); t is (n,)."""
+    x, t = rng.normal(3, 2), rng.uniform(0.1, 1.0, 3)
+    mu, tau = rng.number(-1.0, 1.0), rng.number(0.3, 2.0)
     u = to_host(t)[:, None]
     beta = low + u * (high - low)
-    kept = np.exp(-u * (low + beta) / 2)
-    variance = tau**2 * kept + 1 - kept
-    mean = mu * np.sqrt(kept)
+    alpha_bar = np.exp(-u * (low + beta) / 2)
+    variance = tau**2 * alpha_bar + 1 - alpha_bar
+    mean = mu * np.sqrt(alpha_bar)
     away = to_host(x) - mean
-    flow = -beta / 2 * mean + beta * kept * (1 - tau**2) / (2 * variance) * away
-    return x, t, beta, away / variance, flow
+    # m' + (x - m) V' / (2 V) for the mean m and variance V of the marginal
+    velocity = -beta / 2 * mean + beta * alpha_bar * (1 - tau**2) / (2 * variance) * away
+    return x, t, beta, -away / variance, velocity
 
 
-def moving_quantiles_of_a_gaussian(f: Functions, draw: Draw):
-    """dx/dt = m' + (x - m) V' / (2 V) with mean m and variance V of the marginal."""
-    betas = betas_of(draw)
-    x, t, _, pull, flow = gaussian(draw, *betas)
-    return f.probability_flow(f.VPSDE(*betas), lambda x, t: draw.array(-pull))(x, t), flow, 10.0
+@chapter.identity("probability_flow", "a Gaussian's mean and variance in time", 5, uses=("VPSDE",))
+def moving_quantiles_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
+    betas = beta_range(rng)
+    x, t, _, score, velocity = gaussian_under_vp(rng, *betas)
+    flow = f.probability_flow(f.VPSDE(*betas), lambda x, t: rng.array(score))
+    return flow(x, t), velocity, 10.0
 
 
-def spreading_that_the_flow_undoes(f: Functions, draw: Draw):
-    """Its drift is the Gaussian's flow - g^2 / 2 score, for the noise to make up."""
-    betas = betas_of(draw)
-    x, t, beta, pull, flow = gaussian(draw, *betas)
-    drift, diffusion = f.reverse_sde(f.VPSDE(*betas), lambda x, t: draw.array(-pull))
-    got = draw.xp.concat([drift(x, t), draw.xp.reshape(diffusion(t) ** 2, (-1, 1))], axis=1)
-    return got, np.concatenate([flow + beta / 2 * pull, beta], axis=1), 30.0
+@chapter.identity("reverse_sde", "a Gaussian's mean and variance in time", 2, uses=("VPSDE",))
+def drift_and_diffusion_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
+    """The drift is the Gaussian's flow - g^2 / 2 score; the noise compensates the difference."""
+    betas = beta_range(rng)
+    x, t, beta, score, velocity = gaussian_under_vp(rng, *betas)
+    drift, diffusion = f.reverse_sde(f.VPSDE(*betas), lambda x, t: rng.array(score))
+    return [drift(x, t), diffusion(t) ** 2], [velocity - beta / 2 * score, beta[:, 0]], 30.0
 
 
-def in_sigma(draw: Draw):
-    """x at levels sigma for data N(mu, tau^2): denoised, score, and velocity."""
-    x, sigma = draw.normal(3, 2), draw.uniform(0.3, 3.0, 3)
-    mu, tau = draw.number(-1.0, 1.0), draw.number(0.3, 2.0)
+def gaussian_in_sigma(rng: RandomInputs) -> tuple[Array, ...]:
+    """(x, sigma, denoised, score, velocity) for data N(mu, tau^2) and x = x0 + sigma eps."""
+    x, sigma = rng.normal(3, 2), rng.uniform(0.3, 3.0, 3)
+    mu, tau = rng.number(-1.0, 1.0), rng.number(0.3, 2.0)
     a, s = to_host(x), to_host(sigma)[:, None]
-    denoised = (tau**2 * a + s**2 * mu) / (tau**2 + s**2)
-    return x, sigma, denoised, (mu - a) / (tau**2 + s**2), (a - mu) * s / (tau**2 + s**2)
+    score = (mu - a) / (tau**2 + s**2)
+    return x, sigma, (tau**2 * a + s**2 * mu) / (tau**2 + s**2), score, -s * score
 
 
-def spread_growing_with_sigma(f: Functions, draw: Draw):
-    """(x - mu) / sqrt(tau^2 + sigma^2) stays."""
-    x, sigma, denoised, _, velocity = in_sigma(draw)
-    return f.sigma_flow(lambda x, s: draw.array(denoised))(x, sigma), velocity, 10.0
+@chapter.identity("sigma_flow", "the closed form of a Gaussian", 2)
+def spread_growing_with_sigma(f: Functions, rng: RandomInputs) -> Comparison:
+    """(x - mu) / sqrt(tau^2 + sigma^2) is constant along the flow."""
+    x, sigma, denoised, _, velocity = gaussian_in_sigma(rng)
+    return f.sigma_flow(lambda x, s: rng.array(denoised))(x, sigma), velocity, 10.0
 
 
-def tweedies_formula(f: Functions, draw: Draw):
-    x, sigma, denoised, score, _ = in_sigma(draw)
-    return f.denoised_from_score(x, draw.array(score), sigma), denoised, 10.0
+@chapter.identity("denoised_from_score", "Bayes' rule for a Gaussian", 2)
+def tweedies_formula(f: Functions, rng: RandomInputs) -> Comparison:
+    x, sigma, denoised, score, _ = gaussian_in_sigma(rng)
+    return f.denoised_from_score(x, rng.array(score), sigma), denoised, 10.0
 
 
-def score_of_a_gaussian(f: Functions, draw: Draw):
-    x, sigma, denoised, score, _ = in_sigma(draw)
-    return f.score_from_denoised(x, draw.array(denoised), sigma), score, 10.0
+@chapter.identity("score_from_denoised", "the Gaussian's own score", 5)
+def score_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
+    x, sigma, denoised, score, _ = gaussian_in_sigma(rng)
+    return f.score_from_denoised(x, rng.array(denoised), sigma), score, 10.0
 
 
-def score_of_a_scaled_marginal(f: Functions, draw: Draw):
-    """Of data N(0, tau^2), that of N(0, m^2 tau^2 + s^2), for VP and VE."""
-    x, t, tau, betas = (
-        draw.normal(2, 3),
-        draw.number(0.2, 1.0),
-        draw.number(0.3, 2.0),
-        betas_of(draw),
-    )
-    got, want = [], []
-    for sde in (f.VPSDE(*betas), f.VESDE(0.1, 5.0)):
-        score = f.sde_score(sde, lambda x, sigma: x * (tau**2 / (tau**2 + sigma**2)))
-        got.append(score(x, t))
-        want.append(-x / (sde.mean_coefficient(t) ** 2 * tau**2 + sde.std(t) ** 2))
-    return draw.xp.stack(got), draw.xp.stack(want), 10.0
+@chapter.identity("sde_score", "the Gaussian's own score", 15, uses=("VPSDE", "VESDE"))
+def score_of_a_scaled_marginal(f: Functions, rng: RandomInputs) -> Comparison:
+    """For data N(0, tau^2): that of N(0, m^2 tau^2 + s^2), for VP and VE."""
+    x, t, tau = rng.normal(2, 3), rng.number(0.2, 1.0), rng.number(0.3, 2.0)
+    sdes = (f.VPSDE(*beta_range(rng)), f.VESDE(0.1, 5.0))
+
+    def denoise(x: Array, sigma: float) -> Array:
+        return x * (tau**2 / (tau**2 + sigma**2))
+
+    variances = [sde.mean_coefficient(t) ** 2 * tau**2 + sde.std(t) ** 2 for sde in sdes]
+    return [f.sde_score(sde, denoise)(x, t) for sde in sdes], [-x / v for v in variances], 10.0
 
 
-def exponential_series(f: Functions, draw: Draw):
-    """One step of dx/dt = a x is 1 + z + z^2 / 2 + z^3 / 6 + z^4 / 24, for two unequal steps."""
-    x, a, h, k = (
-        draw.normal(3, 2),
-        draw.number(-2.0, 2.0),
-        draw.number(0.1, 1.0),
-        draw.number(-1, 0),
-    )
+def exponential_of_rk4(z: float) -> float:
+    """One Runge-Kutta step of x' = a x with z = a h: the exponential series to fourth order."""
+    return sum(z**i / math.factorial(i) for i in range(5))
+
+
+@chapter.identity("integrate_rk4", "the exponential series", 7)
+def exponential_series(f: Functions, rng: RandomInputs) -> Comparison:
+    """Two unequal steps, forward and back."""
+    x, a, h, k = rng.normal(3, 2), rng.number(-2.0, 2.0), rng.number(0.1, 1.0), rng.number(-1, 0)
     got = f.integrate_rk4(lambda x, t: a * x, x, [0.5, 0.5 + h, 0.5 + h + k])
-    factors = [sum((a * step) ** i / math.factorial(i) for i in range(5)) for step in (h, k)]
-    return got, to_host(x) * factors[0] * factors[1], 10.0
+    return got, to_host(x) * exponential_of_rk4(a * h) * exponential_of_rk4(a * k), 10.0
 
 
-def integral_of_a_cubic(f: Functions, draw: Draw):
-    c, start, end = draw.stream.uniform(-1, 1, 4), draw.number(-1.0, 0.0), draw.number(0.0, 1.0)
-    x = draw.normal(3)
+@chapter.identity("integrate_rk4", "the antiderivative", 2)
+def integral_of_a_cubic(f: Functions, rng: RandomInputs) -> Comparison:
+    c, start, end = rng.numpy.uniform(-1, 1, 4), rng.number(-1.0, 0.0), rng.number(0.0, 1.0)
+    x = rng.normal(3)
     got = f.integrate_rk4(lambda x, t: float(np.polyval(c, t)) + 0.0 * x, x, [start, end])
-    whole = np.polyint(c)
-    return got, to_host(x) + np.polyval(whole, end) - np.polyval(whole, start), 5.0
+    antiderivative = np.polyint(c)
+    increase = np.polyval(antiderivative, end) - np.polyval(antiderivative, start)
+    return got, to_host(x) + increase, 5.0
 
 
-def jacobian_of_a_quadratic(f: Functions, draw: Draw):
+@chapter.identity("directional_derivative", "the derivative of a quadratic", 2)
+def jacobian_of_a_quadratic(f: Functions, rng: RandomInputs) -> Comparison:
     """The difference is exact here: what remains is rounding over the step eps^(1/3)."""
-    x, v, c, t = draw.uniform(-1, 1, 3, 2), draw.uniform(-1, 1, 3, 2), draw.normal(3, 2), 0.5
+    x, v, c, t = rng.uniform(-1, 1, 3, 2), rng.uniform(-1, 1, 3, 2), rng.normal(3, 2), 0.5
     got = f.directional_derivative(lambda x, t: t * x * x + c * x, x, t, v)
-    h = float(draw.xp.finfo(draw.dtype).eps) ** (1.0 / 3.0)
+    h = float(rng.xp.finfo(rng.dtype).eps) ** (1.0 / 3.0)
     return got, (2.0 * t * x + c) * v, 4.0 / h
 
 
-def matrix(draw: Draw):
-    """A of u = A x, and J v for it with all digits, at (1, 3)."""
-    a = draw.normal(3, 3)
-
-    def derivative(velocity, x, t, v):
-        return (0.0 * x + v) @ draw.xp.matrix_transpose(a)
-
-    return to_host(a), a, derivative
+def linear_field(rng: RandomInputs) -> tuple[Array, Callable[..., Array]]:
+    """The matrix A of u = A x, and the exact derivative J v as `derivative(velocity, x, t, v)`."""
+    a = rng.normal(3, 3)
+    return a, lambda velocity, x, t, v: (0.0 * x + v) @ rng.xp.matrix_transpose(a)
 
 
-def trace_of_a_matrix(f: Functions, draw: Draw):
-    a, _, derivative = matrix(draw)
-    return f.exact_divergence(None, draw.normal(1, 3), 0.0, derivative), [np.trace(a)], 5.0
+@chapter.identity("exact_divergence", "numpy.trace", 3)
+def trace_of_a_matrix(f: Functions, rng: RandomInputs) -> Comparison:
+    a, derivative = linear_field(rng)
+    got = f.exact_divergence(None, rng.normal(1, 3), 0.0, derivative)
+    return got, [np.trace(to_host(a))], 5.0
 
 
-def mean_over_all_signs(f: Functions, draw: Draw):
-    a, _, derivative = matrix(draw)
-    probes = draw.array(SIGNS[:, None, :])
-    got = f.hutchinson_divergence(None, draw.normal(1, 3), 0.0, probes, derivative)
-    return got, [np.trace(a)], 10.0
+@chapter.identity("hutchinson_divergence", "all sign vectors", 2)
+def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
+    a, derivative = linear_field(rng)
+    probes = rng.array(SIGNS[:, None, :])
+    got = f.hutchinson_divergence(None, rng.normal(1, 3), 0.0, probes, derivative)
+    return got, [np.trace(to_host(a))], 10.0
 
 
-def spread_over_all_signs(f: Functions, draw: Draw):
-    """And, for normal probes, over the nodes of a quadrature that is exact."""
-    a, given, _ = matrix(draw)
+@chapter.identity("hutchinson_variance", "all sign vectors, and Gauss-Hermite quadrature", 15)
+def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
+    """For normal probes, over the nodes of a quadrature that is exact."""
+    a = rng.normal(3, 3)
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     weight = np.prod(list(itertools.product(weights / weights.sum(), repeat=3)), axis=1)
-    want = []
+    expected = []
     for v, w in ((np.asarray(list(itertools.product(nodes, repeat=3))), weight), (SIGNS, 1 / 8)):
-        values = np.einsum("ki,ij,kj->k", v, a, v)
-        want.append(np.sum(w * values**2) - np.sum(w * values) ** 2)
-    got = [f.hutchinson_variance(given[None, ...], signs) for signs in (False, True)]
-    return draw.xp.concat(got), want, 30.0
+        values = np.einsum("ki,ij,kj->k", v, to_host(a), v)
+        expected.append([np.sum(w * values**2) - np.sum(w * values) ** 2])
+    return [f.hutchinson_variance(a[None, ...], signs) for signs in (False, True)], expected, 30.0
 
 
-def stretched_normal_density(f: Functions, draw: Draw):
-    """x' = a x multiplies by the integrator's own series: log N(P^2 x) + D a T."""
-    x, a = draw.normal(3, 2), draw.number(-1.0, 1.0)
+@chapter.identity(
+    "flow_log_likelihood", "the density of a stretched normal variable", 7, uses=("VPSDE",)
+)
+def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
+    """x' = a x multiplies by the integrator's own series P: log N(P^2 x) + D a T."""
+    x, a = rng.normal(3, 2), rng.number(-1.0, 1.0)
     nats, end = f.flow_log_likelihood(
         lambda x, t: a * x, lambda x, t: 0.0 * x[:, 0] + 2.0 * a, f.VPSDE().log_prior, x,
         [0.0, 0.25, 0.5],
     )  # fmt: skip
-    factor = sum((0.25 * a) ** i / math.factorial(i) for i in range(5)) ** 2
-    last = factor * to_host(x)
-    want = -0.5 * (last**2).sum(axis=1) - math.log(2 * math.pi) + a
-    got = draw.xp.concat([end, draw.xp.reshape(nats, (-1, 1))], axis=1)
-    return got, np.concatenate([last, want[:, None]], axis=1), 20.0
-
-
-IDENTITIES = [
-    Identity("VPSDE", "the definition in plain Python", papers_definitions, 5),
-    Identity("VPSDE", "products of single steps", steps_of_ddpm_at_any_times, 8,
-             ("alphas_cumprod",)),
-    Identity("VPSDE", "its inverse", time_undone_by_sigma, 8, ("SubVPSDE", "VESDE")),
-    Identity("SubVPSDE", "VP's functions", variance_of_vp_as_standard_deviation, 14, ("VPSDE",)),
-    Identity("SubVPSDE", "Chapman-Kolmogorov", two_steps_make_one, 6),
-    Identity("VESDE", "differences of geometric levels", geometric_levels_of_smld, 20),
-    Identity("LinearSDE", "plain numbers", a_process_with_its_own_functions, 3),
-    Identity("probability_flow", "a Gaussian's mean and variance in time",
-             moving_quantiles_of_a_gaussian, 5, ("VPSDE",)),
-    Identity("reverse_sde", "a Gaussian's mean and variance in time",
-             spreading_that_the_flow_undoes, 2, ("VPSDE",)),
-    Identity("sigma_flow", "the closed form of a Gaussian", spread_growing_with_sigma, 2),
-    Identity("denoised_from_score", "Bayes' rule for a Gaussian", tweedies_formula, 2),
-    Identity("score_from_denoised", "the Gaussian's own score", score_of_a_gaussian, 5),
-    Identity("sde_score", "the Gaussian's own score", score_of_a_scaled_marginal, 15,
-             ("VPSDE", "VESDE")),
-    Identity("integrate_rk4", "the exponential series", exponential_series, 7),
-    Identity("integrate_rk4", "the antiderivative", integral_of_a_cubic, 2),
-    Identity("directional_derivative", "the derivative of a quadratic", jacobian_of_a_quadratic,
-             2),
-    Identity("exact_divergence", "numpy.trace", trace_of_a_matrix, 3),
-    Identity("hutchinson_divergence", "all probes there are", mean_over_all_signs, 2),
-    Identity("hutchinson_variance", "all probes there are, and Gauss-Hermite quadrature",
-             spread_over_all_signs, 15),
-    Identity("flow_log_likelihood", "the density of a stretched normal variable",
-             stretched_normal_density, 7, ("VPSDE",)),
-]  # fmt: skip
+    last = exponential_of_rk4(0.25 * a) ** 2 * to_host(x)
+    log_density = -0.5 * (last**2).sum(axis=1) - math.log(2 * math.pi) + a
+    return [end, nats], [last, log_density], 20.0

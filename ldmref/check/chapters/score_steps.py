@@ -2,60 +2,68 @@
 
 from __future__ import annotations
 
-import itertools
 import math
+from itertools import pairwise
 
 import numpy as np
 
-from ldmref.check.identity import Draw, Functions, Identity, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
 
-PAGE = "score"
+chapter = Chapter("score")
 
 
-def moments_of_two_points(f: Functions, draw: Draw):
-    """Noise of +-1 must give the mean x + b h and the variance g^2 |h|, either way in time."""
-    x, slope, one = draw.normal(3, 2), draw.normal(3, 2), draw.array(np.ones((3, 2)))
-    t, t_next, g = draw.uniform(0.0, 1.0, 3), draw.uniform(0.0, 1.0, 3), draw.number(0.5, 2.0)
+@chapter.identity("euler_maruyama", "two-point noise", 2)
+def moments_of_two_points(f: Functions, rng: RandomInputs) -> Comparison:
+    """Noise of +-1 must give the mean x + b h and the variance g^2 |h|, forward and back."""
+    (x, drift), one = rng.normals(2, 3, 2), rng.array(np.ones((3, 2)))
+    t, t_next, g = rng.uniform(0.0, 1.0, 3), rng.uniform(0.0, 1.0, 3), rng.number(0.5, 2.0)
 
-    def step(noise):
-        return f.euler_maruyama(lambda x, t: slope, lambda t: g + t, x, t, t_next, noise)
+    def step(noise: Array) -> Array:
+        return f.euler_maruyama(lambda x, t: drift, lambda t: g + t, x, t, t_next, noise)
 
     up, down = step(one), step(-one)
     h = (to_host(t_next) - to_host(t))[:, None]
-    spread = (g + to_host(t)[:, None]) ** 2 * abs(h) * np.ones((1, 2))
-    got = draw.xp.stack([0.5 * (up + down), (0.5 * (up - down)) ** 2])
-    return got, np.stack([to_host(x) + to_host(slope) * h, spread]), 30.0
+    variance = (g + to_host(t)[:, None]) ** 2 * abs(h) * np.ones((1, 2))
+    got = [0.5 * (up + down), (0.5 * (up - down)) ** 2]
+    return got, [to_host(x) + to_host(drift) * h, variance], 30.0
 
 
-def predictor_of_ddpm(f: Functions, draw: Draw):
+def interval(rng: RandomInputs) -> tuple[float, float]:
+    """(t, s): a step back in time from t to s."""
+    t = rng.number(0.3, 1.0)
+    return t, rng.number(0.0, 0.9) * t
+
+
+@chapter.identity("reverse_diffusion_step", "algorithm 3 in plain numbers", 2, uses=("VPSDE",))
+def predictor_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     """(2 - sqrt(1 - beta)) x + beta score + sqrt(beta) z, with beta of one step of the chain."""
-    low, high = draw.number(0.1, 1.0), draw.number(1.0, 4.0)
-    end = draw.number(0.3, 1.0)
-    start = draw.number(0.0, 0.9) * end
-    x, score, noise = (draw.normal(3, 2) for _ in range(3))
-    got = f.reverse_diffusion_step(f.VPSDE(low, high), lambda x, t: score, x, end, start, noise)
-    rate = low + (high - low) * (start + end) / 2
-    beta = -math.expm1(-(end - start) * rate)
+    low, high, (t, s) = rng.number(0.1, 1.0), rng.number(1.0, 4.0), interval(rng)
+    x, score, noise = rng.normals(3, 3, 2)
+    got = f.reverse_diffusion_step(f.VPSDE(low, high), lambda x, t: score, x, t, s, noise)
+    rate = low + (high - low) * (s + t) / 2
+    beta = -math.expm1(-(t - s) * rate)
     a, b, c = map(to_host, (x, score, noise))
     return got, (2 - math.sqrt(1 - beta)) * a + beta * b + math.sqrt(beta) * c, 10.0
 
 
-def predictor_of_smld(f: Functions, draw: Draw):
-    """x + (a - b) score + sqrt(a - b) z with the squares a, b of two noise levels."""
-    low, high, end = draw.number(0.1, 0.5), draw.number(2.0, 5.0), draw.number(0.3, 1.0)
-    start = draw.number(0.0, 0.9) * end
-    x, score, noise = (draw.normal(3, 2) for _ in range(3))
-    got = f.reverse_diffusion_step(f.VESDE(low, high), lambda x, t: score, x, end, start, noise)
-    added = low**2 * ((high / low) ** (2 * end) - (high / low) ** (2 * start))
+@chapter.identity("reverse_diffusion_step", "algorithm 2 in plain numbers", 11, uses=("VESDE",))
+def predictor_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
+    """x + (a - b) score + sqrt(a - b) z with the squares a, b of two sigmas."""
+    low, high, (t, s) = rng.number(0.1, 0.5), rng.number(2.0, 5.0), interval(rng)
+    x, score, noise = rng.normals(3, 3, 2)
+    got = f.reverse_diffusion_step(f.VESDE(low, high), lambda x, t: score, x, t, s, noise)
+    added = low**2 * ((high / low) ** (2 * t) - (high / low) ** (2 * s))
     a, b, c = map(to_host, (x, score, noise))
     return got, a + added * b + math.sqrt(added) * c, 50.0
 
 
-def posterior_of_ddpm(f: Functions, draw: Draw):
+@chapter.identity("ancestral_step", "q_posterior", 2, uses=("VPSDE", "q_posterior"))
+def posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     """Mean and variance are those of q(x_s | x_t, x_0), with x_0 from the score."""
-    before = draw.number(0.3, 0.95)
-    now = before * draw.number(0.3, 0.9)
-    x, score, noise = (draw.normal(3, 2) for _ in range(3))
+    before = rng.number(0.3, 0.95)
+    now = before * rng.number(0.3, 0.9)
+    x, score, noise = rng.normals(3, 3, 2)
     t, s = -math.log(now), -math.log(before)  # the times of constant beta = 1
     got = f.ancestral_step(f.VPSDE(1.0, 1.0), lambda x, t: score, x, t, s, noise)
     x0 = (x + (1 - now) * score) / math.sqrt(now)
@@ -63,77 +71,61 @@ def posterior_of_ddpm(f: Functions, draw: Draw):
     return got, mean + math.sqrt(float(variance)) * noise, 30.0
 
 
-def ancestral_sampling_of_smld(f: Functions, draw: Draw):
-    """x + (a - b) score + sqrt(b (a - b) / a) z with the squares a, b of two noise levels."""
-    low, high, end = draw.number(0.1, 0.5), draw.number(2.0, 5.0), draw.number(0.3, 1.0)
-    start = draw.number(0.0, 0.9) * end
-    x, score, noise = (draw.normal(3, 2) for _ in range(3))
-    got = f.ancestral_step(f.VESDE(low, high), lambda x, t: score, x, end, start, noise)
-    a, b = ((low * (high / low) ** t) ** 2 for t in (end, start))
-    parts = to_host(x), to_host(score), to_host(noise)
-    return got, parts[0] + (a - b) * parts[1] + math.sqrt(b * (a - b) / a) * parts[2], 50.0
+@chapter.identity("ancestral_step", "the printed formula in plain numbers", 13, uses=("VESDE",))
+def ancestral_sampling_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
+    """x + (a - b) score + sqrt(b (a - b) / a) z with the squares a, b of two sigmas."""
+    low, high, (t, s) = rng.number(0.1, 0.5), rng.number(2.0, 5.0), interval(rng)
+    x, score, noise = rng.normals(3, 3, 2)
+    got = f.ancestral_step(f.VESDE(low, high), lambda x, t: score, x, t, s, noise)
+    a, b = ((low * (high / low) ** u) ** 2 for u in (t, s))
+    deterministic = to_host(x) + (a - b) * to_host(score)
+    return got, deterministic + math.sqrt(b * (a - b) / a) * to_host(noise), 50.0
 
 
-def variance_that_it_keeps(f: Functions, draw: Draw):
-    """Of N(0, v) it is v / (1 - step_size / (2 v)): a step maps it to itself."""
-    v, size = draw.number(0.5, 2.0), draw.uniform(0.01, 0.5, 3)
-    one = draw.array(np.ones((3, 1)))
-    of_state = f.langevin_step(one, -one / v, 0.0 * one, size)
-    of_noise = f.langevin_step(0.0 * one, 0.0 * one, one, size)
-    kept = v / (1.0 - to_host(size)[:, None] / (2 * v))
-    return of_state**2 * draw.array(kept) + of_noise**2, kept, 5.0
+@chapter.identity("langevin_step", "the fixed point of the variance", 3)
+def stationary_variance(f: Functions, rng: RandomInputs) -> Comparison:
+    """For N(0, v), the variance v / (1 - step_size / (2 v)) is mapped to itself."""
+    v, size = rng.number(0.5, 2.0), rng.uniform(0.01, 0.5, 3)
+    one = rng.array(np.ones((3, 1)))
+    state_factor = f.langevin_step(one, -one / v, 0.0 * one, size)
+    noise_factor = f.langevin_step(0.0 * one, 0.0 * one, one, size)
+    variance = v / (1.0 - to_host(size)[:, None] / (2 * v))
+    return state_factor**2 * rng.array(variance) + noise_factor**2, variance, 5.0
 
 
-def ratio_that_was_asked_for(f: Functions, draw: Draw):
-    """|step grad| / |sqrt(2 step) z| is r sqrt(alpha), for each example or for the mean norms."""
-    gradient, noise, alpha = draw.normal(3, 4), draw.normal(3, 4), draw.uniform(0.5, 1.0, 3)
-    r = draw.number(0.05, 0.5)
-    lengths = [np.linalg.norm(to_host(z), axis=1) for z in (gradient, noise)]
-    each = f.langevin_step_size(gradient, noise, r, alpha)
+@chapter.identity("langevin_step_size", "numpy.linalg.norm", 4)
+def requested_signal_to_noise_ratio(f: Functions, rng: RandomInputs) -> Comparison:
+    """|step grad| / |sqrt(2 step) z| is r sqrt(alpha), per example or for the mean norms."""
+    (gradient, noise), alpha = rng.normals(2, 3, 4), rng.uniform(0.5, 1.0, 3)
+    r = rng.number(0.05, 0.5)
+    g, z = (np.linalg.norm(to_host(x), axis=1) for x in (gradient, noise))
+    per_example = f.langevin_step_size(gradient, noise, r, alpha)
     together = f.langevin_step_size(gradient, noise, r, alpha, per_example=False)
-    got = []
-    for size, (g, z) in ((each, lengths), (together, [x.mean() for x in lengths])):
-        got.append(draw.xp.sqrt(0.5 * size) * draw.array(g / z * np.ones(3)))
-    want = r * np.sqrt(to_host(alpha))
-    return draw.xp.stack(got), np.stack([want, want])
+    got = [rng.xp.sqrt(0.5 * per_example) * rng.array(g / z),
+           rng.xp.sqrt(0.5 * together) * float(g.mean() / z.mean())]  # fmt: skip
+    ratio = r * np.sqrt(to_host(alpha))
+    return got, [ratio, ratio]
 
 
-def algorithm_in_a_loop(f: Functions, draw: Draw):
+@chapter.identity("predictor_corrector", "the algorithm in a NumPy loop", 20, uses=("VESDE",))
+def algorithm_in_a_loop(f: Functions, rng: RandomInputs) -> Comparison:
     """VE's predictor and corrector as printed, for the score of N(0, 1) data."""
-    low, high, r = 0.5, draw.number(2.0, 3.0), draw.number(0.1, 0.3)
-    times = [1.0, draw.number(0.5, 0.8), draw.number(0.0, 0.4)]
-    start, noises = draw.normal(2, 3), [draw.normal(2, 3) for _ in range(4)]
-    left = iter(noises)
-    level = [low * (high / low) ** t for t in times]
-    states = list(
-        f.predictor_corrector(
-            f.VESDE(low, high), lambda x, t: -x / (1.0 + (low * (high / low) ** t) ** 2), start,
-            times, lambda: next(left), snr=r,
-        )
+    low, high, r = 0.5, rng.number(2.0, 3.0), rng.number(0.1, 0.3)
+    times = [1.0, rng.number(0.5, 0.8), rng.number(0.0, 0.4)]
+    start, noises = rng.normal(2, 3), rng.normals(4, 2, 3)
+    remaining = iter(noises)
+    states = f.predictor_corrector(
+        f.VESDE(low, high), lambda x, t: -x / (1.0 + (low * (high / low) ** t) ** 2), start,
+        times, lambda: next(remaining), snr=r,
     )  # fmt: skip
-    x, want, left = to_host(start), [], iter(map(to_host, noises))
-    for before, after in itertools.pairwise(level):
+    got = list(states)
+    x, expected, remaining = to_host(start), [], map(to_host, noises)
+    for before, after in pairwise(low * (high / low) ** t for t in times):
         added = before**2 - after**2
-        x = x - added * x / (1 + before**2) + math.sqrt(added) * next(left)
-        g, z = -x / (1 + after**2), next(left)
-        norms = [np.linalg.norm(y, axis=1, keepdims=True) for y in (z, g)]
-        size = 2 * (r * norms[0] / norms[1]) ** 2
-        x = x + size * g + np.sqrt(2 * size) * z
-        want.append(x)
-    return draw.xp.stack(states), np.stack(want), 10.0
-
-
-IDENTITIES = [
-    Identity("euler_maruyama", "two-point noise", moments_of_two_points, 2),
-    Identity("reverse_diffusion_step", "algorithm 3 in plain numbers", predictor_of_ddpm, 2,
-             ("VPSDE",)),
-    Identity("reverse_diffusion_step", "algorithm 2 in plain numbers", predictor_of_smld, 11,
-             ("VESDE",)),
-    Identity("ancestral_step", "q_posterior", posterior_of_ddpm, 2, ("VPSDE", "q_posterior")),
-    Identity("ancestral_step", "the printed formula in plain numbers", ancestral_sampling_of_smld,
-             13, ("VESDE",)),
-    Identity("langevin_step", "the fixed point of the variance", variance_that_it_keeps, 3),
-    Identity("langevin_step_size", "numpy.linalg.norm", ratio_that_was_asked_for, 4),
-    Identity("predictor_corrector", "the algorithm in a NumPy loop", algorithm_in_a_loop, 20,
-             ("VESDE",)),
-]  # fmt: skip
+        x = x - added * x / (1 + before**2) + math.sqrt(added) * next(remaining)
+        gradient, z = -x / (1 + after**2), next(remaining)
+        z_norm, gradient_norm = (np.linalg.norm(y, axis=1, keepdims=True) for y in (z, gradient))
+        size = 2 * (r * z_norm / gradient_norm) ** 2
+        x = x + size * gradient + np.sqrt(2 * size) * z
+        expected.append(x)
+    return got, expected, 10.0

@@ -1,0 +1,122 @@
+"""Operations on latents: vector quantisation, principal components, interpolation."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
+
+chapter = Chapter("autoencoders")
+
+
+@chapter.identity("nearest_code", "brute force", 4)
+def no_entry_is_nearer(f: Functions, rng: RandomInputs) -> Comparison:
+    """The distance to the chosen entry, by index and by value, is the smallest of all."""
+    z, codebook = rng.normal(2, 3, 3), rng.normal(5, 3)
+    indices, quantised = f.nearest_code(z, codebook)
+    a, b = to_host(z)[:, :, None, :], to_host(codebook)
+    nearest = b[to_host(indices).astype(int)]
+    got = [((a[:, :, 0] - code) ** 2).sum(axis=-1) for code in (nearest, to_host(quantised))]
+    smallest = ((a - b) ** 2).sum(axis=-1).min(axis=-1)
+    return got, [smallest, smallest], 20.0
+
+
+@chapter.identity("stop_gradient", "the argument", 0)
+def keeps_values(f: Functions, rng: RandomInputs) -> Comparison:
+    x = rng.normal(3, 4)
+    return f.stop_gradient(x), x
+
+
+@chapter.identity("straight_through", "the code", 4)
+def value_of_the_code(f: Functions, rng: RandomInputs) -> Comparison:
+    z, code = rng.normals(2, 3, 4)
+    return f.straight_through(z, code), code, 4.0
+
+
+@chapter.identity("vq_loss", "the squared distance", 10, uses=("codebook_loss", "commitment_loss"))
+def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -> Comparison:
+    """The two terms differ in their gradients only, and so do the two conventions for beta."""
+    (z, code), beta = rng.normals(2, 3, 4), rng.number(0, 2)
+    square = ((to_host(code) - to_host(z)) ** 2).sum(axis=-1)
+    codebook, commitment = f.codebook_loss(z, code), f.commitment_loss(z, code)
+    got = [codebook, commitment, f.vq_loss(z, code, beta),
+           f.vq_loss(z, code, beta, taming_legacy=True), f.vq_loss(z, code),
+           beta * codebook + commitment]  # fmt: skip
+    weights = (1, 1, 1 + beta, 1 + beta, 1.25, 1 + beta)
+    return got, [weight * square for weight in weights]
+
+
+@chapter.identity("code_perplexity", "counting", 20)
+def product_of_frequencies_to_their_own_power(f: Functions, rng: RandomInputs) -> Comparison:
+    codes = rng.numpy.integers(0, 6, 20).tolist()
+    indices = rng.xp.asarray([codes[:10], codes[10:]], device=rng.device)
+    p = np.asarray(list(Counter(codes).values())) / 20
+    return f.code_perplexity(indices), np.prod(p**-p)
+
+
+@chapter.identity("principal_components", "construction", 12)
+def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Comparison:
+    """Points built from known directions and variances around a known mean."""
+    rows = np.column_stack([np.ones(6), rng.numpy.standard_normal((6, 3))])
+    u = np.linalg.qr(rows)[0][:, 1:]  # columns of mean zero
+    v = rng.orthonormal(4, 4)[:3]
+    s, centre = np.asarray([4.0, 2.0, 1.0]), rng.numpy.standard_normal(4)
+    mean, components, variances = f.principal_components(rng.array(centre + (u * s) @ v), 3)
+    outer = [np.einsum("ki,kj->kij", w, w) for w in (to_host(components), v)]  # sign-free
+    return [mean, variances, outer[0]], [centre, s**2 / 5, outer[1]], 16.0
+
+
+@chapter.identity("pca_project", "construction", 4, uses=("pca_reconstruct",))
+def coordinates_and_points(f: Functions, rng: RandomInputs) -> Comparison:
+    """x = mean + z C and z correspond, for orthonormal rows C."""
+    components, mean = rng.array(rng.orthonormal(4, 2).T), rng.normal(4)
+    z = rng.normal(3, 2)
+    x = to_host(mean) + to_host(z) @ to_host(components)
+    got = [f.pca_project(rng.array(x), mean, components), f.pca_reconstruct(z, mean, components)]
+    return got, [z, x], 8.0
+
+
+def two_planes(rng: RandomInputs) -> tuple[np.ndarray, Array, Array]:
+    """(angles, a, b): bases of two planes in five dimensions with these principal angles."""
+    angles = np.sort(rng.numpy.uniform(0, np.pi / 2, 2) * 10.0 ** rng.integer(-6, 0))
+    basis = rng.orthonormal(5, 5)
+    a = basis[:2]
+    b = np.cos(angles)[:, None] * a + np.sin(angles)[:, None] * basis[2:4]
+    mix = np.asarray([[2.0, 0.5], [-0.5, 1.0]])
+    return angles, rng.array(mix @ a), rng.array(mix.T @ b)
+
+
+@chapter.identity("principal_angles", "construction", 4)
+def known_angles_between_planes(f: Functions, rng: RandomInputs) -> Comparison:
+    angles, a, b = two_planes(rng)
+    return f.principal_angles(a, b), angles, 4.0
+
+
+@chapter.identity("subspace_distance", "projection matrices", 4)
+def difference_of_the_projections(f: Functions, rng: RandomInputs) -> Comparison:
+    _, a, b = two_planes(rng)
+    p, q = (w.T @ np.linalg.solve(w @ w.T, w) for w in (to_host(a), to_host(b)))
+    return f.subspace_distance(a, b), np.linalg.norm(p - q) / np.sqrt(2), 4.0
+
+
+@chapter.identity("lerp", "the other form of the line", 4)
+def start_plus_a_fraction_of_the_difference(f: Functions, rng: RandomInputs) -> Comparison:
+    (a, b), t = rng.normals(2, 3, 2, 2), rng.uniform(-1, 2, 3)
+    expected = to_host(a) + to_host(t)[:, None, None] * (to_host(b) - to_host(a))
+    return f.lerp(a, b, t), expected, 10.0
+
+
+@chapter.identity("slerp", "rotation by a fraction of the angle", 4)
+def rotation_in_the_plane_of_a_and_b(f: Functions, rng: RandomInputs) -> Comparison:
+    """b is a rotated by omega; the point at t is a rotated by t omega."""
+    u, v = rng.orthonormal(4, 2).T
+    omega, t, length = rng.number(0.1, 2.8), rng.number(-1, 2), rng.number(0.5, 3)
+
+    def rotated(angle: float) -> np.ndarray:
+        return (length * (np.cos(angle) * u + np.sin(angle) * v)).reshape(1, 2, 2)
+
+    got = f.slerp(rng.array(rotated(0.0)), rng.array(rotated(omega)), t)
+    return got, rotated(t * omega), 10.0 / np.sin(omega)

@@ -1,0 +1,143 @@
+"""The same diffusion in other coordinates: the straight lines of flow matching, EDM's scaling."""
+
+from __future__ import annotations
+
+import math
+from fractions import Fraction
+
+import numpy as np
+
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
+
+chapter = Chapter("forward")
+
+
+def line(rng: RandomInputs) -> tuple[Array, Array, Array, np.ndarray, np.ndarray]:
+    """(x0, eps, times s, x_s on the host, its velocity on the host); s is (n,)."""
+    (x0, eps), s = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
+    time, a, b = to_host(s)[:, None], to_host(x0), to_host(eps)
+    return x0, eps, s, (1 - time) * a + time * b, b - a
+
+
+@chapter.identity(
+    "flow_sample", "the variance-preserving path", 10, uses=("q_sample", "alpha_bar_from_flow_time")
+)
+def variance_preserving_path_rescaled(f: Functions, rng: RandomInputs) -> Comparison:
+    """x_s / sqrt((1-s)^2 + s^2) = x_t at the alpha-bar of s."""
+    x0, eps, s, _, _ = line(rng)
+    time = to_host(s)[:, None]
+    got = to_host(f.flow_sample(x0, eps, s)) / np.hypot(1 - time, time)
+    return got, f.q_sample(x0, f.alpha_bar_from_flow_time(s), eps), 4.0
+
+
+@chapter.identity("flow_velocity", "the end of the line", 2)
+def one_euler_step_reaches_the_noise(f: Functions, rng: RandomInputs) -> Comparison:
+    """From any point of the line, (1 - s) u leads to the noise."""
+    x0, eps, s, xs, _ = line(rng)
+    step = (1 - to_host(s)[:, None]) * to_host(f.flow_velocity(x0, eps))
+    return xs + step, eps, 4.0
+
+
+@chapter.identity("x0_from_velocity", "round trips", 3, uses=("eps_from_velocity",))
+def ends_of_the_line_are_recovered(f: Functions, rng: RandomInputs) -> Comparison:
+    x0, eps, s, xs, u = line(rng)
+    state, velocity = rng.array(xs), rng.array(u)
+    got = [f.x0_from_velocity(state, velocity, s), f.eps_from_velocity(state, velocity, s)]
+    return got, [x0, eps], 4.0
+
+
+@chapter.identity(
+    "x0_from_velocity", "v-prediction", 3,
+    uses=("eps_from_velocity", "x0_from_v", "eps_from_v", "alpha_bar_from_flow_time"),
+)  # fmt: skip
+def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
+    """u = (r v - (1 - 2 s) x_s) / r^2, r^2 = (1-s)^2 + s^2, makes a v network a flow's."""
+    (xs, v), s = rng.normals(2, 3, 4), rng.uniform(0.1, 0.9, 3)
+    time = to_host(s)[:, None]
+    r = np.hypot(1 - time, time)
+    u = rng.array((r * to_host(v) - (1 - 2 * time) * to_host(xs)) / r**2)
+    xt, alpha_bar = rng.array(to_host(xs) / r), f.alpha_bar_from_flow_time(s)
+    got = [f.x0_from_velocity(xs, u, s), f.eps_from_velocity(xs, u, s)]
+    return got, [f.x0_from_v(xt, v, alpha_bar), f.eps_from_v(xt, v, alpha_bar)], 10.0
+
+
+@chapter.elementwise("sigma_from_flow_time", "rational arithmetic", 3, (0.0, 0.95))
+def noise_over_signal_without_rounding(s: float) -> float:
+    return float(Fraction(s) / (1 - Fraction(s)))
+
+
+@chapter.elementwise("flow_time_from_sigma", "rational arithmetic", 3, (0.01, 20.0))
+def odds_of_noise_without_rounding(sigma: float) -> float:
+    return float(1 / (1 + 1 / Fraction(sigma)))
+
+
+@chapter.elementwise("alpha_bar_from_flow_time", "trigonometry", 4, (0.0, 1.0))
+def squared_cosine_of_the_angle_of_the_line(s: float) -> float:
+    return math.cos(math.atan2(s, 1 - s)) ** 2
+
+
+@chapter.elementwise("flow_time_from_alpha_bar", "trigonometry", 4, (0.05, 0.95))
+def tangent_over_one_plus_tangent(alpha_bar: float) -> float:
+    tangent = math.tan(math.acos(math.sqrt(alpha_bar)))
+    return tangent / (1 + tangent)
+
+
+@chapter.identity("shift_flow_time", "rational arithmetic", 3)
+def odds_of_noise_grow_by_the_shift(f: Functions, rng: RandomInputs) -> Comparison:
+    s, shift = rng.uniform(0.01, 0.99, 5), rng.number(0.2, 6.0)
+    odds = [Fraction(shift) * Fraction(v) / (1 - Fraction(v)) for v in to_host(s).tolist()]
+    return f.shift_flow_time(s, shift), [float(v / (1 + v)) for v in odds]
+
+
+@chapter.identity("edm_preconditioning", "variances, by arithmetic", 12)
+def input_and_target_have_unit_variance(f: Functions, rng: RandomInputs) -> Comparison:
+    """Appendix B.6: c_in and c_out normalise, c_skip minimises c_out, c_noise is a logarithm."""
+    sigmas, sigma_data = rng.uniform(0.1, 5.0, 4), rng.number(0.3, 2.0)
+    c_skip, c_out, c_in, c_noise = map(to_host, f.edm_preconditioning(sigmas, sigma_data))
+    sigma, variance = to_host(sigmas), sigma_data**2
+    error = (1 - c_skip) ** 2 * variance + c_skip**2 * sigma**2  # of the target, before c_out
+    slope = (c_skip * (variance + sigma**2) - variance) / variance  # d error / d c_skip
+    got = [c_in**2 * (variance + sigma**2), error / c_out**2, slope, np.exp(4 * c_noise)]
+    return got, [np.ones(4), np.ones(4), np.zeros(4), sigma]
+
+
+@chapter.identity("edm_denoise", "conjugate Gaussians", 4)
+def posterior_mean_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
+    """For data N(m, sigma_data^2) the best network is m (1 - c_skip) / c_out, whatever x."""
+    sigmas, sigma_data, mean = rng.uniform(0.1, 5.0, 4), rng.number(0.3, 2.0), rng.number(-2, 2)
+    x, sigma, variance = rng.normal(4, 3), to_host(sigmas)[:, None], sigma_data**2
+    best = rng.array(mean * sigma / (sigma_data * np.hypot(sigma, sigma_data)))
+    got = f.edm_denoise(lambda y, c: best + 0.0 * y, x, sigmas, sigma_data)
+    expected = (mean / variance + to_host(x) / sigma**2) / (1 / variance + 1 / sigma**2)
+    return got, expected, 4.0
+
+
+@chapter.identity("edm_denoise", "a linear network", 4)
+def network_sees_scaled_data_and_a_logarithm(f: Functions, rng: RandomInputs) -> Comparison:
+    """D of the network F(y; c) = y + c is linear in x."""
+    sigma, sigma_data, x = rng.number(0.1, 5.0), rng.number(0.3, 2.0), rng.normal(4, 3)
+    got = f.edm_denoise(lambda y, c: y + c, x, sigma, sigma_data)
+    total = sigma**2 + sigma_data**2
+    slope, c_out = sigma_data * (sigma_data + sigma) / total, sigma * sigma_data / math.sqrt(total)
+    return got, slope * to_host(x) + 0.25 * c_out * math.log(sigma), 4.0
+
+
+@chapter.identity("edm_target", "v-prediction", 4, uses=("v_from_x0_eps",))
+def minus_v_of_the_data_at_unit_scale(f: Functions, rng: RandomInputs) -> Comparison:
+    x0, eps = rng.normals(2, 3, 4)
+    sigma, sigma_data = rng.uniform(0.2, 5.0, 3), rng.number(0.3, 2.0)
+    x = rng.array(to_host(x0) + to_host(sigma)[:, None] * to_host(eps))
+    unit = rng.array(to_host(x0) / sigma_data)
+    alpha_bar = rng.array(1 / (1 + (to_host(sigma) / sigma_data) ** 2))
+    return f.edm_target(x0, x, sigma, sigma_data), -f.v_from_x0_eps(unit, eps, alpha_bar), 10.0
+
+
+@chapter.identity("edm_loss_weight", "squared errors", 16, uses=("edm_denoise",))
+def squared_errors_of_network_and_denoiser_agree(f: Functions, rng: RandomInputs) -> Comparison:
+    """lambda times the squared difference of two denoisers is that of their networks."""
+    sigma, sigma_data = rng.number(0.2, 5.0), rng.number(0.3, 2.0)
+    x, *outputs = rng.normals(3, 4, 3)
+    one, two = (f.edm_denoise(lambda y, c, z=z: z, x, sigma, sigma_data) for z in outputs)
+    got = f.edm_loss_weight(sigma, sigma_data) * (one - two) ** 2
+    return got, (to_host(outputs[0]) - to_host(outputs[1])) ** 2, 10.0

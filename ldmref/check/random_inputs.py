@@ -1,0 +1,57 @@
+"""Random inputs for identities, in any array library."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ldmref.math.arrays import Array
+
+
+@dataclass
+class RandomInputs:
+    """Random inputs of one case, in one array library, dtype and device."""
+
+    xp: Any
+    dtype: Any
+    device: Any
+    numpy: np.random.Generator = field(repr=False)
+    scalars: list[float] = field(default_factory=list)
+    """The scalars drawn so far, to report with a failure."""
+
+    def array(self, values: Any) -> Array:
+        """Host values as an array of the library under test."""
+        host = np.asarray(values, np.float64)
+        return self.xp.asarray(host.tolist(), dtype=self.dtype, device=self.device)
+
+    def normal(self, *shape: int) -> Array:
+        """Standard normal numbers."""
+        return self.array(self.numpy.standard_normal(shape))
+
+    def normals(self, count: int, *shape: int) -> list[Array]:
+        """`count` arrays of standard normal numbers."""
+        return [self.normal(*shape) for _ in range(count)]
+
+    def uniform(self, low: float, high: float, *shape: int) -> Array:
+        """Uniform numbers in [low, high)."""
+        return self.array(self.numpy.uniform(low, high, shape))
+
+    def number(self, low: float, high: float) -> float:
+        """One uniform number in [low, high), a Python float."""
+        self.scalars.append(float(self.numpy.uniform(low, high)))
+        return self.scalars[-1]
+
+    def integer(self, low: int, high: int) -> int:
+        """One integer in [low, high], both ends included."""
+        self.scalars.append(int(self.numpy.integers(low, high + 1)))
+        return int(self.scalars[-1])
+
+    def betas(self, n: int) -> np.ndarray:
+        """Forward variances on the host, (n,) float64 in [0.01, 0.5)."""
+        return self.numpy.uniform(0.01, 0.5, n)
+
+    def orthonormal(self, rows: int, columns: int) -> np.ndarray:
+        """A matrix with orthonormal columns on the host, (rows, columns) float64."""
+        return np.linalg.qr(self.numpy.standard_normal((rows, columns)))[0]

@@ -1,0 +1,150 @@
+"""Conformance of a backend with the float64 NumPy reference. In a test of your own backend:
+
+    from ldmref.testing import assert_conforms
+    def test_backend(): assert_conforms(MyBackend(dtype="float32"))
+
+Every operation runs on seeded inputs, contiguous and strided, and is compared with the reference on
+the same inputs, rounded to the backend's dtype first. A result passes if it has the right shape and
+dtype, its inputs are unchanged, it is finite, and
+
+    max |y - reference| <= eps * (4 + sqrt(terms)) * condition * max |reference|
+
+with `eps` the spacing of the dtype at 1 and `terms` the length of the longest sum (1 for
+elementwise operations). One rounding errs by at most eps / 2; an operation makes a handful of them
+in a row, and those of a sum add up like a random walk, to about sqrt(terms) * eps / 2. `condition`
+is 1, except for norms of inputs whose mean exceeds their spread sqrt(variance + eps), where it is
+that ratio. Operations that only move numbers must be exact. A GPU that silently computes in TF32
+misses the float32 bound by a factor of several hundred.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.errors import VerifyError
+from ldmref.math.arrays import Array
+from ldmref.testing.cases import Case, cases
+
+EPS = {"float64": 2.0**-52, "float32": 2.0**-23, "float16": 2.0**-10, "bfloat16": 2.0**-7}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One comparison; `error` is relative to the largest reference value."""
+
+    operation: str
+    case: str
+    error: float
+    bound: float
+    ok: bool
+    note: str = ""  # other defects: an exception, shape, dtype, a modified input
+
+    def __str__(self) -> str:
+        verdict = "ok" if self.ok else "FAILED"
+        text = f"{self.operation} ({self.case}): error {self.error:.2g}, bound {self.bound:.2g}"
+        return f"{verdict}: {text}{'; ' if self.note else ''}{self.note}"
+
+
+def check_backend(backend: Backend | Callable[[], Backend]) -> list[Finding]:
+    """Compare every operation of a backend, or of a factory's backend, with the reference."""
+    ops = backend if isinstance(backend, Backend) else backend()
+    findings = list(_conversions(ops))
+    for case in cases():
+        for layout in ("contiguous", "strided"):
+            findings.append(_check(ops, case, layout))
+    return findings
+
+
+def assert_conforms(backend: Backend | Callable[[], Backend]) -> None:
+    """Raise a VerifyError that lists the failed comparisons of `check_backend`."""
+    findings = check_backend(backend)
+    failures = [str(finding) for finding in findings if not finding.ok]
+    if failures:
+        raise VerifyError(
+            f"{len(failures)} of {len(findings)} comparisons with the NumPy reference failed:\n"
+            + "\n".join(failures),
+            code="E-CONFORMANCE",
+        )
+
+
+def _check(ops: Backend, case: Case, layout: str) -> Finding:
+    name = f"{case.name}, {layout}"
+    bound = EPS[ops.dtype] * (4 + math.sqrt(case.terms)) * case.condition if case.terms else 0.0
+    try:
+        args = [_to_backend(ops, x, layout) for x in case.arrays]
+        before = [np.array(ops.to_numpy(x)) for x in args]
+        with ops.inference():
+            y = getattr(ops, case.operation)(*args, **case.options)
+        got, after = ops.to_numpy(y), [ops.to_numpy(x) for x in args]
+        note = _dtype_note(y, ops.dtype)
+        if not all(np.array_equal(x, x2) for x, x2 in zip(before, after, strict=True)):
+            note += "changed its input; "
+    except Exception as error:  # any exception of a backend is a finding
+        note = f"raised {type(error).__name__}: {error}"
+        return Finding(case.operation, name, math.inf, bound, False, note)
+    reference = NumpyBackend(dtype="float64")
+    expected = getattr(reference, case.operation)(*map(reference.asarray, before), **case.options)
+    return _compare(case.operation, name, got, expected, bound, note)
+
+
+def _compare(
+    operation: str, name: str, got: np.ndarray, expected: np.ndarray, bound: float, note: str = ""
+) -> Finding:
+    if got.shape != expected.shape:
+        note += f"shape {got.shape}, expected {expected.shape}; "
+        return Finding(operation, name, math.inf, bound, False, note.rstrip("; "))
+    with np.errstate(invalid="ignore"):
+        scale = np.max(np.abs(expected), initial=np.finfo(float).tiny)
+        error = float(np.max(np.abs(got.astype(float) - expected), initial=0.0) / scale)
+    if not math.isfinite(error):
+        note += "NaN or infinity; "
+    ok = not note and error <= bound
+    return Finding(operation, name, error, bound, ok, note.rstrip("; "))
+
+
+def _dtype_note(x: Array, expected: str) -> str:
+    dtype = str(x.dtype).rsplit(".", 1)[-1]  # "torch.float32" -> "float32"
+    return "" if dtype == expected else f"dtype {dtype}, expected {expected}; "
+
+
+def _to_backend(ops: Backend, x: np.ndarray, layout: str) -> Array:
+    """`x` on the backend; "strided" is a view whose axes are reversed in memory."""
+    if layout == "contiguous" or x.ndim < 2:
+        return ops.asarray(x)
+    axes = tuple(range(x.ndim))[::-1]
+    return ops.xp.permute_dims(ops.asarray(np.ascontiguousarray(x.transpose(axes))), axes)
+
+
+def _conversions(ops: Backend) -> Iterator[Finding]:
+    """asarray and to_numpy keep values, shapes and dtypes of every kind of host array."""
+    x = np.random.default_rng(0).standard_normal((3, 4, 5))
+    read_only = x.copy()
+    read_only.flags.writeable = False
+    floats = {"float64": x, "float32": x.astype("f4"), "float16": x.astype("f2"),
+              "scalar": x[0, 0, 0], "transposed": x.T, "reversed": x[::-1], "read-only": read_only,
+              "empty": x[:0], "list": x.tolist()}  # fmt: skip
+    ids = np.arange(6).reshape(2, 3)
+    integers = {"int64": ids, "int32": ids.astype("i4"), "uint8": ids.astype("u1"),
+                "list of ids": ids.tolist()}  # fmt: skip
+    conversions = [(name, value, None, ops.dtype, EPS[ops.dtype]) for name, value in floats.items()]
+    conversions += [(name, value, None, "int64", 0.0) for name, value in integers.items()]
+    conversions += [("as float32", x, "float32", "float32", EPS["float32"])]
+    for name, value, dtype, expected, bound in conversions:
+        try:
+            y = ops.asarray(value) if dtype is None else ops.asarray(value, dtype)
+            note, got = _dtype_note(y, expected), ops.to_numpy(y)
+            again = ops.to_numpy(ops.asarray(y, dtype or ops.dtype))
+            if not isinstance(got, np.ndarray) or not np.array_equal(got, again):
+                note += "a second conversion differs; "
+            if expected == ops.dtype:
+                note += _dtype_note(ops.cast(y, "float32"), "float32")
+            yield _compare("asarray", name, got, np.asarray(value, float), bound, note)
+        except Exception as error:
+            note = f"raised {type(error).__name__}: {error}"
+            yield Finding("asarray", name, math.inf, bound, False, note)
