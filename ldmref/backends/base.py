@@ -148,8 +148,8 @@ class Backend:
         return self.asarray(x, dtype)
 
     @property
-    def wide(self) -> str:
-        """At least float32: for numbers that a short type would spoil, such as timesteps."""
+    def state_dtype(self) -> str:
+        """`dtype`, but at least float32: for sampler states and timesteps."""
         return "float64" if self.dtype == "float64" else "float32"
 
     # -- execution --------------------------------------------------------------------------------

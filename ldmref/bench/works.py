@@ -73,7 +73,7 @@ def ours(row: Row, model: LatentDiffusion, inputs: Inputs) -> Side:
     """The row's work by ldmref, through the public methods of the model."""
     ops = model.backend
     latents, context = ops.asarray(inputs.latents), ops.asarray(inputs.context)
-    t = ops.asarray(inputs.t, ops.wide)
+    t = ops.asarray(inputs.t, ops.state_dtype)
     call = {
         "unet": lambda: model.unet(latents, t, context),
         "vae": lambda: model.decode(latents),

@@ -129,8 +129,10 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
 def quantize(ops: Backend, codebook: Array, z: Array) -> Array:
     """The codebook's nearest vector in place of every pixel's; z: (n, z, h, w) -> the same."""
     n, c, h, w = z.shape
-    rows = ops.cast(ops.xp.reshape(ops.xp.permute_dims(z, (0, 2, 3, 1)), (n * h * w, c)), ops.wide)
-    table = ops.cast(codebook, ops.wide)
+    rows = ops.cast(
+        ops.xp.reshape(ops.xp.permute_dims(z, (0, 2, 3, 1)), (n * h * w, c)), ops.state_dtype
+    )
+    table = ops.cast(codebook, ops.state_dtype)
     parts = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, n * h * w, BLOCK)]
     near = ops.xp.astype(ops.xp.concat(parts, axis=0), z.dtype)
     return ops.xp.permute_dims(ops.xp.reshape(near, (n, h, w, c)), (0, 3, 1, 2))

@@ -178,7 +178,7 @@ class LatentDiffusion:
         if not self.config.unet.addition_embed_type:
             return Conditioning(context)
         row = np.asarray([[height, width, 0, 0, height, width]], np.float64)
-        sizes = self.backend.asarray(np.repeat(row, len(prompts), axis=0), self.backend.wide)
+        sizes = self.backend.asarray(np.repeat(row, len(prompts), axis=0), self.backend.state_dtype)
         return Conditioning(context, pooled, sizes)
 
     def _encode(

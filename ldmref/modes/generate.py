@@ -142,7 +142,7 @@ def _draw(
     levels, step_with = course(*names, way, request.first_step, request.eta, exact)
 
     def wide(x: np.ndarray) -> Array:  # the sampler's state is float32 at least
-        return ops.asarray(np.ascontiguousarray(x), ops.wide)
+        return ops.asarray(np.ascontiguousarray(x), ops.state_dtype)
 
     shape = model.latent_shape(request.width, request.height)
     streams = Streams(request.seeds[chosen], shape, request.rng)

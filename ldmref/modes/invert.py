@@ -99,7 +99,7 @@ def invert(
     if up[0] == 0.0 and not iterations:  # there is no slope at 0
         up[0] = min(up[1] / 2.0, float(sigma_from_alpha_bar(sampling_alphas_cumprod(config))[0]))
     known = encode_picture(model, picture).mean * math.hypot(1.0, levels[-1])
-    x = ops.asarray(known, ops.wide)
+    x = ops.asarray(known, ops.state_dtype)
     with ops.inference():
         states = sample(denoise, x, up, implicit(iterations))
         for _ in range(request.steps):

@@ -109,11 +109,11 @@ def network_of(
         if last[0] is not context:  # one conditioning for many steps: keys and values are kept
             last = context, lasting(context)
         n, context = xt.shape[0], last[1]
-        time, x = ops.asarray(np.full(n, t), ops.wide), ops.cast(xt, ops.dtype)
+        time, x = ops.asarray(np.full(n, t), ops.state_dtype), ops.cast(xt, ops.dtype)
         steering = {"control": residuals_of(guides, x, time, context)} if guides else {}
         if extra is not None:
             repeated = ops.xp.concat([extra] * (n // extra.shape[0]), axis=0)
             x = ops.xp.concat([x, repeated], axis=1)
-        return ops.cast(model.unet(x, time, context, **steering), ops.wide)
+        return ops.cast(model.unet(x, time, context, **steering), ops.state_dtype)
 
     return network

@@ -23,7 +23,7 @@ def random_params(spec, seed=0):
 
 
 def run_unet(ops, p):
-    t = ops.asarray(np.array([3.0, 987.0]), ops.wide)
+    t = ops.asarray(np.array([3.0, 987.0]), ops.state_dtype)
     return unet.unet(ops, p, TINY.unet, ops.asarray(LATENTS), t, ops.asarray(CONTEXT))
 
 

@@ -52,7 +52,7 @@ def test_tracing_changes_nothing(inner):
     backend = get_backend(inner, dtype="float64")
     assert_conforms(TracedBackend(backend))
     ops, y = trace(backend)
-    assert ops.describe() == backend.describe() and ops.wide == backend.wide
+    assert ops.describe() == backend.describe() and ops.state_dtype == backend.state_dtype
     assert np.array_equal(ops.records[-1].array, y)
     assert isinstance(ops, Backend) and get_backend(ops) is ops
 
