@@ -20,22 +20,23 @@ _local = threading.local()
 
 
 @cache
-def _blas() -> list[Any]:
-    """The libraries that do NumPy's matrix products."""
-    found = ThreadpoolController().select(user_api="blas").lib_controllers
-    return [lib for lib in found if "numpy" in lib.filepath] or list(found)
+def _blas() -> list[tuple[Any, int]]:
+    """The libraries behind NumPy's matrix products, and how many threads each was given."""
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    own = [lib for lib in libraries if "numpy" in lib.filepath] or libraries
+    return [(lib, lib.num_threads or 1) for lib in own]
 
 
 @cache
 def count() -> int:
-    """How many threads may work: as many as BLAS was given (OMP_NUM_THREADS, else the cores)."""
-    return max((lib.num_threads or 1 for lib in _blas()), default=1)
+    """The number of threads to use: what BLAS was given (OMP_NUM_THREADS, else all cores)."""
+    return max((threads for _, threads in _blas()), default=1)
 
 
 @cache
 def blas_kernels() -> str:
-    """The processor for which NumPy's OpenBLAS computes, such as "SkylakeX"; "" for other BLAS."""
-    return str(next((getattr(lib, "architecture", "") for lib in _blas()), ""))
+    """The processor that NumPy's OpenBLAS computes for, e.g. "SkylakeX"; "" for other BLAS."""
+    return str(next((getattr(lib, "architecture", "") for lib, _ in _blas()), ""))
 
 
 class _Worker:
@@ -101,35 +102,27 @@ if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
     os.register_at_fork(after_in_child=_forget_workers)
 
 
-class SingleThreaded:
-    """A library that works on one thread while anybody is inside; after the last, as before."""
-
-    def __init__(self, read: Callable[[], int], write: Callable[[int], object]):
-        self._read, self._write, self._users, self._before = read, write, 0, 1
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._before = self._read()
-                self._write(1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._write(self._before)
+_limit_lock = threading.Lock()
+_limits = 0  # contexts entered and not yet left
 
 
-def _limit_blas(threads: int) -> None:
-    for lib in _blas():
-        lib.set_num_threads(threads)
-
-
-single_threaded_blas = SingleThreaded(count, _limit_blas)
+@contextlib.contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """One BLAS thread per product while any thread is inside; afterwards as many as before."""
+    global _limits
+    with _limit_lock:
+        _limits += 1
+        if _limits == 1:
+            for lib, _ in _blas():
+                lib.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limits -= 1
+            if not _limits:
+                for lib, threads in _blas():
+                    lib.set_num_threads(threads)
 
 
 def parallel(function: Callable[[int], None], blocks: int) -> None:
