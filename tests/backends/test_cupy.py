@@ -10,7 +10,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.cupy import CupyBackend
 from ldmref.backends.fast.cupy import (
     ACTIVATIONS,
-    FROM_MEAN,
+    CENTRED,
     GATED,
     NORMALIZED,
     FastCupyBackend,
@@ -106,10 +106,10 @@ def test_what_the_kernels_compute_compiles(kind):
         headers += [Path(folder) / "include" for folder in nvidia.cuda_runtime.__path__]
     except Exception as error:
         pytest.skip(f"CUDA's compiler and headers are not here: {error}")
-    inputs = "x weight bias value value_bias gate gate_bias highest".split()
+    inputs = "x weight bias value value_bias gate gate_bias maximum".split()
     outputs = [
-        NORMALIZED, f"silu({NORMALIZED})", GATED, "quick_gelu((float)x)", f"{FROM_MEAN} * variance",
-        "expf((float)x - (float)highest)",
+        NORMALIZED, f"silu({NORMALIZED})", GATED, "quick_gelu((float)x)", f"{CENTRED} * variance",
+        "expf((float)x - (float)maximum)",
     ]  # fmt: skip
     source = (
         ("#include <cupy/float16.cuh>\n" if kind == "float16" else "")

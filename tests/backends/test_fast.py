@@ -94,12 +94,12 @@ def test_transformed_weights_live_as_long_as_the_weight():
     weight = ops.weight(np.ones((64, 64, 3, 3), np.float32))
     x = np.ones((1, 64, 16, 16), np.float32)
     first = ops.conv2d(x, weight, None, 1, 1)
-    assert len(ops._made) == 1
+    assert len(ops._cache) == 1
     np.testing.assert_array_equal(ops.conv2d(x, weight, None, 1, 1), first)
-    assert len(ops._made) == 1
+    assert len(ops._cache) == 1
     del weight
     gc.collect()
-    assert not ops._made
+    assert not ops._cache
 
 
 # -- activations ----------------------------------------------------------------------------------
