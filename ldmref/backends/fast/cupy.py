@@ -76,9 +76,8 @@ class FastCupyBackend(CupyBackend):
     def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         half = weight.shape[0] // 2
         y = x @ weight.T
-        if bias is None:
-            bias = self.lib.zeros(2 * half, dtype=x.dtype)
-        return self._gate(y[..., :half], y[..., half:], bias[:half], bias[half:])
+        b = self.lib.zeros(2 * half, dtype=x.dtype) if bias is None else bias
+        return self._gate(y[..., :half], y[..., half:], b[:half], b[half:])
 
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
 
 from ldmref.backends.fast.torch_compile import compile_network
@@ -40,7 +41,7 @@ class FastTorchBackend(TorchBackend):
         self._host = WeakIdKeyDictionary()  # weight -> the host array whose memory it shares
         self._packed = WeakIdKeyDictionary()  # weight -> its copy in oneDNN's layout
 
-    def weight(self, x: Any) -> torch.Tensor:
+    def weight(self, x: Any) -> Tensor:
         """Kernels as channels_last; weights to be packed stay in their file, in its type."""
         if self._packs and isinstance(x, np.ndarray) and x.ndim in (2, 4) and _is_short(x):
             array = np.ascontiguousarray(x)
@@ -56,11 +57,11 @@ class FastTorchBackend(TorchBackend):
             return compile_network(network, self, params, self._device)
         return super().compile(network, params)
 
-    def _is_packable(self, weight: torch.Tensor) -> bool:
+    def _is_packable(self, weight: Tensor) -> bool:
         """Only what `weight` gave: parameters in training change."""
         return weight in self._host and not torch.is_grad_enabled()
 
-    def _pack(self, weight: torch.Tensor, reorder: Callable, *args: Any) -> torch.Tensor:
+    def _pack(self, weight: Tensor, reorder: Callable, *args: Any) -> Tensor:
         if weight not in self._packed:
             self._packed[weight] = reorder(weight.to(self._dtype), *args)
             forget(self._host[weight])
@@ -68,9 +69,7 @@ class FastTorchBackend(TorchBackend):
 
     # -- operations -------------------------------------------------------------------------------
 
-    def linear(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor | None = None
-    ) -> torch.Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if not self._is_packable(weight):
             return super().linear(x, weight, bias)
         rows = x.numel() // x.shape[-1]
@@ -79,12 +78,12 @@ class FastTorchBackend(TorchBackend):
 
     def conv2d(
         self,
-        x: torch.Tensor,
-        weight: torch.Tensor,
-        bias: torch.Tensor | None = None,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
         stride: int = 1,
         padding: int = 0,
-    ) -> torch.Tensor:
+    ) -> Tensor:
         x = _channels_last(x)
         if not self._is_packable(weight):
             return super().conv2d(x, weight, bias, stride, padding)
@@ -93,15 +92,15 @@ class FastTorchBackend(TorchBackend):
         return onednn._convolution_pointwise(x, packed, bias, *shape, *NO_FUSION)
 
     def group_norm(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
-    ) -> torch.Tensor:
+        self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
         """In two passes: on a CPU, torch's kernel for channels_last takes E[x^2] - E[x]^2."""
         x = _channels_last(x)
         if not self._on_cpu:
             return super().group_norm(x, weight, bias, groups, eps)
         n, c = x.shape[:2]
 
-        def group_mean(y: torch.Tensor) -> torch.Tensor:  # (n, c, h, w) -> (n, groups, 1)
+        def group_mean(y: Tensor) -> Tensor:  # (n, c, h, w) -> (n, groups, 1)
             return y.mean((2, 3)).reshape(n, groups, -1).mean(-1, keepdim=True)
 
         mean = group_mean(x).expand(n, groups, c // groups)
@@ -110,12 +109,12 @@ class FastTorchBackend(TorchBackend):
         return torch.addcmul(bias.reshape(c, 1, 1), centred, scale.reshape(n, c, 1, 1))
 
     def group_norm_silu(
-        self, x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, groups: int, eps: float
-    ) -> torch.Tensor:
+        self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
         y = self.group_norm(x, weight, bias, groups, eps)
         return F.silu(y, inplace=not torch.is_grad_enabled())
 
-    def embedding(self, table: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
+    def embedding(self, table: Tensor, ids: Tensor) -> Tensor:
         return super().embedding(table, ids).to(self._dtype)
 
 
@@ -123,5 +122,5 @@ def _is_short(x: np.ndarray) -> bool:
     return x.dtype in (np.float16, np.float32)
 
 
-def _channels_last(x: torch.Tensor) -> torch.Tensor:
+def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
