@@ -23,6 +23,7 @@ from ldmref.mapped import forget
 
 onednn = torch.ops.mkldnn
 NO_FUSION = ("none", [], "")  # no activation after the product
+SHARED = (np.float16, np.float32)  # dtypes of weights that are read in place
 
 
 class FastTorchBackend(TorchBackend):
@@ -36,16 +37,18 @@ class FastTorchBackend(TorchBackend):
     ):
         super().__init__(device, dtype, speed)
         self.compiles = self.speed == "fastest"
-        self._on_cpu = self._device.type == "cpu" and self.dtype == "float32"
-        self._packs = self._on_cpu and not self.compiles and torch.backends.mkldnn.is_available()
+        self._cpu_float32 = self._device.type == "cpu" and self.dtype == "float32"
+        self._packs = (
+            self._cpu_float32 and not self.compiles and torch.backends.mkldnn.is_available()
+        )
         self._host = WeakIdKeyDictionary()  # weight -> the host array whose memory it shares
         self._packed = WeakIdKeyDictionary()  # weight -> its copy in oneDNN's layout
 
     def weight(self, x: Any) -> Tensor:
         """Kernels as channels_last; weights to be packed stay in their file, in its type."""
-        if self._packs and isinstance(x, np.ndarray) and x.ndim in (2, 4) and _is_short(x):
+        if self._packs and isinstance(x, np.ndarray) and x.ndim in (2, 4) and x.dtype in SHARED:
             array = np.ascontiguousarray(x)
-            with warnings.catch_warnings():
+            with warnings.catch_warnings():  # mapped files are read-only
                 warnings.filterwarnings("ignore", "The given NumPy array is not writ")
                 tensor = torch.from_numpy(array)
             self._host[tensor] = array
@@ -58,7 +61,7 @@ class FastTorchBackend(TorchBackend):
         return super().compile(network, params)
 
     def _is_packable(self, weight: Tensor) -> bool:
-        """Only what `weight` gave: parameters in training change."""
+        """Parameters from `weight` only: those in training change."""
         return weight in self._host and not torch.is_grad_enabled()
 
     def _pack(self, weight: Tensor, reorder: Callable, *args: Any) -> Tensor:
@@ -96,7 +99,7 @@ class FastTorchBackend(TorchBackend):
     ) -> Tensor:
         """In two passes: on a CPU, torch's kernel for channels_last takes E[x^2] - E[x]^2."""
         x = _channels_last(x)
-        if not self._on_cpu:
+        if not self._cpu_float32:
             return super().group_norm(x, weight, bias, groups, eps)
         n, c = x.shape[:2]
 
@@ -116,10 +119,6 @@ class FastTorchBackend(TorchBackend):
 
     def embedding(self, table: Tensor, ids: Tensor) -> Tensor:
         return super().embedding(table, ids).to(self._dtype)
-
-
-def _is_short(x: np.ndarray) -> bool:
-    return x.dtype in (np.float16, np.float32)
 
 
 def _channels_last(x: Tensor) -> Tensor:
