@@ -2,7 +2,7 @@
 
 import sys
 
-from ldmref.cli.start import main
+from ldmref.cli.main import main
 
 if __name__ == "__main__":
     sys.exit(main())

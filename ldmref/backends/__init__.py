@@ -1,4 +1,4 @@
-"""Backends by name: `numpy`, `torch`, `cupy`, and those of other packages.
+"""Backends by name: `numpy`, `torch`, `cupy`, and plug-ins.
 
 A package adds a backend with an entry point that names a `Backend` class, or any function of
 `(device, dtype)` that returns a `Backend`:
@@ -6,7 +6,7 @@ A package adds a backend with an entry point that names a `Backend` class, or an
     [project.entry-points."ldmref.backends"]
     jax = "ldmref_jax:JaxBackend"
 
-Importing this module imports no array library: a backend's module is loaded when it is named.
+Importing this module imports no array library: a backend's module is loaded on request.
 """
 
 from __future__ import annotations
@@ -33,19 +33,18 @@ def get_backend(
     dtype: str | None = None,
     speed: str | None = None,
 ) -> Backend:
-    """The backend called `name`, on a device ("cpu", "cuda:0") and in a dtype ("float32").
+    """The backend called `name`, on a device ("cpu", "cuda:0"), in a dtype ("float32").
 
-    `speed` is `exact`, `fast` or `fastest` (`ldmref.backends.base`); None is the backend's own.
-
-    A `Backend` in place of the name comes back unchanged.
+    `speed` is `exact`, `fast` or `fastest` (`ldmref.backends.base`); None means the backend's
+    default. A `Backend` in place of the name is returned unchanged.
 
     Raises:
-        UsageError: no backend has this name, or a plug-in takes a built-in's name.
+        UsageError: no backend has this name, or a plug-in uses a built-in's name.
         BackendUnavailable: the backend is known but cannot run here.
     """
     if isinstance(name, Backend):
-        wanted = {"device": device, "dtype": dtype, "speed": speed}
-        if any(value not in (None, getattr(name, key)) for key, value in wanted.items()):
+        requested = {"device": device, "dtype": dtype, "speed": speed}
+        if any(value not in (None, getattr(name, key)) for key, value in requested.items()):
             raise UsageError(
                 f"{name!r} already has its device, dtype and speed",
                 code="E-BACKEND",
@@ -54,30 +53,31 @@ def get_backend(
         return name
     if name in BUILT_IN:
         _refuse_override(name)
-        entry = importlib.metadata.EntryPoint(name, BUILT_IN[name], GROUP)
+        entry_point = importlib.metadata.EntryPoint(name, BUILT_IN[name], GROUP)
     else:
-        entry = _plug_in(name)
+        entry_point = _plug_in(name)
     try:
-        chosen = {} if speed is None else {"speed": speed}  # plug-ins need not know of it
-        backend = entry.load()(device=device, dtype=dtype, **chosen)
+        options = {} if speed is None else {"speed": speed}  # optional in plug-ins
+        backend = entry_point.load()(device=device, dtype=dtype, **options)
     except LdmrefError:
         raise
     except (Exception, SystemExit) as error:  # a plug-in may fail in any way
         raise BackendUnavailable(
-            f"the {name} backend ({entry.value}) cannot be loaded: {_one_line(error)}",
+            f"the {name} backend ({entry_point.value}) cannot be loaded: {_one_line(error)}",
             code="E-BACKEND",
         ) from error
     if not isinstance(backend, Backend):
         raise UsageError(
-            f"the {name} backend ({entry.value}) gave a {type(backend).__name__}, not a Backend",
+            f"the {name} backend ({entry_point.value}) gave a {type(backend).__name__},"
+            " not a Backend",
             code="E-PLUGIN",
         )
     return backend
 
 
 def available() -> dict[str, str]:
-    """Every known backend: "" if it runs here with its default device, else why not."""
-    names = [*BUILT_IN, *sorted({entry.name for entry in _entries()} - set(BUILT_IN))]
+    """Each known backend: "" if it runs here on its default device, else the reason."""
+    names = [*BUILT_IN, *sorted({point.name for point in _entry_points()} - set(BUILT_IN))]
     reasons = {}
     for name in names:
         try:
@@ -89,33 +89,33 @@ def available() -> dict[str, str]:
     return reasons
 
 
-def _entries() -> list[importlib.metadata.EntryPoint]:
+def _entry_points() -> list[importlib.metadata.EntryPoint]:
     return list(importlib.metadata.entry_points(group=GROUP))
 
 
 def _refuse_override(name: str) -> None:
-    for entry in _entries():
-        if entry.name == name:
+    for point in _entry_points():
+        if point.name == name:
             raise UsageError(
-                f"the plug-in {entry.value} takes the name of the built-in backend {name!r}",
+                f"the plug-in {point.value} takes the name of the built-in backend {name!r}",
                 code="E-PLUGIN",
                 hint="a plug-in needs a name of its own; uninstall it or ask its author",
             )
 
 
 def _plug_in(name: str) -> importlib.metadata.EntryPoint:
-    entries = _entries()
-    found = [entry for entry in entries if entry.name == name]
-    if len({entry.value for entry in found}) > 1:
-        both = " and ".join(sorted(entry.value for entry in found))
+    points = _entry_points()
+    matches = [point for point in points if point.name == name]
+    if len({point.value for point in matches}) > 1:
+        both = " and ".join(sorted(point.value for point in matches))
         raise UsageError(f"two plug-ins are called {name!r}: {both}", code="E-PLUGIN")
-    if not found:
+    if not matches:
         raise UsageError(
             f"unknown backend {name!r}",
             code="E-BACKEND-NAME",
-            hint=did_you_mean(str(name), {*BUILT_IN, *(entry.name for entry in entries)}),
+            hint=did_you_mean(str(name), {*BUILT_IN, *(point.name for point in points)}),
         )
-    return found[0]
+    return matches[0]
 
 
 def _one_line(error: BaseException) -> str:

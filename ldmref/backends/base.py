@@ -1,22 +1,22 @@
-"""The `Backend`: the dozen operations on which every network of ldmref runs.
+"""`Backend`: the operations in which all networks of ldmref are written.
 
-A backend is an object, passed as the first argument `ops` of every layer; nothing is global, so two
-backends can run side by side in one process. Array shapes are NCHW for pictures and `(n, l, d)` for
-tokens. What is not an operation here is done through `ops.xp`, the backend's array-API namespace.
+A backend is an object, passed as the first argument `ops` of every layer. Nothing is global, so two
+backends can run side by side in one process. Arrays are (n, c, h, w) for pictures and (n, l, d) for
+tokens. Everything else goes through `ops.xp`, the backend's array-API namespace.
 
-A new backend subclasses `Backend` and gives the operations marked "required"; the others are
-compositions that it may override with something faster. `ldmref.testing.check_backend` compares it
-operation by operation with the float64 NumPy reference.
+A new backend subclasses `Backend` and implements the operations marked "required"; it may override
+the others with something faster. `ldmref.testing.check_backend` compares each operation with the
+float64 NumPy reference.
 
-A backend has one or more speeds: `exact` computes as the definitions read; `fast` does the same in
-another order and agrees within the rounding of its type; `fastest` gives up accuracy, or takes time
-to prepare, as the backend says.
+A backend has one or more speeds: `exact` computes as the definitions read; `fast` reorders the
+computation and agrees within the rounding of its dtype; `fastest` gives up accuracy or takes time
+to prepare, as the backend documents.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -27,7 +27,7 @@ from ldmref.errors import UsageError, did_you_mean
 from ldmref.math.arrays import Array
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
-SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
+ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
 SPEEDS = ("exact", "fast", "fastest")
 
 
@@ -36,7 +36,7 @@ class Backend:
 
     name: str = "base"
     dtypes: tuple[str, ...] = DTYPES
-    speeds: tuple[str, ...] = ("exact",)  # of `SPEEDS`, those that it has; the first is the default
+    speeds: tuple[str, ...] = ("exact",)  # a subset of `SPEEDS`; the first is the default
 
     def __init__(
         self, device: str | None = None, dtype: str | None = None, speed: str | None = None
@@ -57,7 +57,7 @@ class Backend:
                 hint=did_you_mean(self.speed, self.speeds),
             )
 
-    compiles = False  # whether `compile` does more than to bind: then networks take arrays alone
+    compiles = False  # whether `compile` traces the network, which then takes only arrays
 
     xp: Any
     """The array-API namespace of this backend's arrays."""
@@ -65,11 +65,11 @@ class Backend:
     # -- required -------------------------------------------------------------------------------
 
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
-        """A host array as this backend's: floats in `dtype` (the backend's), integers as int64."""
+        """Convert a host array: floats to `dtype` (default: the backend's), integers to int64."""
         raise NotImplementedError
 
     def to_numpy(self, x: Array) -> np.ndarray:
-        """A backend array as a NumPy array on the host (bfloat16 comes back as float32)."""
+        """Convert to a NumPy array on the host (bfloat16 to float32)."""
         raise NotImplementedError
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
@@ -118,18 +118,18 @@ class Backend:
         """One row and one column of zeros after the last; (n, c, h, w) -> (n, c, h+1, w+1)."""
         raise NotImplementedError
 
-    # -- compositions that a backend may fuse -----------------------------------------------------
+    # -- optional: compositions to fuse, weights to prepare ---------------------------------------
 
     def weight(self, x: Array) -> Array:
-        """A parameter: `asarray`, in the order of memory that this backend's operations want."""
+        """Convert a parameter as `asarray` does, in the memory format of this backend's kernels."""
         return self.asarray(x)
 
     def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
-        """How much memory a parameter takes, with all that is kept of it.
+        """Upper bound on the memory of a parameter, cached copies in other formats included.
 
-        `pixels`: of all pictures that its layer sees at once.
+        `pixels`: the number of pixels in a batch at the parameter's layer.
         """
-        return math.prod(shape) * SIZES[self.dtype]
+        return math.prod(shape) * ITEM_SIZES[self.dtype]
 
     def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         """`a * gelu(gate)`, `[a, gate] = linear(x)`; x: (..., i), weight: (2 o, i) -> (..., o)."""
@@ -144,32 +144,32 @@ class Backend:
         return self.silu(self.group_norm(x, weight, bias, groups, eps))
 
     def cast(self, x: Array, dtype: str) -> Array:
-        """One of this backend's own arrays in another floating-point type."""
+        """Convert one of this backend's arrays to another floating-point dtype."""
         return self.asarray(x, dtype)
 
     @property
-    def wide(self) -> str:
-        """At least float32: for numbers that a short type would spoil, such as timesteps."""
+    def state_dtype(self) -> str:
+        """`dtype`, but at least float32: for sampler states and timesteps."""
         return "float64" if self.dtype == "float64" else "float32"
 
     # -- execution --------------------------------------------------------------------------------
 
     def inference(self) -> AbstractContextManager:
-        """A context in which no gradients are recorded."""
+        """A context in which gradients are not recorded."""
         return nullcontext()
 
-    def compile(self, network: Callable, params: Any) -> Callable:
-        """`network(ops, params, ...)` as a function of the rest, made faster where speed says so.
+    def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
+        """`network(ops, params, ...)` as a function of the remaining arguments.
 
-        The parameters are taken as they are now: they may be packed, and later changes not seen.
+        Compiled if `compiles`. Later changes of the parameters may have no effect.
         """
         return partial(network, self, params)
 
     def synchronize(self) -> None:
-        """Wait until the device has done all queued work; for timing."""
+        """Wait for the device to finish all queued work; for timing."""
 
     def describe(self) -> dict[str, str]:
-        """What a picture's metadata records: name, version, device, dtype, speed."""
+        """Name, version, device, dtype and speed, as recorded in a picture's metadata."""
         return {
             "name": self.name,
             "version": self.version(),

@@ -1,22 +1,26 @@
-"""The CuPy backend: the NumPy reference, operation for operation, on an NVIDIA GPU.
+"""The CuPy backend: the operations of the NumPy reference on an NVIDIA GPU.
 
-CuPy's functions carry NumPy's names, so all operations are inherited from `NumpyBackend` through
-`self.lib`; here are only the device, the way there and back, and the error function.
+CuPy's functions have NumPy's names, so `NumpyBackend` provides all operations through `self.lib`.
+This module adds the device, conversions and the error function.
 """
 
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from typing import Any
+
+import numpy as np
 
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import BackendUnavailable
+from ldmref.math.arrays import Array
 
 _NEEDS = "pip install 'ldmref[cupy]'; it needs an NVIDIA GPU, its driver and the CUDA libraries"
 
 
 def _libraries() -> tuple[Any, Any, Any]:
-    """CuPy, its array-API namespace and its error function, imported when a backend is made."""
+    """CuPy, its array-API namespace and its error function, imported on construction."""
     import array_api_compat.cupy as xp
     import cupy
     from cupyx.scipy.special import erf
@@ -38,8 +42,8 @@ class CupyBackend(NumpyBackend):
             self.lib, self.xp, self._cupy_erf = _libraries()
             self.lib.cuda.Device(self._index).use()
             probe = self.lib.ones((2, 2), dtype=self._dtype)
-            self.to_numpy(probe @ probe)  # loads the driver, the compiler and cuBLAS, or fails here
-        except Exception as error:  # CUDA's libraries raise a dozen types, of no common base
+            self.to_numpy(probe @ probe)  # loads the driver, the compiler and cuBLAS, or raises
+        except Exception as error:  # the CUDA libraries raise unrelated types
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             raise BackendUnavailable(
                 f"the cupy backend cannot use device {self.device!r}: {reason}",
@@ -58,15 +62,15 @@ class CupyBackend(NumpyBackend):
         self._index = int(match[1] or 0)
         self.device = f"cuda:{self._index}"
 
-    def to_numpy(self, x):
+    def to_numpy(self, x: Array) -> np.ndarray:
         return self.lib.asnumpy(x)
 
-    def inference(self):
-        """CuPy's current device belongs to a thread: make it ours in whichever thread this is."""
+    def inference(self) -> AbstractContextManager:
+        """Select the device in the calling thread: CuPy's current device is per thread."""
         return self.lib.cuda.Device(self._index)
 
     def synchronize(self) -> None:
         self.lib.cuda.Device(self._index).synchronize()
 
-    def _erf(self, x):
+    def _erf(self, x: Array) -> Array:
         return self._cupy_erf(x)

@@ -1,7 +1,7 @@
-"""The NumPy backend: the reference, each operation written as its definition reads.
+"""The NumPy backend: the reference, in which each operation reads as its definition.
 
-The operations use `self.lib`, the array library itself, so that CuPy (whose functions carry NumPy's
-names) inherits all of them; see `cupy.py`.
+Operations call the array library through `self.lib`, so that CuPy, whose functions have NumPy's
+names, inherits them (`cupy.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class NumpyBackend(Backend):
     dtypes = ("float64", "float32", "float16")
     lib: Any = numpy
     xp: Any = xp
-    workspace = 16 * 2**20  # bytes that a block of im2col columns or attention scores may take
+    workspace = 16 * 2**20  # bytes of a block of im2col columns or attention scores
 
     def __init__(
         self, device: str | None = None, dtype: str | None = None, speed: str | None = None
@@ -52,11 +52,13 @@ class NumpyBackend(Backend):
     def to_numpy(self, x: Array) -> numpy.ndarray:
         return numpy.asarray(x)
 
-    def linear(self, x, weight, bias=None):
+    def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         y = x @ weight.T
         return y if bias is None else y + bias
 
-    def conv2d(self, x, weight, bias=None, stride=1, padding=0):
+    def conv2d(
+        self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
+    ) -> Array:
         """im2col by bands of output rows: columns (i*k*k, rows*w') times weight (o, i*k*k)."""
         lib, (n, c, _, _), (out, _, k, _) = self.lib, x.shape, weight.shape
         if k == 1 and stride == 1 and padding == 0:
@@ -77,24 +79,24 @@ class NumpyBackend(Backend):
                 y[i, :, top : top + rows] = (flat @ columns).reshape(out, -1, w)
         return y if bias is None else y + bias[:, None, None]
 
-    def group_norm(self, x, weight, bias, groups, eps):
+    def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
         n, c = x.shape[:2]
         y = self._standardize(x.reshape(n, groups, -1), eps).reshape(x.shape)
         shape = (c,) + (1,) * (x.ndim - 2)
         return y * weight.reshape(shape) + bias.reshape(shape)
 
-    def layer_norm(self, x, weight, bias, eps):
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
         return self._standardize(x, eps) * weight + bias
 
-    def _standardize(self, x, eps):
-        """Zero mean, unit variance over the last axis; statistics in float32 or better."""
-        wide = x.astype(self.lib.promote_types(x.dtype, "float32"), copy=False)
-        centred = wide - wide.mean(axis=-1, keepdims=True)
+    def _standardize(self, x: Array, eps: float) -> Array:
+        """Zero mean and unit variance over the last axis; statistics in float32 or better."""
+        promoted = x.astype(self.lib.promote_types(x.dtype, "float32"), copy=False)
+        centred = promoted - promoted.mean(axis=-1, keepdims=True)
         variance = self.lib.mean(centred * centred, axis=-1, keepdims=True)
         return (centred / self.lib.sqrt(variance + eps)).astype(x.dtype, copy=False)
 
-    def attention(self, q, k, v, causal=False):
-        """Blocks of queries, so that the scores of a block fit the workspace."""
+    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
+        """By blocks of queries, whose scores fit the workspace."""
         lib, (n, heads, length, d), keys = self.lib, q.shape, k.shape[2]
         out = lib.empty((n, heads, length, v.shape[3]), dtype=q.dtype)
         k_t = k.transpose(0, 1, 3, 2)
@@ -103,41 +105,39 @@ class NumpyBackend(Backend):
             stop = min(start + block, length)
             scores = (q[:, :, start:stop] * (1.0 / math.sqrt(d))) @ k_t
             if causal:
-                late = lib.arange(keys)[None, :] > lib.arange(start, stop)[:, None]
-                scores = lib.where(late, -lib.inf, scores).astype(q.dtype, copy=False)
+                future = lib.arange(keys)[None, :] > lib.arange(start, stop)[:, None]
+                scores = lib.where(future, -lib.inf, scores).astype(q.dtype, copy=False)
             out[:, :, start:stop] = self._softmax(scores) @ v
         return out
 
-    def _softmax(self, x):
+    def _softmax(self, x: Array) -> Array:
         weights = self.lib.exp(x - x.max(axis=-1, keepdims=True))
         return weights / weights.sum(axis=-1, keepdims=True)
 
-    def embedding(self, table, ids):
+    def embedding(self, table: Array, ids: Array) -> Array:
         return table[ids]
 
-    def _sigmoid(self, x):
-        """1 / (1 + exp(-x)), written with tanh so that no argument overflows."""
+    def _sigmoid(self, x: Array) -> Array:
+        """1 / (1 + exp(-x)) by tanh, which does not overflow."""
         return 0.5 * self.lib.tanh(0.5 * x) + 0.5
 
-    def silu(self, x):
+    def silu(self, x: Array) -> Array:
         return x * self._sigmoid(x)
 
-    def quick_gelu(self, x):
+    def quick_gelu(self, x: Array) -> Array:
         return x * self._sigmoid(1.702 * x)
 
-    def gelu(self, x):
+    def gelu(self, x: Array) -> Array:
         half = 0.5 * x
         return half + half * self._erf(x * (1.0 / math.sqrt(2.0))).astype(x.dtype, copy=False)
 
-    def _erf(self, x):
-        from scipy.special import (
-            erf,
-        )  # 0.3 s to import, so only when it is used; float16 -> float64
+    def _erf(self, x: Array) -> Array:  # float16 -> float64
+        from scipy.special import erf  # takes 0.3 s to import
 
         return erf(x)
 
-    def upsample2x(self, x):
+    def upsample2x(self, x: Array) -> Array:
         return x.repeat(2, axis=2).repeat(2, axis=3)
 
-    def pad_bottom_right(self, x):
+    def pad_bottom_right(self, x: Array) -> Array:
         return self.lib.pad(x, ((0, 0), (0, 0), (0, 1), (0, 1)))

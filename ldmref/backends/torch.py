@@ -1,9 +1,7 @@
 """The PyTorch backend: CPU and CUDA, one line of `torch.nn.functional` per operation.
 
-`fast/torch.py` has the same at full speed.
-
-Weights are cast to the type of the activations where they meet, so float32 master weights train
-under bfloat16 activations without autocast.
+Each operation casts its weights to the dtype of the activations, so that float32 master weights
+train under bfloat16 activations without autocast. `fast/torch.py` has the faster variant.
 """
 
 from __future__ import annotations
@@ -14,11 +12,13 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable
+from ldmref.math.arrays import Array
 
 try:
     import array_api_compat.torch as xp
     import torch
     import torch.nn.functional as F
+    from torch import Tensor
 except ImportError as error:  # pragma: no cover - exercised by a test in a bare process
     raise BackendUnavailable(
         "the torch backend needs PyTorch, which is not installed",
@@ -49,55 +49,64 @@ class TorchBackend(Backend):
             ) from error
         self._dtype = getattr(torch, self.dtype)
         if self._device.type == "cuda" and self.dtype == "float32":
-            # Convolutions in full float32, as matrix products are; process-wide, as torch has it.
+            # Full float32, the default of matrix products; torch has only a process-wide switch.
             torch.backends.cudnn.allow_tf32 = False
 
     def version(self) -> str:
         return torch.__version__
 
-    def asarray(self, x, dtype=None):
+    def asarray(self, x: Array, dtype: str | None = None) -> Tensor:
         if not isinstance(x, torch.Tensor):
             x = np.asarray(x)
             x = torch.from_numpy(x if x.flags.writeable and x.flags.c_contiguous else x.copy())
         floating = getattr(torch, dtype) if dtype else self._dtype
         return x.to(self._device, floating if x.is_floating_point() else torch.int64)
 
-    def to_numpy(self, x):
+    def to_numpy(self, x: Tensor) -> np.ndarray:
         x = x.detach()
         return (x.float() if x.dtype is torch.bfloat16 else x).cpu().numpy()
 
-    def linear(self, x, weight, bias=None):
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
-    def conv2d(self, x, weight, bias=None, stride=1, padding=0):
+    def conv2d(
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int = 1,
+        padding: int = 0,
+    ) -> Tensor:
         bias = None if bias is None else bias.to(x.dtype)
         return F.conv2d(x, weight.to(x.dtype), bias, stride=stride, padding=padding)
 
-    def group_norm(self, x, weight, bias, groups, eps):
+    def group_norm(
+        self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
+    ) -> Tensor:
         return F.group_norm(x, groups, weight.to(x.dtype), bias.to(x.dtype), eps)
 
-    def layer_norm(self, x, weight, bias, eps):
+    def layer_norm(self, x: Tensor, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
         return F.layer_norm(x, x.shape[-1:], weight.to(x.dtype), bias.to(x.dtype), eps)
 
-    def attention(self, q, k, v, causal=False):
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
 
-    def embedding(self, table, ids):
+    def embedding(self, table: Tensor, ids: Tensor) -> Tensor:
         return F.embedding(ids, table)
 
-    def silu(self, x):
+    def silu(self, x: Tensor) -> Tensor:
         return F.silu(x)
 
-    def gelu(self, x):
+    def gelu(self, x: Tensor) -> Tensor:
         return F.gelu(x)
 
-    def quick_gelu(self, x):
+    def quick_gelu(self, x: Tensor) -> Tensor:
         return x * torch.sigmoid(1.702 * x)
 
-    def upsample2x(self, x):
+    def upsample2x(self, x: Tensor) -> Tensor:
         return F.interpolate(x, scale_factor=2.0, mode="nearest")
 
-    def pad_bottom_right(self, x):
+    def pad_bottom_right(self, x: Tensor) -> Tensor:
         return F.pad(x, (0, 1, 0, 1))
 
     def inference(self) -> AbstractContextManager:

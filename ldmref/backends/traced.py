@@ -1,7 +1,7 @@
-"""A backend that records what another one does: layer trace, profile and bisection in one.
+"""A backend that records the operations of another: layer trace, profile and bisection.
 
-Wrap a backend on each side, run the same network, and `first_difference` names the first operation
-at which the two part:
+Wrap two backends and run the same network on both: `first_difference` names the first operation in
+which they differ.
 
     a, b = (TracedBackend(get_backend(name), keep=True) for name in ("numpy", "torch"))
     unet(a, ...); unet(b, ...)
@@ -15,11 +15,13 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import zip_longest
+from typing import Any
 
 import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
+from ldmref.math.arrays import Array
 
 OPERATIONS = (
     "linear", "conv2d", "group_norm", "layer_norm", "attention", "embedding", "silu", "gelu",
@@ -36,14 +38,14 @@ class Record:
     inputs: tuple[tuple[int, ...], ...]  # shapes of the array arguments
     output: tuple[int, ...]
     seconds: float
-    flops: int  # of linear, geglu, conv2d and attention, a multiply-add being two; else 0
-    array: np.ndarray | None = None  # the output, if the trace keeps arrays
-    layer: str = ""  # whose parameters it took, if the trace knows their names
+    flops: int  # two per multiply-add in linear, geglu, conv2d and attention; 0 for the others
+    array: np.ndarray | None = None  # the output, with `keep`
+    layer: str = ""  # the name of the layer whose parameters it used, with `layer_of`
 
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two traces part; `error` is relative to the largest output, inf if names differ."""
+    """The first differing operation; `error` is relative to the largest output, or inf."""
 
     index: int
     name: str
@@ -51,25 +53,25 @@ class Difference:
 
 
 class TracedBackend(Backend):
-    """`inner`, each of whose operations is timed and recorded in `records`.
+    """`inner`, with each operation timed and recorded in `records`.
 
-    `keep`: with its output. `layer_of`: names of layers by the `id` of their parameters, which must
-    outlive the trace.
+    `keep`: records hold the outputs. `layer_of`: layer names by the `id` of their parameters, which
+    must outlive the trace.
     """
 
     def __init__(
         self, inner: Backend, keep: bool = False, layer_of: Mapping[int, str] | None = None
     ):
         self.inner, self.keep, self.layer_of = inner, keep, layer_of or {}
-        for attribute in dir(inner):  # all that is not recorded is inner's
+        for attribute in dir(inner):  # delegate everything that is not recorded
             derived = isinstance(getattr(Backend, attribute, None), property)
             if not (attribute.startswith("_") or attribute in OPERATIONS or derived):
                 setattr(self, attribute, getattr(inner, attribute))
-        self.compile = super().compile  # a compiled function would run past the records
+        self.compile = super().compile  # a compiled function would bypass the records
         self.compiles = False
         self.records: list[Record] = []
 
-    def _run(self, name: str, *args, **kwargs):
+    def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
         self.synchronize()
         start = time.perf_counter()
         y = getattr(self.inner, name)(*args, **kwargs)
@@ -77,7 +79,9 @@ class TracedBackend(Backend):
         seconds = time.perf_counter() - start
         arrays = [x for x in (*args, *kwargs.values()) if hasattr(x, "shape")]
         shapes, out = tuple(tuple(x.shape) for x in arrays), tuple(y.shape)
-        array = np.array(self.to_numpy(y)) if self.keep else None  # a copy, later writes aside
+        array = (
+            np.array(self.to_numpy(y)) if self.keep else None
+        )  # a copy, safe from in-place changes
         flops = _flops(name, shapes, out)
         layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
         record = Record(len(self.records), name, shapes, out, seconds, flops, array, layer)
@@ -86,7 +90,7 @@ class TracedBackend(Backend):
 
 
 def _recorded(name: str) -> Callable:
-    def operation(self: TracedBackend, *args, **kwargs):
+    def operation(self: TracedBackend, *args: Any, **kwargs: Any) -> Array:
         return self._run(name, *args, **kwargs)
 
     operation.__name__, operation.__doc__ = name, getattr(Backend, name).__doc__
@@ -98,9 +102,9 @@ for _name in OPERATIONS:
 
 
 def _flops(name: str, shapes: tuple[tuple[int, ...], ...], out: tuple[int, ...]) -> int:
-    if name in ("linear", "conv2d"):  # each output is a sum over one row of the weight
+    if name in ("linear", "conv2d"):  # a sum over one row of the weight per output
         return 2 * math.prod(out) * math.prod(shapes[1][1:])
-    if name == "geglu":  # each output is made of two such sums
+    if name == "geglu":  # two such sums per output
         return 4 * math.prod(out) * shapes[1][1]
     if name == "attention":
         (n, heads, length, d), (*_, keys, d_v) = shapes[0], shapes[2]

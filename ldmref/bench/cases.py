@@ -219,7 +219,7 @@ def ldmref_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInp
     """ldmref's side of a case, through the public methods of the model."""
     ops = model.backend
     latents, context = ops.asarray(inputs.latents), ops.asarray(inputs.context)
-    timesteps = ops.asarray(inputs.timesteps, ops.wide)
+    timesteps = ops.asarray(inputs.timesteps, ops.state_dtype)
 
     def picture() -> list[Image.Image]:
         return modes.txt2img(

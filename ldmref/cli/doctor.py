@@ -1,4 +1,4 @@
-"""`ldmref doctor`: is everything here that is needed, and does it compute what it should?"""
+"""`ldmref doctor`: check the installation and run a self-test."""
 
 from __future__ import annotations
 
@@ -26,11 +26,13 @@ MINIMUM = {
     "threadpoolctl": "3.1",
     "click": "8.1",
 }
+OPENBLAS_OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # of what OpenBLAS detects
+AVX2_KERNELS = ("Haswell", "Zen")
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One line of the report; `ok` is None where there is nothing to judge."""
+    """One line of the report; `ok` is None for plain information."""
 
     topic: str
     value: str
@@ -59,61 +61,84 @@ COMMANDS = (doctor,)
 
 
 def versions() -> list[Finding]:
-    """Python, ldmref, and every dependency against the oldest version that will do."""
-    found = [
+    """Python, ldmref, the machine, and each dependency against its minimum version."""
+    findings = [
         Finding("python", platform.python_version()),
         Finding("ldmref", ldmref.__version__),
         Finding(
             "machine", f"{platform.machine()} {platform.system()}, {os.cpu_count()} processors"
         ),
     ]
-    for name, least in MINIMUM.items():
+    for name, minimum in MINIMUM.items():
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            found.append(Finding(name, "missing", False, f"pip install '{name}>={least}'"))
+            findings.append(Finding(name, "missing", False, f"pip install '{name}>={minimum}'"))
             continue
-        ok = numbers(version) >= numbers(least)
-        found.append(Finding(name, version, ok, "" if ok else f"needs at least {least}"))
-    return found
+        ok = version_numbers(version) >= version_numbers(minimum)
+        findings.append(Finding(name, version, ok, "" if ok else f"needs at least {minimum}"))
+    return findings
 
 
-def numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version.
+def version_numbers(version: str) -> tuple[int, ...]:
+    """The leading numbers of a version string.
 
-    >>> numbers("2.4.6rc1")
+    >>> version_numbers("2.4.6rc1")
     (2, 4, 6)
     """
-    found = re.match(r"[\d.]*\d", version)
-    return tuple(int(part) for part in found.group().split(".")) if found else ()
+    match = re.match(r"[\d.]*\d", version)
+    return tuple(int(number) for number in match.group().split(".")) if match else ()
 
 
 def blas() -> list[Finding]:
-    """Which matrix product NumPy uses, with which kernels and how many threads."""
-    import numpy
+    """NumPy's BLAS: library, kernels, threads, and the variables that override its kernels."""
     from threadpoolctl import threadpool_info
 
     libraries = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
-    own = next((lib for lib in libraries if "numpy" in lib["filepath"]), {})
-    kernels = str(own.get("architecture", "unknown"))
-    simd: Any = numpy.show_config(mode="dicts").get("SIMD Extensions", {})  # type: ignore[union-attr]
-    units = [*simd.get("baseline", ()), *simd.get("found", ())]
-    wide = any(unit.startswith("AVX512") or unit == "X86_V4" for unit in units)
-    chosen = os.environ.get("OPENBLAS_CORETYPE", "")
-    slow = wide and kernels in ("Haswell", "Zen")
-    advice = (
-        "half the speed of this processor; before Python starts: export OPENBLAS_CORETYPE=SkylakeX"
-    )
+    numpy_blas = next((lib for lib in libraries if "numpy" in lib["filepath"]), {})
+    library = f"{numpy_blas.get('internal_api', 'unknown')} {numpy_blas.get('version', '')}"
     return [
-        Finding("blas", f"{own.get('internal_api', 'unknown')} {own.get('version', '')}".strip()),
-        Finding("blas kernels", kernels, None, advice if slow else ""),
-        Finding("blas threads", str(own.get("num_threads", "unknown"))),
-        Finding("OPENBLAS_CORETYPE", chosen or "not set"),
+        Finding("blas", library.strip()),
+        *blas_kernels(str(numpy_blas.get("architecture", "unknown")), has_avx512()),
+        Finding("blas threads", str(numpy_blas.get("num_threads", "unknown"))),
     ]
 
 
+def blas_kernels(kernels: str, avx512: bool) -> list[Finding]:
+    """OpenBLAS' kernels, and the environment variables in place of its own choice.
+
+    `avx512`: whether the processor has AVX-512, which OpenBLAS uses unless a variable forbids it.
+    """
+    overrides = [name for name in OPENBLAS_OVERRIDES if os.environ.get(name)]
+    advice = ""
+    if avx512 and kernels in AVX2_KERNELS:
+        remedy = f"unset {' '.join(overrides)}" if overrides else "pip install --upgrade numpy"
+        advice = f"AVX2 only, about half the speed of this processor; {remedy}"
+    return [
+        Finding("blas kernels", kernels, None, advice),
+        *(
+            Finding(
+                name,
+                os.environ.get(name) or "not set",
+                None,
+                f"overrides what OpenBLAS detects; unset {name}" if name in overrides else "",
+            )
+            for name in OPENBLAS_OVERRIDES
+        ),
+    ]
+
+
+def has_avx512() -> bool:
+    """Whether NumPy sees AVX-512 on this processor."""
+    import numpy
+
+    simd: Any = numpy.show_config(mode="dicts").get("SIMD Extensions", {})  # type: ignore[union-attr]
+    features = [*simd.get("baseline", ()), *simd.get("found", ())]
+    return any(feature.startswith("AVX512") or feature == "X86_V4" for feature in features)
+
+
 def backends() -> list[Finding]:
-    """Whether each backend runs here; only NumPy has to."""
+    """Whether each backend runs here; only NumPy is required."""
     from ldmref.backends import available
 
     return [
@@ -123,6 +148,7 @@ def backends() -> list[Finding]:
 
 
 def embedded_model() -> Finding:
+    """The bundled emoji model: tensors and checksum."""
     from ldmref.io.locate import find_model
     from ldmref.io.tensors.safetensors import TensorFile
 
@@ -141,14 +167,14 @@ def self_test() -> list[Finding]:
 
     try:
         ops = get_backend("numpy", "cpu", "float32")
-        compared = check_backend(ops)
-        bad = [str(finding) for finding in compared if not finding.ok]
+        comparisons = check_backend(ops)
+        failures = [str(comparison) for comparison in comparisons if not comparison.ok]
         picture = modes.txt2img(ldmref.random_model("tiny", backend=ops), "red heart", seed=0)
-        drawn = f"{picture[0].width}x{picture[0].height} with {picture.params['steps']} steps"
-    except Exception as error:  # whatever breaks is what the report is for
+        size = f"{picture[0].width}x{picture[0].height} with {picture.params['steps']} steps"
+    except Exception as error:  # any failure belongs in the report
         return [Finding("self-test", f"{type(error).__name__}: {error}", False)]
-    count = f"{len(compared) - len(bad)} of {len(compared)} comparisons hold"
+    count = f"{len(comparisons) - len(failures)} of {len(comparisons)} comparisons hold"
     return [
-        Finding("self-test numpy", count, not bad, "; ".join(bad[:3])),
-        Finding("self-test picture", drawn, True),
+        Finding("self-test numpy", count, not failures, "; ".join(failures[:3])),
+        Finding("self-test picture", size, True),
     ]

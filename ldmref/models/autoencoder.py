@@ -127,8 +127,10 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
 def quantize(ops: Backend, codebook: Array, z: Array) -> Array:
     """Replace the vector at each pixel by the nearest of the codebook; z: (n, z, h, w) -> same."""
     n, c, h, w = z.shape
-    rows = ops.cast(ops.xp.reshape(ops.xp.permute_dims(z, (0, 2, 3, 1)), (n * h * w, c)), ops.wide)
-    table = ops.cast(codebook, ops.wide)
+    rows = ops.cast(
+        ops.xp.reshape(ops.xp.permute_dims(z, (0, 2, 3, 1)), (n * h * w, c)), ops.state_dtype
+    )
+    table = ops.cast(codebook, ops.state_dtype)
     blocks = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, n * h * w, BLOCK)]
     nearest = ops.xp.astype(ops.xp.concat(blocks, axis=0), z.dtype)
     return ops.xp.permute_dims(ops.xp.reshape(nearest, (n, h, w, c)), (0, 3, 1, 2))

@@ -43,12 +43,12 @@ def model_denoiser(
 
     def network(xt: Array, sigma: float, conditioning: Conditioning) -> Array:
         n = xt.shape[0]
-        t, x = ops.asarray(np.full(n, timestep(sigma)), ops.wide), ops.cast(xt, ops.dtype)
+        t, x = ops.asarray(np.full(n, timestep(sigma)), ops.state_dtype), ops.cast(xt, ops.dtype)
         acting = [control for control in controls if control.acts_at(sigma)]
         control = {"control": residuals_of(acting, x, t, conditioning)} if acting else {}
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
-        return ops.cast(model.unet(x, t, conditioning, **control), ops.wide)
+        return ops.cast(model.unet(x, t, conditioning, **control), ops.state_dtype)
 
     def concat(parts: list[Any]) -> Any:
         joins = isinstance(parts[0], Conditioning)

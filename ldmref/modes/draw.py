@@ -199,7 +199,7 @@ def keep_known(
 
 def on_backend(ops: Backend, x: np.ndarray) -> Array:
     """A host array as the sampler's state, which is float32 at least."""
-    return ops.asarray(np.ascontiguousarray(x), ops.wide)
+    return ops.asarray(np.ascontiguousarray(x), ops.state_dtype)
 
 
 def run_sampler(

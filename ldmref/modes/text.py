@@ -94,7 +94,7 @@ class TextConditioning:
             return Conditioning(context)
         width, height = self.size
         row = np.asarray([[height, width, 0, 0, height, width]], np.float64)
-        sizes = ops.asarray(np.repeat(row, len(prompts), axis=0), ops.wide)
+        sizes = ops.asarray(np.repeat(row, len(prompts), axis=0), ops.state_dtype)
         return Conditioning(context, pooled, sizes)
 
     def _states(self, prompt: str, chunks: int) -> Array:

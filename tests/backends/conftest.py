@@ -1,7 +1,9 @@
 """The real CuPy backend, and a stand-in for machines without a GPU."""
 
+import math
 import re
 import types
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
@@ -10,9 +12,37 @@ from scipy.special import erf
 import ldmref.backends.cupy
 from ldmref.backends import get_backend
 from ldmref.backends.cupy import CupyBackend
+from ldmref.backends.traced import Record
 from ldmref.errors import BackendUnavailable
+from ldmref.testing import EPS
 
 STAND_INS: list[str] = []
+
+
+def _terms(record: Record) -> float:
+    """The length of the sums in an operation: 1 for elementwise ones."""
+    if record.name == "attention":
+        return record.inputs[0][3] + record.inputs[1][2]
+    return max(1.0, record.flops / (2 * math.prod(record.output)))
+
+
+@pytest.fixture
+def rounding_bound():
+    """How far a network may be off by rounding, relative to the largest value.
+
+    Each operation errs by at most eps (4 + sqrt(terms)) (`ldmref.testing`), and the errors of
+    successive operations are independent, so that they add up in quadrature. float16 and bfloat16
+    sum in float32: an operation rounds a product and its bias, a norm, its scale and its shift, or
+    the factors of an activation, at most three times by eps / 2.
+    """
+
+    def bound(records: Iterable[Record], dtype: str) -> float:
+        if dtype in ("float16", "bfloat16"):
+            return EPS[dtype] / 2 * 3 * math.sqrt(len(list(records)))
+        squares = ((4 + math.sqrt(_terms(record))) ** 2 for record in records)
+        return EPS[dtype] * math.sqrt(sum(squares))
+
+    return bound
 
 
 def pytest_terminal_summary(terminalreporter):

@@ -14,11 +14,17 @@ from ldmref.backends import get_backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.traced import OPERATIONS
 from ldmref.errors import VerifyError
-from ldmref.testing import assert_conforms, cases, check_backend
+from ldmref.testing import EPS, assert_conforms, cases, check_backend
 
 OPS = NumpyBackend(dtype="float64")
 RNG = np.random.default_rng(7)
-ULPS = 1e-14  # some tens of units of rounding
+
+
+def assert_rounded(got, want, terms=1, condition=1.0):
+    """Equal but for rounding, within the bound of `ldmref.testing`."""
+    want = np.asarray(want)
+    bound = EPS["float64"] * (4 + math.sqrt(terms)) * condition * np.abs(want).max()
+    np.testing.assert_allclose(got, want, rtol=0, atol=bound)
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "float16"])
@@ -34,7 +40,7 @@ def test_the_fastest_numpy_loses_a_digit_in_convolutions_and_nothing_else():
     findings = check_backend(get_backend("numpy", speed="fastest"))
     assert all(f.ok for f in findings if f.operation != "conv2d")
     errors = [f.error / f.bound for f in findings if f.operation == "conv2d"]
-    assert 1.0 < max(errors) < 10.0
+    assert 1.0 < max(errors) < 10.0  # F(4x4) amplifies rounding by 10.8: test_fast.py
 
 
 @pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
@@ -212,7 +218,7 @@ def test_conv2d_is_the_sum_over_the_window(monkeypatch, kernel, stride, padding,
             if 0 <= y < h and 0 <= z < width:
                 total += x[image, i, y, z] * w[out, i, dy, dx]
         want[image, out, row, column] = total
-    np.testing.assert_allclose(OPS.conv2d(x, w, b, stride, padding), want, rtol=0, atol=ULPS * 10)
+    assert_rounded(OPS.conv2d(x, w, b, stride, padding), want, terms=c * kernel**2)
 
 
 @pytest.mark.parametrize("causal", [False, True])
@@ -228,7 +234,7 @@ def test_attention_is_the_softmax_average(monkeypatch, causal, keys, workspace):
         weights = [math.exp(s) for s in scores]
         for j, weight in zip(seen, weights, strict=True):
             want[n, head, i] += weight / math.fsum(weights) * v[n, head, j]
-    np.testing.assert_allclose(OPS.attention(q, k, v, causal), want, rtol=0, atol=ULPS)
+    assert_rounded(OPS.attention(q, k, v, causal), want, terms=4 + keys)
 
 
 def _standardized(values, eps):
@@ -240,7 +246,7 @@ def _standardized(values, eps):
 def test_layer_norm_by_definition():
     x, w, b = RNG.standard_normal((3, 7)) + 2, RNG.standard_normal(7), RNG.standard_normal(7)
     want = [np.array(_standardized(row.tolist(), 0.1)) * w + b for row in x]
-    np.testing.assert_allclose(OPS.layer_norm(x, w, b, 0.1), want, rtol=0, atol=ULPS)
+    assert_rounded(OPS.layer_norm(x, w, b, 0.1), want, condition=2.0)  # mean 2, spread 1
 
 
 def test_group_norm_by_definition():
@@ -252,9 +258,9 @@ def test_group_norm_by_definition():
         want[n, channels] = (
             np.reshape(y, (2, 2, 3)) * w[channels, None, None] + b[channels, None, None]
         )
-    np.testing.assert_allclose(OPS.group_norm(x, w, b, 3, 0.1), want, rtol=0, atol=ULPS)
+    assert_rounded(OPS.group_norm(x, w, b, 3, 0.1), want)
     silu = want / (1 + np.exp(-want))
-    np.testing.assert_allclose(OPS.group_norm_silu(x, w, b, 3, 0.1), silu, rtol=0, atol=ULPS)
+    assert_rounded(OPS.group_norm_silu(x, w, b, 3, 0.1), silu)
 
 
 def test_activations_by_definition():
@@ -262,15 +268,15 @@ def test_activations_by_definition():
     gelu = [v * 0.5 * (1 + math.erf(v / math.sqrt(2))) for v in x]
     silu = [v / (1 + math.exp(-v)) for v in x]
     quick = [v / (1 + math.exp(-1.702 * v)) for v in x]
-    np.testing.assert_allclose(OPS.gelu(x), gelu, rtol=0, atol=ULPS)
-    np.testing.assert_allclose(OPS.silu(x), silu, rtol=0, atol=ULPS)
-    np.testing.assert_allclose(OPS.quick_gelu(x), quick, rtol=0, atol=ULPS)
+    assert_rounded(OPS.gelu(x), gelu)
+    assert_rounded(OPS.silu(x), silu)
+    assert_rounded(OPS.quick_gelu(x), quick)
 
 
 def test_linear_embedding_upsampling_and_padding_by_definition():
     x, w, b = RNG.standard_normal((2, 3)), RNG.standard_normal((4, 3)), RNG.standard_normal(4)
     want = [[math.fsum(x[i] * w[j]) + b[j] for j in range(4)] for i in range(2)]
-    np.testing.assert_allclose(OPS.linear(x, w, b), want, rtol=0, atol=ULPS)
+    assert_rounded(OPS.linear(x, w, b), want, terms=3)
     assert OPS.embedding(w, np.array([[3, 0]])).tolist() == [[w[3].tolist(), w[0].tolist()]]
     picture = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
     assert OPS.upsample2x(picture)[0, 0].tolist() == [

@@ -136,9 +136,9 @@ def test_the_region_is_drawn_as_if_it_were_the_picture(tiny):
     picture, mask = noise_picture(64, 48), mask_with((22, 20, 30, 28), (64, 48))
     whole = modes.inpaint(tiny, "a", picture, mask, only_masked=True, padding=4, seed=1)
     box = (18, 16, 34, 32)
-    alone = modes.inpaint(tiny, "a", picture.crop_region(box), mask.crop_region(box), seed=1)
+    alone = modes.inpaint(tiny, "a", picture.crop(box), mask.crop(box), seed=1)
     assert (whole.latents == alone.latents).all()
-    assert (pixels(whole[0].crop_region(box)) == pixels(alone[0])).all()
+    assert (pixels(whole[0].crop(box)) == pixels(alone[0])).all()
 
 
 def test_a_given_size_and_a_mask_that_is_empty(tiny):

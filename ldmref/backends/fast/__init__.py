@@ -1,4 +1,4 @@
-"""The backends that have a reference and the same operations at full speed: which one it is."""
+"""The backends with an exact and a fast implementation, and the choice between the two."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def numpy_backend(
     device: str | None = None, dtype: str | None = None, speed: str | None = None
 ) -> NumpyBackend:
-    """The reference (`exact`) in float64 and float16; in float32, if not told otherwise, `fast`."""
+    """`fast` by default in float32; float64 and float16 have only the reference, `exact`."""
     if dtype not in (None, "float32") or speed == "exact":
         return NumpyBackend(device, dtype, speed)
     from ldmref.backends.fast.numpy import FastNumpyBackend
@@ -25,7 +25,7 @@ def numpy_backend(
 def torch_backend(
     device: str | None = None, dtype: str | None = None, speed: str | None = None
 ) -> TorchBackend:
-    """PyTorch as it comes (`exact`) in float64; in other types, if not told otherwise, `fast`."""
+    """`fast` by default below float64; float64 has only `exact`."""
     from ldmref.backends.torch import TorchBackend
 
     if dtype == "float64" or speed == "exact":
@@ -38,7 +38,7 @@ def torch_backend(
 def cupy_backend(
     device: str | None = None, dtype: str | None = None, speed: str | None = None
 ) -> CupyBackend:
-    """The reference's operations on a GPU (`exact`), unless told `fast`."""
+    """`exact` by default; `fast` on request, in float32 and float16."""
     from ldmref.backends.cupy import CupyBackend
 
     if speed != "fast" or dtype == "float64":

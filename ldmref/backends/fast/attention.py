@@ -1,4 +1,4 @@
-"""Attention in blocks of queries, each of which is two products and one exponential, in place."""
+"""Attention by blocks of queries and keys whose scores stay in the cache."""
 
 from __future__ import annotations
 
@@ -8,72 +8,75 @@ import numpy as np
 
 from ldmref.backends.fast.threads import parallel, scratch
 
-QUERIES, KEYS = 256, 512  # of a block: its scores stay in the cache
-SCORES = 2**17  # numbers in a block of scores, if heads are small
-SMALL = 2**18  # scores that are not worth sharing out among threads
-SAFE = 60.0  # scores of at most this size need no maximum subtracted: 4096 exp(60) is 5e29
+QUERIES, KEYS = 256, 512  # of a block, at most
+SCORES = 2**17  # elements of a block that holds several small heads
+SMALL = 2**18  # scores below which threads cost more than they save
+SAFE_SCORE = 60.0  # up to here exp cannot overflow: 4096 exp(60) is 5e29
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False) -> np.ndarray:
     r"""softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d).
 
-    Scores stand with the keys first, the shape of product in which BLAS is fastest; a row of ones
-    below v^T sums them up. The maximum so far is subtracted (Milakov and Gimelshein 2018,
-    arXiv:1805.02867, algorithm 3) only where the norms do not rule out an overflow: by Cauchy and
-    Schwarz no score is above max \|q\| max \|k\| / sqrt(d).
+    Scores are computed transposed, (keys, queries), the shape of product that BLAS is fastest at; a
+    row of ones below v^T adds up the exponentials. The running maximum is subtracted (Milakov and
+    Gimelshein 2018, arXiv:1805.02867, algorithm 3) only if a score could overflow: by
+    Cauchy-Schwarz, none exceeds max \|q\| max \|k\| / sqrt(d).
     """
     (n, heads, length, d), keys, width = q.shape, k.shape[2], v.shape[3]
     out = np.empty((n, length, heads, width), q.dtype).transpose(0, 2, 1, 3)
     queries = max(1, min(QUERIES, length))
-    fitting = SCORES // (min(keys, KEYS) * queries)
-    together = max(1, min(fitting, -(-heads // 2)))  # heads of a block
+    heads_per_block = max(1, min(SCORES // (min(keys, KEYS) * queries), -(-heads // 2)))
     if n * heads * length * keys <= SMALL:
-        together = heads
-    groups, blocks = -(-heads // together), -(-length // queries)
-    scaled = np.empty((n, heads, keys, d), q.dtype)
-    ones = np.empty((n, heads, width + 1, keys), q.dtype)
-    ones[:, :, width] = 1.0
-    sizes = np.empty((n, groups))
+        heads_per_block = heads
+    head_blocks, query_blocks = -(-heads // heads_per_block), -(-length // queries)
+    scaled_k = np.empty((n, heads, keys, d), q.dtype)
+    v_and_ones = np.empty((n, heads, width + 1, keys), q.dtype)
+    v_and_ones[:, :, width] = 1.0
+    key_norms = np.empty((n, head_blocks))
+
+    def head_slice(block: int) -> slice:
+        return slice(block * heads_per_block, (block + 1) * heads_per_block)
 
     def prepare(i: int) -> None:
-        image, group = divmod(i, groups)
-        at = image, slice(group * together, (group + 1) * together)
-        np.multiply(k[at], 1.0 / math.sqrt(d), out=scaled[at])
-        ones[at][:, :width] = v[at].swapaxes(1, 2)
-        sizes[image, group] = _largest_norm(scaled[at])
+        image, head_block = divmod(i, head_blocks)
+        at = image, head_slice(head_block)
+        np.multiply(k[at], 1.0 / math.sqrt(d), out=scaled_k[at])
+        v_and_ones[at][:, :width] = v[at].swapaxes(1, 2)
+        key_norms[image, head_block] = _largest_norm(scaled_k[at])
 
-    def block(i: int) -> None:
-        rest, start = divmod(i, blocks)
-        image, group = divmod(rest, groups)
-        at, start = (image, slice(group * together, (group + 1) * together)), start * queries
-        part = q[at][:, start : start + queries]
-        stop, safe = start + part.shape[1], sizes[image, group] * _largest_norm(part) <= SAFE
-        sums = scratch("sums", (len(part), width + 1, part.shape[1]))
-        more = scratch("more", sums.shape)
-        highest: np.ndarray | None = None
+    def attend(i: int) -> None:
+        rest, query_block = divmod(i, query_blocks)
+        image, head_block = divmod(rest, head_blocks)
+        at, start = (image, head_slice(head_block)), query_block * queries
+        block_q = q[at][:, start : start + queries]
+        stop = start + block_q.shape[1]
+        safe = key_norms[image, head_block] * _largest_norm(block_q) <= SAFE_SCORE
+        sums = scratch("sums", (len(block_q), width + 1, block_q.shape[1]))
+        block_sums = scratch("block sums", sums.shape)
+        maximum: np.ndarray | None = None
         for first in range(0, min(keys, stop) if causal else keys, KEYS):
-            here = slice(first, min(first + KEYS, keys))
-            scores = scratch("scores", (len(part), here.stop - first, part.shape[1]))
-            np.matmul(scaled[at][:, here], part.swapaxes(1, 2), out=scores)
+            key_slice = slice(first, min(first + KEYS, keys))
+            scores = scratch("scores", (len(block_q), key_slice.stop - first, block_q.shape[1]))
+            np.matmul(scaled_k[at][:, key_slice], block_q.swapaxes(1, 2), out=scores)
             if causal:
-                late = np.arange(first, here.stop)[:, None] > np.arange(start, stop)
-                np.copyto(scores, -np.inf, where=late)
+                future = np.arange(first, key_slice.stop)[:, None] > np.arange(start, stop)
+                np.copyto(scores, -np.inf, where=future)
             if not safe:
-                top = scores.max(axis=1, keepdims=True)
-                if highest is not None:
-                    top = np.maximum(top, highest)
-                    sums *= np.exp(highest - top)
-                highest = top
-                scores -= top
+                new_maximum = scores.max(axis=1, keepdims=True)
+                if maximum is not None:
+                    new_maximum = np.maximum(new_maximum, maximum)
+                    sums *= np.exp(maximum - new_maximum)
+                maximum = new_maximum
+                scores -= maximum
             np.exp(scores, out=scores)
-            np.matmul(ones[at][:, :, here], scores, out=more if first else sums)
+            np.matmul(v_and_ones[at][:, :, key_slice], scores, out=block_sums if first else sums)
             if first:
-                sums += more
+                sums += block_sums
         sums[:, :width] /= sums[:, width:]
         out[at][:, start:stop] = sums[:, :width].swapaxes(1, 2)
 
-    parallel(prepare, n * groups)
-    parallel(block, n * groups * blocks)
+    parallel(prepare, n * head_blocks)
+    parallel(attend, n * head_blocks * query_blocks)
     return out
 
 

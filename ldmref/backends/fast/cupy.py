@@ -1,27 +1,29 @@
 """CuPy at full speed: few kernel launches, float32 sums, one matrix product per convolution.
 
-Pictures keep their shape (n, c, h, w), but their channels lie together in memory, so that a
-convolution is a gather of columns (im2col) and one product on cuBLAS, as is every linear layer.
-What surrounds the products is fused: a norm with its activation is three launches, GEGLU's gate
-with its biases one. Memory comes from CuPy's pool, all work runs in order on the current stream,
-and nothing waits for the device.
+Pictures keep their shape (n, c, h, w), but their channels are contiguous in memory, so that a
+convolution is a gather of columns (im2col) and one cuBLAS product, as is each linear layer.
+Everything else is fused: a norm with its activation takes three launches, GEGLU's gate with its
+biases one. Memory comes from CuPy's pool, all work is queued on the current stream, and nothing
+waits for the device.
 """
 
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from ldmref.backends.cupy import CupyBackend
+from ldmref.math.arrays import Array
 
 ACTIVATIONS = """
-__device__ float plain(float x) { return x; }
+__device__ float identity(float x) { return x; }
 __device__ float silu(float x) { return x / (1.0f + expf(-x)); }
 __device__ float gelu(float x) { return 0.5f * x * (1.0f + erff(x * 0.70710678f)); }
 __device__ float quick_gelu(float x) { return x / (1.0f + expf(-1.702f * x)); }
 """
 NORMALIZED = "((float)x - mean) * rsqrtf(variance + eps) * (float)weight + (float)bias"
 GATED = "((float)value + (float)value_bias) * gelu((float)gate + (float)gate_bias)"
-FROM_MEAN = "((float)x - mean)"
+CENTRED = "((float)x - mean)"
 
 
 class FastCupyBackend(CupyBackend):
@@ -29,19 +31,19 @@ class FastCupyBackend(CupyBackend):
 
     dtypes = ("float32", "float16")
     speeds = ("fast",)
-    workspace = 2**30  # bytes that the columns of a convolution, or attention's scores, may take
+    workspace = 2**30  # bytes for the columns of a convolution, or the scores of attention
 
     def __init__(
         self, device: str | None = None, dtype: str | None = None, speed: str | None = None
     ):
         super().__init__(device, dtype, speed)
 
-        def elementwise(inputs: str, result: str, name: str):
+        def elementwise(inputs: str, result: str, name: str) -> Any:
             return self.lib.ElementwiseKernel(
                 inputs, "T y", f"y = (T)({result})", name, preamble=ACTIVATIONS
             )
 
-        def total(inputs: str, term: str, name: str):
+        def reduction(inputs: str, term: str, name: str) -> Any:
             return self.lib.ReductionKernel(
                 inputs, "float32 y", term, "a + b", "y = a", "0", name, reduce_type="float"
             )
@@ -53,39 +55,34 @@ class FastCupyBackend(CupyBackend):
         }
         self._normalize = {
             name: elementwise(norm, f"{name}({NORMALIZED})", f"normalize_{name}")
-            for name in ("plain", "silu")
+            for name in ("identity", "silu")
         }
         gate = "T value, T gate, T value_bias, T gate_bias"
         self._gate = elementwise(gate, GATED, "geglu")
-        self._weigh = elementwise("T x, T highest", "expf((float)x - (float)highest)", "weigh")
+        self._exp = elementwise("T x, T maximum", "expf((float)x - (float)maximum)", "exp")
         self._divide = elementwise("T x, float32 by", "(float)x / by", "divide")
-        self._mean = total("T x, float32 share", "(float)x * share", "mean")
-        self._variance = total(
-            "T x, float32 mean, float32 share", f"{FROM_MEAN} * {FROM_MEAN} * share", "variance"
+        self._sum = reduction("T x, float32 scale", "(float)x * scale", "sum")
+        self._variance = reduction(
+            "T x, float32 mean, float32 scale", f"{CENTRED} * {CENTRED} * scale", "variance"
         )
 
-    def weight(self, x):
-        """Kernels as the matrices (k, k, i, o) by which columns are multiplied."""
+    def weight(self, x: Array) -> Array:
+        """Kernels in the memory order (k, k, i, o) of the matrices that columns multiply."""
         x = self.asarray(x)
         if x.ndim != 4:
             return x
         return self.lib.ascontiguousarray(x.transpose(2, 3, 1, 0)).transpose(3, 2, 0, 1)
 
-    def linear(self, x, weight, bias=None):
-        y = x @ weight.T
-        if bias is not None:
-            y += bias
-        return y
-
-    def geglu(self, x, weight, bias=None):
+    def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         half = weight.shape[0] // 2
-        both = x @ weight.T
-        if bias is None:
-            bias = self.lib.zeros(2 * half, dtype=x.dtype)
-        return self._gate(both[..., :half], both[..., half:], bias[:half], bias[half:])
+        y = x @ weight.T
+        b = self.lib.zeros(2 * half, dtype=x.dtype) if bias is None else bias
+        return self._gate(y[..., :half], y[..., half:], b[:half], b[half:])
 
-    def conv2d(self, x, weight, bias=None, stride=1, padding=0):
-        """Columns (n h' w', k k i) times the kernels (k k i, o), by images if they are many."""
+    def conv2d(
+        self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
+    ) -> Array:
+        """Columns (n h' w', k k i) times kernels (k k i, o), several pictures at a time."""
         lib, x, (out, c, k, _) = self.lib, _channels_last(self.lib, x), weight.shape
         n, h, w, _ = x.shape
         matrix = weight.transpose(2, 3, 1, 0).reshape(k * k * c, out)
@@ -96,23 +93,25 @@ class FastCupyBackend(CupyBackend):
         windows = lib.lib.stride_tricks.sliding_window_view(x, (k, k), axis=(1, 2))
         windows = windows[:, ::stride, ::stride].transpose(0, 1, 2, 4, 5, 3)
         h, w = windows.shape[1:3]
-        some = max(1, self.workspace // (h * w * k * k * c * x.dtype.itemsize))
-        parts = [
-            windows[first : first + some].reshape(-1, k * k * c) @ matrix
-            for first in range(0, n, some)
+        images = max(1, self.workspace // (h * w * k * k * c * x.dtype.itemsize))
+        products = [
+            windows[first : first + images].reshape(-1, k * k * c) @ matrix
+            for first in range(0, n, images)
         ]
-        y = (parts[0] if len(parts) == 1 else lib.concatenate(parts)).reshape(n, h, w, out)
+        y = products[0] if len(products) == 1 else lib.concatenate(products)
         if bias is not None:
             y += bias
-        return y.transpose(0, 3, 1, 2)
+        return y.reshape(n, h, w, out).transpose(0, 3, 1, 2)
 
-    def group_norm(self, x, weight, bias, groups, eps):
-        return self._group_norm(x, weight, bias, groups, eps, "plain")
-
-    def group_norm_silu(self, x, weight, bias, groups, eps):
-        return self._group_norm(x, weight, bias, groups, eps, "silu")
-
-    def _group_norm(self, x, weight, bias, groups, eps, activation):
+    def group_norm(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        groups: int,
+        eps: float,
+        activation: str = "identity",
+    ) -> Array:
         n, c, h, w = x.shape
         grouped = (n, h * w, groups, c // groups)
         x = _channels_last(self.lib, x).reshape(grouped)
@@ -120,30 +119,43 @@ class FastCupyBackend(CupyBackend):
         y = self._standardized(x, (1, 3), weight, bias, eps, activation)
         return y.reshape(n, h, w, c).transpose(0, 3, 1, 2)
 
-    def layer_norm(self, x, weight, bias, eps):
-        return self._standardized(x, (x.ndim - 1,), weight, bias, eps, "plain")
+    def group_norm_silu(
+        self, x: Array, weight: Array, bias: Array, groups: int, eps: float
+    ) -> Array:
+        return self.group_norm(x, weight, bias, groups, eps, "silu")
 
-    def _standardized(self, x, axes, weight, bias, eps, activation):
-        share = 1.0 / math.prod(x.shape[axis] for axis in axes)
-        mean = self._mean(x, share, axis=axes, keepdims=True)
-        variance = self._variance(x, mean, share, axis=axes, keepdims=True)
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
+        return self._standardized(x, (x.ndim - 1,), weight, bias, eps)
+
+    def _standardized(
+        self,
+        x: Array,
+        axes: tuple[int, ...],
+        weight: Array,
+        bias: Array,
+        eps: float,
+        activation: str = "identity",
+    ) -> Array:
+        scale = 1.0 / math.prod(x.shape[axis] for axis in axes)
+        mean = self._sum(x, scale, axis=axes, keepdims=True)
+        variance = self._variance(x, mean, scale, axis=axes, keepdims=True)
         return self._normalize[activation](x, mean, variance, weight, bias, eps)
 
-    def _softmax(self, x):
-        weights = self._weigh(x, x.max(axis=-1, keepdims=True))
-        totals = self._mean(weights, 1.0, axis=(x.ndim - 1,), keepdims=True)
-        return self._divide(weights, totals)
+    def _softmax(self, x: Array) -> Array:
+        weights = self._exp(x, x.max(axis=-1, keepdims=True))
+        sums = self._sum(weights, 1.0, axis=(x.ndim - 1,), keepdims=True)
+        return self._divide(weights, sums)
 
-    def silu(self, x):
+    def silu(self, x: Array) -> Array:
         return self._activate["silu"](x)
 
-    def gelu(self, x):
+    def gelu(self, x: Array) -> Array:
         return self._activate["gelu"](x)
 
-    def quick_gelu(self, x):
+    def quick_gelu(self, x: Array) -> Array:
         return self._activate["quick_gelu"](x)
 
-    def upsample2x(self, x):
+    def upsample2x(self, x: Array) -> Array:
         x = _channels_last(self.lib, x)
         n, h, w, c = x.shape
         y = self.lib.empty((n, h, 2, w, 2, c), dtype=x.dtype)
@@ -151,6 +163,6 @@ class FastCupyBackend(CupyBackend):
         return y.reshape(n, 2 * h, 2 * w, c).transpose(0, 3, 1, 2)
 
 
-def _channels_last(lib, x):
-    """(n, c, h, w) -> (n, h, w, c), contiguous; no copy for what these operations gave."""
+def _channels_last(lib: Any, x: Array) -> Array:
+    """(n, c, h, w) -> (n, h, w, c), contiguous; no copy of results of these operations."""
     return lib.ascontiguousarray(x.transpose(0, 2, 3, 1))

@@ -1,66 +1,66 @@
-"""Products of tokens with weights, shared out among the threads."""
+"""Products of tokens with weights, divided among the threads."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ldmref.backends.fast.pointwise import BLOCK, gelu_
-from ldmref.backends.fast.threads import count, fair, parallel, scratch
+from ldmref.backends.fast.threads import block_length, count, parallel, scratch
 
-ROWS, COLUMNS = 1024, 2560  # of a block
-SMALL, LIGHT = 2**22, 2**19  # multiplications, numbers of a weight, that are not worth sharing
+ROWS, COLUMNS = 1024, 2560  # of a block, at most
+SMALL, LIGHT = 2**22, 2**19  # multiplications and weight elements that one thread does alone
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """x @ weight.T + bias; x: (..., i), weight: (o, i) -> (..., o)."""
     rows, out = x.reshape(-1, x.shape[-1]), weight.shape[0]
     y = np.empty((rows.shape[0], out), x.dtype)
-    tall = rows.shape[0] >= min(512, out)
-    whole = rows.shape[0] if tall else out
+    by_rows = rows.shape[0] >= min(512, out)
+    length = rows.shape[0] if by_rows else out
     alone = y.size * rows.shape[1] < SMALL and weight.size < LIGHT
-    step = whole if alone else fair(whole, ROWS)
+    step = length if alone else block_length(length, ROWS)
 
     def block(i: int) -> None:
         part = slice(i * step, (i + 1) * step)
-        here, there = (part, slice(None)) if tall else (slice(None), part)
-        target = y[here, there]
-        np.matmul(rows[here], weight[there].T, out=target)
+        row, column = (part, slice(None)) if by_rows else (slice(None), part)
+        target = y[row, column]
+        np.matmul(rows[row], weight[column].T, out=target)
         if bias is not None:
-            target += bias[there]
+            target += bias[column]
 
-    parallel(block, -(-whole // step) if whole else 0)
+    parallel(block, -(-length // step) if length else 0)
     return y.reshape(*x.shape[:-1], out)
 
 
 def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """a * gelu(gate), [a, gate] = x @ weight.T + bias; x: (..., i), weight: (2 o, i) -> (..., o).
 
-    Block by block, so that only a block of [a, gate] is ever there.
+    [a, gate] exists only one block at a time.
     """
     rows, half = x.reshape(-1, x.shape[-1]), weight.shape[0] // 2
     y = np.empty((rows.shape[0], half), x.dtype)
-    down = max(1, min(ROWS // 2, rows.shape[0]))
-    bands = -(-rows.shape[0] // down)
+    height = max(1, min(ROWS // 2, rows.shape[0]))
+    bands = -(-rows.shape[0] // height)
     columns = max(-(-half // COLUMNS), -(-count() // bands) if bands else 1)
-    across = -(-half // columns)
+    width = -(-half // columns)
 
     def block(i: int) -> None:
-        row, column = divmod(i, columns)
-        here = slice(row * down, (row + 1) * down)
-        first, last = column * across, min((column + 1) * across, half)
-        shape = (len(rows[here]), last - first)
-        value, gate = scratch("value", shape), scratch("gate", shape)
-        these, gates = slice(first, last), slice(half + first, half + last)
-        np.matmul(rows[here], weight[these].T, out=value)
-        np.matmul(rows[here], weight[gates].T, out=gate)
-        target, some = y[here, these], max(1, BLOCK // across)
-        for top in range(0, shape[0], some):  # rows that the cache can hold
-            a, b = value[top : top + some], gate[top : top + some]
+        band, column = divmod(i, columns)
+        row = slice(band * height, (band + 1) * height)
+        values = slice(column * width, min((column + 1) * width, half))
+        gates = slice(half + values.start, half + values.stop)
+        shape = (len(rows[row]), values.stop - values.start)
+        value, gate = scratch("value", shape), scratch("gates", shape)
+        np.matmul(rows[row], weight[values].T, out=value)
+        np.matmul(rows[row], weight[gates].T, out=gate)
+        target, step = y[row, values], max(1, BLOCK // width)
+        for top in range(0, shape[0], step):  # rows that fit the cache
+            a, b = value[top : top + step], gate[top : top + step]
             if bias is not None:
-                a += bias[these]
+                a += bias[values]
                 b += bias[gates]
             gelu_(b)
-            np.multiply(a, b, out=target[top : top + some])
+            np.multiply(a, b, out=target[top : top + step])
 
     parallel(block, bands * columns if y.size else 0)
     return y.reshape(*x.shape[:-1], half)

@@ -1,4 +1,4 @@
-"""Group and layer norm in two passes over blocks that fit the cache, with the activation."""
+"""Group norm and layer norm in two passes over blocks that fit the cache."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ldmref.backends.fast.threads import fair, parallel, scratch
+from ldmref.backends.fast.threads import block_length, parallel, scratch
 
-BLOCK = 2**18  # numbers that are worked on at once; with fewer, threads wait for each other
-SMALL = 2**17  # numbers that are not worth sharing out among threads
+BLOCK = 2**18  # elements of a block: as large as the cache allows, since short calls contend
+SMALL = 2**17  # elements below which threads cost more than they save
 
 
 def group_norm(
@@ -22,20 +22,26 @@ def group_norm(
 ) -> np.ndarray:
     """Zero mean and unit variance over each group of channels; x: (n, h, w, c), contiguous.
 
-    Blocks of pixels give means and sums of squares about them, which are merged in float64 (Chan,
-    Golub and LeVeque 1983, The American Statistician 37:242, equation 2.1).
+    Each block of pixels gives channel means and sums of squares about them, merged in float64
+    (Chan, Golub and LeVeque 1983, The American Statistician 37:242, equation 2.1). The in-place
+    `activation_` is applied to the result.
     """
     n, c = x.shape[0], x.shape[-1]
     rows = x.reshape(n, -1, c)
     pixels = rows.shape[1]
-    step = max(1, -(-pixels // -(-pixels * c // BLOCK)))  # by the shape alone: it rounds the sums
+    # Rounding of the sums depends on the step, so it depends on the shape alone.
+    step = max(1, -(-pixels // -(-pixels * c // BLOCK)))
     blocks = -(-pixels // step)
     means, squares = np.empty((n, blocks, c)), np.empty((n, blocks, c))
     y = np.empty_like(rows)
 
-    def measure(i: int) -> None:
+    def locate(i: int) -> tuple[int, int, slice]:
         image, block = divmod(i, blocks)
-        part = rows[image, block * step : (block + 1) * step]
+        return image, block, slice(block * step, (block + 1) * step)
+
+    def measure(i: int) -> None:
+        image, block, at = locate(i)
+        part = rows[image, at]
         centred = scratch("centred", part.shape, x.dtype)
         mean = np.full(len(part), 1.0 / len(part), x.dtype) @ part
         np.subtract(part, mean, out=centred)
@@ -43,22 +49,21 @@ def group_norm(
         squares[image, block] = np.einsum("ij,ij->j", centred, centred)
 
     parallel(measure, n * blocks)
-    sizes = np.full((blocks, 1), float(step))
+    sizes = np.full((blocks, 1, 1), float(step))
     sizes[-1] = pixels - (blocks - 1) * step
     per_group = (n, blocks, groups, c // groups)
     means, squares = means.reshape(per_group), squares.reshape(per_group)
-    sizes = sizes[..., None]
     mean = np.mean(np.sum(means * sizes, axis=1), axis=-1) / pixels
-    away = means - mean[:, None, :, None]
-    variance = np.mean(np.sum(squares + sizes * away * away, axis=1), axis=-1) / pixels
+    offsets = means - mean[:, None, :, None]
+    variance = np.mean(np.sum(squares + sizes * offsets * offsets, axis=1), axis=-1) / pixels
     scale = (weight.reshape(groups, -1) / np.sqrt(variance + eps)[..., None]).reshape(n, c)
     shift = (bias - np.repeat(mean, c // groups, axis=1) * scale).astype(x.dtype)
     scale = scale.astype(x.dtype)
 
     def normalize(i: int) -> None:
-        image, block = divmod(i, blocks)
-        part = y[image, block * step : (block + 1) * step]
-        np.multiply(rows[image, block * step : (block + 1) * step], scale[image], out=part)
+        image, _, at = locate(i)
+        part = y[image, at]
+        np.multiply(rows[image, at], scale[image], out=part)
         part += shift[image]
         if activation_ is not None:
             activation_(part)
@@ -72,7 +77,7 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
     d = x.shape[-1]
     rows = x.reshape(-1, d)
     y = np.empty_like(rows)
-    step = len(rows) if x.size < SMALL else fair(len(rows), max(1, 2 * BLOCK // d))
+    step = len(rows) if x.size < SMALL else block_length(len(rows), max(1, 2 * BLOCK // d))
     average = np.full(d, 1.0 / d, x.dtype)
 
     def block(i: int) -> None:

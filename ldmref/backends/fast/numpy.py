@@ -1,15 +1,17 @@
-"""NumPy at full speed: the reference's operations, in float32 on all cores.
+"""NumPy at full speed: the reference's operations, in float32, on all cores.
 
-Pictures keep their shape (n, c, h, w), but their channels lie together in memory, so that
-`x.transpose(0, 2, 3, 1)` is contiguous and the networks' own code never copies. Each operation
-agrees with the reference (`ldmref/backends/numpy.py`) within float32 rounding; with
-`speed="fastest"` convolutions lose about a digit (`winograd.py`).
+Pictures keep their shape (n, c, h, w), but their channels are contiguous in memory, so that
+`x.transpose(0, 2, 3, 1)` is free and the networks' own reshapes never copy. Each operation agrees
+with the reference (`ldmref/backends/numpy.py`) within float32 rounding; with `speed="fastest"`
+convolutions lose about a digit (`winograd.py`).
 """
 
 from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from functools import cached_property
 
 import numpy as np
 
@@ -27,107 +29,113 @@ class FastNumpyBackend(NumpyBackend):
     dtypes = ("float32",)
     speeds = ("fast", "fastest")
 
-    def __init__(
-        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
-    ):
-        super().__init__(device, dtype, speed)
-        self._made: dict[tuple[int, int], tuple[weakref.ref, np.ndarray]] = {}
-
-    def inference(self):
+    def inference(self) -> AbstractContextManager:
         return single_threaded_blas()
 
     def weight(self, x: Array) -> Array:
-        """Matrices transposed in memory: products with few rows then read them as BLAS likes it.
+        """Matrices transposed in memory, which BLAS prefers for products with few rows.
 
-        Kernels stay as they are, in a file perhaps and in its type, until they are used.
+        Kernels stay as they are, perhaps in a file and in its type, until they are used.
         """
         x = np.asarray(x)
         if x.ndim == 4 and x.shape[2] > 1 and x.dtype in (np.float16, np.float32):
-            return x.view()  # what is made of it lives as long as this
+            return x.view()  # a new object: `_derived` keeps arrays as long as it lives
         x = self.asarray(x)
         return np.ascontiguousarray(x.T).T if x.ndim == 2 else x
 
     def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
         size = super().weight_bytes(shape, pixels)
-        if shape[2:] == (3, 3) and convolution.by_tiles(1, 2, pixels // 2, *shape[1::-1]):
+        if shape[2:] == (3, 3) and convolution.winograd_pays(1, 2, pixels // 2, *shape[1::-1]):
             tile = 36 if self.speed == "fastest" else 16
-            return size * tile // 9  # of the transformed kernel; the other rests in its file
+            return size * tile // 9  # the transformed kernel alone; the original is in its file
         return size
 
-    def linear(self, x, weight, bias=None):
+    def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         return matmul.linear(x, weight, bias)
 
-    def geglu(self, x, weight, bias=None):
+    def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         return matmul.geglu(x, weight, bias)
 
-    def conv2d(self, x, weight, bias=None, stride=1, padding=0):
+    def conv2d(
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array | None = None,
+        stride: int = 1,
+        padding: int = 0,
+    ) -> Array:
         x, (out, c, k, _) = _channels_last(x), weight.shape
         n, h, w, _ = x.shape
         if (k, stride, padding) == (1, 1, 0):
-            y = convolution.pointwise(x, weight, bias)
-        elif (k, stride, padding) == (3, 1, 1) and convolution.by_tiles(n, h, w, c, out):
-            large = convolution.by_tiles(n, h, w, c, out, 4)
+            y = matmul.linear(x, weight[:, :, 0, 0], bias)
+        elif (k, stride, padding) == (3, 1, 1) and convolution.winograd_pays(n, h, w, c, out):
+            large = convolution.winograd_pays(n, h, w, c, out, m=4)
             m = 4 if self.speed == "fastest" and large else 2
-            u = self._kept(weight, m, lambda: transform_weight(weight, m))
+            u = self._derived(weight, f"winograd {m}", lambda: transform_weight(weight, m))
             y = winograd(x, u, bias, m)
         else:
             if weight.dtype != x.dtype:
-                weight = self._kept(weight, 0, lambda: weight.astype(x.dtype))
+                weight = self._derived(weight, "cast", lambda: weight.astype(x.dtype))
             y = convolution.im2col(
-                x, weight, bias, stride, padding, lambda make: self._kept(weight, 1, make)
+                x, weight, bias, stride, padding, lambda make: self._derived(weight, "matrix", make)
             )
         return _channels_first(y)
 
-    def _kept(self, weight: np.ndarray, kind: int, make: Callable[[], np.ndarray]) -> np.ndarray:
-        """What is made of a weight, kept as long as the weight is, which may rest in its file."""
-        key = id(weight), kind
-        if key not in self._made:
-            gone = weakref.ref(weight, lambda _: self._made.pop(key, None))
-            self._made[key] = gone, make()
-            forget(weight)
-        return self._made[key][1]
+    @cached_property
+    def _cache(self) -> dict[tuple[int, str], tuple[weakref.ref, Array]]:
+        return {}
 
-    def group_norm(self, x, weight, bias, groups, eps):
+    def _derived(self, weight: Array, kind: str, make: Callable[[], Array]) -> Array:
+        """`make()`, computed from a weight once and kept as long as the weight lives."""
+        key = id(weight), kind
+        if key not in self._cache:
+            owner = weakref.ref(weight, lambda _: self._cache.pop(key, None))
+            self._cache[key] = owner, make()
+            forget(weight)
+        return self._cache[key][1]
+
+    def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
         return _channels_first(norms.group_norm(_channels_last(x), weight, bias, groups, eps))
 
-    def group_norm_silu(self, x, weight, bias, groups, eps):
-        y = _channels_last(x)
-        y = norms.group_norm(y, weight, bias, groups, eps, pointwise.sigmoid_times_)
+    def group_norm_silu(
+        self, x: Array, weight: Array, bias: Array, groups: int, eps: float
+    ) -> Array:
+        y = norms.group_norm(_channels_last(x), weight, bias, groups, eps, pointwise.swish_)
         return _channels_first(y)
 
-    def layer_norm(self, x, weight, bias, eps):
+    def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
         return norms.layer_norm(x, weight, bias, eps)
 
-    def attention(self, q, k, v, causal=False):
+    def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
         return attention.attention(q, k, v, causal)
 
-    def silu(self, x):
-        return pointwise.share(pointwise.sigmoid_times_, x)
+    def silu(self, x: Array) -> Array:
+        return pointwise.apply(pointwise.swish_, x)
 
-    def quick_gelu(self, x):
-        return pointwise.share(lambda part: pointwise.sigmoid_times_(part, 1.702), x)
+    def quick_gelu(self, x: Array) -> Array:
+        return pointwise.apply(lambda block: pointwise.swish_(block, 1.702), x)
 
-    def gelu(self, x):
-        return pointwise.share(pointwise.gelu_, x)
+    def gelu(self, x: Array) -> Array:
+        return pointwise.apply(pointwise.gelu_, x)
 
-    def upsample2x(self, x):
+    def upsample2x(self, x: Array) -> Array:
         x = _channels_last(x)
         n, h, w, c = x.shape
         y = np.empty((n, h, 2, w, 2, c), x.dtype)
 
-        def rows(i: int) -> None:
+        def double(i: int) -> None:
             image, row = divmod(i, h)
             y[image, row] = x[image, row, None, :, None]
 
-        parallel(rows, n * h)
+        parallel(double, n * h)
         return _channels_first(y.reshape(n, 2 * h, 2 * w, c))
 
-    def pad_bottom_right(self, x):
+    def pad_bottom_right(self, x: Array) -> Array:
         return _channels_first(np.pad(_channels_last(x), ((0, 0), (0, 1), (0, 1), (0, 0))))
 
 
 def _channels_last(x: np.ndarray) -> np.ndarray:
-    """(n, c, h, w) -> (n, h, w, c), contiguous; no copy for what these operations gave."""
+    """(n, c, h, w) -> (n, h, w, c), contiguous; no copy of results of these operations."""
     return np.ascontiguousarray(x.transpose(0, 2, 3, 1))
 
 

@@ -1,4 +1,4 @@
-"""Activations in blocks that fit the cache, so that each number is fetched once."""
+"""Activations by blocks that fit the cache, so that each element is fetched from memory once."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from ldmref.backends.fast.threads import parallel, scratch
 
-BLOCK = 2**17  # numbers that are worked on at once; with fewer, threads wait for each other
-SHARE = 2**18  # numbers of one thread's turn
+BLOCK = 2**17  # elements of a block: as large as the cache allows, since short calls contend
+SHARE = 2**18  # elements that a thread takes at a time
 
-# tanh(x p(x^2)) = erf(x / sqrt(2)), from scripts/fit_gelu.py; p is positive everywhere, so that
-# far out tanh is 1, even where p overflows
+# erf(x / sqrt(2)) = tanh(x p(x^2)), p fitted by scripts/fit_gelu.py. p is positive everywhere, so
+# for large |x| the tanh is 1, even where p overflows.
 ERF = (
     7.978842158e-01,
     3.633427723e-02,
@@ -28,44 +28,39 @@ def gelu_(x: np.ndarray) -> None:
     """x * Phi(x), in place; x: contiguous."""
     flat = x.reshape(-1)
     for start in range(0, flat.size, BLOCK):
-        part = flat[start : start + BLOCK]
-        u, p = scratch("u", part.shape, x.dtype), scratch("p", part.shape, x.dtype)
+        block = flat[start : start + BLOCK]
+        square, p = (scratch(name, block.shape, x.dtype) for name in ("square", "p"))
         with np.errstate(over="ignore"):
-            np.multiply(part, part, out=u)
-            np.multiply(u, ERF[-1], out=p)
+            np.multiply(block, block, out=square)
+            np.multiply(square, ERF[-1], out=p)
             for coefficient in ERF[-2:0:-1]:
                 p += coefficient
-                p *= u
+                p *= square
             p += ERF[0]
-            p *= part
+            p *= block
         np.tanh(p, out=p)
         p += 1.0
-        part *= 0.5
-        part *= p
+        block *= 0.5
+        block *= p
 
 
-def sigmoid_times_(x: np.ndarray, slope: float = 1.0) -> None:
-    """x / (1 + exp(-slope x)) = x/2 (1 + tanh(slope x/2)), in place; x: contiguous.
+def swish_(x: np.ndarray, beta: float = 1.0) -> None:
+    """x * sigmoid(beta x) = x/2 (1 + tanh(beta x/2)), in place; x: contiguous.
 
-    tanh overflows nowhere, needs no division, and is NumPy's faster function.
+    tanh never overflows, needs no division, and is faster than exp in NumPy.
     """
     flat = x.reshape(-1)
     for start in range(0, flat.size, BLOCK):
-        part = flat[start : start + BLOCK]
-        e = scratch("e", part.shape, x.dtype)
-        if slope == 1.0:
-            part *= 0.5
-            np.tanh(part, out=e)
-        else:
-            np.multiply(part, 0.5 * slope, out=e)
-            np.tanh(e, out=e)
-            part *= 0.5
-        e += 1.0
-        part *= e
+        block = flat[start : start + BLOCK]
+        gate = scratch("gate", block.shape, x.dtype)
+        block *= 0.5
+        np.tanh(block if beta == 1.0 else np.multiply(block, beta, out=gate), out=gate)
+        gate += 1.0
+        block *= gate
 
 
-def share(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
-    """A copy of x, in x's order of memory, every part of which `function` has changed in place."""
+def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
+    """A copy of x, in x's memory order, after the in-place `function`, on all threads."""
     y = np.array(x, order="K")
     flat = y.ravel(order="K")
     parallel(lambda i: function(flat[i * SHARE : (i + 1) * SHARE]), -(-flat.size // SHARE))

@@ -1,12 +1,13 @@
-"""The cores without oversubscription: a pool of threads, each with a BLAS of one thread.
+"""A pool of threads, each of which calls a single-threaded BLAS.
 
-While any network runs, NumPy's BLAS works single-threaded and the pool shares out its calls:
-blocks of a whole operation (product, exponential, product) share better than one product does.
+Blocks of an entire operation (product, exponential, product) parallelise better than each product
+alone does. So BLAS is limited to one thread while a network runs, and the pool runs the blocks.
 """
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -20,26 +21,27 @@ _local = threading.local()
 
 
 @cache
-def _blas() -> list[Any]:
-    """The libraries that do NumPy's matrix products."""
-    found = ThreadpoolController().select(user_api="blas").lib_controllers
-    return [lib for lib in found if "numpy" in lib.filepath] or list(found)
+def _blas() -> list[tuple[Any, int]]:
+    """The libraries behind NumPy's matrix products, and how many threads each was given."""
+    libraries = ThreadpoolController().select(user_api="blas").lib_controllers
+    own = [lib for lib in libraries if "numpy" in lib.filepath] or libraries
+    return [(lib, lib.num_threads or 1) for lib in own]
 
 
 @cache
 def count() -> int:
-    """How many threads may work: as many as BLAS was given (OMP_NUM_THREADS, else the cores)."""
-    return max((lib.num_threads or 1 for lib in _blas()), default=1)
+    """The number of threads to use: what BLAS was given (OMP_NUM_THREADS, else all cores)."""
+    return max((threads for _, threads in _blas()), default=1)
 
 
 @cache
 def blas_kernels() -> str:
-    """The processor for which NumPy's OpenBLAS computes, such as "SkylakeX"; "" for other BLAS."""
-    return str(next((getattr(lib, "architecture", "") for lib in _blas()), ""))
+    """The processor that NumPy's OpenBLAS computes for, e.g. "SkylakeX"; "" for other BLAS."""
+    return str(next((getattr(lib, "architecture", "") for lib, _ in _blas()), ""))
 
 
 class _Worker:
-    """A thread that waits at a lock: it is at work sooner than one that waits at a queue."""
+    """A thread that waits at a lock, and so wakes up sooner than one that waits at a queue."""
 
     def __init__(self) -> None:
         self._go, self._done = threading.Lock(), threading.Lock()
@@ -70,12 +72,12 @@ class _Worker:
 
 
 _idle: list[_Worker] = []
-_workers = 0  # that there are, idle or not
+_workers = 0  # idle or busy
 _lock = threading.Lock()
 
 
 def _take(wanted: int) -> list[_Worker]:
-    """Workers that nobody else has: perhaps fewer than wanted, never more than there are cores."""
+    """Idle workers, `wanted` at most; never more than `count() - 1` exist."""
     global _workers
     with _lock:
         while len(_idle) < wanted and _workers < count() - 1:
@@ -97,59 +99,51 @@ def _forget_workers() -> None:
     _workers, _lock = 0, threading.Lock()
 
 
-if hasattr(os, "register_at_fork"):  # a child has none of its parent's threads
+if hasattr(os, "register_at_fork"):  # threads do not survive a fork
     os.register_at_fork(after_in_child=_forget_workers)
 
 
-class SingleThreaded:
-    """A library that works on one thread while anybody is inside; after the last, as before."""
-
-    def __init__(self, read: Callable[[], int], write: Callable[[int], object]):
-        self._read, self._write, self._users, self._before = read, write, 0, 1
-        self._lock = threading.Lock()
-
-    @contextlib.contextmanager
-    def __call__(self) -> Iterator[None]:
-        with self._lock:
-            self._users += 1
-            if self._users == 1:
-                self._before = self._read()
-                self._write(1)
-        try:
-            yield
-        finally:
-            with self._lock:
-                self._users -= 1
-                if not self._users:
-                    self._write(self._before)
+_limit_lock = threading.Lock()
+_limits = 0  # contexts entered and not yet left
 
 
-def _limit_blas(threads: int) -> None:
-    for lib in _blas():
-        lib.set_num_threads(threads)
-
-
-single_threaded_blas = SingleThreaded(count, _limit_blas)
+@contextlib.contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """One BLAS thread per product while any thread is inside; afterwards as many as before."""
+    global _limits
+    with _limit_lock:
+        _limits += 1
+        if _limits == 1:
+            for lib, _ in _blas():
+                lib.set_num_threads(1)
+    try:
+        yield
+    finally:
+        with _limit_lock:
+            _limits -= 1
+            if not _limits:
+                for lib, threads in _blas():
+                    lib.set_num_threads(threads)
 
 
 def parallel(function: Callable[[int], None], blocks: int) -> None:
-    """`function(i)` for every i below `blocks`, on all threads; the first error is raised.
+    """Call `function(i)` for every i below `blocks`, on all threads; raise the first error.
 
-    Inside a block, further calls run on the block's own thread.
+    Nested calls run on the thread of the outer block.
     """
     workers = min(count(), blocks)
     if workers < 2 or getattr(_local, "inside", False):
         for i in range(blocks):
             function(i)
         return
-    places, guard = iter(range(blocks)), threading.Lock()
+    indices, guard = iter(range(blocks)), threading.Lock()
 
     def work() -> None:
         _local.inside = True
         try:
             while True:
                 with guard:
-                    i = next(places, None)
+                    i = next(indices, None)
                 if i is None:
                     return
                 function(i)
@@ -170,17 +164,17 @@ def parallel(function: Callable[[int], None], blocks: int) -> None:
                 raise error
 
 
-def fair(whole: int, most: int) -> int:
-    """The length of equal blocks of at most `most`, of which each thread gets as many."""
-    turns = max(1, -(-whole // (count() * most)))
-    return max(1, -(-whole // (count() * turns)))
+def block_length(total: int, maximum: int) -> int:
+    """The length of equal blocks, at most `maximum`, as many for each thread."""
+    turns = max(1, -(-total // (count() * maximum)))
+    return max(1, -(-total // (count() * turns)))
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """An uninitialised array for this thread, the same memory at every call of this name."""
-    held = _local.__dict__.setdefault("scratch", {})
-    dtype, size = np.dtype(dtype), int(np.prod(shape))
-    flat = held.get((name, dtype))
+    """An uninitialised array that reuses this thread's memory of the same name."""
+    buffers = _local.__dict__.setdefault("scratch", {})
+    dtype, size = np.dtype(dtype), math.prod(shape)
+    flat = buffers.get((name, dtype))
     if flat is None or flat.size < size:
-        held[name, dtype] = flat = np.empty(size, dtype)
+        buffers[name, dtype] = flat = np.empty(size, dtype)
     return flat[:size].reshape(shape)

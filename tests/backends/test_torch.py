@@ -1,0 +1,142 @@
+"""The fast torch backend: PyTorch alone, packed weights that follow their owner, gradients."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.backends import get_backend
+from ldmref.backends.fast import attention, convolution, matmul, norms, pointwise, winograd
+from ldmref.backends.fast.numpy import FastNumpyBackend
+from ldmref.backends.numpy import NumpyBackend
+from ldmref.backends.traced import OPERATIONS, TracedBackend
+from ldmref.testing import assert_conforms
+
+torch = pytest.importorskip("torch")
+
+KERNELS = (attention, convolution, matmul, norms, pointwise, winograd)
+needs_onednn = pytest.mark.skipif(
+    not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN"
+)
+
+
+def test_torch_calls_no_numpy_kernel(monkeypatch):
+    """Otherwise a comparison of the two backends would compare NumPy with itself."""
+
+    def refuse(*args, **kwargs):
+        raise AssertionError("a NumPy kernel was called")
+
+    model = ldmref.random_model("tiny", backend="torch")
+    assert model.backend.speed == "fast"
+    for module in KERNELS:
+        for name, _ in inspect.getmembers(module, inspect.isfunction):
+            monkeypatch.setattr(module, name, refuse)
+    for backend in (NumpyBackend, FastNumpyBackend):
+        for name in OPERATIONS:
+            monkeypatch.setattr(backend, name, refuse)
+    modes.txt2img(model, "a cat", seed=3, steps=2)
+    with pytest.raises(AssertionError, match="NumPy kernel"):
+        modes.txt2img(ldmref.random_model("tiny", backend="numpy"), "a cat", seed=3, steps=2)
+
+
+@needs_onednn
+def test_torch_with_packed_weights_conforms(monkeypatch):
+    ops, packed = get_backend("torch"), []
+    asarray, pack = ops.asarray, ops._pack
+
+    def as_parameter(x, dtype=None):  # every matrix and kernel of the suite
+        if dtype is None and isinstance(x, np.ndarray) and x.ndim in (2, 4) and x.dtype.kind == "f":
+            return ops.weight(x.astype(np.float32))
+        return asarray(x, dtype)
+
+    monkeypatch.setattr(ops, "asarray", as_parameter)
+    monkeypatch.setattr(ops, "_pack", lambda *args: packed.append(args) or pack(*args))
+    assert_conforms(ops)
+    assert packed
+
+
+def test_torch_without_onednn_conforms(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
+    ops = get_backend("torch")
+    assert_conforms(ops)
+    weight = ops.weight(np.ones((4, 3, 3, 3), np.float16))
+    assert weight.dtype == torch.float32 and weight.is_contiguous(memory_format=torch.channels_last)
+
+
+@needs_onednn
+@pytest.mark.parametrize("dtype", [np.float16, np.float32])
+@pytest.mark.parametrize("shape", [(96, 64), (96, 64, 3, 3)])
+def test_packed_weights_live_as_long_as_the_weight(dtype, shape):
+    ops = get_backend("torch")
+    host = np.ones(shape, dtype)
+    weight = ops.weight(host)
+    assert np.shares_memory(weight.numpy(), host)
+    run = ops.linear if len(shape) == 2 else ops.conv2d
+    x = ops.asarray(np.ones((5, 64) if len(shape) == 2 else (1, 64, 4, 5)))
+    with ops.inference():
+        for _ in range(2):
+            y = run(x, weight)
+            assert y.dtype == torch.float32 and torch.all(y == np.prod(shape[1:]))
+            assert len(ops._packed) == 1
+    del weight
+    gc.collect()
+    assert not len(ops._packed) and not len(ops._host)
+
+
+def test_weights_in_training_are_not_packed():
+    ops = get_backend("torch")
+    weight, x = torch.ones(4, 3), torch.ones(2, 3)
+    with ops.inference():
+        assert torch.all(ops.linear(x, weight) == 3.0)
+    weight += 1.0
+    with ops.inference():
+        assert torch.all(ops.linear(x, weight) == 6.0)
+    parameter = ops.weight(np.ones((4, 3), np.float32)).requires_grad_()
+    ops.linear(x, parameter).sum().backward()
+    assert torch.all(parameter.grad == 2.0)
+    assert not len(ops._packed)
+
+
+def test_half_precision_tables_are_read_in_float32():
+    ops = get_backend("torch")
+    table = ops.weight(np.arange(6, dtype=np.float16).reshape(3, 2))
+    rows = ops.embedding(table, ops.asarray(np.array([[2, 0]])))
+    assert rows.dtype == torch.float32 and rows.tolist() == [[[4.0, 5.0], [0.0, 1.0]]]
+
+
+# -- gradients ------------------------------------------------------------------------------------
+
+
+def test_gradients_flow_through_the_fast_torch_backend(rounding_bound):
+    torch.manual_seed(0)
+    data = torch.randn(2, 64, 16, 16), torch.randn(64, 64, 3, 3), torch.randn(64)
+
+    def gradient(ops):
+        x, w, g = (ops.asarray(y) for y in data)
+        w.requires_grad_()
+        h = ops.group_norm_silu(ops.conv2d(x, w, None, 1, 1), g, g, 8, 1e-5)
+        rows = h.reshape(2, 64, 256).permute(0, 2, 1)
+        rows = ops.attention(rows[:, None], rows[:, None], rows[:, None])[:, 0]
+        loss = torch.square(ops.geglu(rows, w.reshape(-1, 64), None)).mean()
+        return torch.autograd.grad(loss, w)[0]
+
+    exact = TracedBackend(get_backend("torch", dtype="float64"))
+    want, got = gradient(exact), gradient(get_backend("torch"))
+    error = (got - want).abs().max() / want.abs().max()
+    # backward, each operation makes two sums: over its inputs and over the batch
+    assert want.abs().max() > 0 and error < rounding_bound(exact.records * 3, "float32")
+
+
+@pytest.mark.slow
+def test_compiled_networks_draw_the_same_picture():
+    pictures = [
+        modes.txt2img(ldmref.random_model("tiny", backend="torch", speed=speed), "a cat", seed=1)
+        for speed in ("exact", "fastest")
+    ]
+    a, b = (np.asarray(picture[0], int) for picture in pictures)
+    assert np.abs(a - b).max() <= 1
