@@ -146,36 +146,30 @@ def sample_batch(
         constrain=constrain, bug_compatible=request.rng == "torch" and request.resample is None,
     )  # fmt: skip
     if request.resample is not None:
-        first = request.first_step
-        visits = [first + i for i in repaint_visits(request.steps - first, *request.resample)]
-    if image is not None and start.noise_fill is not None:
-        image = (1.0 - start.noise_fill) * image + start.noise_fill * noise
+        visits = repaint_visits(len(visits) - 1, *request.resample, first=request.first_step)
+
     if image is None or start.from_noise:
         x = noise * schedule.init_noise_sigma
     else:
         x = image + sigmas[visits[0]] * noise
-
-    run_sigmas = [sigmas[i] for i in sorted(set(visits))]
+    x = on_backend(ops, x)
     denoise = model_denoiser(
         model,
         schedule.timestep,
         *text.conditioning(batch),
         request.cfg_scale,
-        [control.within(run_sigmas) for control in controls],
-        input_channels(model, start.channels, masked, shape)
-        if model.config.image_channels
-        else None,
+        [control.within([sigmas[i] for i in sorted(set(visits))]) for control in controls],
+        input_channels(model, start.channels, masked, shape),
     )
     states = sample(
-        denoise, on_backend(ops, x), sigmas, step,
+        denoise, x, sigmas, step,
         noise=lambda: on_backend(ops, streams()), constrain=constrain, visits=visits,
     )  # fmt: skip
     steps = sum(j > i for i, j in pairwise(visits))
-    # a schedule that ends above 0 leaves noise: the result is in variance-preserving scale
+    # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
     scale = 1.0 / math.hypot(1.0, sigmas[-1])
-    return (
-        yield from run_sampler(model, states, steps, scale, cancel, batch.start, len(request.seeds))
-    )
+    pictures = len(request.seeds)
+    return (yield from run_sampler(model, x, states, steps, scale, cancel, batch.start, pictures))
 
 
 def keep_known(
@@ -204,6 +198,7 @@ def on_backend(ops: Backend, x: np.ndarray) -> Array:
 
 def run_sampler(
     model: LatentDiffusion,
+    x: Array,
     states: Iterator[State],
     steps: int,
     scale: float,
@@ -216,7 +211,8 @@ def run_sampler(
     The one place where runs are cancelled, show their steps and are checked for NaN.
 
     Args:
-        states: from `samplers.sample`, at least one.
+        x: the initial state, the result of a run without steps.
+        states: from `samplers.sample`.
         steps: how many states there are.
         cancel, first, pictures: see `Progress`.
 
@@ -224,7 +220,7 @@ def run_sampler(
         Cancelled: `cancel` was set.
         NumericError: the result holds NaN or infinity.
     """
-    ops, last, step = model.backend, None, 0
+    ops, step = model.backend, 0
     while True:
         if cancel is not None and cancel.is_set():
             raise Cancelled("stopped between two steps", code="E-CANCELLED")
@@ -233,9 +229,8 @@ def run_sampler(
         if state is None:
             break
         yield Progress(model, step, steps, first, pictures, state)
-        last, step = state, step + 1
-    assert last is not None
-    latents = np.array(ops.to_numpy(last.x * scale), np.float32)
+        x, step = state.x, step + 1
+    latents = np.array(ops.to_numpy(x * scale), np.float32)
     if not np.isfinite(latents).all():
         narrow = ops.dtype in ("float16", "bfloat16")
         raise NumericError(

@@ -12,7 +12,7 @@ from ldmref.math.interpolation import slerp
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.draw import Callback, CancelFlag
-from ldmref.modes.parameters import InterpolateParameters, Positions, Prompt, PromptB
+from ldmref.modes.parameters import InterpolateParameters, Positions, SinglePrompt
 from ldmref.modes.plan import Plan, mode, plan
 from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
@@ -23,14 +23,11 @@ from ldmref.samplers.noise import Streams
 
 
 def plan_interpolate(config: ModelConfig, values: dict[str, Any]) -> Plan:
-    texts = [values["prompt"], values["prompt_b"], values["negative_prompt"]]
-    if any(len(text) != 1 for text in texts if not isinstance(text, str)):
-        raise UsageError("interpolate takes single prompts, not lists", code="E-PROMPT")
-    [prompt], [prompt_b] = values["prompt"], values["prompt_b"]
-    resolve(config, "interpolate", values | {"prompt": prompt_b, "seed": 0, "count": 1})
+    prompt, prompt_b = values["prompt"], values["prompt_b"]
+    resolve(config, "interpolate", values | {"prompt": prompt_b, "seed": 0})
     positions, seed = values["positions"], values["seed"]
     ends = seed_per_picture(seed, 2 if isinstance(seed, Sequence) else 1)
-    prompts = {"prompt": [prompt] * len(positions), "prompt_b": prompt_b}
+    prompts = {"prompt": [prompt] * len(positions)}
     seeds = {"seed": [ends[0]] * len(positions)}
     request = resolve(config, "interpolate", values | prompts | seeds)
     if request.sampler.draws_noise(request.eta):
@@ -53,8 +50,8 @@ def plan_interpolate(config: ModelConfig, values: dict[str, Any]) -> Plan:
 @mode(plan_interpolate)
 def interpolate(
     model: LatentDiffusion,
-    prompt: Prompt,
-    prompt_b: PromptB,
+    prompt: SinglePrompt,
+    prompt_b: SinglePrompt,
     positions: Positions = 8,
     *,
     callback: Callback | None = None,

@@ -9,13 +9,12 @@ from typing import Any, Unpack
 import numpy as np
 from PIL import Image
 
-from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_picture, input_channels
 from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.draw import Callback, CancelFlag, call_back, on_backend, run_sampler
-from ldmref.modes.parameters import InvertParameters, Picture, Prompt
+from ldmref.modes.parameters import InvertParameters, Picture, SinglePrompt
 from ldmref.modes.plan import Plan, mode, plan
 from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
@@ -66,20 +65,19 @@ class InversionPlan(Plan):
         text = encode_texts(
             model, r.prompts, r.negative_prompts, (r.width, r.height), r.clip_skip, r.options
         )
-        channels = None
-        if model.config.image_channels:
-            channels = input_channels(model, None, None, model.latent_shape(r.width, r.height))
+        channels = input_channels(model, None, None, model.latent_shape(r.width, r.height))
         denoise = model_denoiser(
             model, schedule.timestep, *text.conditioning(slice(0, 1)), r.cfg_scale,
             channels=channels,
         )  # fmt: skip
         sigmas = schedule.sigmas[::-1].tolist()
-        x = encode_picture(model, self.picture).mean * math.hypot(1.0, sigmas[0])
+        clean = encode_picture(model, self.picture).mean
+        x = on_backend(ops, clean * np.float32(math.hypot(1.0, sigmas[0])))
         if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
             sigmas[0] = min(sigmas[1] / 2.0, float(schedule.training_sigmas[0]))
-        states = sample(denoise, on_backend(ops, x), sigmas, implicit(iterations))
-        steps = run_sampler(model, states, r.steps, 1.0 / schedule.init_noise_sigma, cancel)
-        latents = call_back(steps, callback)
+        states = sample(denoise, x, sigmas, implicit(iterations))
+        scale = 1.0 / schedule.init_noise_sigma
+        latents = call_back(run_sampler(model, x, states, r.steps, scale, cancel), callback)
         warnings = [*self.warnings, *text.warnings]
         return Inversion(latents, self.settings, r.prompts[0], warnings)
 
@@ -99,15 +97,10 @@ class InversionPlan(Plan):
 
 
 def plan_invert(config: ModelConfig, values: dict[str, Any]) -> InversionPlan:
-    for name in ("prompt", "negative_prompt"):
-        if not isinstance(values[name], str) and len(values[name]) != 1:
-            raise UsageError("invert takes one prompt", code="E-PROMPT")
     size = values["width"], values["height"]
     picture, resize, warnings = sized_picture(config, values["image"], *size, values["resize"])
     cfg_scale = 1.0 if values["cfg_scale"] is None else values["cfg_scale"]
-    negative = values["negative_prompt"]
     decided = {
-        "negative_prompt": negative if isinstance(negative, str) else negative[0],
         "width": picture.width, "height": picture.height, "resize": resize,
         "cfg_scale": cfg_scale, "sampler": "ddim", "eta": 0.0, "seed": 0,
     }  # fmt: skip
@@ -118,7 +111,7 @@ def plan_invert(config: ModelConfig, values: dict[str, Any]) -> InversionPlan:
 @mode(plan_invert)
 def invert(
     model: LatentDiffusion,
-    prompt: Prompt,
+    prompt: SinglePrompt,
     image: Picture,
     *,
     callback: Callback | None = None,

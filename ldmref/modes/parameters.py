@@ -51,9 +51,8 @@ Mask = Annotated[
         metavar="FILE", json=_FILE, recorded=False,
     ),
 ]  # fmt: skip
-PromptB = Annotated[
-    str,
-    Parameter("The prompt at position 1.", check=validation.texts, flags=(), metavar="TEXT"),
+SinglePrompt = Annotated[
+    str, Parameter("One prompt.", check=validation.text, flags=(), metavar="TEXT")
 ]  # fmt: skip
 Segmentation = Annotated[
     Source | np.ndarray,

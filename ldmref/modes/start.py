@@ -79,21 +79,20 @@ def initial_draws(request: Request, start: Start, streams: Streams, batch: slice
         streams: one per picture of the batch.
         batch: of the run's pictures.
     """
+    as_diffusers = request.rng == "torch"
 
-    def initial_noise() -> np.ndarray:
-        return streams() if start.noise is None else start.noise[batch]
-
-    masked = start.channels.image if isinstance(start.channels, MaskedImage) else None
-    if start.image is None or request.rng != "torch":
-        means = (None if image is None else image.mean for image in (start.image, masked))
-        return InitialDraws(initial_noise(), *means)
-
-    def sample(posterior: Posterior) -> np.ndarray:
+    def latents(posterior: Posterior | None) -> np.ndarray | None:
+        if posterior is None or not as_diffusers:
+            return None if posterior is None else posterior.mean
         return posterior.mean + posterior.std * streams()
 
-    image = None if masked is not None and request.first_step == 0 else sample(start.image)
-    noise = initial_noise()
-    if request.mode != "inpaint":
-        return InitialDraws(noise, image)
-    last = sample(start.image if masked is None else masked)
-    return InitialDraws(noise, image, None if masked is None else last)
+    masked_image = start.channels.image if isinstance(start.channels, MaskedImage) else None
+    unseen = as_diffusers and masked_image is not None and request.first_step == 0
+    image = None if unseen else latents(start.image)
+    noise = streams() if start.noise is None else start.noise[batch]
+    masked = latents(masked_image)
+    if as_diffusers and request.mode == "inpaint" and masked_image is None:
+        latents(start.image)
+    if image is not None and start.noise_fill is not None:
+        image = (1.0 - start.noise_fill) * image + start.noise_fill * noise
+    return InitialDraws(noise, image, masked)

@@ -73,6 +73,13 @@ def texts(name: str, value: Any) -> list[str]:
     return list(texts)
 
 
+def text(name: str, value: Any) -> str:
+    """One text."""
+    if not isinstance(value, str):
+        raise UsageError(f"{name} must be a single string, not {value!r}", code="E-PROMPT")
+    return texts(name, value)[0]
+
+
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """A whole number in a range."""
     if not is_whole(value):

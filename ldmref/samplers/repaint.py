@@ -9,8 +9,8 @@ Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and appendix B (jumps
 from __future__ import annotations
 
 
-def repaint_visits(steps: int, jump_length: int, jump_n_sample: int) -> list[int]:
-    """Indices into `steps` + 1 sigmas in the order in which RePaint visits them, for `sample`.
+def repaint_visits(steps: int, jump_length: int, jump_n_sample: int, first: int = 0) -> list[int]:
+    """Indices into the sigmas in the order in which RePaint visits them, for `sample`.
 
     Every `jump_length` steps, counted from the last sigma that has noise, it jumps that many
     indices back up, `jump_n_sample` - 1 times.
@@ -19,6 +19,7 @@ def repaint_visits(steps: int, jump_length: int, jump_n_sample: int) -> list[int
         steps: of the sampler.
         jump_length: j, from 1; there are no jumps if it is `steps` or more.
         jump_n_sample: r, how often each stretch is denoised, from 1 (no jumps).
+        first: index of the first sigma; the last is `first` + `steps`.
 
     >>> repaint_visits(4, 2, 2)
     [0, 1, 2, 3, 1, 2, 3, 4]
@@ -35,4 +36,4 @@ def repaint_visits(steps: int, jump_length: int, jump_n_sample: int) -> list[int
             visits.append(i - jump_length)
         else:
             visits.append(i + 1)
-    return visits
+    return [first + i for i in visits]

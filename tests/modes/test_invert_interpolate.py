@@ -15,6 +15,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.math import slerp
+from ldmref.models.conditioning import states_of
 from ldmref.modes.channels import encode_picture
 from ldmref.samplers.noise import Streams
 
@@ -72,7 +73,7 @@ def test_iterations_invert_every_step_exactly(monkeypatch, final, cfg_scale):
     scheduler = replace(model.config.scheduler, final_sigma=final)
     model.config = replace(model.config, scheduler=scheduler)
     monkeypatch.setattr(
-        model, "unet", lambda x, t, told: 0.1 * np.sin(x) + 0.01 * told.context.mean()
+        model, "unet", lambda x, t, told: 0.1 * np.sin(x) + 0.01 * states_of(told.context).mean()
     )
     known, off = encode_picture(model, picture16()).mean, {}
     for iterations in (0, 40):
@@ -121,7 +122,9 @@ def test_between_the_noise_turns_and_the_words_go_straight(tiny64, monkeypatch):
     a, b = (Streams([s], (4, 8, 8))().astype(np.float64) for s in (4, 9))
     same_latents(x, slerp(a, b, 0.25), a, b)
     cat, dog = tiny.encode_text(["a cat"]), tiny.encode_text(["a dog"])
-    np.testing.assert_allclose(told.context, 0.75 * cat + 0.25 * dog, rtol=0, atol=ROUNDING)
+    np.testing.assert_allclose(
+        states_of(told.context), 0.75 * cat + 0.25 * dog, rtol=0, atol=ROUNDING
+    )
 
 
 def test_one_seed_keeps_the_noise_and_params_replay(tiny64):

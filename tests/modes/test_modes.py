@@ -427,9 +427,9 @@ def test_keys_and_values_of_the_prompt_are_made_once(monkeypatch):
 
     once, picture = projections(1)[1], projections(4)[0]
     assert once > 0 and projections(4)[1] == once
-    monkeypatch.setattr(
-        denoising, "with_cache", lambda ops, conditioning: conditioning
-    )  # as it would be without
+    # as it would be without the cache
+    for module in ("ldmref.models.conditioning", "ldmref.modes.denoiser"):
+        monkeypatch.setattr(f"{module}.with_cache", lambda ops, conditioning: conditioning)
     again, count = projections(4)
     assert count == 4 * once
     np.testing.assert_array_equal(picture.latents, again.latents)
