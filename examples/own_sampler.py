@@ -15,7 +15,8 @@ from ldmref.testing.mixture import three_modes
 def geometric_midpoint():
     """Second-order Runge-Kutta: the slope in the geometric middle of the interval."""
 
-    def step(denoise, x, sigma, sigma_next, history, noise):
+    def step(denoise, x, interval, history, noise):
+        sigma, sigma_next = interval.sigma, interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -42,10 +43,12 @@ def measured_order() -> float:
 
 def main() -> None:
     print(f"order {measured_order():.2f}")
-    entry = Sampler(geometric_midpoint, 2, 2, False, "examples/own_sampler.py")
-    SAMPLERS["geometric_midpoint"] = entry
+    mine = Sampler(
+        geometric_midpoint, order=2, nfe=2, stochastic=False, source="examples/own_sampler.py",
+        name="geometric_midpoint",
+    )  # fmt: skip
     model = ldmref.load()
-    result = modes.txt2img(model, "red heart", seed=1, sampler="geometric_midpoint", steps=12)
+    result = modes.txt2img(model, "red heart", seed=1, sampler=mine, steps=12)
     print("drew", result.images[0].size, "with", result.params["sampler"])
 
 

@@ -118,6 +118,11 @@ INTERPOLATING = (
 )  # fmt: skip
 
 
+def is_set(value: Any) -> bool:
+    """Whether a flag was given: None, and () for flags that may be repeated, mean no."""
+    return value is not None and not (isinstance(value, tuple) and not value)
+
+
 def with_options(*groups: Iterable[Option]) -> Option:
     """One decorator of many."""
 

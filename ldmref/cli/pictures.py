@@ -23,6 +23,7 @@ from ldmref.cli.options import (
     INVERTING,
     MODEL,
     PROMPT,
+    is_set,
     parameter_option,
     parameter_options,
     with_options,
@@ -122,7 +123,7 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
 def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
     """The plan of a command line, and the label of its files."""
     takes = MODES[mode].parameters
-    values = {name: flags[name] for name in takes if flags.get(name) not in (None, ())}
+    values = {name: flags[name] for name in takes if is_set(flags.get(name))}
     sources = {name: values[name] for name in SOURCES if name in values}
     values |= {name: picture_source(path) for name, path in sources.items()}
     prompt = flags["prompt"]
@@ -131,7 +132,7 @@ def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
     if mode == "interpolate":
         last = prompt if flags["to"] is None else flags["to"]
         values["prompt_b"] = last
-        values["positions"] = flags["frames"] if flags["positions"] is None else flags["positions"]
+        values.setdefault("positions", flags["frames"])
         plan = modes.plan(mode, config, **values)
         return Task(plan, prompt if last == prompt else f"{prompt} to {last}")
     if mode in WITHOUT_PROMPT:
@@ -175,8 +176,9 @@ def with_settings(mode: str, flags: Values, found: Settings) -> Values:
     flags = dict(flags)
     takes = MODES[mode].parameters
     for key, value in found.defaults.items():
-        sizes_itself = key in ("width", "height") and mode not in ("txt2img", "interpolate")
-        if key in takes and flags.get(key) is None and not sizes_itself:
+        own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
+        own_guidance = key == "cfg_scale" and mode == "invert"
+        if key in takes and flags.get(key) is None and not (own_size or own_guidance):
             flags[key] = value
     seed = flags.get("seed")
     if "count" in takes and flags.get("count") is None and isinstance(seed, list):

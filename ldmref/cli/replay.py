@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import FILES, MODEL, parameter_options, with_options
+from ldmref.cli.options import FILES, MODEL, is_set, parameter_options, with_options
 from ldmref.cli.pictures import SOURCES, WITHOUT_PROMPT, draw
 from ldmref.errors import UsageError
 from ldmref.io.pictures.metadata import read_parameters
@@ -38,9 +38,8 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     for name in (*takes, "tile"):
         if name in OF_ALL_PICTURES or (name == "eta" and own_sampler):
             continue
-        if name in recorded and flags.get(name) in (None, ()):
+        if name in recorded and not is_set(flags.get(name)):
             flags[name] = recorded[name]
-    flags["count"] = flags.get("count")
     model = recorded.get("model")
     if flags["ema"] is None and isinstance(model, dict):
         flags["ema"] = model.get("ema")
@@ -48,14 +47,15 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     if not isinstance(words, str):
         raise UsageError(f"{source!r} records no prompt", code="E-REPLAY")
     if mode == "interpolate":
-        flags |= {"to": recorded.get("prompt_b"), "frames": None}
+        flags |= {"to": recorded.get("prompt_b"), "frames": "missing"}
         if not own_seed and "seed_b" in recorded:
             flags["seed"] = [flags["seed"], recorded["seed_b"]]
     if mode == "invert":
         inverted = recorded.get("inverted")
         if not isinstance(inverted, dict) or not isinstance(inverted.get("prompt"), str):
             raise UsageError(f"{source!r} does not record how it was inverted", code="E-REPLAY")
-        flags |= {"edits": (words,), "iterations": inverted.get("iterations"), "noise": None}
+        flags |= {"edits": (words,), "iterations": inverted.get("iterations", "missing"),
+                  "noise": None}  # fmt: skip
         words = inverted["prompt"]
     draw(mode, flags | {"prompt": words}, recorded)
 
@@ -71,7 +71,8 @@ def read_record(source: str) -> dict[str, Any]:
     """
     parameters = read_parameters(source)
     recorded = parameters.get("ldmref")
-    if isinstance(recorded, dict) and recorded.get("mode") in MODES:
+    mode = recorded.get("mode") if isinstance(recorded, dict) else None
+    if isinstance(mode, str) and mode in MODES:
         return recorded
     text = "parameters" in parameters and not recorded
     raise UsageError(
@@ -130,9 +131,7 @@ def refuse_others(mode: str, prompt: str | None, flags: dict[str, Any]) -> None:
     takes |= {"seg2img": {"image"}, "invert": {"batch_size", "tile"}}.get(mode, set())
     long = {name: (p.flags or (f"--{name.replace('_', '-')}",))[-1] for name, p in RECORDED.items()}
     long |= {"image": "--image", "mask": "--mask"}
-    others = [
-        flag for name, flag in long.items() if name not in takes and flags[name] not in (None, ())
-    ]
+    others = [flag for name, flag in long.items() if name not in takes and is_set(flags[name])]
     if mode in WITHOUT_PROMPT and prompt:
         others.append("--prompt")
     if others:

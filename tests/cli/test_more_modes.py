@@ -188,7 +188,9 @@ def test_noise_from_a_file(draw, ldm, tiny, material, model_folder):
 @pytest.mark.parametrize("mode", ["invert", "interpolate", "superres", "seg2img"])
 def test_help_names_every_flag_of_the_table(ldm, mode):
     text = ldm(mode, "--help").out
-    flags = {"cfg_scale": "--cfg", "batch_size": "--batch"}
-    for key in MODES[mode]:
-        assert flags.get(key, "--" + key.replace("_", "-")) in text, key
+    own = {"prompt": "--prompt", "prompt_b": "--to", "positions": "--positions"}
+    for name, parameter in MODES[mode].parameters.items():
+        flags = parameter.flags or (own.get(name, "--" + name.replace("_", "-")),)
+        if mode not in ("superres", "seg2img") or name != "prompt":
+            assert all(flag in text for flag in flags), name
     assert mode in ldm("--help").out

@@ -101,7 +101,7 @@ BAD = [
     ("seg2img of a photograph", ["seg2img", "-i", "a.png"], "E-IMAGE", 3),
     ("no such noise", ["txt2img", "cat", "--latents", "gone.npy"], "E-LATENTS", 3),
     ("a picture as noise", ["txt2img", "cat", "--latents", "a.png"], "E-LATENTS", 3),
-    ("noise of one for two", ["txt2img", "cat", "-c", 2, "--latents", "noise.npy"], "E-LATENTS", 3),
+    ("noise of one for two", ["txt2img", "cat", "-c", 2, "--latents", "noise.npy"], "E-LATENTS", 2),
     ("noise of objects", ["txt2img", "cat", "--latents", "objects.npy"], "E-LATENTS", 3),
     ("noise with NaN", ["txt2img", "cat", "--latents", "nan.npy"], "E-LATENTS", 3),
 ]  # fmt: skip
