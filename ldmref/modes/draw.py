@@ -167,7 +167,7 @@ def sample_batch(
     )  # fmt: skip
     steps = sum(j > i for i, j in pairwise(visits))
     # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
-    scale = 1.0 / math.hypot(1.0, sigmas[-1])
+    scale = math.hypot(1.0, sigmas[-1])
     pictures = len(request.seeds)
     return (yield from run_sampler(model, x, states, steps, scale, cancel, batch.start, pictures))
 
@@ -206,7 +206,7 @@ def run_sampler(
     first: int = 0,
     pictures: int = 1,
 ) -> Generator[Progress, None, np.ndarray]:
-    """Run a sampler to its end and return its last x times `scale`, (n, c, h, w) float32.
+    """Run a sampler to its end and return its last x over `scale`, (n, c, h, w) float32.
 
     The one place where runs are cancelled, show their steps and are checked for NaN.
 
@@ -230,7 +230,7 @@ def run_sampler(
             break
         yield Progress(model, step, steps, first, pictures, state)
         x, step = state.x, step + 1
-    latents = np.array(ops.to_numpy(x * scale), np.float32)
+    latents = np.array(ops.to_numpy(x / scale), np.float32)
     if not np.isfinite(latents).all():
         narrow = ops.dtype in ("float16", "bfloat16")
         raise NumericError(

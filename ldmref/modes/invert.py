@@ -76,7 +76,7 @@ class InversionPlan(Plan):
         if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
             sigmas[0] = min(sigmas[1] / 2.0, float(schedule.training_sigmas[0]))
         states = sample(denoise, x, sigmas, implicit(iterations))
-        scale = 1.0 / schedule.init_noise_sigma
+        scale = schedule.init_noise_sigma
         latents = call_back(run_sampler(model, x, states, r.steps, scale, cancel), callback)
         warnings = [*self.warnings, *text.warnings]
         return Inversion(latents, self.settings, r.prompts[0], warnings)

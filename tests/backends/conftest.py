@@ -14,7 +14,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.cupy import CupyBackend
 from ldmref.backends.traced import Record
 from ldmref.errors import BackendUnavailable
-from ldmref.testing import EPS
+from ldmref.testing.conformance import EPS
 
 STAND_INS: list[str] = []
 

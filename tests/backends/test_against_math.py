@@ -5,7 +5,7 @@ import pytest
 
 from ldmref import math as lm
 from ldmref.backends import get_backend
-from ldmref.testing import EPS
+from ldmref.testing.conformance import EPS
 
 RNG = np.random.default_rng(13)
 X = RNG.standard_normal((2, 8, 5, 3))

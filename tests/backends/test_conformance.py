@@ -14,7 +14,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.traced import OPERATIONS
 from ldmref.errors import VerifyError
-from ldmref.testing import EPS, assert_conforms, cases, check_backend
+from ldmref.testing.conformance import EPS, assert_conforms, cases, check_backend
 
 OPS = NumpyBackend(dtype="float64")
 RNG = np.random.default_rng(7)

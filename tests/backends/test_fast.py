@@ -24,7 +24,7 @@ from ldmref.backends.fast.numpy import FastNumpyBackend
 from ldmref.backends.fast.winograd import _MATRICES, transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import UsageError
-from ldmref.testing import EPS
+from ldmref.testing.conformance import EPS
 
 REFERENCE = NumpyBackend(dtype="float64")
 
