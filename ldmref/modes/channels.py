@@ -26,27 +26,24 @@ def encode_array(model: LatentDiffusion, pixels: np.ndarray) -> Posterior:
 
 def input_channels(
     model: LatentDiffusion,
-    channels: np.ndarray | MaskedImage | None,
-    masked: np.ndarray | None,
-    shape: tuple[int, int, int],
-) -> Array | None:
+    size: tuple[int, int],
+    channels: np.ndarray | MaskedImage | None = None,
+    masked: np.ndarray | None = None,
+) -> Array:
     """What is joined to the latents, (n or 1, k, h, w), for a U-Net with channels for it.
 
     Arrays as they are; else a mask and `masked`, latents of the masked picture. Without a mask
-    everything is repainted, and the masked picture is all `masked_value`. With concat
+    everything is repainted, and the masked picture of that size is all `masked_value`. With concat
     "masked_image" the masked latents come first and the mask runs from -1 to 1.
     """
     config = model.config
-    if not config.image_channels:
-        return None
     if isinstance(channels, np.ndarray):
         return model.backend.asarray(channels)
     if channels is None or masked is None:
-        _, h, w = shape
-        size = (1, 3, h * config.vae.factor, w * config.vae.factor)
-        nothing = model.backend.asarray(np.full(size, masked_value(config)))
-        masked = np.asarray(model.backend.to_numpy(model.encode_image(nothing)))
-        mask = np.ones((1, 1, h, w))
+        nothing = np.full((1, 3, size[1], size[0]), masked_value(config))
+        latents = model.encode_image(model.backend.asarray(nothing))
+        masked = np.asarray(model.backend.to_numpy(latents))
+        mask = np.ones((1, 1, *masked.shape[2:]))
     else:
         mask = channels.mask
     mask = np.broadcast_to(mask, (masked.shape[0], *mask.shape[1:]))

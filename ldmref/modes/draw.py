@@ -132,9 +132,9 @@ def sample_batch(
     cancel: CancelFlag | None,
 ) -> Generator[Progress, None, np.ndarray]:
     """Sample the latents of a batch, (n, c, h, w) float32."""
-    ops, config = model.backend, model.config.scheduler
+    ops, config, size = model.backend, model.config.scheduler, (request.width, request.height)
     schedule = make_schedule(config, request.sampler, request.schedule, request.steps)
-    sigmas, shape = schedule.sigmas.tolist(), model.latent_shape(request.width, request.height)
+    sigmas, shape = schedule.sigmas.tolist(), model.latent_shape(*size)
     streams = Streams(request.seeds[batch], shape, request.rng)
     noise, image, masked = initial_draws(request, start, streams, batch)
 
@@ -159,7 +159,9 @@ def sample_batch(
         *text.conditioning(batch),
         request.cfg_scale,
         [control.within([sigmas[i] for i in sorted(set(visits))]) for control in controls],
-        input_channels(model, start.channels, masked, shape),
+        input_channels(model, size, start.channels, masked)
+        if model.config.image_channels
+        else None,
     )
     states = sample(
         denoise, x, sigmas, step,

@@ -65,7 +65,9 @@ class InversionPlan(Plan):
         text = encode_texts(
             model, r.prompts, r.negative_prompts, (r.width, r.height), r.clip_skip, r.options
         )
-        channels = input_channels(model, None, None, model.latent_shape(r.width, r.height))
+        channels = (
+            input_channels(model, (r.width, r.height)) if model.config.image_channels else None
+        )
         denoise = model_denoiser(
             model, schedule.timestep, *text.conditioning(slice(0, 1)), r.cfg_scale,
             channels=channels,

@@ -213,8 +213,10 @@ def plan(mode: str, config: ModelConfig, **parameters: Any) -> Plan:
     missing = [name for name, p in known.items() if p.required and name not in parameters]
     if missing:
         raise UsageError(f"{mode} needs {' and '.join(missing)}", code="E-USAGE")
-    values = {name: parameter.default for name, parameter in known.items()}
-    values |= {name: validation.validate(known[name], x) for name, x in parameters.items()}
+    values = {
+        name: validation.validate(parameter, parameters.get(name, parameter.default))
+        for name, parameter in known.items()
+    }
     return MODES[mode].plan(config, values)
 
 

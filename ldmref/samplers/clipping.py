@@ -14,11 +14,11 @@ from ldmref.samplers.loop import Denoiser, Step, Stepped
 Clip: TypeAlias = Callable[[Array], Array]
 
 
-def clip_of(config: SchedulerConfig) -> Clip | None:
-    """What a scheduler's configuration does to x0; None for nothing."""
+def clip_of(config: SchedulerConfig) -> Clip:
+    """What a scheduler that `clips` does to x0."""
     if config.thresholding_ratio:
         return dynamic_threshold(config.thresholding_ratio, config.sample_max_value)
-    return clip_to(config.clip_sample_range) if config.clip_sample_range else None
+    return clip_to(config.clip_sample_range)
 
 
 def clip_to(bound: float) -> Clip:
@@ -60,10 +60,8 @@ def dynamic_threshold(ratio: float, largest: float) -> Clip:
     return threshold
 
 
-def clip_predictions(step: Step, clip: Clip | None) -> Step:
+def clip_predictions(step: Step, clip: Clip) -> Step:
     """`step` with a denoiser whose predictions are clipped."""
-    if clip is None:
-        return step
 
     def clipped_step(denoise: Denoiser, *arguments) -> Stepped:
         return step(lambda x, sigma: clip(denoise(x, sigma)), *arguments)

@@ -37,4 +37,5 @@ def configured_step(
     options = {} if eta is None else {"eta": eta}
     if schedule.convention == "diffusers":
         return diffusers_step(config, sampler, schedule, options, visits, constrain, bug_compatible)
-    return clip_predictions(sampler.make(**options), clip_of(config)), visits
+    step = sampler.make(**options)
+    return clip_predictions(step, clip_of(config)) if config.clips else step, visits

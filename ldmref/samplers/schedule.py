@@ -45,7 +45,7 @@ from ldmref.math.sigmas import (
     log_linear_sigmas,
 )
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.diffusers.schedule import diffusers_sigmas, spaced_as_diffusers
+from ldmref.samplers.diffusers import schedule as diffusers
 from ldmref.samplers.registry import Sampler
 
 SPACINGS = (
@@ -125,8 +125,8 @@ def make_schedule(config: SchedulerConfig, sampler: Sampler, spacing: str, steps
         UsageError: an unknown spacing, or a number of steps for which the schedule does not exist.
     """
     table = sampling_sigmas(config)
-    if spaced_as_diffusers(config, spacing):
-        theirs = diffusers_sigmas(config, table, sampler.name, spacing, steps)
+    if config.convention == "diffusers" and spacing in diffusers.SPACINGS:
+        theirs = diffusers.diffusers_sigmas(config, table, sampler.name, spacing, steps)
         return Schedule(*theirs, table, "diffusers")
     sigmas = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
     return Schedule(sigmas, timesteps_at(table, sigmas[:-1]), math.hypot(1.0, sigmas[0]), table)

@@ -29,6 +29,7 @@ CONTINUOUS = {
     "exponential": exponential_sigmas,
     "beta_sigma": beta_sigmas,
 }
+SPACINGS = (*WHOLE, *CONTINUOUS)
 DDIM = ("ddpm", "ddim", "pndm", "lcm")
 MULTISTEP = (
     "deis", "deis_3", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_1_sde", "dpm_solver_2m_sde",
@@ -40,11 +41,6 @@ MULTISTEP = (
 def family_of(sampler: str) -> str:
     """The family of diffusers' scheduler for a sampler, by its name."""
     return "ddim" if sampler in DDIM else "multistep" if sampler in MULTISTEP else "euler"
-
-
-def spaced_as_diffusers(config: SchedulerConfig, spacing: str) -> bool:
-    """Whether sigmas and steps of that spacing are made as diffusers makes them."""
-    return config.convention == "diffusers" and (spacing in WHOLE or spacing in CONTINUOUS)
 
 
 class Grid(NamedTuple):

@@ -1,0 +1,107 @@
+"""A parameter is declared once: checks, documentation, flags, record and schema come from there."""
+
+from __future__ import annotations
+
+import inspect
+import json
+
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+from ldmref.cli.options import parameter_options
+from ldmref.errors import LdmrefError, UsageError
+from ldmref.modes.plan import MODES
+
+PICTURE = Image.new("RGB", (16, 16), "teal")
+INPUTS = {
+    "txt2img": {"prompt": "a"},
+    "img2img": {"prompt": "a", "image": PICTURE},
+    "inpaint": {"prompt": "a", "image": PICTURE, "mask": PICTURE},
+    "interpolate": {"prompt": "a", "prompt_b": "b"},
+    "invert": {"prompt": "a", "image": PICTURE},
+}
+
+
+@pytest.fixture(scope="module")
+def config():
+    return ldmref.random_model("tiny", backend="numpy").config
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_signature_and_documentation_name_every_parameter(mode):
+    function = getattr(modes, mode)
+    signature, text = inspect.signature(function).parameters, inspect.getdoc(function)
+    assert set(MODES[mode].parameters) < set(signature)
+    for name, parameter in MODES[mode].parameters.items():
+        argument = signature[name]
+        default = None if parameter.required else parameter.default
+        assert argument.default in (default, inspect.Parameter.empty), name
+        assert f"{name}: " in text, name
+        assert parameter.help.endswith("."), name
+        assert " ".join(parameter.help.split()[:4]) in " ".join(text.split()), name
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_every_parameter_has_a_flag_or_its_command_has_one(mode):
+    parameters = MODES[mode].parameters.values()
+    own = [p.name for p in parameters if p.flags == ()]
+    assert set(own) <= {"prompt", "prompt_b", "positions"}
+    assert len(parameter_options(parameters)) == len(parameters) - len(own)
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_schema_is_json_and_names_what_is_required(mode):
+    schema = json.loads(json.dumps(modes.schema(mode)))
+    parameters = MODES[mode].parameters
+    assert set(schema["properties"]) == set(parameters) and schema["title"] == mode
+    assert schema["required"] == [name for name, p in parameters.items() if p.required]
+    for name, property in schema["properties"].items():
+        assert property["description"], name
+        assert {"type", "enum"} & set(property), name
+        if parameters[name].minimum is not None:
+            assert property["minimum"] <= property["maximum"]
+
+
+@pytest.mark.parametrize("mode", INPUTS)
+def test_a_plan_needs_no_weights_and_its_parameters_plan_the_same(config, mode):
+    plan = modes.plan(mode, config, **INPUTS[mode], seed=3, steps=2) if (
+        "seed" in MODES[mode].parameters
+    ) else modes.plan(mode, config, **INPUTS[mode], steps=2)  # fmt: skip
+    params = json.loads(json.dumps(plan.params))
+    assert params["mode"] == mode and params["steps"] == 2
+    takes = MODES[mode].parameters
+    again = {name: value for name, value in params.items() if name in takes} | INPUTS[mode]
+    again.pop("seed" if mode == "interpolate" else "", None)
+    assert modes.plan(mode, config, **again).params | {"seed": 0, "seed_b": 0} == params | {
+        "seed": 0, "seed_b": 0,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_numbers_out_of_range_are_refused_by_name(config, mode):
+    inputs = INPUTS.get(mode, {"image": PICTURE} if mode == "superres" else {})
+    for name, parameter in MODES[mode].parameters.items():
+        if parameter.maximum is None:
+            continue
+        for value in (parameter.minimum - 1, parameter.maximum + 1, "1", float("nan")):
+            arguments = inputs | {name: value}
+            with pytest.raises(UsageError) as caught:
+                modes.plan(mode, config, **arguments | ({"segmentation": 0} if mode == "seg2img"
+                                                        else {}))  # fmt: skip
+            assert name in str(caught.value) and caught.value.code.startswith("E-")
+
+
+def test_what_a_mode_does_not_take_is_refused(config):
+    with pytest.raises(UsageError, match="no parameter 'stpes'") as caught:
+        modes.plan("txt2img", config, prompt="a", stpes=3)
+    assert "'steps'" in caught.value.hint
+    with pytest.raises(UsageError, match="needs prompt and image"):
+        modes.plan("img2img", config)
+    with pytest.raises(UsageError, match="unknown mode 'txt2imgg'"):
+        modes.plan("txt2imgg", config)
+    with pytest.raises(LdmrefError):
+        modes.txt2img(None, "a", mask=PICTURE) if False else modes.plan(
+            "txt2img", config, prompt="a", mask=PICTURE
+        )
