@@ -153,7 +153,7 @@ def read_model(
     path = find_model(name)
     if ema and path.is_dir():
         raise UsageError(
-            f"{path.name!r} is a folder; averages are told apart in single files only",
+            f"{path.name!r} is a folder; only single files hold averages beside the last weights",
             code="E-EMA",
             hint="a diffusers folder holds them without a variant, the last weights as non_ema",
         )

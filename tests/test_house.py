@@ -1,8 +1,10 @@
-"""The house rules: which package may import which, what an import loads, how long a file may be."""
+"""The house rules: which package may import which, what an import loads, sizes, and words."""
 
 import ast
+import io
 import subprocess
 import sys
+import tokenize
 from pathlib import Path
 
 import pytest
@@ -147,10 +149,133 @@ def test_import_loads_no_heavy_library():
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_file_is_short_and_does_not_print(path):
     text = path.read_text()
-    assert len(text.splitlines()) <= 330
+    assert len(text.splitlines()) <= 300
     prints = [
         node.lineno
         for node in ast.walk(ast.parse(text))
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print"
     ]
     assert part_of(path) == "cli" or not prints, f"print in lines {prints}"
+
+
+# -- circles --------------------------------------------------------------------------------------
+
+
+def module_of(path):
+    """ldmref/io/__init__.py -> ldmref.io."""
+    parts = path.relative_to(PACKAGE.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def import_graph():
+    """Module -> the modules that it imports, within functions too; packages are not followed."""
+    modules = {module_of(path): path for path in FILES}
+    return {
+        name: {m for _, m in imports(path) if m in modules and m != name}
+        for name, path in modules.items()
+    }
+
+
+def circle_in(graph):
+    """A circle of modules that import each other, or None."""
+    done, path = set(), []
+
+    def visit(name):
+        if name in path:
+            return [*path[path.index(name) :], name]
+        if name in done:
+            return None
+        path.append(name)
+        for target in sorted(graph.get(name, ())):
+            circle = visit(target)
+            if circle:
+                return circle
+        path.pop()
+        done.add(name)
+        return None
+
+    for name in sorted(graph):
+        circle = visit(name)
+        if circle:
+            return circle
+    return None
+
+
+def test_no_module_imports_itself_through_others():
+    assert circle_in(import_graph()) is None
+
+
+def test_circles_are_found():
+    assert circle_in({"a": {"b"}, "b": {"c"}, "c": {"b"}}) == ["b", "c", "b"]
+    assert circle_in({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
+
+
+# -- sizes ----------------------------------------------------------------------------------------
+
+BUDGET = {  # lines of code without docstrings, comments and blank lines
+    TOP: 99999,
+}
+
+
+def code_lines(source):
+    """Lines that hold a token which is neither comment nor docstring."""
+    lines = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef) and ast.get_docstring(
+            node
+        ):
+            lines -= set(range(node.body[0].lineno, node.body[0].end_lineno + 1))
+    return len(lines)
+
+
+NO_CODE = {
+    tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT,
+    tokenize.ENCODING, tokenize.ENDMARKER,
+}  # fmt: skip
+
+
+def test_rooms_keep_to_their_budget():
+    """Prints the size of every room (pytest -s); a room that grows says so here."""
+    sizes = dict.fromkeys(BUDGET, 0)
+    for path in FILES:
+        part = part_of(path)
+        room = part if part in BUDGET else TOP
+        sizes[room] += code_lines(path.read_text())
+    for room, lines in sizes.items():
+        print(f"{room:10} {lines:6} of {BUDGET[room]}")
+    print(f"{'all':10} {sum(sizes.values()):6} of {sum(BUDGET.values())}")
+    over = {room: lines for room, lines in sizes.items() if lines > BUDGET[room]}
+    assert not over, f"over budget: {over}"
+
+
+# -- words ----------------------------------------------------------------------------------------
+
+# Words that once stood where the field has its own.
+NO_NAMES = {
+    "told", "walk", "course", "way", "lasting", "facts", "places", "given", "chosen", "drawn",
+}  # fmt: skip
+NO_PHRASES = (
+    "where there is", "where there are", "what is walked", "is told", "are told", "comes along",
+)  # fmt: skip
+
+
+def identifiers(tree):
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Name):
+            yield node.id, node.lineno
+        elif isinstance(node, ast.arg):
+            yield node.arg, node.lineno
+        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+            yield node.name, node.lineno
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
+def test_names_and_phrases_are_the_fields(path):
+    text = path.read_text()
+    names = [f"{line}: {name}" for name, line in identifiers(ast.parse(text)) if name in NO_NAMES]
+    prose = " ".join(text.split()).lower()
+    phrases = [phrase for phrase in NO_PHRASES if phrase in prose]
+    assert not names and not phrases

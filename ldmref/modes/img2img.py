@@ -25,7 +25,7 @@ def plan_img2img(config: ModelConfig, values: dict[str, Any]) -> Plan:
     from_noise = request.first_step == 0 and request.rng != "torch"
 
     def start(model: LatentDiffusion) -> Start:
-        finish = (lambda drawn: picture.copy()) if request.strength == 0 else None
+        finish = (lambda image: picture.copy()) if request.strength == 0 else None
         image = encode_picture(model, picture)
         return Start(request.latents, image, from_noise, finish=finish)
 

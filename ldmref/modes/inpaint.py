@@ -41,11 +41,11 @@ def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
         fill = values["fill"]
         warnings.append(f"fill={fill} changes nothing at strength 1, which starts from noise")
 
-    def finish(drawn: Image.Image) -> Image.Image:
+    def finish(image: Image.Image) -> Image.Image:
         painted = mask if request.strength else mask.point(lambda value: 0)
         if box is None:
-            return masks.paste(drawn, original, painted)
-        return masks.paste_region(drawn, original, painted, box)
+            return masks.paste(image, original, painted)
+        return masks.paste_region(image, original, painted, box)
 
     def start(model: LatentDiffusion) -> Start:
         return inpaint_start(model, request, picture, small_mask, values["fill"], finish)

@@ -66,10 +66,10 @@ def latent_mask(mask: Image.Image, factor: int) -> np.ndarray:
     return (np.asarray(mask)[None, None, ::factor, ::factor] >= 128).astype(np.float32)
 
 
-def paste(drawn: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
-    """`drawn` where the mask is white, `original` bit for bit where it is black."""
+def paste(image: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
+    """`image` where the mask is white, `original` bit for bit where it is black."""
     m = np.asarray(mask, np.uint32)[..., None]
-    new, old = np.asarray(drawn, np.uint32), np.asarray(original, np.uint32)
+    new, old = np.asarray(image, np.uint32), np.asarray(original, np.uint32)
     return Image.fromarray(((new * m + old * (255 - m) + 127) // 255).astype(np.uint8))
 
 
@@ -103,12 +103,12 @@ def crop_region(
 
 
 def paste_region(
-    drawn: Image.Image, original: Image.Image, mask: Image.Image, box: Box
+    image: Image.Image, original: Image.Image, mask: Image.Image, box: Box
 ) -> Image.Image:
     """`original` with the region redrawn where the mask is white, bit for bit where it is black."""
     redrawn = original.copy()
     size = box[2] - box[0], box[3] - box[1]
-    redrawn.paste(drawn.resize(size, Image.Resampling.LANCZOS), box[:2])
+    redrawn.paste(image.resize(size, Image.Resampling.LANCZOS), box[:2])
     return paste(redrawn, original, mask)
 
 

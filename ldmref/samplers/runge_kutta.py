@@ -85,7 +85,7 @@ DORMAND_PRINCE = Tableau(
 
 
 def combine(weights: Any, differences: list[Array]) -> Array:
-    """Sum of weight times difference; 0.0 where there is none."""
+    """Sum of weight times difference; 0.0 for none."""
     total: Array = 0.0
     for w, d in zip(weights, differences, strict=True):
         if w != 0.0:

@@ -11,6 +11,7 @@ from safetensors.numpy import save_file
 from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, UnsafeFileError, UsageError
 from ldmref.io.adapters.textual_inversion import read_embeddings
+from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
@@ -197,6 +198,11 @@ def two_encoders():
     return LatentDiffusion(ops, config, params, tokenizers[0], "", tokenizers[1])
 
 
+def conditioning(model, prompts, options=None):
+    encoded = model.encode_prompts(prompts, 0, options or PromptOptions())
+    return Conditioning(encoded.states, encoded.pooled)
+
+
 def test_two_encoders_learn_a_word_together(two_encoders):
     known = ids(two_encoders.tokenizer, "heart")
     tables = [flatten(two_encoders.params[n])[TABLE] for n in ("text_encoder", "text_encoder_2")]
@@ -205,8 +211,8 @@ def test_two_encoders_learn_a_word_together(two_encoders):
         for table, kind in zip(tables, ("clip_l", "clip_g"), strict=True)
     ]
     grown = two_encoders.with_embeddings(words)
-    want = two_encoders.condition(["a red heart, the dog"], 0, 16, 16)
-    got = grown.condition(["a red <love>, the dog"], 0, 16, 16)
+    want = conditioning(two_encoders, ["a red heart, the dog"])
+    got = conditioning(grown, ["a red <love>, the dog"])
     assert (got.context == want.context).all() and (got.pooled == want.pooled).all()
     assert grown.config.text_encoder_2.eos_token_id == grown.tokenizer.end
 
@@ -214,10 +220,8 @@ def test_two_encoders_learn_a_word_together(two_encoders):
 def test_the_pooled_output_is_the_first_chunks(two_encoders):
     first, second = "a red heart, " * 3 + "the dog", "a hat"
     long = f"{first} BREAK {second}"
-    condition = two_encoders.condition(
-        [long, first], 0, 16, 16, reading=PromptOptions("chunk", "a1111", chunks=3)
-    )
-    alone = two_encoders.condition([first], 0, 16, 16)
+    condition = conditioning(two_encoders, [long, first], PromptOptions("chunk", "a1111", chunks=3))
+    alone = conditioning(two_encoders, [first])
     assert condition.context.shape == (2, 3 * LENGTH, 64) and condition.pooled.shape == (2, 24)
     np.testing.assert_allclose(condition.pooled[0], alone.pooled[0], rtol=0, atol=ROUNDING)
     np.testing.assert_allclose(condition.pooled[1], alone.pooled[0], rtol=0, atol=ROUNDING)
