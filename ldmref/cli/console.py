@@ -28,13 +28,13 @@ class Console:
         self.bar = Progress("none" if self.quiet else flags["progress"])
         self._last = time.monotonic()
 
-    def settings(self, found: Settings, model: str, backend: Backend) -> None:
+    def settings(self, configured: Settings, model: str, backend: Backend) -> None:
         """With --verbose: every setting and where it comes from."""
         if not self.verbose:
             return
-        for key, origin in found.origin.items():
+        for key, origin in configured.origin.items():
             table, name = key.split(".")
-            value = getattr(found, table)[name]
+            value = getattr(configured, table)[name]
             say(one_line(f"ldmref: {key} = {value!r} from {origin}"))
         say(one_line(f"ldmref: model {model}, {backend!r}"))
 

@@ -81,13 +81,13 @@ COMMANDS = tuple(command(mode) for mode in MODES)
 
 def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
     """Check everything, load the model, draw, save; `recorded` is what a replay repeats."""
-    found, recorded = settings(flags["config"]), recorded or {}
+    configured, recorded = settings(flags["config"]), recorded or {}
     if flags["output"] == "-" and flags["as_json"]:
         raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
-    name = flags["model"] or found.defaults.get("model", "emoji")
+    name = flags["model"] or configured.defaults.get("model", "emoji")
     path = find_model(name, flags["fetch"], flags["variant"])
     config = model_config(path, flags["model_config"], flags["ema"])
-    task = plan_task(mode, config, with_settings(mode, flags, found))
+    task = plan_task(mode, config, with_settings(mode, flags, configured))
     output = Output(
         flags["output"], task.label, flags["kind"], flags["overwrite"], not flags["no_metadata"]
     )
@@ -98,7 +98,7 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
         console = Console(flags, output, len(seeds))
-        console.settings(found, name, backend)
+        console.settings(configured, name, backend)
         model = load(
             path, backend=backend, config=flags["model_config"], lora=flags["loras"],
             **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory")},
@@ -171,11 +171,11 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     return Task(redraw(None), edits[0], finish)
 
 
-def with_settings(mode: str, flags: Values, found: Settings) -> Values:
+def with_settings(mode: str, flags: Values, configured: Settings) -> Values:
     """The flags, completed by configuration file and environment."""
     flags = dict(flags)
     takes = MODES[mode].parameters
-    for key, value in found.defaults.items():
+    for key, value in configured.defaults.items():
         own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
         own_guidance = key == "cfg_scale" and mode == "invert"
         if key in takes and flags.get(key) is None and not (own_size or own_guidance):

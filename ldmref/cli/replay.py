@@ -71,9 +71,10 @@ def read_record(source: str) -> dict[str, Any]:
     """
     parameters = read_parameters(source)
     recorded = parameters.get("ldmref")
-    mode = recorded.get("mode") if isinstance(recorded, dict) else None
-    if isinstance(mode, str) and mode in MODES:
-        return recorded
+    if isinstance(recorded, dict):
+        mode = recorded.get("mode")
+        if isinstance(mode, str) and mode in MODES:
+            return recorded
     text = "parameters" in parameters and not recorded
     raise UsageError(
         f"{source!r} tells its settings as text alone, which is not exact"

@@ -89,13 +89,14 @@ def denoiser(
 
     @cache
     def for_shape(n: int, h: int, w: int) -> Denoiser:
-        f, prompts = model.config.vae.factor, {"prompts": [prompt] * n}
-        prompts |= {"negative_prompts": [negative_prompt] * n}
-        conditioning = replace(text, **prompts, size=(w * f, h * f)).conditioning(slice(0, n))
+        f = model.config.vae.factor
+        batch = replace(
+            text, prompts=[prompt] * n, negative_prompts=[negative_prompt] * n, size=(w * f, h * f)
+        )
         return model_denoiser(
             model,
             lambda sigma: float(timesteps_at(training_sigmas, sigma)),
-            *conditioning,
+            *batch.conditioning(slice(0, n)),
             request.cfg_scale,
         )
 

@@ -108,8 +108,8 @@ def per_picture(
     prompt: Sequence[str], negative_prompt: Sequence[str], count: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Prompts and negative prompts, one of each per picture."""
-    prompts = [prompt] if isinstance(prompt, str) else list(prompt)
-    negatives = [negative_prompt] if isinstance(negative_prompt, str) else list(negative_prompt)
+    prompts = [prompt] if isinstance(prompt, str) else prompt
+    negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
     if len(negatives) not in (1, len(prompts)):
         raise UsageError(
             f"{len(negatives)} negative prompts for {len(prompts)} prompts",
@@ -117,12 +117,10 @@ def per_picture(
             hint="give one, or as many as prompts",
         )
     if len(negatives) == 1:
-        negatives *= len(prompts)
-    each = range(count)
-    return (
-        tuple(text for text in prompts for _ in each),
-        tuple(text for text in negatives for _ in each),
-    )
+        negatives = [negatives[0]] * len(prompts)
+    pairs = zip(prompts, negatives, strict=True)
+    prompts, negatives = zip(*(pair for pair in pairs for _ in range(count)), strict=True)
+    return prompts, negatives
 
 
 def sampler_and_schedule(sampler: str | Sampler, schedule: str) -> tuple[Sampler, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -30,14 +31,15 @@ class Interpolation(NamedTuple):
 class TextConditioning:
     """The encoded prompts of a run; `prompts` and `negative_prompts` have one per picture.
 
-    `encoded` is by prompt, and empty for models without text encoders; `size`, width and height of
-    the pictures, conditions SDXL.
+    `encoded` is by prompt, and empty for models without text encoders; `chunks` are as many as the
+    longest prompt of a picture needs; `size`, width and height of the pictures, conditions SDXL.
     """
 
     model: LatentDiffusion
     encoded: dict[str, EncodedText]
     prompts: Sequence[str]
     negative_prompts: Sequence[str]
+    chunks: Sequence[int]
     size: tuple[int, int]
     interpolation: Interpolation | None = None
 
@@ -48,19 +50,18 @@ class TextConditioning:
 
     def batches(self, batch_size: int) -> Iterator[slice]:
         """Pictures that go through the networks together: neighbours with equally many chunks."""
-        n, first = len(self.prompts), 0
-        while first < n:
-            last, chunks = first + 1, self._chunks(first)
-            while last < min(n, first + batch_size) and self._chunks(last) == chunks:
-                last += 1
-            yield slice(first, last)
-            first = last
+        first = 0
+        for _, group in groupby(self.chunks):
+            end = first + len(list(group))
+            for start in range(first, end, batch_size):
+                yield slice(start, min(start + batch_size, end))
+            first = end
 
     def conditioning(self, batch: slice) -> tuple[Conditioning, Conditioning]:
         """The conditional and the unconditional (negative) part for the U-Net."""
         if not self.encoded:
             return Conditioning(None), Conditioning(None)
-        prompts, chunks, to = self.prompts[batch], self._chunks(batch.start), self.interpolation
+        prompts, chunks, to = self.prompts[batch], self.chunks[batch.start], self.interpolation
         cond = self._condition(prompts, chunks)
         if to is not None:
             end = self._condition([to.prompt] * len(prompts), chunks)
@@ -69,15 +70,6 @@ class TextConditioning:
             pooled = None if cond.pooled is None else between(cond.pooled, end.pooled, t)
             cond = Conditioning(between(cond.context, end.context, t), pooled, cond.sizes)
         return cond, self._condition(self.negative_prompts[batch], chunks, negative=True)
-
-    def _chunks(self, i: int) -> int:
-        """The chunks that the longest prompt of picture `i` needs."""
-        prompts = [self.prompts[i], self.negative_prompts[i]]
-        prompts += [] if self.interpolation is None else [self.interpolation.prompt]
-        return max(self._count(prompt) for prompt in prompts)
-
-    def _count(self, prompt: str) -> int:
-        return self.encoded[prompt].tokens.counts[0] if self.encoded else 1
 
     def _condition(
         self, prompts: Sequence[str], chunks: int, negative: bool = False
@@ -99,7 +91,8 @@ class TextConditioning:
 
     def _states(self, prompt: str, chunks: int) -> Array:
         """Hidden states, (1, chunks * l, d); empty chunks follow those of a shorter prompt."""
-        states, missing = self.encoded[prompt].states, chunks - self._count(prompt)
+        states, _, tokens = self.encoded[prompt]
+        missing = chunks - tokens.counts[0]
         if not missing:
             return states
         empty = [self.encoded[""].states] * missing
@@ -116,10 +109,14 @@ def encode_texts(
     interpolation: Interpolation | None = None,
 ) -> TextConditioning:
     """Every distinct prompt through the tokenizers and text encoders of the model."""
-    options, distinct = options or PromptOptions(), {}
+    encoded, chunks = {}, [1] * len(prompts)
     if model.config.text_encoders:
-        distinct = dict.fromkeys((*prompts, *negative_prompts))
-        distinct |= {} if interpolation is None else {interpolation.prompt: None}
-        distinct |= {"": None} if options.long_prompts == "chunk" else {}
-    encoded = {prompt: model.encode_prompts([prompt], clip_skip, options) for prompt in distinct}
-    return TextConditioning(model, encoded, prompts, negative_prompts, size, interpolation)
+        options = options or PromptOptions()
+        others = [] if interpolation is None else [interpolation.prompt]
+        empty = [""] if options.long_prompts == "chunk" else []
+        for prompt in dict.fromkeys([*prompts, *negative_prompts, *others, *empty]):
+            encoded[prompt] = model.encode_prompts([prompt], clip_skip, options)
+        counts = {prompt: text.tokens.counts[0] for prompt, text in encoded.items()}
+        pairs = zip(prompts, negative_prompts, strict=True)
+        chunks = [max(counts[text] for text in (*pair, *others)) for pair in pairs]
+    return TextConditioning(model, encoded, prompts, negative_prompts, chunks, size, interpolation)

@@ -46,31 +46,23 @@ def validate(parameter: Parameter, value: Any) -> Any:
 
 def texts(name: str, value: Any) -> list[str]:
     """One text, or a list of them; not empty, valid Unicode, not endless."""
-    texts = [value] if isinstance(value, str) else value
-    if (
-        not isinstance(texts, Sequence)
-        or isinstance(texts, bytes)
-        or not texts
-        or not all(isinstance(text, str) for text in texts)
-    ):
+    listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
+    texts: list[Any] = list(value) if listed else [value]
+    if not texts or not all(isinstance(text, str) for text in texts):
         raise UsageError(
             f"{name} must be a string or a list of strings, not {value!r}", code="E-PROMPT"
         )
+    words = name.replace("_", " ")
     for text in texts:
         if len(text) > MAX_CHARACTERS:
             raise UsageError(
-                f"the {name.replace('_', ' ')} is too long: {len(text)} characters, "
-                f"the limit is {MAX_CHARACTERS}",
+                f"the {words} is too long: {len(text)} characters, the limit is {MAX_CHARACTERS}",
                 code="E-PROMPT-LENGTH",
                 hint="shorten it; the model reads only its first words anyway",
             )
-        try:
-            text.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise UsageError(
-                f"the {name.replace('_', ' ')} is no valid Unicode text", code="E-PROMPT"
-            ) from error
-    return list(texts)
+        if any("\ud800" <= character <= "\udfff" for character in text):
+            raise UsageError(f"the {words} is not valid Unicode text", code="E-PROMPT")
+    return texts
 
 
 def text(name: str, value: Any) -> str:
