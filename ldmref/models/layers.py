@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Context
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Spec, numbered
 
 # -- shapes ---------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def transformer_spec(c: int, d_context: int, layers: int, linear_projection: boo
     return {
         "norm": norm_spec(c),
         "proj_in": projection,
-        "transformer_blocks": {str(i): block for i in range(layers)},
+        "transformer_blocks": numbered([block] * layers),
         "proj_out": projection,
     }
 
@@ -115,14 +115,9 @@ def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
 
 
 def resnet_block(
-    ops: Backend,
-    p: Params,
-    x: Array,
-    emb: Array | None,
-    groups: int,
-    eps: float,
+    ops: Backend, p: Params, x: Array, emb: Array | None, groups: int, eps: float,
     resample: Callable[[Array], Array] | None = None,
-) -> Array:
+) -> Array:  # fmt: skip
     """Residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w).
 
     `resample` down- or upsamples both branches before the first convolution.

@@ -10,7 +10,7 @@ from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
 from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Spec, numbered
 
 
 def ldmbert_spec(config: TextConfig) -> Spec:
@@ -28,7 +28,7 @@ def ldmbert_spec(config: TextConfig) -> Spec:
         "model": {
             "embed_tokens": {"weight": (config.vocab_size, d)},
             "embed_positions": {"weight": (config.max_position_embeddings, d)},
-            "layers": {str(i): layer for i in range(config.num_hidden_layers)},
+            "layers": numbered([layer] * config.num_hidden_layers),
             "layer_norm": norm_spec(d),
         }
     }

@@ -66,14 +66,9 @@ def bytes_of(size: int | str | None) -> int | None:
 
 
 def estimate(
-    spec: Mapping[str, Spec],
-    config: ModelConfig,
-    ops: Backend,
-    width: int,
-    height: int,
-    n: int = 1,
-    tile: int | None = None,
-) -> Estimate:
+    spec: Mapping[str, Spec], config: ModelConfig, ops: Backend, width: int, height: int,
+    n: int = 1, tile: int | None = None,
+) -> Estimate:  # fmt: skip
     """For `n` pictures at a time, with guidance; `tile`: pixels of a side, for the decoder.
 
     spec: the shapes of all parameters, `ldmref.models.model.model_spec`.

@@ -12,7 +12,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
 from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Spec, numbered
 
 
 def text_spec(config: TextConfig) -> Spec:
@@ -24,15 +24,11 @@ def text_spec(config: TextConfig) -> Spec:
         return {"embedding": {"weight": (config.vocab_size, d)}}
     if config.model_type == "ldmbert":
         return ldmbert_spec(config)
+    d_mlp, projections = config.intermediate_size, ("q_proj", "k_proj", "v_proj", "out_proj")
     layer: Spec = {
-        "self_attn": {
-            name: linear_spec(d, d) for name in ("q_proj", "k_proj", "v_proj", "out_proj")
-        },
+        "self_attn": {name: linear_spec(d, d) for name in projections},
         "layer_norm1": norm_spec(d),
-        "mlp": {
-            "fc1": linear_spec(d, config.intermediate_size),
-            "fc2": linear_spec(config.intermediate_size, d),
-        },
+        "mlp": {"fc1": linear_spec(d, d_mlp), "fc2": linear_spec(d_mlp, d)},
         "layer_norm2": norm_spec(d),
     }
     spec: Spec = {}
@@ -43,7 +39,7 @@ def text_spec(config: TextConfig) -> Spec:
             "token_embedding": {"weight": (config.vocab_size, d)},
             "position_embedding": {"weight": (config.max_position_embeddings, d)},
         },
-        "encoder": {"layers": {str(i): layer for i in range(config.num_hidden_layers)}},
+        "encoder": {"layers": numbered([layer] * config.num_hidden_layers)},
         "final_layer_norm": norm_spec(d),
     }
     return spec

@@ -37,12 +37,9 @@ class Vocabulary:
 
 
 def clip_tokenizer(
-    vocabulary: Vocabulary,
-    length: int = LENGTH,
-    *,
-    pad: int | None = None,
+    vocabulary: Vocabulary, length: int = LENGTH, *, pad: int | None = None,
     text_clean: str = "none",
-) -> PromptTokenizer:
+) -> PromptTokenizer:  # fmt: skip
     """CLIP's tokenizer for prompts.
 
     Args:

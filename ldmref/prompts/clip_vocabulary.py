@@ -24,12 +24,9 @@ MAX_BYTES = 64 * 2**20
 
 
 def load_tokenizer(
-    source: str | Path | None = None,
-    length: int = LENGTH,
-    *,
-    pad: int | None = None,
+    source: str | Path | None = None, length: int = LENGTH, *, pad: int | None = None,
     text_clean: str = "none",
-) -> PromptTokenizer:
+) -> PromptTokenizer:  # fmt: skip
     """The tokenizer of a folder or file; a `tokenizer.json` may also be a word tokenizer's.
 
     Arguments and errors are those of `read_vocabulary` and `clip_tokenizer`.

@@ -105,12 +105,10 @@ class PromptTokenizer:
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        length: int,
+        self, tokenizer: Tokenizer, length: int,
         special_tokens: SpecialTokens = WORD_SPECIAL_TOKENS,
         clean: Callable[[str], str] | None = None,
-    ):
+    ):  # fmt: skip
         self.tokenizer, self.length, self.clean = tokenizer, length, clean
         self.special_tokens = special_tokens
         tokenizer.no_truncation()
