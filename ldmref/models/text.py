@@ -10,7 +10,7 @@ from array_api_compat import device
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
-from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
+from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec, self_attention
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec, numbered
 
@@ -85,23 +85,15 @@ def _hidden_and_last(
     """The U-Net's context and, with `pool`, the states after all layers and the final norm."""
     m, eps = p.text_model, config.layer_norm_eps
     act = ops.gelu if config.hidden_act == "gelu" else ops.quick_gelu
-    n, length = ids.shape
-    d, heads = config.hidden_size, config.num_attention_heads
     x = ops.embedding(m.embeddings.token_embedding.weight, ids)
-    x = x + m.embeddings.position_embedding.weight[:length]
-
-    def split(y: Array) -> Array:  # (n, l, d) -> (n, heads, l, d / heads)
-        return ops.xp.permute_dims(ops.xp.reshape(y, (n, length, heads, d // heads)), (0, 2, 1, 3))
-
+    x = x + m.embeddings.position_embedding.weight[: ids.shape[1]]
     layers = m.encoder.layers.items_in_order()
     used, hidden = len(layers) - skip, None
     for i, layer in enumerate(layers if pool else layers[:used]):
         if i == used:
             hidden = x
-        a, h = layer.self_attn, layer_norm(ops, layer.layer_norm1, x, eps)
-        q, k, v = (split(linear(ops, proj, h)) for proj in (a.q_proj, a.k_proj, a.v_proj))
-        y = ops.xp.permute_dims(ops.attention(q, k, v, causal=True), (0, 2, 1, 3))
-        x = x + linear(ops, a.out_proj, ops.xp.reshape(y, (n, length, d)))
+        h = layer_norm(ops, layer.layer_norm1, x, eps)
+        x = x + self_attention(ops, layer.self_attn, h, config.num_attention_heads, causal=True)
         h = layer_norm(ops, layer.layer_norm2, x, eps)
         x = x + linear(ops, layer.mlp.fc2, act(linear(ops, layer.mlp.fc1, h)))
     hidden = x if hidden is None else hidden
