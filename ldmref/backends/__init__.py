@@ -11,7 +11,6 @@ Importing this module imports no array library: a backend's module is loaded on 
 
 from __future__ import annotations
 
-import importlib
 import importlib.metadata
 
 from ldmref.backends.base import Backend
@@ -28,11 +27,9 @@ BUILT_IN = {
 
 
 def get_backend(
-    name: str | Backend,
-    device: str | None = None,
-    dtype: str | None = None,
+    name: str | Backend, device: str | None = None, dtype: str | None = None,
     speed: str | None = None,
-) -> Backend:
+) -> Backend:  # fmt: skip
     """The backend called `name`, on a device ("cpu", "cuda:0"), in a dtype ("float32").
 
     `speed` is `exact`, `fast` or `fastest` (`ldmref.backends.base`); None means the backend's
@@ -45,77 +42,55 @@ def get_backend(
     if isinstance(name, Backend):
         requested = {"device": device, "dtype": dtype, "speed": speed}
         if any(value not in (None, getattr(name, key)) for key, value in requested.items()):
-            raise UsageError(
-                f"{name!r} already has its device, dtype and speed",
-                code="E-BACKEND",
-                hint="give the backend's name to choose another device, dtype or speed",
-            )
+            message = f"{name!r} already has its device, dtype and speed"
+            hint = "give the backend's name to choose another device, dtype or speed"
+            raise UsageError(message, code="E-BACKEND", hint=hint)
         return name
-    if name in BUILT_IN:
-        _refuse_override(name)
-        entry_point = importlib.metadata.EntryPoint(name, BUILT_IN[name], GROUP)
-    else:
-        entry_point = _plug_in(name)
+    entry_point = _entry_point(name)
     try:
         options = {} if speed is None else {"speed": speed}  # optional in plug-ins
         backend = entry_point.load()(device=device, dtype=dtype, **options)
     except LdmrefError:
         raise
     except (Exception, SystemExit) as error:  # a plug-in may fail in any way
-        raise BackendUnavailable(
-            f"the {name} backend ({entry_point.value}) cannot be loaded: {_one_line(error)}",
-            code="E-BACKEND",
-        ) from error
+        message = f"the {name} backend ({entry_point.value}) cannot be loaded: {_one_line(error)}"
+        raise BackendUnavailable(message, code="E-BACKEND") from error
     if not isinstance(backend, Backend):
-        raise UsageError(
-            f"the {name} backend ({entry_point.value}) gave a {type(backend).__name__},"
-            " not a Backend",
-            code="E-PLUGIN",
-        )
+        kind = type(backend).__name__
+        message = f"the {name} backend ({entry_point.value}) gave a {kind}, not a Backend"
+        raise UsageError(message, code="E-PLUGIN")
     return backend
 
 
 def available() -> dict[str, str]:
     """Each known backend: "" if it runs here on its default device, else the reason."""
-    names = [*BUILT_IN, *sorted({point.name for point in _entry_points()} - set(BUILT_IN))]
-    reasons = {}
+    plug_ins = {point.name for point in importlib.metadata.entry_points(group=GROUP)}
+    names = [*BUILT_IN, *sorted(plug_ins - set(BUILT_IN))]
+    reasons = dict.fromkeys(names, "")
     for name in names:
         try:
             get_backend(name)
         except LdmrefError as error:
             reasons[name] = _one_line(error) + (f" ({error.hint})" if error.hint else "")
-        else:
-            reasons[name] = ""
     return reasons
 
 
-def _entry_points() -> list[importlib.metadata.EntryPoint]:
-    return list(importlib.metadata.entry_points(group=GROUP))
-
-
-def _refuse_override(name: str) -> None:
-    for point in _entry_points():
-        if point.name == name:
-            raise UsageError(
-                f"the plug-in {point.value} takes the name of the built-in backend {name!r}",
-                code="E-PLUGIN",
-                hint="a plug-in needs a name of its own; uninstall it or ask its author",
-            )
-
-
-def _plug_in(name: str) -> importlib.metadata.EntryPoint:
-    points = _entry_points()
-    matches = [point for point in points if point.name == name]
-    if len({point.value for point in matches}) > 1:
-        both = " and ".join(sorted(point.value for point in matches))
+def _entry_point(name: str) -> importlib.metadata.EntryPoint:
+    points = importlib.metadata.entry_points(group=GROUP)
+    plug_ins = [point for point in points if point.name == name]
+    if name in BUILT_IN:
+        if plug_ins:
+            message = f"the plug-in {plug_ins[0].value} takes the name of the built-in backend"
+            hint = "a plug-in needs a name of its own; uninstall it or ask its author"
+            raise UsageError(f"{message} {name!r}", code="E-PLUGIN", hint=hint)
+        return importlib.metadata.EntryPoint(name, BUILT_IN[name], GROUP)
+    if len({point.value for point in plug_ins}) > 1:
+        both = " and ".join(sorted(point.value for point in plug_ins))
         raise UsageError(f"two plug-ins are called {name!r}: {both}", code="E-PLUGIN")
-    if not matches:
-        raise UsageError(
-            f"unknown backend {name!r}",
-            code="E-BACKEND-NAME",
-            hint=did_you_mean(str(name), {*BUILT_IN, *(point.name for point in points)}),
-        )
-    return matches[0]
+    if not plug_ins:
+        hint = did_you_mean(str(name), {*BUILT_IN, *(point.name for point in points)})
+        raise UsageError(f"unknown backend {name!r}", code="E-BACKEND-NAME", hint=hint)
+    return plug_ins[0]
 
 
 def _one_line(error: BaseException) -> str:

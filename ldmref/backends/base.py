@@ -35,27 +35,28 @@ class Backend:
     """One array library on one device in one floating-point type."""
 
     name: str = "base"
+    default_device: str = "cpu"
     dtypes: tuple[str, ...] = DTYPES
     speeds: tuple[str, ...] = ("exact",)  # a subset of `SPEEDS`; the first is the default
 
     def __init__(
         self, device: str | None = None, dtype: str | None = None, speed: str | None = None
     ):
-        self.device = device or "cpu"
+        self.device = device or self.default_device
         self.dtype = dtype or "float32"
         self.speed = speed or self.speeds[0]
         if self.dtype not in self.dtypes:
-            raise UsageError(
-                f"dtype {self.dtype!r} does not exist on the {self.name} backend",
-                code="E-DTYPE",
-                hint=did_you_mean(self.dtype, self.dtypes),
-            )
+            message = f"dtype {self.dtype!r} does not exist on the {self.name} backend"
+            hint = did_you_mean(self.dtype, self.dtypes)
+            raise UsageError(message, code="E-DTYPE", hint=hint)
         if self.speed not in self.speeds:
-            raise UsageError(
-                f"speed {self.speed!r} does not exist on the {self.name} backend in {self.dtype}",
-                code="E-SPEED",
-                hint=did_you_mean(self.speed, self.speeds),
-            )
+            message = f"speed {self.speed!r} does not exist on the {self.name} backend in"
+            hint = did_you_mean(self.speed, self.speeds)
+            raise UsageError(f"{message} {self.dtype}", code="E-SPEED", hint=hint)
+        self.set_up()
+
+    def set_up(self) -> None:
+        """Open the device; called by the constructor, once the arguments have been checked."""
 
     compiles = False  # whether `compile` traces the network, which then takes only arrays
 
@@ -170,13 +171,8 @@ class Backend:
 
     def describe(self) -> dict[str, str]:
         """Name, version, device, dtype and speed, as recorded in a picture's metadata."""
-        return {
-            "name": self.name,
-            "version": self.version(),
-            "device": self.device,
-            "dtype": self.dtype,
-            "speed": self.speed,
-        }
+        selected = {key: getattr(self, key) for key in ("device", "dtype", "speed")}
+        return {"name": self.name, "version": self.version(), **selected}
 
     def version(self) -> str:
         """The array library's version."""

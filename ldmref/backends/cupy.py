@@ -32,12 +32,18 @@ class CupyBackend(NumpyBackend):
     """CuPy on one CUDA device, which becomes the current device of the calling thread."""
 
     name = "cupy"
+    default_device = "cuda:0"
     workspace = 256 * 2**20
 
-    def __init__(
-        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
-    ):
-        super().__init__(device or "cuda:0", dtype, speed)
+    def set_up(self) -> None:
+        match = re.fullmatch(r"cuda(?::(\d+))?", self.device)
+        if not match:
+            message = f"the cupy backend has no device {self.device!r}"
+            hint = 'devices are "cuda:0", "cuda:1", ...; "cuda" is "cuda:0"'
+            raise BackendUnavailable(message, code="E-DEVICE", hint=hint)
+        self._index = int(match[1] or 0)
+        self.device = f"cuda:{self._index}"
+        self._dtype = np.dtype(self.dtype)
         try:
             self.lib, self.xp, self._cupy_erf = _libraries()
             self.lib.cuda.Device(self._index).use()
@@ -45,22 +51,8 @@ class CupyBackend(NumpyBackend):
             self.to_numpy(probe @ probe)  # loads the driver, the compiler and cuBLAS, or raises
         except Exception as error:  # the CUDA libraries raise unrelated types
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise BackendUnavailable(
-                f"the cupy backend cannot use device {self.device!r}: {reason}",
-                code="E-BACKEND",
-                hint=_NEEDS,
-            ) from error
-
-    def _check_device(self) -> None:
-        match = re.fullmatch(r"cuda(?::(\d+))?", self.device)
-        if not match:
-            raise BackendUnavailable(
-                f"the cupy backend has no device {self.device!r}",
-                code="E-DEVICE",
-                hint='devices are "cuda:0", "cuda:1", ...; "cuda" is "cuda:0"',
-            )
-        self._index = int(match[1] or 0)
-        self.device = f"cuda:{self._index}"
+            message = f"the cupy backend cannot use device {self.device!r}: {reason}"
+            raise BackendUnavailable(message, code="E-BACKEND", hint=_NEEDS) from error
 
     def to_numpy(self, x: Array) -> np.ndarray:
         return self.lib.asnumpy(x)

@@ -26,20 +26,12 @@ class NumpyBackend(Backend):
     xp: Any = xp
     workspace = 16 * 2**20  # bytes of a block of im2col columns or attention scores
 
-    def __init__(
-        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
-    ):
-        super().__init__(device, dtype, speed)
-        self._check_device()
-        self._dtype = self.lib.dtype(self.dtype)
-
-    def _check_device(self) -> None:
+    def set_up(self) -> None:
         if self.device != "cpu":
-            raise BackendUnavailable(
-                f"the numpy backend runs on the cpu, not on {self.device!r}",
-                code="E-DEVICE",
-                hint="use --backend torch or --backend cupy for a GPU",
-            )
+            message = f"the numpy backend runs on the cpu, not on {self.device!r}"
+            hint = "use --backend torch or --backend cupy for a GPU"
+            raise BackendUnavailable(message, code="E-DEVICE", hint=hint)
+        self._dtype = self.lib.dtype(self.dtype)
 
     def version(self) -> str:
         return str(self.lib.__version__)
@@ -62,8 +54,7 @@ class NumpyBackend(Backend):
         """im2col by bands of output rows: columns (i*k*k, rows*w') times weight (o, i*k*k)."""
         lib, (n, c, _, _), (out, _, k, _) = self.lib, x.shape, weight.shape
         if k == 1 and stride == 1 and padding == 0:
-            y = weight.reshape(out, c) @ x.reshape(n, c, -1)
-            y = y.reshape(n, out, *x.shape[2:])
+            y = (weight.reshape(out, c) @ x.reshape(n, c, -1)).reshape(n, out, *x.shape[2:])
             return y if bias is None else y + bias[:, None, None]
         if padding:
             x = lib.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))

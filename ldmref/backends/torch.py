@@ -33,20 +33,15 @@ class TorchBackend(Backend):
     name = "torch"
     xp = xp
 
-    def __init__(
-        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
-    ):
-        super().__init__(device, dtype, speed)
+    def set_up(self) -> None:
         try:
             self._device = torch.device(self.device)
             torch.empty(0, device=self._device)
         except (RuntimeError, AssertionError) as error:
-            raise BackendUnavailable(
-                f"torch cannot use device {self.device!r}: {str(error).splitlines()[0]}",
-                code="E-DEVICE",
-                hint="devices here: "
-                + ", ".join(["cpu"] + [f"cuda:{i}" for i in range(torch.cuda.device_count())]),
-            ) from error
+            message = f"torch cannot use device {self.device!r}: {str(error).splitlines()[0]}"
+            devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+            hint = f"devices here: {', '.join(devices)}"
+            raise BackendUnavailable(message, code="E-DEVICE", hint=hint) from error
         self._dtype = getattr(torch, self.dtype)
         if self._device.type == "cuda" and self.dtype == "float32":
             # Full float32, the default of matrix products; torch has only a process-wide switch.
@@ -70,13 +65,9 @@ class TorchBackend(Backend):
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def conv2d(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int = 1,
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
         padding: int = 0,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         bias = None if bias is None else bias.to(x.dtype)
         return F.conv2d(x, weight.to(x.dtype), bias, stride=stride, padding=padding)
 

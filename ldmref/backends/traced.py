@@ -79,9 +79,8 @@ class TracedBackend(Backend):
         seconds = time.perf_counter() - start
         arrays = [x for x in (*args, *kwargs.values()) if hasattr(x, "shape")]
         shapes, out = tuple(tuple(x.shape) for x in arrays), tuple(y.shape)
-        array = (
-            np.array(self.to_numpy(y)) if self.keep else None
-        )  # a copy, safe from in-place changes
+        # a copy, safe from in-place changes
+        array = np.array(self.to_numpy(y)) if self.keep else None
         flops = _flops(name, shapes, out)
         layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
         record = Record(len(self.records), name, shapes, out, seconds, flops, array, layer)

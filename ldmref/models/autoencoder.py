@@ -15,18 +15,9 @@ from itertools import pairwise
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.math.quantize import nearest_code
+from ldmref.models import layers as nn
 from ldmref.models.config import AutoencoderConfig
-from ldmref.models.layers import (
-    attention_block,
-    attention_block_spec,
-    conv2d,
-    conv_spec,
-    norm_silu,
-    norm_spec,
-    resnet_block,
-    resnet_block_spec,
-)
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Spec, numbered
 
 BLOCK = 4096  # vectors compared with the codebook at a time, to bound memory
 
@@ -41,45 +32,41 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
 
     def block(c_in: int, c_out: int, n: int, attention: bool, resample: str | None) -> Spec:
         widths = pairwise([c_in] + [c_out] * n)
-        spec: Spec = {
-            "resnets": {str(i): resnet_block_spec(*width, None) for i, width in enumerate(widths)}
-        }
+        spec: Spec = {"resnets": numbered(nn.resnet_block_spec(*width, None) for width in widths)}
         if attention:
-            spec["attentions"] = {str(i): attention_block_spec(c_out) for i in range(n)}
+            spec["attentions"] = numbered([nn.attention_block_spec(c_out)] * n)
         if resample:
-            spec[resample] = {"0": {"conv": conv_spec(c_out, c_out)}}
+            spec[resample] = {"0": {"conv": nn.conv_spec(c_out, c_out)}}
         return spec
 
-    mid: Spec = {"resnets": {str(i): resnet_block_spec(c, c, None) for i in range(2)}}
+    mid: Spec = {"resnets": numbered([nn.resnet_block_spec(c, c, None)] * 2)}
     if config.mid_block_add_attention:
-        mid["attentions"] = {"0": attention_block_spec(c)}
+        mid["attentions"] = {"0": nn.attention_block_spec(c)}
     spec: Spec = {}
     if config.codebook_size:
         spec["quantize"] = {"embedding": {"weight": (config.codebook_size, z)}}
     return spec | {
         "encoder": {
-            "conv_in": conv_spec(config.in_channels, channels[0]),
-            "down_blocks": {
-                str(i): block(*width, layers, attention[i], "downsamplers" if i < last else None)
+            "conv_in": nn.conv_spec(config.in_channels, channels[0]),
+            "down_blocks": numbered(
+                block(*width, layers, attention[i], "downsamplers" if i < last else None)
                 for i, width in enumerate(pairwise((channels[0], *channels)))
-            },
+            ),
             "mid_block": mid,
-            "conv_norm_out": norm_spec(c),
-            "conv_out": conv_spec(c, moments),
+            "conv_norm_out": nn.norm_spec(c),
+            "conv_out": nn.conv_spec(c, moments),
         },
-        "quant_conv": conv_spec(moments, moments, 1),
-        "post_quant_conv": conv_spec(z, z, 1),
+        "quant_conv": nn.conv_spec(moments, moments, 1),
+        "post_quant_conv": nn.conv_spec(z, z, 1),
         "decoder": {
-            "conv_in": conv_spec(z, c),
+            "conv_in": nn.conv_spec(z, c),
             "mid_block": mid,
-            "up_blocks": {
-                str(i): block(
-                    *width, layers + 1, attention[last - i], "upsamplers" if i < last else None
-                )
+            "up_blocks": numbered(
+                block(*width, layers + 1, attention[last - i], "upsamplers" if i < last else None)
                 for i, width in enumerate(pairwise((c, *channels[::-1])))
-            },
-            "conv_norm_out": norm_spec(channels[0]),
-            "conv_out": conv_spec(channels[0], config.out_channels),
+            ),
+            "conv_norm_out": nn.norm_spec(channels[0]),
+            "conv_out": nn.conv_spec(channels[0], config.out_channels),
         },
     }
 
@@ -92,15 +79,15 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
     quantization, with log-variance -inf.
     """
     groups, eps, e = config.norm_num_groups, config.norm_eps, p.encoder
-    x = conv2d(ops, e.conv_in, image)
+    x = nn.conv2d(ops, e.conv_in, image)
     for block in e.down_blocks.items_in_order():
         x = _layers(ops, block, x, groups, eps)
         if "downsamplers" in block:
             conv = block.downsamplers["0"].conv
             x = ops.conv2d(ops.pad_bottom_right(x), conv.weight, conv.bias, stride=2)
     x = _mid_block(ops, e.mid_block, x, groups, eps)
-    x = conv2d(ops, e.conv_out, norm_silu(ops, e.conv_norm_out, x, groups, eps))
-    moments = conv2d(ops, p.quant_conv, x)
+    x = nn.conv2d(ops, e.conv_out, nn.norm_silu(ops, e.conv_norm_out, x, groups, eps))
+    moments = nn.conv2d(ops, p.quant_conv, x)
     if config.codebook_size:
         return moments, ops.xp.full_like(moments, -math.inf)
     z = config.latent_channels
@@ -115,39 +102,38 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
     groups, eps, d = config.norm_num_groups, config.norm_eps, p.decoder
     if config.codebook_size:
         z = quantize(ops, p.quantize.embedding.weight, z)
-    x = conv2d(ops, d.conv_in, conv2d(ops, p.post_quant_conv, z))
+    x = nn.conv2d(ops, d.conv_in, nn.conv2d(ops, p.post_quant_conv, z))
     x = _mid_block(ops, d.mid_block, x, groups, eps)
     for block in d.up_blocks.items_in_order():
         x = _layers(ops, block, x, groups, eps)
         if "upsamplers" in block:
-            x = conv2d(ops, block.upsamplers["0"].conv, ops.upsample2x(x))
-    return conv2d(ops, d.conv_out, norm_silu(ops, d.conv_norm_out, x, groups, eps))
+            x = nn.conv2d(ops, block.upsamplers["0"].conv, ops.upsample2x(x))
+    return nn.conv2d(ops, d.conv_out, nn.norm_silu(ops, d.conv_norm_out, x, groups, eps))
 
 
 def quantize(ops: Backend, codebook: Array, z: Array) -> Array:
     """Replace the vector at each pixel by the nearest of the codebook; z: (n, z, h, w) -> same."""
     n, c, h, w = z.shape
-    rows = ops.cast(
-        ops.xp.reshape(ops.xp.permute_dims(z, (0, 2, 3, 1)), (n * h * w, c)), ops.state_dtype
-    )
-    table = ops.cast(codebook, ops.state_dtype)
-    blocks = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, n * h * w, BLOCK)]
-    nearest = ops.xp.astype(ops.xp.concat(blocks, axis=0), z.dtype)
-    return ops.xp.permute_dims(ops.xp.reshape(nearest, (n, h, w, c)), (0, 3, 1, 2))
+    xp, pixels = ops.xp, n * h * w
+    rows = xp.reshape(xp.permute_dims(z, (0, 2, 3, 1)), (pixels, c))
+    rows, table = ops.cast(rows, ops.state_dtype), ops.cast(codebook, ops.state_dtype)
+    blocks = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, pixels, BLOCK)]
+    nearest = xp.astype(xp.concat(blocks, axis=0), z.dtype)
+    return xp.permute_dims(xp.reshape(nearest, (n, h, w, c)), (0, 3, 1, 2))
 
 
 def _layers(ops: Backend, block: Params, x: Array, groups: int, eps: float) -> Array:
     """The residual blocks of a level, each followed by attention if present."""
     for i, resnet in enumerate(block.resnets.items_in_order()):
-        x = resnet_block(ops, resnet, x, None, groups, eps)
+        x = nn.resnet_block(ops, resnet, x, None, groups, eps)
         if "attentions" in block:
-            x = attention_block(ops, block.attentions[str(i)], x, 1, groups, eps)
+            x = nn.attention_block(ops, block.attentions[str(i)], x, 1, groups, eps)
     return x
 
 
 def _mid_block(ops: Backend, p: Params, x: Array, groups: int, eps: float) -> Array:
     """Residual block, single-head self-attention over all pixels, residual block."""
-    x = resnet_block(ops, p.resnets["0"], x, None, groups, eps)
+    x = nn.resnet_block(ops, p.resnets["0"], x, None, groups, eps)
     if "attentions" in p:
-        x = attention_block(ops, p.attentions["0"], x, 1, groups, eps)
-    return resnet_block(ops, p.resnets["1"], x, None, groups, eps)
+        x = nn.attention_block(ops, p.attentions["0"], x, 1, groups, eps)
+    return nn.resnet_block(ops, p.resnets["1"], x, None, groups, eps)

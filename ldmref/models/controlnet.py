@@ -17,7 +17,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning, Context
 from ldmref.models.config import UNetConfig
 from ldmref.models.layers import conv2d, conv_spec
-from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
+from ldmref.models.params import Params, Spec, flatten, init, numbered, tree_map, unflatten
 from ldmref.models.unet import Residuals, embedding, encoder_half, unet_spec
 
 DECODER_HALF = ("up_blocks", "conv_norm_out", "conv_out")
@@ -54,10 +54,10 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
     return copied | {
         HINT: {
             "conv_in": conv_spec(config.conditioning_channels, widths[0]),
-            "blocks": {str(i): block for i, block in enumerate(blocks)},
+            "blocks": numbered(blocks),
             "conv_out": conv_spec(widths[-1], u.block_out_channels[0]),
         },
-        "controlnet_down_blocks": {str(i): conv_spec(c, c, 1) for i, c in enumerate(skips)},
+        "controlnet_down_blocks": numbered(conv_spec(c, c, 1) for c in skips),
         "controlnet_mid_block": conv_spec(u.block_out_channels[-1], u.block_out_channels[-1], 1),
     }
 
@@ -83,16 +83,10 @@ def encode_hint(ops: Backend, p: Params, hint: Array) -> Array:
 
 
 def controlnet(
-    ops: Backend,
-    p: Params,
-    config: ControlNetConfig,
-    x: Array,
-    t: Array,
-    context: Array | Context | None,
-    hint: Array,
-    pooled: Array | None = None,
+    ops: Backend, p: Params, config: ControlNetConfig, x: Array, t: Array,
+    context: Array | Context | None, hint: Array, pooled: Array | None = None,
     sizes: Array | None = None,
-) -> Residuals:
+) -> Residuals:  # fmt: skip
     """The residuals that the U-Net adds to its skip connections and mid block.
 
     hint: (n, c, h, w) from `encode_hint`; the other arguments are those of `unet`, x being the
@@ -122,13 +116,9 @@ class ControlNet:
     """A ControlNet on one backend. Arrays in and out are the backend's own."""
 
     def __init__(
-        self,
-        backend: Backend,
-        config: ControlNetConfig,
-        params: Mapping[str, Any],
-        name: str = "controlnet",
-        sha256: str = "",
-    ):
+        self, backend: Backend, config: ControlNetConfig, params: Mapping[str, Any],
+        name: str = "controlnet", sha256: str = "",
+    ):  # fmt: skip
         self.backend, self.config, self.name, self.sha256 = backend, config, name, sha256
         self.params = tree_map(backend.weight, params)
 

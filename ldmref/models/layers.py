@@ -12,7 +12,7 @@ from collections.abc import Callable
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Context
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Spec, numbered
 
 # -- shapes ---------------------------------------------------------------------------------------
 
@@ -81,7 +81,7 @@ def transformer_spec(c: int, d_context: int, layers: int, linear_projection: boo
     return {
         "norm": norm_spec(c),
         "proj_in": projection,
-        "transformer_blocks": {str(i): block for i in range(layers)},
+        "transformer_blocks": numbered([block] * layers),
         "proj_out": projection,
     }
 
@@ -115,14 +115,9 @@ def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
 
 
 def resnet_block(
-    ops: Backend,
-    p: Params,
-    x: Array,
-    emb: Array | None,
-    groups: int,
-    eps: float,
+    ops: Backend, p: Params, x: Array, emb: Array | None, groups: int, eps: float,
     resample: Callable[[Array], Array] | None = None,
-) -> Array:
+) -> Array:  # fmt: skip
     """Residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w).
 
     `resample` down- or upsamples both branches before the first convolution.
@@ -152,25 +147,43 @@ def mean_pool(ops: Backend, x: Array, factor: int = 2) -> Array:
     return ops.xp.mean(squares, axis=(3, 5))
 
 
+def split_heads(ops: Backend, x: Array, num_heads: int) -> Array:
+    """(n, l, d) -> (n, heads, l, d / heads)."""
+    n, length, d = x.shape
+    x = ops.xp.reshape(x, (n, length, num_heads, d // num_heads))
+    return ops.xp.permute_dims(x, (0, 2, 1, 3))
+
+
+def merge_heads(ops: Backend, x: Array) -> Array:
+    """(n, heads, l, d / heads) -> (n, l, d), the inverse of `split_heads`."""
+    n, heads, length, d = x.shape
+    return ops.xp.reshape(ops.xp.permute_dims(x, (0, 2, 1, 3)), (n, length, heads * d))
+
+
 def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int) -> Array:
     """Multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
 
-    def heads(y: Array) -> Array:  # (n, l, d) -> (n, heads, l, d / heads)
-        n, length, d = y.shape
-        y = ops.xp.reshape(y, (n, length, num_heads, d // num_heads))
-        return ops.xp.permute_dims(y, (0, 2, 1, 3))
+    def project(layer: Params, states: Array) -> Array:
+        return split_heads(ops, linear(ops, layer, states), num_heads)
 
     def keys_and_values(states: Array) -> tuple[Array, Array]:
-        return heads(linear(ops, p.to_k, states)), heads(linear(ops, p.to_v, states))
+        return project(p.to_k, states), project(p.to_v, states)
 
-    q = heads(linear(ops, p.to_q, x))
+    q = project(p.to_q, x)
     if isinstance(context, Context):
         k, v = context.keys_and_values(p, keys_and_values)
     else:
         k, v = keys_and_values(context)
-    y = ops.attention(q, k, v)
-    y = ops.xp.reshape(ops.xp.permute_dims(y, (0, 2, 1, 3)), x.shape)
-    return linear(ops, p.to_out["0"], y)
+    return linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v)))
+
+
+def self_attention(
+    ops: Backend, p: Params, x: Array, num_heads: int, causal: bool = False
+) -> Array:
+    """Multi-head self-attention of a text encoder; x: (n, l, d) -> (n, l, d)."""
+    projections = p.q_proj, p.k_proj, p.v_proj
+    q, k, v = (split_heads(ops, linear(ops, proj, x), num_heads) for proj in projections)
+    return linear(ops, p.out_proj, merge_heads(ops, ops.attention(q, k, v, causal=causal)))
 
 
 def attention_block(

@@ -9,13 +9,14 @@ from __future__ import annotations
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
-from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
-from ldmref.models.params import Params, Spec
+from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec, self_attention
+from ldmref.models.params import Params, Spec, numbered
 
 
 def ldmbert_spec(config: TextConfig) -> Spec:
     """The shapes of every parameter; num_attention_heads * head_dim may be below hidden_size."""
-    d, inner = config.hidden_size, config.num_attention_heads * _head_dim(config)
+    d, heads = config.hidden_size, config.num_attention_heads
+    inner = heads * (config.head_dim or d // heads)
     layer = {
         "self_attn": {name: linear_spec(d, inner, False) for name in ("q_proj", "k_proj", "v_proj")}
         | {"out_proj": linear_spec(inner, d)},
@@ -28,7 +29,7 @@ def ldmbert_spec(config: TextConfig) -> Spec:
         "model": {
             "embed_tokens": {"weight": (config.vocab_size, d)},
             "embed_positions": {"weight": (config.max_position_embeddings, d)},
-            "layers": {str(i): layer for i in range(config.num_hidden_layers)},
+            "layers": numbered([layer] * config.num_hidden_layers),
             "layer_norm": norm_spec(d),
         }
     }
@@ -40,23 +41,11 @@ def ldmbert(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int =
     Padding is not masked. `skip` leaves out that many final layers.
     """
     m, eps = p.model, config.layer_norm_eps
-    n, length = ids.shape
-    heads, head_dim = config.num_attention_heads, _head_dim(config)
-
-    def split(y: Array) -> Array:  # (n, l, inner) -> (n, heads, l, head_dim)
-        return ops.xp.permute_dims(ops.xp.reshape(y, (n, length, heads, head_dim)), (0, 2, 1, 3))
-
-    x = ops.embedding(m.embed_tokens.weight, ids) + m.embed_positions.weight[:length]
+    x = ops.embedding(m.embed_tokens.weight, ids) + m.embed_positions.weight[: ids.shape[1]]
     layers = m.layers.items_in_order()
     for layer in layers[: len(layers) - skip]:
-        a, h = layer.self_attn, layer_norm(ops, layer.self_attn_layer_norm, x, eps)
-        q, k, v = (split(linear(ops, proj, h)) for proj in (a.q_proj, a.k_proj, a.v_proj))
-        y = ops.xp.permute_dims(ops.attention(q, k, v), (0, 2, 1, 3))
-        x = x + linear(ops, a.out_proj, ops.xp.reshape(y, (n, length, heads * head_dim)))
+        h = layer_norm(ops, layer.self_attn_layer_norm, x, eps)
+        x = x + self_attention(ops, layer.self_attn, h, config.num_attention_heads)
         h = layer_norm(ops, layer.final_layer_norm, x, eps)
         x = x + linear(ops, layer.fc2, ops.gelu(linear(ops, layer.fc1, h)))
     return layer_norm(ops, m.layer_norm, x, eps)
-
-
-def _head_dim(config: TextConfig) -> int:
-    return config.head_dim or config.hidden_size // config.num_attention_heads

@@ -1,9 +1,9 @@
-"""How much memory a picture takes, before it is drawn.
+"""Estimates of the memory that sampling takes.
 
-Weights are counted exactly, but for the copies that a backend makes of them, for which there is an
-upper bound (`Backend.weight_bytes`). Of what a network computes, the largest things count that are
-there at the same time: in the U-Net all skip connections and `WORKING` arrays of the widest layer,
-in the decoder `WORKING` arrays of the last. docs/performance.md compares with measurements.
+Weights are counted exactly, except for copies that a backend makes of them, which have an upper
+bound (`Backend.weight_bytes`). Of the activations, the largest simultaneous ones count: in the
+U-Net all skip connections and `WORKING` arrays of the widest layer, in the decoder `WORKING` arrays
+of the last. docs/performance.md compares with measurements.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ PROGRAM = 250 * 2**20  # Python, the libraries, and blocks that threads work on
 
 @dataclass(frozen=True)
 class Estimate:
-    """Bytes: of each network's weights, and of what sampling and decoding compute."""
+    """Bytes of each network's weights, and of the activations in sampling and decoding."""
 
     weights: dict[str, int]
     sampling: int
@@ -58,22 +58,16 @@ def bytes_of(size: int | str | None) -> int | None:
         return size
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", str(size).strip().lower())
     if not match or float(match[1]) <= 0 or (match[3] and not match[2]):
-        raise UsageError(
-            f"max_memory must be a size such as 6GB or 6GiB, not {size!r}", code="E-MAX-MEMORY"
-        )
+        message = f"max_memory must be a size such as 6GB or 6GiB, not {size!r}"
+        raise UsageError(message, code="E-MAX-MEMORY")
     power = " kmgt".index(match[2] or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
 
 
 def estimate(
-    spec: Mapping[str, Spec],
-    config: ModelConfig,
-    ops: Backend,
-    width: int,
-    height: int,
-    n: int = 1,
-    tile: int | None = None,
-) -> Estimate:
+    spec: Mapping[str, Spec], config: ModelConfig, ops: Backend, width: int, height: int,
+    n: int = 1, tile: int | None = None,
+) -> Estimate:  # fmt: skip
     """For `n` pictures at a time, with guidance; `tile`: pixels of a side, for the decoder.
 
     spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
@@ -82,19 +76,16 @@ def estimate(
     for name, shape in flatten(spec).items():
         part, pixels = name.split(".")[0], _pixels(name, config, n, width, height)
         weights[part] = weights.get(part, 0) + ops.weight_bytes(shape, pixels)
-    f, number = config.vae.factor, ops.weight_bytes((1,), 0)
+    f, size = config.vae.factor, ops.weight_bytes((1,), 0)
     decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
     channels = config.vae.block_out_channels
     widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
-    return Estimate(
-        weights,
-        2 * n * number * _unet_numbers(config.unet, width // f, height // f),
-        n * number * WORKING * widest * decoded,
-    )
+    sampling = 2 * n * size * _unet_activations(config.unet, width // f, height // f)
+    return Estimate(weights, sampling, n * size * WORKING * widest * decoded)
 
 
 def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> int:
-    """How many pixels a layer sees at least; in autoencoders, as many as there are latents."""
+    """The minimum number of pixels at a layer; in autoencoders, the number of latent cells."""
     words, f = name.split("."), config.vae.factor
     latents = n * (width // f) * (height // f)
     if words[0] != "unet":
@@ -109,8 +100,8 @@ def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> 
     return 2 * latents >> 2 * level
 
 
-def _unet_numbers(config: UNetConfig, w: int, h: int) -> int:
-    """Numbers of one picture that are there at the same time."""
+def _unet_activations(config: UNetConfig, w: int, h: int) -> int:
+    """The number of simultaneous activations per image."""
     skips, widest, channels = 0, 0, config.block_out_channels
     for level, c in enumerate(channels):
         size = (w >> level) * (h >> level)

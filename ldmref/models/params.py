@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -33,6 +33,11 @@ class Params(dict[str, Any]):
     def items_in_order(self) -> list[Params]:
         """The children of a numbered list (`resnets.0`, `resnets.1`, ...)."""
         return [self[str(i)] for i in range(len(self))]
+
+
+def numbered(children: Iterable[Spec]) -> Spec:
+    """A spec of children named "0", "1", ..., as `Params.items_in_order` reads them."""
+    return {str(i): child for i, child in enumerate(children)}
 
 
 def unflatten(flat: Mapping[str, Any]) -> Params:

@@ -10,9 +10,9 @@ from array_api_compat import device
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.config import TextConfig
-from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec
+from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec, self_attention
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Spec, numbered
 
 
 def text_spec(config: TextConfig) -> Spec:
@@ -24,15 +24,11 @@ def text_spec(config: TextConfig) -> Spec:
         return {"embedding": {"weight": (config.vocab_size, d)}}
     if config.model_type == "ldmbert":
         return ldmbert_spec(config)
+    d_mlp, projections = config.intermediate_size, ("q_proj", "k_proj", "v_proj", "out_proj")
     layer: Spec = {
-        "self_attn": {
-            name: linear_spec(d, d) for name in ("q_proj", "k_proj", "v_proj", "out_proj")
-        },
+        "self_attn": {name: linear_spec(d, d) for name in projections},
         "layer_norm1": norm_spec(d),
-        "mlp": {
-            "fc1": linear_spec(d, config.intermediate_size),
-            "fc2": linear_spec(config.intermediate_size, d),
-        },
+        "mlp": {"fc1": linear_spec(d, d_mlp), "fc2": linear_spec(d_mlp, d)},
         "layer_norm2": norm_spec(d),
     }
     spec: Spec = {}
@@ -43,7 +39,7 @@ def text_spec(config: TextConfig) -> Spec:
             "token_embedding": {"weight": (config.vocab_size, d)},
             "position_embedding": {"weight": (config.max_position_embeddings, d)},
         },
-        "encoder": {"layers": {str(i): layer for i in range(config.num_hidden_layers)}},
+        "encoder": {"layers": numbered([layer] * config.num_hidden_layers)},
         "final_layer_norm": norm_spec(d),
     }
     return spec
@@ -89,23 +85,15 @@ def _hidden_and_last(
     """The U-Net's context and, with `pool`, the states after all layers and the final norm."""
     m, eps = p.text_model, config.layer_norm_eps
     act = ops.gelu if config.hidden_act == "gelu" else ops.quick_gelu
-    n, length = ids.shape
-    d, heads = config.hidden_size, config.num_attention_heads
     x = ops.embedding(m.embeddings.token_embedding.weight, ids)
-    x = x + m.embeddings.position_embedding.weight[:length]
-
-    def split(y: Array) -> Array:  # (n, l, d) -> (n, heads, l, d / heads)
-        return ops.xp.permute_dims(ops.xp.reshape(y, (n, length, heads, d // heads)), (0, 2, 1, 3))
-
+    x = x + m.embeddings.position_embedding.weight[: ids.shape[1]]
     layers = m.encoder.layers.items_in_order()
     used, hidden = len(layers) - skip, None
     for i, layer in enumerate(layers if pool else layers[:used]):
         if i == used:
             hidden = x
-        a, h = layer.self_attn, layer_norm(ops, layer.layer_norm1, x, eps)
-        q, k, v = (split(linear(ops, proj, h)) for proj in (a.q_proj, a.k_proj, a.v_proj))
-        y = ops.xp.permute_dims(ops.attention(q, k, v, causal=True), (0, 2, 1, 3))
-        x = x + linear(ops, a.out_proj, ops.xp.reshape(y, (n, length, d)))
+        h = layer_norm(ops, layer.layer_norm1, x, eps)
+        x = x + self_attention(ops, layer.self_attn, h, config.num_attention_heads, causal=True)
         h = layer_norm(ops, layer.layer_norm2, x, eps)
         x = x + linear(ops, layer.mlp.fc2, act(linear(ops, layer.mlp.fc1, h)))
     hidden = x if hidden is None else hidden

@@ -10,24 +10,10 @@ from typing import NamedTuple
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
+from ldmref.models import layers as nn
 from ldmref.models.conditioning import Context, states_of
 from ldmref.models.config import UNetConfig
-from ldmref.models.layers import (
-    attention_block,
-    attention_block_spec,
-    conv2d,
-    conv_spec,
-    linear,
-    linear_spec,
-    mean_pool,
-    norm_silu,
-    norm_spec,
-    resnet_block,
-    resnet_block_spec,
-    spatial_transformer,
-    transformer_spec,
-)
-from ldmref.models.params import Params, Spec
+from ldmref.models.params import Params, Spec, numbered
 
 
 def unet_spec(config: UNetConfig) -> Spec:
@@ -37,61 +23,56 @@ def unet_spec(config: UNetConfig) -> Spec:
     scale_shift = config.resnet_time_scale_shift == "scale_shift"
 
     def res(c_in: int, c_out: int) -> Spec:
-        return resnet_block_spec(c_in, c_out, d_emb, scale_shift)
+        return nn.resnet_block_spec(c_in, c_out, d_emb, scale_shift)
 
     def attention(level: int) -> Spec:
         if config.attention == "self":
-            return attention_block_spec(channels[level])
+            return nn.attention_block_spec(channels[level])
         depth = config.transformer_layers_per_block[level]
         width, linear_projection = config.cross_attention_dim, config.use_linear_projection
-        return transformer_spec(channels[level], width, depth, linear_projection)
+        return nn.transformer_spec(channels[level], width, depth, linear_projection)
 
     def block(widths: list[tuple[int, int]], level: int, resample: str | None) -> Spec:
         c = channels[level]
-        spec: Spec = {"resnets": {str(i): res(*width) for i, width in enumerate(widths)}}
+        spec: Spec = {"resnets": numbered(res(*width) for width in widths)}
         if config.attention_levels[level]:
-            spec["attentions"] = {str(i): attention(level) for i in range(len(widths))}
+            spec["attentions"] = numbered([attention(level)] * len(widths))
         if resample:
-            spec[resample] = {"0": res(c, c) if config.resnet_updown else {"conv": conv_spec(c, c)}}
+            layer = res(c, c) if config.resnet_updown else {"conv": nn.conv_spec(c, c)}
+            spec[resample] = {"0": layer}
         return spec
 
-    down: Spec = {}
-    up: Spec = {}
-    skips = [channels[0]]
+    def mlp(d_in: int) -> Spec:
+        linear_1, linear_2 = nn.linear_spec(d_in, d_emb), nn.linear_spec(d_emb, d_emb)
+        return {"linear_1": linear_1, "linear_2": linear_2}
+
+    down, up, skips = [], [], [channels[0]]
     for level, c in enumerate(channels):
         widths = [(channels[max(level - 1, 0)] if i == 0 else c, c) for i in range(layers)]
-        down[str(level)] = block(widths, level, "downsamplers" if level < last else None)
+        down.append(block(widths, level, "downsamplers" if level < last else None))
         skips += [c] * (layers + (level < last))
     x = channels[-1]
-    for i, level in enumerate(reversed(range(len(channels)))):
-        widths = []
-        for _ in range(layers + 1):
-            widths.append((x + skips.pop(), channels[level]))
-            x = channels[level]
-        up[str(i)] = block(widths, level, "upsamplers" if level else None)
+    for level, c in reversed(list(enumerate(channels))):
+        widths = [(c_in + skips.pop(), c) for c_in in [x] + [c] * layers]
+        up.append(block(widths, level, "upsamplers" if level else None))
+        x = c
     c = channels[-1]
     spec: Spec = {}
     if config.class_embed_type:
-        spec["class_embedding"] = linear_spec(config.cross_attention_dim, d_emb)
+        spec["class_embedding"] = nn.linear_spec(config.cross_attention_dim, d_emb)
     if config.addition_embed_type:
-        spec["add_embedding"] = {
-            "linear_1": linear_spec(config.projection_class_embeddings_input_dim, d_emb),
-            "linear_2": linear_spec(d_emb, d_emb),
-        }
+        spec["add_embedding"] = mlp(config.projection_class_embeddings_input_dim)
     return spec | {
-        "conv_in": conv_spec(config.in_channels, channels[0]),
-        "time_embedding": {
-            "linear_1": linear_spec(channels[0], d_emb),
-            "linear_2": linear_spec(d_emb, d_emb),
-        },
-        "down_blocks": down,
+        "conv_in": nn.conv_spec(config.in_channels, channels[0]),
+        "time_embedding": mlp(channels[0]),
+        "down_blocks": numbered(down),
         "mid_block": {
-            "resnets": {"0": res(c, c), "1": res(c, c)},
+            "resnets": numbered([res(c, c)] * 2),
             "attentions": {"0": attention(-1)},
         },
-        "up_blocks": up,
-        "conv_norm_out": norm_spec(channels[0]),
-        "conv_out": conv_spec(channels[0], config.out_channels),
+        "up_blocks": numbered(up),
+        "conv_norm_out": nn.norm_spec(channels[0]),
+        "conv_out": nn.conv_spec(channels[0], config.out_channels),
     }
 
 
@@ -106,16 +87,10 @@ class Residuals(NamedTuple):
 
 
 def unet(
-    ops: Backend,
-    p: Params,
-    config: UNetConfig,
-    x: Array,
-    t: Array,
-    context: Array | Context | None,
-    pooled: Array | None = None,
-    sizes: Array | None = None,
+    ops: Backend, p: Params, config: UNetConfig, x: Array, t: Array,
+    context: Array | Context | None, pooled: Array | None = None, sizes: Array | None = None,
     control: Residuals | None = None,
-) -> Array:
+) -> Array:  # fmt: skip
     """Predict eps, v or x0, depending on how the model was trained.
 
     x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
@@ -126,60 +101,49 @@ def unet(
     original height and width, the crop's top and left, the target height and width.
     control: from `ldmref.models.controlnet`.
     """
-    groups, eps, heads = config.norm_num_groups, config.norm_eps, config.num_heads
+    groups, eps = config.norm_num_groups, config.norm_eps
     emb = embedding(ops, p, config, x, t, context, pooled, sizes)
-    x, skips = encoder_half(ops, p, config, conv2d(ops, p.conv_in, x), emb, context)
+    x, skips = encoder_half(ops, p, config, nn.conv2d(ops, p.conv_in, x), emb, context)
     if control is not None:
         skips = [skip + more for skip, more in zip(skips, control.down, strict=True)]
         x = x + control.mid
 
-    for i, block in enumerate(p.up_blocks.items_in_order()):
-        level = len(heads) - 1 - i
+    for i, block in enumerate(p.up_blocks.items_in_order(), 1):
         for j in range(len(block.resnets)):
             x = ops.xp.concat([x, skips.pop()], axis=1)
-            x = _layer(ops, block, j, config, level, x, emb, context)
+            x = _layer(ops, block, j, config, -i, x, emb, context)
         if "upsamplers" in block:
             x = _upsample(ops, block.upsamplers["0"], config, x, emb, skips[-1].shape[2:])
 
-    x = norm_silu(ops, p.conv_norm_out, x, groups, eps)
-    return conv2d(ops, p.conv_out, x)
+    x = nn.norm_silu(ops, p.conv_norm_out, x, groups, eps)
+    return nn.conv2d(ops, p.conv_out, x)
 
 
 def embedding(
-    ops: Backend,
-    p: Params,
-    config: UNetConfig,
-    x: Array,
-    t: Array,
-    context: Array | Context | None,
-    pooled: Array | None,
-    sizes: Array | None,
-) -> Array:
+    ops: Backend, p: Params, config: UNetConfig, x: Array, t: Array,
+    context: Array | Context | None, pooled: Array | None, sizes: Array | None,
+) -> Array:  # fmt: skip
     """The embedding for the residual blocks: time, pooled text and sizes; (n, d), dtype of x."""
     emb = timestep_embedding(t, config.block_out_channels[0])
-    emb = linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
-    emb = linear(ops, p.time_embedding.linear_2, ops.silu(emb))
+    emb = nn.linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
+    emb = nn.linear(ops, p.time_embedding.linear_2, ops.silu(emb))
     if config.class_embed_type and context is not None:
         # the last token of a causal encoder attends to the whole prompt
-        emb = emb + linear(ops, p.class_embedding, states_of(context)[:, -1])
+        emb = emb + nn.linear(ops, p.class_embedding, states_of(context)[:, -1])
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None
         flat = ops.xp.reshape(sizes, (-1,))
         size_emb = timestep_embedding(flat, config.addition_time_embed_dim)
         size_emb = ops.xp.astype(ops.xp.reshape(size_emb, (x.shape[0], -1)), x.dtype)
-        extra = linear(ops, p.add_embedding.linear_1, ops.xp.concat([pooled, size_emb], axis=1))
-        emb = emb + linear(ops, p.add_embedding.linear_2, ops.silu(extra))
+        extra = nn.linear(ops, p.add_embedding.linear_1, ops.xp.concat([pooled, size_emb], axis=1))
+        emb = emb + nn.linear(ops, p.add_embedding.linear_2, ops.silu(extra))
     return emb
 
 
 def encoder_half(
-    ops: Backend,
-    p: Params,
-    config: UNetConfig,
-    x: Array,
-    emb: Array,
+    ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array,
     context: Array | Context | None,
-) -> tuple[Array, list[Array]]:
+) -> tuple[Array, list[Array]]:  # fmt: skip
     """Down blocks and mid block; x: the output of `conv_in` -> their output, and the skips."""
     groups, eps = config.norm_num_groups, config.norm_eps
     skips = [x]
@@ -190,50 +154,40 @@ def encoder_half(
         if "downsamplers" in block:
             x = _downsample(ops, block.downsamplers["0"], config, x, emb)
             skips.append(x)
-    x = resnet_block(ops, p.mid_block.resnets["0"], x, emb, groups, eps)
+    x = nn.resnet_block(ops, p.mid_block.resnets["0"], x, emb, groups, eps)
     x = _attend(ops, p.mid_block.attentions["0"], config, -1, x, context)
-    return resnet_block(ops, p.mid_block.resnets["1"], x, emb, groups, eps), skips
+    return nn.resnet_block(ops, p.mid_block.resnets["1"], x, emb, groups, eps), skips
 
 
 def _layer(
-    ops: Backend,
-    block: Params,
-    i: int,
-    config: UNetConfig,
-    level: int,
-    x: Array,
-    emb: Array,
+    ops: Backend, block: Params, i: int, config: UNetConfig, level: int, x: Array, emb: Array,
     context: Array | Context | None,
-) -> Array:
+) -> Array:  # fmt: skip
     """Residual block i of a down or up block, and its attention if present."""
     groups = config.norm_num_groups
-    x = resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
+    x = nn.resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
     if "attentions" in block:
         x = _attend(ops, block.attentions[str(i)], config, level, x, context)
     return x
 
 
 def _attend(
-    ops: Backend,
-    p: Params,
-    config: UNetConfig,
-    level: int,
-    x: Array,
+    ops: Backend, p: Params, config: UNetConfig, level: int, x: Array,
     context: Array | Context | None,
-) -> Array:
+) -> Array:  # fmt: skip
     """A spatial transformer or, in U-Nets without cross-attention, a self-attention block."""
     heads, groups = config.num_heads[level], config.norm_num_groups
     if context is None or config.attention == "self":
-        return attention_block(ops, p, x, heads, groups, config.norm_eps)
-    return spatial_transformer(ops, p, x, context, heads, groups)
+        return nn.attention_block(ops, p, x, heads, groups, config.norm_eps)
+    return nn.spatial_transformer(ops, p, x, context, heads, groups)
 
 
 def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
     """(n, c, h, w) -> (n, c, h/2, w/2), rounded up by convolutions."""
     if "conv" in p:
-        return conv2d(ops, p.conv, x, stride=2)
+        return nn.conv2d(ops, p.conv, x, stride=2)
     groups, eps = config.norm_num_groups, config.norm_eps
-    return resnet_block(ops, p, x, emb, groups, eps, lambda y: mean_pool(ops, y))
+    return nn.resnet_block(ops, p, x, emb, groups, eps, lambda y: nn.mean_pool(ops, y))
 
 
 def _upsample(
@@ -245,5 +199,5 @@ def _upsample(
     """
     if "conv" in p:
         x = ops.upsample2x(x)
-        return conv2d(ops, p.conv, x if x.shape[2:] == size else x[:, :, : size[0], : size[1]])
-    return resnet_block(ops, p, x, emb, config.norm_num_groups, config.norm_eps, ops.upsample2x)
+        return nn.conv2d(ops, p.conv, x if x.shape[2:] == size else x[:, :, : size[0], : size[1]])
+    return nn.resnet_block(ops, p, x, emb, config.norm_num_groups, config.norm_eps, ops.upsample2x)

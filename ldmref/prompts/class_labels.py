@@ -22,11 +22,9 @@ def class_label(prompt: str, classes: int) -> int:
     if not text:
         return null
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) < null):
-        raise UsageError(
-            f"this model draws classes 0 to {null - 1}, not {prompt[:80]!r}",
-            code="E-CLASS",
-            hint='give the number of a class, such as "207", or "" for none',
-        )
+        message = f"this model draws classes 0 to {null - 1}, not {prompt[:80]!r}"
+        hint = 'give the number of a class, such as "207", or "" for none'
+        raise UsageError(message, code="E-CLASS", hint=hint)
     return int(text)
 
 
@@ -39,11 +37,8 @@ def check_prompt(prompt: str, classes: int) -> None:
     if classes:
         class_label(prompt, classes)
     elif prompt.strip():
-        raise UsageError(
-            f"this model takes no prompt, but was given {prompt[:80]!r}",
-            code="E-PROMPT",
-            hint='give "" as prompt',
-        )
+        message = f"this model takes no prompt, but was given {prompt[:80]!r}"
+        raise UsageError(message, code="E-PROMPT", hint='give "" as prompt')
 
 
 class ClassLabelTokenizer(PromptTokenizer):

@@ -37,12 +37,9 @@ class Vocabulary:
 
 
 def clip_tokenizer(
-    vocabulary: Vocabulary,
-    length: int = LENGTH,
-    *,
-    pad: int | None = None,
+    vocabulary: Vocabulary, length: int = LENGTH, *, pad: int | None = None,
     text_clean: str = "none",
-) -> PromptTokenizer:
+) -> PromptTokenizer:  # fmt: skip
     """CLIP's tokenizer for prompts.
 
     Args:
@@ -85,13 +82,9 @@ def _build(vocabulary: Vocabulary) -> Tokenizer:
     """A `tokenizers.Tokenizer` with the settings of transformers 5."""
     with errors_as_corrupt("the tokenizer's vocabulary is damaged"):
         model = BPE(
-            vocab=dict(vocabulary.vocab),
-            merges=list(vocabulary.merges),
-            continuing_subword_prefix="",
-            end_of_word_suffix=WORD_END,
-            unk_token=END,
-            fuse_unk=False,
-        )
+            vocab=dict(vocabulary.vocab), merges=list(vocabulary.merges), unk_token=END,
+            fuse_unk=False, continuing_subword_prefix="", end_of_word_suffix=WORD_END,
+        )  # fmt: skip
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]
@@ -109,9 +102,8 @@ def _build(vocabulary: Vocabulary) -> Tokenizer:
     add_words(tokenizer, sorted(vocabulary.added, key=lambda word: vocabulary.added[word]))
     for word, id in vocabulary.added.items():
         if tokenizer.token_to_id(word) != id:
-            raise CorruptModelError(
-                f"the tokenizer's added token {word!r} cannot have the id {id}", code="E-TOKENIZER"
-            )
+            message = f"the tokenizer's added token {word!r} cannot have the id {id}"
+            raise CorruptModelError(message, code="E-TOKENIZER")
     return tokenizer
 
 
@@ -127,19 +119,13 @@ def add_words(tokenizer: Tokenizer, words: Sequence[str]) -> None:
 
 def _text_cleaner(text_clean: str) -> Callable[[str], str] | None:
     if text_clean not in TEXT_CLEAN:
-        raise UsageError(
-            f"unknown text_clean {text_clean!r}",
-            code="E-TEXT-CLEAN",
-            hint=did_you_mean(str(text_clean), TEXT_CLEAN),
-        )
+        hint = did_you_mean(str(text_clean), TEXT_CLEAN)
+        raise UsageError(f"unknown text_clean {text_clean!r}", code="E-TEXT-CLEAN", hint=hint)
     if text_clean == "none":
         return None
     try:
         ftfy = importlib.import_module("ftfy")
     except ImportError as error:
-        raise BackendUnavailable(
-            'text_clean="openai" needs ftfy, which is not installed',
-            code="E-FTFY",
-            hint="pip install ftfy",
-        ) from error
+        message = 'text_clean="openai" needs ftfy, which is not installed'
+        raise BackendUnavailable(message, code="E-FTFY", hint="pip install ftfy") from error
     return lambda text: html.unescape(html.unescape(ftfy.fix_text(text))).strip()

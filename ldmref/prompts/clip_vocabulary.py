@@ -21,15 +21,17 @@ PACKAGES = ("open_clip", "clip")
 REPOSITORY = "models--openai--clip-vit-large-patch14"
 MERGES = 49152 - 256 - 2  # number of lines that openai/CLIP reads from the file
 MAX_BYTES = 64 * 2**20
+SOURCES = (
+    "give the tokenizer folder of any Stable Diffusion checkpoint (vocab.json and merges.txt), or "
+    "pip install open_clip_torch, or "
+    "hf download openai/clip-vit-large-patch14 vocab.json merges.txt"
+)
 
 
 def load_tokenizer(
-    source: str | Path | None = None,
-    length: int = LENGTH,
-    *,
-    pad: int | None = None,
+    source: str | Path | None = None, length: int = LENGTH, *, pad: int | None = None,
     text_clean: str = "none",
-) -> PromptTokenizer:
+) -> PromptTokenizer:  # fmt: skip
     """The tokenizer of a folder or file; a `tokenizer.json` may also be a word tokenizer's.
 
     Arguments and errors are those of `read_vocabulary` and `clip_tokenizer`.
@@ -56,13 +58,8 @@ def read_vocabulary(source: str | Path | None = None) -> Vocabulary:
     if source is None:
         source = next((path for path in _installed() if path.exists()), None)
         if source is None:
-            raise InputError(
-                "no CLIP vocabulary is installed here",
-                code="E-TOKENIZER-FILES",
-                hint="give the tokenizer folder of any Stable Diffusion checkpoint (vocab.json and "
-                "merges.txt), or pip install open_clip_torch, or "
-                "hf download openai/clip-vit-large-patch14 vocab.json merges.txt",
-            )
+            message = "no CLIP vocabulary is installed here"
+            raise InputError(message, code="E-TOKENIZER-FILES", hint=SOURCES)
     path = Path(source)
     if path.is_file():
         return _read_json(path) if path.suffix == ".json" else _read_merges(path)
@@ -71,11 +68,9 @@ def read_vocabulary(source: str | Path | None = None) -> Vocabulary:
             return _read_folder(folder)
         if (folder / "tokenizer.json").is_file():
             return _read_json(folder / "tokenizer.json")
-    raise InputError(
-        f"no CLIP vocabulary in {str(source)!r}",
-        code="E-TOKENIZER-FILES",
-        hint=f"it should hold vocab.json and merges.txt, or tokenizer.json, or be {BPE_FILE}",
-    )
+    hint = f"it should hold vocab.json and merges.txt, or tokenizer.json, or be {BPE_FILE}"
+    message = f"no CLIP vocabulary in {str(source)!r}"
+    raise InputError(message, code="E-TOKENIZER-FILES", hint=hint)
 
 
 def _installed() -> Iterator[Path]:
@@ -92,9 +87,8 @@ def _installed() -> Iterator[Path]:
 
 def hub_cache() -> Path:
     """The cache folder of huggingface_hub."""
-    home = os.environ.get("HF_HOME") or Path(
-        os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "huggingface"
-    )
+    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    home = os.environ.get("HF_HOME") or Path(cache, "huggingface")
     return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
 
 

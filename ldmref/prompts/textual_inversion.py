@@ -33,11 +33,9 @@ class Embedding:
     def __post_init__(self) -> None:
         vectors = self.vectors
         if vectors.ndim != 2 or not vectors.size or not np.isfinite(vectors).all():
-            raise CorruptModelError(
-                f"the embedding {self.word!r} must be finite numbers (k, d), not "
-                f"{vectors.shape} {vectors.dtype}",
-                code="E-EMBEDDING",
-            )
+            message = f"the embedding {self.word!r} must be finite numbers (k, d), not"
+            message = f"{message} {vectors.shape} {vectors.dtype}"
+            raise CorruptModelError(message, code="E-EMBEDDING")
 
     @property
     def tokens(self) -> list[str]:
@@ -69,11 +67,9 @@ def add_embeddings(
     """
     vocab_size = tokenizer.tokenizer.get_vocab_size()
     if vocab_size != table.shape[0]:
-        raise CorruptModelError(
-            f"the tokenizer knows {vocab_size} tokens, the text encoder {table.shape[0]}; "
-            "words can be added only where these are equal",
-            code="E-TOKENIZER",
-        )
+        message = f"the tokenizer knows {vocab_size} tokens, the text encoder {table.shape[0]}"
+        message += "; words can be added only where these are equal"
+        raise CorruptModelError(message, code="E-TOKENIZER")
     extended = Tokenizer.from_str(tokenizer.tokenizer.to_str())
     for embedding in embeddings:
         _check(embedding, extended, table.shape[1], tokenizer.length - 2)
@@ -110,23 +106,17 @@ def by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[list[Embe
 def _check(embedding: Embedding, tokenizer: Tokenizer, width: int, max_vectors: int) -> None:
     word, (k, d) = embedding.word, embedding.vectors.shape
     if d != width:
-        raise CorruptModelError(
-            f"the embedding {word!r} has width {d}, the text encoder {width}",
-            code="E-EMBEDDING",
-            hint="it was trained for another model; 768 is Stable Diffusion 1, 1024 is 2",
-        )
+        message = f"the embedding {word!r} has width {d}, the text encoder {width}"
+        hint = "it was trained for another model; 768 is Stable Diffusion 1, 1024 is 2"
+        raise CorruptModelError(message, code="E-EMBEDDING", hint=hint)
     if not word.strip():
         raise UsageError(f"the embedding {word!r} has no name", code="E-EMBEDDING")
     if k > max_vectors:
-        raise UsageError(
-            f"the embedding {word!r} has {k} vectors, a prompt has room for {max_vectors}",
-            code="E-EMBEDDING",
-        )
+        message = f"the embedding {word!r} has {k} vectors, a prompt has room for {max_vectors}"
+        raise UsageError(message, code="E-EMBEDDING")
     known = {token.lower() for token in tokenizer.get_vocab()}
     for token in embedding.tokens:
         if token.lower() in known:
-            raise UsageError(
-                f"the tokenizer already has a token {token!r}",
-                code="E-EMBEDDING",
-                hint=f"give the embedding another word, such as '<{word.strip('<>')}-1>'",
-            )
+            message = f"the tokenizer already has a token {token!r}"
+            hint = f"give the embedding another word, such as '<{word.strip('<>')}-1>'"
+            raise UsageError(message, code="E-EMBEDDING", hint=hint)

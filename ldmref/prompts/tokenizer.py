@@ -62,11 +62,9 @@ class PromptOptions:
         for name, known in (("long_prompts", LONG_PROMPTS), ("prompt_weights", PROMPT_WEIGHTS)):
             value = getattr(self, name)
             if value not in known:
-                raise UsageError(
-                    f"unknown {name} {value!r}",
-                    code="E-" + name.upper().replace("_", "-"),
-                    hint=did_you_mean(str(value), known),
-                )
+                code = "E-" + name.upper().replace("_", "-")
+                hint = did_you_mean(str(value), known)
+                raise UsageError(f"unknown {name} {value!r}", code=code, hint=hint)
 
 
 @dataclass(frozen=True)
@@ -105,12 +103,10 @@ class PromptTokenizer:
     """
 
     def __init__(
-        self,
-        tokenizer: Tokenizer,
-        length: int,
+        self, tokenizer: Tokenizer, length: int,
         special_tokens: SpecialTokens = WORD_SPECIAL_TOKENS,
         clean: Callable[[str], str] | None = None,
-    ):
+    ):  # fmt: skip
         self.tokenizer, self.length, self.clean = tokenizer, length, clean
         self.special_tokens = special_tokens
         tokenizer.no_truncation()
@@ -228,13 +224,10 @@ def _split_into_chunks(sections: list[list[TokenGroup]], size: int) -> list[list
     chunks: list[list[TokenGroup]] = []
     for section in sections:
         chunks.append([])
-        used = 0
         for group in section:
-            if used + len(group.ids) > size:
+            if sum(len(g.ids) for g in chunks[-1]) + len(group.ids) > size:
                 chunks.append([])
-                used = 0
             chunks[-1].append(group)
-            used += len(group.ids)
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
 
 

@@ -80,11 +80,9 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
 
     strongest = max(weights, key=abs, default=1.0)
     if abs(strongest) > MAX_WEIGHT:
-        raise UsageError(
-            f"a prompt weight of {strongest:g} is too large, the limit is {MAX_WEIGHT:g}",
-            code="E-PROMPT-WEIGHTS",
-            hint="weights from 0.5 to 1.5 are usual",
-        )
+        message = f"a prompt weight of {strongest:g} is too large, the limit is {MAX_WEIGHT:g}"
+        hint = "weights from 0.5 to 1.5 are usual"
+        raise UsageError(message, code="E-PROMPT-WEIGHTS", hint=hint)
     sections: list[list[WeightedText]] = [[]]
     for text, weight in zip(texts, weights, strict=True):
         if text is None:

@@ -51,11 +51,8 @@ def _vocabulary_file(source: str | Path | None) -> Path:
             if file.is_file():
                 return file
         message += f", which {path.name!r} does not hold"
-    raise InputError(
-        message,
-        code="E-TOKENIZER-FILES",
-        hint="give the tokenizer folder, or vocab.txt, of bert-base-uncased",
-    )
+    hint = "give the tokenizer folder, or vocab.txt, of bert-base-uncased"
+    raise InputError(message, code="E-TOKENIZER-FILES", hint=hint)
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:

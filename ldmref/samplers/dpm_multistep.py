@@ -5,8 +5,8 @@ With h = log(sigma / sigma'), the reverse SDE of noise strength eta has the exac
 .. math:: x' = x - (1 + \eta) \int_0^h \sigma e^{-u}\, \epsilon(\lambda + u)\, du
              + \sqrt{\eta (\sigma^2 - \sigma'^2)}\,\xi
 
-in which the predictions of the last steps stand for eps along the interval. Its twin for the data
-prediction, DPM-Solver++, is in `dpmpp.py`.
+in which the predictions of the last steps approximate eps along the interval. `dpmpp.py` has its
+counterpart for the data prediction, DPM-Solver++.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
 
     Args:
         order: 1, 2 or 3.
-        eta: how much fresh noise; 0 is deterministic, 1 the SDE form.
+        eta: strength of the fresh noise; 0 is deterministic, 1 the SDE form.
         solver: of the second-order steps, `midpoint` or `heun`.
 
     Source: Lu et al. 2022, arXiv:2206.00927, appendix B and published code; diffusers 0.42.1,
@@ -41,10 +41,8 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
     if order not in (1, 2, 3) or solver not in ("midpoint", "heun"):
         raise ValueError(f"order must be 1 to 3, solver midpoint or heun; not {order}, {solver!r}")
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

@@ -1,7 +1,7 @@
 r"""DPM-Solver and DPM-Solver++, singlestep: exponential integrators in lambda = -log sigma.
 
-With h = lambda' - lambda = log(sigma / sigma'), the interval is cut at lambda + r h, which is
-sigma e^(-r h). DPM-Solver takes the noise eps for slowly changing, DPM-Solver++ the data x0.
+With h = lambda' - lambda = log(sigma / sigma'), the intermediate node lambda + r h is
+sigma e^(-r h). DPM-Solver expands the noise eps in lambda, DPM-Solver++ the data x0.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ def dpm_solver(order: int = 2) -> Step:
     .. math:: s_i = \sigma e^{-r_i h}, \quad u_1 = \mathrm{euler}(s_1), \quad
               D_i = \epsilon(u_i) - \epsilon(x) \qquad
 
-    Order 2 (r_1 = 1/2): x' = straight - (sigma - sigma') D_1.
+    Order 2 (r_1 = 1/2): x' = euler(sigma') - (sigma - sigma') D_1.
     Order 3 (r_1 = 1/3, r_2 = 2/3), with phi(h) = (e^h - 1) / h - 1:
 
     .. math:: u_2 = \mathrm{euler}(s_2) - s_2 \frac{r_2}{r_1} \varphi(r_2 h) D_1, \qquad
               x' = \mathrm{euler}(\sigma') - \frac{\sigma'}{r_2} \varphi(h) D_2
 
-    Order 1 is DDIM; order 2 is k-diffusion's DPM2. The step to sigma = 0 goes straight to x0.
+    Order 1 is DDIM; order 2 is k-diffusion's DPM2. The step to sigma = 0 goes to x0.
 
     Args:
         order: 1, 2 or 3.
@@ -37,10 +37,8 @@ def dpm_solver(order: int = 2) -> Step:
     if order == 1:
         return ancestral(0.0)
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -64,7 +62,7 @@ def _phi(h: float) -> float:
 
 
 def dpmpp_2s() -> Step:
-    r"""DPM-Solver++(2S): second-order singlestep for the data prediction, in the middle of lambda.
+    r"""DPM-Solver++(2S): second-order singlestep for the data prediction, midpoint in lambda.
 
     .. math:: u = \mathrm{euler}(\sigma e^{-h/2}), \qquad
               x' = \mathrm{euler}(\sigma') + (1 - e^{-h}) (x_0(u) - x_0)
@@ -75,37 +73,35 @@ def dpmpp_2s() -> Step:
 
 
 def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> Step:
-    r"""DPM-Solver++ SDE: DPM-Solver++(2S) with fresh noise, at the middle point and at the end.
+    r"""DPM-Solver++ SDE: DPM-Solver++(2S) with fresh noise, at the midpoint and at the end.
 
-    Both walks, to s = sigma e^(-r h) and to sigma', start at x, go to their own sigma_down and add
-    their own noise of strength sigma_up (`ancestral_sigmas`):
+    Both substeps, to s = sigma e^(-r h) and to sigma', start at x, step to their own sigma_down and
+    add their own noise of strength sigma_up (`ancestral_sigmas`):
 
     .. math:: u = \mathrm{euler}(s_{down}) + s_{up}\,\epsilon_1, \qquad
               x' = \mathrm{euler}(\sigma'_{down})
                  + \left(1 - \frac{\sigma'_{down}}{\sigma}\right) \frac{x_0(u) - x_0}{2 r}
                  + \sigma'_{up}\,\epsilon_2
 
-    The two noises are independent. k-diffusion takes both from one Brownian path, so that they are
-    correlated, and pictures made with fewer and with more steps resemble each other.
+    The two noises are independent. k-diffusion takes both from one Brownian path: they are
+    correlated, and samples with few and with many steps resemble each other.
 
     Args:
-        eta: how much fresh noise; 0 is DPM-Solver++(2S), 1 the usual sampler.
-        r: where the interval is cut in lambda, in (0, 1].
+        eta: strength of the fresh noise; 0 is DPM-Solver++(2S), 1 the usual sampler.
+        r: position of the intermediate node in units of h, in (0, 1].
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1; k-diffusion, `sample_dpmpp_sde`.
     """
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
-        middle = sigma * math.exp(-r * math.log(sigma / sigma_next))
-        down, up = ancestral_sigmas(sigma, middle, eta)
+        s = sigma * math.exp(-r * math.log(sigma / sigma_next))
+        down, up = ancestral_sigmas(sigma, s, eta)
         u = euler_step(x, x0, sigma, down)
-        difference = denoise(u + up * noise() if up > 0 else u, middle) - x0
+        difference = denoise(u + up * noise() if up > 0 else u, s) - x0
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
         x_next = euler_step(x, x0, sigma, down) + ((1.0 - down / sigma) * 0.5 / r) * difference
         return (x_next + up * noise() if up > 0 else x_next), x0, ()

@@ -6,7 +6,7 @@ The variance-exploding reverse SDE with noise strength eta has the exact solutio
              + \sigma' \sqrt{1 - e^{-2 \eta h}}\,\epsilon, \qquad
           h = \log(\sigma / \sigma'), \quad k = (1 + \eta) h
 
-in which the predictions of the last steps stand for x0 along the interval. eta = 0 is the
+in which the predictions of the last steps approximate x0 along the interval. eta = 0 is the
 probability-flow ODE, eta = 1 the reverse diffusion.
 """
 
@@ -35,7 +35,7 @@ def second_difference(
 
     Args:
         x0, h: prediction and length of this step.
-        last, first: of the step before and of the one before that.
+        last, first: those of the previous step and of the one before.
     """
     r0, r1 = last.h / h, first.h / h
     d1 = (h / last.h) * (x0 - last.x0)
@@ -60,7 +60,7 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
     The first step, and the last one to sigma = 0, are of first order (D = 0).
 
     Args:
-        eta: how much fresh noise; 0 is DPM-Solver++(2M), 1 its SDE form.
+        eta: strength of the fresh noise; 0 is DPM-Solver++(2M), 1 its SDE form.
         solver: `midpoint` or `heun`.
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 2, with alpha = 1; k-diffusion,
@@ -69,10 +69,8 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
     if solver not in ("midpoint", "heun"):
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -96,13 +94,13 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
 
     with D_1 the first and D_2 half the second derivative of x0 in units of h, by divided
     differences. The integral of the parabola through three predictions has 2 phi_3 in place of
-    phi_3 (`exponential_moment(2, k)`): as published, the second derivative counts half, and the
-    method is of second order. UniPC's predictor has the exact weights.
+    phi_3 (`exponential_moment(2, k)`): as published, the second derivative has half its weight, and
+    the method is of second order. UniPC's predictor has the exact weights.
 
     The first step is of first order, the second as DPM-Solver++(2M) with `solver`.
 
     Args:
-        eta: how much fresh noise; 0 is deterministic, 1 the usual sampler.
+        eta: strength of the fresh noise; 0 is deterministic, 1 the usual sampler.
         solver: of the second-order steps, `midpoint` or `heun`, as in `dpmpp_2m`.
 
     Source: k-diffusion, `sample_dpmpp_3m_sde`; Lu et al. 2022, arXiv:2211.01095, published code
@@ -111,10 +109,8 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
     if solver not in ("midpoint", "heun"):
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

@@ -1,14 +1,13 @@
 r"""Linear multistep methods: a polynomial through the slopes of this step and the last ones.
 
-LMS, PNDM and DEIS are one method. Each replaces the slope eps along the interval by the polynomial
-through the known slopes and integrates it exactly; they differ only in the variable tau in which it
-is a polynomial:
+LMS, PNDM and DEIS are one method. Each interpolates the slope eps by the polynomial through the
+known slopes and integrates it exactly; they differ only in the variable tau of the polynomial:
 
 | method | polynomial in                       | start                                            |
 |--------|-------------------------------------|--------------------------------------------------|
 | LMS    | sigma (Adams-Bashforth)             | Runge-Kutta 4, or lower orders as in k-diffusion |
 | DEIS   | log sigma                           | lower orders, or Runge-Kutta 4                   |
-| PNDM   | the number of the step              | one step of Heun, then lower orders              |
+| PNDM   | the index of the step               | one step of Heun, then lower orders              |
 
 With r = (tau - tau_n) / (tau_{n+1} - tau_n), the weights of the differences to the newest slope
 solve the moment equations
@@ -32,16 +31,16 @@ from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepp
 from ldmref.samplers.runge_kutta import HEUN, RK4, Tableau, combine, runge_kutta_correction
 from ldmref.samplers.steps import euler_step
 
-# (levels of the earlier slopes, newest first; sigma; sigma_next) -> a weight for each
+# (sigmas of the earlier slopes, newest first; sigma; sigma_next) -> a weight for each
 Rule = Callable[[Sequence[float], float, float], list[float]]
 
 
 class MultistepHistory(NamedTuple):
-    """What a multistep method remembers: the newest slope, and what earlier ones differ from it by.
+    """The newest slope of the last step, and the differences of earlier slopes to it.
 
-    `sigma`, level of the newest slope; `arrived`, the point to which the step led; `target`, the
-    clean data to which the newest slope points from there; `past`, ((level, slope minus the newest
-    slope), ...), newest first.
+    `sigma`: of the newest slope; `arrived`: the result of the step; `target`: the clean data to
+    which the newest slope points from there; `past`: ((sigma, slope minus the newest slope), ...),
+    newest first.
     """
 
     sigma: float
@@ -51,40 +50,35 @@ class MultistepHistory(NamedTuple):
 
 
 def recall(x: Array, x0: Array, sigma: float, history: tuple, most: int) -> tuple:
-    """The last slopes minus the one at x: ((level, difference), ...), newest first, `most` of them.
+    """The last `most` slopes minus the one at x: ((sigma, difference), ...), newest first.
 
-    The slope turned by ((x - arrived) + (target - x0)) / sigma since the last step; the first term
-    is 0 unless a constraint moved the point in between.
+    The slope has changed by ((x - arrived) + (target - x0)) / sigma since the last step; the first
+    term is 0 unless a constraint has moved x in between.
     """
     if not history:
         return ()
     last, arrived, target, past = history
-    turn = ((x - arrived) + (target - x0)) * (1.0 / sigma)
-    return ((last, -turn), *((level, d - turn) for level, d in past))[:most]
+    change = ((x - arrived) + (target - x0)) * (1.0 / sigma)
+    return ((last, -change), *((s, d - change) for s, d in past))[:most]
 
 
 def linear_multistep(
-    order: int,
-    rule: Rule,
-    start: Tableau | None = None,
-    start_steps: int = 0,
+    order: int, rule: Rule, start: Tableau | None = None, start_steps: int = 0,
     integrate_to_zero: bool = False,
-) -> Step:
-    """The step that all methods of this file share.
+) -> Step:  # fmt: skip
+    """The step shared by all methods of this file.
 
     Args:
         order: number of slopes, >= 1.
         rule: the weights of the slopes.
-        start: method of the first `start_steps` steps; after them, and without it, the order grows
-            by one with every step until it is `order`.
-        integrate_to_zero: whether the step to sigma = 0 takes the polynomial too; otherwise it
-            goes to x0.
+        start: method of the first `start_steps` steps; afterwards, or without it, the order grows
+            by one with every step up to `order`.
+        integrate_to_zero: whether the step to sigma = 0 integrates the polynomial too; otherwise it
+            returns x0.
     """
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0 and not integrate_to_zero:
             return x0, x0, ()
@@ -92,7 +86,7 @@ def linear_multistep(
         if start is not None and len(past) < start_steps:
             correction = runge_kutta_correction(denoise, x, x0, sigma, sigma_next, start)
         else:
-            weights = rule([level for level, _ in past], sigma, sigma_next)
+            weights = rule([s for s, _ in past], sigma, sigma_next)
             correction = combine(weights, [d for _, d in past])
         x_next = euler_step(x, x0, sigma, sigma_next) + correction
         return x_next, x0, MultistepHistory(sigma, x_next, x0 + correction, past)
@@ -100,15 +94,15 @@ def linear_multistep(
     return step
 
 
-def moment_weights(places: Sequence[float], moments: Sequence[float]) -> list[float]:
+def moment_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
     r"""Weights w with sum_j w_j r_j^i = m_i for i = 1, 2, ...: exact for every polynomial.
 
     >>> moment_weights([-1.0], [0.5])  # the second-order Adams-Bashforth method
     [-0.5]
     """
-    if not places:
+    if not nodes:
         return []
-    powers = np.asarray(places)[None, :] ** np.arange(1, len(places) + 1)[:, None]
+    powers = np.asarray(nodes)[None, :] ** np.arange(1, len(nodes) + 1)[:, None]
     return np.linalg.solve(powers, np.asarray(moments)).tolist()
 
 
@@ -122,8 +116,8 @@ def _quadrature() -> tuple[np.ndarray, np.ndarray]:
 def exponential_moment(power: int, h: float) -> float:
     r"""The integral over [0, 1] of h e^(-h (1 - u)) u^k du; 1 - e^-h for k = 0.
 
-    Exponential integrators in lambda = -log sigma weigh predictions x0 so. In terms of the phi
-    functions it is k! h phi_{k+1}(-h).
+    The weights of the predictions x0 in exponential integrators in lambda = -log sigma. In terms
+    of the phi functions it is k! h phi_{k+1}(-h).
 
     Source: Hochbruck and Ostermann 2010, "Exponential integrators", eq. 2.10.
 
@@ -134,32 +128,32 @@ def exponential_moment(power: int, h: float) -> float:
     return float(h * np.sum(w * np.exp(-h * (1.0 - u)) * u**power))
 
 
-def adams_bashforth_rule(levels: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
+def adams_bashforth_rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
     """Polynomials in sigma: the moments are (sigma' - sigma) / (i + 1)."""
     h = sigma_next - sigma
-    moments = [h / (i + 2) for i in range(len(levels))]
-    return moment_weights([(level - sigma) / h for level in levels], moments)
+    moments = [h / (i + 2) for i in range(len(past))]
+    return moment_weights([(s - sigma) / h for s in past], moments)
 
 
-def index_rule(levels: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
-    """Polynomials in the number of the step: Adams-Bashforth for equal steps, equal or not."""
-    moments = [(sigma_next - sigma) / (i + 2) for i in range(len(levels))]
-    return moment_weights([-(j + 1.0) for j in range(len(levels))], moments)
+def index_rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
+    """Polynomials in the index of the step: Adams-Bashforth as if the steps were equal."""
+    moments = [(sigma_next - sigma) / (i + 2) for i in range(len(past))]
+    return moment_weights([-(j + 1.0) for j in range(len(past))], moments)
 
 
-def log_rule(levels: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
+def log_rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
     r"""Polynomials in log sigma: with h = log(sigma / sigma'), d sigma = -sigma h e^(-h r) dr."""
     h = math.log(sigma / sigma_next)
     u, w = _quadrature()
     density = -sigma * h * np.exp(-h * u) * w
-    moments = [float(np.sum(density * u ** (i + 1))) for i in range(len(levels))]
-    return moment_weights([math.log(sigma / level) / h for level in levels], moments)
+    moments = [float(np.sum(density * u ** (i + 1))) for i in range(len(past))]
+    return moment_weights([math.log(sigma / s) / h for s in past], moments)
 
 
-def _start(name: str, order: int, tableau: Tableau = RK4) -> tuple[Tableau | None, int]:
+def _start(name: str, order: int) -> tuple[Tableau | None, int]:
     if name not in ("runge_kutta", "euler"):
         raise ValueError(f"start must be 'runge_kutta' or 'euler', not {name!r}")
-    return (tableau, order - 1) if name == "runge_kutta" else (None, 0)
+    return (RK4, order - 1) if name == "runge_kutta" else (None, 0)
 
 
 def lms(order: int = 4, start: str = "runge_kutta") -> Step:
@@ -176,10 +170,7 @@ def lms(order: int = 4, start: str = "runge_kutta") -> Step:
     """
     if not 1 <= order <= 4:
         raise ValueError(f"order must be from 1 to 4, not {order}")
-    integrate_to_zero = start == "euler"
-    return linear_multistep(
-        order, adams_bashforth_rule, *_start(start, order), integrate_to_zero=integrate_to_zero
-    )
+    return linear_multistep(order, adams_bashforth_rule, *_start(start, order), start == "euler")
 
 
 def deis(order: int = 2, start: str = "euler") -> Step:

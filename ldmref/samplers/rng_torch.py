@@ -26,8 +26,8 @@ class TorchStream:
       r cos theta is returned and r sin theta is kept for the next value, also of a later call.
 
     Args:
-        seed: a whole number; only its low 32 bits count, as in torch, so seeds that are equal
-            modulo 2^32 (and -1 and 2^64 - 1) draw the same.
+        seed: an integer; only its low 32 bits count, as in torch: seeds equal modulo 2^32 (also -1
+            and 2^64 - 1) have the same stream.
 
     Accuracy: fewer than 16 values are equal to torch's. From 16 on, torch's vectorised logarithm,
     sine and cosine are off by units of the last place: within 4.8e-7, which is one unit for the
@@ -51,11 +51,9 @@ class TorchStream:
         return self._twister.randint(0, 2**32, n, np.uint32)
 
     def _many(self, n: int) -> np.ndarray:
-        whole = n - n % BLOCK
-        outputs, tail = self._outputs(n), n % BLOCK > 0
-        z = np.empty(n)
-        z[:whole] = _box_muller(outputs[:whole])
-        if tail:
+        z, full = np.empty(n), n - n % BLOCK
+        z[:full] = _box_muller(self._outputs(n)[:full])
+        if full < n:
             z[-BLOCK:] = _box_muller(self._outputs(BLOCK))
         return z
 
@@ -63,17 +61,15 @@ class TorchStream:
         if self._kept is not None:
             z, self._kept = self._kept, None
             return z
-        high1, low1, high2, low2 = (int(word) for word in self._outputs(4))
-        u1, u2 = (
-            ((high << 32 | low) % 2**53) * 2.0**-53 for high, low in ((high1, low1), (high2, low2))
-        )
+        pairs = self._outputs(4).astype(object).reshape(2, 2)
+        u1, u2 = (((high << 32 | low) % 2**53) * 2.0**-53 for high, low in pairs)
         r, theta = math.sqrt(-2.0 * math.log1p(-u2)), 2.0 * math.pi * u1
         self._kept = r * math.sin(theta)
         return r * math.cos(theta)
 
 
 def _box_muller(outputs: np.ndarray) -> np.ndarray:
-    """Normal numbers of whole blocks; the uniforms and the angles are rounded to float32."""
+    """Normal numbers of full blocks; the uniforms and the angles are rounded to float32."""
     u = ((outputs & 0xFFFFFF) * np.float32(2.0**-24)).astype(np.float32).reshape(-1, 2, BLOCK // 2)
     r = np.sqrt(-2.0 * np.log(1.0 - u[:, 0].astype(np.float64)))
     theta = (np.float32(2.0 * math.pi) * u[:, 1]).astype(np.float64)

@@ -1,8 +1,8 @@
 r"""Runge-Kutta methods: Butcher tableaux as data, and one step for all of them.
 
-The probability-flow ODE is dx/dsigma = (x - x0) / sigma. A stage is a point u at a level s between
-sigma and sigma', with slope e = (u - x0(u)) / s; only the differences d = e - e_1 to the first
-slope are formed, from differences of predictions:
+The probability-flow ODE is dx/dsigma = (x - x0) / sigma. A stage is a point u at s between sigma
+and sigma', with slope e = (u - x0(u)) / s; only the differences d = e - e_1 to the first slope are
+formed, from differences of predictions:
 
 .. math:: b_i = h \sum_{j<i} a_{ij}\, d_j, \qquad u_i = \mathrm{euler}(s_i) + b_i, \qquad
           d_i = \frac{x_0 - x_0(u_i) + b_i}{s_i}, \qquad h = \sigma' - \sigma
@@ -26,10 +26,10 @@ from ldmref.samplers.steps import euler_step
 
 @dataclass(frozen=True)
 class Tableau:
-    """An explicit Runge-Kutta method in exact fractions; it refuses numbers that cannot be one.
+    """An explicit Runge-Kutta method in exact fractions.
 
     `nodes` c, (s,), from 0; `matrix` a, row i with i entries; `weights` b, (s,); `order`;
-    `weights_low`, of an embedded method of a lower order, for an estimate of the error.
+    `weights_low`, of an embedded method of lower order, to estimate the error.
 
     Raises:
         ValueError: a row does not sum to its node, or weights do not sum to 1.
@@ -54,38 +54,25 @@ class Tableau:
 MIDPOINT = Tableau((F(0), F(1, 2)), ((), (F(1, 2),)), (F(0), F(1)), 2)
 HEUN = Tableau((F(0), F(1)), ((), (F(1),)), (F(1, 2), F(1, 2)), 2)
 RK4 = Tableau(
-    (F(0), F(1, 2), F(1, 2), F(1)),
-    ((), (F(1, 2),), (F(0), F(1, 2)), (F(0), F(0), F(1))),
-    (F(1, 6), F(1, 3), F(1, 3), F(1, 6)),
-    4,
-)
+    (F(0), F(1, 2), F(1, 2), F(1)), ((), (F(1, 2),), (F(0), F(1, 2)), (F(0), F(0), F(1))),
+    (F(1, 6), F(1, 3), F(1, 3), F(1, 6)), 4,
+)  # fmt: skip
 DORMAND_PRINCE = Tableau(
     (F(0), F(1, 5), F(3, 10), F(4, 5), F(8, 9), F(1), F(1)),
     (
-        (),
-        (F(1, 5),),
-        (F(3, 40), F(9, 40)),
+        (), (F(1, 5),), (F(3, 40), F(9, 40)),
         (F(44, 45), F(-56, 15), F(32, 9)),
         (F(19372, 6561), F(-25360, 2187), F(64448, 6561), F(-212, 729)),
         (F(9017, 3168), F(-355, 33), F(46732, 5247), F(49, 176), F(-5103, 18656)),
         (F(35, 384), F(0), F(500, 1113), F(125, 192), F(-2187, 6784), F(11, 84)),
     ),
-    (F(35, 384), F(0), F(500, 1113), F(125, 192), F(-2187, 6784), F(11, 84), F(0)),
-    5,
-    (
-        F(5179, 57600),
-        F(0),
-        F(7571, 16695),
-        F(393, 640),
-        F(-92097, 339200),
-        F(187, 2100),
-        F(1, 40),
-    ),
-)
+    (F(35, 384), F(0), F(500, 1113), F(125, 192), F(-2187, 6784), F(11, 84), F(0)), 5,
+    (F(5179, 57600), F(0), F(7571, 16695), F(393, 640), F(-92097, 339200), F(187, 2100), F(1, 40)),
+)  # fmt: skip
 
 
 def combine(weights: Any, differences: list[Array]) -> Array:
-    """Sum of weight times difference; 0.0 for none."""
+    """Sum of weight times difference; 0.0 if the sum is empty."""
     total: Array = 0.0
     for w, d in zip(weights, differences, strict=True):
         if w != 0.0:
@@ -96,22 +83,22 @@ def combine(weights: Any, differences: list[Array]) -> Array:
 def slope_differences(
     denoise: Denoiser, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
 ) -> tuple[list[Array], Array, Array]:
-    """All stages after the first: (their slopes minus the first slope, last point, its x0)."""
-    h, u, x0_there = sigma_next - sigma, x, x0
+    """All stages after the first: (slopes minus the first slope, last point, its x0)."""
+    h, u, x0_u = sigma_next - sigma, x, x0
     differences: list[Array] = []
     for c, row in zip(tableau.nodes[1:], tableau.matrix[1:], strict=True):
-        level = float(1 - c) * sigma + float(c) * sigma_next  # exactly sigma_next for c = 1
+        s = float(1 - c) * sigma + float(c) * sigma_next  # exactly sigma_next for c = 1
         correction = h * combine(row[1:], differences)
-        u = euler_step(x, x0, sigma, level) + correction
-        x0_there = denoise(u, level)
-        differences.append((x0 - x0_there + correction) * (1.0 / level))
-    return differences, u, x0_there
+        u = euler_step(x, x0, sigma, s) + correction
+        x0_u = denoise(u, s)
+        differences.append((x0 - x0_u + correction) * (1.0 / s))
+    return differences, u, x0_u
 
 
 def runge_kutta_correction(
     denoise: Denoiser, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
 ) -> Array:
-    """What the method adds to the straight line from `sigma` to `sigma_next`."""
+    """What the method adds to Euler's step from `sigma` to `sigma_next`."""
     differences, _, _ = slope_differences(denoise, x, x0, sigma, sigma_next, tableau)
     return (sigma_next - sigma) * combine(tableau.weights[1:], differences)
 
@@ -121,7 +108,7 @@ def runge_kutta(tableau: Tableau) -> Step:
 
     .. math:: x' = x_0 + \frac{\sigma'}{\sigma}(x - x_0) + h \sum_{i>1} b_i\, d_i
 
-    The step to sigma = 0 is the straight line, to x0, since the slope there does not exist.
+    The step to sigma = 0 is Euler's, to x0, since the slope at 0 does not exist.
 
     Args:
         tableau: `MIDPOINT`, `HEUN`, `RK4`, `DORMAND_PRINCE` or your own.
@@ -130,10 +117,8 @@ def runge_kutta(tableau: Tableau) -> Step:
     et al. 2022, arXiv:2206.00364, algorithm 1 (Heun, without churn).
     """
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -144,7 +129,7 @@ def runge_kutta(tableau: Tableau) -> Step:
 
 
 def midpoint() -> Step:
-    r"""The slope in the (arithmetic) middle of the interval, for the whole of it.
+    r"""The midpoint method: the slope at the (arithmetic) middle of the interval.
 
     .. math:: u = \mathrm{euler}\left(\tfrac12(\sigma + \sigma')\right), \qquad
               x' = x + h\, e(u), \qquad h = \sigma' - \sigma
@@ -178,61 +163,55 @@ def rk4() -> Step:
 
 
 def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
-    r"""Dormand-Prince 5(4): each interval is cut as finely as the error asks for.
+    r"""Dormand-Prince 5(4) with adaptive substeps within each interval.
 
-    A part of an interval is accepted when the two embedded methods differ by at most
-    atol + rtol max(|x|, |x'|) in every element of the batch; the next part is
-    0.9 error^(-1/5) times as long, between a fifth and five times. The last slope of an accepted
-    part is the first of the next. The grid only says where to stop for callbacks and constraints.
+    A substep is accepted if the two embedded methods differ by at most atol + rtol max(|x|, |x'|)
+    in every element of the batch; the next one is 0.9 error^(-1/5) times as long, limited to the
+    range from a fifth to five times. The last slope of an accepted substep is the first of the
+    next. The sigmas only determine where callbacks and constraints apply.
 
-    Rounding may tip the decision to accept a part, so that two backends cut an interval
+    Rounding may change whether a substep is accepted; two backends may then divide an interval
     differently, and their results differ by the error of the method. The default tolerances,
     those of score_sde, keep that error far below half a grey level of a picture (2 / 255 / 2).
 
     Args:
         rtol, atol: accepted error, relative and absolute (data are of order 1), > 0.
 
-    `history` is (length of the next part, evaluations so far).
+    `history` is (length of the next substep, evaluations so far).
 
     Source: Dormand and Prince 1980, "A family of embedded Runge-Kutta formulae", table 2; step
     control as in Hairer, Norsett, Wanner 1993, Solving ODEs I, section II.4.
     """
     if not (rtol > 0.0 and atol > 0.0):
         raise ValueError(f"tolerances must be positive, not rtol={rtol}, atol={atol}")
-    weights = DORMAND_PRINCE.weights
-    disagreement = [b - low for b, low in zip(weights, DORMAND_PRINCE.weights_low, strict=True)]
+    weights, low = DORMAND_PRINCE.weights, DORMAND_PRINCE.weights_low
+    error_weights = [b - b_low for b, b_low in zip(weights, low, strict=True)]
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         length, count = history or (abs(sigma_next - sigma), 0)
-        first = x0 = denoise(x, sigma)
+        x0_start = x0 = denoise(x, sigma)
         count += 1
         if sigma_next == 0.0:
             return x0, x0, (length, count)
         xp, shortest = array_namespace(x), 2.0**-20 * max(sigma, sigma_next)  # below is rounding
         while sigma != sigma_next:
-            left = abs(sigma_next - sigma)
-            last = max(length, shortest) >= left
-            part = sigma + max(length, shortest) * (1.0 if sigma_next > sigma else -1.0)
-            level = sigma_next if last else part
-            differences, there, x0_there = slope_differences(
-                denoise, x, x0, sigma, level, DORMAND_PRINCE
-            )
+            h = max(length, shortest)
+            last = h >= abs(sigma_next - sigma)
+            s = sigma_next if last else sigma + math.copysign(h, sigma_next - sigma)
+            differences, u, x0_u = slope_differences(denoise, x, x0, sigma, s, DORMAND_PRINCE)
             count += len(differences)
-            gap = (level - sigma) * combine(disagreement[1:], differences)
-            scale = atol + rtol * xp.where(xp.abs(x) > xp.abs(there), xp.abs(x), xp.abs(there))
+            gap = (s - sigma) * combine(error_weights[1:], differences)
+            scale = atol + rtol * xp.where(xp.abs(x) > xp.abs(u), xp.abs(x), xp.abs(u))
             error = float(xp.max(xp.abs(gap) / scale))
             if math.isnan(error):
-                return there, first, (length, count)  # nothing to control: for the caller to see
+                return u, x0_start, (length, count)  # left for the caller to detect
             factor = 5.0 if error == 0.0 else min(5.0, max(0.2, 0.9 * error**-0.2))
-            tried = abs(level - sigma)
-            if error <= 1.0 or tried <= shortest:
-                x, x0, sigma = there, x0_there, level
-                length = max(length, tried * factor) if last else tried * factor
-            else:
-                length = tried * factor
-        return x, first, (length, count)
+            h = abs(s - sigma)
+            accepted = error <= 1.0 or h <= shortest
+            length = max(length, h * factor) if accepted and last else h * factor
+            if accepted:
+                x, x0, sigma = u, x0_u, s
+        return x, x0_start, (length, count)
 
     return step

@@ -1,6 +1,6 @@
-r"""Step functions and what they are made of, in the coordinates x = x0 + sigma eps.
+r"""Step functions and their building blocks, in the coordinates x = x0 + sigma eps.
 
-Every step contains Euler's step: from x at sigma along the slope eps = (x - x0) / sigma to sigma'.
+Every step contains Euler's step, from x at sigma along the slope eps = (x - x0) / sigma to sigma'.
 It is DDIM, and the first order of every other method:
 
 .. math:: x' = x_0 + \frac{\sigma'}{\sigma}(x - x_0)
@@ -38,14 +38,14 @@ def euler_step(x: Array, x0: Array, sigma: float, sigma_next: float) -> Array:
 
 
 def ancestral_sigmas(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
-    r"""(sigma_down, sigma_up): step down to the first, add noise of the second, and be at sigma'.
+    r"""(sigma_down, sigma_up): a step to sigma_down plus noise of sigma_up reaches sigma'.
 
     .. math:: \sigma_{up} = \eta\,\sigma'\sqrt{1 - \sigma'^2/\sigma^2}, \quad
               \sigma_{down} = \sqrt{\sigma'^2 - \sigma_{up}^2}
 
     Args:
         sigma, sigma_next: noise levels before and after, sigma > 0; a step up adds no noise.
-        eta: from 0 (none) to 1 (the posterior's).
+        eta: strength of the noise, from 0 (none) to 1 (the posterior's).
 
     Raises:
         ValueError: eta is outside [0, 1].
@@ -74,16 +74,14 @@ def ancestral(eta: float = 0.0) -> Step:
     between it is DDIM(eta).
 
     Args:
-        eta: how much fresh noise, from 0 (none) to 1 (the posterior's).
+        eta: strength of the fresh noise, from 0 (none) to 1 (the posterior's).
 
     Source: Song, Meng, Ermon 2020, arXiv:2010.02502, eq. 12 and 16; Ho, Jain, Abbeel 2020,
     arXiv:2006.11239, eq. 7; Karras et al. 2022, arXiv:2206.00364, algorithm 1 with Euler steps.
     """
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
         x_next = euler_step(x, x0, sigma, down)
@@ -95,22 +93,20 @@ def ancestral(eta: float = 0.0) -> Step:
 def with_noise(inner: Step, eta: float = 1.0) -> Step:
     """The ancestral form of a deterministic step: step to sigma_down, then add fresh noise.
 
-    `with_noise(ancestral(0), eta)` is `ancestral(eta)`; the other names that end in "a" are made
-    the same way.
+    `with_noise(ancestral(0), eta)` is `ancestral(eta)`; the other samplers whose names end in "a"
+    are built in the same way.
 
     Args:
         inner: a deterministic singlestep method.
-        eta: how much fresh noise, from 0 (none) to 1 (the posterior's).
+        eta: strength of the fresh noise, from 0 (none) to 1 (the posterior's).
 
     Source: k-diffusion, `sample_dpm_2_ancestral`, `sample_dpmpp_2s_ancestral`.
     """
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
-        x_next, x0, history = inner(denoise, x, interval._replace(sigma_next=down), history, noise)
+        x_next, x0, history = inner(denoise, x, at._replace(sigma_next=down), history, noise)
         return (x_next + up * noise() if up > 0 else x_next), x0, history
 
     return step

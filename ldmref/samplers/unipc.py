@@ -1,9 +1,9 @@
 r"""UniPC: a predictor and a corrector that share one evaluation, in lambda = -log sigma.
 
 Both integrate the polynomial through predictions x0 exactly against e^(-h (1 - u)): the predictor
-through those of this step and the last ones, the corrector, one step later, through the same and
-the new one. With r the positions of the predictions in units of the step h (the start is 0, the end
-1), the weights of the differences to the prediction at the start solve
+through those of this step and the last ones, the corrector, one step later, also through the new
+one. With r the positions of the predictions in units of the step h (the start is 0, the end 1), the
+weights of the differences to the prediction at the start solve
 
 .. math:: \sum_k w_k r_k^i = h \int_0^1 e^{-h(1 - u)} u^i du, \qquad
           x' = \mathrm{euler} + \sum_k w_k (x_{0,k} - x_0)
@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
@@ -29,13 +29,15 @@ from ldmref.samplers.multistep import exponential_moment, moment_weights
 from ldmref.samplers.runge_kutta import combine
 from ldmref.samplers.steps import euler_step
 
+Node: TypeAlias = tuple[float, Array]  # (sigma, prediction)
+
 
 class UniPCHistory(NamedTuple):
-    """The last step: where it began (corrected), its order, its predictions, newest first."""
+    """The last step: its (corrected) start, its order, its predictions, newest first."""
 
     x: Array
     order: int
-    past: tuple[tuple[float, Array], ...]  # (sigma, prediction)
+    past: tuple[Node, ...]
 
 
 def unipc(
@@ -48,17 +50,17 @@ def unipc(
 ) -> Step:
     """UniPC, multistep: one evaluation a step.
 
-    The order grows from 1 with every step until it is `order`; the predictor is of that order and
-    the corrector raises it by one, save that the first step, corrected to order 2, limits the whole
-    walk to order 3. The step to sigma = 0 goes to x0.
+    The order grows from 1 by one with every step up to `order`, that of the predictor; the
+    corrector raises it by one, but the first step, corrected to order 2, limits the run to order 3.
+    The step to sigma = 0 goes to x0.
 
     Args:
         order: 1 to 3, the number of predictions in the predictor; 2 in diffusers by default.
         variant: `bh1`, B(h) = h, or `bh2`, B(h) = 1 - e^-h (e^h - 1 for the noise prediction).
-        corrector: False leaves the predictor alone, UniP.
-        noise_prediction: the polynomials go through eps and not through x0.
-        lower_order_final: the order falls to 1 towards the last step, as in the published code.
-        disable_corrector: indices of the steps whose result is left as predicted.
+        corrector: False: the predictor alone, UniP.
+        noise_prediction: interpolate eps instead of x0.
+        lower_order_final: reduce the order to 1 towards the last step, as in the published code.
+        disable_corrector: indices of steps whose result is not corrected.
 
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP), data prediction;
     appendix E.1, noise prediction.
@@ -78,34 +80,26 @@ def unipc(
         return h if variant == "bh1" else -math.expm1(-h)
 
     def move(
-        x: Array,
-        sigma: float,
-        sigma_next: float,
-        new: Array,
-        others: Sequence[tuple[float, Array]],
+        x: Array, sigma: float, sigma_next: float, new: Array, others: Sequence[Node],
         halved: bool,
-    ) -> Array:
+    ) -> Array:  # fmt: skip
         """From (x, sigma) to sigma_next, through the prediction `new` and `others`."""
         h = math.log(sigma / sigma_next)
         if h == 0.0:
             return x
-        positions = [math.log(sigma / level) / h for level, _ in others]
+        positions = [math.log(sigma / s) / h for s, _ in others]
         if halved:
             weights = [0.5 * single(h, sigma_next) / r for r in positions]
         else:
             moments = [moment(i + 1, h, sigma_next) for i in range(len(positions))]
             weights = moment_weights(positions, moments)
-        line = (
-            x + (sigma_next - sigma) * new
-            if noise_prediction
-            else euler_step(x, new, sigma, sigma_next)
-        )
-        return line + combine(weights, [other - new for _, other in others])
+        correction = combine(weights, [other - new for _, other in others])
+        if noise_prediction:
+            return x + (sigma_next - sigma) * new + correction
+        return euler_step(x, new, sigma, sigma_next) + correction
 
-    def step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        sigma, sigma_next = at.sigma, at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -113,14 +107,14 @@ def unipc(
         past = ()
         if history:
             x_last, order_last, past = history
-            if corrector and interval.i - 1 not in disable_corrector:
+            if corrector and at.i - 1 not in disable_corrector:
                 (start, first), *earlier = past
                 nodes = [*earlier[: order_last - 1], (sigma, new)]
                 x = move(x_last, start, sigma, first, nodes, order_last == 1)
-        used = min(order, len(past) + 1)
+        p = min(order, len(past) + 1)
         if lower_order_final:
-            used = min(used, interval.n - interval.i)
-        x_next = move(x, sigma, sigma_next, new, past[: used - 1], used == 2)
-        return x_next, x0, UniPCHistory(x, used, ((sigma, new), *past)[:order])
+            p = min(p, at.n - at.i)
+        x_next = move(x, sigma, sigma_next, new, past[: p - 1], p == 2)
+        return x_next, x0, UniPCHistory(x, p, ((sigma, new), *past)[:order])
 
     return step

@@ -32,13 +32,9 @@ def winograd_pays(n: int, h: int, w: int, c_in: int, c_out: int, m: int = 2) -> 
 
 
 def im2col(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray | None,
-    stride: int,
-    padding: int,
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, padding: int,
     cache: Callable[[Callable[[], np.ndarray]], np.ndarray] = lambda make: make(),
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Any kernel; x: (n, h, w, i), weight: (o, i, k, k) -> (n, h', w', o).
 
     `cache(make)` returns `make()`, the weight as a matrix, or an earlier result of it.

@@ -33,10 +33,8 @@ class FastCupyBackend(CupyBackend):
     speeds = ("fast",)
     workspace = 2**30  # bytes for the columns of a convolution, or the scores of attention
 
-    def __init__(
-        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
-    ):
-        super().__init__(device, dtype, speed)
+    def set_up(self) -> None:
+        super().set_up()
 
         def elementwise(inputs: str, result: str, name: str) -> Any:
             return self.lib.ElementwiseKernel(
@@ -104,14 +102,9 @@ class FastCupyBackend(CupyBackend):
         return y.reshape(n, h, w, out).transpose(0, 3, 1, 2)
 
     def group_norm(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array,
-        groups: int,
-        eps: float,
+        self, x: Array, weight: Array, bias: Array, groups: int, eps: float,
         activation: str = "identity",
-    ) -> Array:
+    ) -> Array:  # fmt: skip
         n, c, h, w = x.shape
         grouped = (n, h * w, groups, c // groups)
         x = _channels_last(self.lib, x).reshape(grouped)
@@ -128,14 +121,9 @@ class FastCupyBackend(CupyBackend):
         return self._standardized(x, (x.ndim - 1,), weight, bias, eps)
 
     def _standardized(
-        self,
-        x: Array,
-        axes: tuple[int, ...],
-        weight: Array,
-        bias: Array,
-        eps: float,
+        self, x: Array, axes: tuple[int, ...], weight: Array, bias: Array, eps: float,
         activation: str = "identity",
-    ) -> Array:
+    ) -> Array:  # fmt: skip
         scale = 1.0 / math.prod(x.shape[axis] for axis in axes)
         mean = self._sum(x, scale, axis=axes, keepdims=True)
         variance = self._variance(x, mean, scale, axis=axes, keepdims=True)

@@ -13,13 +13,9 @@ SMALL = 2**17  # elements below which threads cost more than they save
 
 
 def group_norm(
-    x: np.ndarray,
-    weight: np.ndarray,
-    bias: np.ndarray,
-    groups: int,
-    eps: float,
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, groups: int, eps: float,
     activation_: Callable[[np.ndarray], None] | None = None,
-) -> np.ndarray:
+) -> np.ndarray:  # fmt: skip
     """Zero mean and unit variance over each group of channels; x: (n, h, w, c), contiguous.
 
     Each block of pixels gives channel means and sums of squares about them, merged in float64

@@ -57,12 +57,7 @@ class FastNumpyBackend(NumpyBackend):
         return matmul.geglu(x, weight, bias)
 
     def conv2d(
-        self,
-        x: Array,
-        weight: Array,
-        bias: Array | None = None,
-        stride: int = 1,
-        padding: int = 0,
+        self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
         x, (out, c, k, _) = _channels_last(x), weight.shape
         n, h, w, _ = x.shape

@@ -14,14 +14,9 @@ SHARE = 2**18  # elements that a thread takes at a time
 # erf(x / sqrt(2)) = tanh(x p(x^2)), p fitted by scripts/fit_gelu.py. p is positive everywhere, so
 # for large |x| the tanh is 1, even where p overflows.
 ERF = (
-    7.978842158e-01,
-    3.633427723e-02,
-    -3.312291583e-05,
-    -5.524276251e-05,
-    3.969516340e-06,
-    -1.334738362e-07,
-    1.806258787e-09,
-)
+    7.978842158e-01, 3.633427723e-02, -3.312291583e-05, -5.524276251e-05,
+    3.969516340e-06, -1.334738362e-07, 1.806258787e-09,
+)  # fmt: skip
 
 
 def gelu_(x: np.ndarray) -> None:

@@ -32,15 +32,12 @@ class FastTorchBackend(TorchBackend):
     dtypes = ("float32", "float16", "bfloat16")
     speeds = ("fast", "fastest")
 
-    def __init__(
-        self, device: str | None = None, dtype: str | None = None, speed: str | None = None
-    ):
-        super().__init__(device, dtype, speed)
+    def set_up(self) -> None:
+        super().set_up()
         self.compiles = self.speed == "fastest"
         self._cpu_float32 = self._device.type == "cpu" and self.dtype == "float32"
-        self._packs = (
-            self._cpu_float32 and not self.compiles and torch.backends.mkldnn.is_available()
-        )
+        packable = self._cpu_float32 and torch.backends.mkldnn.is_available()
+        self._packs = packable and not self.compiles
         self._host = WeakIdKeyDictionary()  # weight -> the host array whose memory it shares
         self._packed = WeakIdKeyDictionary()  # weight -> its copy in oneDNN's layout
 
@@ -80,13 +77,9 @@ class FastTorchBackend(TorchBackend):
         return onednn._linear_pointwise(x, packed, bias, *NO_FUSION)
 
     def conv2d(
-        self,
-        x: Tensor,
-        weight: Tensor,
-        bias: Tensor | None = None,
-        stride: int = 1,
+        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
         padding: int = 0,
-    ) -> Tensor:
+    ) -> Tensor:  # fmt: skip
         x = _channels_last(x)
         if not self._is_packable(weight):
             return super().conv2d(x, weight, bias, stride, padding)
