@@ -21,10 +21,9 @@ def steps_are_even(f: Functions, rng: RandomInputs) -> Comparison:
 
 @chapter.identity("scaled_linear_betas", "the definition in plain Python", 8)
 def roots_are_even(f: Functions, rng: RandomInputs) -> Comparison:
-    n, start, end = rng.integer(2, 50), rng.number(1e-4, 0.1), rng.number(0.1, 0.9)
-    a, b = math.sqrt(start), math.sqrt(end)
+    n, a, b = rng.integer(2, 50), rng.number(1e-4, 0.1) ** 0.5, rng.number(0.1, 0.9) ** 0.5
     expected = [(a + (b - a) * i / (n - 1)) ** 2 for i in range(n)]
-    return f.scaled_linear_betas(n, start, end), expected
+    return f.scaled_linear_betas(n, a**2, b**2), expected
 
 
 @chapter.identity("cosine_betas", "the cosine, telescoped", 12)
@@ -77,10 +76,10 @@ chapter.elementwise("alpha_bar_from_sigma", "squared cosine of the angle of nois
 def keeps_the_first_and_ends_in_zero(f: Functions, rng: RandomInputs) -> Comparison:
     """The roots are shifted and scaled, so ratios of their differences do not change."""
     betas = rng.betas(rng.integer(3, 12))
-    before = np.cumprod(1.0 - betas)
-    after = np.cumprod(1.0 - np.asarray(f.rescale_zero_terminal_snr(betas)))
-    ratios = [np.diff(root) / (root[0] - root[-1])
-              for root in (np.sqrt(np.maximum(after, 0.0)), np.sqrt(before))]  # fmt: skip
+    rescaled = np.asarray(f.rescale_zero_terminal_snr(betas))
+    before, after = (np.cumprod(1.0 - b) for b in (betas, rescaled))
+    roots = np.sqrt(np.maximum(after, 0.0)), np.sqrt(before)
+    ratios = [np.diff(root) / (root[0] - root[-1]) for root in roots]
     return [after[0], after[-1], ratios[0]], [before[0], 0.0, ratios[1]]
 
 
