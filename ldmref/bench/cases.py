@@ -141,40 +141,36 @@ class BenchmarkCase:
         return CaseInputs(latents, timesteps, context, np.asarray(token_ids, np.int64))
 
 
-_UINT8 = 2 / 255 + 1e-6  # pictures: two 8-bit steps
-_HALF = 0.1  # bfloat16 and float16: both sides round after every layer
-_CASES = (
-    BenchmarkCase("unet-numpy-64", "unet", 0.85, 0.70),
-    BenchmarkCase("unet-numpy-32", "unet", 0.85, 0.65, size=256),
-    BenchmarkCase("unet-torch-64", "unet", 0.80, 0.65, "torch"),
-    BenchmarkCase("unet-torch-32", "unet", 0.85, 0.65, "torch", size=256),
-    BenchmarkCase("unet-torch-compiled-64", "unet", 0.95, 0.85, "torch", speed="fastest",
-                  peer="compiled"),
-    BenchmarkCase("unet-torch-compiled-32", "unet", 0.95, 0.85, "torch", speed="fastest",
-                  peer="compiled", size=256),
-    BenchmarkCase("unet-torch-bf16", "unet", 1.0, 0.85, "torch", "bfloat16", peer="channels_last",
-                  tolerance=_HALF),
-    BenchmarkCase("unet-numpy-64-onnx", "unet", None, 1.0, peer="onnx"),
-    BenchmarkCase("unet-numpy-32-onnx", "unet", None, 1.0, peer="onnx", size=256),
-    BenchmarkCase("unet-torch-32-onnx", "unet", None, 1.0, "torch", peer="onnx", size=256),
-    BenchmarkCase("vae-numpy", "vae", 1.0, 0.80),
-    BenchmarkCase("vae-torch", "vae", 0.83, 0.75, "torch"),
-    BenchmarkCase("clip-numpy", "text", 0.75, 0.65),
-    BenchmarkCase("clip-torch", "text", 0.75, 0.65, "torch"),
-    BenchmarkCase("memory-numpy", "picture", 1.0, 0.8, measured="memory", steps=2,
-                  tolerance=_UINT8),
-    BenchmarkCase("memory-torch", "picture", 1.0, 0.8, "torch", measured="memory", steps=2,
-                  tolerance=_UINT8),
-    BenchmarkCase("embedded", "picture", 0.5, 0.3, measured="start", peer="process",
-                  model="emoji", size=64, steps=20, tolerance=_UINT8),
-    BenchmarkCase("gpu-torch", "picture", 0.6, 0.6, "torch", "float16", "cuda", steps=50,
-                  tolerance=_HALF),
-    BenchmarkCase("gpu-torch-compiled", "picture", 1.0, 1.0, "torch", "float16", "cuda",
-                  speed="fastest", peer="compiled", steps=50, tolerance=_HALF),
-    BenchmarkCase("gpu-cupy", "picture", 2.0, 2.0, "cupy", "float16", "cuda", speed="fast",
-                  steps=50, tolerance=_HALF),
-)  # fmt: skip
-CASES: dict[str, BenchmarkCase] = {case.name: case for case in _CASES}
+_UINT8 = 2 / 255 + 1e-6  # tolerance of pictures: two 8-bit steps
+_HALF = 0.1  # of bfloat16 and float16: both sides round after every layer
+_COMPILED = {"speed": "fastest", "peer": "compiled"}
+_BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
+_MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
+_START = {"measured": "start", "peer": "process", "model": "emoji", "size": 64, "steps": 20}
+_GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
+_CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = (
+    ("unet-numpy-64", "unet", 0.85, 0.70, "numpy", {}),
+    ("unet-numpy-32", "unet", 0.85, 0.65, "numpy", {"size": 256}),
+    ("unet-torch-64", "unet", 0.80, 0.65, "torch", {}),
+    ("unet-torch-32", "unet", 0.85, 0.65, "torch", {"size": 256}),
+    ("unet-torch-compiled-64", "unet", 0.95, 0.85, "torch", _COMPILED),
+    ("unet-torch-compiled-32", "unet", 0.95, 0.85, "torch", {"size": 256, **_COMPILED}),
+    ("unet-torch-bf16", "unet", 1.0, 0.85, "torch", _BF16),
+    ("unet-numpy-64-onnx", "unet", None, 1.0, "numpy", {"peer": "onnx"}),
+    ("unet-numpy-32-onnx", "unet", None, 1.0, "numpy", {"peer": "onnx", "size": 256}),
+    ("unet-torch-32-onnx", "unet", None, 1.0, "torch", {"peer": "onnx", "size": 256}),
+    ("vae-numpy", "vae", 1.0, 0.80, "numpy", {}),
+    ("vae-torch", "vae", 0.83, 0.75, "torch", {}),
+    ("clip-numpy", "text", 0.75, 0.65, "numpy", {}),
+    ("clip-torch", "text", 0.75, 0.65, "torch", {}),
+    ("memory-numpy", "picture", 1.0, 0.8, "numpy", _MEMORY),
+    ("memory-torch", "picture", 1.0, 0.8, "torch", _MEMORY),
+    ("embedded", "picture", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),
+    ("gpu-torch", "picture", 0.6, 0.6, "torch", _GPU),
+    ("gpu-torch-compiled", "picture", 1.0, 1.0, "torch", _GPU | _COMPILED),
+    ("gpu-cupy", "picture", 2.0, 2.0, "cupy", {"speed": "fast", **_GPU}),
+)
+CASES = {name: BenchmarkCase(name, *row, **options) for name, *row, options in _CASES}
 
 
 def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> list[BenchmarkCase]:
@@ -192,11 +188,9 @@ def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> li
     cases = [case for case in selected.values() if backend in (None, case.backend)]
     if not cases:
         known = sorted({case.backend for case in selected.values()})
-        raise UsageError(
-            f"none of these rows is on backend {backend!r}",
-            code="E-ROW",
-            hint=f"theirs: {', '.join(known)}; see ldmref bench --list",
-        )
+        message = f"none of these rows is on backend {backend!r}"
+        hint = f"theirs: {', '.join(known)}; see ldmref bench --list"
+        raise UsageError(message, code="E-ROW", hint=hint)
     return cases
 
 

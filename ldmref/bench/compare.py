@@ -115,8 +115,7 @@ def _compare_processes(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
 
     When durations are measured, a first round fills the file caches and is not counted.
     """
-    startup = case.measured == "start"
-    before: dict[str, list[int]] = {side: [] for side in SIDES}
+    startup, before = case.measured == "start", {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(case, folder)
@@ -183,19 +182,14 @@ def save_diffusers(model: LatentDiffusion, folder: Path, case: BenchmarkCase) ->
     alphas_cumprod = alpha_bar_from_sigma(sampling_sigmas(config.scheduler))
     betas = 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
     diffusers.DPMSolverMultistepScheduler(
-        num_train_timesteps=len(betas),
-        trained_betas=betas.tolist(),
+        num_train_timesteps=len(betas), trained_betas=betas.tolist(),
         prediction_type={"eps": "epsilon", "v": "v_prediction"}[config.scheduler.prediction_type],
-        timestep_spacing=config.scheduler.spacing,
-        final_sigmas_type=config.scheduler.final_sigma,
-    ).save_pretrained(folder / "scheduler")
-    np.savez(
-        folder / "inputs.npz",
-        token_ids=np.asarray(model.tokenize(["", PROMPT]).ids[:, 0], np.int64),
-        latents=Streams([SEED], model.latent_shape(case.size, case.size))(),
-        steps=case.steps,
-        cfg_scale=config.defaults.cfg_scale,
-    )
+        timestep_spacing=config.scheduler.spacing, final_sigmas_type=config.scheduler.final_sigma,
+    ).save_pretrained(folder / "scheduler")  # fmt: skip
+    token_ids = np.asarray(model.tokenize(["", PROMPT]).ids[:, 0], np.int64)
+    latents = Streams([SEED], model.latent_shape(case.size, case.size))()
+    numbers = {"steps": case.steps, "cfg_scale": config.defaults.cfg_scale}
+    np.savez(folder / "inputs.npz", token_ids=token_ids, latents=latents, **numbers)
 
 
 def run_process(argv: list[str]) -> tuple[float, str]:
@@ -209,11 +203,8 @@ def run_process(argv: list[str]) -> tuple[float, str]:
     process = subprocess.run(argv, capture_output=True, text=True)
     seconds = time.perf_counter() - start
     if process.returncode < 0:
-        raise ResourceError(
-            f"a process of this row was killed by signal {-process.returncode}",
-            code="E-MEMORY",
-            hint="most often memory ran out: --size 256",
-        )
+        message = f"a process of this row was killed by signal {-process.returncode}"
+        raise ResourceError(message, code="E-MEMORY", hint="most often memory ran out: --size 256")
     if process.returncode:
         message = (process.stderr.strip().splitlines() or ["no message"])[-1]
         raise LdmrefError(f"a process of this row failed: {message}", code="E-PROCESS")
@@ -230,10 +221,9 @@ def require_agreement(case: BenchmarkCase, ours: np.ndarray, theirs: np.ndarray)
     if not error <= case.tolerance:
         raise VerifyError(
             f"{case.name}: the two sides differ by {error:.3g} of the largest output, allowed is "
-            f"{case.tolerance:.3g}",
-            code="E-BENCH",
+            f"{case.tolerance:.3g}", code="E-BENCH",
             hint="their times cannot be compared; ldmref diff names the first layer that differs",
-        )
+        )  # fmt: skip
     return error
 
 

@@ -51,12 +51,10 @@ def format_quantity(value: float, unit: str) -> str:
 def format_result(result: Result) -> list[str]:
     """The lines printed for a measured case."""
     ratio = result["ratio"]
-    lines = [
-        f"{result['name']}: {result['title']}",
-        f"  ratio    {ratio['median']:.2f} ({ratio['min']:.2f} to {ratio['max']:.2f}, "
-        f"{result['rounds']} rounds), {format_goals(result['target'], result['aim'])}: "
-        f"{VERDICTS[verdict(result)]}",
-    ]
+    spread = f"{ratio['min']:.2f} to {ratio['max']:.2f}, {result['rounds']} rounds"
+    goals = f"{format_goals(result['target'], result['aim'])}: {VERDICTS[verdict(result)]}"
+    lines = [f"{result['name']}: {result['title']}",
+             f"  ratio    {ratio['median']:.2f} ({spread}), {goals}"]  # fmt: skip
     names = {"ours": f"ldmref {result['backend']}", "theirs": result["peer_title"]}
     for side, name in names.items():
         samples = result[side]
@@ -115,14 +113,11 @@ def markdown_table(cases: Iterable[BenchmarkCase], results: Mapping[str, Result]
         if result is None:
             cells += ["not measured", "", "", "", ""]
         else:
-            ratio, unit = result["ratio"], result["unit"]
-            cells += [
-                f"**{ratio['median']:.2f}** ({ratio['min']:.2f} to {ratio['max']:.2f})",
-                str(result["rounds"]),
-                format_quantity(result["ours"]["median"], unit),
-                format_quantity(result["theirs"]["median"], unit),
-                verdict(result),
-            ]
+            ratio = result["ratio"]
+            measured = f"**{ratio['median']:.2f}** ({ratio['min']:.2f} to {ratio['max']:.2f})"
+            medians = [result[side]["median"] for side in ("ours", "theirs")]
+            quantities = [format_quantity(median, result["unit"]) for median in medians]
+            cells += [measured, str(result["rounds"]), *quantities, verdict(result)]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
@@ -136,11 +131,9 @@ def require_matplotlib() -> Any:
     try:
         return importlib.import_module("matplotlib.figure")
     except ImportError as error:
-        raise BackendUnavailable(
-            "--plot needs matplotlib, which is not installed",
-            code="E-PLOT",
-            hint="pip install matplotlib, or leave --plot out and use --json",
-        ) from error
+        message = "--plot needs matplotlib, which is not installed"
+        hint = "pip install matplotlib, or leave --plot out and use --json"
+        raise BackendUnavailable(message, code="E-PLOT", hint=hint) from error
 
 
 def plot_results(results: Sequence[Result], path: Path, *, overwrite: bool = False) -> None:

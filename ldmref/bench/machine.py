@@ -34,18 +34,16 @@ GEMM_SIZES = (1024, 2048)
 def machine_info() -> dict[str, Any]:
     """Processor, threads of both sides, versions and environment variables; JSON-able."""
     torch = sys.modules.get("torch")
+    versions = {"python": platform.python_version(), "ldmref": ldmref.__version__}
     return {
-        "cpu": cpu_model(),
-        "processors": os.cpu_count(),
-        "processors_allowed": available_cpus(),
+        "cpu": cpu_model(), "processors": os.cpu_count(), "processors_allowed": available_cpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": {"numpy": threads.count(), "torch": torch and torch.get_num_threads()},
         "blas_kernels": threads.blas_kernels(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "",
-        "versions": {"python": platform.python_version(), "ldmref": ldmref.__version__}
-        | installed_versions(LIBRARIES),
-    }
+        "versions": versions | installed_versions(LIBRARIES),
+    }  # fmt: skip
 
 
 def openblas_overrides(environment: Mapping[str, str] | None = None) -> str:
@@ -95,12 +93,9 @@ def require_disk_space(folder: Path, size: int) -> None:
     """
     free = shutil.disk_usage(folder).free
     if free < 1.1 * size:
-        raise BackendUnavailable(
-            f"the exported network takes {size / 1e9:.1f} GB, and {str(folder.parent)!r} has "
-            f"{free / 1e9:.1f} GB",
-            code="E-ROOM",
-            hint="set TMPDIR to a folder with more room",
-        )
+        sizes = f"{size / 1e9:.1f} GB, and {str(folder.parent)!r} has {free / 1e9:.1f} GB"
+        hint = "set TMPDIR to a folder with more room"
+        raise BackendUnavailable(f"the exported network takes {sizes}", code="E-ROOM", hint=hint)
 
 
 def gemm_peaks(dtype: str, device: str, sizes: Sequence[int] = GEMM_SIZES) -> dict[str, float]:

@@ -21,15 +21,12 @@ from PIL import Image
 from ldmref.bench.cases import CFG_SCALE, BenchmarkCase, CaseInputs, Workload, pixels
 from ldmref.bench.machine import require_disk_space, thread_count
 from ldmref.errors import BackendUnavailable
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
 
-QUIET = {
-    "TRANSFORMERS_VERBOSITY": "error",
-    "DIFFUSERS_VERBOSITY": "error",
-    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
-}
+QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error",
+         "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
 ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_INPUTS = ("latents", "t", "context")
 
@@ -47,11 +44,9 @@ def import_peer(library: str) -> Any:
     except ImportError as error:
         onnx = library in ONNX_LIBRARIES
         packages = ONNX_LIBRARIES if onnx else ("torch", "diffusers", "transformers")
-        raise BackendUnavailable(
-            f"the peer of this row needs {library}, which cannot be imported",
-            code="E-PEER",
-            hint=f"pip install {' '.join(packages)}",
-        ) from error
+        message = f"the peer of this row needs {library}, which cannot be imported"
+        hint = f"pip install {' '.join(packages)}"
+        raise BackendUnavailable(message, code="E-PEER", hint=hint) from error
 
 
 def require_peer(case: BenchmarkCase) -> None:
@@ -61,17 +56,15 @@ def require_peer(case: BenchmarkCase) -> None:
         BackendUnavailable: A library or the device is missing.
     """
     torch = import_peer("torch")
-    libraries = [] if case.work == "text" else ["diffusers"]
-    libraries += ["transformers"] if case.work in ("text", "picture") else []
-    libraries += ONNX_LIBRARIES if case.peer == "onnx" else ()
-    for library in libraries:
+    picture = ("diffusers", "transformers")
+    libraries = {"text": picture[1:], "picture": picture}.get(case.work, picture[:1])
+    for library in (*libraries, *(ONNX_LIBRARIES if case.peer == "onnx" else ())):
         import_peer(library)
     if case.device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(
-            "this row needs a CUDA device, and torch sees none",
-            code="E-DEVICE",
+            "this row needs a CUDA device, and torch sees none", code="E-DEVICE",
             hint="run it on a machine with an NVIDIA GPU and a CUDA build of torch",
-        )
+        )  # fmt: skip
 
 
 def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
@@ -81,8 +74,7 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
         BackendUnavailable: The peer is not installed.
     """
     if case.peer == "onnx":
-        unet = peer_network("unet", model)
-        return Workload(onnx_unet(case, unet, inputs), np.asarray)
+        return Workload(onnx_unet(case, peer_network("unet", model), inputs), np.asarray)
     torch = import_peer("torch")
     dtype = getattr(torch, case.dtype)
     channels_last = case.peer == "channels_last"
@@ -134,9 +126,9 @@ def peer_network(name: str, model: LatentDiffusion) -> Any:
         clip_config = _construct(transformers.CLIPTextConfig, config.text_encoder, **token_ids)
         network = transformers.CLIPTextModel(clip_config)
     else:
-        diffusers, construct = import_peer("diffusers"), {"unet": _unet, "vae": _vae}[name]
+        kind, arguments = _unet(config.unet) if name == "unet" else _vae(config.vae)
         with torch.device("meta"):  # skips the initialisation
-            network = construct(diffusers, config)
+            network = _construct(kind, getattr(config, name), **arguments)
     prefix = "text_model."  # of the keys in some versions of transformers
     strip = name == "text_encoder" and not any(k.startswith(prefix) for k in network.state_dict())
     state_dict = {
@@ -149,26 +141,21 @@ def peer_network(name: str, model: LatentDiffusion) -> Any:
     return network.eval().requires_grad_(False)
 
 
-def _unet(diffusers: Any, config: ModelConfig) -> Any:
-    unet = config.unet
-    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in unet.attention_levels]
-    return _construct(
-        diffusers.UNet2DConditionModel,
-        unet,
-        down_block_types=down,
-        up_block_types=[block.replace("Down", "Up") for block in reversed(down)],
-        attention_head_dim=unet.num_heads,  # diffusers' name for the number of heads
-        projection_class_embeddings_input_dim=unet.cross_attention_dim,
-    )
-
-
-def _vae(diffusers: Any, config: ModelConfig) -> Any:
-    levels = len(config.vae.block_out_channels)
-    blocks = {
-        "down_block_types": ["DownEncoderBlock2D"] * levels,
-        "up_block_types": ["UpDecoderBlock2D"] * levels,
+def _unet(config: UNetConfig) -> tuple[Any, dict[str, Any]]:
+    """diffusers' class, and the arguments that its configuration names differently."""
+    down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention_levels]
+    return import_peer("diffusers").UNet2DConditionModel, {
+        "down_block_types": down,
+        "up_block_types": [block.replace("Down", "Up") for block in reversed(down)],
+        "attention_head_dim": config.num_heads,  # diffusers' name for the number of heads
+        "projection_class_embeddings_input_dim": config.cross_attention_dim,
     }
-    return _construct(diffusers.AutoencoderKL, config.vae, **blocks)
+
+
+def _vae(config: AutoencoderConfig) -> tuple[Any, dict[str, Any]]:
+    blocks = {"down_block_types": "DownEncoderBlock2D", "up_block_types": "UpDecoderBlock2D"}
+    levels = len(config.block_out_channels)
+    return import_peer("diffusers").AutoencoderKL, {k: [b] * levels for k, b in blocks.items()}
 
 
 def _construct(kind: Callable[..., Any], config: object, **arguments: Any) -> Any:
@@ -185,13 +172,10 @@ def pipeline(
     diffusers = import_peer("diffusers")
     fields = ("beta_schedule", "beta_start", "beta_end", "steps_offset")
     betas = {field: getattr(config.scheduler, field) for field in fields}
+    unused = dict.fromkeys(("tokenizer", "safety_checker", "feature_extractor"))
+    scheduler = diffusers.DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False)
     pipe = diffusers.StableDiffusionPipeline(
-        **networks,
-        tokenizer=None,
-        scheduler=diffusers.DDIMScheduler(**betas, clip_sample=False, set_alpha_to_one=False),
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
+        **networks, **unused, scheduler=scheduler, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
     encode = networks["text_encoder"]
@@ -237,12 +221,6 @@ def export_onnx(unet: Any, arrays: tuple[np.ndarray, ...], file: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about torch's own code
         torch.onnx.export(
-            unet,
-            tuple(map(torch.from_numpy, arrays)),
-            file,
-            kwargs={"return_dict": False},
-            input_names=ONNX_INPUTS,
-            dynamo=True,
-            external_data=True,
-            verbose=False,
-        )
+            unet, tuple(map(torch.from_numpy, arrays)), file, kwargs={"return_dict": False},
+            input_names=ONNX_INPUTS, dynamo=True, external_data=True, verbose=False,
+        )  # fmt: skip

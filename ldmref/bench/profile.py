@@ -54,25 +54,19 @@ def profile_case(case: BenchmarkCase) -> dict[str, Any]:
         "shapes": lambda r: (r.name, format_shapes(r)),
         "layers": lambda r: (r.layer or f"({r.name})", ""),
     }
+    tables = {name: group_records(records, seconds, key) for name, key in keys.items()}
     return {
-        "row": case.name,
-        "title": case.title,
-        "backend": case.backend,
-        "seconds": seconds,
+        "row": case.name, "title": case.title, "backend": case.backend, "seconds": seconds,
         "flops": sum(record.flops for record in records),
-    } | {
-        name: [vars(line) for line in group_records(records, seconds, key)]
-        for name, key in keys.items()
-    }
+    } | {name: [vars(line) for line in lines] for name, lines in tables.items()}  # fmt: skip
 
 
 def trace(
     model: LatentDiffusion, layer_of: Mapping[int, str] | None = None
 ) -> tuple[LatentDiffusion, list[Record]]:
     """The same model on a recording backend, and the list that its operations are added to."""
-    backend = TracedBackend(model.backend, layer_of=layer_of)
     traced = copy.copy(model)
-    traced.backend = backend
+    traced.backend = backend = TracedBackend(model.backend, layer_of=layer_of)
     return traced, backend.records
 
 
@@ -163,11 +157,8 @@ def measure_scaling(
     if variable == "steps":
         case = replace(case, work="picture")
     elif case.work == "text" or (case.work, variable) == ("picture", "batch"):
-        raise UsageError(
-            f"{case.name} does not grow with {variable}",
-            code="E-GROW",
-            hint="try a row of the U-Net",
-        )
+        message = f"{case.name} does not grow with {variable}"
+        raise UsageError(message, code="E-GROW", hint="try a row of the U-Net")
     model, previous = case.make_model(), None
     for value in values:
         field = {"resolution": "size", "steps": "steps"}.get(variable)

@@ -24,6 +24,7 @@ from ldmref.check.random_inputs import RandomInputs
 __all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "to_host"]
 
 Case = Callable[["Functions", RandomInputs], Comparison]
+Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -59,36 +60,32 @@ class Chapter:
         self.page = page
         self.identities: list[Identity] = []
 
+    def add(self, function: str, law: str, oracle: str, ulps: float, case: Case,
+            uses: tuple[str, ...] = ()) -> None:  # fmt: skip
+        """Add the identity `case`, named by its law."""
+        self.identities.append(Identity(function, law, oracle, case, ulps, uses))
+
     def identity(
         self, function: str, oracle: str, ulps: float, uses: tuple[str, ...] = ()
     ) -> Callable[[Case], Case]:
         """Decorator: the case is an identity of `function`; its name is the law."""
 
         def register(case: Case) -> Case:
-            law = case.__name__.replace("_", " ")
-            self.identities.append(Identity(function, law, oracle, case, ulps, uses))
+            self.add(function, case.__name__.replace("_", " "), oracle, ulps, case, uses)
             return case
 
         return register
 
-    def elementwise(
-        self, function: str, oracle: str, ulps: float, interval: tuple[float, float]
-    ) -> Callable[[Callable[[float], float]], Callable[[float], float]]:
-        """Decorator: each element of `function(x)` is this function of the element of x.
+    def elementwise(self, function: str, law: str, oracle: str, ulps: float, interval: Interval,
+                    expected: Callable[[float], float]) -> None:  # fmt: skip
+        """Add the identity function(x)_i = expected(x_i), for x uniform in `interval`."""
 
-        x is uniform in `interval`.
-        """
+        @functools.wraps(expected)
+        def case(f: Functions, rng: RandomInputs) -> Comparison:
+            x = rng.uniform(*interval, 8)
+            return getattr(f, function)(x), [expected(v) for v in to_host(x).tolist()]
 
-        def register(expected: Callable[[float], float]) -> Callable[[float], float]:
-            @functools.wraps(expected)
-            def case(f: Functions, rng: RandomInputs) -> Comparison:
-                x = rng.uniform(*interval, 8)
-                return getattr(f, function)(x), [expected(v) for v in to_host(x).tolist()]
-
-            self.identity(function, oracle, ulps)(case)
-            return expected
-
-        return register
+        self.add(function, law, oracle, ulps, case)
 
 
 class Functions:

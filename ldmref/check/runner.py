@@ -48,14 +48,8 @@ def identities() -> list[Identity]:
     return [identity for chapter in CHAPTERS for identity in chapter.identities]
 
 
-def run(
-    backend: Backend,
-    *,
-    against: ModuleType | None = None,
-    cases: int = 100,
-    seed: int = 0,
-    only: str = "",
-) -> Iterator[CheckResult]:
+def run(backend: Backend, *, against: ModuleType | None = None, cases: int = 100, seed: int = 0,
+        only: str = "") -> Iterator[CheckResult]:  # fmt: skip
     """Check the identities in the backend's library, device and dtype.
 
     Args:
@@ -90,12 +84,10 @@ def _check(
             scalars = f" with {', '.join(f'{n:.6g}' for n in rng.scalars)}" if rng.scalars else ""
             worst, detail = current, f"case {case}{scalars}: {current}"
     verdict = verdict or ("ok" if worst.ulps <= identity.ulps else "FAILED")
-    if verdict == "ok":
-        detail = ""
     function = identity.function
     return CheckResult(
-        identity.name, function, formula_of(function), source_of(function), identity.oracle,
-        cases, max(worst.ulps, 0.0), identity.ulps, verdict, detail,
+        identity.name, function, formula_of(function), source_of(function), identity.oracle, cases,
+        max(worst.ulps, 0.0), identity.ulps, verdict, "" if verdict == "ok" else detail,
     )  # fmt: skip
 
 
@@ -117,9 +109,8 @@ def load_implementation(name: str) -> ModuleType:
         return importlib.import_module(name)
     except Exception as error:
         raise InputError(
-            f"cannot import {name!r}: {type(error).__name__}: {error}",
-            code="E-AGAINST",
+            f"cannot import {name!r}: {type(error).__name__}: {error}", code="E-AGAINST",
             hint="give the dotted path of a module, such as my_package.diffusion",
-        ) from error
+        ) from error  # fmt: skip
     finally:
         sys.path.remove(working_folder)

@@ -98,11 +98,7 @@ def paired(
 
 @st.composite
 def diffusions(
-    draw: Any,
-    xp: Any = np,
-    dtype: str = "float64",
-    low: float = 1e-4,
-    high: float = 0.9999,
+    draw: Any, xp: Any = np, dtype: str = "float64", low: float = 1e-4, high: float = 0.9999
 ) -> tuple[Array, Array, Array]:
     """(x0, eps, alpha_bar): two arrays (n, ...), and (n,), one alpha-bar per example."""
     x0, eps = draw(paired(2, xp, dtype))

@@ -1,34 +1,9 @@
 """The identities: one module for each page of docs/math, or several with its name as prefix."""
 
-from ldmref.check.chapters import (
-    autoencoders,
-    autoencoders_latents,
-    forward,
-    forward_flow,
-    guidance,
-    layers,
-    objective,
-    samplers,
-    samplers_multistep,
-    schedules,
-    score,
-    score_steps,
-)
+from importlib import import_module
 
-CHAPTERS = tuple(
-    module.chapter
-    for module in (
-        schedules,
-        forward,
-        forward_flow,
-        objective,
-        score,
-        score_steps,
-        guidance,
-        autoencoders,
-        autoencoders_latents,
-        layers,
-        samplers,
-        samplers_multistep,
-    )
-)
+MODULES = (
+    "schedules", "forward", "forward_flow", "objective", "score", "score_steps", "guidance",
+    "autoencoders", "autoencoders_latents", "layers", "samplers", "samplers_multistep",
+)  # fmt: skip
+CHAPTERS = tuple(import_module(f"{__name__}.{name}").chapter for name in MODULES)

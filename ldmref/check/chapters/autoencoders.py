@@ -41,8 +41,7 @@ def integral_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("kl_standard_normal", "the general case", 4, uses=("kl_normal",))
 def special_case_of_kl_normal(f: Functions, rng: RandomInputs) -> Comparison:
     mean, logvar = rng.normal(5), rng.uniform(-3.0, 3.0, 5)
-    zero = 0.0 * mean
-    return f.kl_standard_normal(mean, logvar), f.kl_normal(mean, logvar, zero, zero), 30.0
+    return f.kl_standard_normal(mean, logvar), f.kl_normal(mean, logvar, 0 * mean, 0 * mean), 30.0
 
 
 @chapter.identity("squared_error", "dot products", 8)
@@ -60,17 +59,15 @@ def length_lost_by_orthonormal_weights(f: Functions, rng: RandomInputs) -> Compa
     basis = rng.orthonormal(4, 2)
     encoder, decoder, x = rng.array(basis), rng.array(basis.T), rng.normal(3, 4)
     got = f.autoencoder_loss(x, lambda x: x @ encoder, lambda z: z @ decoder)
-    a, q = to_host(x), to_host(encoder)
-    lengths = (a * a).sum(axis=1)
-    return got, lengths - ((a @ q) ** 2).sum(axis=1), 4.0 * lengths
+    lengths, kept = ((to_host(z) ** 2).sum(axis=1) for z in (x, x @ encoder))
+    return got, lengths - kept, 4.0 * lengths
 
 
 @chapter.identity("denoising_loss", "moments of two-point noise", 4, uses=("gaussian_corruption",))
 def bias_and_variance_of_shrinkage(f: Functions, rng: RandomInputs) -> Comparison:
     """E(x - c (x + sigma e))^2 = (1 - c)^2 + c^2 sigma^2 for x and e = +-1."""
     c, sigma = rng.number(0, 1), rng.number(0, 2)
-    x = rng.array([[1.0], [1.0], [-1.0], [-1.0]])
-    noise = rng.array([[1.0], [-1.0], [1.0], [-1.0]])
+    x, noise = rng.array([[1], [1], [-1], [-1]]), rng.array([[1], [-1], [1], [-1]])
     corrupted = f.gaussian_corruption(x, noise, sigma)
     losses = f.denoising_loss(x, corrupted, lambda x: c * x, lambda z: z)
     return rng.xp.mean(losses), (1 - c) ** 2 + (c * sigma) ** 2, 10.0
@@ -107,8 +104,8 @@ def log_likelihood_ratio_of_the_rates(f: Functions, rng: RandomInputs) -> Compar
 @chapter.identity("l1_sparsity", "sums of either sign", 8)
 def positive_and_negative_parts(f: Functions, rng: RandomInputs) -> Comparison:
     h = rng.normal(3, 2, 2)
-    a = to_host(h).reshape(3, 4)
-    return f.l1_sparsity(h), np.maximum(a, 0).sum(axis=1) + np.maximum(-a, 0).sum(axis=1)
+    positive, negative = (np.maximum(sign * to_host(h), 0).sum(axis=(1, 2)) for sign in (1, -1))
+    return f.l1_sparsity(h), positive + negative
 
 
 @chapter.identity("normal_log_density", "the density", 4)
@@ -129,8 +126,7 @@ def sum_of_logarithms_of_densities(f: Functions, rng: RandomInputs) -> Compariso
 
 @chapter.identity("bernoulli_log_likelihood", "the probabilities", 8)
 def product_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
-    x = rng.array(rng.numpy.integers(0, 2, (3, 5)))
-    logits = rng.uniform(-4, 4, 3, 5)
+    x, logits = rng.array(rng.numpy.integers(0, 2, (3, 5))), rng.uniform(-4, 4, 3, 5)
     p = 1 / (1 + np.exp(-to_host(logits)))
     expected = np.log(np.where(to_host(x) == 1.0, p, 1 - p).prod(axis=1))
     return f.bernoulli_log_likelihood(x, logits), expected, 20.0
@@ -172,18 +168,14 @@ def evidence_less_divergence_from_the_posterior(f: Functions, rng: RandomInputs)
 def averages_to_the_bound(f: Functions, rng: RandomInputs) -> Comparison:
     """The mean over noise of +-1 is exact: the estimate is quadratic in the noise."""
     model, mean, logvar = LinearModel(rng), rng.normal(4, 1), rng.uniform(-2, 1, 4, 1)
-    noise = rng.xp.ones_like(mean)
-
-    def estimate(noise: Array) -> Array:
-        return f.elbo_estimate(
-            model.x, noise, lambda x: (mean + 0.5 * x, logvar), model.log_likelihood
-        )
-
+    one = rng.xp.ones_like(mean)
+    functions = lambda x: (mean + 0.5 * x, logvar), model.log_likelihood
+    up, down = (f.elbo_estimate(model.x, noise, *functions) for noise in (one, -one))
     m, v = to_host(mean + 0.5 * model.x)[:, 0], np.exp(to_host(logvar)[:, 0])
     square = (to_host(model.x)[:, 0] - model.w * m) ** 2 + model.w**2 * v
     likelihood = -0.5 * square / model.s**2 - math.log(model.s) - HALF_LOG_2PI
     expected = likelihood - 0.5 * (m * m + v - 1 - np.log(v))
-    return 0.5 * (estimate(noise) + estimate(-noise)), expected, 100.0
+    return 0.5 * (up + down), expected, 100.0
 
 
 @chapter.identity("log_importance_weight", "a model with known posterior", 4)

@@ -42,11 +42,9 @@ def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -
     (z, code), beta = rng.normals(2, 3, 4), rng.number(0, 2)
     square = ((to_host(code) - to_host(z)) ** 2).sum(axis=-1)
     codebook, commitment = f.codebook_loss(z, code), f.commitment_loss(z, code)
-    got = [codebook, commitment, f.vq_loss(z, code, beta),
-           f.vq_loss(z, code, beta, taming_legacy=True), f.vq_loss(z, code),
-           beta * codebook + commitment]  # fmt: skip
-    weights = (1, 1, 1 + beta, 1 + beta, 1.25, 1 + beta)
-    return got, [weight * square for weight in weights]
+    got = [codebook, commitment, f.vq_loss(z, code, beta), f.vq_loss(z, code),
+           f.vq_loss(z, code, beta, taming_legacy=True)]  # fmt: skip
+    return got, [weight * square for weight in (1, 1, 1 + beta, 1.25, 1 + beta)]
 
 
 @chapter.identity("code_perplexity", "counting", 20)
@@ -72,8 +70,7 @@ def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Compar
 @chapter.identity("pca_project", "construction", 4, uses=("pca_reconstruct",))
 def coordinates_and_points(f: Functions, rng: RandomInputs) -> Comparison:
     """x = mean + z C and z correspond, for orthonormal rows C."""
-    components, mean = rng.array(rng.orthonormal(4, 2).T), rng.normal(4)
-    z = rng.normal(3, 2)
+    components, mean, z = rng.array(rng.orthonormal(4, 2).T), rng.normal(4), rng.normal(3, 2)
     x = to_host(mean) + to_host(z) @ to_host(components)
     got = [f.pca_project(rng.array(x), mean, components), f.pca_reconstruct(z, mean, components)]
     return got, [z, x], 8.0

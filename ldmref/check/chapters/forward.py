@@ -14,8 +14,7 @@ PREDICTIONS = ("x0_from_eps", "eps_from_x0", "v_from_x0_eps", "x0_from_v", "eps_
 @chapter.identity("q_step", "the closed form of the chain", 6)
 def coefficients_of_the_chain_make_alpha_bar(f: Functions, rng: RandomInputs) -> Comparison:
     """The state is a row of coefficients: of x_0, then of the noise of every step."""
-    betas = rng.betas(6)
-    state, noise = rng.array(np.eye(1, 7)), rng.array(np.eye(7))
+    betas, state, noise = rng.betas(6), rng.array(np.eye(1, 7)), rng.array(np.eye(7))
     for t, beta in enumerate(betas):
         state = f.q_step(state, float(beta), noise[t + 1 : t + 2, ...])
     coefficients, alpha_bar = to_host(state)[0], np.prod(1 - betas)
@@ -26,8 +25,7 @@ def coefficients_of_the_chain_make_alpha_bar(f: Functions, rng: RandomInputs) ->
 @chapter.identity("q_sample", "moments of the chain q(x_t|x_{t-1})", 8)
 def chain_of_single_steps(f: Functions, rng: RandomInputs) -> Comparison:
     """Mean and variance of x_t, step by step: m <- sqrt(1-b) m, v <- (1-b) v + b."""
-    betas, x0 = rng.betas(6), rng.normal(3, 4)
-    mean, variance = 1.0, 0.0
+    betas, x0, mean, variance = rng.betas(6), rng.normal(3, 4), 1.0, 0.0
     for beta in betas:
         mean, variance = np.sqrt(1 - beta) * mean, (1 - beta) * variance + beta
     alpha_bar, zero = float(np.prod(1 - betas)), 0.0 * x0
@@ -38,11 +36,9 @@ def chain_of_single_steps(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("q_posterior", "Bayes' rule on log densities", 8)
 def bayes_rule_in_log_densities(f: Functions, rng: RandomInputs) -> Comparison:
     """log q(x_s|x_t,x_0) + log q(x_t|x_0) = log q(x_t|x_s) + log q(x_s|x_0), at any x_s."""
-    before = rng.number(0.3, 0.95)
-    now = before * rng.number(0.3, 0.9)
-    x0, xt, xs = rng.normals(3, 4, 3)
+    before, alpha = rng.number(0.3, 0.95), rng.number(0.3, 0.9)
+    now, (x0, xt, xs) = before * alpha, rng.normals(3, 4, 3)
     mean, variance = f.q_posterior(x0, xt, now, before)
-    alpha = now / before
 
     def log_density(x: Array, m: Array, v: float) -> np.ndarray:
         return -0.5 * (to_host(x) - to_host(m)) ** 2 / float(v) - 0.5 * np.log(2 * np.pi * float(v))
@@ -68,14 +64,9 @@ def precisions_of_both_neighbours_add_up(f: Functions, rng: RandomInputs) -> Com
 @chapter.identity("x0_from_eps", "round trips", 2, uses=(*PREDICTIONS, "q_sample"))
 def every_prediction_leads_to_every_other(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
-    xt = f.q_sample(x0, alpha_bar, eps)
-    v = f.v_from_x0_eps(x0, eps, alpha_bar)
-    got = [
-        f.x0_from_eps(xt, eps, alpha_bar),
-        f.eps_from_x0(xt, x0, alpha_bar),
-        f.x0_from_v(xt, v, alpha_bar),
-        f.eps_from_v(xt, v, alpha_bar),
-    ]
+    xt, v = f.q_sample(x0, alpha_bar, eps), f.v_from_x0_eps(x0, eps, alpha_bar)
+    got = [f.x0_from_eps(xt, eps, alpha_bar), f.eps_from_x0(xt, x0, alpha_bar),
+           f.x0_from_v(xt, v, alpha_bar), f.eps_from_v(xt, v, alpha_bar)]  # fmt: skip
     return got, [x0, eps, x0, eps], 10.0
 
 

@@ -20,14 +20,12 @@ def line(rng: RandomInputs) -> tuple[Array, Array, Array, np.ndarray, np.ndarray
     return x0, eps, s, (1 - time) * a + time * b, b - a
 
 
-@chapter.identity(
-    "flow_sample", "the variance-preserving path", 10, uses=("q_sample", "alpha_bar_from_flow_time")
-)
+@chapter.identity("flow_sample", "the variance-preserving path", 10, uses=(
+    "q_sample", "alpha_bar_from_flow_time"))  # fmt: skip
 def variance_preserving_path_rescaled(f: Functions, rng: RandomInputs) -> Comparison:
     """x_s / sqrt((1-s)^2 + s^2) = x_t at the alpha-bar of s."""
     x0, eps, s, _, _ = line(rng)
-    time = to_host(s)[:, None]
-    got = to_host(f.flow_sample(x0, eps, s)) / np.hypot(1 - time, time)
+    got = to_host(f.flow_sample(x0, eps, s)) / np.hypot(1 - to_host(s), to_host(s))[:, None]
     return got, f.q_sample(x0, f.alpha_bar_from_flow_time(s), eps), 4.0
 
 
@@ -35,8 +33,7 @@ def variance_preserving_path_rescaled(f: Functions, rng: RandomInputs) -> Compar
 def one_euler_step_reaches_the_noise(f: Functions, rng: RandomInputs) -> Comparison:
     """From any point of the line, (1 - s) u leads to the noise."""
     x0, eps, s, xs, _ = line(rng)
-    step = (1 - to_host(s)[:, None]) * to_host(f.flow_velocity(x0, eps))
-    return xs + step, eps, 4.0
+    return xs + (1 - to_host(s)[:, None]) * to_host(f.flow_velocity(x0, eps)), eps, 4.0
 
 
 @chapter.identity("x0_from_velocity", "round trips", 3, uses=("eps_from_velocity",))
@@ -47,10 +44,8 @@ def ends_of_the_line_are_recovered(f: Functions, rng: RandomInputs) -> Compariso
     return got, [x0, eps], 4.0
 
 
-@chapter.identity(
-    "x0_from_velocity", "v-prediction", 3,
-    uses=("eps_from_velocity", "x0_from_v", "eps_from_v", "alpha_bar_from_flow_time"),
-)  # fmt: skip
+@chapter.identity("x0_from_velocity", "v-prediction", 3, uses=(
+    "eps_from_velocity", "x0_from_v", "eps_from_v", "alpha_bar_from_flow_time"))  # fmt: skip
 def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
     """u = (r v - (1 - 2 s) x_s) / r^2, r^2 = (1-s)^2 + s^2, makes a v network a flow's."""
     (xs, v), s = rng.normals(2, 3, 4), rng.uniform(0.1, 0.9, 3)
@@ -62,25 +57,16 @@ def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
     return got, [f.x0_from_v(xt, v, alpha_bar), f.eps_from_v(xt, v, alpha_bar)], 10.0
 
 
-@chapter.elementwise("sigma_from_flow_time", "rational arithmetic", 3, (0.0, 0.95))
-def noise_over_signal_without_rounding(s: float) -> float:
-    return float(Fraction(s) / (1 - Fraction(s)))
-
-
-@chapter.elementwise("flow_time_from_sigma", "rational arithmetic", 3, (0.01, 20.0))
-def odds_of_noise_without_rounding(sigma: float) -> float:
-    return float(1 / (1 + 1 / Fraction(sigma)))
-
-
-@chapter.elementwise("alpha_bar_from_flow_time", "trigonometry", 4, (0.0, 1.0))
-def squared_cosine_of_the_angle_of_the_line(s: float) -> float:
-    return math.cos(math.atan2(s, 1 - s)) ** 2
-
-
-@chapter.elementwise("flow_time_from_alpha_bar", "trigonometry", 4, (0.05, 0.95))
-def tangent_over_one_plus_tangent(alpha_bar: float) -> float:
-    tangent = math.tan(math.acos(math.sqrt(alpha_bar)))
-    return tangent / (1 + tangent)
+# fmt: off
+chapter.elementwise("sigma_from_flow_time", "noise over signal without rounding",
+                    "rational arithmetic", 3, (0, 0.95), lambda s: float(1 / (1 - Fraction(s)) - 1))
+chapter.elementwise("flow_time_from_sigma", "odds of noise without rounding", "rational arithmetic",
+                    3, (0.01, 20), lambda s: float(1 / (1 + 1 / Fraction(s))))
+chapter.elementwise("alpha_bar_from_flow_time", "squared cosine of the angle of the line",
+                    "trigonometry", 4, (0.0, 1.0), lambda s: math.cos(math.atan2(s, 1 - s)) ** 2)
+chapter.elementwise("flow_time_from_alpha_bar", "tangent over one plus tangent", "trigonometry", 4,
+                    (0.05, 0.95), lambda a: 1 / (1 + 1 / math.tan(math.acos(math.sqrt(a)))))
+# fmt: on
 
 
 @chapter.identity("shift_flow_time", "rational arithmetic", 3)
@@ -117,10 +103,10 @@ def posterior_mean_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison
 def network_sees_scaled_data_and_a_logarithm(f: Functions, rng: RandomInputs) -> Comparison:
     """D of the network F(y; c) = y + c is linear in x."""
     sigma, sigma_data, x = rng.number(0.1, 5.0), rng.number(0.3, 2.0), rng.normal(4, 3)
-    got = f.edm_denoise(lambda y, c: y + c, x, sigma, sigma_data)
     total = sigma**2 + sigma_data**2
     slope, c_out = sigma_data * (sigma_data + sigma) / total, sigma * sigma_data / math.sqrt(total)
-    return got, slope * to_host(x) + 0.25 * c_out * math.log(sigma), 4.0
+    expected = slope * to_host(x) + 0.25 * c_out * math.log(sigma)
+    return f.edm_denoise(lambda y, c: y + c, x, sigma, sigma_data), expected, 4.0
 
 
 @chapter.identity("edm_target", "v-prediction", 4, uses=("v_from_x0_eps",))
@@ -128,9 +114,9 @@ def minus_v_of_the_data_at_unit_scale(f: Functions, rng: RandomInputs) -> Compar
     x0, eps = rng.normals(2, 3, 4)
     sigma, sigma_data = rng.uniform(0.2, 5.0, 3), rng.number(0.3, 2.0)
     x = rng.array(to_host(x0) + to_host(sigma)[:, None] * to_host(eps))
-    unit = rng.array(to_host(x0) / sigma_data)
     alpha_bar = rng.array(1 / (1 + (to_host(sigma) / sigma_data) ** 2))
-    return f.edm_target(x0, x, sigma, sigma_data), -f.v_from_x0_eps(unit, eps, alpha_bar), 10.0
+    expected = -f.v_from_x0_eps(x0 / sigma_data, eps, alpha_bar)
+    return f.edm_target(x0, x, sigma, sigma_data), expected, 10.0
 
 
 @chapter.identity("edm_loss_weight", "squared errors", 16, uses=("edm_denoise",))

@@ -33,11 +33,9 @@ def score_of_the_sharpened_posterior(f: Functions, rng: RandomInputs) -> Compari
     """p(x) p(y|x)^s, with p(x) and p(x|y) Gaussian, is Gaussian too."""
     x, scale = rng.normal(4, 3), rng.number(0.0, 8.0)
     (m1, v1), (m2, v2) = ((rng.number(-2, 2), rng.number(0.5, 2.0)) for _ in range(2))
-    host = to_host(x)
-    uncond, cond = rng.array((m1 - host) / v1), rng.array((m2 - host) / v2)
+    got = f.classifier_free_guidance((m1 - x) / v1, (m2 - x) / v2, scale)
     precision = (1 - scale) / v1 + scale / v2
-    expected = (1 - scale) * m1 / v1 + scale * m2 / v2 - precision * host
-    return f.classifier_free_guidance(uncond, cond, scale), expected, 50.0
+    return got, (1 - scale) * m1 / v1 + scale * m2 / v2 - precision * to_host(x), 50.0
 
 
 @chapter.identity("rescale_guidance", "numpy.std", 12)
@@ -51,8 +49,7 @@ def standard_deviation_of_the_conditional(f: Functions, rng: RandomInputs) -> Co
 @chapter.identity("rescale_guidance", "linearity in phi", 4)
 def mixes_linearly(f: Functions, rng: RandomInputs) -> Comparison:
     (guided, cond), phi = rng.normals(2, 2, 8), rng.number(0.0, 1.0)
-    rescaled = to_host(f.rescale_guidance(guided, cond, 1.0))
-    expected = phi * rescaled + (1 - phi) * to_host(guided)
+    expected = phi * f.rescale_guidance(guided, cond, 1.0) + (1 - phi) * guided
     return f.rescale_guidance(guided, cond, phi), expected, 4.0
 
 

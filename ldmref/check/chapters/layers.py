@@ -36,11 +36,8 @@ def loop_over_the_queries(f: Functions, rng: RandomInputs) -> Comparison:
     mask = np.tril(mask) if causal else mask
     heads = zip(to_host(q), to_host(k), strict=True)
     weights = np.stack([attention_weights(*head, mask) for head in heads])
-    got = [
-        f.attention_map(q, k, causal, allowed),
-        f.scaled_dot_product_attention(q, k, v, causal, allowed),
-    ]
-    return got, [weights, weights @ to_host(v)], 4.0
+    output = f.scaled_dot_product_attention(q, k, v, causal, allowed)
+    return [f.attention_map(q, k, causal, allowed), output], [weights, weights @ to_host(v)], 4.0
 
 
 @chapter.identity("word_map", "loops", 4)
@@ -51,36 +48,29 @@ def mean_of_the_heads_pixel_by_pixel(f: Functions, rng: RandomInputs) -> Compari
     return f.word_map(maps, token, 2, 3), expected
 
 
-@chapter.elementwise("sigmoid", "tanh", 4, (-8, 8))
-def hyperbolic_tangent_of_half_the_argument(x: float) -> float:
-    return 0.5 + 0.5 * math.tanh(0.5 * x)
-
-
-@chapter.elementwise("silu", "exp", 6, (-8, 8))
-def argument_over_one_plus_an_exponential(x: float) -> float:
-    return x / (1.0 + math.exp(-x))
-
-
-@chapter.elementwise("gelu", "math.erf", 4, (-6, 6))
-def error_function_of_the_c_library(x: float) -> float:
+def gelu(x: float) -> float:
+    """GELU by the error function of the C library."""
     return 0.5 * x * (1.0 + math.erf(x / math.sqrt(2.0)))
 
 
-@chapter.elementwise("gelu_tanh", "tanh", 6, (-6, 6))
-def hyperbolic_tangent_as_published(x: float) -> float:
-    return 0.5 * x * (1.0 + math.tanh(math.sqrt(2.0 / math.pi) * (x + 0.044715 * x**3)))
-
-
-@chapter.elementwise("quick_gelu", "exp", 6, (-6, 6))
-def argument_over_one_plus_a_steeper_exponential(x: float) -> float:
-    return x / (1.0 + math.exp(-1.702 * x))
+# fmt: off
+chapter.elementwise("sigmoid", "hyperbolic tangent of half the argument", "tanh", 4, (-8, 8),
+                    lambda x: 0.5 + 0.5 * math.tanh(0.5 * x))
+chapter.elementwise("silu", "argument over one plus an exponential", "exp", 6, (-8, 8),
+                    lambda x: x / (1.0 + math.exp(-x)))
+chapter.elementwise("gelu", "error function of the c library", "math.erf", 4, (-6, 6), gelu)
+chapter.elementwise("gelu_tanh", "hyperbolic tangent as published", "tanh", 6, (-6, 6), lambda x:
+                    0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
+chapter.elementwise("quick_gelu", "argument over one plus a steeper exponential", "exp", 6, (-6, 6),
+                    lambda x: x / (1.0 + math.exp(-1.702 * x)))
+# fmt: on
 
 
 @chapter.identity("geglu", "math.erf", 4)
 def first_half_times_the_gate_of_the_second(f: Functions, rng: RandomInputs) -> Comparison:
     x = rng.uniform(-4, 4, 3, 8)
     value, gate = np.split(to_host(x), 2, axis=1)
-    return f.geglu(x), value * np.vectorize(error_function_of_the_c_library)(gate), 16.0
+    return f.geglu(x), value * np.vectorize(gelu)(gate), 16.0
 
 
 def standardised(values: np.ndarray, eps: float) -> np.ndarray:
@@ -115,8 +105,7 @@ def product_with_a_block_of_ones(f: Functions, rng: RandomInputs) -> Comparison:
 
 @chapter.identity("pad_bottom_right", "an array of zeros", 0)
 def picture_in_the_corner_of_zeros(f: Functions, rng: RandomInputs) -> Comparison:
-    x = rng.normal(2, 2, 2, 3)
-    expected = np.zeros((2, 2, 3, 4))
+    x, expected = rng.normal(2, 2, 2, 3), np.zeros((2, 2, 3, 4))
     expected[:, :, :2, :3] = to_host(x)
     return f.pad_bottom_right(x), expected
 
@@ -125,12 +114,9 @@ def picture_in_the_corner_of_zeros(f: Functions, rng: RandomInputs) -> Compariso
 def loop_over_frequencies(f: Functions, rng: RandomInputs) -> Comparison:
     """In both conventions, of latent diffusion and of DDPM."""
     t, half = rng.array([rng.number(0.0, 999.0)]), rng.integer(2, 16)
-    got = [
-        f.timestep_embedding(t, 2 * half),
-        f.timestep_embedding(t, 2 * half, flip_sin_to_cos=False, freq_shift=1),
-    ]
-    expected = []
+    got, expected = [], []
     for shift, order in ((0, (math.cos, math.sin)), (1, (math.sin, math.cos))):
+        got.append(f.timestep_embedding(t, 2 * half, flip_sin_to_cos=not shift, freq_shift=shift))
         angles = [float(to_host(t)[0]) * 10000.0 ** (-i / (half - shift)) for i in range(half)]
         expected.append([[wave(angle) for wave in order for angle in angles]])
     return got, expected, 1000.0

@@ -24,10 +24,9 @@ def two_alpha_bars(rng: RandomInputs) -> tuple[float, float]:
 def precisions_of_a_product_add(f: Functions, rng: RandomInputs) -> Comparison:
     """q(x_s|x_0) q(x_t|x_s) is Gaussian in x_s; beta is the variance of q(x_t|x_s)."""
     now, before = two_alpha_bars(rng)
-    alpha = now / before
+    alpha, arrays = now / before, (rng.array([now]), rng.array([before]))
     small = 1 / (1 / (1 - before) + alpha / (1 - alpha))
-    alpha_bars = rng.array([now]), rng.array([before])
-    got = [f.posterior_variance(*alpha_bars), f.posterior_variance(*alpha_bars, "fixed_large")]
+    got = [f.posterior_variance(*arrays), f.posterior_variance(*arrays, "fixed_large")]
     return got, [[small], [1 - alpha]]
 
 
@@ -44,11 +43,9 @@ def a_recursion_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
 
 @chapter.identity("learned_range_logvar", "powers", 8)
 def a_geometric_mean_of_two_variances(f: Functions, rng: RandomInputs) -> Comparison:
-    v, lower = rng.uniform(-1.5, 1.5, 2, 3), rng.number(1e-3, 0.1)
-    upper = lower * rng.number(1.0, 3.0)
-    fraction = (to_host(v) + 1) / 2
-    expected = np.log(upper**fraction * lower ** (1 - fraction))
-    return f.learned_range_logvar(v, upper, lower), expected
+    v, lower, ratio = rng.uniform(-1.5, 1.5, 2, 3), rng.number(1e-3, 0.1), rng.number(1.0, 3.0)
+    expected = np.log(lower * ratio ** ((to_host(v) + 1) / 2))
+    return f.learned_range_logvar(v, lower * ratio, lower), expected
 
 
 @chapter.identity("elbo_weight", "exact fractions", 12)
@@ -107,8 +104,8 @@ def prior_term_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("denoising_kl", "the SNR form", 16)
 def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, guess), (now, before) = rng.normals(2, 3, 4), two_alpha_bars(rng)
-    weight = 0.5 * (before / (1 - before) - now / (1 - now))
-    expected = weight * (to_host(x0) - to_host(guess)) ** 2
+    snr_loss = before / (1 - before) - now / (1 - now)
+    expected = 0.5 * snr_loss * (to_host(x0) - to_host(guess)) ** 2
     return f.denoising_kl(x0, guess, now, before), expected, 1 + expected
 
 
@@ -144,8 +141,8 @@ def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison
         x0, alpha_bars, denoise, lambda: eps, "fixed_large", f.normal_log_density
     )
     joint_weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
-    got = [joint_weights @ to_host(bound.prior), to_host(bound.denoising) @ joint_weights,
-           joint_weights @ to_host(bound.reconstruction)]  # fmt: skip
+    terms = bound.prior, bound.denoising, bound.reconstruction
+    got = [to_host(term) @ joint_weights for term in terms]
     prior = alpha_bars[-1] * (mean**2 + std**2 - 1) - math.log(1 - alpha_bars[-1])
     ratio = (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:])  # of beta-tilde and beta
     denoising = (snr[:-1] - snr[1:]) * error[1:] * ratio + ratio - 1 - np.log(ratio)
@@ -156,13 +153,11 @@ def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison
 @chapter.identity("training_pair", "the inverse rotation", 16)
 def every_target_recovers_the_data(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
-    (_, x0_target), (xt, eps_target), (_, v_target) = (
+    (_, clean), (xt, e), (_, v) = (
         map(to_host, f.training_pair(x0, alpha_bar, eps, k)) for k in TYPES
     )
-    a = to_host(alpha_bar)[:, None]
-    signal, noise = np.sqrt(a), np.sqrt(1 - a)
-    got = [x0_target, (xt - noise * eps_target) / signal, signal * xt - noise * v_target]
-    return got, [x0, x0, x0]
+    signal, noise = np.sqrt(to_host(alpha_bar))[:, None], np.sqrt(1 - to_host(alpha_bar))[:, None]
+    return [clean, (xt - noise * e) / signal, signal * xt - noise * v], [x0, x0, x0]
 
 
 @chapter.identity("training_loss", "a loop in NumPy", 16)
@@ -204,10 +199,14 @@ def same_as_in_the_standard_library(f: Functions, rng: RandomInputs) -> Comparis
     return f.erfc(x), [math.erfc(v) for v in to_host(x)], 0.0
 
 
-@chapter.elementwise("log_ndtr", "math.erfc and math.log", 12, (-30.0, 3.0))
-def logarithm_of_half_an_erfc(x: float) -> float:
+def log_ndtr(x: float) -> float:
+    """log Phi(x), accurate where Phi is close to 1 too."""
     p = 0.5 * math.erfc(-x / math.sqrt(2))
     return math.log(p) if p < 0.5 else math.log1p(p - 1.0)
+
+
+chapter.elementwise("log_ndtr", "logarithm of half an erfc", "math.erfc and math.log", 12,
+                    (-30.0, 3.0), log_ndtr)  # fmt: skip
 
 
 def pixel_values(rng: RandomInputs, bins: int) -> Array:
@@ -237,4 +236,4 @@ def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) ->
 def uniform_pixel_values_cost_their_bits(f: Functions, rng: RandomInputs) -> Comparison:
     bits, dimensions = rng.integer(1, 8), rng.integer(1, 1000)
     nats = rng.array([dimensions * math.log(2**bits)])
-    return f.bits_per_dimension(nats, dimensions), [float(bits)]
+    return f.bits_per_dimension(nats, dimensions), [bits]

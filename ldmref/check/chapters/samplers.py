@@ -14,7 +14,6 @@ from ldmref.samplers.loop import Denoiser, Step
 from ldmref.samplers.runge_kutta import RK4
 
 chapter = Chapter("samplers")
-POLYNOMIAL = "antiderivatives"
 
 
 def decreasing_sigmas(rng: RandomInputs, steps: int) -> list[float]:
@@ -64,7 +63,7 @@ def ddim(rng: RandomInputs, make_step: Callable[[float], Step]) -> Comparison:
     x0, x, eps = rng.normals(3, 3, 2)
     (a, b), (a_next, b_next) = vp_scales(s), vp_scales(t)
     up = eta * (b_next / b) * math.sqrt(1 - (a / a_next) ** 2)
-    noise = (a * to_host(x) - a * to_host(x0)) / b
+    noise = (a / b) * (to_host(x) - to_host(x0))
     expected = to_host(x0) + (math.sqrt(b_next**2 - up**2) * noise + up * to_host(eps)) / a_next
     return final_state(make_step(eta), lambda y, sigma: x0, x, [s, t], [eps]), expected, 4.0
 
@@ -89,8 +88,7 @@ def linear_problem(rng: RandomInputs) -> tuple[float, float, Array, Denoiser, De
 @chapter.identity("heun", "slopes", 4)
 def heun_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
     s, t, x, denoise, slope = linear_problem(rng)
-    start, h = to_host(x), t - s
-    first = slope(start, s)
+    start, h, first = to_host(x), t - s, slope(to_host(x), s)
     expected = start + 0.5 * h * (first + slope(start + h * first, t))
     return final_state(f.heun(), denoise, x, [s, t]), expected, 4.0
 
@@ -103,38 +101,31 @@ def midpoint_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
     return final_state(f.midpoint(), denoise, x, [s, t]), expected, 4.0
 
 
-def polynomial_slope(rng: RandomInputs, step: Step, degree: int, steps: int) -> Comparison:
+def polynomial_slope(
+    function: str, law: str, ulps: float, degree: int, steps: int, *tableau: object
+) -> None:
     """For a slope that is a polynomial in sigma, the sampler adds its antiderivative."""
-    sigmas = decreasing_sigmas(rng, steps)
-    x, *c = rng.normals(degree + 2, 3, 2)
-    top = sigmas[0]  # the unit of sigma in the polynomial
 
-    def denoise(y: Array, sigma: float) -> Array:
-        return y - sigma * sum((sigma / top) ** k * a for k, a in enumerate(c))
+    def case(f: Functions, rng: RandomInputs) -> Comparison:
+        sigmas = decreasing_sigmas(rng, steps)
+        x, *c = rng.normals(degree + 2, 3, 2)
+        top = sigmas[0]  # the unit of sigma in the polynomial
 
-    change = [top * ((sigmas[-1] / top) ** (k + 1) - 1) / (k + 1) for k in range(degree + 1)]
-    expected = to_host(x) + sum(d * to_host(a) for d, a in zip(change, c, strict=True))
-    return final_state(step, denoise, x, sigmas), expected, 4.0 * top
+        def denoise(y: Array, sigma: float) -> Array:
+            return y - sigma * sum((sigma / top) ** k * a for k, a in enumerate(c))
 
+        change = [top * ((sigmas[-1] / top) ** (k + 1) - 1) / (k + 1) for k in range(degree + 1)]
+        expected = to_host(x) + sum(d * to_host(a) for d, a in zip(change, c, strict=True))
+        step = getattr(f, function)(*tableau)
+        return final_state(step, denoise, x, sigmas), expected, 4.0 * top
 
-@chapter.identity("runge_kutta", POLYNOMIAL, 8)
-def classical_method_is_exact_for_cubic_slopes(f: Functions, rng: RandomInputs) -> Comparison:
-    return polynomial_slope(rng, f.runge_kutta(RK4), 3, steps=2)
-
-
-@chapter.identity("rk4", POLYNOMIAL, 8)
-def simpsons_rule_for_cubic_slopes(f: Functions, rng: RandomInputs) -> Comparison:
-    return polynomial_slope(rng, f.rk4(), 3, steps=2)
+    chapter.add(function, law, "antiderivatives", ulps, case)
 
 
-@chapter.identity("rk45", POLYNOMIAL, 10)
-def exact_for_slopes_of_degree_four(f: Functions, rng: RandomInputs) -> Comparison:
-    return polynomial_slope(rng, f.rk45(), 4, steps=2)
-
-
-@chapter.identity("lms", POLYNOMIAL, 10)
-def exact_for_cubic_slopes(f: Functions, rng: RandomInputs) -> Comparison:
-    return polynomial_slope(rng, f.lms(), 3, steps=6)
+polynomial_slope("runge_kutta", "classical method is exact for cubic slopes", 8, 3, 2, RK4)
+polynomial_slope("rk4", "simpsons rule for cubic slopes", 8, 3, 2)
+polynomial_slope("rk45", "exact for slopes of degree four", 10, 4, 2)
+polynomial_slope("lms", "exact for cubic slopes", 10, 3, 6)
 
 
 @chapter.identity("dpm_solver", "the paper's form", 2)

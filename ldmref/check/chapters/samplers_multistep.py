@@ -39,14 +39,10 @@ def integral(function: Callable[[float], Array], low: float, high: float) -> Arr
 def lagrange(nodes: Sequence[float], values: Sequence[Array]) -> Callable[[float], Array]:
     """The polynomial through (node, value), by Lagrange's formula."""
 
-    def polynomial(r: float) -> Array:
-        total = np.zeros(())
-        for j, value in enumerate(values):
-            others = [p for i, p in enumerate(nodes) if i != j]
-            total = total + math.prod((r - p) / (nodes[j] - p) for p in others) * value
-        return total
+    def basis(j: int, r: float) -> float:
+        return math.prod((r - p) / (nodes[j] - p) for i, p in enumerate(nodes) if i != j)
 
-    return polynomial
+    return lambda r: sum(basis(j, r) * value for j, value in enumerate(values))
 
 
 @chapter.identity("deis", QUADRATURE, 40)
@@ -70,12 +66,11 @@ def fractions_of_equal_steps(f: Functions, rng: RandomInputs) -> Comparison:
     x, *slopes = rng.normals(7, 3, 2)
     e = [to_host(slope) for slope in slopes]
     expected = to_host(x) + 0.5 * (sigmas[1] - sigmas[0]) * (e[0] + e[1])
-    known = [e[0]]
+    del e[1]  # of Heun's second stage
     for n in range(1, 5):
-        known.insert(0, e[n + 1])
         row = rows[min(n, 3) - 1]
-        slope = sum(w * k for w, k in zip(row, known, strict=False))
-        expected = expected + (sigmas[n + 1] - sigmas[n]) * slope
+        slope = sum(w * e[n - i] for i, w in enumerate(row))
+        expected += (sigmas[n + 1] - sigmas[n]) * slope
     return final_state(f.pndm(), denoiser_with_slopes(slopes), x, sigmas), expected, 10.0
 
 
@@ -88,18 +83,15 @@ def exponential_adams(
 ) -> Comparison:
     """Predictions that do not depend on x: exact decay, plus a correction by their differences."""
     sigmas = decreasing_sigmas(rng, 4)
-    x, *arrays = rng.normals(9, 3, 2)
-    x0s, noises = arrays[:4], arrays[4:]
-    expected, logs = to_host(x), [-math.log(s) for s in sigmas]
-    host_x0s = [to_host(x0) for x0 in x0s]
+    x, x0s, noises = rng.normal(3, 2), rng.normals(4, 3, 2), rng.normals(4, 3, 2)
+    expected, host_x0s, logs = to_host(x), [*map(to_host, x0s)], [-math.log(s) for s in sigmas]
     for n in range(4):
         h = logs[n + 1] - logs[n]
         k = (1.0 + eta) * h
         expected = math.exp(-k) * expected - math.expm1(-k) * host_x0s[n]
         if n:
-            expected = expected + correction(logs, host_x0s, n, k, min(order, n + 1))
-        up = sigmas[n + 1] * math.sqrt(-math.expm1(-2.0 * eta * h))
-        expected = expected + up * to_host(noises[n])
+            expected += correction(logs, host_x0s, n, k, min(order, n + 1))
+        expected += sigmas[n + 1] * math.sqrt(-math.expm1(-2.0 * eta * h)) * to_host(noises[n])
     got = final_state(step, denoiser_with_predictions(x0s), x, sigmas, noises)
     return got, expected, 10.0
 
@@ -111,10 +103,8 @@ def algorithm_2_and_its_integral_form(f: Functions, rng: RandomInputs) -> Compar
 
     def correction(logs: list[float], x0s: list[Array], n: int, k: float, order: int) -> Array:
         r = (logs[n] - logs[n - 1]) / (logs[n + 1] - logs[n])
-        if solver == "midpoint":
-            weight = -0.5 * math.expm1(-k)
-        else:
-            weight = integral(lambda u: k * math.exp(-k * (1.0 - u)) * u, 0.0, 1.0)
+        linear = integral(lambda u: k * math.exp(-k * (1.0 - u)) * u, 0.0, 1.0)
+        weight = -0.5 * math.expm1(-k) if solver == "midpoint" else linear
         return weight / r * (x0s[n] - x0s[n - 1])
 
     return exponential_adams(rng, f.dpmpp_2m(eta, solver), eta, 2, correction)
@@ -143,8 +133,7 @@ def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> C
     solver, sde = ("midpoint", "heun")[rng.integer(0, 1)], rng.integer(0, 1)
     order = rng.integer(1, 2 if sde else 3)
     sigmas = decreasing_sigmas(rng, 4)
-    x, *arrays = rng.normals(9, 3, 2)
-    slopes, noises = arrays[:4], arrays[4:]
+    x, slopes, noises = rng.normal(3, 2), rng.normals(4, 3, 2), rng.normals(4, 3, 2)
     e = [to_host(slope) for slope in slopes]
     alphas, vp_sigmas = zip(*map(vp_scales, sigmas), strict=True)
     logs = [math.log(a) - math.log(s) for a, s in zip(alphas, vp_sigmas, strict=True)]
@@ -166,9 +155,8 @@ def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> C
         y = alphas[n + 1] / alphas[n] * y - (1 + sde) * change
         if sde:
             y = y + sigma * math.sqrt(math.exp(2.0 * h) - 1.0) * to_host(noises[n])
-    step = f.dpm_solver_multistep(order, float(sde), solver)
-    got = final_state(step, denoiser_with_slopes(slopes), x, sigmas, noises)
-    return got, y / alphas[-1], 10.0
+    step, denoise = f.dpm_solver_multistep(order, float(sde), solver), denoiser_with_slopes(slopes)
+    return final_state(step, denoise, x, sigmas, noises), y / alphas[-1], 10.0
 
 
 @chapter.identity("unipc", QUADRATURE, 40)
@@ -186,8 +174,7 @@ def integrals_of_both_polynomials(f: Functions, rng: RandomInputs) -> Comparison
             (j,) = (j for j in nodes if j != n)
             b = h if variant == "bh1" else -math.expm1(-h)
             r = (logs[j] - logs[n]) / h
-            difference = host_x0s[j] - host_x0s[n]
-            return y - math.expm1(-h) * host_x0s[n] + 0.5 * b / r * difference
+            return y - math.expm1(-h) * host_x0s[n] + 0.5 * b / r * (host_x0s[j] - host_x0s[n])
         curve = lagrange([logs[j] for j in nodes], [host_x0s[j] for j in nodes])
         return y + integral(lambda u: math.exp(u - logs[n + 1]) * curve(u), logs[n], logs[n + 1])
 
@@ -198,5 +185,5 @@ def integrals_of_both_polynomials(f: Functions, rng: RandomInputs) -> Comparison
             corrected = advance(corrected, n - 1, range(n - p, n + 1), p == 1)
         p = min(order, n + 1)
         expected = advance(corrected, n, range(n - p + 1, n + 1), p == 2)
-    step = f.unipc(order, variant)
-    return final_state(step, denoiser_with_predictions(x0s), x, sigmas), expected, 10.0
+    got = final_state(f.unipc(order, variant), denoiser_with_predictions(x0s), x, sigmas)
+    return got, expected, 10.0

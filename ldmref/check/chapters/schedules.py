@@ -21,10 +21,9 @@ def steps_are_even(f: Functions, rng: RandomInputs) -> Comparison:
 
 @chapter.identity("scaled_linear_betas", "the definition in plain Python", 8)
 def roots_are_even(f: Functions, rng: RandomInputs) -> Comparison:
-    n, start, end = rng.integer(2, 50), rng.number(1e-4, 0.1), rng.number(0.1, 0.9)
-    a, b = math.sqrt(start), math.sqrt(end)
+    n, a, b = rng.integer(2, 50), rng.number(1e-4, 0.1) ** 0.5, rng.number(0.1, 0.9) ** 0.5
     expected = [(a + (b - a) * i / (n - 1)) ** 2 for i in range(n)]
-    return f.scaled_linear_betas(n, start, end), expected
+    return f.scaled_linear_betas(n, a**2, b**2), expected
 
 
 @chapter.identity("cosine_betas", "the cosine, telescoped", 12)
@@ -59,43 +58,28 @@ def logarithms_add_up(f: Functions, rng: RandomInputs) -> Comparison:
     return f.alphas_cumprod(betas), [math.exp(math.fsum(logs[: t + 1])) for t in range(len(logs))]
 
 
-def exact_snr(alpha_bar: float) -> Fraction:
-    return Fraction(alpha_bar) / (1 - Fraction(alpha_bar))
-
-
-@chapter.elementwise("snr", "rational arithmetic", 3, (0.05, 0.95))
-def signal_over_noise_without_rounding(alpha_bar: float) -> float:
-    return float(exact_snr(alpha_bar))
-
-
-@chapter.elementwise("log_snr", "rational arithmetic", 5, (0.02, 0.98))
-def logarithm_of_the_exact_ratio(alpha_bar: float) -> float:
-    return math.log(exact_snr(alpha_bar))
-
-
-@chapter.elementwise("alpha_bar_from_log_snr", "hyperbolic tangent", 4, (-12.0, 12.0))
-def half_a_hyperbolic_tangent(log_snr: float) -> float:
-    return 0.5 + 0.5 * math.tanh(0.5 * log_snr)
-
-
-@chapter.elementwise("sigma_from_alpha_bar", "trigonometry", 10, (0.05, 0.95))
-def tangent_of_the_angle_of_noise(alpha_bar: float) -> float:
-    return math.tan(math.acos(math.sqrt(alpha_bar)))
-
-
-@chapter.elementwise("alpha_bar_from_sigma", "trigonometry", 4, (0.0, 20.0))
-def squared_cosine_of_the_angle_of_noise(sigma: float) -> float:
-    return math.cos(math.atan(sigma)) ** 2
+# fmt: off
+chapter.elementwise("snr", "signal over noise without rounding", "rational arithmetic", 3,
+                    (0.05, 0.95), lambda a: float(Fraction(a) / (1 - Fraction(a))))
+chapter.elementwise("log_snr", "logarithm of the exact ratio", "rational arithmetic", 5,
+                    (0.02, 0.98), lambda a: math.log(Fraction(a) / (1 - Fraction(a))))
+chapter.elementwise("alpha_bar_from_log_snr", "half a hyperbolic tangent", "hyperbolic tangent", 4,
+                    (-12.0, 12.0), lambda log_snr: 0.5 + 0.5 * math.tanh(0.5 * log_snr))
+chapter.elementwise("sigma_from_alpha_bar", "tangent of the angle of noise", "trigonometry", 10,
+                    (0.05, 0.95), lambda a: math.tan(math.acos(math.sqrt(a))))
+chapter.elementwise("alpha_bar_from_sigma", "squared cosine of the angle of noise", "trigonometry",
+                    4, (0.0, 20.0), lambda sigma: math.cos(math.atan(sigma)) ** 2)
+# fmt: on
 
 
 @chapter.identity("rescale_zero_terminal_snr", "invariants of an affine map", 8)
 def keeps_the_first_and_ends_in_zero(f: Functions, rng: RandomInputs) -> Comparison:
     """The roots are shifted and scaled, so ratios of their differences do not change."""
     betas = rng.betas(rng.integer(3, 12))
-    before = np.cumprod(1.0 - betas)
-    after = np.cumprod(1.0 - np.asarray(f.rescale_zero_terminal_snr(betas)))
-    ratios = [np.diff(root) / (root[0] - root[-1])
-              for root in (np.sqrt(np.maximum(after, 0.0)), np.sqrt(before))]  # fmt: skip
+    rescaled = np.asarray(f.rescale_zero_terminal_snr(betas))
+    before, after = (np.cumprod(1.0 - b) for b in (betas, rescaled))
+    roots = np.sqrt(np.maximum(after, 0.0)), np.sqrt(before)
+    ratios = [np.diff(root) / (root[0] - root[-1]) for root in roots]
     return [after[0], after[-1], ratios[0]], [before[0], 0.0, ratios[1]]
 
 

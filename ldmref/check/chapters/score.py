@@ -23,20 +23,16 @@ def beta_range(rng: RandomInputs) -> tuple[float, float]:
 def definitions_of_the_paper(f: Functions, rng: RandomInputs) -> Comparison:
     """f, g, m, s from beta and its integral."""
     (low, high), t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
-    sde, rows = f.VPSDE(low, high), []
-    for u in to_host(t):
-        beta = low + u * (high - low)
-        alpha_bar = math.exp(-u * (low + beta) / 2)
-        rows.append([-beta / 2, beta**0.5, alpha_bar**0.5, (1 - alpha_bar) ** 0.5])
+    sde, beta = f.VPSDE(low, high), low + to_host(t) * (high - low)
+    alpha_bar = np.exp(-to_host(t) * (low + beta) / 2)
     got = [sde.drift_coefficient(t), sde.diffusion(t), sde.mean_coefficient(t), sde.std(t)]
-    return got, np.asarray(rows).T
+    return got, [-beta / 2, beta**0.5, alpha_bar**0.5, (1 - alpha_bar) ** 0.5]
 
 
 @chapter.identity("VPSDE", "products of single steps", 8, uses=("alphas_cumprod",))
 def ddpm_steps_between_any_times(f: Functions, rng: RandomInputs) -> Comparison:
     """The variances of the steps are betas of a chain with the alpha-bars of the diffusion."""
-    sde = f.VPSDE(*beta_range(rng))
-    t = np.sort(rng.numpy.uniform(0.0, 1.0, 6))
+    sde, t = f.VPSDE(*beta_range(rng)), np.sort(rng.numpy.uniform(0.0, 1.0, 6))
     start, end = rng.array(np.append(0.0, t[:-1])), rng.array(t)
     mean_factor, variance = sde.transition(start, end)
     got = [f.alphas_cumprod(variance), mean_factor * mean_factor]
@@ -66,20 +62,18 @@ def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
     start, middle, end = (rng.array([u]) for u in sorted(rng.number(0.0, 1.0) for _ in range(3)))
     sde = f.SubVPSDE(*beta_range(rng))
     (a1, v1), (a2, v2) = sde.transition(start, middle), sde.transition(middle, end)
-    a, v = sde.transition(start, end)
     _, marginal = sde.transition(0.0 * start, end)
-    return [a1 * a2, a2 * a2 * v1 + v2, marginal], [a, v, sde.std(end) ** 2]
+    expected = [*sde.transition(start, end), sde.std(end) ** 2]
+    return [a1 * a2, a2 * a2 * v1 + v2, marginal], expected
 
 
 @chapter.identity("VESDE", "differences of geometric levels", 20)
 def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """Steps add the difference of two squared sigmas; g^2 is the derivative of the square."""
     low, high, n = rng.number(0.02, 0.5), rng.number(2.0, 8.0), rng.integer(3, 8)
-    sigmas = low * (high / low) ** (np.arange(n) / (n - 1))
-    t = rng.array(np.arange(n) / (n - 1))
-    sde = f.VESDE(low, high)
-    mean_factor, variance = sde.transition(t[:-1], t[1:])
-    got = [mean_factor, variance, sde.std(t[1:]), sde.diffusion(t[1:]) ** 2]
+    sigmas = low * (high / low) ** np.linspace(0, 1, n)
+    t, sde = rng.array(np.linspace(0, 1, n)), f.VESDE(low, high)
+    got = [*sde.transition(t[:-1], t[1:]), sde.std(t[1:]), sde.diffusion(t[1:]) ** 2]
     slope = 2 * sigmas[1:] ** 2 * math.log(high / low)
     return got, [np.ones(n - 1), np.diff(sigmas**2), sigmas[1:], slope], high * high
 
@@ -113,8 +107,7 @@ def gaussian_under_vp(rng: RandomInputs, low: float, high: float) -> tuple[Array
     u = to_host(t)[:, None]
     beta = low + u * (high - low)
     alpha_bar = np.exp(-u * (low + beta) / 2)
-    variance = tau**2 * alpha_bar + 1 - alpha_bar
-    mean = mu * np.sqrt(alpha_bar)
+    mean, variance = mu * np.sqrt(alpha_bar), tau**2 * alpha_bar + 1 - alpha_bar
     away = to_host(x) - mean
     # m' + (x - m) V' / (2 V) for the mean m and variance V of the marginal
     velocity = -beta / 2 * mean + beta * alpha_bar * (1 - tau**2) / (2 * variance) * away
@@ -169,14 +162,10 @@ def score_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("sde_score", "the Gaussian's own score", 15, uses=("VPSDE", "VESDE"))
 def score_of_a_scaled_marginal(f: Functions, rng: RandomInputs) -> Comparison:
     """For data N(0, tau^2): that of N(0, m^2 tau^2 + s^2), for VP and VE."""
-    x, t, tau = rng.normal(2, 3), rng.number(0.2, 1.0), rng.number(0.3, 2.0)
+    x, t, v = rng.normal(2, 3), rng.number(0.2, 1.0), rng.number(0.3, 2.0) ** 2
     sdes = (f.VPSDE(*beta_range(rng)), f.VESDE(0.1, 5.0))
-
-    def denoise(x: Array, sigma: float) -> Array:
-        return x * (tau**2 / (tau**2 + sigma**2))
-
-    variances = [sde.mean_coefficient(t) ** 2 * tau**2 + sde.std(t) ** 2 for sde in sdes]
-    return [f.sde_score(sde, denoise)(x, t) for sde in sdes], [-x / v for v in variances], 10.0
+    got = [f.sde_score(sde, lambda x, sigma: x * (v / (v + sigma**2)))(x, t) for sde in sdes]
+    return got, [-x / (sde.mean_coefficient(t) ** 2 * v + sde.std(t) ** 2) for sde in sdes], 10.0
 
 
 def exponential_of_rk4(z: float) -> float:
@@ -197,8 +186,7 @@ def integral_of_a_cubic(f: Functions, rng: RandomInputs) -> Comparison:
     c, start, end = rng.numpy.uniform(-1, 1, 4), rng.number(-1.0, 0.0), rng.number(0.0, 1.0)
     x = rng.normal(3)
     got = f.integrate_rk4(lambda x, t: float(np.polyval(c, t)) + 0.0 * x, x, [start, end])
-    antiderivative = np.polyint(c)
-    increase = np.polyval(antiderivative, end) - np.polyval(antiderivative, start)
+    increase = np.diff(np.polyval(np.polyint(c), [start, end]))
     return got, to_host(x) + increase, 5.0
 
 
@@ -226,8 +214,7 @@ def trace_of_a_matrix(f: Functions, rng: RandomInputs) -> Comparison:
 
 @chapter.identity("hutchinson_divergence", "all sign vectors", 2)
 def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
-    a, derivative = linear_field(rng)
-    probes = rng.array(SIGNS[:, None, :])
+    (a, derivative), probes = linear_field(rng), rng.array(SIGNS[:, None, :])
     got = f.hutchinson_divergence(None, rng.normal(1, 3), 0.0, probes, derivative)
     return got, [np.trace(to_host(a))], 10.0
 
@@ -235,19 +222,17 @@ def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("hutchinson_variance", "all sign vectors, and Gauss-Hermite quadrature", 15)
 def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
     """For normal probes, over the nodes of a quadrature that is exact."""
-    a = rng.normal(3, 3)
+    a, expected = rng.normal(3, 3), []
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     weight = np.prod(list(itertools.product(weights / weights.sum(), repeat=3)), axis=1)
-    expected = []
     for v, w in ((np.asarray(list(itertools.product(nodes, repeat=3))), weight), (SIGNS, 1 / 8)):
         values = np.einsum("ki,ij,kj->k", v, to_host(a), v)
         expected.append([np.sum(w * values**2) - np.sum(w * values) ** 2])
     return [f.hutchinson_variance(a[None, ...], signs) for signs in (False, True)], expected, 30.0
 
 
-@chapter.identity(
-    "flow_log_likelihood", "the density of a stretched normal variable", 7, uses=("VPSDE",)
-)
+@chapter.identity("flow_log_likelihood", "the density of a stretched normal variable", 7,
+                  uses=("VPSDE",))  # fmt: skip
 def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
     """x' = a x multiplies by the integrator's own series P: log N(P^2 x) + D a T."""
     x, a = rng.normal(3, 2), rng.number(-1.0, 1.0)

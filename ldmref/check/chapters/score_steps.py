@@ -41,8 +41,7 @@ def predictor_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     low, high, (t, s) = rng.number(0.1, 1.0), rng.number(1.0, 4.0), interval(rng)
     x, score, noise = rng.normals(3, 3, 2)
     got = f.reverse_diffusion_step(f.VPSDE(low, high), lambda x, t: score, x, t, s, noise)
-    rate = low + (high - low) * (s + t) / 2
-    beta = -math.expm1(-(t - s) * rate)
+    beta = -math.expm1(-(t - s) * (low + (high - low) * (s + t) / 2))
     a, b, c = map(to_host, (x, score, noise))
     return got, (2 - math.sqrt(1 - beta)) * a + beta * b + math.sqrt(beta) * c, 10.0
 
@@ -62,8 +61,7 @@ def predictor_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 def posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     """Mean and variance are those of q(x_s | x_t, x_0), with x_0 from the score."""
     before = rng.number(0.3, 0.95)
-    now = before * rng.number(0.3, 0.9)
-    x, score, noise = rng.normals(3, 3, 2)
+    now, (x, score, noise) = before * rng.number(0.3, 0.9), rng.normals(3, 3, 2)
     t, s = -math.log(now), -math.log(before)  # the times of constant beta = 1
     got = f.ancestral_step(f.VPSDE(1.0, 1.0), lambda x, t: score, x, t, s, noise)
     x0 = (x + (1 - now) * score) / math.sqrt(now)
@@ -85,8 +83,7 @@ def ancestral_sampling_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("langevin_step", "the fixed point of the variance", 3)
 def stationary_variance(f: Functions, rng: RandomInputs) -> Comparison:
     """For N(0, v), the variance v / (1 - step_size / (2 v)) is mapped to itself."""
-    v, size = rng.number(0.5, 2.0), rng.uniform(0.01, 0.5, 3)
-    one = rng.array(np.ones((3, 1)))
+    v, size, one = rng.number(0.5, 2.0), rng.uniform(0.01, 0.5, 3), rng.array(np.ones((3, 1)))
     state_factor = f.langevin_step(one, -one / v, 0.0 * one, size)
     noise_factor = f.langevin_step(0.0 * one, 0.0 * one, one, size)
     variance = v / (1.0 - to_host(size)[:, None] / (2 * v))
@@ -101,10 +98,9 @@ def requested_signal_to_noise_ratio(f: Functions, rng: RandomInputs) -> Comparis
     g, z = (np.linalg.norm(to_host(x), axis=1) for x in (gradient, noise))
     per_example = f.langevin_step_size(gradient, noise, r, alpha)
     together = f.langevin_step_size(gradient, noise, r, alpha, per_example=False)
-    got = [rng.xp.sqrt(0.5 * per_example) * rng.array(g / z),
-           rng.xp.sqrt(0.5 * together) * float(g.mean() / z.mean())]  # fmt: skip
-    ratio = r * np.sqrt(to_host(alpha))
-    return got, [ratio, ratio]
+    got = [np.sqrt(to_host(per_example) / 2) * g / z,
+           np.sqrt(to_host(together) / 2) * g.mean() / z.mean()]  # fmt: skip
+    return got, [r * np.sqrt(to_host(alpha))] * 2
 
 
 @chapter.identity("predictor_corrector", "the algorithm in a NumPy loop", 20, uses=("VESDE",))
