@@ -2,5 +2,5 @@
 
 Nothing else in ldmref depends on them. `schedule.make_schedule` enters `diffusers.schedule` when a
 configuration's convention is "diffusers", and `configure.configured_step` then enters
-`diffusers.steps`. Version described: diffusers 0.42.1.
+`diffusers.configure`. Version described: diffusers 0.42.1.
 """
