@@ -8,6 +8,9 @@ from typing import Any
 
 import numpy as np
 
+Arrays = tuple[np.ndarray, ...]
+Normal = Callable[..., np.ndarray]  # normal(*shape): standard normal numbers
+
 
 @dataclass(frozen=True)
 class Case:
@@ -15,13 +18,10 @@ class Case:
 
     operation: str
     name: str
-    arrays: tuple[np.ndarray, ...]
+    arrays: Arrays
     options: dict[str, Any] = field(default_factory=dict)
     terms: int = 1  # length of the longest sum; 0: the operation only moves numbers
     condition: float = 1.0
-
-
-Normal = Callable[..., np.ndarray]  # normal(*shape): standard normal numbers
 
 
 def cases(seed: int = 0) -> Iterator[Case]:
@@ -31,59 +31,52 @@ def cases(seed: int = 0) -> Iterator[Case]:
     def normal(*shape: int) -> np.ndarray:
         return rng.standard_normal(shape)
 
-    yield from _linear(normal)
-    yield from _conv2d(normal)
-    yield from _group_norm(normal)
-    yield from _layer_norm(normal)
-    yield from _attention(normal)
-    yield from _elementwise(normal)
+    for operation in (_linear, _conv2d, _group_norm, _layer_norm, _attention, _elementwise):
+        yield from operation(normal)
     for shape in ((1, 1, 1, 1), (1, 3, 5, 7), (3, 4, 8, 3)):
-        for operation in ("upsample2x", "pad_bottom_right"):
-            yield Case(operation, f"{shape}", (normal(*shape),), terms=0)
+        for name in ("upsample2x", "pad_bottom_right"):
+            yield Case(name, f"{shape}", (normal(*shape),), terms=0)
+
+
+def _with_and_without_bias(operation: str, name: str, arrays: Arrays, *rest: Any) -> Iterator[Case]:
+    """The case of (x, weight), and that of (x, weight, bias)."""
+    yield Case(operation, name, arrays[:2], *rest)
+    yield Case(operation, f"{name}, bias", arrays, *rest)
 
 
 def _linear(normal: Normal) -> Iterator[Case]:
     for shape in ((7,), (1, 7), (3, 5, 7), (2, 3, 1, 7)):
-        x, w = normal(*shape), normal(6, 7)
-        yield Case("linear", f"{shape}", (x, w), terms=7)
-        yield Case("linear", f"{shape} with bias", (x, w, normal(6)), terms=7)
+        arrays = normal(*shape), normal(6, 7), normal(6)
+        yield from _with_and_without_bias("linear", f"{shape}", arrays, {}, 7)
 
     x, w, b = normal(600, 20), normal(50, 20), normal(50)
-    yield Case("linear", "(600, 20) with bias", (x, w, b), terms=20)
+    yield Case("linear", "(600, 20), bias", (x, w, b), terms=20)
     yield Case("linear", "few rows, much work", (normal(40, 400), normal(600, 400)), terms=400)
     for shape in ((7,), (2, 5, 7), (2, 300, 7)):
-        x, w, b = normal(*shape), normal(12, 7), normal(12)
-        yield Case("geglu", f"{shape}", (x, w), terms=7, condition=8)
-        yield Case("geglu", f"{shape} with bias", (x, w, b), terms=7, condition=8)
+        arrays = normal(*shape), normal(12, 7), normal(12)
+        yield from _with_and_without_bias("geglu", f"{shape}", arrays, {}, 7, 8)
 
 
 # (n, channels in, channels out, size): where libraries choose an algorithm with fewer products
-LARGE_CONVOLUTIONS = (
-    (1, 64, 64, (17, 15)),
-    (3, 64, 80, (16, 16)),
-    (5, 96, 64, (7, 8)),
-    (1, 64, 64, (40, 33)),
-    (2, 64, 64, (3, 40)),
-)
+LARGE_CONVOLUTIONS = ((1, 64, 64, (17, 15)), (3, 64, 80, (16, 16)), (5, 96, 64, (7, 8)),
+                      (1, 64, 64, (40, 33)), (2, 64, 64, (3, 40)))  # fmt: skip
 KERNEL_STRIDE_PADDING = ((1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 1, 0), (3, 2, 1), (3, 2, 0))
 
 
 def _conv2d(normal: Normal) -> Iterator[Case]:
     for n, c, out, size in LARGE_CONVOLUTIONS:
-        x, w, b = normal(n, c, *size), normal(out, c, 3, 3), normal(out)
-        name, options = f"{x.shape}, 3x3 to {out} channels", {"stride": 1, "padding": 1}
-        yield Case("conv2d", name, (x, w), options, terms=9 * c)
-        yield Case("conv2d", f"{name}, bias", (x, w, b), options, terms=9 * c)
+        arrays = normal(n, c, *size), normal(out, c, 3, 3), normal(out)
+        name, options = f"{(n, c, *size)}, 3x3 to {out} channels", {"stride": 1, "padding": 1}
+        yield from _with_and_without_bias("conv2d", name, arrays, options, 9 * c)
     x, w = normal(1, 4, 41, 33), normal(3, 4, 3, 3)
     yield Case("conv2d", "many pixels", (x, w), {"stride": 2, "padding": 1}, terms=36)
 
     for n, size in ((1, (7, 5)), (3, (8, 9)), (1, (3, 3))):
         for kernel, stride, padding in KERNEL_STRIDE_PADDING:
             name = f"{(n, 6, *size)}, {kernel}x{kernel}, stride {stride}, padding {padding}"
-            options, terms = {"stride": stride, "padding": padding}, 6 * kernel**2
-            x, w = normal(n, 6, *size), normal(4, 6, kernel, kernel)
-            yield Case("conv2d", name, (x, w), options, terms)
-            yield Case("conv2d", f"{name}, bias", (x, w, normal(4)), options, terms)
+            arrays = normal(n, 6, *size), normal(4, 6, kernel, kernel), normal(4)
+            options = {"stride": stride, "padding": padding}
+            yield from _with_and_without_bias("conv2d", name, arrays, options, 6 * kernel**2)
 
 
 SHAPES_AND_GROUPS = (((1, 8, 7, 5), 1), ((3, 8, 3, 5), 4), ((1, 6, 4, 4), 6), ((3, 32, 1, 1), 8))
@@ -96,8 +89,7 @@ def _group_norm(normal: Normal) -> Iterator[Case]:
                 name = f"{shape}, {groups} groups, eps {eps}"
                 arrays = normal(*shape), normal(shape[1]), normal(shape[1])
                 yield Case(operation, name, arrays, {"groups": groups, "eps": eps})
-        options = {"groups": 2, "eps": 1e-3}
-        x, w, b = normal(3, 8, 5, 5), normal(8), normal(8)
+        x, w, b, options = normal(3, 8, 5, 5), normal(8), normal(8), {"groups": 2, "eps": 1e-3}
         yield Case(operation, "mean 8", (x + 8, w, b), options, condition=8)
         yield Case(operation, "constant input", (np.full_like(x, 2.0), w, b), options, condition=64)
         x, w, b = normal(2, 32, 50, 61), normal(32), normal(32)
@@ -110,23 +102,22 @@ def _layer_norm(normal: Normal) -> Iterator[Case]:
         w, b = normal(shape[-1]), normal(shape[-1])
         for eps in (1e-5, 0.5):
             yield Case("layer_norm", f"{shape}, eps {eps}", (normal(*shape), w, b), {"eps": eps})
-        arrays = normal(*shape) + 8, w, b
-        yield Case("layer_norm", f"{shape}, mean 8", arrays, {"eps": 1e-5}, condition=8)
-        arrays = np.ones(shape), w, b
-        yield Case("layer_norm", f"{shape}, constant", arrays, {"eps": 1e-4}, condition=100)
+        x, ones = normal(*shape) + 8, np.ones(shape)
+        yield Case("layer_norm", f"{shape}, mean 8", (x, w, b), {"eps": 1e-5}, condition=8)
+        yield Case("layer_norm", f"{shape}, constant", (ones, w, b), {"eps": 1e-4}, condition=100)
 
 
 # n, heads, queries, d, keys
 ATTENTION_SIZES = ((1, 1, 5, 4, 5), (3, 2, 7, 8, 7), (1, 2, 3, 8, 11), (3, 1, 9, 4, 2),
-                   (1, 1, 1, 4, 6))  # fmt: skip
+                   (1, 1, 1, 4, 6), (2, 2, 300, 8, 520))  # fmt: skip
 
 
 def _attention(normal: Normal) -> Iterator[Case]:
-    for n, heads, queries, d, keys in (*ATTENTION_SIZES, (2, 2, 300, 8, 520)):
+    for n, heads, queries, d, keys in ATTENTION_SIZES:
         q = normal(n, heads, queries, d)
         k, v = normal(n, heads, keys, d), normal(n, heads, keys, d)
-        for causal in (False, True):
-            name = f"{q.shape}, {keys} keys{', causal' if causal else ''}"
+        for causal, suffix in ((False, ""), (True, ", causal")):
+            name = f"{q.shape}, {keys} keys{suffix}"
             yield Case("attention", name, (q, k, v), {"causal": causal}, terms=d + keys)
     sharp = 100.0 * np.eye(8)[None, None]  # scores of 3536, whose exponentials overflow
     yield Case("attention", "huge scores", (sharp, sharp, normal(1, 1, 8, 8)), terms=16)

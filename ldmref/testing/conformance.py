@@ -42,8 +42,12 @@ class Finding:
     case: str
     error: float
     bound: float
-    ok: bool
     note: str = ""  # other defects: an exception, shape, dtype, a modified input
+
+    @property
+    def ok(self) -> bool:
+        """Whether the error is within its bound, and there is no other defect."""
+        return not self.note and self.error <= self.bound
 
     def __str__(self) -> str:
         verdict = "ok" if self.ok else "FAILED"
@@ -54,11 +58,11 @@ class Finding:
 def check_backend(backend: Backend | Callable[[], Backend]) -> list[Finding]:
     """Compare every operation of a backend, or of a factory's backend, with the reference."""
     ops = backend if isinstance(backend, Backend) else backend()
-    findings = list(_conversions(ops))
-    for case in cases():
-        for layout in ("contiguous", "strided"):
-            findings.append(_check(ops, case, layout))
-    return findings
+    layouts = ("contiguous", "strided")
+    return [
+        *_conversions(ops),
+        *(_check(ops, case, layout) for case in cases() for layout in layouts),
+    ]
 
 
 def assert_conforms(backend: Backend | Callable[[], Backend]) -> None:
@@ -66,11 +70,8 @@ def assert_conforms(backend: Backend | Callable[[], Backend]) -> None:
     findings = check_backend(backend)
     failures = [str(finding) for finding in findings if not finding.ok]
     if failures:
-        raise VerifyError(
-            f"{len(failures)} of {len(findings)} comparisons with the NumPy reference failed:\n"
-            + "\n".join(failures),
-            code="E-CONFORMANCE",
-        )
+        count = f"{len(failures)} of {len(findings)} comparisons with the NumPy reference failed:"
+        raise VerifyError("\n".join([count, *failures]), code="E-CONFORMANCE")
 
 
 def _check(ops: Backend, case: Case, layout: str) -> Finding:
@@ -86,8 +87,7 @@ def _check(ops: Backend, case: Case, layout: str) -> Finding:
         if not all(np.array_equal(x, x2) for x, x2 in zip(before, after, strict=True)):
             note += "changed its input; "
     except Exception as error:  # any exception of a backend is a finding
-        note = f"raised {type(error).__name__}: {error}"
-        return Finding(case.operation, name, math.inf, bound, False, note)
+        return _exception(case.operation, name, bound, error)
     reference = NumpyBackend(dtype="float64")
     expected = getattr(reference, case.operation)(*map(reference.asarray, before), **case.options)
     return _compare(case.operation, name, got, expected, bound, note)
@@ -97,15 +97,18 @@ def _compare(
     operation: str, name: str, got: np.ndarray, expected: np.ndarray, bound: float, note: str = ""
 ) -> Finding:
     if got.shape != expected.shape:
-        note += f"shape {got.shape}, expected {expected.shape}; "
-        return Finding(operation, name, math.inf, bound, False, note.rstrip("; "))
+        note += f"shape {got.shape}, expected {expected.shape}"
+        return Finding(operation, name, math.inf, bound, note)
     with np.errstate(invalid="ignore"):
         scale = np.max(np.abs(expected), initial=np.finfo(float).tiny)
         error = float(np.max(np.abs(got.astype(float) - expected), initial=0.0) / scale)
     if not math.isfinite(error):
         note += "NaN or infinity; "
-    ok = not note and error <= bound
-    return Finding(operation, name, error, bound, ok, note.rstrip("; "))
+    return Finding(operation, name, error, bound, note.rstrip("; "))
+
+
+def _exception(operation: str, name: str, bound: float, error: Exception) -> Finding:
+    return Finding(operation, name, math.inf, bound, f"raised {type(error).__name__}: {error}")
 
 
 def _dtype_note(x: Array, expected: str) -> str:
@@ -146,5 +149,4 @@ def _conversions(ops: Backend) -> Iterator[Finding]:
                 note += _dtype_note(ops.cast(y, "float32"), "float32")
             yield _compare("asarray", name, got, np.asarray(value, float), bound, note)
         except Exception as error:
-            note = f"raised {type(error).__name__}: {error}"
-            yield Finding("asarray", name, math.inf, bound, False, note)
+            yield _exception("asarray", name, bound, error)

@@ -119,8 +119,5 @@ class Mixture:
 
 def three_modes() -> Mixture:
     """Three modes in the plane, smooth enough to measure orders of convergence."""
-    return Mixture(
-        np.asarray([0.5, 0.3, 0.2]),
-        np.asarray([[1.0, 0.5], [-1.2, 0.3], [0.2, -1.0]]),
-        np.asarray([0.4, 0.5, 0.6]),
-    )
+    weights, stds = np.asarray([0.5, 0.3, 0.2]), np.asarray([0.4, 0.5, 0.6])
+    return Mixture(weights, np.asarray([[1.0, 0.5], [-1.2, 0.3], [0.2, -1.0]]), stds)

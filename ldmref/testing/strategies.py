@@ -33,6 +33,7 @@ from hypothesis.extra import numpy as hnp
 from ldmref.math.arrays import Array
 
 Strategy = st.SearchStrategy
+Shape = tuple[int, ...] | Strategy | None
 
 
 def _float32s(low: float, high: float) -> Strategy[float]:
@@ -83,13 +84,9 @@ def arrays(
 
 @st.composite
 def paired(
-    draw: Any,
-    count: int = 2,
-    xp: Any = np,
-    dtype: str = "float64",
-    shape: tuple[int, ...] | Strategy | None = None,
+    draw: Any, count: int = 2, xp: Any = np, dtype: str = "float64", shape: Shape = None,
     bound: int = 8,
-) -> tuple[Array, ...]:
+) -> tuple[Array, ...]:  # fmt: skip
     """`count` arrays of one shape, such as (x0, eps) or (uncond, cond)."""
     shape = shapes() if shape is None else shape
     sizes = draw(shape) if isinstance(shape, Strategy) else shape
@@ -107,11 +104,7 @@ def diffusions(
 
 @st.composite
 def gaussians(
-    draw: Any,
-    xp: Any = np,
-    dtype: str = "float64",
-    shape: tuple[int, ...] | Strategy | None = None,
-    bound: int = 8,
+    draw: Any, xp: Any = np, dtype: str = "float64", shape: Shape = None, bound: int = 8
 ) -> tuple[Array, Array]:
     """(mean, logvar) of diagonal Gaussians, both of one shape, logvar in [-bound, bound] nats."""
     return draw(paired(2, xp, dtype, shape, bound))

@@ -36,12 +36,11 @@ def autoencoder_trainer(
         x = images[torch.as_tensor(batch)].to(ops.device, torch.float32) / 127.5 - 1.0
         if rng.random() < 0.5:
             x = x.flip(3)
-        mean, logvar = encode(ops, params, config, ops.asarray(x))
-        mean, logvar = mean.float(), logvar.float()
+        mean, logvar = (z.float() for z in encode(ops, params, config, ops.asarray(x)))
         z = reparameterize(mean, logvar, step_noise(mean.shape, training.seed, step, ops))
         y = decode(ops, params, config, ops.asarray(z)).float()
         kl = kl_standard_normal(mean, logvar).mean()
-        edges = _l1(_dx(y), _dx(x)) + _l1(_dy(y), _dy(x))
+        edges = _l1(y.diff(dim=3), x.diff(dim=3)) + _l1(y.diff(dim=2), x.diff(dim=2))
         return _l1(y, x) + edges + SQUARE_WEIGHT * (y - x).square().mean() + KL_WEIGHT * kl
 
     return Trainer(training, init(autoencoder_spec(config), training.seed), loss, ops)
@@ -63,11 +62,3 @@ def encode_dataset(
 
 def _l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     return (a - b).abs().mean()
-
-
-def _dx(x: torch.Tensor) -> torch.Tensor:
-    return x[..., 1:] - x[..., :-1]
-
-
-def _dy(x: torch.Tensor) -> torch.Tensor:
-    return x[..., 1:, :] - x[..., :-1, :]

@@ -47,9 +47,8 @@ class FolderDataset:
             raise InputError(f"no folder {str(folder)!r} with training pictures", code="E-DATA")
         files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
         if not files:
-            raise InputError(
-                f"no pictures in {str(folder)!r}", code="E-DATA", hint="PNG, JPEG and WebP are read"
-            )
+            message = f"no pictures in {str(folder)!r}"
+            raise InputError(message, code="E-DATA", hint="PNG, JPEG and WebP are read")
         table = _captions_table(root)
         self.captions = [_captions(file, root, table) for file in files]
         self.images = np.stack([_square(read_image(file), size) for file in files])
@@ -83,11 +82,9 @@ def _captions_table(root: Path) -> dict[str, list[str]]:
         for row in rows:
             table.setdefault(row["file_name"], []).append(row["text"])
     except (ValueError, KeyError, TypeError) as error:
-        raise InputError(
-            f"cannot read the captions in {root.name!r}: {error}",
-            code="E-DATA",
-            hint="metadata.jsonl and metadata.csv need file_name and text",
-        ) from error
+        message = f"cannot read the captions in {root.name!r}: {error}"
+        hint = "metadata.jsonl and metadata.csv need file_name and text"
+        raise InputError(message, code="E-DATA", hint=hint) from error
     return table
 
 
@@ -96,8 +93,6 @@ def _captions(file: Path, root: Path, table: dict[str, list[str]]) -> list[str]:
     if name in table:
         return table[name]
     captions = file.with_suffix(".txt")
-    if captions.exists():
-        lines = [line.strip() for line in captions.read_text("utf-8").splitlines()]
-        if any(lines):
-            return [line for line in lines if line]
-    return [file.stem.replace("_", " ").replace("-", " ")]
+    text = captions.read_text("utf-8") if captions.exists() else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines or [file.stem.replace("_", " ").replace("-", " ")]

@@ -28,6 +28,7 @@ from ldmref.training.data import Dataset
 from ldmref.training.trainer import Trainer, TrainingConfig, step_generator, step_noise
 
 CAPTION_DROPOUT = 0.1
+LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
 TIMESTEP_POWER = 1.5  # u = t / T has density POWER * u^(POWER - 1): above 1 favours noisy timesteps
 
 
@@ -55,27 +56,20 @@ def initial_params(config: ModelConfig, seed: int) -> Params:
     """Random parameters; the last layer of every residual branch starts at zero."""
     flat = flatten(init(diffusion_spec(config), seed))
     for name in flat:
-        if name.startswith("unet.") and name.endswith(
-            ("conv2.weight", "proj_out.weight", "conv_out.weight")
-        ):
+        if name.startswith("unet.") and name.endswith(LAST_LAYERS):
             flat[name] = np.zeros_like(flat[name])
     return unflatten(flat)
 
 
 def diffusion_trainer(
-    data: Dataset,
-    latents: Latents,
-    tokenizer: PromptTokenizer,
-    config: ModelConfig,
-    training: TrainingConfig,
-    ops: TorchBackend,
-) -> Trainer:
+    data: Dataset, latents: Latents, tokenizer: PromptTokenizer, config: ModelConfig,
+    training: TrainingConfig, ops: TorchBackend,
+) -> Trainer:  # fmt: skip
     """A trainer of U-Net and text transformer; `config.vae.scaling_factor` must fit `latents`."""
     means, logvars = torch.as_tensor(latents.mean), torch.as_tensor(latents.logvar)
     probabilities = data.weights / data.weights.sum()
     alphas_cumprod = torch.as_tensor(training_alphas_cumprod(config.scheduler))
-    scale = config.vae.scaling_factor
-    total = len(alphas_cumprod)
+    scale, total = config.vae.scaling_factor, len(alphas_cumprod)
 
     def loss(params: Params, step: int) -> torch.Tensor:
         rng, n = step_generator(training.seed, step, "diffusion"), training.batch_size

@@ -75,9 +75,8 @@ class EmojiDataset:
     def __init__(self, size: int):
         self.emoji = emoji_list()
         self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
-        self.weights = np.asarray(
-            [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
-        )
+        weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
+        self.weights = np.asarray(weights)
         name_words = {word for e in self.emoji for word in e.words}
         self.names = {" ".join(e.words) for e in self.emoji}
         keywords = _keywords()
@@ -136,17 +135,13 @@ def _keywords() -> dict[str, list[str]]:
 
 def _require(path: Path, package: str) -> None:
     if not path.exists():
-        raise InputError(
-            f"the emoji data set needs {path}", code="E-DATA", hint=f"apt-get install {package}"
-        )
+        message = f"the emoji data set needs {path}"
+        raise InputError(message, code="E-DATA", hint=f"apt-get install {package}")
 
 
 def _font() -> ImageFont.FreeTypeFont:
     if not features.check("raqm"):
-        raise InputError(
-            "this Pillow cannot join emoji sequences (no raqm)",
-            code="E-DATA",
-            hint="use the Pillow wheels from PyPI",
-        )
+        message = "this Pillow cannot join emoji sequences (no raqm)"
+        raise InputError(message, code="E-DATA", hint="use the Pillow wheels from PyPI")
     _require(FONT, "fonts-noto-color-emoji")
     return ImageFont.truetype(str(FONT), FONT_SIZE)

@@ -37,33 +37,25 @@ ProgressCallback = Callable[[str, TrainingProgress], None]  # callback(stage, pr
 
 
 def train(
-    data: Dataset,
-    config: ModelConfig,
-    out: Path,
-    ops: TorchBackend,
-    *,
-    autoencoder: TrainingConfig = AUTOENCODER,
-    diffusion: TrainingConfig = DIFFUSION,
-    report: ProgressCallback = lambda stage, progress: None,
-    cancel: Event | None = None,
-    checkpoint_seconds: float = 120.0,
-    card: str = "",
-) -> Path:
+    data: Dataset, config: ModelConfig, out: Path, ops: TorchBackend, *,
+    autoencoder: TrainingConfig = AUTOENCODER, diffusion: TrainingConfig = DIFFUSION,
+    report: ProgressCallback = lambda stage, progress: None, cancel: Event | None = None,
+    checkpoint_seconds: float = 120.0, card: str = "",
+) -> Path:  # fmt: skip
     """Train both stages, or the rest of them, and export the model; returns `out/model`.
 
     A checkpoint is saved on any interruption: `cancel`, Ctrl-C, an exception of `report`.
     """
 
     def run_stage(trainer: Trainer, stage: str) -> None:
-        checkpoint = out / f"{stage}.safetensors"
+        checkpoint, steps = out / f"{stage}.safetensors", trainer.config.steps
         if checkpoint.exists():
             trainer.resume(checkpoint)
-        if trainer.step >= trainer.config.steps:
+        if trainer.step >= steps:
             return
         saved = time.monotonic()
         try:
-            every = max(1, min(100, trainer.config.steps // 20))
-            for progress in trainer.run(every, cancel):
+            for progress in trainer.run(max(1, min(100, steps // 20)), cancel):
                 report(stage, progress)
                 if time.monotonic() - saved > checkpoint_seconds:
                     trainer.save(checkpoint)
@@ -85,20 +77,14 @@ def train(
     try:
         run_stage(second, "diffusion")
     finally:
-        export(out / "model", config, vae, second.ema_params(), tokenizer, card)
+        params = Params(second.ema_params() | {"vae": vae})
+        export(out / "model", config, params, tokenizer, card)
     return out / "model"
 
 
-def export(
-    folder: Path,
-    config: ModelConfig,
-    vae: Params,
-    denoiser: Params,
-    tokenizer: PromptTokenizer,
-    card: str,
-) -> None:
+def export(folder: Path, config: ModelConfig, params: Params, tokenizer: PromptTokenizer,
+           card: str) -> None:  # fmt: skip
     """Write the model folder: float16 weights, configuration, tokenizer and model card."""
-    params = Params(denoiser | {"vae": vae})
     text = tokenizer.tokenizer.to_str(pretty=True)
     save_folder(folder, config, params, text, extra={"README.md": card} if card else None)
 

@@ -23,6 +23,7 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, InputError
 from ldmref.models.params import Params, flatten, unflatten
 
+Loss = Callable[[Params, int], torch.Tensor]  # loss(params, step)
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
 
@@ -74,18 +75,11 @@ class Trainer:
         ops: backend that runs the loss.
     """
 
-    def __init__(
-        self,
-        config: TrainingConfig,
-        params: Params,
-        loss: Callable[[Params, int], torch.Tensor],
-        ops: TorchBackend,
-    ):
+    def __init__(self, config: TrainingConfig, params: Params, loss: Loss, ops: TorchBackend):
         self.config, self.loss, self.step = config, loss, 0
-        arrays = flatten(params)
-        self.shapes = {name: tuple(array.shape) for name, array in arrays.items()}
-        self.parameters = {}
-        for name, array in arrays.items():
+        self.shapes, self.parameters = {}, {}
+        for name, array in flatten(params).items():
+            self.shapes[name] = tuple(array.shape)
             tensor = torch.as_tensor(np.array(array), dtype=torch.float32).to(ops.device)
             if self._uses_muon(name):
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
@@ -98,26 +92,18 @@ class Trainer:
         return self.config.muon_rate > 0 and matrix and not name.endswith(NOT_FOR_MUON)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        config = self.config
+        config, decay = self.config, self.config.weight_decay
         muon = [p for name, p in self.parameters.items() if self._uses_muon(name)]
         adamw = [p for name, p in self.parameters.items() if not self._uses_muon(name)]
         groups = [
-            {"params": [p for p in adamw if p.ndim > 1], "weight_decay": config.weight_decay},
+            {"params": [p for p in adamw if p.ndim > 1], "weight_decay": decay},
             {"params": [p for p in adamw if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        optimizers: list[torch.optim.Optimizer] = [
-            torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, 0.99), fused=True)
-        ]
-        if muon:
-            optimizers.append(
-                torch.optim.Muon(
-                    muon,
-                    lr=config.muon_rate,
-                    weight_decay=config.weight_decay,
-                    adjust_lr_fn="match_rms_adamw",
-                )
-            )
-        return optimizers
+        first = torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.99), fused=True)
+        if not muon:
+            return [first]
+        rms = "match_rms_adamw"
+        return [first, torch.optim.Muon(muon, config.muon_rate, decay, adjust_lr_fn=rms)]
 
     @property
     def params(self) -> Params:
@@ -126,9 +112,8 @@ class Trainer:
 
     def ema_params(self) -> Params:
         """The averaged parameter tree, float32 on the host."""
-        return unflatten(
-            {name: p.view(self.shapes[name]).cpu().numpy() for name, p in self.ema.items()}
-        )
+        host = {name: p.view(self.shapes[name]).cpu().numpy() for name, p in self.ema.items()}
+        return unflatten(host)
 
     def run(
         self, report_every: int = 100, cancel: Event | None = None
@@ -138,18 +123,15 @@ class Trainer:
         Raises:
             Cancelled: `cancel` was set; the current step was finished.
         """
-        total_loss, since_report = 0.0, 0
-        while self.step < self.config.steps:
+        total_loss, since_report, steps = 0.0, 0, self.config.steps
+        while self.step < steps:
             if cancel is not None and cancel.is_set():
-                raise Cancelled(
-                    f"stopped after step {self.step} of {self.config.steps}",
-                    code="E-CANCELLED",
-                    hint="the checkpoint is saved; repeat the command to resume",
-                )
+                message = f"stopped after step {self.step} of {steps}"
+                hint = "the checkpoint is saved; repeat the command to resume"
+                raise Cancelled(message, code="E-CANCELLED", hint=hint)
             total_loss, since_report = total_loss + self._train_step(), since_report + 1
-            if self.step % report_every == 0 or self.step == self.config.steps:
-                loss = float(total_loss) / since_report
-                yield TrainingProgress(self.step, self.config.steps, loss)
+            if self.step % report_every == 0 or self.step == steps:
+                yield TrainingProgress(self.step, steps, float(total_loss) / since_report)
                 total_loss, since_report = 0.0, 0
 
     def _train_step(self) -> torch.Tensor:
@@ -197,19 +179,14 @@ class Trainer:
             with safe_open(str(path), "pt") as file:
                 self.step = int(json.loads((file.metadata() or {})["step"]))
         except (OSError, SafetensorError, KeyError, ValueError) as error:
-            raise InputError(
-                f"the checkpoint {path.name} is damaged: {error}",
-                code="E-RESUME",
-                hint="delete it to restart this stage",
-            ) from error
+            message = f"the checkpoint {path.name} is damaged: {error}"
+            hint = "delete it to restart this stage"
+            raise InputError(message, code="E-RESUME", hint=hint) from error
         expected = {f"params.{name}": tuple(p.shape) for name, p in self.parameters.items()}
         shapes = {k: tuple(v.shape) for k, v in tensors.items() if k.startswith("params.")}
         if shapes != expected:
-            raise InputError(
-                f"{path.name} belongs to another network",
-                code="E-RESUME",
-                hint="train into an empty folder",
-            )
+            message = f"{path.name} belongs to another network"
+            raise InputError(message, code="E-RESUME", hint="train into an empty folder")
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"params.{name}"])
