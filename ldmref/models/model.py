@@ -16,9 +16,8 @@ from ldmref.math.divergence import reparameterize
 from ldmref.models.autoencoder import autoencoder_spec, decode, encode
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
-from ldmref.models.lazy_params import LazyParams
 from ldmref.models.memory import Estimate, estimate
-from ldmref.models.params import Params, Spec, count, flatten, unflatten
+from ldmref.models.params import LazyParams, Params, Spec, count, flatten, unflatten
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.taesd import TinyAutoencoder
 from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec

@@ -38,7 +38,7 @@ def unet_spec(config: UNetConfig) -> Spec:
         if config.attention_levels[level]:
             spec["attentions"] = numbered([attention(level)] * len(widths))
         if resample:
-            layer = res(c, c) if config.resnet_updown else {"conv": nn.conv_spec(c, c)}
+            layer: Spec = res(c, c) if config.resnet_updown else {"conv": nn.conv_spec(c, c)}
             spec[resample] = {"0": layer}
         return spec
 

@@ -34,8 +34,3 @@ class SchedulerConfig:
     sample_max_value: float = 1.0  # the most that dynamic thresholding lets through
     variance_type: str = "fixed_small"  # of DDPM: or "fixed_large"
     sigma_max: float = 1000.0  # samplers start no higher, however far the training table goes
-
-    @property
-    def clips(self) -> bool:
-        """Whether predictions x0 are kept within bounds."""
-        return self.thresholding_ratio > 0.0 or self.clip_sample_range > 0.0

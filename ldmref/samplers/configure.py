@@ -38,4 +38,6 @@ def configured_step(
     if schedule.convention == "diffusers":
         return diffusers_step(config, sampler, schedule, options, visits, constrain, bug_compatible)
     step = sampler.make(**options)
-    return clip_predictions(step, clip_of(config)) if config.clips else step, visits
+    if config.thresholding_ratio or config.clip_sample_range:
+        step = clip_predictions(step, clip_of(config))
+    return step, visits

@@ -3,9 +3,10 @@
 Coordinates: x = x0 + sigma * eps, so no sampler knows of alpha-bar; the variance-preserving scaling
 is inside the denoiser. A step is a function
 
-    step(denoise, x, interval, history, noise) -> (x_next, x0, history)
+    step(denoise, x, at, history, noise) -> (x_next, x0, history)
 
-without hidden state: what a multistep method remembers is `history`, passed along.
+without hidden state: `at` is the interval, and what a multistep method remembers is `history`,
+passed along.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class Step(Protocol):
     """One step of a sampler."""
 
     def __call__(
-        self, denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise, /
+        self, denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise, /
     ) -> Stepped: ...
 
 

@@ -50,10 +50,11 @@ def diffusers_step(
     options: arguments of `sampler.make`; visits: of a run that begins at `visits[0]`.
     """
     sigmas = schedule.sigmas.tolist()
+    clips = bool(config.thresholding_ratio or config.clip_sample_range)
     if sampler.name == "pndm":
         step, visits = _pndm(config, schedule, visits, constrain if bug_compatible else None,
                              bug_compatible)  # fmt: skip
-        return clip_predictions(step, clip_of(config)) if config.clips else step, visits
+        return clip_predictions(step, clip_of(config)) if clips else step, visits
     if sampler.name == "ddpm" and config.variance_type == "fixed_large":
         step = large_variance(schedule.timesteps.tolist())
     elif sampler.name == "lms_euler" and bug_compatible:
@@ -65,11 +66,11 @@ def diffusers_step(
     if sampler.name in LOWER_ORDER_FINAL:
         step = limit_order(step, order_limit(config))
     if sampler.name == "ddim":
-        step = clip_x0_only(step, clip_of(config)) if config.clips else step
+        step = clip_x0_only(step, clip_of(config)) if clips else step
         if bug_compatible:
             targets = ddim_targets(schedule.training_sigmas, sigmas, schedule.timesteps.tolist())
             step = step_to(step, targets)
-    elif config.clips:
+    elif clips:
         step = clip_predictions(step, clip_of(config))
     if constrain is not None and bug_compatible and sampler.nfe > 1:
         step = constrain_evaluations(step, constrain, sigmas[visits[0]])
