@@ -148,7 +148,7 @@ _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
 _MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
 _START = {"measured": "start", "peer": "process", "model": "emoji", "size": 64, "steps": 20}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
-_CASES: tuple[tuple[Any, ...], ...] = (  # name, work, target, aim, backend, options
+_CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = (
     ("unet-numpy-64", "unet", 0.85, 0.70, "numpy", {}),
     ("unet-numpy-32", "unet", 0.85, 0.65, "numpy", {"size": 256}),
     ("unet-torch-64", "unet", 0.80, 0.65, "torch", {}),
@@ -170,7 +170,15 @@ _CASES: tuple[tuple[Any, ...], ...] = (  # name, work, target, aim, backend, opt
     ("gpu-torch-compiled", "picture", 1.0, 1.0, "torch", _GPU | _COMPILED),
     ("gpu-cupy", "picture", 2.0, 2.0, "cupy", {"speed": "fast", **_GPU}),
 )
-CASES = {name: BenchmarkCase(name, *case, **options) for name, *case, options in _CASES}
+
+
+def _case(
+    name: str, work: str, target: float | None, aim: float, backend: str, options: dict[str, Any]
+) -> BenchmarkCase:
+    return BenchmarkCase(name, work, target, aim, backend, **options)
+
+
+CASES = {row[0]: _case(*row) for row in _CASES}
 
 
 def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> list[BenchmarkCase]:
