@@ -183,9 +183,10 @@ def marginals_of_standard_normal_data_stay(f: Functions, rng: RandomInputs) -> C
     """eps = sqrt(1 - abar) x_t there; states are written as coefficients of independent noises."""
     betas = rng.betas(5)
     alpha_bars, unit = np.cumprod(1 - betas), iter(np.eye(6)[1:])
-    predict, noise = (lambda xt, t: math.sqrt(1 - alpha_bars[t]) * xt,
-                      lambda: rng.array(next(unit)[None, :]))  # fmt: skip
-    states = f.ddpm_sample(predict, rng.array(np.eye(6)[:1]), betas, noise, "fixed_large")
+    states = f.ddpm_sample(
+        lambda xt, t: math.sqrt(1 - alpha_bars[t]) * xt, rng.array(np.eye(6)[:1]), betas,
+        lambda: rng.array(next(unit)[None, :]), "fixed_large",
+    )  # fmt: skip
     variances = [float((to_host(x) ** 2).sum()) for x in states]
     return variances, [1.0, 1.0, 1.0, 1.0, 1 - betas[0]]
 
