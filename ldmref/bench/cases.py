@@ -18,19 +18,13 @@ from ldmref.errors import UsageError, did_you_mean
 from ldmref.loading import random_model
 from ldmref.models.model import LatentDiffusion
 
-WORK_TITLES = {
-    "unet": "one step of the U-Net, batch 2",
-    "vae": "decoding one picture",
-    "text": "encoding one prompt",
-    "picture": "one whole picture",
-}
+WORK_TITLES = {"unet": "one step of the U-Net, batch 2", "vae": "decoding one picture",
+               "text": "encoding one prompt", "picture": "one whole picture"}  # fmt: skip
 PEER_TITLES = {
-    "eager": "{library} eager",
-    "compiled": "{library} torch.compile",
+    "eager": "{library} eager", "compiled": "{library} torch.compile", "onnx": "ONNX Runtime",
     "channels_last": "{library} eager, channels_last",
     "process": "{library} eager, a fresh process",
-    "onnx": "ONNX Runtime",
-}
+}  # fmt: skip
 MIN_SECONDS = 0.2  # of a timed round; shorter calls are repeated
 MAX_REPEATS = 1000
 PROMPT, NEGATIVE_PROMPT, SEED, CFG_SCALE, TIMESTEP = "a red heart", "", 1, 7.5, 500.0
@@ -56,6 +50,10 @@ class Workload:
             self.run()
         self.synchronize()
         return (time.perf_counter() - start) / repeat
+
+    def repeats(self) -> int:
+        """Calls per round, by the duration of one call."""
+        return repeat_count(self.seconds_per_call())
 
 
 def repeat_count(seconds: float) -> int:
@@ -143,7 +141,7 @@ class BenchmarkCase:
 
 _UINT8 = 2 / 255 + 1e-6  # tolerance of pictures: two 8-bit steps
 _HALF = 0.1  # of bfloat16 and float16: both sides round after every layer
-_COMPILED = {"speed": "fastest", "peer": "compiled"}
+_COMPILED: dict[str, Any] = {"speed": "fastest", "peer": "compiled"}
 _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
 _MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
 _START = {"measured": "start", "peer": "process", "model": "emoji", "size": 64, "steps": 20}
@@ -170,15 +168,7 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("gpu-torch-compiled", "picture", 1.0, 1.0, "torch", _GPU | _COMPILED),
     ("gpu-cupy", "picture", 2.0, 2.0, "cupy", {"speed": "fast", **_GPU}),
 )
-
-
-def _case(
-    name: str, work: str, target: float | None, aim: float, backend: str, options: dict[str, Any]
-) -> BenchmarkCase:
-    return BenchmarkCase(name, work, target, aim, backend, **options)
-
-
-CASES = {row[0]: _case(*row) for row in _CASES}
+CASES = {row[0]: BenchmarkCase(*row[:5], **row[5]) for row in _CASES}
 
 
 def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> list[BenchmarkCase]:

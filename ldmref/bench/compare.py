@@ -21,15 +21,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends import get_backend
-from ldmref.bench.cases import (
-    PROMPT,
-    SEED,
-    BenchmarkCase,
-    Workload,
-    ldmref_workload,
-    pixels,
-    repeat_count,
-)
+from ldmref.bench.cases import PROMPT, SEED, BenchmarkCase, Workload, ldmref_workload, pixels
 from ldmref.bench.machine import GEMM_SIZES, gemm_peaks
 from ldmref.bench.peers import import_peer, peer_network, peer_workload, require_peer
 from ldmref.bench.profile import count_flops
@@ -248,5 +240,5 @@ def time_alternately(ours: Workload, theirs: Workload, rounds: int) -> PairedSam
     A round repeats calls shorter than `MIN_SECONDS`, both sides equally often.
     """
     sides = {"ours": ours, "theirs": theirs}
-    repeat = repeat_count(max(side.seconds_per_call() for side in sides.values()))
+    repeat = min(side.repeats() for side in sides.values())
     return alternate(lambda side: sides[side].seconds_per_call(repeat), rounds, warm_up=1)

@@ -107,13 +107,10 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
         with torch.inference_mode():
             return run()
 
-    def synchronize() -> None:
-        if case.device == "cuda":
-            torch.cuda.synchronize()
-
     def to_numpy(y: Any) -> np.ndarray:
         return pixels(y) if case.work == "picture" else y.float().cpu().numpy()
 
+    synchronize = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     return Workload(run_inference, to_numpy, synchronize)
 
 

@@ -11,7 +11,7 @@ from itertools import takewhile
 from typing import Any
 
 from ldmref.backends.traced import Record, TracedBackend
-from ldmref.bench.cases import BenchmarkCase, CaseInputs, Workload, ldmref_workload, repeat_count
+from ldmref.bench.cases import BenchmarkCase, CaseInputs, Workload, ldmref_workload
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
@@ -49,12 +49,11 @@ def profile_case(case: BenchmarkCase) -> dict[str, Any]:
     records.clear()
     seconds = workload.seconds_per_call()
     records = assign_layers(records)
-    keys: dict[str, Callable[[Record], tuple[str, str]]] = {
-        "kinds": lambda r: (r.name, ""),
-        "shapes": lambda r: (r.name, format_shapes(r)),
-        "layers": lambda r: (r.layer or f"({r.name})", ""),
+    tables = {
+        "kinds": group_records(records, seconds, lambda r: (r.name, "")),
+        "shapes": group_records(records, seconds, lambda r: (r.name, format_shapes(r))),
+        "layers": group_records(records, seconds, lambda r: (r.layer or f"({r.name})", "")),
     }
-    tables = {name: group_records(records, seconds, key) for name, key in keys.items()}
     return {
         "row": case.name, "title": case.title, "backend": case.backend, "seconds": seconds,
         "flops": sum(record.flops for record in records),
@@ -181,5 +180,5 @@ def measure_scaling(
 
 def time_workload(workload: Workload, rounds: int) -> list[float]:
     """Seconds per call in each round, after one warm-up call."""
-    repeat = repeat_count(workload.seconds_per_call())
+    repeat = workload.repeats()
     return [workload.seconds_per_call(repeat) for _ in range(rounds)]

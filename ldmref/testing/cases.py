@@ -49,8 +49,8 @@ def _linear(normal: Normal) -> Iterator[Case]:
         arrays = normal(*shape), normal(6, 7), normal(6)
         yield from _with_and_without_bias("linear", f"{shape}", arrays, {}, 7)
 
-    x, w, b = normal(600, 20), normal(50, 20), normal(50)
-    yield Case("linear", "(600, 20), bias", (x, w, b), terms=20)
+    arrays = normal(600, 20), normal(50, 20), normal(50)
+    yield Case("linear", "(600, 20), bias", arrays, terms=20)
     yield Case("linear", "few rows, much work", (normal(40, 400), normal(600, 400)), terms=400)
     for shape in ((7,), (2, 5, 7), (2, 300, 7)):
         arrays = normal(*shape), normal(12, 7), normal(12)

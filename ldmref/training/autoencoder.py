@@ -50,14 +50,14 @@ def encode_dataset(
     data: Dataset, params: Params, config: AutoencoderConfig, ops: TorchBackend, batch: int = 64
 ) -> tuple[np.ndarray, np.ndarray]:
     """Posterior mean and log-variance of every picture, unscaled, (n, z, h, w) float32."""
-    means, logvars = [], []
+    batches = []
     with ops.inference():
         for start in range(0, len(data.images), batch):
             x = data.images[start : start + batch].astype(np.float32) / 127.5 - 1.0
-            mean, logvar = encode(ops, params, config, ops.asarray(x))
-            means.append(ops.to_numpy(mean).astype(np.float32))
-            logvars.append(ops.to_numpy(logvar).astype(np.float32))
-    return np.concatenate(means), np.concatenate(logvars)
+            posterior = encode(ops, params, config, ops.asarray(x))
+            batches.append([ops.to_numpy(z).astype(np.float32) for z in posterior])
+    mean, logvar = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
+    return mean, logvar
 
 
 def _l1(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:

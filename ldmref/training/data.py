@@ -69,7 +69,7 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _captions_table(root: Path) -> dict[str, list[str]]:
-    table: dict[str, list[str]] = {}
+    table, rows = {}, []
     try:
         if (root / "metadata.jsonl").exists():
             lines = (root / "metadata.jsonl").read_text("utf-8").splitlines()
@@ -77,8 +77,6 @@ def _captions_table(root: Path) -> dict[str, list[str]]:
         elif (root / "metadata.csv").exists():
             with open(root / "metadata.csv", encoding="utf-8", newline="") as file:
                 rows = list(csv.DictReader(file))
-        else:
-            rows = []
         for row in rows:
             table.setdefault(row["file_name"], []).append(row["text"])
     except (ValueError, KeyError, TypeError) as error:

@@ -79,12 +79,10 @@ class EmojiDataset:
         self.weights = np.asarray(weights)
         name_words = {word for e in self.emoji for word in e.words}
         self.names = {" ".join(e.words) for e in self.emoji}
-        keywords = _keywords()
-        self.keywords = [
-            [k for k in (*keywords.get(e.text, ()), e.subgroup.replace("-", " "))
-             if _is_useful_keyword(k, e, name_words)]
-            for e in self.emoji
-        ]  # fmt: skip
+        keywords, self.keywords = _keywords(), []
+        for e in self.emoji:
+            candidates = [*keywords.get(e.text, ()), e.subgroup.replace("-", " ")]
+            self.keywords.append([k for k in candidates if _is_useful_keyword(k, e, name_words)])
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
         caption = self._random_caption(i, rng)

@@ -102,8 +102,8 @@ class Trainer:
         first = torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.99), fused=True)
         if not muon:
             return [first]
-        rms = "match_rms_adamw"
-        return [first, torch.optim.Muon(muon, config.muon_rate, decay, adjust_lr_fn=rms)]
+        rate, scaling = config.muon_rate, "match_rms_adamw"
+        return [first, torch.optim.Muon(muon, rate, decay, adjust_lr_fn=scaling)]
 
     @property
     def params(self) -> Params:

@@ -121,9 +121,8 @@ def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Compari
     return f.denoising_kl(x0, guess, now, before, logvar), expected, scale
 
 
-@chapter.identity(
-    "variational_bound", "expectations in closed form", 8, uses=("normal_log_density",)
-)
+@chapter.identity("variational_bound", "expectations in closed form", 8,
+                  uses=("normal_log_density",))  # fmt: skip
 def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison:
     """All terms are quadratic in x_0 and eps, so three Gauss-Hermite nodes give expectations."""
     mean, std = rng.number(-1.0, 1.0), rng.number(0.3, 1.5)
@@ -153,9 +152,8 @@ def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison
 @chapter.identity("training_pair", "the inverse rotation", 16)
 def every_target_recovers_the_data(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
-    (_, clean), (xt, e), (_, v) = (
-        map(to_host, f.training_pair(x0, alpha_bar, eps, k)) for k in TYPES
-    )
+    pairs = [f.training_pair(x0, alpha_bar, eps, k) for k in TYPES]
+    (_, clean), (xt, e), (_, v) = (map(to_host, pair) for pair in pairs)
     signal, noise = np.sqrt(to_host(alpha_bar))[:, None], np.sqrt(1 - to_host(alpha_bar))[:, None]
     return [clean, (xt - noise * e) / signal, signal * xt - noise * v], [x0, x0, x0]
 
@@ -209,27 +207,26 @@ chapter.elementwise("log_ndtr", "logarithm of half an erfc", "math.erfc and math
                     (-30.0, 3.0), log_ndtr)  # fmt: skip
 
 
-def pixel_values(rng: RandomInputs, bins: int) -> Array:
-    """The values of a pixel of `bins` shades, in [-1, 1]."""
-    return rng.array(2 * np.arange(bins) / (bins - 1) - 1)
+def pixel(f: Functions, rng: RandomInputs, bins: int, mean: float, logvar: float) -> np.ndarray:
+    """The probability of every value of a pixel of `bins` shades in [-1, 1]."""
+    x = rng.array(2 * np.arange(bins) / (bins - 1) - 1)
+    log = f.discretized_gaussian_log_likelihood(x, mean + 0 * x, logvar + 0 * x, bins)
+    return np.exp(to_host(log))
 
 
 @chapter.identity("discretized_gaussian_log_likelihood", "certainty", 10)
 def probabilities_of_all_pixel_values_add_up_to_one(f: Functions, rng: RandomInputs) -> Comparison:
     bins, mean, logvar = rng.integer(2, 256), rng.number(-1.5, 1.5), rng.number(-6.0, 3.0)
-    x = pixel_values(rng, bins)
-    got = f.discretized_gaussian_log_likelihood(x, mean + 0 * x, logvar + 0 * x, bins)
-    return np.exp(to_host(got)).sum(), 1.0, 1 + bins * math.exp(-0.5 * logvar) / 100
+    total = pixel(f, rng, bins, mean, logvar).sum()
+    return total, 1.0, 1 + bins * math.exp(-0.5 * logvar) / 100
 
 
 @chapter.identity("discretized_gaussian_log_likelihood", "math.erfc", 8)
 def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) -> Comparison:
     bins, mean, logvar = rng.integer(2, 8), rng.number(-1.0, 1.0), rng.number(-3.0, 2.0)
-    x = pixel_values(rng, bins)
     edges = (2 * np.arange(1, bins) - 1) / (bins - 1) - 1
     below = [0.5 * math.erfc((mean - e) * math.exp(-0.5 * logvar) / math.sqrt(2)) for e in edges]
-    got = f.discretized_gaussian_log_likelihood(x, mean + 0 * x, logvar + 0 * x, bins)
-    return np.exp(to_host(got)), np.diff([0.0, *below, 1.0])
+    return pixel(f, rng, bins, mean, logvar), np.diff([0.0, *below, 1.0])
 
 
 @chapter.identity("bits_per_dimension", "counting", 4)

@@ -101,9 +101,8 @@ def midpoint_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
     return final_state(f.midpoint(), denoise, x, [s, t]), expected, 4.0
 
 
-def polynomial_slope(
-    function: str, law: str, ulps: float, degree: int, steps: int, *tableau: object
-) -> None:
+def polynomial_slope(function: str, law: str, ulps: float, degree: int, steps: int,
+                     *tableau: object) -> None:  # fmt: skip
     """For a slope that is a polynomial in sigma, the sampler adds its antiderivative."""
 
     def case(f: Functions, rng: RandomInputs) -> Comparison:

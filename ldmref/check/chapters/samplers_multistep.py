@@ -74,13 +74,11 @@ def fractions_of_equal_steps(f: Functions, rng: RandomInputs) -> Comparison:
     return final_state(f.pndm(), denoiser_with_slopes(slopes), x, sigmas), expected, 10.0
 
 
-# correction(-log sigmas, predictions on the host, n, k = (1 + eta) h, order)
-Correction = Callable[[list[float], list[Array], int, float, int], Array]
+# correction(-log sigmas, predictions on the host, n, k = (1 + eta) h)
+Correction = Callable[[list[float], list[Array], int, float], Array]
 
 
-def exponential_adams(
-    rng: RandomInputs, step: Step, eta: float, order: int, correction: Correction
-) -> Comparison:
+def adams(rng: RandomInputs, step: Step, eta: float, correction: Correction) -> Comparison:
     """Predictions that do not depend on x: exact decay, plus a correction by their differences."""
     sigmas = decreasing_sigmas(rng, 4)
     x, x0s, noises = rng.normal(3, 2), rng.normals(4, 3, 2), rng.normals(4, 3, 2)
@@ -90,7 +88,7 @@ def exponential_adams(
         k = (1.0 + eta) * h
         expected = math.exp(-k) * expected - math.expm1(-k) * host_x0s[n]
         if n:
-            expected += correction(logs, host_x0s, n, k, min(order, n + 1))
+            expected += correction(logs, host_x0s, n, k)
         expected += sigmas[n + 1] * math.sqrt(-math.expm1(-2.0 * eta * h)) * to_host(noises[n])
     got = final_state(step, denoiser_with_predictions(x0s), x, sigmas, noises)
     return got, expected, 10.0
@@ -101,13 +99,13 @@ def algorithm_2_and_its_integral_form(f: Functions, rng: RandomInputs) -> Compar
     """`midpoint` as published; `heun` integrates the line through two predictions."""
     solver, eta = ("midpoint", "heun")[rng.integer(0, 1)], rng.number(0.0, 1.0)
 
-    def correction(logs: list[float], x0s: list[Array], n: int, k: float, order: int) -> Array:
+    def correction(logs: list[float], x0s: list[Array], n: int, k: float) -> Array:
         r = (logs[n] - logs[n - 1]) / (logs[n + 1] - logs[n])
         linear = integral(lambda u: k * math.exp(-k * (1.0 - u)) * u, 0.0, 1.0)
         weight = -0.5 * math.expm1(-k) if solver == "midpoint" else linear
         return weight / r * (x0s[n] - x0s[n - 1])
 
-    return exponential_adams(rng, f.dpmpp_2m(eta, solver), eta, 2, correction)
+    return adams(rng, f.dpmpp_2m(eta, solver), eta, correction)
 
 
 @chapter.identity("dpmpp_3m", "k-diffusion's form", 60)
@@ -115,16 +113,16 @@ def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comp
     """phi_2 = (e^-k - 1) / k + 1 and phi_3 = phi_2 / k - 1/2, on divided differences."""
     eta = rng.number(0.0, 1.0)
 
-    def correction(logs: list[float], x0s: list[Array], n: int, k: float, order: int) -> Array:
+    def correction(logs: list[float], x0s: list[Array], n: int, k: float) -> Array:
         h, phi2 = logs[n + 1] - logs[n], math.expm1(-k) / k + 1.0
         d1 = (x0s[n] - x0s[n - 1]) * h / (logs[n] - logs[n - 1])
-        if order == 2:
+        if n == 1:
             return phi2 * d1
         r0, r1 = (logs[n] - logs[n - 1]) / h, (logs[n - 1] - logs[n - 2]) / h
         d2 = (d1 - (x0s[n - 1] - x0s[n - 2]) / r1) / (r0 + r1)
         return phi2 * (d1 + d2 * r0) - (phi2 / k - 0.5) * d2
 
-    return exponential_adams(rng, f.dpmpp_3m(eta), eta, 3, correction)
+    return adams(rng, f.dpmpp_3m(eta), eta, correction)
 
 
 @chapter.identity("dpm_solver_multistep", "the published form", 60)

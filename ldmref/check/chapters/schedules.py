@@ -7,6 +7,7 @@ from fractions import Fraction
 from itertools import pairwise
 
 import numpy as np
+from scipy.special import betainc
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 
@@ -26,6 +27,11 @@ def roots_are_even(f: Functions, rng: RandomInputs) -> Comparison:
     return f.scaled_linear_betas(n, a**2, b**2), expected
 
 
+def products_and_last(betas: np.ndarray) -> np.ndarray:
+    """The cumulative products of 1 - beta but the last one, then the last beta, which is capped."""
+    return np.append(np.cumprod(1.0 - np.asarray(betas))[:-1], betas[-1])
+
+
 @chapter.identity("cosine_betas", "the cosine, telescoped", 12)
 def product_is_a_squared_cosine(f: Functions, rng: RandomInputs) -> Comparison:
     n, s = rng.integer(5, 60), rng.number(0.0, 0.1)
@@ -33,9 +39,8 @@ def product_is_a_squared_cosine(f: Functions, rng: RandomInputs) -> Comparison:
     def alpha_bar(t: int) -> float:
         return math.cos((t / n + s) / (1 + s) * math.pi / 2) ** 2
 
-    betas = np.asarray(f.cosine_betas(n, s))
     expected = [alpha_bar(t + 1) / alpha_bar(0) for t in range(n - 1)]
-    return np.append(np.cumprod(1.0 - betas)[:-1], betas[-1]), [*expected, 0.999]
+    return products_and_last(f.cosine_betas(n, s)), [*expected, 0.999]
 
 
 @chapter.identity("sigmoid_betas", "hyperbolic tangents, telescoped", 12)
@@ -46,9 +51,8 @@ def product_is_a_logistic_curve(f: Functions, rng: RandomInputs) -> Comparison:
     def curve(t: int) -> float:
         return -math.tanh(0.5 * (start + (end - start) * t / n) / tau)
 
-    betas = np.asarray(f.sigmoid_betas(n, start, end, tau))
     expected = [(curve(t + 1) - curve(n)) / (curve(0) - curve(n)) for t in range(n - 1)]
-    return np.append(np.cumprod(1.0 - betas)[:-1], betas[-1]), [*expected, 0.999]
+    return products_and_last(f.sigmoid_betas(n, start, end, tau)), [*expected, 0.999]
 
 
 @chapter.identity("alphas_cumprod", "sums of logarithms", 4)
@@ -101,8 +105,6 @@ def even_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
 
 @chapter.identity("beta_timesteps", "scipy's distribution function", 24)
 def beta_distribution_at_the_timesteps_is_even(f: Functions, rng: RandomInputs) -> Comparison:
-    from scipy.special import betainc
-
     n, total = rng.integer(1, 30), rng.integer(100, 1000)
     a, b = rng.number(0.5, 2.0), rng.number(0.5, 2.0)
     t = np.asarray(f.beta_timesteps(n, total, a, b))
@@ -111,8 +113,6 @@ def beta_distribution_at_the_timesteps_is_even(f: Functions, rng: RandomInputs) 
 
 @chapter.identity("beta_sigmas", "scipy's distribution function", 24)
 def beta_distribution_at_the_sigmas_is_even(f: Functions, rng: RandomInputs) -> Comparison:
-    from scipy.special import betainc
-
     n, low, high = rng.integer(2, 30), rng.number(0.01, 0.1), rng.number(2.0, 80.0)
     a, b = rng.number(0.5, 2.0), rng.number(0.5, 2.0)
     fraction = (np.asarray(f.beta_sigmas(n, low, high, a, b)) - low) / (high - low)

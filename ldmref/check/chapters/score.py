@@ -236,10 +236,8 @@ def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
 def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
     """x' = a x multiplies by the integrator's own series P: log N(P^2 x) + D a T."""
     x, a = rng.normal(3, 2), rng.number(-1.0, 1.0)
-    nats, end = f.flow_log_likelihood(
-        lambda x, t: a * x, lambda x, t: 0.0 * x[:, 0] + 2.0 * a, f.VPSDE().log_prior, x,
-        [0.0, 0.25, 0.5],
-    )  # fmt: skip
+    functions = lambda x, t: a * x, lambda x, t: 0.0 * x[:, 0] + 2.0 * a, f.VPSDE().log_prior
+    nats, end = f.flow_log_likelihood(*functions, x, [0.0, 0.25, 0.5])
     last = exponential_of_rk4(0.25 * a) ** 2 * to_host(x)
     log_density = -0.5 * (last**2).sum(axis=1) - math.log(2 * math.pi) + a
     return [end, nats], [last, log_density], 20.0

@@ -11,6 +11,7 @@ from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, 
 from ldmref.math.arrays import Array
 
 chapter = Chapter("score")
+Pair = tuple[float, float]
 
 
 @chapter.identity("euler_maruyama", "two-point noise", 2)
@@ -29,7 +30,7 @@ def moments_of_two_points(f: Functions, rng: RandomInputs) -> Comparison:
     return got, [to_host(x) + to_host(drift) * h, variance], 30.0
 
 
-def interval(rng: RandomInputs) -> tuple[float, float]:
+def interval(rng: RandomInputs) -> Pair:
     """(t, s): a step back in time from t to s."""
     t = rng.number(0.3, 1.0)
     return t, rng.number(0.0, 0.9) * t
@@ -46,15 +47,20 @@ def predictor_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     return got, (2 - math.sqrt(1 - beta)) * a + beta * b + math.sqrt(beta) * c, 10.0
 
 
+def smld(f: Functions, rng: RandomInputs, step: str) -> tuple[Array, np.ndarray, np.ndarray, Pair]:
+    """(result, x + (a - b) score, noise, (a, b)) of a step with the squares a, b of two sigmas."""
+    low, high, times = rng.number(0.1, 0.5), rng.number(2.0, 5.0), interval(rng)
+    x, score, noise = rng.normals(3, 3, 2)
+    got = getattr(f, step)(f.VESDE(low, high), lambda x, t: score, x, *times, noise)
+    a, b = ((low * (high / low) ** u) ** 2 for u in times)
+    return got, to_host(x) + (a - b) * to_host(score), to_host(noise), (a, b)
+
+
 @chapter.identity("reverse_diffusion_step", "algorithm 2 in plain numbers", 11, uses=("VESDE",))
 def predictor_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """x + (a - b) score + sqrt(a - b) z with the squares a, b of two sigmas."""
-    low, high, (t, s) = rng.number(0.1, 0.5), rng.number(2.0, 5.0), interval(rng)
-    x, score, noise = rng.normals(3, 3, 2)
-    got = f.reverse_diffusion_step(f.VESDE(low, high), lambda x, t: score, x, t, s, noise)
-    added = low**2 * ((high / low) ** (2 * t) - (high / low) ** (2 * s))
-    a, b, c = map(to_host, (x, score, noise))
-    return got, a + added * b + math.sqrt(added) * c, 50.0
+    got, mean, noise, (a, b) = smld(f, rng, "reverse_diffusion_step")
+    return got, mean + math.sqrt(a - b) * noise, 50.0
 
 
 @chapter.identity("ancestral_step", "q_posterior", 2, uses=("VPSDE", "q_posterior"))
@@ -72,12 +78,8 @@ def posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("ancestral_step", "the printed formula in plain numbers", 13, uses=("VESDE",))
 def ancestral_sampling_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """x + (a - b) score + sqrt(b (a - b) / a) z with the squares a, b of two sigmas."""
-    low, high, (t, s) = rng.number(0.1, 0.5), rng.number(2.0, 5.0), interval(rng)
-    x, score, noise = rng.normals(3, 3, 2)
-    got = f.ancestral_step(f.VESDE(low, high), lambda x, t: score, x, t, s, noise)
-    a, b = ((low * (high / low) ** u) ** 2 for u in (t, s))
-    deterministic = to_host(x) + (a - b) * to_host(score)
-    return got, deterministic + math.sqrt(b * (a - b) / a) * to_host(noise), 50.0
+    got, mean, noise, (a, b) = smld(f, rng, "ancestral_step")
+    return got, mean + math.sqrt(b * (a - b) / a) * noise, 50.0
 
 
 @chapter.identity("langevin_step", "the fixed point of the variance", 3)
@@ -109,19 +111,16 @@ def algorithm_in_a_loop(f: Functions, rng: RandomInputs) -> Comparison:
     low, high, r = 0.5, rng.number(2.0, 3.0), rng.number(0.1, 0.3)
     times = [1.0, rng.number(0.5, 0.8), rng.number(0.0, 0.4)]
     start, noises = rng.normal(2, 3), rng.normals(4, 2, 3)
-    remaining = iter(noises)
-    states = f.predictor_corrector(
-        f.VESDE(low, high), lambda x, t: -x / (1.0 + (low * (high / low) ** t) ** 2), start,
-        times, lambda: next(remaining), snr=r,
-    )  # fmt: skip
-    got = list(states)
-    x, expected, remaining = to_host(start), [], map(to_host, noises)
+    remaining, host_noises = iter(noises), map(to_host, noises)
+    sde, score = f.VESDE(low, high), lambda x, t: -x / (1.0 + (low * (high / low) ** t) ** 2)
+    states = f.predictor_corrector(sde, score, start, times, lambda: next(remaining), snr=r)
+    x, expected = to_host(start), []
     for before, after in pairwise(low * (high / low) ** t for t in times):
         added = before**2 - after**2
-        x = x - added * x / (1 + before**2) + math.sqrt(added) * next(remaining)
-        gradient, z = -x / (1 + after**2), next(remaining)
+        x = x - added * x / (1 + before**2) + math.sqrt(added) * next(host_noises)
+        gradient, z = -x / (1 + after**2), next(host_noises)
         z_norm, gradient_norm = (np.linalg.norm(y, axis=1, keepdims=True) for y in (z, gradient))
         size = 2 * (r * z_norm / gradient_norm) ** 2
         x = x + size * gradient + np.sqrt(2 * size) * z
         expected.append(x)
-    return got, expected, 10.0
+    return list(states), expected, 10.0
