@@ -121,9 +121,9 @@ def _fail(error: BaseException, argv: Sequence[str]) -> int:
     if known.hint:
         say(f"hint: {one_line(known.hint)}")
     if "--json" in argv:
-        facts = {"code": known.code, "message": str(known), "hint": known.hint}
+        fields = {"code": known.code, "message": str(known), "hint": known.hint}
         with contextlib.suppress(OSError):
-            click.echo(json.dumps({"error": facts | {"exit": known.exit_code}}))
+            click.echo(json.dumps({"error": fields | {"exit": known.exit_code}}))
     return known.exit_code
 
 
