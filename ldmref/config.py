@@ -31,28 +31,20 @@ from ldmref.errors import InputError, UsageError, did_you_mean
 
 BACKEND_KEYS = {"name": str, "device": str, "dtype": str, "speed": str}
 DEFAULT_KEYS = {
-    "steps": int,
-    "cfg_scale": float,
-    "sampler": str,
-    "schedule": str,
-    "model": str,
-    "width": int,
-    "height": int,
-    "negative_prompt": str,
-}
+    "steps": int, "cfg_scale": float, "sampler": str, "schedule": str, "model": str,
+    "width": int, "height": int, "negative_prompt": str,
+}  # fmt: skip
 TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS}
 _VARIABLES = {
-    "LDMREF_BACKEND": ("backend", "name"),
-    "LDMREF_DEVICE": ("backend", "device"),
-    "LDMREF_DTYPE": ("backend", "dtype"),
-    "LDMREF_SPEED": ("backend", "speed"),
-} | {f"LDMREF_{key.upper()}": ("defaults", key) for key in DEFAULT_KEYS}
+    f"LDMREF_{key.upper()}": (table, key) for table, keys in TABLES.items() for key in keys
+}
+_VARIABLES["LDMREF_BACKEND"] = _VARIABLES.pop("LDMREF_NAME")
 _OTHER_VARIABLES = {"LDMREF_CONFIG", "LDMREF_DEBUG"}
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The two tables, and for every value the place where it was found."""
+    """The two tables, and the source of every value: a file, or an environment variable."""
 
     backend: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -70,26 +62,22 @@ def settings(
     """
     environ = os.environ if environ is None else environ
     path = _find(config or environ.get("LDMREF_CONFIG"), environ)
-    tables: dict[str, dict[str, Any]] = {"backend": {}, "defaults": {}}
+    tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
     origin = {}
     if path is not None:
         for table, values in _read(path).items():
-            for key, value in _check_table(path, table, values).items():
-                tables[table][key] = value
-                origin[f"{table}.{key}"] = str(path)
+            tables[table] = _check_table(path, table, values)
+            origin |= {f"{table}.{key}": str(path) for key in values}
     for name, text in environ.items():
         if not name.startswith("LDMREF_") or name in _OTHER_VARIABLES:
             continue
         if name not in _VARIABLES:
-            raise UsageError(
-                f"unknown environment variable {name}",
-                code="E-ENV",
-                hint=did_you_mean(name, [*_VARIABLES, *_OTHER_VARIABLES]),
-            )
+            hint = did_you_mean(name, [*_VARIABLES, *_OTHER_VARIABLES])
+            raise UsageError(f"unknown environment variable {name}", code="E-ENV", hint=hint)
         table, key = _VARIABLES[name]
         tables[table][key] = _convert(name, text, TABLES[table][key])
         origin[f"{table}.{key}"] = name
-    return Settings(tables["backend"], tables["defaults"], origin)
+    return Settings(**tables, origin=origin)
 
 
 def _find(named: str | Path | None, environ: Mapping[str, str]) -> Path | None:
@@ -100,8 +88,8 @@ def _find(named: str | Path | None, environ: Mapping[str, str]) -> Path | None:
     home = environ.get("XDG_CONFIG_HOME") or (
         os.path.join(environ["HOME"], ".config") if environ.get("HOME") else ""
     )
-    places = [Path("ldmref.toml")] + ([Path(home, "ldmref", "ldmref.toml")] if home else [])
-    return next((place for place in places if place.is_file()), None)
+    paths = [Path("ldmref.toml")] + ([Path(home, "ldmref", "ldmref.toml")] if home else [])
+    return next((path for path in paths if path.is_file()), None)
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -112,25 +100,17 @@ def _read(path: Path) -> dict[str, Any]:
 
 
 def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
+    def error(message: str, hint: str = "") -> UsageError:
+        return UsageError(f"{path.name}: {message}", code="E-CONFIG-KEY", hint=hint)
+
     if table not in TABLES or not isinstance(values, dict):
-        raise UsageError(
-            f"{path.name}: unknown table [{table}]",
-            code="E-CONFIG-KEY",
-            hint=did_you_mean(table, TABLES),
-        )
+        raise error(f"unknown table [{table}]", did_you_mean(table, TABLES))
     for key, value in values.items():
         if key not in TABLES[table]:
-            raise UsageError(
-                f"{path.name}: unknown key {table}.{key}",
-                code="E-CONFIG-KEY",
-                hint=did_you_mean(key, TABLES[table]),
-            )
+            raise error(f"unknown key {table}.{key}", did_you_mean(key, TABLES[table]))
         want = TABLES[table][key]
         if type(value) is not want and not (want is float and type(value) is int):
-            raise UsageError(
-                f"{path.name}: {table}.{key} must be a {want.__name__}, not {value!r}",
-                code="E-CONFIG-KEY",
-            )
+            raise error(f"{table}.{key} must be a {want.__name__}, not {value!r}")
     return values
 
 

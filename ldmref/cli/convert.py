@@ -68,8 +68,8 @@ def convert(
         return convert_pickle(origin, out, overwrite)
     origin, single = find_model(path, fetch, variant), out.suffix.lower() == ENDING
     config, flat, tokenizers, _ = read_model(
-        origin, model_config, None if single else tokenizer, words=not single, variant=variant,
-        ema=ema,
+        origin, model_config, None if single else tokenizer, with_tokenizers=not single,
+        variant=variant, ema=ema,
     )  # fmt: skip
     if single:
         write_compvis(config, flat, out, overwrite)

@@ -78,11 +78,8 @@ MODEL = (
     option("-m", "--model", metavar="NAME|FILE|FOLDER", help="Default: emoji (bundled)."),
     option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if not cached."),
     option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16."),
-    option(
-        "--ema/--no-ema",
-        default=None,
-        help="Averaged weights of a file; default: as the model's makers do.",
-    ),
+    option("--ema/--no-ema", default=None,
+           help="Averaged weights of a file; default: as the model's makers do."),
     option("--model-config", metavar="NAME|FOLDER", help="Configuration of a single file."),
     option("--tokenizer", metavar="FILE|FOLDER", help="CLIP's vocabulary, if not in the folder."),
     option("--vae", metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
@@ -93,7 +90,7 @@ MODEL = (
     option("--speed", metavar="NAME", help="exact, fast or fastest: see docs/performance.md."),
     option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
     option("--config", metavar="FILE", help="Settings; default: ./ldmref.toml."),
-)
+)  # fmt: skip
 FILES = (
     option("-o", "--output", metavar="FILE|FOLDER|-", help="Default: ./PROMPT-SEED.png."),
     option("--overwrite", is_flag=True, help="Replace a file that exists."),

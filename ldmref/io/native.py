@@ -25,7 +25,7 @@ from ldmref.io.tokenizers import tokenizer_for
 from ldmref.mapped import forget
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
-from ldmref.models.params import Params, flatten, unflatten
+from ldmref.models.params import Params, flatten
 from ldmref.models.validate import config_from_dict
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -34,8 +34,10 @@ CONFIG, WEIGHTS, TOKENIZER = FILES = ("config.json", "model.safetensors", "token
 SECOND_TOKENIZER = "tokenizer_2.json"  # of models with two text encoders
 
 
-def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str]:
-    """Read configuration, parameters and tokenizer, and the SHA-256 of the weights' file.
+def load_folder(
+    folder: Path,
+) -> tuple[ModelConfig, dict[str, np.ndarray], list[PromptTokenizer], str]:
+    """Read configuration, tensors and tokenizers, and the SHA-256 of the weights' file.
 
     Raises:
         InputError: a file is missing, damaged, or does not fit the others.
@@ -47,21 +49,18 @@ def load_folder(folder: Path) -> tuple[ModelConfig, Params, PromptTokenizer, str
     file = TensorFile(folder / WEIGHTS)
     _require_fit(file.shapes, config)
     require_finite(file)
-    tokenizer = tokenizer_for(config.text_encoder, folder / TOKENIZER)
-    if tokenizer.tokenizer.get_vocab_size() > config.text_encoder.vocab_size:
-        raise CorruptModelError(
-            "the tokenizer knows more tokens than the text encoder", code="E-TOKENIZER"
-        )
-    return config, unflatten(file), tokenizer, file.sha256()
+    tokenizers = [tokenizer_for(config.text_encoder, folder / TOKENIZER)]
+    second = folder / SECOND_TOKENIZER
+    if config.text_encoder_2 is not None and second.is_file():
+        tokenizers.append(tokenizer_for(config.text_encoder_2, second))
+    return config, dict(file), tokenizers, file.sha256()
 
 
 def _require_file(folder: Path, name: str) -> None:
     if not (folder / name).is_file():
-        raise InputError(
-            f"{folder.name!r} is not a model folder: {name} is missing",
-            code="E-MODEL",
-            hint="a model folder holds " + ", ".join(FILES),
-        )
+        message = f"{folder.name!r} is not a model folder: {name} is missing"
+        hint = "a model folder holds " + ", ".join(FILES)
+        raise InputError(message, code="E-MODEL", hint=hint)
 
 
 def read_config(path: Path) -> ModelConfig:
@@ -76,18 +75,13 @@ def read_config(path: Path) -> ModelConfig:
         schema = data.pop("schema")
     except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
         kind = foreign_class(data) if isinstance(data, dict) else ""
-        other = f" but that of a {kind}" if kind else ""
-        raise CorruptModelError(
-            f"{path.name} is not a configuration of ldmref{other}",
-            code="E-CONFIG",
-            hint=f"of diffusers, {FOLDER}" if kind else "",
-        ) from error
+        message = f"{path.name} is not a configuration of ldmref"
+        message += f" but that of a {kind}" if kind else ""
+        hint = f"of diffusers, {FOLDER}" if kind else ""
+        raise CorruptModelError(message, code="E-CONFIG", hint=hint) from error
     if schema != SCHEMA:
-        raise CorruptModelError(
-            f"{path.name} has schema {schema!r}, this version reads {SCHEMA}",
-            code="E-SCHEMA",
-            hint="pip install --upgrade ldmref",
-        )
+        message = f"{path.name} has schema {schema!r}, this version reads {SCHEMA}"
+        raise CorruptModelError(message, code="E-SCHEMA", hint="pip install --upgrade ldmref")
     return config_from_dict(data)
 
 
@@ -110,19 +104,14 @@ def require_finite(flat: Mapping[str, np.ndarray]) -> None:
             bad.append(name)
         forget(tensor)
     if bad:
-        raise CorruptModelError(
-            f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}", code="E-NONFINITE"
-        )
+        message = f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}"
+        raise CorruptModelError(message, code="E-NONFINITE")
 
 
 def save_folder(
-    folder: Path,
-    config: ModelConfig,
-    params: Params,
-    tokenizer_json: str,
-    dtype: type = np.float16,
-    extra: dict[str, str] | None = None,
-) -> None:
+    folder: Path, config: ModelConfig, params: Params, tokenizer_json: str,
+    dtype: type = np.float16, extra: dict[str, str] | None = None,
+) -> None:  # fmt: skip
     """Write a model folder; it appears complete or not at all.
 
     `extra`: further text files (name -> content), such as a model card.
@@ -149,6 +138,5 @@ def save_folder(
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        raise OutputError(
-            f"cannot write the model to {str(folder)!r}: {error.strerror or error}", code="E-WRITE"
-        ) from error
+        message = f"cannot write the model to {str(folder)!r}: {error.strerror or error}"
+        raise OutputError(message, code="E-WRITE") from error

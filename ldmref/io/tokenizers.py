@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from ldmref.errors import CorruptModelError
 from ldmref.models.config import TextConfig
 from ldmref.prompts.class_labels import ClassLabelTokenizer
 from ldmref.prompts.clip_vocabulary import load_tokenizer
@@ -19,9 +20,17 @@ def tokenizer_for(
 
     Arguments and errors are those of `prompts.clip_vocabulary.load_tokenizer` and
     `prompts.wordpiece.wordpiece_tokenizer`.
+
+    Raises:
+        CorruptModelError: the vocabulary is larger than the encoder's.
     """
     if text.model_type in ("class", "none"):
         return ClassLabelTokenizer(text.vocab_size if text.model_type == "class" else 0)
     if text.model_type == "ldmbert":
-        return wordpiece_tokenizer(source, text.max_position_embeddings)
-    return load_tokenizer(source, text.max_position_embeddings, pad=pad)
+        tokenizer = wordpiece_tokenizer(source, text.max_position_embeddings)
+    else:
+        tokenizer = load_tokenizer(source, text.max_position_embeddings, pad=pad)
+    if tokenizer.tokenizer.get_vocab_size() > text.vocab_size:
+        message = "the tokenizer knows more tokens than the text encoder"
+        raise CorruptModelError(message, code="E-TOKENIZER")
+    return tokenizer

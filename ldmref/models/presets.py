@@ -14,40 +14,29 @@ from ldmref.samplers.config import SchedulerConfig
 
 _TINY = ModelConfig(
     name="tiny",
-    unet=UNetConfig(
-        sample_size=8, block_out_channels=(16, 32), layers_per_block=1,
-        attention_levels=(True, False), num_heads=(2, 2), transformer_layers_per_block=(1, 1),
-        cross_attention_dim=32, norm_num_groups=8,
-    ),
+    unet=UNetConfig(sample_size=8, block_out_channels=(16, 32), layers_per_block=1,
+                    attention_levels=(True, False), num_heads=(2, 2),
+                    transformer_layers_per_block=(1, 1), cross_attention_dim=32, norm_num_groups=8),
     vae=AutoencoderConfig(block_out_channels=(8, 16), layers_per_block=1, norm_num_groups=4,
                           scaling_factor=1.0),
-    text_encoder=TextConfig(
-        vocab_size=512, hidden_size=32, intermediate_size=64, num_hidden_layers=2,
-        num_attention_heads=2, max_position_embeddings=16,
-    ),
+    text_encoder=TextConfig(vocab_size=512, hidden_size=32, intermediate_size=64,
+                            num_hidden_layers=2, num_attention_heads=2, max_position_embeddings=16),
     defaults=Defaults(steps=4, cfg_scale=2.0, width=16, height=16),
 )  # fmt: skip
 
 _EMOJI = ModelConfig(
     name="emoji",
-    unet=UNetConfig(
-        in_channels=16, out_channels=16, sample_size=8, block_out_channels=(128, 160),
-        layers_per_block=1, attention_levels=(True, True), num_heads=(4, 5),
-        transformer_layers_per_block=(1, 1), cross_attention_dim=192,
-        class_embed_type="simple_projection",
-    ),
-    vae=AutoencoderConfig(
-        latent_channels=16, block_out_channels=(16, 32, 96, 96), layers_per_block=1,
-        norm_num_groups=8, scaling_factor=1.0,
-    ),
-    text_encoder=TextConfig(
-        vocab_size=3072, hidden_size=192, intermediate_size=768, num_hidden_layers=2,
-        num_attention_heads=6, max_position_embeddings=16,
-    ),
-    scheduler=SchedulerConfig(
-        beta_schedule="cosine", prediction_type="v", sampler="dpmpp_2m", spacing="trailing",
-        final_sigma="zero", steps_offset=0, sigma_max=40.0,
-    ),
+    unet=UNetConfig(in_channels=16, out_channels=16, sample_size=8, block_out_channels=(128, 160),
+                    layers_per_block=1, attention_levels=(True, True), num_heads=(4, 5),
+                    transformer_layers_per_block=(1, 1), cross_attention_dim=192,
+                    class_embed_type="simple_projection"),
+    vae=AutoencoderConfig(latent_channels=16, block_out_channels=(16, 32, 96, 96),
+                          layers_per_block=1, norm_num_groups=8, scaling_factor=1.0),
+    text_encoder=TextConfig(vocab_size=3072, hidden_size=192, intermediate_size=768,
+                            num_hidden_layers=2, num_attention_heads=6, max_position_embeddings=16),
+    scheduler=SchedulerConfig(beta_schedule="cosine", prediction_type="v", sampler="dpmpp_2m",
+                              spacing="trailing", final_sigma="zero", steps_offset=0,
+                              sigma_max=40.0),
     defaults=Defaults(steps=20, cfg_scale=2.5, width=64, height=64),
 )  # fmt: skip
 
@@ -65,35 +54,26 @@ _PUBLISHED = SchedulerConfig(  # as in the scheduler_config.json of their reposi
 )  # fmt: skip
 _SD15 = ModelConfig(name="sd15", scheduler=_PUBLISHED)
 _SD2 = replace(
-    _SD15,
-    name="sd2-base",
-    unet=UNetConfig(
-        num_heads=(5, 10, 20, 20), cross_attention_dim=1024, use_linear_projection=True
-    ),
-    text_encoder=_OPENCLIP_H,
-)
+    _SD15, name="sd2-base", text_encoder=_OPENCLIP_H,
+    unet=UNetConfig(num_heads=(5, 10, 20, 20), cross_attention_dim=1024,
+                    use_linear_projection=True),
+)  # fmt: skip
 _SDXL = ModelConfig(
     name="sdxl",
-    unet=UNetConfig(
-        sample_size=128, block_out_channels=(320, 640, 1280),
-        attention_levels=(False, True, True), num_heads=(5, 10, 20),
-        transformer_layers_per_block=(1, 2, 10), cross_attention_dim=2048,
-        addition_embed_type="text_time", use_linear_projection=True,
-    ),
+    unet=UNetConfig(sample_size=128, block_out_channels=(320, 640, 1280),
+                    attention_levels=(False, True, True), num_heads=(5, 10, 20),
+                    transformer_layers_per_block=(1, 2, 10), cross_attention_dim=2048,
+                    addition_embed_type="text_time", use_linear_projection=True),
     vae=AutoencoderConfig(scaling_factor=0.13025),
-    text_encoder=TextConfig(skipped_layers=1, final_norm=False),
-    text_encoder_2=_OPENCLIP_BIGG,
-    zero_empty_negative=True,
-    scheduler=replace(_PUBLISHED, sampler="euler"),
+    text_encoder=TextConfig(skipped_layers=1, final_norm=False), text_encoder_2=_OPENCLIP_BIGG,
+    zero_empty_negative=True, scheduler=replace(_PUBLISHED, sampler="euler"),
     defaults=Defaults(cfg_scale=5.0, inpaint_cfg_scale=7.5, width=1024, height=1024),
 )  # fmt: skip
 _SD2_V = replace(
-    _SD2,
-    name="sd2-v",
-    unet=replace(_SD2.unet, sample_size=96),
+    _SD2, name="sd2-v", unet=replace(_SD2.unet, sample_size=96),
     scheduler=replace(_PUBLISHED, sampler="ddim", prediction_type="v"),
     defaults=Defaults(width=768, height=768),
-)
+)  # fmt: skip
 
 
 def _inpainting(config: ModelConfig, name: str) -> ModelConfig:
@@ -102,15 +82,9 @@ def _inpainting(config: ModelConfig, name: str) -> ModelConfig:
 
 
 _MODELS = (
-    _TINY,
-    _EMOJI,
-    _SD15,
-    _inpainting(_SD15, "sd15-inpainting"),
-    _SD2,
-    _SD2_V,
-    _inpainting(_SD2, "sd2-inpainting"),
-    _SDXL,
-)
+    _TINY, _EMOJI, _SD15, _inpainting(_SD15, "sd15-inpainting"),
+    _SD2, _SD2_V, _inpainting(_SD2, "sd2-inpainting"), _SDXL,
+)  # fmt: skip
 PRESETS: dict[str, ModelConfig] = {config.name: config for config in _MODELS} | LDM_PRESETS
 
 
@@ -121,7 +95,6 @@ def preset(name: str) -> ModelConfig:
         UsageError: there is none; the hint suggests the nearest name.
     """
     if name not in PRESETS:
-        raise UsageError(
-            f"unknown preset {name!r}", code="E-PRESET", hint=did_you_mean(name, PRESETS)
-        )
+        hint = did_you_mean(name, PRESETS)
+        raise UsageError(f"unknown preset {name!r}", code="E-PRESET", hint=hint)
     return PRESETS[name]

@@ -19,12 +19,10 @@ def _first_stage(
     """Widths are multiples of 128; `attention` lists the levels with attention."""
     levels = range(len(multiples))
     return AutoencoderConfig(
-        latent_channels=channels,
-        block_out_channels=tuple(128 * m for m in multiples),
+        latent_channels=channels, block_out_channels=tuple(128 * m for m in multiples),
         attention_levels=tuple(level in attention for level in levels) if attention else (),
-        codebook_size=codebook_size,
-        scaling_factor=1.0,
-    )
+        codebook_size=codebook_size, scaling_factor=1.0,
+    )  # fmt: skip
 
 
 _VQ_F4 = _first_stage((1, 2, 4), 3, 8192)
@@ -45,54 +43,33 @@ _NO_PROMPT = TextConfig(model_type="none", num_hidden_layers=1)
 
 
 def _unet(
-    base: int,
-    multiples: tuple[int, ...],
-    attention: tuple[int, ...],
-    heads: tuple[int, ...],
-    *,
-    channels: int = 3,
-    image_channels: int = 0,
-    context: int = 0,
-    **more: Any,
-) -> UNetConfig:
+    base: int, multiples: tuple[int, ...], attention: tuple[int, ...], heads: tuple[int, ...], *,
+    channels: int = 3, image_channels: int = 0, context: int = 0, **more: Any,
+) -> UNetConfig:  # fmt: skip
     """Widths are multiples of `base`; `attention` lists the levels with attention.
 
     `context` is the width of the text encoder's states; 0 for unconditional models.
     """
     return UNetConfig(
-        in_channels=channels + image_channels,
-        out_channels=channels,
+        in_channels=channels + image_channels, out_channels=channels,
         block_out_channels=tuple(base * m for m in multiples),
         attention_levels=tuple(level in attention for level in range(len(multiples))),
-        attention="cross" if context else "self",
-        num_heads=heads,
-        transformer_layers_per_block=(1,) * len(multiples),
-        cross_attention_dim=context,
-        **more,
-    )
+        attention="cross" if context else "self", cross_attention_dim=context, num_heads=heads,
+        transformer_layers_per_block=(1,) * len(multiples), **more,
+    )  # fmt: skip
 
 
 def _model(
-    name: str,
-    unet: UNetConfig,
-    text_encoder: TextConfig = _NO_PROMPT,
-    *,
-    vae: AutoencoderConfig = _VQ_F4,
-    betas: tuple[float, float] = (0.0015, 0.0195),
-    steps: int = 50,
-    cfg_scale: float = 1.0,
-    **more: Any,
-) -> ModelConfig:
+    name: str, unet: UNetConfig, text_encoder: TextConfig = _NO_PROMPT, *,
+    vae: AutoencoderConfig = _VQ_F4, betas: tuple[float, float] = (0.0015, 0.0195),
+    steps: int = 50, cfg_scale: float = 1.0, **more: Any,
+) -> ModelConfig:  # fmt: skip
     """A model for 256 x 256 images, with betas from the first to the last of `betas`."""
     return ModelConfig(
-        name=name,
-        unet=unet,
-        vae=vae,
-        text_encoder=text_encoder,
+        name=name, unet=unet, vae=vae, text_encoder=text_encoder,
         scheduler=SchedulerConfig(beta_start=betas[0], beta_end=betas[1]),
-        defaults=Defaults(steps=steps, cfg_scale=cfg_scale, width=256, height=256),
-        **more,
-    )
+        defaults=Defaults(steps=steps, cfg_scale=cfg_scale, width=256, height=256), **more,
+    )  # fmt: skip
 
 
 def _ldmbert(width: int) -> TextConfig:

@@ -16,46 +16,34 @@ SECTIONS = {
     "unet": UNetConfig, "vae": AutoencoderConfig, "text_encoder": TextConfig,
     "text_encoder_2": TextConfig, "scheduler": SchedulerConfig, "defaults": Defaults,
 }  # fmt: skip
+# fmt: off
 CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     ModelConfig: {"concat": ("", "masked_image", "low_resolution", "segmentation")},
-    UNetConfig: {
-        "class_embed_type": ("", "simple_projection"),
-        "addition_embed_type": ("", "text_time"),
-        "attention": ("cross", "self"),
-        "resnet_time_scale_shift": ("default", "scale_shift"),
-    },
-    TextConfig: {
-        "model_type": ("clip", "ldmbert", "class", "none"),
-        "hidden_act": ("gelu", "quick_gelu"),
-    },
-    SchedulerConfig: {
-        "prediction_type": ("eps", "v", "x0"),
-        "beta_schedule": ("linear", "scaled_linear", "cosine"),
-        "solver_type": ("", "midpoint", "heun", "bh1", "bh2"),
-        "timestep_rounding": ("", "round", "cut"),
-        "variance_type": ("fixed_small", "fixed_large"),
-    },
+    UNetConfig: {"class_embed_type": ("", "simple_projection"), "attention": ("cross", "self"),
+                 "addition_embed_type": ("", "text_time"),
+                 "resnet_time_scale_shift": ("default", "scale_shift")},
+    TextConfig: {"model_type": ("clip", "ldmbert", "class", "none"),
+                 "hidden_act": ("gelu", "quick_gelu")},
+    SchedulerConfig: {"prediction_type": ("eps", "v", "x0"),
+                      "beta_schedule": ("linear", "scaled_linear", "cosine"),
+                      "solver_type": ("", "midpoint", "heun", "bh1", "bh2"),
+                      "timestep_rounding": ("", "round", "cut"),
+                      "variance_type": ("fixed_small", "fixed_large")},
 }
 # Limits are inclusive; those of a tuple apply to each element.
 WIDTH = (1, 65536)
 RANGES: dict[type, dict[str, tuple[float, float]]] = {
-    UNetConfig: {
-        "block_out_channels": WIDTH, "norm_num_groups": WIDTH, "num_heads": WIDTH,
-        "transformer_layers_per_block": (1, 100),
-    },
-    AutoencoderConfig: {
-        "block_out_channels": WIDTH, "norm_num_groups": WIDTH, "codebook_size": (0, 10**7),
-    },
-    TextConfig: {
-        "hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": WIDTH,
-        "head_dim": (0, 65536),
-    },
-    SchedulerConfig: {
-        "num_train_timesteps": (2, 100_000), "clip_sample_range": (0, math.inf),
-        "thresholding_ratio": (0, 1), "sample_max_value": (0, math.inf),
-        "sigma_max": (1, math.inf),
-    },
-}  # fmt: skip
+    UNetConfig: {"block_out_channels": WIDTH, "norm_num_groups": WIDTH, "num_heads": WIDTH,
+                 "transformer_layers_per_block": (1, 100)},
+    AutoencoderConfig: {"block_out_channels": WIDTH, "norm_num_groups": WIDTH,
+                        "codebook_size": (0, 10**7)},
+    TextConfig: {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": WIDTH,
+                 "head_dim": (0, 65536)},
+    SchedulerConfig: {"num_train_timesteps": (2, 100_000), "sigma_max": (1, math.inf),
+                      "clip_sample_range": (0, math.inf), "sample_max_value": (0, math.inf),
+                      "thresholding_ratio": (0, 1)},
+}
+# fmt: on
 T = TypeVar("T")
 
 

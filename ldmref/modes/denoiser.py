@@ -22,14 +22,10 @@ from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
 
 
 def model_denoiser(
-    model: LatentDiffusion,
-    timestep: Callable[[float], float],
-    cond: Conditioning,
-    uncond: Conditioning,
-    cfg_scale: float,
-    controls: Sequence[ActiveControl] = (),
-    channels: Array | None = None,
-) -> Denoiser:
+    model: LatentDiffusion, timestep: Callable[[float], float],
+    cond: Conditioning, uncond: Conditioning, cfg_scale: float,
+    controls: Sequence[ActiveControl] = (), channels: Array | None = None,
+) -> Denoiser:  # fmt: skip
     """The denoiser of a batch.
 
     Args:
@@ -65,10 +61,7 @@ def repeat(ops: Backend, x: Array, n: int) -> Array:
 
 
 def denoiser(
-    model: LatentDiffusion,
-    prompt: str,
-    negative_prompt: str = "",
-    cfg_scale: float | None = None,
+    model: LatentDiffusion, prompt: str, negative_prompt: str = "", cfg_scale: float | None = None
 ) -> Denoiser:
     """The model as `denoise(x, sigma) -> x0`, for `samplers.sample` and samplers of your own.
 

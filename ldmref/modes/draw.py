@@ -101,13 +101,9 @@ Callback = Callable[[Progress], None]
 
 
 def draw(
-    model: LatentDiffusion,
-    request: Request,
-    start: Start,
-    text: TextConditioning,
-    controls: Sequence[ActiveControl] = (),
-    cancel: CancelFlag | None = None,
-) -> Iterator[Progress | Picture]:
+    model: LatentDiffusion, request: Request, start: Start, text: TextConditioning,
+    controls: Sequence[ActiveControl] = (), cancel: CancelFlag | None = None,
+) -> Iterator[Progress | Picture]:  # fmt: skip
     """Draw the pictures of a request, `batch_size` at a time; each is yielded once it is done.
 
     Raises:
@@ -123,14 +119,9 @@ def draw(
 
 
 def sample_batch(
-    model: LatentDiffusion,
-    request: Request,
-    start: Start,
-    text: TextConditioning,
-    controls: Sequence[ActiveControl],
-    batch: slice,
-    cancel: CancelFlag | None,
-) -> Generator[Progress, None, np.ndarray]:
+    model: LatentDiffusion, request: Request, start: Start, text: TextConditioning,
+    controls: Sequence[ActiveControl], batch: slice, cancel: CancelFlag | None,
+) -> Generator[Progress, None, np.ndarray]:  # fmt: skip
     """Sample the latents of a batch, (n, c, h, w) float32."""
     ops, config, size = model.backend, model.config.scheduler, (request.width, request.height)
     schedule = make_schedule(config, request.sampler, request.schedule, request.steps)
@@ -199,15 +190,9 @@ def on_backend(ops: Backend, x: np.ndarray) -> Array:
 
 
 def run_sampler(
-    model: LatentDiffusion,
-    x: Array,
-    states: Iterator[State],
-    steps: int,
-    scale: float,
-    cancel: CancelFlag | None = None,
-    first: int = 0,
-    pictures: int = 1,
-) -> Generator[Progress, None, np.ndarray]:
+    model: LatentDiffusion, x: Array, states: Iterator[State], steps: int, scale: float,
+    cancel: CancelFlag | None = None, first: int = 0, pictures: int = 1,
+) -> Generator[Progress, None, np.ndarray]:  # fmt: skip
     """Run a sampler to its end and return its last x over `scale`, (n, c, h, w) float32.
 
     The one place where runs are cancelled, show their steps and are checked for NaN.

@@ -100,14 +100,10 @@ class TextConditioning:
 
 
 def encode_texts(
-    model: LatentDiffusion,
-    prompts: Sequence[str],
-    negative_prompts: Sequence[str],
-    size: tuple[int, int],
-    clip_skip: int = 0,
-    options: PromptOptions | None = None,
+    model: LatentDiffusion, prompts: Sequence[str], negative_prompts: Sequence[str],
+    size: tuple[int, int], clip_skip: int = 0, options: PromptOptions | None = None,
     interpolation: Interpolation | None = None,
-) -> TextConditioning:
+) -> TextConditioning:  # fmt: skip
     """Every distinct prompt through the tokenizers and text encoders of the model."""
     encoded, chunks = {}, [1] * len(prompts)
     if model.config.text_encoders:

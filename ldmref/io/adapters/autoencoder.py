@@ -11,13 +11,8 @@ import numpy as np
 
 from ldmref.errors import InputError, UsageError
 from ldmref.io.compvis.keys import autoencoder_table
-from ldmref.io.diffusers.config import (
-    autoencoder_config,
-    config_error,
-    read_json,
-    require_class,
-    require_plain,
-)
+from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
+from ldmref.io.diffusers.config import autoencoder_config
 from ldmref.io.diffusers.folder import diffusers_table, open_network, our_name
 from ldmref.io.key_table import KeyTable, first_fit, matching, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
@@ -78,13 +73,11 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
     if not path.exists():
         raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE")
     stored = TensorView([TensorFile(path)], _stored_name, PREFIX)
+    candidates = _candidates(path, model or AutoencoderConfig())
     config, table = first_fit(
-        stored.shapes,
-        _candidates(path, model or AutoencoderConfig()),
-        f"{path.name} is not an autoencoder that fits the model",
-        hint="for other sizes give a folder with config.json and the weights",
-        ignorable=matching(IGNORED, stored),
-    )
+        stored.shapes, candidates, f"{path.name} is not an autoencoder that fits the model",
+        "for other sizes give a folder with config.json and the weights", matching(IGNORED, stored),
+    )  # fmt: skip
     return Autoencoder(path.stem, config, to_native(stored, table), stored.sha256())
 
 
@@ -160,9 +153,6 @@ def require_fit(config: ModelConfig, vae: Autoencoder) -> None:
     ours = (config.vae.latent_channels, config.vae.factor)
     theirs = (vae.config.latent_channels, vae.config.factor)
     if ours != theirs:
-        raise UsageError(
-            f"the autoencoder {vae.name!r} has {theirs[0]} channels at 1/{theirs[1]} of the size, "
-            f"the model needs {ours[0]} at 1/{ours[1]}",
-            code="E-VAE",
-            hint="take an autoencoder of the same family",
-        )
+        message = f"the autoencoder {vae.name!r} has {theirs[0]} channels at 1/{theirs[1]} of the "
+        message += f"size, the model needs {ours[0]} at 1/{ours[1]}"
+        raise UsageError(message, code="E-VAE", hint="take an autoencoder of the same family")

@@ -11,14 +11,8 @@ import numpy as np
 
 from ldmref.errors import InputError
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.diffusers.config import (
-    UNET_DEFAULTS,
-    config_error,
-    read_json,
-    require_class,
-    require_plain,
-    unet_config,
-)
+from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
+from ldmref.io.diffusers.config import UNET_DEFAULTS, unet_config
 from ldmref.io.diffusers.folder import open_network
 from ldmref.io.key_table import KeyTable, first_fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
@@ -72,19 +66,14 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
-        raise InputError(
-            f"no ControlNet {str(path)!r}",
-            code="E-CONTROL",
-            hint="give a diffusers folder or a .safetensors file",
-        )
+        hint = "give a diffusers folder or a .safetensors file"
+        raise InputError(f"no ControlNet {str(path)!r}", code="E-CONTROL", hint=hint)
     stored = TensorView([TensorFile(path)], prefix=PREFIX)
     unets = [PRESETS[name].unet for name in PRESET_UNETS] if unet is None else [unet]
     configs = [ControlNetConfig(replace(u, in_channels=u.out_channels)) for u in unets]
-    config, table = first_fit(
-        stored.shapes,
-        ((config, controlnet_table(config)) for config in configs),
-        f"{path.name} is not a ControlNet that fits the model",
-    )
+    candidates = ((config, controlnet_table(config)) for config in configs)
+    message = f"{path.name} is not a ControlNet that fits the model"
+    config, table = first_fit(stored.shapes, candidates, message)
     return ControlNetFile(path.stem, config, stored, table)
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
-from ldmref.io.diffusers.config import read_json
+from ldmref.io.diffusers.checks import read_json
 from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
@@ -61,11 +61,9 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     for lora in [loras] if isinstance(loras, str | Path) else loras:
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
         if not isinstance(weight, Real) or isinstance(weight, bool) or not math.isfinite(weight):
-            raise UsageError(
-                f"the weight of a LoRA must be a finite number, not {weight!r}",
-                code="E-LORA-WEIGHT",
-                hint="1 is full strength, 0 none; a negative weight reverses the change",
-            )
+            message = f"the weight of a LoRA must be a finite number, not {weight!r}"
+            hint = "1 is full strength, 0 none; a negative weight reverses the change"
+            raise UsageError(message, code="E-LORA-WEIGHT", hint=hint)
         file = TensorFile(Path(path))
         result.append(Lora(Path(path).stem, file, float(weight), file.sha256(), _adapter(file)))
     return result
@@ -110,7 +108,7 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     """
     tensors = dict(lora.tensors)
     if not tensors:
-        raise CorruptModelError(f"the LoRA {lora.name!r} holds no tensors", code="E-LORA")
+        raise _error(f"the LoRA {lora.name!r} holds no tensors")
     known, shapes = lora_names(config), flatten(model_spec(config))
     names: dict[str, dict[str, str]] = {}  # our tensor -> role -> name in the file
     for name in tensors:
@@ -121,10 +119,8 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     want = {}
     for tensor, roles in names.items():
         want |= _wanted(roles, have, shapes[tensor])
-    compare(have, want).require(
-        f"the LoRA {lora.name!r} does not fit {config.name!r}",
-        hint="it must be made for the same family; LoHa, LoKr and DoRA are not supported",
-    )
+    hint = "it must be made for the same family; LoHa, LoKr and DoRA are not supported"
+    compare(have, want).require(f"the LoRA {lora.name!r} does not fit {config.name!r}", hint)
     bad = [name for name, tensor in tensors.items() if not np.isfinite(tensor).all()]
     if bad:
         what = f"the LoRA {lora.name!r} holds NaN or infinity: {', '.join(bad[:3])}"
@@ -138,14 +134,17 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     return changes
 
 
+def _error(message: str) -> CorruptModelError:
+    return CorruptModelError(message, code="E-LORA")
+
+
 def _wanted(roles: Mapping[str, str], have: Mapping[str, Shape], shape: Shape) -> dict[str, Shape]:
     """Names and shapes that the change of a tensor needs; `down` determines the rank."""
     absent = [role for role in ("down", "up") if role not in roles]
     if absent:
         first = next(iter(roles.values()))
-        return {name: have[name] for name in roles.values()} | {
-            f"{role} for {first}": () for role in absent
-        }
+        present = {name: have[name] for name in roles.values()}
+        return present | {f"{role} for {first}": () for role in absent}
     rank = max((1, *have[roles["down"]][:1]))
     want = {"down": _bare((rank, *shape[1:])), "up": (shape[0], rank)}
     alpha = have[roles["alpha"]] if "alpha" in roles else ()
@@ -168,9 +167,7 @@ def _adapter(file: TensorFile) -> dict[str, Any]:
     except (ValueError, TypeError, RecursionError):
         config = None
     if not isinstance(config, dict):
-        raise CorruptModelError(
-            f"{ADAPTER_METADATA} of {file.path.name} is not a JSON object", code="E-LORA"
-        )
+        raise _error(f"{ADAPTER_METADATA} of {file.path.name} is not a JSON object")
     return config
 
 
@@ -183,7 +180,7 @@ def _recorded_alpha(adapter: Mapping[str, Any], tensor: str, rank: int) -> float
     config = {k.removeprefix(f"{part}."): v for k, v in adapter.items() if k.startswith(f"{part}.")}
     config = config or {k: v for k, v in adapter.items() if "." not in k}
     if config.get("use_dora"):
-        raise CorruptModelError("DoRA is not supported", code="E-LORA")
+        raise _error("DoRA is not supported")
     alpha = config.get("lora_alpha")
     for pattern, value in (config.get("alpha_pattern") or {}).items():
         if f".{layer}".endswith(f".{pattern}"):  # PEFT matches the end of a path
@@ -192,7 +189,5 @@ def _recorded_alpha(adapter: Mapping[str, Any], tensor: str, rank: int) -> float
     if alpha is None:
         return None
     if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise CorruptModelError(
-            f"{ADAPTER_METADATA}: lora_alpha is {alpha!r}, not a number", code="E-LORA"
-        )
+        raise _error(f"{ADAPTER_METADATA}: lora_alpha is {alpha!r}, not a number")
     return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)

@@ -38,12 +38,10 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
     elif len(names) == 1:
         sources = [(names[0], path.stem if names[0] == "emb_params" else names[0], "")]
     else:
-        raise CorruptModelError(
-            f"{path.name} is not a textual-inversion file: it holds {len(names)} tensors "
-            f"({', '.join(names[:3])}{', ...' if len(names) > 3 else ''})",
-            code="E-EMBEDDING",
-            hint="it should hold emb_params, one tensor named after its word, or clip_l and clip_g",
-        )
+        few = ", ".join(names[:3]) + ", ..." * (len(names) > 3)
+        message = f"{path.name} is not a textual-inversion file: it holds {len(names)} tensors"
+        hint = "it should hold emb_params, one tensor named after its word, or clip_l and clip_g"
+        raise CorruptModelError(f"{message} ({few})", code="E-EMBEDDING", hint=hint)
     return [
         Embedding(word or own, np.atleast_2d(np.array(tensors[name], np.float32)), encoder)
         for name, own, encoder in sources

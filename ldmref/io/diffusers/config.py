@@ -6,12 +6,10 @@ is refused, because ignoring it would give another picture.
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ldmref.errors import CorruptModelError, InputError
+from ldmref.io.diffusers.checks import config_error, require_plain
 from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig
 
 # Fields whose other values would change the network -> the values that do not.
@@ -31,8 +29,7 @@ UNET_PLAIN: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 VAE_PLAIN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("silu",), "use_quant_conv": (True,), "use_post_quant_conv": (True,),
-    "shift_factor": (None, 0, 0.0), "latents_mean": (None,),
-    "latents_std": (None,),
+    "shift_factor": (None, 0, 0.0), "latents_mean": (None,), "latents_std": (None,),
 }  # fmt: skip
 # Defaults of the classes in diffusers and transformers, for fields that a configuration omits.
 UNET_DEFAULTS: dict[str, Any] = {
@@ -54,50 +51,6 @@ TEXT_DEFAULTS: dict[str, Any] = {
     "num_attention_heads": 8, "max_position_embeddings": 77, "hidden_act": "quick_gelu",
     "layer_norm_eps": 1e-5, "projection_dim": 512, "eos_token_id": 49407,
 }  # fmt: skip
-
-
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a JSON object.
-
-    Raises:
-        InputError, CorruptModelError: the file is missing, or holds something else.
-    """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(
-            f"{path.parent.name}/{path.name} cannot be read: {error.strerror}", code="E-MODEL"
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise config_error(f"{path.name} is not JSON") from error
-    if not isinstance(data, dict):
-        raise config_error(f"{path.name} is not a JSON object")
-    return data
-
-
-def config_error(message: str, hint: str = "") -> CorruptModelError:
-    """The error of a configuration that is damaged or not supported."""
-    return CorruptModelError(message, code="E-CONFIG", hint=hint)
-
-
-def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: str) -> None:
-    """Refuse a configuration in which a field of `plain` has a value that is not listed there."""
-    for name, values in plain.items():
-        if name in data and data[name] not in values:
-            raise config_error(
-                f"{where} has {name} = {data[name]!r}, which is not supported",
-                hint=f"supported: {', '.join(map(str, values))}",
-            )
-
-
-def require_class(kind: object, supported: Collection[str], where: str, code: str) -> None:
-    """Refuse a class of diffusers that is not supported; `where` says where it was found."""
-    if kind not in supported:
-        raise CorruptModelError(
-            f"{where} a {kind}, which is not supported",
-            code=code,
-            hint="supported: " + ", ".join(sorted(supported)),
-        )
 
 
 def attention_levels(
@@ -126,11 +79,9 @@ def _per_level(value: Any, levels: int) -> tuple[int, ...]:
 def unet_fields(data: Mapping[str, Any]) -> dict[str, Any]:
     """The fields that every U-Net of diffusers shares with ours."""
     names = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
-    return {name: data[name] for name in names} | {
-        "sample_size": trained_size(data)[0],
-        "block_out_channels": tuple(data["block_out_channels"]),
-        "norm_eps": float(data["norm_eps"]),
-    }
+    fields = {name: data[name] for name in names} | {"sample_size": trained_size(data)[0]}
+    fields["block_out_channels"] = tuple(data["block_out_channels"])
+    return fields | {"norm_eps": float(data["norm_eps"])}
 
 
 def trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
@@ -180,10 +131,10 @@ def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     attends = attention_levels(down, up, *kinds, "the autoencoder")
     fields["block_out_channels"] = tuple(fields["block_out_channels"])
     fields["scaling_factor"] = float(fields["scaling_factor"])
+    codebook_size = data.get("num_vq_embeddings", 256) if vq else 0
+    levels_with_attention = attends if any(attends) else ()
     return AutoencoderConfig(
-        **fields,
-        attention_levels=attends if any(attends) else (),
-        codebook_size=data.get("num_vq_embeddings", 256) if vq else 0,
+        **fields, attention_levels=levels_with_attention, codebook_size=codebook_size
     )
 
 

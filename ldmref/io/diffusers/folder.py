@@ -12,25 +12,11 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
-from ldmref.io.diffusers.config import (
-    autoencoder_config,
-    config_error,
-    read_json,
-    require_class,
-    text_config,
-    trained_size,
-    unet_config,
-)
+from ldmref.io.diffusers.checks import config_error, read_json, require_class
+from ldmref.io.diffusers.config import autoencoder_config, text_config, trained_size, unet_config
 from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES, ldm_config
 from ldmref.io.diffusers.scheduler import scheduler_config
-from ldmref.io.key_table import (
-    KeyEntry,
-    fit,
-    key_table,
-    matching,
-    to_native,
-    with_attention_form,
-)
+from ldmref.io.key_table import KeyTable, fit, key_table, matching, to_native, with_attention_form
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, digest_of
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.model import model_spec
@@ -63,11 +49,8 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
         return replace(ldm_config(folder, kind), name=model_name(folder))
     first, second = (folder / name / "config.json" for name in ("text_encoder", "text_encoder_2"))
     if second.is_file() and not first.is_file():
-        raise CorruptModelError(
-            f"{folder.name!r} is SDXL's refiner, which is not supported",
-            code="E-PIPELINE",
-            hint="draw with the base model alone",
-        )
+        message = f"{folder.name!r} is SDXL's refiner, which is not supported"
+        raise CorruptModelError(message, code="E-PIPELINE", hint="draw with the base model alone")
     try:
         return _stable_diffusion(folder, kind, index)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -87,15 +70,12 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
     scheduler = read("scheduler", "scheduler_config.json")
     cfg_scale = 5.0 if xl else 7.5  # diffusers' default; 7.5 for inpainting
     config = ModelConfig(
-        name=model_name(folder),
-        unet=unet,
-        vae=vae,
-        text_encoder=texts[0],
-        text_encoder_2=texts[1] if len(texts) > 1 else None,
+        name=model_name(folder), unet=unet, vae=vae,
+        text_encoder=texts[0], text_encoder_2=texts[1] if len(texts) > 1 else None,
         zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", xl)),
         scheduler=scheduler_config(scheduler, class_of(index, "scheduler"), kind),
         defaults=Defaults(50, cfg_scale, 7.5, width, height),
-    )
+    )  # fmt: skip
     return config_from_dict(config.to_dict())  # checks the type of every field
 
 
@@ -137,7 +117,7 @@ def load_diffusers(
 
 def open_network(
     folder: Path, part: str, spec: Spec, name: str, ignored: str = "", variant: str | None = None
-) -> tuple[TensorView, dict[str, KeyEntry]]:
+) -> tuple[TensorView, KeyTable]:
     """Open the weights of one network and check names and shapes, without reading a tensor.
 
     Args:
@@ -162,7 +142,7 @@ def open_network(
     return tensors, table
 
 
-def diffusers_table(spec: Spec) -> dict[str, KeyEntry]:
+def diffusers_table(spec: Spec) -> KeyTable:
     """The key table of today's diffusers, whose names are ours.
 
     Old autoencoder files hold the matrices of attention as 1 x 1 convolutions.
@@ -200,10 +180,8 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Te
         raise UnsafeFileError(f"{first} points out of its folder", code="E-PATH")
     absent = [name for name in shards if not (folder / name).is_file()]
     if absent:
-        raise InputError(
-            f"{folder.name}: {len(absent)} of {len(shards)} shards are missing: {absent[0]}",
-            code="E-MODEL",
-        )
+        message = f"{len(absent)} of {len(shards)} shards are missing: {absent[0]}"
+        raise InputError(f"{folder.name}: {message}", code="E-MODEL")
     return [TensorFile(folder / name) for name in shards]
 
 
@@ -227,21 +205,17 @@ def weight_names(
         if match and not re.search(SHARD, name):
             variants.setdefault((match[1] or match[2] or "").strip("."), []).append(name)
     if not variants and any(name.endswith(".bin") for name in names):
-        raise UnsafeFileError(
-            f"{folder} holds its weights as pickles, and loading a pickle can run code",
-            code="E-PICKLE",
-            hint="make it safe first: ldmref convert FILE.bin FILE.safetensors",
-        )
+        message = f"{folder} holds its weights as pickles, and loading a pickle can run code"
+        hint = "make it safe first: ldmref convert FILE.bin FILE.safetensors"
+        raise UnsafeFileError(message, code="E-PICKLE", hint=hint)
     if not variants:
         raise InputError(f"{folder} has no {stem}.safetensors", code="E-MODEL")
     if variant is None:
         variant = "" if "" in variants or len(variants) > 1 else next(iter(variants))
     if variant not in variants:
-        raise InputError(
-            f"{folder} has no variant {variant!r}" if variant else f"{folder} has several variants",
-            code="E-VARIANT",
-            hint="give variant= (--variant) " + " or ".join(map(repr, sorted(variants))),
-        )
+        problem = f"no variant {variant!r}" if variant else "several variants"
+        hint = "give variant= (--variant) " + " or ".join(map(repr, sorted(variants)))
+        raise InputError(f"{folder} has {problem}", code="E-VARIANT", hint=hint)
     first = variants[variant][0]
     if not first.endswith(".json"):
         return [first]

@@ -8,17 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from ldmref.io.diffusers.config import (
-    UNET_PLAIN,
-    attention_levels,
-    autoencoder_config,
-    config_error,
-    read_json,
-    require_plain,
-    trained_size,
-    unet_config,
-    unet_fields,
-)
+from ldmref.io.diffusers import config as diffusers_config
+from ldmref.io.diffusers.checks import config_error, read_json, require_plain
 from ldmref.io.diffusers.scheduler import scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig, UNetConfig
 from ldmref.models.validate import check_config
@@ -26,14 +17,12 @@ from ldmref.models.validate import check_config
 LDM_PIPELINES = ("LDMPipeline", "LDMSuperResolutionPipeline", "LDMTextToImagePipeline")
 FOLDERS = {"vae": "vqvae", "text_encoder": "bert"}  # where they differ from our names
 
-UNET2D_PLAIN: dict[str, tuple[Any, ...]] = UNET_PLAIN | {
+UNET2D_PLAIN: dict[str, tuple[Any, ...]] = diffusers_config.UNET_PLAIN | {
     "mid_block_type": (None, "UNetMidBlock2D"), "add_attention": (True,),
     "class_embed_type": (None,), "num_class_embeds": (None,), "downsample_type": ("conv", "resnet"),
     "resnet_time_scale_shift": ("default", "scale_shift"),
 }  # fmt: skip
-BERT_PLAIN: dict[str, tuple[Any, ...]] = {
-    "activation_function": ("gelu",), "scale_embedding": (False,),
-}  # fmt: skip
+BERT_PLAIN = {"activation_function": ("gelu",), "scale_embedding": (False,)}
 # Defaults of the classes, for fields that a configuration omits.
 UNET2D_DEFAULTS: dict[str, Any] = {
     "in_channels": 3, "out_channels": 3, "block_out_channels": (224, 448, 672, 896),
@@ -47,6 +36,9 @@ BERT_DEFAULTS: dict[str, Any] = {
     "vocab_size": 30522, "d_model": 1280, "encoder_ffn_dim": 5120, "encoder_layers": 32,
     "encoder_attention_heads": 8, "max_position_embeddings": 77, "head_dim": 64,
 }  # fmt: skip
+BERT_FIELDS = {"d_model": "hidden_size", "encoder_ffn_dim": "intermediate_size",
+               "encoder_layers": "num_hidden_layers",
+               "encoder_attention_heads": "num_attention_heads"}  # fmt: skip
 
 
 def ldm_config(folder: Path, kind: str) -> ModelConfig:
@@ -60,27 +52,24 @@ def ldm_config(folder: Path, kind: str) -> ModelConfig:
         InputError: a file is missing.
         CorruptModelError: a configuration asks for something that is not supported.
     """
-    vae = autoencoder_config(read_json(folder / FOLDERS["vae"] / "config.json"))
+    vae = diffusers_config.autoencoder_config(read_json(folder / FOLDERS["vae"] / "config.json"))
     unet_data = read_json(folder / "unet" / "config.json")
     text = TextConfig(model_type="none", num_hidden_layers=1)
     if kind == "LDMTextToImagePipeline":
-        unet = unet_config(unet_data)
+        unet = diffusers_config.unet_config(unet_data)
         text = ldmbert_config(read_json(folder / FOLDERS["text_encoder"] / "config.json"))
     else:
         unet = unet2d_config(unet_data)
     superres = kind == "LDMSuperResolutionPipeline"
     if superres:  # the pipeline does not scale latents
         vae = replace(vae, scaling_factor=1.0)
-    height, width = (side * vae.factor for side in trained_size(unet_data))
+    height, width = (side * vae.factor for side in diffusers_config.trained_size(unet_data))
     config = ModelConfig(
-        name=folder.name,
-        unet=unet,
-        vae=vae,
-        text_encoder=text,
+        name=folder.name, unet=unet, vae=vae, text_encoder=text,
         concat="low_resolution" if superres else "",
         scheduler=scheduler_config(read_json(folder / "scheduler" / "scheduler_config.json")),
         defaults=Defaults(steps=100 if superres else 50, cfg_scale=1.0, width=width, height=height),
-    )
+    )  # fmt: skip
     check_config(config)
     return config
 
@@ -97,21 +86,17 @@ def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
     if data["attn_norm_num_groups"] not in (None, data["norm_num_groups"]):
         raise config_error("the U-Net's attn_norm_num_groups differs from its norm_num_groups")
     resnet, head_dim = data["downsample_type"] == "resnet", data["attention_head_dim"]
-    down = _same_resampling(
-        data["down_block_types"], "DownBlock2D", "ResnetDownsampleBlock2D", resnet
-    )
-    up = _same_resampling(data["up_block_types"], "UpBlock2D", "ResnetUpsampleBlock2D", resnet)
+    down, up = data["down_block_types"], data["up_block_types"]
+    down = _same_resampling(down, "DownBlock2D", "ResnetDownsampleBlock2D", resnet)
+    up = _same_resampling(up, "UpBlock2D", "ResnetUpsampleBlock2D", resnet)
+    attention = diffusers_config.attention_levels(down, up, "DownBlock2D", "AttnDownBlock2D", where)
     channels = data["block_out_channels"]
     return UNetConfig(
-        **unet_fields(data),
-        attention_levels=attention_levels(down, up, "DownBlock2D", "AttnDownBlock2D", where),
-        attention="self",
+        **diffusers_config.unet_fields(data), attention_levels=attention, attention="self",
         num_heads=tuple(1 if head_dim is None else c // head_dim or 1 for c in channels),
-        transformer_layers_per_block=(1,) * len(channels),
-        cross_attention_dim=0,
-        resnet_time_scale_shift=data["resnet_time_scale_shift"],
-        resnet_updown=resnet,
-    )
+        transformer_layers_per_block=(1,) * len(channels), cross_attention_dim=0,
+        resnet_time_scale_shift=data["resnet_time_scale_shift"], resnet_updown=resnet,
+    )  # fmt: skip
 
 
 def _same_resampling(kinds: Sequence[str], conv: str, resnet: str, by_resnet: bool) -> list[str]:
@@ -129,14 +114,5 @@ def ldmbert_config(data: Mapping[str, Any]) -> TextConfig:
     """Convert the configuration of an `LDMBertModel`."""
     data = BERT_DEFAULTS | dict(data)
     require_plain(data, BERT_PLAIN, "the text encoder's configuration")
-    return TextConfig(
-        model_type="ldmbert",
-        vocab_size=data["vocab_size"],
-        hidden_size=data["d_model"],
-        intermediate_size=data["encoder_ffn_dim"],
-        num_hidden_layers=data["encoder_layers"],
-        num_attention_heads=data["encoder_attention_heads"],
-        head_dim=data["head_dim"],
-        max_position_embeddings=data["max_position_embeddings"],
-        hidden_act="gelu",
-    )
+    fields = {BERT_FIELDS.get(name, name): data[name] for name in BERT_DEFAULTS}
+    return TextConfig(model_type="ldmbert", hidden_act="gelu", **fields)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ldmref.errors import CorruptModelError
-from ldmref.io.diffusers.config import config_error, require_class, require_plain
+from ldmref.io.diffusers.checks import config_error, require_class, require_plain
 from ldmref.samplers.config import SchedulerConfig
 
 DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
@@ -53,8 +53,9 @@ _COMMON: dict[str, Any] = {
     "trained_betas": None, "prediction_type": "epsilon", "steps_offset": 0,
     "timestep_spacing": "linspace",
 }  # fmt: skip
-_THRESHOLDING = {"thresholding": False, "dynamic_thresholding_ratio": 0.995,
-                 "sample_max_value": 1.0}  # fmt: skip
+_THRESHOLDING = {
+    "thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0
+}  # fmt: skip
 _CLIP = {"clip_sample": True, "clip_sample_range": 1.0}
 _SIGMAS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
 _ZERO_SNR = {"rescale_betas_zero_snr": False}
@@ -192,10 +193,9 @@ def _sampler(kind: str, fields: Mapping[str, Any]) -> str:
     samplers = DPM_SAMPLERS.get(algorithm, {})
     sampler = samplers.get(order) or samplers.get((order, fields["solver_type"]))
     if sampler is None:
-        raise _not_supported(
-            f"algorithm_type = {algorithm!r} and solver_order = {order!r}",
-            f"supported: {', '.join(DPM_SAMPLERS)}, of order 1 to 3 (sde-dpmsolver: 1, 2)",
-        )
+        what = f"algorithm_type = {algorithm!r} and solver_order = {order!r}"
+        supported = f"{', '.join(DPM_SAMPLERS)}, of order 1 to 3 (sde-dpmsolver: 1, 2)"
+        raise _not_supported(what, f"supported: {supported}")
     if not algorithm.endswith("++") and zero:
         raise _not_supported(f"{algorithm} and a last sigma of 0", hint)
     return sampler
