@@ -18,7 +18,7 @@ TOP = "(top)"
 ARROWS = {
     "math": (),
     "errors": (),
-    "mapped": (),
+    "mapped": ("errors", "files"),
     "files": ("errors",),
     "config": ("errors", "files"),
     "backends": ("errors", "mapped", "math.arrays"),

@@ -19,7 +19,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
 from ldmref.files import format_of, input_path, open_file, parse_json, shown, unreadable
-from ldmref.mapped import forget
+from ldmref.mapped import forget, require_complete
 
 DTYPES = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
@@ -73,6 +73,7 @@ class TensorFile(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         kind, shape, begin = self.kinds[name], self.shapes[name], self.offsets[name]
+        require_complete(self._data)
         dtype = DTYPES[kind]
         raw = self._data[begin : begin + math.prod(shape) * dtype.itemsize]
         if begin % dtype.itemsize:  # not aligned
@@ -92,6 +93,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         """Digest of the whole file, in hexadecimal."""
         digest = hashlib.sha256()
         for begin in range(0, len(self._data), 1 << 24):
+            require_complete(self._data)
             part = self._data[begin : begin + (1 << 24)]
             digest.update(part.tobytes())
             forget(part)
