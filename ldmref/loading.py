@@ -74,6 +74,10 @@ def load(
             a model that has its own.
         BackendUnavailable: the backend cannot run here.
     """
+    _require_type("fetch", fetch, bool)
+    _require_type("allow_nonfinite", allow_nonfinite, bool)
+    _require_type("ema", ema, bool, type(None))
+    _require_type("variant", variant, str, type(None))
     limit = bytes_of(max_memory)
     loras, path = read_loras(lora), find_model(name, fetch, variant)
     ops = configured_backend(backend, device, dtype, speed=speed)
@@ -113,6 +117,15 @@ def check_model(
     return warnings
 
 
+def _require_type(name: str, value: Any, *kinds: type) -> None:
+    """Refuse an argument of another type; a truth value is no number."""
+    if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
+        return
+    expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    kind = type(value).__name__
+    raise UsageError(f"{name} must be of type {expected}, not {kind}", code="E-TYPE")
+
+
 def _tiny_autoencoder(backend: Backend, vae: Autoencoder | None) -> TinyAutoencoder | None:
     """TAESD from its file; None for a full autoencoder."""
     if vae is None or not isinstance(vae.config, TinyConfig):
@@ -126,6 +139,8 @@ def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> 
     Raises:
         InputError: no such file, or a full autoencoder.
     """
+    _require_type("backend", backend, Backend)
+    _require_type("latent_channels", latent_channels, int)
     vae = read_vae(path, AutoencoderConfig(latent_channels=latent_channels))
     check_weights(vae.tensors)
     tiny = _tiny_autoencoder(backend, vae)
@@ -144,6 +159,7 @@ def load_controlnet(
     Raises:
         InputError, UnsafeFileError: no such file, a damaged one, or no ControlNet.
     """
+    _require_type("unet", unet, UNetConfig, type(None))
     file = open_controlnet(path, unet)
     ops, tensors = configured_backend(backend, device, dtype), file.tensors()
     check_weights(tensors, allow_nonfinite)
@@ -205,6 +221,7 @@ def random_model(
     device: str | None = None, dtype: str | None = None, speed: str | None = None,
 ) -> LatentDiffusion:  # fmt: skip
     """A model of any preset, such as `tiny` or `sd15`, with seeded random weights, for tests."""
+    _require_type("seed", seed, int)
     ops, config = configured_backend(backend, device, dtype, speed=speed), preset(name)
     text = config.text_encoder
     if text.model_type in ("class", "none"):

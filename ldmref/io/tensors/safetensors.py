@@ -205,8 +205,9 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
     """The header's entry of a tensor, checked by itself."""
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
-    if not lists or not all(type(n) is int and 0 <= n < 2**63 for n in shape + offsets):
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise _damaged(path, f"the header's entry for {name[:80]!r} is wrong")
+    if not all(type(n) is int and 0 <= n < 2**63 for n in shape + offsets):
         raise _damaged(path, f"the header's entry for {name[:80]!r} is wrong")
     if not isinstance(kind, str) or kind not in DTYPES:
         raise CorruptModelError(
