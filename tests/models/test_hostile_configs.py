@@ -78,7 +78,8 @@ def test_every_preset_is_within_the_ranges(name):
      ("defaults", "steps", 0), ("scheduler", "num_train_timesteps", 0),
      ("scheduler", "num_train_timesteps", 10**12), ("scheduler", "beta_start", float("nan")),
      ("scheduler", "beta_start", 0.5), ("unet", "transformer_layers_per_block", [10**9] * 4),
-     ("unet", "norm_num_groups", 0), ("vae", "scaling_factor", 0.0), ("unet", "num_heads", [0] * 4)],
+     ("unet", "norm_num_groups", 0), ("vae", "scaling_factor", 0.0),
+     ("unet", "num_heads", [0] * 4)],
 )  # fmt: skip
 def test_numbers_out_of_reason_name_their_field(section, name, value):
     data = PRESETS["sd15"].to_dict()
@@ -108,7 +109,8 @@ def test_any_json_in_any_field(data, section):
 @pytest.mark.parametrize(
     "text,code",
     [("[" * 5000 + "]" * 5000, "E-CONFIG"), ('{"a":' * 900 + "1" + "}" * 900, "E-CONFIG"),
-     ('{"schema": 2}', "E-SCHEMA"), ('{"schema": true}', "E-SCHEMA"), ('{"schema": [1]}', "E-SCHEMA"),
+     ('{"schema": 2}', "E-SCHEMA"), ('{"schema": true}', "E-SCHEMA"),
+     ('{"schema": [1]}', "E-SCHEMA"),
      ('{"schema": 1, "sha256": 5}', "E-CONFIG"), ('{"schema": 1, "unet": null}', "E-CONFIG"),
      ('{"schema": 1, "schema": 1}', "E-CONFIG"), ("null", "E-CONFIG"), ('{"x": 1}', "E-CONFIG"),
      ('{"schema": 1, "unet": {"auto_map": "evil.Model"}}', "E-CONFIG")],
