@@ -82,6 +82,7 @@ MODEL = (
            help="Averaged weights of a file; default: as the model's makers do."),
     option("--model-config", metavar="NAME|FOLDER", help="Configuration of a single file."),
     option("--tokenizer", metavar="FILE|FOLDER", help="CLIP's vocabulary, if not in the folder."),
+    option("--allow-nonfinite", is_flag=True, help="Read weights that are NaN or infinite."),
     option("--vae", metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
     option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
     option("--backend", metavar="NAME", help="See ldmref backends."),

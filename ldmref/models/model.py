@@ -99,6 +99,10 @@ class LatentDiffusion:
         ]
         self._large_text_encoders = tuple(large)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: without compiled networks, which are compiled again."""
+        return vars(self) | {"_compiled": {}}
+
     def memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> Estimate:
         """An estimate of the memory that `n` pictures of that size take together."""
         return estimate(model_spec(self.config), self.config, self.backend, width, height, n, tile)
