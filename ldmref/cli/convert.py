@@ -10,7 +10,7 @@ import numpy as np
 from ldmref.cli.info import first_few, weights_read
 from ldmref.cli.progress import one_line, say
 from ldmref.errors import InputError, OutputError, UsageError
-from ldmref.io.atomic import check_writable
+from ldmref.io.atomic import check_writable, output_errors
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.single_file import averages_of, scale_tensor, unread
 from ldmref.io.key_table import to_compvis
@@ -61,7 +61,9 @@ def convert(
     --no-ema is given.
     """
     origin, out = Path(path), Path(to)
-    if out.exists() and origin.exists() and out.resolve() == origin.resolve():
+    with output_errors(out):
+        same = out.exists() and origin.exists() and out.resolve() == origin.resolve()
+    if same:
         raise UsageError("IN and OUT are the same file", code="E-USAGE")
     check_output(out, overwrite)
     if origin.is_file() and (is_pickle(origin) or origin.suffix.lower() in PICKLES):

@@ -23,6 +23,7 @@ from ldmref.cli.options import (
     INVERTING,
     MODEL,
     PROMPT,
+    Drawing,
     is_set,
     parameter_option,
     parameter_options,
@@ -75,7 +76,7 @@ def command(mode: str) -> click.Command:
         draw(mode, flags | {"prompt": text})
 
     summary = MODES[mode].summary
-    return click.command(name=mode, help=summary)(run)
+    return click.command(name=mode, help=summary, cls=Drawing)(run)
 
 
 COMMANDS = tuple(command(mode) for mode in MODES)

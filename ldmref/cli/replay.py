@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import FILES, MODEL, PATH, is_set, parameter_options, with_options
+from ldmref.cli.options import FILES, MODEL, PATH, Drawing, is_set, parameter_options, with_options
 from ldmref.cli.pictures import SOURCES, WITHOUT_PROMPT, draw
 from ldmref.errors import UsageError
 from ldmref.io.pictures.infotext import replay_parameters
@@ -17,7 +17,7 @@ SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i 
 OF_ALL_PICTURES = ("count", "batch_size")  # each picture records itself alone
 
 
-@click.command()
+@click.command(cls=Drawing)
 @click.option(
     "--from",
     "source",
