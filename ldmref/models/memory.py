@@ -54,7 +54,7 @@ def bytes_of(size: int | str | None) -> int | None:
     >>> bytes_of("1.5GB"), bytes_of("2MiB")
     (1500000000, 2097152)
     """
-    if size is None or (isinstance(size, int) and size > 0):
+    if size is None or (type(size) is int and size > 0):
         return size
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", str(size).strip().lower())
     if not match or float(match[1]) <= 0 or (match[3] and not match[2]):

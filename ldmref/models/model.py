@@ -99,6 +99,10 @@ class LatentDiffusion:
         ]
         self._large_text_encoders = tuple(large)
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: without compiled networks, which are compiled again."""
+        return vars(self) | {"_compiled": {}}
+
     def memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> Estimate:
         """An estimate of the memory that `n` pictures of that size take together."""
         return estimate(model_spec(self.config), self.config, self.backend, width, height, n, tile)
@@ -152,6 +156,14 @@ class LatentDiffusion:
             UsageError: a word is known already, or made for another number of text encoders.
             CorruptModelError: the vectors have another width than the text encoder's.
         """
+        if not isinstance(embeddings, Sequence) or not all(
+            isinstance(embedding, Embedding) for embedding in embeddings
+        ):
+            raise UsageError(
+                "embeddings must be a list of Embedding",
+                code="E-EMBEDDING",
+                hint="ldmref.io.adapters.textual_inversion.read_embeddings(path) reads one",
+            )
         grown, config, params = copy.copy(self), self.config, {}
         grown._compiled = {}
         per_encoder = by_encoder(embeddings, len(config.text_encoders))
