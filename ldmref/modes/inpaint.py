@@ -137,7 +137,7 @@ def inpaint(
         Cancelled, NumericError: see `ldmref.errors`.
     """
     checked = plan(
-        "inpaint", model.config, prompt=prompt, image=image, mask=mask, strength=strength,
+        "inpaint", model, prompt=prompt, image=image, mask=mask, strength=strength,
         mask_blur=mask_blur, **parameters,
     )  # fmt: skip
     return checked.run(model, callback, cancel)

@@ -57,7 +57,7 @@ def seg2img(
             not know, or has a size that the model cannot take.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    checked = plan("seg2img", model.config, segmentation=segmentation, **parameters)
+    checked = plan("seg2img", model, segmentation=segmentation, **parameters)
     return checked.run(model, callback, cancel)
 
 

@@ -51,4 +51,4 @@ def superres(
         ImageError: the picture cannot be read, or has a size that the model cannot take.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    return plan("superres", model.config, image=image, **parameters).run(model, callback, cancel)
+    return plan("superres", model, image=image, **parameters).run(model, callback, cancel)

@@ -27,6 +27,22 @@ MAX_CHARACTERS = 4000
 LONG_PROMPTS, PROMPT_WEIGHTS = ("truncate", "chunk"), ("none", "a1111")
 
 
+def check_text(what: str, text: str) -> None:
+    """Refuse a text that is too long, or no valid Unicode; `what` names it.
+
+    Raises:
+        UsageError: more than `MAX_CHARACTERS`, or a lone surrogate.
+    """
+    if len(text) > MAX_CHARACTERS:
+        raise UsageError(
+            f"the {what} is too long: {len(text)} characters, the limit is {MAX_CHARACTERS}",
+            code="E-PROMPT-LENGTH",
+            hint="shorten it; the model reads only its first words anyway",
+        )
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"the {what} is not valid Unicode text", code="E-PROMPT")
+
+
 class SpecialTokens(NamedTuple):
     """Tokens that do not come from text; `unknown` replaces text outside the vocabulary."""
 
@@ -127,9 +143,15 @@ class PromptTokenizer:
         return tokens.ids[:, 0], tokens.warnings
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
-        """Ids and weights of the prompts, padded to the number of chunks of the longest."""
+        """Ids and weights of the prompts, padded to the number of chunks of the longest.
+
+        Raises:
+            UsageError: a prompt is no text of at most `MAX_CHARACTERS`.
+        """
         options = options or PromptOptions()
         warnings: list[str] = []
+        for prompt in prompts:
+            check_text("prompt", prompt)
         chunked = [self._chunks(prompt, options, warnings) for prompt in prompts]
         counts = [len(chunks) for chunks in chunked]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
