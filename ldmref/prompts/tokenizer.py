@@ -23,19 +23,20 @@ from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unknown>"
 BREAK = " BREAK "
-MAX_CHARACTERS = 4000
+MAX_CHARACTERS = 4000  # of a prompt in a request
+MAX_TEXT = 10_000  # characters that a tokenizer takes
 LONG_PROMPTS, PROMPT_WEIGHTS = ("truncate", "chunk"), ("none", "a1111")
 
 
-def check_text(what: str, text: str) -> None:
+def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
     """Refuse a text that is too long, or no valid Unicode; `what` names it.
 
     Raises:
-        UsageError: more than `MAX_CHARACTERS`, or a lone surrogate.
+        UsageError: more than `limit` characters, or a lone surrogate.
     """
-    if len(text) > MAX_CHARACTERS:
+    if len(text) > limit:
         raise UsageError(
-            f"the {what} is too long: {len(text)} characters, the limit is {MAX_CHARACTERS}",
+            f"the {what} is too long: {len(text)} characters, the limit is {limit}",
             code="E-PROMPT-LENGTH",
             hint="shorten it; the model reads only its first words anyway",
         )
@@ -146,12 +147,12 @@ class PromptTokenizer:
         """Ids and weights of the prompts, padded to the number of chunks of the longest.
 
         Raises:
-            UsageError: a prompt is no text of at most `MAX_CHARACTERS`.
+            UsageError: a prompt has more than `MAX_TEXT` characters, or is no valid Unicode.
         """
         options = options or PromptOptions()
         warnings: list[str] = []
         for prompt in prompts:
-            check_text("prompt", prompt)
+            check_text("prompt", prompt, MAX_TEXT)
         chunked = [self._chunks(prompt, options, warnings) for prompt in prompts]
         counts = [len(chunks) for chunks in chunked]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
