@@ -37,6 +37,7 @@ from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.invert import InversionPlan
 from ldmref.modes.plan import MODES, Plan
 
@@ -69,7 +70,8 @@ def command(mode: str) -> click.Command:
 
     @with_options(prompt, flags, OWN_OPTIONS.get(mode, ()), MODEL, FILES)
     def run(words: str | None = None, prompt: str | None = None, **flags: Any) -> None:
-        text = "" if mode in WITHOUT_PROMPT else read_prompt(words, prompt)
+        embedded = flags.get("prompt_embeds") is not None and words is None and prompt is None
+        text = "" if embedded or mode in WITHOUT_PROMPT else read_prompt(words, prompt)
         draw(mode, flags | {"prompt": text})
 
     summary = MODES[mode].summary
@@ -178,7 +180,9 @@ def with_settings(mode: str, flags: Values, configured: Settings) -> Values:
     for key, value in configured.defaults.items():
         own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
         own_guidance = key == "cfg_scale" and mode == "invert"
-        if key in takes and flags.get(key) is None and not (own_size or own_guidance):
+        own_steps = key in ("steps", "schedule") and flags.get("sigmas") is not None
+        own = own_size or own_guidance or own_steps
+        if key in takes and flags.get(key) is None and not own:
             flags[key] = value
     seed = flags.get("seed")
     if "count" in takes and flags.get("count") is None and isinstance(seed, list):
@@ -195,8 +199,10 @@ def other_inputs(recorded: Values, used: Values) -> Iterator[str]:
             value = str(control[key])[:80]
             if key != "name" and control[key] != other.get(key):
                 yield f"drawn with another --control {i + 1}: its {key} was {value}"
-    if used["mode"] != "invert" and recorded.get("latents") not in (None, used.get("latents")):
-        yield "drawn from another --latents: the recorded one has another digest"
+    for name in ("latents", *EMBEDDINGS) if used["mode"] != "invert" else ():
+        if recorded.get(name) not in (None, used.get(name)):
+            flag = name.replace("_", "-")
+            yield f"drawn from another --{flag}: the recorded one has another digest"
 
 
 def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:

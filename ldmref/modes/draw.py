@@ -124,7 +124,9 @@ def sample_batch(
 ) -> Generator[Progress, None, np.ndarray]:  # fmt: skip
     """Sample the latents of a batch, (n, c, h, w) float32."""
     ops, config, size = model.backend, model.config.scheduler, (request.width, request.height)
-    schedule = make_schedule(config, request.sampler, request.schedule, request.steps)
+    schedule = make_schedule(
+        config, request.sampler, request.schedule, request.steps, request.sigmas
+    )
     sigmas, shape = schedule.sigmas.tolist(), model.latent_shape(*size)
     streams = Streams(request.seeds[batch], shape, request.rng)
     noise, image, masked = initial_draws(request, start, streams, batch)

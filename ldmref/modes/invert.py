@@ -29,7 +29,7 @@ from ldmref.modes.sizing import sized_picture
 from ldmref.modes.text import encode_texts
 from ldmref.samplers import implicit, make_schedule, sample
 
-SETTINGS = ("steps", "cfg_scale", "schedule", "width", "height", "clip_skip", "negative_prompt",
+SETTINGS = ("steps", "cfg_scale", "schedule", "sigmas", "width", "height", "clip_skip", "negative_prompt",
             "long_prompts", "prompt_weights")  # fmt: skip
 
 
@@ -69,7 +69,9 @@ class InversionPlan(Plan):
         """Find the noise; arguments and errors are those of `Plan.run`."""
         check_callbacks(callback, cancel)
         r, ops, iterations = self.request, model.backend, self.request.values["iterations"]
-        schedule = make_schedule(model.config.scheduler, r.sampler, r.schedule, r.steps)
+        schedule = make_schedule(
+            model.config.scheduler, r.sampler, r.schedule, r.steps, r.sigmas
+        )
         text = encode_texts(
             model, r.prompts, r.negative_prompts, (r.width, r.height), r.clip_skip, r.options
         )

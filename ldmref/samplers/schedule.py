@@ -115,8 +115,13 @@ class Schedule(NamedTuple):
         return float(timesteps_at(self.training_sigmas, sigma))
 
 
-def make_schedule(config: SchedulerConfig, sampler: Sampler, spacing: str, steps: int) -> Schedule:
+def make_schedule(
+    config: SchedulerConfig, sampler: Sampler, spacing: str | None, steps: int,
+    sigmas: Sequence[float] | None = None,
+) -> Schedule:  # fmt: skip
     """The schedule of `steps` steps, as the checkpoint's scheduler or by a spacing's name.
+
+    `sigmas`, (steps + 1,) and decreasing, take the place of both.
 
     With the convention "diffusers" in the configuration, the spacings that diffusers has are made
     as it makes them for this sampler.
@@ -125,10 +130,13 @@ def make_schedule(config: SchedulerConfig, sampler: Sampler, spacing: str, steps
         UsageError: an unknown spacing, or a number of steps for which the schedule does not exist.
     """
     table = sampling_sigmas(config)
-    if config.convention == "diffusers" and spacing in diffusers.SPACINGS:
+    if sigmas is not None:
+        sigmas = np.asarray(sigmas, np.float64)
+    elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
         theirs = diffusers.diffusers_sigmas(config, table, sampler.name, spacing, steps)
         return Schedule(*theirs, table, "diffusers")
-    sigmas = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
+    else:
+        sigmas = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
     return Schedule(sigmas, timesteps_at(table, sigmas[:-1]), math.hypot(1.0, sigmas[0]), table)
 
 

@@ -29,6 +29,8 @@ def host_array(x: Array) -> np.ndarray:
         x = x.float() if "bfloat16" in str(x.dtype) else x
     elif hasattr(x, "__cuda_array_interface__"):  # cupy
         x = x.get()
+    if not is_array(x):
+        raise TypeError(f"no array: {type(x).__name__}")
     return np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)
 
 
