@@ -16,6 +16,10 @@ user's configuration folder); then the model's own defaults.
     sampler = "heun"
     schedule = "karras"
     model = "my-model"
+
+    [limits]
+    max_memory = "6GB"   # LDMREF_MAX_MEMORY
+    max_seconds = 60     # LDMREF_MAX_SECONDS
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ DEFAULT_KEYS = {
     "steps": int, "cfg_scale": float, "sampler": str, "schedule": str, "model": str,
     "width": int, "height": int, "negative_prompt": str,
 }  # fmt: skip
-TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS}
+LIMIT_KEYS = {"max_memory": str, "max_seconds": float}
+TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS, "limits": LIMIT_KEYS}
 _VARIABLES = {
     f"LDMREF_{key.upper()}": (table, key) for table, keys in TABLES.items() for key in keys
 }
@@ -44,10 +49,11 @@ _OTHER_VARIABLES = {"LDMREF_CONFIG", "LDMREF_DEBUG"}
 
 @dataclass(frozen=True)
 class Settings:
-    """The two tables, and the source of every value: a file, or an environment variable."""
+    """The tables, and the source of every value: a file, or an environment variable."""
 
     backend: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
 
 

@@ -31,7 +31,7 @@ from ldmref.cli.options import (
 from ldmref.cli.output import Output, check_noise_file, write_noise
 from ldmref.cli.progress import Stop, stopping
 from ldmref.cli.sources import STDIN, picture_source, read_prompt
-from ldmref.config import Settings, settings
+from ldmref.config import LIMIT_KEYS, Settings, settings
 from ldmref.errors import Cancelled, UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
@@ -103,7 +103,8 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
         console.settings(configured, name, backend)
         model = load(
             path, backend=backend, config=flags["model_config"], lora=flags["loras"],
-            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory")},
+            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema")},
+            **configured.limits | {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None},
         )  # fmt: skip
         console.memory(model, task.plan.request)
         console.warn(differences(recorded.get("model"), model))

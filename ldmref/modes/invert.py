@@ -14,6 +14,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_picture, input_channels
+from ldmref.modes.cost import check_limits
 from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.draw import (
     Callback,
@@ -70,6 +71,7 @@ class InversionPlan(Plan):
     ) -> Inversion:
         """Find the noise; arguments and errors are those of `Plan.run`."""
         check_callbacks(callback, cancel)
+        check_limits(model, self.request)
         r, ops, iterations = self.request, model.backend, self.request.values["iterations"]
         schedule = make_schedule(
             model.config.scheduler, r.sampler, r.schedule, r.steps, r.sigmas

@@ -19,6 +19,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.control import ActiveControl, load_control
+from ldmref.modes.cost import Cost, check_limits, cost
 from ldmref.modes.declaration import Parameter, document, keys_of, parameters_of
 from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, check_callbacks, draw, notify
@@ -67,15 +68,20 @@ class Plan:
         }
         return params | dict(self.recorded)
 
+    def estimate(self, model: LatentDiffusion) -> Cost:
+        """What the request takes of memory and time, without drawing it."""
+        return cost(model, self.request)
+
     def prepare(self, model: LatentDiffusion) -> Run:
         """Everything up to the first step: prompts and pictures encoded, ControlNets loaded.
 
         Raises:
-            ResourceError: the pictures take more memory than the model may use.
+            ResourceError: the pictures take more memory or time than the model may use.
             UsageError: a ControlNet is on another backend than the model.
         """
         r = self.request
-        model.prepare(r.width, r.height, r.batch_size, r.tile)
+        if model.max_memory is not None or model.max_seconds is not None:
+            check_limits(model, r)
         start, size = self.start(model), (r.width, r.height)
         text = encode_texts(
             model, r.prompts, r.negative_prompts, size, r.clip_skip, r.options, start.interpolation
