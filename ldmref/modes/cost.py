@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import pairwise
 
-from ldmref.errors import ResourceError
+from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.request import Request
@@ -43,6 +43,26 @@ def cost(model: LatentDiffusion, request: Request) -> Cost:
     flops += pictures * decoder_flops(spec, model.config, r.width, r.height)
     memory = model.memory(r.width, r.height, min(r.batch_size, pictures), r.tile).together
     return Cost(evaluations, flops, memory, flops / flops_per_second(model.backend))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an array library ran out of memory; each says so in its own words."""
+    if isinstance(error, LdmrefError):
+        return False
+    words = ("can't allocate memory", "out of memory")
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or any(text in str(error) for text in words)
+
+
+def out_of_memory(model: LatentDiffusion, request: Request) -> ResourceError:
+    """The error of a request for which the memory did not suffice."""
+    r = request
+    size = model.memory(r.width, r.height, r.batch_size, r.tile).together / 1e9
+    return ResourceError(
+        f"out of memory: the request takes about {size:.1f} GB ({model.backend!r})",
+        code="E-MEMORY",
+        hint="batch_size=1, tile=512, a smaller size, or load(max_memory=...)",
+    )
 
 
 def check_limits(model: LatentDiffusion, request: Request) -> None:

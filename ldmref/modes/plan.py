@@ -18,8 +18,9 @@ from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
+from ldmref.modes.advice import advice
 from ldmref.modes.control import ActiveControl, load_control
-from ldmref.modes.cost import Cost, check_limits, cost
+from ldmref.modes.cost import Cost, check_limits, cost, is_out_of_memory, out_of_memory
 from ldmref.modes.declaration import Parameter, document, keys_of, parameters_of
 from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, check_callbacks, draw, notify
@@ -133,9 +134,15 @@ class Run(NamedTuple):
         Raises:
             Cancelled: `cancel` was set.
             NumericError: latents or pictures hold NaN or infinity.
+            ResourceError: out of memory.
         """
         request = self.plan.request
-        return draw(self.model, request, self.start, self.text, self.controls, cancel)
+        try:
+            yield from draw(self.model, request, self.start, self.text, self.controls, cancel)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(self.model, request) from error
+            raise
 
     def result(self, pictures: Sequence[Picture]) -> Result:
         """The pictures so far, with all that makes them again."""
@@ -151,7 +158,9 @@ class Run(NamedTuple):
     def warnings(self) -> list[str]:
         """About the model's files, the inputs, the prompts and the controls, one line each."""
         controls = [control.warning for control in self.controls if control.warning]
-        return [*self.model.warnings, *self.plan.warnings, *self.text.warnings, *controls]
+        advised = advice(self.model.config, self.plan.request, self.model.backend)
+        texts = dict.fromkeys(self.text.warnings)
+        return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
 
     def params_of(self, i: int) -> dict[str, Any]:
         """The parameters that make picture `i` alone."""
