@@ -16,12 +16,16 @@ MAX_WEIGHT = 1000.0
 _LEXEME = re.compile(
     r"""(?P<escape>\\[()\[\]\\]?)
       | (?P<open>[(\[])
-      | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)
+      | :\s*(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)
       | (?P<close>[)\]])
       | (?P<text>[^\\()\[\]:]+|:)""",
     re.VERBOSE,
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b")
+
+
+_WEIGHTED = re.compile(r"\([^()]{1,80}:\s{0,9}[+-]?[0-9.]{1,9}\)")
+_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,80}>")
 
 
 class WeightedText(NamedTuple):
@@ -69,11 +73,12 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
         elif kind in ("close", "weight") and opened[bracket]:
             scale(opened[bracket].pop(), float(match["weight"] or FACTORS[bracket]))
         else:
-            first, *others = _BREAK.split(lexeme)
-            add(first)
-            for text in others:
-                add(None)
-                add(text)
+            pieces = _BREAK.split(lexeme)
+            for i, text in enumerate(pieces):
+                if i:
+                    add(None)
+                    text = text.lstrip()
+                add(text if i == len(pieces) - 1 else text.rstrip())
     for bracket, factor in FACTORS.items():
         for begin in opened[bracket]:
             scale(begin, factor)
@@ -92,6 +97,16 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
         else:
             sections[-1].append(WeightedText(text, weight))
     return sections
+
+
+def unread_notation(prompt: str, prompt_weights: str) -> list[str]:
+    """Warnings about A1111's notations in a prompt that are text here."""
+    warnings = []
+    if extra := _EXTRA_NETWORK.search(prompt):
+        warnings.append(f"{extra[0]} in a prompt is read as text: load(lora=) and --lora apply LoRAs")
+    if prompt_weights == "none" and (weighted := _WEIGHTED.search(prompt)):
+        warnings.append(f"{weighted[0]} is read as text: prompt_weights=a1111 reads weights")
+    return warnings
 
 
 def emphasize(hidden: Array, weights: Array) -> Array:
