@@ -75,7 +75,9 @@ def load(
     configured = {} if isinstance(backend, Backend) else settings().limits
     limits: dict[str, Any] = {
         "max_memory": bytes_of(max_memory or configured.get("max_memory")),
-        "max_seconds": seconds_of(configured.get("max_seconds") if max_seconds is None else max_seconds),
+        "max_seconds": seconds_of(
+            configured.get("max_seconds") if max_seconds is None else max_seconds
+        ),
     }
     loras, path = read_loras(lora), find_model(name, fetch, variant)
     ops = configured_backend(backend, device, dtype, speed=speed)

@@ -89,7 +89,7 @@ MODEL = (
     option("--dtype", metavar="NAME", help="float64, float32, float16 or bfloat16."),
     option("--speed", metavar="NAME", help="exact, fast or fastest: see docs/performance.md."),
     option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
-    option("--max-seconds", type=float, metavar="N", help="Refuse what is estimated to take longer."),
+    option("--max-seconds", type=float, metavar="N", help="Refuse what would take longer."),
     option("--config", metavar="FILE", help="Settings; default: ./ldmref.toml."),
 )  # fmt: skip
 FILES = (

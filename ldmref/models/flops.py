@@ -60,6 +60,7 @@ def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, hei
 def flops_per_second(ops: Backend) -> float:
     """How fast a backend convolves here: measured once, in some hundredths of a second."""
     if ops not in _measured:
+        seconds, channels = 1.0, 0
         for channels in PROBE_CHANNELS:
             x = ops.asarray(np.ones((1, channels, 32, 32), np.float32))
             weight = ops.weight(np.full((channels, channels, 3, 3), 1e-3, np.float32))

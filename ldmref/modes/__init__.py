@@ -19,6 +19,6 @@ from ldmref.modes.superres import superres
 from ldmref.modes.txt2img import txt2img
 
 __all__ = [
-    "Control", "Cost", "Inversion", "Picture", "Plan", "Progress", "Result", "Run", "img2img", "inpaint",
-    "interpolate", "invert", "plan", "schema", "seg2img", "superres", "txt2img",
+    "Control", "Cost", "Inversion", "Picture", "Plan", "Progress", "Result", "Run", "img2img",
+    "inpaint", "interpolate", "invert", "plan", "schema", "seg2img", "superres", "txt2img",
 ]  # fmt: skip

@@ -77,8 +77,8 @@ def check_limits(model: LatentDiffusion, request: Request) -> None:
     seconds = cost(model, request).seconds
     if seconds > model.max_seconds:
         raise ResourceError(
-            f"the request takes at least about {seconds:.3g} s, more than the {model.max_seconds:g} s of "
-            "max_seconds",
+            f"the request takes at least about {seconds:.3g} s, more than the "
+            f"{model.max_seconds:g} s of max_seconds",
             code="E-SECONDS",
             hint="draw fewer or smaller pictures, or take fewer steps",
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -168,7 +168,9 @@ def sample_batch(
     # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
     scale = math.hypot(1.0, sigmas[-1])
     pictures = len(request.seeds)
-    return (yield from run_sampler(model, x, states_of, steps, scale, cancel, batch.start, pictures))
+    return (
+        yield from run_sampler(model, x, states_of, steps, scale, cancel, batch.start, pictures)
+    )
 
 
 def keep_known(
@@ -223,11 +225,8 @@ def run_sampler(
         if state is None:
             return np.array(ops.to_numpy(x / scale), np.float32)
         if not is_finite(ops, state.x):
-            visits, before, remembered = (state.i, state.i + 1), x, history
-            raise step_error(
-                model, x, step, steps, state.sigma,
-                lambda traced: list(states_of(traced, before, visits, remembered)),
-            )  # fmt: skip
+            again = partial(states_of, x=x, visits=(state.i, state.i + 1), history=history)
+            raise step_error(model, x, step, steps, state.sigma, again)
         yield Progress(model, step, steps, first, pictures, state)
         x, history, step = state.x, state.history, step + 1
 

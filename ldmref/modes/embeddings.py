@@ -50,10 +50,10 @@ def resolve_embeddings(config: ModelConfig, v: Mapping[str, Any]) -> dict[str, A
     Raises:
         UsageError: neither a prompt nor embeddings, or both; embeddings of a wrong shape.
     """
-    if v["prompt"] is None and v["prompt_embeds"] is None:
+    leading = v["prompt"] if v["prompt_embeds"] is None else v["prompt_embeds"]
+    if leading is None:
         raise UsageError("a prompt is missing", code="E-PROMPT", hint="or give prompt_embeds")
-    replaced, rows = {}, {}
-    n = len(v["prompt"] if v["prompt_embeds"] is None else v["prompt_embeds"])
+    replaced, rows, n = {}, {}, len(leading)
     for prompt, (states, pooled) in EMBEDDINGS.items():
         if v[states] is None:
             if v[pooled] is not None:

@@ -32,8 +32,8 @@ from ldmref.modes.sizing import sized_picture
 from ldmref.modes.text import encode_texts
 from ldmref.samplers import History, State, implicit, make_schedule, sample
 
-SETTINGS = ("steps", "cfg_scale", "schedule", "sigmas", "width", "height", "clip_skip", "negative_prompt",
-            "long_prompts", "prompt_weights")  # fmt: skip
+SETTINGS = ("steps", "cfg_scale", "schedule", "sigmas", "width", "height", "clip_skip",
+            "negative_prompt", "long_prompts", "prompt_weights")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -73,9 +73,7 @@ class InversionPlan(Plan):
         check_callbacks(callback, cancel)
         check_limits(model, self.request)
         r, ops, iterations = self.request, model.backend, self.request.values["iterations"]
-        schedule = make_schedule(
-            model.config.scheduler, r.sampler, r.schedule, r.steps, r.sigmas
-        )
+        schedule = make_schedule(model.config.scheduler, r.sampler, r.schedule, r.steps, r.sigmas)
         text = encode_texts(
             model, r.prompts, r.negative_prompts, (r.width, r.height), r.clip_skip, r.options
         )

@@ -6,7 +6,7 @@ Nothing here runs as long as pictures are healthy.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from ldmref.backends.base import Backend
@@ -43,10 +43,14 @@ class FiniteBackend(TracedBackend):
 
 def is_finite(ops: Backend, x: Array) -> bool:
     """Whether an array holds neither NaN nor infinity."""
-    return bool(ops.xp.all(ops.xp.isfinite(x))) if ops.xp.isdtype(x.dtype, "real floating") else True
+    return (
+        bool(ops.xp.all(ops.xp.isfinite(x))) if ops.xp.isdtype(x.dtype, "real floating") else True
+    )
 
 
-def first_layer(model: LatentDiffusion, network: str, compute: Callable[[LatentDiffusion], Any]) -> str:
+def first_layer(
+    model: LatentDiffusion, network: str, compute: Callable[[LatentDiffusion], Any]
+) -> str:
     """The first operation of a network that is not finite when `compute(model)` runs; "" for none.
 
     `compute` is called with a copy of the model whose backend watches.
@@ -66,19 +70,19 @@ def first_layer(model: LatentDiffusion, network: str, compute: Callable[[LatentD
 
 def step_error(
     model: LatentDiffusion, x: Array, step: int, steps: int, sigma: float,
-    repeat: Callable[[LatentDiffusion], Any],
+    repeat: Callable[[LatentDiffusion], Iterable[Any]],
 ) -> NumericError:  # fmt: skip
     """The error of a step that made NaN or infinity of x; `repeat` takes it again."""
     where = f"in step {step + 1} of {steps}, to sigma {sigma:.4g}"
     if not is_finite(model.backend, x):
         return _error(model, "the initial latents are NaN or infinite: so the picture was encoded")
-    layer = first_layer(model, "unet", repeat)
+    layer = first_layer(model, "unet", lambda watched: [*repeat(watched)])
     cause = f"first in {layer}" if layer else "in the step itself: the network's output is finite"
     return _error(model, f"the latents became NaN or infinite {where}, {cause}")
 
 
-def decoder_error(model: LatentDiffusion, decode: Callable[[LatentDiffusion], Any]) -> NumericError:
-    """The error of a decoder whose output holds NaN or infinity."""
+def decoder_error(model: Any, decode: Callable[[Any], Any]) -> NumericError:
+    """The error of a decoder, a `LatentDiffusion` or TAESD, whose output is not finite."""
     layer = first_layer(model, "vae", decode) if isinstance(model, LatentDiffusion) else ""
     cause = f", first in {layer}" if layer else ""
     return _error(model, f"the decoder gave NaN or infinity{cause}")

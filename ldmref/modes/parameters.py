@@ -40,7 +40,12 @@ _FILE = {"type": "string", "contentEncoding": "base64"}
 
 Prompt = Annotated[
     str | Sequence[str] | None,
-    Parameter("What to draw; a list draws each. None with prompt_embeds.", check=validation.texts, flags=(), json=_TEXTS),
+    Parameter(
+        "What to draw; a list draws each. None with prompt_embeds.",
+        check=validation.texts,
+        flags=(),
+        json=_TEXTS,
+    ),
 ]
 Picture = Annotated[
     Source | np.ndarray,

@@ -103,7 +103,9 @@ def unread_notation(prompt: str, prompt_weights: str) -> list[str]:
     """Warnings about A1111's notations in a prompt that are text here."""
     warnings = []
     if extra := _EXTRA_NETWORK.search(prompt):
-        warnings.append(f"{extra[0]} in a prompt is read as text: load(lora=) and --lora apply LoRAs")
+        warnings.append(
+            f"{extra[0]} in a prompt is read as text: load(lora=) and --lora apply LoRAs"
+        )
     if prompt_weights == "none" and (weighted := _WEIGHTED.search(prompt)):
         warnings.append(f"{weighted[0]} is read as text: prompt_weights=a1111 reads weights")
     return warnings

@@ -121,7 +121,12 @@ def make_schedule(
 ) -> Schedule:  # fmt: skip
     """The schedule of `steps` steps, as the checkpoint's scheduler or by a spacing's name.
 
-    `sigmas`, (steps + 1,) and decreasing, take the place of both.
+    Args:
+        config: of the checkpoint's scheduler.
+        sampler: from `get_sampler`.
+        spacing: None for the checkpoint's own.
+        steps: how many.
+        sigmas: (steps + 1,), decreasing, in place of what `spacing` gives.
 
     With the convention "diffusers" in the configuration, the spacings that diffusers has are made
     as it makes them for this sampler.
@@ -130,14 +135,15 @@ def make_schedule(
         UsageError: an unknown spacing, or a number of steps for which the schedule does not exist.
     """
     table = sampling_sigmas(config)
+    spacing = config.spacing if spacing is None else spacing
     if sigmas is not None:
-        sigmas = np.asarray(sigmas, np.float64)
+        grid = np.asarray(sigmas, np.float64)
     elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
         theirs = diffusers.diffusers_sigmas(config, table, sampler.name, spacing, steps)
         return Schedule(*theirs, table, "diffusers")
     else:
-        sigmas = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
-    return Schedule(sigmas, timesteps_at(table, sigmas[:-1]), math.hypot(1.0, sigmas[0]), table)
+        grid = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
+    return Schedule(grid, timesteps_at(table, grid[:-1]), math.hypot(1.0, grid[0]), table)
 
 
 def sigma_grid(
