@@ -84,33 +84,27 @@ MaskBlur = Annotated[
 ]  # fmt: skip
 
 
+def _embeddings(help: str) -> Parameter:
+    return Parameter(help, check=embeddings, parse=read_noise, metavar="FILE",
+                     json={"type": "array"}, recorded=False)  # fmt: skip
+
+
 class EmbeddingParameters(TypedDict, total=False):
     """Hidden states in place of prompts."""
 
     prompt_embeds: Annotated[
         np.ndarray | None,
-        Parameter("Hidden states (n, l, d) in place of n prompts, as model.encode_text gives; "
-                  "prompt is then None.", check=embeddings, parse=read_noise, metavar="FILE",
-                  json={"type": "array"}, recorded=False),
-    ]  # fmt: skip
+        _embeddings("Hidden states (n, l, d) in place of n prompts; prompt is then None."),
+    ]
     negative_prompt_embeds: Annotated[
-        np.ndarray | None,
-        Parameter("Hidden states in place of negative prompts, as long as those of the prompts.",
-                  check=embeddings, parse=read_noise, metavar="FILE", json={"type": "array"},
-                  recorded=False),
-    ]  # fmt: skip
+        np.ndarray | None, _embeddings("The same for negative prompts, equally long.")
+    ]
     pooled_prompt_embeds: Annotated[
-        np.ndarray | None,
-        Parameter("Pooled output (n, d) that belongs to prompt_embeds (SDXL).",
-                  check=embeddings, parse=read_noise, metavar="FILE", json={"type": "array"},
-                  recorded=False),
-    ]  # fmt: skip
+        np.ndarray | None, _embeddings("Pooled output (n, d) that belongs to them (SDXL).")
+    ]
     negative_pooled_prompt_embeds: Annotated[
-        np.ndarray | None,
-        Parameter("Pooled output that belongs to negative_prompt_embeds (SDXL).",
-                  check=embeddings, parse=read_noise, metavar="FILE", json={"type": "array"},
-                  recorded=False),
-    ]  # fmt: skip
+        np.ndarray | None, _embeddings("Pooled output of the negative ones (SDXL).")
+    ]
 
 
 class PromptParameters(TypedDict, total=False):
