@@ -18,7 +18,7 @@ from ldmref.io.pictures.images import Source
 from ldmref.modes import validation
 from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.declaration import Parameter
-from ldmref.modes.embeddings import embeddings
+from ldmref.modes.embeddings import EmbeddingParameters
 from ldmref.modes.notation import (
     parse_jumps,
     parse_positions,
@@ -40,13 +40,9 @@ _FILE = {"type": "string", "contentEncoding": "base64"}
 
 Prompt = Annotated[
     str | Sequence[str] | None,
-    Parameter(
-        "What to draw; a list draws each. None with prompt_embeds.",
-        check=validation.texts,
-        flags=(),
-        json=_TEXTS,
-    ),
-]
+    Parameter("What to draw; a list draws each. None with prompt_embeds.",
+              check=validation.texts, flags=(), json=_TEXTS),
+]  # fmt: skip
 Picture = Annotated[
     Source | np.ndarray,
     Parameter(
@@ -82,29 +78,6 @@ MaskBlur = Annotated[
         minimum=0.0, maximum=256.0,
     ),
 ]  # fmt: skip
-
-
-def _embeddings(help: str) -> Parameter:
-    return Parameter(help, check=embeddings, parse=read_noise, metavar="FILE",
-                     json={"type": "array"}, recorded=False)  # fmt: skip
-
-
-class EmbeddingParameters(TypedDict, total=False):
-    """Hidden states in place of prompts."""
-
-    prompt_embeds: Annotated[
-        np.ndarray | None,
-        _embeddings("Hidden states (n, l, d) in place of n prompts; prompt is then None."),
-    ]
-    negative_prompt_embeds: Annotated[
-        np.ndarray | None, _embeddings("The same for negative prompts, equally long.")
-    ]
-    pooled_prompt_embeds: Annotated[
-        np.ndarray | None, _embeddings("Pooled output (n, d) that belongs to them (SDXL).")
-    ]
-    negative_pooled_prompt_embeds: Annotated[
-        np.ndarray | None, _embeddings("Pooled output of the negative ones (SDXL).")
-    ]
 
 
 class PromptParameters(TypedDict, total=False):

@@ -1,4 +1,4 @@
-"""What a text may hold before it is tokenized, and what in it is not read as its writer may think."""
+"""Checks of a text before it is tokenized: its length, and notation that is not read."""
 
 from __future__ import annotations
 
