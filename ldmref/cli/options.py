@@ -123,8 +123,7 @@ MODEL = (
     option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
     *BACKEND,
     option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
-    option("--max-seconds", type=float, metavar="N",
-           help="Refuse what is estimated to take longer."),
+    option("--max-seconds", type=float, metavar="N", help="Refuse what would take longer."),
     CONFIG,
 )  # fmt: skip
 FILES = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from ldmref.io.pictures.arrays import host_array
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
+from ldmref.modes.declaration import Parameter
+from ldmref.modes.notation import read_noise
 from ldmref.modes.text import TextConditioning
 
 EMBEDDINGS = {  # by the prompt that they replace: hidden states, pooled output
@@ -42,6 +44,29 @@ def embeddings(name: str, value: Array) -> np.ndarray:
     if not np.isfinite(array).all():
         raise UsageError(f"{name} holds NaN or infinity", code=CODE)
     return np.array(array, np.float64 if array.dtype == np.float64 else np.float32)
+
+
+def _embeddings(help: str) -> Parameter:
+    return Parameter(help, check=embeddings, parse=read_noise, metavar="FILE",
+                     json={"type": "array"}, recorded=False)  # fmt: skip
+
+
+class EmbeddingParameters(TypedDict, total=False):
+    """Hidden states in place of prompts."""
+
+    prompt_embeds: Annotated[
+        np.ndarray | None,
+        _embeddings("Hidden states (n, l, d) in place of n prompts; prompt is then None."),
+    ]
+    negative_prompt_embeds: Annotated[
+        np.ndarray | None, _embeddings("The same for negative prompts, equally long.")
+    ]
+    pooled_prompt_embeds: Annotated[
+        np.ndarray | None, _embeddings("Pooled output (n, d) that belongs to them (SDXL).")
+    ]
+    negative_pooled_prompt_embeds: Annotated[
+        np.ndarray | None, _embeddings("Pooled output of the negative ones (SDXL).")
+    ]
 
 
 def resolve_embeddings(config: ModelConfig, v: Mapping[str, Any]) -> dict[str, Any]:

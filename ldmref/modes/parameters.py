@@ -18,7 +18,7 @@ from ldmref.io.pictures.images import Source
 from ldmref.modes import validation
 from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.declaration import Parameter
-from ldmref.modes.embeddings import embeddings
+from ldmref.modes.embeddings import EmbeddingParameters
 from ldmref.modes.notation import (
     parse_jumps,
     parse_positions,
@@ -40,8 +40,9 @@ _FILE = {"type": "string", "contentEncoding": "base64"}
 
 Prompt = Annotated[
     str | Sequence[str] | None,
-    Parameter("What to draw; a list draws each. None with prompt_embeds.", check=validation.texts, flags=(), json=_TEXTS),
-]
+    Parameter("What to draw; a list draws each. None with prompt_embeds.",
+              check=validation.texts, flags=(), json=_TEXTS),
+]  # fmt: skip
 Picture = Annotated[
     Source | np.ndarray,
     Parameter(
@@ -77,35 +78,6 @@ MaskBlur = Annotated[
         minimum=0.0, maximum=256.0,
     ),
 ]  # fmt: skip
-
-
-class EmbeddingParameters(TypedDict, total=False):
-    """Hidden states in place of prompts."""
-
-    prompt_embeds: Annotated[
-        np.ndarray | None,
-        Parameter("Hidden states (n, l, d) in place of n prompts, as model.encode_text gives; "
-                  "prompt is then None.", check=embeddings, parse=read_noise, metavar="FILE",
-                  json={"type": "array"}, recorded=False),
-    ]  # fmt: skip
-    negative_prompt_embeds: Annotated[
-        np.ndarray | None,
-        Parameter("Hidden states in place of negative prompts, as long as those of the prompts.",
-                  check=embeddings, parse=read_noise, metavar="FILE", json={"type": "array"},
-                  recorded=False),
-    ]  # fmt: skip
-    pooled_prompt_embeds: Annotated[
-        np.ndarray | None,
-        Parameter("Pooled output (n, d) that belongs to prompt_embeds (SDXL).",
-                  check=embeddings, parse=read_noise, metavar="FILE", json={"type": "array"},
-                  recorded=False),
-    ]  # fmt: skip
-    negative_pooled_prompt_embeds: Annotated[
-        np.ndarray | None,
-        Parameter("Pooled output that belongs to negative_prompt_embeds (SDXL).",
-                  check=embeddings, parse=read_noise, metavar="FILE", json={"type": "array"},
-                  recorded=False),
-    ]  # fmt: skip
 
 
 class PromptParameters(TypedDict, total=False):

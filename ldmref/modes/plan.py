@@ -22,8 +22,8 @@ from ldmref.modes.advice import advice
 from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.cost import Cost, check_limits, cost, is_out_of_memory, out_of_memory
 from ldmref.modes.declaration import Parameter, document, keys_of, parameters_of
-from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, check_callbacks, draw, notify
+from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.parameters import Txt2ImgParameters
 from ldmref.modes.request import Request
 from ldmref.modes.result import Result, params_of_picture
@@ -236,7 +236,9 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) ->
     for name in parameters:
         if name not in known:
             raise UsageError(
-                f"{mode} has no parameter {short_repr(name)}", code="E-USAGE", hint=did_you_mean(name, known)
+                f"{mode} has no parameter {short_repr(name)}",
+                code="E-USAGE",
+                hint=did_you_mean(name, known),
             )
     missing = [name for name, p in known.items() if p.required and name not in parameters]
     if missing:

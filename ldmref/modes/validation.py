@@ -16,7 +16,7 @@ import numpy as np
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.io.pictures.arrays import host_array, is_array
 from ldmref.modes.declaration import Parameter
-from ldmref.prompts.tokenizer import check_text
+from ldmref.prompts.text_checks import check_text
 
 MAX_STEPS, MAX_SIDE, MAX_COUNT = 1000, 8192, 10_000
 MAX_JUMPS = 100

@@ -19,29 +19,12 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
-from ldmref.prompts.weights import WeightedText, parse_prompt_weights, unread_notation
+from ldmref.prompts.text_checks import MAX_TEXT, check_text, unread_notation
+from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unknown>"
 BREAK = " BREAK "
-MAX_CHARACTERS = 4000  # of a prompt in a request
-MAX_TEXT = 10_000  # characters that a tokenizer takes
 LONG_PROMPTS, PROMPT_WEIGHTS = ("truncate", "chunk"), ("none", "a1111")
-
-
-def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
-    """Refuse a text that is too long, or no valid Unicode; `what` names it.
-
-    Raises:
-        UsageError: more than `limit` characters, or a lone surrogate.
-    """
-    if len(text) > limit:
-        raise UsageError(
-            f"the {what} is too long: {len(text)} characters, the limit is {limit}",
-            code="E-PROMPT-LENGTH",
-            hint="shorten it; the model reads only its first words anyway",
-        )
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
-        raise UsageError(f"the {what} is not valid Unicode text", code="E-PROMPT")
 
 
 class SpecialTokens(NamedTuple):

@@ -24,10 +24,6 @@ _LEXEME = re.compile(
 _BREAK = re.compile(r"\bBREAK\b")
 
 
-_WEIGHTED = re.compile(r"\([^()]{1,80}:\s{0,9}[+-]?[0-9.]{1,9}\)")
-_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,80}>")
-
-
 class WeightedText(NamedTuple):
     """A span of text with one weight for all its tokens."""
 
@@ -97,16 +93,6 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
         else:
             sections[-1].append(WeightedText(text, weight))
     return sections
-
-
-def unread_notation(prompt: str, prompt_weights: str) -> list[str]:
-    """Warnings about A1111's notations in a prompt that are text here."""
-    warnings = []
-    if extra := _EXTRA_NETWORK.search(prompt):
-        warnings.append(f"{extra[0]} in a prompt is read as text: load(lora=) and --lora apply LoRAs")
-    if prompt_weights == "none" and (weighted := _WEIGHTED.search(prompt)):
-        warnings.append(f"{weighted[0]} is read as text: prompt_weights=a1111 reads weights")
-    return warnings
 
 
 def emphasize(hidden: Array, weights: Array) -> Array:

@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError
 from ldmref.io.pictures.images import (
-    picture_warnings,
     open_image,
+    picture_warnings,
     read_image,
     read_mask,
     to_array,
@@ -130,8 +130,8 @@ def test_arrays_are_pictures():
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros((2, 2, 3), np.uint16), np.zeros((3, 4, 4, 3), np.uint8), np.zeros((3, 2, 2), np.uint8),
-     np.zeros((0, 2, 3), np.uint8), b"bytes", None, 5],
+    [np.zeros((2, 2, 3), np.uint16), np.zeros((3, 4, 4, 3), np.uint8),
+     np.zeros((3, 2, 2), np.uint8), np.zeros((0, 2, 3), np.uint8), b"bytes", None, 5],
 )  # fmt: skip
 def test_what_is_no_picture_is_refused_and_told_what_is(wrong):
     with pytest.raises(ImageError, match="picture") as caught:
@@ -217,7 +217,9 @@ def bomb(width, height):
     """A PNG whose header promises that many pixels."""
 
     def chunk(kind, data):
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
 
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(99))), chunk(b"IEND", b"")

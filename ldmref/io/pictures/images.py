@@ -31,7 +31,7 @@ def open_image(source: Source) -> Image.Image:
         ImageError: no such file, not PNG, JPEG or WebP, damaged, or more than 64 megapixels; an
             array of another type or shape.
     """
-    if is_array(source):
+    if isinstance(source, np.ndarray) or is_array(source):
         return image_of_array(source)
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
         raise ImageError(
