@@ -62,7 +62,11 @@ def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     start = path.name.encode("utf-8", "replace")[:100].decode("utf-8", "ignore")
     temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
-        with open(temporary, "xb") as file:
+        opened = open(temporary, "xb")
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    try:
+        with opened as file:
             yield file
         _publish(temporary, path, overwrite)
     except FileExistsError as error:

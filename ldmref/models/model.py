@@ -157,14 +157,6 @@ class LatentDiffusion:
             UsageError: a word is known already, or made for another number of text encoders.
             CorruptModelError: the vectors have another width than the text encoder's.
         """
-        if not isinstance(embeddings, Sequence) or not all(
-            isinstance(embedding, Embedding) for embedding in embeddings
-        ):
-            raise UsageError(
-                "embeddings must be a list of Embedding",
-                code="E-EMBEDDING",
-                hint="ldmref.io.adapters.textual_inversion.read_embeddings(path) reads one",
-            )
         grown, config, params = copy.copy(self), self.config, {}
         grown._compiled = {}
         per_encoder = by_encoder(embeddings, len(config.text_encoders))
