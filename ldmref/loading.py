@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
-from ldmref.config import settings
+from ldmref.config import override_backend, settings
 from ldmref.errors import InputError, UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
 from ldmref.io.adapters.controlnet import open_controlnet
@@ -24,7 +24,7 @@ from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.controlnet import ControlNet
-from ldmref.models.memory import bytes_of
+from ldmref.models.memory import bytes_of, seconds_of
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init, unflatten
 from ldmref.models.presets import preset
@@ -40,8 +40,8 @@ def load(
     dtype: str | None = None, config: str | Path | None = None,
     tokenizer: str | Path | None = None, vae: str | Path | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (), speed: str | None = None,
-    max_memory: int | str | None = None, fetch: bool = False, variant: str | None = None,
-    ema: bool | None = None, allow_nonfinite: bool = False,
+    max_memory: int | str | None = None, max_seconds: float | None = None, fetch: bool = False,
+    variant: str | None = None, ema: bool | None = None, allow_nonfinite: bool = False,
 ) -> LatentDiffusion:  # fmt: skip
     """Load a model.
 
@@ -62,6 +62,8 @@ def load(
         lora: LoRA files, merged into the weights: paths, or (path, weight).
         max_memory: bytes, or a size such as "6GB": with less than all networks take together, each
             is read from the disk for its part of a picture.
+        max_seconds: a request that is estimated to take longer is refused (`plan.estimate`).
+            None for these two: environment and configuration file, unless `backend` is a `Backend`.
         fetch: fetch what the cache lacks, by huggingface_hub; else nothing is ever fetched.
         variant: which weights of a diffusers folder that holds several, such as `fp16`.
         ema: of a single file, True reads the averaged weights, False the last ones; None does as
@@ -78,7 +80,12 @@ def load(
     _require_type("allow_nonfinite", allow_nonfinite, bool)
     _require_type("ema", ema, bool, type(None))
     _require_type("variant", variant, str, type(None))
-    limit = bytes_of(max_memory)
+    configured = {} if isinstance(backend, Backend) else settings().limits
+    seconds = configured.get("max_seconds") if max_seconds is None else max_seconds
+    limits: dict[str, Any] = {
+        "max_memory": bytes_of(max_memory or configured.get("max_memory")),
+        "max_seconds": seconds_of(seconds),
+    }
     loras, path = read_loras(lora), find_model(name, fetch, variant)
     ops = configured_backend(backend, device, dtype, speed=speed)
     loaded, state_dict, tokenizers, sha256 = read_model(
@@ -101,7 +108,7 @@ def load(
     }
     return LatentDiffusion(
         ops, loaded, unflatten(state_dict), tokenizers[0], sha256, *tokenizers[1:],
-        tiny=_tiny_autoencoder(ops, replacement), max_memory=limit, warnings=warnings,
+        tiny=_tiny_autoencoder(ops, replacement), warnings=warnings, **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},
     )  # fmt: skip
 
@@ -236,20 +243,12 @@ def configured_backend(
     backend: str | Backend | None = None, device: str | None = None, dtype: str | None = None,
     config: str | Path | None = None, speed: str | None = None,
 ) -> Backend:  # fmt: skip
-    """The backend of the arguments, completed by environment and configuration file.
-
-    Device, dtype and speed from the configuration belong to the configured backend: an argument
-    that names another backend does not inherit them.
-    """
+    """The backend of the arguments, completed by environment and configuration file."""
     if isinstance(backend, Backend):
         return get_backend(backend, device, dtype, speed)
-    configured = settings(config).backend
-    name = configured.get("name", "numpy")
-    if backend not in (None, name):
-        configured = {}
-    return get_backend(
-        backend or name,
-        device or configured.get("device"),
-        dtype or configured.get("dtype"),
-        speed or configured.get("speed"),
+    arguments = {"name": backend, "device": device, "dtype": dtype, "speed": speed}
+    values = override_backend(
+        settings(config).backend, {k: v for k, v in arguments.items() if v is not None}
     )
+    name = values.pop("name", "numpy")
+    return get_backend(name, **values)

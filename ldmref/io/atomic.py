@@ -35,7 +35,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
     if kind:
         raise OutputError(f"{shown(path)!r} is {kind}, not a file", code="E-EXISTS")
     if mode and not overwrite:
-        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
+        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add overwrite=True")
 
 
 def _mode(path: Path) -> int:
