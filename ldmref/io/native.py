@@ -8,19 +8,19 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from ldmref.errors import CorruptModelError, InputError, OutputError
 from ldmref.io.identify import FOLDER, foreign_class
 from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.mapped import forget
 from ldmref.models.config import ModelConfig
@@ -125,18 +125,22 @@ def save_folder(
     texts = {CONFIG: settings, TOKENIZER: tokenizer_json} | (extra or {})
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+        temporary, old = (
+            folder.with_name(f".{folder.name[:100]}.{secrets.token_hex(4)}.part") for _ in range(2)
+        )
         try:
-            tensors = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in flat.items()}
-            save_file(tensors, str(temporary / WEIGHTS))
+            temporary.mkdir()
+            tensors = {name: source(np.asarray(leaf, dtype)) for name, leaf in flat.items()}
+            write_tensors(temporary / WEIGHTS, tensors)
             for name, text in texts.items():
                 (temporary / name).write_text(text, "utf-8")
-            temporary.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
+            if folder.is_dir():
+                os.replace(folder, old)
             os.replace(temporary, folder)
+            shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        message = f"cannot write the model to {str(folder)!r}: {error.strerror or error}"
+        reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
+        message = f"cannot write the model to {str(folder)!r}: {reason}"
         raise OutputError(message, code="E-WRITE") from error
