@@ -34,7 +34,7 @@ class DataSummary:
 
 @dataclass(frozen=True)
 class Header:
-    """The metadata of a checkpoint. `tokenizer`: its JSON, which the text transformer is tied to."""
+    """The metadata of a checkpoint. `tokenizer`: its JSON, in that of the denoiser."""
 
     step: int
     recipe: Recipe

@@ -153,28 +153,28 @@ def _captions_table(root: Path) -> dict[str, list[str]]:
     table: dict[str, list[str]] = {}
     if file is None:
         return table
-    number = 0
+    rows = 0
     try:
-        for number, row in _rows(file):
+        for row in _rows(file):
             name, text = row["file_name"], row["text"]
             if not isinstance(name, str) or not isinstance(text, str):
                 raise ValueError("file_name and text must be strings")
             text.encode("utf-8")  # JSON can escape what is no text
             table.setdefault(name, []).extend([text] if text.strip() else [])
+            rows += 1
     except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else error
-        message = f"cannot read {str(file)!r}, line {number + 1}: {missing}"
+        message = f"cannot read {str(file)!r}, row {rows + 1}: {missing}"
         raise _error(message, f"{' and '.join(TABLES)} need file_name and text") from error
     return table
 
 
-def _rows(file: Path) -> Iterator[tuple[int, dict]]:
-    """The rows of a table, with the number of lines above each."""
+def _rows(file: Path) -> Iterator[dict]:
     with open(file, encoding="utf-8-sig", newline="") as lines:
         if file.suffix == ".csv":
-            yield from enumerate(csv.DictReader(lines), 1)
+            yield from csv.DictReader(lines)
         else:
-            yield from ((i, json.loads(line)) for i, line in enumerate(lines) if line.strip())
+            yield from (json.loads(line) for line in lines if line.strip())
 
 
 def _text_captions(file: Path) -> list[str]:

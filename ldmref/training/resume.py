@@ -1,4 +1,4 @@
-"""Whether a training may go on from the checkpoints in its folder: nothing that matters has changed.
+"""Whether a training may go on from its checkpoints: nothing that matters has changed.
 
 Budgets, `device` and `[checkpoint]` may change, and the folder of the same pictures. What the first
 stage does not see may change until the second has begun.
@@ -11,7 +11,7 @@ from typing import Any
 
 from ldmref.errors import UsageError
 from ldmref.models.params import flatten
-from ldmref.training.checkpoint import STAGES, DataSummary, Header
+from ldmref.training.checkpoint import DataSummary, Header
 from ldmref.training.recipe import Recipe
 
 DEPENDS_ON = {
