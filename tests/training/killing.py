@@ -92,7 +92,7 @@ def main(recipe_file, folder, kills, seed):
     killed, completed, leftovers, counts = 0, 0, [0], []
     while killed < int(kills) or not completed:
         folder, before = root / f"killed-{completed}", 0
-        while kill_at(fork_training(recipe, folder), rng.uniform(0.0, 0.4 * duration)):
+        while kill_at(fork_training(recipe, folder), rng.uniform(0.0, 0.6 * duration)):
             killed += 1
             if not folder.exists():
                 continue

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 import subprocess
 import sys
 import tomllib
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -44,6 +46,12 @@ def test_shipped_recipes_are_read_by_name_and_written_as_they_are(name):
 def test_the_emoji_recipe_is_the_default_in_bfloat16():
     default = replace(recipe_from_dict({}), dtype="bfloat16", checkpoint=CheckpointConfig(60))
     assert read_recipe("emoji") == default
+
+
+def test_the_page_shows_the_defaults():
+    page = (Path(__file__).parents[2] / "docs/training.md").read_text("utf-8")
+    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    assert recipe_from_dict(tomllib.loads(text)) == recipe_from_dict({})
 
 
 @pytest.mark.parametrize("source", ['a"b\\c', "größe\n\t", "x\x7f\u2028"])
