@@ -80,14 +80,19 @@ def to_toml(recipe: Recipe) -> str:
 
 
 def _toml_lines(table: Mapping[str, Any], name: str) -> list[str]:
-    """Values first, then tables; JSON's strings, numbers, booleans and lists are TOML's, too."""
+    """Values first, then tables."""
     values = {k: v for k, v in table.items() if not isinstance(v, dict)}
     lines = ["", f"[{name}]"] if name and values else []
-    lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
+    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
     for key, value in table.items():
         if key not in values:
             lines += _toml_lines(value, f"{name}.{key}" if name else key)
     return lines
+
+
+def _toml_value(value: Any) -> str:
+    """JSON's strings, numbers, booleans and lists are TOML's, too, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _parse(path: Path) -> dict[str, Any]:

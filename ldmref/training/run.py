@@ -69,6 +69,6 @@ def train(
         for change in changes:
             say(f"changed: {change}")
         with atomic_write(folder / "recipe.toml", overwrite=True) as file:
-            file.write(to_toml(recipe).encode())
+            file.write(to_toml(recipe).encode("utf-8", "backslashreplace"))
         run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=bool(changes))
         return train_stages(run)

@@ -54,7 +54,7 @@ def test_the_page_shows_the_defaults():
     assert recipe_from_dict(tomllib.loads(text)) == recipe_from_dict({})
 
 
-@pytest.mark.parametrize("source", ['a"b\\c', "größe\n\t", "x\x7f\u2028"])
+@pytest.mark.parametrize("source", ['a"b\\c', "größe\n\t", "x\x7f\u2028", "\U0001f600"])
 def test_any_folder_survives_writing(source):
     recipe = recipe_from_dict({"data": {"source": source}})
     assert recipe_from_dict(tomllib.loads(to_toml(recipe))) == recipe
