@@ -3,91 +3,84 @@
 from __future__ import annotations
 
 import math
-import time
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from ldmref.cli.progress import duration, one_line, say, stopping
-from ldmref.errors import Cancelled, OutputError, UsageError
-from ldmref.models.config import ModelConfig
-from ldmref.models.presets import preset
+from ldmref.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
-    from ldmref.training.data import Dataset
-    from ldmref.training.trainer import TrainingProgress
+    from ldmref.training.progress import Progress
 
-MAX_SIZE = 1024
 option = click.option
 
 
 @click.command()
+@click.argument("recipe", required=False)
+@option("--data", metavar="emoji|FOLDER", help="The emoji font, or captioned pictures.")
 @option(
-    "--data", required=True, metavar="emoji|FOLDER", help="The emoji font, or captioned pictures."
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    help="Resumed if it contains checkpoints; default: runs/ and the recipe's name.",
 )
-@option(
-    "-o", "--output", required=True, metavar="FOLDER", help="Resumed if it contains checkpoints."
-)
-@option(
-    "--preset",
-    "preset_name",
-    type=click.Choice(["emoji", "tiny"]),
-    default="emoji",
-    show_default=True,
-)
+@option("--preset", type=click.Choice(["emoji", "tiny"]), help="Networks; default: emoji.")
 @option("--size", type=int, help="Pixels; default: the preset's.")
-@option(
-    "--autoencoder-steps",
-    type=click.IntRange(1),
-    help="Autoencoder: training steps.",
-)
+@option("--autoencoder-steps", type=click.IntRange(1), help="Autoencoder: training steps.")
 @option("--steps", type=click.IntRange(1), help="Denoiser: training steps.")
 @option("--autoencoder-batch", type=click.IntRange(1), help="Autoencoder: pictures per step.")
 @option("--batch", type=click.IntRange(1), help="Denoiser: pictures per step.")
 @option("--lr", type=float, help="Learning rate of both stages.")
-@option("--seed", type=click.IntRange(0), default=0, show_default=True)
-@option("--device", metavar="NAME", default="cpu", show_default=True, help="cpu or cuda.")
-@option("--dtype", type=click.Choice(["float32", "bfloat16"]), default="float32", show_default=True)
+@option("--seed", type=click.IntRange(0), help="Default: 0.")
+@option("--device", metavar="NAME", help="cpu or cuda; default: cpu.")
+@option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: float32.")
+@option(
+    "--checkpoint-seconds",
+    type=click.FloatRange(0),
+    metavar="X",
+    help="Save every X seconds; 0: not by time; default: 30.",
+)
+@option(
+    "--checkpoint-steps",
+    type=click.IntRange(0),
+    metavar="N",
+    help="Save every N steps; default: 0, not by step.",
+)
+@option("--accept-changes", is_flag=True, help="Resume although settings or pictures changed.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
-def train(data: str, output: str, **flags: Any) -> None:
+def train(recipe: str | None, output: str | None, accept_changes: bool, **flags: Any) -> None:
     """Train an autoencoder, then a denoiser, on captioned pictures.
+
+    RECIPE is a TOML file with every setting, or the name of one that comes with ldmref (emoji,
+    tiny); flags replace its values. Without one, give --data and -o.
 
     Captions of a folder come from metadata.jsonl, metadata.csv or a .txt file beside each picture,
     else from the file names. Ctrl-C saves a checkpoint; repeat the command to resume.
     """
+    for name, value in (("data", flags["data"]), ("output", output)):
+        if recipe is None and value is None:
+            hint = "or give a recipe: ldmref train recipe.toml"
+            raise UsageError(f"option --{name} is missing", code="E-USAGE", hint=hint)
     lr = flags["lr"]
     if lr is not None and not (math.isfinite(lr) and 0 < lr <= 1):
-        raise UsageError(f"lr must be above 0 and at most 1, not {lr!r}", code="E-LR")
-    config, out = with_size(preset(flags["preset_name"]), flags["size"]), Path(output)
-    if data != "emoji":
-        config = replace(config, name=out.resolve().name)
-    from ldmref.backends.torch import TorchBackend  # raises BackendUnavailable without torch
+        raise UsageError(f"--lr must be above 0 and at most 1, not {lr!r}", code="E-LR")
+
     from ldmref.training import run
+    from ldmref.training.recipe_file import read_recipe
 
-    ops = TorchBackend(flags["device"], flags["dtype"])
-
-    first = {"steps": flags["autoencoder_steps"], "batch_size": flags["autoencoder_batch"]}
-    second = {"steps": flags["steps"], "batch_size": flags["batch"]}
-    shared = {"learning_rate": lr, "seed": flags["seed"]}
-    autoencoder = replace(run.AUTOENCODER, **without_none(first | shared))
-    diffusion = replace(run.DIFFUSION, **without_none(second | shared))
-    pictures = load_dataset(data, config.defaults.width)
-    say(f"{len(pictures.images)} pictures of {config.defaults.width}x{config.defaults.height}")
-    make_folder(out)
-    batch_sizes = {"autoencoder": autoencoder.batch_size, "diffusion": diffusion.batch_size}
+    settings = read_recipe(recipe, overrides(flags))
+    folder = Path(output or Path("runs", Path(recipe or "").stem))
     with stopping() as stop:
         try:
             model = run.train(
-                pictures,
-                config,
-                out,
-                ops,
-                autoencoder=autoencoder,
-                diffusion=diffusion,
-                report=Reporter(batch_sizes),
+                settings,
+                folder,
+                report=report,
+                say=lambda line: say(one_line(line)),
                 cancel=stop,
+                accept_changes=accept_changes,
             )
         except Cancelled as cancelled:
             cancelled.exit_code = stop.exit_code
@@ -98,59 +91,43 @@ def train(data: str, output: str, **flags: Any) -> None:
 COMMANDS = (train,)
 
 
-def without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in values.items() if value is not None}
+def overrides(flags: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's tables with the values of the flags that are there."""
+    rate = {"learning_rate": flags["lr"]}
+    tables = {
+        **{name: flags[name] for name in ("seed", "device", "dtype")},
+        "data": {"source": source(flags["data"]), "size": flags["size"]},
+        "model": {"preset": flags["preset"]},
+        "autoencoder": {
+            "optimizer": {"batch_size": flags["autoencoder_batch"]} | rate,
+            "budget": {"steps": flags["autoencoder_steps"]},
+        },
+        "diffusion": {
+            "optimizer": {"batch_size": flags["batch"]} | rate,
+            "budget": {"steps": flags["steps"]},
+        },
+        "checkpoint": {
+            "seconds": flags["checkpoint_seconds"],
+            "steps": flags["checkpoint_steps"],
+        },
+    }
+    return without_none(tables)
 
 
-def with_size(config: ModelConfig, size: int | None) -> ModelConfig:
-    """The configuration for square pictures of another size."""
-    if size is None:
-        return config
-    multiple = config.size_multiple
-    if not multiple <= size <= MAX_SIZE or size % multiple:
-        raise UsageError(
-            f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}",
-            code="E-SIZE",
-        )
-    return replace(
-        config,
-        unet=replace(config.unet, sample_size=size // config.vae.factor),
-        defaults=replace(config.defaults, width=size, height=size),
+def source(data: str | None) -> str | None:
+    """The data source of a flag: folders are relative to the working folder."""
+    return data if data in (None, "emoji") else str(Path(data).absolute())
+
+
+def without_none(tables: dict[str, Any]) -> dict[str, Any]:
+    kept = {k: without_none(v) if isinstance(v, dict) else v for k, v in tables.items()}
+    return {k: v for k, v in kept.items() if v is not None and v != {}}
+
+
+def report(progress: Progress) -> None:
+    """One line on stderr."""
+    p = progress
+    say(
+        f"{p.stage} {p.step}/{p.steps}  loss {p.loss:.4f}  {p.pictures_per_second:.1f} pictures/s  "
+        f"{duration(p.seconds_left)} left"
     )
-
-
-def load_dataset(data: str, size: int) -> Dataset:
-    """The emoji font, or a folder of pictures."""
-    if data == "emoji":
-        from ldmref.training.emoji import EmojiDataset
-
-        return EmojiDataset(size)
-    from ldmref.training.data import FolderDataset
-
-    return FolderDataset(data, size)
-
-
-def make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(
-            f"cannot make the folder {str(folder)!r}: {error.strerror}", code="E-WRITE"
-        ) from error
-
-
-class Reporter:
-    """One line on stderr per report. `batch_sizes`: stage -> pictures per step."""
-
-    def __init__(self, batch_sizes: dict[str, int]):
-        self.batch_sizes = batch_sizes
-        self.stage, self.step, self.time = "", 0, time.monotonic()
-
-    def __call__(self, stage: str, progress: TrainingProgress) -> None:
-        now, speed = time.monotonic(), ""
-        if stage == self.stage:  # the first step of a resumed stage is unknown
-            rate = (progress.step - self.step) / max(1e-9, now - self.time)
-            left = duration((progress.steps - progress.step) / rate)
-            speed = f"  {rate * self.batch_sizes[stage]:.1f} pictures/s  {left} left"
-        self.stage, self.step, self.time = stage, progress.step, now
-        say(f"{stage} {progress.step}/{progress.steps}  loss {progress.loss:.4f}{speed}")

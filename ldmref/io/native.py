@@ -10,8 +10,8 @@ import hashlib
 import json
 import os
 import reprlib
+import secrets
 import shutil
-import tempfile
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -173,8 +173,9 @@ def save_folder(
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}.", dir=folder.parent))
+        temporary = _temporary(folder)
         try:
+            temporary.mkdir()
             with open(temporary / WEIGHTS, "wb") as file:
                 write_to(file, sources)
             for name, text in texts.items():
@@ -184,12 +185,12 @@ def save_folder(
             digests = {DIGESTS: {name: digest(temporary / name) for name in names}}
             settings = {"schema": SCHEMA} | digests | config.to_dict()
             (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-            temporary.chmod(0o755)
             _publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
-        message = f"cannot write the model to {str(folder)!r}: {error.strerror or error}"
+        reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
+        message = f"cannot write the model to {str(folder)!r}: {reason}"
         raise OutputError(message, code="E-WRITE") from error
 
 
@@ -197,14 +198,15 @@ def _publish(temporary: Path, folder: Path) -> None:
     """Rename the finished folder; one that it replaces is moved aside first, then removed."""
     if not folder.exists():
         return os.replace(temporary, folder)
-    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}.old.", dir=folder.parent))
+    aside = _temporary(folder)
+    os.replace(folder, aside)
     try:
-        os.replace(folder, aside / folder.name)
-        try:
-            os.replace(temporary, folder)
-        except OSError:
-            os.replace(aside / folder.name, folder)
-            raise
-    finally:
-        if folder.exists():
-            shutil.rmtree(aside, ignore_errors=True)
+        os.replace(temporary, folder)
+    except OSError:
+        os.replace(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _temporary(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name[:50]}.{secrets.token_hex(4)}.part")

@@ -17,33 +17,34 @@ from ldmref.models.autoencoder import autoencoder_spec, decode, encode
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, init
 from ldmref.training.data import Dataset
-from ldmref.training.trainer import Trainer, TrainingConfig, step_generator, step_noise
-
-KL_WEIGHT = 3e-4
-SQUARE_WEIGHT = 4.0
+from ldmref.training.recipe import AutoencoderStage
+from ldmref.training.trainer import Trainer, step_generator, step_noise
 
 
 def autoencoder_trainer(
-    data: Dataset, config: AutoencoderConfig, training: TrainingConfig, ops: TorchBackend
+    data: Dataset, config: AutoencoderConfig, stage: AutoencoderStage, seed: int, ops: TorchBackend
 ) -> Trainer:
     """A trainer of the autoencoder on the pictures of `data`, randomly mirrored."""
     images = torch.as_tensor(data.images)
     probabilities = data.weights / data.weights.sum()
+    objective, batch_size = stage.objective, stage.optimizer.batch_size
 
     def loss(params: Params, step: int) -> torch.Tensor:
-        rng = step_generator(training.seed, step, "autoencoder")
-        batch = rng.choice(len(images), training.batch_size, p=probabilities)
+        rng = step_generator(seed, step, "autoencoder")
+        batch = rng.choice(len(images), batch_size, p=probabilities)
         x = images[torch.as_tensor(batch)].to(ops.device, torch.float32) / 127.5 - 1.0
         if rng.random() < 0.5:
             x = x.flip(3)
         mean, logvar = (z.float() for z in encode(ops, params, config, ops.asarray(x)))
-        z = reparameterize(mean, logvar, step_noise(mean.shape, training.seed, step, ops))
+        z = reparameterize(mean, logvar, step_noise(mean.shape, seed, step, ops))
         y = decode(ops, params, config, ops.asarray(z)).float()
         kl = kl_standard_normal(mean, logvar).mean()
         edges = _l1(y.diff(dim=3), x.diff(dim=3)) + _l1(y.diff(dim=2), x.diff(dim=2))
-        return _l1(y, x) + edges + SQUARE_WEIGHT * (y - x).square().mean() + KL_WEIGHT * kl
+        square = (y - x).square().mean()
+        return _l1(y, x) + edges + objective.square_weight * square + objective.kl_weight * kl
 
-    return Trainer(training, init(autoencoder_spec(config), training.seed), loss, ops)
+    params = init(autoencoder_spec(config), seed)
+    return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)
 
 
 def encode_dataset(

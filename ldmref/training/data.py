@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
-from ldmref.errors import InputError
+from ldmref.errors import ImageError, InputError
 from ldmref.io.pictures.images import read_image
+from ldmref.training.checkpoint import DataSummary
+from ldmref.training.recipe import EMOJI, DataConfig
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+TABLES = ("metadata.jsonl", "metadata.csv")
+MOST_NAMES = 20  # named in one warning
 
 
 class Dataset(Protocol):
@@ -23,6 +29,8 @@ class Dataset(Protocol):
     """(n, 3, H, W) uint8."""
     weights: np.ndarray
     """(n,) relative sampling frequencies."""
+    warnings: list[str]
+    """One line for each kind of thing that was left out."""
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
         """A random caption of picture `i`."""
@@ -33,32 +41,103 @@ class Dataset(Protocol):
         ...
 
 
+def load_dataset(config: DataConfig) -> Dataset:
+    """The emoji font, or a folder of pictures."""
+    if config.source == EMOJI:
+        from ldmref.training.emoji import EmojiDataset
+
+        return EmojiDataset(config.size)
+    return FolderDataset(config.source, config.size)
+
+
+def check_data(config: DataConfig) -> None:
+    """Refuse what `load_dataset` would refuse, but for the pictures themselves, in no time."""
+    if config.source == EMOJI:
+        from ldmref.training.emoji import check_font
+
+        check_font()
+    else:
+        captioned_files(Path(config.source))
+
+
+def summarize(data: Dataset) -> DataSummary:
+    """The number of pictures, and the digest of all that is sampled from."""
+    digest = hashlib.sha256(np.ascontiguousarray(data.images).data)
+    digest.update(np.asarray(data.weights, np.float64).tobytes())
+    digest.update("\n".join(data.vocabulary()).encode())
+    return DataSummary(len(data.images), digest.hexdigest())
+
+
 class FolderDataset:
-    """A folder of pictures. The caption of `cat.png` comes from the first of these that exists:
+    """A folder of pictures. The caption of `cat.png` comes from the first of these that has one:
 
     `metadata.jsonl` (lines `{"file_name": ..., "text": ...}`), `metadata.csv` (the same columns),
     `cat.txt` beside it (one caption per line, chosen at random); else from the file name, with
-    `_` and `-` as spaces. Pictures are centre-cropped to a square and resized.
+    `_` and `-` as spaces. Pictures are centre-cropped to a square and resized. Those that cannot be
+    read are skipped: `skipped` names them.
+
+    Raises:
+        InputError: no such folder, no picture in it that can be read, or captions that cannot.
     """
 
     def __init__(self, folder: str | Path, size: int):
         root = Path(folder)
-        if not root.is_dir():
-            raise InputError(f"no folder {str(folder)!r} with training pictures", code="E-DATA")
-        files = sorted(p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-        if not files:
-            message = f"no pictures in {str(folder)!r}"
+        captions, self.warnings = captioned_files(root)
+        images, self.captions, self.skipped = [], [], []
+        for file, texts in captions.items():
+            try:
+                images.append(_square(read_image(file), size))
+                self.captions.append(texts)
+            except ImageError:
+                self.skipped.append(file.relative_to(root).as_posix())
+        if not images:
+            message = f"none of the {len(captions)} pictures in {str(folder)!r} can be read"
             raise InputError(message, code="E-DATA", hint="PNG, JPEG and WebP are read")
-        table = _captions_table(root)
-        self.captions = [_captions(file, root, table) for file in files]
-        self.images = np.stack([_square(read_image(file), size) for file in files])
-        self.weights = np.ones(len(files))
+        if self.skipped:
+            message = f"{len(self.skipped)} of {len(captions)} pictures cannot be read, skipped: "
+            self.warnings.append(message + _names(self.skipped))
+        self.images, self.weights = np.stack(images), np.ones(len(images))
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
         return self.captions[i][rng.integers(len(self.captions[i]))]
 
     def vocabulary(self) -> list[str]:
         return [text for texts in self.captions for text in texts]
+
+
+def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
+    """The captions of every picture file, and warnings about those that a table lacks.
+
+    Raises:
+        InputError: no such folder, no pictures, or captions that cannot be read.
+    """
+    if not root.is_dir():
+        problem = "is a file" if root.exists() else "does not exist"
+        raise _error(f"the folder of training pictures {str(root)!r} {problem}")
+    paths = (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
+    files = sorted(path for path in paths if path.is_file())
+    if not files:
+        raise _error(f"no pictures in {str(root)!r}", "PNG, JPEG and WebP are read")
+    table, warnings = _captions_table(root), []
+    names = {file: file.relative_to(root).as_posix() for file in files}
+    captions = {file: table.get(name) or _text_captions(file) for file, name in names.items()}
+    without = [names[file] for file, texts in captions.items() if not texts]
+    absent = [name for name in table if name not in set(names.values())]
+    if table and len(absent) == len(table):
+        hint = f"file_name is relative to the folder; the first row names {absent[0]!r}"
+        raise _error(f"no row of the captions in {str(root)!r} names a picture there", hint)
+    if table and without:
+        warnings.append(
+            f"{len(without)} pictures without a caption, named by file: {_names(without)}"
+        )
+    if absent:
+        warnings.append(f"{len(absent)} captions of absent pictures: {_names(absent)}")
+    return {file: captions[file] or [_caption_of_name(file)] for file in files}, warnings
+
+
+def _caption_of_name(file: Path) -> str:
+    name = file.stem.replace("_", " ").replace("-", " ")
+    return name.encode("utf-8", "replace").decode()  # names may be any bytes
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
@@ -69,28 +148,49 @@ def _square(image: Image.Image, size: int) -> np.ndarray:
 
 
 def _captions_table(root: Path) -> dict[str, list[str]]:
-    table, rows = {}, []
+    """The captions of `metadata.jsonl`, else of `metadata.csv`, by file name."""
+    file = next((root / name for name in TABLES if (root / name).exists()), None)
+    table: dict[str, list[str]] = {}
+    if file is None:
+        return table
+    rows = 0
     try:
-        if (root / "metadata.jsonl").exists():
-            lines = (root / "metadata.jsonl").read_text("utf-8").splitlines()
-            rows = [json.loads(line) for line in lines if line.strip()]
-        elif (root / "metadata.csv").exists():
-            with open(root / "metadata.csv", encoding="utf-8", newline="") as file:
-                rows = list(csv.DictReader(file))
-        for row in rows:
-            table.setdefault(row["file_name"], []).append(row["text"])
-    except (ValueError, KeyError, TypeError) as error:
-        message = f"cannot read the captions in {root.name!r}: {error}"
-        hint = "metadata.jsonl and metadata.csv need file_name and text"
-        raise InputError(message, code="E-DATA", hint=hint) from error
+        for row in _rows(file):
+            name, text = row["file_name"], row["text"]
+            if not isinstance(name, str) or not isinstance(text, str):
+                raise ValueError("file_name and text must be strings")
+            text.encode("utf-8")  # JSON can escape what is no text
+            table.setdefault(name, []).extend([text] if text.strip() else [])
+            rows += 1
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+        missing = f"{error} is missing" if isinstance(error, KeyError) else error
+        message = f"cannot read {str(file)!r}, row {rows + 1}: {missing}"
+        raise _error(message, f"{' and '.join(TABLES)} need file_name and text") from error
     return table
 
 
-def _captions(file: Path, root: Path, table: dict[str, list[str]]) -> list[str]:
-    name = file.relative_to(root).as_posix()
-    if name in table:
-        return table[name]
+def _rows(file: Path) -> Iterator[dict]:
+    with open(file, encoding="utf-8-sig", newline="") as lines:
+        if file.suffix == ".csv":
+            yield from csv.DictReader(lines)
+        else:
+            yield from (json.loads(line) for line in lines if line.strip())
+
+
+def _text_captions(file: Path) -> list[str]:
+    """The lines of the text file beside a picture; none if there is no such file."""
     captions = file.with_suffix(".txt")
-    text = captions.read_text("utf-8") if captions.exists() else ""
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return lines or [file.stem.replace("_", " ").replace("-", " ")]
+    try:
+        text = captions.read_text("utf-8-sig") if captions.exists() else ""
+    except (OSError, UnicodeDecodeError) as error:
+        raise _error(f"cannot read the captions {str(captions)!r}: {error}") from error
+    return [line.strip() for line in text.splitlines() if line.strip()]
+
+
+def _names(names: list[str]) -> str:
+    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
+    return ", ".join(names[:MOST_NAMES]) + more
+
+
+def _error(message: str, hint: str = "") -> InputError:
+    return InputError(message, code="E-DATA", hint=hint)

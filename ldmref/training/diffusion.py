@@ -2,7 +2,7 @@
 
 L = E |v - v_theta(z_t, t, c)|^2 (or eps, or x0, by the scheduler's prediction type), with z_t from
 q(z_t|z_0) in closed form (Ho et al. 2020, arXiv:2006.11239, algorithm 1), z_0 sampled from the
-autoencoder's posterior, and c replaced by the empty prompt with probability `CAPTION_DROPOUT` (Ho
+autoencoder's posterior, and c replaced by the empty prompt with probability `caption_dropout` (Ho
 and Salimans 2022, arXiv:2207.12598, algorithm 1). U-Net and text transformer are trained jointly.
 """
 
@@ -25,11 +25,10 @@ from ldmref.models.unet import unet, unet_spec
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.data import Dataset
-from ldmref.training.trainer import Trainer, TrainingConfig, step_generator, step_noise
+from ldmref.training.recipe import DiffusionStage
+from ldmref.training.trainer import Trainer, step_generator, step_noise
 
-CAPTION_DROPOUT = 0.1
 LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
-TIMESTEP_POWER = 1.5  # u = t / T has density POWER * u^(POWER - 1): above 1 favours noisy timesteps
 
 
 @dataclass(frozen=True)
@@ -63,25 +62,27 @@ def initial_params(config: ModelConfig, seed: int) -> Params:
 
 def diffusion_trainer(
     data: Dataset, latents: Latents, tokenizer: PromptTokenizer, config: ModelConfig,
-    training: TrainingConfig, ops: TorchBackend,
+    stage: DiffusionStage, seed: int, ops: TorchBackend,
 ) -> Trainer:  # fmt: skip
     """A trainer of U-Net and text transformer; `config.vae.scaling_factor` must fit `latents`."""
     means, logvars = torch.as_tensor(latents.mean), torch.as_tensor(latents.logvar)
     probabilities = data.weights / data.weights.sum()
-    alphas_cumprod = torch.as_tensor(training_alphas_cumprod(config.scheduler))
+    alphas_cumprod = torch.as_tensor(np.array(training_alphas_cumprod(config.scheduler)))
+    objective = stage.objective
     scale, total = config.vae.scaling_factor, len(alphas_cumprod)
 
     def loss(params: Params, step: int) -> torch.Tensor:
-        rng, n = step_generator(training.seed, step, "diffusion"), training.batch_size
+        rng, n = step_generator(seed, step, "diffusion"), stage.optimizer.batch_size
         batch = rng.choice(len(means), n, p=probabilities)
         captions = [
-            "" if rng.random() < CAPTION_DROPOUT else data.caption(int(i), rng) for i in batch
+            "" if rng.random() < objective.caption_dropout else data.caption(int(i), rng)
+            for i in batch
         ]
         u = (np.arange(n) + rng.random(n)) / n  # stratified
-        t = np.minimum((total * u ** (1.0 / TIMESTEP_POWER)).astype(np.int64), total - 1)
+        t = np.minimum((total * u ** (1.0 / objective.timestep_power)).astype(np.int64), total - 1)
 
         index, t = torch.as_tensor(batch), torch.as_tensor(t)
-        noise = step_noise((2, n, *means.shape[1:]), training.seed, step, ops)
+        noise = step_noise((2, n, *means.shape[1:]), seed, step, ops)
         mean, logvar = means[index].to(ops.device), logvars[index].to(ops.device)
         x0 = scale * reparameterize(mean, logvar, noise[0])
         eps, alpha_bar = noise[1], alphas_cumprod[t].to(ops.device, torch.float32)
@@ -94,4 +95,5 @@ def diffusion_trainer(
         prediction = unet(ops, params.unet, config.unet, ops.asarray(xt), timesteps, context)
         return (prediction.float() - target[config.scheduler.prediction_type]).square().mean()
 
-    return Trainer(training, initial_params(config, training.seed), loss, ops)
+    params = initial_params(config, seed)
+    return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)

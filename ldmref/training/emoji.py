@@ -75,6 +75,7 @@ class EmojiDataset:
     def __init__(self, size: int):
         self.emoji = emoji_list()
         self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
+        self.warnings: list[str] = []
         weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
         self.weights = np.asarray(weights)
         name_words = {word for e in self.emoji for word in e.words}
@@ -129,6 +130,16 @@ def _keywords() -> dict[str, list[str]]:
     # the file omits the variation selector of fully qualified emoji
     keys = {e.text: e.text.replace("\ufe0f", "") for e in emoji_list()}
     return {text: annotations[key] for text, key in keys.items() if key in annotations}
+
+
+def check_font() -> None:
+    """Refuse to begin without the names or the font.
+
+    Raises:
+        InputError: a package is missing.
+    """
+    _require(NAMES, "unicode-data")
+    _font()
 
 
 def _require(path: Path, package: str) -> None:

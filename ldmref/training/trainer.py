@@ -1,4 +1,4 @@
-"""The training loop: parameters, optimizers, moving average, learning-rate schedule, checkpoints.
+"""The training loop: parameters, optimizers, moving average, learning-rate schedule.
 
 All randomness of step i comes from generators keyed by (seed, i), so a resumed training equals an
 uninterrupted one bit for bit.
@@ -6,62 +6,28 @@ uninterrupted one bit for bit.
 
 from __future__ import annotations
 
-import json
 import math
-import os
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
+from collections.abc import Callable, Iterator, Mapping
 from threading import Event
+from typing import NamedTuple
 
 import numpy as np
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.errors import Cancelled, InputError
+from ldmref.errors import Cancelled, InputError, NumericError
 from ldmref.models.params import Params, flatten, unflatten
+from ldmref.training.recipe import OptimizerConfig
 
 Loss = Callable[[Params, int], torch.Tensor]  # loss(params, step)
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
 
 
-@dataclass(frozen=True)
-class TrainingConfig:
-    """Hyperparameters of one training stage.
-
-    `muon_rate` above 0 trains the matrices and kernels between the first and the last layer with
-    Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
-    arXiv:2502.16982) at that learning rate, and all other parameters with AdamW at `learning_rate`;
-    at 0, AdamW trains everything.
-    """
-
-    steps: int
-    batch_size: int = 64
-    learning_rate: float = 1e-3
-    warmup: int = 200
-    weight_decay: float = 0.01
-    ema_decay: float = 0.999
-    clip_norm: float = 1.0
-    muon_rate: float = 0.0
-    seed: int = 0
-
-    def lr_schedule(self, step: int) -> float:
-        """The factor on all learning rates: linear warm-up to 1, then half a cosine to 0."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        progress = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
-
-
-@dataclass(frozen=True)
-class TrainingProgress:
-    """Progress within a stage; `loss` is the mean since the last report."""
+class StepLoss(NamedTuple):
+    """The number of steps done, and the loss of the last one, before its update."""
 
     step: int
-    steps: int
     loss: float
 
 
@@ -70,13 +36,17 @@ class Trainer:
 
     Args:
         config: hyperparameters.
+        steps: the budget, and the length of the learning-rate schedule.
         params: initial parameters; trained in float32.
         loss: `loss(params, step)`, the scalar training loss; `step` keys its randomness.
         ops: backend that runs the loss.
     """
 
-    def __init__(self, config: TrainingConfig, params: Params, loss: Loss, ops: TorchBackend):
-        self.config, self.loss, self.step = config, loss, 0
+    def __init__(
+        self, config: OptimizerConfig, steps: int, params: Params, loss: Loss, ops: TorchBackend
+    ):
+        self.config, self.steps, self.loss, self.step = config, steps, loss, 0
+        self.updating = False  # between the first and the last tensor that a step changes
         self.shapes, self.parameters = {}, {}
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
@@ -115,35 +85,41 @@ class Trainer:
         host = {name: p.view(self.shapes[name]).cpu().numpy() for name, p in self.ema.items()}
         return unflatten(host)
 
-    def run(
-        self, report_every: int = 100, cancel: Event | None = None
-    ) -> Iterator[TrainingProgress]:
-        """Train up to `config.steps`, yielding every `report_every` steps and at the end.
+    def lr_factor(self, step: int) -> float:
+        """The factor on all learning rates: linear warm-up to 1, then half a cosine to 0."""
+        warmup = self.config.warmup
+        if step < warmup:
+            return (step + 1) / warmup
+        progress = (step - warmup) / max(1, self.steps - warmup)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+    def run(self, cancel: Event | None = None) -> Iterator[StepLoss]:
+        """Train to the end of the budget, step by step.
 
         Raises:
             Cancelled: `cancel` was set; the current step was finished.
+            NumericError: the loss or its gradient is not finite; that step changed nothing.
         """
-        total_loss, since_report, steps = 0.0, 0, self.config.steps
-        while self.step < steps:
+        while self.step < self.steps:
             if cancel is not None and cancel.is_set():
-                message = f"stopped after step {self.step} of {steps}"
+                message = f"stopped after step {self.step} of {self.steps}"
                 hint = "the checkpoint is saved; repeat the command to resume"
                 raise Cancelled(message, code="E-CANCELLED", hint=hint)
-            total_loss, since_report = total_loss + self._train_step(), since_report + 1
-            if self.step % report_every == 0 or self.step == steps:
-                yield TrainingProgress(self.step, steps, float(total_loss) / since_report)
-                total_loss, since_report = 0.0, 0
+            loss = self._train_step()
+            yield StepLoss(self.step, loss)
 
-    def _train_step(self) -> torch.Tensor:
+    def _train_step(self) -> float:
         """One optimization step; returns the loss before it."""
-        factor = self.config.lr_schedule(self.step)
+        factor = self.lr_factor(self.step)
         loss = self.loss(self.params, self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
+        self._require_finite(loss.item(), norm.item())
+        self.updating = True
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
@@ -151,42 +127,39 @@ class Trainer:
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 self.ema[name].lerp_(parameter, 1 - decay)
-        return loss.detach()
+        self.updating = False
+        return loss.item()
 
-    def save(self, path: Path) -> None:
-        """Write a checkpoint atomically."""
+    def _require_finite(self, loss: float, gradient_norm: float) -> None:
+        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
+            message = (
+                f"step {self.step + 1}: the loss is {loss}, its gradient's norm {gradient_norm}"
+            )
+            hint = "the last checkpoint is kept; try a lower learning rate, or float32"
+            raise NumericError(message, code="E-NAN", hint=hint)
+
+    def state(self) -> dict[str, torch.Tensor]:
+        """Everything that changes from step to step, by name."""
         tensors = {f"params.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"ema.{name}": p for name, p in self.ema.items()}
         for name, parameter in self.parameters.items():
             for key, value in self._optimizer_of(name).state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-        tensors = {name: tensor.contiguous() for name, tensor in tensors.items()}
-        temporary = path.with_name(path.name + ".part")
-        save_file(tensors, str(temporary), {"step": json.dumps(self.step)})
-        os.replace(temporary, path)
+        return tensors
 
-    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
-        return self.optimizers[1 if self._uses_muon(name) else 0]
-
-    def resume(self, path: Path) -> None:
-        """Load the checkpoint at `path`.
+    def load_state(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
+        """Continue from the `state` after that step.
 
         Raises:
-            InputError: the file is damaged or belongs to another network.
+            InputError: the state of another network.
         """
-        try:
-            tensors = load_file(str(path))
-            with safe_open(str(path), "pt") as file:
-                self.step = int(json.loads((file.metadata() or {})["step"]))
-        except (OSError, SafetensorError, KeyError, ValueError) as error:
-            message = f"the checkpoint {path.name} is damaged: {error}"
-            hint = "delete it to restart this stage"
-            raise InputError(message, code="E-RESUME", hint=hint) from error
-        expected = {f"params.{name}": tuple(p.shape) for name, p in self.parameters.items()}
-        shapes = {k: tuple(v.shape) for k, v in tensors.items() if k.startswith("params.")}
-        if shapes != expected:
-            message = f"{path.name} belongs to another network"
+        expected = {k: tuple(v.shape) for k, v in self.state().items()}
+        shapes = {k: array.shape for k, array in arrays.items() if k in expected}
+        if shapes != expected or any(k.startswith("params.") and k not in expected for k in arrays):
+            message = "the checkpoint belongs to another network"
             raise InputError(message, code="E-RESUME", hint="train into an empty folder")
+        tensors = {name: torch.from_numpy(np.array(array)) for name, array in arrays.items()}
+        self.step = step
         with torch.no_grad():
             for name, parameter in self.parameters.items():
                 parameter.copy_(tensors[f"params.{name}"])
@@ -195,7 +168,10 @@ class Trainer:
                 for key in OPTIMIZER_STATE:
                     value = tensors.get(f"optimizer.{key}.{name}")
                     if value is not None:
-                        state[key] = value.clone().to(parameter.device)
+                        state[key] = value.to(parameter.device)
+
+    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
+        return self.optimizers[1 if self._uses_muon(name) else 0]
 
 
 def step_generator(seed: int, step: int, purpose: str) -> np.random.Generator:

@@ -7,7 +7,7 @@ import signal
 import pytest
 from PIL import Image
 
-from ldmref.cli import train as train_module
+from ldmref.cli import train
 
 pytest.importorskip("torch")
 SHORT = ["--preset", "tiny", "--autoencoder-steps", "3", "--batch", "2", "--autoencoder-batch", "2"]
@@ -30,20 +30,86 @@ def test_train_and_draw(ldm, data, work):
     assert ran.code == 0 and ran.err.startswith("red-heart-1.png  seed 1  16x16")
 
 
-def test_stopped_and_resumed(ldm, data, work, monkeypatch):
-    class Interrupted(train_module.Reporter):
-        def __call__(self, stage, progress):
-            if stage == "diffusion" and progress.step == 2:
-                signal.raise_signal(signal.SIGINT)
-            super().__call__(stage, progress)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_stopped_and_resumed(ldm, data, work, monkeypatch, number, code):
+    def report(progress):
+        if progress.stage == "diffusion" and progress.step == 2:
+            signal.raise_signal(number)
+        original(progress)
 
-    argv = ["train", "--data", data, "-o", "out", "--steps", "4", *SHORT]
+    argv, original = ["train", "--data", data, "-o", "out", "--steps", "4", *SHORT], train.report
     with monkeypatch.context() as patch:
-        patch.setattr(train_module, "Reporter", Interrupted)
+        patch.setattr(train, "report", report)
         ran = ldm(*argv)
-    assert ran.code == 130 and "error[E-CANCELLED]: stopped after step 2" in ran.err
+    assert ran.code == code and "error[E-CANCELLED]: stopped after step 2" in ran.err
     ran = ldm(*argv)
     assert ran.code == 0 and "autoencoder" not in ran.err and "diffusion 3/4" in ran.err
+
+
+RECIPE = """
+[data]
+source = "data"
+[model]
+preset = "tiny"
+[autoencoder]
+optimizer = { batch_size = 2 }
+budget = { steps = 3 }
+[diffusion]
+optimizer = { batch_size = 2 }
+budget = { steps = 3 }
+"""
+
+
+def test_recipe(ldm, data, work):
+    """The folder is named after the recipe; what it records trains the same again."""
+    (work / "mine.toml").write_text(RECIPE)
+    ran = ldm("train", "mine.toml", "--steps", "2", "--checkpoint-seconds", "0")
+    assert ran.code == 0 and "ldmref txt2img -m runs/mine/model" in ran.err, ran.err
+    assert "diffusion 2/2" in ran.err
+    ran = ldm("train", "runs/mine/recipe.toml", "-o", "runs/mine")
+    assert ran.code == 0 and "autoencoder" not in ran.err and "diffusion" not in ran.err
+    ran = ldm("train", "runs/mine/recipe.toml", "-o", "again")
+    weights = "model/model.safetensors"
+    assert (work / "again" / weights).read_bytes() == (work / "runs/mine" / weights).read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [(["--size", "32"], "data.size was 16, now 32"), (["--seed", "7"], "seed was 0, now 7"),
+     (["--lr", "0.5"], "diffusion.optimizer.learning_rate was 0.001, now 0.5"),
+     (["--batch", "3"], "diffusion.optimizer.batch_size was 2, now 3"),
+     (["--data", "other"], "other' with 1 pictures")],
+)  # fmt: skip
+def test_changed_settings(ldm, data, work, change, message):
+    argv = ["train", "--data", data, "-o", "out", "--steps", "3", *SHORT]
+    assert ldm(*argv).code == 0
+    (work / "other").mkdir()
+    Image.new("RGB", (9, 9)).save(work / "other/black.png")
+    ran = ldm(*argv, *change)
+    assert ran.code == 2 and "error[E-RESUME-CHANGED]" in ran.err and message in ran.err
+    assert "--accept-changes" in ran.err and "hint:" in ran.err
+    ran = ldm(*argv, *change, "--accept-changes")
+    assert ran.code == 0 and "changed: " in ran.err and ldm(*argv).code == 2
+
+
+def test_mistakes_in_a_recipe_are_one_line(ldm, work):
+    (work / "bad.toml").write_text("[data]\nsouce = 1\n")
+    ran = ldm("train", "bad.toml")
+    assert ran.code == 2 and "error[E-RECIPE]" in ran.err and "did you mean 'source'" in ran.err
+    assert len(ran.err.splitlines()) == 2 and not (work / "runs").exists()
+    assert ldm("train", "gone.toml").code == 3
+
+
+def test_broken_pictures_are_named(ldm, data, work):
+    (data / "broken.png").write_text("x")
+    ran = ldm("train", "--data", data, "-o", "out", "--steps", "1", *SHORT)
+    assert ran.code == 0 and "1 of 5 pictures" in ran.err and "broken.png" in ran.err
+
+
+def test_nothing_is_left_of_a_training_that_cannot_begin(ldm, data, work):
+    (data / "metadata.jsonl").write_text("nonsense")
+    ran = ldm("train", "--data", data, "-o", "out", *SHORT)
+    assert ran.code == 3 and "error[E-DATA]" in ran.err and not (work / "out").exists()
 
 
 def test_size(ldm, data, work):

@@ -21,8 +21,14 @@ from ldmref.training import emoji as emoji_data  # noqa: E402
 from ldmref.training.autoencoder import autoencoder_trainer  # noqa: E402
 from ldmref.training.data import FolderDataset  # noqa: E402
 from ldmref.training.diffusion import Latents, diffusion_trainer  # noqa: E402
+from ldmref.training.recipe import (  # noqa: E402
+    AutoencoderStage,
+    Budget,
+    DiffusionStage,
+    OptimizerConfig,
+)
+from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
-from ldmref.training.trainer import TrainingConfig  # noqa: E402
 
 
 @pytest.fixture
@@ -35,48 +41,49 @@ def pictures(tmp_path):
     return folder
 
 
-def trainers(data, training):
+def trainers(data, steps, **hyperparameters):
     ops, config = TorchBackend(), preset("tiny")
+    optimizer, budget = OptimizerConfig(**hyperparameters), Budget(steps)
+    first = AutoencoderStage(optimizer=optimizer, budget=budget)
+    second = DiffusionStage(optimizer=optimizer, budget=budget)
     tokenizer = PromptTokenizer(word_tokenizer(data.vocabulary(), 512), 16)
     rng = np.random.default_rng(0)
     latents = Latents(*rng.standard_normal((2, len(data.images), 4, 8, 8)).astype(np.float32))
     return {
-        "autoencoder": lambda: autoencoder_trainer(data, config.vae, training, ops),
-        "diffusion": lambda: diffusion_trainer(data, latents, tokenizer, config, training, ops),
+        "autoencoder": lambda: autoencoder_trainer(data, config.vae, first, 0, ops),
+        "diffusion": lambda: diffusion_trainer(data, latents, tokenizer, config, second, 0, ops),
     }
 
 
+def stored(trainer):
+    return {name: tensor.clone().numpy() for name, tensor in trainer.state().items()}
+
+
+@pytest.mark.parametrize("muon_rate", [0.0, 2e-3])
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_resumed_training_equals_uninterrupted_training(pictures, tmp_path, stage):
-    """20 steps at once, and 8 steps, checkpoint, 12 steps: the same bits."""
-    torch.set_num_threads(1)
-    make = trainers(FolderDataset(pictures, 16), TrainingConfig(steps=20, batch_size=2, warmup=5))[
-        stage
-    ]
+def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_rate):
+    """20 steps at once, and 10 steps, 10 more by another trainer: the same bits."""
+    data, hyperparameters = FolderDataset(pictures, 16), {"batch_size": 2, "warmup": 5}
+    make = trainers(data, 20, **hyperparameters, muon_rate=muon_rate)[stage]
     uninterrupted = make()
-    losses = [p.loss for p in uninterrupted.run(report_every=1)]
+    losses = [loss for _, loss in uninterrupted.run()]
 
-    first = make()
-    for progress in first.run(report_every=1):
-        if progress.step == 8:
+    first, second = make(), make()
+    for step, _ in first.run():
+        if step == 10:
             break
-    first.save(tmp_path / "checkpoint.safetensors")
-    second = make()
-    second.resume(tmp_path / "checkpoint.safetensors")
-    resumed = [p.loss for p in second.run(report_every=1)]
-
-    assert resumed == losses[8:]
-    for name, parameter in uninterrupted.parameters.items():
-        assert torch.equal(parameter, second.parameters[name]), name
-        assert torch.equal(uninterrupted.ema[name], second.ema[name]), name
+    second.load_state(10, stored(first))
+    assert [loss for _, loss in second.run()] == losses[10:]
+    expected, state = stored(uninterrupted), stored(second)
+    assert state.keys() == expected.keys()
+    assert all(np.array_equal(state[name], array) for name, array in expected.items())
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_the_loss_falls(pictures, stage):
-    training = TrainingConfig(steps=60, batch_size=4, learning_rate=3e-3, warmup=5)
-    trainer = trainers(FolderDataset(pictures, 16), training)[stage]()
-    losses = [p.loss for p in trainer.run(report_every=10)]
-    assert losses[-1] < 0.8 * losses[0], losses
+    make = trainers(FolderDataset(pictures, 16), 60, batch_size=4, learning_rate=3e-3, warmup=5)
+    losses = [loss for _, loss in make[stage]().run()]
+    assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), losses
 
 
 def test_latents_of_any_scale_train_alike(pictures):
@@ -88,51 +95,53 @@ def test_latents_of_any_scale_train_alike(pictures):
     for factor in (1.0, 10.0):
         latents = Latents(mean * factor, logvar + np.float32(2 * np.log(factor)))
         vae = replace(config.vae, scaling_factor=latents.scaling_factor)
-        training = TrainingConfig(steps=3, batch_size=2, warmup=1)
+        stage = DiffusionStage(optimizer=OptimizerConfig(2, warmup=1), budget=Budget(3))
         scaled = replace(config, vae=vae)
-        trainer = diffusion_trainer(data, latents, tokenizer, scaled, training, ops)
-        losses.append([p.loss for p in trainer.run(report_every=1)])
+        trainer = diffusion_trainer(data, latents, tokenizer, scaled, stage, 0, ops)
+        losses.append([loss for _, loss in trainer.run()])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-def test_a_checkpoint_of_another_network_is_refused(pictures, tmp_path):
-    make = trainers(FolderDataset(pictures, 16), TrainingConfig(steps=1, batch_size=2))
-    make["autoencoder"]().save(tmp_path / "a.safetensors")
-    with pytest.raises(InputError, match="another network"):
-        make["diffusion"]().resume(tmp_path / "a.safetensors")
+def test_the_state_of_another_network_is_refused(pictures):
+    make = trainers(FolderDataset(pictures, 16), 1, batch_size=2)
+    with pytest.raises(InputError) as caught:
+        make["diffusion"]().load_state(0, stored(make["autoencoder"]()))
+    assert caught.value.code == "E-RESUME"
+
+
+def recipe_for(pictures, **changes):
+    stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 3}}
+    tables = {
+        "data": {"source": str(pictures)}, "model": {"preset": "tiny"},
+        "autoencoder": stage, "diffusion": stage,
+    }  # fmt: skip
+    return recipe_from_dict(tables | changes)
 
 
 def test_a_complete_training_makes_a_model_that_draws(pictures, tmp_path):
-    training = TrainingConfig(steps=3, batch_size=2, warmup=1)
-    stages = []
-    folder = train(
-        FolderDataset(pictures, 16), preset("tiny"), tmp_path / "run", TorchBackend(),
-        autoencoder=training, diffusion=training,
-        report=lambda stage, progress: stages.append(stage),
-    )  # fmt: skip
-    assert stages == ["autoencoder"] * 3 + ["diffusion"] * 3
+    reports = []
+    folder = train(recipe_for(pictures), tmp_path / "run", report=reports.append)
+    assert [r.stage for r in reports] == ["autoencoder"] * 3 + ["diffusion"] * 3
+    assert all(r.pictures_per_second > 0 and r.seconds_left >= 0 for r in reports)
     model = ldmref.load(folder, backend="numpy")
-    assert model.config.vae.scaling_factor != 1.0
+    assert model.config.vae.scaling_factor != 1.0 and model.config.name == "run"
     r = modes.txt2img(model, "red square", seed=1)
     assert r.images[0].size == (16, 16) and not r.warnings
 
 
 def test_an_interrupted_training_is_resumed(pictures, tmp_path):
-    training = TrainingConfig(steps=4, batch_size=2, warmup=1)
-
-    def stop(stage, progress):
-        if stage == "diffusion" and progress.step == 2:
+    def stop(progress):
+        if progress.stage == "diffusion" and progress.step == 2:
             raise KeyboardInterrupt
 
-    def record(stage, progress):
-        steps.append((stage, progress.step))
+    def record(progress):
+        steps.append((progress.stage, progress.step))
 
-    data, steps = FolderDataset(pictures, 16), []
-    arguments = (data, preset("tiny"), tmp_path / "run", TorchBackend())
+    recipe, steps = recipe_for(pictures), []
     with pytest.raises(KeyboardInterrupt):
-        train(*arguments, autoencoder=training, diffusion=training, report=stop)
-    train(*arguments, autoencoder=training, diffusion=training, report=record)
-    assert steps == [("diffusion", 3), ("diffusion", 4)]
+        train(recipe, tmp_path / "run", report=stop)
+    train(recipe, tmp_path / "run", report=record)
+    assert steps == [("diffusion", 3)]
 
 
 # -- data -----------------------------------------------------------------------------------------

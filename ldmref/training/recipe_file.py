@@ -1,0 +1,168 @@
+"""Recipes in TOML: reading with every key checked, and writing with every key filled in."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import is_dataclass, replace
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.models.config import ModelConfig
+from ldmref.models.presets import preset
+from ldmref.models.validate import config_from_dict
+from ldmref.training.recipe import EMOJI, MAX_SIZE, Recipe
+
+SHIPPED = Path(__file__).parent / "recipes"
+CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # E-RECIPE of all others
+T = TypeVar("T")
+
+
+def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+    """The recipe in a TOML file, or the one of that name that comes with ldmref.
+
+    `data.source` is relative to the file's folder. `overrides`: tables whose values replace those
+    of the file. Without a source, every value that they do not set is the default.
+
+    Raises:
+        InputError: no such file, or it is no TOML.
+        UsageError, CorruptModelError: as `recipe_from_dict`.
+    """
+    tables: dict[str, Any] = {}
+    if source is not None:
+        path = recipe_path(source)
+        tables = _parse(path)
+        data = tables.get("data")
+        folder = data.get("source", EMOJI) if isinstance(data, dict) else EMOJI
+        if isinstance(folder, str) and folder != EMOJI:
+            tables["data"]["source"] = str(path.absolute().parent / folder)
+    return recipe_from_dict(_merge(tables, overrides or {}))
+
+
+def recipe_path(source: str | Path) -> Path:
+    """The file of a recipe, by its path or by the name of one that comes with ldmref."""
+    if Path(source).is_file():
+        return Path(source)
+    names = {path.stem: path for path in SHIPPED.glob("*.toml")}
+    if str(source) not in names:
+        hint = f"a .toml file, or one that comes with ldmref; {did_you_mean(str(source), names)}"
+        raise InputError(f"no recipe {str(source)!r}", code="E-RECIPE-FILE", hint=hint)
+    return names[str(source)]
+
+
+def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
+    """The recipe of nested tables, with every key checked and every default filled in.
+
+    Raises:
+        UsageError: an unknown key, a value of the wrong type or range, a model that cannot be
+            trained, or a size that it cannot have.
+        CorruptModelError: a model whose networks do not fit together.
+    """
+    recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
+    config = _model(tables.get("model", {}))
+    size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
+    if size < multiple or size % multiple:
+        message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
+        raise UsageError(message, code="E-SIZE")
+    config = replace(
+        config,
+        unet=replace(config.unet, sample_size=size // config.vae.factor),
+        defaults=replace(config.defaults, width=size, height=size),
+    )
+    return replace(recipe, data=replace(recipe.data, size=size), model=config)
+
+
+def to_toml(recipe: Recipe) -> str:
+    """The recipe with every key, as `read_recipe` reads it."""
+    return "\n".join(_toml_lines(recipe.to_dict(), "")) + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any], name: str) -> list[str]:
+    """Values first, then tables."""
+    values = {k: v for k, v in table.items() if not isinstance(v, dict)}
+    lines = ["", f"[{name}]"] if name and values else []
+    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+    for key, value in table.items():
+        if key not in values:
+            lines += _toml_lines(value, f"{name}.{key}" if name else key)
+    return lines
+
+
+def _toml_value(value: Any) -> str:
+    """JSON's strings, numbers, booleans and lists are TOML's, too, but for DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text("utf-8-sig"))
+    except (OSError, ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"cannot read the recipe {str(path)!r}: {reason}"
+        raise InputError(message, code="E-RECIPE-FILE") from error
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested tables, those of `over` on top."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = _merge(below, value)
+        merged[key] = value
+    return merged
+
+
+def _model(table: Any) -> ModelConfig:
+    """The preset's configuration, with the fields of the table replaced."""
+    fields = dict(_require_table(table, "model"))
+    name = fields.pop("preset", EMOJI)
+    if not isinstance(name, str):
+        raise _error(f"model.preset must be of type str, not {name!r}")
+    config = config_from_dict(_merge(preset(name).to_dict(), fields))
+    text, unet = config.text_encoder, config.unet
+    pooled = config.text_encoder_2 is not None or unet.addition_embed_type
+    if config.vae.codebook_size or text.model_type != "clip" or pooled or config.image_channels:
+        hint = "trained are a KL autoencoder, and a U-Net with one CLIP text transformer"
+        raise _error(f"the model {config.name!r} cannot be trained", hint=hint)
+    return config
+
+
+def _read(default: T, table: Any, prefix: str) -> T:
+    """A dataclass like `default` with the values of a TOML table."""
+    kinds = get_type_hints(type(default), include_extras=True)
+    values = {}
+    for key, value in _require_table(table, prefix.removesuffix(".")).items():
+        name = prefix + key
+        if key not in kinds:
+            raise _error(f"unknown key {name}", hint=did_you_mean(key, kinds))
+        now = getattr(default, key)
+        table = is_dataclass(now)
+        values[key] = _read(now, value, name + ".") if table else _check(kinds[key], value, name)
+    return replace(default, **values)  # pyright: ignore[reportArgumentType, reportCallIssue]
+
+
+def _require_table(table: Any, name: str) -> Mapping[str, Any]:
+    if not isinstance(table, Mapping):
+        raise _error(f"{name} must be a table, not {table!r}")
+    return table
+
+
+def _check(annotation: Any, value: Any, name: str) -> Any:
+    """`value` if it has the type and is within the limits; integers may stand for floats."""
+    if get_origin(annotation) is Literal:
+        kind, limits, wanted = str, get_args(annotation), " or ".join(get_args(annotation))
+    else:
+        kind, limits = get_args(annotation) or (annotation, None)
+        wanted = f"of type {kind.__name__}" if limits is None else str(limits)
+    right_type = type(value) is kind or (kind is float and type(value) is int)
+    if not right_type or (limits is not None and value not in limits):
+        code = CODES.get(name.rpartition(".")[2], "E-RECIPE")
+        raise _error(f"{name} must be {wanted}, not {value!r}", code=code)
+    return kind(value)
+
+
+def _error(message: str, code: str = "E-RECIPE", hint: str = "") -> UsageError:
+    return UsageError(f"recipe: {message}", code=code, hint=hint)

@@ -1,0 +1,79 @@
+"""Whether a training may go on from its checkpoints: nothing that matters has changed.
+
+Budgets, `device` and `[checkpoint]` may change, and the folder of the same pictures. What the first
+stage does not see may change until the second has begun.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from ldmref.errors import UsageError
+from ldmref.models.params import flatten
+from ldmref.training.checkpoint import DataSummary, Header
+from ldmref.training.recipe import Recipe
+
+DEPENDS_ON = {
+    "autoencoder": ("seed", "dtype", "data.size", "model.vae.", "autoencoder."),
+    "diffusion": ("seed", "dtype", "data.size", "model.", "autoencoder.", "diffusion."),
+}
+FREE = ("model.name", "model.defaults.", "model.unet.sample_size")  # derived, or of no effect
+
+
+def changed_settings(headers: Mapping[str, Header], recipe: Recipe) -> list[str]:
+    """`key was 1, now 2`, for everything that a checkpoint depends on but the pictures."""
+    changes = {}
+    for stage, header in headers.items():
+        old, new = _settings(stage, header.recipe), _settings(stage, recipe)
+        changes |= {
+            k: f"{k} was {old.get(k)!r}, now {v!r}" for k, v in new.items() if old.get(k) != v
+        }
+    if changes:  # the pictures are not read yet: their folder stands for them
+        changes |= {s: _data(h, recipe) for s, h in headers.items() if _moved(h, recipe)}
+    return list(dict.fromkeys(changes.values()))
+
+
+def changed_data(headers: Mapping[str, Header], recipe: Recipe, data: DataSummary) -> list[str]:
+    """The same for pictures and captions."""
+    changed = [header for header in headers.values() if header.data != data]
+    return list(dict.fromkeys(_data(header, recipe, data) for header in changed))
+
+
+def require_unchanged(changes: list[str], folder: object) -> None:
+    """Refuse to go on with other settings.
+
+    Raises:
+        UsageError: names each change with both values.
+    """
+    if changes:
+        raise UsageError(
+            f"{str(folder)!r} was trained with other settings: {'; '.join(changes)}",
+            code="E-RESUME-CHANGED",
+            hint="repeat the old settings to resume, give another -o to start anew, or add "
+            "--accept-changes to go on with the new ones",
+        )
+
+
+def _settings(stage: str, recipe: Recipe) -> dict[str, Any]:
+    free = (*FREE, f"{stage}.budget.")
+    settings = flatten(recipe.to_dict())
+    return {
+        key: value
+        for key, value in settings.items()
+        if key.startswith(DEPENDS_ON[stage]) and not key.startswith(free)
+    }
+
+
+def _moved(header: Header, recipe: Recipe) -> bool:
+    return header.recipe.data.source != recipe.data.source
+
+
+def _data(header: Header, recipe: Recipe, data: DataSummary | None = None) -> str:
+    old, now = header.recipe.data.source, f"now {recipe.data.source!r}"
+    if data is not None:
+        now += f" with {data.pictures} pictures (sha256 {data.sha256[:8]})"
+    return (
+        f"data.source was {old!r} with {header.data.pictures} pictures "
+        f"(sha256 {header.data.sha256[:8]}), {now}"
+    )

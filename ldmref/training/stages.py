@@ -1,0 +1,135 @@
+"""The stages of a training, each resumed where its checkpoint stands, and the exported model."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+from tokenizers import Tokenizer
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.errors import Cancelled, NumericError, OutputError
+from ldmref.io.native import save_folder
+from ldmref.models.config import TextConfig
+from ldmref.models.params import Params, tree_map
+from ldmref.models.presets import PRESETS
+from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, word_tokenizer
+from ldmref.training.autoencoder import autoencoder_trainer, encode_dataset
+from ldmref.training.checkpoint import (
+    Header,
+    Timer,
+    checkpoint_path,
+    read_checkpoint,
+    read_headers,
+    write_checkpoint,
+)
+from ldmref.training.data import Dataset, DataSummary
+from ldmref.training.diffusion import Latents, diffusion_trainer
+from ldmref.training.progress import Progress, ProgressMeter
+from ldmref.training.recipe import EMOJI, Recipe
+from ldmref.training.trainer import Trainer
+
+
+@dataclass
+class Run:
+    """What all stages of one training share.
+
+    `report` is called now and then with the progress, `say` with a line for the user.
+    `rewrite`: write the checkpoints of complete stages again, because settings were changed.
+    """
+
+    recipe: Recipe
+    folder: Path
+    data: Dataset
+    summary: DataSummary
+    ops: TorchBackend
+    report: Callable[[Progress], None]
+    say: Callable[[str], None]
+    cancel: Event | None
+    rewrite: bool
+
+
+def train_stages(run: Run) -> Path:
+    """Train both stages, or the rest of them, and export the model; returns its folder."""
+    recipe, config = run.recipe, run.recipe.model
+    tokenizer = _tokenizer(run, config.text_encoder)
+    text = tokenizer.tokenizer.to_str(pretty=True)
+
+    first = autoencoder_trainer(run.data, config.vae, recipe.autoencoder, recipe.seed, run.ops)
+    run_stage(run, "autoencoder", first, "")
+    vae = first.ema_params()
+    exact = TorchBackend(run.ops.device, "float32")
+    latents = Latents(*encode_dataset(run.data, tree_map(exact.asarray, vae), config.vae, exact))
+    config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
+    if recipe.data.source != EMOJI and config.name in PRESETS:
+        config = replace(config, name=run.folder.resolve().name)
+
+    second = diffusion_trainer(
+        run.data, latents, tokenizer, config, recipe.diffusion, recipe.seed, run.ops
+    )
+
+    def export() -> Path:
+        params = Params(second.ema_params() | {"vae": vae})
+        save_folder(run.folder / "model", config, params, text)
+        return run.folder / "model"
+
+    try:
+        run_stage(run, "diffusion", second, text)
+    except Cancelled:
+        export()
+        raise
+    return export()
+
+
+def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
+    """Train a stage to the end of its budget.
+
+    A checkpoint is saved when one is due, and on any interruption: `run.cancel`, Ctrl-C, an error
+    in `run.report`. A step that fails, or is interrupted between its updates, leaves the last one.
+    """
+    path, timer = checkpoint_path(run.folder, stage), Timer(run.recipe.checkpoint)
+
+    def save() -> None:
+        start = time.monotonic()
+        arrays = {name: tensor.cpu().numpy() for name, tensor in trainer.state().items()}
+        write_checkpoint(path, Header(trainer.step, run.recipe, run.summary, tokenizer), arrays)
+        timer.saved(time.monotonic() - start)
+
+    if path.exists():
+        header, arrays = read_checkpoint(path)
+        trainer.load_state(header.step, arrays)
+    if trainer.step >= trainer.steps:
+        if run.rewrite:
+            save()
+        return
+    if trainer.step:
+        run.say(f"{stage} resumed after step {trainer.step} of {trainer.steps}")
+    batch_size = trainer.config.batch_size
+    meter = ProgressMeter(stage, trainer.step, trainer.steps, batch_size)
+    try:
+        for step, loss in trainer.run(run.cancel):
+            progress = meter.update(step, loss)
+            if progress is not None:
+                run.report(progress)
+            if step == trainer.steps or timer.due(step):
+                save()
+    except (NumericError, OutputError):
+        raise  # the last checkpoint is the good one
+    except BaseException:
+        if not trainer.updating:
+            save()
+        raise
+
+
+def _tokenizer(run: Run, config: TextConfig) -> PromptTokenizer:
+    """That of the second stage's checkpoint; without one, the words of the captions."""
+    header = read_headers(run.folder).get("diffusion")
+    if header is None:
+        tokenizer = word_tokenizer(run.data.vocabulary(), config.vocab_size)
+    else:
+        with errors_as_corrupt("the checkpoint has no tokenizer"):
+            tokenizer = Tokenizer.from_str(header.tokenizer)
+    return PromptTokenizer(tokenizer, config.max_position_embeddings)

@@ -1,0 +1,45 @@
+"""A folder of three pictures, and recipes of models of a few kilobytes."""
+
+from __future__ import annotations
+
+import pytest
+from PIL import Image
+
+from ldmref.training.recipe_file import recipe_from_dict
+
+SMALL_MODEL = {
+    "preset": "tiny",
+    "unet": {"block_out_channels": [8, 8], "norm_num_groups": 2, "cross_attention_dim": 8},
+    "vae": {"block_out_channels": [4, 4], "norm_num_groups": 2},
+    "text_encoder": {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8},
+}
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    folder = tmp_path / "pictures"
+    folder.mkdir()
+    for name, colour in (("red_square", "red"), ("blue-square", "blue"), ("green", "green")):
+        Image.new("RGB", (20, 16), colour).save(folder / f"{name}.png")
+    (folder / "green.txt").write_text("grass\n\nlawn\n", "utf-8")
+    return folder
+
+
+@pytest.fixture
+def tables(pictures):
+    """The tables of a recipe that takes a moment; `tables(diffusion={...})` replaces some."""
+
+    def tables(steps=3, **changes):
+        stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": steps}}
+        return {
+            "data": {"source": str(pictures)}, "model": SMALL_MODEL,
+            "autoencoder": stage, "diffusion": stage,
+        } | changes  # fmt: skip
+
+    return tables
+
+
+@pytest.fixture
+def recipe(tables):
+    """The same as a recipe."""
+    return lambda *args, **changes: recipe_from_dict(tables(*args, **changes))
