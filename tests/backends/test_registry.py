@@ -175,6 +175,27 @@ def test_without_torch(error):
     assert "torch" in reason and (error == "OSError" or "pip install 'ldmref[torch]'" in reason)
 
 
+def test_a_plug_in_that_lacks_operations_is_told_which(plug_ins):
+    sys.modules["their_package"].Bare = type("Bare", (Backend,), {"linear": NumpyBackend.linear})
+    plug_ins(bare="their_package:Bare")
+    with pytest.raises(UsageError) as caught:
+        get_backend("bare")
+    assert caught.value.code == "E-PLUGIN"
+    assert "xp" in str(caught.value) and "conv2d(x, weight, bias" in str(caught.value)
+    assert "linear" not in str(caught.value) and "conv2d" in available()["bare"]
+
+
+def test_the_package_of_a_plug_in_is_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "their_package-1.2.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.2\n")
+    (folder / "entry_points.txt").write_text("[ldmref.backends]\nbroken = no_such_package:X\n")
+    with pytest.raises(BackendUnavailable, match=r"their-package 1\.2"):
+        get_backend("broken")
+    assert get_backend("numpy").name == "numpy" and "their-package 1.2" in available()["broken"]
+
+
 def test_every_failure_is_an_ldmref_error(plug_ins):
     plug_ins(broken="no_such_package:X")
     for name in ("nope", "broken", None, 3):

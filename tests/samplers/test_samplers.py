@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -231,24 +230,6 @@ def test_unknown_sampler_names_the_nearest():
     with pytest.raises(UsageError, match="eular") as caught:
         get_sampler("eular")
     assert caught.value.code == "E-SAMPLER" and "'euler'" in caught.value.hint
-
-
-def test_a_plug_in_adds_a_sampler_but_cannot_replace_one(monkeypatch):
-    mine = Sampler(heun, 2, 2, False, "mine")
-
-    class Point:
-        def __init__(self, name):
-            self.name = name
-
-        def load(self):
-            return mine
-
-    monkeypatch.setattr("ldmref.samplers.registry.entry_points", lambda group: [Point("mine")])
-    assert get_sampler("mine") == replace(mine, name="mine")
-    monkeypatch.setattr("ldmref.samplers.registry.entry_points", lambda group: [Point("heun")])
-    with pytest.raises(UsageError, match="'heun'") as caught:
-        get_sampler("heun")
-    assert caught.value.code == "E-PLUGIN"
 
 
 def test_aliases_lead_to_samplers():
