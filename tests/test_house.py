@@ -216,8 +216,8 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 375, "backends": 1400, "bench": 900, "check": 1680, "cli": 1600, "io": 2425,
-    "math": 1175, "models": 1525, "modes": 1975, "prompts": 600, "samplers": 1325,
+    TOP: 430, "backends": 1400, "bench": 900, "check": 1680, "cli": 1600, "io": 2425,
+    "math": 1310, "models": 1525, "modes": 1975, "prompts": 600, "samplers": 1325,
     "testing": 400, "training": 500,
 }
 # fmt: on

@@ -20,7 +20,10 @@ def test_the_page_shows_what_the_program_prints(tmp_path, monkeypatch, capfd):
     shown = 0
     for kind, block in BLOCKS:
         if kind == "python":
+            capfd.readouterr()
             exec(compile(block, "docs/checking.md", "exec"), {})  # the project's own page
+            comments = re.findall(r"^ +# (.*)", block, re.MULTILINE)  # what the block prints
+            assert capfd.readouterr().out.splitlines() == comments
             if file := re.match(r"# (\w+\.py)\n", block):
                 (tmp_path / file[1]).write_text(block)
             continue
