@@ -201,7 +201,7 @@ REQUIRED = {
 }  # fmt: skip
 
 
-def test_a_bare_backend_is_told_which_operations_are_still_to_be_written():
+def test_operations_that_a_bare_backend_lacks_are_named():
     class Bare(Backend):
         pass
 

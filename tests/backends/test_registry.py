@@ -175,7 +175,7 @@ def test_without_torch(error):
     assert "torch" in reason and (error == "OSError" or "pip install 'ldmref[torch]'" in reason)
 
 
-def test_a_plug_in_that_lacks_operations_is_told_which(plug_ins):
+def test_operations_that_a_plug_in_lacks_are_named(plug_ins):
     sys.modules["their_package"].Bare = type("Bare", (Backend,), {"linear": NumpyBackend.linear})
     plug_ins(bare="their_package:Bare")
     with pytest.raises(UsageError) as caught:
