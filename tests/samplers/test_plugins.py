@@ -41,12 +41,12 @@ def install(tmp_path, monkeypatch):
 
 
 def test_a_plug_in_adds_a_sampler(install):
-    install("their-package", My_Method=f"{MODULE}:mine")
-    mine = replace(Sampler(heun, 2, 2, False, "nobody 2026"), name="My_Method")
-    assert get_sampler("My_Method") == get_sampler("my_method") == mine
+    install("their-package", Their_Method=f"{MODULE}:mine")
+    mine = replace(Sampler(heun, 2, 2, False, "nobody 2026"), name="Their_Method")
+    assert get_sampler("Their_Method") == get_sampler("their_method") == mine
     with pytest.raises(UsageError) as caught:
-        get_sampler("my_metod")
-    assert caught.value.code == "E-SAMPLER" and "My_Method" in caught.value.hint
+        get_sampler("their_metod")
+    assert caught.value.code == "E-SAMPLER" and "Their_Method" in caught.value.hint
 
 
 def test_a_plug_in_is_imported_only_when_asked_for(install):
