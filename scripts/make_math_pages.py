@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import importlib.util
 import re
 from collections import defaultdict
@@ -85,7 +86,7 @@ def tests_by_function() -> dict[str, dict[str, int]]:
 
 
 def chain() -> dict[str, dict[str, Any]]:
-    """Function -> source, oracles, tests, page."""
+    """Function -> source, oracles, tests, page, whether a line of the page names it."""
     tests, homes = tests_by_function(), home_pages()
     identities = [i for group in identities_by_page().values() for i in group]
     links = {}
@@ -96,16 +97,26 @@ def chain() -> dict[str, dict[str, Any]]:
             "oracles": list(dict.fromkeys(i.oracle for i in uses)),
             "tests": tests.get(name, {}),
             "page": homes.get(name, ""),
+            "line": f"`{name}" in text_of(homes.get(name, "")),
         }
     return links
+
+
+@functools.cache
+def text_of(page: str) -> str:
+    """What is written by hand on a page: all but its table."""
+    path = PAGES / f"{page}.md"
+    if not path.is_file():
+        return ""
+    return re.sub(re.escape(BEGIN) + r".*?" + re.escape(END), "", path.read_text(), flags=re.DOTALL)
 
 
 def missing() -> list[str]:
     """One line for each missing link of the chain."""
     return [
-        f"{name}: no {link}"
+        f"{name}: no {link}" + (f" about it in {links['page']}.md" if link == "line" else "")
         for name, links in chain().items()
-        for link in ("source", "oracles", "tests", "page")
+        for link in ("source", "oracles", "tests", "page", "line")
         if not links[link]
     ]
 

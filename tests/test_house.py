@@ -20,9 +20,10 @@ ARROWS = {
     "errors": (),
     "mapped": ("errors", "files"),
     "files": ("errors",),
+    "plugins": ("errors",),
     "config": ("errors", "files"),
-    "backends": ("errors", "mapped", "math.arrays"),
-    "samplers": ("math", "errors"),
+    "backends": ("errors", "mapped", "math.arrays", "plugins"),
+    "samplers": ("math", "errors", "plugins"),
     "prompts": ("math.arrays", "errors", "files"),
     "models": ("math", "errors", "mapped", "backends.base", "prompts", "samplers.config"),
     "io": ("models", "prompts", "samplers.config", "errors", "files", "mapped", "math.arrays"),
@@ -34,6 +35,7 @@ ARROWS = {
     "bench": ("not", "training", "cli", "testing"),
     TOP: ("not", "training", "cli", "testing", "bench"),
     "cli": ("not",),
+    "pytest_plugin": ("check", "backends", "errors"),
     "__main__": ("not",),
 }
 

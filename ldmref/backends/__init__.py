@@ -11,10 +11,11 @@ Importing this module imports no array library: a backend's module is loaded on 
 
 from __future__ import annotations
 
-import importlib.metadata
+from importlib.metadata import EntryPoint
 
 from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError, did_you_mean
+from ldmref.plugins import find_plugin, hidden, origin, plugin_names, reason
 
 __all__ = ["Backend", "available", "get_backend"]
 
@@ -36,7 +37,7 @@ def get_backend(
     default. A `Backend` in place of the name is returned unchanged.
 
     Raises:
-        UsageError: no backend has this name, or a plug-in uses a built-in's name.
+        UsageError: no backend has this name, or a plug-in's `Backend` lacks operations.
         BackendUnavailable: the backend is known but cannot run here.
     """
     arguments = {"backend": name, "device": device, "dtype": dtype, "speed": speed}
@@ -51,53 +52,45 @@ def get_backend(
             hint = "give the backend's name to choose another device, dtype or speed"
             raise UsageError(message, code="E-BACKEND", hint=hint)
         return name
-    entry_point = _entry_point(name)
+    point = _entry_point(str(name).lower())
+    kind = f"the {point.name} backend" if point.name in BUILT_IN else origin(point)
     try:
         options = {} if speed is None else {"speed": speed}  # optional in plug-ins
-        backend = entry_point.load()(device=device, dtype=dtype, **options)
+        backend = point.load()(device=device, dtype=dtype, **options)
     except LdmrefError:
         raise
     except (Exception, SystemExit) as error:  # a plug-in may fail in any way
-        message = f"the {name} backend ({entry_point.value}) cannot be loaded: {_one_line(error)}"
+        message = f"{kind} cannot be loaded: {reason(error)}"
         raise BackendUnavailable(message, code="E-BACKEND") from error
     if not isinstance(backend, Backend):
-        kind = type(backend).__name__
-        message = f"the {name} backend ({entry_point.value}) gave a {kind}, not a Backend"
+        message = f"{kind} gave a {type(backend).__name__}, not a Backend"
         raise UsageError(message, code="E-PLUGIN")
+    missing = backend.missing_operations()
+    if missing:
+        message = f"{kind} lacks {', '.join(missing)}"
+        hint = "ldmref.backends.Backend says what each does"
+        raise UsageError(message, code="E-PLUGIN", hint=hint)
     return backend
 
 
 def available() -> dict[str, str]:
     """Each known backend: "" if it runs here on its default device, else the reason."""
-    plug_ins = {point.name for point in importlib.metadata.entry_points(group=GROUP)}
-    names = [*BUILT_IN, *sorted(plug_ins - set(BUILT_IN))]
-    reasons = dict.fromkeys(names, "")
-    for name in names:
+    shadowed = hidden(GROUP, BUILT_IN)
+    reasons = dict.fromkeys([*BUILT_IN, *plugin_names(GROUP)], "")
+    reasons |= {f"{name} (plug-in)": reason for name, reason in shadowed.items()}
+    for name in [name for name in reasons if not reasons[name]]:
         try:
             get_backend(name)
         except LdmrefError as error:
-            reasons[name] = _one_line(error) + (f" ({error.hint})" if error.hint else "")
+            reasons[name] = reason(error) + (f" ({error.hint})" if error.hint else "")
     return reasons
 
 
-def _entry_point(name: str) -> importlib.metadata.EntryPoint:
-    points = importlib.metadata.entry_points(group=GROUP)
-    plug_ins = [point for point in points if point.name == name]
+def _entry_point(name: str) -> EntryPoint:
     if name in BUILT_IN:
-        if plug_ins:
-            message = f"the plug-in {plug_ins[0].value} takes the name of the built-in backend"
-            hint = "a plug-in needs a name of its own; uninstall it or ask its author"
-            raise UsageError(f"{message} {name!r}", code="E-PLUGIN", hint=hint)
-        return importlib.metadata.EntryPoint(name, BUILT_IN[name], GROUP)
-    if len({point.value for point in plug_ins}) > 1:
-        both = " and ".join(sorted(point.value for point in plug_ins))
-        raise UsageError(f"two plug-ins are called {name!r}: {both}", code="E-PLUGIN")
-    if not plug_ins:
-        hint = did_you_mean(str(name), {*BUILT_IN, *(point.name for point in points)})
+        return EntryPoint(name, BUILT_IN[name], GROUP)
+    point = find_plugin(GROUP, name)
+    if point is None:
+        hint = did_you_mean(name, {*BUILT_IN, *plugin_names(GROUP)})
         raise UsageError(f"unknown backend {name!r}", code="E-BACKEND-NAME", hint=hint)
-    return plug_ins[0]
-
-
-def _one_line(error: BaseException) -> str:
-    lines = str(error).splitlines() or [type(error).__name__]
-    return lines[0] if isinstance(error, LdmrefError) else f"{type(error).__name__}: {lines[0]}"
+    return point

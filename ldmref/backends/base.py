@@ -4,9 +4,9 @@ A backend is an object, passed as the first argument `ops` of every layer. Nothi
 backends can run side by side in one process. Arrays are (n, c, h, w) for pictures and (n, l, d) for
 tokens. Everything else goes through `ops.xp`, the backend's array-API namespace.
 
-A new backend subclasses `Backend` and implements the operations marked "required"; it may override
-the others with something faster. `ldmref.testing.check_backend` compares each operation with the
-float64 NumPy reference.
+A new backend subclasses `Backend`, sets `xp` and implements the operations marked "required"
+(`missing_operations` says which are still to be written); it may override the others with something
+faster. `ldmref.testing.check_backend` compares each operation with the float64 NumPy reference.
 
 A backend has one or more speeds: `exact` computes as the definitions read; `fast` reorders the
 computation and agrees within the rounding of its dtype; `fastest` gives up accuracy or takes time
@@ -15,7 +15,9 @@ to prepare, as the backend documents.
 
 from __future__ import annotations
 
+import inspect
 import math
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
@@ -65,56 +67,69 @@ class Backend:
 
     # -- required -------------------------------------------------------------------------------
 
+    @abstractmethod
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
         """Convert a host array: floats to `dtype` (default: the backend's), integers to int64."""
         raise NotImplementedError
 
+    @abstractmethod
     def to_numpy(self, x: Array) -> np.ndarray:
         """Convert to a NumPy array on the host (bfloat16 to float32)."""
         raise NotImplementedError
 
+    @abstractmethod
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         """`x @ weight.T + bias`; x: (..., i), weight: (o, i), bias: (o,) -> (..., o)."""
         raise NotImplementedError
 
+    @abstractmethod
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
         """Cross-correlation; x: (n, i, h, w), weight: (o, i, k, k), bias: (o,) -> (n, o, h', w')"""
         raise NotImplementedError
 
+    @abstractmethod
     def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
         """Zero mean and unit (biased) variance over each group of channels; x: (n, c, h, w)."""
         raise NotImplementedError
 
+    @abstractmethod
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
         """Zero mean and unit (biased) variance over the last axis; x: (..., d)."""
         raise NotImplementedError
 
+    @abstractmethod
     def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
         """softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d)."""
         raise NotImplementedError
 
+    @abstractmethod
     def embedding(self, table: Array, ids: Array) -> Array:
         """Rows of `table` (v, d) picked by integer `ids` (n, l) -> (n, l, d)."""
         raise NotImplementedError
 
+    @abstractmethod
     def silu(self, x: Array) -> Array:
         """x * sigmoid(x)."""
         raise NotImplementedError
 
+    @abstractmethod
     def gelu(self, x: Array) -> Array:
         """Exact GELU, x * Phi(x) with the error function (not the tanh approximation)."""
         raise NotImplementedError
 
+    @abstractmethod
     def quick_gelu(self, x: Array) -> Array:
         """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
         raise NotImplementedError
 
+    @abstractmethod
     def upsample2x(self, x: Array) -> Array:
         """Nearest-neighbour upsampling; (n, c, h, w) -> (n, c, 2h, 2w)."""
         raise NotImplementedError
 
+    @abstractmethod
     def pad_bottom_right(self, x: Array) -> Array:
         """One row and one column of zeros after the last; (n, c, h, w) -> (n, c, h+1, w+1)."""
         raise NotImplementedError
@@ -152,6 +167,18 @@ class Backend:
     def state_dtype(self) -> str:
         """`dtype`, but at least float32: for sampler states and timesteps."""
         return "float64" if self.dtype == "float64" else "float32"
+
+    def missing_operations(self) -> list[str]:
+        """The required operations that are still to be written, with their signatures.
+
+        `abstractmethod` is only a mark here: a backend of which one operation is written can be
+        made, and that operation tested.
+        """
+        kind = type(self)
+        names = [n for n in dir(kind) if getattr(getattr(kind, n), "__isabstractmethod__", False)]
+        parameters = {n: list(inspect.signature(getattr(kind, n)).parameters)[1:] for n in names}
+        missing = [f"{name}({', '.join(parameters[name])})" for name in names]
+        return missing if hasattr(self, "xp") else ["xp", *missing]
 
     # -- execution --------------------------------------------------------------------------------
 

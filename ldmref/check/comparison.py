@@ -22,8 +22,21 @@ class Deviation(NamedTuple):
     def __str__(self) -> str:
         if self.shapes:
             return f"shapes differ: {self.shapes}"
-        values = f"got {self.got:.9g}, the oracle has {self.expected:.9g}"
-        return f"{values}, at {list(self.element)}"
+        got, expected = distinct(self.got, self.expected)
+        element = f", at {list(self.element)}" if self.element else ""
+        return f"got {got}, the oracle has {expected}{element}"
+
+
+def distinct(a: float, b: float) -> tuple[str, str]:
+    """Both numbers with two digits more than it takes to tell them apart, at most 17.
+
+    >>> distinct(0.5, 0.75)
+    ('0.5', '0.75')
+    >>> distinct(-1.5460081234, -1.5460081198)
+    ('-1.5460081234', '-1.5460081198')
+    """
+    digits = next((n for n in range(4, 15) if f"{a:.{n}g}" != f"{b:.{n}g}"), 15)
+    return f"{a:.{digits + 2}g}", f"{b:.{digits + 2}g}"
 
 
 def to_host(x: Any) -> np.ndarray:

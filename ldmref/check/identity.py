@@ -93,15 +93,16 @@ class Functions:
 
     def __init__(self, implementation: ModuleType | None = None):
         self._implementation = implementation
+        self.file: str | None = getattr(implementation, "__file__", None)
 
     def __getattr__(self, name: str) -> Any:
         replacement = getattr(self._implementation, name, None)
         return public(name) if replacement is None else replacement
 
-    def replaces(self, identity: Identity) -> bool:
-        """Whether the implementation has one of the functions of this identity."""
-        names = (identity.function, *identity.uses)
-        return any(getattr(self._implementation, name, None) is not None for name in names)
+    def replaced(self, identity: Identity) -> list[str]:
+        """The functions of this identity that the implementation has."""
+        names = dict.fromkeys((identity.function, *identity.uses))
+        return [n for n in names if getattr(self._implementation, n, None) is not None]
 
 
 def public(name: str) -> Any:

@@ -18,8 +18,6 @@ class RandomInputs:
     dtype: Any
     device: Any
     numpy: np.random.Generator = field(repr=False)
-    scalars: list[float] = field(default_factory=list)
-    """The scalars drawn so far, to report with a failure."""
 
     def array(self, values: Any) -> Array:
         """Host values as an array of the library under test."""
@@ -40,13 +38,11 @@ class RandomInputs:
 
     def number(self, low: float, high: float) -> float:
         """One uniform number in [low, high), a Python float."""
-        self.scalars.append(float(self.numpy.uniform(low, high)))
-        return self.scalars[-1]
+        return float(self.numpy.uniform(low, high))
 
     def integer(self, low: int, high: int) -> int:
         """One integer in [low, high], both ends included."""
-        self.scalars.append(int(self.numpy.integers(low, high + 1)))
-        return int(self.scalars[-1])
+        return int(self.numpy.integers(low, high + 1))
 
     def betas(self, n: int) -> np.ndarray:
         """Forward variances on the host, (n,) float64 in [0.01, 0.5)."""

@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import importlib
-import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
 from ldmref.backends import Backend
+from ldmref.check.calls import RecordedFunctions
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.comparison import Deviation, deviation
 from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, source_of
-from ldmref.errors import InputError
+from ldmref.check.implementation import line_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +31,8 @@ class CheckResult:
     worst: float
     allowed: float
     verdict: str  # "ok", "FAILED", or "ERROR: ..."
-    detail: str = ""  # the worst case: its element, and both values
+    detail: str = ""  # of a failure, the worst case: both values, and the element
+    calls: tuple[str, ...] = ()  # of the function, in that case
 
     @property
     def holds(self) -> bool:
@@ -60,34 +60,45 @@ def run(backend: Backend, *, against: ModuleType | None = None, cases: int = 100
     """
     functions = Functions(against)
     for identity in identities():
-        if only in identity.name and (against is None or functions.replaces(identity)):
-            yield _check(identity, functions, backend, cases, seed)
+        if only in identity.name and (against is None or functions.replaced(identity)):
+            yield check_identity(identity, functions, backend, cases, seed)
 
 
-def _check(
-    identity: Identity, functions: Functions, backend: Backend, cases: int, seed: int
+def check_identity(
+    identity: Identity, functions: Functions, backend: Backend, cases: int = 100, seed: int = 0
 ) -> CheckResult:
+    """Compare the function and its oracle on `cases` random inputs."""
     dtype = getattr(backend.xp, backend.dtype)
     eps = float(backend.xp.finfo(dtype).eps)
     device = getattr(backend.asarray(np.zeros(1)), "device", None)
-    worst, detail, verdict = Deviation(-1.0), "", ""
+    worst, worst_case, verdict, line = Deviation(-1.0), 0, "", ""
+
+    def random_inputs(case: int) -> RandomInputs:
+        return RandomInputs(backend.xp, dtype, device, _generator(identity.name, seed, case))
+
     for case in range(cases):
-        rng = RandomInputs(backend.xp, dtype, device, _generator(identity.name, seed, case))
         try:
-            current = deviation(identity.case(functions, rng), eps)
+            current = deviation(identity.case(functions, random_inputs(case)), eps)
         except Exception as error:  # another implementation may fail in any way
             message = str(error).strip().splitlines()
             verdict = f"ERROR: {type(error).__name__}: {message[0] if message else ''}"
-            detail = f"in case {case}"
+            worst_case, line = case, line_of(error, functions.file)
             break
         if current.ulps > worst.ulps:
-            scalars = f" with {', '.join(f'{n:.6g}' for n in rng.scalars)}" if rng.scalars else ""
-            worst, detail = current, f"case {case}{scalars}: {current}"
-    verdict = verdict or ("ok" if worst.ulps <= identity.ulps else "FAILED")
+            worst, worst_case = current, case
+    detail, calls = "", ()
+    if verdict or worst.ulps > identity.ulps:
+        detail = f"in case {worst_case}{line}" if verdict else f"case {worst_case}: {worst}"
+        names = functions.replaced(identity) or [identity.function]
+        recorded = RecordedFunctions(functions, names)
+        with suppress(Exception):
+            identity.case(recorded, random_inputs(worst_case))
+        calls = tuple(recorded.calls)
+    verdict = verdict or ("FAILED" if detail else "ok")
     function = identity.function
     return CheckResult(
         identity.name, function, formula_of(function), source_of(function), identity.oracle, cases,
-        max(worst.ulps, 0.0), identity.ulps, verdict, "" if verdict == "ok" else detail,
+        max(worst.ulps, 0.0), identity.ulps, verdict, detail, calls,
     )  # fmt: skip
 
 
@@ -95,22 +106,3 @@ def _generator(name: str, seed: int, case: int) -> np.random.Generator:
     """A generator keyed by name and case alone, whichever identities run before."""
     key = np.random.SeedSequence([seed, case, *name.encode()])
     return np.random.Generator(np.random.Philox(key))
-
-
-def load_implementation(name: str) -> ModuleType:
-    """Import a module by its dotted path; the working folder is searched too.
-
-    Raises:
-        InputError: the import failed.
-    """
-    working_folder = str(Path.cwd())
-    sys.path.insert(0, working_folder)
-    try:
-        return importlib.import_module(name)
-    except Exception as error:
-        raise InputError(
-            f"cannot import {name!r}: {type(error).__name__}: {error}", code="E-AGAINST",
-            hint="give the dotted path of a module, such as my_package.diffusion",
-        ) from error  # fmt: skip
-    finally:
-        sys.path.remove(working_folder)

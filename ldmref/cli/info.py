@@ -32,7 +32,9 @@ from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
-from ldmref.samplers import SAMPLERS
+from ldmref.plugins import hidden, plugin_names
+from ldmref.samplers import ALIASES, SAMPLERS, Sampler, get_sampler
+from ldmref.samplers.registry import GROUP as SAMPLER_PLUGINS
 
 OTHER_PROGRAMS = {  # key of a picture's metadata -> the program that writes it
     "prompt": "ComfyUI", "workflow": "ComfyUI", "invokeai_metadata": "InvokeAI",
@@ -100,19 +102,33 @@ def models(as_json: bool) -> None:
 @click.command()
 @as_json
 def samplers(as_json: bool) -> None:
-    """List the samplers: order of convergence, evaluations per step, source."""
-    rows = [
-        {"name": name, "order": s.order, "evaluations_per_step": s.nfe,
-         "stochastic": s.stochastic, "source": s.source}
-        for name, s in SAMPLERS.items()
-    ]  # fmt: skip
+    """List the samplers: order of convergence, evaluations per step, source; then plug-ins."""
+    rows = [sampler_row(name, sampler) for name, sampler in SAMPLERS.items()]
+    reasons = hidden(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES})
+    for name, package in plugin_names(SAMPLER_PLUGINS).items():
+        try:
+            row = {} if name in reasons else sampler_row(name, get_sampler(name), package)
+        except UsageError as error:
+            row, reasons[name] = {}, f"{error} ({error.hint})"
+        unusable = {"name": name, "package": package, "reason": reasons.get(name, "")}
+        rows.append(row or dict.fromkeys(rows[0]) | unusable)
 
     def cells(row: Row) -> tuple[str, ...]:
+        if row["reason"]:
+            return row["name"], "no", "", "", row["reason"]
         noise = "stochastic" if row["stochastic"] else "deterministic"
         evaluations = f"{row['evaluations_per_step']} per step"
-        return row["name"], f"order {row['order']}", evaluations, noise, row["source"]
+        source = f"{row['source']} (package {row['package']})" if row["package"] else row["source"]
+        return row["name"], f"order {row['order']}", evaluations, noise, source
 
     show(rows, as_json, cells)
+
+
+def sampler_row(name: str, sampler: Sampler, package: str = "") -> Row:
+    """What is declared about a sampler, and the package that a plug-in is from."""
+    return {"name": name, "order": sampler.order, "evaluations_per_step": sampler.nfe,
+            "stochastic": sampler.stochastic, "source": sampler.source, "package": package,
+            "reason": ""}  # fmt: skip
 
 
 @click.command()

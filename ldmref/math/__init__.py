@@ -2,6 +2,10 @@
 
 Functions accept arrays of any array-API library (NumPy, PyTorch, CuPy, ...) and return arrays of
 the same library and dtype; nothing is copied to another library.
+
+Ranges are in the docstrings, and formulas do not read their arrays to check them: a number out of
+range, such as the alpha-bars of a posterior in the wrong order, gives NaN, infinity or a wrong
+number without a word. `ldmref.math.checked` has the same functions with these checks.
 """
 
 # Packed by hand: one name per line would take 300 lines.

@@ -69,7 +69,7 @@ def training_loss(
         x0: clean data, (n, ...), real floating.
         t: timesteps, uniform in 0 .. T-1, (n,), integers.
         eps: standard normal noise, shape and dtype of `x0`.
-        alphas_cumprod: (T,), of x0's library.
+        alphas_cumprod: (T,), of x0's library, in [0, 1].
         prediction_type: "eps", "x0" or "v".
 
     Returns:
@@ -105,7 +105,8 @@ def ddpm_step(
         eps: predicted unit noise, shape of `xt`.
         beta: forward variance of step t, scalar or (n,), in (0, 1).
         alpha_bar: at t, scalar or (n,), in (0, 1).
-        sigma: standard deviation of the step, scalar or (n,): the root of `posterior_variance`.
+        sigma: standard deviation of the step, scalar or (n,), >= 0: the root of
+            `posterior_variance`.
         z: standard normal, shape of `xt`; None at the last step, which adds no noise.
 
     Returns:

@@ -46,6 +46,33 @@ def along(coefficient: Array, x: Array) -> Array:
     return xp.astype(xp.reshape(coefficient, shape), x.dtype, copy=False)
 
 
+def amplitudes(alpha_bar: Array, x: Array) -> tuple[Array, Array]:
+    r"""The scales of signal and noise in x_t, one pair per example, along x.
+
+    .. math:: \left(\sqrt{\bar\alpha}, \sqrt{1 - \bar\alpha}\right)
+
+    Args:
+        alpha_bar: scalar or (n,), in [0, 1]; dimensionless.
+        x: (n, ...), real floating.
+
+    Returns:
+        two coefficients that broadcast against x, as `along` does.
+
+    Raises:
+        ValueError: a scalar is out of range (arrays give NaN there), or n disagrees.
+
+    Accuracy: 2 ulp for alpha_bar, rounded once to x's dtype.
+    Derived: definition.
+
+    >>> import numpy as np
+    >>> amplitudes(0.64, np.zeros((1, 2)))
+    (0.8, 0.6)
+    """
+    if isinstance(alpha_bar, Real) and not 0.0 <= float(alpha_bar) <= 1.0:
+        raise ValueError(f"alpha_bar must be in [0, 1], not {alpha_bar}")
+    return along(root(alpha_bar), x), along(root(1.0 - alpha_bar), x)
+
+
 def root(a: Array) -> Array:
     """Square root of a scalar or an array.
 
@@ -55,13 +82,20 @@ def root(a: Array) -> Array:
     Returns:
         sqrt(a): a Python float for Python and NumPy scalars, else dtype and shape of `a`.
 
+    Raises:
+        ValueError: a scalar is negative (arrays give NaN there).
+
     Accuracy: correctly rounded.
     Derived: definition.
 
     >>> root(4.0)
     2.0
     """
-    return math.sqrt(a) if isinstance(a, Real) else array_namespace(a).sqrt(a)
+    if not isinstance(a, Real):
+        return array_namespace(a).sqrt(a)
+    if a < 0.0:
+        raise ValueError(f"square root of {a}: {_OUT_OF_RANGE}")
+    return math.sqrt(a)
 
 
 def log(a: Array) -> Array:
@@ -73,10 +107,20 @@ def log(a: Array) -> Array:
     Returns:
         log(a): a Python float for Python and NumPy scalars, else dtype and shape of `a`.
 
+    Raises:
+        ValueError: a scalar is not positive (arrays give NaN or -inf there).
+
     Accuracy: 1 ulp.
     Derived: definition.
 
     >>> log(1.0)
     0.0
     """
-    return math.log(a) if isinstance(a, Real) else array_namespace(a).log(a)
+    if not isinstance(a, Real):
+        return array_namespace(a).log(a)
+    if a <= 0.0:
+        raise ValueError(f"logarithm of {a}: {_OUT_OF_RANGE}")
+    return math.log(a)
+
+
+_OUT_OF_RANGE = "an argument is out of its range; ldmref.math.checked says which"

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from array_api_compat import array_namespace
 
-from ldmref.math.arrays import Array, along, log, root
+from ldmref.math.arrays import Array, along, amplitudes, log
 from ldmref.math.divergence import kl_normal, kl_standard_normal
 from ldmref.math.forward import q_posterior, q_sample
 from ldmref.math.gaussian_bins import discretized_gaussian_log_likelihood
@@ -52,7 +52,8 @@ def prior_kl(x0: Array, alpha_bar: Array) -> Array:
     """
     xp = array_namespace(x0)
     logvar = xp.log1p(-(along(alpha_bar, x0) + xp.zeros_like(x0)))
-    return kl_standard_normal(along(root(alpha_bar), x0) * x0, logvar)
+    signal, _ = amplitudes(alpha_bar, x0)
+    return kl_standard_normal(signal * x0, logvar)
 
 
 def denoising_kl(

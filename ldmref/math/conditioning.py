@@ -6,7 +6,7 @@ The third option, a model of p(x | y) and p(x), is `guidance.classifier_free_gui
 
 from __future__ import annotations
 
-from ldmref.math.arrays import Array, along, root
+from ldmref.math.arrays import Array, amplitudes
 from ldmref.math.forward import q_sample
 
 
@@ -120,7 +120,8 @@ def classifier_guidance_eps(
     >>> classifier_guidance_eps(np.asarray([[1.0]]), np.asarray([[2.0]]), 0.75, 3.0)
     array([[-2.]])
     """
-    return eps - along(root(1.0 - alpha_bar), eps) * (scale * grad_log_p_y)
+    _, noise = amplitudes(alpha_bar, eps)
+    return eps - noise * (scale * grad_log_p_y)
 
 
 def classifier_guidance_mean(

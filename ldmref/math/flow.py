@@ -196,7 +196,7 @@ def shift_flow_time(s: Array, shift: float = 3.0) -> Array:
 
     Args:
         s: flow time, scalar or any shape, in [0, 1].
-        shift: k > 0; 1 is the identity; 3 in Stable Diffusion 3, the root of the ratio of pixel
+        shift: k, > 0; 1 is the identity; 3 in Stable Diffusion 3, the root of the ratio of pixel
             counts in the paper.
 
     Returns:

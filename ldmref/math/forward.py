@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from ldmref.math.arrays import Array, along, root
+from ldmref.math.arrays import Array, along, amplitudes, root
 
 
 def q_step(x_prev: Array, beta: Array, eps: Array) -> Array:
@@ -57,7 +57,8 @@ def q_sample(x0: Array, alpha_bar: Array, eps: Array) -> Array:
     >>> q_sample(np.ones((1, 2)), np.asarray([0.64]), np.zeros((1, 2)))
     array([[0.8, 0.8]])
     """
-    return along(root(alpha_bar), x0) * x0 + along(root(1.0 - alpha_bar), x0) * eps
+    signal, noise = amplitudes(alpha_bar, x0)
+    return signal * x0 + noise * eps
 
 
 def q_posterior(
@@ -78,6 +79,7 @@ def q_posterior(
 
     Returns:
         (mean, shape of `x0`; variance beta-tilde, broadcastable to it, 0 at alpha_bar_prev = 1).
+        Alpha-bars in the wrong order give a negative variance (`ldmref.math.checked` refuses them).
 
     Raises:
         ValueError: an alpha-bar and `x0` disagree in n.

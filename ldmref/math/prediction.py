@@ -6,7 +6,7 @@ broadcasts over the trailing axes; an array of any other length raises ValueErro
 
 from __future__ import annotations
 
-from ldmref.math.arrays import Array, along, root
+from ldmref.math.arrays import Array, along, amplitudes
 
 
 def x0_from_eps(xt: Array, eps: Array, alpha_bar: Array) -> Array:
@@ -29,7 +29,8 @@ def x0_from_eps(xt: Array, eps: Array, alpha_bar: Array) -> Array:
     >>> x0_from_eps(np.asarray([[1.4]]), np.asarray([[1.0]]), 0.64)
     array([[1.]])
     """
-    return (xt - along(root(1.0 - alpha_bar), xt) * eps) / along(root(alpha_bar), xt)
+    signal, noise = amplitudes(alpha_bar, xt)
+    return (xt - noise * eps) / signal
 
 
 def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
@@ -52,7 +53,8 @@ def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
     >>> eps_from_x0(np.asarray([[1.4]]), np.asarray([[1.0]]), 0.64).round(12)
     array([[1.]])
     """
-    return (xt - along(root(alpha_bar), xt) * x0) / along(root(1.0 - alpha_bar), xt)
+    signal, noise = amplitudes(alpha_bar, xt)
+    return (xt - signal * x0) / noise
 
 
 def v_from_x0_eps(x0: Array, eps: Array, alpha_bar: Array) -> Array:
@@ -75,7 +77,8 @@ def v_from_x0_eps(x0: Array, eps: Array, alpha_bar: Array) -> Array:
     >>> v_from_x0_eps(np.asarray([[1.0]]), np.asarray([[2.0]]), 0.64).round(12)
     array([[1.]])
     """
-    return along(root(alpha_bar), x0) * eps - along(root(1.0 - alpha_bar), x0) * x0
+    signal, noise = amplitudes(alpha_bar, x0)
+    return signal * eps - noise * x0
 
 
 def x0_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
@@ -98,7 +101,8 @@ def x0_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
     >>> x0_from_v(np.asarray([[2.0]]), np.asarray([[1.0]]), 0.64).round(12)
     array([[1.]])
     """
-    return along(root(alpha_bar), xt) * xt - along(root(1.0 - alpha_bar), xt) * v
+    signal, noise = amplitudes(alpha_bar, xt)
+    return signal * xt - noise * v
 
 
 def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
@@ -121,7 +125,8 @@ def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
     >>> eps_from_v(np.asarray([[2.0]]), np.asarray([[1.0]]), 0.64).round(12)
     array([[2.]])
     """
-    return along(root(alpha_bar), xt) * v + along(root(1.0 - alpha_bar), xt) * xt
+    signal, noise = amplitudes(alpha_bar, xt)
+    return signal * v + noise * xt
 
 
 def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
@@ -143,7 +148,8 @@ def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
     >>> score_from_eps(np.asarray([[0.6]]), 0.64).round(12)
     array([[-1.]])
     """
-    return -eps / along(root(1.0 - alpha_bar), eps)
+    _, noise = amplitudes(alpha_bar, eps)
+    return -eps / noise
 
 
 def eps_from_score(score: Array, alpha_bar: Array) -> Array:
@@ -165,7 +171,8 @@ def eps_from_score(score: Array, alpha_bar: Array) -> Array:
     >>> eps_from_score(np.asarray([[-1.0]]), 0.64).round(12)
     array([[0.6]])
     """
-    return -along(root(1.0 - alpha_bar), score) * score
+    _, noise = amplitudes(alpha_bar, score)
+    return -noise * score
 
 
 def x0_from_score(xt: Array, score: Array, alpha_bar: Array) -> Array:
@@ -190,7 +197,8 @@ def x0_from_score(xt: Array, score: Array, alpha_bar: Array) -> Array:
     >>> x0_from_score(np.asarray([[1.0]]), np.asarray([[-1.0]]), 0.64).round(12)
     array([[0.8]])
     """
-    return (xt + along(1.0 - alpha_bar, xt) * score) / along(root(alpha_bar), xt)
+    signal, _ = amplitudes(alpha_bar, xt)
+    return (xt + along(1.0 - alpha_bar, xt) * score) / signal
 
 
 def score_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
@@ -214,4 +222,5 @@ def score_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
     >>> score_from_x0(np.asarray([[1.0]]), np.asarray([[0.8]]), 0.64).round(12)
     array([[-1.]])
     """
-    return (along(root(alpha_bar), xt) * x0 - xt) / along(1.0 - alpha_bar, xt)
+    signal, _ = amplitudes(alpha_bar, xt)
+    return (signal * x0 - xt) / along(1.0 - alpha_bar, xt)

@@ -110,7 +110,7 @@ def sigmoid_betas(
 
     Args:
         n: number of timesteps, >= 2.
-        start, end: a < b, the range of the logistic curve; -3 and 3 in the paper.
+        start, end: start < end, the range of the logistic curve; -3 and 3 in the paper.
         tau: temperature, > 0; the curve is steeper below 1.
         max_beta: cap, in (0, 1).
 

@@ -30,6 +30,7 @@ def posterior_variance(
 
     Returns:
         the variance, type and shape of `alpha_bar`; fixed_small is 0 at alpha_bar_prev = 1.
+        Alpha-bars in the wrong order give a negative one (`ldmref.math.checked` refuses them).
 
     Raises:
         ValueError: unknown `variance_type`.

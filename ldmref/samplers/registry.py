@@ -1,7 +1,11 @@
 """Samplers by name, and the entry point for other people's.
 
-A package offers a sampler through the entry-point group `ldmref.samplers`; the object named there
-is a `Sampler`. It is loaded only when its name is asked for.
+A package offers a sampler with an entry point that names a `Sampler` object:
+
+    [project.entry-points."ldmref.samplers"]
+    my_method = "my_package.samplers:my_sampler"
+
+It is loaded only when its name is asked for.
 """
 
 from __future__ import annotations
@@ -9,9 +13,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
-from importlib.metadata import entry_points
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.plugins import find_plugin, load_plugin, origin, plugin_names
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
@@ -136,21 +140,25 @@ ALIASES = {  # in lower case: the names of A1111 and others
 }
 
 
+GROUP = "ldmref.samplers"
+
+
 def get_sampler(name: str) -> Sampler:
     """The sampler of that name (A1111's spellings are understood), or a plug-in's.
 
     Raises:
-        UsageError: no such sampler, or a plug-in under a built-in's name.
+        UsageError: no such sampler, or a plug-in that cannot be imported or is no `Sampler`.
     """
-    name = ALIASES.get(name.lower(), name.lower())
-    plugins = {point.name: point for point in entry_points(group="ldmref.samplers")}
-    clash = sorted(set(plugins) & set(SAMPLERS))
-    if clash:
-        raise UsageError(f"a plug-in takes the built-in name {clash[0]!r}", code="E-PLUGIN")
-    if name in SAMPLERS or name in plugins:
-        sampler = SAMPLERS.get(name) or plugins[name].load()
-        return sampler if sampler.name == name else replace(sampler, name=name)
-    known = [*SAMPLERS, *plugins]
-    raise UsageError(
-        f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=did_you_mean(name, known)
-    )
+    lower = str(name).lower()
+    sampler = SAMPLERS.get(ALIASES.get(lower, lower))
+    if sampler is not None:
+        return sampler
+    point = find_plugin(GROUP, lower)
+    if point is None:
+        hint = did_you_mean(lower, {*SAMPLERS, *plugin_names(GROUP)})
+        raise UsageError(f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=hint)
+    sampler = load_plugin(point)
+    if not isinstance(sampler, Sampler):
+        message = f"{origin(point)} is of type {type(sampler).__name__}, not a Sampler"
+        raise UsageError(message, code="E-PLUGIN", hint="an entry point names a Sampler object")
+    return replace(sampler, name=point.name)

@@ -6,7 +6,7 @@ from ldmref import math as lm
 
 
 def plot(figure) -> None:
-    signal, ratio, grids = figure.subplots(1, 3)
+    signal, ratio, sigma_plot = figure.subplots(1, 3)
     n = 1000
     schedules = {
         "linear": lm.linear_betas(n),
@@ -42,6 +42,6 @@ def plot(figure) -> None:
         "align your steps": at(lm.align_your_steps_timesteps()),
     }
     for name, sigmas in spacings.items():
-        grids.semilogy(np.arange(steps), sigmas, ".-", label=name)
-    grids.set(title="grids of 10 levels (SD)", xlabel="step", ylabel=r"$\sigma$")
-    grids.legend(fontsize=7)
+        sigma_plot.semilogy(np.arange(steps), sigmas, ".-", label=name)
+    sigma_plot.set(title="10 sigmas by spacing (SD)", xlabel="step", ylabel=r"$\sigma$")
+    sigma_plot.legend(fontsize=7)

@@ -10,9 +10,9 @@ import math
 import numpy as np
 import pytest
 
-from ldmref.backends import get_backend
+from ldmref.backends import Backend, get_backend
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.backends.traced import OPERATIONS
+from ldmref.backends.traced import OPERATIONS, TracedBackend
 from ldmref.errors import VerifyError
 from ldmref.testing.conformance import EPS, assert_conforms, cases, check_backend
 
@@ -193,6 +193,46 @@ def test_the_error_lists_every_failure():
         assert_conforms(broken)
     assert "embedding" in str(caught.value) and "NotImplementedError" in str(caught.value)
     assert caught.value.exit_code == 4
+
+
+REQUIRED = {
+    "asarray", "to_numpy", "linear", "conv2d", "group_norm", "layer_norm", "attention", "embedding",
+    "silu", "gelu", "quick_gelu", "upsample2x", "pad_bottom_right",
+}  # fmt: skip
+
+
+def test_operations_that_a_bare_backend_lacks_are_named():
+    class Bare(Backend):
+        pass
+
+    missing = Bare().missing_operations()
+    assert {operation.partition("(")[0] for operation in missing} == {"xp", *REQUIRED}
+    assert "conv2d(x, weight, bias, stride, padding)" in missing
+    with pytest.raises(VerifyError) as caught:
+        assert_conforms(Bare)
+    assert caught.value.code == "E-CONFORMANCE"
+    header, *lines = str(caught.value).splitlines()
+    assert "Bare lacks 14 required operations" in header and lines == missing
+    assert {f.operation for f in check_backend(Bare)} == {"xp", *REQUIRED}
+    assert not any(f.ok for f in check_backend(Bare))
+
+
+def test_a_backend_half_written_is_compared_as_far_as_it_goes():
+    class Half(NumpyBackend):
+        linear, gelu = Backend.linear, _tanh_gelu
+
+    findings = check_backend(Half(dtype="float64"))
+    failed = {finding.operation for finding in findings if not finding.ok}
+    assert failed == {"linear", "gelu"}
+    assert {"conv2d", "attention", "asarray"} <= {f.operation for f in findings if f.ok}
+    with pytest.raises(VerifyError) as caught:
+        assert_conforms(Half(dtype="float64"))
+    lines = str(caught.value).splitlines()
+    assert lines[1] == "linear(x, weight, bias)" and all("gelu" in x for x in lines[3:])
+
+
+def test_backends_here_lack_nothing(ops):
+    assert ops.missing_operations() == [] == TracedBackend(ops).missing_operations()
 
 
 # -- the NumPy reference against the definitions --------------------------------------------------

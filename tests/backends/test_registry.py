@@ -99,11 +99,9 @@ def test_a_plug_in(plug_ins):
 
 def test_a_plug_in_may_not_take_a_built_in_name(plug_ins):
     plug_ins(numpy="their_package:MyBackend")
-    with pytest.raises(UsageError, match="their_package:MyBackend") as caught:
-        get_backend("numpy")
-    assert caught.value.code == "E-PLUGIN"
-    assert list(available()) == ["numpy", "torch", "cupy"]
-    assert "their_package" in available()["numpy"]
+    assert type(get_backend("numpy")) is not MyBackend
+    assert list(available()) == ["numpy", "torch", "cupy", "numpy (plug-in)"]
+    assert not available()["numpy"] and "their_package" in available()["numpy (plug-in)"]
 
 
 def test_two_plug_ins_of_one_name(plug_ins):
@@ -173,6 +171,27 @@ def test_without_torch(error):
     kind, error_code, exit_code, reason = run_python(code).split("|")
     assert (kind, error_code, exit_code) == ("BackendUnavailable", "E-BACKEND", "5")
     assert "torch" in reason and (error == "OSError" or "pip install 'ldmref[torch]'" in reason)
+
+
+def test_operations_that_a_plug_in_lacks_are_named(plug_ins):
+    sys.modules["their_package"].Bare = type("Bare", (Backend,), {"linear": NumpyBackend.linear})
+    plug_ins(bare="their_package:Bare")
+    with pytest.raises(UsageError) as caught:
+        get_backend("bare")
+    assert caught.value.code == "E-PLUGIN"
+    assert "xp" in str(caught.value) and "conv2d(x, weight, bias" in str(caught.value)
+    assert "linear" not in str(caught.value) and "conv2d" in available()["bare"]
+
+
+def test_the_package_of_a_plug_in_is_named(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    folder = tmp_path / "their_package-1.2.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.2\n")
+    (folder / "entry_points.txt").write_text("[ldmref.backends]\nbroken = no_such_package:X\n")
+    with pytest.raises(BackendUnavailable, match=r"their-package 1\.2"):
+        get_backend("broken")
+    assert get_backend("numpy").name == "numpy" and "their-package 1.2" in available()["broken"]
 
 
 def test_every_failure_is_an_ldmref_error(plug_ins):

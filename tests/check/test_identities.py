@@ -10,8 +10,9 @@ from array_api_compat import numpy as xp
 import ldmref.math
 from ldmref.backends import get_backend
 from ldmref.check import identities, run
+from ldmref.check.calls import call_text
 from ldmref.check.chapters import CHAPTERS
-from ldmref.check.comparison import deviation
+from ldmref.check.comparison import deviation, distinct
 from ldmref.check.identity import Functions, RandomInputs, formula_of, public, source_of
 
 IDENTITIES = identities()
@@ -124,6 +125,27 @@ def test_deviation_compares_lists_item_by_item():
     assert deviation(([vector, 2 * matrix], [vector, matrix]), 0.5)[:2] == (2.0, (1, 0, 0))
     assert "shapes differ: (2,) and (2, 2)" in str(deviation(([vector], [matrix]), 1.0))
     assert deviation(([vector], [vector, matrix]), 1.0).ulps == float("inf")
+
+
+@pytest.mark.parametrize("difference", [1e-15, 1e-9, 1e-3, 1.0])
+def test_two_numbers_are_shown_with_the_digits_in_which_they_differ(difference):
+    got, expected = distinct(-1.546008, -1.546008 + difference)
+    assert got != expected and float(got) != float(expected)
+    assert len(got) < 10 or difference < 1e-4
+    text = str(deviation((np.asarray([-1.546008]), [-1.546008 + difference]), 1e-16))
+    assert got in text and expected in text and text.endswith("at [0]")
+
+
+def test_numbers_that_are_not_finite_are_shown():
+    assert "got nan, the oracle has 1" in str(deviation((np.asarray([np.nan]), [1.0]), 1e-16))
+    assert "got 2, the oracle has 1" in str(deviation((2.0, 1.0), 1e-16))
+
+
+def test_calls_are_shown_with_the_names_of_arguments():
+    x = np.linspace(0, 1, 6).reshape(2, 3)
+    text = call_text("q_sample", (x, np.float64(0.25)), {"eps": np.ones(2)})
+    assert text == "q_sample(x0=[0, 0.2, 0.4, 0.6, ...] (2, 3), alpha_bar=0.25, eps=[1, 1])"
+    assert call_text("sigma_flow", (abs,), {}) == "sigma_flow(denoise=abs)"
 
 
 def test_cases_do_not_depend_on_their_neighbours():

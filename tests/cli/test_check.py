@@ -58,6 +58,9 @@ def test_only_what_they_have_is_run(ldm, work):
     ("argv", "code", "word"),
     [
         (("--against", "no.such.module"), 3, "no.such.module"),
+        (("--against", "none.py"), 3, "none.py"),
+        (("--against", "./"), 3, "folder"),
+        (("--against", ""), 3, "''"),
         (("--only", "nothing like it"), 2, "nothing like it"),
         (("--against", "json"), 2, "json"),
         (("--cases", "0"), 2, "--cases"),
@@ -72,7 +75,74 @@ def test_bad_input(ldm, argv, code, word):
 def test_module_that_fails_to_import(ldm, work):
     (work / "wrecked.py").write_text("1 / 0\n")
     ran = ldm("check", "--against", "wrecked")
-    assert ran.code == 3 and "ZeroDivisionError" in ran.err
+    assert ran.code == 3 and "ZeroDivisionError" in ran.err and "wrecked.py, line 1" in ran.err
+    (work / "exits.py").write_text("import sys\nsys.exit(7)\n")
+    assert ldm("check", "--against", "exits.py").code == 3
+    (work / "syntax.py").write_text("def f(:\n")
+    ran = ldm("check", "--against", "syntax.py")
+    assert ran.code == 3 and "syntax.py, line 1" in ran.err
+
+
+@pytest.mark.parametrize("name", ["wrong.py", "./wrong.py", "folder/wrong.py", "wrong"])
+def test_a_file_is_checked_by_its_path(ldm, work, name):
+    text = "import beside\ndef snr(alpha_bar):\n    return beside.two * alpha_bar\n"
+    (work / "folder").mkdir()
+    for folder in (work, work / "folder"):
+        (folder / "wrong.py").write_text(text)
+        (folder / "beside.py").write_text("two = 2\n")
+    ran = ldm("check", "--against", name, "--cases", "2")
+    assert ran.code == 4 and "snr(alpha_bar=[" in ran.out
+
+
+def test_a_file_hides_no_other_module(ldm, work):
+    (work / "json.py").write_text("def snr(alpha_bar):\n    return alpha_bar / (1 - alpha_bar)\n")
+    ran = ldm("check", "--against", "json.py", "--cases", "2", "--json")
+    assert ran.code == 0 and json.loads(ran.out)["verdict"] == "ok"
+
+
+def test_small_differences_are_shown(ldm, work):
+    (work / "mine.py").write_text(
+        "def snr(alpha_bar):\n    return alpha_bar / (1 - alpha_bar) * (1 + 1e-13)\n"
+    )
+    ran = ldm("check", "--against", "mine.py", "--cases", "2")
+    got, expected = re.findall(r"(?:got|oracle has) (-?[\d.]+)", ran.out)
+    assert ran.code == 4 and got != expected
+
+
+def test_arguments_of_a_failing_case_are_named(ldm, work):
+    (work / "mine.py").write_text("def q_sample(a, b, c):\n    return a\n")
+    ran = ldm("check", "--against", "mine.py", "--only", "q_sample", "--cases", "2", "--json")
+    calls = json.loads(ran.out.splitlines()[0])["calls"]
+    assert calls and all(
+        re.fullmatch(r"q_sample\(x0=\[.*\] \(3, 4\), alpha_bar=0\.\d+, eps=\[.*\)", call)
+        for call in calls
+    )
+
+
+def test_the_line_that_raised_is_named(ldm, work):
+    (work / "mine.py").write_text("def snr(alpha_bar):\n    return 1 / 0\n")
+    ran = ldm("check", "--against", "mine.py")
+    assert ran.code == 4 and "ZeroDivisionError" in ran.out and "mine.py, line 2" in ran.out
+
+
+def test_misspelt_and_unknown_functions_are_named(ldm, work):
+    (work / "mine.py").write_text(
+        "from math import sqrt\n"
+        "def snr(alpha_bar):\n    return alpha_bar / (1 - alpha_bar)\n"
+        "def q_smaple(x0):\n    return x0\ndef my_own(x):\n    return x\n_private = my_own\n"
+    )
+    ran = ldm("check", "--against", "mine.py", "--cases", "2")
+    assert ran.code == 0
+    assert "q_smaple" in ran.err and "did you mean q_sample" in ran.err and "my_own" in ran.err
+    assert "sqrt" not in ran.err and "_private" not in ran.err and "snr" not in ran.err
+    (work / "mine.py").write_text("def q_smaple(x0):\n    return x0\n")
+    ran = ldm("check", "--against", "./mine.py")
+    assert ran.code == 2 and "did you mean q_sample" in ran.err
+
+
+def test_a_misspelt_only(ldm):
+    ran = ldm("check", "--only", "q_smaple")
+    assert ran.code == 2 and "q_sample" in ran.err.splitlines()[-1]
 
 
 def test_worked_example_against_diffusers(ldm, monkeypatch):

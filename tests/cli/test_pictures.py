@@ -34,7 +34,7 @@ def test_default_name_and_recorded_seed(draw, work):
     assert read_parameters(work / "red-heart-7.png")["ldmref"]["seed"] == 7
 
 
-def test_random_seed_is_told_and_recorded(draw, work):
+def test_random_seed_is_printed_and_recorded(draw, work):
     told = draw("txt2img", "cat", "--seed", "-1", "-o", "a.png").err.split("seed ")[1].split()[0]
     assert read_parameters("a.png")["ldmref"]["seed"] == int(told)
     draw("txt2img", "cat", "--seed", told, "-o", "b.png")

@@ -283,7 +283,7 @@ def test_files_without_tensors(tmp_path):
         read_checkpoint(tmp_path / "p.pkl")
 
 
-def test_pickles_are_told_by_their_bytes(tmp_path):
+def test_pickles_are_recognised_by_their_bytes(tmp_path):
     write_tensors(tmp_path / "a.bin", {"w": source(np.ones(3))})
     assert not is_pickle(tmp_path / "a.bin")
     assert is_pickle(save(tmp_path / "a.safetensors", {"w": torch.ones(1)}))

@@ -133,7 +133,7 @@ def test_arrays_are_pictures():
     [np.zeros((2, 2, 3), np.uint16), np.zeros((3, 4, 4, 3), np.uint8),
      np.zeros((3, 2, 2), np.uint8), np.zeros((0, 2, 3), np.uint8), b"bytes", None, 5],
 )  # fmt: skip
-def test_what_is_no_picture_is_refused_and_told_what_is(wrong):
+def test_what_is_no_picture_is_refused_and_named(wrong):
     with pytest.raises(ImageError, match="picture") as caught:
         read_image(wrong)
     assert "(H, W, 3)" in caught.value.hint

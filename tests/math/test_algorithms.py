@@ -24,7 +24,7 @@ def test_training_pair_is_a_rotation_of_data_and_noise(xp, dtype, xp_assert_clos
         xp_assert_close(target, targets[kind], like=x0, ulps=4 * (kind == "v"), scale=size)
 
 
-def test_training_pair_asks_for_the_noise_unless_told():
+def test_training_pair_has_the_noise_as_target_by_default():
     x0, eps = np.ones((2, 3)), np.zeros((2, 3))
     assert lm.training_pair(x0, 0.5, eps)[1] is eps
     for kind in ("noise", "sample", "score"):
@@ -60,7 +60,7 @@ def test_training_loss_equals_a_loop_over_examples(
     xp_assert_close(got, np.asarray(desired), like=x0, ulps=16, scale=256.0)
 
 
-def test_training_loss_is_that_of_the_noise_unless_told():
+def test_training_loss_is_that_of_the_noise_by_default():
     x0, eps, t = np.ones((2, 1)), np.asarray([[0.5], [3.0]]), np.asarray([0, 1])
     got = lm.training_loss(lambda xt, t: 0 * xt, x0, t, eps, np.asarray([0.9, 0.1]))
     np.testing.assert_allclose(got, [0.25, 9.0], rtol=1e-15)
@@ -90,17 +90,17 @@ def test_ddpm_step_is_the_posterior_at_the_predicted_data(
         xp_assert_close(got[one, ...], noisy, like=xt, ulps=8, scale=size)
 
 
-def test_ddpm_step_adds_no_noise_unless_told():
+def test_ddpm_step_adds_no_noise_by_default():
     one = np.ones((1, 1))
     assert lm.ddpm_step(one, one, 0.36, 0.36, z=one) == lm.ddpm_step(one, one, 0.36, 0.36)
     with pytest.raises(ValueError, match="does not fit"):
         lm.ddpm_step(one, one, np.asarray([0.5, 0.5]), 0.5)
 
 
-def walk(betas, predict, start, kind=None):
+def trajectory(betas, predict, start, kind=None):
     """Every state of Algorithm 2 as coefficients: of 1, then of x_T and of every noise it drew.
 
-    The network is affine in x, so the walk is affine in its noises, and this is exact.
+    The network is affine in x, so the trajectory is affine in its noises, and this is exact.
     """
     steps, drawn = len(betas), []
 
@@ -125,7 +125,7 @@ def test_ddpm_sample_keeps_every_marginal_of_standard_normal_data(betas):
         seen.append(t)
         return np.sqrt(1 - levels[t]) * xt
 
-    states = walk(betas, predict, start, "fixed_large")
+    states = trajectory(betas, predict, start, "fixed_large")
     assert seen == list(range(len(betas)))[::-1]
     for state in states[:-1]:
         np.testing.assert_allclose((state**2).sum(), 1.0, rtol=1e-12)
@@ -145,7 +145,7 @@ def test_ddpm_sample_keeps_every_marginal_of_one_known_point(kind, betas):
     def predict(xt, t):
         return (xt - np.sqrt(levels[t]) * point * one) / np.sqrt(1 - levels[t])
 
-    states = walk(betas, predict, start, kind)
+    states = trajectory(betas, predict, start, kind)
     for state, level in zip(states, [*levels[-2::-1], 1.0], strict=True):
         np.testing.assert_allclose(state[0, 0], np.sqrt(level) * point, rtol=1e-9)
         variance = (state[0, 1:] ** 2).sum()

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from ldmref.math.arrays import along, log, root
+from ldmref import math as lm
+from ldmref.math.arrays import along, amplitudes, log, root
 
 
 def test_along_reshapes_and_casts_to_the_data(xp, dtype):
@@ -36,3 +37,24 @@ def test_roots_and_logarithms_of_arrays_keep_library_and_dtype(xp, xp_assert_clo
     a = xp.asarray([1.0, 4.0], dtype=xp.float32)
     xp_assert_close(root(a), xp.asarray([1.0, 2.0], dtype=xp.float32), ulps=0)
     xp_assert_close(log(a), np.log([1.0, 4.0]), like=a, ulps=2)
+
+
+@pytest.mark.parametrize("wrong", [2.0, -0.5, float("nan")])
+def test_a_scalar_alpha_bar_out_of_range_is_named(wrong):
+    x = np.ones((2, 3))
+    with pytest.raises(ValueError, match=rf"alpha_bar must be in \[0, 1\], not {wrong}"):
+        amplitudes(wrong, x)
+    with pytest.raises(ValueError, match="alpha_bar must be in"):
+        lm.q_sample(x, wrong, x)
+
+
+def test_the_ends_of_the_range_belong_to_it():
+    assert amplitudes(0, np.ones(1)) == (0.0, 1.0) and amplitudes(1.0, np.ones(1)) == (1.0, 0.0)
+
+
+def test_errors_of_scalars_point_to_the_checked_functions():
+    with pytest.raises(ValueError, match=r"square root of -1\.0: .* ldmref\.math\.checked"):
+        lm.q_step(np.ones(2), 2.0, np.ones(2))
+    with pytest.raises(ValueError, match=r"logarithm of 0\.0: .* ldmref\.math\.checked"):
+        log(0.0)
+    assert root(0.0) == 0.0 == log(1.0)

@@ -144,7 +144,7 @@ def test_steps_are_visited_once_upwards_and_noised_to_their_own_level():
 
 
 @pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
-def test_pixels_are_decoded_in_bins_unless_told(kind):
+def test_pixels_are_decoded_in_bins_by_default(kind):
     levels, x0 = np.asarray([0.99, 0.9, 0.1]), np.asarray([[1.0, -1.0, 1 / 255], [1.0, 1.0, -1.0]])
     guess = 0.9 * x0
     logvar = np.log(lm.posterior_variance(0.9, 0.99) if kind == "fixed_small" else 0.01)

@@ -47,7 +47,7 @@ def test_elbo_weight_equals_exact_fractions(xp, dtype, xp_assert_close, kind, le
 
 
 @given(steps())
-def test_elbo_weight_is_of_x0_unless_told(level):
+def test_elbo_weight_is_of_x0_by_default(level):
     weight = lm.elbo_weight(*level)
     assert type(weight) is float and weight == lm.elbo_weight(*level, "x0")
 
@@ -118,7 +118,7 @@ def test_min_snr_weight_equals_exact_fractions(xp, dtype, xp_assert_close, kind,
         np.testing.assert_allclose(one, exact[0], rtol=1e-15)
 
 
-def test_min_snr_weight_is_of_eps_with_gamma_5_unless_told():
+def test_min_snr_weight_is_of_eps_with_gamma_5_by_default():
     for alpha_bar in (0.75, 0.875):
         assert lm.min_snr_weight(alpha_bar) == lm.min_snr_weight(alpha_bar, "eps", 5.0)
     np.testing.assert_allclose(lm.min_snr_weight(0.875), 5 / 7, rtol=1e-15)

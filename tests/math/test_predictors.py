@@ -87,11 +87,11 @@ def test_euler_maruyama_backwards_reaches_the_data(name):
 def test_predictors_reach_the_data(name, step):
     sde, rng = SDES[name], np.random.default_rng(3)
     x, times = start_from(sde, 1.0, 4000, rng), np.linspace(1.0, 0.01, 301)
-    walk = predictor_corrector(
+    states = predictor_corrector(
         sde, gaussian_score(sde), x, times, lambda: rng.standard_normal(x.shape),
         predictor=step, corrector_steps=0,
     )  # fmt: skip
-    *_, end = walk
+    *_, end = states
     assert_drawn_from(end, *marginal(sde, 0.01))
 
 
@@ -230,7 +230,7 @@ def test_langevin_step_size_equals_its_definition(
     xp_assert_close(got, np.asarray(want), like=noise, ulps=64)
 
 
-def test_langevin_step_size_takes_alpha_1_and_norms_of_each_unless_told():
+def test_langevin_step_size_takes_alpha_1_and_norms_of_each_by_default():
     gradient, noise = np.asarray([[3.0, 4.0], [0.0, 1.0]]), np.asarray([[1.0, 0.0], [0.0, 2.0]])
     np.testing.assert_allclose(langevin_step_size(gradient, noise, 0.5), [0.02, 2.0], rtol=1e-15)
     together = langevin_step_size(gradient, noise, 0.5, per_example=False)
@@ -282,19 +282,19 @@ def test_predictor_corrector_equals_the_algorithm_in_a_loop(name, options):
     assert {type(t) for t in record.calls} == {float}
 
 
-def test_predictor_corrector_walks_in_any_library(xp, dtype, xp_assert_close, to_numpy):
+def test_predictor_corrector_runs_in_any_library(xp, dtype, xp_assert_close, to_numpy):
     rng = np.random.default_rng(6)
     start, *noises = rng.standard_normal((9, 2, 3, 2)).round(2)
 
-    def walk(convert):
+    def states(convert):
         left = iter(noises)
         return list(predictor_corrector(
             VPSDE(0.5, 3.0), lambda x, t: -x, convert(start), [1.0, 0.7, 0.4, 0.1],
             lambda: convert(next(left)),
         ))  # fmt: skip
 
-    got = walk(lambda a: xp.asarray(a, dtype=getattr(xp, dtype)))
-    for state, want in zip(got, walk(np.asarray), strict=True):
+    got = states(lambda a: xp.asarray(a, dtype=getattr(xp, dtype)))
+    for state, want in zip(got, states(np.asarray), strict=True):
         like = xp.asarray([0.0], dtype=getattr(xp, dtype))
         xp_assert_close(state, want, like=like, ulps=64, scale=np.full_like(want, 4.0))
 
@@ -302,5 +302,5 @@ def test_predictor_corrector_walks_in_any_library(xp, dtype, xp_assert_close, to
 def test_predictor_corrector_is_lazy():
     """So that a picture of every step can be shown while the next is made."""
     record = Recorder()
-    walk = predictor_corrector(VPSDE(), record.score, np.ones((3, 2)), [1.0, 0.5], record.noise)
-    assert inspect.isgenerator(walk) and not record.calls
+    states = predictor_corrector(VPSDE(), record.score, np.ones((3, 2)), [1.0, 0.5], record.noise)
+    assert inspect.isgenerator(states) and not record.calls

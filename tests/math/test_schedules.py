@@ -111,7 +111,7 @@ def test_schedules_grow_and_their_signal_fades(make, n):
 
 
 @pytest.mark.parametrize("make", [lm.linear_betas, lm.scaled_linear_betas])
-def test_schedules_end_where_they_are_told_to(make):
+def test_schedules_end_at_the_requested_betas(make):
     np.testing.assert_allclose(make(7, 0.1, 0.4)[[0, -1]], [0.1, 0.4], rtol=4 * ULP)
 
 

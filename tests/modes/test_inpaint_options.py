@@ -164,7 +164,7 @@ def test_a_single_pixel_is_not_lost_when_the_region_is_scaled_down():
 # -- resampling -----------------------------------------------------------------------------------
 
 
-def test_resampling_walks_on_and_keeps_what_is_kept(tiny):
+def test_resampling_goes_on_and_keeps_the_known_part(tiny):
     picture, mask = noise_picture(16, 16), mask_with((0, 0, 8, 16))
     asked = dict(seed=1, steps=6, sampler="dpmpp_2m")
     plain = modes.inpaint(tiny, "a", picture, mask, **asked)

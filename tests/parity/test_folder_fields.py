@@ -49,7 +49,7 @@ CASES.remove((DPM, "cosine", "lu_lambdas"))  # the first of them may be one off
 
 
 @pytest.mark.parametrize("kind,betas,flag", CASES)
-def test_told_timesteps(kind, betas, flag):
+def test_timesteps_passed_to_the_network(kind, betas, flag):
     """Whole timesteps of continuous levels are found in single precision: 998, not 999."""
     options = BETAS[betas] | {f"use_{flag}": True, "_class_name": kind}
     config = scheduler_config(options)

@@ -60,7 +60,7 @@ def same_noise(monkeypatch):
 
 
 def prepared(name, grid=GRID, **config):
-    """A scheduler that walks `grid`."""
+    """A scheduler that visits `grid`."""
     made = getattr(diffusers, name)(**(BETAS | config))
     made.set_timesteps(len(grid) - 1)
     made.sigmas = torch.from_numpy(np.asarray(grid, np.float64))
@@ -88,7 +88,7 @@ def in_signal_space(scheduler, start=START):
     return states
 
 
-def assert_same_walk(got, want, tolerance, count=None):
+def assert_same_trajectory(got, want, tolerance, count=None):
     assert len(got) == len(want)
     for i, (a, b) in enumerate(zip(got[:count], want[:count], strict=True)):
         worst = np.abs(a - b).max() / max(1.0, np.abs(b).max())
@@ -99,13 +99,15 @@ def assert_same_walk(got, want, tolerance, count=None):
 
 
 def test_euler():
-    assert_same_walk(ours("euler"), in_noise_space(prepared("EulerDiscreteScheduler")), SINGLE)
+    assert_same_trajectory(
+        ours("euler"), in_noise_space(prepared("EulerDiscreteScheduler")), SINGLE
+    )
 
 
 def test_euler_ancestral(same_noise):
     same_noise("scheduling_euler_ancestral_discrete")
     theirs = in_noise_space(prepared("EulerAncestralDiscreteScheduler"))
-    assert_same_walk(ours("euler_a"), theirs, SINGLE)
+    assert_same_trajectory(ours("euler_a"), theirs, SINGLE)
 
 
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
@@ -115,7 +117,7 @@ def test_lms_with_an_euler_start(order):
     step = scheduler.step
     scheduler.step = lambda *a: step(*a, order=order)
     got = ours(samplers.lms(order, "euler"), to_zero)
-    assert_same_walk(got, in_noise_space(scheduler), 1e-7)
+    assert_same_trajectory(got, in_noise_space(scheduler), 1e-7)
     straight = MIXTURE.denoise(got[-2], GRID[-1])
     assert order == 1 or np.abs(got[-1] - straight).max() > 1e-4
 
@@ -134,7 +136,7 @@ def test_heun():
         if i % 2:
             states.append(x.double().numpy())
     assert len(states) == N - 1
-    assert_same_walk(ours("heun")[:-1], states, EXACT)
+    assert_same_trajectory(ours("heun")[:-1], states, EXACT)
 
 
 # -- exponential integrators ----------------------------------------------------------------------
@@ -145,7 +147,7 @@ DPM = "DPMSolverMultistepScheduler"
 @pytest.mark.parametrize("solver", ["midpoint", "heun"])
 def test_dpmpp_2m(solver):
     scheduler = prepared(DPM, solver_type=solver, final_sigmas_type="sigma_min")
-    assert_same_walk(ours(samplers.dpmpp_2m(0.0, solver)), in_signal_space(scheduler), SINGLE)
+    assert_same_trajectory(ours(samplers.dpmpp_2m(0.0, solver)), in_signal_space(scheduler), SINGLE)
 
 
 @pytest.mark.parametrize("solver", ["midpoint", "heun"])
@@ -153,13 +155,15 @@ def test_dpmpp_2m_sde(solver, same_noise):
     same_noise("scheduling_dpmsolver_multistep")
     config = {"algorithm_type": "sde-dpmsolver++", "final_sigmas_type": "sigma_min"}
     theirs = in_signal_space(prepared(DPM, solver_type=solver, **config))
-    assert_same_walk(ours(samplers.dpmpp_2m(1.0, solver)), theirs, SINGLE)
+    assert_same_trajectory(ours(samplers.dpmpp_2m(1.0, solver)), theirs, SINGLE)
 
 
 def test_dpmpp_3m_without_noise():
     """The second step of diffusers is the midpoint form by default, k-diffusion's the heun form."""
     config = {"solver_order": 3, "solver_type": "heun", "final_sigmas_type": "sigma_min"}
-    assert_same_walk(ours(samplers.dpmpp_3m(0.0)), in_signal_space(prepared(DPM, **config)), SINGLE)
+    assert_same_trajectory(
+        ours(samplers.dpmpp_3m(0.0)), in_signal_space(prepared(DPM, **config)), SINGLE
+    )
 
 
 def test_dpmpp_3m_sde_of_diffusers_has_a_wrong_sign(same_noise):
@@ -169,7 +173,7 @@ def test_dpmpp_3m_sde_of_diffusers_has_a_wrong_sign(same_noise):
               "algorithm_type": "sde-dpmsolver++"}  # fmt: skip
     theirs = in_signal_space(prepared(DPM, **config))
     right = ours("dpmpp_3m_sde")
-    assert_same_walk(right, theirs, SINGLE, count=2)  # the sign is in the third step
+    assert_same_trajectory(right, theirs, SINGLE, count=2)  # the sign is in the third step
     assert np.abs(right[2] - theirs[2]).max() > 1e-2
     # the whole difference of that step is D_2, half the second difference on this even grid
     x0s = [MIXTURE.denoise(x, s) for x, s in zip([START, *right], GRID[:3], strict=False)]
@@ -182,21 +186,21 @@ def test_dpmpp_3m_sde_of_diffusers_has_a_wrong_sign(same_noise):
 def test_unipc(order, variant):
     config = {"solver_order": order, "solver_type": variant, "lower_order_final": False}
     theirs = in_signal_space(prepared("UniPCMultistepScheduler", **config))
-    assert_same_walk(ours(samplers.unipc(order, variant)), theirs, EXACT)
+    assert_same_trajectory(ours(samplers.unipc(order, variant)), theirs, EXACT)
 
 
 def test_unipc_of_diffusers_lowers_the_order_at_the_end():
     """By default the last steps are of order 2 and 1; ours goes straight to 0, if at all."""
     theirs = in_signal_space(prepared("UniPCMultistepScheduler", solver_order=3))
     got = ours("unipc_3")
-    assert_same_walk(got, theirs, EXACT, count=N - 2)
+    assert_same_trajectory(got, theirs, EXACT, count=N - 2)
     assert np.abs(got[-1] - theirs[-1]).max() > 1e-6
 
 
 @pytest.mark.parametrize("order", [1, 2, 3])
 def test_deis(order):
     scheduler = prepared("DEISMultistepScheduler", solver_order=order)
-    assert_same_walk(ours(samplers.deis(order)), in_signal_space(scheduler), EXACT)
+    assert_same_trajectory(ours(samplers.deis(order)), in_signal_space(scheduler), EXACT)
 
 
 # -- schedulers of the training table -------------------------------------------------------------
@@ -212,7 +216,7 @@ def on_table(name, steps, **config):
     return made
 
 
-def walk_table(scheduler, grid, **extra):
+def trajectory(scheduler, grid, **extra):
     x = torch.from_numpy(START) * float(grid[0] / 8.0)
     x, states = x / (1 + grid[0] ** 2) ** 0.5, []
     for i, t in enumerate(scheduler.timesteps):
@@ -233,7 +237,7 @@ def test_ddim(eta, same_noise):
     scheduler = on_table("DDIMScheduler", N, **LATENT)
     grid = grid_of(SD, N, "diffusers", "leading", "ddim").sigmas
     got = ours(samplers.ancestral(eta), grid, START * (grid[0] / 8.0))
-    assert_same_walk(got, walk_table(scheduler, grid, eta=eta), EXACT)
+    assert_same_trajectory(got, trajectory(scheduler, grid, eta=eta), EXACT)
 
 
 def test_ddpm(same_noise):
@@ -242,7 +246,7 @@ def test_ddpm(same_noise):
     scheduler = on_table("DDPMScheduler", N, clip_sample=False, steps_offset=0)
     grid = np.append(grid_of(SD, N, "course", "leading").sigmas, [])
     got = ours("ddpm", grid, START * (grid[0] / 8.0))
-    assert_same_walk(got, walk_table(scheduler, grid), EXACT)
+    assert_same_trajectory(got, trajectory(scheduler, grid), EXACT)
 
 
 def test_pndm():
@@ -250,9 +254,9 @@ def test_pndm():
     scheduler = on_table("PNDMScheduler", N, skip_prk_steps=True, steps_offset=1)
     grid = grid_of(SD, N, "diffusers", "leading", "ddim").sigmas
     assert scheduler.timesteps[:3].tolist() == [951, 901, 901]
-    theirs = walk_table(scheduler, np.insert(grid, 1, grid[1]))
+    theirs = trajectory(scheduler, np.insert(grid, 1, grid[1]))
     got = ours("pndm", grid, START * (grid[0] / 8.0))
-    assert_same_walk(got, theirs[1:], EXACT)
+    assert_same_trajectory(got, theirs[1:], EXACT)
 
 
 def test_lcm(same_noise):
@@ -264,7 +268,7 @@ def test_lcm(same_noise):
     levels = np.sqrt((1 - SD) / SD)[scheduler.timesteps.numpy()]
     grid = np.append(levels, 0.0)
     got = ours("lcm", grid, START * (grid[0] / 8.0))
-    assert_same_walk(got, walk_table(scheduler, grid), 1e-4)
+    assert_same_trajectory(got, trajectory(scheduler, grid), 1e-4)
 
 
 # -- where diffusers parts from the definition ----------------------------------------------------
@@ -281,7 +285,7 @@ def test_ddim_of_diffusers_steps_to_timesteps_that_are_not_next(spacing, steps, 
     assert wrong == off
     grid = grid_of(SD, steps, "diffusers", spacing, "ddim").sigmas
     got = ours("ddim", grid, START * (grid[0] / 8.0))
-    theirs = walk_table(scheduler, grid)
+    theirs = trajectory(scheduler, grid)
     worst = max(np.abs(a - b).max() for a, b in zip(got[:-1], theirs[:-1], strict=True))
     assert apart < worst < 1.2 * apart
 
@@ -291,4 +295,4 @@ def test_ddim_of_diffusers_agrees_where_its_timesteps_are_next():
         scheduler = on_table("DDIMScheduler", steps, timestep_spacing=spacing, **LATENT)
         grid = grid_of(SD, steps, "diffusers", spacing, "ddim").sigmas
         got = ours("ddim", grid, START * (grid[0] / 8.0))
-        assert_same_walk(got, walk_table(scheduler, grid), EXACT)
+        assert_same_trajectory(got, trajectory(scheduler, grid), EXACT)

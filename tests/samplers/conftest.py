@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sampling import HIGH, LOW, solve
 from scipy.integrate import solve_ivp
-from walks import HIGH, LOW, walk
 
 from ldmref.math import exponential_sigmas
 from ldmref.testing.mixture import three_modes
@@ -32,7 +32,9 @@ def measured_order(flow):
 
     def measure(step, counts=(64, 128, 256)):
         errors = [
-            np.abs(walk(step, problem.denoise, start, exponential_sigmas(n + 1, LOW, HIGH)).x - end)
+            np.abs(
+                solve(step, problem.denoise, start, exponential_sigmas(n + 1, LOW, HIGH)).x - end
+            )
             for n in counts
         ]
         return -np.polyfit(np.log(counts), np.log([e.max() for e in errors]), 1)[0]

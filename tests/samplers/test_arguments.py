@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from walks import no_noise, walk
+from sampling import no_noise, solve
 
 from ldmref import samplers
 from ldmref.math import karras_sigmas
@@ -19,7 +19,7 @@ GRID = karras_sigmas(8, 0.1, 4.0).tolist()
 
 
 def end(step, grid):
-    return walk(step, MIXTURE.denoise, X, grid, no_noise).x
+    return solve(step, MIXTURE.denoise, X, grid, no_noise).x
 
 
 # -- limits of the arguments ----------------------------------------------------------------------
@@ -69,7 +69,7 @@ def test_start_methods_of_multistep():
 
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_samplers_stay_in_the_library_and_dtype(xp, dtype, xp_assert_close, to_numpy, name):
-    """The walk in each library equals NumPy's in float64, to the rounding of the dtype."""
+    """The trajectory in each library equals NumPy's in float64, to the rounding of the dtype."""
     stream = np.random.default_rng(3)
     start = stream.integers(-2048, 2048, (2, 3, 2)) / 1024
     noises = [stream.integers(-2048, 2048, start.shape) / 1024 for _ in range(16)]
@@ -100,7 +100,7 @@ def test_huge_sigma_loses_nothing_in_float32(name):
     """A cosine schedule's table ends near sigma = 2e4; a step from there must not spoil x0."""
     x0 = np.asarray([[0.25, -0.5]], np.float32)
     eps = np.asarray([[0.3, 0.7]], np.float32)
-    x = walk(name, lambda x, s: x0, np.float32(2e4) * eps, [2e4, 10.0, 5.0, 2.0, 1.0],
+    x = solve(name, lambda x, s: x0, np.float32(2e4) * eps, [2e4, 10.0, 5.0, 2.0, 1.0],
              noise=lambda: 0 * eps).x  # fmt: skip
     if not SAMPLERS[name].stochastic:
         np.testing.assert_allclose(x, eps + x0, atol=1e-4)

@@ -1,7 +1,7 @@
 """Every coefficient of every method against an integral of scipy's, or a published fraction.
 
 A step is linear in x and in the predictions x0. If x is the first unit vector and the i-th
-prediction the (i+1)-th, the end of a walk holds the coefficients themselves.
+prediction the (i+1)-th, the final state holds the coefficients themselves.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sampling import solve
 from scipy.integrate import quad
-from walks import walk
 
 from ldmref import samplers
 from ldmref.samplers.multistep import (
@@ -35,7 +35,7 @@ GRID = [3.0, 2.1, 1.3, 0.9, 0.4]  # no two ratios or differences alike
 
 
 def coefficients(step, sigmas):
-    """Of the start and of each prediction, in the end of the walk; and the levels asked for."""
+    """Of the start and of each prediction, in the final state; and the sigmas of the calls."""
     basis, levels = iter(np.eye(40)), []
     start = next(basis)
 
@@ -43,7 +43,7 @@ def coefficients(step, sigmas):
         levels.append(sigma)
         return next(basis)
 
-    end = walk(step, denoise, start, sigmas).x
+    end = solve(step, denoise, start, sigmas).x
     assert (end[len(levels) + 1 :] == 0).all()
     return end[: len(levels) + 1], levels
 
@@ -158,7 +158,7 @@ def test_dpmpp_2m_weights(solver, eta):
     noises = []
     step = samplers.dpmpp_2m(eta, solver)
     basis = iter(np.eye(3)[1:])
-    end = walk(step, lambda x, s: next(basis), np.eye(3)[0], grid,
+    end = solve(step, lambda x, s: next(basis), np.eye(3)[0], grid,
                noise=lambda: noises.append(1) or np.zeros(3))  # fmt: skip
     np.testing.assert_allclose(end.x, want, atol=1e-14)
     assert len(noises) == (2 if eta else 0)
@@ -185,22 +185,24 @@ def test_dpmpp_3m_weights(eta):
         hs.append(h)
     basis = iter(unit[1:])
     step = samplers.dpmpp_3m(eta)
-    end = walk(step, lambda x, s: next(basis), unit[0], grid, noise=lambda: np.zeros(size)).x
+    end = solve(step, lambda x, s: next(basis), unit[0], grid, noise=lambda: np.zeros(size)).x
     np.testing.assert_allclose(end, x, atol=1e-14)
 
 
 @pytest.mark.parametrize("eta", [0.0, 0.4, 1.0])
 @pytest.mark.parametrize("step", [samplers.dpmpp_2m, samplers.dpmpp_3m])
 def test_noise_of_the_multistep_sde_samplers(step, eta):
-    """sigma' sqrt(1 - e^(-2 eta h)), so that a walk through pure noise keeps its variance."""
+    """sigma' sqrt(1 - e^(-2 eta h)), so that pure noise keeps its variance."""
     total = 0.0
     for part in (0, 1):  # x and the noise in turn carry the variance; x0 is 0
         unit = np.asarray([1.0 - part, 0.0])
         noise = np.asarray([0.0, float(part)])
-        end = walk(step(eta), lambda x, s: 0 * x, 2.0 * unit, [2.0, 0.7], noise=lambda n=noise: n).x
+        end = solve(
+            step(eta), lambda x, s: 0 * x, 2.0 * unit, [2.0, 0.7], noise=lambda n=noise: n
+        ).x
         total += (end**2).sum()
     assert total == pytest.approx(0.7**2, rel=1e-13)
-    end = walk(step(eta), lambda x, s: 0 * x, np.zeros(1), [2.0, 0.7], noise=lambda: np.ones(1)).x
+    end = solve(step(eta), lambda x, s: 0 * x, np.zeros(1), [2.0, 0.7], noise=lambda: np.ones(1)).x
     assert end[0] == pytest.approx(0.7 * np.sqrt(1 - (0.7 / 2.0) ** (2 * eta)), rel=1e-13)
 
 
@@ -286,7 +288,7 @@ def test_slopes_are_remembered_where_a_constraint_moves_the_point(step):
     x1 = 5.0 - e0 + 0.7
     e1 = (x1 - x0s[1]) / 2.0
     want = x1 - 0.8 * e1 + 0.5 * 0.8**2 * (e1 - e0) / (2.0 - 3.0) + 0.7
-    got = walk(
+    got = solve(
         step,
         lambda x, s: next(stream),
         np.asarray([5.0]),

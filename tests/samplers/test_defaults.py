@@ -58,7 +58,7 @@ def test_defaults(default, said):
         (dpmpp_sde(1.0, 0.5), dpmpp_sde(1.0, 1.0)),
     ],
 )
-def test_defaults_could_be_told_from_others(one, other):
+def test_defaults_differ_from_others(one, other):
     assert np.abs(end(one) - end(other)).max() > 1e-9
 
 

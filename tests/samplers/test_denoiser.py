@@ -1,4 +1,4 @@
-"""From a network to a denoiser: what the network is told, and what becomes of its answer."""
+"""From a network to a denoiser: its inputs, and what becomes of its output."""
 
 from __future__ import annotations
 

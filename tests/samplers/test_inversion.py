@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from walks import HIGH, LOW, walk
+from sampling import HIGH, LOW, solve
 
 from ldmref import samplers
 from ldmref.math import exponential_sigmas
@@ -22,7 +22,7 @@ X = MIXTURE.sample(32, np.random.default_rng(0)) + LOW * np.random.default_rng(1
 def round_trip(steps, step=None):
     up = exponential_sigmas(steps + 1, LOW, HIGH)[::-1]
     there = list(invert(MIXTURE.denoise, X, up, step))[-1].x
-    back = walk(ancestral(0.0) if step is None else step, MIXTURE.denoise, there, up[::-1]).x
+    back = solve(ancestral(0.0) if step is None else step, MIXTURE.denoise, there, up[::-1]).x
     return np.abs(back - X).max()
 
 
@@ -74,7 +74,7 @@ def counted(denoise):
 
 def test_rk45_takes_one_part_where_nothing_bends():
     denoise, calls = counted(lambda x, s: np.ones(2))
-    step = walk(samplers.rk45(), denoise, 3.0 * np.ones(2), [2.0, 1.0])
+    step = solve(samplers.rk45(), denoise, 3.0 * np.ones(2), [2.0, 1.0])
     assert len(calls) == 7 and calls == pytest.approx([2.0, 1.8, 1.7, 1.2, 10 / 9, 1.0, 1.0])
     np.testing.assert_allclose(step.x, 2.0, rtol=1e-15)
     assert step.history == (5.0, 7)  # error 0: five times as long next

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from walks import HIGH, LOW, walk, without_noise
+from sampling import HIGH, LOW, solve, without_noise
 
 from ldmref import samplers
 from ldmref.math import exponential_sigmas
@@ -33,8 +33,13 @@ OTHERS = {  # (step, order): arguments that no named sampler has
 }
 
 
-def test_only_two_samplers_do_not_solve_the_flow():
-    assert set(SAMPLERS) - set(CONVERGES) == {"ddpm", "lcm"}
+def test_every_sampler_that_declares_an_order_and_has_a_deterministic_form_is_measured():
+    """Not `ddpm`, which is noise at every eta, and `lcm`, which declares order 0."""
+    measurable = {
+        n for n, s in SAMPLERS.items() if s.order and (s.eta is not None or not s.stochastic)
+    }
+    assert measurable == set(CONVERGES)
+    assert {"ddpm", "lcm"}.isdisjoint(CONVERGES) and len(CONVERGES) >= 33
 
 
 @pytest.mark.parametrize("name", [n for n in CONVERGES if not SAMPLERS[n].adaptive])
@@ -68,17 +73,17 @@ def test_third_derivative_counts_half_in_dpmpp_3m(flow):
     errors = []
     for n in (64, 128):
         sigmas = exponential_sigmas(n + 1, LOW, HIGH)
-        errors.append(np.abs(walk(samplers.dpmpp_3m(0.0), problem.denoise, start, sigmas).x - end))
+        errors.append(np.abs(solve(samplers.dpmpp_3m(0.0), problem.denoise, start, sigmas).x - end))
     assert 3.6 < errors[0].max() / errors[1].max() < 4.4
 
 
 @pytest.mark.parametrize("tolerance", [1e-3, 1e-5, 1e-7])
 def test_rk45_error_is_within_its_tolerance(flow, tolerance):
-    """Of the whole walk: 10 tolerances, whatever the grid."""
+    """At the end: 10 tolerances, whatever the sigmas."""
     problem, start, end = flow
     for count in (2, 5):
         sigmas = exponential_sigmas(count, LOW, HIGH)
-        last = walk(samplers.rk45(tolerance, tolerance), problem.denoise, start, sigmas)
+        last = solve(samplers.rk45(tolerance, tolerance), problem.denoise, start, sigmas)
         assert np.abs(last.x - end).max() < 10 * tolerance
 
 
@@ -86,7 +91,7 @@ def test_rk45_evaluations_grow_like_the_fifth_root_of_the_tolerance(flow):
     problem, start, _ = flow
     counts = []
     for tolerance in (1e-4, 1e-9):
-        last = walk(samplers.rk45(tolerance, tolerance), problem.denoise, start, [HIGH, LOW])
+        last = solve(samplers.rk45(tolerance, tolerance), problem.denoise, start, [HIGH, LOW])
         counts.append(last.history[1])
     assert 5.0 < counts[1] / counts[0] < 20.0  # 10^(5/5) = 10
 
@@ -99,6 +104,6 @@ def test_rk45_records_every_evaluation(flow):
         calls.append(sigma)
         return problem.denoise(x, sigma)
 
-    last = walk(samplers.rk45(1e-6, 1e-6), denoise, start, [1.0, 0.5, 0.1, 0.0])
+    last = solve(samplers.rk45(1e-6, 1e-6), denoise, start, [1.0, 0.5, 0.1, 0.0])
     assert last.history[1] == len(calls) and calls[0] == 1.0
     assert (len(calls) - 3) % 6 == 0  # one to begin each interval, six for each part tried

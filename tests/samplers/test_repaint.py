@@ -11,7 +11,7 @@ from ldmref.samplers.repaint import repaint_visits
 
 
 @given(st.integers(1, 60), st.integers(1, 60), st.integers(1, 6))
-def test_every_stretch_is_walked_as_often_as_asked(steps, length, times):
+def test_every_interval_is_visited_as_often_as_requested(steps, length, times):
     places = repaint_visits(steps, length, times)
     moves = np.diff(places)
     assert places[0] == 0 and places[-1] == steps and set(moves) <= {1, -length}

@@ -90,7 +90,7 @@ def test_offset_moves_leading_alone_and_never_past_the_end():
 @pytest.mark.parametrize("spacing", SPACINGS)
 @pytest.mark.parametrize("steps", [1, 2, 7, 50])
 def test_final_level(spacing, steps):
-    """Zero; or the smallest of the table, unless the walk is there already (to rounding)."""
+    """Zero; or the smallest of the table, unless sigma is there already (to rounding)."""
     assert sigma_grid(TABLE, spacing, steps)[-1] == 0.0
     grid = sigma_grid(TABLE, spacing, steps, "sigma_min")
     assert grid[-1] == (LOW if grid[-2] > LOW * (1 + 1e-6) else 0.0)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from walks import no_noise, walk
+from sampling import no_noise, solve
 
 from ldmref import samplers
 from ldmref.math import alpha_bar_from_sigma, karras_sigmas, q_posterior
@@ -25,7 +25,7 @@ GRID = karras_sigmas(8, 0.1, 4.0).tolist()
 
 
 def end(step, denoise=MIXTURE.denoise, grid=GRID, noise=no_noise):
-    return walk(step, denoise, X, grid, noise).x
+    return solve(step, denoise, X, grid, noise).x
 
 
 def fixed(seed=1):
@@ -43,11 +43,11 @@ def test_eta_one_is_the_ddpm_posterior(sigma, ratio):
     a, before = (float(alpha_bar_from_sigma(s)) for s in (sigma, ratio * sigma))
     mean, variance = q_posterior(x0, xt, a, before)
     want = (mean + np.sqrt(variance) * eps) / np.sqrt(before)
-    got, told, history = ancestral(1.0)(
+    got, predicted, history = ancestral(1.0)(
         lambda x, s: x0, xt / np.sqrt(a), Interval(0, 1, sigma, ratio * sigma), (), lambda: eps
     )
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * max(1.0, sigma))
-    assert told is x0 and history == ()
+    assert predicted is x0 and history == ()
 
 
 @given(st.floats(0.5, 100.0), st.floats(0.2, 0.99), ETAS)  # below, the oracle itself cancels
@@ -155,7 +155,7 @@ def test_every_sampler_starts_with_the_straight_line_if_the_prediction_is_consta
 
 
 @pytest.mark.parametrize("name", ["dpm_solver_2_a", "dpmpp_2s_a"])
-def test_ancestral_forms_walk_to_sigma_down_and_add_sigma_up(name):
+def test_ancestral_forms_step_to_sigma_down_and_add_sigma_up(name):
     inner = {"dpm_solver_2_a": samplers.dpm_solver(2), "dpmpp_2s_a": samplers.dpmpp_2s()}[name]
     ones = np.ones_like(X)
     down, up = ancestral_sigmas(4.0, 1.5, 0.7)

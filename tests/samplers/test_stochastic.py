@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sampling import solve
 from scipy.stats import chi2
-from walks import walk
 
 from ldmref.math import karras_sigmas
 from ldmref.samplers import SAMPLERS
@@ -38,7 +38,7 @@ def final(name, steps, seed):
     problem, stream = three_modes(), np.random.default_rng(seed)
     start = problem.sample(PATHS, stream) + 10.0 * stream.standard_normal((PATHS, 2))
     sigmas = np.append(karras_sigmas(steps, 0.01, 10.0), 0.0)
-    return walk(name, problem.denoise, start, sigmas, lambda: stream.standard_normal((PATHS, 2))).x
+    return solve(name, problem.denoise, start, sigmas, lambda: stream.standard_normal((PATHS, 2))).x
 
 
 def test_samples_of_the_mixture_itself_pass():

@@ -1,4 +1,4 @@
-"""Walks to the end, for all tests of samplers."""
+"""Sampling to the end, for all tests of samplers."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ def no_noise():
     raise AssertionError("drew noise")
 
 
-def walk(step, denoise, x, sigmas, noise=no_noise, **extra):
-    """The last `Step` of a walk; `step` is a step function or a name in SAMPLERS."""
+def solve(step, denoise, x, sigmas, noise=no_noise, **extra):
+    """The last `State` of a run; `step` is a step function or a name in SAMPLERS."""
     step = SAMPLERS[step].make() if isinstance(step, str) else step
     return list(sample(denoise, x, sigmas, step, noise=noise, **extra))[-1]
 

@@ -1,0 +1,79 @@
+"""Plug-ins: what other packages offer through entry points, loaded when it is asked for by name.
+
+A plug-in runs with all rights of the program, so that it is loaded only on request. One that cannot
+be imported is an error for those who ask for it, and for nobody else. A built-in keeps its name:
+`hidden` says which plug-ins cannot be reached. Names are compared in lower case.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+from collections.abc import Collection
+from importlib.metadata import EntryPoint
+from typing import Any
+
+from ldmref.errors import LdmrefError, UsageError
+
+
+def plugin_names(group: str) -> dict[str, str]:
+    """What installed packages offer in an entry-point group: name -> package, sorted by name."""
+    points = importlib.metadata.entry_points(group=group)
+    return {point.name: package_of(point) for point in sorted(points, key=lambda p: p.name)}
+
+
+def hidden(group: str, built_in: Collection[str]) -> dict[str, str]:
+    """The plug-ins that take the name of a built-in, which they do not replace: name -> reason."""
+    points = importlib.metadata.entry_points(group=group)
+    return {
+        point.name: f"{origin(point)} takes the name of a built-in, which stays in use"
+        for point in points
+        if point.name.lower() in built_in
+    }
+
+
+def find_plugin(group: str, name: str) -> EntryPoint | None:
+    """The entry point of that name; None if no package offers one.
+
+    Raises:
+        UsageError: two packages offer it.
+    """
+    points = importlib.metadata.entry_points(group=group)
+    plugins = {point.value: point for point in points if point.name.lower() == name.lower()}
+    if not plugins:
+        return None
+    if len(plugins) > 1:
+        message = f"two plug-ins are called {name!r}: {origin(*plugins.values())}"
+        raise UsageError(message, code="E-PLUGIN", hint="uninstall one of them")
+    return next(iter(plugins.values()))
+
+
+def load_plugin(point: EntryPoint) -> Any:
+    """The object that an entry point names.
+
+    Raises:
+        UsageError: its import fails, in whatever manner.
+    """
+    try:
+        return point.load()
+    except LdmrefError:
+        raise
+    except (Exception, SystemExit) as error:
+        message = f"{origin(point)} cannot be imported: {reason(error)}"
+        raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it") from error
+
+
+def origin(*points: EntryPoint) -> str:
+    """The plug-ins with their packages: "the plug-in 'mine' (pkg:Mine, package pkg 1.2)"."""
+    packages = sorted((point.name, point.value, package_of(point)) for point in points)
+    return " and ".join(f"the plug-in {n!r} ({v}, package {p})" for n, v, p in packages)
+
+
+def package_of(point: EntryPoint) -> str:
+    """Name and version of the package that declares an entry point."""
+    return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+
+
+def reason(error: BaseException) -> str:
+    """An exception in one line."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    return lines[0] if isinstance(error, LdmrefError) else f"{type(error).__name__}: {lines[0]}"

@@ -1,0 +1,78 @@
+"""`pytest --ldmref-against`: one test per identity, in a pytest of its own."""
+
+import os
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+RIGHT = "def snr(alpha_bar):\n    return alpha_bar / (1 - alpha_bar)\n"
+WRONG = "def log_snr(alpha_bar):\n    return 2 * alpha_bar\n"
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run pytest in an empty folder with only this plug-in; returns (exit code, output)."""
+    environment = os.environ | {
+        "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1",
+        "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]),
+    }
+    environment.pop("PYTEST_ADDOPTS", None)
+
+    def run_pytest(*argv):
+        command = [sys.executable, "-m", "pytest", "-p", "ldmref.pytest_plugin", "-rA", *argv]
+        ran = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+        return ran.returncode, ran.stdout + ran.stderr
+
+    return run_pytest
+
+
+def test_one_test_for_each_identity_of_the_functions(run, tmp_path):
+    (tmp_path / "mine.py").write_text(RIGHT + WRONG)
+    code, output = run("--ldmref-against", "mine.py", "--ldmref-cases", "2")
+    assert code == 1
+    assert "PASSED ldmref::snr: signal over noise without rounding" in output
+    assert "FAILED ldmref::log_snr: " in output and "log_snr(alpha_bar=[" in output
+    assert "got " in output and "the oracle has " in output and "Traceback" not in output
+
+
+def test_selection_and_options(run, tmp_path):
+    (tmp_path / "mine.py").write_text(RIGHT + WRONG)
+    options = ("--ldmref-against", "mine", "--ldmref-dtype", "float32", "--ldmref-cases", "1")
+    code, output = run(*options, "-k", "snr and not log_snr")
+    assert code == 0 and "1 passed" in output
+    code, output = run(*options, "--ldmref-backend", "nunpy")
+    assert code == 4 and "numpy" in output
+
+
+def test_it_runs_beside_other_tests_and_warns_of_misspelt_functions(run, tmp_path):
+    (tmp_path / "mine.py").write_text(RIGHT + "def q_smaple(x0):\n    return x0\n")
+    (tmp_path / "test_one.py").write_text("def test_one():\n    pass\n")
+    code, output = run("--ldmref-against", "mine.py", "--ldmref-cases", "1")
+    assert code == 0 and "2 passed" in output and "did you mean q_sample" in output
+
+
+@pytest.mark.parametrize("text", ["1 / 0", "def my_own(x):\n    return x"])
+def test_a_module_that_cannot_be_checked_is_a_usage_error(run, tmp_path, text):
+    (tmp_path / "mine.py").write_text(text)
+    code, output = run("--ldmref-against", "mine.py")
+    assert code == 4 and "mine.py" in output and "Traceback" not in output
+
+
+def test_without_the_option_nothing_is_imported(run, tmp_path):
+    (tmp_path / "test_one.py").write_text(
+        "import sys\n"
+        "def test_one():\n"
+        "    ours = {m for m in sys.modules if m.startswith('ldmref.')}\n"
+        "    assert ours == {'ldmref.pytest_plugin'}\n"
+    )
+    code, output = run("-p", "no:hypothesis")
+    assert code == 0, output
+
+
+def test_the_entry_point_names_the_plug_in():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert project["entry-points"]["pytest11"] == {"ldmref": "ldmref.pytest_plugin"}

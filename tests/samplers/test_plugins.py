@@ -1,0 +1,112 @@
+"""Samplers of other packages: installed as they are, with metadata and entry points."""
+
+from __future__ import annotations
+
+import json
+import sys
+from dataclasses import replace
+
+import pytest
+
+from ldmref.cli.main import main
+from ldmref.errors import UsageError
+from ldmref.models.presets import preset
+from ldmref.modes import plan
+from ldmref.plugins import hidden
+from ldmref.samplers import ALIASES, SAMPLERS, Sampler, get_sampler, heun
+
+MODULE = "theirs_of_test_plugins"
+
+
+@pytest.fixture
+def install(tmp_path, monkeypatch):
+    """Install a package that offers samplers: `install("their-package", mine="module:object")`."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, MODULE, raising=False)
+    (tmp_path / f"{MODULE}.py").write_text(
+        "from ldmref.samplers import Sampler, heun\n"
+        "mine = Sampler(heun, 2, 2, False, 'nobody 2026')\nnumber = 3\n"
+        "def __getattr__(name):\n"
+        "    raise SystemExit(3) if name == 'leaves' else AttributeError(name)\n"
+    )
+
+    def write(package, **points):
+        folder = tmp_path / f"{package.replace('-', '_')}-1.2.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
+        lines = [f"{name} = {value}" for name, value in points.items()]
+        (folder / "entry_points.txt").write_text("[ldmref.samplers]\n" + "\n".join(lines) + "\n")
+
+    yield write
+    sys.modules.pop(MODULE, None)
+
+
+def test_a_plug_in_adds_a_sampler(install):
+    install("their-package", Their_Method=f"{MODULE}:mine")
+    mine = replace(Sampler(heun, 2, 2, False, "nobody 2026"), name="Their_Method")
+    assert get_sampler("Their_Method") == get_sampler("their_method") == mine
+    with pytest.raises(UsageError) as caught:
+        get_sampler("their_metod")
+    assert caught.value.code == "E-SAMPLER" and "Their_Method" in caught.value.hint
+
+
+def test_a_plug_in_is_imported_only_when_asked_for(install):
+    install("their-package", mine=f"{MODULE}:mine", broken="no_such_module:x")
+    assert get_sampler("euler") is SAMPLERS["euler"]
+    assert plan("txt2img", preset("tiny"), prompt="cat", sampler="euler").params
+    assert MODULE not in sys.modules
+
+
+@pytest.mark.parametrize(
+    "value", ["no_such_module:x", f"{MODULE}:missing", f"{MODULE}:leaves", f"{MODULE}:number", ":"]
+)
+def test_a_broken_plug_in_is_named_with_its_package_and_hurts_nobody_else(install, value):
+    install("their-package", broken=value, mine=f"{MODULE}:mine")
+    with pytest.raises(UsageError) as caught:
+        get_sampler("broken")
+    assert caught.value.code == "E-PLUGIN" and caught.value.hint
+    assert value in str(caught.value) and "their-package 1.2" in str(caught.value)
+    assert "\n" not in str(caught.value)
+    assert get_sampler("mine").name == "mine" and get_sampler("heun") is SAMPLERS["heun"]
+
+
+@pytest.mark.parametrize("name", ["heun", "Heun", "plms"])
+def test_a_built_in_name_cannot_be_taken(install, name):
+    install("their-package", **{name: f"{MODULE}:mine"})
+    for built_in in {*SAMPLERS, *ALIASES, name}:
+        assert get_sampler(built_in) in SAMPLERS.values()
+    assert MODULE not in sys.modules
+    assert "their-package 1.2" in hidden("ldmref.samplers", {*SAMPLERS, *ALIASES})[name]
+
+
+def test_two_packages_with_one_name(install):
+    install("their-package", mine=f"{MODULE}:mine")
+    install("another-package", mine=f"{MODULE}:number")
+    with pytest.raises(UsageError) as caught:
+        get_sampler("mine")
+    assert caught.value.code == "E-PLUGIN"
+    assert "their-package" in str(caught.value) and "another-package" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [None, 3, ""])
+def test_what_is_no_name_is_an_unknown_sampler(name):
+    with pytest.raises(UsageError) as caught:
+        get_sampler(name)
+    assert caught.value.code == "E-SAMPLER"
+
+
+def test_the_command_lists_plug_ins_and_why_one_cannot_be_used(install, capfd):
+    install(
+        "their-package", mine=f"{MODULE}:mine", broken="no_such_module:x", heun=f"{MODULE}:mine"
+    )
+    assert main(["samplers", "--json"]) == 0
+    rows = [json.loads(line) for line in capfd.readouterr().out.splitlines()]
+    assert [row["name"] for row in rows] == [*SAMPLERS, "broken", "heun", "mine"]
+    assert len({tuple(row) for row in rows}) == 1
+    by_package = {row["name"]: row for row in rows if row["package"]}
+    assert {row["package"] for row in by_package.values()} == {"their-package 1.2"}
+    assert by_package["mine"]["order"] == 2 and not by_package["mine"]["reason"]
+    assert "no_such_module" in by_package["broken"]["reason"]
+    assert "heun" in by_package["heun"]["reason"]
+    assert main(["samplers"]) == 0
+    assert "nobody 2026 (package their-package 1.2)" in capfd.readouterr().out
