@@ -24,11 +24,11 @@ class Sized(NamedTuple):
 
 
 def is_near_trained_size(config: ModelConfig, width: int, height: int) -> bool:
-    """Whether the model draws well at a size: neither side as much as 2 times the trained one, or
-    half of it; 1.5 times where the model knows one size (`Defaults.one_size`)."""
-    most = 1.5 if config.defaults.one_size else 2.0
+    """Whether the model draws well at a size: no side over 2 times the trained one, or under half
+    of it; 1.4 times where the model knows one size (`Defaults.one_size`)."""
+    most = 1.4 if config.defaults.one_size else 2.0
     ratios = width / config.defaults.width, height / config.defaults.height
-    return all(1.0 / most < ratio < most for ratio in ratios)
+    return all(1.0 / most <= ratio <= most for ratio in ratios)
 
 
 def own_size(config: ModelConfig, image: Image.Image, most: int) -> tuple[int, int] | None:
