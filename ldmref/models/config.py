@@ -93,6 +93,7 @@ class Defaults:
     inpaint_cfg_scale: float = 0.0  # for inpainting; 0: `cfg_scale`
     width: int = 512
     height: int = 512
+    one_size: bool = False  # few latent cells: far from width x height, pictures fall apart
 
 
 @dataclass(frozen=True)

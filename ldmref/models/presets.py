@@ -37,7 +37,7 @@ _EMOJI = ModelConfig(
     scheduler=SchedulerConfig(beta_schedule="cosine", prediction_type="v", sampler="dpmpp_2m",
                               spacing="trailing", final_sigma="zero", steps_offset=0,
                               sigma_max=40.0),
-    defaults=Defaults(steps=20, cfg_scale=2.5, width=64, height=64),
+    defaults=Defaults(one_size=True, steps=20, cfg_scale=2.5, width=64, height=64),
 )  # fmt: skip
 
 _OPENCLIP_H = TextConfig(

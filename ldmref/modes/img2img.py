@@ -53,7 +53,7 @@ def img2img(
     Without width and height it keeps its size, each side rounded down to a multiple of the
     autoencoder's factor, and is stretched to it, as in diffusers; pictures smaller than that, or of
     more than 16 times the area on which the model was trained, get the model's own size, and with
-    models of few latent cells, such as the embedded one, pictures of any size far from it.
+    models that know one size, such as the embedded one, pictures of any size far from it.
     `warnings` mention all.
 
     Raises:
