@@ -48,15 +48,34 @@ def main() -> int:
 
 def run_child(name: str, seconds: int, keep: str) -> bool:
     """Fuzz one target in its own process; print its row and its failures."""
-    command = [sys.executable, "-m", "tests.fuzz", name, "--child", "--seconds", str(seconds), "--keep", keep]
+    command = [
+        sys.executable,
+        "-m",
+        "tests.fuzz",
+        name,
+        "--child",
+        "--seconds",
+        str(seconds),
+        "--keep",
+        keep,
+    ]
     start = time.monotonic()
-    child = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace")
+    child = subprocess.run(
+        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
+    )
     seconds = round(time.monotonic() - start)
     runs = re.findall(r"number_of_executed_units:\s*(\d+)|^#(\d+)\s", child.stdout, re.MULTILINE)
     executions = max((int(a or b) for a, b in runs), default=0)
     edges = re.findall(r"\bcov: (\d+)", child.stdout)
     failures = re.findall(r"^FAILURE .*", child.stdout, re.MULTILINE)
-    row = (name, executions, seconds, executions // max(1, seconds), edges[-1] if edges else "-", len(failures))
+    row = (
+        name,
+        executions,
+        seconds,
+        executions // max(1, seconds),
+        edges[-1] if edges else "-",
+        len(failures),
+    )
     print(COLUMNS.format(*row), flush=True)
     for line in failures:
         print("   ", line)

@@ -27,7 +27,7 @@ from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import word_tokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
 
-from .guard import REPOSITORY, SCRATCH, Target, file
+from .guard import SCRATCH, Target, file
 from .mutate import dump, mutate_json
 from .texts import tokenize
 
@@ -50,7 +50,11 @@ def folder(name: str) -> Callable[[bytes], Path]:
             content = None
         files: dict[Path, bytes] = {root / first: data}
         if isinstance(content, dict):
-            files = {root / path: _bytes(value) for path, value in content.items() if SAFE.fullmatch(path)}
+            files = {
+                root / path: _bytes(value)
+                for path, value in content.items()
+                if SAFE.fullmatch(path)
+            }
         for path in present - {*files}:
             path.unlink(missing_ok=True)
         present.clear()
@@ -202,14 +206,15 @@ def _request_seeds() -> list[bytes]:
     more = {"negative_prompt": "x", "cfg_scale": 2.0, "clip_skip": 0, "long_prompts": "chunk",
             "prompt_weights": "a1111", "schedule": "karras", "batch_size": 2, "tile": 64, "eta": 0.5,
             "sampler": "euler_a", "rng": "torch", "count": 2, "width": 16, "height": 16,
-            "latents": [[[[0.0] * 4] * 4] * 4]}  # fmt: skip
-    extras = {"img2img": {"image": 1, "strength": 0.5, "resize": "fit"},
+            "latents": [[[[0.0] * 8] * 8] * 4] * 2}  # fmt: skip
+    extras = {"img2img": {"image": 1, "strength": 0.5, "resize": "fill"},
               "inpaint": {"image": 1, "mask": 1, "fill": "noise", "only_masked": True, "padding": 3,
                           "resample": [2, 2], "mask_invert": True, "mask_blur": 2},
-              "interpolate": {"to": "cat", "frames": [0.0, 0.5], "path": "slerp"},
-              "invert": {"image": 1, "edits": ["cat"], "iterations": 2}}  # fmt: skip
+              "interpolate": {"prompt_b": "cat", "positions": [0.0, 0.5], "path": "slerp"},
+              "invert": {"image": 1, "iterations": 2}}  # fmt: skip
     seeds = [{"mode": "txt2img"} | common, {"mode": "txt2img"} | common | more]
     seeds += [{"mode": mode} | common | extra for mode, extra in extras.items()]
+    del seeds[-1]["seed"]  # invert has none
     return [dump(seed) for seed in seeds]
 
 
@@ -234,7 +239,11 @@ def run_request(request: dict[str, Any]) -> None:
     plan = modes.plan(mode, TINY, **request)
     params = json.loads(json.dumps(plan.params))
     again = {name: value for name, value in params.items() if name in MODES[mode].parameters}
-    pictures = {name: request[name] for name in ("image", "mask", "segmentation", "latents") if name in request}
+    pictures = {
+        name: request[name]
+        for name in ("image", "mask", "segmentation", "latents")
+        if name in request
+    }
     if mode in ("txt2img", "img2img", "inpaint"):
         again |= pictures
         assert json.loads(json.dumps(modes.plan(mode, TINY, **again).params)) == params
@@ -244,7 +253,17 @@ def run_request(request: dict[str, Any]) -> None:
 
 
 def _tokenizer_seeds() -> list[bytes]:
-    letters = ["a", "b", "c", "!", "a" + WORD_END, "b" + WORD_END, "c" + WORD_END, "ab", "abc" + WORD_END]
+    letters = [
+        "a",
+        "b",
+        "c",
+        "!",
+        "a" + WORD_END,
+        "b" + WORD_END,
+        "c" + WORD_END,
+        "ab",
+        "abc" + WORD_END,
+    ]
     vocab = {token: id for id, token in enumerate([*letters, START, END])}
     merges = ["a b", f"ab c{WORD_END}"]
     model = {"type": "BPE", "vocab": vocab, "merges": merges, "unk_token": END,

@@ -52,7 +52,9 @@ def _safetensors_seeds() -> list[bytes]:
     eight = {"x": {"dtype": "F8_E4M3", "shape": [2], "data_offsets": [0, 2]}}
     return [
         safetensors_bytes({}),
-        safetensors_bytes(json.dumps({"a": tensor("F32", [2, 2], 0)}).encode() + b"    ", bytes(16)),
+        safetensors_bytes(
+            json.dumps({"a": tensor("F32", [2, 2], 0)}).encode() + b"    ", bytes(16)
+        ),
         safetensors_bytes(every, bytes(begin)),
         safetensors_bytes(two, bytes(7)),
         safetensors_bytes({"e": tensor("F16", [0, 3], 0), "s": tensor("I64", [], 0)}, bytes(8)),
@@ -116,9 +118,13 @@ def _pickled(name: str = "F32") -> bytes:
         b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage
         + b"K\1K\2K\3\x86K\3K\1\x86\x89ccollections\nOrderedDict\n)RtR"
     )  # fmt: skip
-    parameter = b"ctorch._utils\n_rebuild_parameter\n(" + tensor + b"\x88ccollections\nOrderedDict\n)RtR"
+    parameter = (
+        b"ctorch._utils\n_rebuild_parameter\n(" + tensor + b"\x88ccollections\nOrderedDict\n)RtR"
+    )
     inner = b"}(X\1\0\0\0w" + tensor + b"X\1\0\0\0b" + parameter + b"u"
-    return b"\x80\2}(X\x0a\0\0\0state_dict" + inner + b"X\5\0\0\0epochK\3X\4\0\0\0listq\5](K\1K\2eu."
+    return (
+        b"\x80\2}(X\x0a\0\0\0state_dict" + inner + b"X\5\0\0\0epochK\3X\4\0\0\0listq\5](K\1K\2eu."
+    )
 
 
 def _pickle_seeds() -> list[bytes]:

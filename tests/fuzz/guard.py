@@ -23,7 +23,9 @@ Mutator = Callable[[bytes, random.Random], bytes]
 SECONDS = 5.0  # of processor time for one input
 MEGABYTES = 512  # by which one input may raise the peak of the process
 CODE = re.compile(r"E(-[A-Z0-9]+)+")
-SCRATCH = Path(tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None))
+SCRATCH = Path(
+    tempfile.mkdtemp(prefix="fuzz-", dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
+)
 REPOSITORY = Path(__file__).parents[2]
 # What a reader may open besides its input: the code itself.
 READABLE = tuple(

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from ldmref.errors import LdmrefError
 from ldmref.io.adapters.autoencoder import read_vae, require_fit
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import apply_loras, read_loras
@@ -54,7 +55,9 @@ def tensor_file(name: str) -> Callable[[bytes], Path]:
         header, end = _header(content.get("tensors"))
         metadata = content.get("metadata")
         if isinstance(metadata, dict) and metadata:
-            header["__metadata__"] = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+            header["__metadata__"] = {
+                k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()
+            }
         head = safetensors_bytes(header)
         with path.open("wb") as file:
             file.write(head)
@@ -74,7 +77,11 @@ def tensor_file(name: str) -> Callable[[bytes], Path]:
 def _header(tensors: Any) -> tuple[dict[str, Any], int]:
     header, end = {}, 0
     for name, value in tensors.items() if isinstance(tensors, dict) else ():
-        kind, shape = value if isinstance(value, list) and len(value) == 2 and isinstance(value[1], list) else ("F32", value)
+        kind, shape = (
+            value
+            if isinstance(value, list) and len(value) == 2 and isinstance(value[1], list)
+            else ("F32", value)
+        )
         good = isinstance(shape, list) and all(type(n) is int and 0 <= n < 2**32 for n in shape)
         if not good or not isinstance(kind, str) or kind not in DTYPES:
             continue
@@ -107,11 +114,13 @@ def _model_seeds() -> list[bytes]:
 def run_model(path: Path) -> None:
     """A single file that fits: its configuration, its averages, what is not read."""
     file = TensorFile(path)
-    for config in (TINY, None):
-        for ema in (None, True):
+    for config, ema in ((TINY, None), (None, None), (TINY, True)):
+        try:
             fitting = find_config(file, config, ema)
             averages_note(file, fitting)
-            assert {*unread(file, fitting)} <= {*file}
+            unread(file, fitting, ema)
+        except LdmrefError as error:
+            assert error.code.startswith("E-")
 
 
 # -- LoRA -----------------------------------------------------------------------------------------
@@ -127,17 +136,30 @@ def _lora_seeds() -> list[bytes]:
     targets: dict[str, list[tuple[str, str]]] = {}
     for name, (tensor, role) in lora_names(TINY).items():
         targets.setdefault(tensor, []).append((name, role))
-    endings = (".lora_down.weight", ".lora_up.weight", ".alpha"), (".lora_A.weight", ".lora_B.weight")
+    endings = (
+        (".lora_down.weight", ".lora_up.weight", ".alpha"),
+        (".lora_A.weight", ".lora_B.weight"),
+    )
     for tensor in list(targets)[:: max(1, len(targets) // 6)]:
         shape = shapes[tensor]
         for ends in endings:
             tensors = {}
             for name, role in targets[tensor]:
                 if name.endswith(ends) and role not in tensors.values():
-                    tensors[name] = {"down": [2, *shape[1:]], "up": [shape[0], 2, *([1, 1] * (len(shape) == 4))], "alpha": []}[role]
+                    tensors[name] = {
+                        "down": [2, *shape[1:]],
+                        "up": [shape[0], 2, *([1, 1] * (len(shape) == 4))],
+                        "alpha": [],
+                    }[role]
             seeds.append(_seed(dict(list(tensors.items())[: len(ends)]), fill=1))
-    recorded = json.dumps({"unet.lora_alpha": 2, "unet.use_rslora": True, "alpha_pattern": {"to_q": 1.5}})
-    seeds.append(seeds[0].replace(b'"fill"', b'"metadata": {"lora_adapter_metadata": ' + dump(recorded) + b'}, "fill"'))
+    recorded = json.dumps(
+        {"unet.lora_alpha": 2, "unet.use_rslora": True, "alpha_pattern": {"to_q": 1.5}}
+    )
+    seeds.append(
+        seeds[0].replace(
+            b'"fill"', b'"metadata": {"lora_adapter_metadata": ' + dump(recorded) + b'}, "fill"'
+        )
+    )
     return [*seeds, _seed({}, beside={"lora_alpha": 4, "peft_type": "LORA"})]
 
 
@@ -156,13 +178,17 @@ def run_lora(path: Path) -> None:
 # -- other adapters -------------------------------------------------------------------------------
 
 CONTROL = ControlNetConfig(
-    replace(TINY.unet, in_channels=TINY.unet.out_channels), conditioning_embedding_out_channels=(16, 32, 96, 256)
+    replace(TINY.unet, in_channels=TINY.unet.out_channels),
+    conditioning_embedding_out_channels=(16, 32, 96, 256),
 )
 
 
 def _control_seeds() -> list[bytes]:
     shapes = stored_shapes(controlnet_table(CONTROL))
-    return [_seed(shapes), _seed({f"control_model.{name}": shape for name, shape in shapes.items()})]
+    return [
+        _seed(shapes),
+        _seed({f"control_model.{name}": shape for name, shape in shapes.items()}),
+    ]
 
 
 def run_control(path: Path) -> None:

@@ -43,9 +43,7 @@ WEIGHTED = (
     "a (red:1.3) [hat]", r"\(a\) \[b\] \\ x\y", "(a (b:2) c:3)", "a BREAK (b BREAK c)", "((((a]]",
     "(a:1.2.3)", ":1.3) [a:.5]", "(red: -.5 ) 16:9", "<lora:x:1>",
 )  # fmt: skip
-_A1111 = re.compile(
-    r"\\\(|\\\)|\\\[|\\]|\\\\|\\|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|]|[^\\()\[\]:]+|:"
-)
+_A1111 = re.compile(r"\\\(|\\\)|\\\[|\\]|\\\\|\\|\(|\[|:\s*([+-]?[.\d]+)\s*\)|\)|]|[^\\()\[\]:]+|:")
 
 
 def a1111_weights(prompt: str) -> list[tuple[str, float]]:
@@ -121,7 +119,9 @@ def _emoji() -> tuple[PromptTokenizer, dict[str, int]]:
 def run_words(prompt: str) -> None:
     """The embedded model's tokenizer, and its rule in another language."""
     tokenizer, vocabulary = _emoji()
-    plain = "".join(c for c in unicodedata.normalize("NFD", prompt) if unicodedata.category(c) != "Mn")
+    plain = "".join(
+        c for c in unicodedata.normalize("NFD", prompt) if unicodedata.category(c) != "Mn"
+    )
     words = regex.findall(r"[\p{L}\p{N}]+|[#*!&]", "".join(c.lower() for c in plain))
     _same_chunks(tokenizer, prompt, [vocabulary.get(word, tokenizer.unknown) for word in words])
 
@@ -141,7 +141,9 @@ _LETTERS = byte_letters()
 _BYTE_LETTER = dict(
     zip([*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)], _LETTERS, strict=False)
 )
-_BYTE_LETTER |= dict(zip(sorted({*range(256)} - {*_BYTE_LETTER}), _LETTERS[len(_BYTE_LETTER) :], strict=True))
+_BYTE_LETTER |= dict(
+    zip(sorted({*range(256)} - {*_BYTE_LETTER}), _LETTERS[len(_BYTE_LETTER) :], strict=True)
+)
 
 
 def clip_ids(prompt: str) -> list[int]:
@@ -216,8 +218,10 @@ def run_infotext(data: str) -> None:
     """Anything can be read; what we write of it is read back."""
     read = parse_infotext(data)
     assert all(isinstance(key, str) for key in read["pairs"])
-    prompt, negative, name = (data.split("\0") + ["", ""])[:3]
-    written = infotext(PARAMS | {"prompt": prompt, "negative_prompt": negative, "model": {"name": name}})
+    prompt, negative, name = [*data.split("\0"), "", ""][:3]
+    written = infotext(
+        PARAMS | {"prompt": prompt, "negative_prompt": negative, "model": {"name": name}}
+    )
     again = parse_infotext(written)
     assert again["pairs"]["Seed"] == str(PARAMS["seed"]) and again["pairs"]["Size"] == "64x32"
     lines = [*prompt.split("\n"), *negative.split("\n")]
