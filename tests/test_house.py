@@ -214,7 +214,7 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 300, "backends": 1400, "bench": 900, "check": 1600, "cli": 1575, "io": 2425,
+    TOP: 310, "backends": 1400, "bench": 900, "check": 1600, "cli": 1575, "io": 2425,
     "math": 1175, "models": 1525, "modes": 1975, "prompts": 600, "samplers": 1325,
     "testing": 400, "training": 500,
 }

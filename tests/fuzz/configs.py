@@ -230,12 +230,12 @@ def as_request(data: bytes) -> dict[str, Any]:
     request = content if isinstance(content, dict) else {"mode": "txt2img", "prompt": content}
     pictures = {name: PICTURE for name in ("image", "mask", "segmentation") if name in request}
     request.pop("control", None)  # no JSON
-    return request | pictures
+    return request | pictures | {"mode": str(request.get("mode"))}
 
 
 def run_request(request: dict[str, Any]) -> None:
     """A request that is accepted is resolved to JSON, which makes the same request again."""
-    mode = request.pop("mode", "txt2img")
+    mode = request.pop("mode")
     plan = modes.plan(mode, TINY, **request)
     params = json.loads(json.dumps(plan.params))
     again = {name: value for name, value in params.items() if name in MODES[mode].parameters}

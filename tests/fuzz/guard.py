@@ -32,6 +32,7 @@ READABLE = tuple(
     {
         *(os.path.realpath(path) for path in sysconfig.get_paths().values()),
         *(os.path.realpath(path) for path in (sys.prefix, sys.base_prefix, SCRATCH, REPOSITORY)),
+        *(os.path.realpath(path) for path in sys.path if path.endswith("-packages")),
         "/proc/self", "/sys/devices/system/cpu",
     }
 )  # fmt: skip

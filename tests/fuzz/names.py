@@ -61,8 +61,9 @@ def tensor_file(name: str) -> Callable[[bytes], Path]:
         head = safetensors_bytes(header)
         with path.open("wb") as file:
             file.write(head)
-            if content.get("fill") in range(1, 256):
-                file.write(bytes([content["fill"]]) * end)
+            fill = content.get("fill")
+            if type(fill) is int and 0 < fill < 256:
+                file.write(bytes([fill]) * end)
             else:
                 file.truncate(len(head) + end)
         for other in beside:
