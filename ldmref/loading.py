@@ -17,8 +17,9 @@ from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import apply_loras, read_loras
 from ldmref.io.compvis.single_file import averages_note, averages_of, load_compvis
 from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.io.embedded import require_published
 from ldmref.io.locate import find_model, is_native, model_config
-from ldmref.io.native import load_folder, require_finite
+from ldmref.io.native import check_weights, load_folder
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
@@ -31,6 +32,7 @@ from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
 
 StateDict = dict[str, np.ndarray]  # dotted name -> tensor
+OWN_WORDS = ("class", "none")  # text encoders whose tokenizer needs no files
 
 
 def load(
@@ -39,7 +41,7 @@ def load(
     tokenizer: str | Path | None = None, vae: str | Path | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (), speed: str | None = None,
     max_memory: int | str | None = None, fetch: bool = False, variant: str | None = None,
-    ema: bool | None = None,
+    ema: bool | None = None, allow_nonfinite: bool = False,
 ) -> LatentDiffusion:  # fmt: skip
     """Load a model.
 
@@ -64,10 +66,12 @@ def load(
         variant: which weights of a diffusers folder that holds several, such as `fp16`.
         ema: of a single file, True reads the averaged weights, False the last ones; None does as
             the model's makers do (`ldmref.io.compvis.ema`), and `warnings` say so.
+        allow_nonfinite: warn of weights that are NaN or infinite, which are otherwise refused.
 
     Raises:
         InputError: no such model, or a damaged one; an autoencoder or LoRA of another family.
-        UsageError: `ema=True`, and the model holds no averages.
+        UsageError: `ema=True`, and the model holds no averages; a configuration or tokenizer for
+            a model that has its own.
         BackendUnavailable: the backend cannot run here.
     """
     limit = bytes_of(max_memory)
@@ -85,8 +89,7 @@ def load(
     if replacement is not None:
         loaded, state_dict = swap_vae(loaded, state_dict, replacement)
     state_dict = apply_loras(loaded, state_dict, loras)
-    if loras or replacement or not is_native(path):  # a native folder is checked when it is read
-        require_finite(state_dict)
+    warnings += check_weights(state_dict, allow_nonfinite)
     modifications: dict[str, Any] = {
         "ema": averaged,
         "vae": replacement and replacement.record,
@@ -113,6 +116,7 @@ def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> 
         InputError: no such file, or a full autoencoder.
     """
     vae = read_vae(path, AutoencoderConfig(latent_channels=latent_channels))
+    check_weights(vae.tensors)
     tiny = _tiny_autoencoder(backend, vae)
     if tiny is None:
         raise InputError(f"{vae.name!r} is no TAESD but a full autoencoder", code="E-VAE")
@@ -121,16 +125,17 @@ def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> 
 
 def load_controlnet(
     path: str | Path, backend: str | Backend | None = None, device: str | None = None,
-    dtype: str | None = None, unet: UNetConfig | None = None,
+    dtype: str | None = None, unet: UNetConfig | None = None, allow_nonfinite: bool = False,
 ) -> ControlNet:  # fmt: skip
-    """A ControlNet on a backend, for `modes.Control`. For `path` and `unet` see `open_controlnet`.
+    """A ControlNet on a backend, for `modes.Control`. For `path` and `unet` see `open_controlnet`,
+    for the other arguments `load`.
 
     Raises:
         InputError, UnsafeFileError: no such file, a damaged one, or no ControlNet.
     """
     file = open_controlnet(path, unet)
     ops, tensors = configured_backend(backend, device, dtype), file.tensors()
-    require_finite(tensors)
+    check_weights(tensors, allow_nonfinite)
     return ControlNet(ops, file.config, unflatten(tensors), file.name, file.sha256())
 
 
@@ -150,9 +155,15 @@ def read_model(
         )
         hint = "a diffusers folder holds them without a variant, the last weights as non_ema"
         raise UsageError(message, code="E-EMA", hint=hint)
+    loaded = model_config(path, config, ema)
+    if tokenizer is not None and (is_native(path) or loaded.text_encoder.model_type in OWN_WORDS):
+        message = f"{path.name!r} has a tokenizer of its own"
+        hint = "leave out tokenizer= (--tokenizer)"
+        raise UsageError(message, code="E-TOKENIZER", hint=hint)
     if is_native(path):
-        return load_folder(path)
-    loaded = model_config(name, config, ema)
+        model = load_folder(path)
+        require_published(path, model[-1])
+        return model
     folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
     tokenizers = _tokenizers(loaded, folder, tokenizer) if with_tokenizers else []
     if path.is_dir():

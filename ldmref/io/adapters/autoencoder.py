@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError, UsageError
+from ldmref.files import input_path
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
 from ldmref.io.diffusers.config import autoencoder_config
@@ -67,7 +68,7 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
             supported, or does not fit.
         UnsafeFileError: it is a pickle.
     """
-    path = Path(path)
+    path = input_path(path, "the path of an autoencoder", "E-VAE")
     if path.is_dir():
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():

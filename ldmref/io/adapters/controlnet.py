@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError
+from ldmref.files import input_path
 from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
 from ldmref.io.diffusers.config import UNET_DEFAULTS, unet_config
@@ -62,7 +63,7 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
             fitting.
         UnsafeFileError: it is a pickle.
     """
-    path = Path(path)
+    path = input_path(path, "the path of a ControlNet", "E-CONTROL")
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():

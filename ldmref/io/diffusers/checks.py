@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from ldmref.errors import CorruptModelError, InputError
+from ldmref import files
+from ldmref.errors import CorruptModelError
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -16,13 +16,7 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError, CorruptModelError: the file is missing, or holds something else.
     """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        message = f"{path.parent.name}/{path.name} cannot be read: {error.strerror}"
-        raise InputError(message, code="E-MODEL") from error
-    except (ValueError, RecursionError) as error:
-        raise config_error(f"{path.name} is not JSON") from error
+    data = files.read_json(path)
     if not isinstance(data, dict):
         raise config_error(f"{path.name} is not a JSON object")
     return data
