@@ -77,7 +77,7 @@ def _bytes(value: Any) -> bytes:
 
 
 def _config_seeds() -> list[bytes]:
-    names = ("tiny", "emoji", "sd15", "sd2-v", "sdxl", "ldm-imagenet", "ldm-text2img-large")
+    names = ("tiny", "emoji", "ldm-imagenet")
     return [dump({"schema": 1} | PRESETS[name].to_dict()) for name in names if name in PRESETS]
 
 

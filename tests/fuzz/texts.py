@@ -6,7 +6,8 @@ import json
 import re
 import tomllib
 import unicodedata
-from functools import cache
+from functools import cache, lru_cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +94,11 @@ OPTIONS = (
 )  # fmt: skip
 
 
+@lru_cache(maxsize=4)
+def _largest_id(tokenizer: PromptTokenizer) -> int:
+    return max(tokenizer.tokenizer.get_vocab().values())
+
+
 def tokenize(tokenizer: PromptTokenizer, prompt: str) -> list[int]:
     """The ids of a prompt between start and end; every option gives ids of the right shape."""
     for options in OPTIONS:
@@ -105,7 +111,7 @@ def tokenize(tokenizer: PromptTokenizer, prompt: str) -> list[int]:
         assert tokens.ids.shape[1] == max(tokens.counts[0], options.chunks)
         assert tokens.ids.shape[2] == tokenizer.length
         assert (tokens.ids >= 0).all() and np.isfinite(tokens.weights).all()
-        assert (tokens.ids < tokenizer.tokenizer.get_vocab_size()).all()
+        assert tokens.ids.max() <= _largest_id(tokenizer)
     tokens = tokenizer.tokenize([prompt], PromptOptions("chunk"))
     return [id for chunk in tokens.ids[0] for id in chunk.tolist()]
 
@@ -154,7 +160,7 @@ def clip_ids(prompt: str) -> list[int]:
         letters = [_BYTE_LETTER[byte] for byte in word.encode()]
         letters[-1] += WORD_END
         while len(letters) > 1:
-            pairs = list(zip(letters, letters[1:], strict=False))
+            pairs = list(pairwise(letters))
             best = min(pairs, key=lambda pair: _RANKS.get(pair, len(_RANKS)))
             if best not in _RANKS:
                 break
