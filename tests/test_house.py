@@ -25,7 +25,7 @@ ARROWS = {
     "samplers": ("math", "errors"),
     "prompts": ("math.arrays", "errors", "files"),
     "models": ("math", "errors", "mapped", "backends.base", "prompts", "samplers.config"),
-    "io": ("models", "prompts", "samplers.config", "errors", "files", "mapped"),
+    "io": ("models", "prompts", "samplers.config", "errors", "files", "mapped", "math.arrays"),
     "training": ("math", "models", "prompts", "backends", "errors", "samplers", "files", "io"),
     "testing": ("backends", "math", "models", "prompts", "errors"),
     "modes": ("not", "training", "cli", "testing", "bench"),
@@ -215,8 +215,8 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 310, "backends": 1400, "bench": 900, "check": 1600, "cli": 1575, "io": 2425,
-    "math": 1175, "models": 1525, "modes": 1975, "prompts": 600, "samplers": 1325,
+    TOP: 420, "backends": 1400, "bench": 900, "check": 1600, "cli": 1575, "io": 2500,
+    "math": 1175, "models": 1525, "modes": 2010, "prompts": 600, "samplers": 1325,
     "testing": 400, "training": 500,
 }
 # fmt: on

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends.base import Backend
-from ldmref.errors import Cancelled, NumericError
+from ldmref.errors import Cancelled, NumericError, UsageError, short_repr
 from ldmref.io.pictures.images import to_images
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
@@ -237,8 +237,35 @@ def call_back(
             progress = next(steps)
         except StopIteration as end:
             return end.value
-        if callback is not None:
-            callback(progress)
+        notify(callback, progress)
+
+
+def check_callbacks(callback: Callback | None, cancel: CancelFlag | None) -> None:
+    """Refuse a callback that cannot be called, and a `cancel` that cannot be asked."""
+    if callback is not None and not callable(callback):
+        raise UsageError(
+            f"callback must be a function, not {short_repr(callback)}", code="E-CALLBACK",
+            hint="callback=lambda progress: print(progress.step)",
+        )  # fmt: skip
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise UsageError(
+            f"cancel must be a threading.Event, not {short_repr(cancel)}", code="E-CANCEL"
+        )
+
+
+def notify(callback: Callback | None, progress: Progress) -> None:
+    """Call back after a step; what the function raises is its caller's.
+
+    Raises:
+        UsageError: it returned something, which would have no effect.
+    """
+    returned = None if callback is None else callback(progress)
+    if returned is not None:
+        raise UsageError(
+            f"the callback returned {short_repr(returned)}, which has no effect",
+            code="E-CALLBACK",
+            hint="a callback watches and returns None; cancel= stops a run",
+        )
 
 
 def decode_images(

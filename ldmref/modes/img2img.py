@@ -61,6 +61,6 @@ def img2img(
         Cancelled, NumericError: see `ldmref.errors`.
     """
     checked = plan(
-        "img2img", model.config, prompt=prompt, image=image, strength=strength, **parameters
+        "img2img", model, prompt=prompt, image=image, strength=strength, **parameters
     )
     return checked.run(model, callback, cancel)

@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from PIL import Image
 
 from ldmref.errors import UsageError
-from ldmref.io.pictures.images import Source, read_image
+from ldmref.io.pictures.images import Source, frames_warning, read_image, read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
@@ -29,12 +29,13 @@ def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
     sized = {"width": size[0], "height": size[1]}
     sized |= {} if only_masked else {"padding": None}
     request = resolve(config, "inpaint", values | sized)
-    mask = masks.sized_mask(values["mask"], original, values["mask_blur"], values["mask_invert"])
+    mask_image = read_mask(values["mask"])
+    mask = masks.sized_mask(mask_image, original, values["mask_blur"], values["mask_invert"])
     picture, small_mask, box = original, mask, None
     if only_masked:
         box = masks.region_of(mask, values["padding"], size)
         picture, small_mask = masks.crop_region(original, mask, box, size)
-    warnings = []
+    warnings = frames_warning("the picture", original) + frames_warning("the mask", mask_image)
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")
     if values["fill"] != "original" and request.first_step == 0:
@@ -137,7 +138,7 @@ def inpaint(
         Cancelled, NumericError: see `ldmref.errors`.
     """
     checked = plan(
-        "inpaint", model.config, prompt=prompt, image=image, mask=mask, strength=strength,
+        "inpaint", model, prompt=prompt, image=image, mask=mask, strength=strength,
         mask_blur=mask_blur, **parameters,
     )  # fmt: skip
     return checked.run(model, callback, cancel)

@@ -70,7 +70,7 @@ def interpolate(
         Cancelled, NumericError: see `ldmref.errors`.
     """
     checked = plan(
-        "interpolate", model.config, prompt=prompt, prompt_b=prompt_b, positions=positions,
+        "interpolate", model, prompt=prompt, prompt_b=prompt_b, positions=positions,
         **parameters,
     )  # fmt: skip
     return checked.run(model, callback, cancel)

@@ -13,7 +13,14 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_picture, input_channels
 from ldmref.modes.denoiser import model_denoiser
-from ldmref.modes.draw import Callback, CancelFlag, call_back, on_backend, run_sampler
+from ldmref.modes.draw import (
+    Callback,
+    CancelFlag,
+    call_back,
+    check_callbacks,
+    on_backend,
+    run_sampler,
+)
 from ldmref.modes.parameters import InvertParameters, Picture, SinglePrompt
 from ldmref.modes.plan import Plan, mode, plan
 from ldmref.modes.request import resolve
@@ -60,6 +67,7 @@ class InversionPlan(Plan):
         cancel: CancelFlag | None = None,
     ) -> Inversion:
         """Find the noise; arguments and errors are those of `Plan.run`."""
+        check_callbacks(callback, cancel)
         r, ops, iterations = self.request, model.backend, self.request.values["iterations"]
         schedule = make_schedule(model.config.scheduler, r.sampler, r.schedule, r.steps)
         text = encode_texts(
@@ -136,6 +144,6 @@ def invert(
             computed.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    checked = plan("invert", model.config, prompt=prompt, image=image, **parameters)
+    checked = plan("invert", model, prompt=prompt, image=image, **parameters)
     assert isinstance(checked, InversionPlan)
     return checked.invert(model, callback, cancel)

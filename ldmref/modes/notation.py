@@ -6,14 +6,14 @@ import re
 
 import numpy as np
 
-from ldmref.errors import InputError, UsageError
+from ldmref.errors import InputError, UsageError, short_repr
 
 
 def parse_seeds(text: str) -> int | list[int]:
     """A whole number, or several with commas."""
     if not re.fullmatch(r"-?[0-9]{1,40}(,-?[0-9]{1,40})*", text):
         raise UsageError(
-            f"seed must be a whole number from 0 to 2^64 - 1, or -1, not {text!r}",
+            f"seed must be a whole number from 0 to 2^64 - 1, or -1, not {short_repr(text)}",
             code="E-SEED",
             hint="several pictures may have a seed each: --seed 1,2,3",
         )
@@ -25,7 +25,7 @@ def parse_jumps(text: str) -> tuple[int, int]:
     """RePaint's jump length and number of samples, with a comma between."""
     if not re.fullmatch(r"[0-9]{1,9},[0-9]{1,9}", text):
         raise UsageError(
-            f"resample must be two whole numbers, not {text!r}",
+            f"resample must be two whole numbers, not {short_repr(text)}",
             code="E-RESAMPLE",
             hint="--resample 10,10",
         )
@@ -39,7 +39,7 @@ def parse_positions(text: str) -> list[float]:
         return [float(position) for position in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"positions must be numbers from 0 to 1, not {text!r}",
+            f"positions must be numbers from 0 to 1, not {short_repr(text)}",
             code="E-POSITIONS",
             hint="--positions 0,0.25,0.5,1",
         ) from None

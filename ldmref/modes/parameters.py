@@ -38,16 +38,16 @@ Prompt = Annotated[
 Picture = Annotated[
     Source | np.ndarray,
     Parameter(
-        "The picture: a path, an open file (PNG, JPEG, WebP), a Pillow picture or a uint8 array "
-        "(H, W, 3).",
+        "The picture: a path, an open file (PNG, JPEG, WebP), a Pillow picture, or an array "
+        "(H, W, 3) of uint8, or of floats from 0 to 1.",
         flags=("-i", "--image"), metavar="FILE", json=_FILE, recorded=False,
     ),
 ]  # fmt: skip
 Mask = Annotated[
     Source | np.ndarray,
     Parameter(
-        "A picture of the same size: white is repainted, black is kept. Its transparency if that "
-        "varies, else its luminance, is cut at one half.",
+        "A picture or boolean array of the same size: white (True) is repainted, black is kept. "
+        "Its transparency if that varies, else its luminance, is cut at one half.",
         metavar="FILE", json=_FILE, recorded=False,
     ),
 ]  # fmt: skip

@@ -14,13 +14,13 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 import ldmref
-from ldmref.errors import Cancelled, UsageError, did_you_mean
+from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.declaration import Parameter, document, keys_of, parameters_of
-from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, draw
+from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, check_callbacks, draw, notify
 from ldmref.modes.parameters import Txt2ImgParameters
 from ldmref.modes.request import Request
 from ldmref.modes.result import Result, params_of_picture
@@ -92,15 +92,17 @@ class Plan:
 
         Raises:
             Cancelled: `cancel` was set; its `partial` is the `Result` of the finished pictures.
+            UsageError: `callback` or `cancel` is not what it must be.
             NumericError, ResourceError: see `ldmref.errors`.
         """
+        check_callbacks(callback, cancel)
         run, pictures = self.prepare(model), []
         try:
             for event in run.draw(cancel):
                 if isinstance(event, Picture):
                     pictures.append(event)
-                elif callback is not None:
-                    callback(event)
+                else:
+                    notify(callback, event)
         except Cancelled as stop:
             stop.partial = run.result(pictures)
             raise
@@ -191,24 +193,32 @@ def mode(planner: Callable[[ModelConfig, dict[str, Any]], Any]) -> Callable[[Fun
     return register
 
 
-def plan(mode: str, config: ModelConfig, **parameters: Any) -> Plan:
+def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> Plan:
     """Check all parameters of a mode without weights; `plan(...).run(model)` draws.
 
     Args:
         mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `invert`, `superres` or `seg2img`.
-        config: the model's configuration, `model.config`.
+        config: the model's configuration, `model.config`; or the model.
         parameters: those of `modes.<mode>`, the positional ones by name, too.
 
     Raises:
         UsageError, ResourceError, ImageError, InputError: says what is wrong, and what to do.
     """
-    if mode not in MODES:
-        raise UsageError(f"unknown mode {mode!r}", code="E-MODE", hint=did_you_mean(mode, MODES))
+    if not isinstance(mode, str) or mode not in MODES:
+        message, hint = f"unknown mode {short_repr(mode)}", did_you_mean(str(mode), MODES)
+        raise UsageError(message, code="E-MODE", hint=hint)
+    config = getattr(config, "config", config)
+    if not isinstance(config, ModelConfig):
+        raise UsageError(
+            f"{mode} needs a model, not {short_repr(config)}",
+            code="E-MODEL",
+            hint="ldmref.load() gives the embedded one",
+        )
     known = MODES[mode].parameters
     for name in parameters:
         if name not in known:
             raise UsageError(
-                f"{mode} has no parameter {name!r}", code="E-USAGE", hint=did_you_mean(name, known)
+                f"{mode} has no parameter {short_repr(name)}", code="E-USAGE", hint=did_you_mean(name, known)
             )
     missing = [name for name, p in known.items() if p.required and name not in parameters]
     if missing:

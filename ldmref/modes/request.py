@@ -84,8 +84,10 @@ def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Reques
     v["prompts"], v["negative_prompts"] = per_picture(v["prompt"], v["negative_prompt"], v["count"])
     v["seeds"] = validation.seed_per_picture(v["seed"], len(v["prompts"]))
     v["options"] = PromptOptions(v["long_prompts"], v["prompt_weights"])
+    sampler, spacing = v["sampler"], v["schedule"]
     v["sampler"], v["schedule"] = sampler_and_schedule(
-        v["sampler"] or config.scheduler.sampler, v["schedule"] or config.scheduler.spacing
+        config.scheduler.sampler if sampler is None else sampler,
+        config.scheduler.spacing if spacing is None else spacing,
     )
     v["steps"] = v["steps"] or defaults.steps
     v["width"], v["height"] = v["width"] or defaults.width, v["height"] or defaults.height

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError, UsageError
-from ldmref.io.pictures.images import Source, read_image
+from ldmref.io.pictures.images import Source, frames_warning, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.validation import MAX_SIDE
 
@@ -45,7 +45,8 @@ def sized_picture(
     smaller than that multiple, or of more than `OWN_AREA` times the area the model was trained on,
     is brought to the model's default size, as `resize` says.
     """
-    image, warnings = read_image(source), []
+    image = read_image(source)
+    warnings = frames_warning("the picture", image)
     if width is None and height is None:
         own = own_size(config, image, OWN_AREA)
         width, height = own or (config.defaults.width, config.defaults.height)

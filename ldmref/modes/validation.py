@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.modes.declaration import Parameter
-from ldmref.prompts.tokenizer import MAX_CHARACTERS
+from ldmref.prompts.tokenizer import check_text
 
 MAX_STEPS, MAX_SIDE, MAX_COUNT = 1000, 8192, 10_000
 MAX_JUMPS = 100
@@ -50,43 +50,35 @@ def texts(name: str, value: Any) -> list[str]:
     texts: list[Any] = list(value) if listed else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise UsageError(
-            f"{name} must be a string or a list of strings, not {value!r}", code="E-PROMPT"
+            f"{name} must be a string or a list of strings, not {short_repr(value)}", code="E-PROMPT"
         )
-    words = name.replace("_", " ")
     for text in texts:
-        if len(text) > MAX_CHARACTERS:
-            raise UsageError(
-                f"the {words} is too long: {len(text)} characters, the limit is {MAX_CHARACTERS}",
-                code="E-PROMPT-LENGTH",
-                hint="shorten it; the model reads only its first words anyway",
-            )
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UsageError(f"the {words} is not valid Unicode text", code="E-PROMPT")
+        check_text(name.replace("_", " "), text)
     return texts
 
 
 def text(name: str, value: Any) -> str:
     """One text."""
     if not isinstance(value, str):
-        raise UsageError(f"{name} must be a single string, not {value!r}", code="E-PROMPT")
+        raise UsageError(f"{name} must be a single string, not {short_repr(value)}", code="E-PROMPT")
     return texts(name, value)[0]
 
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """A whole number in a range."""
     if not is_whole(value):
-        raise UsageError(f"{name} must be a whole number, not {value!r}", code=_code(name))
+        raise UsageError(f"{name} must be a whole number, not {short_repr(value)}", code=_code(name))
     if not low <= int(value) <= high:
-        raise UsageError(f"{name} must be from {low} to {high}, not {value}", code=_code(name))
+        raise UsageError(f"{name} must be from {low} to {high}, not {short_repr(value)}", code=_code(name))
     return int(value)
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
     """A number in a range."""
     real = not isinstance(value, bool) and isinstance(value, numbers.Real)
-    if not real or not low <= float(value) <= high:
+    if not real or not low <= value <= high:
         raise UsageError(
-            f"{name} must be a number from {low:g} to {high:g}, not {value!r}", code=_code(name)
+            f"{name} must be a number from {low:g} to {high:g}, not {short_repr(value)}", code=_code(name)
         )
     return float(value)
 
@@ -97,9 +89,9 @@ def _code(name: str) -> str:
 
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
     """One of a few names."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise UsageError(
-            f"unknown {name} {value!r}", code=_code(name), hint=did_you_mean(str(value), known)
+            f"unknown {name} {short_repr(value)}", code=_code(name), hint=did_you_mean(value if isinstance(value, str) else "", known)
         )
     return value
 
@@ -107,7 +99,7 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise UsageError(f"{name} must be True or False, not {value!r}", code=_code(name))
+        raise UsageError(f"{name} must be True or False, not {short_repr(value)}", code=_code(name))
     return value
 
 
@@ -115,7 +107,7 @@ def jumps(name: str, value: Any) -> tuple[int, int]:
     """Jump length and number of samples of RePaint."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 2:
         raise UsageError(
-            f"{name} must be (jump length, samples), not {value!r}",
+            f"{name} must be (jump length, samples), not {short_repr(value)}",
             code=_code(name),
             hint=f"{name}=(10, 10)",
         )
@@ -127,9 +119,11 @@ def positions(name: str, value: Any) -> list[float]:
     """Numbers from 0 to 1: that many, evenly spaced, or a list of them."""
     if isinstance(value, numbers.Integral):
         return np.linspace(0.0, 1.0, integer(name, value, 2, MAX_COUNT)).tolist()
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise UsageError(
-            f"{name} must be a whole number or a list of numbers, not {value!r}",
+            f"{name} must be a whole number or a list of numbers, not {short_repr(value)}",
             code="E-POSITIONS",
         )
     if not 1 <= len(value) <= MAX_COUNT:
@@ -169,7 +163,7 @@ def _seed(name: str, seed: Any) -> int:
     if not is_whole(seed) or not 0 <= int(seed) < 2**64:
         raise UsageError(
             f"{name} must be a whole number from 0 to 2^64 - 1, or -1 for a random one, "
-            f"not {seed!r}",
+            f"not {short_repr(seed)}",
             code=_code(name),
         )
     return int(seed)
@@ -179,7 +173,7 @@ def noise(name: str, value: Any) -> np.ndarray:
     """Finite numbers (n, c, h, w), float32."""
     try:
         array = np.array(value, np.float32)
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UsageError(f"{name} must be an array of numbers", code=_code(name)) from error
     if not np.isfinite(array).all():
         raise UsageError(f"{name} hold NaN or infinity", code=_code(name))

@@ -23,8 +23,25 @@ from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unknown>"
 BREAK = " BREAK "
-MAX_CHARACTERS = 4000
+MAX_CHARACTERS = 4000  # of a prompt in a request
+MAX_TEXT = 10_000  # characters that a tokenizer takes
 LONG_PROMPTS, PROMPT_WEIGHTS = ("truncate", "chunk"), ("none", "a1111")
+
+
+def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
+    """Refuse a text that is too long, or no valid Unicode; `what` names it.
+
+    Raises:
+        UsageError: more than `limit` characters, or a lone surrogate.
+    """
+    if len(text) > limit:
+        raise UsageError(
+            f"the {what} is too long: {len(text)} characters, the limit is {limit}",
+            code="E-PROMPT-LENGTH",
+            hint="shorten it; the model reads only its first words anyway",
+        )
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"the {what} is not valid Unicode text", code="E-PROMPT")
 
 
 class SpecialTokens(NamedTuple):
@@ -127,9 +144,15 @@ class PromptTokenizer:
         return tokens.ids[:, 0], tokens.warnings
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
-        """Ids and weights of the prompts, padded to the number of chunks of the longest."""
+        """Ids and weights of the prompts, padded to the number of chunks of the longest.
+
+        Raises:
+            UsageError: a prompt has more than `MAX_TEXT` characters, or is no valid Unicode.
+        """
         options = options or PromptOptions()
         warnings: list[str] = []
+        for prompt in prompts:
+            check_text("prompt", prompt, MAX_TEXT)
         chunked = [self._chunks(prompt, options, warnings) for prompt in prompts]
         counts = [len(chunks) for chunks in chunked]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)

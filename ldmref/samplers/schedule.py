@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.math.schedules import (
     alphas_cumprod,
     cosine_betas,
@@ -191,7 +191,7 @@ def check_name(what: str, name: str, known: Sequence[str]) -> None:
     """Refuse a name that is not among the known ones, with the nearest as a hint."""
     if name not in known:
         raise UsageError(
-            f"unknown {what} {name!r}", code="E-SCHEDULE", hint=did_you_mean(name, known)
+            f"unknown {what} {short_repr(name)}", code="E-SCHEDULE", hint=did_you_mean(name, known)
         )
 
 

@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,7 @@ def fuzz(name: str, seconds: int, keep: Path) -> None:
     else:
         with atheris.instrument_imports(include=["ldmref", "tomllib", "pickletools"]):
             targets = importlib.import_module("tests.fuzz.targets")
+    warnings.simplefilter("ignore")  # Pillow's, about odd metadata
     resource.setrlimit(resource.RLIMIT_AS, (WORKING_MEMORY, WORKING_MEMORY))
     target, seen = targets.TARGETS[name], set()
     change = targets.mutator(target.mutate, target.words)

@@ -10,8 +10,10 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError
+from ldmref.io.pictures.arrays import image_of_array, is_array
 
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
+FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 
@@ -20,20 +22,20 @@ def open_image(source: Source) -> Image.Image:
     """Open and fully decode a picture, upright, in the mode it is stored in.
 
     Args:
-        source: a path or open file: PNG, JPEG or WebP; a Pillow picture; or a uint8 array (H, W, 3)
-            of RGB, (H, W, 4) with transparency, or (H, W) of grey.
+        source: a path or open file: PNG, JPEG or WebP, of an animation the first frame; a Pillow
+            picture; or an array (`arrays.image_of_array`).
 
     Raises:
         ImageError: no such file, not PNG, JPEG or WebP, damaged, or more than 64 megapixels; an
             array of another type or shape.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
+    if is_array(source):
+        return image_of_array(source)
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
         raise ImageError(
             f"cannot read a picture from {type(source).__name__}",
             code="E-IMAGE",
-            hint="allowed are a path, an open file, a Pillow picture, or a uint8 array (H, W, 3)",
+            hint="allowed are a path, an open file, a Pillow picture, or an array (H, W, 3)",
         )
     name = repr(str(source)) if isinstance(source, str | Path) else "the picture"
     try:
@@ -50,7 +52,10 @@ def open_image(source: Source) -> Image.Image:
                     hint="scale it down first",
                 )
             image.load()
-        return ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image)
+        animated = image.format in ("PNG", "WEBP")  # the second picture of a JPEG is a preview
+        upright.info[FRAMES] = getattr(image, "n_frames", 1) if animated else 1
+        return upright
     except ImageError:
         raise
     except Exception as error:  # Pillow raises many kinds for damaged files
@@ -59,17 +64,6 @@ def open_image(source: Source) -> Image.Image:
             code="E-IMAGE",
             hint="allowed are intact PNG, JPEG and WebP files",
         ) from error
-
-
-def _from_array(pixels: np.ndarray) -> Image.Image:
-    good = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
-    if pixels.dtype != np.uint8 or not good or not pixels.size:
-        raise ImageError(
-            f"an array of {pixels.dtype} {pixels.shape} is not a picture",
-            code="E-IMAGE",
-            hint="allowed is uint8, 0 to 255: (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey",
-        )
-    return Image.fromarray(np.ascontiguousarray(pixels))
 
 
 def read_image(source: Source) -> Image.Image:
@@ -83,13 +77,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
         image = Image.fromarray(np.rint(values / 257.0).astype(np.uint8))
     elif image.mode == "F":
-        raise ImageError(
-            "floating-point pictures have no fixed range", code="E-IMAGE", hint="save as PNG first"
-        )
+        image = image_of_array(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def frames_warning(what: str, image: Image.Image) -> list[str]:
+    """That `what` is the first frame of an animation, if it is."""
+    frames = image.info.get(FRAMES, 1)
+    return [f"{what} is an animation; its first of {frames} frames is taken"] * (frames > 1)
 
 
 def read_mask(source: Source) -> Image.Image:
