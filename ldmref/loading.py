@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
-from ldmref.config import settings
+from ldmref.config import override_backend, settings
 from ldmref.errors import InputError, UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
 from ldmref.io.adapters.controlnet import open_controlnet
@@ -208,20 +208,12 @@ def configured_backend(
     backend: str | Backend | None = None, device: str | None = None, dtype: str | None = None,
     config: str | Path | None = None, speed: str | None = None,
 ) -> Backend:  # fmt: skip
-    """The backend of the arguments, completed by environment and configuration file.
-
-    Device, dtype and speed from the configuration belong to the configured backend: an argument
-    that names another backend does not inherit them.
-    """
+    """The backend of the arguments, completed by environment and configuration file."""
     if isinstance(backend, Backend):
         return get_backend(backend, device, dtype, speed)
-    configured = settings(config).backend
-    name = configured.get("name", "numpy")
-    if backend not in (None, name):
-        configured = {}
-    return get_backend(
-        backend or name,
-        device or configured.get("device"),
-        dtype or configured.get("dtype"),
-        speed or configured.get("speed"),
+    arguments = {"name": backend, "device": device, "dtype": dtype, "speed": speed}
+    values = override_backend(
+        settings(config).backend, {k: v for k, v in arguments.items() if v is not None}
     )
+    name = values.pop("name", "numpy")
+    return get_backend(name, **values)

@@ -7,14 +7,18 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ldmref.cli.output import FORMATS
 from ldmref.cli.progress import STYLES
 from ldmref.errors import UsageError
 from ldmref.modes.declaration import Parameter
+from ldmref.samplers import SAMPLERS, SPACINGS
 
 Option = Callable[[Callable], Callable]
 option = click.option
+PATH = click.Path(readable=False)  # any text; a shell completes it as a file
+NAMES = {"sampler": SAMPLERS, "schedule": SPACINGS}  # which a shell completes
 
 
 class Notation(click.ParamType):
@@ -25,6 +29,11 @@ class Notation(click.ParamType):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._parse(value) if isinstance(value, str) and self._parse else value
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return PATH.shell_complete(ctx, param, incomplete) if self.name == "FILE" else []
 
 
 class LoraFile(click.ParamType):
@@ -59,9 +68,14 @@ def parameter_option(parameter: Parameter) -> Option:
         kind = click.Choice(tuple(parameter.choices))
     elif parameter.parse is not None:
         kind = Notation(parameter)
+    elif parameter.metavar == "FILE":
+        kind = PATH
+    known = parameter.choices or NAMES.get(parameter.name, ())
     return option(
         *flags, parameter.name, type=kind, metavar=parameter.metavar, help=text,
         multiple=parameter.multiple, required=parameter.required,
+        shell_complete=(lambda ctx, param, start: [n for n in known if n.startswith(start)])
+        if known else None,
     )  # fmt: skip
 
 
@@ -71,28 +85,42 @@ def parameter_options(parameters: Iterable[Parameter]) -> tuple[Option, ...]:
 
 
 PROMPT = (
-    click.argument("words", metavar="[PROMPT]", required=False),
+    click.argument("words", metavar="[PROMPT]", nargs=-1),
     option("-p", "--prompt", metavar="TEXT", help="What to draw; - reads standard input."),
 )
-MODEL = (
-    option("-m", "--model", metavar="NAME|FILE|FOLDER", help="Default: emoji (bundled)."),
-    option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if not cached."),
-    option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16."),
-    option("--ema/--no-ema", default=None,
-           help="Averaged weights of a file; default: as the model's makers do."),
-    option("--model-config", metavar="NAME|FOLDER", help="Configuration of a single file."),
-    option("--tokenizer", metavar="FILE|FOLDER", help="CLIP's vocabulary, if not in the folder."),
-    option("--vae", metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
-    option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
+MODEL_NAME = option("-m", "--model", type=PATH, metavar="NAME|FILE|FOLDER",
+                    help="Default: emoji (bundled).")  # fmt: skip
+BACKEND = (
     option("--backend", metavar="NAME", help="See ldmref backends."),
     option("--device", metavar="NAME", help="cpu, cuda:0, ..."),
     option("--dtype", metavar="NAME", help="float64, float32, float16 or bfloat16."),
     option("--speed", metavar="NAME", help="exact, fast or fastest: see docs/performance.md."),
+)
+CONFIG = option("--config", type=PATH, metavar="FILE", help="Settings; default: ./ldmref.toml.")
+MODEL = (
+    MODEL_NAME,
+    option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if not cached."),
+    option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16."),
+    option("--ema/--no-ema", default=None,
+           help="Averaged weights of a file; default: as the model's makers do."),
+    option("--model-config", type=PATH, metavar="NAME|FOLDER",
+           help="Configuration of a single file."),
+    option("--tokenizer", type=PATH, metavar="FILE|FOLDER",
+           help="CLIP's vocabulary, if not in the folder."),
+    option("--vae", type=PATH, metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
+    option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
+    *BACKEND,
     option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
-    option("--config", metavar="FILE", help="Settings; default: ./ldmref.toml."),
+    CONFIG,
 )  # fmt: skip
 FILES = (
-    option("-o", "--output", metavar="FILE|FOLDER|-", help="Default: ./PROMPT-SEED.png."),
+    option(
+        "-o",
+        "--output",
+        type=PATH,
+        metavar="FILE|FOLDER|-",
+        help="Default: ./PROMPT-SEED.png. A name may hold {prompt}, {seed} and {index}.",
+    ),
     option("--overwrite", is_flag=True, help="Replace a file that exists."),
     option("--format", "kind", type=click.Choice(list(FORMATS)), help="Default: from the name."),
     option("--no-metadata", is_flag=True, help="Do not record in the file how it was made."),
@@ -106,7 +134,8 @@ INVERTING = (
            help="Draw this from the picture's noise; may be repeated. Default: the prompt."),
     option("--batch", "batch_size", type=int, help="Pictures drawn together."),
     option("--tile", type=int, metavar="N", help="Decode in tiles of N pixels: less memory."),
-    option("--noise", metavar="FILE", help="Keep the noise too, as .npy: see --latents."),
+    option("--noise", type=PATH, metavar="FILE",
+           help="Keep the noise too, as .npy: see --latents."),
 )  # fmt: skip
 INTERPOLATING = (
     option("--to", "--prompt-b", "to", metavar="TEXT", help="The last prompt; default: the first."),

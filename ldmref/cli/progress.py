@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import click
@@ -18,9 +18,11 @@ STYLES = ("auto", "bar", "plain", "none")
 _WIDTH = 24
 
 
-def say(text: str) -> None:
-    """Print one line on stderr."""
-    click.echo(text, err=True)
+def say(text: str, end: str = "
+") -> None:
+    """Print one line on stderr; one that cannot be written stops nothing."""
+    with suppress(OSError):
+        click.echo(text + end, err=True, nl=False)
 
 
 class Stopped(KeyboardInterrupt):
@@ -91,7 +93,7 @@ class Progress:
 
     def _write(self, text: str) -> None:
         self.shown = True
-        click.echo(text, err=True, nl=False)
+        say(text, end="")
 
 
 def duration(seconds: float) -> str:

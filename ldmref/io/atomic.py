@@ -18,11 +18,27 @@ def check_writable(path: Path, overwrite: bool) -> None:
     Raises:
         OutputError: its folder does not exist, or it exists itself (unless `overwrite`).
     """
-    if not path.parent.is_dir():
-        what = f"the folder {str(path.parent)!r} does not exist"
-        raise OutputError(what, code="E-FOLDER", hint="create it first")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
+    with output_errors(path):
+        if not path.parent.is_dir():
+            what = f"the folder {str(path.parent)!r} does not exist"
+            raise OutputError(what, code="E-FOLDER", hint="create it first")
+        if path.exists() and not overwrite:
+            raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add overwrite=True")
+
+
+@contextmanager
+def output_errors(path: Path) -> Iterator[None]:
+    """Turn errors of the operating system into an OutputError that names `path`."""
+    try:
+        yield
+    except OutputError:
+        raise
+    except FileExistsError as error:
+        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS") from error
+    except OSError as error:
+        raise OutputError(
+            f"cannot write {str(path)!r}: {error.strerror or error}", code="E-WRITE"
+        ) from error
 
 
 @contextmanager
@@ -32,19 +48,14 @@ def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OutputError: `path` has appeared meanwhile (unless `overwrite`), or it cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-        _publish(temporary, path, overwrite)
-    except FileExistsError as error:
-        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS") from error
-    except OSError as error:
-        raise OutputError(
-            f"cannot write {str(path)!r}: {error.strerror or error}", code="E-WRITE"
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
+    temporary = path.with_name(f".{path.name[:40]}.{secrets.token_hex(4)}.part")
+    with output_errors(path):
+        try:
+            with open(temporary, "xb") as file:
+                yield file
+            _publish(temporary, path, overwrite)
+        finally:
+            temporary.unlink(missing_ok=True)
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:

@@ -16,10 +16,13 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS
 
 NATIVE_INDEX, DIFFUSERS_INDEX = "config.json", "model_index.json"
+NATIVE_WEIGHTS = "model.safetensors"
 
 
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
     """Return the file or folder of a model: an embedded one by its name, else a path.
+
+    The weights in a folder of ldmref stand for the folder.
 
     A name such as `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in
     the local cache of Hugging Face (`ldmref.io.hub`), and with `fetch` downloaded into it.
@@ -40,6 +43,8 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
         )
     if not path.exists():
         return _in_hub(str(name), fetch, variant)
+    if path.name == NATIVE_WEIGHTS and is_native(path.parent):
+        return path.parent
     if path.is_dir() and not (is_native(path) or is_diffusers(path)):
         raise InputError(
             f"{path.name!r} is not a model folder: it has neither {NATIVE_INDEX} nor "

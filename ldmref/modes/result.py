@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmref.io.pictures.metadata import infotext, write_picture
+from ldmref.io.pictures.infotext import infotext
+from ldmref.io.pictures.metadata import write_picture
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref.cli.output import slug
-from ldmref.io.pictures.metadata import parse_infotext, read_parameters
+from ldmref.io.pictures.infotext import parse_infotext
+from ldmref.io.pictures.metadata import read_parameters
 
 
 def pixels(path):
