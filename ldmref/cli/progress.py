@@ -18,8 +18,7 @@ STYLES = ("auto", "bar", "plain", "none")
 _WIDTH = 24
 
 
-def say(text: str, end: str = "
-") -> None:
+def say(text: str, end: str = "\n") -> None:
     """Print one line on stderr; one that cannot be written stops nothing."""
     with suppress(OSError):
         click.echo(text + end, err=True, nl=False)

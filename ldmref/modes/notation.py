@@ -57,7 +57,7 @@ def read_noise(path: str) -> np.ndarray:
         raise InputError(f"no such file: {path!r}", code="E-LATENTS", hint="check the path") from (
             error
         )
-    except (OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a damaged header, or one with a false size, fails in any way
         raise InputError(
             f"cannot read {path!r} as a NumPy array",
             code="E-LATENTS",

@@ -218,7 +218,9 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) ->
     for name in parameters:
         if name not in known:
             raise UsageError(
-                f"{mode} has no parameter {short_repr(name)}", code="E-USAGE", hint=did_you_mean(name, known)
+                f"{mode} has no parameter {short_repr(name)}",
+                code="E-USAGE",
+                hint=did_you_mean(name, known),
             )
     missing = [name for name, p in known.items() if p.required and name not in parameters]
     if missing:

@@ -50,7 +50,8 @@ def texts(name: str, value: Any) -> list[str]:
     texts: list[Any] = list(value) if listed else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise UsageError(
-            f"{name} must be a string or a list of strings, not {short_repr(value)}", code="E-PROMPT"
+            f"{name} must be a string or a list of strings, not {short_repr(value)}",
+            code="E-PROMPT",
         )
     for text in texts:
         check_text(name.replace("_", " "), text)
@@ -60,16 +61,22 @@ def texts(name: str, value: Any) -> list[str]:
 def text(name: str, value: Any) -> str:
     """One text."""
     if not isinstance(value, str):
-        raise UsageError(f"{name} must be a single string, not {short_repr(value)}", code="E-PROMPT")
+        raise UsageError(
+            f"{name} must be a single string, not {short_repr(value)}", code="E-PROMPT"
+        )
     return texts(name, value)[0]
 
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """A whole number in a range."""
     if not is_whole(value):
-        raise UsageError(f"{name} must be a whole number, not {short_repr(value)}", code=_code(name))
+        raise UsageError(
+            f"{name} must be a whole number, not {short_repr(value)}", code=_code(name)
+        )
     if not low <= int(value) <= high:
-        raise UsageError(f"{name} must be from {low} to {high}, not {short_repr(value)}", code=_code(name))
+        raise UsageError(
+            f"{name} must be from {low} to {high}, not {short_repr(value)}", code=_code(name)
+        )
     return int(value)
 
 
@@ -78,7 +85,8 @@ def number(name: str, value: Any, low: float, high: float) -> float:
     real = not isinstance(value, bool) and isinstance(value, numbers.Real)
     if not real or not low <= value <= high:
         raise UsageError(
-            f"{name} must be a number from {low:g} to {high:g}, not {short_repr(value)}", code=_code(name)
+            f"{name} must be a number from {low:g} to {high:g}, not {short_repr(value)}",
+            code=_code(name),
         )
     return float(value)
 
@@ -91,7 +99,9 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
     """One of a few names."""
     if not isinstance(value, str) or value not in known:
         raise UsageError(
-            f"unknown {name} {short_repr(value)}", code=_code(name), hint=did_you_mean(value if isinstance(value, str) else "", known)
+            f"unknown {name} {short_repr(value)}",
+            code=_code(name),
+            hint=did_you_mean(value if isinstance(value, str) else "", known),
         )
     return value
 

@@ -133,9 +133,9 @@ def fuzz(name: str, seconds: int, keep: Path) -> None:
     for seed in seeds:
         (keep / hashlib.sha256(seed).hexdigest()[:12]).write_bytes(seed)
     longest = max(4096, 2 * max(map(len, seeds)))
-    arguments = [f"-max_total_time={seconds}", "-timeout=60", "-rss_limit_mb=4096", f"-max_len={longest}",
-                 "-print_final_stats=1", f"-artifact_prefix={keep}-", str(keep)]  # fmt: skip
-    atheris.Setup([sys.argv[0], *arguments], one_input, custom_mutator=custom_mutator)
+    limits = [f"-max_total_time={seconds}", f"-max_len={longest}", "-timeout=60"]
+    limits += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={keep}-"]
+    atheris.Setup([sys.argv[0], *limits, str(keep)], one_input, custom_mutator=custom_mutator)
     atheris.Fuzz()
 
 

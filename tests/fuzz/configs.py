@@ -19,7 +19,7 @@ from ldmref.io.native import read_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
-from ldmref.models.presets import PRESETS, preset
+from ldmref.models.presets import PRESETS
 from ldmref.models.validate import config_from_dict
 from ldmref.modes.plan import MODES
 from ldmref.prompts.clip import END, START, WORD_END
@@ -29,9 +29,8 @@ from ldmref.prompts.wordpiece import wordpiece_tokenizer
 
 from .guard import SCRATCH, Target, file
 from .mutate import dump, mutate_json
-from .texts import tokenize
+from .texts import TINY, tokenize
 
-TINY = preset("tiny")
 SAFE = re.compile(r"([a-z_0-9]{1,20}/)?[A-Za-z_][A-Za-z_0-9.-]{0,60}")
 
 
@@ -120,8 +119,9 @@ SCHEDULERS: tuple[dict[str, Any], ...] = (
     {"_class_name": "PNDMScheduler", "skip_prk_steps": True, "steps_offset": 1},
     {"_class_name": "DDIMScheduler", "clip_sample": True, "clip_sample_range": 1.0,
      "rescale_betas_zero_snr": True, "timestep_spacing": "trailing"},
-    {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++", "solver_order": 2,
-     "use_karras_sigmas": True, "lambda_min_clipped": -5.1, "timestep_spacing": "linspace"},
+    {"_class_name": "DPMSolverMultistepScheduler", "algorithm_type": "dpmsolver++",
+     "solver_order": 2, "use_karras_sigmas": False, "lambda_min_clipped": -5.1,
+     "timestep_spacing": "linspace"},
     {"_class_name": "UniPCMultistepScheduler", "solver_type": "bh2", "disable_corrector": [0],
      "thresholding": True, "dynamic_thresholding_ratio": 0.9, "sample_max_value": 1.5},
     {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear",
@@ -158,8 +158,9 @@ def _diffusers_seeds() -> list[bytes]:
             "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 8}  # fmt: skip
     vq = VAE | {"_class_name": "VQModel", "latent_channels": 3, "num_vq_embeddings": 16}
     seeds.append(
-        {"model_index.json": {"_class_name": "LDMSuperResolutionPipeline"}, "unet/config.json": unet,
-         "vqvae/config.json": vq, "scheduler/scheduler_config.json": BETAS | SCHEDULERS[1]}
+        {"model_index.json": {"_class_name": "LDMSuperResolutionPipeline"},
+         "unet/config.json": unet, "vqvae/config.json": vq,
+         "scheduler/scheduler_config.json": BETAS | SCHEDULERS[1]}
     )  # fmt: skip
     return [dump(seed) for seed in seeds]
 
@@ -204,8 +205,8 @@ def run_vae(path: Path) -> None:
 def _request_seeds() -> list[bytes]:
     common = {"prompt": "red heart", "steps": 3, "seed": 1}
     more = {"negative_prompt": "x", "cfg_scale": 2.0, "clip_skip": 0, "long_prompts": "chunk",
-            "prompt_weights": "a1111", "schedule": "karras", "batch_size": 2, "tile": 64, "eta": 0.5,
-            "sampler": "euler_a", "rng": "torch", "count": 2, "width": 16, "height": 16,
+            "prompt_weights": "a1111", "schedule": "karras", "batch_size": 2, "tile": 64,
+            "eta": 0.5, "sampler": "euler_a", "rng": "torch", "count": 2, "width": 16, "height": 16,
             "latents": [[[[0.0] * 8] * 8] * 4] * 2}  # fmt: skip
     extras = {"img2img": {"image": 1, "strength": 0.5, "resize": "fill"},
               "inpaint": {"image": 1, "mask": 1, "fill": "noise", "only_masked": True, "padding": 3,
@@ -304,7 +305,9 @@ def run_tokenizer_files(path: Path) -> None:
 
 TARGETS = {
     "config": Target(run_config, _config_seeds, file("config.json"), mutate_json),
-    "diffusers": Target(run_diffusers, _diffusers_seeds, folder("diffusers/model_index.json"), mutate_json),
+    "diffusers": Target(
+        run_diffusers, _diffusers_seeds, folder("diffusers/model_index.json"), mutate_json
+    ),
     "controlnet-folder": Target(
         run_controlnet, _controlnet_seeds, folder("controlnet/config.json"), mutate_json
     ),

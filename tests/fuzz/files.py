@@ -18,7 +18,8 @@ from PIL import Image
 from ldmref.cli.replay import read_record
 from ldmref.errors import LdmrefError
 from ldmref.io.pictures import images
-from ldmref.io.pictures.metadata import parse_infotext, read_parameters, save_image
+from ldmref.io.pictures.infotext import parse_infotext
+from ldmref.io.pictures.metadata import read_parameters, save_image
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import read_checkpoint
 from ldmref.io.tensors.unpickler import NAMES, STORAGES, load_pickle_bytes
@@ -174,9 +175,9 @@ def run_checkpoint(path: Path) -> None:
 PICKLE_WORDS = (
     b"ctorch\nSize\n", b"c_codecs\nencode\n", b"ccollections\nOrderedDict\n", b"cbuiltins\neval\n",
     b"R", b"b", b"\x81", b"\x93", b"q\1", b"h\1", b"j\xff\xff\xff\x7f", b"r\0\0\0\x01", b"0", b"2",
-    b"(", b"t", b"\x85", b"\x86", b"\x87", b"]", b"}", b"a", b"s", b"u", b"e", b"Q", b"P0\n", b"\x97",
-    b"\x96\xff\0\0\0\0\0\0\0", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f", b"\x82\1", b"N", b"\x88",
-    b"\x91", b"\x8f", b"\x90", b"I99999\n", b"F1e9\n", b"S'a'\n", b"i__main__\nx\n", b"o",
+    b"(", b"t", b"\x85", b"\x86", b"\x87", b"]", b"}", b"a", b"s", b"u", b"e", b"Q",
+    b"P0\n", b"\x97", b"\x96\xff\0\0\0\0\0\0\0", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
+    b"\x82\1", b"N", b"\x88", b"\x91", b"\x8f", b"\x90", b"I99999\n", b"F1e9\n", b"S'a'\n", b"i__main__\nx\n", b"o",
 )  # fmt: skip
 
 
@@ -245,8 +246,9 @@ def run_picture(path: Path) -> None:
 PARAMS: dict[str, Any] = {
     "mode": "txt2img", "prompt": "red heart", "negative_prompt": "", "steps": 20, "cfg_scale": 2.5,
     "sampler": "dpmpp_2m", "schedule": "karras", "seed": 2**64 - 1, "width": 64, "height": 32,
-    "eta": None, "clip_skip": 0, "rng": "philox", "model": {"name": "a, b: c", "sha256": "0123456789"},
-    "backend": {"name": "numpy", "dtype": "float32"}, "ldmref": "0.1.0",
+    "eta": None, "clip_skip": 0, "rng": "philox",
+    "model": {"name": "a, b: c", "sha256": "0123456789"}, "ldmref": "0.1.0",
+    "backend": {"name": "numpy", "dtype": "float32"},
 }  # fmt: skip
 
 
@@ -279,7 +281,9 @@ TARGETS = {
         run_checkpoint, lambda: [in_zip(_pickled()).read_bytes(), _legacy_seed()], file("a.ckpt"),
         words=PICKLE_WORDS,
     ),
-    "noise": Target(run_noise, _noise_seeds, file("noise.npy"), words=(b"(", b"'<f4'", b"'O'", b",")),
+    "noise": Target(
+        run_noise, _noise_seeds, file("noise.npy"), words=(b"(", b"'<f4'", b"'O'", b",")
+    ),
     "picture": Target(run_picture, _picture_seeds, file("picture")),
     "png": Target(run_picture, _png_seeds, file("picture.png"), mutate_png),
     "metadata": Target(run_metadata, _metadata_seeds, file("recorded.png"), mutate_png),

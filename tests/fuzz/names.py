@@ -102,12 +102,13 @@ def _seed(shapes: Mapping[str, Any], **others: Any) -> bytes:
 
 def _model_seeds() -> list[bytes]:
     shapes = stored_shapes(compvis_table(TINY))
+    counters = {"model_ema.decay": [], "model_ema.num_updates": ["I64", []]}
     few = dict(list(shapes.items())[:3])
     ema = {"model_ema." + n.removeprefix("model.").replace(".", ""): s for n, s in shapes.items()}
     return [
         _seed(shapes, metadata={"modelspec.prediction_type": "v"}, fill=1),
         _seed({f"state_dict.{name}": shape for name, shape in few.items()}),
-        _seed(few | {"model_ema.decay": [], "model_ema.num_updates": ["I64", []]} | dict(list(ema.items())[:2])),
+        _seed(few | counters | dict(list(ema.items())[:2])),
         _seed(few | {"scale_factor": [], "v_pred": []}, fill=63), _seed({}),
     ]  # fmt: skip
 
@@ -233,5 +234,7 @@ TARGETS = {
     "autoencoder": Target(
         run_autoencoder, _autoencoder_seeds, tensor_file("autoencoder.safetensors"), mutate_json
     ),
-    "embedding": Target(run_embedding, _embedding_seeds, tensor_file("word.safetensors"), mutate_json),
+    "embedding": Target(
+        run_embedding, _embedding_seeds, tensor_file("word.safetensors"), mutate_json
+    ),
 }  # fmt: skip

@@ -13,12 +13,15 @@ from typing import Any
 
 import numpy as np
 import regex
+from PIL import Image
 
+from ldmref import modes
 from ldmref.config import TABLES, settings
 from ldmref.errors import LdmrefError
 from ldmref.io import hub
-from ldmref.io.pictures.metadata import infotext, parse_infotext
+from ldmref.io.pictures.infotext import infotext, parse_infotext, replay_parameters
 from ldmref.models.memory import bytes_of
+from ldmref.models.presets import preset
 from ldmref.modes import notation
 from ldmref.modes.control import parse_control
 from ldmref.prompts.class_labels import ClassLabelTokenizer
@@ -31,6 +34,7 @@ from ldmref.testing.clip import awkward_strings, small_vocabulary
 from .files import PARAMS
 from .guard import REPOSITORY, Target, file, text
 
+TINY = preset("tiny")
 EMOJI = REPOSITORY / "ldmref/assets/emoji/tokenizer.json"
 
 
@@ -215,15 +219,31 @@ def run_environment(data: str) -> None:
 INFOTEXT = (
     infotext(PARAMS),
     infotext(PARAMS | {"prompt": "a\nb", "negative_prompt": "c"}),
-    'x\nNegative prompt: y\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, Model hash: '
-    '6ce0161689, Model: v1-5, Lora hashes: "a: b, c: d", Version: v1.10.1',
+    'x\nNegative prompt: y\nSteps: 20, Sampler: Euler a, CFG scale: 7, Seed: 1, Size: 512x512, '
+    'Model hash: 6ce0161689, Model: v1-5, Lora hashes: "a: b, c: d", Version: v1.10.1',
 )  # fmt: skip
+
+
+def replay(data: str) -> None:
+    """Plan what a text says about its picture, if it does."""
+    try:
+        params, notes = replay_parameters(data) or ({}, [])
+        assert all("\n" not in note for note in notes)
+        if params:
+            del params["model"]
+            picture = Image.new("RGB", (16, 16))
+            given = {"img2img": {"image": picture}, "inpaint": {"image": picture, "mask": picture}}
+            mode = params.pop("mode")
+            modes.plan(mode, TINY, **params | given.get(mode, {}))
+    except LdmrefError as error:
+        assert error.code.startswith("E-")
 
 
 def run_infotext(data: str) -> None:
     """Anything can be read; what we write of it is read back."""
     read = parse_infotext(data)
     assert all(isinstance(key, str) for key in read["pairs"])
+    replay(data)
     prompt, negative, name = [*data.split("\0"), "", ""][:3]
     written = infotext(
         PARAMS | {"prompt": prompt, "negative_prompt": negative, "model": {"name": name}}
@@ -268,8 +288,9 @@ TARGETS = {
     "toml": Target(run_toml, lambda: _encoded(*TOML), file("ldmref.toml"),
                    words=(b"[backend]", b"[defaults]", b"steps", b"=", b'"', b"[[", b"{", b"nan")),
     "environment": Target(
-        run_environment, lambda: _encoded("LDMREF_STEPS=30\nLDMREF_BACKEND=numpy", "LDMREF_CFG_SCALE=1e5"),
-        text, words=(b"LDMREF_STEPS=", b"LDMREF_CFG_SCALE=", b"LDMREF_", b"\n"),
+        run_environment,
+        lambda: _encoded("LDMREF_STEPS=30\nLDMREF_BACKEND=numpy", "LDMREF_CFG_SCALE=1e5"), text,
+        words=(b"LDMREF_STEPS=", b"LDMREF_CFG_SCALE=", b"LDMREF_", b"\n"),
     ),
     "infotext": Target(
         run_infotext, lambda: _encoded(*INFOTEXT, "a\0b\0c"), text,

@@ -206,7 +206,7 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
     numbers = [n for part in (shape, offsets) for n in (part if isinstance(part, list) else [None])]
     if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(offsets or ()) != 2:
         raise _damaged(path, f"the header's entry for {name[:80]!r} is wrong")
-    if kind not in DTYPES:
+    if not isinstance(kind, str) or kind not in DTYPES:
         raise CorruptModelError(
             f"{shown(path)} holds {name[:80]!r} as {str(kind)[:20]}, which is not supported",
             code="E-SAFETENSORS",
