@@ -6,8 +6,9 @@ import errno
 import json
 import os
 import stat
+from io import BufferedReader
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from ldmref.errors import CorruptModelError, InputError, UsageError
 
@@ -69,7 +70,7 @@ def shown(path: Path) -> str:
     return name if len(name) <= 80 else name[:77] + "..."
 
 
-def open_file(path: Path, code: str = "E-MODEL") -> BinaryIO:
+def open_file(path: Path, code: str = "E-MODEL") -> BufferedReader:
     """Open a regular file for reading; never waits for a pipe or a device.
 
     Raises:

@@ -19,7 +19,7 @@ from ldmref.io.compvis.single_file import averages_note, averages_of, load_compv
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
 from ldmref.io.locate import find_model, is_native, model_config
-from ldmref.io.native import check_weights, load_folder
+from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
@@ -89,7 +89,7 @@ def load(
     if replacement is not None:
         loaded, state_dict = swap_vae(loaded, state_dict, replacement)
     state_dict = apply_loras(loaded, state_dict, loras)
-    warnings += check_weights(state_dict, allow_nonfinite)
+    warnings += check_model(path, state_dict, sha256, allow_nonfinite)
     modifications: dict[str, Any] = {
         "ema": averaged,
         "vae": replacement and replacement.record,
@@ -100,6 +100,17 @@ def load(
         tiny=_tiny_autoencoder(ops, replacement), max_memory=limit, warnings=warnings,
         modifications={k: v for k, v in modifications.items() if v is not None},
     )  # fmt: skip
+
+
+def check_model(
+    path: Path, tensors: StateDict, sha256: str, allow_nonfinite: bool = False
+) -> list[str]:
+    """Check the weights as `check_weights` does, and the files of a folder of ldmref as
+    `require_digests` does; returns warnings."""
+    warnings = check_weights(tensors, allow_nonfinite)
+    if is_native(path):
+        require_digests(path, sha256)
+    return warnings
 
 
 def _tiny_autoencoder(backend: Backend, vae: Autoencoder | None) -> TinyAutoencoder | None:

@@ -19,7 +19,7 @@ from ldmref.io.native import SECOND_TOKENIZER, save_folder
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
-from ldmref.loading import read_model
+from ldmref.loading import check_model, read_model
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -67,10 +67,12 @@ def convert(
     if origin.is_file() and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
         return convert_pickle(origin, out, overwrite)
     origin, single = find_model(path, fetch, variant), out.suffix.lower() == ENDING
-    config, flat, tokenizers, _ = read_model(
+    config, flat, tokenizers, sha256 = read_model(
         origin, model_config, None if single else tokenizer, with_tokenizers=not single,
         variant=variant, ema=ema,
     )  # fmt: skip
+    for warning in check_model(origin, flat, sha256, allow_nonfinite=True):
+        say(one_line(f"ldmref: warning: {warning}"))
     if single:
         write_compvis(config, flat, out, overwrite)
     else:

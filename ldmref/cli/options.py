@@ -107,6 +107,7 @@ MODEL = (
            help="Configuration of a single file."),
     option("--tokenizer", type=PATH, metavar="FILE|FOLDER",
            help="CLIP's vocabulary, if not in the folder."),
+    option("--allow-nonfinite", is_flag=True, help="Read weights that are NaN or infinite."),
     option("--vae", type=PATH, metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
     option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
     *BACKEND,

@@ -108,7 +108,8 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
         console.settings(configured, name, backend)
         model = load(
             path, backend=backend, config=flags["model_config"], lora=flags["loras"],
-            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory")},
+            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory",
+                                        "allow_nonfinite")},
         )  # fmt: skip
         console.memory(model, task.plan.request)
         console.warn([*recorded.get("notes", ()), *differences(recorded.get("model"), model)])

@@ -48,18 +48,14 @@ def load_folder(
     """
     for name in FILES:
         _require_file(folder, name)
-    config, recorded = _read_settings(folder / CONFIG)
+    config = read_config(folder / CONFIG)
     file = TensorFile(folder / WEIGHTS)
     _require_fit(file.shapes, config)
-    sha256 = file.sha256()
-    names = [name for name in (TOKENIZER, SECOND_TOKENIZER) if (folder / name).is_file()]
-    _require_digests(
-        folder, recorded, {WEIGHTS: sha256} | {name: digest(folder / name) for name in names}
-    )
     tokenizers = [tokenizer_for(config.text_encoder, folder / TOKENIZER)]
-    if config.text_encoder_2 is not None and SECOND_TOKENIZER in names:
-        tokenizers.append(tokenizer_for(config.text_encoder_2, folder / SECOND_TOKENIZER))
-    return config, dict(file), tokenizers, sha256
+    second = folder / SECOND_TOKENIZER
+    if config.text_encoder_2 is not None and second.is_file():
+        tokenizers.append(tokenizer_for(config.text_encoder_2, second))
+    return config, dict(file), tokenizers, file.sha256()
 
 
 def digest(path: Path) -> str:
@@ -68,13 +64,21 @@ def digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _require_digests(folder: Path, recorded: Mapping[str, str], actual: Mapping[str, str]) -> None:
-    """Refuse a folder whose files are not those that its config.json records."""
-    for name, sha256 in actual.items():
-        if recorded.get(name, sha256) != sha256:
-            message = f"{name} of {folder.name!r} has changed: its SHA-256 is {sha256}, "
+def require_digests(folder: Path, weights: str) -> None:
+    """Refuse a folder whose files are not those that its config.json records; `weights`: SHA-256.
+
+    Raises:
+        CorruptModelError: names the first file that differs.
+    """
+    _, recorded = _read_settings(folder / CONFIG)
+    for name in (*FILES[1:], SECOND_TOKENIZER):
+        if name not in recorded or not (folder / name).is_file():
+            continue
+        actual = weights if name == WEIGHTS else digest(folder / name)
+        if actual != recorded[name]:
+            message = f"{name} of {folder.name!r} has changed: its SHA-256 is {actual}, "
             message += f"{CONFIG} records {recorded[name][:64]}"
-            hint = f"take it from its source again; if you changed it, remove {DIGESTS} there"
+            hint = f"take it from its source again; if you changed it, remove {DIGESTS!r} there"
             raise CorruptModelError(message, code="E-DIGEST", hint=hint)
 
 

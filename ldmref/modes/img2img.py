@@ -60,5 +60,7 @@ def img2img(
             computed.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    checked = plan("img2img", model, prompt=prompt, image=image, strength=strength, **parameters)
+    checked = plan(
+        "img2img", model, prompt=prompt, image=image, strength=strength, **parameters
+    )
     return checked.run(model, callback, cancel)

@@ -20,6 +20,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.declaration import Parameter, document, keys_of, parameters_of
+from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, check_callbacks, draw, notify
 from ldmref.modes.parameters import Txt2ImgParameters
 from ldmref.modes.request import Request
@@ -79,6 +80,8 @@ class Plan:
         text = encode_texts(
             model, r.prompts, r.negative_prompts, size, r.clip_skip, r.options, start.interpolation
         )
+        if r.embeddings:
+            text = with_embeddings(text, r.embeddings)
         controls = [load_control(model, control, size) for control in r.control]
         return Run(self, model, start, text, controls)
 
@@ -155,8 +158,8 @@ class Run(NamedTuple):
         params["seed"] = list(seeds[:n]) if n > 1 else seeds[0]
         params["model"] = {"name": model.config.name, "sha256": model.sha256}
         params["model"] |= model.modifications
-        if self.plan.request.latents is not None:
-            params["latents"] = digests(self.plan.request.latents)
+        arrays = {"latents": self.plan.request.latents} | dict(self.plan.request.embeddings or {})
+        params |= {name: digests(x) for name, x in arrays.items() if x is not None}
         if self.controls:
             params["control"] = [control.record for control in self.controls]
         params["backend"] = model.backend.describe()
@@ -218,9 +221,7 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) ->
     for name in parameters:
         if name not in known:
             raise UsageError(
-                f"{mode} has no parameter {short_repr(name)}",
-                code="E-USAGE",
-                hint=did_you_mean(name, known),
+                f"{mode} has no parameter {short_repr(name)}", code="E-USAGE", hint=did_you_mean(name, known)
             )
     missing = [name for name, p in known.items() if p.required and name not in parameters]
     if missing:

@@ -177,7 +177,8 @@ PICKLE_WORDS = (
     b"R", b"b", b"\x81", b"\x93", b"q\1", b"h\1", b"j\xff\xff\xff\x7f", b"r\0\0\0\x01", b"0", b"2",
     b"(", b"t", b"\x85", b"\x86", b"\x87", b"]", b"}", b"a", b"s", b"u", b"e", b"Q",
     b"P0\n", b"\x97", b"\x96\xff\0\0\0\0\0\0\0", b"\x8a\x08\xff\xff\xff\xff\xff\xff\xff\x7f",
-    b"\x82\1", b"N", b"\x88", b"\x91", b"\x8f", b"\x90", b"I99999\n", b"F1e9\n", b"S'a'\n", b"i__main__\nx\n", b"o",
+    b"\x82\1", b"N", b"\x88", b"\x91", b"\x8f", b"\x90", b"I99999\n", b"F1e9\n", b"S'a'\n",
+    b"i__main__\nx\n", b"o",
 )  # fmt: skip
 
 

@@ -153,7 +153,7 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
         what, hint = known
         raise CorruptModelError(
             f"{name} is {what}, not a safetensors file",
-            code=CODES.get(what, "E-FORMAT"),
+            code=CODES.get(what, "E-SAFETENSORS"),
             hint=hint or "take the model's safetensors file",
         )
 
@@ -203,8 +203,8 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
     """The header's entry of a tensor, checked by itself."""
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    numbers = [n for part in (shape, offsets) for n in (part if isinstance(part, list) else [None])]
-    if not all(type(n) is int and 0 <= n < 2**63 for n in numbers) or len(offsets or ()) != 2:
+    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
+    if not lists or not all(type(n) is int and 0 <= n < 2**63 for n in shape + offsets):
         raise _damaged(path, f"the header's entry for {name[:80]!r} is wrong")
     if not isinstance(kind, str) or kind not in DTYPES:
         raise CorruptModelError(
