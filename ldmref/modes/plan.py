@@ -20,7 +20,6 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.declaration import Parameter, document, keys_of, parameters_of
-from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, check_callbacks, draw, notify
 from ldmref.modes.parameters import Txt2ImgParameters
 from ldmref.modes.request import Request
@@ -80,8 +79,6 @@ class Plan:
         text = encode_texts(
             model, r.prompts, r.negative_prompts, size, r.clip_skip, r.options, start.interpolation
         )
-        if r.embeddings:
-            text = with_embeddings(text, r.embeddings)
         controls = [load_control(model, control, size) for control in r.control]
         return Run(self, model, start, text, controls)
 
@@ -158,8 +155,8 @@ class Run(NamedTuple):
         params["seed"] = list(seeds[:n]) if n > 1 else seeds[0]
         params["model"] = {"name": model.config.name, "sha256": model.sha256}
         params["model"] |= model.modifications
-        arrays = {"latents": self.plan.request.latents} | dict(self.plan.request.embeddings or {})
-        params |= {name: digests(x) for name, x in arrays.items() if x is not None}
+        if self.plan.request.latents is not None:
+            params["latents"] = digests(self.plan.request.latents)
         if self.controls:
             params["control"] = [control.record for control in self.controls]
         params["backend"] = model.backend.describe()
