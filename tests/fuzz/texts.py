@@ -224,26 +224,22 @@ INFOTEXT = (
 )  # fmt: skip
 
 
-def replay(data: str) -> None:
+def run_replay(data: str) -> None:
     """Plan what a text says about its picture, if it does."""
-    try:
-        params, notes = replay_parameters(data) or ({}, [])
-        assert all("\n" not in note for note in notes)
-        if params:
-            del params["model"]
-            picture = Image.new("RGB", (16, 16))
-            given = {"img2img": {"image": picture}, "inpaint": {"image": picture, "mask": picture}}
-            mode = params.pop("mode")
-            modes.plan(mode, TINY, **params | given.get(mode, {}))
-    except LdmrefError as error:
-        assert error.code.startswith("E-")
+    params, notes = replay_parameters(data) or ({}, [])
+    assert all("\n" not in note for note in notes)
+    if params:
+        del params["model"]
+        picture = Image.new("RGB", (16, 16))
+        given = {"img2img": {"image": picture}, "inpaint": {"image": picture, "mask": picture}}
+        mode = params.pop("mode")
+        modes.plan(mode, TINY, **params | given.get(mode, {}))
 
 
 def run_infotext(data: str) -> None:
     """Anything can be read; what we write of it is read back."""
     read = parse_infotext(data)
     assert all(isinstance(key, str) for key in read["pairs"])
-    replay(data)
     prompt, negative, name = [*data.split("\0"), "", ""][:3]
     written = infotext(
         PARAMS | {"prompt": prompt, "negative_prompt": negative, "model": {"name": name}}
@@ -295,6 +291,10 @@ TARGETS = {
     "infotext": Target(
         run_infotext, lambda: _encoded(*INFOTEXT, "a\0b\0c"), text,
         words=(b"Negative prompt: ", b"Steps: 1", b", ", b'"', b"\\", b"\n", b"\0", b": "),
+    ),
+    "replay": Target(
+        run_replay, lambda: _encoded(*INFOTEXT), text,
+        words=(b"Schedule type: Karras, ", b"Denoising strength: 0.5, ", b"Steps: 1, ", b"<lora:a:1>"),
     ),
     "arguments": Target(run_arguments, lambda: _encoded(*ARGUMENTS), text),
 }  # fmt: skip
