@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import pickle
 import pickletools
 import struct
 import zipfile
@@ -128,12 +129,22 @@ def _pickled(name: str = "F32") -> bytes:
     )
 
 
+def laughs() -> list[bytes]:
+    """Pickles of a few hundred bytes that stand for 2^60 objects: a key, dictionaries, lists."""
+    nested: list[Any] = [(), {}, []]
+    for _ in range(60):
+        pair, table, items = nested
+        nested = [(pair, pair), {"a": table, "b": table}, [items, items]]
+    pair, *others = (pickle.dumps(value, 2) for value in nested)
+    return [b"\x80\2}" + pair[2:-1] + b"K\1s.", *others]
+
+
 def _pickle_seeds() -> list[bytes]:
     evil = b"cos\nsystem\n(X\4\0\0\0trueetR."
     stacked = b"\x80\4\x8c\2os\x8c\6system\x93\x8c\4true\x85R."
     nested = b"\x80\2}" + b"(X\1\0\0\0a}" * 3 + b"uuu."
     odict = b"\x80\2ccollections\nOrderedDict\nq\0)Rq\1(X\1\0\0\0aK\1u}X\x09\0\0\0_metadata}sb."
-    return [_pickled(), _pickled("BF16"), b"\x80\2" + evil, evil, stacked, nested, odict]
+    return [*laughs(), _pickled(), _pickled("BF16"), b"\x80\2" + evil, evil, stacked, nested, odict]
 
 
 def run_pickle(data: bytes) -> None:
@@ -277,7 +288,7 @@ TARGETS = {
         mutate_safetensors,
     ),
     "pickle": Target(run_pickle, _pickle_seeds, words=PICKLE_WORDS),
-    "checkpoint-pickle": Target(run_checkpoint, lambda: [_pickled()], in_zip, words=PICKLE_WORDS),
+    "checkpoint-pickle": Target(run_checkpoint, lambda: [_pickled(), *laughs()], in_zip, words=PICKLE_WORDS),
     "checkpoint": Target(
         run_checkpoint, lambda: [in_zip(_pickled()).read_bytes(), _legacy_seed()], file("a.ckpt"),
         words=PICKLE_WORDS,

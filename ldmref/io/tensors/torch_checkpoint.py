@@ -24,6 +24,7 @@ from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickl
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 256 * 2**20
+MAX_NAMES = 200_000
 EMBEDDING = "string_to_param.*"  # A1111's textual-inversion files: the vectors of their word
 Reader = Callable[[LazyTensor], np.ndarray]
 
@@ -78,6 +79,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
             raise _damaged(path.name, f"it has two tensors {name!r}")
         else:
             tensors[name] = leaf
+        if len(tensors) + len(left_out) > MAX_NAMES:
+            raise _damaged(path.name, f"it holds more than {MAX_NAMES:,} names")
     if list(tensors) == [EMBEDDING]:
         tensors = {"emb_params": tensors[EMBEDDING]}
     if not tensors:
@@ -164,7 +167,7 @@ def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
     if not isinstance(system, dict) or not system.get("little_endian"):
         raise _format_error(file, "is big-endian")
     content, keys = load_pickle(stream, file), load_pickle(stream, file)
-    storages = {storage.key: storage for storage in _storages(content)}
+    storages = {storage.key: storage for storage in _storages(content, set())}
     size = path.stat().st_size
     for key in keys if isinstance(keys, list) else ():
         numel = int.from_bytes(stream.read(8), "little", signed=True)
@@ -184,10 +187,11 @@ def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
     return content, read
 
 
-def _storages(node: Any, depth: int = 0) -> Iterator[Storage]:
-    """The storages of all tensors in plain containers."""
+def _storages(node: Any, seen: set[int], depth: int = 0) -> Iterator[Storage]:
+    """The storages of all tensors in plain containers; `seen`: identities of the containers."""
     if isinstance(node, LazyTensor):
         yield node.storage
-    elif isinstance(node, Mapping | list | tuple) and depth <= NESTING:
+    elif isinstance(node, Mapping | list | tuple) and depth <= NESTING and id(node) not in seen:
+        seen.add(id(node))
         for child in node.values() if isinstance(node, Mapping) else node:
-            yield from _storages(child, depth + 1)
+            yield from _storages(child, seen, depth + 1)
