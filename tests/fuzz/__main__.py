@@ -9,10 +9,10 @@ from __future__ import annotations
 import argparse
 import hashlib
 import importlib
+import os
 import random
 import re
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 CORPUS = Path(__file__).with_name("corpus")
-WORKING_MEMORY = 8 * 2**30  # of address space
-COLUMNS = "{:20} {:>12} {:>8} {:>9} {:>6} {:>9}"
+ADDRESS_SPACE = 8 * 2**30
+COLUMNS = "{:18} {:>12} {:>8} {:>7} {:>6} {:>9}"
 
 
 def main() -> int:
@@ -30,74 +30,63 @@ def main() -> int:
     parser.add_argument("targets", nargs="+", metavar="TARGET")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--keep", type=Path, help="folder for all inputs that found new paths")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.child:
-        fuzz(options.targets[0], options.seconds, options.keep)
-        return 0
-    names = options.targets
-    if names == ["all"]:
-        names = list(importlib.import_module("tests.fuzz.targets").TARGETS)
+    atheris, targets = load()
     print(COLUMNS.format("target", "executions", "seconds", "per s", "edges", "failures"))
+    names = list(targets.TARGETS) if options.targets == ["all"] else options.targets
     failed = False
-    for name in names:
-        with tempfile.TemporaryDirectory() as scratch:
-            keep = str(options.keep / name if options.keep else scratch)
-            failed |= run_child(name, options.seconds, keep)
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            folder = Path(options.keep or scratch, name)
+            failed |= in_child(atheris, targets, name, options.seconds, folder)
     return int(failed)
 
 
-def run_child(name: str, seconds: int, keep: str) -> bool:
-    """Fuzz one target in its own process; print its row and its failures."""
-    command = [
-        sys.executable,
-        "-m",
-        "tests.fuzz",
-        name,
-        "--child",
-        "--seconds",
-        str(seconds),
-        "--keep",
-        keep,
-    ]
-    start = time.monotonic()
-    child = subprocess.run(
-        command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors="replace"
-    )
-    seconds = round(time.monotonic() - start)
-    runs = re.findall(r"number_of_executed_units:\s*(\d+)|^#(\d+)\s", child.stdout, re.MULTILINE)
-    executions = max((int(a or b) for a, b in runs), default=0)
-    edges = re.findall(r"\bcov: (\d+)", child.stdout)
-    failures = re.findall(r"^FAILURE .*", child.stdout, re.MULTILINE)
+def load() -> tuple[Any, Any]:
+    """atheris, or None, and the targets, instrumented by it."""
+    try:
+        atheris = importlib.import_module("atheris")
+    except ImportError:
+        return None, importlib.import_module("tests.fuzz.targets")
+    with atheris.instrument_imports(include=["ldmref", "tomllib", "pickletools"]):
+        return atheris, importlib.import_module("tests.fuzz.targets")
+
+
+def in_child(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> bool:
+    """Fuzz one target in a process of its own; print its row and its failures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log, start = folder.with_suffix(".log"), time.monotonic()
+    child = os.fork()
+    if not child:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        fuzz(atheris, targets, name, seconds, folder)
+        sys.stdout.flush()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    seconds, text = round(time.monotonic() - start), log.read_text(errors="replace")
+    counts = re.findall(r"number_of_executed_units:\s*(\d+)|^#(\d+)\s", text, re.MULTILINE)
+    executions = max((int(a or b) for a, b in counts), default=0)
+    edges, failures = re.findall(r"\bcov: (\d+)", text), re.findall(r"(?m)^FAILURE .*", text)
     row = (
         name,
         executions,
         seconds,
         executions // max(1, seconds),
-        edges[-1] if edges else "-",
+        (edges or "-")[-1],
         len(failures),
     )
-    print(COLUMNS.format(*row), flush=True)
-    for line in failures:
-        print("   ", line)
-    if child.returncode:
-        print(child.stdout[-3000:])
-    return bool(failures or child.returncode)
+    print(COLUMNS.format(*row), *failures, sep="\n    ", flush=True)
+    if status:
+        print(f"stopped with status {status}:", text[-2000:], flush=True)
+    return bool(failures or status)
 
 
-def fuzz(name: str, seconds: int, keep: Path) -> None:
+def fuzz(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> None:
     """Fuzz one target in this process; does not return with atheris."""
-    try:
-        atheris: Any = importlib.import_module("atheris")
-    except ImportError:
-        atheris = None
-    if atheris is None:
-        targets: Any = importlib.import_module("tests.fuzz.targets")
-    else:
-        with atheris.instrument_imports(include=["ldmref", "tomllib", "pickletools"]):
-            targets = importlib.import_module("tests.fuzz.targets")
     warnings.simplefilter("ignore")  # Pillow's, about odd metadata
-    resource.setrlimit(resource.RLIMIT_AS, (WORKING_MEMORY, WORKING_MEMORY))
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     target, seen = targets.TARGETS[name], set()
     change = targets.mutator(target.mutate, target.words)
 
@@ -114,13 +103,11 @@ def fuzz(name: str, seconds: int, keep: Path) -> None:
 
     seeds = [*target.seeds(), *(p.read_bytes() for p in sorted((CORPUS / name).glob("*")))]
     if atheris is None:
-        start, runs, rng = time.monotonic(), 0, random.Random()
-        for data in seeds:
-            one_input(data)
+        start, executions, rng = time.monotonic(), 0, random.Random()
         while time.monotonic() - start < seconds:
             one_input(targets.fuzz_blindly(target, seeds, rng))
-            runs += 1
-        print(f"number_of_executed_units: {runs}")
+            executions += 1
+        print(f"number_of_executed_units: {executions}")
         return
 
     def custom_mutator(data: bytes, limit: int, seed: int) -> bytes:
@@ -129,13 +116,12 @@ def fuzz(name: str, seconds: int, keep: Path) -> None:
             return atheris.Mutate(data, limit)
         return change(data, rng)[:limit]
 
-    keep.mkdir(parents=True, exist_ok=True)
     for seed in seeds:
-        (keep / hashlib.sha256(seed).hexdigest()[:12]).write_bytes(seed)
+        (folder / hashlib.sha256(seed).hexdigest()[:12]).write_bytes(seed)
     longest = max(4096, 2 * max(map(len, seeds)))
     limits = [f"-max_total_time={seconds}", f"-max_len={longest}", "-timeout=60"]
-    limits += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={keep}-"]
-    atheris.Setup([sys.argv[0], *limits, str(keep)], one_input, custom_mutator=custom_mutator)
+    limits += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={folder}-"]
+    atheris.Setup([sys.argv[0], *limits, str(folder)], one_input, custom_mutator=custom_mutator)
     atheris.Fuzz()
 
 

@@ -294,7 +294,7 @@ TARGETS = {
     ),
     "replay": Target(
         run_replay, lambda: _encoded(*INFOTEXT), text,
-        words=(b"Schedule type: Karras, ", b"Denoising strength: 0.5, ", b"Steps: 1, ", b"<lora:a:1>"),
+        words=(b"Schedule type: Karras, ", b"Denoising strength: 0.5, ", b"<lora:a:1>"),
     ),
     "arguments": Target(run_arguments, lambda: _encoded(*ARGUMENTS), text),
 }  # fmt: skip
