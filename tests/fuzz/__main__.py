@@ -7,8 +7,10 @@ are blind. Every new failure is printed and kept, minimised, in tests/fuzz/corpu
 from __future__ import annotations
 
 import argparse
+import contextlib
 import hashlib
 import importlib
+import io
 import os
 import random
 import re
@@ -48,8 +50,9 @@ def load() -> tuple[Any, Any]:
         atheris = importlib.import_module("atheris")
     except ImportError:
         return None, importlib.import_module("tests.fuzz.targets")
-    with atheris.instrument_imports(include=["ldmref", "tomllib", "pickletools"]):
-        return atheris, importlib.import_module("tests.fuzz.targets")
+    with contextlib.redirect_stderr(io.StringIO()):  # a line per module
+        with atheris.instrument_imports(include=["ldmref", "tomllib", "pickletools"]):
+            return atheris, importlib.import_module("tests.fuzz.targets")
 
 
 def in_child(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> bool:

@@ -288,7 +288,9 @@ TARGETS = {
         mutate_safetensors,
     ),
     "pickle": Target(run_pickle, _pickle_seeds, words=PICKLE_WORDS),
-    "checkpoint-pickle": Target(run_checkpoint, lambda: [_pickled(), *laughs()], in_zip, words=PICKLE_WORDS),
+    "checkpoint-pickle": Target(
+        run_checkpoint, lambda: [_pickled(), *laughs()], in_zip, words=PICKLE_WORDS
+    ),
     "checkpoint": Target(
         run_checkpoint, lambda: [in_zip(_pickled()).read_bytes(), _legacy_seed()], file("a.ckpt"),
         words=PICKLE_WORDS,

@@ -7,6 +7,7 @@ torch/serialization.py.
 
 from __future__ import annotations
 
+import itertools
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -72,15 +73,15 @@ def read_checkpoint(path: Path) -> Checkpoint:
         left_out = [str(key)[:80] for key in content if key != "state_dict"]
         content = content["state_dict"]
     tensors: dict[str, LazyTensor] = {}
-    for name, leaf in _leaves(content if isinstance(content, dict) else {}, path.name):
+    for name, leaf in _leaves(
+        content if isinstance(content, dict) else {}, path.name, itertools.count()
+    ):
         if not isinstance(leaf, LazyTensor):
             left_out.append(name)
         elif name in tensors:
             raise _damaged(path.name, f"it has two tensors {name!r}")
         else:
             tensors[name] = leaf
-        if len(tensors) + len(left_out) > MAX_NAMES:
-            raise _damaged(path.name, f"it holds more than {MAX_NAMES:,} names")
     if list(tensors) == [EMBEDDING]:
         tensors = {"emb_params": tensors[EMBEDDING]}
     if not tensors:
@@ -88,15 +89,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors, left_out, read)
 
 
-def _leaves(node: Any, file: str, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every value in nested dictionaries."""
+def _leaves(
+    node: Any, file: str, count: Iterator[int], name: str = "", depth: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every value in nested dictionaries.
+
+    `count` counts the values, dictionaries included: one may stand in many places.
+    """
+    if next(count) > MAX_NAMES:
+        raise _damaged(file, f"it holds more than {MAX_NAMES:,} names")
     if not isinstance(node, dict) or depth > NESTING:
         yield name, node
         return
     for key, child in node.items():
         if not isinstance(key, str | int):
             raise _damaged(file, "the name of a tensor is not text")
-        yield from _leaves(child, file, f"{name}.{key}" if name else str(key), depth + 1)
+        yield from _leaves(child, file, count, f"{name}.{key}" if name else str(key), depth + 1)
 
 
 def _view(tensor: LazyTensor, storage: np.ndarray) -> np.ndarray:
