@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.config import TABLES, settings
-from ldmref.errors import LdmrefError
+from ldmref.errors import LdmrefError, UsageError
 from ldmref.io import hub
 from ldmref.io.pictures.infotext import infotext, parse_infotext, replay_parameters
 from ldmref.models.memory import bytes_of
@@ -108,7 +108,7 @@ def tokenize(tokenizer: PromptTokenizer, prompt: str) -> list[int]:
     for options in OPTIONS:
         try:
             tokens = tokenizer.tokenize([prompt], options)
-        except LdmrefError:  # a weight above the limit
+        except UsageError:  # a weight above the limit
             assert options.prompt_weights == "a1111"
             continue
         assert tokens.ids.shape == tokens.weights.shape
