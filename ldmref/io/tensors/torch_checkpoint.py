@@ -25,7 +25,7 @@ from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickl
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 256 * 2**20
-MAX_NAMES = 200_000
+MAX_NAMES = 50_000
 EMBEDDING = "string_to_param.*"  # A1111's textual-inversion files: the vectors of their word
 Reader = Callable[[LazyTensor], np.ndarray]
 
