@@ -20,6 +20,10 @@ backend leaves them behind.
     sampler = "heun"
     schedule = "karras"
     model = "my-model"
+
+    [limits]
+    max_memory = "6GB"   # LDMREF_MAX_MEMORY
+    max_seconds = 60     # LDMREF_MAX_SECONDS
 """
 
 from __future__ import annotations
@@ -38,7 +42,8 @@ DEFAULT_KEYS = {
     "steps": int, "cfg_scale": float, "sampler": str, "schedule": str, "model": str,
     "width": int, "height": int, "negative_prompt": str,
 }  # fmt: skip
-TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS}
+LIMIT_KEYS = {"max_memory": str, "max_seconds": float}
+TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS, "limits": LIMIT_KEYS}
 _VARIABLES = {
     f"LDMREF_{key.upper()}": (table, key) for table, keys in TABLES.items() for key in keys
 }
@@ -50,10 +55,11 @@ MAX_FILE_SIZE = 1_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """The two tables, and the source of every value: a file, or an environment variable."""
+    """The tables, and the source of every value: a file, or an environment variable."""
 
     backend: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
 
 
@@ -71,11 +77,11 @@ def settings(
     file = {} if path is None else _read(path)
     file_origin = {f"{table}.{key}": str(path) for table, keys in file.items() for key in keys}
     variables, variable_origin = _variables(environ)
-    backend = override_backend(file.get("backend", {}), variables["backend"])
-    defaults = file.get("defaults", {}) | variables["defaults"]
-    kept = {*(f"backend.{key}" for key in backend), *(f"defaults.{key}" for key in defaults)}
+    tables = {table: file.get(table, {}) | variables[table] for table in TABLES}
+    tables["backend"] = override_backend(file.get("backend", {}), variables["backend"])
+    kept = {f"{table}.{key}" for table, keys in tables.items() for key in keys}
     origin = {k: v for k, v in (file_origin | variable_origin).items() if k in kept}
-    return Settings(backend, defaults, origin)
+    return Settings(**tables, origin=origin)
 
 
 def override_backend(lower: Mapping[str, str], upper: Mapping[str, str]) -> dict[str, str]:

@@ -58,6 +58,8 @@ def input_path(value: Any, what: str = "the path of a model", code: str = "E-MOD
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
             raise unreadable(Path(path), error, code) from error
+    except ValueError as error:  # a lone surrogate
+        raise UsageError(f"{what} is no file name: {error}"[:200], code=code) from error
     else:
         if not stat.S_ISDIR(mode):
             _require_regular(Path(path), mode, code)

@@ -24,7 +24,7 @@ from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.controlnet import ControlNet
-from ldmref.models.memory import bytes_of
+from ldmref.models.memory import bytes_of, seconds_of
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init, unflatten
 from ldmref.models.presets import preset
@@ -40,8 +40,8 @@ def load(
     dtype: str | None = None, config: str | Path | None = None,
     tokenizer: str | Path | None = None, vae: str | Path | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (), speed: str | None = None,
-    max_memory: int | str | None = None, fetch: bool = False, variant: str | None = None,
-    ema: bool | None = None, allow_nonfinite: bool = False,
+    max_memory: int | str | None = None, max_seconds: float | None = None, fetch: bool = False,
+    variant: str | None = None, ema: bool | None = None, allow_nonfinite: bool = False,
 ) -> LatentDiffusion:  # fmt: skip
     """Load a model.
 
@@ -62,6 +62,8 @@ def load(
         lora: LoRA files, merged into the weights: paths, or (path, weight).
         max_memory: bytes, or a size such as "6GB": with less than all networks take together, each
             is read from the disk for its part of a picture.
+        max_seconds: a request that is estimated to take longer is refused (`plan.estimate`).
+            None for these two: environment and configuration file, unless `backend` is a `Backend`.
         fetch: fetch what the cache lacks, by huggingface_hub; else nothing is ever fetched.
         variant: which weights of a diffusers folder that holds several, such as `fp16`.
         ema: of a single file, True reads the averaged weights, False the last ones; None does as
@@ -74,7 +76,16 @@ def load(
             a model that has its own.
         BackendUnavailable: the backend cannot run here.
     """
-    limit = bytes_of(max_memory)
+    _require_type("fetch", fetch, bool)
+    _require_type("allow_nonfinite", allow_nonfinite, bool)
+    _require_type("ema", ema, bool, type(None))
+    _require_type("variant", variant, str, type(None))
+    configured = {} if isinstance(backend, Backend) else settings().limits
+    seconds = configured.get("max_seconds") if max_seconds is None else max_seconds
+    limits: dict[str, Any] = {
+        "max_memory": bytes_of(max_memory or configured.get("max_memory")),
+        "max_seconds": seconds_of(seconds),
+    }
     loras, path = read_loras(lora), find_model(name, fetch, variant)
     ops = configured_backend(backend, device, dtype, speed=speed)
     loaded, state_dict, tokenizers, sha256 = read_model(
@@ -97,7 +108,7 @@ def load(
     }
     return LatentDiffusion(
         ops, loaded, unflatten(state_dict), tokenizers[0], sha256, *tokenizers[1:],
-        tiny=_tiny_autoencoder(ops, replacement), max_memory=limit, warnings=warnings,
+        tiny=_tiny_autoencoder(ops, replacement), warnings=warnings, **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},
     )  # fmt: skip
 
@@ -113,6 +124,15 @@ def check_model(
     return warnings
 
 
+def _require_type(name: str, value: Any, *kinds: type) -> None:
+    """Refuse an argument of another type; a truth value is no number."""
+    if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
+        return
+    expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    kind = type(value).__name__
+    raise UsageError(f"{name} must be of type {expected}, not {kind}", code="E-TYPE")
+
+
 def _tiny_autoencoder(backend: Backend, vae: Autoencoder | None) -> TinyAutoencoder | None:
     """TAESD from its file; None for a full autoencoder."""
     if vae is None or not isinstance(vae.config, TinyConfig):
@@ -126,6 +146,8 @@ def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> 
     Raises:
         InputError: no such file, or a full autoencoder.
     """
+    _require_type("backend", backend, Backend)
+    _require_type("latent_channels", latent_channels, int)
     vae = read_vae(path, AutoencoderConfig(latent_channels=latent_channels))
     check_weights(vae.tensors)
     tiny = _tiny_autoencoder(backend, vae)
@@ -144,6 +166,7 @@ def load_controlnet(
     Raises:
         InputError, UnsafeFileError: no such file, a damaged one, or no ControlNet.
     """
+    _require_type("unet", unet, UNetConfig, type(None))
     file = open_controlnet(path, unet)
     ops, tensors = configured_backend(backend, device, dtype), file.tensors()
     check_weights(tensors, allow_nonfinite)
@@ -205,6 +228,7 @@ def random_model(
     device: str | None = None, dtype: str | None = None, speed: str | None = None,
 ) -> LatentDiffusion:  # fmt: skip
     """A model of any preset, such as `tiny` or `sd15`, with seeded random weights, for tests."""
+    _require_type("seed", seed, int)
     ops, config = configured_backend(backend, device, dtype, speed=speed), preset(name)
     text = config.text_encoder
     if text.model_type in ("class", "none"):

@@ -18,7 +18,7 @@ TOP = "(top)"
 ARROWS = {
     "math": (),
     "errors": (),
-    "mapped": (),
+    "mapped": ("errors", "files"),
     "files": ("errors",),
     "config": ("errors", "files"),
     "backends": ("errors", "mapped", "math.arrays"),
@@ -215,8 +215,8 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 420, "backends": 1400, "bench": 900, "check": 1600, "cli": 1575, "io": 2500,
-    "math": 1175, "models": 1525, "modes": 2010, "prompts": 600, "samplers": 1325,
+    TOP: 550, "backends": 1400, "bench": 900, "check": 1600, "cli": 2000, "io": 2800,
+    "math": 1175, "models": 1600, "modes": 2400, "prompts": 625, "samplers": 1325,
     "testing": 400, "training": 500,
 }
 # fmt: on

@@ -91,16 +91,13 @@ class Console:
     def interrupted(self, error: LdmrefError, exit_code: int) -> LdmrefError:
         """The error, and how many pictures are saved."""
         self.clear()
-        if isinstance(error, Cancelled):
-            error.exit_code = exit_code
-            message = "stopped"
-        else:
-            message = str(error)
-        if self.output.pictures > 1:
-            saved = f"; {len(self.saved)} of {self.output.pictures} pictures are saved"
-            if self.saved:
-                saved += f", {self.saved[0]} to {self.saved[-1]}"
-            message += saved
+        message, stopped = str(error), isinstance(error, Cancelled)
+        if stopped:
+            error.exit_code, message = exit_code, "stopped"
+        if stopped or self.output.pictures > 1:
+            message += f"; {len(self.saved)} of {self.output.pictures} pictures are saved"
+        if self.saved:
+            message += f", {self.saved[0]} to {self.saved[-1]}"
         error.args = (message,)
         return error
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -61,10 +62,10 @@ def convert(
     --no-ema is given.
     """
     origin, out = Path(path), Path(to)
-    if out.exists() and origin.exists() and out.resolve() == origin.resolve():
+    if os.path.exists(out) and os.path.exists(origin) and out.samefile(origin):
         raise UsageError("IN and OUT are the same file", code="E-USAGE")
     check_output(out, overwrite)
-    if origin.is_file() and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
+    if os.path.isfile(origin) and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
         return convert_pickle(origin, out, overwrite)
     origin, single = find_model(path, fetch, variant), out.suffix.lower() == ENDING
     config, flat, tokenizers, sha256 = read_model(

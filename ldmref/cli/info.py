@@ -13,6 +13,7 @@ import click
 from ldmref import backends as backend_registry
 from ldmref.cli.progress import one_line
 from ldmref.errors import InputError, KeyMismatchError, UsageError
+from ldmref.files import input_path
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import averages_of, unread
 from ldmref.io.diffusers.folder import WEIGHTS, weight_files
@@ -124,7 +125,7 @@ def info(target: str, fetch: bool, variant: str | None, as_json: bool) -> None:
 
     Never runs a model.
     """
-    path = Path(target)
+    path = input_path(target)
     reference = None if path.exists() else hub.parse(target)
     if reference is not None and (fetch or reference.folder.is_dir()):
         model_info(find_model(target, fetch, variant), as_json, variant)
@@ -226,7 +227,7 @@ def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
 
 def model_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
     """(prefix of the tensors' names, file) for each weight file of a model."""
-    if path.is_file():
+    if not path.is_dir():
         return [("", TensorFile(path))]
     if is_diffusers(path):
         return [

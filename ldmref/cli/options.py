@@ -18,10 +18,25 @@ from ldmref.samplers import SAMPLERS, SPACINGS
 Option = Callable[[Callable], Callable]
 option = click.option
 PATH = click.Path(readable=False)  # any text; a shell completes it as a file
+HELP = {  # where the parameter's own speaks of Python
+    "image": "The picture: PNG, JPEG or WebP; - reads standard input.",
+    "sampler": "See ldmref samplers; A1111's names are known, too.",
+    "latents": "Initial noise of unit variance, (n, c, h, w), as .npy, in place of the seeds'.",
+}
+SECTIONS = {"model": "Model", "output": "Output"}  # of the help, each begun by an option
 NAMES = {"sampler": SAMPLERS, "schedule": SPACINGS}  # which a shell completes
 
 
-class Notation(click.ParamType):
+class FileType(click.ParamType):
+    """A type whose values a shell completes as files."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return PATH.shell_complete(ctx, param, incomplete)
+
+
+class Notation(FileType):
     """A value whose parameter says how it is written."""
 
     def __init__(self, parameter: Parameter):
@@ -30,13 +45,8 @@ class Notation(click.ParamType):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._parse(value) if isinstance(value, str) and self._parse else value
 
-    def shell_complete(
-        self, ctx: click.Context, param: click.Parameter, incomplete: str
-    ) -> list[CompletionItem]:
-        return PATH.shell_complete(ctx, param, incomplete) if self.name == "FILE" else []
 
-
-class LoraFile(click.ParamType):
+class LoraFile(FileType):
     """A path, or a path and a weight with a colon between: `style.safetensors:0.8`."""
 
     name = "FILE[:WEIGHT]"
@@ -58,7 +68,7 @@ class LoraFile(click.ParamType):
 def parameter_option(parameter: Parameter) -> Option:
     """The flag of a parameter. Left out, it is None, which means the default."""
     flags = parameter.flags or (f"--{parameter.name.replace('_', '-')}",)
-    text = parameter.help.replace("`", "")
+    text = HELP.get(parameter.name, parameter.help).replace("`", "")
     if parameter.default not in (None, "", (), False):
         text += f" Default: {parameter.default}."
     kind: Any = parameter.type if parameter.type in (int, float) else str
@@ -71,8 +81,9 @@ def parameter_option(parameter: Parameter) -> Option:
     elif parameter.metavar == "FILE":
         kind = PATH
     known = parameter.choices or NAMES.get(parameter.name, ())
+    metavar = parameter.metavar or {int: "N", float: "X"}.get(kind)
     return option(
-        *flags, parameter.name, type=kind, metavar=parameter.metavar, help=text,
+        *flags, parameter.name, type=kind, metavar=metavar, help=text,
         multiple=parameter.multiple, required=parameter.required,
         shell_complete=(lambda ctx, param, start: [n for n in known if n.startswith(start)])
         if known else None,
@@ -112,6 +123,7 @@ MODEL = (
     option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
     *BACKEND,
     option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
+    option("--max-seconds", type=float, metavar="N", help="Refuse what would take longer."),
     CONFIG,
 )  # fmt: skip
 FILES = (
@@ -143,6 +155,21 @@ INTERPOLATING = (
     option("-c", "--count", "--frames", "frames", type=int, default=8, show_default=True,
            help="Number of pictures, evenly spaced."),
 )  # fmt: skip
+
+
+class Drawing(click.Command):
+    """A command with its options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help of every option, below the heading of its section."""
+        title, rows = "Picture", {}
+        for param in self.get_params(ctx):
+            title = SECTIONS.get(param.name or "", title)
+            if isinstance(param, click.Option):
+                rows.setdefault(title, []).append(param.get_help_record(ctx))
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 def is_set(value: Any) -> bool:

@@ -23,6 +23,7 @@ from ldmref.cli.options import (
     INVERTING,
     MODEL,
     PROMPT,
+    Drawing,
     is_set,
     parameter_option,
     parameter_options,
@@ -33,12 +34,13 @@ from ldmref.cli.progress import Stop, stopping
 from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.cli.sources import STDIN, picture_source, read_prompt
 from ldmref.cli.streams import check_stdout
-from ldmref.config import settings
+from ldmref.config import LIMIT_KEYS, settings
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.invert import InversionPlan
 from ldmref.modes.plan import MODES, Plan
 
@@ -71,11 +73,12 @@ def command(mode: str) -> click.Command:
 
     @with_options(prompt, flags, OWN_OPTIONS.get(mode, ()), MODEL, FILES)
     def run(words: tuple[str, ...] = (), prompt: str | None = None, **flags: Any) -> None:
-        text = "" if mode in WITHOUT_PROMPT else read_prompt(words, prompt, mode)
+        embedded = flags.get("prompt_embeds") is not None and not words and prompt is None
+        text = "" if embedded or mode in WITHOUT_PROMPT else read_prompt(words, prompt, mode)
         draw(mode, flags | {"prompt": text})
 
     summary = MODES[mode].summary
-    return click.command(name=mode, help=summary)(run)
+    return click.command(name=mode, help=summary, cls=Drawing)(run)
 
 
 COMMANDS = tuple(command(mode) for mode in MODES)
@@ -108,8 +111,9 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
         console.settings(configured, name, backend)
         model = load(
             path, backend=backend, config=flags["model_config"], lora=flags["loras"],
-            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory",
-                                        "allow_nonfinite")},
+            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema",
+                                           "allow_nonfinite")},
+            **configured.limits | {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None},
         )  # fmt: skip
         console.memory(model, task.plan.request)
         console.warn([*recorded.get("notes", ()), *differences(recorded.get("model"), model)])
@@ -187,8 +191,10 @@ def other_inputs(recorded: Values, used: Values) -> Iterator[str]:
             value = str(control[key])[:80]
             if key != "name" and control[key] != other.get(key):
                 yield f"drawn with another --control {i + 1}: its {key} was {value}"
-    if used["mode"] != "invert" and recorded.get("latents") not in (None, used.get("latents")):
-        yield "drawn from another --latents: the recorded one has another digest"
+    for name in ("latents", *EMBEDDINGS) if used["mode"] != "invert" else ():
+        if recorded.get(name) not in (None, used.get(name)):
+            flag = name.replace("_", "-")
+            yield f"drawn from another --{flag}: the recorded one has another digest"
 
 
 def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:

@@ -6,18 +6,19 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import FILES, MODEL, PATH, is_set, parameter_options, with_options
+from ldmref.cli.options import FILES, MODEL, PATH, Drawing, is_set, parameter_options, with_options
 from ldmref.cli.pictures import SOURCES, WITHOUT_PROMPT, draw
 from ldmref.errors import UsageError
 from ldmref.io.pictures.infotext import replay_parameters
 from ldmref.io.pictures.metadata import read_parameters
+from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.plan import MODES, RECORDED
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
 OF_ALL_PICTURES = ("count", "batch_size")  # each picture records itself alone
 
 
-@click.command()
+@click.command(cls=Drawing)
 @click.option(
     "--from",
     "source",
@@ -47,7 +48,7 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     flags["segmentation"] = flags["image"]
     own_sampler, own_seed = flags["sampler"] is not None, flags["seed"] is not None
     for name in (*takes, "tile"):
-        if name in OF_ALL_PICTURES or (name == "eta" and own_sampler):
+        if name in (*OF_ALL_PICTURES, "latents", *EMBEDDINGS) or (name == "eta" and own_sampler):
             continue
         if name in recorded and not is_set(flags.get(name)):
             flags[name] = recorded[name]
@@ -114,12 +115,14 @@ def require_inputs(
             hint=f"add {needed}; or use ldmref {mode} {needed}; ldmref info {source} shows the "
             "settings",
         )
-    if recorded.get("latents") and mode != "invert" and flags["latents"] is None:
-        raise UsageError(
-            f"{source!r} was drawn from given noise, which is not recorded in it",
-            code="E-REPLAY",
-            hint="add --latents NOISE.npy",
-        )
+    for name in ("latents", *EMBEDDINGS) if mode != "invert" else ():
+        if recorded.get(name) and flags[name] is None:
+            what = "noise" if name == "latents" else "embeddings"
+            raise UsageError(
+                f"{source!r} was drawn from given {what}, not recorded in it",
+                code="E-REPLAY",
+                hint=f"add --{name.replace('_', '-')} {what.upper()}.npy",
+            )
     nets = recorded.get("control")
     if nets and isinstance(nets, list) and not flags["control"]:
         raise UsageError(

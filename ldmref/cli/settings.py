@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from ldmref.config import BACKEND_KEYS, DEFAULT_KEYS, Settings
+from ldmref.config import TABLES, Settings
 from ldmref.errors import LdmrefError
 from ldmref.modes.plan import MODES
 
-CODES = {f"E-{key.upper().replace('_', '-')}": f"defaults.{key}" for key in DEFAULT_KEYS} | {
-    f"E-{key.upper()}": f"backend.{key}" for key in BACKEND_KEYS
+CODES = {
+    f"E-{key.upper().replace('_', '-')}": f"{table}.{key}"
+    for table, keys in TABLES.items()
+    for key in keys
 }
 CODES["E-BACKEND-NAME"] = "backend.name"
 
@@ -23,7 +25,9 @@ def with_settings(mode: str, flags: dict[str, Any], configured: Settings) -> dic
     for key, value in configured.defaults.items():
         own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
         own_guidance = key == "cfg_scale" and mode == "invert"
-        if key in takes and flags.get(key) is None and not (own_size or own_guidance):
+        own_steps = key in ("steps", "schedule") and flags.get("sigmas") is not None
+        own = own_size or own_guidance or own_steps
+        if key in takes and flags.get(key) is None and not own:
             flags[key] = value
     seed = flags.get("seed")
     if "count" in takes and flags.get("count") is None and isinstance(seed, list):

@@ -35,7 +35,7 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
     if str(name) in EMBEDDED:
         return embedded_folder(str(name))
     path = input_path(name)
-    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
+    if path.is_file() and path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
         raise UnsafeFileError(
             f"{path.name} is a pickle, and loading a pickle can run code",
             code="E-PICKLE",

@@ -173,7 +173,7 @@ def save_folder(
     }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}.", dir=folder.parent))
         try:
             with open(temporary / WEIGHTS, "wb") as file:
                 write_to(file, sources)
@@ -197,7 +197,7 @@ def _publish(temporary: Path, folder: Path) -> None:
     """Rename the finished folder; one that it replaces is moved aside first, then removed."""
     if not folder.exists():
         return os.replace(temporary, folder)
-    aside = Path(tempfile.mkdtemp(prefix=folder.name + ".old.", dir=folder.parent))
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}.old.", dir=folder.parent))
     try:
         os.replace(folder, aside / folder.name)
         try:

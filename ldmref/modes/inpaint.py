@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from PIL import Image
 
 from ldmref.errors import UsageError
-from ldmref.io.pictures.images import Source, frames_warning, read_image, read_mask
+from ldmref.io.pictures.images import Source, picture_warnings, read_image, read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
@@ -35,9 +35,12 @@ def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
     if only_masked:
         box = masks.region_of(mask, values["padding"], size)
         picture, small_mask = masks.crop_region(original, mask, box, size)
-    warnings = frames_warning("the picture", original) + frames_warning("the mask", mask_image)
+    warnings = picture_warnings("the picture", original) + picture_warnings("the mask", mask_image)
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")
+    elif masks.vanishes(small_mask, config.vae.factor, request.rng, bool(config.image_channels)):
+        warnings.append(f"the white part falls between the latent cells of {config.vae.factor} "
+                        "pixels, and is not repainted")  # fmt: skip
     if values["fill"] != "original" and request.first_step == 0:
         fill = values["fill"]
         warnings.append(f"fill={fill} changes nothing at strength 1, which starts from noise")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
@@ -45,19 +46,29 @@ def parse_positions(text: str) -> list[float]:
         ) from None
 
 
+def parse_sigmas(text: str) -> list[float]:
+    """Numbers with commas between."""
+    try:
+        return [float(sigma) for sigma in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"sigmas must be numbers, not {short_repr(text)}",
+            code="E-SIGMAS",
+            hint="--sigmas 14.6,7.1,2.3,0",
+        ) from None
+
+
 def read_noise(path: str) -> np.ndarray:
     """The array of floating-point numbers in a .npy file.
 
     Raises:
         InputError: no such file, or no array of finite floating-point numbers.
     """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(f"no such file: {path!r}", code="E-LATENTS", hint="check the path") from (
-            error
-        )
-    except Exception as error:  # a damaged header, or one with a false size, fails in any way
+    if not os.path.isfile(path):
+        raise InputError(f"no such file: {path!r}", code="E-LATENTS", hint="check the path")
+    try:  # mapped: a header that promises more than the file holds costs nothing
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy raises many kinds for damaged files
         raise InputError(
             f"cannot read {path!r} as a NumPy array",
             code="E-LATENTS",
@@ -66,10 +77,10 @@ def read_noise(path: str) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
         raise InputError(
-            f"the noise in {path!r} is {kind}, not floating-point numbers", code="E-LATENTS"
+            f"the array in {path!r} is {kind}, not floating-point numbers", code="E-LATENTS"
         )
     with np.errstate(over="ignore"):
-        noise = np.asarray(array, np.float32)
+        noise = np.array(array, np.float32)
     if not np.isfinite(noise).all():
-        raise InputError(f"the noise in {path!r} holds NaN or infinity", code="E-LATENTS")
+        raise InputError(f"the array in {path!r} holds NaN or infinity", code="E-LATENTS")
     return noise

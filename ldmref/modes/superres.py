@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from ldmref.errors import ImageError
-from ldmref.io.pictures.images import frames_warning, read_image, to_array
+from ldmref.io.pictures.images import picture_warnings, read_image, to_array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.draw import Callback, CancelFlag
@@ -29,7 +29,7 @@ def plan_superres(config: ModelConfig, values: dict[str, Any]) -> Plan:
     size = {"width": factor * picture.width, "height": factor * picture.height}
     request = resolve(config, "superres", values | size)
     start = Start(request.latents, channels=to_array([picture]))
-    warnings = frames_warning("the picture", picture)
+    warnings = picture_warnings("the picture", picture)
     return Plan(request, lambda model: start, warnings=tuple(warnings))
 
 

@@ -151,4 +151,6 @@ def get_sampler(name: str) -> Sampler:
         sampler = SAMPLERS.get(name) or plugins[name].load()
         return sampler if sampler.name == name else replace(sampler, name=name)
     known = [*SAMPLERS, *plugins]
-    raise UsageError(f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=did_you_mean(name, known))
+    raise UsageError(
+        f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=did_you_mean(name, known)
+    )

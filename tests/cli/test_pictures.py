@@ -61,7 +61,7 @@ def test_existing_default_names_are_numbered(draw, work):
     for _ in range(3):
         draw("txt2img", "cat", "--seed", "1")
     draw("txt2img", "cat", "--seed", "1,1")
-    names = {f"cat-1{n}.png" for n in ("", "-2", "-3", "-4", "-5")}
+    names = {f"cat-1{n}.png" for n in ("", "-2", "-3", "-01", "-02")}
     assert {p.name for p in work.iterdir()} == names
 
 

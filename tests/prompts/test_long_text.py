@@ -10,7 +10,8 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.prompts.clip import clip_tokenizer
-from ldmref.prompts.tokenizer import MAX_TEXT, PromptOptions
+from ldmref.prompts.text_checks import MAX_TEXT
+from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.prompts.weights import parse_prompt_weights
 from ldmref.testing.clip import small_vocabulary
 

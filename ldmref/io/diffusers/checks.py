@@ -9,7 +9,7 @@ from reprlib import repr as shorten
 from typing import Any
 
 from ldmref import files
-from ldmref.errors import CorruptModelError, LdmrefError
+from ldmref.errors import CorruptModelError, InputError, LdmrefError
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -18,6 +18,8 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError, CorruptModelError: the file is missing, or holds something else.
     """
+    if not path.is_file():
+        raise InputError(f"{path.parent.name!r} has no file {path.name}", code="E-MODEL")
     data = files.read_json(path)
     if not isinstance(data, dict):
         raise config_error(f"{path.name} is not a JSON object")

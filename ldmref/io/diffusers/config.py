@@ -7,6 +7,7 @@ is refused, because ignoring it would give another picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from reprlib import repr as shorten
 from typing import Any
 
 from ldmref.io.diffusers.checks import config_error, require_lists, require_plain
@@ -68,7 +69,8 @@ def attention_levels(
     down, up = list(down), list(up)
     mirrored = [k.replace("Down", "Up").replace("Encoder", "Decoder") for k in reversed(down)]
     if not {*down} <= {plain, attention} or up != mirrored:
-        raise config_error(f"{where} has blocks {down} and {up}, which are not supported")
+        kinds = f"{shorten(down)} and {shorten(up)}"
+        raise config_error(f"{where} has blocks {kinds}, which are not supported")
     return tuple(kind == attention for kind in down)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -182,9 +183,9 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Te
     shards = sorted({str(name) for name in weights.values()})
     if any(Path(name).name != name for name in shards):
         raise UnsafeFileError(f"{first} points out of its folder", code="E-PATH")
-    absent = [name for name in shards if not (folder / name).is_file()]
+    absent = [name for name in shards if not os.path.isfile(folder / name)]
     if absent:
-        message = f"{len(absent)} of {len(shards)} shards are missing: {absent[0]}"
+        message = f"{len(absent)} of {len(shards)} shards are missing: {absent[0][:80]!r}"
         raise InputError(f"{folder.name}: {message}", code="E-MODEL")
     return [TensorFile(folder / name) for name in shards]
 

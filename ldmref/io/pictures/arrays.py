@@ -29,6 +29,8 @@ def host_array(x: Array) -> np.ndarray:
         x = x.float() if "bfloat16" in str(x.dtype) else x
     elif hasattr(x, "__cuda_array_interface__"):  # cupy
         x = x.get()
+    if not is_array(x):
+        raise TypeError(f"no array: {type(x).__name__}")
     return np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)
 
 
@@ -45,7 +47,7 @@ def image_of_array(x: Array) -> Image.Image:
     except (TypeError, ValueError, BufferError, RuntimeError) as error:
         raise ImageError(f"cannot read a {type(x).__name__} as an array", code="E-IMAGE") from error
     good = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
-    if pixels.dtype.kind not in "fb" and pixels.dtype != np.uint8 or not good or not pixels.size:
+    if (pixels.dtype.kind not in "fb" and pixels.dtype != np.uint8) or not good or not pixels.size:
         channels_first = pixels.ndim in (3, 4) and pixels.shape[-3] in (3, 4)
         raise ImageError(
             f"an array of {pixels.dtype} {pixels.shape} is not a picture",

@@ -48,7 +48,7 @@ def infotext(params: dict[str, Any]) -> str:
     pairs = {
         "Steps": params["steps"],
         "Sampler": A1111_SAMPLERS.get(params["sampler"], params["sampler"]),
-        "Schedule type": params["schedule"].capitalize(),
+        "Schedule type": params["schedule"].capitalize() if params.get("schedule") else None,
         "CFG scale": _shortest(params["cfg_scale"]),
         "Seed": params.get("seed"),
         "Size": f"{params['width']}x{params['height']}",

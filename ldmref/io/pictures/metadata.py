@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref.errors import OutputError
-from ldmref.io.atomic import atomic_write, check_writable, output_errors
+from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.pictures.images import open_image
 from ldmref.io.pictures.infotext import infotext
 
@@ -77,13 +77,12 @@ def check_target(path: Path, *, overwrite: bool) -> str:
     if path.suffix.lower() not in FORMATS:
         what, hint = f"unknown picture format {path.suffix!r}", "use " + ", ".join(FORMATS)
         raise OutputError(what, code="E-FORMAT", hint=hint)
-    with output_errors(path):
-        if path.is_dir():
-            what, hint = f"{str(path)!r} is a folder", "name a file in it"
-            raise OutputError(what, code="E-EXISTS", hint=hint)
-        check_writable(path, overwrite)
-        if not os.access(path.parent, os.W_OK):
-            raise OutputError(f"cannot write into {str(path.parent)!r}", code="E-WRITE")
+    check_writable(path, overwrite=True)
+    if path.is_dir():
+        raise OutputError(f"{str(path)!r} is a folder", code="E-EXISTS", hint="name a file in it")
+    check_writable(path, overwrite)
+    if not os.access(path.parent, os.W_OK):
+        raise OutputError(f"cannot write into {str(path.parent)!r}", code="E-WRITE")
     return FORMATS[path.suffix.lower()]
 
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
 from ldmref.files import format_of, input_path, open_file, parse_json, shown, unreadable
-from ldmref.mapped import forget
+from ldmref.mapped import forget, require_complete
 
 DTYPES = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
@@ -73,6 +73,7 @@ class TensorFile(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         kind, shape, begin = self.kinds[name], self.shapes[name], self.offsets[name]
+        require_complete(self._data)
         dtype = DTYPES[kind]
         raw = self._data[begin : begin + math.prod(shape) * dtype.itemsize]
         if begin % dtype.itemsize:  # not aligned
@@ -92,6 +93,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         """Digest of the whole file, in hexadecimal."""
         digest = hashlib.sha256()
         for begin in range(0, len(self._data), 1 << 24):
+            require_complete(self._data)
             part = self._data[begin : begin + (1 << 24)]
             digest.update(part.tobytes())
             forget(part)
@@ -203,8 +205,9 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
     """The header's entry of a tensor, checked by itself."""
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
-    lists = isinstance(shape, list) and isinstance(offsets, list) and len(offsets) == 2
-    if not lists or not all(type(n) is int and 0 <= n < 2**63 for n in shape + offsets):
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise _damaged(path, f"the header's entry for {name[:80]!r} is wrong")
+    if not all(type(n) is int and 0 <= n < 2**63 for n in shape + offsets):
         raise _damaged(path, f"the header's entry for {name[:80]!r} is wrong")
     if not isinstance(kind, str) or kind not in DTYPES:
         raise CorruptModelError(
