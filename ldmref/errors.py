@@ -18,15 +18,20 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+MAX_MESSAGE = 2000  # characters; a file may hold names of any length
+
 
 class LdmrefError(Exception):
-    """Base class. `code` is stable, `hint` says what to do, `exit_code` is for the shell."""
+    """Base class. `code` is stable, `hint` says what to do, `exit_code` is for the shell.
+
+    Message and hint are one line each, whatever text of a file or a prompt they quote.
+    """
 
     exit_code = 1
 
     def __init__(self, message: str, *, code: str = "E-ERROR", hint: str = ""):
-        super().__init__(message)
-        self.code, self.hint = code, hint
+        super().__init__(one_line(shortened(message)))
+        self.code, self.hint = code, one_line(shortened(hint))
 
 
 class UsageError(LdmrefError, ValueError):
@@ -92,6 +97,19 @@ class Cancelled(LdmrefError):
 
     exit_code = 130
     partial: Any = None
+
+
+def one_line(text: str) -> str:
+    """`text` with control characters (line breaks, terminal escapes) and surrogates escaped."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def shortened(text: str) -> str:
+    """The beginning and the end of a text of more than `MAX_MESSAGE` characters."""
+    half = MAX_MESSAGE // 2
+    return text if len(text) <= MAX_MESSAGE else f"{text[:half]} ... {text[-half:]}"
 
 
 def short_repr(value: object) -> str:

@@ -12,13 +12,10 @@ from types import FrameType
 
 import click
 
+from ldmref.errors import one_line as one_line
+
 STYLES = ("auto", "bar", "plain", "none")
 _WIDTH = 24
-
-
-def one_line(text: str) -> str:
-    """`text` with control characters (line breaks, terminal escapes) escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def say(text: str, end: str = "\n") -> None:

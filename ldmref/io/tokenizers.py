@@ -30,7 +30,7 @@ def tokenizer_for(
         tokenizer = wordpiece_tokenizer(source, text.max_position_embeddings)
     else:
         tokenizer = load_tokenizer(source, text.max_position_embeddings, pad=pad)
-    if tokenizer.tokenizer.get_vocab_size() > text.vocab_size:
+    if max(tokenizer.tokenizer.get_vocab().values(), default=0) >= text.vocab_size:
         message = "the tokenizer knows more tokens than the text encoder"
         raise CorruptModelError(message, code="E-TOKENIZER")
     return tokenizer

@@ -79,6 +79,8 @@ def read_noise(path: str) -> np.ndarray:
         raise InputError(
             f"the array in {path!r} is {kind}, not floating-point numbers", code="E-LATENTS"
         )
-    if not np.isfinite(array).all():
+    with np.errstate(over="ignore"):
+        noise = np.array(array, np.float32)
+    if not np.isfinite(noise).all():
         raise InputError(f"the array in {path!r} holds NaN or infinity", code="E-LATENTS")
-    return np.array(array, np.float32)
+    return noise

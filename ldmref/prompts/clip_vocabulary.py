@@ -117,6 +117,8 @@ def _read_json(path: Path) -> Vocabulary:
         merges = [(str(left), str(right)) for left, right in pairs]
         added = _token_ids({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
         pad = _pad_token(path.parent) or (data.get("padding") or {}).get("pad_token")
+        if not isinstance(pad, str | None):
+            raise ValueError(f"a padding token {pad!r:.80}")
     return Vocabulary(vocab, merges, _without(vocab, added), pad)
 
 

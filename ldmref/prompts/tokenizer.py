@@ -197,7 +197,8 @@ class PromptTokenizer:
         self, span: WeightedText, position: int, unknown: list[str]
     ) -> Iterator[TokenGroup]:
         """The token groups of a span that begins at `position`; appends to `unknown`."""
-        encoding = self.tokenizer.encode(span.text, add_special_tokens=False)
+        with errors_as_corrupt("the tokenizer cannot read a prompt"):
+            encoding = self.tokenizer.encode(span.text, add_special_tokens=False)
         tokens = zip(encoding.ids, encoding.offsets, encoding.word_ids, strict=True)
         word_start, previous = 0, None
         for id, (start, end), word in tokens:

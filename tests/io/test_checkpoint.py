@@ -223,6 +223,31 @@ def test_a_dictionary_that_holds_itself(tmp_path):
     assert "w" in found.tensors
 
 
+def shared(make, levels=60):
+    """A few hundred bytes of pickle that stand for 2^levels objects, each made from one twice."""
+    value = make(None, None)
+    for _ in range(levels):
+        value = make(value, value)
+    return value
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_a_pickle_that_stands_for_too_many_objects(tmp_path, form):
+    def empty(a, b):
+        return {} if a is None else {"a": a, "b": b}
+
+    tables = shared(lambda a, b: {"a": a, "b": b})
+    for value in (tables, shared(empty), [shared(lambda a, b: [a, b])]):
+        path = save(tmp_path / "a.pt", {"w": torch.ones(1), "x": value}, form)
+        try:
+            assert "w" in read_checkpoint(path).tensors
+        except CorruptModelError as error:
+            assert error.code == "E-PICKLE-DAMAGED"
+    key = pickle.dumps(shared(lambda a, b: (a, b)), 2)[2:-1]
+    with pytest.raises(CorruptModelError):
+        load_pickle_bytes(b"\x80\2}" + key + b"K\1s.", "file")
+
+
 # -- damaged --------------------------------------------------------------------------------------
 
 

@@ -88,8 +88,9 @@ def check_target(path: Path, *, overwrite: bool) -> str:
 
 def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
     """What a picture records: `ldmref` (exact) and `parameters` (A1111's text), if present."""
-    image, parameters = open_image(source), {}
-    ifd = image.getexif().get_ifd(EXIF_IFD)
+    image, parameters, ifd = open_image(source), {}, {}
+    with suppress(Exception):  # Pillow raises many kinds for damaged EXIF, which is as good as none
+        ifd = image.getexif().get_ifd(EXIF_IFD)
     note, comment = ifd.get(MAKER_NOTE), ifd.get(USER_COMMENT)
     exact, text = image.info.get("ldmref"), image.info.get("parameters")
     if exact is None and isinstance(note, bytes) and note.startswith(NOTE_PREFIX):

@@ -7,6 +7,7 @@ torch/serialization.py.
 
 from __future__ import annotations
 
+import itertools
 import math
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
@@ -24,6 +25,7 @@ from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickl
 LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 256 * 2**20
+MAX_NAMES = 50_000
 EMBEDDING = "string_to_param.*"  # A1111's textual-inversion files: the vectors of their word
 Reader = Callable[[LazyTensor], np.ndarray]
 
@@ -71,7 +73,9 @@ def read_checkpoint(path: Path) -> Checkpoint:
         left_out = [str(key)[:80] for key in content if key != "state_dict"]
         content = content["state_dict"]
     tensors: dict[str, LazyTensor] = {}
-    for name, leaf in _leaves(content if isinstance(content, dict) else {}, path.name):
+    for name, leaf in _leaves(
+        content if isinstance(content, dict) else {}, path.name, itertools.count()
+    ):
         if not isinstance(leaf, LazyTensor):
             left_out.append(name)
         elif name in tensors:
@@ -85,15 +89,22 @@ def read_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(tensors, left_out, read)
 
 
-def _leaves(node: Any, file: str, name: str = "", depth: int = 0) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every value in nested dictionaries."""
+def _leaves(
+    node: Any, file: str, count: Iterator[int], name: str = "", depth: int = 0
+) -> Iterator[tuple[str, Any]]:
+    """(dotted name, value) of every value in nested dictionaries.
+
+    `count` counts the values, dictionaries included: one may stand in many places.
+    """
+    if next(count) > MAX_NAMES:
+        raise _damaged(file, f"it holds more than {MAX_NAMES:,} names")
     if not isinstance(node, dict) or depth > NESTING:
         yield name, node
         return
     for key, child in node.items():
         if not isinstance(key, str | int):
             raise _damaged(file, "the name of a tensor is not text")
-        yield from _leaves(child, file, f"{name}.{key}" if name else str(key), depth + 1)
+        yield from _leaves(child, file, count, f"{name}.{key}" if name else str(key), depth + 1)
 
 
 def _view(tensor: LazyTensor, storage: np.ndarray) -> np.ndarray:
@@ -164,7 +175,7 @@ def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
     if not isinstance(system, dict) or not system.get("little_endian"):
         raise _format_error(file, "is big-endian")
     content, keys = load_pickle(stream, file), load_pickle(stream, file)
-    storages = {storage.key: storage for storage in _storages(content)}
+    storages = {storage.key: storage for storage in _storages(content, set())}
     size = path.stat().st_size
     for key in keys if isinstance(keys, list) else ():
         numel = int.from_bytes(stream.read(8), "little", signed=True)
@@ -184,10 +195,11 @@ def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
     return content, read
 
 
-def _storages(node: Any, depth: int = 0) -> Iterator[Storage]:
-    """The storages of all tensors in plain containers."""
+def _storages(node: Any, seen: set[int], depth: int = 0) -> Iterator[Storage]:
+    """The storages of all tensors in plain containers; `seen`: identities of the containers."""
     if isinstance(node, LazyTensor):
         yield node.storage
-    elif isinstance(node, Mapping | list | tuple) and depth <= NESTING:
+    elif isinstance(node, Mapping | list | tuple) and depth <= NESTING and id(node) not in seen:
+        seen.add(id(node))
         for child in node.values() if isinstance(node, Mapping) else node:
-            yield from _storages(child, depth + 1)
+            yield from _storages(child, seen, depth + 1)

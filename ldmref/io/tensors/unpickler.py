@@ -22,6 +22,9 @@ STORAGES = {
     "ByteStorage": "U8", "BoolStorage": "BOOL",
 }  # fmt: skip
 MAX_MEMO = 10_000_000  # entries; the pickle chooses the size
+MAX_OBJECTS = 10_000  # in a tuple
+HASHABLE = {pickletools.pytuple, pickletools.pyfrozenset}
+UNHASHABLE = {pickletools.pylist, pickletools.pydict, pickletools.pyset}
 NESTING = 64
 
 
@@ -97,13 +100,39 @@ def load_pickle(stream: BinaryIO, file: str) -> Any:
 
 
 def _scan(stream: BinaryIO) -> None:
-    """Refuse operations that could cost much memory or time, without executing any."""
+    """Refuse operations that could cost much memory or time, without executing any.
+
+    A key that is a tuple is hashed with everything in it, as often as it is mentioned: a few bytes
+    of pickle can stand for more objects than can ever be hashed. So the stack is simulated, with
+    the number of objects in place of each.
+    """
+    stack: list[int | None] = []  # None is a mark
+    memo: dict[int, int | None] = {}
     for operation, argument, _ in pickletools.genops(stream):
-        name = operation.name
-        if name in ("PUT", "BINPUT", "LONG_BINPUT") and not 0 <= int(argument or 0) <= MAX_MEMO:
-            raise ValueError(name)
+        name, before = operation.name, operation.stack_before
         if name.startswith("EXT") or name in ("NEXT_BUFFER", "READONLY_BUFFER"):
             raise ValueError(name)
+        if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
+            index = len(memo) if name == "MEMOIZE" else int(argument or 0)
+            if not 0 <= index <= MAX_MEMO:
+                raise ValueError(name)
+            memo[index] = stack[-1]
+            continue
+        if name in ("GET", "BINGET", "LONG_BINGET"):
+            stack.append(memo[int(argument or 0)])
+            continue
+        first = len(stack) - len(before)
+        if pickletools.markobject in before:
+            mark = len(stack) - 1 - stack[::-1].index(None)
+            first = mark - before.index(pickletools.markobject)
+        after = operation.stack_after
+        size = 1 + sum(n or 0 for n in stack[first:])
+        if first < 0 or (size > MAX_OBJECTS and (name == "REDUCE" or HASHABLE & {*after})):
+            raise ValueError(name)
+        if name == "BUILD" or UNHASHABLE & {*after}:
+            size = 1
+        del stack[first:]
+        stack += [None if kind is pickletools.markobject else size for kind in after]
 
 
 class _Unpickler(pickle.Unpickler):

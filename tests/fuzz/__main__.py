@@ -1,0 +1,132 @@
+"""`python -m tests.fuzz TARGET ... --seconds 600`; `all` is every target in turn.
+
+With atheris (pip install atheris) new paths through ldmref guide the mutations; without it, they
+are blind. Every new failure is printed and kept, minimised, in tests/fuzz/corpus/TARGET.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import importlib
+import io
+import os
+import random
+import re
+import resource
+import sys
+import tempfile
+import time
+import warnings
+from pathlib import Path
+from typing import Any
+
+CORPUS = Path(__file__).with_name("corpus")
+ADDRESS_SPACE = 8 * 2**30
+COLUMNS = "{:18} {:>12} {:>8} {:>7} {:>6} {:>9}"
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.fuzz", description=__doc__)
+    parser.add_argument("targets", nargs="+", metavar="TARGET")
+    parser.add_argument("--seconds", type=int, default=60, help="for each target")
+    parser.add_argument("--keep", type=Path, help="folder for all inputs that found new paths")
+    options = parser.parse_args()
+    atheris, targets = load()
+    print(COLUMNS.format("target", "executions", "seconds", "per s", "edges", "failures"))
+    names = list(targets.TARGETS) if options.targets == ["all"] else options.targets
+    failed = False
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            folder = Path(options.keep or scratch, name)
+            failed |= in_child(atheris, targets, name, options.seconds, folder)
+    return int(failed)
+
+
+def load() -> tuple[Any, Any]:
+    """atheris, or None, and the targets, instrumented by it."""
+    try:
+        atheris = importlib.import_module("atheris")
+    except ImportError:
+        return None, importlib.import_module("tests.fuzz.targets")
+    with contextlib.redirect_stderr(io.StringIO()):  # a line per module
+        with atheris.instrument_imports(include=["ldmref", "tomllib", "pickletools"]):
+            return atheris, importlib.import_module("tests.fuzz.targets")
+
+
+def in_child(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> bool:
+    """Fuzz one target in a process of its own; print its row and its failures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    log, start = folder.with_suffix(".log"), time.monotonic()
+    child = os.fork()
+    if not child:
+        with log.open("wb") as file:
+            os.dup2(file.fileno(), 1)
+            os.dup2(file.fileno(), 2)
+        fuzz(atheris, targets, name, seconds, folder)
+        sys.stdout.flush()
+        os._exit(0)
+    status = os.waitpid(child, 0)[1]
+    seconds, text = round(time.monotonic() - start), log.read_text(errors="replace")
+    counts = re.findall(r"number_of_executed_units:\s*(\d+)|^#(\d+)\s", text, re.MULTILINE)
+    executions = max((int(a or b) for a, b in counts), default=0)
+    edges, failures = re.findall(r"\bcov: (\d+)", text), re.findall(r"(?m)^FAILURE .*", text)
+    row = (
+        name,
+        executions,
+        seconds,
+        executions // max(1, seconds),
+        (edges or "-")[-1],
+        len(failures),
+    )
+    print(COLUMNS.format(*row), *failures, sep="\n    ", flush=True)
+    if status:
+        print(f"stopped with status {status}:", text[-2000:], flush=True)
+    return bool(failures or status)
+
+
+def fuzz(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> None:
+    """Fuzz one target in this process; does not return with atheris."""
+    warnings.simplefilter("ignore")  # Pillow's, about odd metadata
+    resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
+    target, seen = targets.TARGETS[name], set()
+    change = targets.mutator(target.mutate, target.words)
+
+    def one_input(data: bytes) -> None:
+        problem = targets.failure(target, data)
+        if problem is None or problem[0] in seen:
+            return
+        seen.add(problem[0])
+        data = targets.minimised(target, data)
+        path = CORPUS / name / hashlib.sha256(data).hexdigest()[:12]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        print(f"FAILURE {path.name} {problem[0]}: {problem[1]!r}", flush=True)
+
+    seeds = [*target.seeds(), *(p.read_bytes() for p in sorted((CORPUS / name).glob("*")))]
+    if atheris is None:
+        start, executions, rng = time.monotonic(), 0, random.Random()
+        while time.monotonic() - start < seconds:
+            one_input(targets.fuzz_blindly(target, seeds, rng))
+            executions += 1
+        print(f"number_of_executed_units: {executions}")
+        return
+
+    def custom_mutator(data: bytes, limit: int, seed: int) -> bytes:
+        rng = random.Random(seed)
+        if rng.random() < 0.3:
+            return atheris.Mutate(data, limit)
+        return change(data, rng)[:limit]
+
+    for seed in seeds:
+        (folder / hashlib.sha256(seed).hexdigest()[:12]).write_bytes(seed)
+    longest = max(4096, 2 * max(map(len, seeds)))
+    limits = [f"-max_total_time={seconds}", f"-max_len={longest}", "-timeout=60"]
+    limits += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={folder}-"]
+    atheris.Setup([sys.argv[0], *limits, str(folder)], one_input, custom_mutator=custom_mutator)
+    atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

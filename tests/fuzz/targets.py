@@ -1,0 +1,59 @@
+"""All targets by name."""
+
+from __future__ import annotations
+
+import random
+
+from . import configs, files, names, texts
+from .guard import Target, check
+from .mutate import mutator
+
+TARGETS: dict[str, Target] = files.TARGETS | texts.TARGETS | configs.TARGETS | names.TARGETS
+
+
+def fuzz_blindly(target: Target, seeds: list[bytes], rng: random.Random) -> bytes:
+    """An input that is some changes away from a seed."""
+    change, data = mutator(target.mutate, target.words), rng.choice(seeds)
+    for _ in range(rng.randint(1, 4)):
+        data = change(data, rng)
+    return data
+
+
+def failure(target: Target, data: bytes) -> tuple[str, str] | None:
+    """(where and what, message) of what goes wrong with an input; None if nothing does.
+
+    Two inputs that fail for one reason have the same first element.
+    """
+    try:
+        check(target, data)
+    except BaseException as error:  # Rust's panics are no Exception
+        if isinstance(error, KeyboardInterrupt | SystemExit):
+            raise
+        trace, place = error.__traceback__, ""
+        while trace is not None:
+            file = trace.tb_frame.f_code.co_filename
+            if "/ldmref/" in file or "/tests/fuzz/" in file:
+                place = f"{file.rpartition('/')[2]}:{trace.tb_lineno}"
+            trace = trace.tb_next
+        return f"{place} {type(error).__name__}", str(error)[:300]
+    return None
+
+
+def minimised(target: Target, data: bytes, tries: int = 2000) -> bytes:
+    """A shorter input with the same failure, by deletion of blocks."""
+    wanted, size = failure(target, data), max(1, len(data) // 2)
+    if wanted is None:
+        return data
+    while tries > 0:
+        at, shorter = 0, data
+        while at < len(shorter) and tries > 0:
+            candidate, tries = shorter[:at] + shorter[at + size :], tries - 1
+            found = failure(target, candidate)
+            if found is not None and found[0] == wanted[0]:
+                shorter = candidate
+            else:
+                at += size
+        if size == 1 and shorter == data:
+            break
+        data, size = shorter, max(1, size // 2)
+    return data

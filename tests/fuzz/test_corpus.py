@@ -1,0 +1,94 @@
+"""Every input that once failed, every seed, and a short run of blind mutations, without atheris."""
+
+from __future__ import annotations
+
+import tracemalloc
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from .guard import Broken, Target, armed, check, deadline
+from .targets import TARGETS, failure, fuzz_blindly, minimised
+
+CORPUS = Path(__file__).with_name("corpus")
+KEPT = [
+    pytest.param(name, path, id=f"{name}-{path.name}")
+    for name in TARGETS
+    for path in sorted((CORPUS / name).glob("*"))
+]
+MEGABYTES = 128  # of Python's and NumPy's memory for one small input
+
+
+@pytest.mark.parametrize(("name", "path"), KEPT)
+def test_what_once_failed_does_not(name, path):
+    check(TARGETS[name], path.read_bytes())  # imports and caches
+    tracemalloc.start()
+    try:
+        with deadline(60):
+            check(TARGETS[name], path.read_bytes())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < MEGABYTES * 2**20
+
+
+@pytest.mark.parametrize("name", TARGETS)
+def test_seeds_and_broken_seeds(name):
+    target = TARGETS[name]
+    for seed in target.seeds():
+        for data in (seed, b"", seed[:-1], seed[: len(seed) // 2], seed + b"\0", seed * 2):
+            check(target, data)
+
+
+@pytest.mark.parametrize("name", TARGETS)
+@settings(max_examples=30)
+@given(random=st.randoms(use_true_random=False))
+def test_mutations(name, random):
+    target = TARGETS[name]
+    check(target, fuzz_blindly(target, target.seeds(), random))
+
+
+def test_corpus_belongs_to_targets_and_is_small():
+    assert {path.name for path in CORPUS.iterdir()} <= {*TARGETS}
+    assert sum(path.stat().st_size for path in CORPUS.rglob("*")) < 300_000
+
+
+# -- the guard itself -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "open('/dev/null', 'w')", "open('/etc/passwd')", "__import__('os').remove('/nowhere')",
+        "__import__('os').system('true')", "__import__('socket').socket()",
+        "__import__('pickle').loads(b'cos\\nsystem\\n.')", "__import__('subprocess').Popen('true')",
+    ],
+)  # fmt: skip
+def test_touching_anything_is_noticed(code):
+    for module in ("socket", "pickle", "subprocess"):
+        __import__(module)
+    with pytest.raises(Broken), armed():
+        eval(code)
+
+
+def test_other_errors_slowness_and_memory_are_noticed(monkeypatch):
+    def run(data: bytes) -> None:
+        if data == b"slow":
+            for _ in range(10**7):
+                pass
+        elif data == b"large":
+            bytearray(700 * 2**20)
+        else:
+            data.decode()
+
+    target = Target(run, lambda: [])
+    monkeypatch.setattr("fuzz.guard.SECONDS", 0.05)
+    assert failure(target, b"fine") is None
+    for data in (b"slow", b"large"):
+        with pytest.raises(Broken):
+            check(target, data)
+    with pytest.raises(UnicodeDecodeError):
+        check(target, b"a\xffb")
+    assert minimised(target, b"much text \xff and more of it") == b"\xff"
