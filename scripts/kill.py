@@ -67,7 +67,7 @@ def works(model: Path, pictures: Path, training: bool) -> list[Work]:
         return ["convert", str(model), f"{folder}/out", "--overwrite"]
 
     def train(folder: Path) -> list[str]:
-        return ["train", "--data", str(pictures), "-o", str(folder), "--preset", "tiny", "--batch",
+        return ["train", "--data", str(pictures), "-o", f"{folder}/run", "--preset", "tiny", "--batch",
                 "2", "--autoencoder-batch", "2", "--steps", "40", "--autoencoder-steps", "40"]  # fmt: skip
 
     listed = [
@@ -84,7 +84,7 @@ def check(path: Path) -> None:
         Image.open(path).load()
     elif path.suffix == ".safetensors":
         with safe_open(str(path), "np") as file:
-            for name in file.keys():  # noqa: SIM118
+            for name in file.keys():
                 file.get_tensor(name)
 
 
