@@ -67,8 +67,9 @@ def works(model: Path, pictures: Path, training: bool) -> list[Work]:
         return ["convert", str(model), f"{folder}/out", "--overwrite"]
 
     def train(folder: Path) -> list[str]:
-        return ["train", "--data", str(pictures), "-o", f"{folder}/run", "--preset", "tiny", "--batch",
-                "2", "--autoencoder-batch", "2", "--steps", "40", "--autoencoder-steps", "40"]  # fmt: skip
+        return ["train", "--data", str(pictures), "-o", f"{folder}/run", "--preset", "tiny",
+                "--batch", "2", "--autoencoder-batch", "2", "--steps", "40",
+                "--autoencoder-steps", "40"]  # fmt: skip
 
     listed = [
         Work("draw", draw, lambda path: path.suffix == ".png", left),

@@ -98,7 +98,7 @@ def command_line(case: Case, stage: Stage) -> Outcome:
     before = stage.files()
     stage.capfd.readouterr()
     exit_code = main(argv)
-    out, err = stage.capfd.readouterr()
+    _, err = stage.capfd.readouterr()
     assert "Traceback" not in err
     codes = re.findall(r"^ldmref: error\[(.*?)\]: ", err, re.MULTILINE)
     added = {name for name, digest in stage.files().items() if before.get(name) != digest}

@@ -14,7 +14,7 @@ MEMORY, SECONDS = 3 << 30, 60
 
 @contextlib.contextmanager
 def limited(memory: int = MEMORY, seconds: int = SECONDS) -> Iterator[None]:
-    """`memory` bytes more than now, and `seconds`; without effect where the system has no limits."""
+    """`memory` bytes more than now, and `seconds`; without effect off Linux."""
 
     def late(number: int, frame: FrameType | None) -> None:
         raise TimeoutError(f"took more than {seconds} s")

@@ -3,10 +3,12 @@ state is left, threads, plug-ins."""
 
 from __future__ import annotations
 
+import hashlib
 import importlib.abc
 import importlib.metadata
 import multiprocessing
 import re
+import shutil
 import sys
 import threading
 import tomllib
@@ -21,12 +23,13 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.cli.doctor import MINIMUM
+from ldmref.cli import doctor
 from ldmref.cli.main import main
 from ldmref.cli.output import slug
 from ldmref.errors import (
     BackendUnavailable,
     Cancelled,
+    CorruptModelError,
     LdmrefError,
     NumericError,
     OutputError,
@@ -53,6 +56,34 @@ def test_loaded_by_many_at_once(tiny_folder):
     with ThreadPoolExecutor(4) as pool:
         models = list(pool.map(lambda _: ldmref.load(tiny_folder), range(8)))
     assert all(same(drawn(model), drawn(models[0])) for model in models[1:])
+
+
+@covers(29, "a flipped byte of the embedded model", PYTHON, COMMAND_LINE, code="E-DIGEST")
+def test_embedded_model_with_a_flipped_byte(tmp_path, monkeypatch):
+    folder = tmp_path / "assets" / "emoji"
+    shutil.copytree(ROOT / "ldmref" / "assets" / "emoji", folder)
+    monkeypatch.setattr("ldmref.io.embedded.files", lambda package: tmp_path)
+    assert doctor.embedded_model().ok
+    with (folder / "model.safetensors").open("r+b") as file:
+        file.seek(-100, 2)
+        byte = file.read(1)
+        file.seek(-100, 2)
+        file.write(bytes([byte[0] ^ 1]))
+    assert not doctor.embedded_model().ok
+    with pytest.raises(CorruptModelError) as caught:
+        ldmref.load()
+    assert caught.value.code == "E-DIGEST"
+
+
+@covers(29, "the published digest is the file's, in code and documentation", PYTHON)
+def test_published_digest():
+    from ldmref.io.embedded import PUBLISHED
+
+    weights = ROOT / "ldmref" / "assets" / "emoji" / "model.safetensors"
+    with weights.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    assert PUBLISHED["emoji"]["model.safetensors"] == digest
+    assert digest in (ROOT / "SECURITY.md").read_text("utf-8")
 
 
 # -- numbers and arrays ---------------------------------------------------------------------------
@@ -324,7 +355,7 @@ def test_settings_file(stage, title):
 def test_lower_bounds():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     bounds = dict(requirement.split(">=") for requirement in project["dependencies"])
-    assert bounds == MINIMUM
+    assert bounds == doctor.MINIMUM
 
 
 # -- plug-ins and supply chain --------------------------------------------------------------------

@@ -6,6 +6,7 @@ from __future__ import annotations
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -83,10 +84,9 @@ def test_prompt_from_standard_input(stage, given, expected):
 
 @covers(40, "closed standard input", COMMAND_LINE, code="E-PROMPT")
 def test_closed_standard_input(stage):
-    ran = subprocess.run(
-        ["sh", "-c", f'exec "{sys.executable}" -m ldmref txt2img - -m "$0" <&-', stage.model_folder],
-        capture_output=True, env=environment(), timeout=60,
-    )  # fmt: skip
+    line = f'exec "{sys.executable}" -m ldmref txt2img - -m "$0" <&-'
+    ran = subprocess.run(["sh", "-c", line, stage.model_folder], capture_output=True,
+                         env=environment(), timeout=60)  # fmt: skip
     assert ran.returncode == 2 and b"error[E-" in ran.stderr and b"Traceback" not in ran.stderr
     assert b"E-INTERNAL" not in ran.stderr
 
@@ -157,8 +157,8 @@ def test_full_standard_output(stage):
 
 @covers(87, "four processes write to one folder", COMMAND_LINE)
 def test_many_writers(stage):
-    argv = [*LDMREF, "txt2img", "cat", "-m", stage.model_folder, "--steps", "1", "--seed", "0,0,0,0,0",
-            "-q"]  # fmt: skip
+    seeds = ["--steps", "1", "--seed", "0,0,0,0,0", "-q"]
+    argv = [*LDMREF, "txt2img", "cat", "-m", stage.model_folder, *seeds]
     running = [subprocess.Popen(list(map(str, argv)), env=environment()) for _ in range(4)]
     assert [process.wait(120) for process in running] == [0] * 4
     files = list(stage.work.iterdir())
@@ -268,11 +268,22 @@ sys.exit(0 if codes == [0] * len(codes) else f"failed: {codes}")
 @covers(113, "no connection, whatever is drawn", COMMAND_LINE)
 def test_no_network(stage):
     common = f"-m {stage.model_folder} --steps 1 --seed 0"
-    argv = [f"txt2img cat {common} -o a.png", f"img2img cat {common} -i a.png -o b.png --strength 1",
-            "info a.png", "samplers", "models"]  # fmt: skip
+    argv = [f"txt2img cat {common} -o a.png", "info a.png", "samplers", "models",
+            f"img2img cat {common} -i a.png -o b.png --strength 1"]  # fmt: skip
     ran = subprocess.run([sys.executable, "-c", CONNECTING, "x", *argv], capture_output=True,
                          env=environment(), timeout=120)  # fmt: skip
     assert ran.returncode == 0, ran.stderr
+
+
+@covers(113, "the tests themselves reach this machine only", PYTHON)
+def test_network_is_blocked():
+    with socket.socket() as server:
+        server.bind(("127.0.0.1", 0))
+        server.listen()
+        socket.create_connection(server.getsockname(), timeout=10).close()
+    for host in ("192.0.2.1", "example.org"):
+        with pytest.raises(RuntimeError, match="without a network"):
+            socket.create_connection((host, 80), timeout=1)
 
 
 def test_audit_hook_sees_connections():
