@@ -1,7 +1,7 @@
 """Print the requirements of pyproject.toml at their lower bounds, one on a line.
 
-    python scripts/lowest_versions.py            # of ldmref itself
-    python scripts/lowest_versions.py hub        # and of an extra
+python scripts/lowest_versions.py            # of ldmref itself
+python scripts/lowest_versions.py hub        # and of an extra
 """
 
 from __future__ import annotations

@@ -8,9 +8,16 @@ import tempfile
 import pytest
 from fault_interfaces import Stage
 from fault_limits import limited
+from fault_remaining import REMAINING
 
 import ldmref
 from ldmref.io.native import save_folder
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if item.path.parent.name == "faults" and item.name in REMAINING:
+            item.add_marker(pytest.mark.xfail(strict=True, reason=REMAINING[item.name]))
 
 
 @pytest.fixture(scope="session")

@@ -30,7 +30,6 @@ class Case:
         argv: a whole command line instead, for commands that Python does not have.
         interfaces: those that can express the input.
         usage: the command line refuses it while reading its flags, with code E-USAGE.
-        remaining: why the answer is still wrong; the test must then fail.
     """
 
     row: int
@@ -45,28 +44,26 @@ class Case:
     argv: tuple[Any, ...] = ()
     interfaces: tuple[str, ...] = (PYTHON, COMMAND_LINE)
     usage: bool = False
-    remaining: str = ""
 
 
 def case(
     row: int, title: str, error: Error = None, code: str = "", *,
     mode: str = "txt2img", model: Any = None, load: Mapping[str, Any] | None = None,
-    warns: bool | None = None, only: str = "", usage: bool = False, remaining: str = "",
+    warns: bool | None = None, only: str = "", usage: bool = False,
     **parameters: Any,
 ) -> Case:  # fmt: skip
     """A request: `parameters` are those of the mode."""
     interfaces = (only,) if only else (PYTHON, COMMAND_LINE)
     return Case(
-        row, title, error, code, mode, parameters, model, load or {}, warns, (), interfaces, usage,
-        remaining,
+        row, title, error, code, mode, parameters, model, load or {}, warns, (), interfaces, usage
     )  # fmt: skip
 
 
 def command(
-    row: int, title: str, error: Error, code: str, *argv: Any, remaining: str = ""
+    row: int, title: str, error: Error, code: str, *argv: Any
 ) -> Case:  # fmt: skip
     """A command line; a function in it is a file to make."""
-    return Case(row, title, error, code, argv=argv, interfaces=(COMMAND_LINE,), remaining=remaining)
+    return Case(row, title, error, code, argv=argv, interfaces=(COMMAND_LINE,))
 
 
 @dataclass(frozen=True)

@@ -390,6 +390,8 @@ FILES: list[Case] = [
     case(21, "no tensors", InputError, "E-MODEL", model=single({})),
     case(22, "index", InputError, "E-MODEL", model=diffusers(None)),
     case(22, "no components", InputError, "E-MODEL", model=diffusers(INDEX)),
+    case(22, "shards", InputError, "E-MODEL", model=diffusers(INDEX, **{
+        "unet__diffusion_pytorch_model.safetensors.index": SHARDS})),
     case(23, "auto_map", DAMAGED, CONFIG, 
          model=tiny(config={"auto_map": {"AutoModel": "evil.py"}})),
     case(23, "unknown class", InputError, "E-PIPELINE",

@@ -35,7 +35,7 @@ _TEXT = """
 11|duplicate names in the header|refused
 12|header padded with NUL|refused
 13|deeply nested header|refused, without a RecursionError
-14|unknown data type; bfloat16|refused by name; converted to float32 exactly
+14|unknown data type|refused by name
 15|float64 or float16 weights|accepted
 16|NaN or infinite weights|refused with the first names, unless allowed
 17|tensor of zeros only|warning
@@ -43,7 +43,7 @@ _TEXT = """
 19|tensors of other shapes, another family|refused, with what it looks like
 20|v-prediction|read from the checkpoint's configuration
 21|LoRA, embedding or autoencoder as a model|refused, with what it is
-22|index of shards that leaves its folder|refused
+22|folder of diffusers without components, or with an index of shards|refused; no path in an index is followed
 23|configuration that names code|never imported
 24|hostile numbers in a configuration|refused before anything is built
 25|FIFO, device, socket, folder as a model file|refused without waiting
@@ -59,7 +59,7 @@ _TEXT = """
 35|NUL and control characters|kept in the JSON, left out of A1111's text
 36|lone surrogates, bytes that are no UTF-8|refused
 37|prompt of 1 MB|refused at once
-38|literal `<|endoftext|>`|read as text
+38|a literal end-of-text token|read as text
 39|prompt of another type, lists of unequal length|refused
 40|prompt from standard input: BOM, CRLF, Latin-1, closed|read, or refused
 41|`(word:1.3)` and `<lora:...>` without the flag|read as text, with a warning
@@ -127,8 +127,5 @@ _TEXT = """
 
 ROWS = {
     int(number): Row(fault, answer)
-    for number, fault, answer in (line.split("|", 2) for line in _TEXT.strip().splitlines()
-                                  if "<|" not in line)
-}  # fmt: skip
-ROWS[38] = Row("literal `<|endoftext|>`", "read as text")
-ROWS = dict(sorted(ROWS.items()))
+    for number, fault, answer in (line.split("|") for line in _TEXT.strip().splitlines())
+}

@@ -9,12 +9,11 @@ from fault_interfaces import INTERFACES
 from fault_rows import ROWS
 
 RUNS = [
-    pytest.param(
-        case, name, id=f"{case.row}-{name}-{case.title}",
-        marks=[pytest.mark.xfail(strict=True, reason=case.remaining)] if case.remaining else [],
-    )
-    for case in CASES for name in INTERFACES if name in case.interfaces
-]  # fmt: skip
+    pytest.param(case, name, id=f"{case.row}-{name}-{case.title}")
+    for case in CASES
+    for name in INTERFACES
+    if name in case.interfaces
+]
 
 
 @pytest.mark.parametrize(("case", "interface"), RUNS)
