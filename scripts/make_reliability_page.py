@@ -71,7 +71,8 @@ def table(first: int, last: int) -> Iterator[str]:
         tests = ", ".join(f"{name} {count}" for name, count in counts.items() if count)
         wrong = sum(name.startswith(f"test_answer[{number}-") for name in REMAINING)
         answer = ROWS[number].answer + (f" (not yet in {wrong} of the tests)" if wrong else "")
-        yield f"| {number} | {ROWS[number].fault} | {answer} | {', '.join(map(code, codes))} | {tests} |"
+        cells = (str(number), ROWS[number].fault, answer, ", ".join(map(code, codes)), tests)
+        yield f"| {' | '.join(cells)} |"
 
 
 def figures() -> str:
