@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-MEMORY, SECONDS = 3 << 30, 60
+MEMORY, SECONDS = 3 << 30, 300
 
 
 @contextlib.contextmanager

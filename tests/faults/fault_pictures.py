@@ -182,7 +182,7 @@ PICTURES: list[Case] = [
     inpaint(49, "resample 0", UsageError, "E-RESAMPLE-JUMP-LENGTH", resample=(0, 0)),
     img2img(60, "16 bits", image=picture("I;16")),
     img2img(61, "mode F as a TIFF", ImageError, "E-IMAGE", image=picture("F", ending=".tiff")),
-    img2img(61, "NaN", ImageError, "E-IMAGE", only=PYTHON, image=np.full((16, 16, 3), np.nan)),
+    img2img(61, "NaN", ImageError, "E-IMAGE-RANGE", only=PYTHON, image=np.full((16, 16, 3), np.nan)),
     img2img(61, "array in [0, 1]", only=PYTHON, image=pixels() / np.float32(255)),
     *(img2img(62, mode, image=picture(mode)) for mode in ("RGBA", "LA")),
     img2img(62, "palette", image=picture("P", transparency=0)),
@@ -195,7 +195,7 @@ PICTURES: list[Case] = [
             image=changed(with_size(20_000, 20_000))),
     img2img(66, "8,001 x 8,000", ImageError, "E-IMAGE-SIZE",
             image=changed(with_size(8_001, 8_000))),
-    img2img(66, "2^31 x 2^31", ImageError, "E-IMAGE",
+    img2img(66, "2^31 x 2^31", ImageError, "E-IMAGE-SIZE",
             image=changed(with_size(2**31 - 1, 2**31 - 1))),
     *(img2img(67, ending, ImageError, "E-IMAGE", image=picture(ending=ending))
       for ending in (".bmp", ".tiff", ".eps", ".ppm")),
@@ -243,7 +243,7 @@ PICTURES: list[Case] = [
         "URL": "http://localhost/a.png", "file URL": "file:///etc/passwd", "command": "|id",
         "missing": "gone.png", "folder": "/", "NUL": "a\0b.png",
     }.items()),
-    img2img(78, "endless", ImageError, "E-IMAGE", image="x" * 100_000),
+    img2img(78, "endless", ImageError, "E-IMAGE-MISSING", image="x" * 100_000),
     img2img(78, "None", ImageError, "E-IMAGE", only=PYTHON, image=None),
     img2img(78, "a list", ImageError, "E-IMAGE", only=PYTHON, image=[1, 2]),
     *(case(79, title, prompt=text) for title, text in {

@@ -42,7 +42,7 @@ STRANGE = {
 
 PROMPTS: list[Case] = [
     case(32, "500 words", warns=True, prompt="red heart " * 250),
-    case(32, "500 words, strict", UsageError, "E-PROMPT-LENGTH", prompt="red heart " * 250,
+    case(32, "500 words, strict", UsageError, "E-PROMPT-TRUNCATED", prompt="red heart " * 250,
          strict_prompt=True),
     case(32, "short, strict", prompt="red heart", strict_prompt=True),
     case(33, "empty", prompt=""),
