@@ -2,7 +2,11 @@
 
 Call arguments and command-line flags come first; then `LDMREF_*` environment variables; then
 `ldmref.toml` (the file named by `--config`, else the one in the working folder, else the one in the
-user's configuration folder); then the model's own defaults.
+user's configuration folder); then the model's own defaults. `ldmref config show --origin` prints
+every value and where it comes from. An empty variable counts as not set.
+
+Device, dtype and speed belong to the backend beside which they stand: whoever names another
+backend leaves them behind.
 
     [backend]
     name = "torch"       # LDMREF_BACKEND
@@ -16,6 +20,10 @@ user's configuration folder); then the model's own defaults.
     sampler = "heun"
     schedule = "karras"
     model = "my-model"
+
+    [limits]
+    max_memory = "6GB"   # LDMREF_MAX_MEMORY
+    max_seconds = 60     # LDMREF_MAX_SECONDS
 """
 
 from __future__ import annotations
@@ -34,20 +42,24 @@ DEFAULT_KEYS = {
     "steps": int, "cfg_scale": float, "sampler": str, "schedule": str, "model": str,
     "width": int, "height": int, "negative_prompt": str,
 }  # fmt: skip
-TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS}
+LIMIT_KEYS = {"max_memory": str, "max_seconds": float}
+TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS, "limits": LIMIT_KEYS}
 _VARIABLES = {
     f"LDMREF_{key.upper()}": (table, key) for table, keys in TABLES.items() for key in keys
 }
 _VARIABLES["LDMREF_BACKEND"] = _VARIABLES.pop("LDMREF_NAME")
 _OTHER_VARIABLES = {"LDMREF_CONFIG", "LDMREF_DEBUG"}
+_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text"}
+MAX_FILE_SIZE = 1_000_000
 
 
 @dataclass(frozen=True)
 class Settings:
-    """The two tables, and the source of every value: a file, or an environment variable."""
+    """The tables, and the source of every value: a file, or an environment variable."""
 
     backend: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
+    limits: dict[str, Any] = field(default_factory=dict)
     origin: dict[str, str] = field(default_factory=dict)
 
 
@@ -62,12 +74,85 @@ def settings(
     """
     environ = os.environ if environ is None else environ
     path = _find(config or environ.get("LDMREF_CONFIG"), environ)
+    file = {} if path is None else _read(path)
+    file_origin = {f"{table}.{key}": str(path) for table, keys in file.items() for key in keys}
+    variables, variable_origin = _variables(environ)
+    tables = {table: file.get(table, {}) | variables[table] for table in TABLES}
+    tables["backend"] = override_backend(file.get("backend", {}), variables["backend"])
+    kept = {f"{table}.{key}" for table, keys in tables.items() for key in keys}
+    origin = {k: v for k, v in (file_origin | variable_origin).items() if k in kept}
+    return Settings(**tables, origin=origin)
+
+
+def override_backend(lower: Mapping[str, str], upper: Mapping[str, str]) -> dict[str, str]:
+    """The `[backend]` table `lower`, overridden by `upper`.
+
+    >>> override_backend({"name": "torch", "dtype": "float16"}, {"name": "numpy"})
+    {'name': 'numpy'}
+    """
+    another = "name" in upper and upper["name"] != lower.get("name", upper["name"])
+    return ({} if another else dict(lower)) | dict(upper)
+
+
+def _find(named: str | Path | None, environ: Mapping[str, str]) -> Path | None:
+    if named:
+        if not _is_file(Path(named)):
+            raise InputError(f"no configuration file {str(named)!r}", code="E-CONFIG-FILE")
+        return Path(named)
+    home = environ.get("XDG_CONFIG_HOME") or (
+        os.path.join(environ["HOME"], ".config") if environ.get("HOME") else ""
+    )
+    paths = [Path("ldmref.toml")] + ([Path(home, "ldmref", "ldmref.toml")] if home else [])
+    return next((path for path in paths if _is_file(path)), None)
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name too long, a folder that may not be entered
+        return False
+
+
+def _read(path: Path) -> dict[str, dict[str, Any]]:
+    def error(reason: object) -> InputError:
+        return InputError(f"cannot read {str(path)!r}: {reason}", code="E-CONFIG-FILE")
+
+    try:
+        if path.stat().st_size > MAX_FILE_SIZE:
+            raise error(f"it is larger than {MAX_FILE_SIZE} bytes")
+        tables = tomllib.loads(path.read_text("utf-8-sig"))
+    except UnicodeDecodeError:
+        raise error("it is not UTF-8 text") from None
+    except RecursionError:
+        raise error("it is nested too deeply") from None
+    except (OSError, ValueError) as cause:
+        raise error(getattr(cause, "strerror", None) or cause) from cause
+    return {table: _check_table(path, table, values) for table, values in tables.items()}
+
+
+def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
+    def error(message: str, hint: str = "") -> UsageError:
+        return UsageError(f"{path.name}: {message}", code="E-CONFIG-KEY", hint=hint)
+
+    if not isinstance(values, dict):
+        owner = next((name for name, keys in TABLES.items() if table in keys), None)
+        hint = f"it belongs below [{owner}]" if owner else did_you_mean(table, TABLES)
+        raise error(f"{table} stands outside of a table", hint)
+    if table not in TABLES:
+        raise error(f"unknown table [{table}]", did_you_mean(table, TABLES))
+    for key, value in values.items():
+        if key not in TABLES[table]:
+            raise error(f"unknown key {table}.{key}", did_you_mean(key, TABLES[table]))
+        want = TABLES[table][key]
+        if type(value) is not want and not (want is float and type(value) is int):
+            raise error(f"{table}.{key} must be {_TYPE_NAMES[want]}, not {value!r}")
+    return values
+
+
+def _variables(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
+    """The tables that LDMREF_* variables set, and the variable of every value."""
     tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
     origin = {}
-    if path is not None:
-        for table, values in _read(path).items():
-            tables[table] = _check_table(path, table, values)
-            origin |= {f"{table}.{key}": str(path) for key in values}
     for name, text in environ.items():
         if not name.startswith("LDMREF_") or name in _OTHER_VARIABLES:
             continue
@@ -75,47 +160,16 @@ def settings(
             hint = did_you_mean(name, [*_VARIABLES, *_OTHER_VARIABLES])
             raise UsageError(f"unknown environment variable {name}", code="E-ENV", hint=hint)
         table, key = _VARIABLES[name]
-        tables[table][key] = _convert(name, text, TABLES[table][key])
-        origin[f"{table}.{key}"] = name
-    return Settings(**tables, origin=origin)
-
-
-def _find(named: str | Path | None, environ: Mapping[str, str]) -> Path | None:
-    if named:
-        if not Path(named).is_file():
-            raise InputError(f"no configuration file {str(named)!r}", code="E-CONFIG-FILE")
-        return Path(named)
-    home = environ.get("XDG_CONFIG_HOME") or (
-        os.path.join(environ["HOME"], ".config") if environ.get("HOME") else ""
-    )
-    paths = [Path("ldmref.toml")] + ([Path(home, "ldmref", "ldmref.toml")] if home else [])
-    return next((path for path in paths if path.is_file()), None)
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text("utf-8-sig"))
-    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise InputError(f"cannot read {str(path)!r}: {error}", code="E-CONFIG-FILE") from error
-
-
-def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
-    def error(message: str, hint: str = "") -> UsageError:
-        return UsageError(f"{path.name}: {message}", code="E-CONFIG-KEY", hint=hint)
-
-    if table not in TABLES or not isinstance(values, dict):
-        raise error(f"unknown table [{table}]", did_you_mean(table, TABLES))
-    for key, value in values.items():
-        if key not in TABLES[table]:
-            raise error(f"unknown key {table}.{key}", did_you_mean(key, TABLES[table]))
-        want = TABLES[table][key]
-        if type(value) is not want and not (want is float and type(value) is int):
-            raise error(f"{table}.{key} must be a {want.__name__}, not {value!r}")
-    return values
+        if text:
+            tables[table][key] = _convert(name, text, TABLES[table][key])
+            origin[f"{table}.{key}"] = name
+    return tables, origin
 
 
 def _convert(name: str, text: str, kind: type) -> Any:
     try:
         return kind(text)
     except ValueError as error:
-        raise UsageError(f"{name} must be a {kind.__name__}, not {text!r}", code="E-ENV") from error
+        raise UsageError(
+            f"{name} must be {_TYPE_NAMES[kind]}, not {text!r}", code="E-ENV"
+        ) from error

@@ -94,6 +94,19 @@ class Cancelled(LdmrefError):
     partial: Any = None
 
 
+def short_repr(value: object) -> str:
+    """A value as it stands in a message: one line of at most 80 characters, of any object.
+
+    >>> short_repr("a" * 200)[-5:]
+    'aa...'
+    """
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of an object whose repr fails, or an integer of many thousand digits
+        text = f"a value of type {type(value).__name__}"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint: the closest known word if there is one, else all of them.
 
@@ -101,6 +114,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     "did you mean 'euler'? Known: euler, heun"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(word, names, n=1)
+    close = difflib.get_close_matches(word[:80], names, n=1)
     everything = "Known: " + ", ".join(names)
     return f"did you mean {close[0]!r}? {everything}" if close else everything

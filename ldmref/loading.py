@@ -10,20 +10,21 @@ import numpy as np
 
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
-from ldmref.config import settings
+from ldmref.config import override_backend, settings
 from ldmref.errors import InputError, UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import apply_loras, read_loras
 from ldmref.io.compvis.single_file import averages_note, averages_of, load_compvis
 from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.io.embedded import require_published
 from ldmref.io.locate import find_model, is_native, model_config
-from ldmref.io.native import load_folder, require_finite
+from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.controlnet import ControlNet
-from ldmref.models.memory import bytes_of
+from ldmref.models.memory import bytes_of, seconds_of
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init, unflatten
 from ldmref.models.presets import preset
@@ -31,6 +32,7 @@ from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
 
 StateDict = dict[str, np.ndarray]  # dotted name -> tensor
+OWN_WORDS = ("class", "none")  # text encoders whose tokenizer needs no files
 
 
 def load(
@@ -38,8 +40,8 @@ def load(
     dtype: str | None = None, config: str | Path | None = None,
     tokenizer: str | Path | None = None, vae: str | Path | None = None,
     lora: Sequence[str | Path | tuple[str | Path, float]] = (), speed: str | None = None,
-    max_memory: int | str | None = None, fetch: bool = False, variant: str | None = None,
-    ema: bool | None = None,
+    max_memory: int | str | None = None, max_seconds: float | None = None, fetch: bool = False,
+    variant: str | None = None, ema: bool | None = None, allow_nonfinite: bool = False,
 ) -> LatentDiffusion:  # fmt: skip
     """Load a model.
 
@@ -60,17 +62,30 @@ def load(
         lora: LoRA files, merged into the weights: paths, or (path, weight).
         max_memory: bytes, or a size such as "6GB": with less than all networks take together, each
             is read from the disk for its part of a picture.
+        max_seconds: a request that is estimated to take longer is refused (`plan.estimate`).
+            None for these two: environment and configuration file, unless `backend` is a `Backend`.
         fetch: fetch what the cache lacks, by huggingface_hub; else nothing is ever fetched.
         variant: which weights of a diffusers folder that holds several, such as `fp16`.
         ema: of a single file, True reads the averaged weights, False the last ones; None does as
             the model's makers do (`ldmref.io.compvis.ema`), and `warnings` say so.
+        allow_nonfinite: warn of weights that are NaN or infinite, which are otherwise refused.
 
     Raises:
         InputError: no such model, or a damaged one; an autoencoder or LoRA of another family.
-        UsageError: `ema=True`, and the model holds no averages.
+        UsageError: `ema=True`, and the model holds no averages; a configuration or tokenizer for
+            a model that has its own.
         BackendUnavailable: the backend cannot run here.
     """
-    limit = bytes_of(max_memory)
+    _require_type("fetch", fetch, bool)
+    _require_type("allow_nonfinite", allow_nonfinite, bool)
+    _require_type("ema", ema, bool, type(None))
+    _require_type("variant", variant, str, type(None))
+    configured = {} if isinstance(backend, Backend) else settings().limits
+    seconds = configured.get("max_seconds") if max_seconds is None else max_seconds
+    limits: dict[str, Any] = {
+        "max_memory": bytes_of(max_memory or configured.get("max_memory")),
+        "max_seconds": seconds_of(seconds),
+    }
     loras, path = read_loras(lora), find_model(name, fetch, variant)
     ops = configured_backend(backend, device, dtype, speed=speed)
     loaded, state_dict, tokenizers, sha256 = read_model(
@@ -85,8 +100,7 @@ def load(
     if replacement is not None:
         loaded, state_dict = swap_vae(loaded, state_dict, replacement)
     state_dict = apply_loras(loaded, state_dict, loras)
-    if loras or replacement or not is_native(path):  # a native folder is checked when it is read
-        require_finite(state_dict)
+    warnings += check_model(path, state_dict, sha256, allow_nonfinite)
     modifications: dict[str, Any] = {
         "ema": averaged,
         "vae": replacement and replacement.record,
@@ -94,9 +108,29 @@ def load(
     }
     return LatentDiffusion(
         ops, loaded, unflatten(state_dict), tokenizers[0], sha256, *tokenizers[1:],
-        tiny=_tiny_autoencoder(ops, replacement), max_memory=limit, warnings=warnings,
+        tiny=_tiny_autoencoder(ops, replacement), warnings=warnings, **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},
     )  # fmt: skip
+
+
+def check_model(
+    path: Path, tensors: StateDict, sha256: str, allow_nonfinite: bool = False
+) -> list[str]:
+    """Check the weights as `check_weights` does, and the files of a folder of ldmref as
+    `require_digests` does; returns warnings."""
+    warnings = check_weights(tensors, allow_nonfinite)
+    if is_native(path):
+        require_digests(path, sha256)
+    return warnings
+
+
+def _require_type(name: str, value: Any, *kinds: type) -> None:
+    """Refuse an argument of another type; a truth value is no number."""
+    if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
+        return
+    expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
+    kind = type(value).__name__
+    raise UsageError(f"{name} must be of type {expected}, not {kind}", code="E-TYPE")
 
 
 def _tiny_autoencoder(backend: Backend, vae: Autoencoder | None) -> TinyAutoencoder | None:
@@ -112,7 +146,10 @@ def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> 
     Raises:
         InputError: no such file, or a full autoencoder.
     """
+    _require_type("backend", backend, Backend)
+    _require_type("latent_channels", latent_channels, int)
     vae = read_vae(path, AutoencoderConfig(latent_channels=latent_channels))
+    check_weights(vae.tensors)
     tiny = _tiny_autoencoder(backend, vae)
     if tiny is None:
         raise InputError(f"{vae.name!r} is no TAESD but a full autoencoder", code="E-VAE")
@@ -121,16 +158,18 @@ def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> 
 
 def load_controlnet(
     path: str | Path, backend: str | Backend | None = None, device: str | None = None,
-    dtype: str | None = None, unet: UNetConfig | None = None,
+    dtype: str | None = None, unet: UNetConfig | None = None, allow_nonfinite: bool = False,
 ) -> ControlNet:  # fmt: skip
-    """A ControlNet on a backend, for `modes.Control`. For `path` and `unet` see `open_controlnet`.
+    """A ControlNet on a backend, for `modes.Control`. For `path` and `unet` see `open_controlnet`,
+    for the other arguments `load`.
 
     Raises:
         InputError, UnsafeFileError: no such file, a damaged one, or no ControlNet.
     """
+    _require_type("unet", unet, UNetConfig, type(None))
     file = open_controlnet(path, unet)
     ops, tensors = configured_backend(backend, device, dtype), file.tensors()
-    require_finite(tensors)
+    check_weights(tensors, allow_nonfinite)
     return ControlNet(ops, file.config, unflatten(tensors), file.name, file.sha256())
 
 
@@ -150,9 +189,15 @@ def read_model(
         )
         hint = "a diffusers folder holds them without a variant, the last weights as non_ema"
         raise UsageError(message, code="E-EMA", hint=hint)
+    loaded = model_config(path, config, ema)
+    if tokenizer is not None and (is_native(path) or loaded.text_encoder.model_type in OWN_WORDS):
+        message = f"{path.name!r} has a tokenizer of its own"
+        hint = "leave out tokenizer= (--tokenizer)"
+        raise UsageError(message, code="E-TOKENIZER", hint=hint)
     if is_native(path):
-        return load_folder(path)
-    loaded = model_config(name, config, ema)
+        model = load_folder(path)
+        require_published(path, model[-1])
+        return model
     folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
     tokenizers = _tokenizers(loaded, folder, tokenizer) if with_tokenizers else []
     if path.is_dir():
@@ -183,6 +228,7 @@ def random_model(
     device: str | None = None, dtype: str | None = None, speed: str | None = None,
 ) -> LatentDiffusion:  # fmt: skip
     """A model of any preset, such as `tiny` or `sd15`, with seeded random weights, for tests."""
+    _require_type("seed", seed, int)
     ops, config = configured_backend(backend, device, dtype, speed=speed), preset(name)
     text = config.text_encoder
     if text.model_type in ("class", "none"):
@@ -197,20 +243,12 @@ def configured_backend(
     backend: str | Backend | None = None, device: str | None = None, dtype: str | None = None,
     config: str | Path | None = None, speed: str | None = None,
 ) -> Backend:  # fmt: skip
-    """The backend of the arguments, completed by environment and configuration file.
-
-    Device, dtype and speed from the configuration belong to the configured backend: an argument
-    that names another backend does not inherit them.
-    """
+    """The backend of the arguments, completed by environment and configuration file."""
     if isinstance(backend, Backend):
         return get_backend(backend, device, dtype, speed)
-    configured = settings(config).backend
-    name = configured.get("name", "numpy")
-    if backend not in (None, name):
-        configured = {}
-    return get_backend(
-        backend or name,
-        device or configured.get("device"),
-        dtype or configured.get("dtype"),
-        speed or configured.get("speed"),
+    arguments = {"name": backend, "device": device, "dtype": dtype, "speed": speed}
+    values = override_backend(
+        settings(config).backend, {k: v for k, v in arguments.items() if v is not None}
     )
+    name = values.pop("name", "numpy")
+    return get_backend(name, **values)

@@ -3,9 +3,15 @@
 from __future__ import annotations
 
 import mmap
+import os
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from ldmref.errors import CorruptModelError
+from ldmref.files import open_file
 
 
 def file_of(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
@@ -31,3 +37,63 @@ def forget(x: np.ndarray) -> None:
     length = (start + high - low) // mmap.PAGESIZE * mmap.PAGESIZE - first
     if length > 0:
         file.madvise(mmap.MADV_DONTNEED, first, length)
+
+
+def require_complete(x: Any) -> None:
+    """Refuse an array whose file has become shorter; reading it would end the process.
+
+    Raises:
+        CorruptModelError: the file has been truncated since it was opened.
+    """
+    found = file_of(x)
+    if found is not None and found[0].size() < len(found[0]):
+        name = os.path.basename(str(getattr(found[1], "filename", "") or "a file"))
+        message = f"{name} was truncated while it was being read"
+        raise CorruptModelError(message, code="E-FILE-CHANGED", hint="load the model again")
+
+
+@dataclass(frozen=True)
+class Reference:
+    """Where an array lies in a file, in place of its bytes: for pickling."""
+
+    path: str
+    size: int  # of the file; with `modified` (in ns) it tells whether the file has changed
+    modified: int
+    offset: int
+    dtype: np.dtype
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+    def open(self, files: dict[str, np.memmap]) -> np.ndarray:
+        """The array; `files`, by path, holds what is open already.
+
+        Raises:
+            InputError: the file is not here.
+            CorruptModelError: it has changed.
+        """
+        if self.path not in files:
+            with open_file(Path(self.path)) as file:
+                status = os.fstat(file.fileno())
+                if (status.st_size, status.st_mtime_ns) != (self.size, self.modified):
+                    message = f"{self.path} has changed since the model was pickled"
+                    raise CorruptModelError(message, code="E-FILE-CHANGED")
+                files[self.path] = np.memmap(file, np.uint8, mode="r")
+        whole = files[self.path]
+        return np.ndarray(self.shape, self.dtype, whole, self.offset, self.strides)
+
+
+def reference(x: Any) -> Reference | None:
+    """The reference to an array in a mapped file that has a name; else None."""
+    found = file_of(x)
+    path = getattr(found[1], "filename", None) if found else None
+    if found is None or path is None or not os.path.exists(path):
+        return None
+    status = os.stat(path)
+    if status.st_size != found[0].size():
+        return None
+    bounds = np.lib.array_utils.byte_bounds
+    offset = bounds(x)[0] - bounds(found[1])[0]
+    return Reference(
+        str(Path(path).resolve()), status.st_size, status.st_mtime_ns, offset, x.dtype,
+        x.shape, x.strides,
+    )  # fmt: skip

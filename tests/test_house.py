@@ -18,14 +18,15 @@ TOP = "(top)"
 ARROWS = {
     "math": (),
     "errors": (),
-    "mapped": (),
-    "config": ("errors",),
+    "mapped": ("errors", "files"),
+    "files": ("errors",),
+    "config": ("errors", "files"),
     "backends": ("errors", "mapped", "math.arrays"),
     "samplers": ("math", "errors"),
-    "prompts": ("math.arrays", "errors"),
+    "prompts": ("math.arrays", "errors", "files"),
     "models": ("math", "errors", "mapped", "backends.base", "prompts", "samplers.config"),
-    "io": ("models", "prompts", "samplers.config", "errors", "mapped"),
-    "training": ("math", "models", "prompts", "backends", "errors", "samplers", "io"),
+    "io": ("models", "prompts", "samplers.config", "errors", "files", "mapped", "math.arrays"),
+    "training": ("math", "models", "prompts", "backends", "errors", "samplers", "files", "io"),
     "testing": ("backends", "math", "models", "prompts", "errors"),
     "modes": ("not", "training", "cli", "testing", "bench"),
     "loading": ("not", "training", "cli", "testing", "modes", "bench"),
@@ -214,8 +215,8 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 300, "backends": 1400, "bench": 900, "check": 1600, "cli": 1575, "io": 2425,
-    "math": 1175, "models": 1525, "modes": 1975, "prompts": 600, "samplers": 1325,
+    TOP: 550, "backends": 1400, "bench": 900, "check": 1600, "cli": 2000, "io": 2800,
+    "math": 1175, "models": 1600, "modes": 2400, "prompts": 625, "samplers": 1325,
     "testing": 400, "training": 500,
 }
 # fmt: on

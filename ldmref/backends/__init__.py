@@ -39,6 +39,11 @@ def get_backend(
         UsageError: no backend has this name, or a plug-in uses a built-in's name.
         BackendUnavailable: the backend is known but cannot run here.
     """
+    arguments = {"backend": name, "device": device, "dtype": dtype, "speed": speed}
+    for key, value in arguments.items():
+        if not isinstance(value, str | None | Backend):
+            kind = type(value).__name__
+            raise UsageError(f"{key} must be a name, not of type {kind}", code="E-TYPE")
     if isinstance(name, Backend):
         requested = {"device": device, "dtype": dtype, "speed": speed}
         if any(value not in (None, getattr(name, key)) for key, value in requested.items()):

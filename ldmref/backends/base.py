@@ -178,5 +178,9 @@ class Backend:
         """The array library's version."""
         return ""
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickled as its arguments; caches and handles of the device are made again."""
+        return type(self), (self.device, self.dtype, self.speed)
+
     def __repr__(self) -> str:
         return f"<{self.name} backend, {self.device}, {self.dtype}>"

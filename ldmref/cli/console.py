@@ -13,8 +13,9 @@ from ldmref import modes
 from ldmref.backends import Backend
 from ldmref.cli.output import Output
 from ldmref.cli.progress import Progress, duration, one_line, say
+from ldmref.cli.wording import in_flags
 from ldmref.config import Settings
-from ldmref.errors import Cancelled
+from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.request import Request
 
@@ -22,9 +23,10 @@ from ldmref.modes.request import Request
 class Console:
     """The output of one command; `flags` are its `--quiet`, `--verbose`, `--json`, `--progress`."""
 
-    def __init__(self, flags: dict[str, Any], output: Output, pictures: int):
+    def __init__(self, flags: dict[str, Any], output: Output, command: click.Command):
         self.quiet, self.verbose, self.as_json = flags["quiet"], flags["verbose"], flags["as_json"]
-        self.output, self.pictures, self.finished = output, pictures, 0
+        self.output, self.command = output, command
+        self.saved: list[str] = []
         self.bar = Progress("none" if self.quiet else flags["progress"])
         self._last = time.monotonic()
 
@@ -52,7 +54,7 @@ class Console:
     def warn(self, warnings: Iterable[str]) -> None:
         """A line for each."""
         for text in dict.fromkeys(() if self.quiet else warnings):
-            say(one_line(f"ldmref: warning: {text}"))
+            say(one_line(f"ldmref: warning: {in_flags(text, self.command)}"))
 
     def step_up(self, progress: modes.Progress) -> None:
         """A step from a picture to its noise."""
@@ -72,31 +74,39 @@ class Console:
     def picture(self, picture: modes.Picture, run: modes.Run) -> None:
         """Save a picture, and print its line and its JSON object."""
         self.clear()
-        now, self.finished = time.monotonic(), self.finished + 1
+        now = time.monotonic()
         seconds, self._last = now - self._last, now
         params = run.params_of(picture.index)
-        name = self.output.write(picture.image, picture.index, self.pictures, params)
+        if params["mode"] == "invert":
+            del params["seed"]  # its noise is that of a picture
+        name = self.output.write(picture.image, picture.index, params)
+        self.saved.append(name)
         if not self.quiet:
             say(one_line(_line(name, params, run.plan.request, seconds)))
         if self.as_json:
-            record = {"path": name, "seed": params["seed"], "params": params,
+            record = {"path": name, "seed": params.get("seed"), "params": params,
                       "warnings": run.warnings, "seconds": round(seconds, 3)}  # fmt: skip
             click.echo(json.dumps(record))
 
-    def stopped(self, cancelled: Cancelled, exit_code: int) -> Cancelled:
-        """The error that says how many pictures are finished."""
-        error = Cancelled(
-            f"stopped; {self.finished} of {self.pictures} pictures are finished",
-            code=cancelled.code,
-        )
-        error.exit_code = exit_code
+    def interrupted(self, error: LdmrefError, exit_code: int) -> LdmrefError:
+        """The error, and how many pictures are saved."""
+        self.clear()
+        message, stopped = str(error), isinstance(error, Cancelled)
+        if stopped:
+            error.exit_code, message = exit_code, "stopped"
+        if stopped or self.output.pictures > 1:
+            message += f"; {len(self.saved)} of {self.output.pictures} pictures are saved"
+        if self.saved:
+            message += f", {self.saved[0]} to {self.saved[-1]}"
+        error.args = (message,)
         return error
 
 
 def _line(name: str, params: dict[str, Any], request: Request, seconds: float) -> str:
+    seed = params.get("seed")
     items = (
         "standard output" if name == "-" else name,
-        f"seed {params['seed']}",
+        *(() if seed is None else (f"seed {seed}",)),
         f"{params['width']}x{params['height']}",
         f"{request.steps} steps {request.sampler.name}",
         f"cfg {request.cfg_scale:g}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import click
@@ -19,7 +20,7 @@ from ldmref.io.native import SECOND_TOKENIZER, save_folder
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
-from ldmref.loading import read_model
+from ldmref.loading import check_model, read_model
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -61,16 +62,18 @@ def convert(
     --no-ema is given.
     """
     origin, out = Path(path), Path(to)
-    if out.exists() and origin.exists() and out.resolve() == origin.resolve():
+    if os.path.exists(out) and os.path.exists(origin) and out.samefile(origin):
         raise UsageError("IN and OUT are the same file", code="E-USAGE")
     check_output(out, overwrite)
-    if origin.is_file() and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
+    if os.path.isfile(origin) and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
         return convert_pickle(origin, out, overwrite)
     origin, single = find_model(path, fetch, variant), out.suffix.lower() == ENDING
-    config, flat, tokenizers, _ = read_model(
+    config, flat, tokenizers, sha256 = read_model(
         origin, model_config, None if single else tokenizer, with_tokenizers=not single,
         variant=variant, ema=ema,
     )  # fmt: skip
+    for warning in check_model(origin, flat, sha256, allow_nonfinite=True):
+        say(one_line(f"ldmref: warning: {warning}"))
     if single:
         write_compvis(config, flat, out, overwrite)
     else:

@@ -52,7 +52,9 @@ def doctor(as_json: bool) -> None:
             mark = {True: "ok", False: "BAD", None: "-"}[f.ok]
             advice = f"  ({f.advice})" if f.advice else ""
             click.echo(one_line(f"{mark:4}{f.topic:18}{f.value}{advice}"))
-    failed = [f.topic for f in findings if f.topic.startswith("self-test") and f.ok is False]
+    failed = [
+        f.topic for f in findings if f.topic.startswith(("self-test", "model")) and f.ok is False
+    ]
     if failed:
         raise VerifyError(f"failed: {', '.join(failed)}", code="E-SELF-TEST")
 
@@ -148,15 +150,15 @@ def backends() -> list[Finding]:
 
 
 def embedded_model() -> Finding:
-    """The bundled emoji model: tensors and checksum."""
-    from ldmref.io.locate import find_model
-    from ldmref.io.tensors.safetensors import TensorFile
+    """The bundled emoji model: every file against its published digest."""
+    from ldmref.io.embedded import PUBLISHED, embedded_folder, require_published
+    from ldmref.io.native import WEIGHTS
 
     try:
-        file = TensorFile(find_model("emoji") / "model.safetensors")
+        require_published(embedded_folder("emoji"))
     except LdmrefError as error:
-        return Finding("model emoji", str(error), False, "install ldmref again")
-    return Finding("model emoji", f"{len(file)} tensors, sha256 {file.sha256()}", True)
+        return Finding("model emoji", str(error), False, error.hint)
+    return Finding("model emoji", f"as published, sha256 {PUBLISHED['emoji'][WEIGHTS]}", True)
 
 
 def self_test() -> list[Finding]:

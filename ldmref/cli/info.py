@@ -13,12 +13,21 @@ import click
 from ldmref import backends as backend_registry
 from ldmref.cli.progress import one_line
 from ldmref.errors import InputError, KeyMismatchError, UsageError
+from ldmref.files import input_path
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import averages_of, unread
 from ldmref.io.diffusers.folder import WEIGHTS, weight_files
-from ldmref.io.locate import EMBEDDED, find_model, is_diffusers, model_config
+from ldmref.io.locate import (
+    EMBEDDED,
+    NATIVE_WEIGHTS,
+    find_model,
+    is_diffusers,
+    is_native,
+    model_config,
+)  # fmt: skip
 from ldmref.io.pictures.images import open_image
-from ldmref.io.pictures.metadata import parse_infotext, read_parameters
+from ldmref.io.pictures.infotext import parse_infotext
+from ldmref.io.pictures.metadata import read_parameters
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
@@ -116,19 +125,24 @@ def info(target: str, fetch: bool, variant: str | None, as_json: bool) -> None:
 
     Never runs a model.
     """
-    path = Path(target)
+    path = input_path(target)
     reference = None if path.exists() else hub.parse(target)
     if reference is not None and (fetch or reference.folder.is_dir()):
         model_info(find_model(target, fetch, variant), as_json, variant)
     elif target in EMBEDDED and not path.exists():
         model_info(find_model(target), as_json)
     elif path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf"):
-        model_info(path, as_json, variant)
+        model_info(folder_of(path), as_json, variant)
     else:
         picture_info(target, as_json)
 
 
 COMMANDS = (backends, models, samplers, info)
+
+
+def folder_of(path: Path) -> Path:
+    """The folder of ldmref whose weights a file is, else the path itself."""
+    return path.parent if path.name == NATIVE_WEIGHTS and is_native(path.parent) else path
 
 
 def show(rows: list[Row], as_json: bool, cells: Callable[[Row], Sequence[object]]) -> None:
@@ -213,7 +227,7 @@ def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
 
 def model_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
     """(prefix of the tensors' names, file) for each weight file of a model."""
-    if path.is_file():
+    if not path.is_dir():
         return [("", TensorFile(path))]
     if is_diffusers(path):
         return [

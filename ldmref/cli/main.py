@@ -2,22 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
 import difflib
-import errno
-import json
 import os
-import re
 import sys
-import traceback
 from collections.abc import Sequence
+from itertools import takewhile
 
 import click
 
 import ldmref
-from ldmref.cli import bench, check, convert, doctor, info, pictures, replay, train
-from ldmref.cli.progress import Stopped, one_line, say
-from ldmref.errors import LdmrefError, OutputError, ResourceError, UsageError, did_you_mean
+from ldmref.cli import (
+    bench,
+    check,
+    completion,
+    configuration,
+    convert,
+    doctor,
+    info,
+    pictures,
+    replay,
+    train,
+)  # fmt: skip
+from ldmref.cli.failures import fail, usage_error
+from ldmref.cli.streams import prepare_streams, silence_stdout
+from ldmref.cli.wording import command_line
+from ldmref.errors import UsageError
 
 ALIASES = {
     "b": "c",
@@ -37,7 +46,15 @@ ALIASES = {
     "sampling-method": "sampler",
     "scheduler": "schedule",
 }
-_UNWRITABLE = {errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG}
+OWN_FLAGS = {"-h", "--help", "--version"}
+DRAW = "txt2img"
+SECTIONS = {
+    "Draw": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
+             "run"),
+    "Look": ("info", "models", "samplers", "backends", "config", "completion"),
+    "Verify": ("check", "doctor", "bench"),
+    "Models": ("convert", "train"),
+}  # fmt: skip
 
 
 def canonical(name: str) -> str:
@@ -47,19 +64,47 @@ def canonical(name: str) -> str:
 
 
 class Commands(click.Group):
-    """The commands; several words in one argument are a prompt to draw."""
+    """The commands; a prompt or its flags alone draw."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        word = args[0] if args else ""
-        if word and not word.startswith("-") and word not in self.commands:
-            if " " not in word.strip():
-                raise UsageError(
-                    f"no such command: {word}",
-                    code="E-USAGE",
-                    hint=did_you_mean(word, self.commands) + f". To draw it: ldmref txt2img {word}",
-                )
-            args = ["txt2img", *args]
+        if args and args[0] not in self.commands and args[0] not in OWN_FLAGS:
+            args = self.shorthand(args)
         return super().parse_args(ctx, args)
+
+    def shorthand(self, args: list[str]) -> list[str]:
+        """`ldmref "red heart"` and `ldmref -p heart` are short for `ldmref txt2img ...`.
+
+        Raises:
+            UsageError: a single word, or words without quotes, which may be a misspelt command.
+        """
+        word = args[0]
+        if word.startswith("-"):
+            command = next((a for a in args if a in self.commands), None)
+            if command is None or {"-p", "--prompt"} & set(args):
+                return [DRAW, *args]
+            args.remove(command)
+            hint = command_line(["ldmref", command, *args])
+            raise UsageError(f"{word} stands before the command", code="E-USAGE", hint=hint)
+        if " " in word.strip():
+            return [DRAW, *args]
+        words = list(takewhile(lambda a: not a.startswith("-"), args))
+        typed = [" ".join(words)] if len(words) > 1 else [DRAW, word]
+        hint = "to draw it: " + command_line(["ldmref", *typed, *args[len(words) :]])
+        close = difflib.get_close_matches(word, self.commands, n=1)
+        if close:
+            hint = f"did you mean {close[0]!r}? Else, {hint}"
+        raise UsageError(f"no such command: {word}", code="E-USAGE", hint=hint)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The commands in sections, each with the first sentence of its help."""
+        sections = dict(SECTIONS)
+        named = {name for names in sections.values() for name in names}
+        sections["More"] = tuple(name for name in self.commands if name not in named)
+        for title, names in sections.items():
+            rows = [(n, self.commands[n].get_short_help_str(200)) for n in names]
+            if rows:
+                with formatter.section(title):
+                    formatter.write_dl(rows)
 
 
 @click.group(
@@ -80,7 +125,10 @@ def cli(ctx: click.Context) -> None:
         click.echo(ctx.get_help())
 
 
-for module in (pictures, replay, train, convert, info, check, bench, doctor):
+MODULES = (
+    pictures, replay, train, convert, info, configuration, completion, check, bench, doctor,
+)  # fmt: skip
+for module in MODULES:
     for command in module.COMMANDS:
         cli.add_command(command)
 
@@ -88,22 +136,30 @@ for module in (pictures, replay, train, convert, info, check, bench, doctor):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line; returns the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):
-            # no crash where it is not UTF-8
-            stream.reconfigure(errors="backslashreplace")  # pyright: ignore
+    prepare_streams()
     try:
         code = _run(argv)
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        _silence_stdout()
+        silence_stdout()
         return 141
     except (Exception, KeyboardInterrupt) as error:
-        return _fail(error, argv)
+        command = command_of(argv)
+        if isinstance(error, click.ClickException):
+            error = usage_error(error, command, cli.commands, ALIASES)
+        code = fail(error, argv, command)
+        try:
+            sys.stdout.flush()
+        except OSError:
+            silence_stdout()
+        return code
 
 
 def _run(argv: list[str]) -> int:
+    instruction = os.environ.get(completion.VARIABLE)
+    if instruction:
+        return completion.complete(cli, instruction)
     try:
         with cli.make_context("ldmref", argv) as ctx:
             cli.invoke(ctx)
@@ -112,61 +168,9 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
-def _fail(error: BaseException, argv: Sequence[str]) -> int:
-    """Say what went wrong, in one line, and return the exit code."""
-    known = _as_ldmref(error)
-    if os.environ.get("LDMREF_DEBUG") == "1" or {"-v", "--verbose"} & set(argv):
-        traceback.print_exception(error)
-    say(f"ldmref: error[{known.code}]: {one_line(str(known))}")
-    if known.hint:
-        say(f"hint: {one_line(known.hint)}")
-    if "--json" in argv:
-        fields = {"code": known.code, "message": str(known), "hint": known.hint}
-        with contextlib.suppress(OSError):
-            click.echo(json.dumps({"error": fields | {"exit": known.exit_code}}))
-    return known.exit_code
-
-
-def _as_ldmref(error: BaseException) -> LdmrefError:
-    if isinstance(error, LdmrefError):
-        return error
-    if isinstance(error, click.ClickException):
-        return _usage(error)
-    if isinstance(error, KeyboardInterrupt | click.Abort):
-        found = LdmrefError("stopped", code="E-CANCELLED")
-        found.exit_code = error.exit_code if isinstance(error, Stopped) else 130
-        return found
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return ResourceError(
-            "out of memory", code="E-MEMORY", hint="draw a smaller picture, or use --batch 1"
-        )
-    if isinstance(error, OSError) and error.errno in _UNWRITABLE:
-        return OutputError(f"cannot write: {error.strerror}", code="E-WRITE")
-    return LdmrefError(
-        f"{type(error).__name__}: {error} (please report)",
-        code="E-INTERNAL",
-        hint="add -v to see where it happened",
-    )
-
-
-def _usage(error: click.ClickException) -> UsageError:
-    ctx = getattr(error, "ctx", None)
-    message = " ".join(error.format_message().split()).rstrip(".")
-    hint = f"see {ctx.command_path} --help" if ctx else ""
-    if isinstance(error, click.NoSuchOption):
-        message = f"no such option: {error.option_name}"
-        names = [name for p in ctx.command.params for name in p.opts] if ctx else []
-        names += [f"--{alias}" for alias in ALIASES if len(alias) > 1]
-        close = difflib.get_close_matches(error.option_name, names, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else hint
-    elif re.search(r"'-?\d+,\d+'", message):
-        hint = "write a decimal point, not a comma"
-    elif "extra argument" in message:
-        hint = "put the prompt in quotes"
-    return UsageError(message, code="E-USAGE", hint=hint)
-
-
-def _silence_stdout() -> None:
-    """Nobody reads any more: let the interpreter's last flush go nowhere."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def command_of(argv: Sequence[str]) -> click.Command:
+    """The command that a command line names, or `txt2img`; of `config show`, `show`."""
+    command = cli.commands.get(argv[0] if argv else DRAW, cli.commands[DRAW])
+    if isinstance(command, click.Group) and len(argv) > 1:
+        return command.commands.get(argv[1], command)
+    return command

@@ -7,17 +7,36 @@ from pathlib import Path
 from typing import Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from ldmref.cli.output import FORMATS
 from ldmref.cli.progress import STYLES
 from ldmref.errors import UsageError
 from ldmref.modes.declaration import Parameter
+from ldmref.samplers import SAMPLERS, SPACINGS
 
 Option = Callable[[Callable], Callable]
 option = click.option
+PATH = click.Path(readable=False)  # any text; a shell completes it as a file
+HELP = {  # where the parameter's own speaks of Python
+    "image": "The picture: PNG, JPEG or WebP; - reads standard input.",
+    "sampler": "See ldmref samplers; A1111's names are known, too.",
+    "latents": "Initial noise of unit variance, (n, c, h, w), as .npy, in place of the seeds'.",
+}
+SECTIONS = {"model": "Model", "output": "Output"}  # of the help, each begun by an option
+NAMES = {"sampler": SAMPLERS, "schedule": SPACINGS}  # which a shell completes
 
 
-class Notation(click.ParamType):
+class FileType(click.ParamType):
+    """A type whose values a shell completes as files."""
+
+    def shell_complete(
+        self, ctx: click.Context, param: click.Parameter, incomplete: str
+    ) -> list[CompletionItem]:
+        return PATH.shell_complete(ctx, param, incomplete)
+
+
+class Notation(FileType):
     """A value whose parameter says how it is written."""
 
     def __init__(self, parameter: Parameter):
@@ -27,7 +46,7 @@ class Notation(click.ParamType):
         return self._parse(value) if isinstance(value, str) and self._parse else value
 
 
-class LoraFile(click.ParamType):
+class LoraFile(FileType):
     """A path, or a path and a weight with a colon between: `style.safetensors:0.8`."""
 
     name = "FILE[:WEIGHT]"
@@ -49,7 +68,7 @@ class LoraFile(click.ParamType):
 def parameter_option(parameter: Parameter) -> Option:
     """The flag of a parameter. Left out, it is None, which means the default."""
     flags = parameter.flags or (f"--{parameter.name.replace('_', '-')}",)
-    text = parameter.help.replace("`", "")
+    text = HELP.get(parameter.name, parameter.help).replace("`", "")
     if parameter.default not in (None, "", (), False):
         text += f" Default: {parameter.default}."
     kind: Any = parameter.type if parameter.type in (int, float) else str
@@ -59,9 +78,15 @@ def parameter_option(parameter: Parameter) -> Option:
         kind = click.Choice(tuple(parameter.choices))
     elif parameter.parse is not None:
         kind = Notation(parameter)
+    elif parameter.metavar == "FILE":
+        kind = PATH
+    known = parameter.choices or NAMES.get(parameter.name, ())
+    metavar = parameter.metavar or {int: "N", float: "X"}.get(kind)
     return option(
-        *flags, parameter.name, type=kind, metavar=parameter.metavar, help=text,
+        *flags, parameter.name, type=kind, metavar=metavar, help=text,
         multiple=parameter.multiple, required=parameter.required,
+        shell_complete=(lambda ctx, param, start: [n for n in known if n.startswith(start)])
+        if known else None,
     )  # fmt: skip
 
 
@@ -71,28 +96,44 @@ def parameter_options(parameters: Iterable[Parameter]) -> tuple[Option, ...]:
 
 
 PROMPT = (
-    click.argument("words", metavar="[PROMPT]", required=False),
+    click.argument("words", metavar="[PROMPT]", nargs=-1),
     option("-p", "--prompt", metavar="TEXT", help="What to draw; - reads standard input."),
 )
-MODEL = (
-    option("-m", "--model", metavar="NAME|FILE|FOLDER", help="Default: emoji (bundled)."),
-    option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if not cached."),
-    option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16."),
-    option("--ema/--no-ema", default=None,
-           help="Averaged weights of a file; default: as the model's makers do."),
-    option("--model-config", metavar="NAME|FOLDER", help="Configuration of a single file."),
-    option("--tokenizer", metavar="FILE|FOLDER", help="CLIP's vocabulary, if not in the folder."),
-    option("--vae", metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
-    option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
+MODEL_NAME = option("-m", "--model", type=PATH, metavar="NAME|FILE|FOLDER",
+                    help="Default: emoji (bundled).")  # fmt: skip
+BACKEND = (
     option("--backend", metavar="NAME", help="See ldmref backends."),
     option("--device", metavar="NAME", help="cpu, cuda:0, ..."),
     option("--dtype", metavar="NAME", help="float64, float32, float16 or bfloat16."),
     option("--speed", metavar="NAME", help="exact, fast or fastest: see docs/performance.md."),
+)
+CONFIG = option("--config", type=PATH, metavar="FILE", help="Settings; default: ./ldmref.toml.")
+MODEL = (
+    MODEL_NAME,
+    option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if not cached."),
+    option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16."),
+    option("--ema/--no-ema", default=None,
+           help="Averaged weights of a file; default: as the model's makers do."),
+    option("--model-config", type=PATH, metavar="NAME|FOLDER",
+           help="Configuration of a single file."),
+    option("--tokenizer", type=PATH, metavar="FILE|FOLDER",
+           help="CLIP's vocabulary, if not in the folder."),
+    option("--allow-nonfinite", is_flag=True, help="Read weights that are NaN or infinite."),
+    option("--vae", type=PATH, metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
+    option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
+    *BACKEND,
     option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
-    option("--config", metavar="FILE", help="Settings; default: ./ldmref.toml."),
+    option("--max-seconds", type=float, metavar="N", help="Refuse what would take longer."),
+    CONFIG,
 )  # fmt: skip
 FILES = (
-    option("-o", "--output", metavar="FILE|FOLDER|-", help="Default: ./PROMPT-SEED.png."),
+    option(
+        "-o",
+        "--output",
+        type=PATH,
+        metavar="FILE|FOLDER|-",
+        help="Default: ./PROMPT-SEED.png. A name may hold {prompt}, {seed} and {index}.",
+    ),
     option("--overwrite", is_flag=True, help="Replace a file that exists."),
     option("--format", "kind", type=click.Choice(list(FORMATS)), help="Default: from the name."),
     option("--no-metadata", is_flag=True, help="Do not record in the file how it was made."),
@@ -106,13 +147,29 @@ INVERTING = (
            help="Draw this from the picture's noise; may be repeated. Default: the prompt."),
     option("--batch", "batch_size", type=int, help="Pictures drawn together."),
     option("--tile", type=int, metavar="N", help="Decode in tiles of N pixels: less memory."),
-    option("--noise", metavar="FILE", help="Keep the noise too, as .npy: see --latents."),
+    option("--noise", type=PATH, metavar="FILE",
+           help="Keep the noise too, as .npy: see --latents."),
 )  # fmt: skip
 INTERPOLATING = (
     option("--to", "--prompt-b", "to", metavar="TEXT", help="The last prompt; default: the first."),
     option("-c", "--count", "--frames", "frames", type=int, default=8, show_default=True,
            help="Number of pictures, evenly spaced."),
 )  # fmt: skip
+
+
+class Drawing(click.Command):
+    """A command with its options in sections."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The help of every option, below the heading of its section."""
+        title, rows = "Picture", {}
+        for param in self.get_params(ctx):
+            title = SECTIONS.get(param.name or "", title)
+            if isinstance(param, click.Option):
+                rows.setdefault(title, []).append(param.get_help_record(ctx))
+        for title, records in rows.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
 
 
 def is_set(value: Any) -> bool:

@@ -6,18 +6,22 @@ import io
 import re
 import sys
 import unicodedata
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from ldmref.cli.streams import check_stdout
 from ldmref.errors import OutputError, UsageError
 from ldmref.io.atomic import atomic_write
 from ldmref.io.pictures.metadata import check_target, save_image, write_picture
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 STDOUT, NOISE_ENDING = "-", ".npy"
+FIELD = re.compile(r"\{([^{}]*)\}")  # of a file's name
 
 
 def slug(text: str) -> str:
@@ -30,22 +34,77 @@ def slug(text: str) -> str:
     return re.sub(r"[^a-z0-9]+", "-", plain)[:80].strip("-") or "picture"
 
 
+def named_files(to: str, label: str, seeds: Sequence[int] | None, pictures: int) -> list[Path]:
+    """The files that a name means: {prompt}, {seed} and {index} are filled in, and files that
+    would share a name are numbered from 0, with as many digits as the last needs.
+
+    Raises:
+        UsageError: other fields in braces, %d, or a seed of pictures that have none.
+    """
+    values = {"prompt": lambda i: label, "index": lambda i: digits(i, pictures - 1)}
+    if seeds is not None:
+        values["seed"] = lambda i: str(seeds[i])
+    number = re.search(r"%0?\d*d", to)
+    unknown = [field for field in FIELD.findall(to) if field not in values]
+    if number or unknown:
+        known = ", ".join(f"{{{name}}}" for name in sorted(values))
+        raise UsageError(
+            f"{(number[0] if number else f'{{{unknown[0]}}}')!r} in the name {to!r} has no meaning",
+            code="E-OUTPUT",
+            hint=f"use {to.replace(number[0], '{index}')}" if number else f"known are {known}",
+        )
+    names = [FIELD.sub(lambda match, i=i: values[match[1]](i), to) for i in range(pictures)]
+    paths = [Path(name) for name in names]
+    if len({*paths}) < pictures:
+        paths = [p.with_stem(f"{p.stem}-{digits(i, pictures - 1)}") for i, p in enumerate(paths)]
+    return paths
+
+
+def stems(label: str, seeds: Sequence[int] | None, pictures: int) -> list[tuple[str, str]]:
+    """For each picture in a folder (label and seed, number); pictures of one seed are numbered
+    from 01, so that they sort.
+
+    >>> stems("cat", [7, 7, 8], 3)
+    [('cat-7', '-01'), ('cat-7', '-02'), ('cat-8', '')]
+    """
+    starts = [label if seeds is None else f"{label}-{seeds[i]}" for i in range(pictures)]
+    total, seen, named = Counter(starts), Counter(), []
+    for start in starts:
+        seen[start] += 1
+        number = f"-{digits(seen[start], max(total[start], 10))}" if total[start] > 1 else ""
+        named.append((start, number))
+    return named
+
+
+def digits(number: int, largest: int) -> str:
+    """A number with as many digits as the largest one has."""
+    return str(number).zfill(len(str(largest)))
+
+
 class Output:
     """The target of one run.
 
     `to` is `-`, a file's name, an existing folder, or None for the working folder. In a folder the
-    names are made from prompt and seed, and numbered where they exist.
+    names are made from prompt and seed, and those of a later run are numbered. `seeds` is None for
+    pictures that are drawn from none.
     """
 
     def __init__(
-        self, to: str | None, prompt: str, kind: str | None, overwrite: bool, metadata: bool
-    ):
-        self.to, self.kind = to or ".", kind
-        self.overwrite, self.metadata, self.slug = overwrite, metadata, slug(prompt)
-        in_folder = self.to != STDOUT and Path(self.to).is_dir()
-        self.folder = Path(self.to) if in_folder else None
+        self, to: str | None, label: str, seeds: Sequence[int] | None, pictures: int,
+        kind: str | None, overwrite: bool, metadata: bool,
+    ):  # fmt: skip
+        self.to, self.kind, self.overwrite, self.metadata = to or ".", kind, overwrite, metadata
+        self.pictures, self.folder, self.files = pictures, None, []
+        if self.to == STDOUT:
+            return
+        if _is_folder(self.to):
+            self.folder = Path(self.to)
+            self.stems = stems(slug(label), seeds, pictures)
+            self.runs = dict.fromkeys((start for start, _ in self.stems), 1)
+        else:
+            self.files = named_files(self.to, slug(label), seeds, pictures)
 
-    def check(self, seeds: tuple[int, ...]) -> None:
+    def check(self) -> None:
         """Refuse a target that cannot be written, before anything is computed.
 
         Raises:
@@ -53,23 +112,26 @@ class Output:
             OutputError: the target exists, or cannot be written.
         """
         if self.to == STDOUT:
-            if len(seeds) > 1:
+            if self.pictures > 1:
                 raise UsageError(
-                    f"{len(seeds)} pictures do not fit into standard output",
+                    f"{self.pictures} pictures do not fit into standard output",
                     code="E-OUTPUT",
                     hint="give -o a folder, or draw one",
                 )
+            check_stdout()
         elif self.folder is not None:
-            check_target(self._numbered(seeds[0]), overwrite=False)
+            for start in self.runs:
+                self._next_free(start)
+            check_target(self._in_folder(0), overwrite=False)
         else:
             if self.to.endswith("/"):
                 raise OutputError(f"the folder {self.to!r} does not exist", code="E-FOLDER")
-            kinds = {check_target(p, overwrite=self.overwrite) for p in self._named(len(seeds))}
+            kinds = {check_target(path, overwrite=self.overwrite) for path in self.files}
             if self.kind is not None and kinds != {self.kind.upper()}:
                 raise UsageError(f"--format {self.kind} contradicts {self.to!r}", code="E-FORMAT")
 
-    def write(self, image: Image.Image, i: int, planned: int, params: dict[str, Any]) -> str:
-        """Write picture `i` of as many as planned; returns its name."""
+    def write(self, image: Image.Image, i: int, params: dict[str, Any]) -> str:
+        """Write picture `i`; returns its name."""
         recorded = params if self.metadata else None
         if self.to == STDOUT:
             buffer = io.BytesIO()
@@ -78,36 +140,39 @@ class Output:
             sys.stdout.buffer.flush()
             return STDOUT
         if self.folder is not None:
-            return str(self._write_numbered(params["seed"], image, recorded))
-        path = self._named(planned)[i]
-        write_picture(path, image, recorded, overwrite=self.overwrite)
-        return str(path)
+            return str(self._write_in_folder(i, image, recorded))
+        write_picture(self.files[i], image, recorded, overwrite=self.overwrite)
+        return str(self.files[i])
 
-    def _named(self, count: int) -> list[Path]:
-        path = Path(self.to)
-        if count == 1:
-            return [path]
-        return [path.with_name(f"{path.stem}-{i}{path.suffix}") for i in range(count)]
+    def _in_folder(self, i: int) -> Path:
+        """The file of picture `i`: `slug-seed.png`, of a second run `slug-seed-2.png`, ..."""
+        start, number = self.stems[i]
+        run = f"-{self.runs[start]}" if self.runs[start] > 1 else ""
+        return (self.folder or Path()) / f"{start}{run}{number}{FORMATS[self.kind or 'png']}"
 
-    def _numbered(self, seed: int) -> Path:
-        """The first free one of `slug-seed.png`, `slug-seed-2.png`, ..."""
-        stem, ending = f"{self.slug}-{seed}", FORMATS[self.kind or "png"]
-        folder = self.folder or Path()
-        path, number = folder / (stem + ending), 1
-        while path.exists():
-            number += 1
-            path = folder / f"{stem}-{number}{ending}"
-        return path
+    def _next_free(self, start: str) -> None:
+        """Number the run so that none of its files exists."""
+        pictures = [i for i, stem in enumerate(self.stems) if stem[0] == start]
+        while any(self._in_folder(i).exists() for i in pictures):
+            self.runs[start] += 1
 
-    def _write_numbered(self, seed: int, image: Image.Image, params: dict[str, Any] | None) -> Path:
+    def _write_in_folder(self, i: int, image: Image.Image, params: dict[str, Any] | None) -> Path:
         while True:
-            path = self._numbered(seed)
+            path = self._in_folder(i)
             try:
                 write_picture(path, image, params)
                 return path
             except OutputError as error:
                 if error.code != "E-EXISTS":  # else another process took the name just now
                     raise
+                self.runs[self.stems[i][0]] += 1
+
+
+def _is_folder(path: str) -> bool:
+    try:
+        return Path(path).is_dir()
+    except OSError:  # a name too long
+        return False
 
 
 def check_noise_file(path: str, overwrite: bool) -> None:

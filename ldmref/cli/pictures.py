@@ -23,6 +23,7 @@ from ldmref.cli.options import (
     INVERTING,
     MODEL,
     PROMPT,
+    Drawing,
     is_set,
     parameter_option,
     parameter_options,
@@ -30,13 +31,16 @@ from ldmref.cli.options import (
 )
 from ldmref.cli.output import Output, check_noise_file, write_noise
 from ldmref.cli.progress import Stop, stopping
+from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.cli.sources import STDIN, picture_source, read_prompt
-from ldmref.config import Settings, settings
-from ldmref.errors import Cancelled, UsageError
+from ldmref.cli.streams import check_stdout
+from ldmref.config import LIMIT_KEYS, settings
+from ldmref.errors import LdmrefError, UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.invert import InversionPlan
 from ldmref.modes.plan import MODES, Plan
 
@@ -68,12 +72,13 @@ def command(mode: str) -> click.Command:
     flags = parameter_options(MODES[mode].parameters.values())
 
     @with_options(prompt, flags, OWN_OPTIONS.get(mode, ()), MODEL, FILES)
-    def run(words: str | None = None, prompt: str | None = None, **flags: Any) -> None:
-        text = "" if mode in WITHOUT_PROMPT else read_prompt(words, prompt)
+    def run(words: tuple[str, ...] = (), prompt: str | None = None, **flags: Any) -> None:
+        embedded = flags.get("prompt_embeds") is not None and not words and prompt is None
+        text = "" if embedded or mode in WITHOUT_PROMPT else read_prompt(words, prompt, mode)
         draw(mode, flags | {"prompt": text})
 
     summary = MODES[mode].summary
-    return click.command(name=mode, help=summary)(run)
+    return click.command(name=mode, help=summary, cls=Drawing)(run)
 
 
 COMMANDS = tuple(command(mode) for mode in MODES)
@@ -85,26 +90,33 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
     if flags["output"] == "-" and flags["as_json"]:
         raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
     name = flags["model"] or configured.defaults.get("model", "emoji")
-    path = find_model(name, flags["fetch"], flags["variant"])
-    config = model_config(path, flags["model_config"], flags["ema"])
-    task = plan_task(mode, config, with_settings(mode, flags, configured))
-    output = Output(
-        flags["output"], task.label, flags["kind"], flags["overwrite"], not flags["no_metadata"]
-    )
-    seeds = task.plan.request.seeds
-    output.check(seeds)
-    with stopping() as stop:
+    with naming_settings(configured, flags):
+        path = find_model(name, flags["fetch"], flags["variant"])
+        config = model_config(path, flags["model_config"], flags["ema"])
+        task = plan_task(mode, config, with_settings(mode, flags, configured))
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
-        console = Console(flags, output, len(seeds))
+    seeds = task.plan.request.seeds
+    seeded = "seed" in MODES[mode].parameters
+    output = Output(
+        flags["output"], task.label, seeds if seeded else None, len(seeds), flags["kind"],
+        flags["overwrite"], not flags["no_metadata"],
+    )  # fmt: skip
+    output.check()
+    if flags["as_json"]:
+        check_stdout()
+    with stopping() as stop:
+        console = Console(flags, output, click.get_current_context().command)
         console.settings(configured, name, backend)
         model = load(
             path, backend=backend, config=flags["model_config"], lora=flags["loras"],
-            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "max_memory")},
+            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema",
+                                           "allow_nonfinite")},
+            **configured.limits | {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None},
         )  # fmt: skip
         console.memory(model, task.plan.request)
-        console.warn(differences(recorded.get("model"), model))
+        console.warn([*recorded.get("notes", ()), *differences(recorded.get("model"), model)])
         try:
             plan = task.plan if task.finish is None else task.finish(model, console, stop)
             run = plan.prepare(model)
@@ -115,9 +127,8 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
                     console.step(event)
                 else:
                     console.picture(event, run)
-        except Cancelled as cancelled:
-            console.clear()
-            raise console.stopped(cancelled, stop.exit_code) from None
+        except LdmrefError as error:
+            raise console.interrupted(error, stop.exit_code) from error
 
 
 def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
@@ -171,21 +182,6 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     return Task(redraw(None), edits[0], finish)
 
 
-def with_settings(mode: str, flags: Values, configured: Settings) -> Values:
-    """The flags, completed by configuration file and environment."""
-    flags = dict(flags)
-    takes = MODES[mode].parameters
-    for key, value in configured.defaults.items():
-        own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
-        own_guidance = key == "cfg_scale" and mode == "invert"
-        if key in takes and flags.get(key) is None and not (own_size or own_guidance):
-            flags[key] = value
-    seed = flags.get("seed")
-    if "count" in takes and flags.get("count") is None and isinstance(seed, list):
-        flags["count"] = len(seed)
-    return flags
-
-
 def other_inputs(recorded: Values, used: Values) -> Iterator[str]:
     """How ControlNets and noise differ from those that a picture records."""
     controls, others = recorded.get("control"), used.get("control") or []
@@ -195,15 +191,18 @@ def other_inputs(recorded: Values, used: Values) -> Iterator[str]:
             value = str(control[key])[:80]
             if key != "name" and control[key] != other.get(key):
                 yield f"drawn with another --control {i + 1}: its {key} was {value}"
-    if used["mode"] != "invert" and recorded.get("latents") not in (None, used.get("latents")):
-        yield "drawn from another --latents: the recorded one has another digest"
+    for name in ("latents", *EMBEDDINGS) if used["mode"] != "invert" else ():
+        if recorded.get(name) not in (None, used.get(name)):
+            flag = name.replace("_", "-")
+            yield f"drawn from another --{flag}: the recorded one has another digest"
 
 
 def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
     """How a model differs from the one that a picture records."""
     if not isinstance(made_by, dict):
         return
-    if made_by.get("sha256") != model.sha256:
+    digest = made_by.get("sha256")
+    if not digest or not model.sha256.startswith(str(digest)):  # A1111's text has ten digits
         yield f"drawn by another model: recorded is {str(made_by.get('name'))[:80]!r}"
     for part, flag in (("vae", "--vae"), ("loras", "--lora"), ("ema", "--ema")):
         recorded, used = made_by.get(part), model.modifications.get(part)

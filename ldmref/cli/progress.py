@@ -7,7 +7,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 import click
@@ -21,9 +21,10 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def say(text: str) -> None:
-    """Print one line on stderr."""
-    click.echo(text, err=True)
+def say(text: str, end: str = "\n") -> None:
+    """Print one line on stderr; one that cannot be written stops nothing."""
+    with suppress(OSError):
+        click.echo(text + end, err=True, nl=False)
 
 
 class Stopped(KeyboardInterrupt):
@@ -94,7 +95,7 @@ class Progress:
 
     def _write(self, text: str) -> None:
         self.shown = True
-        click.echo(text, err=True, nl=False)
+        say(text, end="")
 
 
 def duration(seconds: float) -> str:

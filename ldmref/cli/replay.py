@@ -6,26 +6,38 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import FILES, MODEL, is_set, parameter_options, with_options
+from ldmref.cli.options import FILES, MODEL, PATH, Drawing, is_set, parameter_options, with_options
 from ldmref.cli.pictures import SOURCES, WITHOUT_PROMPT, draw
 from ldmref.errors import UsageError
+from ldmref.io.pictures.infotext import replay_parameters
 from ldmref.io.pictures.metadata import read_parameters
+from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.plan import MODES, RECORDED
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
 OF_ALL_PICTURES = ("count", "batch_size")  # each picture records itself alone
 
 
-@click.command()
-@click.option("--from", "source", required=True, metavar="IMAGE", help="A picture made by ldmref.")
+@click.command(cls=Drawing)
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="IMAGE",
+    type=PATH,
+    help="A picture made by ldmref or A1111.",
+)
 @click.option("-p", "--prompt", metavar="TEXT", help="Draw this instead.")
-@click.option("-i", "--image", metavar="FILE", help="The picture or map that it was made from.")
-@click.option("--mask", metavar="FILE", help="The mask with which it was made.")
+@click.option(
+    "-i", "--image", type=PATH, metavar="FILE", help="The picture or map that it was made from."
+)
+@click.option("--mask", type=PATH, metavar="FILE", help="The mask with which it was made.")
 @with_options(parameter_options(RECORDED.values()), MODEL, FILES)
 def run(source: str, prompt: str | None, **flags: Any) -> None:
     """Draw a picture again as it records; flags override.
 
-    The pictures that it was made from are not recorded in it: give them again.
+    A picture of ldmref records everything but the pictures that it was made from: give them again.
+    One of A1111 records text, which is repeated as far as it goes; what is not exact is said.
     """
     recorded = read_record(source)
     mode = recorded["mode"]
@@ -36,12 +48,12 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     flags["segmentation"] = flags["image"]
     own_sampler, own_seed = flags["sampler"] is not None, flags["seed"] is not None
     for name in (*takes, "tile"):
-        if name in OF_ALL_PICTURES or (name == "eta" and own_sampler):
+        if name in (*OF_ALL_PICTURES, "latents", *EMBEDDINGS) or (name == "eta" and own_sampler):
             continue
         if name in recorded and not is_set(flags.get(name)):
             flags[name] = recorded[name]
     model = recorded.get("model")
-    if flags["ema"] is None and isinstance(model, dict):
+    if flags["ema"] is None and isinstance(model, dict) and isinstance(model.get("ema"), bool):
         flags["ema"] = model.get("ema")
     words = recorded.get("prompt") if prompt is None else prompt
     if not isinstance(words, str):
@@ -64,25 +76,23 @@ COMMANDS = (run,)
 
 
 def read_record(source: str) -> dict[str, Any]:
-    """The JSON that a picture records, with a known mode.
+    """The JSON that a picture records, with a known mode; else what its text says, with `notes`.
 
     Raises:
-        UsageError: it records none.
+        UsageError: it records neither.
+        InputError: its text is damaged.
     """
     parameters = read_parameters(source)
     recorded = parameters.get("ldmref")
     if isinstance(recorded, dict):
         mode = recorded.get("mode")
         if isinstance(mode, str) and mode in MODES:
-            return recorded
-    text = "parameters" in parameters and not recorded
-    raise UsageError(
-        f"{source!r} tells its settings as text alone, which is not exact"
-        if text
-        else f"{source!r} does not record how it was made",
-        code="E-REPLAY",
-        hint=f"ldmref info {source} shows the text" if text else "",
-    )
+            return recorded | {"notes": []}
+    text = None if recorded else replay_parameters(parameters.get("parameters", ""))
+    if text is None:
+        raise UsageError(f"{source!r} does not record how it was made", code="E-REPLAY")
+    params, notes = text
+    return params | {"notes": notes}
 
 
 def require_inputs(
@@ -105,12 +115,14 @@ def require_inputs(
             hint=f"add {needed}; or use ldmref {mode} {needed}; ldmref info {source} shows the "
             "settings",
         )
-    if recorded.get("latents") and mode != "invert" and flags["latents"] is None:
-        raise UsageError(
-            f"{source!r} was drawn from given noise, which is not recorded in it",
-            code="E-REPLAY",
-            hint="add --latents NOISE.npy",
-        )
+    for name in ("latents", *EMBEDDINGS) if mode != "invert" else ():
+        if recorded.get(name) and flags[name] is None:
+            what = "noise" if name == "latents" else "embeddings"
+            raise UsageError(
+                f"{source!r} was drawn from given {what}, not recorded in it",
+                code="E-REPLAY",
+                hint=f"add --{name.replace('_', '-')} {what.upper()}.npy",
+            )
     nets = recorded.get("control")
     if nets and isinstance(nets, list) and not flags["control"]:
         raise UsageError(

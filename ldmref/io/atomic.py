@@ -2,27 +2,54 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from ldmref.errors import OutputError
+from ldmref.errors import LdmrefError, OutputError
+from ldmref.files import kind_of, shown
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
     """Refuse a path that cannot be written, before any work is done for it.
 
     Raises:
-        OutputError: its folder does not exist, or it exists itself (unless `overwrite`).
+        OutputError: its folder does not exist, it exists itself (unless `overwrite`), it is a pipe,
+            a socket or a device, or the system does not allow the name.
     """
-    if not path.parent.is_dir():
-        what = f"the folder {str(path.parent)!r} does not exist"
-        raise OutputError(what, code="E-FOLDER", hint="create it first")
-    if path.exists() and not overwrite:
-        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
+    try:
+        mode = _mode(path)
+        if not stat.S_ISDIR(_mode(path.parent)):
+            what = f"the folder {str(path.parent)!r} does not exist"
+            raise OutputError(what, code="E-FOLDER", hint="create it first")
+    except (OSError, ValueError) as error:
+        if isinstance(error, OutputError):
+            raise
+        raise _unwritable(path, error) from error
+    kind = kind_of(mode) if mode and not stat.S_ISDIR(mode) else ""
+    if kind:
+        raise OutputError(f"{shown(path)!r} is {kind}, not a file", code="E-EXISTS")
+    if mode and not overwrite:
+        raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add overwrite=True")
+
+
+def _mode(path: Path) -> int:
+    """`st_mode`; 0 for what does not exist."""
+    try:
+        return path.stat().st_mode
+    except (FileNotFoundError, NotADirectoryError):
+        return 0
+
+
+def _unwritable(path: Path, error: Exception) -> OutputError:
+    reason = getattr(error, "strerror", None) or error
+    hint = "give a shorter name" if getattr(error, "errno", 0) == errno.ENAMETOOLONG else ""
+    return OutputError(f"cannot write {shown(path)!r}: {reason}", code="E-WRITE", hint=hint)
 
 
 @contextmanager
@@ -32,19 +59,25 @@ def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
     Raises:
         OutputError: `path` has appeared meanwhile (unless `overwrite`), or it cannot be written.
     """
-    temporary = path.with_name(f".{path.name[:100]}.{secrets.token_hex(4)}.part")
+    start = path.name.encode("utf-8", "replace")[:100].decode("utf-8", "ignore")
+    temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
     try:
-        with open(temporary, "xb") as file:
+        opened = open(temporary, "xb")
+    except (OSError, ValueError) as error:
+        raise _unwritable(path, error) from error
+    try:
+        with opened as file:
             yield file
         _publish(temporary, path, overwrite)
     except FileExistsError as error:
         raise OutputError(f"{str(path)!r} exists", code="E-EXISTS") from error
     except OSError as error:
-        raise OutputError(
-            f"cannot write {str(path)!r}: {error.strerror or error}", code="E-WRITE"
-        ) from error
+        if isinstance(error, LdmrefError):
+            raise
+        raise _unwritable(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:

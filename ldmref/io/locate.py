@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-from importlib.resources import files
 from pathlib import Path
 
-from ldmref.errors import InputError, UnsafeFileError, did_you_mean
+from ldmref.errors import InputError, UnsafeFileError, UsageError, did_you_mean
+from ldmref.files import input_path
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import find_config
 from ldmref.io.diffusers.folder import read_diffusers_config
+from ldmref.io.embedded import EMBEDDED, embedded_folder
 from ldmref.io.native import read_config
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS
 
-EMBEDDED = ("emoji",)
 NATIVE_INDEX, DIFFUSERS_INDEX = "config.json", "model_index.json"
+NATIVE_WEIGHTS = "model.safetensors"
 
 
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
     """Return the file or folder of a model: an embedded one by its name, else a path.
+
+    The weights in a folder of ldmref stand for the folder.
 
     A name such as `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in
     the local cache of Hugging Face (`ldmref.io.hub`), and with `fetch` downloaded into it.
@@ -30,9 +33,9 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
         BackendUnavailable: fetching needs a package that is not installed.
     """
     if str(name) in EMBEDDED:
-        return Path(str(files("ldmref") / "assets" / str(name)))
-    path = Path(name)
-    if path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
+        return embedded_folder(str(name))
+    path = input_path(name)
+    if path.is_file() and path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
         raise UnsafeFileError(
             f"{path.name} is a pickle, and loading a pickle can run code",
             code="E-PICKLE",
@@ -40,6 +43,8 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
         )
     if not path.exists():
         return _in_hub(str(name), fetch, variant)
+    if path.name == NATIVE_WEIGHTS and is_native(path.parent):
+        return path.parent
     if path.is_dir() and not (is_native(path) or is_diffusers(path)):
         raise InputError(
             f"{path.name!r} is not a model folder: it has neither {NATIVE_INDEX} nor "
@@ -67,6 +72,12 @@ def model_config(
     Arguments and errors are those of `ldmref.load`.
     """
     path = find_model(name)
+    if config is not None and path.is_dir():
+        raise UsageError(
+            f"{path.name!r} has a configuration of its own",
+            code="E-MODEL-CONFIG",
+            hint="config= (--model-config) is for single files; leave it out",
+        )
     if path.is_file():
         return find_config(TensorFile(path), None if config is None else named_config(config), ema)
     return read_diffusers_config(path) if is_diffusers(path) else read_config(path / NATIVE_INDEX)
@@ -80,7 +91,7 @@ def named_config(name: str | Path) -> ModelConfig:
     """
     if str(name) in PRESETS:
         return PRESETS[str(name)]
-    path = Path(name)
+    path = input_path(name, "the name of a configuration", "E-CONFIG")
     if is_diffusers(path):
         return read_diffusers_config(path)
     file = path if path.suffix == ".json" else path / NATIVE_INDEX

@@ -6,21 +6,24 @@ transformers. Nothing in the folder can run code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import reprlib
 import shutil
 import tempfile
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from safetensors.numpy import save_file
 
 from ldmref.errors import CorruptModelError, InputError, OutputError
+from ldmref.files import open_file, read_json
 from ldmref.io.identify import FOLDER, foreign_class
 from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.mapped import forget
 from ldmref.models.config import ModelConfig
@@ -32,6 +35,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 SCHEMA = 1
 CONFIG, WEIGHTS, TOKENIZER = FILES = ("config.json", "model.safetensors", "tokenizer.json")
 SECOND_TOKENIZER = "tokenizer_2.json"  # of models with two text encoders
+DIGESTS = "sha256"  # in config.json: the SHA-256 of the other files, by name
 
 
 def load_folder(
@@ -42,18 +46,40 @@ def load_folder(
     Raises:
         InputError: a file is missing, damaged, or does not fit the others.
     """
-    _require_file(folder, CONFIG)
+    for name in FILES:
+        _require_file(folder, name)
     config = read_config(folder / CONFIG)
-    _require_file(folder, WEIGHTS)
-    _require_file(folder, TOKENIZER)
     file = TensorFile(folder / WEIGHTS)
     _require_fit(file.shapes, config)
-    require_finite(file)
     tokenizers = [tokenizer_for(config.text_encoder, folder / TOKENIZER)]
     second = folder / SECOND_TOKENIZER
     if config.text_encoder_2 is not None and second.is_file():
         tokenizers.append(tokenizer_for(config.text_encoder_2, second))
     return config, dict(file), tokenizers, file.sha256()
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with open_file(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def require_digests(folder: Path, weights: str) -> None:
+    """Refuse a folder whose files are not those that its config.json records; `weights`: SHA-256.
+
+    Raises:
+        CorruptModelError: names the first file that differs.
+    """
+    _, recorded = _read_settings(folder / CONFIG)
+    for name in (*FILES[1:], SECOND_TOKENIZER):
+        if name not in recorded or not (folder / name).is_file():
+            continue
+        actual = weights if name == WEIGHTS else digest(folder / name)
+        if actual != recorded[name]:
+            message = f"{name} of {folder.name!r} has changed: its SHA-256 is {actual}, "
+            message += f"{CONFIG} records {recorded[name][:64]}"
+            hint = f"take it from its source again; if you changed it, remove {DIGESTS!r} there"
+            raise CorruptModelError(message, code="E-DIGEST", hint=hint)
 
 
 def _require_file(folder: Path, name: str) -> None:
@@ -69,20 +95,26 @@ def read_config(path: Path) -> ModelConfig:
     Raises:
         CorruptModelError: it is damaged, of another program or version, or inconsistent.
     """
-    data: Any = None
-    try:
-        data = json.loads(path.read_text("utf-8"))
-        schema = data.pop("schema")
-    except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError) as error:
+    return _read_settings(path)[0]
+
+
+def _read_settings(path: Path) -> tuple[ModelConfig, dict[str, str]]:
+    """The configuration, and the recorded digests of the other files."""
+    data = read_json(path)
+    if not isinstance(data, dict) or "schema" not in data:
         kind = foreign_class(data) if isinstance(data, dict) else ""
         message = f"{path.name} is not a configuration of ldmref"
         message += f" but that of a {kind}" if kind else ""
         hint = f"of diffusers, {FOLDER}" if kind else ""
-        raise CorruptModelError(message, code="E-CONFIG", hint=hint) from error
-    if schema != SCHEMA:
-        message = f"{path.name} has schema {schema!r}, this version reads {SCHEMA}"
+        raise CorruptModelError(message, code="E-CONFIG", hint=hint)
+    schema, recorded = data.pop("schema"), data.pop(DIGESTS, {})
+    if type(schema) is not int or schema != SCHEMA:
+        message = f"{path.name} has schema {reprlib.repr(schema)}, this version reads {SCHEMA}"
         raise CorruptModelError(message, code="E-SCHEMA", hint="pip install --upgrade ldmref")
-    return config_from_dict(data)
+    if not isinstance(recorded, dict) or not all(isinstance(v, str) for v in recorded.values()):
+        message = f"{DIGESTS} in {path.name} is not a table of file names and digests"
+        raise CorruptModelError(message, code="E-CONFIG")
+    return config_from_dict(data), recorded
 
 
 def _require_fit(shapes: Mapping[str, Shape], config: ModelConfig) -> None:
@@ -92,20 +124,32 @@ def _require_fit(shapes: Mapping[str, Shape], config: ModelConfig) -> None:
     )
 
 
-def require_finite(flat: Mapping[str, np.ndarray]) -> None:
-    """Refuse weights that hold NaN or infinity.
+def check_weights(flat: Mapping[str, np.ndarray], allow_nonfinite: bool = False) -> list[str]:
+    """Refuse weights that hold NaN or infinity; return warnings about suspicious ones.
+
+    Args:
+        flat: tensors by name.
+        allow_nonfinite: warn of NaN and infinity instead.
 
     Raises:
-        CorruptModelError: names the first few.
+        CorruptModelError: names the first five.
     """
-    bad = []
+    bad, zero = [], []
     for name, tensor in flat.items():
         if not np.isfinite(tensor).all():
             bad.append(name)
+        elif tensor.ndim > 1 and tensor.size and not tensor.any():
+            zero.append(name)
         forget(tensor)
-    if bad:
-        message = f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}"
-        raise CorruptModelError(message, code="E-NONFINITE")
+    problem = f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}"
+    if bad and not allow_nonfinite:
+        hint = "take the file from its source again; allow_nonfinite (--allow-nonfinite) reads it"
+        raise CorruptModelError(problem, code="E-NONFINITE", hint=hint)
+    warnings = [problem] if bad else []
+    if zero:
+        few = f"{', '.join(zero[:5])}{', ...' * (len(zero) > 5)}"
+        warnings.append(f"{len(zero)} weights are all zero, as in an incomplete file: {few}")
+    return warnings
 
 
 def save_folder(
@@ -121,22 +165,46 @@ def save_folder(
     """
     flat = flatten(params)
     _require_fit({name: tuple(leaf.shape) for name, leaf in flat.items()}, config)
-    settings = json.dumps({"schema": SCHEMA} | config.to_dict(), indent=2) + "\n"
-    texts = {CONFIG: settings, TOKENIZER: tokenizer_json} | (extra or {})
+    texts = {TOKENIZER: tokenizer_json} | (extra or {})
+    kind = KINDS[np.dtype(dtype)]
+    sources = {
+        name: TensorSource(kind, tuple(leaf.shape), partial(np.ascontiguousarray, leaf, dtype))
+        for name, leaf in flat.items()
+    }
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=folder.name + ".", dir=folder.parent))
+        temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}.", dir=folder.parent))
         try:
-            tensors = {name: np.ascontiguousarray(leaf, dtype) for name, leaf in flat.items()}
-            save_file(tensors, str(temporary / WEIGHTS))
+            with open(temporary / WEIGHTS, "wb") as file:
+                write_to(file, sources)
             for name, text in texts.items():
                 (temporary / name).write_text(text, "utf-8")
+            names = [name for name in (WEIGHTS, TOKENIZER, SECOND_TOKENIZER)
+                     if (temporary / name).is_file()]  # fmt: skip
+            digests = {DIGESTS: {name: digest(temporary / name) for name in names}}
+            settings = {"schema": SCHEMA} | digests | config.to_dict()
+            (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
             temporary.chmod(0o755)
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(temporary, folder)
+            _publish(temporary, folder)
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
     except OSError as error:
         message = f"cannot write the model to {str(folder)!r}: {error.strerror or error}"
         raise OutputError(message, code="E-WRITE") from error
+
+
+def _publish(temporary: Path, folder: Path) -> None:
+    """Rename the finished folder; one that it replaces is moved aside first, then removed."""
+    if not folder.exists():
+        return os.replace(temporary, folder)
+    aside = Path(tempfile.mkdtemp(prefix=f".{folder.name[:50]}.old.", dir=folder.parent))
+    try:
+        os.replace(folder, aside / folder.name)
+        try:
+            os.replace(temporary, folder)
+        except OSError:
+            os.replace(aside / folder.name, folder)
+            raise
+    finally:
+        if folder.exists():
+            shutil.rmtree(aside, ignore_errors=True)

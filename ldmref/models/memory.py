@@ -8,12 +8,13 @@ of the last. docs/performance.md compares with measurements.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
 from ldmref.backends.base import Backend
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, short_repr
 from ldmref.models.config import ModelConfig, UNetConfig
 from ldmref.models.params import Spec, flatten
 
@@ -54,14 +55,28 @@ def bytes_of(size: int | str | None) -> int | None:
     >>> bytes_of("1.5GB"), bytes_of("2MiB")
     (1500000000, 2097152)
     """
-    if size is None or (isinstance(size, int) and size > 0):
+    if size is None or (type(size) is int and size > 0):
         return size
     match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", str(size).strip().lower())
     if not match or float(match[1]) <= 0 or (match[3] and not match[2]):
-        message = f"max_memory must be a size such as 6GB or 6GiB, not {size!r}"
+        message = f"max_memory must be a size such as 6GB or 6GiB, not {short_repr(size)}"
         raise UsageError(message, code="E-MAX-MEMORY")
     power = " kmgt".index(match[2] or " ")
     return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+
+
+def seconds_of(limit: float | None) -> float | None:
+    """A positive number of seconds.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    if limit is not None and not (number and 0.0 < limit < math.inf):
+        raise UsageError(
+            f"max_seconds must be a positive number, not {short_repr(limit)}", code="E-MAX-SECONDS"
+        )
+    return limit
 
 
 def estimate(
@@ -86,18 +101,21 @@ def estimate(
 
 def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> int:
     """The minimum number of pixels at a layer; in autoencoders, the number of latent cells."""
-    words, f = name.split("."), config.vae.factor
+    f = config.vae.factor
     latents = n * (width // f) * (height // f)
-    if words[0] != "unet":
-        return latents
-    deepest, level = len(config.unet.block_out_channels) - 1, 0
+    return 2 * latents >> 2 * level_of(name, config) if name.startswith("unet.") else latents
+
+
+def level_of(name: str, config: ModelConfig) -> int:
+    """How often the latents are halved on the way to a layer of the U-Net, `unet.conv_in`, ..."""
+    words, deepest, level = name.split("."), len(config.unet.block_out_channels) - 1, 0
     if words[1] == "mid_block":
         level = deepest
     elif words[1] in ("down_blocks", "up_blocks"):
         i = int(words[2])
         level = deepest - i if words[1] == "up_blocks" else i
         level += {"upsamplers": -1, "downsamplers": 1}.get(words[3], 0)
-    return 2 * latents >> 2 * level
+    return level
 
 
 def _unet_activations(config: UNetConfig, w: int, h: int) -> int:

@@ -65,7 +65,7 @@ class LatentDiffusion:
         sha256: digest of the file that the parameters come from.
         tokenizer_2: of the second text encoder; None for the first's.
         tiny: an autoencoder in place of the model's own.
-        max_memory: bytes that a picture may take; see `prepare`.
+        max_memory, max_seconds: what a request may take; see `modes.cost.check_limits`.
         modifications: what differs from the file (`embeddings`, `vae`, `loras`, `ema`), recorded in
             every picture.
         warnings: about its files, repeated in every result.
@@ -82,12 +82,13 @@ class LatentDiffusion:
         *,
         tiny: TinyAutoencoder | None = None,
         max_memory: int | None = None,
+        max_seconds: float | None = None,
         modifications: Mapping[str, Any] | None = None,
         warnings: Sequence[str] = (),
     ):
         self.backend, self.config, self.sha256 = backend, config, sha256
         self.tokenizer, self.tokenizer_2 = tokenizer, tokenizer_2
-        self.tiny, self.max_memory = tiny, max_memory
+        self.tiny, self.max_memory, self.max_seconds = tiny, max_memory, max_seconds
         self.modifications, self.warnings = dict(modifications or {}), tuple(warnings)
         self.params = LazyParams(backend, params)
         self._compiled: dict[str, tuple[Params, Backend, Callable]] = {}
@@ -98,6 +99,10 @@ class LatentDiffusion:
             if backend.device == "cpu" and count(text_spec(text)) >= LARGE
         ]
         self._large_text_encoders = tuple(large)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: without compiled networks, which are compiled again."""
+        return vars(self) | {"_compiled": {}}
 
     def memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> Estimate:
         """An estimate of the memory that `n` pictures of that size take together."""

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.mapped import file_of, forget
+from ldmref.mapped import Reference, file_of, forget, reference, require_complete
 
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = dict[str, "Shape | Spec"]
@@ -147,14 +147,39 @@ class LazyParams(Mapping[str, Params]):
         other._on_backend = self._on_backend | dict(networks)
         return other
 
+    def __getstate__(self) -> dict[str, Any]:
+        """For pickling: arrays in a file as references to it, the others as NumPy arrays."""
+        mapped = {n: tree_map(_as_reference, tree) for n, tree in self._mapped.items()}
+        host = {
+            name: tree_map(self._backend.to_numpy, tree)
+            for name, tree in self._on_backend.items()
+            if name not in mapped
+        }
+        return {"backend": self._backend, "names": self._names, "mapped": mapped, "host": host}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        files: dict[str, np.memmap] = {}
+
+        def opened(leaf: Any) -> Any:
+            return leaf.open(files) if isinstance(leaf, Reference) else leaf
+
+        self._backend, self._names = state["backend"], state["names"]
+        self._mapped = {n: tree_map(opened, tree) for n, tree in state["mapped"].items()}
+        self._on_backend = {n: self._bring(tree) for n, tree in state["host"].items()}
+
     def _bring(self, tree: Mapping[str, Any]) -> Params:
         def bring(leaf: Any) -> Any:
+            require_complete(leaf)
             weight = self._backend.weight(leaf)
             if isinstance(leaf, np.ndarray):
                 forget(leaf)  # the backend has copied it, or will read it again
             return weight
 
         return tree_map(bring, tree)
+
+
+def _as_reference(leaf: np.ndarray) -> np.ndarray | Reference:
+    return reference(leaf) or leaf
 
 
 def _is_mapped(tree: Mapping[str, Any]) -> bool:

@@ -94,7 +94,7 @@ def preset(name: str) -> ModelConfig:
     Raises:
         UsageError: there is none; the hint suggests the nearest name.
     """
-    if name not in PRESETS:
-        hint = did_you_mean(name, PRESETS)
+    if not isinstance(name, str) or name not in PRESETS:
+        hint = did_you_mean(str(name), PRESETS)
         raise UsageError(f"unknown preset {name!r}", code="E-PRESET", hint=hint)
     return PRESETS[name]

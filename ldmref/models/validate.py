@@ -6,10 +6,13 @@ import math
 import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
+from reprlib import repr as shorten
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from ldmref.errors import CorruptModelError, did_you_mean
 from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig, UNetConfig
+from ldmref.models.controlnet import ControlNetConfig
+from ldmref.models.taesd import TinyConfig
 from ldmref.samplers.config import SchedulerConfig
 
 SECTIONS = {
@@ -30,19 +33,39 @@ CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
                       "timestep_rounding": ("", "round", "cut"),
                       "variance_type": ("fixed_small", "fixed_large")},
 }
-# Limits are inclusive; those of a tuple apply to each element.
-WIDTH = (1, 65536)
+# Every number of a configuration has limits, inclusive; those of a tuple apply to each element.
+WIDTH, LAYERS, EPS, ANY = (1, 65536), (1, 16), (0, 1), (-math.inf, math.inf)
 RANGES: dict[type, dict[str, tuple[float, float]]] = {
-    UNetConfig: {"block_out_channels": WIDTH, "norm_num_groups": WIDTH, "num_heads": WIDTH,
-                 "transformer_layers_per_block": (1, 100)},
-    AutoencoderConfig: {"block_out_channels": WIDTH, "norm_num_groups": WIDTH,
-                        "codebook_size": (0, 10**7)},
-    TextConfig: {"hidden_size": WIDTH, "intermediate_size": WIDTH, "num_attention_heads": WIDTH,
-                 "head_dim": (0, 65536)},
-    SchedulerConfig: {"num_train_timesteps": (2, 100_000), "sigma_max": (1, math.inf),
+    ModelConfig: {"segmentation_classes": (0, 65536)},
+    UNetConfig: {"in_channels": WIDTH, "out_channels": WIDTH, "sample_size": (1, 65536),
+                 "block_out_channels": WIDTH, "layers_per_block": LAYERS, "num_heads": WIDTH,
+                 "transformer_layers_per_block": (1, 100), "cross_attention_dim": (0, 65536),
+                 "addition_time_embed_dim": WIDTH,
+                 "projection_class_embeddings_input_dim": (1, 2**20), "norm_num_groups": WIDTH,
+                 "norm_eps": EPS},
+    AutoencoderConfig: {"in_channels": WIDTH, "out_channels": WIDTH, "latent_channels": WIDTH,
+                        "block_out_channels": WIDTH, "layers_per_block": LAYERS,
+                        "codebook_size": (0, 10**7), "norm_num_groups": WIDTH, "norm_eps": EPS,
+                        "scaling_factor": (1e-9, 1e9)},
+    TinyConfig: {"in_channels": WIDTH, "out_channels": WIDTH, "latent_channels": WIDTH,
+                 "encoder_channels": WIDTH, "decoder_channels": WIDTH,
+                 "num_encoder_blocks": LAYERS, "num_decoder_blocks": LAYERS},
+    ControlNetConfig: {"conditioning_channels": WIDTH,
+                       "conditioning_embedding_out_channels": WIDTH},
+    TextConfig: {"vocab_size": (1, 10**7), "hidden_size": WIDTH, "intermediate_size": WIDTH,
+                 "num_hidden_layers": (1, 256), "num_attention_heads": WIDTH,
+                 "head_dim": (0, 65536), "max_position_embeddings": WIDTH,
+                 "layer_norm_eps": EPS, "projection_dim": (0, 65536),
+                 "eos_token_id": (0, 10**7), "skipped_layers": (0, 255)},
+    SchedulerConfig: {"num_train_timesteps": (2, 100_000), "beta_start": (0, 1),
+                      "beta_end": (0, 1), "steps_offset": (0, 100_000), "trained_betas": (0, 1),
+                      "disable_corrector": (-100_000, 100_000), "sigma_max": (1, math.inf),
                       "clip_sample_range": (0, math.inf), "sample_max_value": (0, math.inf),
                       "thresholding_ratio": (0, 1)},
+    Defaults: {"steps": (1, 100_000), "cfg_scale": (-1e6, 1e6), "inpaint_cfg_scale": (-1e6, 1e6),
+               "width": WIDTH, "height": WIDTH},
 }
+MAX_LEVELS = 10  # of a network; entries of its tuples
 # fmt: on
 T = TypeVar("T")
 
@@ -70,7 +93,7 @@ def _read(cls: type[T], data: Any, where: str) -> T:
     values = {}
     for name, value in data.items():
         if name not in types:
-            raise _error(f"unknown field {where}.{name}", hint=did_you_mean(name, types))
+            raise _error(f"unknown field {where}.{name[:80]}", hint=did_you_mean(name, types))
         values[name] = _typed(value, types[name], defaults[name], f"{where}.{name}")
     return cls(**values)
 
@@ -89,7 +112,7 @@ def _typed(value: Any, kind: Any, default: Any, name: str) -> Any:
         return float(value)
     elif type(value) is kind or (kind is float and isinstance(value, float)):
         return value
-    raise _error(f"{name} = {value!r}, wanted a value like {default!r}")
+    raise _error(f"{name} = {shorten(value)}, wanted a value like {default!r}")
 
 
 def check_config(config: ModelConfig) -> None:
@@ -98,40 +121,51 @@ def check_config(config: ModelConfig) -> None:
     Raises:
         CorruptModelError: names the first problem.
     """
-    sections = {name: getattr(config, name) for name in SECTIONS}
-    for where, section in ({"model": config} | sections).items():
-        for name, known in CHOICES.get(type(section), {}).items():
-            value = getattr(section, name)
-            if value not in known:
-                hint = did_you_mean(str(value), known)
-                raise _error(f"{where}.{name} = {value!r}", hint=hint)
-        for name, (low, high) in RANGES.get(type(section), {}).items():
-            value = getattr(section, name)
-            values = value if isinstance(value, tuple) else (value,)
-            if not all(low <= x <= high for x in values):
-                limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
-                raise _error(f"{where}.{name} = {value!r} must be {limits}")
+    check_fields(config, "model")
+    for name in SECTIONS:
+        if getattr(config, name) is not None:
+            check_fields(getattr(config, name), name)
     for rule in _broken_rules(config):
         raise _error(rule)
 
 
+def check_network(config: Any, name: str) -> None:
+    """Refuse the configuration of one network with invalid values; see `check_config`."""
+    check_fields(config, name)
+    unet = getattr(config, "unet", config)
+    if unet is not config:
+        check_fields(unet, name)
+    rules = {UNetConfig: _broken_unet_rules, AutoencoderConfig: _broken_autoencoder_rules}
+    for rule in rules[type(unet)](unet) if type(unet) in rules else ():
+        raise _error(rule)
+
+
+def check_fields(section: Any, where: str) -> None:
+    """Refuse a field of a dataclass that has the wrong type, or is not in its range or choices."""
+    types, defaults = get_type_hints(type(section)), vars(type(section)())
+    for name in (field for field in types if field not in SECTIONS):
+        value = _typed(getattr(section, name), types[name], defaults[name], f"{where}.{name}")
+        known = CHOICES.get(type(section), {}).get(name)
+        if known is not None and value not in known:
+            hint = did_you_mean(str(value), known)
+            raise _error(f"{where}.{name} = {shorten(value)}", hint=hint)
+        low, high = RANGES.get(type(section), {}).get(name, ANY)
+        values = value if isinstance(value, tuple) else (value,)
+        numbers = [x for x in values if type(x) in (int, float)]
+        if not all(low <= x <= high for x in numbers):
+            limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+            limits = limits if low > -math.inf else "a number"
+            raise _error(f"{where}.{name} = {shorten(value)} must be {limits}")
+        if type(section) is not SchedulerConfig and len(values) > MAX_LEVELS:
+            raise _error(f"{where}.{name} has {len(value)} entries, the limit is {MAX_LEVELS}")
+
+
 def _broken_rules(config: ModelConfig) -> Iterator[str]:
     """The relations between fields that do not hold."""
+    yield from _broken_unet_rules(config.unet)
+    yield from _broken_autoencoder_rules(config.vae)
     u, v, s, texts = config.unet, config.vae, config.scheduler, config.text_encoders
     z, concat = v.latent_channels, config.concat
-    for name in ("attention_levels", "num_heads", "transformer_layers_per_block"):
-        if len(getattr(u, name)) != len(u.block_out_channels):
-            yield f"unet.{name} needs an entry per level"
-    if any(c % heads for c, heads in zip(u.block_out_channels, u.num_heads, strict=False)):
-        yield "unet.num_heads must divide the level's channels"
-    if len(v.attention_levels) not in (0, len(v.block_out_channels)):
-        yield "vae.attention_levels needs an entry per level, or none"
-    for network in (u, v):
-        if any(c % network.norm_num_groups for c in network.block_out_channels):
-            yield "norm_num_groups must divide every channel count"
-    if not v.scaling_factor > 0:
-        yield "vae.scaling_factor must be positive"
-
     if u.out_channels != z:
         yield "unet.out_channels must equal vae.latent_channels"
     extra = {"": (0, 1 + z), "masked_image": (1 + z,), "low_resolution": (v.in_channels,)}
@@ -167,6 +201,23 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
     betas = s.trained_betas
     if betas and (len(betas) != s.num_train_timesteps or not all(0 < b < 1 for b in betas)):
         yield "scheduler.trained_betas needs a number in (0, 1) per training timestep, or none"
+
+
+def _broken_unet_rules(u: UNetConfig) -> Iterator[str]:
+    for name in ("attention_levels", "num_heads", "transformer_layers_per_block"):
+        if len(getattr(u, name)) != len(u.block_out_channels):
+            yield f"unet.{name} needs an entry per level"
+    if any(c % heads for c, heads in zip(u.block_out_channels, u.num_heads, strict=False)):
+        yield "unet.num_heads must divide the level's channels"
+    if any(c % u.norm_num_groups for c in u.block_out_channels):
+        yield "unet.norm_num_groups must divide every channel count"
+
+
+def _broken_autoencoder_rules(v: AutoencoderConfig) -> Iterator[str]:
+    if len(v.attention_levels) not in (0, len(v.block_out_channels)):
+        yield "vae.attention_levels needs an entry per level, or none"
+    if any(c % v.norm_num_groups for c in v.block_out_channels):
+        yield "vae.norm_num_groups must divide every channel count"
 
 
 def _error(message: str, hint: str = "") -> CorruptModelError:

@@ -6,6 +6,7 @@ JSON schema of the parameters.
 """
 
 from ldmref.modes.control import Control
+from ldmref.modes.cost import Cost
 from ldmref.modes.draw import Picture, Progress
 from ldmref.modes.img2img import img2img
 from ldmref.modes.inpaint import inpaint
@@ -18,6 +19,6 @@ from ldmref.modes.superres import superres
 from ldmref.modes.txt2img import txt2img
 
 __all__ = [
-    "Control", "Inversion", "Picture", "Plan", "Progress", "Result", "Run", "img2img", "inpaint",
-    "interpolate", "invert", "plan", "schema", "seg2img", "superres", "txt2img",
+    "Control", "Cost", "Inversion", "Picture", "Plan", "Progress", "Result", "Run", "img2img",
+    "inpaint", "interpolate", "invert", "plan", "schema", "seg2img", "superres", "txt2img",
 ]  # fmt: skip

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.pictures.images import Source, read_image, to_array
 from ldmref.loading import load_controlnet
@@ -85,7 +85,7 @@ def parse_control(text: str) -> Control:
         return Control(net, image, float(weight), float(start), float(end))
     except ValueError:
         raise UsageError(
-            f"cannot read the control {text!r}",
+            f"cannot read the control {short_repr(text)}",
             code="E-CONTROL",
             hint="--control NET:IMAGE, NET:IMAGE:0.8 or NET:IMAGE:0.8:0-0.5",
         ) from None
@@ -105,7 +105,7 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
         name, net_config = file.name, file.config
     else:
         raise UsageError(
-            f"a control's net must be a ControlNet or a path, not {control.net!r}",
+            f"a control's net must be a ControlNet or a path, not {short_repr(control.net)}",
             code="E-CONTROL",
         )
     _require_fit(config, net_config, name)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import pairwise
 from typing import Protocol
 
@@ -17,18 +17,19 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends.base import Backend
-from ldmref.errors import Cancelled, NumericError
+from ldmref.errors import Cancelled, UsageError, short_repr
 from ldmref.io.pictures.images import to_images
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import input_channels
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.denoiser import model_denoiser
+from ldmref.modes.nonfinite import decoder_error, is_finite, step_error
 from ldmref.modes.request import Request
 from ldmref.modes.start import Start, initial_draws
 from ldmref.modes.text import TextConditioning
 from ldmref.samplers import State, configured_step, make_schedule, repaint_visits, sample
-from ldmref.samplers.loop import Constraint
+from ldmref.samplers.loop import Constraint, History
 from ldmref.samplers.noise import Streams
 
 
@@ -98,6 +99,7 @@ class Picture:
 
 
 Callback = Callable[[Progress], None]
+States = Callable[..., Iterator[State]]  # (model, x, visits, history), the last two optional
 
 
 def draw(
@@ -124,7 +126,9 @@ def sample_batch(
 ) -> Generator[Progress, None, np.ndarray]:  # fmt: skip
     """Sample the latents of a batch, (n, c, h, w) float32."""
     ops, config, size = model.backend, model.config.scheduler, (request.width, request.height)
-    schedule = make_schedule(config, request.sampler, request.schedule, request.steps)
+    schedule = make_schedule(
+        config, request.sampler, request.schedule, request.steps, request.sigmas
+    )
     sigmas, shape = schedule.sigmas.tolist(), model.latent_shape(*size)
     streams = Streams(request.seeds[batch], shape, request.rng)
     noise, image, masked = initial_draws(request, start, streams, batch)
@@ -144,25 +148,29 @@ def sample_batch(
     else:
         x = image + sigmas[visits[0]] * noise
     x = on_backend(ops, x)
-    denoise = model_denoiser(
-        model,
-        schedule.timestep,
-        *text.conditioning(batch),
-        request.cfg_scale,
-        [control.within([sigmas[i] for i in sorted(set(visits))]) for control in controls],
-        input_channels(model, size, start.channels, masked)
-        if model.config.image_channels
-        else None,
-    )
-    states = sample(
-        denoise, x, sigmas, step,
-        noise=lambda: on_backend(ops, streams()), constrain=constrain, visits=visits,
-    )  # fmt: skip
+    acting = [control.within([sigmas[i] for i in sorted(set(visits))]) for control in controls]
+    channels = None
+    if model.config.image_channels:
+        channels = input_channels(model, size, start.channels, masked)
+
+    def states_of(
+        model: LatentDiffusion, x: Array, visits: Sequence[int] = visits, history: History = ()
+    ) -> Iterator[State]:
+        denoise = model_denoiser(
+            model, schedule.timestep, *text.conditioning(batch), request.cfg_scale, acting, channels
+        )
+        return sample(
+            denoise, x, sigmas, step, noise=lambda: on_backend(ops, streams()),
+            constrain=constrain, visits=visits, history=history,
+        )  # fmt: skip
+
     steps = sum(j > i for i, j in pairwise(visits))
     # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
     scale = math.hypot(1.0, sigmas[-1])
     pictures = len(request.seeds)
-    return (yield from run_sampler(model, x, states, steps, scale, cancel, batch.start, pictures))
+    return (
+        yield from run_sampler(model, x, states_of, steps, scale, cancel, batch.start, pictures)
+    )
 
 
 def keep_known(
@@ -190,7 +198,7 @@ def on_backend(ops: Backend, x: np.ndarray) -> Array:
 
 
 def run_sampler(
-    model: LatentDiffusion, x: Array, states: Iterator[State], steps: int, scale: float,
+    model: LatentDiffusion, x: Array, states_of: States, steps: int, scale: float,
     cancel: CancelFlag | None = None, first: int = 0, pictures: int = 1,
 ) -> Generator[Progress, None, np.ndarray]:  # fmt: skip
     """Run a sampler to its end and return its last x over `scale`, (n, c, h, w) float32.
@@ -199,33 +207,28 @@ def run_sampler(
 
     Args:
         x: the initial state, the result of a run without steps.
-        states: from `samplers.sample`.
+        states_of: `samplers.sample` from x on; once more for the cause of NaN.
         steps: how many states there are.
         cancel, first, pictures: see `Progress`.
 
     Raises:
         Cancelled: `cancel` was set.
-        NumericError: the result holds NaN or infinity.
+        NumericError: a step gave NaN or infinity; names the step, and the layer.
     """
-    ops, step = model.backend, 0
+    ops, step, history = model.backend, 0, ()
+    states = states_of(model, x)
     while True:
         if cancel is not None and cancel.is_set():
             raise Cancelled("stopped between two steps", code="E-CANCELLED")
         with ops.inference():
             state = next(states, None)
         if state is None:
-            break
+            return np.array(ops.to_numpy(x / scale), np.float32)
+        if not is_finite(ops, state.x):
+            again = partial(states_of, x=x, visits=(state.i, state.i + 1), history=history)
+            raise step_error(model, x, step, steps, state.sigma, again)
         yield Progress(model, step, steps, first, pictures, state)
-        x, step = state.x, step + 1
-    latents = np.array(ops.to_numpy(x / scale), np.float32)
-    if not np.isfinite(latents).all():
-        narrow = ops.dtype in ("float16", "bfloat16")
-        raise NumericError(
-            f"the latents became NaN or infinite ({ops!r})",
-            code="E-NAN",
-            hint="try --dtype float32" if narrow else "",
-        )
-    return latents
+        x, history, step = state.x, state.history, step + 1
 
 
 def call_back(
@@ -237,8 +240,35 @@ def call_back(
             progress = next(steps)
         except StopIteration as end:
             return end.value
-        if callback is not None:
-            callback(progress)
+        notify(callback, progress)
+
+
+def check_callbacks(callback: Callback | None, cancel: CancelFlag | None) -> None:
+    """Refuse a callback that cannot be called, and a `cancel` that cannot be asked."""
+    if callback is not None and not callable(callback):
+        raise UsageError(
+            f"callback must be a function, not {short_repr(callback)}", code="E-CALLBACK",
+            hint="callback=lambda progress: print(progress.step)",
+        )  # fmt: skip
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise UsageError(
+            f"cancel must be a threading.Event, not {short_repr(cancel)}", code="E-CANCEL"
+        )
+
+
+def notify(callback: Callback | None, progress: Progress) -> None:
+    """Call back after a step; what the function raises is its caller's.
+
+    Raises:
+        UsageError: it returned something, which would have no effect.
+    """
+    returned = None if callback is None else callback(progress)
+    if returned is not None:
+        raise UsageError(
+            f"the callback returned {short_repr(returned)}, which has no effect",
+            code="E-CALLBACK",
+            hint="a callback watches and returns None; cancel= stops a run",
+        )
 
 
 def decode_images(
@@ -252,7 +282,5 @@ def decode_images(
     tiling = {} if tile is None else {"tile": tile}
     pixels = decoder.backend.to_numpy(decoder.decode(decoder.backend.asarray(latents), **tiling))
     if not np.isfinite(pixels).all():
-        raise NumericError(
-            "the decoder gave NaN or infinity", code="E-NAN", hint="try --dtype float32"
-        )
+        raise decoder_error(decoder, lambda d: d.decode(d.backend.asarray(latents), **tiling))
     return to_images(pixels)

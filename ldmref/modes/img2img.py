@@ -52,15 +52,14 @@ def img2img(
 
     Without width and height it keeps its size, each side rounded down to a multiple of the
     autoencoder's factor, and is stretched to it, as in diffusers; pictures smaller than that, or of
-    more than 16 times the area on which the model was trained, get the model's own size. `warnings`
-    mention both.
+    more than 16 times the area on which the model was trained, get the model's own size, and with
+    models of few latent cells, such as the embedded one, pictures of any size far from it.
+    `warnings` mention all.
 
     Raises:
         UsageError, ResourceError, ImageError: an argument or the picture is wrong; nothing was
             computed.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    checked = plan(
-        "img2img", model.config, prompt=prompt, image=image, strength=strength, **parameters
-    )
+    checked = plan("img2img", model, prompt=prompt, image=image, strength=strength, **parameters)
     return checked.run(model, callback, cancel)

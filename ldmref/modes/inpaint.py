@@ -7,7 +7,7 @@ from typing import Any, Unpack
 from PIL import Image
 
 from ldmref.errors import UsageError
-from ldmref.io.pictures.images import Source, read_image
+from ldmref.io.pictures.images import Source, picture_warnings, read_image, read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
@@ -29,14 +29,18 @@ def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
     sized = {"width": size[0], "height": size[1]}
     sized |= {} if only_masked else {"padding": None}
     request = resolve(config, "inpaint", values | sized)
-    mask = masks.sized_mask(values["mask"], original, values["mask_blur"], values["mask_invert"])
+    mask_image = read_mask(values["mask"])
+    mask = masks.sized_mask(mask_image, original, values["mask_blur"], values["mask_invert"])
     picture, small_mask, box = original, mask, None
     if only_masked:
         box = masks.region_of(mask, values["padding"], size)
         picture, small_mask = masks.crop_region(original, mask, box, size)
-    warnings = []
+    warnings = picture_warnings("the picture", original) + picture_warnings("the mask", mask_image)
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")
+    elif masks.vanishes(small_mask, config.vae.factor, request.rng, bool(config.image_channels)):
+        warnings.append(f"the white part falls between the latent cells of {config.vae.factor} "
+                        "pixels, and is not repainted")  # fmt: skip
     if values["fill"] != "original" and request.first_step == 0:
         fill = values["fill"]
         warnings.append(f"fill={fill} changes nothing at strength 1, which starts from noise")
@@ -137,7 +141,7 @@ def inpaint(
         Cancelled, NumericError: see `ldmref.errors`.
     """
     checked = plan(
-        "inpaint", model.config, prompt=prompt, image=image, mask=mask, strength=strength,
+        "inpaint", model, prompt=prompt, image=image, mask=mask, strength=strength,
         mask_blur=mask_blur, **parameters,
     )  # fmt: skip
     return checked.run(model, callback, cancel)

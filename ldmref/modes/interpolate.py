@@ -44,7 +44,10 @@ def plan_interpolate(config: ModelConfig, values: dict[str, Any]) -> Plan:
         between = slerp(a, b, np.asarray(positions)).astype(np.float32)
         return Start(between, interpolation=Interpolation(prompt_b, positions, values["path"]))
 
-    return Plan(request, start, {"seed_b": ends[-1]})
+    warnings = []
+    if prompt == prompt_b and ends[0] == ends[-1]:
+        warnings.append("nothing to interpolate: the same prompt and seed at both ends")
+    return Plan(request, start, {"seed_b": ends[-1]}, tuple(warnings))
 
 
 @mode(plan_interpolate)
@@ -70,7 +73,7 @@ def interpolate(
         Cancelled, NumericError: see `ldmref.errors`.
     """
     checked = plan(
-        "interpolate", model.config, prompt=prompt, prompt_b=prompt_b, positions=positions,
+        "interpolate", model, prompt=prompt, prompt_b=prompt_b, positions=positions,
         **parameters,
     )  # fmt: skip
     return checked.run(model, callback, cancel)

@@ -3,27 +3,37 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Unpack
 
 import numpy as np
 from PIL import Image
 
+from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_picture, input_channels
+from ldmref.modes.cost import check_limits
 from ldmref.modes.denoiser import model_denoiser
-from ldmref.modes.draw import Callback, CancelFlag, call_back, on_backend, run_sampler
+from ldmref.modes.draw import (
+    Callback,
+    CancelFlag,
+    call_back,
+    check_callbacks,
+    on_backend,
+    run_sampler,
+)
 from ldmref.modes.parameters import InvertParameters, Picture, SinglePrompt
 from ldmref.modes.plan import Plan, mode, plan
 from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
 from ldmref.modes.sizing import sized_picture
 from ldmref.modes.text import encode_texts
-from ldmref.samplers import implicit, make_schedule, sample
+from ldmref.samplers import History, State, implicit, make_schedule, sample
 
-SETTINGS = ("steps", "cfg_scale", "schedule", "width", "height", "clip_skip", "negative_prompt",
-            "long_prompts", "prompt_weights")  # fmt: skip
+SETTINGS = ("steps", "cfg_scale", "schedule", "sigmas", "width", "height", "clip_skip",
+            "negative_prompt", "long_prompts", "prompt_weights")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -60,26 +70,34 @@ class InversionPlan(Plan):
         cancel: CancelFlag | None = None,
     ) -> Inversion:
         """Find the noise; arguments and errors are those of `Plan.run`."""
+        check_callbacks(callback, cancel)
+        check_limits(model, self.request)
         r, ops, iterations = self.request, model.backend, self.request.values["iterations"]
-        schedule = make_schedule(model.config.scheduler, r.sampler, r.schedule, r.steps)
+        schedule = make_schedule(model.config.scheduler, r.sampler, r.schedule, r.steps, r.sigmas)
         text = encode_texts(
             model, r.prompts, r.negative_prompts, (r.width, r.height), r.clip_skip, r.options
         )
         channels = (
             input_channels(model, (r.width, r.height)) if model.config.image_channels else None
         )
-        denoise = model_denoiser(
-            model, schedule.timestep, *text.conditioning(slice(0, 1)), r.cfg_scale,
-            channels=channels,
-        )  # fmt: skip
         sigmas = schedule.sigmas[::-1].tolist()
         clean = encode_picture(model, self.picture).mean
         x = on_backend(ops, clean * np.float32(math.hypot(1.0, sigmas[0])))
         if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
             sigmas[0] = min(sigmas[1] / 2.0, float(schedule.training_sigmas[0]))
-        states = sample(denoise, x, sigmas, implicit(iterations))
+
+        def states_of(
+            model: LatentDiffusion, x: Array, visits: Any = None, history: History = ()
+        ) -> Iterator[State]:
+            denoise = model_denoiser(
+                model, schedule.timestep, *text.conditioning(slice(0, 1)), r.cfg_scale,
+                channels=channels,
+            )  # fmt: skip
+            step = implicit(iterations)
+            return sample(denoise, x, sigmas, step, visits=visits, history=history)
+
         scale = schedule.init_noise_sigma
-        latents = call_back(run_sampler(model, x, states, r.steps, scale, cancel), callback)
+        latents = call_back(run_sampler(model, x, states_of, r.steps, scale, cancel), callback)
         warnings = [*self.warnings, *text.warnings]
         return Inversion(latents, self.settings, r.prompts[0], warnings)
 
@@ -136,6 +154,6 @@ def invert(
             computed.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    checked = plan("invert", model.config, prompt=prompt, image=image, **parameters)
+    checked = plan("invert", model, prompt=prompt, image=image, **parameters)
     assert isinstance(checked, InversionPlan)
     return checked.invert(model, callback, cancel)

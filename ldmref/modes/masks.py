@@ -55,6 +55,12 @@ def kept_latents(mask: Image.Image, factor: int, nearest: bool = False) -> np.nd
     return np.where(cells, 0.0, 1.0).astype(np.float32)[None, None]
 
 
+def vanishes(mask: Image.Image, factor: int, rng: str, channels: bool) -> bool:
+    """Whether no latent cell is repainted, though the mask is not black: cells are then taken by
+    their first pixel, with `rng="torch"` and by U-Nets with channels for the mask."""
+    return (channels or rng == "torch") and not latent_mask(mask, factor).any()
+
+
 def masked_picture(image: Image.Image, mask: Image.Image, hole: float = 0.0) -> np.ndarray:
     """The picture with `hole` (0: grey) where the mask is at least one half, (1, 3, H, W)."""
     kept = np.asarray(mask) < 128

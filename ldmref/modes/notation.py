@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import re
 
 import numpy as np
 
-from ldmref.errors import InputError, UsageError
+from ldmref.errors import InputError, UsageError, short_repr
 
 
 def parse_seeds(text: str) -> int | list[int]:
     """A whole number, or several with commas."""
     if not re.fullmatch(r"-?[0-9]{1,40}(,-?[0-9]{1,40})*", text):
         raise UsageError(
-            f"seed must be a whole number from 0 to 2^64 - 1, or -1, not {text!r}",
+            f"seed must be a whole number from 0 to 2^64 - 1, or -1, not {short_repr(text)}",
             code="E-SEED",
             hint="several pictures may have a seed each: --seed 1,2,3",
         )
@@ -25,7 +26,7 @@ def parse_jumps(text: str) -> tuple[int, int]:
     """RePaint's jump length and number of samples, with a comma between."""
     if not re.fullmatch(r"[0-9]{1,9},[0-9]{1,9}", text):
         raise UsageError(
-            f"resample must be two whole numbers, not {text!r}",
+            f"resample must be two whole numbers, not {short_repr(text)}",
             code="E-RESAMPLE",
             hint="--resample 10,10",
         )
@@ -39,9 +40,21 @@ def parse_positions(text: str) -> list[float]:
         return [float(position) for position in text.split(",")]
     except ValueError:
         raise UsageError(
-            f"positions must be numbers from 0 to 1, not {text!r}",
+            f"positions must be numbers from 0 to 1, not {short_repr(text)}",
             code="E-POSITIONS",
             hint="--positions 0,0.25,0.5,1",
+        ) from None
+
+
+def parse_sigmas(text: str) -> list[float]:
+    """Numbers with commas between."""
+    try:
+        return [float(sigma) for sigma in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"sigmas must be numbers, not {short_repr(text)}",
+            code="E-SIGMAS",
+            hint="--sigmas 14.6,7.1,2.3,0",
         ) from None
 
 
@@ -51,13 +64,11 @@ def read_noise(path: str) -> np.ndarray:
     Raises:
         InputError: no such file, or no array of finite floating-point numbers.
     """
-    try:
-        array = np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise InputError(f"no such file: {path!r}", code="E-LATENTS", hint="check the path") from (
-            error
-        )
-    except (OSError, ValueError, EOFError) as error:
+    if not os.path.isfile(path):
+        raise InputError(f"no such file: {path!r}", code="E-LATENTS", hint="check the path")
+    try:  # mapped: a header that promises more than the file holds costs nothing
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except Exception as error:  # NumPy raises many kinds for damaged files
         raise InputError(
             f"cannot read {path!r} as a NumPy array",
             code="E-LATENTS",
@@ -66,8 +77,8 @@ def read_noise(path: str) -> np.ndarray:
     if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
         kind = array.dtype if isinstance(array, np.ndarray) else "an archive"
         raise InputError(
-            f"the noise in {path!r} is {kind}, not floating-point numbers", code="E-LATENTS"
+            f"the array in {path!r} is {kind}, not floating-point numbers", code="E-LATENTS"
         )
     if not np.isfinite(array).all():
-        raise InputError(f"the noise in {path!r} holds NaN or infinity", code="E-LATENTS")
-    return np.asarray(array, np.float32)
+        raise InputError(f"the array in {path!r} holds NaN or infinity", code="E-LATENTS")
+    return np.array(array, np.float32)

@@ -18,7 +18,14 @@ from ldmref.io.pictures.images import Source
 from ldmref.modes import validation
 from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.declaration import Parameter
-from ldmref.modes.notation import parse_jumps, parse_positions, parse_seeds, read_noise
+from ldmref.modes.embeddings import EmbeddingParameters
+from ldmref.modes.notation import (
+    parse_jumps,
+    parse_positions,
+    parse_seeds,
+    parse_sigmas,
+    read_noise,
+)
 from ldmref.modes.validation import MAX_COUNT, MAX_SIDE, MAX_STEPS
 from ldmref.prompts.tokenizer import LONG_PROMPTS, PROMPT_WEIGHTS
 from ldmref.samplers import Sampler
@@ -32,22 +39,23 @@ _TEXTS = {"type": ["string", "array"], "items": {"type": "string"}}
 _FILE = {"type": "string", "contentEncoding": "base64"}
 
 Prompt = Annotated[
-    str | Sequence[str],
-    Parameter("What to draw; a list draws each.", check=validation.texts, flags=(), json=_TEXTS),
-]
+    str | Sequence[str] | None,
+    Parameter("What to draw; a list draws each. None with prompt_embeds.",
+              check=validation.texts, flags=(), json=_TEXTS),
+]  # fmt: skip
 Picture = Annotated[
     Source | np.ndarray,
     Parameter(
-        "The picture: a path, an open file (PNG, JPEG, WebP), a Pillow picture or a uint8 array "
-        "(H, W, 3).",
+        "The picture: a path, an open file (PNG, JPEG, WebP), a Pillow picture, or an array "
+        "(H, W, 3) of uint8, or of floats from 0 to 1.",
         flags=("-i", "--image"), metavar="FILE", json=_FILE, recorded=False,
     ),
 ]  # fmt: skip
 Mask = Annotated[
     Source | np.ndarray,
     Parameter(
-        "A picture of the same size: white is repainted, black is kept. Its transparency if that "
-        "varies, else its luminance, is cut at one half.",
+        "A picture or boolean array of the same size: white (True) is repainted, black is kept. "
+        "Its transparency if that varies, else its luminance, is cut at one half.",
         metavar="FILE", json=_FILE, recorded=False,
     ),
 ]  # fmt: skip
@@ -99,6 +107,10 @@ class PromptParameters(TypedDict, total=False):
         str,
         Parameter("`none`, or `a1111` for (word:1.3) and [word].", "none", choices=PROMPT_WEIGHTS),
     ]
+    strict_prompt: Annotated[
+        bool,
+        Parameter("Refuse a prompt that would be truncated.", False, recorded=False),
+    ]
 
 
 class ControlParameters(TypedDict, total=False):
@@ -121,6 +133,12 @@ class StepParameters(TypedDict, total=False):
         str | None,
         Parameter("Spacing of the sigmas: leading, linspace, trailing, karras, exponential, beta, "
                   "ays, ...", metavar="NAME"),
+    ]  # fmt: skip
+    sigmas: Annotated[
+        Sequence[float] | None,
+        Parameter("Noise levels in place of steps and schedule: floats, decreasing, the last 0 "
+                  "or, to leave noise, more.", check=validation.sigmas, parse=parse_sigmas,
+                  metavar="A,B,...", json={"type": "array", "items": {"type": "number"}}),
     ]  # fmt: skip
 
 
@@ -209,8 +227,9 @@ class SuperresParameters(
 
 
 class Txt2ImgParameters(
-    PromptParameters, ControlParameters, SuperresParameters, SizeParameters, total=False
-):
+    PromptParameters, EmbeddingParameters, ControlParameters, SuperresParameters, SizeParameters,
+    total=False,
+):  # fmt: skip
     """Of txt2img."""
 
 

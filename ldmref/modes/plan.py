@@ -14,13 +14,16 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 
 import ldmref
-from ldmref.errors import Cancelled, UsageError, did_you_mean
+from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
+from ldmref.modes.advice import advice
 from ldmref.modes.control import ActiveControl, load_control
+from ldmref.modes.cost import Cost, check_limits, cost, is_out_of_memory, out_of_memory
 from ldmref.modes.declaration import Parameter, document, keys_of, parameters_of
-from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, draw
+from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, check_callbacks, draw, notify
+from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.parameters import Txt2ImgParameters
 from ldmref.modes.request import Request
 from ldmref.modes.result import Result, params_of_picture
@@ -66,19 +69,26 @@ class Plan:
         }
         return params | dict(self.recorded)
 
+    def estimate(self, model: LatentDiffusion) -> Cost:
+        """What the request takes of memory and time, without drawing it."""
+        return cost(model, self.request)
+
     def prepare(self, model: LatentDiffusion) -> Run:
         """Everything up to the first step: prompts and pictures encoded, ControlNets loaded.
 
         Raises:
-            ResourceError: the pictures take more memory than the model may use.
+            ResourceError: the pictures take more memory or time than the model may use.
             UsageError: a ControlNet is on another backend than the model.
         """
         r = self.request
-        model.prepare(r.width, r.height, r.batch_size, r.tile)
+        if model.max_memory is not None or model.max_seconds is not None:
+            check_limits(model, r)
         start, size = self.start(model), (r.width, r.height)
         text = encode_texts(
             model, r.prompts, r.negative_prompts, size, r.clip_skip, r.options, start.interpolation
         )
+        if r.embeddings:
+            text = with_embeddings(text, r.embeddings)
         controls = [load_control(model, control, size) for control in r.control]
         return Run(self, model, start, text, controls)
 
@@ -92,15 +102,17 @@ class Plan:
 
         Raises:
             Cancelled: `cancel` was set; its `partial` is the `Result` of the finished pictures.
+            UsageError: `callback` or `cancel` is not what it must be.
             NumericError, ResourceError: see `ldmref.errors`.
         """
+        check_callbacks(callback, cancel)
         run, pictures = self.prepare(model), []
         try:
             for event in run.draw(cancel):
                 if isinstance(event, Picture):
                     pictures.append(event)
-                elif callback is not None:
-                    callback(event)
+                else:
+                    notify(callback, event)
         except Cancelled as stop:
             stop.partial = run.result(pictures)
             raise
@@ -122,9 +134,15 @@ class Run(NamedTuple):
         Raises:
             Cancelled: `cancel` was set.
             NumericError: latents or pictures hold NaN or infinity.
+            ResourceError: out of memory.
         """
         request = self.plan.request
-        return draw(self.model, request, self.start, self.text, self.controls, cancel)
+        try:
+            yield from draw(self.model, request, self.start, self.text, self.controls, cancel)
+        except (MemoryError, RuntimeError) as error:
+            if is_out_of_memory(error):
+                raise out_of_memory(self.model, request) from error
+            raise
 
     def result(self, pictures: Sequence[Picture]) -> Result:
         """The pictures so far, with all that makes them again."""
@@ -140,7 +158,9 @@ class Run(NamedTuple):
     def warnings(self) -> list[str]:
         """About the model's files, the inputs, the prompts and the controls, one line each."""
         controls = [control.warning for control in self.controls if control.warning]
-        return [*self.model.warnings, *self.plan.warnings, *self.text.warnings, *controls]
+        advised = advice(self.model.config, self.plan.request, self.model.backend)
+        texts = dict.fromkeys(self.text.warnings)
+        return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
 
     def params_of(self, i: int) -> dict[str, Any]:
         """The parameters that make picture `i` alone."""
@@ -153,8 +173,8 @@ class Run(NamedTuple):
         params["seed"] = list(seeds[:n]) if n > 1 else seeds[0]
         params["model"] = {"name": model.config.name, "sha256": model.sha256}
         params["model"] |= model.modifications
-        if self.plan.request.latents is not None:
-            params["latents"] = digests(self.plan.request.latents)
+        arrays = {"latents": self.plan.request.latents} | dict(self.plan.request.embeddings or {})
+        params |= {name: digests(x) for name, x in arrays.items() if x is not None}
         if self.controls:
             params["control"] = [control.record for control in self.controls]
         params["backend"] = model.backend.describe()
@@ -191,24 +211,34 @@ def mode(planner: Callable[[ModelConfig, dict[str, Any]], Any]) -> Callable[[Fun
     return register
 
 
-def plan(mode: str, config: ModelConfig, **parameters: Any) -> Plan:
+def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> Plan:
     """Check all parameters of a mode without weights; `plan(...).run(model)` draws.
 
     Args:
         mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `invert`, `superres` or `seg2img`.
-        config: the model's configuration, `model.config`.
+        config: the model's configuration, `model.config`; or the model.
         parameters: those of `modes.<mode>`, the positional ones by name, too.
 
     Raises:
         UsageError, ResourceError, ImageError, InputError: says what is wrong, and what to do.
     """
-    if mode not in MODES:
-        raise UsageError(f"unknown mode {mode!r}", code="E-MODE", hint=did_you_mean(mode, MODES))
+    if not isinstance(mode, str) or mode not in MODES:
+        message, hint = f"unknown mode {short_repr(mode)}", did_you_mean(str(mode), MODES)
+        raise UsageError(message, code="E-MODE", hint=hint)
+    config = getattr(config, "config", config)
+    if not isinstance(config, ModelConfig):
+        raise UsageError(
+            f"{mode} needs a model, not {short_repr(config)}",
+            code="E-MODEL",
+            hint="ldmref.load() gives the embedded one",
+        )
     known = MODES[mode].parameters
     for name in parameters:
         if name not in known:
             raise UsageError(
-                f"{mode} has no parameter {name!r}", code="E-USAGE", hint=did_you_mean(name, known)
+                f"{mode} has no parameter {short_repr(name)}",
+                code="E-USAGE",
+                hint=did_you_mean(name, known),
             )
     missing = [name for name, p in known.items() if p.required and name not in parameters]
     if missing:

@@ -18,6 +18,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.control import Control, fit_control
 from ldmref.modes.declaration import keys_of
+from ldmref.modes.embeddings import NAMES, resolve_embeddings
 from ldmref.modes.parameters import Txt2ImgParameters
 from ldmref.modes.sizing import MAX_AREA
 from ldmref.modes.validation import MAX_SIDE
@@ -29,6 +30,7 @@ from ldmref.samplers.schedule import check_name, check_steps, sampling_sigmas
 DEFAULTS = {name: parameter.default for name, parameter in keys_of(Txt2ImgParameters).items()}
 MODE_OF = {"low_resolution": "superres", "segmentation": "seg2img"}  # by `ModelConfig.concat`
 MIN_TILE = 4  # latent cells
+SLACK = 0.01  # by which other programs' largest sigma may differ from ours
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Request:
     clip_skip: int
     cfg_scale: float
     sampler: Sampler
-    schedule: str
+    schedule: str | None  # None with sigmas
     steps: int
     eta: float | None
     rng: str
@@ -60,6 +62,8 @@ class Request:
     tile: int | None = None
     strength: float | None = None
     resample: tuple[int, int] | None = None
+    sigmas: tuple[float, ...] | None = None
+    embeddings: Mapping[str, np.ndarray] | None = None  # in place of prompts, by parameter
 
     @property
     def first_step(self) -> int:
@@ -81,12 +85,18 @@ def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Reques
     """
     defaults = config.defaults
     v: dict[str, Any] = DEFAULTS | {"prompt": ""} | dict(values)
+    if v["prompt"] is None or any(v[name] is not None for name in NAMES):
+        v |= resolve_embeddings(config, v)
     v["prompts"], v["negative_prompts"] = per_picture(v["prompt"], v["negative_prompt"], v["count"])
     v["seeds"] = validation.seed_per_picture(v["seed"], len(v["prompts"]))
-    v["options"] = PromptOptions(v["long_prompts"], v["prompt_weights"])
+    v["options"] = PromptOptions(v["long_prompts"], v["prompt_weights"], v["strict_prompt"])
+    sampler, spacing = v["sampler"], v["schedule"]
     v["sampler"], v["schedule"] = sampler_and_schedule(
-        v["sampler"] or config.scheduler.sampler, v["schedule"] or config.scheduler.spacing
+        config.scheduler.sampler if sampler is None else sampler,
+        config.scheduler.spacing if spacing is None else spacing,
     )
+    if v["sigmas"] is not None:
+        v["steps"], v["schedule"] = explicit_steps(v["sigmas"], v["steps"], spacing), None
     v["steps"] = v["steps"] or defaults.steps
     v["width"], v["height"] = v["width"] or defaults.width, v["height"] or defaults.height
     if v["cfg_scale"] is None:
@@ -102,6 +112,19 @@ def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Reques
     check_sampling(config, request)
     check_size(config, request)
     return request
+
+
+def explicit_steps(sigmas: Sequence[float], steps: int | None, schedule: str | None) -> int:
+    """The number of steps that given sigmas make; refuses others beside them."""
+    n = len(sigmas) - 1
+    if schedule is not None or steps not in (None, n):
+        other = f"schedule {schedule!r}" if schedule is not None else f"{steps} steps"
+        raise UsageError(
+            f"sigmas of {n} steps and {other} exclude each other",
+            code="E-SIGMAS",
+            hint="give either sigmas, or steps and schedule",
+        )
+    return n
 
 
 def per_picture(
@@ -177,7 +200,14 @@ def check_text(config: ModelConfig, request: Request) -> None:
 def check_sampling(config: ModelConfig, request: Request) -> None:
     """Refuse numbers that do not fit the sampler or its schedule."""
     steps, sampler = request.steps, request.sampler
-    check_steps(steps, min(validation.MAX_STEPS, len(sampling_sigmas(config.scheduler))))
+    table = sampling_sigmas(config.scheduler)
+    if request.sigmas is None:
+        check_steps(steps, min(validation.MAX_STEPS, len(table)))
+    elif request.sigmas[0] > table[-1] * (1.0 + SLACK):
+        raise UsageError(
+            f"sigmas begin at {request.sigmas[0]:g}, the model knows noise up to {table[-1]:g}",
+            code="E-SIGMAS",
+        )
     if request.eta is not None and sampler.eta is None:
         raise UsageError(
             f"sampler {sampler.name!r} has no eta", code="E-ETA", hint="use ddim or euler_a"

@@ -11,7 +11,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ldmref.io.pictures.metadata import infotext, write_picture
+from ldmref.io.pictures.infotext import infotext
+from ldmref.io.pictures.metadata import write_picture
+from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ def params_of_picture(params: dict[str, Any], seed: int, i: int) -> dict[str, An
     for key in ("prompt", "negative_prompt"):
         if isinstance(params[key], list):
             single[key] = params[key][i]
-    for key in ("positions", "latents"):
+    for key in ("positions", "latents", *EMBEDDINGS):
         if key in params:
             single[key] = params[key][i : i + 1]
     return single

@@ -7,6 +7,7 @@ from typing import Any, Unpack
 import numpy as np
 
 from ldmref.errors import ImageError
+from ldmref.io.pictures.arrays import host_array, is_array
 from ldmref.io.pictures.images import Source, open_image
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -57,7 +58,7 @@ def seg2img(
             not know, or has a size that the model cannot take.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    checked = plan("seg2img", model.config, segmentation=segmentation, **parameters)
+    checked = plan("seg2img", model, segmentation=segmentation, **parameters)
     return checked.run(model, callback, cancel)
 
 
@@ -67,8 +68,8 @@ def read_labels(source: Source | np.ndarray) -> np.ndarray:
     Raises:
         ImageError: it cannot be read, or is no map of classes.
     """
-    if isinstance(source, np.ndarray):
-        labels = source
+    if is_array(source):
+        labels = host_array(source)
     else:
         image = open_image(source)
         if image.mode not in ("L", "P", "I") and not image.mode.startswith("I;16"):

@@ -7,12 +7,13 @@ from typing import NamedTuple
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError, UsageError
-from ldmref.io.pictures.images import Source, read_image
+from ldmref.io.pictures.images import Source, picture_warnings, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.validation import MAX_SIDE
 
 MAX_AREA = 64  # a picture's pixels at most, as a multiple of the area the model was trained on
 OWN_AREA = 16  # up to this multiple of the trained area a picture is redrawn at its size unasked
+FEW_CELLS = 32  # latent cells a side below which a U-Net knows the size it was trained on alone
 
 
 class Sized(NamedTuple):
@@ -21,6 +22,18 @@ class Sized(NamedTuple):
     picture: Image.Image
     resize: str
     warnings: list[str]
+
+
+def is_near_trained_size(config: ModelConfig, width: int, height: int) -> bool:
+    """Whether the model draws well at a size: neither side as much as 2 times the trained one, or
+    half of it; 1.5 times where it was trained on fewer than `FEW_CELLS` latent cells a side."""
+    most = 1.5 if _knows_one_size(config) else 2.0
+    ratios = width / config.defaults.width, height / config.defaults.height
+    return all(1.0 / most < ratio < most for ratio in ratios)
+
+
+def _knows_one_size(config: ModelConfig) -> bool:
+    return max(config.defaults.width, config.defaults.height) < FEW_CELLS * config.vae.factor
 
 
 def own_size(config: ModelConfig, image: Image.Image, most: int) -> tuple[int, int] | None:
@@ -43,11 +56,15 @@ def sized_picture(
     Without width and height that is the picture's own size, as diffusers takes it: each side
     rounded down to a multiple of `size_multiple`, and the picture stretched to it. A picture
     smaller than that multiple, or of more than `OWN_AREA` times the area the model was trained on,
-    is brought to the model's default size, as `resize` says.
+    is brought to the model's default size, as `resize` says; so is a picture of any size far from
+    the trained one, if the model was trained on less than 32 x 32 latent cells.
     """
-    image, warnings = read_image(source), []
+    image = read_image(source)
+    warnings = picture_warnings("the picture", image)
     if width is None and height is None:
         own = own_size(config, image, OWN_AREA)
+        if own and _knows_one_size(config) and not is_near_trained_size(config, *own):
+            own = None
         width, height = own or (config.defaults.width, config.defaults.height)
         if (width, height) != image.size:
             resize = resize if own is None else "stretch"

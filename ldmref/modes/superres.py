@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Unpack
 
 from ldmref.errors import ImageError
-from ldmref.io.pictures.images import read_image, to_array
+from ldmref.io.pictures.images import picture_warnings, read_image, to_array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.draw import Callback, CancelFlag
@@ -28,7 +28,9 @@ def plan_superres(config: ModelConfig, values: dict[str, Any]) -> Plan:
         )
     size = {"width": factor * picture.width, "height": factor * picture.height}
     request = resolve(config, "superres", values | size)
-    return Plan(request, lambda model: Start(request.latents, channels=to_array([picture])))
+    start = Start(request.latents, channels=to_array([picture]))
+    warnings = picture_warnings("the picture", picture)
+    return Plan(request, lambda model: start, warnings=tuple(warnings))
 
 
 @mode(plan_superres)
@@ -51,4 +53,4 @@ def superres(
         ImageError: the picture cannot be read, or has a size that the model cannot take.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    return plan("superres", model.config, image=image, **parameters).run(model, callback, cancel)
+    return plan("superres", model, image=image, **parameters).run(model, callback, cancel)

@@ -38,4 +38,4 @@ def txt2img(
         UsageError, ResourceError: an argument is wrong; nothing was computed.
         Cancelled, NumericError: see `ldmref.errors`.
     """
-    return plan("txt2img", model.config, prompt=prompt, **parameters).run(model, callback, cancel)
+    return plan("txt2img", model, prompt=prompt, **parameters).run(model, callback, cancel)

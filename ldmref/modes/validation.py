@@ -8,16 +8,19 @@ from __future__ import annotations
 import numbers
 import secrets
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.io.pictures.arrays import host_array, is_array
 from ldmref.modes.declaration import Parameter
-from ldmref.prompts.tokenizer import MAX_CHARACTERS
+from ldmref.prompts.text_checks import check_text
 
 MAX_STEPS, MAX_SIDE, MAX_COUNT = 1000, 8192, 10_000
 MAX_JUMPS = 100
+MAX_SIGMA = 1e6
 
 
 def validate(parameter: Parameter, value: Any) -> Any:
@@ -50,43 +53,43 @@ def texts(name: str, value: Any) -> list[str]:
     texts: list[Any] = list(value) if listed else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
         raise UsageError(
-            f"{name} must be a string or a list of strings, not {value!r}", code="E-PROMPT"
+            f"{name} must be a string or a list of strings, not {short_repr(value)}",
+            code="E-PROMPT",
         )
-    words = name.replace("_", " ")
     for text in texts:
-        if len(text) > MAX_CHARACTERS:
-            raise UsageError(
-                f"the {words} is too long: {len(text)} characters, the limit is {MAX_CHARACTERS}",
-                code="E-PROMPT-LENGTH",
-                hint="shorten it; the model reads only its first words anyway",
-            )
-        if any("\ud800" <= character <= "\udfff" for character in text):
-            raise UsageError(f"the {words} is not valid Unicode text", code="E-PROMPT")
+        check_text(name.replace("_", " "), text)
     return texts
 
 
 def text(name: str, value: Any) -> str:
     """One text."""
     if not isinstance(value, str):
-        raise UsageError(f"{name} must be a single string, not {value!r}", code="E-PROMPT")
+        raise UsageError(
+            f"{name} must be a single string, not {short_repr(value)}", code="E-PROMPT"
+        )
     return texts(name, value)[0]
 
 
 def integer(name: str, value: Any, low: int, high: int) -> int:
     """A whole number in a range."""
     if not is_whole(value):
-        raise UsageError(f"{name} must be a whole number, not {value!r}", code=_code(name))
+        raise UsageError(
+            f"{name} must be a whole number, not {short_repr(value)}", code=_code(name)
+        )
     if not low <= int(value) <= high:
-        raise UsageError(f"{name} must be from {low} to {high}, not {value}", code=_code(name))
+        raise UsageError(
+            f"{name} must be from {low} to {high}, not {short_repr(value)}", code=_code(name)
+        )
     return int(value)
 
 
 def number(name: str, value: Any, low: float, high: float) -> float:
     """A number in a range."""
-    real = not isinstance(value, bool) and isinstance(value, numbers.Real)
-    if not real or not low <= float(value) <= high:
+    real = not isinstance(value, bool) and isinstance(value, int | float | np.floating | np.integer)
+    if not real or not low <= value <= high:
         raise UsageError(
-            f"{name} must be a number from {low:g} to {high:g}, not {value!r}", code=_code(name)
+            f"{name} must be a number from {low:g} to {high:g}, not {short_repr(value)}",
+            code=_code(name),
         )
     return float(value)
 
@@ -97,9 +100,11 @@ def _code(name: str) -> str:
 
 def choice(name: str, value: Any, known: Sequence[str]) -> str:
     """One of a few names."""
-    if value not in known:
+    if not isinstance(value, str) or value not in known:
         raise UsageError(
-            f"unknown {name} {value!r}", code=_code(name), hint=did_you_mean(str(value), known)
+            f"unknown {name} {short_repr(value)}",
+            code=_code(name),
+            hint=did_you_mean(value if isinstance(value, str) else "", known),
         )
     return value
 
@@ -107,7 +112,7 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise UsageError(f"{name} must be True or False, not {value!r}", code=_code(name))
+        raise UsageError(f"{name} must be True or False, not {short_repr(value)}", code=_code(name))
     return value
 
 
@@ -115,7 +120,7 @@ def jumps(name: str, value: Any) -> tuple[int, int]:
     """Jump length and number of samples of RePaint."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 2:
         raise UsageError(
-            f"{name} must be (jump length, samples), not {value!r}",
+            f"{name} must be (jump length, samples), not {short_repr(value)}",
             code=_code(name),
             hint=f"{name}=(10, 10)",
         )
@@ -127,9 +132,11 @@ def positions(name: str, value: Any) -> list[float]:
     """Numbers from 0 to 1: that many, evenly spaced, or a list of them."""
     if isinstance(value, numbers.Integral):
         return np.linspace(0.0, 1.0, integer(name, value, 2, MAX_COUNT)).tolist()
-    if isinstance(value, str | bytes) or not isinstance(value, Sequence | np.ndarray):
+    if isinstance(value, np.ndarray) and value.ndim == 1:
+        value = value.tolist()
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise UsageError(
-            f"{name} must be a whole number or a list of numbers, not {value!r}",
+            f"{name} must be a whole number or a list of numbers, not {short_repr(value)}",
             code="E-POSITIONS",
         )
     if not 1 <= len(value) <= MAX_COUNT:
@@ -169,17 +176,45 @@ def _seed(name: str, seed: Any) -> int:
     if not is_whole(seed) or not 0 <= int(seed) < 2**64:
         raise UsageError(
             f"{name} must be a whole number from 0 to 2^64 - 1, or -1 for a random one, "
-            f"not {seed!r}",
+            f"not {short_repr(seed)}",
             code=_code(name),
         )
     return int(seed)
 
 
+def sigmas(name: str, value: Any) -> tuple[float, ...]:
+    """Floats, strictly decreasing, the last 0 or more."""
+    if is_array(value):
+        value = host_array(value)
+        value = value.tolist() if value.ndim == 1 else value
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise UsageError(
+            f"{name} must be a list of floats, not {short_repr(value)}", code="E-SIGMAS"
+        )
+    if not 2 <= len(value) <= MAX_STEPS + 1:
+        raise UsageError(
+            f"{name} must be from 2 to {MAX_STEPS + 1} numbers, not {len(value)}", code="E-SIGMAS"
+        )
+    levels = tuple(number(name, level, 0.0, MAX_SIGMA) for level in value)
+    if all(is_whole(level) for level in value):
+        raise UsageError(
+            f"{name} must be floats, not whole numbers, which look like timesteps",
+            code="E-SIGMAS",
+            hint="noise levels are such as 14.6, 7.1, 2.3, 0.0",
+        )
+    for before, after in pairwise(levels):
+        if not after < before:
+            raise UsageError(
+                f"{name} must decrease, and {before:g} is followed by {after:g}", code="E-SIGMAS"
+            )
+    return levels
+
+
 def noise(name: str, value: Any) -> np.ndarray:
-    """Finite numbers (n, c, h, w), float32."""
+    """Finite numbers (n, c, h, w) of any library, float32."""
     try:
-        array = np.array(value, np.float32)
-    except (TypeError, ValueError) as error:
+        array = np.array(host_array(value) if is_array(value) else value, np.float32)
+    except (TypeError, ValueError, OverflowError, BufferError, RuntimeError) as error:
         raise UsageError(f"{name} must be an array of numbers", code=_code(name)) from error
     if not np.isfinite(array).all():
         raise UsageError(f"{name} hold NaN or infinity", code=_code(name))

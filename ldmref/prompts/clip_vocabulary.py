@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gzip
 import importlib.util
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 from tokenizers.models import BPE
 
 from ldmref.errors import InputError
+from ldmref.files import input_path, read_json
 from ldmref.prompts.clip import END, LENGTH, START, WORD_END, Vocabulary, clip_tokenizer
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 
@@ -36,8 +36,10 @@ def load_tokenizer(
 
     Arguments and errors are those of `read_vocabulary` and `clip_tokenizer`.
     """
-    if source is not None and Path(source).suffix == ".json" and not _is_bpe(Path(source)):
-        return PromptTokenizer.load(Path(source), length)
+    if source is not None:
+        source = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
+        if source.suffix == ".json" and not _is_bpe(source):
+            return PromptTokenizer.load(source, length)
     return clip_tokenizer(read_vocabulary(source), length, pad=pad, text_clean=text_clean)
 
 
@@ -60,7 +62,7 @@ def read_vocabulary(source: str | Path | None = None) -> Vocabulary:
         if source is None:
             message = "no CLIP vocabulary is installed here"
             raise InputError(message, code="E-TOKENIZER-FILES", hint=SOURCES)
-    path = Path(source)
+    path = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
     if path.is_file():
         return _read_json(path) if path.suffix == ".json" else _read_merges(path)
     for folder in (path, path / "tokenizer"):
@@ -169,4 +171,4 @@ def _token_ids(data: Any) -> dict[str, int]:
 
 def _load(path: Path) -> Any:
     with errors_as_corrupt(f"{path.name} is damaged"):
-        return json.loads(path.read_text("utf-8"))
+        return read_json(path, "E-TOKENIZER")

@@ -18,6 +18,8 @@ from ldmref.math.arrays import Array
 from ldmref.prompts.clip import add_words
 from ldmref.prompts.tokenizer import PromptTokenizer
 
+READER = "ldmref.io.adapters.textual_inversion.read_embeddings(path) reads a file"
+
 
 @dataclass(frozen=True)
 class Embedding:
@@ -90,6 +92,8 @@ def by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[list[Embe
         UsageError: they were trained for another number of text encoders, or a word lacks vectors
             for one of the two.
     """
+    if not isinstance(embeddings, Sequence) or {*map(type, embeddings)} - {Embedding}:
+        raise UsageError("embeddings must be a list of Embedding", code="E-EMBEDDING", hint=READER)
     names = ("",) if encoders == 1 else ("clip_l", "clip_g")
     groups = [[e for e in embeddings if e.encoder == name] for name in names]
     tokens = [[e.tokens for e in group] for group in groups]

@@ -19,11 +19,11 @@ import numpy as np
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
+from ldmref.prompts.text_checks import MAX_TEXT, check_text, unread_notation
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unknown>"
 BREAK = " BREAK "
-MAX_CHARACTERS = 4000
 LONG_PROMPTS, PROMPT_WEIGHTS = ("truncate", "chunk"), ("none", "a1111")
 
 
@@ -48,6 +48,7 @@ class PromptOptions:
             everything, in as many chunks as needed, each with its own start and end token.
         prompt_weights: `none` treats brackets as text; `a1111` parses (word), (word:1.3), [word],
             BREAK and the escapes \\( \\) \\[ \\] \\\\ as described in `parse_prompt_weights`.
+        strict: a prompt that would be truncated is an error.
         chunks: minimum number of chunks; shorter prompts are padded with empty chunks.
 
     Raises:
@@ -56,6 +57,7 @@ class PromptOptions:
 
     long_prompts: str = "truncate"
     prompt_weights: str = "none"
+    strict: bool = False
     chunks: int = 1
 
     def __post_init__(self) -> None:
@@ -127,9 +129,15 @@ class PromptTokenizer:
         return tokens.ids[:, 0], tokens.warnings
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
-        """Ids and weights of the prompts, padded to the number of chunks of the longest."""
+        """Ids and weights of the prompts, padded to the number of chunks of the longest.
+
+        Raises:
+            UsageError: a prompt has more than `MAX_TEXT` characters, or is no valid Unicode.
+        """
         options = options or PromptOptions()
         warnings: list[str] = []
+        for prompt in prompts:
+            check_text("prompt", prompt, MAX_TEXT)
         chunked = [self._chunks(prompt, options, warnings) for prompt in prompts]
         counts = [len(chunks) for chunks in chunked]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
@@ -149,6 +157,7 @@ class PromptTokenizer:
         literal = [token for token in self.special_tokens[:2] if token in prompt]
         if literal:
             warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
+        warnings += unread_notation(prompt, options.prompt_weights)
         sections = [[WeightedText(prompt, 1.0)]]
         if options.prompt_weights == "a1111":
             sections = parse_prompt_weights(prompt)
@@ -173,11 +182,15 @@ class PromptTokenizer:
             count = sum(len(group.ids) for section in groups for group in section)
             unit = "words" if self.special_tokens is WORD_SPECIAL_TOKENS else "tokens"
             rest = text[dropped[0].position :].removesuffix(BREAK).strip()
-            warnings.append(
+            message = (
                 f"the prompt has {count} {unit}, the model reads {self.length - 2}"
                 f"{', and BREAK needs long_prompts=chunk' if len(sections) > 1 else ''}; "
                 f"left out: {rest if len(rest) <= 200 else rest[:200] + ' ...'}"
             )
+            if options.strict:
+                hint = "shorten it, or use long_prompts=chunk"
+                raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
+            warnings.append(message)
         return chunks[:1]
 
     def _groups(

@@ -16,12 +16,12 @@ MAX_WEIGHT = 1000.0
 _LEXEME = re.compile(
     r"""(?P<escape>\\[()\[\]\\]?)
       | (?P<open>[(\[])
-      | :\s*(?P<weight>[+-]?(?:\d+\.?\d*|\.\d+))\s*\)
+      | :\s*(?P<weight>[+-]?(?:\d+(?:\.\d*)?|\.\d+))\s*\)
       | (?P<close>[)\]])
       | (?P<text>[^\\()\[\]:]+|:)""",
     re.VERBOSE,
 )
-_BREAK = re.compile(r"\s*\bBREAK\b\s*")
+_BREAK = re.compile(r"\bBREAK\b")
 
 
 class WeightedText(NamedTuple):
@@ -69,11 +69,12 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
         elif kind in ("close", "weight") and opened[bracket]:
             scale(opened[bracket].pop(), float(match["weight"] or FACTORS[bracket]))
         else:
-            first, *others = _BREAK.split(lexeme)
-            add(first)
-            for text in others:
-                add(None)
-                add(text)
+            pieces = _BREAK.split(lexeme)
+            for i, text in enumerate(pieces):
+                if i:
+                    add(None)
+                    text = text.lstrip()
+                add(text if i == len(pieces) - 1 else text.rstrip())
     for bracket, factor in FACTORS.items():
         for begin in opened[bracket]:
             scale(begin, factor)

@@ -5,13 +5,13 @@ Devlin et al. 2018, arXiv:1810.04805, section 3; Wu et al. 2016, arXiv:1609.0814
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from ldmref.errors import InputError
+from ldmref.files import input_path, read_json
 from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens, errors_as_corrupt
 
 BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
@@ -44,7 +44,7 @@ def wordpiece_tokenizer(source: str | Path | None, length: int = LENGTH) -> Prom
 def _vocabulary_file(source: str | Path | None) -> Path:
     message = "this model needs the vocabulary of BERT"
     if source is not None:
-        path = Path(source)
+        path = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
         names = ("", "vocab.txt", "tokenizer.json", "tokenizer/vocab.txt",
                  "tokenizer/tokenizer.json")  # fmt: skip
         for file in (path / name for name in names):
@@ -60,7 +60,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     with errors_as_corrupt(f"{path.name} is not a vocabulary of word pieces"):
         if path.suffix != ".json":
             return WordPiece.read_file(str(path))
-        model = json.loads(path.read_text("utf-8"))["model"]
+        model = read_json(path, "E-TOKENIZER")["model"]
         if model.get("type", "WordPiece") != "WordPiece":
             raise ValueError(f"a model of type {model['type']}")
         return {str(token): int(id) for token, id in model["vocab"].items()}

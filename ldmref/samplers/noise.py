@@ -12,7 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.samplers.rng_cuda import CudaStream
 from ldmref.samplers.rng_torch import TorchStream
 
@@ -61,7 +61,7 @@ class Streams:
     def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], rng: str = "philox"):
         if rng not in STREAMS:
             hint = did_you_mean(str(rng), STREAMS)
-            raise UsageError(f"unknown rng {rng!r}", code="E-RNG", hint=hint)
+            raise UsageError(f"unknown rng {short_repr(rng)}", code="E-RNG", hint=hint)
         self.shape = tuple(shape)
         self.streams = [STREAMS[rng](seed) for seed in seeds]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from importlib.metadata import entry_points
 
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
@@ -151,4 +151,6 @@ def get_sampler(name: str) -> Sampler:
         sampler = SAMPLERS.get(name) or plugins[name].load()
         return sampler if sampler.name == name else replace(sampler, name=name)
     known = [*SAMPLERS, *plugins]
-    raise UsageError(f"unknown sampler {name!r}", code="E-SAMPLER", hint=did_you_mean(name, known))
+    raise UsageError(
+        f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=did_you_mean(name, known)
+    )

@@ -27,7 +27,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.math.schedules import (
     alphas_cumprod,
     cosine_betas,
@@ -115,8 +115,18 @@ class Schedule(NamedTuple):
         return float(timesteps_at(self.training_sigmas, sigma))
 
 
-def make_schedule(config: SchedulerConfig, sampler: Sampler, spacing: str, steps: int) -> Schedule:
+def make_schedule(
+    config: SchedulerConfig, sampler: Sampler, spacing: str | None, steps: int,
+    sigmas: Sequence[float] | None = None,
+) -> Schedule:  # fmt: skip
     """The schedule of `steps` steps, as the checkpoint's scheduler or by a spacing's name.
+
+    Args:
+        config: of the checkpoint's scheduler.
+        sampler: from `get_sampler`.
+        spacing: None for the checkpoint's own.
+        steps: how many.
+        sigmas: (steps + 1,), decreasing, in place of what `spacing` gives.
 
     With the convention "diffusers" in the configuration, the spacings that diffusers has are made
     as it makes them for this sampler.
@@ -125,11 +135,15 @@ def make_schedule(config: SchedulerConfig, sampler: Sampler, spacing: str, steps
         UsageError: an unknown spacing, or a number of steps for which the schedule does not exist.
     """
     table = sampling_sigmas(config)
-    if config.convention == "diffusers" and spacing in diffusers.SPACINGS:
+    spacing = config.spacing if spacing is None else spacing
+    if sigmas is not None:
+        grid = np.asarray(sigmas, np.float64)
+    elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
         theirs = diffusers.diffusers_sigmas(config, table, sampler.name, spacing, steps)
         return Schedule(*theirs, table, "diffusers")
-    sigmas = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
-    return Schedule(sigmas, timesteps_at(table, sigmas[:-1]), math.hypot(1.0, sigmas[0]), table)
+    else:
+        grid = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
+    return Schedule(grid, timesteps_at(table, grid[:-1]), math.hypot(1.0, grid[0]), table)
 
 
 def sigma_grid(
@@ -191,7 +205,7 @@ def check_name(what: str, name: str, known: Sequence[str]) -> None:
     """Refuse a name that is not among the known ones, with the nearest as a hint."""
     if name not in known:
         raise UsageError(
-            f"unknown {what} {name!r}", code="E-SCHEDULE", hint=did_you_mean(name, known)
+            f"unknown {what} {short_repr(name)}", code="E-SCHEDULE", hint=did_you_mean(name, known)
         )
 
 

@@ -44,7 +44,9 @@ def test_the_page_runs(work, material, model_folder, enlarger, painter, monkeypa
             program, *argv = shlex.split(line)
             capfd.readouterr()
             assert program == "ldmref" and main(argv) == 0, (line, capfd.readouterr().err)
-            assert "warning" not in capfd.readouterr().err, line
+            printed = capfd.readouterr().err.splitlines()  # the page is about a larger model
+            printed = [text for text in printed if "on which the model was trained" not in text]
+            assert "warning" not in "\n".join(printed), line
             commands.append(argv[0])
     assert set(commands) == {*MODES, "run"}
     for drawn in ("heart", "filled", "controlled", "edited-0", "large", "from-noise"):

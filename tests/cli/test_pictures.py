@@ -11,7 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref.cli.output import slug
-from ldmref.io.pictures.metadata import parse_infotext, read_parameters
+from ldmref.io.pictures.infotext import parse_infotext
+from ldmref.io.pictures.metadata import read_parameters
 
 
 def pixels(path):
@@ -60,7 +61,7 @@ def test_existing_default_names_are_numbered(draw, work):
     for _ in range(3):
         draw("txt2img", "cat", "--seed", "1")
     draw("txt2img", "cat", "--seed", "1,1")
-    names = {f"cat-1{n}.png" for n in ("", "-2", "-3", "-4", "-5")}
+    names = {f"cat-1{n}.png" for n in ("", "-2", "-3", "-01", "-02")}
     assert {p.name for p in work.iterdir()} == names
 
 

@@ -11,21 +11,9 @@ import sys
 
 import pytest
 from PIL import Image
+from processes import LDMREF, POSIX, environment, start
 
 from ldmref.cli.progress import Stopped, stopping
-
-LDMREF = [sys.executable, "-m", "ldmref"]
-POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
-
-
-def environment():
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("LDMREF_")}
-    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-
-
-def start(*argv, **options):
-    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()}
-    return subprocess.Popen([*LDMREF, *map(str, argv)], **pipes | options)
 
 
 def test_help_and_version_load_no_torch(work):
@@ -80,7 +68,7 @@ def test_signal_keeps_the_finished_pictures(number, code, model_folder, work):
     err = process.communicate(timeout=60)[1].decode()
     assert process.returncode == code, err
     done = sorted(p.name for p in work.iterdir())
-    assert {"a-0.png", "a-1.png"} <= set(done) and len(done) < 10_000
+    assert {"a-0000.png", "a-0001.png"} <= set(done) and len(done) < 10_000
     assert f"error[E-CANCELLED]: stopped; {len(done)} of 10000" in err and "Traceback" not in err
 
 

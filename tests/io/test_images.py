@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import struct
 import zlib
 
@@ -13,7 +14,14 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError
-from ldmref.io.pictures.images import open_image, read_image, read_mask, to_array, to_images
+from ldmref.io.pictures.images import (
+    open_image,
+    picture_warnings,
+    read_image,
+    read_mask,
+    to_array,
+    to_images,
+)
 
 
 def stored(image, kind="PNG", **options):
@@ -54,9 +62,59 @@ def test_other_modes_become_rgb(mode):
     assert image.mode == "RGB" and np.asarray(image).min() >= 250
 
 
-def test_floating_point_is_refused():
-    with pytest.raises(ImageError):
-        read_image(Image.new("F", (2, 2), 0.5))
+def test_floating_point_is_from_0_to_1():
+    assert read_image(Image.new("F", (2, 2), 0.5)).getpixel((0, 0)) == (128, 128, 128)
+    for value in (1.5, -0.5, float("nan"), float("inf"), 200.0):
+        for wrong in (Image.new("F", (2, 2), value), np.full((2, 2, 3), value)):
+            with pytest.raises(ImageError) as caught:
+                read_image(wrong)
+            assert caught.value.code == "E-IMAGE-RANGE"
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32, np.float16])
+def test_float_arrays_are_rounded_to_the_nearest_of_256(dtype):
+    levels = np.arange(256, dtype=np.float64).reshape(16, 16) / 255.0
+    grey = np.asarray(read_image(levels.astype(dtype)))[..., 0]
+    assert (grey.reshape(-1) == np.arange(256)).all()
+    slightly_above = np.nextafter(dtype(1.0), dtype(2.0))
+    assert read_image(np.full((2, 2), slightly_above)).getpixel((0, 0)) == (255, 255, 255)
+
+
+def test_boolean_arrays_are_masks():
+    mask = np.array([[True, False], [False, True]])
+    assert np.asarray(read_mask(mask)).tolist() == [[255, 0], [0, 255]]
+
+
+def test_arrays_of_torch_are_pictures():
+    torch = pytest.importorskip("torch")
+    rgb = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
+    assert (np.asarray(read_image(torch.from_numpy(rgb.copy()))) == rgb).all()
+    floats = torch.from_numpy(rgb.astype(np.float32) / 255.0)
+    for tensor in (floats, floats.double().requires_grad_(), floats.half()):
+        assert (np.asarray(read_image(tensor)) == rgb).all()
+    assert read_image(torch.ones(2, 2, 3, dtype=torch.bfloat16)).getpixel((1, 1)) == (255,) * 3
+    assert np.asarray(read_mask(torch.eye(2, dtype=torch.bool))).tolist() == [[255, 0], [0, 255]]
+    with pytest.raises(ImageError) as caught:
+        read_image(torch.zeros(3, 8, 8))
+    assert "end" in caught.value.hint
+
+
+def test_arrays_of_other_libraries_are_pictures():
+    strict = pytest.importorskip("array_api_strict")
+    pixels = np.arange(12, dtype=np.float64).reshape(2, 2, 3) / 255.0
+    read = np.asarray(read_image(strict.asarray(pixels)))
+    assert (read.reshape(-1) == np.arange(12)).all()
+
+
+@pytest.mark.parametrize("kind", ["PNG", "WEBP"])
+def test_of_an_animation_the_first_frame_is_taken_with_a_warning(kind):
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "green", "blue")]
+    animation = stored(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
+    image = read_image(animation)
+    assert image.getpixel((0, 0)) == (255, 0, 0)
+    [warning] = picture_warnings("the picture", image)
+    assert "3 frames" in warning
+    assert picture_warnings("the picture", read_image(stored(frames[0], kind))) == []
 
 
 def test_arrays_are_pictures():
@@ -72,8 +130,8 @@ def test_arrays_are_pictures():
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros((2, 2, 3)), np.zeros((3, 4, 4, 3), np.uint8), np.zeros((3, 2, 2), np.uint8),
-     np.zeros((0, 2, 3), np.uint8), b"bytes", None, 5],
+    [np.zeros((2, 2, 3), np.uint16), np.zeros((3, 4, 4, 3), np.uint8),
+     np.zeros((3, 2, 2), np.uint8), np.zeros((0, 2, 3), np.uint8), b"bytes", None, 5],
 )  # fmt: skip
 def test_what_is_no_picture_is_refused_and_told_what_is(wrong):
     with pytest.raises(ImageError, match="picture") as caught:
@@ -153,3 +211,52 @@ def test_eight_bits_survive_the_array(seed):
 def test_values_outside_are_clipped_not_wrapped():
     array = np.array([-7.0, -1.0, 0.0, 1.0, 7.0], np.float32).reshape(1, 1, 1, 5).repeat(3, 1)
     assert np.asarray(to_images(array)[0])[0, :, 0].tolist() == [0, 0, 128, 255, 255]
+
+
+def bomb(width, height):
+    """A PNG whose header promises that many pixels."""
+
+    def chunk(kind, data):
+        return (
+            struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        )
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    parts = chunk(b"IHDR", header), chunk(b"IDAT", zlib.compress(bytes(99))), chunk(b"IEND", b"")
+    return io.BytesIO(b"\x89PNG\r\n\x1a\n" + b"".join(parts))
+
+
+@pytest.mark.parametrize("side", [8001, 10_000, 20_000])
+def test_a_picture_of_too_many_pixels_is_refused_by_its_header(side):
+    with pytest.raises(ImageError) as caught:
+        read_image(bomb(side, side))
+    assert caught.value.code == "E-IMAGE-SIZE"
+
+
+def test_a_picture_without_pixels_is_refused():
+    with pytest.raises(ImageError) as caught:
+        read_image(Image.new("RGB", (0, 5)))
+    assert caught.value.code == "E-IMAGE-SIZE"
+
+
+def test_what_is_no_regular_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    wrong = {tmp_path: "folder", tmp_path / "pipe": "pipe", "/dev/zero": "device",
+             "https://example.org/a.png": "no such file", "file:///etc/passwd": "no such file",
+             "|ls": "no such file", "a\0b": "no such file", "a" * 5000: "no such file"}  # fmt: skip
+    for source, words in wrong.items():
+        with pytest.raises(ImageError, match=words) as caught:
+            read_image(source)
+        assert caught.value.code == "E-IMAGE-MISSING" and len(str(caught.value)) < 200
+        assert ("download" in caught.value.hint) == ("://" in str(source))
+
+
+def test_another_colour_space_than_srgb_is_warned_about():
+    from PIL import ImageCms
+
+    srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    picture = Image.new("RGB", (4, 4))
+    assert picture_warnings("the picture", read_image(stored(picture, icc_profile=srgb))) == []
+    [warning] = picture_warnings("the picture", read_image(stored(picture, icc_profile=lab)))
+    assert "colour profile" in warning

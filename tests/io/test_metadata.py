@@ -13,9 +13,8 @@ from PIL import Image
 
 from ldmref.errors import OutputError
 from ldmref.io.pictures import metadata
+from ldmref.io.pictures.infotext import A1111_SAMPLERS, infotext, parse_infotext
 from ldmref.io.pictures.metadata import (
-    infotext,
-    parse_infotext,
     read_parameters,
     save_image,
     write_picture,
@@ -129,13 +128,13 @@ def test_a1111_names_of_samplers_lead_back_to_them():
     for name in SAMPLERS:
         written_as = parse_infotext(infotext(params(sampler=name)))["pairs"]["Sampler"]
         assert get_sampler(written_as) is SAMPLERS[name]
-    assert set(metadata.A1111_SAMPLERS) <= set(SAMPLERS)
+    assert set(A1111_SAMPLERS) <= set(SAMPLERS)
     for name, alias in [("dpmpp_2s_a", "DPM++ 2S a"), ("pndm", "PLMS"), ("unipc", "UniPC"),
                         ("dpm_solver_2_a", "DPM2 a"), ("dpmpp_2m_sde_heun", "DPM++ 2M SDE Heun"),
                         ("dpmpp_3m_sde", "DPM++ 3M SDE"), ("rk4", "rk4")]:  # fmt: skip
         assert f"Sampler: {alias}," in infotext(params(sampler=name))
     for alias, name in ALIASES.items():
-        assert alias in {metadata.A1111_SAMPLERS[name].lower(), "uni_pc"}
+        assert alias in {A1111_SAMPLERS[name].lower(), "uni_pc"}
 
 
 @given(st.text(max_size=300))

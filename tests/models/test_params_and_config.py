@@ -13,7 +13,7 @@ from safetensors.numpy import load_file, save_file
 import ldmref
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, LdmrefError, UsageError
 from ldmref.io.key_report import compare
-from ldmref.io.native import load_folder, save_folder
+from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, count, flatten, init, tree_map, unflatten
@@ -238,7 +238,7 @@ def drop(folder):
 def test_damaged_model_folders_are_refused_in_one_line(folder, spoil, code):
     spoil(folder)
     with pytest.raises(LdmrefError) as caught:
-        load_folder(folder)
+        ldmref.load(folder, backend="numpy")
     assert caught.value.code == code and caught.value.exit_code == 3
     assert "\n" not in str(caught.value)
 

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError, UsageError
+from ldmref.files import input_path
 from ldmref.io.compvis.keys import autoencoder_table
-from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
+from ldmref.io.diffusers.checks import (
+    config_error,
+    damage_as_config_error,
+    read_json,
+    require_class,
+    require_plain,
+)
 from ldmref.io.diffusers.config import autoencoder_config
 from ldmref.io.diffusers.folder import diffusers_table, open_network, our_name
 from ldmref.io.key_table import KeyTable, first_fit, matching, to_native
@@ -21,7 +28,7 @@ from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.params import Spec
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.taesd import TinyConfig, tiny_spec
-from ldmref.models.validate import check_config
+from ldmref.models.validate import check_config, check_network
 
 AnyConfig = AutoencoderConfig | TinyConfig
 PREFIX = "first_stage_model."
@@ -67,7 +74,7 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
             supported, or does not fit.
         UnsafeFileError: it is a pickle.
     """
-    path = Path(path)
+    path = input_path(path, "the path of an autoencoder", "E-VAE")
     if path.is_dir():
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():
@@ -106,7 +113,11 @@ def _read_folder(folder: Path) -> Autoencoder:
 
 
 def _config(data: Mapping[str, Any]) -> AnyConfig:
-    return tiny_config(data) if data["_class_name"] == CLASSES[2] else autoencoder_config(data)
+    with damage_as_config_error("config.json"):
+        tiny = data["_class_name"] == CLASSES[2]
+        config = tiny_config(data) if tiny else autoencoder_config(data)
+        check_network(config, "vae")
+    return config
 
 
 def _spec(config: AnyConfig) -> Spec:

@@ -10,8 +10,15 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError
+from ldmref.files import input_path
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.diffusers.checks import config_error, read_json, require_class, require_plain
+from ldmref.io.diffusers.checks import (
+    damage_as_config_error,
+    read_json,
+    require_class,
+    require_lists,
+    require_plain,
+)
 from ldmref.io.diffusers.config import UNET_DEFAULTS, unet_config
 from ldmref.io.diffusers.folder import open_network
 from ldmref.io.key_table import KeyTable, first_fit, to_native
@@ -19,6 +26,7 @@ from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.presets import PRESETS
+from ldmref.models.validate import check_network
 
 PREFIX, CLASSES = "control_model.", ("ControlNetModel",)
 PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
@@ -62,7 +70,7 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
             fitting.
         UnsafeFileError: it is a pickle.
     """
-    path = Path(path)
+    path = input_path(path, "the path of a ControlNet", "E-CONTROL")
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
@@ -80,7 +88,9 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
 def controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
     """Convert the configuration of a `ControlNetModel`."""
     data = DEFAULTS | dict(data)
-    require_plain(data, PLAIN, "the ControlNet's configuration")
+    where = "the ControlNet's configuration"
+    require_plain(data, PLAIN, where)
+    require_lists(data, DEFAULTS, where)
     mirrored = [kind.replace("Down", "Up") for kind in reversed(data["down_block_types"])]
     unet = unet_config(data | {"out_channels": data["in_channels"], "up_block_types": mirrored})
     widths = tuple(data["conditioning_embedding_out_channels"])
@@ -90,9 +100,8 @@ def controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
 def _open_folder(folder: Path) -> ControlNetFile:
     data = read_json(folder / "config.json")
     require_class(data.get("_class_name"), CLASSES, f"{folder.name!r} holds", "E-CONTROL")
-    try:
+    with damage_as_config_error(folder.name):
         config = controlnet_config(data)
-    except (KeyError, TypeError) as error:
-        raise config_error(f"the config.json of {folder.name!r} is incomplete: {error}") from error
+        check_network(config, "controlnet")
     spec, name = controlnet_spec(config), repr(folder.name)
     return ControlNetFile(folder.name, config, *open_network(folder, "unet", spec, name))

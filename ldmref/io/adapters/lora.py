@@ -13,11 +13,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
+from ldmref.files import input_path
 from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
 from ldmref.io.diffusers.checks import read_json
 from ldmref.io.key_report import Shape, compare
@@ -28,6 +30,7 @@ from ldmref.models.params import flatten
 
 Change = dict[str, np.ndarray]  # role -> tensor: `down`, `up` and optionally `alpha`
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers records PEFT's configuration
+USAGE = 'lora=["style.safetensors", ("light.safetensors", 0.5)]'
 ADAPTER_FILE = "adapter_config.json"  # where PEFT does
 
 
@@ -58,14 +61,23 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
         InputError, CorruptModelError, UnsafeFileError: a file is missing, damaged, or a pickle.
     """
     result = []
-    for lora in [loras] if isinstance(loras, str | Path) else loras:
+    if isinstance(loras, str | Path):
+        loras = [loras]
+    if not isinstance(loras, Sequence) or isinstance(loras, bytes):
+        kind = type(loras).__name__
+        raise UsageError(f"lora must be a list of files, not {kind}", code="E-LORA", hint=USAGE)
+    for lora in loras:
+        if isinstance(lora, tuple | list) and len(lora) != 2:
+            raise UsageError(f"a LoRA must be a path, or path and weight, not {shorten(lora)}",
+                             code="E-LORA", hint=USAGE)  # fmt: skip
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
+        path = input_path(path, "the path of a LoRA", "E-LORA")
         if not isinstance(weight, Real) or isinstance(weight, bool) or not math.isfinite(weight):
             message = f"the weight of a LoRA must be a finite number, not {weight!r}"
             hint = "1 is full strength, 0 none; a negative weight reverses the change"
             raise UsageError(message, code="E-LORA-WEIGHT", hint=hint)
-        file = TensorFile(Path(path))
-        result.append(Lora(Path(path).stem, file, float(weight), file.sha256(), _adapter(file)))
+        file = TensorFile(path)
+        result.append(Lora(path.stem, file, float(weight), file.sha256(), _adapter(file)))
     return result
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import CorruptModelError
+from ldmref.files import input_path
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.prompts.textual_inversion import Embedding
 
@@ -30,7 +31,7 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
         InputError: it cannot be read.
         CorruptModelError: none of these layouts.
     """
-    path = Path(path)
+    path = input_path(path, "the path of an embedding", "E-EMBEDDING")
     tensors = TensorFile(path)
     names = list(tensors)
     if set(names) == set(SDXL):

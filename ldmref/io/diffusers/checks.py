@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from reprlib import repr as shorten
 from typing import Any
 
-from ldmref.errors import CorruptModelError, InputError
+from ldmref import files
+from ldmref.errors import CorruptModelError, InputError, LdmrefError
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -16,13 +18,9 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         InputError, CorruptModelError: the file is missing, or holds something else.
     """
-    try:
-        data = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        message = f"{path.parent.name}/{path.name} cannot be read: {error.strerror}"
-        raise InputError(message, code="E-MODEL") from error
-    except (ValueError, RecursionError) as error:
-        raise config_error(f"{path.name} is not JSON") from error
+    if not path.is_file():
+        raise InputError(f"{path.parent.name!r} has no file {path.name}", code="E-MODEL")
+    data = files.read_json(path)
     if not isinstance(data, dict):
         raise config_error(f"{path.name} is not a JSON object")
     return data
@@ -37,12 +35,35 @@ def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: st
     """Refuse a configuration in which a field of `plain` has a value that is not listed there."""
     for name, values in plain.items():
         if name in data and data[name] not in values:
-            message = f"{where} has {name} = {data[name]!r}, which is not supported"
+            message = f"{where} has {name} = {shorten(data[name])}, which is not supported"
             raise config_error(message, hint=f"supported: {', '.join(map(str, values))}")
+
+
+def require_lists(data: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+    """Refuse a field that is no list, or an empty one, where the default is a list."""
+    for name, default in defaults.items():
+        value = data[name]
+        if isinstance(default, tuple) and not (isinstance(value, list | tuple) and value):
+            hint = f"it needs a list such as {list(default)}"
+            raise config_error(f"{where} has {name} = {shorten(value)}, which is no list", hint)
+
+
+@contextmanager
+def damage_as_config_error(name: str) -> Iterator[None]:
+    """Turn what goes wrong in converting a configuration into its error; `name`: of the file."""
+    try:
+        yield
+    except LdmrefError:
+        raise
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError) as error:
+        what = f"{type(error).__name__}: {error}"[:200]
+        raise config_error(f"cannot read the configuration of {name!r}: {what}") from error
 
 
 def require_class(kind: object, supported: Collection[str], where: str, code: str) -> None:
     """Refuse a class of diffusers that is not supported; `where` says where it was found."""
-    if kind not in supported:
+    if not isinstance(kind, str) or kind not in supported:
         hint = "supported: " + ", ".join(sorted(supported))
-        raise CorruptModelError(f"{where} a {kind}, which is not supported", code=code, hint=hint)
+        raise CorruptModelError(
+            f"{where} a {str(kind)[:80]}, which is not supported", code=code, hint=hint
+        )

@@ -7,9 +7,10 @@ is refused, because ignoring it would give another picture.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from reprlib import repr as shorten
 from typing import Any
 
-from ldmref.io.diffusers.checks import config_error, require_plain
+from ldmref.io.diffusers.checks import config_error, require_lists, require_plain
 from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig
 
 # Fields whose other values would change the network -> the values that do not.
@@ -68,7 +69,8 @@ def attention_levels(
     down, up = list(down), list(up)
     mirrored = [k.replace("Down", "Up").replace("Encoder", "Decoder") for k in reversed(down)]
     if not {*down} <= {plain, attention} or up != mirrored:
-        raise config_error(f"{where} has blocks {down} and {up}, which are not supported")
+        kinds = f"{shorten(down)} and {shorten(up)}"
+        raise config_error(f"{where} has blocks {kinds}, which are not supported")
     return tuple(kind == attention for kind in down)
 
 
@@ -98,6 +100,7 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
     """
     data, where = UNET_DEFAULTS | dict(data), "the U-Net's configuration"
     require_plain(data, UNET_PLAIN, where)
+    require_lists(data, UNET_DEFAULTS, where)
     if not isinstance(data["layers_per_block"], int):
         raise config_error("the U-Net's layers_per_block must be one number")
     blocks = data["down_block_types"], data["up_block_types"]
@@ -123,7 +126,9 @@ def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     if vq:
         plain = plain | {"norm_type": ("group",), "lookup_from_codebook": (False,),
                          "vq_embed_dim": (None, fields["latent_channels"])}  # fmt: skip
-    require_plain(data, plain, "the autoencoder's configuration")
+    where = "the autoencoder's configuration"
+    require_plain(data, plain, where)
+    require_lists(fields, VAE_DEFAULTS, where)
     levels = len(fields["block_out_channels"])
     down = data.get("down_block_types") or ("DownEncoderBlock2D",) * levels
     up = data.get("up_block_types") or ("UpDecoderBlock2D",) * levels

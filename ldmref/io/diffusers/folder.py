@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -12,7 +13,12 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
-from ldmref.io.diffusers.checks import config_error, read_json, require_class
+from ldmref.io.diffusers.checks import (
+    config_error,
+    damage_as_config_error,
+    read_json,
+    require_class,
+)
 from ldmref.io.diffusers.config import autoencoder_config, text_config, trained_size, unet_config
 from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES, ldm_config
 from ldmref.io.diffusers.scheduler import scheduler_config
@@ -46,15 +52,14 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     kind = str(index.get("_class_name"))
     require_class(kind, PIPELINES, f"{folder.name!r} holds", "E-PIPELINE")
     if kind in LDM_PIPELINES:
-        return replace(ldm_config(folder, kind), name=model_name(folder))
+        with damage_as_config_error(folder.name):
+            return replace(ldm_config(folder, kind), name=model_name(folder))
     first, second = (folder / name / "config.json" for name in ("text_encoder", "text_encoder_2"))
     if second.is_file() and not first.is_file():
         message = f"{folder.name!r} is SDXL's refiner, which is not supported"
         raise CorruptModelError(message, code="E-PIPELINE", hint="draw with the base model alone")
-    try:
+    with damage_as_config_error(folder.name):
         return _stable_diffusion(folder, kind, index)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise config_error(f"cannot read a configuration of {folder.name!r}: {error!r}") from error
 
 
 def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> ModelConfig:
@@ -178,9 +183,9 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Te
     shards = sorted({str(name) for name in weights.values()})
     if any(Path(name).name != name for name in shards):
         raise UnsafeFileError(f"{first} points out of its folder", code="E-PATH")
-    absent = [name for name in shards if not (folder / name).is_file()]
+    absent = [name for name in shards if not os.path.isfile(folder / name)]
     if absent:
-        message = f"{len(absent)} of {len(shards)} shards are missing: {absent[0]}"
+        message = f"{len(absent)} of {len(shards)} shards are missing: {absent[0][:80]!r}"
         raise InputError(f"{folder.name}: {message}", code="E-MODEL")
     return [TensorFile(folder / name) for name in shards]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.io.diffusers import config as diffusers_config
-from ldmref.io.diffusers.checks import config_error, read_json, require_plain
+from ldmref.io.diffusers.checks import config_error, read_json, require_lists, require_plain
 from ldmref.io.diffusers.scheduler import scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig, UNetConfig
 from ldmref.models.validate import check_config
@@ -81,6 +81,7 @@ def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
     """
     data, where = UNET2D_DEFAULTS | dict(data), "the U-Net's configuration"
     require_plain(data, UNET2D_PLAIN, where)
+    require_lists(data, UNET2D_DEFAULTS, where)
     if data["downsample_type"] != data["upsample_type"]:
         raise config_error(f"{where} has a downsample_type that differs from its upsample_type")
     if data["attn_norm_num_groups"] not in (None, data["norm_num_groups"]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import stat
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -9,9 +11,11 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from ldmref.errors import ImageError
+from ldmref.errors import ImageError, short_repr
+from ldmref.io.pictures.arrays import image_of_array, is_array
 
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
+FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
 FORMATS = ("PNG", "JPEG", "WEBP")
 MAX_PIXELS = 64_000_000
 
@@ -20,39 +24,42 @@ def open_image(source: Source) -> Image.Image:
     """Open and fully decode a picture, upright, in the mode it is stored in.
 
     Args:
-        source: a path or open file: PNG, JPEG or WebP; a Pillow picture; or a uint8 array (H, W, 3)
-            of RGB, (H, W, 4) with transparency, or (H, W) of grey.
+        source: a path or open file: PNG, JPEG or WebP, of an animation the first frame; a Pillow
+            picture; or an array (`arrays.image_of_array`).
 
     Raises:
         ImageError: no such file, not PNG, JPEG or WebP, damaged, or more than 64 megapixels; an
             array of another type or shape.
     """
-    if isinstance(source, np.ndarray):
-        return _from_array(source)
+    if isinstance(source, np.ndarray) or is_array(source):
+        return image_of_array(source)
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
         raise ImageError(
             f"cannot read a picture from {type(source).__name__}",
             code="E-IMAGE",
-            hint="allowed are a path, an open file, a Pillow picture, or a uint8 array (H, W, 3)",
+            hint="allowed are a path, an open file, a Pillow picture, or an array (H, W, 3)",
         )
-    name = repr(str(source)) if isinstance(source, str | Path) else "the picture"
+    name = short_repr(str(source)) if isinstance(source, str | Path) else "the picture"
     try:
-        if isinstance(source, str | Path) and not Path(source).is_file():
-            raise ImageError(f"no such file: {name}", code="E-IMAGE-MISSING", hint="check the path")
+        if isinstance(source, str | Path):
+            _require_file(source, name)
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             in_memory = isinstance(source, Image.Image)
             image = source if in_memory else Image.open(source, formats=FORMATS)
             if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"{name} has {image.width} x {image.height} pixels, the limit is {MAX_PIXELS}",
-                    code="E-IMAGE-SIZE",
-                    hint="scale it down first",
-                )
+                raise _too_large(name, f"{image.width} x {image.height}")
+            if not image.width * image.height:
+                raise ImageError(f"{name} has no pixels", code="E-IMAGE-SIZE")
             image.load()
-        return ImageOps.exif_transpose(image)
+        upright = ImageOps.exif_transpose(image)
+        animated = image.format in ("PNG", "WEBP")  # the second picture of a JPEG is a preview
+        upright.info[FRAMES] = getattr(image, "n_frames", 1) if animated else 1
+        return upright
     except ImageError:
         raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _too_large(name, "too many") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ImageError(
             f"cannot read {name} as a picture",
@@ -61,15 +68,26 @@ def open_image(source: Source) -> Image.Image:
         ) from error
 
 
-def _from_array(pixels: np.ndarray) -> Image.Image:
-    good = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
-    if pixels.dtype != np.uint8 or not good or not pixels.size:
-        raise ImageError(
-            f"an array of {pixels.dtype} {pixels.shape} is not a picture",
-            code="E-IMAGE",
-            hint="allowed is uint8, 0 to 255: (H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey",
-        )
-    return Image.fromarray(np.ascontiguousarray(pixels))
+def _require_file(path: str | Path, name: str) -> None:
+    """Refuse what is no regular file, before it is opened: a pipe would be waited for."""
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        denied = isinstance(error, PermissionError)
+        hint = "download it first: no address is opened" if "://" in name else "check the path"
+        message = f"cannot read {name}: permission denied" if denied else f"no such file: {name}"
+        raise ImageError(message, code="E-IMAGE-MISSING", hint="" if denied else hint) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket, not a file"
+        raise ImageError(f"{name} is {kind}", code="E-IMAGE-MISSING", hint="name a picture file")
+
+
+def _too_large(name: str, pixels: str) -> ImageError:
+    return ImageError(
+        f"{name} has {pixels} pixels, the limit is {MAX_PIXELS}",
+        code="E-IMAGE-SIZE",
+        hint="scale it down first",
+    )
 
 
 def read_image(source: Source) -> Image.Image:
@@ -83,13 +101,22 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
         image = Image.fromarray(np.rint(values / 257.0).astype(np.uint8))
     elif image.mode == "F":
-        raise ImageError(
-            "floating-point pictures have no fixed range", code="E-IMAGE", hint="save as PNG first"
-        )
+        image = image_of_array(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
     return image.convert("RGB")
+
+
+def picture_warnings(what: str, image: Image.Image) -> list[str]:
+    """What of a file that was read is not in its pixels: further frames, a colour profile."""
+    lines, frames = [], image.info.get(FRAMES, 1)
+    if frames > 1:
+        lines.append(f"{what} is an animation; its first of {frames} frames is taken")
+    profile = image.info.get("icc_profile") or b"sRGB"
+    if not any("sRGB".encode(encoding) in profile for encoding in ("ascii", "utf-16-be")):
+        lines.append(f"{what} has a colour profile other than sRGB, which is ignored")
+    return lines
 
 
 def read_mask(source: Source) -> Image.Image:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -19,70 +18,13 @@ from PIL.PngImagePlugin import PngInfo
 from ldmref.errors import OutputError
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.pictures.images import open_image
+from ldmref.io.pictures.infotext import infotext
 
-A1111_SAMPLERS = {
-    "ddpm": "DDPM", "ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
-    "lms": "LMS", "pndm": "PLMS", "deis": "DEIS", "dpm_solver_2": "DPM2",
-    "dpm_solver_2_a": "DPM2 a", "dpmpp_2s": "DPM++ 2S", "dpmpp_2s_a": "DPM++ 2S a",
-    "dpmpp_sde": "DPM++ SDE", "dpmpp_2m": "DPM++ 2M", "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun", "dpmpp_3m_sde": "DPM++ 3M SDE", "unipc": "UniPC",
-    "lcm": "LCM",
-}  # fmt: skip
 EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 COMMENT_ENCODING = b"UNICODE\0"  # before the text, UTF-16-BE
 NOTE_PREFIX = b"ldmref\0"  # before the JSON, UTF-8
 MAX_EXIF = 65_500  # bytes in a JPEG
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
-PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
-NEGATIVE = "Negative prompt:"
-
-
-def infotext(params: dict[str, Any]) -> str:
-    """The parameters of one picture as A1111 writes them: two prompts, then a line of pairs."""
-    model, backend = params.get("model", {}), params.get("backend", {})
-    vae = model.get("vae", {})
-    pairs = {
-        "Steps": params["steps"],
-        "Sampler": A1111_SAMPLERS.get(params["sampler"], params["sampler"]),
-        "Schedule type": params["schedule"].capitalize(),
-        "CFG scale": _shortest(params["cfg_scale"]),
-        "Seed": params["seed"],
-        "Size": f"{params['width']}x{params['height']}",
-        "Model hash": model.get("sha256", "")[:10] or None,
-        "Model": model.get("name"),
-        "VAE hash": vae.get("sha256", "")[:10] or None,
-        "VAE": vae.get("name"),
-        "Denoising strength": _shortest(params.get("strength")),
-        "Clip skip": params["clip_skip"] + 1 if params.get("clip_skip") else None,
-        "Mask blur": _shortest(params.get("mask_blur")) or None,
-        "Eta": _shortest(params.get("eta")) or None,
-        "RNG": params.get("rng"),
-        "Backend": backend.get("name"),
-        "Version": f"ldmref {params.get('ldmref', '')}".strip(),
-    }
-    line = ", ".join(f"{key}: {_quote(value)}" for key, value in pairs.items() if value is not None)
-    lines = [params["prompt"]]
-    if params.get("negative_prompt"):
-        lines.append(f"{NEGATIVE} {params['negative_prompt']}")
-    return "\n".join([*(text.replace("\0", "") for text in lines), line])
-
-
-def parse_infotext(text: str) -> dict[str, Any]:
-    """Read A1111's text: prompt, negative_prompt and the pairs of the last line by their own names.
-
-    >>> parse_infotext("a cat\\nSteps: 20, Seed: 1, Size: 64x64")["pairs"]["Seed"]
-    '1'
-    """
-    *lines, last = text.strip().split("\n")
-    pairs = {key: _unquote(value) for key, value in PAIR.findall(last)}
-    if len(PAIR.findall(last)) < 3:
-        lines, pairs = [*lines, last], {}
-    prompt, negative, in_negative = [], [], False
-    for line in lines:
-        if line.strip().startswith(NEGATIVE):
-            in_negative, line = True, line.strip().removeprefix(NEGATIVE).strip()
-        (negative if in_negative else prompt).append(line)
-    return {"prompt": "\n".join(prompt), "negative_prompt": "\n".join(negative), "pairs": pairs}
 
 
 def write_picture(
@@ -135,6 +77,7 @@ def check_target(path: Path, *, overwrite: bool) -> str:
     if path.suffix.lower() not in FORMATS:
         what, hint = f"unknown picture format {path.suffix!r}", "use " + ", ".join(FORMATS)
         raise OutputError(what, code="E-FORMAT", hint=hint)
+    check_writable(path, overwrite=True)
     if path.is_dir():
         raise OutputError(f"{str(path)!r} is a folder", code="E-EXISTS", hint="name a file in it")
     check_writable(path, overwrite)
@@ -160,19 +103,3 @@ def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
         encoded = comment.removeprefix(COMMENT_ENCODING)
         parameters["parameters"] = encoded.decode("utf-16-be", "replace")
     return parameters
-
-
-def _shortest(number: float | None) -> float | int | None:
-    return int(number) if isinstance(number, float) and number.is_integer() else number
-
-
-def _quote(value: object) -> str:
-    text = str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r"[,\n:]", text) else text
-
-
-def _unquote(value: str) -> Any:
-    if len(value) > 1 and value.startswith('"') and value.endswith('"'):
-        with suppress(ValueError):
-            return json.loads(value)
-    return value

@@ -7,16 +7,19 @@ because the `safetensors` library has no bfloat16 for NumPy and copies every ten
 from __future__ import annotations
 
 import hashlib
-import json
 import math
+import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import accumulate
+from operator import mul
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, InputError, UnsafeFileError
-from ldmref.mapped import forget
+from ldmref.errors import CorruptModelError, UnsafeFileError
+from ldmref.files import format_of, input_path, open_file, parse_json, shown, unreadable
+from ldmref.mapped import forget, require_complete
 
 DTYPES = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
@@ -24,6 +27,17 @@ DTYPES = {
     "I16": np.dtype("<i2"), "I8": np.dtype("i1"), "U8": np.dtype("u1"), "BOOL": np.dtype("?"),
 }  # fmt: skip
 MAX_HEADER = 100_000_000
+MAX_AXES = 32
+CODES = {"a Git LFS pointer": "E-LFS", "a GGUF file": "E-GGUF"}
+
+
+class Entry(NamedTuple):
+    """What the header says about a tensor; its bytes count from the end of the header."""
+
+    kind: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
 
 
 class TensorFile(Mapping[str, np.ndarray]):
@@ -38,29 +52,28 @@ class TensorFile(Mapping[str, np.ndarray]):
         CorruptModelError: it is not a safetensors file, or damaged.
     """
 
-    def __init__(self, path: Path):
-        self.path = path
-        try:
-            with path.open("rb") as file:
-                magic = file.read(9)
-            _refuse_other_formats(path, magic)
-            if len(magic) < 9:
+    def __init__(self, path: str | Path):
+        self.path = path = input_path(path)
+        with open_file(path) as file:
+            start = file.read(64)
+            _refuse_other_formats(path, start)
+            if len(start) < 10:
                 raise _damaged(path, "no header")
-            self._data = np.memmap(path, np.uint8, mode="r")
-        except OSError as error:
-            raise InputError(
-                f"cannot read {path.name}: {error.strerror or error}", code="E-MODEL"
-            ) from error
-        header, start = _header(path, self._data)
-        self.metadata: dict[str, str] = header.pop("__metadata__", {}) or {}
-        size = len(self._data) - start
-        entries = {name: _entry(path, name, entry, size) for name, entry in header.items()}
-        self.kinds = {name: kind for name, (kind, _, _) in entries.items()}
-        self.shapes = {name: shape for name, (_, shape, _) in entries.items()}
-        self.offsets = {name: start + begin for name, (_, _, begin) in entries.items()}
+            try:
+                self._data = np.memmap(file, np.uint8, mode="r")
+            except OSError as error:
+                raise unreadable(path, error) from error
+        header, begin = _header(path, self._data)
+        self.metadata: dict[str, str] = _metadata(path, header.pop("__metadata__", None))
+        entries = {name: _entry(path, name, entry) for name, entry in header.items()}
+        _require_cover(path, entries, len(self._data) - begin)
+        self.kinds = {name: entry.kind for name, entry in entries.items()}
+        self.shapes = {name: entry.shape for name, entry in entries.items()}
+        self.offsets = {name: begin + entry.begin for name, entry in entries.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
         kind, shape, begin = self.kinds[name], self.shapes[name], self.offsets[name]
+        require_complete(self._data)
         dtype = DTYPES[kind]
         raw = self._data[begin : begin + math.prod(shape) * dtype.itemsize]
         if begin % dtype.itemsize:  # not aligned
@@ -80,6 +93,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         """Digest of the whole file, in hexadecimal."""
         digest = hashlib.sha256()
         for begin in range(0, len(self._data), 1 << 24):
+            require_complete(self._data)
             part = self._data[begin : begin + (1 << 24)]
             digest.update(part.tobytes())
             forget(part)
@@ -127,61 +141,98 @@ def digest_of(files: Sequence[TensorFile]) -> str:
 
 
 def _refuse_other_formats(path: Path, start: bytes) -> None:
-    if start[8:] == b"{":  # a header follows its length, whose bytes may look like anything
+    if start[8:9] == b"{":  # a header follows its length, whose bytes may look like anything
         return
-    if start[:1] == b"\x80" or start[:2] == b"PK":
+    name = shown(path)
+    if start[:1] == b"\x80" or (start[:2] == b"PK" and _is_torch_zip(path)):
         raise UnsafeFileError(
-            f"{path.name} is a pickle, not safetensors; loading it could run code",
+            f"{name} is a pickle, not safetensors; loading it could run code",
             code="E-PICKLE",
-            hint=f"make it safe first: ldmref convert {path.name} {path.stem}-safe.safetensors",
+            hint=f"make it safe first: ldmref convert {name} {path.stem[:80]}-safe.safetensors",
         )
-    if start[:4] == b"GGUF":
+    known = format_of(start)
+    if known is not None:
+        what, hint = known
         raise CorruptModelError(
-            f"{path.name} is a GGUF file, whose quantised tensors are not supported",
-            code="E-GGUF",
-            hint="take the model's safetensors file",
-        )
-    if start[:8] == b"version ":
-        raise CorruptModelError(
-            f"{path.name} is a Git LFS pointer, not the file", code="E-LFS", hint="run git lfs pull"
+            f"{name} is {what}, not a safetensors file",
+            code=CODES.get(what, "E-SAFETENSORS"),
+            hint=hint or "take the model's safetensors file",
         )
 
 
-def _damaged(path: Path, why: str) -> CorruptModelError:
-    return CorruptModelError(
-        f"{path.name} is damaged or not a safetensors file: {why}", code="E-SAFETENSORS"
-    )
+def _is_torch_zip(path: Path) -> bool:
+    """Whether a zip archive holds a pickle, or cannot be read."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return any(name.endswith(".pkl") for name in archive.namelist())
+    except (OSError, ValueError, RuntimeError, zipfile.BadZipFile):
+        return True
+
+
+def _damaged(path: Path, why: str, hint: str = "") -> CorruptModelError:
+    message = f"{shown(path)} is damaged or not a safetensors file: {why}"
+    return CorruptModelError(message, code="E-SAFETENSORS", hint=hint)
 
 
 def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
     """The JSON header and the offset of the tensors."""
     length = int.from_bytes(data[:8].tobytes(), "little")
-    if len(data) < 8 or not 2 <= length <= min(len(data) - 8, MAX_HEADER):
-        raise _damaged(path, "no header")
+    if not 2 <= length <= min(len(data) - 8, MAX_HEADER):
+        limit = f"at most {min(len(data) - 8, MAX_HEADER):,}"
+        raise _damaged(path, f"its header would have {length:,} bytes, {limit} can be")
+    text = data[8 : 8 + length].tobytes()
+    if text.endswith(b"\0"):
+        hint = "pad it with spaces: load and save the file with the safetensors library it is from"
+        raise _damaged(path, "its header is padded with NUL instead of spaces", hint)
     try:
-        header = json.loads(data[8 : 8 + length].tobytes())
-    except (ValueError, RecursionError) as error:
-        raise _damaged(path, "the header is not JSON") from error
-    if not isinstance(header, dict):
-        raise _damaged(path, "the header is not an object")
+        header = parse_json(text.decode("utf-8"), "the header", strict=True)
+        if not isinstance(header, dict):
+            raise ValueError("the header is not an object")
+        "".join(header).encode("utf-8")
+    except (ValueError, CorruptModelError) as error:
+        raise _damaged(path, str(error)[:200]) from error
     return header, 8 + length
 
 
-def _entry(path: Path, name: str, entry: Any, size: int) -> tuple[str, tuple[int, ...], int]:
-    """(type, shape, offset) of a tensor; `size`: bytes of all tensors in the file."""
-    try:
-        kind, shape = entry["dtype"], tuple(int(n) for n in entry["shape"])
-        begin, end = (int(n) for n in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise _damaged(path, f"the header's entry for {name!r} is wrong") from error
-    if kind not in DTYPES:
+def _metadata(path: Path, metadata: Any) -> dict[str, str]:
+    values = {} if metadata is None else metadata
+    if not isinstance(values, dict) or not all(isinstance(v, str) for v in values.values()):
+        raise _damaged(path, "__metadata__ is not a table of texts")
+    return values
+
+
+def _entry(path: Path, name: str, entry: Any) -> Entry:
+    """The header's entry of a tensor, checked by itself."""
+    fields = entry if isinstance(entry, dict) else {}
+    kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
+    if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
+        raise _damaged(path, f"the header's entry for {name[:80]!r} is wrong")
+    if not all(type(n) is int and 0 <= n < 2**63 for n in shape + offsets):
+        raise _damaged(path, f"the header's entry for {name[:80]!r} is wrong")
+    if not isinstance(kind, str) or kind not in DTYPES:
         raise CorruptModelError(
-            f"{path.name} holds {name!r} as {kind}, which is not supported",
+            f"{shown(path)} holds {name[:80]!r} as {str(kind)[:20]}, which is not supported",
             code="E-SAFETENSORS",
             hint=f"supported types: {', '.join(DTYPES)}",
         )
-    if min(shape, default=0) < 0 or end - begin != math.prod(shape) * DTYPES[kind].itemsize:
-        raise _damaged(path, f"the size of {name!r} does not match its shape")
-    if not 0 <= begin <= end <= size:
-        raise _damaged(path, f"{name!r} lies beyond the end of the file; is it truncated?")
-    return kind, shape, begin
+    entry = Entry(kind, tuple(shape), *offsets)
+    if any(size >= 2**63 for size in accumulate(entry.shape, mul)) or len(shape) > MAX_AXES:
+        raise _damaged(path, f"the shape of {name[:80]!r} is too large")
+    if entry.end - entry.begin != math.prod(entry.shape) * DTYPES[kind].itemsize:
+        raise _damaged(path, f"the size of {name[:80]!r} does not match its shape")
+    return entry
+
+
+def _require_cover(path: Path, entries: Mapping[str, Entry], size: int) -> None:
+    """Refuse tensors that overlap, leave holes, or end elsewhere than the file's `size` bytes."""
+    last, end = "", 0
+    for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
+        if entry.begin != end:
+            problem = "overlap" if entry.begin < end else "leave a hole"
+            pair = f"{last[:80]!r} and {name[:80]!r}" if last else f"{name[:80]!r} and the header"
+            raise _damaged(path, f"{pair} {problem}")
+        last, end = name, entry.end
+    if end > size:
+        raise _damaged(path, f"{end - size:,} bytes are missing at its end; is it truncated?")
+    if end < size:
+        raise _damaged(path, f"{size - end:,} bytes after the last tensor belong to none")

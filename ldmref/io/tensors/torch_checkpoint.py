@@ -17,6 +17,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ldmref.errors import CorruptModelError, InputError
+from ldmref.files import open_file, unreadable
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickle, load_pickle_bytes
 
@@ -42,9 +43,9 @@ class Checkpoint:
 def is_pickle(path: Path) -> bool:
     """Whether a file starts like a zip or a pickle."""
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             start = file.read(9)
-    except OSError:
+    except InputError:
         return False
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
@@ -59,12 +60,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
         InputError, CorruptModelError: the file cannot be read, is damaged, or holds no tensors.
     """
     try:
-        with path.open("rb") as file:
+        with open_file(path) as file:
             zipped = file.read(2) == b"PK"
             file.seek(0)
             content, read = _open_zip(path) if zipped else _open_legacy(file, path)
     except OSError as error:
-        raise InputError(f"cannot read {path.name}: {error.strerror}", code="E-MODEL") from error
+        raise unreadable(path, error) from error
     left_out: list[str] = []
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         left_out = [str(key)[:80] for key in content if key != "state_dict"]

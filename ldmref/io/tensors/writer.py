@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -41,12 +41,23 @@ def write_tensors(
 ) -> None:
     """Write a safetensors file; it appears complete or not at all.
 
-    The tensors are sorted by decreasing item size, then by name, which aligns each of them.
-
     Raises:
         OutputError: the file exists (unless `overwrite`), or cannot be written.
     """
     check_writable(path, overwrite)
+    with atomic_write(path, overwrite=overwrite) as file:
+        write_to(file, tensors, metadata)
+
+
+def write_to(
+    file: BinaryIO,
+    tensors: Mapping[str, TensorSource],
+    metadata: Mapping[str, str] | None = None,
+) -> None:
+    """Write tensors in the format of safetensors.
+
+    They are sorted by decreasing item size, then by name, which aligns each of them.
+    """
     order = sorted(tensors, key=lambda name: (-DTYPES[tensors[name].kind].itemsize, name))
     header: dict[str, object] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -56,10 +67,9 @@ def write_tensors(
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
-    with atomic_write(path, overwrite=overwrite) as file:
-        file.write(len(text).to_bytes(8, "little") + text)
-        for name in order:
-            kind, shape, read = tensors[name]
-            array = np.asarray(read(), DTYPES[kind], order="C")
-            assert array.shape == tuple(shape)
-            file.write(array.data if array.size else b"")
+    file.write(len(text).to_bytes(8, "little") + text)
+    for name in order:
+        kind, shape, read = tensors[name]
+        array = np.asarray(read(), DTYPES[kind], order="C")
+        assert array.shape == tuple(shape)
+        file.write(array.data if array.size else b"")

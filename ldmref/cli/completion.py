@@ -1,0 +1,33 @@
+"""`ldmref completion`: the script with which a shell completes commands, flags and names."""
+
+from __future__ import annotations
+
+import click
+from click.shell_completion import get_completion_class, shell_complete
+
+VARIABLE = "_LDMREF_COMPLETE"  # set by the script when it asks for completions
+SHELLS = ("bash", "zsh", "fish")
+
+
+@click.command()
+@click.argument("shell", type=click.Choice(SHELLS))
+@click.pass_context
+def completion(ctx: click.Context, shell: str) -> None:
+    """Print a script that completes commands, flags and names in a shell.
+
+    \b
+    bash:  ldmref completion bash > ~/.local/share/bash-completion/completions/ldmref
+    zsh:   ldmref completion zsh > ~/.ldmref.zsh; echo '. ~/.ldmref.zsh' >> ~/.zshrc
+    fish:  ldmref completion fish > ~/.config/fish/completions/ldmref.fish
+    """
+    kind = get_completion_class(shell)
+    assert kind is not None
+    click.echo(kind(ctx.find_root().command, {}, "ldmref", VARIABLE).source())
+
+
+COMMANDS = (completion,)
+
+
+def complete(cli: click.Command, instruction: str) -> int:
+    """Answer what the script asks; returns the exit code."""
+    return shell_complete(cli, {}, "ldmref", VARIABLE, instruction)

@@ -1,0 +1,83 @@
+"""`ldmref config show`: the settings in force, and where each comes from."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import click
+
+from ldmref import modes
+from ldmref.cli.options import BACKEND, CONFIG, MODEL_NAME, parameter_options, with_options
+from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.config import DEFAULT_KEYS, Settings, settings
+from ldmref.io.locate import model_config
+from ldmref.loading import configured_backend
+from ldmref.modes.plan import MODES
+
+PARAMETERS = [p for name, p in MODES["txt2img"].parameters.items() if name in DEFAULT_KEYS]
+
+
+@click.group()
+def config() -> None:
+    """Show the settings: of ldmref.toml, LDMREF_* variables, and defaults."""
+
+
+@config.command()
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@with_options(parameter_options(PARAMETERS), (MODEL_NAME,), BACKEND, (CONFIG,))
+def show(origin: bool, as_json: bool, **flags: Any) -> None:
+    """Print the settings with which pictures are drawn, as an ldmref.toml.
+
+    Flags are those of the drawing commands: add them to see what they change. A value comes from
+    a flag, else an LDMREF_* variable, else the configuration file, else it is the default: of the
+    model for steps, guidance, sampler, schedule and size, else of ldmref.
+    """
+    configured = settings(flags["config"])
+    values = in_force(configured, flags)
+    sources = {key: origin_of(key, configured, flags) for key in values}
+    if as_json:
+        rows = {key: {"value": values[key], "origin": sources[key]} for key in values}
+        click.echo(json.dumps(rows))
+        return
+    for table in ("backend", "defaults"):
+        click.echo(f"[{table}]")
+        for key, value in values.items():
+            if key.startswith(f"{table}."):
+                line = f"{key.removeprefix(table + '.')} = {json.dumps(value, ensure_ascii=False)}"
+                click.echo(f"{line:34}  # {sources[key]}" if origin else line)
+
+
+COMMANDS = (config,)
+
+
+def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
+    """The value of every key, checked as for a picture."""
+    with naming_settings(configured, flags):
+        model = flags["model"] or configured.defaults.get("model", "emoji")
+        asked = with_settings("txt2img", flags, configured)
+        known = {p.name: asked[p.name] for p in PARAMETERS if asked[p.name] is not None}
+        params = modes.plan("txt2img", model_config(model), prompt="", **known).params
+        backend = configured_backend(
+            flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
+        ).describe()
+    values = {f"backend.{key}": backend[key] for key in ("name", "device", "dtype", "speed")}
+    values |= {f"defaults.{key}": params[key] for key in DEFAULT_KEYS if key != "model"}
+    return values | {"defaults.model": model}
+
+
+def origin_of(key: str, configured: Settings, flags: dict[str, Any]) -> str:
+    """Where the value of a key comes from."""
+    table, name = key.split(".")
+    if flags["backend" if key == "backend.name" else name] is not None:
+        return "flag"
+    if key in configured.origin and not _left_behind(table, configured, flags):
+        return configured.origin[key]
+    return "default"
+
+
+def _left_behind(table: str, configured: Settings, flags: dict[str, Any]) -> bool:
+    """Whether a flag names another backend than the one that is configured."""
+    named = configured.backend.get("name")
+    return table == "backend" and flags["backend"] not in (None, named or flags["backend"])

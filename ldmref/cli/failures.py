@@ -1,0 +1,101 @@
+"""From any exception to one line, a hint, and an exit code."""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import errno
+import json
+import os
+import re
+import traceback
+from collections.abc import Mapping, Sequence
+
+import click
+
+from ldmref.cli.progress import Stopped, one_line, say
+from ldmref.cli.streams import closed_stdout
+from ldmref.cli.wording import in_flags, shortened
+from ldmref.errors import InputError, LdmrefError, OutputError, ResourceError, UsageError
+
+UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
+
+
+def fail(error: BaseException, argv: Sequence[str], command: click.Command) -> int:
+    """Print what went wrong, in one line, and return the exit code."""
+    known = as_ldmref(error)
+    if os.environ.get("LDMREF_DEBUG") == "1" or {"-v", "--verbose"} & set(argv):
+        with contextlib.suppress(OSError):
+            traceback.print_exception(error)
+    message, hint = in_flags(str(known), command), in_flags(known.hint, command)
+    say(f"ldmref: error[{known.code}]: {shortened(one_line(message))}")
+    if hint:
+        say(f"hint: {shortened(one_line(hint))}")
+    if "--json" in argv:
+        fields = {"code": known.code, "message": message, "hint": hint}
+        with contextlib.suppress(OSError):
+            click.echo(json.dumps({"error": fields | {"exit": known.exit_code}}))
+    return known.exit_code
+
+
+def as_ldmref(error: BaseException) -> LdmrefError:
+    """The error itself, or the one that says the same with a code and an exit code."""
+    if isinstance(error, LdmrefError):
+        return error
+    if isinstance(error, KeyboardInterrupt | click.Abort):
+        stopped = LdmrefError("stopped", code="E-CANCELLED")
+        stopped.exit_code = error.exit_code if isinstance(error, Stopped) else 130
+        return stopped
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return ResourceError(
+            "out of memory", code="E-MEMORY", hint="draw a smaller picture, or use batch_size=1"
+        )
+    if isinstance(error, OSError) and error.errno == errno.EBADF:
+        return closed_stdout()
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return OutputError(f"cannot write: {error.strerror}", code="E-WRITE")
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        return InputError(f"cannot open {error.filename!r}: {error.strerror}", code="E-FILE")
+    return LdmrefError(
+        f"{type(error).__name__}: {error} (please report)",
+        code="E-INTERNAL",
+        hint="add -v to see where it happened",
+    )
+
+
+def usage_error(
+    error: click.ClickException,
+    command: click.Command,
+    commands: Mapping[str, click.Command],
+    aliases: Mapping[str, str],
+) -> UsageError:
+    """What click found wrong with a command line, in our words."""
+    message = " ".join(error.format_message().split()).rstrip(".")
+    hint = f"see ldmref {command.name} --help" if command.name != "ldmref" else "see ldmref --help"
+    if isinstance(error, click.NoSuchOption):
+        message = f"no such option: {error.option_name}"
+        hint = _option_hint(error.option_name, command, commands, aliases) or hint
+    elif re.search(r"'-?\d+,\d+'", message):
+        hint = "write a decimal point, not a comma"
+    return UsageError(message, code="E-USAGE", hint=hint)
+
+
+def _option_hint(
+    name: str,
+    command: click.Command,
+    commands: Mapping[str, click.Command],
+    aliases: Mapping[str, str],
+) -> str:
+    """The flag of the command that was meant, or the commands that have this one."""
+    others = [key for key, other in commands.items() if name in all_flags(other)]
+    if others:
+        return f"{command.name} has none, but {', '.join(others)}"
+    flags = all_flags(command)
+    known = [*flags, *(f"--{alias}" for alias, to in aliases.items() if f"--{to}" in flags)]
+    close = difflib.get_close_matches(name.strip("-"), [flag.strip("-") for flag in known], n=1)
+    return f"did you mean {f'--{close[0]}'!r}?" if close and len(close[0]) > 1 else ""
+
+
+def all_flags(command: click.Command) -> list[str]:
+    """Every flag of a command."""
+    return [flag for p in command.params for flag in (*p.opts, *p.secondary_opts) if flag[0] == "-"]

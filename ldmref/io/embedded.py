@@ -1,0 +1,53 @@
+"""The models inside the package, and the published SHA-256 of each of their files."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from importlib.resources import files
+from pathlib import Path
+
+from ldmref.errors import CorruptModelError, InputError
+from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, digest
+
+PUBLISHED = {
+    "emoji": {
+        CONFIG: "07c6456e1acf0cf52db119c72ae2cc4efca137efab0cbfb21fa774540f7d4a7c",
+        WEIGHTS: "719334ea9ec14777d00c31d869664a2e4fd89e31710590df12b79a879e6d2dc4",
+        TOKENIZER: "bc10463e4a56db7699a64e8a54177593d01ab9019009bb7a1e4473c18d2cfff0",
+    }
+}
+EMBEDDED = tuple(PUBLISHED)
+
+
+def embedded_folder(name: str) -> Path:
+    """The folder of an embedded model."""
+    return Path(str(files("ldmref") / "assets" / name))
+
+
+def require_published(folder: Path, weights: str = "") -> None:
+    """Refuse an embedded model whose files are not the published ones; others pass.
+
+    `weights`: SHA-256 of the weights' file, if it is known.
+
+    Raises:
+        CorruptModelError: names the first file that differs.
+        InputError: a file is missing.
+    """
+    for name, digests in PUBLISHED.items():
+        if folder == embedded_folder(name):
+            _require_digests(name, folder, digests, {WEIGHTS: weights} if weights else {})
+
+
+def _require_digests(
+    model: str, folder: Path, digests: Mapping[str, str], known: Mapping[str, str]
+) -> None:
+    hint = "install ldmref again; of a checkout, restore ldmref/assets"
+    for name, published in digests.items():
+        if not (folder / name).is_file():
+            message = f"{name} of the embedded model {model!r} is missing"
+            raise InputError(message, code="E-MODEL", hint=hint)
+        actual = known.get(name) or digest(folder / name)
+        if actual != published:
+            message = f"{name} of the embedded model {model!r} is not the published one: its "
+            message += f"SHA-256 is {actual}, not {published}"
+            raise CorruptModelError(message, code="E-DIGEST", hint=hint)

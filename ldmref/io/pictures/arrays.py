@@ -1,0 +1,77 @@
+"""Arrays of NumPy, PyTorch, CuPy and other libraries as 8-bit pictures."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ldmref.errors import ImageError
+from ldmref.math.arrays import Array
+
+TOLERANCE = 1e-3  # by which floats may leave [0, 1]: less than half of 1/255
+
+
+def is_array(x: object) -> bool:
+    """Whether an object is an array of any library that offers DLPack."""
+    return isinstance(x, np.ndarray) or hasattr(x, "__dlpack__")
+
+
+def host_array(x: Array) -> np.ndarray:
+    """An array of any library, on any device, as NumPy's; bfloat16 becomes float32.
+
+    Raises:
+        TypeError, ValueError, BufferError, RuntimeError: the library does not give it.
+    """
+    if isinstance(x, np.ndarray):
+        return x
+    if hasattr(x, "detach"):  # torch
+        x = x.detach().cpu()
+        x = x.float() if "bfloat16" in str(x.dtype) else x
+    elif hasattr(x, "__cuda_array_interface__"):  # cupy
+        x = x.get()
+    if not is_array(x):
+        raise TypeError(f"no array: {type(x).__name__}")
+    return np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)
+
+
+def image_of_array(x: Array) -> Image.Image:
+    """A picture of an array: (H, W, 3) RGB, (H, W, 4) with transparency, or (H, W) grey.
+
+    uint8 from 0 to 255, floats from 0 to 1, or booleans, of which True is white.
+
+    Raises:
+        ImageError: another type, shape or range; NaN.
+    """
+    try:
+        pixels = host_array(x)
+    except (TypeError, ValueError, BufferError, RuntimeError) as error:
+        raise ImageError(f"cannot read a {type(x).__name__} as an array", code="E-IMAGE") from error
+    good = pixels.ndim == 2 or (pixels.ndim == 3 and pixels.shape[2] in (3, 4))
+    if (pixels.dtype.kind not in "fb" and pixels.dtype != np.uint8) or not good or not pixels.size:
+        channels_first = pixels.ndim in (3, 4) and pixels.shape[-3] in (3, 4)
+        raise ImageError(
+            f"an array of {pixels.dtype} {pixels.shape} is not a picture",
+            code="E-IMAGE",
+            hint="bring the channels to the end, and give one picture: (H, W, 3)"
+            if channels_first
+            else "allowed are uint8 from 0 to 255, floats from 0 to 1 and booleans, of shape "
+            "(H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey",
+        )
+    if pixels.dtype.kind == "f":
+        pixels = _eight_bits(pixels)
+    elif pixels.dtype.kind == "b":
+        pixels = pixels * np.uint8(255)
+    return Image.fromarray(np.ascontiguousarray(pixels))
+
+
+def _eight_bits(pixels: np.ndarray) -> np.ndarray:
+    """Floats from 0 to 1, rounded to 0 to 255."""
+    low, high = float(pixels.min()), float(pixels.max())
+    if not (-TOLERANCE <= low and high <= 1.0 + TOLERANCE):  # NaN, too
+        hint = "divide by 255, or convert to uint8" if high > 2.0 else "(x + 1) / 2 of [-1, 1]"
+        raise ImageError(
+            f"a picture of floats must be from 0 to 1, not from {low:g} to {high:g}",
+            code="E-IMAGE-RANGE",
+            hint="" if np.isnan(low) else hint,
+        )
+    return np.rint(np.clip(pixels.astype(np.float64), 0.0, 1.0) * 255.0).astype(np.uint8)

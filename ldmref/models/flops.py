@@ -1,0 +1,80 @@
+"""Estimates of the floating-point operations of networks, and of how many a backend does a second.
+
+Two per multiply-add in convolutions, linear layers and attention; the rest is not counted.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping
+from weakref import WeakKeyDictionary
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.models.config import ModelConfig
+from ldmref.models.memory import level_of
+from ldmref.models.params import Spec, flatten
+
+PROBE_SECONDS, PROBE_CHANNELS = 0.01, (64, 128, 256, 512, 1024)
+_measured: WeakKeyDictionary[Backend, float] = WeakKeyDictionary()
+
+
+def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
+    """Of one evaluation of the U-Net for one picture, without guidance.
+
+    spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
+    """
+    f, tokens, total = config.vae.factor, config.text_encoder.max_position_embeddings, 0
+    for name, shape in flatten(spec["unet"]).items():
+        pixels = (width // f) * (height // f) >> 2 * level_of(f"unet.{name}", config)
+        if len(shape) < 2 or "time_emb" in name or name.startswith(("add_", "class_")):
+            continue
+        if "attn2.to_k" in name or "attn2.to_v" in name:  # once per picture
+            continue
+        total += 2 * math.prod(shape) * pixels
+        if name.endswith(("attn1.to_q.weight", "attn2.to_q.weight")):
+            keys = pixels if "attn1" in name else tokens
+            total += 4 * pixels * keys * shape[0]
+    return total
+
+
+def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
+    """Of decoding the latents of one picture."""
+    f, total = config.vae.factor, 0
+    cells, levels = (width // f) * (height // f), len(config.vae.block_out_channels) - 1
+    for name, shape in flatten(spec["vae"]).items():
+        if not name.startswith("decoder.") or len(shape) < 2:
+            continue
+        words = name.split(".")
+        level = 0 if words[1] in ("conv_in", "mid_block") else levels
+        if words[1] == "up_blocks":
+            level = min(levels, int(words[2]) + (words[3] == "upsamplers"))
+        total += 2 * math.prod(shape) * (cells << 2 * level)
+        if "attentions" in name and words[-2] == "to_q":
+            total += 4 * (cells << 2 * level) ** 2 * shape[0]
+    return total
+
+
+def flops_per_second(ops: Backend) -> float:
+    """How fast a backend convolves here: measured once, in some hundredths of a second."""
+    if ops not in _measured:
+        seconds, channels = 1.0, 0
+        for channels in PROBE_CHANNELS:
+            x = ops.asarray(np.ones((1, channels, 32, 32), np.float32))
+            weight = ops.weight(np.full((channels, channels, 3, 3), 1e-3, np.float32))
+            seconds = min(_seconds(ops, x, weight) for _ in range(3))
+            if seconds > PROBE_SECONDS:
+                break
+        _measured[ops] = 2 * 9 * channels**2 * 32 * 32 / seconds
+    return _measured[ops]
+
+
+def _seconds(ops: Backend, x: np.ndarray, weight: np.ndarray) -> float:
+    with ops.inference():
+        ops.synchronize()
+        start = time.perf_counter()
+        ops.conv2d(x, weight, padding=1)
+        ops.synchronize()
+        return max(time.perf_counter() - start, 1e-9)

@@ -1,0 +1,25 @@
+"""Warnings about requests that can be drawn but are seldom meant."""
+
+from __future__ import annotations
+
+from ldmref.backends.base import Backend
+from ldmref.models.config import ModelConfig
+from ldmref.modes.request import Request
+from ldmref.modes.sizing import is_near_trained_size
+
+USUAL_CFG_SCALE = 50.0
+
+
+def advice(config: ModelConfig, request: Request, ops: Backend) -> list[str]:
+    """One line for each number that is far from what the model draws well or fast."""
+    lines, (width, height) = [], (request.width, request.height)
+    if abs(request.cfg_scale) > USUAL_CFG_SCALE:
+        lines.append(f"cfg_scale {request.cfg_scale:g} is far from the usual 1 to 20")
+    if request.strength == 0.0:
+        lines.append("strength 0 gives the picture back: nothing is drawn")
+    elif not is_near_trained_size(config, width, height):
+        trained = f"{config.defaults.width} x {config.defaults.height}"
+        lines.append(f"{width} x {height} is far from the {trained} on which the model was trained")
+    if ops.name == "numpy" and ops.dtype == "float16":
+        lines.append("float16 on NumPy is slower than float32, and less accurate")
+    return lines

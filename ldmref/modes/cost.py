@@ -1,0 +1,84 @@
+"""What a request costs, estimated before anything is drawn, and the model's limits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from itertools import pairwise
+
+from ldmref.errors import LdmrefError, ResourceError
+from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
+from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.modes.request import Request
+from ldmref.samplers import repaint_visits
+
+
+@dataclass(frozen=True)
+class Cost:
+    """An estimate.
+
+    evaluations: of the U-Net, counted per picture; with guidance, twice per step and stage.
+    flops: floating-point operations of U-Net and decoder, for all pictures.
+    memory: bytes at the peak, with all networks in memory.
+    seconds: a lower bound, `flops` at the speed of a large convolution on the model's backend.
+        Small pictures, reading weights, compiling and a busy machine take a multiple of it.
+    """
+
+    evaluations: int
+    flops: int
+    memory: int
+    seconds: float
+
+
+def cost(model: LatentDiffusion, request: Request) -> Cost:
+    """Estimate a request."""
+    r, spec, pictures = request, model_spec(model.config), len(request.seeds)
+    steps = r.steps - r.first_step
+    if r.resample is not None and steps:
+        visits = repaint_visits(steps, *r.resample, first=r.first_step)
+        steps = sum(j > i for i, j in pairwise(visits))
+    each = r.sampler.nfe if r.mode != "invert" else 1 + r.values["iterations"]
+    guided = 1 if r.cfg_scale in (0.0, 1.0) else 2
+    evaluations = steps * each * guided * pictures
+    flops = evaluations * unet_flops(spec, model.config, r.width, r.height)
+    flops += pictures * decoder_flops(spec, model.config, r.width, r.height)
+    memory = model.memory(r.width, r.height, min(r.batch_size, pictures), r.tile).together
+    return Cost(evaluations, flops, memory, flops / flops_per_second(model.backend))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an array library ran out of memory; each says so in its own words."""
+    if isinstance(error, LdmrefError):
+        return False
+    words = ("can't allocate memory", "out of memory")
+    named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
+    return named or any(text in str(error) for text in words)
+
+
+def out_of_memory(model: LatentDiffusion, request: Request) -> ResourceError:
+    """The error of a request for which the memory did not suffice."""
+    r = request
+    size = model.memory(r.width, r.height, r.batch_size, r.tile).together / 1e9
+    return ResourceError(
+        f"out of memory: the request takes about {size:.1f} GB ({model.backend!r})",
+        code="E-MEMORY",
+        hint="batch_size=1, tile=512, a smaller size, or load(max_memory=...)",
+    )
+
+
+def check_limits(model: LatentDiffusion, request: Request) -> None:
+    """Refuse what takes more memory or time than the model may.
+
+    Raises:
+        ResourceError: more than `model.max_memory` bytes, or than `model.max_seconds`.
+    """
+    model.prepare(request.width, request.height, request.batch_size, request.tile)
+    if model.max_seconds is None:
+        return
+    seconds = cost(model, request).seconds
+    if seconds > model.max_seconds:
+        raise ResourceError(
+            f"the request takes at least about {seconds:.3g} s, more than the "
+            f"{model.max_seconds:g} s of max_seconds",
+            code="E-SECONDS",
+            hint="draw fewer or smaller pictures, or take fewer steps",
+        )

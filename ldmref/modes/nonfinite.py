@@ -1,0 +1,94 @@
+"""Where NaN or infinity came from: the failing computation once more, watched layer by layer.
+
+Nothing here runs as long as pictures are healthy.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from ldmref.backends.base import Backend
+from ldmref.backends.traced import TracedBackend
+from ldmref.errors import NumericError
+from ldmref.math.arrays import Array
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import flatten
+
+
+class NonFinite(Exception):
+    """Raised by `FiniteBackend` in the first operation with NaN or infinity, which it names."""
+
+
+class FiniteBackend(TracedBackend):
+    """A backend that stops at the first operation whose input or output is not finite."""
+
+    def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
+        arrays = [x for x in (*args, *kwargs.values()) if hasattr(x, "shape")]
+        layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
+        where = f"{name} of {layer}" if layer else f"{name} after {self._previous}"
+        for x in arrays:
+            if not is_finite(self.inner, x):
+                what = "the parameters of" if id(x) in self.layer_of else "the input of"
+                raise NonFinite(f"{what} {where}")
+        y = getattr(self.inner, name)(*args, **kwargs)
+        if not is_finite(self.inner, y):
+            raise NonFinite(where)
+        self._previous = layer or self._previous
+        return y
+
+    _previous = "the input"
+
+
+def is_finite(ops: Backend, x: Array) -> bool:
+    """Whether an array holds neither NaN nor infinity."""
+    return (
+        bool(ops.xp.all(ops.xp.isfinite(x))) if ops.xp.isdtype(x.dtype, "real floating") else True
+    )
+
+
+def first_layer(
+    model: LatentDiffusion, network: str, compute: Callable[[LatentDiffusion], Any]
+) -> str:
+    """The first operation of a network that is not finite when `compute(model)` runs; "" for none.
+
+    `compute` is called with a copy of the model whose backend watches.
+    """
+    watched = copy.copy(model)
+    names = {
+        id(leaf): f"{network}.{name.rpartition('.')[0]}"
+        for name, leaf in flatten(model.params[network]).items()
+    }
+    watched.backend, watched._compiled = FiniteBackend(model.backend, layer_of=names), {}
+    try:
+        compute(watched)
+    except NonFinite as found:
+        return str(found)
+    return ""
+
+
+def step_error(
+    model: LatentDiffusion, x: Array, step: int, steps: int, sigma: float,
+    repeat: Callable[[LatentDiffusion], Iterable[Any]],
+) -> NumericError:  # fmt: skip
+    """The error of a step that made NaN or infinity of x; `repeat` takes it again."""
+    where = f"in step {step + 1} of {steps}, to sigma {sigma:.4g}"
+    if not is_finite(model.backend, x):
+        return _error(model, "the initial latents are NaN or infinite: so the picture was encoded")
+    layer = first_layer(model, "unet", lambda watched: [*repeat(watched)])
+    cause = f"first in {layer}" if layer else "in the step itself: the network's output is finite"
+    return _error(model, f"the latents became NaN or infinite {where}, {cause}")
+
+
+def decoder_error(model: Any, decode: Callable[[Any], Any]) -> NumericError:
+    """The error of a decoder, a `LatentDiffusion` or TAESD, whose output is not finite."""
+    layer = first_layer(model, "vae", decode) if isinstance(model, LatentDiffusion) else ""
+    cause = f", first in {layer}" if layer else ""
+    return _error(model, f"the decoder gave NaN or infinity{cause}")
+
+
+def _error(model: LatentDiffusion, message: str) -> NumericError:
+    narrow = model.backend.dtype in ("float16", "bfloat16")
+    hint = "try dtype float32 (--dtype float32)" if narrow else ""
+    return NumericError(f"{message} ({model.backend!r})", code="E-NAN", hint=hint)

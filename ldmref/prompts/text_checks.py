@@ -1,0 +1,41 @@
+"""Checks of a text before it is tokenized: its length, and notation that is not read."""
+
+from __future__ import annotations
+
+import re
+
+from ldmref.errors import UsageError
+
+MAX_CHARACTERS = 4000  # of a prompt in a request
+MAX_TEXT = 10_000  # characters that a tokenizer takes
+
+_WEIGHTED = re.compile(r"\([^()]{1,80}:\s{0,9}[+-]?[0-9.]{1,9}\)")
+_EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,80}>")
+
+
+def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
+    """Refuse a text that is too long, or no valid Unicode; `what` names it.
+
+    Raises:
+        UsageError: more than `limit` characters, or a lone surrogate.
+    """
+    if len(text) > limit:
+        raise UsageError(
+            f"the {what} is too long: {len(text)} characters, the limit is {limit}",
+            code="E-PROMPT-LENGTH",
+            hint="shorten it; the model reads only its first words anyway",
+        )
+    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+        raise UsageError(f"the {what} is not valid Unicode text", code="E-PROMPT")
+
+
+def unread_notation(prompt: str, prompt_weights: str) -> list[str]:
+    """Warnings about A1111's notations in a prompt that are text here."""
+    warnings = []
+    if extra := _EXTRA_NETWORK.search(prompt):
+        warnings.append(
+            f"{extra[0]} in a prompt is read as text: load(lora=) and --lora apply LoRAs"
+        )
+    if prompt_weights == "none" and (weighted := _WEIGHTED.search(prompt)):
+        warnings.append(f"{weighted[0]} is read as text: prompt_weights=a1111 reads weights")
+    return warnings

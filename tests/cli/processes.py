@@ -1,0 +1,31 @@
+"""The command line in a process of its own."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+LDMREF = [sys.executable, "-m", "ldmref"]
+POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
+
+
+def environment():
+    """This process' environment, without ldmref's settings, on one thread."""
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("LDMREF_")}
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def start(*argv, **options):
+    """Start `ldmref ...`."""
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment()}
+    return subprocess.Popen([*LDMREF, *map(str, argv)], **pipes | options)
+
+
+def run(*argv, **options):
+    """`ldmref ...` to its end: exit code, standard output and error."""
+    process = start(*argv, **options)
+    out, err = process.communicate(timeout=120)
+    return process.returncode, (out or b"").decode(), (err or b"").decode()

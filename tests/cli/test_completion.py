@@ -1,0 +1,51 @@
+"""`ldmref completion`: the scripts, and what they are answered."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+
+import pytest
+from processes import environment, run
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_scripts(shell, ldm, tmp_path):
+    ran = ldm("completion", shell)
+    assert ran.code == 0 and "_LDMREF_COMPLETE" in ran.out
+    if shutil.which(shell):
+        script = tmp_path / "script"
+        script.write_text(ran.out)
+        checked = subprocess.run([shell, "-n", script], capture_output=True)
+        assert checked.returncode == 0, checked.stderr
+
+
+def test_another_shell_is_refused(ldm):
+    assert ldm("completion", "tcsh").code == 2
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        (["ldmref", "tx"], {"txt2img"}),
+        (["ldmref", "config", ""], {"show"}),
+        (["ldmref", "txt2img", "--sampler", "eul"], {"euler", "euler_a"}),
+        (["ldmref", "txt2img", "--schedule", "kar"], {"karras"}),
+        (["ldmref", "txt2img", "--rng", ""], {"philox", "torch", "a1111-gpu"}),
+        (["ldmref", "txt2img", "--strengt"], set()),
+        (["ldmref", "img2img", "--streng"], {"--strength"}),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_answers(words, found, work):
+    asked = {"COMP_WORDS": " ".join(words), "COMP_CWORD": str(len(words) - 1)}
+    env = environment() | asked | {"_LDMREF_COMPLETE": "bash_complete"}
+    _, out, err = run(env=env)
+    assert {line.partition(",")[2] for line in out.split()} == found, err
+
+
+@pytest.mark.parametrize("flag", ["-o", "-m", "--config", "--lora", "--latents", "--vae"])
+def test_files_are_left_to_the_shell(flag, work):
+    asked = {"COMP_WORDS": f"ldmref txt2img {flag} x", "COMP_CWORD": "3"}
+    env = environment() | asked | {"_LDMREF_COMPLETE": "bash_complete"}
+    assert run(env=env)[1] == "file,x\n"

@@ -1,0 +1,111 @@
+"""Configuration file and environment: what is refused, what wins, and `ldmref config show`."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+
+import pytest
+
+from ldmref.config import settings
+from ldmref.errors import LdmrefError
+
+FILES = [
+    ("typo in a key", "[defaults]\nstpes = 3", "E-CONFIG-KEY", "defaults.stpes", "steps"),
+    ("typo in a table", "[default]\nsteps = 3", "E-CONFIG-KEY", "[default]", "defaults"),
+    ("no table", "steps = 3", "E-CONFIG-KEY", "steps", "[defaults]"),
+    ("wrong type", '[defaults]\nsteps = "3"', "E-CONFIG-KEY", "a whole number", ""),
+    ("true is no number", "[defaults]\nsteps = true", "E-CONFIG-KEY", "True", ""),
+    ("a list of tables", "[[defaults]]\nsteps = 3", "E-CONFIG-KEY", "defaults", ""),
+    ("duplicate key", "[defaults]\nsteps = 3\nsteps = 4", "E-CONFIG-FILE", "", ""),
+    ("duplicate table", "[defaults]\n[defaults]", "E-CONFIG-FILE", "", ""),
+    ("no TOML", "[defaults\n", "E-CONFIG-FILE", "", ""),
+    ("huge", "#" * 2_000_000, "E-CONFIG-FILE", "larger than", ""),
+    ("huge number", "[defaults]\nsteps = " + "1" * 5000, "E-CONFIG-FILE", "", ""),
+    ("nested", "a = " + "[" * 20_000 + "]" * 20_000, "E-CONFIG-FILE", "nested", ""),
+    ("Latin-1", "[defaults]\nmodel = 'caf\xe9'".encode("latin-1"), "E-CONFIG-FILE", "UTF-8", ""),
+    ("UTF-16", "[defaults]".encode("utf-16"), "E-CONFIG-FILE", "UTF-8", ""),
+]
+
+
+@pytest.mark.parametrize(("text", "code", "said", "hint"), [f[1:] for f in FILES],
+                         ids=[f[0] for f in FILES])  # fmt: skip
+def test_files_refused(text, code, said, hint, ldm, work):
+    data = text if isinstance(text, bytes) else text.encode()
+    (work / "ldmref.toml").write_bytes(data)
+    ran = ldm("txt2img", "cat", "--steps", 1)
+    assert f"error[{code}]" in ran.err and ran.code == {"E-CONFIG-KEY": 2}.get(code, 3), ran.err
+    assert "ldmref.toml" in ran.err and said in ran.err and hint in ran.err
+    assert len(ran.err) < 1500 and len(list(work.iterdir())) == 1
+    with pytest.raises(LdmrefError) as caught:
+        settings()
+    assert caught.value.code == code
+
+
+def test_byte_order_mark_and_crlf(work):
+    (work / "ldmref.toml").write_bytes(b"\xef\xbb\xbf[defaults]\r\nsteps = 3\r\n")
+    assert settings().defaults == {"steps": 3}
+
+
+@pytest.mark.parametrize(
+    ("variables", "code", "said"),
+    [
+        ({"LDMREF_STEPS": "abc"}, "E-ENV", "LDMREF_STEPS must be a whole number, not 'abc'"),
+        ({"LDMREF_STEPS": "1" * 5000}, "E-ENV", "LDMREF_STEPS"),
+        ({"LDMREF_STEPS": "0"}, "E-STEPS", "LDMREF_STEPS: steps must be"),
+        ({"LDMREF_CFG_SCALE": "nan"}, "E-CFG-SCALE", "LDMREF_CFG_SCALE: "),
+        ({"LDMREF_CFG_SCALE": "7,5"}, "E-ENV", "LDMREF_CFG_SCALE"),
+        ({"LDMREF_SAMPLER": "eular"}, "E-SAMPLER", "LDMREF_SAMPLER: "),
+        ({"LDMREF_BACKEND": "nunpy"}, "E-BACKEND-NAME", "LDMREF_BACKEND: "),
+        ({"LDMREF_DTYPE": "float31"}, "E-DTYPE", "LDMREF_DTYPE: "),
+        ({"LDMREF_MODEL": "gone"}, "E-MODEL", "LDMREF_MODEL: "),
+        ({"LDMREF_NAME": "numpy"}, "E-ENV", "LDMREF_NAME"),
+    ],
+    ids=str,
+)
+def test_variables_refused(variables, code, said, ldm, work, monkeypatch):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    ran = ldm("txt2img", "cat")
+    assert f"error[{code}]: " in ran.err and said in ran.err and ran.code in (2, 3)
+    assert not list(work.iterdir())
+
+
+def test_an_empty_variable_is_not_set(work):
+    (work / "ldmref.toml").write_text("[defaults]\nsteps = 3\n[backend]\nname = 'torch'\n")
+    empty = settings(environ={"LDMREF_STEPS": "", "LDMREF_BACKEND": "", "LDMREF_CONFIG": ""})
+    assert empty.defaults["steps"] == 3 and empty.backend["name"] == "torch"
+
+
+def test_another_backend_leaves_device_and_dtype_behind(work):
+    from ldmref.loading import configured_backend
+
+    (work / "ldmref.toml").write_text("[backend]\nname = 'torch'\ndtype = 'float64'\n")
+    by_variable = settings(environ={"LDMREF_BACKEND": "numpy"})
+    assert by_variable.backend == {"name": "numpy"} and "backend.dtype" not in by_variable.origin
+    assert configured_backend("numpy").describe()["dtype"] == "float32"
+    both = settings(environ={"LDMREF_BACKEND": "numpy", "LDMREF_DTYPE": "float16"})
+    assert both.backend == {"name": "numpy", "dtype": "float16"}
+    (work / "ldmref.toml").write_text("[backend]\ndtype = 'float64'\n")
+    assert configured_backend("numpy").describe()["dtype"] == "float64"
+
+
+def test_config_show(ldm, work, monkeypatch):
+    ran = ldm("config", "show")
+    shown = tomllib.loads(ran.out)
+    assert ran.code == 0 and set(shown) == {"backend", "defaults"}
+    assert (shown["defaults"]["model"], shown["defaults"]["width"]) == ("emoji", 64)
+    (work / "ldmref.toml").write_text(ran.out)
+    assert ldm("config", "show").out == ran.out
+    (work / "ldmref.toml").write_text("[defaults]\nsteps = 3\nwidth = 32\n")
+    monkeypatch.setenv("LDMREF_CFG_SCALE", "2")
+    ran = ldm("config", "show", "--origin", "--json", "--width", 48, "--backend", "numpy")
+    rows = {key: (row["value"], row["origin"]) for key, row in json.loads(ran.out).items()}
+    assert rows["defaults.steps"] == (3, "ldmref.toml")
+    assert rows["defaults.width"] == (48, "flag")
+    assert rows["defaults.cfg_scale"] == (2.0, "LDMREF_CFG_SCALE")
+    assert rows["defaults.height"] == (64, "default")
+    assert rows["backend.name"] == ("numpy", "flag")
+    tomllib.loads(ldm("config", "show", "--origin").out)
+    assert "# LDMREF_CFG_SCALE" in ldm("config", "show", "--origin").out
+    assert ldm("config", "show", "--steps", 0).code == 2

@@ -1,0 +1,115 @@
+"""First words, quotes, and the flags that messages and hints name."""
+
+from __future__ import annotations
+
+import click
+import pytest
+
+from ldmref.cli.main import cli
+from ldmref.cli.wording import command_line, in_flags, shortened
+
+
+def command(name):
+    return cli.commands[name]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("txt2img", "give config= with a preset", "give --model-config with a preset"),
+        ("txt2img", "fetch=True (--fetch) gets it", "--fetch gets it"),
+        ("txt2img", "ema=False (--no-ema) reads the last", "--no-ema reads the last"),
+        ("txt2img", ": --ema (ema=True) reads", ": --ema reads"),
+        ("txt2img", "decode in tiles (tile=512)", "decode in tiles (--tile 512)"),
+        ("txt2img", "use batch_size=1", "use --batch 1"),
+        ("txt2img", "add it as lora=", "add it as --lora"),
+        ("txt2img", "use long_prompts=truncate", "use --long-prompts truncate"),
+        ("txt2img", "cfg_scale must be a number", "--cfg must be a number"),
+        ("txt2img", "the prompt must be short", "the prompt must be short"),
+        ("txt2img", "mask_blur must be a number", "mask_blur must be a number"),
+        ("inpaint", "mask_blur must be a number", "--mask-blur must be a number"),
+        ("info", "give config= with a preset", "give config= with a preset"),
+        ("samplers", "steps must be whole", "steps must be whole"),
+    ],
+)
+def test_parameters_become_flags(name, text, said):
+    assert in_flags(text, command(name)) == said
+
+
+@pytest.mark.parametrize(
+    ("argv", "message", "hint"),
+    [
+        (["red", "heart"], "no such command: red", 'to draw it: ldmref "red heart"'),
+        (["red", "heart", "--seed", "1"], "red", 'to draw it: ldmref "red heart" --seed 1'),
+        (["umbrella"], "umbrella", "to draw it: ldmref txt2img umbrella"),
+        (["txt2imgg", "cat"], "txt2imgg", "did you mean 'txt2img'?"),
+        (["txt2img", "red", "heart"], "2 words", 'in quotes: ldmref txt2img "red heart"'),
+        (["img2img", "red", "heart", "-i", "a"], "2 words", 'ldmref img2img "red heart"'),
+        (["-q", "samplers"], "-q stands before the command", "ldmref samplers -q"),
+        (["txt2img", "x", "--strength", "1"], "no such option", "txt2img has none, but img2img"),
+        (["samplers", "--step", "1"], "no such option: --step", "see ldmref samplers --help"),
+        (["txt2img", "x", "--batch", "0"], "--batch must be from 1 to", ""),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
+)
+def test_what_to_type(argv, message, hint, ldm, work):
+    ran = ldm(*argv)
+    said, *hints = ran.err.splitlines()
+    assert ran.code == 2 and message in said and hint in "".join(hints), ran.err
+    assert not list(work.iterdir())
+
+
+@pytest.mark.parametrize("argv", [["-p", "red heart"], ["--seed", "1", "-p", "red heart"]])
+def test_flags_alone_draw(argv, ldm, model_folder, work):
+    assert ldm(*argv, "-m", model_folder, "-o", "a.png").code == 0
+    assert [p.name for p in work.iterdir()] == ["a.png"]
+
+
+def test_suggested_flags_exist():
+    """Whatever is misspelt, what is suggested is a flag or an alias of the command at hand."""
+    from ldmref.cli.failures import all_flags, usage_error
+    from ldmref.cli.main import ALIASES
+
+    everywhere = {flag for c in cli.commands.values() for flag in all_flags(c)}
+    for name, c in cli.commands.items():
+        own = {*all_flags(c), *(f"--{a}" for a, to in ALIASES.items() if f"--{to}" in all_flags(c))}
+        for flag in (*everywhere, *(f"--{a}" for a in ALIASES)):
+            error = usage_error(click.NoSuchOption(f"{flag}x"), c, cli.commands, ALIASES)
+            if error.hint.startswith("did you mean"):
+                assert error.hint.split("'")[1] in own, (name, flag, error.hint)
+
+
+def test_long_names_are_shortened(ldm, work):
+    for argv in (
+        ["txt2img", "x", "-o", "a" * 300 + ".png"],
+        ["txt2img", "x", "-o", "a" * 5000 + ".png"],
+        ["txt2img", "x", "-o", "a" * 5000 + "/"],
+        ["txt2img", "x", "-m", "a" * 5000],
+        ["txt2img", "x", "--config", "a" * 5000],
+        ["txt2img", "x", "--vae", "a" * 5000],
+        ["txt2img", "x", "--lora", "a" * 5000],
+        ["txt2img", "x", "--latents", "a" * 5000],
+        ["img2img", "x", "-i", "a" * 5000],
+        ["info", "a" * 5000],
+        ["run", "--from", "a" * 5000],
+        ["convert", "emoji", "a" * 5000],
+        ["convert", "a" * 5000, "b"],
+        ["a" * 5000],
+    ):
+        ran = ldm(*argv)
+        assert ran.code in (2, 3, 8) and "E-INTERNAL" not in ran.err, (argv[:3], ran.err)
+        assert (ran.code == 8) == ("-o" in argv or argv[:2] == ["convert", "emoji"])
+        assert len(ran.err) < 1500 and not list(work.iterdir())
+    assert shortened("x" * 400) == "x" * 400 and len(shortened("x" * 401)) < 410
+
+
+def test_emoji_names_as_long_as_a_file_system_allows(draw, work):
+    name = "\U0001f600" * 62 + ".png"  # 252 bytes
+    draw("txt2img", "cat", "-o", name)
+    assert [p.name for p in work.iterdir()] == [name]
+
+
+def test_command_line_quotes():
+    assert command_line(["ldmref", "a b", "it's", 'a "b"', "$x"]) == (
+        "ldmref \"a b\" 'it'\"'\"'s' 'a \"b\"' '$x'"
+    )

@@ -1,0 +1,270 @@
+"""Weights that are damaged, altered or suspicious, and what is given beside them."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import pickle
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import ldmref
+from ldmref import modes
+from ldmref.errors import CorruptModelError, InputError, OutputError, UnsafeFileError, UsageError
+from ldmref.io import embedded
+from ldmref.io.diffusers.folder import weight_files
+from ldmref.io.embedded import PUBLISHED, embedded_folder, require_published
+from ldmref.io.locate import find_model
+from ldmref.io.native import check_weights, digest, save_folder
+
+
+@pytest.fixture(scope="module")
+def tiny_folder(tmp_path_factory):
+    model = ldmref.random_model("tiny", backend="numpy")
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    save_folder(folder, model.config, model.params, model.tokenizer.tokenizer.to_str(), np.float32)
+    return folder
+
+
+@pytest.fixture
+def folder(tmp_path, tiny_folder):
+    return shutil.copytree(tiny_folder, tmp_path / "model")
+
+
+def change(folder, name, value, record=True):
+    """Set a tensor; `record`: as its maker would, with the new digest in config.json."""
+    path = folder / "model.safetensors"
+    tensors = load_file(path)
+    tensors[name][...] = value
+    save_file(tensors, path)
+    if record:
+        config = json.loads((folder / "config.json").read_text())
+        config["sha256"]["model.safetensors"] = digest(path)
+        (folder / "config.json").write_text(json.dumps(config))
+
+
+def flip(path, at=-100):
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+# -- NaN, infinity, zeros -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_nonfinite_weights_are_refused_unless_allowed(folder, value):
+    change(folder, "unet.conv_in.bias", value)
+    with pytest.raises(CorruptModelError, match=r"unet\.conv_in\.bias") as caught:
+        ldmref.load(folder, backend="numpy")
+    assert caught.value.code == "E-NONFINITE"
+    model = ldmref.load(folder, backend="numpy", allow_nonfinite=True)
+    assert any("unet.conv_in.bias" in warning for warning in model.warnings)
+
+
+def test_the_first_five_names_are_listed():
+    flat = {f"t{i}": np.array([np.nan], np.float32) for i in range(9)}
+    with pytest.raises(CorruptModelError, match=r"9 tensors.*t0, t1, t2, t3, t4$"):
+        check_weights(flat)
+
+
+def test_weights_that_are_all_zero_are_warned_about(folder):
+    assert not ldmref.load(folder, backend="numpy").warnings  # biases may be zero
+    change(folder, "unet.conv_in.weight", 0)
+    model = ldmref.load(folder, backend="numpy")
+    assert any("unet.conv_in.weight" in warning for warning in model.warnings)
+    result = modes.txt2img(model, "red heart", steps=1, seed=0)
+    assert any("zero" in warning for warning in result.warnings)
+
+
+# -- digests --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "tokenizer.json"])
+def test_a_file_that_is_not_the_recorded_one_is_refused(folder, name):
+    if name == "tokenizer.json":
+        (folder / name).write_text((folder / name).read_text() + "\n")
+    else:
+        flip(folder / name)
+    with pytest.raises(CorruptModelError, match=name) as caught:
+        ldmref.load(folder, backend="numpy")
+    assert caught.value.code == "E-DIGEST" and "sha256" in caught.value.hint
+    config = json.loads((folder / "config.json").read_text())
+    del config["sha256"]  # as the hint says; folders of earlier versions have none
+    (folder / "config.json").write_text(json.dumps(config))
+    ldmref.load(folder, backend="numpy")
+
+
+def test_a_copy_of_the_embedded_model_with_a_flipped_byte(tmp_path):
+    copy = shutil.copytree(find_model("emoji"), tmp_path / "copy")
+    assert ldmref.load(copy, backend="numpy").sha256 == PUBLISHED["emoji"]["model.safetensors"]
+    flip(copy / "model.safetensors")
+    with pytest.raises(CorruptModelError) as caught:
+        ldmref.load(copy, backend="numpy")
+    assert caught.value.code == "E-DIGEST"
+
+
+def test_the_embedded_model_is_the_published_one():
+    require_published(embedded_folder("emoji"))
+
+
+@pytest.mark.parametrize("name", PUBLISHED["emoji"])
+def test_an_altered_embedded_model_is_refused(tmp_path, monkeypatch, name):
+    """Even if its config.json records the altered digest."""
+    folder = shutil.copytree(embedded_folder("emoji"), tmp_path / "emoji")
+    if name == "model.safetensors":
+        change(folder, "unet.conv_in.bias", 0.5)
+    else:
+        (folder / name).write_text((folder / name).read_text() + " ")
+        config = json.loads((folder / "config.json").read_text())
+        config["sha256"]["tokenizer.json"] = digest(folder / "tokenizer.json")
+        (folder / "config.json").write_text(json.dumps(config))
+    monkeypatch.setattr(embedded, "embedded_folder", lambda name: folder)
+    monkeypatch.setattr("ldmref.io.locate.embedded_folder", lambda name: folder)
+    with pytest.raises(CorruptModelError, match="published") as caught:
+        ldmref.load(backend="numpy")
+    assert caught.value.code == "E-DIGEST"
+
+
+# -- what a model has of its own ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["emoji", "folder"])
+@pytest.mark.parametrize(
+    "argument,code", [("tokenizer", "E-TOKENIZER"), ("config", "E-MODEL-CONFIG")]
+)
+def test_a_second_tokenizer_or_configuration_is_refused(folder, name, argument, code):
+    with pytest.raises(UsageError) as caught:
+        ldmref.load(folder if name == "folder" else name, backend="numpy", **{argument: folder})
+    assert caught.value.code == code
+
+
+# -- shards ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "name", ["../../etc/passwd", "/etc/passwd", "a/b.safetensors", "..", ".", "", "a\0b", "x" * 300]
+)
+def test_an_index_does_not_lead_out_of_its_folder(tmp_path, name):
+    index = {"weight_map": {"a": name}}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError) as caught:
+        weight_files(tmp_path, "model")
+    assert isinstance(caught.value, UnsafeFileError) or caught.value.code == "E-MODEL"
+
+
+@pytest.mark.parametrize("weight_map", [None, [], {}, "x", {"a": None}, {"a": ["b"]}, {"a": 5}])
+def test_an_index_without_files(tmp_path, weight_map):
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(InputError):
+        weight_files(tmp_path, "model")
+
+
+# -- pickling -------------------------------------------------------------------------------------
+
+
+def picture(model):
+    return np.asarray(modes.txt2img(model, "red heart", seed=1, steps=1)[0])
+
+
+def test_a_pickled_model_draws_the_same_picture(folder):
+    model = ldmref.load(folder, backend="numpy")
+    data = pickle.dumps(model)
+    assert (picture(pickle.loads(data)) == picture(model)).all()
+    used = pickle.dumps(model)  # the networks are on the backend now
+    assert (picture(pickle.loads(used)) == picture(model)).all()
+    assert len(data) < 200_000 and len(used) < 200_000  # weights are references to the file
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_a_model_without_a_file_is_pickled_with_its_weights(dtype):
+    model = ldmref.random_model("tiny", backend="numpy", dtype=dtype)
+    again = pickle.loads(pickle.dumps(model))
+    assert again.backend.dtype == dtype and (picture(again) == picture(model)).all()
+
+
+def test_a_pickled_torch_model(folder):
+    pytest.importorskip("torch")
+    model = ldmref.load(folder, backend="torch")
+    before = picture(model)
+    assert (picture(pickle.loads(pickle.dumps(model))) == before).all()
+
+
+def test_a_model_in_another_process(folder):
+    model = ldmref.load(folder, backend="numpy")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert (pool.apply(picture, (model,)) == picture(model)).all()
+
+
+def test_a_pickled_model_whose_file_has_changed_or_gone(folder):
+    data = pickle.dumps(ldmref.load(folder, backend="numpy"))
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(CorruptModelError) as caught:
+        pickle.loads(data)
+    assert caught.value.code == "E-FILE-CHANGED"
+    path.unlink()
+    with pytest.raises(InputError, match="No such file"):
+        pickle.loads(data)
+
+
+# -- writing --------------------------------------------------------------------------------------
+
+FULL_DISK = """
+import resource, sys, pathlib, numpy as np, ldmref
+from ldmref.errors import OutputError
+from ldmref.cli.main import main
+model = ldmref.random_model("tiny", backend="numpy")
+resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.mark.parametrize("out", ["new", "new.safetensors", "model", "old.safetensors"])
+def test_a_full_disk_leaves_what_was_there(tmp_path, folder, out):
+    old = tmp_path / "old.safetensors"
+    old.write_bytes(b"old")
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    target = shutil.copytree(folder, tmp_path / "source")
+    before |= {path: path.read_bytes() for path in target.iterdir()}
+    argv = ["convert", str(target), str(tmp_path / out), "--overwrite"]
+    run = subprocess.run(
+        [sys.executable, "-c", FULL_DISK, *argv], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert run.returncode == 8 and "E-WRITE" in run.stderr, run.stderr
+    after = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert after == before
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith(".")]
+
+
+def test_a_folder_is_replaced_whole(folder):
+    model = ldmref.random_model("tiny", seed=1, backend="numpy")
+    words = model.tokenizer.tokenizer.to_str()
+    save_folder(folder, model.config, model.params, words, np.float32)
+    again = ldmref.load(folder, backend="numpy")
+    assert (again.params.unet.conv_in.bias == model.params.unet.conv_in.bias).all()
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+
+
+def test_a_folder_that_cannot_be_replaced_is_kept(folder, monkeypatch):
+    import os
+
+    model = ldmref.random_model("tiny", seed=1, backend="numpy")
+    words, replace = model.tokenizer.tokenizer.to_str(), os.replace
+
+    def failing(source, to):
+        if (source / "config.json").exists() and to == folder and ".old." not in str(source):
+            raise OSError(28, "No space left on device")
+        return replace(source, to)
+
+    monkeypatch.setattr(os, "replace", failing)
+    with pytest.raises(OutputError):
+        save_folder(folder, model.config, model.params, words, np.float32)
+    monkeypatch.undo()
+    ldmref.load(folder, backend="numpy")
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]

@@ -1,0 +1,106 @@
+"""NaN never becomes a picture: the error names the step, and the layer in which it began."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+from ldmref.backends import get_backend
+from ldmref.errors import NumericError
+from ldmref.models.params import flatten, unflatten
+
+STEPS, CALLS_BEFORE = 5, 2
+
+
+@pytest.fixture
+def model():
+    return ldmref.random_model("tiny", backend="numpy")
+
+
+def with_value(model, network, name, value):
+    """The model with one number of a parameter replaced."""
+    changed = copy.copy(model)
+    flat = {key: np.array(leaf) for key, leaf in flatten(model.params[network]).items()}
+    flat[name].reshape(-1)[0] = value
+    changed.params = model.params.replaced({network: unflatten(flat)})
+    changed._compiled = {}
+    return changed
+
+
+@pytest.mark.parametrize("backend", ["numpy", "torch"])
+@pytest.mark.parametrize("mode", ["txt2img", "img2img", "inpaint", "invert", "interpolate"])
+def test_the_layer_with_nan_is_named(mode, backend):
+    if backend == "torch":
+        pytest.importorskip("torch")
+    model = ldmref.random_model("tiny", backend="numpy")
+    name = "mid_block.resnets.0.conv1.weight"
+    broken = with_value(model, "unet", name, np.nan)
+    flat = {key: np.array(leaf) for key, leaf in flatten(broken.params["unet"]).items()}
+    other = ldmref.random_model("tiny", backend=get_backend(backend))
+    other.params = other.params.replaced(
+        {"unet": unflatten({k: other.backend.weight(v) for k, v in flat.items()})}
+    )
+    picture = Image.new("RGB", (16, 16), "teal")
+    inputs = {
+        "txt2img": {}, "img2img": {"image": picture}, "invert": {"image": picture},
+        "inpaint": {"image": picture, "mask": Image.new("L", (16, 16), "white")},
+        "interpolate": {"prompt_b": "b"},
+    }[mode]  # fmt: skip
+    seen = []
+    with pytest.raises(NumericError) as caught:
+        getattr(modes, mode)(other, "a", **inputs, steps=STEPS, callback=seen.append)
+    assert caught.value.code == "E-NAN" and not seen
+    assert "unet.mid_block.resnets.0.conv1" in str(caught.value)
+    assert "step 1 of" in str(caught.value)
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2m", "pndm", "rk4", "dpmpp_2m_sde"])
+def test_the_step_that_made_nan_is_named(model, sampler, monkeypatch):
+    """A backend whose silu overflows from some call of the U-Net on."""
+    ops = model.backend
+    inner, calls = type(ops).silu, []
+    plain_unet = type(model).unet
+
+    def unet(self, *args, **kwargs):
+        calls.append(1)
+        return plain_unet(self, *args, **kwargs)
+
+    steps_taken = []
+
+    def silu(self, x):
+        y = inner(self, x)
+        return y + np.inf if len(steps_taken) >= CALLS_BEFORE else y
+
+    monkeypatch.setattr(type(model), "unet", unet)
+    monkeypatch.setattr(type(ops), "silu", silu)
+    with pytest.raises(NumericError) as caught:
+        modes.txt2img(model, "a", seed=1, steps=STEPS, sampler=sampler,
+                      callback=lambda p: steps_taken.append(p.step))  # fmt: skip
+    assert f"step {CALLS_BEFORE + 1} of" in str(caught.value)
+    assert "silu" in str(caught.value) and len(steps_taken) == CALLS_BEFORE
+
+
+def test_nan_in_the_decoder_is_named(model):
+    broken = with_value(model, "vae", "decoder.conv_out.bias", np.inf)
+    with pytest.raises(NumericError) as caught:
+        modes.txt2img(broken, "a", seed=1, steps=1)
+    assert "vae.decoder.conv_out" in str(caught.value)
+
+
+def test_a_picture_encoded_to_nan_is_named(model):
+    broken = with_value(model, "vae", "encoder.conv_in.weight", np.nan)
+    with pytest.raises(NumericError, match="encoded"):
+        modes.img2img(broken, "a", Image.new("RGB", (16, 16)), seed=1, steps=4)
+
+
+def test_the_model_is_as_before_and_draws_on(model):
+    want = modes.txt2img(model, "a", seed=1, steps=2).latents
+    broken = with_value(model, "unet", "conv_in.weight", np.nan)
+    with pytest.raises(NumericError, match=r"unet\.conv_in"):
+        modes.txt2img(broken, "a", seed=1, steps=2)
+    assert (modes.txt2img(model, "a", seed=1, steps=2).latents == want).all()

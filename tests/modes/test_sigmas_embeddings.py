@@ -1,0 +1,172 @@
+"""Noise levels and hidden states as arguments."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+from ldmref.errors import UsageError
+from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.models.params import init
+from ldmref.models.presets import preset
+from ldmref.prompts.tokenizer import PromptOptions
+from ldmref.samplers import get_sampler, make_schedule
+
+PICTURE = Image.new("RGB", (16, 16), "teal")
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2m", "euler_a", "unipc"])
+def test_the_schedules_own_sigmas_draw_its_picture(tiny, sampler):
+    """And a list is recorded so that it draws the same picture again."""
+    by_name = modes.txt2img(tiny, "a", seed=1, steps=4, sampler=sampler, schedule="karras")
+    sigmas = make_schedule(tiny.config.scheduler, get_sampler(sampler), "karras", 4).sigmas
+    given = modes.txt2img(tiny, "a", seed=1, sampler=sampler, sigmas=sigmas)
+    np.testing.assert_array_equal(given.latents, by_name.latents)
+    assert given.params["sigmas"] == sigmas.tolist() and given.params["steps"] == 4
+    assert "schedule" not in given.params and "Schedule type" not in given.infotext()
+    again = modes.txt2img(tiny, "a", seed=1, sampler=sampler, sigmas=given.params["sigmas"],
+                          steps=given.params["steps"])  # fmt: skip
+    np.testing.assert_array_equal(again.latents, by_name.latents)
+
+
+def test_sigmas_serve_img2img_and_invert(tiny):
+    sigmas = [3.0, 2.0, 1.0, 0.5, 0.0]
+    r = modes.img2img(tiny, "a", PICTURE, strength=0.5, seed=1, sigmas=sigmas)
+    assert r.params["steps"] == 4 and np.isfinite(r.latents).all()
+    inversion = modes.invert(tiny, "a", PICTURE, sigmas=sigmas)
+    again = modes.txt2img(tiny, "a", latents=inversion.latents, seed=0, **inversion.settings)
+    assert again.params["sigmas"] == sigmas
+
+
+def test_sigmas_that_end_above_zero_leave_noise(tiny):
+    whole = modes.txt2img(tiny, "a", seed=1, sampler="ddim", eta=0.0, sigmas=[5.0, 1.0, 0.0])
+    seen = []
+    modes.txt2img(tiny, "a", seed=1, sampler="ddim", eta=0.0, sigmas=[5.0, 1.0, 0.0],
+                  callback=lambda p: seen.append(p.latents))  # fmt: skip
+    stopped = modes.txt2img(tiny, "a", seed=1, sampler="ddim", eta=0.0, sigmas=[5.0, 1.0])
+    scaled = np.float32(1.0 / np.hypot(1.0, 1.0))
+    np.testing.assert_allclose(stopped.latents, seen[0] * scaled, rtol=1e-6)
+    assert (stopped.latents != whole.latents).any()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [[1.0, 2.0], [1.0, 1.0], [1.0], [], [1.0, float("nan")], [float("inf"), 1.0], [1.0, -0.5],
+     [999, 500, 0], [2.0, 0.0, 0.0], [1e5, 0.0], 5, "5.0,1.0", [2.0, None], np.ones((2, 2)),
+     np.linspace(10.0, 0.0, 2000)],
+)  # fmt: skip
+def test_wrong_sigmas_are_refused(tiny, wrong):
+    with pytest.raises(UsageError) as caught:
+        modes.plan("txt2img", tiny.config, prompt="a", sigmas=wrong)
+    assert caught.value.code == "E-SIGMAS"
+
+
+@pytest.mark.parametrize("other", [{"steps": 3}, {"schedule": "karras"}])
+def test_sigmas_exclude_steps_and_schedule(tiny, other):
+    with pytest.raises(UsageError) as caught:
+        modes.plan("txt2img", tiny.config, prompt="a", sigmas=[2.0, 1.0, 0.0], **other)
+    assert caught.value.code == "E-SIGMAS"
+
+
+def encoded(model, *prompts):
+    """Hidden states, of each prompt alone, as the modes encode them."""
+    return np.concatenate([model.backend.to_numpy(model.encode_text([p])) for p in prompts])
+
+
+def test_the_prompts_own_hidden_states_draw_its_picture(tiny):
+    arguments = {"seed": 1, "steps": 3, "count": 2}
+    want = modes.txt2img(tiny, ["red heart", "cat"], negative_prompt="blue", **arguments)
+    states, negative = encoded(tiny, "red heart", "cat"), encoded(tiny, "blue")
+    for embeds in (
+        {"prompt": None, "prompt_embeds": states, "negative_prompt": "blue"},
+        {"prompt": None, "prompt_embeds": states, "negative_prompt_embeds": negative},
+        {"prompt": None, "prompt_embeds": states, "negative_prompt_embeds": negative.repeat(2, 0)},
+        {"prompt": ["red heart", "cat"], "negative_prompt_embeds": negative},
+    ):
+        got = modes.txt2img(tiny, **embeds, **arguments)
+        np.testing.assert_array_equal(got.latents, want.latents)
+    assert len(got.params["negative_prompt_embeds"]) == 4  # digests, one per picture
+
+
+@pytest.fixture(scope="module")
+def two_encoders():
+    """A small model with two text encoders and a pooled output, as SDXL."""
+    config = preset("tiny")
+    second = dataclasses.replace(config.text_encoder, projection_dim=24, eos_token_id=2)
+    unet = dataclasses.replace(
+        config.unet, cross_attention_dim=64, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 48,
+    )  # fmt: skip
+    config = dataclasses.replace(config, unet=unet, text_encoder_2=second)
+    small = ldmref.random_model("tiny", backend="numpy")
+    return LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)
+
+
+def test_pooled_outputs_and_tensors_of_torch(two_encoders):
+    torch = pytest.importorskip("torch")
+    text = two_encoders.encode_prompts(["red heart"], 0, PromptOptions())
+    states, pooled = torch.from_numpy(text.states), torch.from_numpy(text.pooled)
+    want = modes.txt2img(two_encoders, "red heart", seed=1, steps=2)
+    embeds = {"prompt_embeds": states, "pooled_prompt_embeds": pooled}
+    got = modes.txt2img(two_encoders, None, **embeds, seed=1, steps=2)
+    np.testing.assert_array_equal(got.latents, want.latents)
+    for wrong in ({"prompt_embeds": states}, embeds | {"pooled_prompt_embeds": pooled[:, :3]}):
+        with pytest.raises(UsageError) as caught:
+            modes.plan("txt2img", two_encoders.config, prompt=None, **wrong)
+        assert caught.value.code == "E-PROMPT-EMBEDS"
+
+
+def test_embeddings_are_never_written_and_may_be_read_only_or_strided(tiny):
+    states = encoded(tiny, "red heart")
+    want = modes.txt2img(tiny, None, prompt_embeds=states, seed=1, steps=2).latents
+    strided = np.repeat(states, 2, axis=2)[:, :, ::2]
+    frozen = states.copy()
+    frozen.flags.writeable = False
+    noise = np.ones((1, *tiny.latent_shape(16, 16)), np.float32)
+    noise.flags.writeable = False
+    for array in (strided, frozen, states.astype(np.float64)):
+        got = modes.txt2img(tiny, None, prompt_embeds=array, seed=1, steps=2).latents
+        np.testing.assert_array_equal(got, want)
+    modes.txt2img(tiny, "a", latents=noise, seed=1, steps=2)
+    assert (noise == 1.0).all() and (frozen == states).all()
+
+
+def test_wrong_embeddings_are_refused(tiny):
+    e = encoded(tiny, "a")
+    wrong = [
+        {"prompt": "a", "prompt_embeds": e},
+        {"prompt": None},
+        {"prompt": None, "prompt_embeds": e[0]},
+        {"prompt": None, "prompt_embeds": e[:, :3]},
+        {"prompt": None, "prompt_embeds": e[:, :, :3]},
+        {"prompt": None, "prompt_embeds": e[:0]},
+        {"prompt": None, "prompt_embeds": e * np.nan},
+        {"prompt": None, "prompt_embeds": e.astype(np.int64)},
+        {"prompt": None, "prompt_embeds": "e.npy"},
+        {"prompt": None, "prompt_embeds": e, "pooled_prompt_embeds": e[:, 0]},
+        {"prompt": None, "prompt_embeds": e, "negative_prompt_embeds": e[:, :5]},
+        {"prompt": None, "prompt_embeds": e.repeat(3, 0), "negative_prompt_embeds": e.repeat(2, 0)},
+        {"prompt": None, "prompt_embeds": e, "negative_prompt": "a", "negative_prompt_embeds": e},
+        {"prompt": "a", "pooled_prompt_embeds": e[:, 0]},
+    ]
+    for arguments in wrong:
+        with pytest.raises(UsageError) as caught:
+            modes.plan("txt2img", tiny.config, **arguments)
+        assert caught.value.code in ("E-PROMPT", "E-PROMPT-EMBEDS"), arguments
+    both_short = {"prompt_embeds": e[:, :5], "negative_prompt_embeds": e[:, :5]}
+    assert len(modes.txt2img(tiny, None, **both_short, seed=1, steps=1)) == 1
+
+
+def test_a_prompt_that_would_be_truncated_is_refused_if_asked(tiny):
+    long = "red " * 100
+    assert modes.txt2img(tiny, long, seed=1, steps=1).warnings
+    with pytest.raises(UsageError) as caught:
+        modes.txt2img(tiny, long, seed=1, steps=1, strict_prompt=True)
+    assert caught.value.code == "E-PROMPT-TRUNCATED"
+    for fits in ({"prompt": "red"}, {"prompt": long, "long_prompts": "chunk"}):
+        modes.txt2img(tiny, **fits, seed=1, steps=1, strict_prompt=True)
