@@ -322,7 +322,7 @@ DAMAGED, UNSAFE = CorruptModelError, UnsafeFileError
 FILES: list[Case] = [
     case(1, "pickle .ckpt", UNSAFE, "E-PICKLE", model=file("a.ckpt", hostile)),
     case(1, "pickle .bin", UNSAFE, "E-PICKLE", model=file("a.bin", hostile)),
-    case(1, "missing pickle", UNSAFE, "E-PICKLE", model=lambda folder: folder / "gone.pt"),
+    case(1, "missing pickle", InputError, "E-MODEL", model=lambda folder: folder / "gone.pt"),
     case(2, "pickle", UNSAFE, "E-PICKLE", model=file("a.safetensors", hostile)),
     case(2, "zip of torch", UNSAFE, "E-PICKLE", model=file("a.safetensors", zipped)),
     case(2, "pickle in a folder", UNSAFE, "E-PICKLE",

@@ -147,13 +147,13 @@ def test_full_disk_while_training(stage):
     assert not list(stage.work.rglob("*.part")) and not list(stage.work.rglob("*.safetensors"))
 
 
-@covers(85, "a full standard output", COMMAND_LINE, code="E-WRITE")
+@covers(85, "a full standard output", COMMAND_LINE, code="E-STDOUT")
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_full_standard_output(stage):
     with open("/dev/full", "wb") as full:
         ran = run("txt2img", "cat", "-m", stage.model_folder, *SHORT, "-o", "-",
                   capture_output=False, stdout=full, stderr=subprocess.PIPE)  # fmt: skip
-    assert_refused(ran, "E-WRITE", 8)
+    assert_refused(ran, "E-STDOUT", 8)
 
 
 @covers(87, "four processes write to one folder", COMMAND_LINE)
