@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
 
-.PHONY: demo test slow lint mutation pages clean
+.PHONY: demo test slow lint mutation pages lowest audit kills soak clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -25,6 +25,26 @@ mutation: $(TEST)/.ready
 	HYPOTHESIS_PROFILE=dev $(TEST)/bin/mutmut run
 	$(TEST)/bin/python scripts/mutation_report.py
 
+# The oldest versions of the dependencies that pyproject.toml allows, without torch.
+lowest:
+	$(PYTHON) -m venv .venv-lowest
+	.venv-lowest/bin/pip install --quiet $$($(PYTHON) scripts/lowest_versions.py hub) \
+		"pytest>=8" "hypothesis>=6.100" "array-api-strict>=2.3" "mpmath>=1.3"
+	PYTHONPATH=. .venv-lowest/bin/python -m pytest -q tests/faults/test_fault_table.py tests/prompts \
+		tests/samplers/test_samplers.py tests/modes/test_modes.py
+
+# Known vulnerabilities of the dependencies; needs the network.
+audit: $(TEST)/.ready
+	$(TEST)/bin/pip install --quiet pip-audit
+	$(TEST)/bin/pip-audit --skip-editable
+
+# Figures of docs/reliability.md: each takes minutes to half an hour.
+kills: $(TEST)/.ready
+	$(TEST)/bin/python scripts/kill.py --kills 200
+
+soak: $(TEST)/.ready
+	$(TEST)/bin/python scripts/soak.py --pictures 1000
+
 # The tables and plots of docs/math.
 pages: $(TEST)/.ready
 	$(TEST)/bin/pip install --quiet -e ".[docs]"
@@ -43,4 +63,4 @@ $(TEST)/.ready: pyproject.toml
 	touch $@
 
 clean:
-	rm -rf $(DEMO) $(TEST) mutants demo.png .pytest_cache .hypothesis .ruff_cache
+	rm -rf $(DEMO) $(TEST) .venv-lowest mutants demo.png .pytest_cache .hypothesis .ruff_cache

@@ -1,9 +1,11 @@
-"""Array libraries, backends and hypothesis profiles that all tests share."""
+"""Array libraries, backends and hypothesis profiles that all tests share; no network."""
 
 from __future__ import annotations
 
 import importlib
 import os
+import sys
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +15,28 @@ from hypothesis import settings
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+LOOPBACK = ("localhost", "127.0.0.1", "::1", "", None, b"localhost", b"127.0.0.1", b"::1")
+
+
+class NetworkBlocked(RuntimeError):
+    """A test tried to reach another machine."""
+
+
+def block_network(event: str, arguments: tuple[Any, ...]) -> None:
+    """An audit hook: connections go to this machine or nowhere."""
+    if event in ("socket.connect", "socket.sendto"):
+        address = arguments[1]
+        host = address[0] if isinstance(address, tuple) else None  # others are names of files
+    elif event == "socket.getaddrinfo":
+        host = arguments[0]
+    else:
+        return
+    if host not in LOOPBACK:
+        raise NetworkBlocked(f"{event} {arguments[1:]}: tests do without a network")
+
+
+sys.addaudithook(block_network)
 
 NAMESPACES = {
     "numpy": "array_api_compat.numpy",

@@ -18,7 +18,7 @@ from ldmref.errors import LdmrefError, VerifyError
 
 MINIMUM = {
     "numpy": "2.0",
-    "scipy": "1.11",
+    "scipy": "1.13",
     "pillow": "12.3",
     "safetensors": "0.5",
     "tokenizers": "0.21",

@@ -1,0 +1,231 @@
+"""Kill drawing, converting and training at random moments, and look at what is left.
+
+    python scripts/kill.py --kills 200 --seed 0
+
+Each run is killed by SIGKILL, SIGTERM or SIGINT after a random time, then started again until it
+ends by itself. After every kill: each picture, model and checkpoint that exists is complete, and
+nothing that was complete before is gone or changed. After the last run the result equals that of a
+run without kills, bit for bit. Temporary files may stay after SIGKILL only.
+"""
+
+from __future__ import annotations
+
+import argparse
+import collections
+import hashlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+from safetensors import safe_open
+
+import ldmref
+from ldmref.io.native import save_folder
+
+LDMREF = (sys.executable, "-m", "ldmref")
+SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+STOPPED = {0, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
+
+
+class Work(NamedTuple):
+    """A command to kill: its arguments for a folder, and which of its files never change again."""
+
+    name: str
+    argv: Callable[[Path], list[str]]
+    final: Callable[[Path], bool]
+    rest: Callable[[Path], list[str]] | None = None  # what goes on after a kill; else `argv`
+
+
+def works(model: Path, pictures: Path, training: bool) -> list[Work]:
+    """The three commands, on preset `tiny`."""
+
+    def draw(folder: Path) -> list[str]:
+        return ["txt2img", "cat", "-m", str(model), "--steps", "2", "--seed", "0", "-c", "30", "-q",
+                "-o", f"{folder}/a.png"]  # fmt: skip
+
+    def left(folder: Path) -> list[str]:
+        """The seeds that are not drawn yet; each picture by its own name."""
+        done = {path.stem for path in folder.glob("a-*.png")}
+        todo = next(i for i in range(31) if i == 30 or f"a-{i}" not in done)
+        return [] if todo == 30 else [
+            "txt2img", "cat", "-m", str(model), "--steps", "2", "--seed", str(todo), "-q",
+            "-o", f"{folder}/a-{todo}.png",
+        ]  # fmt: skip
+
+    def convert(folder: Path) -> list[str]:
+        return ["convert", str(model), f"{folder}/out.safetensors", "--overwrite"]
+
+    def to_folder(folder: Path) -> list[str]:
+        return ["convert", str(model), f"{folder}/out", "--overwrite"]
+
+    def train(folder: Path) -> list[str]:
+        return ["train", "--data", str(pictures), "-o", f"{folder}/run", "--preset", "tiny",
+                "--batch", "2", "--autoencoder-batch", "2", "--steps", "40",
+                "--autoencoder-steps", "40"]  # fmt: skip
+
+    listed = [
+        Work("draw", draw, lambda path: path.suffix == ".png", left),
+        Work("convert to a file", convert, lambda path: False),
+        Work("convert to a folder", to_folder, lambda path: False),
+    ]
+    return [*listed, Work("train", train, lambda path: False)] if training else listed
+
+
+def check(path: Path) -> None:
+    """Raise if a file is not complete."""
+    if path.suffix == ".png":
+        Image.open(path).load()
+    elif path.suffix == ".safetensors":
+        with safe_open(str(path), "np") as file:
+            for name in file.keys():
+                file.get_tensor(name)
+
+
+def is_temporary(path: Path, folder: Path) -> bool:
+    """Whether a name is one of those under which files are written before they are complete."""
+    names = path.relative_to(folder).parts
+    return names[-1].endswith(".part") or any(
+        name.startswith(".") or ".tmp" in name for name in names
+    )
+
+
+def digests(folder: Path) -> dict[Path, str]:
+    """The files below a folder that are not temporary, each checked, with their digests."""
+    files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
+    kept = [path for path in files if not is_temporary(path, folder)]
+    for path in kept:
+        check(path)
+    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+
+
+def environment() -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("LDMREF_")}
+    return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
+
+
+def start(argv: list[str]) -> subprocess.Popen:
+    return subprocess.Popen(
+        [*LDMREF, *argv], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+    )
+
+
+def finish(argv: list[str]) -> None:
+    process = start(argv)
+    _, err = process.communicate(timeout=600)
+    if process.returncode:
+        raise SystemExit(f"{argv}: exit code {process.returncode}: {err.decode()}")
+
+
+def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tally: dict) -> bool:
+    """Start, kill after a random part of `seconds`, check; whether it was alive when killed."""
+    before, number = digests(folder), draw.choice(SIGNALS)
+    argv = work.rest(folder) if work.rest and before else work.argv(folder)
+    if not argv:
+        return False
+    process = start(argv)
+    time.sleep(draw.random() * seconds)
+    alive = process.poll() is None
+    process.send_signal(number)
+    _, err = process.communicate(timeout=600)
+    if process.returncode not in STOPPED or b"Traceback" in err or b"E-INTERNAL" in err:
+        tally["wrong ends"].append(
+            (work.name, number.name, process.returncode, err.decode()[-300:])
+        )
+    after = digests(folder)
+    lost = [path for path in before if path not in after]
+    changed = [path for path in before if work.final(path) and after.get(path) != before[path]]
+    if lost or changed:
+        tally["lost or changed"].append((work.name, number.name, lost, changed))
+    temporary = [path for path in folder.rglob("*") if path.is_file() and path not in after]
+    if temporary and number != signal.SIGKILL and alive:
+        tally["temporary files"].append((work.name, number.name, temporary))
+    for path in temporary:
+        path.unlink()
+    tally[work.name] += alive
+    return alive
+
+
+def run(kills: int, seed: int, training: bool = True) -> dict:
+    """Kill that many times, the commands in turn; the numbers of what was found."""
+    draw = random.Random(seed)
+    tally: dict = collections.defaultdict(int)
+    tally |= {"lost or changed": [], "temporary files": [], "wrong ends": [], "differ": []}
+    with tempfile.TemporaryDirectory() as temporary:
+        root = Path(temporary)
+        tiny = ldmref.random_model("tiny", backend="numpy")
+        save_folder(root / "tiny", tiny.config, tiny.params, tiny.tokenizer.tokenizer.to_str())
+        (root / "pictures").mkdir()
+        for colour in ("red", "green", "blue"):
+            Image.new("RGB", (16, 16), colour).save(root / "pictures" / f"{colour}.png")
+        listed = works(root / "tiny", root / "pictures", training)
+        usual, seconds = {}, {}
+        for work in listed:
+            folder = root / "usual" / work.name
+            folder.mkdir(parents=True)
+            begin = time.monotonic()
+            finish(work.argv(folder))
+            seconds[work.name] = time.monotonic() - begin
+            usual[work.name] = contents(folder)
+        done, attempt = 0, 0
+        folders: dict[str, Path] = {}
+        while done < kills:
+            work = listed[attempt % len(listed)]
+            attempt += 1
+            folder = folders.get(work.name) or root / f"{attempt}"
+            folder.mkdir(exist_ok=True)
+            folders[work.name] = folder
+            if kill_once(work, folder, seconds[work.name], draw, tally):
+                done += 1
+            if draw.random() < 0.2 or done == kills:  # go on to the end, and compare
+                while argv := (work.rest(folder) if work.rest else work.argv(folder)):
+                    finish(argv)
+                    if not work.rest:
+                        break
+                if pictures_of(contents(folder)) != pictures_of(usual[work.name]):
+                    tally["differ"].append(work.name)
+                tally["finished afterwards"] += 1
+                del folders[work.name]
+    return dict(tally)
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): content(path) for path in digests(folder)}
+
+
+def content(path: Path) -> bytes:
+    """What must be equal: pixels of a picture, else all bytes."""
+    return Image.open(path).tobytes() if path.suffix == ".png" else path.read_bytes()
+
+
+def pictures_of(files: dict[str, bytes]) -> dict[str, str]:
+    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--without-training", action="store_true")
+    flags = parser.parse_args()
+    begin = time.monotonic()
+    tally = run(flags.kills, flags.seed, not flags.without_training)
+    faults = {name: value for name, value in tally.items() if isinstance(value, list)}
+    counts = {name: value for name, value in tally.items() if not isinstance(value, list)}
+    print(f"{flags.kills} kills in {time.monotonic() - begin:.0f} s: {counts}")
+    for name, cases in faults.items():
+        print(f"{name}: {len(cases)}")
+        for case in cases[:20]:
+            print(f"  {case}")
+    return any(faults.values())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,17 @@
+"""The table: all cases, and the rows that have one."""
+
+from __future__ import annotations
+
+import importlib
+from pathlib import Path
+
+from fault_cases import PROCEDURES
+from fault_models import FILES
+from fault_pictures import PICTURES
+from fault_requests import REQUESTS
+
+CASES = [*FILES, *REQUESTS, *PICTURES]
+for path in sorted(Path(__file__).parent.glob("test_fault_*.py")):
+    if path.stem != "test_fault_table":
+        importlib.import_module(path.stem)
+EVERY_ROW = {case.row for case in CASES} | {procedure.row for procedure in PROCEDURES}
