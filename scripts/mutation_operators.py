@@ -12,9 +12,9 @@
 | keyword     | a keyword argument of a call removed                                           |
 | jump        | `break` and `continue`                                                         |
 
-Left as they are: docstrings, annotations, imports, `__all__`, `__slots__`, `assert`s, everything inside `raise`
-and the keyword arguments `code`, `hint`, `help`, `description` and `metavar` (error codes and texts),
-texts with a space, f-strings' own text, `frozen` and the like in decorators, lines for type checkers.
+Left as they are: docstrings, annotations, imports, `__all__`, `__slots__`, `assert`s, everything
+inside `raise` and the keyword arguments `code`, `hint`, `help`, `description` and `metavar` (error
+codes and texts), texts with a space, f-strings' own text, decorators, lines for type checkers.
 """
 
 from __future__ import annotations
@@ -34,9 +34,8 @@ ARITHMETIC = {
     ast.FloorDiv: ast.Div, ast.Mod: ast.Div, ast.Pow: ast.Mult, ast.BitAnd: ast.BitOr,
     ast.BitOr: ast.BitAnd, ast.LShift: ast.RShift, ast.RShift: ast.LShift,
 }  # fmt: skip
-FUNCTIONS = {
-    a: b for x, y in (("min", "max"), ("any", "all"), ("floor", "ceil")) for a, b in ((x, y), (y, x))
-}  # fmt: skip
+PAIRS = (("min", "max"), ("any", "all"), ("floor", "ceil"))
+FUNCTIONS = dict(PAIRS) | {b: a for a, b in PAIRS}
 TEXTS = ("code", "hint", "help", "description", "metavar")  # keyword arguments
 UNTOUCHED = (ast.Raise, ast.Import, ast.ImportFrom, ast.Assert, ast.Nonlocal, ast.Global)
 
@@ -192,7 +191,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST, dict[str, object]]]:
 
 
 def _negations(test: object) -> Iterator[object]:
-    """A condition, or the conditions of a comprehension, negated; comparisons change by themselves."""
+    """A condition, or the conditions of a comprehension, negated (not comparisons: above)."""
     tests = test if isinstance(test, list) else [test]
     for i, one in enumerate(tests):
         if isinstance(one, ast.UnaryOp) and isinstance(one.op, ast.Not):

@@ -5,13 +5,14 @@
     python scripts/mutation_sample.py again SCRATCH modes --tests tests/modes/test_masks.py
     python scripts/mutation_sample.py report SCRATCH modes
 
-`map` copies the tracked and untracked files of the working tree to SCRATCH and runs the room's tests once
-there, under coverage with a context per test. `run` draws mutants (mutation_operators.py): all of the
-room in the order of files and lines, every k-th from a random start, so that each file is drawn by its
-size. Each is written into SCRATCH, where those tests run that reach its statement, the fastest first;
-then the others of its function and of its file, as far as `--budget` seconds go; up to the first
-failure. `again` gives the survivors to new tests. A mutant in mutation_equivalent.toml has no test that could kill
-it, for the reason given there, and does not count. Intervals are Wilson's, at 95 %.
+`map` copies the tracked and untracked files of the working tree to SCRATCH and runs the room's
+tests once there, under coverage with a context per test. `run` draws mutants
+(mutation_operators.py): all of the room in the order of files and lines, every k-th from a random
+start, so that each file is drawn by its size. Each is written into SCRATCH, where those tests run
+that reach its statement, the fastest first; then the others of its function and of its file, as far
+as `--budget` seconds go; up to the first failure. `again` gives the survivors to new tests. A
+mutant in mutation_equivalent.toml has no test that could kill it, for the reason stated there, and
+does not count. Intervals are Wilson's, at 95 %. Needs the package `coverage`.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ ROOMS = {  # room: (files, tests)
     "samplers": (
         ("samplers/schedule.py", "samplers/configure.py", "samplers/clipping.py",
          "samplers/repaint.py", "samplers/diffusers/*.py"),
-        ("tests/samplers", "tests/parity/test_schedulers.py", "tests/parity/test_folder_schedulers.py",
-         "tests/parity/test_repaint_schedule.py"),
+        ("tests/samplers", "tests/parity/test_schedulers.py",
+         "tests/parity/test_folder_schedulers.py", "tests/parity/test_repaint_schedule.py"),
     ),
     "modes": (("modes/*.py",), ("tests/modes", "tests/cli", "tests/parity/test_whole_pictures.py",
                                 "tests/parity/test_random_order.py")),
