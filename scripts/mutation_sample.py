@@ -10,7 +10,7 @@ tests once there, under coverage with a context per test. `run` draws mutants
 (mutation_operators.py): all of the room in the order of files and lines, every k-th from a random
 start, so that each file is drawn by its size. Each is written into SCRATCH, where those tests run
 that reach its statement, the fastest first; then the others of its function and of its file, as far
-as `--budget` seconds go; up to the first failure. `again` gives the survivors to new tests. A
+as `--budget` seconds go; up to the first failure. A run that was stopped goes on. `again` gives the survivors to new tests. A
 mutant in mutation_equivalent.toml has no test that could kill it, for the reason stated there, and
 does not count. Intervals are Wilson's, at 95 %. Needs the package `coverage`.
 """
@@ -18,6 +18,7 @@ does not count. Intervals are Wilson's, at 95 %. Needs the package `coverage`.
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib
 import json
 import math
@@ -30,6 +31,7 @@ import sys
 import time
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -50,10 +52,6 @@ ROOMS = {  # room: (files, tests)
     "models": (("models/*.py",), ("tests/models", "tests/parity", "tests/backends", "tests/modes")),
     "backends": (("backends/**/*.py",), ("tests/backends",)),
 }  # fmt: skip
-PRELOADED = (
-    "numpy", "scipy.special", "scipy.stats", "scipy.integrate", "PIL.Image", "hypothesis", "mpmath",
-    "torch", "array_api_strict", "transformers", "diffusers", "tokenizers", "click.testing",
-)  # fmt: skip
 QUIET = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
 
 
@@ -212,19 +210,30 @@ def drawn(room: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
     return [every[int((i + start) * len(every) / n)] for i in range(n)]
 
 
-def preload() -> None:
-    """Import the large libraries once; each mutant's tests run in a fork."""
-    for name in PRELOADED:
-        with suppress(ImportError):
-            importlib.import_module(name)
+def preload(scratch: Path, tests: Sequence[str]) -> None:
+    """Import once what the tests import of other libraries; each mutant's tests run in a fork."""
+    paths = [x for test in tests for x in ((scratch / test).rglob("*.py"), [scratch / test])]
+    own = {x.stem for x in (scratch / "tests").rglob("*.py")} | {"ldmref", "pytest"}
+    for path in (x for listed in paths for x in listed if x.suffix == ".py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names += [x.name for x in node.names] if isinstance(node, ast.Import) else []
+            for name in (x for x in names if x.partition(".")[0] not in own):
+                with suppress(ImportError, AttributeError):
+                    module = importlib.import_module(name)
+                    for alias in node.names if isinstance(node, ast.ImportFrom) else ():
+                        getattr(module, alias.name)  # some libraries import lazily
 
 
 def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
     room_map = json.loads((scratch / f"map-{room}.json").read_text())
-    preload()
+    preload(scratch, ROOMS[room][1])
     outcomes = scratch / f"mutants-{room}.jsonl"
-    with outcomes.open("w") as file:
+    done = len(outcomes.read_text().splitlines()) if outcomes.exists() else 0
+    with outcomes.open("a") as file:
         for i, mutant in enumerate(drawn(room, scratch, n, seed)):
+            if i < done:
+                continue
             tests = tests_of(mutant, room_map, budget)
             expected = sum(room_map["seconds"][x] for x in tests)
             start = time.monotonic()
@@ -242,7 +251,7 @@ def again(scratch: Path, room: str, tests: list[str]) -> None:
     """The survivors, against new tests of the working tree."""
     for name in tests:
         shutil.copy2(HERE / name, scratch / name)
-    preload()
+    preload(scratch, tests)
     outcomes = scratch / f"mutants-{room}.jsonl"
     rows = [json.loads(x) for x in outcomes.read_text().splitlines()]
     for row in rows:
