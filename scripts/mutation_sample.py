@@ -10,20 +10,21 @@ tests once there, under coverage with a context per test. `run` draws mutants
 (mutation_operators.py): all of the room in the order of files and lines, every k-th from a random
 start, so that each file is drawn by its size. Each is written into SCRATCH, where those tests run
 that reach its statement, the fastest first; then the others of its function and of its file, as far
-as `--budget` seconds go; up to the first failure. A run that was stopped goes on. `again` gives the survivors to new tests. A
-mutant in mutation_equivalent.toml has no test that could kill it, for the reason stated there, and
-does not count. Intervals are Wilson's, at 95 %. Needs the package `coverage`.
+as `--budget` seconds go; up to the first failure. A run that was stopped goes on. `again` gives the
+survivors to new tests. A mutant in mutation_equivalent.toml has no test that could kill it, for the
+reason stated there, and does not count. Intervals are Wilson's, at 95 %. Needs `coverage`.
 """
 
 from __future__ import annotations
 
 import argparse
-import ast
+import gc
 import importlib
 import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -49,7 +50,13 @@ ROOMS = {  # room: (files, tests)
     "modes": (("modes/*.py",), ("tests/modes", "tests/cli", "tests/parity/test_whole_pictures.py",
                                 "tests/parity/test_random_order.py")),
     "io": (("io/**/*.py",), ("tests/io", "tests/cli", "tests/parity")),
-    "models": (("models/*.py",), ("tests/models", "tests/parity", "tests/backends", "tests/modes")),
+    "models": (
+        ("models/*.py",),
+        ("tests/models", "tests/parity/test_network_parity.py", "tests/parity/test_vae.py",
+         "tests/parity/test_text.py", "tests/parity/test_ldm_networks.py",
+         "tests/parity/test_controlnet_parity.py", "tests/parity/test_sizes.py",
+         "tests/backends/test_networks.py"),
+    ),
     "backends": (("backends/**/*.py",), ("tests/backends",)),
 }  # fmt: skip
 QUIET = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
@@ -211,18 +218,19 @@ def drawn(room: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
 
 
 def preload(scratch: Path, tests: Sequence[str]) -> None:
-    """Import once what the tests import of other libraries; each mutant's tests run in a fork."""
-    paths = [x for test in tests for x in ((scratch / test).rglob("*.py"), [scratch / test])]
+    """Import once what the tests' folders import of other libraries; each mutant runs in a fork."""
     own = {x.stem for x in (scratch / "tests").rglob("*.py")} | {"ldmref", "pytest"}
-    for path in (x for listed in paths for x in listed if x.suffix == ".py"):
-        for node in ast.walk(ast.parse(path.read_text())):
-            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
-            names += [x.name for x in node.names] if isinstance(node, ast.Import) else []
-            for name in (x for x in names if x.partition(".")[0] not in own):
-                with suppress(ImportError, AttributeError):
-                    module = importlib.import_module(name)
-                    for alias in node.names if isinstance(node, ast.ImportFrom) else ():
-                        getattr(module, alias.name)  # some libraries import lazily
+    folders = {x if x.is_dir() else x.parent for x in (scratch / test for test in tests)}
+    for path in {path for folder in folders for path in folder.glob("*.py")}:
+        text = path.read_text()
+        names = set(re.findall(r"^\s*(?:from|import) ([\w.]+)", text, re.MULTILINE))
+        names |= set(re.findall(r"importorskip\(\"([\w.]+)", text))
+        for name in (x for x in names if x.partition(".")[0] not in own):
+            with suppress(ImportError):
+                module = importlib.import_module(name)
+                for attribute in re.findall(rf"\b{name}(?:\.| import )(\w+)", text):
+                    getattr(module, attribute, None)  # some libraries import lazily
+    gc.freeze()
 
 
 def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
@@ -248,8 +256,9 @@ def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
 
 
 def again(scratch: Path, room: str, tests: list[str]) -> None:
-    """The survivors, against new tests of the working tree."""
-    for name in tests:
+    """The survivors, against further or new tests of the working tree: modules, or single ones."""
+    known = json.loads((scratch / f"map-{room}.json").read_text())["seconds"]
+    for name in {x.partition("::")[0] for x in tests}:
         shutil.copy2(HERE / name, scratch / name)
     preload(scratch, tests)
     outcomes = scratch / f"mutants-{room}.jsonl"
@@ -259,7 +268,7 @@ def again(scratch: Path, room: str, tests: list[str]) -> None:
             mutant = Mutant(*(row[x] for x in Mutant._fields))
             outcome, killer = tried(scratch, mutant, tests, 300.0)
             if outcome != "survived":
-                row |= {"outcome": outcome, "killer": killer, "late": True}
+                row |= {"outcome": outcome, "killer": killer, "late": killer not in known}
             print(f"{outcome:8} {mutant.file}:{mutant.lines[0]} {mutant.operator}", flush=True)
     outcomes.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report(scratch, room)
