@@ -6,7 +6,8 @@
     python scripts/mutation_sample.py report SCRATCH modes
 
 `map` copies the tracked and untracked files of the working tree to SCRATCH and runs the room's
-tests once there, under coverage with a context per test. `run` draws mutants
+tests once there, or those of `--tests` with options for pytest, under coverage with a context per
+test; what was there before stays. `run` draws mutants
 (mutation_operators.py): all of the room in the order of files and lines, every k-th from a random
 start, so that each file is drawn by its size. Each is written into SCRATCH, where those tests run
 that reach its statement, the fastest first; then the others of its function and of its file, as far
@@ -114,8 +115,8 @@ class Selection:
             self.log.write_text(report.nodeid)
 
 
-def record(scratch: Path, room: str) -> None:
-    """Run the room's tests in `scratch`, and write which of them reach which line."""
+def record(scratch: Path, room: str, tests: Sequence[str], options: Sequence[str]) -> None:
+    """Run the room's tests in `scratch`, and write, or add, which of them reach which line."""
     from coverage import Coverage
 
     copy_tree(scratch)
@@ -126,20 +127,19 @@ def record(scratch: Path, room: str) -> None:
     recorder = Recorder(coverage)
     coverage.start()
     arguments = [x for x in QUIET if x != "-x"]
-    pytest.main([*arguments, *ROOMS[room][1]], plugins=[recorder])
+    pytest.main([*arguments, *(tests or ROOMS[room][1]), *options], plugins=[recorder])
     coverage.stop()
     data = coverage.get_data()
+    path = scratch / f"map-{room}.json"
+    known = json.loads(path.read_text()) if path.exists() else {"lines": {}, "seconds": {}}
     passed = set(recorder.seconds) - recorder.failed
-    lines = {
-        name: {
-            line: sorted(passed & set(tests))
-            for line, tests in data.contexts_by_lineno(str(scratch / name)).items()
-        }
-        for name in files
-    }
-    seconds = {name: round(recorder.seconds[name], 4) for name in passed}
-    (scratch / f"map-{room}.json").write_text(json.dumps({"lines": lines, "seconds": seconds}))
-    print(f"{room}: {len(passed)} tests, {sum(seconds.values()):.0f} s")
+    for name in files:
+        lines = known["lines"].setdefault(name, {})
+        for line, reached in data.contexts_by_lineno(str(scratch / name)).items():
+            lines[str(line)] = sorted({*lines.get(str(line), ()), *passed.intersection(reached)})
+    known["seconds"] |= {name: round(recorder.seconds[name], 4) for name in passed}
+    path.write_text(json.dumps(known))
+    print(f"{room}: {len(passed)} tests, {sum(recorder.seconds.values()):.0f} s")
 
 
 def tests_of(mutant: Mutant, room_map: dict, budget: float) -> list[str]:
@@ -318,10 +318,10 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget", type=float, default=40.0)
     parser.add_argument("--tests", nargs="*", default=[])
-    a = parser.parse_args()
+    a, options = parser.parse_known_args()
     a.scratch.mkdir(parents=True, exist_ok=True)
     if a.command == "map":
-        record(a.scratch, a.room)
+        record(a.scratch, a.room, a.tests, options)
     elif a.command == "run":
         run(a.scratch, a.room, a.mutants, a.seed, a.budget)
     elif a.command == "again":
