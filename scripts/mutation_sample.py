@@ -257,9 +257,12 @@ def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
 
 def again(scratch: Path, room: str, tests: list[str]) -> None:
     """The survivors, against further or new tests of the working tree: modules, or single ones."""
-    known = json.loads((scratch / f"map-{room}.json").read_text())["seconds"]
+    new = set()
     for name in {x.partition("::")[0] for x in tests}:
-        shutil.copy2(HERE / name, scratch / name)
+        source, target = HERE / name, scratch / name
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            new.add(name)
+        shutil.copy2(source, target)
     preload(scratch, tests)
     outcomes = scratch / f"mutants-{room}.jsonl"
     rows = [json.loads(x) for x in outcomes.read_text().splitlines()]
@@ -268,7 +271,11 @@ def again(scratch: Path, room: str, tests: list[str]) -> None:
             mutant = Mutant(*(row[x] for x in Mutant._fields))
             outcome, killer = tried(scratch, mutant, tests, 300.0)
             if outcome != "survived":
-                row |= {"outcome": outcome, "killer": killer, "late": killer not in known}
+                row |= {
+                    "outcome": outcome,
+                    "killer": killer,
+                    "late": killer.partition("::")[0] in new,
+                }
             print(f"{outcome:8} {mutant.file}:{mutant.lines[0]} {mutant.operator}", flush=True)
     outcomes.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report(scratch, room)

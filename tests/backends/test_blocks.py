@@ -13,11 +13,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldmref.backends.base import Backend
 from ldmref.backends.fast import convolution, threads
 from ldmref.backends.fast import winograd as winograd_module
 from ldmref.backends.fast.numpy import FastNumpyBackend
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
+from ldmref.errors import UsageError
 from ldmref.models.params import unflatten
 from ldmref.testing.conformance import EPS
 
@@ -133,3 +135,11 @@ def test_the_memory_of_a_weight_is_what_is_kept_of_it(speed, k):
     ops.conv2d(np.ones((1, 64, 32, 32), np.float32), weight, None, 1, k // 2)
     derived = sum(array.nbytes for _, array in ops._cache.values())
     assert expected == (derived if k == 3 else weight.nbytes)
+
+
+def test_a_backend_that_says_nothing_of_types_takes_all_four():
+    for dtype in ("float64", "float32", "float16", "bfloat16"):
+        assert Backend(dtype=dtype).dtype == dtype
+    with pytest.raises(UsageError) as caught:
+        Backend(dtype="int8")
+    assert caught.value.code == "E-DTYPE"

@@ -37,6 +37,9 @@ def test_the_largest_and_the_smallest_element_are_quantiles_too():
     assert dynamic_threshold(1.0, 10.0)(x0).tolist() == [[0.25, -0.5, 0.75, -1.0]]
     assert dynamic_threshold(0.0, 10.0)(x0).tolist() == [[1.0, -1.0, 1.0, -1.0]]
     assert dynamic_threshold(0.5, 10.0)(x0).tolist() == [[0.4, -0.8, 1.0, -1.0]]
+    x0 *= 10.0  # position 2.7 of 0 to 3
+    assert dynamic_threshold(0.9, 50.0)(x0)[0, 2] == 30.0 / 37.0
+    x0 /= 10.0
     assert dynamic_threshold(1.0, 2.0)(x0).tolist() == [[0.5, -1.0, 1.0, -1.0]]
 
 
