@@ -255,7 +255,7 @@ def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
     report(scratch, room)
 
 
-def again(scratch: Path, room: str, tests: list[str]) -> None:
+def again(scratch: Path, room: str, tests: list[str], only: str) -> None:
     """The survivors, against further or new tests of the working tree: modules, or single ones."""
     new = set()
     for name in {x.partition("::")[0] for x in tests}:
@@ -267,7 +267,7 @@ def again(scratch: Path, room: str, tests: list[str]) -> None:
     outcomes = scratch / f"mutants-{room}.jsonl"
     rows = [json.loads(x) for x in outcomes.read_text().splitlines()]
     for row in rows:
-        if row["outcome"] == "survived" and not equivalent(row):
+        if row["outcome"] == "survived" and only in row["file"] and not equivalent(row):
             mutant = Mutant(*(row[x] for x in Mutant._fields))
             outcome, killer = tried(scratch, mutant, tests, 300.0)
             if outcome != "survived":
@@ -277,7 +277,7 @@ def again(scratch: Path, room: str, tests: list[str]) -> None:
                     "late": killer.partition("::")[0] in new,
                 }
             print(f"{outcome:8} {mutant.file}:{mutant.lines[0]} {mutant.operator}", flush=True)
-    outcomes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+            outcomes.write_text("".join(json.dumps(row) + "\n" for row in rows))
     report(scratch, room)
 
 
@@ -325,6 +325,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget", type=float, default=40.0)
     parser.add_argument("--tests", nargs="*", default=[])
+    parser.add_argument("--only", default="", help="part of the file's name, for `again`")
     a, options = parser.parse_known_args()
     a.scratch.mkdir(parents=True, exist_ok=True)
     if a.command == "map":
@@ -332,7 +333,7 @@ def main() -> None:
     elif a.command == "run":
         run(a.scratch, a.room, a.mutants, a.seed, a.budget)
     elif a.command == "again":
-        again(a.scratch, a.room, a.tests)
+        again(a.scratch, a.room, a.tests, a.only)
     else:
         report(a.scratch, a.room)
 
