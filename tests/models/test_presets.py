@@ -13,11 +13,13 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.backends.numpy import NumpyBackend
+from ldmref.errors import LdmrefError
 from ldmref.models.memory import estimate
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import count, init
 from ldmref.models.presets import PRESETS, preset
 from ldmref.models.presets_ldm import FIRST_STAGES
+from ldmref.models.validate import check_config
 
 CLIP_L, KL_F8, VQ_F4 = 123_060_480, 83_653_863, 55_322_782
 # Parameters of the published weights, as diffusers, transformers and CompVis' logs count them.
@@ -57,6 +59,20 @@ BETAS = {
     "ldm-text2img256": (0.0015, 0.0195), "ldm-inpainting": (0.0015, 0.0205),
     "ldm-superres": (0.0015, 0.0155), "ldm-semantic": (0.0015, 0.0205),
 }  # fmt: skip
+# Widths of an attention head, or numbers of heads, and guidance in the makers' scripts.
+HEAD_WIDTHS = {
+    "sd2-base": 64, "sd2-v": 64, "sdxl": 64, "ldm-unconditional": 32, "ldm-text2img256": 32,
+    "ldm-superres": 32,
+}  # fmt: skip
+HEADS = {
+    "sd15": 8, "sd15-inpainting": 8, "ldm-churches": 8, "ldm-imagenet": 1,
+    "ldm-text2img-large": 8, "ldm-inpainting": 8, "ldm-semantic": 8,
+}  # fmt: skip
+GUIDANCE = {
+    "sd15": 7.5, "sd2-base": 7.5, "sd2-v": 7.5, "sdxl": 5.0, "ldm-imagenet": 3.0,
+    "ldm-text2img-large": 5.0, "ldm-text2img256": 5.0, "ldm-unconditional": 1.0,
+    "ldm-churches": 1.0, "ldm-superres": 1.0, "ldm-inpainting": 1.0, "ldm-semantic": 1.0,
+}  # fmt: skip
 # Factor, size of the codebook, channels: the paper's table of first stages.
 STAGES = {
     "vq-f4": (4, 8192, 3), "vq-f4-noattn": (4, 8192, 3), "vq-f8": (8, 16384, 4),
@@ -86,6 +102,21 @@ def test_published_betas(name):
     assert scheduler.beta_schedule == "scaled_linear" and scheduler.num_train_timesteps == 1000
 
 
+@pytest.mark.parametrize("name", HEAD_WIDTHS | HEADS)
+def test_published_attention_heads(name):
+    unet = preset(name).unet
+    levels = zip(unet.block_out_channels, unet.num_heads, strict=True)
+    if name in HEADS:
+        assert set(unet.num_heads) == {HEADS[name]}
+    else:
+        assert {channels / heads for channels, heads in levels} == {HEAD_WIDTHS[name]}
+
+
+@pytest.mark.parametrize("name", GUIDANCE)
+def test_published_guidance(name):
+    assert preset(name).defaults.cfg_scale == GUIDANCE[name]
+
+
 @pytest.mark.parametrize("name", STAGES)
 def test_published_first_stages(name):
     stage = FIRST_STAGES[name]
@@ -106,6 +137,19 @@ def test_sdxl_takes_the_penultimate_layer_of_both_text_encoders():
     assert [(t.skipped_layers, t.final_norm) for t in (first, second)] == [(1, False)] * 2
     assert (first.projection_dim, second.projection_dim) == (0, 1280)
     assert preset("sdxl").zero_empty_negative and preset("sdxl").unet.addition_embed_type
+
+
+def test_conditioning_on_sizes_needs_a_pooled_vector():
+    """SDXL joins six embedded numbers to the pooled text; without one the widths cannot fit."""
+    config = preset("sdxl")
+    check_config(config)
+    width = config.unet.projection_class_embeddings_input_dim
+    assert width == 1280 + 6 * config.unet.addition_time_embed_dim == 2816
+    bare = replace(config.text_encoder_2, projection_dim=0)
+    for changed in (width, 6 * config.unet.addition_time_embed_dim):
+        unet = replace(config.unet, projection_class_embeddings_input_dim=changed)
+        with pytest.raises(LdmrefError):
+            check_config(replace(config, unet=unet, text_encoder_2=bare))
 
 
 def test_the_preset_of_the_embedded_model_is_its_configuration():
