@@ -9,7 +9,7 @@
 tests once there, or those of `--tests` with options for pytest, under coverage with a context per
 test; what was there before stays. `run` draws mutants
 (mutation_operators.py): all of the room in the order of files and lines, every k-th from a random
-start, so that each file is drawn by its size. Each is written into SCRATCH, where those tests run
+start, so that each file is sampled by its size. Each is written into SCRATCH, where those tests run
 that reach its statement, the fastest first; then the others of its function and of its file, as far
 as `--budget` seconds go; up to the first failure. A run that was stopped goes on. `again` gives the
 survivors to new tests. A mutant in mutation_equivalent.toml has no test that could kill it, for the
@@ -149,13 +149,13 @@ def tests_of(mutant: Mutant, room_map: dict, budget: float) -> list[str]:
     for first, last in (mutant.lines, mutant.function, (1, 10**6)):
         reached = {x for n, tests in lines.items() if first <= int(n) <= last for x in tests}
         ordered |= dict.fromkeys(sorted(reached, key=lambda x: (seconds[x], x)))
-    spent, chosen = 0.0, []
+    spent, selected = 0.0, []
     for name in ordered:
         spent += seconds[name]
-        if spent > budget and chosen:
+        if spent > budget and selected:
             break
-        chosen.append(name)
-    return chosen
+        selected.append(name)
+    return selected
 
 
 def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
@@ -210,7 +210,7 @@ def tried(scratch: Path, mutant: Mutant, tests: list[str], limit: float) -> tupl
 TICKS = iter(range(1, 10**9, 2))
 
 
-def drawn(room: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
+def sampled(room: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
     """Every k-th mutant of the room, from a random start."""
     files = files_of(room, scratch)
     every = [m for name in files for m in mutants(name, (scratch / name).read_text())]
@@ -241,7 +241,7 @@ def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
     outcomes = scratch / f"mutants-{room}.jsonl"
     done = len(outcomes.read_text().splitlines()) if outcomes.exists() else 0
     with outcomes.open("a") as file:
-        for i, mutant in enumerate(drawn(room, scratch, n, seed)):
+        for i, mutant in enumerate(sampled(room, scratch, n, seed)):
             if i < done:
                 continue
             tests = tests_of(mutant, room_map, budget)

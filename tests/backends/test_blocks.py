@@ -26,7 +26,7 @@ from ldmref.testing.conformance import EPS
 REFERENCE = NumpyBackend(dtype="float64")
 
 
-def drawn(seed, n, h, w, c, out, k):
+def random_case(seed, n, h, w, c, out, k):
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, h, w, c), np.float32)
     return x, rng.standard_normal((out, c, k, k), np.float32), rng.standard_normal(out, np.float32)
@@ -58,7 +58,7 @@ def assert_convolution(got, x, weight, bias, stride, padding, growth=1.0):
     pixels=st.sampled_from([0, 10**6]),
 )
 def test_convolutions_in_blocks(seed, n, h, w, c, out, k, stride, padding, block, pixels):
-    x, weight, bias = drawn(seed, n, h, w, c, out, k)
+    x, weight, bias = random_case(seed, n, h, w, c, out, k)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "BLOCK", block)
         patch.setattr(convolution, "FEW_PIXELS", pixels)
@@ -78,7 +78,7 @@ def test_convolutions_in_blocks(seed, n, h, w, c, out, k, stride, padding, block
 )
 def test_winograd_in_blocks(seed, n, h, w, m, tiles, chunk):
     """Bands of rows that do not divide the picture, and several pictures to a block."""
-    x, weight, bias = drawn(seed, n, h, w, 3, 2, 3)
+    x, weight, bias = random_case(seed, n, h, w, 3, 2, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd_module, "TILES", tiles)
         patch.setattr(winograd_module, "CHUNK", chunk)

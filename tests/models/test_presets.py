@@ -38,7 +38,7 @@ SIZES = {
     "ldm-superres": (113_622_563, VQ_F4),
 }
 # What the number of parameters does not show: prediction, activations of the text encoders, size.
-FACTS = {
+CONFIGURATIONS = {
     "sd15": ("eps", ["quick_gelu"], 512),
     "sd15-inpainting": ("eps", ["quick_gelu"], 512),
     "sd2-base": ("eps", ["gelu"], 512),
@@ -86,10 +86,10 @@ def test_published_numbers_of_parameters(name):
     assert tuple(count(part) for part in model_spec(preset(name)).values()) == SIZES[name]
 
 
-@pytest.mark.parametrize("name", FACTS)
+@pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_published_configurations(name):
     config = preset(name)
-    prediction, activations, size = FACTS[name]
+    prediction, activations, size = CONFIGURATIONS[name]
     assert config.scheduler.prediction_type == prediction
     assert [text.hidden_act for text in config.text_encoders] == activations
     assert config.defaults.width == config.defaults.height == size

@@ -23,7 +23,7 @@ from ldmref.samplers.schedule import sampling_sigmas
 TINY = preset("tiny")
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
 WHITE = Image.new("L", (16, 16), 255)
-GIVEN = {
+REQUIRED = {
     "txt2img": {"prompt": "a"},
     "img2img": {"prompt": "a", "image": PICTURE},
     "inpaint": {"prompt": "a", "image": PICTURE, "mask": WHITE},
@@ -37,13 +37,13 @@ WITH = {"eta": {"sampler": "ddim"}, "strength": {"steps": 4}, "padding": {"only_
 def code_of(mode, **values):
     """The code with which a plan is refused; "" if it is made."""
     try:
-        modes.plan(mode, TINY, **GIVEN[mode] | values)
+        modes.plan(mode, TINY, **REQUIRED[mode] | values)
     except LdmrefError as error:
         return error.code
     return ""
 
 
-@pytest.mark.parametrize("mode", GIVEN)
+@pytest.mark.parametrize("mode", REQUIRED)
 def test_both_ends_of_a_range_are_allowed(mode):
     for name, parameter in MODES[mode].parameters.items():
         if parameter.maximum is None or name in ELSEWHERE:
@@ -131,16 +131,16 @@ def test_the_schema_says_what_the_documentation_says(mode):
     assert schema["additionalProperties"] is False and schema["type"] == "object"
     text = " ".join(inspect.getdoc(getattr(modes, mode)).split())
     for name, parameter in MODES[mode].parameters.items():
-        said, property = parameter.description, schema["properties"][name]
+        description, property = parameter.description, schema["properties"][name]
         listed = f"One of {', '.join(parameter.choices)}." if parameter.choices else "One of "
-        assert (listed in said) == bool(parameter.choices), name
+        assert (listed in description) == bool(parameter.choices), name
         assert property.get("enum", []) == list(parameter.choices), name
         limits = f"From {parameter.minimum:g} to {parameter.maximum:g}." if (
             parameter.minimum is not None) else "From "  # fmt: skip
-        assert (limits in said) == (parameter.minimum is not None), name
+        assert (limits in description) == (parameter.minimum is not None), name
         assert property.get("minimum") == parameter.minimum, name
         assert property.get("default") == parameter.default or parameter.default == (), name
-        assert f"{name}: {' '.join(said.split())}" in text, name
+        assert f"{name}: {' '.join(description.split())}" in text, name
     types = {name: p.get("type") for name, p in schema["properties"].items()}
     if "negative_prompt" in types:
         assert types["negative_prompt"] == ["string", "array"] and types["cfg_scale"] == "number"

@@ -8,10 +8,11 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ldmref.samplers import get_sampler, make_schedule
+from ldmref.samplers import configured_step, get_sampler, make_schedule, sample
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.schedule import single_precision_sigmas
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
+from ldmref.testing.mixture import three_modes
 
 PLAIN = SchedulerConfig()
 DIFFUSERS = replace(PLAIN, convention="diffusers", final_sigma="zero")
@@ -24,11 +25,11 @@ def test_timesteps_at_and_between_the_sigmas(sampler, spacing):
     """The network's timestep is linear in log sigma over the training table."""
     schedule = make_schedule(PLAIN, get_sampler(sampler), spacing, 8)
     table = sampling_sigmas(PLAIN)
-    places = np.arange(1000.0)
+    timesteps = np.arange(1000.0)
     for a, b, t in zip(schedule.sigmas[:-1], schedule.sigmas[1:], schedule.timesteps, strict=True):
-        assert schedule.timestep(a) == t == pytest.approx(np.interp(a, table, places), abs=0.5)
+        assert schedule.timestep(a) == t == pytest.approx(np.interp(a, table, timesteps), abs=0.5)
         middle = math.sqrt(a * b) if b else a / 2
-        want = np.interp(math.log(middle), np.log(table), places)
+        want = np.interp(math.log(middle), np.log(table), timesteps)
         assert schedule.timestep(middle) == pytest.approx(want, rel=1e-12)
     assert schedule.init_noise_sigma == pytest.approx(math.sqrt(1.0 + schedule.sigmas[0] ** 2))
 
@@ -85,3 +86,21 @@ def test_single_precision_sigmas_are_those_of_diffusers(betas, zero_snr):
     np.testing.assert_allclose(alpha_bar, want, rtol=1e-6, atol=ulps * 2.0**-24)
     exact = training_alphas_cumprod(config)
     np.testing.assert_allclose(alpha_bar, exact, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+@pytest.mark.parametrize("lower_order_final", [True, False])
+def test_the_last_step_of_the_third_order_reaches_the_prediction(steps, lower_order_final):
+    """At sigma 0 nothing is left to extrapolate, whatever order diffusers' scheduler has there."""
+    config = replace(DIFFUSERS, sampler="dpmpp_3m_sde", lower_order_final=lower_order_final)
+    sampler, mixture = get_sampler(config.sampler), three_modes()
+    schedule = make_schedule(config, sampler, "linspace", steps)
+    assert schedule.sigmas[-1] == 0.0
+    step, visits = configured_step(config, sampler, schedule, bug_compatible=True)
+    draw = np.random.default_rng(0).standard_normal
+    x = schedule.init_noise_sigma * draw((8, 2))
+    states = list(
+        sample(mixture.denoise, x, schedule.sigmas, step, visits=visits, noise=lambda: draw((8, 2)))
+    )
+    assert len(states) == steps and np.isfinite(states[-1].x).all()
+    np.testing.assert_allclose(states[-1].x, states[-1].x0, rtol=1e-12)
