@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
 
-.PHONY: demo test slow lint mutation pages clean
+.PHONY: demo test slow lint mutation mutation-sample pages clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -24,6 +24,17 @@ mutation: $(TEST)/.ready
 	$(TEST)/bin/pip install --quiet "mutmut==3.8.1"
 	HYPOTHESIS_PROFILE=dev $(TEST)/bin/mutmut run
 	$(TEST)/bin/python scripts/mutation_report.py
+
+# The other rooms by sampling: some minutes for the tests of a room, then seconds for each mutant.
+ROOMS   ?= samplers modes io models backends
+SCRATCH ?= /tmp/ldmref-mutants
+mutation-sample: $(TEST)/.ready
+	$(TEST)/bin/pip install --quiet "coverage>=7"
+	for room in $(ROOMS); do \
+	  export OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=dev; \
+	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py map $(SCRATCH) $$room && \
+	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py run $(SCRATCH) $$room || exit 1; \
+	done
 
 # The tables and plots of docs/math.
 pages: $(TEST)/.ready

@@ -213,3 +213,24 @@ def test_super_resolution_draws_as_many_latents_as_the_picture_has_pixels():
     config = preset("ldm-superres")
     r = modes.plan("superres", config, image=Image.new("RGB", (64, 32))).request
     assert (r.width, r.height) == (64 * config.vae.factor, 32 * config.vae.factor)
+
+
+@pytest.mark.parametrize(
+    ("model", "prompt", "allowed"),
+    [
+        ("ldm-unconditional", "", True),
+        ("ldm-unconditional", "a cat", False),
+        ("ldm-imagenet", "0", True),
+        ("ldm-imagenet", "999", True),
+        ("ldm-imagenet", "1001", False),
+        ("ldm-imagenet", "a cat", False),
+    ],
+)
+def test_prompts_that_a_model_cannot_follow_are_refused_before_its_weights_are_read(
+    model, prompt, allowed
+):
+    try:
+        modes.plan("txt2img", preset(model), prompt=prompt)
+        assert allowed
+    except LdmrefError as error:
+        assert not allowed and error.code.startswith("E-")
