@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
 
-.PHONY: demo test slow lint mutation pages lowest audit kills soak clean
+.PHONY: demo test slow lint mutation mutation-sample pages lowest audit kills soak clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -44,6 +44,16 @@ kills: $(TEST)/.ready
 
 soak: $(TEST)/.ready
 	$(TEST)/bin/python scripts/soak.py --pictures 1000
+# The other rooms by sampling: some minutes for the tests of a room, then seconds for each mutant.
+ROOMS   ?= samplers modes io models backends
+SCRATCH ?= /tmp/ldmref-mutants
+mutation-sample: $(TEST)/.ready
+	$(TEST)/bin/pip install --quiet "coverage>=7"
+	for room in $(ROOMS); do \
+	  export OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=dev; \
+	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py map $(SCRATCH) $$room && \
+	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py run $(SCRATCH) $$room || exit 1; \
+	done
 
 # The tables and plots of docs/math.
 pages: $(TEST)/.ready

@@ -11,7 +11,7 @@ from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, digest
 
 PUBLISHED = {
     "emoji": {
-        CONFIG: "07c6456e1acf0cf52db119c72ae2cc4efca137efab0cbfb21fa774540f7d4a7c",
+        CONFIG: "bfa7e4a048e9b24abcdb8e2bc691b861de5c6fa7187a953f326d09f0b65b8d3f",
         WEIGHTS: "719334ea9ec14777d00c31d869664a2e4fd89e31710590df12b79a879e6d2dc4",
         TOKENIZER: "bc10463e4a56db7699a64e8a54177593d01ab9019009bb7a1e4473c18d2cfff0",
     }

@@ -388,3 +388,13 @@ def test_command_line(monkeypatch, cache, capsys):
     assert "cannot be fetched" in capsys.readouterr().err
     calls = len(stand.calls)
     assert main(["info", "owner/model"]) == 3 and len(stand.calls) == calls == 2
+
+
+@pytest.mark.parametrize("folder", ["tokenizer", "tokenizer_2"])
+def test_every_file_that_a_tokenizer_may_have_is_fetched(folder):
+    """Words that were added to a vocabulary, and BERT's, too; nothing else of the folder."""
+    names = ["vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
+             "tokenizer_config.json", "added_tokens.json", "vocab.txt"]  # fmt: skip
+    files = [f"{folder}/{name}" for name in names]
+    found = hub.needed([*REPOSITORY, *files, f"{folder}/README.md"], "owner/model")
+    assert {name for name in found if name.startswith(f"{folder}/")} == set(files)

@@ -64,6 +64,7 @@ TXT2IMG = {
     "unipc_3 bh1": (UNIPC, {"solver_type": "bh1", "solver_order": 3} | MIN | V, 8),
     "unipc of noise": (UNIPC, {"predict_x0": False} | MIN | V, 8),
     "unipc_3 of noise": (UNIPC, {"predict_x0": False, "solver_order": 3} | MIN | V, 8),
+    "unipc_1 of noise": (UNIPC, {"predict_x0": False, "solver_order": 1} | MIN | V, 8),
     "unipc of noise, bh1": (UNIPC, {"predict_x0": False, "solver_type": "bh1"} | MIN | V, 8),
     "unipc does not always correct": (UNIPC, {"disable_corrector": [0, 3]} | V, 8),
     "pndm": (PNDM, SKIP, 8),

@@ -1,0 +1,344 @@
+"""Mutation testing by sampling: how many of a room's mutants do its tests notice?
+
+    python scripts/mutation_sample.py map SCRATCH samplers modes        # which test runs which line
+    python scripts/mutation_sample.py run SCRATCH modes --mutants 50 --seed 1
+    python scripts/mutation_sample.py again SCRATCH modes --tests tests/modes/test_masks.py
+    python scripts/mutation_sample.py report SCRATCH modes
+
+`map` copies the tracked and untracked files of the working tree to SCRATCH and runs the room's
+tests once there, or those of `--tests` with options for pytest, under coverage with a context per
+test; what was there before stays. `run` draws mutants
+(mutation_operators.py): all of the room in the order of files and lines, every k-th from a random
+start, so that each file is sampled by its size. Each is written into SCRATCH, where those tests run
+that reach its statement, the fastest first; then the others of its function and of its file, as far
+as `--budget` seconds go; up to the first failure. A run that was stopped goes on. `again` gives the
+survivors to new tests. A mutant in mutation_equivalent.toml has no test that could kill it, for the
+reason stated there, and does not count. Intervals are Wilson's, at 95 %. Needs `coverage`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import tomllib
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+from mutation_operators import Mutant, mutants
+
+HERE = Path(__file__).resolve().parent.parent
+ROOMS = {  # room: (files, tests)
+    "samplers": (
+        ("samplers/schedule.py", "samplers/configure.py", "samplers/clipping.py",
+         "samplers/repaint.py", "samplers/diffusers/*.py"),
+        ("tests/samplers", "tests/parity/test_schedulers.py",
+         "tests/parity/test_folder_schedulers.py", "tests/parity/test_repaint_schedule.py"),
+    ),
+    "modes": (("modes/*.py",), ("tests/modes", "tests/cli", "tests/parity/test_whole_pictures.py",
+                                "tests/parity/test_random_order.py")),
+    "io": (("io/**/*.py",), ("tests/io", "tests/cli", "tests/parity")),
+    "models": (
+        ("models/*.py",),
+        ("tests/models", "tests/parity/test_network_parity.py", "tests/parity/test_vae.py",
+         "tests/parity/test_text.py", "tests/parity/test_ldm_networks.py",
+         "tests/parity/test_controlnet_parity.py", "tests/parity/test_sizes.py",
+         "tests/backends/test_networks.py"),
+    ),
+    "backends": (("backends/**/*.py",), ("tests/backends",)),
+}  # fmt: skip
+QUIET = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
+
+
+def files_of(room: str, root: Path) -> list[str]:
+    globs = ROOMS[room][0]
+    return sorted({str(p.relative_to(root)) for g in globs for p in (root / "ldmref").glob(g)})
+
+
+def copy_tree(scratch: Path) -> None:
+    """The working tree, as git sees it, in `scratch`."""
+    command = ["git", "ls-files", "-co", "--exclude-standard"]
+    listed = subprocess.run(command, cwd=HERE, capture_output=True, text=True, check=True).stdout
+    for name in listed.splitlines():
+        if (HERE / name).is_file():
+            (scratch / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(HERE / name, scratch / name)
+
+
+class Recorder:
+    """A pytest plug-in: a coverage context for each test, and its seconds if it passed."""
+
+    def __init__(self, coverage) -> None:
+        self.coverage, self.seconds, self.failed = coverage, Counter[str](), set[str]()
+
+    @pytest.hookimpl(wrapper=True)
+    def pytest_runtest_protocol(self, item):
+        self.coverage.switch_context(item.nodeid)
+        return (yield)
+
+    def pytest_runtest_logreport(self, report):
+        self.seconds[report.nodeid] += report.duration
+        if not report.passed:
+            self.failed.add(report.nodeid)
+
+
+class Selection:
+    """A pytest plug-in: these tests or modules, in this order; the name of the first that fails."""
+
+    def __init__(self, tests: list[str], log: Path) -> None:
+        self.order = {name: i for i, name in enumerate(tests)}
+        self.log = log
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_collection_modifyitems(self, items):
+        """By name; where a module is named, all of it."""
+        place = {
+            x: self.order.get(x.nodeid, self.order.get(x.nodeid.split("::")[0])) for x in items
+        }
+        items[:] = sorted((x for x in items if place[x] is not None), key=lambda x: place[x])
+
+    def pytest_runtest_logreport(self, report):
+        if report.failed:
+            self.log.write_text(report.nodeid)
+
+
+def record(scratch: Path, room: str, tests: Sequence[str], options: Sequence[str]) -> None:
+    """Run the room's tests in `scratch`, and write, or add, which of them reach which line."""
+    from coverage import Coverage
+
+    copy_tree(scratch)
+    os.chdir(scratch)
+    sys.path.insert(0, str(scratch))
+    files = files_of(room, scratch)
+    coverage = Coverage(data_file=None, include=[str(scratch / x) for x in files])
+    recorder = Recorder(coverage)
+    coverage.start()
+    arguments = [x for x in QUIET if x != "-x"]
+    pytest.main([*arguments, *(tests or ROOMS[room][1]), *options], plugins=[recorder])
+    coverage.stop()
+    data = coverage.get_data()
+    path = scratch / f"map-{room}.json"
+    known = json.loads(path.read_text()) if path.exists() else {"lines": {}, "seconds": {}}
+    passed = set(recorder.seconds) - recorder.failed
+    for name in files:
+        lines = known["lines"].setdefault(name, {})
+        for line, reached in data.contexts_by_lineno(str(scratch / name)).items():
+            lines[str(line)] = sorted({*lines.get(str(line), ()), *passed.intersection(reached)})
+    known["seconds"] |= {name: round(recorder.seconds[name], 4) for name in passed}
+    path.write_text(json.dumps(known))
+    print(f"{room}: {len(passed)} tests, {sum(recorder.seconds.values()):.0f} s")
+
+
+def tests_of(mutant: Mutant, room_map: dict, budget: float) -> list[str]:
+    """The tests of its statement, then of its function and its file, the fastest of each first."""
+    seconds, lines = room_map["seconds"], room_map["lines"][mutant.file]
+    ordered: dict[str, None] = {}
+    for first, last in (mutant.lines, mutant.function, (1, 10**6)):
+        reached = {x for n, tests in lines.items() if first <= int(n) <= last for x in tests}
+        ordered |= dict.fromkeys(sorted(reached, key=lambda x: (seconds[x], x)))
+    spent, selected = 0.0, []
+    for name in ordered:
+        spent += seconds[name]
+        if spent > budget and selected:
+            break
+        selected.append(name)
+    return selected
+
+
+def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
+    """("killed", the test), ("timeout", "") or ("survived", ""), from a forked process."""
+    if not tests:
+        return "survived", ""
+    log = scratch / "killer.txt"
+    log.unlink(missing_ok=True)
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        code = 70
+        try:
+            os.setsid()
+            output = os.open(scratch / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(output, 1)
+            os.dup2(output, 2)
+            os.chdir(scratch)
+            sys.path.insert(0, str(scratch))
+            os.environ["PYTHONPATH"] = str(scratch)
+            modules = dict.fromkeys(x.partition("::")[0] for x in tests)
+            plugins = [Selection(tests, log)]
+            code = int(pytest.main([*QUIET, "--tb=no", *modules], plugins=plugins))
+        finally:
+            os._exit(code)
+    end = time.monotonic() + limit
+    while time.monotonic() < end:
+        done, status = os.waitpid(child, os.WNOHANG)
+        if done:
+            killer = log.read_text() if log.exists() else ""
+            return ("survived" if os.waitstatus_to_exitcode(status) in (0, 5) else "killed", killer)
+        time.sleep(0.02)
+    with suppress(ProcessLookupError):
+        os.killpg(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return "timeout", ""
+
+
+def tried(scratch: Path, mutant: Mutant, tests: list[str], limit: float) -> tuple[str, str]:
+    """The outcome of `tests` with the mutant in place of its file."""
+    target = scratch / mutant.file
+    original = target.read_bytes()
+    try:
+        target.write_text(mutant.source)
+        os.utime(target, (time.time() + next(TICKS),) * 2)  # no stale bytecode
+        return run_tests(scratch, tests, limit)
+    finally:
+        target.write_bytes(original)
+        os.utime(target, (time.time() + next(TICKS),) * 2)
+
+
+TICKS = iter(range(1, 10**9, 2))
+
+
+def sampled(room: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
+    """Every k-th mutant of the room, from a random start."""
+    files = files_of(room, scratch)
+    every = [m for name in files for m in mutants(name, (scratch / name).read_text())]
+    start = random.Random(seed).random()
+    n = min(n, len(every))
+    return [every[int((i + start) * len(every) / n)] for i in range(n)]
+
+
+def preload(scratch: Path, tests: Sequence[str]) -> None:
+    """Import once what the tests' folders import of other libraries; each mutant runs in a fork."""
+    own = {x.stem for x in (scratch / "tests").rglob("*.py")} | {"ldmref", "pytest"}
+    folders = {x if x.is_dir() else x.parent for x in (scratch / test for test in tests)}
+    for path in {path for folder in folders for path in folder.glob("*.py")}:
+        text = path.read_text()
+        names = set(re.findall(r"^\s*(?:from|import) ([\w.]+)", text, re.MULTILINE))
+        names |= set(re.findall(r"importorskip\(\"([\w.]+)", text))
+        for name in (x for x in names if x.partition(".")[0] not in own):
+            with suppress(ImportError):
+                module = importlib.import_module(name)
+                for attribute in re.findall(rf"\b{name}(?:\.| import )(\w+)", text):
+                    getattr(module, attribute, None)  # some libraries import lazily
+    gc.freeze()
+
+
+def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
+    room_map = json.loads((scratch / f"map-{room}.json").read_text())
+    preload(scratch, ROOMS[room][1])
+    outcomes = scratch / f"mutants-{room}.jsonl"
+    done = len(outcomes.read_text().splitlines()) if outcomes.exists() else 0
+    with outcomes.open("a") as file:
+        for i, mutant in enumerate(sampled(room, scratch, n, seed)):
+            if i < done:
+                continue
+            tests = tests_of(mutant, room_map, budget)
+            expected = sum(room_map["seconds"][x] for x in tests)
+            start = time.monotonic()
+            outcome, killer = tried(scratch, mutant, tests, 60.0 + 6.0 * expected)
+            row = {"outcome": outcome, "killer": killer, "tests": len(tests), **mutant._asdict()}
+            row["seconds"] = round(time.monotonic() - start, 1)
+            file.write(json.dumps(row) + "\n")
+            file.flush()
+            print(f"{i + 1:3} {outcome:8} {row['seconds']:5} s {len(tests):3} tests  "
+                  f"{mutant.file}:{mutant.lines[0]} {mutant.operator}", flush=True)  # fmt: skip
+    report(scratch, room)
+
+
+def again(scratch: Path, room: str, tests: list[str], only: str) -> None:
+    """The survivors, against further or new tests of the working tree: modules, or single ones."""
+    new = set()
+    for name in {x.partition("::")[0] for x in tests}:
+        source, target = HERE / name, scratch / name
+        if not target.exists() or target.read_bytes() != source.read_bytes():
+            new.add(name)
+        shutil.copy2(source, target)
+    preload(scratch, tests)
+    outcomes = scratch / f"mutants-{room}.jsonl"
+    rows = [json.loads(x) for x in outcomes.read_text().splitlines()]
+    for row in rows:
+        if row["outcome"] == "survived" and only in row["file"] and not equivalent(row):
+            mutant = Mutant(*(row[x] for x in Mutant._fields))
+            outcome, killer = tried(scratch, mutant, tests, 300.0)
+            if outcome != "survived":
+                row |= {
+                    "outcome": outcome,
+                    "killer": killer,
+                    "late": killer.partition("::")[0] in new,
+                }
+            print(f"{outcome:8} {mutant.file}:{mutant.lines[0]} {mutant.operator}", flush=True)
+            outcomes.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    report(scratch, room)
+
+
+def equivalent(row: dict) -> str:
+    """Why no test can kill a mutant, if that is known."""
+    path = Path(__file__).with_name("mutation_equivalent.toml")
+    listed = tomllib.loads(path.read_text())["mutant"] if path.exists() else []
+    same = (x for x in listed if all(x[key] == row[key] for key in ("file", "old", "new")))
+    return next((x["reason"] for x in same), "")
+
+
+def wilson(killed: int, n: int) -> tuple[float, float, float]:
+    """The share, and its interval at 95 %."""
+    z, p = 1.959964, killed / n
+    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
+
+
+def report(scratch: Path, room: str) -> None:
+    lines = (scratch / f"mutants-{room}.jsonl").read_text().splitlines()
+    rows = [json.loads(x) for x in lines]
+    counted = [row for row in rows if row["outcome"] != "survived" or not equivalent(row)]
+    survivors = [row for row in counted if row["outcome"] == "survived"]
+    before = [row for row in counted if row["outcome"] != "survived" and not row.get("late")]
+    for row in rows:
+        if row["outcome"] == "survived":
+            reason = equivalent(row)
+            label = f"equivalent: {reason}" if reason else f"survived ({row['tests']} tests)"
+            print(f"\n{row['file']}:{row['lines'][0]} {label}")
+            print(f"  - {row['old']}\n  + {row['new']}")
+    print(f"\n{room}: {len(rows)} mutants, {len(rows) - len(counted)} of them equivalent")
+    for label, killed in (("before", len(before)), ("now", len(counted) - len(survivors))):
+        share, low, high = wilson(killed, len(counted))
+        print(f"{label:6} killed {killed} of {len(counted)}: {share:.1%} ({low:.1%} to {high:.1%})")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("command", choices=("map", "run", "again", "report"))
+    parser.add_argument("scratch", type=lambda x: Path(x).resolve())
+    parser.add_argument("room", choices=ROOMS)
+    parser.add_argument("--mutants", type=int, default=50)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--budget", type=float, default=40.0)
+    parser.add_argument("--tests", nargs="*", default=[])
+    parser.add_argument("--only", default="", help="part of the file's name, for `again`")
+    a, options = parser.parse_known_args()
+    a.scratch.mkdir(parents=True, exist_ok=True)
+    if a.command == "map":
+        record(a.scratch, a.room, a.tests, options)
+    elif a.command == "run":
+        run(a.scratch, a.room, a.mutants, a.seed, a.budget)
+    elif a.command == "again":
+        again(a.scratch, a.room, a.tests, a.only)
+    else:
+        report(a.scratch, a.room)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,106 @@
+"""The schedule of a run: timesteps at its sigmas, the initial scale, and diffusers' tables."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from ldmref.samplers import configured_step, get_sampler, make_schedule, sample
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.diffusers.schedule import single_precision_sigmas
+from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
+from ldmref.testing.mixture import three_modes
+
+PLAIN = SchedulerConfig()
+DIFFUSERS = replace(PLAIN, convention="diffusers", final_sigma="zero")
+BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
+
+
+@pytest.mark.parametrize("spacing", ["leading", "karras", "beta", "ays"])
+@pytest.mark.parametrize("sampler", ["ddim", "dpmpp_2m"])
+def test_timesteps_at_and_between_the_sigmas(sampler, spacing):
+    """The network's timestep is linear in log sigma over the training table."""
+    schedule = make_schedule(PLAIN, get_sampler(sampler), spacing, 8)
+    table = sampling_sigmas(PLAIN)
+    timesteps = np.arange(1000.0)
+    for a, b, t in zip(schedule.sigmas[:-1], schedule.sigmas[1:], schedule.timesteps, strict=True):
+        assert schedule.timestep(a) == t == pytest.approx(np.interp(a, table, timesteps), abs=0.5)
+        middle = math.sqrt(a * b) if b else a / 2
+        want = np.interp(math.log(middle), np.log(table), timesteps)
+        assert schedule.timestep(middle) == pytest.approx(want, rel=1e-12)
+    assert schedule.init_noise_sigma == pytest.approx(math.sqrt(1.0 + schedule.sigmas[0] ** 2))
+
+
+def test_the_network_sees_diffusers_whole_timesteps_at_the_grids_own_sigmas():
+    schedule = make_schedule(DIFFUSERS, get_sampler("dpmpp_2m"), "karras", 8)
+    seen = [schedule.timestep(sigma) for sigma in schedule.sigmas[:-1]]
+    assert seen == schedule.timesteps.tolist() == np.rint(seen).tolist()
+    exact = np.interp(np.log(schedule.sigmas[:-1]), np.log(sampling_sigmas(PLAIN)), range(1000))
+    assert 0.0 < np.abs(exact - seen).max() <= 0.5
+
+
+@pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
+@pytest.mark.parametrize(
+    ("name", "sampler"),
+    [
+        ("EulerDiscreteScheduler", "euler"),
+        ("EulerAncestralDiscreteScheduler", "euler_a"),
+        ("LMSDiscreteScheduler", "lms_euler"),
+    ],
+)
+def test_the_initial_scale_is_diffusers(name, sampler, spacing):
+    diffusers = pytest.importorskip("diffusers")
+    options = dict(beta_schedule="scaled_linear", timestep_spacing=spacing, steps_offset=1)
+    theirs = getattr(diffusers, name)(**BETAS, **options)
+    theirs.set_timesteps(10)
+    ours = make_schedule(DIFFUSERS, get_sampler(sampler), spacing, 10)
+    assert ours.init_noise_sigma == pytest.approx(float(theirs.init_noise_sigma), rel=1e-5)
+
+
+@pytest.mark.parametrize("zero_snr", [False, True])
+@pytest.mark.parametrize("betas", ["scaled_linear", "linear", "squaredcos_cap_v2", "own"])
+def test_single_precision_sigmas_are_those_of_diffusers(betas, zero_snr):
+    """Up to the last bits of alpha-bar, of which one decides which timestep the network sees."""
+    diffusers = pytest.importorskip("diffusers")
+    own = np.linspace(0.01, 0.0002, 300)[::-1]
+    options = {"trained_betas": own.tolist()} if betas == "own" else {"beta_schedule": betas}
+    theirs = diffusers.DPMSolverMultistepScheduler(
+        **BETAS, **options, num_train_timesteps=len(own) if betas == "own" else 1000,
+        rescale_betas_zero_snr=zero_snr,
+    )  # fmt: skip
+    config = replace(
+        PLAIN,
+        num_train_timesteps=theirs.config.num_train_timesteps,
+        beta_schedule="cosine" if betas == "squaredcos_cap_v2" else betas,
+        trained_betas=tuple(own.tolist()) if betas == "own" else (),
+        rescale_betas_zero_snr=zero_snr,
+    )
+    got = single_precision_sigmas(config)
+    assert got.dtype == np.float32
+    alpha_bar = 1.0 / (1.0 + got.astype(np.float64) ** 2)
+    ulps = 4 if zero_snr else 1
+    want = theirs.alphas_cumprod.double().numpy()
+    np.testing.assert_allclose(alpha_bar, want, rtol=1e-6, atol=ulps * 2.0**-24)
+    exact = training_alphas_cumprod(config)
+    np.testing.assert_allclose(alpha_bar, exact, rtol=1e-3, atol=1e-6)
+
+
+@pytest.mark.parametrize("steps", [10, 20])
+@pytest.mark.parametrize("lower_order_final", [True, False])
+def test_the_last_step_of_the_third_order_reaches_the_prediction(steps, lower_order_final):
+    """At sigma 0 nothing is left to extrapolate, whatever order diffusers' scheduler has there."""
+    config = replace(DIFFUSERS, sampler="dpmpp_3m_sde", lower_order_final=lower_order_final)
+    sampler, mixture = get_sampler(config.sampler), three_modes()
+    schedule = make_schedule(config, sampler, "linspace", steps)
+    assert schedule.sigmas[-1] == 0.0
+    step, visits = configured_step(config, sampler, schedule, bug_compatible=True)
+    draw = np.random.default_rng(0).standard_normal
+    x = schedule.init_noise_sigma * draw((8, 2))
+    states = list(
+        sample(mixture.denoise, x, schedule.sigmas, step, visits=visits, noise=lambda: draw((8, 2)))
+    )
+    assert len(states) == steps and np.isfinite(states[-1].x).all()
+    np.testing.assert_allclose(states[-1].x, states[-1].x0, rtol=1e-12)
