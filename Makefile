@@ -44,6 +44,7 @@ kills: $(TEST)/.ready
 
 soak: $(TEST)/.ready
 	$(TEST)/bin/python scripts/soak.py --pictures 1000
+
 # The other rooms by sampling: some minutes for the tests of a room, then seconds for each mutant.
 ROOMS   ?= samplers modes io models backends
 SCRATCH ?= /tmp/ldmref-mutants
