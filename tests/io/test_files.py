@@ -44,7 +44,8 @@ READERS = {
     "wordpiece": lambda path: wordpiece_tokenizer(path, 77),
     "TensorFile": TensorFile,
 }  # fmt: skip
-PATHLESS = [5, 1.5, True, b"x", ["a"], ("a", "b", "c"), {"a": 1}, object(), "", "a\0b", "\ud800"]
+NOTHING = type("Nothing", (), {"__repr__": lambda self: "nothing"})()
+PATHLESS = [5, 1.5, True, b"x", ["a"], ("a", "b", "c"), {"a": 1}, NOTHING, "", "a\0b", "\ud800"]
 
 
 def special(tmp_path, kind):
