@@ -32,6 +32,7 @@ from ldmref.models.taesd import TinyAutoencoder, TinyConfig
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
 
 StateDict = dict[str, np.ndarray]  # dotted name -> tensor
+SMALL = 256 * 2**20  # bytes of weights that are brought to the backend when they are loaded
 OWN_WORDS = ("class", "none")  # text encoders whose tokenizer needs no files
 
 
@@ -106,11 +107,14 @@ def load(
         "vae": replacement and replacement.record,
         "loras": [lora.record for lora in loras] or None,
     }
-    return LatentDiffusion(
+    model = LatentDiffusion(
         ops, loaded, unflatten(state_dict), tokenizers[0], sha256, *tokenizers[1:],
         tiny=_tiny_autoencoder(ops, replacement), warnings=warnings, **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},
     )  # fmt: skip
+    if limits["max_memory"] is None and sum(x.nbytes for x in state_dict.values()) <= SMALL:
+        tuple(model.params.values())  # every network now, not when it is first used
+    return model
 
 
 def check_model(

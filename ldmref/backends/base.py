@@ -163,6 +163,10 @@ class Backend:
         """Convert one of this backend's arrays to another floating-point dtype."""
         return self.asarray(x, dtype)
 
+    def is_finite(self, x: Array) -> bool:
+        """Whether floats hold neither NaN nor infinity."""
+        return bool(self.xp.all(self.xp.isfinite(x)))
+
     @property
     def state_dtype(self) -> str:
         """`dtype`, but at least float32: for sampler states and timesteps."""

@@ -95,6 +95,11 @@ class Defaults:
     height: int = 512
     one_size: bool = False  # few latent cells: far from width x height, pictures fall apart
 
+    def is_near(self, width: int, height: int) -> bool:
+        """Whether each side is within a factor of 2 of the trained one; 1.4 with `one_size`."""
+        most = 1.4 if self.one_size else 2.0
+        return all(1 / most <= r <= most for r in (width / self.width, height / self.height))
+
 
 @dataclass(frozen=True)
 class ModelConfig:

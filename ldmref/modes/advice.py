@@ -5,7 +5,6 @@ from __future__ import annotations
 from ldmref.backends.base import Backend
 from ldmref.models.config import ModelConfig
 from ldmref.modes.request import Request
-from ldmref.modes.sizing import is_near_trained_size
 
 USUAL_CFG_SCALE = 50.0
 
@@ -17,7 +16,7 @@ def advice(config: ModelConfig, request: Request, ops: Backend) -> list[str]:
         lines.append(f"cfg_scale {request.cfg_scale:g} is far from the usual 1 to 20")
     if request.strength == 0.0:
         lines.append("strength 0 gives the picture back: nothing is drawn")
-    elif not is_near_trained_size(config, width, height):
+    elif not config.defaults.is_near(width, height):
         trained = f"{config.defaults.width} x {config.defaults.height}"
         lines.append(f"{width} x {height} is far from the {trained} on which the model was trained")
     if ops.name == "numpy" and ops.dtype == "float16":

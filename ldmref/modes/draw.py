@@ -24,7 +24,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import input_channels
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.denoiser import model_denoiser
-from ldmref.modes.nonfinite import decoder_error, is_finite, step_error
+from ldmref.modes.nonfinite import decoder_error, step_error
 from ldmref.modes.request import Request
 from ldmref.modes.start import Start, initial_draws
 from ldmref.modes.text import TextConditioning
@@ -224,7 +224,7 @@ def run_sampler(
             state = next(states, None)
         if state is None:
             return np.array(ops.to_numpy(x / scale), np.float32)
-        if not is_finite(ops, state.x):
+        if not ops.is_finite(state.x):
             again = partial(states_of, x=x, visits=(state.i, state.i + 1), history=history)
             raise step_error(model, x, step, steps, state.sigma, again)
         yield Progress(model, step, steps, first, pictures, state)

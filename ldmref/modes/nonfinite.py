@@ -9,7 +9,6 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ldmref.backends.base import Backend
 from ldmref.backends.traced import TracedBackend
 from ldmref.errors import NumericError
 from ldmref.math.arrays import Array
@@ -25,27 +24,21 @@ class FiniteBackend(TracedBackend):
     """A backend that stops at the first operation whose input or output is not finite."""
 
     def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
-        arrays = [x for x in (*args, *kwargs.values()) if hasattr(x, "shape")]
+        ops, arguments = self.inner, (*args, *kwargs.values())
+        arrays = [x for x in arguments if hasattr(x, "shape")]
         layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
         where = f"{name} of {layer}" if layer else f"{name} after {self._previous}"
         for x in arrays:
-            if not is_finite(self.inner, x):
+            if ops.xp.isdtype(x.dtype, "real floating") and not ops.is_finite(x):
                 what = "the parameters of" if id(x) in self.layer_of else "the input of"
                 raise NonFinite(f"{what} {where}")
-        y = getattr(self.inner, name)(*args, **kwargs)
-        if not is_finite(self.inner, y):
+        y = getattr(ops, name)(*args, **kwargs)
+        if not ops.is_finite(y):
             raise NonFinite(where)
         self._previous = layer or self._previous
         return y
 
     _previous = "the input"
-
-
-def is_finite(ops: Backend, x: Array) -> bool:
-    """Whether an array holds neither NaN nor infinity."""
-    return (
-        bool(ops.xp.all(ops.xp.isfinite(x))) if ops.xp.isdtype(x.dtype, "real floating") else True
-    )
 
 
 def first_layer(
@@ -74,7 +67,7 @@ def step_error(
 ) -> NumericError:  # fmt: skip
     """The error of a step that made NaN or infinity of x; `repeat` takes it again."""
     where = f"in step {step + 1} of {steps}, to sigma {sigma:.4g}"
-    if not is_finite(model.backend, x):
+    if not model.backend.is_finite(x):
         return _error(model, "the initial latents are NaN or infinite: so the picture was encoded")
     layer = first_layer(model, "unet", lambda watched: [*repeat(watched)])
     cause = f"first in {layer}" if layer else "in the step itself: the network's output is finite"

@@ -187,10 +187,11 @@ def digests(noise: np.ndarray) -> list[str]:
 
 
 class Mode(NamedTuple):
-    """A mode: a sentence, its parameters by name, and how it makes a plan of validated values."""
+    """A mode: a sentence, its parameters by name with their defaults, and what plans it."""
 
     summary: str
     parameters: dict[str, Parameter]
+    defaults: dict[str, Any]
     plan: Callable[[ModelConfig, dict[str, Any]], Any]
 
 
@@ -203,9 +204,14 @@ def mode(planner: Callable[[ModelConfig, dict[str, Any]], Any]) -> Callable[[Fun
 
     def register(function: Function) -> Function:
         parameters = parameters_of(function)
+        defaults = {
+            name: validation.validate(parameter, parameter.default)
+            for name, parameter in parameters.items()
+            if not parameter.required
+        }
         summary = (inspect.getdoc(function) or "").partition("\n\n")[0]
         document(function, parameters)
-        MODES[function.__name__] = Mode(summary, parameters, planner)
+        MODES[function.__name__] = Mode(summary, parameters, defaults, planner)
         return function
 
     return register
@@ -227,27 +233,18 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) ->
         raise UsageError(message, code="E-MODE", hint=hint)
     config = getattr(config, "config", config)
     if not isinstance(config, ModelConfig):
-        raise UsageError(
-            f"{mode} needs a model, not {short_repr(config)}",
-            code="E-MODEL",
-            hint="ldmref.load() gives the embedded one",
-        )
-    known = MODES[mode].parameters
+        message, hint = f"{mode} needs a model, not {short_repr(config)}", "model = ldmref.load()"
+        raise UsageError(message, code="E-MODEL", hint=hint)
+    _, known, values, planner = MODES[mode]
     for name in parameters:
         if name not in known:
-            raise UsageError(
-                f"{mode} has no parameter {short_repr(name)}",
-                code="E-USAGE",
-                hint=did_you_mean(name, known),
-            )
-    missing = [name for name, p in known.items() if p.required and name not in parameters]
+            message = f"{mode} has no parameter {short_repr(name)}"
+            raise UsageError(message, code="E-USAGE", hint=did_you_mean(name, known))
+    missing = [name for name in known if name not in values | parameters]
     if missing:
         raise UsageError(f"{mode} needs {' and '.join(missing)}", code="E-USAGE")
-    values = {
-        name: validation.validate(parameter, parameters.get(name, parameter.default))
-        for name, parameter in known.items()
-    }
-    return MODES[mode].plan(config, values)
+    valid = {name: validation.validate(known[name], value) for name, value in parameters.items()}
+    return planner(config, values | valid)
 
 
 def schema(mode: str) -> dict[str, Any]:

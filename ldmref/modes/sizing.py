@@ -23,14 +23,6 @@ class Sized(NamedTuple):
     warnings: list[str]
 
 
-def is_near_trained_size(config: ModelConfig, width: int, height: int) -> bool:
-    """Whether the model draws well at a size: no side over 2 times the trained one, or under half
-    of it; 1.4 times where the model knows one size (`Defaults.one_size`)."""
-    most = 1.4 if config.defaults.one_size else 2.0
-    ratios = width / config.defaults.width, height / config.defaults.height
-    return all(1.0 / most <= ratio <= most for ratio in ratios)
-
-
 def own_size(config: ModelConfig, image: Image.Image, most: int) -> tuple[int, int] | None:
     """The picture's size, each side rounded down to what the model can draw.
 
@@ -58,7 +50,7 @@ def sized_picture(
     warnings = picture_warnings("the picture", image)
     if width is None and height is None:
         own = own_size(config, image, OWN_AREA)
-        if own and config.defaults.one_size and not is_near_trained_size(config, *own):
+        if own and config.defaults.one_size and not config.defaults.is_near(*own):
             own = None
         width, height = own or (config.defaults.width, config.defaults.height)
         if (width, height) != image.size:

@@ -288,3 +288,21 @@ def test_the_same_picture_at_every_speed():
         got = modes.txt2img(model, "a cat", seed=3, width=96)
         assert np.abs(np.asarray(got[0], int) - np.asarray(want[0], int)).max() <= 1
         assert got.params["backend"]["speed"] == speed
+
+
+def test_a_thread_draws_what_the_main_thread_draws():
+    """With several BLAS threads, whose number threadpoolctl 3.7 lets one thread set."""
+    code = (
+        "import threading, numpy as np, ldmref\n"
+        "from ldmref import modes\n"
+        "model = ldmref.random_model('tiny', seed=1, backend='numpy')\n"
+        "draw = lambda: results.append(modes.txt2img(model, 'a cat', seed=1, steps=2).latents)\n"
+        "results = []\n"
+        "draw()\n"
+        "thread = threading.Thread(target=draw)\n"
+        "thread.start()\n"
+        "thread.join()\n"
+        "assert np.array_equal(*results), np.abs(results[0] - results[1]).max()\n"
+    )
+    environment = os.environ | {"OMP_NUM_THREADS": "2"}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)

@@ -43,7 +43,9 @@ def test_a_mapped_array_is_known_and_reads_the_same_after_it_was_forgotten(folde
     forget(np.ones(3))
 
 
-def test_networks_are_brought_when_they_are_used(folder):
+def test_networks_are_brought_when_they_are_used(folder, monkeypatch):
+    assert len(ldmref.load(folder, backend="numpy").params._on_backend) == 3  # small: at once
+    monkeypatch.setattr("ldmref.loading.SMALL", 0)
     model = ldmref.load(folder, backend="numpy")
     assert not model.params._on_backend and set(model.params) == {"unet", "vae", "text_encoder"}
     model.encode_text(["a cat"])

@@ -115,7 +115,7 @@ def single_threaded_blas() -> Iterator[None]:
         _limits += 1
         if _limits == 1:
             for lib, _ in _blas():
-                lib.set_num_threads(1)
+                _set_blas_threads(lib, 1)
     try:
         yield
     finally:
@@ -123,7 +123,15 @@ def single_threaded_blas() -> Iterator[None]:
             _limits -= 1
             if not _limits:
                 for lib, threads in _blas():
-                    lib.set_num_threads(threads)
+                    _set_blas_threads(lib, threads)
+
+
+def _set_blas_threads(lib: Any, threads: int) -> None:
+    """Set a library's number of threads, from whatever thread."""
+    release = getattr(lib, "clear_controlling_thread", None)
+    if release is not None:  # from threadpoolctl 3.7 on: else it obeys one thread only
+        release(force=True)
+    lib.set_num_threads(threads)
 
 
 def parallel(function: Callable[[int], None], blocks: int) -> None:
