@@ -63,9 +63,16 @@ class ImageError(InputError):
 
 
 class VerifyError(LdmrefError):
-    """A check found a difference."""
+    """A check found a difference; `report` holds further lines."""
 
     exit_code = 4
+
+    def __init__(self, message: str, *, code: str, hint: str = "", report: Iterable[str] = ()):
+        super().__init__(message, code=code, hint=hint)
+        self.report = tuple(report)
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *self.report])
 
 
 class BackendUnavailable(LdmrefError, ImportError):

@@ -113,7 +113,7 @@ def load(
         modifications={k: v for k, v in modifications.items() if v is not None},
     )  # fmt: skip
     if limits["max_memory"] is None and sum(x.nbytes for x in state_dict.values()) <= SMALL:
-        tuple(model.params.values())  # every network now, not when it is first used
+        model.params.read_all()
     return model
 
 

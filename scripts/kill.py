@@ -31,6 +31,7 @@ import ldmref
 from ldmref.io.native import save_folder
 
 LDMREF = (sys.executable, "-m", "ldmref")
+PACKAGE = str(Path(ldmref.__file__).parent).encode()
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
 STOPPED = {0, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 
@@ -54,10 +55,10 @@ def works(model: Path, pictures: Path, training: bool) -> list[Work]:
     def left(folder: Path) -> list[str]:
         """The seeds that are not drawn yet; each picture by its own name."""
         done = {path.stem for path in folder.glob("a-*.png")}
-        todo = next(i for i in range(31) if i == 30 or f"a-{i}" not in done)
+        todo = next(i for i in range(31) if i == 30 or f"a-{i:02d}" not in done)
         return [] if todo == 30 else [
             "txt2img", "cat", "-m", str(model), "--steps", "2", "--seed", str(todo), "-q",
-            "-o", f"{folder}/a-{todo}.png",
+            "-o", f"{folder}/a-{todo:02d}.png",
         ]  # fmt: skip
 
     def convert(folder: Path) -> list[str]:
@@ -135,7 +136,10 @@ def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tal
     alive = process.poll() is None
     process.send_signal(number)
     _, err = process.communicate(timeout=600)
-    if process.returncode not in STOPPED or b"Traceback" in err or b"E-INTERNAL" in err:
+    # Ctrl-C before any file of ldmref runs is answered by Python itself, with a traceback
+    starting = number == signal.SIGINT and PACKAGE not in err and b"KeyboardInterrupt" in err
+    wrong = process.returncode not in STOPPED or b"Traceback" in err or b"E-INTERNAL" in err
+    if wrong and not starting:
         tally["wrong ends"].append(
             (work.name, number.name, process.returncode, err.decode()[-300:])
         )

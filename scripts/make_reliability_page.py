@@ -64,7 +64,7 @@ def table(first: int, last: int) -> Iterator[str]:
     for number in (n for n in ROWS if first <= n <= last):
         cases = [case for case in CASES if case.row == number]
         procedures = [procedure for procedure in PROCEDURES if procedure.row == number]
-        codes = dict.fromkeys(c for c in (x.code for x in [*cases, *procedures]) if c)
+        codes = sorted({x.code for x in [*cases, *procedures] if x.code})
         counts = {
             name: sum(name in x.interfaces for x in [*cases, *procedures]) for name in INTERFACES
         }

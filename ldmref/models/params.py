@@ -133,6 +133,11 @@ class LazyParams(Mapping[str, Params]):
         """The networks that can be released."""
         return tuple(self._mapped)
 
+    def read_all(self) -> None:
+        """Bring every network now, as copies, which do not depend on the file any more."""
+        for name, tree in self._mapped.items():
+            self._on_backend[name] = self._bring(tree, copy=True)
+
     def release(self, *names: str) -> None:
         """Free the memory of those networks that the file can bring back."""
         for name in names:
@@ -167,10 +172,10 @@ class LazyParams(Mapping[str, Params]):
         self._mapped = {n: tree_map(opened, tree) for n, tree in state["mapped"].items()}
         self._on_backend = {n: self._bring(tree) for n, tree in state["host"].items()}
 
-    def _bring(self, tree: Mapping[str, Any]) -> Params:
+    def _bring(self, tree: Mapping[str, Any], copy: bool = False) -> Params:
         def bring(leaf: Any) -> Any:
             require_complete(leaf)
-            weight = self._backend.weight(leaf)
+            weight = self._backend.weight(np.array(leaf) if copy else leaf)
             if isinstance(leaf, np.ndarray):
                 forget(leaf)  # the backend has copied it, or will read it again
             return weight

@@ -73,7 +73,7 @@ def assert_conforms(backend: Backend | Callable[[], Backend]) -> None:
         count = f"{len(failures)} of {len(findings)} comparisons with the NumPy reference failed:"
         lines += [count, *failures]
     if lines:
-        raise VerifyError("\n".join(lines), code="E-CONFORMANCE")
+        raise VerifyError(lines[0], code="E-CONFORMANCE", report=lines[1:])
 
 
 MISSING = "still to be written"

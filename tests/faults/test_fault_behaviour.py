@@ -33,7 +33,6 @@ from ldmref.errors import (
     LdmrefError,
     NumericError,
     OutputError,
-    UsageError,
 )
 from ldmref.io.pictures.images import read_image
 
@@ -391,27 +390,25 @@ def test_broken_plug_in(tiny, plug_ins, group):
     assert "no_such_package" in str(caught.value)
 
 
-@covers(112, "a backend and a sampler with a built-in name", PYTHON, code="E-PLUGIN")
+@covers(112, "a backend and a sampler with a built-in name, which keeps it", PYTHON)
 @pytest.mark.parametrize(
     ("group", "name"), [("ldmref.backends", "torch"), ("ldmref.samplers", "heun")]
 )
 def test_plug_in_that_takes_a_name(tiny, plug_ins, group, name):
     plug_ins(group, name, "no_such_package:Thing")
-    drawn(ldmref.random_model("tiny", backend="numpy"), sampler="euler")
-    with pytest.raises(UsageError) as caught:
-        if group == "ldmref.backends":
-            ldmref.random_model("tiny", backend=name)
-        else:
-            drawn(tiny, sampler=name)
-    assert caught.value.code == "E-PLUGIN"
+    if group == "ldmref.backends":
+        assert ldmref.random_model("tiny", backend=name).backend.name == name
+    else:
+        drawn(tiny, sampler=name)
 
 
 @covers(114, "the code loads no data set by name", PYTHON)
 def test_no_load_dataset():
     for path in (ROOT / "ldmref").rglob("*.py"):
-        assert "load_dataset(" not in path.read_text().replace("def load_dataset(", "").replace(
-            "= load_dataset(data", ""
-        ), path
+        text = path.read_text()
+        if path.parent.name != "training":  # whose `load_dataset` reads a folder of pictures
+            assert "load_dataset(" not in text, path
+        assert "import datasets" not in text and "from datasets" not in text, path
 
 
 @covers(115, "no dependency on Ray", PYTHON)

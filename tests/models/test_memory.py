@@ -67,7 +67,8 @@ def test_large_text_encoders_leave_when_the_prompts_are_read(folder, monkeypatch
     assert np.array_equal(got.latents, want.latents) and np.array_equal(got.latents, again.latents)
 
 
-def test_kernels_stay_in_the_file_and_in_its_type(folder):
+def test_kernels_stay_in_the_file_and_in_its_type(folder, monkeypatch):
+    monkeypatch.setattr("ldmref.loading.SMALL", 0)
     model = ldmref.load(folder, backend="numpy")
     weight = model.params.unet.conv_in.weight
     assert file_of(weight) is not None and weight.dtype == folder.name
