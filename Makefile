@@ -8,8 +8,9 @@ TEST   := .venv-test
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
 
+# A process for each core, with one thread each: threads that wait for each other cost more.
 test: $(TEST)/.ready
-	$(TEST)/bin/python -m pytest -q
+	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n auto
 
 slow: $(TEST)/.ready
 	$(TEST)/bin/python -m pytest -q -m "slow or not slow"
