@@ -213,7 +213,10 @@ def sigmas(name: str, value: Any) -> tuple[float, ...]:
 def noise(name: str, value: Any) -> np.ndarray:
     """Finite numbers (n, c, h, w) of any library, float32."""
     try:
-        array = np.array(host_array(value) if is_array(value) else value, np.float32)
+        array = np.asarray(host_array(value) if is_array(value) else value)
+        if array.dtype.kind == "c":
+            raise TypeError("complex numbers")
+        array = np.array(array, np.float32)
     except (TypeError, ValueError, OverflowError, BufferError, RuntimeError) as error:
         raise UsageError(f"{name} must be an array of numbers", code=_code(name)) from error
     if not np.isfinite(array).all():
