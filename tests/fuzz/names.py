@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 
@@ -34,7 +35,10 @@ from .files import safetensors_bytes
 from .guard import SCRATCH, Target
 from .mutate import dump, mutate_json
 
-autoencoder.autoencoder_table = cache(autoencoder.autoencoder_table)  # most of the time otherwise
+# most of the time otherwise
+cached_table = mock.patch.object(
+    autoencoder, "autoencoder_table", cache(autoencoder.autoencoder_table)
+)
 LARGEST = 2**22  # bytes of one tensor; the files have holes
 
 
@@ -207,6 +211,7 @@ def _autoencoder_seeds() -> list[bytes]:
     return [_seed(shapes), _seed(whole), _seed(dict(list(shapes.items())[:4]), beside=VAE)]
 
 
+@cached_table
 def run_autoencoder(path: Path) -> None:
     """An autoencoder that is accepted fits the model, or is refused by it."""
     require_fit(TINY, read_vae(path, TINY.vae))
