@@ -110,6 +110,7 @@ def test_ctrl_c_while_python_imports(work):
         "    if name == 'ldmref.cli.pictures' or 'pictures' in (args[2] or ()):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    return real(name, *args)\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it
         "from ldmref.__main__ import main\n"
         "builtins.__import__ = interrupting\n"
         "sys.exit(main())\n"
