@@ -33,6 +33,7 @@ from ldmref.io.native import save_folder
 LDMREF = (sys.executable, "-m", "ldmref")
 PACKAGE = str(Path(ldmref.__file__).parent).encode()
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
+PICTURES = 30
 STOPPED = {0, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 
 
@@ -40,26 +41,19 @@ class Work(NamedTuple):
     """A command to kill: its arguments for a folder, and which of its files never change again."""
 
     name: str
-    argv: Callable[[Path], list[str]]
+    argv: Callable[[Path], list[str]]  # what makes the rest, if some is there
     final: Callable[[Path], bool]
-    rest: Callable[[Path], list[str]] | None = None  # what goes on after a kill; else `argv`
 
 
 def works(model: Path, pictures: Path, training: bool) -> list[Work]:
-    """The three commands, on preset `tiny`."""
+    """The commands, on preset `tiny`."""
 
     def draw(folder: Path) -> list[str]:
-        return ["txt2img", "cat", "-m", str(model), "--steps", "2", "--seed", "0", "-c", "30", "-q",
-                "-o", f"{folder}/a.png"]  # fmt: skip
-
-    def left(folder: Path) -> list[str]:
-        """The seeds that are not drawn yet; each picture by its own name."""
-        done = {path.stem for path in folder.glob("a-*.png")}
-        todo = next(i for i in range(31) if i == 30 or f"a-{i:02d}" not in done)
-        return [] if todo == 30 else [
-            "txt2img", "cat", "-m", str(model), "--steps", "2", "--seed", str(todo), "-q",
-            "-o", f"{folder}/a-{todo:02d}.png",
-        ]  # fmt: skip
+        """All pictures, by seed; after a kill, those from the first that is not there."""
+        first = next((i for i in range(PICTURES) if not (folder / f"{i}.png").exists()), 0)
+        return ["txt2img", "cat", "-m", str(model), "--steps", "2", "--seed", str(first),
+                "-c", str(PICTURES - first), "-q", "--overwrite",
+                "-o", f"{folder}/{{seed}}.png"]  # fmt: skip
 
     def convert(folder: Path) -> list[str]:
         return ["convert", str(model), f"{folder}/out.safetensors", "--overwrite"]
@@ -70,10 +64,10 @@ def works(model: Path, pictures: Path, training: bool) -> list[Work]:
     def train(folder: Path) -> list[str]:
         return ["train", "--data", str(pictures), "-o", f"{folder}/run", "--preset", "tiny",
                 "--batch", "2", "--autoencoder-batch", "2", "--steps", "40",
-                "--autoencoder-steps", "40"]  # fmt: skip
+                "--autoencoder-steps", "40", "--checkpoint-steps", "5"]  # fmt: skip
 
     listed = [
-        Work("draw", draw, lambda path: path.suffix == ".png", left),
+        Work("draw", draw, lambda path: path.suffix == ".png"),
         Work("convert to a file", convert, lambda path: False),
         Work("convert to a folder", to_folder, lambda path: False),
     ]
@@ -128,10 +122,7 @@ def finish(argv: list[str]) -> None:
 def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tally: dict) -> bool:
     """Start, kill after a random part of `seconds`, check; whether it was alive when killed."""
     before, number = digests(folder), draw.choice(SIGNALS)
-    argv = work.rest(folder) if work.rest and before else work.argv(folder)
-    if not argv:
-        return False
-    process = start(argv)
+    process = start(work.argv(folder))
     time.sleep(draw.random() * seconds)
     alive = process.poll() is None
     process.send_signal(number)
@@ -189,10 +180,7 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
             if kill_once(work, folder, seconds[work.name], draw, tally):
                 done += 1
             if draw.random() < 0.2 or done == kills:  # go on to the end, and compare
-                while argv := (work.rest(folder) if work.rest else work.argv(folder)):
-                    finish(argv)
-                    if not work.rest:
-                        break
+                finish(work.argv(folder))
                 if pictures_of(contents(folder)) != pictures_of(usual[work.name]):
                     tally["differ"].append(work.name)
                 tally["finished afterwards"] += 1
