@@ -165,6 +165,15 @@ def flipped(content: bytes) -> bytes:
     return content[:-4] + bytes([content[-4] ^ 1]) + content[-3:]
 
 
+def as_bfloat16(content: bytes) -> bytes:
+    """Tensors of float32, cut to their upper halves."""
+    header, data = header_of(content)
+    for entry in (header[name] for name in header if name != "__metadata__"):
+        entry["dtype"] = "BF16"
+        entry["data_offsets"] = [offset // 2 for offset in entry["data_offsets"]]
+    return raw(header, np.frombuffer(data, "<u2")[1::2].tobytes())
+
+
 def first_name(header: dict[str, Any]) -> str:
     return min((n for n in header if n != "__metadata__"),
                key=lambda n: header[n]["data_offsets"][0])  # fmt: skip
@@ -248,7 +257,51 @@ INDEX = {
     "vae": ["diffusers", "AutoencoderKL"], "text_encoder": ["transformers", "CLIPTextModel"],
     "tokenizer": ["transformers", "CLIPTokenizer"], "scheduler": ["diffusers", "PNDMScheduler"],
 }  # fmt: skip
-SHARDS = {"weight_map": {"conv_in.weight": "../../../etc/passwd"}}
+CLIP = {"vocab_size": 300, "hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 1,
+        "num_attention_heads": 2, "max_position_embeddings": 77, "bos_token_id": 298,
+        "eos_token_id": 299}  # fmt: skip
+NETWORKS = {
+    "unet__config": {
+        "_class_name": "UNet2DConditionModel", "sample_size": 8, "block_out_channels": [16, 32],
+        "layers_per_block": 1, "norm_num_groups": 8, "cross_attention_dim": 24,
+        "down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"],
+        "up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "attention_head_dim": 2,
+    },
+    "vae__config": {
+        "_class_name": "AutoencoderKL", "block_out_channels": [8, 16], "layers_per_block": 1,
+        "norm_num_groups": 4, "down_block_types": ["DownEncoderBlock2D"] * 2,
+        "up_block_types": ["UpDecoderBlock2D"] * 2,
+    },
+    "text_encoder__config": {"architectures": ["CLIPTextModel"], **CLIP},
+    "scheduler__scheduler_config": {"_class_name": "PNDMScheduler", "skip_prk_steps": True},
+    "tokenizer__vocab": {f"{i}</w>": i for i in range(298)}
+    | {"<|startoftext|>": 298, "<|endoftext|>": 299},
+}  # fmt: skip
+
+
+def sharded(shard: str, link: str = "") -> Make:
+    """A complete diffusers folder whose U-Net is one shard of this name; `{folder}` is filled in.
+
+    `link`: make the shard a symbolic link to that file.
+    """
+
+    def make(folder: Path) -> Path:
+        name = shard.format(folder=folder)
+        index = {"weight_map": {"conv_in.weight": name}}
+        out = diffusers(
+            INDEX, **NETWORKS, **{"unet__diffusion_pytorch_model.safetensors.index": index}
+        )(folder)
+        (out / "tokenizer" / "merges.txt").write_text("#version: 0.2\n")
+        for path in (folder / "outside.safetensors", out / "outside.safetensors"):
+            save_file({"conv_in.weight": np.zeros((16, 4, 3, 3), np.float32)}, path)
+        (folder / "secret").write_text("not for others")
+        if link:
+            (out / "unet" / name).symlink_to(link.format(folder=folder))
+        return out
+
+    return make
+
+
 MANY = {"in_channels": 10**9}
 
 
@@ -371,6 +424,9 @@ FILES: list[Case] = [
          model=file("a.safetensors", raw({"a": tensor(0, 8, [2], 7)}, b"\0" * 8))),
     case(14, "list as type", DAMAGED, SAFE,
          model=file("a.safetensors", raw({"a": tensor(0, 8, [2], ["F32"])}, b"\0" * 8))),
+    case(14, "bfloat16", model=tiny(content=as_bfloat16)),
+    case(14, "bfloat16 with NaN", DAMAGED, "E-NONFINITE",
+         model=tiny(weights=set_first(np.nan), content=as_bfloat16)),
     case(15, "float16", model=tiny(weights=as_type(np.float16))),
     case(15, "float64", model=tiny(weights=as_type(np.float64))),
     case(16, "NaN", DAMAGED, "E-NONFINITE", model=tiny(weights=set_first(np.nan))),
@@ -390,8 +446,17 @@ FILES: list[Case] = [
     case(21, "no tensors", InputError, SAFE, model=single({})),
     case(22, "index", InputError, "E-MODEL", model=diffusers(None)),
     case(22, "no components", InputError, "E-MODEL", model=diffusers(INDEX)),
-    case(22, "shards", InputError, "E-MODEL", model=diffusers(INDEX, **{
-        "unet__diffusion_pytorch_model.safetensors.index": SHARDS})),
+    case(22, "shard above", UNSAFE, "E-SHARD", model=sharded("../outside.safetensors")),
+    case(22, "shard far above", UNSAFE, "E-SHARD", model=sharded("../../outside.safetensors")),
+    case(22, "shard by its path", UNSAFE, "E-SHARD", model=sharded("{folder}/outside.safetensors")),
+    case(22, "shard of Windows", UNSAFE, "E-SHARD", model=sharded("..\\outside.safetensors")),
+    case(22, "shard on a drive", UNSAFE, "E-SHARD", model=sharded("C:outside.safetensors")),
+    case(22, "shard that is the folder", InputError, "E-MODEL", model=sharded("..")),
+    case(22, "shard with NUL", InputError, "E-MODEL", model=sharded("a\0b")),
+    case(22, "link to no tensors", DAMAGED, SAFE, model=sharded("a", link="{folder}/secret")),
+    case(22, "link to a device", InputError, "E-MODEL", model=sharded("a", link="/dev/zero")),
+    case(22, "link to one of the tensors", KeyMismatchError, KEYS,
+         model=sharded("a", link="{folder}/outside.safetensors")),
     case(23, "auto_map", DAMAGED, CONFIG, 
          model=tiny(config={"auto_map": {"AutoModel": "evil.py"}})),
     case(23, "unknown class", InputError, "E-PIPELINE",

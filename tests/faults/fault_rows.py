@@ -35,7 +35,7 @@ _TEXT = """
 11|duplicate names in the header|refused
 12|header padded with NUL|refused
 13|deeply nested header|refused, without a RecursionError
-14|unknown data type|refused by name
+14|unknown data type, bfloat16|refused by name; bfloat16 is read as float32
 15|float64 or float16 weights|accepted
 16|NaN or infinite weights|refused with the first names, unless allowed
 17|tensor of zeros only|warning
@@ -43,7 +43,7 @@ _TEXT = """
 19|tensors of other shapes, another family|refused, with what it looks like
 20|v-prediction|read from the checkpoint's configuration
 21|LoRA, embedding or autoencoder as a model|refused, with what it is
-22|diffusers folder without components, index of shards|refused; no path in an index is followed
+22|diffusers folder without components, index that names paths|refused; no path in an index is followed
 23|configuration that names code|never imported
 24|hostile numbers in a configuration|refused before anything is built
 25|FIFO, device, socket, folder as a model file|refused without waiting

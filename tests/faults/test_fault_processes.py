@@ -28,7 +28,7 @@ def environment(**changes):
 
 
 def run(*argv, **options):
-    options = {"capture_output": True, "env": environment(), "timeout": 120} | options
+    options = {"capture_output": True, "env": environment(), "timeout": 300} | options
     return subprocess.run([*LDMREF, *map(str, argv)], **options)
 
 
@@ -141,10 +141,18 @@ def test_full_disk_while_converting(stage, out):
 def test_full_disk_while_training(stage):
     pytest.importorskip("torch")
     Image.new("RGB", (16, 16), "red").save(stage.inputs / "red.png")
-    argv = ["train", "--data", stage.inputs, "-o", "out", "--preset", "tiny", "--steps", "1",
+    argv = ["train", "--data", stage.inputs, "-o", "out", "--preset", "tiny",
             "--autoencoder-steps", "1", "--batch", "1", "--autoencoder-batch", "1"]  # fmt: skip
-    assert_refused(run(*argv, preexec_fn=with_full_disk(50_000)), "E-WRITE", 8)
+    assert_refused(run(*argv, "--steps", "1", preexec_fn=with_full_disk(50_000)), "E-WRITE", 8)
     assert not list(stage.work.rglob("*.part")) and not list(stage.work.rglob("*.safetensors"))
+    assert run(*argv, "--steps", "1").returncode == 0
+    weights = {path: path.read_bytes() for path in stage.work.rglob("*.safetensors")}
+    more = [*argv, "--steps", "2", "--accept-changes"]
+    assert_refused(run(*more, preexec_fn=with_full_disk(50_000)), "E-WRITE", 8)
+    assert {path: path.read_bytes() for path in stage.work.rglob("*.safetensors")} == weights
+    assert weights and not list(stage.work.rglob("*.part"))
+    ran = run(*more)
+    assert ran.returncode == 0 and b"2/2" in ran.stderr, ran.stderr
 
 
 @covers(85, "a full standard output", COMMAND_LINE, code="E-STDOUT")

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 from typing import Any
 
 import numpy as np
@@ -181,8 +181,8 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Te
     if not isinstance(weights, Mapping) or not weights:
         raise config_error(f"{first} names no files")
     shards = sorted({str(name) for name in weights.values()})
-    if any(Path(name).name != name for name in shards):
-        raise UnsafeFileError(f"{first} points out of its folder", code="E-PATH")
+    if any(PureWindowsPath(name).name != name for name in shards):  # "/", "\\" and drives
+        raise UnsafeFileError(f"{first} points out of its folder", code="E-SHARD")
     absent = [name for name in shards if not os.path.isfile(folder / name)]
     if absent:
         message = f"{len(absent)} of {len(shards)} shards are missing: {absent[0][:80]!r}"
