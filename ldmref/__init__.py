@@ -11,11 +11,11 @@ result.save("heart.png")
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ldmref.version import __version__
+
 if TYPE_CHECKING:
     from ldmref.loading import load, load_controlnet, load_taesd, random_model
     from ldmref.modes.denoiser import denoiser
-
-__version__ = "0.1.0"
 
 _MODULES = {
     "load": "ldmref.loading",

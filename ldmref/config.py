@@ -36,6 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.files import not_a_file
 
 BACKEND_KEYS = {"name": str, "device": str, "dtype": str, "speed": str}
 DEFAULT_KEYS = {
@@ -96,21 +97,15 @@ def override_backend(lower: Mapping[str, str], upper: Mapping[str, str]) -> dict
 
 def _find(named: str | Path | None, environ: Mapping[str, str]) -> Path | None:
     if named:
-        if not _is_file(Path(named)):
-            raise InputError(f"no configuration file {str(named)!r}", code="E-CONFIG-FILE")
+        if problem := not_a_file(named):
+            message = f"the configuration file {str(named)!r} {problem}"
+            raise InputError(message, code="E-CONFIG-FILE")
         return Path(named)
     home = environ.get("XDG_CONFIG_HOME") or (
         os.path.join(environ["HOME"], ".config") if environ.get("HOME") else ""
     )
     paths = [Path("ldmref.toml")] + ([Path(home, "ldmref", "ldmref.toml")] if home else [])
-    return next((path for path in paths if _is_file(path)), None)
-
-
-def _is_file(path: Path) -> bool:
-    try:
-        return path.is_file()
-    except (OSError, ValueError):  # a name too long, a folder that may not be entered
-        return False
+    return next((path for path in paths if not not_a_file(path)), None)
 
 
 def _read(path: Path) -> dict[str, dict[str, Any]]:

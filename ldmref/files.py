@@ -66,6 +66,23 @@ def input_path(value: Any, what: str = "the path of a model", code: str = "E-MOD
     return Path(path)
 
 
+def not_a_file(path: str | Path) -> str:
+    """Why a path is no regular file, to follow its name in a message; "" if it is one.
+
+    >>> not_a_file("/dev")
+    'is a folder, not a file'
+    """
+    try:
+        kind = kind_of(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return "does not exist"
+    except OSError as error:
+        return f"cannot be read: {error.strerror}"
+    except ValueError:  # NUL, a lone surrogate
+        return "is no file name"
+    return f"is {kind}, not a file" if kind else ""
+
+
 def shown(path: Path) -> str:
     """A file's name for messages, not too long."""
     name = path.name or str(path)

@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 
-import ldmref
 from ldmref.backends.fast import threads
 from ldmref.errors import BackendUnavailable
+from ldmref.version import __version__
 
 LIBRARIES = (
     "numpy", "scipy", "torch", "diffusers", "transformers", "onnx", "onnxscript", "onnxruntime",
@@ -32,7 +32,7 @@ GEMM_SIZES = (1024, 2048)
 def machine_info() -> dict[str, Any]:
     """Processor, threads of both sides, versions and environment variables; JSON-able."""
     torch = sys.modules.get("torch")
-    versions = {"python": platform.python_version(), "ldmref": ldmref.__version__}
+    versions = {"python": platform.python_version(), "ldmref": __version__}
     return {
         "cpu": cpu_model(), "processors": os.cpu_count(), "processors_allowed": available_cpus(),
         "system": f"{platform.system()} {platform.machine()}",

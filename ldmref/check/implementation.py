@@ -15,6 +15,7 @@ from types import ModuleType
 
 from ldmref.check.chapters import CHAPTERS
 from ldmref.errors import InputError
+from ldmref.files import not_a_file
 
 
 def load_implementation(name: str) -> ModuleType:
@@ -25,8 +26,7 @@ def load_implementation(name: str) -> ModuleType:
     """
     path = Path(name)
     is_file = path.suffix == ".py" or os.sep in name
-    if is_file and not path.is_file():
-        problem = "is a folder" if path.is_dir() else "does not exist"
+    if is_file and (problem := not_a_file(path)):
         raise InputError(f"{name!r} {problem}", code="E-AGAINST", hint=_HINT)
     with _import_folder(path.resolve().parent if is_file else Path.cwd()):
         try:

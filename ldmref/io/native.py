@@ -25,7 +25,7 @@ from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
-from ldmref.mapped import forget
+from ldmref.memmap import release_pages
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, flatten
@@ -140,7 +140,7 @@ def check_weights(flat: Mapping[str, np.ndarray], allow_nonfinite: bool = False)
             bad.append(name)
         elif tensor.ndim > 1 and tensor.size and not tensor.any():
             zero.append(name)
-        forget(tensor)
+        release_pages(tensor)
     problem = f"{len(bad)} tensors hold NaN or infinity: {', '.join(bad[:5])}"
     if bad and not allow_nonfinite:
         hint = "take the file from its source again; allow_nonfinite (--allow-nonfinite) reads it"

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.mapped import Reference, file_of, forget, reference, require_complete
+from ldmref.memmap import Reference, mapping_of, release_pages, reference, require_complete
 
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = dict[str, "Shape | Spec"]
@@ -177,7 +177,7 @@ class LazyParams(Mapping[str, Params]):
             require_complete(leaf)
             weight = self._backend.weight(np.array(leaf) if copy else leaf)
             if isinstance(leaf, np.ndarray):
-                forget(leaf)  # the backend has copied it, or will read it again
+                release_pages(leaf)  # the backend has copied it, or will read it again
             return weight
 
         return tree_map(bring, tree)
@@ -189,4 +189,4 @@ def _as_reference(leaf: np.ndarray) -> np.ndarray | Reference:
 
 def _is_mapped(tree: Mapping[str, Any]) -> bool:
     leaves = flatten(tree).values()
-    return all(isinstance(leaf, np.ndarray) and file_of(leaf) for leaf in leaves)
+    return all(isinstance(leaf, np.ndarray) and mapping_of(leaf) for leaf in leaves)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 
 import numpy as np
 
 from ldmref.errors import InputError, UsageError, short_repr
+from ldmref.files import not_a_file
 
 
 def parse_seeds(text: str) -> int | list[int]:
@@ -64,8 +64,8 @@ def read_noise(path: str) -> np.ndarray:
     Raises:
         InputError: no such file, or no array of finite floating-point numbers.
     """
-    if not os.path.isfile(path):
-        raise InputError(f"no such file: {path!r}", code="E-LATENTS", hint="check the path")
+    if problem := not_a_file(path):
+        raise InputError(f"{path!r} {problem}", code="E-LATENTS", hint="check the path")
     try:  # mapped: a header that promises more than the file holds costs nothing
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except Exception as error:  # NumPy raises many kinds for damaged files

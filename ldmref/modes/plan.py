@@ -13,7 +13,6 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 
-import ldmref
 from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -29,6 +28,7 @@ from ldmref.modes.request import Request
 from ldmref.modes.result import Result, params_of_picture
 from ldmref.modes.start import Start
 from ldmref.modes.text import TextConditioning, encode_texts
+from ldmref.version import __version__
 
 RECORDED = keys_of(Txt2ImgParameters)  # by pictures of every mode
 
@@ -178,7 +178,7 @@ class Run(NamedTuple):
         if self.controls:
             params["control"] = [control.record for control in self.controls]
         params["backend"] = model.backend.describe()
-        return params | {"ldmref": ldmref.__version__}
+        return params | {"ldmref": __version__}
 
 
 def digests(noise: np.ndarray) -> list[str]:

@@ -112,7 +112,7 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
         InputError: no such folder, no pictures, or captions that cannot be read.
     """
     if not root.is_dir():
-        problem = "is a file" if root.exists() else "does not exist"
+        problem = "is not a folder" if root.exists() else "does not exist"
         raise _error(f"the folder of training pictures {str(root)!r} {problem}")
     paths = (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     files = sorted(path for path in paths if path.is_file())

@@ -242,8 +242,8 @@ def test_a_picture_without_pixels_is_refused():
 def test_what_is_no_regular_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     wrong = {tmp_path: "folder", tmp_path / "pipe": "pipe", "/dev/zero": "device",
-             "https://example.org/a.png": "no such file", "file:///etc/passwd": "no such file",
-             "|ls": "no such file", "a\0b": "no such file", "a" * 5000: "no such file"}  # fmt: skip
+             "https://example.org/a.png": "not exist", "file:///etc/passwd": "not exist",
+             "|ls": "not exist", "a\0b": "no file name", "a" * 5000: "too long"}  # fmt: skip
     for source, words in wrong.items():
         with pytest.raises(ImageError, match=words) as caught:
             read_image(source)

@@ -15,7 +15,7 @@ from ldmref.backends import get_backend
 from ldmref.errors import ResourceError, UsageError
 from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.mapped import file_of, forget
+from ldmref.memmap import mapping_of, release_pages
 from ldmref.models.memory import bytes_of, estimate
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten
@@ -31,16 +31,16 @@ def folder(request, tmp_path_factory):
     return path
 
 
-def test_a_mapped_array_is_known_and_reads_the_same_after_it_was_forgotten(folder):
+def test_a_mapped_array_is_known_and_reads_the_same_after_its_pages_are_released(folder):
     file = TensorFile(folder / "model.safetensors")
     for name in list(file)[:20]:
         part = file[name][..., ::2]
-        assert file_of(part) is not None
+        assert mapping_of(part) is not None
         before = part.copy()
-        forget(part)
+        release_pages(part)
         np.testing.assert_array_equal(part, before)
-    assert file_of(np.ones(3)) is None and file_of(np.ones((3, 3))[1:].T) is None
-    forget(np.ones(3))
+    assert mapping_of(np.ones(3)) is None and mapping_of(np.ones((3, 3))[1:].T) is None
+    release_pages(np.ones(3))
 
 
 def test_networks_are_brought_when_they_are_used(folder, monkeypatch):
@@ -71,7 +71,7 @@ def test_kernels_stay_in_the_file_and_in_its_type(folder, monkeypatch):
     monkeypatch.setattr("ldmref.loading.SMALL", 0)
     model = ldmref.load(folder, backend="numpy")
     weight = model.params.unet.conv_in.weight
-    assert file_of(weight) is not None and weight.dtype == folder.name
+    assert mapping_of(weight) is not None and weight.dtype == folder.name
     exact = ldmref.load(folder, backend="numpy", speed="exact")
     a, b = (modes.txt2img(m, "a cat", seed=1) for m in (model, exact))
     assert np.abs(np.asarray(a[0], int) - np.asarray(b[0], int)).max() <= 1

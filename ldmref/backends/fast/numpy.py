@@ -19,7 +19,7 @@ from ldmref.backends.fast import attention, convolution, matmul, norms, pointwis
 from ldmref.backends.fast.threads import parallel, single_threaded_blas
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.mapped import forget
+from ldmref.memmap import release_pages
 from ldmref.math.arrays import Array
 
 
@@ -86,7 +86,7 @@ class FastNumpyBackend(NumpyBackend):
         if key not in self._cache:
             owner = weakref.ref(weight, lambda _: self._cache.pop(key, None))
             self._cache[key] = owner, make()
-            forget(weight)
+            release_pages(weight)
         return self._cache[key][1]
 
     def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:

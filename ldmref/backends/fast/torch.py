@@ -19,7 +19,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 
 from ldmref.backends.fast.torch_compile import compile_network
 from ldmref.backends.torch import TorchBackend
-from ldmref.mapped import forget
+from ldmref.memmap import release_pages
 
 onednn = torch.ops.mkldnn
 NO_FUSION = ("none", [], "")  # no activation after the product
@@ -64,7 +64,7 @@ class FastTorchBackend(TorchBackend):
     def _pack(self, weight: Tensor, reorder: Callable, *args: Any) -> Tensor:
         if weight not in self._packed:
             self._packed[weight] = reorder(weight.to(self._dtype), *args)
-            forget(self._host[weight])
+            release_pages(self._host[weight])
         return self._packed[weight]
 
     # -- operations -------------------------------------------------------------------------------

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import stat
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -12,6 +10,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError, short_repr
+from ldmref.files import not_a_file
 from ldmref.io.pictures.arrays import image_of_array, is_array
 
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
@@ -70,16 +69,10 @@ def open_image(source: Source) -> Image.Image:
 
 def _require_file(path: str | Path, name: str) -> None:
     """Refuse what is no regular file, before it is opened: a pipe would be waited for."""
-    try:
-        mode = os.stat(path).st_mode
-    except (OSError, ValueError) as error:
-        denied = isinstance(error, PermissionError)
-        hint = "download it first: no address is opened" if "://" in name else "check the path"
-        message = f"cannot read {name}: permission denied" if denied else f"no such file: {name}"
-        raise ImageError(message, code="E-IMAGE-MISSING", hint="" if denied else hint) from error
-    if not stat.S_ISREG(mode):
-        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, a device or a socket, not a file"
-        raise ImageError(f"{name} is {kind}", code="E-IMAGE-MISSING", hint="name a picture file")
+    if problem := not_a_file(path):
+        remote = "://" in name
+        hint = "download it first: no address is opened" if remote else "name a picture file"
+        raise ImageError(f"{name} {problem}", code="E-IMAGE-MISSING", hint=hint)
 
 
 def _too_large(name: str, pixels: str) -> ImageError:

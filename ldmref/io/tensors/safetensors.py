@@ -19,7 +19,7 @@ import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
 from ldmref.files import format_of, input_path, open_file, parse_json, shown, unreadable
-from ldmref.mapped import forget, require_complete
+from ldmref.memmap import release_pages, require_complete
 
 DTYPES = {
     "F64": np.dtype("<f8"), "F32": np.dtype("<f4"), "F16": np.dtype("<f2"),
@@ -96,7 +96,7 @@ class TensorFile(Mapping[str, np.ndarray]):
             require_complete(self._data)
             part = self._data[begin : begin + (1 << 24)]
             digest.update(part.tobytes())
-            forget(part)
+            release_pages(part)
         return digest.hexdigest()
 
 

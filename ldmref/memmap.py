@@ -14,25 +14,25 @@ from ldmref.errors import CorruptModelError
 from ldmref.files import open_file
 
 
-def file_of(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
-    """The mapped file of which an array is a view, and the array of all its bytes; else None."""
-    whole = None
+def mapping_of(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
+    """The mapping of which an array is a view, and the array of all its bytes; else None."""
+    root = None
     while isinstance(x, np.ndarray):
-        whole, x = x, x.base
-    return (x, whole) if isinstance(x, mmap.mmap) and whole is not None else None
+        root, x = x, x.base
+    return (x, root) if isinstance(x, mmap.mmap) and root is not None else None
 
 
-def forget(x: np.ndarray) -> None:
+def release_pages(x: np.ndarray) -> None:
     """Give back the memory of an array's pages; when it is read again, they are read again.
 
     Nothing happens to arrays that lie in no file, or where the system has no such call.
     """
-    found = file_of(x)
-    if found is None or not hasattr(mmap, "MADV_DONTNEED") or not x.size:
+    mapping = mapping_of(x)
+    if mapping is None or not hasattr(mmap, "MADV_DONTNEED") or not x.size:
         return
-    file, whole = found
+    file, root = mapping
     low, high = np.lib.array_utils.byte_bounds(x)
-    start = low - np.lib.array_utils.byte_bounds(whole)[0]
+    start = low - np.lib.array_utils.byte_bounds(root)[0]
     first = -(-start // mmap.PAGESIZE) * mmap.PAGESIZE  # pages that are the array's alone
     length = (start + high - low) // mmap.PAGESIZE * mmap.PAGESIZE - first
     if length > 0:
@@ -45,9 +45,9 @@ def require_complete(x: Any) -> None:
     Raises:
         CorruptModelError: the file has been truncated since it was opened.
     """
-    found = file_of(x)
-    if found is not None and found[0].size() < len(found[0]):
-        name = os.path.basename(str(getattr(found[1], "filename", "") or "a file"))
+    mapping = mapping_of(x)
+    if mapping is not None and mapping[0].size() < len(mapping[0]):
+        name = os.path.basename(str(getattr(mapping[1], "filename", "") or "a file"))
         message = f"{name} was truncated while it was being read"
         raise CorruptModelError(message, code="E-FILE-CHANGED", hint="load the model again")
 
@@ -78,21 +78,20 @@ class Reference:
                     message = f"{self.path} has changed since the model was pickled"
                     raise CorruptModelError(message, code="E-FILE-CHANGED")
                 files[self.path] = np.memmap(file, np.uint8, mode="r")
-        whole = files[self.path]
-        return np.ndarray(self.shape, self.dtype, whole, self.offset, self.strides)
+        return np.ndarray(self.shape, self.dtype, files[self.path], self.offset, self.strides)
 
 
 def reference(x: Any) -> Reference | None:
     """The reference to an array in a mapped file that has a name; else None."""
-    found = file_of(x)
-    path = getattr(found[1], "filename", None) if found else None
-    if found is None or path is None or not os.path.exists(path):
+    mapping = mapping_of(x)
+    path = getattr(mapping[1], "filename", None) if mapping else None
+    if mapping is None or path is None or not os.path.exists(path):
         return None
     status = os.stat(path)
-    if status.st_size != found[0].size():
+    if status.st_size != mapping[0].size():
         return None
     bounds = np.lib.array_utils.byte_bounds
-    offset = bounds(x)[0] - bounds(found[1])[0]
+    offset = bounds(x)[0] - bounds(mapping[1])[0]
     return Reference(
         str(Path(path).resolve()), status.st_size, status.st_mtime_ns, offset, x.dtype,
         x.shape, x.strides,

@@ -1,0 +1,3 @@
+"""The version of ldmref, which pictures record."""
+
+__version__ = "0.1.0"
