@@ -1,9 +1,11 @@
 """Draw many pictures in one process, and report how much its resident memory grows per picture.
 
     python scripts/soak.py --pictures 1000
+    python scripts/soak.py --pictures 200 --threads 4
 
 The slope is that of a least-squares line through the second half of the run: the first half lets
-caches fill. The exit code is 1 if it is above the bound.
+caches fill. The exit code is 1 if it is above the bound. With `--threads` that many threads share
+the model, and every picture is compared with the one that a single thread draws.
 """
 
 from __future__ import annotations
@@ -13,12 +15,14 @@ import gc
 import resource
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 
 import ldmref
 from ldmref import modes
+from ldmref.models.model import LatentDiffusion
 
 BOUND = 1024.0  # bytes per picture
 VARIED = (
@@ -35,23 +39,45 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
+def picture(model: LatentDiffusion, i: int) -> bytes:
+    """Picture `i`: its pixels and its latents."""
+    run = modes.txt2img(model, f"cat {i}", seed=i, steps=2, **VARIED[i % len(VARIED)])
+    return run.images[0].tobytes() + run.latents.tobytes()
+
+
 def soak(pictures: int) -> tuple[float, np.ndarray]:
     """Bytes per picture, and the resident memory after each picture."""
     model = ldmref.random_model("tiny", backend="numpy")
     sizes = np.empty(pictures)
     for i in range(pictures):
-        modes.txt2img(model, f"cat {i}", seed=i, steps=2, **VARIED[i % len(VARIED)])
+        picture(model, i)
         gc.collect()
         sizes[i] = resident()
     half = np.arange(pictures // 2, pictures)
     return float(np.polyfit(half, sizes[half], 1)[0]), sizes
 
 
+def differing(pictures: int, threads: int) -> int:
+    """How many pictures of threads that share a model are not those of a single one."""
+    model = ldmref.random_model("tiny", backend="numpy")
+    with ThreadPoolExecutor(threads) as pool:
+        shared = list(pool.map(lambda i: picture(model, i), range(pictures)))
+    return sum(picture(model, i) != shared[i] for i in range(pictures))
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=int, default=1000)
-    pictures = parser.parse_args().pictures
-    start = time.monotonic()
+    parser.add_argument("--threads", type=int, default=1)
+    flags = parser.parse_args()
+    pictures, start = flags.pictures, time.monotonic()
+    if flags.threads > 1:
+        wrong = differing(pictures, flags.threads)
+        print(
+            f"{pictures} pictures by {flags.threads} threads in {time.monotonic() - start:.0f} s: "
+            f"{wrong} differ from those of one thread"
+        )
+        return wrong > 0
     slope, sizes = soak(pictures)
     print(
         f"{pictures} pictures in {time.monotonic() - start:.0f} s: resident memory from "

@@ -61,10 +61,7 @@ def imports(path):
         elif isinstance(node, ast.ImportFrom):
             base = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*base, *([node.module] if node.module else [])])
-            found = [
-                f"{base}.{a.name}" if exists(f"{base}.{a.name}") else base
-                for a in node.names
-            ]
+            found = [f"{base}.{a.name}" if exists(f"{base}.{a.name}") else base for a in node.names]
         else:
             continue
         yield from ((node.lineno, m) for m in found if m.split(".")[0] == "ldmref")

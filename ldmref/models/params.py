@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.memmap import Reference, mapping_of, release_pages, reference, require_complete
+from ldmref.memmap import Reference, mapping_of, reference, release_pages, require_complete
 
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = dict[str, "Shape | Spec"]

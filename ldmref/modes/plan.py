@@ -175,6 +175,8 @@ class Run(NamedTuple):
         params["model"] |= model.modifications
         arrays = {"latents": self.plan.request.latents} | dict(self.plan.request.embeddings or {})
         params |= {name: digests(x) for name, x in arrays.items() if x is not None}
+        if truncated := self.text.truncated(n):
+            params["truncated"] = truncated
         if self.controls:
             params["control"] = [control.record for control in self.controls]
         params["backend"] = model.backend.describe()

@@ -89,8 +89,8 @@ class Result:
 def params_of_picture(params: dict[str, Any], seed: int, i: int) -> dict[str, Any]:
     """The parameters that make picture `i` of a run alone."""
     single = dict(params, seed=seed, count=1, index=i)
-    for key in ("prompt", "negative_prompt"):
-        if isinstance(params[key], list):
+    for key in ("prompt", "negative_prompt", "truncated"):
+        if isinstance(params.get(key), list):
             single[key] = params[key][i]
     for key in ("positions", "latents", *EMBEDDINGS):
         if key in params:

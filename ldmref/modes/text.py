@@ -48,6 +48,14 @@ class TextConditioning:
         """What the tokenizer reports of the prompts."""
         return [line for text in self.encoded.values() for line in text.tokens.warnings]
 
+    def truncated(self, n: int) -> int | list[int]:
+        """Tokens left out of the prompts of each of the first `n` pictures; one number if alike."""
+        others = [] if self.interpolation is None else [self.interpolation.prompt]
+        left_out = {prompt: text.tokens.truncated[0] for prompt, text in self.encoded.items()}
+        pairs = zip(self.prompts[:n], self.negative_prompts[:n], strict=True)
+        sums = [sum(left_out.get(text, 0) for text in (*pair, *others)) for pair in pairs]
+        return sums if len({*sums}) > 1 else max(sums, default=0)
+
     def batches(self, batch_size: int) -> Iterator[slice]:
         """Pictures that go through the networks together: neighbours with equally many chunks."""
         first = 0

@@ -66,4 +66,5 @@ class ClassLabelTokenizer(PromptTokenizer):
         chunks = max(1, (options or PromptOptions()).chunks)
         labels = [class_label(prompt, self.classes) if self.classes else 0 for prompt in prompts]
         ids = np.repeat(np.asarray(labels, np.int64)[:, None, None], chunks, axis=1)
-        return Tokens(ids, np.ones(ids.shape, np.float32), [1] * len(labels), [])
+        n = len(labels)
+        return Tokens(ids, np.ones(ids.shape, np.float32), [1] * n, [0] * n, [])

@@ -74,12 +74,14 @@ class Tokens:
     """Tokenized prompts, in chunks of the text encoder's length.
 
     `ids`: (n, chunks, length) int64; `weights`: same shape, float32, 1 by default; `counts`: number
-    of chunks that each prompt needs; `warnings`: one line each.
+    of chunks that each prompt needs; `truncated`: number of tokens left out of each; `warnings`:
+    one line each.
     """
 
     ids: np.ndarray
     weights: np.ndarray
     counts: list[int]
+    truncated: list[int]
     warnings: list[str]
 
 
@@ -138,7 +140,8 @@ class PromptTokenizer:
         warnings: list[str] = []
         for prompt in prompts:
             check_text("prompt", prompt, MAX_TEXT)
-        chunked = [self._chunks(prompt, options, warnings) for prompt in prompts]
+        pairs = [self._chunks(prompt, options, warnings) for prompt in prompts]
+        chunked, truncated = [chunks for chunks, _ in pairs], [count for _, count in pairs]
         counts = [len(chunks) for chunks in chunked]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
         ids, weights = np.full(shape, self.pad, np.int64), np.ones(shape, np.float32)
@@ -148,12 +151,15 @@ class PromptTokenizer:
                 row = [id for group in groups for id in group.ids]
                 ids[i, j, 1 : len(row) + 2] = [*row, self.end]
                 weights[i, j, 1 : len(row) + 1] = [g.weight for g in groups for _ in g.ids]
-        return Tokens(ids, weights, counts, warnings)
+        return Tokens(ids, weights, counts, truncated, warnings)
 
     def _chunks(
         self, prompt: str, options: PromptOptions, warnings: list[str]
-    ) -> list[list[TokenGroup]]:
-        """The token groups of each chunk of a prompt; appends to `warnings`."""
+    ) -> tuple[list[list[TokenGroup]], int]:
+        """The token groups of each chunk of a prompt, and the number of tokens left out.
+
+        Appends to `warnings`.
+        """
         literal = [token for token in self.special_tokens[:2] if token in prompt]
         if literal:
             warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
@@ -176,7 +182,7 @@ class PromptTokenizer:
             warnings.append(f"words the model never saw: {', '.join(dict.fromkeys(unknown))}")
         chunks = _split_into_chunks(groups, self.length - 2)
         if options.long_prompts == "chunk":
-            return chunks
+            return chunks, 0
         dropped = [group for chunk in chunks[1:] for group in chunk]
         if dropped:
             count = sum(len(group.ids) for section in groups for group in section)
@@ -191,7 +197,7 @@ class PromptTokenizer:
                 hint = "shorten it, or use long_prompts=chunk"
                 raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
             warnings.append(message)
-        return chunks[:1]
+        return chunks[:1], sum(len(group.ids) for group in dropped)
 
     def _groups(
         self, span: WeightedText, position: int, unknown: list[str]

@@ -43,7 +43,7 @@ _TEXT = """
 19|tensors of other shapes, another family|refused, with what it looks like
 20|v-prediction|read from the checkpoint's configuration
 21|LoRA, embedding or autoencoder as a model|refused, with what it is
-22|diffusers folder without components, index that names paths|refused; no path in an index is followed
+22|diffusers folder without components, paths in its index|refused; none of them is followed
 23|configuration that names code|never imported
 24|hostile numbers in a configuration|refused before anything is built
 25|FIFO, device, socket, folder as a model file|refused without waiting

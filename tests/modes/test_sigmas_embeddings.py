@@ -11,6 +11,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
+from ldmref.io.pictures.metadata import read_parameters
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset
@@ -170,3 +171,20 @@ def test_a_prompt_that_would_be_truncated_is_refused_if_asked(tiny):
     assert caught.value.code == "E-PROMPT-TRUNCATED"
     for fits in ({"prompt": "red"}, {"prompt": long, "long_prompts": "chunk"}):
         modes.txt2img(tiny, **fits, seed=1, steps=1, strict_prompt=True)
+
+
+def test_pictures_record_how_many_tokens_were_left_out(tiny, tmp_path):
+    reads = tiny.config.text_encoder.max_position_embeddings - 2
+    long, longer = "red " * (reads + 3), "red " * (reads + 5)
+    common = {"seed": 1, "steps": 1}
+    assert "truncated" not in modes.txt2img(tiny, "red", **common).params
+    assert "truncated" not in modes.txt2img(tiny, long, long_prompts="chunk", **common).params
+    run = modes.txt2img(tiny, long, negative_prompt=longer, count=2, **common)
+    assert run.params["truncated"] == 3 + 5 == run.params_of(1)["truncated"]
+    run = modes.txt2img(tiny, [long, "red", longer], **common)
+    assert run.params["truncated"] == [3, 0, 5]
+    assert [run.params_of(i)["truncated"] for i in range(3)] == [3, 0, 5]
+    [path] = modes.txt2img(tiny, long, **common).save(tmp_path / "a.png")
+    assert read_parameters(path)["ldmref"]["truncated"] == 3
+    ends = modes.interpolate(tiny, "red", long, 2, **common)
+    assert ends.params["truncated"] == 3

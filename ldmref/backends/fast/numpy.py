@@ -19,8 +19,8 @@ from ldmref.backends.fast import attention, convolution, matmul, norms, pointwis
 from ldmref.backends.fast.threads import parallel, single_threaded_blas
 from ldmref.backends.fast.winograd import transform_weight, winograd
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.memmap import release_pages
 from ldmref.math.arrays import Array
+from ldmref.memmap import release_pages
 
 
 class FastNumpyBackend(NumpyBackend):
