@@ -179,6 +179,8 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
             folders[work.name] = folder
             if kill_once(work, folder, seconds[work.name], draw, tally):
                 done += 1
+                if done % 10 == 0:
+                    print(f"{done} kills", summary(tally), file=sys.stderr, flush=True)
             if draw.random() < 0.2 or done == kills:  # go on to the end, and compare
                 finish(work.argv(folder))
                 if pictures_of(contents(folder)) != pictures_of(usual[work.name]):
@@ -186,6 +188,11 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
                 tally["finished afterwards"] += 1
                 del folders[work.name]
     return dict(tally)
+
+
+def summary(tally: dict) -> dict[str, int]:
+    """The numbers, and how many faults of each kind."""
+    return {name: len(x) if isinstance(x, list) else x for name, x in tally.items()}
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -210,12 +217,10 @@ def main() -> int:
     begin = time.monotonic()
     tally = run(flags.kills, flags.seed, not flags.without_training)
     faults = {name: value for name, value in tally.items() if isinstance(value, list)}
-    counts = {name: value for name, value in tally.items() if not isinstance(value, list)}
-    print(f"{flags.kills} kills in {time.monotonic() - begin:.0f} s: {counts}")
+    print(f"{flags.kills} kills in {time.monotonic() - begin:.0f} s: {summary(tally)}")
     for name, cases in faults.items():
-        print(f"{name}: {len(cases)}")
         for case in cases[:20]:
-            print(f"  {case}")
+            print(f"  {name}: {case}")
     return any(faults.values())
 
 
