@@ -151,6 +151,7 @@ def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tal
 def run(kills: int, seed: int, training: bool = True) -> dict:
     """Kill that many times, the commands in turn; the numbers of what was found."""
     draw = random.Random(seed)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     tally: dict = collections.defaultdict(int)
     tally |= {"lost or changed": [], "temporary files": [], "wrong ends": [], "differ": []}
     with tempfile.TemporaryDirectory() as temporary:
