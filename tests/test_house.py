@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import ldmref
+
 PACKAGE = Path(__file__).parents[1] / "ldmref"
 FILES = sorted(PACKAGE.rglob("*.py"))
 TOP = "(top)"
@@ -160,6 +162,11 @@ def test_file_is_short_and_does_not_print(path):
         if isinstance(node, ast.Call) and getattr(node.func, "id", None) == "print"
     ]
     assert part_of(path) == "cli" or not prints, f"print in lines {prints}"
+
+
+def test_the_citation_names_the_version():
+    text = PACKAGE.parent.joinpath("CITATION.cff").read_text()
+    assert f"\nversion: {ldmref.__version__}\n" in text
 
 
 # -- circles --------------------------------------------------------------------------------------

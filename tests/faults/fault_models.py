@@ -481,6 +481,8 @@ FILES: list[Case] = [
     case(25, "FIFO", InputError, "E-MODEL", model=special("fifo")),
     case(25, "socket", InputError, "E-MODEL", model=special("socket")),
     case(25, "device", InputError, "E-MODEL", model=special("device")),
+    command(25, "device to look at", InputError, "E-MODEL", "info", "/dev/zero"),
+    command(25, "device to convert", InputError, "E-MODEL", "convert", "/dev/zero", "a"),
     case(25, "link to nothing", InputError, "E-MODEL", model=special("link")),
     case(25, "folder for a file", InputError, "E-MODEL", model=weights_as_folder),
     case(25, "link to a model", model=linked),

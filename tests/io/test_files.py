@@ -15,8 +15,9 @@ from safetensors.numpy import save_file
 
 import ldmref
 from ldmref.backends import get_backend
+from ldmref.cli.main import main
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError, UsageError
-from ldmref.files import input_path, parse_json
+from ldmref.files import input_path, not_a_file, parse_json
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import read_loras
@@ -225,3 +226,30 @@ def test_paths():
     assert input_path("nowhere").name == "nowhere" and input_path(os.curdir).is_dir()
     with pytest.raises(UsageError):
         input_path(5)
+
+
+def test_what_is_no_regular_file_is_said_in_one_way(tmp_path):
+    (tmp_path / "a").write_text("")
+    os.mkfifo(tmp_path / "pipe")
+    assert not_a_file(tmp_path / "a") == ""
+    answers = {
+        "gone": "does not exist", "a/b": "does not exist", ".": "is a folder, not a file",
+        "pipe": "is a named pipe (FIFO), not a file", "/dev/zero": "is a device, not a file",
+        "a\0b": "is no file name", "\ud800": "is no file name",
+    }  # fmt: skip
+    assert {name: not_a_file(f"{tmp_path}/{name}" if name[0] != "/" else name)
+            for name in answers} == answers  # fmt: skip
+    assert not_a_file("x" * 5000).startswith("cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("flag", "code"),
+    [("--config", "E-CONFIG-FILE"), ("--latents", "E-LATENTS"), ("--image", "E-IMAGE-MISSING"),
+     ("--lora", "E-LORA"), ("--against", "E-AGAINST")],
+)  # fmt: skip
+def test_every_reader_says_that_a_device_is_one(flag, code, capfd, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    argv = {"--image": ["img2img", "cat"], "--against": ["check"]}.get(flag, ["txt2img", "cat"])
+    assert main([*argv, flag, "/dev/zero"]) == 3
+    err = capfd.readouterr().err
+    assert f"error[{code}]" in err and "a device" in err and not [*tmp_path.iterdir()]
