@@ -35,14 +35,14 @@ FIELDS = [
 
 def refused(function, *arguments):
     """Whether a configuration is refused; any other outcome than that or success is an error."""
-    start = time.monotonic()
+    start = time.process_time()
     try:
         function(*arguments)
     except InputError as error:
         assert "\n" not in str(error) and len(str(error)) < 500
         return True
     finally:
-        assert time.monotonic() - start < 20, "it was built before it was refused"
+        assert time.process_time() - start < 20, "it was built before it was refused"
     return False
 
 

@@ -20,7 +20,7 @@ PATTERNS = {
     "brackets": "[a]", "weights": "(a:1.3)", "colons": ":", "breaks": "BREAK ", "nul": "\0",
     "accents": "e\u0301", "backslashes": "\\", "joiners": "\u200d", "marks": "!", "nested": "(a",
 }  # fmt: skip
-LIMIT = 5.0  # seconds, where the answer takes some hundredths: before, spaces took minutes
+LIMIT = 5.0  # seconds of this process, where the answer takes some hundredths: before, spaces took minutes
 
 
 @pytest.fixture(scope="module")
@@ -31,14 +31,14 @@ def model():
 @pytest.mark.parametrize("pattern", PATTERNS.values(), ids=list(PATTERNS))
 def test_a_megabyte_is_refused_at_once(model, pattern):
     text = pattern * (10**6 // len(pattern))
-    start = time.perf_counter()
+    start = time.process_time()
     with pytest.raises(UsageError) as caught:
         modes.plan("txt2img", model.config, prompt=text)
     assert caught.value.code == "E-PROMPT-LENGTH"
     with pytest.raises(UsageError) as caught:
         model.encode_text([text])
     assert caught.value.code == "E-PROMPT-LENGTH"
-    assert len(str(caught.value)) < 200 and time.perf_counter() - start < LIMIT
+    assert len(str(caught.value)) < 200 and time.process_time() - start < LIMIT
 
 
 @pytest.mark.parametrize("options", [PromptOptions(), PromptOptions("chunk", "a1111")])
@@ -46,19 +46,19 @@ def test_a_megabyte_is_refused_at_once(model, pattern):
 def test_the_longest_text_is_read_in_little_time(model, pattern, options):
     text = pattern * (MAX_TEXT // len(pattern))
     for tokenizer in (model.tokenizer, clip_tokenizer(small_vocabulary())):
-        start = time.perf_counter()
+        start = time.process_time()
         if pattern == "(a" and options.prompt_weights == "a1111":
             with pytest.raises(UsageError):  # weights of 1.1^5000
                 tokenizer.tokenize([text], options)
         else:
             assert tokenizer.tokenize([text], options).ids.shape[0] == 1
-        assert time.perf_counter() - start < LIMIT
+        assert time.process_time() - start < LIMIT
 
 
 def test_a_number_that_never_ends_is_text():
-    start = time.perf_counter()
+    start = time.process_time()
     [[span]] = parse_prompt_weights("x:" + "1" * MAX_TEXT)
-    assert span.weight == 1.0 and time.perf_counter() - start < LIMIT
+    assert span.weight == 1.0 and time.process_time() - start < LIMIT
 
 
 def test_white_space_around_break_goes_and_no_other():
