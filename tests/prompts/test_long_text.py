@@ -20,7 +20,7 @@ PATTERNS = {
     "brackets": "[a]", "weights": "(a:1.3)", "colons": ":", "breaks": "BREAK ", "nul": "\0",
     "accents": "e\u0301", "backslashes": "\\", "joiners": "\u200d", "marks": "!", "nested": "(a",
 }  # fmt: skip
-LIMIT = 5.0  # seconds of this process, where the answer takes some hundredths: before, spaces took minutes
+LIMIT = 5.0  # seconds of this process; the answer takes some hundredths, spaces once took minutes
 
 
 @pytest.fixture(scope="module")
