@@ -121,7 +121,7 @@ def fuzz(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> N
 
     for seed in seeds:
         (folder / hashlib.sha256(seed).hexdigest()[:12]).write_bytes(seed)
-    longest = max(4096, 2 * max(map(len, seeds)))
+    longest = max(1024, 2 * max(map(len, seeds)))
     limits = [f"-max_total_time={seconds}", f"-max_len={longest}", "-timeout=60"]
     limits += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={folder}-"]
     atheris.Setup([sys.argv[0], *limits, str(folder)], one_input, custom_mutator=custom_mutator)

@@ -14,6 +14,7 @@ from unittest import mock
 import numpy as np
 
 from ldmref.errors import LdmrefError
+from ldmref.io.adapters import autoencoder
 from ldmref.io.adapters.autoencoder import read_vae, require_fit
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import apply_loras, read_loras
@@ -46,9 +47,12 @@ MICRO = replace(
     text_encoder=replace(TINY.text_encoder, num_hidden_layers=1),
 )  # fmt: skip
 MICRO_V = replace(MICRO, name="micro-v", scheduler=replace(MICRO.scheduler, prediction_type="v"))
+few_stages = mock.patch.object(
+    autoencoder, "FIRST_STAGES", {"vq": replace(MICRO.vae, codebook_size=16), "tiny": TINY.vae}
+)
 families = mock.patch.multiple(
     single_file,
-    FAMILIES=("micro", "micro-v", "sd15"),
+    FAMILIES=("micro", "micro-v", "tiny"),
     PRESETS=PRESETS | {"micro": MICRO, "micro-v": MICRO_V},
 )
 LARGEST = 2**22  # bytes of one tensor; the files have holes
@@ -228,6 +232,7 @@ def _autoencoder_seeds() -> list[bytes]:
     return [_seed(shapes), _seed(whole), _seed(dict(list(shapes.items())[:4]), beside=VAE)]
 
 
+@few_stages
 @constants_cached
 def run_autoencoder(path: Path) -> None:
     """An autoencoder that is accepted fits the model, or is refused by it."""

@@ -39,6 +39,10 @@ TINY = preset("tiny")
 EMOJI = REPOSITORY / "ldmref/assets/emoji/tokenizer.json"
 
 
+def _prompts() -> list[str]:
+    return [string[:300] for string in awkward_strings()[:60]]
+
+
 def _encoded(*texts: str) -> list[bytes]:
     return [text.encode("utf-8", "replace")[:4000] for text in texts]
 
@@ -142,8 +146,9 @@ def run_words(prompt: str) -> None:
 
 @lru_cache(maxsize=2**16)
 def _changed(character: str) -> bool:
-    """Whether Unicode changed its category after version 3.2."""
-    return unicodedata.ucd_3_2_0.category(character) != unicodedata.category(character)
+    """Whether Unicode assigned it, or changed its category, after version 3.2."""
+    category = unicodedata.category(character)
+    return category == "Cn" or unicodedata.ucd_3_2_0.category(character) != category
 
 
 def _same_chunks(tokenizer: PromptTokenizer, prompt: str, want: list[int]) -> None:
@@ -293,8 +298,8 @@ TARGETS = {
         run_weights, lambda: _encoded(*WEIGHTED), text,
         words=(b"(", b")", b"[", b"]", b":1.1)", b"\\", b"BREAK", b" ", b":"),
     ),
-    "words": Target(run_words, lambda: _encoded("red heart", *awkward_strings()[:60]), text),
-    "clip": Target(run_clip, lambda: _encoded(*awkward_strings()[:60]), text),
+    "words": Target(run_words, lambda: _encoded("red heart", *_prompts()), text),
+    "clip": Target(run_clip, lambda: _encoded(*_prompts()), text),
     "label": Target(run_label, lambda: _encoded("207", "", "1000", "٣"), text),
     "toml": Target(run_toml, lambda: _encoded(*TOML), file("ldmref.toml"),
                    words=(b"[backend]", b"[defaults]", b"steps", b"=", b'"', b"[[", b"{", b"nan")),

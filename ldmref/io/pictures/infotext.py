@@ -187,7 +187,7 @@ def _shortest(number: float | None) -> float | int | None:
 
 def _quote(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r"[,\n:]", text) else text
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,\n:]|^"', text) else text
 
 
 def _unquote(value: str) -> Any:
