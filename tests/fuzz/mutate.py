@@ -19,17 +19,20 @@ STRINGS = (
     "__proto__", "__class__", "F32", "BF16", "U8", "F8_E4M3", "none", "x" * 300, "%s%n", "{}",
     "\x1b[2J",
 )  # fmt: skip
+SIZES = (1, 1, 1, 2, 4, 8, 16)
+BYTES = (b"\0", b"\xff", b"0", b"9", b"-", b'"', b"\n", b"\\")
 OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [0], [1, 1], {"a": 1}, {"": {}})
 
 
 def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ()) -> bytes:
     """One to four small changes."""
     data = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        i, n = rng.randint(0, len(data)), rng.choice((1, 1, 1, 2, 4, 8, 16))
-        kind = rng.randrange(7)
+    number = rng.random  # randrange and choice take several times as long
+    for _ in range(1 + int(4 * number())):
+        i, n = int((len(data) + 1) * number()), SIZES[int(7 * number())]
+        kind = int(7 * number())
         if kind == 0 and data:
-            data[min(i, len(data) - 1)] ^= 1 << rng.randrange(8)
+            data[min(i, len(data) - 1)] ^= 1 << int(8 * number())
         elif kind == 1:
             data[i : i + n] = rng.randbytes(n)
         elif kind == 2:
@@ -37,12 +40,12 @@ def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ())
         elif kind == 3:
             del data[i : i + n]
         elif kind == 4 and words:
-            data[i : i + rng.choice((0, n))] = rng.choice(words)
+            data[i : i + (n if number() < 0.5 else 0)] = words[int(len(words) * number())]
         elif kind == 5:
-            j = rng.randint(0, len(data))
-            data[i:i] = data[j : j + rng.choice((n, 4 * n))]
+            j = int((len(data) + 1) * number())
+            data[i:i] = data[j : j + (n if number() < 0.5 else 4 * n)]
         else:
-            data[i : i + 1] = rng.choice((b"\0", b"\xff", b"0", b"9", b"-", b'"', b"\n", b"\\"))
+            data[i : i + 1] = BYTES[int(8 * number())]
     return bytes(data)
 
 
