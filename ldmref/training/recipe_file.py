@@ -60,6 +60,7 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
             trained, or a size that it cannot have.
         CorruptModelError: a model whose networks do not fit together.
     """
+    tables = _require_table(tables, "the recipe")
     recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
     config = _model(tables.get("model", {}))
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple

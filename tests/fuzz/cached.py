@@ -14,6 +14,7 @@ from ldmref.io import key_table
 from ldmref.io.adapters import autoencoder, controlnet, lora
 from ldmref.io.compvis import single_file
 from ldmref.models import validate
+from ldmref.training import recipe_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LIMIT = 256  # results kept of each function
@@ -46,6 +47,7 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
         (single_file, "ema_table", by_identity(single_file.ema_table)),
         (key_table, "stored_shapes", seen), (single_file, "stored_shapes", seen),
         (validate, "get_type_hints", cache(validate.get_type_hints)),
+        (recipe_file, "get_type_hints", cache(recipe_file.get_type_hints)),
         (metadata, "entry_points", cache(metadata.entry_points)),
     ]  # fmt: skip
 

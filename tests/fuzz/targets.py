@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 
-from . import configs, files, names, texts
+from . import configs, files, names, programs, texts
 from .guard import Target, check
 from .mutate import mutator
 
-TARGETS: dict[str, Target] = files.TARGETS | texts.TARGETS | configs.TARGETS | names.TARGETS
+TARGETS: dict[str, Target] = (
+    files.TARGETS | texts.TARGETS | configs.TARGETS | names.TARGETS | programs.TARGETS
+)
 
 
 def fuzz_blindly(target: Target, seeds: list[bytes], rng: random.Random) -> bytes:

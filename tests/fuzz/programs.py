@@ -1,0 +1,105 @@
+"""Targets of training and of `ldmref info`: recipes, saved states, what is printed of a file."""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import tomllib
+from collections.abc import Callable
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Any
+
+from ldmref.cli.info import model_info, picture_info
+from ldmref.training.checkpoint import DataSummary, Header, read_checkpoint
+from ldmref.training.recipe import Recipe
+from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_from_dict, to_toml
+
+from .cached import constants_cached
+from .files import TARGETS as FILES
+from .guard import Target, file
+from .mutate import dump, mutate_json, mutate_png
+from .names import TARGETS as NAMES
+from .names import families, tensor_file
+
+RECIPE = b"""[data]
+source = "pictures"
+size = 64
+[model]
+preset = "tiny"
+[model.unet]
+norm_num_groups = 4
+[diffusion]
+steps = 5
+learning_rate = 1e-3
+"""
+WORDS = (b"[data]", b"[model.unet]", b"[diffusion]", b"size = ", b"steps = ", b"nan", b"inf",
+         b"{", b"[", b"]", b'"', b"1e999", b"-1", b"preset = ")  # fmt: skip
+
+CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
+
+
+def _recipe_seeds() -> list[bytes]:
+    return [RECIPE, *(path.read_bytes() for path in sorted(SHIPPED.glob("*.toml")))]
+
+
+@constants_cached
+def run_recipe(path: Path) -> None:
+    """A recipe that is accepted is written with every key, and is then read as the same."""
+    recipe = read_recipe(path)
+    tables = tomllib.loads(to_toml(recipe))
+    assert repr(recipe_from_dict(tables)) == repr(recipe)  # NaN is not itself
+
+
+def _state_seeds() -> list[bytes]:
+    header = Header(7, Recipe(), DataSummary(3, "ab" * 32), "{}")
+    state = {"tensors": {"params.w": [2, 3]}, "metadata": header.to_metadata()}
+    return [dump(state), dump({"tensors": {}, "metadata": {"step": "1"}})]
+
+
+@constants_cached
+def run_state(path: Path) -> None:
+    """A saved state that is accepted has a step and a recipe."""
+    header, arrays = read_checkpoint(path)
+    assert isinstance(header.step, int) and isinstance(header.recipe, Recipe)
+    assert all(array.shape == arrays[name].shape for name, array in arrays.items())
+
+
+def _printed(show: Callable[[Any, bool], None], path: str | Path) -> None:
+    """What is printed is lines of text without control characters, and JSON if asked for."""
+    for as_json in (False, True):
+        output = io.StringIO()
+        with redirect_stdout(output):
+            show(path, as_json)
+        text = output.getvalue()
+        text.encode("utf-8")
+        if as_json:
+            json.loads(text)
+        assert not CONTROL.search(text), repr(text)
+
+
+@families
+@constants_cached
+def run_model_info(path: Path) -> None:
+    """A model of any kind is described."""
+    _printed(model_info, path)
+
+
+def run_picture_info(path: Path) -> None:
+    """What a picture records is shown."""
+    _printed(picture_info, str(path))
+
+
+TARGETS = {
+    "recipe": Target(run_recipe, _recipe_seeds, file("recipe.toml"), words=WORDS),
+    "training-state": Target(
+        run_state, _state_seeds, tensor_file("state.safetensors"), mutate_json
+    ),
+    "model-info": Target(
+        run_model_info, NAMES["single-file"].seeds, tensor_file("info.safetensors"), mutate_json
+    ),
+    "picture-info": Target(
+        run_picture_info, FILES["metadata"].seeds, file("info.png"), mutate_png
+    ),
+}  # fmt: skip
