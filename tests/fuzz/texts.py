@@ -100,7 +100,7 @@ def run_weights(prompt: str) -> None:
 CHUNKS = PromptOptions("chunk")
 OPTIONS = (
     PromptOptions(), CHUNKS, PromptOptions("truncate", "a1111"),
-    PromptOptions("chunk", "a1111", 2),
+    PromptOptions("chunk", "a1111", chunks=2),
 )  # fmt: skip
 
 

@@ -190,9 +190,7 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
         if not isinstance(header, dict):
             raise ValueError("the header is not an object")
         if b"\\u" in text:
-            json.dumps(header, ensure_ascii=False).encode(
-                "utf-8"
-            )  # no half of a pair
+            json.dumps(header, ensure_ascii=False).encode("utf-8")  # no half of a pair
     except (ValueError, CorruptModelError) as error:
         raise _damaged(path, str(error)[:200]) from error
     return header, 8 + length
