@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.config import TABLES, settings
-from ldmref.errors import LdmrefError, UsageError
+from ldmref.errors import LdmrefError, UsageError, one_line
 from ldmref.io import hub
 from ldmref.io.pictures.infotext import infotext, parse_infotext, replay_parameters
 from ldmref.models.memory import bytes_of
@@ -247,7 +247,7 @@ INFOTEXT = (
 def run_replay(data: str) -> None:
     """Plan what a text says about its picture, if it does."""
     params, notes = replay_parameters(data) or ({}, [])
-    assert all("\n" not in note for note in notes)
+    assert all(note == one_line(note) for note in notes)
     if params:
         del params["model"]
         picture = Image.new("RGB", (16, 16))
