@@ -179,14 +179,10 @@ def _lora_seeds() -> list[bytes]:
                         "alpha": [],
                     }[role]
             seeds.append(_seed(dict(list(tensors.items())[: len(ends)]), fill=1))
-    recorded = json.dumps(
-        {"unet.lora_alpha": 2, "unet.use_rslora": True, "alpha_pattern": {"to_q": 1.5}}
-    )
-    seeds.append(
-        seeds[0].replace(
-            b'"fill"', b'"metadata": {"lora_adapter_metadata": ' + dump(recorded) + b'}, "fill"'
-        )
-    )
+    recorded = {"lora_alpha": 2, "use_rslora": True, "use_dora": False,
+                "alpha_pattern": {"to_q": 1.5}}  # fmt: skip
+    for values in (recorded, {f"unet.{name}": value for name, value in recorded.items()}):
+        seeds.append(dump(json.loads(seeds[1]) | {"metadata": {"lora_adapter_metadata": values}}))
     return [*seeds, _seed({}, beside={"lora_alpha": 4, "peft_type": "LORA"})]
 
 

@@ -13,10 +13,12 @@ from typing import Any
 
 from ldmref.cli.info import model_info, picture_info
 from ldmref.training.checkpoint import DataSummary, Header, read_checkpoint
+from ldmref.training.data import captioned_files
 from ldmref.training.recipe import Recipe
 from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_from_dict, to_toml
 
 from .cached import constants_cached
+from .configs import folder
 from .files import TARGETS as FILES
 from .guard import Target, file
 from .mutate import dump, mutate_json, mutate_png
@@ -54,7 +56,8 @@ def run_recipe(path: Path) -> None:
 
 def _state_seeds() -> list[bytes]:
     header = Header(7, Recipe(), DataSummary(3, "ab" * 32), "{}")
-    state = {"tensors": {"params.w": [2, 3]}, "metadata": header.to_metadata()}
+    metadata = {name: json.loads(value) for name, value in header.to_metadata().items()}
+    state = {"tensors": {"params.w": [2, 3]}, "metadata": metadata}
     return [dump(state), dump({"tensors": {}, "metadata": {"step": "1"}})]
 
 
@@ -64,6 +67,23 @@ def run_state(path: Path) -> None:
     header, arrays = read_checkpoint(path)
     assert isinstance(header.step, int) and isinstance(header.recipe, Recipe)
     assert all(array.shape == arrays[name].shape for name, array in arrays.items())
+
+
+def _captions_seeds() -> list[bytes]:
+    row = {"file_name": "a.png", "text": "red heart"}
+    table = 'file_name,text\na.png,red heart\na.png,"a, b"\n'
+    return [dump({"a.png": "", "b.png": ""} | captions) for captions in (
+        {"metadata.jsonl": row}, {"metadata.jsonl": json.dumps(row) + "\n\n" + json.dumps(row)},
+        {"metadata.csv": table}, {"a.txt": "red heart\nblue cat", "b.txt": ""},
+    )]  # fmt: skip
+
+
+def run_captions(path: Path) -> None:
+    """Every picture has captions, which are text."""
+    captions, warnings = captioned_files(path)
+    assert captions and all(captions.values())
+    for caption in [*(text for texts in captions.values() for text in texts), *warnings]:
+        caption.encode("utf-8")
 
 
 def _printed(show: Callable[[Any, bool], None], path: str | Path) -> None:
@@ -95,6 +115,9 @@ TARGETS = {
     "recipe": Target(run_recipe, _recipe_seeds, file("recipe.toml"), words=WORDS),
     "training-state": Target(
         run_state, _state_seeds, tensor_file("state.safetensors"), mutate_json
+    ),
+    "captions": Target(
+        run_captions, _captions_seeds, folder("captions/metadata.jsonl"), mutate_json
     ),
     "model-info": Target(
         run_model_info, NAMES["single-file"].seeds, tensor_file("info.safetensors"), mutate_json
