@@ -9,21 +9,30 @@ import tomllib
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest import mock
 
+from ldmref.cli import replay
 from ldmref.cli.info import model_info, picture_info
+from ldmref.cli.pictures import differences, other_inputs, plan_task
+from ldmref.cli.settings import with_settings
+from ldmref.config import settings
 from ldmref.training.checkpoint import DataSummary, Header, read_checkpoint
 from ldmref.training.data import captioned_files
 from ldmref.training.recipe import Recipe
 from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_from_dict, to_toml
 
 from .cached import constants_cached
+from .configs import TARGETS as CONFIGS
 from .configs import folder
+from .files import PARAMS
 from .files import TARGETS as FILES
 from .guard import Target, file
-from .mutate import dump, mutate_json, mutate_png
+from .mutate import dump, mutate_json, mutate_png, mutate_toml
 from .names import TARGETS as NAMES
 from .names import families, tensor_file
+from .texts import TINY
 
 RECIPE = b"""[data]
 source = "pictures"
@@ -32,8 +41,7 @@ size = 64
 preset = "tiny"
 [model.unet]
 norm_num_groups = 4
-[diffusion]
-steps = 5
+[diffusion.optimizer]
 learning_rate = 1e-3
 """
 WORDS = (b"[data]", b"[model.unet]", b"[diffusion]", b"size = ", b"steps = ", b"nan", b"inf",
@@ -86,6 +94,51 @@ def run_captions(path: Path) -> None:
         caption.encode("utf-8")
 
 
+# -- ldmref run and info ---------------------------------------------------------------------------
+
+SOURCE = file("source.png")(FILES["png"].seeds()[4])
+NEEDED = {"img2img": ("-i", str(SOURCE)), "superres": ("-i", str(SOURCE)),
+          "seg2img": ("-i", str(SOURCE)), "invert": ("-i", str(SOURCE)),
+          "inpaint": ("-i", str(SOURCE), "--mask", str(SOURCE))}  # fmt: skip
+NO_SETTINGS = settings(None, {"HOME": "", "XDG_CONFIG_HOME": ""})
+MODEL = SimpleNamespace(sha256="0123456789abcdef", modifications={})
+
+
+def _record_seeds() -> list[bytes]:
+    made = {"name": "a", "sha256": "0123456789", "vae": {"name": "b"}, "loras": [], "ema": True}
+    seeds = [PARAMS]
+    for request in map(json.loads, CONFIGS["request"].seeds()):
+        request.pop("latents", None)
+        seeds.append(PARAMS | request | {"model": made, "control": []})
+    seeds[-1]["inverted"] = {"prompt": "cat", "iterations": 2}
+    return [dump(seed) for seed in seeds]
+
+
+def _json(data: bytes) -> Any:
+    try:
+        return json.loads(data)
+    except (ValueError, RecursionError):
+        return None
+
+
+def _planned(mode: str, flags: dict[str, Any], recorded: dict[str, Any]) -> None:
+    """What `draw` does before it loads a model, and what it says of the record."""
+    plan = plan_task(mode, TINY, with_settings(mode, flags, NO_SETTINGS)).plan
+    used = json.loads(json.dumps(plan.params))
+    for note in (*differences(recorded.get("model"), MODEL), *other_inputs(recorded, used)):  # pyright: ignore
+        assert len(note) < 1000
+
+
+@constants_cached
+@mock.patch.object(replay, "draw", _planned)
+def run_record(record: Any) -> None:
+    """The record of a picture, whatever JSON it is, is planned again or refused."""
+    mode = record.get("mode") if isinstance(record, dict) else None
+    needed = NEEDED.get(mode, ()) if isinstance(mode, str) else ()
+    with mock.patch.object(replay, "read_parameters", lambda _: {"ldmref": record}):
+        replay.run.main(["--from", "a.png", *needed], "ldmref run", standalone_mode=False)
+
+
 def _printed(show: Callable[[Any, bool], None], path: str | Path) -> None:
     """What is printed is lines of text without control characters, and JSON if asked for."""
     for as_json in (False, True):
@@ -112,13 +165,14 @@ def run_picture_info(path: Path) -> None:
 
 
 TARGETS = {
-    "recipe": Target(run_recipe, _recipe_seeds, file("recipe.toml"), words=WORDS),
+    "recipe": Target(run_recipe, _recipe_seeds, file("recipe.toml"), mutate_toml, WORDS),
     "training-state": Target(
         run_state, _state_seeds, tensor_file("state.safetensors"), mutate_json
     ),
     "captions": Target(
         run_captions, _captions_seeds, folder("captions/metadata.jsonl"), mutate_json
     ),
+    "record": Target(run_record, _record_seeds, _json, mutate_json),
     "model-info": Target(
         run_model_info, NAMES["single-file"].seeds, tensor_file("info.safetensors"), mutate_json
     ),

@@ -34,6 +34,7 @@ from ldmref.testing.clip import awkward_strings, small_vocabulary
 from .cached import constants_cached
 from .files import PARAMS
 from .guard import REPOSITORY, Target, file, text
+from .mutate import mutate_toml
 
 TINY = preset("tiny")
 EMOJI = REPOSITORY / "ldmref/assets/emoji/tokenizer.json"
@@ -301,7 +302,7 @@ TARGETS = {
     "words": Target(run_words, lambda: _encoded("red heart", *_prompts()), text),
     "clip": Target(run_clip, lambda: _encoded(*_prompts()), text),
     "label": Target(run_label, lambda: _encoded("207", "", "1000", "٣"), text),
-    "toml": Target(run_toml, lambda: _encoded(*TOML), file("ldmref.toml"),
+    "toml": Target(run_toml, lambda: _encoded(*TOML), file("ldmref.toml"), mutate_toml,
                    words=(b"[backend]", b"[defaults]", b"steps", b"=", b'"', b"[[", b"{", b"nan")),
     "environment": Target(
         run_environment,
