@@ -77,7 +77,7 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
         else:
             changed[i] = mutate_value(value[i], rng)
         return changed[:500]
-    if type(value) in (int, float) and rng.random() < 0.4:
+    if type(value) in (int, float) and abs(value) < 1e300 and rng.random() < 0.4:
         return rng.choice((value + 1, value - 1, -value, value * 2, float(value), value * 0.5))
     if isinstance(value, str) and rng.random() < 0.4:
         i = rng.randint(0, len(value))
