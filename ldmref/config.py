@@ -115,7 +115,7 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
     try:
         if path.stat().st_size > MAX_FILE_SIZE:
             raise error(f"it is larger than {MAX_FILE_SIZE} bytes")
-        tables = tomllib.loads(path.read_text("utf-8-sig"))
+        tables = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise error("it is not UTF-8 text") from None
     except RecursionError:

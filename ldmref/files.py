@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import re
 import stat
 from io import BufferedReader
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 from ldmref.errors import CorruptModelError, InputError, UsageError
 
 MAX_TEXT = 100_000_000  # bytes
+SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_NESTING = 100
 KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe (FIFO)"),
@@ -162,12 +164,15 @@ def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: boo
     `strict`: without NaN, Infinity and -0, which Python reads as well.
 
     Raises:
-        CorruptModelError: it is no JSON, is nested too deep, or names a key twice.
+        CorruptModelError: it is no JSON, is nested too deep, names a key twice, or holds half a
+            surrogate pair.
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
         numbers: Any = {"parse_constant": _refuse, "parse_int": _integer} if strict else {}
         value = json.loads(text, object_pairs_hook=_without_duplicates, **numbers)
+        if SURROGATE.search(text):  # fails for half a pair
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
         deep = _deeper_than(value, MAX_NESTING)
     except RecursionError:
         deep, value = True, None

@@ -112,9 +112,10 @@ def fit(shapes: Mapping[str, Shape], table: KeyTable, ignorable: Collection[str]
     """
     have = dict(shapes)
     for entry in table.values():
-        name, want = entry.name, entry.stored_shape
-        if entry.form in ONE_BY_ONE and name in have and _bare(have[name]) == _bare(want):
-            have[name] = want
+        if entry.form in ONE_BY_ONE and entry.name in have:
+            want = entry.stored_shape
+            if _bare(have[entry.name]) == _bare(want):
+                have[entry.name] = want
     return compare(have, stored_shapes(table), ignorable)
 
 

@@ -166,7 +166,8 @@ def _without(vocab: dict[str, int], added: dict[str, int]) -> dict[str, int]:
 
 def _token_ids(data: Any) -> dict[str, int]:
     """`data`, if it is a table of ids by token."""
-    if not isinstance(data, dict) or not all(type(id) is int and id >= 0 for id in data.values()):
+    rows = data.items() if isinstance(data, dict) else [("", None)]
+    if not all(isinstance(token, str) and type(id) is int and id >= 0 for token, id in rows):
         raise ValueError("not a table of tokens and ids")
     return data
 

@@ -244,10 +244,13 @@ def _split_into_chunks(sections: list[list[TokenGroup]], size: int) -> list[list
     chunks: list[list[TokenGroup]] = []
     for section in sections:
         chunks.append([])
+        free = size
         for group in section:
-            if sum(len(g.ids) for g in chunks[-1]) + len(group.ids) > size:
+            if len(group.ids) > free:
                 chunks.append([])
+                free = size
             chunks[-1].append(group)
+            free -= len(group.ids)
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
 
 

@@ -63,4 +63,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
         model = read_json(path, "E-TOKENIZER")["model"]
         if model.get("type", "WordPiece") != "WordPiece":
             raise ValueError(f"a model of type {model['type']}")
-        return {str(token): int(id) for token, id in model["vocab"].items()}
+        vocabulary = {str(token): int(id) for token, id in model["vocab"].items()}
+        if not all(0 <= id < 2**32 for id in vocabulary.values()):
+            raise ValueError("an id is negative or above 2^32 - 1")
+        return vocabulary

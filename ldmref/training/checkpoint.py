@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import InputError, LdmrefError
+from ldmref.files import parse_json
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.training.recipe import CheckpointConfig, Recipe
@@ -47,9 +48,12 @@ class Header:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Header:
-        values = {key: json.loads(metadata[key]) for key in ("step", "recipe", "data")}
+        values = {key: parse_json(metadata[key], key) for key in ("step", "recipe", "data")}
         recipe, data = recipe_from_dict(values["recipe"]), DataSummary(**values["data"])
-        return cls(int(values["step"]), recipe, data, metadata["tokenizer"])
+        step = values["step"]
+        if type(step) is not int or step < 0:
+            raise ValueError(f"the step {step!r:.40} is none")
+        return cls(step, recipe, data, metadata["tokenizer"])
 
 
 def checkpoint_path(folder: Path, stage: str) -> Path:

@@ -60,6 +60,7 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
             trained, or a size that it cannot have.
         CorruptModelError: a model whose networks do not fit together.
     """
+    tables = _require_table(tables, "the recipe")
     recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
     config = _model(tables.get("model", {}))
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
@@ -97,7 +98,7 @@ def _toml_value(value: Any) -> str:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text("utf-8-sig"))
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     except (OSError, ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot read the recipe {str(path)!r}: {reason}"

@@ -1,13 +1,15 @@
 """`python -m tests.fuzz TARGET ... --seconds 600`; `all` is every target in turn.
 
-With atheris (pip install atheris) new paths through ldmref guide the mutations; without it, they
-are blind. Every new failure is printed and kept, minimised, in tests/fuzz/corpus/TARGET.
+With atheris (pip install atheris) new paths through ldmref guide the mutations; without it, or
+with --blind, they are random changes of the seeds and of what --keep holds. Every new failure is
+printed and kept, minimised, in tests/fuzz/corpus/TARGET.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import gc
 import hashlib
 import importlib
 import io
@@ -32,30 +34,35 @@ def main() -> int:
     parser.add_argument("targets", nargs="+", metavar="TARGET")
     parser.add_argument("--seconds", type=int, default=60, help="for each target")
     parser.add_argument("--keep", type=Path, help="folder for all inputs that found new paths")
+    parser.add_argument("--executions", type=int, default=0, help="at most, for each target")
+    parser.add_argument("--blind", action="store_true", help="several times as fast")
     options = parser.parse_args()
-    atheris, targets = load()
+    atheris, targets = load(options.blind)
     print(COLUMNS.format("target", "executions", "seconds", "per s", "edges", "failures"))
     names = list(targets.TARGETS) if options.targets == ["all"] else options.targets
     failed = False
     with tempfile.TemporaryDirectory() as scratch:
         for name in names:
             folder = Path(options.keep or scratch, name)
-            failed |= in_child(atheris, targets, name, options.seconds, folder)
+            limits = (options.seconds, options.executions)
+            failed |= in_child(atheris, targets, name, limits, folder)
     return int(failed)
 
 
-def load() -> tuple[Any, Any]:
+def load(blind: bool) -> tuple[Any, Any]:
     """atheris, or None, and the targets, instrumented by it."""
     try:
-        atheris = importlib.import_module("atheris")
+        atheris = None if blind else importlib.import_module("atheris")
     except ImportError:
+        atheris = None
+    if atheris is None:
         return None, importlib.import_module("tests.fuzz.targets")
     with contextlib.redirect_stderr(io.StringIO()):  # a line per module
         with atheris.instrument_imports(include=["ldmref", "tomllib", "pickletools"]):
             return atheris, importlib.import_module("tests.fuzz.targets")
 
 
-def in_child(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> bool:
+def in_child(atheris: Any, targets: Any, name: str, limits: tuple[int, int], folder: Path) -> bool:
     """Fuzz one target in a process of its own; print its row and its failures."""
     folder.mkdir(parents=True, exist_ok=True)
     log, start = folder.with_suffix(".log"), time.monotonic()
@@ -64,7 +71,7 @@ def in_child(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) 
         with log.open("wb") as file:
             os.dup2(file.fileno(), 1)
             os.dup2(file.fileno(), 2)
-        fuzz(atheris, targets, name, seconds, folder)
+        fuzz(atheris, targets, name, limits, folder)
         sys.stdout.flush()
         os._exit(0)
     status = os.waitpid(child, 0)[1]
@@ -86,8 +93,12 @@ def in_child(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) 
     return bool(failures or status)
 
 
-def fuzz(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> None:
-    """Fuzz one target in this process; does not return with atheris."""
+def fuzz(atheris: Any, targets: Any, name: str, limits: tuple[int, int], folder: Path) -> None:
+    """Fuzz one target in this process for so many seconds, and executions at most if not 0.
+
+    Does not return with atheris.
+    """
+    seconds, most = limits
     warnings.simplefilter("ignore")  # Pillow's, about odd metadata
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
     target, seen = targets.TARGETS[name], set()
@@ -105,9 +116,11 @@ def fuzz(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> N
         print(f"FAILURE {path.name} {problem[0]}: {problem[1]!r}", flush=True)
 
     seeds = [*target.seeds(), *(p.read_bytes() for p in sorted((CORPUS / name).glob("*")))]
+    gc.freeze()
     if atheris is None:
+        seeds += [path.read_bytes() for path in sorted(folder.glob("*"))]
         start, executions, rng = time.monotonic(), 0, random.Random()
-        while time.monotonic() - start < seconds:
+        while time.monotonic() - start < seconds and not 0 < most <= executions:
             one_input(targets.fuzz_blindly(target, seeds, rng))
             executions += 1
         print(f"number_of_executed_units: {executions}")
@@ -121,10 +134,11 @@ def fuzz(atheris: Any, targets: Any, name: str, seconds: int, folder: Path) -> N
 
     for seed in seeds:
         (folder / hashlib.sha256(seed).hexdigest()[:12]).write_bytes(seed)
-    longest = max(4096, 2 * max(map(len, seeds)))
-    limits = [f"-max_total_time={seconds}", f"-max_len={longest}", "-timeout=60"]
-    limits += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={folder}-"]
-    atheris.Setup([sys.argv[0], *limits, str(folder)], one_input, custom_mutator=custom_mutator)
+    longest = max(1024, 2 * max(map(len, seeds)))
+    flags = [f"-max_total_time={seconds}", f"-max_len={longest}", "-timeout=60"]
+    flags += ["-rss_limit_mb=4096", "-print_final_stats=1", f"-artifact_prefix={folder}-"]
+    flags += [f"-runs={most}"] if most else []
+    atheris.Setup([sys.argv[0], *flags, str(folder)], one_input, custom_mutator=custom_mutator)
     atheris.Fuzz()
 
 

@@ -27,6 +27,7 @@ from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.tokenizer import word_tokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
 
+from .cached import constants_cached
 from .guard import SCRATCH, Target, file
 from .mutate import dump, mutate_json
 from .texts import TINY, tokenize
@@ -91,6 +92,7 @@ def plan_with(config: ModelConfig) -> None:
             assert error.code.startswith("E-")
 
 
+@constants_cached
 def run_config(path: Path) -> None:
     """A configuration that is accepted survives writing, and can be planned with."""
     plan_with(read_config(path))
@@ -165,6 +167,7 @@ def _diffusers_seeds() -> list[bytes]:
     return [dump(seed) for seed in seeds]
 
 
+@constants_cached
 def run_diffusers(path: Path) -> None:
     """A folder whose configuration is accepted can be planned with; its weights are missing."""
     plan_with(read_diffusers_config(path))
@@ -178,6 +181,7 @@ def _controlnet_seeds() -> list[bytes]:
     return [dump({"config.json": config, "diffusion_pytorch_model.safetensors": ""})]
 
 
+@constants_cached
 def run_controlnet(path: Path) -> None:
     """A ControlNet's configuration; there are no weights."""
     open_controlnet(path)
@@ -193,6 +197,7 @@ def _vae_seeds() -> list[bytes]:
     return [dump({"config.json": config}) for config in (VAE, tiny, vq)]
 
 
+@constants_cached
 def run_vae(path: Path) -> None:
     """An autoencoder's configuration; there are no weights."""
     read_vae(path)
@@ -234,6 +239,7 @@ def as_request(data: bytes) -> dict[str, Any]:
     return request | pictures | {"mode": str(request.get("mode"))}
 
 
+@constants_cached
 def run_request(request: dict[str, Any]) -> None:
     """A request that is accepted is resolved to JSON, which makes the same request again."""
     mode = request.pop("mode")

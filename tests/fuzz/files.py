@@ -90,7 +90,7 @@ def run_safetensors(written: tuple[Path, bytes]) -> None:
 
 
 def _refused_with_reason(data: bytes) -> bool:
-    """What the library accepts and ldmref does not: kinds that it has not, names twice."""
+    """What the library accepts and ldmref does not: other kinds, names twice, no Unicode."""
     length = int.from_bytes(data[:8], "little")
     twice = False
 
@@ -103,6 +103,10 @@ def _refused_with_reason(data: bytes) -> bool:
     tensors = [entry for name, entry in header.items() if name != "__metadata__"]
     odd = any(e["dtype"] not in DTYPES or len(e["shape"]) > 64 for e in tensors)
     huge = any(math.prod(n for n in e["shape"] if n) >= 2**59 for e in tensors)
+    try:
+        json.dumps(header, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # half a surrogate pair, which the library finds in names only
+        return True
     return twice or odd or huge
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import tomllib
 import zlib
 from typing import Any
 
@@ -19,17 +20,21 @@ STRINGS = (
     "__proto__", "__class__", "F32", "BF16", "U8", "F8_E4M3", "none", "x" * 300, "%s%n", "{}",
     "\x1b[2J",
 )  # fmt: skip
+FEW = (1, 1, 1, 2, 3)
+SIZES = (1, 1, 1, 2, 4, 8, 16)
+BYTES = (b"\0", b"\xff", b"0", b"9", b"-", b'"', b"\n", b"\\")
 OTHERS: tuple[Any, ...] = (None, True, False, [], {}, [[]], [0], [1, 1], {"a": 1}, {"": {}})
 
 
 def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ()) -> bytes:
     """One to four small changes."""
     data = bytearray(data)
-    for _ in range(rng.randint(1, 4)):
-        i, n = rng.randint(0, len(data)), rng.choice((1, 1, 1, 2, 4, 8, 16))
-        kind = rng.randrange(7)
+    number = rng.random  # randrange and choice take several times as long
+    for _ in range(FEW[int(5 * number())]):
+        i, n = int((len(data) + 1) * number()), SIZES[int(7 * number())]
+        kind = int(7 * number())
         if kind == 0 and data:
-            data[min(i, len(data) - 1)] ^= 1 << rng.randrange(8)
+            data[min(i, len(data) - 1)] ^= 1 << int(8 * number())
         elif kind == 1:
             data[i : i + n] = rng.randbytes(n)
         elif kind == 2:
@@ -37,12 +42,12 @@ def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ())
         elif kind == 3:
             del data[i : i + n]
         elif kind == 4 and words:
-            data[i : i + rng.choice((0, n))] = rng.choice(words)
+            data[i : i + (n if number() < 0.5 else 0)] = words[int(len(words) * number())]
         elif kind == 5:
-            j = rng.randint(0, len(data))
-            data[i:i] = data[j : j + rng.choice((n, 4 * n))]
+            j = int((len(data) + 1) * number())
+            data[i:i] = data[j : j + (n if number() < 0.5 else 4 * n)]
         else:
-            data[i : i + 1] = rng.choice((b"\0", b"\xff", b"0", b"9", b"-", b'"', b"\n", b"\\"))
+            data[i : i + 1] = BYTES[int(8 * number())]
     return bytes(data)
 
 
@@ -72,7 +77,7 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
         else:
             changed[i] = mutate_value(value[i], rng)
         return changed[:500]
-    if type(value) in (int, float) and rng.random() < 0.4:
+    if type(value) in (int, float) and abs(value) < 1e300 and rng.random() < 0.4:
         return rng.choice((value + 1, value - 1, -value, value * 2, float(value), value * 0.5))
     if isinstance(value, str) and rng.random() < 0.4:
         i = rng.randint(0, len(value))
@@ -89,13 +94,44 @@ def mutate_json(data: bytes, rng: random.Random) -> bytes:
     """One to three changes of the document, or of its bytes if it is none."""
     try:
         value = json.loads(data)
-        if rng.random() < 0.9:
-            for _ in range(rng.randint(1, 3)):
+        if rng.random() < 0.97:
+            for _ in range(FEW[int(5 * rng.random())]):
                 value = mutate_value(value, rng)
             return dump(value)
     except (ValueError, OverflowError, RecursionError):
         pass
     return mutate_bytes(data, rng, (b"[", b"{", b"}", b",", b"null", b"NaN", b"1e999", b'"a":1,'))
+
+
+def mutate_toml(data: bytes, rng: random.Random) -> bytes:
+    """One to three changes of the values, or changes of the bytes."""
+    try:
+        value = tomllib.loads(data.decode()) if rng.random() < 0.8 else None
+    except (ValueError, RecursionError):
+        value = None
+    if value is None:
+        return mutate_bytes(data, rng, (b"[a]", b"=", b"\n", b"[[", b"{", b"}", b"nan"))
+    for _ in range(FEW[int(5 * rng.random())]):
+        value = mutate_value(value, rng)
+    return "\n".join(_toml(value, "") if isinstance(value, dict) else []).encode()
+
+
+def _toml(table: dict[str, Any], name: str) -> list[str]:
+    values = [(k, v) for k, v in table.items() if not isinstance(v, dict)]
+    lines = [f"[{name}]"] if name else []
+    lines += [f"{json.dumps(key)} = {_inline(value)}" for key, value in values]
+    for key, value in table.items():
+        if isinstance(value, dict):
+            lines += _toml(value, f"{name}.{json.dumps(key)}".removeprefix("."))
+    return lines
+
+
+def _inline(value: Any) -> str:
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{json.dumps(k)} = {_inline(v)}" for k, v in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_inline, value)) + "]"
+    return json.dumps(value) if isinstance(value, str | bool) else str(value).lower()
 
 
 def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:
@@ -160,10 +196,11 @@ def png(chunks: list[tuple[bytes, bytes]]) -> bytes:
 
 
 def mutator(mutate: Mutator | None, words: tuple[bytes, ...]) -> Mutator:
-    """The mutations of a target: of its format four times in five, of bytes else."""
+    """The mutations of a target: of its format mostly, of bytes else."""
+    share = 0.97 if mutate is mutate_json else 0.8
 
     def change(data: bytes, rng: random.Random) -> bytes:
-        if mutate is not None and rng.random() < 0.8:
+        if mutate is not None and rng.random() < share:
             return mutate(data, rng)
         return mutate_bytes(data, rng, words)
 

@@ -20,6 +20,7 @@ from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import apply_loras, read_loras
 from ldmref.io.adapters.lora_keys import lora_names
 from ldmref.io.adapters.textual_inversion import read_embeddings
+from ldmref.io.compvis import single_file
 from ldmref.io.compvis.keys import autoencoder_table, compvis_table, controlnet_table
 from ldmref.io.compvis.single_file import averages_note, find_config, unread
 from ldmref.io.key_table import stored_shapes
@@ -27,17 +28,32 @@ from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
+from ldmref.models.presets import PRESETS
 from ldmref.prompts.textual_inversion import add_embeddings
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
 
+from .cached import constants_cached
 from .configs import TINY, VAE
 from .files import safetensors_bytes
 from .guard import SCRATCH, Target
 from .mutate import dump, mutate_json
 
-# most of the time otherwise
-cached_table = mock.patch.object(
-    autoencoder, "autoencoder_table", cache(autoencoder.autoencoder_table)
+MICRO = replace(
+    TINY,
+    name="micro",
+    unet=replace(TINY.unet, block_out_channels=(16,), attention_levels=(True,), num_heads=(2,),
+                 transformer_layers_per_block=(1,)),
+    vae=replace(TINY.vae, block_out_channels=(8,)),
+    text_encoder=replace(TINY.text_encoder, num_hidden_layers=1),
+)  # fmt: skip
+MICRO_V = replace(MICRO, name="micro-v", scheduler=replace(MICRO.scheduler, prediction_type="v"))
+few_stages = mock.patch.object(
+    autoencoder, "FIRST_STAGES", {"vq": replace(MICRO.vae, codebook_size=16), "tiny": TINY.vae}
+)
+families = mock.patch.multiple(
+    single_file,
+    FAMILIES=("micro", "micro-v", "tiny"),
+    PRESETS=PRESETS | {"micro": MICRO, "micro-v": MICRO_V},
 )
 LARGEST = 2**22  # bytes of one tensor; the files have holes
 
@@ -107,22 +123,25 @@ def _seed(shapes: Mapping[str, Any], **others: Any) -> bytes:
 
 
 def _model_seeds() -> list[bytes]:
-    shapes = stored_shapes(compvis_table(TINY))
+    shapes = stored_shapes(compvis_table(MICRO))
     counters = {"model_ema.decay": [], "model_ema.num_updates": ["I64", []]}
     few = dict(list(shapes.items())[:3])
     ema = {"model_ema." + n.removeprefix("model.").replace(".", ""): s for n, s in shapes.items()}
     return [
         _seed(shapes, metadata={"modelspec.prediction_type": "v"}, fill=1),
-        _seed({f"state_dict.{name}": shape for name, shape in few.items()}),
+        _seed(shapes), _seed({f"state_dict.{name}": s for name, s in few.items()}),
+        _seed(shapes | counters | ema),
         _seed(few | counters | dict(list(ema.items())[:2])),
         _seed(few | {"scale_factor": [], "v_pred": []}, fill=63), _seed({}),
     ]  # fmt: skip
 
 
+@families
+@constants_cached
 def run_model(path: Path) -> None:
     """A single file that fits: its configuration, its averages, what is not read."""
     file = TensorFile(path)
-    for config, ema in ((TINY, None), (TINY, True), (None, None))[: 3 if len(file) < 9 else 2]:
+    for config, ema in ((MICRO, None), (MICRO, True), (None, None))[: 3 if len(file) < 9 else 2]:
         try:
             fitting = find_config(file, config, ema)
             averages_note(file, fitting)
@@ -136,13 +155,13 @@ def run_model(path: Path) -> None:
 
 @cache
 def _tiny_tensors() -> dict[str, np.ndarray]:
-    return flatten(init(model_spec(TINY)))
+    return flatten(init(model_spec(MICRO)))
 
 
 def _lora_seeds() -> list[bytes]:
-    shapes, seeds = flatten(model_spec(TINY)), []
+    shapes, seeds = flatten(model_spec(MICRO)), []
     targets: dict[str, list[tuple[str, str]]] = {}
-    for name, (tensor, role) in lora_names(TINY).items():
+    for name, (tensor, role) in lora_names(MICRO).items():
         targets.setdefault(tensor, []).append((name, role))
     endings = (
         (".lora_down.weight", ".lora_up.weight", ".alpha"),
@@ -160,23 +179,20 @@ def _lora_seeds() -> list[bytes]:
                         "alpha": [],
                     }[role]
             seeds.append(_seed(dict(list(tensors.items())[: len(ends)]), fill=1))
-    recorded = json.dumps(
-        {"unet.lora_alpha": 2, "unet.use_rslora": True, "alpha_pattern": {"to_q": 1.5}}
-    )
-    seeds.append(
-        seeds[0].replace(
-            b'"fill"', b'"metadata": {"lora_adapter_metadata": ' + dump(recorded) + b'}, "fill"'
-        )
-    )
+    recorded = {"lora_alpha": 2, "use_rslora": True, "use_dora": False,
+                "alpha_pattern": {"to_q": 1.5}}  # fmt: skip
+    for values in (recorded, {f"unet.{name}": value for name, value in recorded.items()}):
+        seeds.append(dump(json.loads(seeds[1]) | {"metadata": {"lora_adapter_metadata": values}}))
     return [*seeds, _seed({}, beside={"lora_alpha": 4, "peft_type": "LORA"})]
 
 
+@constants_cached
 def run_lora(path: Path) -> None:
     """A LoRA that is accepted changes tensors of their own shape, and weight 0 changes nothing."""
     tensors = _tiny_tensors()
     with np.errstate(all="ignore"):
-        merged = apply_loras(TINY, tensors, read_loras([(path, 0.5)]))
-        same = apply_loras(TINY, tensors, read_loras([(path, 0.0)]))
+        merged = apply_loras(MICRO, tensors, read_loras([(path, 0.5)]))
+        same = apply_loras(MICRO, tensors, read_loras([(path, 0.0)]))
     assert {n: t.shape for n, t in merged.items()} == {n: t.shape for n, t in tensors.items()}
     for name, tensor in same.items():
         if tensor is not tensors[name] and np.isfinite(merged[name]).all():
@@ -186,7 +202,7 @@ def run_lora(path: Path) -> None:
 # -- other adapters -------------------------------------------------------------------------------
 
 CONTROL = ControlNetConfig(
-    replace(TINY.unet, in_channels=TINY.unet.out_channels),
+    replace(MICRO.unet, in_channels=MICRO.unet.out_channels),
     conditioning_embedding_out_channels=(16, 32, 96, 256),
 )
 
@@ -199,22 +215,24 @@ def _control_seeds() -> list[bytes]:
     ]
 
 
+@constants_cached
 def run_control(path: Path) -> None:
     """A ControlNet that is accepted has every tensor in its shape."""
-    file = open_controlnet(path, TINY.unet)
+    file = open_controlnet(path, MICRO.unet)
     assert all(tensor.shape == file.table[name].shape for name, tensor in file.tensors().items())
 
 
 def _autoencoder_seeds() -> list[bytes]:
-    shapes = stored_shapes(autoencoder_table(TINY.vae))
+    shapes = stored_shapes(autoencoder_table(MICRO.vae))
     whole = {f"first_stage_model.{name}": shape for name, shape in shapes.items()}
     return [_seed(shapes), _seed(whole), _seed(dict(list(shapes.items())[:4]), beside=VAE)]
 
 
-@cached_table
+@few_stages
+@constants_cached
 def run_autoencoder(path: Path) -> None:
     """An autoencoder that is accepted fits the model, or is refused by it."""
-    require_fit(TINY, read_vae(path, TINY.vae))
+    require_fit(MICRO, read_vae(path, MICRO.vae))
 
 
 def _embedding_seeds() -> list[bytes]:

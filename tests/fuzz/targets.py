@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import random
 
-from . import configs, files, names, texts
+from . import configs, files, names, programs, texts
 from .guard import Target, check
 from .mutate import mutator
 
-TARGETS: dict[str, Target] = files.TARGETS | texts.TARGETS | configs.TARGETS | names.TARGETS
+TARGETS: dict[str, Target] = (
+    files.TARGETS | texts.TARGETS | configs.TARGETS | names.TARGETS | programs.TARGETS
+)
 
 
 def fuzz_blindly(target: Target, seeds: list[bytes], rng: random.Random) -> bytes:
     """An input that is some changes away from a seed."""
     change, data = mutator(target.mutate, target.words), rng.choice(seeds)
-    for _ in range(rng.randint(1, 4)):
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = change(data, rng)
     return data
 

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from .guard import Broken, Target, armed, check, deadline
+from .cached import FUNCTIONS, constants_cached
+from .guard import SCRATCH, Broken, Target, armed, check, deadline
 from .targets import TARGETS, failure, fuzz_blindly, minimised
 
 CORPUS = Path(__file__).with_name("corpus")
@@ -63,6 +64,7 @@ def test_corpus_belongs_to_targets_and_is_small():
     [
         "open('/dev/null', 'w')", "open('/etc/passwd')", "__import__('os').remove('/nowhere')",
         "__import__('os').system('true')", "__import__('socket').socket()",
+        f"open('{SCRATCH}/../../etc/passwd')",
         "__import__('pickle').loads(b'cos\\nsystem\\n.')", "__import__('subprocess').Popen('true')",
     ],
 )  # fmt: skip
@@ -71,6 +73,15 @@ def test_touching_anything_is_noticed(code):
         __import__(module)
     with pytest.raises(Broken), armed():
         eval(code)
+
+
+def test_what_is_cached_is_put_back():
+    before = [getattr(module, name) for module, name, _ in FUNCTIONS]
+    inside = constants_cached(lambda: [getattr(module, name) for module, name, _ in FUNCTIONS])()
+    assert inside == [function for _, _, function in FUNCTIONS] != before
+    with pytest.raises(ZeroDivisionError):
+        constants_cached(lambda: 1 / 0)()
+    assert [getattr(module, name) for module, name, _ in FUNCTIONS] == before
 
 
 def test_other_errors_slowness_and_memory_are_noticed(monkeypatch):

@@ -32,6 +32,7 @@ Change = dict[str, np.ndarray]  # role -> tensor: `down`, `up` and optionally `a
 ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers records PEFT's configuration
 USAGE = 'lora=["style.safetensors", ("light.safetensors", 0.5)]'
 ADAPTER_FILE = "adapter_config.json"  # where PEFT does
+MAX_ALPHA = float(np.finfo(np.float32).max)
 
 
 @dataclass(frozen=True)
@@ -193,13 +194,15 @@ def _recorded_alpha(adapter: Mapping[str, Any], tensor: str, rank: int) -> float
     config = config or {k: v for k, v in adapter.items() if "." not in k}
     if config.get("use_dora"):
         raise _error("DoRA is not supported")
-    alpha = config.get("lora_alpha")
-    for pattern, value in (config.get("alpha_pattern") or {}).items():
+    alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
+    if not isinstance(patterns, dict):
+        raise _error(f"{ADAPTER_METADATA}: alpha_pattern is {shorten(patterns)}, not an object")
+    for pattern, value in patterns.items():
         if f".{layer}".endswith(f".{pattern}"):  # PEFT matches the end of a path
             alpha = value
             break
     if alpha is None:
         return None
-    if isinstance(alpha, bool) or not isinstance(alpha, int | float) or not math.isfinite(alpha):
-        raise _error(f"{ADAPTER_METADATA}: lora_alpha is {alpha!r}, not a number")
+    if type(alpha) not in (int, float) or not abs(alpha) <= MAX_ALPHA:
+        raise _error(f"{ADAPTER_METADATA}: lora_alpha is {shorten(alpha)}, not a number")
     return float(alpha) * (math.sqrt(rank) if config.get("use_rslora") else 1.0)

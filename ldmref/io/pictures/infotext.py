@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
-from ldmref.errors import InputError
+from ldmref.errors import InputError, one_line
 
 A1111_SAMPLERS = {
     "ddpm": "DDPM", "ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
@@ -125,7 +125,8 @@ def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
     rest = [f"{key}: {pairs[key]}"[:80] for key in sorted(pairs) if key not in SILENT]
     if rest:
         notes.append("not repeated: " + ", ".join(rest))
-    return {name: value for name, value in params.items() if value is not None}, notes
+    params = {name: value for name, value in params.items() if value is not None}
+    return params, [one_line(note) for note in notes]
 
 
 VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
@@ -187,7 +188,7 @@ def _shortest(number: float | None) -> float | int | None:
 
 def _quote(value: object) -> str:
     text = str(value)
-    return json.dumps(text, ensure_ascii=False) if re.search(r"[,\n:]", text) else text
+    return json.dumps(text, ensure_ascii=False) if re.search(r'[,\n:]|^"', text) else text
 
 
 def _unquote(value: str) -> Any:

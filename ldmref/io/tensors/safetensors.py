@@ -188,7 +188,6 @@ def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
         header = parse_json(text.decode("utf-8"), "the header", strict=True)
         if not isinstance(header, dict):
             raise ValueError("the header is not an object")
-        "".join(header).encode("utf-8")
     except (ValueError, CorruptModelError) as error:
         raise _damaged(path, str(error)[:200]) from error
     return header, 8 + length

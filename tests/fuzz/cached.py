@@ -1,0 +1,72 @@
+"""What readers compute anew for every input although no input changes it: computed once here.
+
+Only functions of a configuration, a class or the installed packages. The readers themselves run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache, lru_cache, wraps
+from importlib import metadata
+from typing import Any, TypeVar
+
+from ldmref.io import key_table
+from ldmref.io.adapters import autoencoder, controlnet, lora
+from ldmref.io.compvis import single_file
+from ldmref.models import validate
+from ldmref.training import recipe_file
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+LIMIT = 256  # results kept of each function
+
+
+def by_identity(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """Keep the results of a function of an object that is never changed."""
+    results: dict[int, tuple[Any, Any]] = {}
+
+    def cached(argument: Any) -> Any:
+        kept = results.get(id(argument))
+        if kept is None:
+            if len(results) == LIMIT:
+                results.clear()
+            results[id(argument)] = kept = (argument, function(argument))
+        return kept[1]
+
+    return cached
+
+
+def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
+    """(module, name, cached function)."""
+    by_value = [(autoencoder, "autoencoder_table"), (controlnet, "controlnet_table"),
+                (single_file, "compvis_table"), (lora, "lora_names"),
+                (autoencoder, "_spec")]  # fmt: skip
+    seen = by_identity(key_table.stored_shapes)
+    return [
+        *((module, name, lru_cache(LIMIT)(getattr(module, name))) for module, name in by_value),
+        (autoencoder, "diffusers_table", by_identity(autoencoder.diffusers_table)),
+        (single_file, "ema_table", by_identity(single_file.ema_table)),
+        (key_table, "stored_shapes", seen), (single_file, "stored_shapes", seen),
+        (validate, "get_type_hints", cache(validate.get_type_hints)),
+        (recipe_file, "get_type_hints", cache(recipe_file.get_type_hints)),
+        (metadata, "entry_points", cache(metadata.entry_points)),
+    ]  # fmt: skip
+
+
+FUNCTIONS = functions()
+
+
+def constants_cached(run: Function) -> Function:
+    """The function `run` with everything above replaced while it runs."""
+
+    @wraps(run)
+    def with_caches(*arguments: Any) -> Any:
+        before = [getattr(module, name) for module, name, _ in FUNCTIONS]
+        for module, name, function in FUNCTIONS:
+            setattr(module, name, function)
+        try:
+            return run(*arguments)
+        finally:
+            for (module, name, _), function in zip(FUNCTIONS, before, strict=True):
+                setattr(module, name, function)
+
+    return with_caches  # type: ignore[return-value]
