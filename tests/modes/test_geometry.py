@@ -155,7 +155,7 @@ def test_latents_below_the_mask_take_mean_and_spread_of_the_content():
 
 @pytest.mark.parametrize("concat", ["", "masked_image"])
 def test_what_an_inpainting_network_is_shown(tiny64, concat):
-    """Stable Diffusion: mask, masked picture; latent diffusion: masked picture, mask from -1 to 1."""
+    """Stable Diffusion: mask, masked picture; latent diffusion: that, mask from -1 to 1."""
     config = dataclasses.replace(tiny64.config, concat=concat)
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
     model.config = config
@@ -251,7 +251,8 @@ def test_a_size_that_no_picture_can_be_brought_to(size, given, code):
 
 @pytest.mark.parametrize(
     ("size", "code"),
-    [((128, 128), ""), ((130, 128), "E-SIZE"), ((2, 2), ""), ((1, 2), "E-SIZE"), ((17, 16), "E-SIZE")],
+    [((128, 128), ""), ((130, 128), "E-SIZE"), ((2, 2), ""), ((1, 2), "E-SIZE"),
+     ((17, 16), "E-SIZE")],
 )  # fmt: skip
 def test_inpainting_takes_the_picture_as_it_is_or_not_at_all(size, code):
     picture, mask = Image.new("RGB", size), Image.new("L", size, 255)

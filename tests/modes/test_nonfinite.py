@@ -13,6 +13,7 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import NumericError
 from ldmref.models.params import flatten, unflatten
+from ldmref.modes.nonfinite import first_layer
 
 STEPS, CALLS_BEFORE = 5, 2
 
@@ -25,7 +26,7 @@ def model():
 def with_value(model, network, name, value):
     """The model with one number of a parameter replaced."""
     changed = copy.copy(model)
-    flat = {key: np.array(leaf) for key, leaf in flatten(model.params[network]).items()}
+    flat = {key: np.array(leaf, order="C") for key, leaf in flatten(model.params[network]).items()}
     flat[name].reshape(-1)[0] = value
     changed.params = model.params.replaced({network: unflatten(flat)})
     changed._compiled = {}
@@ -104,3 +105,20 @@ def test_the_model_is_as_before_and_draws_on(model):
     with pytest.raises(NumericError, match=r"unet\.conv_in"):
         modes.txt2img(broken, "a", seed=1, steps=2)
     assert (modes.txt2img(model, "a", seed=1, steps=2).latents == want).all()
+
+
+def test_parameters_are_told_from_inputs(model):
+    x, t = np.zeros((1, 4, 8, 8), np.float32), np.zeros(1, np.float32)
+    states = model.encode_text(["a"])
+
+    def first(network):
+        return first_layer(network, "unet", lambda m: m.unet(x, t, states))
+
+    for layer, name in (
+        ("conv2d", "down_blocks.0.resnets.0.conv1"), ("linear", "time_embedding.linear_1"),
+    ):  # fmt: skip
+        broken = with_value(model, "unet", f"{name}.weight", np.nan)
+        assert first(broken) == f"the parameters of {layer} of unet.{name}"
+    assert first(model) == ""
+    x[0, 0, 0, 0] = np.inf
+    assert first(model) == "the input of conv2d of unet.conv_in"
