@@ -6,21 +6,27 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 import ldmref
 from ldmref import modes
+from ldmref.backends import get_backend
 from ldmref.errors import LdmrefError
 from ldmref.io.pictures.images import to_array
+from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.config import Defaults, TextConfig
+from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.models.params import init
 from ldmref.models.presets import preset
-from ldmref.modes import masks
-from ldmref.modes.channels import encode_picture, input_channels, masked_value
+from ldmref.modes import draw, masks
+from ldmref.modes.channels import encode_array, encode_picture, input_channels, masked_value
 from ldmref.modes.denoiser import repeat
 from ldmref.modes.seg2img import read_labels
 from ldmref.modes.sizing import sized_picture
 from ldmref.modes.start import MaskedImage, Posterior
+from ldmref.samplers.noise import Streams
 
 TINY, SD15 = preset("tiny"), preset("sd15")
 LANCZOS = Image.Resampling.LANCZOS
@@ -49,6 +55,8 @@ def code_of(mode, config, **values):
 
 
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
+@example(127, 0, 1)  # 127 / 255 is below one half
+@example(128, 0, 1)
 def test_pictures_are_mixed_to_the_nearest_colour(new, old, m):
     drawn, kept = (Image.new("RGB", (1, 1), (c, 255 - c, c)) for c in (new, old))
     got = np.asarray(masks.paste(drawn, kept, Image.new("L", (1, 1), m)))[0, 0]
@@ -197,6 +205,81 @@ def test_examples_are_repeated_as_a_block(tiny64):
     got = repeat(tiny64.backend, tiny64.backend.asarray(x), 4)
     np.testing.assert_array_equal(got, np.concatenate([x, x]))
     assert repeat(tiny64.backend, x, 2) is x
+
+
+def wordless(concat, channels):
+    """A small model without words, shown a picture or a map beside the latents."""
+    text = TextConfig(model_type="none", num_hidden_layers=1)
+    told = {"in_channels": 4 + channels, "attention": "self", "cross_attention_dim": 0}
+    config = dataclasses.replace(
+        TINY, name=concat, concat=concat, unet=dataclasses.replace(TINY.unet, **told),
+        text_encoder=text, defaults=Defaults(1, 1.0, 16, 16), segmentation_classes=channels,
+    )  # fmt: skip
+    backend = get_backend("numpy", dtype="float64")
+    return LatentDiffusion(backend, config, init(model_spec(config)), tokenizer_for(text))
+
+
+@pytest.mark.parametrize("mode", ["superres", "seg2img"])
+def test_the_network_is_shown_the_same_beside_every_picture(mode, monkeypatch):
+    model = wordless({"superres": "low_resolution", "seg2img": "segmentation"}[mode], 3)
+    seen, unet = [], model.unet
+    monkeypatch.setattr(model, "unet", lambda x, *rest: seen.append(x) or unet(x, *rest))
+    labels = np.random.default_rng(0).integers(0, 3, (12, 20))
+    small = noise_picture(10, 6)
+    given = {"image": small} if mode == "superres" else {"segmentation": labels}
+    r = getattr(modes, mode)(model, **given, count=3, batch_size=2, seed=1, steps=1)
+    assert [image.size for image in r] == [(20, 12)] * 3 and r.latents.shape == (3, 4, 6, 10)
+    beside = to_array([small]) if mode == "superres" else model.encode_segmentation(labels[None])
+    assert [x.shape for x in seen] == [(2, 7, 6, 10), (1, 7, 6, 10)]
+    for x in seen:
+        np.testing.assert_allclose(x[:, 4:], np.repeat(beside, len(x), axis=0), rtol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def inpainting():
+    """A small model with channels for mask and masked picture."""
+    unet = dataclasses.replace(TINY.unet, in_channels=9)
+    config = dataclasses.replace(TINY, unet=unet)
+    small = ldmref.random_model("tiny", backend="numpy", dtype="float64")
+    return LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)
+
+
+@pytest.mark.parametrize("rng", ["philox", "torch"])
+@pytest.mark.parametrize("strength", [1.0, 0.5])
+def test_draws_and_channels_of_an_inpainting_network(inpainting, monkeypatch, rng, strength):
+    """Under torch: a sample of the picture, unless it is not seen; noise; the masked picture."""
+    picture, mask = noise_picture(16, 16), mask_with((0, 0, 6, 16), (16, 16))
+    seen, unet = [], inpainting.unet
+    monkeypatch.setattr(inpainting, "unet", lambda x, *rest: seen.append(x) or unet(x, *rest))
+    asked = {"seed": 4, "steps": 2, "sampler": "ddim", "rng": rng, "cfg_scale": 1.0}
+    r = modes.inpaint(inpainting, "a", picture, mask, strength, **asked)
+    shown = seen[0][:, 4:]
+    np.testing.assert_array_equal(shown[0, 0], masks.latent_mask(mask, 2)[0, 0])
+    posterior = encode_array(inpainting, masks.masked_picture(picture, mask))
+    streams = Streams([4], (4, 8, 8), rng)
+    sampled, masked = strength < 1.0 and rng == "torch", posterior.mean
+    draws = [streams() for _ in range(3)]
+    if rng == "torch":
+        masked = masked + posterior.std * draws[1 + sampled]
+    np.testing.assert_allclose(shown[:, 1:], masked, rtol=1e-6, atol=1e-6)
+    if strength == 1.0:
+        np.testing.assert_allclose(seen[0][:, :4], draws[0], rtol=1e-6)
+    white = np.asarray(mask) == 255
+    assert (np.asarray(r[0])[~white] == np.asarray(picture)[~white]).all()
+    assert np.isfinite(modes.txt2img(inpainting, "a", seed=1, steps=1).latents).all()
+    assert np.isfinite(modes.invert(inpainting, "a", picture, steps=1).latents).all()
+
+
+@pytest.mark.parametrize("sigma", [0.0, 0.5, 2.0])
+def test_what_is_kept_has_the_noise_of_the_level_and_is_clean_at_the_last(tiny64, sigma):
+    rng = np.random.default_rng(0)
+    image, noise, x = rng.standard_normal((3, 1, 4, 2, 2))
+    keep = np.zeros((1, 1, 2, 2))
+    keep[..., 0] = 1.0
+    got = draw.keep_known(tiny64.backend, keep, image, noise, 0.5)(x, sigma)
+    known = image * np.hypot(1.0, 0.5) if sigma == 0.5 else image + sigma * noise
+    np.testing.assert_allclose(got[..., 0], known[..., 0], rtol=1e-12)
+    np.testing.assert_array_equal(got[..., 1], x[..., 1])
 
 
 # -- sizes ----------------------------------------------------------------------------------------

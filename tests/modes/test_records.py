@@ -353,6 +353,7 @@ def test_signatures_as_an_editor_shows_them(mode):
     assert [x.split(":")[0].strip() for x in body if x[:4] == "    " and x[4] != " "] == [
         "model", *MODES[mode].parameters, "callback", "cancel"]  # fmt: skip
     assert max(len(line) for line in body) <= 88
+    assert {len(line) - len(line.lstrip()) for line in body} == {4, 8}
 
 
 def test_types_of_the_schema():

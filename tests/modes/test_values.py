@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import ldmref
 from ldmref import modes
 from ldmref.errors import InputError, LdmrefError, UsageError
 from ldmref.models.config import Defaults
@@ -236,6 +238,8 @@ def test_a_mode_that_the_model_has_not_is_refused_with_one_that_it_has(mode, mod
     with pytest.raises(UsageError) as caught:
         modes.plan(mode, preset(model), **values)
     assert caught.value.code == "E-MODE" and named in caught.value.hint
+    concat = {"superres": "low_resolution", "seg2img": "segmentation"}
+    assert concat.get(mode, "") in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -264,6 +268,33 @@ def test_full_strength_is_nothing_to_warn_about():
     ops = SimpleNamespace(name="numpy", dtype="float32")
     assert advice(TINY, request("img2img", strength=1.0), ops) == []
     assert len(advice(TINY, request("img2img", strength=0.0), ops)) == 1
+
+
+def test_both_prompts_of_an_interpolation_are_checked_and_seeds_are_recorded_as_a_pair():
+    def planned(config, prompt, prompt_b, **values):
+        return modes.plan("interpolate", config, prompt=prompt, prompt_b=prompt_b, **values)
+
+    for prompts in (("1", "cat"), ("cat", "1")):
+        assert code_of(planned, preset("ldm-imagenet"), *prompts) == "E-CLASS"
+    params = planned(TINY, "a", "b", positions=2, seed=(4, 9)).params
+    assert (params["seed"], params["seed_b"]) == ([4, 4], 9)
+    params = planned(TINY, "a", "b", positions=2, seed=4).params
+    assert (params["seed"], params["seed_b"]) == ([4, 4], 4)
+
+
+@pytest.mark.parametrize("prompts", [("cat", ""), ("1", "cat")])
+def test_prompts_of_a_denoiser_are_checked_before_the_weights_are_touched(prompts):
+    weightless = SimpleNamespace(config=preset("ldm-imagenet"))
+    assert code_of(ldmref.denoiser, weightless, *prompts) == "E-CLASS"
+
+
+@pytest.mark.parametrize("mode", ["img2img", "invert"])
+def test_how_a_picture_was_resized_is_recorded(mode):
+    odd = {"prompt": "a", "image": Image.new("RGB", (33, 21))}
+    params = modes.plan(mode, TINY, **odd).params
+    assert (params["resize"], params["width"], params["height"]) == ("stretch", 32, 20)
+    params = modes.plan(mode, TINY, **odd, width=16, resize="fill").params
+    assert (params["resize"], params["width"], params["height"]) == ("fill", 16, 20)
 
 
 # -- on the command line --------------------------------------------------------------------------
@@ -355,6 +386,6 @@ def test_noise_in_a_file(tmp_path):
     (tmp_path / "folder.npy").mkdir()
     for name in ("nan.npy", "large.npy", "whole.npy", "objects.npy", "several.npz", "text.npy",
                  "folder.npy", "missing.npy"):  # fmt: skip
-        with pytest.raises(InputError) as caught:
+        with pytest.raises(InputError) as caught, warnings.catch_warnings(action="error"):
             notation.read_noise(str(tmp_path / name))
         assert caught.value.code == "E-LATENTS", name
