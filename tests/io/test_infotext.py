@@ -154,8 +154,9 @@ def test_old_names_of_samplers_hold_their_schedule(sampler):
 @pytest.mark.parametrize(
     ("more", "name", "value"),
     [("Eta: 0.5", "eta", 0.5), ("Eta DDIM: 0.25", "eta", 0.25), ("Clip skip: 3", "clip_skip", 2),
-     ("Size: 640x512", "width", 640), ("Size: 640x512", "height", 512), ("RNG: CPU", "rng", "torch"),
-     ("RNG: NV", "rng", "a1111-gpu"), ("RNG: GPU", "rng", "a1111-gpu"), ("Size: big", "width", None),
+     ("Size: 640x512", "width", 640), ("Size: 640x512", "height", 512),
+     ("RNG: CPU", "rng", "torch"), ("RNG: NV", "rng", "a1111-gpu"), ("Size: big", "width", None),
+     ("RNG: GPU", "rng", "a1111-gpu"),
      ("Denoising strength: 0.5", "strength", 0.5), ("Denoising strength: 0.5", "mode", "img2img"),
      ("Denoising strength: 0.5, Mask blur: 4", "mask_blur", 4.0),
      ("Denoising strength: 0.5, Masked content: original", "mode", "inpaint"),
@@ -222,7 +223,8 @@ def test_notation_that_is_not_read_here_is_mentioned(prompt, edited):
 
 @pytest.mark.parametrize(
     ("prompt", "negative", "chunked"),
-    [("a " * 50, "", False), ("a " * 51, "", True), ("cat", "b " * 51, True), ("a, " * 25, "", False),
+    [("a " * 50, "", False), ("a " * 51, "", True), ("cat", "b " * 51, True),
+     ("a, " * 25, "", False),
      ("a, " * 26, "", True), ("antidisestablishmentarianism " * 20, "b " * 51, False)],
 )  # fmt: skip
 def test_long_prompts_are_read_in_chunks(prompt, negative, chunked):
