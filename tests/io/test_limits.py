@@ -130,15 +130,15 @@ def test_half_transparent_pixels_are_mixed_with_white():
 
 def test_pictures_of_one_frame_and_of_srgb_are_nothing_to_warn_about():
     wide = "sRGB".encode("utf-16-be")
-    for info, count in (
+    for info, lines in (
         ({}, 0), ({"ldmref frames": 1}, 0), ({"ldmref frames": 2}, 1), ({"icc_profile": wide}, 0),
         ({"icc_profile": b""}, 0), ({"icc_profile": b"Adobe"}, 1),
         ({"icc_profile": b"x", "ldmref frames": 3}, 2),
     ):  # fmt: skip
         image = Image.new("RGB", (1, 1))
         image.info.update(info)
-        lines = picture_warnings("the mask", image)
-        assert len(lines) == count and all(line.startswith("the mask") for line in lines)
+        got = picture_warnings("the mask", image)
+        assert len(got) == lines and all(line.startswith("the mask") for line in got)
 
 
 def test_a_jpeg_with_a_preview_is_no_animation():
@@ -300,7 +300,7 @@ def test_a_saved_folder_is_half_precision_and_holds_what_it_was_given(tmp_path, 
     assert settings["schema"] == 1 and set(settings["sha256"]) == {*files[1:]}
     for name, digest in settings["sha256"].items():
         assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
-    config, tensors, tokenizers, sha256 = load_folder(folder)
+    config, _, tokenizers, sha256 = load_folder(folder)
     assert config == tiny.config and len(tokenizers) == 1
     assert sha256 == settings["sha256"]["model.safetensors"]
     assert os.listdir(tmp_path / "in") == ["model"]
@@ -316,7 +316,8 @@ def test_a_saved_folder_is_half_precision_and_holds_what_it_was_given(tmp_path, 
 @pytest.mark.parametrize(
     ("change", "code"),
     [({}, ""), ({"schema": 2}, "E-SCHEMA"), ({"schema": True}, "E-SCHEMA"),
-     ({"schema": "1"}, "E-SCHEMA"), ({"schema": 1.0}, "E-SCHEMA"), ({"sha256": []}, "E-CONFIG"), ({"sha256": {"a": 1}}, "E-CONFIG"),
+     ({"schema": "1"}, "E-SCHEMA"), ({"schema": 1.0}, "E-SCHEMA"), ({"sha256": []}, "E-CONFIG"),
+     ({"sha256": {"a": 1}}, "E-CONFIG"),
      ({"sha256": {"a": "b"}}, "")],
 )  # fmt: skip
 def test_settings_of_other_versions(tmp_path, change, code):
@@ -394,7 +395,8 @@ def test_what_the_index_says_goes_before(tmp_path):
     assert config.zero_empty_negative is True and config.scheduler.sampler == "euler"
     assert config.text_encoder.projection_dim == 512
     for entry, name in (
-        (["a", "B"], "B"), (["a"], ""), (["a", "B", "c"], ""), ("B", ""), (None, ""), (["a", 1], ""),
+        (["a", "B"], "B"), (["a"], ""), (["a", "B", "c"], ""), ("B", ""), (None, ""),
+        (["a", 1], ""),
     ):  # fmt: skip
         assert class_of({"part": entry}, "part") == name
     assert class_of({}, "part") == ""
@@ -413,11 +415,14 @@ def test_two_text_encoders_and_the_refiner(tmp_path):
     assert code_of(read_diffusers_config, other) == "E-PIPELINE"
 
 
+U2D = {"block_out_channels": [32, 64], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+       "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}  # fmt: skip
+
+
 def latent_diffusion(path, pipeline, unet=(), **more):
     vae = {"_class_name": "VQModel", "block_out_channels": [32, 32], "latent_channels": 3,
            "num_vq_embeddings": 64, "scaling_factor": 0.5}  # fmt: skip
-    unet = {"block_out_channels": [32, 64], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-            "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "sample_size": 16} | dict(unet)  # fmt: skip
+    unet = U2D | {"sample_size": 16} | dict(unet)
     return read_diffusers_config(
         folder_of(path / "ldm", pipeline, **{"vqvae/config": vae, "unet/config": unet}, **more)
     )
@@ -435,9 +440,8 @@ def test_folders_of_latent_diffusion(tmp_path):
     assert large.vae.scaling_factor == 1.0  # the pipeline does not scale latents
 
 
-U2D = {"block_out_channels": [32, 64], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-       "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}  # fmt: skip
-RESNET = {"downsample_type": "resnet", "upsample_type": "resnet"}
+RESNET = {"downsample_type": "resnet", "upsample_type": "resnet",
+          "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"]}  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -447,10 +451,9 @@ RESNET = {"downsample_type": "resnet", "upsample_type": "resnet"}
      ({"attention_head_dim": 48}, "num_heads", (1, 1)),
      ({"attn_norm_num_groups": 32}, "norm_num_groups", 32),
      ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift", "scale_shift"),
-     (RESNET | {"down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
-                "up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"]}, "resnet_updown", True),
-     (RESNET | {"down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
-                "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}, "attention_levels", (False, True)),
+     (RESNET | {"up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"]}, "resnet_updown",
+      True),
+     (RESNET, "attention_levels", (False, True)),
      ({}, "attention_levels", (False, True)), ({}, "resnet_updown", False),
      ({"attn_norm_num_groups": 16}, None, None), ({"upsample_type": "resnet"}, None, None),
      ({"down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"]}, None, None),
