@@ -273,11 +273,19 @@ def test_so_many_names_and_not_more(names, code):
     assert code_of(lambda: list(_leaves(value, "file", count()))) == code
 
 
-@pytest.mark.parametrize(("objects", "refused"), [(9_990, False), (10_010, True)])
+@pytest.mark.parametrize(("objects", "refused"), [(9_999, False), (10_000, True)])
 def test_a_key_may_hold_so_many_objects(objects, refused):
     data = pickle.dumps({tuple(range(objects)): 1}, 2)
     assert (code_of(load_pickle_bytes, data, "file") == "E-PICKLE-DAMAGED") is refused
     assert load_pickle_bytes(pickle.dumps(list(range(20_000)), 2), "file")[-1] == 19_999
+
+
+@pytest.mark.parametrize("protocol", range(6))
+def test_values_that_a_pickle_mentions_again(protocol):
+    """More than 256, which are then remembered by longer numbers."""
+    words = [f"word {i}" for i in range(300)]
+    value = [(word, {"again": word}) for word in words] + words
+    assert load_pickle_bytes(pickle.dumps(value, protocol), "file") == value
 
 
 # -- folders --------------------------------------------------------------------------------------
