@@ -106,6 +106,15 @@ def test_cells_of_a_mask_that_is_not_square(nearest):
     assert (kept[0, 0, 0] == [1, 1, 0, 0, 1, 1]).all() and (kept[0, 0, 1:] == 1).all()
 
 
+@pytest.mark.parametrize(("rng", "kept"), [("philox", [0, 0, 0, 1]), ("torch", [1, 0, 0, 1])])
+def test_a_cell_that_the_mask_touches_is_drawn_or_under_torch_kept_by_its_first_pixel(
+    tiny, rng, kept
+):
+    inputs = {"image": noise_picture(16, 16), "mask": mask_with((1, 0, 6, 16), (16, 16))}
+    start = modes.plan("inpaint", TINY, prompt="a", rng=rng, seed=1, **inputs).start(tiny)
+    assert (start.keep[0, 0, :, :4] == kept).all() and (start.keep[0, 0, :, 4:] == 1).all()
+
+
 @pytest.mark.parametrize(
     ("rng", "channels", "at", "vanishes"),
     [("philox", False, 3, False), ("torch", False, 3, True), ("philox", True, 3, True),
