@@ -288,6 +288,15 @@ def test_prompts_of_a_denoiser_are_checked_before_the_weights_are_touched(prompt
     assert code_of(ldmref.denoiser, weightless, *prompts) == "E-CLASS"
 
 
+def test_what_has_no_effect_is_not_recorded():
+    inputs = {"prompt": "a", "seed": 1} | INPUTS
+    assert "padding" not in modes.plan("inpaint", TINY, **inputs).params
+    assert modes.plan("inpaint", TINY, **inputs, only_masked=True).params["padding"] == 32
+    picture = {"prompt": "a", "image": PICTURE}
+    first, second = (modes.plan("invert", TINY, **picture).params for _ in range(2))
+    assert first == second  # no random seed
+
+
 @pytest.mark.parametrize("mode", ["img2img", "invert"])
 def test_how_a_picture_was_resized_is_recorded(mode):
     odd = {"prompt": "a", "image": Image.new("RGB", (33, 21))}
