@@ -149,7 +149,7 @@ class ActiveControl:
     image_sha256: str  # of the picture as the net reads it
     warning: str = ""
     first_sigma: float = math.inf
-    last_sigma: float = -1.0
+    last_sigma: float = -math.inf
 
     @property
     def record(self) -> dict[str, Any]:
@@ -165,7 +165,7 @@ class ActiveControl:
         if not steps:
             return replace(self, first_sigma=-math.inf)
         first = math.inf if steps[0] == 0 else sigmas[steps[0]]
-        last = -1.0 if steps[-1] == n - 1 else sigmas[steps[-1] + 1]
+        last = -math.inf if steps[-1] == n - 1 else sigmas[steps[-1] + 1]
         return replace(self, first_sigma=first, last_sigma=last)
 
     def acts_at(self, sigma: float) -> bool:

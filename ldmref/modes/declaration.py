@@ -96,7 +96,7 @@ def keys_of(typed_dict: type) -> dict[str, Parameter]:
 
 
 def _declared(name: str, hint: Any) -> Parameter:
-    annotation, parameter = get_args(hint)[:2]
+    annotation, parameter = get_args(hint)
     union = get_origin(annotation) in (Union, UnionType)
     types = list(get_args(annotation)) if union else [annotation]
     optional = NoneType in types
@@ -110,10 +110,10 @@ def document(function: Callable, parameters: Mapping[str, Parameter]) -> None:
 
     Its own docstring describes the mode; `model`, `callback` and `cancel` are the same everywhere.
     """
-    hints = get_type_hints(function, include_extras=True)
+    hints = get_type_hints(function)
     signature = inspect.signature(function)
     arguments = [
-        argument.replace(annotation=_without_metadata(hints[name]))
+        argument.replace(annotation=hints[name])
         for name, argument in signature.parameters.items()
         if argument.kind is not inspect.Parameter.VAR_KEYWORD
     ]
@@ -123,9 +123,9 @@ def document(function: Callable, parameters: Mapping[str, Parameter]) -> None:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=parameters[name].default,
-            annotation=_without_metadata(hint),
+            annotation=hint,
         )
-        for name, hint in get_type_hints(keys, include_extras=True).items()
+        for name, hint in get_type_hints(keys).items()
     ]
     function.__signature__ = signature.replace(parameters=arguments)  # type: ignore[attr-defined]
     lines = [
@@ -138,7 +138,3 @@ def document(function: Callable, parameters: Mapping[str, Parameter]) -> None:
         textwrap.fill(f"    {name}: {text}", 88, subsequent_indent=" " * 8) for name, text in lines
     )
     function.__doc__ = f"{inspect.cleandoc(function.__doc__ or '')}\n\nArgs:\n{section}\n"
-
-
-def _without_metadata(hint: Any) -> Any:
-    return get_args(hint)[0] if get_origin(hint) is Annotated else hint

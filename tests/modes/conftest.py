@@ -1,8 +1,13 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 import ldmref
+from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.models.params import init
+from ldmref.models.presets import preset
 
 
 @pytest.fixture(scope="session")
@@ -14,3 +19,17 @@ def tiny():
 def tiny64():
     """The same model in float64."""
     return ldmref.random_model("tiny", backend="numpy", dtype="float64")
+
+
+@pytest.fixture(scope="session")
+def two_encoders():
+    """A small model with two text encoders and a pooled output, as SDXL."""
+    config = preset("tiny")
+    second = dataclasses.replace(config.text_encoder, projection_dim=24, eos_token_id=2)
+    unet = dataclasses.replace(
+        config.unet, cross_attention_dim=64, addition_embed_type="text_time",
+        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 48,
+    )  # fmt: skip
+    config = dataclasses.replace(config, unet=unet, text_encoder_2=second)
+    small = ldmref.random_model("tiny", backend="numpy")
+    return LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)

@@ -143,7 +143,9 @@ def calls_of_the_unet(model, mode="txt2img", **arguments):
     [("txt2img", {"steps": 3}), ("txt2img", {"steps": 3, "count": 2, "cfg_scale": 1.0}),
      ("txt2img", {"steps": 3, "batch_size": 2, "count": 2}),
      ("img2img", {"image": PICTURE, "strength": 0.5, "steps": 4}),
-     ("inpaint", {"image": PICTURE, "mask": PICTURE, "steps": 4, "resample": (2, 2)})],
+     ("inpaint", {"image": PICTURE, "mask": PICTURE, "steps": 4, "resample": (2, 2)}),
+     ("inpaint", {"image": PICTURE, "mask": PICTURE, "steps": 6, "resample": (2, 2),
+                  "strength": 0.5})],
 )  # fmt: skip
 def test_evaluations_are_counted_exactly(mode, arguments):
     model = ldmref.random_model("tiny", backend="numpy")
@@ -188,7 +190,8 @@ def test_out_of_memory_says_what_is_needed_and_the_model_draws_on(error):
     model.unet = fails
     with pytest.raises(ResourceError) as caught:
         modes.txt2img(model, "a", **SEEDED)
-    assert caught.value.code == "E-MEMORY" and "GB" in str(caught.value)
+    size = model.memory(16, 16).together / 1e9
+    assert caught.value.code == "E-MEMORY" and f"about {size:.1f} GB" in str(caught.value)
     model.unet = unet
     assert (modes.txt2img(model, "a", **SEEDED).latents == want).all()
     model.unet = lambda *a, **k: (_ for _ in ()).throw(RuntimeError("another"))

@@ -16,7 +16,7 @@ from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec, copy_of_unet
 from ldmref.models.params import init
 from ldmref.modes import Control
-from ldmref.modes.control import ActiveControl
+from ldmref.modes.control import ActiveControl, load_control
 
 ASKED = dict(seed=1, steps=4, sampler="ddim")
 EDGES = Image.fromarray(np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8))
@@ -120,6 +120,13 @@ def test_a_picture_of_another_size_is_cropped_and_said_so(tiny, net):
     r = draw(tiny, Control(net, wide))
     assert "64 x 16" in r.warnings[0] and not draw(tiny, Control(net, EDGES)).warnings
     assert (r.latents == draw(tiny, Control(net, EDGES)).latents).all()
+
+
+def test_a_warning_names_both_sizes_of_a_control(tiny, net):
+    active = load_control(tiny, Control(net, Image.new("RGB", (64, 18))), (20, 16))
+    assert "64 x 18" in active.warning and "20 x 16" in active.warning
+    assert active.hint.shape[2:] == (8, 10)
+    assert load_control(tiny, Control(net, EDGES), (16, 16)).warning == ""
 
 
 def test_batches_see_the_same_picture(tiny64, net64):

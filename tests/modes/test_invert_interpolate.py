@@ -17,7 +17,9 @@ from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.math import slerp
 from ldmref.models.conditioning import states_of
 from ldmref.modes.channels import encode_picture
+from ldmref.modes.invert import Inversion
 from ldmref.samplers.noise import Streams
+from ldmref.samplers.schedule import sampling_sigmas
 
 # -- invert ---------------------------------------------------------------------------------------
 
@@ -96,6 +98,26 @@ def test_invert_can_be_stopped_and_refuses_nonsense(tiny):
     assert found.latents.shape == (1, 4, 10, 16) and found.latents.dtype == np.float32
     assert any("33 x 21" in w for w in found.warnings) and any("zebra" in w for w in found.warnings)
     assert json.loads(json.dumps(found.settings)) == found.settings
+
+
+@pytest.mark.parametrize(("sigmas", "first"), [([5.0, 1.0, 0.0], None), ([5.0, 0.02, 0.0], 0.01)])
+def test_plain_inversion_starts_just_above_the_clean_picture(monkeypatch, sigmas, first):
+    """At the least noise of the training or half the next level: a network that always sees the
+    same noise adds it once for every level above the first."""
+    model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
+    monkeypatch.setattr(model, "unet", lambda x, t, told: 0 * x + 1.0)
+    first = sampling_sigmas(model.config.scheduler)[0] if first is None else first
+    found = modes.invert(model, "a", picture16(), sigmas=sigmas, iterations=0)
+    added = found.latents * np.hypot(1.0, 5.0) - encode_picture(model, picture16()).mean
+    np.testing.assert_allclose(added, 5.0 - first, atol=2e-5)
+
+
+def test_the_run_of_an_inversion_draws_the_picture_again(tiny):
+    planned = modes.plan("invert", tiny.config, prompt="a", image=picture16(), steps=2)
+    found = planned.invert(tiny)
+    again = modes.txt2img(tiny, "a", latents=found.latents, **found.settings)
+    assert (planned.run(tiny).latents == again.latents).all()
+    assert Inversion(found.latents, found.settings, "a").warnings == []
 
 
 # -- interpolate ----------------------------------------------------------------------------------

@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
 from PIL import Image
 
-import ldmref
 from ldmref import modes
 from ldmref.errors import UsageError
 from ldmref.io.pictures.metadata import read_parameters
-from ldmref.models.model import LatentDiffusion, model_spec
-from ldmref.models.params import init
-from ldmref.models.presets import preset
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import get_sampler, make_schedule
 
@@ -92,20 +86,6 @@ def test_the_prompts_own_hidden_states_draw_its_picture(tiny):
         got = modes.txt2img(tiny, **embeds, **arguments)
         np.testing.assert_array_equal(got.latents, want.latents)
     assert len(got.params["negative_prompt_embeds"]) == 4  # digests, one per picture
-
-
-@pytest.fixture(scope="module")
-def two_encoders():
-    """A small model with two text encoders and a pooled output, as SDXL."""
-    config = preset("tiny")
-    second = dataclasses.replace(config.text_encoder, projection_dim=24, eos_token_id=2)
-    unet = dataclasses.replace(
-        config.unet, cross_attention_dim=64, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 48,
-    )  # fmt: skip
-    config = dataclasses.replace(config, unet=unet, text_encoder_2=second)
-    small = ldmref.random_model("tiny", backend="numpy")
-    return LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)
 
 
 def test_pooled_outputs_and_tensors_of_torch(two_encoders):

@@ -1,0 +1,426 @@
+"""What a run says about itself: progress, parameters, warnings, files, estimates and signatures."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import inspect
+import io
+from types import SimpleNamespace
+from typing import Annotated
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+from ldmref.errors import LdmrefError, NumericError, ResourceError
+from ldmref.io.pictures.metadata import read_parameters
+from ldmref.modes import cost, declaration, draw, nonfinite
+from ldmref.modes.declaration import Parameter
+from ldmref.modes.plan import MODES, Plan
+from ldmref.modes.result import Result
+from ldmref.modes.text import encode_texts
+from ldmref.prompts.tokenizer import PromptOptions
+
+PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+SMALL = {"seed": 5, "steps": 2}
+
+
+@pytest.fixture
+def model():
+    return ldmref.random_model("tiny", backend="numpy")
+
+
+# -- progress -------------------------------------------------------------------------------------
+
+
+def test_progress_says_where_the_run_is(tiny):
+    seen = []
+    r = modes.txt2img(
+        tiny, "a", count=3, batch_size=2, callback=seen.append, sampler="ddim", **SMALL
+    )
+    assert [(p.first, p.step, p.steps, p.pictures) for p in seen] == [
+        (0, 0, 2, 3), (0, 1, 2, 3), (2, 0, 2, 3), (2, 1, 2, 3)]  # fmt: skip
+    assert [p.latents.shape[0] for p in seen] == [2, 2, 1, 1]
+    assert seen[0].sigma > seen[1].sigma >= 0 and seen[0].sigma == seen[0].state.sigma
+    assert len(repr(seen[0])) < 80  # no arrays
+    assert [p.size for p in seen[0].preview()] == [(16, 16)] * 2
+    scale = np.hypot(1.0, seen[3].sigma)
+    np.testing.assert_allclose(seen[3].latents / scale, r.latents[2:], rtol=1e-6)
+
+
+def test_one_picture_counts_as_one_when_it_is_inverted(tiny):
+    seen = []
+    modes.invert(tiny, "a", PICTURE, steps=2, callback=seen.append)
+    assert [(p.first, p.step, p.steps, p.pictures) for p in seen] == [(0, 0, 2, 1), (0, 1, 2, 1)]
+
+
+def test_a_preview_may_have_its_own_decoder(tiny):
+    seen, given = [], []
+    modes.txt2img(tiny, "a", callback=seen.append, **SMALL)
+
+    def decode(latents, /, tile=None):
+        given.append(latents)
+        return np.zeros((1, 3, 4, 6))
+
+    (rough,) = seen[0].preview(SimpleNamespace(backend=tiny.backend, decode=decode))
+    assert rough.size == (6, 4) and (given[0] == seen[0].x0).all()
+
+
+def test_a_finished_picture_has_its_index_and_its_latents(tiny):
+    prepared = modes.plan("txt2img", tiny.config, prompt="a", count=3, batch_size=2, **SMALL)
+    pictures = [e for e in prepared.prepare(tiny).draw() if isinstance(e, draw.Picture)]
+    want = prepared.run(tiny)
+    assert [p.index for p in pictures] == [0, 1, 2]
+    for picture in pictures:
+        assert (picture.latents == want.latents[picture.index]).all()
+        assert picture.image.tobytes() == want[picture.index].tobytes()
+
+
+def test_tiles_reach_the_decoder_and_only_if_asked(model, monkeypatch):
+    sizes, decode = [], model.decode
+    monkeypatch.setattr(model, "decode", lambda x, **more: sizes.append(more) or decode(x, **more))
+    for tile in (None, 8):
+        modes.txt2img(model, "a", tile=tile, **SMALL)
+    assert sizes == [{}, {"tile": 8}]
+
+
+# -- parameters -----------------------------------------------------------------------------------
+
+
+def test_the_record_of_a_run(tiny):
+    noise = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
+    states = np.repeat(tiny.encode_text(["hat"]), 2, axis=0)
+    r = modes.txt2img(tiny, ["a", "b"], negative_prompt_embeds=states, latents=noise, **SMALL)
+    digests = [hashlib.sha256(x.tobytes()).hexdigest() for x in noise]
+    assert r.params["latents"] == digests and r.params["seed"] == [5, 6]
+    assert r.params["mode"] == "txt2img" and r.params["ldmref"] == ldmref.__version__
+    assert r.params["model"] == {"name": "tiny", "sha256": tiny.sha256}
+    assert r.params["backend"] == tiny.backend.describe()
+    assert (r.params["prompt"], r.params["negative_prompt"]) == (["a", "b"], "")
+    assert not {"control", "strength", "prompt_embeds", "callback", "sigmas"} & set(r.params)
+    one = r.params_of(1)
+    assert (one["latents"], one["prompt"], one["seed"]) == (digests[1:], "b", 6)
+    assert (one["count"], one["index"]) == (1, 1)
+    assert len(one["negative_prompt_embeds"]) == 1
+    prepared = modes.plan("txt2img", tiny.config, prompt=["a", "b"], latents=noise, **SMALL)
+    alone = prepared.prepare(tiny).params_of(1)
+    assert (alone["seed"], alone["prompt"], alone["latents"]) == (6, "b", digests[1:])
+
+
+@pytest.mark.parametrize(
+    ("prompts", "negatives", "prompt", "negative", "count"),
+    [(["a"], "n", "a", "n", 2), (["a", "b"], "n", ["a", "a", "b", "b"], "n", 1),
+     (["a", "a"], ["n", "m"], ["a"] * 4, ["n", "n", "m", "m"], 1),
+     (["a", "a"], ["n", "n"], "a", "n", 4)],
+)  # fmt: skip
+def test_what_is_alike_is_recorded_once(tiny, prompts, negatives, prompt, negative, count):
+    planned = modes.plan("txt2img", tiny.config, prompt=prompts, negative_prompt=negatives, count=2,
+                         seed=1)  # fmt: skip
+    p = planned.params
+    assert (p["prompt"], p["negative_prompt"], p["count"]) == (prompt, negative, count)
+    assert p["seed"] == [1 + i for i in range(2 * len(prompts))]
+
+
+def test_what_changes_the_model_is_recorded_and_its_warnings_are_repeated(model):
+    model.modifications, model.warnings = {"ema": True}, ("odd file",)
+    r = modes.txt2img(model, "a zebra zebra", cfg_scale=60.0, **SMALL)
+    assert r.params["model"]["ema"] is True
+    assert r.warnings[0] == "odd file" and "cfg_scale" in r.warnings[1]
+    assert "zebra" in r.warnings[2] and len(r.warnings) == len({*r.warnings})
+
+
+def test_a_cancelled_run_has_the_pictures_so_far(tiny):
+    flag = SimpleNamespace(set=False, is_set=lambda: flag.set)
+    shown = []
+
+    def stop(progress):
+        shown.append(progress)
+        flag.set = progress.first == 2 and progress.step == 1
+
+    with pytest.raises(ldmref.errors.Cancelled) as caught:
+        modes.txt2img(tiny, "a", count=3, callback=stop, cancel=flag, **SMALL)
+    partial = caught.value.partial
+    assert len(shown) == 6 and partial.seeds == [5, 6] and partial.params["seed"] == [5, 6]
+    assert partial.latents.shape[0] == len(partial.images) == 2
+    want = modes.txt2img(tiny, "a", count=2, **SMALL)
+    assert (partial.latents == want.latents).all()
+
+
+@pytest.mark.parametrize(
+    ("values", "named"),
+    [({}, "prompt and image"), ({"image": PICTURE}, "prompt"), ({"prompt": "a"}, "image")],
+)
+def test_what_is_missing_is_named(tiny, values, named):
+    with pytest.raises(LdmrefError) as caught:
+        modes.plan("img2img", tiny.config, **values)
+    assert caught.value.code == "E-USAGE" and f"needs {named}" in str(caught.value)
+
+
+@pytest.mark.parametrize("mode", ["txt2imgg", None, 3, ["txt2img"]])
+def test_no_such_mode(tiny, mode):
+    with pytest.raises(LdmrefError) as caught:
+        modes.plan(mode, tiny.config, prompt="a")
+    assert caught.value.code == "E-MODE" and "txt2img" in caught.value.hint
+
+
+def test_a_plan_may_be_made_with_the_model_itself(tiny):
+    by_model = modes.plan("txt2img", tiny, prompt="a", seed=1)
+    assert by_model.params == modes.plan("txt2img", tiny.config, prompt="a", seed=1).params
+    assert Plan(by_model.request).params == by_model.params  # nothing more to record
+
+
+# -- files ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def three(tiny):
+    return modes.txt2img(tiny, ["a", "b", "c"], **SMALL)
+
+
+@pytest.fixture(scope="module")
+def one(tiny):
+    return modes.txt2img(tiny, "a", **SMALL)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.webp", "a.jpg", "a.jpeg", "a.PNG", "a.b.png"])
+def test_names_of_files(one, three, tmp_path, name):
+    assert one.save(tmp_path / name) == [tmp_path / name]
+    stem, _, ending = name.rpartition(".")
+    want = [tmp_path / f"{stem}-{i}.{ending}" for i in range(3)]
+    assert three.save(str(tmp_path / name)) == want and all(path.is_file() for path in want)
+    for path, seed in zip(want, three.seeds, strict=True):
+        assert read_parameters(path)["ldmref"]["seed"] == seed
+
+
+def test_a_folder_gets_names_of_mode_and_seed(one, three, tmp_path):
+    assert [p.name for p in one.save(tmp_path)] == ["txt2img-5-0.png"]
+    with pytest.raises(LdmrefError) as caught:
+        three.save(tmp_path)  # the first is there
+    assert caught.value.exit_code == 8
+    names = [f"txt2img-{5 + i}-{i}.png" for i in range(3)]
+    assert [p.name for p in three.save(tmp_path, overwrite=True)] == names
+
+
+def test_files_without_metadata(one, tmp_path):
+    (bare,) = one.save(tmp_path / "a.png", metadata=False)
+    assert not Image.open(bare).info and Image.open(bare).tobytes() == one[0].tobytes()
+
+
+def test_infotext_of_each_picture(three):
+    texts = [three.infotext(i) for i in range(3)]
+    assert three.infotext() == texts[0] and [t[0] for t in texts] == ["a", "b", "c"]
+    assert all(f"Seed: {5 + i}" in text for i, text in enumerate(texts))
+
+
+def test_pictures_of_unequal_height_stand_side_by_side():
+    images = [Image.new("RGB", size, "red") for size in ((3, 5), (2, 7))]
+    result = Result(images, np.zeros((2, 1)), [1, 2], {})
+    sheet = Image.open(io.BytesIO(result._repr_png_()))
+    want = Image.new("RGB", (5, 7))
+    want.paste(images[0], (0, 0))
+    want.paste(images[1], (3, 0))
+    assert sheet.mode == "RGB" and sheet.tobytes() == want.tobytes() and result.warnings == []
+
+
+# -- estimates ------------------------------------------------------------------------------------
+
+
+def estimate(model, mode="txt2img", **values):
+    return modes.plan(mode, model.config, prompt="a", **values).estimate(model)
+
+
+def test_estimates_grow_with_what_is_asked(model, monkeypatch):
+    monkeypatch.setattr(cost, "flops_per_second", lambda backend: 1e6)
+    once = estimate(model, steps=3)
+    assert once.evaluations == 3 * 2 and once.seconds == once.flops / 1e6
+    for scale in (0.0, 1.0):
+        assert estimate(model, steps=3, cfg_scale=scale).evaluations == 3
+    twice, heun = estimate(model, steps=3, count=2), estimate(model, steps=3, sampler="heun")
+    assert (twice.evaluations, twice.flops) == (12, 2 * once.flops)
+    assert heun.evaluations == 2 * once.evaluations and heun.flops < 2 * once.flops
+    decoder = 2 * once.flops - heun.flops
+    assert 0 < decoder < once.flops and twice.memory == once.memory
+    assert estimate(model, batch_size=4, steps=3).memory == once.memory  # of one picture
+    assert estimate(model, batch_size=4, count=2).memory > once.memory
+    inverted = estimate(model, "invert", image=PICTURE, steps=3, iterations=4)
+    assert inverted.evaluations == 3 * 5
+    assert estimate(model, "img2img", image=PICTURE, steps=4, strength=0.5).evaluations == 2 * 2
+    assert estimate(model, "img2img", image=PICTURE, steps=4, strength=0.0).evaluations == 0
+
+
+def test_memory_is_that_of_a_batch_and_its_tiles(model, monkeypatch):
+    asked = []
+    monkeypatch.setattr(
+        model, "memory", lambda *size: asked.append(size) or SimpleNamespace(together=1)
+    )
+    for batch_size, count in ((4, 2), (2, 4)):
+        estimate(model, width=20, height=24, tile=8, batch_size=batch_size, count=count)
+    assert asked == [(20, 24, 2, 8)] * 2
+
+
+def test_the_limit_itself_is_allowed(model, monkeypatch):
+    monkeypatch.setattr(cost, "flops_per_second", lambda backend: 1e6)
+    request = modes.plan("txt2img", model.config, prompt="a", steps=1).request
+    model.max_seconds = cost.cost(model, request).seconds
+    cost.check_limits(model, request)
+    model.max_seconds *= 0.999
+    for limits in (model.max_seconds, None), (1e9, 10**6), (None, 10**6):
+        model.max_seconds, model.max_memory = limits
+        with pytest.raises(ResourceError) as caught:
+            modes.txt2img(model, "a", steps=1)
+        assert caught.value.code == ("E-MEMORY" if model.max_memory else "E-SECONDS")
+
+
+def test_words_of_libraries_that_run_out_of_memory():
+    other = type("OutOfMemoryError", (Exception,), {})
+    for error, meant in [
+        (MemoryError(), True), (other("x"), True), (RuntimeError("CUDA out of memory."), True),
+        (RuntimeError("can't allocate memory"), True), (RuntimeError("shapes"), False),
+        (ResourceError("out of memory", code="E-MEMORY"), False), (ValueError("memory"), False),
+    ]:  # fmt: skip
+        assert cost.is_out_of_memory(error) is meant, error
+
+
+# -- NaN ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("dtype", "hinted"), [("float16", True), ("bfloat16", True), ("float32", False)]
+)
+def test_another_precision_is_proposed_where_one_is_left(dtype, hinted):
+    model = SimpleNamespace(backend=SimpleNamespace(dtype=dtype))
+    error = nonfinite.decoder_error(model, lambda d: None)
+    assert isinstance(error, NumericError) and error.code == "E-NAN"
+    assert ("float32" in error.hint) is hinted
+
+
+# -- declarations ---------------------------------------------------------------------------------
+
+
+def test_a_description_has_help_range_choices_and_default():
+    text = Parameter("Help.", 3, minimum=1, maximum=9).description
+    assert text == "Help. From 1 to 9. Default: 3."
+    assert (
+        Parameter("Help.", "a", choices=("a", "b")).description == "Help. One of a, b. Default: a."
+    )
+    for nothing in (None, "", ()):
+        assert Parameter("Help.", nothing).description == "Help."
+    assert Parameter("Help.", 0).description == "Help. Default: 0."
+    assert Parameter("Help.", False).description == "Help. Default: False."
+
+
+def test_what_a_signature_declares():
+    class Keys(dict):
+        __annotations__ = {"c": Annotated[bool, Parameter("C.", False)]}
+
+    def function(a, b="x", plain=1):
+        pass
+
+    function.__annotations__ = {
+        "a": Annotated[int, Parameter("A.")], "b": Annotated[str | None, Parameter("B.")],
+        "plain": int,
+    }  # fmt: skip
+    got = declaration.parameters_of(function)
+    assert list(got) == ["a", "b"]
+    a, b = got["a"], got["b"]
+    assert (a.name, a.type, a.required, a.optional, a.default) == ("a", int, True, False, None)
+    assert (b.name, b.type, b.required, b.optional, b.default) == ("b", str, False, True, "x")
+    (c,) = declaration.keys_of(Keys).values()
+    assert (c.name, c.type, c.required, c.optional, c.recorded) == ("c", bool, False, False, True)
+    assert c.schema() == {"description": "C.", "type": "boolean", "default": False}
+    both = Annotated[int | str, Parameter("D.")]
+    assert declaration._declared("d", both).type is None
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_signatures_as_an_editor_shows_them(mode):
+    signature = inspect.signature(getattr(modes, mode))
+    names = list(signature.parameters)
+    assert names[0] == "model" and len(names) == len({*names})
+    assert set(names) - {"model", "callback", "cancel"} == set(MODES[mode].parameters)
+    for name, parameter in MODES[mode].parameters.items():
+        argument = signature.parameters[name]
+        assert "Parameter(" not in str(argument.annotation), name
+        if argument.kind is inspect.Parameter.KEYWORD_ONLY:
+            assert argument.default == parameter.default, name
+    text = inspect.getdoc(getattr(modes, mode))
+    assert text.startswith(MODES[mode].summary) and "\n" not in MODES[mode].summary
+    body = text.partition("\nArgs:\n")[2].splitlines()
+    assert [x.split(":")[0].strip() for x in body if x[:4] == "    " and x[4] != " "] == [
+        "model", *MODES[mode].parameters, "callback", "cancel"]  # fmt: skip
+    assert max(len(line) for line in body) <= 88
+    assert {len(line) - len(line.lstrip()) for line in body} == {4, 8}
+
+
+def test_types_of_the_schema():
+    properties = modes.schema("inpaint")["properties"]
+    types = {name: p.get("type") for name, p in properties.items()}
+    assert types["prompt"] == ["string", "array"] and types["strength"] == "number"
+    assert types["image"] == types["mask"] == types["fill"] == "string"
+    assert types["steps"] == "integer"
+    assert types["only_masked"] == "boolean" and types["latents"] == types["sigmas"] == "array"
+    assert properties["prompt"]["items"] == {"type": "string"}
+    assert properties["image"]["contentEncoding"] == "base64"
+    assert properties["prompt_embeds"]["type"] == "array"
+    assert properties["steps"]["minimum"] == 1 and properties["steps"]["maximum"] == 1000
+    assert "default" not in properties["steps"] and properties["count"]["default"] == 1
+    assert modes.schema("txt2img")["$schema"].startswith("https://json-schema.org/")
+    assert modes.schema("inpaint")["required"] == ["prompt", "image", "mask"]
+
+
+# -- two text encoders ----------------------------------------------------------------------------
+
+
+def rows_seen(model, **values):
+    """The conditioning of every call of the U-Net."""
+    seen, unet = [], type(model).unet
+    watched = copy.copy(model)
+    watched.unet = lambda x, t, c, **more: seen.append((x, c)) or unet(model, x, t, c, **more)
+    modes.txt2img(watched, **{"prompt": "red heart", "seed": 1, "steps": 1} | values)
+    return seen
+
+
+def test_the_network_is_told_height_before_width(two_encoders):
+    (_, c), *_ = rows_seen(two_encoders, width=20, height=12, count=2, batch_size=2, cfg_scale=1.0)
+    np.testing.assert_array_equal(c.sizes, [[12, 20, 0, 0, 12, 20]] * 2)
+    assert c.pooled.shape == (2, 24)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_an_empty_negative_prompt_may_be_zeros(two_encoders, zeros):
+    model = copy.copy(two_encoders)
+    model.config = dataclasses.replace(two_encoders.config, zero_empty_negative=zeros)
+    text = encode_texts(model, ["red", "", "cat"], ["", "blue", "blue"], (16, 16))
+    cond, uncond = text.conditioning(slice(0, 3))
+    assert [bool(np.any(row)) for row in cond.context] == [True] * 3
+    assert [bool(np.any(row)) for row in uncond.context] == [not zeros, True, True]
+    assert [bool(np.any(row)) for row in uncond.pooled] == [not zeros, True, True]
+    blue = model.encode_prompts(["blue"], 0, PromptOptions())
+    np.testing.assert_array_equal(uncond.pooled[1:2], blue.pooled)
+
+
+def test_pooled_outputs_are_interpolated_with_the_rest(two_encoders):
+    r = modes.interpolate(
+        two_encoders, "red", "cat", [0.0, 0.5, 1.0], seed=1, steps=1, sampler="ddim"
+    )
+    for i, prompt in ((0, "red"), (2, "cat")):
+        want = modes.txt2img(two_encoders, prompt, seed=1, steps=1, sampler="ddim")
+        np.testing.assert_allclose(r.latents[i], want.latents[0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_denoiser_of_another_shape_knows_its_size(two_encoders):
+    seen = []
+    watched = copy.copy(two_encoders)
+    unet = type(two_encoders).unet
+    watched.unet = lambda x, t, c, **more: seen.append(c) or unet(two_encoders, x, t, c, **more)
+    denoise = ldmref.denoiser(watched, "red", cfg_scale=1.0)
+    denoise(two_encoders.backend.asarray(np.ones((2, 4, 6, 10))), 1.0)
+    np.testing.assert_array_equal(seen[0].sizes, [[12, 20, 0, 0, 12, 20]] * 2)
+    default = ldmref.denoiser(two_encoders, "red")
+    x = two_encoders.backend.asarray(np.ones((1, 4, 8, 8)))
+    explicit = ldmref.denoiser(two_encoders, "red", "", two_encoders.config.defaults.cfg_scale)
+    np.testing.assert_array_equal(default(x, 1.0), explicit(x, 1.0))
