@@ -26,6 +26,7 @@ import math
 import os
 import random
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -170,7 +171,10 @@ def tests_of(mutant: Mutant, room_map: dict, budget: float) -> list[str]:
 
 
 def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
-    """("killed", the test), ("timeout", "") or ("survived", ""), from a forked process."""
+    """("killed", the test), ("timeout", "") or ("survived", ""), from a forked process.
+
+    limit: seconds of processor time; ten times as much may pass, since others use the machine too.
+    """
     if not tests:
         return "survived", ""
     log = scratch / "killer.txt"
@@ -181,6 +185,7 @@ def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
         code = 70
         try:
             os.setsid()
+            resource.setrlimit(resource.RLIMIT_CPU, (math.ceil(limit), math.ceil(limit) + 5))
             output = os.open(scratch / "output.txt", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(output, 1)
             os.dup2(output, 2)
@@ -192,11 +197,13 @@ def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
             code = int(pytest.main([*QUIET, "--tb=no", *modules], plugins=plugins))
         finally:
             os._exit(code)
-    end = time.monotonic() + limit
+    end = time.monotonic() + 10.0 * limit
     while time.monotonic() < end:
         done, status = os.waitpid(child, os.WNOHANG)
         if done:
             killer = log.read_text() if log.exists() else ""
+            if os.waitstatus_to_exitcode(status) == -signal.SIGXCPU:
+                return "timeout", ""
             return ("survived" if os.waitstatus_to_exitcode(status) in (0, 5) else "killed", killer)
         time.sleep(0.02)
     with suppress(ProcessLookupError):
