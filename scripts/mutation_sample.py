@@ -39,6 +39,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, settings
 from mutation_operators import Mutant, mutants
 
 HERE = Path(__file__).resolve().parent.parent
@@ -114,7 +115,9 @@ class Selection:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items):
-        """By name; where a module is named, all of it."""
+        """By name; where a module is named, all of it. Failures need not be shrunk."""
+        settings.register_profile("mutants", settings(), phases=[Phase.explicit, Phase.generate])
+        settings.load_profile("mutants")
         place = {
             x: self.order.get(x.nodeid, self.order.get(x.nodeid.split("::")[0])) for x in items
         }
@@ -160,7 +163,8 @@ def tests_of(mutant: Mutant, room_map: dict, budget: float) -> list[str]:
         reached = {x for n, tests in lines.items() if first <= int(n) <= last for x in tests}
         ordered |= dict.fromkeys(sorted(reached, key=lambda x: (seconds[x], x)))
     spent, selected = 0.0, []
-    if mutant.function == (1, 1):
+    first, last = mutant.lines
+    if not any(tests for n, tests in lines.items() if first <= int(n) <= last):
         selected += AT_IMPORT.get(mutant.file, ())
     for name in ordered:
         spent += seconds[name]

@@ -10,6 +10,8 @@ import pytest
 
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
+from ldmref.backends.cupy import CupyBackend
+from ldmref.backends.fast.cupy import FastCupyBackend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.traced import TracedBackend
 from ldmref.errors import BackendUnavailable, UsageError
@@ -104,6 +106,36 @@ def test_devices_that_are_not_there_list_those_that_are():
     with pytest.raises(BackendUnavailable, match="'cuda'") as caught:
         get_backend("numpy", device="cuda")
     assert "torch" in caught.value.hint
+
+
+def check_defaults(ops):
+    """Stride 1, no padding, no bias, no mask."""
+    draw = np.random.default_rng(0).standard_normal
+    x, w, rows, q = (
+        ops.asarray(draw(s)) for s in ((1, 6, 5, 4), (2, 6, 3, 3), (3, 6), (1, 1, 4, 6))
+    )
+    matrix = ops.asarray(draw((4, 6)))
+    zeros = {n: ops.asarray(np.zeros(n)) for n in (2, 4)}
+    pairs = [
+        (ops.conv2d(x, w), ops.conv2d(x, w, zeros[2], 1, 0)),
+        (ops.linear(rows, matrix), ops.linear(rows, matrix, zeros[4])),
+        (ops.geglu(rows, matrix), ops.geglu(rows, matrix, zeros[4])),
+        (ops.attention(q, q, q), ops.attention(q, q, q, causal=False)),
+    ]
+    for got, want in pairs:
+        np.testing.assert_allclose(ops.to_numpy(got), ops.to_numpy(want), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["numpy", "torch"])
+@pytest.mark.parametrize("speed", ["exact", "fast"])
+def test_what_may_be_left_out(name, speed):
+    pytest.importorskip(name)
+    check_defaults(get_backend(name, speed=speed))
+
+
+@pytest.mark.parametrize("backend", [CupyBackend, FastCupyBackend])
+def test_STAND_IN_not_a_gpu_what_may_be_left_out(fake_cupy, backend):
+    check_defaults(backend())
 
 
 def test_compile_binds_backend_and_parameters():

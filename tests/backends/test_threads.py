@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import threading
 
 import numpy as np
@@ -62,6 +64,24 @@ def test_no_more_threads_than_blocks(monkeypatch):
         assert set(threading.enumerate()) - before == workers
         threads.parallel(lambda i: None, 100)
         assert len(set(threading.enumerate()) - before) == 7
+    finally:
+        threads._forget_workers()
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+def test_a_forked_process_has_threads_of_its_own(monkeypatch):
+    """Those of its parent are not there; waiting for them would last for ever."""
+    monkeypatch.setattr(threads, "count", lambda: 3)
+    threads._forget_workers()
+    try:
+        threads.parallel(lambda i: None, 3)
+        child = os.fork()
+        if child == 0:
+            done = []
+            signal.alarm(20)
+            threads.parallel(done.append, 3)
+            os._exit(0 if sorted(done) == [0, 1, 2] else 1)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     finally:
         threads._forget_workers()
 
