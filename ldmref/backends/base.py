@@ -30,7 +30,6 @@ from ldmref.math.arrays import Array
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
 ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
-SPEEDS = ("exact", "fast", "fastest")
 
 
 class Backend:
@@ -39,7 +38,7 @@ class Backend:
     name: str = "base"
     default_device: str = "cpu"
     dtypes: tuple[str, ...] = DTYPES
-    speeds: tuple[str, ...] = ("exact",)  # a subset of `SPEEDS`; the first is the default
+    speeds: tuple[str, ...] = ("exact",)  # or fast, fastest; the first is the default
 
     def __init__(
         self, device: str | None = None, dtype: str | None = None, speed: str | None = None

@@ -34,8 +34,8 @@ def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height
         if "attn2.to_k" in name or "attn2.to_v" in name:  # once per picture
             continue
         total += 2 * math.prod(shape) * pixels
-        if name.endswith(("attn1.to_q.weight", "attn2.to_q.weight")):
-            keys = pixels if "attn1" in name else tokens
+        if name.endswith("to_q.weight"):
+            keys = tokens if "attn2" in name else pixels
             total += 4 * pixels * keys * shape[0]
     return total
 
@@ -45,14 +45,14 @@ def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, hei
     f, total = config.vae.factor, 0
     cells, levels = (width // f) * (height // f), len(config.vae.block_out_channels) - 1
     for name, shape in flatten(spec["vae"]).items():
-        if not name.startswith("decoder.") or len(shape) < 2:
+        if not name.startswith(("decoder.", "post_quant_conv.")) or len(shape) < 2:
             continue
         words = name.split(".")
-        level = 0 if words[1] in ("conv_in", "mid_block") else levels
+        level = levels if words[1] == "conv_out" else 0
         if words[1] == "up_blocks":
-            level = min(levels, int(words[2]) + (words[3] == "upsamplers"))
+            level = int(words[2]) + (words[3] == "upsamplers")
         total += 2 * math.prod(shape) * (cells << 2 * level)
-        if "attentions" in name and words[-2] == "to_q":
+        if name.endswith("to_q.weight"):
             total += 4 * (cells << 2 * level) ** 2 * shape[0]
     return total
 

@@ -57,12 +57,14 @@ def bytes_of(size: int | str | None) -> int | None:
     """
     if size is None or (type(size) is int and size > 0):
         return size
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?) ?([kmgt]?)(i?)b?", str(size).strip().lower())
-    if not match or float(match[1]) <= 0 or (match[3] and not match[2]):
+    pattern = r"([0-9]{1,18}(?:\.[0-9]+)?) ?(?:([kmgt])(i?))?b?"
+    match = re.fullmatch(pattern, str(size).strip().lower())
+    power = " kmgt".index(match[2] or " ") if match else 0
+    total = int(float(match[1]) * (1024 if match[3] else 1000) ** power) if match else 0
+    if total < 1:
         message = f"max_memory must be a size such as 6GB or 6GiB, not {short_repr(size)}"
         raise UsageError(message, code="E-MAX-MEMORY")
-    power = " kmgt".index(match[2] or " ")
-    return int(float(match[1]) * (1024 if match[3] else 1000) ** power)
+    return total
 
 
 def seconds_of(limit: float | None) -> float | None:

@@ -34,10 +34,10 @@ CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
                       "variance_type": ("fixed_small", "fixed_large")},
 }
 # Every number of a configuration has limits, inclusive; those of a tuple apply to each element.
-WIDTH, LAYERS, EPS, ANY = (1, 65536), (1, 16), (0, 1), (-math.inf, math.inf)
+WIDTH, LAYERS, EPS = (1, 65536), (1, 16), (0, 1)
 RANGES: dict[type, dict[str, tuple[float, float]]] = {
     ModelConfig: {"segmentation_classes": (0, 65536)},
-    UNetConfig: {"in_channels": WIDTH, "out_channels": WIDTH, "sample_size": (1, 65536),
+    UNetConfig: {"in_channels": WIDTH, "out_channels": WIDTH, "sample_size": WIDTH,
                  "block_out_channels": WIDTH, "layers_per_block": LAYERS, "num_heads": WIDTH,
                  "transformer_layers_per_block": (1, 100), "cross_attention_dim": (0, 65536),
                  "addition_time_embed_dim": WIDTH,
@@ -149,13 +149,12 @@ def check_fields(section: Any, where: str) -> None:
         if known is not None and value not in known:
             hint = did_you_mean(str(value), known)
             raise _error(f"{where}.{name} = {shorten(value)}", hint=hint)
-        low, high = RANGES.get(type(section), {}).get(name, ANY)
         values = value if isinstance(value, tuple) else (value,)
-        numbers = [x for x in values if type(x) in (int, float)]
-        if not all(low <= x <= high for x in numbers):
-            limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
-            limits = limits if low > -math.inf else "a number"
-            raise _error(f"{where}.{name} = {shorten(value)} must be {limits}")
+        limits = RANGES[type(section)].get(name)
+        if limits and not all(limits[0] <= x <= limits[1] for x in values):
+            low, high = limits
+            allowed = f"from {low} to {high}" if high < math.inf else f"at least {low}"
+            raise _error(f"{where}.{name} = {shorten(value)} must be {allowed}")
         if type(section) is not SchedulerConfig and len(values) > MAX_LEVELS:
             raise _error(f"{where}.{name} has {len(value)} entries, the limit is {MAX_LEVELS}")
 

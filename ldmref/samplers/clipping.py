@@ -48,7 +48,7 @@ def dynamic_threshold(ratio: float, largest: float) -> Clip:
         xp = array_namespace(x0)
         flat = xp.sort(xp.reshape(xp.abs(x0), (x0.shape[0], -1)), axis=1)
         position = ratio * (flat.shape[1] - 1)
-        low = min(int(position), flat.shape[1] - 1)
+        low = int(position)
         high = min(low + 1, flat.shape[1] - 1)
         s = flat[:, low] + (position - low) * (flat[:, high] - flat[:, low])
         s = xp.where(s < 1.0, xp.ones_like(s), s)

@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.backends.base import Backend
-from ldmref.backends.fast import convolution, threads
+from ldmref.backends.fast import convolution, pointwise, threads
 from ldmref.backends.fast import winograd as winograd_module
 from ldmref.backends.fast.numpy import FastNumpyBackend
 from ldmref.backends.fast.winograd import transform_weight, winograd
@@ -34,7 +34,8 @@ def random_case(seed, n, h, w, c, out, k):
 
 def assert_convolution(got, x, weight, bias, stride, padding, growth=1.0):
     """`growth`: of the spread of the terms over that of the direct sum's."""
-    wide = [y.astype(np.float64) for y in (x.transpose(0, 3, 1, 2), weight, bias)]
+    inputs = (x.transpose(0, 3, 1, 2), weight, bias)
+    wide = [None if y is None else y.astype(np.float64) for y in inputs]
     want = REFERENCE.conv2d(*wide, stride, padding)
     terms = math.prod(weight.shape[1:])
     bound = EPS["float32"] * (4 + math.sqrt(terms)) * growth
@@ -56,15 +57,41 @@ def assert_convolution(got, x, weight, bias, stride, padding, growth=1.0):
     padding=st.integers(0, 2),
     block=st.integers(1, 400),
     pixels=st.sampled_from([0, 10**6]),
+    biased=st.booleans(),
 )
-def test_convolutions_in_blocks(seed, n, h, w, c, out, k, stride, padding, block, pixels):
+def test_convolutions_in_blocks(seed, n, h, w, c, out, k, stride, padding, block, pixels, biased):
     x, weight, bias = random_case(seed, n, h, w, c, out, k)
+    bias = bias if biased else None
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(convolution, "BLOCK", block)
         patch.setattr(convolution, "FEW_PIXELS", pixels)
         patch.setattr(convolution, "OUTPUTS", 2)
         got = convolution.im2col(x, weight, bias, stride, padding)
     assert_convolution(got, x, weight, bias, stride, padding)
+
+
+@pytest.mark.parametrize("biased", [True, False])
+@pytest.mark.parametrize("out", [1, 2])
+def test_few_outputs_of_many_channels(biased, out):
+    """One product, then shifted sums."""
+    x, weight, bias = random_case(0, 2, 6, 7, 40, out, 3)
+    bias = bias if biased else None
+    assert_convolution(convolution.im2col(x, weight, bias, 1, 1), x, weight, bias, 1, 1)
+
+
+@pytest.mark.parametrize("name", ["silu", "gelu", "quick_gelu"])
+@pytest.mark.parametrize("size", [19, 20, 21, 60, 61])
+def test_activations_in_blocks(monkeypatch, name, size):
+    """Every element once, also where a thread's share ends and where a block does."""
+    monkeypatch.setattr(pointwise, "SHARE", 20)
+    monkeypatch.setattr(pointwise, "BLOCK", 7)
+    x = np.linspace(-3.0, 3.0, 3 * size, dtype=np.float32).reshape(3, size)
+    want = getattr(REFERENCE, name)(x.astype(np.float64))
+    for layout in (x, np.asfortranarray(x)):
+        before = layout.copy()
+        got = getattr(FastNumpyBackend(), name)(layout)
+        np.testing.assert_allclose(got, want, rtol=0, atol=3e-7 * 3)
+        assert got.strides == layout.strides and (layout == before).all()
 
 
 @given(

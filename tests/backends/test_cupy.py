@@ -15,6 +15,7 @@ from ldmref.backends.fast.cupy import (
     NORMALIZED,
     FastCupyBackend,
 )
+from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.traced import TracedBackend
 from ldmref.errors import BackendUnavailable, UsageError
 from ldmref.models import autoencoder, params
@@ -160,6 +161,62 @@ def test_STAND_IN_not_a_gpu_device_names(fake_cupy):
     }  # fmt: skip
     with pytest.raises(BackendUnavailable, match="invalid device ordinal"):
         CupyBackend("cuda:7")
+
+
+def test_STAND_IN_not_a_gpu_without_cublas_or_a_compiler_there_is_no_backend(fake_cupy):
+    """They are loaded with the first product, which belongs to the opening of the device."""
+    for words, reason in (("libcublas.so is missing\nand more", "libcublas.so is missing"),
+                          ("", "RuntimeError")):  # fmt: skip
+
+        def fails(x, words=words):
+            raise RuntimeError(words)
+
+        fake_cupy.asnumpy = fails
+        with pytest.raises(BackendUnavailable) as caught:
+            CupyBackend("cuda:1")
+        assert caught.value.code == "E-BACKEND" and "NVIDIA GPU" in caught.value.hint
+        assert str(caught.value) == f"the cupy backend cannot use device 'cuda:1': {reason}"
+
+
+def test_STAND_IN_not_a_gpu_work_waits_for_its_own_device(fake_cupy):
+    waited = []
+    fake_cupy.cuda.Device.synchronize = lambda device: waited.append(device.index)
+    CupyBackend("cuda:1").synchronize()
+    assert waited == [1]
+
+
+@pytest.mark.parametrize("backend", [CupyBackend, FastCupyBackend])
+def test_STAND_IN_not_a_gpu_pictures_go_through_in_blocks_that_fit(fake_cupy, monkeypatch, backend):
+    """As many pictures at a time as the workspace holds columns of, and one at least."""
+    reference = NumpyBackend(dtype="float64")
+    rng = np.random.default_rng(0)
+    x, weight, bias = (
+        rng.standard_normal((5, 3, 6, 7)),
+        rng.standard_normal((4, 3, 3, 3)),
+        rng.standard_normal(4),
+    )
+    want = reference.conv2d(x, weight, bias, 2, 1)
+    one = 3 * 4 * 9 * 3 * 4  # bytes of a picture's columns, 3 x 4 of 3 x 3 x 3 numbers
+    joined, concatenate = [], fake_cupy.concatenate
+    fake_cupy.concatenate = lambda y: joined.append(len(y)) or concatenate(y)
+    for workspace in (one // 2, 2 * one, 5 * one, 5 * one - 1):
+        monkeypatch.setattr(backend, "workspace", workspace)
+        ops = backend(dtype="float32")
+        arrays = (ops.weight(ops.asarray(weight)), ops.asarray(bias))
+        got = ops.to_numpy(ops.conv2d(ops.asarray(x), *arrays, 2, 1))
+        np.testing.assert_allclose(got, want, rtol=0, atol=1e-5)
+    assert joined == ([5, 3, 2] if backend is FastCupyBackend else [])  # all at once: not joined
+
+
+def test_STAND_IN_not_a_gpu_kernels_lie_as_the_columns_that_they_multiply(fake_cupy):
+    ops = FastCupyBackend()
+    host = np.random.default_rng(0).standard_normal((4, 3, 3, 3))
+    weight = ops.weight(host)
+    assert weight.transpose(2, 3, 1, 0).flags.c_contiguous and weight.dtype == np.float32
+    np.testing.assert_array_equal(weight.view(np.ndarray), host.astype(np.float32))
+    assert ops.weight(host[0, 0]).flags.c_contiguous
+    y = ops.upsample2x(ops.asarray(host))
+    assert y.transpose(0, 2, 3, 1).flags.c_contiguous
 
 
 def test_STAND_IN_refuses_to_mix_host_and_device(fake_cupy):

@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+import ldmref.backends as registry
 from ldmref.backends import Backend, available, get_backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
@@ -199,3 +200,62 @@ def test_every_failure_is_an_ldmref_error(plug_ins):
     for name in ("nope", "broken", None, 3):
         with pytest.raises(LdmrefError):
             get_backend(name)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [{"name": 3}, {"name": "numpy", "device": 1}, {"name": "numpy", "dtype": float},
+     {"name": "numpy", "speed": True}],
+)  # fmt: skip
+def test_names_are_text(arguments):
+    with pytest.raises(UsageError, match="must be a name, not of type") as caught:
+        get_backend(**arguments)
+    assert caught.value.code == "E-TYPE"
+
+
+@pytest.mark.parametrize("name", ["NumPy", "NUMPY"])
+def test_names_in_capitals(name):
+    assert get_backend(name).name == "numpy"
+
+
+@pytest.mark.parametrize("change", [{"device": "cuda"}, {"dtype": "float32"}, {"speed": "fast"}])
+def test_a_backend_that_is_there_cannot_be_changed(change):
+    ops = NumpyBackend(dtype="float64")
+    assert get_backend(ops, device="cpu", dtype="float64", speed="exact") is ops
+    with pytest.raises(UsageError) as caught:
+        get_backend(ops, **change)
+    assert caught.value.code == "E-BACKEND" and caught.value.hint
+
+
+def test_a_plug_in_hears_of_speed_only_if_asked(plug_ins):
+    heard = []
+
+    def factory(**arguments):
+        heard.append(arguments)
+        return MyBackend(**arguments)
+
+    sys.modules["their_package"].factory = factory
+    plug_ins(mine="their_package:factory")
+    get_backend("mine", dtype="float64")
+    get_backend("MINE", "cpu", "float64", "exact")
+    plain = {"device": None, "dtype": "float64"}
+    assert heard == [plain, {"device": "cpu", "dtype": "float64", "speed": "exact"}]
+
+
+def test_an_error_of_a_plug_in_in_our_words_stays_as_it_is(plug_ins):
+    def factory(device=None, dtype=None):
+        raise BackendUnavailable("no room", code="E-MINE", hint="make room")
+
+    sys.modules["their_package"].factory = factory
+    plug_ins(mine="their_package:factory")
+    with pytest.raises(BackendUnavailable) as caught:
+        get_backend("mine")
+    assert caught.value.code == "E-MINE" and available()["mine"] == "no room (make room)"
+
+
+@pytest.mark.parametrize("name,kind", [("mine", "plug-in 'mine'"), ("numpy", "numpy backend")])
+def test_who_failed_is_named(plug_ins, monkeypatch, name, kind):
+    plug_ins(mine="their_package:NotABackend")
+    monkeypatch.setitem(registry.BUILT_IN, "numpy", "their_package:exits")
+    with pytest.raises(LdmrefError, match=kind):
+        get_backend(name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import warnings
 
 import numpy as np
 import pytest
@@ -130,6 +131,92 @@ def test_gradients_flow_through_the_fast_torch_backend(rounding_bound):
     error = (got - want).abs().max() / want.abs().max()
     # backward, each operation makes two sums: over its inputs and over the batch
     assert want.abs().max() > 0 and error < rounding_bound(exact.records * 3, "float32")
+
+
+# -- whole graphs ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_how_a_network_is_compiled(monkeypatch, device):
+    """With its weights frozen on a CPU; on CUDA as graphs, which overwrite their output."""
+    from torch._inductor import config
+
+    from ldmref.backends.fast.torch_compile import compile_network
+
+    compiled, buffer = [], torch.zeros(3)
+
+    def fake_compile(module, **options):
+        def run(x):
+            compiled.append((options, config.freezing))
+            return torch.add(module(x), 0.0, out=buffer)
+
+        return run
+
+    monkeypatch.setattr(torch, "compile", fake_compile)
+    weight = torch.tensor([1.0, 2.0, 3.0])
+    frozen = config.freezing
+    run = compile_network(
+        lambda ops, p, x: ops + p.a["0"].weight * x, 1.0, {"a": {"0": {"weight": weight}}},
+        torch.device(device),
+    )  # fmt: skip
+    first, second = run(torch.ones(3)), run(torch.zeros(3))
+    mode = "reduce-overhead" if device == "cuda" else None
+    assert compiled == [({"dynamic": False, "mode": mode}, device == "cpu")] * 2
+    assert config.freezing == frozen and second.tolist() == [1.0, 1.0, 1.0]
+    assert first.tolist() == ([2.0, 3.0, 4.0] if device == "cuda" else second.tolist())
+
+
+def test_fastest_compiles_and_packs_nothing():
+    ops = get_backend("torch", speed="fastest")
+    assert ops.compiles and not get_backend("torch").compiles
+    weight = ops.weight(np.ones((4, 3, 3, 3), np.float16))
+    assert weight.dtype == torch.float32 and weight.is_contiguous(memory_format=torch.channels_last)
+    with ops.inference():
+        ops.conv2d(ops.asarray(np.ones((1, 3, 5, 5))), weight)
+        ops.linear(ops.asarray(np.ones((2, 3))), ops.weight(np.ones((4, 3))))
+    assert not len(ops._packed) and not len(ops._host)
+
+
+@needs_onednn
+def test_what_is_packed_and_what_is_converted():
+    ops = get_backend("torch")
+    for host in (np.ones((4, 3), np.float32), np.ones((4, 3, 3, 3), np.float16)):
+        host.flags.writeable = False  # as in a mapped file
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            weight = ops.weight(host)
+        assert np.shares_memory(weight.numpy(), host) and weight in ops._host
+    for host in (
+        np.ones((4, 3)),
+        np.ones(4, np.float32),
+        np.ones((2, 3, 4), np.float32),
+        torch.ones(4, 3),
+    ):
+        weight = ops.weight(host)
+        assert weight.dtype == torch.float32 and weight not in ops._host
+    short = get_backend("torch", dtype="bfloat16")
+    assert short.weight(np.ones((4, 3), np.float32)).dtype == torch.bfloat16
+    assert not len(short._host)
+
+
+def test_pictures_lie_as_channels_last():
+    ops = get_backend("torch")
+    x, norm = ops.asarray(np.random.default_rng(0).standard_normal((2, 8, 6, 5))), torch.ones(8)
+    with ops.inference():
+        for y in (
+            ops.conv2d(x, ops.weight(np.ones((4, 8, 3, 3), np.float32)), None, 1, 1),
+            ops.group_norm(x, norm, norm, 2, 1e-5),
+            ops.group_norm_silu(x, norm, norm, 2, 1e-5),
+        ):
+            assert y.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_activations_in_training_keep_their_input():
+    """In inference SiLU may overwrite the norm; a gradient still needs it."""
+    ops, norm = get_backend("torch"), torch.ones(8)
+    x = torch.randn(1, 8, 3, 3, requires_grad=True)
+    ops.group_norm_silu(x, norm, norm, 2, 1e-5).sum().backward()
+    assert torch.isfinite(x.grad).all() and (x.grad != 0).any()
 
 
 @pytest.mark.slow

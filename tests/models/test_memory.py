@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,9 +18,9 @@ from ldmref.errors import ResourceError, UsageError
 from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.memmap import mapping_of, release_pages
-from ldmref.models.memory import bytes_of, estimate
-from ldmref.models.model import model_spec
-from ldmref.models.params import flatten
+from ldmref.models.memory import PROGRAM, Estimate, bytes_of, estimate, seconds_of
+from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
 
 
@@ -116,16 +118,51 @@ def test_networks_that_lie_in_no_file_stay():
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [(None, None), (5, 5), ("6GB", 6 * 10**9), ("1.5 g", 15 * 10**8), ("2GiB", 2**31), ("7", 7)],
-)
+    [(None, None), (5, 5), (1, 1), ("6GB", 6 * 10**9), ("1.5 g", 15 * 10**8), ("2GiB", 2**31),
+     ("7", 7), ("7b", 7), ("3k", 3000), ("3KiB", 3072), (" 4 MB ", 4 * 10**6), ("0.5MiB", 2**19),
+     ("2TB", 2 * 10**12), ("1tib", 2**40), (2048.0, 2048)],
+)  # fmt: skip
 def test_sizes(text, number):
     assert bytes_of(text) == number
 
 
-@pytest.mark.parametrize("text", ["", "6XB", "-1GB", "0", 0, -3, "GB", "1,5GB", "3i"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "6XB",
+        "-1GB",
+        "0",
+        0,
+        -3,
+        "GB",
+        "1,5GB",
+        "3i",
+        "3ib",
+        "0.5",
+        "0GB",
+        "0.0001k",
+        True,
+        "1PB",
+        "9" * 400,
+    ],
+)
 def test_sizes_that_are_none(text):
-    with pytest.raises(UsageError, match="max_memory must be a size such as 6GB"):
+    with pytest.raises(UsageError, match="max_memory must be a size such as 6GB") as caught:
         bytes_of(text)
+    assert caught.value.code == "E-MAX-MEMORY"
+
+
+@pytest.mark.parametrize("limit", [None, 1e-9, 1, 3600.0])
+def test_seconds(limit):
+    assert seconds_of(limit) == limit
+
+
+@pytest.mark.parametrize("limit", [0, 0.0, -1.0, math.inf, math.nan, "5", True])
+def test_seconds_that_are_none(limit):
+    with pytest.raises(UsageError) as caught:
+        seconds_of(limit)
+    assert caught.value.code == "E-MAX-SECONDS"
 
 
 def test_the_estimate_counts_weights_exactly_and_grows_with_the_picture():
@@ -140,6 +177,72 @@ def test_the_estimate_counts_weights_exactly_and_grows_with_the_picture():
     assert tiled.decoding == needs.decoding
     biggest = max(needs.weights.values())
     assert needs.apart(needs.weights) < needs.together - sum(needs.weights.values()) + 2 * biggest
+
+
+def test_activations_by_hand():
+    """16 channels on 8 x 8 cells, 32 on 4 x 4; the decoder ends with 16 on 16 x 16 pixels."""
+    config, ops = preset("tiny"), get_backend("numpy", dtype="float64")
+    skips = 2 * 16 * 8 * 8 + 2 * 32 * 4 * 4  # per level as many as blocks, and one
+    widest = (16 + 32) * 8 * 8  # what goes into an upper block: its skip and what comes from below
+    needs = estimate(model_spec(config), config, ops, 16, 16)
+    assert needs.sampling == 2 * 8 * (skips + 4 * widest)  # with guidance, in float64
+    assert needs.decoding == 8 * 4 * 16 * 16 * 16
+    wide = estimate(model_spec(config), config, ops, 32, 16, n=3)
+    assert (wide.sampling, wide.decoding) == (6 * needs.sampling, 6 * needs.decoding)
+    short = get_backend("numpy", dtype="float16")
+    half = estimate(model_spec(config), config, short, 16, 16)
+    assert (half.sampling, half.decoding) == (needs.sampling // 4, needs.decoding // 4)
+    one_level = replace(config, vae=replace(config.vae, block_out_channels=(8,)))
+    assert estimate(model_spec(one_level), one_level, ops, 16, 16).decoding == 8 * 4 * 8 * 256
+
+
+def test_tiles_bound_what_decoding_takes():
+    """Twice a tile's sides at most: a tile and what it is added to."""
+    config, ops = preset("tiny"), get_backend("numpy")
+    spec = model_spec(config)
+
+    def decoding(width, height, tile=None):
+        return estimate(spec, config, ops, width, height, tile=tile).decoding
+
+    assert decoding(256, 256, 32) == decoding(64, 64)
+    assert decoding(48, 32, 32) == decoding(48, 32)
+
+
+def test_peaks_by_hand():
+    needs = Estimate({"unet": 100, "vae": 30, "text_encoder": 50}, sampling=40, decoding=90)
+    assert needs.together == PROGRAM + 180 + 90
+    assert Estimate(needs.weights, 95, 90).together == PROGRAM + 180 + 95
+    assert needs.apart(()) == needs.together
+    # the U-Net with its activations is the largest: 140; then the autoencoder with its: 120
+    assert needs.apart(("unet", "vae", "text_encoder")) == PROGRAM + 140
+    assert needs.apart(("vae", "text_encoder")) == PROGRAM + 100 + 120
+    assert needs.apart(("text_encoder",)) == PROGRAM + 130 + 90  # decoding stays the largest
+    assert needs.apart(("unet",)) == PROGRAM + 80 + 140
+
+
+@pytest.mark.parametrize(
+    "speed,size,most",
+    [("fast", 32, 1.0), ("fast", 48, 1.2), ("fast", 64, 1.1), ("fastest", 32, 2.0)],
+)
+def test_the_estimate_of_transformed_kernels_bounds_what_a_run_keeps(speed, size, most):
+    """Winograd's kernels replace those of layers that have pixels enough.
+
+    More is expected of kernels with stride 2, which have no such transform, and with `fastest`,
+    which takes the smaller transform where the larger does not pay.
+    """
+    tiny = preset("tiny")
+    unet = replace(tiny.unet, block_out_channels=(64, 64, 64), attention_levels=(False,) * 3,
+                   num_heads=(2,) * 3, transformer_layers_per_block=(1,) * 3)  # fmt: skip
+    config = replace(tiny, unet=unet)
+    ops = get_backend("numpy", speed=speed)
+    model = LatentDiffusion(ops, config, init(model_spec(config)), None)
+    expected = model.memory(size, size).weights["unet"]
+    latents = ops.asarray(np.zeros((2, *model.latent_shape(size, size)), np.float32))
+    model.unet(latents, np.zeros(2), ops.asarray(np.zeros((2, 4, 32), np.float32)))
+    kept = {id(owner()): array.nbytes for owner, array in ops._cache.values()}
+    leaves = flatten(model.params.unet).values()
+    actual = sum(kept.get(id(leaf), leaf.nbytes) for leaf in leaves)
+    assert sum(leaf.nbytes for leaf in leaves) < actual <= expected <= most * actual
 
 
 PEAK = """

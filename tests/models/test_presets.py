@@ -22,8 +22,11 @@ from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.validate import check_config
 
 CLIP_L, KL_F8, VQ_F4 = 123_060_480, 83_653_863, 55_322_782
-# Parameters of the published weights, as diffusers, transformers and CompVis' logs count them.
+# Parameters of the published weights, as diffusers, transformers and CompVis' logs count them; of
+# our own two, whose random weights belong to a seed.
 SIZES = {
+    "tiny": (203_204, 43_711, 34_048),
+    "emoji": (8_981_552, 2_091_651, 1_483_008),
     "sd15": (859_520_964, KL_F8, CLIP_L),
     "sd15-inpainting": (859_535_364, KL_F8, CLIP_L),
     "sd2-base": (865_910_724, KL_F8, 340_387_840),

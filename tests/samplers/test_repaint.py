@@ -20,6 +20,15 @@ def test_every_interval_is_visited_as_often_as_requested(steps, length, times):
     assert places.count(steps) == 1  # never back from the clean end
 
 
+def test_the_visits_by_hand_from_any_sigma_on():
+    """Two steps denoised three times, at the end first; later runs go on from their first sigma."""
+    visits = [0, 1, 2, 3, 1, 2, 3, 1, 2, 3, 4]
+    assert repaint_visits(4, 2, 3) == visits
+    assert repaint_visits(4, 2, 3, first=7) == [7 + i for i in visits]
+    assert repaint_visits(4, 4, 3) == repaint_visits(4, 1, 1) == [0, 1, 2, 3, 4]
+    assert repaint_visits(4, 3, 2) == [0, 1, 2, 3, 0, 1, 2, 3, 4]
+
+
 def test_without_jumps_it_is_the_sampler():
     sigmas = [5.0, 3.0, 1.0, 0.5, 0.0]
     a = list(sample(lambda x, s: np.tanh(x), np.ones(3), sigmas, dpmpp_2m()))

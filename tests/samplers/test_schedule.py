@@ -8,9 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from ldmref.errors import UsageError
 from ldmref.samplers import configured_step, get_sampler, make_schedule, sample
 from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.diffusers.configure import make_options, order_limit
 from ldmref.samplers.diffusers.schedule import single_precision_sigmas
+from ldmref.samplers.loop import Interval
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 from ldmref.testing.mixture import three_modes
 
@@ -86,6 +89,69 @@ def test_single_precision_sigmas_are_those_of_diffusers(betas, zero_snr):
     np.testing.assert_allclose(alpha_bar, want, rtol=1e-6, atol=ulps * 2.0**-24)
     exact = training_alphas_cumprod(config)
     np.testing.assert_allclose(alpha_bar, exact, rtol=1e-3, atol=1e-6)
+
+
+def test_zero_terminal_snr_ends_where_float16_would():
+    """As in diffusers: 2^-24, the smallest float16, so that sigma stays finite, at 4096."""
+    config = replace(PLAIN, rescale_betas_zero_snr=True, sigma_max=1e5)
+    alpha_bar = training_alphas_cumprod(config)
+    assert alpha_bar[-1] == 2.0**-24 < alpha_bar[-2]
+    assert sampling_sigmas(config)[-1] == pytest.approx(4096.0, rel=1e-6)
+    assert float(single_precision_sigmas(config)[-1]) == pytest.approx(4096.0, rel=1e-6)
+    assert len(sampling_sigmas(config)) == 1000 == len(sampling_sigmas(PLAIN))
+    assert len(sampling_sigmas(replace(config, sigma_max=4000.0))) == 999
+    for table in (alpha_bar, sampling_sigmas(config)):
+        with pytest.raises(ValueError, match="read-only"):
+            table[0] = 0.0  # they are shared
+
+
+def test_samplers_start_no_higher_than_they_may():
+    """A sigma of the table is itself allowed."""
+    table = sampling_sigmas(PLAIN)
+    limited = sampling_sigmas(replace(PLAIN, sigma_max=float(table[600])))
+    np.testing.assert_array_equal(limited, table[:601])
+
+
+@pytest.mark.parametrize(
+    ("n", "options", "orders"),
+    [(14, {}, [3, 2, 1]), (15, {}, [3, 3, 3]), (14, {"lower_order_final": False}, [3, 3, 3]),
+     (15, {"euler_at_final": True}, [3, 3, 1]),
+     (14, {"lower_order_final": False, "euler_at_final": True}, [3, 3, 1])],
+)  # fmt: skip
+def test_the_order_of_the_last_steps(n, options, orders):
+    """diffusers' DPM-Solver lowers it below 15 steps, or in the last step if it is told to."""
+    limit = order_limit(replace(DIFFUSERS, **options))
+    assert [limit(Interval(i, n, 2.0, 1.0)) for i in range(n)] == [3] * (n - 3) + orders
+
+
+@pytest.mark.parametrize(
+    ("sampler", "solver_type", "options"),
+    [("dpm_solver_2m", "heun", {"solver": "heun"}), ("dpmpp_3m", "", {"solver": "midpoint"}),
+     ("dpmpp_3m_sde", "midpoint", {"solver": "midpoint"}), ("euler", "heun", {}),
+     ("dpmpp_2m", "heun", {})],
+)  # fmt: skip
+def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, options):
+    assert make_options(replace(DIFFUSERS, solver_type=solver_type), sampler) == options
+
+
+@pytest.mark.parametrize(
+    ("solver_type", "variant"), [("", "bh2"), ("bh1", "bh1"), ("bh2", "bh2"), ("midpoint", "bh2")]
+)
+@pytest.mark.parametrize("sampler", ["unipc_1", "unipc", "unipc_3"])
+def test_what_the_configuration_decides_about_unipc(sampler, solver_type, variant):
+    more = {"noise_prediction": True, "lower_order_final": False, "disable_corrector": (1, 2)}
+    config = replace(DIFFUSERS, solver_type=solver_type, **more)
+    assert make_options(config, sampler) == {"variant": variant, **more}
+
+
+def test_timesteps_beyond_the_table_are_refused():
+    """DDIM's are whole and must exist; the last that does is allowed."""
+    ddim = get_sampler("ddim")
+    last = make_schedule(replace(DIFFUSERS, steps_offset=199), ddim, "leading", 5)
+    assert last.timesteps.tolist() == [999.0, 799.0, 599.0, 399.0, 199.0]
+    with pytest.raises(UsageError) as caught:
+        make_schedule(replace(DIFFUSERS, steps_offset=200), ddim, "leading", 5)
+    assert caught.value.code == "E-STEPS" and "200 to 1000" in str(caught.value)
 
 
 @pytest.mark.parametrize("steps", [10, 20])
