@@ -34,7 +34,9 @@ from ldmref.math.forward import q_posterior, q_sample, q_step
 from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_log_likelihood
 from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
 from ldmref.math.interpolation import lerp, slerp
-from ldmref.math.layers import group_norm, layer_norm, pad_bottom_right, upsample_nearest
+from ldmref.math.layers import (
+    group_norm, layer_norm, low_rank_update, pad_bottom_right, upsample_nearest,
+)
 from ldmref.math.likelihood import (
     directional_derivative, exact_divergence, flow_log_likelihood, hutchinson_divergence,
     hutchinson_variance,
@@ -97,7 +99,7 @@ __all__ = [
     "kl_bernoulli", "kl_normal", "kl_sparsity", "kl_standard_normal", "l1_sparsity",
     "langevin_step", "langevin_step_size", "layer_norm", "learned_range_logvar", "lerp",
     "linear_betas", "log_importance_weight", "log_linear_sigmas", "log_ndtr", "log_snr",
-    "masking_corruption", "min_snr_weight", "nearest_code", "normal_log_density",
+    "low_rank_update", "masking_corruption", "min_snr_weight", "nearest_code", "normal_log_density",
     "pad_bottom_right", "pca_project", "pca_reconstruct", "posterior_logvar_clipped",
     "posterior_variance", "predictor_corrector", "principal_angles", "principal_components",
     "prior_kl", "probability_flow", "q_posterior", "q_sample", "q_step", "quick_gelu",
