@@ -18,7 +18,7 @@ from ldmref.math.autoencoding import (
     autoencoder_loss, denoising_loss, gaussian_corruption, kl_bernoulli, kl_sparsity, l1_sparsity,
     masking_corruption, squared_error,
 )
-from ldmref.math.bound import denoising_kl, prior_kl, variational_bound
+from ldmref.math.bound import bound_term, denoising_kl, prior_kl, variational_bound
 from ldmref.math.conditioning import (
     classifier_guidance, classifier_guidance_eps, classifier_guidance_mean, conditional_scores,
     implicit_classifier, replace_known,
@@ -85,7 +85,7 @@ __all__ = [
     "VESDE", "VPSDE", "LinearSDE", "SubVPSDE", "align_your_steps_timesteps",
     "alpha_bar_from_flow_time", "alpha_bar_from_log_snr", "alpha_bar_from_sigma", "alphas_cumprod",
     "ancestral_step", "attention_map", "autoencoder_loss", "bernoulli_log_likelihood",
-    "beta_sigmas", "beta_timesteps", "bits_per_dimension", "classifier_free_guidance",
+    "beta_sigmas", "beta_timesteps", "bits_per_dimension", "bound_term", "classifier_free_guidance",
     "classifier_guidance", "classifier_guidance_eps", "classifier_guidance_mean", "code_perplexity",
     "codebook_loss", "commitment_loss", "conditional_scores", "cosine_betas", "ddpm_sample",
     "ddpm_step", "denoised_from_score", "denoising_kl", "denoising_loss", "directional_derivative",

@@ -11,7 +11,10 @@ from ldmref.samplers.config import SchedulerConfig
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The denoising U-Net; predicts eps, v or x0 of latents (n, out_channels, h, w)."""
+    """The denoising U-Net; predicts eps, v or x0 of latents (n, z, h, w).
+
+    `out_channels` is z, or 2 z where the variance is learned, too.
+    """
 
     in_channels: int = 4
     out_channels: int = 4
@@ -76,6 +79,7 @@ class TextConfig:
     num_attention_heads: int = 12
     head_dim: int = 0  # "ldmbert" only; 0: hidden_size / num_attention_heads
     max_position_embeddings: int = 77
+    class_names: tuple[str, ...] = ()  # of "class": prompts that name a class, besides its number
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
     projection_dim: int = 0  # width of the pooled output; 0: no pooled output

@@ -18,7 +18,7 @@ from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, init
 from ldmref.training.data import Dataset
 from ldmref.training.recipe import AutoencoderStage
-from ldmref.training.trainer import Trainer, step_generator, step_noise
+from ldmref.training.trainer import Part, Trainer, step_generator, step_noise
 
 
 def autoencoder_trainer(
@@ -29,14 +29,15 @@ def autoencoder_trainer(
     probabilities = data.weights / data.weights.sum()
     objective, batch_size = stage.objective, stage.optimizer.batch_size
 
-    def loss(params: Params, step: int) -> torch.Tensor:
+    def loss(params: Params, step: int, part: Part) -> torch.Tensor:
         rng = step_generator(seed, step, "autoencoder")
         batch = rng.choice(len(images), batch_size, p=probabilities)
-        x = images[torch.as_tensor(batch)].to(ops.device, torch.float32) / 127.5 - 1.0
+        x = images[torch.as_tensor(part.of(batch))].to(ops.device, torch.float32) / 127.5 - 1.0
         if rng.random() < 0.5:
             x = x.flip(3)
         mean, logvar = (z.float() for z in encode(ops, params, config, ops.asarray(x)))
-        z = reparameterize(mean, logvar, step_noise(mean.shape, seed, step, ops))
+        noise = step_noise((batch_size, *mean.shape[1:]), seed, step, ops)
+        z = reparameterize(mean, logvar, part.of(noise))
         y = decode(ops, params, config, ops.asarray(z)).float()
         kl = kl_standard_normal(mean, logvar).mean()
         edges = _l1(y.diff(dim=3), x.diff(dim=3)) + _l1(y.diff(dim=2), x.diff(dim=2))

@@ -17,10 +17,9 @@ import numpy as np
 from ldmref.errors import InputError, LdmrefError
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
-from ldmref.training.recipe import CheckpointConfig, Recipe
+from ldmref.training.recipe import STAGES, CheckpointConfig, Recipe
 from ldmref.training.recipe_file import recipe_from_dict
 
-STAGES = ("autoencoder", "diffusion")
 MAX_SAVING = 0.05  # the largest share of the time that is spent on checkpoints by time
 
 

@@ -5,6 +5,7 @@
     [model]                         preset = "emoji", and any field of its configuration
     [autoencoder.objective]         [autoencoder.optimizer]         [autoencoder.budget]
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
+    [classifier.network]            [classifier.objective]          and so on
     [checkpoint]                    seconds = 30                    steps = 0
 
 Every key is optional; the dataclasses below are the schema, with defaults and limits.
@@ -17,11 +18,29 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
+from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
 
 EMOJI = "emoji"  # the data source that is no folder, and the preset where a recipe names none
 MAX_SIZE = 1024
+STAGES = ("autoencoder", "diffusion", "classifier")
+
+
+class Beginning(NamedTuple):
+    """The lists that begin with the first of these names and go on in their order."""
+
+    names: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return (
+            isinstance(value, tuple | list)
+            and 0 < len(value) <= len(self.names)
+            and tuple(value) == self.names[: len(value)]
+        )
+
+    def __str__(self) -> str:
+        return " or ".join(str(list(self.names[: i + 1])) for i in range(len(self.names)))
 
 
 class Limits(NamedTuple):
@@ -41,11 +60,17 @@ class Limits(NamedTuple):
         return f"from {self.low} to {self.high}"
 
 
+def recipe_error(message: str, code: str = "E-RECIPE", hint: str = "") -> UsageError:
+    """A recipe that cannot be followed."""
+    return UsageError(f"recipe: {message}", code=code, hint=hint)
+
+
 Fraction = Annotated[float, Limits(0, 1)]
 Rate = Annotated[float, Limits(0, 1, above=True)]
 Weight = Annotated[float, Limits(0, 1e6)]
 Count = Annotated[int, Limits(1, 10**9)]
 CountOrNone = Annotated[int, Limits(0, 10**9)]
+Stages = Annotated[tuple[str, ...], Beginning(STAGES)]
 
 
 @dataclass(frozen=True)
@@ -60,13 +85,15 @@ class DataConfig:
 class OptimizerConfig:
     """Hyperparameters of one stage.
 
-    `muon_rate` above 0 trains the matrices and kernels between the first and the last layer with
-    Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
+    A batch is computed in `accumulation` equal parts, whose gradients are added: the same update in
+    less memory. `muon_rate` above 0 trains the matrices and kernels between the first and the last
+    layer with Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
     arXiv:2502.16982) at that learning rate, and all other parameters with AdamW at `learning_rate`;
     at 0, AdamW trains everything.
     """
 
     batch_size: Annotated[int, Limits(1, 1_000_000)] = 64
+    accumulation: Count = 1
     learning_rate: Rate = 1e-3
     muon_rate: Fraction = 0.0
     warmup: CountOrNone = 200  # steps
@@ -92,10 +119,19 @@ class AutoencoderObjective:
 
 @dataclass(frozen=True)
 class DiffusionObjective:
-    """`caption_dropout`: probability of the empty prompt. `timestep_power`: u = t / T has density
-    power * u^(power - 1), above 1 favours noisy timesteps. The target is the scheduler's
-    `prediction_type`."""
+    """What the denoiser learns to predict, and from what. The target is the scheduler's
+    `prediction_type`.
 
+    `loss`: "simple", L_simple; "min_snr", its squared errors weighted by the SNR up to `snr_gamma`;
+    "bound", the variational bound; "hybrid", L_simple plus `bound_weight` times the bound, which
+    trains a learned variance only. `condition`: "text", captions; "class", see `classes.py`;
+    "none". `caption_dropout`: probability of the empty prompt or the null class. `timestep_power`:
+    u = t / T has density power * u^(power - 1), above 1 favours noisy timesteps."""
+
+    loss: Literal["simple", "min_snr", "bound", "hybrid"] = "simple"
+    snr_gamma: Annotated[float, Limits(0, 1e6, above=True)] = 5.0
+    bound_weight: Weight = 1e-3
+    condition: Literal["text", "class", "none"] = "text"
     caption_dropout: Fraction = 0.1
     timestep_power: Annotated[float, Limits(0, 100, above=True)] = 1.5
 
@@ -117,6 +153,30 @@ class DiffusionStage:
 
 
 @dataclass(frozen=True)
+class ClassifierNetwork:
+    """Half a U-Net: `width` channels at the latents' size, twice as many at each level below."""
+
+    width: Annotated[int, Limits(8, 4096)] = 32
+    levels: Annotated[int, Limits(1, 6)] = 2
+    layers: Annotated[int, Limits(1, 8)] = 1  # residual blocks per level
+
+
+@dataclass(frozen=True)
+class ClassifierObjective:
+    """The cross-entropy of the class given noisy latents; `timestep_power` as of the denoiser."""
+
+    timestep_power: Annotated[float, Limits(0, 100, above=True)] = 1.0
+
+
+@dataclass(frozen=True)
+class ClassifierStage:
+    network: ClassifierNetwork = ClassifierNetwork()
+    objective: ClassifierObjective = ClassifierObjective()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, warmup=100, weight_decay=0.05)
+    budget: Budget = Budget(3000)
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """When to save: every so many seconds and steps; 0: not by time, not by step."""
 
@@ -126,8 +186,12 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete training. As read from a file, `data.size` and `model` agree about the size."""
+    """A complete training. As read from a file, `data.size` and `model` agree about the size.
 
+    `stages`: those to train; the first alone ends with an autoencoder, and may be continued.
+    """
+
+    stages: Stages = STAGES[:2]
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
@@ -135,6 +199,7 @@ class Recipe:
     model: ModelConfig = field(default_factory=lambda: preset(EMOJI))
     autoencoder: AutoencoderStage = AutoencoderStage()
     diffusion: DiffusionStage = DiffusionStage()
+    classifier: ClassifierStage = ClassifierStage()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     def to_dict(self) -> dict[str, Any]:

@@ -17,6 +17,15 @@ from ldmref.training.recipe import Recipe
 DEPENDS_ON = {
     "autoencoder": ("seed", "dtype", "data.size", "model.vae.", "autoencoder."),
     "diffusion": ("seed", "dtype", "data.size", "model.", "autoencoder.", "diffusion."),
+    "classifier": (
+        "seed",
+        "dtype",
+        "data.size",
+        "model.vae.",
+        "model.scheduler.",
+        "autoencoder.",
+        "classifier.",
+    ),
 }
 FREE = ("model.name", "model.defaults.", "model.unet.sample_size")  # derived, or of no effect
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -19,9 +19,23 @@ from ldmref.errors import Cancelled, InputError, NumericError
 from ldmref.models.params import Params, flatten, unflatten
 from ldmref.training.recipe import OptimizerConfig
 
-Loss = Callable[[Params, int], torch.Tensor]  # loss(params, step)
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
+
+
+class Part(NamedTuple):
+    """The part of a step's batch that is computed at once: one of `count` equal ones."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, batch: Any) -> Any:
+        """This part of something with an element per picture."""
+        size = len(batch) // self.count
+        return batch[self.index * size : (self.index + 1) * size]
+
+
+Loss = Callable[[Params, int, Part], torch.Tensor]  # loss(params, step, part)
 
 
 class StepLoss(NamedTuple):
@@ -37,8 +51,9 @@ class Trainer:
     Args:
         config: hyperparameters.
         steps: the budget, and the length of the learning-rate schedule.
-        params: initial parameters; trained in float32.
-        loss: `loss(params, step)`, the scalar training loss; `step` keys its randomness.
+        params: initial parameters; trained in float32, or in float64 if the backend computes so.
+        loss: `loss(params, step, part)`, the scalar training loss, a mean over that part of the
+            batch; `step` keys its randomness, which does not depend on the part.
         ops: backend that runs the loss.
     """
 
@@ -50,7 +65,7 @@ class Trainer:
         self.shapes, self.parameters = {}, {}
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
-            tensor = torch.as_tensor(np.array(array), dtype=torch.float32).to(ops.device)
+            tensor = ops.asarray(np.array(array), ops.state_dtype)
             if self._uses_muon(name):
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
             self.parameters[name] = torch.nn.Parameter(tensor)
@@ -111,14 +126,17 @@ class Trainer:
     def _train_step(self) -> float:
         """One optimization step; returns the loss before it."""
         factor = self.lr_factor(self.step)
-        loss = self.loss(self.params, self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        loss, count = 0.0, self.config.accumulation
+        for i in range(count):
+            part = self.loss(self.params, self.step, Part(i, count)) / count
+            part.backward()
+            loss += part.item()
         norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
-        self._require_finite(loss.item(), norm.item())
+        self._require_finite(loss, norm.item())
         self.updating = True
         for optimizer in self.optimizers:
             optimizer.step()
@@ -128,7 +146,7 @@ class Trainer:
             for name, parameter in self.parameters.items():
                 self.ema[name].lerp_(parameter, 1 - decay)
         self.updating = False
-        return loss.item()
+        return loss
 
     def _require_finite(self, loss: float, gradient_norm: float) -> None:
         if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
