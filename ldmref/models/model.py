@@ -155,7 +155,6 @@ class LatentDiffusion:
             CorruptModelError: the vectors have another width than the text encoder's.
         """
         grown, config, params = copy.copy(self), self.config, {}
-        grown._compiled = {}
         per_encoder = by_encoder(embeddings, len(config.text_encoders))
         tokenizers = ("tokenizer", "tokenizer_2")
         for encoder, name, new in zip(TEXT_ENCODERS, tokenizers, per_encoder, strict=False):
@@ -171,9 +170,14 @@ class LatentDiffusion:
             config = dataclasses.replace(config, **{encoder: text})
             setattr(grown, name, tokenizer)
         words = self.modifications.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
-        grown.config, grown.params = config, self.params.replaced(params)
-        grown.modifications = self.modifications | {"embeddings": words}
-        return grown
+        grown.config, grown.modifications = config, self.modifications | {"embeddings": words}
+        return grown.with_params(params)
+
+    def with_params(self, networks: Mapping[str, Params]) -> LatentDiffusion:
+        """This model with other parameters, on its backend, of some networks."""
+        other = copy.copy(self)
+        other.params, other._compiled = self.params.replaced(networks), {}
+        return other
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
         """Token ids (n, chunks, l), and warnings: words that did not fit or are not known."""

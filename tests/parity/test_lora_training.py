@@ -13,7 +13,6 @@ from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.models.unet import unet
 from ldmref.training.finetune.lora import (
-    TARGETS,
     initial_lora,
     lora_layers,
     with_lora,

@@ -20,16 +20,7 @@ from ldmref.math.layers import low_rank_update
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Params, flatten, init, unflatten
-
-# What can be changed: ends of the paths of the layers, in the U-Net or in the text encoders.
-TARGETS = {
-    "attention": ("unet", (".to_q", ".to_k", ".to_v", ".to_out.0")),
-    "feed_forward": ("unet", (".ff.net.0.proj", ".ff.net.2")),
-    "projections": ("unet", (".proj_in", ".proj_out")),
-    "convolutions": ("unet", (".conv1", ".conv2", ".conv_shortcut", "samplers.0.conv")),
-    "text": ("text_encoder", (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")),
-}
-
+from ldmref.training.finetune.recipe import TARGETS
 
 def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
     """The tensors that a LoRA with these `TARGETS` changes."""

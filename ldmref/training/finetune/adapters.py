@@ -1,0 +1,98 @@
+"""What a fine-tuning learns: its parameters, the model with them, and the file they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+
+from ldmref.math.arrays import Array
+from ldmref.models.model import TEXT_ENCODERS, TOKEN_TABLE, LatentDiffusion
+from ldmref.models.params import Params, flatten
+from ldmref.prompts.textual_inversion import Embedding
+from ldmref.training.finetune.lora import initial_lora, lora_layers, with_lora, write_lora
+from ldmref.training.finetune.recipe import FineTuneRecipe
+from ldmref.training.finetune.textual_inversion import (
+    initial_vectors,
+    random_prompt,
+    with_vectors,
+    write_embedding,
+)
+
+Caption = Callable[[int, np.random.Generator], str]
+
+
+class Adapter(Protocol):
+    """What is learned beside a model."""
+
+    initial: Params
+
+    def adapted(self, params: Params) -> LatentDiffusion:
+        """The model with the learned parameters, tensors under autograd."""
+        ...
+
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        """The prompt of picture i at this visit."""
+        ...
+
+    def write(self, folder: Path, params: Params) -> Path:
+        """Write the learned parameters, host arrays; returns the file."""
+        ...
+
+
+def adapter_of(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption) -> Adapter:
+    """The adapter of a recipe's method; `caption` describes the pictures.
+
+    Raises:
+        UsageError: the word to learn is known, or the one to start from is not.
+    """
+    kind = LoraAdapter if recipe.method == "lora" else TextualInversionAdapter
+    return kind(recipe, model, caption)
+
+
+class LoraAdapter:
+    """Low-rank changes of the networks' matrices."""
+
+    def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
+        self.lora, self.model, self.caption = recipe.lora, model, caption
+        layers = lora_layers(model.config, self.lora.targets)
+        self.initial = initial_lora(model.config, layers, self.lora.rank, recipe.seed)
+        self.metadata = {"base": model.config.name, "base_sha256": model.sha256}
+
+    def adapted(self, params: Params) -> LatentDiffusion:
+        networks = {name: self.model.params[name] for name in params}
+        return self.model.with_params(
+            with_lora(networks, params, self.lora.alpha / self.lora.rank)
+        )
+
+    def write(self, folder: Path, params: Params) -> Path:
+        path = folder / "lora.safetensors"
+        write_lora(path, self.model.config, params, self.lora.alpha, self.metadata)
+        return path
+
+
+class TextualInversionAdapter:
+    """The vectors of a new word."""
+
+    def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
+        config, network = recipe.textual_inversion, TEXT_ENCODERS[0]
+        table = model.backend.to_numpy(flatten(model.params[network])[TOKEN_TABLE])
+        vectors = initial_vectors(table, model.tokenizer, config.initial, config.vectors)
+        self.word, self.initial = config.word, Params(vectors=vectors)
+        self.model = model.with_embeddings([Embedding(config.word, vectors)])
+
+    def adapted(self, params: Params) -> LatentDiffusion:
+        network = TEXT_ENCODERS[0]
+        text_encoder = with_vectors(self.model.params[network], params.vectors)
+        return self.model.with_params({network: text_encoder})
+
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        return random_prompt(self.word, rng)
+
+    def write(self, folder: Path, params: Params) -> Path:
+        path = folder / "embedding.safetensors"
+        write_embedding(path, self.word, params.vectors)
+        return path
