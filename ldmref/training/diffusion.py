@@ -26,7 +26,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.data import Dataset
 from ldmref.training.recipe import DiffusionStage
-from ldmref.training.trainer import Trainer, step_generator, step_noise
+from ldmref.training.trainer import Loss, Trainer, step_generator, step_noise
 
 LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
 
@@ -71,7 +71,7 @@ def diffusion_trainer(
     objective = stage.objective
     scale, total = config.vae.scaling_factor, len(alphas_cumprod)
 
-    def loss(params: Params, step: int) -> torch.Tensor:
+    def loss(ops: TorchBackend, params: Params, step: int) -> Loss:
         rng, n = step_generator(seed, step, "diffusion"), stage.optimizer.batch_size
         batch = rng.choice(len(means), n, p=probabilities)
         captions = [
@@ -93,7 +93,8 @@ def diffusion_trainer(
         context = ops.asarray(text_encoder(ops, params.text_encoder, config.text_encoder, ids))
         timesteps = t.to(ops.device, torch.float32)
         prediction = unet(ops, params.unet, config.unet, ops.asarray(xt), timesteps, context)
-        return (prediction.float() - target[config.scheduler.prediction_type]).square().mean()
+        error = prediction.float() - target[config.scheduler.prediction_type]
+        return Loss(error.square().mean(), batch=batch)
 
     params = initial_params(config, seed)
     return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)

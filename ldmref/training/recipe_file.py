@@ -62,6 +62,9 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
     """
     recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
     config = _model(tables.get("model", {}))
+    problem = recipe.autoencoder.objective.problem(config.vae)
+    if problem:
+        raise _error(f"autoencoder.objective: {problem}")
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
@@ -121,11 +124,15 @@ def _model(table: Any) -> ModelConfig:
     name = fields.pop("preset", EMOJI)
     if not isinstance(name, str):
         raise _error(f"model.preset must be of type str, not {name!r}")
+    vae = fields.get("vae")
+    z = vae.get("latent_channels") if isinstance(vae, dict) else None
+    if type(z) is int:  # the U-Net's channels follow, where the recipe does not say otherwise
+        fields = _merge({"unet": {"in_channels": z, "out_channels": z}}, fields)
     config = config_from_dict(_merge(preset(name).to_dict(), fields))
     text, unet = config.text_encoder, config.unet
     pooled = config.text_encoder_2 is not None or unet.addition_embed_type
-    if config.vae.codebook_size or text.model_type != "clip" or pooled or config.image_channels:
-        hint = "trained are a KL autoencoder, and a U-Net with one CLIP text transformer"
+    if text.model_type != "clip" or pooled or config.image_channels:
+        hint = "trained are an autoencoder, and a U-Net with one CLIP text transformer"
         raise _error(f"the model {config.name!r} cannot be trained", hint=hint)
     return config
 
@@ -151,13 +158,15 @@ def _require_table(table: Any, name: str) -> Mapping[str, Any]:
 
 
 def _check(annotation: Any, value: Any, name: str) -> Any:
-    """`value` if it has the type and is within the limits; integers may stand for floats."""
+    """`value` if it has the type and is within the limits; integers may stand for floats, lists
+    for tuples."""
     if get_origin(annotation) is Literal:
         kind, limits, wanted = str, get_args(annotation), " or ".join(get_args(annotation))
     else:
         kind, limits = get_args(annotation) or (annotation, None)
+        kind = get_origin(kind) or kind
         wanted = f"of type {kind.__name__}" if limits is None else str(limits)
-    right_type = type(value) is kind or (kind is float and type(value) is int)
+    right_type = type(value) is kind or (kind, type(value)) in ((float, int), (tuple, list))
     if not right_type or (limits is not None and value not in limits):
         code = CODES.get(name.rpartition(".")[2], "E-RECIPE")
         raise _error(f"{name} must be {wanted}, not {value!r}", code=code)

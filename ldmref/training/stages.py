@@ -110,8 +110,8 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
     batch_size = trainer.config.batch_size
     meter = ProgressMeter(stage, trainer.step, trainer.steps, batch_size)
     try:
-        for step, loss in trainer.run(run.cancel):
-            progress = meter.update(step, loss)
+        for step, loss, figures in trainer.run(run.cancel):
+            progress = meter.update(step, loss, figures)
             if progress is not None:
                 run.report(progress)
             if step == trainer.steps or timer.due(step):

@@ -7,28 +7,48 @@ uninterrupted one bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from threading import Event
 from typing import NamedTuple
 
 import numpy as np
 import torch
 
+from ldmref.backends.finite import first_layer
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, InputError, NumericError
 from ldmref.models.params import Params, flatten, unflatten
 from ldmref.training.recipe import OptimizerConfig
 
-Loss = Callable[[Params, int], torch.Tensor]  # loss(params, step)
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+MOST_NAMED = 64  # pictures of a batch
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
 
 
+@dataclass(frozen=True)
+class Loss:
+    """The scalar training loss of one step.
+
+    `figures`: numbers to report beside it. `batch`: the pictures that it was computed from.
+    `after`: changes parameters in place after the optimizers' step, as a codebook's moving average.
+    """
+
+    total: torch.Tensor
+    figures: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    batch: Sequence[int] = ()
+    after: Callable[[Params], None] | None = None
+
+
+LossFunction = Callable[[TorchBackend, Params, int], Loss]  # loss(ops, params, step)
+
+
 class StepLoss(NamedTuple):
-    """The number of steps done, and the loss of the last one, before its update."""
+    """The number of steps done; loss and figures of the last one, before its update."""
 
     step: int
     loss: float
+    figures: dict[str, float]
 
 
 class Trainer:
@@ -37,15 +57,17 @@ class Trainer:
     Args:
         config: hyperparameters.
         steps: the budget, and the length of the learning-rate schedule.
-        params: initial parameters; trained in float32.
-        loss: `loss(params, step)`, the scalar training loss; `step` keys its randomness.
+        params: initial parameters, float32; those that the loss gives no gradient stay.
+        loss: `loss(ops, params, step)`; `step` keys its randomness.
         ops: backend that runs the loss.
+        adversary: the network whose gradient is clipped by itself, if there is one.
     """
 
     def __init__(
-        self, config: OptimizerConfig, steps: int, params: Params, loss: Loss, ops: TorchBackend
-    ):
-        self.config, self.steps, self.loss, self.step = config, steps, loss, 0
+        self, config: OptimizerConfig, steps: int, params: Params, loss: LossFunction,
+        ops: TorchBackend, adversary: str = "",
+    ):  # fmt: skip
+        self.config, self.steps, self.loss, self.ops, self.step = config, steps, loss, ops, 0
         self.updating = False  # between the first and the last tensor that a step changes
         self.shapes, self.parameters = {}, {}
         for name, array in flatten(params).items():
@@ -54,6 +76,9 @@ class Trainer:
             if self._uses_muon(name):
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
             self.parameters[name] = torch.nn.Parameter(tensor)
+        apart = [name for name in self.parameters if adversary and name.startswith(adversary + ".")]
+        groups = [[n for n in self.parameters if n not in apart], apart]
+        self.clipped = [[self.parameters[name] for name in group] for group in groups if group]
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizers = self._optimizers()
 
@@ -105,38 +130,46 @@ class Trainer:
                 message = f"stopped after step {self.step} of {self.steps}"
                 hint = "the checkpoint is saved; repeat the command to resume"
                 raise Cancelled(message, code="E-CANCELLED", hint=hint)
-            loss = self._train_step()
-            yield StepLoss(self.step, loss)
+            loss, figures = self._train_step()
+            yield StepLoss(self.step, loss, figures)
 
-    def _train_step(self) -> float:
-        """One optimization step; returns the loss before it."""
-        factor = self.lr_factor(self.step)
-        loss = self.loss(self.params, self.step)
+    def _train_step(self) -> tuple[float, dict[str, float]]:
+        """One optimization step; returns the loss and the figures before it."""
+        factor, params = self.lr_factor(self.step), self.params
+        loss = self.loss(self.ops, params, self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
-        self._require_finite(loss.item(), norm.item())
+        loss.total.backward()
+        clip = self.config.clip_norm
+        norms = [torch.nn.utils.clip_grad_norm_(group, clip).item() for group in self.clipped]
+        if not all(map(math.isfinite, (loss.total.item(), *norms))):
+            raise self._not_finite(loss, norms)
         self.updating = True
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
+            if loss.after is not None:
+                loss.after(params)
             for name, parameter in self.parameters.items():
                 self.ema[name].lerp_(parameter, 1 - decay)
         self.updating = False
-        return loss.item()
+        return loss.total.item(), {name: float(value) for name, value in loss.figures.items()}
 
-    def _require_finite(self, loss: float, gradient_norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            message = (
-                f"step {self.step + 1}: the loss is {loss}, its gradient's norm {gradient_norm}"
-            )
-            hint = "the last checkpoint is kept; try a lower learning rate, or float32"
-            raise NumericError(message, code="E-NAN", hint=hint)
+    def _not_finite(self, loss: Loss, norms: Sequence[float]) -> NumericError:
+        """The error of the current step: its loss is computed again, watched layer by layer."""
+        params, step = self.params, self.step
+        layer = first_layer(self.ops, params, lambda ops: self.loss(ops, params, step))
+        spoiled = [n for n, p in self.parameters.items() if not _is_finite(p.grad)]
+        where = layer or (f"the gradient of {spoiled[-1]}" if spoiled else "a term of the loss")
+        value, norm = loss.total.item(), max(norms, key=lambda n: (math.isnan(n), n))
+        message = f"step {step + 1}: the loss is {value}, its gradient's norm {norm}, first in "
+        message += f"{where}; the pictures of this batch: {_numbers(loss.batch)}"
+        hint = "the last checkpoint is kept; try a lower learning rate, or float32"
+        return NumericError(message, code="E-NAN", hint=hint)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that changes from step to step, by name."""
@@ -180,8 +213,19 @@ def step_generator(seed: int, step: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def step_noise(shape: tuple[int, ...], seed: int, step: int, ops: TorchBackend) -> torch.Tensor:
+def step_noise(
+    shape: tuple[int, ...], seed: int, step: int, ops: TorchBackend, purpose: str = "noise"
+) -> torch.Tensor:
     """Standard normal noise of one step, from torch (NumPy's is slower than the network)."""
-    key = int(step_generator(seed, step, "noise").integers(2**62))
+    key = int(step_generator(seed, step, purpose).integers(2**62))
     generator = torch.Generator(device=ops.device).manual_seed(key)
     return torch.randn(shape, generator=generator, device=ops.device)
+
+
+def _is_finite(gradient: torch.Tensor | None) -> bool:
+    return gradient is None or bool(torch.isfinite(gradient).all())
+
+
+def _numbers(batch: Sequence[int]) -> str:
+    more = f" and {len(batch) - MOST_NAMED} more" if len(batch) > MOST_NAMED else ""
+    return ", ".join(str(int(i)) for i in batch[:MOST_NAMED]) + more
