@@ -35,9 +35,7 @@ class FiniteBackend(TracedBackend):
     _previous = "the input"
 
 
-def first_layer(
-    ops: Backend, params: Mapping[str, Any], compute: Callable[[FiniteBackend], Any]
-) -> str:
+def first_layer(ops: Backend, params: Mapping[str, Any], compute: Callable[[Any], Any]) -> str:
     """The first operation that is not finite when `compute` runs with a watching backend; "": none.
 
     `params`: the tree whose layers are named.

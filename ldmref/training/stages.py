@@ -12,12 +12,19 @@ from tokenizers import Tokenizer
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, NumericError, OutputError
+from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.models.config import TextConfig
 from ldmref.models.params import Params, tree_map
 from ldmref.models.presets import PRESETS
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, word_tokenizer
-from ldmref.training.autoencoder import autoencoder_trainer, encode_dataset
+from ldmref.training.autoencoder.features import feature_trainer
+from ldmref.training.autoencoder.figures import measure
+from ldmref.training.autoencoder.stage import (
+    autoencoder_params,
+    autoencoder_trainer,
+    encode_dataset,
+)
 from ldmref.training.checkpoint import (
     Header,
     Timer,
@@ -28,7 +35,7 @@ from ldmref.training.checkpoint import (
 )
 from ldmref.training.data import Dataset, DataSummary
 from ldmref.training.diffusion import Latents, diffusion_trainer
-from ldmref.training.progress import Progress, ProgressMeter
+from ldmref.training.progress import Progress, ProgressMeter, with_units
 from ldmref.training.recipe import EMOJI, Recipe
 from ldmref.training.trainer import Trainer
 
@@ -53,17 +60,15 @@ class Run:
 
 
 def train_stages(run: Run) -> Path:
-    """Train both stages, or the rest of them, and export the model; returns its folder."""
+    """Train the recipe's stages, or the rest of them, and export the model; returns its folder."""
     recipe, config = run.recipe, run.recipe.model
+    vae, latents = train_autoencoder(run)
+    config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
+    if recipe.stages == ("autoencoder",):
+        save_autoencoder(run.folder / "autoencoder", config.vae, vae)
+        return run.folder / "autoencoder"
     tokenizer = _tokenizer(run, config.text_encoder)
     text = tokenizer.tokenizer.to_str(pretty=True)
-
-    first = autoencoder_trainer(run.data, config.vae, recipe.autoencoder, recipe.seed, run.ops)
-    run_stage(run, "autoencoder", first, "")
-    vae = first.ema_params()
-    exact = TorchBackend(run.ops.device, "float32")
-    latents = Latents(*encode_dataset(run.data, tree_map(exact.asarray, vae), config.vae, exact))
-    config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
     if recipe.data.source != EMOJI and config.name in PRESETS:
         config = replace(config, name=run.folder.resolve().name)
 
@@ -82,6 +87,25 @@ def train_stages(run: Run) -> Path:
         export()
         raise
     return export()
+
+
+def train_autoencoder(run: Run) -> tuple[Params, Latents]:
+    """Train the first stage; its averaged weights, and the encoded pictures."""
+    recipe, config, data = run.recipe, run.recipe.model.vae, run.data
+    features = None
+    if recipe.autoencoder.objective.perceptual_weight:
+        zeroth = feature_trainer(data, recipe.features, recipe.seed, run.ops)
+        run_stage(run, "features", zeroth, "")
+        features = zeroth.ema_params()
+    trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, run.ops, features)
+    run_stage(run, "autoencoder", trainer, "")
+    averaged, exact = trainer.ema_params(), TorchBackend(run.ops.device, "float32")
+    params = tree_map(exact.asarray, averaged)
+    objective = recipe.autoencoder.objective
+    reached = measure(data, params, config, objective, recipe.seed, exact)
+    run.say(f"autoencoder: {with_units(reached)}")
+    latents = Latents(*encode_dataset(data, params, config, exact))
+    return autoencoder_params(averaged, config), latents
 
 
 def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:

@@ -36,7 +36,7 @@ class Loss:
 
     total: torch.Tensor
     figures: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    batch: Sequence[int] = ()
+    batch: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     after: Callable[[Params], None] | None = None
 
 
@@ -226,6 +226,6 @@ def _is_finite(gradient: torch.Tensor | None) -> bool:
     return gradient is None or bool(torch.isfinite(gradient).all())
 
 
-def _numbers(batch: Sequence[int]) -> str:
+def _numbers(batch: np.ndarray) -> str:
     more = f" and {len(batch) - MOST_NAMED} more" if len(batch) > MOST_NAMED else ""
     return ", ".join(str(int(i)) for i in batch[:MOST_NAMED]) + more
