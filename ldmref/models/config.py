@@ -41,7 +41,8 @@ class UNetConfig:
 class AutoencoderConfig:
     """The autoencoder between images (n, 3, H, W) and latents (n, latent_channels, h, w).
 
-    KL (`codebook_size` 0), or VQ with `codebook_size` vectors.
+    KL (`codebook_size` 0), or VQ with `codebook_size` vectors. `latent_activation`: "sigmoid" for
+    latents in (0, 1), as in sparse autoencoders.
     """
 
     in_channels: int = 3
@@ -52,6 +53,7 @@ class AutoencoderConfig:
     attention_levels: tuple[bool, ...] = ()  # levels with attention; (): mid block only
     mid_block_add_attention: bool = True
     codebook_size: int = 0
+    latent_activation: str = ""
     norm_num_groups: int = 32
     norm_eps: float = 1e-6
     scaling_factor: float = 0.18215  # latents = scaling_factor * z

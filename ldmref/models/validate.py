@@ -25,6 +25,7 @@ CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     UNetConfig: {"class_embed_type": ("", "simple_projection"), "attention": ("cross", "self"),
                  "addition_embed_type": ("", "text_time"),
                  "resnet_time_scale_shift": ("default", "scale_shift")},
+    AutoencoderConfig: {"latent_activation": ("", "sigmoid")},
     TextConfig: {"model_type": ("clip", "ldmbert", "class", "none"),
                  "hidden_act": ("gelu", "quick_gelu")},
     SchedulerConfig: {"prediction_type": ("eps", "v", "x0"),
@@ -222,6 +223,8 @@ def _broken_autoencoder_rules(v: AutoencoderConfig) -> Iterator[str]:
         yield "vae.attention_levels needs an entry per level, or none"
     if any(c % v.norm_num_groups for c in v.block_out_channels):
         yield "vae.norm_num_groups must divide every channel count"
+    if v.codebook_size and v.latent_activation:
+        yield "vae.latent_activation is for autoencoders without a codebook"
 
 
 def _error(message: str, hint: str = "") -> CorruptModelError:

@@ -7,7 +7,6 @@ L = E[-log p(y | z_t, t)], the cross-entropy of the class at a random timestep (
 from __future__ import annotations
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 
 from ldmref.backends.torch import TorchBackend
@@ -18,7 +17,7 @@ from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.latents import NoisyLatents, stratified_timesteps
 from ldmref.training.recipe import ClassifierNetwork, ClassifierStage
-from ldmref.training.trainer import Part, Trainer, step_generator
+from ldmref.training.trainer import Loss, Part, Trainer, step_generator
 
 GROUPS = 8  # of the norms
 
@@ -39,14 +38,16 @@ def classifier_trainer(
     n, power = stage.optimizer.batch_size, stage.objective.timestep_power
     alphas_cumprod = ops.asarray(np.array(training_alphas_cumprod(scheduler)), "float64")
 
-    def loss(params: Params, step: int, part: Part) -> torch.Tensor:
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         rng = step_generator(seed, step, "classifier")
         batch = latents.draw(rng, n)
         t = ops.asarray(part.of(stratified_timesteps(rng, n, len(alphas_cumprod), power)))
         x0, eps = latents.noise(batch, seed, step, part)
         xt = q_sample(x0, alphas_cumprod[t], eps)
         logits = classifier(ops, params, config, ops.asarray(xt), t.to(x0.dtype)).to(x0.dtype)
-        return F.cross_entropy(logits, ops.asarray(labels[part.of(batch)]))
+        right = ops.asarray(labels[part.of(batch)])
+        figures = {"right": (logits.argmax(1) == right).float().mean()}
+        return Loss(F.cross_entropy(logits, right), figures, part.of(batch))
 
     params = init(classifier_spec(config), seed)
     return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)

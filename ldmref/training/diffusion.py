@@ -12,7 +12,6 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-import torch
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.forward import q_sample
@@ -24,7 +23,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.training.diffusion_loss import DiffusionLoss
 from ldmref.training.latents import NoisyLatents
 from ldmref.training.recipe import DiffusionStage
-from ldmref.training.trainer import Part, Trainer, step_generator
+from ldmref.training.trainer import Loss, Part, Trainer, step_generator
 
 LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
 LAST_OF_ATTENTION = "to_out.0.weight"  # likewise, without cross-attention
@@ -63,7 +62,7 @@ def diffusion_trainer(
     n, objective = stage.optimizer.batch_size, stage.objective
     loss_of = DiffusionLoss(config, objective, ops)
 
-    def loss(params: Params, step: int, part: Part) -> torch.Tensor:
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         rng = step_generator(seed, step, "diffusion")
         batch = latents.draw(rng, n)
         context = None
@@ -80,7 +79,7 @@ def diffusion_trainer(
         xt = q_sample(x0, loss_of.alphas_cumprod[t], eps)
         inputs = ops.asarray(xt), t.to(x0.dtype), context
         output = unet(ops, params.unet, config.unet, *inputs).to(x0.dtype)
-        return loss_of(output, x0, eps, xt, t).mean()
+        return Loss(loss_of(output, x0, eps, xt, t).mean(), batch=part.of(batch))
 
     params = initial_params(config, seed)
     return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)

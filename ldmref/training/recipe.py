@@ -1,8 +1,9 @@
 """A recipe: everything that a training is made from, as dataclasses and as a TOML file.
 
-    seed = 0                        device = "cpu"                  dtype = "float32"
+    stages = ["autoencoder", ...]   seed = 0      device = "cpu"    dtype = "float32"
     [data]                          source = "emoji", or a folder   size = 64
     [model]                         preset = "emoji", and any field of its configuration
+    [features.optimizer]            [features.budget]
     [autoencoder.objective]         [autoencoder.optimizer]         [autoencoder.budget]
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
     [classifier.network]            [classifier.objective]          and so on
@@ -19,28 +20,12 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
 from ldmref.errors import UsageError
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.presets import preset
 
 EMOJI = "emoji"  # the data source that is no folder, and the preset where a recipe names none
 MAX_SIZE = 1024
 STAGES = ("autoencoder", "diffusion", "classifier")
-
-
-class Beginning(NamedTuple):
-    """The lists that begin with the first of these names and go on in their order."""
-
-    names: tuple[str, ...]
-
-    def __contains__(self, value: object) -> bool:
-        return (
-            isinstance(value, tuple | list)
-            and 0 < len(value) <= len(self.names)
-            and tuple(value) == self.names[: len(value)]
-        )
-
-    def __str__(self) -> str:
-        return " or ".join(str(list(self.names[: i + 1])) for i in range(len(self.names)))
 
 
 class Limits(NamedTuple):
@@ -58,6 +43,22 @@ class Limits(NamedTuple):
         if self.above:
             return f"above {self.low} and at most {self.high}"
         return f"from {self.low} to {self.high}"
+
+
+class Beginning(NamedTuple):
+    """The lists that begin with the first of these names and go on in their order."""
+
+    names: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return (
+            isinstance(value, tuple | list)
+            and 0 < len(value) <= len(self.names)
+            and (tuple(value) == self.names[: len(value)])
+        )
+
+    def __str__(self) -> str:
+        return " or ".join(str(list(self.names[: i + 1])) for i in range(len(self.names)))
 
 
 def recipe_error(message: str, code: str = "E-RECIPE", hint: str = "") -> UsageError:
@@ -111,10 +112,76 @@ class Budget:
 
 @dataclass(frozen=True)
 class AutoencoderObjective:
-    """Weights of the terms that `autoencoder.py` adds to the absolute error."""
+    """The loss of a first stage: a sum of weighted terms, those of weight 0 left out.
 
-    kl_weight: Weight = 3e-4
+    The formulas are in `training/autoencoder/terms.py`. Latents are sampled from q(z|x) if
+    `kl_weight` or `elbo_weight` is above 0, quantized if the model has a codebook, and else exact.
+
+    `absolute_weight`, `edge_weight`, `square_weight`: |x' - x|, the same of differences between
+    neighbouring pixels, and (x' - x)^2, as means. `kl_weight`: KL(q || N(0, 1)) per latent.
+    `elbo_weight`: the negative evidence bound in nats per picture, with weight `beta` of the
+    divergence in it and a Gaussian likelihood of this `variance`, which `learn_variance` trains.
+    `l1_weight`: |z| / rms(z). `sparsity_weight`: KL(rho || mean activation) per channel, with
+    rho `activation`. `codebook_weight`: of the codebook and, times `commitment`, the commitment
+    loss. `codebook_decay` above 0: the codebook is a moving average, and only commitment is left.
+    `revive_below`: codes used less than this share of the mean are replaced by encoder outputs.
+    `perceptual_weight`: distance of the features of a network trained before (`[features]`).
+    `adversarial_weight`: of a patch discriminator from `adversarial_start` on, relative to the
+    gradient of the reconstruction. `corruption`: of the encoder's input, with this
+    `corruption_amount` (standard deviation, pictures being in [-1, 1]; or the share of masked
+    numbers).
+    """
+
+    absolute_weight: Weight = 1.0
+    edge_weight: Weight = 1.0
     square_weight: Weight = 4.0
+    kl_weight: Weight = 3e-4
+    elbo_weight: Weight = 0.0
+    beta: Weight = 1.0
+    variance: Annotated[float, Limits(0, 1e6, above=True)] = 1.0
+    learn_variance: bool = False
+    l1_weight: Weight = 0.0
+    sparsity_weight: Weight = 0.0
+    activation: Annotated[float, Limits(1e-6, 0.5)] = 0.05
+    codebook_weight: Weight = 1.0
+    commitment: Weight = 0.25
+    codebook_decay: Annotated[float, Limits(0, 0.999999)] = 0.0
+    revive_below: Fraction = 0.05
+    perceptual_weight: Weight = 0.0
+    adversarial_weight: Weight = 0.0
+    adversarial_start: CountOrNone = 0
+    adversarial_loss: Literal["hinge", "log"] = "hinge"
+    corruption: Literal["none", "gaussian", "masking"] = "none"
+    corruption_amount: Fraction = 0.5
+
+    @property
+    def sampled(self) -> bool:
+        """Whether latents are sampled from a Gaussian."""
+        return self.kl_weight > 0 or self.elbo_weight > 0
+
+    def problem(self, config: AutoencoderConfig) -> str:
+        """What does not fit together, or does not fit the network; "" if all does."""
+        weights = self.absolute_weight, self.edge_weight, self.square_weight, self.elbo_weight
+        if not any(weights):
+            return "nothing compares pictures: absolute_, edge_, square_ and elbo_weight are 0"
+        if self.kl_weight and self.elbo_weight:
+            return "kl_weight must be 0 with elbo_weight, which contains the divergence"
+        penalties = self.l1_weight or self.sparsity_weight
+        if config.codebook_size and (self.sampled or penalties):
+            return "kl_, elbo_, l1_ and sparsity_weight must be 0 for a model with a codebook"
+        if bool(config.latent_activation) != bool(self.sparsity_weight):
+            return "sparsity_weight and model.vae.latent_activation need each other"
+        if self.sampled and penalties:
+            return "l1_ and sparsity_weight are for exact latents: kl_ and elbo_weight must be 0"
+        return ""
+
+
+@dataclass(frozen=True)
+class FeaturesStage:
+    """The network for the perceptual term, which learns to read the words of the captions."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(warmup=50)
+    budget: Budget = Budget(400)
 
 
 @dataclass(frozen=True)
@@ -197,6 +264,7 @@ class Recipe:
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
     data: DataConfig = DataConfig()
     model: ModelConfig = field(default_factory=lambda: preset(EMOJI))
+    features: FeaturesStage = FeaturesStage()
     autoencoder: AutoencoderStage = AutoencoderStage()
     diffusion: DiffusionStage = DiffusionStage()
     classifier: ClassifierStage = ClassifierStage()

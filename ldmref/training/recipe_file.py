@@ -63,11 +63,10 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
     """
     recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
     config = for_objective(_model(tables.get("model", {})), recipe.diffusion.objective)
-    for name in STAGES:
-        optimizer = getattr(recipe, name).optimizer
-        if optimizer.batch_size % optimizer.accumulation:
-            message = f"{name}.optimizer.accumulation = {optimizer.accumulation} must divide "
-            raise recipe_error(message + f"batch_size = {optimizer.batch_size}")
+    problem = recipe.autoencoder.objective.problem(config.vae)
+    if problem:
+        raise recipe_error(f"autoencoder.objective: {problem}")
+    _check_accumulation(recipe)
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
@@ -127,12 +126,29 @@ def _model(table: Any) -> ModelConfig:
     name = fields.pop("preset", EMOJI)
     if not isinstance(name, str):
         raise recipe_error(f"model.preset must be of type str, not {name!r}")
+    vae = fields.get("vae")
+    z = vae.get("latent_channels") if isinstance(vae, dict) else None
+    if type(z) is int:  # the U-Net's channels follow, where the recipe does not say otherwise
+        fields = _merge({"unet": {"in_channels": z, "out_channels": z}}, fields)
     config = config_from_dict(_merge(preset(name).to_dict(), fields))
     pooled = config.text_encoder_2 is not None or config.unet.addition_embed_type
-    if config.vae.codebook_size or pooled or config.image_channels:
-        hint = "trained are a KL autoencoder, and a U-Net with one text encoder or none"
+    if pooled or config.image_channels:
+        hint = "trained are an autoencoder, and a U-Net with one text encoder or none"
         raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)
     return config
+
+
+def _check_accumulation(recipe: Recipe) -> None:
+    """Batches are divided into equal parts, where no term of the loss compares their pictures."""
+    for name in ("features", *STAGES):
+        optimizer = getattr(recipe, name).optimizer
+        count, batch_size = optimizer.accumulation, optimizer.batch_size
+        if count > 1 and name not in ("diffusion", "classifier"):
+            message = f"{name}.optimizer.accumulation must be 1, not {count}"
+            raise recipe_error(message, hint="the terms of a first stage need the whole batch")
+        if batch_size % count:
+            message = f"{name}.optimizer.accumulation = {count} must divide batch_size = "
+            raise recipe_error(message + str(batch_size))
 
 
 def _read(default: T, table: Any, prefix: str) -> T:

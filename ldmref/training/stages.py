@@ -14,13 +14,20 @@ from tokenizers import Tokenizer
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, NumericError, OutputError
 from ldmref.io.classifier import save_classifier
+from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.params import Params, tree_map
 from ldmref.models.presets import PRESETS
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, word_tokenizer
-from ldmref.training.autoencoder import autoencoder_trainer, encode_dataset
+from ldmref.training.autoencoder.features import feature_trainer
+from ldmref.training.autoencoder.figures import measure
+from ldmref.training.autoencoder.stage import (
+    autoencoder_params,
+    autoencoder_trainer,
+    encode_dataset,
+)
 from ldmref.training.checkpoint import (
     Header,
     Timer,
@@ -35,7 +42,7 @@ from ldmref.training.data import Dataset, DataSummary
 from ldmref.training.diffusion import Condition, diffusion_trainer
 from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.model_config import with_classes
-from ldmref.training.progress import Progress, ProgressMeter
+from ldmref.training.progress import Progress, ProgressMeter, with_units
 from ldmref.training.recipe import EMOJI, Recipe
 from ldmref.training.trainer import Trainer
 
@@ -61,28 +68,46 @@ class Run:
 
 def train_stages(run: Run) -> Path:
     """Train the recipe's stages, or the rest of them, and export the model; returns its folder."""
-    recipe, config, folder = run.recipe, run.recipe.model, run.folder / "model"
-    first = autoencoder_trainer(run.data, config.vae, recipe.autoencoder, recipe.seed, run.ops)
-    run_stage(run, "autoencoder", first, "")
-    vae = first.ema_params()
-    exact = TorchBackend(run.ops.device, "float32")
-    latents = Latents(*encode_dataset(run.data, tree_map(exact.asarray, vae), config.vae, exact))
-    scale = latents.scaling_factor
-    config = replace(config, vae=replace(config.vae, scaling_factor=scale))
+    recipe, config = run.recipe, run.recipe.model
+    vae, latents = train_autoencoder(run)
+    config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
+    if recipe.stages == ("autoencoder",):
+        save_autoencoder(run.folder / "autoencoder", config.vae, vae)
+        return run.folder / "autoencoder"
     if recipe.data.source != EMOJI and config.name in PRESETS:
         config = replace(config, name=run.folder.resolve().name)
     if config.text_encoder.model_type == "class":
         config = with_classes(config, class_names(run.data))
 
-    noisy = NoisyLatents(latents, run.data.weights, scale, run.ops)
+    noisy = NoisyLatents(latents, run.data.weights, config.vae.scaling_factor, run.ops)
     condition = _condition(run, config.text_encoder)
     text = condition.tokenizer.tokenizer.to_str(pretty=True)
     second = diffusion_trainer(noisy, condition, config, recipe.diffusion, recipe.seed, run.ops)
+    folder = run.folder / "model"
     with exported(lambda: save_folder(folder, config, _model_params(second, vae), text)):
         run_stage(run, "diffusion", second, text)
     if "classifier" in recipe.stages:
         _train_classifier(run, noisy, config, folder)
     return folder
+
+
+def train_autoencoder(run: Run) -> tuple[Params, Latents]:
+    """Train the first stage; its averaged weights, and the encoded pictures."""
+    recipe, config, data = run.recipe, run.recipe.model.vae, run.data
+    features = None
+    if recipe.autoencoder.objective.perceptual_weight:
+        zeroth = feature_trainer(data, recipe.features, recipe.seed, run.ops)
+        run_stage(run, "features", zeroth, "")
+        features = zeroth.ema_params()
+    trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, run.ops, features)
+    run_stage(run, "autoencoder", trainer, "")
+    averaged, exact = trainer.ema_params(), TorchBackend(run.ops.device, "float32")
+    params = tree_map(exact.asarray, averaged)
+    objective = recipe.autoencoder.objective
+    reached = measure(data, params, config, objective, recipe.seed, exact)
+    run.say(f"autoencoder: {with_units(reached)}")
+    latents = Latents(*encode_dataset(data, params, config, exact))
+    return autoencoder_params(averaged, config), latents
 
 
 def _train_classifier(run: Run, latents: NoisyLatents, config: ModelConfig, folder: Path) -> None:
@@ -137,8 +162,8 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
     batch_size = trainer.config.batch_size
     meter = ProgressMeter(stage, trainer.step, trainer.steps, batch_size)
     try:
-        for step, loss in trainer.run(run.cancel):
-            progress = meter.update(step, loss)
+        for step, loss, figures in trainer.run(run.cancel):
+            progress = meter.update(step, loss, figures)
             if progress is not None:
                 run.report(progress)
             if step == trainer.steps or timer.due(step):

@@ -261,8 +261,9 @@ def test_the_terms_of_all_timesteps_are_those_of_the_bound(kind):
     rng, levels = np.random.default_rng(0), even_levels(6, 0.99, 0.01)
     x0, noise = rng.standard_normal((1, 3)), rng.standard_normal((6, 1, 3))
     draws = iter(noise)
-    arguments = (kind, lm.normal_log_density)
-    bound = lm.variational_bound(x0, levels, lambda xt, t: 0.3 * xt, lambda: next(draws), *arguments)
+    bound = lm.variational_bound(
+        x0, levels, lambda xt, t: 0.3 * xt, lambda: next(draws), kind, lm.normal_log_density
+    )
     xt = lm.q_sample(np.repeat(x0, 6, axis=0), levels, noise[:, 0])
     terms = lm.bound_term(
         np.repeat(x0, 6, axis=0), 0.3 * xt, np.arange(6), levels, kind, None, lm.normal_log_density
