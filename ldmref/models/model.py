@@ -173,10 +173,13 @@ class LatentDiffusion:
         grown.config, grown.modifications = config, self.modifications | {"embeddings": words}
         return grown.with_params(params)
 
-    def with_params(self, networks: Mapping[str, Params]) -> LatentDiffusion:
-        """This model with other parameters, on its backend, of some networks."""
+    def with_params(
+        self, networks: Mapping[str, Params], backend: Backend | None = None
+    ) -> LatentDiffusion:
+        """This model with other parameters of some networks, on its backend, or on one like it."""
         other = copy.copy(self)
         other.params, other._compiled = self.params.replaced(networks), {}
+        other.backend = backend or self.backend
         return other
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:

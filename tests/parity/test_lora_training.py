@@ -18,6 +18,7 @@ from ldmref.training.finetune.lora import (
     with_lora,
     write_lora,
 )
+from ldmref.training.finetune.recipe import TARGETS
 
 torch = pytest.importorskip("torch")
 RANK, ALPHA = 3, 1.5
@@ -38,7 +39,10 @@ def model(folder):
 
 def random_lora(config, targets) -> Params:
     """With `up` away from zero, so that both gradients are."""
-    lora, rng = initial_lora(config, lora_layers(config, targets), RANK, 0), np.random.default_rng(1)
+    lora, rng = (
+        initial_lora(config, lora_layers(config, targets), RANK, 0),
+        np.random.default_rng(1),
+    )
     return tree_map(lambda x: torch.from_numpy(x + 0.1 * rng.standard_normal(x.shape)), lora)
 
 
@@ -50,7 +54,10 @@ def test_gradients_equal_those_of_peft(model, theirs, peft):
     rng = np.random.default_rng(2)
     x, context = rng.standard_normal((2, 4, 8, 8)), rng.standard_normal((2, 7, 24))
     x, context = torch.from_numpy(x), torch.from_numpy(context)
-    t, target = torch.zeros(2, dtype=torch.float64), torch.ones_like(x)  # t = 0: diffusers embeds other times in float32
+    t, target = (
+        torch.zeros(2, dtype=torch.float64),
+        torch.ones_like(x),
+    )  # t = 0: diffusers embeds other times in float32
 
     ops = TorchBackend("cpu", "float64")
     changed = with_lora({"unet": params.unet}, lora, ALPHA / RANK)

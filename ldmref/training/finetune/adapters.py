@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import Protocol
 
 import numpy as np
-import torch
 
-from ldmref.math.arrays import Array
+from ldmref.backends.base import Backend
 from ldmref.models.model import TEXT_ENCODERS, TOKEN_TABLE, LatentDiffusion
 from ldmref.models.params import Params, flatten
 from ldmref.prompts.textual_inversion import Embedding
@@ -30,8 +29,8 @@ class Adapter(Protocol):
 
     initial: Params
 
-    def adapted(self, params: Params) -> LatentDiffusion:
-        """The model with the learned parameters, tensors under autograd."""
+    def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
+        """The model with the learned parameters, tensors under autograd, on its backend `ops`."""
         ...
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
@@ -62,11 +61,10 @@ class LoraAdapter:
         self.initial = initial_lora(model.config, layers, self.lora.rank, recipe.seed)
         self.metadata = {"base": model.config.name, "base_sha256": model.sha256}
 
-    def adapted(self, params: Params) -> LatentDiffusion:
+    def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
         networks = {name: self.model.params[name] for name in params}
-        return self.model.with_params(
-            with_lora(networks, params, self.lora.alpha / self.lora.rank)
-        )
+        changed = with_lora(networks, params, self.lora.alpha / self.lora.rank)
+        return self.model.with_params(changed, ops)
 
     def write(self, folder: Path, params: Params) -> Path:
         path = folder / "lora.safetensors"
@@ -84,10 +82,10 @@ class TextualInversionAdapter:
         self.word, self.initial = config.word, Params(vectors=vectors)
         self.model = model.with_embeddings([Embedding(config.word, vectors)])
 
-    def adapted(self, params: Params) -> LatentDiffusion:
+    def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
         network = TEXT_ENCODERS[0]
         text_encoder = with_vectors(self.model.params[network], params.vectors)
-        return self.model.with_params({network: text_encoder})
+        return self.model.with_params({network: text_encoder}, ops)
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
         return random_prompt(self.word, rng)

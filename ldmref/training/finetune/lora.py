@@ -22,6 +22,7 @@ from ldmref.models.model import model_spec
 from ldmref.models.params import Params, flatten, init, unflatten
 from ldmref.training.finetune.recipe import TARGETS
 
+
 def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
     """The tensors that a LoRA with these `TARGETS` changes."""
     ends = [TARGETS[name] for name in targets]

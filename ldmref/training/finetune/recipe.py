@@ -15,7 +15,7 @@ a resumed training must agree in.
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
 from ldmref.training.recipe import (
@@ -36,7 +36,11 @@ TARGETS = {
     "convolutions": ("unet", (".conv1", ".conv2", ".conv_shortcut", "samplers.0.conv")),
     "text": ("text_encoder", (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")),
 }
-METHODS = ("lora", "textual_inversion")
+DENOISING = DiffusionStage(
+    DiffusionObjective(caption_dropout=0.0, timestep_power=1.0),
+    OptimizerConfig(batch_size=4, learning_rate=1e-4, warmup=20, ema_decay=0.0),
+    Budget(1000),
+)
 
 
 class Subset(NamedTuple):
@@ -78,15 +82,11 @@ class FineTuneRecipe:
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
-    data: DataConfig = DataConfig()
+    data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = LoraConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
-    diffusion: DiffusionStage = DiffusionStage(
-        DiffusionObjective(caption_dropout=0.0, timestep_power=1.0),
-        OptimizerConfig(batch_size=4, learning_rate=1e-4, warmup=20, ema_decay=0.0),
-        Budget(1000),
-    )
-    checkpoint: CheckpointConfig = CheckpointConfig()
+    diffusion: DiffusionStage = field(default_factory=lambda: DENOISING)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested tables, the inverse of `recipe_file.recipe_from_dict`."""

@@ -21,7 +21,7 @@ from ldmref.training.diffusion_loss import DiffusionLoss
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.latents import Latents, NoisyLatents
-from ldmref.training.trainer import Part, Trainer, step_generator
+from ldmref.training.trainer import Loss, Part, Trainer, step_generator
 
 
 class RecordingBackend(TorchBackend):
@@ -40,8 +40,9 @@ def fine_tune_trainer(
     loss_of = DiffusionLoss(model.config, stage.objective, ops)
     n, size = stage.optimizer.batch_size, recipe.data.size
 
-    def loss(params: Params, step: int, part: Part) -> torch.Tensor:
-        adapted, rng = adapter.adapted(params), step_generator(recipe.seed, step, "diffusion")
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
+        adapted = adapter.adapted(ops, params)
+        rng = step_generator(recipe.seed, step, "diffusion")
         batch = latents.draw(rng, n)
         dropout = stage.objective.caption_dropout
         prompts = ["" if rng.random() < dropout else adapter.caption(int(i), rng) for i in batch]
@@ -51,7 +52,7 @@ def fine_tune_trainer(
         xt = q_sample(x0, loss_of.alphas_cumprod[t], eps)
         condition = texts.conditioning(slice(0, len(t)))[0]
         output = adapted.unet(ops.asarray(xt), t.to(x0.dtype), condition).to(x0.dtype)
-        return loss_of(output, x0, eps, xt, t).mean()
+        return Loss(loss_of(output, x0, eps, xt, t).mean(), batch=part.of(batch))
 
     return Trainer(stage.optimizer, stage.budget.steps, adapter.initial, loss, ops)
 
