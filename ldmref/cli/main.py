@@ -18,6 +18,7 @@ from ldmref.cli import (
     configuration,
     convert,
     doctor,
+    finetune,
     info,
     pictures,
     replay,
@@ -53,7 +54,7 @@ SECTIONS = {
              "run"),
     "Look": ("info", "models", "samplers", "backends", "config", "completion"),
     "Verify": ("check", "doctor", "bench"),
-    "Models": ("convert", "train"),
+    "Models": ("convert", "train", "finetune"),
 }  # fmt: skip
 
 
@@ -126,7 +127,8 @@ def cli(ctx: click.Context) -> None:
 
 
 MODULES = (
-    pictures, replay, train, convert, info, configuration, completion, check, bench, doctor,
+    pictures, replay, train, finetune, convert, info, configuration, completion, check, bench,
+    doctor,
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:

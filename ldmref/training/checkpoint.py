@@ -17,8 +17,8 @@ import numpy as np
 from ldmref.errors import InputError, LdmrefError
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
-from ldmref.training.recipe import STAGES, CheckpointConfig, Recipe
-from ldmref.training.recipe_file import recipe_from_dict
+from ldmref.training.recipe import STAGES, CheckpointConfig
+from ldmref.training.recipe_file import AnyRecipe, recipe_from_dict
 
 CHECKPOINTS = ("features", *STAGES)
 MAX_SAVING = 0.05  # the largest share of the time that is spent on checkpoints by time
@@ -26,10 +26,11 @@ MAX_SAVING = 0.05  # the largest share of the time that is spent on checkpoints 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Identifies the pictures and captions of a training."""
+    """Identifies the pictures and captions of a training, and the model that is fine-tuned."""
 
     pictures: int
     sha256: str
+    base: str = ""  # its digest
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Header:
     """The metadata of a checkpoint. `tokenizer`: its JSON, in that of the denoiser."""
 
     step: int
-    recipe: Recipe
+    recipe: AnyRecipe
     data: DataSummary
     tokenizer: str
 

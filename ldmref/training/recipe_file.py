@@ -10,18 +10,21 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.io.locate import find_model, model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
+from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.model_config import for_objective
 from ldmref.training.recipe import EMOJI, MAX_SIZE, STAGES, Recipe, recipe_error
 
 SHIPPED = Path(__file__).parent / "recipes"
 CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # E-RECIPE of all others
+AnyRecipe = Recipe | FineTuneRecipe
 T = TypeVar("T")
 
 
-def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None = None) -> AnyRecipe:
     """The recipe in a TOML file, or the one of that name that comes with ldmref.
 
     `data.source` is relative to the file's folder. `overrides`: tables whose values replace those
@@ -53,14 +56,18 @@ def recipe_path(source: str | Path) -> Path:
     return names[str(source)]
 
 
-def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
+def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     """The recipe of nested tables, with every key checked and every default filled in.
+
+    With a `base` it is a fine-tuning, whose size is that of the base's pictures if it names none.
 
     Raises:
         UsageError: an unknown key, a value of the wrong type or range, a model that cannot be
             trained, or a size that it cannot have.
         CorruptModelError: a model whose networks do not fit together.
     """
+    if "base" in tables:
+        return _fine_tune(tables)
     recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
     config = for_objective(_model(tables.get("model", {})), recipe.diffusion.objective)
     problem = recipe.autoencoder.objective.problem(config.vae)
@@ -79,7 +86,7 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
     return replace(recipe, data=replace(recipe.data, size=size), model=config)
 
 
-def to_toml(recipe: Recipe) -> str:
+def to_toml(recipe: AnyRecipe) -> str:
     """The recipe with every key, as `read_recipe` reads it."""
     return "\n".join(_toml_lines(recipe.to_dict(), "")) + "\n"
 
@@ -120,6 +127,15 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
+    recipe = _read(FineTuneRecipe(), tables, "")
+    _check_accumulation(recipe)
+    if not recipe.data.size:
+        size = model_config(find_model(recipe.base)).defaults.width
+        recipe = replace(recipe, data=replace(recipe.data, size=size))
+    return recipe
+
+
 def _model(table: Any) -> ModelConfig:
     """The preset's configuration, with the fields of the table replaced."""
     fields = dict(_require_table(table, "model"))
@@ -138,9 +154,11 @@ def _model(table: Any) -> ModelConfig:
     return config
 
 
-def _check_accumulation(recipe: Recipe) -> None:
+def _check_accumulation(recipe: AnyRecipe) -> None:
     """Batches are divided into equal parts, where no term of the loss compares their pictures."""
     for name in ("features", *STAGES):
+        if not hasattr(recipe, name):  # a fine-tuning
+            continue
         optimizer = getattr(recipe, name).optimizer
         count, batch_size = optimizer.accumulation, optimizer.batch_size
         if count > 1 and name not in ("diffusion", "classifier"):

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
+from typing import Generic, TypeVar
 
 from tokenizers import Tokenizer
 
@@ -44,18 +45,21 @@ from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.model_config import with_classes
 from ldmref.training.progress import Progress, ProgressMeter, with_units
 from ldmref.training.recipe import EMOJI, Recipe
+from ldmref.training.recipe_file import AnyRecipe
 from ldmref.training.trainer import Trainer
+
+R = TypeVar("R", bound=AnyRecipe)
 
 
 @dataclass
-class Run:
+class Run(Generic[R]):
     """What all stages of one training share.
 
     `report` is called now and then with the progress, `say` with a line for the user.
     `rewrite`: write the checkpoints of complete stages again, because settings were changed.
     """
 
-    recipe: Recipe
+    recipe: R
     folder: Path
     data: Dataset
     summary: DataSummary
@@ -66,7 +70,7 @@ class Run:
     rewrite: bool
 
 
-def train_stages(run: Run) -> Path:
+def train_stages(run: Run[Recipe]) -> Path:
     """Train the recipe's stages, or the rest of them, and export the model; returns its folder."""
     recipe, config = run.recipe, run.recipe.model
     vae, latents = train_autoencoder(run)
@@ -91,7 +95,7 @@ def train_stages(run: Run) -> Path:
     return folder
 
 
-def train_autoencoder(run: Run) -> tuple[Params, Latents]:
+def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
     """Train the first stage; its averaged weights, and the encoded pictures."""
     recipe, config, data = run.recipe, run.recipe.model.vae, run.data
     features = None
@@ -110,7 +114,9 @@ def train_autoencoder(run: Run) -> tuple[Params, Latents]:
     return autoencoder_params(averaged, config), latents
 
 
-def _train_classifier(run: Run, latents: NoisyLatents, config: ModelConfig, folder: Path) -> None:
+def _train_classifier(
+    run: Run[Recipe], latents: NoisyLatents, config: ModelConfig, folder: Path
+) -> None:
     """The classifier of the same latents, exported beside the model."""
     stage, names = run.recipe.classifier, class_names(run.data)
     network = classifier_config(stage.network, config.vae.latent_channels, names)

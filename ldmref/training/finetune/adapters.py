@@ -37,8 +37,12 @@ class Adapter(Protocol):
         """The prompt of picture i at this visit."""
         ...
 
-    def write(self, folder: Path, params: Params) -> Path:
-        """Write the learned parameters, host arrays; returns the file."""
+    def file(self, folder: Path) -> Path:
+        """Where the learned parameters are written in a folder."""
+        ...
+
+    def write(self, folder: Path, params: Params) -> None:
+        """Write the learned parameters, host arrays."""
         ...
 
 
@@ -66,10 +70,12 @@ class LoraAdapter:
         changed = with_lora(networks, params, self.lora.alpha / self.lora.rank)
         return self.model.with_params(changed, ops)
 
-    def write(self, folder: Path, params: Params) -> Path:
-        path = folder / "lora.safetensors"
-        write_lora(path, self.model.config, params, self.lora.alpha, self.metadata)
-        return path
+    def file(self, folder: Path) -> Path:
+        return folder / "lora.safetensors"
+
+    def write(self, folder: Path, params: Params) -> None:
+        path, config = self.file(folder), self.model.config
+        write_lora(path, config, params, self.lora.alpha, self.metadata)
 
 
 class TextualInversionAdapter:
@@ -90,7 +96,8 @@ class TextualInversionAdapter:
     def caption(self, i: int, rng: np.random.Generator) -> str:
         return random_prompt(self.word, rng)
 
-    def write(self, folder: Path, params: Params) -> Path:
-        path = folder / "embedding.safetensors"
-        write_embedding(path, self.word, params.vectors)
-        return path
+    def file(self, folder: Path) -> Path:
+        return folder / "embedding.safetensors"
+
+    def write(self, folder: Path, params: Params) -> None:
+        write_embedding(self.file(folder), self.word, params.vectors)

@@ -1,6 +1,6 @@
 """A fine-tuning recipe: what is learned beside a model that is kept as it is.
 
-    base = "sd15.safetensors", or whatever `ldmref.load` takes
+    base = "sd15.safetensors", or whatever `ldmref.load` takes; relative to the working folder
     method = "lora" or "textual_inversion"
     [data]                          source = a folder of pictures   size = 512
     [lora]                          rank = 8    alpha = 8.0         targets = ["attention"]
@@ -8,8 +8,8 @@
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
     [checkpoint]                    seconds = 30                    steps = 0
 
-`base` is the one key without a default. The model is named, not copied: its digest is part of what
-a resumed training must agree in.
+`base` makes a recipe one of these. The model is named, not copied: its digest is part of what a
+resumed training must agree in.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ class TextualInversionConfig:
 class FineTuneRecipe:
     """A complete fine-tuning. As read from a file, `data.size` is filled in."""
 
-    base: str = ""
+    base: str = "emoji"
     method: Literal["lora", "textual_inversion"] = "lora"
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"

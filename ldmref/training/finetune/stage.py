@@ -32,10 +32,11 @@ class RecordingBackend(TorchBackend):
 
 
 def fine_tune_trainer(
-    recipe: FineTuneRecipe, model: LatentDiffusion, adapter: Adapter, data: Dataset
-) -> Trainer:
-    """A trainer of the adapter on the pictures of `data`; `model` is on a `RecordingBackend`."""
-    ops, stage = model.backend, recipe.diffusion
+    recipe: FineTuneRecipe, model: LatentDiffusion, adapter: Adapter, data: Dataset,
+    ops: RecordingBackend,
+) -> Trainer:  # fmt: skip
+    """A trainer of the adapter on the pictures of `data`; the model is on `ops`."""
+    stage = recipe.diffusion
     latents = NoisyLatents(encode_pictures(model, data), data.weights, 1.0, ops)
     loss_of = DiffusionLoss(model.config, stage.objective, ops)
     n, size = stage.optimizer.batch_size, recipe.data.size
