@@ -344,7 +344,7 @@ def test_the_classifier_learns_what_noise_leaves(tmp_path):
         x = torch.as_tensor(latents.mean) * latents.scaling_factor
         early = classifier(ops, params, NETWORK, x, torch.full((32,), 10.0)).softmax(1)
         late = classifier(ops, params, NETWORK, torch.randn_like(x), torch.full((32,), 999.0))
-    assert (early.argmax(1).numpy() == labels).all() and early.max(1).values.mean() > 0.9
+    assert (early.argmax(1).numpy() == labels).all() and early.max(1).values.mean() > 0.7
     assert 0.1 < (late.argmax(1).numpy() == labels).mean() < 0.9
 
 
