@@ -15,6 +15,7 @@ from ldmref.math.bound import bound_term, prior_kl
 from ldmref.math.forward import q_sample
 from ldmref.math.likelihood import Derivative, flow_log_likelihood, hutchinson_divergence
 from ldmref.math.reverse import sigma_flow
+from ldmref.math.snr import log_snr
 from ldmref.math.variational import normal_log_density
 from ldmref.samplers.loop import Denoiser
 
@@ -30,21 +31,24 @@ def chain_bound(
 
     .. math:: -\log p(x_0) \le L_T + \sum_{t=1}^{T-1} E[\text{term}_t] + L_0
 
-    The sum is estimated from `timesteps` of its terms, one from each of as many equal strata. p is
-    the density of the ancestral chain over all T training timesteps.
+    The sum is estimated from `timesteps` of its terms, weighted by their inverse probability: one
+    from each of as many strata of log-SNR, in equal shares of which its terms are of equal size. p
+    is the density of the ancestral chain over all T training timesteps.
 
     Args:
         x0: clean data, (n, ...).
         alphas_cumprod: (T,) float64.
         predict: of x_t in variance-preserving scale, and timesteps (n,) counted from 0.
         variance_type: of the reverse steps, see `bound_term`.
-        timesteps: >= 1; T - 1 or more takes each once.
+        timesteps: >= 1; T - 1 or more takes each term once.
 
     Returns:
         nats, (n,) each: "prior" L_T, "denoising", "first step" L_0.
     """
     n, total = len(x0), len(alphas_cumprod) - 1
-    count = min(timesteps, total)
+    probability = -np.diff(log_snr(alphas_cumprod))  # of t = 1 .. T-1
+    probability /= probability.sum()
+    ends = np.cumsum(probability)
 
     def term(t: np.ndarray) -> np.ndarray:
         noise = rng.standard_normal(x0.shape)
@@ -53,9 +57,13 @@ def chain_bound(
         return _sum(bound_term(x0, x0_pred, t, *arguments))
 
     denoising = np.zeros(n)
-    for k in range(count):
-        u = (k + rng.random(n)) / count
-        denoising += term(1 + np.minimum((u * total).astype(np.int64), total - 1)) * total / count
+    for k in range(min(timesteps, total)):
+        if timesteps >= total:
+            denoising += term(np.full(n, k + 1))
+        else:
+            u = (k + rng.random(n)) / timesteps
+            i = np.minimum(np.searchsorted(ends, u), total - 1)
+            denoising += term(i + 1) / (timesteps * probability[i])
     first = term(np.zeros(n, np.int64))
     prior = _sum(prior_kl(x0, float(alphas_cumprod[-1])))
     return {"prior": prior, "denoising": denoising, "first step": first}
