@@ -30,6 +30,8 @@ def plot(figure) -> None:
         axes.plot(sizes, mean)
         axes.axhline(0, color="k", lw=0.5)
         axes.set(xscale="log", xlabel="examples of each", ylabel=f"{name} distance")
+        axes.minorticks_off()
+        axes.set_xticks(sizes, [str(n) for n in sizes])
 
 
 def moments(x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
