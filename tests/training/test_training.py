@@ -18,7 +18,7 @@ from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer  # noqa: E402
 from ldmref.training import emoji as emoji_data  # noqa: E402
-from ldmref.training.autoencoder import autoencoder_trainer  # noqa: E402
+from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
 from ldmref.training.data import FolderDataset  # noqa: E402
 from ldmref.training.diffusion import Latents, diffusion_trainer  # noqa: E402
 from ldmref.training.recipe import (  # noqa: E402
@@ -66,14 +66,14 @@ def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_ra
     data, hyperparameters = FolderDataset(pictures, 16), {"batch_size": 2, "warmup": 5}
     make = trainers(data, 20, **hyperparameters, muon_rate=muon_rate)[stage]
     uninterrupted = make()
-    losses = [loss for _, loss in uninterrupted.run()]
+    losses = [loss for _, loss, _ in uninterrupted.run()]
 
     first, second = make(), make()
-    for step, _ in first.run():
+    for step, _, _ in first.run():
         if step == 10:
             break
     second.load_state(10, stored(first))
-    assert [loss for _, loss in second.run()] == losses[10:]
+    assert [loss for _, loss, _ in second.run()] == losses[10:]
     expected, state = stored(uninterrupted), stored(second)
     assert state.keys() == expected.keys()
     assert all(np.array_equal(state[name], array) for name, array in expected.items())
@@ -82,7 +82,7 @@ def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_ra
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_the_loss_falls(pictures, stage):
     make = trainers(FolderDataset(pictures, 16), 60, batch_size=4, learning_rate=3e-3, warmup=5)
-    losses = [loss for _, loss in make[stage]().run()]
+    losses = [loss for _, loss, _ in make[stage]().run()]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), losses
 
 
@@ -98,7 +98,7 @@ def test_latents_of_any_scale_train_alike(pictures):
         stage = DiffusionStage(optimizer=OptimizerConfig(2, warmup=1), budget=Budget(3))
         scaled = replace(config, vae=vae)
         trainer = diffusion_trainer(data, latents, tokenizer, scaled, stage, 0, ops)
-        losses.append([loss for _, loss in trainer.run()])
+        losses.append([loss for _, loss, _ in trainer.run()])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
