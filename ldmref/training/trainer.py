@@ -39,6 +39,9 @@ class Part:
         return batch[self.index * size : (self.index + 1) * size]
 
 
+WHOLE = Part()
+
+
 @dataclass(frozen=True)
 class Loss:
     """The scalar training loss of one step, or of a part of its batch.
