@@ -18,6 +18,7 @@ from ldmref.cli import (
     configuration,
     convert,
     doctor,
+    evaluate,
     finetune,
     info,
     pictures,
@@ -53,7 +54,7 @@ SECTIONS = {
     "Draw": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
              "run"),
     "Look": ("info", "models", "samplers", "backends", "config", "completion"),
-    "Verify": ("check", "doctor", "bench"),
+    "Verify": ("check", "doctor", "bench", "evaluate"),
     "Models": ("convert", "train", "finetune"),
 }  # fmt: skip
 
@@ -128,7 +129,7 @@ def cli(ctx: click.Context) -> None:
 
 MODULES = (
     pictures, replay, train, finetune, convert, info, configuration, completion, check, bench,
-    doctor,
+    doctor, evaluate,
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:

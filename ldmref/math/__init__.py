@@ -27,9 +27,12 @@ from ldmref.math.conditioning import (
     classifier_guidance, classifier_guidance_eps, classifier_guidance_mean, conditional_scores,
     implicit_classifier, replace_known,
 )
-from ldmref.math.divergence import kl_normal, kl_standard_normal, reparameterize
+from ldmref.math.divergence import (
+    kl_normal, kl_standard_normal, normal_entropy, reparameterize,
+)
 from ldmref.math.edm import edm_denoise, edm_loss_weight, edm_preconditioning, edm_target
 from ldmref.math.embedding import timestep_embedding
+from ldmref.math.evaluation import frechet_distance, kernel_distance, structural_similarity
 from ldmref.math.flow import (
     alpha_bar_from_flow_time, eps_from_velocity, flow_sample, flow_time_from_alpha_bar,
     flow_time_from_sigma, flow_velocity, shift_flow_time, sigma_from_flow_time, x0_from_velocity,
@@ -98,23 +101,24 @@ __all__ = [
     "elbo_weight", "eps_from_score", "eps_from_v", "eps_from_velocity", "eps_from_x0", "eps_weight",
     "erfc", "euler_maruyama", "exact_divergence", "exponential_sigmas", "feature_distance",
     "flow_log_likelihood", "flow_sample", "flow_time_from_alpha_bar", "flow_time_from_sigma",
-    "flow_velocity", "gaussian_corruption", "gaussian_log_likelihood", "geglu", "gelu", "gelu_tanh",
-    "group_norm", "hinge_discriminator_loss", "hinge_generator_loss", "hutchinson_divergence",
-    "hutchinson_variance", "hybrid_loss", "implicit_classifier", "integrate_rk4", "iwae_bound",
-    "karras_sigmas", "kl_bernoulli", "kl_normal", "kl_sparsity", "kl_standard_normal",
-    "l1_sparsity", "langevin_step", "langevin_step_size", "layer_norm", "learned_range_logvar",
-    "lerp", "linear_betas", "log_discriminator_loss", "log_generator_loss", "log_importance_weight",
-    "log_linear_sigmas", "log_ndtr", "log_snr", "low_rank_update", "masking_corruption",
-    "min_snr_weight", "nearest_code", "normal_log_density", "pad_bottom_right", "pca_project",
-    "pca_reconstruct", "posterior_logvar_clipped", "posterior_variance", "predictor_corrector",
-    "principal_angles", "principal_components", "prior_kl", "probability_flow", "psnr",
-    "q_posterior", "q_sample", "q_step", "quick_gelu", "reparameterize", "replace_known",
-    "rescale_guidance", "rescale_zero_terminal_snr", "reverse_diffusion_step", "reverse_sde",
+    "flow_velocity", "frechet_distance", "gaussian_corruption", "gaussian_log_likelihood", "geglu",
+    "gelu", "gelu_tanh", "group_norm", "hinge_discriminator_loss", "hinge_generator_loss",
+    "hutchinson_divergence", "hutchinson_variance", "hybrid_loss", "implicit_classifier",
+    "integrate_rk4", "iwae_bound", "karras_sigmas", "kernel_distance", "kl_bernoulli", "kl_normal",
+    "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step", "langevin_step_size",
+    "layer_norm", "learned_range_logvar", "lerp", "linear_betas", "log_discriminator_loss",
+    "log_generator_loss", "log_importance_weight", "log_linear_sigmas", "log_ndtr", "log_snr",
+    "low_rank_update", "masking_corruption", "min_snr_weight", "nearest_code", "normal_entropy",
+    "normal_log_density", "pad_bottom_right", "pca_project", "pca_reconstruct",
+    "posterior_logvar_clipped", "posterior_variance", "predictor_corrector", "principal_angles",
+    "principal_components", "prior_kl", "probability_flow", "psnr", "q_posterior", "q_sample",
+    "q_step", "quick_gelu", "reparameterize", "replace_known", "rescale_guidance",
+    "rescale_zero_terminal_snr", "reverse_diffusion_step", "reverse_sde",
     "scaled_dot_product_attention", "scaled_linear_betas", "score_from_denoised", "score_from_eps",
     "score_from_x0", "sde_score", "shift_flow_time", "sigma_flow", "sigma_from_alpha_bar",
     "sigma_from_flow_time", "sigmoid", "sigmoid_betas", "silu", "simple_loss", "slerp", "snr",
-    "softmax", "squared_error", "stop_gradient", "straight_through", "subspace_distance",
-    "timestep_embedding", "training_loss", "training_pair", "upsample_nearest", "v_from_x0_eps",
-    "variational_bound", "vq_loss", "word_map", "x0_from_eps", "x0_from_score", "x0_from_v",
-    "x0_from_velocity",
+    "softmax", "squared_error", "stop_gradient", "straight_through", "structural_similarity",
+    "subspace_distance", "timestep_embedding", "training_loss", "training_pair", "upsample_nearest",
+    "v_from_x0_eps", "variational_bound", "vq_loss", "word_map", "x0_from_eps", "x0_from_score",
+    "x0_from_v", "x0_from_velocity",
 ]

@@ -26,7 +26,8 @@ MOST_NAMED = 64  # pictures of a batch
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """The part of a step's batch that is computed at once: one of `count` equal ones."""
 
     index: int = 0
@@ -36,6 +37,9 @@ class Part(NamedTuple):
         """This part of something with an element per picture."""
         size = len(batch) // self.count
         return batch[self.index * size : (self.index + 1) * size]
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -246,8 +250,12 @@ def step_noise(
 
 def _mean(losses: Sequence[Loss]) -> Loss:
     """The loss of a batch, of those of its equal parts."""
-    total = sum(loss.total.detach() for loss in losses) / len(losses)
-    figures = {k: sum(loss.figures[k] for loss in losses) / len(losses) for k in losses[0].figures}
+
+    def mean(values: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([value.detach() for value in values]).mean()
+
+    total = mean([loss.total for loss in losses])
+    figures = {k: mean([loss.figures[k] for loss in losses]) for k in losses[0].figures}
     return Loss(total, figures, np.concatenate([loss.batch for loss in losses]), losses[-1].after)
 
 
