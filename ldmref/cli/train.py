@@ -68,9 +68,13 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
         raise UsageError(f"--lr must be above 0 and at most 1, not {lr!r}", code="E-LR")
 
     from ldmref.training import run
+    from ldmref.training.recipe import Recipe
     from ldmref.training.recipe_file import read_recipe
 
     settings = read_recipe(recipe, overrides(flags))
+    if not isinstance(settings, Recipe):
+        message = f"{recipe!r} is the recipe of a fine-tuning: it has a base"
+        raise UsageError(message, code="E-RECIPE", hint=f"ldmref finetune {recipe}")
     folder = Path(output or Path("runs", Path(recipe or "").stem))
     with stopping() as stop:
         try:

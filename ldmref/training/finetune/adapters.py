@@ -33,8 +33,9 @@ class Adapter(Protocol):
         """The model with the learned parameters, tensors under autograd, on its backend `ops`."""
         ...
 
-    def caption(self, i: int, rng: np.random.Generator) -> str:
-        """The prompt of picture i at this visit."""
+    @property
+    def caption(self) -> Caption:
+        """The prompt of a picture at a visit."""
         ...
 
     def file(self, folder: Path) -> Path:
