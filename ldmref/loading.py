@@ -15,6 +15,7 @@ from ldmref.errors import InputError, UsageError
 from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import apply_loras, read_loras
+from ldmref.io.adapters.textual_inversion import read_words
 from ldmref.io.compvis.single_file import averages_note, averages_of, load_compvis
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
@@ -43,6 +44,7 @@ def load(
     lora: Sequence[str | Path | tuple[str | Path, float]] = (), speed: str | None = None,
     max_memory: int | str | None = None, max_seconds: float | None = None, fetch: bool = False,
     variant: str | None = None, ema: bool | None = None, allow_nonfinite: bool = False,
+    embeddings: Sequence[str | Path] = (),
 ) -> LatentDiffusion:  # fmt: skip
     """Load a model.
 
@@ -70,9 +72,11 @@ def load(
         ema: of a single file, True reads the averaged weights, False the last ones; None does as
             the model's makers do (`ldmref.io.compvis.ema`), and `warnings` say so.
         allow_nonfinite: warn of weights that are NaN or infinite, which are otherwise refused.
+        embeddings: files of textual inversion, whose words the prompts can use.
 
     Raises:
-        InputError: no such model, or a damaged one; an autoencoder or LoRA of another family.
+        InputError: no such model, or a damaged one; an autoencoder, LoRA or embedding of another
+            family.
         UsageError: `ema=True`, and the model holds no averages; a configuration or tokenizer for
             a model that has its own.
         BackendUnavailable: the backend cannot run here.
@@ -87,7 +91,8 @@ def load(
         "max_memory": bytes_of(max_memory or configured.get("max_memory")),
         "max_seconds": seconds_of(seconds),
     }
-    loras, path = read_loras(lora), find_model(name, fetch, variant)
+    loras, words = read_loras(lora), read_words(embeddings)
+    path = find_model(name, fetch, variant)
     ops = configured_backend(backend, device, dtype, speed=speed)
     loaded, state_dict, tokenizers, sha256 = read_model(
         path, config, tokenizer, variant=variant, ema=ema
@@ -114,7 +119,7 @@ def load(
     )  # fmt: skip
     if limits["max_memory"] is None and sum(x.nbytes for x in state_dict.values()) <= SMALL:
         model.params.read_all()
-    return model
+    return model.with_embeddings(words) if words else model
 
 
 def check_model(

@@ -18,6 +18,8 @@ from ldmref.cli import (
     configuration,
     convert,
     doctor,
+    evaluate,
+    finetune,
     info,
     pictures,
     replay,
@@ -52,8 +54,8 @@ SECTIONS = {
     "Draw": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
              "run"),
     "Look": ("info", "models", "samplers", "backends", "config", "completion"),
-    "Verify": ("check", "doctor", "bench"),
-    "Models": ("convert", "train"),
+    "Verify": ("check", "doctor", "bench", "evaluate"),
+    "Models": ("convert", "train", "finetune"),
 }  # fmt: skip
 
 
@@ -126,7 +128,8 @@ def cli(ctx: click.Context) -> None:
 
 
 MODULES = (
-    pictures, replay, train, convert, info, configuration, completion, check, bench, doctor,
+    pictures, replay, train, finetune, convert, info, configuration, completion, check, bench,
+    doctor, evaluate,
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:

@@ -121,6 +121,8 @@ MODEL = (
     option("--allow-nonfinite", is_flag=True, help="Read weights that are NaN or infinite."),
     option("--vae", type=PATH, metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
     option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
+    option("--embedding", "embeddings", type=PATH, multiple=True, metavar="FILE",
+           help="A word of textual inversion; may be repeated."),
     *BACKEND,
     option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
     option("--max-seconds", type=float, metavar="N", help="Refuse what would take longer."),

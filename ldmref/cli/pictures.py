@@ -111,7 +111,7 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
         console.settings(configured, name, backend)
         model = load(
             path, backend=backend, config=flags["model_config"], lora=flags["loras"],
-            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema",
+            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "embeddings",
                                            "allow_nonfinite")},
             **configured.limits | {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None},
         )  # fmt: skip
@@ -204,7 +204,12 @@ def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
     digest = made_by.get("sha256")
     if not digest or not model.sha256.startswith(str(digest)):  # A1111's text has ten digits
         yield f"drawn by another model: recorded is {str(made_by.get('name'))[:80]!r}"
-    for part, flag in (("vae", "--vae"), ("loras", "--lora"), ("ema", "--ema")):
+    for part, flag in (
+        ("vae", "--vae"),
+        ("loras", "--lora"),
+        ("ema", "--ema"),
+        ("embeddings", "--embedding"),
+    ):
         recorded, used = made_by.get(part), model.modifications.get(part)
         if recorded != used:
             text = json.dumps(recorded)[:200] if recorded else "none"

@@ -93,12 +93,9 @@ class LatentDiffusion:
         self.params = LazyParams(backend, params)
         self._compiled: dict[str, tuple[Params, Backend, Callable]] = {}
         self._one_at_a_time = False
-        large = [
-            name
-            for name, text in zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-            if backend.device == "cpu" and count(text_spec(text)) >= LARGE
-        ]
-        self._large_text_encoders = tuple(large)
+        names = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+        large = [name for name, text in names if count(text_spec(text)) >= LARGE]
+        self._large_text_encoders = tuple(large if backend.device == "cpu" else ())
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling: without compiled networks, which are compiled again."""
@@ -158,7 +155,6 @@ class LatentDiffusion:
             CorruptModelError: the vectors have another width than the text encoder's.
         """
         grown, config, params = copy.copy(self), self.config, {}
-        grown._compiled = {}
         per_encoder = by_encoder(embeddings, len(config.text_encoders))
         tokenizers = ("tokenizer", "tokenizer_2")
         for encoder, name, new in zip(TEXT_ENCODERS, tokenizers, per_encoder, strict=False):
@@ -174,9 +170,17 @@ class LatentDiffusion:
             config = dataclasses.replace(config, **{encoder: text})
             setattr(grown, name, tokenizer)
         words = self.modifications.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
-        grown.config, grown.params = config, self.params.replaced(params)
-        grown.modifications = self.modifications | {"embeddings": words}
-        return grown
+        grown.config, grown.modifications = config, self.modifications | {"embeddings": words}
+        return grown.with_params(params)
+
+    def with_params(
+        self, networks: Mapping[str, Params], backend: Backend | None = None
+    ) -> LatentDiffusion:
+        """This model with other parameters of some networks, on its backend, or on one like it."""
+        other = copy.copy(self)
+        other.params, other._compiled = self.params.replaced(networks), {}
+        other.backend = backend or self.backend
+        return other
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
         """Token ids (n, chunks, l), and warnings: words that did not fit or are not known."""
@@ -267,21 +271,25 @@ class LatentDiffusion:
             return decode_tiled(ops, decoder, latents, config.factor, tile)
 
     def unet(
-        self,
-        latents: Array,
-        t: Array,
-        context: Array | Conditioning | None = None,
+        self, latents: Array, t: Array, context: Array | Conditioning | None = None,
         control: Residuals | None = None,
-    ) -> Array:
-        """The network's raw prediction; latents (n, c, h, w), t (n,), context (n, l, d).
+    ) -> Array:  # fmt: skip
+        """The prediction of eps, v or x0; latents (n, c, h, w), t (n,), context (n, l, d).
 
         SDXL needs a `Conditioning` in place of the bare hidden states. `control` is the output of
         ControlNets (`ldmref.models.controlnet`).
         """
+        return self.unet_output(latents, t, context, control)[:, : self.config.vae.latent_channels]
+
+    def unet_output(
+        self, latents: Array, t: Array, context: Array | Conditioning | None = None,
+        control: Residuals | None = None,
+    ) -> Array:  # fmt: skip
+        """All channels: the prediction and, with "learned_range", v of `learned_range_logvar`."""
         conditioning = context if isinstance(context, Conditioning) else Conditioning(context)
         with self.backend.inference():
-            network = self._network(unet, "unet")
-            return network(self.config.unet, latents, t, *conditioning, control=control)
+            network, config = self._network(unet, "unet"), self.config.unet
+            return network(config, latents, t, *conditioning, control=control)
 
     def encode_segmentation(self, labels: np.ndarray) -> Array:
         """Input channels for segmentation maps; (n, H, W) integers -> (n, k, h, w)."""

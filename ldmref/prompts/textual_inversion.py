@@ -56,21 +56,20 @@ def add_embeddings(
     """Copies of the token table and the tokenizer, extended by the words.
 
     A word gets the ids vocab_size, vocab_size + 1, ..., one per vector. It is matched regardless of
-    case, and as a whole word if it is alphanumeric.
+    case, and as a whole word if it is alphanumeric. Rows that are no token's are left out.
 
     Args:
-        table: the text encoder's token embeddings, (vocab_size, d); gets a row per vector.
-        tokenizer: with vocab_size tokens.
+        table: the text encoder's token embeddings, (rows, d); gets a row per vector.
+        tokenizer: with vocab_size <= rows tokens.
 
     Raises:
         UsageError: a word is empty or already known, or has more vectors than fit a chunk.
-        CorruptModelError: the width of a vector is not d, or the tokenizer and the table differ in
-            vocab_size.
+        CorruptModelError: the width of a vector is not d, or the tokenizer has more tokens than the
+            table has rows.
     """
     vocab_size = tokenizer.tokenizer.get_vocab_size()
-    if vocab_size != table.shape[0]:
+    if vocab_size > table.shape[0]:
         message = f"the tokenizer knows {vocab_size} tokens, the text encoder {table.shape[0]}"
-        message += "; words can be added only where these are equal"
         raise CorruptModelError(message, code="E-TOKENIZER")
     extended = Tokenizer.from_str(tokenizer.tokenizer.to_str())
     for embedding in embeddings:
@@ -82,7 +81,7 @@ def add_embeddings(
     result = PromptTokenizer(extended, tokenizer.length, special_tokens, tokenizer.clean)
     if tokenizer.tokenizer.padding:
         extended.enable_padding(pad_id=result.pad, pad_token=special_tokens.pad)
-    return xp.concat([table, *rows], axis=0), result
+    return xp.concat([table[:vocab_size, :], *rows], axis=0), result
 
 
 def by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[list[Embedding]]:

@@ -18,19 +18,20 @@ from ldmref.errors import InputError, LdmrefError
 from ldmref.files import parse_json
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
-from ldmref.training.recipe import CheckpointConfig, Recipe
-from ldmref.training.recipe_file import recipe_from_dict
+from ldmref.training.recipe import STAGES, CheckpointConfig
+from ldmref.training.recipe_file import AnyRecipe, recipe_from_dict
 
-STAGES = ("autoencoder", "diffusion")
+CHECKPOINTS = ("features", *STAGES)
 MAX_SAVING = 0.05  # the largest share of the time that is spent on checkpoints by time
 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Identifies the pictures and captions of a training."""
+    """Identifies the pictures and captions of a training, and the model that is fine-tuned."""
 
     pictures: int
     sha256: str
+    base: str = ""  # its digest
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,7 @@ class Header:
     """The metadata of a checkpoint. `tokenizer`: its JSON, in that of the denoiser."""
 
     step: int
-    recipe: Recipe
+    recipe: AnyRecipe
     data: DataSummary
     tokenizer: str
 
@@ -87,7 +88,7 @@ def read_checkpoint(path: Path) -> tuple[Header, Mapping[str, np.ndarray]]:
 
 def read_headers(folder: Path) -> dict[str, Header]:
     """The headers of the checkpoints in a folder, by stage."""
-    paths = {stage: checkpoint_path(folder, stage) for stage in STAGES}
+    paths = {stage: checkpoint_path(folder, stage) for stage in CHECKPOINTS}
     return {stage: read_checkpoint(path)[0] for stage, path in paths.items() if path.exists()}
 
 

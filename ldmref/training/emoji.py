@@ -76,6 +76,7 @@ class EmojiDataset:
         self.emoji = emoji_list()
         self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
         self.warnings: list[str] = []
+        self.classes = [e.subgroup.replace("-", " ") for e in self.emoji]
         weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
         self.weights = np.asarray(weights)
         name_words = {word for e in self.emoji for word in e.words}

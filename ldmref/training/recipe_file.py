@@ -10,17 +10,21 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.io.locate import find_model, model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
-from ldmref.training.recipe import EMOJI, MAX_SIZE, Recipe
+from ldmref.training.finetune.recipe import FineTuneRecipe
+from ldmref.training.model_config import for_objective
+from ldmref.training.recipe import EMOJI, MAX_SIZE, STAGES, Recipe, recipe_error
 
 SHIPPED = Path(__file__).parent / "recipes"
 CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # E-RECIPE of all others
+AnyRecipe = Recipe | FineTuneRecipe
 T = TypeVar("T")
 
 
-def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None = None) -> Recipe:
+def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None = None) -> AnyRecipe:
     """The recipe in a TOML file, or the one of that name that comes with ldmref.
 
     `data.source` is relative to the file's folder. `overrides`: tables whose values replace those
@@ -52,8 +56,10 @@ def recipe_path(source: str | Path) -> Path:
     return names[str(source)]
 
 
-def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
+def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     """The recipe of nested tables, with every key checked and every default filled in.
+
+    With a `base` it is a fine-tuning, whose size is that of the base's pictures if it names none.
 
     Raises:
         UsageError: an unknown key, a value of the wrong type or range, a model that cannot be
@@ -61,8 +67,14 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
         CorruptModelError: a model whose networks do not fit together.
     """
     tables = _require_table(tables, "the recipe")
+    if "base" in tables:
+        return _fine_tune(tables)
     recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
-    config = _model(tables.get("model", {}))
+    config = for_objective(_model(tables.get("model", {})), recipe.diffusion.objective)
+    problem = recipe.autoencoder.objective.problem(config.vae)
+    if problem:
+        raise recipe_error(f"autoencoder.objective: {problem}")
+    _check_accumulation(recipe)
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
@@ -75,7 +87,7 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
     return replace(recipe, data=replace(recipe.data, size=size), model=config)
 
 
-def to_toml(recipe: Recipe) -> str:
+def to_toml(recipe: AnyRecipe) -> str:
     """The recipe with every key, as `read_recipe` reads it."""
     return "\n".join(_toml_lines(recipe.to_dict(), "")) + "\n"
 
@@ -116,19 +128,46 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
+    recipe = _read(FineTuneRecipe(), tables, "")
+    _check_accumulation(recipe)
+    if not recipe.data.size:
+        size = model_config(find_model(recipe.base)).defaults.width
+        recipe = replace(recipe, data=replace(recipe.data, size=size))
+    return recipe
+
+
 def _model(table: Any) -> ModelConfig:
     """The preset's configuration, with the fields of the table replaced."""
     fields = dict(_require_table(table, "model"))
     name = fields.pop("preset", EMOJI)
     if not isinstance(name, str):
-        raise _error(f"model.preset must be of type str, not {name!r}")
+        raise recipe_error(f"model.preset must be of type str, not {name!r}")
+    vae = fields.get("vae")
+    z = vae.get("latent_channels") if isinstance(vae, dict) else None
+    if type(z) is int:  # the U-Net's channels follow, where the recipe does not say otherwise
+        fields = _merge({"unet": {"in_channels": z, "out_channels": z}}, fields)
     config = config_from_dict(_merge(preset(name).to_dict(), fields))
-    text, unet = config.text_encoder, config.unet
-    pooled = config.text_encoder_2 is not None or unet.addition_embed_type
-    if config.vae.codebook_size or text.model_type != "clip" or pooled or config.image_channels:
-        hint = "trained are a KL autoencoder, and a U-Net with one CLIP text transformer"
-        raise _error(f"the model {config.name!r} cannot be trained", hint=hint)
+    pooled = config.text_encoder_2 is not None or config.unet.addition_embed_type
+    if pooled or config.image_channels:
+        hint = "trained are an autoencoder, and a U-Net with one text encoder or none"
+        raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)
     return config
+
+
+def _check_accumulation(recipe: AnyRecipe) -> None:
+    """Batches are divided into equal parts, where no term of the loss compares their pictures."""
+    for name in ("features", *STAGES):
+        if not hasattr(recipe, name):  # a fine-tuning
+            continue
+        optimizer = getattr(recipe, name).optimizer
+        count, batch_size = optimizer.accumulation, optimizer.batch_size
+        if count > 1 and name not in ("diffusion", "classifier"):
+            message = f"{name}.optimizer.accumulation must be 1, not {count}"
+            raise recipe_error(message, hint="the terms of a first stage need the whole batch")
+        if batch_size % count:
+            message = f"{name}.optimizer.accumulation = {count} must divide batch_size = "
+            raise recipe_error(message + str(batch_size))
 
 
 def _read(default: T, table: Any, prefix: str) -> T:
@@ -138,7 +177,7 @@ def _read(default: T, table: Any, prefix: str) -> T:
     for key, value in _require_table(table, prefix.removesuffix(".")).items():
         name = prefix + key
         if key not in kinds:
-            raise _error(f"unknown key {name}", hint=did_you_mean(key, kinds))
+            raise recipe_error(f"unknown key {name}", hint=did_you_mean(key, kinds))
         now = getattr(default, key)
         table = is_dataclass(now)
         values[key] = _read(now, value, name + ".") if table else _check(kinds[key], value, name)
@@ -147,23 +186,21 @@ def _read(default: T, table: Any, prefix: str) -> T:
 
 def _require_table(table: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(table, Mapping):
-        raise _error(f"{name} must be a table, not {table!r}")
+        raise recipe_error(f"{name} must be a table, not {table!r}")
     return table
 
 
 def _check(annotation: Any, value: Any, name: str) -> Any:
-    """`value` if it has the type and is within the limits; integers may stand for floats."""
+    """`value` if it has the type and is within the limits; integers may stand for floats, lists
+    for tuples."""
     if get_origin(annotation) is Literal:
         kind, limits, wanted = str, get_args(annotation), " or ".join(get_args(annotation))
     else:
         kind, limits = get_args(annotation) or (annotation, None)
+        kind = get_origin(kind) or kind
         wanted = f"of type {kind.__name__}" if limits is None else str(limits)
-    right_type = type(value) is kind or (kind is float and type(value) is int)
+    right_type = type(value) is kind or (kind, type(value)) in ((float, int), (tuple, list))
     if not right_type or (limits is not None and value not in limits):
         code = CODES.get(name.rpartition(".")[2], "E-RECIPE")
-        raise _error(f"{name} must be {wanted}, not {value!r}", code=code)
+        raise recipe_error(f"{name} must be {wanted}, not {value!r}", code=code)
     return kind(value)
-
-
-def _error(message: str, code: str = "E-RECIPE", hint: str = "") -> UsageError:
-    return UsageError(f"recipe: {message}", code=code, hint=hint)

@@ -7,21 +7,26 @@ stage does not see may change until the second has begun.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from ldmref.errors import UsageError
 from ldmref.models.params import flatten
 from ldmref.training.checkpoint import DataSummary, Header
-from ldmref.training.recipe import Recipe
+from ldmref.training.recipe_file import AnyRecipe
 
+ADAPTER = ("method", "lora.", "textual_inversion.")
+FIRST = ("seed", "dtype", "data.size", "features.")
 DEPENDS_ON = {
-    "autoencoder": ("seed", "dtype", "data.size", "model.vae.", "autoencoder."),
-    "diffusion": ("seed", "dtype", "data.size", "model.", "autoencoder.", "diffusion."),
+    "features": FIRST,
+    "autoencoder": (*FIRST, "model.vae.", "autoencoder."),
+    "diffusion": (*FIRST, "model.", "autoencoder.", "diffusion.", *ADAPTER),
+    "classifier": (*FIRST, "model.vae.", "model.scheduler.", "autoencoder.", "classifier."),
 }
 FREE = ("model.name", "model.defaults.", "model.unet.sample_size")  # derived, or of no effect
 
 
-def changed_settings(headers: Mapping[str, Header], recipe: Recipe) -> list[str]:
+def changed_settings(headers: Mapping[str, Header], recipe: AnyRecipe) -> list[str]:
     """`key was 1, now 2`, for everything that a checkpoint depends on but the pictures."""
     changes = {}
     for stage, header in headers.items():
@@ -34,10 +39,13 @@ def changed_settings(headers: Mapping[str, Header], recipe: Recipe) -> list[str]
     return list(dict.fromkeys(changes.values()))
 
 
-def changed_data(headers: Mapping[str, Header], recipe: Recipe, data: DataSummary) -> list[str]:
+def changed_data(headers: Mapping[str, Header], recipe: AnyRecipe, data: DataSummary) -> list[str]:
     """The same for pictures and captions."""
-    changed = [header for header in headers.values() if header.data != data]
-    return list(dict.fromkeys(_data(header, recipe, data) for header in changed))
+    pictures = replace(data, base="")
+    changed = [h for h in headers.values() if replace(h.data, base="") != pictures]
+    bases = {h.data.base: _base(h.data.base) for h in headers.values() if h.data.base != data.base}
+    lines = [f"base was {old}, now {_base(data.base)}" for old in bases.values()]
+    return [*lines, *dict.fromkeys(_data(header, recipe, data) for header in changed)]
 
 
 def require_unchanged(changes: list[str], folder: object) -> None:
@@ -55,7 +63,7 @@ def require_unchanged(changes: list[str], folder: object) -> None:
         )
 
 
-def _settings(stage: str, recipe: Recipe) -> dict[str, Any]:
+def _settings(stage: str, recipe: AnyRecipe) -> dict[str, Any]:
     free = (*FREE, f"{stage}.budget.")
     settings = flatten(recipe.to_dict())
     return {
@@ -65,11 +73,15 @@ def _settings(stage: str, recipe: Recipe) -> dict[str, Any]:
     }
 
 
-def _moved(header: Header, recipe: Recipe) -> bool:
+def _base(sha256: str) -> str:
+    return f"a model (sha256 {sha256[:8]})"
+
+
+def _moved(header: Header, recipe: AnyRecipe) -> bool:
     return header.recipe.data.source != recipe.data.source
 
 
-def _data(header: Header, recipe: Recipe, data: DataSummary | None = None) -> str:
+def _data(header: Header, recipe: AnyRecipe, data: DataSummary | None = None) -> str:
     old, now = header.recipe.data.source, f"now {recipe.data.source!r}"
     if data is not None:
         now += f" with {data.pictures} pictures (sha256 {data.sha256[:8]})"

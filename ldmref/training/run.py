@@ -3,6 +3,7 @@
 folder/recipe.toml               every setting of the last run
 folder/autoencoder.safetensors   checkpoint of the first stage
 folder/diffusion.safetensors     checkpoint of the second stage
+folder/classifier.safetensors    checkpoint of the third stage, if the recipe has it
 folder/model/                    the model: averaged weights in float16, ready for `ldmref.load`
 """
 
@@ -12,14 +13,10 @@ from collections.abc import Callable
 from pathlib import Path
 from threading import Event
 
-from ldmref.io.atomic import atomic_write
-from ldmref.training.checkpoint import read_headers
-from ldmref.training.data import check_data, load_dataset, summarize
-from ldmref.training.folder import check_folder, training_folder
+from ldmref.training.begin import check_early, prepared_folder, read_pictures
+from ldmref.training.classes import class_names, summarize_for, uses_classes
 from ldmref.training.progress import Progress
 from ldmref.training.recipe import Recipe
-from ldmref.training.recipe_file import to_toml
-from ldmref.training.resume import changed_data, changed_settings, require_unchanged
 
 
 def train(
@@ -47,28 +44,15 @@ def train(
         NumericError: the loss is not finite; the last checkpoint is kept.
         Cancelled: `cancel` was set; a checkpoint is saved.
     """
-    check_folder(folder)
-    if not accept_changes:
-        require_unchanged(changed_settings(read_headers(folder), recipe), folder)
-    check_data(recipe.data)
+    check_early(recipe, folder, accept_changes)
 
     from ldmref.backends.torch import TorchBackend  # raises BackendUnavailable without torch
     from ldmref.training.stages import Run, train_stages
 
-    ops = TorchBackend(recipe.device, recipe.dtype)
-    data = load_dataset(recipe.data)
-    for line in data.warnings:
-        say(f"warning: {line}")
-    size, summary = recipe.data.size, summarize(data)
-    say(f"{summary.pictures} pictures of {size}x{size}")
-    with training_folder(folder):
-        headers = read_headers(folder)
-        changes = changed_settings(headers, recipe) or changed_data(headers, recipe, summary)
-        if not accept_changes:
-            require_unchanged(changes, folder)
-        for change in changes:
-            say(f"changed: {change}")
-        with atomic_write(folder / "recipe.toml", overwrite=True) as file:
-            file.write(to_toml(recipe).encode("utf-8", "backslashreplace"))
-        run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=bool(changes))
+    ops, data = TorchBackend(recipe.device, recipe.dtype), read_pictures(recipe, say)
+    summary = summarize_for(recipe, data)
+    if uses_classes(recipe):
+        say(f"{len(class_names(data))} classes")
+    with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
+        run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
         return train_stages(run)

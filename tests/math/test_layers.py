@@ -1,4 +1,4 @@
-"""Normalisation and resampling against loops, torch's own, and what they leave unchanged."""
+"""Normalisation, resampling and LoRA against loops, torch's own, and what they leave unchanged."""
 
 import numpy as np
 import pytest
@@ -141,3 +141,27 @@ def test_three_halvings_padded_below_see_nothing_above_their_block():
 
     assert seen_by(2, below) == (16, 16 + 14)
     assert seen_by(2, around) == (16 - 7, 16 + 7)
+
+
+@given(data=st.data(), rank=st.integers(1, 3), scale=st.sampled_from([0.0, 0.5, -2.0]))
+def test_low_rank_update_of_a_kernel_is_two_convolutions(
+    xp, dtype, xp_assert_close, to_numpy, data, rank, scale
+):
+    """At the one position of a picture as large as the kernel: W x + s B (A x)."""
+    size = data.draw(st.sampled_from([(), (1, 1), (3, 3)]))
+    w = data.draw(strategies.arrays((2, 3, *size), xp, dtype))
+    down = data.draw(strategies.arrays((rank, 3, *size), xp, dtype))
+    up = data.draw(strategies.arrays((2, rank, *(1 for _ in size)), xp, dtype))
+    W, A = (to_numpy(z).astype(float).reshape(z.shape[0], -1) for z in (w, down))
+    B, x = to_numpy(up).astype(float).reshape(2, rank), np.linspace(-1, 1, W.shape[1])
+    got = lm.low_rank_update(w, down, up, scale)
+    assert got.shape == w.shape and got.dtype == w.dtype
+    magnitude = np.abs(W) + abs(scale) * np.abs(B) @ np.abs(A)
+    y = to_numpy(got).astype(float).reshape(2, -1) @ x
+    bound = (4 + rank) * float(xp.finfo(w.dtype).eps) * (magnitude @ np.abs(x) + 1e-30)
+    assert np.all(np.abs(y - (W @ x + scale * B @ (A @ x))) <= 4 * bound)
+
+
+def test_low_rank_update_without_up_changes_nothing(xp):
+    w, down, up = xp.ones((2, 3)), xp.ones((1, 3)), xp.zeros((2, 1))
+    assert bool(xp.all(lm.low_rank_update(w, down, up, 3.0) == w))

@@ -143,11 +143,20 @@ def test_a_word_is_added_once(model, first, second):
         add_embeddings(flatten(model.params.text_encoder)[TABLE], model.tokenizer, twice)
 
 
-def test_a_tokenizer_of_another_size_is_refused(model):
-    with pytest.raises(CorruptModelError, match="only where these are equal"):
+def test_a_tokenizer_with_more_tokens_than_the_table_is_refused(model):
+    with pytest.raises(CorruptModelError, match="knows") as caught:
         add_embeddings(
-            np.zeros((SIZE + 1, 32), np.float32), model.tokenizer, [Embedding("<x>", vectors(1))]
+            np.zeros((SIZE - 1, 32), np.float32), model.tokenizer, [Embedding("<x>", vectors(1))]
         )
+    assert caught.value.code == "E-TOKENIZER"
+
+
+def test_rows_that_are_no_tokens_make_room_for_the_word(model):
+    rows, word = np.zeros((SIZE + 5, 32), np.float32), Embedding("<x>", vectors(2))
+    table, tokenizer = add_embeddings(rows, model.tokenizer, [word])
+    ids = tokenizer.encode(["<x>"])[0][0]
+    np.testing.assert_array_equal(table[ids[1:3]], word.vectors)
+    assert len(table) == SIZE + 2 == tokenizer.tokenizer.get_vocab_size()
 
 
 def test_a_model_with_more_words(model):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -18,9 +17,10 @@ from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer  # noqa: E402
 from ldmref.training import emoji as emoji_data  # noqa: E402
-from ldmref.training.autoencoder import autoencoder_trainer  # noqa: E402
+from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
 from ldmref.training.data import FolderDataset  # noqa: E402
-from ldmref.training.diffusion import Latents, diffusion_trainer  # noqa: E402
+from ldmref.training.diffusion import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
 from ldmref.training.recipe import (  # noqa: E402
     AutoencoderStage,
     Budget,
@@ -51,7 +51,14 @@ def trainers(data, steps, **hyperparameters):
     latents = Latents(*rng.standard_normal((2, len(data.images), 4, 8, 8)).astype(np.float32))
     return {
         "autoencoder": lambda: autoencoder_trainer(data, config.vae, first, 0, ops),
-        "diffusion": lambda: diffusion_trainer(data, latents, tokenizer, config, second, 0, ops),
+        "diffusion": lambda: diffusion_trainer(
+            NoisyLatents(latents, data.weights, config.vae.scaling_factor, ops),
+            Condition(data.caption, tokenizer),
+            config,
+            second,
+            0,
+            ops,
+        ),
     }
 
 
@@ -66,14 +73,14 @@ def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_ra
     data, hyperparameters = FolderDataset(pictures, 16), {"batch_size": 2, "warmup": 5}
     make = trainers(data, 20, **hyperparameters, muon_rate=muon_rate)[stage]
     uninterrupted = make()
-    losses = [loss for _, loss in uninterrupted.run()]
+    losses = [s.loss for s in uninterrupted.run()]
 
     first, second = make(), make()
-    for step, _ in first.run():
+    for step, *_ in first.run():
         if step == 10:
             break
     second.load_state(10, stored(first))
-    assert [loss for _, loss in second.run()] == losses[10:]
+    assert [s.loss for s in second.run()] == losses[10:]
     expected, state = stored(uninterrupted), stored(second)
     assert state.keys() == expected.keys()
     assert all(np.array_equal(state[name], array) for name, array in expected.items())
@@ -82,7 +89,7 @@ def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_ra
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_the_loss_falls(pictures, stage):
     make = trainers(FolderDataset(pictures, 16), 60, batch_size=4, learning_rate=3e-3, warmup=5)
-    losses = [loss for _, loss in make[stage]().run()]
+    losses = [s.loss for s in make[stage]().run()]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), losses
 
 
@@ -94,11 +101,11 @@ def test_latents_of_any_scale_train_alike(pictures):
     losses = []
     for factor in (1.0, 10.0):
         latents = Latents(mean * factor, logvar + np.float32(2 * np.log(factor)))
-        vae = replace(config.vae, scaling_factor=latents.scaling_factor)
         stage = DiffusionStage(optimizer=OptimizerConfig(2, warmup=1), budget=Budget(3))
-        scaled = replace(config, vae=vae)
-        trainer = diffusion_trainer(data, latents, tokenizer, scaled, stage, 0, ops)
-        losses.append([loss for _, loss in trainer.run()])
+        noisy = NoisyLatents(latents, data.weights, latents.scaling_factor, ops)
+        condition = Condition(data.caption, tokenizer)
+        trainer = diffusion_trainer(noisy, condition, config, stage, 0, ops)
+        losses.append([s.loss for s in trainer.run()])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 

@@ -110,6 +110,19 @@ def picture_in_the_corner_of_zeros(f: Functions, rng: RandomInputs) -> Compariso
     return f.pad_bottom_right(x), expected
 
 
+@chapter.identity("low_rank_update", "sum of outer products", 4)
+def one_outer_product_per_rank(f: Functions, rng: RandomInputs) -> Comparison:
+    """Of a matrix, and of a 3 x 3 kernel."""
+    rank, scale, got, expected = rng.integer(1, 3), rng.number(-2.0, 2.0), [], []
+    for size in ((), (3, 3)):
+        w, down = rng.normal(4, 2, *size), rng.normal(rank, 2, *size)
+        up = rng.normal(4, rank, *(1 for _ in size))
+        rows = zip(to_host(up).reshape(4, rank).T, to_host(down), strict=True)
+        got.append(f.low_rank_update(w, down, up, scale))
+        expected.append(to_host(w) + scale * sum(np.multiply.outer(b, a) for b, a in rows))
+    return got, expected, 16.0
+
+
 @chapter.identity("timestep_embedding", "a loop in plain Python", 4)
 def loop_over_frequencies(f: Functions, rng: RandomInputs) -> Comparison:
     """In both conventions, of latent diffusion and of DDPM."""

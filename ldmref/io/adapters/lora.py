@@ -24,6 +24,7 @@ from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
 from ldmref.io.diffusers.checks import read_json
 from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.math.layers import low_rank_update
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten
@@ -110,8 +111,7 @@ def merge(w: np.ndarray, change: Change, weight: float = 1.0) -> np.ndarray:
     down, up = change["down"].astype(w.dtype), change["up"].astype(w.dtype)
     rank = len(down)
     alpha = float(change["alpha"].reshape(())) if "alpha" in change else float(rank)
-    delta = up.reshape(len(up), rank) @ down.reshape(rank, -1)
-    return w + w.dtype.type(weight * alpha / rank) * delta.reshape(w.shape)
+    return low_rank_update(w, down, up, weight * alpha / rank)
 
 
 def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:

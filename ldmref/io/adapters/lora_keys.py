@@ -76,6 +76,17 @@ def lora_names(config: ModelConfig) -> dict[str, LoraTarget]:
     return targets
 
 
+def lora_file_name(config: ModelConfig, tensor: str, role: str) -> str:
+    """kohya's name for a role of one of our tensors: SDXL's U-Net has the paths of CompVis."""
+    part, _, layer = tensor.removesuffix(".weight").partition(".")
+    second = config.text_encoder_2 is not None
+    if second and part == "unet":
+        layer = unet_table(config.unet)[f"{layer}.weight"].name.removesuffix(".weight")
+    prefix = KOHYA_PREFIXES[part][1 if second and part == "text_encoder" else 0]
+    end = next(end for end, name in KOHYA.items() if name == role)
+    return prefix + layer.replace(".", "_") + end
+
+
 def _names(part: str, layer: str, paths: list[str]) -> Iterator[tuple[str, str]]:
     """(name, role) in every notation."""
     for prefix in KOHYA_PREFIXES[part]:

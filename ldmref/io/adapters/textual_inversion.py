@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError
+from ldmref.errors import CorruptModelError, UsageError
 from ldmref.files import input_path
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.prompts.textual_inversion import Embedding
@@ -47,3 +48,18 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
         Embedding(word or own, np.atleast_2d(np.array(tensors[name], np.float32)), encoder)
         for name, own, encoder in sources
     ]
+
+
+def read_words(paths: Sequence[str | Path]) -> list[Embedding]:
+    """The embeddings of several files.
+
+    Raises:
+        UsageError: not a list of paths.
+        InputError, UnsafeFileError: as `read_embeddings`.
+    """
+    if isinstance(paths, str | Path):
+        paths = [paths]
+    if not isinstance(paths, Sequence) or isinstance(paths, bytes):
+        message = f"embeddings must be a list of files, not {type(paths).__name__}"
+        raise UsageError(message, code="E-EMBEDDING", hint='embeddings=["word.safetensors"]')
+    return [embedding for path in paths for embedding in read_embeddings(path)]

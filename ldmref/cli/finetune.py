@@ -1,0 +1,90 @@
+"""`ldmref finetune`: a LoRA or a new word for a model, from pictures."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ldmref.cli.progress import one_line, say, stopping
+from ldmref.cli.train import report, source, without_none
+from ldmref.errors import Cancelled, UsageError
+
+option = click.option
+
+
+@click.command()
+@click.argument("recipe", required=False, default="lora")
+@option("--base", metavar="MODEL", help="What is fine-tuned, as -m of txt2img; default: emoji.")
+@option("--data", metavar="FOLDER", help="Captioned pictures.")
+@option("-o", "--output", metavar="FOLDER", help="Resumed if it contains checkpoints; "
+        "default: runs/ and the recipe's name.")  # fmt: skip
+@option("--rank", type=click.IntRange(1, 1024), help="LoRA: the rank; default: 8.")
+@option("--alpha", type=click.FloatRange(0, min_open=True), help="LoRA: alpha; default: the rank.")
+@option("--target", "targets", multiple=True, metavar="NAME", help="LoRA: attention, feed_forward, "
+        "projections, convolutions or text; may be repeated; default: attention.")  # fmt: skip
+@option("--word", help="Textual inversion: the new word; default: <new>.")
+@option("--initial", metavar="WORD", help="Textual inversion: the known word to start from.")
+@option("--vectors", type=click.IntRange(1, 64), help="Textual inversion: how many; default: 1.")
+@option("--size", type=int, help="Pixels; default: the model's.")
+@option("--steps", type=click.IntRange(1), help="Training steps.")
+@option("--batch", type=click.IntRange(1), help="Pictures per step.")
+@option("--lr", type=click.FloatRange(0, 1, min_open=True), help="Learning rate.")
+@option("--seed", type=click.IntRange(0), help="Default: 0.")
+@option("--device", metavar="NAME", help="cpu or cuda; default: cpu.")
+@option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: float32.")
+@option("--accept-changes", is_flag=True, help="Resume although settings or pictures changed.")
+@option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
+def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any) -> None:
+    """Learn a LoRA, or a new word, from captioned pictures.
+
+    RECIPE is a TOML file with every setting, or the name of one that comes with ldmref: lora (the
+    default) or textual-inversion; flags replace its values. Ctrl-C saves a checkpoint; repeat the
+    command to resume.
+    """
+    from ldmref.training.finetune.recipe import FineTuneRecipe
+    from ldmref.training.finetune.run import fine_tune
+    from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_path
+
+    if recipe_path(recipe).parent == SHIPPED and flags["data"] is None:
+        raise UsageError("option --data is missing", code="E-USAGE", hint="a folder of pictures")
+    settings = read_recipe(recipe, overrides(flags))
+    if not isinstance(settings, FineTuneRecipe):
+        message = f"{recipe!r} is the recipe of a whole model: it has no base"
+        raise UsageError(message, code="E-RECIPE", hint=f"ldmref train {recipe}")
+    folder = Path(output or Path("runs", Path(recipe).stem))
+    with stopping() as stop:
+        try:
+            file = fine_tune(
+                settings, folder, report=report, say=lambda line: say(one_line(line)),
+                cancel=stop, accept_changes=accept_changes,
+            )  # fmt: skip
+        except Cancelled as cancelled:
+            cancelled.exit_code = stop.exit_code
+            raise
+    flag = "--lora" if settings.method == "lora" else "--embedding"
+    say(one_line(f"ready: ldmref txt2img -m {settings.base} {flag} {file} -p ..."))
+
+
+COMMANDS = (finetune,)
+
+
+def overrides(flags: dict[str, Any]) -> dict[str, Any]:
+    """The recipe's tables with the values of the flags that are there."""
+    alpha = flags["alpha"] or flags["rank"]
+    tables = {
+        **{name: flags[name] for name in ("base", "seed", "device", "dtype")},
+        "data": {"source": source(flags["data"]), "size": flags["size"]},
+        "lora": {
+            "rank": flags["rank"],
+            "alpha": None if alpha is None else float(alpha),
+            "targets": list(flags["targets"]) or None,
+        },
+        "textual_inversion": {name: flags[name] for name in ("word", "initial", "vectors")},
+        "diffusion": {
+            "optimizer": {"batch_size": flags["batch"], "learning_rate": flags["lr"]},
+            "budget": {"steps": flags["steps"]},
+        },
+    }
+    return without_none(tables)

@@ -1,0 +1,63 @@
+"""How every training begins: checked early, its pictures read, its folder locked and labelled."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from ldmref.io.atomic import atomic_write
+from ldmref.training.checkpoint import DataSummary, read_headers
+from ldmref.training.data import Dataset, check_data, load_dataset
+from ldmref.training.folder import check_folder, training_folder
+from ldmref.training.recipe_file import AnyRecipe, to_toml
+from ldmref.training.resume import changed_data, changed_settings, require_unchanged
+
+
+def check_early(recipe: AnyRecipe, folder: Path, accept_changes: bool) -> None:
+    """Refuse what can be refused before pictures and libraries are loaded.
+
+    Raises:
+        UsageError: the folder was trained with other settings.
+        InputError: no pictures, captions that cannot be read, or a damaged checkpoint.
+        OutputError: the folder cannot be written.
+    """
+    check_folder(folder)
+    if not accept_changes:
+        require_unchanged(changed_settings(read_headers(folder), recipe), folder)
+    check_data(recipe.data)
+
+
+def read_pictures(recipe: AnyRecipe, say: Callable[[str], None]) -> Dataset:
+    """The pictures of a recipe; says how many there are, and what was left out."""
+    data = load_dataset(recipe.data)
+    for line in data.warnings:
+        say(f"warning: {line}")
+    say(f"{len(data.images)} pictures of {recipe.data.size}x{recipe.data.size}")
+    return data
+
+
+@contextlib.contextmanager
+def prepared_folder(
+    recipe: AnyRecipe,
+    folder: Path,
+    summary: DataSummary,
+    say: Callable[[str], None],
+    accept_changes: bool,
+) -> Iterator[bool]:
+    """The folder, locked, with the recipe in it; yields whether settings or pictures changed.
+
+    Raises:
+        UsageError: they changed, and that is not accepted.
+        OutputError: the folder cannot be written, or is in use.
+    """
+    with training_folder(folder):
+        headers = read_headers(folder)
+        changes = changed_settings(headers, recipe) or changed_data(headers, recipe, summary)
+        if not accept_changes:
+            require_unchanged(changes, folder)
+        for change in changes:
+            say(f"changed: {change}")
+        with atomic_write(folder / "recipe.toml", overwrite=True) as file:
+            file.write(to_toml(recipe).encode("utf-8", "backslashreplace"))
+        yield bool(changes)

@@ -1,0 +1,104 @@
+"""What a fine-tuning learns: its parameters, the model with them, and the file they become."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from ldmref.backends.base import Backend
+from ldmref.models.model import TEXT_ENCODERS, TOKEN_TABLE, LatentDiffusion
+from ldmref.models.params import Params, flatten
+from ldmref.prompts.textual_inversion import Embedding
+from ldmref.training.finetune.lora import initial_lora, lora_layers, with_lora, write_lora
+from ldmref.training.finetune.recipe import FineTuneRecipe
+from ldmref.training.finetune.textual_inversion import (
+    initial_vectors,
+    random_prompt,
+    with_vectors,
+    write_embedding,
+)
+
+Caption = Callable[[int, np.random.Generator], str]
+
+
+class Adapter(Protocol):
+    """What is learned beside a model."""
+
+    initial: Params
+
+    def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
+        """The model with the learned parameters, tensors under autograd, on its backend `ops`."""
+        ...
+
+    @property
+    def caption(self) -> Caption:
+        """The prompt of a picture at a visit."""
+        ...
+
+    def file(self, folder: Path) -> Path:
+        """Where the learned parameters are written in a folder."""
+        ...
+
+    def write(self, folder: Path, params: Params) -> None:
+        """Write the learned parameters, host arrays."""
+        ...
+
+
+def adapter_of(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption) -> Adapter:
+    """The adapter of a recipe's method; `caption` describes the pictures.
+
+    Raises:
+        UsageError: the word to learn is known, or the one to start from is not.
+    """
+    kind = LoraAdapter if recipe.method == "lora" else TextualInversionAdapter
+    return kind(recipe, model, caption)
+
+
+class LoraAdapter:
+    """Low-rank changes of the networks' matrices."""
+
+    def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
+        self.lora, self.model, self.caption = recipe.lora, model, caption
+        layers = lora_layers(model.config, self.lora.targets)
+        self.initial = initial_lora(model.config, layers, self.lora.rank, recipe.seed)
+        self.metadata = {"base": model.config.name, "base_sha256": model.sha256}
+
+    def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
+        networks = {name: self.model.params[name] for name in params}
+        changed = with_lora(networks, params, self.lora.alpha / self.lora.rank)
+        return self.model.with_params(changed, ops)
+
+    def file(self, folder: Path) -> Path:
+        return folder / "lora.safetensors"
+
+    def write(self, folder: Path, params: Params) -> None:
+        path, config = self.file(folder), self.model.config
+        write_lora(path, config, params, self.lora.alpha, self.metadata)
+
+
+class TextualInversionAdapter:
+    """The vectors of a new word."""
+
+    def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
+        config, network = recipe.textual_inversion, TEXT_ENCODERS[0]
+        table = model.backend.to_numpy(flatten(model.params[network])[TOKEN_TABLE])
+        vectors = initial_vectors(table, model.tokenizer, config.initial, config.vectors)
+        self.word, self.initial = config.word, Params(vectors=vectors)
+        self.model = model.with_embeddings([Embedding(config.word, vectors)])
+
+    def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
+        network = TEXT_ENCODERS[0]
+        text_encoder = with_vectors(self.model.params[network], params.vectors)
+        return self.model.with_params({network: text_encoder}, ops)
+
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        return random_prompt(self.word, rng)
+
+    def file(self, folder: Path) -> Path:
+        return folder / "embedding.safetensors"
+
+    def write(self, folder: Path, params: Params) -> None:
+        write_embedding(self.file(folder), self.word, params.vectors)

@@ -1,0 +1,77 @@
+"""Training a LoRA: low-rank changes of frozen matrices and convolutions.
+
+    W' = W + (alpha / rank) up @ down
+
+Hu et al. 2021, arXiv:2106.09685, section 4.1: `down` is random and `up` zero at the start, so that
+training begins at the model itself. Networks know nothing of it: they are called with the changed
+parameters, through which the gradients flow.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from ldmref.io.adapters.lora_keys import lora_file_name, lora_names
+from ldmref.io.tensors.writer import source, write_tensors
+from ldmref.math.layers import low_rank_update
+from ldmref.models.config import ModelConfig
+from ldmref.models.model import model_spec
+from ldmref.models.params import Params, flatten, init, unflatten
+from ldmref.training.finetune.recipe import TARGETS
+
+
+def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
+    """The tensors that a LoRA with these `TARGETS` changes."""
+    ends = [TARGETS[name] for name in targets]
+    tensors = dict.fromkeys(target.tensor for target in lora_names(config).values())
+    return [
+        name
+        for name in tensors
+        if any(
+            name.startswith(network) and name.removesuffix(".weight").endswith(paths)
+            for network, paths in ends
+        )
+    ]
+
+
+def initial_lora(config: ModelConfig, layers: Sequence[str], rank: int, seed: int) -> Params:
+    """`down`, uniform in +-1/sqrt(fan-in) as in PEFT, and `up`, zero, of each layer."""
+    shapes, spec = flatten(model_spec(config)), {}
+    for name in layers:
+        out, *rest = shapes[name]
+        spec[f"{name}.down"] = (rank, *rest)
+        spec[f"{name}.up"] = (out, rank, *(1 for _ in rest[1:]))
+    flat = flatten(init(spec, seed))
+    return unflatten({k: np.zeros_like(v) if k.endswith(".up") else v for k, v in flat.items()})
+
+
+def with_lora(params: Mapping[str, Params], lora: Params, scale: float) -> Params:
+    """The parameters with the changes added; `scale` is alpha / rank.
+
+    Tensors without a change are shared, and none is modified.
+    """
+    flat, changes = flatten(params), flatten(lora)
+    for name in {name.rpartition(".")[0] for name in changes}:
+        down, up = changes[f"{name}.down"], changes[f"{name}.up"]
+        flat[name] = low_rank_update(flat[name], down, up, scale)
+    return unflatten(flat)
+
+
+def write_lora(
+    path: Path, config: ModelConfig, lora: Params, alpha: float, metadata: Mapping[str, str]
+) -> None:
+    """Write the changes as kohya's scripts do, which diffusers, A1111 and ComfyUI read.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    tensors = {}
+    for name, tensor in flatten(lora).items():
+        layer, _, role = name.rpartition(".")
+        tensors[lora_file_name(config, layer, role)] = np.ascontiguousarray(tensor, np.float32)
+        tensors[lora_file_name(config, layer, "alpha")] = np.asarray(alpha, np.float32)
+    sources = {name: source(tensor) for name, tensor in tensors.items()}
+    write_tensors(path, sources, metadata, overwrite=True)

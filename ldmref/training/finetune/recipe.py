@@ -1,0 +1,93 @@
+"""A fine-tuning recipe: what is learned beside a model that is kept as it is.
+
+    base = "sd15.safetensors", or whatever `ldmref.load` takes; relative to the working folder
+    method = "lora" or "textual_inversion"
+    [data]                          source = a folder of pictures   size = 512
+    [lora]                          rank = 8    alpha = 8.0         targets = ["attention"]
+    [textual_inversion]             word = "<toy>"  initial = "toy" vectors = 1
+    [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
+    [checkpoint]                    seconds = 30                    steps = 0
+
+`base` makes a recipe one of these. The model is named, not copied: its digest is part of what a
+resumed training must agree in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass, field
+from typing import Annotated, Any, Literal, NamedTuple
+
+from ldmref.training.recipe import (
+    Budget,
+    CheckpointConfig,
+    DataConfig,
+    DiffusionObjective,
+    DiffusionStage,
+    Limits,
+    OptimizerConfig,
+)
+
+# What a LoRA can change: the network, and the ends of the paths of the layers.
+TARGETS = {
+    "attention": ("unet", (".to_q", ".to_k", ".to_v", ".to_out.0")),
+    "feed_forward": ("unet", (".ff.net.0.proj", ".ff.net.2")),
+    "projections": ("unet", (".proj_in", ".proj_out")),
+    "convolutions": ("unet", (".conv1", ".conv2", ".conv_shortcut", "samplers.0.conv")),
+    "text": ("text_encoder", (".q_proj", ".k_proj", ".v_proj", ".out_proj", ".fc1", ".fc2")),
+}
+DENOISING = DiffusionStage(
+    DiffusionObjective(caption_dropout=0.0, timestep_power=1.0),
+    OptimizerConfig(batch_size=4, learning_rate=1e-4, warmup=20, ema_decay=0.0),
+    Budget(1000),
+)
+
+
+class Subset(NamedTuple):
+    """Lists of at least one of these names."""
+
+    names: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return isinstance(value, tuple | list) and bool(value) and not {*value} - {*self.names}
+
+    def __str__(self) -> str:
+        return f"a list of some of {', '.join(self.names)}"
+
+
+@dataclass(frozen=True)
+class LoraConfig:
+    """W + (alpha / rank) up @ down, of the layers in `targets`."""
+
+    rank: Annotated[int, Limits(1, 1024)] = 8
+    alpha: Annotated[float, Limits(0, 1e6, above=True)] = 8.0
+    targets: Annotated[tuple[str, ...], Subset(tuple(TARGETS))] = ("attention",)
+
+
+@dataclass(frozen=True)
+class TextualInversionConfig:
+    """A new word of so many vectors, which start as those of `initial`, a word that is known."""
+
+    word: str = "<new>"
+    initial: str = "thing"
+    vectors: Annotated[int, Limits(1, 64)] = 1
+
+
+@dataclass(frozen=True)
+class FineTuneRecipe:
+    """A complete fine-tuning. As read from a file, `data.size` is filled in."""
+
+    base: str = "emoji"
+    method: Literal["lora", "textual_inversion"] = "lora"
+    seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
+    device: str = "cpu"
+    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
+    data: DataConfig = field(default_factory=DataConfig)
+    lora: LoraConfig = LoraConfig()
+    textual_inversion: TextualInversionConfig = TextualInversionConfig()
+    diffusion: DiffusionStage = field(default_factory=lambda: DENOISING)
+    checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested tables, the inverse of `recipe_file.recipe_from_dict`."""
+        return dataclasses.asdict(self)

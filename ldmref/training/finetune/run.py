@@ -1,0 +1,81 @@
+"""A complete fine-tuning, from pictures and a model to a file that the model is drawn with.
+
+folder/recipe.toml               every setting of the last run
+folder/diffusion.safetensors     checkpoint
+folder/lora.safetensors          the LoRA, or
+folder/embedding.safetensors     the word of a textual inversion
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+from ldmref.errors import UsageError
+from ldmref.io.locate import find_model, model_config
+from ldmref.models.config import ModelConfig
+from ldmref.training.begin import check_early, prepared_folder, read_pictures
+from ldmref.training.data import summarize
+from ldmref.training.finetune.recipe import FineTuneRecipe
+from ldmref.training.progress import Progress
+
+
+def fine_tune(
+    recipe: FineTuneRecipe,
+    folder: Path,
+    *,
+    report: Callable[[Progress], None] = lambda progress: None,
+    say: Callable[[str], None] = lambda line: None,
+    cancel: Event | None = None,
+    accept_changes: bool = False,
+) -> Path:
+    """Learn what the recipe says, or the rest of it; returns the file of the LoRA or the word.
+
+    Arguments and errors are those of `ldmref.training.run.train`.
+
+    Raises:
+        UsageError: besides, the model cannot be fine-tuned so.
+        InputError: the model cannot be read.
+    """
+    check_early(recipe, folder, accept_changes)
+    check_base(model_config(find_model(recipe.base)), recipe)
+
+    from ldmref.loading import load
+    from ldmref.training.finetune.adapters import adapter_of  # raises BackendUnavailable
+    from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
+    from ldmref.training.stages import Run, exported, run_stage
+
+    ops, data = RecordingBackend(recipe.device, recipe.dtype), read_pictures(recipe, say)
+    model = load(recipe.base, backend=ops)
+    adapter = adapter_of(recipe, model, data.caption)
+    summary = replace(summarize(data), base=model.sha256)
+    with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
+        trainer = fine_tune_trainer(recipe, model, adapter, data, ops)
+        run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
+        with exported(lambda: adapter.write(folder, trainer.ema_params())):
+            run_stage(run, "diffusion", trainer, "")
+        return adapter.file(folder)
+
+
+def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
+    """Refuse a model that cannot be fine-tuned, before its weights are read.
+
+    Raises:
+        UsageError: it takes no prompt, needs more than latents as input, rounds its latents to a
+            codebook, has two text encoders for one word, or does not fit the size.
+    """
+    size, multiple, problem = recipe.data.size, config.size_multiple, ""
+    if not config.text_encoders or config.text_encoder.model_type != "clip":
+        problem = "it has no text transformer"
+    elif config.image_channels or config.vae.codebook_size:
+        problem = "it needs a picture as input, or has a codebook"
+    elif recipe.method == "textual_inversion" and config.text_encoder_2 is not None:
+        problem = "a word is learned for one text encoder, and it has two"
+    if problem:
+        message = f"recipe: {config.name!r} cannot be fine-tuned: {problem}"
+        raise UsageError(message, code="E-RECIPE")
+    if size < multiple or size % multiple:
+        message = f"size must be a multiple of {multiple}, not {size}"
+        raise UsageError(message, code="E-SIZE")

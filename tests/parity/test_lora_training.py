@@ -1,0 +1,116 @@
+"""Gradients of a LoRA against peft's, and its file against diffusers' reader."""
+
+from __future__ import annotations
+
+import copy
+
+import numpy as np
+import pytest
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.io.adapters.lora import apply_loras, read_loras
+from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.models.params import Params, flatten, tree_map, unflatten
+from ldmref.models.unet import unet
+from ldmref.training.finetune.lora import (
+    initial_lora,
+    lora_layers,
+    with_lora,
+    write_lora,
+)
+from ldmref.training.finetune.recipe import TARGETS
+
+torch = pytest.importorskip("torch")
+RANK, ALPHA = 3, 1.5
+
+
+@pytest.fixture
+def peft():
+    pytest.importorskip("accelerate")
+    return pytest.importorskip("peft")
+
+
+@pytest.fixture
+def model(folder):
+    """Configuration and parameters of a family, in float64."""
+    config, flat, _ = load_diffusers(folder)
+    return config, unflatten({k: torch.from_numpy(v.astype(np.float64)) for k, v in flat.items()})
+
+
+def random_lora(config, targets) -> Params:
+    """With `up` away from zero, so that both gradients are."""
+    lora, rng = (
+        initial_lora(config, lora_layers(config, targets), RANK, 0),
+        np.random.default_rng(1),
+    )
+    return tree_map(lambda x: torch.from_numpy(x + 0.1 * rng.standard_normal(x.shape)), lora)
+
+
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_gradients_equal_those_of_peft(model, theirs, peft):
+    config, params = model
+    targets = ("attention", "feed_forward", "projections", "convolutions")
+    lora = tree_map(lambda x: x.requires_grad_(), random_lora(config, targets))
+    rng = np.random.default_rng(2)
+    x, context = rng.standard_normal((2, 4, 8, 8)), rng.standard_normal((2, 7, 24))
+    x, context = torch.from_numpy(x), torch.from_numpy(context)
+    t, target = (
+        torch.zeros(2, dtype=torch.float64),
+        torch.ones_like(x),
+    )  # t = 0: diffusers embeds other times in float32
+
+    ops = TorchBackend("cpu", "float64")
+    changed = with_lora({"unet": params.unet}, lora, ALPHA / RANK)
+    (unet(ops, changed.unet, config.unet, x, t, context) - target).square().mean().backward()
+
+    network = copy.deepcopy(theirs.unet).double()
+    modules = [name.removeprefix("unet.").removesuffix(".weight") for name in
+               lora_layers(config, targets)]  # fmt: skip
+    network.add_adapter(peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules))
+    theirs_by_name = dict(network.named_parameters())
+    ours = {}
+    for name, tensor in flatten(lora).items():
+        layer, _, role = name.removeprefix("unet.").rpartition(".")
+        end = "lora_A" if role == "down" else "lora_B"
+        ours[f"{layer.removesuffix('.weight')}.{end}.default.weight"] = tensor
+    assert set(ours) == {name for name in theirs_by_name if ".lora_" in name}
+    with torch.no_grad():
+        for name, tensor in ours.items():
+            theirs_by_name[name].copy_(tensor)
+    (network(x, t, context).sample - target).square().mean().backward()
+    for name, tensor in ours.items():
+        want = theirs_by_name[name].grad
+        assert float((tensor.grad - want).abs().max()) <= 1e-10 * float(want.abs().max()), name
+
+
+@pytest.mark.parametrize("targets", [("attention",), tuple(TARGETS)])
+def test_the_file_is_read_by_us_and_by_diffusers(model, theirs, targets, tmp_path, peft):
+    config, params = model
+    lora = tree_map(torch.Tensor.float, random_lora(config, targets))
+    write_lora(tmp_path / "a.safetensors", config, tree_map(torch.Tensor.numpy, lora), ALPHA, {})
+    flat = {name: tensor.float() for name, tensor in flatten(params).items()}
+    changed = flatten(with_lora(unflatten(flat), lora, ALPHA / RANK))
+
+    ours = apply_loras(config, {k: v.numpy() for k, v in flat.items()},
+                       read_loras([tmp_path / "a.safetensors"]))  # fmt: skip
+    pipe = copy.deepcopy(theirs)
+    pipe.load_lora_weights(tmp_path, weight_name="a.safetensors")
+    pipe.fuse_lora()
+    pipe.unload_lora_weights()
+    pipe.save_pretrained(tmp_path / "fused")
+    _, fused, _ = load_diffusers(tmp_path / "fused")
+    layers = lora_layers(config, targets)
+    assert len(layers) > 10
+    for name, want in changed.items():
+        bound = 2e-6 * max(1.0, float(want.abs().max()))
+        assert np.abs(ours[name] - want.numpy()).max() <= bound, name
+        assert np.abs(fused[name] - want.numpy()).max() <= bound, name
+        assert torch.equal(want, flat[name]) == (name not in layers), name
+
+
+def test_training_starts_at_the_model(model):
+    config, params = model
+    lora = initial_lora(config, lora_layers(config, ("attention", "text")), RANK, 0)
+    changed = with_lora(params, tree_map(torch.from_numpy, lora), 2.0)
+    for name, tensor in flatten(params).items():
+        assert torch.equal(flatten(changed)[name], tensor)

@@ -1,0 +1,256 @@
+"""LoRA and textual inversion on a small model: what they change, learn, write, and draw with."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from threading import Event
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+from ldmref.cli.main import main
+from ldmref.errors import Cancelled, LdmrefError, UsageError
+from ldmref.io.adapters.textual_inversion import read_embeddings
+from ldmref.io.native import save_folder
+from ldmref.models.params import Params, flatten, tree_map
+from ldmref.models.presets import preset
+
+torch = pytest.importorskip("torch")
+from ldmref.training.finetune.adapters import adapter_of  # noqa: E402
+from ldmref.training.finetune.recipe import (  # noqa: E402
+    FineTuneRecipe,
+    LoraConfig,
+    TextualInversionConfig,
+)
+from ldmref.training.finetune.run import check_base, fine_tune  # noqa: E402
+from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer  # noqa: E402
+from ldmref.training.recipe import Budget, DataConfig  # noqa: E402
+from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
+
+
+class RedPictures:
+    """Four red squares, which are called so."""
+
+    images = np.zeros((4, 3, 16, 16), np.uint8)
+    images[:, 0] = 230
+    weights = np.ones(4)
+    warnings = ()
+
+    def caption(self, i, rng):
+        return "red heart"
+
+
+def recipe(method, steps=30, rate=1e-2, **changes) -> FineTuneRecipe:
+    base = FineTuneRecipe(
+        base="tiny", method=method, data=DataConfig("pictures", 16),
+        lora=LoraConfig(2, 4.0, ("attention", "text")),
+        textual_inversion=TextualInversionConfig("<style>", "heart", 2),
+    )  # fmt: skip
+    optimizer = replace(base.diffusion.optimizer, learning_rate=rate, warmup=1, weight_decay=0.0)
+    stage = replace(base.diffusion, optimizer=optimizer, budget=Budget(steps))
+    return replace(base, diffusion=stage, **changes)
+
+
+@pytest.fixture
+def model():
+    return ldmref.random_model("tiny", backend=RecordingBackend("cpu", "float32"))
+
+
+def trained(settings, model):
+    adapter = adapter_of(settings, model, RedPictures().caption)
+    trainer = fine_tune_trainer(settings, model, adapter, RedPictures(), model.backend)
+    losses = [loss.loss for loss in trainer.run()]
+    return adapter, trainer, losses
+
+
+@pytest.mark.parametrize("method", ["lora", "textual_inversion"])
+def test_the_loss_falls_and_the_model_stays(model, method):
+    before = tree_map(lambda x: x.clone(), dict(model.params))
+    adapter, trainer, losses = trained(recipe(method), model)
+    assert np.mean(losses[-8:]) < np.mean(losses[:8])
+    for name, tensor in flatten(dict(model.params)).items():
+        assert torch.equal(tensor, flatten(before)[name]), name
+    changed = flatten(dict(adapter.adapted(model.backend, trainer.params).params))
+    different = {name for name, x in flatten(before).items() if not _same(x, changed[name])}
+    if method == "lora":
+        assert different == {name.rpartition(".")[0] for name in trainer.parameters}
+    else:
+        assert {name.rpartition(".")[2] for name in trainer.parameters} == {"vectors"}
+        assert different == {"text_encoder.text_model.embeddings.token_embedding.weight"}
+
+
+def _same(a, b):
+    return a.shape == b.shape and torch.equal(a, b)
+
+
+def test_the_lora_draws_what_was_trained(model, tmp_path):
+    save_folder(tmp_path / "base", model.config, _host(model), _tokenizer(model))
+    adapter, trainer, _ = trained(recipe("lora"), model)
+    adapter.write(tmp_path, trainer.ema_params())
+    adapted = adapter.adapted(model.backend, tree_map(torch.from_numpy, trainer.ema_params()))
+    want = modes.txt2img(adapted, "red heart", seed=1, steps=3).latents
+    loaded = ldmref.load(tmp_path / "base", lora=[adapter.file(tmp_path)], backend="torch")
+    got = modes.txt2img(loaded, "red heart", seed=1, steps=3).latents
+    plain = modes.txt2img(ldmref.load(tmp_path / "base", backend="torch"), "red heart", seed=1,
+                          steps=3).latents  # fmt: skip
+    moved = np.abs(np.asarray(plain) - np.asarray(want)).max()
+    assert np.abs(np.asarray(got) - np.asarray(want)).max() < 0.02 * moved  # weights in float16
+
+
+def test_the_word_draws_what_was_trained(model, tmp_path):
+    adapter, trainer, _ = trained(recipe("textual_inversion"), model)
+    adapter.write(tmp_path, trainer.ema_params())
+    (embedding,) = read_embeddings(adapter.file(tmp_path))
+    assert embedding.word == "<style>" and embedding.vectors.shape == (2, 32)
+    want = adapter.adapted(model.backend, tree_map(torch.from_numpy, trainer.ema_params()))
+    got = model.with_embeddings([embedding])
+    for prompt in ("a <style> heart", "red"):
+        assert torch.equal(got.encode_text([prompt]), want.encode_text([prompt]))
+    assert not torch.equal(model.encode_text(["a heart"]), got.encode_text(["a <style>"]))
+
+
+def test_resumed_equals_uninterrupted(model):
+    settings = recipe("lora", steps=6)
+    _, whole, _ = trained(settings, model)
+    adapter = adapter_of(settings, model, RedPictures().caption)
+    first = fine_tune_trainer(settings, model, adapter, RedPictures(), model.backend)
+    for loss in first.run():
+        if loss.step == 3:
+            break
+    state = {name: tensor.numpy().copy() for name, tensor in first.state().items()}
+    second = fine_tune_trainer(settings, model, adapter, RedPictures(), model.backend)
+    second.load_state(3, state)
+    list(second.run())
+    for name, tensor in whole.state().items():
+        assert torch.equal(tensor, second.state()[name]), name
+
+
+def test_a_word_to_start_from_must_be_known(model):
+    settings = recipe("textual_inversion",
+                      textual_inversion=TextualInversionConfig("<new>", "quokka", 1))  # fmt: skip
+    with pytest.raises(UsageError, match="quokka") as caught:
+        adapter_of(settings, model, RedPictures().caption)
+    assert caught.value.code == "E-RECIPE"
+
+
+def _host(model) -> Params:
+    return tree_map(lambda x: x.numpy(), dict(model.params))
+
+
+def _tokenizer(model) -> str:
+    return model.tokenizer.tokenizer.to_str()
+
+
+# -- a complete fine-tuning ------------------------------------------------------------------------
+
+
+@pytest.fixture
+def base(model, tmp_path):
+    """The model as a folder."""
+    save_folder(tmp_path / "base", model.config, _host(model), _tokenizer(model))
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def settings(base, pictures):
+    """A recipe from tables, some replaced."""
+
+    def settings(**changes):
+        stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 4}}
+        tables = {"base": str(base), "data": {"source": str(pictures), "size": 16}}
+        return recipe_from_dict(tables | {"diffusion": stage} | changes)
+
+    return settings
+
+
+def test_interrupted_and_resumed_equals_uninterrupted(settings, tmp_path):
+    once = fine_tune(settings(), tmp_path / "once")
+    cancel, lines = Event(), []
+    with pytest.raises(Cancelled):
+        fine_tune(settings(), tmp_path / "twice", report=lambda p: cancel.set(), cancel=cancel)
+    assert (tmp_path / "twice" / "lora.safetensors").exists()
+    twice = fine_tune(settings(), tmp_path / "twice", say=lines.append)
+    assert "diffusion resumed after step 1 of 4" in lines
+    assert once.read_bytes() == twice.read_bytes()
+
+
+def test_resuming_with_other_settings_or_another_base_is_refused(settings, base, tmp_path):
+    out = tmp_path / "out"
+    before = fine_tune(settings(), out).read_bytes()
+    with pytest.raises(UsageError, match=r"lora\.rank was 8, now 4") as caught:
+        fine_tune(settings(lora={"rank": 4}), out)
+    assert caught.value.code == "E-RESUME-CHANGED"
+    other = ldmref.random_model("tiny", 1, backend=RecordingBackend("cpu", "float32"))
+    shutil.rmtree(base)
+    save_folder(base, other.config, _host(other), _tokenizer(other))
+    with pytest.raises(UsageError, match="base was") as caught:
+        fine_tune(settings(), out)
+    assert caught.value.code == "E-RESUME-CHANGED"
+    assert (out / "lora.safetensors").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "code"),
+    [
+        ({"base": "nowhere"}, "E-MODEL"), ({"method": "dreambooth"}, "E-RECIPE"),
+        ({"lora": {"rank": 0}}, "E-RECIPE"), ({"lora": {"targets": ["vae"]}}, "E-RECIPE"),
+        ({"data": {"source": "/nowhere", "size": 16}}, "E-DATA"),
+        ({"lora": {"targets": []}}, "E-RECIPE"),
+        ({"textual_inversion": {"vectors": 0}}, "E-RECIPE"), ({"model": {}}, "E-RECIPE"),
+        ({"diffusion": {"optimizer": {"batch_size": 4, "accumulation": 3}}}, "E-RECIPE"),
+    ],
+)  # fmt: skip
+def test_recipes_that_cannot_be_followed(settings, tmp_path, changes, code):
+    with pytest.raises(LdmrefError) as caught:
+        fine_tune(settings(**changes), tmp_path / "out")
+    assert caught.value.code == code
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "config", ["sd15-inpainting", "ldm-unconditional", "ldm-imagenet", "ldm-text2img-large"]
+)
+def test_models_that_cannot_be_fine_tuned(settings, config):
+    with pytest.raises(UsageError, match="cannot be fine-tuned") as caught:
+        check_base(preset(config), settings())
+    assert caught.value.code == "E-RECIPE"
+
+
+def test_a_size_that_the_model_cannot_have_is_refused(settings):
+    with pytest.raises(UsageError) as caught:
+        check_base(preset("sd15"), settings(data={"size": 500}))
+    assert caught.value.code == "E-SIZE"
+
+
+def test_one_word_for_two_text_encoders_is_refused(settings):
+    sdxl = settings(data={"size": 1024})
+    check_base(preset("sdxl"), sdxl)
+    with pytest.raises(UsageError, match="two"):
+        check_base(preset("sdxl"), replace(sdxl, method="textual_inversion"))
+
+
+def test_the_command_learns_and_the_pictures_are_drawn_with_it(base, pictures, tmp_path, capsys):
+    shared = ["--base", str(base), "--data", str(pictures), "--steps", "2", "--batch", "2"]
+    assert main(["finetune", *shared, "-o", str(tmp_path / "a"), "--rank", "2"]) == 0
+    word = ["--word", "<zorg>", "--initial", "heart"]
+    out = ["-o", str(tmp_path / "b")]
+    assert main(["finetune", "textual-inversion", *shared, *word, *out]) == 0
+    capsys.readouterr()
+    learned = ["--lora", str(tmp_path / "a" / "lora.safetensors"),
+               "--embedding", str(tmp_path / "b" / "embedding.safetensors")]  # fmt: skip
+    picture = tmp_path / "c.png"
+    assert main(["txt2img", "a <zorg>", "-m", str(base), *learned, "-o", str(picture)]) == 0
+    assert "never saw" not in capsys.readouterr().err
+    made_by = json.loads(Image.open(picture).info["ldmref"])["model"]
+    assert [lora["name"] for lora in made_by["loras"]] == ["lora"]
+    assert list(made_by["embeddings"]) == ["<zorg>"]
+
+
+def test_a_recipe_of_a_whole_model_is_no_fine_tuning(pictures, capsys):
+    assert main(["finetune", "tiny", "--data", str(pictures)]) == 2
+    assert "ldmref train tiny" in capsys.readouterr().err
