@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
-from ldmref.training.emoji import STOP_WORDS, emoji_list, render
+from ldmref.training.data.emoji import STOP_WORDS, emoji_list, render
 
 UNSEEN = ["blue dog", "cat with hat", "green heart with arrow", "purple apple", "sad pizza",
           "red frog", "robot cat", "flower house"]  # fmt: skip

@@ -20,7 +20,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
 
-EMOJI = "emoji"  # the data source that is no folder, and the preset where a recipe names none
+EMOJI = "emoji"  # a data source that is no folder, and the preset where a recipe names none
+SCENES = "scenes"  # the other one
 MAX_SIZE = 1024
 
 
@@ -50,10 +51,14 @@ CountOrNone = Annotated[int, Limits(0, 10**9)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The pictures: `source` is "emoji" or a folder; `size` in pixels, 0: the model's own."""
+    """The pictures: `source` is "emoji", "scenes" or a folder; `size` in pixels, 0: the model's own.
+
+    `pictures`: how many the scenes are.
+    """
 
     source: str = EMOJI
     size: Annotated[int, Limits(0, MAX_SIZE)] = 0
+    pictures: Annotated[int, Limits(5000, 10_000_000)] = 60_000
 
 
 @dataclass(frozen=True)

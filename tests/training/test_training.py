@@ -17,9 +17,9 @@ from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer  # noqa: E402
-from ldmref.training import emoji as emoji_data  # noqa: E402
+from ldmref.training.data import emoji as emoji_data  # noqa: E402
 from ldmref.training.autoencoder import autoencoder_trainer  # noqa: E402
-from ldmref.training.data import FolderDataset  # noqa: E402
+from ldmref.training.data.folder import FolderDataset  # noqa: E402
 from ldmref.training.diffusion import Latents, diffusion_trainer  # noqa: E402
 from ldmref.training.recipe import (  # noqa: E402
     AutoencoderStage,

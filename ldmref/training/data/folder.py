@@ -1,71 +1,21 @@
-"""Captioned training pictures: the data set protocol, and folders of pictures."""
+"""A folder of captioned pictures as a data set."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from ldmref.errors import ImageError, InputError
 from ldmref.io.pictures.images import read_image
-from ldmref.training.checkpoint import DataSummary
-from ldmref.training.recipe import EMOJI, DataConfig
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "metadata.csv")
 MOST_NAMES = 20  # named in one warning
-
-
-class Dataset(Protocol):
-    """Pictures in memory with random captions."""
-
-    images: np.ndarray
-    """(n, 3, H, W) uint8."""
-    weights: np.ndarray
-    """(n,) relative sampling frequencies."""
-    warnings: list[str]
-    """One line for each kind of thing that was left out."""
-
-    def caption(self, i: int, rng: np.random.Generator) -> str:
-        """A random caption of picture `i`."""
-        ...
-
-    def vocabulary(self) -> list[str]:
-        """Texts with every word of the captions, in proportion to its importance."""
-        ...
-
-
-def load_dataset(config: DataConfig) -> Dataset:
-    """The emoji font, or a folder of pictures."""
-    if config.source == EMOJI:
-        from ldmref.training.emoji import EmojiDataset
-
-        return EmojiDataset(config.size)
-    return FolderDataset(config.source, config.size)
-
-
-def check_data(config: DataConfig) -> None:
-    """Refuse what `load_dataset` would refuse, but for the pictures themselves, in no time."""
-    if config.source == EMOJI:
-        from ldmref.training.emoji import check_font
-
-        check_font()
-    else:
-        captioned_files(Path(config.source))
-
-
-def summarize(data: Dataset) -> DataSummary:
-    """The number of pictures, and the digest of all that is sampled from."""
-    digest = hashlib.sha256(np.ascontiguousarray(data.images).data)
-    digest.update(np.asarray(data.weights, np.float64).tobytes())
-    digest.update("\n".join(data.vocabulary()).encode())
-    return DataSummary(len(data.images), digest.hexdigest())
 
 
 class FolderDataset:

@@ -1,0 +1,90 @@
+"""Captioned training pictures: what every data set offers, and the one that a recipe names."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ldmref.training.checkpoint import DataSummary
+from ldmref.training.recipe import EMOJI, SCENES, DataConfig
+
+DIGEST_BATCH = 256  # pictures
+
+
+class Pictures(Protocol):
+    """uint8 pictures (n, 3, H, W): an array, or what reads or draws them when they are indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        """The pictures of a slice or of an integer array, (k, 3, H, W)."""
+        ...
+
+
+class Dataset(Protocol):
+    """Pictures with random captions."""
+
+    images: Pictures
+    weights: np.ndarray
+    """(n,) relative sampling frequencies."""
+    warnings: list[str]
+    """One line for each kind of thing that was left out."""
+
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        """A random caption of picture `i`."""
+        ...
+
+    def vocabulary(self) -> list[str]:
+        """Texts with every word of the captions, in proportion to its importance."""
+        ...
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """The emoji font, scenes composed of it, or a folder of pictures."""
+    if config.source == EMOJI:
+        from ldmref.training.data.emoji import EmojiDataset
+
+        return EmojiDataset(config.size)
+    if config.source == SCENES:
+        from ldmref.training.data.scene_dataset import SceneDataset
+
+        return SceneDataset(config.size, config.pictures)
+    from ldmref.training.data.folder import FolderDataset
+
+    return FolderDataset(config.source, config.size)
+
+
+def check_data(config: DataConfig) -> None:
+    """Refuse what `load_dataset` would refuse, but for the pictures themselves, in no time."""
+    if config.source in (EMOJI, SCENES):
+        from ldmref.training.data.emoji import check_font
+
+        check_font()
+    else:
+        from ldmref.training.data.folder import captioned_files
+
+        captioned_files(Path(config.source))
+
+
+def summarize(data: Dataset) -> DataSummary:
+    """The number of pictures, and the digest of all that is sampled from.
+
+    A data set whose pictures are drawn when they are needed has a `digest` of its own.
+    """
+    digest = hashlib.sha256()
+    known = getattr(data, "digest", None)
+    if known is None:
+        for start in range(0, len(data.images), DIGEST_BATCH):
+            batch = data.images[start : start + DIGEST_BATCH]
+            digest.update(np.ascontiguousarray(batch).data)
+    else:
+        digest.update(known().encode())
+    digest.update(np.asarray(data.weights, np.float64).tobytes())
+    digest.update("\n".join(data.vocabulary()).encode())
+    return DataSummary(len(data.images), digest.hexdigest())
