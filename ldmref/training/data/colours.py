@@ -21,28 +21,29 @@ NEAR = 100.0  # distance in RGB below which a thing is hard to see on a backgrou
 
 
 def recolour(sprite: np.ndarray, colour: str) -> np.ndarray:
-    """A sprite (h, w, 4), premultiplied, in [0, 1], in a named colour.
+    """A premultiplied sprite (h, w, 4) uint8 in a named colour.
 
     Its luminance runs along a ramp from nearly black through the colour to a tint of it, with the
     median of the sprite at the colour itself. Greys (eyes, teeth) stay, where most of it is
     coloured; a sprite that is mostly grey is tinted all over.
     """
-    alpha = sprite[..., 3:]
-    rgb = np.clip(sprite[..., :3] / np.maximum(alpha, 1e-3), 0, 1)
-    chroma = rgb.max(-1) - rgb.min(-1)
-    weight = alpha[..., 0]
-    luma = luminance(rgb)
-    colourful = np.clip((chroma - GREY) / (COLOURFUL - GREY), 0, 1)
-    if (weight * (chroma > COLOURFUL)).sum() < MOSTLY_COLOURFUL * weight.sum():
-        colourful = np.ones_like(chroma)
-    body = (weight > 0.5) & (colourful > 0.5)
-    middle = float(np.clip(np.median(luma[body]) if body.any() else 0.5, 0.15, 0.92))
-    base = np.asarray(COLOURS[colour], np.float32) / 255
-    ramp = np.stack([base * DARKEST, base, base + (1 - base) * LIGHTEST])
-    levels = (0.0, middle, 1.0)
-    shaded = np.stack([np.interp(luma, levels, ramp[:, c]) for c in range(3)], -1)
-    mixed = rgb + (shaded - rgb) * colourful[..., None]
-    return np.concatenate([mixed * alpha, alpha], -1).astype(np.float32)
+    visible = sprite[..., 3] > 0
+    red, green, blue, alpha = sprite[visible].T.astype(np.float32) / 255
+    red, green, blue = (np.minimum(channel / alpha, 1) for channel in (red, green, blue))
+    luma = luminance(red, green, blue)
+    chroma = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    tinted = np.clip((chroma - GREY) / (COLOURFUL - GREY), 0, 1)
+    if alpha[chroma > COLOURFUL].sum() < MOSTLY_COLOURFUL * alpha.sum():
+        tinted = np.ones_like(chroma)
+    body = luma[(alpha > 0.5) & (tinted > 0.5)]
+    middle = float(np.clip(np.median(body), 0.15, 0.92)) if len(body) else 0.5
+    result = sprite.copy()
+    for i, (channel, value) in enumerate(zip((red, green, blue), COLOURS[colour], strict=True)):
+        base = value / 255
+        ramp = (base * DARKEST, base, base + (1 - base) * LIGHTEST)
+        shaded = np.interp(luma, (0.0, middle, 1.0), ramp)
+        result[visible, i] = np.rint((channel + (shaded - channel) * tinted) * alpha * 255)
+    return result
 
 
 def stands_out(rgb: np.ndarray, background: str) -> bool:
@@ -50,6 +51,6 @@ def stands_out(rgb: np.ndarray, background: str) -> bool:
     return float(np.linalg.norm(rgb - np.asarray(BACKGROUNDS[background]))) > NEAR
 
 
-def luminance(rgb: np.ndarray) -> np.ndarray:
-    """Of (..., 3), by the weights of Rec. 601."""
-    return 0.299 * rgb[..., 0] + 0.587 * rgb[..., 1] + 0.114 * rgb[..., 2]
+def luminance(red: np.ndarray, green: np.ndarray, blue: np.ndarray) -> np.ndarray:
+    """By the weights of Rec. 601."""
+    return 0.299 * red + 0.587 * green + 0.114 * blue

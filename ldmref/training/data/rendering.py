@@ -22,7 +22,7 @@ def render_scene(scene: Scene, size: int = FRAME) -> np.ndarray:
     for slot in slots(scene):
         thing = scene.things[slot.thing]
         x, y, side = (round(length * size / FRAME) for length in (slot.x, slot.y, slot.side))
-        sprite = noun_sprite(thing.noun, thing.colour, side)
+        sprite = coloured_sprite(thing.noun, thing.colour, side)
         area = picture[y : y + side, x : x + side]
         area[:] = composite(sprite, area)
     return picture
@@ -34,17 +34,21 @@ def composite(sprite: np.ndarray, below: np.ndarray) -> np.ndarray:
     return np.minimum(sprite[..., :3] + (rest + 127) // 255, 255).astype(np.uint8)
 
 
-@lru_cache(maxsize=4096)
-def noun_sprite(noun: str, colour: str, side: int) -> np.ndarray:
+@lru_cache(maxsize=1024)
+def coloured_sprite(noun: str, colour: str, side: int) -> np.ndarray:
     """The emoji of a noun, in a named colour or its own, premultiplied (side, side, 4) uint8."""
+    sprite = noun_sprite(noun, side)
+    return recolour(sprite, colour) if colour else sprite
+
+
+@lru_cache(maxsize=8192)
+def noun_sprite(noun: str, side: int) -> np.ndarray:
+    """The emoji of a noun as the font draws it, premultiplied (side, side, 4) uint8."""
     data = font_sprite(noun_by_name(noun).emoji).tobytes()
     image = Image.frombytes("RGBa", (CELL, CELL), data)
     image = image.resize((side, side), Image.Resampling.LANCZOS)
     sprite = np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, 4)
-    sprite = np.minimum(sprite, sprite[..., 3:])  # Lanczos overshoots
-    if not colour:
-        return sprite
-    return np.rint(recolour(sprite.astype(np.float32) / 255, colour) * 255).astype(np.uint8)
+    return np.minimum(sprite, sprite[..., 3:])  # Lanczos overshoots
 
 
 @lru_cache(maxsize=1024)
