@@ -62,13 +62,17 @@ def judge(picture: np.ndarray, scene: Scene) -> Verdict:
     rgb = picture.astype(np.float64)
     behind = np.asarray(BACKGROUNDS[scene.background] if scene.background else WHITE, float)
     boxes = slots(scene)
-    shape = all(_nearest(rgb, slot, scene, behind) == scene.things[slot.thing].noun for slot in boxes)
+    shape = all(
+        _nearest(rgb, slot, scene, behind) == scene.things[slot.thing].noun for slot in boxes
+    )
     colour = all(
         not scene.things[slot.thing].colour
         or colour_name(rgb, slot, scene) == scene.things[slot.thing].colour
         for slot in boxes
     )
-    return Verdict(shape, colour, _clean(rgb, boxes, behind), background_name(rgb) == scene.background)
+    return Verdict(
+        shape, colour, _clean(rgb, boxes, behind), background_name(rgb) == scene.background
+    )
 
 
 def background_name(rgb: np.ndarray) -> str:
@@ -111,11 +115,14 @@ def hue_names(pixels: np.ndarray) -> np.ndarray:
     high, low = pixels.max(1), pixels.min(1)
     chroma = np.maximum(high - low, 1e-6)
     red, green, blue = pixels.T
-    hue = np.select(
-        [high == red, high == green],
-        [((green - blue) / chroma) % 6, (blue - red) / chroma + 2],
-        (red - green) / chroma + 4,
-    ) * 60
+    hue = (
+        np.select(
+            [high == red, high == green],
+            [((green - blue) / chroma) % 6, (blue - red) / chroma + 2],
+            (red - green) / chroma + 4,
+        )
+        * 60
+    )
     saturation = chroma / np.maximum(high, 1e-6)
     warm = (hue >= 10) & (hue < 58)
     return np.select(

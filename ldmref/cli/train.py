@@ -85,7 +85,10 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
         except Cancelled as cancelled:
             cancelled.exit_code = stop.exit_code
             raise
-    say(one_line(f"the model is ready: ldmref txt2img -m {model} -p ..."))
+    if settings.stages == ("autoencoder",):
+        say(one_line(f"the autoencoder is ready: --vae {model} of a model that it fits"))
+    else:
+        say(one_line(f"the model is ready: ldmref txt2img -m {model} -p ..."))
 
 
 COMMANDS = (train,)
@@ -126,8 +129,11 @@ def without_none(tables: dict[str, Any]) -> dict[str, Any]:
 
 def report(progress: Progress) -> None:
     """One line on stderr."""
+    from ldmref.training.progress import with_units
+
     p = progress
+    figures = f"  {with_units(p.figures)}" if p.figures else ""
     say(
-        f"{p.stage} {p.step}/{p.steps}  loss {p.loss:.4f}  {p.pictures_per_second:.1f} pictures/s  "
-        f"{duration(p.seconds_left)} left"
+        f"{p.stage} {p.step}/{p.steps}  loss {p.loss:.4f}{figures}  "
+        f"{p.pictures_per_second:.1f} pictures/s  {duration(p.seconds_left)} left"
     )

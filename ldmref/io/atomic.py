@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import secrets
+import shutil
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -90,3 +91,43 @@ def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
         except OSError:  # a file system without hard links
             pass
     os.replace(temporary, path)
+
+
+@contextmanager
+def atomic_folder(folder: Path) -> Iterator[Path]:
+    """A temporary folder beside `folder`, which replaces it on success.
+
+    Raises:
+        OutputError: it cannot be written.
+    """
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        temporary = _temporary_folder(folder)
+        try:
+            temporary.mkdir()
+            yield temporary
+            _replace_folder(temporary, folder)
+        finally:
+            shutil.rmtree(temporary, ignore_errors=True)
+    except OSError as error:
+        reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
+        message = f"cannot write the folder {str(folder)!r}: {reason}"
+        raise OutputError(message, code="E-WRITE") from error
+
+
+def _replace_folder(temporary: Path, folder: Path) -> None:
+    """Rename the finished folder; one that it replaces is moved aside first, then removed."""
+    if not folder.exists():
+        return os.replace(temporary, folder)
+    aside = _temporary_folder(folder)
+    os.replace(folder, aside)
+    try:
+        os.replace(temporary, folder)
+    except OSError:
+        os.replace(aside, folder)
+        raise
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _temporary_folder(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name[:50]}.{secrets.token_hex(4)}.part")

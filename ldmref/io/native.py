@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import reprlib
-import secrets
-import shutil
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, InputError, OutputError
+from ldmref.errors import CorruptModelError, InputError
 from ldmref.files import open_file, read_json
+from ldmref.io.atomic import atomic_folder
 from ldmref.io.identify import FOLDER, foreign_class
 from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
@@ -171,42 +169,13 @@ def save_folder(
         name: TensorSource(kind, tuple(leaf.shape), partial(np.ascontiguousarray, leaf, dtype))
         for name, leaf in flat.items()
     }
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(folder)
-        try:
-            temporary.mkdir()
-            with open(temporary / WEIGHTS, "wb") as file:
-                write_to(file, sources)
-            for name, text in texts.items():
-                (temporary / name).write_text(text, "utf-8")
-            names = [name for name in (WEIGHTS, TOKENIZER, SECOND_TOKENIZER)
-                     if (temporary / name).is_file()]  # fmt: skip
-            digests = {DIGESTS: {name: digest(temporary / name) for name in names}}
-            settings = {"schema": SCHEMA} | digests | config.to_dict()
-            (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")
-            _publish(temporary, folder)
-        finally:
-            shutil.rmtree(temporary, ignore_errors=True)
-    except OSError as error:
-        reason = getattr(error.__cause__, "strerror", None) or error.strerror or error
-        message = f"cannot write the model to {str(folder)!r}: {reason}"
-        raise OutputError(message, code="E-WRITE") from error
-
-
-def _publish(temporary: Path, folder: Path) -> None:
-    """Rename the finished folder; one that it replaces is moved aside first, then removed."""
-    if not folder.exists():
-        return os.replace(temporary, folder)
-    aside = _temporary(folder)
-    os.replace(folder, aside)
-    try:
-        os.replace(temporary, folder)
-    except OSError:
-        os.replace(aside, folder)
-        raise
-    shutil.rmtree(aside, ignore_errors=True)
-
-
-def _temporary(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name[:50]}.{secrets.token_hex(4)}.part")
+    with atomic_folder(folder) as temporary:
+        with open(temporary / WEIGHTS, "wb") as file:
+            write_to(file, sources)
+        for name, text in texts.items():
+            (temporary / name).write_text(text, "utf-8")
+        names = [name for name in (WEIGHTS, TOKENIZER, SECOND_TOKENIZER)
+                 if (temporary / name).is_file()]  # fmt: skip
+        digests = {DIGESTS: {name: digest(temporary / name) for name in names}}
+        settings = {"schema": SCHEMA} | digests | config.to_dict()
+        (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

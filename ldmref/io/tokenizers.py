@@ -25,7 +25,8 @@ def tokenizer_for(
         CorruptModelError: the vocabulary is larger than the encoder's.
     """
     if text.model_type in ("class", "none"):
-        return ClassLabelTokenizer(text.vocab_size if text.model_type == "class" else 0)
+        classes = text.vocab_size if text.model_type == "class" else 0
+        return ClassLabelTokenizer(classes, text.class_names)
     if text.model_type == "ldmbert":
         tokenizer = wordpiece_tokenizer(source, text.max_position_embeddings)
     else:

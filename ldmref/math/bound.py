@@ -11,7 +11,9 @@ from ldmref.math.arrays import Array, along, amplitudes, log
 from ldmref.math.divergence import kl_normal, kl_standard_normal
 from ldmref.math.forward import q_posterior, q_sample
 from ldmref.math.gaussian_bins import discretized_gaussian_log_likelihood
-from ldmref.math.variance import posterior_variance
+from ldmref.math.variance import learned_range_logvar, posterior_variance
+
+LogLikelihood = Callable[[Array, Array, Array], Array]  # of (x, mean, logvar), elementwise
 
 
 class Bound(NamedTuple):
@@ -98,13 +100,83 @@ def denoising_kl(
     return kl_normal(gap, true, zero, true if logvar is None else logvar)
 
 
+def bound_term(
+    x0: Array,
+    x0_pred: Array,
+    t: Array,
+    alphas_cumprod: Array,
+    variance_type: str = "fixed_small",
+    v: Array | None = None,
+    log_likelihood: LogLikelihood = discretized_gaussian_log_likelihood,
+) -> Array:
+    r"""The bound's term of each example at its own timestep: L_{t-1}, or L_0 at the first.
+
+    .. math:: -\log p(x_0) \le L_T + T\;\mathbb{E}_{t \sim U\{0, \dots, T-1\}}
+              \left[\text{term}_t\right]
+
+    in expectation over the noise; a term at a timestep drawn with probability p(t) counts 1 / p(t).
+
+    Args:
+        x0: clean data, (n, ...), real floating.
+        x0_pred: the network's estimate of x0 from x_t, shape of `x0`.
+        t: timesteps counted from 0, (n,) integers below T.
+        alphas_cumprod: (T,), T >= 2, all in (0, 1), of the library of `x0`; best in float64.
+        variance_type: of the reverse step: "fixed_small" or "fixed_large", see
+            `posterior_variance`, or "learned_range", see `learned_range_logvar`.
+        v: for "learned_range" the network's second output, shape of `x0`; else None.
+        log_likelihood: as of `variational_bound`, with its variance at the first step; that of
+            "learned_range" is between the two fixed ones.
+
+    Returns:
+        nats, elementwise: shape and dtype of `x0`.
+
+    Raises:
+        ValueError: unknown `variance_type`, or "learned_range" without `v`.
+
+    Accuracy: that of `denoising_kl` and of `log_likelihood`.
+    Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, eq. 5; the learned variance: Nichol and
+    Dhariwal 2021, arXiv:2102.09672, eq. 15 and code `_vb_terms_bpd`.
+
+    >>> import numpy as np
+    >>> x = np.asarray([[0.0]])
+    >>> bound_term(x + 2.0, x, np.asarray([1]), np.asarray([0.75, 0.5])).round(12)
+    array([[4.]])
+    """
+    xp = array_namespace(x0, x0_pred)
+    first = t == 0
+    later = xp.where(first, xp.ones_like(t), t)  # the first step has the variance of the second
+    now, before = (xp.take(alphas_cumprod, i, axis=0) for i in (later, later - 1))
+    if variance_type == "fixed_large":
+        variance = _betas_at(t, alphas_cumprod)
+    else:
+        lower = "fixed_small" if variance_type == "learned_range" else variance_type
+        variance = posterior_variance(now, before, lower)
+    if variance_type != "learned_range":
+        logvar = along(log(variance), x0) + xp.zeros_like(x0)
+    elif v is not None:
+        logvar = learned_range_logvar(v, _betas_at(t, alphas_cumprod), variance)
+    else:
+        raise ValueError("learned_range needs v, the network's second output")
+    kl = denoising_kl(x0, x0_pred, now, before, logvar)
+    decoder = -log_likelihood(x0, x0_pred, logvar)
+    return xp.where(xp.reshape(first, (-1,) + (1,) * (x0.ndim - 1)), decoder, kl)
+
+
+def _betas_at(t: Array, alphas_cumprod: Array) -> Array:
+    """beta at each t, (n,): the first step's is 1 - alpha_bar."""
+    xp = array_namespace(alphas_cumprod)
+    before = xp.concat([xp.ones_like(alphas_cumprod[:1]), alphas_cumprod[:-1]])
+    betas = posterior_variance(alphas_cumprod, before, "fixed_large")
+    return xp.take(betas, t, axis=0)
+
+
 def variational_bound(
     x0: Array,
     alphas_cumprod: Array,
     predict_x0: Callable[[Array, int], Array],
     noise: Callable[[], Array],
     variance_type: str = "fixed_small",
-    log_likelihood: Callable[[Array, Array, Array], Array] = discretized_gaussian_log_likelihood,
+    log_likelihood: LogLikelihood = discretized_gaussian_log_likelihood,
 ) -> Bound:
     r"""All terms of the bound, with one noise sample for each expectation over x_t.
 

@@ -158,6 +158,46 @@ def vq_loss(z: Array, quantised: Array, beta: float = 0.25, taming_legacy: bool 
     return beta * codebook + commitment if taming_legacy else codebook + beta * commitment
 
 
+def codebook_moving_average(
+    counts: Array, sums: Array, z: Array, indices: Array, decay: float
+) -> tuple[Array, Array, Array]:
+    r"""One step of the codebook as a moving average of the vectors assigned to each entry.
+
+    .. math:: N_k \leftarrow \gamma N_k + (1 - \gamma)\, n_k, \qquad
+              m_k \leftarrow \gamma m_k + (1 - \gamma) \sum_{i: k_i = k} z_i, \qquad
+              e_k = m_k / N_k
+
+    It replaces the gradient of `codebook_loss`: k-means over a moving window of batches.
+
+    Args:
+        counts: N, moving averages of the number of vectors per entry, (k,), >= 0, real floating.
+        sums: m, moving averages of the sum of these vectors, (k, d), dtype of `counts`.
+        z: encoder output, (n, d), dtype of `counts`.
+        indices: entry of every vector, from `nearest_code`, (n,) integers.
+        decay: gamma, in [0, 1], such as 0.99.
+
+    Returns:
+        (counts, sums, codebook), shapes and dtype of `counts`, `sums`, `sums`; the entry is `sums`
+        itself where the new count is 0.
+
+    Accuracy: counts and sums (4 + n) ulp of the sum of magnitudes, entries that over the count.
+    Source: van den Oord et al. 2017, arXiv:1711.00937, appendix A.1, eq. 6 to 8.
+
+    >>> import numpy as np
+    >>> n, m, z = np.asarray([1.0, 1.0]), np.asarray([[2.0], [4.0]]), np.asarray([[0.0], [2.0]])
+    >>> counts, sums, codebook = codebook_moving_average(n, m, z, np.asarray([0, 0]), 0.5)
+    >>> counts, sums.ravel(), codebook.ravel().round(6)
+    (array([1.5, 0.5]), array([2., 2.]), array([1.333333, 4.      ]))
+    """
+    xp = array_namespace(counts, sums, z, indices)
+    entries = xp.arange(counts.shape[0], dtype=indices.dtype, device=counts.device)
+    assigned = xp.astype(indices[None, :] == entries[:, None], z.dtype)  # (k, n)
+    counts = decay * counts + (1.0 - decay) * xp.sum(assigned, axis=1)
+    sums = decay * sums + (1.0 - decay) * (assigned @ z)
+    divisor = xp.where(counts > 0.0, counts, xp.ones_like(counts))
+    return counts, sums, sums / divisor[:, None]
+
+
 def code_perplexity(indices: Array) -> Array:
     r"""Effective number of codes in use: the exponential of the entropy of their frequencies.
 

@@ -13,6 +13,7 @@ import math
 from itertools import pairwise
 
 from ldmref.backends.base import Backend
+from ldmref.math.activations import sigmoid
 from ldmref.math.arrays import Array
 from ldmref.math.quantize import nearest_code
 from ldmref.models import layers as nn
@@ -90,8 +91,9 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
     moments = nn.conv2d(ops, p.quant_conv, x)
     if config.codebook_size:
         return moments, ops.xp.full_like(moments, -math.inf)
-    z = config.latent_channels
-    return moments[:, :z], ops.xp.clip(moments[:, z:], -30.0, 20.0)
+    mean, logvar = moments[:, : config.latent_channels], moments[:, config.latent_channels :]
+    mean = sigmoid(mean) if config.latent_activation == "sigmoid" else mean
+    return mean, ops.xp.clip(logvar, -30.0, 20.0)
 
 
 def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Array:

@@ -11,7 +11,10 @@ from ldmref.samplers.config import SchedulerConfig
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The denoising U-Net; predicts eps, v or x0 of latents (n, out_channels, h, w)."""
+    """The denoising U-Net; predicts eps, v or x0 of latents (n, z, h, w).
+
+    `out_channels` is z, or 2 z where the variance is learned, too.
+    """
 
     in_channels: int = 4
     out_channels: int = 4
@@ -38,7 +41,8 @@ class UNetConfig:
 class AutoencoderConfig:
     """The autoencoder between images (n, 3, H, W) and latents (n, latent_channels, h, w).
 
-    KL (`codebook_size` 0), or VQ with `codebook_size` vectors.
+    KL (`codebook_size` 0), or VQ with `codebook_size` vectors. `latent_activation`: "sigmoid" for
+    latents in (0, 1), as in sparse autoencoders.
     """
 
     in_channels: int = 3
@@ -49,6 +53,7 @@ class AutoencoderConfig:
     attention_levels: tuple[bool, ...] = ()  # levels with attention; (): mid block only
     mid_block_add_attention: bool = True
     codebook_size: int = 0
+    latent_activation: str = ""
     norm_num_groups: int = 32
     norm_eps: float = 1e-6
     scaling_factor: float = 0.18215  # latents = scaling_factor * z
@@ -76,6 +81,7 @@ class TextConfig:
     num_attention_heads: int = 12
     head_dim: int = 0  # "ldmbert" only; 0: hidden_size / num_attention_heads
     max_position_embeddings: int = 77
+    class_names: tuple[str, ...] = ()  # of "class": prompts that name a class, besides its number
     hidden_act: str = "quick_gelu"
     layer_norm_eps: float = 1e-5
     projection_dim: int = 0  # width of the pooled output; 0: no pooled output

@@ -93,12 +93,9 @@ class LatentDiffusion:
         self.params = LazyParams(backend, params)
         self._compiled: dict[str, tuple[Params, Backend, Callable]] = {}
         self._one_at_a_time = False
-        large = [
-            name
-            for name, text in zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-            if backend.device == "cpu" and count(text_spec(text)) >= LARGE
-        ]
-        self._large_text_encoders = tuple(large)
+        names = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+        large = [name for name, text in names if count(text_spec(text)) >= LARGE]
+        self._large_text_encoders = tuple(large if backend.device == "cpu" else ())
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling: without compiled networks, which are compiled again."""
@@ -267,21 +264,25 @@ class LatentDiffusion:
             return decode_tiled(ops, decoder, latents, config.factor, tile)
 
     def unet(
-        self,
-        latents: Array,
-        t: Array,
-        context: Array | Conditioning | None = None,
+        self, latents: Array, t: Array, context: Array | Conditioning | None = None,
         control: Residuals | None = None,
-    ) -> Array:
-        """The network's raw prediction; latents (n, c, h, w), t (n,), context (n, l, d).
+    ) -> Array:  # fmt: skip
+        """The prediction of eps, v or x0; latents (n, c, h, w), t (n,), context (n, l, d).
 
         SDXL needs a `Conditioning` in place of the bare hidden states. `control` is the output of
         ControlNets (`ldmref.models.controlnet`).
         """
+        return self.unet_output(latents, t, context, control)[:, : self.config.vae.latent_channels]
+
+    def unet_output(
+        self, latents: Array, t: Array, context: Array | Conditioning | None = None,
+        control: Residuals | None = None,
+    ) -> Array:  # fmt: skip
+        """All channels: the prediction and, with "learned_range", v of `learned_range_logvar`."""
         conditioning = context if isinstance(context, Conditioning) else Conditioning(context)
         with self.backend.inference():
-            network = self._network(unet, "unet")
-            return network(self.config.unet, latents, t, *conditioning, control=control)
+            network, config = self._network(unet, "unet"), self.config.unet
+            return network(config, latents, t, *conditioning, control=control)
 
     def encode_segmentation(self, labels: np.ndarray) -> Array:
         """Input channels for segmentation maps; (n, H, W) integers -> (n, k, h, w)."""

@@ -13,7 +13,7 @@ from ldmref.errors import CorruptModelError, did_you_mean
 from ldmref.models.config import AutoencoderConfig, Defaults, ModelConfig, TextConfig, UNetConfig
 from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.taesd import TinyConfig
-from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.config import LEARNED, SchedulerConfig
 
 SECTIONS = {
     "unet": UNetConfig, "vae": AutoencoderConfig, "text_encoder": TextConfig,
@@ -25,13 +25,14 @@ CHOICES: dict[type, dict[str, tuple[str, ...]]] = {
     UNetConfig: {"class_embed_type": ("", "simple_projection"), "attention": ("cross", "self"),
                  "addition_embed_type": ("", "text_time"),
                  "resnet_time_scale_shift": ("default", "scale_shift")},
+    AutoencoderConfig: {"latent_activation": ("", "sigmoid")},
     TextConfig: {"model_type": ("clip", "ldmbert", "class", "none"),
                  "hidden_act": ("gelu", "quick_gelu")},
     SchedulerConfig: {"prediction_type": ("eps", "v", "x0"),
                       "beta_schedule": ("linear", "scaled_linear", "cosine"),
                       "solver_type": ("", "midpoint", "heun", "bh1", "bh2"),
                       "timestep_rounding": ("", "round", "cut"),
-                      "variance_type": ("fixed_small", "fixed_large")},
+                      "variance_type": ("fixed_small", "fixed_large", "learned_range")},
 }
 # Every number of a configuration has limits, inclusive; those of a tuple apply to each element.
 WIDTH, LAYERS, EPS, ANY = (1, 65536), (1, 16), (0, 1), (-math.inf, math.inf)
@@ -66,6 +67,7 @@ RANGES: dict[type, dict[str, tuple[float, float]]] = {
                "width": WIDTH, "height": WIDTH},
 }
 MAX_LEVELS = 10  # of a network; entries of its tuples
+LISTS = ("trained_betas", "disable_corrector", "class_names")  # not by level
 # fmt: on
 T = TypeVar("T")
 
@@ -156,7 +158,7 @@ def check_fields(section: Any, where: str) -> None:
             limits = f"from {low} to {high}" if high < math.inf else f"at least {low}"
             limits = limits if low > -math.inf else "a number"
             raise _error(f"{where}.{name} = {shorten(value)} must be {limits}")
-        if type(section) is not SchedulerConfig and len(values) > MAX_LEVELS:
+        if name not in LISTS and len(values) > MAX_LEVELS:
             raise _error(f"{where}.{name} has {len(value)} entries, the limit is {MAX_LEVELS}")
 
 
@@ -166,8 +168,8 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
     yield from _broken_autoencoder_rules(config.vae)
     u, v, s, texts = config.unet, config.vae, config.scheduler, config.text_encoders
     z, concat = v.latent_channels, config.concat
-    if u.out_channels != z:
-        yield "unet.out_channels must equal vae.latent_channels"
+    if u.out_channels != (2 * z if s.variance_type == LEARNED else z):
+        yield "unet.out_channels must equal vae.latent_channels, twice with a learned variance"
     extra = {"": (0, 1 + z), "masked_image": (1 + z,), "low_resolution": (v.in_channels,)}
     if concat in extra and config.image_channels not in extra[concat]:
         widths = " or ".join(str(z + n) for n in extra[concat])
@@ -191,6 +193,9 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
     for text in texts:
         if text.head_dim == 0 and text.hidden_size % text.num_attention_heads:
             yield "num_attention_heads must divide the text encoder's hidden_size"
+        names = text.class_names
+        if names and (text.model_type != "class" or len(set(names)) != text.vocab_size - 1):
+            yield "class_names needs a name of its own for every class but the null class"
         if text.head_dim and text.model_type != "ldmbert":
             yield "head_dim is for 'ldmbert' only"
         if not 0 <= text.skipped_layers < text.num_hidden_layers:
@@ -218,6 +223,8 @@ def _broken_autoencoder_rules(v: AutoencoderConfig) -> Iterator[str]:
         yield "vae.attention_levels needs an entry per level, or none"
     if any(c % v.norm_num_groups for c in v.block_out_channels):
         yield "vae.norm_num_groups must divide every channel count"
+    if v.codebook_size and v.latent_activation:
+        yield "vae.latent_activation is for autoencoders without a codebook"
 
 
 def _error(message: str, hint: str = "") -> CorruptModelError:

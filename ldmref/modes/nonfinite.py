@@ -9,36 +9,11 @@ import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ldmref.backends.traced import TracedBackend
+from ldmref.backends import finite
+from ldmref.backends.finite import FiniteBackend
 from ldmref.errors import NumericError
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.models.params import flatten
-
-
-class NonFinite(Exception):
-    """Raised by `FiniteBackend` in the first operation with NaN or infinity, which it names."""
-
-
-class FiniteBackend(TracedBackend):
-    """A backend that stops at the first operation whose input or output is not finite."""
-
-    def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
-        ops, arguments = self.inner, (*args, *kwargs.values())
-        arrays = [x for x in arguments if hasattr(x, "shape")]
-        layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
-        where = f"{name} of {layer}" if layer else f"{name} after {self._previous}"
-        for x in arrays:
-            if ops.xp.isdtype(x.dtype, "real floating") and not ops.is_finite(x):
-                what = "the parameters of" if id(x) in self.layer_of else "the input of"
-                raise NonFinite(f"{what} {where}")
-        y = getattr(ops, name)(*args, **kwargs)
-        if not ops.is_finite(y):
-            raise NonFinite(where)
-        self._previous = layer or self._previous
-        return y
-
-    _previous = "the input"
 
 
 def first_layer(
@@ -48,17 +23,13 @@ def first_layer(
 
     `compute` is called with a copy of the model whose backend watches.
     """
-    watched = copy.copy(model)
-    names = {
-        id(leaf): f"{network}.{name.rpartition('.')[0]}"
-        for name, leaf in flatten(model.params[network]).items()
-    }
-    watched.backend, watched._compiled = FiniteBackend(model.backend, layer_of=names), {}
-    try:
-        compute(watched)
-    except NonFinite as found:
-        return str(found)
-    return ""
+
+    def watched(ops: FiniteBackend) -> None:
+        other = copy.copy(model)
+        other.backend, other._compiled = ops, {}
+        compute(other)
+
+    return finite.first_layer(model.backend, {network: model.params[network]}, watched)
 
 
 def step_error(

@@ -188,7 +188,8 @@ def check_text(config: ModelConfig, request: Request) -> None:
         )
     if text.model_type in ("class", "none"):
         for prompt in dict.fromkeys(request.prompts + request.negative_prompts):
-            check_prompt(prompt, text.vocab_size if text.model_type == "class" else 0)
+            classes = text.vocab_size if text.model_type == "class" else 0
+            check_prompt(prompt, classes, text.class_names)
     if text.model_type == "none" and request.cfg_scale != 1.0:
         raise UsageError(
             f"{config.name!r} takes no prompt, so there is nothing to guide",

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LEARNED = "learned_range"  # variance_type: the network's second half, between beta-tilde and beta
+
 
 @dataclass(frozen=True)
 class SchedulerConfig:
@@ -32,5 +34,5 @@ class SchedulerConfig:
     clip_sample_range: float = 0.0  # predictions x0 are cut there; 0: nowhere
     thresholding_ratio: float = 0.0  # dynamic thresholding of x0 at that quantile; 0: none
     sample_max_value: float = 1.0  # the most that dynamic thresholding lets through
-    variance_type: str = "fixed_small"  # of DDPM: or "fixed_large"
+    variance_type: str = "fixed_small"  # of DDPM: or "fixed_large", "learned_range"
     sigma_max: float = 1000.0  # samplers start no higher, however far the training table goes

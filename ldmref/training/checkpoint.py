@@ -17,10 +17,10 @@ import numpy as np
 from ldmref.errors import InputError, LdmrefError
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
-from ldmref.training.recipe import CheckpointConfig, Recipe
+from ldmref.training.recipe import STAGES, CheckpointConfig, Recipe
 from ldmref.training.recipe_file import recipe_from_dict
 
-STAGES = ("autoencoder", "diffusion")
+CHECKPOINTS = ("features", *STAGES)
 MAX_SAVING = 0.05  # the largest share of the time that is spent on checkpoints by time
 
 
@@ -83,7 +83,7 @@ def read_checkpoint(path: Path) -> tuple[Header, Mapping[str, np.ndarray]]:
 
 def read_headers(folder: Path) -> dict[str, Header]:
     """The headers of the checkpoints in a folder, by stage."""
-    paths = {stage: checkpoint_path(folder, stage) for stage in STAGES}
+    paths = {stage: checkpoint_path(folder, stage) for stage in CHECKPOINTS}
     return {stage: read_checkpoint(path)[0] for stage, path in paths.items() if path.exists()}
 
 

@@ -71,7 +71,7 @@ def _lock(folder: Path) -> Iterator[None]:
 
 
 def _remove_temporaries(folder: Path) -> None:
-    """The files and folders that `atomic_write` and `save_folder` name .NAME.XXXXXXXX.part."""
+    """The files and folders that `atomic_write` and `atomic_folder` name .NAME.XXXXXXXX.part."""
     for path in folder.glob(".*.????????.part"):
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)

@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
+UNITS = {"psnr": "dB", "corrupted": "dB", "kl": "nats", "elbo": "nats"}
 REPORTS, MOST_STEPS, MOST_SECONDS = 20, 100, 10.0
 
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress within a stage; `loss` and `pictures_per_second` are means since the last report."""
+    """Progress within a stage; loss, rate and figures are means since the last report.
+
+    `figures`: what the stage reports beside its loss, such as a codebook's perplexity.
+    """
 
     stage: str
     step: int
@@ -18,6 +24,7 @@ class Progress:
     loss: float
     pictures_per_second: float
     seconds_left: float
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 class ProgressMeter:
@@ -25,18 +32,24 @@ class ProgressMeter:
 
     def __init__(self, stage: str, step: int, steps: int, batch_size: int):
         self.stage, self.step, self.steps, self.batch_size = stage, step, steps, batch_size
-        self.losses: list[float] = []
+        self.values: defaultdict[str, list[float]] = defaultdict(list)
         self.time = time.monotonic()
 
-    def update(self, step: int, loss: float) -> Progress | None:
-        """Record the loss of a step; returns a report if one is due."""
-        self.losses.append(loss)
+    def update(self, step: int, loss: float, figures: Mapping[str, float]) -> Progress | None:
+        """Record loss and figures of a step; returns a report if one is due."""
+        for name, value in {"loss": loss, **figures}.items():
+            self.values[name].append(value)
         now = time.monotonic()
         every = max(1, min(MOST_STEPS, self.steps // REPORTS))
         if step % every and step != self.steps and now - self.time < MOST_SECONDS:
             return None
         rate = (step - self.step) / max(1e-9, now - self.time)  # steps per second
-        mean = sum(self.losses) / len(self.losses)
-        self.step, self.time, self.losses = step, now, []
-        left = (self.steps - step) / rate
-        return Progress(self.stage, step, self.steps, mean, rate * self.batch_size, left)
+        means = {name: sum(values) / len(values) for name, values in self.values.items()}
+        self.step, self.time, self.values = step, now, defaultdict(list)
+        left, loss = (self.steps - step) / rate, means.pop("loss")
+        return Progress(self.stage, step, self.steps, loss, rate * self.batch_size, left, means)
+
+
+def with_units(figures: Mapping[str, float]) -> str:
+    """`psnr 23.1 dB, kl 97.4 nats`."""
+    return ", ".join(f"{k} {v:.4g} {UNITS.get(k, '')}".strip() for k, v in figures.items())

@@ -1,10 +1,12 @@
 """A recipe: everything that a training is made from, as dataclasses and as a TOML file.
 
-    seed = 0                        device = "cpu"                  dtype = "float32"
+    stages = ["autoencoder", ...]   seed = 0      device = "cpu"    dtype = "float32"
     [data]                          source = "emoji", or a folder   size = 64
     [model]                         preset = "emoji", and any field of its configuration
+    [features.optimizer]            [features.budget]
     [autoencoder.objective]         [autoencoder.optimizer]         [autoencoder.budget]
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
+    [classifier.network]            [classifier.objective]          and so on
     [checkpoint]                    seconds = 30                    steps = 0
 
 Every key is optional; the dataclasses below are the schema, with defaults and limits.
@@ -17,12 +19,14 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, NamedTuple
 
-from ldmref.models.config import ModelConfig
+from ldmref.errors import UsageError
+from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.presets import preset
 
 EMOJI = "emoji"  # a data source that is no folder, and the preset where a recipe names none
 SCENES = "scenes"  # the other one
 MAX_SIZE = 1024
+STAGES = ("autoencoder", "diffusion", "classifier")
 
 
 class Limits(NamedTuple):
@@ -42,36 +46,63 @@ class Limits(NamedTuple):
         return f"from {self.low} to {self.high}"
 
 
+class Beginning(NamedTuple):
+    """The lists that begin with the first of these names and go on in their order."""
+
+    names: tuple[str, ...]
+
+    def __contains__(self, value: object) -> bool:
+        return (
+            isinstance(value, tuple | list)
+            and 0 < len(value) <= len(self.names)
+            and (tuple(value) == self.names[: len(value)])
+        )
+
+    def __str__(self) -> str:
+        return " or ".join(str(list(self.names[: i + 1])) for i in range(len(self.names)))
+
+
+def recipe_error(message: str, code: str = "E-RECIPE", hint: str = "") -> UsageError:
+    """A recipe that cannot be followed."""
+    return UsageError(f"recipe: {message}", code=code, hint=hint)
+
+
 Fraction = Annotated[float, Limits(0, 1)]
 Rate = Annotated[float, Limits(0, 1, above=True)]
 Weight = Annotated[float, Limits(0, 1e6)]
 Count = Annotated[int, Limits(1, 10**9)]
 CountOrNone = Annotated[int, Limits(0, 10**9)]
+Stages = Annotated[tuple[str, ...], Beginning(STAGES)]
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The pictures: `source` is "emoji", "scenes" or a folder; `size` in pixels, 0: the model's own.
+    """The pictures: `source` is "emoji", "scenes" or a folder; `size` in pixels, 0: the model's.
 
-    `pictures`: how many the scenes are.
+    `pictures`: the number of scenes, emoji included. The autoencoder sees a batch mirrored half of
+    the time with `flips`, and random squares of `crop` pixels of it; 0: whole pictures.
     """
 
     source: str = EMOJI
     size: Annotated[int, Limits(0, MAX_SIZE)] = 0
     pictures: Annotated[int, Limits(5000, 10_000_000)] = 60_000
+    flips: bool = True
+    crop: Annotated[int, Limits(0, MAX_SIZE)] = 0
 
 
 @dataclass(frozen=True)
 class OptimizerConfig:
     """Hyperparameters of one stage.
 
-    `muon_rate` above 0 trains the matrices and kernels between the first and the last layer with
-    Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
+    A batch is computed in `accumulation` equal parts, whose gradients are added: the same update in
+    less memory. `muon_rate` above 0 trains the matrices and kernels between the first and the last
+    layer with Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
     arXiv:2502.16982) at that learning rate, and all other parameters with AdamW at `learning_rate`;
     at 0, AdamW trains everything.
     """
 
     batch_size: Annotated[int, Limits(1, 1_000_000)] = 64
+    accumulation: Count = 1
     learning_rate: Rate = 1e-3
     muon_rate: Fraction = 0.0
     warmup: CountOrNone = 200  # steps
@@ -89,18 +120,93 @@ class Budget:
 
 @dataclass(frozen=True)
 class AutoencoderObjective:
-    """Weights of the terms that `autoencoder.py` adds to the absolute error."""
+    """The loss of a first stage: a sum of weighted terms, those of weight 0 left out.
 
-    kl_weight: Weight = 3e-4
+    The formulas are in `training/autoencoder/terms.py`. Latents are sampled from q(z|x) if
+    `kl_weight` or `elbo_weight` is above 0, quantized if the model has a codebook, and else exact.
+
+    `absolute_weight`, `edge_weight`, `square_weight`: |x' - x|, the same of differences between
+    neighbouring pixels, and (x' - x)^2, as means. `kl_weight`: KL(q || N(0, 1)) per latent.
+    `elbo_weight`: the negative evidence bound in nats per picture, with weight `beta` of the
+    divergence in it and a Gaussian likelihood of this `variance`, which `learn_variance` trains.
+    `l1_weight`: |z| / rms(z). `sparsity_weight`: KL(rho || mean activation) per channel, with
+    rho `activation`. `codebook_weight`: of the codebook and, times `commitment`, the commitment
+    loss. `codebook_decay` above 0: the codebook is a moving average, and only commitment is left.
+    `revive_below`: codes used less than this share of the mean are replaced by encoder outputs.
+    `perceptual_weight`: distance of the features of a network trained before (`[features]`).
+    `adversarial_weight`: of a patch discriminator from `adversarial_start` on, relative to the
+    gradient of the reconstruction. `corruption`: of the encoder's input, with this
+    `corruption_amount` (standard deviation, pictures being in [-1, 1]; or the share of masked
+    numbers).
+    """
+
+    absolute_weight: Weight = 1.0
+    edge_weight: Weight = 1.0
     square_weight: Weight = 4.0
+    kl_weight: Weight = 3e-4
+    elbo_weight: Weight = 0.0
+    beta: Weight = 1.0
+    variance: Annotated[float, Limits(0, 1e6, above=True)] = 1.0
+    learn_variance: bool = False
+    l1_weight: Weight = 0.0
+    sparsity_weight: Weight = 0.0
+    activation: Annotated[float, Limits(1e-6, 0.5)] = 0.05
+    codebook_weight: Weight = 1.0
+    commitment: Weight = 0.25
+    codebook_decay: Annotated[float, Limits(0, 0.999999)] = 0.0
+    revive_below: Fraction = 0.05
+    perceptual_weight: Weight = 0.0
+    adversarial_weight: Weight = 0.0
+    adversarial_start: CountOrNone = 0
+    adversarial_loss: Literal["hinge", "log"] = "hinge"
+    corruption: Literal["none", "gaussian", "masking"] = "none"
+    corruption_amount: Fraction = 0.5
+
+    @property
+    def sampled(self) -> bool:
+        """Whether latents are sampled from a Gaussian."""
+        return self.kl_weight > 0 or self.elbo_weight > 0
+
+    def problem(self, config: AutoencoderConfig) -> str:
+        """What does not fit together, or does not fit the network; "" if all does."""
+        weights = self.absolute_weight, self.edge_weight, self.square_weight, self.elbo_weight
+        if not any(weights):
+            return "nothing compares pictures: absolute_, edge_, square_ and elbo_weight are 0"
+        if self.kl_weight and self.elbo_weight:
+            return "kl_weight must be 0 with elbo_weight, which contains the divergence"
+        penalties = self.l1_weight or self.sparsity_weight
+        if config.codebook_size and (self.sampled or penalties):
+            return "kl_, elbo_, l1_ and sparsity_weight must be 0 for a model with a codebook"
+        if bool(config.latent_activation) != bool(self.sparsity_weight):
+            return "sparsity_weight and model.vae.latent_activation need each other"
+        if self.sampled and penalties:
+            return "l1_ and sparsity_weight are for exact latents: kl_ and elbo_weight must be 0"
+        return ""
+
+
+@dataclass(frozen=True)
+class FeaturesStage:
+    """The network for the perceptual term, which learns to read the words of the captions."""
+
+    optimizer: OptimizerConfig = OptimizerConfig(warmup=50)
+    budget: Budget = Budget(400)
 
 
 @dataclass(frozen=True)
 class DiffusionObjective:
-    """`caption_dropout`: probability of the empty prompt. `timestep_power`: u = t / T has density
-    power * u^(power - 1), above 1 favours noisy timesteps. The target is the scheduler's
-    `prediction_type`."""
+    """What the denoiser learns to predict, and from what. The target is the scheduler's
+    `prediction_type`.
 
+    `loss`: "simple", L_simple; "min_snr", its squared errors weighted by the SNR up to `snr_gamma`;
+    "bound", the variational bound; "hybrid", L_simple plus `bound_weight` times the bound, which
+    trains a learned variance only. `condition`: "text", captions; "class", see `classes.py`;
+    "none". `caption_dropout`: probability of the empty prompt or the null class. `timestep_power`:
+    u = t / T has density power * u^(power - 1), above 1 favours noisy timesteps."""
+
+    loss: Literal["simple", "min_snr", "bound", "hybrid"] = "simple"
+    snr_gamma: Annotated[float, Limits(0, 1e6, above=True)] = 5.0
+    bound_weight: Weight = 1e-3
+    condition: Literal["text", "class", "none"] = "text"
     caption_dropout: Fraction = 0.1
     timestep_power: Annotated[float, Limits(0, 100, above=True)] = 1.5
 
@@ -122,6 +228,30 @@ class DiffusionStage:
 
 
 @dataclass(frozen=True)
+class ClassifierNetwork:
+    """Half a U-Net: `width` channels at the latents' size, twice as many at each level below."""
+
+    width: Annotated[int, Limits(8, 4096)] = 32
+    levels: Annotated[int, Limits(1, 6)] = 2
+    layers: Annotated[int, Limits(1, 8)] = 1  # residual blocks per level
+
+
+@dataclass(frozen=True)
+class ClassifierObjective:
+    """The cross-entropy of the class given noisy latents; `timestep_power` as of the denoiser."""
+
+    timestep_power: Annotated[float, Limits(0, 100, above=True)] = 1.0
+
+
+@dataclass(frozen=True)
+class ClassifierStage:
+    network: ClassifierNetwork = ClassifierNetwork()
+    objective: ClassifierObjective = ClassifierObjective()
+    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=3e-4, warmup=100, weight_decay=0.05)
+    budget: Budget = Budget(3000)
+
+
+@dataclass(frozen=True)
 class CheckpointConfig:
     """When to save: every so many seconds and steps; 0: not by time, not by step."""
 
@@ -131,15 +261,21 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A complete training. As read from a file, `data.size` and `model` agree about the size."""
+    """A complete training. As read from a file, `data.size` and `model` agree about the size.
 
+    `stages`: those to train; the first alone ends with an autoencoder, and may be continued.
+    """
+
+    stages: Stages = STAGES[:2]
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
     data: DataConfig = DataConfig()
     model: ModelConfig = field(default_factory=lambda: preset(EMOJI))
+    features: FeaturesStage = FeaturesStage()
     autoencoder: AutoencoderStage = AutoencoderStage()
     diffusion: DiffusionStage = DiffusionStage()
+    classifier: ClassifierStage = ClassifierStage()
     checkpoint: CheckpointConfig = CheckpointConfig()
 
     def to_dict(self) -> dict[str, Any]:

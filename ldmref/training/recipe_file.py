@@ -13,7 +13,8 @@ from ldmref.errors import InputError, UsageError, did_you_mean
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
-from ldmref.training.recipe import EMOJI, MAX_SIZE, Recipe
+from ldmref.training.model_config import for_objective
+from ldmref.training.recipe import EMOJI, MAX_SIZE, STAGES, Recipe, recipe_error
 
 SHIPPED = Path(__file__).parent / "recipes"
 CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # E-RECIPE of all others
@@ -61,7 +62,11 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> Recipe:
         CorruptModelError: a model whose networks do not fit together.
     """
     recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
-    config = _model(tables.get("model", {}))
+    config = for_objective(_model(tables.get("model", {})), recipe.diffusion.objective)
+    problem = recipe.autoencoder.objective.problem(config.vae)
+    if problem:
+        raise recipe_error(f"autoencoder.objective: {problem}")
+    _check_accumulation(recipe)
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
@@ -120,14 +125,30 @@ def _model(table: Any) -> ModelConfig:
     fields = dict(_require_table(table, "model"))
     name = fields.pop("preset", EMOJI)
     if not isinstance(name, str):
-        raise _error(f"model.preset must be of type str, not {name!r}")
+        raise recipe_error(f"model.preset must be of type str, not {name!r}")
+    vae = fields.get("vae")
+    z = vae.get("latent_channels") if isinstance(vae, dict) else None
+    if type(z) is int:  # the U-Net's channels follow, where the recipe does not say otherwise
+        fields = _merge({"unet": {"in_channels": z, "out_channels": z}}, fields)
     config = config_from_dict(_merge(preset(name).to_dict(), fields))
-    text, unet = config.text_encoder, config.unet
-    pooled = config.text_encoder_2 is not None or unet.addition_embed_type
-    if config.vae.codebook_size or text.model_type != "clip" or pooled or config.image_channels:
-        hint = "trained are a KL autoencoder, and a U-Net with one CLIP text transformer"
-        raise _error(f"the model {config.name!r} cannot be trained", hint=hint)
+    pooled = config.text_encoder_2 is not None or config.unet.addition_embed_type
+    if pooled or config.image_channels:
+        hint = "trained are an autoencoder, and a U-Net with one text encoder or none"
+        raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)
     return config
+
+
+def _check_accumulation(recipe: Recipe) -> None:
+    """Batches are divided into equal parts, where no term of the loss compares their pictures."""
+    for name in ("features", *STAGES):
+        optimizer = getattr(recipe, name).optimizer
+        count, batch_size = optimizer.accumulation, optimizer.batch_size
+        if count > 1 and name not in ("diffusion", "classifier"):
+            message = f"{name}.optimizer.accumulation must be 1, not {count}"
+            raise recipe_error(message, hint="the terms of a first stage need the whole batch")
+        if batch_size % count:
+            message = f"{name}.optimizer.accumulation = {count} must divide batch_size = "
+            raise recipe_error(message + str(batch_size))
 
 
 def _read(default: T, table: Any, prefix: str) -> T:
@@ -137,7 +158,7 @@ def _read(default: T, table: Any, prefix: str) -> T:
     for key, value in _require_table(table, prefix.removesuffix(".")).items():
         name = prefix + key
         if key not in kinds:
-            raise _error(f"unknown key {name}", hint=did_you_mean(key, kinds))
+            raise recipe_error(f"unknown key {name}", hint=did_you_mean(key, kinds))
         now = getattr(default, key)
         table = is_dataclass(now)
         values[key] = _read(now, value, name + ".") if table else _check(kinds[key], value, name)
@@ -146,23 +167,21 @@ def _read(default: T, table: Any, prefix: str) -> T:
 
 def _require_table(table: Any, name: str) -> Mapping[str, Any]:
     if not isinstance(table, Mapping):
-        raise _error(f"{name} must be a table, not {table!r}")
+        raise recipe_error(f"{name} must be a table, not {table!r}")
     return table
 
 
 def _check(annotation: Any, value: Any, name: str) -> Any:
-    """`value` if it has the type and is within the limits; integers may stand for floats."""
+    """`value` if it has the type and is within the limits; integers may stand for floats, lists
+    for tuples."""
     if get_origin(annotation) is Literal:
         kind, limits, wanted = str, get_args(annotation), " or ".join(get_args(annotation))
     else:
         kind, limits = get_args(annotation) or (annotation, None)
+        kind = get_origin(kind) or kind
         wanted = f"of type {kind.__name__}" if limits is None else str(limits)
-    right_type = type(value) is kind or (kind is float and type(value) is int)
+    right_type = type(value) is kind or (kind, type(value)) in ((float, int), (tuple, list))
     if not right_type or (limits is not None and value not in limits):
         code = CODES.get(name.rpartition(".")[2], "E-RECIPE")
-        raise _error(f"{name} must be {wanted}, not {value!r}", code=code)
+        raise recipe_error(f"{name} must be {wanted}, not {value!r}", code=code)
     return kind(value)
-
-
-def _error(message: str, code: str = "E-RECIPE", hint: str = "") -> UsageError:
-    return UsageError(f"recipe: {message}", code=code, hint=hint)

@@ -14,9 +14,12 @@ from ldmref.models.params import flatten
 from ldmref.training.checkpoint import DataSummary, Header
 from ldmref.training.recipe import Recipe
 
+FIRST = ("seed", "dtype", "data.size", "features.")
 DEPENDS_ON = {
-    "autoencoder": ("seed", "dtype", "data.size", "model.vae.", "autoencoder."),
-    "diffusion": ("seed", "dtype", "data.size", "model.", "autoencoder.", "diffusion."),
+    "features": FIRST,
+    "autoencoder": (*FIRST, "model.vae.", "autoencoder."),
+    "diffusion": (*FIRST, "model.", "autoencoder.", "diffusion."),
+    "classifier": (*FIRST, "model.vae.", "model.scheduler.", "autoencoder.", "classifier."),
 }
 FREE = ("model.name", "model.defaults.", "model.unet.sample_size")  # derived, or of no effect
 

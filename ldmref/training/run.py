@@ -3,6 +3,7 @@
 folder/recipe.toml               every setting of the last run
 folder/autoencoder.safetensors   checkpoint of the first stage
 folder/diffusion.safetensors     checkpoint of the second stage
+folder/classifier.safetensors    checkpoint of the third stage, if the recipe has it
 folder/model/                    the model: averaged weights in float16, ready for `ldmref.load`
 """
 
@@ -14,7 +15,8 @@ from threading import Event
 
 from ldmref.io.atomic import atomic_write
 from ldmref.training.checkpoint import read_headers
-from ldmref.training.data import check_data, load_dataset, summarize
+from ldmref.training.classes import class_names, summarize_for, uses_classes
+from ldmref.training.data import check_data, load_dataset
 from ldmref.training.folder import check_folder, training_folder
 from ldmref.training.progress import Progress
 from ldmref.training.recipe import Recipe
@@ -59,8 +61,10 @@ def train(
     data = load_dataset(recipe.data)
     for line in data.warnings:
         say(f"warning: {line}")
-    size, summary = recipe.data.size, summarize(data)
+    size, summary = recipe.data.size, summarize_for(recipe, data)
     say(f"{summary.pictures} pictures of {size}x{size}")
+    if uses_classes(recipe):
+        say(f"{len(class_names(data))} classes")
     with training_folder(folder):
         headers = read_headers(folder)
         changes = changed_settings(headers, recipe) or changed_data(headers, recipe, summary)

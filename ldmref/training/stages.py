@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from threading import Event
@@ -12,12 +13,17 @@ from tokenizers import Tokenizer
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, NumericError, OutputError
+from ldmref.io.classifier import save_classifier
+from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
-from ldmref.models.config import TextConfig
+from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.params import Params, tree_map
 from ldmref.models.presets import PRESETS
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, word_tokenizer
-from ldmref.training.autoencoder import autoencoder_trainer, encode_dataset
+from ldmref.training.autoencoder.features import feature_trainer
+from ldmref.training.autoencoder.figures import measure
+from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_trainer
 from ldmref.training.checkpoint import (
     Header,
     Timer,
@@ -26,9 +32,14 @@ from ldmref.training.checkpoint import (
     read_headers,
     write_checkpoint,
 )
+from ldmref.training.classes import class_labels, class_names
+from ldmref.training.classifier import classifier_config, classifier_trainer
 from ldmref.training.data import Dataset, DataSummary
-from ldmref.training.diffusion import Latents, diffusion_trainer
-from ldmref.training.progress import Progress, ProgressMeter
+from ldmref.training.diffusion import Condition, diffusion_trainer
+from ldmref.training.latents import Latents, NoisyLatents
+from ldmref.training.latents_file import stored_latents
+from ldmref.training.model_config import with_classes
+from ldmref.training.progress import Progress, ProgressMeter, with_units
 from ldmref.training.recipe import EMOJI, Recipe
 from ldmref.training.trainer import Trainer
 
@@ -53,35 +64,75 @@ class Run:
 
 
 def train_stages(run: Run) -> Path:
-    """Train both stages, or the rest of them, and export the model; returns its folder."""
+    """Train the recipe's stages, or the rest of them, and export the model; returns its folder."""
     recipe, config = run.recipe, run.recipe.model
-    tokenizer = _tokenizer(run, config.text_encoder)
-    text = tokenizer.tokenizer.to_str(pretty=True)
-
-    first = autoencoder_trainer(run.data, config.vae, recipe.autoencoder, recipe.seed, run.ops)
-    run_stage(run, "autoencoder", first, "")
-    vae = first.ema_params()
-    exact = TorchBackend(run.ops.device, "float32")
-    latents = Latents(*encode_dataset(run.data, tree_map(exact.asarray, vae), config.vae, exact))
+    vae, latents = train_autoencoder(run)
     config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
+    if recipe.stages == ("autoencoder",):
+        save_autoencoder(run.folder / "autoencoder", config.vae, vae)
+        return run.folder / "autoencoder"
     if recipe.data.source != EMOJI and config.name in PRESETS:
         config = replace(config, name=run.folder.resolve().name)
+    if config.text_encoder.model_type == "class":
+        config = with_classes(config, class_names(run.data))
 
-    second = diffusion_trainer(
-        run.data, latents, tokenizer, config, recipe.diffusion, recipe.seed, run.ops
-    )
-
-    def export() -> Path:
-        params = Params(second.ema_params() | {"vae": vae})
-        save_folder(run.folder / "model", config, params, text)
-        return run.folder / "model"
-
-    try:
+    noisy = NoisyLatents(latents, run.data.weights, config.vae.scaling_factor, run.ops)
+    condition = _condition(run, config.text_encoder)
+    text = condition.tokenizer.tokenizer.to_str(pretty=True)
+    second = diffusion_trainer(noisy, condition, config, recipe.diffusion, recipe.seed, run.ops)
+    folder = run.folder / "model"
+    with exported(lambda: save_folder(folder, config, _model_params(second, vae), text)):
         run_stage(run, "diffusion", second, text)
+    if "classifier" in recipe.stages:
+        _train_classifier(run, noisy, config, folder)
+    return folder
+
+
+def train_autoencoder(run: Run) -> tuple[Params, Latents]:
+    """Train the first stage; its averaged weights, and the encoded pictures."""
+    recipe, config, data = run.recipe, run.recipe.model.vae, run.data
+    features = None
+    if recipe.autoencoder.objective.perceptual_weight:
+        zeroth = feature_trainer(data, recipe.features, recipe.seed, run.ops)
+        run_stage(run, "features", zeroth, "")
+        features = zeroth.ema_params()
+    trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, run.ops, features)
+    run_stage(run, "autoencoder", trainer, "")
+    averaged, exact = trainer.ema_params(), TorchBackend(run.ops.device, "float32")
+    params = tree_map(exact.asarray, averaged)
+    objective = recipe.autoencoder.objective
+    reached = measure(data, params, config, objective, recipe.seed, exact)
+    run.say(f"autoencoder: {with_units(reached)}")
+    latents = stored_latents(
+        run.folder, data, run.summary, autoencoder_params(params, config), config, exact, run.cancel
+    )
+    return autoencoder_params(averaged, config), latents
+
+
+def _train_classifier(run: Run, latents: NoisyLatents, config: ModelConfig, folder: Path) -> None:
+    """The classifier of the same latents, exported beside the model."""
+    stage, names = run.recipe.classifier, class_names(run.data)
+    network = classifier_config(stage.network, config.vae.latent_channels, names)
+    trainer = classifier_trainer(
+        latents, class_labels(run.data), network, config.scheduler, stage, run.recipe.seed, run.ops
+    )
+    with exported(lambda: save_classifier(folder, network, trainer.ema_params())):
+        run_stage(run, "classifier", trainer, "")
+
+
+@contextmanager
+def exported(export: Callable[[], None]) -> Iterator[None]:
+    """Export at the end of a stage, and when it is cancelled."""
+    try:
+        yield
     except Cancelled:
         export()
         raise
-    return export()
+    export()
+
+
+def _model_params(trainer: Trainer, vae: Params) -> Params:
+    return Params(trainer.ema_params() | {"vae": vae})
 
 
 def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
@@ -110,8 +161,8 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
     batch_size = trainer.config.batch_size
     meter = ProgressMeter(stage, trainer.step, trainer.steps, batch_size)
     try:
-        for step, loss in trainer.run(run.cancel):
-            progress = meter.update(step, loss)
+        for step, loss, figures in trainer.run(run.cancel):
+            progress = meter.update(step, loss, figures)
             if progress is not None:
                 run.report(progress)
             if step == trainer.steps or timer.due(step):
@@ -122,6 +173,16 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
         if not trainer.updating:
             save()
         raise
+
+
+def _condition(run: Run, text: TextConfig) -> Condition:
+    """Captions, classes, or nothing."""
+    if text.model_type == "clip":
+        return Condition(run.data.caption, _tokenizer(run, text))
+    tokenizer = tokenizer_for(text)
+    if text.model_type == "class":
+        return Condition(lambda i, rng: run.data.classes[i], tokenizer)
+    return Condition(lambda i, rng: "", tokenizer)
 
 
 def _tokenizer(run: Run, config: TextConfig) -> PromptTokenizer:

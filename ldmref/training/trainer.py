@@ -7,28 +7,60 @@ uninterrupted one bit for bit.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from threading import Event
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 
+from ldmref.backends.finite import first_layer
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, InputError, NumericError
 from ldmref.models.params import Params, flatten, unflatten
 from ldmref.training.recipe import OptimizerConfig
 
-Loss = Callable[[Params, int], torch.Tensor]  # loss(params, step)
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+MOST_NAMED = 64  # pictures of a batch
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
 
 
+class Part(NamedTuple):
+    """The part of a step's batch that is computed at once: one of `count` equal ones."""
+
+    index: int = 0
+    count: int = 1
+
+    def of(self, batch: Any) -> Any:
+        """This part of something with an element per picture."""
+        size = len(batch) // self.count
+        return batch[self.index * size : (self.index + 1) * size]
+
+
+@dataclass(frozen=True)
+class Loss:
+    """The scalar training loss of one step, or of a part of its batch.
+
+    `figures`: numbers to report beside it. `batch`: the pictures that it was computed from.
+    `after`: changes parameters in place after the optimizers' step, as a codebook's moving average.
+    """
+
+    total: torch.Tensor
+    figures: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    batch: np.ndarray = field(default_factory=lambda: np.empty(0, int))
+    after: Callable[[Params], None] | None = None
+
+
+LossFunction = Callable[[TorchBackend, Params, int, Part], Loss]  # (ops, params, step, part)
+
+
 class StepLoss(NamedTuple):
-    """The number of steps done, and the loss of the last one, before its update."""
+    """The number of steps done; loss and figures of the last one, before its update."""
 
     step: int
     loss: float
+    figures: dict[str, float]
 
 
 class Trainer:
@@ -37,23 +69,30 @@ class Trainer:
     Args:
         config: hyperparameters.
         steps: the budget, and the length of the learning-rate schedule.
-        params: initial parameters; trained in float32.
-        loss: `loss(params, step)`, the scalar training loss; `step` keys its randomness.
+        params: initial parameters, trained in float32, or in float64 if the backend computes so;
+            those that the loss gives no gradient stay.
+        loss: `loss(ops, params, step, part)`, a mean over that part of the batch; `step` keys its
+            randomness, which does not depend on the part.
         ops: backend that runs the loss.
+        adversary: the network whose gradient is clipped by itself, if there is one.
     """
 
     def __init__(
-        self, config: OptimizerConfig, steps: int, params: Params, loss: Loss, ops: TorchBackend
-    ):
-        self.config, self.steps, self.loss, self.step = config, steps, loss, 0
+        self, config: OptimizerConfig, steps: int, params: Params, loss: LossFunction,
+        ops: TorchBackend, adversary: str = "",
+    ):  # fmt: skip
+        self.config, self.steps, self.loss, self.ops, self.step = config, steps, loss, ops, 0
         self.updating = False  # between the first and the last tensor that a step changes
         self.shapes, self.parameters = {}, {}
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
-            tensor = torch.as_tensor(np.array(array), dtype=torch.float32).to(ops.device)
+            tensor = ops.asarray(np.array(array), ops.state_dtype)
             if self._uses_muon(name):
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
             self.parameters[name] = torch.nn.Parameter(tensor)
+        apart = [name for name in self.parameters if adversary and name.startswith(adversary + ".")]
+        groups = [[n for n in self.parameters if n not in apart], apart]
+        self.clipped = [[self.parameters[name] for name in group] for group in groups if group]
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
         self.optimizers = self._optimizers()
 
@@ -105,38 +144,54 @@ class Trainer:
                 message = f"stopped after step {self.step} of {self.steps}"
                 hint = "the checkpoint is saved; repeat the command to resume"
                 raise Cancelled(message, code="E-CANCELLED", hint=hint)
-            loss = self._train_step()
-            yield StepLoss(self.step, loss)
+            loss, figures = self._train_step()
+            yield StepLoss(self.step, loss, figures)
 
-    def _train_step(self) -> float:
-        """One optimization step; returns the loss before it."""
-        factor = self.lr_factor(self.step)
-        loss = self.loss(self.params, self.step)
+    def _train_step(self) -> tuple[float, dict[str, float]]:
+        """One optimization step; returns the loss and the figures before it."""
+        factor, params = self.lr_factor(self.step), self.params
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
             optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters.values(), self.config.clip_norm)
-        self._require_finite(loss.item(), norm.item())
+        losses = []
+        for loss in self._losses(self.ops, params):
+            (loss.total / self.config.accumulation).backward()
+            losses.append(loss)
+        loss = _mean(losses)
+        clip = self.config.clip_norm
+        norms = [torch.nn.utils.clip_grad_norm_(group, clip).item() for group in self.clipped]
+        if not all(map(math.isfinite, (loss.total.item(), *norms))):
+            raise self._not_finite(loss, norms)
         self.updating = True
         for optimizer in self.optimizers:
             optimizer.step()
         self.step += 1
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
+            if loss.after is not None:
+                loss.after(params)
             for name, parameter in self.parameters.items():
                 self.ema[name].lerp_(parameter, 1 - decay)
         self.updating = False
-        return loss.item()
+        return loss.total.item(), {name: float(value) for name, value in loss.figures.items()}
 
-    def _require_finite(self, loss: float, gradient_norm: float) -> None:
-        if not (math.isfinite(loss) and math.isfinite(gradient_norm)):
-            message = (
-                f"step {self.step + 1}: the loss is {loss}, its gradient's norm {gradient_norm}"
-            )
-            hint = "the last checkpoint is kept; try a lower learning rate, or float32"
-            raise NumericError(message, code="E-NAN", hint=hint)
+    def _losses(self, ops: TorchBackend, params: Params) -> Iterator[Loss]:
+        """The losses of the parts of the current step's batch."""
+        count = self.config.accumulation
+        return (self.loss(ops, params, self.step, Part(i, count)) for i in range(count))
+
+    def _not_finite(self, loss: Loss, norms: Sequence[float]) -> NumericError:
+        """The error of the current step: its loss is computed again, watched layer by layer."""
+        params, step = self.params, self.step
+        layer = first_layer(self.ops, params, lambda ops: list(self._losses(ops, params)))
+        spoiled = [n for n, p in self.parameters.items() if not _is_finite(p.grad)]
+        where = layer or (f"the gradient of {spoiled[-1]}" if spoiled else "a term of the loss")
+        value, norm = loss.total.item(), max(norms, key=lambda n: (math.isnan(n), n))
+        message = f"step {step + 1}: the loss is {value}, its gradient's norm {norm}, first in "
+        message += f"{where}; the pictures of this batch: {_numbers(loss.batch)}"
+        hint = "the last checkpoint is kept; try a lower learning rate, or float32"
+        return NumericError(message, code="E-NAN", hint=hint)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that changes from step to step, by name."""
@@ -180,8 +235,26 @@ def step_generator(seed: int, step: int, purpose: str) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def step_noise(shape: tuple[int, ...], seed: int, step: int, ops: TorchBackend) -> torch.Tensor:
+def step_noise(
+    shape: tuple[int, ...], seed: int, step: int, ops: TorchBackend, purpose: str = "noise"
+) -> torch.Tensor:
     """Standard normal noise of one step, from torch (NumPy's is slower than the network)."""
-    key = int(step_generator(seed, step, "noise").integers(2**62))
+    key = int(step_generator(seed, step, purpose).integers(2**62))
     generator = torch.Generator(device=ops.device).manual_seed(key)
     return torch.randn(shape, generator=generator, device=ops.device)
+
+
+def _mean(losses: Sequence[Loss]) -> Loss:
+    """The loss of a batch, of those of its equal parts."""
+    total = sum(loss.total.detach() for loss in losses) / len(losses)
+    figures = {k: sum(loss.figures[k] for loss in losses) / len(losses) for k in losses[0].figures}
+    return Loss(total, figures, np.concatenate([loss.batch for loss in losses]), losses[-1].after)
+
+
+def _is_finite(gradient: torch.Tensor | None) -> bool:
+    return gradient is None or bool(torch.isfinite(gradient).all())
+
+
+def _numbers(batch: np.ndarray) -> str:
+    more = f" and {len(batch) - MOST_NAMED} more" if len(batch) > MOST_NAMED else ""
+    return ", ".join(str(int(i)) for i in batch[:MOST_NAMED]) + more

@@ -152,3 +152,23 @@ def test_kl_sparsity_is_least_where_the_units_are_as_active_as_wanted():
     for rho in (0.0, 1.0, -0.5, 1.5, float("nan")):
         with pytest.raises(ValueError, match="rho must be in"):
             lm.kl_sparsity(np.full((2, 2), 0.5), rho)
+
+
+@given(data=st.data(), peak=st.sampled_from([None, 1.0, 255.0]))
+def test_psnr_equals_loops(xp, dtype, xp_assert_close, to_numpy, data, peak):
+    x, y = data.draw(strategies.paired(2, xp, dtype))
+    y = y + 9 * xp.ones_like(y)  # never equal
+    a, b = (to_numpy(v).astype(np.float64) for v in (x, y))
+    mean = [((u - v) ** 2).mean() for u, v in zip(a, b, strict=True)]
+    mean = [m if m > 0 else 1.0 for m in mean]
+    got = lm.psnr(x, y, *([] if peak is None else [peak]))
+    expected = 10 * np.log10((2.0 if peak is None else peak) ** 2 / np.asarray(mean))
+    xp_assert_close(got, expected, like=x, ulps=8 + a[0].size, scale=60.0)
+
+
+def test_psnr_of_bytes_and_of_equal_pictures():
+    x = np.zeros((1, 3))
+    assert lm.psnr(x, x + 255.0, 255.0) == pytest.approx(0.0)
+    assert lm.psnr(x, x + 2.55, 255.0) == pytest.approx(40.0)
+    with np.errstate(divide="ignore"):
+        assert np.isposinf(lm.psnr(x, x)).all()

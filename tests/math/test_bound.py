@@ -250,3 +250,40 @@ def test_terms_of_the_bound_belong_to_one_example_each():
         np.testing.assert_allclose(whole.total[i], one.total[0], rtol=1e-12)
         np.testing.assert_allclose(whole.denoising[:, i], one.denoising[:, 0], rtol=1e-12)
         np.testing.assert_allclose(whole.prior[i], one.prior[0], rtol=1e-12)
+
+
+# -- one term for each example --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
+def test_the_terms_of_all_timesteps_are_those_of_the_bound(kind):
+    """Each example at its own t, with the noise and prediction that the whole bound had there."""
+    rng, levels = np.random.default_rng(0), even_levels(6, 0.99, 0.01)
+    x0, noise = rng.standard_normal((1, 3)), rng.standard_normal((6, 1, 3))
+    draws = iter(noise)
+    bound = lm.variational_bound(
+        x0, levels, lambda xt, t: 0.3 * xt, lambda: next(draws), kind, lm.normal_log_density
+    )
+    xt = lm.q_sample(np.repeat(x0, 6, axis=0), levels, noise[:, 0])
+    terms = lm.bound_term(
+        np.repeat(x0, 6, axis=0), 0.3 * xt, np.arange(6), levels, kind, None, lm.normal_log_density
+    ).sum(axis=1)
+    np.testing.assert_allclose(terms[0], bound.reconstruction[0], rtol=1e-12)
+    np.testing.assert_allclose(terms[1:], bound.denoising[:, 0], rtol=1e-12)
+
+
+@given(st.floats(-1.5, 1.5))
+def test_the_term_of_a_learned_variance_is_least_at_the_best_one(v):
+    """For a prediction without error, beta-tilde (v = -1) leaves no divergence; others do."""
+    levels, x = even_levels(5, 0.99, 0.01), np.ones((1, 2))
+    term = lm.bound_term(x, x, np.asarray([2]), levels, "learned_range", 0 * x + v)
+    best = lm.bound_term(x, x, np.asarray([2]), levels, "learned_range", 0 * x - 1.0)
+    assert (term >= best - 1e-12).all() and np.allclose(best, 0.0)
+
+
+def test_a_learned_variance_needs_its_output():
+    x = np.ones((1, 2))
+    with pytest.raises(ValueError, match="learned_range"):
+        lm.bound_term(x, x, np.asarray([1]), even_levels(3), "learned_range")
+    with pytest.raises(ValueError, match="variance_type"):
+        lm.bound_term(x, x, np.asarray([1]), even_levels(3), "learned")

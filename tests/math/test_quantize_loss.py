@@ -112,3 +112,31 @@ def test_perplexity_is_that_of_the_frequencies(xp, xp_assert_close, to_numpy, da
 def test_perplexity_of_uniform_and_single_codes():
     assert lm.code_perplexity(np.arange(8)) == pytest.approx(8, rel=1e-14)
     assert lm.code_perplexity(np.full((3, 3), 7)) == 1
+
+
+@given(seed=st.integers(0, 10_000), decay=st.sampled_from([0.0, 0.5, 0.99, 1.0]))
+def test_the_moving_average_equals_a_loop(xp, dtype, xp_assert_close, to_numpy, seed, decay):
+    rng = np.random.default_rng(seed)
+    host = [rng.uniform(0, 3, 4), rng.normal(size=(4, 2)), rng.normal(size=(6, 2))]
+    counts, sums, z = (xp.asarray(a.tolist(), dtype=getattr(xp, dtype)) for a in host)
+    indices = rng.integers(0, 4, 6)
+    n, m, vectors = (to_numpy(v).astype(np.float64) for v in (counts, sums, z))
+    n, m = decay * n, decay * m
+    for vector, k in zip(vectors, indices, strict=True):
+        n[k] += 1 - decay
+        m[k] += (1 - decay) * vector
+    got = lm.codebook_moving_average(counts, sums, z, xp.asarray(indices.tolist()), decay)
+    expected = n, m, m / np.where(n > 0, n, 1)[:, None]
+    size = 1 + abs(m).max()
+    for a, b, scale in zip(got, expected, (8, size, size / min(n[n > 0], default=1)), strict=True):
+        xp_assert_close(a, b, like=counts, ulps=16, scale=float(scale))
+
+
+def test_the_moving_average_settles_at_k_means():
+    """Of fixed vectors and assignments, the entries become the means of theirs."""
+    z, indices = np.asarray([[0.0], [1.0], [5.0]]), np.asarray([0, 0, 1])
+    counts, sums, codebook = np.ones(3), np.full((3, 1), 9.0), np.zeros((3, 1))
+    for _ in range(400):
+        counts, sums, codebook = lm.codebook_moving_average(counts, sums, z, indices, 0.9)
+    assert np.allclose(counts[:2], [2, 1]) and np.allclose(codebook[:2], [[0.5], [5.0]])
+    assert codebook[2] == pytest.approx(9.0)  # never used, never moved

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -17,10 +16,11 @@ from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer  # noqa: E402
-from ldmref.training.data import emoji as emoji_data  # noqa: E402
 from ldmref.training.autoencoder import autoencoder_trainer  # noqa: E402
+from ldmref.training.data import emoji as emoji_data  # noqa: E402
 from ldmref.training.data.folder import FolderDataset  # noqa: E402
-from ldmref.training.diffusion import Latents, diffusion_trainer  # noqa: E402
+from ldmref.training.diffusion import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
 from ldmref.training.recipe import (  # noqa: E402
     AutoencoderStage,
     Budget,
@@ -51,7 +51,14 @@ def trainers(data, steps, **hyperparameters):
     latents = Latents(*rng.standard_normal((2, len(data.images), 4, 8, 8)).astype(np.float32))
     return {
         "autoencoder": lambda: autoencoder_trainer(data, config.vae, first, 0, ops),
-        "diffusion": lambda: diffusion_trainer(data, latents, tokenizer, config, second, 0, ops),
+        "diffusion": lambda: diffusion_trainer(
+            NoisyLatents(latents, data.weights, config.vae.scaling_factor, ops),
+            Condition(data.caption, tokenizer),
+            config,
+            second,
+            0,
+            ops,
+        ),
     }
 
 
@@ -94,10 +101,10 @@ def test_latents_of_any_scale_train_alike(pictures):
     losses = []
     for factor in (1.0, 10.0):
         latents = Latents(mean * factor, logvar + np.float32(2 * np.log(factor)))
-        vae = replace(config.vae, scaling_factor=latents.scaling_factor)
         stage = DiffusionStage(optimizer=OptimizerConfig(2, warmup=1), budget=Budget(3))
-        scaled = replace(config, vae=vae)
-        trainer = diffusion_trainer(data, latents, tokenizer, scaled, stage, 0, ops)
+        noisy = NoisyLatents(latents, data.weights, latents.scaling_factor, ops)
+        condition = Condition(data.caption, tokenizer)
+        trainer = diffusion_trainer(noisy, condition, config, stage, 0, ops)
         losses.append([loss for _, loss in trainer.run()])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 

@@ -53,6 +53,15 @@ def law_of_cosines(f: Functions, rng: RandomInputs) -> Comparison:
     return f.squared_error(x, y), lengths - 2.0 * (a * b).sum(axis=1), lengths
 
 
+@chapter.identity("psnr", "errors of known size", 8)
+def decibels_of_an_error_relative_to_the_peak(f: Functions, rng: RandomInputs) -> Comparison:
+    """An error of peak / 10^(r / 20) in every element has a ratio of r decibels."""
+    decibels, peak = rng.uniform(5, 60, 3), rng.number(1, 255)
+    error = peak * 10 ** (-to_host(decibels) / 20)
+    signs = rng.numpy.choice([-1.0, 1.0], (3, 4))
+    return f.psnr(rng.array(0 * signs), rng.array(error[:, None] * signs), peak), decibels, 60.0
+
+
 @chapter.identity("autoencoder_loss", "Pythagoras", 4)
 def length_lost_by_orthonormal_weights(f: Functions, rng: RandomInputs) -> Comparison:
     """|x - x Q Q^T|^2 = |x|^2 - |x Q|^2"""

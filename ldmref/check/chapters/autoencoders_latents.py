@@ -47,6 +47,24 @@ def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -
     return got, [weight * square for weight in (1, 1, 1 + beta, 1.25, 1 + beta)]
 
 
+@chapter.identity("codebook_moving_average", "a loop over the vectors", 8)
+def mean_of_all_vectors_with_falling_weights(f: Functions, rng: RandomInputs) -> Comparison:
+    """From one vector per entry, two steps: weights gamma^2, gamma (1 - gamma), 1 - gamma."""
+    first, *batches = (to_host(v) for v in (rng.normal(3, 2), rng.normal(5, 2), rng.normal(5, 2)))
+    codes, decay = rng.numpy.integers(0, 3, (2, 5)), rng.number(0.1, 0.9)
+    counts, sums = np.full(3, decay**2), decay**2 * first
+    for batch, ks, weight in zip(batches, codes, (decay * (1 - decay), 1 - decay), strict=True):
+        for z, k in zip(batch, ks, strict=True):
+            counts[k] += weight
+            sums[k] += weight * z
+    got = rng.array(np.ones(3)), rng.array(first), None
+    for batch, ks in zip(batches, codes, strict=True):
+        indices = rng.xp.asarray(ks.tolist(), device=rng.device)
+        got = f.codebook_moving_average(*got[:2], rng.array(batch), indices, decay)
+    expected = [counts, sums, sums / counts[:, None]]
+    return list(got), expected, 10.0 / counts.min()
+
+
 @chapter.identity("code_perplexity", "counting", 20)
 def product_of_frequencies_to_their_own_power(f: Functions, rng: RandomInputs) -> Comparison:
     codes = rng.numpy.integers(0, 6, 20).tolist()

@@ -121,6 +121,28 @@ def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Compari
     return f.denoising_kl(x0, guess, now, before, logvar), expected, scale
 
 
+@chapter.identity("bound_term", "the SNR form", 4, uses=("normal_log_density",))
+def one_term_for_each_example(f: Functions, rng: RandomInputs) -> Comparison:
+    """Each fixed variance, and both again as the ends of a learned one (v = -1 and v = 1)."""
+    x0, guess = rng.normals(2, 4, 2)
+    alpha_bars = np.cumprod(1 - rng.betas(4))
+    t = rng.xp.asarray([0, 1, 2, 3], dtype=rng.xp.int64, device=rng.device)
+    square = (to_host(x0) - to_host(guess)) ** 2
+    snr, beta = alpha_bars / (1 - alpha_bars), 1 - alpha_bars / np.append(1, alpha_bars[:-1])
+    ratio = np.append(1, (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:]))[:, None]
+    small = 0.5 * np.append(0, snr[:-1] - snr[1:])[:, None] * square
+    large = small * ratio + 0.5 * (ratio - 1 - np.log(ratio))
+    for terms, variance in ((small, beta[1] * ratio[1, 0]), (large, beta[0])):
+        terms[0] = 0.5 * (np.log(2 * np.pi * variance) + square[0] / variance)
+    one, got = rng.xp.ones_like(x0), []
+    for kind, v in (("fixed_small", None), ("learned_range", -one),
+                    ("fixed_large", None), ("learned_range", one)):  # fmt: skip
+        arguments = (x0, guess, t, rng.array(alpha_bars), kind, v, f.normal_log_density)
+        got.append(f.bound_term(*arguments))
+    expected = [small, small, large, large]
+    return got, expected, (1 + np.abs(small) + np.abs(large)) / beta.min()
+
+
 @chapter.identity("variational_bound", "expectations in closed form", 8,
                   uses=("normal_log_density",))  # fmt: skip
 def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison:

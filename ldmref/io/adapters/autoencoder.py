@@ -12,6 +12,7 @@ import numpy as np
 from ldmref.errors import InputError, UsageError
 from ldmref.files import input_path
 from ldmref.io.compvis.keys import autoencoder_table
+from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import (
     config_error,
     damage_as_config_error,
@@ -32,7 +33,7 @@ from ldmref.models.validate import check_config, check_network
 
 AnyConfig = AutoencoderConfig | TinyConfig
 PREFIX = "first_stage_model."
-CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny")
+CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", SIGMOID)
 TINY_PLAIN: dict[str, tuple[Any, ...]] = {
     "act_fn": ("relu",), "upsample_fn": ("nearest",), "upsampling_scaling_factor": (2,),
     "scaling_factor": (1.0, 1), "shift_factor": (0.0, 0, None),

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from reprlib import repr as shorten
 from typing import Any
 
+from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import config_error, require_lists, require_plain
 from ldmref.models.config import AutoencoderConfig, TextConfig, UNetConfig
 
@@ -119,7 +120,7 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
 
 
 def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
-    """Convert the configuration of an `AutoencoderKL` or a `VQModel`."""
+    """Convert the configuration of an `AutoencoderKL`, a `VQModel` or our `SigmoidAutoencoder`."""
     plain, vq = VAE_PLAIN, data.get("_class_name") == "VQModel"
     fields: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else {})
     fields |= {name: data[name] for name in fields if name in data}
@@ -139,8 +140,9 @@ def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     codebook_size = data.get("num_vq_embeddings", 256) if vq else 0
     levels_with_attention = attends if any(attends) else ()
     return AutoencoderConfig(
-        **fields, attention_levels=levels_with_attention, codebook_size=codebook_size
-    )
+        **fields, attention_levels=levels_with_attention, codebook_size=codebook_size,
+        latent_activation="sigmoid" if data.get("_class_name") == SIGMOID else "",
+    )  # fmt: skip
 
 
 def text_config(data: Mapping[str, Any], xl: bool = False, class_name: str = "") -> TextConfig:

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from ldmref.training.checkpoint import DataSummary
+from ldmref.training.data.augmentation import Augmentation
 from ldmref.training.recipe import EMOJI, SCENES, DataConfig
 
 DIGEST_BATCH = 256  # pictures
@@ -35,6 +36,12 @@ class Dataset(Protocol):
     """(n,) relative sampling frequencies."""
     warnings: list[str]
     """One line for each kind of thing that was left out."""
+    augmentation: Augmentation
+
+    @property
+    def classes(self) -> list[str]:
+        """(n,) the name of each picture's class, "" without one."""
+        ...
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
         """A random caption of picture `i`."""
@@ -47,6 +54,12 @@ class Dataset(Protocol):
 
 def load_dataset(config: DataConfig) -> Dataset:
     """The emoji font, scenes composed of it, or a folder of pictures."""
+    data = _load(config)
+    data.augmentation = Augmentation(config.flips, config.crop)
+    return data
+
+
+def _load(config: DataConfig) -> Dataset:
     if config.source == EMOJI:
         from ldmref.training.data.emoji import EmojiDataset
 

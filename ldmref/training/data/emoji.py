@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
 from ldmref.errors import InputError
+from ldmref.training.data.augmentation import Augmentation
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
@@ -72,10 +73,13 @@ class EmojiDataset:
     hundreds with that word in their names.
     """
 
+    augmentation = Augmentation()
+
     def __init__(self, size: int):
         self.emoji = emoji_list()
         self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
         self.warnings: list[str] = []
+        self.classes = [e.subgroup.replace("-", " ") for e in self.emoji]
         weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
         self.weights = np.asarray(weights)
         name_words = {word for e in self.emoji for word in e.words}

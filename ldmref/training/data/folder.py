@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldmref.errors import ImageError, InputError
 from ldmref.io.pictures.images import read_image
+from ldmref.training.data.augmentation import Augmentation
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "metadata.csv")
@@ -26,18 +27,23 @@ class FolderDataset:
     `_` and `-` as spaces. Pictures are centre-cropped to a square and resized. Those that cannot be
     read are skipped: `skipped` names them.
 
+    The class of a picture is the sub-folder that it is in, directly or further down.
+
     Raises:
         InputError: no such folder, no picture in it that can be read, or captions that cannot.
     """
 
+    augmentation = Augmentation()
+
     def __init__(self, folder: str | Path, size: int):
         root = Path(folder)
         captions, self.warnings = captioned_files(root)
-        images, self.captions, self.skipped = [], [], []
+        images, self.captions, self.skipped, self.classes = [], [], [], []
         for file, texts in captions.items():
             try:
                 images.append(_square(read_image(file), size))
                 self.captions.append(texts)
+                self.classes.append(_class_of(file.relative_to(root)))
             except ImageError:
                 self.skipped.append(file.relative_to(root).as_posix())
         if not images:
@@ -88,6 +94,11 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
 def _caption_of_name(file: Path) -> str:
     name = file.stem.replace("_", " ").replace("-", " ")
     return name.encode("utf-8", "replace").decode()  # names may be any bytes
+
+
+def _class_of(path: Path) -> str:
+    """The first folder of a relative path; "" if it has none."""
+    return path.parts[0].encode("utf-8", "replace").decode() if len(path.parts) > 1 else ""
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:

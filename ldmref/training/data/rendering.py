@@ -68,4 +68,3 @@ def mean_colour(emoji: Emoji) -> np.ndarray:
     """The mean RGB of what the font draws, 0 to 255."""
     sprite = font_sprite(emoji).astype(np.float64)
     return sprite[..., :3].sum((0, 1)) / sprite[..., 3].sum() * 255
-

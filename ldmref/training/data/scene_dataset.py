@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 import numpy as np
 
+from ldmref.training.data.augmentation import Augmentation
 from ldmref.training.data.captions import scene_caption, scene_vocabulary
 from ldmref.training.data.composing import training_scene
 from ldmref.training.data.emoji import FONT, NAMES, EmojiDataset
@@ -20,6 +21,8 @@ DIGEST_SAMPLES = 200  # scenes that stand for all
 class SceneDataset:
     """All emoji with their names, then scenes; `pictures` in all. Scenes are drawn when indexed."""
 
+    augmentation = Augmentation()
+
     def __init__(self, size: int, pictures: int, seed: int = 0):
         self.names, self.seed = EmojiDataset(size), seed
         self.images = ScenePictures(self.names.images, size, pictures, seed)
@@ -28,6 +31,12 @@ class SceneDataset:
         scenes = pictures - len(named)
         shares = NAMES_SHARE * named / named.sum(), np.full(scenes, (1 - NAMES_SHARE) / scenes)
         self.weights = np.concatenate(shares)
+
+    @cached_property
+    def classes(self) -> list[str]:
+        """The subgroups of the emoji, and the kinds of the scenes."""
+        scenes = len(self.images) - len(self.names.images)
+        return self.names.classes + [cached_scene(self.seed, i).kind for i in range(scenes)]
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
         count = len(self.names.images)

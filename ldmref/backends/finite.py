@@ -1,0 +1,57 @@
+"""A backend that finds where NaN or infinity came from: it watches a computation layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ldmref.backends.base import Backend
+from ldmref.backends.traced import TracedBackend
+from ldmref.math.arrays import Array
+
+
+class NonFinite(Exception):
+    """Raised by `FiniteBackend` in the first operation with NaN or infinity, which it names."""
+
+
+class FiniteBackend(TracedBackend):
+    """A backend that stops at the first operation whose input or output is not finite."""
+
+    def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
+        ops, arguments = self.inner, (*args, *kwargs.values())
+        arrays = [x for x in arguments if hasattr(x, "shape")]
+        layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
+        where = f"{name} of {layer}" if layer else f"{name} after {self._previous}"
+        for x in arrays:
+            if ops.xp.isdtype(x.dtype, "real floating") and not ops.is_finite(x):
+                what = "the parameters of" if id(x) in self.layer_of else "the input of"
+                raise NonFinite(f"{what} {where}")
+        y = getattr(ops, name)(*args, **kwargs)
+        if not ops.is_finite(y):
+            raise NonFinite(where)
+        self._previous = layer or self._previous
+        return y
+
+    _previous = "the input"
+
+
+def first_layer(ops: Backend, params: Mapping[str, Any], compute: Callable[[Any], Any]) -> str:
+    """The first operation that is not finite when `compute` runs with a watching backend; "": none.
+
+    `params`: the tree whose layers are named.
+    """
+    watched = FiniteBackend(ops, layer_of=_layers(params))
+    try:
+        compute(watched)
+    except NonFinite as error:
+        return str(error)
+    return ""
+
+
+def _layers(tree: Mapping[str, Any], name: str = "") -> dict[int, str]:
+    """Layer names by the `id` of their parameters."""
+    layers: dict[int, str] = {}
+    for key, child in tree.items():
+        nested = isinstance(child, Mapping)
+        layers |= _layers(child, f"{name}.{key}" if name else key) if nested else {id(child): name}
+    return layers

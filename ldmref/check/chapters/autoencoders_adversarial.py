@@ -1,0 +1,48 @@
+"""The adversarial and perceptual terms of first stages."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+
+chapter = Chapter("autoencoders")
+
+
+@chapter.identity(
+    "hinge_discriminator_loss", "the absolute value", 4, uses=("hinge_generator_loss",)
+)
+def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comparison:
+    """max(0, a) = (a + |a|) / 2; the generator's loss is the linear part of the fake's."""
+    real, fake = rng.uniform(-3, 3, 4), rng.uniform(-3, 3, 4)
+    a, b = 1 - to_host(real), 1 + to_host(fake)
+    got = [f.hinge_discriminator_loss(real, fake), f.hinge_generator_loss(fake)]
+    return got, [(a + abs(a) + b + abs(b)) / 2, 1 - b], 10.0
+
+
+@chapter.identity("log_discriminator_loss", "probabilities", 8, uses=("log_generator_loss",))
+def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
+    real, fake = rng.uniform(-5, 5, 4), rng.uniform(-5, 5, 4)
+    p, q = (1 / (1 + np.exp(-to_host(logit))) for logit in (real, fake))
+    got = [f.log_discriminator_loss(real, fake), f.log_generator_loss(fake)]
+    return got, [-np.log(p * (1 - q)), -np.log(q)], 10.0
+
+
+@chapter.identity("adaptive_weight", "unit vectors", 10)
+def ratio_of_known_lengths(f: Functions, rng: RandomInputs) -> Comparison:
+    """Gradients of known length in random directions, below and above the maximum."""
+    a, b = rng.number(0.5, 2), rng.number(0.5, 2)
+    directions = [rng.orthonormal(6, 1).reshape(2, 3) for _ in range(2)]
+    gradients = [rng.array(length * u) for length, u in zip((a, b), directions, strict=True)]
+    got = [f.adaptive_weight(*gradients, 0.25), f.adaptive_weight(*gradients, 0.25, 0.125)]
+    return got, [a / (b + 0.25), 0.125], 4.0
+
+
+@chapter.identity("feature_distance", "the angle between the vectors", 12)
+def law_of_cosines_for_unit_vectors(f: Functions, rng: RandomInputs) -> Comparison:
+    """|u - v|^2 = 2 - 2 cos(u, v), averaged over pixels."""
+    x, y = rng.normals(2, 2, 5, 2, 3)
+    a, b = (np.moveaxis(to_host(z), 1, -1) for z in (x, y))
+    lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    cosines = (a * b).sum(axis=-1) / lengths
+    return f.feature_distance(x, y), (2 - 2 * cosines).mean(axis=(1, 2)), 4.0

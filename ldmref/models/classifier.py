@@ -1,0 +1,64 @@
+"""A classifier of noisy latents: the encoder half of a U-Net, averaged over all cells.
+
+Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.1 (there with attention pooling).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ldmref.backends.base import Backend
+from ldmref.math.arrays import Array
+from ldmref.models import layers as nn
+from ldmref.models.config import UNetConfig
+from ldmref.models.params import Params, Spec
+from ldmref.models.unet import embedding, encoder_half, unet_spec
+
+HALF = ("conv_in", "time_embedding", "down_blocks", "mid_block")
+
+
+@dataclass(frozen=True)
+class ClassifierConfig:
+    """A classifier of latents (n, in_channels, h, w) at a training timestep of the model's."""
+
+    in_channels: int = 4
+    block_out_channels: tuple[int, ...] = (32, 64)  # per level
+    layers_per_block: int = 1
+    norm_num_groups: int = 8
+    class_names: tuple[str, ...] = ()  # in the order of the logits
+
+    @property
+    def unet(self) -> UNetConfig:
+        """The U-Net of which it is a half: self-attention at the lowest level."""
+        levels = len(self.block_out_channels)
+        return UNetConfig(
+            in_channels=self.in_channels, out_channels=self.in_channels,
+            block_out_channels=self.block_out_channels, layers_per_block=self.layers_per_block,
+            attention_levels=(False,) * (levels - 1) + (True,), attention="self",
+            num_heads=(1,) * levels, transformer_layers_per_block=(1,) * levels,
+            cross_attention_dim=0, norm_num_groups=self.norm_num_groups,
+        )  # fmt: skip
+
+
+def classifier_spec(config: ClassifierConfig) -> Spec:
+    """The shapes of every parameter of the classifier."""
+    spec, width = unet_spec(config.unet), config.block_out_channels[-1]
+    head: Spec = {"norm": nn.norm_spec(width)}
+    head["linear"] = nn.linear_spec(width, len(config.class_names))
+    return {name: spec[name] for name in HALF} | {"head": head}
+
+
+def classifier_features(
+    ops: Backend, p: Params, config: ClassifierConfig, x: Array, t: Array
+) -> Array:
+    """What the logits are a linear function of; x: (n, c, h, w) noisy, t: (n,) -> (n, d)."""
+    unet = config.unet
+    emb = embedding(ops, p, unet, x, t, None, None, None)
+    x, _ = encoder_half(ops, p, unet, nn.conv2d(ops, p.conv_in, x), emb, None)
+    x = nn.norm_silu(ops, p.head.norm, x, unet.norm_num_groups, unet.norm_eps)
+    return ops.xp.mean(x, axis=(2, 3))
+
+
+def classifier(ops: Backend, p: Params, config: ClassifierConfig, x: Array, t: Array) -> Array:
+    """Logits of p(class | x_t); x: (n, c, h, w) in variance-preserving scale, t: (n,) -> (n, k)."""
+    return nn.linear(ops, p.head.linear, classifier_features(ops, p, config, x, t))

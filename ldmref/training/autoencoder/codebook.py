@@ -1,0 +1,51 @@
+"""What changes a codebook besides the gradient: its moving average, and the revival of dead codes.
+
+A code is dead if its moving-average use is below `revive_below` of the mean. It becomes an encoder
+output of the batch, sampled in proportion to its squared distance from its code, so that codes go
+where they are missing (k-means++: Arthur and Vassilvitskii 2007). As no code has been used before
+the first step, the codebook starts from encoder outputs.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ldmref.math.quantize import codebook_moving_average, commitment_loss
+from ldmref.models.config import AutoencoderConfig
+from ldmref.models.params import Params, Spec
+from ldmref.training.autoencoder.forward import Forward
+from ldmref.training.recipe import AutoencoderObjective
+
+USE_DECAY = 0.99  # of the use of codes, where the codebook itself is trained by its gradient
+
+
+def use_spec(config: AutoencoderConfig) -> Spec:
+    """Moving averages of the number and the sum of the vectors assigned to each code."""
+    k = config.codebook_size
+    return {"use": {"counts": (k,), "sums": (k, config.latent_channels)}}
+
+
+def update_codebook(
+    params: Params, f: Forward, objective: AutoencoderObjective, rng: np.random.Generator
+) -> None:
+    """Change codebook and use in place, after an optimization step."""
+    assert f.rows is not None and f.quantized is not None and f.indices is not None
+    codes, use = params.quantize.embedding.weight, params.use
+    z, quantized = f.rows.detach().flatten(0, -2), f.quantized.detach().flatten(0, -2)
+    decay = objective.codebook_decay or USE_DECAY
+    counts, sums, average = codebook_moving_average(
+        use.counts, use.sums, z, f.indices.flatten(), decay
+    )
+    if objective.codebook_decay:
+        codes.copy_(average)
+    mean_use = len(z) / len(codes)
+    dead = counts < objective.revive_below * mean_use
+    number = int(dead.sum())
+    if number:
+        distance = commitment_loss(z, quantized).double().cpu().numpy() + 1e-12
+        sampled = rng.choice(len(z), number, p=distance / distance.sum())
+        outputs = z[torch.as_tensor(sampled, device=z.device)]
+        codes[dead], counts[dead], sums[dead] = outputs, mean_use, mean_use * outputs
+    use.counts.copy_(counts)
+    use.sums.copy_(sums)

@@ -1,0 +1,81 @@
+"""The network of the perceptual term: it learns to read the captions' words off the pictures.
+
+No trained network can be downloaded, so a small one is trained on the same data, before the
+autoencoder: its convolutions answer to what names things, as LPIPS' networks do (Zhang et al. 2018,
+arXiv:1801.03924). The loss is the cross-entropy of each word's presence.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.math.variational import bernoulli_log_likelihood
+from ldmref.models import layers as nn
+from ldmref.models.params import Params, Spec, init, numbered
+from ldmref.training.data import Dataset
+from ldmref.training.pictures import picture_batch
+from ldmref.training.recipe import FeaturesStage
+from ldmref.training.trainer import Loss, Part, Trainer, step_generator
+
+WIDTHS = (3, 32, 64, 96)
+GROUPS, EPS = 8, 1e-6
+MOST_WORDS = 256
+
+
+def features_spec(words: int) -> Spec:
+    """Convolutions with norms, and a linear layer to a logit per word."""
+    return {
+        "convs": numbered([nn.conv_spec(*width) for width in pairwise(WIDTHS)]),
+        "norms": numbered([nn.norm_spec(c) for c in WIDTHS[1:]]),
+        "words": nn.linear_spec(WIDTHS[-1], words),
+    }
+
+
+def features(ops: TorchBackend, p: Params, x: torch.Tensor) -> list[torch.Tensor]:
+    """Pictures (n, 3, H, W) in [-1, 1] -> float32 activations of every layer, at H, H/2, H/4."""
+    layers, x = [], ops.asarray(x)
+    for i, conv in enumerate(p.convs.items_in_order()):
+        x = ops.conv2d(x, conv.weight, conv.bias, stride=2 if i else 1, padding=1)
+        x = nn.norm_silu(ops, p.norms[str(i)], x, GROUPS, EPS)
+        layers.append(x.float())
+    return layers
+
+
+def feature_trainer(data: Dataset, stage: FeaturesStage, seed: int, ops: TorchBackend) -> Trainer:
+    """A trainer of the network on pictures and random captions."""
+    words = common_words(data)
+    number = {word: i for i, word in enumerate(words)}
+    batch_size = stage.optimizer.batch_size
+
+    def loss(ops: TorchBackend, params: Params, step: int, _: Part) -> Loss:
+        rng = step_generator(seed, step, "features")
+        batch, x = picture_batch(data, rng, batch_size, ops)
+        present = np.zeros((batch_size, len(words)), np.float32)
+        for row, i in zip(present, batch, strict=True):
+            row[[number[w] for w in _words(data.caption(int(i), rng)) if w in number]] = 1.0
+        target = torch.as_tensor(present, device=x.device)
+        deepest = features(ops, params, x)[-1]
+        logits = nn.linear(ops, params.words, deepest.mean((2, 3)))
+        right = target.gather(1, logits.argmax(1, keepdim=True)).mean()
+        total = -bernoulli_log_likelihood(target, logits).mean()
+        return Loss(total, {"right": right.detach()}, batch)
+
+    params = init(features_spec(len(words)), seed)
+    return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)
+
+
+def common_words(data: Dataset) -> list[str]:
+    """The most frequent words of the captions, alphabetically."""
+    counts = Counter(word for text in data.vocabulary() for word in _words(text))
+    ranked = sorted(counts, key=lambda word: (-counts[word], word))
+    return sorted(ranked[:MOST_WORDS])
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[^\W_]+", text.lower())

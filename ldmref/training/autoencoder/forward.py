@@ -1,0 +1,72 @@
+"""One batch through the autoencoder: encoder, latents (exact, sampled or quantized), decoder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.math.autoencoding import gaussian_corruption, masking_corruption
+from ldmref.math.divergence import reparameterize
+from ldmref.math.quantize import nearest_code, straight_through
+from ldmref.models.autoencoder import decode, encode
+from ldmref.models.config import AutoencoderConfig
+from ldmref.models.params import Params
+from ldmref.training.recipe import AutoencoderObjective
+from ldmref.training.trainer import step_noise
+
+Noise = Callable[[tuple[int, ...], str], torch.Tensor]  # of a shape, for a purpose
+
+
+@dataclass(frozen=True)
+class Forward:
+    """Pictures (n, 3, H, W) in [-1, 1], their reconstructions and latents, all float32.
+
+    `mean` and `logvar` of q(z|x): (n, z, h, w). With a codebook, `rows` are the same latents as
+    (n, h, w, z), `quantized` their codes, and `indices` (n, h, w) the numbers of these.
+    """
+
+    x: torch.Tensor
+    corrupted: torch.Tensor
+    y: torch.Tensor
+    mean: torch.Tensor
+    logvar: torch.Tensor
+    params: Params
+    rows: torch.Tensor | None = None
+    quantized: torch.Tensor | None = None
+    indices: torch.Tensor | None = None
+
+
+def forward(
+    ops: TorchBackend, params: Params, config: AutoencoderConfig, objective: AutoencoderObjective,
+    x: torch.Tensor, noise: Noise,
+) -> Forward:  # fmt: skip
+    """Reconstruct `x` as it is in training: corrupted, encoded, sampled or quantized, decoded."""
+    corrupted = corrupt(objective, x, noise)
+    mean, logvar = (z.float() for z in encode(ops, params, config, ops.asarray(corrupted)))
+    z, rows, quantized, indices = mean, None, None, None
+    if config.codebook_size:
+        rows = mean.movedim(1, -1)
+        indices, quantized = nearest_code(rows, params.quantize.embedding.weight)
+        z = straight_through(rows, quantized).movedim(-1, 1)
+    elif objective.sampled:
+        z = reparameterize(mean, logvar, noise(tuple(mean.shape), "noise"))
+    decoder = replace(config, codebook_size=0)  # z is quantized
+    y = decode(ops, params, decoder, ops.asarray(z)).float()
+    return Forward(x, corrupted, y, mean, logvar, params, rows, quantized, indices)
+
+
+def noise_of(seed: int, step: int, ops: TorchBackend) -> Noise:
+    """The noise of one step, of any shape and for any purpose."""
+    return lambda shape, purpose: step_noise(shape, seed, step, ops, purpose)
+
+
+def corrupt(objective: AutoencoderObjective, x: torch.Tensor, noise: Noise) -> torch.Tensor:
+    """What the encoder sees of `x`."""
+    if objective.corruption == "none":
+        return x
+    kinds = {"gaussian": gaussian_corruption, "masking": masking_corruption}
+    drawing = noise(tuple(x.shape), "corruption")
+    return kinds[objective.corruption](x, drawing, objective.corruption_amount)

@@ -1,0 +1,85 @@
+"""The trainer of a first stage, whatever its terms are."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+
+import numpy as np
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.models.autoencoder import autoencoder_spec
+from ldmref.models.config import AutoencoderConfig
+from ldmref.models.params import Params, init, tree_map
+from ldmref.training.autoencoder.adversary import adversarial_terms, discriminator_spec
+from ldmref.training.autoencoder.codebook import update_codebook, use_spec
+from ldmref.training.autoencoder.features import features
+from ldmref.training.autoencoder.forward import forward, noise_of
+from ldmref.training.autoencoder.terms import figures, weighted_terms
+from ldmref.training.data import Dataset
+from ldmref.training.pictures import picture_batch
+from ldmref.training.recipe import AutoencoderObjective, AutoencoderStage
+from ldmref.training.trainer import Loss, Part, Trainer, step_generator
+
+EXACT_LOGVAR = -30.0  # of latents without noise; the lowest that the encoder gives
+
+
+def initial_params(config: AutoencoderConfig, objective: AutoencoderObjective, seed: int) -> Params:
+    """The autoencoder, and what its objective adds: a variance, use of codes, a discriminator.
+
+    Where latents are exact, the encoder gives no variance, and does not learn any.
+    """
+    params = init(autoencoder_spec(config), seed)
+    if config.codebook_size:
+        params |= tree_map(np.zeros, use_spec(config))
+    elif not objective.sampled:
+        z = config.latent_channels
+        params.quant_conv.weight[z:], params.quant_conv.bias[z:] = 0.0, EXACT_LOGVAR
+    if objective.learn_variance:
+        params["likelihood"] = Params(logvar=np.full(1, math.log(objective.variance)))
+    if objective.adversarial_weight:
+        params["discriminator"] = init({"discriminator": discriminator_spec()}, seed).discriminator
+    return params
+
+
+def autoencoder_trainer(
+    data: Dataset, config: AutoencoderConfig, stage: AutoencoderStage, seed: int,
+    ops: TorchBackend, feature_params: Params | None = None,
+) -> Trainer:  # fmt: skip
+    """A trainer of the autoencoder on the pictures of `data`.
+
+    `feature_params`: the network of the perceptual term.
+    """
+    objective, batch_size = stage.objective, stage.optimizer.batch_size
+    to_device = partial(ops.asarray, dtype="float32")
+    frozen = None if feature_params is None else tree_map(to_device, feature_params)
+
+    def loss(ops: TorchBackend, params: Params, step: int, _: Part) -> Loss:
+        layers = None if frozen is None else partial(features, ops, frozen)
+        rng = step_generator(seed, step, "autoencoder")
+        batch, x = picture_batch(data, rng, batch_size, ops)
+        f = forward(ops, params, config, objective, x, noise_of(seed, step, ops))
+        terms = weighted_terms(objective, config, layers)
+        total = x.new_zeros(()) + sum(w * term(objective, f) for w, term in terms.values())
+        values = figures(objective, f)
+        if objective.adversarial_weight and step >= objective.adversarial_start:
+            adversarial = adversarial_terms(ops, params, f, total, objective.adversarial_loss)
+            weight = objective.adversarial_weight * adversarial.weight
+            total = total + weight * adversarial.generator + adversarial.discriminator
+            values |= {"adversarial": weight, "discriminator": adversarial.discriminator.detach()}
+
+        def after(params: Params) -> None:
+            if config.codebook_size:
+                update_codebook(params, f, objective, step_generator(seed, step, "codebook"))
+
+        return Loss(total, values, batch, after)
+
+    return Trainer(
+        stage.optimizer, stage.budget.steps, initial_params(config, objective, seed), loss, ops,
+        adversary="discriminator",
+    )  # fmt: skip
+
+
+def autoencoder_params(params: Params, config: AutoencoderConfig) -> Params:
+    """The networks of the autoencoder alone, of all that was trained."""
+    return Params({name: params[name] for name in autoencoder_spec(config)})

@@ -1,0 +1,129 @@
+"""The terms of a first stage's loss, and the figures that say how it is doing.
+
+The loss is the sum over names of `objective.NAME_weight` * TERMS[NAME](f). Pictures have d numbers,
+latents k channels at m positions.
+
+absolute    mean |y - x|
+edge        the same of the differences between neighbouring pixels, across and down
+square      |y - x|^2 / d (Hinton and Salakhutdinov 2006; with corruption, Vincent et al. 2008)
+elbo        beta KL(q || N(0, 1)) - log p(x|z), in nats (Kingma and Welling 2013, eq. 10;
+            the variance learned as one number: Rybkin et al. 2021, arXiv:2006.13202)
+kl          KL(q || N(0, 1)) / (k m) (Rombach et al. 2022, arXiv:2112.10752, eq. 25)
+l1          |z| / (k m), of z divided by its root mean square: else a small z would do
+sparsity    KL(rho || mean activation) of each channel, averaged (Ng 2011)
+codebook    codebook and commitment loss, divided by k (van den Oord et al. 2017, eq. 3)
+perceptual  distance of features, summed over layers (Zhang et al. 2018)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+
+from ldmref.math.adversarial import feature_distance
+from ldmref.math.autoencoding import kl_sparsity, l1_sparsity, psnr, squared_error
+from ldmref.math.divergence import kl_standard_normal
+from ldmref.math.quantize import code_perplexity, commitment_loss, vq_loss
+from ldmref.math.variational import elbo, gaussian_log_likelihood, normal_log_density
+from ldmref.models.config import AutoencoderConfig
+from ldmref.training.autoencoder.forward import Forward
+from ldmref.training.recipe import AutoencoderObjective
+
+Term = Callable[[AutoencoderObjective, Forward], torch.Tensor]
+Features = Callable[[torch.Tensor], list[torch.Tensor]]  # of pictures, by layer
+ACTIVE = 0.1  # a latent of at least this size counts as active
+
+
+def absolute(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    return (f.y - f.x).abs().mean()
+
+
+def edge(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    across, down = (f.y.diff(dim=i) - f.x.diff(dim=i) for i in (3, 2))
+    return across.abs().mean() + down.abs().mean()
+
+
+def square(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    return squared_error(f.x, f.y).mean() / f.x[0].numel()
+
+
+def negative_elbo(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    if objective.learn_variance:
+        density = normal_log_density(f.x, f.y, f.params.likelihood.logvar)
+        log_likelihood = density.flatten(1).sum(1)
+    else:
+        log_likelihood = gaussian_log_likelihood(f.x, f.y, objective.variance)
+    return -elbo(log_likelihood, f.mean, f.logvar, objective.beta).mean()
+
+
+def kl(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    return kl_standard_normal(f.mean, f.logvar).mean()
+
+
+def l1(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    return l1_sparsity(_normalized(f.mean)).mean() / f.mean[0].numel()
+
+
+def sparsity(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    units = f.mean.movedim(1, -1).flatten(0, -2)
+    return kl_sparsity(units, objective.activation) / units.shape[1]
+
+
+def codebook(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    assert f.rows is not None and f.quantized is not None
+    if objective.codebook_decay:
+        loss = objective.commitment * commitment_loss(f.rows, f.quantized)
+    else:
+        loss = vq_loss(f.rows, f.quantized, objective.commitment)
+    return loss.mean() / f.rows.shape[-1]
+
+
+def perceptual(features: Features) -> Term:
+    """The perceptual term in the features of a network."""
+
+    def distance(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+        layers = zip(features(f.x), features(f.y), strict=True)
+        return torch.stack([feature_distance(x, y).mean() for x, y in layers]).sum()
+
+    return distance
+
+
+TERMS: dict[str, Term] = {
+    "absolute": absolute, "edge": edge, "square": square, "elbo": negative_elbo, "kl": kl,
+    "l1": l1, "sparsity": sparsity, "codebook": codebook,
+}  # fmt: skip
+
+
+def weighted_terms(
+    objective: AutoencoderObjective, config: AutoencoderConfig, features: Features | None
+) -> dict[str, tuple[float, Term]]:
+    """The terms of this loss with their weights, by name."""
+    terms = TERMS if features is None else TERMS | {"perceptual": perceptual(features)}
+    weights = {name: getattr(objective, f"{name}_weight") for name in terms}
+    absent = () if config.codebook_size else ("codebook",)
+    return {n: (w, terms[n]) for n, w in weights.items() if w > 0 and n not in absent}
+
+
+def figures(objective: AutoencoderObjective, f: Forward) -> dict[str, torch.Tensor]:
+    """PSNR in dB; what the latents are like: nats per picture, codes in use, share of activity."""
+    values = {"psnr": psnr(f.x, f.y).mean()}
+    if objective.corruption != "none":
+        values["corrupted"] = psnr(f.x, f.corrupted).mean()
+    if objective.sampled:
+        values["kl"] = kl_standard_normal(f.mean, f.logvar).flatten(1).sum(1).mean()
+    if objective.elbo_weight:
+        values["elbo"] = -negative_elbo(replace(objective, beta=1.0), f)
+    if objective.learn_variance:
+        values["variance"] = f.params.likelihood.logvar.exp().mean()
+    if f.indices is not None:
+        values["perplexity"] = code_perplexity(f.indices)
+    if objective.l1_weight or objective.sparsity_weight:
+        size = f.mean if objective.sparsity_weight else _normalized(f.mean)
+        values["active"] = (size.abs() > ACTIVE).float().mean()
+    return {name: value.detach() for name, value in values.items()}
+
+
+def _normalized(z: torch.Tensor) -> torch.Tensor:
+    return z / z.square().mean().sqrt()

@@ -1,0 +1,49 @@
+"""The classes of the pictures: the sub-folders of a folder, the Unicode subgroups of the emoji."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from ldmref.errors import InputError
+from ldmref.training.checkpoint import DataSummary
+from ldmref.training.data import Dataset, summarize
+from ldmref.training.recipe import Recipe
+
+
+def class_names(data: Dataset) -> tuple[str, ...]:
+    """The names of the classes, sorted.
+
+    Raises:
+        InputError: there are less than two, or a picture belongs to none.
+    """
+    names = sorted(set(data.classes))
+    hint = "the pictures of a class are in a sub-folder with its name"
+    if "" in names:
+        number = data.classes.count("")
+        raise InputError(f"{number} pictures belong to no class", code="E-DATA", hint=hint)
+    if len(names) < 2:
+        message = f"classes are to be told apart, but all pictures are {names[0]!r}"
+        raise InputError(message, code="E-DATA", hint=hint)
+    return tuple(names)
+
+
+def class_labels(data: Dataset) -> np.ndarray:
+    """The index of each picture's class in `class_names`, (n,) int64."""
+    index = {name: i for i, name in enumerate(class_names(data))}
+    return np.asarray([index[name] for name in data.classes], np.int64)
+
+
+def uses_classes(recipe: Recipe) -> bool:
+    """Whether a stage of the training learns classes."""
+    return "classifier" in recipe.stages or recipe.diffusion.objective.condition == "class"
+
+
+def summarize_for(recipe: Recipe, data: Dataset) -> DataSummary:
+    """`summarize`, with the classes in the digest if the training uses them."""
+    summary = summarize(data)
+    if not uses_classes(recipe):
+        return summary
+    text = "\n".join([summary.sha256, *data.classes])
+    return DataSummary(summary.pictures, hashlib.sha256(text.encode()).hexdigest())

@@ -1,0 +1,53 @@
+"""Training a classifier of noisy latents, for classifier guidance and for features.
+
+L = E[-log p(y | z_t, t)], the cross-entropy of the class at a random timestep (Dhariwal and Nichol
+2021, arXiv:2105.05233, section 4.1).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch.nn.functional as F
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.math.forward import q_sample
+from ldmref.models.classifier import ClassifierConfig, classifier, classifier_spec
+from ldmref.models.params import Params, init
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.training.latents import NoisyLatents, stratified_timesteps
+from ldmref.training.recipe import ClassifierNetwork, ClassifierStage
+from ldmref.training.trainer import Loss, Part, Trainer, step_generator
+
+GROUPS = 8  # of the norms
+
+
+def classifier_config(
+    network: ClassifierNetwork, channels: int, names: tuple[str, ...]
+) -> ClassifierConfig:
+    """The classifier of latents with so many channels, into classes of these names."""
+    widths = tuple(network.width << level for level in range(network.levels))
+    return ClassifierConfig(channels, widths, network.layers, GROUPS, names)
+
+
+def classifier_trainer(
+    latents: NoisyLatents, labels: np.ndarray, config: ClassifierConfig,
+    scheduler: SchedulerConfig, stage: ClassifierStage, seed: int, ops: TorchBackend,
+) -> Trainer:  # fmt: skip
+    """A trainer of the classifier; `labels`: (n,) int64."""
+    n, power = stage.optimizer.batch_size, stage.objective.timestep_power
+    alphas_cumprod = ops.asarray(np.array(training_alphas_cumprod(scheduler)), "float64")
+
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
+        rng = step_generator(seed, step, "classifier")
+        batch = latents.draw(rng, n)
+        t = ops.asarray(part.of(stratified_timesteps(rng, n, len(alphas_cumprod), power)))
+        x0, eps = latents.noise(batch, seed, step, part)
+        xt = q_sample(x0, alphas_cumprod[t], eps)
+        logits = classifier(ops, params, config, ops.asarray(xt), t.to(x0.dtype)).to(x0.dtype)
+        right = ops.asarray(labels[part.of(batch)])
+        figures = {"right": (logits.argmax(1) == right).float().mean()}
+        return Loss(F.cross_entropy(logits, right), figures, part.of(batch))
+
+    params = init(classifier_spec(config), seed)
+    return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)

@@ -1,0 +1,79 @@
+"""The denoiser's losses: L_simple, min-SNR, the variational bound, and L_hybrid of both."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.math.bound import bound_term
+from ldmref.math.objective import hybrid_loss, min_snr_weight, simple_loss
+from ldmref.math.prediction import v_from_x0_eps, x0_from_eps, x0_from_v
+from ldmref.math.variational import normal_log_density
+from ldmref.models.config import ModelConfig
+from ldmref.samplers.config import LEARNED
+from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.training.latents import stratified_timesteps
+from ldmref.training.recipe import DiffusionObjective
+
+
+class DiffusionLoss:
+    """The loss of each example, from the U-Net's output at its timestep.
+
+    Args:
+        config: of the model, whose scheduler has schedule, prediction type and variance type.
+        objective: the loss and its weights.
+        ops: the schedule is kept there, in float64.
+    """
+
+    def __init__(self, config: ModelConfig, objective: DiffusionObjective, ops: TorchBackend):
+        alphas_cumprod = np.array(training_alphas_cumprod(config.scheduler))
+        self.alphas_cumprod = ops.asarray(alphas_cumprod, "float64")
+        self.config, self.objective, self.ops = config, objective, ops
+
+    def timesteps(self, rng: np.random.Generator, n: int) -> torch.Tensor:
+        """n timesteps with the objective's density."""
+        total, power = len(self.alphas_cumprod), self.objective.timestep_power
+        return self.ops.asarray(stratified_timesteps(rng, n, total, power))
+
+    def probability(self, t: torch.Tensor) -> torch.Tensor:
+        """Of each timestep among those that `timesteps` draws, (n,) float64."""
+        total, power = len(self.alphas_cumprod), self.objective.timestep_power
+        return ((t.double() + 1) / total) ** power - (t.double() / total) ** power
+
+    def __call__(
+        self, output: torch.Tensor, x0: torch.Tensor, eps: torch.Tensor, xt: torch.Tensor,
+        t: torch.Tensor,
+    ) -> torch.Tensor:  # fmt: skip
+        """The loss of each example, (n,); `output` (n, z or 2 z, h, w), `t` (n,) int64."""
+        scheduler, objective = self.config.scheduler, self.objective
+        alpha_bar, kind = self.alphas_cumprod[t], scheduler.prediction_type
+        z = self.config.vae.latent_channels
+        prediction, v = output[:, :z], output[:, z:] if scheduler.variance_type == LEARNED else None
+        if objective.loss == "bound":
+            return self.bound(_x0(prediction, xt, alpha_bar, kind), v, x0, t)
+        target = {"v": v_from_x0_eps(x0, eps, alpha_bar), "eps": eps, "x0": x0}[kind]
+        simple = simple_loss(prediction, target)
+        if objective.loss == "simple":
+            return simple
+        if objective.loss == "min_snr":
+            return min_snr_weight(alpha_bar, kind, objective.snr_gamma).to(simple.dtype) * simple
+        bound = self.bound(_x0(prediction.detach(), xt, alpha_bar, kind), v, x0, t)
+        return hybrid_loss(simple, bound, objective.bound_weight)
+
+    def bound(
+        self, x0_pred: torch.Tensor, v: torch.Tensor | None, x0: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
+        """An unbiased estimate of the bound without L_T, nats per dimension, (n,)."""
+        kind = self.config.scheduler.variance_type
+        terms = bound_term(x0, x0_pred, t, self.alphas_cumprod, kind, v, normal_log_density)
+        return terms.flatten(1).mean(1) / self.probability(t).to(terms.dtype)
+
+
+def _x0(
+    prediction: torch.Tensor, xt: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str
+) -> torch.Tensor:
+    """The estimate of x0 that a prediction implies."""
+    if prediction_type == "x0":
+        return prediction
+    return (x0_from_v if prediction_type == "v" else x0_from_eps)(xt, prediction, alpha_bar)
