@@ -14,7 +14,7 @@ from ldmref.models.params import flatten
 from ldmref.training.checkpoint import DataSummary, Header
 from ldmref.training.recipe import Recipe
 
-FIRST = ("seed", "dtype", "data.size", "features.")
+FIRST = ("seed", "dtype", "data.size", "data.flips", "data.crop", "features.")
 DEPENDS_ON = {
     "features": FIRST,
     "autoencoder": (*FIRST, "model.vae.", "autoencoder."),

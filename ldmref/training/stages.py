@@ -40,7 +40,7 @@ from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.latents_file import stored_latents
 from ldmref.training.model_config import with_classes
 from ldmref.training.progress import Progress, ProgressMeter, with_units
-from ldmref.training.recipe import EMOJI, Recipe
+from ldmref.training.recipe import EMOJI, SCENES, Recipe
 from ldmref.training.trainer import Trainer
 
 
@@ -71,7 +71,7 @@ def train_stages(run: Run) -> Path:
     if recipe.stages == ("autoencoder",):
         save_autoencoder(run.folder / "autoencoder", config.vae, vae)
         return run.folder / "autoencoder"
-    if recipe.data.source != EMOJI and config.name in PRESETS:
+    if recipe.data.source not in (EMOJI, SCENES) and config.name in PRESETS:
         config = replace(config, name=run.folder.resolve().name)
     if config.text_encoder.model_type == "class":
         config = with_classes(config, class_names(run.data))

@@ -10,6 +10,8 @@ import numpy as np
 
 from ldmref.training.checkpoint import DataSummary
 from ldmref.training.data.augmentation import Augmentation
+from ldmref.training.data.folder import FolderDataset, captioned_files
+from ldmref.training.data.shards import ShardDataset, shard_files
 from ldmref.training.recipe import EMOJI, SCENES, DataConfig
 
 DIGEST_BATCH = 256  # pictures
@@ -53,7 +55,7 @@ class Dataset(Protocol):
 
 
 def load_dataset(config: DataConfig) -> Dataset:
-    """The emoji font, scenes composed of it, or a folder of pictures."""
+    """The emoji font, scenes composed of it, tar files, or a folder of pictures."""
     data = _load(config)
     data.augmentation = Augmentation(config.flips, config.crop)
     return data
@@ -68,8 +70,8 @@ def _load(config: DataConfig) -> Dataset:
         from ldmref.training.data.scene_dataset import SceneDataset
 
         return SceneDataset(config.size, config.pictures)
-    from ldmref.training.data.folder import FolderDataset
-
+    if shard_files(Path(config.source)):
+        return ShardDataset(config.source, config.size)
     return FolderDataset(config.source, config.size)
 
 
@@ -79,9 +81,7 @@ def check_data(config: DataConfig) -> None:
         from ldmref.training.data.emoji import check_font
 
         check_font()
-    else:
-        from ldmref.training.data.folder import captioned_files
-
+    elif not shard_files(Path(config.source)):
         captioned_files(Path(config.source))
 
 

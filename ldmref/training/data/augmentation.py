@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Augmentation(NamedTuple):
-    """How the autoencoder sees batches: half of them mirrored; squares of `crop` pixels, 0: whole."""
+    """How the autoencoder sees a batch: mirrored half of the time, and cropped; 0: whole."""
 
     flips: bool = True
     crop: int = 0
