@@ -7,8 +7,8 @@ the scene it asks
   compared as 16 x 16 box averages over the background of the scene: in luminance, normalised to
   zero mean and unit variance, where the scene names a colour; in RGB where it names none. Shifts of
   the slot by up to 4 pixels are tried, and one of the slot by 10 % in size.
-- colour: whether most coloured pixels of the thing's area have a hue (and, for brown, orange, red
-  and pink, a value and saturation) of that name.
+- colour: whether most coloured pixels of the thing's area have a hue (and, for brown, a value) of
+  that name.
 
 and of the whole picture
 
@@ -123,12 +123,11 @@ def hue_names(pixels: np.ndarray) -> np.ndarray:
         )
         * 60
     )
-    saturation = chroma / np.maximum(high, 1e-6)
     warm = (hue >= 10) & (hue < 58)
     return np.select(
         [
-            warm & (high < 0.66), (hue < 16) & (saturation > 0.5), hue < 39, hue < 66,
-            hue < 165, hue < 245, hue < 297, (hue < 345) | (saturation < 0.5),
+            warm & (high < 0.66), hue < 16, hue < 39, hue < 66,
+            hue < 165, hue < 245, hue < 297, hue < 347,
         ],
         ["brown", "red", "orange", "yellow", "green", "blue", "purple", "pink"], "red",
     )  # fmt: skip

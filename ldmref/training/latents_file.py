@@ -77,7 +77,8 @@ def _encoded(
                 raise Cancelled(message, code="E-CANCELLED", hint="repeat the command to resume")
             x = to_unit(data.images[start : start + BATCH], ops)
             posterior = encode(ops, params, config, ops.asarray(x))
-            yield np.stack([ops.to_numpy(z) for z in posterior], axis=1).astype(np.float16)
+            moments = np.stack([ops.to_numpy(z) for z in posterior], axis=1)
+            yield moments.astype(np.float16, order="C")
 
 
 def _digest(

@@ -1,4 +1,4 @@
-"""Latents are encoded once, kept on disk, and encoded again when anything they depend on changes."""
+"""Latents are encoded once and kept on disk, until anything that they depend on changes."""
 
 from __future__ import annotations
 
