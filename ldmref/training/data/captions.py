@@ -49,7 +49,7 @@ def canonical_caption(scene: Scene) -> str:
 def scene_vocabulary() -> list[str]:
     """Every word of captions of scenes."""
     texts = [text for noun in nouns() for text in (noun.singular, noun.plural)]
-    templates = [*BESIDE_PHRASES, *ABOVE_PHRASES, *BACKGROUND_PHRASES, "the is in that one"]
+    templates = [*BESIDE_PHRASES, *ABOVE_PHRASES, *BACKGROUND_PHRASES, "a an the is are in that"]
     common = [t.replace("{0}", "").replace("{1}", "") for t in templates]
     common += [*COLOURS, *(" ".join(words) for words in (*NUMBERS.values(), *SIZES.values()))]
     return texts * REPEATED + common * 50
