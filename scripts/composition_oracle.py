@@ -6,7 +6,7 @@ the scene it asks
 - shape: whether the named emoji is the nearest of all nouns' drawings, recoloured alike. A slot is
   compared as 16 x 16 box averages over the background of the scene: in luminance, normalised to
   zero mean and unit variance, where the scene names a colour; in RGB where it names none. Shifts of
-  the slot by up to 4 pixels are tried, and one of the slot by 10 % in size.
+  the slot by 3 pixels are tried, and one of the slot by 10 % in size.
 - colour: whether most coloured pixels of the thing's area have a hue (and, for brown, a value) of
   that name.
 
@@ -32,7 +32,7 @@ from ldmref.training.data.rendering import WHITE, coloured_sprite
 from ldmref.training.data.scene import FRAME, Scene, Slot, slots
 
 GRID, REFERENCE = 16, 64  # averages per side; pixels of the reference drawings
-SHIFTS = (-4, -2, 0, 2, 4)
+SHIFTS = (-3, 0, 3)
 SCALES = (0.9, 1.0, 1.1)
 FOREIGN = 70.0  # distance in RGB from the background that makes a pixel foreground
 MOST_FOREIGN = 0.03  # of the area outside the slots

@@ -218,7 +218,7 @@ def test_circles_are_found():
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
     TOP: 700, "backends": 1410, "bench": 900, "check": 1680, "cli": 2000, "io": 2850,
-    "math": 1310, "models": 1650, "modes": 2400, "prompts": 640, "samplers": 1325,
+    "math": 1310, "models": 1660, "modes": 2400, "prompts": 640, "samplers": 1325,
     "testing": 400, "training": 2450,
 }
 # fmt: on

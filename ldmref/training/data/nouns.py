@@ -88,7 +88,7 @@ NOT_RECOLOURED = frozenset(("rainbow", "artist palette"))
 
 @dataclass(frozen=True)
 class Noun:
-    """An emoji with a noun; `plural` is "" where there is none, `article` before a mass."""
+    """An emoji with a noun; `plural` is "" if it has none, `article` before a mass."""
 
     emoji: Emoji
     singular: str
