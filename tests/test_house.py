@@ -217,9 +217,9 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 700, "backends": 1410, "bench": 900, "check": 1680, "cli": 2000, "io": 2850,
-    "math": 1310, "models": 1650, "modes": 2400, "prompts": 640, "samplers": 1325,
-    "testing": 400, "training": 1000,
+    TOP: 700, "backends": 1450, "bench": 900, "check": 1735, "cli": 2000, "io": 2875,
+    "math": 1350, "models": 1650, "modes": 2400, "prompts": 640, "samplers": 1325,
+    "testing": 400, "training": 1465,
 }
 # fmt: on
 
