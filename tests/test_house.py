@@ -29,7 +29,8 @@ ARROWS = {
     "io": ("models", "prompts", "samplers.config", "errors", "files", "mapped", "math.arrays"),
     "training": ("math", "models", "prompts", "backends", "errors", "samplers", "files", "io"),
     "testing": ("backends", "math", "models", "prompts", "errors"),
-    "modes": ("not", "training", "cli", "testing", "bench"),
+    "evaluate": ("not", "cli", "testing", "bench"),
+    "modes": ("not", "training", "cli", "testing", "bench", "evaluate"),
     "loading": ("not", "training", "cli", "testing", "modes", "bench"),
     "check": ("not", "training", "cli", "bench"),
     "bench": ("not", "training", "cli", "testing"),
@@ -217,8 +218,8 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 700, "backends": 1410, "bench": 900, "check": 1680, "cli": 2000, "io": 2850,
-    "math": 1310, "models": 1660, "modes": 2400, "prompts": 640, "samplers": 1325,
+    TOP: 700, "backends": 1450, "bench": 900, "check": 1800, "cli": 2040, "evaluate": 380,
+    "io": 2935, "math": 1440, "models": 1700, "modes": 2405, "prompts": 640, "samplers": 1325,
     "testing": 400, "training": 2450,
 }
 # fmt: on

@@ -18,6 +18,7 @@ from ldmref.cli import (
     configuration,
     convert,
     doctor,
+    evaluate,
     info,
     pictures,
     replay,
@@ -52,7 +53,7 @@ SECTIONS = {
     "Draw": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
              "run"),
     "Look": ("info", "models", "samplers", "backends", "config", "completion"),
-    "Verify": ("check", "doctor", "bench"),
+    "Verify": ("check", "doctor", "bench", "evaluate"),
     "Models": ("convert", "train"),
 }  # fmt: skip
 
@@ -127,6 +128,7 @@ def cli(ctx: click.Context) -> None:
 
 MODULES = (
     pictures, replay, train, convert, info, configuration, completion, check, bench, doctor,
+    evaluate,
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:

@@ -55,7 +55,9 @@ def _config(text: str) -> ClassifierConfig:
     """The configuration in the metadata, with every field checked."""
     try:
         data: dict[str, Any] = json.loads(text)
-        values = {k: tuple(v) if isinstance(v, list) else v for k, v in data.items()}
+        values: dict[str, Any] = {
+            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
+        }
         config = ClassifierConfig(**values)
     except (ValueError, TypeError, RecursionError) as error:
         raise _error(f"no configuration of a classifier: {error}") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array
@@ -29,6 +31,27 @@ def reparameterize(mean: Array, logvar: Array, noise: Array) -> Array:
     """
     xp = array_namespace(mean, logvar, noise)
     return mean + xp.exp(0.5 * logvar) * noise
+
+
+def normal_entropy(logvar: Array) -> Array:
+    r"""Differential entropy of N(mean, exp(logvar)), elementwise.
+
+    .. math:: H = \tfrac12\left(1 + \log 2\pi + \log\sigma^2\right)
+
+    Args:
+        logvar: natural logarithm of the variance, any shape, real floating.
+
+    Returns:
+        nats, shape and dtype of `logvar`; sum over elements for the joint entropy.
+
+    Accuracy: 2 ulp of 3 + |logvar|.
+    Source: Cover and Thomas 2006, Elements of Information Theory, example 8.1.2.
+
+    >>> import numpy as np
+    >>> normal_entropy(np.asarray([0.0])).round(6)
+    array([1.418939])
+    """
+    return 0.5 * (1.0 + math.log(2.0 * math.pi) + logvar)
 
 
 def kl_standard_normal(mean: Array, logvar: Array) -> Array:

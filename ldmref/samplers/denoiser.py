@@ -11,6 +11,9 @@ from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma
 from ldmref.samplers.loop import Denoiser
 
+TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {  # (xt, prediction, alpha_bar)
+    "eps": x0_from_eps, "v": x0_from_v, "x0": lambda xt, y, alpha_bar: y,
+}  # fmt: skip
 Context = TypeVar("Context")  # whatever the network takes for the text: an array, or several
 
 
@@ -32,9 +35,7 @@ def guided_denoiser(
         cfg_scale: 0 unconditional, 1 conditional (each a single evaluation), else both.
         concat: joins arrays, and contexts, along the first axis.
     """
-    convert = {"eps": x0_from_eps, "v": x0_from_v, "x0": lambda xt, y, alpha_bar: y}[
-        prediction_type
-    ]
+    convert = TO_X0[prediction_type]
     guided = cfg_scale not in (0.0, 1.0)
     context = concat([uncond, cond]) if guided else cond if cfg_scale else uncond
 

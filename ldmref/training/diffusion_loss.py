@@ -8,10 +8,11 @@ import torch
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.bound import bound_term
 from ldmref.math.objective import hybrid_loss, min_snr_weight, simple_loss
-from ldmref.math.prediction import v_from_x0_eps, x0_from_eps, x0_from_v
+from ldmref.math.prediction import v_from_x0_eps
 from ldmref.math.variational import normal_log_density
 from ldmref.models.config import ModelConfig
 from ldmref.samplers.config import LEARNED
+from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.latents import stratified_timesteps
 from ldmref.training.recipe import DiffusionObjective
@@ -51,14 +52,14 @@ class DiffusionLoss:
         z = self.config.vae.latent_channels
         prediction, v = output[:, :z], output[:, z:] if scheduler.variance_type == LEARNED else None
         if objective.loss == "bound":
-            return self.bound(_x0(prediction, xt, alpha_bar, kind), v, x0, t)
+            return self.bound(TO_X0[kind](xt, prediction, alpha_bar), v, x0, t)
         target = {"v": v_from_x0_eps(x0, eps, alpha_bar), "eps": eps, "x0": x0}[kind]
         simple = simple_loss(prediction, target)
         if objective.loss == "simple":
             return simple
         if objective.loss == "min_snr":
             return min_snr_weight(alpha_bar, kind, objective.snr_gamma).to(simple.dtype) * simple
-        bound = self.bound(_x0(prediction.detach(), xt, alpha_bar, kind), v, x0, t)
+        bound = self.bound(TO_X0[kind](xt, prediction.detach(), alpha_bar), v, x0, t)
         return hybrid_loss(simple, bound, objective.bound_weight)
 
     def bound(
@@ -68,12 +69,3 @@ class DiffusionLoss:
         kind = self.config.scheduler.variance_type
         terms = bound_term(x0, x0_pred, t, self.alphas_cumprod, kind, v, normal_log_density)
         return terms.flatten(1).mean(1) / self.probability(t).to(terms.dtype)
-
-
-def _x0(
-    prediction: torch.Tensor, xt: torch.Tensor, alpha_bar: torch.Tensor, prediction_type: str
-) -> torch.Tensor:
-    """The estimate of x0 that a prediction implies."""
-    if prediction_type == "x0":
-        return prediction
-    return (x0_from_v if prediction_type == "v" else x0_from_eps)(xt, prediction, alpha_bar)

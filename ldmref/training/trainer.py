@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ldmref.backends.finite import first_layer
 from ldmref.backends.torch import TorchBackend
@@ -26,7 +27,8 @@ MOST_NAMED = 64  # pictures of a batch
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
 
 
-class Part(NamedTuple):
+@dataclass(frozen=True)
+class Part:
     """The part of a step's batch that is computed at once: one of `count` equal ones."""
 
     index: int = 0
@@ -36,6 +38,9 @@ class Part(NamedTuple):
         """This part of something with an element per picture."""
         size = len(batch) // self.count
         return batch[self.index * size : (self.index + 1) * size]
+
+
+WHOLE = Part()
 
 
 @dataclass(frozen=True)
@@ -160,9 +165,11 @@ class Trainer:
             losses.append(loss)
         loss = _mean(losses)
         clip = self.config.clip_norm
-        norms = [torch.nn.utils.clip_grad_norm_(group, clip).item() for group in self.clipped]
-        if not all(map(math.isfinite, (loss.total.item(), *norms))):
-            raise self._not_finite(loss, norms)
+        norms = [get_total_norm([p.grad for p in g if p.grad is not None]) for g in self.clipped]
+        if not all(map(math.isfinite, (loss.total.item(), *map(float, norms)))):
+            raise self._not_finite(loss, [norm.item() for norm in norms])
+        for group, norm in zip(self.clipped, norms, strict=True):
+            clip_grads_with_norm_(group, clip, norm)
         self.updating = True
         for optimizer in self.optimizers:
             optimizer.step()
@@ -246,8 +253,12 @@ def step_noise(
 
 def _mean(losses: Sequence[Loss]) -> Loss:
     """The loss of a batch, of those of its equal parts."""
-    total = sum(loss.total.detach() for loss in losses) / len(losses)
-    figures = {k: sum(loss.figures[k] for loss in losses) / len(losses) for k in losses[0].figures}
+
+    def mean(values: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([value.detach() for value in values]).mean()
+
+    total = mean([loss.total for loss in losses])
+    figures = {k: mean([loss.figures[k] for loss in losses]) for k in losses[0].figures}
     return Loss(total, figures, np.concatenate([loss.batch for loss in losses]), losses[-1].after)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 import threading
+from importlib import import_module
 
 import numpy as np
 import pytest
@@ -234,10 +235,10 @@ def test_files_are_readable_as_the_umask_says(recipe, out, umask, mode):
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_a_loss_that_is_not_finite_stops(recipe, out, monkeypatch, stage):
     """The step is named; the checkpoint before it stays, and training can go on from there."""
-    purposes = {"autoencoder": "kl_standard_normal", "diffusion": "q_sample"}
-    module = f"ldmref.training.{stage}.{purposes[stage]}"
-    formula, calls = getattr(__import__(f"ldmref.training.{stage}", fromlist=["x"]),
-                             purposes[stage]), []  # fmt: skip
+    formulas = {"autoencoder": "autoencoder.terms.squared_error", "diffusion": "diffusion.q_sample"}
+    path = f"ldmref.training.{formulas[stage]}"
+    module, _, name = path.rpartition(".")
+    formula, calls = getattr(import_module(module), name), []
 
     def poisoned(*arguments):
         calls.append(1)
@@ -245,7 +246,7 @@ def test_a_loss_that_is_not_finite_stops(recipe, out, monkeypatch, stage):
 
     config = {"checkpoint": {"steps": 2}}
     with monkeypatch.context() as patch:
-        patch.setattr(module, poisoned)
+        patch.setattr(path, poisoned)
         error = refused(recipe(6, **config), out)
     assert isinstance(error, NumericError) and error.code == "E-NAN" and "step 4" in str(error)
     assert read_headers(out)[stage].step == 2

@@ -16,7 +16,7 @@ from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer  # noqa: E402
-from ldmref.training.autoencoder import autoencoder_trainer  # noqa: E402
+from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
 from ldmref.training.data import emoji as emoji_data  # noqa: E402
 from ldmref.training.data.folder import FolderDataset  # noqa: E402
 from ldmref.training.diffusion import Condition, diffusion_trainer  # noqa: E402
@@ -73,14 +73,14 @@ def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_ra
     data, hyperparameters = FolderDataset(pictures, 16), {"batch_size": 2, "warmup": 5}
     make = trainers(data, 20, **hyperparameters, muon_rate=muon_rate)[stage]
     uninterrupted = make()
-    losses = [loss for _, loss in uninterrupted.run()]
+    losses = [s.loss for s in uninterrupted.run()]
 
     first, second = make(), make()
-    for step, _ in first.run():
+    for step, *_ in first.run():
         if step == 10:
             break
     second.load_state(10, stored(first))
-    assert [loss for _, loss in second.run()] == losses[10:]
+    assert [s.loss for s in second.run()] == losses[10:]
     expected, state = stored(uninterrupted), stored(second)
     assert state.keys() == expected.keys()
     assert all(np.array_equal(state[name], array) for name, array in expected.items())
@@ -89,7 +89,7 @@ def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_ra
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_the_loss_falls(pictures, stage):
     make = trainers(FolderDataset(pictures, 16), 60, batch_size=4, learning_rate=3e-3, warmup=5)
-    losses = [loss for _, loss in make[stage]().run()]
+    losses = [s.loss for s in make[stage]().run()]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), losses
 
 
@@ -105,7 +105,7 @@ def test_latents_of_any_scale_train_alike(pictures):
         noisy = NoisyLatents(latents, data.weights, latents.scaling_factor, ops)
         condition = Condition(data.caption, tokenizer)
         trainer = diffusion_trainer(noisy, condition, config, stage, 0, ops)
-        losses.append([loss for _, loss in trainer.run()])
+        losses.append([s.loss for s in trainer.run()])
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 

@@ -19,7 +19,7 @@ from ldmref.training.autoencoder.terms import figures, weighted_terms
 from ldmref.training.data import Dataset
 from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import AutoencoderObjective, AutoencoderStage
-from ldmref.training.trainer import Loss, Part, Trainer, step_generator
+from ldmref.training.trainer import WHOLE, Loss, Part, Trainer, step_generator
 
 EXACT_LOGVAR = -30.0  # of latents without noise; the lowest that the encoder gives
 
@@ -54,7 +54,7 @@ def autoencoder_trainer(
     to_device = partial(ops.asarray, dtype="float32")
     frozen = None if feature_params is None else tree_map(to_device, feature_params)
 
-    def loss(ops: TorchBackend, params: Params, step: int, _: Part) -> Loss:
+    def loss(ops: TorchBackend, params: Params, step: int, _: Part = WHOLE) -> Loss:
         layers = None if frozen is None else partial(features, ops, frozen)
         rng = step_generator(seed, step, "autoencoder")
         batch, x = picture_batch(data, rng, batch_size, ops)

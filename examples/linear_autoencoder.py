@@ -1,0 +1,65 @@
+"""A linear autoencoder, trained by gradient descent, finds the principal subspace.
+
+    python examples/linear_autoencoder.py
+
+prints the reconstruction error and the distance of the trained subspace from that of the principal
+components, which no linear autoencoder can beat (Baldi and Hornik 1989), as training goes on.
+"""
+
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.math import autoencoder_loss, principal_components, subspace_distance
+from ldmref.models.layers import linear_spec
+from ldmref.models.params import Params, init
+from ldmref.training.recipe import OptimizerConfig
+from ldmref.training.trainer import Loss, Trainer
+
+REPORT = 200  # steps
+
+
+class State(NamedTuple):
+    step: int
+    loss: float
+    distance: float
+
+
+def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterator[State]:
+    """Train an encoder and a decoder without activations on the rows of x; report now and then."""
+    mean, components, _ = principal_components(x.astype(np.float64), width)
+    centred = torch.as_tensor(x - mean, dtype=torch.float32)
+    d = x.shape[1]
+
+    def loss(ops: TorchBackend, params: Params, step: int) -> Loss:
+        layers = params.encoder.weight, params.decoder.weight
+        encode, decode = (lambda v, w=weight: ops.linear(v, w) for weight in layers)
+        return Loss(autoencoder_loss(centred, encode, decode).mean() / d)
+
+    config = OptimizerConfig(
+        len(x), learning_rate=1e-2, warmup=50, weight_decay=0.0, clip_norm=1e6, ema_decay=0.0
+    )
+    spec = {
+        "encoder": linear_spec(d, width, bias=False), "decoder": linear_spec(width, d, bias=False),
+    }  # fmt: skip
+    trainer = Trainer(config, steps, init(spec, seed), loss, TorchBackend())
+    for step, value, _ in trainer.run():
+        if step % REPORT == 0 or step == steps:
+            subspace = trainer.ema_params().decoder.weight.T.astype(np.float64)
+            yield State(step, value, float(subspace_distance(subspace, components)))
+
+
+def emoji_pixels(size: int = 8) -> np.ndarray:
+    """Every emoji without skin tones as a row of numbers in [-1, 1]."""
+    from ldmref.training.data.emoji import emoji_list, render
+
+    pictures = [render(e, size) for e in emoji_list() if not e.has_skin_tone]
+    return np.stack([np.asarray(p).ravel() for p in pictures]) / 127.5 - 1.0
+
+
+if __name__ == "__main__":
+    for state in train_linear(emoji_pixels(), width=8, steps=1000):
+        print(f"step {state.step:4}  error {state.loss:.5f}  distance {state.distance:.1e}")

@@ -1,0 +1,1 @@
+"""Figures of a trained model: reconstruction, likelihood, distances of samples, retrieval."""

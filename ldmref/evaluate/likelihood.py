@@ -1,0 +1,114 @@
+"""The likelihood of data under a diffusion model: the chain's bound, and the flow's exact one.
+
+Both are of clean data (n, ...) in the coordinates in which the model diffuses. They need of the
+model its predictions only, so that they run on an analytic one, too.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+
+from ldmref.math.bound import bound_term, prior_kl
+from ldmref.math.forward import q_sample
+from ldmref.math.likelihood import Derivative, flow_log_likelihood, hutchinson_divergence
+from ldmref.math.reverse import sigma_flow
+from ldmref.math.snr import log_snr
+from ldmref.math.variational import normal_log_density
+from ldmref.samplers.loop import Denoiser
+
+# (xt, t) -> the prediction of x0 and, where the variance is learned, v of `learned_range_logvar`
+Predict = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
+
+
+def chain_bound(
+    x0: np.ndarray, alphas_cumprod: np.ndarray, predict: Predict, variance_type: str,
+    timesteps: int, rng: np.random.Generator,
+) -> dict[str, np.ndarray]:  # fmt: skip
+    r"""Unbiased estimates of the terms of the variational bound on -log p(x0), for each example.
+
+    .. math:: -\log p(x_0) \le L_T + \sum_{t=1}^{T-1} E[\text{term}_t] + L_0
+
+    The sum is estimated from `timesteps` of its terms, weighted by their inverse probability: one
+    from each of as many strata of log-SNR, in equal shares of which its terms are of equal size. p
+    is the density of the ancestral chain over all T training timesteps.
+
+    Args:
+        x0: clean data, (n, ...).
+        alphas_cumprod: (T,) float64.
+        predict: of x_t in variance-preserving scale, and timesteps (n,) counted from 0.
+        variance_type: of the reverse steps, see `bound_term`.
+        timesteps: >= 1; T - 1 or more takes each term once.
+
+    Returns:
+        nats, (n,) each: "prior" L_T, "denoising", "first step" L_0.
+    """
+    n, total = len(x0), len(alphas_cumprod) - 1
+    probability = -np.diff(log_snr(alphas_cumprod))  # of t = 1 .. T-1
+    probability /= probability.sum()
+    ends = np.cumsum(probability)
+
+    def term(t: np.ndarray) -> np.ndarray:
+        noise = rng.standard_normal(x0.shape)
+        x0_pred, v = predict(q_sample(x0, alphas_cumprod[t], noise), t)
+        arguments = alphas_cumprod, variance_type, v, normal_log_density
+        return _sum(bound_term(x0, x0_pred, t, *arguments))
+
+    denoising = np.zeros(n)
+    for k in range(min(timesteps, total)):
+        if timesteps >= total:
+            denoising += term(np.full(n, k + 1))
+        else:
+            u = (k + rng.random(n)) / timesteps
+            i = np.minimum(np.searchsorted(ends, u), total - 1)
+            denoising += term(i + 1) / (timesteps * probability[i])
+    first = term(np.zeros(n, np.int64))
+    prior = _sum(prior_kl(x0, float(alphas_cumprod[-1])))
+    return {"prior": prior, "denoising": denoising, "first step": first}
+
+
+def flow_nats(
+    x0: np.ndarray, denoise: Denoiser, sigmas: tuple[float, float], steps: int, probes: int,
+    rng: np.random.Generator, derivative: Derivative,
+) -> np.ndarray:  # fmt: skip
+    r"""-log p(x0) under the probability flow of a denoiser, nats per example.
+
+    The flow is integrated by RK4 in even steps of log sigma, from the lowest to the highest sigma,
+    where x is taken to be N(0, 1 + sigma^2). p is the density of data with noise of the lowest.
+
+    Args:
+        x0: (n, ...), in float32 for networks in float32.
+        denoise: `denoise(x, sigma) -> x0`, x = x0 + sigma eps.
+        sigmas: the lowest and the highest.
+        steps: of the integration; each takes 4 (1 + 2 probes) evaluations.
+        probes: of the Skilling-Hutchinson estimate, signs; the same at all times.
+        derivative: J v, `ldmref.math.directional_derivative` or better.
+
+    Returns:
+        (n,) float64; unbiased but for the error of integration and of `derivative`.
+    """
+    velocity = sigma_flow(denoise)
+    signs = (2.0 * rng.integers(0, 2, (probes, *x0.shape)) - 1.0).astype(x0.dtype)
+    low, high = sigmas
+
+    # in s = log sigma: dx/ds = sigma dx/dsigma, and the divergence likewise
+    def field(x: np.ndarray, s: float) -> np.ndarray:
+        return math.exp(s) * velocity(x, math.exp(s))
+
+    def divergence(x: np.ndarray, s: float) -> np.ndarray:
+        return hutchinson_divergence(field, x, s, signs, derivative)
+
+    def log_prior(x: np.ndarray) -> np.ndarray:
+        logvar = np.full_like(x, math.log1p(high**2))
+        return _sum(normal_log_density(x, np.zeros_like(x), logvar))
+
+    times = np.linspace(math.log(low), math.log(high), steps + 1).tolist()
+    nats, _ = flow_log_likelihood(field, divergence, log_prior, x0, times)
+    return -np.asarray(nats, np.float64)
+
+
+def _sum(x: np.ndarray) -> np.ndarray:
+    """Per example, (n,) float64."""
+    return x.reshape(len(x), -1).sum(axis=1, dtype=np.float64)

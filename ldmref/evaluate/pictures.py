@@ -1,0 +1,131 @@
+"""The autoencoder and the likelihood on pictures of a data set."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from ldmref.evaluate.estimate import estimate
+from ldmref.evaluate.likelihood import chain_bound, flow_nats
+from ldmref.evaluate.predictions import conditioning_of, host_denoiser, predictor
+from ldmref.evaluate.report import Section
+from ldmref.math.autoencoding import psnr
+from ldmref.math.divergence import kl_standard_normal, normal_entropy, reparameterize
+from ldmref.math.evaluation import structural_similarity
+from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_log_likelihood
+from ldmref.math.likelihood import directional_derivative
+from ldmref.models.autoencoder import encode
+from ldmref.models.model import LatentDiffusion
+from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
+
+SHORTEST_SIDE = 11  # of pictures for SSIM
+HALF_BIN = 1.0 / 255.0  # of bytes as numbers in [-1, 1]
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Pictures (n, 3, H, W) in [-1, 1], the posterior of their latents, unscaled, a sample z of it,
+    and the decoded sample; float64 on the host."""
+
+    x: np.ndarray
+    mean: np.ndarray
+    logvar: np.ndarray
+    z: np.ndarray
+    decoded: np.ndarray
+
+
+def encode_pictures(
+    model: LatentDiffusion, images: np.ndarray, rng: np.random.Generator, batch: int
+) -> Encoded:
+    """images: (n, 3, H, W) uint8."""
+    ops, config, columns = model.backend, model.config.vae, []
+    for start in range(0, len(images), batch):
+        x = images[start : start + batch].astype(np.float64) / 127.5 - 1.0
+        with ops.inference():
+            posterior = encode(ops, model.params["vae"], config, ops.asarray(x))
+            mean, logvar = (ops.to_numpy(m).astype(np.float64) for m in posterior)
+            z = reparameterize(mean, logvar, rng.standard_normal(mean.shape))
+            decoded = model.decode(ops.asarray(z * config.scaling_factor))
+        columns.append((x, mean, logvar, z, ops.to_numpy(decoded).astype(np.float64)))
+    return Encoded(*(np.concatenate(arrays) for arrays in zip(*columns, strict=True)))
+
+
+def reconstruction(e: Encoded) -> Section:
+    """PSNR and SSIM of decoded samples, cut to [-1, 1] as pictures are."""
+    section = Section("Reconstruction", "of a sample of the latents' posterior")
+    decoded = np.clip(e.decoded, -1.0, 1.0)
+    section.add("PSNR", estimate(psnr(e.x, decoded)), "dB")
+    if min(e.x.shape[2:]) >= SHORTEST_SIDE:
+        section.add("SSIM", estimate(structural_similarity(e.x, decoded)))
+    if np.isfinite(e.logvar).all():
+        kl = kl_standard_normal(e.mean, e.logvar)
+        section.add("KL to N(0, 1) per latent", estimate(kl.mean(axis=(1, 2, 3))), "nats")
+    return section
+
+
+def likelihood(
+    model: LatentDiffusion, e: Encoded, prompts: list[str], rng: np.random.Generator,
+    timesteps: int, flow: tuple[int, int], batch: int,
+) -> Section:  # fmt: skip
+    """The two bounds on -log p(x), term by term, and the flow's exact -log p(z) in the second.
+
+    `flow`: of how many pictures, and in how many steps of integration.
+    """
+    note = "bits per dimension of 8-bit pixels; +- is the 95 % confidence interval of the mean"
+    section, scale = Section("Likelihood", note), model.config.vae.scaling_factor
+    dimensions = int(np.prod(e.x.shape[1:]))
+
+    def add(name: str, nats: np.ndarray) -> None:
+        section.add(name, estimate(bits_per_dimension(nats, dimensions)))
+
+    decoder = decoder_nats(e)
+    kl = _sum(kl_standard_normal(e.mean, e.logvar))
+    # of scaled latents, which the diffusion model is a model of
+    entropy = _sum(normal_entropy(e.logvar + 2.0 * np.log(scale)))
+    z, table = scale * e.z, training_alphas_cumprod(model.config.scheduler)
+    columns, exact = [], []
+    for start in range(0, len(z), batch):
+        part, texts = z[start : start + batch], prompts[start : start + batch]
+        conditioning, kind = conditioning_of(model, texts), model.config.scheduler.variance_type
+        columns.append(
+            chain_bound(part, table, predictor(model, conditioning), kind, timesteps, rng)
+        )
+    chain = {name: np.concatenate([c[name] for c in columns]) for name in columns[0]}
+    latent = sum(chain.values())
+    add("decoder, E[-log p(x|z)]", decoder)
+    add("KL(q(z|x) || N(0, 1))", kl)
+    add("VAE bound: the two above", decoder + kl)
+    add("posterior, E[log q(z|x)]", -entropy)
+    add("diffusion: prior, L_T", chain["prior"])
+    add("diffusion: denoising, L_1 to L_(T-1)", chain["denoising"])
+    add("diffusion: first step, L_0", chain["first step"])
+    add("latent diffusion bound: decoder + posterior + diffusion", decoder - entropy + latent)
+    pictures, steps = min(flow[0], len(z)), flow[1]
+    for start in range(0, pictures, batch):
+        part = slice(start, min(start + batch, pictures))
+        denoise = host_denoiser(model, conditioning_of(model, prompts[part]))
+        sigmas = sampling_sigmas(model.config.scheduler)
+        ends = float(sigmas[0]), float(sigmas[-1])
+        x = z[part].astype(model.backend.state_dtype)
+        exact.append(flow_nats(x, denoise, ends, steps, 1, rng, directional_derivative))
+    if exact:
+        nats = np.concatenate(exact)
+        add(f"flow, exact -log p(z), {pictures} pictures", nats)
+        add("the bound with the flow's p(z)", (decoder - entropy)[:pictures] + nats)
+        add("the chain's bound on the same pictures", (decoder - entropy + latent)[:pictures])
+    return section
+
+
+def decoder_nats(e: Encoded) -> np.ndarray:
+    """-log p(x|z) of bytes under a Gaussian around the decoded sample, cut into 256 bins, (n,).
+
+    Its one variance is the mean squared error of these pictures, at least that of rounding.
+    """
+    variance = max(float(np.mean((e.x - e.decoded) ** 2)), HALF_BIN**2 / 3.0)
+    logvar = np.full_like(e.x, np.log(variance))
+    return -_sum(discretized_gaussian_log_likelihood(e.x, e.decoded, logvar))
+
+
+def _sum(x: np.ndarray) -> np.ndarray:
+    return x.reshape(len(x), -1).sum(axis=1)

@@ -1,0 +1,55 @@
+"""A loaded model's predictions on host arrays, as the likelihoods take them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from ldmref.evaluate.likelihood import Predict
+from ldmref.math.arrays import Array
+from ldmref.models.conditioning import Conditioning
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.denoiser import model_denoiser
+from ldmref.modes.text import encode_texts
+from ldmref.samplers.config import LEARNED
+from ldmref.samplers.denoiser import TO_X0
+from ldmref.samplers.loop import Denoiser
+from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alphas_cumprod
+
+
+def conditioning_of(model: LatentDiffusion, prompts: Sequence[str]) -> Conditioning:
+    """What conditions the U-Net on these prompts."""
+    defaults = model.config.defaults
+    text = encode_texts(model, prompts, [""] * len(prompts), (defaults.width, defaults.height))
+    return text.conditioning(slice(0, len(prompts)))[0]
+
+
+def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:
+    """The network as `predict(xt, t) -> (x0, v)`, in float64 on the host."""
+    ops, config = model.backend, model.config
+    alphas_cumprod = training_alphas_cumprod(config.scheduler)
+    convert, z = TO_X0[config.scheduler.prediction_type], config.vae.latent_channels
+    learned = config.scheduler.variance_type == LEARNED
+
+    def predict(xt: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        timesteps = ops.asarray(t.astype(np.float64), ops.state_dtype)
+        output = model.unet_output(ops.asarray(xt), timesteps, conditioning)
+        y = ops.to_numpy(output).astype(np.float64)
+        return convert(xt, y[:, :z], alphas_cumprod[t]), y[:, z:] if learned else None
+
+    return predict
+
+
+def host_denoiser(model: LatentDiffusion, conditioning: Conditioning) -> Denoiser:
+    """The network as `denoise(x, sigma) -> x0`, without guidance, from and to host arrays."""
+    ops, table = model.backend, sampling_sigmas(model.config.scheduler)
+    denoise = model_denoiser(
+        model, lambda sigma: float(timesteps_at(table, sigma)), conditioning, conditioning, 1.0
+    )
+
+    def on_host(x: Array, sigma: float) -> Array:
+        with ops.inference():
+            return ops.to_numpy(denoise(ops.asarray(x, ops.state_dtype), sigma)).astype(x.dtype)
+
+    return on_host

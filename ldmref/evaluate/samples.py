@@ -1,0 +1,57 @@
+"""Drawn pictures against those of the data: distances of features, and retrieval by prompt."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from ldmref.backends.base import Backend
+from ldmref.evaluate.estimate import estimate
+from ldmref.evaluate.report import Section
+from ldmref.math.evaluation import frechet_distance, kernel_distance
+from ldmref.models.classifier import ClassifierConfig, classifier_features
+from ldmref.models.params import Params, tree_map
+
+THUMBNAIL = 16  # pixels, where there is no classifier
+NAME = "ldmref's own classifier"
+
+
+def latent_features(
+    ops: Backend, classifier: tuple[ClassifierConfig, Params], latents: np.ndarray, batch: int
+) -> np.ndarray:
+    """The classifier's features of clean, scaled latents (n, c, h, w), (n, d) float64."""
+    config, params = classifier[0], tree_map(ops.asarray, classifier[1])
+    rows = []
+    with ops.inference():
+        for start in range(0, len(latents), batch):
+            x = ops.asarray(np.ascontiguousarray(latents[start : start + batch]))
+            t = ops.asarray(np.zeros(len(x)), ops.state_dtype)
+            rows.append(ops.to_numpy(classifier_features(ops, params, config, x, t)))
+    return np.concatenate(rows).astype(np.float64)
+
+
+def thumbnails(images: list[Image.Image]) -> np.ndarray:
+    """Box averages of 16 x 16 pixels, (n, 768) float64."""
+    size = (THUMBNAIL, THUMBNAIL)
+    pictures = [np.asarray(image.resize(size, Image.Resampling.BOX)) for image in images]
+    return np.stack(pictures).reshape(len(images), -1).astype(np.float64)
+
+
+def distances(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
+    """Frechet and kernel distance of two sets of features, (n, d) each."""
+    section = Section("Distances of samples", f"on features of {name}: neither FID nor KID")
+    moments = [m for f in (real, generated) for m in (f.mean(axis=0), np.cov(f, rowvar=False))]
+    section.add(f"Frechet distance, {len(generated)} pictures", frechet_distance(*moments))
+    section.add(f"kernel distance, {len(generated)} pictures", kernel_distance(real, generated))
+    return section
+
+
+def retrieval(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
+    """How often the picture that a prompt comes from is nearest to what is generated for it."""
+    note = f"the prompt's own picture among {len(real)}, by {name}"
+    section = Section("Prompt retrieval", note)
+    square = ((generated[:, None, :] - real[None, :, :]) ** 2).sum(axis=-1)
+    rank = (square < np.diagonal(square)[:, None]).sum(axis=1)
+    for k in (1, 5):
+        section.add("nearest" if k == 1 else f"among the {k} nearest", estimate(rank < k))
+    return section

@@ -1,0 +1,97 @@
+"""Classifier guidance: a denoiser steered by the classifier in a model's folder."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ldmref.backends.base import Backend
+from ldmref.errors import UsageError, did_you_mean
+from ldmref.io.classifier import load_classifier
+from ldmref.math.arrays import Array
+from ldmref.math.conditioning import classifier_guidance
+from ldmref.math.reverse import denoised_from_score, score_from_denoised
+from ldmref.math.schedules import alpha_bar_from_sigma
+from ldmref.models.classifier import ClassifierConfig, classifier
+from ldmref.models.config import ModelConfig
+from ldmref.models.params import Params, tree_map
+from ldmref.samplers.loop import Denoiser
+from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
+
+
+@dataclass(frozen=True)
+class LatentClassifier:
+    """log p(y | x) of noisy latents x = x0 + sigma eps, and its gradient; on the torch backend."""
+
+    backend: Backend
+    config: ClassifierConfig
+    params: Params
+    model: ModelConfig
+
+    @classmethod
+    def load(cls, folder: str | Path, model: Any) -> LatentClassifier:
+        """The classifier in a model's folder, for that loaded model.
+
+        Raises:
+            InputError: the folder has none.
+            UsageError: the model is not on the torch backend, which differentiates.
+        """
+        config, params = load_classifier(Path(folder))
+        if not model.backend.name.startswith("torch"):
+            message = f"a classifier's gradient needs the torch backend, not {model.backend.name}"
+            raise UsageError(message, code="E-BACKEND", hint='ldmref.load(..., backend="torch")')
+        return cls(model.backend, config, tree_map(model.backend.asarray, params), model.config)
+
+    def label(self, name: str) -> int:
+        """The index of a class.
+
+        Raises:
+            UsageError: there is none of that name.
+        """
+        names = self.config.class_names
+        if name not in names:
+            hint = did_you_mean(name, names)
+            raise UsageError(f"the classifier knows no {name!r}", code="E-CLASS", hint=hint)
+        return names.index(name)
+
+    def log_probabilities(self, x: Array, sigma: float) -> Array:
+        """log p(y | x) of every class, (n, k); x: (n, c, h, w)."""
+        ops, table = self.backend, sampling_sigmas(self.model.scheduler)
+        t = ops.xp.full((x.shape[0],), float(timesteps_at(table, sigma)), dtype=x.dtype)
+        xt = x * float(alpha_bar_from_sigma(sigma)) ** 0.5
+        return classifier(ops, self.params, self.config, xt, t).log_softmax(dim=1)
+
+    def gradient(self, x: Array, sigma: float, label: int) -> Array:
+        """The gradient of log p(label | x) with respect to x, shape of `x`."""
+        import torch
+
+        with torch.inference_mode(False), torch.enable_grad():
+            x = x.clone().requires_grad_()
+            self.log_probabilities(x, sigma)[:, label].sum().backward()
+            assert x.grad is not None
+            return x.grad
+
+
+def classifier_denoiser(
+    denoise: Denoiser, guide: LatentClassifier, label: int, scale: float
+) -> Denoiser:
+    r"""A denoiser of p(x) p(y | x)^s, from one of p(x).
+
+    At scale 1 it is that of p(x | y), the score of the joint model p(x, y) = p(x) p(y | x).
+
+    Args:
+        denoise: without a condition: `ldmref.denoiser(model, "")`.
+        guide: the classifier of the same latents.
+        label: of the class, see `LatentClassifier.label`.
+        scale: s; 0 leaves `denoise` as it is.
+
+    Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.2, in these coordinates.
+    """
+
+    def guided(x: Array, sigma: float) -> Array:
+        score = score_from_denoised(x, denoise(x, sigma), sigma)
+        score = classifier_guidance(score, guide.gradient(x, sigma, label), scale)
+        return denoised_from_score(x, score, sigma)
+
+    return guided

@@ -1,0 +1,46 @@
+"""Train every first stage that has a recipe, and print a row of docs/training.md for each.
+
+    python scripts/measure_first_stages.py [--steps N] [NAME ...]
+
+The time is that of the processor in one thread, so that it can be measured on a busy machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+
+from ldmref.training.recipe_file import SHIPPED, read_recipe
+from ldmref.training.run import train
+
+
+def first_stages() -> list[str]:
+    """The names of the shipped recipes that train a first stage only."""
+    names = sorted(path.stem for path in SHIPPED.glob("*.toml"))
+    return [name for name in names if read_recipe(name).stages == ("autoencoder",)]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("names", nargs="*", metavar="NAME", help="recipes; default: all")
+    parser.add_argument("--steps", type=int, help="fewer steps than the recipe's")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    changes = {"autoencoder": {"budget": {"steps": args.steps}}} if args.steps else {}
+    for name in args.names or first_stages():
+        recipe, lines = read_recipe(name, changes), []
+        start = time.process_time()
+        with tempfile.TemporaryDirectory() as folder:
+            train(recipe, Path(folder), say=lines.append)
+        seconds = time.process_time() - start
+        figures = lines[-1].removeprefix("autoencoder: ")
+        steps = recipe.autoencoder.budget.steps
+        print(f"| `{name}` | {steps} | {seconds:.0f} s | {figures} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
