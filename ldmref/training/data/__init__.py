@@ -33,12 +33,16 @@ class Pictures(Protocol):
 class Dataset(Protocol):
     """Pictures with random captions."""
 
-    images: Pictures
     weights: np.ndarray
     """(n,) relative sampling frequencies."""
     warnings: list[str]
     """One line for each kind of thing that was left out."""
     augmentation: Augmentation
+
+    @property
+    def images(self) -> Pictures:
+        """The pictures, which are read or drawn when they are indexed."""
+        ...
 
     @property
     def classes(self) -> list[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from functools import cached_property, lru_cache
+from functools import lru_cache
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class SceneDataset:
         shares = NAMES_SHARE * named / named.sum(), np.full(scenes, (1 - NAMES_SHARE) / scenes)
         self.weights = np.concatenate(shares)
 
-    @cached_property
+    @property
     def classes(self) -> list[str]:
         """The subgroups of the emoji, and the kinds of the scenes."""
         scenes = len(self.images) - len(self.names.images)
