@@ -54,7 +54,7 @@ def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterat
 
 def emoji_pixels(size: int = 8) -> np.ndarray:
     """Every emoji without skin tones as a row of numbers in [-1, 1]."""
-    from ldmref.training.emoji import emoji_list, render
+    from ldmref.training.data.emoji import emoji_list, render
 
     pictures = [render(e, size) for e in emoji_list() if not e.has_skin_tone]
     return np.stack([np.asarray(p).ravel() for p in pictures]) / 127.5 - 1.0

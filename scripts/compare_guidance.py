@@ -62,18 +62,18 @@ def trained(folder: Path) -> Path:
     recipe = recipe_from_dict({
         "stages": ["autoencoder", "diffusion", "classifier"],
         "data": {"source": str(folder / "pictures")},
-        "model": {"preset": "tiny", "unet": {"block_out_channels": [32, 48]},
+        "model": {"preset": "tiny",
                   "scheduler": {"beta_schedule": "cosine", "prediction_type": "v",
                                 "spacing": "trailing", "final_sigma": "zero",
                                 "steps_offset": 0, "sigma_max": 40.0}},
         "autoencoder": {"optimizer": {"batch_size": 16, "learning_rate": 3e-3},
                         "budget": {"steps": 500}},
         "diffusion": {"objective": {"condition": "class", "caption_dropout": 0.2},
-                      "optimizer": {"batch_size": 32, "learning_rate": 2e-3, "warmup": 50,
+                      "optimizer": {"batch_size": 16, "learning_rate": 3e-3, "warmup": 50,
                                     "ema_decay": 0.99},
-                      "budget": {"steps": 900}},
-        "classifier": {"optimizer": {"batch_size": 32, "learning_rate": 1e-3, "warmup": 20,
-                                     "ema_decay": 0.99}, "budget": {"steps": 400}},
+                      "budget": {"steps": 600}},
+        "classifier": {"optimizer": {"batch_size": 16, "learning_rate": 1e-3, "warmup": 20,
+                                     "ema_decay": 0.98}, "budget": {"steps": 250}},
     })  # fmt: skip
     return train(recipe, folder / "run", report=print, say=print)
 

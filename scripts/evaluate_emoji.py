@@ -23,7 +23,7 @@ from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
-from ldmref.training.emoji import STOP_WORDS, emoji_list, render
+from ldmref.training.data.emoji import STOP_WORDS, emoji_list, render
 
 UNSEEN = ["blue dog", "cat with hat", "green heart with arrow", "purple apple", "sad pizza",
           "red frog", "robot cat", "flower house"]  # fmt: skip
@@ -86,7 +86,8 @@ def main() -> None:
     indices = rng.choice(len(emoji), args.prompts, replace=False).tolist()
     names = [emoji[i].name for i in indices]
     named = generate(names)
-    truth = [render(emoji[i], model.config.defaults.width) for i in indices]
+    size = model.config.defaults.width
+    truth = [render(emoji[i], size) for i in indices]
     ranks = [nearest(image) for image in named]
     is_nearest = [i == rank[0] for i, rank in zip(indices, ranks, strict=True)]
     among_five = [i in rank for i, rank in zip(indices, ranks, strict=True)]
@@ -107,7 +108,7 @@ def main() -> None:
     if args.sheet:
         unnamed = worded + generate(UNSEEN)
         groups = [list(pair) for pair in zip(named, truth, strict=True)]
-        groups += [[image, render(emoji[nearest(image)[0]], 64)] for image in unnamed]
+        groups += [[image, render(emoji[nearest(image)[0]], size)] for image in unnamed]
         contact_sheet(groups, names + words + UNSEEN).save(args.sheet)
 
 

@@ -19,14 +19,20 @@ option = click.option
 
 @click.command()
 @click.argument("recipe", required=False)
-@option("--data", metavar="emoji|FOLDER", help="The emoji font, or captioned pictures.")
+@option(
+    "--data",
+    metavar="emoji|scenes|FOLDER",
+    help="The emoji font, scenes of it, or captioned pictures.",
+)
 @option(
     "-o",
     "--output",
     metavar="FOLDER",
     help="Resumed if it contains checkpoints; default: runs/ and the recipe's name.",
 )
-@option("--preset", type=click.Choice(["emoji", "tiny"]), help="Networks; default: emoji.")
+@option(
+    "--preset", type=click.Choice(["emoji", "emoji-128", "tiny"]), help="Networks; default: emoji."
+)
 @option("--size", type=int, help="Pixels; default: the preset's.")
 @option("--autoencoder-steps", type=click.IntRange(1), help="Autoencoder: training steps.")
 @option("--steps", type=click.IntRange(1), help="Denoiser: training steps.")

@@ -18,7 +18,7 @@ from ldmref.io.classifier import FILE, load_classifier
 from ldmref.models.model import LatentDiffusion
 from ldmref.training.data import Dataset
 
-TRIES = 20  # captions drawn for a picture, to find one that no other has
+TRIES = 20  # captions generated for a picture, to find one that no other has
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def _samples(
     folder: Path | None, say: Callable[[str], None],
 ) -> list[Section]:  # fmt: skip
     """Draw a picture for each prompt, and compare them with those of the data."""
-    drawn = modes.txt2img(model, prompts, seed=settings.seed, batch_size=settings.batch)
+    generated = modes.txt2img(model, prompts, seed=settings.seed, batch_size=settings.batch)
     rng = np.random.default_rng(settings.seed)
     if folder is not None and (folder / FILE).is_file():
         classifier = load_classifier(folder)
@@ -89,13 +89,13 @@ def _samples(
         latents = encoded.mean * model.config.vae.scaling_factor
         real, ours = (
             latent_features(model.backend, classifier, z, settings.batch)
-            for z in (latents, drawn.latents)
+            for z in (latents, generated.latents)
         )
         sections, name = [distances(real, ours, NAME)], f"features of {NAME}"
     else:
         say(f"no distances: the model has no {FILE}")
         pictures = [Image.fromarray(image.transpose(1, 2, 0)) for image in images]
-        real, ours = thumbnails(pictures), thumbnails(drawn.images)
+        real, ours = thumbnails(pictures), thumbnails(generated.images)
         sections, name = [], "averages of 16 x 16 pixels"
     if len(set(prompts)) == len(prompts):
         sections.append(retrieval(real, ours, name))

@@ -37,20 +37,20 @@ def thumbnails(images: list[Image.Image]) -> np.ndarray:
     return np.stack(pictures).reshape(len(images), -1).astype(np.float64)
 
 
-def distances(real: np.ndarray, drawn: np.ndarray, name: str) -> Section:
+def distances(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
     """Frechet and kernel distance of two sets of features, (n, d) each."""
     section = Section("Distances of samples", f"on features of {name}: neither FID nor KID")
-    moments = [m for f in (real, drawn) for m in (f.mean(axis=0), np.cov(f, rowvar=False))]
-    section.add(f"Frechet distance, {len(drawn)} pictures", frechet_distance(*moments))
-    section.add(f"kernel distance, {len(drawn)} pictures", kernel_distance(real, drawn))
+    moments = [m for f in (real, generated) for m in (f.mean(axis=0), np.cov(f, rowvar=False))]
+    section.add(f"Frechet distance, {len(generated)} pictures", frechet_distance(*moments))
+    section.add(f"kernel distance, {len(generated)} pictures", kernel_distance(real, generated))
     return section
 
 
-def retrieval(real: np.ndarray, drawn: np.ndarray, name: str) -> Section:
-    """How often the picture that a prompt comes from is nearest to what is drawn for it."""
+def retrieval(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
+    """How often the picture that a prompt comes from is nearest to what is generated for it."""
     note = f"the prompt's own picture among {len(real)}, by {name}"
     section = Section("Prompt retrieval", note)
-    square = ((drawn[:, None, :] - real[None, :, :]) ** 2).sum(axis=-1)
+    square = ((generated[:, None, :] - real[None, :, :]) ** 2).sum(axis=-1)
     rank = (square < np.diagonal(square)[:, None]).sum(axis=1)
     for k in (1, 5):
         section.add("nearest" if k == 1 else f"among the {k} nearest", estimate(rank < k))

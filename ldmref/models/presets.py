@@ -1,4 +1,4 @@
-"""Named configurations: this project's own two models and the families of Stable Diffusion.
+"""Named configurations: this project's own models and the families of Stable Diffusion.
 
 `presets_ldm` has those of the latent diffusion paper.
 """
@@ -38,6 +38,16 @@ _EMOJI = ModelConfig(
                               spacing="trailing", final_sigma="zero", steps_offset=0,
                               sigma_max=40.0),
     defaults=Defaults(one_size=True, steps=20, cfg_scale=2.5, width=64, height=64),
+)  # fmt: skip
+
+_EMOJI_128 = replace(
+    _EMOJI, name="emoji-128",
+    unet=replace(_EMOJI.unet, sample_size=16, block_out_channels=(96, 128, 160),
+                 attention_levels=(False, True, True), num_heads=(3, 4, 5),
+                 transformer_layers_per_block=(1, 1, 1)),
+    text_encoder=replace(_EMOJI.text_encoder, vocab_size=3328, num_hidden_layers=3,
+                         max_position_embeddings=24),
+    defaults=replace(_EMOJI.defaults, width=128, height=128),
 )  # fmt: skip
 
 _OPENCLIP_H = TextConfig(
@@ -82,7 +92,7 @@ def _inpainting(config: ModelConfig, name: str) -> ModelConfig:
 
 
 _MODELS = (
-    _TINY, _EMOJI, _SD15, _inpainting(_SD15, "sd15-inpainting"),
+    _TINY, _EMOJI, _EMOJI_128, _SD15, _inpainting(_SD15, "sd15-inpainting"),
     _SD2, _SD2_V, _inpainting(_SD2, "sd2-inpainting"), _SDXL,
 )  # fmt: skip
 PRESETS: dict[str, ModelConfig] = {config.name: config for config in _MODELS} | LDM_PRESETS

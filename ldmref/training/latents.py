@@ -12,10 +12,12 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.math.divergence import reparameterize
 from ldmref.training.trainer import Part, step_noise
 
+CHUNK = 1024  # pictures whose moments are read at a time
+
 
 @dataclass(frozen=True)
 class Latents:
-    """The encoded data set: posterior mean and log-variance, unscaled, (n, z, h, w) float32."""
+    """The encoded data set: posterior mean and log-variance, unscaled, (n, z, h, w) floats."""
 
     mean: np.ndarray
     logvar: np.ndarray
@@ -23,9 +25,16 @@ class Latents:
     @property
     def scaling_factor(self) -> float:
         """1 / standard deviation of the latents, so that scaled latents have unit variance."""
-        mean = self.mean.astype(np.float64)
-        second_moment = mean**2 + np.exp(self.logvar.astype(np.float64))
-        return float(1.0 / math.sqrt(second_moment.mean() - mean.mean() ** 2))
+        first = second = 0.0
+        for start in range(0, len(self.mean), CHUNK):
+            mean, logvar = (
+                moment[start : start + CHUNK].astype(np.float64)
+                for moment in (self.mean, self.logvar)
+            )
+            first += mean.sum()
+            second += (mean**2 + np.exp(logvar)).sum()
+        first, second = first / self.mean.size, second / self.mean.size
+        return float(1.0 / math.sqrt(second - first**2))
 
 
 class NoisyLatents:

@@ -23,7 +23,8 @@ from ldmref.errors import UsageError
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.presets import preset
 
-EMOJI = "emoji"  # the data source that is no folder, and the preset where a recipe names none
+EMOJI = "emoji"  # a data source that is no folder, and the preset where a recipe names none
+SCENES = "scenes"  # the other one
 MAX_SIZE = 1024
 STAGES = ("autoencoder", "diffusion", "classifier")
 
@@ -76,10 +77,17 @@ Stages = Annotated[tuple[str, ...], Beginning(STAGES)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The pictures: `source` is "emoji" or a folder; `size` in pixels, 0: the model's own."""
+    """The pictures: `source` is "emoji", "scenes" or a folder; `size` in pixels, 0: the model's.
+
+    `pictures`: the number of scenes, emoji included. The autoencoder sees a batch mirrored half of
+    the time with `flips`, and random squares of `crop` pixels of it; 0: whole pictures.
+    """
 
     source: str = EMOJI
     size: Annotated[int, Limits(0, MAX_SIZE)] = 0
+    pictures: Annotated[int, Limits(5000, 10_000_000)] = 60_000
+    flips: bool = True
+    crop: Annotated[int, Limits(0, MAX_SIZE)] = 0
 
 
 @dataclass(frozen=True)

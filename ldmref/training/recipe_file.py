@@ -16,7 +16,7 @@ from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.model_config import for_objective
-from ldmref.training.recipe import EMOJI, MAX_SIZE, STAGES, Recipe, recipe_error
+from ldmref.training.recipe import EMOJI, MAX_SIZE, SCENES, STAGES, Recipe, recipe_error
 
 SHIPPED = Path(__file__).parent / "recipes"
 CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # E-RECIPE of all others
@@ -40,7 +40,7 @@ def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None =
         tables = _parse(path)
         data = tables.get("data")
         folder = data.get("source", EMOJI) if isinstance(data, dict) else EMOJI
-        if isinstance(folder, str) and folder != EMOJI:
+        if isinstance(folder, str) and folder not in (EMOJI, SCENES):
             tables["data"]["source"] = str(path.absolute().parent / folder)
     return recipe_from_dict(_merge(tables, overrides or {}))
 
@@ -78,6 +78,11 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
+        raise UsageError(message, code="E-SIZE")
+    crop = recipe.data.crop
+    if crop and (crop > size or crop % config.vae.factor):
+        multiple = config.vae.factor
+        message = f"data.crop must be a multiple of {multiple} up to the size {size}, not {crop}"
         raise UsageError(message, code="E-SIZE")
     config = replace(
         config,

@@ -16,7 +16,7 @@ from ldmref.training.checkpoint import DataSummary, Header
 from ldmref.training.recipe_file import AnyRecipe
 
 ADAPTER = ("method", "lora.", "textual_inversion.")
-FIRST = ("seed", "dtype", "data.size", "features.")
+FIRST = ("seed", "dtype", "data.size", "data.flips", "data.crop", "features.")
 DEPENDS_ON = {
     "features": FIRST,
     "autoencoder": (*FIRST, "model.vae.", "autoencoder."),

@@ -24,11 +24,7 @@ from ldmref.models.presets import PRESETS
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, word_tokenizer
 from ldmref.training.autoencoder.features import feature_trainer
 from ldmref.training.autoencoder.figures import measure
-from ldmref.training.autoencoder.stage import (
-    autoencoder_params,
-    autoencoder_trainer,
-    encode_dataset,
-)
+from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_trainer
 from ldmref.training.checkpoint import (
     Header,
     Timer,
@@ -42,9 +38,10 @@ from ldmref.training.classifier import classifier_config, classifier_trainer
 from ldmref.training.data import Dataset, DataSummary
 from ldmref.training.diffusion import Condition, diffusion_trainer
 from ldmref.training.latents import Latents, NoisyLatents
+from ldmref.training.latents_file import stored_latents
 from ldmref.training.model_config import with_classes
 from ldmref.training.progress import Progress, ProgressMeter, with_units
-from ldmref.training.recipe import EMOJI, Recipe
+from ldmref.training.recipe import EMOJI, SCENES, Recipe
 from ldmref.training.recipe_file import AnyRecipe
 from ldmref.training.trainer import Trainer
 
@@ -78,7 +75,7 @@ def train_stages(run: Run[Recipe]) -> Path:
     if recipe.stages == ("autoencoder",):
         save_autoencoder(run.folder / "autoencoder", config.vae, vae)
         return run.folder / "autoencoder"
-    if recipe.data.source != EMOJI and config.name in PRESETS:
+    if recipe.data.source not in (EMOJI, SCENES) and config.name in PRESETS:
         config = replace(config, name=run.folder.resolve().name)
     if config.text_encoder.model_type == "class":
         config = with_classes(config, class_names(run.data))
@@ -110,7 +107,9 @@ def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
     objective = recipe.autoencoder.objective
     reached = measure(data, params, config, objective, recipe.seed, exact)
     run.say(f"autoencoder: {with_units(reached)}")
-    latents = Latents(*encode_dataset(data, params, config, exact))
+    latents = stored_latents(
+        run.folder, data, run.summary, autoencoder_params(params, config), config, exact, run.cancel
+    )
     return autoencoder_params(averaged, config), latents
 
 

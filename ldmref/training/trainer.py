@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ldmref.backends.finite import first_layer
 from ldmref.backends.torch import TorchBackend
@@ -164,9 +165,11 @@ class Trainer:
             losses.append(loss)
         loss = _mean(losses)
         clip = self.config.clip_norm
-        norms = [torch.nn.utils.clip_grad_norm_(group, clip).item() for group in self.clipped]
-        if not all(map(math.isfinite, (loss.total.item(), *norms))):
-            raise self._not_finite(loss, norms)
+        norms = [get_total_norm([p.grad for p in g if p.grad is not None]) for g in self.clipped]
+        if not all(map(math.isfinite, (loss.total.item(), *map(float, norms)))):
+            raise self._not_finite(loss, [norm.item() for norm in norms])
+        for group, norm in zip(self.clipped, norms, strict=True):
+            clip_grads_with_norm_(group, clip, norm)
         self.updating = True
         for optimizer in self.optimizers:
             optimizer.step()

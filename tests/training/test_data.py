@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from ldmref.errors import InputError
-from ldmref.training.data import FolderDataset, check_data, summarize
+from ldmref.training.data import check_data, summarize
+from ldmref.training.data.folder import FolderDataset
 from ldmref.training.recipe import DataConfig
 
 

@@ -16,9 +16,9 @@ from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer  # noqa: E402
-from ldmref.training import emoji as emoji_data  # noqa: E402
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
-from ldmref.training.data import FolderDataset  # noqa: E402
+from ldmref.training.data import emoji as emoji_data  # noqa: E402
+from ldmref.training.data.folder import FolderDataset  # noqa: E402
 from ldmref.training.diffusion import Condition, diffusion_trainer  # noqa: E402
 from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
 from ldmref.training.recipe import (  # noqa: E402

@@ -1,4 +1,4 @@
-"""The trainer of a first stage, whatever its terms are, and the encoded data set."""
+"""The trainer of a first stage, whatever its terms are."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from functools import partial
 import numpy as np
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.models.autoencoder import autoencoder_spec, encode
+from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, init, tree_map
 from ldmref.training.autoencoder.adversary import adversarial_terms, discriminator_spec
@@ -17,7 +17,7 @@ from ldmref.training.autoencoder.features import features
 from ldmref.training.autoencoder.forward import forward, noise_of
 from ldmref.training.autoencoder.terms import figures, weighted_terms
 from ldmref.training.data import Dataset
-from ldmref.training.pictures import picture_batch, to_unit
+from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import AutoencoderObjective, AutoencoderStage
 from ldmref.training.trainer import WHOLE, Loss, Part, Trainer, step_generator
 
@@ -83,17 +83,3 @@ def autoencoder_trainer(
 def autoencoder_params(params: Params, config: AutoencoderConfig) -> Params:
     """The networks of the autoencoder alone, of all that was trained."""
     return Params({name: params[name] for name in autoencoder_spec(config)})
-
-
-def encode_dataset(
-    data: Dataset, params: Params, config: AutoencoderConfig, ops: TorchBackend, batch: int = 64
-) -> tuple[np.ndarray, np.ndarray]:
-    """Posterior mean and log-variance of every picture, unscaled, (n, z, h, w) float32."""
-    batches = []
-    with ops.inference():
-        for start in range(0, len(data.images), batch):
-            x = to_unit(data.images[start : start + batch], ops)
-            posterior = encode(ops, params, config, ops.asarray(x))
-            batches.append([ops.to_numpy(z).astype(np.float32) for z in posterior])
-    mean, logvar = (np.concatenate(arrays) for arrays in zip(*batches, strict=True))
-    return mean, logvar

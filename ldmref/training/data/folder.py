@@ -1,73 +1,22 @@
-"""Captioned training pictures: the data set protocol, and folders of pictures."""
+"""A folder of captioned pictures as a data set."""
 
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from PIL import Image
 
 from ldmref.errors import ImageError, InputError
 from ldmref.io.pictures.images import read_image
-from ldmref.training.checkpoint import DataSummary
-from ldmref.training.recipe import EMOJI, DataConfig
+from ldmref.training.data.augmentation import Augmentation
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "metadata.csv")
 MOST_NAMES = 20  # named in one warning
-
-
-class Dataset(Protocol):
-    """Pictures in memory with random captions."""
-
-    images: np.ndarray
-    """(n, 3, H, W) uint8."""
-    weights: np.ndarray
-    """(n,) relative sampling frequencies."""
-    warnings: list[str]
-    """One line for each kind of thing that was left out."""
-    classes: list[str]
-    """(n,) the name of each picture's class, "" without one."""
-
-    def caption(self, i: int, rng: np.random.Generator) -> str:
-        """A random caption of picture `i`."""
-        ...
-
-    def vocabulary(self) -> list[str]:
-        """Texts with every word of the captions, in proportion to its importance."""
-        ...
-
-
-def load_dataset(config: DataConfig) -> Dataset:
-    """The emoji font, or a folder of pictures."""
-    if config.source == EMOJI:
-        from ldmref.training.emoji import EmojiDataset
-
-        return EmojiDataset(config.size)
-    return FolderDataset(config.source, config.size)
-
-
-def check_data(config: DataConfig) -> None:
-    """Refuse what `load_dataset` would refuse, but for the pictures themselves, in no time."""
-    if config.source == EMOJI:
-        from ldmref.training.emoji import check_font
-
-        check_font()
-    else:
-        captioned_files(Path(config.source))
-
-
-def summarize(data: Dataset) -> DataSummary:
-    """The number of pictures, and the digest of all that is sampled from."""
-    digest = hashlib.sha256(np.ascontiguousarray(data.images).data)
-    digest.update(np.asarray(data.weights, np.float64).tobytes())
-    digest.update("\n".join(data.vocabulary()).encode())
-    return DataSummary(len(data.images), digest.hexdigest())
 
 
 class FolderDataset:
@@ -84,13 +33,15 @@ class FolderDataset:
         InputError: no such folder, no picture in it that can be read, or captions that cannot.
     """
 
+    augmentation = Augmentation()
+
     def __init__(self, folder: str | Path, size: int):
         root = Path(folder)
         captions, self.warnings = captioned_files(root)
         images, self.captions, self.skipped, self.classes = [], [], [], []
         for file, texts in captions.items():
             try:
-                images.append(_square(read_image(file), size))
+                images.append(square(read_image(file), size))
                 self.captions.append(texts)
                 self.classes.append(_class_of(file.relative_to(root)))
             except ImageError:
@@ -100,7 +51,7 @@ class FolderDataset:
             raise InputError(message, code="E-DATA", hint="PNG, JPEG and WebP are read")
         if self.skipped:
             message = f"{len(self.skipped)} of {len(captions)} pictures cannot be read, skipped: "
-            self.warnings.append(message + _names(self.skipped))
+            self.warnings.append(message + shorten(self.skipped))
         self.images, self.weights = np.stack(images), np.ones(len(images))
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
@@ -118,11 +69,11 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
     """
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
-        raise _error(f"the folder of training pictures {str(root)!r} {problem}")
+        raise data_error(f"the folder of training pictures {str(root)!r} {problem}")
     paths = (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
     files = sorted(path for path in paths if path.is_file())
     if not files:
-        raise _error(f"no pictures in {str(root)!r}", "PNG, JPEG and WebP are read")
+        raise data_error(f"no pictures in {str(root)!r}", "PNG, JPEG and WebP are read")
     table, warnings = _captions_table(root), []
     names = {file: file.relative_to(root).as_posix() for file in files}
     captions = {file: table.get(name) or _text_captions(file) for file, name in names.items()}
@@ -130,17 +81,17 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
     absent = [name for name in table if name not in set(names.values())]
     if table and len(absent) == len(table):
         hint = f"file_name is relative to the folder; the first row names {absent[0]!r}"
-        raise _error(f"no row of the captions in {str(root)!r} names a picture there", hint)
+        raise data_error(f"no row of the captions in {str(root)!r} names a picture there", hint)
     if table and without:
         warnings.append(
-            f"{len(without)} pictures without a caption, named by file: {_names(without)}"
+            f"{len(without)} pictures without a caption, named by file: {shorten(without)}"
         )
     if absent:
-        warnings.append(f"{len(absent)} captions of absent pictures: {_names(absent)}")
-    return {file: captions[file] or [_caption_of_name(file)] for file in files}, warnings
+        warnings.append(f"{len(absent)} captions of absent pictures: {shorten(absent)}")
+    return {file: captions[file] or [caption_of_name(file)] for file in files}, warnings
 
 
-def _caption_of_name(file: Path) -> str:
+def caption_of_name(file: Path) -> str:
     name = file.stem.replace("_", " ").replace("-", " ")
     return name.encode("utf-8", "replace").decode()  # names may be any bytes
 
@@ -150,7 +101,7 @@ def _class_of(path: Path) -> str:
     return path.parts[0].encode("utf-8", "replace").decode() if len(path.parts) > 1 else ""
 
 
-def _square(image: Image.Image, size: int) -> np.ndarray:
+def square(image: Image.Image, size: int) -> np.ndarray:
     side = min(image.size)
     left, top = (image.width - side) // 2, (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
@@ -175,7 +126,7 @@ def _captions_table(root: Path) -> dict[str, list[str]]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else error
         message = f"cannot read {str(file)!r}, row {rows + 1}: {missing}"
-        raise _error(message, f"{' and '.join(TABLES)} need file_name and text") from error
+        raise data_error(message, f"{' and '.join(TABLES)} need file_name and text") from error
     return table
 
 
@@ -193,14 +144,14 @@ def _text_captions(file: Path) -> list[str]:
     try:
         text = captions.read_text("utf-8-sig") if captions.exists() else ""
     except (OSError, UnicodeDecodeError) as error:
-        raise _error(f"cannot read the captions {str(captions)!r}: {error}") from error
+        raise data_error(f"cannot read the captions {str(captions)!r}: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 
-def _names(names: list[str]) -> str:
+def shorten(names: list[str]) -> str:
     more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
     return ", ".join(names[:MOST_NAMES]) + more
 
 
-def _error(message: str, hint: str = "") -> InputError:
+def data_error(message: str, hint: str = "") -> InputError:
     return InputError(message, code="E-DATA", hint=hint)

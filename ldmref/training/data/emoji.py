@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 import xml.etree.ElementTree as ET
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
 from ldmref.errors import InputError
+from ldmref.training.data.augmentation import Augmentation
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
@@ -61,7 +62,7 @@ def render(emoji: Emoji, size: int = CELL) -> Image.Image:
     """The font's bitmap on white, centred in a 136 x 136 square, then resized."""
     image = Image.new("RGB", (CELL, CELL), "white")
     centre = (CELL // 2, CELL // 2)
-    ImageDraw.Draw(image).text(centre, emoji.text, font=_font(), anchor="mm", embedded_color=True)
+    ImageDraw.Draw(image).text(centre, emoji.text, font=font(), anchor="mm", embedded_color=True)
     return image if size == CELL else image.resize((size, size), Image.Resampling.LANCZOS)
 
 
@@ -71,6 +72,8 @@ class EmojiDataset:
     The name of one emoji is never the caption of another: "person" is the person, not one of the
     hundreds with that word in their names.
     """
+
+    augmentation = Augmentation()
 
     def __init__(self, size: int):
         self.emoji = emoji_list()
@@ -140,7 +143,7 @@ def check_font() -> None:
         InputError: a package is missing.
     """
     _require(NAMES, "unicode-data")
-    _font()
+    font()
 
 
 def _require(path: Path, package: str) -> None:
@@ -149,7 +152,13 @@ def _require(path: Path, package: str) -> None:
         raise InputError(message, code="E-DATA", hint=f"apt-get install {package}")
 
 
-def _font() -> ImageFont.FreeTypeFont:
+@cache
+def font() -> ImageFont.FreeTypeFont:
+    """The font at its only size.
+
+    Raises:
+        InputError: it is not installed, or Pillow cannot join sequences.
+    """
     if not features.check("raqm"):
         message = "this Pillow cannot join emoji sequences (no raqm)"
         raise InputError(message, code="E-DATA", hint="use the Pillow wheels from PyPI")

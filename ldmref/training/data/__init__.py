@@ -1,0 +1,107 @@
+"""Captioned training pictures: what every data set offers, and the one that a recipe names."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from ldmref.training.checkpoint import DataSummary
+from ldmref.training.data.augmentation import Augmentation
+from ldmref.training.data.folder import FolderDataset, captioned_files
+from ldmref.training.data.shards import ShardDataset, shard_files
+from ldmref.training.recipe import EMOJI, SCENES, DataConfig
+
+DIGEST_BATCH = 256  # pictures
+
+
+class Pictures(Protocol):
+    """uint8 pictures (n, 3, H, W): an array, or what reads or draws them when they are indexed."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: Any, /) -> np.ndarray:
+        """The pictures of a slice or of an integer array, (k, 3, H, W)."""
+        ...
+
+
+class Dataset(Protocol):
+    """Pictures with random captions."""
+
+    weights: np.ndarray
+    """(n,) relative sampling frequencies."""
+    warnings: list[str]
+    """One line for each kind of thing that was left out."""
+    augmentation: Augmentation
+
+    @property
+    def images(self) -> Pictures:
+        """The pictures, which are read or drawn when they are indexed."""
+        ...
+
+    @property
+    def classes(self) -> list[str]:
+        """(n,) the name of each picture's class, "" without one."""
+        ...
+
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        """A random caption of picture `i`."""
+        ...
+
+    def vocabulary(self) -> list[str]:
+        """Texts with every word of the captions, in proportion to its importance."""
+        ...
+
+
+def load_dataset(config: DataConfig) -> Dataset:
+    """The emoji font, scenes composed of it, tar files, or a folder of pictures."""
+    data = _load(config)
+    data.augmentation = Augmentation(config.flips, config.crop)
+    return data
+
+
+def _load(config: DataConfig) -> Dataset:
+    if config.source == EMOJI:
+        from ldmref.training.data.emoji import EmojiDataset
+
+        return EmojiDataset(config.size)
+    if config.source == SCENES:
+        from ldmref.training.data.scene_dataset import SceneDataset
+
+        return SceneDataset(config.size, config.pictures)
+    if shard_files(Path(config.source)):
+        return ShardDataset(config.source, config.size)
+    return FolderDataset(config.source, config.size)
+
+
+def check_data(config: DataConfig) -> None:
+    """Refuse what `load_dataset` would refuse, but for the pictures themselves, in no time."""
+    if config.source in (EMOJI, SCENES):
+        from ldmref.training.data.emoji import check_font
+
+        check_font()
+    elif not shard_files(Path(config.source)):
+        captioned_files(Path(config.source))
+
+
+def summarize(data: Dataset) -> DataSummary:
+    """The number of pictures, and the digest of all that is sampled from.
+
+    A data set whose pictures are drawn when they are needed has a `digest` of its own.
+    """
+    digest = hashlib.sha256()
+    known = getattr(data, "digest", None)
+    if known is None:
+        for start in range(0, len(data.images), DIGEST_BATCH):
+            batch = data.images[start : start + DIGEST_BATCH]
+            digest.update(np.ascontiguousarray(batch).data)
+    else:
+        digest.update(known().encode())
+    digest.update(np.asarray(data.weights, np.float64).tobytes())
+    digest.update("\n".join(data.vocabulary()).encode())
+    return DataSummary(len(data.images), digest.hexdigest())

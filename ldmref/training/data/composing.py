@@ -1,0 +1,112 @@
+"""Random scenes: those of training, and those that training never shows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import numpy as np
+
+from ldmref.training.data.colours import BACKGROUNDS, COLOURS, stands_out
+from ldmref.training.data.nouns import Noun, nouns
+from ldmref.training.data.rendering import mean_colour
+from ldmref.training.data.scene import ABOVE, BESIDE, Scene, Thing, held_out_kinds
+
+SHARES = {  # of the kinds of scenes, relative
+    "colour": 0.17, "count": 0.14, "pair": 0.20, "place": 0.12, "size": 0.09, "background": 0.08,
+    "bound": 0.15, "triple": 0.05,
+}  # fmt: skip
+TESTED = {  # kind of scene -> the combination that training must not have shown
+    "colour": "colour", "count": "count", "pair": "pair", "place": "pair", "size": "size",
+    "background": "background", "bound": "bound", "triple": "triple",
+}  # fmt: skip
+ATTEMPTS = 10_000
+T = TypeVar("T")
+
+
+def training_scene(seed: int, index: int) -> Scene:
+    """The scene with that index: none of its combinations is held out."""
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence([seed, index])))
+    kind = str(rng.choice(list(SHARES), p=np.array(list(SHARES.values())) / sum(SHARES.values())))
+    return _first(lambda: random_scene(kind, rng), lambda scene: not held_out_kinds(scene))
+
+
+def held_out_scene(kind: str, seed: int, index: int) -> Scene:
+    """A scene of that kind whose tested combination is held out, and no other one."""
+    key = [seed, index, *kind.encode()]
+    rng = np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
+    tested = {TESTED[kind]}
+    return _first(lambda: random_scene(kind, rng), lambda s: held_out_kinds(s) == tested)
+
+
+def random_scene(kind: str, rng: np.random.Generator) -> Scene:
+    """A scene of that kind, held out or not."""
+    if kind in ("colour", "count", "background"):
+        return _single(kind, {kind}, rng)
+    if kind == "triple":
+        return _single(kind, {"colour", "count", "background"}, rng)
+    if kind == "size" and rng.random() < 0.5:
+        return _single(kind, {"size"}, rng)
+    return _pair(kind, rng)
+
+
+def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
+    counted, coloured = "count" in attributes, "colour" in attributes
+    noun = _noun(rng, lambda n: (n.plural or not counted) and (n.recoloured or not coloured))
+    colour = _colour(rng) if coloured else ""
+    background = _background(noun, colour, rng) if "background" in attributes else ""
+    size = "small" if "size" in attributes else ""
+    count = int(rng.integers(2, 5)) if counted else 1
+    return Scene(kind, (Thing(noun.singular, colour, size, count),), background=background)
+
+
+def _pair(kind: str, rng: np.random.Generator) -> Scene:
+    """Two things: of kind "bound" with a colour each, of "size" one big and one small."""
+    coloured, sized = kind == "bound", kind == "size"
+    first = _noun(rng, lambda n: n.recoloured or not coloured)
+    second = _noun(rng, lambda n: n != first and (n.recoloured or not coloured))
+    colours = ["", ""]
+    if coloured:
+        colours = [str(c) for c in rng.choice(list(COLOURS), 2, replace=False)]
+    elif kind == "pair" and rng.random() < 0.15:  # a colour of one, and none of the other
+        colours[int(rng.integers(2))] = _colour(rng)
+    sizes = [("big", "small"), ("small", "big")][int(rng.integers(2))] if sized else ("", "")
+    relations = {"pair": (BESIDE,), "place": (BESIDE, ABOVE, ABOVE)}.get(kind, (BESIDE, ABOVE))
+    relation = relations[int(rng.integers(len(relations)))]
+    background = ""
+    if coloured and rng.random() < 0.3:
+        background = _background(first, colours[0], rng)
+        if background and not _visible(second, colours[1], background):
+            background = ""
+    things = [
+        Thing(noun.singular, colour if noun.recoloured else "", size)
+        for noun, colour, size in zip((first, second), colours, sizes, strict=True)
+    ]
+    return Scene(kind, tuple(things), relation, background)
+
+
+def _noun(rng: np.random.Generator, fits: Callable[[Noun], object]) -> Noun:
+    pool = nouns()
+    return _first(lambda: pool[int(rng.integers(len(pool)))], fits)
+
+
+def _colour(rng: np.random.Generator) -> str:
+    return str(rng.choice(list(COLOURS)))
+
+
+def _background(noun: Noun, colour: str, rng: np.random.Generator) -> str:
+    names = [name for name in BACKGROUNDS if _visible(noun, colour, name)]
+    return str(rng.choice(names)) if names else ""
+
+
+def _visible(noun: Noun, colour: str, background: str) -> bool:
+    rgb = np.asarray(COLOURS[colour]) if colour else mean_colour(noun.emoji)
+    return colour != background and stands_out(rgb, background)
+
+
+def _first(draw: Callable[[], T], fits: Callable[[T], object]) -> T:
+    for _ in range(ATTEMPTS):
+        value = draw()
+        if fits(value):
+            return value
+    raise AssertionError("no scene fits")

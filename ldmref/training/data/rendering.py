@@ -1,0 +1,70 @@
+"""Scenes drawn with the emoji font: sprites, recoloured, resized and put in their slots."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ldmref.training.data.colours import BACKGROUNDS, recolour
+from ldmref.training.data.emoji import CELL, Emoji, font
+from ldmref.training.data.nouns import noun_by_name
+from ldmref.training.data.scene import FRAME, Scene, slots
+
+WHITE = (255, 255, 255)
+
+
+def render_scene(scene: Scene, size: int = FRAME) -> np.ndarray:
+    """The picture of a scene, (size, size, 3) uint8."""
+    picture = np.empty((size, size, 3), np.uint8)
+    picture[:] = BACKGROUNDS[scene.background] if scene.background else WHITE
+    for slot in slots(scene):
+        thing = scene.things[slot.thing]
+        x, y, side = (round(length * size / FRAME) for length in (slot.x, slot.y, slot.side))
+        sprite = coloured_sprite(thing.noun, thing.colour, side)
+        area = picture[y : y + side, x : x + side]
+        area[:] = composite(sprite, area)
+    return picture
+
+
+def composite(sprite: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """A premultiplied sprite over a picture, uint8."""
+    rest = below.astype(np.uint16) * (255 - sprite[..., 3:].astype(np.uint16))
+    return np.minimum(sprite[..., :3] + (rest + 127) // 255, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def coloured_sprite(noun: str, colour: str, side: int) -> np.ndarray:
+    """The emoji of a noun, in a named colour or its own, premultiplied (side, side, 4) uint8."""
+    sprite = noun_sprite(noun, side)
+    return recolour(sprite, colour) if colour else sprite
+
+
+@lru_cache(maxsize=8192)
+def noun_sprite(noun: str, side: int) -> np.ndarray:
+    """The emoji of a noun as the font draws it, premultiplied (side, side, 4) uint8."""
+    data = font_sprite(noun_by_name(noun).emoji).tobytes()
+    image = Image.frombytes("RGBa", (CELL, CELL), data)
+    image = image.resize((side, side), Image.Resampling.LANCZOS)
+    sprite = np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, 4)
+    return np.minimum(sprite, sprite[..., 3:])  # Lanczos overshoots
+
+
+@lru_cache(maxsize=1024)
+def font_sprite(emoji: Emoji) -> np.ndarray:
+    """The font's own bitmap, premultiplied (136, 136, 4) uint8."""
+    image = Image.new("RGBA", (CELL, CELL), (*WHITE, 0))
+    centre = (CELL // 2, CELL // 2)
+    ImageDraw.Draw(image).text(centre, emoji.text, font=font(), anchor="mm", embedded_color=True)
+    on_white = np.asarray(image).astype(np.int16)
+    alpha = on_white[..., 3:]
+    rgb = np.clip(on_white[..., :3] - (255 - alpha), 0, alpha)
+    return np.concatenate([rgb, alpha], -1).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def mean_colour(emoji: Emoji) -> np.ndarray:
+    """The mean RGB of what the font draws, 0 to 255."""
+    sprite = font_sprite(emoji).astype(np.float64)
+    return sprite[..., :3].sum((0, 1)) / sprite[..., 3].sum() * 255

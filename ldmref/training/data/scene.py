@@ -1,0 +1,95 @@
+"""What a composed picture shows, where it stands, and which combinations are never shown."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+FRAME = 128  # the unit of layouts: a picture is FRAME wide and high
+HELD_OUT = 10  # one combination in so many is never shown in training
+BESIDE, ABOVE = "beside", "above"
+
+
+@dataclass(frozen=True)
+class Thing:
+    """`count` of a noun, in a named colour or its own (""), "small", "big" or neither ("")."""
+
+    noun: str
+    colour: str = ""
+    size: str = ""
+    count: int = 1
+
+
+@dataclass(frozen=True)
+class Scene:
+    """One or two kinds of things; of two, the first is left of the other, or above it.
+
+    `background`: a named colour, or "" for white. `kind`: what the scene is an example of.
+    """
+
+    kind: str
+    things: tuple[Thing, ...]
+    relation: str = ""
+    background: str = ""
+
+
+@dataclass(frozen=True)
+class Slot:
+    """Where one copy of `things[thing]` stands: a square, in units of 1 / FRAME."""
+
+    thing: int
+    x: int
+    y: int
+    side: int
+
+
+def slots(scene: Scene) -> list[Slot]:
+    """Where everything stands: multiples of 8, so that latent cells are not cut."""
+    if len(scene.things) == 1:
+        thing = scene.things[0]
+        corners = {
+            1: [(0, 0)], 2: [(0, 32), (64, 32)], 3: [(0, 0), (64, 0), (32, 64)],
+            4: [(0, 0), (64, 0), (0, 64), (64, 64)],
+        }[thing.count]  # fmt: skip
+        if thing.count == 1:
+            side = 48 if thing.size == "small" else FRAME
+            return [Slot(0, (FRAME - side) // 2, (FRAME - side) // 2, side)]
+        return [Slot(0, x, y, 64) for x, y in corners]
+    sides = [{"": 64, "small": 40, "big": 80}[thing.size] for thing in scene.things]
+    start = (FRAME - sum(sides)) // 2 // 8 * 8
+    boxes = [(start, sides[0]), (FRAME - start - sides[1], sides[1])]
+    across = [(FRAME - side) // 2 // 8 * 8 for side in sides]
+    if scene.relation == ABOVE:
+        return [Slot(i, across[i], at, side) for i, (at, side) in enumerate(boxes)]
+    return [Slot(i, at, across[i], side) for i, (at, side) in enumerate(boxes)]
+
+
+def combinations(scene: Scene) -> Iterator[tuple[str, ...]]:
+    """Every combination of words that the scene shows, each with its kind first."""
+    for thing in scene.things:
+        if thing.colour:
+            yield "colour", thing.colour, thing.noun
+        if thing.count > 1:
+            yield "count", str(thing.count), thing.noun
+        if thing.size:
+            yield "size", thing.size, thing.noun
+        if scene.background:
+            yield "background", scene.background, thing.noun
+        if thing.colour and thing.count > 1 and scene.background:
+            yield "triple", str(thing.count), thing.colour, thing.noun, scene.background
+    if len(scene.things) == 2:
+        yield "pair", *sorted(thing.noun for thing in scene.things)
+        if all(thing.colour for thing in scene.things):
+            yield "bound", *sorted(f"{thing.colour} {thing.noun}" for thing in scene.things)
+
+
+def is_held_out(combination: tuple[str, ...]) -> bool:
+    """Whether training never shows it: one in `HELD_OUT`, by a hash of the words."""
+    digest = hashlib.sha256("\0".join(combination).encode()).digest()
+    return int.from_bytes(digest[:8], "big") % HELD_OUT == 0
+
+
+def held_out_kinds(scene: Scene) -> set[str]:
+    """The kinds of the combinations in the scene that training never shows."""
+    return {c[0] for c in combinations(scene) if is_held_out(c)}

@@ -1,0 +1,91 @@
+"""The encoded pictures on disk, so that they are encoded once.
+
+folder/latents-DIGEST.npy holds mean and log-variance of every picture, (n, 2, z, h, w) float16. The
+digest is that of the autoencoder and of the pictures: with others, they are encoded again. What is
+trained on is always what the file holds, so that a resumed training sees the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.errors import Cancelled
+from ldmref.io.atomic import atomic_write
+from ldmref.models.autoencoder import encode
+from ldmref.models.config import AutoencoderConfig
+from ldmref.models.params import Params, flatten
+from ldmref.training.checkpoint import DataSummary
+from ldmref.training.data import Dataset
+from ldmref.training.latents import Latents
+from ldmref.training.pictures import to_unit
+
+BATCH = 64
+PATTERN = "latents-*.npy"
+
+
+def stored_latents(
+    folder: Path, data: Dataset, summary: DataSummary, params: Params, config: AutoencoderConfig,
+    ops: TorchBackend, cancel: Event | None = None,
+) -> Latents:  # fmt: skip
+    """The posterior of every picture, memory-mapped; encoded first where the folder lacks it.
+
+    Raises:
+        Cancelled: `cancel` was set while they were encoded; nothing is kept.
+        OutputError: the file cannot be written.
+    """
+    path = folder / f"latents-{_digest(params, config, summary, ops)}.npy"
+    moments = _open(path)
+    if moments is None:
+        with atomic_write(path, overwrite=True) as file:
+            header = np.lib.format.header_data_from_array_1_0
+            for first, batch in enumerate(_encoded(data, params, config, ops, cancel)):
+                if first == 0:
+                    description = header(batch) | {"shape": (len(data.images), *batch.shape[1:])}
+                    np.lib.format.write_array_header_1_0(file, description)
+                file.write(batch.data)
+        for other in folder.glob(PATTERN):
+            if other != path:
+                other.unlink(missing_ok=True)
+        moments = np.load(path, mmap_mode="c")
+    return Latents(moments[:, 0], moments[:, 1])
+
+
+def _open(path: Path) -> np.ndarray | None:
+    """The file, copied on writing; None without one, or if it is damaged."""
+    try:
+        return np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _encoded(
+    data: Dataset, params: Params, config: AutoencoderConfig, ops: TorchBackend,
+    cancel: Event | None,
+) -> Iterator[np.ndarray]:  # fmt: skip
+    """Mean and log-variance of `BATCH` pictures after the other, unscaled, (k, 2, z, h, w)."""
+    with ops.inference():
+        for start in range(0, len(data.images), BATCH):
+            if cancel is not None and cancel.is_set():
+                message = f"stopped after encoding {start} of {len(data.images)} pictures"
+                raise Cancelled(message, code="E-CANCELLED", hint="repeat the command to resume")
+            x = to_unit(data.images[start : start + BATCH], ops)
+            posterior = encode(ops, params, config, ops.asarray(x))
+            moments = np.stack([ops.to_numpy(z) for z in posterior], axis=1)
+            yield moments.astype(np.float16, order="C")
+
+
+def _digest(
+    params: Params, config: AutoencoderConfig, summary: DataSummary, ops: TorchBackend
+) -> str:
+    """Of all that the latents depend on."""
+    digest = hashlib.sha256(repr((replace(config, scaling_factor=1.0), summary)).encode())
+    for name, array in sorted(flatten(params).items()):
+        digest.update(name.encode() + np.ascontiguousarray(ops.to_numpy(array)).tobytes())
+    return digest.hexdigest()[:16]

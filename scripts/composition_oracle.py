@@ -1,0 +1,202 @@
+"""An oracle of composed pictures: does a picture show what a scene says?
+
+It shares no code with the model: it compares pixels with drawings of the font. For each slot of
+the scene it asks
+
+- shape: whether the named emoji is the nearest of all nouns' drawings, recoloured alike. A slot is
+  compared as 16 x 16 box averages over the background of the scene: in luminance, normalised to
+  zero mean and unit variance, where the scene names a colour; in RGB where it names none. Shifts of
+  the slot by 3 pixels are tried, and one of the slot by 10 % in size.
+- colour: whether most coloured pixels of the thing's area have a hue (and, for brown, a value) of
+  that name.
+
+and of the whole picture
+
+- layout: whether what stands outside the slots is background;
+- background: whether the colour of the frame is that of the scene, or white.
+
+Count, place and size follow: a picture with another number of things, or with things elsewhere,
+fails in shape or layout.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+
+from ldmref.training.data.colours import BACKGROUNDS
+from ldmref.training.data.nouns import nouns
+from ldmref.training.data.rendering import WHITE, coloured_sprite
+from ldmref.training.data.scene import FRAME, Scene, Slot, slots
+
+GRID, REFERENCE = 16, 64  # averages per side; pixels of the reference drawings
+SHIFTS = (-3, 0, 3)
+SCALES = (0.9, 1.0, 1.1)
+FOREIGN = 70.0  # distance in RGB from the background that makes a pixel foreground
+MOST_FOREIGN = 0.03  # of the area outside the slots
+MARGIN = 4  # pixels around a slot that belong to no one
+SATURATED = 0.35  # HSV saturation of coloured pixels
+COLOUR_SHARE = 0.6  # of the coloured pixels
+LEAST_COLOURED = 0.10  # of the thing's area
+LUMA = np.array([0.299, 0.587, 0.114])
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What is right in a picture."""
+
+    shape: bool
+    colour: bool
+    layout: bool
+    background: bool
+
+    @property
+    def right(self) -> bool:
+        return self.shape and self.colour and self.layout and self.background
+
+
+def judge(picture: np.ndarray, scene: Scene) -> Verdict:
+    """Compare a picture (128, 128, 3) uint8 with a scene."""
+    rgb = picture.astype(np.float64)
+    behind = np.asarray(BACKGROUNDS[scene.background] if scene.background else WHITE, float)
+    boxes = slots(scene)
+    shape = all(
+        _nearest(rgb, slot, scene, behind) == scene.things[slot.thing].noun for slot in boxes
+    )
+    colour = all(
+        not scene.things[slot.thing].colour
+        or colour_name(rgb, slot, scene) == scene.things[slot.thing].colour
+        for slot in boxes
+    )
+    return Verdict(
+        shape, colour, _clean(rgb, boxes, behind), background_name(rgb) == scene.background
+    )
+
+
+def background_name(rgb: np.ndarray) -> str:
+    """The name of the colour of the frame, "" for white, "?" for none."""
+    edge = np.concatenate([rgb[:2].reshape(-1, 3), rgb[-2:].reshape(-1, 3),
+                           rgb[:, :2].reshape(-1, 3), rgb[:, -2:].reshape(-1, 3)])  # fmt: skip
+    colours = {"": WHITE} | BACKGROUNDS
+    distance = {
+        name: np.linalg.norm(edge - np.asarray(value), axis=1) for name, value in colours.items()
+    }
+    names = list(distance)
+    nearest = np.argmin(np.stack([distance[name] for name in names]), axis=0)
+    counts = np.bincount(nearest, minlength=len(names))
+    best = int(counts.argmax())
+    near = np.median(distance[names[best]][nearest == best]) < FOREIGN
+    return names[best] if near and counts[best] > 0.5 * len(edge) else "?"
+
+
+def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
+    """The name that most coloured pixels of a thing have, "" if few are coloured or none wins."""
+    thing = scene.things[slot.thing]
+    area = rgb[slot.y : slot.y + slot.side, slot.x : slot.x + slot.side]
+    inside = coloured_sprite(thing.noun, thing.colour, slot.side)[..., 3] > 200
+    pixels = area[inside] / 255
+    if len(pixels) == 0:
+        return ""
+    high, low = pixels.max(1), pixels.min(1)
+    saturation = (high - low) / np.maximum(high, 1e-6)
+    coloured = (saturation > SATURATED) & (high > 0.2)
+    if coloured.sum() < LEAST_COLOURED * len(pixels):
+        return ""
+    names = hue_names(pixels[coloured])
+    values, counts = np.unique(names, return_counts=True)
+    best = counts.argmax()
+    return str(values[best]) if counts[best] >= COLOUR_SHARE * counts.sum() else ""
+
+
+def hue_names(pixels: np.ndarray) -> np.ndarray:
+    """The names of the colours of pixels (n, 3) in [0, 1]; dark oranges are brown."""
+    high, low = pixels.max(1), pixels.min(1)
+    chroma = np.maximum(high - low, 1e-6)
+    red, green, blue = pixels.T
+    hue = (
+        np.select(
+            [high == red, high == green],
+            [((green - blue) / chroma) % 6, (blue - red) / chroma + 2],
+            (red - green) / chroma + 4,
+        )
+        * 60
+    )
+    warm = (hue >= 10) & (hue < 58)
+    return np.select(
+        [
+            warm & (high < 0.66), hue < 16, hue < 39, hue < 66,
+            hue < 165, hue < 245, hue < 297, hue < 347,
+        ],
+        ["brown", "red", "orange", "yellow", "green", "blue", "purple", "pink"], "red",
+    )  # fmt: skip
+
+
+def _clean(rgb: np.ndarray, boxes: list[Slot], behind: np.ndarray) -> bool:
+    """Whether little stands outside the slots."""
+    outside = np.ones((FRAME, FRAME), bool)
+    for slot in boxes:
+        top, left = max(slot.y - MARGIN, 0), max(slot.x - MARGIN, 0)
+        outside[top : slot.y + slot.side + MARGIN, left : slot.x + slot.side + MARGIN] = False
+    if not outside.any():
+        return True
+    return (np.linalg.norm(rgb[outside] - behind, axis=1) > FOREIGN).mean() < MOST_FOREIGN
+
+
+def _nearest(rgb: np.ndarray, slot: Slot, scene: Scene, behind: np.ndarray) -> str:
+    """The noun whose drawing is nearest to what stands in a slot."""
+    colour = scene.things[slot.thing].colour
+    references = _references(colour, scene.background, bool(colour))
+    views = np.stack([_features(view, bool(colour)) for view in _views(rgb, slot, behind)])
+    distance = (views**2).sum(1) - 2 * references @ views.T + (references**2).sum(1)[:, None]
+    return nouns()[int(distance.min(1).argmin())].singular
+
+
+def _views(rgb: np.ndarray, slot: Slot, behind: np.ndarray) -> list[np.ndarray]:
+    """The slot's area, shifted and scaled a little, as (GRID, GRID, 3) averages."""
+    pad = 24
+    canvas = np.broadcast_to(behind, (FRAME + 2 * pad, FRAME + 2 * pad, 3)).copy()
+    canvas[pad:-pad, pad:-pad] = rgb
+    total = np.pad(canvas.cumsum(0).cumsum(1), ((1, 0), (1, 0), (0, 0)))
+    views = []
+    for scale in SCALES:
+        side = slot.side * scale
+        for dy in SHIFTS:
+            for dx in SHIFTS:
+                x = slot.x + (slot.side - side) / 2 + dx + pad
+                y = slot.y + (slot.side - side) / 2 + dy + pad
+                xs = np.rint(x + side * np.arange(GRID + 1) / GRID).astype(int)
+                ys = np.rint(y + side * np.arange(GRID + 1) / GRID).astype(int)
+                sums = total[np.ix_(ys, xs)]
+                box = sums[1:, 1:] - sums[:-1, 1:] - sums[1:, :-1] + sums[:-1, :-1]
+                area = np.diff(ys)[:, None] * np.diff(xs)[None]
+                views.append(box / area[..., None])
+    return views
+
+
+@lru_cache(maxsize=128)
+def _references(colour: str, background: str, luminance: bool) -> np.ndarray:
+    """(nouns, features) of all drawings in a colour on a background."""
+    behind = np.asarray(BACKGROUNDS[background] if background else WHITE, float)
+    averages = _averages(colour)
+    drawings = averages[..., :3] + behind * (1 - averages[..., 3:] / 255)
+    return np.stack([_features(drawing, luminance) for drawing in drawings])
+
+
+@lru_cache(maxsize=16)
+def _averages(colour: str) -> np.ndarray:
+    """(nouns, GRID, GRID, 4) box averages of the premultiplied drawings in a colour."""
+    sprites = np.stack([
+        coloured_sprite(noun.singular, colour if noun.recoloured else "", REFERENCE)
+        for noun in nouns()
+    ]).astype(np.float64)  # fmt: skip
+    block = REFERENCE // GRID
+    return sprites.reshape(-1, GRID, block, GRID, block, 4).mean((2, 4))
+
+
+def _features(averages: np.ndarray, luminance: bool) -> np.ndarray:
+    if not luminance:
+        return averages.ravel() / 255
+    luma = (averages @ LUMA).ravel()
+    return (luma - luma.mean()) / max(luma.std(), 8.0) / GRID
