@@ -195,7 +195,10 @@ def test_q_posterior_is_x0_at_the_start_and_xt_without_a_step(xp, dtype, xp_asse
 
 @given(data=st.data(), before=st.floats(0.05, 0.999), gap=st.integers(8, 40))
 def test_q_posterior_keeps_its_digits_when_the_two_levels_nearly_agree(data, before, gap):
-    """Levels one part in 2^gap apart, against mpmath at 50 digits."""
+    """Levels one part in 2^gap apart, against mpmath at 50 digits.
+
+    Below the smallest normal number rounding is absolute: half a subnormal in each operation.
+    """
     now = before * (1 - 2.0**-gap)
     x0, xt = (data.draw(st.floats(-3, 3)) for _ in range(2))
     with mpmath.workdps(50):
@@ -204,8 +207,9 @@ def test_q_posterior_keeps_its_digits_when_the_two_levels_nearly_agree(data, bef
         of_xt = mpmath.sqrt(a / b) * (1 - b) / (1 - a) * xt
         variance = (1 - b) / (1 - a) * (1 - a / b)
     got_mean, got_variance = lm.q_posterior(np.asarray([x0]), np.asarray([xt]), now, before)
-    ulp = float(np.finfo(np.float64).eps)
-    assert abs(got_mean[0] - of_x0 - of_xt) <= 8 * ulp * (abs(of_x0) + abs(of_xt))
+    ulp, least = (float(x) for x in (np.finfo(float).eps, np.finfo(float).smallest_subnormal))
+    bound = 8 * (ulp * (abs(of_x0) + abs(of_xt)) + least)
+    assert abs(got_mean[0] - of_x0 - of_xt) <= bound
     assert abs(got_variance - variance) <= 8 * ulp * variance
 
 
