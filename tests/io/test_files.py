@@ -84,8 +84,11 @@ def test_names_that_are_too_long(tmp_path, monkeypatch, reader, name):
 @pytest.mark.parametrize("reader", ["load", "read_vae", "read_loras", "read_embeddings",
                                     "open_controlnet", "model_config", "TensorFile"])  # fmt: skip
 def test_what_is_no_path_is_a_usage_error(reader, value):
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError) as caught:
         READERS[reader](value)
+    codes = {"read_vae": "E-VAE", "read_loras": "E-LORA", "read_embeddings": "E-EMBEDDING",
+             "open_controlnet": "E-CONTROL"}  # fmt: skip
+    assert caught.value.code == codes.get(reader, caught.value.code)
 
 
 @pytest.mark.parametrize("name", ["backend", "device", "dtype", "speed", "variant"])

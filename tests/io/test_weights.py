@@ -109,6 +109,13 @@ def test_a_copy_of_the_embedded_model_with_a_flipped_byte(tmp_path):
     assert caught.value.code == "E-DIGEST"
 
 
+def test_a_digest_that_is_known_is_not_computed_again():
+    require_published(embedded_folder("emoji"), PUBLISHED["emoji"]["model.safetensors"])
+    with pytest.raises(CorruptModelError) as caught:
+        require_published(embedded_folder("emoji"), "0" * 64)
+    assert caught.value.code == "E-DIGEST" and "model.safetensors" in str(caught.value)
+
+
 def test_the_embedded_model_is_the_published_one():
     require_published(embedded_folder("emoji"))
 
