@@ -17,7 +17,7 @@ from ldmref.math import autoencoder_loss, principal_components, subspace_distanc
 from ldmref.models.layers import linear_spec
 from ldmref.models.params import Params, init
 from ldmref.training.recipe import OptimizerConfig
-from ldmref.training.trainer import Loss, Trainer
+from ldmref.training.trainer import Loss, Part, Trainer
 
 REPORT = 200  # steps
 
@@ -34,7 +34,7 @@ def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterat
     centred = torch.as_tensor(x - mean, dtype=torch.float32)
     d = x.shape[1]
 
-    def loss(ops: TorchBackend, params: Params, step: int) -> Loss:
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         layers = params.encoder.weight, params.decoder.weight
         encode, decode = (lambda v, w=weight: ops.linear(v, w) for weight in layers)
         return Loss(autoencoder_loss(centred, encode, decode).mean() / d)

@@ -29,8 +29,8 @@ ARROWS = {
     "samplers": ("math", "errors", "plugins"),
     "prompts": ("math.arrays", "errors", "files"),
     "models": ("math", "errors", "memmap", "backends.base", "prompts", "samplers.config"),
-    "io": ("models", "prompts", "samplers.config", "errors", "files", "memmap", "math.arrays"),
-    "training": ("math", "models", "prompts", "backends", "errors", "samplers", "files", "io"),
+    "io": ("models", "prompts", "samplers.config", "errors", "files", "memmap", "math"),
+    "training": ("not", "cli", "testing", "bench", "evaluate"),
     "testing": ("backends", "math", "models", "prompts", "errors"),
     "evaluate": ("not", "cli", "testing", "bench"),
     "modes": ("not", "training", "cli", "testing", "bench", "evaluate"),
@@ -226,9 +226,9 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 700, "backends": 1450, "bench": 900, "check": 1800, "cli": 2040, "evaluate": 380,
-    "io": 2935, "math": 1440, "models": 1700, "modes": 2405, "prompts": 640, "samplers": 1325,
-    "testing": 400, "training": 2450,
+    TOP: 700, "backends": 1450, "bench": 900, "check": 1810, "cli": 2130, "evaluate": 370,
+    "io": 2945, "math": 1445, "models": 1705, "modes": 2470, "prompts": 645, "samplers": 1325,
+    "testing": 400, "training": 2780,
 }
 # fmt: on
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,6 +28,7 @@ from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, Tokens
 from ldmref.prompts.weights import emphasize
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TOKENIZERS = ("tokenizer", "tokenizer_2")
 LARGE = 2**26  # parameters
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
@@ -146,18 +147,15 @@ class LatentDiffusion:
         return compiled[2]
 
     def with_embeddings(self, embeddings: Sequence[Embedding]) -> LatentDiffusion:
-        """This model with textual-inversion words; it shares all other parameters.
-
-        `modifications["embeddings"]` holds the words and the digests of their vectors.
+        """This model with textual-inversion words, named in `modifications["embeddings"]`.
 
         Raises:
             UsageError: a word is known already, or made for another number of text encoders.
             CorruptModelError: the vectors have another width than the text encoder's.
         """
         grown, config, params = copy.copy(self), self.config, {}
-        per_encoder = by_encoder(embeddings, len(config.text_encoders))
-        tokenizers = ("tokenizer", "tokenizer_2")
-        for encoder, name, new in zip(TEXT_ENCODERS, tokenizers, per_encoder, strict=False):
+        words, names = by_encoder(embeddings, len(config.text_encoders)), TOKENIZERS
+        for encoder, name, new in zip(TEXT_ENCODERS, names, words, strict=False):
             tokenizer = getattr(self, name) or self.tokenizer
             flat = flatten(self.params[encoder])
             flat[TOKEN_TABLE], tokenizer = add_embeddings(flat[TOKEN_TABLE], tokenizer, new)
@@ -165,21 +163,17 @@ class LatentDiffusion:
             text = getattr(config, encoder)
             # The end token no longer has the largest id, so it is named.
             end = tokenizer.end if text.eos_token_id == 2 else text.eos_token_id
-            size = tokenizer.tokenizer.get_vocab_size()
-            text = dataclasses.replace(text, vocab_size=size, eos_token_id=end)
-            config = dataclasses.replace(config, **{encoder: text})
+            text = replace(text, vocab_size=len(flat[TOKEN_TABLE]), eos_token_id=end)
+            config = replace(config, **{encoder: text})
             setattr(grown, name, tokenizer)
-        words = self.modifications.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
-        grown.config, grown.modifications = config, self.modifications | {"embeddings": words}
-        return grown.with_params(params)
+        known = self.modifications.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
+        grown.config, grown.modifications = config, self.modifications | {"embeddings": known}
+        return grown.with_params(params, self.backend)
 
-    def with_params(
-        self, networks: Mapping[str, Params], backend: Backend | None = None
-    ) -> LatentDiffusion:
-        """This model with other parameters of some networks, on its backend, or on one like it."""
+    def with_params(self, networks: Mapping[str, Params], ops: Backend) -> LatentDiffusion:
+        """This model with other parameters of some networks, on its backend or one like it."""
         other = copy.copy(self)
-        other.params, other._compiled = self.params.replaced(networks), {}
-        other.backend = backend or self.backend
+        other.backend, other.params, other._compiled = ops, self.params.replaced(networks), {}
         return other
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:

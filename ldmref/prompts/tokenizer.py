@@ -284,11 +284,10 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
         Regex(r"[\p{L}\p{N}]+|[#*!&]"), behavior="removed", invert=True
     )
     frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
-    special = [PAD, START, END, UNKNOWN]
     ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
-    tokens = special + ranked[: max_words - len(special)]
-    vocabulary = {token: id for id, token in enumerate(tokens)}
-    tokenizer.model = models.WordLevel(vocabulary, unk_token=UNKNOWN)
+    tokens = [PAD, START, END, UNKNOWN, *ranked][:max_words]
+    ids = {token: id for id, token in enumerate(tokens)}
+    tokenizer.model = models.WordLevel(ids, unk_token=UNKNOWN)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)]
     )
