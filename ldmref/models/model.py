@@ -36,8 +36,7 @@ TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 def model_spec(config: ModelConfig) -> dict[str, Spec]:
     """The shapes of every parameter: `unet`, `vae`, `text_encoder` and, in SDXL, its second.
 
-    Models without prompts have no `text_encoder`; where a segmentation map is joined to the
-    latents, `cond_stage` brings it to their size.
+    Models without prompts have no `text_encoder`; a `cond_stage` scales segmentation maps.
     """
     spec: dict[str, Spec] = {"unet": unet_spec(config.unet), "vae": autoencoder_spec(config.vae)}
     spec |= {
@@ -154,8 +153,8 @@ class LatentDiffusion:
             CorruptModelError: the vectors have another width than the text encoder's.
         """
         grown, config, params = copy.copy(self), self.config, {}
-        words, names = by_encoder(embeddings, len(config.text_encoders)), TOKENIZERS
-        for encoder, name, new in zip(TEXT_ENCODERS, names, words, strict=False):
+        words = by_encoder(embeddings, len(config.text_encoders))
+        for encoder, name, new in zip(TEXT_ENCODERS, TOKENIZERS, words, strict=False):
             tokenizer = getattr(self, name) or self.tokenizer
             flat = flatten(self.params[encoder])
             flat[TOKEN_TABLE], tokenizer = add_embeddings(flat[TOKEN_TABLE], tokenizer, new)
