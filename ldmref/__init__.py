@@ -8,16 +8,20 @@ result = modes.txt2img(model, "red heart", seed=1)
 result.save("heart.png")
 """
 
+from __future__ import annotations
+
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
 
-from ldmref.version import __version__
-
+TYPE_CHECKING = False  # importing `typing` takes longer, in which Ctrl-C would print a traceback
 if TYPE_CHECKING:
+    from typing import Any
+
     from ldmref.loading import load, load_controlnet, load_taesd, random_model
     from ldmref.modes.denoiser import denoiser
+    from ldmref.version import __version__
 
 _MODULES = {
+    "__version__": "ldmref.version",
     "load": "ldmref.loading",
     "load_controlnet": "ldmref.loading",
     "load_taesd": "ldmref.loading",

@@ -153,6 +153,17 @@ def test_import_loads_no_heavy_library():
     assert run.returncode == 0, run.stderr
 
 
+def test_import_of_the_package_loads_next_to_nothing():
+    """Until `__main__` runs, Ctrl-C prints a traceback."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import ldmref\n"
+        "loaded = [m for m in sys.modules if m.startswith('ldmref.') or m == 'typing']\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+    run = subprocess.run([sys.executable, "-I", "-S", "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_file_is_short_and_does_not_print(path):
     text = path.read_text()
