@@ -12,7 +12,7 @@ from ldmref.math.evaluation import frechet_distance, kernel_distance
 from ldmref.models.classifier import ClassifierConfig, classifier_features
 from ldmref.models.params import Params, tree_map
 
-THUMBNAIL = 16  # pixels, where there is no classifier
+THUMBNAIL = 16  # pixels, without a classifier
 NAME = "ldmref's own classifier"
 
 
