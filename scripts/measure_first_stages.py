@@ -37,7 +37,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             train(recipe, Path(folder), say=lines.append)
         seconds = time.process_time() - start
-        figures = lines[-1].removeprefix("autoencoder: ")
+        figures = next(line for line in lines if line.startswith("autoencoder: "))
         steps = recipe.autoencoder.budget.steps
         print(f"| `{name}` | {steps} | {seconds:.0f} s | {figures} |", flush=True)
 

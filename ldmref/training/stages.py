@@ -101,15 +101,23 @@ def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
         run_stage(run, "features", zeroth, "")
         features = zeroth.ema_params()
     trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, run.ops, features)
-    run_stage(run, "autoencoder", trainer, "")
+    trained = run_stage(run, "autoencoder", trainer, "")
     averaged, exact = trainer.ema_params(), TorchBackend(run.ops.device, "float32")
     params = tree_map(exact.asarray, averaged)
+<<<<<<< HEAD
     objective = recipe.autoencoder.objective
     reached = measure(data, params, config, objective, recipe.seed, exact)
     run.say(f"autoencoder: {with_units(reached)}")
     latents = stored_latents(
         run.folder, data, run.summary, autoencoder_params(params, config), config, exact, run.cancel
     )
+=======
+    if trained:
+        objective = recipe.autoencoder.objective
+        reached = measure(data, params, config, objective, recipe.seed, exact)
+        run.say(f"autoencoder: {with_units(reached)}")
+    latents = Latents(*encode_dataset(data, params, config, exact))
+>>>>>>> diffusion
     return autoencoder_params(averaged, config), latents
 
 
@@ -141,8 +149,8 @@ def _model_params(trainer: Trainer, vae: Params) -> Params:
     return Params(trainer.ema_params() | {"vae": vae})
 
 
-def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
-    """Train a stage to the end of its budget.
+def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> bool:
+    """Train a stage to the end of its budget; returns False if it was there before.
 
     A checkpoint is saved when one is due, and on any interruption: `run.cancel`, Ctrl-C, an error
     in `run.report`. A step that fails, or is interrupted between its updates, leaves the last one.
@@ -161,7 +169,7 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
     if trainer.step >= trainer.steps:
         if run.rewrite:
             save()
-        return
+        return False
     if trainer.step:
         run.say(f"{stage} resumed after step {trainer.step} of {trainer.steps}")
     batch_size = trainer.config.batch_size
@@ -179,6 +187,7 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> None:
         if not trainer.updating:
             save()
         raise
+    return True
 
 
 def _condition(run: Run, text: TextConfig) -> Condition:

@@ -73,6 +73,13 @@ def test_recipe(ldm, data, work):
     assert (work / "again" / weights).read_bytes() == (work / "runs/mine" / weights).read_bytes()
 
 
+def test_the_first_stage_alone(ldm, data, work):
+    (work / "first.toml").write_text('stages = ["autoencoder"]\n' + RECIPE)
+    ran = ldm("train", "first.toml")
+    assert ran.code == 0 and "autoencoder 3/3  loss" in ran.err and "  psnr " in ran.err
+    assert "--vae runs/first/autoencoder" in ran.err and not (work / "runs/first/model").exists()
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [(["--size", "32"], "data.size was 16, now 32"), (["--seed", "7"], "seed was 0, now 7"),

@@ -133,6 +133,9 @@ def test_a_training_ends_with_its_figures(make, out):
     train(recipe, out, report=reports.append, say=lines.append)
     assert all({"psnr", "perplexity"} <= r.figures.keys() for r in reports)
     assert lines[-1].startswith("autoencoder: psnr ") and " dB, perplexity " in lines[-1]
+    lines.clear()
+    train(recipe, out, report=reports.append, say=lines.append)
+    assert not any("autoencoder" in line for line in lines)
 
 
 # -- resuming -------------------------------------------------------------------------------------
