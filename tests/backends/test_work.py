@@ -113,6 +113,18 @@ def test_small_operations_wake_no_thread(recorded, name):
     assert set(calls) == {1}
 
 
+@pytest.mark.parametrize("m,n,size", [(2, 1, 16), (2, 4, 8), (4, 1, 32), (4, 5, 16)])
+def test_transformed_tiles_keep_to_their_workspace(recorded, monkeypatch, m, n, size):
+    """Bands of rows, or several pictures, of as many tiles as it holds."""
+    monkeypatch.setattr(winograd_module, "TILES", 60)
+    monkeypatch.setattr(winograd_module, "WORKSPACE", workspace := 17 * (m + 2) ** 2 * 64)
+    u = winograd_module.transform_weight(zeros(32, 64, 3, 3), m)
+    calls, largest = recorded
+    calls.clear()
+    winograd_module.winograd(zeros(n, size, size, 64), u, None, m)
+    assert 0.5 * workspace < largest[0] <= workspace and len(calls) > 4
+
+
 EMPTY = {
     "linear": lambda x: OPS.linear(x, zeros(6, 8), zeros(6)),
     "geglu": lambda x: OPS.geglu(x, zeros(6, 8), zeros(6)),
