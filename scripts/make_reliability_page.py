@@ -44,10 +44,6 @@ MEASURED = (
     ("1,000 pictures in one process, six samplers and settings in turn",
      "resident memory from 63.1 to 63.4 MiB; slope in the second half 0 bytes per picture "
      "(bound 1,024)", "`python scripts/soak.py --pictures 1000`"),
-<<<<<<< HEAD
-    ("34 readers of files, prompts and settings fuzzed for 3,622,349 executions",
-     "48 failures found, mended and [kept as tests](../tests/fuzz/README.md)",
-=======
     ("200 pictures by four threads that share a model, six samplers and settings in turn",
      "each equals the one of a single thread, bit for bit",
      "`python scripts/soak.py --pictures 200 --threads 4`"),
@@ -63,9 +59,8 @@ MEASURED = (
     ("four settings of locale, time zone, hash seed, terminal and number of threads",
      "the same pictures, models and listings, byte for byte",
      "`pytest tests/faults -k environment`"),
-    ("28 readers of files, prompts and settings fuzzed for 664,183 executions",
-     "35 failures found, mended and [kept as tests](../tests/fuzz/README.md)",
->>>>>>> leftovers
+    ("34 readers of files, prompts and settings fuzzed for 3,622,349 executions",
+     "48 failures found, mended and [kept as tests](../tests/fuzz/README.md)",
      "`python -m tests.fuzz all --seconds 600`"),
 )  # fmt: skip
 

@@ -104,20 +104,13 @@ def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
     trained = run_stage(run, "autoencoder", trainer, "")
     averaged, exact = trainer.ema_params(), TorchBackend(run.ops.device, "float32")
     params = tree_map(exact.asarray, averaged)
-<<<<<<< HEAD
-    objective = recipe.autoencoder.objective
-    reached = measure(data, params, config, objective, recipe.seed, exact)
-    run.say(f"autoencoder: {with_units(reached)}")
-    latents = stored_latents(
-        run.folder, data, run.summary, autoencoder_params(params, config), config, exact, run.cancel
-    )
-=======
     if trained:
         objective = recipe.autoencoder.objective
         reached = measure(data, params, config, objective, recipe.seed, exact)
         run.say(f"autoencoder: {with_units(reached)}")
-    latents = Latents(*encode_dataset(data, params, config, exact))
->>>>>>> diffusion
+    latents = stored_latents(
+        run.folder, data, run.summary, autoencoder_params(params, config), config, exact, run.cancel
+    )
     return autoencoder_params(averaged, config), latents
 
 
