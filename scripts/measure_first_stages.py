@@ -38,8 +38,8 @@ def main() -> None:
             train(recipe, Path(folder), say=lines.append)
         seconds = time.process_time() - start
         reached = next(line for line in lines if line.startswith("autoencoder: "))
-        steps = recipe.autoencoder.budget.steps
-        print(f"| `{name}` | {steps} | {seconds:.0f} s | {reached.partition(': ')[2]} |", flush=True)
+        row = f"| `{name}` | {recipe.autoencoder.budget.steps} | {seconds:.0f} s |"
+        print(f"{row} {reached.partition(': ')[2]} |", flush=True)
 
 
 if __name__ == "__main__":
