@@ -37,9 +37,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             train(recipe, Path(folder), say=lines.append)
         seconds = time.process_time() - start
-        figures = next(line for line in lines if line.startswith("autoencoder: "))
-        steps = recipe.autoencoder.budget.steps
-        print(f"| `{name}` | {steps} | {seconds:.0f} s | {figures} |", flush=True)
+        reached = next(line for line in lines if line.startswith("autoencoder: "))
+        row = f"| `{name}` | {recipe.autoencoder.budget.steps} | {seconds:.0f} s |"
+        print(f"{row} {reached.partition(': ')[2]} |", flush=True)
 
 
 if __name__ == "__main__":
