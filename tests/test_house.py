@@ -218,7 +218,7 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 700, "backends": 1450, "bench": 900, "check": 1800, "cli": 2040, "evaluate": 380,
+    TOP: 700, "backends": 1450, "bench": 900, "check": 1800, "cli": 2045, "evaluate": 380,
     "io": 2935, "math": 1440, "models": 1700, "modes": 2405, "prompts": 640, "samplers": 1325,
     "testing": 400, "training": 2450,
 }
