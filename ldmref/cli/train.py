@@ -129,7 +129,7 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
 
 def source(data: str | None) -> str | None:
     """The data source of a flag: folders are relative to the working folder."""
-    return data if data in (None, "emoji") else str(Path(data).absolute())
+    return data if data in (None, "emoji", "scenes") else str(Path(data).absolute())
 
 
 def without_none(tables: dict[str, Any]) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """A recipe: everything that a training is made from, as dataclasses and as a TOML file.
 
     stages = ["autoencoder", ...]   seed = 0      device = "cpu"    dtype = "float32"
-    [data]                          source = "emoji", or a folder   size = 64
+    [data]                          source = "emoji", "scenes", or a folder
     [model]                         preset = "emoji", and any field of its configuration
     [features.optimizer]            [features.budget]
     [autoencoder.objective]         [autoencoder.optimizer]         [autoencoder.budget]
