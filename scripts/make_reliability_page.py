@@ -42,7 +42,7 @@ MEASURED = (
     ("{cases} bad inputs and {procedures} procedures for {rows} faults, {runs} runs",
      "answered as below", "`pytest tests/faults`"),
     ("1,000 pictures in one process, six samplers and settings in turn",
-     "resident memory from 63.1 to 63.4 MiB; slope in the second half 0 bytes per picture "
+     "resident memory from 63.0 to 63.3 MiB; slope in the second half 0 bytes per picture "
      "(bound 1,024)", "`python scripts/soak.py --pictures 1000`"),
     ("200 pictures by four threads that share a model, six samplers and settings in turn",
      "each equals the one of a single thread, bit for bit",
