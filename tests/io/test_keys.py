@@ -350,6 +350,16 @@ def test_the_scaling_factor_of_a_file_is_one_positive_number(tmp_path, whole, sc
     assert scale_tensor(other)["scale_factor"] == 0.5
 
 
+def test_a_configuration_is_asked_for_only_where_none_was_given(tmp_path, whole):
+    path = tmp_path / "a.safetensors"
+    write_tensors(path, {n: source(t) for n, t in whole.items()} | {"odd": source(np.ones(1))})
+    for config, asked in ((None, True), (PRESETS["tiny"], False)):
+        with pytest.raises(KeyMismatchError) as caught:
+            find_config(TensorFile(path), config)
+        assert ("config=" in caught.value.hint) is asked
+        assert ("'tiny'" in str(caught.value)) is not asked
+
+
 @pytest.mark.parametrize("suffix", [".ckpt", ".pt", ".pth", ".bin", ".pkl", ".CKPT"])
 def test_a_pickle_is_named_by_its_ending_and_told_what_to_do(tmp_path, suffix):
     path = tmp_path / f"model{suffix}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import hashlib
 import io
@@ -319,6 +320,12 @@ def test_a_saved_folder_is_half_precision_and_holds_what_it_was_given(tmp_path, 
             load_folder(folder)
         assert caught.value.code == "E-MODEL" and name in str(caught.value)
         (folder / name).write_bytes(kept)
+
+
+def test_weights_of_another_model_are_not_saved(tmp_path, tiny):
+    config = dataclasses.replace(tiny.config, vae=PRESETS["sd15"].vae)
+    assert code_of(save_folder, tmp_path / "model", config, tiny.params, "{}") == "E-KEYS"
+    assert not os.listdir(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -127,6 +127,13 @@ def test_the_sampler_of_a_solver(solver):
     assert got.sampler == SOLVERS[solver] and got.solver_type == kind
 
 
+@pytest.mark.parametrize("solver_type", ["logrho", "bh1", "bh2", "midpoint", "heun"])
+@pytest.mark.parametrize("kind", [DPM, UNIPC])
+def test_the_type_of_another_classs_solver_is_replaced_as_there(kind, solver_type):
+    want = getattr(diffusers, kind)(solver_type=solver_type).config.solver_type
+    assert read_scheduler(kind)({"solver_type": solver_type}).solver_type == want
+
+
 @pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", DPM, UNIPC])
 def test_the_spacing_of_a_scheduler(kind):
     flags = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential",

@@ -19,7 +19,7 @@ FOLDERS = {"vae": "vqvae", "text_encoder": "bert"}  # where they differ from our
 
 UNET2D_PLAIN: dict[str, tuple[Any, ...]] = diffusers_config.UNET_PLAIN | {
     "mid_block_type": (None, "UNetMidBlock2D"), "add_attention": (True,),
-    "class_embed_type": (None,), "num_class_embeds": (None,), "downsample_type": ("conv", "resnet"),
+    "downsample_type": ("conv", "resnet"),
     "resnet_time_scale_shift": ("default", "scale_shift"),
 }  # fmt: skip
 BERT_PLAIN = {"activation_function": ("gelu",), "scale_embedding": (False,)}
