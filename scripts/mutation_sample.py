@@ -115,9 +115,7 @@ class Selection:
 
     @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(self, items):
-        """By name; where a module is named, all of it. Failures need not be shrunk."""
-        settings.register_profile("mutants", settings(), phases=[Phase.explicit, Phase.generate])
-        settings.load_profile("mutants")
+        """By name; where a module is named, all of it."""
         place = {
             x: self.order.get(x.nodeid, self.order.get(x.nodeid.split("::")[0])) for x in items
         }
@@ -196,6 +194,7 @@ def run_tests(scratch: Path, tests: list[str], limit: float) -> tuple[str, str]:
             os.chdir(scratch)
             sys.path.insert(0, str(scratch))
             os.environ["PYTHONPATH"] = str(scratch)
+            os.environ["HYPOTHESIS_PROFILE"] = "mutants"  # which tests/conftest.py loads
             modules = dict.fromkeys(x.partition("::")[0] for x in tests)
             plugins = [Selection(tests, log)]
             code = int(pytest.main([*QUIET, "--tb=no", *modules], plugins=plugins))
@@ -239,6 +238,11 @@ def sampled(room: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
     start = random.Random(seed).random()
     n = min(n, len(every))
     return [every[int((i + start) * len(every) / n)] for i in range(n)]
+
+
+settings.register_profile(  # failures need not be shrunk
+    "mutants", max_examples=25, deadline=None, phases=[Phase.explicit, Phase.generate]
+)
 
 
 def preload(scratch: Path, tests: Sequence[str]) -> None:

@@ -125,6 +125,15 @@ def test_another_operation_a_shorter_trace_and_nan_are_differences():
     assert first_difference(run(), run(), 0.0) is None
 
 
+def test_differences_of_short_floats_do_not_overflow():
+    """Twice the largest float16 is infinite in float16."""
+    a, b = (TracedBackend(NumpyBackend(dtype="float16"), keep=True) for _ in range(2))
+    for ops, value in ((a, 6e4), (b, -6e4)):
+        ops.upsample2x(ops.asarray(np.full((1, 1, 2, 2), value)))
+    assert first_difference(a, b, rtol=1.0) == Difference(0, "upsample2x", 2.0)
+    assert first_difference(a, b, rtol=2.0) is None
+
+
 def test_traces_without_arrays_cannot_be_compared():
     a, _ = trace(NumpyBackend(), keep=False)
     with pytest.raises(UsageError, match="keep=True"):

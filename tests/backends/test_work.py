@@ -113,7 +113,7 @@ def test_small_operations_wake_no_thread(recorded, name):
     assert set(calls) == {1}
 
 
-@pytest.mark.parametrize("m,n,size", [(2, 1, 16), (2, 4, 8), (4, 1, 32), (4, 5, 16)])
+@pytest.mark.parametrize("m,n,size", [(2, 1, 16), (2, 4, 8), (2, 1, 24), (4, 1, 32), (4, 5, 16)])
 def test_transformed_tiles_keep_to_their_workspace(recorded, monkeypatch, m, n, size):
     """Bands of rows, or several pictures, of as many tiles as it holds."""
     monkeypatch.setattr(winograd_module, "TILES", 60)
