@@ -1,8 +1,11 @@
 """`python -m ldmref` is the command `ldmref`."""
 
-import os
-import signal
-import sys
+try:
+    import os
+    import signal
+    import sys
+except KeyboardInterrupt:
+    raise SystemExit(130) from None
 
 
 def main() -> int:

@@ -50,7 +50,7 @@ MEASURED = (
     ("drawing, converting to a file and to a folder killed 160 times at random moments by SIGKILL, "
      "SIGTERM or SIGINT",
      "no file incomplete, none lost or changed; the next run goes on to the usual result, bit for "
-     "bit; one Ctrl-C in the first milliseconds printed a traceback (mended since)",
+     "bit; one Ctrl-C while Python still imported printed a traceback (mended since)",
      "`python scripts/kill.py --kills 160 --without-training`"),
     ("training killed 213 times at random moments by SIGKILL, and resumed",
      "every checkpoint complete, no step of one lost; nine trainings came to their end, each equal "
