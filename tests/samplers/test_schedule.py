@@ -8,11 +8,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from ldmref.errors import UsageError
+from ldmref.errors import CorruptModelError, UsageError
+from ldmref.io.diffusers.scheduler import scheduler_config
 from ldmref.samplers import configured_step, get_sampler, make_schedule, sample
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.configure import make_options, order_limit
-from ldmref.samplers.diffusers.schedule import single_precision_sigmas
+from ldmref.samplers.diffusers.schedule import family_of, single_precision_sigmas
 from ldmref.samplers.loop import Interval
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 from ldmref.testing.mixture import three_modes
@@ -170,3 +171,71 @@ def test_the_last_step_of_the_third_order_reaches_the_prediction(steps, lower_or
     )
     assert len(states) == steps and np.isfinite(states[-1].x).all()
     np.testing.assert_allclose(states[-1].x, states[-1].x0, rtol=1e-12)
+
+
+SCHEDULERS = {
+    "DDIMScheduler": "ddim", "DDPMScheduler": "ddim", "PNDMScheduler": "ddim",
+    "EulerDiscreteScheduler": "euler", "EulerAncestralDiscreteScheduler": "euler",
+    "HeunDiscreteScheduler": "euler", "LMSDiscreteScheduler": "euler",
+    "DPMSolverMultistepScheduler": "multistep", "UniPCMultistepScheduler": "multistep",
+}  # fmt: skip
+ALGORITHMS = ("dpmsolver++", "dpmsolver", "sde-dpmsolver++", "sde-dpmsolver")
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_every_sampler_of_a_scheduler_has_its_timesteps(name):
+    """Whatever order, algorithm or solver the scheduler is configured with."""
+    found = 0
+    for order in (1, 2, 3):
+        for algorithm in ALGORITHMS:
+            for solver in ("midpoint", "heun", "bh2"):
+                options = dict(solver_order=order, algorithm_type=algorithm, solver_type=solver,
+                               final_sigmas_type="sigma_min")  # fmt: skip
+                try:
+                    config = scheduler_config(
+                        {"_class_name": name, "skip_prk_steps": True, **options}
+                    )
+                except CorruptModelError:
+                    continue  # no such scheduler
+                found += 1
+                assert family_of(config.sampler) == SCHEDULERS[name], config.sampler
+    assert found >= 12
+
+
+@pytest.mark.parametrize("first_step", [0, 1, 2, 3])
+def test_pndm_evaluates_its_first_step_twice_unless_it_is_the_last(first_step):
+    schedule = make_schedule(DIFFUSERS, get_sampler("pndm"), "leading", 4)
+    step, visits = configured_step(DIFFUSERS, get_sampler("pndm"), schedule, first_step=first_step)
+    seen = []
+
+    def denoise(x, sigma):
+        seen.append(float(sigma))
+        return 0.5 * x
+
+    x = schedule.sigmas[first_step] * np.ones(3)
+    list(sample(denoise, x, schedule.sigmas, step, visits=visits))
+    sigmas = schedule.sigmas[first_step:4].tolist()
+    assert seen == [*sigmas[:2], *sigmas[1:]]
+
+
+@pytest.mark.parametrize("bug_compatible", [True, False])
+def test_what_is_known_is_put_back_before_a_second_evaluation(bug_compatible):
+    """In diffusers' inpainting, which sees each evaluation as a step of its own."""
+    heun = get_sampler("heun")
+    schedule = make_schedule(DIFFUSERS, heun, "leading", 3)
+    put_back = []
+
+    def constrain(x, sigma):
+        put_back.append(float(sigma))
+        return x
+
+    step, visits = configured_step(
+        DIFFUSERS, heun, schedule, constrain=constrain, bug_compatible=bug_compatible
+    )
+    x = schedule.sigmas[0] * np.ones(3)
+    list(sample(lambda x, sigma: 0.5 * x, x, schedule.sigmas, step, visits=visits))
+    after_steps = [] if not bug_compatible else [*schedule.sigmas[[1, 1, 2, 2]]]
+    assert put_back == after_steps
+    plain, visits = configured_step(DIFFUSERS, heun, schedule, bug_compatible=bug_compatible)
+    list(sample(lambda x, sigma: 0.5 * x, x, schedule.sigmas, plain, visits=visits))
+    assert put_back == after_steps
