@@ -207,7 +207,7 @@ def test_guidance_and_sizes_that_no_preset_changes(name):
     config = preset(name)
     assert config.name == name
     assert config.defaults.inpaint_cfg_scale == (7.5 if name == "sdxl" else 0.0)
-    assert config.defaults.one_size == (name == "emoji")
+    assert config.defaults.one_size == (name in ("emoji", "emoji-128"))
     assert config.zero_empty_negative == (name == "sdxl")
     own = {"tiny": (4, 2.0, 16), "emoji": (20, 2.5, 64)}
     if name in own:

@@ -52,7 +52,7 @@ def test_folders_without_pictures(tmp_path):
     (tmp_path / "notes.txt").write_text("cat")
     assert "no pictures" in refused(tmp_path)
     assert "does not exist" in refused(tmp_path / "gone")
-    assert "is a file" in refused(tmp_path / "notes.txt")
+    assert "is not a folder" in refused(tmp_path / "notes.txt")
 
 
 def test_only_broken_pictures(tmp_path):

@@ -227,7 +227,7 @@ def test_files_are_readable_as_the_umask_says(recipe, out, umask, mode):
     finally:
         os.umask(previous)
     files = [path for path in out.rglob("*") if path.is_file()]
-    assert len(files) == 6
+    assert len(files) == 7
     assert {stat.S_IMODE(path.stat().st_mode) for path in files} == {mode}
     assert stat.S_IMODE((out / "model").stat().st_mode) == 0o777 & ~umask
 
@@ -306,4 +306,6 @@ def test_leftovers_of_a_kill_are_removed(recipe, out):
     (out / "notes.txt").write_text("mine")
     train(recipe(1), out)
     names = {"recipe.toml", "autoencoder.safetensors", "diffusion.safetensors", "model"}
-    assert {path.name for path in out.iterdir()} == names | {"notes.txt"}
+    latents = {path.name for path in out.glob("latents-*.npy")}
+    assert len(latents) == 1
+    assert {path.name for path in out.iterdir()} == names | latents | {"notes.txt"}
