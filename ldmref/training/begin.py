@@ -51,13 +51,19 @@ def prepared_folder(
         UsageError: they changed, and that is not accepted.
         OutputError: the folder cannot be written, or is in use.
     """
-    with training_folder(folder):
+    from ldmref.training.distributed import on_first_rank, rank
+
+    with training_folder(folder) if rank() == 0 else contextlib.nullcontext():
         headers = read_headers(folder)
         changes = changed_settings(headers, recipe) or changed_data(headers, recipe, summary)
         if not accept_changes:
             require_unchanged(changes, folder)
         for change in changes:
             say(f"changed: {change}")
-        with atomic_write(folder / "recipe.toml", overwrite=True) as file:
-            file.write(to_toml(recipe).encode("utf-8", "backslashreplace"))
+        on_first_rank(_write_recipe, folder, recipe)
         yield bool(changes)
+
+
+def _write_recipe(folder: Path, recipe: AnyRecipe) -> None:
+    with atomic_write(folder / "recipe.toml", overwrite=True) as file:
+        file.write(to_toml(recipe).encode("utf-8", "backslashreplace"))

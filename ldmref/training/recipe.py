@@ -95,14 +95,18 @@ class OptimizerConfig:
     """Hyperparameters of one stage.
 
     A batch is computed in `accumulation` equal parts, whose gradients are added: the same update in
-    less memory. `muon_rate` above 0 trains the matrices and kernels between the first and the last
-    layer with Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
+    less memory. Several processes share it (`distributed.py`), and with `shard` parameters and
+    optimizer state, too.
+
+    `muon_rate` above 0 trains the matrices and kernels between the first and the last layer with
+    Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
     arXiv:2502.16982) at that learning rate, and all other parameters with AdamW at `learning_rate`;
     at 0, AdamW trains everything.
     """
 
     batch_size: Annotated[int, Limits(1, 1_000_000)] = 64
     accumulation: Count = 1
+    shard: bool = False
     learning_rate: Rate = 1e-3
     muon_rate: Fraction = 0.0
     warmup: CountOrNone = 200  # steps

@@ -64,7 +64,7 @@ def require_unchanged(changes: list[str], folder: object) -> None:
 
 
 def _settings(stage: str, recipe: AnyRecipe) -> dict[str, Any]:
-    free = (*FREE, f"{stage}.budget.")
+    free = (*FREE, f"{stage}.budget.", f"{stage}.optimizer.shard")
     settings = flatten(recipe.to_dict())
     return {
         key: value

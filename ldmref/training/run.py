@@ -47,12 +47,15 @@ def train(
     check_early(recipe, folder, accept_changes)
 
     from ldmref.backends.torch import TorchBackend  # raises BackendUnavailable without torch
+    from ldmref.training.distributed import by_first_rank, process_group
     from ldmref.training.stages import Run, train_stages
 
-    ops, data = TorchBackend(recipe.device, recipe.dtype), read_pictures(recipe, say)
-    summary = summarize_for(recipe, data)
-    if uses_classes(recipe):
-        say(f"{len(class_names(data))} classes")
-    with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
-        run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
-        return train_stages(run)
+    with process_group(recipe.device) as device:
+        report, say = by_first_rank(report), by_first_rank(say)
+        ops, data = TorchBackend(device, recipe.dtype), read_pictures(recipe, say)
+        summary = summarize_for(recipe, data)
+        if uses_classes(recipe):
+            say(f"{len(class_names(data))} classes")
+        with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
+            run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
+            return train_stages(run)

@@ -37,6 +37,7 @@ from ldmref.training.classes import class_labels, class_names
 from ldmref.training.classifier import classifier_config, classifier_trainer
 from ldmref.training.data import Dataset, DataSummary
 from ldmref.training.diffusion import Condition, diffusion_trainer
+from ldmref.training.distributed import any_rank, first_rank_first, on_first_rank, rank, ranks
 from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.latents_file import stored_latents
 from ldmref.training.model_config import with_classes
@@ -73,7 +74,7 @@ def train_stages(run: Run[Recipe]) -> Path:
     vae, latents = train_autoencoder(run)
     config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
     if recipe.stages == ("autoencoder",):
-        save_autoencoder(run.folder / "autoencoder", config.vae, vae)
+        on_first_rank(save_autoencoder, run.folder / "autoencoder", config.vae, vae)
         return run.folder / "autoencoder"
     if recipe.data.source not in (EMOJI, SCENES) and config.name in PRESETS:
         config = replace(config, name=run.folder.resolve().name)
@@ -85,7 +86,11 @@ def train_stages(run: Run[Recipe]) -> Path:
     text = condition.tokenizer.tokenizer.to_str(pretty=True)
     second = diffusion_trainer(noisy, condition, config, recipe.diffusion, recipe.seed, run.ops)
     folder = run.folder / "model"
-    with exported(lambda: save_folder(folder, config, _model_params(second, vae), text)):
+
+    def export() -> None:
+        on_first_rank(save_folder, folder, config, _model_params(second, vae), text)
+
+    with exported(export):
         run_stage(run, "diffusion", second, text)
     if "classifier" in recipe.stages:
         _train_classifier(run, noisy, config, folder)
@@ -108,9 +113,9 @@ def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
         objective = recipe.autoencoder.objective
         reached = measure(data, params, config, objective, recipe.seed, exact)
         run.say(f"autoencoder: {with_units(reached)}")
-    latents = stored_latents(
-        run.folder, data, run.summary, autoencoder_params(params, config), config, exact, run.cancel
-    )
+    params = autoencoder_params(params, config)
+    with first_rank_first():
+        latents = stored_latents(run.folder, data, run.summary, params, config, exact, run.cancel)
     return autoencoder_params(averaged, config), latents
 
 
@@ -123,7 +128,7 @@ def _train_classifier(
     trainer = classifier_trainer(
         latents, class_labels(run.data), network, config.scheduler, stage, run.recipe.seed, run.ops
     )
-    with exported(lambda: save_classifier(folder, network, trainer.ema_params())):
+    with exported(lambda: on_first_rank(save_classifier, folder, network, trainer.ema_params())):
         run_stage(run, "classifier", trainer, "")
 
 
@@ -153,7 +158,8 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> bool:
     def save() -> None:
         start = time.monotonic()
         arrays = {name: tensor.cpu().numpy() for name, tensor in trainer.state().items()}
-        write_checkpoint(path, Header(trainer.step, run.recipe, run.summary, tokenizer), arrays)
+        header = Header(trainer.step, run.recipe, run.summary, tokenizer)
+        on_first_rank(write_checkpoint, path, header, arrays)
         timer.saved(time.monotonic() - start)
 
     if path.exists():
@@ -172,12 +178,14 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> bool:
             progress = meter.update(step, loss, figures)
             if progress is not None:
                 run.report(progress)
-            if step == trainer.steps or timer.due(step):
+            due = rank() == 0 and timer.due(step)
+            if step == trainer.steps or any_rank(due, run.ops.device):
                 save()
     except (NumericError, OutputError):
         raise  # the last checkpoint is the good one
-    except BaseException:
-        if not trainer.updating:
+    except BaseException as error:
+        together = ranks() == 1 or isinstance(error, Cancelled)
+        if together and not trainer.updating:
             save()
         raise
     return True

@@ -18,8 +18,20 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ldmref.backends.finite import first_layer
 from ldmref.backends.torch import TorchBackend
-from ldmref.errors import Cancelled, InputError, NumericError
-from ldmref.models.params import Params, flatten, unflatten
+from ldmref.errors import Cancelled, InputError, NumericError, UsageError
+from ldmref.models.params import Params, flatten, tree_map, unflatten
+from ldmref.training.distributed import (
+    Network,
+    any_rank,
+    averaging,
+    distributed,
+    like,
+    local,
+    mean_of_ranks,
+    rank,
+    ranks,
+    whole,
+)
 from ldmref.training.recipe import OptimizerConfig
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
@@ -88,13 +100,20 @@ class Trainer:
     ):  # fmt: skip
         self.config, self.steps, self.loss, self.ops, self.step = config, steps, loss, ops, 0
         self.updating = False  # between the first and the last tensor that a step changes
-        self.shapes, self.parameters = {}, {}
+        if config.batch_size % (config.accumulation * ranks()):
+            message = f"{ranks()} processes cannot share a batch of {config.batch_size}"
+            hint = "make batch_size a multiple of their number, times accumulation"
+            raise UsageError(message, code="E-RECIPE", hint=hint)
+        self.shapes, parameters = {}, {}
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
             tensor = ops.asarray(np.array(array), ops.state_dtype)
             if self._uses_muon(name):
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
-            self.parameters[name] = torch.nn.Parameter(tensor)
+            parameters[name] = torch.nn.Parameter(tensor)
+        network = Network(parameters, self._loss)
+        self.module = distributed(network, config.shard)
+        self.parameters = network.named()
         apart = [name for name in self.parameters if adversary and name.startswith(adversary + ".")]
         groups = [[n for n in self.parameters if n not in apart], apart]
         self.clipped = [[self.parameters[name] for name in group] for group in groups if group]
@@ -122,12 +141,19 @@ class Trainer:
     @property
     def params(self) -> Params:
         """The parameter tree under autograd, every tensor in its own shape."""
-        return unflatten({name: p.view(self.shapes[name]) for name, p in self.parameters.items()})
+        return self._tree(self.parameters)
 
     def ema_params(self) -> Params:
         """The averaged parameter tree, float32 on the host."""
-        host = {name: p.view(self.shapes[name]).cpu().numpy() for name, p in self.ema.items()}
-        return unflatten(host)
+        return tree_map(lambda p: p.cpu().numpy(), self._tree(self.ema))
+
+    def _tree(self, tensors: Mapping[str, torch.Tensor]) -> Params:
+        return unflatten({name: whole(x).view(self.shapes[name]) for name, x in tensors.items()})
+
+    def _loss(
+        self, parameters: Mapping[str, torch.Tensor], ops: TorchBackend, step: int, part: Part
+    ) -> Loss:
+        return self.loss(ops, self._tree(parameters), step, part)
 
     def lr_factor(self, step: int) -> float:
         """The factor on all learning rates: linear warm-up to 1, then half a cosine to 0."""
@@ -145,7 +171,7 @@ class Trainer:
             NumericError: the loss or its gradient is not finite; that step changed nothing.
         """
         while self.step < self.steps:
-            if cancel is not None and cancel.is_set():
+            if any_rank(cancel is not None and cancel.is_set(), self.ops.device):
                 message = f"stopped after step {self.step} of {self.steps}"
                 hint = "the checkpoint is saved; repeat the command to resume"
                 raise Cancelled(message, code="E-CANCELLED", hint=hint)
@@ -154,18 +180,20 @@ class Trainer:
 
     def _train_step(self) -> tuple[float, dict[str, float]]:
         """One optimization step; returns the loss and the figures before it."""
-        factor, params = self.lr_factor(self.step), self.params
+        factor = self.lr_factor(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
             optimizer.zero_grad(set_to_none=True)
-        losses = []
-        for loss in self._losses(self.ops, params):
-            (loss.total / self.config.accumulation).backward()
+        losses, parts, clip = [], self._parts(), self.config.clip_norm
+        for part in parts:
+            with averaging(self.module, now=part is parts[-1]):
+                loss = self.module(self.ops, self.step, part)
+                (loss.total / len(parts)).backward()
             losses.append(loss)
         loss = _mean(losses)
-        clip = self.config.clip_norm
-        norms = [get_total_norm([p.grad for p in g if p.grad is not None]) for g in self.clipped]
+        gradients = [[p.grad for p in group if p.grad is not None] for group in self.clipped]
+        norms = [whole(get_total_norm(group)) for group in gradients]
         if not all(map(math.isfinite, (loss.total.item(), *map(float, norms)))):
             raise self._not_finite(loss, [norm.item() for norm in norms])
         for group, norm in zip(self.clipped, norms, strict=True):
@@ -177,21 +205,26 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             if loss.after is not None:
-                loss.after(params)
+                loss.after(self.params)
             for name, parameter in self.parameters.items():
-                self.ema[name].lerp_(parameter, 1 - decay)
+                local(self.ema[name]).lerp_(local(parameter), 1 - decay)
         self.updating = False
         return loss.total.item(), {name: float(value) for name, value in loss.figures.items()}
 
-    def _losses(self, ops: TorchBackend, params: Params) -> Iterator[Loss]:
-        """The losses of the parts of the current step's batch."""
+    def _parts(self) -> list[Part]:
+        """The parts of a batch that this process computes, one after the other."""
         count = self.config.accumulation
-        return (self.loss(ops, params, self.step, Part(i, count)) for i in range(count))
+        first = rank() * count
+        return [Part(first + i, count * ranks()) for i in range(count)]
 
     def _not_finite(self, loss: Loss, norms: Sequence[float]) -> NumericError:
         """The error of the current step: its loss is computed again, watched layer by layer."""
         params, step = self.params, self.step
-        layer = first_layer(self.ops, params, lambda ops: list(self._losses(ops, params)))
+        layer = first_layer(
+            self.ops,
+            params,
+            lambda ops: [self.loss(ops, params, step, part) for part in self._parts()],
+        )
         spoiled = [n for n, p in self.parameters.items() if not _is_finite(p.grad)]
         where = layer or (f"the gradient of {spoiled[-1]}" if spoiled else "a term of the loss")
         value, norm = loss.total.item(), max(norms, key=lambda n: (math.isnan(n), n))
@@ -203,11 +236,11 @@ class Trainer:
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that changes from step to step, by name."""
         tensors = {f"params.{name}": p.detach() for name, p in self.parameters.items()}
-        tensors |= {f"ema.{name}": p for name, p in self.ema.items()}
+        tensors |= {f"ema.{name}": x for name, x in self.ema.items()}
         for name, parameter in self.parameters.items():
             for key, value in self._optimizer_of(name).state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-        return tensors
+        return {name: whole(x) for name, x in tensors.items()}
 
     def load_state(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from the `state` after that step.
@@ -224,13 +257,13 @@ class Trainer:
         self.step = step
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(tensors[f"params.{name}"])
-                self.ema[name].copy_(tensors[f"ema.{name}"])
+                parameter.copy_(like(tensors[f"params.{name}"], parameter))
+                self.ema[name].copy_(like(tensors[f"ema.{name}"], parameter))
                 state = self._optimizer_of(name).state[parameter]
                 for key in OPTIMIZER_STATE:
                     value = tensors.get(f"optimizer.{key}.{name}")
                     if value is not None:
-                        state[key] = value.to(parameter.device)
+                        state[key] = like(value, parameter)
 
     def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
         return self.optimizers[1 if self._uses_muon(name) else 0]
@@ -255,7 +288,7 @@ def _mean(losses: Sequence[Loss]) -> Loss:
     """The loss of a batch, of those of its equal parts."""
 
     def mean(values: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([value.detach() for value in values]).mean()
+        return mean_of_ranks(torch.stack([value.detach() for value in values]).mean())
 
     total = mean([loss.total for loss in losses])
     figures = {k: mean([loss.figures[k] for loss in losses]) for k in losses[0].figures}

@@ -43,20 +43,23 @@ def fine_tune(
     check_base(model_config(find_model(recipe.base)), recipe)
 
     from ldmref.loading import load
+    from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
     from ldmref.training.finetune.adapters import adapter_of  # raises BackendUnavailable
     from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
     from ldmref.training.stages import Run, exported, run_stage
 
-    ops, data = RecordingBackend(recipe.device, recipe.dtype), read_pictures(recipe, say)
-    model = load(recipe.base, backend=ops)
-    adapter = adapter_of(recipe, model, data.caption)
-    summary = replace(summarize(data), base=model.sha256)
-    with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
-        trainer = fine_tune_trainer(recipe, model, adapter, data, ops)
-        run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
-        with exported(lambda: adapter.write(folder, trainer.ema_params())):
-            run_stage(run, "diffusion", trainer, "")
-        return adapter.file(folder)
+    with process_group(recipe.device) as device:
+        report, say = by_first_rank(report), by_first_rank(say)
+        ops, data = RecordingBackend(device, recipe.dtype), read_pictures(recipe, say)
+        model = load(recipe.base, backend=ops)
+        adapter = adapter_of(recipe, model, data.caption)
+        summary = replace(summarize(data), base=model.sha256)
+        with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
+            trainer = fine_tune_trainer(recipe, model, adapter, data, ops)
+            run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
+            with exported(lambda: on_first_rank(adapter.write, folder, trainer.ema_params())):
+                run_stage(run, "diffusion", trainer, "")
+            return adapter.file(folder)
 
 
 def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:

@@ -1,0 +1,152 @@
+"""One training on several processes, which PyTorch calls ranks; `torchrun` starts them.
+
+Every rank computes its part of each batch, and the gradients are averaged: the step of one process.
+With DistributedDataParallel (Li et al. 2020, arXiv:2006.15704) each rank holds the whole network;
+with FSDP2, for what does not fit, parameters, averages and optimizer states are sharded (Zhao et
+al. 2023, arXiv:2304.11277). The first rank alone writes files and reports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch.distributed.fsdp import FSDPModule, fully_shard
+from torch.distributed.tensor import DTensor, distribute_tensor
+from torch.nn.parallel import DistributedDataParallel
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+@contextlib.contextmanager
+def process_group(device: str) -> Iterator[str]:
+    """The group of ranks that `torchrun` describes in the environment; yields this rank's device.
+
+    Without that description there is one rank, and no group.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
+        yield device
+        return
+    cuda = torch.device(device).type == "cuda"
+    if cuda:
+        device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
+        torch.cuda.set_device(device)
+    dist.init_process_group("nccl" if cuda else "gloo")
+    try:
+        yield device
+    finally:
+        dist.destroy_process_group()
+
+
+def ranks() -> int:
+    """The number of ranks."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def rank() -> int:
+    """The number of this rank, from 0."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def any_rank(flag: bool, device: str) -> bool:
+    """Whether the flag is set on any rank; every rank must ask."""
+    if ranks() == 1:
+        return flag
+    flags = torch.tensor(float(flag), device=device)
+    dist.all_reduce(flags, dist.ReduceOp.MAX)
+    return bool(flags)
+
+
+def mean_of_ranks(x: torch.Tensor) -> torch.Tensor:
+    """The mean of a scalar over the ranks."""
+    if ranks() == 1:
+        return x
+    total = x.detach().clone()
+    dist.all_reduce(total)
+    return total / ranks()
+
+
+def on_first_rank(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
+    """Call a function on the first rank; the others wait until it has returned."""
+    if rank() == 0:
+        function(*args, **kwargs)
+    if ranks() > 1:
+        dist.barrier()
+
+
+def by_first_rank(function: Callable[[T], None]) -> Callable[[T], None]:
+    """The function on the first rank, and nothing on the others."""
+    return function if rank() == 0 else lambda argument: None
+
+
+@contextlib.contextmanager
+def first_rank_first() -> Iterator[None]:
+    """Run the block on the first rank, then on all others, which find the files that it wrote."""
+    if rank() > 0:
+        dist.barrier()
+    try:
+        yield
+    finally:
+        if rank() == 0 and ranks() > 1:
+            dist.barrier()
+
+
+class Network(torch.nn.Module):
+    """Parameters as a module whose forward is a function of them: what PyTorch distributes."""
+
+    def __init__(self, parameters: Mapping[str, torch.nn.Parameter], function: Callable[..., Any]):
+        super().__init__()
+        self.names, self.function = list(parameters), function
+        self.weights = torch.nn.ParameterList(parameters.values())
+
+    def named(self) -> dict[str, torch.nn.Parameter]:
+        """The parameters by name: those of this rank, or within `forward` all of them."""
+        return dict(zip(self.names, self.weights, strict=True))
+
+    def forward(self, *args: Any) -> Any:
+        return self.function(self.named(), *args)
+
+
+def distributed(network: Network, shard: bool) -> torch.nn.Module:
+    """What to call in place of the network, so that gradients are averaged over the ranks."""
+    if ranks() == 1:
+        return network
+    if shard:
+        fully_shard(network)  # in place
+        return network
+    return DistributedDataParallel(network, find_unused_parameters=True)
+
+
+@contextlib.contextmanager
+def averaging(module: torch.nn.Module, now: bool) -> Iterator[None]:
+    """Average the gradients of this backward pass over the ranks now, or with a later one."""
+    if isinstance(module, FSDPModule):
+        module.set_requires_gradient_sync(now)
+    if isinstance(module, DistributedDataParallel) and not now:
+        with module.no_sync():
+            yield
+    else:
+        yield
+
+
+def whole(x: torch.Tensor) -> torch.Tensor:
+    """A tensor in one piece; every rank must ask."""
+    return x.full_tensor() if isinstance(x, DTensor) else x
+
+
+def like(x: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
+    """A whole tensor, sharded as `pattern` is, on its device."""
+    x = x.to(pattern.device)
+    if isinstance(pattern, DTensor) and x.shape == pattern.shape:
+        return distribute_tensor(x, pattern.device_mesh, pattern.placements)
+    return x
+
+
+def local(x: torch.Tensor) -> torch.Tensor:
+    """This rank's part of a tensor."""
+    return x.to_local() if isinstance(x, DTensor) else x
