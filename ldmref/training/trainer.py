@@ -32,10 +32,10 @@ from ldmref.training.distributed import (
     ranks,
     whole,
 )
+from ldmref.training.nonfinite import nonfinite_error
 from ldmref.training.recipe import OptimizerConfig
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
-MOST_NAMED = 64  # pictures of a batch
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
 
 
@@ -219,19 +219,13 @@ class Trainer:
 
     def _not_finite(self, loss: Loss, norms: Sequence[float]) -> NumericError:
         """The error of the current step: its loss is computed again, watched layer by layer."""
-        params, step = self.params, self.step
+        params, parts = self.params, self._parts()
         layer = first_layer(
-            self.ops,
-            params,
-            lambda ops: [self.loss(ops, params, step, part) for part in self._parts()],
+            self.ops, params, lambda ops: [self.loss(ops, params, self.step, p) for p in parts]
         )
         spoiled = [n for n, p in self.parameters.items() if not _is_finite(p.grad)]
         where = layer or (f"the gradient of {spoiled[-1]}" if spoiled else "a term of the loss")
-        value, norm = loss.total.item(), max(norms, key=lambda n: (math.isnan(n), n))
-        message = f"step {step + 1}: the loss is {value}, its gradient's norm {norm}, first in "
-        message += f"{where}; the pictures of this batch: {_numbers(loss.batch)}"
-        hint = "the last checkpoint is kept; try a lower learning rate, or float32"
-        return NumericError(message, code="E-NAN", hint=hint)
+        return nonfinite_error(self.step + 1, loss.total.item(), norms, where, loss.batch)
 
     def state(self) -> dict[str, torch.Tensor]:
         """Everything that changes from step to step, by name."""
@@ -297,8 +291,3 @@ def _mean(losses: Sequence[Loss]) -> Loss:
 
 def _is_finite(gradient: torch.Tensor | None) -> bool:
     return gradient is None or bool(torch.isfinite(gradient).all())
-
-
-def _numbers(batch: np.ndarray) -> str:
-    more = f" and {len(batch) - MOST_NAMED} more" if len(batch) > MOST_NAMED else ""
-    return ", ".join(str(int(i)) for i in batch[:MOST_NAMED]) + more

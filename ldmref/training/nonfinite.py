@@ -1,0 +1,25 @@
+"""The error of a training whose loss or gradient is not finite."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from ldmref.errors import NumericError
+
+MOST_NAMED = 64  # pictures of a batch
+
+
+def nonfinite_error(
+    step: int, loss: float, norms: Sequence[float], where: str, batch: np.ndarray
+) -> NumericError:
+    """Names the step, the operation or parameter, and the pictures."""
+    norm = max(norms, key=lambda norm: (math.isnan(norm), norm))
+    more = f" and {len(batch) - MOST_NAMED} more" if len(batch) > MOST_NAMED else ""
+    pictures = ", ".join(str(int(i)) for i in batch[:MOST_NAMED]) + more
+    message = f"step {step}: the loss is {loss}, its gradient's norm {norm}, first in {where}; "
+    message += f"the pictures of this batch: {pictures}"
+    hint = "the last checkpoint is kept; try a lower learning rate, or float32"
+    return NumericError(message, code="E-NAN", hint=hint)
