@@ -106,13 +106,13 @@ class OptimizerConfig:
 
     batch_size: Annotated[int, Limits(1, 1_000_000)] = 64
     accumulation: Count = 1
-    shard: bool = False
     learning_rate: Rate = 1e-3
     muon_rate: Fraction = 0.0
     warmup: CountOrNone = 200  # steps
     weight_decay: Fraction = 0.01
     clip_norm: Annotated[float, Limits(0, 1e6, above=True)] = 1.0
     ema_decay: Annotated[float, Limits(0, 0.999999)] = 0.999
+    shard: bool = False
 
 
 @dataclass(frozen=True)
