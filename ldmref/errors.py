@@ -15,7 +15,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 MAX_MESSAGE = 2000  # characters; a file may hold names of any length
@@ -130,6 +130,16 @@ def short_repr(value: object) -> str:
     except Exception:  # of an object whose repr fails, or an integer of many thousand digits
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def first_names(names: Sequence[str], most: int = 20) -> str:
+    """The first names of a list, and how many more there are.
+
+    >>> first_names(["a", "b", "c"], 2)
+    'a, b and 1 more'
+    """
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

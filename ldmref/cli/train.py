@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -82,9 +83,23 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
         message = f"{recipe!r} is the recipe of a fine-tuning: it has a base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref finetune {recipe}")
     folder = Path(output or Path("runs", Path(recipe or "").stem))
+    model = stoppable(run.train, settings, folder, accept_changes)
+    if settings.stages == ("autoencoder",):
+        say(one_line(f"the autoencoder is ready: --vae {model} of a model that it fits"))
+    else:
+        say(one_line(f"the model is ready: ldmref txt2img -m {model} -p ..."))
+
+
+COMMANDS = (train,)
+
+
+def stoppable(
+    function: Callable[..., Path], settings: Any, folder: Path, accept_changes: bool
+) -> Path:
+    """Run a training; Ctrl-C and SIGTERM stop it with their exit code."""
     with stopping() as stop:
         try:
-            model = run.train(
+            return function(
                 settings,
                 folder,
                 report=report,
@@ -95,13 +110,6 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
         except Cancelled as cancelled:
             cancelled.exit_code = stop.exit_code
             raise
-    if settings.stages == ("autoencoder",):
-        say(one_line(f"the autoencoder is ready: --vae {model} of a model that it fits"))
-    else:
-        say(one_line(f"the model is ready: ldmref txt2img -m {model} -p ..."))
-
-
-COMMANDS = (train,)
 
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:

@@ -54,7 +54,7 @@ def chain_bound(
         noise = rng.standard_normal(x0.shape)
         x0_pred, v = predict(q_sample(x0, alphas_cumprod[t], noise), t)
         arguments = alphas_cumprod, variance_type, v, normal_log_density
-        return _sum(bound_term(x0, x0_pred, t, *arguments))
+        return sum_per_example(bound_term(x0, x0_pred, t, *arguments))
 
     denoising = np.zeros(n)
     for k in range(min(timesteps, total)):
@@ -65,7 +65,7 @@ def chain_bound(
             i = np.minimum(np.searchsorted(ends, u), total - 1)
             denoising += term(i + 1) / (timesteps * probability[i])
     first = term(np.zeros(n, np.int64))
-    prior = _sum(prior_kl(x0, float(alphas_cumprod[-1])))
+    prior = sum_per_example(prior_kl(x0, float(alphas_cumprod[-1])))
     return {"prior": prior, "denoising": denoising, "first step": first}
 
 
@@ -102,13 +102,13 @@ def flow_nats(
 
     def log_prior(x: np.ndarray) -> np.ndarray:
         logvar = np.full_like(x, math.log1p(high**2))
-        return _sum(normal_log_density(x, np.zeros_like(x), logvar))
+        return sum_per_example(normal_log_density(x, np.zeros_like(x), logvar))
 
     times = np.linspace(math.log(low), math.log(high), steps + 1).tolist()
     nats, _ = flow_log_likelihood(field, divergence, log_prior, x0, times)
     return -np.asarray(nats, np.float64)
 
 
-def _sum(x: np.ndarray) -> np.ndarray:
-    """Per example, (n,) float64."""
+def sum_per_example(x: np.ndarray) -> np.ndarray:
+    """The sum over the elements of each example, (n,) float64."""
     return x.reshape(len(x), -1).sum(axis=1, dtype=np.float64)

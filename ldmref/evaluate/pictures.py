@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from ldmref.evaluate.estimate import estimate
-from ldmref.evaluate.likelihood import chain_bound, flow_nats
-from ldmref.evaluate.predictions import conditioning_of, host_denoiser, predictor
+from ldmref.evaluate.likelihood import chain_bound, flow_nats, sum_per_example
+from ldmref.evaluate.predictions import host_denoiser, predictor
 from ldmref.evaluate.report import Section
 from ldmref.math.autoencoding import psnr
 from ldmref.math.divergence import kl_standard_normal, normal_entropy, reparameterize
@@ -17,6 +17,7 @@ from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_l
 from ldmref.math.likelihood import directional_derivative
 from ldmref.models.autoencoder import encode
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.text import conditioning_of
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 
 SHORTEST_SIDE = 11  # of pictures for SSIM
@@ -80,14 +81,16 @@ def likelihood(
         section.add(name, estimate(bits_per_dimension(nats, dimensions)))
 
     decoder = decoder_nats(e)
-    kl = _sum(kl_standard_normal(e.mean, e.logvar))
+    kl = sum_per_example(kl_standard_normal(e.mean, e.logvar))
     # of scaled latents, which the diffusion model is a model of
-    entropy = _sum(normal_entropy(e.logvar + 2.0 * np.log(scale)))
+    entropy = sum_per_example(normal_entropy(e.logvar + 2.0 * np.log(scale)))
     z, table = scale * e.z, training_alphas_cumprod(model.config.scheduler)
+    size = model.config.defaults.width, model.config.defaults.height
+    kind = model.config.scheduler.variance_type
     columns, exact = [], []
     for start in range(0, len(z), batch):
         part, texts = z[start : start + batch], prompts[start : start + batch]
-        conditioning, kind = conditioning_of(model, texts), model.config.scheduler.variance_type
+        conditioning = conditioning_of(model, texts, size)
         columns.append(
             chain_bound(part, table, predictor(model, conditioning), kind, timesteps, rng)
         )
@@ -104,7 +107,7 @@ def likelihood(
     pictures, steps = min(flow[0], len(z)), flow[1]
     for start in range(0, pictures, batch):
         part = slice(start, min(start + batch, pictures))
-        denoise = host_denoiser(model, conditioning_of(model, prompts[part]))
+        denoise = host_denoiser(model, conditioning_of(model, prompts[part], size))
         sigmas = sampling_sigmas(model.config.scheduler)
         ends = float(sigmas[0]), float(sigmas[-1])
         x = z[part].astype(model.backend.state_dtype)
@@ -124,8 +127,4 @@ def decoder_nats(e: Encoded) -> np.ndarray:
     """
     variance = max(float(np.mean((e.x - e.decoded) ** 2)), HALF_BIN**2 / 3.0)
     logvar = np.full_like(e.x, np.log(variance))
-    return -_sum(discretized_gaussian_log_likelihood(e.x, e.decoded, logvar))
-
-
-def _sum(x: np.ndarray) -> np.ndarray:
-    return x.reshape(len(x), -1).sum(axis=1)
+    return -sum_per_example(discretized_gaussian_log_likelihood(e.x, e.decoded, logvar))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from ldmref.evaluate.likelihood import Predict
@@ -11,18 +9,10 @@ from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.denoiser import model_denoiser
-from ldmref.modes.text import encode_texts
 from ldmref.samplers.config import LEARNED
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.loop import Denoiser
 from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alphas_cumprod
-
-
-def conditioning_of(model: LatentDiffusion, prompts: Sequence[str]) -> Conditioning:
-    """What conditions the U-Net on these prompts."""
-    defaults = model.config.defaults
-    text = encode_texts(model, prompts, [""] * len(prompts), (defaults.width, defaults.height))
-    return text.conditioning(slice(0, len(prompts)))[0]
 
 
 def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:

@@ -124,3 +124,11 @@ def encode_texts(
         pairs = zip(prompts, negative_prompts, strict=True)
         chunks = [max(counts[text] for text in (*pair, *others)) for pair in pairs]
     return TextConditioning(model, encoded, prompts, negative_prompts, chunks, size, interpolation)
+
+
+def conditioning_of(
+    model: LatentDiffusion, prompts: Sequence[str], size: tuple[int, int]
+) -> Conditioning:
+    """What conditions the U-Net on these prompts, without a negative part."""
+    text = encode_texts(model, prompts, prompts, size)
+    return text.conditioning(slice(0, len(prompts)))[0]

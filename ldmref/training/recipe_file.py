@@ -16,7 +16,15 @@ from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.model_config import for_objective
-from ldmref.training.recipe import EMOJI, MAX_SIZE, SCENES, STAGES, Recipe, recipe_error
+from ldmref.training.recipe import (
+    EMOJI,
+    MAX_SIZE,
+    SCENES,
+    STAGES,
+    OptimizerConfig,
+    Recipe,
+    recipe_error,
+)
 
 SHIPPED = Path(__file__).parent / "recipes"
 CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # E-RECIPE of all others
@@ -74,7 +82,7 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     problem = recipe.autoencoder.objective.problem(config.vae)
     if problem:
         raise recipe_error(f"autoencoder.objective: {problem}")
-    _check_accumulation(recipe)
+    _check_accumulation({name: getattr(recipe, name).optimizer for name in ("features", *STAGES)})
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
@@ -135,7 +143,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
     recipe = _read(FineTuneRecipe(), tables, "")
-    _check_accumulation(recipe)
+    _check_accumulation({"diffusion": recipe.diffusion.optimizer})
     if not recipe.data.size:
         size = model_config(find_model(recipe.base)).defaults.width
         recipe = replace(recipe, data=replace(recipe.data, size=size))
@@ -160,12 +168,9 @@ def _model(table: Any) -> ModelConfig:
     return config
 
 
-def _check_accumulation(recipe: AnyRecipe) -> None:
+def _check_accumulation(optimizers: Mapping[str, OptimizerConfig]) -> None:
     """Batches are divided into equal parts, where no term of the loss compares their pictures."""
-    for name in ("features", *STAGES):
-        if not hasattr(recipe, name):  # a fine-tuning
-            continue
-        optimizer = getattr(recipe, name).optimizer
+    for name, optimizer in optimizers.items():
         count, batch_size = optimizer.accumulation, optimizer.batch_size
         if count > 1 and name not in ("diffusion", "classifier"):
             message = f"{name}.optimizer.accumulation must be 1, not {count}"

@@ -43,8 +43,8 @@ def changed_data(headers: Mapping[str, Header], recipe: AnyRecipe, data: DataSum
     """The same for pictures and captions."""
     pictures = replace(data, base="")
     changed = [h for h in headers.values() if replace(h.data, base="") != pictures]
-    bases = {h.data.base: _base(h.data.base) for h in headers.values() if h.data.base != data.base}
-    lines = [f"base was {old}, now {_base(data.base)}" for old in bases.values()]
+    others = {header.data.base for header in headers.values()} - {data.base}
+    lines = [f"base was {_base(base)}, now {_base(data.base)}" for base in sorted(others)]
     return [*lines, *dict.fromkeys(_data(header, recipe, data) for header in changed)]
 
 

@@ -7,58 +7,41 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from ldmref.errors import ImageError, InputError
-from ldmref.io.pictures.images import read_image
-from ldmref.training.data.augmentation import Augmentation
+from ldmref.errors import first_names
+from ldmref.training.data.memory import (
+    PicturesInMemory,
+    Sample,
+    caption_of_name,
+    data_error,
+)
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "metadata.csv")
-MOST_NAMES = 20  # named in one warning
 
 
-class FolderDataset:
+class FolderDataset(PicturesInMemory):
     """A folder of pictures. The caption of `cat.png` comes from the first of these that has one:
 
     `metadata.jsonl` (lines `{"file_name": ..., "text": ...}`), `metadata.csv` (the same columns),
     `cat.txt` beside it (one caption per line, chosen at random); else from the file name, with
-    `_` and `-` as spaces. Pictures are centre-cropped to a square and resized. Those that cannot be
-    read are skipped: `skipped` names them.
-
-    The class of a picture is the sub-folder that it is in, directly or further down.
+    `_` and `-` as spaces. The class of a picture is the sub-folder that it is in, directly or
+    further down.
 
     Raises:
         InputError: no such folder, no picture in it that can be read, or captions that cannot.
     """
 
-    augmentation = Augmentation()
-
     def __init__(self, folder: str | Path, size: int):
         root = Path(folder)
-        captions, self.warnings = captioned_files(root)
-        images, self.captions, self.skipped, self.classes = [], [], [], []
-        for file, texts in captions.items():
-            try:
-                images.append(square(read_image(file), size))
-                self.captions.append(texts)
-                self.classes.append(_class_of(file.relative_to(root)))
-            except ImageError:
-                self.skipped.append(file.relative_to(root).as_posix())
-        if not images:
+        captions, warnings = captioned_files(root)
+        names = ((file, file.relative_to(root)) for file in captions)
+        super().__init__(
+            (Sample(n.as_posix(), file, captions[file], _class_of(n)) for file, n in names), size
+        )
+        self.warnings = warnings + self.warnings
+        if not len(self.images):
             message = f"none of the {len(captions)} pictures in {str(folder)!r} can be read"
-            raise InputError(message, code="E-DATA", hint="PNG, JPEG and WebP are read")
-        if self.skipped:
-            message = f"{len(self.skipped)} of {len(captions)} pictures cannot be read, skipped: "
-            self.warnings.append(message + shorten(self.skipped))
-        self.images, self.weights = np.stack(images), np.ones(len(images))
-
-    def caption(self, i: int, rng: np.random.Generator) -> str:
-        return self.captions[i][rng.integers(len(self.captions[i]))]
-
-    def vocabulary(self) -> list[str]:
-        return [text for texts in self.captions for text in texts]
+            raise data_error(message, "PNG, JPEG and WebP are read")
 
 
 def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
@@ -84,28 +67,16 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
         raise data_error(f"no row of the captions in {str(root)!r} names a picture there", hint)
     if table and without:
         warnings.append(
-            f"{len(without)} pictures without a caption, named by file: {shorten(without)}"
+            f"{len(without)} pictures without a caption, named by file: {first_names(without)}"
         )
     if absent:
-        warnings.append(f"{len(absent)} captions of absent pictures: {shorten(absent)}")
+        warnings.append(f"{len(absent)} captions of absent pictures: {first_names(absent)}")
     return {file: captions[file] or [caption_of_name(file)] for file in files}, warnings
-
-
-def caption_of_name(file: Path) -> str:
-    name = file.stem.replace("_", " ").replace("-", " ")
-    return name.encode("utf-8", "replace").decode()  # names may be any bytes
 
 
 def _class_of(path: Path) -> str:
     """The first folder of a relative path; "" if it has none."""
     return path.parts[0].encode("utf-8", "replace").decode() if len(path.parts) > 1 else ""
-
-
-def square(image: Image.Image, size: int) -> np.ndarray:
-    side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    image = image.crop((left, top, left + side, top + side))
-    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
 
 
 def _captions_table(root: Path) -> dict[str, list[str]]:
@@ -146,12 +117,3 @@ def _text_captions(file: Path) -> list[str]:
     except (OSError, UnicodeDecodeError) as error:
         raise data_error(f"cannot read the captions {str(captions)!r}: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]
-
-
-def shorten(names: list[str]) -> str:
-    more = f" and {len(names) - MOST_NAMES} more" if len(names) > MOST_NAMES else ""
-    return ", ".join(names[:MOST_NAMES]) + more
-
-
-def data_error(message: str, hint: str = "") -> InputError:
-    return InputError(message, code="E-DATA", hint=hint)

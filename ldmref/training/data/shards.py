@@ -14,23 +14,13 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
-
-from ldmref.errors import ImageError
-from ldmref.io.pictures.images import read_image
-from ldmref.training.data.augmentation import Augmentation
-from ldmref.training.data.folder import (
-    IMAGE_SUFFIXES,
-    caption_of_name,
-    data_error,
-    shorten,
-    square,
-)
+from ldmref.training.data.folder import IMAGE_SUFFIXES
+from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
 
 MAX_MEMBER = 64 * 2**20
 TEXTS = (".txt", ".caption", ".json")
 CLASS = ".cls"
-Sample = dict[str, bytes]
+Files = dict[str, bytes]  # by lower-case suffix
 
 
 def shard_files(root: Path) -> list[Path]:
@@ -40,56 +30,39 @@ def shard_files(root: Path) -> list[Path]:
     return [root] if root.suffix == ".tar" and root.is_file() else []
 
 
-class ShardDataset:
-    """The pictures of tar files, centre-cropped to a square and resized; broken ones are skipped.
+class ShardDataset(PicturesInMemory):
+    """The pictures of tar files.
 
     Raises:
         InputError: a file is no tar, captions are no UTF-8 or JSON, or no picture can be read.
     """
 
-    augmentation = Augmentation()
-
     def __init__(self, root: str | Path, size: int):
         files = shard_files(Path(root))
-        images, self.captions, self.skipped, self.classes = [], [], [], []
-        for file in files:
-            for key, sample in samples(file):
-                name = f"{file.name}/{key}"
-                picture = next((sample[s] for s in IMAGE_SUFFIXES if s in sample), None)
-                if picture is None:
-                    continue
-                texts = _captions(sample, name) or [caption_of_name(Path(key))]
-                try:
-                    images.append(square(read_image(io.BytesIO(picture)), size))
-                except ImageError:
-                    self.skipped.append(name)
-                    continue
-                self.captions.append(texts)
-                self.classes.append(_text(sample.get(CLASS, b""), name).strip())
-        if not images:
+        super().__init__((sample for file in files for sample in _samples(file)), size)
+        if not len(self.images):
             message = f"no picture in the {len(files)} tar files of {str(root)!r} can be read"
             raise data_error(message, "KEY.png and KEY.txt, as webdataset writes them")
-        self.warnings: list[str] = []
-        if self.skipped:
-            count = len(images) + len(self.skipped)
-            message = f"{len(self.skipped)} of {count} pictures cannot be read, skipped: "
-            self.warnings.append(message + shorten(self.skipped))
-        self.images, self.weights = np.stack(images), np.ones(len(images))
-
-    def caption(self, i: int, rng: np.random.Generator) -> str:
-        return self.captions[i][rng.integers(len(self.captions[i]))]
-
-    def vocabulary(self) -> list[str]:
-        return [text for texts in self.captions for text in texts]
 
 
-def samples(file: Path) -> Iterator[tuple[str, Sample]]:
+def _samples(file: Path) -> Iterator[Sample]:
+    """The pictures of a tar file, with their captions and classes."""
+    for key, parts in files_by_key(file):
+        picture = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
+        if picture is not None:
+            name = f"{file.name}/{key}"
+            texts = _captions(parts, name) or [caption_of_name(Path(key))]
+            label = _text(parts.get(CLASS, b""), name).strip()
+            yield Sample(name, io.BytesIO(picture), texts, label)
+
+
+def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
     """The keys of a tar file in its order, each with its files by lower-case suffix.
 
     Raises:
         InputError: it cannot be read to its end.
     """
-    current, sample = "", Sample()
+    current, parts = "", Files()
     try:
         with tarfile.open(file, "r:") as tar:
             for member in tar:
@@ -98,23 +71,23 @@ def samples(file: Path) -> Iterator[tuple[str, Sample]]:
                 if not member.isreg() or not stem or not dot or member.size > MAX_MEMBER:
                     continue
                 key = f"{folder}/{stem}" if folder else stem
-                if key != current and sample:
-                    yield current, sample
-                    sample = Sample()
+                if key != current and parts:
+                    yield current, parts
+                    parts = Files()
                 current = key
                 data = tar.extractfile(member)
                 if data is not None and f".{suffix.lower()}" in (*IMAGE_SUFFIXES, *TEXTS, CLASS):
-                    sample[f".{suffix.lower()}"] = data.read()
+                    parts[f".{suffix.lower()}"] = data.read()
     except (OSError, tarfile.TarError, ValueError) as error:
         raise data_error(f"cannot read the tar file {str(file)!r}: {error}") from error
-    if sample:
-        yield current, sample
+    if parts:
+        yield current, parts
 
 
-def _captions(sample: Sample, name: str) -> list[str]:
+def _captions(parts: Files, name: str) -> list[str]:
     """The captions of a sample; none if it has none."""
-    suffix = next((suffix for suffix in TEXTS if suffix in sample), "")
-    text = _text(sample.get(suffix, b""), name)
+    suffix = next((suffix for suffix in TEXTS if suffix in parts), "")
+    text = _text(parts.get(suffix, b""), name)
     if suffix == ".json":
         try:
             table = json.loads(text)

@@ -15,12 +15,13 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.math.forward import q_sample
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params
-from ldmref.modes.text import encode_texts
+from ldmref.modes.text import conditioning_of
 from ldmref.training.data import Dataset
 from ldmref.training.diffusion_loss import DiffusionLoss
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.latents import Latents, NoisyLatents
+from ldmref.training.pictures import to_unit
 from ldmref.training.trainer import Loss, Part, Trainer, step_generator
 
 
@@ -37,7 +38,7 @@ def fine_tune_trainer(
 ) -> Trainer:  # fmt: skip
     """A trainer of the adapter on the pictures of `data`; the model is on `ops`."""
     stage = recipe.diffusion
-    latents = NoisyLatents(encode_pictures(model, data), data.weights, 1.0, ops)
+    latents = NoisyLatents(encode_pictures(model, data, ops), data.weights, 1.0, ops)
     loss_of = DiffusionLoss(model.config, stage.objective, ops)
     n, size = stage.optimizer.batch_size, recipe.data.size
 
@@ -47,23 +48,24 @@ def fine_tune_trainer(
         batch = latents.draw(rng, n)
         dropout = stage.objective.caption_dropout
         prompts = ["" if rng.random() < dropout else adapter.caption(int(i), rng) for i in batch]
-        texts = encode_texts(adapted, part.of(prompts), part.of(prompts), (size, size))
+        condition = conditioning_of(adapted, part.of(prompts), (size, size))
         t = part.of(loss_of.timesteps(rng, n))
         x0, eps = latents.noise(batch, recipe.seed, step, part)
         xt = q_sample(x0, loss_of.alphas_cumprod[t], eps)
-        condition = texts.conditioning(slice(0, len(t)))[0]
         output = adapted.unet(ops.asarray(xt), t.to(x0.dtype), condition).to(x0.dtype)
         return Loss(loss_of(output, x0, eps, xt, t).mean(), batch=part.of(batch))
 
     return Trainer(stage.optimizer, stage.budget.steps, adapter.initial, loss, ops)
 
 
-def encode_pictures(model: LatentDiffusion, data: Dataset, batch: int = 4) -> Latents:
+def encode_pictures(
+    model: LatentDiffusion, data: Dataset, ops: TorchBackend, batch: int = 4
+) -> Latents:
     """Posterior mean and log-variance of every picture, scaled, (n, z, h, w) float32."""
-    ops, moments = model.backend, []
+    moments = []
     with torch.inference_mode():
         for start in range(0, len(data.images), batch):
-            x = data.images[start : start + batch].astype(np.float32) / 127.5 - 1.0
+            x = to_unit(data.images[start : start + batch], ops)
             mean, std = model.encode_posterior(ops.asarray(x))
             logvar = 2.0 * torch.log(std.float())
             moments.append([ops.to_numpy(z).astype(np.float32) for z in (mean, logvar)])

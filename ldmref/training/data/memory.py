@@ -1,0 +1,75 @@
+"""Captioned pictures in memory, of whatever files hold them."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ldmref.errors import ImageError, InputError, first_names
+from ldmref.io.pictures.images import read_image
+from ldmref.training.data.augmentation import Augmentation
+
+
+class Sample(NamedTuple):
+    """A picture that is not read yet: its name, its file, its captions, its class."""
+
+    name: str
+    file: Path | io.BytesIO
+    captions: list[str]
+    label: str
+
+
+class PicturesInMemory:
+    """The pictures of samples, centre-cropped to a square and resized.
+
+    Those that cannot be read are skipped: `skipped` names them.
+    """
+
+    augmentation = Augmentation()
+
+    def __init__(self, samples: Iterator[Sample], size: int):
+        images, self.captions, self.classes, self.skipped = [], [], [], []
+        for sample in samples:
+            try:
+                images.append(_square(read_image(sample.file), size))
+            except ImageError:
+                self.skipped.append(sample.name)
+                continue
+            self.captions.append(sample.captions)
+            self.classes.append(sample.label)
+        self.warnings: list[str] = []
+        if images and self.skipped:
+            count = len(images) + len(self.skipped)
+            message = f"{len(self.skipped)} of {count} pictures cannot be read, skipped: "
+            self.warnings.append(message + first_names(self.skipped))
+        self.images = np.stack(images) if images else np.empty((0, 3, size, size), np.uint8)
+        self.weights = np.ones(len(images))
+
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        return self.captions[i][rng.integers(len(self.captions[i]))]
+
+    def vocabulary(self) -> list[str]:
+        return [text for texts in self.captions for text in texts]
+
+
+def caption_of_name(file: Path) -> str:
+    """The words of a file's name."""
+    name = file.stem.replace("_", " ").replace("-", " ")
+    return name.encode("utf-8", "replace").decode()  # names may be any bytes
+
+
+def data_error(message: str, hint: str = "") -> InputError:
+    """Pictures or captions that cannot be read."""
+    return InputError(message, code="E-DATA", hint=hint)
+
+
+def _square(image: Image.Image, size: int) -> np.ndarray:
+    side = min(image.size)
+    left, top = (image.width - side) // 2, (image.height - side) // 2
+    image = image.crop((left, top, left + side, top + side))
+    return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)
