@@ -128,6 +128,9 @@ def _format_error(file: str, why: str) -> CorruptModelError:
 
 # -- zip ------------------------------------------------------------------------------------------
 
+# NotImplementedError: flags of a patch or a method; RuntimeError: it is encrypted
+NOT_READABLE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError)
+
 
 def _open_zip(path: Path) -> tuple[Any, Reader]:
     file = path.name
@@ -147,7 +150,7 @@ def _open_zip(path: Path) -> tuple[Any, Reader]:
             if root + "byteorder" in members and archive.read(root + "byteorder") != b"little":
                 raise _format_error(file, "is big-endian")
             data = archive.read(pickles[0])
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError) as error:
+    except NOT_READABLE as error:
         raise _damaged(file, "it is not a complete zip file; is it truncated?") from error
 
     def read(tensor: LazyTensor) -> np.ndarray:
@@ -158,7 +161,7 @@ def _open_zip(path: Path) -> tuple[Any, Reader]:
         try:
             with zipfile.ZipFile(path) as archive:
                 return _view(tensor, np.frombuffer(archive.read(info.filename), dtype))
-        except (zipfile.BadZipFile, EOFError, ValueError) as error:
+        except NOT_READABLE as error:
             raise _damaged(file, f"the storage {key!r} is damaged") from error
 
     return load_pickle_bytes(data, file), read
