@@ -132,10 +132,10 @@ def short_repr(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def first_names(names: Sequence[str], most: int = 20) -> str:
+def abbreviated(names: Sequence[str], most: int = 20) -> str:
     """The first names of a list, and how many more there are.
 
-    >>> first_names(["a", "b", "c"], 2)
+    >>> abbreviated(["a", "b", "c"], 2)
     'a, b and 1 more'
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""

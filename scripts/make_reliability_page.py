@@ -52,7 +52,7 @@ MEASURED = (
      "no file incomplete, none lost or changed; 99 times the next run went on to the usual result, "
      "pixel for pixel and weight for weight; one Ctrl-C while Python still imported printed a "
      "traceback (mended since)",
-     "`python scripts/kill.py --kills 200 --seed 12`"),
+     "`python scripts/kill.py --kills 200 --seed 11`, and `--seed 12`"),
     ("training killed 213 times at random moments by SIGKILL, and resumed",
      "every checkpoint complete, no step of one lost; nine trainings came to their end, each equal "
      "to one without kills in every byte",

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ldmref.cli.progress import one_line, say
-from ldmref.cli.train import source, stoppable, without_none
+from ldmref.cli.train import run_stoppable, source, without_none
 from ldmref.errors import UsageError
 
 option = click.option
@@ -54,7 +54,7 @@ def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any
         message = f"{recipe!r} is the recipe of a whole model: it has no base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref train {recipe}")
     folder = Path(output or Path("runs", Path(recipe).stem))
-    file = stoppable(fine_tune, settings, folder, accept_changes)
+    file = run_stoppable(fine_tune, settings, folder, accept_changes)
     flag = "--lora" if settings.method == "lora" else "--embedding"
     say(one_line(f"ready: ldmref txt2img -m {settings.base} {flag} {file} -p ..."))
 

@@ -83,7 +83,7 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
         message = f"{recipe!r} is the recipe of a fine-tuning: it has a base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref finetune {recipe}")
     folder = Path(output or Path("runs", Path(recipe or "").stem))
-    model = stoppable(run.train, settings, folder, accept_changes)
+    model = run_stoppable(run.train, settings, folder, accept_changes)
     if settings.stages == ("autoencoder",):
         say(one_line(f"the autoencoder is ready: --vae {model} of a model that it fits"))
     else:
@@ -93,7 +93,7 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
 COMMANDS = (train,)
 
 
-def stoppable(
+def run_stoppable(
     function: Callable[..., Path], settings: Any, folder: Path, accept_changes: bool
 ) -> Path:
     """Run a training; Ctrl-C and SIGTERM stop it with their exit code."""

@@ -54,7 +54,7 @@ def rank() -> int:
 
 
 def any_rank(flag: bool, device: str) -> bool:
-    """Whether the flag is set on any rank; every rank must ask."""
+    """Whether the flag is set on any rank; every rank must call this."""
     if ranks() == 1:
         return flag
     flags = torch.tensor(float(flag), device=device)
@@ -112,7 +112,7 @@ class Network(torch.nn.Module):
         return self.function(self.named(), *args)
 
 
-def distributed(network: Network, shard: bool) -> torch.nn.Module:
+def parallelized(network: Network, shard: bool) -> torch.nn.Module:
     """What to call in place of the network, so that gradients are averaged over the ranks."""
     if ranks() == 1:
         return network
@@ -134,19 +134,19 @@ def averaging(module: torch.nn.Module, now: bool) -> Iterator[None]:
         yield
 
 
-def whole(x: torch.Tensor) -> torch.Tensor:
-    """A tensor in one piece; every rank must ask."""
+def full_tensor(x: torch.Tensor) -> torch.Tensor:
+    """A tensor that is not sharded; every rank must call this."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
-def like(x: torch.Tensor, pattern: torch.Tensor) -> torch.Tensor:
-    """A whole tensor, sharded as `pattern` is, on its device."""
-    x = x.to(pattern.device)
-    if isinstance(pattern, DTensor) and x.shape == pattern.shape:
-        return distribute_tensor(x, pattern.device_mesh, pattern.placements)
+def sharded_like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
+    """A full tensor, sharded as `other` is, on its device."""
+    x = x.to(other.device)
+    if isinstance(other, DTensor) and x.shape == other.shape:
+        return distribute_tensor(x, other.device_mesh, other.placements)
     return x
 
 
-def local(x: torch.Tensor) -> torch.Tensor:
+def local_shard(x: torch.Tensor) -> torch.Tensor:
     """This rank's part of a tensor."""
     return x.to_local() if isinstance(x, DTensor) else x

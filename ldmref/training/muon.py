@@ -9,39 +9,41 @@ import torch
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: steepest at 0, not convergent
 STEPS, EPSILON = 5, 1e-7
+MOMENTUM = 0.95
 RMS = 0.2  # of the updates of AdamW (Liu et al. 2025, arXiv:2502.16982, eq. 4)
 
 
-class Muon(torch.optim.Muon):
-    """PyTorch's Muon, whose updates have the root mean square of AdamW's, in another type.
+class Muon(torch.optim.Optimizer):
+    """Muon with Nesterov momentum, whose updates have the root mean square of AdamW's.
 
-    PyTorch's computes in bfloat16, which takes longer than the network on processors without it.
+    In bfloat16 it is `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, which knows no other
+    dtype; processors that emulate bfloat16 take longer over that than over the network.
 
     Args:
         params: matrices.
         lr: learning rate.
         weight_decay: decoupled, as AdamW's.
-        dtype: in which updates are orthogonalised.
+        dtype: of the matrices while they are orthogonalised.
     """
 
     def __init__(
         self, params: Iterable[torch.Tensor], lr: float, weight_decay: float, dtype: torch.dtype
     ):
-        super().__init__(params, lr, weight_decay, adjust_lr_fn="match_rms_adamw")
+        super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
         self.dtype = dtype
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
-            lr, decay, momentum = (group[key] for key in ("lr", "weight_decay", "momentum"))
+            lr, decay = group["lr"], group["weight_decay"]
             for p in group["params"]:
                 if p.grad is None:
                     continue
                 state = self.state[p]
                 if not state:
                     state["momentum_buffer"] = torch.zeros_like(p.grad)
-                average = state["momentum_buffer"].lerp_(p.grad, 1 - momentum)
-                nesterov = p.grad.lerp(average, momentum)
+                average = state["momentum_buffer"].lerp_(p.grad, 1 - MOMENTUM)
+                nesterov = p.grad.lerp(average, MOMENTUM)
                 update = orthogonalized(nesterov.to(self.dtype))
                 p.mul_(1 - lr * decay)
                 p.add_(update, alpha=-lr * RMS * math.sqrt(max(p.shape)))

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from ldmref.errors import NumericError, first_names
+from ldmref.errors import NumericError, abbreviated
 
 MOST_NAMED = 64  # pictures of a batch
 
@@ -17,7 +17,7 @@ def nonfinite_error(
 ) -> NumericError:
     """Names the step, the operation or parameter, and the pictures."""
     norm = max(norms, key=lambda norm: (math.isnan(norm), norm))
-    pictures = first_names([str(int(i)) for i in batch], MOST_NAMED)
+    pictures = abbreviated([str(int(i)) for i in batch], MOST_NAMED)
     message = f"step {step}: the loss is {loss}, its gradient's norm {norm}, first in {where}; "
     message += f"the pictures of this batch: {pictures}"
     hint = "the last checkpoint is kept; try a lower learning rate, or float32"

@@ -7,11 +7,11 @@ import torch
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.training.data import Dataset
-from ldmref.training.trainer import WHOLE, Part
+from ldmref.training.trainer import FULL_BATCH, Part
 
 
 def picture_batch(
-    data: Dataset, rng: np.random.Generator, n: int, ops: TorchBackend, part: Part = WHOLE
+    data: Dataset, rng: np.random.Generator, n: int, ops: TorchBackend, part: Part = FULL_BATCH
 ) -> tuple[np.ndarray, torch.Tensor]:
     """Indices of `n` pictures, and a part of these in [-1, 1], augmented as `data` says.
 

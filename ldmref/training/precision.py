@@ -1,4 +1,4 @@
-"""The type of activations that a device computes fast in."""
+"""The dtype of activations."""
 
 from __future__ import annotations
 
@@ -15,6 +15,6 @@ def activation_dtype(dtype: str, device: str) -> str:
     if torch.device(device).type == "cuda":
         fast = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in PyTorch 2.9
+        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in PyTorch 2.6
         fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
     return "bfloat16" if fast else "float32"

@@ -102,17 +102,17 @@ def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
     recipe, config, data = run.recipe, run.recipe.model.vae, run.data
     features = None
     if recipe.autoencoder.objective.perceptual_weight:
-        zeroth = feature_trainer(data, recipe.features, recipe.seed, run.ops)
-        run_stage(run, "features", zeroth, "")
-        features = zeroth.ema_params()
+        feature_stage = feature_trainer(data, recipe.features, recipe.seed, run.ops)
+        run_stage(run, "features", feature_stage, "")
+        features = feature_stage.ema_params()
     trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, run.ops, features)
     trained = run_stage(run, "autoencoder", trainer, "")
     averaged, exact = trainer.ema_params(), TorchBackend(run.ops.device, "float32")
     params = tree_map(exact.asarray, averaged)
     if trained:
         objective = recipe.autoencoder.objective
-        reached = measure(data, params, config, objective, recipe.seed, exact)
-        run.say(f"autoencoder: {with_units(reached)}")
+        metrics = measure(data, params, config, objective, recipe.seed, exact)
+        run.say(f"autoencoder: {with_units(metrics)}")
     params = autoencoder_params(params, config)
     with first_rank_first():
         latents = stored_latents(run.folder, data, run.summary, params, config, exact, run.cancel)

@@ -24,13 +24,13 @@ from ldmref.training.distributed import (
     Network,
     any_rank,
     averaging,
-    distributed,
-    like,
-    local,
+    full_tensor,
+    local_shard,
     mean_of_ranks,
+    parallelized,
     rank,
     ranks,
-    whole,
+    sharded_like,
 )
 from ldmref.training.muon import Muon
 from ldmref.training.nonfinite import nonfinite_error
@@ -53,7 +53,7 @@ class Part:
         return batch[self.index * size : (self.index + 1) * size]
 
 
-WHOLE = Part()
+FULL_BATCH = Part()
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Trainer:
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
             parameters[name] = torch.nn.Parameter(tensor)
         network = Network(parameters, self._loss)
-        self.module = distributed(network, config.shard)
+        self.module = parallelized(network, config.shard)
         self.parameters = network.named()
         apart = [name for name in self.parameters if adversary and name.startswith(adversary + ".")]
         groups = [[n for n in self.parameters if n not in apart], apart]
@@ -148,7 +148,9 @@ class Trainer:
         return tree_map(lambda p: p.cpu().numpy(), self._tree(self.ema))
 
     def _tree(self, tensors: Mapping[str, torch.Tensor]) -> Params:
-        return unflatten({name: whole(x).view(self.shapes[name]) for name, x in tensors.items()})
+        return unflatten(
+            {name: full_tensor(x).view(self.shapes[name]) for name, x in tensors.items()}
+        )
 
     def _loss(
         self, parameters: Mapping[str, torch.Tensor], ops: TorchBackend, step: int, part: Part
@@ -193,7 +195,7 @@ class Trainer:
             losses.append(loss)
         loss = _mean(losses)
         gradients = [[p.grad for p in group if p.grad is not None] for group in self.clipped]
-        norms = [whole(get_total_norm(group)) for group in gradients]
+        norms = [full_tensor(get_total_norm(group)) for group in gradients]
         if not all(map(math.isfinite, (loss.total.item(), *map(float, norms)))):
             raise self._not_finite(loss, [norm.item() for norm in norms])
         for group, norm in zip(self.clipped, norms, strict=True):
@@ -207,7 +209,7 @@ class Trainer:
             if loss.after is not None:
                 loss.after(self.params)
             for name, parameter in self.parameters.items():
-                local(self.ema[name]).lerp_(local(parameter), 1 - decay)
+                local_shard(self.ema[name]).lerp_(local_shard(parameter), 1 - decay)
         self.updating = False
         return loss.total.item(), {name: float(value) for name, value in loss.figures.items()}
 
@@ -234,7 +236,7 @@ class Trainer:
         for name, parameter in self.parameters.items():
             for key, value in self._optimizer_of(name).state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-        return {name: whole(x) for name, x in tensors.items()}
+        return {name: full_tensor(x) for name, x in tensors.items()}
 
     def load_state(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from the `state` after that step.
@@ -251,13 +253,13 @@ class Trainer:
         self.step = step
         with torch.no_grad():
             for name, parameter in self.parameters.items():
-                parameter.copy_(like(tensors[f"params.{name}"], parameter))
-                self.ema[name].copy_(like(tensors[f"ema.{name}"], parameter))
+                parameter.copy_(sharded_like(tensors[f"params.{name}"], parameter))
+                self.ema[name].copy_(sharded_like(tensors[f"ema.{name}"], parameter))
                 state = self._optimizer_of(name).state[parameter]
                 for key in OPTIMIZER_STATE:
                     value = tensors.get(f"optimizer.{key}.{name}")
                     if value is not None:
-                        state[key] = like(value, parameter)
+                        state[key] = sharded_like(value, parameter)
 
     def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
         return self.optimizers[1 if self._uses_muon(name) else 0]

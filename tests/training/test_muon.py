@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import runpy
+
 import pytest
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
 from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.models.params import Params  # noqa: E402
+from ldmref.training import muon  # noqa: E402
 from ldmref.training.muon import Muon, orthogonalized  # noqa: E402
 from ldmref.training.recipe import OptimizerConfig  # noqa: E402
 from ldmref.training.trainer import Loss, Trainer  # noqa: E402
@@ -63,3 +66,12 @@ def test_updates_are_orthogonalized_in_the_type_of_the_recipe(dtype):
         lambda ops, params, step, part: Loss(params.layer.weight.square().sum()), ops,
     )  # fmt: skip
     assert trainer.optimizers[1].dtype is getattr(torch, dtype)
+
+
+def test_a_pytorch_without_muon_has_it_too(monkeypatch):
+    """`torch.optim.Muon` is newer than the oldest PyTorch that ldmref allows."""
+    monkeypatch.delattr(torch.optim, "Muon")
+    p = torch.eye(4, requires_grad=True)
+    p.grad = torch.eye(4)
+    runpy.run_path(muon.__file__)["Muon"]([p], 1e-2, 0.0, torch.float32).step()
+    assert float(p.detach().trace()) < 4.0

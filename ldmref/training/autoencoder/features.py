@@ -21,7 +21,7 @@ from ldmref.models.params import Params, Spec, init, numbered
 from ldmref.training.data import Dataset
 from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import FeaturesStage
-from ldmref.training.trainer import WHOLE, Loss, Part, Trainer, step_generator
+from ldmref.training.trainer import FULL_BATCH, Loss, Part, Trainer, step_generator
 
 WIDTHS = (3, 32, 64, 96)
 GROUPS, EPS = 8, 1e-6
@@ -53,7 +53,7 @@ def feature_trainer(data: Dataset, stage: FeaturesStage, seed: int, ops: TorchBa
     number = {word: i for i, word in enumerate(words)}
     batch_size = stage.optimizer.batch_size
 
-    def loss(ops: TorchBackend, params: Params, step: int, part: Part = WHOLE) -> Loss:
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part = FULL_BATCH) -> Loss:
         rng = step_generator(seed, step, "features")
         batch, x = picture_batch(data, rng, batch_size, ops, part)
         present = np.zeros((batch_size, len(words)), np.float32)

@@ -15,7 +15,7 @@ from ldmref.models.autoencoder import decode, encode
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params
 from ldmref.training.recipe import AutoencoderObjective
-from ldmref.training.trainer import WHOLE, Part, step_noise
+from ldmref.training.trainer import FULL_BATCH, Part, step_noise
 
 Noise = Callable[[tuple[int, ...], str], torch.Tensor]  # of a shape, for a purpose
 
@@ -59,7 +59,7 @@ def forward(
     return Forward(x, corrupted, y, mean, logvar, params, rows, quantized, indices)
 
 
-def noise_of(seed: int, step: int, ops: TorchBackend, part: Part = WHOLE) -> Noise:
+def noise_of(seed: int, step: int, ops: TorchBackend, part: Part = FULL_BATCH) -> Noise:
     """The noise of a part of one step's batch, of any shape and for any purpose."""
 
     def noise(shape: tuple[int, ...], purpose: str) -> torch.Tensor:

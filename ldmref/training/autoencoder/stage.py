@@ -19,7 +19,7 @@ from ldmref.training.autoencoder.terms import figures, weighted_terms
 from ldmref.training.data import Dataset
 from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import AutoencoderObjective, AutoencoderStage
-from ldmref.training.trainer import WHOLE, Loss, Part, Trainer, step_generator
+from ldmref.training.trainer import FULL_BATCH, Loss, Part, Trainer, step_generator
 
 EXACT_LOGVAR = -30.0  # of latents without noise; the lowest that the encoder gives
 
@@ -54,8 +54,8 @@ def autoencoder_trainer(
     to_device = partial(ops.asarray, dtype="float32")
     frozen = None if feature_params is None else tree_map(to_device, feature_params)
 
-    def loss(ops: TorchBackend, params: Params, step: int, part: Part = WHOLE) -> Loss:
-        part = part if objective.separable(config) else WHOLE
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part = FULL_BATCH) -> Loss:
+        part = part if objective.separable(config) else FULL_BATCH
         layers = None if frozen is None else partial(features, ops, frozen)
         rng = step_generator(seed, step, "autoencoder")
         batch, x = picture_batch(data, rng, batch_size, ops, part)

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from ldmref.errors import first_names
+from ldmref.errors import abbreviated
 from ldmref.training.data.memory import (
     PicturesInMemory,
     Sample,
@@ -67,10 +67,10 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
         raise data_error(f"no row of the captions in {str(root)!r} names a picture there", hint)
     if table and without:
         warnings.append(
-            f"{len(without)} pictures without a caption, named by file: {first_names(without)}"
+            f"{len(without)} pictures without a caption, named by file: {abbreviated(without)}"
         )
     if absent:
-        warnings.append(f"{len(absent)} captions of absent pictures: {first_names(absent)}")
+        warnings.append(f"{len(absent)} captions of absent pictures: {abbreviated(absent)}")
     return {file: captions[file] or [caption_of_name(file)] for file in files}, warnings
 
 

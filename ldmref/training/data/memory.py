@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ldmref.errors import ImageError, InputError, first_names
+from ldmref.errors import ImageError, InputError, abbreviated
 from ldmref.io.pictures.images import read_image
 from ldmref.training.data.augmentation import Augmentation
 
@@ -46,7 +46,7 @@ class PicturesInMemory:
         if images and self.skipped:
             count = len(images) + len(self.skipped)
             message = f"{len(self.skipped)} of {count} pictures cannot be read, skipped: "
-            self.warnings.append(message + first_names(self.skipped))
+            self.warnings.append(message + abbreviated(self.skipped))
         self.images = np.stack(images) if images else np.empty((0, 3, size, size), np.uint8)
         self.weights = np.ones(len(images))
 
