@@ -79,7 +79,9 @@ def diffusion_trainer(
         xt = q_sample(x0, loss_of.alphas_cumprod[t], eps)
         inputs = ops.asarray(xt), t.to(x0.dtype), context
         output = unet(ops, params.unet, config.unet, *inputs).to(x0.dtype)
-        return Loss(loss_of(output, x0, eps, xt, t).mean(), batch=part.of(batch))
+        losses = loss_of(output, x0, eps, xt, t)
+        by_timestep = loss_of.by_timestep(losses, t)
+        return Loss(losses.mean(), batch=part.of(batch), by_timestep=by_timestep)
 
     params = initial_params(config, seed)
     return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)
