@@ -291,7 +291,7 @@ def _mean(losses: Sequence[Loss]) -> Loss:
 
     total = mean([loss.total for loss in losses])
     figures = {k: mean([loss.figures[k] for loss in losses]) for k in losses[0].figures}
-    sums = [loss.by_timestep for loss in losses if loss.by_timestep is not None]
+    sums = [x.by_timestep * len(losses) * ranks() for x in losses if x.by_timestep is not None]
     batch = np.concatenate([loss.batch for loss in losses])
     return Loss(total, figures, batch, losses[-1].after, mean(sums) if sums else None)
 

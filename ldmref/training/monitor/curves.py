@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 RAW, SMOOTH = "#a9c6dd", "#1f5f8b"
+SPAN = 3.0  # from the least to the largest value of a logarithmic axis, at least
 
 
 def figure_class() -> Any:
@@ -21,7 +22,9 @@ def figure_class() -> Any:
     return importlib.import_module("matplotlib.figure").Figure
 
 
-def loss_curves(figure_class: Any, lines: Sequence[Mapping[str, Any]], units: Mapping[str, str]):
+def loss_curves(
+    figure_class: Any, lines: Sequence[Mapping[str, Any]], units: Mapping[str, str]
+) -> bytes:
     """The loss over steps, a panel per stage: every line of the metrics, and a running mean.
 
     `units`: of the loss, by stage.
@@ -32,7 +35,7 @@ def loss_curves(figure_class: Any, lines: Sequence[Mapping[str, Any]], units: Ma
     for axes, stage in zip(figure.subplots(1, panels, squeeze=False)[0], stages, strict=False):
         points = [(line["step"], line["loss"]) for line in lines if line["stage"] == stage]
         steps, loss = np.array(points, np.float64).T
-        axes.plot(steps, loss, color=RAW, linewidth=0.8, label=f"{len(loss):,} reports")
+        axes.plot(steps, loss, color=RAW, linewidth=0.8, label="each report")
         width = max(1, len(loss) // 20)
         mean = running_mean(loss, width)
         axes.plot(steps, mean, color=SMOOTH, linewidth=1.8, label=f"mean of {2 * width + 1}")
@@ -65,12 +68,12 @@ def running_mean(y: np.ndarray, width: int) -> np.ndarray:
 
 
 def _style(axes: Any, x: str, unit: str, values: np.ndarray) -> None:
-    """Labels, and a logarithmic axis where positive values differ by a factor above 5."""
+    """Labels, and a logarithmic axis where positive values span a factor."""
     axes.set_xlabel(x)
     axes.set_ylabel(f"loss, {unit}" if unit else "loss")
     axes.grid(alpha=0.3, which="both")
     axes.spines[["top", "right"]].set_visible(False)
-    if len(values) and values.min() > 0 and values.max() > 5 * values.min():
+    if len(values) and values.min() > 0 and values.max() > SPAN * values.min():
         axes.set_yscale("log")
 
 

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ldmref.errors import OutputError
 from ldmref.io.atomic import atomic_write
 
 
@@ -21,25 +20,26 @@ def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
     """Append a line; numbers that are not finite become null.
 
     Raises:
-        OutputError: it cannot be written; the file is as it was.
+        OSError: it cannot be written; the file is as it was.
     """
     finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v
               for k, v in line.items()}  # fmt: skip
-    size = None
+    size = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "ab") as file:
-            size = file.tell()
             file.write(json.dumps(finite).encode() + b"\n")
-    except OSError as error:
-        if size is not None:
-            with contextlib.suppress(OSError):
-                os.truncate(path, size)
-        message = f"cannot write {path.name!r}: {error.strerror or error}"
-        raise OutputError(message, code="E-WRITE") from error
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        raise
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, in their order; none without a file."""
+    """The lines of a file, in their order; none without a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
     return [line for _, line in _lines(path)]
 
 
@@ -47,7 +47,7 @@ def drop_after(path: Path, stage: str, step: int) -> None:
     """Remove the lines of a stage after a step, and what is no line.
 
     Raises:
-        OutputError: it cannot be written; the file is as it was.
+        OSError, OutputError: it cannot be read or written; it is as it was.
     """
     kept = [text for text, x in _lines(path) if x["stage"] != stage or x["step"] <= step]
     if path.exists() and b"".join(kept) != path.read_bytes():

@@ -113,8 +113,8 @@ class StageMonitor:
         except ImportError as error:
             self.warn(f"curves of the loss need matplotlib: pip install matplotlib ({error})")
             return
-        units = loss_units(self.recipe)
-        lines = read_metrics(self.metrics)
+        units, lines = loss_units(self.recipe), []
+        self._write(lambda: lines.extend(read_metrics(self.metrics)))
         self._write_file("loss.png", curves.loss_curves(figure, lines, units))
         if self.by_timestep.any():
             curve = curves.timestep_curve(figure, self.by_timestep, title, units[self.stage])
@@ -128,11 +128,11 @@ class StageMonitor:
         self._write(write)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """A file that cannot be written does not stop the training."""
+        """A file that cannot be read or written does not stop the training."""
         try:
             if rank() == 0:
                 write()
-        except OutputError as error:
+        except (OutputError, OSError) as error:
             self.warn(f"warning: {error}; the training goes on")
 
 
