@@ -117,6 +117,7 @@ class StageMonitor:
         self._write(lambda: lines.extend(read_metrics(self.metrics)))
         self._write_file("loss.png", curves.loss_curves(figure, lines, units))
         if self.by_timestep.any():
+            title += ", mean of recent steps"
             curve = curves.timestep_curve(figure, self.by_timestep, title, units[self.stage])
             self._write_file("loss_by_timestep.png", curve)
 
