@@ -36,7 +36,7 @@ ARROWS = {
     "modes": ("not", "training", "cli", "testing", "bench", "evaluate"),
     "loading": ("not", "training", "cli", "testing", "modes", "bench"),
     "check": ("not", "training", "cli", "bench"),
-    "bench": ("not", "training", "cli", "testing"),
+    "bench": ("not", "cli", "testing"),
     TOP: ("not", "training", "cli", "testing", "bench"),
     "cli": ("not",),
     "pytest_plugin": ("check", "backends", "errors"),
