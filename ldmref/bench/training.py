@@ -78,7 +78,8 @@ def module_step(
         optimizer.zero_grad(set_to_none=True)
         b = batches(i, WHOLE)
         context = text_encoder(b.token_ids).last_hidden_state
-        output = unet(b.xt, b.t, context).sample
+        labels = context[:, -1] if unet.config.class_embed_type else None
+        output = unet(b.xt, b.t, context, class_labels=labels).sample
         alpha_bar = alphas_cumprod[b.t].float()[:, None, None, None]
         v = alpha_bar.sqrt() * b.eps - (1 - alpha_bar).sqrt() * b.x0
         loss = F.mse_loss(output, {"eps": b.eps, "v": v}[kind])
