@@ -290,15 +290,15 @@ def test_lines_are_appended_read_and_dropped(tmp_path):
     assert not path.exists()
     for stage, step in (("autoencoder", 1), ("autoencoder", 2), ("diffusion", 1), ("diffusion", 2)):
         append_metrics(path, {"stage": stage, "step": step, "loss": 0.5, "psnr": float("inf")})
-    whole = path.read_bytes()
-    assert [json.loads(line)["psnr"] for line in whole.splitlines()] == [None] * 4
-    path.write_bytes(whole + b'{"stage": "diffusion", "step": 3, "loss": 1}')  # no end of line
+    text = path.read_bytes()
+    assert [json.loads(line)["psnr"] for line in text.splitlines()] == [None] * 4
+    path.write_bytes(text + b'{"stage": "diffusion", "step": 3, "loss": 1}')  # no end of line
     assert len(read_metrics(path)) == 4
     drop_after(path, "diffusion", 1)
     assert [(x["stage"], x["step"]) for x in read_metrics(path)] == [
         ("autoencoder", 1), ("autoencoder", 2), ("diffusion", 1),
     ]  # fmt: skip
-    assert path.read_bytes() == b"".join(whole.splitlines(keepends=True)[:3])
+    assert path.read_bytes() == b"".join(text.splitlines(keepends=True)[:3])
 
 
 def test_losses_are_summed_by_timestep(recipe):
