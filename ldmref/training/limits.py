@@ -44,7 +44,9 @@ class Subset(NamedTuple):
     names: tuple[str, ...]
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, tuple | list) and bool(value) and not {*value} - {*self.names}
+        if not isinstance(value, tuple | list) or not value:
+            return False
+        return all(name in self.names for name in value)
 
     def __str__(self) -> str:
         return f"a list of some of {', '.join(self.names)}"

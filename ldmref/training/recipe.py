@@ -252,7 +252,7 @@ class Recipe:
     stages: Stages = STAGES[:2]
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations
     data: DataConfig = DataConfig()
     model: ModelConfig = field(default_factory=lambda: preset(EMOJI))
     features: FeaturesStage = FeaturesStage()

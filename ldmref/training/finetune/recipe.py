@@ -71,7 +71,7 @@ class FineTuneRecipe:
     method: Literal["lora", "textual_inversion"] = "lora"
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = LoraConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
