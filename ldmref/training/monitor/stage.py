@@ -99,15 +99,8 @@ class StageMonitor:
 
     def _draw(self, params: Params) -> None:
         title = f"{self.stage}, step {self.trainer.step:,} of {self.trainer.steps:,}"
-        try:
-            if self.preview is not None:
-                picture = io.BytesIO()
-                self.preview.draw(params, title).save(picture, "PNG")
-                self._write_file(self.preview.file, picture.getvalue())
-        except NumericError as error:
-            self.warn(f"warning: {self.preview.file} is not drawn: {error}")
-        except Cancelled:  # the training stops, too
-            return
+        if self.preview is not None:
+            self._draw_preview(self.preview, params, title)
         try:
             figure = curves.figure_class()
         except ImportError as error:
@@ -120,6 +113,17 @@ class StageMonitor:
             title += ", mean of recent steps"
             curve = curves.timestep_curve(figure, self.by_timestep, title, units[self.stage])
             self._write_file("loss_by_timestep.png", curve)
+
+    def _draw_preview(self, preview: Preview, params: Params, title: str) -> None:
+        picture = io.BytesIO()
+        try:
+            preview.draw(params, title).save(picture, "PNG")
+        except NumericError as error:
+            self.warn(f"warning: {preview.file} is not drawn: {error}")
+        except Cancelled:
+            pass  # the training stops after this step, too
+        else:
+            self._write_file(preview.file, picture.getvalue())
 
     def _write_file(self, name: str, data: bytes) -> None:
         def write() -> None:
