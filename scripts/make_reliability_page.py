@@ -47,8 +47,8 @@ MEASURED = (
     ("200 pictures by four threads that share a model, six samplers and settings in turn",
      "each equals the one of a single thread, bit for bit",
      "`python scripts/soak.py --pictures 200 --threads 4`"),
-    ("drawing, converting to a file and to a folder, and training killed 400 times at random moments by "
-     "SIGKILL, SIGTERM or SIGINT",
+    ("drawing, converting to a file and to a folder, and training killed 400 times at random "
+     "moments by SIGKILL, SIGTERM or SIGINT",
      "no file incomplete, none lost or changed; 99 times the next run went on to the usual result, "
      "pixel for pixel and weight for weight; one Ctrl-C while Python still imported printed a "
      "traceback (mended since)",
