@@ -60,6 +60,11 @@ MEASURED = (
     ("four settings of locale, time zone, hash seed, terminal and number of threads",
      "the same pictures, models and listings, byte for byte",
      "`pytest tests/faults -k environment`"),
+    ("the whole suite five times, and the property tests twenty times, in random order and with "
+     "fresh seeds",
+     "no failure: 12,099 tests each time, and 5,474 (ten of the twenty: 5,212, some commits "
+     "earlier)",
+     "`make test`; `pytest -n 2 tests/math tests/samplers tests/check`"),
     ("34 readers of files, prompts and settings fuzzed for 13,791,143 executions",
      "50 failures found, mended and [kept as tests](../tests/fuzz/README.md)",
      "`python -m tests.fuzz all --seconds 600`"),
