@@ -58,8 +58,9 @@ class Texts(NamedTuple):
     most: int
 
     def __contains__(self, value: object) -> bool:
-        texts = isinstance(value, tuple | list) and all(isinstance(text, str) for text in value)
-        return texts and len(value) <= self.most
+        if not isinstance(value, tuple | list) or len(value) > self.most:
+            return False
+        return all(isinstance(text, str) for text in value)
 
     def __str__(self) -> str:
         return f"a list of at most {self.most} texts"
