@@ -46,7 +46,7 @@ def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterat
         "encoder": linear_spec(d, width, bias=False), "decoder": linear_spec(width, d, bias=False),
     }  # fmt: skip
     trainer = Trainer(config, steps, init(spec, seed), loss, TorchBackend())
-    for step, value, _ in trainer.run():
+    for step, value, *_ in trainer.run():
         if step % REPORT == 0 or step == steps:
             subspace = trainer.ema_params().decoder.weight.T.astype(np.float64)
             yield State(step, value, float(subspace_distance(subspace, components)))

@@ -36,7 +36,7 @@ ARROWS = {
     "modes": ("not", "training", "cli", "testing", "bench", "evaluate"),
     "loading": ("not", "training", "cli", "testing", "modes", "bench"),
     "check": ("not", "training", "cli", "bench"),
-    "bench": ("not", "training", "cli", "testing"),
+    "bench": ("not", "cli", "testing"),
     TOP: ("not", "training", "cli", "testing", "bench"),
     "cli": ("not",),
     "pytest_plugin": ("check", "backends", "errors"),
@@ -237,9 +237,9 @@ def test_circles_are_found():
 
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
-    TOP: 700, "backends": 1450, "bench": 900, "check": 1810, "cli": 2130, "evaluate": 380,
+    TOP: 700, "backends": 1450, "bench": 1000, "check": 1810, "cli": 2130, "evaluate": 380,
     "io": 2945, "math": 1445, "models": 1705, "modes": 2470, "prompts": 645, "samplers": 1325,
-    "testing": 400, "training": 3000,
+    "testing": 400, "training": 3410,
 }
 # fmt: on
 

@@ -18,8 +18,10 @@ from ldmref.errors import UsageError, did_you_mean
 from ldmref.loading import random_model
 from ldmref.models.model import LatentDiffusion
 
+TRAINING_BATCH = 32
 WORK_TITLES = {"unet": "one step of the U-Net, batch 2", "vae": "decoding one picture",
-               "text": "encoding one prompt", "picture": "one whole picture"}  # fmt: skip
+               "text": "encoding one prompt", "picture": "one whole picture",
+               "train": f"one training step, batch {TRAINING_BATCH}"}  # fmt: skip
 PEER_TITLES = {
     "eager": "{library} eager", "compiled": "{library} torch.compile", "onnx": "ONNX Runtime",
     "channels_last": "{library} eager, channels_last",
@@ -161,6 +163,7 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("vae-torch", "vae", 0.83, 0.75, "torch", {}),
     ("clip-numpy", "text", 0.75, 0.65, "numpy", {}),
     ("clip-torch", "text", 0.75, 0.65, "torch", {}),
+    ("train-unet", "train", 1.1, 1.0, "torch", {"model": "emoji", "size": 64, "speed": "exact"}),
     ("memory-numpy", "picture", 1.0, 0.8, "numpy", _MEMORY),
     ("memory-torch", "picture", 1.0, 0.8, "torch", _MEMORY),
     ("embedded", "picture", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),

@@ -90,7 +90,12 @@ def _compare_time(case: BenchmarkCase, rounds: int, gemm_sizes: tuple[int, ...])
     """Both sides in this process, sharing the weights where possible."""
     model = case.make_model()
     inputs = case.make_inputs(model)
-    ours, theirs = ldmref_workload(case, model, inputs), peer_workload(case, model, inputs)
+    if case.work == "train":
+        from ldmref.bench.training import training_workloads
+
+        ours, theirs = training_workloads(case, model)
+    else:
+        ours, theirs = ldmref_workload(case, model, inputs), peer_workload(case, model, inputs)
     error = require_agreement(case, ours.output(), theirs.output())
     flops = count_flops(case, model, inputs)
     result = time_alternately(ours, theirs, rounds).to_dict()

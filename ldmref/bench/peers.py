@@ -57,7 +57,8 @@ def require_peer(case: BenchmarkCase) -> None:
     """
     torch = import_peer("torch")
     picture = ("diffusers", "transformers")
-    libraries = {"text": picture[1:], "picture": picture}.get(case.work, picture[:1])
+    libraries = {"text": picture[1:], "picture": picture, "train": picture}
+    libraries = libraries.get(case.work, picture[:1])
     for library in (*libraries, *(ONNX_LIBRARIES if case.peer == "onnx" else ())):
         import_peer(library)
     if case.device == "cuda" and not torch.cuda.is_available():

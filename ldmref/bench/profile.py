@@ -11,7 +11,13 @@ from itertools import takewhile
 from typing import Any
 
 from ldmref.backends.traced import Record, TracedBackend
-from ldmref.bench.cases import BenchmarkCase, CaseInputs, Workload, ldmref_workload
+from ldmref.bench.cases import (
+    TRAINING_BATCH,
+    BenchmarkCase,
+    CaseInputs,
+    Workload,
+    ldmref_workload,
+)
 from ldmref.errors import UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
@@ -70,7 +76,13 @@ def trace(
 
 
 def count_flops(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> int:
-    """Operations of convolutions (in direct form), linear layers and attention."""
+    """Operations of convolutions (in direct form), linear layers and attention.
+
+    Of a training step, those of the U-Net: the backward pass takes twice those of the forward one.
+    """
+    if case.work == "train":
+        inputs = case.make_inputs(model, TRAINING_BATCH)
+        return 3 * count_flops(replace(case, work="unet"), model, inputs)
     traced, records = trace(model)
     ldmref_workload(case, traced, inputs).run()
     return sum(record.flops for record in records)

@@ -91,6 +91,9 @@ def _single_case(names: Sequence[str], backend: str | None) -> BenchmarkCase:
     if len(names) > 1 or (names and names[0] not in CASES):
         raise UsageError("--profile and --grow take one row", code="E-ROW", hint="see --list")
     case = CASES[names[0] if names else "unet-numpy-64"]
+    if case.work == "train":
+        message = "--profile and --grow take a row without training"
+        raise UsageError(message, code="E-ROW", hint="see --list")
     return replace(case, backend=backend or case.backend)
 
 

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
+import torch
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.forward import q_sample
@@ -54,32 +55,65 @@ def initial_params(config: ModelConfig, seed: int) -> Params:
     return unflatten(flat)
 
 
+class DiffusionBatch(NamedTuple):
+    """What a step is computed from: numbers of pictures, and tensors of the device."""
+
+    pictures: np.ndarray
+    token_ids: torch.Tensor | None  # (n, l) int64
+    t: torch.Tensor  # (n,) int64
+    x0: torch.Tensor
+    eps: torch.Tensor
+    xt: torch.Tensor
+
+
+class DiffusionBatches:
+    """The batches of all steps, each drawn from streams of its own: `batches(step, part)`."""
+
+    def __init__(
+        self, latents: NoisyLatents, condition: Condition, config: ModelConfig,
+        stage: DiffusionStage, seed: int, ops: TorchBackend,
+    ):  # fmt: skip
+        self.latents, self.condition, self.config = latents, condition, config
+        self.stage, self.seed, self.ops = stage, seed, ops
+        self.loss = DiffusionLoss(config, stage.objective, ops)
+
+    def __call__(self, step: int, part: Part) -> DiffusionBatch:
+        n, dropout = self.stage.optimizer.batch_size, self.stage.objective.caption_dropout
+        rng = step_generator(self.seed, step, "diffusion")
+        pictures = self.latents.draw(rng, n)
+        token_ids = None
+        if self.config.text_encoders:
+            prompts = [
+                "" if rng.random() < dropout else self.condition.prompt(int(i), rng)
+                for i in pictures
+            ]
+            ids = self.condition.tokenizer.encode(part.of(prompts))[0]
+            token_ids = self.ops.asarray(ids)
+        t = part.of(self.loss.timesteps(rng, n))
+        x0, eps = self.latents.noise(pictures, self.seed, step, part)
+        xt = q_sample(x0, self.loss.alphas_cumprod[t], eps)
+        return DiffusionBatch(part.of(pictures), token_ids, t, x0, eps, xt)
+
+
 def diffusion_trainer(
     latents: NoisyLatents, condition: Condition, config: ModelConfig,
-    stage: DiffusionStage, seed: int, ops: TorchBackend,
+    stage: DiffusionStage, seed: int, ops: TorchBackend, params: Params | None = None,
 ) -> Trainer:  # fmt: skip
-    """A trainer of the U-Net and of what encodes its condition."""
-    n, objective = stage.optimizer.batch_size, stage.objective
-    loss_of = DiffusionLoss(config, objective, ops)
+    """A trainer of the U-Net and of what encodes its condition; it starts at `params`, if any."""
+    batches = DiffusionBatches(latents, condition, config, stage, seed, ops)
+    loss_of = batches.loss
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
-        rng = step_generator(seed, step, "diffusion")
-        batch = latents.draw(rng, n)
-        context = None
-        if config.text_encoders:
-            prompts = [
-                "" if rng.random() < objective.caption_dropout else condition.prompt(int(i), rng)
-                for i in batch
-            ]
-            ids = ops.asarray(condition.tokenizer.encode(part.of(prompts))[0])
-            states = text_encoder(ops, params.text_encoder, config.text_encoder, ids)
+        b, context = batches(step, part), None
+        if b.token_ids is not None:
+            states = text_encoder(ops, params.text_encoder, config.text_encoder, b.token_ids)
             context = ops.asarray(states)
-        t = part.of(loss_of.timesteps(rng, n))
-        x0, eps = latents.noise(batch, seed, step, part)
-        xt = q_sample(x0, loss_of.alphas_cumprod[t], eps)
-        inputs = ops.asarray(xt), t.to(x0.dtype), context
-        output = unet(ops, params.unet, config.unet, *inputs).to(x0.dtype)
-        return Loss(loss_of(output, x0, eps, xt, t).mean(), batch=part.of(batch))
+        inputs = ops.asarray(b.xt), b.t.to(b.x0.dtype), context
+        output = unet(ops, params.unet, config.unet, *inputs).to(b.x0.dtype)
+        losses = loss_of(output, b.x0, b.eps, b.xt, b.t)
+        by_timestep = loss_of.by_timestep(losses, b.t)
+        return Loss(losses.mean(), batch=b.pictures, by_timestep=by_timestep)
 
-    params = initial_params(config, seed)
+    if params is None:
+        params = initial_params(config, seed)
     return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)

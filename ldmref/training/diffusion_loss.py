@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.bound import bound_term
@@ -16,6 +17,8 @@ from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.latents import stratified_timesteps
 from ldmref.training.recipe import DiffusionObjective
+
+BINS = 20  # of t / T
 
 
 class DiffusionLoss:
@@ -61,6 +64,11 @@ class DiffusionLoss:
             return min_snr_weight(alpha_bar, kind, objective.snr_gamma).to(simple.dtype) * simple
         bound = self.bound(TO_X0[kind](xt, prediction.detach(), alpha_bar), v, x0, t)
         return hybrid_loss(simple, bound, objective.bound_weight)
+
+    def by_timestep(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The sums of the losses (n,) in bins of t / T, and the numbers of examples, (2, bins)."""
+        bins = F.one_hot(t * BINS // len(self.alphas_cumprod), BINS).double()
+        return torch.stack([losses.detach().double() @ bins, bins.sum(0)])
 
     def bound(
         self, x0_pred: torch.Tensor, v: torch.Tensor | None, x0: torch.Tensor, t: torch.Tensor

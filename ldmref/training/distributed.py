@@ -63,7 +63,7 @@ def any_rank(flag: bool, device: str) -> bool:
 
 
 def mean_of_ranks(x: torch.Tensor) -> torch.Tensor:
-    """The mean of a scalar over the ranks."""
+    """The mean of a tensor over the ranks."""
     if ranks() == 1:
         return x
     total = x.detach().clone()

@@ -30,8 +30,12 @@ class Progress:
 class ProgressMeter:
     """Collects losses, and reports 20 times in a stage, every 100 steps, or every 10 seconds."""
 
-    def __init__(self, stage: str, step: int, steps: int, batch_size: int):
+    def __init__(
+        self, stage: str, step: int, steps: int, batch_size: int, most_steps: int = MOST_STEPS,
+        most_seconds: float = MOST_SECONDS,
+    ):  # fmt: skip
         self.stage, self.step, self.steps, self.batch_size = stage, step, steps, batch_size
+        self.most_steps, self.most_seconds = most_steps, most_seconds
         self.values: defaultdict[str, list[float]] = defaultdict(list)
         self.time = time.monotonic()
 
@@ -40,8 +44,8 @@ class ProgressMeter:
         for name, value in {"loss": loss, **figures}.items():
             self.values[name].append(value)
         now = time.monotonic()
-        every = max(1, min(MOST_STEPS, self.steps // REPORTS))
-        if step % every and step != self.steps and now - self.time < MOST_SECONDS:
+        every = max(1, min(self.most_steps, self.steps // REPORTS))
+        if step % every and step != self.steps and now - self.time < self.most_seconds:
             return None
         rate = (step - self.step) / max(1e-9, now - self.time)  # steps per second
         means = {name: sum(values) / len(values) for name, values in self.values.items()}

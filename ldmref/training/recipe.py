@@ -8,6 +8,7 @@
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
     [classifier.network]            [classifier.objective]          and so on
     [checkpoint]                    seconds = 30                    steps = 0
+    [progress]                      seconds = 60    prompts = []    count = 4
 
 Every key is optional; the dataclasses below are the schema, with defaults and limits.
 `recipe_file.py` reads and writes it.
@@ -17,49 +18,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 from ldmref.errors import UsageError
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.presets import preset
+from ldmref.training.limits import Beginning, Limits, Texts
 
 EMOJI = "emoji"  # a data source that is no folder, and the preset where a recipe names none
 SCENES = "scenes"  # the other one
 MAX_SIZE = 1024
 STAGES = ("autoencoder", "diffusion", "classifier")
-
-
-class Limits(NamedTuple):
-    """The range of a number, inclusive but for `above`."""
-
-    low: float
-    high: float
-    above: bool = False  # the low end is excluded
-
-    def __contains__(self, value: object) -> bool:
-        number = isinstance(value, int | float)
-        return number and self.low <= value <= self.high and not (self.above and value == self.low)
-
-    def __str__(self) -> str:
-        if self.above:
-            return f"above {self.low} and at most {self.high}"
-        return f"from {self.low} to {self.high}"
-
-
-class Beginning(NamedTuple):
-    """The lists that begin with the first of these names and go on in their order."""
-
-    names: tuple[str, ...]
-
-    def __contains__(self, value: object) -> bool:
-        return (
-            isinstance(value, tuple | list)
-            and 0 < len(value) <= len(self.names)
-            and (tuple(value) == self.names[: len(value)])
-        )
-
-    def __str__(self) -> str:
-        return " or ".join(str(list(self.names[: i + 1])) for i in range(len(self.names)))
 
 
 def recipe_error(message: str, code: str = "E-RECIPE", hint: str = "") -> UsageError:
@@ -269,6 +238,16 @@ class CheckpointConfig:
 
 
 @dataclass(frozen=True)
+class ProgressConfig:
+    """The pictures of a running training: at most every so many seconds, 3 % of the time, and at
+    the end of a stage; 0: none. `prompts` are drawn `count` times; without any, captions are."""
+
+    seconds: Annotated[float, Limits(0, 86400)] = 60.0
+    prompts: Annotated[tuple[str, ...], Texts(16)] = ()
+    count: Annotated[int, Limits(1, 16)] = 4
+
+
+@dataclass(frozen=True)
 class Recipe:
     """A complete training. As read from a file, `data.size` and `model` agree about the size.
 
@@ -286,6 +265,7 @@ class Recipe:
     diffusion: DiffusionStage = DiffusionStage()
     classifier: ClassifierStage = ClassifierStage()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    progress: ProgressConfig = ProgressConfig()
 
     def to_dict(self) -> dict[str, Any]:
         """Nested tables, the inverse of `recipe_file.recipe_from_dict`."""

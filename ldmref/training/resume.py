@@ -1,7 +1,7 @@
 """Whether a training may go on from its checkpoints: nothing that matters has changed.
 
-Budgets, `device` and `[checkpoint]` may change, and the folder of the same pictures. What the first
-stage does not see may change until the second has begun.
+Budgets, `device`, `[checkpoint]`, `[progress]` and the folder of the same pictures may change. What
+the first stage does not see may change until the second has begun.
 """
 
 from __future__ import annotations

@@ -5,6 +5,7 @@ folder/autoencoder.safetensors   checkpoint of the first stage
 folder/diffusion.safetensors     checkpoint of the second stage
 folder/classifier.safetensors    checkpoint of the third stage, if the recipe has it
 folder/model/                    the model: averaged weights in float16, ready for `ldmref.load`
+folder/metrics.jsonl, *.png      what it shows while it runs: `ldmref.training.monitor`
 """
 
 from __future__ import annotations

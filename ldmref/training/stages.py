@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
 from typing import Generic, TypeVar
 
+import numpy as np
 from tokenizers import Tokenizer
 
 from ldmref.backends.torch import TorchBackend
@@ -19,6 +20,7 @@ from ldmref.io.diffusers.autoencoder import save_autoencoder
 from ldmref.io.native import save_folder
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
 from ldmref.models.presets import PRESETS
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, word_tokenizer
@@ -41,6 +43,14 @@ from ldmref.training.distributed import any_rank, first_rank_first, on_first_ran
 from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.latents_file import stored_latents
 from ldmref.training.model_config import with_classes
+from ldmref.training.monitor.previews import (
+    Preview,
+    exported_weights,
+    reconstructions,
+    sample_prompts,
+    samples,
+)
+from ldmref.training.monitor.stage import StageMonitor
 from ldmref.training.progress import Progress, ProgressMeter, with_units
 from ldmref.training.recipe import EMOJI, SCENES, Recipe
 from ldmref.training.recipe_file import AnyRecipe
@@ -66,11 +76,23 @@ class Run(Generic[R]):
     say: Callable[[str], None]
     cancel: Event | None
     rewrite: bool
+    shown_once: set[str] = field(default_factory=set)
+
+    def warn(self, line: str) -> None:
+        """A line for the user, once."""
+        if line not in self.shown_once:
+            self.shown_once.add(line)
+            self.say(line)
 
 
 def train_stages(run: Run[Recipe]) -> Path:
     """Train the recipe's stages, or the rest of them, and export the model; returns its folder."""
     recipe, config = run.recipe, run.recipe.model
+    prompts = ()
+    if "diffusion" in recipe.stages:
+        if config.text_encoder.model_type == "class":
+            config = with_classes(config, class_names(run.data))
+        prompts = sample_prompts(config, recipe.progress, run.data, recipe.seed)
     vae, latents = train_autoencoder(run)
     config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
     if recipe.stages == ("autoencoder",):
@@ -78,8 +100,6 @@ def train_stages(run: Run[Recipe]) -> Path:
         return run.folder / "autoencoder"
     if recipe.data.source not in (EMOJI, SCENES) and config.name in PRESETS:
         config = replace(config, name=run.folder.resolve().name)
-    if config.text_encoder.model_type == "class":
-        config = with_classes(config, class_names(run.data))
 
     noisy = NoisyLatents(latents, run.data.weights, config.vae.scaling_factor, run.ops)
     condition = _condition(run, config.text_encoder)
@@ -87,11 +107,19 @@ def train_stages(run: Run[Recipe]) -> Path:
     second = diffusion_trainer(noisy, condition, config, recipe.diffusion, recipe.seed, run.ops)
     folder = run.folder / "model"
 
-    def export() -> None:
-        on_first_rank(save_folder, folder, config, _model_params(second, vae), text)
+    def with_vae(params: Params) -> Params:
+        return Params(params | {"vae": vae})
 
+    def export() -> None:
+        on_first_rank(save_folder, folder, config, with_vae(second.ema_params()), text)
+
+    def model_of(params: Params) -> LatentDiffusion:
+        weights = exported_weights(with_vae(params))
+        return LatentDiffusion(run.ops, config, weights, condition.tokenizer)
+
+    preview = samples(model_of, prompts, recipe.progress.count, recipe.data.size, run.cancel)
     with exported(export):
-        run_stage(run, "diffusion", second, text)
+        run_stage(run, "diffusion", second, text, preview)
     if "classifier" in recipe.stages:
         _train_classifier(run, noisy, config, folder)
     return folder
@@ -106,7 +134,11 @@ def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
         run_stage(run, "features", feature_stage, "")
         features = feature_stage.ema_params()
     trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, run.ops, features)
-    trained = run_stage(run, "autoencoder", trainer, "")
+    preview = reconstructions(
+        data, config, recipe.autoencoder.objective, recipe.seed,
+        TorchBackend(run.ops.device, "float32"),
+    )  # fmt: skip
+    trained = run_stage(run, "autoencoder", trainer, "", preview)
     averaged, exact = trainer.ema_params(), TorchBackend(run.ops.device, "float32")
     params = tree_map(exact.asarray, averaged)
     if trained:
@@ -143,13 +175,12 @@ def exported(export: Callable[[], None]) -> Iterator[None]:
     export()
 
 
-def _model_params(trainer: Trainer, vae: Params) -> Params:
-    return Params(trainer.ema_params() | {"vae": vae})
-
-
-def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> bool:
+def run_stage(
+    run: Run, stage: str, trainer: Trainer, tokenizer: str, preview: Preview | None = None
+) -> bool:
     """Train a stage to the end of its budget; returns False if it was there before.
 
+    `preview` is drawn of its averaged weights now and then, and at the end.
     A checkpoint is saved when one is due, and on any interruption: `run.cancel`, Ctrl-C, an error
     in `run.report`. A step that fails, or is interrupted between its updates, leaves the last one.
     """
@@ -158,29 +189,35 @@ def run_stage(run: Run, stage: str, trainer: Trainer, tokenizer: str) -> bool:
     def save() -> None:
         start = time.monotonic()
         arrays = {name: tensor.cpu().numpy() for name, tensor in trainer.state().items()}
+        arrays |= monitor.state()
         header = Header(trainer.step, run.recipe, run.summary, tokenizer)
         on_first_rank(write_checkpoint, path, header, arrays)
         timer.saved(time.monotonic() - start)
 
+    arrays: Mapping[str, np.ndarray] = {}
     if path.exists():
         header, arrays = read_checkpoint(path)
         trainer.load_state(header.step, arrays)
+    monitor = StageMonitor(trainer, stage, arrays, run.folder, run.recipe, run.warn, preview)
     if trainer.step >= trainer.steps:
         if run.rewrite:
             save()
         return False
     if trainer.step:
         run.say(f"{stage} resumed after step {trainer.step} of {trainer.steps}")
-    batch_size = trainer.config.batch_size
-    meter = ProgressMeter(stage, trainer.step, trainer.steps, batch_size)
+    meter = ProgressMeter(stage, trainer.step, trainer.steps, trainer.config.batch_size)
+    monitor.begin()
     try:
-        for step, loss, figures in trainer.run(run.cancel):
-            progress = meter.update(step, loss, figures)
+        for done in trainer.run(run.cancel):
+            progress = meter.update(done.step, done.loss, done.figures)
             if progress is not None:
                 run.report(progress)
-            due = rank() == 0 and timer.due(step)
-            if step == trainer.steps or any_rank(due, run.ops.device):
+            recorded = monitor.record(done)
+            due = rank() == 0 and timer.due(done.step)
+            if done.step == trainer.steps or any_rank(due, run.ops.device):
                 save()
+            if recorded:
+                monitor.draw_if_due()
     except (NumericError, OutputError):
         raise  # the last checkpoint is the good one
     except BaseException as error:

@@ -62,23 +62,27 @@ class Loss:
 
     `figures`: numbers to report beside it. `batch`: the pictures that it was computed from.
     `after`: changes parameters in place after the optimizers' step, as a codebook's moving average.
+    `by_timestep`: sums of the losses, and numbers of examples, in bins of t / T, (2, bins).
     """
 
     total: torch.Tensor
     figures: Mapping[str, torch.Tensor] = field(default_factory=dict)
     batch: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     after: Callable[[Params], None] | None = None
+    by_timestep: torch.Tensor | None = None
 
 
 LossFunction = Callable[[TorchBackend, Params, int, Part], Loss]  # (ops, params, step, part)
 
 
 class StepLoss(NamedTuple):
-    """The number of steps done; loss and figures of the last one, before its update."""
+    """The number of steps done; loss, figures and `Loss.by_timestep` of the last one, before its
+    update."""
 
     step: int
     loss: float
     figures: dict[str, float]
+    by_timestep: np.ndarray | None
 
 
 class Trainer:
@@ -177,11 +181,10 @@ class Trainer:
                 message = f"stopped after step {self.step} of {self.steps}"
                 hint = "the checkpoint is saved; repeat the command to resume"
                 raise Cancelled(message, code="E-CANCELLED", hint=hint)
-            loss, figures = self._train_step()
-            yield StepLoss(self.step, loss, figures)
+            yield self._train_step()
 
-    def _train_step(self) -> tuple[float, dict[str, float]]:
-        """One optimization step; returns the loss and the figures before it."""
+    def _train_step(self) -> StepLoss:
+        """One optimization step."""
         factor = self.lr_factor(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -211,7 +214,9 @@ class Trainer:
             for name, parameter in self.parameters.items():
                 local_shard(self.ema[name]).lerp_(local_shard(parameter), 1 - decay)
         self.updating = False
-        return loss.total.item(), {name: float(value) for name, value in loss.figures.items()}
+        figures = {name: float(value) for name, value in loss.figures.items()}
+        sums = None if loss.by_timestep is None else loss.by_timestep.cpu().numpy()
+        return StepLoss(self.step, loss.total.item(), figures, sums)
 
     def _parts(self) -> list[Part]:
         """The parts of a batch that this process computes, one after the other."""
@@ -284,11 +289,13 @@ def _mean(losses: Sequence[Loss]) -> Loss:
     """The loss of a batch, of those of its equal parts."""
 
     def mean(values: list[torch.Tensor]) -> torch.Tensor:
-        return mean_of_ranks(torch.stack([value.detach() for value in values]).mean())
+        return mean_of_ranks(torch.stack([value.detach() for value in values]).mean(0))
 
     total = mean([loss.total for loss in losses])
     figures = {k: mean([loss.figures[k] for loss in losses]) for k in losses[0].figures}
-    return Loss(total, figures, np.concatenate([loss.batch for loss in losses]), losses[-1].after)
+    sums = [x.by_timestep * len(losses) * ranks() for x in losses if x.by_timestep is not None]
+    batch = np.concatenate([loss.batch for loss in losses])
+    return Loss(total, figures, batch, losses[-1].after, mean(sums) if sums else None)
 
 
 def _is_finite(gradient: torch.Tensor | None) -> bool:

@@ -50,6 +50,17 @@ def test_networks_beside_their_peers(single_call_rounds, peers, name):
     assert result["target"] == case.target and json.dumps(result)
 
 
+def test_training_steps_beside_plain_modules(single_call_rounds, peers, monkeypatch):
+    from ldmref.bench import training
+
+    optimizer = dataclasses.replace(training.OPTIMIZER, batch_size=2)
+    monkeypatch.setattr(training, "STAGE", dataclasses.replace(training.STAGE, optimizer=optimizer))
+    case = quick("train-unet")
+    result = run_case(case, 1, GEMM_SIZES)
+    assert 0 <= result["error"] < 1e-5 and result["flops"] > 1e6
+    assert "training step" in result["title"] and result["unit"] == "s"
+
+
 def test_latents_are_scaled_on_both_sides(peers):
     """The smallest model's own factor is 1, which would hide an error."""
     case = quick("vae-numpy")

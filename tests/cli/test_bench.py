@@ -88,6 +88,12 @@ def test_profile_and_grow(ldm, work):
     assert [point["value"] for point in points] == [1, 2, 4]
 
 
+def test_a_row_of_training_has_no_profile(ldm):
+    for argv in (("--profile",), ("--grow", "batch")):
+        ran = ldm("bench", "train-unet", *argv, "--quick")
+        assert ran.code == 2 and "E-ROW" in ran.err
+
+
 def test_a_missing_peer_is_named_and_the_others_go_on(ldm, peers, monkeypatch):
     monkeypatch.setitem(sys.modules, "diffusers", None)
     ran = ldm("bench", "unet-numpy-32", "clip-numpy", "--quick")

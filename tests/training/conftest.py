@@ -33,7 +33,7 @@ def tables(pictures):
         stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": steps}}
         return {
             "data": {"source": str(pictures)}, "model": SMALL_MODEL,
-            "autoencoder": stage, "diffusion": stage,
+            "autoencoder": stage, "diffusion": stage, "progress": {"seconds": 0},
         } | changes  # fmt: skip
 
     return tables

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from ldmref.training import stages
 from ldmref.training.checkpoint import read_checkpoint, read_headers
+from ldmref.training.monitor.metrics import read_metrics
 from ldmref.training.recipe_file import read_recipe
 from ldmref.training.run import train
 
@@ -78,6 +79,12 @@ def read_whole(folder):
     return steps, tensors
 
 
+def untimed(folder):
+    """The lines of the metrics without the rate."""
+    lines = read_metrics(folder / "metrics.jsonl")
+    return [{k: v for k, v in line.items() if k != "pictures_per_second"} for line in lines]
+
+
 def main(recipe_file, folder, kills, seed):
     recipe, root, rng = read_recipe(recipe_file), Path(folder), random.Random(int(seed))
     modules = root / "modules.txt"
@@ -103,6 +110,7 @@ def main(recipe_file, folder, kills, seed):
             counts.append(count)
             leftovers.append(sum(path.name.endswith(".part") for path in folder.iterdir()))
         assert read_whole(folder) == uninterrupted, "another result than without kills"
+        assert untimed(folder) == untimed(root / "once"), "other metrics than without kills"
         assert sorted(os.listdir(folder)) == sorted(os.listdir(root / "once"))
         completed += 1
     print(json.dumps({"killed": killed, "completed": completed, "steps": counts,

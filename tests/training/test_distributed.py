@@ -11,13 +11,15 @@ from signal import SIGTERM
 
 import numpy as np
 import pytest
+from PIL import Image
 
 torch = pytest.importorskip("torch")
 from ldmref.errors import UsageError  # noqa: E402
 from ldmref.training import trainer as trainer_module  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
 from ldmref.training.distributed import any_rank, process_group, rank, ranks  # noqa: E402
-from ldmref.training.recipe import Budget  # noqa: E402
+from ldmref.training.monitor.metrics import read_metrics  # noqa: E402
+from ldmref.training.recipe import Budget, ProgressConfig  # noqa: E402
 from ldmref.training.recipe_file import read_recipe, to_toml  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
@@ -53,7 +55,8 @@ def recipe_file(recipe, tmp_path):
         first = replace(r.autoencoder, budget=budget, optimizer=replace(whole, batch_size=8))
         second = replace(r.diffusion, budget=budget, optimizer=replace(shared, **changes))
         path = tmp_path / "recipe.toml"
-        path.write_text(to_toml(replace(r, autoencoder=first, diffusion=second, stages=stages)))
+        trained = replace(r, autoencoder=first, diffusion=second, stages=stages)
+        path.write_text(to_toml(replace(trained, progress=ProgressConfig(count=1))))
         return path
 
     return write
@@ -74,6 +77,12 @@ def test_two_ranks_of_4_equal_one_of_8(recipe_file, tmp_path, optimizer):
         assert set(one) == set(two)
         for name, array in one.items():
             np.testing.assert_allclose(two[name], array, rtol=1e-6, atol=1e-9, err_msg=name)
+    for name in ("samples.png", "reconstructions.png"):
+        pictures = [np.asarray(Image.open(tmp_path / f"{number}" / name), int) for number in (1, 2)]
+        np.testing.assert_allclose(*pictures, atol=1)
+    one, two = (read_metrics(tmp_path / f"{number}" / "metrics.jsonl") for number in (1, 2))
+    assert len(one) == len(two) == 6
+    assert [x["loss"] for x in two] == pytest.approx([x["loss"] for x in one], rel=1e-6)
 
 
 def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(recipe_file, tmp_path):

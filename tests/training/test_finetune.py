@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 from threading import Event
 
@@ -29,6 +30,7 @@ from ldmref.training.finetune.recipe import (  # noqa: E402
 )
 from ldmref.training.finetune.run import check_base, fine_tune  # noqa: E402
 from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer  # noqa: E402
+from ldmref.training.monitor.grid import LABEL, TITLE  # noqa: E402
 from ldmref.training.recipe import Budget, DataConfig  # noqa: E402
 from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
 
@@ -177,6 +179,25 @@ def test_interrupted_and_resumed_equals_uninterrupted(settings, tmp_path):
     twice = fine_tune(settings(), tmp_path / "twice", say=lines.append)
     assert "diffusion resumed after step 1 of 4" in lines
     assert once.read_bytes() == twice.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["lora", "textual_inversion"])
+def test_samples_are_drawn_with_what_is_learned(settings, base, tmp_path, monkeypatch, method):
+    """Only for prompts of the recipe; they are those of the file that is written."""
+    monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
+    word = {"word": "<style>", "initial": "heart"}
+    progress = {"prompts": ["red heart <style>"], "count": 1}
+    trained = settings(method=method, textual_inversion=word, progress=progress)
+    file = fine_tune(trained, tmp_path / "out")
+    row = Image.open(tmp_path / "out" / "samples.png")
+    adapter = {"lora": [file]} if method == "lora" else {"embeddings": [file]}
+    model = ldmref.load(base, backend="torch", speed="exact", **adapter)
+    (image,) = modes.txt2img(model, "red heart <style>", seed=0, width=16, height=16).images
+    x, y = LABEL, TITLE
+    cell = np.asarray(row.crop((x, y, x + 128, y + 128)))[::8, ::8].astype(int)
+    assert np.abs(cell - np.asarray(image)).max() <= 1
+    fine_tune(settings(), tmp_path / "without")
+    assert not list((tmp_path / "without").glob("*.png"))
 
 
 def test_resuming_with_other_settings_or_another_base_is_refused(settings, base, tmp_path):

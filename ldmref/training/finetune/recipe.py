@@ -7,6 +7,7 @@
     [textual_inversion]             word = "<toy>"  initial = "toy" vectors = 1
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
     [checkpoint]                    seconds = 30                    steps = 0
+    [progress]                      seconds = 60    prompts = []    count = 4
 
 `base` makes a recipe one of these. The model is named, not copied: its digest is part of what a
 resumed training must agree in.
@@ -16,16 +17,17 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
+from ldmref.training.limits import Limits, Subset
 from ldmref.training.recipe import (
     Budget,
     CheckpointConfig,
     DataConfig,
     DiffusionObjective,
     DiffusionStage,
-    Limits,
     OptimizerConfig,
+    ProgressConfig,
 )
 
 # What a LoRA can change: the network, and the ends of the paths of the layers.
@@ -41,20 +43,6 @@ DENOISING = DiffusionStage(
     OptimizerConfig(batch_size=4, learning_rate=1e-4, warmup=20, ema_decay=0.0),
     Budget(1000),
 )
-
-
-class Subset(NamedTuple):
-    """Lists of at least one of these names."""
-
-    names: tuple[str, ...]
-
-    def __contains__(self, value: object) -> bool:
-        if not isinstance(value, tuple | list) or not value:
-            return False
-        return all(name in self.names for name in value)
-
-    def __str__(self) -> str:
-        return f"a list of some of {', '.join(self.names)}"
 
 
 @dataclass(frozen=True)
@@ -89,6 +77,7 @@ class FineTuneRecipe:
     textual_inversion: TextualInversionConfig = TextualInversionConfig()
     diffusion: DiffusionStage = field(default_factory=lambda: DENOISING)
     checkpoint: CheckpointConfig = field(default_factory=CheckpointConfig)
+    progress: ProgressConfig = field(default_factory=ProgressConfig)
 
     def to_dict(self) -> dict[str, Any]:
         """Nested tables, the inverse of `recipe_file.recipe_from_dict`."""

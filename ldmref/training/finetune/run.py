@@ -16,6 +16,7 @@ from threading import Event
 from ldmref.errors import UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.models.config import ModelConfig
+from ldmref.models.params import tree_map
 from ldmref.training.begin import check_early, prepared_folder, read_pictures
 from ldmref.training.data import summarize
 from ldmref.training.finetune.recipe import FineTuneRecipe
@@ -46,6 +47,7 @@ def fine_tune(
     from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
     from ldmref.training.finetune.adapters import adapter_of  # raises BackendUnavailable
     from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
+    from ldmref.training.monitor.previews import check_prompts, samples
     from ldmref.training.precision import activation_dtype
     from ldmref.training.stages import Run, exported, run_stage
 
@@ -55,12 +57,19 @@ def fine_tune(
         data = read_pictures(recipe, say)
         model = load(recipe.base, backend=ops)
         adapter = adapter_of(recipe, model, data.caption)
+        preview = None
+        if recipe.progress.prompts:
+            check_prompts(model.config, recipe.progress.prompts)
+            preview = samples(
+                lambda params: adapter.adapted(ops, tree_map(ops.asarray, params)),
+                recipe.progress.prompts, recipe.progress.count, recipe.data.size, cancel,
+            )  # fmt: skip
         summary = replace(summarize(data), base=model.sha256)
         with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
             trainer = fine_tune_trainer(recipe, model, adapter, data, ops)
             run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
             with exported(lambda: on_first_rank(adapter.write, folder, trainer.ema_params())):
-                run_stage(run, "diffusion", trainer, "")
+                run_stage(run, "diffusion", trainer, "", preview)
             return adapter.file(folder)
 
 

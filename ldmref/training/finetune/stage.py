@@ -53,7 +53,9 @@ def fine_tune_trainer(
         x0, eps = latents.noise(batch, recipe.seed, step, part)
         xt = q_sample(x0, loss_of.alphas_cumprod[t], eps)
         output = adapted.unet(ops.asarray(xt), t.to(x0.dtype), condition).to(x0.dtype)
-        return Loss(loss_of(output, x0, eps, xt, t).mean(), batch=part.of(batch))
+        losses = loss_of(output, x0, eps, xt, t)
+        by_timestep = loss_of.by_timestep(losses, t)
+        return Loss(losses.mean(), batch=part.of(batch), by_timestep=by_timestep)
 
     return Trainer(stage.optimizer, stage.budget.steps, adapter.initial, loss, ops)
 

@@ -1,0 +1,103 @@
+"""One training step of the denoiser: ldmref's trainer, and a plain loop over `torch.nn.Module`s.
+
+Both sides draw the same batches with the same functions, and end a step with clipping, AdamW and a
+moving average. The networks are diffusers' U-Net and transformers' text encoder on the other side.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from functools import partial
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.bench.cases import PROMPT, SEED, TRAINING_BATCH, BenchmarkCase, Workload
+from ldmref.bench.peers import peer_network
+from ldmref.math.arrays import Array
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import Params, flatten, tree_map, unflatten
+from ldmref.training.diffusion import Condition, DiffusionBatches, diffusion_trainer
+from ldmref.training.latents import Latents, NoisyLatents
+from ldmref.training.recipe import Budget, DiffusionStage, OptimizerConfig
+from ldmref.training.trainer import WHOLE
+
+PICTURES, STEPS = 256, 10**6
+OPTIMIZER = OptimizerConfig(TRAINING_BATCH, learning_rate=1e-5, warmup=0)
+NETWORKS = ("unet", "text_encoder")
+STAGE = DiffusionStage(optimizer=OPTIMIZER, budget=Budget(STEPS))
+Outcome = tuple[float, Mapping[str, torch.Tensor]]  # the loss, and the U-Net's parameters
+
+
+def training_workloads(case: BenchmarkCase, model: LatentDiffusion) -> tuple[Workload, Workload]:
+    """Both sides, on the weights of `model`; a call is one step."""
+    ops = TorchBackend(case.device, case.dtype)
+    shape = (2, PICTURES, *model.latent_shape(case.size, case.size))
+    moments = np.random.default_rng(SEED).standard_normal(shape, np.float32)
+    latents = NoisyLatents(Latents(*moments), np.ones(PICTURES), 1.0, ops)
+    condition = Condition(lambda i, rng: PROMPT, model.tokenizer)
+    arguments = latents, condition, model.config, STAGE, SEED, ops
+    params = Params({k: tree_map(partial(_copy, ops), model.params[k]) for k in NETWORKS})
+    trainer = diffusion_trainer(*arguments, params)
+    steps, unet = trainer.run(), unflatten(trainer.parameters)["unet"]
+    theirs = module_step(case, model, DiffusionBatches(*arguments))
+    synchronize = torch.cuda.synchronize if case.device == "cuda" else lambda: None
+    return (
+        Workload(lambda: (next(steps).loss, flatten(unet)), _outcome, synchronize),
+        Workload(theirs, _outcome, synchronize),
+    )
+
+
+def _copy(ops: TorchBackend, x: Array) -> np.ndarray:
+    return np.array(ops.to_numpy(x))
+
+
+def module_step(
+    case: BenchmarkCase, model: LatentDiffusion, batches: DiffusionBatches
+) -> Callable[[], Outcome]:
+    """The peer's step, as it is usually written."""
+    networks = [
+        peer_network(name, model).to(case.device).train().requires_grad_(True) for name in NETWORKS
+    ]
+    unet, text_encoder = networks
+    parameters = [p for network in networks for p in network.parameters()]
+    averages = [p.detach().clone() for p in parameters]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": OPTIMIZER.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, OPTIMIZER.learning_rate, betas=(0.9, 0.99), fused=True)
+    kind = model.config.scheduler.prediction_type
+    alphas_cumprod, count = batches.loss.alphas_cumprod, itertools.count()
+
+    def step() -> Outcome:
+        i = next(count)
+        optimizer.zero_grad(set_to_none=True)
+        b = batches(i, WHOLE)
+        context = text_encoder(b.token_ids).last_hidden_state
+        labels = context[:, -1] if unet.config.class_embed_type else None
+        output = unet(b.xt, b.t, context, class_labels=labels).sample
+        alpha_bar = alphas_cumprod[b.t].float()[:, None, None, None]
+        v = alpha_bar.sqrt() * b.eps - (1 - alpha_bar).sqrt() * b.x0
+        loss = F.mse_loss(output, {"eps": b.eps, "v": v}[kind])
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, OPTIMIZER.clip_norm)
+        optimizer.step()
+        decay = min(OPTIMIZER.ema_decay, (2 + i) / (11 + i))
+        with torch.no_grad():
+            for average, parameter in zip(averages, parameters, strict=True):
+                average.lerp_(parameter, 1 - decay)
+        return loss.item(), dict(unet.named_parameters())
+
+    return step
+
+
+def _outcome(outcome: Outcome) -> np.ndarray:
+    """The loss, and the U-Net's clipped gradients, relative to the largest of these."""
+    loss, parameters = outcome
+    gradients = [x.grad for _, x in sorted(parameters.items()) if x.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    return np.append((flat / flat.abs().max()).cpu().numpy(), loss)

@@ -1,0 +1,67 @@
+"""metrics.jsonl: the figures of a training, one JSON object per line.
+
+A line is appended at once; a kill leaves at most a torn last one, which is not read.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from ldmref.io.atomic import atomic_write
+
+
+def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
+    """Append a line; numbers that are not finite become null.
+
+    Raises:
+        OSError: it cannot be written; the file is as it was.
+    """
+    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v
+              for k, v in line.items()}  # fmt: skip
+    size = path.stat().st_size if path.exists() else 0
+    try:
+        with open(path, "ab") as file:
+            file.write(json.dumps(finite).encode() + b"\n")
+    except OSError:
+        with contextlib.suppress(OSError):
+            os.truncate(path, size)
+        raise
+
+
+def read_metrics(path: Path) -> list[dict[str, Any]]:
+    """The lines of a file, in their order; none without a file.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    return [line for _, line in _lines(path)]
+
+
+def drop_after(path: Path, stage: str, step: int) -> None:
+    """Remove the lines of a stage after a step, and what is no line.
+
+    Raises:
+        OSError, OutputError: it cannot be read or written; it is as it was.
+    """
+    kept = [text for text, x in _lines(path) if x["stage"] != stage or x["step"] <= step]
+    if path.exists() and b"".join(kept) != path.read_bytes():
+        with atomic_write(path, overwrite=True) as file:
+            file.writelines(kept)
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
+    """Each complete line, as it stands in the file and as a value."""
+    if not path.exists():
+        return
+    for text in path.read_bytes().splitlines(keepends=True):
+        with contextlib.suppress(ValueError):
+            line = json.loads(text)
+            numbers = isinstance(line, dict) and {"stage", "step", "loss"} <= line.keys()
+            if numbers and text.endswith(b"\n"):
+                yield text, line

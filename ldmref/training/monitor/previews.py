@@ -1,0 +1,118 @@
+"""What a stage has learned so far, as a picture."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from PIL import Image
+
+from ldmref import modes
+from ldmref.backends.torch import TorchBackend
+from ldmref.models.config import AutoencoderConfig, ModelConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import Params, tree_map
+from ldmref.modes.draw import CancelFlag
+from ldmref.training.autoencoder.forward import forward, noise_of
+from ldmref.training.data import Dataset
+from ldmref.training.monitor.grid import Row, grid
+from ldmref.training.pictures import to_unit
+from ldmref.training.recipe import AutoencoderObjective, ProgressConfig
+from ldmref.training.trainer import step_generator
+
+PICTURES, PROMPTS, SEED = 8, 4, 0
+
+
+class Preview(NamedTuple):
+    """A file, and the picture in it: `draw(params, title)`, of a stage's averaged parameters."""
+
+    file: str
+    draw: Callable[[Params, str], Image.Image]
+
+
+def reconstructions(
+    data: Dataset, config: AutoencoderConfig, objective: AutoencoderObjective, seed: int,
+    ops: TorchBackend,
+) -> Preview:  # fmt: skip
+    """Originals above reconstructions, of pictures evenly spaced in the data set."""
+
+    def draw(params: Params, title: str) -> Image.Image:
+        tensors = tree_map(ops.asarray, params)
+        with ops.inference():
+            x = to_unit(data.images[_spread(len(data.images), PICTURES)], ops)
+            f = forward(ops, tensors, config, objective, x, noise_of(seed, 0, ops))
+        rows = [("original", f.x), ("input", f.corrupted), ("reconstruction", f.y)]
+        if objective.corruption == "none":
+            del rows[1]
+        return grid(title, [Row(label, _images(x)) for label, x in rows])
+
+    return Preview("reconstructions.png", draw)
+
+
+def samples(
+    model_of: Callable[[Params], LatentDiffusion], prompts: Sequence[str], count: int, size: int,
+    cancel: CancelFlag | None,
+) -> Preview:  # fmt: skip
+    """A row for each prompt, drawn with the seeds 0, 1, ... as the model draws by default.
+
+    `model_of` gets the parameters on the host.
+    """
+
+    def draw(params: Params, title: str) -> Image.Image:
+        model, rows = model_of(params), []
+        for prompt in prompts:
+            result = modes.txt2img(
+                model, prompt, width=size, height=size, seed=SEED, count=count, batch_size=count,
+                cancel=cancel,
+            )  # fmt: skip
+            rows.append(Row(prompt, result.images))
+        return grid(title, rows)
+
+    return Preview("samples.png", draw)
+
+
+def sample_prompts(
+    config: ModelConfig, progress: ProgressConfig, data: Dataset, seed: int
+) -> tuple[str, ...]:
+    """The recipe's prompts; without any, captions or classes of pictures evenly spaced in the data.
+
+    Raises:
+        UsageError: the model cannot draw a prompt of the recipe.
+    """
+    check_prompts(config, progress.prompts)
+    if progress.prompts or config.text_encoder.model_type == "none":
+        return progress.prompts or ("",)
+    numbers, rng = _spread(len(data.images), PROMPTS), step_generator(seed, 0, "prompts")
+    if config.text_encoder.model_type == "class":
+        texts = [data.classes[i] for i in numbers]
+    else:
+        texts = [data.caption(int(i), rng) for i in numbers]
+    return tuple(dict.fromkeys(texts))
+
+
+def check_prompts(config: ModelConfig, prompts: Sequence[str]) -> None:
+    """Refuse prompts before the training that is to draw them.
+
+    Raises:
+        UsageError: the model cannot draw one.
+    """
+    for prompt in prompts:
+        modes.plan("txt2img", config, prompt=prompt)
+
+
+def exported_weights(params: Params) -> Params:
+    """The parameters as the exported model has them: rounded to float16."""
+    return tree_map(lambda x: np.asarray(x, np.float16).astype(np.float32), params)
+
+
+def _spread(n: int, count: int) -> np.ndarray:
+    """At most `count` numbers below `n`, evenly spaced, (k,) int64."""
+    return np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)
+
+
+def _images(x: torch.Tensor) -> list[Image.Image]:
+    """Pictures (n, 3, H, W) in [-1, 1]."""
+    pixels = ((x + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
+    return [Image.fromarray(picture) for picture in pixels.movedim(1, 3).cpu().numpy()]
