@@ -23,7 +23,7 @@ from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.training.diffusion import Condition, DiffusionBatches, diffusion_trainer
 from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.recipe import Budget, DiffusionStage, OptimizerConfig
-from ldmref.training.trainer import WHOLE
+from ldmref.training.trainer import FULL_BATCH
 
 PICTURES, STEPS = 256, 10**6
 OPTIMIZER = OptimizerConfig(TRAINING_BATCH, learning_rate=1e-5, warmup=0)
@@ -76,7 +76,7 @@ def module_step(
     def step() -> Outcome:
         i = next(count)
         optimizer.zero_grad(set_to_none=True)
-        b = batches(i, WHOLE)
+        b = batches(i, FULL_BATCH)
         context = text_encoder(b.token_ids).last_hidden_state
         labels = context[:, -1] if unet.config.class_embed_type else None
         output = unet(b.xt, b.t, context, class_labels=labels).sample
