@@ -14,7 +14,7 @@ from ldmref.training.data.emoji import FONT, NAMES, EmojiDataset
 from ldmref.training.data.rendering import render_scene
 from ldmref.training.data.scene import Scene
 
-NAMES_SHARE = 0.4  # of the samples are single emoji, as the font draws them
+NAMES_SHARE = 0.5  # of the samples are single emoji, as the font draws them
 DIGEST_SAMPLES = 200  # scenes that stand for all
 
 
