@@ -52,12 +52,22 @@ class Muon(torch.optim.Optimizer):
 def orthogonalized(g: torch.Tensor) -> torch.Tensor:
     """U S' V^T of the matrix g = U S V^T, with singular values S' between 0.68 and 1.14.
 
-    Five Newton-Schulz steps x <- a x + (b x x^T + c (x x^T)^2) x from g / |g|.
+    Five Newton-Schulz steps x <- q x with q = a + b x x^T + c (x x^T)^2, from x = g / |g|. Wide
+    matrices, as those of convolutions, take these steps on x x^T <- q (x x^T) q alone and are
+    multiplied by the product of all q at the end, unless bfloat16 is too coarse for that.
     """
     a, b, c = COEFFICIENTS
     x = g.T if g.shape[0] > g.shape[1] else g
     x = x / x.norm().clamp(min=EPSILON)
-    for _ in range(STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    if x.shape[1] >= 2 * x.shape[0] and x.dtype is not torch.bfloat16:
+        gram, product = x @ x.T, torch.eye(x.shape[0], dtype=x.dtype, device=x.device)
+        for _ in range(STEPS):
+            q = a * torch.eye(x.shape[0], dtype=x.dtype, device=x.device)
+            q += torch.addmm(gram, gram, gram, beta=b, alpha=c)
+            gram, product = q @ gram @ q, q @ product
+        x = product @ x
+    else:
+        for _ in range(STEPS):
+            gram = x @ x.T
+            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
     return x.T if g.shape[0] > g.shape[1] else x
