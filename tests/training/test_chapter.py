@@ -11,7 +11,7 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
-from ldmref.training.data import emoji as emoji_data  # noqa: E402
+from ldmref.training.data import emoji as emoji_data
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "train-it-yourself.md"
