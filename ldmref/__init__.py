@@ -8,11 +8,8 @@ result = modes.txt2img(model, "red heart", seed=1)
 result.save("heart.png")
 """
 
-from __future__ import annotations
-
-from importlib import import_module
-
-TYPE_CHECKING = False  # importing `typing` takes longer, in which Ctrl-C would print a traceback
+# no module is read here, not even `__future__`: meanwhile, Ctrl-C would print a traceback
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
@@ -32,8 +29,10 @@ _MODULES = {
 __all__ = ["__version__", "denoiser", "load", "load_controlnet", "load_taesd", "random_model"]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     """Imported at first use, so that `import ldmref` takes milliseconds."""
     if name in _MODULES:
+        from importlib import import_module
+
         return getattr(import_module(_MODULES[name]), name)
     raise AttributeError(f"module 'ldmref' has no attribute {name!r}")

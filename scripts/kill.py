@@ -93,12 +93,19 @@ def is_temporary(path: Path, folder: Path) -> bool:
 
 
 def digests(folder: Path) -> dict[Path, str]:
-    """The files below a folder that are not temporary, each checked, with their digests."""
+    """The files below a folder that are not temporary, each checked, with their digests.
+
+    Of pictures the pixels count: drawn once more, they are recorded as pictures of another run.
+    """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     kept = [path for path in files if not is_temporary(path, folder)]
     for path in kept:
         check(path)
-    return {path: hashlib.sha256(path.read_bytes()).hexdigest() for path in kept}
+    return {path.relative_to(folder): hashlib.sha256(content(path)).hexdigest() for path in kept}
+
+
+def content(path: Path) -> bytes:
+    return Image.open(path).tobytes() if path.suffix == ".png" else path.read_bytes()
 
 
 def environment() -> dict[str, str]:
@@ -139,7 +146,8 @@ def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tal
     changed = [path for path in before if work.final(path) and after.get(path) != before[path]]
     if lost or changed:
         tally["lost or changed"].append((work.name, number.name, lost, changed))
-    temporary = [path for path in folder.rglob("*") if path.is_file() and path not in after]
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    temporary = [path for path in files if path.relative_to(folder) not in after]
     if temporary and number != signal.SIGKILL and alive:
         tally["temporary files"].append((work.name, number.name, temporary))
     for path in temporary:
@@ -169,7 +177,7 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
             begin = time.monotonic()
             finish(work.argv(folder))
             seconds[work.name] = time.monotonic() - begin
-            usual[work.name] = contents(folder)
+            usual[work.name] = digests(folder)
         done, attempt = 0, 0
         folders: dict[str, Path] = {}
         while done < kills:
@@ -184,7 +192,7 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
                     print(f"{done} kills", summary(tally), file=sys.stderr, flush=True)
             if draw.random() < 0.2 or done == kills:  # go on to the end, and compare
                 finish(work.argv(folder))
-                if pictures_of(contents(folder)) != pictures_of(usual[work.name]):
+                if digests(folder) != usual[work.name]:
                     tally["differ"].append(work.name)
                 tally["finished afterwards"] += 1
                 del folders[work.name]
@@ -194,19 +202,6 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
 def summary(tally: dict) -> dict[str, int]:
     """The numbers, and how many faults of each kind."""
     return {name: len(x) if isinstance(x, list) else x for name, x in tally.items()}
-
-
-def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): content(path) for path in digests(folder)}
-
-
-def content(path: Path) -> bytes:
-    """What must be equal: pixels of a picture, else all bytes."""
-    return Image.open(path).tobytes() if path.suffix == ".png" else path.read_bytes()
-
-
-def pictures_of(files: dict[str, bytes]) -> dict[str, str]:
-    return {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}
 
 
 def main() -> int:

@@ -44,6 +44,7 @@ from mutation_operators import Mutant, mutants
 
 HERE = Path(__file__).resolve().parent.parent
 ROOMS = {  # room: (files, tests)
+    "math": (("math/*.py", "samplers/*.py"), ("tests/math", "tests/samplers")),
     "samplers": (
         ("samplers/schedule.py", "samplers/configure.py", "samplers/clipping.py",
          "samplers/repaint.py", "samplers/diffusers/*.py"),

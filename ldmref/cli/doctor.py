@@ -23,7 +23,7 @@ MINIMUM = {
     "safetensors": "0.5",
     "tokenizers": "0.21",
     "array-api-compat": "1.12",
-    "threadpoolctl": "3.1",
+    "threadpoolctl": "3.5",
     "click": "8.1",
 }
 OPENBLAS_OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # of what OpenBLAS detects

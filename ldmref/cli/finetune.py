@@ -33,7 +33,7 @@ option = click.option
 @option("--lr", type=click.FloatRange(0, 1, min_open=True), help="Learning rate.")
 @option("--seed", type=click.IntRange(0), help="Default: 0.")
 @option("--device", metavar="NAME", help="cpu or cuda; default: cpu.")
-@option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: float32.")
+@option("--dtype", type=click.Choice(["float32", "bfloat16", "auto"]), help="Default: float32.")
 @option("--accept-changes", is_flag=True, help="Resume although settings or pictures changed.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any) -> None:

@@ -42,7 +42,7 @@ option = click.option
 @option("--lr", type=float, help="Learning rate of both stages.")
 @option("--seed", type=click.IntRange(0), help="Default: 0.")
 @option("--device", metavar="NAME", help="cpu or cuda; default: cpu.")
-@option("--dtype", type=click.Choice(["float32", "bfloat16"]), help="Default: float32.")
+@option("--dtype", type=click.Choice(["float32", "bfloat16", "auto"]), help="Default: float32.")
 @option(
     "--checkpoint-seconds",
     type=click.FloatRange(0),

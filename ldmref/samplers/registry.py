@@ -106,9 +106,9 @@ _SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2s_a": Sampler(_dpmpp_2s_a, 2, 2, True, f"{_DPMPP}, algorithm 1, ancestral", eta=1.0),
     "dpmpp_sde": Sampler(
         dpmpp_sde, 2, 2, True, "k-diffusion, sample_dpmpp_sde", eta=1.0, draws=2),
-    "dpmpp_2m": Sampler(partial(dpmpp_2m, eta=0.0), 2, 1, False, f"{_DPMPP}, algorithm 2"),
+    "dpmpp_2m": Sampler(dpmpp_2m, 2, 1, False, f"{_DPMPP}, algorithm 2"),
     "dpmpp_2m_heun": Sampler(
-        partial(dpmpp_2m, eta=0.0, solver="heun"), 2, 1, False, f"{_DPMPP}, section 5"),
+        partial(dpmpp_2m, solver="heun"), 2, 1, False, f"{_DPMPP}, section 5"),
     "dpmpp_3m": Sampler(partial(dpmpp_3m, eta=0.0), 2, 1, False, f"{_DPMPP}, published code"),
     "dpmpp_2m_sde": Sampler(
         partial(dpmpp_2m, eta=1.0), 2, 1, True, "k-diffusion, sample_dpmpp_2m_sde", eta=1.0),

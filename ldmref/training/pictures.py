@@ -7,17 +7,21 @@ import torch
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.training.data import Dataset
+from ldmref.training.trainer import WHOLE, Part
 
 
 def picture_batch(
-    data: Dataset, rng: np.random.Generator, n: int, ops: TorchBackend
+    data: Dataset, rng: np.random.Generator, n: int, ops: TorchBackend, part: Part = WHOLE
 ) -> tuple[np.ndarray, torch.Tensor]:
-    """Indices of `n` pictures, and these in [-1, 1], (n, 3, H, W), augmented as `data` says."""
+    """Indices of `n` pictures, and a part of these in [-1, 1], augmented as `data` says.
+
+    The pictures are (n / part.count, 3, H, W); all random numbers are those of the whole batch.
+    """
     batch = rng.choice(len(data.images), n, p=data.weights / data.weights.sum())
     flips, crop = data.augmentation
-    x = data.images[batch]
+    x = data.images[part.of(batch)]
     if crop:
-        rows, columns = (rng.integers(0, side - crop + 1, n) for side in x.shape[2:])
+        rows, columns = (part.of(rng.integers(0, side - crop + 1, n)) for side in x.shape[2:])
         corners = zip(x, rows, columns, strict=True)
         x = np.stack([image[:, y : y + crop, x : x + crop] for image, y, x in corners])
     x = to_unit(x, ops)
@@ -25,5 +29,5 @@ def picture_batch(
 
 
 def to_unit(images: np.ndarray, ops: TorchBackend) -> torch.Tensor:
-    """Bytes as float32 in [-1, 1] on the device."""
-    return torch.as_tensor(images).to(ops.device, torch.float32) / 127.5 - 1.0
+    """Bytes as floats in [-1, 1] on the device."""
+    return ops.asarray(torch.as_tensor(images).float(), ops.state_dtype) / 127.5 - 1.0

@@ -171,6 +171,11 @@ class AutoencoderObjective:
         """Whether latents are sampled from a Gaussian."""
         return self.kl_weight > 0 or self.elbo_weight > 0
 
+    def separable(self, config: AutoencoderConfig) -> bool:
+        """Whether the loss of a batch is the mean of those of its pictures."""
+        of_batch = self.l1_weight, self.sparsity_weight, self.adversarial_weight
+        return not config.codebook_size and not any(of_batch)
+
     def problem(self, config: AutoencoderConfig) -> str:
         """What does not fit together, or does not fit the network; "" if all does."""
         weights = self.absolute_weight, self.edge_weight, self.square_weight, self.elbo_weight
@@ -273,7 +278,7 @@ class Recipe:
     stages: Stages = STAGES[:2]
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations
     data: DataConfig = DataConfig()
     model: ModelConfig = field(default_factory=lambda: preset(EMOJI))
     features: FeaturesStage = FeaturesStage()

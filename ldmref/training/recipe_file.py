@@ -83,6 +83,11 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     if problem:
         raise recipe_error(f"autoencoder.objective: {problem}")
     _check_accumulation({name: getattr(recipe, name).optimizer for name in ("features", *STAGES)})
+    accumulation = recipe.autoencoder.optimizer.accumulation
+    if accumulation > 1 and not recipe.autoencoder.objective.separable(config.vae):
+        message = f"autoencoder.optimizer.accumulation must be 1, not {accumulation}"
+        hint = "terms of this objective compare the pictures of a batch"
+        raise recipe_error(message, hint=hint)
     size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
@@ -169,12 +174,9 @@ def _model(table: Any) -> ModelConfig:
 
 
 def _check_accumulation(optimizers: Mapping[str, OptimizerConfig]) -> None:
-    """Batches are divided into equal parts, where no term of the loss compares their pictures."""
+    """Batches are divided into equal parts."""
     for name, optimizer in optimizers.items():
         count, batch_size = optimizer.accumulation, optimizer.batch_size
-        if count > 1 and name not in ("diffusion", "classifier"):
-            message = f"{name}.optimizer.accumulation must be 1, not {count}"
-            raise recipe_error(message, hint="the terms of a first stage need the whole batch")
         if batch_size % count:
             message = f"{name}.optimizer.accumulation = {count} must divide batch_size = "
             raise recipe_error(message + str(batch_size))

@@ -48,11 +48,13 @@ def train(
 
     from ldmref.backends.torch import TorchBackend  # raises BackendUnavailable without torch
     from ldmref.training.distributed import by_first_rank, process_group
+    from ldmref.training.precision import activation_dtype
     from ldmref.training.stages import Run, train_stages
 
     with process_group(recipe.device) as device:
         report, say = by_first_rank(report), by_first_rank(say)
-        ops, data = TorchBackend(device, recipe.dtype), read_pictures(recipe, say)
+        ops = TorchBackend(device, activation_dtype(recipe.dtype, device))
+        data = read_pictures(recipe, say)
         summary = summarize_for(recipe, data)
         if uses_classes(recipe):
             say(f"{len(class_names(data))} classes")

@@ -32,6 +32,7 @@ from ldmref.training.distributed import (
     ranks,
     whole,
 )
+from ldmref.training.muon import Muon
 from ldmref.training.nonfinite import nonfinite_error
 from ldmref.training.recipe import OptimizerConfig
 
@@ -135,8 +136,7 @@ class Trainer:
         first = torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.99), fused=True)
         if not muon:
             return [first]
-        rate, scaling = config.muon_rate, "match_rms_adamw"
-        return [first, torch.optim.Muon(muon, rate, decay, adjust_lr_fn=scaling)]
+        return [first, Muon(muon, config.muon_rate, decay, getattr(torch, self.ops.dtype))]
 
     @property
     def params(self) -> Params:

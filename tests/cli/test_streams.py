@@ -120,6 +120,15 @@ def test_ctrl_c_while_python_imports(work):
     assert (ran.returncode, ran.stdout, ran.stderr) == (130, "", "")
 
 
+def test_the_package_itself_imports_nothing():
+    """Before `ldmref.__main__` runs, nothing could answer Ctrl-C."""
+    code = "import sys; before = set(sys.modules); import ldmref; print({*sys.modules} - before)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env=environment(), timeout=60
+    )
+    assert (ran.stdout, ran.stderr) == ("{'ldmref'}\n", "")
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -8,16 +8,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from functools import cache, lru_cache, wraps
 from importlib import metadata
+from pathlib import Path
 from typing import Any, TypeVar
 
+from ldmref.errors import InputError
 from ldmref.io import key_table
 from ldmref.io.adapters import autoencoder, controlnet, lora
 from ldmref.io.compvis import single_file
+from ldmref.io.embedded import EMBEDDED
+from ldmref.io.locate import find_model
 from ldmref.models import validate
 from ldmref.training import recipe_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LIMIT = 256  # results kept of each function
+
+
+def embedded_model(name: str) -> Path:
+    """Not the file of any name, which other targets read, but the model of the package."""
+    if name not in EMBEDDED:
+        raise InputError(f"no model {name!r} here", code="E-NOT-FOUND")
+    return find_model(name)
 
 
 def by_identity(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -48,6 +59,7 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
         (key_table, "stored_shapes", seen), (single_file, "stored_shapes", seen),
         (validate, "get_type_hints", cache(validate.get_type_hints)),
         (recipe_file, "get_type_hints", cache(recipe_file.get_type_hints)),
+        (recipe_file, "find_model", embedded_model),
         (metadata, "entry_points", cache(metadata.entry_points)),
     ]  # fmt: skip
 

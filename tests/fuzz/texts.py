@@ -138,9 +138,8 @@ def _emoji() -> tuple[PromptTokenizer, dict[str, int]]:
 def run_words(prompt: str) -> None:
     """The embedded model's tokenizer, and its rule in another language."""
     tokenizer, vocabulary = _emoji()
-    plain = "".join(
-        c for c in unicodedata.normalize("NFD", prompt) if unicodedata.category(c) != "Mn"
-    )
+    letters = unicodedata.normalize("NFD", prompt)
+    plain = "".join(c for c in letters if unicodedata.category(c) not in ("Mn", "Mc", "Me"))
     words = regex.findall(r"[\p{L}\p{N}]+|[#*!&]", "".join(c.lower() for c in plain))
     _same_chunks(tokenizer, prompt, [vocabulary.get(word, tokenizer.unknown) for word in words])
 

@@ -18,6 +18,7 @@ from ldmref.samplers import (
     unipc,
     with_noise,
 )
+from ldmref.samplers.inversion import implicit
 from ldmref.testing.mixture import three_modes
 
 SIGMAS = [5.0, 3.0, 2.0, 1.4, 1.0, 0.7, 0.5]
@@ -42,6 +43,7 @@ def end(step, sigmas=SIGMAS):
         (deis(), deis(2, "euler")),
         (lms(), lms(4, "runge_kutta")),
         (unipc(), unipc(2, "bh2", True)),
+        (implicit(), implicit(5)),
     ],
 )
 def test_defaults(default, said):
@@ -56,6 +58,7 @@ def test_defaults(default, said):
         (unipc(2), unipc(3)),
         (lms(4), lms(4, "euler")),
         (dpmpp_sde(1.0, 0.5), dpmpp_sde(1.0, 1.0)),
+        (implicit(5), implicit(6)),
     ],
 )
 def test_defaults_differ_from_others(one, other):

@@ -38,3 +38,7 @@ def test_an_unknown_kind_is_refused():
     with pytest.raises(UsageError, match="unknown rng 'torhc'") as caught:
         Streams([1], (2,), "torhc")
     assert caught.value.code == "E-RNG" and "did you mean 'torch'?" in caught.value.hint
+
+
+def test_the_names_of_generators_are_those_of_the_option():
+    assert list(STREAMS) == ["philox", "torch", "a1111-gpu"]

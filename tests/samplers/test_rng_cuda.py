@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ldmref.samplers import rng_cuda
 from ldmref.samplers.rng_cuda import CudaStream, philox4x32
 
 
@@ -80,3 +81,12 @@ def test_both_halves_of_the_seed_are_the_key():
     want = np.sqrt(-2 * np.log((x + 0.5) / 2**32)) * np.sin((y + 0.5) * (2 * np.pi / 2**32))
     np.testing.assert_allclose(CudaStream(3 + 9 * 2**32).draw((5,)), want, rtol=0, atol=2e-6)
     assert (CudaStream(2**64 - 1).draw((5,)) == CudaStream(-1).draw((5,))).all()
+
+
+def test_the_smallest_and_the_largest_word(monkeypatch):
+    """u is never 0 nor 1: the smallest is 2^-33."""
+    words = np.array([[0, 2**32 - 1], [2**30, 2**30], [0, 0], [0, 0]], np.uint64)
+    monkeypatch.setattr(rng_cuda, "philox4x32", lambda counter, key: words)
+    largest, smallest = CudaStream(0).draw((2,)).tolist()
+    assert largest == pytest.approx(np.sqrt(66.0 * np.log(2.0)), rel=1e-6)
+    assert smallest == pytest.approx(2.0**-16, rel=1e-6)

@@ -266,3 +266,12 @@ def test_families_are_those_of_the_classes_in_diffusers():
     starts = ("dpmpp_1", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpm_solver_2m", "dpm_solver_3m")
     others = {"dpmpp_2s", "dpm_solver_1_sde"}
     assert named["multistep"] == {n for n in SAMPLERS if n.startswith(starts)} | others
+
+
+@pytest.mark.parametrize(("name", "eta", "draws"), [
+    ("euler", None, False), ("ddpm", None, True), ("ddpm", 0.0, True),  # has no eta
+    ("ddim", None, False), ("ddim", 0.0, False), ("ddim", 0.3, True),
+    ("euler_a", None, True), ("euler_a", 0.0, False), ("euler_a", 0.3, True),
+])  # fmt: skip
+def test_which_eta_draws_noise(name, eta, draws):
+    assert SAMPLERS[name].draws_noise(eta) is draws

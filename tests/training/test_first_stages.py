@@ -23,6 +23,7 @@ from ldmref.training.autoencoder.forward import Forward, forward, noise_of  # no
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint, read_headers  # noqa: E402
 from ldmref.training.data import summarize  # noqa: E402
+from ldmref.training.data.augmentation import Augmentation  # noqa: E402
 from ldmref.training.data.folder import FolderDataset  # noqa: E402
 from ldmref.training.latents_file import stored_latents  # noqa: E402
 from ldmref.training.pictures import picture_batch  # noqa: E402
@@ -188,6 +189,50 @@ def test_10_and_10_steps_equal_20(make, tmp_path, kind, muon_rate):
     names = set(bits(once / "autoencoder.safetensors"))
     assert ("params.use.counts" in names) == ("codebook" in kind)
     assert ("params.discriminator.conv_out.weight" in names) == ("adversarial_weight" in objective)
+
+
+SEPARABLE = {
+    "divergence": ({}, {}),
+    "evidence bound, noisy": (
+        EXACT | {"square_weight": 0, "elbo_weight": 1, "learn_variance": True}
+        | {"corruption": "gaussian"}, {},
+    ),
+    "perceptual term": (EXACT | {"perceptual_weight": 1}, {}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", SEPARABLE)
+def test_a_batch_in_parts_is_the_batch(make, noise_pictures, kind):
+    """Crops, flips, noise of every purpose, and the features themselves."""
+    objective, vae = SEPARABLE[kind]
+    recipe, ops = make(objective, vae, steps=3), TorchBackend("cpu", "float64")
+    data = FolderDataset(noise_pictures, 16)
+    data.augmentation = Augmentation(flips=True, crop=8)
+    states = []
+    for count in (1, 2):
+        stages = [
+            replace(stage, optimizer=replace(stage.optimizer, batch_size=4, accumulation=count))
+            for stage in (recipe.features, recipe.autoencoder)
+        ]
+        network = feature_trainer(data, stages[0], 0, ops)
+        list(network.run())
+        features = network.ema_params() if objective.get("perceptual_weight") else None
+        trainer = autoencoder_trainer(data, recipe.model.vae, stages[1], 0, ops, features)
+        losses = [step.loss for step in trainer.run()]
+        states.append({"losses": losses} | network.state() | trainer.state())
+    for name, value in states[0].items():
+        np.testing.assert_allclose(states[1][name], value, rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("kind", sorted({*EVERYTHING} - {"evidence bound, learned variance"}))
+def test_a_batch_whose_pictures_are_compared_stays_whole(make, kind):
+    objective, vae = EVERYTHING[kind]
+    recipe = make(objective, vae)
+    assert not recipe.autoencoder.objective.separable(recipe.model.vae)
+    changes = {"objective": objective, "optimizer": {"batch_size": 4, "accumulation": 2}}
+    with pytest.raises(LdmrefError) as caught:
+        make(vae=vae, autoencoder=changes)
+    assert caught.value.code == "E-RECIPE" and "accumulation" in str(caught.value)
 
 
 def test_an_interrupted_training_of_the_features_is_resumed(make, tmp_path):
@@ -571,5 +616,5 @@ def test_the_perceptual_term_is_zero_for_equal_pictures(make):
     same, other = (
         distance(objective, Forward(x, x, y, empty, empty, network)) for y in (x, x.flip(0))
     )
-    assert float(same) == 0.0 and float(other) > 0.0
+    assert float(same.detach()) == 0.0 and float(other.detach()) > 0.0
     assert set(flatten(network)) >= {"convs.0.weight", "words.weight"}

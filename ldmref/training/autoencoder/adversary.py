@@ -65,7 +65,7 @@ def adversarial_terms(
     constant = tree_map(stop_gradient, params.discriminator)
 
     def logits(p: Params, x: torch.Tensor) -> torch.Tensor:
-        return discriminator(ops, p, ops.asarray(x)).float()
+        return discriminator(ops, p, ops.asarray(x)).to(x.dtype)
 
     generator = generator_loss(logits(constant, f.y)).mean()
     real, fake = (logits(params.discriminator, x) for x in (f.x, stop_gradient(f.y)))

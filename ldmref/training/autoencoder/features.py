@@ -38,12 +38,12 @@ def features_spec(words: int) -> Spec:
 
 
 def features(ops: TorchBackend, p: Params, x: torch.Tensor) -> list[torch.Tensor]:
-    """Pictures (n, 3, H, W) in [-1, 1] -> float32 activations of every layer, at H, H/2, H/4."""
+    """Pictures (n, 3, H, W) in [-1, 1] -> activations of every layer, at H, H/2, H/4."""
     layers, x = [], ops.asarray(x)
     for i, conv in enumerate(p.convs.items_in_order()):
         x = ops.conv2d(x, conv.weight, conv.bias, stride=2 if i else 1, padding=1)
         x = nn.norm_silu(ops, p.norms[str(i)], x, GROUPS, EPS)
-        layers.append(x.float())
+        layers.append(ops.asarray(x, ops.state_dtype))
     return layers
 
 
@@ -53,18 +53,18 @@ def feature_trainer(data: Dataset, stage: FeaturesStage, seed: int, ops: TorchBa
     number = {word: i for i, word in enumerate(words)}
     batch_size = stage.optimizer.batch_size
 
-    def loss(ops: TorchBackend, params: Params, step: int, _: Part = WHOLE) -> Loss:
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part = WHOLE) -> Loss:
         rng = step_generator(seed, step, "features")
-        batch, x = picture_batch(data, rng, batch_size, ops)
+        batch, x = picture_batch(data, rng, batch_size, ops, part)
         present = np.zeros((batch_size, len(words)), np.float32)
         for row, i in zip(present, batch, strict=True):
             row[[number[w] for w in _words(data.caption(int(i), rng)) if w in number]] = 1.0
-        target = torch.as_tensor(present, device=x.device)
+        target = torch.as_tensor(part.of(present), device=x.device)
         deepest = features(ops, params, x)[-1]
         logits = nn.linear(ops, params.words, deepest.mean((2, 3)))
         right = target.gather(1, logits.argmax(1, keepdim=True)).mean()
         total = -bernoulli_log_likelihood(target, logits).mean()
-        return Loss(total, {"right": right.detach()}, batch)
+        return Loss(total, {"right": right.detach()}, part.of(batch))
 
     params = init(features_spec(len(words)), seed)
     return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)

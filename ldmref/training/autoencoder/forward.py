@@ -15,14 +15,14 @@ from ldmref.models.autoencoder import decode, encode
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params
 from ldmref.training.recipe import AutoencoderObjective
-from ldmref.training.trainer import step_noise
+from ldmref.training.trainer import WHOLE, Part, step_noise
 
 Noise = Callable[[tuple[int, ...], str], torch.Tensor]  # of a shape, for a purpose
 
 
 @dataclass(frozen=True)
 class Forward:
-    """Pictures (n, 3, H, W) in [-1, 1], their reconstructions and latents, all float32.
+    """Pictures (n, 3, H, W) in [-1, 1], their reconstructions and latents, in float32 or float64.
 
     `mean` and `logvar` of q(z|x): (n, z, h, w). With a codebook, `rows` are the same latents as
     (n, h, w, z), `quantized` their codes, and `indices` (n, h, w) the numbers of these.
@@ -45,7 +45,8 @@ def forward(
 ) -> Forward:  # fmt: skip
     """Reconstruct `x` as it is in training: corrupted, encoded, sampled or quantized, decoded."""
     corrupted = corrupt(objective, x, noise)
-    mean, logvar = (z.float() for z in encode(ops, params, config, ops.asarray(corrupted)))
+    moments = encode(ops, params, config, ops.asarray(corrupted))
+    mean, logvar = (z.to(x.dtype) for z in moments)
     z, rows, quantized, indices = mean, None, None, None
     if config.codebook_size:
         rows = mean.movedim(1, -1)
@@ -54,13 +55,18 @@ def forward(
     elif objective.sampled:
         z = reparameterize(mean, logvar, noise(tuple(mean.shape), "noise"))
     decoder = replace(config, codebook_size=0)  # z is quantized
-    y = decode(ops, params, decoder, ops.asarray(z)).float()
+    y = decode(ops, params, decoder, ops.asarray(z)).to(x.dtype)
     return Forward(x, corrupted, y, mean, logvar, params, rows, quantized, indices)
 
 
-def noise_of(seed: int, step: int, ops: TorchBackend) -> Noise:
-    """The noise of one step, of any shape and for any purpose."""
-    return lambda shape, purpose: step_noise(shape, seed, step, ops, purpose)
+def noise_of(seed: int, step: int, ops: TorchBackend, part: Part = WHOLE) -> Noise:
+    """The noise of a part of one step's batch, of any shape and for any purpose."""
+
+    def noise(shape: tuple[int, ...], purpose: str) -> torch.Tensor:
+        n, *sizes = shape
+        return part.of(step_noise((n * part.count, *sizes), seed, step, ops, purpose))
+
+    return noise
 
 
 def corrupt(objective: AutoencoderObjective, x: torch.Tensor, noise: Noise) -> torch.Tensor:

@@ -54,11 +54,12 @@ def autoencoder_trainer(
     to_device = partial(ops.asarray, dtype="float32")
     frozen = None if feature_params is None else tree_map(to_device, feature_params)
 
-    def loss(ops: TorchBackend, params: Params, step: int, _: Part = WHOLE) -> Loss:
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part = WHOLE) -> Loss:
+        part = part if objective.separable(config) else WHOLE
         layers = None if frozen is None else partial(features, ops, frozen)
         rng = step_generator(seed, step, "autoencoder")
-        batch, x = picture_batch(data, rng, batch_size, ops)
-        f = forward(ops, params, config, objective, x, noise_of(seed, step, ops))
+        batch, x = picture_batch(data, rng, batch_size, ops, part)
+        f = forward(ops, params, config, objective, x, noise_of(seed, step, ops, part))
         terms = weighted_terms(objective, config, layers)
         total = x.new_zeros(()) + sum(w * term(objective, f) for w, term in terms.values())
         values = figures(objective, f)
@@ -72,7 +73,7 @@ def autoencoder_trainer(
             if config.codebook_size:
                 update_codebook(params, f, objective, step_generator(seed, step, "codebook"))
 
-        return Loss(total, values, batch, after)
+        return Loss(total, values, part.of(batch), after)
 
     return Trainer(
         stage.optimizer, stage.budget.steps, initial_params(config, objective, seed), loss, ops,

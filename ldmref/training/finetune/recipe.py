@@ -49,7 +49,9 @@ class Subset(NamedTuple):
     names: tuple[str, ...]
 
     def __contains__(self, value: object) -> bool:
-        return isinstance(value, tuple | list) and bool(value) and not {*value} - {*self.names}
+        if not isinstance(value, tuple | list) or not value:
+            return False
+        return all(name in self.names for name in value)
 
     def __str__(self) -> str:
         return f"a list of some of {', '.join(self.names)}"
@@ -81,7 +83,7 @@ class FineTuneRecipe:
     method: Literal["lora", "textual_inversion"] = "lora"
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"
-    dtype: Literal["float32", "bfloat16"] = "float32"  # of activations
+    dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations
     data: DataConfig = field(default_factory=DataConfig)
     lora: LoraConfig = LoraConfig()
     textual_inversion: TextualInversionConfig = TextualInversionConfig()

@@ -46,11 +46,13 @@ def fine_tune(
     from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
     from ldmref.training.finetune.adapters import adapter_of  # raises BackendUnavailable
     from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
+    from ldmref.training.precision import activation_dtype
     from ldmref.training.stages import Run, exported, run_stage
 
     with process_group(recipe.device) as device:
         report, say = by_first_rank(report), by_first_rank(say)
-        ops, data = RecordingBackend(device, recipe.dtype), read_pictures(recipe, say)
+        ops = RecordingBackend(device, activation_dtype(recipe.dtype, device))
+        data = read_pictures(recipe, say)
         model = load(recipe.base, backend=ops)
         adapter = adapter_of(recipe, model, data.caption)
         summary = replace(summarize(data), base=model.sha256)

@@ -1,0 +1,65 @@
+"""Muon: PyTorch's to the bit in its type, and orthogonal in any other."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch", reason="training runs on the torch backend")
+
+from ldmref.backends.torch import TorchBackend  # noqa: E402
+from ldmref.models.params import Params  # noqa: E402
+from ldmref.training.muon import Muon, orthogonalized  # noqa: E402
+from ldmref.training.recipe import OptimizerConfig  # noqa: E402
+from ldmref.training.trainer import Loss, Trainer  # noqa: E402
+
+SHAPES = (20, 50), (50, 20), (8, 8)
+
+
+def test_in_bfloat16_it_is_pytorch_s():
+    generator = torch.Generator().manual_seed(0)
+    ours = [torch.randn(shape, generator=generator) for shape in SHAPES]
+    theirs = [p.clone() for p in ours]
+    optimizers = [
+        Muon(ours, 1e-2, 0.1, torch.bfloat16),
+        torch.optim.Muon(theirs, 1e-2, 0.1, adjust_lr_fn="match_rms_adamw"),
+    ]
+    for _ in range(4):
+        for p, q in zip(ours, theirs, strict=True):
+            p.grad = torch.randn(p.shape, generator=generator)
+            q.grad = p.grad.clone()
+        for optimizer in optimizers:
+            optimizer.step()
+    for p, q in zip(ours, theirs, strict=True):
+        assert torch.equal(p, q)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_singular_vectors_stay_and_singular_values_are_near_one(shape):
+    g = torch.randn(shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    g *= 1e3
+    u, s, vh = torch.linalg.svd(g, full_matrices=False)
+    inner = u.T @ orthogonalized(g) @ vh.T
+    values = inner.diagonal()
+    # after the five steps the map of [0.02, 1] has these bounds; s / |g| is within it
+    assert float((s / g.norm()).min()) > 0.02
+    assert 0.68 <= float(values.min()) <= float(values.max()) <= 1.14
+    assert float((inner - torch.diag(values)).abs().max()) < 1e-12
+
+
+def test_a_step_is_as_long_as_one_of_adamw():
+    p = torch.zeros(64, 256, requires_grad=True)
+    p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
+    Muon([p], 1e-2, 0.0, torch.float32).step()
+    length = float(p.detach().square().mean().sqrt())
+    assert 0.2e-2 * 0.68 <= length <= 0.2e-2 * 1.14
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])
+def test_updates_are_orthogonalized_in_the_type_of_the_recipe(dtype):
+    ops = TorchBackend("cpu", dtype)
+    params = Params(layer=Params(weight=torch.eye(4).numpy()))
+    trainer = Trainer(
+        OptimizerConfig(batch_size=1, muon_rate=1e-3), 1, params,
+        lambda ops, params, step, part: Loss(params.layer.weight.square().sum()), ops,
+    )  # fmt: skip
+    assert trainer.optimizers[1].dtype is getattr(torch, dtype)
