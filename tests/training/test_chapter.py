@@ -16,14 +16,14 @@ from ldmref.training.data import emoji as emoji_data
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "train-it-yourself.md"
 CHAPTER = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))
-NAMES = ("red heart", "hot dog", "cat face", "full moon face", "police car", "apple")
+NAMES = ("red heart", "blue heart", "banana", "full moon face", "grapes", "snowflake")
 MOST_BYTES = 400_000  # of all pictures of the page
 
 
 @pytest.fixture
 def few_emoji(monkeypatch):
     """Six squares in place of the font, which need not be installed."""
-    emoji = [emoji_data.Emoji("x", name, "things") for name in NAMES]
+    emoji = [emoji_data.Emoji("x", name, "heart") for name in NAMES]
     monkeypatch.setattr(emoji_data, "emoji_list", lambda: emoji)
     monkeypatch.setattr(emoji_data, "check_font", lambda: None)
     monkeypatch.setattr(emoji_data, "KEYWORDS", ROOT / "none")
