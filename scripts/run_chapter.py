@@ -1,0 +1,85 @@
+"""Run the Python blocks of a page in their order, in one folder, as a reader would.
+
+    python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter
+    python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter --write
+
+What a block prints is shown, and the processor time that it took. With --write the page gets
+what each block printed, as the block of text below it, and the pictures that it links to.
+Trainings stay in the folder: a second run does not repeat them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import os
+import re
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
+PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)]+\.png)\)")
+
+
+def run(
+    page: Path, folder: Path, report: Callable[[int, float, str], None] = lambda i, s, output: None
+) -> list[str]:
+    """Run the blocks in the folder; returns what each printed.
+
+    `report` is called with the number of each block, its processor time in seconds, and that.
+    """
+    names: dict[str, object] = {"__name__": "__main__"}
+    outputs = []
+    with contextlib.chdir(folder):
+        for i, block in enumerate(BLOCK.finditer(page.read_text())):
+            start, printed = time.process_time(), io.StringIO()
+            with contextlib.redirect_stdout(printed):
+                exec(compile(block["code"], f"{page.name}, block {i}", "exec"), names)
+            outputs.append(printed.getvalue())
+            report(i, time.process_time() - start, outputs[-1])
+    return outputs
+
+
+def with_outputs(text: str, outputs: list[str]) -> str:
+    """The page with these outputs, in the blocks of text that it has for them."""
+    remaining = iter(outputs)
+
+    def filled(block: re.Match[str]) -> str:
+        output = next(remaining)
+        if block["output"] is None:
+            return block[0]
+        return f"```python\n{block['code']}```\n\n```text\n{output}```\n"
+
+    return BLOCK.sub(filled, text)
+
+
+def pictures(page: Path) -> list[Path]:
+    """The files of the pictures on the page."""
+    return [page.parent / match["path"] for match in PICTURE.finditer(page.read_text())]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("page", type=Path)
+    parser.add_argument("--folder", type=Path, default=Path("runs/chapter"))
+    parser.add_argument("--write", action="store_true", help="outputs and pictures into the page")
+    args = parser.parse_args()
+    page, folder = args.page.resolve(), args.folder.resolve()
+    folder.mkdir(parents=True, exist_ok=True)
+
+    def report(i: int, seconds: float, output: str) -> None:
+        os.write(1, f"block {i}: {seconds:.0f} s of processor time\n{output}\n".encode())
+
+    outputs = run(page, folder, report)
+    if args.write:
+        for path in pictures(page):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / path.name, path)
+        page.write_text(with_outputs(page.read_text(), outputs))
+
+
+if __name__ == "__main__":
+    main()

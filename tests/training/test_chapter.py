@@ -1,0 +1,64 @@
+"""docs/train-it-yourself.md runs as it is written, with two steps of each training."""
+
+from __future__ import annotations
+
+import re
+import runpy
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+pytest.importorskip("torch")
+
+from ldmref.training.data import emoji as emoji_data
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "train-it-yourself.md"
+CHAPTER = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))
+NAMES = ("red heart", "blue heart", "banana", "full moon face", "grapes", "snowflake")
+MOST_BYTES = 400_000  # of all pictures of the page
+
+
+@pytest.fixture
+def few_emoji(monkeypatch):
+    """Six squares in place of the font, which need not be installed."""
+    emoji = [emoji_data.Emoji("x", name, "heart") for name in NAMES]
+    monkeypatch.setattr(emoji_data, "emoji_list", lambda: emoji)
+    monkeypatch.setattr(emoji_data, "check_font", lambda: None)
+    monkeypatch.setattr(emoji_data, "KEYWORDS", ROOT / "none")
+
+    def render(e, size):
+        return Image.new("RGB", (size, size), (40 * emoji.index(e), 100, 200))
+
+    monkeypatch.setattr(emoji_data, "render", render)
+
+
+def shape(output):
+    """What is printed, without its numbers and the spaces around them."""
+    return re.sub(r"\s+", " ", re.sub(r"-?\d+(\.\d+)?(e-?\d+)?|nan|inf", "#", output))
+
+
+def test_the_chapter_runs(few_emoji, tmp_path, monkeypatch):
+    monkeypatch.setenv("STEPS", "2")
+    outputs = CHAPTER["run"](PAGE, tmp_path)
+    text = PAGE.read_text()
+    for path in CHAPTER["pictures"](PAGE):
+        with Image.open(tmp_path / path.name) as now, Image.open(path) as shown:
+            assert now.size == shown.size, path.name
+    blocks = list(CHAPTER["BLOCK"].finditer(text))
+    assert len(blocks) == len(outputs) > 6
+    for block, output in zip(blocks[1:], outputs[1:], strict=True):  # the first reports progress
+        assert shape(block["output"] or "") == shape(output)
+
+
+def test_the_pictures_are_small():
+    files = CHAPTER["pictures"](PAGE)
+    assert len(files) == len(set(files)) > 5
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+
+
+def test_outputs_replace_those_on_the_page():
+    page = "a\n```python\nx\n```\n\n```text\nold\n```\nb\n```python\ny\n```\nc\n"
+    want = page.replace("old", "new \\1")
+    assert CHAPTER["with_outputs"](page, ["new \\1\n", "not shown\n"]) == want
