@@ -14,14 +14,15 @@ from pathlib import Path
 
 import torch
 
+from ldmref.training.recipe import STAGES, Recipe
 from ldmref.training.recipe_file import SHIPPED, read_recipe
 from ldmref.training.run import train
 
 
 def first_stages() -> list[str]:
     """The names of the shipped recipes that train a first stage only."""
-    names = sorted(path.stem for path in SHIPPED.glob("*.toml"))
-    return [name for name in names if read_recipe(name).stages == ("autoencoder",)]
+    recipes = {path.stem: read_recipe(path.stem) for path in sorted(SHIPPED.glob("*.toml"))}
+    return [n for n, r in recipes.items() if isinstance(r, Recipe) and r.stages == STAGES[:1]]
 
 
 def main() -> None:

@@ -150,8 +150,8 @@ def report(progress: Progress) -> None:
     from ldmref.training.progress import with_units
 
     p = progress
-    figures = f"  {with_units(p.figures)}" if p.figures else ""
+    metrics = f"  {with_units(p.metrics)}" if p.metrics else ""
     say(
-        f"{p.stage} {p.step}/{p.steps}  loss {p.loss:.4f}{figures}  "
+        f"{p.stage} {p.step}/{p.steps}  loss {p.loss:.4f}{metrics}  "
         f"{p.pictures_per_second:.1f} pictures/s  {duration(p.seconds_left)} left"
     )

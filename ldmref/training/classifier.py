@@ -46,8 +46,8 @@ def classifier_trainer(
         xt = q_sample(x0, alphas_cumprod[t], eps)
         logits = classifier(ops, params, config, ops.asarray(xt), t.to(x0.dtype)).to(x0.dtype)
         right = ops.asarray(labels[part.of(batch)])
-        figures = {"right": (logits.argmax(1) == right).float().mean()}
-        return Loss(F.cross_entropy(logits, right), figures, part.of(batch))
+        metrics = {"right": (logits.argmax(1) == right).float().mean()}
+        return Loss(F.cross_entropy(logits, right), metrics, part.of(batch))
 
     params = init(classifier_spec(config), seed)
     return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)

@@ -13,9 +13,9 @@ REPORTS, MOST_STEPS, MOST_SECONDS = 20, 100, 10.0
 
 @dataclass(frozen=True)
 class Progress:
-    """Progress within a stage; loss, rate and figures are means since the last report.
+    """Progress within a stage; loss, rate and metrics are means since the last report.
 
-    `figures`: what the stage reports beside its loss, such as a codebook's perplexity.
+    `metrics`: what the stage reports beside its loss, such as a codebook's perplexity.
     """
 
     stage: str
@@ -24,7 +24,7 @@ class Progress:
     loss: float
     pictures_per_second: float
     seconds_left: float
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 class ProgressMeter:
@@ -39,9 +39,9 @@ class ProgressMeter:
         self.values: defaultdict[str, list[float]] = defaultdict(list)
         self.time = time.monotonic()
 
-    def update(self, step: int, loss: float, figures: Mapping[str, float]) -> Progress | None:
-        """Record loss and figures of a step; returns a report if one is due."""
-        for name, value in {"loss": loss, **figures}.items():
+    def update(self, step: int, loss: float, metrics: Mapping[str, float]) -> Progress | None:
+        """Record loss and metrics of a step; returns a report if one is due."""
+        for name, value in {"loss": loss, **metrics}.items():
             self.values[name].append(value)
         now = time.monotonic()
         every = max(1, min(self.most_steps, self.steps // REPORTS))
@@ -54,6 +54,6 @@ class ProgressMeter:
         return Progress(self.stage, step, self.steps, loss, rate * self.batch_size, left, means)
 
 
-def with_units(figures: Mapping[str, float]) -> str:
+def with_units(metrics: Mapping[str, float]) -> str:
     """`psnr 23.1 dB, kl 97.4 nats`."""
-    return ", ".join(f"{k} {v:.4g} {UNITS.get(k, '')}".strip() for k, v in figures.items())
+    return ", ".join(f"{k} {v:.4g} {UNITS.get(k, '')}".strip() for k, v in metrics.items())

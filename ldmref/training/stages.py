@@ -25,7 +25,7 @@ from ldmref.models.params import Params, tree_map
 from ldmref.models.presets import PRESETS
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, word_tokenizer
 from ldmref.training.autoencoder.features import feature_trainer
-from ldmref.training.autoencoder.figures import measure
+from ldmref.training.autoencoder.metrics import measure
 from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_trainer
 from ldmref.training.checkpoint import (
     Header,
@@ -209,7 +209,7 @@ def run_stage(
     monitor.begin()
     try:
         for done in trainer.run(run.cancel):
-            progress = meter.update(done.step, done.loss, done.figures)
+            progress = meter.update(done.step, done.loss, done.metrics)
             if progress is not None:
                 run.report(progress)
             recorded = monitor.record(done)

@@ -60,13 +60,13 @@ FULL_BATCH = Part()
 class Loss:
     """The scalar training loss of one step, or of a part of its batch.
 
-    `figures`: numbers to report beside it. `batch`: the pictures that it was computed from.
+    `metrics`: numbers to report beside it. `batch`: the pictures that it was computed from.
     `after`: changes parameters in place after the optimizers' step, as a codebook's moving average.
     `by_timestep`: sums of the losses, and numbers of examples, in bins of t / T, (2, bins).
     """
 
     total: torch.Tensor
-    figures: Mapping[str, torch.Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
     batch: np.ndarray = field(default_factory=lambda: np.empty(0, int))
     after: Callable[[Params], None] | None = None
     by_timestep: torch.Tensor | None = None
@@ -76,12 +76,12 @@ LossFunction = Callable[[TorchBackend, Params, int, Part], Loss]  # (ops, params
 
 
 class StepLoss(NamedTuple):
-    """The number of steps done; loss, figures and `Loss.by_timestep` of the last one, before its
+    """The number of steps done; loss, metrics and `Loss.by_timestep` of the last one, before its
     update."""
 
     step: int
     loss: float
-    figures: dict[str, float]
+    metrics: dict[str, float]
     by_timestep: np.ndarray | None
 
 
@@ -214,9 +214,9 @@ class Trainer:
             for name, parameter in self.parameters.items():
                 local_shard(self.ema[name]).lerp_(local_shard(parameter), 1 - decay)
         self.updating = False
-        figures = {name: float(value) for name, value in loss.figures.items()}
+        metrics = {name: float(value) for name, value in loss.metrics.items()}
         sums = None if loss.by_timestep is None else loss.by_timestep.cpu().numpy()
-        return StepLoss(self.step, loss.total.item(), figures, sums)
+        return StepLoss(self.step, loss.total.item(), metrics, sums)
 
     def _parts(self) -> list[Part]:
         """The parts of a batch that this process computes, one after the other."""
@@ -292,10 +292,10 @@ def _mean(losses: Sequence[Loss]) -> Loss:
         return mean_of_ranks(torch.stack([value.detach() for value in values]).mean(0))
 
     total = mean([loss.total for loss in losses])
-    figures = {k: mean([loss.figures[k] for loss in losses]) for k in losses[0].figures}
+    metrics = {k: mean([loss.metrics[k] for loss in losses]) for k in losses[0].metrics}
     sums = [x.by_timestep * len(losses) * ranks() for x in losses if x.by_timestep is not None]
     batch = np.concatenate([loss.batch for loss in losses])
-    return Loss(total, figures, batch, losses[-1].after, mean(sums) if sums else None)
+    return Loss(total, metrics, batch, losses[-1].after, mean(sums) if sums else None)
 
 
 def _is_finite(gradient: torch.Tensor | None) -> bool:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import runpy
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,8 +20,8 @@ from ldmref.models.params import flatten, tree_map, unflatten  # noqa: E402
 from ldmref.training.autoencoder import stage as stage_module  # noqa: E402
 from ldmref.training.autoencoder.codebook import update_codebook  # noqa: E402
 from ldmref.training.autoencoder.features import feature_trainer  # noqa: E402
-from ldmref.training.autoencoder.figures import measure  # noqa: E402
 from ldmref.training.autoencoder.forward import Forward, forward, noise_of  # noqa: E402
+from ldmref.training.autoencoder.metrics import measure  # noqa: E402
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint, read_headers  # noqa: E402
 from ldmref.training.data import summarize  # noqa: E402
@@ -27,16 +29,12 @@ from ldmref.training.data.augmentation import Augmentation  # noqa: E402
 from ldmref.training.data.folder import FolderDataset  # noqa: E402
 from ldmref.training.latents_file import stored_latents  # noqa: E402
 from ldmref.training.pictures import picture_batch  # noqa: E402
-from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_from_dict  # noqa: E402
+from ldmref.training.recipe_file import read_recipe, recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 from ldmref.training.trainer import Part, step_generator  # noqa: E402
 
-
-def _is_first_stage(path):
-    return getattr(read_recipe(path), "stages", ()) == ("autoencoder",)
-
-
-FIRST = [p.stem for p in SHIPPED.glob("*.toml") if _is_first_stage(p)]
+ROOT = Path(__file__).parents[2]
+FIRST = runpy.run_path(str(ROOT / "scripts" / "measure_first_stages.py"))["first_stages"]()
 EXACT = {"absolute_weight": 0, "edge_weight": 0, "square_weight": 1, "kl_weight": 0}
 GAN = {"adversarial_weight": 0.5, "adversarial_start": 2}
 OPS = TorchBackend()
@@ -101,7 +99,7 @@ def test_there_is_a_recipe_for_every_first_stage():
 
 @pytest.mark.parametrize("name", FIRST)
 def test_a_shipped_recipe_in_miniature(name, noise_pictures):
-    """Its figures improve, with the averaged weights on all pictures."""
+    """Its metrics improve, with the averaged weights on all pictures."""
     levels = len(read_recipe(name).model.vae.block_out_channels)
     vae = {"block_out_channels": [8] * levels, "norm_num_groups": 2, "latent_channels": 8}
     overrides = {
@@ -137,7 +135,7 @@ def test_a_training_ends_with_its_figures(make, out):
     reports, lines = [], []
     recipe = make(EXACT, {"codebook_size": 8}, steps=3)
     train(recipe, out, report=reports.append, say=lines.append)
-    assert all({"psnr", "perplexity"} <= r.figures.keys() for r in reports)
+    assert all({"psnr", "perplexity"} <= r.metrics.keys() for r in reports)
     assert lines[-1].startswith("autoencoder: psnr ") and " dB, perplexity " in lines[-1]
     lines.clear()
     train(recipe, out, report=reports.append, say=lines.append)
@@ -338,7 +336,7 @@ def test_the_loss_equals_the_formula(make, kind):
     f = forward_in_numpy(recipe, trainer)
     loss = trainer.loss(OPS, trainer.params, 0, Part())
     assert loss.total.item() == pytest.approx(float(by_hand(f)), rel=1e-5)
-    assert float(loss.figures["psnr"]) == pytest.approx(
+    assert float(loss.metrics["psnr"]) == pytest.approx(
         np.mean([10 * np.log10(4 / mean_square(a, b)) for a, b in zip(f.x, f.y, strict=True)]), 1e-5
     )
     if "codebook_size" in vae:  # every row has the nearest code
@@ -385,7 +383,7 @@ def test_both_networks_learn_from_their_own_term(make):
         for t in (reconstruction, generator)
     ]
     weight = 0.5 * norms[0] / (norms[1] + 1e-6)
-    assert float(trainer.loss(OPS, params, 3, Part()).figures["adversarial"]) == pytest.approx(
+    assert float(trainer.loss(OPS, params, 3, Part()).metrics["adversarial"]) == pytest.approx(
         weight, 1e-4
     )
 
@@ -466,7 +464,7 @@ def test_revival_brings_codes_into_use(make):
         with torch.no_grad():
             trainer.parameters["quantize.embedding.weight"][4:] = 1e3
         *_, last = trainer.run()
-        perplexities.append(last.figures["perplexity"])
+        perplexities.append(last.metrics["perplexity"])
     assert perplexities[0] <= 4 and perplexities[1] > 8
 
 

@@ -6,5 +6,5 @@ codebook.py   a codebook's moving average, and the revival of unused codes
 adversary.py  the patch discriminator
 features.py   the network of the perceptual term, trained first
 stage.py      the trainer, and the encoded data set
-figures.py    what a trained first stage reaches
+metrics.py    what a trained first stage reaches
 """

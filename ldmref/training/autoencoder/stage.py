@@ -15,7 +15,7 @@ from ldmref.training.autoencoder.adversary import adversarial_terms, discriminat
 from ldmref.training.autoencoder.codebook import update_codebook, use_spec
 from ldmref.training.autoencoder.features import features
 from ldmref.training.autoencoder.forward import forward, noise_of
-from ldmref.training.autoencoder.terms import figures, weighted_terms
+from ldmref.training.autoencoder.terms import metrics, weighted_terms
 from ldmref.training.data import Dataset
 from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import AutoencoderObjective, AutoencoderStage
@@ -62,7 +62,7 @@ def autoencoder_trainer(
         f = forward(ops, params, config, objective, x, noise_of(seed, step, ops, part))
         terms = weighted_terms(objective, config, layers)
         total = x.new_zeros(()) + sum(w * term(objective, f) for w, term in terms.values())
-        values = figures(objective, f)
+        values = metrics(objective, f)
         if objective.adversarial_weight and step >= objective.adversarial_start:
             adversarial = adversarial_terms(ops, params, f, total, objective.adversarial_loss)
             weight = objective.adversarial_weight * adversarial.weight

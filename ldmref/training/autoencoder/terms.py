@@ -1,4 +1,4 @@
-"""The terms of a first stage's loss, and the figures that say how it is doing.
+"""The terms of a first stage's loss, and the metrics that say how it is doing.
 
 The loss is the sum over names of `objective.NAME_weight` * TERMS[NAME](f). Pictures have d numbers,
 latents k channels at m positions.
@@ -106,7 +106,7 @@ def weighted_terms(
     return {n: (w, terms[n]) for n, w in weights.items() if w > 0 and n not in absent}
 
 
-def figures(objective: AutoencoderObjective, f: Forward) -> dict[str, torch.Tensor]:
+def metrics(objective: AutoencoderObjective, f: Forward) -> dict[str, torch.Tensor]:
     """PSNR in dB; what the latents are like: nats per picture, codes in use, share of activity."""
     values = {"psnr": psnr(f.x, f.y).mean()}
     if objective.corruption != "none":

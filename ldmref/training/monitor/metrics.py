@@ -1,4 +1,4 @@
-"""metrics.jsonl: the figures of a training, one JSON object per line.
+"""metrics.jsonl: the metrics of a training, one JSON object per line.
 
 A line is appended at once; a kill leaves at most a torn last one, which is not read.
 """

@@ -73,7 +73,7 @@ class StageMonitor:
         """Take in a step; returns whether it ended a line of metrics, on every rank alike."""
         if done.by_timestep is not None:
             self.by_timestep = (1 - 1 / RECENT) * self.by_timestep + done.by_timestep
-        progress = self.meter.update(done.step, done.loss, done.figures)
+        progress = self.meter.update(done.step, done.loss, done.metrics)
         if progress is not None:
             self._write(lambda: append_metrics(self.metrics, self._line(progress)))
         return progress is not None
@@ -92,7 +92,7 @@ class StageMonitor:
 
     def _line(self, progress: Progress) -> dict[str, object]:
         return {
-            "stage": self.stage, "step": progress.step, "loss": progress.loss, **progress.figures,
+            "stage": self.stage, "step": progress.step, "loss": progress.loss, **progress.metrics,
             "lr_factor": self.trainer.lr_factor(progress.step - 1),
             "pictures_per_second": round(progress.pictures_per_second, 3),
         }  # fmt: skip

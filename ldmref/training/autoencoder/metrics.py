@@ -9,7 +9,7 @@ from ldmref.math.quantize import code_perplexity
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params
 from ldmref.training.autoencoder.forward import forward, noise_of
-from ldmref.training.autoencoder.terms import figures
+from ldmref.training.autoencoder.terms import metrics
 from ldmref.training.data import Dataset
 from ldmref.training.pictures import to_unit
 from ldmref.training.recipe import AutoencoderObjective
@@ -21,7 +21,7 @@ def measure(
     data: Dataset, params: Params, config: AutoencoderConfig, objective: AutoencoderObjective,
     seed: int, ops: TorchBackend, batch: int = 64,
 ) -> dict[str, float]:  # fmt: skip
-    """The means of the `figures` of training; of codes, over all pictures, and `codes` in use."""
+    """The means of the `metrics` of training; of codes, over all pictures, and `codes` in use."""
     n = len(data.images)
     numbers = np.linspace(0, n - 1, min(n, MOST_PICTURES)).round().astype(int)
     sums: dict[str, float] = {}
@@ -30,7 +30,7 @@ def measure(
         for step, start in enumerate(range(0, len(numbers), batch)):
             x = to_unit(data.images[numbers[start : start + batch]], ops)
             f = forward(ops, params, config, objective, x, noise_of(seed, step, ops))
-            for name, value in figures(objective, f).items():
+            for name, value in metrics(objective, f).items():
                 sums[name] = sums.get(name, 0.0) + float(value) * len(x) / len(numbers)
             if f.indices is not None:
                 indices.append(ops.to_numpy(f.indices).ravel())
