@@ -16,8 +16,9 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.math import autoencoder_loss, principal_components, subspace_distance
 from ldmref.models.layers import linear_spec
 from ldmref.models.params import Params, init
+from ldmref.training.loss import Loss, Part
 from ldmref.training.recipe import OptimizerConfig
-from ldmref.training.trainer import Loss, Part, Trainer
+from ldmref.training.trainer import Trainer
 
 REPORT = 200  # steps
 

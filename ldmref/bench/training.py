@@ -22,8 +22,8 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.training.diffusion import Condition, DiffusionBatches, diffusion_trainer
 from ldmref.training.latents import Latents, NoisyLatents
+from ldmref.training.loss import FULL_BATCH
 from ldmref.training.recipe import Budget, DiffusionStage, OptimizerConfig
-from ldmref.training.trainer import FULL_BATCH
 
 PICTURES, STEPS = 256, 10**6
 OPTIMIZER = OptimizerConfig(TRAINING_BATCH, learning_rate=1e-5, warmup=0)

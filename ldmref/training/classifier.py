@@ -16,8 +16,9 @@ from ldmref.models.params import Params, init
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.latents import NoisyLatents, stratified_timesteps
+from ldmref.training.loss import Loss, Part
 from ldmref.training.recipe import ClassifierNetwork, ClassifierStage
-from ldmref.training.trainer import Loss, Part, Trainer, step_generator
+from ldmref.training.trainer import Trainer, step_generator
 
 GROUPS = 8  # of the norms
 

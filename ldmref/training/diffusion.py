@@ -23,8 +23,9 @@ from ldmref.models.unet import unet, unet_spec
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.training.diffusion_loss import DiffusionLoss
 from ldmref.training.latents import NoisyLatents
+from ldmref.training.loss import Loss, Part
 from ldmref.training.recipe import DiffusionStage
-from ldmref.training.trainer import Loss, Part, Trainer, step_generator
+from ldmref.training.trainer import Trainer, step_generator
 
 LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
 LAST_OF_ATTENTION = "to_out.0.weight"  # likewise, without cross-attention

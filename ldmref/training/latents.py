@@ -10,7 +10,8 @@ import torch
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.divergence import reparameterize
-from ldmref.training.trainer import Part, step_noise
+from ldmref.training.loss import Part
+from ldmref.training.trainer import step_noise
 
 CHUNK = 1024  # pictures whose moments are read at a time
 

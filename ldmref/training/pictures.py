@@ -7,7 +7,7 @@ import torch
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.training.data import Dataset
-from ldmref.training.trainer import FULL_BATCH, Part
+from ldmref.training.loss import FULL_BATCH, Part
 
 
 def picture_batch(

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from threading import Event
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -26,51 +25,18 @@ from ldmref.training.distributed import (
     averaging,
     full_tensor,
     local_shard,
-    mean_of_ranks,
     parallelized,
     rank,
     ranks,
     sharded_like,
 )
+from ldmref.training.loss import Loss, Part, mean_loss
 from ldmref.training.muon import Muon
 from ldmref.training.nonfinite import nonfinite_error
 from ldmref.training.recipe import OptimizerConfig
 
 OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
-
-
-@dataclass(frozen=True)
-class Part:
-    """The part of a step's batch that is computed at once: one of `count` equal ones."""
-
-    index: int = 0
-    count: int = 1
-
-    def of(self, batch: Any) -> Any:
-        """This part of something with an element per picture."""
-        size = len(batch) // self.count
-        return batch[self.index * size : (self.index + 1) * size]
-
-
-FULL_BATCH = Part()
-
-
-@dataclass(frozen=True)
-class Loss:
-    """The scalar training loss of one step, or of a part of its batch.
-
-    `metrics`: numbers to report beside it. `batch`: the pictures that it was computed from.
-    `after`: changes parameters in place after the optimizers' step, as a codebook's moving average.
-    `by_timestep`: sums of the losses, and numbers of examples, in bins of t / T, (2, bins).
-    """
-
-    total: torch.Tensor
-    metrics: Mapping[str, torch.Tensor] = field(default_factory=dict)
-    batch: np.ndarray = field(default_factory=lambda: np.empty(0, int))
-    after: Callable[[Params], None] | None = None
-    by_timestep: torch.Tensor | None = None
-
 
 LossFunction = Callable[[TorchBackend, Params, int, Part], Loss]  # (ops, params, step, part)
 
@@ -196,7 +162,7 @@ class Trainer:
                 loss = self.module(self.ops, self.step, part)
                 (loss.total / len(parts)).backward()
             losses.append(loss)
-        loss = _mean(losses)
+        loss = mean_loss(losses)
         gradients = [[p.grad for p in group if p.grad is not None] for group in self.clipped]
         norms = [full_tensor(get_total_norm(group)) for group in gradients]
         if not all(map(math.isfinite, (loss.total.item(), *map(float, norms)))):
@@ -283,19 +249,6 @@ def step_noise(
     key = int(step_generator(seed, step, purpose).integers(2**62))
     generator = torch.Generator(device=ops.device).manual_seed(key)
     return torch.randn(shape, generator=generator, device=ops.device)
-
-
-def _mean(losses: Sequence[Loss]) -> Loss:
-    """The loss of a batch, of those of its equal parts."""
-
-    def mean(values: list[torch.Tensor]) -> torch.Tensor:
-        return mean_of_ranks(torch.stack([value.detach() for value in values]).mean(0))
-
-    total = mean([loss.total for loss in losses])
-    metrics = {k: mean([loss.metrics[k] for loss in losses]) for k in losses[0].metrics}
-    sums = [x.by_timestep * len(losses) * ranks() for x in losses if x.by_timestep is not None]
-    batch = np.concatenate([loss.batch for loss in losses])
-    return Loss(total, metrics, batch, losses[-1].after, mean(sums) if sums else None)
 
 
 def _is_finite(gradient: torch.Tensor | None) -> bool:

@@ -28,10 +28,11 @@ from ldmref.training.data import summarize  # noqa: E402
 from ldmref.training.data.augmentation import Augmentation  # noqa: E402
 from ldmref.training.data.folder import FolderDataset  # noqa: E402
 from ldmref.training.latents_file import stored_latents  # noqa: E402
+from ldmref.training.loss import Part  # noqa: E402
 from ldmref.training.pictures import picture_batch  # noqa: E402
 from ldmref.training.recipe_file import read_recipe, recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
-from ldmref.training.trainer import Part, step_generator  # noqa: E402
+from ldmref.training.trainer import step_generator  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FIRST = runpy.run_path(str(ROOT / "scripts" / "measure_first_stages.py"))["first_stages"]()

@@ -248,7 +248,7 @@ def test_the_data_set_is_an_array_of_pictures_with_captions(data):
     assert np.array_equal(batch[0], data.names.images[0])
     assert np.array_equal(data.images[names : names + 2][0], batch[1])
     assert np.array_equal(batch[1].transpose(1, 2, 0), render_scene(training_scene(0, 0), 64))
-    assert np.isclose(data.weights.sum(), 1) and np.isclose(data.weights[:names].sum(), 0.4)
+    assert np.isclose(data.weights.sum(), 1) and np.isclose(data.weights[:names].sum(), 0.5)
     rng = np.random.default_rng(0)
     captions = [data.caption(i, rng) for i in range(0, 5000, 50)]
     assert all(captions) and words(captions) <= words(data.vocabulary())

@@ -19,9 +19,10 @@ from ldmref.math.variational import bernoulli_log_likelihood
 from ldmref.models import layers as nn
 from ldmref.models.params import Params, Spec, init, numbered
 from ldmref.training.data import Dataset
+from ldmref.training.loss import FULL_BATCH, Loss, Part
 from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import FeaturesStage
-from ldmref.training.trainer import FULL_BATCH, Loss, Part, Trainer, step_generator
+from ldmref.training.trainer import Trainer, step_generator
 
 WIDTHS = (3, 32, 64, 96)
 GROUPS, EPS = 8, 1e-6

@@ -14,8 +14,9 @@ from ldmref.math.quantize import nearest_code, straight_through
 from ldmref.models.autoencoder import decode, encode
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params
+from ldmref.training.loss import FULL_BATCH, Part
 from ldmref.training.recipe import AutoencoderObjective
-from ldmref.training.trainer import FULL_BATCH, Part, step_noise
+from ldmref.training.trainer import step_noise
 
 Noise = Callable[[tuple[int, ...], str], torch.Tensor]  # of a shape, for a purpose
 

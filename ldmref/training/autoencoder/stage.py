@@ -17,9 +17,10 @@ from ldmref.training.autoencoder.features import features
 from ldmref.training.autoencoder.forward import forward, noise_of
 from ldmref.training.autoencoder.terms import metrics, weighted_terms
 from ldmref.training.data import Dataset
+from ldmref.training.loss import FULL_BATCH, Loss, Part
 from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import AutoencoderObjective, AutoencoderStage
-from ldmref.training.trainer import FULL_BATCH, Loss, Part, Trainer, step_generator
+from ldmref.training.trainer import Trainer, step_generator
 
 EXACT_LOGVAR = -30.0  # of latents without noise; the lowest that the encoder gives
 

@@ -21,8 +21,9 @@ from ldmref.training.diffusion_loss import DiffusionLoss
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.latents import Latents, NoisyLatents
+from ldmref.training.loss import Loss, Part
 from ldmref.training.pictures import to_unit
-from ldmref.training.trainer import Loss, Part, Trainer, step_generator
+from ldmref.training.trainer import Trainer, step_generator
 
 
 class RecordingBackend(TorchBackend):
