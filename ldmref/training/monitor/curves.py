@@ -75,9 +75,10 @@ def _style(axes: Any, x: str, unit: str, values: np.ndarray) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     if len(values) and values.min() > 0 and values.max() > SPAN * values.min():
         axes.set_yscale("log")
-        formatter = importlib.import_module("matplotlib.ticker").LogFormatter
-        axes.yaxis.set_major_formatter(formatter())
-        axes.yaxis.set_minor_formatter(formatter(minor_thresholds=(2, 0.5)))
+        ticker = importlib.import_module("matplotlib.ticker")
+        axes.yaxis.set_major_locator(ticker.LogLocator(subs=(1, 2, 3, 5)))
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _png(figure: Any) -> bytes:
