@@ -60,10 +60,10 @@ def orthogonalized(g: torch.Tensor) -> torch.Tensor:
     x = g.T if g.shape[0] > g.shape[1] else g
     x = x / x.norm().clamp(min=EPSILON)
     if x.shape[1] >= 2 * x.shape[0] and x.dtype is not torch.bfloat16:
-        gram, product = x @ x.T, torch.eye(x.shape[0], dtype=x.dtype, device=x.device)
+        identity = torch.eye(x.shape[0], dtype=x.dtype, device=x.device)
+        gram, product = x @ x.T, identity
         for _ in range(STEPS):
-            q = a * torch.eye(x.shape[0], dtype=x.dtype, device=x.device)
-            q += torch.addmm(gram, gram, gram, beta=b, alpha=c)
+            q = a * identity + torch.addmm(gram, gram, gram, beta=b, alpha=c)
             gram, product = q @ gram @ q, q @ product
         x = product @ x
     else:

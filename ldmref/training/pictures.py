@@ -31,3 +31,8 @@ def picture_batch(
 def to_unit(images: np.ndarray, ops: TorchBackend) -> torch.Tensor:
     """Bytes as floats in [-1, 1] on the device."""
     return ops.asarray(torch.as_tensor(images).float(), ops.state_dtype) / 127.5 - 1.0
+
+
+def evenly_spaced(n: int, count: int) -> np.ndarray:
+    """At most `count` numbers below `n`, evenly spaced, (k,) int64."""
+    return np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)

@@ -11,7 +11,7 @@ from ldmref.models.params import Params
 from ldmref.training.autoencoder.forward import forward, noise_of
 from ldmref.training.autoencoder.terms import metrics
 from ldmref.training.data import Dataset
-from ldmref.training.pictures import to_unit
+from ldmref.training.pictures import evenly_spaced, to_unit
 from ldmref.training.recipe import AutoencoderObjective
 
 MOST_PICTURES = 1024  # evenly spaced in the data set
@@ -22,8 +22,7 @@ def measure(
     seed: int, ops: TorchBackend, batch: int = 64,
 ) -> dict[str, float]:  # fmt: skip
     """The means of the `metrics` of training; of codes, over all pictures, and `codes` in use."""
-    n = len(data.images)
-    numbers = np.linspace(0, n - 1, min(n, MOST_PICTURES)).round().astype(int)
+    numbers = evenly_spaced(len(data.images), MOST_PICTURES)
     sums: dict[str, float] = {}
     indices = []
     with ops.inference():

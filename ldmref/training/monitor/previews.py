@@ -6,11 +6,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ldmref import modes
 from ldmref.backends.torch import TorchBackend
+from ldmref.io.pictures.images import to_images
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
@@ -18,7 +18,7 @@ from ldmref.modes.draw import CancelFlag
 from ldmref.training.autoencoder.forward import forward, noise_of
 from ldmref.training.data import Dataset
 from ldmref.training.monitor.grid import Row, grid
-from ldmref.training.pictures import to_unit
+from ldmref.training.pictures import evenly_spaced, to_unit
 from ldmref.training.recipe import AutoencoderObjective, ProgressConfig
 from ldmref.training.trainer import step_generator
 
@@ -41,12 +41,12 @@ def reconstructions(
     def draw(params: Params, title: str) -> Image.Image:
         tensors = tree_map(ops.asarray, params)
         with ops.inference():
-            x = to_unit(data.images[_spread(len(data.images), PICTURES)], ops)
+            x = to_unit(data.images[evenly_spaced(len(data.images), PICTURES)], ops)
             f = forward(ops, tensors, config, objective, x, noise_of(seed, 0, ops))
         rows = [("original", f.x), ("input", f.corrupted), ("reconstruction", f.y)]
         if objective.corruption == "none":
             del rows[1]
-        return grid(title, [Row(label, _images(x)) for label, x in rows])
+        return grid(title, [Row(label, to_images(ops.to_numpy(x))) for label, x in rows])
 
     return Preview("reconstructions.png", draw)
 
@@ -84,7 +84,7 @@ def sample_prompts(
     check_prompts(config, progress.prompts)
     if progress.prompts or config.text_encoder.model_type == "none":
         return progress.prompts or ("",)
-    numbers, rng = _spread(len(data.images), PROMPTS), step_generator(seed, 0, "prompts")
+    numbers, rng = evenly_spaced(len(data.images), PROMPTS), step_generator(seed, 0, "prompts")
     if config.text_encoder.model_type == "class":
         texts = [data.classes[i] for i in numbers]
     else:
@@ -105,14 +105,3 @@ def check_prompts(config: ModelConfig, prompts: Sequence[str]) -> None:
 def exported_weights(params: Params) -> Params:
     """The parameters as the exported model has them: rounded to float16."""
     return tree_map(lambda x: np.asarray(x, np.float16).astype(np.float32), params)
-
-
-def _spread(n: int, count: int) -> np.ndarray:
-    """At most `count` numbers below `n`, evenly spaced, (k,) int64."""
-    return np.linspace(0, n - 1, min(n, count)).round().astype(np.int64)
-
-
-def _images(x: torch.Tensor) -> list[Image.Image]:
-    """Pictures (n, 3, H, W) in [-1, 1]."""
-    pixels = ((x + 1.0) * 127.5).round().clamp(0, 255).to(torch.uint8)
-    return [Image.fromarray(picture) for picture in pixels.movedim(1, 3).cpu().numpy()]
