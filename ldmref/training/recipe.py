@@ -71,6 +71,11 @@ class OptimizerConfig:
     Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
     arXiv:2502.16982) at that learning rate, and all other parameters with AdamW at `learning_rate`;
     at 0, AdamW trains everything.
+
+    The learning rates rise linearly over `warmup` steps, and fall to 0 as half a cosine over the
+    last `cooldown` of all steps: at 1 from the warm-up on (Loshchilov and Hutter 2017,
+    arXiv:1608.03983, eq. 5), and below 1 after a constant stretch (Hägele et al. 2024,
+    arXiv:2405.18392), within which a budget can be raised without changing the course.
     """
 
     batch_size: Annotated[int, Limits(1, 1_000_000)] = 64
@@ -78,6 +83,7 @@ class OptimizerConfig:
     learning_rate: Rate = 1e-3
     muon_rate: Fraction = 0.0
     warmup: CountOrNone = 200  # steps
+    cooldown: Fraction = 1.0
     weight_decay: Fraction = 0.01
     clip_norm: Annotated[float, Limits(0, 1e6, above=True)] = 1.0
     ema_decay: Annotated[float, Limits(0, 0.999999)] = 0.999
@@ -86,7 +92,7 @@ class OptimizerConfig:
 
 @dataclass(frozen=True)
 class Budget:
-    """How long to train. It also sets the length of the learning rate's cosine."""
+    """How long to train. The cool-down of the learning rates ends with it."""
 
     steps: Count
 

@@ -128,12 +128,13 @@ class Trainer:
         return self.loss(ops, self._tree(parameters), step, part)
 
     def lr_factor(self, step: int) -> float:
-        """The factor on all learning rates: linear warm-up to 1, then half a cosine to 0."""
-        warmup = self.config.warmup
+        """The factor on all learning rates: linear warm-up to 1, at the end half a cosine to 0."""
+        warmup, cooldown = self.config.warmup, self.config.cooldown
         if step < warmup:
             return (step + 1) / warmup
-        progress = (step - warmup) / max(1, self.steps - warmup)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+        start = max(warmup, round((1 - cooldown) * self.steps))
+        progress = (step - start) / max(1, self.steps - start)
+        return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
     def run(self, cancel: Event | None = None) -> Iterator[StepLoss]:
         """Train to the end of the budget, step by step.

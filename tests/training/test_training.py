@@ -86,6 +86,36 @@ def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_ra
     assert all(np.array_equal(state[name], array) for name, array in expected.items())
 
 
+def test_learning_rates_rise_stay_and_fall(pictures):
+    make = trainers(FolderDataset(pictures, 16), 100, batch_size=2, warmup=10, cooldown=0.2)
+    factors = [make["diffusion"]().lr_factor(step) for step in range(101)]
+    np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
+    assert factors[10:81] == [1.0] * 71
+    np.testing.assert_allclose(factors[80:], (1 + np.cos(np.pi * np.arange(21) / 20)) / 2)
+
+
+def test_without_a_stretch_in_between_the_cosine_begins_after_the_warm_up(pictures):
+    make = trainers(FolderDataset(pictures, 16), 100, batch_size=2, warmup=10)
+    factors = [make["diffusion"]().lr_factor(step) for step in range(10, 101)]
+    np.testing.assert_allclose(factors, (1 + np.cos(np.pi * np.arange(91) / 90)) / 2)
+
+
+def test_a_budget_raised_before_the_cooldown_is_the_longer_training(pictures):
+    """8 of 10 steps, resumed with a budget of 20, equal 20 from the beginning: the same bits."""
+    data, hyperparameters = FolderDataset(pictures, 16), {"batch_size": 2, "warmup": 2}
+    make = {
+        steps: trainers(data, steps, **hyperparameters, cooldown=0.2)["diffusion"]
+        for steps in (10, 20)
+    }
+    short, resumed, long = make[10](), make[20](), make[20]()
+    for step, *_ in short.run():
+        if step == 8:
+            break
+    resumed.load_state(8, stored(short))
+    losses = [s.loss for s in long.run()]
+    assert [s.loss for s in resumed.run()] == losses[8:]
+
+
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_the_loss_falls(pictures, stage):
     make = trainers(FolderDataset(pictures, 16), 60, batch_size=4, learning_rate=3e-3, warmup=5)
