@@ -24,16 +24,23 @@ def share(image, test):
     return np.mean([test(*pixel) for pixel in np.asarray(image, int).reshape(-1, 3)])
 
 
+def scaled(model, *pixels):
+    """Pixels of a picture of 64, in one of the model's size."""
+    return [pixel * model.config.defaults.width // 64 for pixel in pixels]
+
+
 def is_red(r, g, b):
     return r > 180 and g < 110 and b < 110
 
 
-def test_a_red_heart_is_red_on_white(heart):
-    assert heart.images[0].size == (64, 64) and not heart.warnings
+def test_a_red_heart_is_red_on_white(model, heart):
+    defaults = model.config.defaults
+    assert heart.images[0].size == (defaults.width, defaults.height) and not heart.warnings
     assert 0.25 < share(heart[0], is_red) < 0.75
-    corner = np.asarray(heart[0])[-8:, :8]
+    edge, top, bottom, left, right = scaled(model, 8, 4, 14, 30, 34)
+    corner = np.asarray(heart[0])[-edge:, :edge]
     assert corner.min() > 225
-    notch = np.asarray(heart[0], int)[4:14, 30:34]
+    notch = np.asarray(heart[0], int)[top:bottom, left:right]
     assert (notch[..., 1] > 150).mean() > 0.5  # the heart's upper edge is notched
 
 
@@ -59,12 +66,12 @@ def test_torch_draws_the_same_picture(heart):
 def test_img2img_and_inpaint_of_the_heart(model, heart):
     blue = modes.img2img(model, "blue heart", heart[0], strength=0.9, seed=2)
     assert share(blue[0], lambda r, g, b: b > 150 and r < 120) > 0.2
-    mask = Image.new("L", (64, 64), 0)
-    mask.paste(255, (0, 0, 32, 64))
+    mask, half_width = Image.new("L", heart[0].size, 0), heart[0].width // 2
+    mask.paste(255, (0, 0, half_width, heart[0].height))
     half = modes.inpaint(model, "blue heart", heart[0], mask, seed=2)
     before, after = np.asarray(heart[0]), np.asarray(half[0])
-    assert (before[:, 32:] == after[:, 32:]).all()
-    assert (before[:, :32] != after[:, :32]).any()
+    assert (before[:, half_width:] == after[:, half_width:]).all()
+    assert (before[:, :half_width] != after[:, :half_width]).any()
 
 
 def test_the_package_says_what_the_model_is():

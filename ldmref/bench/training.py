@@ -39,11 +39,11 @@ def training_workloads(case: BenchmarkCase, model: LatentDiffusion) -> tuple[Wor
     moments = np.random.default_rng(SEED).standard_normal(shape, np.float32)
     latents = NoisyLatents(Latents(*moments), np.ones(PICTURES), 1.0, ops)
     condition = Condition(lambda i, rng: PROMPT, model.tokenizer)
-    arguments = latents, condition, model.config, STAGE, SEED, ops
+    arguments = model.config, STAGE, SEED, ops
     params = Params({k: tree_map(partial(_copy, ops), model.params[k]) for k in NETWORKS})
-    trainer = diffusion_trainer(*arguments, params)
+    trainer = diffusion_trainer(latents, condition, *arguments, params)
     steps, unet = trainer.run(), unflatten(trainer.parameters)["unet"]
-    theirs = module_step(case, model, DiffusionBatches(*arguments))
+    theirs = module_step(case, model, DiffusionBatches(latents, condition.prompt, *arguments))
     synchronize = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     return (
         Workload(lambda: (next(steps).loss, flatten(unet)), _outcome, synchronize),
@@ -71,13 +71,14 @@ def module_step(
     ]
     optimizer = torch.optim.AdamW(groups, OPTIMIZER.learning_rate, betas=(0.9, 0.99), fused=True)
     kind = model.config.scheduler.prediction_type
-    alphas_cumprod, count = batches.loss.alphas_cumprod, itertools.count()
+    alphas_cumprod, count = batches.losses.alphas_cumprod, itertools.count()
 
     def step() -> Outcome:
         i = next(count)
         optimizer.zero_grad(set_to_none=True)
         b = batches(i, FULL_BATCH)
-        context = text_encoder(b.token_ids).last_hidden_state
+        token_ids = torch.as_tensor(model.tokenizer.encode(b.prompts)[0], device=case.device)
+        context = text_encoder(token_ids).last_hidden_state
         labels = context[:, -1] if unet.config.class_embed_type else None
         output = unet(b.xt, b.t, context, class_labels=labels).sample
         alpha_bar = alphas_cumprod[b.t].float()[:, None, None, None]

@@ -31,10 +31,13 @@ LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of resid
 LAST_OF_ATTENTION = "to_out.0.weight"  # likewise, without cross-attention
 
 
-class Condition(NamedTuple):
-    """What the pictures are described by: `prompt(i, rng)` for picture i, and its tokenizer."""
+Prompt = Callable[[int, np.random.Generator], str]  # (i, rng): one for picture i
 
-    prompt: Callable[[int, np.random.Generator], str]
+
+class Condition(NamedTuple):
+    """What the pictures are described by, and its tokenizer."""
+
+    prompt: Prompt
     tokenizer: PromptTokenizer
 
 
@@ -60,7 +63,7 @@ class DiffusionBatch(NamedTuple):
     """What a step is computed from: numbers of pictures, and tensors of the device."""
 
     pictures: np.ndarray
-    token_ids: torch.Tensor | None  # (n, l) int64
+    prompts: list[str]
     t: torch.Tensor  # (n,) int64
     x0: torch.Tensor
     eps: torch.Tensor
@@ -68,32 +71,35 @@ class DiffusionBatch(NamedTuple):
 
 
 class DiffusionBatches:
-    """The batches of all steps, each drawn from streams of its own: `batches(step, part)`."""
+    """The batches of all steps, each drawn from streams of its own: `batches(step, part)`; and
+    their losses."""
 
     def __init__(
-        self, latents: NoisyLatents, condition: Condition, config: ModelConfig,
-        stage: DiffusionStage, seed: int, ops: TorchBackend,
+        self, latents: NoisyLatents, prompt: Prompt, config: ModelConfig, stage: DiffusionStage,
+        seed: int, ops: TorchBackend,
     ):  # fmt: skip
-        self.latents, self.condition, self.config = latents, condition, config
-        self.stage, self.seed, self.ops = stage, seed, ops
-        self.loss = DiffusionLoss(config, stage.objective, ops)
+        self.latents, self.prompt, self.stage, self.seed = latents, prompt, stage, seed
+        self.conditional = bool(config.text_encoders)
+        self.losses = DiffusionLoss(config, stage.objective, ops)
 
     def __call__(self, step: int, part: Part) -> DiffusionBatch:
         n, dropout = self.stage.optimizer.batch_size, self.stage.objective.caption_dropout
         rng = step_generator(self.seed, step, "diffusion")
         pictures = self.latents.draw(rng, n)
-        token_ids = None
-        if self.config.text_encoders:
-            prompts = [
-                "" if rng.random() < dropout else self.condition.prompt(int(i), rng)
-                for i in pictures
-            ]
-            ids = self.condition.tokenizer.encode(part.of(prompts))[0]
-            token_ids = self.ops.asarray(ids)
-        t = part.of(self.loss.timesteps(rng, n))
+        prompts = [""] * n
+        if self.conditional:
+            prompts = ["" if rng.random() < dropout else self.prompt(int(i), rng) for i in pictures]
+        t = part.of(self.losses.timesteps(rng, n))
         x0, eps = self.latents.noise(pictures, self.seed, step, part)
-        xt = q_sample(x0, self.loss.alphas_cumprod[t], eps)
-        return DiffusionBatch(part.of(pictures), token_ids, t, x0, eps, xt)
+        xt = q_sample(x0, self.losses.alphas_cumprod[t], eps)
+        return DiffusionBatch(part.of(pictures), part.of(prompts), t, x0, eps, xt)
+
+    def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:
+        """Of the U-Net's output for a batch."""
+        output = output.to(batch.x0.dtype)
+        losses = self.losses(output, batch.x0, batch.eps, batch.xt, batch.t)
+        by_timestep = self.losses.by_timestep(losses, batch.t)
+        return Loss(losses.mean(), batch=batch.pictures, by_timestep=by_timestep)
 
 
 def diffusion_trainer(
@@ -101,19 +107,16 @@ def diffusion_trainer(
     stage: DiffusionStage, seed: int, ops: TorchBackend, params: Params | None = None,
 ) -> Trainer:  # fmt: skip
     """A trainer of the U-Net and of what encodes its condition; it starts at `params`, if any."""
-    batches = DiffusionBatches(latents, condition, config, stage, seed, ops)
-    loss_of = batches.loss
+    batches = DiffusionBatches(latents, condition.prompt, config, stage, seed, ops)
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
-        b, context = batches(step, part), None
-        if b.token_ids is not None:
-            states = text_encoder(ops, params.text_encoder, config.text_encoder, b.token_ids)
+        batch, context = batches(step, part), None
+        if config.text_encoders:
+            token_ids = ops.asarray(condition.tokenizer.encode(batch.prompts)[0])
+            states = text_encoder(ops, params.text_encoder, config.text_encoder, token_ids)
             context = ops.asarray(states)
-        inputs = ops.asarray(b.xt), b.t.to(b.x0.dtype), context
-        output = unet(ops, params.unet, config.unet, *inputs).to(b.x0.dtype)
-        losses = loss_of(output, b.x0, b.eps, b.xt, b.t)
-        by_timestep = loss_of.by_timestep(losses, b.t)
-        return Loss(losses.mean(), batch=b.pictures, by_timestep=by_timestep)
+        inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), context
+        return batches.loss(batch, unet(ops, params.unet, config.unet, *inputs))
 
     if params is None:
         params = initial_params(config, seed)

@@ -17,7 +17,7 @@ from ldmref.io.identify import foreign_class, recognised, refuse_foreign
 from ldmref.io.key_report import KeyReport, compare
 from ldmref.io.key_table import KeyEntry, first_fit, fit, key_table, stored_shapes, to_compvis
 from ldmref.io.key_table import to_native as native
-from ldmref.io.locate import find_model, named_config
+from ldmref.io.locate import find_model, model_config, named_config
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.io.tokenizers import tokenizer_for
@@ -25,7 +25,7 @@ from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
-from ldmref.models.presets import PRESETS, preset
+from ldmref.models.presets import PRESETS
 
 # -- CompVis --------------------------------------------------------------------------------------
 
@@ -387,7 +387,8 @@ def test_configurations_by_name_by_folder_and_by_file(tmp_path):
 
 
 def test_a_vocabulary_may_fill_the_encoder_and_not_more():
-    text, file = preset("emoji").text_encoder, embedded_folder("emoji") / "tokenizer.json"
+    folder = embedded_folder("emoji")
+    text, file = model_config(folder).text_encoder, folder / "tokenizer.json"
     largest = max(tokenizer_for(text, file).tokenizer.get_vocab().values())
     assert tokenizer_for(dataclasses.replace(text, vocab_size=largest + 1), file).length
     with pytest.raises(CorruptModelError) as caught:

@@ -34,14 +34,14 @@ def emoji():
 
 
 @pytest.fixture(scope="module")
-def face():
+def face(emoji):
     """A picture that the model has not drawn."""
     image = Image.new("RGB", (64, 64), "white")
     draw = ImageDraw.Draw(image)
     draw.ellipse((8, 8, 56, 56), fill=(255, 200, 0))
     for x in (20, 38):
         draw.rectangle((x, 24, x + 6, 32), fill="black")
-    return image
+    return image.resize((emoji.config.defaults.width, emoji.config.defaults.height))
 
 
 def test_a_picture_comes_back_from_its_noise(emoji, face):

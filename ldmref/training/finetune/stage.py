@@ -12,18 +12,17 @@ import numpy as np
 import torch
 
 from ldmref.backends.torch import TorchBackend
-from ldmref.math.forward import q_sample
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params
 from ldmref.modes.text import conditioning_of
 from ldmref.training.data import Dataset
-from ldmref.training.diffusion_loss import DiffusionLoss
+from ldmref.training.diffusion import DiffusionBatches
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.loss import Loss, Part
 from ldmref.training.pictures import to_unit
-from ldmref.training.trainer import Trainer, step_generator
+from ldmref.training.trainer import Trainer
 
 
 class RecordingBackend(TorchBackend):
@@ -40,23 +39,15 @@ def fine_tune_trainer(
     """A trainer of the adapter on the pictures of `data`; the model is on `ops`."""
     stage = recipe.diffusion
     latents = NoisyLatents(encode_pictures(model, data, ops), data.weights, 1.0, ops)
-    loss_of = DiffusionLoss(model.config, stage.objective, ops)
-    n, size = stage.optimizer.batch_size, recipe.data.size
+    arguments = adapter.caption, model.config, stage, recipe.seed, ops
+    batches, size = DiffusionBatches(latents, *arguments), (recipe.data.size, recipe.data.size)
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         adapted = adapter.adapted(ops, params)
-        rng = step_generator(recipe.seed, step, "diffusion")
-        batch = latents.draw(rng, n)
-        dropout = stage.objective.caption_dropout
-        prompts = ["" if rng.random() < dropout else adapter.caption(int(i), rng) for i in batch]
-        condition = conditioning_of(adapted, part.of(prompts), (size, size))
-        t = part.of(loss_of.timesteps(rng, n))
-        x0, eps = latents.noise(batch, recipe.seed, step, part)
-        xt = q_sample(x0, loss_of.alphas_cumprod[t], eps)
-        output = adapted.unet(ops.asarray(xt), t.to(x0.dtype), condition).to(x0.dtype)
-        losses = loss_of(output, x0, eps, xt, t)
-        by_timestep = loss_of.by_timestep(losses, t)
-        return Loss(losses.mean(), batch=part.of(batch), by_timestep=by_timestep)
+        batch = batches(step, part)
+        condition = conditioning_of(adapted, batch.prompts, size)
+        inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
+        return batches.loss(batch, adapted.unet(*inputs))
 
     return Trainer(stage.optimizer, stage.budget.steps, adapter.initial, loss, ops)
 
