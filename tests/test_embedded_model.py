@@ -34,8 +34,7 @@ def is_red(r, g, b):
 
 
 def test_a_red_heart_is_red_on_white(model, heart):
-    defaults = model.config.defaults
-    assert heart.images[0].size == (defaults.width, defaults.height) and not heart.warnings
+    assert heart.images[0].size == (64, 64) and not heart.warnings
     assert 0.25 < share(heart[0], is_red) < 0.75
     edge, top, bottom, left, right = scaled(model, 8, 4, 14, 30, 34)
     corner = np.asarray(heart[0])[-edge:, :edge]

@@ -71,7 +71,7 @@ def module_step(
     ]
     optimizer = torch.optim.AdamW(groups, OPTIMIZER.learning_rate, betas=(0.9, 0.99), fused=True)
     kind = model.config.scheduler.prediction_type
-    alphas_cumprod, count = batches.losses.alphas_cumprod, itertools.count()
+    alphas_cumprod, count = batches.diffusion_loss.alphas_cumprod, itertools.count()
 
     def step() -> Outcome:
         i = next(count)

@@ -30,7 +30,6 @@ from ldmref.training.trainer import Trainer, step_generator
 LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
 LAST_OF_ATTENTION = "to_out.0.weight"  # likewise, without cross-attention
 
-
 Prompt = Callable[[int, np.random.Generator], str]  # (i, rng): one for picture i
 
 
@@ -60,10 +59,10 @@ def initial_params(config: ModelConfig, seed: int) -> Params:
 
 
 class DiffusionBatch(NamedTuple):
-    """What a step is computed from: numbers of pictures, and tensors of the device."""
+    """What a step is computed from; tensors are on the device."""
 
-    pictures: np.ndarray
-    prompts: list[str]
+    pictures: np.ndarray  # their indices
+    prompts: list[str]  # "" where a condition is dropped or the model has none
     t: torch.Tensor  # (n,) int64
     x0: torch.Tensor
     eps: torch.Tensor
@@ -71,8 +70,8 @@ class DiffusionBatch(NamedTuple):
 
 
 class DiffusionBatches:
-    """The batches of all steps, each drawn from streams of its own: `batches(step, part)`; and
-    their losses."""
+    """Draws the batch of each step, `batches(step, part)`, from random streams of that step, and
+    computes its loss."""
 
     def __init__(
         self, latents: NoisyLatents, prompt: Prompt, config: ModelConfig, stage: DiffusionStage,
@@ -80,7 +79,7 @@ class DiffusionBatches:
     ):  # fmt: skip
         self.latents, self.prompt, self.stage, self.seed = latents, prompt, stage, seed
         self.conditional = bool(config.text_encoders)
-        self.losses = DiffusionLoss(config, stage.objective, ops)
+        self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
 
     def __call__(self, step: int, part: Part) -> DiffusionBatch:
         n, dropout = self.stage.optimizer.batch_size, self.stage.objective.caption_dropout
@@ -89,16 +88,16 @@ class DiffusionBatches:
         prompts = [""] * n
         if self.conditional:
             prompts = ["" if rng.random() < dropout else self.prompt(int(i), rng) for i in pictures]
-        t = part.of(self.losses.timesteps(rng, n))
+        t = part.of(self.diffusion_loss.timesteps(rng, n))
         x0, eps = self.latents.noise(pictures, self.seed, step, part)
-        xt = q_sample(x0, self.losses.alphas_cumprod[t], eps)
+        xt = q_sample(x0, self.diffusion_loss.alphas_cumprod[t], eps)
         return DiffusionBatch(part.of(pictures), part.of(prompts), t, x0, eps, xt)
 
     def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:
-        """Of the U-Net's output for a batch."""
+        """The loss of the U-Net's `output` (n, z or 2 z, h, w) for a batch."""
         output = output.to(batch.x0.dtype)
-        losses = self.losses(output, batch.x0, batch.eps, batch.xt, batch.t)
-        by_timestep = self.losses.by_timestep(losses, batch.t)
+        losses = self.diffusion_loss(output, batch.x0, batch.eps, batch.xt, batch.t)
+        by_timestep = self.diffusion_loss.by_timestep(losses, batch.t)
         return Loss(losses.mean(), batch=batch.pictures, by_timestep=by_timestep)
 
 

@@ -9,6 +9,7 @@ al. 2023, arXiv:2304.11277). The first rank alone writes files and reports.
 from __future__ import annotations
 
 import contextlib
+import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, ParamSpec, TypeVar
@@ -41,6 +42,9 @@ def process_group(device: str) -> Iterator[str]:
         yield device
     finally:
         dist.destroy_process_group()
+        # PyTorch's threads for the group take the GIL to drop their last tensors, and abort if the
+        # interpreter is closing (pytorch/pytorch#190489): joins them, or gives them that moment.
+        gc.collect()
 
 
 def ranks() -> int:

@@ -128,7 +128,7 @@ class Trainer:
         return self.loss(ops, self._tree(parameters), step, part)
 
     def lr_factor(self, step: int) -> float:
-        """The factor on all learning rates: linear warm-up to 1, at the end half a cosine to 0."""
+        """The factor on all learning rates: linear warm-up, a constant 1, half a cosine to 0."""
         warmup, cooldown = self.config.warmup, self.config.cooldown
         if step < warmup:
             return (step + 1) / warmup

@@ -39,8 +39,8 @@ def fine_tune_trainer(
     """A trainer of the adapter on the pictures of `data`; the model is on `ops`."""
     stage = recipe.diffusion
     latents = NoisyLatents(encode_pictures(model, data, ops), data.weights, 1.0, ops)
-    arguments = adapter.caption, model.config, stage, recipe.seed, ops
-    batches, size = DiffusionBatches(latents, *arguments), (recipe.data.size, recipe.data.size)
+    batches = DiffusionBatches(latents, adapter.caption, model.config, stage, recipe.seed, ops)
+    size = recipe.data.size, recipe.data.size
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         adapted = adapter.adapted(ops, params)
