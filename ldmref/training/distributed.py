@@ -42,8 +42,9 @@ def process_group(device: str) -> Iterator[str]:
         yield device
     finally:
         dist.destroy_process_group()
-        # PyTorch's threads for the group take the GIL to drop their last tensors, and abort if the
-        # interpreter is closing (pytorch/pytorch#190489): joins them, or gives them that moment.
+        # PyTorch's threads for the group end with the last reference to it, which its own caches
+        # may hold. To drop a tensor they take the GIL, and abort if the interpreter is closing
+        # (pytorch/pytorch#190489): this frees what is free, and lets them have the GIL before that.
         gc.collect()
 
 

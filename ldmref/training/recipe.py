@@ -73,9 +73,9 @@ class OptimizerConfig:
     at 0, AdamW trains everything.
 
     The learning rates rise linearly over `warmup` steps, and fall to 0 as half a cosine over the
-    share `cooldown` of all steps: with 1 from the end of the warm-up (Loshchilov and Hutter 2017,
-    arXiv:1608.03983, eq. 5), below 1 after a constant phase (Hägele et al. 2024, arXiv:2405.18392),
-    during which the budget can be raised without changing any step so far.
+    last share `cooldown` of all steps: with 1 from the end of the warm-up (Loshchilov and Hutter
+    2017, arXiv:1608.03983, eq. 5), below 1 after a constant phase (Hägele et al. 2024,
+    arXiv:2405.18392), during which the budget can be raised without changing any step so far.
     """
 
     batch_size: Annotated[int, Limits(1, 1_000_000)] = 64
