@@ -39,10 +39,8 @@ def model_spec(config: ModelConfig) -> dict[str, Spec]:
     Models without prompts have no `text_encoder`; a `cond_stage` scales segmentation maps.
     """
     spec: dict[str, Spec] = {"unet": unet_spec(config.unet), "vae": autoencoder_spec(config.vae)}
-    spec |= {
-        name: text_spec(text)
-        for name, text in zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-    }
+    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+    spec |= {name: text_spec(encoder) for name, encoder in encoders}
     if config.segmentation_classes:
         spec["cond_stage"] = rescaler_spec(config)
     return spec
