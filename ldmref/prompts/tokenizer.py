@@ -280,8 +280,8 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
     )
-    word = Regex(r"[\p{L}\p{N}]+|[#*!&]")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(word, behavior="removed", invert=True)
+    word_pattern = Regex(r"[\p{L}\p{N}]+|[#*!&]")
+    tokenizer.pre_tokenizer = pre_tokenizers.Split(word_pattern, behavior="removed", invert=True)
     frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
     ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
     tokens = [PAD, START, END, UNKNOWN, *ranked][:max_words]
