@@ -148,9 +148,9 @@ class Backend:
 
     def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
         """`a * gelu(gate)`, `[a, gate] = linear(x)`; x: (..., i), weight: (2 o, i) -> (..., o)."""
-        h = self.linear(x, weight, bias)
-        half = h.shape[-1] // 2
-        return h[..., :half] * self.gelu(h[..., half:])
+        halves = self.xp.reshape(self.linear(x, weight, bias), (*x.shape[:-1], 2, -1))
+        a, gate = self.xp.unstack(halves, axis=-2)  # a slice's gradient is padded
+        return a * self.gelu(gate)
 
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float

@@ -16,8 +16,9 @@ RMS = 0.2  # of the updates of AdamW (Liu et al. 2025, arXiv:2502.16982, eq. 4)
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum, whose updates have the root mean square of AdamW's.
 
-    In bfloat16 it is `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`, which knows no other
-    dtype; processors that emulate bfloat16 take longer over that than over the network.
+    In bfloat16 it is, but for rounding, `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`,
+    which knows no other dtype; processors that emulate it take longer over that than over the
+    network. Matrices of one shape are orthogonalised together: most are small.
 
     Args:
         params: matrices.
@@ -36,38 +37,51 @@ class Muon(torch.optim.Optimizer):
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
-            for p in group["params"]:
-                if p.grad is None:
-                    continue
-                state = self.state[p]
-                if not state:
-                    state["momentum_buffer"] = torch.zeros_like(p.grad)
-                average = state["momentum_buffer"].lerp_(p.grad, 1 - MOMENTUM)
-                nesterov = p.grad.lerp(average, MOMENTUM)
-                update = orthogonalized(nesterov.to(self.dtype))
-                p.mul_(1 - lr * decay)
-                p.add_(update, alpha=-lr * RMS * math.sqrt(max(p.shape)))
+            for shape, params in _by_shape(group["params"]).items():
+                momentum = [self._nesterov(p) for p in params]
+                updates = orthogonalized(torch.stack(momentum).to(self.dtype))
+                for p, update in zip(params, updates, strict=True):
+                    p.mul_(1 - lr * decay)
+                    p.add_(update, alpha=-lr * RMS * math.sqrt(max(shape)))
+
+    def _nesterov(self, p: torch.Tensor) -> torch.Tensor:
+        """The gradient of p, moved towards its moving average."""
+        state = self.state[p]
+        if not state:
+            state["momentum_buffer"] = torch.zeros_like(p.grad)
+        average = state["momentum_buffer"].lerp_(p.grad, 1 - MOMENTUM)
+        return p.grad.lerp(average, MOMENTUM)
+
+
+def _by_shape(params: Iterable[torch.Tensor]) -> dict[torch.Size, list[torch.Tensor]]:
+    """Those with a gradient, by shape."""
+    shapes: dict[torch.Size, list[torch.Tensor]] = {}
+    for p in params:
+        if p.grad is not None:
+            shapes.setdefault(p.shape, []).append(p)
+    return shapes
 
 
 def orthogonalized(g: torch.Tensor) -> torch.Tensor:
-    """U S' V^T of the matrix g = U S V^T, with singular values S' between 0.68 and 1.14.
+    """U S' V^T of each matrix g = U S V^T, (k, m, n); singular values S' between 0.68 and 1.14.
 
     Five Newton-Schulz steps x <- q x with q = a + b x x^T + c (x x^T)^2, from x = g / |g|. Wide
     matrices, as those of convolutions, take these steps on x x^T <- q (x x^T) q alone and are
     multiplied by the product of all q at the end, unless bfloat16 is too coarse for that.
     """
     a, b, c = COEFFICIENTS
-    x = g.T if g.shape[0] > g.shape[1] else g
-    x = x / x.norm().clamp(min=EPSILON)
-    if x.shape[1] >= 2 * x.shape[0] and x.dtype is not torch.bfloat16:
-        identity = torch.eye(x.shape[0], dtype=x.dtype, device=x.device)
-        gram, product = x @ x.T, identity
+    tall = g.shape[-2] > g.shape[-1]
+    x = g.mT if tall else g
+    x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=EPSILON)
+    if x.shape[-1] >= 2 * x.shape[-2] and x.dtype is not torch.bfloat16:
+        identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
+        gram, product = x @ x.mT, identity
         for _ in range(STEPS):
-            q = a * identity + torch.addmm(gram, gram, gram, beta=b, alpha=c)
+            q = a * identity + torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
             gram, product = q @ gram @ q, q @ product
         x = product @ x
     else:
         for _ in range(STEPS):
-            gram = x @ x.T
-            x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
-    return x.T if g.shape[0] > g.shape[1] else x
+            gram = x @ x.mT
+            x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+    return x.mT if tall else x

@@ -20,6 +20,8 @@ from ldmref.testing import assert_conforms
 
 torch = pytest.importorskip("torch")
 
+from ldmref.backends.torch import SHORT, TorchBackend  # noqa: E402
+
 KERNELS = (attention, convolution, matmul, norms, pointwise, winograd)
 needs_onednn = pytest.mark.skipif(
     not torch.backends.mkldnn.is_available(), reason="this PyTorch has no oneDNN"
@@ -131,6 +133,39 @@ def test_gradients_flow_through_the_fast_torch_backend(rounding_bound):
     error = (got - want).abs().max() / want.abs().max()
     # backward, each operation makes two sums: over its inputs and over the batch
     assert want.abs().max() > 0 and error < rounding_bound(exact.records * 3, "float32")
+
+
+@pytest.mark.parametrize("tokens", [(5, 7), (24, 24), (64, 24)])
+def test_attention_as_products_has_the_gradient_of_attention(monkeypatch, tokens):
+    """In float64, which stands for bfloat16 here."""
+    monkeypatch.setattr(torch, "bfloat16", torch.float64)
+    ops, fused = TorchBackend("cpu", "float64"), torch.nn.functional.scaled_dot_product_attention
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(2, 3, length, 8) for length in (tokens[0], tokens[1], tokens[1], tokens[0])]
+    q, k, v, upstream = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
+    inputs = [x.requires_grad_() for x in (q, k, v)]
+    results = []
+    for out in (ops.attention(q, k, v), fused(q, k, v)):
+        results.append([out.detach(), *torch.autograd.grad(out, inputs, upstream)])
+    assert not torch.equal(*(values[1] for values in results))
+    for got, want in zip(*results, strict=True):  # sums of at most 64 terms of about 1
+        assert (got - want).abs().max() < 64 * 2**-52 * max(1.0, float(want.abs().max()))
+
+
+def test_short_attention_in_bfloat16_is_two_products_where_it_has_a_gradient(monkeypatch):
+    ops, fused = TorchBackend("cpu", "bfloat16"), []
+    monkeypatch.setattr(
+        torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: fused.append(a) or a[0]
+    )
+
+    def attend(ops, tokens, gradient=True):
+        fused.clear()
+        x = ops.asarray(torch.zeros(1, 1, tokens, 4)).requires_grad_(gradient)
+        ops.attention(x, x, x)
+        return len(fused)
+
+    assert (attend(ops, SHORT), attend(ops, SHORT + 1)) == (0, 1)
+    assert attend(ops, SHORT, gradient=False) == attend(TorchBackend("cpu"), SHORT) == 1
 
 
 # -- whole graphs ---------------------------------------------------------------------------------
