@@ -255,6 +255,20 @@ def test_the_data_set_is_an_array_of_pictures_with_captions(data):
     assert len(data.classes) == 5000 and data.digest() == data.digest()
 
 
+@needs_font
+def test_a_data_set_without_keywords_says_so(monkeypatch, tmp_path):
+    from ldmref.training.data.scene_dataset import SceneDataset
+
+    few = emoji_data.emoji_list()[::400]
+    monkeypatch.setattr(emoji_data, "emoji_list", lambda: few)
+    keywords = tmp_path / "en.xml"
+    monkeypatch.setattr(emoji_data, "KEYWORDS", keywords)
+    (warning,) = SceneDataset(64, 50).warnings
+    assert "apt-get install unicode-cldr-core" in warning
+    keywords.write_text("<ldml/>")
+    assert SceneDataset(64, 50).warnings == []
+
+
 # -- the oracle -----------------------------------------------------------------------------------
 
 

@@ -21,6 +21,7 @@ from ldmref.training.data.augmentation import Augmentation
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
 KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
+NO_KEYWORDS = "names are the only captions: for keywords, apt-get install unicode-cldr-core"
 CELL, FONT_SIZE = 136, 109  # the font's only size: 136 x 128 bitmaps
 
 STOP_WORDS = frozenset("a an and for from in no not of off on or the to with s o d".split())
@@ -78,7 +79,7 @@ class EmojiDataset:
     def __init__(self, size: int):
         self.emoji = emoji_list()
         self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
-        self.warnings: list[str] = []
+        self.warnings = [] if KEYWORDS.exists() else [NO_KEYWORDS]
         self.classes = [e.subgroup.replace("-", " ") for e in self.emoji]
         weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
         self.weights = np.asarray(weights)

@@ -26,7 +26,7 @@ class SceneDataset:
     def __init__(self, size: int, pictures: int, seed: int = 0):
         self.names, self.seed = EmojiDataset(size), seed
         self.images = ScenePictures(self.names.images, size, pictures, seed)
-        self.warnings: list[str] = []
+        self.warnings = self.names.warnings
         named = self.names.weights
         scenes = pictures - len(named)
         shares = NAMES_SHARE * named / named.sum(), np.full(scenes, (1 - NAMES_SHARE) / scenes)
