@@ -46,6 +46,7 @@ class Muon(torch.optim.Optimizer):
 
     def _nesterov(self, p: torch.Tensor) -> torch.Tensor:
         """The gradient of p, moved towards its moving average."""
+        assert p.grad is not None
         state = self.state[p]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p.grad)
