@@ -190,7 +190,7 @@ def main() -> None:
         if args.sheet:
             args.sheet.mkdir(parents=True, exist_ok=True)
             sheet = contact_sheet(pictures, prompts, [v.right for v in verdicts])
-            sheet.save(args.sheet / f"{kind}.png")
+            sheet.save(args.sheet / f"{kind}.webp", quality=75)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,22 @@
 
     python scripts/make_readme_pictures.py
 
-Nothing is picked by hand: names as listed below, seed 1 for all.
+Nothing is picked by hand: names as listed below; the first scenes of each kind that
+`evaluate_compositions.py` draws, in the plainest words; seed 1 for all.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import fill
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
+from ldmref.training.data.captions import canonical_caption
+from ldmref.training.data.composing import SHARES, held_out_scene
 
 OUT = Path(__file__).parent.parent / "docs" / "pictures"
 NAMES = [
@@ -22,22 +26,19 @@ NAMES = [
     "sunflower", "police car", "penguin", "crown", "pizza", "full moon face",
     "flag: Japan", "mushroom", "soccer ball", "house", "umbrella", "robot",
 ]  # fmt: skip
-UNSEEN = [
-    "blue dog", "cat with hat", "green heart with arrow", "purple apple",
-    "sad pizza", "red frog", "robot cat", "flower house",
-]  # fmt: skip
-CELL, LABEL = 128, 16
+SCENES = 3  # of each kind, the first that training has never shown
+CELL, LABEL = 128, 28  # pixels of a picture, and of two lines above it
 
 
 def sheet(images: list[Image.Image], titles: list[str], columns: int) -> Image.Image:
-    """Pictures at twice their size under their prompts."""
+    """Pictures under their prompts."""
     rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (CELL + 8), rows * (CELL + LABEL + 8)), "white")
     pen = ImageDraw.Draw(page)
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
         x, y = i % columns * (CELL + 8), i // columns * (CELL + LABEL + 8)
         page.paste(image.resize((CELL, CELL), Image.Resampling.BICUBIC), (x + 4, y + LABEL))
-        pen.text((x + 6, y + 2), title, "#444444")
+        pen.text((x + 6, y + 2), fill(title, 20), "#444444", spacing=1)
     return page
 
 
@@ -46,8 +47,10 @@ def main() -> None:
     model = ldmref.load(backend="numpy")
     named = modes.txt2img(model, NAMES, seed=[1] * len(NAMES))
     sheet(named.images, NAMES, 8).save(OUT / "names.png", optimize=True)
-    unseen = modes.txt2img(model, UNSEEN, seed=[1] * len(UNSEEN))
-    sheet(unseen.images, UNSEEN, 8).save(OUT / "unseen.png", optimize=True)
+    scenes = [held_out_scene(kind, 1, index) for index in range(SCENES) for kind in SHARES]
+    prompts = [canonical_caption(scene) for scene in scenes]
+    composed = modes.txt2img(model, prompts, seed=[1] * len(prompts))
+    sheet(composed.images, prompts, len(SHARES)).save(OUT / "compositions.png", optimize=True)
 
     heart = named[0]
     mask = Image.new("L", heart.size, 0)

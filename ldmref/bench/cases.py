@@ -146,7 +146,7 @@ _HALF = 0.1  # of bfloat16 and float16: both sides round after every layer
 _COMPILED: dict[str, Any] = {"speed": "fastest", "peer": "compiled"}
 _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
 _MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
-_START = {"measured": "start", "peer": "process", "model": "emoji", "size": 64, "steps": 20}
+_START = {"measured": "start", "peer": "process", "model": "emoji", "size": 128, "steps": 20}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = (
     ("unet-numpy-64", "unet", 0.85, 0.70, "numpy", {}),
@@ -163,7 +163,7 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("vae-torch", "vae", 0.83, 0.75, "torch", {}),
     ("clip-numpy", "text", 0.75, 0.65, "numpy", {}),
     ("clip-torch", "text", 0.75, 0.65, "torch", {}),
-    ("train-unet", "train", 1.1, 1.0, "torch", {"model": "emoji", "size": 64, "speed": "exact"}),
+    ("train-unet", "train", 1.1, 1.0, "torch", {"model": "emoji", "size": 128, "speed": "exact"}),
     ("memory-numpy", "picture", 1.0, 0.8, "numpy", _MEMORY),
     ("memory-torch", "picture", 1.0, 0.8, "torch", _MEMORY),
     ("embedded", "picture", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),

@@ -176,7 +176,7 @@ def test_embedded_model_from_process_start(peers, tmp_path):
     for side in SIDES:
         assert compare.run_process(compare.process_command(case, side, tmp_path))[0] > 0.1
     ours, theirs = (compare.read_picture(tmp_path, side) for side in SIDES)
-    assert ours.shape == (1, 64, 64, 3) and ours.std() > 0.05
+    assert ours.shape == (1, 128, 128, 3) and ours.std() > 0.05
     assert relative_error(ours, theirs) <= 2 / 255 + 1e-6
 
 

@@ -94,7 +94,7 @@ def test_config_show(ldm, work, monkeypatch):
     ran = ldm("config", "show")
     shown = tomllib.loads(ran.out)
     assert ran.code == 0 and set(shown) == {"backend", "defaults"}
-    assert (shown["defaults"]["model"], shown["defaults"]["width"]) == ("emoji", 64)
+    assert (shown["defaults"]["model"], shown["defaults"]["width"]) == ("emoji", 128)
     (work / "ldmref.toml").write_text(ran.out)
     assert ldm("config", "show").out == ran.out
     (work / "ldmref.toml").write_text("[defaults]\nsteps = 3\nwidth = 32\n")
@@ -104,7 +104,7 @@ def test_config_show(ldm, work, monkeypatch):
     assert rows["defaults.steps"] == (3, "ldmref.toml")
     assert rows["defaults.width"] == (48, "flag")
     assert rows["defaults.cfg_scale"] == (2.0, "LDMREF_CFG_SCALE")
-    assert rows["defaults.height"] == (64, "default")
+    assert rows["defaults.height"] == (128, "default")
     assert rows["backend.name"] == ("numpy", "flag")
     tomllib.loads(ldm("config", "show", "--origin").out)
     assert "# LDMREF_CFG_SCALE" in ldm("config", "show", "--origin").out

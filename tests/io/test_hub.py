@@ -208,7 +208,7 @@ def test_nothing_is_fetched_unasked(monkeypatch, cache, tmp_path):
     assert ldmref.loading.find_model("owner/model") == snapshot
     with pytest.raises(InputError, match="no model 'missing'"):
         ldmref.load("missing", fetch=True)
-    assert ldmref.load(fetch=True).config.name == "emoji"
+    assert ldmref.load(fetch=True).config.name == "emoji-128"
     monkeypatch.chdir(tmp_path)
     (tmp_path / "owner/model").mkdir(parents=True)
     (tmp_path / "owner/model/config.json").touch()  # a folder that is here comes first

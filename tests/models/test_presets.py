@@ -157,7 +157,7 @@ def test_conditioning_on_sizes_needs_a_pooled_vector():
 
 def test_the_preset_of_the_embedded_model_is_its_configuration():
     config = ldmref.load("emoji", backend="numpy").config
-    want = preset("emoji")
+    want = preset("emoji-128")
     assert replace(config, vae=replace(config.vae, scaling_factor=1.0)) == replace(
         want, vae=replace(want.vae, scaling_factor=1.0)
     )
