@@ -12,12 +12,13 @@ from pathlib import Path
 from textwrap import fill
 
 import numpy as np
+from evaluate_compositions import scenes_and_prompts
 from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
 from ldmref.training.data.captions import canonical_caption
-from ldmref.training.data.composing import SHARES, held_out_scene
+from ldmref.training.data.composing import SHARES
 
 OUT = Path(__file__).parent.parent / "docs" / "pictures"
 NAMES = [
@@ -47,8 +48,8 @@ def main() -> None:
     model = ldmref.load(backend="numpy")
     named = modes.txt2img(model, NAMES, seed=[1] * len(NAMES))
     sheet(named.images, NAMES, 8).save(OUT / "names.png", optimize=True)
-    scenes = [held_out_scene(kind, 1, index) for index in range(SCENES) for kind in SHARES]
-    prompts = [canonical_caption(scene) for scene in scenes]
+    rows = zip(*(scenes_and_prompts(kind, SCENES)[0] for kind in SHARES), strict=True)
+    prompts = [canonical_caption(scene) for row in rows for scene in row]
     composed = modes.txt2img(model, prompts, seed=[1] * len(prompts))
     sheet(composed.images, prompts, len(SHARES)).save(OUT / "compositions.png", optimize=True)
 

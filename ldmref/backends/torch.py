@@ -86,7 +86,7 @@ class TorchBackend(Backend):
         trained = q.requires_grad and q.dtype is torch.bfloat16 and q.device.type == "cpu"
         if causal or not trained or q.shape[-2] * k.shape[-2] > SHORT**2:
             return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
-        # two products, whose gradient takes a tenth of the time of that of torch's own function
+        # two products, whose gradient is several times as fast as that of torch's own function
         return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v
 
     def embedding(self, table: Tensor, ids: Tensor) -> Tensor:

@@ -42,7 +42,7 @@ OTHER_PROGRAMS = {  # key of a picture's metadata -> the program that writes it
     "Comment": "NovelAI or others",
 }  # fmt: skip
 DESCRIPTIONS = {
-    "emoji": "words to emoji and scenes of them",
+    "emoji": "text to emoji and scenes of them",
     "tiny": "for tests: draws noise in milliseconds",
     "sd15": "Stable Diffusion 1.5's networks",
 }

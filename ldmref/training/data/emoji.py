@@ -21,7 +21,7 @@ from ldmref.training.data.augmentation import Augmentation
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
 KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
-NO_KEYWORDS = "names are the only captions: for keywords, apt-get install unicode-cldr-core"
+NO_KEYWORDS = "captions have no keywords: for them, apt-get install unicode-cldr-core"
 CELL, FONT_SIZE = 136, 109  # the font's only size: 136 x 128 bitmaps
 
 STOP_WORDS = frozenset("a an and for from in no not of off on or the to with s o d".split())
