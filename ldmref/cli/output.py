@@ -122,7 +122,7 @@ class Output:
         elif self.folder is not None:
             for start in self.runs:
                 self._next_free(start)
-            check_target(self._in_folder(0), overwrite=False)
+            check_target(self._in_folder(0), overwrite=True)  # `write` numbers it anew if taken
         else:
             if self.to.endswith("/"):
                 raise OutputError(f"the folder {self.to!r} does not exist", code="E-FOLDER")

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import pytest
+from PIL import Image
 
-from ldmref.cli.output import named_files, stems
+from ldmref.cli.output import Output, named_files, stems
 from ldmref.errors import UsageError
 
 
@@ -55,6 +56,19 @@ def test_fields_on_the_command_line(draw, ldm, work, model_folder):
     assert {p.name for p in work.iterdir()} == {"a-cat_3.png", "a-cat_9.png"}
     ran = ldm("txt2img", "cat", "-m", model_folder, "-o", "a%d.png", "-c", 2)
     assert ran.code == 2 and "use a{index}.png" in ran.err
+
+
+def test_a_name_taken_while_it_is_checked(work, monkeypatch):
+    output = Output(".", "cat", [1], 1, None, False, False)
+    found = output._next_free
+
+    def found_and_taken(start):
+        found(start)
+        (work / "cat-1.png").touch()
+
+    monkeypatch.setattr(output, "_next_free", found_and_taken)
+    output.check()
+    assert output.write(Image.new("RGB", (8, 8)), 0, {}) == "cat-1-2.png"
 
 
 def test_two_processes_share_a_folder(work, model_folder):
