@@ -27,7 +27,7 @@ except ImportError as error:  # pragma: no cover - exercised by a test in a bare
     ) from error
 
 
-SHORT = 256  # tokens up to which the weights of attention are kept for its gradient
+SHORT_SEQUENCE = 256  # tokens, up to which the weights of attention are kept for its gradient
 
 
 class TorchBackend(Backend):
@@ -84,7 +84,7 @@ class TorchBackend(Backend):
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, causal: bool = False) -> Tensor:
         trained = q.requires_grad and q.dtype is torch.bfloat16 and q.device.type == "cpu"
-        if causal or not trained or q.shape[-2] * k.shape[-2] > SHORT**2:
+        if causal or not trained or q.shape[-2] * k.shape[-2] > SHORT_SEQUENCE**2:
             return F.scaled_dot_product_attention(q, k, v, is_causal=causal)
         # two products, whose gradient is several times as fast as that of torch's own function
         return (q * q.shape[-1] ** -0.5 @ k.mT).softmax(-1) @ v

@@ -79,13 +79,13 @@ class EmojiDataset:
     def __init__(self, size: int):
         self.emoji = emoji_list()
         self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
-        self.warnings = [] if KEYWORDS.exists() else [NO_KEYWORDS]
         self.classes = [e.subgroup.replace("-", " ") for e in self.emoji]
         weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
         self.weights = np.asarray(weights)
         name_words = {word for e in self.emoji for word in e.words}
         self.names = {" ".join(e.words) for e in self.emoji}
         keywords, self.keywords = _keywords(), []
+        self.warnings = [] if keywords else [NO_KEYWORDS]
         for e in self.emoji:
             candidates = [*keywords.get(e.text, ()), e.subgroup.replace("-", " ")]
             self.keywords.append([k for k in candidates if _is_useful_keyword(k, e, name_words)])
