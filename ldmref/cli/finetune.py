@@ -1,4 +1,4 @@
-"""`ldmref finetune`: a LoRA or a new word for a model, from pictures."""
+"""`ldmref finetune`: a LoRA or a new word for a model, or the model trained on, from pictures."""
 
 from __future__ import annotations
 
@@ -37,11 +37,11 @@ option = click.option
 @option("--accept-changes", is_flag=True, help="Resume although settings or pictures changed.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any) -> None:
-    """Learn a LoRA, or a new word, from captioned pictures.
+    """Learn a LoRA or a new word from captioned pictures, or train a model on.
 
     RECIPE is a TOML file with every setting, or the name of one that comes with ldmref: lora (the
-    default) or textual-inversion; flags replace its values. Ctrl-C saves a checkpoint; repeat the
-    command to resume.
+    default), textual-inversion or full; flags replace its values. Ctrl-C saves a checkpoint; repeat
+    the command to resume.
     """
     from ldmref.training.finetune.recipe import FineTuneRecipe
     from ldmref.training.finetune.run import fine_tune
@@ -55,8 +55,9 @@ def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref train {recipe}")
     folder = Path(output or Path("runs", Path(recipe).stem))
     file = run_stoppable(fine_tune, settings, folder, accept_changes)
-    flag = "--lora" if settings.method == "lora" else "--embedding"
-    say(one_line(f"ready: ldmref txt2img -m {settings.base} {flag} {file} -p ..."))
+    flags = {"lora": f"-m {settings.base} --lora", "full": "-m"}
+    flag = flags.get(settings.method, f"-m {settings.base} --embedding")
+    say(one_line(f"ready: ldmref txt2img {flag} {file} -p ..."))
 
 
 COMMANDS = (finetune,)

@@ -23,6 +23,7 @@ from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, flatten
 from ldmref.training.checkpoint import DataSummary
 from ldmref.training.data import Dataset
+from ldmref.training.distributed import first_rank_first
 from ldmref.training.latents import Latents
 from ldmref.training.pictures import to_unit
 
@@ -34,27 +35,34 @@ def stored_latents(
     folder: Path, data: Dataset, summary: DataSummary, params: Params, config: AutoencoderConfig,
     ops: TorchBackend, cancel: Event | None = None,
 ) -> Latents:  # fmt: skip
-    """The posterior of every picture, memory-mapped; encoded first where the folder lacks it.
+    """The posterior of every picture, memory-mapped; where the folder lacks it, the first process
+    encodes them.
 
     Raises:
         Cancelled: `cancel` was set while they were encoded; nothing is kept.
         OutputError: the file cannot be written.
     """
     path = folder / f"latents-{_digest(params, config, summary, ops)}.npy"
-    moments = _open(path)
-    if moments is None:
-        with atomic_write(path, overwrite=True) as file:
-            header = np.lib.format.header_data_from_array_1_0
-            for first, batch in enumerate(_encoded(data, params, config, ops, cancel)):
-                if first == 0:
-                    description = header(batch) | {"shape": (len(data.images), *batch.shape[1:])}
-                    np.lib.format.write_array_header_1_0(file, description)
-                file.write(batch.data)
-        for other in folder.glob(PATTERN):
-            if other != path:
-                other.unlink(missing_ok=True)
-        moments = np.load(path, mmap_mode="c")
+    with first_rank_first():
+        moments = _open(path)
+        if moments is None:
+            _write(path, _encoded(data, params, config, ops, cancel), len(data.images))
+            moments = np.load(path, mmap_mode="c")
     return Latents(moments[:, 0], moments[:, 1])
+
+
+def _write(path: Path, batches: Iterator[np.ndarray], pictures: int) -> None:
+    """Write the batches as one array, and remove those of other pictures or autoencoders."""
+    with atomic_write(path, overwrite=True) as file:
+        header = np.lib.format.header_data_from_array_1_0
+        for first, batch in enumerate(batches):
+            if first == 0:
+                description = header(batch) | {"shape": (pictures, *batch.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, description)
+            file.write(batch.data)
+    for other in path.parent.glob(PATTERN):
+        if other != path:
+            other.unlink(missing_ok=True)
 
 
 def _open(path: Path) -> np.ndarray | None:

@@ -39,7 +39,7 @@ from ldmref.training.classes import class_labels, class_names
 from ldmref.training.classifier import classifier_config, classifier_trainer
 from ldmref.training.data import Dataset, DataSummary
 from ldmref.training.diffusion import Condition, diffusion_trainer
-from ldmref.training.distributed import any_rank, first_rank_first, on_first_rank, rank, ranks
+from ldmref.training.distributed import any_rank, on_first_rank, rank, ranks
 from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.latents_file import stored_latents
 from ldmref.training.model_config import with_classes
@@ -128,26 +128,22 @@ def train_stages(run: Run[Recipe]) -> Path:
 def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
     """Train the first stage; its averaged weights, and the encoded pictures."""
     recipe, config, data = run.recipe, run.recipe.model.vae, run.data
+    objective, exact = recipe.autoencoder.objective, TorchBackend(run.ops.device, "float32")
     features = None
-    if recipe.autoencoder.objective.perceptual_weight:
+    if objective.perceptual_weight:
         feature_stage = feature_trainer(data, recipe.features, recipe.seed, run.ops)
         run_stage(run, "features", feature_stage, "")
         features = feature_stage.ema_params()
     trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, run.ops, features)
-    preview = reconstructions(
-        data, config, recipe.autoencoder.objective, recipe.seed,
-        TorchBackend(run.ops.device, "float32"),
-    )  # fmt: skip
+    preview = reconstructions(data, config, objective, recipe.seed, exact)
     trained = run_stage(run, "autoencoder", trainer, "", preview)
-    averaged, exact = trainer.ema_params(), TorchBackend(run.ops.device, "float32")
+    averaged = trainer.ema_params()
     params = tree_map(exact.asarray, averaged)
     if trained:
-        objective = recipe.autoencoder.objective
         metrics = measure(data, params, config, objective, recipe.seed, exact)
         run.say(f"autoencoder: {with_units(metrics)}")
     params = autoencoder_params(params, config)
-    with first_rank_first():
-        latents = stored_latents(run.folder, data, run.summary, params, config, exact, run.cancel)
+    latents = stored_latents(run.folder, data, run.summary, params, config, exact, run.cancel)
     return autoencoder_params(averaged, config), latents
 
 

@@ -20,7 +20,7 @@ from ldmref.testing import assert_conforms
 
 torch = pytest.importorskip("torch")
 
-from ldmref.backends.torch import SHORT, TorchBackend  # noqa: E402
+from ldmref.backends.torch import SHORT_SEQUENCE, TorchBackend  # noqa: E402
 
 KERNELS = (attention, convolution, matmul, norms, pointwise, winograd)
 needs_onednn = pytest.mark.skipif(
@@ -164,8 +164,9 @@ def test_short_attention_in_bfloat16_is_two_products_where_it_has_a_gradient(mon
         ops.attention(x, x, x)
         return len(fused)
 
-    assert (attend(ops, SHORT), attend(ops, SHORT + 1)) == (0, 1)
-    assert attend(ops, SHORT, gradient=False) == attend(TorchBackend("cpu"), SHORT) == 1
+    assert (attend(ops, SHORT_SEQUENCE), attend(ops, SHORT_SEQUENCE + 1)) == (0, 1)
+    assert attend(ops, SHORT_SEQUENCE, gradient=False) == 1
+    assert attend(TorchBackend("cpu"), SHORT_SEQUENCE) == 1
 
 
 # -- whole graphs ---------------------------------------------------------------------------------

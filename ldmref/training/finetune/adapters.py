@@ -9,8 +9,9 @@ from typing import Protocol
 import numpy as np
 
 from ldmref.backends.base import Backend
+from ldmref.io.native import SECOND_TOKENIZER, save_folder
 from ldmref.models.model import TEXT_ENCODERS, TOKEN_TABLE, LatentDiffusion
-from ldmref.models.params import Params, flatten
+from ldmref.models.params import Params, flatten, tree_map
 from ldmref.prompts.textual_inversion import Embedding
 from ldmref.training.finetune.lora import initial_lora, lora_layers, with_lora, write_lora
 from ldmref.training.finetune.recipe import FineTuneRecipe
@@ -25,7 +26,7 @@ Caption = Callable[[int, np.random.Generator], str]
 
 
 class Adapter(Protocol):
-    """What is learned beside a model."""
+    """What is learned of a model, or beside it."""
 
     initial: Params
 
@@ -39,7 +40,7 @@ class Adapter(Protocol):
         ...
 
     def file(self, folder: Path) -> Path:
-        """Where the learned parameters are written in a folder."""
+        """Where the learned parameters are written in a folder: a file, or a model's folder."""
         ...
 
     def write(self, folder: Path, params: Params) -> None:
@@ -53,8 +54,30 @@ def adapter_of(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption)
     Raises:
         UsageError: the word to learn is known, or the one to start from is not.
     """
-    kind = LoraAdapter if recipe.method == "lora" else TextualInversionAdapter
-    return kind(recipe, model, caption)
+    kinds = {"lora": LoraAdapter, "textual_inversion": TextualInversionAdapter}
+    return kinds.get(recipe.method, FullAdapter)(recipe, model, caption)
+
+
+class FullAdapter:
+    """All parameters of the U-Net and of the text encoders; written as a model."""
+
+    def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
+        self.model, self.caption = model, caption
+        self.initial = tree_map(model.backend.to_numpy, Params(model.params))
+        self.vae = self.initial.pop("vae")
+
+    def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
+        return self.model.with_params(params, ops)
+
+    def file(self, folder: Path) -> Path:
+        return folder / "model"
+
+    def write(self, folder: Path, params: Params) -> None:
+        tokenizers = filter(None, (self.model.tokenizer, self.model.tokenizer_2))
+        first, *second = (tokenizer.tokenizer.to_str(pretty=True) for tokenizer in tokenizers)
+        networks = Params(params | {"vae": self.vae})
+        extra = {SECOND_TOKENIZER: second[0]} if second else None
+        save_folder(self.file(folder), self.model.config, networks, first, extra=extra)
 
 
 class LoraAdapter:
@@ -75,8 +98,7 @@ class LoraAdapter:
         return folder / "lora.safetensors"
 
     def write(self, folder: Path, params: Params) -> None:
-        path, config = self.file(folder), self.model.config
-        write_lora(path, config, params, self.lora.alpha, self.metadata)
+        write_lora(self.file(folder), self.model.config, params, self.lora.alpha, self.metadata)
 
 
 class TextualInversionAdapter:

@@ -1,7 +1,7 @@
-"""A fine-tuning recipe: what is learned beside a model that is kept as it is.
+"""A fine-tuning recipe: what is learned of a model, or beside it.
 
     base = "sd15.safetensors", or whatever `ldmref.load` takes; relative to the working folder
-    method = "lora" or "textual_inversion"
+    method = "lora", "textual_inversion" or "full", every parameter of the denoiser
     [data]                          source = a folder of pictures   size = 512
     [lora]                          rank = 8    alpha = 8.0         targets = ["attention"]
     [textual_inversion]             word = "<toy>"  initial = "toy" vectors = 1
@@ -68,7 +68,7 @@ class FineTuneRecipe:
     """A complete fine-tuning. As read from a file, `data.size` is filled in."""
 
     base: str = "emoji"
-    method: Literal["lora", "textual_inversion"] = "lora"
+    method: Literal["lora", "textual_inversion", "full"] = "lora"
     seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations

@@ -2,8 +2,10 @@
 
 folder/recipe.toml               every setting of the last run
 folder/diffusion.safetensors     checkpoint
+folder/latents-*.npy             the encoded pictures
 folder/lora.safetensors          the LoRA, or
-folder/embedding.safetensors     the word of a textual inversion
+folder/embedding.safetensors     the word of a textual inversion, or
+folder/model/                    the model, if all of it was trained
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ def fine_tune(
     cancel: Event | None = None,
     accept_changes: bool = False,
 ) -> Path:
-    """Learn what the recipe says, or the rest of it; returns the file of the LoRA or the word.
+    """Learn what the recipe says, or the rest of it; returns the LoRA, the word or the model.
 
     Arguments and errors are those of `ldmref.training.run.train`.
 
@@ -47,6 +49,8 @@ def fine_tune(
     from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
     from ldmref.training.finetune.adapters import adapter_of  # raises BackendUnavailable
     from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
+    from ldmref.training.latents import NoisyLatents
+    from ldmref.training.latents_file import stored_latents
     from ldmref.training.monitor.previews import check_prompts, samples
     from ldmref.training.precision import activation_dtype
     from ldmref.training.stages import Run, exported, run_stage
@@ -55,7 +59,8 @@ def fine_tune(
         report, say = by_first_rank(report), by_first_rank(say)
         ops = RecordingBackend(device, activation_dtype(recipe.dtype, device))
         data = read_pictures(recipe, say)
-        model = load(recipe.base, backend=ops)
+        exact = RecordingBackend(device, "float32")
+        model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
         adapter = adapter_of(recipe, model, data.caption)
         preview = None
         if recipe.progress.prompts:
@@ -66,7 +71,10 @@ def fine_tune(
             )  # fmt: skip
         summary = replace(summarize(data), base=model.sha256)
         with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
-            trainer = fine_tune_trainer(recipe, model, adapter, data, ops)
+            vae, config = tree_map(exact.asarray, model.params["vae"]), model.config.vae
+            latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
+            noisy = NoisyLatents(latents, data.weights, config.scaling_factor, ops)
+            trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops)
             run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
             with exported(lambda: on_first_rank(adapter.write, folder, trainer.ema_params())):
                 run_stage(run, "diffusion", trainer, "", preview)
