@@ -11,8 +11,8 @@ from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, digest
 
 PUBLISHED = {
     "emoji": {
-        CONFIG: "0aa4a8ce556da0ce3a4b83c300f1eb5fe487a3b024401242da30a2241f9ef8ed",
-        WEIGHTS: "9745790e60f174bbacdbfb7322945be89ac50cc993347fa7507b3e9e53d90e23",
+        CONFIG: "6f5e35fcfd31f66997abc7066f4aa9af644d9a7d711530442e8f5d421c8ed9ce",
+        WEIGHTS: "c15583add552499ab5a19a4a68bb1ecd86ac6d5f251e5ccb9e349cc985e8f0af",
         TOKENIZER: "ac8dfab490c57ba1226b44208eed0924efa2a5165a4913082f0181074a2ef7c5",
     }
 }
