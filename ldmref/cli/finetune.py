@@ -1,4 +1,4 @@
-"""`ldmref finetune`: a LoRA or a new word for a model, or the model trained on, from pictures."""
+"""`ldmref finetune`: a LoRA, a new word, or full fine-tuning of a model, from pictures."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ option = click.option
 @option("--accept-changes", is_flag=True, help="Resume although settings or pictures changed.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any) -> None:
-    """Learn a LoRA or a new word from captioned pictures, or train a model on.
+    """Learn a LoRA or a new word from captioned pictures, or fine-tune a whole model.
 
     RECIPE is a TOML file with every setting, or the name of one that comes with ldmref: lora (the
     default), textual-inversion or full; flags replace its values. Ctrl-C saves a checkpoint; repeat

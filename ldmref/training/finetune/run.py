@@ -5,7 +5,7 @@ folder/diffusion.safetensors     checkpoint
 folder/latents-*.npy             the encoded pictures
 folder/lora.safetensors          the LoRA, or
 folder/embedding.safetensors     the word of a textual inversion, or
-folder/model/                    the model, if all of it was trained
+folder/model/                    the fully fine-tuned model
 """
 
 from __future__ import annotations
