@@ -165,7 +165,7 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
     with tempfile.TemporaryDirectory() as temporary:
         root = Path(temporary)
         tiny = ldmref.random_model("tiny", backend="numpy")
-        save_folder(root / "tiny", tiny.config, tiny.params, tiny.tokenizer.tokenizer.to_str())
+        save_folder(root / "tiny", tiny.config, tiny.params, [tiny.tokenizer])
         (root / "pictures").mkdir()
         for colour in ("red", "green", "blue"):
             Image.new("RGB", (16, 16), colour).save(root / "pictures" / f"{colour}.png")

@@ -141,8 +141,8 @@ def save_model(case: BenchmarkCase, folder: Path) -> None:
         save_diffusers(model, folder / "model", case)
     else:
         model = case.make_model(get_backend("numpy", "cpu", "float32", "exact"))
-        tokenizer = model.tokenizer.tokenizer.to_str()
-        save_folder(folder / "model", model.config, Params(model.params), tokenizer, np.float32)
+        params = Params(model.params)
+        save_folder(folder / "model", model.config, params, [model.tokenizer], np.float32)
 
 
 def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:

@@ -16,7 +16,7 @@ from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.single_file import averages_of, scale_tensor, unread
 from ldmref.io.key_table import to_compvis
 from ldmref.io.locate import find_model
-from ldmref.io.native import SECOND_TOKENIZER, save_folder
+from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
@@ -150,9 +150,7 @@ def write_folder(
 ) -> None:
     """Write a model as a folder of ldmref: in float16 if all of it was, else in float32."""
     half = all(tensor.dtype == DTYPES["F16"] for tensor in flat.values())
-    first, *more = (tokenizer.tokenizer.to_str() for tokenizer in tokenizers)
-    extra = {SECOND_TOKENIZER: more[0]} if more else None
-    save_folder(out, config, unflatten(flat), first, np.float16 if half else np.float32, extra)
+    save_folder(out, config, unflatten(flat), tokenizers, np.float16 if half else np.float32)
     report_written(out, len(flat))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import reprlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -32,7 +32,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 
 SCHEMA = 1
 CONFIG, WEIGHTS, TOKENIZER = FILES = ("config.json", "model.safetensors", "tokenizer.json")
-SECOND_TOKENIZER = "tokenizer_2.json"  # of models with two text encoders
+TOKENIZERS = (TOKENIZER, "tokenizer_2.json")  # of the first and second text encoder
 DIGESTS = "sha256"  # in config.json: the SHA-256 of the other files, by name
 
 
@@ -50,7 +50,7 @@ def load_folder(
     file = TensorFile(folder / WEIGHTS)
     _require_fit(file.shapes, config)
     tokenizers = [tokenizer_for(config.text_encoder, folder / TOKENIZER)]
-    second = folder / SECOND_TOKENIZER
+    second = folder / TOKENIZERS[1]
     if config.text_encoder_2 is not None and second.is_file():
         tokenizers.append(tokenizer_for(config.text_encoder_2, second))
     return config, dict(file), tokenizers, file.sha256()
@@ -69,7 +69,7 @@ def require_digests(folder: Path, weights: str) -> None:
         CorruptModelError: names the first file that differs.
     """
     _, recorded = _read_settings(folder / CONFIG)
-    for name in (*FILES[1:], SECOND_TOKENIZER):
+    for name in (WEIGHTS, *TOKENIZERS):
         if name not in recorded or not (folder / name).is_file():
             continue
         actual = weights if name == WEIGHTS else digest(folder / name)
@@ -151,19 +151,19 @@ def check_weights(flat: Mapping[str, np.ndarray], allow_nonfinite: bool = False)
 
 
 def save_folder(
-    folder: Path, config: ModelConfig, params: Params, tokenizer_json: str,
-    dtype: type = np.float16, extra: dict[str, str] | None = None,
+    folder: Path, config: ModelConfig, params: Params, tokenizers: Sequence[PromptTokenizer],
+    dtype: type = np.float16,
 ) -> None:  # fmt: skip
     """Write a model folder; it appears complete or not at all.
 
-    `extra`: further text files (name -> content), such as a model card.
+    `tokenizers`: one for each text encoder, or one for both.
 
     Raises:
         OutputError: it cannot be written.
     """
     flat = flatten(params)
     _require_fit({name: tuple(leaf.shape) for name, leaf in flat.items()}, config)
-    texts = {TOKENIZER: tokenizer_json} | (extra or {})
+    texts = dict(zip(TOKENIZERS, (t.tokenizer.to_str() for t in tokenizers), strict=False))
     kind = KINDS[np.dtype(dtype)]
     sources = {
         name: TensorSource(kind, tuple(leaf.shape), partial(np.ascontiguousarray, leaf, dtype))
@@ -174,8 +174,6 @@ def save_folder(
             write_to(file, sources)
         for name, text in texts.items():
             (temporary / name).write_text(text, "utf-8")
-        names = [name for name in (WEIGHTS, TOKENIZER, SECOND_TOKENIZER)
-                 if (temporary / name).is_file()]  # fmt: skip
-        digests = {DIGESTS: {name: digest(temporary / name) for name in names}}
+        digests = {DIGESTS: {name: digest(temporary / name) for name in (WEIGHTS, *texts)}}
         settings = {"schema": SCHEMA} | digests | config.to_dict()
         (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

@@ -55,6 +55,7 @@ from ldmref.training.progress import Progress, ProgressMeter, with_units
 from ldmref.training.recipe import EMOJI, SCENES, Recipe
 from ldmref.training.recipe_file import AnyRecipe
 from ldmref.training.trainer import Trainer
+from ldmref.training.unknown_words import warn_of_unknown_words
 
 R = TypeVar("R", bound=AnyRecipe)
 
@@ -111,7 +112,8 @@ def train_stages(run: Run[Recipe]) -> Path:
         return Params(params | {"vae": vae})
 
     def export() -> None:
-        on_first_rank(save_folder, folder, config, with_vae(second.ema_params()), text)
+        params = with_vae(second.ema_params())
+        on_first_rank(save_folder, folder, config, params, [condition.tokenizer])
 
     def model_of(params: Params) -> LatentDiffusion:
         weights = exported_weights(with_vae(params))
@@ -227,7 +229,9 @@ def run_stage(
 def _condition(run: Run, text: TextConfig) -> Condition:
     """Captions, classes, or nothing."""
     if text.model_type == "clip":
-        return Condition(run.data.caption, _tokenizer(run, text))
+        tokenizer = _tokenizer(run, text)
+        warn_of_unknown_words(run.data, tokenizer, run.say)
+        return Condition(run.data.caption, tokenizer)
     tokenizer = tokenizer_for(text)
     if text.model_type == "class":
         return Condition(lambda i, rng: run.data.classes[i], tokenizer)

@@ -22,7 +22,7 @@ def model_folder(tmp_path_factory):
     """A folder with preset `tiny` in random weights."""
     model = ldmref.random_model("tiny", backend="numpy")
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_folder(folder, model.config, model.params, model.tokenizer.tokenizer.to_str())
+    save_folder(folder, model.config, model.params, [model.tokenizer])
     return folder
 
 

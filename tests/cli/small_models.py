@@ -25,8 +25,7 @@ def save_wordless(folder, concat, **changes):
         tiny, name=concat, concat=concat, unet=replace(tiny.unet, **changed), text_encoder=text,
         defaults=Defaults(3, 1.0, 16, 16), **changes,
     )  # fmt: skip
-    words = tokenizer_for(text).tokenizer.to_str()
-    save_folder(folder, config, init(model_spec(config), 0), words, np.float32)
+    save_folder(folder, config, init(model_spec(config), 0), [tokenizer_for(text)], np.float32)
     return folder
 
 

@@ -29,7 +29,7 @@ def tiny():
 def tiny_folder(tiny, tmp_path_factory):
     """A folder with preset `tiny` in random weights."""
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_folder(folder, tiny.config, tiny.params, tiny.tokenizer.tokenizer.to_str())
+    save_folder(folder, tiny.config, tiny.params, [tiny.tokenizer])
     return folder
 
 

@@ -298,13 +298,11 @@ def tiny():
 
 
 def test_a_saved_folder_is_half_precision_and_holds_what_it_was_given(tmp_path, tiny):
-    words = tiny.tokenizer.tokenizer.to_str()
     folder = tmp_path / "in" / "model"
-    save_folder(folder, tiny.config, tiny.params, words, extra={"README.md": "# card"})
+    save_folder(folder, tiny.config, tiny.params, [tiny.tokenizer])
     files = ["config.json", "model.safetensors", "tokenizer.json"]
-    assert sorted(os.listdir(folder)) == ["README.md", *files]
+    assert sorted(os.listdir(folder)) == files
     assert set(TensorFile(folder / "model.safetensors").kinds.values()) == {"F16"}
-    assert (folder / "README.md").read_text() == "# card"
     settings = json.loads((folder / "config.json").read_text())
     assert settings["schema"] == 1 and set(settings["sha256"]) == {*files[1:]}
     for name, digest in settings["sha256"].items():
@@ -324,7 +322,7 @@ def test_a_saved_folder_is_half_precision_and_holds_what_it_was_given(tmp_path, 
 
 def test_weights_of_another_model_are_not_saved(tmp_path, tiny):
     config = dataclasses.replace(tiny.config, vae=PRESETS["sd15"].vae)
-    assert code_of(save_folder, tmp_path / "model", config, tiny.params, "{}") == "E-KEYS"
+    assert code_of(save_folder, tmp_path / "model", config, tiny.params, []) == "E-KEYS"
     assert not os.listdir(tmp_path)
 
 

@@ -327,8 +327,7 @@ def saved(tmp_path_factory):
 
     model = ldmref.random_model("tiny", backend="numpy")
     folder = tmp_path_factory.mktemp("lora")
-    tokenizer = model.tokenizer.tokenizer.to_str()
-    save_folder(folder / "tiny", model.config, model.params, tokenizer, np.float32)
+    save_folder(folder / "tiny", model.config, model.params, [model.tokenizer], np.float32)
     save_file(kohya(flatten(model.params)), str(folder / "style.safetensors"))
     return folder
 

@@ -27,7 +27,7 @@ from ldmref.io.native import check_weights, digest, save_folder
 def tiny_folder(tmp_path_factory):
     model = ldmref.random_model("tiny", backend="numpy")
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_folder(folder, model.config, model.params, model.tokenizer.tokenizer.to_str(), np.float32)
+    save_folder(folder, model.config, model.params, [model.tokenizer], np.float32)
     return folder
 
 
@@ -251,8 +251,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path, folder, out):
 
 def test_a_folder_is_replaced_whole(folder):
     model = ldmref.random_model("tiny", seed=1, backend="numpy")
-    words = model.tokenizer.tokenizer.to_str()
-    save_folder(folder, model.config, model.params, words, np.float32)
+    save_folder(folder, model.config, model.params, [model.tokenizer], np.float32)
     again = ldmref.load(folder, backend="numpy")
     assert (again.params.unet.conv_in.bias == model.params.unet.conv_in.bias).all()
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]
@@ -262,7 +261,7 @@ def test_a_folder_that_cannot_be_replaced_is_kept(folder, monkeypatch):
     import os
 
     model = ldmref.random_model("tiny", seed=1, backend="numpy")
-    words, replace = model.tokenizer.tokenizer.to_str(), os.replace
+    replace = os.replace
     refused = []
 
     def failing(source, to):
@@ -273,7 +272,7 @@ def test_a_folder_that_cannot_be_replaced_is_kept(folder, monkeypatch):
 
     monkeypatch.setattr(os, "replace", failing)
     with pytest.raises(OutputError):
-        save_folder(folder, model.config, model.params, words, np.float32)
+        save_folder(folder, model.config, model.params, [model.tokenizer], np.float32)
     monkeypatch.undo()
     ldmref.load(folder, backend="numpy")
     assert [path.name for path in folder.parent.iterdir()] == [folder.name]

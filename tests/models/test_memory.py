@@ -28,8 +28,7 @@ from ldmref.models.presets import preset
 def folder(request, tmp_path_factory):
     model = ldmref.random_model("tiny", dtype="float64")
     path = tmp_path_factory.mktemp("m") / request.param
-    words = model.tokenizer.tokenizer.to_str()
-    save_folder(path, model.config, model.params, words, np.dtype(request.param).type)
+    save_folder(path, model.config, model.params, [model.tokenizer], np.dtype(request.param).type)
     return path
 
 

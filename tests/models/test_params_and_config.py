@@ -167,7 +167,7 @@ def folder(tmp_path, tiny_folder):
 def tiny_folder(tmp_path_factory):
     model = ldmref.random_model("tiny", backend="numpy")
     folder = tmp_path_factory.mktemp("models") / "tiny"
-    save_folder(folder, model.config, model.params, model.tokenizer.tokenizer.to_str(), np.float32)
+    save_folder(folder, model.config, model.params, [model.tokenizer], np.float32)
     return folder
 
 
@@ -183,7 +183,7 @@ def test_a_saved_model_loads_as_it_was(folder):
 
 def test_saving_over_a_model_replaces_it_whole(folder):
     model = ldmref.load(folder, backend="numpy")
-    save_folder(folder, model.config, model.params, model.tokenizer.tokenizer.to_str())
+    save_folder(folder, model.config, model.params, [model.tokenizer])
     assert sorted(p.name for p in folder.iterdir()) == [
         "config.json",
         "model.safetensors",

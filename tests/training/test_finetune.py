@@ -128,14 +128,14 @@ def test_full_fine_tuning_writes_a_model(settings, base, tmp_path):
     folder = fine_tune(settings(method="full"), tmp_path / "out")
     tuned, before = ldmref.load(folder), ldmref.load(base)
     assert tuned.config == before.config
-    assert (folder / "tokenizer.json").read_text() == before.tokenizer.tokenizer.to_str(pretty=True)
+    assert (folder / "tokenizer.json").read_text() == before.tokenizer.tokenizer.to_str()
     old = flatten(dict(before.params))
     changed = {n for n, x in flatten(dict(tuned.params)).items() if not np.array_equal(x, old[n])}
     assert {name.partition(".")[0] for name in changed} == {"unet", "text_encoder"}
 
 
 def test_the_lora_draws_what_was_trained(model, tmp_path):
-    save_folder(tmp_path / "base", model.config, _host(model), _tokenizer(model))
+    save_folder(tmp_path / "base", model.config, _host(model), [model.tokenizer])
     adapter, trainer, _ = trained(recipe("lora"), model)
     adapter.write(tmp_path, trainer.ema_params())
     adapted = adapter.adapted(model.backend, tree_map(torch.from_numpy, trainer.ema_params()))
@@ -188,17 +188,13 @@ def _host(model) -> Params:
     return tree_map(lambda x: x.numpy(), dict(model.params))
 
 
-def _tokenizer(model) -> str:
-    return model.tokenizer.tokenizer.to_str()
-
-
 # -- a complete fine-tuning ------------------------------------------------------------------------
 
 
 @pytest.fixture
 def base(model, tmp_path):
     """The model as a folder."""
-    save_folder(tmp_path / "base", model.config, _host(model), _tokenizer(model))
+    save_folder(tmp_path / "base", model.config, _host(model), [model.tokenizer])
     return tmp_path / "base"
 
 
@@ -223,6 +219,20 @@ def test_interrupted_and_resumed_equals_uninterrupted(settings, tmp_path):
     twice = fine_tune(settings(), tmp_path / "twice", say=lines.append)
     assert "diffusion resumed after step 1 of 4" in lines
     assert once.read_bytes() == twice.read_bytes()
+
+
+@pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
+def test_words_of_captions_that_the_model_does_not_know_are_named(
+    settings, pictures, tmp_path, method
+):
+    (pictures / "green.txt").write_text("a red heart\na quokka, Axolotl\n", "utf-8")
+    (pictures / "red_square.png").rename(pictures / "red.png")
+    (pictures / "blue-square.png").rename(pictures / "blue.png")
+    word, lines = {"word": "<style>", "initial": "heart"}, []
+    trained = settings(method=method, textual_inversion=word)
+    fine_tune(trained, tmp_path / "out", say=lines.append)
+    warning = "warning: words of the captions that the model does not know: Axolotl, quokka"
+    assert [line for line in lines if "know" in line] == [warning] * (method != "textual_inversion")
 
 
 @pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
@@ -253,7 +263,7 @@ def test_resuming_with_other_settings_or_another_base_is_refused(settings, base,
     assert caught.value.code == "E-RESUME-CHANGED"
     other = ldmref.random_model("tiny", 1, backend=RecordingBackend("cpu", "float32"))
     shutil.rmtree(base)
-    save_folder(base, other.config, _host(other), _tokenizer(other))
+    save_folder(base, other.config, _host(other), [other.tokenizer])
     with pytest.raises(UsageError, match="base was") as caught:
         fine_tune(settings(), out)
     assert caught.value.code == "E-RESUME-CHANGED"

@@ -68,6 +68,15 @@ def names(folder):
     return {path.name for path in folder.iterdir() if path.suffix == ".png"}
 
 
+def test_words_beyond_the_vocabulary_are_named(recipe, pictures, out):
+    """16 tokens, of which 4 are special."""
+    (pictures / "green.txt").write_text(" ".join("abcdefghijkl"), "utf-8")
+    lines = []
+    train(recipe(1), out, say=lines.append)
+    warning = "warning: words of the captions that the model does not know: k, l, red"
+    assert warning in lines
+
+
 # -- files ----------------------------------------------------------------------------------------
 
 

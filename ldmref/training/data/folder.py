@@ -8,12 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ldmref.errors import abbreviated
-from ldmref.training.data.memory import (
-    PicturesInMemory,
-    Sample,
-    caption_of_name,
-    data_error,
-)
+from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "metadata.csv")

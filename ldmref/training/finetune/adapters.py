@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.io.native import SECOND_TOKENIZER, save_folder
+from ldmref.io.native import save_folder
 from ldmref.models.model import TEXT_ENCODERS, TOKEN_TABLE, LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map
 from ldmref.prompts.textual_inversion import Embedding
@@ -73,11 +73,9 @@ class FullAdapter:
         return folder / "model"
 
     def write(self, folder: Path, params: Params) -> None:
-        tokenizers = filter(None, (self.model.tokenizer, self.model.tokenizer_2))
-        first, *second = (tokenizer.tokenizer.to_str(pretty=True) for tokenizer in tokenizers)
+        tokenizers = [t for t in (self.model.tokenizer, self.model.tokenizer_2) if t]
         networks = Params(params | {"vae": self.vae})
-        extra = {SECOND_TOKENIZER: second[0]} if second else None
-        save_folder(self.file(folder), self.model.config, networks, first, extra=extra)
+        save_folder(self.file(folder), self.model.config, networks, tokenizers)
 
 
 class LoraAdapter:

@@ -54,6 +54,7 @@ def fine_tune(
     from ldmref.training.monitor.previews import check_prompts, samples
     from ldmref.training.precision import activation_dtype
     from ldmref.training.stages import Run, exported, run_stage
+    from ldmref.training.unknown_words import warn_of_unknown_words
 
     with process_group(recipe.device) as device:
         report, say = by_first_rank(report), by_first_rank(say)
@@ -62,6 +63,8 @@ def fine_tune(
         exact = RecordingBackend(device, "float32")
         model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
         adapter = adapter_of(recipe, model, data.caption)
+        if recipe.method != "textual_inversion":  # whose captions hold its own word
+            warn_of_unknown_words(data, model.tokenizer, say)
         preview = None
         if recipe.progress.prompts:
             check_prompts(model.config, recipe.progress.prompts)
