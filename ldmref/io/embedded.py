@@ -11,8 +11,8 @@ from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, digest
 
 PUBLISHED = {
     "emoji": {
-        CONFIG: "6f5e35fcfd31f66997abc7066f4aa9af644d9a7d711530442e8f5d421c8ed9ce",
-        WEIGHTS: "c15583add552499ab5a19a4a68bb1ecd86ac6d5f251e5ccb9e349cc985e8f0af",
+        CONFIG: "480cda38515dcaf83c25648aa44461443e4a53714d8caa2f7b157d41362a5ecd",
+        WEIGHTS: "2ba65477ff67acfb6c1835dfe81b17bde6aa50624e0b1dc72d259c6175925cab",
         TOKENIZER: "ac8dfab490c57ba1226b44208eed0924efa2a5165a4913082f0181074a2ef7c5",
     }
 }

@@ -13,8 +13,8 @@ from ldmref.training.data.rendering import mean_colour
 from ldmref.training.data.scene import ABOVE, BESIDE, Scene, Thing, held_out_kinds
 
 SHARES = {  # of the kinds of scenes, relative
-    "colour": 0.13, "count": 0.10, "pair": 0.13, "place": 0.10, "size": 0.22, "background": 0.06,
-    "bound": 0.18, "triple": 0.08,
+    "colour": 0.10, "count": 0.06, "pair": 0.10, "place": 0.07, "size": 0.32, "background": 0.04,
+    "bound": 0.20, "triple": 0.11,
 }  # fmt: skip
 TESTED = {  # kind of scene -> the combination that training must not have shown
     "colour": "colour", "count": "count", "pair": "pair", "place": "pair", "size": "size",
