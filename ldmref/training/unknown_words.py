@@ -14,7 +14,7 @@ def warn_of_unknown_words(
 ) -> None:
     """Say which words of the captions the vocabulary lacks; training goes on without them."""
     unknown: set[str] = set()
-    for caption in data.vocabulary():
+    for caption in set(data.vocabulary()):
         encoding = tokenizer.tokenizer.encode(caption, add_special_tokens=False)
         pairs = zip(encoding.ids, encoding.offsets, strict=True)
         unknown |= {caption[start:end] for id, (start, end) in pairs if id == tokenizer.unknown}
