@@ -8,8 +8,11 @@ from ldmref.training.data.colours import COLOURS
 from ldmref.training.data.nouns import Noun, article, noun_by_name, nouns
 from ldmref.training.data.scene import ABOVE, Scene, Thing
 
-NUMBERS = {2: ("two", "2", "a pair of", "a couple of"), 3: ("three", "3"), 4: ("four", "4")}
-NUMBER_ODDS = {2: (0.55, 0.25, 0.1, 0.1), 3: (0.65, 0.35), 4: (0.65, 0.35)}
+NUMBERS = {
+    2: ("two", "2", "a pair of", "a couple of"), 3: ("three", "3"), 4: ("four", "4"),
+    5: ("five", "5"), 6: ("six", "6"),
+}  # fmt: skip
+NUMBER_ODDS = {2: (0.55, 0.25, 0.1, 0.1)} | dict.fromkeys((3, 4, 5, 6), (0.65, 0.35))
 SIZES = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
 SIZE_ODDS = (0.6, 0.25, 0.15)
 BESIDE_PHRASES = {  # of the left thing and the right one

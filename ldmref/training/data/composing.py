@@ -14,12 +14,10 @@ from ldmref.training.data.scene import ABOVE, BESIDE, Scene, Thing, held_out_kin
 
 SHARES = {  # of the kinds of scenes, relative
     "colour": 0.10, "count": 0.06, "pair": 0.10, "place": 0.07, "size": 0.32, "background": 0.04,
-    "bound": 0.20, "triple": 0.11,
+    "bound": 0.20, "triple": 0.11, "many": 0.12,
 }  # fmt: skip
-TESTED = {  # kind of scene -> the combination that training must not have shown
-    "colour": "colour", "count": "count", "pair": "pair", "place": "pair", "size": "size",
-    "background": "background", "bound": "bound", "triple": "triple",
-}  # fmt: skip
+# Kind of scene -> the combination that training must not have shown.
+TESTED = dict(zip(SHARES, SHARES, strict=True)) | {"place": "pair", "many": "count"}
 ATTEMPTS = 10_000
 T = TypeVar("T")
 
@@ -41,13 +39,10 @@ def held_out_scene(kind: str, seed: int, index: int) -> Scene:
 
 def random_scene(kind: str, rng: np.random.Generator) -> Scene:
     """A scene of that kind, held out or not."""
-    if kind in ("colour", "count", "background"):
-        return _single(kind, {kind}, rng)
-    if kind == "triple":
-        return _single(kind, {"colour", "count", "background"}, rng)
-    if kind == "size" and rng.random() < 0.5:
-        return _single(kind, {"size"}, rng)
-    return _pair(kind, rng)
+    if kind in ("pair", "place", "bound") or (kind == "size" and rng.random() >= 0.5):
+        return _pair(kind, rng)
+    attributes = {"many": {"count"}, "triple": {"colour", "count", "background"}}
+    return _single(kind, attributes.get(kind, {kind}), rng)
 
 
 def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
@@ -56,7 +51,7 @@ def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
     colour = _colour(rng) if coloured else ""
     background = _background(noun, colour, rng) if "background" in attributes else ""
     size = "small" if "size" in attributes else ""
-    count = int(rng.integers(2, 5)) if counted else 1
+    count = int(rng.integers(*((5, 7) if kind == "many" else (2, 5)))) if counted else 1
     return Scene(kind, (Thing(noun.singular, colour, size, count),), background=background)
 
 

@@ -26,6 +26,7 @@ CELL, FONT_SIZE = 136, 109  # the font's only size: 136 x 128 bitmaps
 
 STOP_WORDS = frozenset("a an and for from in no not of off on or the to with s o d".split())
 SKIN_TONE_WEIGHT = 0.1
+CAPTIONS = {"name": 0.50, "article": 0.08, "word": 0.22, "keyword": 0.10, "some words": 0.10}
 
 
 @dataclass(frozen=True)
@@ -96,15 +97,15 @@ class EmojiDataset:
 
     def _random_caption(self, i: int, rng: np.random.Generator) -> str:
         emoji, keywords = self.emoji[i], self.keywords[i]
-        kind = rng.random()
-        if emoji.has_skin_tone or kind < 0.58:
+        kind = rng.choice(list(CAPTIONS), p=list(CAPTIONS.values()))
+        if emoji.has_skin_tone or kind == "name":
             return emoji.name
         words = [w for w in emoji.words if w not in STOP_WORDS] or emoji.words
-        if kind < 0.66:
+        if kind == "article":
             return f"{('a', 'an', 'the')[rng.integers(3)]} {emoji.name}"
-        if kind < 0.80:
+        if kind == "word":
             return words[rng.integers(len(words))]
-        if kind < 0.90 and keywords:
+        if kind == "keyword" and keywords:
             return keywords[rng.integers(len(keywords))]
         subset = [w for w in words if rng.random() < 0.6]
         return " ".join(subset or words)

@@ -51,11 +51,13 @@ def slots(scene: Scene) -> list[Slot]:
         corners = {
             1: [(0, 0)], 2: [(0, 32), (64, 32)], 3: [(0, 0), (64, 0), (32, 64)],
             4: [(0, 0), (64, 0), (0, 64), (64, 64)],
+            5: [(8, 24), (48, 24), (88, 24), (24, 64), (64, 64)],
+            6: [(8, 24), (48, 24), (88, 24), (8, 64), (48, 64), (88, 64)],
         }[thing.count]  # fmt: skip
         if thing.count == 1:
             side = 48 if thing.size == "small" else FRAME
             return [Slot(0, (FRAME - side) // 2, (FRAME - side) // 2, side)]
-        return [Slot(0, x, y, 64) for x, y in corners]
+        return [Slot(0, x, y, 64 if thing.count < 5 else 40) for x, y in corners]
     sides = [{"": 64, "small": 40, "big": 80}[thing.size] for thing in scene.things]
     start = (FRAME - sum(sides)) // 2 // 8 * 8
     boxes = [(start, sides[0]), (FRAME - start - sides[1], sides[1])]
