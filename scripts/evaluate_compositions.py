@@ -9,7 +9,7 @@ green cat and a red apple", sometimes on a background), triple ("two blue dogs o
 ("five cats"). The scenes are drawn with fixed seeds among those whose combination of that kind is
 held out, phrased at random as in training, and drawn with seed 1. `composition_oracle.py` judges; a
 picture is right if everything in it is. The intervals are Wilson's, 95 %. `--trained` judges scenes
-of training instead: the difference is what the model has learned by heart.
+that training shows instead: what it gets right of these alone, it has memorised.
 
 `--validate` measures the oracle itself: on the scenes' own drawings, on these blurred and
 made noisy to 24 dB, and on drawings of wrong scenes.
@@ -168,7 +168,7 @@ def main() -> None:
     parser.add_argument("--sampler", default=None)
     parser.add_argument("--batch", type=int, default=1)
     parser.add_argument("--sheet", type=Path, default=None, help="folder of a sheet for each kind")
-    parser.add_argument("--trained", action="store_true", help="scenes of training")
+    parser.add_argument("--trained", action="store_true", help="scenes that training shows")
     parser.add_argument("--validate", action="store_true")
     args = parser.parse_args()
     if args.validate:

@@ -17,7 +17,7 @@ SHARES = {  # of the kinds of scenes, relative
     "bound": 0.20, "triple": 0.11, "many": 0.12,
 }  # fmt: skip
 # Kind of scene -> the combination that training must not have shown.
-TESTED = dict(zip(SHARES, SHARES, strict=True)) | {"place": "pair", "many": "count"}
+TESTED = {kind: kind for kind in SHARES} | {"place": "pair", "many": "count"}
 ATTEMPTS = 10_000
 T = TypeVar("T")
 
@@ -51,7 +51,8 @@ def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
     colour = _colour(rng) if coloured else ""
     background = _background(noun, colour, rng) if "background" in attributes else ""
     size = "small" if "size" in attributes else ""
-    count = int(rng.integers(*((5, 7) if kind == "many" else (2, 5)))) if counted else 1
+    fewest, most = (5, 6) if kind == "many" else (2, 4)
+    count = int(rng.integers(fewest, most, endpoint=True)) if counted else 1
     return Scene(kind, (Thing(noun.singular, colour, size, count),), background=background)
 
 
