@@ -15,7 +15,7 @@ option = click.option
 
 @click.command()
 @click.argument("model")
-@option("--data", default="emoji", metavar="emoji|FOLDER", help="Default: emoji.")
+@option("--data", default="emoji", metavar="emoji|scenes|FOLDER", help="Default: emoji.")
 @option("--pictures", type=click.IntRange(2, 100_000), default=64, help="Default: 64.")
 @option("--timesteps", type=click.IntRange(1, 100_000), default=50,
         help="Per picture, of the bound's sum. Default: 50.")  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from ldmref.cli.progress import one_line, say
-from ldmref.cli.train import run_stoppable, source, without_none
+from ldmref.cli.train import require_pictures, run_stoppable, source, without_none
 from ldmref.errors import UsageError
 
 option = click.option
@@ -17,7 +17,7 @@ option = click.option
 @click.command()
 @click.argument("recipe", required=False, default="lora")
 @option("--base", metavar="MODEL", help="What is fine-tuned, as -m of txt2img; default: emoji.")
-@option("--data", metavar="FOLDER", help="Captioned pictures.")
+@option("--data", metavar="emoji|scenes|FOLDER", help="Captioned pictures.")
 @option("-o", "--output", metavar="FOLDER", help="Resumed if it contains checkpoints; "
         "default: runs/ and the recipe's name.")  # fmt: skip
 @option("--rank", type=click.IntRange(1, 1024), help="LoRA: the rank; default: 8.")
@@ -45,14 +45,13 @@ def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any
     """
     from ldmref.training.finetune.recipe import FineTuneRecipe
     from ldmref.training.finetune.run import fine_tune
-    from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_path
+    from ldmref.training.recipe_file import read_recipe
 
-    if recipe_path(recipe).parent == SHIPPED and flags["data"] is None:
-        raise UsageError("option --data is missing", code="E-USAGE", hint="a folder of pictures")
     settings = read_recipe(recipe, overrides(flags))
     if not isinstance(settings, FineTuneRecipe):
         message = f"{recipe!r} is the recipe of a whole model: it has no base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref train {recipe}")
+    require_pictures(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe).stem))
     file = run_stoppable(fine_tune, settings, folder, accept_changes)
     flags = {"lora": f"-m {settings.base} --lora", "full": "-m"}

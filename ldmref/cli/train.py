@@ -60,8 +60,8 @@ option = click.option
 def train(recipe: str | None, output: str | None, accept_changes: bool, **flags: Any) -> None:
     """Train an autoencoder, then a denoiser, on captioned pictures.
 
-    RECIPE is a TOML file with every setting, or the name of one that comes with ldmref (emoji,
-    tiny); flags replace its values. Without one, give --data and -o.
+    RECIPE is a TOML file with every setting, or the name of one that comes with ldmref (tiny,
+    emoji-128, pictures, ...); flags replace its values. Without one, give --data and -o.
 
     Captions of a folder come from metadata.jsonl, metadata.csv or a .txt file beside each picture,
     else from the file names. Ctrl-C saves a checkpoint; repeat the command to resume.
@@ -82,6 +82,7 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
     if not isinstance(settings, Recipe):
         message = f"{recipe!r} is the recipe of a fine-tuning: it has a base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref finetune {recipe}")
+    require_pictures(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe or "").stem))
     model = run_stoppable(run.train, settings, folder, accept_changes)
     if settings.stages == ("autoencoder",):
@@ -138,6 +139,14 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
 def source(data: str | None) -> str | None:
     """The data source of a flag: folders are relative to the working folder."""
     return data if data in (None, "emoji", "scenes") else str(Path(data).absolute())
+
+
+def require_pictures(source: str) -> None:
+    """Refuse a recipe for any folder that comes with ldmref, without --data."""
+    from ldmref.training.recipe_file import SHIPPED
+
+    if Path(source).parent == SHIPPED:
+        raise UsageError("option --data is missing", code="E-USAGE", hint="a folder of pictures")
 
 
 def without_none(tables: dict[str, Any]) -> dict[str, Any]:

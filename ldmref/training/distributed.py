@@ -12,6 +12,7 @@ import contextlib
 import gc
 import os
 from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
 from typing import Any, ParamSpec, TypeVar
 
 import torch
@@ -19,6 +20,8 @@ import torch.distributed as dist
 from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
+
+TIMEOUT = timedelta(hours=24)  # the others wait while the first rank encodes all pictures
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -37,7 +40,7 @@ def process_group(device: str) -> Iterator[str]:
     if cuda:
         device = f"cuda:{os.environ.get('LOCAL_RANK', '0')}"
         torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if cuda else "gloo")
+    dist.init_process_group("nccl" if cuda else "gloo", timeout=TIMEOUT)
     try:
         yield device
     finally:
@@ -65,6 +68,14 @@ def any_rank(flag: bool, device: str) -> bool:
     flags = torch.tensor(float(flag), device=device)
     dist.all_reduce(flags, dist.ReduceOp.MAX)
     return bool(flags)
+
+
+def of_all_ranks(value: T) -> list[T]:
+    """The value of each rank; every rank must call this."""
+    values = [value] * ranks()
+    if ranks() > 1:
+        dist.all_gather_object(values, value)
+    return values
 
 
 def mean_of_ranks(x: torch.Tensor) -> torch.Tensor:
@@ -145,10 +156,10 @@ def full_tensor(x: torch.Tensor) -> torch.Tensor:
 
 
 def sharded_like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """A full tensor, sharded as `other` is, on its device."""
+    """A tensor that every rank has in full, sharded as `other` is, on its device."""
     x = x.to(other.device)
     if isinstance(other, DTensor) and x.shape == other.shape:
-        return distribute_tensor(x, other.device_mesh, other.placements)
+        return distribute_tensor(x, other.device_mesh, other.placements, src_data_rank=None)
     return x
 
 

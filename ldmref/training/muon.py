@@ -7,6 +7,8 @@ from collections.abc import Iterable
 
 import torch
 
+from ldmref.training.distributed import full_tensor, sharded_like
+
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: steepest at 0, not convergent
 STEPS, EPSILON = 5, 1e-7
 MOMENTUM = 0.95
@@ -18,7 +20,8 @@ class Muon(torch.optim.Optimizer):
 
     In bfloat16 it is, but for rounding, `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`,
     which knows no other dtype; processors that emulate it take longer over that than over the
-    network. Matrices of one shape are orthogonalised together: most are small.
+    network. Matrices of one shape are orthogonalised together: most are small. Where parameters are
+    sharded, every rank orthogonalises whole matrices.
 
     Args:
         params: matrices.
@@ -38,11 +41,11 @@ class Muon(torch.optim.Optimizer):
         for group in self.param_groups:
             lr, decay = group["lr"], group["weight_decay"]
             for shape, params in _by_shape(group["params"]).items():
-                momentum = [self._nesterov(p) for p in params]
+                momentum = [full_tensor(self._nesterov(p)) for p in params]
                 updates = orthogonalized(torch.stack(momentum).to(self.dtype))
                 for p, update in zip(params, updates, strict=True):
                     p.mul_(1 - lr * decay)
-                    p.add_(update, alpha=-lr * RMS * math.sqrt(max(shape)))
+                    p.add_(sharded_like(update, p), alpha=-lr * RMS * math.sqrt(max(shape)))
 
     def _nesterov(self, p: torch.Tensor) -> torch.Tensor:
         """The gradient of p, moved towards its moving average."""

@@ -12,9 +12,12 @@ def activation_dtype(dtype: str, device: str) -> str:
     """
     if dtype != "auto":
         return dtype
+    return "bfloat16" if multiplies_bfloat16(device) else "float32"
+
+
+def multiplies_bfloat16(device: str) -> bool:
+    """Whether the device does so without emulating it."""
     if torch.device(device).type == "cuda":
-        fast = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in PyTorch 2.6
-        fast = any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))
-    return "bfloat16" if fast else "float32"
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in PyTorch 2.6
+    return any(capabilities.get(name) for name in ("avx512_bf16", "amx_bf16"))

@@ -1,7 +1,8 @@
 """Whether a training may go on from its checkpoints: nothing that matters has changed.
 
 Budgets, `device`, `[checkpoint]`, `[progress]` and the folder of the same pictures may change. What
-the first stage does not see may change until the second has begun.
+the first stage does not see may change until the second has begun. A `dtype` of "auto" is compared
+once the device has decided it.
 """
 
 from __future__ import annotations
@@ -70,6 +71,7 @@ def _settings(stage: str, recipe: AnyRecipe) -> dict[str, Any]:
         key: value
         for key, value in settings.items()
         if key.startswith(DEPENDS_ON[stage]) and not key.startswith(free)
+        if (key, value) != ("dtype", "auto")
     }
 
 

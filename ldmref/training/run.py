@@ -11,6 +11,7 @@ folder/metrics.jsonl, *.png      what it shows while it runs: `ldmref.training.m
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
@@ -54,7 +55,8 @@ def train(
 
     with process_group(recipe.device) as device:
         report, say = by_first_rank(report), by_first_rank(say)
-        ops = TorchBackend(device, activation_dtype(recipe.dtype, device))
+        recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
+        ops = TorchBackend(device, recipe.dtype)
         data = read_pictures(recipe, say)
         summary = summarize_for(recipe, data)
         if uses_classes(recipe):

@@ -186,7 +186,7 @@ def run_stage(
 
     def save() -> None:
         start = time.monotonic()
-        arrays = {name: tensor.cpu().numpy() for name, tensor in trainer.state().items()}
+        arrays = {name: tensor.numpy() for name, tensor in trainer.state().items()}
         arrays |= monitor.state()
         header = Header(trainer.step, run.recipe, run.summary, tokenizer)
         on_first_rank(write_checkpoint, path, header, arrays)

@@ -25,6 +25,7 @@ from ldmref.training.distributed import (
     averaging,
     full_tensor,
     local_shard,
+    of_all_ranks,
     parallelized,
     rank,
     ranks,
@@ -177,13 +178,21 @@ class Trainer:
         decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
         with torch.no_grad():
             if loss.after is not None:
-                loss.after(self.params)
+                self._change(loss.after)
             for name, parameter in self.parameters.items():
                 local_shard(self.ema[name]).lerp_(local_shard(parameter), 1 - decay)
         self.updating = False
         metrics = {name: float(value) for name, value in loss.metrics.items()}
         sums = None if loss.by_timestep is None else loss.by_timestep.cpu().numpy()
         return StepLoss(self.step, loss.total.item(), metrics, sums)
+
+    def _change(self, change: Callable[[Params], None]) -> None:
+        """Let a function change parameters in place, sharded ones too."""
+        params = self.params
+        change(params)
+        for name, x in flatten(params).items():
+            parameter = self.parameters[name]
+            parameter.copy_(sharded_like(x.view(parameter.shape), parameter))
 
     def _parts(self) -> list[Part]:
         """The parts of a batch that this process computes, one after the other."""
@@ -192,23 +201,29 @@ class Trainer:
         return [Part(first + i, count * ranks()) for i in range(count)]
 
     def _not_finite(self, loss: Loss, norms: Sequence[float]) -> NumericError:
-        """The error of the current step: its loss is computed again, watched layer by layer."""
+        """The error of the current step: its loss is computed again, watched layer by layer, and
+        told by the first rank whose part of the batch shows the cause."""
         params, parts = self.params, self._parts()
         layer = first_layer(
             self.ops, params, lambda ops: [self.loss(ops, params, self.step, p) for p in parts]
         )
+        found = of_all_ranks((layer, loss.batch))
+        layer, batch = next((f for f in found if f[0]), ("", np.concatenate([f[1] for f in found])))
         spoiled = [n for n, p in self.parameters.items() if not _is_finite(p.grad)]
         where = layer or (f"the gradient of {spoiled[-1]}" if spoiled else "a term of the loss")
-        return nonfinite_error(self.step + 1, loss.total.item(), norms, where, loss.batch)
+        return nonfinite_error(self.step + 1, loss.total.item(), norms, where, batch)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything that changes from step to step, by name."""
+        """Everything that changes from step to step, by name, on the host."""
+        return {name: full_tensor(x).cpu() for name, x in self._state().items()}
+
+    def _state(self) -> dict[str, torch.Tensor]:
         tensors = {f"params.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"ema.{name}": x for name, x in self.ema.items()}
         for name, parameter in self.parameters.items():
             for key, value in self._optimizer_of(name).state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
-        return {name: full_tensor(x) for name, x in tensors.items()}
+        return tensors
 
     def load_state(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
         """Continue from the `state` after that step.
@@ -216,7 +231,7 @@ class Trainer:
         Raises:
             InputError: the state of another network.
         """
-        expected = {k: tuple(v.shape) for k, v in self.state().items()}
+        expected = {k: tuple(v.shape) for k, v in self._state().items()}
         shapes = {k: array.shape for k, array in arrays.items() if k in expected}
         if shapes != expected or any(k.startswith("params.") and k not in expected for k in arrays):
             message = "the checkpoint belongs to another network"

@@ -107,6 +107,20 @@ def test_mistakes_in_a_recipe_are_one_line(ldm, work):
     assert ldm("train", "gone.toml").code == 3
 
 
+@pytest.mark.parametrize("command", [("train", "pictures"), ("finetune",), ("finetune", "full")])
+def test_a_recipe_for_any_pictures_wants_to_know_which(ldm, work, command):
+    ran = ldm(*command)
+    assert ran.code == 2 and "option --data is missing" in ran.err and "hint:" in ran.err
+    assert not (work / "runs").exists()
+
+
+def test_the_recipe_for_a_folder_of_pictures(ldm, data, work):
+    steps = ("--autoencoder-steps", "1", "--steps", "1", "--autoencoder-batch", "2", "--batch", "2")
+    ran = ldm("train", "pictures", "--data", data, *steps)
+    assert ran.code == 0, ran.err
+    assert "4 pictures of 64x64" in ran.err and "-m runs/pictures/model" in ran.err
+
+
 def test_broken_pictures_are_named(ldm, data, work):
     (data / "broken.png").write_text("x")
     ran = ldm("train", "--data", data, "-o", "out", "--steps", "1", *SHORT)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -19,7 +20,7 @@ from ldmref.training import trainer as trainer_module  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
 from ldmref.training.distributed import any_rank, process_group, rank, ranks  # noqa: E402
 from ldmref.training.monitor.metrics import read_metrics  # noqa: E402
-from ldmref.training.recipe import Budget, ProgressConfig  # noqa: E402
+from ldmref.training.recipe import Budget, CheckpointConfig, ProgressConfig  # noqa: E402
 from ldmref.training.recipe_file import read_recipe, to_toml  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
@@ -36,6 +37,19 @@ exact = backend.TorchBackend
 backend.TorchBackend = lambda device, dtype="float64": exact(device, "float64")
 train(read_recipe(sys.argv[1]), Path(sys.argv[2]))
 """
+# Before it: the second half of every batch has a loss that no layer can take.
+POISON = """
+from dataclasses import replace
+from ldmref.training import trainer
+original = trainer.Trainer.__init__
+def poisonous(self, config, steps, params, loss, *args, **kwargs):
+    def nan(ops, params, step, part):
+        found = loss(ops, params, step, part)
+        spoiled = ops.silu(found.total * float("nan"))
+        return replace(found, total=spoiled) if part.index else found
+    original(self, config, steps, params, nan, *args, **kwargs)
+trainer.Trainer.__init__ = poisonous
+"""
 TORCHRUN = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node")
 
 
@@ -45,61 +59,105 @@ def torchrun(number, *arguments):
 
 
 @pytest.fixture
-def recipe_file(recipe, tmp_path):
-    """A recipe with batches of 8, as a file."""
+def recipe_file(recipe, tables, tmp_path):
+    """A recipe with batches of 8, as a file; `first` and `second` change its stages' optimizers."""
 
-    def write(steps=3, stages=("autoencoder", "diffusion"), **optimizer):
-        r, budget = recipe(), Budget(steps)
-        changes = {"batch_size": 8, "accumulation": 1, "muon_rate": 0.0} | optimizer
+    def write(steps=3, first=(), second=(), vae=(), checkpoint=None, **changes):
+        model = tables()["model"]
+        model = model | {"vae": model["vae"] | dict(vae)}
+        r, budget = recipe(model=model, **changes), Budget(steps)
         whole, shared = r.autoencoder.optimizer, r.diffusion.optimizer
-        first = replace(r.autoencoder, budget=budget, optimizer=replace(whole, batch_size=8))
-        second = replace(r.diffusion, budget=budget, optimizer=replace(shared, **changes))
+        whole = replace(whole, **({"batch_size": 8} | dict(first)))
+        shared = replace(shared, **({"batch_size": 8, "muon_rate": 0.0} | dict(second)))
+        trained = replace(
+            r, autoencoder=replace(r.autoencoder, budget=budget, optimizer=whole),
+            diffusion=replace(r.diffusion, budget=budget, optimizer=shared),
+            progress=ProgressConfig(count=1), checkpoint=checkpoint or r.checkpoint,
+        )  # fmt: skip
         path = tmp_path / "recipe.toml"
-        trained = replace(r, autoencoder=first, diffusion=second, stages=stages)
-        path.write_text(to_toml(replace(trained, progress=ProgressConfig(count=1))))
+        path.write_text(to_toml(trained))
         return path
 
     return write
 
 
-@pytest.mark.parametrize("optimizer", [{}, {"accumulation": 2}, {"shard": True}],
-                         ids=["DDP", "DDP, accumulated", "FSDP2"])  # fmt: skip
-def test_two_ranks_of_4_equal_one_of_8(recipe_file, tmp_path, optimizer):
+OF_A_BATCH = {"kl_weight": 0, "codebook_decay": 0.9, "adversarial_weight": 0.5}
+CASES = {
+    "DDP": {},
+    "DDP, accumulated, Muon": {"second": {"accumulation": 2, "muon_rate": 0.01}},
+    "FSDP2": {"second": {"shard": True}},
+    "FSDP2, Muon": {"first": {"shard": True}, "second": {"shard": True, "muon_rate": 0.01}},
+    "FSDP2, codebook, discriminator": {
+        "stages": ["autoencoder"], "vae": {"codebook_size": 8},
+        "first": {"shard": True, "muon_rate": 0.01}, "autoencoder": {"objective": OF_A_BATCH},
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=CASES)
+def test_two_ranks_of_4_equal_one_of_8(recipe_file, tmp_path, changes):
     (tmp_path / "program.py").write_text(PROGRAM)
     for number in (1, 2):
-        arguments = (tmp_path / "program.py", recipe_file(**optimizer), tmp_path / f"{number}")
+        arguments = (tmp_path / "program.py", recipe_file(**changes), tmp_path / f"{number}")
         result = torchrun(number, *arguments)
         assert result.returncode == 0, result.stderr
-    for stage in ("autoencoder", "diffusion"):
+    stages = changes.get("stages", ("autoencoder", "diffusion"))
+    for stage in stages:
         one, two = (
             read_checkpoint(tmp_path / str(number) / f"{stage}.safetensors")[1] for number in (1, 2)
         )
         assert set(one) == set(two)
         for name, array in one.items():
             np.testing.assert_allclose(two[name], array, rtol=1e-6, atol=1e-9, err_msg=name)
-    for name in ("samples.png", "reconstructions.png"):
+    for name in ("reconstructions.png", "samples.png")[: len(stages)]:
         pictures = [np.asarray(Image.open(tmp_path / f"{number}" / name), int) for number in (1, 2)]
         np.testing.assert_allclose(*pictures, atol=1)
     one, two = (read_metrics(tmp_path / f"{number}" / "metrics.jsonl") for number in (1, 2))
-    assert len(one) == len(two) == 6
+    assert len(one) == len(two) == 3 * len(stages)
     assert [x["loss"] for x in two] == pytest.approx([x["loss"] for x in one], rel=1e-6)
 
 
-def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(recipe_file, tmp_path):
-    out = tmp_path / "out"
-    command = [*TORCHRUN, "2", "-m", "ldmref.training", str(recipe_file(400)), "-o", str(out)]
+def test_all_ranks_name_what_one_rank_cannot_compute(recipe_file, tmp_path):
+    (tmp_path / "program.py").write_text(POISON + PROGRAM)
+    result = torchrun(2, tmp_path / "program.py", recipe_file(), tmp_path / "out")
+    messages = re.findall(r"NumericError: (step 1: .*)", result.stderr)
+    assert len(messages) == 2 and len({*messages}) == 1
+    assert "first in the input of silu" in messages[0]
+    assert len(messages[0].rpartition(":")[2].split(",")) == 4
+
+
+@pytest.mark.parametrize("shard", [False, True], ids=["DDP", "FSDP2"])
+def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(
+    recipe_file, tmp_path, shard
+):
+    """Only the first step is saved on time: what is resumed later was saved on the signal."""
+    out, changes = tmp_path / "out", {"second": {"shard": shard, "muon_rate": 0.01}}
+    changes["checkpoint"] = CheckpointConfig(seconds=0)
+
+    def steps():
+        return [x["step"] for x in read_metrics(out / "metrics.jsonl") if x["stage"] == "diffusion"]
+
+    command = [*TORCHRUN, "2", "-m", "ldmref.training", str(recipe_file(**changes)), "-o", str(out)]
+    command += ["--steps", "4000"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
-    while not (out / "autoencoder.safetensors").exists() and time.monotonic() < deadline:
+    while not steps() and time.monotonic() < deadline:
         time.sleep(0.1)
     process.send_signal(SIGTERM)
-    process.communicate(timeout=120)
-    header, _ = read_checkpoint(out / "autoencoder.safetensors")
-    assert 0 < header.step < 400
-    lines, steps = [], header.step + 2
-    model = train(read_recipe(recipe_file(steps)), out, say=lines.append)
-    assert f"autoencoder resumed after step {header.step} of {steps}" in lines
+    _, errors = process.communicate(timeout=120)
+    header, _ = read_checkpoint(out / "diffusion.safetensors")
+    assert 1 < header.step < 4000, errors
+    assert (out / "model" / "model.safetensors").exists()
+    shorter = read_recipe(recipe_file(**changes))
+    lines, total = [], header.step + 2
+    budget = replace(shorter.diffusion, budget=Budget(total))
+    model = train(replace(shorter, diffusion=budget), out, say=lines.append)
+    assert f"diffusion resumed after step {header.step} of {total}" in lines
     assert (model / "model.safetensors").exists()
+    result = torchrun(2, "-m", "ldmref.training", recipe_file(**changes), "-o", out, "--steps",
+                      total + 2)  # fmt: skip
+    assert result.returncode == 0, result.stderr
+    assert read_checkpoint(out / "diffusion.safetensors")[0].step == total + 2
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(recipe, tmp_path, monkeypatch):

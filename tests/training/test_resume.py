@@ -114,6 +114,18 @@ CHANGES = {
 }
 
 
+def test_auto_is_what_it_was_on_the_machine_that_began(recipe, out, monkeypatch):
+    monkeypatch.setattr("ldmref.training.precision.multiplies_bfloat16", lambda device: True)
+    train(recipe(2, dtype="auto"), out)
+    assert {header.recipe.dtype for header in read_headers(out).values()} == {"bfloat16"}
+    assert read_recipe(out / "recipe.toml").dtype == "bfloat16"
+    train(recipe(3, dtype="auto", autoencoder=recipe(2).to_dict()["autoencoder"]), out)
+    monkeypatch.setattr("ldmref.training.precision.multiplies_bfloat16", lambda device: False)
+    error = refused(recipe(2, dtype="auto"), out)
+    assert error.code == "E-RESUME-CHANGED"
+    assert "dtype was 'bfloat16', now 'float32'" in str(error)
+
+
 @pytest.mark.parametrize("changes", CHANGES)
 def test_changed_settings_are_refused_with_both_values(recipe, out, changes):
     train(recipe(), out)

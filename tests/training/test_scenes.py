@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from ldmref.training.data import emoji as emoji_data
+from ldmref.training.data import summarize
 from ldmref.training.data.captions import canonical_caption, scene_caption, scene_vocabulary
 from ldmref.training.data.colours import BACKGROUNDS, COLOURS, recolour
 from ldmref.training.data.composing import SHARES, TESTED, held_out_scene, training_scene
@@ -254,6 +255,17 @@ def test_the_data_set_is_an_array_of_pictures_with_captions(data):
     captions = [data.caption(i, rng) for i in range(0, 5000, 50)]
     assert all(captions) and words(captions) <= words(data.vocabulary())
     assert len(data.classes) == 5000 and data.digest() == data.digest()
+
+
+@needs_font
+def test_captions_by_other_odds_are_other_data(monkeypatch):
+    few = emoji_data.emoji_list()[::100]
+    monkeypatch.setattr(emoji_data, "emoji_list", lambda: few)
+    first = summarize(emoji_data.EmojiDataset(8))
+    assert first == summarize(emoji_data.EmojiDataset(8))
+    odds = emoji_data.CAPTIONS | {"name": 0.60, "word": 0.12}
+    monkeypatch.setattr(emoji_data, "CAPTIONS", odds)
+    assert first != summarize(emoji_data.EmojiDataset(8))
 
 
 @needs_font

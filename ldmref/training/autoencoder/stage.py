@@ -69,11 +69,10 @@ def autoencoder_trainer(
             weight = objective.adversarial_weight * adversarial.weight
             total = total + weight * adversarial.generator + adversarial.discriminator
             values |= {"adversarial": weight, "discriminator": adversarial.discriminator.detach()}
-
-        def after(params: Params) -> None:
-            if config.codebook_size:
-                update_codebook(params, f, objective, step_generator(seed, step, "codebook"))
-
+        after = None
+        if config.codebook_size:
+            rng = step_generator(seed, step, "codebook")
+            after = partial(update_codebook, f=f, objective=objective, rng=rng)
         return Loss(total, values, part.of(batch), after)
 
     return Trainer(

@@ -15,6 +15,7 @@ from ldmref.training.data.shards import ShardDataset, shard_files
 from ldmref.training.recipe import EMOJI, SCENES, DataConfig
 
 DIGEST_BATCH = 256  # pictures
+DIGEST_CAPTIONS = 5000  # how many stand for all
 
 
 class Pictures(Protocol):
@@ -103,5 +104,7 @@ def summarize(data: Dataset) -> DataSummary:
     else:
         digest.update(known().encode())
     digest.update(np.asarray(data.weights, np.float64).tobytes())
-    digest.update("\n".join(data.vocabulary()).encode())
+    rng = np.random.default_rng(0)
+    captions = [data.caption(i, rng) for i in range(len(data.images))[:DIGEST_CAPTIONS]]
+    digest.update("\n".join([*data.vocabulary(), *captions]).encode())
     return DataSummary(len(data.images), digest.hexdigest())

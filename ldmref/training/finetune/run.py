@@ -58,7 +58,8 @@ def fine_tune(
 
     with process_group(recipe.device) as device:
         report, say = by_first_rank(report), by_first_rank(say)
-        ops = RecordingBackend(device, activation_dtype(recipe.dtype, device))
+        recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
+        ops = RecordingBackend(device, recipe.dtype)
         data = read_pictures(recipe, say)
         exact = RecordingBackend(device, "float32")
         model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
