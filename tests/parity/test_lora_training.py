@@ -10,7 +10,9 @@ import pytest
 from ldmref.backends.torch import TorchBackend
 from ldmref.io.adapters.lora import apply_loras, read_loras
 from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.math.embedding import timestep_embedding
 from ldmref.models.params import Params, flatten, tree_map, unflatten
+from ldmref.models.text import text_encoder
 from ldmref.models.unet import unet
 from ldmref.training.finetune.lora import (
     initial_lora,
@@ -21,7 +23,7 @@ from ldmref.training.finetune.lora import (
 from ldmref.training.finetune.recipe import TARGETS
 
 torch = pytest.importorskip("torch")
-RANK, ALPHA = 3, 1.5
+RANK, ALPHA, OPS = 3, 1.5, TorchBackend("cpu", "float64")
 
 
 @pytest.fixture
@@ -46,7 +48,32 @@ def random_lora(config, targets) -> Params:
     return tree_map(lambda x: torch.from_numpy(x + 0.1 * rng.standard_normal(x.shape)), lora)
 
 
-@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def assert_equal_gradients(peft, network, lora, compute):
+    """Those of `lora`, and of peft's with the same numbers in `network`, after `compute(network)`.
+
+    `compute` returns a loss; that of ours has gone backward."""
+    ours = {}
+    for name, tensor in flatten(lora).items():
+        path, _, role = name.partition(".")[2].rpartition(".")
+        layer = path.removesuffix(".weight")
+        if not any(module == layer for module, _ in network.named_modules()):
+            layer = layer.removeprefix("text_model.")  # as transformers 5 names it
+        ours[layer, {"down": "lora_A", "up": "lora_B"}[role]] = tensor
+    modules = sorted({layer for layer, _ in ours})
+    network.add_adapter(peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules))
+    ours = {f"{layer}.{end}.default.weight": tensor for (layer, end), tensor in ours.items()}
+    theirs = dict(network.named_parameters())
+    assert set(ours) == {name for name in theirs if ".lora_" in name}
+    with torch.no_grad():
+        for name, tensor in ours.items():
+            theirs[name].copy_(tensor)
+    compute(network).backward()
+    for name, tensor in ours.items():
+        want = theirs[name].grad
+        assert float((tensor.grad - want).abs().max()) <= 1e-10 * float(want.abs().max()), name
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"], indirect=True)
 def test_gradients_equal_those_of_peft(model, theirs, peft):
     config, params = model
     targets = ("attention", "feed_forward", "projections", "convolutions")
@@ -54,33 +81,33 @@ def test_gradients_equal_those_of_peft(model, theirs, peft):
     rng = np.random.default_rng(2)
     x, context = rng.standard_normal((2, 4, 8, 8)), rng.standard_normal((2, 7, 24))
     x, context = torch.from_numpy(x), torch.from_numpy(context)
-    t, target = (
-        torch.zeros(2, dtype=torch.float64),
-        torch.ones_like(x),
-    )  # t = 0: diffusers embeds other times in float32
-
-    ops = TorchBackend("cpu", "float64")
+    t, target = torch.tensor([0.0, 731.0], dtype=torch.float64), torch.ones_like(x)
     changed = with_lora({"unet": params.unet}, lora, ALPHA / RANK)
-    (unet(ops, changed.unet, config.unet, x, t, context) - target).square().mean().backward()
+    (unet(OPS, changed.unet, config.unet, x, t, context) - target).square().mean().backward()
 
     network = copy.deepcopy(theirs.unet).double()
-    modules = [name.removeprefix("unet.").removesuffix(".weight") for name in
-               lora_layers(config, targets)]  # fmt: skip
-    network.add_adapter(peft.LoraConfig(r=RANK, lora_alpha=ALPHA, target_modules=modules))
-    theirs_by_name = dict(network.named_parameters())
-    ours = {}
-    for name, tensor in flatten(lora).items():
-        layer, _, role = name.removeprefix("unet.").rpartition(".")
-        end = "lora_A" if role == "down" else "lora_B"
-        ours[f"{layer.removesuffix('.weight')}.{end}.default.weight"] = tensor
-    assert set(ours) == {name for name in theirs_by_name if ".lora_" in name}
-    with torch.no_grad():
-        for name, tensor in ours.items():
-            theirs_by_name[name].copy_(tensor)
-    (network(x, t, context).sample - target).square().mean().backward()
-    for name, tensor in ours.items():
-        want = theirs_by_name[name].grad
-        assert float((tensor.grad - want).abs().max()) <= 1e-10 * float(want.abs().max()), name
+    width = network.time_proj.num_channels  # which diffusers embeds in float32
+    network.time_proj.forward = lambda t: timestep_embedding(t.double(), width)
+    assert_equal_gradients(
+        peft, network, lora, lambda n: (n(x, t, context).sample - target).square().mean()
+    )
+
+
+@pytest.mark.parametrize("family", ["sd1", "sd2"], indirect=True)
+def test_gradients_of_the_text_encoder_equal_those_of_peft(model, theirs, peft):
+    config, params = model
+    lora = tree_map(lambda x: x.requires_grad_(), random_lora(config, ("text",)))
+    ids = torch.from_numpy(np.random.default_rng(3).integers(0, 290, (2, 9)))
+    changed = with_lora({"text_encoder": params.text_encoder}, lora, ALPHA / RANK)
+    hidden = text_encoder(OPS, changed.text_encoder, config.text_encoder, ids)
+    target = torch.linspace(-1, 1, hidden.shape[-1], dtype=torch.float64)
+    (hidden - target).square().mean().backward()
+
+    network = copy.deepcopy(theirs.text_encoder).double()
+    assert_equal_gradients(
+        peft, network, lora,
+        lambda n: (n(ids).last_hidden_state - target).square().mean(),
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize("targets", [("attention",), tuple(TARGETS)])

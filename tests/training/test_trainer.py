@@ -1,0 +1,93 @@
+"""A training step is AdamW on clipped gradients, and an average: as a loop of plain PyTorch."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+torch = pytest.importorskip("torch", reason="training runs on the torch backend")
+
+from ldmref.backends.torch import TorchBackend  # noqa: E402
+from ldmref.models.params import Params  # noqa: E402
+from ldmref.models.presets import preset  # noqa: E402
+from ldmref.training.diffusion import DiffusionBatches  # noqa: E402
+from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.loss import FULL_BATCH, Loss  # noqa: E402
+from ldmref.training.recipe import DiffusionObjective, DiffusionStage, OptimizerConfig  # noqa: E402
+from ldmref.training.trainer import Trainer  # noqa: E402
+
+OPS, STEPS, BATCH = TorchBackend("cpu", "float64"), 20, 8
+CONFIG = OptimizerConfig(
+    batch_size=BATCH, learning_rate=0.05, warmup=4, cooldown=0.5, weight_decay=0.1, clip_norm=0.7,
+    ema_decay=0.6,
+)  # fmt: skip
+
+
+def start():
+    rng = np.random.default_rng(0)
+    return Params(layer=Params(weight=rng.standard_normal((3, 5)), bias=rng.standard_normal(3)))
+
+
+def batch(step):
+    rng = np.random.default_rng(step + 1)
+    return (torch.from_numpy(rng.standard_normal((BATCH, k))) for k in (5, 3))
+
+
+def squared_error(weight, bias, x, y):
+    return (10 * (x @ weight.T + bias - y)).square().mean()
+
+
+def loss(ops, params, step, part):
+    x, y = map(part.of, batch(step))
+    return Loss(squared_error(params.layer.weight, params.layer.bias, x, y))
+
+
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_a_training_is_a_loop_of_plain_pytorch(accumulation):
+    trainer = Trainer(replace(CONFIG, accumulation=accumulation), STEPS, start(), loss, OPS)
+    losses = [done.loss for done in trainer.run()]
+
+    weight, bias = (torch.from_numpy(x.copy()).requires_grad_() for x in start().layer.values())
+    averages = [p.detach().clone() for p in (weight, bias)]
+    decayed = {"params": [weight], "weight_decay": 0.1}, {"params": [bias], "weight_decay": 0.0}
+    optimizer = torch.optim.AdamW(decayed, betas=(0.9, 0.99))
+    clipped = 0
+    for step, ours in enumerate(losses):
+        factor = (step + 1) / 4 if step < 4 else 1.0
+        if step > 10:  # the last half
+            factor = (1 + math.cos(math.pi * (step - 10) / 10)) / 2
+        for group in optimizer.param_groups:
+            group["lr"] = 0.05 * factor
+        optimizer.zero_grad()
+        value = squared_error(weight, bias, *batch(step))
+        value.backward()
+        clipped += float(torch.nn.utils.clip_grad_norm_([weight, bias], 0.7)) > 0.7
+        optimizer.step()
+        assert ours == pytest.approx(value.item(), rel=1e-12)
+        decay = min(0.6, (2 + step) / (11 + step))
+        for average, p in zip(averages, (weight, bias), strict=True):
+            average.mul_(decay).add_(p.detach(), alpha=1 - decay)
+    assert clipped == STEPS
+    ema = trainer.ema_params().layer
+    for got, want in zip((ema.weight, ema.bias), averages, strict=True):
+        np.testing.assert_allclose(got, want.numpy(), rtol=1e-11)
+    for got, want in zip(trainer.params.layer.values(), (weight, bias), strict=True):
+        np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=1e-11)
+
+
+@pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
+def test_captions_are_dropped_at_that_rate_and_belong_to_their_pictures(rate):
+    """5 standard errors of the share of 4,000."""
+    rng, stage = np.random.default_rng(0), DiffusionStage(DiffusionObjective(caption_dropout=rate))
+    latents = Latents(*rng.standard_normal((2, 10, 4, 8, 8)).astype(np.float32))
+    noisy = NoisyLatents(latents, np.ones(10), 1.0, OPS)
+    stage = replace(stage, optimizer=replace(stage.optimizer, batch_size=40))
+    batches = DiffusionBatches(noisy, lambda i, rng: f"of {i}", preset("tiny"), stage, 0, OPS)
+    drawn = [batches(step, FULL_BATCH) for step in range(100)]
+    pairs = [(i, prompt) for b in drawn for i, prompt in zip(b.pictures, b.prompts, strict=True)]
+    kept = [(i, prompt) for i, prompt in pairs if prompt]
+    assert all(prompt == f"of {i}" for i, prompt in kept)
+    assert abs(len(kept) / len(pairs) - (1 - rate)) <= 5 * math.sqrt(rate * (1 - rate) / 4000)
