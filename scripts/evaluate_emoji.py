@@ -2,13 +2,14 @@
 
     python scripts/evaluate_emoji.py [--model emoji] [--backend torch] [--sheet sheet.png]
 
-Three measurements, with prompts sampled by a fixed seed:
+Four measurements, with prompts sampled by a fixed seed:
 1. Names: for 48 emoji names (no skin tones), how often the named emoji is the nearest of all, and
    among the five nearest. Distance: squared, between 16 x 16 box-averaged RGB of the picture and of
    the font's drawing (size 109, centred on white in 136 x 136).
 2. Fidelity: median PSNR of these pictures to the font's drawing at the model's size.
 3. Words: for 48 single words that occur in two to twelve names, how often an emoji with that word
    in its name is among the five nearest.
+4. Skin tones: for 48 names with one, as names, but the nearest of all emoji, of every tone.
 
 Needs the Debian packages fonts-noto-color-emoji and unicode-data.
 """
@@ -69,8 +70,10 @@ def main() -> None:
     args = parser.parse_args()
 
     model = ldmref.load(args.model, backend=args.backend)
-    emoji = [e for e in emoji_list() if not e.has_skin_tone]
-    references = np.stack([thumbnail(render(e)) for e in emoji])
+    everything = emoji_list()
+    emoji = [e for e in everything if not e.has_skin_tone]
+    drawings = {e: thumbnail(render(e)) for e in everything}
+    references = np.stack([drawings[e] for e in emoji])
 
     def generate(prompts: list[str]) -> list[Image.Image]:
         return modes.txt2img(
@@ -78,7 +81,7 @@ def main() -> None:
             schedule=args.schedule, batch_size=args.batch,
         ).images  # fmt: skip
 
-    def nearest(image: Image.Image) -> list[int]:
+    def nearest(image: Image.Image, references: np.ndarray = references) -> list[int]:
         distance = ((references - thumbnail(image)) ** 2).sum(axis=(1, 2, 3))
         return np.argsort(distance, kind="stable")[:5].tolist()
 
@@ -100,9 +103,18 @@ def main() -> None:
     hits = [any(word in emoji[i].words for i in nearest(image))
             for word, image in zip(words, worded, strict=True)]  # fmt: skip
 
+    of_all = np.stack(list(drawings.values()))
+    toned = [i for i, e in enumerate(everything) if e.has_skin_tone]
+    toned = rng.choice(toned, args.prompts, replace=False).tolist()
+    pictures = generate([everything[i].name for i in toned])
+    found = [nearest(image, of_all) for image in pictures]
+    tones = [(i == rank[0], i in rank) for i, rank in zip(toned, found, strict=True)]
+
     print(f"{args.prompts} names: nearest {np.mean(is_nearest):.1%}, among five "
           f"{np.mean(among_five):.1%}, median PSNR {fidelity:.2f} dB; "
           f"{args.prompts} words: {np.mean(hits):.1%}")  # fmt: skip
+    print("{} names with skin tones: nearest {:.1%}, among five {:.1%}".format(
+        args.prompts, *np.mean(tones, axis=0)))  # fmt: skip
     print("missed names:", [name for name, hit in zip(names, is_nearest, strict=True) if not hit])
     print("missed words:", [word for word, hit in zip(words, hits, strict=True) if not hit])
     if args.sheet:
