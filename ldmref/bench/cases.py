@@ -25,7 +25,7 @@ WORK_TITLES = {"unet": "one step of the U-Net, batch 2", "vae": "decoding one pi
 PEER_TITLES = {
     "eager": "{library} eager", "compiled": "{library} torch.compile", "onnx": "ONNX Runtime",
     "channels_last": "{library} eager, channels_last",
-    "process": "{library} eager, a fresh process",
+    "autocast": "{library} eager, autocast", "process": "{library} eager, a fresh process",
 }  # fmt: skip
 MIN_SECONDS = 0.2  # of a timed round; shorter calls are repeated
 MAX_REPEATS = 1000
@@ -147,6 +147,7 @@ _COMPILED: dict[str, Any] = {"speed": "fastest", "peer": "compiled"}
 _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
 _MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
 _START = {"measured": "start", "peer": "process", "model": "emoji", "size": 128, "steps": 20}
+_TRAIN: dict[str, Any] = {"model": "emoji", "size": 128, "speed": "exact"}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = (
     ("unet-numpy-64", "unet", 0.85, 0.70, "numpy", {}),
@@ -163,7 +164,8 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("vae-torch", "vae", 0.83, 0.75, "torch", {}),
     ("clip-numpy", "text", 0.75, 0.65, "numpy", {}),
     ("clip-torch", "text", 0.75, 0.65, "torch", {}),
-    ("train-unet", "train", 1.1, 1.0, "torch", {"model": "emoji", "size": 128, "speed": "exact"}),
+    ("train-unet", "train", 1.1, 1.0, "torch", _TRAIN),
+    ("train-unet-bf16", "train", 1.1, 1.0, "torch", _TRAIN | _BF16 | {"peer": "autocast"}),
     ("memory-numpy", "picture", 1.0, 0.8, "numpy", _MEMORY),
     ("memory-torch", "picture", 1.0, 0.8, "torch", _MEMORY),
     ("embedded", "picture", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),

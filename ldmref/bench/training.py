@@ -1,7 +1,8 @@
 """One training step of the denoiser: ldmref's trainer, and a plain loop over `torch.nn.Module`s.
 
 Both sides draw the same batches with the same functions, and end a step with clipping, AdamW and a
-moving average. The networks are diffusers' U-Net and transformers' text encoder on the other side.
+moving average. The networks are diffusers' U-Net and transformers' text encoder on the other side,
+in bfloat16 under autocast.
 """
 
 from __future__ import annotations
@@ -70,7 +71,7 @@ def module_step(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, OPTIMIZER.learning_rate, betas=(0.9, 0.99), fused=True)
-    kind = model.config.scheduler.prediction_type
+    kind, half = model.config.scheduler.prediction_type, case.dtype == "bfloat16"
     alphas_cumprod, count = batches.diffusion_loss.alphas_cumprod, itertools.count()
 
     def step() -> Outcome:
@@ -78,9 +79,10 @@ def module_step(
         optimizer.zero_grad(set_to_none=True)
         b = batches(i, FULL_BATCH)
         token_ids = torch.as_tensor(model.tokenizer.encode(b.prompts)[0], device=case.device)
-        context = text_encoder(token_ids).last_hidden_state
-        labels = context[:, -1] if unet.config.class_embed_type else None
-        output = unet(b.xt, b.t, context, class_labels=labels).sample
+        with torch.autocast(case.device, torch.bfloat16, enabled=half):
+            context = text_encoder(token_ids).last_hidden_state
+            labels = context[:, -1] if unet.config.class_embed_type else None
+            output = unet(b.xt, b.t, context, class_labels=labels).sample.float()
         alpha_bar = alphas_cumprod[b.t].float()[:, None, None, None]
         v = alpha_bar.sqrt() * b.eps - (1 - alpha_bar).sqrt() * b.x0
         loss = F.mse_loss(output, {"eps": b.eps, "v": v}[kind])
