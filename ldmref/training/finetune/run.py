@@ -64,7 +64,7 @@ def fine_tune(
         exact = RecordingBackend(device, "float32")
         model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
         adapter = adapter_of(recipe, model, data.caption)
-        if recipe.method != "textual_inversion":  # whose captions hold its own word
+        if adapter.caption == data.caption:  # and no prompts of its own
             warn_of_unknown_words(data, model.tokenizer, say)
         preview = None
         if recipe.progress.prompts:
