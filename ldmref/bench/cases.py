@@ -147,7 +147,7 @@ _COMPILED: dict[str, Any] = {"speed": "fastest", "peer": "compiled"}
 _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
 _MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
 _START = {"measured": "start", "peer": "process", "model": "emoji", "size": 128, "steps": 20}
-_TRAIN: dict[str, Any] = {"model": "emoji", "size": 128, "speed": "exact"}
+_TRAIN: dict[str, Any] = {"model": "emoji-128", "size": 128, "speed": "exact"}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = (
     ("unet-numpy-64", "unet", 0.85, 0.70, "numpy", {}),

@@ -41,7 +41,7 @@ def show(origin: bool, as_json: bool, **flags: Any) -> None:
         rows = {key: {"value": values[key], "origin": sources[key]} for key in values}
         click.echo(json.dumps(rows))
         return
-    for table in ("backend", "defaults"):
+    for table in dict.fromkeys(key.partition(".")[0] for key in values):
         click.echo(f"[{table}]")
         for key, value in values.items():
             if key.startswith(f"{table}."):
@@ -64,13 +64,14 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
         ).describe()
     values = {f"backend.{key}": backend[key] for key in ("name", "device", "dtype", "speed")}
     values |= {f"defaults.{key}": params[key] for key in DEFAULT_KEYS if key != "model"}
-    return values | {"defaults.model": model}
+    limits = {f"limits.{key}": value for key, value in configured.limits.items()}
+    return values | {"defaults.model": model} | limits
 
 
 def origin_of(key: str, configured: Settings, flags: dict[str, Any]) -> str:
     """Where the value of a key comes from."""
     table, name = key.split(".")
-    if flags["backend" if key == "backend.name" else name] is not None:
+    if flags.get("backend" if key == "backend.name" else name) is not None:
         return "flag"
     if key in configured.origin and not _left_behind(table, configured, flags):
         return configured.origin[key]

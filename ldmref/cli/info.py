@@ -41,8 +41,10 @@ OTHER_PROGRAMS = {  # key of a picture's metadata -> the program that writes it
     "invokeai_graph": "InvokeAI", "sd-metadata": "InvokeAI", "Dream": "InvokeAI",
     "Comment": "NovelAI or others",
 }  # fmt: skip
+EMBEDDED_DESCRIPTION = "text to emoji and scenes of them"
 DESCRIPTIONS = {
-    "emoji": "text to emoji and scenes of them",
+    "emoji": "the networks of the embedded model's first edition",
+    "emoji-128": "the networks of the embedded model",
     "tiny": "for tests: draws noise in milliseconds",
     "sd15": "Stable Diffusion 1.5's networks",
 }
@@ -84,11 +86,14 @@ def models(as_json: bool) -> None:
     rows = []
     for kind, names in (("embedded", EMBEDDED), ("preset", PRESETS)):
         for name in names:
-            size = PRESETS[name].defaults
-            installed = kind == "preset" or (find_model(name) / "model.safetensors").is_file()
-            row = {"name": name, "kind": kind, "installed": installed, "width": size.width,
-                   "height": size.height, "parameters": count(model_spec(PRESETS[name])),
-                   "description": DESCRIPTIONS.get(name, "")}  # fmt: skip
+            embedded = kind == "embedded"
+            config = model_config(name) if embedded else PRESETS[name]
+            installed = not embedded or (find_model(name) / NATIVE_WEIGHTS).is_file()
+            description = EMBEDDED_DESCRIPTION if embedded else DESCRIPTIONS.get(name, "")
+            row = {"name": name, "kind": kind, "installed": installed,
+                   "width": config.defaults.width, "height": config.defaults.height,
+                   "parameters": count(model_spec(config)),
+                   "description": description}  # fmt: skip
             rows.append(row)
 
     def cells(row: Row) -> tuple[str, ...]:

@@ -142,7 +142,12 @@ FILES = (
     option("--json", "as_json", is_flag=True, help="One JSON object per picture on stdout."),
     option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
     option("-v", "--verbose", is_flag=True, help="Print settings, and tracebacks of errors."),
-    option("--progress", type=click.Choice(STYLES), default="auto", help="Default: a bar."),
+    option(
+        "--progress",
+        type=click.Choice(STYLES),
+        default="auto",
+        help="Default: a bar if stderr is a terminal.",
+    ),
 )
 INVERTING = (
     option("--edit", "edits", multiple=True, metavar="TEXT",

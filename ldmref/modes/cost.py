@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -9,14 +10,15 @@ from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.request import Request
-from ldmref.samplers import repaint_visits
+from ldmref.samplers import Sampler, repaint_visits
 
 
 @dataclass(frozen=True)
 class Cost:
     """An estimate.
 
-    evaluations: of the U-Net, counted per picture; with guidance, twice per step and stage.
+    evaluations: of the U-Net, counted per picture; with guidance, twice per step and stage. Of a
+        sampler that divides its steps, at least.
     flops: floating-point operations of U-Net and decoder, for all pictures.
     memory: bytes at the peak, with all networks in memory.
     seconds: a lower bound, `flops` at the speed of a large convolution on the model's backend.
@@ -33,16 +35,35 @@ def cost(model: LatentDiffusion, request: Request) -> Cost:
     """Estimate a request."""
     r, spec, pictures = request, model_spec(model.config), len(request.seeds)
     steps = r.steps - r.first_step
+    visits: Sequence[int] = range(r.first_step, r.steps + 1)
     if r.resample is not None and steps:
         visits = repaint_visits(steps, *r.resample, first=r.first_step)
-        steps = sum(j > i for i, j in pairwise(visits))
-    each = r.sampler.nfe if r.mode != "invert" else 1 + r.values["iterations"]
+    calls = denoiser_calls(r.sampler, visits)
+    if r.mode == "invert":
+        calls = steps * (1 + r.values["iterations"])
     guided = 1 if r.cfg_scale in (0.0, 1.0) else 2
-    evaluations = steps * each * guided * pictures
+    evaluations = calls * guided * pictures
     flops = evaluations * unet_flops(spec, model.config, r.width, r.height)
     flops += pictures * decoder_flops(spec, model.config, r.width, r.height)
     memory = model.memory(r.width, r.height, min(r.batch_size, pictures), r.tile).together
     return Cost(evaluations, flops, memory, flops / flops_per_second(model.backend))
+
+
+def denoiser_calls(sampler: Sampler, visits: Sequence[int]) -> int:
+    """Evaluations of a run through these indices; after a jump back, multistep methods start anew.
+
+    >>> from ldmref.samplers import get_sampler
+    >>> denoiser_calls(get_sampler("pndm"), [0, 1, 2]), denoiser_calls(get_sampler("heun"), [0, 1])
+    (3, 2)
+    """
+    calls = steps = 0
+    for i, j in pairwise(visits):
+        if j < i:
+            steps = 0
+        else:
+            calls += dict(enumerate(sampler.start_nfe)).get(steps, sampler.nfe)
+            steps += 1
+    return calls
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -1,6 +1,6 @@
 """Plan, then run: everything is checked without weights, then drawn by whoever has the model.
 
-Python, the command line and servers go this way.
+Python and the command line go this way.
 """
 
 from __future__ import annotations

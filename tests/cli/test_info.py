@@ -7,12 +7,15 @@ import re
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
+from safetensors import safe_open
 
 from ldmref.backends import available
 from ldmref.cli import doctor as doctor_module
+from ldmref.io.locate import find_model
 from ldmref.models.presets import PRESETS
 from ldmref.samplers import SAMPLERS
 
@@ -29,6 +32,14 @@ def test_tables(command, ldm):
     assert set(names) == set(known[command]())
     text = ldm(command).out.splitlines()
     assert [line.split()[0] for line in text] == names
+
+
+def test_the_embedded_model_is_the_one_in_the_package(ldm):
+    found = rows(ldm("models", "--json"))
+    row = next(row for row in found if (row["name"], row["kind"]) == ("emoji", "embedded"))
+    tensors = safe_open(find_model("emoji") / "model.safetensors", "numpy")
+    numbers = sum(np.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())
+    assert (row["width"], row["height"], row["parameters"]) == (128, 128, numbers)
 
 
 def test_samplers_say_what_is_declared(ldm):

@@ -97,6 +97,9 @@ def test_config_show(ldm, work, monkeypatch):
     assert (shown["defaults"]["model"], shown["defaults"]["width"]) == ("emoji", 128)
     (work / "ldmref.toml").write_text(ran.out)
     assert ldm("config", "show").out == ran.out
+    limits = '[limits]\nmax_memory = "6GB"\n'
+    (work / "ldmref.toml").write_text(ran.out + limits)
+    assert ldm("config", "show").out == ran.out + limits
     (work / "ldmref.toml").write_text("[defaults]\nsteps = 3\nwidth = 32\n")
     monkeypatch.setenv("LDMREF_CFG_SCALE", "2")
     ran = ldm("config", "show", "--origin", "--json", "--width", 48, "--backend", "numpy")
