@@ -239,7 +239,7 @@ def test_circles_are_found():
 BUDGET = {  # lines of code without docstrings, comments and blank lines
     TOP: 700, "backends": 1450, "bench": 1005, "check": 1810, "cli": 2145, "evaluate": 380,
     "io": 2945, "math": 1445, "models": 1705, "modes": 2450, "prompts": 645, "samplers": 1325,
-    "testing": 400, "training": 3490,
+    "testing": 400, "training": 3540,
 }
 # fmt: on
 

@@ -17,6 +17,7 @@ from ldmref.cli.progress import Stopped, one_line, say
 from ldmref.cli.streams import closed_stdout
 from ldmref.cli.wording import in_flags, shortened
 from ldmref.errors import InputError, LdmrefError, OutputError, ResourceError, UsageError
+from ldmref.modes.cost import is_out_of_memory
 
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -46,10 +47,9 @@ def as_ldmref(error: BaseException) -> LdmrefError:
         stopped = LdmrefError("stopped", code="E-CANCELLED")
         stopped.exit_code = error.exit_code if isinstance(error, Stopped) else 130
         return stopped
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return ResourceError(
-            "out of memory", code="E-MEMORY", hint="draw a smaller picture, or use batch_size=1"
-        )
+    if is_out_of_memory(error):
+        hint = "smaller pictures, or fewer at a time (--batch)"
+        return ResourceError("out of memory", code="E-MEMORY", hint=hint)
     if isinstance(error, OSError) and error.errno == errno.EBADF:
         return closed_stdout()
     if isinstance(error, OSError) and error.errno in UNWRITABLE:

@@ -16,10 +16,6 @@ class Estimate(NamedTuple):
     mean: float
     half_width: float
 
-    def scaled(self, factor: float) -> Estimate:
-        """The same in other units."""
-        return Estimate(self.mean * factor, self.half_width * abs(factor))
-
 
 def estimate(values: np.ndarray) -> Estimate:
     """The mean of one number per picture, (n,); the interval is NaN for a single picture.

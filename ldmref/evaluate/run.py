@@ -10,7 +10,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref import modes
-from ldmref.errors import InputError
+from ldmref.errors import InputError, UsageError
 from ldmref.evaluate.pictures import encode_pictures, likelihood, reconstruction
 from ldmref.evaluate.report import Section
 from ldmref.evaluate.samples import NAME, distances, latent_features, retrieval, thumbnails
@@ -50,7 +50,16 @@ def evaluate(
     Args:
         folder: of the model, which may hold a classifier.
         say: called with a line about what is measured next, and about what is left out.
+
+    Raises:
+        UsageError: a model that needs a picture as input.
+        InputError: a single picture.
     """
+    if model.config.image_channels:
+        message = f"{model.config.name!r} draws from a given picture: there are no figures for it"
+        raise UsageError(message, code="E-MODE")
+    if len(data.images) < 2:
+        raise InputError("an interval needs two pictures, there is one", code="E-DATA")
     rng = np.random.default_rng(settings.seed)
     most = min(max(settings.pictures, settings.samples), len(data.images))
     indices = rng.choice(len(data.images), most, replace=False, p=data.weights / data.weights.sum())

@@ -50,8 +50,8 @@ def retrieval(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
     """How often the picture that a prompt comes from is nearest to what is generated for it."""
     note = f"the prompt's own picture among {len(real)}, by {name}"
     section = Section("Prompt retrieval", note)
-    square = ((generated[:, None, :] - real[None, :, :]) ** 2).sum(axis=-1)
-    rank = (square < np.diagonal(square)[:, None]).sum(axis=1)
+    squares = (((real - z) ** 2).sum(axis=1) for z in generated)
+    rank = np.array([(square < square[i]).sum() for i, square in enumerate(squares)])
     for k in (1, 5):
         section.add("nearest" if k == 1 else f"among the {k} nearest", estimate(rank < k))
     return section

@@ -25,8 +25,13 @@ def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
             code="E-PROMPT-LENGTH",
             hint="shorten it; the model reads only its first words anyway",
         )
-    if not text.isascii() and any("\ud800" <= character <= "\udfff" for character in text):
+    if not is_text(text):
         raise UsageError(f"the {what} is not valid Unicode text", code="E-PROMPT")
+
+
+def is_text(text: str) -> bool:
+    """Whether a string is valid Unicode, without lone surrogates."""
+    return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def unread_notation(prompt: str, prompt_weights: str) -> list[str]:

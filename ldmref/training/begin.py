@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from ldmref.errors import UsageError
 from ldmref.io.atomic import atomic_write
+from ldmref.prompts.text_checks import is_text
 from ldmref.training.checkpoint import DataSummary, read_headers
 from ldmref.training.data import Dataset, check_data, load_dataset
 from ldmref.training.folder import check_folder, training_folder
@@ -18,11 +20,15 @@ def check_early(recipe: AnyRecipe, folder: Path, accept_changes: bool) -> None:
     """Refuse what can be refused before pictures and libraries are loaded.
 
     Raises:
-        UsageError: the folder was trained with other settings.
+        UsageError: the folder was trained with other settings, or a path is no text.
         InputError: no pictures, captions that cannot be read, or a damaged checkpoint.
         OutputError: the folder cannot be written.
     """
     check_folder(folder)
+    for path in (str(folder), recipe.data.source):
+        if not is_text(path):
+            message = f"the path {path!r} is not valid Unicode, and so cannot be recorded"
+            raise UsageError(message, code="E-FOLDER", hint="rename it")
     if not accept_changes:
         require_unchanged(changed_settings(read_headers(folder), recipe), folder)
     check_data(recipe.data)

@@ -27,11 +27,13 @@ MAX_SAVING = 0.05  # the largest share of the time that is spent on checkpoints 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Identifies the pictures and captions of a training, and the model that is fine-tuned."""
+    """Identifies the pictures and captions of a training; besides, by a digest of their own, the
+    model that is fine-tuned, and the classes if a stage learns them."""
 
     pictures: int
     sha256: str
-    base: str = ""  # its digest
+    base: str = ""
+    classes: str = ""
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,8 @@ from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.latents import NoisyLatents, stratified_timesteps
 from ldmref.training.loss import Loss, Part
-from ldmref.training.recipe import ClassifierNetwork, ClassifierStage
+from ldmref.training.recipe import GROUPS, ClassifierNetwork, ClassifierStage
 from ldmref.training.trainer import Trainer, step_generator
-
-GROUPS = 8  # of the norms
 
 
 def classifier_config(

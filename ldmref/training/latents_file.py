@@ -93,7 +93,8 @@ def _digest(
     params: Params, config: AutoencoderConfig, summary: DataSummary, ops: TorchBackend
 ) -> str:
     """Of all that the latents depend on."""
-    digest = hashlib.sha256(repr((replace(config, scaling_factor=1.0), summary)).encode())
+    pictures = replace(summary, classes="")
+    digest = hashlib.sha256(repr((replace(config, scaling_factor=1.0), pictures)).encode())
     for name, array in sorted(flatten(params).items()):
         digest.update(name.encode() + np.ascontiguousarray(ops.to_numpy(array)).tobytes())
     return digest.hexdigest()[:16]

@@ -28,6 +28,7 @@ from ldmref.training.limits import Beginning, Limits, Texts
 EMOJI = "emoji"  # a data source that is no folder, and the preset where a recipe names none
 SCENES = "scenes"  # the other one
 MAX_SIZE = 1024
+GROUPS = 8  # of the norms of the classifier
 STAGES = ("autoencoder", "diffusion", "classifier")
 
 
@@ -67,10 +68,10 @@ class OptimizerConfig:
     less memory. Several processes share it (`distributed.py`), and with `shard` parameters and
     optimizer state, too.
 
-    `muon_rate` above 0 trains the matrices and kernels between the first and the last layer with
-    Muon (orthogonalised momentum; Jordan et al. 2024, scaled as in Liu et al. 2025,
-    arXiv:2502.16982) at that learning rate, and all other parameters with AdamW at `learning_rate`;
-    at 0, AdamW trains everything.
+    `muon_rate` above 0 trains matrices and kernels, but for the tables of words and the first and
+    last convolutions of autoencoder and U-Net, with Muon (orthogonalised momentum; Jordan et al.
+    2024, scaled as in Liu et al. 2025, arXiv:2502.16982) at that learning rate, and all other
+    parameters with AdamW at `learning_rate`; at 0, AdamW trains everything.
 
     The learning rates rise linearly over `warmup` steps, and fall to 0 as half a cosine over the
     last share `cooldown` of all steps: with 1 from the end of the warm-up (Loshchilov and Hutter
@@ -158,6 +159,8 @@ class AutoencoderObjective:
             return "nothing compares pictures: absolute_, edge_, square_ and elbo_weight are 0"
         if self.kl_weight and self.elbo_weight:
             return "kl_weight must be 0 with elbo_weight, which contains the divergence"
+        if self.learn_variance and not self.elbo_weight:
+            return "learn_variance needs elbo_weight: no other term has a variance"
         penalties = self.l1_weight or self.sparsity_weight
         if config.codebook_size and (self.sampled or penalties):
             return "kl_, elbo_, l1_ and sparsity_weight must be 0 for a model with a codebook"

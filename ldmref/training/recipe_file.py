@@ -18,9 +18,11 @@ from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.model_config import for_objective
 from ldmref.training.recipe import (
     EMOJI,
+    GROUPS,
     MAX_SIZE,
     SCENES,
     STAGES,
+    DataConfig,
     OptimizerConfig,
     Recipe,
     recipe_error,
@@ -83,6 +85,9 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     if problem:
         raise recipe_error(f"autoencoder.objective: {problem}")
     _check_accumulation({name: getattr(recipe, name).optimizer for name in ("features", *STAGES)})
+    width = recipe.classifier.network.width
+    if width % GROUPS:
+        raise recipe_error(f"classifier.network.width must be a multiple of {GROUPS}, not {width}")
     accumulation = recipe.autoencoder.optimizer.accumulation
     if accumulation > 1 and not recipe.autoencoder.objective.separable(config.vae):
         message = f"autoencoder.optimizer.accumulation must be 1, not {accumulation}"
@@ -149,6 +154,9 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
     recipe = _read(FineTuneRecipe(), tables, "")
     _check_accumulation({"diffusion": recipe.diffusion.optimizer})
+    for key in ("flips", "crop"):
+        if getattr(recipe.data, key) != getattr(DataConfig, key):
+            raise recipe_error(f"data.{key} has no effect here: the autoencoder is not trained")
     if not recipe.data.size:
         size = model_config(find_model(recipe.base)).defaults.width
         recipe = replace(recipe, data=replace(recipe.data, size=size))

@@ -41,12 +41,20 @@ def changed_settings(headers: Mapping[str, Header], recipe: AnyRecipe) -> list[s
 
 
 def changed_data(headers: Mapping[str, Header], recipe: AnyRecipe, data: DataSummary) -> list[str]:
-    """The same for pictures and captions."""
-    pictures = replace(data, base="")
-    changed = [h for h in headers.values() if replace(h.data, base="") != pictures]
-    others = {header.data.base for header in headers.values()} - {data.base}
-    lines = [f"base was {_base(base)}, now {_base(data.base)}" for base in sorted(others)]
+    """The same for pictures and captions, and for classes where a stage learns them."""
+    pictures = replace(data, base="", classes="")
+    changed = [h for h in headers.values() if replace(h.data, base="", classes="") != pictures]
+    bases = {header.data.base for header in headers.values()} - {data.base}
+    lines = [f"base was {_base(base)}, now {_base(data.base)}" for base in sorted(bases)]
+    learned = {h.data.classes for stage, h in headers.items() if _learns_classes(stage, h.recipe)}
+    if learned - {data.classes}:
+        lines.append("the classes of the pictures were others")
     return [*lines, *dict.fromkeys(_data(header, recipe, data) for header in changed)]
+
+
+def _learns_classes(stage: str, recipe: AnyRecipe) -> bool:
+    conditional = recipe.diffusion.objective.condition == "class"
+    return stage == "classifier" or (stage == "diffusion" and conditional)
 
 
 def require_unchanged(changes: list[str], folder: object) -> None:

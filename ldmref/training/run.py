@@ -52,9 +52,12 @@ def train(
     from ldmref.training.distributed import by_first_rank, process_group
     from ldmref.training.precision import activation_dtype
     from ldmref.training.stages import Run, train_stages
+    from ldmref.training.trainer import require_shared
 
     with process_group(recipe.device) as device:
         report, say = by_first_rank(report), by_first_rank(say)
+        for stage in recipe.stages:
+            require_shared(getattr(recipe, stage).optimizer)
         recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
         ops = TorchBackend(device, recipe.dtype)
         data = read_pictures(recipe, say)

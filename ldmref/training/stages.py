@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -182,6 +183,7 @@ def run_stage(
     A checkpoint is saved when one is due, and on any interruption: `run.cancel`, Ctrl-C, an error
     in `run.report`. A step that fails, or is interrupted between its updates, leaves the last one.
     """
+    gc.collect()  # the trainer before, which is cyclic, and holds the device's memory
     path, timer = checkpoint_path(run.folder, stage), Timer(run.recipe.checkpoint)
 
     def save() -> None:
@@ -197,6 +199,7 @@ def run_stage(
         header, arrays = read_checkpoint(path)
         trainer.load_state(header.step, arrays)
     monitor = StageMonitor(trainer, stage, arrays, run.folder, run.recipe, run.warn, preview)
+    del arrays  # the file that the next checkpoint replaces
     if trainer.step >= trainer.steps:
         if run.rewrite:
             save()
@@ -234,7 +237,8 @@ def _condition(run: Run, text: TextConfig) -> Condition:
         return Condition(run.data.caption, tokenizer)
     tokenizer = tokenizer_for(text)
     if text.model_type == "class":
-        return Condition(lambda i, rng: run.data.classes[i], tokenizer)
+        classes = run.data.classes
+        return Condition(lambda i, rng: classes[i], tokenizer)
     return Condition(lambda i, rng: "", tokenizer)
 
 

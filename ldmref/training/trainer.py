@@ -36,7 +36,7 @@ from ldmref.training.muon import Muon
 from ldmref.training.nonfinite import nonfinite_error
 from ldmref.training.recipe import OptimizerConfig
 
-OPTIMIZER_STATE = ("step", "exp_avg", "exp_avg_sq", "momentum_buffer")
+OPTIMIZER_STATE = (("step", "exp_avg", "exp_avg_sq"), ("momentum_buffer",))  # AdamW, Muon
 NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
 
 LossFunction = Callable[[TorchBackend, Params, int, Part], Loss]  # (ops, params, step, part)
@@ -72,10 +72,7 @@ class Trainer:
     ):  # fmt: skip
         self.config, self.steps, self.loss, self.ops, self.step = config, steps, loss, ops, 0
         self.updating = False  # between the first and the last tensor that a step changes
-        if config.batch_size % (config.accumulation * ranks()):
-            message = f"{ranks()} processes cannot share a batch of {config.batch_size}"
-            hint = "make batch_size a multiple of their number, times accumulation"
-            raise UsageError(message, code="E-RECIPE", hint=hint)
+        require_shared(config)
         self.shapes, parameters = {}, {}
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
@@ -243,13 +240,25 @@ class Trainer:
                 parameter.copy_(sharded_like(tensors[f"params.{name}"], parameter))
                 self.ema[name].copy_(sharded_like(tensors[f"ema.{name}"], parameter))
                 state = self._optimizer_of(name).state[parameter]
-                for key in OPTIMIZER_STATE:
+                for key in OPTIMIZER_STATE[self._uses_muon(name)]:
                     value = tensors.get(f"optimizer.{key}.{name}")
                     if value is not None:
                         state[key] = sharded_like(value, parameter)
 
     def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
         return self.optimizers[1 if self._uses_muon(name) else 0]
+
+
+def require_shared(config: OptimizerConfig) -> None:
+    """Refuse a batch that the ranks cannot share.
+
+    Raises:
+        UsageError: it is no multiple of their number.
+    """
+    if config.batch_size % (config.accumulation * ranks()):
+        message = f"{ranks()} processes cannot share a batch of {config.batch_size}"
+        hint = "make batch_size a multiple of their number, times accumulation"
+        raise UsageError(message, code="E-RECIPE", hint=hint)
 
 
 def step_generator(seed: int, step: int, purpose: str) -> np.random.Generator:

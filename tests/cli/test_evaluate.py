@@ -75,6 +75,18 @@ def test_mistakes(ldm, model_folder, argv, code):
     assert ran.code != 0 and code in ran.err and not ran.out
 
 
+def test_a_single_picture_has_no_interval(ldm, model_folder, pictures):
+    for file in sorted(pictures.iterdir())[1:]:
+        file.unlink()
+    ran = ldm("evaluate", model_folder, "--data", pictures)
+    assert ran.code == 3 and "E-DATA" in ran.err and not ran.out
+
+
+def test_models_that_draw_from_a_picture_are_refused(ldm, enlarger, pictures):
+    ran = ldm("evaluate", enlarger, "--data", pictures)
+    assert ran.code == 2 and "E-MODE" in ran.err and not ran.out
+
+
 def test_no_such_model(ldm, pictures):
     ran = ldm("evaluate", "nowhere/model", "--data", pictures)
     assert ran.code != 0 and not ran.out

@@ -24,7 +24,7 @@ BLOCKS = {  # first row -> heading
 _TEXT = """
 1|pickle with a payload|refused unread; the hint names `ldmref convert`
 2|pickle or archive named .safetensors|recognised by its first bytes and refused
-3|fallback to another loader after a refusal|never happens: `convert` refuses what is not a tensor by name
+3|fallback to another loader after a refusal|never: `convert` refuses what is not a tensor by name
 4|Git LFS pointer|named as one, with `git lfs pull`
 5|HTML page saved as a model|named as one
 6|empty or seven-byte file|refused as damaged

@@ -108,6 +108,24 @@ def test_names_that_are_no_text(pictures):
     assert all(text.encode() for texts in captions for text in texts)
 
 
+def test_what_a_training_leaves_is_no_data(pictures):
+    run = pictures / "runs" / "mine"
+    run.mkdir(parents=True)
+    for file in (run / "loss.png", run / "model" / "x.png"):
+        file.parent.mkdir(exist_ok=True)
+        Image.new("RGB", (9, 9)).save(file)
+    assert len(FolderDataset(pictures, 16).images) == 5
+    (run / "metrics.jsonl").touch()
+    assert len(FolderDataset(pictures, 16).images) == 3
+
+
+def test_long_captions_are_cut_and_named(pictures):
+    (pictures / "green.txt").write_text("lawn\n" + "grass " * 1000)
+    data = FolderDataset(pictures, 16)
+    assert [len(text) for texts in data.captions for text in texts if "lawn" in texts] == [4, 4000]
+    assert any("green.png" in line and "cut" in line for line in data.warnings)
+
+
 def test_the_digest_is_of_pictures_and_captions(pictures):
     first = summarize(FolderDataset(pictures, 16))
     assert first == summarize(FolderDataset(pictures, 16)) and first.pictures == 3

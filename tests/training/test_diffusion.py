@@ -309,6 +309,18 @@ def test_a_picture_moved_to_another_class_is_a_change(class_recipe, classes, tmp
     assert caught.value.code == "E-RESUME-CHANGED"
 
 
+def test_a_classifier_is_added_to_a_trained_model(class_recipe, tmp_path):
+    """The stages before it do not depend on the classes; nothing is encoded again."""
+    recipe, out, lines = class_recipe({}, steps=1), tmp_path / "run", []
+    train(replace(recipe, stages=("autoencoder", "diffusion")), out)
+    latents = {path: path.stat().st_mtime_ns for path in out.glob("latents-*.npy")}
+    train(recipe, out, say=lines.append)
+    assert (out / "model/classifier.safetensors").exists() and not any(
+        "changed" in x for x in lines
+    )
+    assert {path: path.stat().st_mtime_ns for path in out.glob("latents-*.npy")} == latents
+
+
 @pytest.mark.parametrize("names", [["a.png"], ["x/a.png", "b.png"], ["x/a.png", "x/y/b.png"]])
 def test_pictures_without_classes_are_refused(class_recipe, tmp_path, names):
     recipe = class_recipe({"condition": "class"})

@@ -162,9 +162,10 @@ def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(
 
 def test_a_batch_that_cannot_be_shared_is_refused(recipe, tmp_path, monkeypatch):
     monkeypatch.setattr(trainer_module, "ranks", lambda: 3)
-    with pytest.raises(UsageError, match="3 processes") as caught:
-        train(recipe(), tmp_path / "out")
-    assert caught.value.code == "E-RECIPE"
+    first = {"optimizer": {"batch_size": 3, "warmup": 1}, "budget": {"steps": 1}}
+    with pytest.raises(UsageError, match="3 processes cannot share a batch of 2") as caught:
+        train(recipe(autoencoder=first), tmp_path / "out")
+    assert caught.value.code == "E-RECIPE" and not (tmp_path / "out").exists()
 
 
 def test_without_torchrun_there_is_one_rank(monkeypatch):

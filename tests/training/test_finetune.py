@@ -19,7 +19,7 @@ from ldmref.cli.main import main
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.native import save_folder
-from ldmref.models.params import Params, flatten, tree_map
+from ldmref.models.params import LazyParams, Params, flatten, tree_map
 from ldmref.models.presets import preset
 
 torch = pytest.importorskip("torch")
@@ -36,6 +36,7 @@ from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
 from ldmref.training.monitor.grid import LABEL, TITLE  # noqa: E402
 from ldmref.training.recipe import Budget, DataConfig  # noqa: E402
 from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
+from ldmref.training.run import train  # noqa: E402
 
 
 class RedPictures:
@@ -253,6 +254,36 @@ def test_samples_are_drawn_with_what_is_learned(settings, base, tmp_path, monkey
     assert np.abs(cell - np.asarray(image)).max() <= 1
     fine_tune(settings(), tmp_path / "without")
     assert not list((tmp_path / "without").glob("*.png"))
+
+
+@pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
+def test_the_networks_of_a_large_file_are_read_once(settings, tmp_path, monkeypatch, method):
+    monkeypatch.setattr("ldmref.loading.SMALL", 0)
+    bring, brought = LazyParams._bring, []
+    monkeypatch.setattr(LazyParams, "_bring", lambda *a, **k: brought.append(1) or bring(*a, **k))
+    word, counts = {"word": "<style>", "initial": "heart"}, []
+    fine_tune(
+        settings(method=method, textual_inversion=word), tmp_path / "out",
+        report=lambda progress: counts.append(len(brought)),
+    )  # fmt: skip
+    assert counts and len({*counts, len(brought)}) == 1
+
+
+@pytest.mark.parametrize("loss", ["hybrid", "bound", "simple"])
+def test_a_model_with_a_learned_variance_is_fine_tuned(settings, tables, tmp_path, loss):
+    objective = {"loss": "hybrid"}
+    stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 1}}
+    base = train(recipe_from_dict(tables(1, diffusion=stage | {"objective": objective})),
+                 tmp_path / "base-128")  # fmt: skip
+    stage |= {"objective": {"loss": loss}, "budget": {"steps": 2}}
+    file = fine_tune(settings(base=str(base), diffusion=stage), tmp_path / "out")
+    assert file.name == "lora.safetensors"
+
+
+def test_what_a_fine_tuning_does_not_do_is_refused(settings):
+    for key, value in (("crop", 8), ("flips", False)):
+        with pytest.raises(UsageError, match=f"data.{key} has no effect"):
+            settings(data={"source": "pictures", "size": 16, key: value})
 
 
 def test_resuming_with_other_settings_or_another_base_is_refused(settings, base, tmp_path):

@@ -443,6 +443,15 @@ def test_the_moving_average_of_a_codebook(make):
     assert codes.tolist() == pytest.approx([1.0, 14.5 / 1.5])
 
 
+def test_a_code_that_was_never_used_stays_where_it_is(make):
+    objective = make(
+        EXACT | {"codebook_decay": 0.5, "revive_below": 0}, {"codebook_size": 2}
+    ).autoencoder.objective
+    params, f = filled([[0.0], [10.0]], [[[1.0], [2.0]]], [0.0, 0.0])
+    update_codebook(params, f, objective, np.random.default_rng(0))
+    assert params.quantize.embedding.weight.flatten().tolist() == [1.5, 10.0]
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.5])
 def test_dead_codes_become_encoder_outputs(make, decay):
     objective = make(

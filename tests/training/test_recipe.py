@@ -82,6 +82,8 @@ MISTAKES = [
     ({"model": {"preset": ["emoji"]}}, "E-RECIPE", ""),
     ({"model": {"preset": "sdxl"}}, "E-RECIPE", ""),
     ({"model": {"preset": "sd15-inpainting"}}, "E-RECIPE", ""),
+    ({"classifier": {"network": {"width": 20}}}, "E-RECIPE", ""),
+    ({"autoencoder": {"objective": {"learn_variance": True}}}, "E-RECIPE", ""),
     ({"model": {"unet": {"sample_sizes": 3}}}, "E-CONFIG", "'sample_size'"),
 ]
 

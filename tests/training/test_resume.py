@@ -179,6 +179,17 @@ def test_accepted_changes_are_made_and_recorded(recipe, out):
     assert refused(recipe(), out).code == "E-RESUME-CHANGED"
 
 
+@pytest.mark.skipif(os.name != "posix", reason="file names of any bytes")
+@pytest.mark.parametrize("wrong", ["output", "data"])
+def test_a_path_that_cannot_be_recorded_is_refused(recipe, pictures, tmp_path, wrong):
+    odd = tmp_path / os.fsdecode(b"caf\xe9")
+    if wrong == "data":
+        pictures.rename(odd)
+    data = {"source": str(odd if wrong == "data" else pictures)}
+    error = refused(recipe(data=data), odd if wrong == "output" else tmp_path / "out")
+    assert error.code == "E-FOLDER" and "caf\\udce9" in str(error)
+
+
 def test_accepted_changes_do_not_fit_another_network(recipe, out):
     train(recipe(), out)
     assert refused(recipe(model={"preset": "tiny"}), out, accept_changes=True).code == "E-RESUME"

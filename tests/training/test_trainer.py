@@ -78,6 +78,21 @@ def test_a_training_is_a_loop_of_plain_pytorch(accumulation):
         np.testing.assert_allclose(got.detach().numpy(), want.detach().numpy(), rtol=1e-11)
 
 
+@pytest.mark.parametrize("muon_rate", [0.0, 0.01])
+def test_another_optimizer_goes_on_from_the_weights_alone(muon_rate):
+    def trainer(rate):
+        params = Params(layer=Params(weight=start().layer.weight))
+        optimizer = replace(CONFIG, muon_rate=rate)
+        square = lambda ops, params, step, part: Loss(params.layer.weight.square().sum())  # noqa: E731
+        return Trainer(optimizer, STEPS, params, square, OPS)
+
+    first, second = trainer(0.01 - muon_rate), trainer(muon_rate)
+    next(first.run())
+    second.load_state(1, {name: tensor.numpy() for name, tensor in first.state().items()})
+    assert not any(name.startswith("optimizer") for name in second.state())
+    next(second.run())
+
+
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
 def test_captions_are_dropped_at_that_rate_and_belong_to_their_pictures(rate):
     """5 standard errors of the share of 4,000."""

@@ -38,7 +38,8 @@ def update_codebook(
         use.counts, use.sums, z, f.indices.flatten(), decay
     )
     if objective.codebook_decay:
-        codes.copy_(average)
+        used = counts > 0  # by any vector so far: the average of none is no code
+        codes[used] = average[used]
     mean_use = len(z) / len(codes)
     dead = counts < objective.revive_below * mean_use
     number = int(dead.sum())

@@ -12,6 +12,7 @@ from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_nam
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "metadata.csv")
+METRICS = "metrics.jsonl"  # in the folder of every training
 
 
 class FolderDataset(PicturesInMemory):
@@ -20,7 +21,7 @@ class FolderDataset(PicturesInMemory):
     `metadata.jsonl` (lines `{"file_name": ..., "text": ...}`), `metadata.csv` (the same columns),
     `cat.txt` beside it (one caption per line, chosen at random); else from the file name, with
     `_` and `-` as spaces. The class of a picture is the sub-folder that it is in, directly or
-    further down.
+    further down. The pictures that a training has left beside its `metrics.jsonl` are not read.
 
     Raises:
         InputError: no such folder, no picture in it that can be read, or captions that cannot.
@@ -48,8 +49,9 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
         raise data_error(f"the folder of training pictures {str(root)!r} {problem}")
+    trainings = {path.parent for path in root.rglob(METRICS)}
     paths = (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    files = sorted(path for path in paths if path.is_file())
+    files = sorted(p for p in paths if p.is_file() and trainings.isdisjoint(p.parents))
     if not files:
         raise data_error(f"no pictures in {str(root)!r}", "PNG, JPEG and WebP are read")
     table, warnings = _captions_table(root), []
@@ -71,7 +73,8 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
 
 def _class_of(path: Path) -> str:
     """The first folder of a relative path; "" if it has none."""
-    return path.parts[0].encode("utf-8", "replace").decode() if len(path.parts) > 1 else ""
+    name = path.parts[0] if len(path.parts) > 1 else ""
+    return name.encode("utf-8", "replace").decode().strip()
 
 
 def _captions_table(root: Path) -> dict[str, list[str]]:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from ldmref.errors import ImageError, InputError, abbreviated
 from ldmref.io.pictures.images import read_image
+from ldmref.prompts.text_checks import MAX_CHARACTERS
 from ldmref.training.data.augmentation import Augmentation
 
 
@@ -33,16 +34,21 @@ class PicturesInMemory:
     augmentation = Augmentation()
 
     def __init__(self, samples: Iterator[Sample], size: int):
-        images, self.captions, self.classes, self.skipped = [], [], [], []
+        images, self.captions, self.classes, self.skipped, too_long = [], [], [], [], []
         for sample in samples:
             try:
                 images.append(_square(read_image(sample.file), size))
             except ImageError:
                 self.skipped.append(sample.name)
                 continue
-            self.captions.append(sample.captions)
+            if max(map(len, sample.captions)) > MAX_CHARACTERS:
+                too_long.append(sample.name)
+            self.captions.append([text[:MAX_CHARACTERS] for text in sample.captions])
             self.classes.append(sample.label)
         self.warnings: list[str] = []
+        if too_long:
+            message = f"{len(too_long)} pictures with captions of more than {MAX_CHARACTERS} "
+            self.warnings.append(f"{message}characters, which are cut: {abbreviated(too_long)}")
         if images and self.skipped:
             count = len(images) + len(self.skipped)
             message = f"{len(self.skipped)} of {count} pictures cannot be read, skipped: "

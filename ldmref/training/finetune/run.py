@@ -63,6 +63,7 @@ def fine_tune(
         data = read_pictures(recipe, say)
         exact = RecordingBackend(device, "float32")
         model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
+        model.params.read_all()  # once: each step makes a model that shares them
         adapter = adapter_of(recipe, model, data.caption)
         if adapter.caption == data.caption:  # and no prompts of its own
             warn_of_unknown_words(data, model.tokenizer, say)

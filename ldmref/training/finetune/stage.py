@@ -40,6 +40,6 @@ def fine_tune_trainer(
         batch = batches(step, part)
         condition = conditioning_of(adapted, batch.prompts, size)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
-        return batches.loss(batch, adapted.unet(*inputs))
+        return batches.loss(batch, adapted.unet_output(*inputs))
 
     return Trainer(stage.optimizer, stage.budget.steps, adapter.initial, loss, ops)
