@@ -30,7 +30,8 @@ from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init, unflatten
 from ldmref.models.presets import preset
 from ldmref.models.taesd import TinyAutoencoder, TinyConfig
-from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.words import word_tokenizer
 
 StateDict = dict[str, np.ndarray]  # dotted name -> tensor
 SMALL = 256 * 2**20  # bytes of weights that are brought to the backend when they are loaded
@@ -88,7 +89,7 @@ def load(
     configured = {} if isinstance(backend, Backend) else settings().limits
     seconds = configured.get("max_seconds") if max_seconds is None else max_seconds
     limits: dict[str, Any] = {
-        "max_memory": bytes_of(max_memory or configured.get("max_memory")),
+        "max_memory": bytes_of(configured.get("max_memory") if max_memory is None else max_memory),
         "max_seconds": seconds_of(seconds),
     }
     loras, words = read_loras(lora), read_words(embeddings)

@@ -16,6 +16,7 @@ from ldmref.check.chapters import CHAPTERS
 from ldmref.check.comparison import Deviation, deviation
 from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, source_of
 from ldmref.check.implementation import line_of
+from ldmref.errors import UsageError
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def run(backend: Backend, *, against: ModuleType | None = None, cases: int = 100
         cases: random inputs per identity.
         only: run the identities whose name contains this.
     """
+    if cases < 1:
+        raise UsageError(f"cases must be at least 1, not {cases}", code="E-USAGE")
     functions = Functions(against)
     for identity in identities():
         if only in identity.name and (against is None or functions.replaced(identity)):

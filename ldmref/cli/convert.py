@@ -138,6 +138,8 @@ def write_compvis(
             hint="give OUT without .safetensors to get a folder",
         )
     tensors = to_compvis(flat, compvis_table(config)) | scale_tensor(config)
+    if config.scheduler.rescale_betas_zero_snr:
+        tensors["ztsnr"] = np.zeros(1, np.float32)  # which says so by being there
     prediction = {"v": "v", "eps": "epsilon"}.get(config.scheduler.prediction_type)
     metadata = METADATA | ({"modelspec.prediction_type": prediction} if prediction else {})
     sources = {name: source(tensor) for name, tensor in tensors.items()}

@@ -13,9 +13,14 @@ from ldmref.io.pictures.infotext import replay_parameters
 from ldmref.io.pictures.metadata import read_parameters
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.plan import MODES, RECORDED
+from ldmref.modes.request import names_schedule
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
 OF_ALL_PICTURES = ("count", "batch_size")  # each picture records itself alone
+REPLACED = {  # by a flag: what else of the record it replaces
+    "sampler": {"eta"}, "steps": {"sigmas"}, "schedule": {"sigmas"},
+    "sigmas": {"steps", "schedule"}, "negative_prompt_embeds": {"negative_prompt"},
+}  # fmt: skip
 
 
 @click.command(cls=Drawing)
@@ -46,9 +51,12 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     require_inputs(source, mode, sources, recorded, flags)
     refuse_others(mode, prompt, flags)
     flags["segmentation"] = flags["image"]
-    own_sampler, own_seed = flags["sampler"] is not None, flags["seed"] is not None
+    own_seed, replaced = flags["seed"] is not None, {*OF_ALL_PICTURES, "latents", *EMBEDDINGS}
+    replaced = replaced.union(*(x for name, x in REPLACED.items() if is_set(flags.get(name))))
+    if names_schedule(flags["sampler"]):
+        replaced.add("schedule")
     for name in (*takes, "tile"):
-        if name in (*OF_ALL_PICTURES, "latents", *EMBEDDINGS) or (name == "eta" and own_sampler):
+        if name in replaced:
             continue
         if name in recorded and not is_set(flags.get(name)):
             flags[name] = recorded[name]

@@ -9,6 +9,7 @@ from typing import Any
 from ldmref.config import TABLES, Settings
 from ldmref.errors import LdmrefError
 from ldmref.modes.plan import MODES
+from ldmref.modes.request import names_schedule
 
 CODES = {
     f"E-{key.upper().replace('_', '-')}": f"{table}.{key}"
@@ -26,11 +27,13 @@ def with_settings(mode: str, flags: dict[str, Any], configured: Settings) -> dic
         own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
         own_guidance = key == "cfg_scale" and mode == "invert"
         own_steps = key in ("steps", "schedule") and flags.get("sigmas") is not None
-        own = own_size or own_guidance or own_steps
+        own_schedule = key == "schedule" and names_schedule(flags.get("sampler"))
+        own = own_size or own_guidance or own_steps or own_schedule
         if key in takes and flags.get(key) is None and not own:
             flags[key] = value
     seed = flags.get("seed")
-    if "count" in takes and flags.get("count") is None and isinstance(seed, list):
+    rows = flags.get("prompt_embeds") is not None  # each is a prompt, and has a seed of its own
+    if "count" in takes and flags.get("count") is None and isinstance(seed, list) and not rows:
         flags["count"] = len(seed)
     return flags
 

@@ -32,9 +32,11 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
         UnsafeFileError: it is a pickle.
         BackendUnavailable: fetching needs a package that is not installed.
     """
-    if str(name) in EMBEDDED:
+    if name in EMBEDDED:
         return embedded_folder(str(name))
     path = input_path(name)
+    if path.parts[:1] and path.parts[0] in EMBEDDED:  # ./emoji: a folder of that name
+        path = path.absolute()
     if path.is_file() and path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
         raise UnsafeFileError(
             f"{path.name} is a pickle, and loading a pickle can run code",

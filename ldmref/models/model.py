@@ -24,7 +24,7 @@ from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
 from ldmref.models.tiling import decode_tiled
 from ldmref.models.unet import Residuals, unet, unet_spec
 from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
-from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, Tokens
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, Tokens, tokenize_alike
 from ldmref.prompts.weights import emphasize
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
@@ -147,9 +147,12 @@ class LatentDiffusion:
         """This model with textual-inversion words, named in `modifications["embeddings"]`.
 
         Raises:
-            UsageError: a word is known already, or made for another number of text encoders.
+            UsageError: a word is known already, or made for other text encoders.
             CorruptModelError: the vectors have another width than the text encoder's.
         """
+        if any(text.model_type != "clip" for text in self.config.text_encoders):
+            message = f"{self.config.name!r} has no CLIP text encoder, for which words are learned"
+            raise UsageError(message, code="E-EMBEDDING")
         grown, config, params = copy.copy(self), self.config, {}
         words = by_encoder(embeddings, len(config.text_encoders))
         for encoder, name, new in zip(TEXT_ENCODERS, TOKENIZERS, words, strict=False):
@@ -201,11 +204,10 @@ class LatentDiffusion:
             raise UsageError(
                 f"clip_skip must be from 0 to {most}, not {clip_skip}", code="E-CLIP-SKIP"
             )
-        tokenizers = (self.tokenizer, self.tokenizer_2 or self.tokenizer)
-        states, pooled, all_tokens = [], None, []
+        tokenizers = (self.tokenizer, self.tokenizer_2 or self.tokenizer)[: len(configs)]
+        states, pooled, all_tokens = [], None, tokenize_alike(tokenizers, prompts, options)
         with ops.inference():
-            for config, tokenizer, name in zip(configs, tokenizers, TEXT_ENCODERS, strict=False):
-                tokens = tokenizer.tokenize(prompts, options)
+            for config, tokens, name in zip(configs, all_tokens, TEXT_ENCODERS, strict=False):
                 n, chunks, length = tokens.ids.shape
                 ids = ops.asarray(tokens.ids.reshape(n * chunks, length))
                 params = self._params(name)
@@ -217,7 +219,6 @@ class LatentDiffusion:
                 if options.prompt_weights != "none":
                     hidden = emphasize(hidden, ops.asarray(tokens.weights.reshape(ids.shape)))
                 states.append(ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size)))
-                all_tokens.append(tokens)
             joined = states[0] if len(states) == 1 else ops.xp.concat(states, axis=2)
         return EncodedText(joined, pooled, all_tokens[0])
 

@@ -113,9 +113,10 @@ class LazyParams(Mapping[str, Params]):
         }
 
     def __getitem__(self, name: str) -> Params:
-        if name not in self._on_backend:
-            self._on_backend[name] = self._bring(self._mapped[name])
-        return self._on_backend[name]
+        params = self._on_backend.get(name)  # another thread may release it meanwhile
+        if params is None:
+            params = self._on_backend[name] = self._bring(self._mapped[name])
+        return params
 
     def __getattr__(self, name: str) -> Params:
         if name.startswith("_") or name not in self._names:

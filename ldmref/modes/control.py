@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import os
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +27,8 @@ from ldmref.modes import validation
 from ldmref.modes.sizing import resized
 
 MAX_CONTROLS = 16
+# A colon, but on Windows not that of a drive: one letter before it, and a slash behind.
+SEPARATOR = r":(?![\\/])|(?<!^[A-Za-z])(?<!:[A-Za-z]):" if os.name == "nt" else ":"
 
 
 @dataclass(frozen=True)
@@ -76,7 +80,7 @@ def _check_numbers(control: Control) -> Control:
 
 def parse_control(text: str) -> Control:
     """A ControlNet, a picture and a weight with colons between: `canny:edges.png:0.8`."""
-    net, *rest = text.split(":")
+    net, *rest = re.split(SEPARATOR, text)
     try:
         image, weight, steps = [*rest, *("1", "0-1")[len(rest) - 1 :]]
         start, _, end = steps.partition("-")

@@ -13,6 +13,7 @@ from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning, join, with_cache
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.channels import input_channels
 from ldmref.modes.control import ActiveControl, residuals_of
 from ldmref.modes.request import resolve
 from ldmref.modes.text import encode_texts
@@ -86,11 +87,13 @@ def denoiser(
         batch = replace(
             text, prompts=[prompt] * n, negative_prompts=[negative_prompt] * n, size=(w * f, h * f)
         )
+        channels = input_channels(model, batch.size) if model.config.image_channels else None
         return model_denoiser(
             model,
             lambda sigma: float(timesteps_at(training_sigmas, sigma)),
             *batch.conditioning(slice(0, n)),
             request.cfg_scale,
+            channels=channels,
         )
 
     def denoise(x: Array, sigma: float) -> Array:

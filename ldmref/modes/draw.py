@@ -218,7 +218,7 @@ def run_sampler(
     ops, step, history = model.backend, 0, ()
     states = states_of(model, x)
     while True:
-        if cancel is not None and cancel.is_set():
+        if cancel is not None and cancel.is_set() and step < steps:
             raise Cancelled("stopped between two steps", code="E-CANCELLED")
         with ops.inference():
             state = next(states, None)

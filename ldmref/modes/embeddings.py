@@ -120,6 +120,13 @@ def _check_shapes(
 
 def _check_lengths(config: ModelConfig, v: Mapping[str, Any]) -> None:
     """Refuse hidden states of another length than those they are guided against."""
+    prompts = any(v[name] is None for name, _ in EMBEDDINGS.values())
+    if prompts and v["long_prompts"] == "chunk":
+        raise UsageError(
+            "embeddings beside a prompt in chunks would be of another length",
+            code=CODE,
+            hint="give embeddings for both, or long_prompts=truncate",
+        )
     length = config.text_encoder.max_position_embeddings
     lengths = [length if v[name] is None else v[name].shape[1] for name, _ in EMBEDDINGS.values()]
     if len({*lengths}) > 1:

@@ -52,20 +52,24 @@ class Plan:
     @property
     def params(self) -> dict[str, Any]:
         """The resolved request: JSON-able values that make the same pictures again."""
+        return self.params_of_first(len(self.request.seeds))
+
+    def params_of_first(self, n: int) -> dict[str, Any]:
+        """The same for the first n pictures alone."""
         r = self.request
         params: dict[str, Any] = {"mode": r.mode}
         for name, parameter in (RECORDED | MODES[r.mode].parameters).items():
             value = r.values.get(name)
             if parameter.recorded and value is not None:
                 params[name] = list(value) if isinstance(value, tuple) else value
-        alike = len({*r.prompts}) == 1 == len({*r.negative_prompts})
-        negatives = list(r.negative_prompts)
+        prompts, negatives = list(r.prompts[:n]), list(r.negative_prompts[:n])
+        alike = len({*prompts}) == 1 == len({*negatives})
         params |= {
-            "prompt": r.prompts[0] if alike else list(r.prompts),
+            "prompt": prompts[0] if alike else prompts,
             "negative_prompt": negatives[0] if len({*negatives}) == 1 else negatives,
             "sampler": r.sampler.name,
-            "seed": r.seeds[0] if len(r.seeds) == 1 else list(r.seeds),
-            "count": len(r.seeds) if alike else 1,
+            "seed": r.seeds[0] if n == 1 else list(r.seeds[:n]),
+            "count": n if alike else 1,
         }
         return params | dict(self.recorded)
 
@@ -169,8 +173,7 @@ class Run(NamedTuple):
 
     def params(self, n: int) -> dict[str, Any]:
         """The parameters of the first n pictures, with the model, backend and version."""
-        model, params, seeds = self.model, self.plan.params, self.plan.request.seeds
-        params["seed"] = list(seeds[:n]) if n > 1 else seeds[0]
+        model, params = self.model, self.plan.params_of_first(n or len(self.plan.request.seeds))
         params["model"] = {"name": model.config.name, "sha256": model.sha256}
         params["model"] |= model.modifications
         arrays = {"latents": self.plan.request.latents} | dict(self.plan.request.embeddings or {})

@@ -24,7 +24,7 @@ from ldmref.modes.sizing import MAX_AREA
 from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
 from ldmref.prompts.tokenizer import PromptOptions
-from ldmref.samplers import SPACINGS, Sampler, get_sampler
+from ldmref.samplers import SPACINGS, Sampler, get_sampler, make_schedule
 from ldmref.samplers.schedule import check_name, check_steps, sampling_sigmas
 
 DEFAULTS = {name: parameter.default for name, parameter in keys_of(Txt2ImgParameters).items()}
@@ -93,7 +93,8 @@ def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Reques
     sampler, spacing = v["sampler"], v["schedule"]
     v["sampler"], v["schedule"] = sampler_and_schedule(
         config.scheduler.sampler if sampler is None else sampler,
-        config.scheduler.spacing if spacing is None else spacing,
+        spacing,
+        config.scheduler.spacing,
     )
     if v["sigmas"] is not None:
         v["steps"], v["schedule"] = explicit_steps(v["sigmas"], v["steps"], spacing), None
@@ -146,17 +147,31 @@ def per_picture(
     return prompts, negatives
 
 
-def sampler_and_schedule(sampler: str | Sampler, schedule: str) -> tuple[Sampler, str]:
+def sampler_and_schedule(
+    sampler: str | Sampler, schedule: str | None, default: str
+) -> tuple[Sampler, str]:
     """A sampler and the name of its spacing; "DPM++ 2M Karras" names both at once."""
-    if not isinstance(sampler, str | Sampler) or not isinstance(schedule, str):
+    if not isinstance(sampler, str | Sampler) or not isinstance(schedule, str | None):
         raise UsageError("sampler and schedule must be names", code="E-SAMPLER")
+    named = names_schedule(sampler)
     if isinstance(sampler, str):
-        name, _, spacing = sampler.strip().rpartition(" ")
-        if name and spacing.lower() in SPACINGS:  # A1111: "DPM++ 2M Karras"
-            sampler, schedule = name, spacing.lower()
-        sampler = get_sampler(sampler.strip())
-    check_name("schedule", schedule.lower(), SPACINGS)
-    return sampler, schedule.lower()
+        sampler = get_sampler(sampler.strip()[: -len(named) or None].strip())
+    spacing = (schedule or named or default).lower()
+    check_name("schedule", spacing, SPACINGS)
+    if named and named != spacing:
+        message = f"the sampler's name says schedule {named!r}, and schedule is {spacing!r}"
+        raise UsageError(message, code="E-SCHEDULE", hint=f"sampler {sampler.name!r} takes any")
+    return sampler, spacing
+
+
+def names_schedule(sampler: object) -> str:
+    """The spacing at the end of a sampler's name, as A1111 writes it, in lower case; else "".
+
+    >>> names_schedule("DPM++ 2M Karras"), names_schedule("euler")
+    ('karras', '')
+    """
+    name, _, spacing = sampler.strip().rpartition(" ") if isinstance(sampler, str) else ("",) * 3
+    return spacing.lower() if name and spacing.lower() in SPACINGS else ""
 
 
 def check_mode(config: ModelConfig, mode: str) -> None:
@@ -179,7 +194,8 @@ def check_mode(config: ModelConfig, mode: str) -> None:
 def check_text(config: ModelConfig, request: Request) -> None:
     """Refuse prompts that the model cannot follow."""
     text = config.text_encoder
-    validation.integer("clip_skip", request.clip_skip, 0, text.num_hidden_layers - 1)
+    layers = [t.num_hidden_layers - t.skipped_layers for t in config.text_encoders or (text,)]
+    validation.integer("clip_skip", request.clip_skip, 0, min(layers) - 1)
     if request.options.long_prompts == "chunk" and config.unet.class_embed_type:
         raise UsageError(
             f"{config.name!r} reads one chunk only: its last token stands for the whole prompt",
@@ -204,6 +220,13 @@ def check_sampling(config: ModelConfig, request: Request) -> None:
     table = sampling_sigmas(config.scheduler)
     if request.sigmas is None:
         check_steps(steps, min(validation.MAX_STEPS, len(table)))
+        sigmas = make_schedule(config.scheduler, sampler, request.schedule, steps).sigmas[:-1]
+        if len(sigmas) != steps or (np.diff(sigmas) >= 0).any():
+            raise UsageError(
+                f"{steps} steps of schedule {request.schedule!r} repeat a noise level",
+                code="E-STEPS",
+                hint="take another number of steps, or another schedule",
+            )
     elif request.sigmas[0] > table[-1] * (1.0 + SLACK):
         raise UsageError(
             f"sigmas begin at {request.sigmas[0]:g}, the model knows noise up to {table[-1]:g}",

@@ -2,21 +2,20 @@
 
 `PromptTokenizer` adds what every text encoder needs to a tokenizer of that library: start and end
 tokens, a fixed length, chunks of long prompts, weights, and warnings about text that was cut off.
-`prompts/clip.py` builds CLIP's tokenizer, `prompts/wordpiece.py` BERT's, `word_tokenizer` one whose
+`prompts/clip.py` builds CLIP's, `prompts/wordpiece.py` BERT's, `prompts/words.py` one whose
 tokens are whole words.
 """
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
+from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
 from ldmref.prompts.text_checks import MAX_TEXT, check_text, unread_notation
@@ -216,6 +215,18 @@ class PromptTokenizer:
             yield TokenGroup(ids, span.weight, position + word_start)
 
 
+def tokenize_alike(
+    tokenizers: Sequence[PromptTokenizer], prompts: Sequence[str], options: PromptOptions
+) -> list[Tokens]:
+    """Tokens of each tokenizer, in equally many chunks; their `counts` are the largest of all."""
+    tokens = [tokenizer.tokenize(prompts, options) for tokenizer in tokenizers]
+    counts = [max(each) for each in zip(*(t.counts for t in tokens), strict=True)]
+    if any(t.counts != counts for t in tokens):
+        options = replace(options, chunks=max(counts))
+        tokens = [tokenizer.tokenize(prompts, options) for tokenizer in tokenizers]
+    return [replace(t, counts=counts) for t in tokens]
+
+
 def token_id(tokenizer: Tokenizer, token: str) -> int:
     """The id of a token that the vocabulary must have."""
     id = tokenizer.token_to_id(token)
@@ -268,32 +279,3 @@ def _multi_vector_ids(tokenizer: Tokenizer) -> dict[int, tuple[int, ...]]:
         if len(ids) > 1:
             result[id] = tuple(ids)
     return result
-
-
-def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
-    """A tokenizer of whole words: the most frequent ones in `captions`.
-
-    Text is lower-cased and stripped of accents; a word is a run of letters or digits, or one of
-    the characters # * ! &; everything else separates words.
-    """
-    tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
-    tokenizer.normalizer = normalizers.Sequence(
-        [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
-    )
-    word_pattern = Regex(r"[\p{L}\p{N}]+|[#*!&]")
-    tokenizer.pre_tokenizer = pre_tokenizers.Split(word_pattern, behavior="removed", invert=True)
-    frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
-    ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
-    tokens = [PAD, START, END, UNKNOWN, *ranked][:max_words]
-    ids = {token: id for id, token in enumerate(tokens)}
-    tokenizer.model = models.WordLevel(ids, unk_token=UNKNOWN)
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)]
-    )
-    return tokenizer
-
-
-def split_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of `text` as a word tokenizer splits it."""
-    text = tokenizer.normalizer.normalize_str(text)
-    return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]

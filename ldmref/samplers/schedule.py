@@ -53,6 +53,7 @@ SPACINGS = (
     "ays_sdxl",
 )  # fmt: skip
 FINAL_SIGMAS = ("zero", "sigma_min")
+CLEAN_ENDS = ("ddpm", "lcm")  # whose last step gives the predicted x0, whatever the schedule says
 NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal SNR
 
 
@@ -142,7 +143,8 @@ def make_schedule(
         theirs = diffusers.diffusers_sigmas(config, table, sampler.name, spacing, steps)
         return Schedule(*theirs, table, "diffusers")
     else:
-        grid = sigma_grid(table, spacing, steps, config.final_sigma, config.steps_offset)
+        final = "zero" if sampler.name in CLEAN_ENDS else config.final_sigma
+        grid = sigma_grid(table, spacing, steps, final, config.steps_offset)
     return Schedule(grid, timesteps_at(table, grid[:-1]), math.hypot(1.0, grid[0]), table)
 
 

@@ -24,7 +24,8 @@ from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
 from ldmref.models.presets import PRESETS
-from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt, word_tokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
+from ldmref.prompts.words import word_tokenizer
 from ldmref.training.autoencoder.features import feature_trainer
 from ldmref.training.autoencoder.metrics import measure
 from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_trainer

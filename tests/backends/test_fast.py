@@ -206,6 +206,18 @@ def four(monkeypatch):
     threads._forget_workers()
 
 
+@pytest.mark.parametrize("half", [6, 512, 640])
+def test_geglu_on_any_number_of_threads(monkeypatch, half):
+    """The blocks of columns are as many as the threads; some numbers do not divide the width."""
+    rng = np.random.default_rng(0)
+    x, weight = rng.standard_normal((3, 8)), rng.standard_normal((2 * half, 8))
+    want = REFERENCE.geglu(x, weight, None)
+    monkeypatch.setattr(matmul, "parallel", lambda block, n: [block(i) for i in range(n)])
+    for count in range(1, 65):
+        monkeypatch.setattr(matmul, "count", lambda count=count: count)
+        np.testing.assert_allclose(matmul.geglu(x, weight, None), want, atol=1e-6 * 8)
+
+
 def test_every_block_is_done_once_on_several_threads(four):
     meeting, done, names = threading.Barrier(4, timeout=10), [], set()
 

@@ -24,8 +24,8 @@ from ldmref.models.validate import config_from_dict
 from ldmref.modes.plan import MODES
 from ldmref.prompts.clip import END, START, WORD_END
 from ldmref.prompts.clip_vocabulary import load_tokenizer
-from ldmref.prompts.tokenizer import word_tokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer
+from ldmref.prompts.words import word_tokenizer
 
 from .cached import constants_cached
 from .guard import SCRATCH, Target, file

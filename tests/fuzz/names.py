@@ -30,7 +30,8 @@ from ldmref.models.model import model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import PRESETS
 from ldmref.prompts.textual_inversion import add_embeddings
-from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.words import word_tokenizer
 
 from .cached import constants_cached
 from .configs import TINY, VAE

@@ -195,6 +195,10 @@ def test_mask_is_alpha_if_it_varies_else_luminance():
     painted = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     painted.putpixel((1, 0), (0, 0, 0, 255))
     assert np.asarray(read_mask(painted)).tolist() == [[0, 255]]
+    palette = painted.convert("P")
+    palette.putdata([1, 0])
+    palette.info["transparency"] = bytes([255, 0])  # of index 0 and 1, as pngquant writes them
+    assert np.asarray(read_mask(palette)).tolist() == [[0, 255]]
     opaque = Image.new("RGBA", (2, 1), "black")
     opaque.putpixel((1, 0), (255, 255, 255, 255))
     assert np.asarray(read_mask(opaque)).tolist() == [[0, 255]]

@@ -139,15 +139,26 @@ def test_a_cancelled_run_has_the_pictures_so_far(tiny):
 
     def stop(progress):
         shown.append(progress)
-        flag.set = progress.first == 2 and progress.step == 1
+        flag.set = progress.first == 2 and progress.step == 0
 
     with pytest.raises(ldmref.errors.Cancelled) as caught:
         modes.txt2img(tiny, "a", count=3, callback=stop, cancel=flag, **SMALL)
     partial = caught.value.partial
-    assert len(shown) == 6 and partial.seeds == [5, 6] and partial.params["seed"] == [5, 6]
+    assert len(shown) == 5 and partial.seeds == [5, 6]
+    assert (partial.params["seed"], partial.params["count"]) == ([5, 6], 2)
     assert partial.latents.shape[0] == len(partial.images) == 2
     want = modes.txt2img(tiny, "a", count=2, **SMALL)
     assert (partial.latents == want.latents).all()
+
+
+def test_a_run_cancelled_in_its_last_step_is_complete(tiny):
+    flag = SimpleNamespace(set=False, is_set=lambda: flag.set)
+
+    def stop(progress):
+        flag.set = progress.step == progress.steps - 1
+
+    got = modes.txt2img(tiny, ["a", "b"], callback=stop, cancel=flag, batch_size=2, **SMALL)
+    assert got.params["prompt"] == ["a", "b"] and len(got) == 2
 
 
 @pytest.mark.parametrize(

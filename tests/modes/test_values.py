@@ -180,11 +180,15 @@ def test_lists_of_prompts_may_be_tuples_and_names_are_not_guessed():
     ("sampler", "schedule", "want"),
     [("euler", None, ("euler", "leading")), ("Euler", "KARRAS", ("euler", "karras")),
      (" DPM++ 2M Karras ", None, ("dpmpp_2m", "karras")),
-     ("euler karras", "beta", ("euler", "karras"))],
+     ("euler karras", "Karras", ("euler", "karras"))],
 )  # fmt: skip
 def test_names_of_samplers_and_schedules(sampler, schedule, want):
     r = request(sampler=sampler, schedule=schedule)
     assert (r.sampler.name, r.schedule) == want
+
+
+def test_a_schedule_in_the_name_of_the_sampler_and_another_contradict_each_other():
+    assert code_of(request, sampler="euler karras", schedule="beta") == "E-SCHEDULE"
 
 
 # -- what the model decides -----------------------------------------------------------------------

@@ -208,7 +208,10 @@ def test_prediction_type_is_read_and_never_guessed():
     assert find_config(Shapes(base, {"modelspec.prediction_type": "epsilon"})) == base
     assert find_config(Shapes(base), v) == v
     xl = find_config(Shapes(PRESETS["sdxl"], extra=["v_pred"]))
-    assert xl.scheduler.prediction_type == "v"
+    assert xl.scheduler.prediction_type == "v" and not xl.scheduler.rescale_betas_zero_snr
+    zero = find_config(Shapes(PRESETS["sdxl"], extra=["v_pred", "ztsnr"])).scheduler
+    assert (zero.prediction_type, zero.spacing) == ("v", "trailing")
+    assert zero.rescale_betas_zero_snr
 
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"], indirect=True)

@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 
 from ldmref.errors import UsageError
 from ldmref.prompts.clip import clip_tokenizer
-from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, word_tokenizer
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer
 from ldmref.prompts.weights import emphasize, parse_prompt_weights
+from ldmref.prompts.words import word_tokenizer
 from ldmref.testing.clip import awkward_strings, small_vocabulary
 
 TOKENIZER = clip_tokenizer(small_vocabulary(), 8, pad=0)  # six tokens between start and end

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError
-from ldmref.prompts.tokenizer import PromptTokenizer, split_words, word_tokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.words import split_words, word_tokenizer
 
 CAPTIONS = ["red heart", "red car", "keycap: #", "flag: Côte d’Ivoire", "piñata", "a 100 b"]
 TOKENIZER = PromptTokenizer(word_tokenizer(CAPTIONS, 100), 6)

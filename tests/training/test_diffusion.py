@@ -157,7 +157,8 @@ def trainer_of(loss="simple", condition="text", dtype="float64", steps=2, **opti
     latents = Latents(*rng.standard_normal((2, 5, 4, 8, 8)).astype(np.float32))
     noisy = NoisyLatents(latents, np.arange(1.0, 6.0), 0.5, ops)
     stage = DiffusionStage(objective, OptimizerConfig(4, warmup=1, **optimizer), Budget(steps))
-    from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer
+    from ldmref.prompts.tokenizer import PromptTokenizer
+    from ldmref.prompts.words import word_tokenizer
 
     tokenizer = PromptTokenizer(word_tokenizer(["zero one two three four"], 512), 16)
     words = ("zero", "one", "two", "three", "four")

@@ -15,7 +15,8 @@ from ldmref import modes  # noqa: E402
 from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
-from ldmref.prompts.tokenizer import PromptTokenizer, word_tokenizer  # noqa: E402
+from ldmref.prompts.tokenizer import PromptTokenizer  # noqa: E402
+from ldmref.prompts.words import word_tokenizer  # noqa: E402
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
 from ldmref.training.data import emoji as emoji_data  # noqa: E402
 from ldmref.training.data.folder import FolderDataset  # noqa: E402

@@ -43,6 +43,7 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
     bands = -(-rows.shape[0] // height)
     columns = max(-(-half // COLUMNS), -(-count() // bands) if bands else 1)
     width = -(-half // columns)
+    columns = -(-half // width)  # rounded up, fewer are enough
 
     def block(i: int) -> None:
         band, column = divmod(i, columns)

@@ -193,6 +193,9 @@ def _with_prediction(file: TensorFile, fitting: list[ModelConfig]) -> ModelConfi
     """Of families with the same tensors, the one with the prediction type that the file names."""
     metadata = str(file.metadata.get("modelspec.prediction_type", "")).lower()
     prediction = "v" if "v_pred" in file else PREDICTIONS.get(metadata, "")
+    if "ztsnr" in file:  # trained with zero terminal SNR, which needs the last timestep
+        zero = {"rescale_betas_zero_snr": True, "spacing": "trailing"}
+        fitting = [replace(c, scheduler=replace(c.scheduler, **zero)) for c in fitting]
     for config in fitting:
         if config.scheduler.prediction_type == prediction:
             return config

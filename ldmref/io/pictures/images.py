@@ -118,6 +118,8 @@ def read_mask(source: Source) -> Image.Image:
     White (255) repaints, black (0) keeps.
     """
     image = open_image(source)
+    if "transparency" in image.info:  # of a palette or of one colour
+        image = image.convert("RGBA")
     if "A" in image.getbands():
         alpha = image.getchannel("A")
         low, high = alpha.getextrema()

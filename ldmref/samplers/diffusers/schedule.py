@@ -68,9 +68,10 @@ def diffusers_sigmas(
         UsageError: the timesteps leave the table.
     """
     family = family_of(sampler)
-    # DDIM and PNDM have an option of their own for the end; DDPM always ends at 0
+    # DDIM and PNDM have an option of their own for the end; all others but these end at 0
     final = config.final_alpha if family == "ddim" else config.final_sigma
-    last = table[0] if final == "sigma_min" and sampler != "ddpm" else 0.0
+    optional = family == "multistep" or sampler in ("ddim", "pndm", "euler")
+    last = table[0] if final == "sigma_min" and optional else 0.0
     whole = config.timestep_spacing if spacing in CONTINUOUS else spacing
     t = _timesteps(len(table), steps, family, whole, config.steps_offset)
     if spacing in CONTINUOUS and family != "ddim":
