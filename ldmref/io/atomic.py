@@ -101,6 +101,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
         OutputError: it cannot be written.
     """
     try:
+        folder = folder.resolve()  # a link stays one
         folder.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary_folder(folder)
         try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+from weakref import ref
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
@@ -18,15 +19,17 @@ class Context:
 
     def __init__(self, states: Array):
         self.states = states
-        self._cache: dict[int, tuple[Params, tuple[Array, Array]]] = {}  # by the layer's id
+        # by the layer's id, until it is gone: a network that is released comes back with others
+        self._cache: dict[int, tuple[ref[Params], tuple[Array, Array]]] = {}
 
     def keys_and_values(
         self, layer: Params, project: Callable[[Array], tuple[Array, Array]]
     ) -> tuple[Array, Array]:
         """`project(states)`, computed at the first call for a layer."""
-        if id(layer) not in self._cache:
-            self._cache[id(layer)] = layer, project(self.states)
-        return self._cache[id(layer)][1]
+        key, cache = id(layer), self._cache
+        if key not in cache:
+            cache[key] = ref(layer, lambda _: cache.pop(key, None)), project(self.states)
+        return cache[key][1]
 
 
 def states_of(context: Array | Context) -> Array:

@@ -216,6 +216,8 @@ def _broken_unet_rules(u: UNetConfig) -> Iterator[str]:
         yield "unet.num_heads must divide the level's channels"
     if any(c % u.norm_num_groups for c in u.block_out_channels):
         yield "unet.norm_num_groups must divide every channel count"
+    if u.block_out_channels[0] % 2 or u.addition_time_embed_dim % 2:
+        yield "unet.block_out_channels[0] and addition_time_embed_dim must be even: sines, cosines"
 
 
 def _broken_autoencoder_rules(v: AutoencoderConfig) -> Iterator[str]:

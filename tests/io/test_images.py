@@ -191,6 +191,12 @@ def test_oversize_header(side):
     assert caught.value.code in ("E-IMAGE-SIZE", "E-IMAGE")
 
 
+def test_damaged_exif_leaves_the_picture_upright():
+    file = io.BytesIO()
+    Image.new("RGB", (3, 2), "red").save(file, "PNG", exif=b"Exif\0\0nonsense")
+    assert open_image(io.BytesIO(file.getvalue())).size == (3, 2)
+
+
 def test_mask_is_alpha_if_it_varies_else_luminance():
     painted = Image.new("RGBA", (2, 1), (0, 0, 0, 0))
     painted.putpixel((1, 0), (0, 0, 0, 255))

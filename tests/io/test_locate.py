@@ -10,6 +10,16 @@ from ldmref.io.native import save_folder
 from ldmref.models.params import Params
 
 
+def test_a_link_to_a_folder_stays_a_link(tmp_path):
+    tiny = ldmref.random_model("tiny", backend="numpy")
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there", target_is_directory=True)
+    for _ in range(2):
+        save_folder(tmp_path / "link", tiny.config, Params(tiny.params), [tiny.tokenizer])
+    assert (tmp_path / "link").is_symlink() and (tmp_path / "there" / "config.json").exists()
+    assert {path.name for path in tmp_path.iterdir()} == {"there", "link"}
+
+
 def test_a_folder_with_the_name_of_the_embedded_model(tmp_path, monkeypatch):
     """The name means the embedded model; a path, however short, the folder."""
     monkeypatch.chdir(tmp_path)

@@ -184,7 +184,8 @@ REFUSED = [
     (changed("sd15", segmentation_classes=1), "segmentation_classes"),
     (changed("sdxl", "text_encoder_2", hidden_size=1300), "cross_attention_dim"),
     (changed("sdxl", "text_encoder", model_type="class"), "only CLIP"),
-    (changed("sdxl", "unet", addition_time_embed_dim=255), "pooled text and six sizes"),
+    (changed("sdxl", "unet", addition_time_embed_dim=254), "pooled text and six sizes"),
+    (changed("sdxl", "unet", addition_time_embed_dim=255), "must be even"),
     (changed("sdxl", "unet", projection_class_embeddings_input_dim=2815), "pooled text"),
 ]  # fmt: skip
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 
 import numpy as np
 import pytest
@@ -10,7 +11,9 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError
+from ldmref.models.conditioning import Context
 from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import Params
 from ldmref.models.presets import PRESETS, preset
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer
 from ldmref.samplers import get_sampler, make_schedule
@@ -114,6 +117,23 @@ def test_the_denoiser_of_an_inpainting_model_repaints_everything():
     model = LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)
     x = np.random.default_rng(0).standard_normal((2, 4, 8, 8)).astype(np.float32)
     assert np.isfinite(ldmref.denoiser(model, "a")(x, 1.0)).all()
+
+
+def test_layers_of_a_released_network_are_not_kept():
+    """A preview under `max_memory` releases the U-Net, which comes back with other layers."""
+    context, layer = Context(np.ones((1, 2, 3))), Params(weight=np.ones(3))
+    calls = []
+
+    def project(states):
+        calls.append(1)
+        return states, states
+
+    for _ in range(2):
+        context.keys_and_values(layer, project)
+    assert len(calls) == len(context._cache) == 1
+    del layer
+    gc.collect()
+    assert not context._cache
 
 
 def test_words_are_learned_for_clip_alone():

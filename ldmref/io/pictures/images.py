@@ -51,7 +51,10 @@ def open_image(source: Source) -> Image.Image:
             if not image.width * image.height:
                 raise ImageError(f"{name} has no pixels", code="E-IMAGE-SIZE")
             image.load()
-        upright = ImageOps.exif_transpose(image)
+        try:
+            upright = ImageOps.exif_transpose(image)
+        except Exception:  # damaged EXIF, which Pillow refuses in many ways
+            upright = image.copy()
         animated = image.format in ("PNG", "WEBP")  # the second picture of a JPEG is a preview
         upright.info[FRAMES] = getattr(image, "n_frames", 1) if animated else 1
         return upright

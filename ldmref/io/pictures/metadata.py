@@ -49,6 +49,7 @@ def save_image(
     """
     options: dict[str, Any] = {"PNG": {}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}[kind]
     text = "" if params is None else infotext(params)
+    text = text.encode("utf-8", "backslashreplace").decode()  # a file's name may be any bytes
     if kind == "PNG" and params is not None:
         info = options["pnginfo"] = PngInfo()
         latin = text.encode("latin-1", "ignore").decode("latin-1") == text
@@ -59,7 +60,7 @@ def save_image(
         ifd = exif.get_ifd(EXIF_IFD)
         ifd[USER_COMMENT] = COMMENT_ENCODING + text.encode("utf-16-be")
         exact = json.dumps(params, sort_keys=True, ensure_ascii=False)
-        ifd[MAKER_NOTE] = NOTE_PREFIX + exact.encode()
+        ifd[MAKER_NOTE] = NOTE_PREFIX + exact.encode("utf-8", "backslashreplace")
         if kind == "JPEG" and len(exif.tobytes()) > MAX_EXIF:
             del ifd[MAKER_NOTE]
     image.save(file, kind, **options)
