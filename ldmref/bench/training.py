@@ -2,7 +2,7 @@
 
 Both sides draw the same batches with the same functions, and end a step with clipping, AdamW and a
 moving average. The networks are diffusers' U-Net and transformers' text encoder on the other side,
-in bfloat16 under autocast.
+under autocast in bfloat16.
 """
 
 from __future__ import annotations

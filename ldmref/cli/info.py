@@ -29,6 +29,7 @@ from ldmref.io.pictures.images import open_image
 from ldmref.io.pictures.infotext import parse_infotext
 from ldmref.io.pictures.metadata import read_parameters
 from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
@@ -41,7 +42,6 @@ OTHER_PROGRAMS = {  # key of a picture's metadata -> the program that writes it
     "invokeai_graph": "InvokeAI", "sd-metadata": "InvokeAI", "Dream": "InvokeAI",
     "Comment": "NovelAI or others",
 }  # fmt: skip
-EMBEDDED_DESCRIPTION = "text to emoji and scenes of them"
 DESCRIPTIONS = {
     "emoji": "the networks of the embedded model's first edition",
     "emoji-128": "the networks of the embedded model",
@@ -83,18 +83,19 @@ def devices(name: str, reason: str) -> list[str]:
 @as_json
 def models(as_json: bool) -> None:
     """List the embedded models, and the presets for training."""
+
+    def row(name: str, config: ModelConfig, description: str, kind: str, installed: bool) -> Row:
+        return {"name": name, "kind": kind, "installed": installed,
+                "width": config.defaults.width, "height": config.defaults.height,
+                "parameters": count(model_spec(config)), "description": description}  # fmt: skip
+
     rows = []
-    for kind, names in (("embedded", EMBEDDED), ("preset", PRESETS)):
-        for name in names:
-            embedded = kind == "embedded"
-            config = model_config(name) if embedded else PRESETS[name]
-            installed = not embedded or (find_model(name) / NATIVE_WEIGHTS).is_file()
-            description = EMBEDDED_DESCRIPTION if embedded else DESCRIPTIONS.get(name, "")
-            row = {"name": name, "kind": kind, "installed": installed,
-                   "width": config.defaults.width, "height": config.defaults.height,
-                   "parameters": count(model_spec(config)),
-                   "description": description}  # fmt: skip
-            rows.append(row)
+    for name in EMBEDDED:
+        installed = (find_model(name) / NATIVE_WEIGHTS).is_file()
+        about = "text to emoji and scenes of them"
+        rows.append(row(name, model_config(name), about, "embedded", installed))
+    for name, config in PRESETS.items():
+        rows.append(row(name, config, DESCRIPTIONS.get(name, ""), "preset", True))
 
     def cells(row: Row) -> tuple[str, ...]:
         kind = row["kind"] if row["installed"] else "missing"

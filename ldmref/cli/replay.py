@@ -13,7 +13,7 @@ from ldmref.io.pictures.infotext import replay_parameters
 from ldmref.io.pictures.metadata import read_parameters
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.plan import MODES, RECORDED
-from ldmref.modes.request import names_schedule
+from ldmref.modes.request import named_schedule
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
 OF_ALL_PICTURES = ("count", "batch_size")  # each picture records itself alone
@@ -53,7 +53,7 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     flags["segmentation"] = flags["image"]
     own_seed, replaced = flags["seed"] is not None, {*OF_ALL_PICTURES, "latents", *EMBEDDINGS}
     replaced = replaced.union(*(x for name, x in REPLACED.items() if is_set(flags.get(name))))
-    if names_schedule(flags["sampler"]):
+    if named_schedule(flags["sampler"]):
         replaced.add("schedule")
     for name in (*takes, "tile"):
         if name in replaced:

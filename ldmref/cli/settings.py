@@ -9,7 +9,7 @@ from typing import Any
 from ldmref.config import TABLES, Settings
 from ldmref.errors import LdmrefError
 from ldmref.modes.plan import MODES
-from ldmref.modes.request import names_schedule
+from ldmref.modes.request import named_schedule
 
 CODES = {
     f"E-{key.upper().replace('_', '-')}": f"{table}.{key}"
@@ -27,7 +27,7 @@ def with_settings(mode: str, flags: dict[str, Any], configured: Settings) -> dic
         own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
         own_guidance = key == "cfg_scale" and mode == "invert"
         own_steps = key in ("steps", "schedule") and flags.get("sigmas") is not None
-        own_schedule = key == "schedule" and names_schedule(flags.get("sampler"))
+        own_schedule = key == "schedule" and named_schedule(flags.get("sampler"))
         own = own_size or own_guidance or own_steps or own_schedule
         if key in takes and flags.get(key) is None and not own:
             flags[key] = value

@@ -142,7 +142,7 @@ def source(data: str | None) -> str | None:
 
 
 def require_pictures(source: str) -> None:
-    """Refuse a recipe for any folder that comes with ldmref, without --data."""
+    """Refuse, without --data, a recipe of ldmref that leaves the folder of pictures open."""
     from ldmref.training.recipe_file import SHIPPED
 
     if Path(source).parent == SHIPPED:

@@ -19,7 +19,7 @@ class Context:
 
     def __init__(self, states: Array):
         self.states = states
-        # by the layer's id, until it is gone: a network that is released comes back with others
+        # by the layer's id, as long as it lives: a released network comes back with new layers
         self._cache: dict[int, tuple[ref[Params], tuple[Array, Array]]] = {}
 
     def keys_and_values(

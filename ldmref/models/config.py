@@ -140,6 +140,12 @@ class ModelConfig:
         return (first,) if second is None else (first, second)
 
     @property
+    def max_clip_skip(self) -> int:
+        """The most `clip_skip` that leaves a layer in every text encoder."""
+        texts = self.text_encoders or (self.text_encoder,)
+        return min(text.num_hidden_layers - text.skipped_layers for text in texts) - 1
+
+    @property
     def image_channels(self) -> int:
         """Input channels of the U-Net in addition to the noisy latents.
 

@@ -199,7 +199,7 @@ class LatentDiffusion:
     ) -> EncodedText:
         """What every text encoder makes of the prompts."""
         ops, configs = self.backend, self.config.text_encoders
-        most = min(t.num_hidden_layers - t.skipped_layers for t in configs) - 1
+        most = self.config.max_clip_skip
         if not 0 <= clip_skip <= most:
             raise UsageError(
                 f"clip_skip must be from 0 to {most}, not {clip_skip}", code="E-CLIP-SKIP"

@@ -56,12 +56,12 @@ def denoiser_calls(sampler: Sampler, visits: Sequence[int]) -> int:
     >>> denoiser_calls(get_sampler("pndm"), [0, 1, 2]), denoiser_calls(get_sampler("heun"), [0, 1])
     (3, 2)
     """
-    calls = steps = 0
+    calls, steps, first = 0, 0, sampler.start_nfe
     for i, j in pairwise(visits):
         if j < i:
             steps = 0
         else:
-            calls += dict(enumerate(sampler.start_nfe)).get(steps, sampler.nfe)
+            calls += first[steps] if steps < len(first) else sampler.nfe
             steps += 1
     return calls
 

@@ -153,7 +153,7 @@ def sampler_and_schedule(
     """A sampler and the name of its spacing; "DPM++ 2M Karras" names both at once."""
     if not isinstance(sampler, str | Sampler) or not isinstance(schedule, str | None):
         raise UsageError("sampler and schedule must be names", code="E-SAMPLER")
-    named = names_schedule(sampler)
+    named = named_schedule(sampler)
     if isinstance(sampler, str):
         sampler = get_sampler(sampler.strip()[: -len(named) or None].strip())
     spacing = (schedule or named or default).lower()
@@ -164,13 +164,15 @@ def sampler_and_schedule(
     return sampler, spacing
 
 
-def names_schedule(sampler: object) -> str:
+def named_schedule(sampler: object) -> str:
     """The spacing at the end of a sampler's name, as A1111 writes it, in lower case; else "".
 
-    >>> names_schedule("DPM++ 2M Karras"), names_schedule("euler")
+    >>> named_schedule("DPM++ 2M Karras"), named_schedule("euler")
     ('karras', '')
     """
-    name, _, spacing = sampler.strip().rpartition(" ") if isinstance(sampler, str) else ("",) * 3
+    if not isinstance(sampler, str):
+        return ""
+    name, _, spacing = sampler.strip().rpartition(" ")
     return spacing.lower() if name and spacing.lower() in SPACINGS else ""
 
 
@@ -194,8 +196,7 @@ def check_mode(config: ModelConfig, mode: str) -> None:
 def check_text(config: ModelConfig, request: Request) -> None:
     """Refuse prompts that the model cannot follow."""
     text = config.text_encoder
-    layers = [t.num_hidden_layers - t.skipped_layers for t in config.text_encoders or (text,)]
-    validation.integer("clip_skip", request.clip_skip, 0, min(layers) - 1)
+    validation.integer("clip_skip", request.clip_skip, 0, config.max_clip_skip)
     if request.options.long_prompts == "chunk" and config.unet.class_embed_type:
         raise UsageError(
             f"{config.name!r} reads one chunk only: its last token stands for the whole prompt",

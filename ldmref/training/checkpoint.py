@@ -27,8 +27,8 @@ MAX_SAVING = 0.05  # the largest share of the time that is spent on checkpoints 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Identifies the pictures and captions of a training; besides, by a digest of their own, the
-    model that is fine-tuned, and the classes if a stage learns them."""
+    """Identifies the data of a training: the number of pictures, and digests of pictures and
+    captions, of the model that is fine-tuned, and of the classes if a stage learns them."""
 
     pictures: int
     sha256: str

@@ -11,6 +11,7 @@ from ldmref.errors import InputError
 from ldmref.training.checkpoint import DataSummary
 from ldmref.training.data import Dataset, summarize
 from ldmref.training.recipe import Recipe
+from ldmref.training.recipe_file import AnyRecipe
 
 
 def class_names(data: Dataset) -> tuple[str, ...]:
@@ -36,9 +37,15 @@ def class_labels(data: Dataset) -> np.ndarray:
     return np.asarray([index[name] for name in data.classes], np.int64)
 
 
+def learns_classes(stage: str, recipe: AnyRecipe) -> bool:
+    """Whether that stage learns classes."""
+    conditional = recipe.diffusion.objective.condition == "class"
+    return stage == "classifier" or (stage == "diffusion" and conditional)
+
+
 def uses_classes(recipe: Recipe) -> bool:
-    """Whether a stage of the training learns classes."""
-    return "classifier" in recipe.stages or recipe.diffusion.objective.condition == "class"
+    """Whether a stage of the training, or the denoiser that may follow, learns classes."""
+    return any(learns_classes(stage, recipe) for stage in {"diffusion", *recipe.stages})
 
 
 def summarize_for(recipe: Recipe, data: Dataset) -> DataSummary:

@@ -17,7 +17,7 @@ from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
 from ldmref.training.latents import NoisyLatents, stratified_timesteps
 from ldmref.training.loss import Loss, Part
-from ldmref.training.recipe import GROUPS, ClassifierNetwork, ClassifierStage
+from ldmref.training.recipe import CLASSIFIER_GROUPS, ClassifierNetwork, ClassifierStage
 from ldmref.training.trainer import Trainer, step_generator
 
 
@@ -26,7 +26,7 @@ def classifier_config(
 ) -> ClassifierConfig:
     """The classifier of latents with so many channels, into classes of these names."""
     widths = tuple(network.width << level for level in range(network.levels))
-    return ClassifierConfig(channels, widths, network.layers, GROUPS, names)
+    return ClassifierConfig(channels, widths, network.layers, CLASSIFIER_GROUPS, names)
 
 
 def classifier_trainer(

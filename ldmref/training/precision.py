@@ -16,7 +16,7 @@ def activation_dtype(dtype: str, device: str) -> str:
 
 
 def multiplies_bfloat16(device: str) -> bool:
-    """Whether the device does so without emulating it."""
+    """Whether the device multiplies in bfloat16 without emulating it."""
     if torch.device(device).type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # not in PyTorch 2.6

@@ -28,7 +28,7 @@ from ldmref.training.limits import Beginning, Limits, Texts
 EMOJI = "emoji"  # a data source that is no folder, and the preset where a recipe names none
 SCENES = "scenes"  # the other one
 MAX_SIZE = 1024
-GROUPS = 8  # of the norms of the classifier
+CLASSIFIER_GROUPS = 8  # of the norms of the classifier
 STAGES = ("autoencoder", "diffusion", "classifier")
 
 

@@ -17,8 +17,8 @@ from ldmref.models.validate import config_from_dict
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.model_config import for_objective
 from ldmref.training.recipe import (
+    CLASSIFIER_GROUPS,
     EMOJI,
-    GROUPS,
     MAX_SIZE,
     SCENES,
     STAGES,
@@ -86,8 +86,10 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
         raise recipe_error(f"autoencoder.objective: {problem}")
     _check_accumulation({name: getattr(recipe, name).optimizer for name in ("features", *STAGES)})
     width = recipe.classifier.network.width
-    if width % GROUPS:
-        raise recipe_error(f"classifier.network.width must be a multiple of {GROUPS}, not {width}")
+    if width % CLASSIFIER_GROUPS:
+        raise recipe_error(
+            f"classifier.network.width must be a multiple of {CLASSIFIER_GROUPS}, not {width}"
+        )
     accumulation = recipe.autoencoder.optimizer.accumulation
     if accumulation > 1 and not recipe.autoencoder.objective.separable(config.vae):
         message = f"autoencoder.optimizer.accumulation must be 1, not {accumulation}"

@@ -14,6 +14,7 @@ from typing import Any
 from ldmref.errors import UsageError
 from ldmref.models.params import flatten
 from ldmref.training.checkpoint import DataSummary, Header
+from ldmref.training.classes import learns_classes
 from ldmref.training.recipe_file import AnyRecipe
 
 ADAPTER = ("method", "lora.", "textual_inversion.")
@@ -46,15 +47,10 @@ def changed_data(headers: Mapping[str, Header], recipe: AnyRecipe, data: DataSum
     changed = [h for h in headers.values() if replace(h.data, base="", classes="") != pictures]
     bases = {header.data.base for header in headers.values()} - {data.base}
     lines = [f"base was {_base(base)}, now {_base(data.base)}" for base in sorted(bases)]
-    learned = {h.data.classes for stage, h in headers.items() if _learns_classes(stage, h.recipe)}
+    learned = {h.data.classes for stage, h in headers.items() if learns_classes(stage, h.recipe)}
     if learned - {data.classes}:
         lines.append("the classes of the pictures were others")
     return [*lines, *dict.fromkeys(_data(header, recipe, data) for header in changed)]
-
-
-def _learns_classes(stage: str, recipe: AnyRecipe) -> bool:
-    conditional = recipe.diffusion.objective.condition == "class"
-    return stage == "classifier" or (stage == "diffusion" and conditional)
 
 
 def require_unchanged(changes: list[str], folder: object) -> None:

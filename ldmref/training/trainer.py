@@ -187,6 +187,8 @@ class Trainer:
         """Let a function change parameters in place, sharded ones too."""
         params = self.params
         change(params)
+        if not self.config.shard:  # else they were gathered copies
+            return
         for name, x in flatten(params).items():
             parameter = self.parameters[name]
             parameter.copy_(sharded_like(x.view(parameter.shape), parameter))
@@ -198,14 +200,15 @@ class Trainer:
         return [Part(first + i, count * ranks()) for i in range(count)]
 
     def _not_finite(self, loss: Loss, norms: Sequence[float]) -> NumericError:
-        """The error of the current step: its loss is computed again, watched layer by layer, and
-        told by the first rank whose part of the batch shows the cause."""
+        """The error of the current step: its loss is computed again, watched layer by layer. All
+        ranks report what the first one finds whose part of the batch shows the cause."""
         params, parts = self.params, self._parts()
         layer = first_layer(
             self.ops, params, lambda ops: [self.loss(ops, params, self.step, p) for p in parts]
         )
         found = of_all_ranks((layer, loss.batch))
-        layer, batch = next((f for f in found if f[0]), ("", np.concatenate([f[1] for f in found])))
+        whole = np.concatenate([batch for _, batch in found])
+        layer, batch = next(((name, part) for name, part in found if name), ("", whole))
         spoiled = [n for n, p in self.parameters.items() if not _is_finite(p.grad)]
         where = layer or (f"the gradient of {spoiled[-1]}" if spoiled else "a term of the loss")
         return nonfinite_error(self.step + 1, loss.total.item(), norms, where, batch)

@@ -195,3 +195,14 @@ def test_a_file_that_came_up_meanwhile_is_kept(tmp_path, monkeypatch):
         write_picture(path, Image.new("RGB", (4, 4)), None)
     assert caught.value.code == "E-EXISTS"
     assert [p.read_text() for p in tmp_path.iterdir()] == ["other"]
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
+def test_names_of_any_bytes_are_recorded(tmp_path, suffix):
+    """A folder whose name is not UTF-8 lends it to the model; the finished picture is not lost."""
+    record = params(model={"name": "caf\udce9", "sha256": ""})
+    path = tmp_path / f"a.{suffix}"
+    write_picture(path, Image.new("RGB", (8, 8)), record, overwrite=False)
+    read = read_parameters(path)
+    assert read["ldmref"]["model"]["name"] == "caf\udce9"
+    assert "caf\\udce9" in read["parameters"]

@@ -68,7 +68,8 @@ def diffusers_sigmas(
         UsageError: the timesteps leave the table.
     """
     family = family_of(sampler)
-    # DDIM and PNDM have an option of their own for the end; all others but these end at 0
+    # DDIM and PNDM have an option of their own for the end; of the others, only the multistep
+    # methods and Euler have one, and the rest end at 0
     final = config.final_alpha if family == "ddim" else config.final_sigma
     optional = family == "multistep" or sampler in ("ddim", "pndm", "euler")
     last = table[0] if final == "sigma_min" and optional else 0.0

@@ -9,10 +9,10 @@ from pathlib import Path
 
 from ldmref.errors import abbreviated
 from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
+from ldmref.training.monitor.metrics import METRICS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "metadata.csv")
-METRICS = "metrics.jsonl"  # in the folder of every training
 
 
 class FolderDataset(PicturesInMemory):

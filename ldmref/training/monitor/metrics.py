@@ -15,6 +15,8 @@ from typing import Any
 
 from ldmref.io.atomic import atomic_write
 
+METRICS = "metrics.jsonl"  # in the folder of every training
+
 
 def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
     """Append a line; numbers that are not finite become null.

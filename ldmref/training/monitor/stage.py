@@ -19,14 +19,14 @@ from ldmref.models.params import Params
 from ldmref.training.diffusion_loss import BINS
 from ldmref.training.distributed import any_rank, on_first_rank, rank
 from ldmref.training.monitor import curves
-from ldmref.training.monitor.metrics import append_metrics, drop_after, read_metrics
+from ldmref.training.monitor.metrics import METRICS, append_metrics, drop_after, read_metrics
 from ldmref.training.monitor.previews import Preview
 from ldmref.training.progress import Progress, ProgressMeter
 from ldmref.training.recipe import Recipe
 from ldmref.training.recipe_file import AnyRecipe
 from ldmref.training.trainer import StepLoss, Trainer
 
-METRICS, STATE = "metrics.jsonl", "progress."  # the file, and the prefix in checkpoints
+STATE = "progress."  # the prefix in checkpoints
 MOST_STEPS = 10  # from line to line
 MAX_DRAWING = 0.03  # the largest share of the time that is spent on pictures
 RECENT = 500  # steps, after which a loss by timestep counts 1 / e
