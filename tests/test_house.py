@@ -238,7 +238,7 @@ def test_circles_are_found():
 # fmt: off
 BUDGET = {  # lines of code without docstrings, comments and blank lines
     TOP: 700, "backends": 1450, "bench": 1005, "check": 1810, "cli": 2160, "evaluate": 380,
-    "io": 2955, "math": 1445, "models": 1705, "modes": 2480, "prompts": 670, "samplers": 1325,
+    "io": 2955, "math": 1445, "models": 1710, "modes": 2475, "prompts": 670, "samplers": 1325,
     "testing": 400, "training": 3545,
 }
 # fmt: on
