@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
@@ -38,7 +39,8 @@ class Control:
     Args:
         net: from `ldmref.loading.load_controlnet`, or a folder or file to load for this call.
         image: path, open file or Pillow picture, as the net was trained to read it (edges, depth,
-            poses, ...); another size than the drawn picture's is scaled and cropped.
+            poses, ...); another size than the drawn picture's is scaled and cropped. With
+            `only_masked` it belongs to the whole picture, and the net reads the region's part.
         weight: factor of the net's outputs, -10 to 10.
         start, end: the part of the steps in which it acts, 0 <= start < end <= 1. Of n steps, it
             acts in step i (from 0) if start <= i/n and (i + 1)/n <= end, as diffusers counts.
@@ -182,7 +184,7 @@ def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]
     Raises:
         UsageError: a net that is on another backend than the model.
     """
-    net, ops, warning = control.net, model.backend, ""
+    net, ops = control.net, model.backend
     if not isinstance(net, ControlNet):
         net = load_controlnet(net, ops, unet=model.config.unet)
     if net.backend.describe() != ops.describe():
@@ -191,13 +193,28 @@ def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]
             code="E-CONTROL",
             hint="load_controlnet(path, model.backend)",
         )
-    image = read_image(control.image)
-    if image.size != size:
-        sizes = f"{image.width} x {image.height}; cropped and scaled to {size[0]} x {size[1]}"
-        warning, image = f"the control picture is {sizes}", resized(image, size, "crop")
+    image, warning = sized_picture(control, size)
     digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
     hint = net.encode_hint(ops.asarray((to_array([image]) + 1.0) / 2.0))
     return ActiveControl(net, hint, control, digest, warning)
+
+
+def sized_picture(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:
+    """The picture of a control at a size, and a warning if it had another."""
+    image = read_image(control.image)
+    if image.size == size:
+        return image, ""
+    sizes = f"{image.width} x {image.height}; cropped and scaled to {size[0]} x {size[1]}"
+    return resized(image, size, "crop"), f"the control picture is {sizes}"
+
+
+def control_region(
+    control: Control, whole: tuple[int, int], box: tuple[int, int, int, int], size: tuple[int, int]
+) -> tuple[Control, str]:
+    """The control of a region: the part `box` (left, top, right, bottom) of its picture, at `size`,
+    after the picture was given the size of the `whole`; and a warning if it had another."""
+    image, warning = sized_picture(control, whole)
+    return replace(control, image=image.crop(box).resize(size, Image.Resampling.LANCZOS)), warning
 
 
 def residuals_of(

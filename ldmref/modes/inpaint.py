@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Unpack
 
 from PIL import Image
@@ -12,6 +13,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
 from ldmref.modes.channels import encode_array, encode_picture, masked_value
+from ldmref.modes.control import control_region
 from ldmref.modes.draw import Callback, CancelFlag
 from ldmref.modes.parameters import InpaintParameters, Mask, MaskBlur, Picture, Prompt, Strength
 from ldmref.modes.plan import Plan, mode, plan
@@ -31,11 +33,14 @@ def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
     request = resolve(config, "inpaint", values | sized)
     mask_image = read_mask(values["mask"])
     mask = masks.sized_mask(mask_image, original, values["mask_blur"], values["mask_invert"])
+    warnings = picture_warnings("the picture", original) + picture_warnings("the mask", mask_image)
     picture, small_mask, box = original, mask, None
     if only_masked:
         box = masks.region_of(mask, values["padding"], size)
         picture, small_mask = masks.crop_region(original, mask, box, size)
-    warnings = picture_warnings("the picture", original) + picture_warnings("the mask", mask_image)
+        regions = [control_region(c, original.size, box, size) for c in request.control]
+        request = replace(request, control=tuple(control for control, _ in regions))
+        warnings += [warning for _, warning in regions if warning]
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")
     elif masks.vanishes(small_mask, config.vae.factor, request.rng, bool(config.image_channels)):

@@ -129,6 +129,28 @@ def test_a_warning_names_both_sizes_of_a_control(tiny, net):
     assert load_control(tiny, Control(net, EDGES), (16, 16)).warning == ""
 
 
+def test_with_only_masked_the_net_reads_the_region(tiny, net):
+    """At the region's own size nothing is scaled; a picture of another size is fitted first."""
+    rng = np.random.default_rng(3)
+    picture, edges = (
+        Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)) for _ in range(2)
+    )
+    mask, box = Image.new("L", (64, 48)), (18, 16, 34, 32)
+    mask.paste(255, (22, 20, 30, 28))
+
+    def painted(image, mask, control, **more):
+        return modes.inpaint(tiny, "a", image, mask, control=[control], **ASKED | more)
+
+    region = dict(only_masked=True, padding=4)
+    whole = painted(picture, mask, Control(net, edges), **region)
+    alone = painted(picture.crop(box), mask.crop(box), Control(net, edges.crop(box)))
+    assert (whole.latents == alone.latents).all() and not whole.warnings
+    assert whole.params["control"] == alone.params["control"]
+    double = edges.resize((128, 96), Image.Resampling.NEAREST)
+    (warning,) = painted(picture, mask, Control(net, double), **region).warnings
+    assert "128 x 96" in warning and "64 x 48" in warning
+
+
 def test_batches_see_the_same_picture(tiny64, net64):
     r = draw(tiny64, Control(net64, EDGES), count=2, batch_size=2)
     same_latents(r.latents[:1], draw(tiny64, Control(net64, EDGES)).latents)
