@@ -7,13 +7,14 @@ from typing import Any
 
 import click
 
-from ldmref import modes
 from ldmref.cli.options import BACKEND, CONFIG, MODEL_NAME, parameter_options, with_options
 from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.config import DEFAULT_KEYS, Settings, settings
 from ldmref.io.locate import model_config
 from ldmref.loading import configured_backend
-from ldmref.modes.plan import MODES
+from ldmref.modes.plan import MODES, Plan
+from ldmref.modes.request import MODE_OF, resolve
+from ldmref.modes.validation import validate
 
 PARAMETERS = [p for name, p in MODES["txt2img"].parameters.items() if name in DEFAULT_KEYS]
 
@@ -56,14 +57,17 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
     """The value of every key, checked as for a picture."""
     with naming_settings(configured, flags):
         model = flags["model"] or configured.defaults.get("model", "emoji")
-        asked = with_settings("txt2img", flags, configured)
-        known = {p.name: asked[p.name] for p in PARAMETERS if asked[p.name] is not None}
-        params = modes.plan("txt2img", model_config(model), prompt="", **known).params
+        model_settings = model_config(model)
+        mode = MODE_OF.get(model_settings.concat, "txt2img")
+        takes = {n: p for n, p in MODES[mode].parameters.items() if n in DEFAULT_KEYS}
+        asked = with_settings(mode, flags, configured)
+        known = {n: validate(p, asked[n]) for n, p in takes.items() if asked[n] is not None}
+        params = Plan(resolve(model_settings, mode, known)).params
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         ).describe()
     values = {f"backend.{key}": backend[key] for key in ("name", "device", "dtype", "speed")}
-    values |= {f"defaults.{key}": params[key] for key in DEFAULT_KEYS if key != "model"}
+    values |= {f"defaults.{key}": params[key] for key in DEFAULT_KEYS if key in takes}
     limits = {f"limits.{key}": value for key, value in configured.limits.items()}
     return values | {"defaults.model": model} | limits
 

@@ -6,6 +6,7 @@ import json
 import tomllib
 
 import pytest
+from small_models import save_wordless
 
 from ldmref.config import settings
 from ldmref.errors import LdmrefError
@@ -88,6 +89,15 @@ def test_another_backend_leaves_device_and_dtype_behind(work):
     assert both.backend == {"name": "numpy", "dtype": "float16"}
     (work / "ldmref.toml").write_text("[backend]\ndtype = 'float64'\n")
     assert configured_backend("numpy").describe()["dtype"] == "float64"
+
+
+def test_config_show_of_a_model_that_needs_a_picture(ldm, work, tmp_path):
+    enlarger = save_wordless(tmp_path / "enlarger", "low_resolution")
+    (work / "ldmref.toml").write_text("[defaults]\nwidth = 32\nsteps = 4\n")
+    ran = ldm("config", "show", "-m", enlarger)
+    shown = tomllib.loads(ran.out)["defaults"]
+    assert ran.code == 0 and shown["steps"] == 4 and shown["model"] == str(enlarger)
+    assert {"width", "height", "negative_prompt"}.isdisjoint(shown)  # superres takes none
 
 
 def test_config_show(ldm, work, monkeypatch):
