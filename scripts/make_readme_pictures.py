@@ -2,8 +2,8 @@
 
     python scripts/make_readme_pictures.py
 
-Nothing is picked by hand: names as listed below; the first scenes of each kind that
-`evaluate_compositions.py` draws, in the plainest words; seed 1 for all.
+Nothing is picked by hand: names as listed below; the first prompts of each kind that
+`evaluate_compositions.py` draws; seed 1 for all.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
-from ldmref.training.data.captions import canonical_caption
 from ldmref.training.data.composing import SHARES
 
 OUT = Path(__file__).parent.parent / "docs" / "pictures"
@@ -48,8 +47,8 @@ def main() -> None:
     model = ldmref.load(backend="numpy")
     named = modes.txt2img(model, NAMES, seed=[1] * len(NAMES))
     sheet(named.images, NAMES, 8).save(OUT / "names.png", optimize=True)
-    rows = zip(*(scenes_and_prompts(kind, SCENES)[0] for kind in SHARES), strict=True)
-    prompts = [canonical_caption(scene) for row in rows for scene in row]
+    rows = zip(*(scenes_and_prompts(kind, SCENES)[1] for kind in SHARES), strict=True)
+    prompts = [prompt for row in rows for prompt in row]
     composed = modes.txt2img(model, prompts, seed=[1] * len(prompts))
     sheet(composed.images, prompts, len(SHARES)).save(OUT / "compositions.png", optimize=True)
 

@@ -12,7 +12,7 @@ import pytest
 
 from ldmref.training.data import emoji as emoji_data
 from ldmref.training.data import summarize
-from ldmref.training.data.captions import canonical_caption, scene_caption, scene_vocabulary
+from ldmref.training.data.captions import scene_caption, scene_vocabulary
 from ldmref.training.data.colours import BACKGROUNDS, COLOURS, recolour
 from ldmref.training.data.composing import SHARES, TESTED, held_out_scene, training_scene
 from ldmref.training.data.nouns import article, nouns, plural
@@ -106,10 +106,10 @@ def test_every_word_of_every_tested_prompt_is_trained():
     shown = words(scene_caption(scene, rng) for scene in trained)
     assert shown <= known
     plurals = {noun.plural for noun in nouns()}
-    rare = words(canonical_caption(scene) for scene in tested) - shown
+    rare = words(scene_caption(scene, rng) for scene in tested) - shown
     assert rare <= words(plurals) | words(noun.singular for noun in nouns())
     for noun in nouns():  # training has them all: each can occur in some scene
-        counts = [("count", str(n), noun.singular) for n in (2, 3, 4, 5, 6)]
+        counts = [("count", str(n), noun.singular) for n in range(2, 10)]
         colours = [("colour", colour, noun.singular) for colour in COLOURS]
         assert not all(map(is_held_out, counts)) and not all(map(is_held_out, colours))
 
@@ -127,11 +127,11 @@ def test_scenes_depend_on_seed_and_index_alone():
     scenes = [training_scene(7, i) for i in (5, 3, 5)]
     assert scenes[0] == scenes[2] != scenes[1] != training_scene(8, 3)
     text = "\n".join(repr(training_scene(0, i)) for i in range(50))
-    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "91b46d21141dfc77"
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "3d6d5156c7cdf7d2"
 
 
 @pytest.mark.parametrize("size", ["", "small"])
-@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 6])
+@pytest.mark.parametrize("count", range(1, 10))
 def test_slots_are_inside_the_frame_apart_and_on_the_latent_grid(count, size):
     scenes = [Scene("", (Thing("dog", count=count, size=size if count == 1 else ""),))]
     for relation in (BESIDE, ABOVE):
@@ -203,7 +203,9 @@ def test_captions_say_what_is_shown_in_several_ways():
     assert {"a blue dog", "blue dog", "the dog is blue", "a dog in blue"} <= blue_dog
     two_cats = phrasings(Scene("", (Thing("cat", count=2),)))
     assert two_cats == {"two cats", "2 cats", "a pair of cats", "a couple of cats"}
-    assert phrasings(Scene("", (Thing("cat", count=6),))) == {"six cats", "6 cats"}
+    assert phrasings(Scene("", (Thing("cat", count=9),))) == {"nine cats", "9 cats"}
+    tiny = phrasings(Scene("", (Thing("dog", "blue", "small"),), background="yellow"))
+    assert {"a small blue dog on yellow", "a tiny dog in blue, yellow background"} <= tiny
     above = Scene("", (Thing("dog"), Thing("owl")), ABOVE)
     assert {"a dog above an owl", "an owl below a dog", "a dog on top of an owl"} <= phrasings(
         above
@@ -220,12 +222,6 @@ def test_captions_say_what_is_shown_in_several_ways():
     assert {"a big dog and a small cat", "a huge dog and a small cat"} <= phrasings(sizes)
     triple = Scene("", (Thing("dog", "blue", count=2),), background="orange")
     assert {"two blue dogs on orange", "2 blue dogs on an orange background"} <= phrasings(triple)
-
-
-@needs_font
-def test_the_plainest_caption():
-    scene = Scene("", (Thing("owl", "orange"), Thing("grapes", "red")), ABOVE, "blue")
-    assert canonical_caption(scene) == "an orange owl above red grapes on blue"
 
 
 # -- the data set ---------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from ldmref.training.data.scene import ABOVE, Scene, Thing
 
 NUMBERS = {
     2: ("two", "2", "a pair of", "a couple of"), 3: ("three", "3"), 4: ("four", "4"),
-    5: ("five", "5"), 6: ("six", "6"),
+    5: ("five", "5"), 6: ("six", "6"), 7: ("seven", "7"), 8: ("eight", "8"), 9: ("nine", "9"),
 }  # fmt: skip
-NUMBER_ODDS = {2: (0.55, 0.25, 0.1, 0.1)} | dict.fromkeys((3, 4, 5, 6), (0.65, 0.35))
+NUMBER_ODDS = {2: (0.55, 0.25, 0.1, 0.1)} | dict.fromkeys(range(3, 10), (0.65, 0.35))
 SIZES = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
 SIZE_ODDS = (0.6, 0.25, 0.15)
 BESIDE_PHRASES = {  # of the left thing and the right one
@@ -42,11 +42,6 @@ def scene_caption(scene: Scene, rng: np.random.Generator) -> str:
             template = template.replace("a {1}", "an {1}")
         text = template.format(text, scene.background)
     return text
-
-
-def canonical_caption(scene: Scene) -> str:
-    """The plainest phrasing: every first choice."""
-    return scene_caption(scene, _FirstChoice())  # pyright: ignore[reportArgumentType]
 
 
 def scene_vocabulary() -> list[str]:
@@ -103,10 +98,3 @@ def _choice(options: tuple[str, ...], odds: tuple[float, ...], rng: np.random.Ge
         if limit < total:
             return option
     return options[-1]
-
-
-class _FirstChoice:
-    """A generator that always draws 0."""
-
-    def random(self) -> float:
-        return 0.0

@@ -13,11 +13,14 @@ from ldmref.training.data.rendering import mean_colour
 from ldmref.training.data.scene import ABOVE, BESIDE, Scene, Thing, held_out_kinds
 
 SHARES = {  # of the kinds of scenes, relative
-    "colour": 0.10, "count": 0.06, "pair": 0.10, "place": 0.07, "size": 0.32, "background": 0.04,
-    "bound": 0.20, "triple": 0.11, "many": 0.12,
+    "colour": 0.09, "count": 0.03, "pair": 0.05, "place": 0.04, "size": 0.34, "small": 0.18,
+    "background": 0.03, "bound": 0.16, "triple": 0.11, "many": 0.17,
 }  # fmt: skip
+# Of kinds with one thing that are not named after it; "many" and "small" often have more.
+ATTRIBUTES = {"triple": {"colour", "count", "background"}, "many": {"count"}, "small": {"size"}}
+EXTRAS = {"colour": 0.5, "background": 0.3}
 # Kind of scene -> the combination that training must not have shown.
-TESTED = {kind: kind for kind in SHARES} | {"place": "pair", "many": "count"}
+TESTED = {kind: kind for kind in SHARES} | {"place": "pair", "many": "count", "small": "size"}
 ATTEMPTS = 10_000
 T = TypeVar("T")
 
@@ -41,8 +44,10 @@ def random_scene(kind: str, rng: np.random.Generator) -> Scene:
     """A scene of that kind, held out or not."""
     if kind in ("pair", "place", "bound") or (kind == "size" and rng.random() >= 0.5):
         return _pair(kind, rng)
-    attributes = {"many": {"count"}, "triple": {"colour", "count", "background"}}
-    return _single(kind, attributes.get(kind, {kind}), rng)
+    attributes = ATTRIBUTES.get(kind, {kind})
+    if kind in ("many", "small"):
+        attributes = attributes | {name for name, odds in EXTRAS.items() if rng.random() < odds}
+    return _single(kind, attributes, rng)
 
 
 def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
@@ -51,7 +56,7 @@ def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
     colour = _colour(rng) if coloured else ""
     background = _background(noun, colour, rng) if "background" in attributes else ""
     size = "small" if "size" in attributes else ""
-    fewest, most = (5, 6) if kind == "many" else (2, 4)
+    fewest, most = (5, 9) if kind == "many" else (2, 4)
     count = int(rng.integers(fewest, most, endpoint=True)) if counted else 1
     return Scene(kind, (Thing(noun.singular, colour, size, count),), background=background)
 

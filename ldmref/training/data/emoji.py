@@ -27,7 +27,7 @@ CELL, FONT_SIZE = 136, 109  # the font's only size: 136 x 128 bitmaps
 STOP_WORDS = frozenset("a an and for from in no not of off on or the to with s o d".split())
 SKIN_TONE_WEIGHT = 0.1
 # How often a caption is the name, the name with an article, one of its words, and so on.
-CAPTIONS = {"name": 0.50, "article": 0.08, "word": 0.22, "keyword": 0.10, "some words": 0.10}
+CAPTIONS = {"name": 0.48, "article": 0.06, "word": 0.26, "keyword": 0.10, "some words": 0.10}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,10 @@ from dataclasses import dataclass
 FRAME = 128  # the unit of layouts: a picture is FRAME wide and high
 HELD_OUT = 10  # one combination in so many is never shown in training
 BESIDE, ABOVE = "beside", "above"
+ROWS = {  # how many things stand in each row, from above
+    1: (1,), 2: (2,), 3: (2, 1), 4: (2, 2), 5: (3, 2), 6: (3, 3), 7: (3, 1, 3), 8: (3, 2, 3),
+    9: (3, 3, 3),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -47,17 +51,12 @@ class Slot:
 def slots(scene: Scene) -> list[Slot]:
     """Where everything stands: multiples of 8, so that latent cells are not cut."""
     if len(scene.things) == 1:
-        thing = scene.things[0]
-        corners = {
-            1: [(0, 0)], 2: [(0, 32), (64, 32)], 3: [(0, 0), (64, 0), (32, 64)],
-            4: [(0, 0), (64, 0), (0, 64), (64, 64)],
-            5: [(8, 24), (48, 24), (88, 24), (24, 64), (64, 64)],
-            6: [(8, 24), (48, 24), (88, 24), (8, 64), (48, 64), (88, 64)],
-        }[thing.count]  # fmt: skip
-        if thing.count == 1:
-            side = 48 if thing.size == "small" else FRAME
-            return [Slot(0, (FRAME - side) // 2, (FRAME - side) // 2, side)]
-        return [Slot(0, x, y, 64 if thing.count < 5 else 40) for x, y in corners]
+        rows, side = ROWS[scene.things[0].count], _side(scene.things[0])
+        return [
+            Slot(0, x, y, side)
+            for count, y in zip(rows, _centred(len(rows), side), strict=True)
+            for x in _centred(count, side)
+        ]
     sides = [{"": 64, "small": 40, "big": 80}[thing.size] for thing in scene.things]
     start = (FRAME - sum(sides)) // 2 // 8 * 8
     boxes = [(start, sides[0]), (FRAME - start - sides[1], sides[1])]
@@ -65,6 +64,20 @@ def slots(scene: Scene) -> list[Slot]:
     if scene.relation == ABOVE:
         return [Slot(i, across[i], at, side) for i, (at, side) in enumerate(boxes)]
     return [Slot(i, at, across[i], side) for i, (at, side) in enumerate(boxes)]
+
+
+def _side(thing: Thing) -> int:
+    """Of each copy of a thing that is alone in its kind."""
+    if thing.count == 1:
+        return 48 if thing.size == "small" else FRAME
+    return 64 if thing.count < 5 else 40
+
+
+def _centred(count: int, side: int) -> range:
+    """Where so many sides begin, one beside the other, in the middle of the frame."""
+    margin = (FRAME - count * side) // 2
+    start = -(-margin // 8) * 8
+    return range(start, start + count * side, side)
 
 
 def combinations(scene: Scene) -> Iterator[tuple[str, ...]]:
