@@ -37,7 +37,7 @@ from ldmref.training.data.colours import BACKGROUNDS, COLOURS
 from ldmref.training.data.composing import SHARES, held_out_scene, training_scene
 from ldmref.training.data.nouns import nouns
 from ldmref.training.data.rendering import render_scene
-from ldmref.training.data.scene import ABOVE, BESIDE, FRAME, Scene
+from ldmref.training.data.scene import ABOVE, BESIDE, FRAME, ROWS, Scene
 
 SEED = 1
 DECIBELS = 24.0  # of the degraded drawings
@@ -120,7 +120,7 @@ def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, 
     if first.colour:
         yield "other colour", with_first(colour=other(COLOURS, first.colour, scene.background))
     if len(things) == 1 and not first.size:
-        yield "other count", with_first(count=other(range(1, 10), first.count))
+        yield "other count", with_first(count=other(ROWS, first.count))
     if len(things) == 1 and first.count == 1:
         yield "other size", with_first(size="" if first.size else "small")
     if len(things) == 2:

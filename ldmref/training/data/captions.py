@@ -12,7 +12,7 @@ NUMBERS = {
     2: ("two", "2", "a pair of", "a couple of"), 3: ("three", "3"), 4: ("four", "4"),
     5: ("five", "5"), 6: ("six", "6"), 7: ("seven", "7"), 8: ("eight", "8"), 9: ("nine", "9"),
 }  # fmt: skip
-NUMBER_ODDS = {2: (0.55, 0.25, 0.1, 0.1)} | dict.fromkeys(range(3, 10), (0.65, 0.35))
+NUMBER_ODDS = dict.fromkeys(NUMBERS, (0.65, 0.35)) | {2: (0.55, 0.25, 0.1, 0.1)}
 SIZES = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
 SIZE_ODDS = (0.6, 0.25, 0.15)
 BESIDE_PHRASES = {  # of the left thing and the right one

@@ -16,9 +16,9 @@ SHARES = {  # of the kinds of scenes, relative
     "colour": 0.09, "count": 0.03, "pair": 0.05, "place": 0.04, "size": 0.34, "small": 0.18,
     "background": 0.03, "bound": 0.16, "triple": 0.11, "many": 0.17,
 }  # fmt: skip
-# Of kinds with one thing that are not named after it; "many" and "small" often have more.
+# What a scene of one thing varies; kinds that are not listed vary what they are named after.
 ATTRIBUTES = {"triple": {"colour", "count", "background"}, "many": {"count"}, "small": {"size"}}
-EXTRAS = {"colour": 0.5, "background": 0.3}
+EXTRAS = {"colour": 0.5, "background": 0.3}  # odds of varying these, too, in "many" and "small"
 # Kind of scene -> the combination that training must not have shown.
 TESTED = {kind: kind for kind in SHARES} | {"place": "pair", "many": "count", "small": "size"}
 ATTEMPTS = 10_000

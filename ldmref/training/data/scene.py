@@ -67,14 +67,14 @@ def slots(scene: Scene) -> list[Slot]:
 
 
 def _side(thing: Thing) -> int:
-    """Of each copy of a thing that is alone in its kind."""
+    """The side of each copy, in a scene of one thing."""
     if thing.count == 1:
         return 48 if thing.size == "small" else FRAME
     return 64 if thing.count < 5 else 40
 
 
 def _centred(count: int, side: int) -> range:
-    """Where so many sides begin, one beside the other, in the middle of the frame."""
+    """Where `count` adjacent squares begin, centred in the frame up to the next multiple of 8."""
     margin = (FRAME - count * side) // 2
     start = -(-margin // 8) * 8
     return range(start, start + count * side, side)
