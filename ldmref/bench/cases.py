@@ -26,6 +26,7 @@ PEER_TITLES = {
     "eager": "{library} eager", "compiled": "{library} torch.compile", "onnx": "ONNX Runtime",
     "channels_last": "{library} eager, channels_last",
     "autocast": "{library} eager, autocast", "process": "{library} eager, a fresh process",
+    "one_thread": "{library} on one thread",
 }  # fmt: skip
 MIN_SECONDS = 0.2  # of a timed round; shorter calls are repeated
 MAX_REPEATS = 1000
@@ -95,6 +96,8 @@ class BenchmarkCase:
     @property
     def library(self) -> str:
         """The peer's library."""
+        if self.peer == "one_thread":
+            return "ldmref"
         return "transformers" if self.work == "text" else "diffusers"
 
     @property
@@ -148,6 +151,7 @@ _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
 _MEMORY = {"measured": "memory", "steps": 2, "tolerance": _UINT8}
 _START = {"measured": "start", "peer": "process", "model": "emoji", "size": 128, "steps": 20}
 _TRAIN: dict[str, Any] = {"model": "emoji-128", "size": 128, "speed": "exact"}
+_THREADS: dict[str, Any] = {"peer": "one_thread", "tolerance": 1e-5}
 _GPU = {"dtype": "float16", "device": "cuda", "steps": 50, "tolerance": _HALF}
 _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = (
     ("unet-numpy-64", "unet", 0.85, 0.70, "numpy", {}),
@@ -166,6 +170,16 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ("clip-torch", "text", 0.75, 0.65, "torch", {}),
     ("train-unet", "train", 1.1, 1.0, "torch", _TRAIN),
     ("train-unet-bf16", "train", 1.1, 1.0, "torch", _TRAIN | _BF16 | {"peer": "autocast"}),
+    (
+        "threads-embedded",
+        "unet",
+        1.05,
+        0.95,
+        "numpy",
+        _THREADS | {"model": "emoji-128", "size": 128},
+    ),
+    ("threads-16", "unet", 1.05, 0.70, "numpy", _THREADS | {"size": 128}),
+    ("threads-32", "unet", 1.05, 0.60, "numpy", _THREADS | {"size": 256}),
     ("memory-numpy", "picture", 1.0, 0.8, "numpy", _MEMORY),
     ("memory-torch", "picture", 1.0, 0.8, "torch", _MEMORY),
     ("embedded", "picture", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),

@@ -12,13 +12,22 @@ import os
 import tempfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from ldmref.bench.cases import CFG_SCALE, BenchmarkCase, CaseInputs, Workload, pixels
+from ldmref.backends.fast.threads import one_thread
+from ldmref.bench.cases import (
+    CFG_SCALE,
+    BenchmarkCase,
+    CaseInputs,
+    Workload,
+    ldmref_workload,
+    pixels,
+)
 from ldmref.bench.machine import require_disk_space, thread_count
 from ldmref.errors import BackendUnavailable
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
@@ -55,6 +64,8 @@ def require_peer(case: BenchmarkCase) -> None:
     Raises:
         BackendUnavailable: A library or the device is missing.
     """
+    if case.peer == "one_thread":
+        return
     torch = import_peer("torch")
     picture = ("diffusers", "transformers")
     libraries = {"text": picture[1:], "picture": picture, "train": picture}
@@ -74,6 +85,8 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
     Raises:
         BackendUnavailable: The peer is not installed.
     """
+    if case.peer == "one_thread":
+        return _on_one_thread(ldmref_workload(case, model, inputs))
     if case.peer == "onnx":
         return Workload(onnx_unet(case, peer_network("unet", model), inputs), np.asarray)
     torch = import_peer("torch")
@@ -113,6 +126,14 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
 
     synchronize = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     return Workload(run_inference, to_numpy, synchronize)
+
+
+def _on_one_thread(workload: Workload) -> Workload:
+    def run() -> Any:
+        with one_thread():
+            return workload.run()
+
+    return replace(workload, run=run)
 
 
 def peer_network(name: str, model: LatentDiffusion) -> Any:

@@ -112,13 +112,13 @@ def blas(monkeypatch):
                 return self
 
         monkeypatch.setattr(threads, "ThreadpoolController", Controller)
-        for function in (threads._blas, threads.count, threads.blas_kernels):
+        for function in (threads._blas, threads._available, threads.blas_kernels):
             function.cache_clear()
         return libraries
 
     yield install
     monkeypatch.undo()
-    for function in (threads._blas, threads.count, threads.blas_kernels):
+    for function in (threads._blas, threads._available, threads.blas_kernels):
         function.cache_clear()
 
 

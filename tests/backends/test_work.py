@@ -30,7 +30,7 @@ def recorded(monkeypatch):
     """On four threads: into how many blocks each call is divided, and the largest scratch array."""
     calls, largest = [], [0]
 
-    def parallel(function, blocks):
+    def parallel(function, blocks, shapes=()):
         calls.append(blocks)
         for i in range(blocks):
             function(i)

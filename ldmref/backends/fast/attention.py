@@ -75,8 +75,8 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
         sums[:, :width] /= sums[:, width:]
         out[at][:, start:stop] = sums[:, :width].swapaxes(1, 2)
 
-    parallel(prepare, n * head_blocks)
-    parallel(attend, n * head_blocks * query_blocks)
+    parallel(prepare, n * head_blocks, (k.shape, v.shape))
+    parallel(attend, n * head_blocks * query_blocks, (q.shape, k.shape, v.shape))
     return out
 
 

@@ -75,7 +75,7 @@ def _by_rows(
         if bias is not None:
             product += bias
 
-    parallel(band, n * bands)
+    parallel(band, n * bands, (x.shape, matrix.shape))
     return y
 
 
@@ -111,7 +111,7 @@ def _by_channels(
                 across = slice(dx, dx + stride * (w - 1) + 1, stride)
                 columns[inputs, dy, dx] = lines[inputs, :, rows, across]
 
-    parallel(gather, -(-c // channels))
+    parallel(gather, -(-c // channels), (columns.shape,))
     matrix = columns.reshape(c * k * k, -1)
     y = np.empty((n * h * w, out), x.dtype)
     step = block_length(out, OUTPUTS)
@@ -121,5 +121,5 @@ def _by_channels(
         product = weight[outputs].reshape(-1, c * k * k) @ matrix
         y[:, outputs] = product.T if bias is None else product.T + bias[outputs]
 
-    parallel(multiply, -(-out // step))
+    parallel(multiply, -(-out // step), (matrix.shape, weight.shape))
     return y.reshape(n, h, w, out)

@@ -28,7 +28,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
         if bias is not None:
             target += bias[column]
 
-    parallel(block, -(-length // step) if length else 0)
+    parallel(block, -(-length // step) if length else 0, (rows.shape, weight.shape))
     return y.reshape(*x.shape[:-1], out)
 
 
@@ -63,5 +63,5 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
             gelu_(b)
             np.multiply(a, b, out=target[top : top + step])
 
-    parallel(block, bands * columns if y.size else 0)
+    parallel(block, bands * columns if y.size else 0, (rows.shape, weight.shape))
     return y.reshape(*x.shape[:-1], half)

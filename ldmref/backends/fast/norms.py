@@ -44,7 +44,7 @@ def group_norm(
         means[image, block] = mean
         squares[image, block] = np.einsum("ij,ij->j", centred, centred)
 
-    parallel(measure, n * blocks)
+    parallel(measure, n * blocks, (rows.shape,))
     sizes = np.full((blocks, 1, 1), float(step))
     sizes[-1] = pixels - (blocks - 1) * step
     per_group = (n, blocks, groups, c // groups)
@@ -64,7 +64,7 @@ def group_norm(
         if activation_ is not None:
             activation_(part)
 
-    parallel(normalize, n * blocks)
+    parallel(normalize, n * blocks, (rows.shape,))
     return y.reshape(x.shape)
 
 
@@ -84,5 +84,5 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
         out *= weight
         out += bias
 
-    parallel(block, -(-len(rows) // step) if x.size else 0)
+    parallel(block, -(-len(rows) // step) if x.size else 0, (rows.shape,))
     return y.reshape(x.shape)

@@ -122,7 +122,7 @@ class FastNumpyBackend(NumpyBackend):
             image, row = divmod(i, h)
             y[image, row] = x[image, row, None, :, None]
 
-        parallel(double, n * h)
+        parallel(double, n * h, (x.shape,))
         return _channels_first(y.reshape(n, 2 * h, 2 * w, c))
 
     def pad_bottom_right(self, x: Array) -> Array:

@@ -58,5 +58,9 @@ def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
     """A copy of x, in x's memory order, after the in-place `function`, on all threads."""
     y = np.array(x, order="K")
     flat = y.ravel(order="K")
-    parallel(lambda i: function(flat[i * SHARE : (i + 1) * SHARE]), -(-flat.size // SHARE))
+
+    def block(i: int) -> None:
+        function(flat[i * SHARE : (i + 1) * SHARE])
+
+    parallel(block, -(-flat.size // SHARE), (flat.shape,))
     return y

@@ -10,12 +10,15 @@ import contextlib
 import math
 import os
 import threading
+import time
 from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 from threadpoolctl import ThreadpoolController
+
+from ldmref.backends.fast.choice import choice_for
 
 _local = threading.local()
 
@@ -29,9 +32,26 @@ def _blas() -> list[tuple[Any, int]]:
 
 
 @cache
-def count() -> int:
-    """The number of threads to use: what BLAS was given (OMP_NUM_THREADS, else all cores)."""
+def _available() -> int:
+    """The number of threads that BLAS was given: OMP_NUM_THREADS, otherwise all cores."""
     return max((threads for _, threads in _blas()), default=1)
+
+
+def count() -> int:
+    """Return the number of threads that operations of the calling thread may use."""
+    return 1 if getattr(_local, "alone", False) else _available()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Run the operations of the calling thread on it alone, as OMP_NUM_THREADS=1 does."""
+    before = getattr(_local, "alone", False)
+    _local.alone = True
+    try:
+        with single_threaded_blas():
+            yield
+    finally:
+        _local.alone = before
 
 
 @cache
@@ -134,17 +154,43 @@ def _set_blas_threads(lib: Any, threads: int) -> None:
     lib.set_num_threads(threads)
 
 
-def parallel(function: Callable[[int], None], blocks: int) -> None:
-    """Call `function(i)` for every i below `blocks`, on all threads; raise the first error.
+def parallel(
+    function: Callable[[int], None], blocks: int, shapes: tuple[tuple[int, ...], ...] = ()
+) -> None:
+    """Call `function(i)` for every i below `blocks`; raise the first error.
 
-    Nested calls run on the thread of the outer block.
+    The blocks run on all threads or on the calling one, whichever was faster when this operation
+    was measured (`choice.py`). The result does not depend on it. Nested calls run on the thread of
+    the outer block.
+
+    Args:
+        function: Computes one block.
+        blocks: Number of blocks.
+        shapes: Shapes of the operands: together with the code of `function` and `blocks`, they
+            identify the operations that take equally long.
     """
-    workers = min(count(), blocks)
-    if workers < 2 or getattr(_local, "inside", False):
-        for i in range(blocks):
-            function(i)
+    if min(count(), blocks) < 2 or getattr(_local, "inside", False):
+        _run_here(function, blocks)
         return
-    indices, guard = iter(range(blocks)), threading.Lock()
+    choice = choice_for((getattr(function, "__code__", function), blocks, shapes))
+    threads = choice.take_threads()
+    run = _run_on_threads if threads else _run_here
+    if choice.decided:
+        run(function, blocks)
+        return
+    start = time.perf_counter()
+    run(function, blocks)
+    choice.record(threads, time.perf_counter() - start)
+
+
+def _run_here(function: Callable[[int], None], blocks: int) -> None:
+    for i in range(blocks):
+        function(i)
+
+
+def _run_on_threads(function: Callable[[int], None], blocks: int) -> None:
+    indices = iter(range(blocks))
+    guard = threading.Lock()
 
     def work() -> None:
         _local.inside = True
@@ -159,7 +205,7 @@ def parallel(function: Callable[[int], None], blocks: int) -> None:
             _local.inside = False
 
     with single_threaded_blas():
-        others = _take(workers - 1)
+        others = _take(min(count(), blocks) - 1)
         try:
             for other in others:
                 other.start(work)

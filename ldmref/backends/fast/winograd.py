@@ -51,7 +51,7 @@ def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
         kernels = weight[:, inputs].transpose(2, 3, 1, 0).astype(np.float64, order="C")
         u[:, inputs] = (transform @ kernels.reshape(9, -1)).reshape(len(transform), -1, out)
 
-    parallel(block, -(-c // step))
+    parallel(block, -(-c // step), (weight.shape,))
     return u
 
 
@@ -104,11 +104,11 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
             image, r = chunks[chunk]
             _transform_products(products[:, :, image, r], target[image, r], m)
 
-        parallel(transform, len(chunks))
-        parallel(multiply, size * size)
-        parallel(gather, len(chunks))
+        parallel(transform, len(chunks), (v.shape,))
+        parallel(multiply, size * size, (v.shape, u.shape))
+        parallel(gather, len(chunks), (products.shape,))
 
-    parallel(block, -(-n // images) * bands)
+    parallel(block, -(-n // images) * bands, (x.shape, u.shape))
     return y[:, :h, :w]
 
 

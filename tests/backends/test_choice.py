@@ -1,0 +1,139 @@
+"""Operations run on all threads or on one, whichever was measured to be faster."""
+
+from __future__ import annotations
+
+import threading
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ldmref.backends.fast import choice, threads
+from ldmref.backends.fast.choice import GAIN, LONG, TRIES, Choice
+
+
+def settle(together, alone, calls=4 * TRIES):
+    """Make `calls` calls of an operation with these durations; return the ways they ran."""
+    measurements = Choice()
+    ways = []
+    for i in range(calls):
+        threads_taken = measurements.take_threads()
+        ways.append(threads_taken)
+        measurements.record(threads_taken, together(i) if threads_taken else alone(i))
+    return measurements, ways
+
+
+@given(together=st.floats(1e-6, LONG), alone=st.floats(1e-6, 1.0))
+def test_the_faster_way_is_taken_after_a_few_calls(together, alone):
+    measurements, ways = settle(lambda i: together, lambda i: alone)
+    assert measurements.decided
+    assert ways[0], "the first call of a large operation must not be slow"
+    assert ways[: 2 * TRIES].count(True) == ways[: 2 * TRIES].count(False) == TRIES
+    assert set(ways[2 * TRIES :]) == {together < GAIN * alone}
+
+
+@given(together=st.floats(LONG * 1.001, 10.0))
+def test_a_long_operation_is_never_tried_on_one_thread(together):
+    measurements, ways = settle(lambda i: together, lambda i: 1e-9)
+    assert all(ways) and not measurements.decided
+
+
+def test_one_disturbed_measurement_does_not_decide():
+    _, ways = settle(lambda i: 1e-3, lambda i: 9e-3 if i == 1 else 0.5e-3)
+    assert ways[-1] is False
+    _, ways = settle(lambda i: 3e-3 if i == 0 else 0.5e-3, lambda i: 1e-3)
+    assert ways[-1] is True
+    _, ways = settle(lambda i: 1.0 if i == 0 else 0.5e-3, lambda i: 0.1e-3)
+    assert ways[-1] is False, "a cold first call must not count as a long operation"
+
+
+def test_the_choices_are_kept_by_operation_and_bounded(monkeypatch):
+    monkeypatch.setattr(choice, "_choices", {})
+    monkeypatch.setattr(choice, "MOST", 3)
+    first = choice.choice_for("a")
+    assert choice.choice_for("a") is first and choice.choice_for("b") is not first
+    for name in "cdefgh":
+        choice.choice_for(name)
+    assert len(choice._choices) <= 3
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """Two threads, no earlier choices, and a clock that blocks set: (thread, block) -> seconds."""
+    now = [0.0]
+    monkeypatch.setattr(choice, "_choices", {})
+    monkeypatch.setattr(threads, "count", lambda: 2)
+    monkeypatch.setattr(threads.time, "perf_counter", lambda: now[0])
+    threads._forget_workers()
+    yield now
+    threads._forget_workers()
+
+
+@pytest.mark.parametrize("cost_of_handing_over", [1e-3, 0.0])
+def test_small_blocks_end_on_the_calling_thread(clock, cost_of_handing_over):
+    """Each block takes 0.1 ms; with two threads half of them, plus the cost of handing over."""
+    used = set()
+
+    def block(i):
+        used.add(threading.current_thread().name)
+
+    def on_threads(function, blocks, run=threads._run_on_threads):
+        run(function, blocks)
+        clock[0] += blocks * 1e-4 / 2 + cost_of_handing_over
+
+    def here(function, blocks, run=threads._run_here):
+        run(function, blocks)
+        clock[0] += blocks * 1e-4
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(threads, "_run_on_threads", on_threads)
+        patch.setattr(threads, "_run_here", here)
+        for _ in range(2 * TRIES):
+            threads.parallel(block, 4, ((4, 4),))
+        start = clock[0]
+        threads.parallel(block, 4, ((4, 4),))
+        seconds = clock[0] - start
+        fastest = min(4e-4, 2e-4 + cost_of_handing_over)
+        assert seconds == pytest.approx(fastest)
+        # other shapes are another operation, whose first call runs on all threads
+        start = clock[0]
+        threads.parallel(block, 4, ((5, 5),))
+        assert clock[0] - start == pytest.approx(2e-4 + cost_of_handing_over)
+
+
+def test_the_result_does_not_depend_on_the_choice(clock, monkeypatch):
+    from ldmref.backends import get_backend
+
+    backend = get_backend("numpy", dtype="float32", speed="fast")
+    rng = np.random.default_rng(0)
+    x = rng.standard_normal((2, 64, 16, 16), np.float32)
+    weight = backend.weight(rng.standard_normal((64, 64, 3, 3), np.float32))
+    tokens = rng.standard_normal((2, 4, 256, 40), np.float32)
+    scale = np.ones(64, np.float32)
+    results = []
+    for take_threads in (True, False):
+        monkeypatch.setattr(Choice, "take_threads", lambda self, way=take_threads: way)
+        results.append(
+            [
+                backend.conv2d(x, weight, scale, padding=1),
+                backend.group_norm_silu(x, scale, scale, 8, 1e-5),
+                backend.attention(tokens, tokens, tokens),
+            ]
+        )
+    for a, b in zip(*results, strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_one_thread_is_for_the_calling_thread_only():
+    threads._blas()
+    elsewhere = []
+    with threads.one_thread():
+        assert threads.count() == 1
+        with threads.one_thread():
+            assert threads.count() == 1
+        assert threads.count() == 1
+        other = threading.Thread(target=lambda: elsewhere.append(threads.count()))
+        other.start()
+        other.join()
+    assert elsewhere == [threads._available()] == [threads.count()]
