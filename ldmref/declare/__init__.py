@@ -1,0 +1,37 @@
+"""Declare the fields of a configuration once: type, range, default and documentation.
+
+A configuration is a frozen dataclass whose annotations carry the marks of this module:
+
+    @dataclass(frozen=True)
+    class Defaults:
+        steps: Annotated[int, Range(1, 1000), Doc("Sampler steps.")] = 50
+
+`read` builds an instance from a mapping (TOML, JSON, keyword arguments) and checks every key and
+value, `verify` checks an instance that was built without it, `write` is the inverse of `read`, and
+`schema` is the JSON schema (draft 2020-12). All of them raise `Invalid`, to which the caller adds
+the error code of its kind of file.
+
+Supported types are bool, int, float, str, `Literal` of strings, homogeneous tuples of these, nested
+dataclasses, and each of them with `| None`. Nothing is converted except whole numbers to float and
+lists to tuples: "20", True and 2.5 are not steps.
+"""
+
+from __future__ import annotations
+
+from ldmref.declare.fields import Doc, Field, Length, Names, Range, fields_of
+from ldmref.declare.reading import Invalid, read, verify, write
+from ldmref.declare.schema import schema
+
+__all__ = [
+    "Doc",
+    "Field",
+    "Invalid",
+    "Length",
+    "Names",
+    "Range",
+    "fields_of",
+    "read",
+    "schema",
+    "verify",
+    "write",
+]

@@ -1,0 +1,122 @@
+"""The marks of an annotation, and the declared fields of a dataclass."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import math
+from collections.abc import Mapping
+from types import NoneType, UnionType
+from typing import (
+    Annotated,
+    Any,
+    Literal,
+    NamedTuple,
+    TypeVar,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
+
+Mark = TypeVar("Mark")
+
+
+class Range(NamedTuple):
+    """The interval of a number, or of every number of a tuple, with both ends included."""
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: bool = False  # exclude the low end
+
+    def holds(self, number: float) -> bool:
+        """Return whether the number lies in the interval; NaN does not."""
+        return self.low <= number <= self.high and not (self.above and number == self.low)
+
+    def __str__(self) -> str:
+        if self.above:
+            return f"above {self.low:g} and at most {self.high:g}"
+        low, high = (n if isinstance(n, int) else f"{n:g}" for n in (self.low, self.high))
+        return f"of at least {low}" if self.high == math.inf else f"from {low} to {high}"
+
+
+class Length(NamedTuple):
+    """The number of entries of a tuple."""
+
+    low: int
+    high: int
+
+
+class Names(NamedTuple):
+    """A non-empty tuple of some of these names; with `prefix`, the first ones in this order."""
+
+    names: tuple[str, ...]
+    prefix: bool = False
+
+    def holds(self, value: tuple[Any, ...]) -> bool:
+        """Return whether the tuple is allowed."""
+        if self.prefix:
+            return len(value) > 0 and value == self.names[: len(value)]
+        return len(value) > 0 and all(name in self.names for name in value)
+
+    def __str__(self) -> str:
+        if not self.prefix:
+            return f"a list of some of {', '.join(self.names)}"
+        return " or ".join(str(list(self.names[: i + 1])) for i in range(len(self.names)))
+
+
+class Doc(NamedTuple):
+    """The description of a field."""
+
+    text: str
+
+
+class Field(NamedTuple):
+    """A declared field."""
+
+    name: str
+    kind: Any  # bool, int, float, str, tuple, or a dataclass
+    element: Any  # the type of a tuple's entries
+    optional: bool  # None is allowed
+    choices: tuple[str, ...]
+    default: Any  # dataclasses.MISSING for a required field
+    marks: Mapping[type, Any]
+
+    @property
+    def required(self) -> bool:
+        """Whether the field has no default."""
+        return self.default is dataclasses.MISSING
+
+    def get(self, mark: type[Mark]) -> Mark | None:
+        """Return the field's mark of this class, or None."""
+        return self.marks.get(mark)
+
+
+@functools.cache
+def fields_of(cls: type) -> Mapping[str, Field]:
+    """Return the declared fields of a dataclass by name."""
+    hints = get_type_hints(cls, include_extras=True)
+    fields = {}
+    for field in dataclasses.fields(cls):
+        default = field.default
+        if field.default_factory is not dataclasses.MISSING:
+            default = field.default_factory()
+        fields[field.name] = _field(field.name, hints[field.name], default)
+    return fields
+
+
+def _field(name: str, hint: Any, default: Any) -> Field:
+    marks: dict[type, Any] = {}
+    if get_origin(hint) is Annotated:
+        hint, *extras = get_args(hint)
+        marks = {type(mark): mark for mark in extras}
+    kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    optional = NoneType in kinds
+    kind = next(k for k in kinds if k is not NoneType)
+    if get_origin(kind) is Annotated:  # Annotated[...] | None
+        inner = _field(name, kind, default)
+        return inner._replace(optional=optional, marks={**inner.marks, **marks})
+    choices = get_args(kind) if get_origin(kind) is Literal else ()
+    element = get_args(kind)[0] if get_origin(kind) is tuple else None
+    kind = str if choices else get_origin(kind) or kind
+    return Field(name, kind, element, optional, choices, default, marks)

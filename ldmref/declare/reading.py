@@ -1,0 +1,135 @@
+"""Read, verify and write instances of declared dataclasses."""
+
+from __future__ import annotations
+
+import dataclasses
+import numbers
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
+
+from ldmref.declare.fields import Field, Length, Names, Range, fields_of
+from ldmref.errors import did_you_mean, short_repr
+
+T = TypeVar("T")
+
+
+class Invalid(ValueError):
+    """A key or value that is not as declared.
+
+    Attributes:
+        path: The field, such as "unet.in_channels".
+        hint: The closest known name, or "".
+    """
+
+    def __init__(self, message: str, path: str, hint: str = "") -> None:
+        super().__init__(message)
+        self.path = path
+        self.hint = hint
+
+
+def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
+    """Return an instance of a dataclass with the values of a mapping.
+
+    Args:
+        cls: The dataclass.
+        data: Keys and values; nested dataclasses are nested mappings.
+        path: Prefix of the fields' names in messages.
+        base: Supplies the values that `data` does not have, also in nested mappings. By default,
+            the defaults of the fields do.
+
+    Raises:
+        Invalid: An unknown or missing key, or a value that is not as declared. Keys are checked
+            before values.
+    """
+    if not isinstance(data, Mapping):
+        raise Invalid(f"{path or 'it'} must be a table, not {short_repr(data)}", path)
+    fields = fields_of(cls)
+    prefix = f"{path}." if path else ""
+    for key in data:
+        if key not in fields:
+            name = f"{prefix}{key}"
+            raise Invalid(f"unknown key {name}", name, did_you_mean(str(key), fields))
+    if base is None:
+        for name, field in fields.items():
+            if field.required and name not in data:
+                raise Invalid(f"missing key {prefix}{name}", f"{prefix}{name}")
+    values = {}
+    for key, value in data.items():
+        default = fields[key].default if base is None else getattr(base, key)
+        values[key] = _check(fields[key], value, prefix + key, default)
+    if base is None:
+        return cls(**values)
+    return dataclasses.replace(base, **values)  # type: ignore[type-var]
+
+
+def verify(instance: Any, path: str = "") -> None:
+    """Check an instance of a dataclass that was built without `read`.
+
+    Raises:
+        Invalid: A value is not as declared.
+    """
+    prefix = f"{path}." if path else ""
+    for name, field in fields_of(type(instance)).items():
+        _check(field, getattr(instance, name), prefix + name)
+
+
+def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
+    """Return the value in its declared type."""
+    if value is None and field.optional:
+        return None
+    kind = field.kind
+    if dataclasses.is_dataclass(kind):
+        if isinstance(value, kind):  # type: ignore[arg-type]
+            verify(value, path)
+            return value
+        return read(kind, value, path, base if isinstance(base, kind) else None)  # type: ignore
+    if kind is tuple:
+        return _check_tuple(field, value, path)
+    if field.choices:
+        if not isinstance(value, str) or value not in field.choices:
+            known = [choice or '""' for choice in field.choices]
+            hint = did_you_mean(value if isinstance(value, str) else "", known)
+            raise Invalid(f"unknown {path} {short_repr(value)}", path, hint)
+        return value
+    if kind in (int, float):
+        return _check_number(kind, field.get(Range) or Range(), value, path)
+    if not isinstance(value, kind):
+        allowed = {bool: "true or false", str: "a text"}[kind]
+        raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)
+    return value
+
+
+def _check_number(kind: Callable[[Any], Any], limits: Range, value: Any, path: str) -> Any:
+    """Return a number within limits; NumPy's numbers are numbers, booleans are not."""
+    expected = numbers.Integral if kind is int else numbers.Real
+    article = "a whole number" if kind is int else "a number"
+    allowed = article if limits == Range() else f"{article} {limits}"
+    if isinstance(value, bool) or not isinstance(value, expected) or not limits.holds(value):  # type: ignore[arg-type]
+        raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)
+    return kind(value)
+
+
+def _check_tuple(field: Field, value: Any, path: str) -> tuple[Any, ...]:
+    names = field.get(Names)
+    length = field.get(Length)
+    entries = {bool: "booleans", int: "whole numbers", float: "numbers", str: "texts"}
+    allowed = names or f"a list of {entries[field.element]}"
+    if isinstance(value, str | bytes) or not isinstance(value, Sequence):
+        raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)
+    if length is not None and not length.low <= len(value) <= length.high:
+        message = f"{path} must have from {length.low} to {length.high} entries, not {len(value)}"
+        raise Invalid(message, path)
+    if names is not None and not names.holds(tuple(value)):
+        raise Invalid(f"{path} must be {names}, not {short_repr(value)}", path)
+    entry = field._replace(kind=field.element, element=None, optional=False)
+    return tuple(_check(entry, x, f"{path}[{i}]") for i, x in enumerate(value))
+
+
+def write(instance: Any) -> Any:
+    """Return an instance as nested dictionaries that JSON and TOML can hold, without None."""
+    if dataclasses.is_dataclass(instance):
+        values = {f.name: getattr(instance, f.name) for f in dataclasses.fields(instance)}
+        return {name: write(value) for name, value in values.items() if value is not None}
+    if isinstance(instance, tuple | list):
+        return [write(value) for value in instance]
+    return instance
