@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, fields
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from ldmref.declare import read
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.key_report import compare
 from ldmref.io.tensors.safetensors import TensorFile
@@ -17,7 +17,6 @@ from ldmref.models.classifier import ClassifierConfig, classifier_spec
 from ldmref.models.params import Params, flatten, unflatten
 
 FILE, CONFIG = "classifier.safetensors", "classifier"  # the file, and the key of its metadata
-MAX_CLASSES, MAX_LEVELS, MAX_WIDTH = 65536, 10, 65536
 
 
 def save_classifier(folder: Path, config: ClassifierConfig, params: Params) -> None:
@@ -54,26 +53,11 @@ def load_classifier(folder: Path) -> tuple[ClassifierConfig, Params]:
 def _config(text: str) -> ClassifierConfig:
     """The configuration in the metadata, with every field checked."""
     try:
-        data: dict[str, Any] = json.loads(text)
-        values: dict[str, Any] = {
-            k: tuple(v) if isinstance(v, list) else v for k, v in data.items()
-        }
-        config = ClassifierConfig(**values)
-    except (ValueError, TypeError, RecursionError) as error:
-        raise _error(f"no configuration of a classifier: {error}") from error
-    default = ClassifierConfig()
-    for field in fields(config):
-        value, kind = getattr(config, field.name), type(getattr(default, field.name))
-        if type(value) is not kind:
-            raise _error(f"{field.name} must be of type {kind.__name__}")
-    widths, groups, names = config.block_out_channels, config.norm_num_groups, config.class_names
-    sizes = (config.in_channels, config.layers_per_block, groups, *widths)
-    if not (0 < len(widths) <= MAX_LEVELS and all(type(n) is int for n in sizes)):
-        raise _error("sizes must be whole numbers, of at least one level")
-    if not all(0 < n <= MAX_WIDTH for n in sizes) or any(width % groups for width in widths):
-        raise _error("sizes must be from 1 to 65536, and the groups divide every width")
-    if not (1 < len(names) <= MAX_CLASSES and all(isinstance(name, str) for name in names)):
-        raise _error("classes must have names")
+        config = read(ClassifierConfig, json.loads(text))
+    except (ValueError, RecursionError) as error:  # Invalid is a ValueError
+        raise _error(str(error)) from error
+    if any(width % config.norm_num_groups for width in config.block_out_channels):
+        raise _error("norm_num_groups must divide every width")
     return config
 
 

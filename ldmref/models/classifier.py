@@ -6,11 +6,13 @@ Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.1 (there with attention po
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated
 
 from ldmref.backends.base import Backend
+from ldmref.declare import Length
 from ldmref.math.arrays import Array
 from ldmref.models import layers as nn
-from ldmref.models.config import UNetConfig
+from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.params import Params, Spec
 from ldmref.models.unet import embedding, encoder_half, unet_spec
 
@@ -21,11 +23,11 @@ HALF = ("conv_in", "time_embedding", "down_blocks", "mid_block")
 class ClassifierConfig:
     """A classifier of latents (n, in_channels, h, w) at a training timestep of the model's."""
 
-    in_channels: int = 4
-    block_out_channels: tuple[int, ...] = (32, 64)  # per level
-    layers_per_block: int = 1
-    norm_num_groups: int = 8
-    class_names: tuple[str, ...] = ()  # in the order of the logits
+    in_channels: Width = 4
+    block_out_channels: Widths = (32, 64)  # per level
+    layers_per_block: Width = 1
+    norm_num_groups: Width = 8
+    class_names: Annotated[tuple[str, ...], Length(2, 65536)] = ()  # in the order of the logits
 
     @property
     def unet(self) -> UNetConfig:

@@ -4,37 +4,60 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal
 
+from ldmref.declare import Length, Range
 from ldmref.samplers.config import SchedulerConfig
+
+LEVELS = Length(1, 10)  # a network has from 1 to 10
+Width = Annotated[int, Range(1, 65536)]
+WidthOrZero = Annotated[int, Range(0, 65536)]
+Widths = Annotated[tuple[int, ...], Range(1, 65536), LEVELS]
+Flags = Annotated[tuple[bool, ...], LEVELS]
+Layers = Annotated[int, Range(1, 16)]
+LayersPerLevel = Annotated[tuple[int, ...], Range(1, 16), LEVELS]
+Depths = Annotated[tuple[int, ...], Range(1, 100), LEVELS]
+Eps = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
 class UNetConfig:
-    """The denoising U-Net; predicts eps, v or x0 of latents (n, z, h, w).
+    """The denoising U-Net, which predicts eps, v or x0 of latents (n, z, h, w).
 
-    `out_channels` is z, or 2 z where the variance is learned, too.
+    `out_channels` is z, or 2 z if the variance is also learned.
     """
 
-    in_channels: int = 4
-    out_channels: int = 4
-    sample_size: int = 64  # latent height and width in training
-    block_out_channels: tuple[int, ...] = (320, 640, 1280, 1280)  # per level
-    layers_per_block: int = 2
-    attention_levels: tuple[bool, ...] = (True, True, True, False)  # levels with attention
-    attention: str = "cross"  # or "self": attention blocks without cross-attention
-    num_heads: tuple[int, ...] = (8, 8, 8, 8)  # per level; the mid block uses the last
-    transformer_layers_per_block: tuple[int, ...] = (1, 1, 1, 1)  # likewise
-    cross_attention_dim: int = 768
-    class_embed_type: str = ""  # "simple_projection": last token added to the time embedding
-    addition_embed_type: str = ""  # "text_time": pooled text and image sizes added to it (SDXL)
-    addition_time_embed_dim: int = 256  # width of the embedding of each of the six sizes
-    projection_class_embeddings_input_dim: int = 2816  # pooled text and six sizes
+    in_channels: Width = 4
+    out_channels: Width = 4
+    # latent height and width in training
+    sample_size: Width = 64
+    # per level
+    block_out_channels: Widths = (320, 640, 1280, 1280)
+    layers_per_block: Layers = 2
+    # per level, whether it has attention
+    attention_levels: Flags = (True, True, True, False)
+    # "self": attention blocks without cross-attention
+    attention: Literal["cross", "self"] = "cross"
+    # per level; the mid block uses the last
+    num_heads: Widths = (8, 8, 8, 8)
+    # per level; the mid block uses the last
+    transformer_layers_per_block: Depths = (1, 1, 1, 1)
+    cross_attention_dim: WidthOrZero = 768
+    # "simple_projection": the last token is added to the time embedding
+    class_embed_type: Literal["", "simple_projection"] = ""
+    # "text_time": pooled text and image sizes are added to the time embedding (SDXL)
+    addition_embed_type: Literal["", "text_time"] = ""
+    # width of the embedding of each of the six sizes
+    addition_time_embed_dim: Width = 256
+    # pooled text and six sizes
+    projection_class_embeddings_input_dim: Annotated[int, Range(1, 1048576)] = 2816
     use_linear_projection: bool = False
-    resnet_time_scale_shift: str = "default"  # "scale_shift": time scales and shifts norm2
-    resnet_updown: bool = False  # resample with residual blocks instead of convolutions
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-5
+    # "scale_shift": the time embedding scales and shifts norm2
+    resnet_time_scale_shift: Literal["default", "scale_shift"] = "default"
+    # resample with residual blocks instead of convolutions
+    resnet_updown: bool = False
+    norm_num_groups: Width = 32
+    norm_eps: Eps = 1e-5
 
 
 @dataclass(frozen=True)
@@ -45,18 +68,20 @@ class AutoencoderConfig:
     latents in (0, 1), as in sparse autoencoders.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 4
-    block_out_channels: tuple[int, ...] = (128, 256, 512, 512)
-    layers_per_block: int = 2
-    attention_levels: tuple[bool, ...] = ()  # levels with attention; (): mid block only
+    in_channels: Width = 3
+    out_channels: Width = 3
+    latent_channels: Width = 4
+    block_out_channels: Widths = (128, 256, 512, 512)
+    layers_per_block: Layers = 2
+    # per level, whether it has attention; (): the mid block only
+    attention_levels: Annotated[tuple[bool, ...], Length(0, 10)] = ()
     mid_block_add_attention: bool = True
-    codebook_size: int = 0
-    latent_activation: str = ""
-    norm_num_groups: int = 32
-    norm_eps: float = 1e-6
-    scaling_factor: float = 0.18215  # latents = scaling_factor * z
+    codebook_size: Annotated[int, Range(0, 10_000_000)] = 0
+    latent_activation: Literal["", "sigmoid"] = ""
+    norm_num_groups: Width = 32
+    norm_eps: Eps = 1e-6
+    # latents = scaling_factor * z
+    scaling_factor: Annotated[float, Range(1e-9, 1e9)] = 0.18215
 
     @property
     def factor(self) -> int:
@@ -73,33 +98,41 @@ class TextConfig:
     class; "none", an unconditional model.
     """
 
-    model_type: str = "clip"
-    vocab_size: int = 49408
-    hidden_size: int = 768
-    intermediate_size: int = 3072
-    num_hidden_layers: int = 12
-    num_attention_heads: int = 12
-    head_dim: int = 0  # "ldmbert" only; 0: hidden_size / num_attention_heads
-    max_position_embeddings: int = 77
-    class_names: tuple[str, ...] = ()  # of "class": prompts that name a class, besides its number
-    hidden_act: str = "quick_gelu"
-    layer_norm_eps: float = 1e-5
-    projection_dim: int = 0  # width of the pooled output; 0: no pooled output
-    eos_token_id: int = 49407  # token to pool; 2: the one with the largest id (old files)
-    skipped_layers: int = 0  # final layers left out of the hidden states: 1 in SDXL
-    final_norm: bool = True  # apply the final norm to the hidden states: not in SDXL
+    model_type: Literal["clip", "ldmbert", "class", "none"] = "clip"
+    vocab_size: Annotated[int, Range(1, 10_000_000)] = 49408
+    hidden_size: Width = 768
+    intermediate_size: Width = 3072
+    num_hidden_layers: Annotated[int, Range(1, 256)] = 12
+    num_attention_heads: Width = 12
+    # for "ldmbert"; 0: hidden_size / num_attention_heads
+    head_dim: WidthOrZero = 0
+    max_position_embeddings: Width = 77
+    # for "class": prompts that name a class, which its number also does
+    class_names: tuple[str, ...] = ()
+    hidden_act: Literal["gelu", "quick_gelu"] = "quick_gelu"
+    layer_norm_eps: Eps = 1e-5
+    # width of the pooled output; 0: no pooled output
+    projection_dim: WidthOrZero = 0
+    # the token to pool; 2: the one with the largest id (old files)
+    eos_token_id: Annotated[int, Range(0, 10_000_000)] = 49407
+    # final layers left out of the hidden states: 1 in SDXL
+    skipped_layers: Annotated[int, Range(0, 255)] = 0
+    # apply the final norm to the hidden states: not in SDXL
+    final_norm: bool = True
 
 
 @dataclass(frozen=True)
 class Defaults:
-    """What `None` means in `ldmref.modes` for this model."""
+    """The meaning of `None` in `ldmref.modes` for this model."""
 
-    steps: int = 50
-    cfg_scale: float = 7.5
-    inpaint_cfg_scale: float = 0.0  # for inpainting; 0: `cfg_scale`
-    width: int = 512
-    height: int = 512
-    one_size: bool = False  # few latent cells: far from width x height, pictures fall apart
+    steps: Annotated[int, Range(1, 100_000)] = 50
+    cfg_scale: Annotated[float, Range(-1e6, 1e6)] = 7.5
+    # for inpainting; 0: `cfg_scale`
+    inpaint_cfg_scale: Annotated[float, Range(-1e6, 1e6)] = 0.0
+    width: Width = 512
+    height: Width = 512
+    # few latent cells: far from width x height, images fall apart
+    one_size: bool = False
 
     def is_near(self, width: int, height: int) -> bool:
         """Whether each side is within a factor of 2 of the trained one; 1.4 with `one_size`."""
@@ -115,10 +148,14 @@ class ModelConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextConfig = field(default_factory=TextConfig)
-    text_encoder_2: TextConfig | None = None  # SDXL's second, which also gives the pooled output
-    concat: str = ""  # image concatenated to the noisy latents: see `image_channels`
-    segmentation_classes: int = 0  # for concat "segmentation"
-    zero_empty_negative: bool = False  # an empty negative prompt is embedded as zeros
+    # SDXL's second, which also gives the pooled output
+    text_encoder_2: TextConfig | None = None
+    # the image concatenated to the noisy latents: see `image_channels`
+    concat: Literal["", "masked_image", "low_resolution", "segmentation"] = ""
+    # for concat "segmentation"
+    segmentation_classes: WidthOrZero = 0
+    # embed an empty negative prompt as zeros
+    zero_empty_negative: bool = False
     scheduler: SchedulerConfig = field(default_factory=SchedulerConfig)
     defaults: Defaults = field(default_factory=Defaults)
 

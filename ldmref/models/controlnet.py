@@ -15,7 +15,7 @@ from typing import Any
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning, Context
-from ldmref.models.config import UNetConfig
+from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.layers import conv2d, conv_spec
 from ldmref.models.params import Params, Spec, flatten, init, numbered, tree_map, unflatten
 from ldmref.models.unet import Residuals, embedding, encoder_half, unet_spec
@@ -33,8 +33,8 @@ class ControlNetConfig:
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
-    conditioning_channels: int = 3
-    conditioning_embedding_out_channels: tuple[int, ...] = (16, 32, 96, 256)
+    conditioning_channels: Width = 3
+    conditioning_embedding_out_channels: Widths = (16, 32, 96, 256)
 
     @property
     def factor(self) -> int:

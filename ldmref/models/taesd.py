@@ -16,6 +16,7 @@ from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
+from ldmref.models.config import LayersPerLevel, Width
 from ldmref.models.layers import conv2d, conv_spec
 from ldmref.models.params import Params, Spec, tree_map
 from ldmref.models.tiling import decode_tiled
@@ -30,13 +31,13 @@ class TinyConfig:
     Between two levels, the encoder downsamples and the decoder upsamples by 2.
     """
 
-    in_channels: int = 3
-    out_channels: int = 3
-    latent_channels: int = 4
-    encoder_channels: int = 64
-    decoder_channels: int = 64
-    num_encoder_blocks: tuple[int, ...] = (1, 3, 3, 3)
-    num_decoder_blocks: tuple[int, ...] = (3, 3, 3, 1)
+    in_channels: Width = 3
+    out_channels: Width = 3
+    latent_channels: Width = 4
+    encoder_channels: Width = 64
+    decoder_channels: Width = 64
+    num_encoder_blocks: LayersPerLevel = (1, 3, 3, 3)
+    num_decoder_blocks: LayersPerLevel = (3, 3, 3, 1)
 
     @property
     def factor(self) -> int:

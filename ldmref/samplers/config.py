@@ -3,36 +3,56 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from ldmref.declare import Range
 
 LEARNED = "learned_range"  # variance_type: the network's second half, between beta-tilde and beta
+
+Fraction = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
     """The forward process on which the U-Net was trained, and the sampler's defaults."""
 
-    num_train_timesteps: int = 1000
-    beta_schedule: str = "scaled_linear"
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
-    prediction_type: str = "eps"
+    num_train_timesteps: Annotated[int, Range(2, 100_000)] = 1000
+    beta_schedule: Literal["linear", "scaled_linear", "cosine"] = "scaled_linear"
+    beta_start: Fraction = 0.00085
+    beta_end: Fraction = 0.012
+    prediction_type: Literal["eps", "v", "x0"] = "eps"
     sampler: str = "ddim"
     spacing: str = "leading"
     final_sigma: str = "sigma_min"
-    steps_offset: int = 1
-    convention: str = ""  # "diffusers": spacings are made as its scheduler for the sampler does
-    timestep_spacing: str = "leading"  # below Karras' and other continuous spacings of diffusers
-    final_alpha: str = "sigma_min"  # the end of diffusers' DDIM and PNDM; `final_sigma` of others
+    steps_offset: Annotated[int, Range(0, 100_000)] = 1
+    # "diffusers": spacings are made as its scheduler for the sampler does
+    convention: str = ""
+    # the spacing below Karras' and other continuous spacings of diffusers
+    timestep_spacing: str = "leading"
+    # the end of diffusers' DDIM and PNDM; other samplers have `final_sigma`
+    final_alpha: str = "sigma_min"
     rescale_betas_zero_snr: bool = False
-    trained_betas: tuple[float, ...] = ()  # every training timestep's, in place of a schedule
-    lower_order_final: bool = True  # diffusers' DPM-Solver and UniPC: lower orders at the end
-    euler_at_final: bool = False  # diffusers' DPM-Solver: the last step is of order 1
-    solver_type: str = ""  # "midpoint", "heun", "bh1" or "bh2"; "": the sampler's own
-    noise_prediction: bool = False  # UniPC through eps, diffusers' `predict_x0=False`
-    disable_corrector: tuple[int, ...] = ()  # steps after which UniPC does not correct
-    timestep_rounding: str = ""  # "round" or "cut", of continuous spacings; "": as the spacing's
-    clip_sample_range: float = 0.0  # predictions x0 are cut there; 0: nowhere
-    thresholding_ratio: float = 0.0  # dynamic thresholding of x0 at that quantile; 0: none
-    sample_max_value: float = 1.0  # the most that dynamic thresholding lets through
-    variance_type: str = "fixed_small"  # of DDPM: or "fixed_large", "learned_range"
-    sigma_max: float = 1000.0  # samplers start no higher, however far the training table goes
+    # beta of every training timestep; (): those of `beta_schedule`
+    trained_betas: Annotated[tuple[float, ...], Range(0, 1)] = ()
+    # DPM-Solver and UniPC use lower orders at the end
+    lower_order_final: bool = True
+    # the last step of DPM-Solver is of order 1
+    euler_at_final: bool = False
+    # "": the sampler's own
+    solver_type: Literal["", "midpoint", "heun", "bh1", "bh2"] = ""
+    # UniPC through eps: diffusers' `predict_x0=False`
+    noise_prediction: bool = False
+    # steps after which UniPC does not correct
+    disable_corrector: Annotated[tuple[int, ...], Range(-100_000, 100_000)] = ()
+    # timesteps of continuous spacings; "": the spacing's own rule
+    timestep_rounding: Literal["", "round", "cut"] = ""
+    # predictions x0 are clipped to +- this; 0: not at all
+    clip_sample_range: Annotated[float, Range(0)] = 0.0
+    # dynamic thresholding of x0 at this quantile; 0: none
+    thresholding_ratio: Fraction = 0.0
+    # the largest value that dynamic thresholding lets pass
+    sample_max_value: Annotated[float, Range(0)] = 1.0
+    # the variance of DDPM's steps
+    variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = "fixed_small"
+    # samplers start no higher, however far the training table goes
+    sigma_max: Annotated[float, Range(1)] = 1000.0

@@ -20,10 +20,10 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from ldmref.declare import Length, Names, Range
 from ldmref.errors import UsageError
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.presets import preset
-from ldmref.training.limits import Beginning, Limits, Texts
 
 EMOJI = "emoji"  # a data source that is no folder, and the preset where a recipe names none
 SCENES = "scenes"  # the other one
@@ -37,12 +37,12 @@ def recipe_error(message: str, code: str = "E-RECIPE", hint: str = "") -> UsageE
     return UsageError(f"recipe: {message}", code=code, hint=hint)
 
 
-Fraction = Annotated[float, Limits(0, 1)]
-Rate = Annotated[float, Limits(0, 1, above=True)]
-Weight = Annotated[float, Limits(0, 1e6)]
-Count = Annotated[int, Limits(1, 10**9)]
-CountOrNone = Annotated[int, Limits(0, 10**9)]
-Stages = Annotated[tuple[str, ...], Beginning(STAGES)]
+Fraction = Annotated[float, Range(0, 1)]
+Rate = Annotated[float, Range(0, 1, above=True)]
+Weight = Annotated[float, Range(0, 1e6)]
+Count = Annotated[int, Range(1, 10**9)]
+CountOrNone = Annotated[int, Range(0, 10**9)]
+Stages = Annotated[tuple[str, ...], Names(STAGES, prefix=True)]
 
 
 @dataclass(frozen=True)
@@ -54,10 +54,10 @@ class DataConfig:
     """
 
     source: str = EMOJI
-    size: Annotated[int, Limits(0, MAX_SIZE)] = 0
-    pictures: Annotated[int, Limits(5000, 10_000_000)] = 60_000
+    size: Annotated[int, Range(0, MAX_SIZE)] = 0
+    pictures: Annotated[int, Range(5000, 10_000_000)] = 60_000
     flips: bool = True
-    crop: Annotated[int, Limits(0, MAX_SIZE)] = 0
+    crop: Annotated[int, Range(0, MAX_SIZE)] = 0
 
 
 @dataclass(frozen=True)
@@ -79,15 +79,15 @@ class OptimizerConfig:
     arXiv:2405.18392), during which the budget can be raised without changing any step so far.
     """
 
-    batch_size: Annotated[int, Limits(1, 1_000_000)] = 64
+    batch_size: Annotated[int, Range(1, 1_000_000)] = 64
     accumulation: Count = 1
     learning_rate: Rate = 1e-3
     muon_rate: Fraction = 0.0
     warmup: CountOrNone = 200  # steps
     cooldown: Fraction = 1.0
     weight_decay: Fraction = 0.01
-    clip_norm: Annotated[float, Limits(0, 1e6, above=True)] = 1.0
-    ema_decay: Annotated[float, Limits(0, 0.999999)] = 0.999
+    clip_norm: Annotated[float, Range(0, 1e6, above=True)] = 1.0
+    ema_decay: Annotated[float, Range(0, 0.999999)] = 0.999
     shard: bool = False
 
 
@@ -126,14 +126,14 @@ class AutoencoderObjective:
     kl_weight: Weight = 3e-4
     elbo_weight: Weight = 0.0
     beta: Weight = 1.0
-    variance: Annotated[float, Limits(0, 1e6, above=True)] = 1.0
+    variance: Annotated[float, Range(0, 1e6, above=True)] = 1.0
     learn_variance: bool = False
     l1_weight: Weight = 0.0
     sparsity_weight: Weight = 0.0
-    activation: Annotated[float, Limits(1e-6, 0.5)] = 0.05
+    activation: Annotated[float, Range(1e-6, 0.5)] = 0.05
     codebook_weight: Weight = 1.0
     commitment: Weight = 0.25
-    codebook_decay: Annotated[float, Limits(0, 0.999999)] = 0.0
+    codebook_decay: Annotated[float, Range(0, 0.999999)] = 0.0
     revive_below: Fraction = 0.05
     perceptual_weight: Weight = 0.0
     adversarial_weight: Weight = 0.0
@@ -191,11 +191,11 @@ class DiffusionObjective:
     u = t / T has density power * u^(power - 1), above 1 favours noisy timesteps."""
 
     loss: Literal["simple", "min_snr", "bound", "hybrid"] = "simple"
-    snr_gamma: Annotated[float, Limits(0, 1e6, above=True)] = 5.0
+    snr_gamma: Annotated[float, Range(0, 1e6, above=True)] = 5.0
     bound_weight: Weight = 1e-3
     condition: Literal["text", "class", "none"] = "text"
     caption_dropout: Fraction = 0.1
-    timestep_power: Annotated[float, Limits(0, 100, above=True)] = 1.5
+    timestep_power: Annotated[float, Range(0, 100, above=True)] = 1.5
 
 
 @dataclass(frozen=True)
@@ -218,16 +218,16 @@ class DiffusionStage:
 class ClassifierNetwork:
     """Half a U-Net: `width` channels at the latents' size, twice as many at each level below."""
 
-    width: Annotated[int, Limits(8, 4096)] = 32
-    levels: Annotated[int, Limits(1, 6)] = 2
-    layers: Annotated[int, Limits(1, 8)] = 1  # residual blocks per level
+    width: Annotated[int, Range(8, 4096)] = 32
+    levels: Annotated[int, Range(1, 6)] = 2
+    layers: Annotated[int, Range(1, 8)] = 1  # residual blocks per level
 
 
 @dataclass(frozen=True)
 class ClassifierObjective:
     """The cross-entropy of the class given noisy latents; `timestep_power` as of the denoiser."""
 
-    timestep_power: Annotated[float, Limits(0, 100, above=True)] = 1.0
+    timestep_power: Annotated[float, Range(0, 100, above=True)] = 1.0
 
 
 @dataclass(frozen=True)
@@ -242,7 +242,7 @@ class ClassifierStage:
 class CheckpointConfig:
     """When to save: every so many seconds and steps; 0: not by time, not by step."""
 
-    seconds: Annotated[float, Limits(0, 86400)] = 30.0
+    seconds: Annotated[float, Range(0, 86400)] = 30.0
     steps: CountOrNone = 0
 
 
@@ -251,9 +251,9 @@ class ProgressConfig:
     """The pictures of a running training: at most every so many seconds, 3 % of the time, and at
     the end of a stage; 0: none. `prompts` are drawn `count` times; without any, captions are."""
 
-    seconds: Annotated[float, Limits(0, 86400)] = 60.0
-    prompts: Annotated[tuple[str, ...], Texts(16)] = ()
-    count: Annotated[int, Limits(1, 16)] = 4
+    seconds: Annotated[float, Range(0, 86400)] = 60.0
+    prompts: Annotated[tuple[str, ...], Length(0, 16)] = ()
+    count: Annotated[int, Range(1, 16)] = 4
 
 
 @dataclass(frozen=True)
@@ -264,7 +264,7 @@ class Recipe:
     """
 
     stages: Stages = STAGES[:2]
-    seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations
     data: DataConfig = DataConfig()

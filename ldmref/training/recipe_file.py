@@ -5,10 +5,11 @@ from __future__ import annotations
 import json
 import tomllib
 from collections.abc import Mapping
-from dataclasses import is_dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, TypeVar
 
+from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
 from ldmref.io.locate import find_model, model_config
 from ldmref.models.config import ModelConfig
@@ -76,11 +77,12 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
             trained, or a size that it cannot have.
         CorruptModelError: a model whose networks do not fit together.
     """
-    tables = _require_table(tables, "the recipe")
-    if "base" in tables:
+    if isinstance(tables, Mapping) and "base" in tables:
         return _fine_tune(tables)
-    recipe = _read(Recipe(), {k: v for k, v in tables.items() if k != "model"}, "")
-    config = for_objective(_model(tables.get("model", {})), recipe.diffusion.objective)
+    fields = dict(tables) if isinstance(tables, Mapping) else tables
+    model = fields.pop("model", {}) if isinstance(fields, dict) else {}
+    recipe = _read(Recipe(), fields)
+    config = for_objective(_model(model), recipe.diffusion.objective)
     problem = recipe.autoencoder.objective.problem(config.vae)
     if problem:
         raise recipe_error(f"autoencoder.objective: {problem}")
@@ -154,7 +156,7 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
-    recipe = _read(FineTuneRecipe(), tables, "")
+    recipe = _read(FineTuneRecipe(), tables)
     _check_accumulation({"diffusion": recipe.diffusion.optimizer})
     for key in ("flips", "crop"):
         if getattr(recipe.data, key) != getattr(DataConfig, key):
@@ -167,7 +169,9 @@ def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
 
 def _model(table: Any) -> ModelConfig:
     """The preset's configuration, with the fields of the table replaced."""
-    fields = dict(_require_table(table, "model"))
+    if not isinstance(table, Mapping):
+        raise recipe_error(f"model must be a table, not {table!r}")
+    fields = dict(table)
     name = fields.pop("preset", EMOJI)
     if not isinstance(name, str):
         raise recipe_error(f"model.preset must be of type str, not {name!r}")
@@ -192,37 +196,10 @@ def _check_accumulation(optimizers: Mapping[str, OptimizerConfig]) -> None:
             raise recipe_error(message + str(batch_size))
 
 
-def _read(default: T, table: Any, prefix: str) -> T:
-    """A dataclass like `default` with the values of a TOML table."""
-    kinds = get_type_hints(type(default), include_extras=True)
-    values = {}
-    for key, value in _require_table(table, prefix.removesuffix(".")).items():
-        name = prefix + key
-        if key not in kinds:
-            raise recipe_error(f"unknown key {name}", hint=did_you_mean(key, kinds))
-        now = getattr(default, key)
-        table = is_dataclass(now)
-        values[key] = _read(now, value, name + ".") if table else _check(kinds[key], value, name)
-    return replace(default, **values)  # pyright: ignore[reportArgumentType, reportCallIssue]
-
-
-def _require_table(table: Any, name: str) -> Mapping[str, Any]:
-    if not isinstance(table, Mapping):
-        raise recipe_error(f"{name} must be a table, not {table!r}")
-    return table
-
-
-def _check(annotation: Any, value: Any, name: str) -> Any:
-    """`value` if it has the type and is within the limits; integers may stand for floats, lists
-    for tuples."""
-    if get_origin(annotation) is Literal:
-        kind, limits, wanted = str, get_args(annotation), " or ".join(get_args(annotation))
-    else:
-        kind, limits = get_args(annotation) or (annotation, None)
-        kind = get_origin(kind) or kind
-        wanted = f"of type {kind.__name__}" if limits is None else str(limits)
-    right_type = type(value) is kind or (kind, type(value)) in ((float, int), (tuple, list))
-    if not right_type or (limits is not None and value not in limits):
-        code = CODES.get(name.rpartition(".")[2], "E-RECIPE")
-        raise recipe_error(f"{name} must be {wanted}, not {value!r}", code=code)
-    return kind(value)
+def _read(default: T, tables: Any) -> T:
+    """A recipe like `default` with the values of TOML tables."""
+    try:
+        return read(type(default), tables, base=default)
+    except Invalid as error:
+        code = CODES.get(error.path.rpartition(".")[2], "E-RECIPE")
+        raise recipe_error(str(error), code=code, hint=error.hint) from None

@@ -17,7 +17,6 @@ from ldmref.io.adapters import autoencoder, controlnet, lora
 from ldmref.io.compvis import single_file
 from ldmref.io.embedded import EMBEDDED
 from ldmref.io.locate import find_model
-from ldmref.models import validate
 from ldmref.training import recipe_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -57,8 +56,6 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
         (autoencoder, "diffusers_table", by_identity(autoencoder.diffusers_table)),
         (single_file, "ema_table", by_identity(single_file.ema_table)),
         (key_table, "stored_shapes", seen), (single_file, "stored_shapes", seen),
-        (validate, "get_type_hints", cache(validate.get_type_hints)),
-        (recipe_file, "get_type_hints", cache(recipe_file.get_type_hints)),
         (recipe_file, "find_model", embedded_model),
         (metadata, "entry_points", cache(metadata.entry_points)),
     ]  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.checks import config_error, require_class, require_plain
@@ -33,8 +33,16 @@ RENAMED = {  # solver types of the other class -> those that diffusers takes in 
     DPM: {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
     UNIPC: {"logrho": "bh2", "midpoint": "bh2", "heun": "bh2"},
 }
-SCHEDULES = {"linear": "linear", "scaled_linear": "scaled_linear", "squaredcos_cap_v2": "cosine"}
-PREDICTIONS = {"epsilon": "eps", "v_prediction": "v", "sample": "x0"}
+SCHEDULES: dict[str, Literal["linear", "scaled_linear", "cosine"]] = {
+    "linear": "linear",
+    "scaled_linear": "scaled_linear",
+    "squaredcos_cap_v2": "cosine",
+}
+PREDICTIONS: dict[str, Literal["eps", "v", "x0"]] = {
+    "epsilon": "eps",
+    "v_prediction": "v",
+    "sample": "x0",
+}
 CONTINUOUS = {"use_karras_sigmas": "karras", "use_lu_lambdas": "exponential",
               "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta_sigma"}  # fmt: skip
 SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
@@ -157,7 +165,7 @@ def _trained_betas(fields: Mapping[str, Any]) -> tuple[float, ...]:
     return betas
 
 
-def _rounding(kind: str, fields: Mapping[str, Any], continuous: str) -> str:
+def _rounding(kind: str, fields: Mapping[str, Any], continuous: str) -> Literal["", "round", "cut"]:
     """How DPM-Solver and UniPC round the timesteps of continuous sigmas; "" for other grids."""
     if not continuous:
         return ""

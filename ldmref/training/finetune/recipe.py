@@ -19,7 +19,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from ldmref.training.limits import Limits, Subset
+from ldmref.declare import Names, Range
 from ldmref.training.recipe import (
     Budget,
     CheckpointConfig,
@@ -49,9 +49,9 @@ DENOISING = DiffusionStage(
 class LoraConfig:
     """W + (alpha / rank) up @ down, of the layers in `targets`."""
 
-    rank: Annotated[int, Limits(1, 1024)] = 8
-    alpha: Annotated[float, Limits(0, 1e6, above=True)] = 8.0
-    targets: Annotated[tuple[str, ...], Subset(tuple(TARGETS))] = ("attention",)
+    rank: Annotated[int, Range(1, 1024)] = 8
+    alpha: Annotated[float, Range(0, 1e6, above=True)] = 8.0
+    targets: Annotated[tuple[str, ...], Names(tuple(TARGETS))] = ("attention",)
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class TextualInversionConfig:
 
     word: str = "<new>"
     initial: str = "thing"
-    vectors: Annotated[int, Limits(1, 64)] = 1
+    vectors: Annotated[int, Range(1, 64)] = 1
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class FineTuneRecipe:
 
     base: str = "emoji"
     method: Literal["lora", "textual_inversion", "full"] = "lora"
-    seed: Annotated[int, Limits(0, 2**63 - 1)] = 0
+    seed: Annotated[int, Range(0, 2**63 - 1)] = 0
     device: str = "cpu"
     dtype: Literal["float32", "bfloat16", "auto"] = "float32"  # of activations
     data: DataConfig = field(default_factory=DataConfig)
