@@ -132,10 +132,10 @@ def _levels(
 
 def _no_levels(sampler: str, schedule: str) -> str:
     if sampler == "lcm":
-        return "A1111's LCM has noise levels and timesteps of its own: the model's own are used"
+        return "A1111's LCM has other noise levels and timesteps: those of the model are used"
     if sampler in COMPVIS:
-        return "A1111 takes no step with so few of this sampler: the model's own levels are used"
-    return f"no schedule {schedule[:40]!r} of A1111 is known here: the model's own is used"
+        return "A1111 takes no step with so few of this sampler: levels of the model are used"
+    return f"no schedule {schedule[:40]!r} of A1111 is known here: that of the model is used"
 
 
 def _about_levels(sampler: str, levels: Levels, made: Values, noised: bool) -> Iterator[str]:
@@ -162,5 +162,5 @@ def _about_mode(mode: str, sampler: str) -> Iterator[str]:
         yield "A1111 encodes the image to a random sample of its posterior, not recorded; here it "\
               "is the mean"  # fmt: skip
     if mode == "inpaint":
-        yield ("A1111 keeps the rest of the image in every prediction, with a mask of its own "
-               "blur; here in the noised latents: another image")  # fmt: skip
+        yield ("A1111 keeps the rest of the image in every prediction, with another blur of the "
+               "mask; here in the noised latents: another image")  # fmt: skip

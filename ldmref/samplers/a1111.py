@@ -14,7 +14,7 @@ Its schedules share names with others that have other levels, and end at 0, exce
 | `kl optimal`       | n + 1 levels evenly spaced in arctan(sigma), the last one sigma_min    |
 
 DPM2, DPM2 a and DPM++ 3M SDE make n + 1 levels and drop the last but one. DDIM, PLMS and UniPC
-ignore the schedule: DDIM and PLMS follow CompVis' timesteps from the largest to 1, which is one step
+ignore the schedule: DDIM and PLMS follow CompVis' timesteps from the largest to 1, which is a step
 less than there are timesteps, and UniPC takes as many steps, evenly spaced from T-1 to 0.
 
 Sources: AUTOMATIC1111/stable-diffusion-webui, modules/sd_schedulers.py, sd_samplers_kdiffusion.py
@@ -56,7 +56,7 @@ UNIPC_ORDER = 3
 
 
 class Options(NamedTuple):
-    """What an image records about its levels besides sampler, schedule and steps.
+    """Options of the noise levels, in addition to sampler, schedule and steps.
 
     Args:
         beta: shape of the distribution of schedule `beta`.

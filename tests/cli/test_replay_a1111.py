@@ -6,11 +6,14 @@ import json
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref import modes
 from ldmref.cli.a1111 import as_a1111
+from ldmref.errors import LdmrefError
 from ldmref.io.pictures.infotext import replay_parameters
 from ldmref.io.pictures.metadata import read_parameters
 from ldmref.models.presets import preset
@@ -171,7 +174,7 @@ def test_what_img2img_and_inpaint_do_otherwise_is_named():
 @pytest.mark.parametrize(
     ("line", "said"),
     [("Sampler: Euler, Schedule type: KL Optimal", "the levels end at 0.0292"),
-     ("Sampler: LCM, Schedule type: Automatic", "A1111's LCM has"),
+     ("Sampler: LCM, Schedule type: Automatic", "A1111's LCM has other"),
      ("Sampler: Euler, Schedule type: Align Your Steps 32", "no schedule 'align your steps 32'"),
      ("Sampler: DEIS", "A1111 has no sampler 'DEIS': sampled with deis"),
      ("Sampler: Euler, Schedule rho: 5", "not repeated: Schedule rho: 5"),
@@ -220,6 +223,28 @@ def test_flags_replace_what_a1111_did():
     assert request.options.long_prompts == "truncate"
     _, request, _ = replayed("sd15", line)
     assert request.options.long_prompts == "chunk"
+
+
+KEYS = ("Steps", "Sampler", "Schedule type", "Denoising strength", "Clip skip", "Eta", "Seed",
+        "Beta schedule alpha", "Discard penultimate sigma", "Hires upscale", "RNG")  # fmt: skip
+VALUES = (*SAMPLERS, "DDIM", "PLMS", "UniPC", "LCM", "Restart", "Karras", "KL Optimal", "DDIM",
+          "Align Your Steps", "Turbo", "0", "1", "2", "3", "20", "501", "1000", "1001", "-1", "0.5",
+          "0.999", "nan", "inf", "1e400", "True", "CPU", "x")  # fmt: skip
+
+
+@given(st.dictionaries(st.sampled_from(KEYS), st.sampled_from(VALUES)))
+@settings(max_examples=500, deadline=None)
+def test_any_text_is_replayed_or_refused(pairs):
+    """With one clear line, never with another error."""
+    line = ", ".join(f"{key}: {value}" for key, value in pairs.items())
+    try:
+        config, request, notes = replayed("sd15", f"{line}, {LINE}")
+    except LdmrefError as error:
+        assert error.code != "E-INTERNAL" and "\n" not in str(error)
+        return
+    levels = levels_of(config, request)
+    assert (np.diff(levels) < 0).all() and notes
+    assert len(levels) >= 2 or request.strength == 0.0
 
 
 # -- on the command line --------------------------------------------------------------------------
@@ -282,8 +307,8 @@ def test_samplers_that_are_missing_are_refused_with_an_alternative(label, ldm, d
 
 def test_names_of_samplers_on_the_command_line_are_those_of_ldmref(draw, work):
     """In any case of letters: `LMS` and `UniPC` are `lms` and `unipc`, as docs/modes.md says."""
-    for given, name in (("LMS", "lms"), ("UniPC", "unipc"), ("DPM++ 2M Karras", "dpmpp_2m")):
-        draw("txt2img", "red", "--steps", 3, "--sampler", given, "--overwrite", "-o", "a.png")
+    for label, name in (("LMS", "lms"), ("UniPC", "unipc"), ("DPM++ 2M Karras", "dpmpp_2m")):
+        draw("txt2img", "red", "--steps", 3, "--sampler", label, "--overwrite", "-o", "a.png")
         assert read_parameters("a.png")["ldmref"]["sampler"] == name
         draw("run", "--from", "a.png", "--overwrite", "-o", "b.png")
         assert Image.open("a.png").tobytes() == Image.open("b.png").tobytes()

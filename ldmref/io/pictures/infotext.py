@@ -141,7 +141,7 @@ VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def _mode(pairs: dict[str, Any]) -> str:
-    """Which mode wrote the pairs; txt2img with a second pass has a denoising strength, too."""
+    """Which mode wrote the pairs; txt2img with a second pass also has a denoising strength."""
     if "Denoising strength" not in pairs or any(key.startswith("Hires") for key in pairs):
         return "txt2img"
     return "inpaint" if {"Mask blur", "Masked content", "Inpaint area"} & set(pairs) else "img2img"
@@ -152,7 +152,7 @@ def _as_ours(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) ->
     notes.insert(0, "replayed from text, which is not exact")
     sampler, schedule, rng = (pairs.pop(key, None) for key in ("Sampler", "Schedule type", "RNG"))
     if schedule is None:
-        notes.append("its noise levels are not in the text: the model's own are used")
+        notes.append("its noise levels are not in the text: those of the model are used")
     noise = {label: name for name, label in A1111_RNGS.items()}
     params["sampler"] = sampler and sampler.removeprefix(OURS)
     params["schedule"] = schedule and schedule.removeprefix(OURS).lower()
@@ -217,7 +217,7 @@ def _break_in_brackets(words: str) -> bool:
 
 
 def _shape(pairs: dict[str, Any], key: str) -> float:
-    """A shape of the Beta distribution, in the range that A1111 offers; else it is not repeated."""
+    """A shape of the Beta distribution; out of the range that A1111 offers it is not repeated."""
     with suppress(ValueError):
         shape = float(pairs.get(key, 0.6))
         if 0.01 <= shape <= 1.0:
@@ -235,7 +235,7 @@ def _flag(pairs: dict[str, Any], key: str) -> bool:
 
 
 def _name(name: str | None, same: dict[str, str]) -> str | None:
-    """A1111's name for the same thing, else ours with a prefix."""
+    """Return A1111's name for the same thing, or ours with a prefix."""
     return None if not name else same.get(name, OURS + name)
 
 
