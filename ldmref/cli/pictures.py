@@ -16,6 +16,7 @@ import click
 import numpy as np
 
 from ldmref import modes
+from ldmref.cli.a1111 import as_a1111, chunk_notes
 from ldmref.cli.console import Console
 from ldmref.cli.options import (
     FILES,
@@ -87,12 +88,15 @@ COMMANDS = tuple(command(mode) for mode in MODES)
 def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
     """Check everything, load the model, draw, save; `recorded` is what a replay repeats."""
     configured, recorded = settings(flags["config"]), recorded or {}
+    notes: list[str] = []
     if flags["output"] == "-" and flags["as_json"]:
         raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
     name = flags["model"] or configured.defaults.get("model", "emoji")
     with naming_settings(configured, flags):
         path = find_model(name, flags["fetch"], flags["variant"])
         config = model_config(path, flags["model_config"], flags["ema"])
+        if made := recorded.get("a1111"):
+            flags, notes = as_a1111(mode, config, flags, made, recorded["own"])
         task = plan_task(mode, config, with_settings(mode, flags, configured))
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
@@ -116,11 +120,14 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
             **configured.limits | {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None},
         )  # fmt: skip
         console.memory(model, task.plan.request)
-        console.warn([*recorded.get("notes", ()), *differences(recorded.get("model"), model)])
+        notes = [*recorded.get("notes", ()), *notes]
+        console.warn([*notes, *differences(recorded.get("model"), model)])
         try:
             plan = task.plan if task.finish is None else task.finish(model, console, stop)
             run = plan.prepare(model)
             console.warn(run.warnings)
+            if made:
+                console.warn(chunk_notes(run, made))
             console.warn(other_inputs(recorded, run.params(len(seeds))))
             for event in run.draw(stop):
                 if isinstance(event, modes.Progress):
@@ -201,9 +208,12 @@ def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
     """How a model differs from the one that a picture records."""
     if not isinstance(made_by, dict):
         return
-    digest = made_by.get("sha256")
-    if not digest or not model.sha256.startswith(str(digest)):  # A1111's text has ten digits
-        yield f"drawn by another model: recorded is {str(made_by.get('name'))[:80]!r}"
+    digest = str(made_by.get("sha256") or "")
+    name = str(made_by.get("name") or "")[:80]
+    if digest and not model.sha256.startswith(digest):  # A1111's text has ten digits
+        yield f"sampled with another model: recorded is {name or digest[:64]!r}"
+    elif name and not digest:
+        yield f"the image records the model {name!r} without a digest, so that it may be another"
     for part, flag in (
         ("vae", "--vae"),
         ("loras", "--lora"),

@@ -17,6 +17,7 @@ from ldmref.modes.request import named_schedule
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
 OF_ALL_PICTURES = ("count", "batch_size")  # each picture records itself alone
+ONE_EACH = ("seed", "prompt", "negative_prompt")  # of which an image has one
 REPLACED = {  # by a flag: what else of the record it replaces
     "sampler": {"eta"}, "steps": {"sigmas"}, "schedule": {"sigmas"},
     "sigmas": {"steps", "schedule"}, "negative_prompt_embeds": {"negative_prompt"},
@@ -51,6 +52,7 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     require_inputs(source, mode, sources, recorded, flags)
     refuse_others(mode, prompt, flags)
     flags["segmentation"] = flags["image"]
+    own = {name for name, value in flags.items() if is_set(value)}
     own_seed, replaced = flags["seed"] is not None, {*OF_ALL_PICTURES, "latents", *EMBEDDINGS}
     replaced = replaced.union(*(x for name, x in REPLACED.items() if is_set(flags.get(name))))
     if named_schedule(flags["sampler"]):
@@ -77,17 +79,19 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
         flags |= {"edits": (words,), "iterations": inverted.get("iterations", "missing"),
                   "noise": None}  # fmt: skip
         words = inverted["prompt"]
-    draw(mode, flags | {"prompt": words}, recorded)
+    draw(mode, flags | {"prompt": words}, recorded | {"own": own})
 
 
 COMMANDS = (run,)
 
 
 def read_record(source: str) -> dict[str, Any]:
-    """The JSON that a picture records, with a known mode; else what its text says, with `notes`.
+    """Return the JSON that an image records, with a known mode; else what its text says.
+
+    `notes` list what is not exact; `a1111` is None unless A1111 wrote the text.
 
     Raises:
-        UsageError: it records neither.
+        UsageError: it records neither, or several images.
         InputError: its text is damaged.
     """
     parameters = read_parameters(source)
@@ -95,12 +99,31 @@ def read_record(source: str) -> dict[str, Any]:
     if isinstance(recorded, dict):
         mode = recorded.get("mode")
         if isinstance(mode, str) and mode in MODES:
-            return recorded | {"notes": []}
+            check_single(source, recorded)
+            return recorded | {"notes": [], "a1111": None}
     text = None if recorded else replay_parameters(parameters.get("parameters", ""))
     if text is None:
         raise UsageError(f"{source!r} does not record how it was made", code="E-REPLAY")
     params, notes = text
-    return params | {"notes": notes}
+    return {"a1111": None} | params | {"notes": notes}
+
+
+def check_single(source: str, recorded: dict[str, Any]) -> None:
+    """Refuse a record of several images: each records itself alone.
+
+    Raises:
+        UsageError: names what is a list.
+    """
+    several = [name for name in ONE_EACH if isinstance(recorded.get(name), list)]
+    positions = recorded.get("positions", [0.0])
+    if not isinstance(positions, list) or len(positions) != 1:
+        several.append("positions")
+    if several:
+        raise UsageError(
+            f"{source!r} records several images, by its {several[0]}; each records itself alone",
+            code="E-REPLAY",
+            hint=f"ldmref info {source} shows the record, which was changed",
+        )
 
 
 def require_inputs(

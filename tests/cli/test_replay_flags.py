@@ -17,6 +17,8 @@ def test_noise_levels_replace_steps_and_schedule_and_the_other_way_round(draw, w
     assert recorded("c.png")["sigmas"] == [9.0, 2.0, 0.0]
     draw("run", "--from", "b.png", "--steps", 3, "--schedule", "karras", "-o", "d.png")
     assert "sigmas" not in recorded("d.png") and recorded("d.png")["steps"] == 3
+    draw("run", "--from", "b.png", "--steps", 3, "-o", "f.png")
+    assert "sigmas" not in recorded("f.png") and recorded("f.png")["steps"] == 3
     draw("run", "--from", "b.png", "--schedule", "karras", "-o", "e.png")
     assert (recorded("e.png")["schedule"], recorded("e.png")["steps"]) == ("karras", 2)
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref.io.pictures.infotext import replay_parameters
 from ldmref.io.pictures.metadata import read_parameters
+from ldmref.math.sigmas import karras_sigmas
+from ldmref.models.presets import preset
+from ldmref.samplers.schedule import sampling_sigmas
 
 LINE = "Steps: 4, Sampler: DPM++ 2M, Schedule type: Karras, CFG scale: 3, Seed: 12, Size: 24x16"
 
@@ -21,31 +25,35 @@ def save(text, path="a.png"):
     return path
 
 
-def test_what_the_text_says_is_drawn(draw, work):
+def test_what_the_text_says_is_sampled(draw, work):
     text = "a (red:1.3) cat <lora:foo:0.8>\nNegative prompt: dog\n" + LINE
     save(text + ", Model hash: 6ce0161689, Model: v1-5, Variation seed: 5, Version: v1.10.1")
     ran = draw("run", "--from", "a.png", "-o", "b.png")
     params = read_parameters("b.png")["ldmref"]
     want = {
         "mode": "txt2img", "prompt": "a (red:1.3) cat", "negative_prompt": "dog", "steps": 4,
-        "sampler": "dpmpp_2m", "schedule": "karras", "cfg_scale": 3.0, "seed": 12, "width": 24,
-        "height": 16, "rng": "a1111-gpu", "prompt_weights": "a1111",
+        "sampler": "dpmpp_2m", "cfg_scale": 3.0, "seed": 12, "width": 24, "height": 16,
+        "rng": "a1111-gpu", "prompt_weights": "a1111", "long_prompts": "chunk",
     }  # fmt: skip
-    assert {key: params[key] for key in want} == want
-    for said in ("not exact", "<lora:foo:0.8>", "--lora", "Variation seed: 5", "'v1-5'"):
+    assert {key: params[key] for key in want} == want and "schedule" not in params
+    table = sampling_sigmas(preset("tiny").scheduler)
+    np.testing.assert_allclose(params["sigmas"][:-1], karras_sigmas(4, table[0], table[-1]), 1e-12)
+    assert params["sigmas"][-1] == 0.0
+    for said in ("not exact", "<lora:foo:0.8>", "--lora", "Variation seed: 5", "'v1-5'",
+                 "0.23 % more"):  # fmt: skip
         assert said in ran.err, said
-    draw("txt2img", "a (red:1.3) cat", "-n", "dog", "--steps", 4, "--sampler", "dpmpp_2m",
-         "--schedule", "karras", "--cfg", 3, "--seed", 12, "-W", 24, "-H", 16, "--rng",
-         "a1111-gpu", "--prompt-weights", "a1111", "-o", "c.png")  # fmt: skip
+    draw("txt2img", "a (red:1.3) cat", "-n", "dog", "--sampler", "dpmpp_2m", "--sigmas",
+         ",".join(map(repr, params["sigmas"])), "--cfg", 3, "--seed", 12, "-W", 24, "-H", 16,
+         "--rng", "a1111-gpu", "--prompt-weights", "a1111", "-o", "c.png")  # fmt: skip
     assert Image.open("b.png").tobytes() == Image.open("c.png").tobytes()
-    draw("run", "--from", "a.png", "--steps", 2, "-p", "cat", "-o", "d.png")
-    assert read_parameters("d.png")["ldmref"]["steps"] == 2
+    draw("run", "--from", "b.png", "-o", "d.png")
+    assert Image.open("b.png").tobytes() == Image.open("d.png").tobytes()
 
 
 @pytest.mark.parametrize(
     ("more", "want"),
     [
-        ("", {"rng": "a1111-gpu", "schedule": "karras"}),
+        ("", {"rng": "a1111-gpu", "sampler": "dpmpp_2m"}),
         (", RNG: CPU", {"rng": "torch"}),
         (", RNG: NV", {"rng": "a1111-gpu"}),
         (", Clip skip: 2", {"clip_skip": 1}),
@@ -65,29 +73,14 @@ def test_pairs(more, want):
         assert "strength" not in params and any("second pass" in note for note in notes)
 
 
-@pytest.mark.parametrize(
-    ("sampler", "schedule"),
-    [
-        ("Sampler: DPM++ 2M, Schedule type: Automatic", "karras"),
-        ("Sampler: Euler a, Schedule type: Automatic", "linspace"),
-        ("Sampler: Euler, Schedule type: SGM Uniform", "trailing"),
-        ("Sampler: Euler, Schedule type: KL Optimal", None),
-        ("Sampler: DPM++ 2M Karras", None),
-        ("Sampler: DPM++ 2M", "linspace"),
-        ("Sampler: DDIM", "leading"),
-    ],
-)
-def test_schedules(sampler, schedule):
-    params, notes = replay_parameters(f"a cat\nSteps: 4, {sampler}, CFG scale: 3, Seed: 1")
-    assert params.get("schedule") == schedule
-    assert any("kl optimal" in note for note in notes) == ("KL" in sampler)
-
-
 def test_old_names_hold_their_schedule(draw, work):
     save("a cat\nSteps: 4, Sampler: DPM++ 2M Karras, CFG scale: 3, Seed: 12, Size: 16x16")
     draw("run", "--from", "a.png", "-o", "b.png")
-    params = read_parameters("b.png")["ldmref"]
-    assert (params["sampler"], params["schedule"]) == ("dpmpp_2m", "karras")
+    save("a cat\nSteps: 4, Sampler: DPM++ 2M, Schedule type: Karras, Seed: 12, Size: 16x16")
+    draw("run", "--from", "a.png", "--cfg", 3, "-o", "c.png")
+    params = [read_parameters(path)["ldmref"] for path in ("b.png", "c.png")]
+    assert params[0]["sampler"] == "dpmpp_2m" and params[0]["sigmas"] == params[1]["sigmas"]
+    assert Image.open("b.png").tobytes() == Image.open("c.png").tobytes()
 
 
 def test_our_own_text_where_the_exact_record_is_lost(draw, work):

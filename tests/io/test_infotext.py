@@ -44,7 +44,7 @@ def test_everything_that_is_known_stands_in_the_text():
         "cat\nNegative prompt: dog\nSteps: 4, Sampler: DPM++ 2M SDE, Schedule type: Karras, "
         "CFG scale: 2.5, Seed: 7, Size: 24x16, Model hash: 0123456789, Model: v1, "
         "VAE hash: fedcba9876, VAE: ft, Denoising strength: 0.75, Clip skip: 2, Mask blur: 4, "
-        "Eta: 0.5, RNG: torch, Backend: numpy, Version: ldmref 1.2"
+        "Eta: 0.5, RNG: CPU, Backend: numpy, Version: ldmref 1.2"
     )
     line = "Steps: 4, Sampler: DDIM, CFG scale: 3, Size: 24x16, Version: ldmref"
     assert infotext(LEAST) == f"cat\n{line}"
@@ -64,22 +64,65 @@ def test_values_are_quoted_where_they_would_be_misread(name):
     assert len(text.splitlines()) == 2 and "\\u" not in text
 
 
+A1111S = {  # every sampler of A1111 1.10: the same method here, None: not offered
+    "DPM++ 2M": "dpmpp_2m", "DPM++ SDE": "dpmpp_sde", "DPM++ 2M SDE": "dpmpp_2m_sde",
+    "DPM++ 2M SDE Heun": "dpmpp_2m_sde_heun", "DPM++ 2S a": "dpmpp_2s_a",
+    "DPM++ 3M SDE": "dpmpp_3m_sde", "Euler a": "euler_a", "Euler": "euler", "LMS": "lms_euler",
+    "Heun": "heun", "DPM2": "dpm_solver_2", "DPM2 a": "dpm_solver_2_a", "DDIM": "ddim",
+    "PLMS": "pndm", "UniPC": "unipc_3", "LCM": "lcm", "DPM fast": None, "DPM adaptive": None,
+    "Restart": None, "DDIM CFG++": None,
+}  # fmt: skip
+A1111_SCHEDULES = (
+    "Automatic", "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "KL Optimal",
+    "Align Your Steps", "Simple", "Normal", "DDIM", "Beta",
+)  # fmt: skip
+
+
+def test_a_name_of_a1111_is_written_only_for_what_a1111_means_by_it():
+    for name in SAMPLERS:
+        written = parse_infotext(infotext(LEAST | {"sampler": name}))["pairs"]["Sampler"]
+        known = {label.lower(): method for label, method in A1111S.items()}
+        assert written == f"ldmref {name}" or known[written.lower()] == name
+    for schedule in SPACINGS:
+        text = infotext(LEAST | {"schedule": schedule})
+        written = parse_infotext(text)["pairs"]["Schedule type"]
+        same = schedule in ("karras", "exponential")
+        assert written == (schedule.capitalize() if same else f"ldmref {schedule}")
+    for rng, written in (("torch", "CPU"), ("a1111-gpu", "NV"), ("philox", "ldmref philox")):
+        assert f"RNG: {written}," in infotext(LEAST | {"rng": rng})
+    assert "Eta DDIM: 0.5," in infotext(LEAST | {"eta": 0.5})
+    assert "Eta: 0.5," in infotext(LEAST | {"eta": 0.5, "sampler": "euler_a"})
+
+
 @given(
     st.sampled_from(sorted(SAMPLERS)), st.sampled_from([None, *sorted(SPACINGS)]),
     st.sampled_from(["txt2img", "img2img", "inpaint"]), st.floats(0.01, 1.0), st.integers(0, 3),
-    st.integers(0, 2**64 - 1),
+    st.integers(0, 2**64 - 1), st.sampled_from(["philox", "torch", "a1111-gpu"]),
 )  # fmt: skip
-def test_our_own_text_is_read_back(sampler, schedule, mode, strength, skip, seed):
+def test_our_own_text_is_read_back(sampler, schedule, mode, strength, skip, seed, rng):
     params = LEAST | {"mode": mode, "negative_prompt": "dog", "sampler": sampler, "seed": seed,
-                      "schedule": schedule, "rng": "philox", "clip_skip": skip}  # fmt: skip
+                      "schedule": schedule, "rng": rng, "clip_skip": skip}  # fmt: skip
     params |= {"strength": strength} if mode != "txt2img" else {}
     params |= {"mask_blur": 1.5} if mode == "inpaint" else {}
     got, notes = replay_parameters(infotext(params))
     assert get_sampler(got.pop("sampler")) is SAMPLERS[params.pop("sampler")]
     assert got.pop("model", None) in (None, {"name": None, "sha256": None})
     want = {k: v for k, v in params.items() if v is not None and (k != "clip_skip" or v)}
-    assert got == want and len(notes) == 1
+    assert got == want and len(notes) == (1 if schedule else 2)
     assert type(got["seed"]) is int and type(got["cfg_scale"]) is float
+
+
+@pytest.mark.parametrize(
+    ("written", "sampler", "schedule", "rng"),
+    [("Sampler: LMS, Schedule type: Linspace, RNG: torch", "LMS", "linspace", "torch"),
+     ("Sampler: UniPC, Schedule type: Beta_sigma, RNG: philox", "UniPC", "beta_sigma", "philox"),
+     ("Sampler: DPM++ 2M, Schedule type: Beta, RNG: a1111-gpu", "DPM++ 2M", "beta", "a1111-gpu")],
+)  # fmt: skip
+def test_older_text_of_ours_keeps_its_meaning(written, sampler, schedule, rng):
+    """As version 0.1.0 wrote it, where LMS and UniPC were `lms` and `unipc`."""
+    params, notes = replay_parameters(f"a cat\nSteps: 4, {written}, Seed: 1, Version: ldmref 0.1.0")
+    assert (params["sampler"], params["schedule"], params["rng"]) == (sampler, schedule, rng)
+    assert "a1111" not in params and len(notes) == 1
 
 
 # -- read -----------------------------------------------------------------------------------------
@@ -102,53 +145,58 @@ def test_where_the_prompts_end(text, prompt, negative, pairs):
     assert (replay_parameters(text) is None) == (pairs == 0)
 
 
-A1111_SCHEDULES = (
-    "Uniform", "Karras", "Exponential", "Polyexponential", "SGM Uniform", "Align Your Steps",
-    "Simple", "Normal", "DDIM", "Beta",
-)  # fmt: skip
+@pytest.mark.parametrize("label", A1111S)
+def test_samplers_of_a1111(label):
+    params, notes = replayed(f"Steps: 4, Sampler: {label}, CFG scale: 3, Seed: 12")
+    assert params["sampler"] == (A1111S[label] or label.lower())
+    assert params["a1111"]["label"] == label
+    assert params["a1111"]["unknown"] is (A1111S[label] is None)
+    assert "Sampler" not in notes
 
 
 @pytest.mark.parametrize("label", A1111_SCHEDULES)
-def test_every_schedule_of_a1111_has_one_here(label):
-    params, notes = replayed(f"{LINE}, Schedule type: {label}")
-    assert params["schedule"] in SPACINGS and "no schedule" not in notes
-    assert "Schedule type" not in notes  # it is repeated
-    alike = {"karras": "karras", "exponential": "exponential", "ddim": "leading"}
-    assert params["schedule"] == alike.get(label.lower(), params["schedule"])
-
-
-def test_schedules_that_mean_the_same():
-    lines = {label: f"{LINE}, Schedule type: {label}" for label in A1111_SCHEDULES}
-    by = {label: replayed(line)[0]["schedule"] for label, line in lines.items()}
-    assert by["Uniform"] == by["Normal"] == "linspace" and by["Polyexponential"] == "exponential"
-    assert by["SGM Uniform"] == by["Simple"] == "trailing"
-    assert (by["Beta"], by["Align Your Steps"]) == ("beta_sigma", "ays")
-    params, notes = replayed(f"{LINE}, Schedule type: {'K' * 60}")
-    assert "schedule" not in params and "k" * 40 in notes and "k" * 41 not in notes
+def test_schedules_of_a1111(label):
+    for written in (label, label.lower().replace(" ", "_")):  # its label, its name
+        params, notes = replayed(f"{LINE}, Schedule type: {written}")
+        assert params["a1111"]["schedule"] == label.lower() and "schedule" not in params
+        assert "Schedule type" not in notes
 
 
 @pytest.mark.parametrize(
-    ("schedule", "samplers"),
-    [("karras", ("DPM++ 2M", "DPM++ SDE", "DPM++ 2S a", "DPM2", "DPM2 a")),
-     ("exponential", ("DPM++ 2M SDE", "DPM++ 2M SDE Heun", "DPM++ 3M SDE")),
-     ("leading", ("DDIM", "PLMS")), ("linspace", ("Euler", "Euler a", "Heun", "LMS"))],
+    ("sampler", "name", "schedule"),
+    [("DPM++ 2M Karras", "dpmpp_2m", "karras"), ("LMS Karras", "lms_euler", "karras"),
+     ("DPM++ 2M SDE Exponential", "dpmpp_2m_sde", "exponential"), ("Euler", "euler", "uniform"),
+     ("DPM++ 2M SDE Heun Karras", "dpmpp_2m_sde_heun", "karras"),
+     ("DPM2 a Karras", "dpm_solver_2_a", "karras"), ("DPM++ SDE", "dpmpp_sde", "uniform")],
 )  # fmt: skip
-def test_what_automatic_means_for_each_sampler(schedule, samplers):
-    for sampler in samplers:
-        line = f"Steps: 4, Sampler: {sampler}, Schedule type: Automatic, Seed: 1"
-        assert replayed(line)[0]["schedule"] == schedule, sampler
-        old = replayed(line.replace("Schedule type: Automatic, ", "Size: 8x8, "))[0]["schedule"]
-        assert old == ("leading" if schedule == "leading" else "linspace"), sampler
+def test_old_names_of_samplers_hold_their_schedule(sampler, name, schedule):
+    params, _ = replayed(f"Steps: 4, Sampler: {sampler}, Seed: 1")
+    assert (params["sampler"], params["a1111"]["schedule"]) == (name, schedule)
+
+
+def test_options_of_the_noise_levels():
+    made = replayed(LINE)[0]["a1111"]
+    assert made["beta"] == [0.6, 0.6]
+    assert not (made["discard"] or made["padded"] or made["scaled"])
+    line = f"{LINE}, Beta schedule alpha: 0.5, Beta schedule beta: 0.7"
+    params, notes = replayed(f"{line}, Discard penultimate sigma: True, Pad conds: True, "
+                             "SGM noise multiplier: True")  # fmt: skip
+    made = params["a1111"]
+    assert made["beta"] == [0.5, 0.7] and made["discard"] and made["padded"] and made["scaled"]
+    assert "not repeated" not in notes
+    params, notes = replayed(f"{LINE}, Beta schedule alpha: nan, Pad conds: 3, Schedule rho: 5")
+    assert params["a1111"]["beta"] == [0.6, 0.6] and not params["a1111"]["padded"]
+    for said in ("Beta schedule alpha: nan", "Pad conds: 3", "Schedule rho: 5"):
+        assert said in notes
 
 
 @pytest.mark.parametrize(
-    "sampler", ["DPM++ 2M Karras", "DPM++ 2M SDE Exponential", "Euler", "DPM++ SDE"]
-)
-def test_old_names_of_samplers_hold_their_schedule(sampler):
-    params, notes = replayed(f"Steps: 4, Sampler: {sampler}, Seed: 1")
-    assert params["sampler"] == sampler
-    assert ("schedule" in params) == (not sampler.endswith(("Karras", "Exponential")))
-    assert ("Brownian" in notes) == ("SDE" in sampler)
+    ("version", "said"),
+    [("v1.10.1", False), ("v1.9.4-2-gabc", False), ("1.10.0", False), ("v1.6.0", True),
+     ("f2.0.1v1.10.1", True), ("ComfyUI", True)],
+)  # fmt: skip
+def test_other_versions_are_named(version, said):
+    assert (f"version {version}" in replayed(f"{LINE}, Version: {version}")[1]) is said
 
 
 @pytest.mark.parametrize(
@@ -187,10 +235,22 @@ def test_a_second_pass_is_left_out():
 
 
 def test_what_is_not_repeated_is_listed_and_what_is_about_no_pixel_is_not():
-    silent = "Version: v1.10, User: me, Model: m, Backend: x, Model hash: 12"
+    silent = "Version: v1.10.1, User: me, Model: m, Backend: x, Model hash: 12"
     _, notes = replayed(f"{LINE}, Variation seed: 5, ENSD: 31337, {silent}")
     assert "not repeated: ENSD: 31337, Variation seed: 5" in notes
     assert not any(word in notes for word in ("Version", "User", "Model", "Backend", "Steps"))
+    fields = {
+        "Hires upscale": "2", "Hires upscaler": "Latent", "Hires steps": "5", "Refiner": "xl",
+        "Hires schedule type": "Karras", "Refiner switch at": "0.8", "ControlNet 0": "canny",
+        "Face restoration": "GFPGAN", "Tiling": "True", "Token merging ratio": "0.5",
+        "VAE": "ft", "VAE hash": "12", "Lora hashes": "ab", "NGMS": "1", "Sigma churn": "5",
+        "Schedule min sigma": "0.1", "Noise Schedule": "Zero Terminal SNR", "Extra noise": "0.1",
+        "Emphasis": "No norm", "Variation seed strength": "0.3", "UniPC variant": "bh2",
+        "Seed resize from": "8x8", "Masked content": "fill", "Conditional mask weight": "0.5",
+    }  # fmt: skip
+    _, notes = replayed(LINE + "".join(f", {key}: {value}" for key, value in fields.items()))
+    for key, value in fields.items():
+        assert f"{key}: {value}" in notes
     _, notes = replayed(LINE)
     assert "not repeated" not in notes
     _, notes = replayed(f"{LINE}, Style: {'y' * 200}")
@@ -211,22 +271,24 @@ def test_networks_in_a_prompt_are_left_out_and_named(where, kind):
 
 @pytest.mark.parametrize(
     ("prompt", "edited"),
-    [("[red:blue:0.5] cat", True), ("[red|blue] cat", True), ("a AND b", True), ("a BREAK b", True),
-     ("[red] cat", False), ("SAND and BREAKS", False), ("(red:1.2) cat", False)],
+    [("[red:blue:0.5] cat", True), ("[red|blue] cat", True), ("a AND b", True),
+     ("a BREAK b", False), ("[red] cat", False), ("SAND and BREAKS", False),
+     ("(red:1.2) cat", False)],
 )  # fmt: skip
 def test_notation_that_is_not_read_here_is_mentioned(prompt, edited):
     for texts in ((prompt, ""), ("", prompt)):
-        assert ("AND and BREAK" in replayed(LINE, *texts)[1]) is edited
-    ours = replay_parameters(f"{prompt}\n{LINE}, Version: ldmref 1.0")
+        notes = replayed(LINE, *texts)[1]
+        assert ("AND in a prompt" in notes) is edited and "BREAK" not in notes
+    ours = replay_parameters(f"{prompt}\n{LINE}, Schedule type: Karras, Version: ldmref 1.0")
     assert "prompt_weights" not in ours[0] and len(ours[1]) == 1
 
 
 @pytest.mark.parametrize(
-    ("prompt", "negative", "chunked"),
-    [("a " * 50, "", False), ("a " * 51, "", True), ("cat", "b " * 51, True),
-     ("a, " * 25, "", False),
-     ("a, " * 26, "", True), ("antidisestablishmentarianism " * 20, "b " * 51, False)],
+    ("prompt", "said"),
+    [("a BREAK b", False), ("(a BREAK b)", True), ("[a BREAK b:2]", True), ("(a) BREAK b", False),
+     (r"\(a BREAK b\)", False), ("a) BREAK (b", False), ("((a) BREAK b", True),
+     ("(BREAKS)", False)],
 )  # fmt: skip
-def test_long_prompts_are_read_in_chunks(prompt, negative, chunked):
-    params, _ = replayed(LINE, prompt, negative)
-    assert (params.get("long_prompts") == "chunk") is chunked
+def test_a_break_in_brackets_is_mentioned(prompt, said):
+    for texts in ((prompt, ""), ("", prompt)):
+        assert ("BREAK within brackets" in replayed(LINE, *texts)[1]) is said

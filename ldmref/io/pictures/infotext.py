@@ -1,7 +1,11 @@
-"""A1111's text about a picture: written, read, and turned into parameters that draw it again.
+"""A1111's text about an image: written, read, and turned into parameters that replay the image.
 
-Its format, and what its values mean there: AUTOMATIC1111/stable-diffusion-webui,
-modules/infotext_utils.py, processing.py, sd_schedulers.py and sd_samplers_kdiffusion.py.
+Format and meaning: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py,
+processing.py, sd_samplers.py, sd_schedulers.py and sd_samplers_kdiffusion.py.
+
+Only names that mean the same to A1111 are written as its own; the others carry the prefix `ldmref`,
+which A1111 reads as unknown. Its LMS and UniPC are not `lms` and `unipc`; older files of ldmref
+call these two "LMS" and "UniPC", so the new ones use neither word.
 """
 
 from __future__ import annotations
@@ -14,41 +18,41 @@ from typing import Any
 
 from ldmref.errors import InputError, one_line
 
-A1111_SAMPLERS = {
-    "ddpm": "DDPM", "ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun",
-    "lms": "LMS", "pndm": "PLMS", "deis": "DEIS", "dpm_solver_2": "DPM2",
-    "dpm_solver_2_a": "DPM2 a", "dpmpp_2s": "DPM++ 2S", "dpmpp_2s_a": "DPM++ 2S a",
+A1111_SAMPLERS = {  # by name here: the same method in A1111
+    "ddim": "DDIM", "euler": "Euler", "euler_a": "Euler a", "heun": "Heun", "pndm": "PLMS",
+    "dpm_solver_2": "DPM2", "dpm_solver_2_a": "DPM2 a", "dpmpp_2s_a": "DPM++ 2S a",
     "dpmpp_sde": "DPM++ SDE", "dpmpp_2m": "DPM++ 2M", "dpmpp_2m_sde": "DPM++ 2M SDE",
-    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun", "dpmpp_3m_sde": "DPM++ 3M SDE", "unipc": "UniPC",
-    "lcm": "LCM",
+    "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun", "dpmpp_3m_sde": "DPM++ 3M SDE", "lcm": "LCM",
 }  # fmt: skip
-SCHEDULES = {
-    "uniform": "linspace", "normal": "linspace", "karras": "karras", "exponential": "exponential",
-    "polyexponential": "exponential", "sgm uniform": "trailing", "simple": "trailing",
-    "ddim": "leading", "beta": "beta_sigma", "align your steps": "ays",
+READ = {label.lower(): name for name, label in A1111_SAMPLERS.items()} | {
+    "lms": "lms_euler", "unipc": "unipc_3",
 }  # fmt: skip
-AUTOMATIC = {  # what the schedule "Automatic" is, where it is not uniform
-    "dpm++ 2m": "karras", "dpm++ sde": "karras", "dpm++ 2s a": "karras", "dpm2": "karras",
-    "dpm2 a": "karras", "dpm++ 2m sde": "exponential", "dpm++ 2m sde heun": "exponential",
-    "dpm++ 3m sde": "exponential", "ddim": "leading", "plms": "leading",
-}  # fmt: skip
-OLD_SCHEDULES = {"ddim": "leading", "plms": "leading"}  # else uniform, before "Schedule type"
-BROWNIAN = ("dpm++ sde", "dpm++ 2m sde", "dpm++ 3m sde")
-SILENT = {"Version", "User", "Backend", "Model", "Model hash"}  # about no pixel, or compared
+A1111_SCHEDULES = {"karras": "Karras", "exponential": "Exponential"}
+A1111_RNGS = {"torch": "CPU", "a1111-gpu": "NV"}
+OURS = "ldmref "  # before a name that A1111 does not know
+SUFFIXES = (" karras", " exponential", " polyexponential")  # of samplers, before "Schedule type"
+SILENT = {"Version", "User", "Backend", "Model", "Model hash"}  # no pixel depends on them, or noted
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
-PROMPT_EDITING = re.compile(r"\[[^\[\]]*[:|][^\[\]]*\]|\b(?:AND|BREAK)\b")
+PROMPT_EDITING = re.compile(r"\[[^\[\]]*[:|][^\[\]]*\]|\bAND\b")
+BRACKETS = re.compile(r"\\.|[()\[\]]|\bBREAK\b")
+BREAK = re.compile(r"\bBREAK\b")
+A1111_VERSION = re.compile(r"v?1\.(?:9|10)\.")
 PAIR = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
 NEGATIVE = "Negative prompt:"
 
 
 def infotext(params: dict[str, Any]) -> str:
-    """The parameters of one picture as A1111 writes them: two prompts, then a line of pairs."""
+    """Return the parameters of one image as A1111 writes them: two prompts, then a line of pairs.
+
+    Names that A1111 does not know, or by which it means something else, begin with `ldmref`.
+    """
     model, backend = params.get("model", {}), params.get("backend", {})
     vae = model.get("vae", {})
+    eta = "Eta DDIM" if params["sampler"] == "ddim" else "Eta"
     pairs = {
         "Steps": params["steps"],
-        "Sampler": A1111_SAMPLERS.get(params["sampler"], params["sampler"]),
-        "Schedule type": params["schedule"].capitalize() if params.get("schedule") else None,
+        "Sampler": _name(params["sampler"], A1111_SAMPLERS),
+        "Schedule type": _name(params.get("schedule"), A1111_SCHEDULES),
         "CFG scale": _shortest(params["cfg_scale"]),
         "Seed": params.get("seed"),
         "Size": f"{params['width']}x{params['height']}",
@@ -59,8 +63,8 @@ def infotext(params: dict[str, Any]) -> str:
         "Denoising strength": _shortest(params.get("strength")),
         "Clip skip": params["clip_skip"] + 1 if params.get("clip_skip") else None,
         "Mask blur": _shortest(params.get("mask_blur")) or None,
-        "Eta": _shortest(params.get("eta")) or None,
-        "RNG": params.get("rng"),
+        eta: _shortest(params.get("eta")) or None,
+        "RNG": _name(params.get("rng"), A1111_RNGS),
         "Backend": backend.get("name"),
         "Version": f"ldmref {params.get('ldmref', '')}".strip(),
     }
@@ -90,29 +94,29 @@ def parse_infotext(text: str) -> dict[str, Any]:
 
 
 def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
-    """What A1111's text says about how to draw its picture again, as far as it goes.
+    """Return what A1111's text says about how to sample its image again, as far as it goes.
 
     Returns:
         (parameters, notes): parameters as `modes.plan` takes them, not yet checked, with a `mode`,
-        and the `model` as a picture records it; notes on what is not exact, one line each. None if
-        the text has no line of pairs.
+        the `model` as an image records it, and, if A1111 wrote the text, `a1111`: what its noise
+        levels depend on; notes on what is not exact, one line each. None if the text has no line of
+        pairs.
 
     Raises:
-        InputError: a number in it is none.
+        InputError: a number in it is not a number.
     """
     parsed = parse_infotext(text)
     pairs: dict[str, Any] = dict(parsed["pairs"])
     if not pairs:
         return None
-    notes = ["replayed from text, which is not exact"]
+    notes: list[str] = []
     params: dict[str, Any] = {"mode": _mode(pairs), "prompt": parsed["prompt"],
                               "negative_prompt": parsed["negative_prompt"]}  # fmt: skip
     params["model"] = {"name": pairs.get("Model"), "sha256": pairs.get("Model hash")}
     if any(key.startswith("Hires") for key in pairs):
-        notes.append("A1111 enlarged it in a second pass; this is the first, smaller picture")
+        notes.append("A1111 enlarged it in a second pass; this is the first, smaller image")
     if str(pairs.get("Version", "")).startswith("ldmref"):
-        schedule, rng = pairs.pop("Schedule type", None), pairs.pop("RNG", None)
-        params |= {"schedule": schedule and schedule.lower(), "rng": rng}
+        _as_ours(params, pairs, notes)
     else:
         _as_a1111(params, pairs, notes)
     for key, (name, convert) in VALUES.items():
@@ -130,55 +134,116 @@ def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
 
 
 VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
-    "Steps": ("steps", int), "Sampler": ("sampler", str), "Seed": ("seed", int),
-    "CFG scale": ("cfg_scale", float), "Eta": ("eta", float), "Eta DDIM": ("eta", float),
-    "Denoising strength": ("strength", float), "Mask blur": ("mask_blur", float),
-    "Clip skip": ("clip_skip", lambda text: int(text) - 1),
+    "Steps": ("steps", int), "Seed": ("seed", int), "CFG scale": ("cfg_scale", float),
+    "Eta": ("eta", float), "Eta DDIM": ("eta", float), "Denoising strength": ("strength", float),
+    "Mask blur": ("mask_blur", float), "Clip skip": ("clip_skip", lambda text: int(text) - 1),
 }  # fmt: skip
 
 
 def _mode(pairs: dict[str, Any]) -> str:
-    """Which mode wrote the pairs; txt2img with a second pass has a denoising strength, too."""
+    """Which mode wrote the pairs; txt2img with a second pass also has a denoising strength."""
     if "Denoising strength" not in pairs or any(key.startswith("Hires") for key in pairs):
         return "txt2img"
     return "inpaint" if {"Mask blur", "Masked content", "Inpaint area"} & set(pairs) else "img2img"
 
 
+def _as_ours(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -> None:
+    """Sampler, schedule and noise as ldmref writes them; before the prefix, by its own names."""
+    notes.insert(0, "replayed from text, which is not exact")
+    sampler, schedule, rng = (pairs.pop(key, None) for key in ("Sampler", "Schedule type", "RNG"))
+    if schedule is None:
+        notes.append("its noise levels are not in the text: those of the model are used")
+    noise = {label: name for name, label in A1111_RNGS.items()}
+    params["sampler"] = sampler and sampler.removeprefix(OURS)
+    params["schedule"] = schedule and schedule.removeprefix(OURS).lower()
+    params["rng"] = rng and noise.get(rng, rng.removeprefix(OURS))
+
+
 def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -> None:
-    """Prompt, schedule and noise as A1111 means them."""
-    words = params["prompt"] + "\n" + params["negative_prompt"]
-    for tag in NETWORK.findall(words):
-        notes.append(f"left out of the prompt: {tag[:80]}; add the file as lora=")
-    if PROMPT_EDITING.search(NETWORK.sub("", words)):
-        notes.append("A1111 reads [a:b:n], [a|b], AND and BREAK in a prompt, ldmref does not")
+    """Prompt, sampler, noise levels and noise as A1111 means them."""
+    notes.insert(0, "replayed from text, which is not exact: read as of A1111 1.10, with the "
+                    "defaults of all options that it does not record")  # fmt: skip
+    version = str(pairs.get("Version", ""))
+    if version and not A1111_VERSION.match(version):
+        notes.append(f"made by version {version[:40]}, which may differ from 1.10")
+    _prompts_of_a1111(params, notes)
+    cpu = pairs.pop("RNG", "GPU") == "CPU"
+    params["rng"] = "torch" if cpu else "a1111-gpu"
+    if cpu and params["mode"] != "txt2img":
+        notes.append("RNG CPU: rng torch encodes the image with the seed's first numbers, of which "
+                     "A1111 makes the noise: another image")  # fmt: skip
+    label = str(pairs.pop("Sampler", "")).strip()
+    kind = str(pairs.pop("Schedule type", "")).lower().replace("_", " ")
+    sampler = label.lower()
+    suffix = next((x for x in SUFFIXES if sampler.endswith(x)), "")
+    sampler = sampler.removesuffix(suffix)
+    params["sampler"] = READ.get(sampler, sampler) or None
+    beta = [_shape(pairs, f"Beta schedule {name}") for name in ("alpha", "beta")]
+    params["a1111"] = {
+        "label": label,
+        "unknown": sampler not in READ,
+        "schedule": suffix.strip() or kind or "uniform",
+        "beta": beta,
+        "discard": _flag(pairs, "Discard penultimate sigma"),
+        "padded": _flag(pairs, "Pad conds"),
+        "scaled": _flag(pairs, "SGM noise multiplier"),
+    }
+
+
+def _prompts_of_a1111(params: dict[str, Any], notes: list[str]) -> None:
+    """Take networks out of the prompts, and note what is read in another way."""
     for name in ("prompt", "negative_prompt"):
+        for tag in NETWORK.findall(params[name]):
+            notes.append(f"left out of the prompt: {tag[:80]}; add the file as lora=")
         params[name] = NETWORK.sub("", params[name]).strip()
+    both = params["prompt"], params["negative_prompt"]
+    if any(PROMPT_EDITING.search(words) for words in both):
+        notes.append("A1111 reads [a:b:n], [a|b] and AND in a prompt, ldmref does not")
+    if any(_break_in_brackets(words) for words in both):
+        notes.append("BREAK within brackets is text in A1111, and a break here")
     params["prompt_weights"] = "a1111"
-    if (
-        len(re.findall(r"\w+|[^\w\s]", max(params["prompt"], params["negative_prompt"], key=len)))
-        > 50
-    ):
-        params["long_prompts"] = "chunk"  # it may be more than the text encoder reads at once
-    params["rng"] = "torch" if pairs.pop("RNG", "GPU") == "CPU" else "a1111-gpu"
-    sampler = str(pairs.get("Sampler", "")).lower()
-    kind = str(pairs.pop("Schedule type", "")).lower()
-    if kind == "automatic":
-        params["schedule"] = AUTOMATIC.get(sampler, "linspace")
-    elif kind:
-        params["schedule"] = SCHEDULES.get(kind)
-        if kind not in SCHEDULES:
-            notes.append(f"no schedule {kind[:40]!r} here: drawn with the model's own")
-    elif not sampler.endswith((" karras", " exponential")):
-        params["schedule"] = OLD_SCHEDULES.get(sampler, "linspace")
-    if sampler.startswith(BROWNIAN):
-        notes.append("A1111 draws this sampler's noise from a Brownian tree: another picture")
+
+
+def _break_in_brackets(words: str) -> bool:
+    depth = 0
+    for token in BRACKETS.findall(words):
+        if token in "([":
+            depth += 1
+        elif token in ")]":
+            depth = max(0, depth - 1)
+        elif token == "BREAK" and depth:
+            return True
+    return False
+
+
+def _shape(pairs: dict[str, Any], key: str) -> float:
+    """A shape of the Beta distribution; out of the range that A1111 offers it is not repeated."""
+    with suppress(ValueError):
+        shape = float(pairs.get(key, 0.6))
+        if 0.01 <= shape <= 1.0:
+            pairs.pop(key, None)
+            return shape
+    return 0.6
+
+
+def _flag(pairs: dict[str, Any], key: str) -> bool:
+    """Whether an option is set; any other value than True is not repeated."""
+    if pairs.get(key) != "True":
+        return False
+    del pairs[key]
+    return True
+
+
+def _name(name: str | None, same: dict[str, str]) -> str | None:
+    """Return A1111's name for the same thing, or ours with a prefix."""
+    return None if not name else same.get(name, OURS + name)
 
 
 def _converted(key: str, text: str, convert: Callable[[str], Any]) -> Any:
     try:
         return convert(text)
     except ValueError:
-        what = f"{key} in the picture's text is no number: {str(text)[:80]!r}"
+        what = f"{key} in the image's text is not a number: {str(text)[:80]!r}"
         raise InputError(what, code="E-REPLAY") from None
 
 

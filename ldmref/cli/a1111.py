@@ -1,0 +1,166 @@
+"""Replays of A1111's images: its noise levels for the model that samples, and what is not exact."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator
+from typing import Any
+
+from ldmref.errors import UsageError
+from ldmref.models.config import ModelConfig
+from ldmref.modes import validation
+from ldmref.modes.plan import Run
+from ldmref.modes.request import named_schedule
+from ldmref.prompts.weights import parse_prompt_weights
+from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
+from ldmref.samplers.a1111 import COMPVIS, UNIPC, Levels, Options, a1111_levels
+from ldmref.samplers.schedule import check_steps, sampling_sigmas
+
+Values = dict[str, Any]
+OWN_LEVELS = ("schedule", "sigmas")  # flags that take the place of A1111's noise levels
+BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
+OPENCLIP = 1024  # width of the text encoder of Stable Diffusion 2
+
+
+def as_a1111(
+    mode: str, config: ModelConfig, flags: Values, made: Values, own: Collection[str]
+) -> tuple[Values, list[str]]:
+    """Complete the values of a replay with what A1111 does for this model.
+
+    Args:
+        mode: txt2img, img2img or inpaint.
+        config: of the model that samples.
+        flags: the values, recorded and given.
+        made: `a1111` of `replay_parameters`.
+        own: names of the values that the user gave, which stay.
+
+    Returns:
+        The values, and notes on what is not exact, one line each.
+
+    Raises:
+        UsageError: the sampler is not offered here, or a number is out of range.
+    """
+    flags = dict(flags)
+    notes: list[str] = []
+    chunks = not config.unet.class_embed_type and config.text_encoder.model_type != "class"
+    if "long_prompts" not in own and chunks:
+        flags["long_prompts"] = "chunk"
+    if "clip_skip" not in own and _ignores_clip_skip(config):
+        flags["clip_skip"] = None
+    if mode == "img2img" and "resize" not in own:
+        flags["resize"] = "stretch"
+    sampler = _sampler(config, flags["sampler"], made, own, notes)
+    if flags["sampler"] is None or "sampler" not in own:
+        flags["sampler"] = sampler
+    noised = mode != "txt2img"
+    levels = None
+    if not set(OWN_LEVELS) & set(own) and not named_schedule(flags["sampler"]):
+        levels = _levels(config, flags, sampler, made, noised)
+        if levels is None:
+            notes.append(_no_levels(sampler, made["schedule"]))
+    if levels is not None:
+        flags |= {"sigmas": tuple(levels.sigmas.tolist()), "steps": None, "schedule": None}
+        if noised:
+            flags["strength"] = levels.strength
+        notes += _about_levels(sampler, levels, made, noised)
+    notes += _about_mode(mode, sampler)
+    return flags, notes
+
+
+def chunk_notes(run: Run, made: Values) -> Iterator[str]:
+    """Yield how A1111 would have cut the prompts of a prepared run into chunks differently."""
+    encoded = run.text.encoded
+    pairs = zip(run.text.prompts, run.text.negative_prompts, strict=True)
+    for texts in dict.fromkeys(pairs):
+        if not all(text in encoded for text in texts):
+            continue
+        counts = [encoded[text].tokens.counts[0] for text in texts]
+        if counts[0] != counts[1] and not made["padded"]:
+            yield ("prompt and negative prompt have a different number of chunks: the shorter one "
+                   "is padded, which A1111 does not do by default")  # fmt: skip
+        sections = [len(parse_prompt_weights(text)) for text in texts]
+        cut = any(n > m for n, m in zip(counts, sections, strict=True))
+        if cut and any("," in text for text in texts):
+            yield ("a prompt is longer than a chunk: A1111 moves up to 20 tokens after the last "
+                   "comma to the next one")  # fmt: skip
+
+
+def _ignores_clip_skip(config: ModelConfig) -> bool:
+    """Whether A1111 takes the layer that the model was trained with: SDXL, Stable Diffusion 2."""
+    return config.text_encoder_2 is not None or config.text_encoder.hidden_size == OPENCLIP
+
+
+def _sampler(
+    config: ModelConfig, value: Any, made: Values, own: Collection[str], notes: list[str]
+) -> str:
+    """The name of the sampler here."""
+    if value is None:
+        return config.scheduler.sampler
+    if "sampler" in own:
+        suffix = named_schedule(value)
+        return get_sampler(str(value).strip()[: -len(suffix) or None].strip()).name
+    name = ALIASES.get(value, value)
+    if name not in SAMPLERS:  # a stranger's image does not name a plug-in
+        raise UsageError(
+            f"the image's sampler {made['label'][:80]!r} is not offered here",
+            code="E-SAMPLER",
+            hint="--sampler NAME samples with another; ldmref samplers lists them",
+        )
+    if name == UNIPC:
+        notes.append("A1111's UniPC is of order 3, variant bh1, with lower orders at the end; "
+                     f"sampled with {UNIPC}, variant bh2")  # fmt: skip
+    elif made["unknown"]:
+        notes.append(f"A1111 has no sampler {made['label'][:80]!r}: sampled with {name}")
+    return name
+
+
+def _levels(
+    config: ModelConfig, flags: Values, sampler: str, made: Values, noised: bool
+) -> Levels | None:
+    """A1111's noise levels, if it has some."""
+    table = sampling_sigmas(config.scheduler)
+    steps = config.defaults.steps if flags["steps"] is None else flags["steps"]
+    check_steps(steps, min(validation.MAX_STEPS, len(table)))
+    strength = None
+    if noised:
+        strength = validation.number("strength", flags["strength"], 0.0, 1.0)
+    alpha, beta = made["beta"]
+    sdxl = bool(config.unet.addition_embed_type)
+    options = Options((alpha, beta), made["discard"], sdxl)
+    return a1111_levels(table, sampler, made["schedule"], steps, strength, options)
+
+
+def _no_levels(sampler: str, schedule: str) -> str:
+    if sampler == "lcm":
+        return "A1111's LCM has other noise levels and timesteps: those of the model are used"
+    if sampler in COMPVIS:
+        return "A1111 takes no step with so few of this sampler: levels of the model are used"
+    return f"no schedule {schedule[:40]!r} of A1111 is known here: that of the model is used"
+
+
+def _about_levels(sampler: str, levels: Levels, made: Values, noised: bool) -> Iterator[str]:
+    first = float(levels.sigmas[0])
+    last = float(levels.sigmas[-1])
+    if not noised and sampler not in COMPVIS and not made["scaled"]:
+        more = math.hypot(1.0, first) / first - 1.0
+        yield (f"A1111's start noise is sigma z; here sqrt(1 + sigma^2) z, {100 * more:.2g} % more")
+    if noised and levels.first == 0:
+        yield "A1111 starts from the image with noise; here from noise alone, at this strength"
+    if noised and sampler in COMPVIS:
+        yield ("A1111 adds the noise of one timestep and starts at the next lower one; here both "
+               "are the lower one")  # fmt: skip
+    if sampler not in COMPVIS and last > 0.0:
+        less = 1.0 - 1.0 / math.hypot(1.0, last)
+        yield (f"the levels end at {last:.3g}, where A1111 decodes x; here x / sqrt(1 + sigma^2), "
+               f"{100 * less:.2g} % less")  # fmt: skip
+
+
+def _about_mode(mode: str, sampler: str) -> Iterator[str]:
+    if sampler in BROWNIAN:
+        yield "A1111's noise for this sampler comes from a Brownian tree: another image"
+    if mode != "txt2img":
+        yield "A1111 encodes the image to a random sample of its posterior, not recorded; here it "\
+              "is the mean"  # fmt: skip
+    if mode == "inpaint":
+        yield ("A1111 keeps the rest of the image in every prediction, with another blur of the "
+               "mask; here in the noised latents: another image")  # fmt: skip
