@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ldmref.declare import read
+from ldmref.declare import read, verify
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.key_report import compare
 from ldmref.io.tensors.safetensors import TensorFile
@@ -54,6 +54,7 @@ def _config(text: str) -> ClassifierConfig:
     """The configuration in the metadata, with every field checked."""
     try:
         config = read(ClassifierConfig, json.loads(text))
+        verify(config)  # the default of class_names is not a classifier
     except (ValueError, RecursionError) as error:  # Invalid is a ValueError
         raise _error(str(error)) from error
     if any(width % config.norm_num_groups for width in config.block_out_channels):
