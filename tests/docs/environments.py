@@ -18,7 +18,7 @@ COMMANDS = {"pytest": "pytest", "torchrun": "torch.distributed.run"}  # command 
 
 
 def core_distributions() -> Iterator[metadata.Distribution]:
-    """What `pip install ldmref` installs besides ldmref, with all that it needs."""
+    """Yield the distributions that ldmref requires, and all that these require."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
     waiting, seen = list(project["dependencies"]), set()
     while waiting:
@@ -33,7 +33,7 @@ def core_distributions() -> Iterator[metadata.Distribution]:
 
 
 def make(folder: Path, everything: bool) -> Path:
-    """An environment as `make demo` makes it, or as `make test` does; returns its folder.
+    """Make an environment like that of `make demo`, or of `make test`; return its folder.
 
     The packages are those that the tests run with, by links.
     """

@@ -1,4 +1,4 @@
-"""What the readers of the pages have: checkpoints, pictures, folders, a module of their own."""
+"""Files that the readers of the pages have: checkpoints, images, folders, a module."""
 
 from __future__ import annotations
 

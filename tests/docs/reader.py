@@ -1,4 +1,4 @@
-"""What a reader does with a page, in a Python of its own: `python reader.py STEPS.json`.
+"""Run a page as a reader would, in a separate Python: `python reader.py STEPS.json`.
 
 The steps are blocks of the page in their order. Python blocks share one session; commands run in a
 shell in the working folder. Prints a JSON line for each step, and stops at the first that fails.

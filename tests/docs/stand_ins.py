@@ -1,4 +1,4 @@
-"""Small stand-ins for what a test cannot have: checkpoints of gigabytes, and the emoji font."""
+"""Small stand-ins for checkpoints of gigabytes and for the emoji font."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the pages need, and which of their commands and blocks do not simply run.
+"""The needs of the pages, and those of their commands and blocks that do not simply run.
 
 A page that is not in `PAGES` needs nothing. Each command of a shell block, and each other block,
 runs as it is written, unless a row of `EXCEPTIONS` whose text it contains says otherwise. Outputs
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 
 class Page(NamedTuple):
-    """What the readers of a page have in their folder, see `materials.py`."""
+    """The files in the folder of a page's readers (see `materials.py`), and how the page runs."""
 
     has: tuple[str, ...] = ()
     activated: bool = True  # the environment; else the page does it

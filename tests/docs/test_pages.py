@@ -1,4 +1,4 @@
-"""Every command and every block of the pages runs as a reader would run it, or says why not.
+"""Run every command and every block of the pages as a reader would, or say why not.
 
 A page runs in an empty folder, with a user's environment, once with the core dependencies alone and
 once with everything; see `table.py` for what a page needs, and for its exceptions.
@@ -26,7 +26,7 @@ posix = pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
 
 
 def rows_of(page: str, text: str) -> list[str]:
-    """The rows of the table that are about a command or block: the first one counts."""
+    """Return the rows of the table about a command or block; the first one counts."""
     return [fragment for fragment in EXCEPTIONS.get(page, {}) if fragment in text]
 
 
@@ -36,7 +36,7 @@ def reason_of(page: str, text: str) -> Reason | None:
 
 
 def units(page: str) -> list[tuple[Block, str]]:
-    """(block, command) of shell blocks, (block, text) of others."""
+    """Return (block, command) for shell blocks and (block, text) for others."""
     found = []
     for block in blocks(page):
         parts = block.commands if block.language in SHELL else [block.text]
@@ -45,7 +45,7 @@ def units(page: str) -> list[tuple[Block, str]]:
 
 
 def needed(reason: Reason | None) -> str:
-    """What a reader must have or be: "", "torch", "gpu", "slow"; "never" for what is not run."""
+    """Return the need of a step: "", "torch", "gpu" or "slow"; "never" if it is not run."""
     if reason is None:
         return ""
     kinds = {"begins": "torch", "exits": reason.detail, "elsewhere": "never", "not run": "never"}
@@ -53,7 +53,7 @@ def needed(reason: Reason | None) -> str:
 
 
 def allowed(everything: bool, slow: bool) -> set[str]:
-    """The needs that are met."""
+    """Return the needs that are met."""
     if not everything:
         return {""}
     here = {"", "torch", "slow"} if slow else {"", "torch"}
@@ -66,7 +66,7 @@ def allowed(everything: bool, slow: bool) -> set[str]:
 
 
 def steps_of(page: str, met: set[str]) -> list[dict[str, Any]]:
-    """The blocks of a page, in their order, as `reader.py` takes them."""
+    """Return the blocks of a page in their order, as `reader.py` takes them."""
     steps, settings = [], PAGES.get(page, Page()).settings
     for block in blocks(page):
         if block.language in SHELL:
@@ -83,7 +83,7 @@ def steps_of(page: str, met: set[str]) -> list[dict[str, Any]]:
 
 
 def shell_steps(block: Block, met: set[str]) -> list[dict[str, Any]]:
-    """The commands of a block that can run, in one shell; long trainings by themselves."""
+    """Return the commands that can run, in one shell; then the long trainings, each alone."""
     steps, lines = [], []
     for command in block.commands:
         reason = reason_of(block.page, command)
@@ -100,7 +100,7 @@ def shell_steps(block: Block, met: set[str]) -> list[dict[str, Any]]:
 
 
 def toml_check(block: Block, settings: str) -> str:
-    """Python that reads a TOML block as the program would."""
+    """Return Python that reads a TOML block as the program would."""
     assert settings, f"{block}: table.py says nothing about how the TOML of this page is read"
     read = {
         "settings": "from ldmref.config import settings\nsettings(path)",
@@ -149,7 +149,7 @@ def read(tmp_path, materials, environment):
 
 
 def of_torch(material: str) -> bool:
-    """Whether torch makes it, and only steps with torch use it."""
+    """Return whether torch makes a material, and only steps with torch use it."""
     return material.startswith("pickle")
 
 
@@ -182,7 +182,7 @@ def pixels(path: Path) -> np.ndarray:
 
 @posix
 def test_the_readme_runs_without_torch(read):
-    """The pictures that it names are there, and Python's are those of the command line."""
+    """The images that it names exist, and Python's are those of the command line."""
     work = read("README.md", everything=False)
     assert len(list(work.glob("red-heart-[0-9]*.png"))) == 1
     assert (work / "a-green-cat-and-a-red-apple-on-yellow-1.png").is_file()
@@ -235,7 +235,7 @@ def test_every_page_of_the_table_has_blocks(page):
 
 @pytest.mark.parametrize("page", ALL)
 def test_languages(page):
-    """A block that is no commands says what it is; an output follows what prints it."""
+    """A block that does not hold commands names its language; outputs have a row in the table."""
     for block in blocks(page):
         if block.language not in SHELL:
             known = ("python", "toml", "console", "text")
@@ -260,7 +260,7 @@ NOT_RUN = [
 
 @pytest.mark.parametrize(("page", "fragment", "reason"), NOT_RUN)
 def test_what_is_not_run_is_named(page, fragment, reason):
-    """So that it is listed at the end of a run."""
+    """Skip, so that the end of a run lists it."""
     if reason.kind == "gpu" and "gpu" in allowed(True, False):
         return
     pytest.skip(f"{page}: {' '.join(fragment.split())}: {reason.detail or 'needs a GPU'}")
