@@ -17,7 +17,7 @@ NOT_SHIPPED = {".gitattributes", ".gitignore", ".github", "pyproject.toml"}  # t
 
 def test_the_source_distribution_holds_every_file():
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
-        pytest.skip("not a git checkout")
+        pytest.skip("no git, or not a git checkout")
     listed = subprocess.run(
         ["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True, env=os.environ
     )

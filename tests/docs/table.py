@@ -43,7 +43,7 @@ def elsewhere(test: str) -> Reason:
 PAGES = {
     "README.md": Page(("examples",), activated=False, torch_is_slow=True),
     "docs/backends.md": Page(settings="settings"),
-    "docs/checking.md": Page(("examples", "module as my_package")),
+    "docs/checking.md": Page(("examples", "module as my_package"), torch_is_slow=True),
     "docs/checkpoints.md": Page(
         (
             "single_file as v1-5.safetensors",
