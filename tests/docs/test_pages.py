@@ -48,7 +48,7 @@ def needed(reason: Reason | None) -> str:
     """Return the need of a step: "", "torch", "gpu" or "slow"; "never" if it is not run."""
     if reason is None:
         return ""
-    kinds = {"begins": "torch", "exits": reason.detail, "elsewhere": "never", "not run": "never"}
+    kinds = {"begins": "slow", "exits": reason.detail, "elsewhere": "never", "not run": "never"}
     return kinds.get(reason.kind, reason.kind)
 
 
@@ -83,8 +83,8 @@ def steps_of(page: str, met: set[str]) -> list[dict[str, Any]]:
 
 
 def shell_steps(block: Block, met: set[str]) -> list[dict[str, Any]]:
-    """Return the commands that can run, in one shell; then the long trainings, each alone."""
-    steps, lines = [], []
+    """Return the commands that can run: shells for several of them, each long training alone."""
+    steps: list[dict[str, Any]] = []
     for command in block.commands:
         reason = reason_of(block.page, command)
         if needed(reason) not in met:
@@ -93,10 +93,12 @@ def shell_steps(block: Block, met: set[str]) -> list[dict[str, Any]]:
             steps.append(
                 {"kind": "begin", "text": command.partition("  #")[0], "title": str(block)}
             )
-        else:
-            code = reason.code if reason and reason.kind == "exits" else 0
-            lines.append({"text": command, "exit": code})
-    return [*([{"kind": "shell", "lines": lines, "title": str(block)}] if lines else []), *steps]
+            continue
+        if not steps or steps[-1]["kind"] != "shell":
+            steps.append({"kind": "shell", "lines": [], "title": str(block)})
+        code = reason.code if reason and reason.kind == "exits" else 0
+        steps[-1]["lines"].append({"text": command, "exit": code})
+    return steps
 
 
 def toml_check(block: Block, settings: str) -> str:
