@@ -21,7 +21,7 @@ from PIL import Image
 from table import EXCEPTIONS, PAGES, Page, Reason
 
 HERE = Path(__file__).parent
-TIMEOUT = 1800  # seconds for a page
+TIMEOUT = 3600  # seconds for a page
 posix = pytest.mark.skipif(os.name != "posix", reason="a POSIX shell")
 
 
