@@ -3,7 +3,7 @@ PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
 
-.PHONY: demo test slow lint mutation mutation-sample pages lowest audit kills soak clean
+.PHONY: demo test slow lint mutation mutation-sample pages lowest processors audit kills soak clean
 
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
@@ -33,6 +33,10 @@ lowest:
 		"pytest>=8" "hypothesis>=6.100" "array-api-strict>=2.3" "mpmath>=1.3"
 	PYTHONPATH=. .venv-lowest/bin/python -m pytest -q tests/faults/test_fault_table.py tests/prompts \
 		tests/samplers/test_samplers.py tests/modes/test_modes.py
+
+# The numerical tests with the kernels of other processors; PROCESSORS=--all: every test.
+processors: $(TEST)/.ready
+	$(TEST)/bin/python scripts/other_processors.py $(PROCESSORS)
 
 # Known vulnerabilities of the dependencies; needs the network.
 audit: $(TEST)/.ready

@@ -4,15 +4,22 @@
 
 prints the reconstruction error and the distance of the trained subspace from that of the principal
 components, which no linear autoencoder can beat (Baldi and Hornik 1989), as training goes on.
+It needs PyTorch, and the Debian packages fonts-noto-color-emoji and unicode-data.
 """
 
+import sys
 from collections.abc import Iterator
 from typing import NamedTuple
 
 import numpy as np
-import torch
+
+try:
+    import torch
+except ImportError:
+    sys.exit("this example needs PyTorch: pip install -e '.[torch]'")
 
 from ldmref.backends.torch import TorchBackend
+from ldmref.errors import LdmrefError
 from ldmref.math import autoencoder_loss, principal_components, subspace_distance
 from ldmref.models.layers import linear_spec
 from ldmref.models.params import Params, init
@@ -62,5 +69,9 @@ def emoji_pixels(size: int = 8) -> np.ndarray:
 
 
 if __name__ == "__main__":
-    for state in train_linear(emoji_pixels(), width=8, steps=1000):
+    try:
+        pixels = emoji_pixels()
+    except LdmrefError as error:
+        sys.exit(f"{error}; {error.hint}")
+    for state in train_linear(pixels, width=8, steps=1000):
         print(f"step {state.step:4}  error {state.loss:.5f}  distance {state.distance:.1e}")

@@ -9,6 +9,7 @@ import numpy as np
 
 import ldmref
 from ldmref import modes
+from ldmref.errors import LdmrefError
 
 
 def main(first: str = "numpy", second: str = "torch") -> int:
@@ -22,4 +23,7 @@ def main(first: str = "numpy", second: str = "torch") -> int:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    try:
+        main(*sys.argv[1:])
+    except LdmrefError as error:
+        sys.exit(f"{error}; {error.hint}")

@@ -65,6 +65,10 @@ MEASURED = (
      "no failure: 12,099 tests each time, and 5,474 (ten of the twenty: 5,212, some commits "
      "earlier)",
      "`make test`; `pytest -n 2 tests/math tests/samplers tests/check`"),
+    ("the numerical tests with the kernels of old processors: OpenBLAS for Sandy Bridge, torch and "
+     "NumPy without AVX, oneDNN with SSE 4.1, oneMKL's compatible ones",
+     "8,289 passed; 25 tests of torch's random numbers had a tolerance for newer kernels only "
+     "(mended since)", "`make processors`"),
     ("34 readers of files, prompts and settings fuzzed for 13,791,143 executions",
      "50 failures found, mended and [kept as tests](../tests/fuzz/README.md)",
      "`python -m tests.fuzz all --seconds 600`"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,11 @@ from hypothesis import settings
 settings.register_profile("dev", max_examples=25, deadline=None)
 settings.register_profile("ci", max_examples=100, deadline=None, derandomize=True)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci" if os.environ.get("CI") else "dev"))
+
+# The processes that tests start have a user's environment: not what a developer exports for Python.
+for name in [name for name in os.environ if name.startswith("PYTHON")]:
+    if name not in ("PYTHONPATH", "PYTHONHOME", "PYTHONPLATLIBDIR"):
+        del os.environ[name]
 
 LOOPBACK = ("localhost", "127.0.0.1", "::1", "", None, b"localhost", b"127.0.0.1", b"::1")
 
@@ -44,13 +50,13 @@ NAMESPACES = {
     "torch": "array_api_compat.torch",
     "cupy": "array_api_compat.cupy",
 }
-SKIPPED: dict[str, str] = {}
+NOT_COLLECTED = "not tested"  # what a process of pytest-xdist reports under this key
+not_collected: Counter[str] = Counter()
 
 
 def skip(library: str, reason: object) -> None:
-    """Skip this test, and say so loudly at the end of the run."""
-    SKIPPED[library] = " ".join(str(reason).split())
-    pytest.skip(f"{library}: {SKIPPED[library]}")
+    """Skip this test because of a library that is not here."""
+    pytest.skip(f"{library}: {' '.join(str(reason).split())}")
 
 
 def require(library: str) -> None:
@@ -68,16 +74,52 @@ def require(library: str) -> None:
             skip(library, "no GPU")
 
 
+def pytest_collectreport(report):
+    if report.skipped:
+        not_collected[reason_of(report)] += 1
+
+
 def pytest_deselected(items):
-    if any(item.get_closest_marker("gpu") for item in items):
-        SKIPPED.setdefault("cupy", "tests that need a GPU were deselected")
+    for item in items:
+        if item.get_closest_marker("slow"):
+            not_collected["takes minutes: make slow"] += 1
+        elif item.get_closest_marker("gpu"):
+            not_collected["cupy: tests that need a GPU were deselected"] += 1
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput[NOT_COLLECTED] = dict(not_collected)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node, error):
+    """Take over what a process of pytest-xdist did not collect; each collects the same."""
+    for reason, count in getattr(node, "workeroutput", {}).get(NOT_COLLECTED, {}).items():
+        not_collected[reason] = count
+
+
+def reason_of(report) -> str:
+    """The reason of a report of a skipped test or file."""
+    text = report.longrepr[2] if isinstance(report.longrepr, tuple) else str(report.longrepr)
+    return " ".join(text.removeprefix("Skipped: ").split())
 
 
 def pytest_terminal_summary(terminalreporter):
-    if SKIPPED:
+    """Say loudly what was not tested, and why."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    reasons = Counter(reason_of(report) for report in skipped if report.when != "collect")
+    reasons += not_collected
+    if reasons:
         terminalreporter.section("NOT TESTED HERE", red=True, bold=True)
-    for library, reason in sorted(SKIPPED.items()):
-        terminalreporter.write_line(f"SKIPPED {library}: {reason}", red=True, bold=True)
+    for reason, count in sorted(reasons.items()):
+        terminalreporter.write_line(f"SKIPPED {count}: {reason}", red=True, bold=True)
+    passed = terminalreporter.stats.get("passed", [])
+    stand_ins = sum(("stand-in", "cupy") in report.user_properties for report in passed)
+    if stand_ins:
+        terminalreporter.section("STAND-IN, NOT A GPU", yellow=True, bold=True)
+        line = f"{stand_ins} tests of the cupy backend ran on NumPy in CuPy's clothes"
+        terminalreporter.write_line(f"{line}; they prove nothing about a GPU", yellow=True)
 
 
 CUPY = pytest.param("cupy", marks=pytest.mark.gpu)

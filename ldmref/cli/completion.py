@@ -15,6 +15,8 @@ SHELLS = ("bash", "zsh", "fish")
 def completion(ctx: click.Context, shell: str) -> None:
     """Print a script that completes commands, flags and names in a shell.
 
+    The folder of the script must exist.
+
     \b
     bash:  ldmref completion bash > ~/.local/share/bash-completion/completions/ldmref
     zsh:   ldmref completion zsh > ~/.ldmref.zsh; echo '. ~/.ldmref.zsh' >> ~/.zshrc

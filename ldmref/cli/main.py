@@ -26,7 +26,7 @@ from ldmref.cli import (
     train,
 )  # fmt: skip
 from ldmref.cli.failures import fail, usage_error
-from ldmref.cli.streams import prepare_streams, silence_stdout
+from ldmref.cli.streams import finish_streams, prepare_streams
 from ldmref.cli.wording import command_line
 from ldmref.errors import UsageError
 
@@ -143,20 +143,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         code = _run(argv)
         sys.stdout.flush()
-        return code
     except BrokenPipeError:
-        silence_stdout()
-        return 141
+        code = 141
     except (Exception, KeyboardInterrupt) as error:
         command = command_of(argv)
         if isinstance(error, click.ClickException):
             error = usage_error(error, command, cli.commands, ALIASES)
         code = fail(error, argv, command)
-        try:
-            sys.stdout.flush()
-        except OSError:
-            silence_stdout()
-        return code
+    finish_streams()
+    return code
 
 
 def _run(argv: list[str]) -> int:

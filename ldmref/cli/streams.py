@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import TextIO
 
 from ldmref.errors import OutputError
 
@@ -41,7 +42,22 @@ def closed_stdout() -> OutputError:
     return OutputError("standard output is closed", code="E-STDOUT", hint="name a file: -o a.png")
 
 
-def silence_stdout() -> None:
-    """Let the interpreter's last flush go nowhere."""
-    with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def finish_streams() -> None:
+    """Write what the streams still hold, and let what a stream does not take go nowhere.
+
+    Python flushes both streams once more when it ends; if that fails it replaces the exit code of
+    the program by 120.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            _discard(stream)
+
+
+def _discard(stream: TextIO) -> None:
+    """Point the stream's descriptor to the null device."""
+    with contextlib.suppress(OSError, ValueError):
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, stream.fileno())
+        os.close(null)

@@ -1,0 +1,172 @@
+"""The needs of the pages, and those of their commands and blocks that do not simply run.
+
+A page that is not in `PAGES` needs nothing. Each command of a shell block, and each other block,
+runs as it is written, unless a row of `EXCEPTIONS` whose text it contains says otherwise. Outputs
+(```text) follow the Python block that prints them.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Page(NamedTuple):
+    """The files in the folder of a page's readers (see `materials.py`), and how the page runs."""
+
+    has: tuple[str, ...] = ()
+    activated: bool = True  # the environment; else the page does it
+    settings: str = ""  # how its TOML blocks are read: "settings" or "recipe"
+    torch_is_slow: bool = False  # it runs with torch in `make slow` only
+
+
+class Reason(NamedTuple):
+    """Why something does not simply run."""
+
+    kind: str  # "torch", "gpu", "slow", "begins", "exits", "elsewhere" or "not run"
+    detail: str = ""
+    code: int = 0
+
+
+TORCH = Reason("torch")  # left out where there is no torch
+GPU = Reason("gpu")
+SLOW = Reason("slow")
+BEGINS = Reason("begins")  # a long training, slow too: stopped when its first step is saved
+NETWORK = Reason("not run", "needs the network")
+HOURS = Reason("not run", "takes hours")
+FRAGMENT = Reason("elsewhere", "tests/docs/test_contributing.py")
+
+
+def elsewhere(test: str) -> Reason:
+    return Reason("elsewhere", test)
+
+
+PAGES = {
+    "README.md": Page(("examples",), activated=False, torch_is_slow=True),
+    "docs/backends.md": Page(settings="settings"),
+    "docs/checking.md": Page(("examples", "module as my_package"), torch_is_slow=True),
+    "docs/checkpoints.md": Page(
+        (
+            "single_file as v1-5.safetensors",
+            "single_file as small.safetensors",
+            "diffusers as path/to/diffusers-folder",
+            "folder as path/to/folder",
+            "vocabulary as path/to/tokenizer",
+            "hub_cache as home/.cache/huggingface/hub",
+            "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
+            "snapshots/0",
+        )
+    ),
+    "docs/command-line.md": Page(settings="settings"),
+    "docs/evaluate.md": Page(("emoji_folder as runs/mine/model", "pictures as my-pictures")),
+    "docs/fine-tuning.md": Page(
+        (
+            "single_file as sd15.safetensors",
+            "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
+            "snapshots/0",
+            "pictures as my-pictures",
+        ),
+        settings="recipe",
+    ),
+    "docs/prompts.md": Page(
+        (
+            "single_file as sd15.safetensors",
+            "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
+            "snapshots/0",
+            "word as learned_embeds.safetensors",
+        )
+    ),
+    "docs/training.md": Page(
+        (
+            "emoji_folder as runs/mine/model",
+            "pictures as my-pictures",
+            "recipe as my-recipe.toml",
+        ),
+        settings="recipe",
+    ),
+    "docs/weights.md": Page(
+        (
+            "single_file as v1-5.safetensors",
+            "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
+            "snapshots/0",
+            "lora as style.safetensors",
+            "lora as detail.safetensors",
+            "taesd",
+            "pickle as model.ckpt",
+            "diffusers as diffusers-folder",
+        )
+    ),
+}
+EXCEPTIONS: dict[str, dict[str, Reason]] = {
+    "CONTRIBUTING.md": {
+        "@chapter.identity": FRAGMENT,
+        "def my_method": FRAGMENT,
+        '"my_method": Sampler(': FRAGMENT,
+        "my_method = ": FRAGMENT,
+        "sharpness: Annotated": FRAGMENT,
+        "class MyBackend": FRAGMENT,
+        "mine = ": FRAGMENT,
+        "assert_conforms(MyBackend())": FRAGMENT,
+    },
+    "README.md": {
+        "make demo": elsewhere(".ci/run"),
+        "make test": elsewhere(".ci/run"),
+        'backend="torch"': TORCH,
+    },
+    "benchmarks/README.md": {
+        "pip install": NETWORK,
+        "ldmref bench --list": elsewhere("tests/cli/test_bench.py"),
+        "ldmref bench": HOURS,
+        "python benchmarks/": elsewhere("tests/bench/test_scripts.py"),
+    },
+    "docs/backends.md": {
+        'device="cuda:0"': GPU,
+        "--backend torch": TORCH,
+        "LDMREF_BACKEND=torch": TORCH,
+        'get_backend("torch")': TORCH,
+    },
+    "docs/checking.md": {
+        "--dtype float64   # some do not": Reason("exits", "torch", 4),
+        "--backend torch": TORCH,
+        "pip install": NETWORK,
+        "pytest --ldmref-against": TORCH,
+        "from hypothesis": TORCH,
+        "$ ldmref check": elsewhere("tests/check/test_checking_page.py"),
+    },
+    "docs/checkpoints.md": {"--fetch": NETWORK, 'device="cuda"': GPU},
+    "docs/design.md": {"ldmref/\n": Reason("not run", "a listing of folders")},
+    "docs/evaluate.md": {
+        "ldmref evaluate emoji": HOURS,
+        "decoder, E[": Reason("not run", "the output of a command that needs the font"),
+    },
+    "docs/fine-tuning.md": {
+        "ldmref finetune": BEGINS,
+        "ldmref txt2img": SLOW,  # what the trainings above have saved when they are stopped
+        "fine_tune(read_recipe(": HOURS,
+    },
+    "docs/math/samplers.md": {"step(denoise": Reason("not run", "a signature")},
+    "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
+    "docs/random.md": {"pipe(prompt": elsewhere("tests/parity/test_random_order.py")},
+    "docs/train-it-yourself.md": {"": elsewhere("tests/training/test_chapter.py")},
+    "docs/training.md": {
+        "ldmref train tiny": SLOW,
+        "ldmref train my-recipe.toml": TORCH,
+        "ldmref train emoji-128": HOURS,
+        "ldmref finetune emoji-128": HOURS,
+        "ldmref train pictures": BEGINS,
+        "ldmref train vq-vae": BEGINS,
+        "-m MODEL": Reason("not run", "names that stand for others"),
+        "evaluate_compositions.py": HOURS,
+        "import pandas": Reason("not run", "pandas is not installed with the tests"),
+        '"face smiling"': elsewhere("tests/training/test_training.py"),
+        "LatentClassifier": elsewhere("tests/modes/test_classifier.py"),
+        "torchrun --nproc-per-node 2": TORCH,
+        "torchrun --nnodes": Reason("not run", "needs several machines"),
+        'read_recipe("tiny", {"seed": 1})': SLOW,
+    },
+    "docs/weights.md": {"model.ckpt": TORCH},
+    "ldmref/assets/emoji/README.md": {
+        "ldmref train emoji-128": HOURS,
+        "ldmref finetune emoji-128": HOURS,
+    },
+    "tests/fuzz/README.md": {"python -m tests.fuzz": elsewhere("tests/fuzz/test_corpus.py")},
+}
