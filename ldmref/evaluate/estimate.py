@@ -11,12 +11,12 @@ Z95 = 1.959963984540054  # 95 % of a standard normal variable lie within +- this
 
 
 class Estimate(NamedTuple):
-    """An estimate from `count` independent values and the ends of its 95 % confidence interval."""
+    """An estimate from a value per image, and the ends of its 95 % confidence interval."""
 
     mean: float
     low: float
     high: float
-    count: int
+    images: int
 
     @property
     def half_width(self) -> float:

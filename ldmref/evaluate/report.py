@@ -39,7 +39,7 @@ class Section:
         """Append a row."""
         if isinstance(value, Estimate):
             interval = None if math.isnan(value.low) else (value.low, value.high)
-            self.rows.append(Row(name, value.mean, interval, unit, value.count))
+            self.rows.append(Row(name, value.mean, interval, unit, value.images))
         else:
             self.rows.append(Row(name, float(value), None, unit, self.count))
 

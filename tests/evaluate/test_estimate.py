@@ -26,7 +26,7 @@ def test_the_interval_of_a_mean_is_students(values):
         low, high = scipy.stats.t.interval(0.95, len(values) - 1, np.mean(values), scale)
         assert got.low == pytest.approx(low, rel=1e-9, abs=1e-9)
         assert got.high == pytest.approx(high, rel=1e-9, abs=1e-9)
-    assert got.mean == pytest.approx(np.mean(values)) and got.count == len(values)
+    assert got.mean == pytest.approx(np.mean(values)) and got.images == len(values)
 
 
 @given(st.integers(1, 200), st.data())
