@@ -54,7 +54,7 @@ def encode_pictures(
 
 def reconstruction(e: Encoded) -> Section:
     """PSNR and SSIM of decoded samples, cut to [-1, 1] as pictures are."""
-    section = Section("Reconstruction", "of a sample of the latents' posterior")
+    section = Section("Reconstruction", "of a sample of the latents' posterior", len(e.x))
     decoded = np.clip(e.decoded, -1.0, 1.0)
     section.add("PSNR", estimate(psnr(e.x, decoded)), "dB")
     if min(e.x.shape[2:]) >= SHORTEST_SIDE:
@@ -74,16 +74,19 @@ def likelihood(
     `flow`: of how many pictures, and in how many steps of integration.
     """
     note = "bits per dimension of 8-bit pixels; +- is the 95 % confidence interval of the mean"
-    section, scale = Section("Likelihood", note), model.config.vae.scaling_factor
+    section = Section("Likelihood", note, len(e.x))
+    scale = model.config.vae.scaling_factor
     dimensions = int(np.prod(e.x.shape[1:]))
 
     def add(name: str, nats: np.ndarray) -> None:
-        section.add(name, estimate(bits_per_dimension(nats, dimensions)))
+        section.add(name, estimate(bits_per_dimension(nats, dimensions)), "bits/dim")
 
     decoder = decoder_nats(e)
     kl = sum_per_example(kl_standard_normal(e.mean, e.logvar))
     # of scaled latents, which the diffusion model is a model of
-    entropy = sum_per_example(normal_entropy(e.logvar + 2.0 * np.log(scale)))
+    scaled_logvar = e.logvar + 2.0 * np.log(scale)
+    kl_scaled = sum_per_example(kl_standard_normal(scale * e.mean, scaled_logvar))
+    entropy = sum_per_example(normal_entropy(scaled_logvar))
     z, table = scale * e.z, training_alphas_cumprod(model.config.scheduler)
     size = model.config.defaults.width, model.config.defaults.height
     kind = model.config.scheduler.variance_type
@@ -99,6 +102,7 @@ def likelihood(
     add("decoder, E[-log p(x|z)]", decoder)
     add("KL(q(z|x) || N(0, 1))", kl)
     add("VAE bound: the two above", decoder + kl)
+    add("VAE bound with the prior's variance fitted", decoder + kl_scaled)
     add("posterior, E[log q(z|x)]", -entropy)
     add("diffusion: prior, L_T", chain["prior"])
     add("diffusion: denoising, L_1 to L_(T-1)", chain["denoising"])
@@ -114,7 +118,7 @@ def likelihood(
         exact.append(flow_nats(x, denoise, ends, steps, 1, rng, directional_derivative))
     if exact:
         nats = np.concatenate(exact)
-        add(f"flow, exact -log p(z), {pictures} pictures", nats)
+        add("flow, exact -log p(z)", nats)
         add("the bound with the flow's p(z)", (decoder - entropy)[:pictures] + nats)
         add("the chain's bound on the same pictures", (decoder - entropy + latent)[:pictures])
     return section

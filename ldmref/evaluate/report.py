@@ -1,55 +1,91 @@
-"""What was measured: rows with a value, its interval and its unit, in sections."""
+"""Measurements: rows with a value, its confidence interval and its unit, in sections."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
 from ldmref.evaluate.estimate import Estimate
 
+SAME = 1e-9  # relative difference of the two sides of an interval that counts as none
+
 
 @dataclass(frozen=True)
 class Row:
-    """One figure; `interval`: half the width of its 95 % confidence interval, None without one."""
+    """One measurement.
+
+    `interval`: the ends of its 95 % confidence interval, or None. `count`: the number of images
+    that it was measured on.
+    """
 
     name: str
     value: float
-    interval: float | None
+    interval: tuple[float, float] | None
     unit: str
+    count: int
 
 
 @dataclass
 class Section:
-    """Figures that belong together, and a sentence on what they are figures of."""
+    """Measurements of `count` images that belong together, and a sentence about them."""
 
     title: str
     note: str
+    count: int
     rows: list[Row] = field(default_factory=list)
 
     def add(self, name: str, value: Estimate | float, unit: str = "") -> None:
-        interval = value.half_width if isinstance(value, Estimate) else None
-        mean = value.mean if isinstance(value, Estimate) else float(value)
-        self.rows.append(Row(name, mean, interval, unit))
+        """Append a row."""
+        if isinstance(value, Estimate):
+            interval = None if math.isnan(value.low) else (value.low, value.high)
+            self.rows.append(Row(name, value.mean, interval, unit, value.images))
+        else:
+            self.rows.append(Row(name, float(value), None, unit, self.count))
 
 
 def to_lines(sections: list[Section]) -> list[str]:
-    """A readable table."""
+    """Return a readable table; rows of fewer images than their section say so."""
     lines = []
     for section in sections:
-        lines += [section.title] + [f"  {section.note}"] * bool(section.note)
+        images = f"{section.count} images"
+        lines.append(f"{section.title}, {images}")
+        if section.note:
+            lines.append(f"  {section.note}")
         for row in section.rows:
-            interval = "" if row.interval is None else f" +- {row.interval:.3g}"
-            value = f"{row.value:.4g}{interval} {row.unit}".rstrip()
-            lines.append(f"  {row.name:<42} {value}")
+            name = row.name if row.count == section.count else f"{row.name}, {row.count} images"
+            value = f"{row.value:.4g}{_interval(row)} {row.unit}".rstrip()
+            lines.append(f"  {name:<42} {value}")
     return lines
 
 
+def _interval(row: Row) -> str:
+    """Format " +- half the width", or both ends if the value is not in the middle."""
+    if row.interval is None:
+        return ""
+    low, high = row.interval
+    below = row.value - low
+    above = high - row.value
+    if math.isclose(below, above, rel_tol=SAME, abs_tol=SAME * abs(row.value)):
+        return f" +- {below:.3g}"
+    return f" ({low:.4g} to {high:.4g})"
+
+
 def to_dict(sections: list[Section]) -> dict[str, Any]:
-    """The same for JSON, by title and name."""
+    """Return the same for JSON, by title and name; values that are not finite are None."""
     return {
         section.title: {
-            row.name: {"value": row.value, "interval": row.interval, "unit": row.unit}
+            row.name: {
+                "value": _finite(row.value),
+                "interval": row.interval and [_finite(end) for end in row.interval],
+                "unit": row.unit,
+                "images": row.count,
+            }
             for row in section.rows
         }
         for section in sections
     }
+
+
+def _finite(x: float) -> float | None:
+    return x if math.isfinite(x) else None

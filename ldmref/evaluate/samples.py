@@ -6,7 +6,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends.base import Backend
-from ldmref.evaluate.estimate import estimate
+from ldmref.evaluate.estimate import proportion
 from ldmref.evaluate.report import Section
 from ldmref.math.evaluation import frechet_distance, kernel_distance
 from ldmref.models.classifier import ClassifierConfig, classifier_features
@@ -39,19 +39,21 @@ def thumbnails(images: list[Image.Image]) -> np.ndarray:
 
 def distances(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
     """Frechet and kernel distance of two sets of features, (n, d) each."""
-    section = Section("Distances of samples", f"on features of {name}: neither FID nor KID")
+    section = Section(
+        "Distances of samples", f"on features of {name}: neither FID nor KID", len(generated)
+    )
     moments = [m for f in (real, generated) for m in (f.mean(axis=0), np.cov(f, rowvar=False))]
-    section.add(f"Frechet distance, {len(generated)} pictures", frechet_distance(*moments))
-    section.add(f"kernel distance, {len(generated)} pictures", kernel_distance(real, generated))
+    section.add("Frechet distance", frechet_distance(*moments))
+    section.add("kernel distance", kernel_distance(real, generated))
     return section
 
 
 def retrieval(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
     """How often the picture that a prompt comes from is nearest to what is generated for it."""
     note = f"the prompt's own picture among {len(real)}, by {name}"
-    section = Section("Prompt retrieval", note)
+    section = Section("Prompt retrieval", note, len(real))
     squares = (((real - z) ** 2).sum(axis=1) for z in generated)
     rank = np.array([(square < square[i]).sum() for i, square in enumerate(squares)])
     for k in (1, 5):
-        section.add("nearest" if k == 1 else f"among the {k} nearest", estimate(rank < k))
+        section.add("nearest" if k == 1 else f"among the {k} nearest", proportion(rank < k))
     return section

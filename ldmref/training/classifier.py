@@ -15,7 +15,7 @@ from ldmref.models.classifier import ClassifierConfig, classifier, classifier_sp
 from ldmref.models.params import Params, init
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import training_alphas_cumprod
-from ldmref.training.latents import NoisyLatents, stratified_timesteps
+from ldmref.training.latents import NoisyLatents, random_timesteps
 from ldmref.training.loss import Loss, Part
 from ldmref.training.recipe import CLASSIFIER_GROUPS, ClassifierNetwork, ClassifierStage
 from ldmref.training.trainer import Trainer, step_generator
@@ -40,7 +40,7 @@ def classifier_trainer(
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         rng = step_generator(seed, step, "classifier")
         batch = latents.draw(rng, n)
-        t = ops.asarray(part.of(stratified_timesteps(rng, n, len(alphas_cumprod), power)))
+        t = ops.asarray(part.of(random_timesteps(rng, n, len(alphas_cumprod), power)))
         x0, eps = latents.noise(batch, seed, step, part)
         xt = q_sample(x0, alphas_cumprod[t], eps)
         logits = classifier(ops, params, config, ops.asarray(xt), t.to(x0.dtype)).to(x0.dtype)

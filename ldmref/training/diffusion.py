@@ -17,7 +17,7 @@ import torch
 from ldmref.backends.torch import TorchBackend
 from ldmref.math.forward import q_sample
 from ldmref.models.config import ModelConfig
-from ldmref.models.params import Params, Spec, flatten, init, unflatten
+from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
 from ldmref.models.text import text_encoder, text_spec
 from ldmref.models.unet import unet, unet_spec
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -27,6 +27,8 @@ from ldmref.training.loss import Loss, Part
 from ldmref.training.recipe import DiffusionStage
 from ldmref.training.trainer import Trainer, step_generator
 
+HELD_OUT_SEED = 2**62  # no training has it, so held-out noise is never seen
+MAX_HELD_OUT = 256  # images of the held-out loss
 LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
 LAST_OF_ATTENTION = "to_out.0.weight"  # likewise, without cross-attention
 
@@ -93,6 +95,17 @@ class DiffusionBatches:
         xt = q_sample(x0, self.diffusion_loss.alphas_cumprod[t], eps)
         return DiffusionBatch(part.of(pictures), part.of(prompts), t, x0, eps, xt)
 
+    def held_out(self, pictures: np.ndarray) -> DiffusionBatch:
+        """Return a batch of these images that is always the same: prompts, timesteps and noise."""
+        rng = step_generator(HELD_OUT_SEED, 0, "held out")
+        prompts = [""] * len(pictures)
+        if self.conditional:
+            prompts = [self.prompt(int(i), rng) for i in pictures]
+        t = self.diffusion_loss.timesteps(rng, len(pictures))
+        x0, eps = self.latents.noise(pictures, HELD_OUT_SEED, 0, Part(0, 1))
+        xt = q_sample(x0, self.diffusion_loss.alphas_cumprod[t], eps)
+        return DiffusionBatch(pictures, prompts, t, x0, eps, xt)
+
     def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:
         """The loss of the U-Net's `output` (n, z or 2 z, h, w) for a batch."""
         output = output.to(batch.x0.dtype)
@@ -104,12 +117,19 @@ class DiffusionBatches:
 def diffusion_trainer(
     latents: NoisyLatents, condition: Condition, config: ModelConfig,
     stage: DiffusionStage, seed: int, ops: TorchBackend, params: Params | None = None,
+    held_out: np.ndarray | None = None,
 ) -> Trainer:  # fmt: skip
-    """A trainer of the U-Net and of what encodes its condition; it starts at `params`, if any."""
+    """A trainer of the U-Net and of what encodes its condition; it starts at `params`, if any.
+
+    `held_out`: indices of images for the loss that the trainer reports and never minimises.
+    """
     batches = DiffusionBatches(latents, condition.prompt, config, stage, seed, ops)
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
-        batch, context = batches(step, part), None
+        return loss_of_batch(ops, params, batches(step, part))
+
+    def loss_of_batch(ops: TorchBackend, params: Params, batch: DiffusionBatch) -> Loss:
+        context = None
         if config.text_encoders:
             token_ids = ops.asarray(condition.tokenizer.encode(batch.prompts)[0])
             states = text_encoder(ops, params.text_encoder, config.text_encoder, token_ids)
@@ -119,4 +139,13 @@ def diffusion_trainer(
 
     if params is None:
         params = initial_params(config, seed)
-    return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)
+    trainer = Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)
+    if held_out is not None and len(held_out):
+        fixed = batches.held_out(held_out[:MAX_HELD_OUT])
+
+        def held_out_loss(params: Params) -> float:
+            with torch.no_grad():
+                return float(loss_of_batch(ops, tree_map(ops.asarray, params), fixed).total)
+
+        trainer.held_out_loss = held_out_loss
+    return trainer

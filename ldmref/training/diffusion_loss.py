@@ -15,7 +15,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.samplers.config import LEARNED
 from ldmref.samplers.denoiser import TO_X0
 from ldmref.samplers.schedule import training_alphas_cumprod
-from ldmref.training.latents import stratified_timesteps
+from ldmref.training.latents import random_timesteps
 from ldmref.training.recipe import DiffusionObjective
 
 BINS = 20  # of t / T
@@ -37,8 +37,10 @@ class DiffusionLoss:
 
     def timesteps(self, rng: np.random.Generator, n: int) -> torch.Tensor:
         """n timesteps with the objective's density."""
-        total, power = len(self.alphas_cumprod), self.objective.timestep_power
-        return self.ops.asarray(stratified_timesteps(rng, n, total, power))
+        total, objective = len(self.alphas_cumprod), self.objective
+        stratified = objective.timestep_sampling == "stratified"
+        t = random_timesteps(rng, n, total, objective.timestep_power, stratified)
+        return self.ops.asarray(t)
 
     def probability(self, t: torch.Tensor) -> torch.Tensor:
         """Of each timestep among those that `timesteps` draws, (n,) float64."""

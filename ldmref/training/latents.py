@@ -69,7 +69,14 @@ class NoisyLatents:
         return self.scale * reparameterize(mean, logvar, of_posterior), eps
 
 
-def stratified_timesteps(rng: np.random.Generator, n: int, total: int, power: float) -> np.ndarray:
-    """n timesteps below `total`, one from each n-th of the density power * u^(power - 1)."""
-    u = (np.arange(n) + rng.random(n)) / n
+def random_timesteps(
+    rng: np.random.Generator, n: int, total: int, power: float, stratified: bool = True
+) -> np.ndarray:
+    """Return n timesteps below `total` with the density power * u^(power - 1) of u = t / total.
+
+    `stratified`: one from each n-th of the density, in order; otherwise independent ones.
+    """
+    u = rng.random(n)
+    if stratified:
+        u = (np.arange(n) + u) / n
     return np.minimum((total * u ** (1.0 / power)).astype(np.int64), total - 1)

@@ -11,7 +11,6 @@ from ldmref.training.distributed import full_tensor, sharded_like
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: steepest at 0, not convergent
 STEPS, EPSILON = 5, 1e-7
-MOMENTUM = 0.95
 RMS = 0.2  # of the updates of AdamW (Liu et al. 2025, arXiv:2502.16982, eq. 4)
 
 
@@ -27,13 +26,20 @@ class Muon(torch.optim.Optimizer):
         params: matrices.
         lr: learning rate.
         weight_decay: decoupled, as AdamW's.
+        momentum: the decay of the average of the gradients.
         dtype: of the matrices while they are orthogonalised.
     """
 
     def __init__(
-        self, params: Iterable[torch.Tensor], lr: float, weight_decay: float, dtype: torch.dtype
+        self,
+        params: Iterable[torch.Tensor],
+        lr: float,
+        weight_decay: float,
+        momentum: float,
+        dtype: torch.dtype,
     ):
         super().__init__(params, {"lr": lr, "weight_decay": weight_decay})
+        self.momentum = momentum
         self.dtype = dtype
 
     @torch.no_grad()
@@ -53,8 +59,8 @@ class Muon(torch.optim.Optimizer):
         state = self.state[p]
         if not state:
             state["momentum_buffer"] = torch.zeros_like(p.grad)
-        average = state["momentum_buffer"].lerp_(p.grad, 1 - MOMENTUM)
-        return p.grad.lerp(average, MOMENTUM)
+        average = state["momentum_buffer"].lerp_(p.grad, 1 - self.momentum)
+        return p.grad.lerp(average, self.momentum)
 
 
 def _by_shape(params: Iterable[torch.Tensor]) -> dict[torch.Size, list[torch.Tensor]]:

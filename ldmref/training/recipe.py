@@ -58,6 +58,8 @@ class DataConfig:
     pictures: Annotated[int, Range(5000, 10_000_000)] = 60_000
     flips: bool = True
     crop: Annotated[int, Range(0, MAX_SIZE)] = 0
+    # images that no stage trains on; the denoiser's loss on them is in metrics.jsonl
+    held_out: Annotated[int, Range(0, 100_000)] = 0
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,9 @@ class OptimizerConfig:
     last share `cooldown` of all steps: with 1 from the end of the warm-up (Loshchilov and Hutter
     2017, arXiv:1608.03983, eq. 5), below 1 after a constant phase (Hägele et al. 2024,
     arXiv:2405.18392), during which the budget can be raised without changing any step so far.
+
+    `betas` and `eps` are AdamW's, `muon_momentum` is Muon's. PyTorch and latent diffusion use
+    betas of (0.9, 0.999); 0.99 forgets the steep gradients of the first steps sooner.
     """
 
     batch_size: Annotated[int, Range(1, 1_000_000)] = 64
@@ -86,6 +91,9 @@ class OptimizerConfig:
     warmup: CountOrNone = 200  # steps
     cooldown: Fraction = 1.0
     weight_decay: Fraction = 0.01
+    betas: Annotated[tuple[float, ...], Range(0, 0.999999), Length(2, 2)] = (0.9, 0.99)
+    eps: Annotated[float, Range(0, 1, above=True)] = 1e-8
+    muon_momentum: Annotated[float, Range(0, 0.999999)] = 0.95
     clip_norm: Annotated[float, Range(0, 1e6, above=True)] = 1.0
     ema_decay: Annotated[float, Range(0, 0.999999)] = 0.999
     shard: bool = False
@@ -188,7 +196,10 @@ class DiffusionObjective:
     "bound", the variational bound; "hybrid", L_simple plus `bound_weight` times the bound, which
     trains a learned variance only. `condition`: "text", captions; "class", see `classes.py`;
     "none". `caption_dropout`: probability of the empty prompt or the null class. `timestep_power`:
-    u = t / T has density power * u^(power - 1), above 1 favours noisy timesteps."""
+    u = t / T has density power * u^(power - 1), above 1 favours noisy timesteps; "simple" is the
+    L_simple of Ho et al. 2020, eq. 14, with a power of 1. `timestep_sampling`: "stratified", one
+    timestep from each n-th of that density, which lowers the variance of the loss; "independent",
+    as in their algorithm 1."""
 
     loss: Literal["simple", "min_snr", "bound", "hybrid"] = "simple"
     snr_gamma: Annotated[float, Range(0, 1e6, above=True)] = 5.0
@@ -196,6 +207,7 @@ class DiffusionObjective:
     condition: Literal["text", "class", "none"] = "text"
     caption_dropout: Fraction = 0.1
     timestep_power: Annotated[float, Range(0, 100, above=True)] = 1.5
+    timestep_sampling: Literal["stratified", "independent"] = "stratified"
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,10 @@ from ldmref.training.monitor.stage import StageMonitor
 from ldmref.training.progress import Progress, ProgressMeter, with_units
 from ldmref.training.recipe import EMOJI, SCENES, Recipe
 from ldmref.training.recipe_file import AnyRecipe
-from ldmref.training.trainer import Trainer
+from ldmref.training.trainer import Trainer, learning_rate_factor
 from ldmref.training.unknown_words import warn_of_unknown_words
 
+RATE_JUMP = 1.5  # a larger factor is worth a line
 R = TypeVar("R", bound=AnyRecipe)
 
 
@@ -107,7 +108,10 @@ def train_stages(run: Run[Recipe]) -> Path:
     noisy = NoisyLatents(latents, run.data.weights, config.vae.scaling_factor, run.ops)
     condition = _condition(run, config.text_encoder)
     text = condition.tokenizer.tokenizer.to_str(pretty=True)
-    second = diffusion_trainer(noisy, condition, config, recipe.diffusion, recipe.seed, run.ops)
+    second = diffusion_trainer(
+        noisy, condition, config, recipe.diffusion, recipe.seed, run.ops,
+        held_out=run.data.held_out,
+    )  # fmt: skip
     folder = run.folder / "model"
 
     def with_vae(params: Params) -> Params:
@@ -199,6 +203,7 @@ def run_stage(
     if path.exists():
         header, arrays = read_checkpoint(path)
         trainer.load_state(header.step, arrays)
+        report_learning_rate(run, stage, trainer, header)
     monitor = StageMonitor(trainer, stage, arrays, run.folder, run.recipe, run.warn, preview)
     del arrays  # the file that the next checkpoint replaces
     if trainer.step >= trainer.steps:
@@ -228,6 +233,20 @@ def run_stage(
             save()
         raise
     return True
+
+
+def report_learning_rate(run: Run, stage: str, trainer: Trainer, header: Header) -> None:
+    """Say when a raised budget makes the learning rate jump where the training is continued."""
+    before = getattr(header.recipe, stage).budget.steps
+    if not 0 < trainer.step < trainer.steps or before == trainer.steps:
+        return
+    old = learning_rate_factor(trainer.config, before, trainer.step - 1)
+    new = trainer.lr_factor(trainer.step)
+    if new > RATE_JUMP * old:
+        run.say(
+            f"{stage}: the learning rate rises from {old:.2g} to {new:.2g} of its peak, because "
+            f"the budget is {trainer.steps} steps, not {before}; a cooldown below 1 avoids that"
+        )
 
 
 def _condition(run: Run, text: TextConfig) -> Condition:

@@ -43,11 +43,12 @@ LossFunction = Callable[[TorchBackend, Params, int, Part], Loss]  # (ops, params
 
 
 class StepLoss(NamedTuple):
-    """The number of steps done; loss, metrics and `Loss.by_timestep` of the last one, before its
-    update."""
+    """The number of steps done; loss, norm of the gradient before clipping, metrics and
+    `Loss.by_timestep` of the last one, before its update."""
 
     step: int
     loss: float
+    grad_norm: float
     metrics: dict[str, float]
     by_timestep: np.ndarray | None
 
@@ -72,6 +73,7 @@ class Trainer:
     ):  # fmt: skip
         self.config, self.steps, self.loss, self.ops, self.step = config, steps, loss, ops, 0
         self.updating = False  # between the first and the last tensor that a step changes
+        self.held_out_loss: Callable[[Params], float] | None = None  # of averaged parameters
         require_shared(config)
         self.shapes, parameters = {}, {}
         for name, array in flatten(params).items():
@@ -101,10 +103,14 @@ class Trainer:
             {"params": [p for p in adamw if p.ndim > 1], "weight_decay": decay},
             {"params": [p for p in adamw if p.ndim <= 1], "weight_decay": 0.0},
         ]
-        first = torch.optim.AdamW(groups, config.learning_rate, betas=(0.9, 0.99), fused=True)
+        betas = (config.betas[0], config.betas[1])
+        first = torch.optim.AdamW(
+            groups, config.learning_rate, betas=betas, eps=config.eps, fused=True
+        )
         if not muon:
             return [first]
-        return [first, Muon(muon, config.muon_rate, decay, getattr(torch, self.ops.dtype))]
+        dtype = getattr(torch, self.ops.dtype)
+        return [first, Muon(muon, config.muon_rate, decay, config.muon_momentum, dtype)]
 
     @property
     def params(self) -> Params:
@@ -126,13 +132,8 @@ class Trainer:
         return self.loss(ops, self._tree(parameters), step, part)
 
     def lr_factor(self, step: int) -> float:
-        """The factor on all learning rates: linear warm-up, a constant 1, half a cosine to 0."""
-        warmup, cooldown = self.config.warmup, self.config.cooldown
-        if step < warmup:
-            return (step + 1) / warmup
-        start = max(warmup, round((1 - cooldown) * self.steps))
-        progress = (step - start) / max(1, self.steps - start)
-        return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
+        """Return the factor on all learning rates in a step."""
+        return learning_rate_factor(self.config, self.steps, step)
 
     def run(self, cancel: Event | None = None) -> Iterator[StepLoss]:
         """Train to the end of the budget, step by step.
@@ -181,7 +182,8 @@ class Trainer:
         self.updating = False
         metrics = {name: float(value) for name, value in loss.metrics.items()}
         sums = None if loss.by_timestep is None else loss.by_timestep.cpu().numpy()
-        return StepLoss(self.step, loss.total.item(), metrics, sums)
+        grad_norm = math.hypot(*map(float, norms))
+        return StepLoss(self.step, loss.total.item(), grad_norm, metrics, sums)
 
     def _change(self, change: Callable[[Params], None]) -> None:
         """Let a function change parameters in place, sharded ones too."""
@@ -250,6 +252,15 @@ class Trainer:
 
     def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
         return self.optimizers[1 if self._uses_muon(name) else 0]
+
+
+def learning_rate_factor(config: OptimizerConfig, steps: int, step: int) -> float:
+    """Return the factor in `step` of `steps`: linear warm-up, constant 1, half a cosine to 0."""
+    if step < config.warmup:
+        return (step + 1) / config.warmup
+    start = max(config.warmup, round((1 - config.cooldown) * steps))
+    progress = (step - start) / max(1, steps - start)
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
 
 
 def require_shared(config: OptimizerConfig) -> None:

@@ -45,6 +45,7 @@ def test_the_bounds_are_the_sums_of_their_terms(ldm, model_folder, pictures):
     assert total == pytest.approx(decoder + posterior + sum(chain))
     kl = likelihood["KL(q(z|x) || N(0, 1))"]
     assert likelihood["VAE bound: the two above"] == pytest.approx(decoder + kl) and kl > 0
+    assert "VAE bound with the prior's variance fitted" in likelihood
     assert 5 < decoder < 9  # noise, badly reconstructed: about 8 bits
     again = ldm("evaluate", model_folder, "--data", pictures, *QUICK, "--json")
     assert again.out == ran.out
@@ -57,7 +58,7 @@ def test_with_a_classifier_there_are_distances(ldm, model_folder, pictures, work
     save_classifier(folder, config, init(classifier_spec(config), 0))
     ran = ldm("evaluate", folder, "--data", pictures, *QUICK, "--flow-pictures", 0)
     assert ran.code == 0, ran.err
-    assert "neither FID nor KID" in ran.out and "Frechet distance, 4 pictures" in ran.out
+    assert "neither FID nor KID" in ran.out and "Distances of samples, 4 images" in ran.out
     assert "among the 5 nearest" in ran.out and "flow" not in ran.out
     assert "95 % confidence" in ran.out and "+-" in ran.out
 

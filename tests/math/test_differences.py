@@ -103,3 +103,34 @@ def test_likelihood_of_guided_diffusion_on_average(mean, std):
     logvar = np.full_like(x, 2 * np.log(std))
     p = np.exp(lm.discretized_gaussian_log_likelihood(x, mean, logvar))
     assert 0 <= p @ excess_cost(x, mean, std) < 1e-4
+
+
+def test_the_hybrid_loss_counts_nats_where_guided_diffusion_counts_bits():
+    """`_vb_terms_bpd` divides each KL by ln 2; `training_losses` multiplies it by T / 1000."""
+    rng = np.random.default_rng(0)
+    steps = 1000
+    alphas_cumprod = lm.alphas_cumprod(lm.cosine_betas(steps))
+    x0 = rng.standard_normal((5, 8))
+    x0_pred = x0 + 0.1 * rng.standard_normal((5, 8))
+    v = rng.uniform(-1, 1, (5, 8))
+    t = np.asarray([1, 10, 300, 700, 999])
+    simple = np.zeros(5)
+
+    def normal_kl(mean1, logvar1, mean2, logvar2):
+        difference = (mean1 - mean2) ** 2 * np.exp(-logvar2)
+        return 0.5 * (-1.0 + logvar2 - logvar1 + np.exp(logvar1 - logvar2) + difference)
+
+    a = alphas_cumprod[t][:, None]
+    a_prev = alphas_cumprod[t - 1][:, None]
+    beta = 1 - a / a_prev
+    coefficient = np.sqrt(a_prev) * beta / (1 - a)
+    posterior_variance = beta * (1 - a_prev) / (1 - a)
+    share = (v + 1) / 2
+    logvar = share * np.log(beta) + (1 - share) * np.log(posterior_variance)
+    kl = normal_kl(coefficient * x0, np.log(posterior_variance), coefficient * x0_pred, logvar)
+    vb_terms_bpd = kl.mean(axis=1) / np.log(2.0)
+    theirs = simple + vb_terms_bpd * steps / 1000.0
+
+    terms = lm.bound_term(x0, x0_pred, t, alphas_cumprod, "learned_range", v)
+    ours = lm.hybrid_loss(simple, steps * terms.mean(axis=1), 0.001)
+    np.testing.assert_allclose(ours / theirs, np.log(2.0), rtol=1e-10)

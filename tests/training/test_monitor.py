@@ -95,6 +95,8 @@ def test_a_training_leaves_metrics_and_pictures(recipe, out, without_matplotlib)
     assert [(line["stage"], line["step"]) for line in reports] == steps
     assert all(line["pictures_per_second"] > 0 and line["loss"] > 0 for line in reports)
     assert {"psnr", "kl"} <= reports[0].keys() and not {"psnr", "kl"} & reports[-1].keys()
+    assert all(line["grad_norm"] > 0 for line in reports)
+    assert not any("held_out_loss" in line for line in reports)
     assert reports[0]["lr_factor"] == 1.0 and 0 < reports[-1]["lr_factor"] < 0.01
 
 

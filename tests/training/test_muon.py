@@ -27,7 +27,7 @@ def test_it_is_pytorch_s(monkeypatch):
     ours = [torch.randn(shape, generator=generator, dtype=torch.float64) for shape in shapes]
     theirs = [p.clone() for p in ours]
     optimizers = [
-        Muon(ours, 1e-2, 0.1, torch.float64),
+        Muon(ours, 1e-2, 0.1, 0.95, torch.float64),
         torch.optim.Muon(theirs, 1e-2, 0.1, adjust_lr_fn="match_rms_adamw"),
     ]
     for _ in range(4):
@@ -75,7 +75,7 @@ def test_wide_matrices_take_the_steps_of_jordan_et_al(shape):
 def test_a_step_is_as_long_as_one_of_adamw():
     p = torch.zeros(64, 256, requires_grad=True)
     p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(2))
-    Muon([p], 1e-2, 0.0, torch.float32).step()
+    Muon([p], 1e-2, 0.0, 0.95, torch.float32).step()
     length = float(p.detach().square().mean().sqrt())
     assert 0.2e-2 * 0.68 <= length <= 0.2e-2 * 1.14
 

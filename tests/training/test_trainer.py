@@ -45,15 +45,18 @@ def loss(ops, params, step, part):
     return Loss(squared_error(params.layer.weight, params.layer.bias, x, y))
 
 
+@pytest.mark.parametrize("betas,eps", [((0.9, 0.99), 1e-8), ((0.7, 0.999), 1e-2)])
 @pytest.mark.parametrize("accumulation", [1, 4])
-def test_a_training_is_a_loop_of_plain_pytorch(accumulation):
-    trainer = Trainer(replace(CONFIG, accumulation=accumulation), STEPS, start(), loss, OPS)
-    losses = [done.loss for done in trainer.run()]
+def test_a_training_is_a_loop_of_plain_pytorch(accumulation, betas, eps):
+    config = replace(CONFIG, accumulation=accumulation, betas=betas, eps=eps)
+    trainer = Trainer(config, STEPS, start(), loss, OPS)
+    done_steps = list(trainer.run())
+    losses = [done.loss for done in done_steps]
 
     weight, bias = (torch.from_numpy(x.copy()).requires_grad_() for x in start().layer.values())
     averages = [p.detach().clone() for p in (weight, bias)]
     decayed = {"params": [weight], "weight_decay": 0.1}, {"params": [bias], "weight_decay": 0.0}
-    optimizer = torch.optim.AdamW(decayed, betas=(0.9, 0.99))
+    optimizer = torch.optim.AdamW(decayed, betas=betas, eps=eps)
     clipped = 0
     for step, ours in enumerate(losses):
         factor = (step + 1) / 4 if step < 4 else 1.0
@@ -64,7 +67,9 @@ def test_a_training_is_a_loop_of_plain_pytorch(accumulation):
         optimizer.zero_grad()
         value = squared_error(weight, bias, *batch(step))
         value.backward()
-        clipped += float(torch.nn.utils.clip_grad_norm_([weight, bias], 0.7)) > 0.7
+        norm = float(torch.nn.utils.clip_grad_norm_([weight, bias], 0.7))
+        clipped += norm > 0.7
+        assert done_steps[step].grad_norm == pytest.approx(norm, rel=1e-12)
         optimizer.step()
         assert ours == pytest.approx(value.item(), rel=1e-12)
         decay = min(0.6, (2 + step) / (11 + step))

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from ldmref.errors import InputError
 from ldmref.training.checkpoint import DataSummary
 from ldmref.training.data.augmentation import Augmentation
 from ldmref.training.data.folder import FolderDataset, captioned_files
@@ -35,7 +36,9 @@ class Dataset(Protocol):
     """Pictures with random captions."""
 
     weights: np.ndarray
-    """(n,) relative sampling frequencies."""
+    """(n,) relative sampling frequencies; 0 for images that are held out."""
+    held_out: np.ndarray
+    """Indices of the images on which nothing is trained."""
     warnings: list[str]
     """One line for each kind of thing that was left out."""
     augmentation: Augmentation
@@ -63,7 +66,28 @@ def load_dataset(config: DataConfig) -> Dataset:
     """The emoji font, scenes composed of it, tar files, or a folder of pictures."""
     data = _load(config)
     data.augmentation = Augmentation(config.flips, config.crop)
+    data.held_out = hold_out(data, config.held_out)
     return data
+
+
+def hold_out(data: Dataset, count: int) -> np.ndarray:
+    """Take `count` images out of the training, always the same ones of a data set.
+
+    Returns:
+        Their indices, sorted; their weights are set to 0.
+
+    Raises:
+        InputError: No image would be left.
+    """
+    used = np.flatnonzero(data.weights)
+    if count >= len(used):
+        message = f"data.held_out = {count} leaves none of {len(used)} images to train on"
+        raise InputError(message, code="E-DATA", hint="hold out fewer")
+    indices = np.sort(np.random.default_rng(0).choice(used, count, replace=False))
+    weights = np.array(data.weights, np.float64)
+    weights[indices] = 0.0
+    data.weights = weights
+    return indices
 
 
 def _load(config: DataConfig) -> Dataset:

@@ -77,6 +77,7 @@ class EmojiDataset:
     """
 
     augmentation = Augmentation()
+    held_out = np.empty(0, np.int64)
 
     def __init__(self, size: int):
         self.emoji = emoji_list()

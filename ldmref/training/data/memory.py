@@ -32,6 +32,7 @@ class PicturesInMemory:
     """
 
     augmentation = Augmentation()
+    held_out = np.empty(0, np.int64)
 
     def __init__(self, samples: Iterator[Sample], size: int):
         images, self.captions, self.classes, self.skipped, too_long = [], [], [], [], []

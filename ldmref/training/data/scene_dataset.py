@@ -22,6 +22,7 @@ class SceneDataset:
     """All emoji with their names, then scenes; `pictures` in all. Scenes are drawn when indexed."""
 
     augmentation = Augmentation()
+    held_out = np.empty(0, np.int64)
 
     def __init__(self, size: int, pictures: int, seed: int = 0):
         self.names, self.seed = EmojiDataset(size), seed

@@ -21,15 +21,16 @@ from ldmref.training.distributed import any_rank, on_first_rank, rank
 from ldmref.training.monitor import curves
 from ldmref.training.monitor.metrics import METRICS, append_metrics, drop_after, read_metrics
 from ldmref.training.monitor.previews import Preview
-from ldmref.training.progress import Progress, ProgressMeter
+from ldmref.training.progress import REPORTS, Progress, ProgressMeter
 from ldmref.training.recipe import Recipe
 from ldmref.training.recipe_file import AnyRecipe
 from ldmref.training.trainer import StepLoss, Trainer
 
 STATE = "progress."  # the prefix in checkpoints
 MOST_STEPS = 10  # from line to line
+HELD_OUT_TIMES = 50
 MAX_DRAWING = 0.03  # the largest share of the time that is spent on pictures
-RECENT = 500  # steps, after which a loss by timestep counts 1 / e
+RECENT = 500  # steps after which a loss by timestep counts 1 / e, at most a fifth of the budget
 
 
 class StageMonitor:
@@ -72,11 +73,25 @@ class StageMonitor:
     def record(self, done: StepLoss) -> bool:
         """Take in a step; returns whether it ended a line of metrics, on every rank alike."""
         if done.by_timestep is not None:
-            self.by_timestep = (1 - 1 / RECENT) * self.by_timestep + done.by_timestep
+            recent = max(1.0, min(RECENT, self.trainer.steps / 5))
+            self.by_timestep = (1 - 1 / recent) * self.by_timestep + done.by_timestep
         progress = self.meter.update(done.step, done.loss, done.metrics)
         if progress is not None:
-            self._write(lambda: append_metrics(self.metrics, self._line(progress)))
+            line = self._line(progress) | {"grad_norm": done.grad_norm} | self._held_out(done.step)
+            self._write(lambda: append_metrics(self.metrics, line))
         return progress is not None
+
+    def _held_out(self, step: int) -> dict[str, float]:
+        """The loss of the averaged weights on held-out images, `HELD_OUT_TIMES` times per stage."""
+        function = self.trainer.held_out_loss
+        steps = self.trainer.steps
+        line_steps = max(1, min(MOST_STEPS, steps // REPORTS))  # from line to line
+        lines = max(1, steps // (line_steps * HELD_OUT_TIMES))
+        due = step == steps or (step // line_steps) % lines == 0
+        if function is None or not due:
+            return {}
+        params = self.trainer.ema_params()  # gathered from all ranks
+        return {"held_out_loss": function(params)} if rank() == 0 else {}
 
     def draw_if_due(self) -> None:
         """Draw when the time has come, and at the end of the stage; every rank must ask."""
