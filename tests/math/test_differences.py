@@ -113,7 +113,7 @@ def test_the_hybrid_loss_counts_nats_where_guided_diffusion_counts_bits():
     x0 = rng.standard_normal((5, 8))
     x0_pred = x0 + 0.1 * rng.standard_normal((5, 8))
     v = rng.uniform(-1, 1, (5, 8))
-    t = np.asarray([1, 10, 300, 700, 999])
+    t = np.asarray([1, 10, 300, 700, 900])
     simple = np.zeros(5)
 
     def normal_kl(mean1, logvar1, mean2, logvar2):
