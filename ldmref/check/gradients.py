@@ -12,7 +12,7 @@ import numpy as np
 
 from ldmref.math.arrays import Array
 
-STEP = 1e-30  # its square is below the rounding of any real part
+STEP = 2.0**-100  # its square is below the rounding of any real part
 
 
 def records_gradients(array: Array) -> bool:
@@ -36,7 +36,7 @@ def complex_step(
 ) -> list[np.ndarray]:
     """The same gradients of a formula in NumPy, exact up to rounding: Im f(x + ih) / h.
 
-    Nothing is subtracted, so that a step of 1e-30 loses no digits. The formula must accept complex
+    Nothing is subtracted, so that a step of 2^-100 loses no digits. The formula must accept complex
     numbers: no abs, no comparison but of real parts. Source: Squire and Trapp 1998, SIAM Review
     40:110.
 

@@ -41,7 +41,7 @@ def case_arrays(
     return arrays
 
 
-def save_case(path: Path, arrays: dict[str, np.ndarray], overwrite: bool = False) -> None:
+def save_case(path: Path, arrays: dict[str, Any], overwrite: bool = False) -> None:
     """Write the arrays as .npz; `numpy.load` reads it.
 
     Raises:

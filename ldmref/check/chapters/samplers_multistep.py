@@ -114,7 +114,7 @@ def algorithm_2_and_its_integral_form(f: Functions, rng: RandomInputs) -> Compar
 
 
 def phi(order: int, k: float) -> float:
-    """(e^k - 1 - k - ...) / k^order as its series, which does not cancel: sum_j k^j / (j + order)!"""
+    """(e^k - 1 - k - ...) / k^order, by its series, in which nothing cancels."""
     return sum(k**j / math.factorial(j + order) for j in range(1, 30))
 
 
