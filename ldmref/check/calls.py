@@ -62,14 +62,32 @@ class RecordedFunctions(Functions):
         if name not in self._names:
             return function
 
-        def record(*args: Any, **kwargs: Any) -> Any:
-            call = Call(name, named_arguments(name, args, kwargs))
-            self.calls.append(call)
+        def record(*args: Any, **kwargs: Any) -> Call:
+            self.calls.append(Call(name, named_arguments(name, args, kwargs)))
+            return self.calls[-1]
+
+        if isinstance(function, type):
+            return _recorded_class(function, record)
+
+        @functools.wraps(function)
+        def call_and_record(*args: Any, **kwargs: Any) -> Any:
+            call = record(*args, **kwargs)
             call.returned = function(*args, **kwargs)
             call.finished = True
             return call.returned
 
-        return record if isinstance(function, type) else functools.wraps(function)(record)
+        return call_and_record
+
+
+def _recorded_class(kind: type, record: Callable[..., Call]) -> type:
+    """A subclass that notes its construction, so that a case can derive from it, too."""
+
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        call = record(*args, **kwargs)
+        kind.__init__(self, *args, **kwargs)
+        call.returned, call.finished = kind.__name__, True
+
+    return type(kind.__name__, (kind,), {"__init__": construct})
 
 
 def named_arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

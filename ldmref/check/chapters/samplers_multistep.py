@@ -15,6 +15,9 @@ from ldmref.samplers.loop import Denoiser, Step
 chapter = Chapter("samplers")
 QUADRATURE = "Gauss-Legendre quadrature"
 
+# Weights of multistep methods are made of ratios of differences of log sigma. The logarithms are up
+# to 3 in size, their differences down to 0.22: one rounding becomes up to 13.
+
 
 def denoiser_with_slopes(slopes: Sequence[Array]) -> Denoiser:
     """A denoiser whose slope at its i-th call is slopes[i], whatever x is."""
@@ -45,9 +48,9 @@ def lagrange(nodes: Sequence[float], values: Sequence[Array]) -> Callable[[float
     return lambda r: sum(basis(j, r) * value for j, value in enumerate(values))
 
 
-# Roundings: extrapolation weighs slopes by up to 30 in all: 6 of 100 over the scale, on each
-# side.
-@chapter.identity("deis", QUADRATURE, 150)
+# Roundings: 13 of each ratio of logarithms (see above), of slopes extrapolated to 8 times the
+# scale, in the last 3 steps.
+@chapter.identity("deis", QUADRATURE, 312)
 def integral_of_the_polynomial_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
     order, sigmas = rng.integer(1, 4), decreasing_sigmas(rng, 5)
     x, *slopes = rng.normals(7, 3, 2)
@@ -118,8 +121,9 @@ def phi(order: int, k: float) -> float:
     return sum(k**j / math.factorial(j + order) for j in range(1, 30))
 
 
-# Roundings: in each of 4 steps 15 of corrections up to 30, 10 of noise up to 24, over the scale.
-@chapter.identity("dpmpp_3m", "k-diffusion's form", 100)
+# Roundings: 13 of each ratio of logarithms (see above), of corrections up to 4 times the scale,
+# in the last 3 steps; 40 of noise.
+@chapter.identity("dpmpp_3m", "k-diffusion's form", 200)
 def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
     """phi_2 = (e^-k - 1) / k + 1 and phi_3 = phi_2 / k - 1/2, on divided differences.
 
@@ -139,8 +143,9 @@ def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comp
     return adams(rng, f.dpmpp_3m(eta), eta, correction)
 
 
-# Roundings: in each of 4 steps 15 of corrections up to 30, 10 of noise up to 24, over the scale.
-@chapter.identity("dpm_solver_multistep", "the published form", 100)
+# Roundings: 13 of each ratio of logarithms (see above), of corrections up to 4 times the scale,
+# in the last 3 steps; 40 of noise.
+@chapter.identity("dpm_solver_multistep", "the published form", 200)
 def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
     """In variance-preserving coordinates with alpha, sigma and lambda; the SDE form doubles."""
     solver, sde = ("midpoint", "heun")[rng.integer(0, 1)], rng.integer(0, 1)
@@ -172,8 +177,9 @@ def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> C
     return final_state(step, denoise, x, sigmas, noises), y / alphas[-1], 10.0
 
 
-# Roundings: in each of 5 steps 24 of predictor and corrector, of corrections up to 16.
-@chapter.identity("unipc", QUADRATURE, 120)
+# Roundings: 13 of each ratio of logarithms (see above), of predictions extrapolated to 6 times
+# the scale, in the last 3 steps.
+@chapter.identity("unipc", QUADRATURE, 240)
 def integrals_of_both_polynomials(f: Functions, rng: RandomInputs) -> Comparison:
     """Predictor and corrector through their predictions; B(h) / 2 where the paper has it."""
     order, variant = rng.integer(1, 3), ("bh1", "bh2")[rng.integer(0, 1)]
