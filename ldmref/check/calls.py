@@ -45,7 +45,7 @@ class Call:
         return f"{self.function}({', '.join(values)})"
 
     def parts(self) -> dict[str, Any]:
-        """What the function returned, by name; a single value under "returned"."""
+        """The values that were returned, by name; a single one under "returned"."""
         return named_parts(self.function, self.returned)
 
 
@@ -97,7 +97,7 @@ def named_arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]
 
 
 def named_parts(function: str, returned: Any) -> dict[str, Any]:
-    """What a function returned, by name."""
+    """The values that a function returned, by name."""
     if not isinstance(returned, tuple | list):
         return {"returned": returned}
     fields = getattr(returned, "_fields", PARTS.get(function, ()))

@@ -67,7 +67,7 @@ def run(backend: Backend, *, against: ModuleType | None = None, cases: int = 100
         only: str = "", case: int | None = None) -> Iterator[CheckResult]:  # fmt: skip
     """Check the identities in the backend's library, device and dtype.
 
-    Those of gradients are left out in a library that records none.
+    Gradients are left out in a library that records none.
 
     Args:
         against: a module whose functions replace those of the same name in ldmref; only the
@@ -137,7 +137,7 @@ def repeat_case(
 
 
 def _notes(calls: list[Call], eps: float, allowed: float, by_shape: bool) -> Iterator[str]:
-    """What may explain a failure: the part that differs from ldmref's, a shape not expected."""
+    """Possible causes of a failure: the part that differs from ldmref's, a shape not expected."""
     for call in calls:
         with suppress(Exception):  # ours need not accept what another implementation does
             if difference := difference_from_ours(call, eps, allowed):

@@ -1,4 +1,4 @@
-"""What a failing identity says: which part of a result differs, and how; a case as arrays."""
+"""A failing identity names the part of a result that differs; a case as arrays."""
 
 import numpy as np
 import pytest

@@ -68,6 +68,7 @@ def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # fmt: off
+# Roundings: 2 or 3 here, 1 of a fraction in the oracle, 8 of two elementary functions.
 chapter.elementwise("sigma_from_flow_time", "noise over signal without rounding",
                     "rational arithmetic", 4, (0, 0.95), lambda s: float(1 / (1 - Fraction(s)) - 1))
 chapter.elementwise("flow_time_from_sigma", "odds of noise without rounding", "rational arithmetic",

@@ -80,7 +80,7 @@ line("eps_from_velocity", ("x", "velocity"), lambda x, u, s: x + (1 - s) * u)
 
 @chapter.gradient("edm_denoise", 16)
 def the_denoiser_for_its_network(f: Functions, rng: RandomInputs) -> tuple:
-    """Of the network w y, for its weights w and for x."""
+    """The network is w y; for its weights w and for x."""
     sigma, sigma_data = rng.number(0.1, 5.0), rng.number(0.3, 2.0)
     total = sigma**2 + sigma_data**2
     inputs = {"weights": rng.normal(4, 3), "x": rng.normal(4, 3)}

@@ -36,7 +36,7 @@ def the_weighted_sum(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("training_loss", 24)
 def the_loss_for_the_network(f: Functions, rng: RandomInputs) -> tuple:
-    """Of a network a x_t, for its weights a; with a random prediction type."""
+    """The network is a x_t; for its weights a, with a random prediction type."""
     (x0, eps), alpha_bars = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 5)
     kind = TYPES[rng.integer(0, 2)]
     steps = [rng.integer(0, 4) for _ in range(3)]
@@ -97,7 +97,7 @@ def the_interpolation(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("bound_term", 40, uses=("normal_log_density",))
 def the_terms_for_mean_and_variance(f: Functions, rng: RandomInputs) -> tuple:
-    """Of every timestep, the first one too, with a learned variance."""
+    """Every timestep, also the first, with a learned variance."""
     (x0, guess), betas = rng.normals(2, 4, 2), rng.betas(4)
     alpha_bars, clean = np.cumprod(1 - betas)[:, None], to_host(x0)
     t = rng.xp.asarray([0, 1, 2, 3], dtype=rng.xp.int64, device=rng.device)

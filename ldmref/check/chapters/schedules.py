@@ -73,6 +73,7 @@ def logarithms_add_up(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # fmt: off
+# Roundings: 1 to 4 here, 1 or 2 of a fraction in the oracle; acos amplifies one unit 6 times.
 chapter.elementwise("snr", "signal over noise without rounding", "rational arithmetic", 3,
                     (0.05, 0.95), lambda a: float(Fraction(a) / (1 - Fraction(a))))
 chapter.elementwise("log_snr", "logarithm of the exact ratio", "rational arithmetic", 7,
