@@ -140,7 +140,7 @@ class Chapter:
 
             functools.update_wrapper(case, trained)
             law = "gradient of " + trained.__name__.replace("_", " ")
-            oracle = "the formula's derivative by a complex step"
+            oracle = "the derivative by a complex step"
             identity = Identity(function, law, oracle, case, roundings, uses, gradients=True)
             self.identities.append(identity)
             return trained

@@ -89,12 +89,6 @@ def the_divergence_for_both(f: Functions, rng: RandomInputs) -> tuple:
     return f.kl_normal, dict(zip(names, values, strict=True)), formula, 10.0
 
 
-@chapter.gradient("normal_entropy", 2)
-def the_entropy(f: Functions, rng: RandomInputs) -> tuple:
-    inputs = {"logvar": rng.uniform(-4, 4, 5)}
-    return f.normal_entropy, inputs, lambda v: 0.5 * (1 + math.log(2 * math.pi) + v)
-
-
 def square(x: np.ndarray) -> np.ndarray:
     """Sum of squares of every example; of complex numbers, their squares and not their lengths."""
     return (x * x).reshape(len(x), -1).sum(axis=1)

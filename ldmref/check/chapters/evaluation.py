@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
@@ -16,6 +18,13 @@ def mean_of_minus_the_log_density(f: Functions, rng: RandomInputs) -> Comparison
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     minus_log = 0.5 * (np.log(2 * np.pi) + to_host(logvar)[:, None] + nodes**2)
     return f.normal_entropy(logvar), minus_log @ weights / weights.sum(), 4.0
+
+
+# Roundings: one on each side.
+@chapter.gradient("normal_entropy", 2)
+def the_entropy(f: Functions, rng: RandomInputs) -> tuple:
+    inputs = {"logvar": rng.uniform(-4, 4, 5)}
+    return f.normal_entropy, inputs, lambda v: 0.5 * (1 + math.log(2 * math.pi) + v)
 
 
 # Roundings: 2 of squares up to the scale, whose mean's square is subtracted, on each side.
