@@ -146,12 +146,10 @@ def test_numbers_that_are_not_finite_are_shown():
 
 def test_calls_are_shown_with_the_names_of_arguments():
     x = np.linspace(0, 1, 6).reshape(2, 3)
-    text = call_text("q_sample", (x, np.float64(0.25)), {"eps": np.ones(2)})
-    assert text == "q_sample(x0=[0, 0.2, 0.4, 0.6, ...] (2, 3), alpha_bar=0.25, eps=[1, 1])"
-    assert (
-        str(Call("sigma_flow", named_arguments("sigma_flow", (abs,), {})))
-        == "sigma_flow(denoise=abs)"
-    )
+    arguments = named_arguments("q_sample", (x, np.float64(0.25)), {"eps": np.ones(2)})
+    text = "q_sample(x0=[0, 0.2, 0.4, 0.6, ...] (2, 3), alpha_bar=0.25, eps=[1, 1])"
+    assert str(Call("q_sample", arguments)) == text
+    assert str(Call("sigma_flow", {"denoise": abs})) == "sigma_flow(denoise=abs)"
 
 
 def test_cases_do_not_depend_on_their_neighbours():
