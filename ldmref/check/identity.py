@@ -7,8 +7,10 @@ docstring, so that they are written once.
 The error allowed follows from the number of roundings, counted in function and oracle along the
 longest path, and weighted by what each result contributes relative to `scale`. One rounding errs by
 at most half a unit. An elementary function (exp, log, cos, a power) errs by up to one unit, and
-counts as two roundings. Many roundings rarely err in one direction: each has a standard deviation
-of 1 / sqrt(12) units, a sum of n of them sqrt(n / 12), and 2 sqrt(n) is seven of those.
+counts as two roundings. If a published form takes more roundings than ours, those are counted,
+since another implementation may compute it. Many roundings rarely err in one direction: each has a
+standard deviation of 1 / sqrt(12) units, a sum of n of them sqrt(n / 12), and 2 sqrt(n) is seven of
+those.
 """
 
 from __future__ import annotations

@@ -58,7 +58,7 @@ def law_of_cosines(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 4 of logarithms; 8 of the mean, times 4.3, of a scale of 60; 1 of the error.
-@chapter.identity("psnr", "errors of known size", 6)
+@chapter.identity("psnr", "errors of known size", 8)
 def decibels_of_an_error_relative_to_the_peak(f: Functions, rng: RandomInputs) -> Comparison:
     """An error of peak / 10^(r / 20) in every element has a ratio of r decibels."""
     decibels, peak = rng.uniform(5, 60, 3), rng.number(1, 255)
@@ -109,8 +109,8 @@ def cross_entropy_less_entropy(f: Functions, rng: RandomInputs) -> Comparison:
     return f.kl_bernoulli(p, q), cross - entropy, 1.0 + cross
 
 
-# Roundings: 8 of logarithms of size 3, 6 of the mean, of a scale of 10.
-@chapter.identity("kl_sparsity", "a product of powers", 5)
+# Roundings: 8 of logarithms of size 3 on each side, 6 of the mean, of a scale of 10.
+@chapter.identity("kl_sparsity", "a product of powers", 8)
 def log_likelihood_ratio_of_the_rates(f: Functions, rng: RandomInputs) -> Comparison:
     """Per observation, with rho the true rate and m the mean activation of a unit."""
     h, rho = rng.uniform(0.05, 0.95, 6, 3), rng.number(0.05, 0.95)
@@ -145,8 +145,9 @@ def sum_of_logarithms_of_densities(f: Functions, rng: RandomInputs) -> Compariso
     return f.gaussian_log_likelihood(x, mean, variance), np.log(density).sum(axis=1), 50.0
 
 
-# Roundings: 7 here; 3 of each probability in the oracle, of a scale of 20.
-@chapter.identity("bernoulli_log_likelihood", "the probabilities", 10)
+# Roundings: 8 of logarithms of probabilities; 3 of each probability in the oracle, of a scale of
+# 20.
+@chapter.identity("bernoulli_log_likelihood", "the probabilities", 16)
 def product_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
     x, logits = rng.array(rng.numpy.integers(0, 2, (3, 5))), rng.uniform(-4, 4, 3, 5)
     p = 1 / (1 + np.exp(np.where(to_host(x) == 1.0, -1, 1) * to_host(logits)))
@@ -212,7 +213,7 @@ def evidence_at_every_sample_of_the_posterior(f: Functions, rng: RandomInputs) -
 
 
 # Roundings: a sum of 5, exp and log, of a scale of 10; as many in the oracle.
-@chapter.identity("iwae_bound", "the definition, without shift", 6)
+@chapter.identity("iwae_bound", "the definition, without shift", 8)
 def logarithm_of_the_mean_weight(f: Functions, rng: RandomInputs) -> Comparison:
     log_w = rng.uniform(-8, 8, 5, 3)
     return f.iwae_bound(log_w), np.log(np.exp(to_host(log_w)).mean(axis=0)), 10.0

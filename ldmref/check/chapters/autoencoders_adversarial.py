@@ -10,9 +10,9 @@ from ldmref.math.arrays import Array
 chapter = Chapter("autoencoders")
 
 
-# Roundings: 3 here, 5 in the oracle, of terms up to 8 of a scale of 10.
+# Roundings: 4 on each side, of terms up to 8 of a scale of 10.
 @chapter.identity(
-    "hinge_discriminator_loss", "the absolute value", 5, uses=("hinge_generator_loss",)
+    "hinge_discriminator_loss", "the absolute value", 8, uses=("hinge_generator_loss",)
 )
 def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comparison:
     """max(0, a) = (a + |a|) / 2; the generator's loss is the linear part of the fake's."""
@@ -25,8 +25,8 @@ def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comp
     return got, [(a + abs(a) + b + abs(b)) / 2, 1 - b], 10.0
 
 
-# Roundings: 3 of each logarithm; 7 of the probabilities, over the scale.
-@chapter.identity("log_discriminator_loss", "probabilities", 6, uses=("log_generator_loss",))
+# Roundings: 5 of logarithms on each side; those of the probabilities count a tenth.
+@chapter.identity("log_discriminator_loss", "probabilities", 10, uses=("log_generator_loss",))
 def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
     """Each probability by its own exponential: 1 - p loses the digits of a small probability."""
     real, fake = rng.uniform(-5, 5, 4), rng.uniform(-5, 5, 4)
@@ -39,8 +39,8 @@ def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
     return got, [-np.log(real_passes * fake_fails), -np.log(fake_passes)], 10.0
 
 
-# Roundings: 4 in each norm of 6 numbers, 4 of the ratio.
-@chapter.identity("adaptive_weight", "unit vectors", 12)
+# Roundings: 6 in each norm of 6 numbers, 4 of the ratio.
+@chapter.identity("adaptive_weight", "unit vectors", 16)
 def ratio_of_known_lengths(f: Functions, rng: RandomInputs) -> Comparison:
     """Gradients of known length in random directions, below and above the maximum."""
     a, b = rng.number(0.5, 2), rng.number(0.5, 2)
@@ -50,8 +50,8 @@ def ratio_of_known_lengths(f: Functions, rng: RandomInputs) -> Comparison:
     return got, [a / (b + 0.25), 0.125], 4.0
 
 
-# Roundings: 5 of each unit vector, doubled by the square, half on average; 6 in the oracle.
-@chapter.identity("feature_distance", "the angle between the vectors", 16)
+# Roundings: 8 of each unit vector, doubled by the square, half on average; 8 in the oracle.
+@chapter.identity("feature_distance", "the angle between the vectors", 24)
 def law_of_cosines_for_unit_vectors(f: Functions, rng: RandomInputs) -> Comparison:
     """|u - v|^2 = 2 - 2 cos(u, v), averaged over pixels."""
     x, y = rng.normals(2, 2, 5, 2, 3)

@@ -39,8 +39,8 @@ def value_of_the_code(f: Functions, rng: RandomInputs) -> Comparison:
     return f.straight_through(z, code), code, 4.0
 
 
-# Roundings: 6 and the weights, 8 in the oracle.
-@chapter.identity("vq_loss", "the squared distance", 18, uses=("codebook_loss", "commitment_loss"))
+# Roundings: 8 and the weights; 8 in the oracle.
+@chapter.identity("vq_loss", "the squared distance", 20, uses=("codebook_loss", "commitment_loss"))
 def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -> Comparison:
     """The two terms differ in their gradients only, and so do the two conventions for beta."""
     (z, code), beta = rng.normals(2, 3, 4), rng.number(0, 2)

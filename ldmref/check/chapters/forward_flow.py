@@ -68,11 +68,11 @@ def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # fmt: off
-# Roundings: 2 or 3 here, 1 of a fraction in the oracle, 8 of two elementary functions.
+# Roundings: up to 5 here, 1 of a fraction in the oracle, 8 of two elementary functions.
 chapter.elementwise("sigma_from_flow_time", "noise over signal without rounding",
-                    "rational arithmetic", 4, (0, 0.95), lambda s: float(1 / (1 - Fraction(s)) - 1))
+                    "rational arithmetic", 6, (0, 0.95), lambda s: float(1 / (1 - Fraction(s)) - 1))
 chapter.elementwise("flow_time_from_sigma", "odds of noise without rounding", "rational arithmetic",
-                    4, (0.01, 20), lambda s: float(1 / (1 + 1 / Fraction(s))))
+                    6, (0.01, 20), lambda s: float(1 / (1 + 1 / Fraction(s))))
 chapter.elementwise("alpha_bar_from_flow_time", "squared cosine of the angle of the line",
                     "trigonometry", 12, (0.0, 1.0), lambda s: math.cos(math.atan2(s, 1 - s)) ** 2)
 chapter.elementwise("flow_time_from_alpha_bar", "tangent over one plus tangent", "trigonometry", 12,
@@ -80,8 +80,8 @@ chapter.elementwise("flow_time_from_alpha_bar", "tangent over one plus tangent",
 # fmt: on
 
 
-# Roundings: 4 here, 1 in the oracle.
-@chapter.identity("shift_flow_time", "rational arithmetic", 5)
+# Roundings: 6 here, 1 or 2 in the oracle.
+@chapter.identity("shift_flow_time", "rational arithmetic", 8)
 def odds_of_noise_grow_by_the_shift(f: Functions, rng: RandomInputs) -> Comparison:
     s, shift = rng.uniform(0.01, 0.99, 5), rng.number(0.2, 6.0)
     odds = [Fraction(shift) * Fraction(v) / (1 - Fraction(v)) for v in to_host(s).tolist()]

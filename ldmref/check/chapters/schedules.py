@@ -73,12 +73,13 @@ def logarithms_add_up(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # fmt: off
-# Roundings: 1 to 4 here, 1 or 2 of a fraction in the oracle; acos amplifies one unit 6 times.
-chapter.elementwise("snr", "signal over noise without rounding", "rational arithmetic", 3,
+# Roundings: up to 8 by way of the roots of alpha-bar and 1 - alpha-bar, as diffusers computes them;
+# 1 of a fraction in the oracle; acos amplifies one unit 6 times.
+chapter.elementwise("snr", "signal over noise without rounding", "rational arithmetic", 9,
                     (0.05, 0.95), lambda a: float(Fraction(a) / (1 - Fraction(a))))
-chapter.elementwise("log_snr", "logarithm of the exact ratio", "rational arithmetic", 7,
+chapter.elementwise("log_snr", "logarithm of the exact ratio", "rational arithmetic", 14,
                     (0.02, 0.98), lambda a: math.log(Fraction(a) / (1 - Fraction(a))))
-chapter.elementwise("alpha_bar_from_log_snr", "half a hyperbolic tangent", "hyperbolic tangent", 7,
+chapter.elementwise("alpha_bar_from_log_snr", "half a hyperbolic tangent", "hyperbolic tangent", 10,
                     (-12.0, 12.0), lambda log_snr: 0.5 + 0.5 * math.tanh(0.5 * log_snr))
 chapter.elementwise("sigma_from_alpha_bar", "tangent of the angle of noise", "trigonometry", 20,
                     (0.05, 0.95), lambda a: math.tan(math.acos(math.sqrt(a))))
