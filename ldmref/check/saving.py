@@ -21,7 +21,7 @@ def case_arrays(
     """The arrays of one case, by name.
 
     `identity`, `case`, `seed`, `backend` and `dtype` say which case it is. `got`, `expected` and
-    `scale` are what is compared, with the name or number of the item where there are several:
+    `scale` are what is compared, with the name or number of each of several items:
     `got.variance`. The calls of the function under test are numbered: `1.q_posterior.alpha_bar` is
     an argument, `1.q_posterior.returned` or `1.q_posterior.returned.variance` what was returned.
     """
