@@ -22,7 +22,7 @@ from ldmref.check.identity import Functions, public
 PARTS = {
     "codebook_moving_average": ("counts", "sums", "codebook"),
     "conditional_scores": ("score of x", "score of y"),
-    "flow_log_likelihood": ("nats", "end"),
+    "flow_log_likelihood": ("log-density", "state"),
     "nearest_code": ("indices", "quantised"),
     "principal_components": ("mean", "components", "variances"),
     "q_posterior": ("mean", "variance"),

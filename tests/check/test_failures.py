@@ -1,5 +1,8 @@
 """A failing identity names the part of a result that differs; a case as arrays."""
 
+import inspect
+import re
+
 import numpy as np
 import pytest
 from wrapped import module_of
@@ -49,6 +52,13 @@ def test_the_parts_of_all_tuples_have_names():
         assert len(parts) == len(value) and not any(part.isdigit() for part in parts), name
     plain = {name for name, (_, value) in SEVERAL.items() if not hasattr(value, "_fields")}
     assert plain == set(PARTS)
+
+
+@pytest.mark.parametrize("name", PARTS)
+def test_parts_have_the_names_and_the_order_of_the_docstring(name):
+    section = inspect.getdoc(public(name)).partition("Returns:")[2]
+    found = [re.search(rf"[(;,] ?(explained )?{part}\b", section) for part in PARTS[name]]
+    assert all(found) and [m.start() for m in found] == sorted(m.start() for m in found)
 
 
 ARRAYS = {

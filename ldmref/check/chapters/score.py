@@ -284,4 +284,4 @@ def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
     nats, end = f.flow_log_likelihood(*functions, x, [0.0, 0.25, 0.5])
     last = exponential_of_rk4(0.25 * a) ** 2 * to_host(x)
     log_density = -0.5 * (last**2).sum(axis=1) - math.log(2 * math.pi) + a
-    return {"end": end, "nats": nats}, [last, log_density], 20.0
+    return {"state": end, "log-density": nats}, [last, log_density], 20.0
