@@ -57,7 +57,7 @@ def test_the_parts_of_all_tuples_have_names():
 @pytest.mark.parametrize("name", PARTS)
 def test_parts_have_the_names_and_the_order_of_the_docstring(name):
     section = inspect.getdoc(public(name)).partition("Returns:")[2]
-    found = [re.search(rf"[(;,] ?(explained )?{part}\b", section) for part in PARTS[name]]
+    found = [re.search(rf"[(;,] ?(explained |the )?{part}\b", section) for part in PARTS[name]]
     assert all(found) and [m.start() for m in found] == sorted(m.start() for m in found)
 
 
