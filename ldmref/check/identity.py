@@ -10,7 +10,8 @@ at most half a unit. An elementary function (exp, log, cos, a power) errs by up 
 counts as two roundings. If a published form takes more roundings than ours, those are counted,
 since another implementation may compute it. Many roundings rarely err in one direction: each has a
 standard deviation of 1 / sqrt(12) units, a sum of n of them sqrt(n / 12), and 2 sqrt(n) is seven of
-those.
+those. A rounding that is amplified a times counts as a roundings, and has a times the deviation: n
+such counts have at most sqrt(n a / 12).
 """
 
 from __future__ import annotations
@@ -53,6 +54,7 @@ class Identity:
             oracle; scale is 1 unless the comparison gives one.
         uses: further functions that the case calls.
         gradients: whether it compares gradients, which takes a library that records them.
+        amplified: the largest number as which a single rounding counts in `roundings`.
     """
 
     function: str
@@ -62,6 +64,7 @@ class Identity:
     roundings: float
     uses: tuple[str, ...] = ()
     gradients: bool = False
+    amplified: float = 1.0
 
     @property
     def name(self) -> str:
@@ -70,16 +73,16 @@ class Identity:
     @property
     def ulps(self) -> float:
         """The error allowed, in units of eps * max(|expected|, scale)."""
-        return allowed_error(self.roundings)
+        return allowed_error(self.roundings, self.amplified)
 
 
-def allowed_error(roundings: float) -> float:
+def allowed_error(roundings: float, amplified: float = 1.0) -> float:
     """The error of so many roundings, in units, rounded up to halves; see the module's docstring.
 
-    >>> allowed_error(3), allowed_error(100)
-    (1.5, 20.0)
+    >>> allowed_error(3), allowed_error(100), allowed_error(100, amplified=4)
+    (1.5, 20.0, 40.0)
     """
-    return math.ceil(2.0 * min(0.5 * roundings, 2.0 * math.sqrt(roundings))) / 2.0
+    return math.ceil(min(roundings, 4.0 * math.sqrt(roundings * amplified))) / 2.0
 
 
 class Chapter:
@@ -96,12 +99,13 @@ class Chapter:
         roundings: float,
         uses: tuple[str, ...] = (),
         gradients: bool = False,
+        amplified: float = 1.0,
     ) -> Callable[[Case], Case]:
         """Decorator: the case is an identity of `function`; its name is the law."""
 
         def register(case: Case) -> Case:
             law = case.__name__.replace("_", " ")
-            identity = Identity(function, law, oracle, case, roundings, uses, gradients)
+            identity = Identity(function, law, oracle, case, roundings, uses, gradients, amplified)
             self.identities.append(identity)
             return case
 

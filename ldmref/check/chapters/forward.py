@@ -37,7 +37,7 @@ def chain_of_single_steps(f: Functions, rng: RandomInputs) -> Comparison:
 
 # Roundings: 6 of x - mean and 2 of the square; 8 of the three densities that are wider; 18 each in
 # mean and variance, since 1 - alpha amplifies the 2 of alpha up to 9 times.
-@chapter.identity("q_posterior", "Bayes' rule on log densities", 52)
+@chapter.identity("q_posterior", "Bayes' rule on log densities", 52, amplified=9)
 def bayes_rule_in_log_densities(f: Functions, rng: RandomInputs) -> Comparison:
     """log q(x_s|x_t,x_0) + log q(x_t|x_0) = log q(x_t|x_s) + log q(x_s|x_0), at any x_s."""
     before, alpha = rng.number(0.3, 0.95), rng.number(0.3, 0.9)
@@ -57,7 +57,7 @@ def bayes_rule_in_log_densities(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 8 here; 1 - a / b amplifies up to 9 roundings in the oracle, 7 more.
-@chapter.identity("q_posterior", "precision-weighted means", 24)
+@chapter.identity("q_posterior", "precision-weighted means", 24, amplified=9)
 def precisions_of_both_neighbours_add_up(f: Functions, rng: RandomInputs) -> Comparison:
     """One alpha-bar per example: q(x_s|x_0) and q(x_t|x_s) are two measurements of x_s."""
     before = rng.uniform(0.3, 0.95, 4)
@@ -87,7 +87,7 @@ def every_prediction_leads_to_every_other(f: Functions, rng: RandomInputs) -> Co
 
 
 # Roundings: 6 here; of the angle 8 (acos amplifies the root's 4 times), 6 more.
-@chapter.identity("v_from_x0_eps", "trigonometry", 20)
+@chapter.identity("v_from_x0_eps", "trigonometry", 20, amplified=4)
 def quarter_turn_of_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Comparison:
     """x_t is cos(angle) x_0 + sin(angle) eps; v is x_t a quarter turn further."""
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
@@ -97,7 +97,7 @@ def quarter_turn_of_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Compa
 
 
 # Roundings: 5 of x_t, up to 4, divided by 1 - alpha-bar down to 0.05, of an expectation of 10.
-@chapter.identity("score_from_eps", "the Gaussian's own score", 40, uses=("q_sample",))
+@chapter.identity("score_from_eps", "the Gaussian's own score", 40, uses=("q_sample",), amplified=8)
 def gradient_of_the_log_density(f: Functions, rng: RandomInputs) -> Comparison:
     """For a single clean x_0, p(x_t) is Gaussian and its score known."""
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.number(0.05, 0.95)
@@ -124,14 +124,14 @@ def posterior_mean_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison
 
 
 # Roundings: 4 of values up to 4, divided by 0.1, of a scale of 10; 8 in the oracle.
-@chapter.identity("score_from_x0", "conjugate Gaussians", 24)
+@chapter.identity("score_from_x0", "conjugate Gaussians", 24, amplified=4)
 def score_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
     xt, alpha_bar, score, posterior_mean = normal_data(rng)
     return f.score_from_x0(xt, rng.array(posterior_mean), alpha_bar), score, 10.0
 
 
 # Roundings: 4 here; 8 of values up to 4 in the oracle, divided by 0.32.
-@chapter.identity("eps_from_score", "conjugate Gaussians", 30)
+@chapter.identity("eps_from_score", "conjugate Gaussians", 30, amplified=3.2)
 def noise_in_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
     xt, alpha_bar, score, posterior_mean = normal_data(rng)
     a = to_host(alpha_bar)[:, None]

@@ -22,7 +22,7 @@ def line(rng: RandomInputs) -> tuple[Array, Array, Array, np.ndarray, np.ndarray
 
 # Roundings: 10 of values up to 4; 1 - alpha-bar, down to 0.003, amplifies the 4 of alpha-bar.
 @chapter.identity("flow_sample", "the variance-preserving path", 48, uses=(
-    "q_sample", "alpha_bar_from_flow_time"))  # fmt: skip
+    "q_sample", "alpha_bar_from_flow_time"), amplified=10)  # fmt: skip
 def variance_preserving_path_rescaled(f: Functions, rng: RandomInputs) -> Comparison:
     """x_s / sqrt((1-s)^2 + s^2) = x_t at the alpha-bar of s."""
     x0, eps, s, _, _ = line(rng)
@@ -130,7 +130,7 @@ def network_sees_scaled_data_and_a_logarithm(f: Functions, rng: RandomInputs) ->
 
 
 # Roundings: 4 of values up to 4, divided by c_out down to 0.17, of a scale of 10; 14 of v.
-@chapter.identity("edm_target", "v-prediction", 24, uses=("v_from_x0_eps",))
+@chapter.identity("edm_target", "v-prediction", 24, uses=("v_from_x0_eps",), amplified=2.4)
 def minus_v_of_the_data_at_unit_scale(f: Functions, rng: RandomInputs) -> Comparison:
     x0, eps = rng.normals(2, 3, 4)
     sigma, sigma_data = rng.uniform(0.2, 5.0, 3), rng.number(0.3, 2.0)
@@ -141,7 +141,7 @@ def minus_v_of_the_data_at_unit_scale(f: Functions, rng: RandomInputs) -> Compar
 
 
 # Roundings: 3 of the denoisers, up to 4, divided by c_out down to 0.17, twice the difference.
-@chapter.identity("edm_loss_weight", "squared errors", 40, uses=("edm_denoise",))
+@chapter.identity("edm_loss_weight", "squared errors", 40, uses=("edm_denoise",), amplified=6)
 def squared_errors_of_network_and_denoiser_agree(f: Functions, rng: RandomInputs) -> Comparison:
     """lambda times the squared difference of two denoisers is that of their networks."""
     sigma, sigma_data = rng.number(0.2, 5.0), rng.number(0.3, 2.0)

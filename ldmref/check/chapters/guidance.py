@@ -20,7 +20,7 @@ def interpolates_and_extrapolates(f: Functions, rng: RandomInputs) -> Comparison
 
 
 # Roundings: 4 of terms up to 140 on each side, of a scale of 30.
-@chapter.identity("classifier_free_guidance", "linearity", 38, uses=("x0_from_eps",))
+@chapter.identity("classifier_free_guidance", "linearity", 38, uses=("x0_from_eps",), amplified=4.7)
 def commutes_with_the_prediction_type(f: Functions, rng: RandomInputs) -> Comparison:
     """Guiding eps and converting to x0 equals converting to x0 and guiding."""
     xt, uncond, cond = rng.normals(3, 3, 4)
@@ -75,7 +75,7 @@ def mixture(rng: RandomInputs, noise_variance: float = 0.0) -> tuple[np.ndarray,
 
 # Roundings: log densities down to -40 and scores up to 17 are rounded in the oracle, of a scale
 # of 10.
-@chapter.identity("classifier_guidance", "Bayes' rule in a mixture", 64)
+@chapter.identity("classifier_guidance", "Bayes' rule in a mixture", 64, amplified=40)
 def score_of_one_class_of_a_mixture(f: Functions, rng: RandomInputs) -> Comparison:
     score, gradient, class_score = mixture(rng)
     return f.classifier_guidance(rng.array(score), rng.array(gradient)), class_score, 10.0
@@ -83,7 +83,7 @@ def score_of_one_class_of_a_mixture(f: Functions, rng: RandomInputs) -> Comparis
 
 # Roundings: log densities down to -40 and scores up to 17 are rounded in the oracle, of a scale
 # of 10.
-@chapter.identity("implicit_classifier", "Bayes' rule in a mixture", 64)
+@chapter.identity("implicit_classifier", "Bayes' rule in a mixture", 64, amplified=40)
 def gradient_of_the_mixture_s_own_classifier(f: Functions, rng: RandomInputs) -> Comparison:
     score, gradient, class_score = mixture(rng)
     return f.implicit_classifier(rng.array(class_score), rng.array(score)), gradient, 10.0

@@ -67,7 +67,9 @@ def half_of_the_snr_that_a_step_loses(f: Functions, rng: RandomInputs) -> Compar
 
 
 # Roundings: 4 of means up to 4, times twice their difference, up to 2.
-@chapter.identity("eps_weight", "the divergence of Gaussians", 64, uses=("ddpm_step", "kl_normal"))
+@chapter.identity(
+    "eps_weight", "the divergence of Gaussians", 64, uses=("ddpm_step", "kl_normal"), amplified=16
+)
 def divergence_of_two_ddpm_steps(f: Functions, rng: RandomInputs) -> Comparison:
     """For two predictions of eps and one variance: the weight times their squared distance."""
     now, before = two_alpha_bars(rng)
@@ -117,7 +119,7 @@ def prior_term_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
 
 # Roundings: 10 of the squared gap, 20 of the exponential of a logarithm up to 6; 4 in the
 # oracle.
-@chapter.identity("denoising_kl", "the SNR form", 34)
+@chapter.identity("denoising_kl", "the SNR form", 34, amplified=6)
 def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, guess), (now, before) = rng.normals(2, 3, 4), two_alpha_bars(rng)
     snr_loss = before / (1 - before) - now / (1 - now)
@@ -126,7 +128,7 @@ def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 6 of two means up to 4; 8 of the variance.
-@chapter.identity("denoising_kl", "the KL form", 56, uses=("q_posterior", "kl_normal"))
+@chapter.identity("denoising_kl", "the KL form", 56, uses=("q_posterior", "kl_normal"), amplified=8)
 def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Comparison:
     """The definition, with x_t in both means, and with any variance."""
     (x0, guess, xt), (now, before) = rng.normals(3, 3, 4), two_alpha_bars(rng)
@@ -222,7 +224,9 @@ def a_loop_over_the_batch(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 5 of a step of terms up to 6; 12 of means of terms up to 4, of a scale of 2.
-@chapter.identity("ddpm_step", "the posterior, eq. 7", 40, uses=("q_posterior", "x0_from_eps"))
+@chapter.identity(
+    "ddpm_step", "the posterior, eq. 7", 40, uses=("q_posterior", "x0_from_eps"), amplified=3
+)
 def posterior_at_the_data_that_eps_implies(f: Functions, rng: RandomInputs) -> Comparison:
     (xt, eps, z), (now, before) = rng.normals(3, 3, 4), two_alpha_bars(rng)
     mean, variance = f.q_posterior(f.x0_from_eps(xt, eps, now), xt, now, before)
@@ -233,7 +237,7 @@ def posterior_at_the_data_that_eps_implies(f: Functions, rng: RandomInputs) -> C
 
 # Roundings: 6 in each of 5 steps, doubled by the square, of noise that enters halfway on
 # average; 6 of the betas.
-@chapter.identity("ddpm_sample", "the exact variance", 36)
+@chapter.identity("ddpm_sample", "the exact variance", 36, amplified=2)
 def marginals_of_standard_normal_data_stay(f: Functions, rng: RandomInputs) -> Comparison:
     """eps = sqrt(1 - abar) x_t there; states are written as coefficients of independent noises."""
     betas = rng.betas(5)

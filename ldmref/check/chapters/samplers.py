@@ -49,7 +49,7 @@ def vp_scales(sigma: float) -> tuple[float, float]:
 
 
 # Roundings: 15 of means up to 4, divided by 0.2, and 6 of states up to 24, of a scale of 10.
-@chapter.identity("ancestral", "Bayes' rule", 44, uses=("q_posterior",))
+@chapter.identity("ancestral", "Bayes' rule", 44, uses=("q_posterior",), amplified=2.4)
 def eta_one_is_the_posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     (s, t), (x0, xt, eps) = decreasing_sigmas(rng, 1), rng.normals(3, 3, 2)
     now, before = vp_scales(s)[0] ** 2, vp_scales(t)[0] ** 2
@@ -72,14 +72,14 @@ def ddim(rng: RandomInputs, make_step: Callable[[float], Step]) -> Comparison:
 
 # Roundings: 16 of noise up to 19 here; what up leaves of sigma amplifies 8 in the oracle 3
 # times.
-@chapter.identity("ancestral", "the paper's form", 40)
+@chapter.identity("ancestral", "the paper's form", 40, amplified=4.8)
 def equation_12_of_ddim_for_any_eta(f: Functions, rng: RandomInputs) -> Comparison:
     return ddim(rng, f.ancestral)
 
 
 # Roundings: 16 of noise up to 19 here; what up leaves of sigma amplifies 8 in the oracle 3
 # times.
-@chapter.identity("with_noise", "DDIM", 40, uses=("ancestral",))
+@chapter.identity("with_noise", "DDIM", 40, uses=("ancestral",), amplified=4.8)
 def straight_line_becomes_ddim_for_any_eta(f: Functions, rng: RandomInputs) -> Comparison:
     return ddim(rng, lambda eta: f.with_noise(f.ancestral(0.0), eta))
 
@@ -183,7 +183,7 @@ def algorithm_1_in_the_data_prediction(f: Functions, rng: RandomInputs) -> Compa
 
 
 # Roundings: 10 on each side, of noise up to 24.
-@chapter.identity("dpmpp_sde", "k-diffusion's form", 20)
+@chapter.identity("dpmpp_sde", "k-diffusion's form", 20, amplified=2.4)
 def two_noises_as_in_k_diffusion(f: Functions, rng: RandomInputs) -> Comparison:
     eta, r, (s, t) = rng.number(0.0, 1.0), rng.number(0.3, 1.0), decreasing_sigmas(rng, 1)
     (x, *noises), (denoise, on_host) = rng.normals(3, 3, 2), linear_denoiser(rng)
@@ -207,7 +207,7 @@ def jump_is_the_forward_process(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 6 in each of 4 steps: slopes are differences of states over sigma.
-@chapter.identity("invert", "a straight path", 24)
+@chapter.identity("invert", "a straight path", 24, amplified=2.8)
 def constant_slope_gives_a_straight_path(f: Functions, rng: RandomInputs) -> Comparison:
     sigmas, (x, eps) = decreasing_sigmas(rng, 4)[::-1], rng.normals(2, 3, 2)
     got = list(f.invert(lambda y, sigma: y - sigma * eps, x, sigmas))[-1].x

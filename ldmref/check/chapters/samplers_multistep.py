@@ -50,7 +50,7 @@ def lagrange(nodes: Sequence[float], values: Sequence[Array]) -> Callable[[float
 
 # Roundings: 13 of each ratio of logarithms (see above), of slopes extrapolated to 8 times the
 # scale, in the last 3 steps.
-@chapter.identity("deis", QUADRATURE, 312)
+@chapter.identity("deis", QUADRATURE, 312, amplified=104)
 def integral_of_the_polynomial_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
     order, sigmas = rng.integer(1, 4), decreasing_sigmas(rng, 5)
     x, *slopes = rng.normals(7, 3, 2)
@@ -64,7 +64,7 @@ def integral_of_the_polynomial_in_log_sigma(f: Functions, rng: RandomInputs) -> 
 
 
 # Roundings: weights up to 7 in all, 4 roundings of 27 over the scale, on each side.
-@chapter.identity("pndm", "published fractions", 24)
+@chapter.identity("pndm", "published fractions", 24, amplified=2.7)
 def fractions_of_equal_steps(f: Functions, rng: RandomInputs) -> Comparison:
     """(1, 1)/2 by Heun, then (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24."""
     rows = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -102,7 +102,7 @@ def adams(rng: RandomInputs, step: Step, eta: float, correction: Correction) -> 
 
 # Roundings: in each of 4 steps 10 of a correction up to 16, 10 of noise up to 24, over the
 # scale.
-@chapter.identity("dpmpp_2m", QUADRATURE, 80)
+@chapter.identity("dpmpp_2m", QUADRATURE, 80, amplified=2.4)
 def algorithm_2_and_its_integral_form(f: Functions, rng: RandomInputs) -> Comparison:
     """`midpoint` as published; `heun` integrates the line through two predictions."""
     solver, eta = ("midpoint", "heun")[rng.integer(0, 1)], rng.number(0.0, 1.0)
@@ -123,7 +123,7 @@ def phi(order: int, k: float) -> float:
 
 # Roundings: 13 of each ratio of logarithms (see above), of corrections up to 4 times the scale,
 # in the last 3 steps; 40 of noise.
-@chapter.identity("dpmpp_3m", "k-diffusion's form", 200)
+@chapter.identity("dpmpp_3m", "k-diffusion's form", 200, amplified=52)
 def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
     """phi_2 = (e^-k - 1) / k + 1 and phi_3 = phi_2 / k - 1/2, on divided differences.
 
@@ -145,7 +145,7 @@ def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comp
 
 # Roundings: 13 of each ratio of logarithms (see above), of corrections up to 4 times the scale,
 # in the last 3 steps; 40 of noise.
-@chapter.identity("dpm_solver_multistep", "the published form", 200)
+@chapter.identity("dpm_solver_multistep", "the published form", 200, amplified=52)
 def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
     """In variance-preserving coordinates with alpha, sigma and lambda; the SDE form doubles."""
     solver, sde = ("midpoint", "heun")[rng.integer(0, 1)], rng.integer(0, 1)
@@ -179,7 +179,7 @@ def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> C
 
 # Roundings: 13 of each ratio of logarithms (see above), of predictions extrapolated to 6 times
 # the scale, in the last 3 steps.
-@chapter.identity("unipc", QUADRATURE, 240)
+@chapter.identity("unipc", QUADRATURE, 240, amplified=78)
 def integrals_of_both_polynomials(f: Functions, rng: RandomInputs) -> Comparison:
     """Predictor and corrector through their predictions; B(h) / 2 where the paper has it."""
     order, variant = rng.integer(1, 3), ("bh1", "bh2")[rng.integer(0, 1)]

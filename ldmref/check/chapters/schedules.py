@@ -164,7 +164,7 @@ def timesteps_are_nearest_to_the_published_sigmas(f: Functions, rng: RandomInput
 
 # Roundings: 2 of the positions, up to 5, times slopes up to 5; 20 of the exponents; 10 in the
 # oracle.
-@chapter.identity("log_linear_sigmas", "powers", 80)
+@chapter.identity("log_linear_sigmas", "powers", 80, amplified=25)
 def weighted_geometric_means_of_neighbours(f: Functions, rng: RandomInputs) -> Comparison:
     table = np.sort(rng.numpy.uniform(0.1, 15.0, rng.integer(2, 6)))[::-1]
     n = rng.integer(2, 5)  # subdivisions of each interval

@@ -52,7 +52,7 @@ def time_of_sigma_of_time(f: Functions, rng: RandomInputs) -> Comparison:
 
 # Roundings: 4 of m, four times in its fourth power and times beta, up to 4, where 1 is the
 # scale; 8 here.
-@chapter.identity("SubVPSDE", "VP's functions", 40, uses=("VPSDE",))
+@chapter.identity("SubVPSDE", "VP's functions", 40, uses=("VPSDE",), amplified=16)
 def variance_of_vp_as_standard_deviation(f: Functions, rng: RandomInputs) -> Comparison:
     """And g^2 = beta (1 - m^4), with m that of VP."""
     betas, t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
@@ -84,7 +84,7 @@ def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: exponents up to 6: 30 of expm1, 18 of squared powers, 12 of the times.
-@chapter.identity("VESDE", "differences of geometric levels", 60)
+@chapter.identity("VESDE", "differences of geometric levels", 60, amplified=6)
 def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """Steps add the difference of two squared sigmas; g^2 is the derivative of the square."""
     low, high, n = rng.number(0.02, 0.5), rng.number(2.0, 8.0), rng.integer(3, 8)
@@ -189,14 +189,14 @@ def tweedies_formula(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 3 of values up to 44, 4 of values up to 28 in the oracle, of a scale of 10.
-@chapter.identity("score_from_denoised", "the Gaussian's own score", 24)
+@chapter.identity("score_from_denoised", "the Gaussian's own score", 24, amplified=4.4)
 def score_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     x, sigma, denoised, score, _ = gaussian_in_sigma(rng)
     return f.score_from_denoised(x, rng.array(denoised), sigma), score, 10.0
 
 
 # Roundings: 10 here, of values up to 20, 8 in the oracle, of a scale of 10.
-@chapter.identity("sde_score", "the Gaussian's own score", 30, uses=("VPSDE", "VESDE"))
+@chapter.identity("sde_score", "the Gaussian's own score", 30, uses=("VPSDE", "VESDE"), amplified=2)
 def score_of_a_scaled_marginal(f: Functions, rng: RandomInputs) -> Comparison:
     """For data N(0, tau^2): that of N(0, m^2 tau^2 + s^2), for VP and VE."""
     x, t, v = rng.normal(2, 3), rng.number(0.2, 1.0), rng.number(0.3, 2.0) ** 2
@@ -262,7 +262,9 @@ def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 12 of squares up to 700, of weight 1/7, of a scale of 30; as many are subtracted.
-@chapter.identity("hutchinson_variance", "all sign vectors, and Gauss-Hermite quadrature", 60)
+@chapter.identity(
+    "hutchinson_variance", "all sign vectors, and Gauss-Hermite quadrature", 60, amplified=3
+)
 def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
     """For normal probes, over the nodes of a quadrature that is exact."""
     a, expected = rng.normal(3, 3), []
@@ -276,7 +278,7 @@ def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
 
 # Roundings: 12 in each of two steps, doubled by the square; 2 of the sum.
 @chapter.identity("flow_log_likelihood", "the density of a stretched normal variable", 50,
-                  uses=("VPSDE",))  # fmt: skip
+                  uses=("VPSDE",), amplified=2)  # fmt: skip
 def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
     """x' = a x multiplies by the integrator's own series P: log N(P^2 x) + D a T."""
     x, a = rng.normal(3, 2), rng.number(-1.0, 1.0)

@@ -59,7 +59,9 @@ def smld(f: Functions, rng: RandomInputs, step: str) -> tuple[Array, np.ndarray,
 
 
 # Roundings: exponents up to 8: 30 of expm1 and a squared power; 14 in the oracle.
-@chapter.identity("reverse_diffusion_step", "algorithm 2 in plain numbers", 44, uses=("VESDE",))
+@chapter.identity(
+    "reverse_diffusion_step", "algorithm 2 in plain numbers", 44, uses=("VESDE",), amplified=8
+)
 def predictor_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """x + (a - b) score + sqrt(a - b) z with the squares a, b of two sigmas."""
     got, mean, noise, (a, b) = smld(f, rng, "reverse_diffusion_step")
@@ -80,7 +82,9 @@ def posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: exponents up to 8: 30 of expm1 and a squared power; 14 in the oracle.
-@chapter.identity("ancestral_step", "the printed formula in plain numbers", 44, uses=("VESDE",))
+@chapter.identity(
+    "ancestral_step", "the printed formula in plain numbers", 44, uses=("VESDE",), amplified=8
+)
 def ancestral_sampling_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """x + (a - b) score + sqrt(b (a - b) / a) z with the squares a, b of two sigmas."""
     got, mean, noise, (a, b) = smld(f, rng, "ancestral_step")
