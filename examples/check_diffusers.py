@@ -110,8 +110,10 @@ def nearest_code(z, codebook):
     quantizer.embedding.weight.data.copy_(codebook)
     picture = z.reshape(1, -1, 1, z.shape[-1]).permute(0, 3, 1, 2)  # (1, d, vectors, 1)
     quantised, _, (_, _, indices) = quantizer(picture)
-    quantised = quantised.permute(0, 2, 3, 1).reshape(z.shape).detach()
-    return indices.reshape(z.shape[:-1]), quantised
+    quantised = quantised.permute(0, 2, 3, 1).reshape(z.shape)
+    # diffusers' values are straight-through already: they take the gradient of the lookup here
+    entries = torch.nn.functional.embedding(indices, codebook).reshape(z.shape)
+    return indices.reshape(z.shape[:-1]), entries + (quantised - entries).detach()
 
 
 def _per_example(alpha_bar, x):

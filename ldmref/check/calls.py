@@ -1,15 +1,52 @@
-"""The calls of a failing case, as text: `q_sample(x0=[0.126, ...] (3, 4), alpha_bar=0.3, ...)`."""
+"""The calls of a failing case: as text, what they returned, and where that differs from ldmref's.
+
+A call is shown as `q_sample(x0=[0.126, ...] (3, 4), alpha_bar=0.3, ...)`.
+"""
 
 from __future__ import annotations
 
 import functools
 import inspect
+import re
 import reprlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
-from ldmref.check.comparison import to_host
+import numpy as np
+
+from ldmref.check.comparison import Comparison, deviation, spread, to_host
 from ldmref.check.identity import Functions, public
+
+# Names of what a function returns, where that is a plain tuple.
+PARTS = {
+    "codebook_moving_average": ("counts", "sums", "codebook"),
+    "conditional_scores": ("score of x", "score of y"),
+    "flow_log_likelihood": ("log-density", "state"),
+    "nearest_code": ("indices", "quantised"),
+    "principal_components": ("mean", "components", "variances"),
+    "q_posterior": ("mean", "variance"),
+    "reverse_sde": ("drift", "diffusion"),
+    "training_pair": ("x_t", "target"),
+}
+
+
+@dataclass
+class Call:
+    """One call of a function under test."""
+
+    function: str
+    arguments: dict[str, Any]
+    returned: Any = None
+    finished: bool = field(default=False, compare=False)  # False: it raised
+
+    def __str__(self) -> str:
+        values = (f"{name}={value_text(value)}" for name, value in self.arguments.items())
+        return f"{self.function}({', '.join(values)})"
+
+    def parts(self) -> dict[str, Any]:
+        """The values that were returned, by name; a single one under "returned"."""
+        return named_parts(self.function, self.returned)
 
 
 class RecordedFunctions(Functions):
@@ -18,25 +55,116 @@ class RecordedFunctions(Functions):
     def __init__(self, functions: Functions, names: list[str]):
         super().__init__()
         self._functions, self._names = functions, names
-        self.calls: list[str] = []
+        self.calls: list[Call] = []
 
     def __getattr__(self, name: str) -> Any:
         function = getattr(self._functions, name)
         if name not in self._names:
             return function
 
-        def record(*args: Any, **kwargs: Any) -> Any:
-            self.calls.append(call_text(name, args, kwargs))
-            return function(*args, **kwargs)
+        def record(*args: Any, **kwargs: Any) -> Call:
+            self.calls.append(Call(name, named_arguments(name, args, kwargs)))
+            return self.calls[-1]
 
-        return record if isinstance(function, type) else functools.wraps(function)(record)
+        if isinstance(function, type):
+            return _recorded_class(function, record)
+
+        @functools.wraps(function)
+        def call_and_record(*args: Any, **kwargs: Any) -> Any:
+            call = record(*args, **kwargs)
+            call.returned = function(*args, **kwargs)
+            call.finished = True
+            return call.returned
+
+        return call_and_record
 
 
-def call_text(name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
-    """One call, each argument named as in ldmref's function."""
-    names = list(inspect.signature(public(name)).parameters)
-    named = [*zip(names, args, strict=False), *kwargs.items()]
-    return f"{name}({', '.join(f'{key}={value_text(value)}' for key, value in named)})"
+def _recorded_class(kind: type, record: Callable[..., Call]) -> type:
+    """A subclass that notes its construction, so that a case can derive from it, too."""
+
+    def construct(self: Any, *args: Any, **kwargs: Any) -> None:
+        call = record(*args, **kwargs)
+        kind.__init__(self, *args, **kwargs)
+        call.returned, call.finished = kind.__name__, True
+
+    return type(kind.__name__, (kind,), {"__init__": construct})
+
+
+def named_arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    """The arguments of a call, each with its name in ldmref's function."""
+    names = list(inspect.signature(public(function)).parameters)
+    return dict(zip(names, args, strict=False)) | kwargs
+
+
+def named_parts(function: str, returned: Any) -> dict[str, Any]:
+    """The values that a function returned, by name."""
+    if not isinstance(returned, tuple | list):
+        return {"returned": returned}
+    fields = getattr(returned, "_fields", PARTS.get(function, ()))
+    names = fields if len(fields) == len(returned) else range(len(returned))
+    return {str(name): value for name, value in zip(names, returned, strict=True)}
+
+
+def difference_from_ours(call: Call, eps: float, allowed: float) -> str:
+    """The part of a result that differs most from that of ldmref's function; "" if none does.
+
+    Calls with functions among their arguments are not repeated: these may have a state.
+    """
+    ours = public(call.function)
+    if not call.finished or isinstance(ours, type):
+        return ""
+    if any(callable(value) for value in call.arguments.values()):
+        return ""
+    expected = named_parts(call.function, ours(**call.arguments))
+    got = call.parts()
+    if not all(_is_number(value) for value in expected.values()):
+        return ""
+    if len(got) != len(expected):
+        names = ", ".join(expected)
+        return f"{call.function} returned {len(got)} values, ldmref's {len(expected)}: {names}"
+    pairs = zip(expected, got.values(), expected.values(), strict=True)
+    found = {name: deviation(_comparable(g, e), eps) for name, g, e in pairs}
+    name, worst = max(found.items(), key=lambda item: item[1].ulps)
+    if worst.ulps <= allowed:
+        return ""
+    part = f"{name} of {call.function}" if len(expected) > 1 else call.function
+    return f"{part}: {str(worst).replace('the oracle has', 'ldmref has')}"
+
+
+def _comparable(theirs: Any, ours: Any) -> Comparison:
+    """Two results, in one shape if one can be broadcast to the other, relative to the largest."""
+    got, expected = spread(theirs, to_host(ours)), to_host(ours)
+    return got, spread(expected, got), np.max(np.abs(expected), initial=0.0) or 1.0
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) or hasattr(value, "shape")
+
+
+def shape_hint(call: Call) -> str:
+    """A hint for a function that takes only scalars where one number per example is passed."""
+    names = [
+        name
+        for name, value in call.arguments.items()
+        if len(getattr(value, "shape", ())) == 1 and name in per_example(call.function)
+    ]
+    if not names:
+        return ""
+    shape = tuple(call.arguments[names[0]].shape)
+    return (
+        f"hint: {' and '.join(names)} may be (n,), one number per example, as well as a scalar; "
+        f"here {shape}: reshape to (n, 1, ...) to multiply an example's axes"
+    )
+
+
+@functools.cache
+def per_example(function: str) -> list[str]:
+    """The arguments that the function's docstring calls a "scalar or (n,)"."""
+    docstring = inspect.getdoc(public(function)) or ""
+    section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
+    entries = re.split(r"\n    (?=\S)", "\n" + section[1]) if section else []
+    texts = [" ".join(entry.split()).partition(": ") for entry in entries]
+    return [n for names, _, t in texts if "scalar or (n,)" in t for n in names.split(", ")]
 
 
 def value_text(value: Any) -> str:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 
-# (got, expected) or (got, expected, scale): arrays, numbers, or lists compared item by item
+# (got, expected) or (got, expected, scale): arrays or numbers; lists of them, compared item by
+# item; or, for `got`, a dict that names the items of the list `expected`
 Comparison: TypeAlias = tuple[Any, Any] | tuple[Any, Any, Any]
 
 
@@ -18,13 +19,15 @@ class Deviation(NamedTuple):
     got: float = 0.0
     expected: float = 0.0
     shapes: str = ""  # the two shapes, if they differ
+    part: str = ""  # the name of the item, if it has one
 
     def __str__(self) -> str:
+        part = f"{self.part}: " if self.part else ""
         if self.shapes:
-            return f"shapes differ: {self.shapes}"
+            return f"{part}shapes differ: {self.shapes}"
         got, expected = distinct(self.got, self.expected)
         element = f", at {list(self.element)}" if self.element else ""
-        return f"got {got}, the oracle has {expected}{element}"
+        return f"{part}got {got}, the oracle has {expected}{element}"
 
 
 def distinct(a: float, b: float) -> tuple[str, str]:
@@ -39,13 +42,33 @@ def distinct(a: float, b: float) -> tuple[str, str]:
     return f"{a:.{digits + 2}g}", f"{b:.{digits + 2}g}"
 
 
-def to_host(x: Any) -> np.ndarray:
-    """A number, or an array of any library, as float64 NumPy array."""
+def as_numpy(x: Any) -> np.ndarray:
+    """A number, or an array of any library, as NumPy array of its own dtype."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
     elif hasattr(x, "get"):
         x = x.get()
-    return np.asarray(x, np.float64)
+    return np.asarray(x)
+
+
+def to_host(x: Any) -> np.ndarray:
+    """A number, or an array of any library, as float64 NumPy array."""
+    return np.asarray(as_numpy(x), np.float64)
+
+
+def spread(x: Any, like: Any) -> np.ndarray:
+    """A result that need only be broadcastable, on the host in the shape of `like`.
+
+    A result of another shape is returned as it is, to be reported by the comparison.
+
+    >>> spread(0.5, np.zeros((1, 2)))
+    array([[0.5, 0.5]])
+    """
+    host, shape = to_host(x), tuple(like.shape)
+    try:
+        return np.broadcast_to(host, shape)
+    except ValueError:
+        return host
 
 
 def deviation(comparison: Comparison, eps: float) -> Deviation:
@@ -54,19 +77,24 @@ def deviation(comparison: Comparison, eps: float) -> Deviation:
     It is infinite for NaN and for different shapes. Lists are compared item by item.
 
     >>> deviation(([1.0, 2.5], [1.0, 2.0]), eps=0.25)
-    Deviation(ulps=1.0, element=(1,), got=2.5, expected=2.0, shapes='')
+    Deviation(ulps=1.0, element=(1,), got=2.5, expected=2.0, shapes='', part='')
     """
     got, expected = comparison[:2]
     scale = comparison[2] if len(comparison) > 2 else 1.0
-    if not isinstance(got, list):
+    if not isinstance(got, list | dict):
         return _array_deviation(to_host(got), to_host(expected), to_host(scale), eps)
     if len(got) != len(expected):
         return Deviation(np.inf, shapes=f"{len(got)} and {len(expected)} items")
+    items = [*got.values()] if isinstance(got, dict) else got
     worst = Deviation(0.0)
-    for i, items in enumerate(zip(got, expected, strict=True)):
-        item = deviation((*items, scale), eps)
+    for i, pair in enumerate(zip(items, expected, strict=True)):
+        item = deviation((*pair, scale), eps)
         if item.ulps > worst.ulps:
-            worst = item._replace(element=(i, *item.element))
+            named = isinstance(got, dict)
+            worst = item._replace(
+                part=[*got][i] if named else item.part,
+                element=item.element if named else (i, *item.element),
+            )
     return worst
 
 
@@ -77,7 +105,9 @@ def _array_deviation(
         return Deviation(np.inf, shapes=f"{got.shape} and {expected.shape}")
     if not got.size:
         return Deviation(0.0)
-    error = np.abs(got - expected) / (eps * np.maximum(np.abs(expected), scale))
-    error = np.where(np.isfinite(error), error, np.inf)
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
+        difference = np.abs(got - expected)
+        error = difference / (eps * np.maximum(np.abs(expected), scale))
+    error = np.where(difference == 0.0, 0.0, np.where(np.isfinite(error), error, np.inf))
     index = tuple(int(i) for i in np.unravel_index(np.argmax(error), error.shape))
     return Deviation(float(error[index]), index, float(got[index]), float(expected[index]))

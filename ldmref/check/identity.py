@@ -3,12 +3,22 @@
 An identity computes the same quantity twice on random input, once with the function under test and
 once with an oracle that does not share its code. Formula and source are read from the function's
 docstring, so that they are written once.
+
+The error allowed follows from the number of roundings, counted in function and oracle along the
+longest path, and weighted by what each result contributes relative to `scale`. One rounding errs by
+at most half a unit. An elementary function (exp, log, cos, a power) errs by up to one unit, and
+counts as two roundings. If a published form takes more roundings than ours, those are counted,
+since another implementation may compute it. Many roundings rarely err in one direction: each has a
+standard deviation of 1 / sqrt(12) units, a sum of n of them sqrt(n / 12), and 2 sqrt(n) is seven of
+those. A rounding that is amplified a times counts as a roundings, and has a times the deviation: n
+such counts have at most sqrt(n a / 12).
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
+import math
 import re
 import textwrap
 from collections.abc import Callable
@@ -16,14 +26,18 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
 
+import numpy as np
+
 import ldmref.math
 import ldmref.samplers
-from ldmref.check.comparison import Comparison, to_host
+from ldmref.check.comparison import Comparison, spread, to_host
+from ldmref.check.gradients import complex_step
 from ldmref.check.random_inputs import RandomInputs
 
-__all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "to_host"]
+__all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "spread", "to_host"]
 
 Case = Callable[["Functions", RandomInputs], Comparison]
+Trained = Callable[["Functions", RandomInputs], tuple[Any, ...]]
 Interval = tuple[float, float]
 
 
@@ -36,21 +50,39 @@ class Identity:
         law: what holds, in words.
         oracle: how the expected value is computed.
         case: `case(f, rng)` compares function and oracle on random input.
-        ulps: allowed error in units of eps * max(|expected|, scale); scale is 1 unless the
-            comparison gives one.
+        roundings: number of roundings of values of the size max(|expected|, scale) in function and
+            oracle; scale is 1 unless the comparison gives one.
         uses: further functions that the case calls.
+        gradients: whether it compares gradients, which takes a library that records them.
+        amplified: the largest number as which a single rounding counts in `roundings`.
     """
 
     function: str
     law: str
     oracle: str
     case: Case
-    ulps: float
+    roundings: float
     uses: tuple[str, ...] = ()
+    gradients: bool = False
+    amplified: float = 1.0
 
     @property
     def name(self) -> str:
         return f"{self.function}: {self.law}"
+
+    @property
+    def ulps(self) -> float:
+        """The error allowed, in units of eps * max(|expected|, scale)."""
+        return allowed_error(self.roundings, self.amplified)
+
+
+def allowed_error(roundings: float, amplified: float = 1.0) -> float:
+    """The error of so many roundings, in units, rounded up to halves; see the module's docstring.
+
+    >>> allowed_error(3), allowed_error(100), allowed_error(100, amplified=4)
+    (1.5, 20.0, 40.0)
+    """
+    return math.ceil(min(roundings, 4.0 * math.sqrt(roundings * amplified))) / 2.0
 
 
 class Chapter:
@@ -60,24 +92,31 @@ class Chapter:
         self.page = page
         self.identities: list[Identity] = []
 
-    def add(self, function: str, law: str, oracle: str, ulps: float, case: Case,
-            uses: tuple[str, ...] = ()) -> None:  # fmt: skip
-        """Add the identity `case`, named by its law."""
-        self.identities.append(Identity(function, law, oracle, case, ulps, uses))
-
     def identity(
-        self, function: str, oracle: str, ulps: float, uses: tuple[str, ...] = ()
+        self,
+        function: str,
+        oracle: str,
+        roundings: float,
+        uses: tuple[str, ...] = (),
+        gradients: bool = False,
+        amplified: float = 1.0,
     ) -> Callable[[Case], Case]:
         """Decorator: the case is an identity of `function`; its name is the law."""
 
         def register(case: Case) -> Case:
-            self.add(function, case.__name__.replace("_", " "), oracle, ulps, case, uses)
+            law = case.__name__.replace("_", " ")
+            identity = Identity(function, law, oracle, case, roundings, uses, gradients, amplified)
+            self.identities.append(identity)
             return case
 
         return register
 
-    def elementwise(self, function: str, law: str, oracle: str, ulps: float, interval: Interval,
-                    expected: Callable[[float], float]) -> None:  # fmt: skip
+    def add(self, function: str, law: str, oracle: str, roundings: float, case: Case) -> None:
+        """Add the identity `case`, named by its law."""
+        self.identities.append(Identity(function, law, oracle, case, roundings))
+
+    def elementwise(self, function: str, law: str, oracle: str, roundings: float,
+                    interval: Interval, expected: Callable[[float], float]) -> None:  # fmt: skip
         """Add the identity function(x)_i = expected(x_i), for x uniform in `interval`."""
 
         @functools.wraps(expected)
@@ -85,7 +124,34 @@ class Chapter:
             x = rng.uniform(*interval, 8)
             return getattr(f, function)(x), [expected(v) for v in to_host(x).tolist()]
 
-        self.add(function, law, oracle, ulps, case)
+        self.add(function, law, oracle, roundings, case)
+
+    def gradient(self, function: str, roundings: float,
+                 uses: tuple[str, ...] = ()) -> Callable[[Trained], Trained]:  # fmt: skip
+        """Decorator: the gradient of `function` is the derivative of a formula on the host.
+
+        The decorated `trained(f, rng)` returns (call, inputs, formula) or (..., scale): `call`
+        computes the function under test from the arrays `inputs`, a dict by name; `formula` the
+        same from NumPy arrays, complex ones too.
+        """
+
+        def register(trained: Trained) -> Trained:
+            def case(f: Functions, rng: RandomInputs) -> Comparison:
+                call, inputs, formula, *scale = trained(f, rng)
+                arrays = [*inputs.values()]
+                weights = rng.normal(*np.shape(formula(*map(to_host, arrays))))
+                got = rng.gradients(call, weights, *arrays)
+                expected = complex_step(formula, to_host(weights), *map(to_host, arrays))
+                return dict(zip(inputs, got, strict=True)), expected, *scale
+
+            functools.update_wrapper(case, trained)
+            law = "gradient of " + trained.__name__.replace("_", " ")
+            oracle = "the derivative by a complex step"
+            identity = Identity(function, law, oracle, case, roundings, uses, gradients=True)
+            self.identities.append(identity)
+            return trained
+
+        return register
 
 
 class Functions:

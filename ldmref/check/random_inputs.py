@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
+from ldmref.check.gradients import recorded_gradients
 from ldmref.math.arrays import Array
 
 
@@ -51,3 +53,7 @@ class RandomInputs:
     def orthonormal(self, rows: int, columns: int) -> np.ndarray:
         """A matrix with orthonormal columns on the host, (rows, columns) float64."""
         return np.linalg.qr(self.numpy.standard_normal((rows, columns)))[0]
+
+    def gradients(self, function: Callable[..., Array], weights: Array, *arrays: Array) -> list:
+        """Gradients of sum(weights * function(*arrays)) for each array, as the library records."""
+        return recorded_gradients(function, weights, *arrays)

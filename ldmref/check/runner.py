@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 
 from ldmref.backends import Backend
-from ldmref.check.calls import RecordedFunctions
+from ldmref.check.calls import Call, RecordedFunctions, difference_from_ours, shape_hint
 from ldmref.check.chapters import CHAPTERS
-from ldmref.check.comparison import Deviation, deviation
+from ldmref.check.comparison import Comparison, Deviation, deviation
+from ldmref.check.gradients import records_gradients
 from ldmref.check.identity import Functions, Identity, RandomInputs, formula_of, source_of
 from ldmref.check.implementation import line_of
 from ldmref.errors import UsageError
@@ -32,8 +33,10 @@ class CheckResult:
     worst: float
     allowed: float
     verdict: str  # "ok", "FAILED", or "ERROR: ..."
+    case: int = 0  # the number of the worst case
     detail: str = ""  # of a failure, the worst case: both values, and the element
     calls: tuple[str, ...] = ()  # of the function, in that case
+    notes: tuple[str, ...] = ()  # which part of a result differs from ldmref's; a hint
 
     @property
     def holds(self) -> bool:
@@ -49,63 +52,110 @@ def identities() -> list[Identity]:
     return [identity for chapter in CHAPTERS for identity in chapter.identities]
 
 
+def selected(functions: Functions, only: str = "", *, all_of_them: bool) -> list[Identity]:
+    """The identities with `only` in their name; unless all, those of the replaced functions."""
+    named = [identity for identity in identities() if only in identity.name]
+    return [i for i in named if all_of_them or functions.replaced(i)]
+
+
+def can_run(identity: Identity, backend: Backend) -> bool:
+    """Whether the backend's library can run it: gradients take one that records them."""
+    return not identity.gradients or records_gradients(backend.asarray(np.zeros(1)))
+
+
 def run(backend: Backend, *, against: ModuleType | None = None, cases: int = 100, seed: int = 0,
-        only: str = "") -> Iterator[CheckResult]:  # fmt: skip
+        only: str = "", case: int | None = None) -> Iterator[CheckResult]:  # fmt: skip
     """Check the identities in the backend's library, device and dtype.
+
+    Gradients are left out in a library that records none.
 
     Args:
         against: a module whose functions replace those of the same name in ldmref; only the
             identities that involve one of them are run.
         cases: random inputs per identity.
         only: run the identities whose name contains this.
+        case: run only the case of this number, whatever `cases` is.
     """
     if cases < 1:
         raise UsageError(f"cases must be at least 1, not {cases}", code="E-USAGE")
     functions = Functions(against)
-    for identity in identities():
-        if only in identity.name and (against is None or functions.replaced(identity)):
-            yield check_identity(identity, functions, backend, cases, seed)
+    for identity in selected(functions, only, all_of_them=against is None):
+        if can_run(identity, backend):
+            yield check_identity(identity, functions, backend, cases, seed, case)
 
 
 def check_identity(
-    identity: Identity, functions: Functions, backend: Backend, cases: int = 100, seed: int = 0
+    identity: Identity,
+    functions: Functions,
+    backend: Backend,
+    cases: int = 100,
+    seed: int = 0,
+    case: int | None = None,
 ) -> CheckResult:
-    """Compare the function and its oracle on `cases` random inputs."""
-    dtype = getattr(backend.xp, backend.dtype)
-    eps = float(backend.xp.finfo(dtype).eps)
-    device = getattr(backend.asarray(np.zeros(1)), "device", None)
-    worst, worst_case, verdict, line = Deviation(-1.0), 0, "", ""
-
-    def random_inputs(case: int) -> RandomInputs:
-        return RandomInputs(backend.xp, dtype, device, _generator(identity.name, seed, case))
-
-    for case in range(cases):
+    """Compare the function and its oracle on `cases` random inputs, or on that of one number."""
+    numbers = range(cases) if case is None else range(case, case + 1)
+    eps = _eps(backend)
+    worst, worst_case, error = Deviation(-1.0), numbers[0], None
+    for number in numbers:
         try:
-            current = deviation(identity.case(functions, random_inputs(case)), eps)
-        except Exception as error:  # another implementation may fail in any way
-            message = str(error).strip().splitlines()
-            verdict = f"ERROR: {type(error).__name__}: {message[0] if message else ''}"
-            worst_case, line = case, line_of(error, functions.file)
+            inputs = random_inputs(identity, backend, seed, number)
+            current = deviation(identity.case(functions, inputs), eps)
+        except Exception as raised:  # another implementation may fail in any way
+            error, worst_case = raised, number
             break
         if current.ulps > worst.ulps:
-            worst, worst_case = current, case
-    detail, calls = "", ()
-    if verdict or worst.ulps > identity.ulps:
-        detail = f"in case {worst_case}{line}" if verdict else f"case {worst_case}: {worst}"
-        names = functions.replaced(identity) or [identity.function]
-        recorded = RecordedFunctions(functions, names)
-        with suppress(Exception):
-            identity.case(recorded, random_inputs(worst_case))
-        calls = tuple(recorded.calls)
-    verdict = verdict or ("FAILED" if detail else "ok")
+            worst, worst_case = current, number
+    verdict, detail, calls, notes = "ok", "", (), ()
+    if error is not None or worst.ulps > identity.ulps:
+        recorded = repeat_case(identity, functions, backend, seed, worst_case)[0]
+        verdict, detail = "FAILED", f"case {worst_case}: {worst}"
+        if error is not None:
+            message = (str(error).strip().splitlines() or [""])[0]
+            verdict = f"ERROR: {type(error).__name__}: {message}"
+            detail = f"in case {worst_case}{line_of(error, functions.file)}"
+        calls = tuple(str(call) for call in recorded)
+        failed_by_shape = error is not None or bool(worst.shapes)
+        notes = tuple(_notes(recorded, eps, identity.ulps, failed_by_shape))
     function = identity.function
     return CheckResult(
-        identity.name, function, formula_of(function), source_of(function), identity.oracle, cases,
-        max(worst.ulps, 0.0), identity.ulps, verdict, detail, calls,
+        identity.name, function, formula_of(function), source_of(function), identity.oracle,
+        len(numbers), max(worst.ulps, 0.0), identity.ulps, verdict, worst_case, detail, calls,
+        notes,
     )  # fmt: skip
 
 
-def _generator(name: str, seed: int, case: int) -> np.random.Generator:
-    """A generator keyed by name and case alone, whichever identities run before."""
-    key = np.random.SeedSequence([seed, case, *name.encode()])
-    return np.random.Generator(np.random.Philox(key))
+def repeat_case(
+    identity: Identity, functions: Functions, backend: Backend, seed: int, case: int
+) -> tuple[list[Call], Comparison | None]:
+    """The calls of the functions under test in one case; its comparison, None if it raises."""
+    names = functions.replaced(identity) or [identity.function]
+    recorded = RecordedFunctions(functions, names)
+    with suppress(Exception):
+        comparison = identity.case(recorded, random_inputs(identity, backend, seed, case))
+        return recorded.calls, comparison
+    return recorded.calls, None
+
+
+def _notes(calls: list[Call], eps: float, allowed: float, by_shape: bool) -> Iterator[str]:
+    """Possible causes of a failure: the part that differs from ldmref's, a shape not expected."""
+    for call in calls:
+        with suppress(Exception):  # ours need not accept what another implementation does
+            if difference := difference_from_ours(call, eps, allowed):
+                yield difference
+                break
+    if by_shape:
+        last = calls[-1:] if calls and not calls[-1].finished else calls
+        yield from [hint for hint in map(shape_hint, last) if hint][:1]
+
+
+def random_inputs(identity: Identity, backend: Backend, seed: int, case: int) -> RandomInputs:
+    """The inputs of one case, keyed by name and numbers alone, whichever identities run before."""
+    key = np.random.SeedSequence([seed, case, *identity.name.encode()])
+    dtype = getattr(backend.xp, backend.dtype)
+    device = getattr(backend.asarray(np.zeros(1)), "device", None)
+    generator = np.random.Generator(np.random.Philox(key))
+    return RandomInputs(backend.xp, dtype, device, generator)
+
+
+def _eps(backend: Backend) -> float:
+    return float(backend.xp.finfo(getattr(backend.xp, backend.dtype)).eps)

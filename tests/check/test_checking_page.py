@@ -4,6 +4,7 @@ import re
 import shlex
 from pathlib import Path
 
+from ldmref.check import identities
 from ldmref.cli.main import main
 
 PAGE = (Path(__file__).parents[2] / "docs" / "checking.md").read_text()
@@ -38,3 +39,8 @@ def test_the_page_shows_what_the_program_prints(tmp_path, monkeypatch, capfd):
         assert without_rounding(printed) == without_rounding(output)
         shown += 1
     assert shown >= 2
+
+
+def test_the_page_says_how_many_gradients_numpy_leaves_out():
+    gradients = sum(identity.gradients for identity in identities())
+    assert f"note: {gradients} gradients are not compared, since numpy records none" in PAGE

@@ -55,6 +55,28 @@ def test_it_runs_beside_other_tests_and_warns_of_misspelt_functions(run, tmp_pat
     assert code == 0 and "2 passed" in output and "did you mean q_sample" in output
 
 
+def test_gradients_are_skipped_with_a_reason_where_none_are_recorded(run, tmp_path):
+    (tmp_path / "mine.py").write_text("def straight_through(z, quantised):\n    return quantised\n")
+    options = ("--ldmref-against", "mine.py", "--ldmref-cases", "1")
+    code, output = run(*options)
+    assert code == 0 and "1 passed, 1 skipped" in output
+    assert "numpy records no gradients; --ldmref-backend torch does" in output
+    pytest.importorskip("torch")
+    code, output = run(*options, "--ldmref-backend", "torch")
+    assert code == 1 and "1 failed, 1 passed" in output
+    assert "FAILED ldmref::straight_through: gradient passes to the unquantised" in output
+
+
+def test_the_part_that_differs_and_hints_are_printed(run, tmp_path):
+    (tmp_path / "mine.py").write_text(
+        "def q_posterior(x0, xt, a, b):\n"
+        "    return b**0.5 * (1 - a / b) / (1 - a) * x0, (1 - a / b) * (1 - b) / (1 - a)\n"
+    )
+    code, output = run("--ldmref-against", "mine.py", "--ldmref-cases", "2")
+    assert code == 1 and "mean of q_posterior: got " in output
+    assert "hint: alpha_bar and alpha_bar_prev may be (n,)" in output
+
+
 @pytest.mark.parametrize("text", ["1 / 0", "def my_own(x):\n    return x"])
 def test_a_module_that_cannot_be_checked_is_a_usage_error(run, tmp_path, text):
     (tmp_path / "mine.py").write_text(text)

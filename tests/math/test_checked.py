@@ -45,6 +45,8 @@ def calls():
             return record
 
     for identity in identities():
+        if identity.gradients:  # NumPy has none; the same functions are called by other identities
+            continue
         rng = RandomInputs(xp, xp.float64, None, np.random.default_rng(0))
         identity.case(Recorder(), rng)
     assert set(recorded) == set(FUNCTIONS)

@@ -17,7 +17,8 @@ chapter = Chapter("autoencoders")
 HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 
 
-@chapter.identity("reparameterize", "two-point noise", 8)
+# Roundings: 4 of two states up to 7, times twice their difference, of a scale of 10.
+@chapter.identity("reparameterize", "two-point noise", 12)
 def moments_of_two_points(f: Functions, rng: RandomInputs) -> Comparison:
     """Noise of +-1 has mean 0 and variance 1, so z must have the given mean and variance."""
     mean, logvar = rng.normal(5), rng.uniform(-3.0, 2.0, 5)
@@ -27,7 +28,8 @@ def moments_of_two_points(f: Functions, rng: RandomInputs) -> Comparison:
     return got, [mean, rng.xp.exp(logvar)], 10.0
 
 
-@chapter.identity("kl_normal", "Gauss-Hermite quadrature", 4)
+# Roundings: 8 of d and its exponential, 4 of the square, of terms up to the scale.
+@chapter.identity("kl_normal", "Gauss-Hermite quadrature", 12)
 def integral_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
     """E_1[log p_1 - log p_2], exactly: the integrand is a polynomial of degree two."""
     m1, m2, l1, l2 = (rng.number(-2, 2) for _ in range(4))
@@ -38,13 +40,15 @@ def integral_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
     return f.kl_normal(*(rng.array([v]) for v in (m1, l1, m2, l2))), [expected], 100.0
 
 
-@chapter.identity("kl_standard_normal", "the general case", 4, uses=("kl_normal",))
+# Roundings: 4 on each side.
+@chapter.identity("kl_standard_normal", "the general case", 8, uses=("kl_normal",))
 def special_case_of_kl_normal(f: Functions, rng: RandomInputs) -> Comparison:
     mean, logvar = rng.normal(5), rng.uniform(-3.0, 3.0, 5)
     return f.kl_standard_normal(mean, logvar), f.kl_normal(mean, logvar, 0 * mean, 0 * mean), 30.0
 
 
-@chapter.identity("squared_error", "dot products", 8)
+# Roundings: 6 of a distance up to twice the scale, 8 in the oracle.
+@chapter.identity("squared_error", "dot products", 20)
 def law_of_cosines(f: Functions, rng: RandomInputs) -> Comparison:
     """|x - y|^2 = |x|^2 + |y|^2 - 2 x.y"""
     x, y = rng.normals(2, 3, 2, 2)
@@ -53,6 +57,7 @@ def law_of_cosines(f: Functions, rng: RandomInputs) -> Comparison:
     return f.squared_error(x, y), lengths - 2.0 * (a * b).sum(axis=1), lengths
 
 
+# Roundings: 4 of logarithms; 8 of the mean, times 4.3, of a scale of 60; 1 of the error.
 @chapter.identity("psnr", "errors of known size", 8)
 def decibels_of_an_error_relative_to_the_peak(f: Functions, rng: RandomInputs) -> Comparison:
     """An error of peak / 10^(r / 20) in every element has a ratio of r decibels."""
@@ -62,7 +67,8 @@ def decibels_of_an_error_relative_to_the_peak(f: Functions, rng: RandomInputs) -
     return f.psnr(rng.array(0 * signs), rng.array(error[:, None] * signs), peak), decibels, 60.0
 
 
-@chapter.identity("autoencoder_loss", "Pythagoras", 4)
+# Roundings: 18 here, 4 of the weights, 13 in the oracle, of a quarter of the scale.
+@chapter.identity("autoencoder_loss", "Pythagoras", 10)
 def length_lost_by_orthonormal_weights(f: Functions, rng: RandomInputs) -> Comparison:
     """|x - x Q Q^T|^2 = |x|^2 - |x Q|^2"""
     basis = rng.orthonormal(4, 2)
@@ -72,7 +78,8 @@ def length_lost_by_orthonormal_weights(f: Functions, rng: RandomInputs) -> Compa
     return got, lengths - kept, 4.0 * lengths
 
 
-@chapter.identity("denoising_loss", "moments of two-point noise", 4, uses=("gaussian_corruption",))
+# Roundings: 8 on each side, of terms up to 4, of a scale of 10.
+@chapter.identity("denoising_loss", "moments of two-point noise", 8, uses=("gaussian_corruption",))
 def bias_and_variance_of_shrinkage(f: Functions, rng: RandomInputs) -> Comparison:
     """E(x - c (x + sigma e))^2 = (1 - c)^2 + c^2 sigma^2 for x and e = +-1."""
     c, sigma = rng.number(0, 1), rng.number(0, 2)
@@ -92,7 +99,8 @@ def entries_with_least_noise_are_masked(f: Functions, rng: RandomInputs) -> Comp
     return f.masking_corruption(x, noise, lost / 8), expected.reshape(3, 2, 4)
 
 
-@chapter.identity("kl_bernoulli", "entropies", 5)
+# Roundings: 8 here; 5 of cross entropy and of entropy.
+@chapter.identity("kl_bernoulli", "entropies", 14)
 def cross_entropy_less_entropy(f: Functions, rng: RandomInputs) -> Comparison:
     p, q = rng.uniform(0.01, 0.99, 5), rng.uniform(0.01, 0.99, 5)
     a, b = to_host(p), to_host(q)
@@ -101,7 +109,8 @@ def cross_entropy_less_entropy(f: Functions, rng: RandomInputs) -> Comparison:
     return f.kl_bernoulli(p, q), cross - entropy, 1.0 + cross
 
 
-@chapter.identity("kl_sparsity", "a product of powers", 4)
+# Roundings: 8 of logarithms of size 3 on each side, 6 of the mean, of a scale of 10.
+@chapter.identity("kl_sparsity", "a product of powers", 8)
 def log_likelihood_ratio_of_the_rates(f: Functions, rng: RandomInputs) -> Comparison:
     """Per observation, with rho the true rate and m the mean activation of a unit."""
     h, rho = rng.uniform(0.05, 0.95, 6, 3), rng.number(0.05, 0.95)
@@ -110,6 +119,7 @@ def log_likelihood_ratio_of_the_rates(f: Functions, rng: RandomInputs) -> Compar
     return f.kl_sparsity(h, rho), np.log(ratio).sum(), 10.0
 
 
+# Roundings: sums of 4 on each side.
 @chapter.identity("l1_sparsity", "sums of either sign", 8)
 def positive_and_negative_parts(f: Functions, rng: RandomInputs) -> Comparison:
     h = rng.normal(3, 2, 2)
@@ -117,7 +127,8 @@ def positive_and_negative_parts(f: Functions, rng: RandomInputs) -> Comparison:
     return f.l1_sparsity(h), positive + negative
 
 
-@chapter.identity("normal_log_density", "the density", 4)
+# Roundings: 5 on each side, of squares up to the scale.
+@chapter.identity("normal_log_density", "the density", 10)
 def logarithm_of_the_bell_curve(f: Functions, rng: RandomInputs) -> Comparison:
     x, mean, logvar = rng.normal(5), rng.normal(5), rng.uniform(-2, 2, 5)
     v, m, std = to_host(x), to_host(mean), np.exp(0.5 * to_host(logvar))
@@ -125,7 +136,8 @@ def logarithm_of_the_bell_curve(f: Functions, rng: RandomInputs) -> Comparison:
     return f.normal_log_density(x, mean, logvar), np.log(density), 100.0
 
 
-@chapter.identity("gaussian_log_likelihood", "the densities", 4)
+# Roundings: 5 on each side, of squares up to the scale.
+@chapter.identity("gaussian_log_likelihood", "the densities", 10)
 def sum_of_logarithms_of_densities(f: Functions, rng: RandomInputs) -> Comparison:
     (x, mean), variance = rng.normals(2, 3, 2, 2), rng.number(0.5, 4)
     square = (to_host(x) - to_host(mean)).reshape(3, 4) ** 2
@@ -133,11 +145,13 @@ def sum_of_logarithms_of_densities(f: Functions, rng: RandomInputs) -> Compariso
     return f.gaussian_log_likelihood(x, mean, variance), np.log(density).sum(axis=1), 50.0
 
 
-@chapter.identity("bernoulli_log_likelihood", "the probabilities", 8)
+# Roundings: 8 of logarithms of probabilities; 3 of each probability in the oracle, of a scale of
+# 20.
+@chapter.identity("bernoulli_log_likelihood", "the probabilities", 16)
 def product_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
     x, logits = rng.array(rng.numpy.integers(0, 2, (3, 5))), rng.uniform(-4, 4, 3, 5)
-    p = 1 / (1 + np.exp(-to_host(logits)))
-    expected = np.log(np.where(to_host(x) == 1.0, p, 1 - p).prod(axis=1))
+    p = 1 / (1 + np.exp(np.where(to_host(x) == 1.0, -1, 1) * to_host(logits)))
+    expected = np.log(p.prod(axis=1))
     return f.bernoulli_log_likelihood(x, logits), expected, 20.0
 
 
@@ -161,7 +175,8 @@ class LinearModel:
         return -0.5 * to_host(self.x)[:, 0] ** 2 / total - 0.5 * math.log(total) - HALF_LOG_2PI
 
 
-@chapter.identity("elbo", "a model with known posterior", 4)
+# Roundings: 5 on each side, of squares up to the scale.
+@chapter.identity("elbo", "a model with known posterior", 10)
 def evidence_less_divergence_from_the_posterior(f: Functions, rng: RandomInputs) -> Comparison:
     """log p(x) - ELBO = KL(q || p(z|x)), with E_q log p(x|z) in closed form."""
     model, mean, logvar = LinearModel(rng), rng.normal(4, 1), rng.uniform(-2, 1, 4, 1)
@@ -173,7 +188,8 @@ def evidence_less_divergence_from_the_posterior(f: Functions, rng: RandomInputs)
     return got, model.evidence() - kl, 100.0
 
 
-@chapter.identity("elbo_estimate", "two-point noise", 4)
+# Roundings: 6 on each side, of squares up to the scale.
+@chapter.identity("elbo_estimate", "two-point noise", 12)
 def averages_to_the_bound(f: Functions, rng: RandomInputs) -> Comparison:
     """The mean over noise of +-1 is exact: the estimate is quadratic in the noise."""
     model, mean, logvar = LinearModel(rng), rng.normal(4, 1), rng.uniform(-2, 1, 4, 1)
@@ -187,7 +203,8 @@ def averages_to_the_bound(f: Functions, rng: RandomInputs) -> Comparison:
     return 0.5 * (up + down), expected, 100.0
 
 
-@chapter.identity("log_importance_weight", "a model with known posterior", 4)
+# Roundings: 4 of each of the squares that cancel, up to the scale.
+@chapter.identity("log_importance_weight", "a model with known posterior", 12)
 def evidence_at_every_sample_of_the_posterior(f: Functions, rng: RandomInputs) -> Comparison:
     """p(x, z) / p(z|x) = p(x) for every z."""
     model, z = LinearModel(rng), rng.normal(4, 1)
@@ -195,7 +212,8 @@ def evidence_at_every_sample_of_the_posterior(f: Functions, rng: RandomInputs) -
     return f.log_importance_weight(log_p, z, model.mean, model.logvar), model.evidence(), 100.0
 
 
-@chapter.identity("iwae_bound", "the definition, without shift", 4)
+# Roundings: a sum of 5, exp and log, of a scale of 10; as many in the oracle.
+@chapter.identity("iwae_bound", "the definition, without shift", 8)
 def logarithm_of_the_mean_weight(f: Functions, rng: RandomInputs) -> Comparison:
     log_w = rng.uniform(-8, 8, 5, 3)
     return f.iwae_bound(log_w), np.log(np.exp(to_host(log_w)).mean(axis=0)), 10.0

@@ -1,34 +1,46 @@
-"""The adversarial and perceptual terms of first stages."""
+"""The adversarial and perceptual terms of first stages, and their gradients."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
 
 chapter = Chapter("autoencoders")
 
 
+# Roundings: 4 on each side, of terms up to 8 of a scale of 10.
 @chapter.identity(
-    "hinge_discriminator_loss", "the absolute value", 4, uses=("hinge_generator_loss",)
+    "hinge_discriminator_loss", "the absolute value", 8, uses=("hinge_generator_loss",)
 )
 def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comparison:
     """max(0, a) = (a + |a|) / 2; the generator's loss is the linear part of the fake's."""
     real, fake = rng.uniform(-3, 3, 4), rng.uniform(-3, 3, 4)
     a, b = 1 - to_host(real), 1 + to_host(fake)
-    got = [f.hinge_discriminator_loss(real, fake), f.hinge_generator_loss(fake)]
+    got = {
+        "hinge_discriminator_loss": f.hinge_discriminator_loss(real, fake),
+        "hinge_generator_loss": f.hinge_generator_loss(fake),
+    }
     return got, [(a + abs(a) + b + abs(b)) / 2, 1 - b], 10.0
 
 
-@chapter.identity("log_discriminator_loss", "probabilities", 8, uses=("log_generator_loss",))
+# Roundings: 5 of logarithms on each side; those of the probabilities count a tenth.
+@chapter.identity("log_discriminator_loss", "probabilities", 10, uses=("log_generator_loss",))
 def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
+    """Each probability by its own exponential: 1 - p loses the digits of a small probability."""
     real, fake = rng.uniform(-5, 5, 4), rng.uniform(-5, 5, 4)
-    p, q = (1 / (1 + np.exp(-to_host(logit))) for logit in (real, fake))
-    got = [f.log_discriminator_loss(real, fake), f.log_generator_loss(fake)]
-    return got, [-np.log(p * (1 - q)), -np.log(q)], 10.0
+    real_passes, fake_passes = (1 / (1 + np.exp(-to_host(logit))) for logit in (real, fake))
+    fake_fails = 1 / (1 + np.exp(to_host(fake)))
+    got = {
+        "log_discriminator_loss": f.log_discriminator_loss(real, fake),
+        "log_generator_loss": f.log_generator_loss(fake),
+    }
+    return got, [-np.log(real_passes * fake_fails), -np.log(fake_passes)], 10.0
 
 
-@chapter.identity("adaptive_weight", "unit vectors", 10)
+# Roundings: 6 in each norm of 6 numbers, 4 of the ratio.
+@chapter.identity("adaptive_weight", "unit vectors", 16)
 def ratio_of_known_lengths(f: Functions, rng: RandomInputs) -> Comparison:
     """Gradients of known length in random directions, below and above the maximum."""
     a, b = rng.number(0.5, 2), rng.number(0.5, 2)
@@ -38,7 +50,8 @@ def ratio_of_known_lengths(f: Functions, rng: RandomInputs) -> Comparison:
     return got, [a / (b + 0.25), 0.125], 4.0
 
 
-@chapter.identity("feature_distance", "the angle between the vectors", 12)
+# Roundings: 8 of each unit vector, doubled by the square, half on average; 8 in the oracle.
+@chapter.identity("feature_distance", "the angle between the vectors", 24)
 def law_of_cosines_for_unit_vectors(f: Functions, rng: RandomInputs) -> Comparison:
     """|u - v|^2 = 2 - 2 cos(u, v), averaged over pixels."""
     x, y = rng.normals(2, 2, 5, 2, 3)
@@ -46,3 +59,70 @@ def law_of_cosines_for_unit_vectors(f: Functions, rng: RandomInputs) -> Comparis
     lengths = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
     cosines = (a * b).sum(axis=-1) / lengths
     return f.feature_distance(x, y), (2 - 2 * cosines).mean(axis=(1, 2)), 4.0
+
+
+# Roundings: the weight 6, each of the two gradients 3; their sum, of a scale of 10.
+@chapter.identity("adaptive_weight", "the two gradients, by hand", 12, gradients=True)
+def gradient_of_the_weighted_sum_is_balanced(f: Functions, rng: RandomInputs) -> Comparison:
+    """The weight is a constant of the total loss: its own gradient is not followed."""
+    w, target, direction = rng.normals(3, 3, 4)
+    one = rng.array(1.0)
+
+    def reconstruction(w: Array) -> Array:
+        return rng.xp.sum((w - target) ** 2)
+
+    def adversarial(w: Array) -> Array:
+        return -rng.xp.sum(w * direction)
+
+    parts = [rng.gradients(loss, one, w)[0] for loss in (reconstruction, adversarial)]
+    weight = f.adaptive_weight(*parts, 0.25)
+    (got,) = rng.gradients(lambda w: reconstruction(w) + weight * adversarial(w), one, w)
+    first, second = 2 * (to_host(w) - to_host(target)), -to_host(direction)
+    ratio = np.linalg.norm(first) / (np.linalg.norm(second) + 0.25)
+    return got, first + ratio * second, 10.0
+
+
+# Below, roundings of function and oracle: about three times as many as in the values.
+
+
+@chapter.gradient("hinge_discriminator_loss", 2)
+def the_hinge(f: Functions, rng: RandomInputs) -> tuple:
+    def positive(a):
+        return np.where(a.real > 0, a, 0)
+
+    inputs = {"real": rng.uniform(-3, 3, 4), "fake": rng.uniform(-3, 3, 4)}
+    return f.hinge_discriminator_loss, inputs, lambda r, x: positive(1 - r) + positive(1 + x)
+
+
+@chapter.gradient("hinge_generator_loss", 2)
+def the_linear_part(f: Functions, rng: RandomInputs) -> tuple:
+    return f.hinge_generator_loss, {"fake": rng.uniform(-3, 3, 4)}, lambda fake: -fake
+
+
+@chapter.gradient("log_discriminator_loss", 16)
+def the_cross_entropy_of_the_discriminator(f: Functions, rng: RandomInputs) -> tuple:
+    inputs = {"real": rng.uniform(-5, 5, 4), "fake": rng.uniform(-5, 5, 4)}
+
+    def formula(real, fake):
+        return np.log(1 + np.exp(-real)) + np.log(1 + np.exp(fake))
+
+    return f.log_discriminator_loss, inputs, formula, 4.0
+
+
+@chapter.gradient("log_generator_loss", 16)
+def the_cross_entropy_of_the_generator(f: Functions, rng: RandomInputs) -> tuple:
+    inputs = {"fake": rng.uniform(-5, 5, 4)}
+    return f.log_generator_loss, inputs, lambda fake: np.log(1 + np.exp(-fake)), 4.0
+
+
+@chapter.gradient("feature_distance", 32)
+def the_distance_of_unit_vectors(f: Functions, rng: RandomInputs) -> tuple:
+    def unit(x):
+        return x / np.sqrt((x * x).sum(axis=1, keepdims=True))
+
+    x, y = rng.normals(2, 2, 5, 2, 3)
+
+    def formula(x, y):
+        return ((unit(x) - unit(y)) ** 2).sum(axis=1).mean(axis=(1, 2))
+
+    return f.feature_distance, {"x": x, "y": y}, formula, 4.0

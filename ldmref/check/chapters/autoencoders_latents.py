@@ -6,20 +6,22 @@ from collections import Counter
 
 import numpy as np
 
-from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, spread, to_host
 from ldmref.math.arrays import Array
 
 chapter = Chapter("autoencoders")
 
 
-@chapter.identity("nearest_code", "brute force", 4)
+# Roundings: 8 of two distances up to the scale, which may be confused.
+@chapter.identity("nearest_code", "brute force", 16)
 def no_entry_is_nearer(f: Functions, rng: RandomInputs) -> Comparison:
     """The distance to the chosen entry, by index and by value, is the smallest of all."""
     z, codebook = rng.normal(2, 3, 3), rng.normal(5, 3)
     indices, quantised = f.nearest_code(z, codebook)
     a, b = to_host(z)[:, :, None, :], to_host(codebook)
     nearest = b[to_host(indices).astype(int)]
-    got = [((a[:, :, 0] - code) ** 2).sum(axis=-1) for code in (nearest, to_host(quantised))]
+    codes = {"indices": nearest, "quantised": spread(quantised, z)}
+    got = {name: ((a[:, :, 0] - code) ** 2).sum(axis=-1) for name, code in codes.items()}
     smallest = ((a - b) ** 2).sum(axis=-1).min(axis=-1)
     return got, [smallest, smallest], 20.0
 
@@ -30,23 +32,30 @@ def keeps_values(f: Functions, rng: RandomInputs) -> Comparison:
     return f.stop_gradient(x), x
 
 
-@chapter.identity("straight_through", "the code", 4)
+# Roundings: one of a difference up to 8, one of the sum.
+@chapter.identity("straight_through", "the code", 3)
 def value_of_the_code(f: Functions, rng: RandomInputs) -> Comparison:
     z, code = rng.normals(2, 3, 4)
     return f.straight_through(z, code), code, 4.0
 
 
-@chapter.identity("vq_loss", "the squared distance", 10, uses=("codebook_loss", "commitment_loss"))
+# Roundings: 8 and the weights; 8 in the oracle.
+@chapter.identity("vq_loss", "the squared distance", 20, uses=("codebook_loss", "commitment_loss"))
 def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -> Comparison:
     """The two terms differ in their gradients only, and so do the two conventions for beta."""
     (z, code), beta = rng.normals(2, 3, 4), rng.number(0, 2)
     square = ((to_host(code) - to_host(z)) ** 2).sum(axis=-1)
-    codebook, commitment = f.codebook_loss(z, code), f.commitment_loss(z, code)
-    got = [codebook, commitment, f.vq_loss(z, code, beta), f.vq_loss(z, code),
-           f.vq_loss(z, code, beta, taming_legacy=True)]  # fmt: skip
+    got = {
+        "codebook_loss": f.codebook_loss(z, code),
+        "commitment_loss": f.commitment_loss(z, code),
+        "vq_loss": f.vq_loss(z, code, beta),
+        "vq_loss with the default beta": f.vq_loss(z, code),
+        "vq_loss with taming_legacy": f.vq_loss(z, code, beta, taming_legacy=True),
+    }
     return got, [weight * square for weight in (1, 1, 1 + beta, 1.25, 1 + beta)]
 
 
+# Roundings: two sums of 10 terms below 3, of a scale of 10.
 @chapter.identity("codebook_moving_average", "a loop over the vectors", 8)
 def mean_of_all_vectors_with_falling_weights(f: Functions, rng: RandomInputs) -> Comparison:
     """From one vector per entry, two steps: weights gamma^2, gamma (1 - gamma), 1 - gamma."""
@@ -62,10 +71,12 @@ def mean_of_all_vectors_with_falling_weights(f: Functions, rng: RandomInputs) ->
         indices = rng.xp.asarray(ks.tolist(), device=rng.device)
         got = f.codebook_moving_average(*got[:2], rng.array(batch), indices, decay)
     expected = [counts, sums, sums / counts[:, None]]
-    return list(got), expected, 10.0 / counts.min()
+    named = dict(zip(("counts", "sums", "codebook"), got, strict=True))
+    return named, expected, 10.0 / counts.min()
 
 
-@chapter.identity("code_perplexity", "counting", 20)
+# Roundings: 6 terms: 14 of the exponent and its exponential, 18 of powers and product.
+@chapter.identity("code_perplexity", "counting", 32)
 def product_of_frequencies_to_their_own_power(f: Functions, rng: RandomInputs) -> Comparison:
     codes = rng.numpy.integers(0, 6, 20).tolist()
     indices = rng.xp.asarray([codes[:10], codes[10:]], device=rng.device)
@@ -73,7 +84,8 @@ def product_of_frequencies_to_their_own_power(f: Functions, rng: RandomInputs) -
     return f.code_perplexity(indices), np.prod(p**-p)
 
 
-@chapter.identity("principal_components", "construction", 12)
+# Roundings: a few of the matrix, of size 7, in its singular values and vectors, whose gap is 1.
+@chapter.identity("principal_components", "construction", 24)
 def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Comparison:
     """Points built from known directions and variances around a known mean."""
     rows = np.column_stack([np.ones(6), rng.numpy.standard_normal((6, 3))])
@@ -82,15 +94,20 @@ def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Compar
     s, centre = np.asarray([4.0, 2.0, 1.0]), rng.numpy.standard_normal(4)
     mean, components, variances = f.principal_components(rng.array(centre + (u * s) @ v), 3)
     outer = [np.einsum("ki,kj->kij", w, w) for w in (to_host(components), v)]  # sign-free
-    return [mean, variances, outer[0]], [centre, s**2 / 5, outer[1]], 16.0
+    got = {"mean": mean, "variances": variances, "components": outer[0]}
+    return got, [centre, s**2 / 5, outer[1]], 16.0
 
 
-@chapter.identity("pca_project", "construction", 4, uses=("pca_reconstruct",))
+# Roundings: sums of 4 on each side.
+@chapter.identity("pca_project", "construction", 10, uses=("pca_reconstruct",))
 def coordinates_and_points(f: Functions, rng: RandomInputs) -> Comparison:
     """x = mean + z C and z correspond, for orthonormal rows C."""
     components, mean, z = rng.array(rng.orthonormal(4, 2).T), rng.normal(4), rng.normal(3, 2)
     x = to_host(mean) + to_host(z) @ to_host(components)
-    got = [f.pca_project(rng.array(x), mean, components), f.pca_reconstruct(z, mean, components)]
+    got = {
+        "pca_project": f.pca_project(rng.array(x), mean, components),
+        "pca_reconstruct": f.pca_reconstruct(z, mean, components),
+    }
     return got, [z, x], 8.0
 
 
@@ -104,27 +121,31 @@ def two_planes(rng: RandomInputs) -> tuple[np.ndarray, Array, Array]:
     return angles, rng.array(mix @ a), rng.array(mix.T @ b)
 
 
-@chapter.identity("principal_angles", "construction", 4)
+# Roundings: a few of two bases of condition 2, of a scale of 4.
+@chapter.identity("principal_angles", "construction", 8)
 def known_angles_between_planes(f: Functions, rng: RandomInputs) -> Comparison:
     angles, a, b = two_planes(rng)
     return f.principal_angles(a, b), angles, 4.0
 
 
-@chapter.identity("subspace_distance", "projection matrices", 4)
+# Roundings: a few of two bases of condition 2, of a scale of 4.
+@chapter.identity("subspace_distance", "projection matrices", 8)
 def difference_of_the_projections(f: Functions, rng: RandomInputs) -> Comparison:
     _, a, b = two_planes(rng)
     p, q = (w.T @ np.linalg.solve(w @ w.T, w) for w in (to_host(a), to_host(b)))
     return f.subspace_distance(a, b), np.linalg.norm(p - q) / np.sqrt(2), 4.0
 
 
-@chapter.identity("lerp", "the other form of the line", 4)
+# Roundings: 5 on each side.
+@chapter.identity("lerp", "the other form of the line", 10)
 def start_plus_a_fraction_of_the_difference(f: Functions, rng: RandomInputs) -> Comparison:
     (a, b), t = rng.normals(2, 3, 2, 2), rng.uniform(-1, 2, 3)
     expected = to_host(a) + to_host(t)[:, None, None] * (to_host(b) - to_host(a))
     return f.lerp(a, b, t), expected, 10.0
 
 
-@chapter.identity("slerp", "rotation by a fraction of the angle", 4)
+# Roundings: 5 on each side, over sin(omega).
+@chapter.identity("slerp", "rotation by a fraction of the angle", 10)
 def rotation_in_the_plane_of_a_and_b(f: Functions, rng: RandomInputs) -> Comparison:
     """b is a rotated by omega; the point at t is a rotated by t omega."""
     u, v = rng.orthonormal(4, 2).T

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
@@ -9,7 +11,8 @@ from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, 
 chapter = Chapter("evaluation")
 
 
-@chapter.identity("normal_entropy", "Gauss-Hermite quadrature", 2)
+# Roundings: 3 on each side.
+@chapter.identity("normal_entropy", "Gauss-Hermite quadrature", 6)
 def mean_of_minus_the_log_density(f: Functions, rng: RandomInputs) -> Comparison:
     logvar = rng.uniform(-4.0, 4.0, 5)
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
@@ -17,7 +20,15 @@ def mean_of_minus_the_log_density(f: Functions, rng: RandomInputs) -> Comparison
     return f.normal_entropy(logvar), minus_log @ weights / weights.sum(), 4.0
 
 
-@chapter.identity("structural_similarity", "a loop over windows", 2)
+# Roundings: one on each side.
+@chapter.gradient("normal_entropy", 2)
+def the_entropy(f: Functions, rng: RandomInputs) -> tuple:
+    inputs = {"logvar": rng.uniform(-4, 4, 5)}
+    return f.normal_entropy, inputs, lambda v: 0.5 * (1 + math.log(2 * math.pi) + v)
+
+
+# Roundings: 2 of squares up to the scale, whose mean's square is subtracted, on each side.
+@chapter.identity("structural_similarity", "a loop over windows", 4)
 def mean_over_all_windows(f: Functions, rng: RandomInputs) -> Comparison:
     x, noise = rng.normals(2, 2, 2, 5, 6)
     y, size, sigma, peak = 0.7 * x + 0.5 * noise, 4, 1.2, rng.number(1.0, 4.0)
@@ -37,7 +48,8 @@ def mean_over_all_windows(f: Functions, rng: RandomInputs) -> Comparison:
     return f.structural_similarity(x, y, peak, size, sigma), expected, (a**2).max() / 0.3
 
 
-@chapter.identity("frechet_distance", "covariances that commute", 16)
+# Roundings: 16 of the eigenvalues of products, on each side of a root.
+@chapter.identity("frechet_distance", "covariances that commute", 32)
 def sum_over_common_principal_axes(f: Functions, rng: RandomInputs) -> Comparison:
     """With common eigenvectors, each axis contributes its means' and deviations' distance."""
     axes, scale = rng.orthonormal(4, 4), rng.numpy.uniform(0.3, 2.0, (2, 4))
@@ -48,7 +60,8 @@ def sum_over_common_principal_axes(f: Functions, rng: RandomInputs) -> Compariso
     return f.frechet_distance(*arguments), expected, float(np.square(scale).sum())
 
 
-@chapter.identity("kernel_distance", "a loop over pairs", 4)
+# Roundings: 4 on each side, of cubes up to the scale.
+@chapter.identity("kernel_distance", "a loop over pairs", 8)
 def means_over_pairs(f: Functions, rng: RandomInputs) -> Comparison:
     x, y = rng.normal(3, 2), rng.normal(4, 2)
 

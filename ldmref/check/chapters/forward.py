@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 
-from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, spread, to_host
 from ldmref.math.arrays import Array
 
 chapter = Chapter("forward")
 PREDICTIONS = ("x0_from_eps", "eps_from_x0", "v_from_x0_eps", "x0_from_v", "eps_from_v")
 
 
-@chapter.identity("q_step", "the closed form of the chain", 6)
+# Roundings: 2.5 in each of 6 steps, 8 in the oracle.
+@chapter.identity("q_step", "the closed form of the chain", 24)
 def coefficients_of_the_chain_make_alpha_bar(f: Functions, rng: RandomInputs) -> Comparison:
     """The state is a row of coefficients: of x_0, then of the noise of every step."""
     betas, state, noise = rng.betas(6), rng.array(np.eye(1, 7)), rng.array(np.eye(7))
@@ -22,7 +23,8 @@ def coefficients_of_the_chain_make_alpha_bar(f: Functions, rng: RandomInputs) ->
     return got, [np.sqrt(alpha_bar), 1 - alpha_bar]
 
 
-@chapter.identity("q_sample", "moments of the chain q(x_t|x_{t-1})", 8)
+# Roundings: 3.5 in each of the oracle's 6 steps, 6 of alpha-bar, 3 of the function.
+@chapter.identity("q_sample", "moments of the chain q(x_t|x_{t-1})", 30)
 def chain_of_single_steps(f: Functions, rng: RandomInputs) -> Comparison:
     """Mean and variance of x_t, step by step: m <- sqrt(1-b) m, v <- (1-b) v + b."""
     betas, x0, mean, variance = rng.betas(6), rng.normal(3, 4), 1.0, 0.0
@@ -33,22 +35,29 @@ def chain_of_single_steps(f: Functions, rng: RandomInputs) -> Comparison:
     return got, [mean * to_host(x0), np.sqrt(variance) * to_host(x0)]
 
 
-@chapter.identity("q_posterior", "Bayes' rule on log densities", 8)
+# Roundings: 6 of x - mean and 2 of the square; 8 of the three densities that are wider; 18 each in
+# mean and variance, since 1 - alpha amplifies the 2 of alpha up to 9 times.
+@chapter.identity("q_posterior", "Bayes' rule on log densities", 52, amplified=9)
 def bayes_rule_in_log_densities(f: Functions, rng: RandomInputs) -> Comparison:
     """log q(x_s|x_t,x_0) + log q(x_t|x_0) = log q(x_t|x_s) + log q(x_s|x_0), at any x_s."""
     before, alpha = rng.number(0.3, 0.95), rng.number(0.3, 0.9)
     now, (x0, xt, xs) = before * alpha, rng.normals(3, 4, 3)
     mean, variance = f.q_posterior(x0, xt, now, before)
+    variance = spread(variance, x0)
 
-    def log_density(x: Array, m: Array, v: float) -> np.ndarray:
-        return -0.5 * (to_host(x) - to_host(m)) ** 2 / float(v) - 0.5 * np.log(2 * np.pi * float(v))
+    def log_density(x: Array, m: Array, v: Array) -> np.ndarray:
+        return -0.5 * (to_host(x) - to_host(m)) ** 2 / v - 0.5 * np.log(2 * np.pi * v)
 
     got = log_density(xs, mean, variance) + log_density(xt, now**0.5 * to_host(x0), 1 - now)
     step = log_density(xt, alpha**0.5 * to_host(xs), 1 - alpha)
-    return got, step + log_density(xs, before**0.5 * to_host(x0), 1 - before), 100.0
+    sizes = sum(abs(to_host(x)) for x in (x0, xt, xs))
+    expected = step + log_density(xs, before**0.5 * to_host(x0), 1 - before)
+    narrowest = (1 - before) * (1 - alpha) / (1 - now)
+    return got, expected, sizes**2 / narrowest
 
 
-@chapter.identity("q_posterior", "precision-weighted means", 4)
+# Roundings: 8 here; 1 - a / b amplifies up to 9 roundings in the oracle, 7 more.
+@chapter.identity("q_posterior", "precision-weighted means", 24, amplified=9)
 def precisions_of_both_neighbours_add_up(f: Functions, rng: RandomInputs) -> Comparison:
     """One alpha-bar per example: q(x_s|x_0) and q(x_t|x_s) are two measurements of x_s."""
     before = rng.uniform(0.3, 0.95, 4)
@@ -58,19 +67,27 @@ def precisions_of_both_neighbours_add_up(f: Functions, rng: RandomInputs) -> Com
     precision_xt, precision_x0 = (a / b) / (1 - a / b), 1 / (1 - b)
     variance = 1 / (precision_xt + precision_x0)
     weighted = precision_xt * np.sqrt(b / a) * to_host(xt) + precision_x0 * np.sqrt(b) * to_host(x0)
-    return list(f.q_posterior(x0, xt, now, before)), [variance * weighted, variance], 4.0
+    got_mean, got_variance = f.q_posterior(x0, xt, now, before)
+    got = {"mean": got_mean, "variance": spread(got_variance, x0)}
+    return got, [variance * weighted, spread(variance, x0)], 4.0
 
 
-@chapter.identity("x0_from_eps", "round trips", 2, uses=(*PREDICTIONS, "q_sample"))
+# Roundings: 7 of values up to 4, divided by 0.22: of size 12 in the mean of all.
+@chapter.identity("x0_from_eps", "round trips", 9, uses=(*PREDICTIONS, "q_sample"))
 def every_prediction_leads_to_every_other(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
     xt, v = f.q_sample(x0, alpha_bar, eps), f.v_from_x0_eps(x0, eps, alpha_bar)
-    got = [f.x0_from_eps(xt, eps, alpha_bar), f.eps_from_x0(xt, x0, alpha_bar),
-           f.x0_from_v(xt, v, alpha_bar), f.eps_from_v(xt, v, alpha_bar)]  # fmt: skip
+    got = {
+        "x0_from_eps": f.x0_from_eps(xt, eps, alpha_bar),
+        "eps_from_x0": f.eps_from_x0(xt, x0, alpha_bar),
+        "x0_from_v": f.x0_from_v(xt, v, alpha_bar),
+        "eps_from_v": f.eps_from_v(xt, v, alpha_bar),
+    }
     return got, [x0, eps, x0, eps], 10.0
 
 
-@chapter.identity("v_from_x0_eps", "trigonometry", 6)
+# Roundings: 6 here; of the angle 8 (acos amplifies the root's 4 times), 6 more.
+@chapter.identity("v_from_x0_eps", "trigonometry", 20, amplified=4)
 def quarter_turn_of_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Comparison:
     """x_t is cos(angle) x_0 + sin(angle) eps; v is x_t a quarter turn further."""
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
@@ -79,7 +96,8 @@ def quarter_turn_of_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Compa
     return f.v_from_x0_eps(x0, eps, alpha_bar), expected, 4.0
 
 
-@chapter.identity("score_from_eps", "the Gaussian's own score", 8, uses=("q_sample",))
+# Roundings: 5 of x_t, up to 4, divided by 1 - alpha-bar down to 0.05, of an expectation of 10.
+@chapter.identity("score_from_eps", "the Gaussian's own score", 40, uses=("q_sample",), amplified=8)
 def gradient_of_the_log_density(f: Functions, rng: RandomInputs) -> Comparison:
     """For a single clean x_0, p(x_t) is Gaussian and its score known."""
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.number(0.05, 0.95)
@@ -98,19 +116,22 @@ def normal_data(rng: RandomInputs) -> tuple[Array, Array, np.ndarray, np.ndarray
     return xt, alpha_bar, score, posterior_mean
 
 
-@chapter.identity("x0_from_score", "conjugate Gaussians", 3)
+# Roundings: 5 of values up to 4, divided by 0.32; as many in the oracle, of a scale of 10.
+@chapter.identity("x0_from_score", "conjugate Gaussians", 10)
 def posterior_mean_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
     xt, alpha_bar, score, posterior_mean = normal_data(rng)
     return f.x0_from_score(xt, rng.array(score), alpha_bar), posterior_mean, 10.0
 
 
-@chapter.identity("score_from_x0", "conjugate Gaussians", 10)
+# Roundings: 4 of values up to 4, divided by 0.1, of a scale of 10; 8 in the oracle.
+@chapter.identity("score_from_x0", "conjugate Gaussians", 24, amplified=4)
 def score_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
     xt, alpha_bar, score, posterior_mean = normal_data(rng)
     return f.score_from_x0(xt, rng.array(posterior_mean), alpha_bar), score, 10.0
 
 
-@chapter.identity("eps_from_score", "conjugate Gaussians", 12)
+# Roundings: 4 here; 8 of values up to 4 in the oracle, divided by 0.32.
+@chapter.identity("eps_from_score", "conjugate Gaussians", 30, amplified=3.2)
 def noise_in_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
     xt, alpha_bar, score, posterior_mean = normal_data(rng)
     a = to_host(alpha_bar)[:, None]

@@ -20,8 +20,9 @@ def line(rng: RandomInputs) -> tuple[Array, Array, Array, np.ndarray, np.ndarray
     return x0, eps, s, (1 - time) * a + time * b, b - a
 
 
-@chapter.identity("flow_sample", "the variance-preserving path", 10, uses=(
-    "q_sample", "alpha_bar_from_flow_time"))  # fmt: skip
+# Roundings: 10 of values up to 4; 1 - alpha-bar, down to 0.003, amplifies the 4 of alpha-bar.
+@chapter.identity("flow_sample", "the variance-preserving path", 48, uses=(
+    "q_sample", "alpha_bar_from_flow_time"), amplified=10)  # fmt: skip
 def variance_preserving_path_rescaled(f: Functions, rng: RandomInputs) -> Comparison:
     """x_s / sqrt((1-s)^2 + s^2) = x_t at the alpha-bar of s."""
     x0, eps, s, _, _ = line(rng)
@@ -29,22 +30,28 @@ def variance_preserving_path_rescaled(f: Functions, rng: RandomInputs) -> Compar
     return got, f.q_sample(x0, f.alpha_bar_from_flow_time(s), eps), 4.0
 
 
-@chapter.identity("flow_velocity", "the end of the line", 2)
+# Roundings: 4 of x_s; 7 of the velocity, up to 8 where x_s is 4.
+@chapter.identity("flow_velocity", "the end of the line", 11)
 def one_euler_step_reaches_the_noise(f: Functions, rng: RandomInputs) -> Comparison:
     """From any point of the line, (1 - s) u leads to the noise."""
     x0, eps, s, xs, _ = line(rng)
     return xs + (1 - to_host(s)[:, None]) * to_host(f.flow_velocity(x0, eps)), eps, 4.0
 
 
-@chapter.identity("x0_from_velocity", "round trips", 3, uses=("eps_from_velocity",))
+# Roundings: 4 of x_s; 6 of the velocity, which is up to twice as large.
+@chapter.identity("x0_from_velocity", "round trips", 10, uses=("eps_from_velocity",))
 def ends_of_the_line_are_recovered(f: Functions, rng: RandomInputs) -> Comparison:
     x0, eps, s, xs, u = line(rng)
     state, velocity = rng.array(xs), rng.array(u)
-    got = [f.x0_from_velocity(state, velocity, s), f.eps_from_velocity(state, velocity, s)]
+    got = {
+        "x0_from_velocity": f.x0_from_velocity(state, velocity, s),
+        "eps_from_velocity": f.eps_from_velocity(state, velocity, s),
+    }
     return got, [x0, eps], 4.0
 
 
-@chapter.identity("x0_from_velocity", "v-prediction", 3, uses=(
+# Roundings: 5 of u, up to 16 of a scale of 10, 3 more; 5 in the oracle.
+@chapter.identity("x0_from_velocity", "v-prediction", 16, uses=(
     "eps_from_velocity", "x0_from_v", "eps_from_v", "alpha_bar_from_flow_time"))  # fmt: skip
 def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
     """u = (r v - (1 - 2 s) x_s) / r^2, r^2 = (1-s)^2 + s^2, makes a v network a flow's."""
@@ -53,30 +60,36 @@ def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
     r = np.hypot(1 - time, time)
     u = rng.array((r * to_host(v) - (1 - 2 * time) * to_host(xs)) / r**2)
     xt, alpha_bar = rng.array(to_host(xs) / r), f.alpha_bar_from_flow_time(s)
-    got = [f.x0_from_velocity(xs, u, s), f.eps_from_velocity(xs, u, s)]
+    got = {
+        "x0_from_velocity": f.x0_from_velocity(xs, u, s),
+        "eps_from_velocity": f.eps_from_velocity(xs, u, s),
+    }
     return got, [f.x0_from_v(xt, v, alpha_bar), f.eps_from_v(xt, v, alpha_bar)], 10.0
 
 
 # fmt: off
+# Roundings: up to 5 here, 1 of a fraction in the oracle, 8 of two elementary functions.
 chapter.elementwise("sigma_from_flow_time", "noise over signal without rounding",
-                    "rational arithmetic", 3, (0, 0.95), lambda s: float(1 / (1 - Fraction(s)) - 1))
+                    "rational arithmetic", 6, (0, 0.95), lambda s: float(1 / (1 - Fraction(s)) - 1))
 chapter.elementwise("flow_time_from_sigma", "odds of noise without rounding", "rational arithmetic",
-                    3, (0.01, 20), lambda s: float(1 / (1 + 1 / Fraction(s))))
+                    6, (0.01, 20), lambda s: float(1 / (1 + 1 / Fraction(s))))
 chapter.elementwise("alpha_bar_from_flow_time", "squared cosine of the angle of the line",
-                    "trigonometry", 4, (0.0, 1.0), lambda s: math.cos(math.atan2(s, 1 - s)) ** 2)
-chapter.elementwise("flow_time_from_alpha_bar", "tangent over one plus tangent", "trigonometry", 4,
+                    "trigonometry", 12, (0.0, 1.0), lambda s: math.cos(math.atan2(s, 1 - s)) ** 2)
+chapter.elementwise("flow_time_from_alpha_bar", "tangent over one plus tangent", "trigonometry", 12,
                     (0.05, 0.95), lambda a: 1 / (1 + 1 / math.tan(math.acos(math.sqrt(a)))))
 # fmt: on
 
 
-@chapter.identity("shift_flow_time", "rational arithmetic", 3)
+# Roundings: 6 here, 1 or 2 in the oracle.
+@chapter.identity("shift_flow_time", "rational arithmetic", 8)
 def odds_of_noise_grow_by_the_shift(f: Functions, rng: RandomInputs) -> Comparison:
     s, shift = rng.uniform(0.01, 0.99, 5), rng.number(0.2, 6.0)
     odds = [Fraction(shift) * Fraction(v) / (1 - Fraction(v)) for v in to_host(s).tolist()]
     return f.shift_flow_time(s, shift), [float(v / (1 + v)) for v in odds]
 
 
-@chapter.identity("edm_preconditioning", "variances, by arithmetic", 12)
+# Roundings: 6 of each coefficient, squared, and 8 of the arithmetic with it.
+@chapter.identity("edm_preconditioning", "variances, by arithmetic", 20)
 def input_and_target_have_unit_variance(f: Functions, rng: RandomInputs) -> Comparison:
     """Appendix B.6: c_in and c_out normalise, c_skip minimises c_out, c_noise is a logarithm."""
     sigmas, sigma_data = rng.uniform(0.1, 5.0, 4), rng.number(0.3, 2.0)
@@ -84,11 +97,17 @@ def input_and_target_have_unit_variance(f: Functions, rng: RandomInputs) -> Comp
     sigma, variance = to_host(sigmas), sigma_data**2
     error = (1 - c_skip) ** 2 * variance + c_skip**2 * sigma**2  # of the target, before c_out
     slope = (c_skip * (variance + sigma**2) - variance) / variance  # d error / d c_skip
-    got = [c_in**2 * (variance + sigma**2), error / c_out**2, slope, np.exp(4 * c_noise)]
+    got = {
+        "c_in": c_in**2 * (variance + sigma**2),
+        "c_out": error / c_out**2,
+        "c_skip": slope,
+        "c_noise": np.exp(4 * c_noise),
+    }
     return got, [np.ones(4), np.ones(4), np.zeros(4), sigma]
 
 
-@chapter.identity("edm_denoise", "conjugate Gaussians", 4)
+# Roundings: 8 here, 6 in the oracle.
+@chapter.identity("edm_denoise", "conjugate Gaussians", 14)
 def posterior_mean_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
     """For data N(m, sigma_data^2) the best network is m (1 - c_skip) / c_out, whatever x."""
     sigmas, sigma_data, mean = rng.uniform(0.1, 5.0, 4), rng.number(0.3, 2.0), rng.number(-2, 2)
@@ -99,7 +118,8 @@ def posterior_mean_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison
     return got, expected, 4.0
 
 
-@chapter.identity("edm_denoise", "a linear network", 4)
+# Roundings: 10 here, 6 in the oracle.
+@chapter.identity("edm_denoise", "a linear network", 16)
 def network_sees_scaled_data_and_a_logarithm(f: Functions, rng: RandomInputs) -> Comparison:
     """D of the network F(y; c) = y + c is linear in x."""
     sigma, sigma_data, x = rng.number(0.1, 5.0), rng.number(0.3, 2.0), rng.normal(4, 3)
@@ -109,7 +129,8 @@ def network_sees_scaled_data_and_a_logarithm(f: Functions, rng: RandomInputs) ->
     return f.edm_denoise(lambda y, c: y + c, x, sigma, sigma_data), expected, 4.0
 
 
-@chapter.identity("edm_target", "v-prediction", 4, uses=("v_from_x0_eps",))
+# Roundings: 4 of values up to 4, divided by c_out down to 0.17, of a scale of 10; 14 of v.
+@chapter.identity("edm_target", "v-prediction", 24, uses=("v_from_x0_eps",), amplified=2.4)
 def minus_v_of_the_data_at_unit_scale(f: Functions, rng: RandomInputs) -> Comparison:
     x0, eps = rng.normals(2, 3, 4)
     sigma, sigma_data = rng.uniform(0.2, 5.0, 3), rng.number(0.3, 2.0)
@@ -119,7 +140,8 @@ def minus_v_of_the_data_at_unit_scale(f: Functions, rng: RandomInputs) -> Compar
     return f.edm_target(x0, x, sigma, sigma_data), expected, 10.0
 
 
-@chapter.identity("edm_loss_weight", "squared errors", 16, uses=("edm_denoise",))
+# Roundings: 3 of the denoisers, up to 4, divided by c_out down to 0.17, twice the difference.
+@chapter.identity("edm_loss_weight", "squared errors", 40, uses=("edm_denoise",), amplified=6)
 def squared_errors_of_network_and_denoiser_agree(f: Functions, rng: RandomInputs) -> Comparison:
     """lambda times the squared difference of two denoisers is that of their networks."""
     sigma, sigma_data = rng.number(0.2, 5.0), rng.number(0.3, 2.0)

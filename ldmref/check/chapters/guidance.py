@@ -11,14 +11,16 @@ from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, 
 chapter = Chapter("guidance")
 
 
-@chapter.identity("classifier_free_guidance", "the definition at 0, 1 and s", 5)
+# Roundings: 3 of terms up to 80, 4 of terms up to 40 in the oracle, of a scale of 30.
+@chapter.identity("classifier_free_guidance", "the definition at 0, 1 and s", 12)
 def interpolates_and_extrapolates(f: Functions, rng: RandomInputs) -> Comparison:
     (uncond, cond), scale = rng.normals(2, 2, 3), rng.number(-2.0, 10.0)
     got = [f.classifier_free_guidance(uncond, cond, s) for s in (0.0, 1.0, scale)]
     return got, [uncond, cond, (1 - scale) * to_host(uncond) + scale * to_host(cond)], 30.0
 
 
-@chapter.identity("classifier_free_guidance", "linearity", 9, uses=("x0_from_eps",))
+# Roundings: 4 of terms up to 140 on each side, of a scale of 30.
+@chapter.identity("classifier_free_guidance", "linearity", 38, uses=("x0_from_eps",), amplified=4.7)
 def commutes_with_the_prediction_type(f: Functions, rng: RandomInputs) -> Comparison:
     """Guiding eps and converting to x0 equals converting to x0 and guiding."""
     xt, uncond, cond = rng.normals(3, 3, 4)
@@ -28,7 +30,8 @@ def commutes_with_the_prediction_type(f: Functions, rng: RandomInputs) -> Compar
     return got, f.classifier_free_guidance(*x0s, scale), 30.0
 
 
-@chapter.identity("classifier_free_guidance", "products of Gaussians", 3)
+# Roundings: 4 of terms up to 100 on each side, of a scale of 50.
+@chapter.identity("classifier_free_guidance", "products of Gaussians", 16)
 def score_of_the_sharpened_posterior(f: Functions, rng: RandomInputs) -> Comparison:
     """p(x) p(y|x)^s, with p(x) and p(x|y) Gaussian, is Gaussian too."""
     x, scale = rng.normal(4, 3), rng.number(0.0, 8.0)
@@ -38,7 +41,8 @@ def score_of_the_sharpened_posterior(f: Functions, rng: RandomInputs) -> Compari
     return got, (1 - scale) * m1 / v1 + scale * m2 / v2 - precision * to_host(x), 50.0
 
 
-@chapter.identity("rescale_guidance", "numpy.std", 12)
+# Roundings: 8 in each of three standard deviations of 16 numbers.
+@chapter.identity("rescale_guidance", "numpy.std", 24)
 def standard_deviation_of_the_conditional(f: Functions, rng: RandomInputs) -> Comparison:
     guided, cond = rng.normals(2, 2, 4, 4)
     rescaled = f.rescale_guidance(guided, cond, 1.0)
@@ -46,7 +50,8 @@ def standard_deviation_of_the_conditional(f: Functions, rng: RandomInputs) -> Co
     return got, expected
 
 
-@chapter.identity("rescale_guidance", "linearity in phi", 4)
+# Roundings: 4 on each side.
+@chapter.identity("rescale_guidance", "linearity in phi", 8)
 def mixes_linearly(f: Functions, rng: RandomInputs) -> Comparison:
     (guided, cond), phi = rng.normals(2, 2, 8), rng.number(0.0, 1.0)
     expected = phi * f.rescale_guidance(guided, cond, 1.0) + (1 - phi) * guided
@@ -68,19 +73,25 @@ def mixture(rng: RandomInputs, noise_variance: float = 0.0) -> tuple[np.ndarray,
     return score, gradient, scores[:, 0]
 
 
-@chapter.identity("classifier_guidance", "Bayes' rule in a mixture", 8)
+# Roundings: log densities down to -40 and scores up to 17 are rounded in the oracle, of a scale
+# of 10.
+@chapter.identity("classifier_guidance", "Bayes' rule in a mixture", 64, amplified=40)
 def score_of_one_class_of_a_mixture(f: Functions, rng: RandomInputs) -> Comparison:
     score, gradient, class_score = mixture(rng)
     return f.classifier_guidance(rng.array(score), rng.array(gradient)), class_score, 10.0
 
 
-@chapter.identity("implicit_classifier", "Bayes' rule in a mixture", 16)
+# Roundings: log densities down to -40 and scores up to 17 are rounded in the oracle, of a scale
+# of 10.
+@chapter.identity("implicit_classifier", "Bayes' rule in a mixture", 64, amplified=40)
 def gradient_of_the_mixture_s_own_classifier(f: Functions, rng: RandomInputs) -> Comparison:
     score, gradient, class_score = mixture(rng)
     return f.implicit_classifier(rng.array(class_score), rng.array(score)), gradient, 10.0
 
 
-@chapter.identity("classifier_guidance_eps", "Bayes' rule in a mixture", 2)
+# Roundings: log densities down to -15 are rounded in the oracle, scores up to 5, of a scale of
+# 10.
+@chapter.identity("classifier_guidance_eps", "Bayes' rule in a mixture", 10)
 def noise_in_one_class_of_a_mixture(f: Functions, rng: RandomInputs) -> Comparison:
     alpha_bar = rng.number(0.1, 0.9)
     score, gradient, class_score = mixture(rng, noise_variance=1 - alpha_bar)
@@ -89,7 +100,8 @@ def noise_in_one_class_of_a_mixture(f: Functions, rng: RandomInputs) -> Comparis
     return got, -std * class_score, 10.0
 
 
-@chapter.identity("classifier_guidance_mean", "Gauss-Hermite quadrature", 8)
+# Roundings: exponents up to 36 are rounded in the oracle, at ten nodes that count.
+@chapter.identity("classifier_guidance_mean", "Gauss-Hermite quadrature", 16)
 def mean_of_a_tilted_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     """E[x exp(s g x)] / E[exp(s g x)] of N(mu, Sigma), by Gauss-Hermite quadrature."""
     mean, gradient = rng.normals(2, 5)
@@ -101,7 +113,9 @@ def mean_of_a_tilted_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     return f.classifier_guidance_mean(mean, variance, gradient, scale), expected, 4.0
 
 
-@chapter.identity("conditional_scores", "the conditional Gaussian", 24)
+# Roundings: 3 systems of equations, whose errors are 2 roundings of the matrix, by its inverse,
+# below 1.
+@chapter.identity("conditional_scores", "the conditional Gaussian", 6)
 def joint_gaussian_has_the_textbook_conditionals(f: Functions, rng: RandomInputs) -> Comparison:
     """Conditional mean and covariance are computed from the blocks of the covariance."""
     factor, z = rng.numpy.standard_normal((5, 5)), rng.numpy.standard_normal((4, 5))
@@ -114,10 +128,12 @@ def joint_gaussian_has_the_textbook_conditionals(f: Functions, rng: RandomInputs
         return -np.linalg.solve(conditional_cov, (z[:, a] - z[:, b] @ gain.T).T).T
 
     x, y = slice(0, size), slice(size, 5)
-    return list(f.conditional_scores(joint, size)), [score(x, y), score(y, x)]
+    got = dict(zip(("score of x", "score of y"), f.conditional_scores(joint, size), strict=True))
+    return got, [score(x, y), score(y, x)], float(np.linalg.norm(cov, 2))
 
 
-@chapter.identity("replace_known", "numpy.where", 2)
+# Roundings: 4 on each side.
+@chapter.identity("replace_known", "numpy.where", 8)
 def known_part_is_diffused_data_unknown_part_stays(f: Functions, rng: RandomInputs) -> Comparison:
     (x, known, eps), alpha_bar = rng.normals(3, 3, 4), rng.number(0, 1)
     mask = rng.array(rng.numpy.integers(0, 2, (3, 4)))

@@ -11,7 +11,8 @@ from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, 
 chapter = Chapter("layers")
 
 
-@chapter.identity("softmax", "the definition, without shift", 6)
+# Roundings: 6 on each side.
+@chapter.identity("softmax", "the definition, without shift", 12)
 def exponentials_over_their_sum(f: Functions, rng: RandomInputs) -> Comparison:
     x, axis = rng.uniform(-8, 8, 3, 4), rng.integer(-1, 1)
     powers = np.exp(to_host(x))
@@ -27,7 +28,8 @@ def attention_weights(q: np.ndarray, k: np.ndarray, mask: np.ndarray) -> np.ndar
     return rows
 
 
-@chapter.identity("scaled_dot_product_attention", "loops", 4, uses=("attention_map",))
+# Roundings: 8 on each side: scores of size 5 change a probability by a quarter at most.
+@chapter.identity("scaled_dot_product_attention", "loops", 16, uses=("attention_map",))
 def loop_over_the_queries(f: Functions, rng: RandomInputs) -> Comparison:
     """Map and output with a random mask, causal in every other case."""
     q, k, v = rng.normal(2, 4, 3), rng.normal(2, 5, 3), rng.normal(2, 5, 3)
@@ -37,10 +39,12 @@ def loop_over_the_queries(f: Functions, rng: RandomInputs) -> Comparison:
     heads = zip(to_host(q), to_host(k), strict=True)
     weights = np.stack([attention_weights(*head, mask) for head in heads])
     output = f.scaled_dot_product_attention(q, k, v, causal, allowed)
-    return [f.attention_map(q, k, causal, allowed), output], [weights, weights @ to_host(v)], 4.0
+    got = {"attention_map": f.attention_map(q, k, causal, allowed), "output": output}
+    return got, [weights, weights @ to_host(v)], 4.0
 
 
-@chapter.identity("word_map", "loops", 4)
+# Roundings: a mean of 3 on each side.
+@chapter.identity("word_map", "loops", 6)
 def mean_of_the_heads_pixel_by_pixel(f: Functions, rng: RandomInputs) -> Comparison:
     maps, token = rng.uniform(0, 1, 3, 6, 4), rng.integer(0, 3)
     heads = to_host(maps)
@@ -54,19 +58,21 @@ def gelu(x: float) -> float:
 
 
 # fmt: off
-chapter.elementwise("sigmoid", "hyperbolic tangent of half the argument", "tanh", 4, (-8, 8),
+# Roundings: 5 or 6 on each side, with one exponential, tanh or erf.
+chapter.elementwise("sigmoid", "hyperbolic tangent of half the argument", "tanh", 10, (-8, 8),
                     lambda x: 0.5 + 0.5 * math.tanh(0.5 * x))
-chapter.elementwise("silu", "argument over one plus an exponential", "exp", 6, (-8, 8),
+chapter.elementwise("silu", "argument over one plus an exponential", "exp", 12, (-8, 8),
                     lambda x: x / (1.0 + math.exp(-x)))
-chapter.elementwise("gelu", "error function of the c library", "math.erf", 4, (-6, 6), gelu)
-chapter.elementwise("gelu_tanh", "hyperbolic tangent as published", "tanh", 6, (-6, 6), lambda x:
+chapter.elementwise("gelu", "error function of the c library", "math.erf", 10, (-6, 6), gelu)
+chapter.elementwise("gelu_tanh", "hyperbolic tangent as published", "tanh", 12, (-6, 6), lambda x:
                     0.5 * x * (1 + math.tanh(math.sqrt(2 / math.pi) * (x + 0.044715 * x**3))))
-chapter.elementwise("quick_gelu", "argument over one plus a steeper exponential", "exp", 6, (-6, 6),
-                    lambda x: x / (1.0 + math.exp(-1.702 * x)))
+chapter.elementwise("quick_gelu", "argument over one plus a steeper exponential", "exp", 12,
+                    (-6, 6), lambda x: x / (1.0 + math.exp(-1.702 * x)))
 # fmt: on
 
 
-@chapter.identity("geglu", "math.erf", 4)
+# Roundings: 5 on each side.
+@chapter.identity("geglu", "math.erf", 10)
 def first_half_times_the_gate_of_the_second(f: Functions, rng: RandomInputs) -> Comparison:
     x = rng.uniform(-4, 4, 3, 8)
     value, gate = np.split(to_host(x), 2, axis=1)
@@ -77,7 +83,8 @@ def standardised(values: np.ndarray, eps: float) -> np.ndarray:
     return (values - values.mean()) / math.sqrt(values.var() + eps)
 
 
-@chapter.identity("group_norm", "loops", 4)
+# Roundings: 6 on each side: means of many numbers, a root.
+@chapter.identity("group_norm", "loops", 12)
 def loop_over_examples_and_groups(f: Functions, rng: RandomInputs) -> Comparison:
     x, weight, bias = rng.normal(2, 4, 2, 3), rng.normal(4), rng.normal(4)
     groups, eps = 2 ** rng.integer(0, 2), rng.number(1e-6, 1e-1)
@@ -88,7 +95,8 @@ def loop_over_examples_and_groups(f: Functions, rng: RandomInputs) -> Comparison
     return f.group_norm(x, weight, bias, groups, eps), expected, 10.0
 
 
-@chapter.identity("layer_norm", "loops", 4)
+# Roundings: 6 on each side: means of 5 numbers, a root.
+@chapter.identity("layer_norm", "loops", 12)
 def loop_over_tokens(f: Functions, rng: RandomInputs) -> Comparison:
     x, weight, bias, eps = rng.normal(3, 5), rng.normal(5), rng.normal(5), rng.number(0.01, 0.1)
     y = np.stack([standardised(token, eps) for token in to_host(x)])
@@ -110,7 +118,8 @@ def picture_in_the_corner_of_zeros(f: Functions, rng: RandomInputs) -> Compariso
     return f.pad_bottom_right(x), expected
 
 
-@chapter.identity("low_rank_update", "sum of outer products", 4)
+# Roundings: sums of 3 products, scaled and added: 7 on each side.
+@chapter.identity("low_rank_update", "sum of outer products", 14)
 def one_outer_product_per_rank(f: Functions, rng: RandomInputs) -> Comparison:
     """Of a matrix, and of a 3 x 3 kernel."""
     rank, scale, got, expected = rng.integer(1, 3), rng.number(-2.0, 2.0), [], []
@@ -123,7 +132,8 @@ def one_outer_product_per_rank(f: Functions, rng: RandomInputs) -> Comparison:
     return got, expected, 16.0
 
 
-@chapter.identity("timestep_embedding", "a loop in plain Python", 4)
+# Roundings: 4 of angles up to the scale on each side.
+@chapter.identity("timestep_embedding", "a loop in plain Python", 8)
 def loop_over_frequencies(f: Functions, rng: RandomInputs) -> Comparison:
     """In both conventions, of latent diffusion and of DDPM."""
     t, half = rng.array([rng.number(0.0, 999.0)]), rng.integer(2, 16)

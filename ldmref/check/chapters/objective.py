@@ -7,7 +7,7 @@ from fractions import Fraction
 
 import numpy as np
 
-from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, spread, to_host
 from ldmref.math.arrays import Array
 
 chapter = Chapter("objective")
@@ -20,17 +20,22 @@ def two_alpha_bars(rng: RandomInputs) -> tuple[float, float]:
     return before * rng.number(0.5, 0.95), before
 
 
-@chapter.identity("posterior_variance", "Bayes' rule: precisions", 4)
+# Roundings: 4 on each side, of variances below 1/2, and of the inputs.
+@chapter.identity("posterior_variance", "Bayes' rule: precisions", 8)
 def precisions_of_a_product_add(f: Functions, rng: RandomInputs) -> Comparison:
     """q(x_s|x_0) q(x_t|x_s) is Gaussian in x_s; beta is the variance of q(x_t|x_s)."""
     now, before = two_alpha_bars(rng)
     alpha, arrays = now / before, (rng.array([now]), rng.array([before]))
     small = 1 / (1 / (1 - before) + alpha / (1 - alpha))
-    got = [f.posterior_variance(*arrays), f.posterior_variance(*arrays, "fixed_large")]
+    got = {
+        "fixed_small": f.posterior_variance(*arrays),
+        "fixed_large": f.posterior_variance(*arrays, "fixed_large"),
+    }
     return got, [[small], [1 - alpha]]
 
 
-@chapter.identity("posterior_logvar_clipped", "the recursion", 4)
+# Roundings: each 1 - alpha-bar_t loses 2 / beta_min on each side; 2 of the logarithm.
+@chapter.identity("posterior_logvar_clipped", "the recursion", 10)
 def a_recursion_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
     betas, alpha_bar, variances = rng.betas(rng.integer(2, 8)), 1.0, []
     for beta in betas:
@@ -41,23 +46,30 @@ def a_recursion_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
     return f.posterior_logvar_clipped(rng.array(betas)), np.log(variances), 1 / betas.min()
 
 
-@chapter.identity("learned_range_logvar", "powers", 8)
+# Roundings: 9 of logarithms, weighted by up to 1.25; 5 in the oracle.
+@chapter.identity("learned_range_logvar", "powers", 16)
 def a_geometric_mean_of_two_variances(f: Functions, rng: RandomInputs) -> Comparison:
     v, lower, ratio = rng.uniform(-1.5, 1.5, 2, 3), rng.number(1e-3, 0.1), rng.number(1.0, 3.0)
     expected = np.log(lower * ratio ** ((to_host(v) + 1) / 2))
     return f.learned_range_logvar(v, lower * ratio, lower), expected
 
 
-@chapter.identity("elbo_weight", "exact fractions", 12)
+# Roundings: 14 as half the difference of two ratios, one of them up to twice the result; 1 in
+# the oracle.
+@chapter.identity("elbo_weight", "exact fractions", 16)
 def half_of_the_snr_that_a_step_loses(f: Functions, rng: RandomInputs) -> Comparison:
     alpha_bars = [rng.array([a]) for a in two_alpha_bars(rng)]
     now, before = (Fraction(float(to_host(a)[0])) for a in alpha_bars)
     weight = (before / (1 - before) - now / (1 - now)) / 2
     expected = [weight, weight * (1 - now) / now, weight * (1 - now)]
-    return [f.elbo_weight(*alpha_bars, k) for k in TYPES], [[float(w)] for w in expected]
+    got = {k: f.elbo_weight(*alpha_bars, k) for k in TYPES}
+    return got, [[float(w)] for w in expected]
 
 
-@chapter.identity("eps_weight", "the divergence of Gaussians", 20, uses=("ddpm_step", "kl_normal"))
+# Roundings: 4 of means up to 4, times twice their difference, up to 2.
+@chapter.identity(
+    "eps_weight", "the divergence of Gaussians", 64, uses=("ddpm_step", "kl_normal"), amplified=16
+)
 def divergence_of_two_ddpm_steps(f: Functions, rng: RandomInputs) -> Comparison:
     """For two predictions of eps and one variance: the weight times their squared distance."""
     now, before = two_alpha_bars(rng)
@@ -69,29 +81,33 @@ def divergence_of_two_ddpm_steps(f: Functions, rng: RandomInputs) -> Comparison:
     return f.eps_weight(beta, variance, now) * (eps1 - eps2) ** 2, expected, 1 / variance
 
 
-@chapter.identity("min_snr_weight", "numpy.minimum", 5)
+# Roundings: 10 by way of the ratio of two roots; 3 in the oracle.
+@chapter.identity("min_snr_weight", "numpy.minimum", 14)
 def the_smaller_of_snr_and_gamma(f: Functions, rng: RandomInputs) -> Comparison:
     alpha_bar, gamma = rng.uniform(0.05, 0.95, 6), rng.number(0.5, 10.0)
     a = to_host(alpha_bar)
     capped = np.minimum(a / (1 - a), gamma)
     expected = [capped, capped * (1 - a) / a, capped * (1 - a)]
-    return [f.min_snr_weight(alpha_bar, k, gamma) for k in TYPES], expected
+    return {k: f.min_snr_weight(alpha_bar, k, gamma) for k in TYPES}, expected
 
 
-@chapter.identity("simple_loss", "numpy.mean", 8)
+# Roundings: 3 and a sum of 8 on each side.
+@chapter.identity("simple_loss", "numpy.mean", 22)
 def mean_of_squares_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
     prediction, target = rng.normals(2, 3, 2, 4)
     expected = [np.mean(row) for row in (to_host(prediction) - to_host(target)) ** 2]
     return f.simple_loss(prediction, target), expected
 
 
-@chapter.identity("hybrid_loss", "the definition", 4)
+# Roundings: 4 on each side, as 1/1000 is rounded.
+@chapter.identity("hybrid_loss", "the definition", 8)
 def a_thousandth_of_the_bound_is_added(f: Functions, rng: RandomInputs) -> Comparison:
     simple, bound = rng.uniform(0.0, 2.0, 4), rng.uniform(0.0, 100.0, 4)
     return f.hybrid_loss(simple, bound), (1000 * to_host(simple) + to_host(bound)) / 1000
 
 
-@chapter.identity("prior_kl", "Gauss-Hermite quadrature", 8)
+# Roundings: 12 here, of terms up to 1.5 of the sum; 8 in the oracle.
+@chapter.identity("prior_kl", "Gauss-Hermite quadrature", 20)
 def prior_term_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
     """E_q[log q(x_T|x_0) - log p(x_T)], exactly: the integrand is a polynomial of degree two."""
     x0, alpha_bar = rng.normal(4), rng.number(0.0, 0.9)
@@ -101,7 +117,9 @@ def prior_term_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
     return f.prior_kl(x0, alpha_bar), log_ratio @ weights / weights.sum()
 
 
-@chapter.identity("denoising_kl", "the SNR form", 16)
+# Roundings: 10 of the squared gap, 20 of the exponential of a logarithm up to 6; 4 in the
+# oracle.
+@chapter.identity("denoising_kl", "the SNR form", 34, amplified=6)
 def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, guess), (now, before) = rng.normals(2, 3, 4), two_alpha_bars(rng)
     snr_loss = before / (1 - before) - now / (1 - now)
@@ -109,19 +127,21 @@ def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
     return f.denoising_kl(x0, guess, now, before), expected, 1 + expected
 
 
-@chapter.identity("denoising_kl", "the KL form", 12, uses=("q_posterior", "kl_normal"))
+# Roundings: 6 of two means up to 4; 8 of the variance.
+@chapter.identity("denoising_kl", "the KL form", 56, uses=("q_posterior", "kl_normal"), amplified=8)
 def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Comparison:
     """The definition, with x_t in both means, and with any variance."""
     (x0, guess, xt), (now, before) = rng.normals(3, 3, 4), two_alpha_bars(rng)
     logvar = rng.xp.full_like(x0, rng.number(-2.0, 1.0))
     (mean1, variance), (mean2, _) = (f.q_posterior(z, xt, now, before) for z in (x0, guess))
-    true_logvar = rng.xp.full_like(x0, math.log(float(variance)))
+    true_logvar = rng.array(np.log(spread(variance, x0)))
     expected = f.kl_normal(mean1, true_logvar, mean2, logvar)
     scale = 1 + to_host(rng.xp.exp(-logvar)) * (1 + np.abs(to_host(mean1 - mean2)))
     return f.denoising_kl(x0, guess, now, before, logvar), expected, scale
 
 
-@chapter.identity("bound_term", "the SNR form", 4, uses=("normal_log_density",))
+# Roundings: each 1 - alpha-bar loses up to 1 / beta_min: 4 on each side.
+@chapter.identity("bound_term", "the SNR form", 8, uses=("normal_log_density",))
 def one_term_for_each_example(f: Functions, rng: RandomInputs) -> Comparison:
     """Each fixed variance, and both again as the ends of a learned one (v = -1 and v = 1)."""
     x0, guess = rng.normals(2, 4, 2)
@@ -143,7 +163,8 @@ def one_term_for_each_example(f: Functions, rng: RandomInputs) -> Comparison:
     return got, expected, (1 + np.abs(small) + np.abs(large)) / beta.min()
 
 
-@chapter.identity("variational_bound", "expectations in closed form", 8,
+# Roundings: 8 on each side, of terms up to the first, 1 / (1 - alpha-bar).
+@chapter.identity("variational_bound", "expectations in closed form", 16,
                   uses=("normal_log_density",))  # fmt: skip
 def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison:
     """All terms are quadratic in x_0 and eps, so three Gauss-Hermite nodes give expectations."""
@@ -162,8 +183,11 @@ def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison
         x0, alpha_bars, denoise, lambda: eps, "fixed_large", f.normal_log_density
     )
     joint_weights = np.outer(weights, weights).ravel() / weights.sum() ** 2
-    terms = bound.prior, bound.denoising, bound.reconstruction
-    got = [to_host(term) @ joint_weights for term in terms]
+    got = {
+        "prior": to_host(bound.prior) @ joint_weights,
+        "denoising": to_host(bound.denoising) @ joint_weights,
+        "reconstruction": to_host(bound.reconstruction) @ joint_weights,
+    }
     prior = alpha_bars[-1] * (mean**2 + std**2 - 1) - math.log(1 - alpha_bars[-1])
     ratio = (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:])  # of beta-tilde and beta
     denoising = (snr[:-1] - snr[1:]) * error[1:] * ratio + ratio - 1 - np.log(ratio)
@@ -171,16 +195,23 @@ def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison
     return got, [0.5 * prior, 0.5 * denoising, 0.5 * first], 1 / (1 - alpha_bars[0])
 
 
-@chapter.identity("training_pair", "the inverse rotation", 16)
+# Roundings: 7 of values up to 4, divided by 0.22, of a scale of 10.
+@chapter.identity("training_pair", "the inverse rotation", 11)
 def every_target_recovers_the_data(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
     pairs = [f.training_pair(x0, alpha_bar, eps, k) for k in TYPES]
     (_, clean), (xt, e), (_, v) = (map(to_host, pair) for pair in pairs)
     signal, noise = np.sqrt(to_host(alpha_bar))[:, None], np.sqrt(1 - to_host(alpha_bar))[:, None]
-    return [clean, (xt - noise * e) / signal, signal * xt - noise * v], [x0, x0, x0]
+    got = {
+        "target x0": clean,
+        "x_t or target eps": (xt - noise * e) / signal,
+        "x_t or target v": signal * xt - noise * v,
+    }
+    return got, [x0, x0, x0], 10.0
 
 
-@chapter.identity("training_loss", "a loop in NumPy", 16)
+# Roundings: 4 of x_t, 3 of the square and 5 of the mean on each side.
+@chapter.identity("training_loss", "a loop in NumPy", 24)
 def a_loop_over_the_batch(f: Functions, rng: RandomInputs) -> Comparison:
     (x0, eps), alpha_bars = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 5)
     steps = [rng.integer(0, 4) for _ in range(3)]
@@ -192,15 +223,21 @@ def a_loop_over_the_batch(f: Functions, rng: RandomInputs) -> Comparison:
     return f.training_loss(lambda xt, t: 0.5 * xt, x0, t, eps, alpha_bars), expected
 
 
-@chapter.identity("ddpm_step", "the posterior, eq. 7", 16, uses=("q_posterior", "x0_from_eps"))
+# Roundings: 5 of a step of terms up to 6; 12 of means of terms up to 4, of a scale of 2.
+@chapter.identity(
+    "ddpm_step", "the posterior, eq. 7", 40, uses=("q_posterior", "x0_from_eps"), amplified=3
+)
 def posterior_at_the_data_that_eps_implies(f: Functions, rng: RandomInputs) -> Comparison:
     (xt, eps, z), (now, before) = rng.normals(3, 3, 4), two_alpha_bars(rng)
     mean, variance = f.q_posterior(f.x0_from_eps(xt, eps, now), xt, now, before)
-    sigma = math.sqrt(float(variance))
-    return f.ddpm_step(xt, eps, 1 - now / before, now, sigma, z), mean + sigma * z, 2.0
+    sigma = math.sqrt((1 - before) / (1 - now) * (1 - now / before))
+    noise = np.sqrt(spread(variance, xt)) * to_host(z)
+    return f.ddpm_step(xt, eps, 1 - now / before, now, sigma, z), to_host(mean) + noise, 2.0
 
 
-@chapter.identity("ddpm_sample", "the exact variance", 12)
+# Roundings: 6 in each of 5 steps, doubled by the square, of noise that enters halfway on
+# average; 6 of the betas.
+@chapter.identity("ddpm_sample", "the exact variance", 36, amplified=2)
 def marginals_of_standard_normal_data_stay(f: Functions, rng: RandomInputs) -> Comparison:
     """eps = sqrt(1 - abar) x_t there; states are written as coefficients of independent noises."""
     betas = rng.betas(5)
@@ -213,7 +250,8 @@ def marginals_of_standard_normal_data_stay(f: Functions, rng: RandomInputs) -> C
     return variances, [1.0, 1.0, 1.0, 1.0, 1 - betas[0]]
 
 
-@chapter.identity("erfc", "math.erfc", 20)
+# Roundings: 16 of a sum of 12 terms, 10 of the pole, 8 of the exponential; 2 in the oracle.
+@chapter.identity("erfc", "math.erfc", 36)
 def same_as_in_the_standard_library(f: Functions, rng: RandomInputs) -> Comparison:
     x = rng.uniform(-6.0, 8.0, 16)
     return f.erfc(x), [math.erfc(v) for v in to_host(x)], 0.0
@@ -225,7 +263,7 @@ def log_ndtr(x: float) -> float:
     return math.log(p) if p < 0.5 else math.log1p(p - 1.0)
 
 
-chapter.elementwise("log_ndtr", "logarithm of half an erfc", "math.erfc and math.log", 12,
+chapter.elementwise("log_ndtr", "logarithm of half an erfc", "math.erfc and math.log", 28,
                     (-30.0, 3.0), log_ndtr)  # fmt: skip
 
 
@@ -236,14 +274,16 @@ def pixel(f: Functions, rng: RandomInputs, bins: int, mean: float, logvar: float
     return np.exp(to_host(log))
 
 
-@chapter.identity("discretized_gaussian_log_likelihood", "certainty", 10)
+# Roundings: the edges of up to 256 bins are rounded, 16 as a random walk; 4 of the densities.
+@chapter.identity("discretized_gaussian_log_likelihood", "certainty", 20)
 def probabilities_of_all_pixel_values_add_up_to_one(f: Functions, rng: RandomInputs) -> Comparison:
     bins, mean, logvar = rng.integer(2, 256), rng.number(-1.5, 1.5), rng.number(-6.0, 3.0)
     total = pixel(f, rng, bins, mean, logvar).sum()
     return total, 1.0, 1 + bins * math.exp(-0.5 * logvar) / 100
 
 
-@chapter.identity("discretized_gaussian_log_likelihood", "math.erfc", 8)
+# Roundings: 8 on each side.
+@chapter.identity("discretized_gaussian_log_likelihood", "math.erfc", 16)
 def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) -> Comparison:
     bins, mean, logvar = rng.integer(2, 8), rng.number(-1.0, 1.0), rng.number(-3.0, 2.0)
     edges = (2 * np.arange(1, bins) - 1) / (bins - 1) - 1
@@ -251,7 +291,8 @@ def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) ->
     return pixel(f, rng, bins, mean, logvar), np.diff([0.0, *below, 1.0])
 
 
-@chapter.identity("bits_per_dimension", "counting", 4)
+# Roundings: 4 of the nats, 4 of the division.
+@chapter.identity("bits_per_dimension", "counting", 8)
 def uniform_pixel_values_cost_their_bits(f: Functions, rng: RandomInputs) -> Comparison:
     bits, dimensions = rng.integer(1, 8), rng.integer(1, 1000)
     nats = rng.array([dimensions * math.log(2**bits)])

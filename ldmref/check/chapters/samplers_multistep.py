@@ -15,6 +15,9 @@ from ldmref.samplers.loop import Denoiser, Step
 chapter = Chapter("samplers")
 QUADRATURE = "Gauss-Legendre quadrature"
 
+# Weights of multistep methods are made of ratios of differences of log sigma. The logarithms are up
+# to 3 in size, their differences down to 0.22: one rounding becomes up to 13.
+
 
 def denoiser_with_slopes(slopes: Sequence[Array]) -> Denoiser:
     """A denoiser whose slope at its i-th call is slopes[i], whatever x is."""
@@ -45,7 +48,9 @@ def lagrange(nodes: Sequence[float], values: Sequence[Array]) -> Callable[[float
     return lambda r: sum(basis(j, r) * value for j, value in enumerate(values))
 
 
-@chapter.identity("deis", QUADRATURE, 40)
+# Roundings: 13 of each ratio of logarithms (see above), of slopes extrapolated to 8 times the
+# scale, in the last 3 steps.
+@chapter.identity("deis", QUADRATURE, 312, amplified=104)
 def integral_of_the_polynomial_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
     order, sigmas = rng.integer(1, 4), decreasing_sigmas(rng, 5)
     x, *slopes = rng.normals(7, 3, 2)
@@ -58,7 +63,8 @@ def integral_of_the_polynomial_in_log_sigma(f: Functions, rng: RandomInputs) -> 
     return got, expected, 10.0
 
 
-@chapter.identity("pndm", "published fractions", 8)
+# Roundings: weights up to 7 in all, 4 roundings of 27 over the scale, on each side.
+@chapter.identity("pndm", "published fractions", 24, amplified=2.7)
 def fractions_of_equal_steps(f: Functions, rng: RandomInputs) -> Comparison:
     """(1, 1)/2 by Heun, then (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24."""
     rows = ((3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 37 / 24, -9 / 24))
@@ -94,7 +100,9 @@ def adams(rng: RandomInputs, step: Step, eta: float, correction: Correction) -> 
     return got, expected, 10.0
 
 
-@chapter.identity("dpmpp_2m", QUADRATURE, 20)
+# Roundings: in each of 4 steps 10 of a correction up to 16, 10 of noise up to 24, over the
+# scale.
+@chapter.identity("dpmpp_2m", QUADRATURE, 80, amplified=2.4)
 def algorithm_2_and_its_integral_form(f: Functions, rng: RandomInputs) -> Comparison:
     """`midpoint` as published; `heun` integrates the line through two predictions."""
     solver, eta = ("midpoint", "heun")[rng.integer(0, 1)], rng.number(0.0, 1.0)
@@ -108,24 +116,36 @@ def algorithm_2_and_its_integral_form(f: Functions, rng: RandomInputs) -> Compar
     return adams(rng, f.dpmpp_2m(eta, solver), eta, correction)
 
 
-@chapter.identity("dpmpp_3m", "k-diffusion's form", 60)
+def phi(order: int, k: float) -> float:
+    """(e^k - 1 - k - ...) / k^order, by its series, in which nothing cancels."""
+    return sum(k**j / math.factorial(j + order) for j in range(1, 30))
+
+
+# Roundings: 13 of each ratio of logarithms (see above), of corrections up to 4 times the scale,
+# in the last 3 steps; 40 of noise.
+@chapter.identity("dpmpp_3m", "k-diffusion's form", 200, amplified=52)
 def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
-    """phi_2 = (e^-k - 1) / k + 1 and phi_3 = phi_2 / k - 1/2, on divided differences."""
+    """phi_2 = (e^-k - 1) / k + 1 and phi_3 = phi_2 / k - 1/2, on divided differences.
+
+    Both are summed as series in the oracle, since the differences lose digits for small k.
+    """
     eta = rng.number(0.0, 1.0)
 
     def correction(logs: list[float], x0s: list[Array], n: int, k: float) -> Array:
-        h, phi2 = logs[n + 1] - logs[n], math.expm1(-k) / k + 1.0
+        h, phi2 = logs[n + 1] - logs[n], -phi(1, -k)
         d1 = (x0s[n] - x0s[n - 1]) * h / (logs[n] - logs[n - 1])
         if n == 1:
             return phi2 * d1
         r0, r1 = (logs[n] - logs[n - 1]) / h, (logs[n - 1] - logs[n - 2]) / h
         d2 = (d1 - (x0s[n - 1] - x0s[n - 2]) / r1) / (r0 + r1)
-        return phi2 * (d1 + d2 * r0) - (phi2 / k - 0.5) * d2
+        return phi2 * (d1 + d2 * r0) - phi(2, -k) * d2
 
     return adams(rng, f.dpmpp_3m(eta), eta, correction)
 
 
-@chapter.identity("dpm_solver_multistep", "the published form", 60)
+# Roundings: 13 of each ratio of logarithms (see above), of corrections up to 4 times the scale,
+# in the last 3 steps; 40 of noise.
+@chapter.identity("dpm_solver_multistep", "the published form", 200, amplified=52)
 def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
     """In variance-preserving coordinates with alpha, sigma and lambda; the SDE form doubles."""
     solver, sde = ("midpoint", "heun")[rng.integer(0, 1)], rng.integer(0, 1)
@@ -138,26 +158,28 @@ def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> C
     y = alphas[0] * to_host(x)
     for n in range(4):
         h, sigma, current_order = logs[n + 1] - logs[n], vp_sigmas[n + 1], min(order, n + 1)
-        b = sigma * (math.exp(h) - 1.0)
+        b = sigma * math.expm1(h)
         change = b * e[n]
         if current_order > 1:
             r0 = (logs[n] - logs[n - 1]) / h
             d1 = (e[n] - e[n - 1]) / r0
-            c1 = 0.5 * b if solver == "midpoint" and current_order == 2 else b / h - sigma
+            c1 = 0.5 * b if solver == "midpoint" and current_order == 2 else sigma * phi(1, h)
             if current_order == 3:
                 r1 = (logs[n - 1] - logs[n - 2]) / h
                 gap = d1 - (e[n - 1] - e[n - 2]) / r1
                 d1 = d1 + r0 / (r0 + r1) * gap
-                change = change + sigma * ((math.exp(h) - 1.0 - h) / h**2 - 0.5) / (r0 + r1) * gap
+                change = change + sigma * phi(2, h) / (r0 + r1) * gap
             change = change + c1 * d1
         y = alphas[n + 1] / alphas[n] * y - (1 + sde) * change
         if sde:
-            y = y + sigma * math.sqrt(math.exp(2.0 * h) - 1.0) * to_host(noises[n])
+            y = y + sigma * math.sqrt(math.expm1(2.0 * h)) * to_host(noises[n])
     step, denoise = f.dpm_solver_multistep(order, float(sde), solver), denoiser_with_slopes(slopes)
     return final_state(step, denoise, x, sigmas, noises), y / alphas[-1], 10.0
 
 
-@chapter.identity("unipc", QUADRATURE, 40)
+# Roundings: 13 of each ratio of logarithms (see above), of predictions extrapolated to 6 times
+# the scale, in the last 3 steps.
+@chapter.identity("unipc", QUADRATURE, 240, amplified=78)
 def integrals_of_both_polynomials(f: Functions, rng: RandomInputs) -> Comparison:
     """Predictor and corrector through their predictions; B(h) / 2 where the paper has it."""
     order, variant = rng.integer(1, 3), ("bh1", "bh2")[rng.integer(0, 1)]

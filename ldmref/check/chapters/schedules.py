@@ -10,29 +10,35 @@ import numpy as np
 from scipy.special import betainc
 
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.math.arrays import Array
 
 chapter = Chapter("schedules")
 
 
-@chapter.identity("linear_betas", "the definition in plain Python", 4)
+# Roundings: 4 roundings on each side.
+@chapter.identity("linear_betas", "the definition in plain Python", 8)
 def steps_are_even(f: Functions, rng: RandomInputs) -> Comparison:
     n, start, end = rng.integer(2, 50), rng.number(1e-4, 0.1), rng.number(0.1, 0.9)
     return f.linear_betas(n, start, end), [start + (end - start) * i / (n - 1) for i in range(n)]
 
 
-@chapter.identity("scaled_linear_betas", "the definition in plain Python", 8)
+# Roundings: a root and 4 roundings, doubled by the square: 13 here, 9 in the oracle.
+@chapter.identity("scaled_linear_betas", "the definition in plain Python", 22)
 def roots_are_even(f: Functions, rng: RandomInputs) -> Comparison:
     n, a, b = rng.integer(2, 50), rng.number(1e-4, 0.1) ** 0.5, rng.number(0.1, 0.9) ** 0.5
     expected = [(a + (b - a) * i / (n - 1)) ** 2 for i in range(n)]
     return f.scaled_linear_betas(n, a**2, b**2), expected
 
 
-def products_and_last(betas: np.ndarray) -> np.ndarray:
+def products_and_last(betas: Array) -> np.ndarray:
     """The cumulative products of 1 - beta but the last one, then the last beta, which is capped."""
-    return np.append(np.cumprod(1.0 - np.asarray(betas))[:-1], betas[-1])
+    host = to_host(betas)
+    return np.append(np.cumprod(1.0 - host)[:-1], host[-1])
 
 
-@chapter.identity("cosine_betas", "the cosine, telescoped", 12)
+# Roundings: 2 for each of up to 60 factors, of which at most 22 count (k alpha-bar_k); 6 of the
+# betas.
+@chapter.identity("cosine_betas", "the cosine, telescoped", 50)
 def product_is_a_squared_cosine(f: Functions, rng: RandomInputs) -> Comparison:
     n, s = rng.integer(5, 60), rng.number(0.0, 0.1)
 
@@ -43,7 +49,9 @@ def product_is_a_squared_cosine(f: Functions, rng: RandomInputs) -> Comparison:
     return products_and_last(f.cosine_betas(n, s)), [*expected, 0.999]
 
 
-@chapter.identity("sigmoid_betas", "hyperbolic tangents, telescoped", 12)
+# Roundings: 2 for each of up to 60 factors, of which at most 30 count (k alpha-bar_k); 10 of the
+# betas.
+@chapter.identity("sigmoid_betas", "hyperbolic tangents, telescoped", 70)
 def product_is_a_logistic_curve(f: Functions, rng: RandomInputs) -> Comparison:
     n, start, end = rng.integer(10, 60), rng.number(-4.0, -1.0), rng.number(1.0, 4.0)
     tau = rng.number(0.5, 2.0)
@@ -55,71 +63,86 @@ def product_is_a_logistic_curve(f: Functions, rng: RandomInputs) -> Comparison:
     return products_and_last(f.sigmoid_betas(n, start, end, tau)), [*expected, 0.999]
 
 
-@chapter.identity("alphas_cumprod", "sums of logarithms", 4)
+# Roundings: relative: 2 for each of up to 12 factors, 4 in the oracle.
+@chapter.identity("alphas_cumprod", "sums of logarithms", 28)
 def logarithms_add_up(f: Functions, rng: RandomInputs) -> Comparison:
     betas = rng.array(rng.betas(rng.integer(2, 12)))
     logs = [math.log1p(-b) for b in to_host(betas)]
-    return f.alphas_cumprod(betas), [math.exp(math.fsum(logs[: t + 1])) for t in range(len(logs))]
+    expected = [math.exp(math.fsum(logs[: t + 1])) for t in range(len(logs))]
+    return f.alphas_cumprod(betas), expected, 0.0
 
 
 # fmt: off
-chapter.elementwise("snr", "signal over noise without rounding", "rational arithmetic", 3,
+# Roundings: up to 8 by way of the roots of alpha-bar and 1 - alpha-bar, as diffusers computes them;
+# 1 of a fraction in the oracle; acos amplifies one unit 6 times.
+chapter.elementwise("snr", "signal over noise without rounding", "rational arithmetic", 9,
                     (0.05, 0.95), lambda a: float(Fraction(a) / (1 - Fraction(a))))
-chapter.elementwise("log_snr", "logarithm of the exact ratio", "rational arithmetic", 5,
+chapter.elementwise("log_snr", "logarithm of the exact ratio", "rational arithmetic", 14,
                     (0.02, 0.98), lambda a: math.log(Fraction(a) / (1 - Fraction(a))))
-chapter.elementwise("alpha_bar_from_log_snr", "half a hyperbolic tangent", "hyperbolic tangent", 4,
+chapter.elementwise("alpha_bar_from_log_snr", "half a hyperbolic tangent", "hyperbolic tangent", 10,
                     (-12.0, 12.0), lambda log_snr: 0.5 + 0.5 * math.tanh(0.5 * log_snr))
-chapter.elementwise("sigma_from_alpha_bar", "tangent of the angle of noise", "trigonometry", 10,
+chapter.elementwise("sigma_from_alpha_bar", "tangent of the angle of noise", "trigonometry", 20,
                     (0.05, 0.95), lambda a: math.tan(math.acos(math.sqrt(a))))
 chapter.elementwise("alpha_bar_from_sigma", "squared cosine of the angle of noise", "trigonometry",
-                    4, (0.0, 20.0), lambda sigma: math.cos(math.atan(sigma)) ** 2)
+                    10, (0.0, 20.0), lambda sigma: math.cos(math.atan(sigma)) ** 2)
 # fmt: on
 
 
-@chapter.identity("rescale_zero_terminal_snr", "invariants of an affine map", 8)
+# Roundings: 12 in each of three products of 12 factors, 4 more; a difference of roots divides by
+# the gap.
+@chapter.identity("rescale_zero_terminal_snr", "invariants of an affine map", 40)
 def keeps_the_first_and_ends_in_zero(f: Functions, rng: RandomInputs) -> Comparison:
     """The roots are shifted and scaled, so ratios of their differences do not change."""
     betas = rng.betas(rng.integer(3, 12))
-    rescaled = np.asarray(f.rescale_zero_terminal_snr(betas))
+    rescaled = to_host(f.rescale_zero_terminal_snr(betas))
     before, after = (np.cumprod(1.0 - b) for b in (betas, rescaled))
     roots = np.sqrt(np.maximum(after, 0.0)), np.sqrt(before)
     ratios = [np.diff(root) / (root[0] - root[-1]) for root in roots]
-    return [after[0], after[-1], ratios[0]], [before[0], 0.0, ratios[1]]
+    gap = roots[1][0] - roots[1][-1]
+    return [after[0], after[-1], ratios[0]], [before[0], 0.0, ratios[1]], 1.0 / gap
 
 
-@chapter.identity("karras_sigmas", "differences after the inverse map", 192)
+# Roundings: 8 in each root: 4 of linspace, two powers; their differences are multiplied by n -
+# 1.
+@chapter.identity("karras_sigmas", "differences after the inverse map", 16)
 def even_in_sigma_to_one_over_rho(f: Functions, rng: RandomInputs) -> Comparison:
     n, low, high = rng.integer(3, 30), rng.number(0.01, 1.0), rng.number(2.0, 80.0)
     rho = rng.number(1.0, 9.0)
-    sigmas = np.asarray(f.karras_sigmas(n, low, high, rho))
-    steps = np.diff(sigmas ** (1 / rho)) * (n - 1)
-    return np.append(steps, sigmas[0]), [*[low ** (1 / rho) - high ** (1 / rho)] * (n - 1), high]
+    sigmas = to_host(f.karras_sigmas(n, low, high, rho))
+    steps, root = np.diff(sigmas ** (1 / rho)) * (n - 1), high ** (1 / rho)
+    expected = [*[low ** (1 / rho) - root] * (n - 1), high]
+    return np.append(steps, sigmas[0]), expected, (n - 1) * root
 
 
-@chapter.identity("exponential_sigmas", "differences of logarithms", 128)
+# Roundings: 8 in each logarithm: 4 of linspace, exp and log; differences are multiplied by n -
+# 1.
+@chapter.identity("exponential_sigmas", "differences of logarithms", 16)
 def even_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
     n, low, high = rng.integer(3, 30), rng.number(0.01, 1.0), rng.number(2.0, 80.0)
-    steps = np.diff(np.log(np.asarray(f.exponential_sigmas(n, low, high)))) * (n - 1)
-    return steps, [math.log(low / high)] * (n - 1)
+    steps = np.diff(np.log(to_host(f.exponential_sigmas(n, low, high)))) * (n - 1)
+    largest = max(1.0, -math.log(low), math.log(high))
+    return steps, [math.log(low / high)] * (n - 1), (n - 1) * largest
 
 
-@chapter.identity("beta_timesteps", "scipy's distribution function", 24)
+# Roundings: 4 of the timestep, 4 of scipy; the density times t is at most 8 there.
+@chapter.identity("beta_timesteps", "scipy's distribution function", 8)
 def beta_distribution_at_the_timesteps_is_even(f: Functions, rng: RandomInputs) -> Comparison:
     n, total = rng.integer(1, 30), rng.integer(100, 1000)
     a, b = rng.number(0.5, 2.0), rng.number(0.5, 2.0)
-    t = np.asarray(f.beta_timesteps(n, total, a, b))
-    return betainc(a, b, t / (total - 1)), [1.0 - i / n for i in range(n)]
+    t = to_host(f.beta_timesteps(n, total, a, b))
+    return betainc(a, b, t / (total - 1)), [1.0 - i / n for i in range(n)], 8.0
 
 
-@chapter.identity("beta_sigmas", "scipy's distribution function", 24)
+# Roundings: 6 of sigma, 4 of scipy; the density times the fraction is at most 8.
+@chapter.identity("beta_sigmas", "scipy's distribution function", 10)
 def beta_distribution_at_the_sigmas_is_even(f: Functions, rng: RandomInputs) -> Comparison:
     n, low, high = rng.integer(2, 30), rng.number(0.01, 0.1), rng.number(2.0, 80.0)
     a, b = rng.number(0.5, 2.0), rng.number(0.5, 2.0)
-    fraction = (np.asarray(f.beta_sigmas(n, low, high, a, b)) - low) / (high - low)
+    fraction = (to_host(f.beta_sigmas(n, low, high, a, b)) - low) / (high - low)
     # rounding may leave [0, 1], where betainc is undefined; a larger error must not pass
     inside = abs(fraction - 0.5) < 0.5 + 1e-12
     fraction = np.where(inside, np.clip(fraction, 0.0, 1.0), np.nan)
-    return betainc(a, b, fraction), [1.0 - i / (n - 1) for i in range(n)]
+    return betainc(a, b, fraction), [1.0 - i / (n - 1) for i in range(n)], 8.0
 
 
 PUBLISHED_SIGMAS = {  # the same table in sigmas, as ComfyUI lists it
@@ -139,7 +162,9 @@ def timesteps_are_nearest_to_the_published_sigmas(f: Functions, rng: RandomInput
     return f.align_your_steps_timesteps(model), nearest
 
 
-@chapter.identity("log_linear_sigmas", "powers", 32)
+# Roundings: 2 of the positions, up to 5, times slopes up to 5; 20 of the exponents; 10 in the
+# oracle.
+@chapter.identity("log_linear_sigmas", "powers", 80, amplified=25)
 def weighted_geometric_means_of_neighbours(f: Functions, rng: RandomInputs) -> Comparison:
     table = np.sort(rng.numpy.uniform(0.1, 15.0, rng.integer(2, 6)))[::-1]
     n = rng.integer(2, 5)  # subdivisions of each interval

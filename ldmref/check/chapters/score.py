@@ -19,44 +19,55 @@ def beta_range(rng: RandomInputs) -> tuple[float, float]:
     return rng.number(0.1, 1.0), rng.number(1.0, 4.0)
 
 
-@chapter.identity("VPSDE", "the definition in plain Python", 5)
+# Roundings: 5 on each side.
+@chapter.identity("VPSDE", "the definition in plain Python", 10)
 def definitions_of_the_paper(f: Functions, rng: RandomInputs) -> Comparison:
     """f, g, m, s from beta and its integral."""
     (low, high), t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
     sde, beta = f.VPSDE(low, high), low + to_host(t) * (high - low)
     alpha_bar = np.exp(-to_host(t) * (low + beta) / 2)
-    got = [sde.drift_coefficient(t), sde.diffusion(t), sde.mean_coefficient(t), sde.std(t)]
+    names = ("drift_coefficient", "diffusion", "mean_coefficient", "std")
+    got = {name: getattr(sde, name)(t) for name in names}
     return got, [-beta / 2, beta**0.5, alpha_bar**0.5, (1 - alpha_bar) ** 0.5]
 
 
-@chapter.identity("VPSDE", "products of single steps", 8, uses=("alphas_cumprod",))
+# Roundings: 2 for each of 6 factors, 6 of their variances; 6 of alpha-bar.
+@chapter.identity("VPSDE", "products of single steps", 24, uses=("alphas_cumprod",))
 def ddpm_steps_between_any_times(f: Functions, rng: RandomInputs) -> Comparison:
     """The variances of the steps are betas of a chain with the alpha-bars of the diffusion."""
     sde, t = f.VPSDE(*beta_range(rng)), np.sort(rng.numpy.uniform(0.0, 1.0, 6))
     start, end = rng.array(np.append(0.0, t[:-1])), rng.array(t)
     mean_factor, variance = sde.transition(start, end)
-    got = [f.alphas_cumprod(variance), mean_factor * mean_factor]
+    got = {"variance": f.alphas_cumprod(variance), "mean factor": mean_factor * mean_factor}
     return got, [sde.alpha_bar(end), 1.0 - variance]
 
 
-@chapter.identity("VPSDE", "its inverse", 8, uses=("SubVPSDE", "VESDE"))
+# Roundings: 5 of sigma, doubled by its square; 6 of the inverse.
+@chapter.identity("VPSDE", "its inverse", 16, uses=("SubVPSDE", "VESDE"))
 def time_of_sigma_of_time(f: Functions, rng: RandomInputs) -> Comparison:
     betas, low, t = beta_range(rng), rng.number(0.02, 0.5), rng.uniform(0.05, 1.0, 3)
     sdes = (f.VPSDE(*betas), f.SubVPSDE(*betas), f.VESDE(low, 20.0))
     return [sde.time(sde.sigma(t)) for sde in sdes], [t, t, t]
 
 
-@chapter.identity("SubVPSDE", "VP's functions", 14, uses=("VPSDE",))
+# Roundings: 4 of m, four times in its fourth power and times beta, up to 4, where 1 is the
+# scale; 8 here.
+@chapter.identity("SubVPSDE", "VP's functions", 40, uses=("VPSDE",), amplified=16)
 def variance_of_vp_as_standard_deviation(f: Functions, rng: RandomInputs) -> Comparison:
     """And g^2 = beta (1 - m^4), with m that of VP."""
     betas, t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
     sub, vp = f.SubVPSDE(*betas), f.VPSDE(*betas)
-    got = [sub.std(t), sub.diffusion(t) ** 2, sub.drift_coefficient(t)]
+    got = {
+        "std": sub.std(t),
+        "diffusion": sub.diffusion(t) ** 2,
+        "drift_coefficient": sub.drift_coefficient(t),
+    }
     m = vp.mean_coefficient(t)
     return got, [vp.std(t) ** 2, vp.beta(t) * (1.0 - m**4), -0.5 * vp.beta(t)]
 
 
-@chapter.identity("SubVPSDE", "Chapman-Kolmogorov", 6)
+# Roundings: 11 of the two steps, 9 of the one.
+@chapter.identity("SubVPSDE", "Chapman-Kolmogorov", 20)
 def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
     """a_2 a_1 = a and a_2^2 v_1 + v_2 = v; from time 0, v is the variance of the marginal."""
     start, middle, end = (rng.array([u]) for u in sorted(rng.number(0.0, 1.0) for _ in range(3)))
@@ -64,21 +75,34 @@ def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
     (a1, v1), (a2, v2) = sde.transition(start, middle), sde.transition(middle, end)
     _, marginal = sde.transition(0.0 * start, end)
     expected = [*sde.transition(start, end), sde.std(end) ** 2]
-    return [a1 * a2, a2 * a2 * v1 + v2, marginal], expected
+    got = {
+        "mean factor": a1 * a2,
+        "variance": a2 * a2 * v1 + v2,
+        "variance from time 0": marginal,
+    }
+    return got, expected
 
 
-@chapter.identity("VESDE", "differences of geometric levels", 20)
+# Roundings: exponents up to 6: 30 of expm1, 18 of squared powers, 12 of the times.
+@chapter.identity("VESDE", "differences of geometric levels", 60, amplified=6)
 def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """Steps add the difference of two squared sigmas; g^2 is the derivative of the square."""
     low, high, n = rng.number(0.02, 0.5), rng.number(2.0, 8.0), rng.integer(3, 8)
     sigmas = low * (high / low) ** np.linspace(0, 1, n)
     t, sde = rng.array(np.linspace(0, 1, n)), f.VESDE(low, high)
-    got = [*sde.transition(t[:-1], t[1:]), sde.std(t[1:]), sde.diffusion(t[1:]) ** 2]
+    mean_factor, variance = sde.transition(t[:-1], t[1:])
+    got = {
+        "mean factor": mean_factor,
+        "variance": variance,
+        "std": sde.std(t[1:]),
+        "diffusion": sde.diffusion(t[1:]) ** 2,
+    }
     slope = 2 * sigmas[1:] ** 2 * math.log(high / low)
     return got, [np.ones(n - 1), np.diff(sigmas**2), sigmas[1:], slope], high * high
 
 
-@chapter.identity("LinearSDE", "plain numbers", 3)
+# Roundings: at most 6, of the logarithm.
+@chapter.identity("LinearSDE", "plain numbers", 6)
 def functions_derived_by_the_base_class(f: Functions, rng: RandomInputs) -> Comparison:
     """What the base class derives from m = 1 - t / 2 and s = t."""
 
@@ -94,8 +118,14 @@ def functions_derived_by_the_base_class(f: Functions, rng: RandomInputs) -> Comp
 
     t, (x, eps) = rng.number(0.1, 0.9), rng.normals(2, 1, 3)
     m, sde, (a, b) = 1.0 - 0.5 * t, CustomSDE(), (to_host(x), to_host(eps))
-    got = [sde.sigma(t), sde.alpha_bar(t), sde.q_sample(x, t, eps),
-           sde.drift(x, t), sde.prior(x), sde.log_prior(x)]  # fmt: skip
+    got = {
+        "sigma": sde.sigma(t),
+        "alpha_bar": sde.alpha_bar(t),
+        "q_sample": sde.q_sample(x, t, eps),
+        "drift": sde.drift(x, t),
+        "prior": sde.prior(x),
+        "log_prior": sde.log_prior(x),
+    }
     log_prior = -0.5 * (a * a).sum() - 1.5 * math.log(2 * math.pi)
     return got, [t / m, m * m / (m * m + t * t), m * a + t * b, -0.5 / m * a, a, [log_prior]], 10.0
 
@@ -114,7 +144,8 @@ def gaussian_under_vp(rng: RandomInputs, low: float, high: float) -> tuple[Array
     return x, t, beta, -away / variance, velocity
 
 
-@chapter.identity("probability_flow", "a Gaussian's mean and variance in time", 5, uses=("VPSDE",))
+# Roundings: 6 of terms up to 20, of a scale of 10.
+@chapter.identity("probability_flow", "a Gaussian's mean and variance in time", 12, uses=("VPSDE",))
 def moving_quantiles_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     betas = beta_range(rng)
     x, t, _, score, velocity = gaussian_under_vp(rng, *betas)
@@ -122,13 +153,15 @@ def moving_quantiles_of_a_gaussian(f: Functions, rng: RandomInputs) -> Compariso
     return flow(x, t), velocity, 10.0
 
 
-@chapter.identity("reverse_sde", "a Gaussian's mean and variance in time", 2, uses=("VPSDE",))
+# Roundings: 8 of terms up to 20, of a scale of 30.
+@chapter.identity("reverse_sde", "a Gaussian's mean and variance in time", 6, uses=("VPSDE",))
 def drift_and_diffusion_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     """The drift is the Gaussian's flow - g^2 / 2 score; the noise compensates the difference."""
     betas = beta_range(rng)
     x, t, beta, score, velocity = gaussian_under_vp(rng, *betas)
     drift, diffusion = f.reverse_sde(f.VPSDE(*betas), lambda x, t: rng.array(score))
-    return [drift(x, t), diffusion(t) ** 2], [velocity - beta / 2 * score, beta[:, 0]], 30.0
+    got = {"drift": drift(x, t), "diffusion": diffusion(t) ** 2}
+    return got, [velocity - beta / 2 * score, beta[:, 0]], 30.0
 
 
 def gaussian_in_sigma(rng: RandomInputs) -> tuple[Array, ...]:
@@ -140,26 +173,30 @@ def gaussian_in_sigma(rng: RandomInputs) -> tuple[Array, ...]:
     return x, sigma, (tau**2 * a + s**2 * mu) / (tau**2 + s**2), score, -s * score
 
 
-@chapter.identity("sigma_flow", "the closed form of a Gaussian", 2)
+# Roundings: 3 of values up to 13, 5 of as many in the oracle, of a scale of 10.
+@chapter.identity("sigma_flow", "the closed form of a Gaussian", 10)
 def spread_growing_with_sigma(f: Functions, rng: RandomInputs) -> Comparison:
     """(x - mu) / sqrt(tau^2 + sigma^2) is constant along the flow."""
     x, sigma, denoised, _, velocity = gaussian_in_sigma(rng)
     return f.sigma_flow(lambda x, s: rng.array(denoised))(x, sigma), velocity, 10.0
 
 
-@chapter.identity("denoised_from_score", "Bayes' rule for a Gaussian", 2)
+# Roundings: 5 of values up to 5, 4 in the oracle, of a scale of 10.
+@chapter.identity("denoised_from_score", "Bayes' rule for a Gaussian", 5)
 def tweedies_formula(f: Functions, rng: RandomInputs) -> Comparison:
     x, sigma, denoised, score, _ = gaussian_in_sigma(rng)
     return f.denoised_from_score(x, rng.array(score), sigma), denoised, 10.0
 
 
-@chapter.identity("score_from_denoised", "the Gaussian's own score", 5)
+# Roundings: 3 of values up to 44, 4 of values up to 28 in the oracle, of a scale of 10.
+@chapter.identity("score_from_denoised", "the Gaussian's own score", 24, amplified=4.4)
 def score_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     x, sigma, denoised, score, _ = gaussian_in_sigma(rng)
     return f.score_from_denoised(x, rng.array(denoised), sigma), score, 10.0
 
 
-@chapter.identity("sde_score", "the Gaussian's own score", 15, uses=("VPSDE", "VESDE"))
+# Roundings: 10 here, of values up to 20, 8 in the oracle, of a scale of 10.
+@chapter.identity("sde_score", "the Gaussian's own score", 30, uses=("VPSDE", "VESDE"), amplified=2)
 def score_of_a_scaled_marginal(f: Functions, rng: RandomInputs) -> Comparison:
     """For data N(0, tau^2): that of N(0, m^2 tau^2 + s^2), for VP and VE."""
     x, t, v = rng.normal(2, 3), rng.number(0.2, 1.0), rng.number(0.3, 2.0) ** 2
@@ -173,7 +210,8 @@ def exponential_of_rk4(z: float) -> float:
     return sum(z**i / math.factorial(i) for i in range(5))
 
 
-@chapter.identity("integrate_rk4", "the exponential series", 7)
+# Roundings: 12 in each of two steps, 6 in the oracle.
+@chapter.identity("integrate_rk4", "the exponential series", 30)
 def exponential_series(f: Functions, rng: RandomInputs) -> Comparison:
     """Two unequal steps, forward and back."""
     x, a, h, k = rng.normal(3, 2), rng.number(-2.0, 2.0), rng.number(0.1, 1.0), rng.number(-1, 0)
@@ -181,7 +219,8 @@ def exponential_series(f: Functions, rng: RandomInputs) -> Comparison:
     return got, to_host(x) * exponential_of_rk4(a * h) * exponential_of_rk4(a * k), 10.0
 
 
-@chapter.identity("integrate_rk4", "the antiderivative", 2)
+# Roundings: 6 on each side, of values up to 4 of a scale of 5.
+@chapter.identity("integrate_rk4", "the antiderivative", 8)
 def integral_of_a_cubic(f: Functions, rng: RandomInputs) -> Comparison:
     c, start, end = rng.numpy.uniform(-1, 1, 4), rng.number(-1.0, 0.0), rng.number(0.0, 1.0)
     x = rng.normal(3)
@@ -190,7 +229,8 @@ def integral_of_a_cubic(f: Functions, rng: RandomInputs) -> Comparison:
     return got, to_host(x) + increase, 5.0
 
 
-@chapter.identity("directional_derivative", "the derivative of a quadratic", 2)
+# Roundings: 3 of two values up to 4.5, and of the points, over twice the step.
+@chapter.identity("directional_derivative", "the derivative of a quadratic", 6)
 def jacobian_of_a_quadratic(f: Functions, rng: RandomInputs) -> Comparison:
     """The difference is exact here: what remains is rounding over the step eps^(1/3)."""
     x, v, c, t = rng.uniform(-1, 1, 3, 2), rng.uniform(-1, 1, 3, 2), rng.normal(3, 2), 0.5
@@ -205,21 +245,26 @@ def linear_field(rng: RandomInputs) -> tuple[Array, Callable[..., Array]]:
     return a, lambda velocity, x, t, v: (0.0 * x + v) @ rng.xp.matrix_transpose(a)
 
 
-@chapter.identity("exact_divergence", "numpy.trace", 3)
+# Roundings: sums of 3 on each side.
+@chapter.identity("exact_divergence", "numpy.trace", 6)
 def trace_of_a_matrix(f: Functions, rng: RandomInputs) -> Comparison:
     a, derivative = linear_field(rng)
     got = f.exact_divergence(None, rng.normal(1, 3), 0.0, derivative)
     return got, [np.trace(to_host(a))], 5.0
 
 
-@chapter.identity("hutchinson_divergence", "all sign vectors", 2)
+# Roundings: each a sum of 9 terms near 1, of a scale of 10; the mean.
+@chapter.identity("hutchinson_divergence", "all sign vectors", 10)
 def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
     (a, derivative), probes = linear_field(rng), rng.array(SIGNS[:, None, :])
     got = f.hutchinson_divergence(None, rng.normal(1, 3), 0.0, probes, derivative)
     return got, [np.trace(to_host(a))], 10.0
 
 
-@chapter.identity("hutchinson_variance", "all sign vectors, and Gauss-Hermite quadrature", 15)
+# Roundings: 12 of squares up to 700, of weight 1/7, of a scale of 30; as many are subtracted.
+@chapter.identity(
+    "hutchinson_variance", "all sign vectors, and Gauss-Hermite quadrature", 60, amplified=3
+)
 def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
     """For normal probes, over the nodes of a quadrature that is exact."""
     a, expected = rng.normal(3, 3), []
@@ -231,8 +276,9 @@ def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
     return [f.hutchinson_variance(a[None, ...], signs) for signs in (False, True)], expected, 30.0
 
 
-@chapter.identity("flow_log_likelihood", "the density of a stretched normal variable", 7,
-                  uses=("VPSDE",))  # fmt: skip
+# Roundings: 12 in each of two steps, doubled by the square; 2 of the sum.
+@chapter.identity("flow_log_likelihood", "the density of a stretched normal variable", 50,
+                  uses=("VPSDE",), amplified=2)  # fmt: skip
 def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
     """x' = a x multiplies by the integrator's own series P: log N(P^2 x) + D a T."""
     x, a = rng.normal(3, 2), rng.number(-1.0, 1.0)
@@ -240,4 +286,4 @@ def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
     nats, end = f.flow_log_likelihood(*functions, x, [0.0, 0.25, 0.5])
     last = exponential_of_rk4(0.25 * a) ** 2 * to_host(x)
     log_density = -0.5 * (last**2).sum(axis=1) - math.log(2 * math.pi) + a
-    return [end, nats], [last, log_density], 20.0
+    return {"state": end, "log-density": nats}, [last, log_density], 20.0

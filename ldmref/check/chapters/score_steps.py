@@ -7,14 +7,15 @@ from itertools import pairwise
 
 import numpy as np
 
-from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
+from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, spread, to_host
 from ldmref.math.arrays import Array
 
 chapter = Chapter("score")
 Pair = tuple[float, float]
 
 
-@chapter.identity("euler_maruyama", "two-point noise", 2)
+# Roundings: 4 of two states up to 8, times twice their difference, of a scale of 30.
+@chapter.identity("euler_maruyama", "two-point noise", 6)
 def moments_of_two_points(f: Functions, rng: RandomInputs) -> Comparison:
     """Noise of +-1 must give the mean x + b h and the variance g^2 |h|, forward and back."""
     (x, drift), one = rng.normals(2, 3, 2), rng.array(np.ones((3, 2)))
@@ -36,7 +37,8 @@ def interval(rng: RandomInputs) -> Pair:
     return t, rng.number(0.0, 0.9) * t
 
 
-@chapter.identity("reverse_diffusion_step", "algorithm 3 in plain numbers", 2, uses=("VPSDE",))
+# Roundings: 4 on each side, of terms up to 8 of a scale of 10.
+@chapter.identity("reverse_diffusion_step", "algorithm 3 in plain numbers", 8, uses=("VPSDE",))
 def predictor_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     """(2 - sqrt(1 - beta)) x + beta score + sqrt(beta) z, with beta of one step of the chain."""
     low, high, (t, s) = rng.number(0.1, 1.0), rng.number(1.0, 4.0), interval(rng)
@@ -56,14 +58,18 @@ def smld(f: Functions, rng: RandomInputs, step: str) -> tuple[Array, np.ndarray,
     return got, to_host(x) + (a - b) * to_host(score), to_host(noise), (a, b)
 
 
-@chapter.identity("reverse_diffusion_step", "algorithm 2 in plain numbers", 11, uses=("VESDE",))
+# Roundings: exponents up to 8: 30 of expm1 and a squared power; 14 in the oracle.
+@chapter.identity(
+    "reverse_diffusion_step", "algorithm 2 in plain numbers", 44, uses=("VESDE",), amplified=8
+)
 def predictor_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """x + (a - b) score + sqrt(a - b) z with the squares a, b of two sigmas."""
     got, mean, noise, (a, b) = smld(f, rng, "reverse_diffusion_step")
     return got, mean + math.sqrt(a - b) * noise, 50.0
 
 
-@chapter.identity("ancestral_step", "q_posterior", 2, uses=("VPSDE", "q_posterior"))
+# Roundings: 10 of terms up to 27, of a scale of 30, here half.
+@chapter.identity("ancestral_step", "q_posterior", 8, uses=("VPSDE", "q_posterior"))
 def posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     """Mean and variance are those of q(x_s | x_t, x_0), with x_0 from the score."""
     before = rng.number(0.3, 0.95)
@@ -72,17 +78,21 @@ def posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     got = f.ancestral_step(f.VPSDE(1.0, 1.0), lambda x, t: score, x, t, s, noise)
     x0 = (x + (1 - now) * score) / math.sqrt(now)
     mean, variance = f.q_posterior(x0, x, now, before)
-    return got, mean + math.sqrt(float(variance)) * noise, 30.0
+    return got, to_host(mean) + np.sqrt(spread(variance, x)) * to_host(noise), 30.0
 
 
-@chapter.identity("ancestral_step", "the printed formula in plain numbers", 13, uses=("VESDE",))
+# Roundings: exponents up to 8: 30 of expm1 and a squared power; 14 in the oracle.
+@chapter.identity(
+    "ancestral_step", "the printed formula in plain numbers", 44, uses=("VESDE",), amplified=8
+)
 def ancestral_sampling_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """x + (a - b) score + sqrt(b (a - b) / a) z with the squares a, b of two sigmas."""
     got, mean, noise, (a, b) = smld(f, rng, "ancestral_step")
     return got, mean + math.sqrt(b * (a - b) / a) * noise, 50.0
 
 
-@chapter.identity("langevin_step", "the fixed point of the variance", 3)
+# Roundings: 10 of values up to 2.5 of a scale of 5.
+@chapter.identity("langevin_step", "the fixed point of the variance", 6)
 def stationary_variance(f: Functions, rng: RandomInputs) -> Comparison:
     """For N(0, v), the variance v / (1 - step_size / (2 v)) is mapped to itself."""
     v, size, one = rng.number(0.5, 2.0), rng.uniform(0.01, 0.5, 3), rng.array(np.ones((3, 1)))
@@ -92,7 +102,8 @@ def stationary_variance(f: Functions, rng: RandomInputs) -> Comparison:
     return state_factor**2 * rng.array(variance) + noise_factor**2, variance, 5.0
 
 
-@chapter.identity("langevin_step_size", "numpy.linalg.norm", 4)
+# Roundings: 16 of the ratio, up to 1/2; 4 more in the oracle.
+@chapter.identity("langevin_step_size", "numpy.linalg.norm", 12)
 def requested_signal_to_noise_ratio(f: Functions, rng: RandomInputs) -> Comparison:
     """|step grad| / |sqrt(2 step) z| is r sqrt(alpha), per example or for the mean norms."""
     (gradient, noise), alpha = rng.normals(2, 3, 4), rng.uniform(0.5, 1.0, 3)
@@ -105,7 +116,8 @@ def requested_signal_to_noise_ratio(f: Functions, rng: RandomInputs) -> Comparis
     return got, [r * np.sqrt(to_host(alpha))] * 2
 
 
-@chapter.identity("predictor_corrector", "the algorithm in a NumPy loop", 20, uses=("VESDE",))
+# Roundings: 14 in predictor and corrector, twice, on each side half of that.
+@chapter.identity("predictor_corrector", "the algorithm in a NumPy loop", 56, uses=("VESDE",))
 def algorithm_in_a_loop(f: Functions, rng: RandomInputs) -> Comparison:
     """VE's predictor and corrector as printed, for the score of N(0, 1) data."""
     low, high, r = 0.5, rng.number(2.0, 3.0), rng.number(0.1, 0.3)
@@ -114,13 +126,15 @@ def algorithm_in_a_loop(f: Functions, rng: RandomInputs) -> Comparison:
     remaining, host_noises = iter(noises), map(to_host, noises)
     sde, score = f.VESDE(low, high), lambda x, t: -x / (1.0 + (low * (high / low) ** t) ** 2)
     states = f.predictor_corrector(sde, score, start, times, lambda: next(remaining), snr=r)
-    x, expected = to_host(start), []
+    x, expected, growth = to_host(start), [], 1.0
     for before, after in pairwise(low * (high / low) ** t for t in times):
         added = before**2 - after**2
         x = x - added * x / (1 + before**2) + math.sqrt(added) * next(host_noises)
         gradient, z = -x / (1 + after**2), next(host_noises)
         z_norm, gradient_norm = (np.linalg.norm(y, axis=1, keepdims=True) for y in (z, gradient))
         size = 2 * (r * z_norm / gradient_norm) ** 2
+        # the step is size * gradient, and size has the square of a relative error of x
+        growth *= 1 + 3 * float((size * gradient_norm / np.linalg.norm(x, axis=1)[:, None]).max())
         x = x + size * gradient + np.sqrt(2 * size) * z
         expected.append(x)
-    return list(states), expected, 10.0
+    return list(states), expected, 10.0 * growth

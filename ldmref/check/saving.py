@@ -1,0 +1,84 @@
+"""One case of an identity as a file of arrays (.npz), to be looked at in a debugger."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.backends import Backend
+from ldmref.check.calls import Call, value_text
+from ldmref.check.comparison import Comparison, as_numpy
+from ldmref.check.identity import Functions, Identity
+from ldmref.check.runner import repeat_case
+from ldmref.io.atomic import atomic_write
+
+
+def case_arrays(
+    identity: Identity, functions: Functions, backend: Backend, seed: int, case: int
+) -> dict[str, np.ndarray]:
+    """The arrays of one case, by name.
+
+    `identity`, `case`, `seed`, `backend` and `dtype` say which case it is. `got`, `expected` and
+    `scale` are what is compared, with the name or number of each of several items:
+    `got.variance`. The calls of the function under test are numbered: `1.q_posterior.alpha_bar` is
+    an argument, `1.q_posterior.returned` or `1.q_posterior.returned.variance` what was returned.
+    """
+    calls, comparison = repeat_case(identity, functions, backend, seed, case)
+    arrays = {
+        "identity": np.asarray(identity.name),
+        "case": np.asarray(case),
+        "seed": np.asarray(seed),
+        "backend": np.asarray(backend.name),
+        "dtype": np.asarray(backend.dtype),
+    }
+    for name, value in _compared(comparison):
+        arrays[name] = _plain(value)
+    for number, call in enumerate(calls, 1):
+        for name, value in _values(call):
+            arrays[f"{number}.{call.function}.{name}"] = _plain(value)
+    return arrays
+
+
+def save_case(path: Path, arrays: dict[str, Any], overwrite: bool = False) -> None:
+    """Write the arrays as .npz; `numpy.load` reads it.
+
+    Raises:
+        OutputError: it exists (unless `overwrite`), or cannot be written.
+    """
+    with atomic_write(path, overwrite=overwrite) as file:
+        np.savez(file, **arrays)
+
+
+def _compared(comparison: Comparison | None) -> list[tuple[str, Any]]:
+    if comparison is None:
+        return []
+    got, expected = comparison[:2]
+    named = [("scale", comparison[2] if len(comparison) > 2 else 1.0)]
+    if not isinstance(got, list | dict):
+        return [("got", got), ("expected", expected), *named]
+    names = got if isinstance(got, dict) else range(len(got))
+    values = got.values() if isinstance(got, dict) else got
+    for name, value, oracle in zip(names, values, expected, strict=False):
+        named += [(f"got.{name}", value), (f"expected.{name}", oracle)]
+    return named
+
+
+def _values(call: Call) -> list[tuple[str, Any]]:
+    """Arguments and results of a call, by name; a call that raised has no results."""
+    values = list(call.arguments.items())
+    if call.finished:
+        parts = call.parts()
+        single = [*parts] == ["returned"]
+        values += [(n if single else f"returned.{n}", v) for n, v in parts.items()]
+    return values
+
+
+def _plain(value: Any) -> np.ndarray:
+    """Numbers as they are; anything else (a function, None) as text."""
+    try:
+        array = as_numpy(value)
+    except Exception:  # of another library, anything may go wrong
+        return np.asarray(value_text(value))
+    return array if array.dtype.kind in "biufcU" else np.asarray(value_text(value))
