@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError
 from ldmref.prompts.tokenizer import PromptTokenizer
-from ldmref.prompts.words import split_words, word_tokenizer
+from ldmref.prompts.words import load_word_tokenizer, split_words, word_tokenizer
 
 CAPTIONS = ["red heart", "red car", "keycap: #", "flag: Côte d’Ivoire", "piñata", "a 100 b"]
 TOKENIZER = PromptTokenizer(word_tokenizer(CAPTIONS, 100), 6)
@@ -71,7 +71,7 @@ def test_special_tokens_in_a_prompt_are_text(text):
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(TOKENIZER.tokenizer.to_str(), "utf-8")
-    again = PromptTokenizer.load(path, 6)
+    again = load_word_tokenizer(path, 6)
     assert (again.encode(CAPTIONS)[0] == TOKENIZER.encode(CAPTIONS)[0]).all()
 
 
@@ -79,7 +79,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 def test_a_damaged_tokenizer_is_refused(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(CorruptModelError):
-        PromptTokenizer.load(tmp_path / "t.json", 6)
+        load_word_tokenizer(tmp_path / "t.json", 6)
 
 
 def test_a_tokenizer_without_our_special_tokens_is_refused():
