@@ -147,7 +147,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         silence_stdout()
         return 141
-    except (Exception, KeyboardInterrupt) as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # plug-ins and libraries raise what is no Exception, too
         command = command_of(argv)
         if isinstance(error, click.ClickException):
             error = usage_error(error, command, cli.commands, ALIASES)
