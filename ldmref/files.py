@@ -121,9 +121,9 @@ class _InputFile(FileIO):
         except OSError as error:
             raise unreadable(self._path, error, self._code) from error
 
-    def readall(self) -> bytes | None:
+    def readall(self) -> bytes:
         try:
-            return super().readall()
+            return super().readall() or b""
         except OSError as error:
             raise unreadable(self._path, error, self._code) from error
 

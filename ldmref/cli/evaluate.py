@@ -54,9 +54,8 @@ def evaluate(
 
     path = find_model(model)
     check_data(DataConfig(source(data) or data))
-    flags = {"backend": backend, "device": device, "dtype": dtype}
-    with naming_settings(read_settings(), flags):
-        loaded = load(model, **flags)
+    with naming_settings(read_settings(), {"backend": backend, "device": device, "dtype": dtype}):
+        loaded = load(model, backend=backend, device=device, dtype=dtype)
     pictures = load_dataset(DataConfig(source(data) or data, loaded.config.defaults.width))
     sections = evaluate(loaded, pictures, Settings(**settings), path, lambda s: say(one_line(s)))
     for line in [json.dumps(to_dict(sections))] if as_json else to_lines(sections):

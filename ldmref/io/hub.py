@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
-from ldmref.files import read_file
+from ldmref.files import open_file
 from ldmref.io.diffusers.folder import WEIGHTS, weight_names
 from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.prompts.clip_vocabulary import hub_cache
@@ -89,7 +89,8 @@ def cached(reference: HubReference) -> Path | None:
     ref = reference.folder / "refs" / (reference.revision or "main")
     commit = reference.revision
     if ref.is_file():
-        commit = read_file(ref, MAX_REF).decode("ascii", "replace").strip()
+        with open_file(ref) as file:
+            commit = file.read(MAX_REF).decode("ascii", "replace").strip()
     snapshots = [
         path
         for path in (reference.folder / "snapshots").glob("*")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError
+from ldmref.prompts.clip import add_words
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import load_word_tokenizer, split_words, word_tokenizer
 
@@ -87,3 +90,20 @@ def test_a_tokenizer_without_our_special_tokens_is_refused():
 
     with pytest.raises(CorruptModelError, match="no '<start>' token"):
         PromptTokenizer(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), 6)
+
+
+def test_added_words_are_saved_and_loaded(tmp_path):
+    size = TOKENIZER.tokenizer.get_vocab_size()
+    extended = Tokenizer.from_str(TOKENIZER.tokenizer.to_str())
+    add_words(extended, ["<fox>", "<fox>_1", "owl"])
+    path = tmp_path / "tokenizer.json"
+    path.write_text(extended.to_str(), "utf-8")
+    again = load_word_tokenizer(path, 6)
+    assert again.tokenizer.to_str() == extended.to_str()
+    assert again.encode(["a <FOX>"])[0][0, 1:5].tolist() == [
+        TOKENIZER.tokenizer.token_to_id("a"), size, size + 1, 2]  # fmt: skip
+    data = json.loads(extended.to_str())
+    data["added_tokens"][0]["id"] = size + 9
+    path.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(CorruptModelError, match="other ids"):
+        load_word_tokenizer(path, 6)

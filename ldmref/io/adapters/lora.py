@@ -104,7 +104,8 @@ def apply_loras(
         for name, change in lora_changes(config, lora).items():
             wide = np.result_type(merged[name].dtype, np.float32)
             base = merged[name].astype(wide)
-            merged[name] = merge(base, change, lora.weight)
+            with np.errstate(over="ignore", invalid="ignore"):
+                merged[name] = merge(base, change, lora.weight)
             if not np.isfinite(merged[name]).all() and np.isfinite(base).all():
                 message = (
                     f"the LoRA {lora.name!r} with weight {lora.weight:g} makes {name} infinite"

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, InputError
+from ldmref.errors import CorruptModelError
 from ldmref.files import open_file, unreadable
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickle, load_pickle_bytes
@@ -45,12 +45,13 @@ class Checkpoint:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file starts like a zip or a pickle."""
-    try:
-        with open_file(path) as file:
-            start = file.read(9)
-    except InputError:
-        return False
+    """Whether a file starts like a zip or a pickle.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with open_file(path) as file:
+        start = file.read(9)
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
