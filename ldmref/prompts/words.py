@@ -87,7 +87,7 @@ def word_tokenizer_from(data: Any, name: str) -> Tokenizer:
     with errors_as_corrupt(f"{name} is not a tokenizer"):
         model = data["model"]
         tokenizer = _tokenizer_of(id_table(model["vocab"]))
-        ours = json.loads(tokenizer.to_str())
+        ours = json.loads(_tokenizer_of({UNKNOWN: 0}).to_str())
         added = id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
         others = [part for part in PIPELINE if data.get(part) != ours[part]]
         if (model.get("type"), model.get("unk_token")) != ("WordLevel", UNKNOWN):

@@ -17,6 +17,7 @@ from pathlib import Path
 from threading import Event
 
 from ldmref.errors import abbreviated
+from ldmref.files import open_file
 from ldmref.training.data.folder import IMAGE_SUFFIXES
 from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
 
@@ -79,7 +80,7 @@ def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
     """
     current, parts = "", Files()
     try:
-        with tarfile.open(file, "r:") as tar:
+        with open_file(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
