@@ -8,6 +8,7 @@ import itertools
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 import threading
 from pathlib import Path
@@ -68,6 +69,55 @@ def test_no_exception(stage, monkeypatch):
     assert main(["models"]) == 1
     err = stage.capfd.readouterr().err
     assert "error[E-INTERNAL]: Panic: at the disco" in err and "Traceback" not in err
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch):
+    """An installed package with these entry points, whose module makes a file when imported."""
+    folder = tmp_path / "site"
+    metadata = folder / "their_package-1.2.dist-info"
+    metadata.mkdir(parents=True)
+    monkeypatch.syspath_prepend(str(folder))
+    imported = tmp_path / "imported"
+    (folder / "their_plugin.py").write_text(f"open({str(imported)!r}, 'w').close()\nmine = 3\n")
+    (metadata / "METADATA").write_text("Metadata-Version: 2.1\nName: their-package\nVersion: 1.2\n")
+
+    def install(text):
+        (metadata / "entry_points.txt").write_text(text)
+        return imported
+
+    yield install
+    sys.modules.pop("their_plugin", None)
+
+
+LISTINGS = (["samplers"], ["samplers", "--json"], ["backends"], ["backends", "--json"], ["doctor"])
+GROUPS = ("ldmref.samplers", "ldmref.backends")
+
+
+@covers(116, "a module that makes a file when it is imported", COMMAND_LINE)
+@pytest.mark.parametrize("group", GROUPS)
+def test_listings_import_no_plug_in(stage, package, group):
+    imported = package(f"[{group}]\nmine = their_plugin:mine\n")
+    for argv in LISTINGS:
+        assert main(argv) == 0 and not imported.exists(), argv
+    flag = "--sampler" if group == GROUPS[0] else "--backend"
+    argv = ["txt2img", "cat", "-m", str(stage.model_folder)]
+    assert main([*argv, "--steps", "1", "-o", "a.png"]) == 0 and not imported.exists()
+    assert main([*argv, flag, "mine"]) in (2, 5) and imported.exists()
+
+
+@covers(117, "lines without a value, without a name, no text", COMMAND_LINE)
+@pytest.mark.parametrize("line", ["bare", "bare =", "= bare", "[", "\0", "odd = a:b:c d"])
+@pytest.mark.parametrize("group", GROUPS)
+def test_damaged_entry_points(stage, package, group, line):
+    package(f"[{group}]\n{line}\n")
+    for argv in LISTINGS[:-1]:
+        assert main(argv) == 0, argv
+    argv = ["txt2img", "cat", "-m", str(stage.model_folder), "--steps", "1"]
+    assert main([*argv, "-o", "a.png"]) == 0
+    for flag, code in (("--sampler", "E-SAMPLER"), ("--backend", "E-BACKEND-NAME")):
+        assert main([*argv, flag, "no_such_name"]) == 2
+        assert f"error[{code}]" in stage.capfd.readouterr().err
 
 
 @covers(119, "long prompts of every kind, in little time", PYTHON)
