@@ -26,7 +26,7 @@ from ldmref.cli import (
     train,
 )  # fmt: skip
 from ldmref.cli.failures import fail, usage_error
-from ldmref.cli.streams import prepare_streams, silence_stdout
+from ldmref.cli.streams import finish_stderr, prepare_streams, silence_stdout
 from ldmref.cli.wording import command_line
 from ldmref.errors import UsageError
 
@@ -159,6 +159,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         except OSError:
             silence_stdout()
         return code
+    finally:
+        finish_stderr()
 
 
 def _run(argv: list[str]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
+from typing import TextIO
 
 from ldmref.errors import OutputError
 
@@ -43,5 +44,20 @@ def closed_stdout() -> OutputError:
 
 def silence_stdout() -> None:
     """Let the interpreter's last flush go nowhere."""
+    _silence(sys.stdout)
+
+
+def finish_stderr() -> None:
+    """Write what is left for standard error; where that fails, it goes nowhere.
+
+    Otherwise the interpreter would fail to write it when it ends, and change the exit code to 120.
+    """
+    try:
+        sys.stderr.flush()
+    except (OSError, ValueError):
+        _silence(sys.stderr)
+
+
+def _silence(stream: TextIO) -> None:
     with contextlib.suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 
 import pytest
 from PIL import Image
@@ -160,6 +161,8 @@ def test_a_flag_alone_replaces_what_a_picture_records(ldm, draw, work, flag, ori
     assert changed <= {key, *FOLLOWS.get(flag, ())} | VOLATILE
     if flag in ("--steps", "--schedule"):
         assert after.get("sigmas") is None
+    if flag == "--sampler":
+        assert after.get("eta") in (None, 0.0)  # the default of DDIM, not that of another sampler
     if flag == "--steps":
         assert after["steps"] == 5
     if flag == "--sigmas":
@@ -179,3 +182,18 @@ def test_all_pictures_of_a_run_share_its_number(work, taken):
     output.check()
     written = [output.write(image, i, {}) for i in range(4)]
     assert written == ["cat-7-3-01.png", "cat-7-3-02.png", "cat-7-3-03.png", "cat-8.png"]
+
+
+def test_a_file_of_one_seed_does_not_number_those_of_another(work, monkeypatch):
+    looks, real = itertools.count(), os.path.lexists
+
+    def lexists(path):
+        assert next(looks) < 50, "looks for a free name without end"
+        return real(path)
+
+    monkeypatch.setattr(os.path, "lexists", lexists)
+    (work / "cat-8.png").touch()
+    output = Output(None, "cat", [7, 7, 8], 3, None, False, False)
+    output.check()
+    written = [output.write(Image.new("RGB", (8, 8)), i, {}) for i in range(3)]
+    assert written == ["cat-7-01.png", "cat-7-02.png", "cat-8-2.png"]
