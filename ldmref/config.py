@@ -36,7 +36,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import InputError, UsageError, did_you_mean
-from ldmref.files import not_a_file
+from ldmref.files import not_a_file, read_file
 
 BACKEND_KEYS = {"name": str, "device": str, "dtype": str, "speed": str}
 DEFAULT_KEYS = {
@@ -113,15 +113,14 @@ def _read(path: Path) -> dict[str, dict[str, Any]]:
         return InputError(f"cannot read {str(path)!r}: {reason}", code="E-CONFIG-FILE")
 
     try:
-        if path.stat().st_size > MAX_FILE_SIZE:
-            raise error(f"it is larger than {MAX_FILE_SIZE} bytes")
-        tables = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+        data = read_file(path, MAX_FILE_SIZE, "E-CONFIG-FILE")
+        tables = tomllib.loads(data.decode("utf-8-sig"))
     except UnicodeDecodeError:
         raise error("it is not UTF-8 text") from None
     except RecursionError:
         raise error("it is nested too deeply") from None
-    except (OSError, ValueError) as cause:
-        raise error(getattr(cause, "strerror", None) or cause) from cause
+    except ValueError as cause:
+        raise error(cause) from cause
     return {table: _check_table(path, table, values) for table, values in tables.items()}
 
 
@@ -163,8 +162,24 @@ def _variables(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], d
 
 def _convert(name: str, text: str, kind: type) -> Any:
     try:
-        return kind(text)
+        return text if kind is str else read_number(text, kind)
     except ValueError as error:
         raise UsageError(
             f"{name} must be {_TYPE_NAMES[kind]}, not {text!r}", code="E-ENV"
         ) from error
+
+
+def read_number(text: str, kind: type[int] | type[float] = float) -> Any:
+    """The number that a variable or a flag spells in the digits 0 to 9.
+
+    Python reads more: digits of every script, and underscores between them.
+
+    Raises:
+        ValueError: it is no such number.
+
+    >>> read_number("1e3"), read_number("12", int)
+    (1000.0, 12)
+    """
+    if not text.isascii() or "_" in text:
+        raise ValueError(f"{text!r} is no number")
+    return kind(text)

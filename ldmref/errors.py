@@ -33,6 +33,9 @@ class LdmrefError(Exception):
         super().__init__(one_line(shortened(message)))
         self.code, self.hint = code, one_line(shortened(hint))
 
+    def __str__(self) -> str:
+        return str(self.args[0])  # an ImportError would keep its first message
+
 
 class UsageError(LdmrefError, ValueError):
     """An argument, flag or setting that cannot be meant."""

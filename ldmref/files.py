@@ -7,7 +7,7 @@ import json
 import os
 import re
 import stat
-from io import BufferedReader
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import Any
 
@@ -95,15 +95,71 @@ def open_file(path: Path, code: str = "E-MODEL") -> BufferedReader:
     """Open a regular file for reading; never waits for a pipe or a device.
 
     Raises:
-        InputError: it is missing, cannot be read, or is no regular file; says which.
+        InputError: it is missing, cannot be read, or is no regular file; says which. So does
+            reading from the file where the system fails to.
     """
     try:
         _require_regular(path, path.stat().st_mode, code)
-        file = open(path, "rb", opener=_without_waiting)
-        _require_regular(path, os.fstat(file.fileno()).st_mode, code)
+        raw = _InputFile(path, code)
+        _require_regular(path, os.fstat(raw.fileno()).st_mode, code)
     except OSError as error:
         raise unreadable(path, error, code) from error
-    return file
+    return BufferedReader(raw)
+
+
+class _InputFile(FileIO):
+    """A file whose failures to be read are an `InputError`: an `OSError` of a later moment could
+    not be told from one of the file that is written meanwhile."""
+
+    def __init__(self, path: Path, code: str):
+        super().__init__(os.fspath(path), "rb", opener=_without_waiting)
+        self._path, self._code = path, code
+
+    def readinto(self, buffer: Any, /) -> int | None:
+        try:
+            return super().readinto(buffer)
+        except OSError as error:
+            raise unreadable(self._path, error, self._code) from error
+
+    def readall(self) -> bytes:
+        try:
+            return super().readall() or b""
+        except OSError as error:
+            raise unreadable(self._path, error, self._code) from error
+
+
+def require_size(path: Path, limit: int, code: str = "E-MODEL") -> None:
+    """Refuse a file of more than `limit` bytes, or what is no regular file, before it is read.
+
+    Raises:
+        InputError: it is missing, cannot be read, or is no regular file.
+        CorruptModelError: it is larger.
+    """
+    with open_file(path, code) as file:
+        size = os.fstat(file.fileno()).st_size
+    if size > limit:
+        raise too_large(path, limit, code)
+
+
+def read_file(path: Path, limit: int, code: str = "E-MODEL", large: str = "") -> bytes:
+    """Read a regular file of at most `limit` bytes; never waits, and never reads more.
+
+    `large`: the code of the error for a larger file, if it has one of its own.
+
+    Raises:
+        InputError: it is missing, cannot be read, or is no regular file.
+        CorruptModelError: it is larger.
+    """
+    with open_file(path, code) as file:
+        data = file.read(limit + 1)
+    if len(data) > limit:
+        raise too_large(path, limit, large or code)
+    return data
+
+
+def too_large(path: Path, limit: int, code: str = "E-MODEL") -> CorruptModelError:
+    """The error of a file that is larger than what is read of its kind."""
+    return CorruptModelError(f"{shown(path)} is larger than {limit:,} bytes", code=code)
 
 
 def unreadable(path: Path, error: OSError, code: str = "E-MODEL") -> InputError:
@@ -151,11 +207,7 @@ def read_json(path: Path, code: str = "E-CONFIG") -> Any:
         InputError: it cannot be read.
         CorruptModelError: it is no JSON; see `parse_json`.
     """
-    with open_file(path) as file:
-        data = file.read(MAX_TEXT + 1)
-    if len(data) > MAX_TEXT:
-        raise CorruptModelError(f"{shown(path)} is larger than {MAX_TEXT:,} bytes", code=code)
-    return parse_json(data, shown(path), code)
+    return parse_json(read_file(path, MAX_TEXT, large=code), shown(path), code)
 
 
 def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: bool = False) -> Any:

@@ -1,29 +1,58 @@
 """Plug-ins: what other packages offer through entry points, loaded when it is asked for by name.
 
-A plug-in runs with all rights of the program, so that it is loaded only on request. One that cannot
-be imported is an error for those who ask for it, and for nobody else. A built-in keeps its name:
+A plug-in runs with all rights of the program, so that it is loaded only on request; listing the
+plug-ins imports none. One that cannot be imported is an error for those who ask for it, and for
+nobody else, and so is a package whose list of entry points is damaged. A built-in keeps its name:
 `hidden` says which plug-ins cannot be reached. Names are compared in lower case.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
-from collections.abc import Collection
+from collections.abc import Collection, Iterable
 from importlib.metadata import EntryPoint
 from typing import Any
 
-from ldmref.errors import LdmrefError, UsageError
+from ldmref.errors import LdmrefError, UsageError, did_you_mean
+
+
+def entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
+    """The entry points of a group, and the packages whose list of entry points cannot be read."""
+    try:
+        return list(importlib.metadata.entry_points(group=group)), []
+    except Exception:  # of one package, which importlib does not name
+        points, damaged = [], []
+    names: set[str] = set()
+    for package in importlib.metadata.distributions():
+        name = _name_of(package)
+        if name in names:  # hidden by a package that is found earlier
+            continue
+        names.add(name)
+        try:
+            points += package.entry_points.select(group=group)
+        except Exception:
+            damaged.append(name)
+    return points, sorted(damaged)
 
 
 def plugin_names(group: str) -> dict[str, str]:
     """What installed packages offer in an entry-point group: name -> package, sorted by name."""
-    points = importlib.metadata.entry_points(group=group)
+    points, _ = entry_points(group)
     return {point.name: package_of(point) for point in sorted(points, key=lambda p: p.name)}
+
+
+def known_names(group: str, built_in: Iterable[str], name: str) -> str:
+    """A hint for a name that nothing has: the nearest one, and packages that may have it."""
+    hint = did_you_mean(name, {*built_in, *plugin_names(group)})
+    _, damaged = entry_points(group)
+    if damaged:
+        hint += f"; the entry points of {', '.join(damaged)} cannot be read"
+    return hint
 
 
 def hidden(group: str, built_in: Collection[str]) -> dict[str, str]:
     """The plug-ins that take the name of a built-in, which they do not replace: name -> reason."""
-    points = importlib.metadata.entry_points(group=group)
+    points, _ = entry_points(group)
     return {
         point.name: f"{origin(point)} takes the name of a built-in, which stays in use"
         for point in points
@@ -37,7 +66,7 @@ def find_plugin(group: str, name: str) -> EntryPoint | None:
     Raises:
         UsageError: two packages offer it.
     """
-    points = importlib.metadata.entry_points(group=group)
+    points, _ = entry_points(group)
     plugins = {point.value: point for point in points if point.name.lower() == name.lower()}
     if not plugins:
         return None
@@ -55,9 +84,9 @@ def load_plugin(point: EntryPoint) -> Any:
     """
     try:
         return point.load()
-    except LdmrefError:
+    except (LdmrefError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:
+    except BaseException as error:
         message = f"{origin(point)} cannot be imported: {reason(error)}"
         raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it") from error
 
@@ -70,7 +99,14 @@ def origin(*points: EntryPoint) -> str:
 
 def package_of(point: EntryPoint) -> str:
     """Name and version of the package that declares an entry point."""
-    return f"{point.dist.name} {point.dist.version}" if point.dist else "unknown"
+    return _name_of(point.dist) if point.dist else "unknown"
+
+
+def _name_of(package: importlib.metadata.Distribution) -> str:
+    try:
+        return f"{package.name} {package.version}"
+    except Exception:  # its metadata is damaged or missing
+        return "unknown"
 
 
 def reason(error: BaseException) -> str:

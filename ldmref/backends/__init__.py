@@ -14,8 +14,8 @@ from __future__ import annotations
 from importlib.metadata import EntryPoint
 
 from ldmref.backends.base import Backend
-from ldmref.errors import BackendUnavailable, LdmrefError, UsageError, did_you_mean
-from ldmref.plugins import find_plugin, hidden, origin, plugin_names, reason
+from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
+from ldmref.plugins import find_plugin, known_names, origin, reason
 
 __all__ = ["Backend", "available", "get_backend"]
 
@@ -57,9 +57,9 @@ def get_backend(
     try:
         options = {} if speed is None else {"speed": speed}  # optional in plug-ins
         backend = point.load()(device=device, dtype=dtype, **options)
-    except LdmrefError:
+    except (LdmrefError, KeyboardInterrupt):
         raise
-    except (Exception, SystemExit) as error:  # a plug-in may fail in any way
+    except BaseException as error:  # a plug-in may fail in any way
         message = f"{kind} cannot be loaded: {reason(error)}"
         raise BackendUnavailable(message, code="E-BACKEND") from error
     if not isinstance(backend, Backend):
@@ -74,11 +74,12 @@ def get_backend(
 
 
 def available() -> dict[str, str]:
-    """Each known backend: "" if it runs here on its default device, else the reason."""
-    shadowed = hidden(GROUP, BUILT_IN)
-    reasons = dict.fromkeys([*BUILT_IN, *plugin_names(GROUP)], "")
-    reasons |= {f"{name} (plug-in)": reason for name, reason in shadowed.items()}
-    for name in [name for name in reasons if not reasons[name]]:
+    """Each built-in backend: "" if it runs here on its default device, else the reason.
+
+    No plug-in is imported; `ldmref.plugins.plugin_names` names them.
+    """
+    reasons = dict.fromkeys(BUILT_IN, "")
+    for name in reasons:
         try:
             get_backend(name)
         except LdmrefError as error:
@@ -91,6 +92,6 @@ def _entry_point(name: str) -> EntryPoint:
         return EntryPoint(name, BUILT_IN[name], GROUP)
     point = find_plugin(GROUP, name)
     if point is None:
-        hint = did_you_mean(name, {*BUILT_IN, *plugin_names(GROUP)})
+        hint = known_names(GROUP, BUILT_IN, name)
         raise UsageError(f"unknown backend {name!r}", code="E-BACKEND-NAME", hint=hint)
     return point

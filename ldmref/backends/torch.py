@@ -39,8 +39,8 @@ class TorchBackend(Backend):
     def set_up(self) -> None:
         try:
             self._device = torch.device(self.device)
-            torch.empty(0, device=self._device)
-        except (RuntimeError, AssertionError) as error:
+            torch.zeros(1, device=self._device).cpu()  # of meta no number comes back
+        except (RuntimeError, AssertionError, NotImplementedError) as error:
             message = f"torch cannot use device {self.device!r}: {str(error).splitlines()[0]}"
             devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
             hint = f"devices here: {', '.join(devices)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -158,7 +159,7 @@ class _OutputFiles:
         self.plot = Path(plot_file) if plot_file else None
         self.overwrite = overwrite
         for path in filter(None, (self.json, self.plot)):
-            if path.exists() and not overwrite:
+            if os.path.lexists(path) and not overwrite:
                 raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add --overwrite")
             if not path.absolute().parent.is_dir():
                 raise OutputError(f"no folder {str(path.parent)!r}", code="E-FOLDER")

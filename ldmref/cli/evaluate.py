@@ -44,6 +44,8 @@ def evaluate(
     one; and how often a prompt's own picture is the nearest to what is drawn for it.
     """
     from ldmref import load
+    from ldmref.cli.settings import naming_settings
+    from ldmref.config import settings as read_settings
     from ldmref.evaluate.report import to_dict, to_lines
     from ldmref.evaluate.run import Settings, evaluate
     from ldmref.io.locate import find_model
@@ -52,7 +54,8 @@ def evaluate(
 
     path = find_model(model)
     check_data(DataConfig(source(data) or data))
-    loaded = load(model, backend=backend, device=device, dtype=dtype)
+    with naming_settings(read_settings(), {"backend": backend, "device": device, "dtype": dtype}):
+        loaded = load(model, backend=backend, device=device, dtype=dtype)
     pictures = load_dataset(DataConfig(source(data) or data, loaded.config.defaults.width))
     sections = evaluate(loaded, pictures, Settings(**settings), path, lambda s: say(one_line(s)))
     for line in [json.dumps(to_dict(sections))] if as_json else to_lines(sections):

@@ -54,6 +54,9 @@ def as_ldmref(error: BaseException) -> LdmrefError:
         return closed_stdout()
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return OutputError(f"cannot write: {error.strerror}", code="E-WRITE")
+    if isinstance(error, FileNotFoundError) and not has_working_folder():
+        hint = "change to another folder"
+        return OutputError("the working folder has been deleted", code="E-FOLDER", hint=hint)
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return InputError(f"cannot open {error.filename!r}: {error.strerror}", code="E-FILE")
     return LdmrefError(
@@ -61,6 +64,15 @@ def as_ldmref(error: BaseException) -> LdmrefError:
         code="E-INTERNAL",
         hint="add -v to see where it happened",
     )
+
+
+def has_working_folder() -> bool:
+    """Whether the working folder still exists."""
+    try:
+        os.getcwd()
+    except OSError:
+        return False
+    return True
 
 
 def usage_error(

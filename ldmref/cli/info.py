@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from math import prod
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ from ldmref.models.model import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
 from ldmref.plugins import hidden, plugin_names
-from ldmref.samplers import ALIASES, SAMPLERS, Sampler, get_sampler
+from ldmref.samplers import ALIASES, SAMPLERS, Sampler
 from ldmref.samplers.registry import GROUP as SAMPLER_PLUGINS
 
 OTHER_PROGRAMS = {  # key of a picture's metadata -> the program that writes it
@@ -56,16 +56,43 @@ as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout."
 @click.command()
 @as_json
 def backends(as_json: bool) -> None:
-    """List the backends, their devices, and why a backend cannot run here."""
-    rows = [
-        {"name": name, "usable": not reason, "reason": reason, "devices": devices(name, reason)}
+    """List the backends, their devices, and why a backend cannot run here; then plug-ins.
+
+    Plug-ins are not imported, so that their devices are not known.
+    """
+    rows: list[Row] = [
+        {"name": name, "usable": not reason, "reason": reason, "devices": devices(name, reason),
+         "package": ""}
         for name, reason in backend_registry.available().items()
+    ]  # fmt: skip
+    for plugin in offered(backend_registry.GROUP, backend_registry.BUILT_IN):
+        usable = False if plugin["reason"] else None
+        rows.append(plugin | {"usable": usable, "devices": []})
+
+    def cells(row: Row) -> tuple[str, ...]:
+        if row["reason"]:
+            return row["name"], f"no: {row['reason']}"
+        return row["name"], " ".join(row["devices"]) or plugin_of(row)
+
+    show(rows, as_json, cells)
+
+
+def offered(group: str, built_in: Collection[str]) -> list[Row]:
+    """Name, package, and why it cannot be reached, of each plug-in; none is imported."""
+    reasons = hidden(group, built_in)
+    return [
+        {"name": name, "package": package, "reason": reasons.get(name, "")}
+        for name, package in plugin_names(group).items()
     ]
-    show(rows, as_json, lambda r: (r["name"], " ".join(r["devices"]) or f"no: {r['reason']}"))
+
+
+def plugin_of(row: Row) -> str:
+    """What is known about a plug-in that is not imported."""
+    return f"plug-in of {row['package']}, imported when it is named"
 
 
 def devices(name: str, reason: str) -> list[str]:
-    """The devices of a usable backend; of a plug-in, `cpu`."""
+    """The devices of a usable built-in backend."""
     if reason:
         return []
     if name == "torch":
@@ -108,32 +135,30 @@ def models(as_json: bool) -> None:
 @click.command()
 @as_json
 def samplers(as_json: bool) -> None:
-    """List the samplers: order of convergence, evaluations per step, source; then plug-ins."""
+    """List the samplers: order of convergence, evaluations per step, source; then plug-ins.
+
+    Plug-ins are not imported, so that only their names and packages are known.
+    """
     rows = [sampler_row(name, sampler) for name, sampler in SAMPLERS.items()]
-    reasons = hidden(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES})
-    for name, package in plugin_names(SAMPLER_PLUGINS).items():
-        try:
-            row = {} if name in reasons else sampler_row(name, get_sampler(name), package)
-        except UsageError as error:
-            row, reasons[name] = {}, f"{error} ({error.hint})"
-        unusable = {"name": name, "package": package, "reason": reasons.get(name, "")}
-        rows.append(row or dict.fromkeys(rows[0]) | unusable)
+    for plugin in offered(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES}):
+        rows.append(dict.fromkeys(rows[0]) | plugin)
 
     def cells(row: Row) -> tuple[str, ...]:
         if row["reason"]:
             return row["name"], "no", "", "", row["reason"]
+        if row["package"]:
+            return row["name"], "", "", "", plugin_of(row)
         noise = "stochastic" if row["stochastic"] else "deterministic"
         evaluations = f"{row['evaluations_per_step']} per step"
-        source = f"{row['source']} (package {row['package']})" if row["package"] else row["source"]
-        return row["name"], f"order {row['order']}", evaluations, noise, source
+        return row["name"], f"order {row['order']}", evaluations, noise, row["source"]
 
     show(rows, as_json, cells)
 
 
-def sampler_row(name: str, sampler: Sampler, package: str = "") -> Row:
-    """What is declared about a sampler, and the package that a plug-in is from."""
+def sampler_row(name: str, sampler: Sampler) -> Row:
+    """Return the declaration of a built-in sampler."""
     return {"name": name, "order": sampler.order, "evaluations_per_step": sampler.nfe,
-            "stochastic": sampler.stochastic, "source": sampler.source, "package": package,
+            "stochastic": sampler.stochastic, "source": sampler.source, "package": "",
             "reason": ""}  # fmt: skip
 
 

@@ -145,7 +145,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.flush()
     except BrokenPipeError:
         code = 141
-    except (Exception, KeyboardInterrupt) as error:
+    except SystemExit:
+        raise
+    except BaseException as error:  # plug-ins and libraries also raise other classes
         command = command_of(argv)
         if isinstance(error, click.ClickException):
             error = usage_error(error, command, cli.commands, ALIASES)

@@ -11,6 +11,7 @@ from click.shell_completion import CompletionItem
 
 from ldmref.cli.output import FORMATS
 from ldmref.cli.progress import STYLES
+from ldmref.config import read_number
 from ldmref.errors import UsageError
 from ldmref.modes.declaration import Parameter
 from ldmref.samplers import SAMPLERS, SPACINGS
@@ -36,6 +37,33 @@ class FileType(click.ParamType):
         return PATH.shell_complete(ctx, param, incomplete)
 
 
+class WholeNumber(click.types.IntParamType):
+    """A whole number as `read_number` reads it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return _plain(self, value, int, param, ctx)
+
+
+class Number(click.types.FloatParamType):
+    """A number as `read_number` reads it."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        return _plain(self, value, float, param, ctx)
+
+
+def _plain(
+    kind: click.ParamType,
+    value: Any,
+    number: type[int] | type[float],
+    param: click.Parameter | None,
+    ctx: click.Context | None,
+) -> Any:
+    try:
+        return read_number(str(value), number)
+    except ValueError:
+        kind.fail(f"{value!r} is not a valid {kind.name}.", param, ctx)
+
+
 class Notation(FileType):
     """A value whose parameter says how it is written."""
 
@@ -56,7 +84,7 @@ class LoraFile(FileType):
         if not colon or Path(value).is_file():
             return value, 1.0
         try:
-            return path, float(weight)
+            return path, read_number(weight)
         except ValueError:
             raise UsageError(
                 f"the weight of a LoRA must be a number, not {weight!r}",
@@ -71,7 +99,7 @@ def parameter_option(parameter: Parameter) -> Option:
     text = HELP.get(parameter.name, parameter.help).replace("`", "")
     if parameter.default not in (None, "", (), False):
         text += f" Default: {parameter.default}."
-    kind: Any = parameter.type if parameter.type in (int, float) else str
+    kind: Any = {int: WholeNumber(), float: Number()}.get(parameter.type, str)
     if parameter.type is bool:
         return option(*flags, parameter.name, is_flag=True, default=None, help=text)
     if parameter.choices and parameter.metavar is None:
@@ -81,7 +109,7 @@ def parameter_option(parameter: Parameter) -> Option:
     elif parameter.metavar == "FILE":
         kind = PATH
     known = parameter.choices or NAMES.get(parameter.name, ())
-    metavar = parameter.metavar or {int: "N", float: "X"}.get(kind)
+    metavar = parameter.metavar or {int: "N", float: "X"}.get(parameter.type)
     return option(
         *flags, parameter.name, type=kind, metavar=metavar, help=text,
         multiple=parameter.multiple, required=parameter.required,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import re
 import sys
 import unicodedata
@@ -153,7 +154,7 @@ class Output:
     def _next_free(self, start: str) -> None:
         """Number the run so that none of its files exists."""
         pictures = [i for i, stem in enumerate(self.stems) if stem[0] == start]
-        while any(self._in_folder(i).exists() for i in pictures):
+        while any(os.path.lexists(self._in_folder(i)) for i in pictures):
             self.runs[start] += 1
 
     def _write_in_folder(self, i: int, image: Image.Image, params: dict[str, Any] | None) -> Path:
@@ -192,7 +193,7 @@ def check_noise_file(path: str, overwrite: bool) -> None:
             code="E-FOLDER",
             hint="create it first",
         )
-    if target.is_dir() or (target.exists() and not overwrite):
+    if target.is_dir() or (os.path.lexists(target) and not overwrite):
         raise OutputError(f"{path!r} exists", code="E-EXISTS", hint="add --overwrite")
 
 

@@ -113,12 +113,14 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
     with stopping() as stop:
         console = Console(flags, output, click.get_current_context().command)
         console.settings(configured, name, backend)
-        model = load(
-            path, backend=backend, config=flags["model_config"], lora=flags["loras"],
-            **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "embeddings",
-                                           "allow_nonfinite")},
-            **configured.limits | {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None},
-        )  # fmt: skip
+        limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
+        with naming_settings(configured, flags):
+            model = load(
+                path, backend=backend, config=flags["model_config"], lora=flags["loras"],
+                **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "embeddings",
+                                               "allow_nonfinite")},
+                **configured.limits | limits,
+            )  # fmt: skip
         console.memory(model, task.plan.request)
         notes = [*recorded.get("notes", ()), *notes]
         console.warn([*notes, *differences(recorded.get("model"), model)])

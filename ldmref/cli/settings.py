@@ -17,6 +17,7 @@ CODES = {
     for key in keys
 }
 CODES["E-BACKEND-NAME"] = "backend.name"
+OF_BOTH_PROMPTS = ("E-PROMPT", "E-PROMPT-LENGTH")
 
 
 def with_settings(mode: str, flags: dict[str, Any], configured: Settings) -> dict[str, Any]:
@@ -45,6 +46,8 @@ def naming_settings(configured: Settings, flags: dict[str, Any]) -> Iterator[Non
         yield
     except LdmrefError as error:
         key = CODES.get(error.code, "")
+        if error.code in OF_BOTH_PROMPTS and "negative" in str(error):
+            key = "defaults.negative_prompt"
         flag = "backend" if key == "backend.name" else key.rpartition(".")[2]
         if key in configured.origin and flags.get(flag) is None:
             error.args = (f"{configured.origin[key]}: {error}",)

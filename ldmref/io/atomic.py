@@ -20,12 +20,13 @@ def check_writable(path: Path, overwrite: bool) -> None:
     """Refuse a path that cannot be written, before any work is done for it.
 
     Raises:
-        OutputError: its folder does not exist, it exists itself (unless `overwrite`), it is a pipe,
-            a socket or a device, or the system does not allow the name.
+        OutputError: its folder does not exist or was deleted, it exists itself, be it as a link to
+            nothing (unless `overwrite`), it is a pipe, a socket or a device, or the system does not
+            allow the name.
     """
     try:
         mode = _mode(path)
-        if not stat.S_ISDIR(_mode(path.parent)):
+        if not stat.S_ISDIR(_mode(_absolute(path.parent))):
             what = f"the folder {str(path.parent)!r} does not exist"
             raise OutputError(what, code="E-FOLDER", hint="create it first")
     except (OSError, ValueError) as error:
@@ -39,12 +40,23 @@ def check_writable(path: Path, overwrite: bool) -> None:
         raise OutputError(f"{str(path)!r} exists", code="E-EXISTS", hint="add overwrite=True")
 
 
-def _mode(path: Path) -> int:
-    """`st_mode`; 0 for what does not exist."""
+def _absolute(path: Path) -> Path:
     try:
-        return path.stat().st_mode
-    except (FileNotFoundError, NotADirectoryError):
-        return 0
+        return path.absolute()
+    except FileNotFoundError as error:
+        message = "the working folder has been deleted"
+        hint = "change to another folder"
+        raise OutputError(message, code="E-FOLDER", hint=hint) from error
+
+
+def _mode(path: Path) -> int:
+    """`st_mode`, that of a link if it leads to nothing; 0 for what does not exist."""
+    for look in (path.stat, path.lstat):
+        try:
+            return look().st_mode
+        except (FileNotFoundError, NotADirectoryError):
+            continue
+    return 0
 
 
 def _unwritable(path: Path, error: Exception) -> OutputError:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
+from ldmref.files import open_file
 from ldmref.io.diffusers.folder import WEIGHTS, weight_names
 from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.prompts.clip_vocabulary import hub_cache
@@ -25,6 +26,7 @@ TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
     "tokenizer_config.json", "added_tokens.json", "vocab.txt",
 )  # fmt: skip
+MAX_REF = 1000  # bytes; it holds a commit
 SITE = "https://huggingface.co/"
 # Error of huggingface_hub -> message and hint; the first that matches counts.
 REFUSALS = {
@@ -85,7 +87,10 @@ def cached(reference: HubReference) -> Path | None:
     """
     wanted = reference.file or INDEX
     ref = reference.folder / "refs" / (reference.revision or "main")
-    commit = ref.read_text("utf-8").strip() if ref.is_file() else reference.revision
+    commit = reference.revision
+    if ref.is_file():
+        with open_file(ref) as file:
+            commit = file.read(MAX_REF).decode("ascii", "replace").strip()
     snapshots = [
         path
         for path in (reference.folder / "snapshots").glob("*")

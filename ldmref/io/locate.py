@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from ldmref.errors import InputError, UnsafeFileError, UsageError, did_you_mean
-from ldmref.files import input_path
+from ldmref.files import input_path, shown
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import find_config
 from ldmref.io.diffusers.folder import read_diffusers_config
@@ -35,7 +35,7 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
     if name in EMBEDDED:
         return embedded_folder(str(name))
     path = input_path(name)
-    if path.parts[:1] and path.parts[0] in EMBEDDED:  # ./emoji: a folder of that name
+    if not path.name or path.parts[0] in EMBEDDED:  # . has a name; ./emoji: a folder of that name
         path = path.absolute()
     if path.is_file() and path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
         raise UnsafeFileError(
@@ -49,7 +49,7 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
         return path.parent
     if path.is_dir() and not (is_native(path) or is_diffusers(path)):
         raise InputError(
-            f"{path.name!r} is not a model folder: it has neither {NATIVE_INDEX} nor "
+            f"{shown(path)!r} is not a model folder: it has neither {NATIVE_INDEX} nor "
             f"{DIFFUSERS_INDEX}",
             code="E-MODEL",
         )

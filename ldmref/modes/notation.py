@@ -6,6 +6,7 @@ import re
 
 import numpy as np
 
+from ldmref.config import read_number
 from ldmref.errors import InputError, UsageError, short_repr
 from ldmref.files import not_a_file
 
@@ -37,7 +38,7 @@ def parse_jumps(text: str) -> tuple[int, int]:
 def parse_positions(text: str) -> list[float]:
     """Numbers with commas between."""
     try:
-        return [float(position) for position in text.split(",")]
+        return [read_number(position) for position in text.split(",")]
     except ValueError:
         raise UsageError(
             f"positions must be numbers from 0 to 1, not {short_repr(text)}",
@@ -49,7 +50,7 @@ def parse_positions(text: str) -> list[float]:
 def parse_sigmas(text: str) -> list[float]:
     """Numbers with commas between."""
     try:
-        return [float(sigma) for sigma in text.split(",")]
+        return [read_number(sigma) for sigma in text.split(",")]
     except ValueError:
         raise UsageError(
             f"sigmas must be numbers, not {short_repr(text)}",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -12,7 +13,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.io.pictures.infotext import infotext
-from ldmref.io.pictures.metadata import write_picture
+from ldmref.io.pictures.metadata import check_target, write_picture
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 
 
@@ -59,17 +60,19 @@ class Result:
         before the ending. Any other path is an existing folder; names are made from the seeds.
 
         Raises:
-            OutputError: a file exists (unless `overwrite`), or cannot be written.
+            OutputError: one of the files exists (unless `overwrite`) or cannot be written, or the
+                ending is that of another format; then none is written.
         """
-        path, written = Path(path), []
+        targets = [self._target(Path(path), i) for i in range(len(self))]
+        for target in targets:
+            check_target(target, overwrite=overwrite)
         for i, image in enumerate(self.images):
-            written.append(self._target(path, i))
             params = self.params_of(i) if metadata else None
-            write_picture(written[-1], image, params, overwrite=overwrite)
-        return written
+            write_picture(targets[i], image, params, overwrite=overwrite)
+        return targets
 
     def _target(self, path: Path, i: int) -> Path:
-        if path.suffix.lower() not in (".png", ".webp", ".jpg", ".jpeg"):
+        if path.is_dir() or not path.suffix:
             return path / f"{self.params['mode']}-{self.seeds[i]}-{i}.png"
         return path if len(self) == 1 else path.with_stem(f"{path.stem}-{i}")
 
@@ -88,7 +91,7 @@ class Result:
 
 def params_of_picture(params: dict[str, Any], seed: int, i: int) -> dict[str, Any]:
     """The parameters that make picture `i` of a run alone."""
-    single = dict(params, seed=seed, count=1, index=i)
+    single = copy.deepcopy(params) | {"seed": seed, "count": 1, "index": i}
     for key in ("prompt", "negative_prompt", "truncated"):
         if isinstance(params.get(key), list):
             single[key] = params[key][i]

@@ -12,9 +12,11 @@ from typing import Any
 from tokenizers.models import BPE
 
 from ldmref.errors import InputError
-from ldmref.files import input_path, read_json
+from ldmref.files import input_path, read_json, require_size
 from ldmref.prompts.clip import END, LENGTH, START, WORD_END, Vocabulary, clip_tokenizer
+from ldmref.prompts.text_checks import id_table
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
+from ldmref.prompts.words import load_word_tokenizer
 
 BPE_FILE = "bpe_simple_vocab_16e6.txt.gz"
 PACKAGES = ("open_clip", "clip")
@@ -39,7 +41,7 @@ def load_tokenizer(
     if source is not None:
         source = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
         if source.suffix == ".json" and not _is_bpe(source):
-            return PromptTokenizer.load(source, length)
+            return load_word_tokenizer(source, length)
     return clip_tokenizer(read_vocabulary(source), length, pad=pad, text_clean=text_clean)
 
 
@@ -88,10 +90,10 @@ def _installed() -> Iterator[Path]:
 
 
 def hub_cache() -> Path:
-    """The cache folder of huggingface_hub."""
-    cache = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    home = os.environ.get("HF_HOME") or Path(cache, "huggingface")
-    return Path(os.environ.get("HF_HUB_CACHE") or Path(home, "hub")).expanduser()
+    """The cache folder of huggingface_hub; ~ stays as it is for users that do not exist."""
+    cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
+    home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
+    return Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")))
 
 
 def _has_vocabulary(folder: Path) -> bool:
@@ -101,10 +103,13 @@ def _has_vocabulary(folder: Path) -> bool:
 def _read_folder(folder: Path) -> Vocabulary:
     """vocab.json, merges.txt and, if present, added_tokens.json."""
     with errors_as_corrupt(f"vocab.json and merges.txt of {folder.name!r} are damaged"):
-        vocab, merges = BPE.read_file(str(folder / "vocab.json"), str(folder / "merges.txt"))
+        files = [folder / "vocab.json", folder / "merges.txt"]
+        for file in files:
+            require_size(file, MAX_BYTES, "E-TOKENIZER")
+        vocab, merges = BPE.read_file(*map(str, files))
     added = folder / "added_tokens.json"
     with errors_as_corrupt(f"{added.name} is damaged"):
-        words = _without(vocab, _token_ids(_load(added))) if added.is_file() else {}
+        words = _without(vocab, id_table(_load(added))) if added.is_file() else {}
     return Vocabulary(vocab, merges, words, _pad_token(folder))
 
 
@@ -112,10 +117,10 @@ def _read_json(path: Path) -> Vocabulary:
     """A tokenizer.json."""
     with errors_as_corrupt(f"{path.name} is not a CLIP tokenizer"):
         data = _load(path)
-        vocab = _token_ids(data["model"]["vocab"])
+        vocab = id_table(data["model"]["vocab"])
         pairs = [m.split(" ") if isinstance(m, str) else m for m in data["model"]["merges"]]
         merges = [(str(left), str(right)) for left, right in pairs]
-        added = _token_ids({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
+        added = id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
         pad = _pad_token(path.parent) or (data.get("padding") or {}).get("pad_token")
         if not isinstance(pad, str | None):
             raise ValueError(f"a padding token {pad!r:.80}")
@@ -162,14 +167,6 @@ def _is_bpe(path: Path) -> bool:
 def _without(vocab: dict[str, int], added: dict[str, int]) -> dict[str, int]:
     """The added tokens that are not in the vocabulary already."""
     return {token: id for token, id in added.items() if vocab.get(token) != id}
-
-
-def _token_ids(data: Any) -> dict[str, int]:
-    """`data`, if it is a table of ids by token."""
-    rows = data.items() if isinstance(data, dict) else [("", None)]
-    if not all(isinstance(token, str) and type(id) is int and id >= 0 for token, id in rows):
-        raise ValueError("not a table of tokens and ids")
-    return data
 
 
 def _load(path: Path) -> Any:

@@ -1,8 +1,9 @@
-"""Checks of a text before it is tokenized: its length, and notation that is not read."""
+"""Checks of texts and vocabularies: their length, their ids, and notation that is not read."""
 
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from ldmref.errors import UsageError
 
@@ -27,6 +28,18 @@ def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
         )
     if not is_text(text):
         raise UsageError(f"the {what} is not valid Unicode text", code="E-PROMPT")
+
+
+def id_table(data: Any) -> dict[str, int]:
+    """`data`, if it is a table of ids by token.
+
+    Raises:
+        ValueError: it is not.
+    """
+    rows = data.items() if isinstance(data, dict) else [("", None)]
+    if not all(isinstance(token, str) and type(id) is int and id >= 0 for token, id in rows):
+        raise ValueError("not a table of tokens and ids")
+    return data
 
 
 def is_text(text: str) -> bool:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -102,7 +101,8 @@ class PromptTokenizer:
         clean: applied to the text before tokenization.
 
     Raises:
-        CorruptModelError: the vocabulary lacks a special token.
+        CorruptModelError: the vocabulary lacks a special token, or an added word has more vectors
+            than fit a chunk.
     """
 
     def __init__(
@@ -116,13 +116,7 @@ class PromptTokenizer:
         tokenizer.no_padding()
         ids = (token_id(tokenizer, token) for token in special_tokens)
         self.start, self.end, self.pad, self.unknown = ids
-        self._multi_vector_ids = _multi_vector_ids(tokenizer)
-
-    @classmethod
-    def load(cls, path: Path, length: int) -> PromptTokenizer:
-        """Read the `tokenizer.json` of a word tokenizer."""
-        with errors_as_corrupt(f"{path.name} is not a tokenizer"):
-            return cls(Tokenizer.from_file(str(path)), length)
+        self._multi_vector_ids = _multi_vector_ids(tokenizer, length - 2)
 
     def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Truncated ids (n, length) int64, and warnings about dropped and unknown words."""
@@ -239,13 +233,16 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
 def errors_as_corrupt(message: str) -> Iterator[None]:
     """Turn any error within the block into a `CorruptModelError`.
 
-    It catches `Exception`, because the `tokenizers` library raises nothing more specific.
+    It catches `Exception`, because the `tokenizers` library raises nothing more specific, and what
+    a panic of its Rust code raises, which is no `Exception`.
     """
     try:
         yield
-    except LdmrefError:
+    except (LdmrefError, MemoryError):
         raise
-    except Exception as error:
+    except BaseException as error:
+        if not isinstance(error, Exception) and type(error).__name__ != "PanicException":
+            raise
         text = f"{message} ({type(error).__name__}: {error})"
         raise CorruptModelError(text, code="E-TOKENIZER") from error
 
@@ -265,10 +262,13 @@ def _split_into_chunks(sections: list[list[TokenGroup]], size: int) -> list[list
     return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
 
 
-def _multi_vector_ids(tokenizer: Tokenizer) -> dict[int, tuple[int, ...]]:
+def _multi_vector_ids(tokenizer: Tokenizer, limit: int) -> dict[int, tuple[int, ...]]:
     """All ids of each added word with several vectors: word, word_1, ..., as diffusers names them.
 
     Keyed by the id of the word itself.
+
+    Raises:
+        CorruptModelError: a word has more vectors than `limit`, the ids of a chunk.
     """
     added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
     result = {}
@@ -276,6 +276,11 @@ def _multi_vector_ids(tokenizer: Tokenizer) -> dict[int, tuple[int, ...]]:
         ids = [id]
         while (next_id := added.get(f"{word}_{len(ids)}")) is not None:
             ids.append(next_id)
+            if len(ids) > limit:
+                message = (
+                    f"the tokenizer's word {word!r} has more vectors than the {limit} of a chunk"
+                )
+                raise CorruptModelError(message, code="E-TOKENIZER")
         if len(ids) > 1:
             result[id] = tuple(ids)
     return result

@@ -11,11 +11,12 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from ldmref.errors import InputError
-from ldmref.files import input_path, read_json
+from ldmref.files import input_path, read_json, require_size
 from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens, errors_as_corrupt
 
 BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
 LENGTH = 77
+MAX_BYTES = 64 * 2**20
 
 
 def wordpiece_tokenizer(source: str | Path | None, length: int = LENGTH) -> PromptTokenizer:
@@ -59,6 +60,7 @@ def _read_vocabulary(path: Path) -> dict[str, int]:
     """Token -> id."""
     with errors_as_corrupt(f"{path.name} is not a vocabulary of word pieces"):
         if path.suffix != ".json":
+            require_size(path, MAX_BYTES, "E-TOKENIZER")
             return WordPiece.read_file(str(path))
         model = read_json(path, "E-TOKENIZER")["model"]
         if model.get("type", "WordPiece") != "WordPiece":

@@ -1,13 +1,34 @@
-"""A tokenizer of whole words: that of the models that are trained here."""
+"""A tokenizer of whole words: that of the models that are trained here.
+
+Only the words of a `tokenizer.json` are used. Its other parts are compared with those that ldmref
+writes and are never run: a file could name replacements that let a prompt grow without bound, or
+regular expressions that never end.
+"""
 
 from __future__ import annotations
 
+import json
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
-from ldmref.prompts.tokenizer import END, PAD, START, UNKNOWN
+from ldmref.errors import CorruptModelError
+from ldmref.files import parse_json, read_json
+from ldmref.prompts.clip import add_words
+from ldmref.prompts.text_checks import id_table
+from ldmref.prompts.tokenizer import (
+    END,
+    PAD,
+    START,
+    UNKNOWN,
+    PromptTokenizer,
+    errors_as_corrupt,
+)
+
+PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # parts that run on text
 
 
 def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
@@ -16,20 +37,68 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
     Text is lower-cased and stripped of accents; a word is a run of letters or digits, or one of
     the characters # * ! &; everything else separates words.
     """
-    tokenizer = Tokenizer(models.WordLevel({UNKNOWN: 0}, unk_token=UNKNOWN))
+    tokenizer = _tokenizer_of({UNKNOWN: 0})
+    frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
+    ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
+    tokens = [PAD, START, END, UNKNOWN, *ranked][:max_words]
+    return _tokenizer_of({token: id for id, token in enumerate(tokens)})
+
+
+def _tokenizer_of(ids: Mapping[str, int]) -> Tokenizer:
+    """A word tokenizer with this vocabulary, token -> id."""
+    tokenizer = Tokenizer(models.WordLevel(dict(ids), unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
     )
     word_pattern = Regex(r"[\p{L}\p{N}]+|[#*!&]")
     tokenizer.pre_tokenizer = pre_tokenizers.Split(word_pattern, behavior="removed", invert=True)
-    frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
-    ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
-    tokens = [PAD, START, END, UNKNOWN, *ranked][:max_words]
-    ids = {token: id for id, token in enumerate(tokens)}
-    tokenizer.model = models.WordLevel(ids, unk_token=UNKNOWN)
     tokenizer.post_processor = processors.TemplateProcessing(
         single=f"{START} $A {END}", special_tokens=[(START, 1), (END, 2)]
     )
+    return tokenizer
+
+
+def load_word_tokenizer(path: Path, length: int) -> PromptTokenizer:
+    """Read the `tokenizer.json` of a word tokenizer; `length`: tokens per chunk.
+
+    Raises:
+        InputError: it cannot be read.
+        CorruptModelError: as `word_tokenizer_from`, or the vocabulary lacks a special token.
+    """
+    tokenizer = word_tokenizer_from(read_json(path, "E-TOKENIZER"), path.name)
+    return PromptTokenizer(tokenizer, length)
+
+
+def parse_word_tokenizer(text: str, name: str) -> Tokenizer:
+    """The word tokenizer whose JSON is `text`; `name` is that of its file, for errors.
+
+    Raises:
+        CorruptModelError: it is no JSON, or as `word_tokenizer_from`.
+    """
+    return word_tokenizer_from(parse_json(text, name, "E-TOKENIZER"), name)
+
+
+def word_tokenizer_from(data: Any, name: str) -> Tokenizer:
+    """Build a word tokenizer from the vocabulary and the added words of its parsed JSON.
+
+    Raises:
+        CorruptModelError: it is damaged, or splits text in another manner than `word_tokenizer`.
+    """
+    with errors_as_corrupt(f"{name} is not a tokenizer"):
+        model = data["model"]
+        tokenizer = _tokenizer_of(id_table(model["vocab"]))
+        ours = json.loads(_tokenizer_of({UNKNOWN: 0}).to_str())
+        added = id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
+        others = [part for part in PIPELINE if data.get(part) != ours[part]]
+        if (model.get("type"), model.get("unk_token")) != ("WordLevel", UNKNOWN):
+            others.append("model")
+    if others:
+        message = f"{name} is no tokenizer of whole words as ldmref writes it: another {others[0]}"
+        hint = "a folder of ldmref holds the tokenizer.json that training or convert has written"
+        raise CorruptModelError(message, code="E-TOKENIZER", hint=hint)
+    add_words(tokenizer, sorted(added, key=lambda word: added[word]))
+    if any(tokenizer.token_to_id(word) != id for word, id in added.items()):
+        raise CorruptModelError(f"{name}: its added words have other ids", code="E-TOKENIZER")
     return tokenizer
 
 

@@ -14,8 +14,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.plugins import find_plugin, load_plugin, origin, plugin_names
+from ldmref.errors import UsageError, short_repr
+from ldmref.plugins import find_plugin, known_names, load_plugin, origin
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
@@ -155,7 +155,7 @@ def get_sampler(name: str) -> Sampler:
         return sampler
     point = find_plugin(GROUP, lower)
     if point is None:
-        hint = did_you_mean(lower, {*SAMPLERS, *plugin_names(GROUP)})
+        hint = known_names(GROUP, SAMPLERS, lower)
         raise UsageError(f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=hint)
     sampler = load_plugin(point)
     if not isinstance(sampler, Sampler):

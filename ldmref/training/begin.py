@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from threading import Event
 
 from ldmref.errors import UsageError
 from ldmref.io.atomic import atomic_write
@@ -34,9 +35,16 @@ def check_early(recipe: AnyRecipe, folder: Path, accept_changes: bool) -> None:
     check_data(recipe.data)
 
 
-def read_pictures(recipe: AnyRecipe, say: Callable[[str], None]) -> Dataset:
-    """The pictures of a recipe; says how many there are, and what was left out."""
-    data = load_dataset(recipe.data)
+def read_pictures(
+    recipe: AnyRecipe, say: Callable[[str], None], cancel: Event | None = None
+) -> Dataset:
+    """The pictures of a recipe; says how many there are, and what was left out.
+
+    Raises:
+        InputError: they cannot be read.
+        Cancelled: `cancel` was set before all of them were read.
+    """
+    data = load_dataset(recipe.data, cancel)
     for line in data.warnings:
         say(f"warning: {line}")
     say(f"{len(data.images)} pictures of {recipe.data.size}x{recipe.data.size}")

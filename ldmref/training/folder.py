@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from ldmref.errors import OutputError
+from ldmref.files import not_a_file
 
 try:
     import fcntl
@@ -38,13 +39,17 @@ def training_folder(folder: Path) -> Iterator[None]:
     What an interrupted writing left behind is removed; the lock ends with the process.
 
     Raises:
-        OutputError: it cannot be made, or another training uses it.
+        OutputError: it cannot be made, another training uses it, or it holds a pipe or a device,
+            which would be waited for.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         message = f"cannot make the folder {str(folder)!r}: {error.strerror}"
         raise OutputError(message, code="E-WRITE") from error
+    for path in folder.iterdir():
+        if problem := not_a_file(path) if path.exists() and not path.is_dir() else "":
+            raise OutputError(f"{str(path)!r} {problem}", code="E-WRITE", hint="give another -o")
     with _lock(folder):
         _remove_temporaries(folder)
         yield

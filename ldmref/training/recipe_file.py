@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.files import read_file
 from ldmref.io.locate import find_model, model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
@@ -30,6 +31,7 @@ from ldmref.training.recipe import (
 )
 
 SHIPPED = Path(__file__).parent / "recipes"
+MAX_BYTES = 1_000_000
 CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # E-RECIPE of all others
 AnyRecipe = Recipe | FineTuneRecipe
 T = TypeVar("T")
@@ -137,8 +139,9 @@ def _toml_value(value: Any) -> str:
 
 def _parse(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except (OSError, ValueError, RecursionError) as error:
+        data = read_file(path, MAX_BYTES, "E-RECIPE-FILE")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         message = f"cannot read the recipe {str(path)!r}: {reason}"
         raise InputError(message, code="E-RECIPE-FILE") from error

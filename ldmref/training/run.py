@@ -60,7 +60,7 @@ def train(
             require_shared(getattr(recipe, stage).optimizer)
         recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
         ops = TorchBackend(device, recipe.dtype)
-        data = read_pictures(recipe, say)
+        data = read_pictures(recipe, say, cancel)
         summary = summarize_for(recipe, data)
         if uses_classes(recipe):
             say(f"{len(class_names(data))} classes")

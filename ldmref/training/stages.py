@@ -12,7 +12,6 @@ from threading import Event
 from typing import Generic, TypeVar
 
 import numpy as np
-from tokenizers import Tokenizer
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.errors import Cancelled, NumericError, OutputError
@@ -24,8 +23,8 @@ from ldmref.models.config import ModelConfig, TextConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
 from ldmref.models.presets import PRESETS
-from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
-from ldmref.prompts.words import word_tokenizer
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.words import parse_word_tokenizer, word_tokenizer
 from ldmref.training.autoencoder.features import feature_trainer
 from ldmref.training.autoencoder.metrics import measure
 from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_trainer
@@ -268,6 +267,5 @@ def _tokenizer(run: Run, config: TextConfig) -> PromptTokenizer:
     if header is None:
         tokenizer = word_tokenizer(run.data.vocabulary(), config.vocab_size)
     else:
-        with errors_as_corrupt("the checkpoint has no tokenizer"):
-            tokenizer = Tokenizer.from_str(header.tokenizer)
+        tokenizer = parse_word_tokenizer(header.tokenizer, "the tokenizer of the checkpoint")
     return PromptTokenizer(tokenizer, config.max_position_embeddings)

@@ -18,12 +18,21 @@ class MyBackend(NumpyBackend):
     name = "mine"
 
 
+class Panic(BaseException):
+    """As the libraries written in Rust raise it."""
+
+
+def panics(device=None, dtype=None):
+    raise Panic("a plug-in panics")
+
+
 @pytest.fixture
 def plug_ins(monkeypatch):
     """Install entry points that point into a throw-away module."""
     module = types.ModuleType("their_package")
     module.MyBackend, module.NotABackend = MyBackend, lambda device=None, dtype=None: 42
     module.exits = lambda device=None, dtype=None: sys.exit("a plug-in leaves")
+    module.panics = panics
     monkeypatch.setitem(sys.modules, "their_package", module)
     real, ours = importlib.metadata.entry_points, []
 
@@ -92,7 +101,6 @@ def test_a_plug_in(plug_ins):
     plug_ins(mine="their_package:MyBackend")
     ops = get_backend("mine", dtype="float64")
     assert type(ops) is MyBackend and ops.dtype == "float64"
-    assert available()["mine"] == ""
     with pytest.raises(UsageError) as caught:
         get_backend("mime")
     assert "did you mean 'mine'" in caught.value.hint
@@ -101,8 +109,7 @@ def test_a_plug_in(plug_ins):
 def test_a_plug_in_may_not_take_a_built_in_name(plug_ins):
     plug_ins(numpy="their_package:MyBackend")
     assert type(get_backend("numpy")) is not MyBackend
-    assert list(available()) == ["numpy", "torch", "cupy", "numpy (plug-in)"]
-    assert not available()["numpy"] and "their_package" in available()["numpy (plug-in)"]
+    assert list(available()) == ["numpy", "torch", "cupy"] and not available()["numpy"]
 
 
 def test_two_plug_ins_of_one_name(plug_ins):
@@ -120,17 +127,17 @@ def test_a_plug_in_that_makes_no_backend(plug_ins):
 
 
 @pytest.mark.parametrize(
-    "value", ["no_such_package:X", "their_package:Missing", "their_package:exits"]
+    "value",
+    ["no_such_package:X", "their_package:Missing", "their_package:exits", "their_package:panics"],
 )
 def test_a_broken_plug_in_is_named_and_harms_nobody(plug_ins, value):
     plug_ins(broken=value, mine="their_package:MyBackend")
     with pytest.raises(BackendUnavailable, match="broken") as caught:
         get_backend("broken")
     assert caught.value.exit_code == 5 and value in str(caught.value)
-    reasons = available()
-    assert list(reasons) == ["numpy", "torch", "cupy", "broken", "mine"]
-    assert value in reasons["broken"] and "\n" not in reasons["broken"]
-    assert reasons["numpy"] == reasons["mine"] == ""
+    assert "\n" not in str(caught.value)
+    assert list(available()) == ["numpy", "torch", "cupy"] and not available()["numpy"]
+    assert type(get_backend("mine")) is MyBackend
 
 
 def test_a_plug_in_is_loaded_only_when_named(plug_ins):
@@ -181,7 +188,7 @@ def test_operations_that_a_plug_in_lacks_are_named(plug_ins):
         get_backend("bare")
     assert caught.value.code == "E-PLUGIN"
     assert "xp" in str(caught.value) and "conv2d(x, weight, bias" in str(caught.value)
-    assert "linear" not in str(caught.value) and "conv2d" in available()["bare"]
+    assert "linear" not in str(caught.value)
 
 
 def test_the_package_of_a_plug_in_is_named(tmp_path, monkeypatch):
@@ -192,7 +199,7 @@ def test_the_package_of_a_plug_in_is_named(tmp_path, monkeypatch):
     (folder / "entry_points.txt").write_text("[ldmref.backends]\nbroken = no_such_package:X\n")
     with pytest.raises(BackendUnavailable, match=r"their-package 1\.2"):
         get_backend("broken")
-    assert get_backend("numpy").name == "numpy" and "their-package 1.2" in available()["broken"]
+    assert get_backend("numpy").name == "numpy"
 
 
 def test_every_failure_is_an_ldmref_error(plug_ins):
@@ -250,7 +257,7 @@ def test_an_error_of_a_plug_in_in_our_words_stays_as_it_is(plug_ins):
     plug_ins(mine="their_package:factory")
     with pytest.raises(BackendUnavailable) as caught:
         get_backend("mine")
-    assert caught.value.code == "E-MINE" and available()["mine"] == "no room (make room)"
+    assert caught.value.code == "E-MINE" and caught.value.hint == "make room"
 
 
 @pytest.mark.parametrize("name,kind", [("mine", "plug-in 'mine'"), ("numpy", "numpy backend")])

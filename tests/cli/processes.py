@@ -13,8 +13,9 @@ POSIX = pytest.mark.skipif(os.name != "posix", reason="POSIX signals and pipes")
 
 
 def environment():
-    """This process' environment, without ldmref's settings, on one thread."""
+    """A user's environment: without ldmref's settings, with buffered streams, on one thread."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LDMREF_")}
+    kept.pop("PYTHONUNBUFFERED", None)  # which hides failures to write at the end
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
 
 

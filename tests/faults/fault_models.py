@@ -86,6 +86,7 @@ def tiny(
     weights: Callable[[dict[str, np.ndarray]], Any] | None = None,
     content: Callable[[bytes], bytes] | None = None,
     config: Mapping[str, Any] | Callable[[dict[str, Any]], Any] | None = None,
+    tokenizer: Callable[[dict[str, Any]], Any] | None = None,
     digests: bool = False,
 ) -> Make:
     """A folder with preset `tiny`, changed.
@@ -94,6 +95,7 @@ def tiny(
         weights: changes the tensors in place, or returns others.
         content: from the bytes of the weights' file to others.
         config: changes the JSON in place or returns another; or keys of `unet` by their values.
+        tokenizer: changes the JSON of the tokenizer in place.
         digests: the configuration still records those of the unchanged files.
     """
 
@@ -116,6 +118,10 @@ def tiny(
             data["unet"] |= config
         text = data if isinstance(data, str) else json.dumps(data)
         (out / "config.json").write_text(text)
+        if tokenizer is not None:
+            words = json.loads((out / "tokenizer.json").read_text())
+            tokenizer(words)
+            (out / "tokenizer.json").write_text(json.dumps(words))
         return out
 
     return make

@@ -19,6 +19,8 @@ BLOCKS = {  # first row -> heading
     60: "Pictures and masks",
     80: "Run time",
     111: "Plug-ins and supply chain",
+    119: "Other files",
+    128: "Output and settings",
 }
 
 _TEXT = """
@@ -96,7 +98,7 @@ _TEXT = """
 72|mask of another size|refused with both sizes
 73|masks of all kinds|alpha if it varies, else luminance
 74|mask all black, all white|the picture bit for bit with a warning; img2img
-75|masked region smaller than a latent cell|drawn with a whole cell, and a warning
+75|masked region smaller than a latent cell|its whole cell is repainted, or a warning says it is not
 76|unmasked pixels|bit for bit
 77|only the masked region: empty mask, at the border|answered
 78|picture from a URL or a command|refused; nothing is fetched
@@ -123,6 +125,26 @@ _TEXT = """
 113|network at run time|nothing connects
 114|data set from a path|read as pictures; no code of it is run
 115|Ray|not a dependency
+116|list of the backends, of the samplers, `doctor`|imports no plug-in
+117|package whose list of entry points is damaged|hurts nobody who does not name it
+118|panic of a library: an error that is no `Exception`|an error like every other
+119|tokenizer that lets a prompt grow, or never ends|refused; of a tokenizer only words are read
+120|caption, table, recipe or settings: FIFO, device, folder, too large|refused without waiting
+121|disk that fails while a file is read|named as what cannot be read, not as what is written
+122|file that has no size, as those of the system|refused
+123|chain of headers in a tar file|refused, without a RecursionError
+124|files of a key apart in a tar file|not joined, with a warning
+125|pickle whose tensors share a storage|refused above four times the file
+126|LoRA with a weight or numbers beyond all bounds|refused by the LoRA's name
+127|damaged cache of Hugging Face|as if it lacked the model
+128|output that is a link to nothing|refused before anything is drawn
+129|several files, of which one exists|refused before the first is written
+130|ending of another format|refused
+131|working folder that was deleted|refused before anything is drawn
+132|value from a variable or a file, of whatever kind|refused with its origin
+133|numbers in other digits, with underscores|refused
+134|device on which nothing is computed|refused
+135|records that the caller changes|copies, not the result's own
 """
 
 ROWS = {

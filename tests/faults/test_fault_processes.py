@@ -24,6 +24,7 @@ SHORT = ["--steps", "1", "--seed", "0"]
 
 def environment(**changes):
     kept = {k: v for k, v in os.environ.items() if not k.startswith("LDMREF_")}
+    kept.pop("PYTHONUNBUFFERED", None)  # which hides failures to write at the end
     return kept | {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"} | changes
 
 
@@ -199,6 +200,17 @@ def test_broken_pipe(stage):
               capture_output=False, stdout=write, stderr=subprocess.PIPE)  # fmt: skip
     os.close(write)
     assert ran.stderr == b"" and ran.returncode == 141
+
+
+@covers(89, "a full standard error", COMMAND_LINE)
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
+@pytest.mark.parametrize(("steps", "code"), [("1", 0), ("0", 2)])
+def test_full_standard_error(stage, steps, code):
+    """The exit code is that of the command, though nothing can be said about it."""
+    with open("/dev/full", "wb") as full:
+        ran = run("txt2img", "cat", "-m", stage.model_folder, "--steps", steps, "-o", "a.png",
+                  capture_output=False, stdout=subprocess.PIPE, stderr=full)  # fmt: skip
+    assert ran.returncode == code and (stage.work / "a.png").exists() == (code == 0)
 
 
 @covers(89, "closed standard output and standard error", COMMAND_LINE)

@@ -29,6 +29,7 @@ from ldmref.prompts.clip import END, WORD_END, clip_tokenizer
 from ldmref.prompts.clip_vocabulary import byte_letters
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer
 from ldmref.prompts.weights import parse_prompt_weights
+from ldmref.prompts.words import load_word_tokenizer
 from ldmref.testing.clip import awkward_strings, small_vocabulary
 
 from .cached import constants_cached
@@ -132,7 +133,7 @@ def tokenize(tokenizer: PromptTokenizer, prompt: str) -> list[int]:
 @cache
 def _emoji() -> tuple[PromptTokenizer, dict[str, int]]:
     vocabulary = json.loads(EMOJI.read_text("utf-8"))["model"]["vocab"]
-    return PromptTokenizer.load(EMOJI, 16), vocabulary
+    return load_word_tokenizer(EMOJI, 16), vocabulary
 
 
 def run_words(prompt: str) -> None:

@@ -313,7 +313,8 @@ def test_pickles_are_recognised_by_their_bytes(tmp_path):
     assert not is_pickle(tmp_path / "a.bin")
     assert is_pickle(save(tmp_path / "a.safetensors", {"w": torch.ones(1)}))
     assert is_pickle(save(tmp_path / "b.safetensors", {"w": torch.ones(1)}, "legacy"))
-    assert not is_pickle(tmp_path / "gone")
+    with pytest.raises(InputError, match="cannot read 'gone'"):
+        is_pickle(tmp_path / "gone")
 
 
 # -- writing --------------------------------------------------------------------------------------

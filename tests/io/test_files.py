@@ -181,9 +181,9 @@ def test_a_missing_pickle_is_missing(tmp_path):
 
 def test_pickle_readers_do_not_wait(tmp_path):
     pipe = special(tmp_path, "pipe")
-    assert not is_pickle(pipe)
-    with pytest.raises(InputError, match="pipe"):
-        read_checkpoint(pipe)
+    for read in (is_pickle, read_checkpoint):
+        with pytest.raises(InputError, match="pipe"):
+            read(pipe)
 
 
 def test_a_file_that_may_not_be_read(tmp_path):

@@ -92,3 +92,35 @@ def test_tiles_that_cannot_be_are_refused(tiny, tile):
 @pytest.fixture(scope="module")
 def tiny():
     return ldmref.random_model("tiny", backend="numpy")
+
+
+@pytest.mark.parametrize("factor", [1, 2, 8])
+@pytest.mark.parametrize("cells", range(2, 10))
+def test_a_pointwise_decoder_cannot_tell_tiles_from_the_whole(cells, factor):
+    """For every size of a tile, those that four does not divide too, and every height."""
+    numpy = get_backend("numpy", dtype="float64")
+
+    def decode(z):
+        return z.repeat(factor, axis=2).repeat(factor, axis=3)
+
+    for height, width in [(n, 2 * cells + 1) for n in range(1, 3 * cells)]:
+        z = np.arange(float(height * width)).reshape(1, 1, height, width)
+        got = decode_tiled(numpy, decode, z, factor, cells * factor)
+        # At most 3 x 3 tiles meet, each with 3 roundings in either weight and 2 in the products,
+        # and are added in 8: 16 roundings of 2^-53. A tile misplaced by a pixel errs by 1.
+        np.testing.assert_allclose(got, decode(z), rtol=16 * 2.0**-53, atol=0)
+
+
+@pytest.mark.parametrize("cells", range(2, 10))
+def test_tiles_overlap_by_whole_cells_and_at_least_one(cells):
+    """A quarter of a tile, rounded down to whole cells: a tile begins where a cell does."""
+    numpy, seen = get_backend("numpy", dtype="float64"), []
+
+    def decode(z):
+        seen.append(int(z[0, 0, 0, 0]))
+        return z.repeat(8, axis=2).repeat(8, axis=3)
+
+    z = np.arange(40.0)[None, None, None].repeat(cells, axis=2)
+    decode_tiled(numpy, decode, z, 8, 8 * cells)
+    step = cells - max(1, cells // 4)
+    assert seen == [*range(0, 40 - cells, step), 40 - cells]

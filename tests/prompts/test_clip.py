@@ -211,3 +211,51 @@ def test_ten_thousand_characters():
     tokens = TOKENIZER.tokenize(["ab1 " * 2500])
     assert tokens.ids.shape == (1, 1, 77) and tokens.ids.dtype == np.int64
     assert len(tokens.warnings) == 1 and len(tokens.warnings[0]) < 400
+
+
+@pytest.mark.parametrize("part", ["normalizer", "pre_tokenizer", "post_processor", "decoder"])
+def test_only_words_and_merges_of_a_published_file_are_used(tmp_path, part):
+    """Published files have parts of many versions, none of which is run."""
+    hostile = {
+        "normalizer": {"type": "Sequence", "normalizers": [
+            {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 12},
+        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Removed",
+                          "invert": True},
+        "post_processor": {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
+                           "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 9},
+        "decoder": {"type": "Fuse"},
+    }  # fmt: skip
+    data = json.loads(TOKENIZER.tokenizer.to_str()) | {part: hostile[part]}
+    data["model"] |= {"dropout": 0.9, "byte_fallback": True, "ignore_merges": True}
+    (tmp_path / "tokenizer.json").write_text(json.dumps(data), "utf-8")
+    for source in (tmp_path, tmp_path / "tokenizer.json"):
+        tokenizer = load_tokenizer(source)
+        for text in (TEXT, "a" * 60, "x" * 60):
+            assert ids(tokenizer, text) == ids(TOKENIZER, text)
+
+
+def test_a_word_with_more_vectors_than_a_prompt_has_room_for_is_refused(tmp_path):
+    size, room = len(VOCABULARY.vocab), TOKENIZER.length - 2
+    for vectors in (room, room + 1):
+        names = ["<cat>", *(f"<cat>_{i}" for i in range(1, vectors))]
+        write_tokenizer(
+            tmp_path, VOCABULARY, added_tokens={n: size + i for i, n in enumerate(names)}
+        )
+        if vectors == room:
+            assert ids(load_tokenizer(tmp_path), "<cat>")[1:-1] == list(range(size, size + room))
+    with pytest.raises(CorruptModelError, match="more vectors") as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.code == "E-TOKENIZER"
+
+
+@pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])
+def test_vocabularies_have_a_limit(tmp_path, monkeypatch, name):
+    write_tokenizer(tmp_path, VOCABULARY)
+    sizes = {file: (tmp_path / file).stat().st_size for file in ("vocab.json", "merges.txt")}
+    monkeypatch.setattr(clip_vocabulary, "MAX_BYTES", max(sizes.values()))
+    assert ids(load_tokenizer(tmp_path)) == ids(TOKENIZER)
+    with (tmp_path / name).open("ab") as file:
+        file.write(b" " * max(sizes.values()))
+    with pytest.raises(CorruptModelError, match=f"{name} is larger than") as caught:
+        load_tokenizer(tmp_path)
+    assert caught.value.code == "E-TOKENIZER"

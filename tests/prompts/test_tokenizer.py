@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -9,8 +11,9 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError
+from ldmref.prompts.clip import add_words
 from ldmref.prompts.tokenizer import PromptTokenizer
-from ldmref.prompts.words import split_words, word_tokenizer
+from ldmref.prompts.words import load_word_tokenizer, split_words, word_tokenizer
 
 CAPTIONS = ["red heart", "red car", "keycap: #", "flag: Côte d’Ivoire", "piñata", "a 100 b"]
 TOKENIZER = PromptTokenizer(word_tokenizer(CAPTIONS, 100), 6)
@@ -71,7 +74,7 @@ def test_special_tokens_in_a_prompt_are_text(text):
 def test_saved_and_loaded_it_is_the_same(tmp_path):
     path = tmp_path / "tokenizer.json"
     path.write_text(TOKENIZER.tokenizer.to_str(), "utf-8")
-    again = PromptTokenizer.load(path, 6)
+    again = load_word_tokenizer(path, 6)
     assert (again.encode(CAPTIONS)[0] == TOKENIZER.encode(CAPTIONS)[0]).all()
 
 
@@ -79,7 +82,7 @@ def test_saved_and_loaded_it_is_the_same(tmp_path):
 def test_a_damaged_tokenizer_is_refused(tmp_path, text):
     (tmp_path / "t.json").write_text(text)
     with pytest.raises(CorruptModelError):
-        PromptTokenizer.load(tmp_path / "t.json", 6)
+        load_word_tokenizer(tmp_path / "t.json", 6)
 
 
 def test_a_tokenizer_without_our_special_tokens_is_refused():
@@ -87,3 +90,20 @@ def test_a_tokenizer_without_our_special_tokens_is_refused():
 
     with pytest.raises(CorruptModelError, match="no '<start>' token"):
         PromptTokenizer(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), 6)
+
+
+def test_added_words_are_saved_and_loaded(tmp_path):
+    size = TOKENIZER.tokenizer.get_vocab_size()
+    extended = Tokenizer.from_str(TOKENIZER.tokenizer.to_str())
+    add_words(extended, ["<fox>", "<fox>_1", "owl"])
+    path = tmp_path / "tokenizer.json"
+    path.write_text(extended.to_str(), "utf-8")
+    again = load_word_tokenizer(path, 6)
+    assert again.tokenizer.to_str() == extended.to_str()
+    assert again.encode(["a <FOX>"])[0][0, 1:5].tolist() == [
+        TOKENIZER.tokenizer.token_to_id("a"), size, size + 1, 2]  # fmt: skip
+    data = json.loads(extended.to_str())
+    data["added_tokens"][0]["id"] = size + 9
+    path.write_text(json.dumps(data), "utf-8")
+    with pytest.raises(CorruptModelError, match="other ids"):
+        load_word_tokenizer(path, 6)

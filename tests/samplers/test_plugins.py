@@ -8,6 +8,7 @@ from dataclasses import replace
 
 import pytest
 
+from ldmref.backends import get_backend
 from ldmref.cli.main import main
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
@@ -27,15 +28,18 @@ def install(tmp_path, monkeypatch):
         "from ldmref.samplers import Sampler, heun\n"
         "mine = Sampler(heun, 2, 2, False, 'nobody 2026')\nnumber = 3\n"
         "def __getattr__(name):\n"
+        "    if name == 'panics':\n"
+        "        raise type('Panic', (BaseException,), {})('no Exception')\n"
         "    raise SystemExit(3) if name == 'leaves' else AttributeError(name)\n"
     )
 
-    def write(package, **points):
+    def write(package, content=None, group="ldmref.samplers", **points):
         folder = tmp_path / f"{package.replace('-', '_')}-1.2.dist-info"
         folder.mkdir()
         (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {package}\nVersion: 1.2\n")
         lines = [f"{name} = {value}" for name, value in points.items()]
-        (folder / "entry_points.txt").write_text("[ldmref.samplers]\n" + "\n".join(lines) + "\n")
+        text = "\n".join(lines) if content is None else content
+        (folder / "entry_points.txt").write_text(f"[{group}]\n{text}\n")
 
     yield write
     sys.modules.pop(MODULE, None)
@@ -58,8 +62,10 @@ def test_a_plug_in_is_imported_only_when_asked_for(install):
 
 
 @pytest.mark.parametrize(
-    "value", ["no_such_module:x", f"{MODULE}:missing", f"{MODULE}:leaves", f"{MODULE}:number", ":"]
-)
+    "value",
+    ["no_such_module:x", f"{MODULE}:missing", f"{MODULE}:leaves", f"{MODULE}:panics",
+     f"{MODULE}:number", ":"],
+)  # fmt: skip
 def test_a_broken_plug_in_is_named_with_its_package_and_hurts_nobody_else(install, value):
     install("their-package", broken=value, mine=f"{MODULE}:mine")
     with pytest.raises(UsageError) as caught:
@@ -95,6 +101,9 @@ def test_what_is_no_name_is_an_unknown_sampler(name):
     assert caught.value.code == "E-SAMPLER"
 
 
+COMMANDS = (["samplers"], ["samplers", "--json"], ["backends"], ["backends", "--json"], ["doctor"])
+
+
 def test_the_command_lists_plug_ins_and_why_one_cannot_be_used(install, capfd):
     install(
         "their-package", mine=f"{MODULE}:mine", broken="no_such_module:x", heun=f"{MODULE}:mine"
@@ -105,8 +114,42 @@ def test_the_command_lists_plug_ins_and_why_one_cannot_be_used(install, capfd):
     assert len({tuple(row) for row in rows}) == 1
     by_package = {row["name"]: row for row in rows if row["package"]}
     assert {row["package"] for row in by_package.values()} == {"their-package 1.2"}
-    assert by_package["mine"]["order"] == 2 and not by_package["mine"]["reason"]
-    assert "no_such_module" in by_package["broken"]["reason"]
+    assert [by_package[name]["reason"] for name in ("mine", "broken")] == ["", ""]
     assert "heun" in by_package["heun"]["reason"]
     assert main(["samplers"]) == 0
-    assert "nobody 2026 (package their-package 1.2)" in capfd.readouterr().out
+    assert "plug-in of their-package 1.2" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("group", ["ldmref.samplers", "ldmref.backends"])
+@pytest.mark.parametrize("argv", COMMANDS, ids=" ".join)
+def test_a_listing_imports_no_plug_in(install, capfd, argv, group):
+    install("their-package", group=group, mine=f"{MODULE}:mine")
+    assert main(argv) == 0
+    assert MODULE not in sys.modules
+    listing = "backends" if argv == ["doctor"] else argv[0]
+    if group == f"ldmref.{listing}":
+        out = capfd.readouterr().out
+        assert "mine" in out and "their-package 1.2" in out
+
+
+@pytest.mark.parametrize("content", ["bare", "bare =", "= bare", "[", "\x00", "odd = a:b:c d"])
+def test_a_damaged_list_of_entry_points_hurts_nobody_else(install, capfd, content):
+    install("broken-package", content=content)
+    install("their-package", mine=f"{MODULE}:mine")
+    assert get_sampler("mine").name == "mine"
+    for argv in COMMANDS[:-1]:
+        assert main(argv) == 0
+    with pytest.raises(UsageError) as caught:
+        get_sampler("no_such_sampler")
+    assert caught.value.code == "E-SAMPLER"
+    with pytest.raises(UsageError) as caught:
+        get_backend("no_such_backend")
+    assert caught.value.code == "E-BACKEND-NAME"
+    if content == "bare":
+        assert "broken-package 1.2 cannot be read" in caught.value.hint
+
+
+def test_a_package_without_metadata(install, tmp_path, capfd):
+    install("their-package", mine=f"{MODULE}:mine")
+    (tmp_path / "their_package-1.2.dist-info" / "METADATA").unlink()
+    assert main(["samplers"]) == 0 and get_sampler("mine").name == "mine"

@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, UsageError
+from ldmref.errors import CorruptModelError, UsageError, short_repr
 from ldmref.files import input_path
 from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
 from ldmref.io.diffusers.checks import read_json
@@ -34,6 +34,7 @@ ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers records PEFT's con
 USAGE = 'lora=["style.safetensors", ("light.safetensors", 0.5)]'
 ADAPTER_FILE = "adapter_config.json"  # where PEFT does
 MAX_ALPHA = float(np.finfo(np.float32).max)
+MAX_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,10 @@ class Lora:
 
 
 def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[Lora]:
-    """Read LoRA files: paths, or (path, weight); a weight is any finite number, by default 1.
+    """Read LoRA files: paths, or (path, weight); a weight is in [-100, 100], by default 1.
 
     Raises:
-        UsageError: a weight is not a finite number.
+        UsageError: a weight is not a number in that range.
         InputError, CorruptModelError, UnsafeFileError: a file is missing, damaged, or a pickle.
     """
     result = []
@@ -74,8 +75,12 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
                              code="E-LORA", hint=USAGE)  # fmt: skip
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
         path = input_path(path, "the path of a LoRA", "E-LORA")
-        if not isinstance(weight, Real) or isinstance(weight, bool) or not math.isfinite(weight):
-            message = f"the weight of a LoRA must be a finite number, not {weight!r}"
+        number = isinstance(weight, Real) and not isinstance(weight, bool)
+        if not number or not abs(weight) <= MAX_WEIGHT:
+            message = (
+                f"the weight of a LoRA must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
+                f"not {short_repr(weight)}"
+            )
             hint = "1 is full strength, 0 none; a negative weight reverses the change"
             raise UsageError(message, code="E-LORA-WEIGHT", hint=hint)
         file = TensorFile(path)
@@ -98,7 +103,15 @@ def apply_loras(
     for lora in loras:
         for name, change in lora_changes(config, lora).items():
             wide = np.result_type(merged[name].dtype, np.float32)
-            merged[name] = merge(merged[name].astype(wide), change, lora.weight)
+            base = merged[name].astype(wide)
+            with np.errstate(over="ignore", invalid="ignore"):
+                merged[name] = merge(base, change, lora.weight)
+            if not np.isfinite(merged[name]).all() and np.isfinite(base).all():
+                message = (
+                    f"the LoRA {lora.name!r} with weight {lora.weight:g} makes {name} infinite"
+                )
+                hint = "its alpha or its numbers are too large"
+                raise CorruptModelError(message, code="E-NONFINITE", hint=hint)
     return merged
 
 

@@ -61,6 +61,8 @@ class TensorFile(Mapping[str, np.ndarray]):
                 raise _damaged(path, "no header")
             try:
                 self._data = np.memmap(file, np.uint8, mode="r")
+            except ValueError as error:  # of no size by stat, as the files of /proc
+                raise _damaged(path, "it has no size, as files of the system do") from error
             except OSError as error:
                 raise unreadable(path, error) from error
         header, begin = _header(path, self._data)

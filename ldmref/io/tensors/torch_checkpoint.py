@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from ldmref.errors import CorruptModelError, InputError
+from ldmref.errors import CorruptModelError
 from ldmref.files import open_file, unreadable
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickle, load_pickle_bytes
@@ -26,6 +27,7 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 256 * 2**20
 MAX_NAMES = 50_000
+MAX_GROWTH = 4  # times the file: what its tensors may take together, as views of its storages
 EMBEDDING = "string_to_param.*"  # A1111's textual-inversion files: the vectors of their word
 Reader = Callable[[LazyTensor], np.ndarray]
 
@@ -43,12 +45,13 @@ class Checkpoint:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file starts like a zip or a pickle."""
-    try:
-        with open_file(path) as file:
-            start = file.read(9)
-    except InputError:
-        return False
+    """Whether a file starts like a zip or a pickle.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with open_file(path) as file:
+        start = file.read(9)
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
@@ -65,7 +68,8 @@ def read_checkpoint(path: Path) -> Checkpoint:
         with open_file(path) as file:
             zipped = file.read(2) == b"PK"
             file.seek(0)
-            content, read = _open_zip(path) if zipped else _open_legacy(file, path)
+            size = os.fstat(file.fileno()).st_size
+            content, read = _open_zip(file, path) if zipped else _open_legacy(file, path)
     except OSError as error:
         raise unreadable(path, error) from error
     left_out: list[str] = []
@@ -84,9 +88,18 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors[name] = leaf
     if list(tensors) == [EMBEDDING]:
         tensors = {"emb_params": tensors[EMBEDDING]}
+    _require_proportion(path.name, tensors, size)
     if not tensors:
         raise CorruptModelError(f"{path.name} holds no named tensors", code="E-NO-TENSORS")
     return Checkpoint(tensors, left_out, read)
+
+
+def _require_proportion(file: str, tensors: Mapping[str, LazyTensor], size: int) -> None:
+    """Refuse tensors that share storages and together are much larger than the file."""
+    total = sum(math.prod(t.shape) * DTYPES[t.storage.kind].itemsize for t in tensors.values())
+    if total > MAX_GROWTH * size:
+        problem = f"its tensors have {total:,} bytes together, the file {size:,}"
+        raise _damaged(file, f"{problem}; at most {MAX_GROWTH} times as many can be")
 
 
 def _leaves(
@@ -132,10 +145,10 @@ def _format_error(file: str, why: str) -> CorruptModelError:
 NOT_READABLE = (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, ValueError)
 
 
-def _open_zip(path: Path) -> tuple[Any, Reader]:
+def _open_zip(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
     file = path.name
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(stream) as archive:
             members = {info.filename: info for info in archive.infolist()}
             if len(members) != len(archive.infolist()):
                 raise _damaged(file, "two members have one name")
@@ -159,7 +172,7 @@ def _open_zip(path: Path) -> tuple[Any, Reader]:
         if info is None or info.file_size != tensor.storage.numel * dtype.itemsize:
             raise _damaged(file, f"the storage {key!r} is missing or has another size")
         try:
-            with zipfile.ZipFile(path) as archive:
+            with open_file(path) as again, zipfile.ZipFile(again) as archive:
                 return _view(tensor, np.frombuffer(archive.read(info.filename), dtype))
         except NOT_READABLE as error:
             raise _damaged(file, f"the storage {key!r} is damaged") from error
@@ -193,7 +206,12 @@ def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
         if storage.key not in offsets:
             raise _damaged(file, f"the storage {storage.key!r} is missing")
         dtype, offset = DTYPES[storage.kind], offsets[storage.key]
-        return _view(tensor, np.fromfile(path, dtype, storage.numel, offset=offset))
+        with open_file(path) as again:
+            again.seek(offset)
+            data = again.read(storage.numel * dtype.itemsize)
+        if len(data) < storage.numel * dtype.itemsize:
+            raise _damaged(file, "it was truncated while it was being read")
+        return _view(tensor, np.frombuffer(data, dtype))
 
     return content, read
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
+from threading import Event
 from typing import Any, Protocol
 
 import numpy as np
@@ -62,9 +63,14 @@ class Dataset(Protocol):
         ...
 
 
-def load_dataset(config: DataConfig) -> Dataset:
-    """The emoji font, scenes composed of it, tar files, or a folder of pictures."""
-    data = _load(config)
+def load_dataset(config: DataConfig, cancel: Event | None = None) -> Dataset:
+    """The emoji font, scenes composed of it, tar files, or a folder of pictures.
+
+    Raises:
+        InputError: pictures or captions that cannot be read.
+        Cancelled: `cancel` was set before all pictures were read.
+    """
+    data = _load(config, cancel)
     data.augmentation = Augmentation(config.flips, config.crop)
     data.held_out = hold_out(data, config.held_out)
     return data
@@ -90,7 +96,7 @@ def hold_out(data: Dataset, count: int) -> np.ndarray:
     return indices
 
 
-def _load(config: DataConfig) -> Dataset:
+def _load(config: DataConfig, cancel: Event | None) -> Dataset:
     if config.source == EMOJI:
         from ldmref.training.data.emoji import EmojiDataset
 
@@ -100,8 +106,8 @@ def _load(config: DataConfig) -> Dataset:
 
         return SceneDataset(config.size, config.pictures)
     if shard_files(Path(config.source)):
-        return ShardDataset(config.source, config.size)
-    return FolderDataset(config.source, config.size)
+        return ShardDataset(config.source, config.size, cancel)
+    return FolderDataset(config.source, config.size, cancel)
 
 
 def check_data(config: DataConfig) -> None:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
-from ldmref.errors import abbreviated
+from ldmref.errors import InputError, abbreviated
+from ldmref.files import read_file
 from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
 from ldmref.training.monitor.metrics import METRICS
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 TABLES = ("metadata.jsonl", "metadata.csv")
+MAX_TABLE, MAX_CAPTIONS = 100_000_000, 1_000_000  # bytes
 
 
 class FolderDataset(PicturesInMemory):
@@ -25,14 +29,17 @@ class FolderDataset(PicturesInMemory):
 
     Raises:
         InputError: no such folder, no picture in it that can be read, or captions that cannot.
+        Cancelled: `cancel` was set before all of them were read.
     """
 
-    def __init__(self, folder: str | Path, size: int):
+    def __init__(self, folder: str | Path, size: int, cancel: Event | None = None):
         root = Path(folder)
         captions, warnings = captioned_files(root)
         names = ((file, file.relative_to(root)) for file in captions)
         super().__init__(
-            (Sample(n.as_posix(), file, captions[file], _class_of(n)) for file, n in names), size
+            (Sample(n.as_posix(), file, captions[file], _class_of(n)) for file, n in names),
+            size,
+            cancel,
         )
         self.warnings = warnings + self.warnings
         if not len(self.images):
@@ -92,7 +99,7 @@ def _captions_table(root: Path) -> dict[str, list[str]]:
             text.encode("utf-8")  # JSON can escape what is no text
             table.setdefault(name, []).extend([text] if text.strip() else [])
             rows += 1
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
+    except (InputError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:
         missing = f"{error} is missing" if isinstance(error, KeyError) else error
         message = f"cannot read {str(file)!r}, row {rows + 1}: {missing}"
         raise data_error(message, f"{' and '.join(TABLES)} need file_name and text") from error
@@ -100,18 +107,20 @@ def _captions_table(root: Path) -> dict[str, list[str]]:
 
 
 def _rows(file: Path) -> Iterator[dict]:
-    with open(file, encoding="utf-8-sig", newline="") as lines:
-        if file.suffix == ".csv":
-            yield from csv.DictReader(lines)
-        else:
-            yield from (json.loads(line) for line in lines if line.strip())
+    text = read_file(file, MAX_TABLE).decode("utf-8-sig")
+    lines = io.StringIO(text, newline="")
+    if file.suffix == ".csv":
+        yield from csv.DictReader(lines)
+    else:
+        yield from (json.loads(line) for line in lines if line.strip())
 
 
 def _text_captions(file: Path) -> list[str]:
     """The lines of the text file beside a picture; none if there is no such file."""
     captions = file.with_suffix(".txt")
     try:
-        text = captions.read_text("utf-8-sig") if captions.exists() else ""
-    except (OSError, UnicodeDecodeError) as error:
+        data = read_file(captions, MAX_CAPTIONS) if captions.exists() else b""
+        text = data.decode("utf-8-sig")
+    except (InputError, OSError, UnicodeDecodeError) as error:
         raise data_error(f"cannot read the captions {str(captions)!r}: {error}") from error
     return [line.strip() for line in text.splitlines() if line.strip()]

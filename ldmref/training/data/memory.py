@@ -5,12 +5,13 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 from typing import NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from ldmref.errors import ImageError, InputError, abbreviated
+from ldmref.errors import Cancelled, ImageError, InputError, abbreviated
 from ldmref.io.pictures.images import read_image
 from ldmref.prompts.text_checks import MAX_CHARACTERS
 from ldmref.training.data.augmentation import Augmentation
@@ -29,14 +30,19 @@ class PicturesInMemory:
     """The pictures of samples, centre-cropped to a square and resized.
 
     Those that cannot be read are skipped: `skipped` names them.
+
+    Raises:
+        Cancelled: `cancel` was set before all of them were read.
     """
 
     augmentation = Augmentation()
     held_out = np.empty(0, np.int64)
 
-    def __init__(self, samples: Iterator[Sample], size: int):
+    def __init__(self, samples: Iterator[Sample], size: int, cancel: Event | None = None):
         images, self.captions, self.classes, self.skipped, too_long = [], [], [], [], []
         for sample in samples:
+            if cancel is not None and cancel.is_set():
+                raise Cancelled("stopped while pictures were read", code="E-CANCELLED")
             try:
                 images.append(_square(read_image(sample.file), size))
             except ImageError:

@@ -3,7 +3,8 @@
 `000000.tar` holds `KEY.png` (or `.jpg`, `.jpeg`, `.webp`) and, for its captions, `KEY.txt` (one per
 line), `KEY.json` (`text` or `caption`: a string or a list of them) or `KEY.caption`; for its class
 `KEY.cls`. KEY is all before the first dot of the file's name, with its folder. Files of a key stand
-together. Anything else is ignored, as are links, devices and files larger than `MAX_MEMBER`.
+together; those that stand elsewhere are not joined to it, with a warning. Anything else is ignored,
+as are links, devices and files larger than `MAX_MEMBER`.
 """
 
 from __future__ import annotations
@@ -13,7 +14,10 @@ import json
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event
 
+from ldmref.errors import abbreviated
+from ldmref.files import open_file
 from ldmref.training.data.folder import IMAGE_SUFFIXES
 from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
 
@@ -35,19 +39,31 @@ class ShardDataset(PicturesInMemory):
 
     Raises:
         InputError: a file is no tar, captions are no UTF-8 or JSON, or no picture can be read.
+        Cancelled: `cancel` was set before all pictures were read.
     """
 
-    def __init__(self, root: str | Path, size: int):
-        files = shard_files(Path(root))
-        super().__init__((sample for file in files for sample in _samples(file)), size)
+    def __init__(self, root: str | Path, size: int, cancel: Event | None = None):
+        files, apart = shard_files(Path(root)), list[str]()
+        samples = (sample for file in files for sample in _samples(file, apart))
+        super().__init__(samples, size, cancel)
+        if apart:
+            message = f"{len(apart)} keys whose files do not stand together, and are not joined: "
+            self.warnings.append(message + abbreviated(apart))
         if not len(self.images):
             message = f"no picture in the {len(files)} tar files of {str(root)!r} can be read"
             raise data_error(message, "KEY.png and KEY.txt, as webdataset writes them")
 
 
-def _samples(file: Path) -> Iterator[Sample]:
-    """The pictures of a tar file, with their captions and classes."""
+def _samples(file: Path, apart: list[str]) -> Iterator[Sample]:
+    """The pictures of a tar file, with their captions and classes.
+
+    Appends to `apart` the names of keys that occur again after another one.
+    """
+    seen: set[str] = set()
     for key, parts in files_by_key(file):
+        if key in seen:
+            apart.append(f"{file.name}/{key}")
+        seen.add(key)
         picture = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
         if picture is not None:
             name = f"{file.name}/{key}"
@@ -64,7 +80,7 @@ def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
     """
     current, parts = "", Files()
     try:
-        with tarfile.open(file, "r:") as tar:
+        with open_file(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
@@ -78,7 +94,7 @@ def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
                 data = tar.extractfile(member)
                 if data is not None and f".{suffix.lower()}" in (*IMAGE_SUFFIXES, *TEXTS, CLASS):
                     parts[f".{suffix.lower()}"] = data.read()
-    except (OSError, tarfile.TarError, ValueError) as error:
+    except Exception as error:  # tarfile fails in many ways, for chained headers by recursion
         raise data_error(f"cannot read the tar file {str(file)!r}: {error}") from error
     if parts:
         yield current, parts

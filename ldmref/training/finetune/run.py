@@ -60,7 +60,7 @@ def fine_tune(
         report, say = by_first_rank(report), by_first_rank(say)
         recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
         ops = RecordingBackend(device, recipe.dtype)
-        data = read_pictures(recipe, say)
+        data = read_pictures(recipe, say, cancel)
         exact = RecordingBackend(device, "float32")
         model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
         model.params.read_all()  # once: each step makes a model that shares them
