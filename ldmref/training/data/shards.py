@@ -1,9 +1,10 @@
 """Tar files in the layout of webdataset as a data set, read member by member, never extracted.
 
-`000000.tar` holds `KEY.png` (or `.jpg`, `.jpeg`, `.webp`) and, for its captions, `KEY.txt` (one per
-line), `KEY.json` (`text` or `caption`: a string or a list of them) or `KEY.caption`; for its class
-`KEY.cls`. KEY is all before the first dot of the file's name, with its folder. Files of a key stand
-together. Anything else is ignored, as are links, devices and files larger than `MAX_MEMBER`.
+`000000.tar` holds `KEY.png` (or another of `IMAGE_SUFFIXES`) and, for its captions, `KEY.txt` (one
+per line), `KEY.json` (`text` or `caption`: a string or a list of them) or `KEY.caption`; for its
+class `KEY.cls`. KEY is all before the first dot of the file's name, with its folder. Files of a key
+stand together. Anything else is not read but named, as are links, devices and files larger than
+`MAX_MEMBER`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from ldmref.training.data.folder import IMAGE_SUFFIXES
+from ldmref.errors import abbreviated, counted
+from ldmref.training.data.listing import IMAGE_SUFFIXES, list_files, unread_files
 from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
 
 MAX_MEMBER = 64 * 2**20
@@ -30,6 +32,31 @@ def shard_files(root: Path) -> list[Path]:
     return [root] if root.suffix == ".tar" and root.is_file() else []
 
 
+def shards_of(root: Path) -> list[Path]:
+    """The tar files of a data source; none if it is a folder of images.
+
+    Raises:
+        InputError: the folder holds both, and either may be a copy of the other.
+    """
+    shards = shard_files(root)
+    images = list_files(root).images if shards and root.is_dir() else []
+    if images:
+        names = abbreviated([file.relative_to(root).as_posix() for file in images], 3)
+        tars = abbreviated([file.name for file in shards], 3)
+        message = f"{str(root)!r} holds images ({names}) and tar files ({tars})"
+        hint = "move the ones out of the folder, or give a tar file as the data"
+        raise data_error(message, hint)
+    return shards
+
+
+def unread_beside_shards(root: Path) -> list[str]:
+    """A warning that names what lies beside the tar files of a folder; none if nothing does."""
+    if not root.is_dir():
+        return []
+    shards = shard_files(root)
+    return unread_files(root, [file for file in list_files(root).others if file not in shards])
+
+
 class ShardDataset(PicturesInMemory):
     """The pictures of tar files.
 
@@ -39,25 +66,34 @@ class ShardDataset(PicturesInMemory):
 
     def __init__(self, root: str | Path, size: int):
         files = shard_files(Path(root))
-        super().__init__((sample for file in files for sample in _samples(file)), size)
+        unread: list[str] = []
+        super().__init__((sample for file in files for sample in _samples(file, unread)), size)
+        if unread:
+            message = f"{counted(len(unread), 'member')} of tar files not read: "
+            self.warnings.append(message + abbreviated(unread))
         if not len(self.images):
-            message = f"no picture in the {len(files)} tar files of {str(root)!r} can be read"
+            message = f"no image in the {counted(len(files), 'tar file')} of {str(root)!r} can be "
+            message += "read"
             raise data_error(message, "KEY.png and KEY.txt, as webdataset writes them")
 
 
-def _samples(file: Path) -> Iterator[Sample]:
-    """The pictures of a tar file, with their captions and classes."""
-    for key, parts in files_by_key(file):
+def _samples(file: Path, unread: list[str]) -> Iterator[Sample]:
+    """The images of a tar file, with their captions and classes; see `files_by_key`."""
+    for key, parts in files_by_key(file, unread):
         picture = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
         if picture is not None:
             name = f"{file.name}/{key}"
-            texts = _captions(parts, name) or [caption_of_name(Path(key))]
+            texts = _captions(parts, name)
             label = _text(parts.get(CLASS, b""), name).strip()
-            yield Sample(name, io.BytesIO(picture), texts, label)
+            uncaptioned = not texts and not parts.keys().isdisjoint(TEXTS)
+            texts = texts or [caption_of_name(Path(key))]
+            yield Sample(name, io.BytesIO(picture), texts, label, uncaptioned)
 
 
-def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
+def files_by_key(file: Path, unread: list[str]) -> Iterator[tuple[str, Files]]:
     """The keys of a tar file in its order, each with its files by lower-case suffix.
+
+    Appends to `unread` the names of members that belong to no key.
 
     Raises:
         InputError: it cannot be read to its end.
@@ -68,7 +104,11 @@ def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
-                if not member.isreg() or not stem or not dot or member.size > MAX_MEMBER:
+                known = f".{suffix.lower()}" in (*IMAGE_SUFFIXES, *TEXTS, CLASS)
+                regular = member.isreg() and member.size <= MAX_MEMBER
+                if not (regular and known and stem and dot):
+                    if not member.isdir():
+                        unread.append(f"{file.name}/{member.name}")
                     continue
                 key = f"{folder}/{stem}" if folder else stem
                 if key != current and parts:
@@ -76,7 +116,7 @@ def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
                     parts = Files()
                 current = key
                 data = tar.extractfile(member)
-                if data is not None and f".{suffix.lower()}" in (*IMAGE_SUFFIXES, *TEXTS, CLASS):
+                if data is not None:
                     parts[f".{suffix.lower()}"] = data.read()
     except (OSError, tarfile.TarError, ValueError) as error:
         raise data_error(f"cannot read the tar file {str(file)!r}: {error}") from error
@@ -91,10 +131,11 @@ def _captions(parts: Files, name: str) -> list[str]:
     if suffix == ".json":
         try:
             table = json.loads(text)
-            value = table.get("text", table.get("caption", "")) if isinstance(table, dict) else ""
+            value = table.get("text", table.get("caption")) if isinstance(table, dict) else None
         except (ValueError, RecursionError) as error:
             raise data_error(f"cannot read the captions of {name!r}: {error}") from error
         lines = value if isinstance(value, list) else [value]
+        lines = [line for line in lines if line is not None]
         if not all(isinstance(line, str) for line in lines):
             raise data_error(f"the captions of {name!r} are no text")
         lines = [line.encode("utf-8", "replace").decode() for line in lines]
