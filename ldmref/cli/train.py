@@ -82,6 +82,7 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
     if not isinstance(settings, Recipe):
         message = f"{recipe!r} is the recipe of a fine-tuning: it has a base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref finetune {recipe}")
+    require_trained(settings.stages, flags)
     require_pictures(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe or "").stem))
     model = run_stoppable(run.train, settings, folder, accept_changes)
@@ -139,6 +140,19 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
 def source(data: str | None) -> str | None:
     """The data source of a flag: folders are relative to the working folder."""
     return data if data in (None, "emoji", "scenes") else str(Path(data).absolute())
+
+
+def require_trained(stages: tuple[str, ...], flags: dict[str, Any]) -> None:
+    """Refuse the denoiser's flags where none is trained: they would have no effect.
+
+    Raises:
+        UsageError: names the flag, and the one for the autoencoder.
+    """
+    for name in ("steps", "batch"):
+        if "diffusion" not in stages and flags[name] is not None:
+            message = f"--{name} has no effect: the recipe trains no denoiser"
+            hint = f"for the autoencoder: --autoencoder-{name}"
+            raise UsageError(message, code="E-USAGE", hint=hint)
 
 
 def require_pictures(source: str) -> None:
