@@ -7,8 +7,7 @@ from typing import Any
 
 import click
 
-from ldmref.cli.progress import one_line, say
-from ldmref.cli.train import require_pictures, run_stoppable, source, without_none
+from ldmref.cli.train import require_pictures, run_stoppable, say_once, source, without_none
 from ldmref.errors import UsageError
 
 option = click.option
@@ -63,7 +62,7 @@ def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any
     file = run_stoppable(fine_tune, settings, folder, accept_changes)
     flags = {"lora": f"-m {settings.base} --lora", "full": "-m"}
     flag = flags.get(settings.method, f"-m {settings.base} --embedding")
-    say(one_line(f"ready: ldmref txt2img {flag} {file} -p ..."))
+    say_once(f"ready: ldmref txt2img {flag} {file} -p ...")
 
 
 COMMANDS = (finetune,)

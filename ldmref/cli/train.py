@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldmref.cli.progress import duration, one_line, say, stopping
+from ldmref.cli.progress import one_line, say, stopping
 from ldmref.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
@@ -87,9 +88,9 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
     folder = Path(output or Path("runs", Path(recipe or "").stem))
     model = run_stoppable(run.train, settings, folder, accept_changes)
     if settings.stages == ("autoencoder",):
-        say(one_line(f"the autoencoder is ready: --vae {model} of a model that it fits"))
+        say_once(f"the autoencoder is ready: --vae {model} of a model that it fits")
     else:
-        say(one_line(f"the model is ready: ldmref txt2img -m {model} -p ..."))
+        say_once(f"the model is ready: ldmref txt2img -m {model} -p ...")
 
 
 COMMANDS = (train,)
@@ -112,6 +113,12 @@ def run_stoppable(
         except Cancelled as cancelled:
             cancelled.exit_code = stop.exit_code
             raise
+
+
+def say_once(line: str) -> None:
+    """Print a line, of the processes that `torchrun` has started the first alone."""
+    if os.environ.get("RANK", "0") == "0":
+        say(one_line(line))
 
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
@@ -170,11 +177,4 @@ def without_none(tables: dict[str, Any]) -> dict[str, Any]:
 
 def report(progress: Progress) -> None:
     """One line on stderr."""
-    from ldmref.training.progress import with_units
-
-    p = progress
-    metrics = f"  {with_units(p.metrics)}" if p.metrics else ""
-    say(
-        f"{p.stage} {p.step}/{p.steps}  loss {p.loss:.4f}{metrics}  "
-        f"{p.pictures_per_second:.1f} pictures/s  {duration(p.seconds_left)} left"
-    )
+    say(str(progress))

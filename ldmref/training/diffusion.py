@@ -119,4 +119,13 @@ def diffusion_trainer(
 
     if params is None:
         params = initial_params(config, seed)
-    return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)
+    unused = has_unused_layers(config)
+    return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops, unused=unused)
+
+
+def has_unused_layers(config: ModelConfig) -> bool:
+    """Whether text encoders have layers that the U-Net's context may not depend on."""
+    return any(
+        encoder.skipped_layers > 0 or encoder.projection_dim > 0 or not encoder.final_norm
+        for encoder in config.text_encoders
+    )

@@ -217,7 +217,7 @@ def run_stage(
     meter = ProgressMeter(stage, trainer.step, trainer.steps, trainer.config.batch_size)
     monitor.begin()
     try:
-        for done in trainer.run(run.cancel):
+        for done in trainer.run(run.cancel, stage):
             progress = meter.update(done.step, done.loss, done.metrics)
             if progress is not None:
                 run.report(progress)

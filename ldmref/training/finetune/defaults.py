@@ -24,7 +24,7 @@ DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
         "lora.rank": (32, 8),
         "lora.targets": (list(TARGETS), ["attention"]),
         "diffusion.objective.caption_dropout": (0.1, 0.0),
-        "diffusion.optimizer.learning_rate": (2e-3, 1e-4),
+        "diffusion.optimizer.learning_rate": (3e-3, 1e-4),
         "diffusion.budget.steps": (400, 1000),
     },
     "textual_inversion": {
