@@ -1,6 +1,6 @@
 """Run the first commands of docs/fine-tuning.md, and show the images before and after.
 
-    python scripts/make_fine_tuning_picture.py [--folder runs/fine-tuning]
+    python scripts/make_fine_tuning_image.py [--folder runs/fine-tuning]
 
 The data set, the command and its settings are those of the page. Prints the mean loss of the last
 100 steps. A training that is there is not repeated.
