@@ -145,6 +145,15 @@ def abbreviated(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + more
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things.
+
+    >>> counted(1, "image"), counted(3, "image")
+    ('1 image', '3 images')
+    """
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint: the closest known word if there is one, else all of them.
 

@@ -13,6 +13,7 @@ from types import FrameType
 import click
 
 from ldmref.errors import one_line as one_line
+from ldmref.training.progress import duration as duration
 
 STYLES = ("auto", "bar", "plain", "none")
 _WIDTH = 24
@@ -93,15 +94,3 @@ class Progress:
     def _write(self, text: str) -> None:
         self.shown = True
         say(text, end="")
-
-
-def duration(seconds: float) -> str:
-    """Seconds for people: 1.3 s, 2 min 5 s, 3 h 20 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes < 60:
-        return f"{minutes} min {rest} s"
-    return f"{minutes // 60} h {minutes % 60} min"

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldmref.cli.progress import duration, one_line, say, stopping
+from ldmref.cli.progress import one_line, say, stopping
 from ldmref.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
@@ -82,13 +83,14 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
     if not isinstance(settings, Recipe):
         message = f"{recipe!r} is the recipe of a fine-tuning: it has a base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref finetune {recipe}")
+    require_trained(settings.stages, flags)
     require_pictures(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe or "").stem))
     model = run_stoppable(run.train, settings, folder, accept_changes)
     if settings.stages == ("autoencoder",):
-        say(one_line(f"the autoencoder is ready: --vae {model} of a model that it fits"))
+        say_once(f"the autoencoder is ready: --vae {model} of a model that it fits")
     else:
-        say(one_line(f"the model is ready: ldmref txt2img -m {model} -p ..."))
+        say_once(f"the model is ready: ldmref txt2img -m {model} -p ...")
 
 
 COMMANDS = (train,)
@@ -111,6 +113,12 @@ def run_stoppable(
         except Cancelled as cancelled:
             cancelled.exit_code = stop.exit_code
             raise
+
+
+def say_once(line: str) -> None:
+    """Print a line, of the processes that `torchrun` has started the first alone."""
+    if os.environ.get("RANK", "0") == "0":
+        say(one_line(line))
 
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
@@ -141,6 +149,19 @@ def source(data: str | None) -> str | None:
     return data if data in (None, "emoji", "scenes") else str(Path(data).absolute())
 
 
+def require_trained(stages: tuple[str, ...], flags: dict[str, Any]) -> None:
+    """Refuse the denoiser's flags where none is trained: they would have no effect.
+
+    Raises:
+        UsageError: names the flag, and the one for the autoencoder.
+    """
+    for name in ("steps", "batch"):
+        if "diffusion" not in stages and flags[name] is not None:
+            message = f"--{name} has no effect: the recipe trains no denoiser"
+            hint = f"for the autoencoder: --autoencoder-{name}"
+            raise UsageError(message, code="E-USAGE", hint=hint)
+
+
 def require_pictures(source: str) -> None:
     """Refuse, without --data, a recipe of ldmref that leaves the folder of pictures open."""
     from ldmref.training.recipe_file import SHIPPED
@@ -156,11 +177,4 @@ def without_none(tables: dict[str, Any]) -> dict[str, Any]:
 
 def report(progress: Progress) -> None:
     """One line on stderr."""
-    from ldmref.training.progress import with_units
-
-    p = progress
-    metrics = f"  {with_units(p.metrics)}" if p.metrics else ""
-    say(
-        f"{p.stage} {p.step}/{p.steps}  loss {p.loss:.4f}{metrics}  "
-        f"{p.pictures_per_second:.1f} pictures/s  {duration(p.seconds_left)} left"
-    )
+    say(str(progress))

@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, counted
 from ldmref.io.atomic import atomic_write
 from ldmref.prompts.text_checks import is_text
 from ldmref.training.checkpoint import DataSummary, read_headers
 from ldmref.training.data import Dataset, check_data, load_dataset
 from ldmref.training.folder import check_folder, training_folder
+from ldmref.training.progress import WARNING
 from ldmref.training.recipe_file import AnyRecipe, to_toml
 from ldmref.training.resume import changed_data, changed_settings, require_unchanged
 
@@ -46,8 +47,8 @@ def read_pictures(
     """
     data = load_dataset(recipe.data, cancel)
     for line in data.warnings:
-        say(f"warning: {line}")
-    say(f"{len(data.images)} pictures of {recipe.data.size}x{recipe.data.size}")
+        say(WARNING + line)
+    say(f"{counted(len(data.images), 'image')} of {recipe.data.size}x{recipe.data.size}")
     return data
 
 

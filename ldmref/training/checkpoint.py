@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,27 +37,76 @@ class DataSummary:
     classes: str = ""
 
 
+class Settings(NamedTuple):
+    """What a training is made from."""
+
+    recipe: AnyRecipe
+    data: DataSummary
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested tables, the inverse of `from_dict`."""
+        return {"recipe": self.recipe.to_dict(), "data": asdict(self.data)}
+
+    @classmethod
+    def from_dict(cls, tables: Mapping[str, Any]) -> Settings:
+        return cls(recipe_from_dict(tables["recipe"]), DataSummary(**tables["data"]))
+
+
 @dataclass(frozen=True)
 class Header:
-    """The metadata of a checkpoint. `tokenizer`: its JSON, in that of the denoiser."""
+    """The metadata of a checkpoint. `tokenizer`: its JSON, in that of the denoiser.
+
+    `recipe` and `data` are those of the last steps. `history` has an entry for each time that a
+    training went on with others: the number of `steps` until then, and their `recipe` and `data`.
+    `accepted` are settings that were accepted after the last step, which no step was made with.
+    """
 
     step: int
     recipe: AnyRecipe
     data: DataSummary
     tokenizer: str
+    history: tuple[dict[str, Any], ...] = ()  # as written: older versions may have other keys
+    accepted: Settings | None = None
+
+    @property
+    def agreed(self) -> Settings:
+        """The settings that a resumed training is compared with."""
+        return self.accepted or Settings(self.recipe, self.data)
+
+    def accepting(self, settings: Settings) -> Header:
+        """The header of a finished stage, for which other settings are accepted."""
+        return self if settings == self.agreed else replace(self, accepted=settings)
+
+    def continued(self, settings: Settings) -> tuple[dict[str, Any], ...]:
+        """The history of a stage that goes on from here with these settings."""
+        until_now = Settings(self.recipe, self.data)
+        if settings == until_now:
+            return self.history
+        return (*self.history, {"steps": self.step, **until_now.to_dict()})
 
     def to_metadata(self) -> dict[str, str]:
-        values = {"step": self.step, "recipe": self.recipe.to_dict(), "data": asdict(self.data)}
+        values = {"step": self.step, **Settings(self.recipe, self.data).to_dict()}
+        if self.history:
+            values["history"] = list(self.history)
+        if self.accepted is not None:
+            values["accepted"] = self.accepted.to_dict()
         return {k: json.dumps(v) for k, v in values.items()} | {"tokenizer": self.tokenizer}
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, str]) -> Header:
-        values = {key: parse_json(metadata[key], key) for key in ("step", "recipe", "data")}
-        recipe, data = recipe_from_dict(values["recipe"]), DataSummary(**values["data"])
-        step = values["step"]
+        names = {"step", "recipe", "data", *({"history", "accepted"} & metadata.keys())}
+        values = {key: parse_json(metadata[key], key) for key in sorted(names)}
+        step, accepted = values["step"], values.get("accepted")
         if type(step) is not int or step < 0:
             raise ValueError(f"the step {step!r:.40} is none")
-        return cls(step, recipe, data, metadata["tokenizer"])
+        if accepted is not None:
+            accepted = Settings.from_dict(accepted)
+        history = values.get("history", [])
+        if not isinstance(history, list) or not all(isinstance(entry, dict) for entry in history):
+            raise TypeError("the history is not a list of tables")
+        return cls(
+            step, *Settings.from_dict(values), metadata["tokenizer"], tuple(history), accepted
+        )
 
 
 def checkpoint_path(folder: Path, stage: str) -> Path:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ldmref.errors import InputError
+from ldmref.errors import InputError, counted
 from ldmref.training.checkpoint import DataSummary
 from ldmref.training.data import Dataset, summarize
 from ldmref.training.recipe import Recipe
@@ -24,7 +24,7 @@ def class_names(data: Dataset) -> tuple[str, ...]:
     hint = "the pictures of a class are in a sub-folder with its name"
     if "" in names:
         number = data.classes.count("")
-        raise InputError(f"{number} pictures belong to no class", code="E-DATA", hint=hint)
+        raise InputError(f"{counted(number, 'image')} without a class", code="E-DATA", hint=hint)
     if len(names) < 2:
         message = f"classes are to be told apart, but all pictures are {names[0]!r}"
         raise InputError(message, code="E-DATA", hint=hint)

@@ -139,7 +139,9 @@ def diffusion_trainer(
 
     if params is None:
         params = initial_params(config, seed)
-    trainer = Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)
+    trainer = Trainer(
+        stage.optimizer, stage.budget.steps, params, loss, ops, unused=has_unused_layers(config)
+    )
     if held_out is not None and len(held_out):
         fixed = batches.held_out(held_out[:MAX_HELD_OUT])
 
@@ -149,3 +151,11 @@ def diffusion_trainer(
 
         trainer.held_out_loss = held_out_loss
     return trainer
+
+
+def has_unused_layers(config: ModelConfig) -> bool:
+    """Whether text encoders have layers that the U-Net's context may not depend on."""
+    return any(
+        encoder.skipped_layers > 0 or encoder.projection_dim > 0 or not encoder.final_norm
+        for encoder in config.text_encoders
+    )

@@ -128,14 +128,17 @@ class Network(torch.nn.Module):
         return self.function(self.named(), *args)
 
 
-def parallelized(network: Network, shard: bool) -> torch.nn.Module:
-    """What to call in place of the network, so that gradients are averaged over the ranks."""
+def parallelized(network: Network, shard: bool, unused: bool) -> torch.nn.Module:
+    """The module to call instead of the network, so that gradients are averaged over the ranks.
+
+    `unused`: some parameters have no gradient in some steps, which PyTorch has to look for.
+    """
     if ranks() == 1:
         return network
     if shard:
         fully_shard(network)  # in place
         return network
-    return DistributedDataParallel(network, find_unused_parameters=True)
+    return DistributedDataParallel(network, find_unused_parameters=unused)
 
 
 @contextlib.contextmanager

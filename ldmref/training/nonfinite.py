@@ -20,5 +20,6 @@ def nonfinite_error(
     pictures = abbreviated([str(int(i)) for i in batch], MOST_NAMED)
     message = f"step {step}: the loss is {loss}, its gradient's norm {norm}, first in {where}; "
     message += f"the pictures of this batch: {pictures}"
-    hint = "the last checkpoint is kept; try a lower learning rate, or float32"
+    hint = "try a lower learning rate, or float32: with --accept-changes from the last checkpoint "
+    hint += "on, which is kept, or anew in another folder (-o)"
     return NumericError(message, code="E-NAN", hint=hint)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import time
+import warnings
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 UNITS = {"psnr": "dB", "corrupted": "dB", "kl": "nats", "elbo": "nats"}
+WARNING = "warning: "  # the beginning of the lines for the user that are warnings
 REPORTS, MOST_STEPS, MOST_SECONDS = 20, 100, 10.0
 
 
@@ -25,6 +27,20 @@ class Progress:
     pictures_per_second: float
     seconds_left: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        """One line, such as `diffusion 20/400  loss 0.4312  17.5 images/s  1 min 27 s left`."""
+        metrics = f"  {with_units(self.metrics)}" if self.metrics else ""
+        return (
+            f"{self.stage} {self.step}/{self.steps}  loss {self.loss:.4f}{metrics}  "
+            f"{self.pictures_per_second:.1f} images/s  {duration(self.seconds_left)} left"
+        )
+
+
+def warn_only(line: str) -> None:
+    """Issue a line for the user as a Python warning if it is one; drop it otherwise."""
+    if line.startswith(WARNING):
+        warnings.warn(line.removeprefix(WARNING), stacklevel=2)
 
 
 class ProgressMeter:
@@ -57,3 +73,15 @@ class ProgressMeter:
 def with_units(metrics: Mapping[str, float]) -> str:
     """`psnr 23.1 dB, kl 97.4 nats`."""
     return ", ".join(f"{k} {v:.4g} {UNITS.get(k, '')}".strip() for k, v in metrics.items())
+
+
+def duration(seconds: float) -> str:
+    """Seconds for people: 1.3 s, 2 min 5 s, 3 h 20 min."""
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"

@@ -16,6 +16,7 @@ from ldmref.io.locate import find_model, model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
+from ldmref.training.finetune.defaults import DEFAULTS, default_tables
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.model_config import for_objective
 from ldmref.training.recipe import (
@@ -72,7 +73,8 @@ def recipe_path(source: str | Path) -> Path:
 def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     """The recipe of nested tables, with every key checked and every default filled in.
 
-    With a `base` it is a fine-tuning, whose size is that of the base's pictures if it names none.
+    With a `base` it is a fine-tuning, whose size and other defaults are those for the base
+    (`finetune/defaults.py`).
 
     Raises:
         UsageError: an unknown key, a value of the wrong type or range, a model that cannot be
@@ -159,15 +161,29 @@ def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
+    """The recipe with the defaults of its base, which is looked at only if one is needed."""
     recipe = _read(FineTuneRecipe(), tables)
+    if not recipe.data.size or not DEFAULTS[recipe.method].keys() <= _keys(tables, ""):
+        config = model_config(find_model(recipe.base))
+        tables = _merge(default_tables(recipe.method, config), tables)
+        recipe = _read(FineTuneRecipe(), tables)
+        size = recipe.data.size or config.defaults.width
+        recipe = replace(recipe, data=replace(recipe.data, size=size))
+    if "lora.alpha" not in _keys(tables, ""):
+        recipe = replace(recipe, lora=replace(recipe.lora, alpha=float(recipe.lora.rank)))
     _check_accumulation({"diffusion": recipe.diffusion.optimizer})
     for key in ("flips", "crop"):
         if getattr(recipe.data, key) != getattr(DataConfig, key):
             raise recipe_error(f"data.{key} has no effect here: the autoencoder is not trained")
-    if not recipe.data.size:
-        size = model_config(find_model(recipe.base)).defaults.width
-        recipe = replace(recipe, data=replace(recipe.data, size=size))
     return recipe
+
+
+def _keys(tables: Mapping[str, Any], prefix: str) -> set[str]:
+    """The names of the values in nested tables, with those of their tables."""
+    keys: set[str] = set()
+    for key, value in tables.items():
+        keys |= _keys(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key}
+    return keys
 
 
 def _model(table: Any) -> ModelConfig:

@@ -11,9 +11,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, counted
 from ldmref.models.params import flatten
-from ldmref.training.checkpoint import DataSummary, Header
+from ldmref.training.checkpoint import DataSummary, Header, Settings
 from ldmref.training.classes import learns_classes
 from ldmref.training.recipe_file import AnyRecipe
 
@@ -32,25 +32,27 @@ def changed_settings(headers: Mapping[str, Header], recipe: AnyRecipe) -> list[s
     """`key was 1, now 2`, for everything that a checkpoint depends on but the pictures."""
     changes = {}
     for stage, header in headers.items():
-        old, new = _settings(stage, header.recipe), _settings(stage, recipe)
+        old, new = _settings(stage, header.agreed.recipe), _settings(stage, recipe)
         changes |= {
             k: f"{k} was {old.get(k)!r}, now {v!r}" for k, v in new.items() if old.get(k) != v
         }
     if changes:  # the pictures are not read yet: their folder stands for them
-        changes |= {s: _data(h, recipe) for s, h in headers.items() if _moved(h, recipe)}
+        agreed = {stage: header.agreed for stage, header in headers.items()}
+        changes |= {stage: _data(s, recipe) for stage, s in agreed.items() if _moved(s, recipe)}
     return list(dict.fromkeys(changes.values()))
 
 
 def changed_data(headers: Mapping[str, Header], recipe: AnyRecipe, data: DataSummary) -> list[str]:
     """The same for pictures and captions, and for classes where a stage learns them."""
     pictures = replace(data, base="", classes="")
-    changed = [h for h in headers.values() if replace(h.data, base="", classes="") != pictures]
-    bases = {header.data.base for header in headers.values()} - {data.base}
+    agreed = {stage: header.agreed for stage, header in headers.items()}
+    changed = [s for s in agreed.values() if replace(s.data, base="", classes="") != pictures]
+    bases = {settings.data.base for settings in agreed.values()} - {data.base}
     lines = [f"base was {_base(base)}, now {_base(data.base)}" for base in sorted(bases)]
-    learned = {h.data.classes for stage, h in headers.items() if learns_classes(stage, h.recipe)}
+    learned = {s.data.classes for stage, s in agreed.items() if learns_classes(stage, s.recipe)}
     if learned - {data.classes}:
         lines.append("the classes of the pictures were others")
-    return [*lines, *dict.fromkeys(_data(header, recipe, data) for header in changed)]
+    return [*lines, *dict.fromkeys(_data(settings, recipe, data) for settings in changed)]
 
 
 def require_unchanged(changes: list[str], folder: object) -> None:
@@ -83,15 +85,15 @@ def _base(sha256: str) -> str:
     return f"a model (sha256 {sha256[:8]})"
 
 
-def _moved(header: Header, recipe: AnyRecipe) -> bool:
-    return header.recipe.data.source != recipe.data.source
+def _moved(settings: Settings, recipe: AnyRecipe) -> bool:
+    return settings.recipe.data.source != recipe.data.source
 
 
-def _data(header: Header, recipe: AnyRecipe, data: DataSummary | None = None) -> str:
-    old, now = header.recipe.data.source, f"now {recipe.data.source!r}"
+def _data(settings: Settings, recipe: AnyRecipe, data: DataSummary | None = None) -> str:
+    old, now = settings.recipe.data.source, f"now {recipe.data.source!r}"
     if data is not None:
-        now += f" with {data.pictures} pictures (sha256 {data.sha256[:8]})"
+        now += f" with {counted(data.pictures, 'image')} (sha256 {data.sha256[:8]})"
     return (
-        f"data.source was {old!r} with {header.data.pictures} pictures "
-        f"(sha256 {header.data.sha256[:8]}), {now}"
+        f"data.source was {old!r} with {counted(settings.data.pictures, 'image')} "
+        f"(sha256 {settings.data.sha256[:8]}), {now}"
     )

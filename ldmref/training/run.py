@@ -17,7 +17,7 @@ from threading import Event
 
 from ldmref.training.begin import check_early, prepared_folder, read_pictures
 from ldmref.training.classes import class_names, summarize_for, uses_classes
-from ldmref.training.progress import Progress
+from ldmref.training.progress import Progress, warn_only
 from ldmref.training.recipe import Recipe
 
 
@@ -26,7 +26,7 @@ def train(
     folder: Path,
     *,
     report: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = warn_only,
     cancel: Event | None = None,
     accept_changes: bool = False,
 ) -> Path:
@@ -34,8 +34,9 @@ def train(
 
     Args:
         folder: checkpoints in it are resumed, if nothing that matters has changed.
-        report: called with the progress now and then.
-        say: called with a line about the data, and about what is resumed.
+        report: called with the progress now and then; `print` shows it as one line.
+        say: called with a line about the data, about what is resumed, and with warnings, which
+            begin with "warning: "; by default, these are issued with `warnings.warn`.
         cancel: set it to stop after the current step, with a checkpoint.
         accept_changes: resume although the recipe or the pictures have changed.
 

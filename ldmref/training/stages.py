@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from threading import Event
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar
 
 import numpy as np
 
@@ -30,6 +30,7 @@ from ldmref.training.autoencoder.metrics import measure
 from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_trainer
 from ldmref.training.checkpoint import (
     Header,
+    Settings,
     Timer,
     checkpoint_path,
     read_checkpoint,
@@ -67,7 +68,7 @@ class Run(Generic[R]):
     """What all stages of one training share.
 
     `report` is called now and then with the progress, `say` with a line for the user.
-    `rewrite`: write the checkpoints of complete stages again, because settings were changed.
+    `rewrite`: settings were changed, which is recorded in the checkpoints of complete stages.
     """
 
     recipe: R
@@ -189,32 +190,38 @@ def run_stage(
     """
     gc.collect()  # the trainer before, which is cyclic, and holds the device's memory
     path, timer = checkpoint_path(run.folder, stage), Timer(run.recipe.checkpoint)
+    settings = Settings(run.recipe, run.summary)
+    history: tuple[dict[str, Any], ...] = ()
+
+    def state() -> dict[str, np.ndarray]:
+        arrays = {name: tensor.numpy() for name, tensor in trainer.state().items()}
+        return arrays | monitor.state()
 
     def save() -> None:
         start = time.monotonic()
-        arrays = {name: tensor.numpy() for name, tensor in trainer.state().items()}
-        arrays |= monitor.state()
-        header = Header(trainer.step, run.recipe, run.summary, tokenizer)
-        on_first_rank(write_checkpoint, path, header, arrays)
+        header = Header(trainer.step, *settings, tokenizer, history)
+        on_first_rank(write_checkpoint, path, header, state())
         timer.saved(time.monotonic() - start)
 
+    header: Header | None = None
     arrays: Mapping[str, np.ndarray] = {}
     if path.exists():
         header, arrays = read_checkpoint(path)
+        history = header.continued(settings)
         trainer.load_state(header.step, arrays)
         report_learning_rate(run, stage, trainer, header)
     monitor = StageMonitor(trainer, stage, arrays, run.folder, run.recipe, run.warn, preview)
     del arrays  # the file that the next checkpoint replaces
-    if trainer.step >= trainer.steps:
-        if run.rewrite:
-            save()
+    if header is not None and trainer.step >= trainer.steps:
+        if run.rewrite:  # no step was made with these settings
+            on_first_rank(write_checkpoint, path, header.accepting(settings), state())
         return False
     if trainer.step:
         run.say(f"{stage} resumed after step {trainer.step} of {trainer.steps}")
     meter = ProgressMeter(stage, trainer.step, trainer.steps, trainer.config.batch_size)
     monitor.begin()
     try:
-        for done in trainer.run(run.cancel):
+        for done in trainer.run(run.cancel, stage):
             progress = meter.update(done.step, done.loss, done.metrics)
             if progress is not None:
                 run.report(progress)

@@ -65,11 +65,12 @@ class Trainer:
             randomness, which does not depend on the part.
         ops: backend that runs the loss.
         adversary: the network whose gradient is clipped by itself, if there is one.
+        unused: whether there are steps in which some parameters have no gradient.
     """
 
     def __init__(
         self, config: OptimizerConfig, steps: int, params: Params, loss: LossFunction,
-        ops: TorchBackend, adversary: str = "",
+        ops: TorchBackend, adversary: str = "", unused: bool = False,
     ):  # fmt: skip
         self.config, self.steps, self.loss, self.ops, self.step = config, steps, loss, ops, 0
         self.updating = False  # between the first and the last tensor that a step changes
@@ -83,7 +84,8 @@ class Trainer:
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
             parameters[name] = torch.nn.Parameter(tensor)
         network = Network(parameters, self._loss)
-        self.module = parallelized(network, config.shard)
+        self.unused = unused
+        self.module = parallelized(network, config.shard, unused)
         self.parameters = network.named()
         apart = [name for name in self.parameters if adversary and name.startswith(adversary + ".")]
         groups = [[n for n in self.parameters if n not in apart], apart]
@@ -135,8 +137,8 @@ class Trainer:
         """Return the factor on all learning rates in a step."""
         return learning_rate_factor(self.config, self.steps, step)
 
-    def run(self, cancel: Event | None = None) -> Iterator[StepLoss]:
-        """Train to the end of the budget, step by step.
+    def run(self, cancel: Event | None = None, stage: str = "training") -> Iterator[StepLoss]:
+        """Train to the end of the budget, step by step; `stage` is its name for messages.
 
         Raises:
             Cancelled: `cancel` was set; the current step was finished.
@@ -144,7 +146,7 @@ class Trainer:
         """
         while self.step < self.steps:
             if any_rank(cancel is not None and cancel.is_set(), self.ops.device):
-                message = f"stopped after step {self.step} of {self.steps}"
+                message = f"{stage} stopped after step {self.step} of {self.steps}"
                 hint = "the checkpoint is saved; repeat the command to resume"
                 raise Cancelled(message, code="E-CANCELLED", hint=hint)
             yield self._train_step()

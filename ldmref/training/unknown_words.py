@@ -7,6 +7,7 @@ from collections.abc import Callable
 from ldmref.errors import abbreviated
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.training.data import Dataset
+from ldmref.training.progress import WARNING
 
 
 def warn_of_unknown_words(
@@ -20,4 +21,4 @@ def warn_of_unknown_words(
         unknown |= {caption[start:end] for id, (start, end) in pairs if id == tokenizer.unknown}
     if unknown:
         words = abbreviated(sorted(unknown))
-        say(f"warning: words of the captions that the model does not know: {words}")
+        say(f"{WARNING}words of the captions that the model does not know: {words}")

@@ -41,7 +41,7 @@ def test_stopped_and_resumed(ldm, data, work, monkeypatch, number, code):
     with monkeypatch.context() as patch:
         patch.setattr(train, "report", report)
         ran = ldm(*argv)
-    assert ran.code == code and "error[E-CANCELLED]: stopped after step 2" in ran.err
+    assert ran.code == code and "error[E-CANCELLED]: diffusion stopped after step 2 of 4" in ran.err
     ran = ldm(*argv)
     assert ran.code == 0 and "autoencoder" not in ran.err and "diffusion 3/4" in ran.err
 
@@ -85,7 +85,7 @@ def test_the_first_stage_alone(ldm, data, work):
     [(["--size", "32"], "data.size was 16, now 32"), (["--seed", "7"], "seed was 0, now 7"),
      (["--lr", "0.5"], "diffusion.optimizer.learning_rate was 0.001, now 0.5"),
      (["--batch", "3"], "diffusion.optimizer.batch_size was 2, now 3"),
-     (["--data", "other"], "other' with 1 pictures")],
+     (["--data", "other"], "other' with 1 image")],
 )  # fmt: skip
 def test_changed_settings(ldm, data, work, change, message):
     argv = ["train", "--data", data, "-o", "out", "--steps", "3", *SHORT]
@@ -97,6 +97,16 @@ def test_changed_settings(ldm, data, work, change, message):
     assert "--accept-changes" in ran.err and "hint:" in ran.err
     ran = ldm(*argv, *change, "--accept-changes")
     assert ran.code == 0 and "changed: " in ran.err and ldm(*argv).code == 2
+
+
+@pytest.mark.parametrize(("rank", "said"), [("0", True), ("1", False)])
+def test_of_several_processes_the_first_says_that_the_model_is_ready(
+    ldm, data, work, monkeypatch, rank, said
+):
+    monkeypatch.setattr("ldmref.training.run.train", lambda recipe, folder, **rest: folder)
+    monkeypatch.setenv("RANK", rank)
+    ran = ldm("train", "--data", data, "-o", "out", *SHORT)
+    assert ran.code == 0 and ("the model is ready" in ran.err) == said
 
 
 def test_mistakes_in_a_recipe_are_one_line(ldm, work):
@@ -118,13 +128,13 @@ def test_the_recipe_for_a_folder_of_pictures(ldm, data, work):
     steps = ("--autoencoder-steps", "1", "--steps", "1", "--autoencoder-batch", "2", "--batch", "2")
     ran = ldm("train", "pictures", "--data", data, *steps)
     assert ran.code == 0, ran.err
-    assert "4 pictures of 64x64" in ran.err and "-m runs/pictures/model" in ran.err
+    assert "4 images of 64x64" in ran.err and "-m runs/pictures/model" in ran.err
 
 
 def test_broken_pictures_are_named(ldm, data, work):
     (data / "broken.png").write_text("x")
     ran = ldm("train", "--data", data, "-o", "out", "--steps", "1", *SHORT)
-    assert ran.code == 0 and "1 of 5 pictures" in ran.err and "broken.png" in ran.err
+    assert ran.code == 0 and "1 of 5 images" in ran.err and "broken.png" in ran.err
 
 
 def test_nothing_is_left_of_a_training_that_cannot_begin(ldm, data, work):
@@ -136,7 +146,7 @@ def test_nothing_is_left_of_a_training_that_cannot_begin(ldm, data, work):
 def test_size(ldm, data, work):
     ran = ldm("train", "--data", data, "-o", "out", "--steps", "1", "--size", "32", *SHORT)
     assert ran.code == 0, ran.err
-    assert "4 pictures of 32x32" in ran.err
+    assert "4 images of 32x32" in ran.err
     assert "32x32" in ldm("txt2img", "cat", "-m", "out/model").err
 
 

@@ -21,7 +21,7 @@ from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
 from ldmref.training.distributed import any_rank, process_group, rank, ranks  # noqa: E402
 from ldmref.training.monitor.metrics import read_metrics  # noqa: E402
 from ldmref.training.recipe import Budget, CheckpointConfig, ProgressConfig  # noqa: E402
-from ldmref.training.recipe_file import read_recipe, to_toml  # noqa: E402
+from ldmref.training.recipe_file import read_recipe, recipe_from_dict, to_toml  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 # What `python -m torch.distributed.run -m ldmref.training` does, in float64.
@@ -158,6 +158,67 @@ def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(
                       total + 2)  # fmt: skip
     assert result.returncode == 0, result.stderr
     assert read_checkpoint(out / "diffusion.safetensors")[0].step == total + 2
+    assert result.stderr.count("the model is ready") == 1  # the first rank says it
+    assert "find_unused_parameters" not in result.stderr
+
+
+VQ = {"vae": {"block_out_channels": [4, 4], "norm_num_groups": 2, "codebook_size": 8}}
+EXACT = {"kl_weight": 0.0}
+SKIPPING = {"vocab_size": 16, "hidden_size": 8, "intermediate_size": 8, "skipped_layers": 1}
+UNUSED = {  # objective of the autoencoder and of the denoiser, changes of the model, stages
+    "default": ({}, {}, {}, {"autoencoder": False, "diffusion": False}),
+    "exact latents": (EXACT, {}, {}, {"autoencoder": False, "diffusion": False}),
+    "elbo": (EXACT | {"elbo_weight": 1.0, "learn_variance": True}, {}, {}, {"autoencoder": False}),
+    "codebook": (EXACT, {}, VQ, {"autoencoder": True, "diffusion": False}),
+    "moving average": (EXACT | {"codebook_decay": 0.9}, {}, VQ, {"autoencoder": True}),
+    "perceptual": ({"perceptual_weight": 0.1}, {}, {}, {"features": False, "autoencoder": False}),
+    "adversary": ({"adversarial_weight": 0.5}, {}, {}, {"autoencoder": False}),
+    "later": (
+        {"adversarial_weight": 0.5, "adversarial_start": 1}, {}, {}, {"autoencoder": True},
+    ),
+    "class": ({}, {"condition": "class"}, {}, {"diffusion": False, "classifier": False}),
+    "none": ({}, {"condition": "none"}, {}, {"diffusion": False}),
+    "hybrid": ({}, {"loss": "hybrid"}, {}, {"diffusion": False}),
+    "clip skip": ({}, {}, {"text_encoder": SKIPPING}, {"diffusion": True}),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", UNUSED)
+def test_ddp_looks_for_unused_parameters_only_where_there_are_some(
+    tables, pictures, tmp_path, monkeypatch, case
+):
+    """Of every stage: whether a parameter lacks a gradient in a step, and what is declared."""
+    autoencoder, diffusion, model, expected = UNUSED[case]
+    for name in ("red_square", "blue-square"):
+        (pictures / name).mkdir()
+        (pictures / f"{name}.png").rename(pictures / name / "a.png")
+    (pictures / "green.png").rename(pictures / "red_square" / "b.png")
+    stage = tables(2)["diffusion"]
+    stages = ["autoencoder", "diffusion", *(["classifier"] if "classifier" in expected else [])]
+    settings = tables(
+        2, stages=stages, model=tables()["model"] | model,
+        features=stage, classifier=stage, autoencoder=stage | {"objective": autoencoder},
+        diffusion=stage | {"objective": diffusion},
+    )  # fmt: skip
+    found: dict[int, tuple[bool, bool]] = {}
+    order: list[int] = []
+    step = trainer_module.Trainer._train_step
+
+    def watched(self):
+        done = step(self)
+        lacking = any(p.grad is None for p in self.parameters.values())
+        found[id(self)] = (self.unused, lacking or found.get(id(self), (False, False))[1])
+        order.extend([id(self)] * (id(self) not in order))
+        trainers.append(self)
+        return done
+
+    trainers = []  # kept, so that no id is used twice
+    monkeypatch.setattr(trainer_module.Trainer, "_train_step", watched)
+    train(recipe_from_dict(settings), tmp_path / "out")
+    names = [*(["features"] if "features" in expected else []), *stages]
+    measured = dict(zip(names, (found[i] for i in order), strict=True))
+    for name, unused in expected.items():
+        assert measured[name] == (unused, unused), name
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(recipe, tmp_path, monkeypatch):

@@ -14,9 +14,15 @@ from PIL import Image
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
 from ldmref.errors import Cancelled, LdmrefError, NumericError  # noqa: E402
-from ldmref.training.checkpoint import Timer, read_checkpoint, read_headers  # noqa: E402
+from ldmref.training.checkpoint import (  # noqa: E402
+    DataSummary,
+    Header,
+    Timer,
+    read_checkpoint,
+    read_headers,
+)
 from ldmref.training.recipe import CheckpointConfig  # noqa: E402
-from ldmref.training.recipe_file import read_recipe  # noqa: E402
+from ldmref.training.recipe_file import read_recipe, recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
@@ -141,7 +147,7 @@ def test_another_size_and_other_pictures_are_refused_together(recipe, pictures, 
     Image.new("RGB", (9, 9)).save(tmp_path / "black.png")
     error = refused(recipe(data={"source": str(tmp_path), "size": 32}), out)
     assert error.code == "E-RESUME-CHANGED" and "data.size was 16, now 32" in str(error)
-    assert f"{str(pictures)!r} with 3 pictures" in str(error)
+    assert f"{str(pictures)!r} with 3 images" in str(error)
 
 
 def test_a_picture_more_is_refused_and_a_moved_folder_is_not(recipe, pictures, out):
@@ -151,7 +157,7 @@ def test_a_picture_more_is_refused_and_a_moved_folder_is_not(recipe, pictures, o
     Image.new("RGB", (9, 9)).save(moved / "black.png")
     error = refused(recipe(2, data={"source": str(moved)}), out)
     assert error.code == "E-RESUME-CHANGED"
-    assert "with 3 pictures" in str(error) and "with 4 pictures" in str(error)
+    assert "with 3 images" in str(error) and "with 4 images" in str(error)
 
 
 def test_budget_and_checkpoints_may_change(recipe, out):
@@ -174,9 +180,71 @@ def test_accepted_changes_are_made_and_recorded(recipe, out):
     train(recipe(data=recipe().to_dict()["data"] | {"size": 32}), out, accept_changes=True,
           say=lines.append)  # fmt: skip
     assert any("data.size was 16, now 32" in line for line in lines)
-    assert {header.recipe.data.size for header in read_headers(out).values()} == {32}
+    assert {header.agreed.recipe.data.size for header in read_headers(out).values()} == {32}
     assert read_recipe(out / "recipe.toml").data.size == 32
     assert refused(recipe(), out).code == "E-RESUME-CHANGED"
+
+
+def test_the_recipe_of_a_finished_stage_stays_as_it_was(recipe, pictures, out):
+    """Accepted settings are recorded beside those that the weights were trained with."""
+    first = recipe()
+    train(first, out)
+    before = read_headers(out)
+    tables = recipe().to_dict()
+    rate = {"optimizer": tables["autoencoder"]["optimizer"] | {"learning_rate": 0.5}}
+    changed = recipe(
+        data=tables["data"] | {"size": 32}, autoencoder=tables["autoencoder"] | rate, seed=5
+    )
+    Image.new("RGB", (9, 9)).save(pictures / "black.png")
+    weights = bits(out / "autoencoder.safetensors")
+    train(changed, out, accept_changes=True)
+    assert bits(out / "autoencoder.safetensors") == weights
+    for stage, header in read_headers(out).items():
+        assert header.recipe == first and header.data == before[stage].data, stage
+        assert header.accepted is not None
+        assert header.accepted.recipe == changed and header.accepted.data.pictures == 4
+        assert header.history == () and header.step == before[stage].step
+    train(changed, out)  # agrees with what was accepted
+    train(first, out, accept_changes=True)
+    assert {header.recipe for header in read_headers(out).values()} == {first}
+
+
+def test_the_history_of_a_stage_has_every_recipe_and_its_steps(recipe, out):
+    """Steps 1 and 2 with one rate, 3 and 4 with another, 5 and 6 with a third."""
+
+    def settings(steps, rate):
+        optimizer = {"batch_size": 2, "warmup": 1, "learning_rate": rate}
+        return recipe(2, diffusion={"optimizer": optimizer, "budget": {"steps": steps}})
+
+    rates = (1e-3, 2e-3, 3e-3)
+    for i, rate in enumerate(rates):
+        train(settings(2 * i + 2, rate), out, accept_changes=True)
+    header = read_headers(out)["diffusion"]
+    assert header.step == 6 and header.accepted is None
+    assert header.recipe == settings(6, rates[2])
+    assert [entry["steps"] for entry in header.history] == [2, 4]
+    for entry, want in zip(
+        header.history, (settings(2, rates[0]), settings(4, rates[1])), strict=True
+    ):
+        assert recipe_from_dict(entry["recipe"]) == want
+        assert entry["data"]["sha256"] == header.data.sha256
+    assert read_headers(out)["autoencoder"].recipe == settings(2, rates[0])
+
+
+def test_without_changes_there_is_no_history(recipe, out):
+    with pytest.raises(Cancelled):
+        train(recipe(4), out, **stop_after("diffusion", 2))
+    train(recipe(4), out)
+    for header in read_headers(out).values():
+        assert header.history == () and header.accepted is None
+
+
+@pytest.mark.parametrize("key", ["history", "accepted"])
+@pytest.mark.parametrize("value", ["5", "[", '{"recipe": 5}', "true"])
+def test_a_damaged_history_is_refused(recipe, key, value):
+    header = Header(1, recipe(), DataSummary(3, "ab"), "{}")
+    with pytest.raises((LdmrefError, KeyError, ValueError, TypeError)):
+        Header.from_metadata(header.to_metadata() | {key: value})
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names of any bytes")

@@ -91,6 +91,8 @@ def test_hostile_members_are_ignored(tmp_path, monkeypatch):
     })  # fmt: skip
     data = load(folder)
     assert len(data.images) == 2 and "secret" not in str(data.captions)
+    (warning,) = data.warnings
+    assert warning.startswith("9 members of tar files not read: a.tar/1.png, a.tar/1.txt, ")
     assert sorted(p.name for p in tmp_path.rglob("*")) == ["a.tar", "secret.txt", "shards"]
 
 
@@ -125,3 +127,41 @@ def test_captions_are_drawn_at_random(tmp_path):
     write_shard(tmp_path / "a.tar", {"1.png": picture("red"), "1.txt": b"a\nb"})
     data, rng = load(tmp_path), np.random.default_rng(0)
     assert {data.caption(0, rng) for _ in range(40)} == {"a", "b"} == set(data.vocabulary())
+
+
+@pytest.mark.parametrize("value", ["null", "[null]", '""', "[]", '[null, " "]'])
+@pytest.mark.parametrize("key", ["text", "caption"])
+def test_a_sample_without_a_caption_is_named(tmp_path, key, value):
+    write_shard(tmp_path / "a.tar", {
+        "1.png": picture("red"), "1.json": f'{{"{key}": {value}}}'.encode(),
+        "my-dog.png": picture("red"), "my-dog.txt": b"", "3.png": picture("red"),
+    })  # fmt: skip
+    data = load(tmp_path)
+    assert data.captions == [["1"], ["my dog"], ["3"]]
+    assert data.warnings == ["2 images without a caption, named by file: a.tar/1, a.tar/my-dog"]
+
+
+def test_an_empty_caption_among_others_is_left_out(tmp_path):
+    parts = {"1.png": picture("red"), "1.json": b'{"caption": [null, "a dog", ""]}'}
+    write_shard(tmp_path / "a.tar", parts)
+    data = load(tmp_path)
+    assert data.captions == [["a dog"]] and not data.warnings
+
+
+def test_members_and_files_that_are_not_read_are_named(tmp_path):
+    write_shard(tmp_path / "a.tar", {"1.png": picture("red"), "2.tif": b"x", "3.heic": b"x"})
+    (tmp_path / "a.parquet").touch()
+    (tmp_path / "sub").mkdir()
+    write_shard(tmp_path / "sub" / "b.tar", {"1.png": picture("red")})
+    assert load(tmp_path).warnings == [
+        "2 members of tar files not read: a.tar/2.tif, a.tar/3.heic",
+        "2 files are not read: a.parquet, sub/b.tar",
+    ]
+    assert load(tmp_path / "a.tar").warnings == load(tmp_path).warnings[:1]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "bmp"])
+def test_gif_and_bmp_are_read(tmp_path, suffix):
+    write_shard(tmp_path / "a.tar", {f"1.{suffix}": picture("red", suffix.upper())})
+    data = load(tmp_path)
+    assert (data.images[0][0] > 250).all() and not data.warnings

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -16,15 +17,17 @@ from ldmref.io.pictures.arrays import image_of_array, is_array
 Source = str | Path | BinaryIO | Image.Image | np.ndarray
 FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
 FORMATS = ("PNG", "JPEG", "WEBP")
+ANIMATED = ("PNG", "WEBP", "GIF")  # the second picture of a JPEG is a preview
 MAX_PIXELS = 64_000_000
 
 
-def open_image(source: Source) -> Image.Image:
+def open_image(source: Source, formats: Sequence[str] = FORMATS) -> Image.Image:
     """Open and fully decode a picture, upright, in the mode it is stored in.
 
     Args:
         source: a path or open file: PNG, JPEG or WebP, of an animation the first frame; a Pillow
             picture; or an array (`arrays.image_of_array`).
+        formats: those of files, as Pillow names them.
 
     Raises:
         ImageError: no such file, not PNG, JPEG or WebP, damaged, or more than 64 megapixels; an
@@ -45,7 +48,7 @@ def open_image(source: Source) -> Image.Image:
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             in_memory = isinstance(source, Image.Image)
-            image = source if in_memory else Image.open(source, formats=FORMATS)
+            image = source if in_memory else Image.open(source, formats=tuple(formats))
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(name, f"{image.width} x {image.height}")
             if not image.width * image.height:
@@ -55,7 +58,11 @@ def open_image(source: Source) -> Image.Image:
             upright = ImageOps.exif_transpose(image)
         except Exception:  # damaged EXIF, which Pillow refuses in many ways
             upright = image.copy()
-        animated = image.format in ("PNG", "WEBP")  # the second picture of a JPEG is a preview
+        animated = image.format in (
+            "PNG",
+            "WEBP",
+            "GIF",
+        )  # the second picture of a JPEG is a preview
         upright.info[FRAMES] = getattr(image, "n_frames", 1) if animated else 1
         return upright
     except ImageError:

@@ -75,9 +75,10 @@ def autoencoder_trainer(
             after = partial(update_codebook, f=f, objective=objective, rng=rng)
         return Loss(total, values, part.of(batch), after)
 
+    waits = objective.adversarial_weight > 0 and objective.adversarial_start > 0
     return Trainer(
         stage.optimizer, stage.budget.steps, initial_params(config, objective, seed), loss, ops,
-        adversary="discriminator",
+        adversary="discriminator", unused=bool(config.codebook_size) or waits,
     )  # fmt: skip
 
 

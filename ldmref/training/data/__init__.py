@@ -13,7 +13,7 @@ from ldmref.errors import InputError
 from ldmref.training.checkpoint import DataSummary
 from ldmref.training.data.augmentation import Augmentation
 from ldmref.training.data.folder import FolderDataset, captioned_files
-from ldmref.training.data.shards import ShardDataset, shard_files
+from ldmref.training.data.shards import ShardDataset, shards_of, unread_beside_shards
 from ldmref.training.recipe import EMOJI, SCENES, DataConfig
 
 DIGEST_BATCH = 256  # pictures
@@ -105,9 +105,11 @@ def _load(config: DataConfig, cancel: Event | None) -> Dataset:
         from ldmref.training.data.scene_dataset import SceneDataset
 
         return SceneDataset(config.size, config.pictures)
-    if shard_files(Path(config.source)):
-        return ShardDataset(config.source, config.size, cancel)
-    return FolderDataset(config.source, config.size, cancel)
+    if not shards_of(Path(config.source)):
+        return FolderDataset(config.source, config.size, cancel)
+    data = ShardDataset(config.source, config.size, cancel)
+    data.warnings += unread_beside_shards(Path(config.source))
+    return data
 
 
 def check_data(config: DataConfig) -> None:
@@ -116,7 +118,7 @@ def check_data(config: DataConfig) -> None:
         from ldmref.training.data.emoji import check_font
 
         check_font()
-    elif not shard_files(Path(config.source)):
+    elif not shards_of(Path(config.source)):
         captioned_files(Path(config.source))
 
 

@@ -9,23 +9,22 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
-from ldmref.errors import InputError, abbreviated
+from ldmref.errors import InputError, abbreviated, counted
 from ldmref.files import read_file
+from ldmref.training.data.listing import FORMATS_READ, TABLES, list_files, unread_files
 from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
-from ldmref.training.monitor.metrics import METRICS
 
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
-TABLES = ("metadata.jsonl", "metadata.csv")
 MAX_TABLE, MAX_CAPTIONS = 100_000_000, 1_000_000  # bytes
 
 
 class FolderDataset(PicturesInMemory):
-    """A folder of pictures. The caption of `cat.png` comes from the first of these that has one:
+    """A folder of images. The caption of `cat.png` comes from the first of these that has one:
 
-    `metadata.jsonl` (lines `{"file_name": ..., "text": ...}`), `metadata.csv` (the same columns),
-    `cat.txt` beside it (one caption per line, chosen at random); else from the file name, with
-    `_` and `-` as spaces. The class of a picture is the sub-folder that it is in, directly or
-    further down. The pictures that a training has left beside its `metrics.jsonl` are not read.
+    `metadata.jsonl` (lines `{"file_name": ..., "text": ...}`) or `metadata.csv` (the same columns),
+    in the folder or in one between it and the image, with names relative to the table's folder;
+    `cat.txt` beside it (one caption per line, chosen at random); the file name, with `_` and `-` as
+    spaces. The class of an image is the sub-folder that it is in, directly or further down. The
+    images that a training has left beside its `metrics.jsonl` are not read.
 
     Raises:
         InputError: no such folder, no picture in it that can be read, or captions that cannot.
@@ -43,38 +42,50 @@ class FolderDataset(PicturesInMemory):
         )
         self.warnings = warnings + self.warnings
         if not len(self.images):
-            message = f"none of the {len(captions)} pictures in {str(folder)!r} can be read"
-            raise data_error(message, "PNG, JPEG and WebP are read")
+            message = f"none of the {len(captions)} images in {str(folder)!r} can be read"
+            raise data_error(message, FORMATS_READ)
 
 
 def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
-    """The captions of every picture file, and warnings about those that a table lacks.
+    """The captions of every image file, and warnings about what is missing or not read.
 
     Raises:
-        InputError: no such folder, no pictures, or captions that cannot be read.
+        InputError: no such folder, no images, or captions that cannot be read.
     """
     if not root.is_dir():
         problem = "is not a folder" if root.exists() else "does not exist"
-        raise data_error(f"the folder of training pictures {str(root)!r} {problem}")
-    trainings = {path.parent for path in root.rglob(METRICS)}
-    paths = (p for p in root.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES)
-    files = sorted(p for p in paths if p.is_file() and trainings.isdisjoint(p.parents))
+        raise data_error(f"the folder of training images {str(root)!r} {problem}")
+    files, tables, others = list_files(root)
     if not files:
-        raise data_error(f"no pictures in {str(root)!r}", "PNG, JPEG and WebP are read")
-    table, warnings = _captions_table(root), []
+        unread = "; ".join([FORMATS_READ, *unread_files(root, others)])
+        raise data_error(f"no images in {str(root)!r}", unread)
     names = {file: file.relative_to(root).as_posix() for file in files}
+    table: dict[str, list[str]] = {}
+    warnings: list[str] = []
+    for file in tables:
+        rows = _captions_table(root, file)
+        absent = sorted(rows.keys() - set(names.values()))
+        if rows and len(absent) == len(rows):
+            hint = f"file_name is relative to the table's folder; no image is {absent[0]!r}"
+            raise data_error(f"no row of the captions in {str(file)!r} names an image", hint)
+        if absent:
+            missing = counted(len(absent), "caption")
+            warnings.append(f"{missing} without an image: {abbreviated(absent)}")
+        for name, texts in rows.items():
+            table.setdefault(name, []).extend(texts)
     captions = {file: table.get(name) or _text_captions(file) for file, name in names.items()}
-    without = [names[file] for file, texts in captions.items() if not texts]
-    absent = [name for name in table if name not in set(names.values())]
-    if table and len(absent) == len(table):
-        hint = f"file_name is relative to the folder; the first row names {absent[0]!r}"
-        raise data_error(f"no row of the captions in {str(root)!r} names a picture there", hint)
-    if table and without:
-        warnings.append(
-            f"{len(without)} pictures without a caption, named by file: {abbreviated(without)}"
-        )
-    if absent:
-        warnings.append(f"{len(absent)} captions of absent pictures: {abbreviated(absent)}")
+    folders = {file.parent for file in tables}
+    without = [
+        names[file]
+        for file, texts in captions.items()
+        if not texts
+        if not folders.isdisjoint(file.parents) or file.with_suffix(".txt").exists()
+    ]
+    if without:
+        missing = counted(len(without), "image")
+        line = f"{missing} without a caption, named by file: {abbreviated(without)}"
+        warnings.insert(0, line)
+    warnings += unread_files(root, others)
     return {file: captions[file] or [caption_of_name(file)] for file in files}, warnings
 
 
@@ -84,19 +95,20 @@ def _class_of(path: Path) -> str:
     return name.encode("utf-8", "replace").decode().strip()
 
 
-def _captions_table(root: Path) -> dict[str, list[str]]:
-    """The captions of `metadata.jsonl`, else of `metadata.csv`, by file name."""
-    file = next((root / name for name in TABLES if (root / name).exists()), None)
+def _captions_table(root: Path, file: Path) -> dict[str, list[str]]:
+    """The captions of a table by file name, relative to `root`; none where the text is null."""
     table: dict[str, list[str]] = {}
-    if file is None:
-        return table
+    folder = file.parent.relative_to(root)
     rows = 0
     try:
         for row in _rows(file):
             name, text = row["file_name"], row["text"]
+            if text is None and file.suffix != ".csv":  # CSV has None for a column too few
+                text = ""
             if not isinstance(name, str) or not isinstance(text, str):
                 raise ValueError("file_name and text must be strings")
             text.encode("utf-8")  # JSON can escape what is no text
+            name = (folder / name).as_posix()
             table.setdefault(name, []).extend([text] if text.strip() else [])
             rows += 1
     except (InputError, ValueError, KeyError, TypeError, RecursionError, csv.Error) as error:

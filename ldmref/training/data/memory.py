@@ -11,19 +11,24 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
-from ldmref.errors import Cancelled, ImageError, InputError, abbreviated
-from ldmref.io.pictures.images import read_image
+from ldmref.errors import Cancelled, ImageError, InputError, abbreviated, counted
+from ldmref.io.pictures.images import FRAMES, open_image, to_rgb
 from ldmref.prompts.text_checks import MAX_CHARACTERS
 from ldmref.training.data.augmentation import Augmentation
+from ldmref.training.data.listing import IMAGE_FORMATS
 
 
 class Sample(NamedTuple):
-    """A picture that is not read yet: its name, its file, its captions, its class."""
+    """An image that is not read yet: its name, its file, its captions, its class.
+
+    `uncaptioned`: it has a file of captions without any, and is captioned by its name.
+    """
 
     name: str
     file: Path | io.BytesIO
     captions: list[str]
     label: str
+    uncaptioned: bool = False
 
 
 class PicturesInMemory:
@@ -40,25 +45,39 @@ class PicturesInMemory:
 
     def __init__(self, samples: Iterator[Sample], size: int, cancel: Event | None = None):
         images, self.captions, self.classes, self.skipped, too_long = [], [], [], [], []
+        animations: list[str] = []
+        uncaptioned: list[str] = []
         for sample in samples:
             if cancel is not None and cancel.is_set():
                 raise Cancelled("stopped while pictures were read", code="E-CANCELLED")
             try:
-                images.append(_square(read_image(sample.file), size))
+                image = open_image(sample.file, IMAGE_FORMATS)
+                images.append(_square(to_rgb(image), size))
             except ImageError:
                 self.skipped.append(sample.name)
                 continue
+            if image.info.get(FRAMES, 1) > 1:
+                animations.append(sample.name)
+            if sample.uncaptioned:
+                uncaptioned.append(sample.name)
             if max(map(len, sample.captions)) > MAX_CHARACTERS:
                 too_long.append(sample.name)
             self.captions.append([text[:MAX_CHARACTERS] for text in sample.captions])
             self.classes.append(sample.label)
         self.warnings: list[str] = []
+        if uncaptioned:
+            message = f"{counted(len(uncaptioned), 'image')} without a caption, named by file: "
+            self.warnings.append(message + abbreviated(uncaptioned))
+        if animations:
+            message = f"{counted(len(animations), 'animation')}, of which the first frame is used: "
+            self.warnings.append(message + abbreviated(animations))
         if too_long:
-            message = f"{len(too_long)} pictures with captions of more than {MAX_CHARACTERS} "
-            self.warnings.append(f"{message}characters, which are cut: {abbreviated(too_long)}")
+            message = f"{counted(len(too_long), 'image')} with captions of more than "
+            message += f"{MAX_CHARACTERS} characters, which are cut: "
+            self.warnings.append(message + abbreviated(too_long))
         if images and self.skipped:
             count = len(images) + len(self.skipped)
-            message = f"{len(self.skipped)} of {count} pictures cannot be read, skipped: "
+            message = f"{len(self.skipped)} of {counted(count, 'image')} cannot be read, skipped: "
             self.warnings.append(message + abbreviated(self.skipped))
         self.images = np.stack(images) if images else np.empty((0, 3, size, size), np.uint8)
         self.weights = np.ones(len(images))

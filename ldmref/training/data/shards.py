@@ -1,10 +1,10 @@
 """Tar files in the layout of webdataset as a data set, read member by member, never extracted.
 
-`000000.tar` holds `KEY.png` (or `.jpg`, `.jpeg`, `.webp`) and, for its captions, `KEY.txt` (one per
-line), `KEY.json` (`text` or `caption`: a string or a list of them) or `KEY.caption`; for its class
-`KEY.cls`. KEY is all before the first dot of the file's name, with its folder. Files of a key stand
-together; those that stand elsewhere are not joined to it, with a warning. Anything else is ignored,
-as are links, devices and files larger than `MAX_MEMBER`.
+`000000.tar` holds `KEY.png` (or another of `IMAGE_SUFFIXES`) and, for its captions, `KEY.txt` (one
+per line), `KEY.json` (`text` or `caption`: a string or a list of them) or `KEY.caption`; for its
+class `KEY.cls`. KEY is all before the first dot of the file's name, with its folder. Files of a key
+stand together; others are not joined to it, with a warning. Anything else is not read but named, as
+are links, devices and files larger than `MAX_MEMBER`.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from threading import Event
 
-from ldmref.errors import abbreviated
+from ldmref.errors import abbreviated, counted
 from ldmref.files import open_file
-from ldmref.training.data.folder import IMAGE_SUFFIXES
+from ldmref.training.data.listing import IMAGE_SUFFIXES, list_files, unread_files
 from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
 
 MAX_MEMBER = 64 * 2**20
@@ -34,6 +34,31 @@ def shard_files(root: Path) -> list[Path]:
     return [root] if root.suffix == ".tar" and root.is_file() else []
 
 
+def shards_of(root: Path) -> list[Path]:
+    """The tar files of a data source; none if it is a folder of images.
+
+    Raises:
+        InputError: the folder holds both, and either may be a copy of the other.
+    """
+    shards = shard_files(root)
+    images = list_files(root).images if shards and root.is_dir() else []
+    if images:
+        names = abbreviated([file.relative_to(root).as_posix() for file in images], 3)
+        tars = abbreviated([file.name for file in shards], 3)
+        message = f"{str(root)!r} holds images ({names}) and tar files ({tars})"
+        hint = "move the ones out of the folder, or give a tar file as the data"
+        raise data_error(message, hint)
+    return shards
+
+
+def unread_beside_shards(root: Path) -> list[str]:
+    """A warning that names what lies beside the tar files of a folder; none if nothing does."""
+    if not root.is_dir():
+        return []
+    shards = shard_files(root)
+    return unread_files(root, [file for file in list_files(root).others if file not in shards])
+
+
 class ShardDataset(PicturesInMemory):
     """The pictures of tar files.
 
@@ -43,37 +68,47 @@ class ShardDataset(PicturesInMemory):
     """
 
     def __init__(self, root: str | Path, size: int, cancel: Event | None = None):
-        files, apart = shard_files(Path(root)), list[str]()
-        samples = (sample for file in files for sample in _samples(file, apart))
+        files = shard_files(Path(root))
+        apart: list[str] = []
+        unread: list[str] = []
+        samples = (sample for file in files for sample in _samples(file, apart, unread))
         super().__init__(samples, size, cancel)
         if apart:
-            message = f"{len(apart)} keys whose files do not stand together, and are not joined: "
+            message = f"{counted(len(apart), 'key')} whose files are not adjacent, not joined: "
             self.warnings.append(message + abbreviated(apart))
+        if unread:
+            message = f"{counted(len(unread), 'member')} of tar files not read: "
+            self.warnings.append(message + abbreviated(unread))
         if not len(self.images):
-            message = f"no picture in the {len(files)} tar files of {str(root)!r} can be read"
+            message = f"no image in the {counted(len(files), 'tar file')} of {str(root)!r} can be "
+            message += "read"
             raise data_error(message, "KEY.png and KEY.txt, as webdataset writes them")
 
 
-def _samples(file: Path, apart: list[str]) -> Iterator[Sample]:
-    """The pictures of a tar file, with their captions and classes.
+def _samples(file: Path, apart: list[str], unread: list[str]) -> Iterator[Sample]:
+    """The images of a tar file, with their captions and classes; see `files_by_key`.
 
     Appends to `apart` the names of keys that occur again after another one.
     """
     seen: set[str] = set()
-    for key, parts in files_by_key(file):
+    for key, parts in files_by_key(file, unread):
         if key in seen:
             apart.append(f"{file.name}/{key}")
         seen.add(key)
         picture = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
         if picture is not None:
             name = f"{file.name}/{key}"
-            texts = _captions(parts, name) or [caption_of_name(Path(key))]
+            texts = _captions(parts, name)
             label = _text(parts.get(CLASS, b""), name).strip()
-            yield Sample(name, io.BytesIO(picture), texts, label)
+            uncaptioned = not texts and not parts.keys().isdisjoint(TEXTS)
+            texts = texts or [caption_of_name(Path(key))]
+            yield Sample(name, io.BytesIO(picture), texts, label, uncaptioned)
 
 
-def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
+def files_by_key(file: Path, unread: list[str]) -> Iterator[tuple[str, Files]]:
     """The keys of a tar file in its order, each with its files by lower-case suffix.
+
+    Appends to `unread` the names of members that belong to no key.
 
     Raises:
         InputError: it cannot be read to its end.
@@ -84,7 +119,11 @@ def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
             for member in tar:
                 folder, _, name = member.name.rpartition("/")
                 stem, dot, suffix = name.partition(".")
-                if not member.isreg() or not stem or not dot or member.size > MAX_MEMBER:
+                known = f".{suffix.lower()}" in (*IMAGE_SUFFIXES, *TEXTS, CLASS)
+                regular = member.isreg() and member.size <= MAX_MEMBER
+                if not (regular and known and stem and dot):
+                    if not member.isdir():
+                        unread.append(f"{file.name}/{member.name}")
                     continue
                 key = f"{folder}/{stem}" if folder else stem
                 if key != current and parts:
@@ -92,7 +131,7 @@ def files_by_key(file: Path) -> Iterator[tuple[str, Files]]:
                     parts = Files()
                 current = key
                 data = tar.extractfile(member)
-                if data is not None and f".{suffix.lower()}" in (*IMAGE_SUFFIXES, *TEXTS, CLASS):
+                if data is not None:
                     parts[f".{suffix.lower()}"] = data.read()
     except Exception as error:  # tarfile fails in many ways, for chained headers by recursion
         raise data_error(f"cannot read the tar file {str(file)!r}: {error}") from error
@@ -107,10 +146,11 @@ def _captions(parts: Files, name: str) -> list[str]:
     if suffix == ".json":
         try:
             table = json.loads(text)
-            value = table.get("text", table.get("caption", "")) if isinstance(table, dict) else ""
+            value = table.get("text", table.get("caption")) if isinstance(table, dict) else None
         except (ValueError, RecursionError) as error:
             raise data_error(f"cannot read the captions of {name!r}: {error}") from error
         lines = value if isinstance(value, list) else [value]
+        lines = [line for line in lines if line is not None]
         if not all(isinstance(line, str) for line in lines):
             raise data_error(f"the captions of {name!r} are no text")
         lines = [line.encode("utf-8", "replace").decode() for line in lines]

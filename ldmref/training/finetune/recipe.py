@@ -3,14 +3,15 @@
     base = "sd15.safetensors", or whatever `ldmref.load` takes; relative to the working folder
     method = "lora", "textual_inversion" or "full", every parameter of the denoiser
     [data]                          source = a folder of pictures   size = 512
-    [lora]                          rank = 8    alpha = 8.0         targets = ["attention"]
+    [lora]                          rank = 8    alpha: the rank     targets = ["attention"]
     [textual_inversion]             word = "<toy>"  initial = "toy" vectors = 1
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]
     [checkpoint]                    seconds = 30                    steps = 0
     [progress]                      seconds = 60    prompts = []    count = 4
 
 `base` makes a recipe one of these. The model is named, not copied: its digest is part of what a
-resumed training must agree in.
+resumed training must agree in. Of what a recipe leaves out, some has other defaults than those of
+the dataclasses here: `defaults.py`.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from ldmref.models.params import tree_map
 from ldmref.training.begin import check_early, prepared_folder, read_pictures
 from ldmref.training.data import summarize
 from ldmref.training.finetune.recipe import FineTuneRecipe
-from ldmref.training.progress import Progress
+from ldmref.training.progress import Progress, warn_only
 
 
 def fine_tune(
@@ -30,7 +30,7 @@ def fine_tune(
     folder: Path,
     *,
     report: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Callable[[str], None] = warn_only,
     cancel: Event | None = None,
     accept_changes: bool = False,
 ) -> Path:

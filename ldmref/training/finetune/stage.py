@@ -10,9 +10,10 @@ from contextlib import AbstractContextManager, nullcontext
 
 from ldmref.backends.torch import TorchBackend
 from ldmref.models.config import ModelConfig
+from ldmref.models.model import TEXT_ENCODERS
 from ldmref.models.params import Params
 from ldmref.modes.text import conditioning_of
-from ldmref.training.diffusion import DiffusionBatches
+from ldmref.training.diffusion import DiffusionBatches, has_unused_layers
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.latents import NoisyLatents
@@ -42,4 +43,8 @@ def fine_tune_trainer(
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
         return batches.loss(batch, adapted.unet_output(*inputs))
 
-    return Trainer(stage.optimizer, stage.budget.steps, adapter.initial, loss, ops)
+    learned = any(name in TEXT_ENCODERS for name in adapter.initial)
+    return Trainer(
+        stage.optimizer, stage.budget.steps, adapter.initial, loss, ops,
+        unused=learned and has_unused_layers(config),
+    )  # fmt: skip

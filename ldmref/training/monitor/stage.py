@@ -21,7 +21,7 @@ from ldmref.training.distributed import any_rank, on_first_rank, rank
 from ldmref.training.monitor import curves
 from ldmref.training.monitor.metrics import METRICS, append_metrics, drop_after, read_metrics
 from ldmref.training.monitor.previews import Preview
-from ldmref.training.progress import REPORTS, Progress, ProgressMeter
+from ldmref.training.progress import REPORTS, WARNING, Progress, ProgressMeter
 from ldmref.training.recipe import Recipe
 from ldmref.training.recipe_file import AnyRecipe
 from ldmref.training.trainer import StepLoss, Trainer
@@ -119,7 +119,8 @@ class StageMonitor:
         try:
             figure = curves.figure_class()
         except ImportError as error:
-            self.warn(f"curves of the loss need matplotlib: pip install matplotlib ({error})")
+            line = f"curves of the loss need matplotlib: pip install matplotlib ({error})"
+            self.warn(WARNING + line)
             return
         units, lines = loss_units(self.recipe), []
         self._write(lambda: lines.extend(read_metrics(self.metrics)))
@@ -134,7 +135,7 @@ class StageMonitor:
         try:
             preview.draw(params, title).save(picture, "PNG")
         except NumericError as error:
-            self.warn(f"warning: {preview.file} is not drawn: {error}")
+            self.warn(f"{WARNING}{preview.file} is not drawn: {error}")
         except Cancelled:
             pass  # the training stops after this step, too
         else:
@@ -153,7 +154,7 @@ class StageMonitor:
             if rank() == 0:
                 write()
         except (OutputError, OSError) as error:
-            self.warn(f"warning: {error}; the training goes on")
+            self.warn(f"{WARNING}{error}; the training goes on")
 
 
 def loss_units(recipe: AnyRecipe) -> dict[str, str]:
