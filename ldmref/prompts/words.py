@@ -7,6 +7,7 @@ from collections.abc import Iterable
 
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 
+from ldmref.prompts.emoji import with_emoji_names
 from ldmref.prompts.tokenizer import END, PAD, START, UNKNOWN
 
 
@@ -34,6 +35,6 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
 
 
 def split_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of `text` as a word tokenizer splits it."""
-    text = tokenizer.normalizer.normalize_str(text)
+    """The words of `text` as a word tokenizer splits it; an emoji stands for its name."""
+    text = tokenizer.normalizer.normalize_str(with_emoji_names(text))
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
