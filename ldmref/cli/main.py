@@ -26,6 +26,7 @@ from ldmref.cli import (
     train,
 )  # fmt: skip
 from ldmref.cli.failures import fail, usage_error
+from ldmref.cli.repeated import refuse_repetition
 from ldmref.cli.streams import prepare_streams, silence_stdout
 from ldmref.cli.wording import command_line
 from ldmref.errors import UsageError
@@ -133,6 +134,7 @@ MODULES = (
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:
+        refuse_repetition(command)
         cli.add_command(command)
 
 

@@ -97,7 +97,7 @@ def test_a_full_disk_names_the_pictures_that_are_saved(work, model_folder):
     ran = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True,
                          env=environment(), timeout=60)  # fmt: skip
     assert ran.returncode == 8 and "error[E-WRITE]" in ran.stderr, ran.stderr
-    assert "2 of 5 pictures are saved, a-0.png to a-1.png" in ran.stderr
+    assert "2 of 5 images are saved, a-0.png to a-1.png" in ran.stderr
     assert sorted(p.name for p in work.iterdir()) == ["a-0.png", "a-1.png"]
 
 
