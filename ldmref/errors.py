@@ -18,6 +18,7 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+SIMILAR = 0.75  # from which share of common letters on a word is taken for a misspelling
 MAX_MESSAGE = 2000  # characters; a file may hold names of any length
 
 
@@ -142,6 +143,22 @@ def abbreviated(names: Sequence[str], most: int = 20) -> str:
     return ", ".join(names[:most]) + more
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the known word of which `word` is a misspelling, or "" if there is none.
+
+    They share at least three quarters of their letters in the same order (difflib's ratio), or
+    have the same letters in another order.
+
+    >>> closest("stpes", ["steps", "eta"]), closest("cgf", ["cfg"]), closest("style", ["tile"])
+    ('steps', 'cfg', '')
+    """
+    names = sorted(known)
+    word = word[:80]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=SIMILAR)
+    close += [name for name in names if sorted(name) == sorted(word)]
+    return close[0] if close else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """A hint: the closest known word if there is one, else all of them.
 
@@ -149,6 +166,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
     "did you mean 'euler'? Known: euler, heun"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(word[:80], names, n=1)
+    close = closest(word, names)
     everything = "Known: " + ", ".join(names)
-    return f"did you mean {close[0]!r}? {everything}" if close else everything
+    return f"did you mean {close!r}? {everything}" if close else everything

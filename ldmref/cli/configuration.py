@@ -17,7 +17,7 @@ from ldmref.cli.options import (
     with_options,
 )
 from ldmref.cli.settings import naming_settings, with_settings
-from ldmref.config import DEFAULT_KEYS, Settings, settings
+from ldmref.config import BACKEND_KEYS, DEFAULT_KEYS, Settings, settings
 from ldmref.io.locate import model_config
 from ldmref.loading import configured_backend
 from ldmref.modes.plan import MODES, Plan
@@ -75,7 +75,7 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         ).describe()
-    values: dict[str, Any] = {f"backend.{key}": backend[key] for key in ("name", "device", "dtype", "speed")}
+    values: dict[str, Any] = {f"backend.{key}": backend[key] for key in BACKEND_KEYS}
     values |= {f"defaults.{key}": params[key] for key in DEFAULT_KEYS if key in takes}
     if "seed" in takes:
         values["defaults.seed"] = RANDOM if known.get("seed") is None else known["seed"]
