@@ -12,6 +12,7 @@ import click
 
 from ldmref import backends as backend_registry
 from ldmref.cli.progress import one_line
+from ldmref.cli.together import together_lines
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.files import input_path
 from ldmref.io import hub
@@ -27,7 +28,7 @@ from ldmref.io.locate import (
 )  # fmt: skip
 from ldmref.io.pictures.images import open_image
 from ldmref.io.pictures.infotext import parse_infotext
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.pictures.metadata import TOGETHER, read_parameters
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
@@ -141,20 +142,23 @@ def sampler_row(name: str, sampler: Sampler, package: str = "") -> Row:
 @click.argument("target", metavar="IMAGE|MODEL")
 @click.option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if needed.")
 @click.option("--variant", metavar="NAME", help="Which weights of a diffusers folder, e.g. fp16.")
+@click.option("--tensors", is_flag=True, help="List every tensor of a model.")
 @as_json
-def info(target: str, fetch: bool, variant: str | None, as_json: bool) -> None:
-    """Show how a picture was made, or what a model holds: a folder or a single file.
+def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: bool) -> None:
+    """Show how an image was made, or what a model holds: a folder or a single file.
 
     Never runs a model.
     """
     path = input_path(target)
     reference = None if path.exists() else hub.parse(target)
     if reference is not None and (fetch or reference.folder.is_dir()):
-        model_info(find_model(target, fetch, variant), as_json, variant)
+        model_info(find_model(target, fetch, variant), as_json, variant, tensors)
     elif target in EMBEDDED and not path.exists():
-        model_info(find_model(target), as_json)
+        model_info(find_model(target), as_json, listed=tensors)
     elif path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf"):
-        model_info(folder_of(path), as_json, variant)
+        model_info(folder_of(path), as_json, variant, tensors)
+    elif not path.exists() and target in PRESETS:
+        find_model(target)  # which says what a preset is
     else:
         picture_info(target, as_json)
 
@@ -202,8 +206,11 @@ def picture_info(path: str, as_json: bool) -> None:
         click.echo(json.dumps(row))
         return
     lines = [f"{path}: {image.width}x{image.height} {image.mode}"]
-    if "ldmref" in recorded:
-        lines.append("ldmref: " + json.dumps(recorded["ldmref"], ensure_ascii=False))
+    exact = recorded.get("ldmref")
+    if isinstance(exact, dict) and exact.get("mode") in TOGETHER:
+        lines += together_lines(exact)
+    elif "ldmref" in recorded:
+        lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
     lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
     lines += [f"also holds {key!r}, written by {program}" for key, program in others.items()]
     if not recorded and not others:
@@ -212,8 +219,11 @@ def picture_info(path: str, as_json: bool) -> None:
         click.echo(one_line(line))
 
 
-def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
-    """Print the configuration, and every tensor with its type and shape; reads no weights."""
+def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bool = False) -> None:
+    """Print the configuration, and how many tensors there are; reads no weights.
+
+    With `listed`, and in the JSON, every tensor with its type and shape.
+    """
     files = model_files(path, variant)
     unused, averaged = [], None
     try:
@@ -239,12 +249,15 @@ def model_info(path: Path, as_json: bool, variant: str | None = None) -> None:
     for part, values in config.items():
         fields = values if isinstance(values, dict) else {"": values}
         click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in fields.items())))
-    show(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
+    if listed:
+        show(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
     if averaged is not None:
         click.echo(f"reads {weights_read(averaged)}")
     if unused:
         click.echo(one_line(f"{len(unused)} tensors are not read: {first_few(unused)}"))
-    click.echo(f"{len(table)} tensors, {sum(row['numbers'] for row in table):,} numbers")
+    kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
+    total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
+    click.echo(total if listed else f"{total}; --tensors lists them")
 
 
 def model_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:

@@ -23,6 +23,7 @@ from ldmref.cli import (
     pictures,
     replay,
     train,
+    words,
 )  # fmt: skip
 from ldmref.cli.failures import all_flags, fail, usage_error
 from ldmref.cli.repeated import refuse_repetition
@@ -146,7 +147,7 @@ def cli(ctx: click.Context) -> None:
 
 MODULES = (
     pictures, replay, train, finetune, convert, info, configuration, completion, check, bench,
-    doctor, evaluate,
+    doctor, evaluate, words,
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:

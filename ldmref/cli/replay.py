@@ -10,7 +10,7 @@ from ldmref.cli.options import FILES, MODEL, PATH, Drawing, is_set, parameter_op
 from ldmref.cli.pictures import SOURCES, WITHOUT_PROMPT, draw
 from ldmref.errors import UsageError
 from ldmref.io.pictures.infotext import replay_parameters
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.pictures.metadata import TOGETHER, read_parameters
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.plan import MODES, RECORDED
 from ldmref.modes.request import named_schedule
@@ -94,6 +94,12 @@ def read_record(source: str) -> dict[str, Any]:
     recorded = parameters.get("ldmref")
     if isinstance(recorded, dict):
         mode = recorded.get("mode")
+        if mode in TOGETHER:
+            raise UsageError(
+                f"{source!r} is a file of several images, which cannot be repeated at once",
+                code="E-REPLAY",
+                hint=f"ldmref info {source} lists what makes each of them",
+            )
         if isinstance(mode, str) and mode in MODES:
             return recorded | {"notes": []}
     text = None if recorded else replay_parameters(parameters.get("parameters", ""))

@@ -9,6 +9,9 @@ from PIL import Image
 
 from ldmref.cli.output import STDOUT, Output
 
+TOGETHER_KEYS = ("mode", "prompt", "prompt_b", "positions", "negative_prompt", "seed", "steps",
+                 "sampler", "cfg_scale", "strength")  # fmt: skip
+
 
 class Together(Output):
     """An output that keeps its images until `finish` makes one file of them."""
@@ -46,3 +49,16 @@ class Together(Output):
     def whole(self) -> Image.Image:
         """The image to write."""
         raise NotImplementedError
+
+
+def together_lines(record: dict[str, Any]) -> list[str]:
+    """A line for each image of a sheet or an animation: what makes it again."""
+    images = record.get("images")
+    images = (
+        [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
+    )
+    lines = [f"{record['mode']} of {len(images)} images"]
+    for i, image in enumerate(images):
+        shown = {key: image.get(key) for key in TOGETHER_KEYS if image.get(key) not in (None, "")}
+        lines.append(f"{i + 1}: " + ", ".join(f"{key} {value!r}" for key, value in shown.items()))
+    return lines
