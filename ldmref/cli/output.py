@@ -132,10 +132,10 @@ class Output:
                 )
             check_stdout()
         elif self.folder is not None:
+            if not os.path.isdir(self.folder):
+                return check_new_folder(self.folder)
             for start in self.runs:
                 self._next_free(start)
-            if not self.folder.is_dir():
-                return check_new_folder(self.folder)
             self._check_target(self._in_folder(0), overwrite=True)  # `write` renumbers if taken
         else:
             kinds = {self._check_target(path, self.overwrite) for path in self.files}
