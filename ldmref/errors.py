@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 SIMILAR = 0.75  # from which share of common letters on a word is taken for a misspelling
+SHORTEST = 3  # letters of a word that is taken for the beginning of another
 MAX_MESSAGE = 2000  # characters; a file may hold names of any length
 
 
@@ -160,12 +161,14 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint: the closest known word if there is one, else all of them.
+    """A hint: the closest known word if there is one, or one of which `word` is the beginning; else
+    all of them.
 
     >>> did_you_mean("eular", ["euler", "heun"])
     "did you mean 'euler'? Known: euler, heun"
     """
     names = sorted(known)
-    close = closest(word, names)
+    beginning = [name for name in names if len(word) >= SHORTEST and name.startswith(word)]
+    close = closest(word, names) or next(iter(beginning), "")
     everything = "Known: " + ", ".join(names)
     return f"did you mean {close!r}? {everything}" if close else everything

@@ -75,8 +75,8 @@ def scene_words() -> dict[str, Any]:
     from ldmref.training.data.colours import BACKGROUNDS, COLOURS
     from ldmref.training.data.nouns import nouns
 
-    places = [*captions.BESIDE_PHRASES, *captions.ABOVE_PHRASES]
-    joining = [" ".join(phrase.replace("{0}", "").replace("{1}", "").split()) for phrase in places]
+    phrases = [*captions.BESIDE_PHRASES, *captions.ABOVE_PHRASES]
+    joining = [" ".join(phrase.replace("{0}", "").replace("{1}", "").split()) for phrase in phrases]
     things = [
         {"emoji": noun.emoji.text, "group": noun.emoji.subgroup, "name": noun.singular,
          "plural": noun.plural}

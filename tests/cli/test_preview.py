@@ -86,8 +86,13 @@ def test_kitty(size):
 # -- which terminal it is -------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("environ", [{}, {"TERM": "dumb"}, {"TERM": "linux"},
-                                     {"TERM": "xterm", "TMUX": "1"}, {"TERM": "xterm", "STY": "1"}])  # fmt: skip
+@pytest.mark.parametrize(
+    "environ",
+    [
+        {}, {"TERM": "dumb"}, {"TERM": "linux"}, {"TERM": "xterm", "TMUX": "1"},
+        {"TERM": "xterm", "STY": "1"},
+    ],
+)  # fmt: skip
 def test_terminals_that_are_not_asked(environ, monkeypatch):
     monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("ldmref.cli.terminal._ask", lambda query: pytest.fail("asked"))

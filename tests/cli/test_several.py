@@ -81,7 +81,7 @@ def test_the_same_value_twice_is_one(draw, work):
 
 def test_every_prompt_becomes_an_image(draw, work, monkeypatch):
     (work / "list.txt").write_text("one bird\n\r\n  \ntwo birds\n", newline="")
-    feed(monkeypatch, "a fish\nan owl\n".encode())
+    feed(monkeypatch, b"a fish\nan owl\n")
     draw("txt2img", "red heart", "-", "-p", "dog", "-p", "cat", "--prompts", "list.txt",
          "--seed", 5)  # fmt: skip
     prompts = ["red heart", "a fish", "an owl", "dog", "cat", "one bird", "two birds"]
@@ -194,7 +194,10 @@ def test_a_mask_for_all_or_for_each(draw, ldm, material, model_folder):
 
 def test_what_belongs_to_one_image(ldm, material, model_folder):
     two = ["-i", "a.png", "-i", "wide.png", "-m", model_folder]
-    for argv in (["invert", "cat", "--noise", "n.npy"], ["img2img", "cat", "--latents", "noise.npy"]):
+    for argv in (
+        ["invert", "cat", "--noise", "n.npy"],
+        ["img2img", "cat", "--latents", "noise.npy"],
+    ):
         ran = ldm(*argv, *two)
         assert ran.code == 2 and "belongs to one image" in ran.err
     ran = ldm("img2img", "cat", *two, "--seed", "1,2,3")

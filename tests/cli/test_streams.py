@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -62,7 +63,8 @@ def test_prompts_from_files(data, work, model_folder):
     process = start("txt2img", "-", "-m", model_folder, "--json", stdin=subprocess.PIPE)
     out, err = process.communicate(data, timeout=60)
     assert process.returncode == 0, err
-    assert b'"prompt": "red\\nheart"' in out
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["params"]["prompt"] for row in rows] == ["red", "heart"]
 
 
 def test_every_finished_picture_survives_a_kill(work, model_folder):
@@ -85,12 +87,12 @@ def test_a_full_disk_names_the_pictures_that_are_saved(work, model_folder):
     code = (
         "import resource, signal, sys\n"
         "from ldmref.cli import main, output\n"
-        "write = output.write_picture\n"
-        "def limited(path, *args, **kwargs):\n"
+        "write = output.atomic_write\n"
+        "def limited(path, **kwargs):\n"
         "    if path.name == 'a-2.png':\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
-        "    write(path, *args, **kwargs)\n"
-        "output.write_picture = limited\n"
+        "    return write(path, **kwargs)\n"
+        "output.atomic_write = limited\n"
         "sys.exit(main.main(sys.argv[1:]))\n"
     )
     argv = ["txt2img", "cat", "-m", str(model_folder), "-c", "5", "-o", "a.png"]

@@ -38,7 +38,9 @@ def test_a_sheet_holds_every_image_and_its_record(draw, ldm, work):
     assert [image["seed"] for image in record["ldmref"]["images"]] == [1, 2, 3, 4, 5]
     assert "parameters" not in record  # A1111 would take it for one image
     shown = ldm("info", "s.png")
-    assert "sheet of 5 images" in shown.out and "5: mode 'txt2img', prompt 'cat', seed 5" in shown.out
+    assert (
+        "sheet of 5 images" in shown.out and "5: mode 'txt2img', prompt 'cat', seed 5" in shown.out
+    )
     ran = ldm("run", "--from", "s.png")
     assert ran.code == 2 and "several images" in ran.err and "ldmref info s.png" in ran.err
 

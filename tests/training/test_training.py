@@ -267,15 +267,18 @@ def test_the_name_of_another_emoji_is_never_a_caption():
 
 def test_captions_say_a_or_an_by_the_sound_of_the_next_word():
     """Judged by a list of the words that begin with a vowel's sound, and not by a rule."""
-    vowels = """SOS NG OK ON! O A AB ATM END UP! ID abacus accordion adhesive admission aerial airplane
-        alarm alembic alien ambulance american amphora anatomical anchor anger angry anguished ant
-        antenna anxious articulated artist astonished astronaut atom auto automobile avocado axe
-        Aquarius Aries Ophiuchus eagle ear egg eggplant eight eight-pointed eight-spoked
-        eight-thirty eject electric elephant elevator eleven eleven-thirty elf e-mail empty enraged
-        envelope evergreen exclamation exploding expressionless eye eyes hourglass ice
-        identification inbox incoming index infinity information input octopus oden office ogre oil
-        old older olive om oncoming onion open optical orange orangutan orthodox otter outbox owl ox
-        oyster umbrella unamused unlocked up up-down up-left up-right upside-down upwards x-ray""".split()
+    vowels = """
+        SOS NG OK ON! O A AB ATM END UP! ID abacus accordion adhesive admission aerial
+        airplane alarm alembic alien ambulance american amphora anatomical anchor anger
+        angry anguished ant antenna anxious articulated artist astonished astronaut atom
+        auto automobile avocado axe Aquarius Aries Ophiuchus eagle ear egg eggplant
+        eight eight-pointed eight-spoked eight-thirty eject electric elephant elevator
+        eleven eleven-thirty elf e-mail empty enraged envelope evergreen exclamation
+        exploding expressionless eye eyes hourglass ice identification inbox incoming
+        index infinity information input octopus oden office ogre oil old older olive om
+        oncoming onion open optical orange orangutan orthodox otter outbox owl ox oyster
+        umbrella unamused unlocked up up-down up-left up-right upside-down upwards x-ray
+    """.split()
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if not e.has_skin_tone]
     data.names, data.keywords = set(), [[]] * len(data.emoji)
