@@ -41,7 +41,8 @@ from ldmref.files import not_a_file, read_file
 BACKEND_KEYS = {"name": str, "device": str, "dtype": str, "speed": str}
 DEFAULT_KEYS = {
     "steps": int, "cfg_scale": float, "sampler": str, "schedule": str, "model": str,
-    "width": int, "height": int, "negative_prompt": str,
+    "width": int, "height": int, "negative_prompt": str, "output": str, "seed": int, "count": int,
+    "rng": str,
 }  # fmt: skip
 LIMIT_KEYS = {"max_memory": str, "max_seconds": float}
 TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS, "limits": LIMIT_KEYS}

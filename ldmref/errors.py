@@ -18,6 +18,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+SIMILAR = 0.75  # from which share of common letters on a word is taken for a misspelling
+SHORTEST = 3  # letters of a word that is taken for the beginning of another
 MAX_MESSAGE = 2000  # characters; a file may hold names of any length
 
 
@@ -154,13 +156,31 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def closest(word: str, known: Iterable[str]) -> str:
+    """Return the known word of which `word` is a misspelling, or "" if there is none.
+
+    They share at least three quarters of their letters in the same order (difflib's ratio), or
+    have the same letters in another order.
+
+    >>> closest("stpes", ["steps", "eta"]), closest("cgf", ["cfg"]), closest("style", ["tile"])
+    ('steps', 'cfg', '')
+    """
+    names = sorted(known)
+    word = word[:80]
+    close = difflib.get_close_matches(word, names, n=1, cutoff=SIMILAR)
+    close += [name for name in names if sorted(name) == sorted(word)]
+    return close[0] if close else ""
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint: the closest known word if there is one, else all of them.
+    """A hint: the closest known word if there is one, or one of which `word` is the beginning; else
+    all of them.
 
     >>> did_you_mean("eular", ["euler", "heun"])
     "did you mean 'euler'? Known: euler, heun"
     """
     names = sorted(known)
-    close = difflib.get_close_matches(word[:80], names, n=1)
+    beginning = [name for name in names if len(word) >= SHORTEST and name.startswith(word)]
+    close = closest(word, names) or next(iter(beginning), "")
     everything = "Known: " + ", ".join(names)
-    return f"did you mean {close[0]!r}? {everything}" if close else everything
+    return f"did you mean {close!r}? {everything}" if close else everything

@@ -15,7 +15,7 @@ what it gets right of these alone, it has memorised.
 `--validate` measures the oracle itself: on the scenes' own drawings, on these blurred and
 made noisy to 24 dB, and on drawings of wrong scenes.
 
-Needs the Debian packages fonts-noto-color-emoji and unicode-data.
+Needs the Debian package fonts-noto-color-emoji.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ Four measurements, with prompts sampled by a fixed seed:
    in its name is among the five nearest.
 4. Skin tones: for 48 names with one, as names, but the nearest of all emoji, of every tone.
 
-Needs the Debian packages fonts-noto-color-emoji and unicode-data.
+Needs the Debian package fonts-noto-color-emoji.
 """
 
 from __future__ import annotations

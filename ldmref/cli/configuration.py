@@ -7,15 +7,24 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import BACKEND, CONFIG, MODEL_NAME, parameter_options, with_options
+from ldmref.cli.options import (
+    BACKEND,
+    CONFIG,
+    MODEL_NAME,
+    OUTPUT,
+    is_set,
+    parameter_options,
+    with_options,
+)
 from ldmref.cli.settings import naming_settings, with_settings
-from ldmref.config import DEFAULT_KEYS, Settings, settings
+from ldmref.config import BACKEND_KEYS, DEFAULT_KEYS, Settings, settings
 from ldmref.io.locate import model_config
 from ldmref.loading import configured_backend
 from ldmref.modes.plan import MODES, Plan
 from ldmref.modes.request import MODE_OF, resolve
 from ldmref.modes.validation import validate
 
+RANDOM = -1  # as a seed is written
 PARAMETERS = [p for name, p in MODES["txt2img"].parameters.items() if name in DEFAULT_KEYS]
 
 
@@ -27,7 +36,7 @@ def config() -> None:
 @config.command()
 @click.option("--origin", is_flag=True, help="Say where each value comes from.")
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
-@with_options(parameter_options(PARAMETERS), (MODEL_NAME,), BACKEND, (CONFIG,))
+@with_options(parameter_options(PARAMETERS), (MODEL_NAME, OUTPUT), BACKEND, (CONFIG,))
 def show(origin: bool, as_json: bool, **flags: Any) -> None:
     """Print the settings with which pictures are drawn, as an ldmref.toml.
 
@@ -61,13 +70,16 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
         mode = MODE_OF.get(model_settings.concat, "txt2img")
         takes = {n: p for n, p in MODES[mode].parameters.items() if n in DEFAULT_KEYS}
         asked = with_settings(mode, flags, configured)
-        known = {n: validate(p, asked[n]) for n, p in takes.items() if asked[n] is not None}
+        known = {n: validate(p, asked[n]) for n, p in takes.items() if is_set(asked[n])}
         params = Plan(resolve(model_settings, mode, known)).params
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         ).describe()
-    values = {f"backend.{key}": backend[key] for key in ("name", "device", "dtype", "speed")}
+    values: dict[str, Any] = {f"backend.{key}": backend[key] for key in BACKEND_KEYS}
     values |= {f"defaults.{key}": params[key] for key in DEFAULT_KEYS if key in takes}
+    if "seed" in takes:
+        values["defaults.seed"] = RANDOM if known.get("seed") is None else known["seed"]
+    values["defaults.output"] = asked["output"] or "."
     limits = {f"limits.{key}": value for key, value in configured.limits.items()}
     return values | {"defaults.model": model} | limits
 
@@ -75,7 +87,7 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
 def origin_of(key: str, configured: Settings, flags: dict[str, Any]) -> str:
     """Where the value of a key comes from."""
     table, name = key.split(".")
-    if flags.get("backend" if key == "backend.name" else name) is not None:
+    if is_set(flags.get("backend" if key == "backend.name" else name)):
         return "flag"
     if key in configured.origin and not _left_behind(table, configured, flags):
         return configured.origin[key]

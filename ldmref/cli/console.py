@@ -12,6 +12,7 @@ import click
 from ldmref import modes
 from ldmref.backends import Backend
 from ldmref.cli.output import Output
+from ldmref.cli.preview import Preview
 from ldmref.cli.progress import Progress, duration, one_line, say
 from ldmref.cli.wording import in_flags
 from ldmref.config import Settings
@@ -23,10 +24,15 @@ from ldmref.modes.request import Request
 class Console:
     """The output of one command; `flags` are its `--quiet`, `--verbose`, `--json`, `--progress`."""
 
-    def __init__(self, flags: dict[str, Any], output: Output, command: click.Command):
+    def __init__(
+        self, flags: dict[str, Any], output: Output, total: int, command: click.Command,
+        preview: Preview | None = None,
+    ):  # fmt: skip
         self.quiet, self.verbose, self.as_json = flags["quiet"], flags["verbose"], flags["as_json"]
-        self.output, self.command = output, command
+        self.output, self.command, self.preview = output, command, preview
+        self.total, self.finished = total, 0
         self.saved: list[str] = []
+        self._warned: set[str] = set()
         self.bar = Progress("none" if self.quiet else flags["progress"])
         self._last = time.monotonic()
 
@@ -52,8 +58,11 @@ class Console:
         )
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """A line for each."""
-        for text in dict.fromkeys(() if self.quiet else warnings):
+        """A line for each, once."""
+        for text in () if self.quiet else warnings:
+            if text in self._warned:
+                continue
+            self._warned.add(text)
             say(one_line(f"ldmref: warning: {in_flags(text, self.command)}"))
 
     def step_up(self, progress: modes.Progress) -> None:
@@ -63,51 +72,69 @@ class Console:
             self.clear()
             self.bar.start = time.monotonic()
 
-    def step(self, progress: modes.Progress) -> None:
-        """A step of a batch."""
-        self.bar.update(progress.step + 1, progress.steps, progress.first, progress.pictures)
+    def step(self, progress: modes.Progress, before: int = 0) -> None:
+        """A step of a batch, after `before` images of other runs."""
+        if self.preview is not None and progress.step + 1 < progress.steps:
+            self.clear()
+            self.preview.show(progress)
+        self.bar.update(progress.step + 1, progress.steps, before + progress.first, self.total)
 
     def clear(self) -> None:
         """Remove the progress bar."""
         self.bar.clear()
 
-    def picture(self, picture: modes.Picture, run: modes.Run) -> None:
-        """Save a picture, and print its line and its JSON object."""
+    def picture(self, picture: modes.Picture, run: modes.Run, before: int = 0) -> None:
+        """Save an image, and print its line and its JSON object."""
         self.clear()
         now = time.monotonic()
         seconds, self._last = now - self._last, now
         params = run.params_of(picture.index)
         if params["mode"] == "invert":
-            del params["seed"]  # its noise is that of a picture
-        name = self.output.write(picture.image, picture.index, params)
+            del params["seed"]  # its noise is that of an image
+        name = self.output.write(picture.image, before + picture.index, params)
+        self.finished += 1
         self.saved.append(name)
+        if self.preview is not None:
+            self.preview.end(picture.image)
         if not self.quiet:
-            say(one_line(_line(name, params, run.plan.request, seconds)))
+            say(one_line(_line(name, params, picture.image.size, run.plan.request, seconds)))
         if self.as_json:
-            record = {"path": name, "seed": params.get("seed"), "params": params,
-                      "warnings": run.warnings, "seconds": round(seconds, 3)}  # fmt: skip
+            width, height = picture.image.size
+            record = {"path": name, "seed": params.get("seed"), "width": width, "height": height,
+                      "params": params, "warnings": run.warnings,
+                      "seconds": round(seconds, 3)}  # fmt: skip
             click.echo(json.dumps(record))
+
+    def finish(self) -> None:
+        """Write what is written after the last image, and say so."""
+        name = self.output.finish()
+        if name is not None and not self.quiet:
+            say(one_line(f"{'standard output' if name == '-' else name}  {self.finished} images"))
 
     def interrupted(self, error: LdmrefError, exit_code: int) -> LdmrefError:
         """The error, and how many pictures are saved."""
         self.clear()
+        self.finish()
         message, stopped = str(error), isinstance(error, Cancelled)
         if stopped:
             error.exit_code, message = exit_code, "stopped"
-        if stopped or self.output.pictures > 1:
-            message += f"; {len(self.saved)} of {self.output.pictures} pictures are saved"
+        if stopped or self.total > 1:
+            message += f"; {len(self.saved)} of {self.total} images are saved"
         if self.saved:
             message += f", {self.saved[0]} to {self.saved[-1]}"
         error.args = (message,)
         return error
 
 
-def _line(name: str, params: dict[str, Any], request: Request, seconds: float) -> str:
+def _line(
+    name: str, params: dict[str, Any], size: tuple[int, int], request: Request, seconds: float
+) -> str:
+    """What is said of an image; `size` is that of its file."""
     seed = params.get("seed")
     items = (
         "standard output" if name == "-" else name,
         *(() if seed is None else (f"seed {seed}",)),
-        f"{params['width']}x{params['height']}",
+        f"{size[0]}x{size[1]}",
         f"{request.steps} steps {request.sampler.name}",
         f"cfg {request.cfg_scale:g}",
         params["backend"]["name"],

@@ -8,8 +8,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from ldmref.cli.info import first_few, weights_read
+from ldmref.cli.file_info import weights_read
 from ldmref.cli.progress import one_line, say
+from ldmref.cli.rows import first_few
 from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.compvis.keys import compvis_table

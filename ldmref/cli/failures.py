@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import difflib
 import errno
 import json
 import os
@@ -16,7 +15,14 @@ import click
 from ldmref.cli.progress import Stopped, one_line, say
 from ldmref.cli.streams import closed_stdout
 from ldmref.cli.wording import in_flags, shortened
-from ldmref.errors import InputError, LdmrefError, OutputError, ResourceError, UsageError
+from ldmref.errors import (
+    InputError,
+    LdmrefError,
+    OutputError,
+    ResourceError,
+    UsageError,
+    closest,
+)
 from ldmref.modes.cost import is_out_of_memory
 
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
@@ -104,8 +110,8 @@ def _option_hint(
         return f"{command.name} has none, but {', '.join(others)}"
     flags = all_flags(command)
     known = [*flags, *(f"--{alias}" for alias, to in aliases.items() if f"--{to}" in flags)]
-    close = difflib.get_close_matches(name.strip("-"), [flag.strip("-") for flag in known], n=1)
-    return f"did you mean {f'--{close[0]}'!r}?" if close and len(close[0]) > 1 else ""
+    close = closest(name.strip("-"), [flag[2:] for flag in known if flag.startswith("--")])
+    return f"did you mean {f'--{close}'!r}?" if close else ""
 
 
 def all_flags(command: click.Command) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
 from collections.abc import Sequence
@@ -24,11 +23,13 @@ from ldmref.cli import (
     pictures,
     replay,
     train,
+    words,
 )  # fmt: skip
-from ldmref.cli.failures import fail, usage_error
+from ldmref.cli.failures import all_flags, fail, usage_error
+from ldmref.cli.repeated import refuse_repetition
 from ldmref.cli.streams import finish_streams, prepare_streams
 from ldmref.cli.wording import command_line
-from ldmref.errors import UsageError
+from ldmref.errors import UsageError, closest
 
 ALIASES = {
     "b": "c",
@@ -51,9 +52,9 @@ ALIASES = {
 OWN_FLAGS = {"-h", "--help", "--version"}
 DRAW = "txt2img"
 SECTIONS = {
-    "Draw": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
+    "Generate": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
              "run"),
-    "Look": ("info", "models", "samplers", "backends", "config", "completion"),
+    "Look": ("words", "info", "models", "samplers", "backends", "config", "completion"),
     "Verify": ("check", "doctor", "bench", "evaluate"),
     "Models": ("convert", "train", "finetune"),
 }  # fmt: skip
@@ -66,36 +67,53 @@ def canonical(name: str) -> str:
 
 
 class Commands(click.Group):
-    """The commands; a prompt or its flags alone draw."""
+    """The commands; a prompt or its flags alone generate."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        if args[:1] == ["help"]:
+            args = [*args[1:], "--help"]
         if args and args[0] not in self.commands and args[0] not in OWN_FLAGS:
             args = self.shorthand(args)
         return super().parse_args(ctx, args)
 
     def shorthand(self, args: list[str]) -> list[str]:
-        """`ldmref "red heart"` and `ldmref -p heart` are short for `ldmref txt2img ...`.
+        """`ldmref "red heart"`, `ldmref dog` and `ldmref -p heart` are short for `ldmref txt2img`.
+
+        A single word is a prompt unless it is nearly a command. With a flag of txt2img which that
+        command does not have, it is a prompt in any case.
 
         Raises:
-            UsageError: a single word, or words without quotes, which may be a misspelt command.
+            UsageError: a misspelt command, or words without quotes.
         """
         word = args[0]
-        if word.startswith("-"):
+        if word.startswith("-") and word != "-":
             command = next((a for a in args if a in self.commands), None)
             if command is None or {"-p", "--prompt"} & set(args):
                 return [DRAW, *args]
             args.remove(command)
             hint = command_line(["ldmref", command, *args])
             raise UsageError(f"{word} stands before the command", code="E-USAGE", hint=hint)
-        if " " in word.strip():
-            return [DRAW, *args]
         words = list(takewhile(lambda a: not a.startswith("-"), args))
+        close = closest(word, self.commands) if len(words) == 1 else ""
+        if " " in word.strip() or (len(words) <= 1 and not close):
+            return [DRAW, *args]
+        if close and self._generates(args, self.commands[close]):
+            return [DRAW, *args]
         typed = [" ".join(words)] if len(words) > 1 else [DRAW, word]
-        hint = "to draw it: " + command_line(["ldmref", *typed, *args[len(words) :]])
-        close = difflib.get_close_matches(word, self.commands, n=1)
+        hint = "to generate it: " + command_line(["ldmref", *typed, *args[len(words) :]])
+        close = close or closest(word, self.commands)
         if close:
-            hint = f"did you mean {close[0]!r}? Else, {hint}"
+            hint = f"did you mean {close!r}? Otherwise, {hint}"
         raise UsageError(f"no such command: {word}", code="E-USAGE", hint=hint)
+
+    def _generates(self, args: list[str], other: click.Command) -> bool:
+        """Whether a flag among the arguments is one of txt2img's, and none of another command's."""
+        names = {canonical(arg.lstrip("-").partition("=")[0]) for arg in args if arg[:1] == "-"}
+        own, others = (
+            {flag.lstrip("-") for flag in all_flags(command)}
+            for command in (self.commands[DRAW], other)
+        )
+        return bool(names & own - others)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The commands in sections, each with the first sentence of its help."""
@@ -122,17 +140,18 @@ class Commands(click.Group):
 @click.version_option(ldmref.__version__, prog_name="ldmref")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Draw pictures from words with a latent diffusion model that you can check."""
+    """Generate images from words with a latent diffusion model that you can check."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
 
 MODULES = (
     pictures, replay, train, finetune, convert, info, configuration, completion, check, bench,
-    doctor, evaluate,
+    doctor, evaluate, words,
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:
+        refuse_repetition(command)
         cli.add_command(command)
 
 

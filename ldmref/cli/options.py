@@ -9,6 +9,7 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
+from ldmref.cli.help import HELP
 from ldmref.cli.output import FORMATS
 from ldmref.cli.progress import STYLES
 from ldmref.config import read_number
@@ -19,11 +20,9 @@ from ldmref.samplers import SAMPLERS, SPACINGS
 Option = Callable[[Callable], Callable]
 option = click.option
 PATH = click.Path(readable=False)  # any text; a shell completes it as a file
-HELP = {  # where the parameter's own speaks of Python
-    "image": "The picture: PNG, JPEG or WebP; - reads standard input.",
-    "sampler": "See ldmref samplers; A1111's names are known, too.",
-    "latents": "Initial noise of unit variance, (n, c, h, w), as .npy, in place of the seeds'.",
-}
+# Parameters that a mode takes once, and a command several times: one value for each image.
+SOURCES = ("image", "mask", "segmentation")
+REPEATED = (*SOURCES, "negative_prompt")
 SECTIONS = {"model": "Model", "output": "Output"}  # of the help, each begun by an option
 NAMES = {"sampler": SAMPLERS, "schedule": SPACINGS}  # which a shell completes
 
@@ -97,6 +96,8 @@ def parameter_option(parameter: Parameter) -> Option:
     """The flag of a parameter. Left out, it is None, which means the default."""
     flags = parameter.flags or (f"--{parameter.name.replace('_', '-')}",)
     text = HELP.get(parameter.name, parameter.help).replace("`", "")
+    if parameter.type is bool and parameter.optional:
+        flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
     if parameter.default not in (None, "", (), False):
         text += f" Default: {parameter.default}."
     kind: Any = {int: WholeNumber(), float: Number()}.get(parameter.type, str)
@@ -112,7 +113,7 @@ def parameter_option(parameter: Parameter) -> Option:
     metavar = parameter.metavar or {int: "N", float: "X"}.get(parameter.type)
     return option(
         *flags, parameter.name, type=kind, metavar=metavar, help=text,
-        multiple=parameter.multiple, required=parameter.required,
+        multiple=parameter.multiple or parameter.name in REPEATED, required=parameter.required,
         shell_complete=(lambda ctx, param, start: [n for n in known if n.startswith(start)])
         if known else None,
     )  # fmt: skip
@@ -124,9 +125,12 @@ def parameter_options(parameters: Iterable[Parameter]) -> tuple[Option, ...]:
 
 
 PROMPT = (
-    click.argument("words", metavar="[PROMPT]", nargs=-1),
-    option("-p", "--prompt", metavar="TEXT", help="What to draw; - reads standard input."),
-)
+    click.argument("words", metavar="[PROMPT]...", nargs=-1),
+    option("-p", "--prompt", metavar="TEXT", multiple=True,
+           help="What to generate; may be repeated. - reads standard input, a prompt a line."),
+    option("--prompts", type=PATH, metavar="FILE",
+           help="More prompts, one a line; - is standard input."),
+)  # fmt: skip
 MODEL_NAME = option("-m", "--model", type=PATH, metavar="NAME|FILE|FOLDER",
                     help="Default: emoji (bundled).")  # fmt: skip
 BACKEND = (
@@ -156,18 +160,20 @@ MODEL = (
     option("--max-seconds", type=float, metavar="N", help="Refuse what would take longer."),
     CONFIG,
 )  # fmt: skip
+OUTPUT = option("-o", "--output", type=PATH, metavar="FILE|FOLDER|-",
+                help="Default: ./PROMPT-SEED.png. FOLDER/ is created. A name may hold {prompt}, "
+                     "{seed} and {index}.")  # fmt: skip
 FILES = (
-    option(
-        "-o",
-        "--output",
-        type=PATH,
-        metavar="FILE|FOLDER|-",
-        help="Default: ./PROMPT-SEED.png. A name may hold {prompt}, {seed} and {index}.",
-    ),
+    OUTPUT,
     option("--overwrite", is_flag=True, help="Replace a file that exists."),
     option("--format", "kind", type=click.Choice(list(FORMATS)), help="Default: from the name."),
     option("--no-metadata", is_flag=True, help="Do not record in the file how it was made."),
-    option("--json", "as_json", is_flag=True, help="One JSON object per picture on stdout."),
+    option("--json", "as_json", is_flag=True, help="One JSON object per image on stdout."),
+    option("--preview", is_flag=True,
+           help="Show the image while it is generated: in terminals that show images, otherwise in "
+                "a file, which is named."),
+    option("--preview-file", type=PATH, metavar="FILE",
+           help="Show it in this file, which is replaced again and again."),
     option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
     option("-v", "--verbose", is_flag=True, help="Print settings, and tracebacks of errors."),
     option(
@@ -176,11 +182,12 @@ FILES = (
         default="auto",
         help="Default: a bar if stderr is a terminal.",
     ),
-)
+)  # fmt: skip
+SHEET = (option("--sheet", is_flag=True, help="One file with all images, labelled."),)
 INVERTING = (
     option("--edit", "edits", multiple=True, metavar="TEXT",
-           help="Draw this from the picture's noise; may be repeated. Default: the prompt."),
-    option("--batch", "batch_size", type=int, help="Pictures drawn together."),
+           help="Generate this from the image's noise; may be repeated. Default: the prompt."),
+    option("--batch", "batch_size", type=int, help="Images generated together."),
     option("--tile", type=int, metavar="N", help="Decode in tiles of N pixels: less memory."),
     option("--noise", type=PATH, metavar="FILE",
            help="Keep the noise too, as .npy: see --latents."),
@@ -188,7 +195,11 @@ INVERTING = (
 INTERPOLATING = (
     option("--to", "--prompt-b", "to", metavar="TEXT", help="The last prompt; default: the first."),
     option("-c", "--count", "--frames", "frames", type=int, default=8, show_default=True,
-           help="Number of pictures, evenly spaced."),
+           help="Number of images, evenly spaced."),
+    option("--animate", is_flag=True, default=False,
+           help="One animated WebP of all images, or GIF: -o NAME.gif."),
+    option("--duration", type=click.IntRange(10, 60_000), default=100, show_default=True,
+           metavar="MS", help="Time for which an animation shows each image."),
 )  # fmt: skip
 
 
@@ -210,6 +221,13 @@ class Drawing(click.Command):
 def is_set(value: Any) -> bool:
     """Whether a flag was given: None, and () for flags that may be repeated, mean no."""
     return value is not None and not (isinstance(value, tuple) and not value)
+
+
+def listed(value: Any) -> list[Any]:
+    """The values of a flag that may be repeated; a replay gives a single one."""
+    if isinstance(value, tuple | list):
+        return list(value)
+    return [] if value is None else [value]
 
 
 def with_options(*groups: Iterable[Option]) -> Option:

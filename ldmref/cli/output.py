@@ -8,41 +8,47 @@ import re
 import sys
 import unicodedata
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from PIL import Image
 
 from ldmref.cli.streams import check_stdout
 from ldmref.errors import OutputError, UsageError
+from ldmref.files import shown
 from ldmref.io.atomic import atomic_write
-from ldmref.io.pictures.metadata import check_target, save_image, write_picture
+from ldmref.io.pictures.metadata import FORMATS as PICTURE_FORMATS
+from ldmref.io.pictures.metadata import check_target, save_image
+from ldmref.prompts.emoji import with_emoji_names
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 STDOUT, NOISE_ENDING = "-", ".npy"
+SLASHES = tuple({"/", os.sep})  # with which the name of a folder ends
 FIELD = re.compile(r"\{([^{}]*)\}")  # of a file's name
 
 
 def slug(text: str) -> str:
     """A safe file name of at most 80 bytes: letters, digits, hyphens; `picture` if none is left.
 
-    >>> slug("A red heart! ../../x")
-    'a-red-heart-x'
+    >>> slug("A red heart! ../../x"), slug("🐶")
+    ('a-red-heart-x', 'dog-face')
     """
-    plain = unicodedata.normalize("NFKD", text[:1000]).encode("ascii", "ignore").decode().lower()
+    named = unicodedata.normalize("NFKD", with_emoji_names(text[:1000]))
+    plain = named.encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9]+", "-", plain)[:80].strip("-") or "picture"
 
 
-def named_files(to: str, label: str, seeds: Sequence[int] | None, pictures: int) -> list[Path]:
-    """The files that a name means: {prompt}, {seed} and {index} are filled in, and files that
-    would share a name are numbered from 0, with as many digits as the last needs.
+def named_files(to: str, labels: Sequence[str], seeds: Sequence[int] | None) -> list[Path]:
+    """The files that a name means, one for each label: {prompt}, {seed} and {index} are filled in,
+    and files that would share a name are numbered from 0, with as many digits as the last needs.
 
     Raises:
         UsageError: other fields in braces, %d, or a seed of pictures that have none.
     """
-    values = {"prompt": lambda i: label, "index": lambda i: digits(i, pictures - 1)}
+    pictures = len(labels)
+    values = {"prompt": lambda i: labels[i], "index": lambda i: digits(i, pictures - 1)}
     if seeds is not None:
         values["seed"] = lambda i: str(seeds[i])
     number = re.search(r"%0?\d*d", to)
@@ -61,14 +67,14 @@ def named_files(to: str, label: str, seeds: Sequence[int] | None, pictures: int)
     return paths
 
 
-def stems(label: str, seeds: Sequence[int] | None, pictures: int) -> list[tuple[str, str]]:
+def stems(labels: Sequence[str], seeds: Sequence[int] | None) -> list[tuple[str, str]]:
     """For each picture in a folder (label and seed, number); pictures of one seed are numbered
     from 01, so that they sort.
 
-    >>> stems("cat", [7, 7, 8], 3)
-    [('cat-7', '-01'), ('cat-7', '-02'), ('cat-8', '')]
+    >>> stems(["cat", "cat", "dog"], [7, 7, 8])
+    [('cat-7', '-01'), ('cat-7', '-02'), ('dog-8', '')]
     """
-    starts = [label if seeds is None else f"{label}-{seeds[i]}" for i in range(pictures)]
+    starts = [f"{label}-{seeds[i]}" if seeds else label for i, label in enumerate(labels)]
     total, seen, named = Counter(starts), Counter(), []
     for start in starts:
         seen[start] += 1
@@ -85,25 +91,30 @@ def digits(number: int, largest: int) -> str:
 class Output:
     """The target of one run.
 
-    `to` is `-`, a file's name, an existing folder, or None for the working folder. In a folder the
-    names are made from prompt and seed, and those of a later run are numbered. `seeds` is None for
-    pictures that are drawn from none.
+    `to` is `-`, a file's name, a folder (one that exists, or a name that ends in a slash), or None
+    for the working folder. In a folder the names are made from prompt and seed, and those of a
+    later run are numbered; a new folder is created with the first file. Each image has a label;
+    `seeds` is None for images that are generated from none.
     """
 
+    formats: Mapping[str, str] = PICTURE_FORMATS  # endings and what they mean
+    usual = "png"  # format in a folder
+
     def __init__(
-        self, to: str | None, label: str, seeds: Sequence[int] | None, pictures: int,
+        self, to: str | None, labels: Sequence[str], seeds: Sequence[int] | None,
         kind: str | None, overwrite: bool, metadata: bool,
     ):  # fmt: skip
         self.to, self.kind, self.overwrite, self.metadata = to or ".", kind, overwrite, metadata
-        self.pictures, self.folder, self.files = pictures, None, []
+        self.pictures, self.folder, self.files = len(labels), None, []
         if self.to == STDOUT:
             return
+        names = [slug(label) for label in labels]
         if _is_folder(self.to):
             self.folder = Path(self.to)
-            self.stems = stems(slug(label), seeds, pictures)
+            self.stems = stems(names, seeds)
             self.runs = dict.fromkeys((start for start, _ in self.stems), 1)
         else:
-            self.files = named_files(self.to, slug(label), seeds, pictures)
+            self.files = named_files(self.to, names, seeds)
 
     def check(self) -> None:
         """Refuse a target that cannot be written, before anything is computed.
@@ -121,13 +132,13 @@ class Output:
                 )
             check_stdout()
         elif self.folder is not None:
+            if not os.path.isdir(self.folder):
+                return check_new_folder(self.folder)
             for start in self.runs:
                 self._next_free(start)
-            check_target(self._in_folder(0), overwrite=True)  # `write` numbers it anew if taken
+            self._check_target(self._in_folder(0), overwrite=True)  # `write` renumbers if taken
         else:
-            if self.to.endswith("/"):
-                raise OutputError(f"the folder {self.to!r} does not exist", code="E-FOLDER")
-            kinds = {check_target(path, overwrite=self.overwrite) for path in self.files}
+            kinds = {self._check_target(path, self.overwrite) for path in self.files}
             if self.kind is not None and kinds != {self.kind.upper()}:
                 raise UsageError(f"--format {self.kind} contradicts {self.to!r}", code="E-FORMAT")
 
@@ -136,20 +147,41 @@ class Output:
         recorded = params if self.metadata else None
         if self.to == STDOUT:
             buffer = io.BytesIO()
-            save_image(buffer, image, (self.kind or "png").upper(), recorded)
+            self.encode(buffer, image, (self.kind or self.usual).upper(), recorded)
             sys.stdout.buffer.write(buffer.getvalue())
             sys.stdout.buffer.flush()
             return STDOUT
         if self.folder is not None:
             return str(self._write_in_folder(i, image, recorded))
-        write_picture(self.files[i], image, recorded, overwrite=self.overwrite)
+        self._write_file(self.files[i], image, recorded, self.overwrite)
         return str(self.files[i])
+
+    def finish(self) -> str | None:
+        """Write what is left to write after the last image, and return its name: here nothing."""
+        return None
+
+    def encode(
+        self, file: BinaryIO, image: Image.Image, kind: str, params: dict[str, Any] | None
+    ) -> None:
+        """Encode an image into an open file."""
+        save_image(file, image, kind, params)
+
+    def _write_file(
+        self, path: Path, image: Image.Image, params: dict[str, Any] | None, overwrite: bool
+    ) -> None:
+        kind = self._check_target(path, overwrite)
+        with atomic_write(path, overwrite=overwrite) as file:
+            self.encode(file, image, kind, params)
+
+    def _check_target(self, path: Path, overwrite: bool) -> str:
+        return check_target(path, overwrite=overwrite, formats=self.formats)
 
     def _in_folder(self, i: int) -> Path:
         """The file of picture `i`: `slug-seed.png`, of a second run `slug-seed-2.png`, ..."""
         start, number = self.stems[i]
         run = f"-{self.runs[start]}" if self.runs[start] > 1 else ""
-        return (self.folder or Path()) / f"{start}{run}{number}{FORMATS[self.kind or 'png']}"
+        ending = FORMATS[self.kind or self.usual]
+        return (self.folder or Path()) / f"{start}{run}{number}{ending}"
 
     def _next_free(self, start: str) -> None:
         """Number the run so that none of its files exists."""
@@ -158,10 +190,12 @@ class Output:
             self.runs[start] += 1
 
     def _write_in_folder(self, i: int, image: Image.Image, params: dict[str, Any] | None) -> Path:
+        assert self.folder is not None
+        create_folder(self.folder)
         while True:
             path = self._in_folder(i)
             try:
-                write_picture(path, image, params)
+                self._write_file(path, image, params, overwrite=False)
                 return path
             except OutputError as error:
                 if error.code != "E-EXISTS":  # else another process took the name just now
@@ -170,10 +204,47 @@ class Output:
 
 
 def _is_folder(path: str) -> bool:
+    if path.endswith(SLASHES):
+        return True
     try:
         return Path(path).is_dir()
     except OSError:  # a name too long
         return False
+
+
+def check_new_folder(folder: Path) -> None:
+    """Refuse a folder that cannot be created, before anything is computed.
+
+    Raises:
+        OutputError: what its name stands below is no folder, or cannot be written.
+    """
+    try:
+        os.stat(folder)
+    except FileNotFoundError:
+        above = next(parent for parent in folder.parents if os.path.lexists(parent))
+        if not (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+            raise _no_folder(folder, f"cannot write into {shown(above)!r}") from None
+    except (OSError, ValueError) as error:
+        raise _no_folder(folder, getattr(error, "strerror", None) or error) from error
+    else:
+        raise _no_folder(folder, "it is a file")
+
+
+def create_folder(folder: Path) -> None:
+    """Create a folder and those above it.
+
+    Raises:
+        OutputError: the system refuses.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _no_folder(folder, error.strerror) from error
+
+
+def _no_folder(folder: Path, reason: object) -> OutputError:
+    message = f"cannot create the folder {shown(folder)!r}: {reason}"
+    return OutputError(message, code="E-FOLDER")
 
 
 def check_noise_file(path: str, overwrite: bool) -> None:

@@ -7,47 +7,48 @@ configuration, every parameter, the source pictures, the output; then the backen
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
-from pathlib import Path
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import click
-import numpy as np
 
 from ldmref import modes
 from ldmref.cli.a1111 import as_a1111, chunk_notes
+from ldmref.cli.animation import Animation, is_animated
 from ldmref.cli.console import Console
+from ldmref.cli.help import SUMMARIES
 from ldmref.cli.options import (
     FILES,
     INTERPOLATING,
     INVERTING,
     MODEL,
     PROMPT,
+    SHEET,
     Drawing,
-    is_set,
     parameter_option,
     parameter_options,
     with_options,
 )
-from ldmref.cli.output import Output, check_noise_file, write_noise
+from ldmref.cli.options import (
+    SOURCES as SOURCES,
+)
+from ldmref.cli.output import Output
+from ldmref.cli.preview import previewing
 from ldmref.cli.progress import Stop, stopping
 from ldmref.cli.settings import naming_settings, with_settings
-from ldmref.cli.sources import STDIN, picture_source, read_prompt
+from ldmref.cli.sheet import Sheet
+from ldmref.cli.sources import read_prompts
 from ldmref.cli.streams import check_stdout
+from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
 from ldmref.config import LIMIT_KEYS, settings
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
-from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.invert import InversionPlan
-from ldmref.modes.plan import MODES, Plan
+from ldmref.modes.plan import MODES
 
-Values = dict[str, Any]
-SOURCES = ("image", "mask", "segmentation")
-WITHOUT_PROMPT = ("superres", "seg2img")
 OWN_OPTIONS = {
     "invert": INVERTING,
     "interpolate": (
@@ -57,29 +58,24 @@ OWN_OPTIONS = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
-class Task:
-    """What one command line draws: `plan`; `label` names its files; `finish` completes the plan
-    with the model."""
-
-    plan: Plan
-    label: str
-    finish: Callable[[LatentDiffusion, Console, Stop], Plan] | None = None
-
-
 def command(mode: str) -> click.Command:
     """The command of a mode."""
     prompt = () if mode in WITHOUT_PROMPT else PROMPT
     flags = parameter_options(MODES[mode].parameters.values())
 
-    @with_options(prompt, flags, OWN_OPTIONS.get(mode, ()), MODEL, FILES)
-    def run(words: tuple[str, ...] = (), prompt: str | None = None, **flags: Any) -> None:
-        embedded = flags.get("prompt_embeds") is not None and not words and prompt is None
-        text = "" if embedded or mode in WITHOUT_PROMPT else read_prompt(words, prompt, mode)
-        draw(mode, flags | {"prompt": text})
+    @with_options(prompt, flags, OWN_OPTIONS.get(mode, ()), MODEL, FILES, SHEET)
+    def run(
+        words: tuple[str, ...] = (), prompt: tuple[str, ...] = (), prompts: str | None = None,
+        **flags: Any,
+    ) -> None:  # fmt: skip
+        bare = not words and not prompt and prompts is None
+        embedded = bare and flags.get("prompt_embeds") is not None
+        texts = [""]
+        if not embedded and mode not in WITHOUT_PROMPT:
+            texts = read_prompts(words, prompt, prompts, mode)
+        draw(mode, flags | {"prompt": texts})
 
-    summary = MODES[mode].summary
-    return click.command(name=mode, help=summary, cls=Drawing)(run)
+    return click.command(name=mode, help=SUMMARIES[mode], cls=Drawing)(run)
 
 
 COMMANDS = tuple(command(mode) for mode in MODES)
@@ -89,29 +85,26 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
     """Check everything, load the model, draw, save; `recorded` is what a replay repeats."""
     configured, recorded = settings(flags["config"]), recorded or {}
     notes: list[str] = []
-    if flags["output"] == "-" and flags["as_json"]:
-        raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
     name = flags["model"] or configured.defaults.get("model", "emoji")
     with naming_settings(configured, flags):
         path = find_model(name, flags["fetch"], flags["variant"])
         config = model_config(path, flags["model_config"], flags["ema"])
         if made := recorded.get("a1111"):
             flags, notes = as_a1111(mode, config, flags, made, recorded["own"])
-        task = plan_task(mode, config, with_settings(mode, flags, configured))
+        flags = with_settings(mode, flags, configured, replays=bool(recorded))
+        if flags["output"] == "-" and flags["as_json"]:
+            raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
+        tasks = plan_tasks(mode, config, flags)
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
-    seeds = task.plan.request.seeds
-    seeded = "seed" in MODES[mode].parameters
-    output = Output(
-        flags["output"], task.label, seeds if seeded else None, len(seeds), flags["kind"],
-        flags["overwrite"], not flags["no_metadata"],
-    )  # fmt: skip
+    output = output_of(mode, flags, tasks)
     output.check()
     if flags["as_json"]:
         check_stdout()
-    with stopping() as stop:
-        console = Console(flags, output, click.get_current_context().command)
+    with stopping() as stop, previewing(flags) as preview:
+        total = sum(len(task.labels) for task in tasks)
+        console = Console(flags, output, total, click.get_current_context().command, preview)
         console.settings(configured, name, backend)
         limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
         with naming_settings(configured, flags):
@@ -121,74 +114,48 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
                                                "allow_nonfinite")},
                 **configured.limits | limits,
             )  # fmt: skip
-        console.memory(model, task.plan.request)
+        console.memory(model, tasks[0].plan.request)
         notes = [*recorded.get("notes", ()), *notes]
         console.warn([*notes, *differences(recorded.get("model"), model)])
         try:
-            plan = task.plan if task.finish is None else task.finish(model, console, stop)
-            run = plan.prepare(model)
-            console.warn(run.warnings)
-            if made:
-                console.warn(chunk_notes(run, made))
-            console.warn(other_inputs(recorded, run.params(len(seeds))))
-            for event in run.draw(stop):
-                if isinstance(event, modes.Progress):
-                    console.step(event)
-                else:
-                    console.picture(event, run)
+            for task in tasks:
+                _draw_task(task, model, console, stop, recorded)
+            console.finish()
         except LdmrefError as error:
             raise console.interrupted(error, stop.exit_code) from error
 
 
-def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
-    """The plan of a command line, and the label of its files."""
-    takes = MODES[mode].parameters
-    values = {name: flags[name] for name in takes if is_set(flags.get(name))}
-    sources = {name: values[name] for name in SOURCES if name in values}
-    values |= {name: picture_source(path) for name, path in sources.items()}
-    prompt = flags["prompt"]
-    if mode == "invert":
-        return _invert(config, values, flags)
-    if mode == "interpolate":
-        last = prompt if flags["to"] is None else flags["to"]
-        values["prompt_b"] = last
-        values.setdefault("positions", flags["frames"])
-        plan = modes.plan(mode, config, **values)
-        return Task(plan, prompt if last == prompt else f"{prompt} to {last}")
-    if mode in WITHOUT_PROMPT:
-        [path] = sources.values()
-        label = mode if path == STDIN else f"{Path(path).stem} {mode}"
-        return Task(modes.plan(mode, config, **values), label)
-    return Task(modes.plan(mode, config, **values), prompt)
+def _draw_task(
+    task: Task, model: LatentDiffusion, console: Console, stop: Stop, recorded: Values
+) -> None:
+    """The images of one task, each saved as soon as it is done."""
+    plan = task.plan if task.finish is None else task.finish(model, console, stop)
+    run = plan.prepare(model)
+    console.warn(run.warnings)
+    if recorded.get("a1111"):
+        console.warn(chunk_notes(run, recorded["a1111"]))
+    console.warn(other_inputs(recorded, run.params(len(plan.request.seeds))))
+    first = console.finished
+    for event in run.draw(stop):
+        if isinstance(event, modes.Progress):
+            console.step(event, first)
+        else:
+            console.picture(event, run, first)
 
 
-def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
-    """Up from the picture to its noise, then down again with other words."""
-    edits = list(flags["edits"]) or [flags["prompt"]]
-    up = modes.plan("invert", config, **values | {"cfg_scale": None})
-    assert isinstance(up, InversionPlan)
-    down = up.settings | {
-        "prompt": edits, "seed": [0] * len(edits),  # from which nothing is drawn
-        "cfg_scale": values.get("cfg_scale", 1.0), "batch_size": flags["batch_size"] or 1,
-        "tile": flags["tile"],
-    }  # fmt: skip
-    iterations = up.request.values["iterations"]
-    inverted = {"prompt": up.request.prompts[0], "cfg_scale": 1.0, "iterations": iterations}
-    recorded = {"mode": "invert", "resize": up.request.values["resize"], "inverted": inverted}
-    if flags["noise"]:
-        check_noise_file(flags["noise"], flags["overwrite"])
-
-    def redraw(latents: np.ndarray | None) -> Plan:
-        plan = modes.plan("txt2img", config, **down, latents=latents)
-        return replace(plan, recorded=recorded, warnings=up.warnings)
-
-    def finish(model: LatentDiffusion, console: Console, stop: Stop) -> Plan:
-        inversion = up.invert(model, console.step_up, stop)
-        if flags["noise"]:
-            write_noise(flags["noise"], inversion.latents, flags["overwrite"])
-        return redraw(np.repeat(inversion.latents, len(edits), axis=0))
-
-    return Task(redraw(None), edits[0], finish)
+def output_of(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
+    """Where the images of the tasks go: a file each, or one for all."""
+    labels = [label for task in tasks for label in task.labels]
+    seeds = [seed for task in tasks for seed in task.plan.request.seeds]
+    seeded = seeds if "seed" in MODES[mode].parameters else None
+    to, kind = flags["output"], flags["kind"]
+    files = {"kind": kind, "overwrite": flags["overwrite"], "metadata": not flags["no_metadata"]}
+    animated = is_animated(flags.get("animate"), to)
+    if animated and flags.get("sheet"):
+        raise UsageError("--sheet and an animation exclude each other", code="E-USAGE")
+    if animated:
+        return Animation(to, labels, seeded, duration=flags["duration"], **files)
+    return (Sheet if flags.get("sheet") else Output)(to, labels, seeded, **files)
 
 
 def other_inputs(recorded: Values, used: Values) -> Iterator[str]:

@@ -10,7 +10,7 @@ from ldmref.cli.options import FILES, MODEL, PATH, Drawing, is_set, parameter_op
 from ldmref.cli.pictures import SOURCES, WITHOUT_PROMPT, draw
 from ldmref.errors import UsageError
 from ldmref.io.pictures.infotext import replay_parameters
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.pictures.metadata import TOGETHER, read_parameters
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.plan import MODES, RECORDED
 from ldmref.modes.request import named_schedule
@@ -98,6 +98,12 @@ def read_record(source: str) -> dict[str, Any]:
     recorded = parameters.get("ldmref")
     if isinstance(recorded, dict):
         mode = recorded.get("mode")
+        if mode in TOGETHER:
+            raise UsageError(
+                f"{source!r} is a file of several images, which cannot be repeated at once",
+                code="E-REPLAY",
+                hint=f"ldmref info {source} lists what makes each of them",
+            )
         if isinstance(mode, str) and mode in MODES:
             check_single(source, recorded)
             return recorded | {"notes": [], "a1111": None}
@@ -116,7 +122,7 @@ def check_single(source: str, recorded: dict[str, Any]) -> None:
     """
     several = [name for name in ONE_EACH if isinstance(recorded.get(name), list)]
     positions = recorded.get("positions", [0.0])
-    if not isinstance(positions, list) or len(positions) != 1:
+    if isinstance(positions, list) and len(positions) != 1:
         several.append("positions")
     if several:
         raise UsageError(

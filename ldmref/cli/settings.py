@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ldmref.cli.options import SOURCES, is_set, listed
 from ldmref.config import TABLES, Settings
 from ldmref.errors import LdmrefError
 from ldmref.modes.plan import MODES
@@ -20,23 +21,42 @@ CODES["E-BACKEND-NAME"] = "backend.name"
 OF_BOTH_PROMPTS = ("E-PROMPT", "E-PROMPT-LENGTH")
 
 
-def with_settings(mode: str, flags: dict[str, Any], configured: Settings) -> dict[str, Any]:
-    """The flags, completed by configuration file and environment."""
+def with_settings(
+    mode: str, flags: dict[str, Any], configured: Settings, replays: bool = False
+) -> dict[str, Any]:
+    """The flags, completed by configuration file and environment.
+
+    A list of seeds says how many images are generated, unless `--count` does. With `replays`, what
+    a record leaves out is the default, and not a setting.
+    """
     flags = dict(flags)
     takes = MODES[mode].parameters
+    seed = flags.get("seed")
+    if "count" in takes and flags.get("count") is None and isinstance(seed, list):
+        flags["count"] = _images_for_each(flags, len(seed))
     for key, value in configured.defaults.items():
         own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
         own_guidance = key == "cfg_scale" and mode == "invert"
         own_steps = key in ("steps", "schedule") and flags.get("sigmas") is not None
         own_schedule = key == "schedule" and named_schedule(flags.get("sampler"))
-        own = own_size or own_guidance or own_steps or own_schedule
-        if key in takes and flags.get(key) is None and not own:
+        own_count = key == "count" and flags.get("latents") is not None
+        own_replay = key in ("count", "rng") and replays
+        own = own_size or own_guidance or own_steps or own_schedule or own_count or own_replay
+        if (key in takes or key == "output") and not is_set(flags.get(key)) and not own:
             flags[key] = value
-    seed = flags.get("seed")
-    rows = flags.get("prompt_embeds") is not None  # each is a prompt, and has a seed of its own
-    if "count" in takes and flags.get("count") is None and isinstance(seed, list) and not rows:
-        flags["count"] = len(seed)
     return flags
+
+
+def _images_for_each(flags: dict[str, Any], seeds: int) -> int | None:
+    """How many images each prompt of each input image gets from a list of seeds.
+
+    None, the default, if they cannot be shared out evenly, which is refused later.
+    """
+    if flags.get("prompt_embeds") is not None:  # each is a prompt, and has a seed of its own
+        return None
+    inputs = max(1, *(len(listed(flags.get(name))) for name in SOURCES))
+    each = inputs * max(1, len(listed(flags.get("prompt"))))
+    return None if seeds % each else seeds // each
 
 
 @contextmanager

@@ -6,48 +6,94 @@ import codecs
 import io
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 import click
 
 from ldmref.cli.wording import command_line
-from ldmref.errors import UsageError
+from ldmref.errors import InputError, UsageError
+from ldmref.files import not_a_file, open_file
+from ldmref.modes.validation import MAX_COUNT
+from ldmref.prompts.emoji import with_emoji_names
 
 STDIN = "-"
 MAX_STDIN = 256_000_000  # bytes
 ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def read_prompt(words: Sequence[str], prompt: str | None, command: str) -> str:
-    """The prompt of the flag or the bare argument; `-` is standard input.
+def read_prompts(
+    words: Sequence[str], flags: Sequence[str], file: str | None, command: str
+) -> list[str]:
+    """The prompts of bare arguments, of -p, and of a file, in that order; `-` is standard input.
+
+    Standard input and files hold a prompt a line.
 
     Raises:
-        UsageError: none, or more than one; standard input that is no text.
+        UsageError: none, or bare words that may be one prompt without quotes; no text.
+        InputError: the file cannot be read.
     """
-    if len(words) > 1:
+    if len(words) > 1 and not any(_is_whole(word) for word in words):
         typed = command_line(["ldmref", command, " ".join(words)])
+        several = command_line(part for word in words for part in ("-p", word))
         raise UsageError(
             f"the prompt is {len(words)} words without quotes",
             code="E-USAGE",
-            hint=f"put the prompt in quotes: {typed}",
+            hint=f"put the prompt in quotes: {typed}; for several prompts: {several}",
         )
-    if words and prompt is not None:
-        raise UsageError(
-            "the prompt is given twice", code="E-USAGE", hint="use -p or a bare prompt, not both"
-        )
-    text = words[0] if words else prompt
-    if text is None:
+    prompts = []
+    for text in (*words, *flags):
+        prompts += prompt_lines(standard_input(), STDIN) if text == STDIN else [text]
+    if file is not None:
+        prompts += prompt_lines(standard_input() if file == STDIN else _content(file), file)
+    if not prompts:
         raise UsageError("no prompt", code="E-USAGE", hint=f'ldmref {command} "red heart"')
-    return decoded(standard_input()) if text == STDIN else text
+    return prompts
 
 
-def decoded(data: bytes) -> str:
+def _is_whole(word: str) -> bool:
+    """Whether an argument is a prompt for certain: words in quotes, or emoji."""
+    return " " in word.strip() or with_emoji_names(word) != word
+
+
+def prompt_lines(data: bytes, source: str) -> list[str]:
+    """The prompts of a text file, one a line; empty lines count for nothing.
+
+    Raises:
+        UsageError: it is no text, or holds no prompt, or too many.
+    """
+    name = "standard input" if source == STDIN else repr(source)
+    lines = [line for line in decoded(data, name).split("\n") if line.strip()]
+    if not lines:
+        hint = 'for an empty prompt: ""'
+        raise UsageError(f"{name} holds no prompt", code="E-PROMPT", hint=hint)
+    if len(lines) > MAX_COUNT:
+        raise UsageError(
+            f"{name} holds {len(lines)} prompts, a command takes {MAX_COUNT}", code="E-PROMPT"
+        )
+    return lines
+
+
+def _content(file: str) -> bytes:
+    """The bytes of a file of prompts."""
+    if problem := not_a_file(file):
+        raise InputError(f"the file of prompts {file!r} {problem}", code="E-FILE")
+    with open_file(Path(file), "E-FILE") as opened:
+        data = opened.read(MAX_STDIN + 1)
+    if len(data) > MAX_STDIN:
+        raise InputError(f"{file!r} is longer than {MAX_STDIN} bytes", code="E-FILE")
+    return data
+
+
+def decoded(data: bytes, name: str = "standard input") -> str:
     """The text of a prompt file, UTF-8 or marked UTF-16; CRLF is LF, and the last line ends go."""
     encoding = ENCODINGS.get(data[:2], "utf-8-sig")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise UsageError(
-            "the prompt on standard input is no UTF-8 text",
+            f"the prompt on {name} is no UTF-8 text"
+            if name == "standard input"
+            else f"{name} is no UTF-8 text",
             code="E-PROMPT",
             hint="if it is Latin-1: iconv -f latin1 -t utf-8",
         ) from error

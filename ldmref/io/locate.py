@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from ldmref.errors import InputError, UnsafeFileError, UsageError, did_you_mean
+from ldmref.errors import InputError, UnsafeFileError, UsageError, closest, did_you_mean
 from ldmref.files import input_path, shown
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import find_config
@@ -17,6 +17,9 @@ from ldmref.models.presets import PRESETS
 
 NATIVE_INDEX, DIFFUSERS_INDEX = "config.json", "model_index.json"
 NATIVE_WEIGHTS = "model.safetensors"
+MODEL_ENDINGS = (".safetensors", ".gguf")
+PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
+MAX_NAMES = 10_000  # of a folder, among which a misspelt one is looked for
 
 
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
@@ -37,7 +40,7 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
     path = input_path(name)
     if not path.name or path.parts[0] in EMBEDDED:  # . has a name; ./emoji: a folder of that name
         path = path.absolute()
-    if path.is_file() and path.suffix.lower() in (".ckpt", ".pt", ".pth", ".bin", ".pkl"):
+    if path.is_file() and path.suffix.lower() in PICKLES:
         raise UnsafeFileError(
             f"{path.name} is a pickle, and loading a pickle can run code",
             code="E-PICKLE",
@@ -57,13 +60,41 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
 
 
 def _in_hub(name: str, fetch: bool, variant: str | None) -> Path:
+    if name in PRESETS:
+        raise InputError(
+            f"{name!r} is a preset: networks without weights",
+            code="E-MODEL",
+            hint="give a file of weights, or a folder; ldmref train makes a model of a preset, "
+            "and in Python ldmref.random_model fills one with random numbers",
+        )
     reference, hint = hub.parse(name), did_you_mean(name, EMBEDDED)
+    if _is_file_name(name, reference):
+        raise InputError(f"no such file: {name}", code="E-MODEL", hint=_similar_file(name))
     if reference is not None:
         path = hub.fetch(reference, variant) if fetch else hub.cached(reference)
         if path is not None:
             return path
         hint = f"to fetch {reference.repository} from Hugging Face: fetch=True (--fetch); {hint}"
     raise InputError(f"no model {name!r}", code="E-MODEL", hint=hint)
+
+
+def _is_file_name(name: str, reference: hub.HubReference | None) -> bool:
+    """Whether a name means a file or a path, and not a model of the package or of the hub."""
+    ending = Path(name).suffix.lower() in (*MODEL_ENDINGS, *PICKLES)
+    if reference is not None:
+        return ending and not reference.file
+    return ending or name.startswith((".", "/", "~")) or name.endswith("/")
+
+
+def _similar_file(name: str) -> str:
+    """A hint at a file beside the missing one whose name is nearly the same; "" without any."""
+    path = Path(name)
+    try:
+        names = [entry.name for entry in path.parent.iterdir()]
+    except (OSError, ValueError):
+        return ""
+    close = closest(path.name, names[:MAX_NAMES])
+    return f"did you mean {str(path.with_name(close))!r}?" if close else ""
 
 
 def model_config(

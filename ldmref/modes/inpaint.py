@@ -8,7 +8,7 @@ from typing import Any, Unpack
 from PIL import Image
 
 from ldmref.errors import UsageError
-from ldmref.io.pictures.images import Source, picture_warnings, read_image, read_mask
+from ldmref.io.pictures.images import picture_warnings, read_image, read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
@@ -19,21 +19,21 @@ from ldmref.modes.parameters import InpaintParameters, Mask, MaskBlur, Picture, 
 from ldmref.modes.plan import Plan, mode, plan
 from ldmref.modes.request import Request, resolve
 from ldmref.modes.result import Result
-from ldmref.modes.sizing import exact_picture
+from ldmref.modes.sizing import require_exact
 from ldmref.modes.start import MaskedImage, Posterior, Start
 
 
 def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
-    only_masked = values["only_masked"]
-    original, size = picture_and_size(
-        config, values["image"], only_masked, values["width"], values["height"]
-    )
-    sized = {"width": size[0], "height": size[1]}
+    original = read_image(values["image"])
+    only_masked, warnings = masked_region_alone(config, original.size, values["only_masked"])
+    size = size_to_draw(config, original, only_masked, values["width"], values["height"])
+    sized = {"width": size[0], "height": size[1], "only_masked": only_masked}
     sized |= {} if only_masked else {"padding": None}
     request = resolve(config, "inpaint", values | sized)
     mask_image = read_mask(values["mask"])
     mask = masks.sized_mask(mask_image, original, values["mask_blur"], values["mask_invert"])
-    warnings = picture_warnings("the picture", original) + picture_warnings("the mask", mask_image)
+    warnings += picture_warnings("the picture", original)
+    warnings += picture_warnings("the mask", mask_image)
     picture, small_mask, box = original, mask, None
     if only_masked:
         box = masks.region_of(mask, values["padding"], size)
@@ -91,26 +91,45 @@ def inpaint_start(
     )
 
 
-def picture_and_size(
-    config: ModelConfig, source: Source, only_masked: bool, width: int | None, height: int | None
-) -> tuple[Image.Image, tuple[int, int]]:
-    """The picture to inpaint, and the size at which the networks draw.
+def masked_region_alone(
+    config: ModelConfig, size: tuple[int, int], asked: bool | None
+) -> tuple[bool, list[str]]:
+    """Whether the region around the mask is generated alone, and a warning if it is so unasked.
+
+    Models of one size make nothing but texture of an image that is far from it.
+    """
+    if asked is not None:
+        return asked, []
+    defaults = config.defaults
+    if not defaults.one_size or defaults.is_near(*size):
+        return False, []
+    trained = f"{defaults.width} x {defaults.height}"
+    return True, [
+        f"the image is {size[0]} x {size[1]}, and this model generates {trained}: only the region "
+        "around the mask is generated, at that size; only_masked=False generates the whole"
+    ]
+
+
+def size_to_draw(
+    config: ModelConfig, image: Image.Image, only_masked: bool, width: int | None,
+    height: int | None,
+) -> tuple[int, int]:  # fmt: skip
+    """The size at which the networks generate.
 
     Raises:
-        ImageError: the picture cannot be read, or has a size that the model cannot take.
-        UsageError: a size is given, but the full picture is drawn.
+        ImageError: the image has a size that the model cannot take.
+        UsageError: a size is given, but the full image is generated.
     """
     if only_masked:
-        size = width or config.defaults.width, height or config.defaults.height
-        return read_image(source), size
-    picture = exact_picture(config, source)
-    if (width or picture.width, height or picture.height) != picture.size:
+        return width or config.defaults.width, height or config.defaults.height
+    require_exact(config, image)
+    if (width or image.width, height or image.height) != image.size:
         raise UsageError(
             "inpaint draws at the picture's own size",
             code="E-SIZE",
             hint="leave width and height away, or repaint with only_masked",
         )
-    return picture, picture.size
+    return image.size
 
 
 @mode(plan_inpaint)
@@ -136,7 +155,8 @@ def inpaint(
     pixel is black, as in diffusers, which leaves white pixels along the mask's edge as they were.
 
     The picture has a size that the model can take, both sides multiples of the autoencoder's
-    factor; with `only_masked` any size. Strength 1 starts the white part from pure noise, less from
+    factor; with `only_masked`, which models of one size do unless told otherwise if the picture is
+    far from it, any size. Strength 1 starts the white part from pure noise, less from
     the picture.
 
     Raises:

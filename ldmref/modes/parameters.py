@@ -248,10 +248,10 @@ class InpaintParameters(Txt2ImgParameters, total=False):
                   metavar="NAME"),
     ]  # fmt: skip
     only_masked: Annotated[
-        bool,
-        Parameter("Draw the region around the mask alone, scaled to width x height (default: the "
-                  "model's own size), and paste it back. The picture may then have any size.",
-                  False),
+        bool | None,
+        Parameter("Generate the region around the mask alone, scaled to width x height (default: "
+                  "the model's own size), and paste it back. The image may then have any size. "
+                  "Default: for models of one size if the image's is far from it, with a warning."),
     ]  # fmt: skip
     padding: Annotated[
         int,

@@ -64,16 +64,16 @@ def sized_picture(
     return Sized(image if image.size == size else resized(image, size, resize), resize, warnings)
 
 
-def exact_picture(config: ModelConfig, source: Source) -> Image.Image:
-    """The picture at its own size, which the model must be able to take.
+def require_exact(config: ModelConfig, image: Image.Image) -> None:
+    """Refuse a picture whose own size the model cannot take.
 
     Raises:
-        ImageError: it cannot be read, or has another size.
+        ImageError: says which size it can.
     """
-    image, m, d = read_image(source), config.size_multiple, config.defaults
+    m, d = config.size_multiple, config.defaults
     own = own_size(config, image, MAX_AREA)
     if own == image.size:
-        return image
+        return
     sides = f"{image.width} x {image.height}"
     raise ImageError(
         f"cannot inpaint a picture of {sides}: it is too large"

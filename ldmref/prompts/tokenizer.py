@@ -17,6 +17,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
+from ldmref.prompts.emoji import unnamed_symbols, with_emoji_names
 from ldmref.prompts.text_checks import MAX_TEXT, check_text, unread_notation
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
@@ -98,7 +99,7 @@ class PromptTokenizer:
         tokenizer: its truncation and padding are switched off, its post-processor is not used.
         length: tokens per chunk, start and end token included.
         special_tokens: tokens of the vocabulary.
-        clean: applied to the text before tokenization.
+        clean: applied to the text before tokenization; word tokenizers read emoji as their names.
 
     Raises:
         CorruptModelError: the vocabulary lacks a special token, or an added word has more vectors
@@ -110,8 +111,10 @@ class PromptTokenizer:
         special_tokens: SpecialTokens = WORD_SPECIAL_TOKENS,
         clean: Callable[[str], str] | None = None,
     ):  # fmt: skip
-        self.tokenizer, self.length, self.clean = tokenizer, length, clean
+        self.tokenizer, self.length = tokenizer, length
         self.special_tokens = special_tokens
+        self.reads_words = special_tokens == WORD_SPECIAL_TOKENS
+        self.clean = with_emoji_names if clean is None and self.reads_words else clean
         tokenizer.no_truncation()
         tokenizer.no_padding()
         ids = (token_id(tokenizer, token) for token in special_tokens)
@@ -163,7 +166,7 @@ class PromptTokenizer:
         if self.clean is not None:
             sections = [[WeightedText(self.clean(t), w) for t, w in spans] for spans in sections]
         groups: list[list[TokenGroup]] = []
-        unknown: list[str] = []
+        unknown: list[str] = unnamed_symbols(prompt) if self.reads_words else []
         text = ""
         for spans in sections:
             groups.append([])
@@ -179,7 +182,7 @@ class PromptTokenizer:
         dropped = [group for chunk in chunks[1:] for group in chunk]
         if dropped:
             count = sum(len(group.ids) for section in groups for group in section)
-            unit = "words" if self.special_tokens is WORD_SPECIAL_TOKENS else "tokens"
+            unit = "words" if self.reads_words else "tokens"
             rest = text[dropped[0].position :].removesuffix(BREAK).strip()
             message = (
                 f"the prompt has {count} {unit}, the model reads {self.length - 2}"

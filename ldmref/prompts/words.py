@@ -18,6 +18,7 @@ from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, pr
 from ldmref.errors import CorruptModelError
 from ldmref.files import parse_json, read_json
 from ldmref.prompts.clip import add_words
+from ldmref.prompts.emoji import with_emoji_names
 from ldmref.prompts.text_checks import id_table
 from ldmref.prompts.tokenizer import (
     END,
@@ -103,6 +104,6 @@ def word_tokenizer_from(data: Any, name: str) -> Tokenizer:
 
 
 def split_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of `text` as a word tokenizer splits it."""
-    text = tokenizer.normalizer.normalize_str(text)
+    """The words of `text` as a word tokenizer splits it; an emoji stands for its name."""
+    text = tokenizer.normalizer.normalize_str(with_emoji_names(text))
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]

@@ -24,7 +24,6 @@ BAD = [
     ("unknown format", [*TXT, "--format", "gif"], "E-USAGE", 2),
     ("flag without value", [*TXT, "--steps"], "E-USAGE", 2),
     ("no prompt", ["txt2img"], "E-USAGE", 2),
-    ("two prompts", [*TXT, "-p", "dog"], "E-USAGE", 2),
     ("prompt without quotes", [*TXT, "dog"], "E-USAGE", 2),
     ("prompt too long", ["txt2img", "x" * 10_000], "E-PROMPT-LENGTH", 2),
     ("prompt with a lone surrogate", ["txt2img", "a \udcff"], "E-PROMPT", 2),
@@ -62,7 +61,10 @@ BAD = [
     ("inpaint at an odd size", [*PAINT, "-i", "../in/odd.png", *MASK], "E-SIZE", 3),
     ("img2img to an odd size", [*IMG, *HERE, "-W", "13"], "E-SIZE", 2),
     ("output folder missing", [*TXT, "-o", "gone/a.png"], "E-FOLDER", 8),
-    ("output folder missing, slash", [*TXT, "-o", "gone/"], "E-FOLDER", 8),
+    ("output folder below a file", [*TXT, "-o", "../in/picture.png/new/"], "E-FOLDER", 8),
+    ("output folder that is a file", [*TXT, "-o", "../in/picture.png/"], "E-FOLDER", 8),
+    ("missing model file", [*TXT, "-m", "gone.safetensors"], "E-MODEL", 3),
+    ("preset as model", [*TXT, "-m", "sd15"], "E-MODEL", 3),
     ("output exists", [*TXT, "-o", "../in/picture.png"], "E-EXISTS", 8),
     ("one of many outputs exists", [*TXT, "-c", "2", "-o", "../in/many.png"], "E-EXISTS", 8),
     ("output of an unknown kind", [*TXT, "-o", "a.gif"], "E-FORMAT", 8),
@@ -219,3 +221,28 @@ def test_control_characters_stay_on_one_line(ldm):
 def test_nothing_is_loaded_for_a_mistake(work, model_folder, monkeypatch):
     monkeypatch.setattr("ldmref.cli.pictures.load", lambda *a, **k: pytest.fail("loaded"))
     assert main(["txt2img", "cat", "-m", str(model_folder), "--steps", "0"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message", "hint"),
+    [
+        ("gone.safetensors", "no such file: gone.safetensors", ""),
+        ("./gone", "no such file: ./gone", ""),
+        ("sub/gone.safetensors", "no such file: sub/gone.safetensors", ""),
+        ("modle.safetensors", "no such file: modle.safetensors", "'model.safetensors'"),
+        ("sd15", "'sd15' is a preset: networks without weights", "give a file of weights"),
+        ("gone", "no model 'gone'", "Known: emoji"),
+        ("owner/model", "no model 'owner/model'", "--fetch"),
+    ],
+)
+def test_models_that_are_not_there(name, message, hint, ldm, work):
+    (work / "model.safetensors").touch()
+    ran = ldm("txt2img", "cat", "-m", name)
+    assert ran.code == 3 and f"error[E-MODEL]: {message}" in ran.err and hint in ran.err
+
+
+def test_a_new_folder_is_created_with_the_first_image(draw, ldm, work, model_folder):
+    ran = ldm("txt2img", "cat", "-m", model_folder, "-o", "a/b/", "--steps", 5000)
+    assert ran.code == 2 and not list(work.iterdir())
+    draw("txt2img", "cat", "--seed", "1,2", "-o", "a/b/", "--format", "webp")
+    assert {p.name for p in (work / "a/b").iterdir()} == {"cat-1.webp", "cat-2.webp"}

@@ -13,7 +13,16 @@ from ldmref.io.classifier import save_classifier
 from ldmref.models.classifier import ClassifierConfig, classifier_spec
 from ldmref.models.params import init
 
-QUICK = ["--pictures", 4, "--samples", 4, "--timesteps", 3, "--flow-pictures", 2, "--flow-steps", 2]
+SIZES = {"--pictures": 4, "--samples": 4, "--timesteps": 3, "--flow-pictures": 2, "--flow-steps": 2}
+
+
+def quick(**changed):
+    """The flags of a run of seconds; `samples=0` is --samples 0."""
+    sizes = SIZES | {f"--{name.replace('_', '-')}": value for name, value in changed.items()}
+    return [word for pair in sizes.items() for word in pair]
+
+
+QUICK = quick()
 
 
 @pytest.fixture
@@ -56,7 +65,7 @@ def test_with_a_classifier_there_are_distances(ldm, model_folder, pictures, work
     folder = shutil.copytree(model_folder, work / "model")
     config = ClassifierConfig(4, (8, 16), 1, 8, ("a", "b"))
     save_classifier(folder, config, init(classifier_spec(config), 0))
-    ran = ldm("evaluate", folder, "--data", pictures, *QUICK, "--flow-pictures", 0)
+    ran = ldm("evaluate", folder, "--data", pictures, *quick(flow_pictures=0))
     assert ran.code == 0, ran.err
     assert "neither FID nor KID" in ran.out and "Distances of samples, 4 images" in ran.out
     assert "among the 5 nearest" in ran.out and "flow" not in ran.out
@@ -64,7 +73,7 @@ def test_with_a_classifier_there_are_distances(ldm, model_folder, pictures, work
 
 
 def test_without_samples_nothing_is_drawn(ldm, model_folder, pictures):
-    ran = ldm("evaluate", model_folder, "--data", pictures, *QUICK, "--samples", 0, "--json")
+    ran = ldm("evaluate", model_folder, "--data", pictures, *quick(samples=0), "--json")
     assert set(figures(ran)) == {"Reconstruction", "Likelihood"}
 
 

@@ -75,7 +75,10 @@ def test_info_on_a_model(ldm, model_folder):
     assert facts["config"]["name"] == "tiny" and len(facts["sha256"]) == 64
     tensor = next(t for t in facts["tensors"] if t["name"] == "unet.conv_in.weight")
     assert (tensor["dtype"], tensor["shape"], tensor["numbers"]) == ("F16", [16, 4, 3, 3], 576)
-    assert "unet.conv_in.weight" in ldm("info", model_folder).out
+    short = ldm("info", model_folder).out
+    assert "unet.conv_in.weight" not in short and "--tensors lists them" in short
+    assert short.count("\n") < 15
+    assert "unet.conv_in.weight" in ldm("info", model_folder, "--tensors").out
 
 
 def test_info_on_a_damaged_model(ldm, model_folder, work):

@@ -10,7 +10,7 @@ from ldmref.errors import UsageError
 
 
 def names(to, label="cat", seeds=(3, 4), pictures=2):
-    return [str(path) for path in named_files(to, label, seeds, pictures)]
+    return [str(path) for path in named_files(to, [label] * pictures, seeds)]
 
 
 def test_fields():
@@ -35,10 +35,11 @@ def test_no_seed_where_none_is_used():
 
 
 def test_stems():
-    assert stems("cat", [7, 8], 2) == [("cat-7", ""), ("cat-8", "")]
-    assert [number for _, number in stems("cat", [7] * 3, 3)] == ["-01", "-02", "-03"]
-    assert stems("cat", [7] * 120, 120)[4] == ("cat-7", "-005")
-    assert stems("cat", None, 1) == [("cat", "")]
+    assert stems(["cat"] * 2, [7, 8]) == [("cat-7", ""), ("cat-8", "")]
+    assert [number for _, number in stems(["cat"] * 3, [7] * 3)] == ["-01", "-02", "-03"]
+    assert stems(["cat"] * 120, [7] * 120)[4] == ("cat-7", "-005")
+    assert stems(["cat"], None) == [("cat", "")]
+    assert stems(["cat", "dog"], [7, 7]) == [("cat-7", ""), ("dog-7", "")]
 
 
 def test_names_sort_as_they_were_drawn(draw, work):
@@ -59,7 +60,7 @@ def test_fields_on_the_command_line(draw, ldm, work, model_folder):
 
 
 def test_a_name_taken_while_it_is_checked(work, monkeypatch):
-    output = Output(".", "cat", [1], 1, None, False, False)
+    output = Output(".", ["cat"], [1], None, False, False)
     found = output._next_free
 
     def found_and_taken(start):

@@ -24,7 +24,8 @@ def recorded(path):
 VALUES = {  # key -> its values in the file, in the variable, by the flag
     "steps": (2, 3, 4), "cfg_scale": (1.5, 2.5, 3.5), "sampler": ("euler", "heun", "ddim"),
     "schedule": ("karras", "linspace", "trailing"), "width": (32, 48, 64), "height": (32, 48, 64),
-    "negative_prompt": ("dog", "red", "blue"),
+    "negative_prompt": ("dog", "red", "blue"), "output": ("a.png", "b.png", "c.png"),
+    "seed": (3, 4, 5), "count": (2, 3, 4), "rng": ("torch", "philox", "torch"),
 }  # fmt: skip
 FLAGS = {"cfg_scale": "--cfg"}
 
@@ -178,7 +179,7 @@ def test_all_pictures_of_a_run_share_its_number(work, taken):
     image = Image.new("RGB", (8, 8))
     (work / f"cat-7-0{taken + 1}.png").touch()
     (work / f"cat-7-2-0{(taken + 1) % 3 + 1}.png").touch()
-    output = Output(None, "cat", [7, 7, 7, 8], 4, None, False, False)
+    output = Output(None, ["cat"] * 4, [7, 7, 7, 8], None, False, False)
     output.check()
     written = [output.write(image, i, {}) for i in range(4)]
     assert written == ["cat-7-3-01.png", "cat-7-3-02.png", "cat-7-3-03.png", "cat-8.png"]
@@ -193,7 +194,7 @@ def test_a_file_of_one_seed_does_not_number_those_of_another(work, monkeypatch):
 
     monkeypatch.setattr(os.path, "lexists", lexists)
     (work / "cat-8.png").touch()
-    output = Output(None, "cat", [7, 7, 8], 3, None, False, False)
+    output = Output(None, ["cat"] * 3, [7, 7, 8], None, False, False)
     output.check()
     written = [output.write(Image.new("RGB", (8, 8)), i, {}) for i in range(3)]
     assert written == ["cat-7-01.png", "cat-7-02.png", "cat-8-2.png"]

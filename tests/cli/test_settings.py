@@ -10,6 +10,7 @@ from small_models import save_wordless
 
 from ldmref.config import settings
 from ldmref.errors import LdmrefError
+from ldmref.io.pictures.metadata import read_parameters
 
 FILES = [
     ("typo in a key", "[defaults]\nstpes = 3", "E-CONFIG-KEY", "defaults.stpes", "steps"),
@@ -122,3 +123,67 @@ def test_config_show(ldm, work, monkeypatch):
     tomllib.loads(ldm("config", "show", "--origin").out)
     assert "# LDMREF_CFG_SCALE" in ldm("config", "show", "--origin").out
     assert ldm("config", "show", "--steps", 0).code == 2
+
+
+SET = '[defaults]\noutput = "out/"\nseed = 5\ncount = 2\nrng = "torch"\n'
+
+
+def seeds_in(folder):
+    return sorted(read_parameters(path)["ldmref"]["seed"] for path in folder.iterdir())
+
+
+def test_output_seed_count_and_rng_have_defaults(draw, work, monkeypatch):
+    (work / "ldmref.toml").write_text(SET)
+    draw("txt2img", "cat")
+    assert seeds_in(work / "out") == [5, 6]
+    assert read_parameters(work / "out/cat-5.png")["ldmref"]["rng"] == "torch"
+    draw("txt2img", "cat", "-o", "flags/", "--seed", 9, "-c", 1, "--rng", "philox")
+    assert [p.name for p in (work / "flags").iterdir()] == ["cat-9.png"]
+    draw("txt2img", "cat", "-o", "list/", "--seed", "3,1,4")
+    assert seeds_in(work / "list") == [1, 3, 4]
+    monkeypatch.setenv("LDMREF_OUTPUT", "variable/")
+    monkeypatch.setenv("LDMREF_COUNT", "1")
+    draw("txt2img", "cat")
+    assert [p.name for p in (work / "variable").iterdir()] == ["cat-5.png"]
+
+
+def test_a_replay_takes_neither_count_nor_rng_from_settings(draw, work):
+    draw("txt2img", "cat", "--seed", 8, "-o", "a.png")
+    (work / "ldmref.toml").write_text(SET.replace('output = "out/"\n', ""))
+    draw("run", "--from", "a.png", "-o", "b.png")
+    assert (work / "a.png").read_bytes() == (work / "b.png").read_bytes()
+
+
+def test_modes_without_seed_or_count_ignore_them(draw, material):
+    (material / "ldmref.toml").write_text(SET)
+    draw("invert", "cat", "-i", "a.png")
+    draw("interpolate", "cat", "--to", "dog", "--frames", 3)
+    draw("txt2img", "cat", "--latents", "noise.npy", "-o", "l.png")
+    assert len(list((material / "out").iterdir())) == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "said"),
+    [
+        ('seed = "five"', "E-CONFIG-KEY", "a whole number"),
+        ("seed = -5", "E-SEED", "ldmref.toml: "),
+        ("count = 0", "E-COUNT", "ldmref.toml: "),
+        ('rng = "dice"', "E-RNG", "ldmref.toml: "),
+        ('output = "gone/a.png"', "E-FOLDER", "gone"),
+    ],
+)
+def test_their_mistakes(line, code, said, ldm, work, model_folder):
+    (work / "ldmref.toml").write_text(f"[defaults]\n{line}\n")
+    ran = ldm("txt2img", "cat", "-m", model_folder)
+    assert f"error[{code}]" in ran.err and said in ran.err and len(list(work.iterdir())) == 1
+
+
+def test_config_show_of_them(ldm, work):
+    shown = tomllib.loads(ldm("config", "show").out)["defaults"]
+    assert (shown["output"], shown["seed"], shown["count"], shown["rng"]) == (".", -1, 1, "philox")
+    (work / "ldmref.toml").write_text(SET)
+    shown = tomllib.loads(ldm("config", "show").out)["defaults"]
+    assert (shown["output"], shown["seed"], shown["count"], shown["rng"]) == ("out/", 5, 2, "torch")
+    rows = json.loads(ldm("config", "show", "--origin", "--json", "--seed", 7, "-o", "x/").out)
+    assert rows["defaults.seed"] == {"value": 7, "origin": "flag"}
+    assert rows["defaults.output"] == {"value": "x/", "origin": "flag"}

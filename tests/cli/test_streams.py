@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -52,7 +53,7 @@ BAD = ["txt2img", "cat", "--steps", "0"]
         ('"$@" >/dev/full', [*BAD, "--json"], 2, "error[E-STEPS]"),
         ('"$@" >/dev/full 2>/dev/full', [*BAD, "--json"], 2, ""),
         ('"$@" >&- 2>/dev/full', BAD, 2, ""),
-        ('"$@" 2>/dev/full', ["no-such-command"], 2, ""),
+        ('"$@" 2>/dev/full', ["samplers", "--no-such-flag"], 2, ""),
         ('"$@" 2>/dev/full', ["samplers"], 0, ""),
         ('"$@" <&-', ["txt2img", "-"], 2, "error[E-STDIN]"),
         ('echo cat | "$@"', ["img2img", "-", "-i", "-"], 2, "error[E-STDIN]"),
@@ -111,7 +112,8 @@ def test_prompts_from_files(data, work, model_folder):
     process = start("txt2img", "-", "-m", model_folder, "--json", stdin=subprocess.PIPE)
     out, err = process.communicate(data, timeout=60)
     assert process.returncode == 0, err
-    assert b'"prompt": "red\\nheart"' in out
+    rows = [json.loads(line) for line in out.splitlines()]
+    assert [row["params"]["prompt"] for row in rows] == ["red", "heart"]
 
 
 def test_every_finished_picture_survives_a_kill(work, model_folder):
@@ -134,19 +136,19 @@ def test_a_full_disk_names_the_pictures_that_are_saved(work, model_folder):
     code = (
         "import resource, signal, sys\n"
         "from ldmref.cli import main, output\n"
-        "write = output.write_picture\n"
-        "def limited(path, *args, **kwargs):\n"
+        "write = output.atomic_write\n"
+        "def limited(path, **kwargs):\n"
         "    if path.name == 'a-2.png':\n"
         "        resource.setrlimit(resource.RLIMIT_FSIZE, (100, resource.RLIM_INFINITY))\n"
-        "    write(path, *args, **kwargs)\n"
-        "output.write_picture = limited\n"
+        "    return write(path, **kwargs)\n"
+        "output.atomic_write = limited\n"
         "sys.exit(main.main(sys.argv[1:]))\n"
     )
     argv = ["txt2img", "cat", "-m", str(model_folder), "-c", "5", "-o", "a.png"]
     ran = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True,
                          env=environment(), timeout=60)  # fmt: skip
     assert ran.returncode == 8 and "error[E-WRITE]" in ran.stderr, ran.stderr
-    assert "2 of 5 pictures are saved, a-0.png to a-1.png" in ran.stderr
+    assert "2 of 5 images are saved, a-0.png to a-1.png" in ran.stderr
     assert sorted(p.name for p in work.iterdir()) == ["a-0.png", "a-1.png"]
 
 

@@ -92,10 +92,16 @@ def test_changed_settings(ldm, data, work, change, message):
     assert ldm(*argv).code == 0
     (work / "other").mkdir()
     Image.new("RGB", (9, 9)).save(work / "other/black.png")
-    ran = ldm(*argv, *change)
+    changed = list(argv)
+    flag, value = change
+    if flag in changed:
+        changed[changed.index(flag) + 1] = value
+    else:
+        changed += change
+    ran = ldm(*changed)
     assert ran.code == 2 and "error[E-RESUME-CHANGED]" in ran.err and message in ran.err
     assert "--accept-changes" in ran.err and "hint:" in ran.err
-    ran = ldm(*argv, *change, "--accept-changes")
+    ran = ldm(*changed, "--accept-changes")
     assert ran.code == 0 and "changed: " in ran.err and ldm(*argv).code == 2
 
 

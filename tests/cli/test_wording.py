@@ -5,8 +5,10 @@ from __future__ import annotations
 import click
 import pytest
 
+from ldmref.cli.failures import all_flags
 from ldmref.cli.main import cli
 from ldmref.cli.wording import command_line, in_flags, shortened
+from ldmref.errors import closest
 
 
 def command(name):
@@ -39,9 +41,15 @@ def test_parameters_become_flags(name, text, said):
 @pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
-        (["red", "heart"], "no such command: red", 'to draw it: ldmref "red heart"'),
-        (["red", "heart", "--seed", "1"], "red", 'to draw it: ldmref "red heart" --seed 1'),
-        (["umbrella"], "umbrella", "to draw it: ldmref txt2img umbrella"),
+        (["red", "heart"], "no such command: red", 'to generate it: ldmref "red heart"'),
+        (["red", "heart", "--seed", "1"], "red", 'to generate it: ldmref "red heart" --seed 1'),
+        (["trainn"], "no such command: trainn", "did you mean 'train'?"),
+        (["rain", "--seed", "1"], "no such command: rain", "ldmref txt2img rain --seed 1"),
+        (["help", "trainn"], "no such command: trainn", "did you mean 'train'?"),
+        (["txt2img", "x", "--preview-fil", "a"], "--preview-fil", "did you mean '--preview-file'?"),
+        (["txt2img", "x", "--style", "a"], "no such option: --style", "ldmref txt2img --help"),
+        (["txt2img", "x", "--prevue"], "no such option: --prevue", "did you mean '--preview'?"),
+        (["txt2img", "x", "--cgf", "2"], "no such option: --cgf", "did you mean '--cfg'?"),
         (["txt2imgg", "cat"], "txt2imgg", "did you mean 'txt2img'?"),
         (["txt2img", "red", "heart"], "2 words", 'in quotes: ldmref txt2img "red heart"'),
         (["img2img", "red", "heart", "-i", "a"], "2 words", 'ldmref img2img "red heart"'),
@@ -59,15 +67,45 @@ def test_what_to_type(argv, message, hint, ldm, work):
     assert not list(work.iterdir())
 
 
-@pytest.mark.parametrize("argv", [["-p", "red heart"], ["--seed", "1", "-p", "red heart"]])
-def test_flags_alone_draw(argv, ldm, model_folder, work):
+@pytest.mark.parametrize(
+    "argv",
+    [
+        ["-p", "red heart"], ["--seed", "1", "-p", "red heart"], ["umbrella"], ["sun"], ["🐶"],
+        ["rain", "--cfg", "2"], ["fire", "--seed", "1"], ["rain", "-n", "cloud"],
+    ],
+)  # fmt: skip
+def test_flags_or_a_word_alone_draw(argv, ldm, model_folder, work):
     assert ldm(*argv, "-m", model_folder, "-o", "a.png").code == 0
     assert [p.name for p in work.iterdir()] == ["a.png"]
 
 
+@pytest.mark.parametrize("name", sorted(cli.commands))
+def test_help_as_a_command(name, ldm):
+    assert ldm("help", name).out == ldm(name, "--help").out != ""
+    assert ldm("help").out == ldm("--help").out
+
+
+def test_a_suggestion_is_a_misspelling():
+    """Every flag with a letter left out, doubled, or two exchanged leads back to it or to one that
+    is as near; a word with less than three letters in four in common leads to none."""
+    flags = {flag[2:] for c in cli.commands.values() for flag in all_flags(c) if flag[:2] == "--"}
+    for flag in sorted(flags):
+        for i in range(len(flag)):
+            misspelt = {flag[:i] + flag[i] + flag[i:]}
+            if len(flag) > 3:
+                misspelt |= {flag[:i] + flag[i + 1 :]} - {""}
+            misspelt.add(flag[:i] + flag[i : i + 2][::-1] + flag[i + 2 :])
+            for word in misspelt:
+                if len(flag) > 3 or sorted(word) == sorted(flag):
+                    assert closest(word, flags), (flag, word)
+    for word in ("style", "quality", "upscale", "dog", "x", "gpu", "hires"):
+        close = closest(word, flags)
+        assert not close or close in word, (word, close)
+
+
 def test_suggested_flags_exist():
     """Whatever is misspelt, what is suggested is a flag or an alias of the command at hand."""
-    from ldmref.cli.failures import all_flags, usage_error
+    from ldmref.cli.failures import usage_error
     from ldmref.cli.main import ALIASES
 
     everywhere = {flag for c in cli.commands.values() for flag in all_flags(c)}

@@ -14,9 +14,10 @@ from typing import Any
 from unittest import mock
 
 from ldmref.cli import replay
-from ldmref.cli.info import model_info, picture_info
-from ldmref.cli.pictures import differences, other_inputs, plan_task
+from ldmref.cli.file_info import model_info, picture_info
+from ldmref.cli.pictures import differences, other_inputs
 from ldmref.cli.settings import with_settings
+from ldmref.cli.tasks import plan_task
 from ldmref.config import settings
 from ldmref.training.checkpoint import DataSummary, Header, read_checkpoint
 from ldmref.training.data import captioned_files

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -204,3 +205,24 @@ def test_options_are_checked_before_anything_is_computed(arguments, code):
         modes.plan("inpaint", preset("tiny"), prompt="a", image=picture, mask=picture, steps=4,
                    **arguments)  # fmt: skip
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize(("size", "alone"), [((96, 64), True), ((18, 14), False), ((13, 40), True)])
+def test_models_of_one_size_repaint_the_region_alone(size, alone):
+    """Far from the trained size, and then with a warning; unless the caller says otherwise."""
+    tiny = preset("tiny")  # 16 x 16
+    config = replace(tiny, defaults=replace(tiny.defaults, one_size=True))
+    picture = Image.new("RGB", size, "green")
+    mask = Image.new("L", size)
+    mask.paste(255, (4, 4, 10, 10))
+    asked = dict(prompt="a", image=picture, mask=mask, seed=1)
+    plan = modes.plan("inpaint", config, **asked)
+    warned = any("only the region around the mask" in line for line in plan.warnings)
+    assert plan.params["only_masked"] is alone is warned
+    assert (plan.request.width, plan.request.height) == ((16, 16) if alone else size)
+    plan = modes.plan("inpaint", config, **asked, only_masked=True)
+    assert not any("only the region" in line for line in plan.warnings)
+    if size[0] % 2 == 0:
+        plan = modes.plan("inpaint", config, **asked, only_masked=False)
+        assert (plan.request.width, plan.request.height) == size and not plan.params["only_masked"]
+        assert modes.plan("inpaint", tiny, **asked).params["only_masked"] is False

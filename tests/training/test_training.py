@@ -219,16 +219,14 @@ def test_empty_and_missing_folders_are_refused(tmp_path):
 
 
 needs_font = pytest.mark.skipif(
-    not (emoji_data.FONT.exists() and emoji_data.NAMES.exists()),
-    reason="fonts-noto-color-emoji and unicode-data are not installed",
+    not emoji_data.FONT.exists(), reason="fonts-noto-color-emoji is not installed"
 )
 
 
-@needs_font
 def test_the_emoji_list():
     emoji = emoji_data.emoji_list()
-    assert len(emoji) >= 3655
-    assert sum(not e.has_skin_tone for e in emoji) >= 1870
+    assert len(emoji) == 3655
+    assert sum(not e.has_skin_tone for e in emoji) == 1870
     assert any(e.name == "red heart" for e in emoji)
 
 
@@ -242,7 +240,6 @@ def test_the_drawing_is_the_font_s_own_bitmap_centred_on_white():
     assert red.sum() > 4000 and abs(columns.mean() - 67.5) < 3 and abs(rows.mean() - 64) < 8
 
 
-@needs_font
 def test_emoji_captions_name_the_picture():
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name == "hot dog"]
@@ -256,7 +253,6 @@ def test_emoji_captions_name_the_picture():
     assert abs(captions.count("hot dog") / 400 - odds) < 4 * deviation
 
 
-@needs_font
 def test_the_name_of_another_emoji_is_never_a_caption():
     """ "dog" means the dog, and not, now and then, the hot dog."""
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
@@ -266,4 +262,36 @@ def test_the_name_of_another_emoji_is_never_a_caption():
     assert [e.name for e in data.emoji] == ["dog", "hot dog"]
     captions = {data.caption(1, rng) for _ in range(400)}
     assert "dog" not in {caption.lower() for caption in captions} and "hot" in captions
-    assert {data.caption(0, rng) for _ in range(50)} <= {"dog", "a dog", "an dog", "the dog"}
+    assert {data.caption(0, rng) for _ in range(50)} <= {"dog", "a dog", "the dog"}
+
+
+def test_captions_say_a_or_an_by_the_sound_of_the_next_word():
+    """Judged by a list of the words that begin with a vowel's sound, and not by a rule."""
+    vowels = """
+        SOS NG OK ON! O A AB ATM END UP! ID abacus accordion adhesive admission aerial
+        airplane alarm alembic alien ambulance american amphora anatomical anchor anger
+        angry anguished ant antenna anxious articulated artist astonished astronaut atom
+        auto automobile avocado axe Aquarius Aries Ophiuchus eagle ear egg eggplant
+        eight eight-pointed eight-spoked eight-thirty eject electric elephant elevator
+        eleven eleven-thirty elf e-mail empty enraged envelope evergreen exclamation
+        exploding expressionless eye eyes hourglass ice identification inbox incoming
+        index infinity information input octopus oden office ogre oil old older olive om
+        oncoming onion open optical orange orangutan orthodox otter outbox owl ox oyster
+        umbrella unamused unlocked up up-down up-left up-right upside-down upwards x-ray
+    """.split()
+    data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
+    data.emoji = [e for e in emoji_data.emoji_list() if not e.has_skin_tone]
+    data.names, data.keywords = set(), [[]] * len(data.emoji)
+    said = {i: set() for i in range(len(data.emoji))}
+    for draw in range(4):  # until an article has been drawn for nearly all
+        rng = np.random.default_rng(draw)
+        for i, emoji in enumerate(data.emoji):
+            captions = {data.caption(i, rng) for _ in range(30)}
+            said[i] |= {f"{a} {emoji.name}" for a in ("a", "an")} & captions
+    wrong = [
+        caption
+        for i, captions in said.items()
+        for caption in captions
+        if (caption.split()[0] == "an") != (data.emoji[i].name.split()[0] in vowels)
+    ]
+    assert sum(map(bool, said.values())) > 1800 and not wrong

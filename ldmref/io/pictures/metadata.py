@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -24,6 +25,7 @@ EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
 COMMENT_ENCODING = b"UNICODE\0"  # before the text, UTF-16-BE
 NOTE_PREFIX = b"ldmref\0"  # before the JSON, UTF-8
 MAX_EXIF = 65_500  # bytes in a JPEG
+TOGETHER = ("sheet", "animation")  # `mode` in the record of a file that holds several images
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
@@ -41,24 +43,27 @@ def write_picture(
 
 
 def save_image(
-    file: BinaryIO, image: Image.Image, kind: str, params: dict[str, Any] | None
+    file: BinaryIO, image: Image.Image, kind: str, params: dict[str, Any] | None, **options: Any
 ) -> None:
-    """Encode a picture into an open binary file.
+    """Encode a picture into an open binary file; `options` are Pillow's.
 
     A JPEG whose EXIF is too short for the JSON, for prompts of many thousand letters, lacks it.
+    Files of several images, whose mode is one of `TOGETHER`, have no text of A1111.
     """
-    options: dict[str, Any] = {"PNG": {}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}[kind]
-    text = "" if params is None else infotext(params)
+    options |= {"PNG": {}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
+    text = "" if params is None or params["mode"] in TOGETHER else infotext(params)
     text = text.encode("utf-8", "backslashreplace").decode()  # a file's name may be any bytes
     if kind == "PNG" and params is not None:
         info = options["pnginfo"] = PngInfo()
         latin = text.encode("latin-1", "ignore").decode("latin-1") == text
-        (info.add_text if latin else info.add_itxt)("parameters", text)
+        if text:
+            (info.add_text if latin else info.add_itxt)("parameters", text)
         info.add_text("ldmref", json.dumps(params, sort_keys=True))
-    elif params is not None:
+    elif params is not None and kind in ("JPEG", "WEBP"):
         exif = options["exif"] = Image.Exif()
         ifd = exif.get_ifd(EXIF_IFD)
-        ifd[USER_COMMENT] = COMMENT_ENCODING + text.encode("utf-16-be")
+        if text:
+            ifd[USER_COMMENT] = COMMENT_ENCODING + text.encode("utf-16-be")
         exact = json.dumps(params, sort_keys=True, ensure_ascii=False)
         ifd[MAKER_NOTE] = NOTE_PREFIX + exact.encode("utf-8", "backslashreplace")
         if kind == "JPEG" and len(exif.tobytes()) > MAX_EXIF:
@@ -66,17 +71,17 @@ def save_image(
     image.save(file, kind, **options)
 
 
-def check_target(path: Path, *, overwrite: bool) -> str:
+def check_target(path: Path, *, overwrite: bool, formats: Mapping[str, str] = FORMATS) -> str:
     """Refuse a path that cannot be written, before any work is done for it.
 
     Returns:
-        The format: PNG, WEBP or JPEG.
+        The format that `formats` has for its ending: PNG, WEBP or JPEG.
 
     Raises:
         OutputError: another format, or the file cannot be written.
     """
-    if path.suffix.lower() not in FORMATS:
-        what, hint = f"unknown picture format {path.suffix!r}", "use " + ", ".join(FORMATS)
+    if path.suffix.lower() not in formats:
+        what, hint = f"unknown picture format {path.suffix!r}", "use " + ", ".join(formats)
         raise OutputError(what, code="E-FORMAT", hint=hint)
     check_writable(path, overwrite=True)
     if path.is_dir():
@@ -84,7 +89,7 @@ def check_target(path: Path, *, overwrite: bool) -> str:
     check_writable(path, overwrite)
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"cannot write into {str(path.parent)!r}", code="E-WRITE")
-    return FORMATS[path.suffix.lower()]
+    return formats[path.suffix.lower()]
 
 
 def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:

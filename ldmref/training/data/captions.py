@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from ldmref.training.data.articles import article
 from ldmref.training.data.colours import COLOURS
-from ldmref.training.data.nouns import Noun, article, noun_by_name, nouns
+from ldmref.training.data.nouns import Noun, noun_by_name, nouns
 from ldmref.training.data.scene import ABOVE, Scene, Thing
 
 NUMBERS = {

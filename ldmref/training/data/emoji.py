@@ -1,7 +1,7 @@
 """The emoji font as a data set: rendered by Pillow, captioned by Unicode names.
 
-Debian packages: `fonts-noto-color-emoji` (the font, SIL OFL 1.1), `unicode-data` (the names, in
-`emoji-test.txt`) and, optionally, `unicode-cldr-core` (the keywords).
+Debian packages: `fonts-noto-color-emoji` (the font, SIL OFL 1.1) and, optionally,
+`unicode-cldr-core` (the keywords). The names come with ldmref (`prompts/emoji.py`).
 """
 
 from __future__ import annotations
@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont, features
 
 from ldmref.errors import InputError
+from ldmref.prompts.emoji import named_emoji
+from ldmref.training.data.articles import article
 from ldmref.training.data.augmentation import Augmentation
 
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
-NAMES = Path("/usr/share/unicode/emoji/emoji-test.txt")
 KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
 NO_KEYWORDS = "captions have no keywords: for them, apt-get install unicode-cldr-core"
 CELL, FONT_SIZE = 136, 109  # the font's only size: 136 x 128 bitmaps
@@ -49,16 +50,8 @@ class Emoji:
 
 
 def emoji_list() -> list[Emoji]:
-    """All fully qualified emoji of `emoji-test.txt`, in its order (3,655 in Unicode 15.0)."""
-    _require(NAMES, "unicode-data")
-    emoji, subgroup = [], ""
-    for line in NAMES.read_text("utf-8").splitlines():
-        if line.startswith("# subgroup:"):
-            subgroup = line.split(":", 1)[1].strip()
-        elif "; fully-qualified" in line:
-            for characters, name in re.findall(r"# (\S+) E[\d.]+ (.*)", line):
-                emoji.append(Emoji(characters, name, subgroup))
-    return emoji
+    """All 3,655 fully qualified emoji of Unicode 15.0, in Unicode's order."""
+    return [Emoji(*emoji) for emoji in named_emoji()]
 
 
 def render(emoji: Emoji, size: int = CELL) -> Image.Image:
@@ -104,7 +97,7 @@ class EmojiDataset:
             return emoji.name
         words = [w for w in emoji.words if w not in STOP_WORDS] or emoji.words
         if kind == "article":
-            return f"{('a', 'an', 'the')[rng.integers(3)]} {emoji.name}"
+            return f"{'the' if rng.integers(3) == 2 else article(emoji.name)} {emoji.name}"
         if kind == "word":
             return words[rng.integers(len(words))]
         if kind == "keyword" and keywords:
@@ -141,12 +134,11 @@ def _keywords() -> dict[str, list[str]]:
 
 
 def check_font() -> None:
-    """Refuse to begin without the names or the font.
+    """Refuse to begin without the font.
 
     Raises:
         InputError: a package is missing.
     """
-    _require(NAMES, "unicode-data")
     font()
 
 

@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from functools import cache
 
+from ldmref.training.data.articles import article
 from ldmref.training.data.emoji import Emoji, emoji_list
 
 # fmt: off
@@ -82,7 +83,6 @@ IRREGULAR = {
 }
 # fmt: on
 UNCHANGED = "fish"  # at the end of a noun
-AN, A = ("hour", "x-ray"), ("uni", "ewe", "euro", "one")  # against the first letter's rule
 NOT_RECOLOURED = frozenset(("rainbow", "artist palette"))
 
 
@@ -125,13 +125,6 @@ def plural(noun: str) -> str:
     if re.search(r"(s|x|z|ch|sh)$", last):
         return noun + "es"
     return noun[:-1] + "ies" if re.search(r"[^aeiou]y$", last) else noun + "s"
-
-
-def article(noun: str) -> str:
-    """`a` or `an`."""
-    if noun.startswith(AN):
-        return "an"
-    return "an" if noun[0] in "aeiou" and not noun.startswith(A) else "a"
 
 
 def _has_noun(emoji: Emoji) -> bool:

@@ -7,10 +7,11 @@ from functools import lru_cache
 
 import numpy as np
 
+from ldmref.prompts.emoji import named_emoji
 from ldmref.training.data.augmentation import Augmentation
 from ldmref.training.data.captions import scene_caption, scene_vocabulary
 from ldmref.training.data.composing import training_scene
-from ldmref.training.data.emoji import FONT, NAMES, EmojiDataset
+from ldmref.training.data.emoji import FONT, EmojiDataset
 from ldmref.training.data.rendering import render_scene
 from ldmref.training.data.scene import Scene
 
@@ -50,7 +51,7 @@ class SceneDataset:
 
     def digest(self) -> str:
         """Of the font, the names, and a sample of the pictures."""
-        digest = hashlib.sha256(FONT.read_bytes() + NAMES.read_bytes())
+        digest = hashlib.sha256(FONT.read_bytes() + repr(named_emoji()).encode())
         sample = np.linspace(0, len(self.images) - 1, DIGEST_SAMPLES).astype(int)
         digest.update(repr((self.images.shape, self.seed)).encode())
         digest.update(self.images[sample].tobytes())

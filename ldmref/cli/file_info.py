@@ -1,0 +1,125 @@
+"""`ldmref info FILE`: what an image records, and what a model's files hold."""
+
+from __future__ import annotations
+
+import json
+from math import prod
+from pathlib import Path
+
+import click
+
+from ldmref.cli.progress import one_line
+from ldmref.cli.rows import Row, first_few, show
+from ldmref.cli.together import together_lines
+from ldmref.errors import InputError, KeyMismatchError, UsageError
+from ldmref.io.compvis.single_file import averages_of, unread
+from ldmref.io.diffusers.folder import WEIGHTS, weight_files
+from ldmref.io.locate import is_diffusers, model_config
+from ldmref.io.pictures.images import open_image
+from ldmref.io.pictures.infotext import parse_infotext
+from ldmref.io.pictures.metadata import TOGETHER, read_parameters
+from ldmref.io.tensors.safetensors import TensorFile
+
+OTHER_PROGRAMS = {  # key of a picture's metadata -> the program that writes it
+    "prompt": "ComfyUI", "workflow": "ComfyUI", "invokeai_metadata": "InvokeAI",
+    "invokeai_graph": "InvokeAI", "sd-metadata": "InvokeAI", "Dream": "InvokeAI",
+    "Comment": "NovelAI or others",
+}  # fmt: skip
+
+
+def weights_read(averaged: bool) -> str:
+    """Which weights of a training checkpoint are read, in words."""
+    return "the averaged weights (EMA)" if averaged else "the last weights"
+
+
+def picture_info(path: str, as_json: bool) -> None:
+    """Print what a picture records of its making."""
+    image, recorded = open_image(path), read_parameters(path)
+    others = {key: OTHER_PROGRAMS[key] for key in image.info if key in OTHER_PROGRAMS}
+    row = {"path": path, "width": image.width, "height": image.height, "mode": image.mode}
+    row |= recorded | {"other": others}
+    if "parameters" in recorded:
+        row["infotext"] = parse_infotext(recorded["parameters"])
+    if as_json:
+        click.echo(json.dumps(row))
+        return
+    lines = [f"{path}: {image.width}x{image.height} {image.mode}"]
+    exact = recorded.get("ldmref")
+    if isinstance(exact, dict) and exact.get("mode") in TOGETHER:
+        lines += together_lines(exact)
+    elif "ldmref" in recorded:
+        lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
+    lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
+    lines += [f"also holds {key!r}, written by {program}" for key, program in others.items()]
+    if not recorded and not others:
+        lines.append("no record of how it was made")
+    for line in lines:
+        click.echo(one_line(line))
+
+
+def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bool = False) -> None:
+    """Print the configuration, and how many tensors there are; reads no weights.
+
+    With `listed`, and in the JSON, every tensor with its type and shape.
+    """
+    files = model_files(path, variant)
+    unused, averaged = [], None
+    try:
+        model = model_config(path)
+        config, fits = model.to_dict(), True
+        if path.is_file():
+            file = TensorFile(path)
+            unused, averaged = unread(file, model), averages_of(file, model)
+    except (KeyMismatchError, UsageError) as error:  # a single file of no known family
+        reason = f"{error}; {error.hint}" if error.hint else str(error)
+        config, fits = {"name": path.name, "family": {"not found": reason}}, False
+    table = [row for prefix, file in files for row in tensors(prefix, file)]
+    digests = [file.sha256() for _, file in files]
+    if as_json:
+        row = {"path": str(path), "sha256": digests[0], "files": len(files), "fits": fits,
+               "config": config, "tensors": table, "unused": unused,
+               "ema": averaged}  # fmt: skip
+        click.echo(json.dumps(row))
+        return
+    name = config.pop("name")
+    for (_, file), digest in zip(files, digests, strict=True):
+        click.echo(one_line(f"{name}: {file.path} sha256 {digest}"))
+    for part, values in config.items():
+        fields = values if isinstance(values, dict) else {"": values}
+        click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in fields.items())))
+    if listed:
+        show(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
+    if averaged is not None:
+        click.echo(f"reads {weights_read(averaged)}")
+    if unused:
+        click.echo(one_line(f"{len(unused)} tensors are not read: {first_few(unused)}"))
+    kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
+    total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
+    click.echo(total if listed else f"{total}; --tensors lists them")
+
+
+def model_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
+    """(prefix of the tensors' names, file) for each weight file of a model."""
+    if not path.is_dir():
+        return [("", TensorFile(path))]
+    if is_diffusers(path):
+        return [
+            (f"{part}.", file)
+            for part, stem in WEIGHTS.items()
+            if (path / part).is_dir()
+            for file in weight_files(path / part, stem, variant)
+        ]
+    if not (path / "config.json").is_file():
+        raise InputError(
+            f"{path.name!r} is not a model folder: config.json is missing", code="E-MODEL"
+        )
+    return [("", TensorFile(path / "model.safetensors"))]
+
+
+def tensors(prefix: str, file: TensorFile) -> list[Row]:
+    """Name, type, shape and size of every tensor, from the header alone."""
+    return [
+        {"name": prefix + name, "dtype": file.kinds[name], "shape": list(shape),
+         "numbers": prod(shape)}
+        for name, shape in sorted(file.shapes.items())
+    ]  # fmt: skip

@@ -1,0 +1,31 @@
+"""Rows of a listing: a JSON object each, or aligned columns."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import click
+
+from ldmref.cli.progress import one_line
+
+Row = dict[str, Any]
+
+
+def show(rows: list[Row], as_json: bool, cells: Callable[[Row], Sequence[object]]) -> None:
+    """Print one JSON object per row, or aligned columns of its cells."""
+    if as_json:
+        for row in rows:
+            click.echo(json.dumps(row))
+        return
+    table = [[one_line(str(cell)) for cell in cells(row)] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    for line in table:
+        start = [cell.ljust(width) for cell, width in zip(line[:-1], widths, strict=False)]
+        click.echo("  ".join([*start, line[-1]]).rstrip())
+
+
+def first_few(names: Sequence[str], most: int = 5) -> str:
+    """The first names of a list, separated by commas."""
+    return ", ".join(names[:most]) + ", ..." * (len(names) > most)

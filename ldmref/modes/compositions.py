@@ -1,0 +1,98 @@
+"""Prompts that ask the embedded model for a composition that it has never seen.
+
+It has seen emoji by their names, and scenes of one or two kinds of them beside or above each other
+(docs/command-line.md lists the words). A verb or an adjective joins two things only where the name
+of an emoji does ("person wearing turban"); all else becomes a mixture without meaning.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+
+from ldmref.prompts.emoji import named_emoji, with_emoji_names
+
+RELATIONS = (
+    "to the left of", "to the right of", "on top of", "left of", "right of", "next to", "beside",
+    "above", "below", "under", "over", "with", "and",
+)  # fmt: skip
+COLOURS = "red orange yellow green blue purple pink brown"
+# Words of scenes that say how a thing looks, and not which thing it is.
+ATTRIBUTES = frozenset(
+    f"a an the of is are in that on background {COLOURS} small little tiny big large huge pair "
+    "couple one two three four five six seven eight nine 1 2 3 4 5 6 7 8 9".split()
+)
+MOST_THINGS = 2
+IRREGULAR = {
+    "men": "man", "women": "woman", "children": "child", "mice": "mouse", "geese": "goose",
+    "teeth": "tooth", "feet": "foot", "oxen": "ox", "dice": "die", "cacti": "cactus",
+    "snowmen": "snowman",
+}  # fmt: skip
+_RELATION = re.compile(rf"\b(?:{'|'.join(RELATIONS)})\b|[,;]")
+_WORD = re.compile(r"[^\W_]+|[#*!&]")
+
+
+def unseen_composition(prompt: str) -> str:
+    """Return a warning about a prompt that joins what the model has never seen joined, or "".
+
+    >>> unseen_composition("a smiling dragon")
+    'the model has seen no emoji with "smiling" and "dragon" in its name: expect a mixture of them'
+    >>> unseen_composition("a green cat and a red apple on yellow")
+    ''
+    """
+    text = with_emoji_names(prompt).lower()
+    if _named(_words(text)):
+        return ""
+    things = 0
+    for part in _RELATION.split(text):
+        words = [word for word in _words(part) if word not in ATTRIBUTES and word in _known()]
+        things += bool(words)
+        if len(words) > 1 and not _named(words):
+            quoted = [f'"{word}"' for word in dict.fromkeys(words)]
+            names = f"{', '.join(quoted[:-1])} and {quoted[-1]}"
+            return f"the model has seen no emoji with {names} in its name: expect a mixture of them"
+    if things > MOST_THINGS:
+        return (
+            f"the prompt names {things} kinds of things, the model has seen at most {MOST_THINGS}"
+        )
+    return ""
+
+
+def _words(text: str) -> list[str]:
+    """The words of a text in the singular, without articles."""
+    return [_singular(word) for word in _WORD.findall(text) if word not in ("a", "an", "the")]
+
+
+def _named(words: list[str]) -> bool:
+    """Whether the name of one emoji has all the words."""
+    return any(name.issuperset(words) for name in _names())
+
+
+@cache
+def _spelt() -> frozenset[str]:
+    """The words of all names as they are spelt."""
+    return frozenset(word for emoji in named_emoji() for word in _WORD.findall(emoji.name.lower()))
+
+
+@cache
+def _names() -> tuple[frozenset[str], ...]:
+    """The words of each name, in the singular."""
+    return tuple(frozenset(_words(emoji.name.lower())) for emoji in named_emoji())
+
+
+@cache
+def _known() -> frozenset[str]:
+    """The words of all names, in the singular."""
+    return frozenset().union(*_names())
+
+
+def _singular(word: str) -> str:
+    """The singular of a plural if a name has it; otherwise the word.
+
+    >>> _singular("foxes"), _singular("houses"), _singular("mice"), _singular("bus")
+    ('fox', 'house', 'mouse', 'bus')
+    """
+    endings = (("ies", "y"), ("ves", "f"), ("ves", "fe"), ("s", ""), ("es", ""))
+    singulars = [IRREGULAR.get(word, "")]
+    singulars += [word[: -len(old)] + new for old, new in endings if word.endswith(old)]
+    return next((singular for singular in singulars if singular in _spelt()), word)

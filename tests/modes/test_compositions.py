@@ -1,0 +1,97 @@
+"""Warnings about prompts that join what the embedded model has never seen joined."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.modes.advice import COMPOSED_OF_EMOJI
+from ldmref.modes.compositions import ATTRIBUTES, RELATIONS, unseen_composition
+from ldmref.prompts.emoji import named_emoji
+from ldmref.training.data import captions
+from ldmref.training.data.colours import BACKGROUNDS, COLOURS
+from ldmref.training.data.nouns import nouns
+from ldmref.training.data.scene import ABOVE, BESIDE, Scene, Thing
+
+
+@pytest.mark.parametrize(
+    ("prompt", "words"),
+    [
+        ("robot holding a flower", ["robot", "holding", "flower"]),
+        ("cat wearing a hat", ["cat", "wearing", "hat"]),
+        ("smiling dragon wearing sunglasses", ["smiling", "dragon", "wearing", "sunglasses"]),
+        ("a smiling dragon", ["smiling", "dragon"]),
+        ("🤖 holding 🌹", ["robot", "holding", "rose"]),
+        ("a dog and a smiling dragon on red", ["smiling", "dragon"]),
+        ("three cats riding bicycles", ["cat", "bicycle"]),
+    ],
+)
+def test_what_was_never_joined(prompt, words):
+    said = unseen_composition(prompt)
+    assert said.startswith("the model has seen no emoji with ")
+    assert [word for word in said.split('"')[1::2]] == words
+
+
+@pytest.mark.parametrize(
+    "prompt", ["a dog, a cat and a bird", "🐶🐱🐦", "a fox above a car on a bed and a tree"]
+)
+def test_too_many_things(prompt):
+    said = unseen_composition(prompt)
+    assert "at most 2" in said or "no emoji with" in said
+
+
+@pytest.mark.parametrize(
+    "prompt",
+    ["", "dog", "happy birthday", "person wearing turban", "people holding hands", "three mice",
+     "hot dogs", "a dog in blue", "xyzzy holding frobnicators", "the houses are red"],
+)  # fmt: skip
+def test_what_it_can_do_is_not_warned_about(prompt):
+    assert unseen_composition(prompt) == ""
+
+
+def test_no_name_is_warned_about():
+    for emoji in named_emoji():
+        for prompt in (emoji.name, f"a {emoji.name}", emoji.text):
+            assert unseen_composition(prompt) == "", prompt
+
+
+def test_no_caption_of_training_is_warned_about():
+    """2,000 random scenes of every kind, in the words of training."""
+    rng = np.random.default_rng(0)
+    pool, colours = nouns(), ["", *COLOURS]
+
+    def colour():
+        return str(rng.choice(colours))
+
+    for i in range(2000):
+        first, second = (pool[int(n)] for n in rng.integers(len(pool), size=2))
+        size = str(rng.choice(["", *captions.SIZES]))
+        if i % 2:
+            things = (Thing(first.singular, colour(), size), Thing(second.singular, colour()))
+        else:
+            count = int(rng.integers(1, 10)) if first.plural else 1
+            things = (Thing(first.singular, colour(), size, count),)
+        background = str(rng.choice(["", *BACKGROUNDS]))
+        scene = Scene("any", things, (BESIDE, ABOVE)[i // 2 % 2], background)
+        caption = captions.scene_caption(scene, rng)
+        assert unseen_composition(caption) == "", caption
+
+
+def test_the_words_of_scenes_are_those_of_training():
+    said = {*captions.BESIDE_PHRASES, *captions.ABOVE_PHRASES}
+    joining = {" ".join(p.replace("{0}", "").replace("{1}", "").split()) for p in said}
+    assert joining == {*RELATIONS}
+    names = [*captions.NUMBERS.values(), *captions.SIZES.values(), COLOURS, BACKGROUNDS]
+    assert {word for each in names for name in each for word in name.split()} <= ATTRIBUTES
+
+
+def test_the_embedded_model_warns_and_others_do_not():
+    config = ldmref.load().config
+    assert config.name in COMPOSED_OF_EMOJI
+    model = ldmref.random_model("tiny", backend="numpy")
+    r = modes.txt2img(model, "a smiling dragon", steps=1, seed=1)
+    assert not any("seen no emoji" in line for line in r.warnings)
+    r = modes.txt2img(ldmref.load(), "a smiling dragon", steps=1, seed=1)
+    assert any("seen no emoji" in line for line in r.warnings)
