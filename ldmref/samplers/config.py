@@ -25,7 +25,7 @@ class SchedulerConfig:
     final_alpha: str = "sigma_min"  # the end of diffusers' DDIM and PNDM; `final_sigma` of others
     rescale_betas_zero_snr: bool = False
     trained_betas: tuple[float, ...] = ()  # every training timestep's, in place of a schedule
-    lower_order_final: bool = True  # diffusers' DPM-Solver and UniPC: lower orders at the end
+    lower_order_final: bool = True  # UniPC and third-order methods: lower orders at the end
     euler_at_final: bool = False  # diffusers' DPM-Solver: the last step is of order 1
     solver_type: str = ""  # "midpoint", "heun", "bh1" or "bh2"; "": the sampler's own
     noise_prediction: bool = False  # UniPC through eps, diffusers' `predict_x0=False`

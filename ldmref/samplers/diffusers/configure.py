@@ -18,7 +18,6 @@ from ldmref.samplers.diffusers.steps import (
     constrain_evaluations,
     ddim_targets,
     large_variance,
-    limit_order,
     lms_by_index,
     plms,
     plms_calls,
@@ -27,13 +26,13 @@ from ldmref.samplers.diffusers.steps import (
     wrong_second_difference,
 )
 from ldmref.samplers.loop import Constraint, Interval, Step
+from ldmref.samplers.lower_order import UNIPC, limit_order
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.schedule import Schedule
 
 FEW = 15  # steps below which diffusers' DPM-Solver lowers the order at the end
 SOLVER_TYPE = ("dpm_solver_2m", "dpm_solver_3m", "dpm_solver_2m_sde", "dpmpp_3m", "dpmpp_3m_sde")
 LOWER_ORDER_FINAL = (*SOLVER_TYPE, "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_2m_sde", "dpmpp_2m_sde_heun")
-UNIPC = ("unipc_1", "unipc", "unipc_3")
 
 
 def diffusers_step(

@@ -70,21 +70,6 @@ def constrain_evaluations(step: Step, constrain: Constraint, first_sigma: float)
     return constrained_step
 
 
-def limit_order(step: Step, limit: Callable[[Interval], int]) -> Step:
-    """A multistep method that sees one prediction less than its order: `history` is cut to fit.
-
-    Args:
-        limit: the highest order of a step; it must not grow along the schedule.
-    """
-
-    def limited_step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        return step(denoise, x, interval, history[: limit(interval) - 1], noise)
-
-    return limited_step
-
-
 def wrong_second_difference(step: Step) -> Step:
     """DPM-Solver++(3M) SDE with the sign that diffusers gives to D2: phi_3 is less by 1."""
 
