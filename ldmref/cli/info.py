@@ -108,7 +108,8 @@ def models(as_json: bool) -> None:
 @click.command()
 @as_json
 def samplers(as_json: bool) -> None:
-    """List the samplers: order of convergence, evaluations per step, source; then plug-ins."""
+    """List the samplers: order of convergence, evaluations per step, other names, source;
+    then plug-ins."""
     rows = [sampler_row(name, sampler) for name, sampler in SAMPLERS.items()]
     reasons = hidden(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES})
     for name, package in plugin_names(SAMPLER_PLUGINS).items():
@@ -125,6 +126,8 @@ def samplers(as_json: bool) -> None:
         noise = "stochastic" if row["stochastic"] else "deterministic"
         evaluations = f"{row['evaluations_per_step']} per step"
         source = f"{row['source']} (package {row['package']})" if row["package"] else row["source"]
+        if row["aliases"]:
+            source += f"; also {', '.join(row['aliases'])}"
         return row["name"], f"order {row['order']}", evaluations, noise, source
 
     show(rows, as_json, cells)
@@ -134,6 +137,7 @@ def sampler_row(name: str, sampler: Sampler, package: str = "") -> Row:
     """What is declared about a sampler, and the package that a plug-in is from."""
     return {"name": name, "order": sampler.order, "evaluations_per_step": sampler.nfe,
             "stochastic": sampler.stochastic, "source": sampler.source, "package": package,
+            "aliases": [alias for alias, meant in ALIASES.items() if meant == name],
             "reason": ""}  # fmt: skip
 
 

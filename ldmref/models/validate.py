@@ -60,6 +60,7 @@ RANGES: dict[type, dict[str, tuple[float, float]]] = {
                  "eos_token_id": (0, 10**7), "skipped_layers": (0, 255)},
     SchedulerConfig: {"num_train_timesteps": (2, 100_000), "beta_start": (0, 1),
                       "beta_end": (0, 1), "steps_offset": (0, 100_000), "trained_betas": (0, 1),
+                      "original_inference_steps": (1, 100_000),
                       "disable_corrector": (-100_000, 100_000), "sigma_max": (1, math.inf),
                       "clip_sample_range": (0, math.inf), "sample_max_value": (0, math.inf),
                       "thresholding_ratio": (0, 1)},

@@ -36,3 +36,5 @@ class SchedulerConfig:
     sample_max_value: float = 1.0  # the most that dynamic thresholding lets through
     variance_type: str = "fixed_small"  # of DDPM: or "fixed_large", "learned_range"
     sigma_max: float = 1000.0  # samplers start no higher, however far the training table goes
+    original_inference_steps: int = 50  # timesteps on which an LCM was distilled; of spacing `lcm`
+    full_range: bool = False  # Karras' and other continuous spacings span the whole table

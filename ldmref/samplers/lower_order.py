@@ -12,9 +12,12 @@ from typing import Any
 
 from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.multistep import MultistepHistory
 from ldmref.samplers.registry import Sampler
+from ldmref.samplers.singlestep import singlestep_orders
 
 UNIPC = ("unipc_1", "unipc", "unipc_3")
+SINGLESTEP = {"dpmpp_2_singlestep": 2, "dpmpp_3_singlestep": 3}  # by order
 PARABOLAS = ("dpmpp_3m", "dpmpp_3m_sde", "dpm_solver_3m")
 
 
@@ -22,24 +25,32 @@ def limit_order(step: Step, limit: Callable[[Interval], int]) -> Step:
     """Return a multistep method whose `history` is cut to one prediction less than its order.
 
     Args:
-        step: a method whose history is a tuple of predictions, newest first.
+        step: a method whose history is a tuple of predictions, newest first, or a
+            `MultistepHistory`.
         limit: the highest order of a step; it must not grow along the schedule.
     """
 
     def limited_step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
-        return step(denoise, x, interval, history[: limit(interval) - 1], noise)
+        return step(denoise, x, interval, newest(history, limit(interval) - 1), noise)
 
     return limited_step
+
+
+def newest(history: History, count: int) -> History:
+    """Cut a history to its newest `count` predictions."""
+    if count and isinstance(history, MultistepHistory):  # which has one outside `past`
+        return history._replace(past=history.past[: count - 1])
+    return history[:count]
 
 
 def lower_at_the_end(sampler: Sampler, options: dict[str, Any], sigmas: Sequence[float]) -> Step:
     """Make the step of a sampler, with orders 2 and 1 in the last two steps where that helps.
 
-    It helps UniPC and the methods of parabolas; `dpmpp_2m` and others stay as k-diffusion has them.
-    The step to 0 goes to x0 in every method. As in the published codes of DPM-Solver and UniPC, the
-    last step that counts is the one to the last positive sigma.
+    It helps UniPC, singlestep methods and those of parabolas; `dpmpp_2m` and others stay as
+    k-diffusion has them. The step to 0 goes to x0 in every method. As in the published codes of
+    DPM-Solver and UniPC, the last step that counts is the one to the last positive sigma.
 
     Args:
         sampler: from `get_sampler`.
@@ -52,6 +63,9 @@ def lower_at_the_end(sampler: Sampler, options: dict[str, Any], sigmas: Sequence
     steps = len(sigmas) - (2 if sigmas[-1] == 0.0 else 1)
     if sampler.name in UNIPC:
         return _count_to(sampler.make(**options, lower_order_final=True), steps)
+    if sampler.name in SINGLESTEP:
+        orders = singlestep_orders(steps, SINGLESTEP[sampler.name])
+        return sampler.make(**options, orders=[*orders, 1])
     step = sampler.make(**options)
     if sampler.name in PARABOLAS:
         return limit_order(step, lambda interval: max(1, steps - interval.i))

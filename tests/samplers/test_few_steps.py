@@ -98,8 +98,8 @@ def test_which_steps_are_lowered(name, sigmas):
     last = 5 if sigmas[-1] else 4  # steps that count
     before, after = ends[True][last - 2], ends[True][last - 1]
     if name not in UNIPC:  # which corrects the state first
-        x0, ratio = after.x0, sigmas[last] / sigmas[last - 1]
-        np.testing.assert_allclose(after.x, x0 + ratio * (before.x - x0), rtol=0, atol=1e-12)
+        euler = euler_step(before.x, after.x0, sigmas[last - 1], sigmas[last])
+        np.testing.assert_allclose(after.x, euler, rtol=0, atol=1e-12)
     changed = [bool(np.abs(a.x - b.x).max() > 1e-9) for a, b in zip(*ends.values(), strict=True)]
     order = {"unipc_1": 1, "unipc": 2}.get(name, 3)
     assert changed[: last - order + 1] == [False] * (last - order + 1)

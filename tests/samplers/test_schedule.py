@@ -132,7 +132,8 @@ def test_the_order_of_the_last_steps(n, options, orders):
      ("dpmpp_2m", "heun", {})],
 )  # fmt: skip
 def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, options):
-    assert make_options(replace(DIFFUSERS, solver_type=solver_type), sampler) == options
+    config = replace(DIFFUSERS, solver_type=solver_type)
+    assert make_options(config, sampler, 10) == options
 
 
 @pytest.mark.parametrize(
@@ -142,7 +143,7 @@ def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, opt
 def test_what_the_configuration_decides_about_unipc(sampler, solver_type, variant):
     more = {"noise_prediction": True, "lower_order_final": False, "disable_corrector": (1, 2)}
     config = replace(DIFFUSERS, solver_type=solver_type, **more)
-    assert make_options(config, sampler) == {"variant": variant, **more}
+    assert make_options(config, sampler, 10) == {"variant": variant, **more}
 
 
 def test_timesteps_beyond_the_table_are_refused():

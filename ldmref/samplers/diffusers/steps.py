@@ -58,12 +58,23 @@ def clip_x0_only(step: Step, clip: Clip) -> Step:
     return clipped_step
 
 
-def constrain_evaluations(step: Step, constrain: Constraint, first_sigma: float) -> Step:
-    """`step` with known values put back before each evaluation but the very first."""
+def constrain_evaluations(step: Step, constrain: Constraint, sigmas: Sequence[float]) -> Step:
+    """`step` with known values put back before each evaluation but the very first.
+
+    They have the noise of the schedule's next sigma, also where the evaluation is between two.
+
+    Args:
+        step: of a singlestep method.
+        constrain: what puts known values back.
+        sigmas: of the run, decreasing.
+    """
 
     def constrained_step(denoise: Denoiser, *arguments) -> Stepped:
         def constrained(x: Array, sigma: float) -> Array:
-            return denoise(x if sigma == first_sigma else constrain(x, sigma), sigma)
+            if sigma == sigmas[0]:
+                return denoise(x, sigma)
+            level = next(s for s in sigmas if s <= sigma * (1.0 + 1e-12))
+            return denoise(constrain(x, level), sigma)
 
         return step(constrained, *arguments)
 
