@@ -114,7 +114,8 @@ def diffusers_sigmas(
         sigmas = _on_table(table, t)
     else:
         sigmas = np.interp(t, np.arange(len(table)), table)
-    last = min(table[0], sigmas[-1]) if ends_above else 0.0  # no step up by a rounding error
+    at_minimum = sigmas[-1] <= table[0] * (1.0 + 1e-9)  # no further step by a rounding error
+    last = (sigmas[-1] if at_minimum else table[0]) if ends_above else 0.0
     high = float(sigmas[0])
     unscaled = family == "euler" and whole in ("linspace", "trailing")
     init_noise_sigma = high if unscaled else math.hypot(1.0, high)
