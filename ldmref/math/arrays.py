@@ -41,8 +41,8 @@ def along(coefficient: Array, x: Array) -> Array:
         return float(coefficient)
     if coefficient.ndim > 1 or coefficient.shape not in ((), (1,), x.shape[:1]):
         raise ValueError(
-            f"a coefficient of shape {coefficient.shape} does not fit {x.shape}: it must be a scalar, "
-            f"or one number for each of the {x.shape[0] if x.ndim else 0} examples along the first axis"
+            f"a coefficient of shape {coefficient.shape} does not fit {x.shape}: "
+            "it must be a scalar, or a number for each example along the first axis"
         )
     xp = array_namespace(coefficient)
     shape = coefficient.shape + (1,) * (x.ndim - 1) if coefficient.ndim else ()

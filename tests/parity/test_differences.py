@@ -16,6 +16,7 @@ from test_schedulers import BETAS, GRID, LATENT, MIXTURE, SD, on_table
 
 from ldmref import samplers
 from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.models.presets import PRESETS
 from ldmref.samplers import (
     SAMPLERS,
     SchedulerConfig,
@@ -189,6 +190,9 @@ def test_where_karras_sigmas_begin():
         for name in ("euler", "heun", "lms_euler", "dpm_solver_2"):
             schedule = make_schedule(config, get_sampler(name), "karras", 20)
             assert schedule.sigmas[0] == pytest.approx(want, rel=1e-5)
+    for name in ("sd15", "sd2-v", "sdxl"):  # single files, which have no scheduler of their own
+        schedule = make_schedule(PRESETS[name].scheduler, get_sampler("euler"), "karras", 20)
+        assert schedule.sigmas[0] == pytest.approx(TABLE[-1], rel=1e-9)
     assert float(made.sigmas[0]) == pytest.approx(11.03, abs=0.005)
     assert TABLE[-1] == pytest.approx(14.61, abs=0.005)
     assert "`leading`, 20 steps: $`\\sigma`$ = 11.03 in place of 14.61" in PAGE

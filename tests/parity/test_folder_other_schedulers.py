@@ -21,10 +21,11 @@ SMALL = {"width": 16, "height": 16}
 pytestmark = pytest.mark.parametrize("family", ["sd1"], indirect=True)
 
 
-@pytest.mark.parametrize("sampler,kind", [
-    ("euler", "EulerDiscreteScheduler"), ("dpmpp_2m", "DPMSolverMultistepScheduler"),
+@pytest.mark.parametrize("other,sampler,kind", [
+    ("TCDScheduler", "euler", "EulerDiscreteScheduler"),
+    ("TCDScheduler", "dpmpp_2m", "DPMSolverMultistepScheduler"),
+    ("SASolverScheduler", "euler", "EulerDiscreteScheduler"),
 ])  # fmt: skip
-@pytest.mark.parametrize("other", ["TCDScheduler", "SASolverScheduler"])
 def test_a_sampler_of_ours_is_diffusers_scheduler_with_that_configuration(
     scheduled, other, sampler, kind
 ):

@@ -44,6 +44,7 @@ def end(step, grid):
         (lambda: samplers.dpmpp_singlestep(4), "order must be 2 or 3"),
         (lambda: samplers.dpmpp_singlestep(2, "bh1"), "solver midpoint or heun"),
         (lambda: samplers.heun_churn(s_churn=-1.0), "s_churn >= 0"),
+        (lambda: samplers.churn(samplers.heun(), s_tmin=-1.0), "s_tmin <= s_tmax"),
         (lambda: samplers.euler_churn(s_noise=0.0), "s_noise > 0"),
         (lambda: samplers.heun_churn(s_tmin=2.0, s_tmax=1.0), "s_tmin <= s_tmax"),
         (lambda: samplers.heun_churn(s_churn=math.nan), "s_churn >= 0"),

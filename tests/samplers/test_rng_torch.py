@@ -24,6 +24,8 @@ def tolerance():
     torch = pytest.importorskip("torch")
     vectorised = torch.backends.cpu.get_cpu_capability() in ("AVX2", "AVX512")
     return TOLERANCES["vectorised" if vectorised else "plain"]
+
+
 SEEDS = [0, 1, 42, 2**31, 2**32 - 1, 2**32, 123456789012, 2**63, 2**64 - 1, -1, -(2**63)]
 
 
