@@ -7,6 +7,7 @@
 | `registry.py`    | `SAMPLERS`: every sampler with its order, cost and source                  |
 | `configure.py`   | the step as a checkpoint's scheduler configures it                         |
 | `steps.py` ...   | the methods                                                                |
+| `lower_order.py` | lower orders in the last steps                                             |
 | `denoiser.py`    | from a network to `denoise(x, sigma) -> x0`, with guidance                 |
 | `noise.py` ...   | noise that depends on the seed alone                                       |
 | `diffusers/`     | the habits of diffusers' schedulers                                        |
