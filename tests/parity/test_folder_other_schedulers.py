@@ -25,6 +25,10 @@ pytestmark = pytest.mark.parametrize("family", ["sd1"], indirect=True)
     ("TCDScheduler", "euler", "EulerDiscreteScheduler"),
     ("TCDScheduler", "dpmpp_2m", "DPMSolverMultistepScheduler"),
     ("SASolverScheduler", "euler", "EulerDiscreteScheduler"),
+    ("DEISMultistepScheduler", "euler", "EulerDiscreteScheduler"),
+    ("EulerDiscreteScheduler", "deis", "DEISMultistepScheduler"),
+    ("EulerDiscreteScheduler", "kdpm2", "KDPM2DiscreteScheduler"),
+    ("EulerDiscreteScheduler", "dpmpp_2_singlestep", "DPMSolverSinglestepScheduler"),
 ])  # fmt: skip
 def test_a_sampler_of_ours_is_diffusers_scheduler_with_that_configuration(
     scheduled, other, sampler, kind

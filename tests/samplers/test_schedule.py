@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -104,6 +105,14 @@ def test_zero_terminal_snr_ends_where_float16_would():
     for table in (alpha_bar, sampling_sigmas(config)):
         with pytest.raises(ValueError, match="read-only"):
             table[0] = 0.0  # they are shared
+
+
+def test_the_first_noise_is_larger_than_that_of_a1111():
+    """By what docs/random.md says: the root of 1 + sigma^2 in place of sigma."""
+    schedule = make_schedule(PLAIN, get_sampler("euler"), "karras", 20)
+    more = schedule.init_noise_sigma / schedule.sigmas[0] - 1.0
+    assert f"{100 * more:.2f} % more" == "0.23 % more"
+    assert "0.23 % more" in (Path(__file__).parents[2] / "docs" / "random.md").read_text()
 
 
 def test_samplers_start_no_higher_than_they_may():

@@ -104,7 +104,7 @@ def scheduler_config(
         spacing=CONTINUOUS[continuous] if continuous else spacing,
         timestep_spacing=spacing,
         timestep_rounding=_rounding(kind, fields, continuous),
-        final_sigma=fields.get("final_sigmas_type", "sigma_min" if kind == DEIS else "zero"),
+        final_sigma=_final_sigma(kind, fields),
         final_alpha="zero" if fields.get("set_alpha_to_one", True) else "sigma_min",
         steps_offset=fields["steps_offset"],
         convention="diffusers",
@@ -133,6 +133,13 @@ def _trained_betas(fields: Mapping[str, Any]) -> tuple[float, ...]:
         what = f"{len(betas)} trained_betas for {fields['num_train_timesteps']} timesteps"
         raise _not_supported(what, "one for each training timestep")
     return betas
+
+
+def _final_sigma(kind: str, fields: Mapping[str, Any]) -> str:
+    """Return the last sigma; `deis` ends above 0 by itself, and DEIS of order 1 is `dpmpp_1`."""
+    if kind == DEIS and fields["solver_order"] == 1:
+        return "sigma_min"
+    return fields.get("final_sigmas_type", "zero")
 
 
 def _original_steps(fields: Mapping[str, Any]) -> int:
