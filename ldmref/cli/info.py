@@ -119,9 +119,9 @@ def models(as_json: bool) -> None:
 @click.command()
 @as_json
 def samplers(as_json: bool) -> None:
-    """List the samplers: order of convergence, evaluations per step, source; then plug-ins.
+    """List the samplers: order of convergence, evaluations per step, source, other names.
 
-    Plug-ins are not imported, so that only their names and packages are known.
+    Plug-ins follow. They are not imported, so that only their names and packages are known.
     """
     rows = [sampler_row(name, sampler) for name, sampler in SAMPLERS.items()]
     for plugin in offered(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES}):
@@ -134,7 +134,10 @@ def samplers(as_json: bool) -> None:
             return row["name"], "", "", "", plugin_of(row)
         noise = "stochastic" if row["stochastic"] else "deterministic"
         evaluations = f"{row['evaluations_per_step']} per step"
-        return row["name"], f"order {row['order']}", evaluations, noise, row["source"]
+        source = row["source"]
+        if row["aliases"]:
+            source += f"; also {', '.join(row['aliases'])}"
+        return row["name"], f"order {row['order']}", evaluations, noise, source
 
     show(rows, as_json, cells)
 
@@ -143,6 +146,7 @@ def sampler_row(name: str, sampler: Sampler) -> Row:
     """Return the declaration of a built-in sampler."""
     return {"name": name, "order": sampler.order, "evaluations_per_step": sampler.nfe,
             "stochastic": sampler.stochastic, "source": sampler.source, "package": "",
+            "aliases": [alias for alias, meant in ALIASES.items() if meant == name],
             "reason": ""}  # fmt: skip
 
 

@@ -77,7 +77,7 @@ from ldmref.math.sde_ve import VESDE
 from ldmref.math.sde_vp import VPSDE, SubVPSDE
 from ldmref.math.sigmas import (
     align_your_steps_timesteps, beta_sigmas, beta_timesteps, exponential_sigmas, karras_sigmas,
-    log_linear_sigmas,
+    kl_optimal_sigmas, log_linear_sigmas,
 )
 from ldmref.math.snr import alpha_bar_from_log_snr, log_snr, snr
 from ldmref.math.special import erfc, log_ndtr
@@ -105,15 +105,15 @@ __all__ = [
     "gelu", "gelu_tanh", "group_norm", "hinge_discriminator_loss", "hinge_generator_loss",
     "hutchinson_divergence", "hutchinson_variance", "hybrid_loss", "implicit_classifier",
     "integrate_rk4", "iwae_bound", "karras_sigmas", "kernel_distance", "kl_bernoulli", "kl_normal",
-    "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step", "langevin_step_size",
-    "layer_norm", "learned_range_logvar", "lerp", "linear_betas", "log_discriminator_loss",
-    "log_generator_loss", "log_importance_weight", "log_linear_sigmas", "log_ndtr", "log_snr",
-    "low_rank_update", "masking_corruption", "min_snr_weight", "nearest_code", "normal_entropy",
-    "normal_log_density", "pad_bottom_right", "pca_project", "pca_reconstruct",
-    "posterior_logvar_clipped", "posterior_variance", "predictor_corrector", "principal_angles",
-    "principal_components", "prior_kl", "probability_flow", "psnr", "q_posterior", "q_sample",
-    "q_step", "quick_gelu", "reparameterize", "replace_known", "rescale_guidance",
-    "rescale_zero_terminal_snr", "reverse_diffusion_step", "reverse_sde",
+    "kl_optimal_sigmas", "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step",
+    "langevin_step_size", "layer_norm", "learned_range_logvar", "lerp", "linear_betas",
+    "log_discriminator_loss", "log_generator_loss", "log_importance_weight", "log_linear_sigmas",
+    "log_ndtr", "log_snr", "low_rank_update", "masking_corruption", "min_snr_weight",
+    "nearest_code", "normal_entropy", "normal_log_density", "pad_bottom_right", "pca_project",
+    "pca_reconstruct", "posterior_logvar_clipped", "posterior_variance", "predictor_corrector",
+    "principal_angles", "principal_components", "prior_kl", "probability_flow", "psnr",
+    "q_posterior", "q_sample", "q_step", "quick_gelu", "reparameterize", "replace_known",
+    "rescale_guidance", "rescale_zero_terminal_snr", "reverse_diffusion_step", "reverse_sde",
     "scaled_dot_product_attention", "scaled_linear_betas", "score_from_denoised", "score_from_eps",
     "score_from_x0", "sde_score", "shift_flow_time", "sigma_flow", "sigma_from_alpha_bar",
     "sigma_from_flow_time", "sigmoid", "sigmoid_betas", "silu", "simple_loss", "slerp", "snr",

@@ -105,8 +105,8 @@ def ddpm_step(
         eps: predicted unit noise, shape of `xt`.
         beta: forward variance of step t, scalar or (n,), in (0, 1).
         alpha_bar: at t, scalar or (n,), in (0, 1).
-        sigma: standard deviation of the step, scalar or (n,), >= 0: the root of
-            `posterior_variance`.
+        sigma: standard deviation of the step, scalar, (n,) or shape of `xt`, >= 0: the root of
+            `posterior_variance`, or of a learned variance per element.
         z: standard normal, shape of `xt`; None at the last step, which adds no noise.
 
     Returns:
@@ -124,7 +124,10 @@ def ddpm_step(
     array([[1.1875]])
     """
     mean = (xt - along(beta / root(1.0 - alpha_bar), xt) * eps) / along(root(1.0 - beta), xt)
-    return mean if z is None else mean + along(sigma, xt) * z
+    if z is None:
+        return mean
+    per_element = getattr(sigma, "ndim", 0) > 1 and sigma.shape == xt.shape
+    return mean + (sigma if per_element else along(sigma, xt)) * z
 
 
 def ddpm_sample(

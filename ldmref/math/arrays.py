@@ -40,7 +40,10 @@ def along(coefficient: Array, x: Array) -> Array:
     if isinstance(coefficient, Real):
         return float(coefficient)
     if coefficient.ndim > 1 or coefficient.shape not in ((), (1,), x.shape[:1]):
-        raise ValueError(f"a coefficient of shape {coefficient.shape} does not fit {x.shape}")
+        raise ValueError(
+            f"a coefficient of shape {coefficient.shape} does not fit {x.shape}: "
+            "it must be a scalar, or a number for each example along the first axis"
+        )
     xp = array_namespace(coefficient)
     shape = coefficient.shape + (1,) * (x.ndim - 1) if coefficient.ndim else ()
     return xp.astype(xp.reshape(coefficient, shape), x.dtype, copy=False)

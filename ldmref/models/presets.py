@@ -60,7 +60,7 @@ _OPENCLIP_BIGG = TextConfig(
 )  # fmt: skip
 _PUBLISHED = SchedulerConfig(  # as in the scheduler_config.json of their repositories
     sampler="pndm", spacing="leading", final_sigma="zero", final_alpha="sigma_min",
-    convention="diffusers", sigma_max=1e5,
+    convention="diffusers", sigma_max=1e5, full_range=True,
 )  # fmt: skip
 _SD15 = ModelConfig(name="sd15", scheduler=_PUBLISHED)
 _SD2 = replace(

@@ -25,7 +25,14 @@ from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import SPACINGS, Sampler, get_sampler, make_schedule
-from ldmref.samplers.schedule import check_name, check_steps, sampling_sigmas
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.schedule import (
+    check_name,
+    check_steps,
+    default_spacing,
+    sampling_sigmas,
+    spacing_name,
+)
 
 DEFAULTS = {name: parameter.default for name, parameter in keys_of(Txt2ImgParameters).items()}
 MODE_OF = {"low_resolution": "superres", "segmentation": "seg2img"}  # by `ModelConfig.concat`
@@ -92,9 +99,7 @@ def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Reques
     v["options"] = PromptOptions(v["long_prompts"], v["prompt_weights"], v["strict_prompt"])
     sampler, spacing = v["sampler"], v["schedule"]
     v["sampler"], v["schedule"] = sampler_and_schedule(
-        config.scheduler.sampler if sampler is None else sampler,
-        spacing,
-        config.scheduler.spacing,
+        config.scheduler.sampler if sampler is None else sampler, spacing, config.scheduler
     )
     if v["sigmas"] is not None:
         v["steps"], v["schedule"] = explicit_steps(v["sigmas"], v["steps"], spacing), None
@@ -148,7 +153,7 @@ def per_picture(
 
 
 def sampler_and_schedule(
-    sampler: str | Sampler, schedule: str | None, default: str
+    sampler: str | Sampler, schedule: str | None, scheduler: SchedulerConfig
 ) -> tuple[Sampler, str]:
     """A sampler and the name of its spacing; "DPM++ 2M Karras" names both at once."""
     if not isinstance(sampler, str | Sampler) or not isinstance(schedule, str | None):
@@ -156,7 +161,7 @@ def sampler_and_schedule(
     named = named_schedule(sampler)
     if isinstance(sampler, str):
         sampler = get_sampler(sampler.strip()[: -len(named) or None].strip())
-    spacing = (schedule or named or default).lower()
+    spacing = spacing_name(schedule or named or default_spacing(scheduler, sampler))
     check_name("schedule", spacing, SPACINGS)
     if named and named != spacing:
         message = f"the sampler's name says schedule {named!r}, and schedule is {spacing!r}"

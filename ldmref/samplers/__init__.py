@@ -7,11 +7,13 @@
 | `registry.py`    | `SAMPLERS`: every sampler with its order, cost and source                  |
 | `configure.py`   | the step as a checkpoint's scheduler configures it                         |
 | `steps.py` ...   | the methods                                                                |
+| `lower_order.py` | lower orders in the last steps                                             |
 | `denoiser.py`    | from a network to `denoise(x, sigma) -> x0`, with guidance                 |
 | `noise.py` ...   | noise that depends on the seed alone                                       |
 | `diffusers/`     | the habits of diffusers' schedulers                                        |
 """
 
+from ldmref.samplers.churn import churn, euler_churn, heun_churn
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.configure import configured_step
 from ldmref.samplers.denoiser import guided_denoiser
@@ -21,21 +23,23 @@ from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from ldmref.samplers.inversion import implicit, invert
 from ldmref.samplers.lcm import lcm
 from ldmref.samplers.loop import Denoiser, History, Interval, State, Step, Stepped, sample
-from ldmref.samplers.multistep import deis, lms, pndm
+from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
 from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
 from ldmref.samplers.schedule import SPACINGS, Schedule, make_schedule, sigma_grid
+from ldmref.samplers.singlestep import dpmpp_singlestep
 from ldmref.samplers.steps import ancestral, with_noise
 from ldmref.samplers.unipc import unipc
 
 # fmt: off
 __all__ = [
     "ALIASES", "SAMPLERS", "SPACINGS", "Denoiser", "History", "Interval", "Sampler", "Schedule",
-    "SchedulerConfig", "State", "Step", "Stepped", "ancestral", "configured_step", "deis",
+    "SchedulerConfig", "State", "Step", "Stepped", "ancestral", "churn", "configured_step", "deis",
     "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
-    "get_sampler", "guided_denoiser", "heun", "implicit", "invert", "lcm", "lms", "make_schedule",
-    "midpoint", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "sigma_grid",
-    "unipc", "with_noise",
+    "dpmpp_singlestep", "euler_churn", "get_sampler", "gradient_estimation", "guided_denoiser",
+    "heun", "heun_churn", "implicit", "invert", "ipndm", "lcm", "lms", "make_schedule", "midpoint",
+    "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "sigma_grid", "unipc",
+    "with_noise",
 ]
 # fmt: on

@@ -34,7 +34,7 @@ class SchedulerConfig:
     rescale_betas_zero_snr: bool = False
     # beta of every training timestep; (): those of `beta_schedule`
     trained_betas: Annotated[tuple[float, ...], Range(0, 1)] = ()
-    # DPM-Solver and UniPC use lower orders at the end
+    # UniPC and third-order methods use lower orders at the end
     lower_order_final: bool = True
     # the last step of DPM-Solver is of order 1
     euler_at_final: bool = False
@@ -56,3 +56,7 @@ class SchedulerConfig:
     variance_type: Literal["fixed_small", "fixed_large", "learned_range"] = "fixed_small"
     # samplers start no higher, however far the training table goes
     sigma_max: Annotated[float, Range(1)] = 1000.0
+    # timesteps on which an LCM was distilled, for the spacing `lcm`
+    original_inference_steps: Annotated[int, Range(1, 100_000)] = 50
+    # Karras' and other continuous spacings span the whole table
+    full_range: bool = False

@@ -8,6 +8,7 @@ from ldmref.samplers.clipping import clip_of, clip_predictions
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.configure import diffusers_step
 from ldmref.samplers.loop import Constraint, Step
+from ldmref.samplers.lower_order import lower_at_the_end
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.schedule import Schedule
 
@@ -37,7 +38,10 @@ def configured_step(
     options = {} if eta is None else {"eta": eta}
     if schedule.convention == "diffusers":
         return diffusers_step(config, sampler, schedule, options, visits, constrain, bug_compatible)
-    step = sampler.make(**options)
+    if config.lower_order_final:
+        step = lower_at_the_end(sampler, options, schedule.sigmas.tolist())
+    else:
+        step = sampler.make(**options)
     if config.thresholding_ratio or config.clip_sample_range:
         step = clip_predictions(step, clip_of(config))
     return step, visits

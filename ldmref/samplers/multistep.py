@@ -1,13 +1,14 @@
 r"""Linear multistep methods: a polynomial through the slopes of this step and the last ones.
 
-LMS, PNDM and DEIS are one method. Each interpolates the slope eps by the polynomial through the
-known slopes and integrates it exactly; they differ only in the variable tau of the polynomial:
+LMS, PNDM, iPNDM and DEIS are one method. Each interpolates the slope eps by the polynomial through
+the known slopes and integrates it exactly; they differ only in the variable tau of the polynomial:
 
 | method | polynomial in                       | start                                            |
 |--------|-------------------------------------|--------------------------------------------------|
 | LMS    | sigma (Adams-Bashforth)             | Runge-Kutta 4, or lower orders as in k-diffusion |
 | DEIS   | log sigma                           | lower orders, or Runge-Kutta 4                   |
 | PNDM   | the index of the step               | one step of Heun, then lower orders              |
+| iPNDM  | the index of the step               | lower orders                                     |
 
 With r = (tau - tau_n) / (tau_{n+1} - tau_n), the weights of the differences to the newest slope
 solve the moment equations
@@ -83,6 +84,8 @@ def linear_multistep(
         if sigma_next == 0.0 and not integrate_to_zero:
             return x0, x0, ()
         past = recall(x, x0, sigma, history, order - 1)
+        if sigma == sigma_next:  # diffusers' DEIS repeats the last of Karras' sigmas
+            return x, x0, MultistepHistory(sigma, x, x0, past)
         if start is not None and len(past) < start_steps:
             correction = runge_kutta_correction(denoise, x, x0, sigma, sigma_next, start)
         else:
@@ -200,3 +203,30 @@ def pndm() -> Step:
     Runge-Kutta start, as CompVis' `PLMSSampler`.
     """
     return linear_multistep(4, index_rule, HEUN, 1)
+
+
+def ipndm() -> Step:
+    """Improved PNDM: `pndm` with a start of orders 1, 2, 3, one evaluation in every step.
+
+    Source: Zhang and Chen 2022, arXiv:2204.13902, section 3.2 (iPNDM); ComfyUI, `sample_ipndm`.
+    """
+    return linear_multistep(4, index_rule)
+
+
+def gradient_estimation(gamma: float = 2.0) -> Step:
+    r"""Euler's method along the slope, moved on by its last change.
+
+    .. math:: \bar e = \gamma e_n + (1 - \gamma) e_{n-1}, \qquad
+              x' = x + (\sigma' - \sigma)\,\bar e
+
+    Args:
+        gamma: 1 is Euler's method, 1.5 second-order Adams-Bashforth with equal steps.
+
+    Source: Permenter and Yuan 2023, arXiv:2306.04848, algorithm 2; ComfyUI,
+    `sample_gradient_estimation`.
+    """
+
+    def rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
+        return [(1.0 - gamma) * (sigma_next - sigma)] * len(past)
+
+    return linear_multistep(2, rule)

@@ -16,13 +16,15 @@ from functools import partial
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.plugins import find_plugin, known_names, load_plugin, origin
+from ldmref.samplers.churn import euler_churn, heun_churn
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from ldmref.samplers.lcm import lcm
 from ldmref.samplers.loop import Step
-from ldmref.samplers.multistep import deis, lms, pndm
+from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45
+from ldmref.samplers.singlestep import dpmpp_singlestep
 from ldmref.samplers.steps import ancestral, with_noise
 from ldmref.samplers.unipc import unipc
 
@@ -80,14 +82,20 @@ _SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler(ancestral, 1, 1, False, f"{_DDIM}, eq. 12", eta=0.0),
     "euler": Sampler(partial(ancestral, eta=0.0), 1, 1, False, f"{_EDM}, algorithm 1"),
     "euler_a": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DDIM}, eq. 16", eta=1.0),
+    "euler_churn": Sampler(euler_churn, 1, 1, True, f"{_EDM}, algorithm 2 with Euler steps"),
+    "gradient_estimation": Sampler(
+        gradient_estimation, 1, 1, False, "arXiv:2306.04848, algorithm 2"),
     "heun": Sampler(heun, 2, 2, False, f"{_EDM}, algorithm 1"),
+    "heun_churn": Sampler(heun_churn, 2, 2, True, f"{_EDM}, algorithm 2"),
     "midpoint": Sampler(midpoint, 2, 2, False, f"{_RK}, section II.1"),
     "rk4": Sampler(rk4, 4, 4, False, f"{_RK}, table II.1.2"),
     "rk45": Sampler(rk45, 5, 7, False, "Dormand and Prince 1980, table 2", adaptive=True),
     "lms": Sampler(lms, 4, 1, False, "k-diffusion, sample_lms", start_nfe=(4, 4, 4)),
     "lms_euler": Sampler(partial(lms, 4, "euler"), 2, 1, False, "k-diffusion, sample_lms"),
     "pndm": Sampler(pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,)),
+    "ipndm": Sampler(ipndm, 2, 1, False, f"{_DEIS} (iPNDM)"),
     "deis": Sampler(deis, 2, 1, False, _DEIS),
+    "deis_3_euler": Sampler(partial(deis, 3), 2, 1, False, _DEIS),
     "deis_3": Sampler(partial(deis, 3, "runge_kutta"), 3, 1, False, _DEIS, start_nfe=(4, 4)),
     "dpm_solver_2": Sampler(partial(dpm_solver, 2), 2, 2, False, f"{_DPM}, algorithm 1"),
     "dpm_solver_2_a": Sampler(
@@ -106,6 +114,9 @@ _SAMPLERS: dict[str, Sampler] = {
     "dpmpp_2s_a": Sampler(_dpmpp_2s_a, 2, 2, True, f"{_DPMPP}, algorithm 1, ancestral", eta=1.0),
     "dpmpp_sde": Sampler(
         dpmpp_sde, 2, 2, True, "k-diffusion, sample_dpmpp_sde", eta=1.0, draws=2),
+    "dpmpp_2_singlestep": Sampler(dpmpp_singlestep, 2, 1, False, f"{_DPMPP}, published code"),
+    "dpmpp_3_singlestep": Sampler(
+        partial(dpmpp_singlestep, 3), 2, 1, False, f"{_DPMPP}, published code"),
     "dpmpp_2m": Sampler(dpmpp_2m, 2, 1, False, f"{_DPMPP}, algorithm 2"),
     "dpmpp_2m_heun": Sampler(
         partial(dpmpp_2m, solver="heun"), 2, 1, False, f"{_DPMPP}, section 5"),
@@ -124,16 +135,24 @@ _SAMPLERS: dict[str, Sampler] = {
 # fmt: on
 SAMPLERS = {name: replace(sampler, name=name) for name, sampler in _SAMPLERS.items()}
 
-ALIASES = {  # in lower case: the names of A1111 and others
+ALIASES = {  # in lower case: the names of A1111, ComfyUI and diffusers' classes
     "euler a": "euler_a",
+    "euler_ancestral": "euler_a",
     "dpm2": "dpm_solver_2",
+    "dpm_2": "dpm_solver_2",
+    "kdpm2": "dpm_solver_2",
     "dpm2 a": "dpm_solver_2_a",
+    "dpm_2_ancestral": "dpm_solver_2_a",
+    "kdpm2_a": "dpm_solver_2_a",
     "dpm++ 2s": "dpmpp_2s",
     "dpm++ 2s a": "dpmpp_2s_a",
+    "dpmpp_2s_ancestral": "dpmpp_2s_a",
     "dpm++ sde": "dpmpp_sde",
     "dpm++ 2m": "dpmpp_2m",
+    "res_multistep": "dpmpp_2m_heun",
     "dpm++ 2m sde": "dpmpp_2m_sde",
     "dpm++ 2m sde heun": "dpmpp_2m_sde_heun",
+    "res_multistep_ancestral": "dpmpp_2m_sde_heun",
     "dpm++ 3m sde": "dpmpp_3m_sde",
     "plms": "pndm",
     "uni_pc": "unipc",
@@ -141,10 +160,11 @@ ALIASES = {  # in lower case: the names of A1111 and others
 
 
 GROUP = "ldmref.samplers"
+SUBSTITUTES = ("ddim", "euler", "dpmpp_2m")  # for a scheduler of diffusers that is not here
 
 
 def get_sampler(name: str) -> Sampler:
-    """The sampler of that name (A1111's spellings are understood), or a plug-in's.
+    """The sampler of that name (`ALIASES` are understood), or a plug-in's.
 
     Raises:
         UsageError: no such sampler, or a plug-in that cannot be imported or is no `Sampler`.
@@ -154,6 +174,12 @@ def get_sampler(name: str) -> Sampler:
     if sampler is not None:
         return sampler
     point = find_plugin(GROUP, lower)
+    if point is None and lower.endswith("scheduler"):  # of a diffusers folder
+        raise UsageError(
+            f"diffusers' {short_repr(name)} has no sampler here",
+            code="E-SCHEDULER",
+            hint=f"give one of ldmref's, such as {', '.join(SUBSTITUTES)} (ldmref samplers)",
+        )
     if point is None:
         hint = known_names(GROUP, SAMPLERS, lower)
         raise UsageError(f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=hint)

@@ -29,9 +29,13 @@ class TorchStream:
         seed: an integer; only its low 32 bits count, as in torch: seeds equal modulo 2^32 (also -1
             and 2^64 - 1) have the same stream.
 
-    Accuracy: fewer than 16 values are equal to torch's. From 16 on, torch's vectorised logarithm,
-    sine and cosine are off by units of the last place: within 4.8e-7, which is one unit for the
-    largest values that the stream can draw (|z| <= sqrt(48 ln 2) < 5.77).
+    Accuracy: fewer than 16 values are equal to torch's. From 16 on, torch has two paths. That of
+    AVX2 and AVX-512 has a logarithm, sine and cosine of its own, which are off by units of the last
+    place: within 4.8e-7, one unit for the largest values that the stream can draw
+    (|z| <= sqrt(48 ln 2) < 5.77). The plain path (ATEN_CPU_CAPABILITY=default, and processors
+    without AVX2 such as ARM's) multiplies the angle by pi in double precision before it rounds to
+    float32, so that its angle may be another float32, 4.8e-7 away: within 5.77 * 4.8e-7 + 4.8e-7 =
+    3.3e-6.
     Source: PyTorch, aten/src/ATen/native/cpu/DistributionTemplates.h (`normal_fill`) and
     aten/src/ATen/core/DistributionsHelper.h (`normal_distribution`); Matsumoto and Nishimura 1998,
     "Mersenne Twister"; Box and Muller 1958, "A Note on the Generation of Random Normal Deviates".

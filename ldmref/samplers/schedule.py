@@ -10,10 +10,15 @@ named separately, because implementations that agree on the spacing differ there
 | `trailing`    | T-1, T-1 - T/n, ... (rounded)                                         |
 | `karras`      | evenly spaced in sigma^(1/7) over the table's range                   |
 | `exponential` | evenly spaced in log sigma over the table's range                     |
+| `kl_optimal`  | evenly spaced in arctan sigma over the table's range                  |
 | `beta`        | quantiles of Beta(0.6, 0.6) over the timesteps: the paper, ComfyUI    |
 | `beta_sigma`  | quantiles of Beta(0.6, 0.6) over the sigmas: diffusers' "beta"        |
 | `ays`         | align-your-steps for Stable Diffusion 1.5, interpolated in log sigma  |
 | `ays_sdxl`    | the same for SDXL                                                     |
+| `lcm`         | of latent consistency models: some of T/50 - 1, 2 T/50 - 1, ..., T-1  |
+
+On a table of SD 1.5's kind these are the ends of `karras` and the like for every sampler. Only a
+diffusers folder whose scheduler has another `timestep_spacing` begins lower, as its scheduler does.
 
 Final sigma: `zero`, or `sigma_min` (the sigma of timestep 0, where CompVis' DDIM ends).
 """
@@ -42,6 +47,7 @@ from ldmref.math.sigmas import (
     beta_timesteps,
     exponential_sigmas,
     karras_sigmas,
+    kl_optimal_sigmas,
     log_linear_sigmas,
 )
 from ldmref.samplers.config import SchedulerConfig
@@ -49,8 +55,8 @@ from ldmref.samplers.diffusers import schedule as diffusers
 from ldmref.samplers.registry import Sampler
 
 SPACINGS = (
-    "leading", "linspace", "trailing", "karras", "exponential", "beta", "beta_sigma", "ays",
-    "ays_sdxl",
+    "leading", "linspace", "trailing", "karras", "exponential", "kl_optimal", "beta", "beta_sigma",
+    "ays", "ays_sdxl", "lcm",
 )  # fmt: skip
 FINAL_SIGMAS = ("zero", "sigma_min")
 CLEAN_ENDS = ("ddpm", "lcm")  # whose last step gives the predicted x0, whatever the schedule says
@@ -136,7 +142,7 @@ def make_schedule(
         UsageError: an unknown spacing, or a number of steps for which the schedule does not exist.
     """
     table = sampling_sigmas(config)
-    spacing = config.spacing if spacing is None else spacing
+    spacing = default_spacing(config, sampler) if spacing is None else spacing
     if sigmas is not None:
         grid = np.asarray(sigmas, np.float64)
     elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
@@ -146,6 +152,15 @@ def make_schedule(
         final = "zero" if sampler.name in CLEAN_ENDS else config.final_sigma
         grid = sigma_grid(table, spacing, steps, final, config.steps_offset)
     return Schedule(grid, timesteps_at(table, grid[:-1]), math.hypot(1.0, grid[0]), table)
+
+
+def default_spacing(config: SchedulerConfig, sampler: Sampler) -> str:
+    """The spacing of a checkpoint for a sampler: that of its scheduler, or for `lcm` its own.
+
+    diffusers' LCMScheduler has no other, whatever its configuration says.
+    """
+    lcm = sampler.name == "lcm" and config.convention == "diffusers"
+    return "lcm" if lcm else config.spacing
 
 
 def sigma_grid(
@@ -170,6 +185,10 @@ def sigma_grid(
         sigmas = karras_sigmas(steps, table[0], table[-1])
     elif spacing == "exponential":
         sigmas = exponential_sigmas(steps, table[0], table[-1])
+    elif spacing == "kl_optimal":
+        sigmas = kl_optimal_sigmas(steps, table[0], table[-1])
+    elif spacing == "lcm":
+        sigmas = table[diffusers.lcm_timesteps(len(table), steps)]
     elif spacing == "beta":
         sigmas = sigmas_at(table, beta_timesteps(steps, len(table)))
     elif spacing == "beta_sigma":
@@ -201,6 +220,15 @@ def sigmas_at(table: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
 def timesteps_at(table: np.ndarray, sigmas: float | np.ndarray) -> np.ndarray:
     """The inverse of `sigmas_at`: exact on the table, linear in log sigma between."""
     return np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
+
+
+def spacing_name(name: str) -> str:
+    """The name of a spacing, from the way other programs write it.
+
+    >>> spacing_name("KL Optimal"), spacing_name("Karras")
+    ('kl_optimal', 'karras')
+    """
+    return "_".join(name.lower().split())
 
 
 def check_name(what: str, name: str, known: Sequence[str]) -> None:

@@ -13,10 +13,12 @@ below sigma times the rounding unit, a full unit of data in float32 at sigma = 2
 |------------------|----------------------------------------------------------------------------|
 | `steps.py`       | DDPM, DDIM, Euler, Euler-ancestral: one function of eta                    |
 | `runge_kutta.py` | midpoint, Heun, RK4, adaptive Dormand-Prince, from Butcher tableaux        |
-| `multistep.py`   | LMS, PNDM, DEIS: polynomials through the slopes of earlier steps           |
+| `multistep.py`   | LMS, PNDM, iPNDM, DEIS: polynomials through the slopes of earlier steps    |
 | `dpm_solver.py`  | DPM-Solver-2 and -3, DPM-Solver++(2S), DPM-Solver++ SDE                    |
+| `singlestep.py`  | DPM-Solver++, singlestep over the schedule's own sigmas                    |
 | `dpmpp.py`       | DPM-Solver++(2M), (2M) SDE, (3M) SDE                                       |
 | `unipc.py`       | UniPC: a predictor and a corrector that share one evaluation               |
+| `churn.py`       | EDM's churn around Euler and Heun                                          |
 | `lcm.py`         | latent consistency models                                                  |
 """
 

@@ -467,6 +467,8 @@ FILES: list[Case] = [
          model=tiny(config={"auto_map": {"AutoModel": "evil.py"}})),
     case(23, "unknown class", InputError, "E-PIPELINE",
          model=diffusers(INDEX | {"_class_name": "os.system"})),
+    case(23, "unknown scheduler", DAMAGED, "E-SCHEDULER", model=diffusers(
+        INDEX | {"scheduler": ["diffusers", "FlowMatchEulerDiscreteScheduler"]}, **NETWORKS)),
     case(23, "custom pipeline", InputError, "E-MODEL",
          model=diffusers(INDEX | {"unet": ["evil", "Evil"]})),
     case(24, "10^9 channels", DAMAGED, CONFIG, model=tiny(config=MANY)),

@@ -90,6 +90,18 @@ def test_ddpm_step_is_the_posterior_at_the_predicted_data(
         xp_assert_close(got[one, ...], noisy, like=xt, ulps=8, scale=size)
 
 
+def test_ddpm_step_with_a_sigma_per_element():
+    """A learned variance: each element has the step of its own sigma."""
+    xt, eps, z, sigma = np.random.default_rng(0).uniform(0.1, 1.0, (4, 3, 1, 2, 2))
+    got = lm.ddpm_step(xt, eps, 0.25, 0.5, sigma, z)
+    for index in np.ndindex(xt.shape):
+        one = [a[index].reshape(1, 1) for a in (xt, eps, z)]
+        want = lm.ddpm_step(one[0], one[1], 0.25, 0.5, float(sigma[index]), one[2])
+        np.testing.assert_allclose(got[index], want[0, 0], rtol=1e-15)
+    with pytest.raises(ValueError, match="a scalar, or a number for each example"):
+        lm.ddpm_step(xt, eps, 0.25, 0.5, sigma[:2], z)
+
+
 def test_ddpm_step_adds_no_noise_by_default():
     one = np.ones((1, 1))
     assert lm.ddpm_step(one, one, 0.36, 0.36, z=one) == lm.ddpm_step(one, one, 0.36, 0.36)

@@ -1,5 +1,8 @@
 """Grids of noise levels against mpmath at 50 digits, scipy, and other programs' numbers."""
 
+import itertools
+import math
+
 import mpmath
 import numpy as np
 import pytest
@@ -41,7 +44,33 @@ def test_exponential_sigmas_equal_mpmath(n, ends):
     assert relative_error(lm.exponential_sigmas(n, *ends), exact) <= bound
 
 
-@pytest.mark.parametrize("grid", [lm.karras_sigmas, lm.exponential_sigmas, lm.beta_sigmas])
+@given(st.integers(2, 40), ranges(1e-3, 100.0))
+def test_kl_optimal_sigmas_equal_mpmath(n, ends):
+    low, high = (mpmath.atan(mpf(x)) for x in ends)
+    exact = [mpmath.tan(high + mpf(i) / (n - 1) * (low - high)) for i in range(n)]
+    for got, want in zip(lm.kl_optimal_sigmas(n, *ends), exact, strict=True):
+        assert abs(got - want) <= 1e-15 * (want**2 + 1)
+
+
+@given(st.integers(3, 12), st.integers(0, 2**32 - 1))
+def test_kl_optimal_sigmas_are_best_for_a_normal_distribution(n, seed):
+    """Euler's method for data of N(0, 1), x0 = x / (1 + sigma^2), loses the least variance."""
+
+    def remaining(sigmas):
+        pairs = itertools.pairwise(sigmas)
+        return math.prod(1.0 + (b / a - 1.0) * a**2 / (1.0 + a**2) for a, b in pairs)
+
+    best = lm.kl_optimal_sigmas(n, 0.03, 15.0)
+    moved = best.copy()
+    moved[1:-1] *= np.exp(0.1 * np.random.default_rng(seed).uniform(-1.0, 1.0, n - 2))
+    exact = math.sqrt((1.0 + 0.03**2) / (1.0 + 15.0**2))
+    assert remaining(moved) <= remaining(best) < exact
+
+
+GRIDS = [lm.karras_sigmas, lm.exponential_sigmas, lm.kl_optimal_sigmas, lm.beta_sigmas]
+
+
+@pytest.mark.parametrize("grid", GRIDS)
 @given(n=st.integers(1, 40))
 def test_sigma_grids_fall_from_the_largest_to_the_smallest(grid, n):
     sigmas = grid(n, 0.0291675, 14.6146)
@@ -51,7 +80,7 @@ def test_sigma_grids_fall_from_the_largest_to_the_smallest(grid, n):
     np.testing.assert_allclose(sigmas[[0, -1] if n > 1 else [0]], ends, rtol=1e-14)
 
 
-@pytest.mark.parametrize("grid", [lm.karras_sigmas, lm.exponential_sigmas, lm.beta_sigmas])
+@pytest.mark.parametrize("grid", GRIDS)
 @pytest.mark.parametrize("bad", [(0, 0.1, 1.0), (5, 0.0, 1.0), (5, 2.0, 1.0)])
 def test_sigma_grids_refuse_impossible_ranges(grid, bad):
     with pytest.raises(ValueError, match=r"n >= 1|sigma_min <= sigma_max"):
@@ -64,7 +93,7 @@ def test_karras_sigmas_with_a_large_rho_become_exponential(n):
     np.testing.assert_allclose(near, lm.exponential_sigmas(n, 0.1, 10.0), rtol=1e-5)
 
 
-@pytest.mark.parametrize("grid", [lm.karras_sigmas, lm.exponential_sigmas, lm.beta_sigmas])
+@pytest.mark.parametrize("grid", GRIDS)
 def test_sigma_grids_may_stay_at_one_level(grid):
     np.testing.assert_allclose(grid(3, 2.0, 2.0), [2.0, 2.0, 2.0], rtol=1e-14)
 

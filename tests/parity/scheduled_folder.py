@@ -17,6 +17,8 @@ diffusers = pytest.importorskip("diffusers")
 SD = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
 V, MIN = {"prediction_type": "v_prediction"}, {"final_sigmas_type": "sigma_min"}
 DPM, UNIPC, PNDM = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "PNDMScheduler"
+DEIS, SINGLE = "DEISMultistepScheduler", "DPMSolverSinglestepScheduler"
+KDPM2, KDPM2_A = "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"
 DDIM, DDPM, LMS = "DDIMScheduler", "DDPMScheduler", "LMSDiscreteScheduler"
 SDE, SKIP = {"algorithm_type": "sde-dpmsolver++"}, {"skip_prk_steps": True}
 LINSPACE, TRAILING = {"timestep_spacing": "linspace"}, {"timestep_spacing": "trailing"}
@@ -45,7 +47,10 @@ def scheduled(theirs, opened):
     place, model = opened
 
     def make(kind, options, pipeline=None, backend="numpy"):
-        scheduler = getattr(diffusers, kind)(**SD | options)
+        betas = {
+            name: value for name, value in SD.items() if (kind, name) != (SINGLE, "steps_offset")
+        }
+        scheduler = getattr(diffusers, kind)(**betas | options)
         scheduler.save_pretrained(place / "scheduler")
         name_scheduler(place, kind)
         scheduler = type(scheduler).from_pretrained(place / "scheduler")

@@ -15,6 +15,7 @@ from ldmref.io.adapters.autoencoder import tiny_config
 from ldmref.io.diffusers.config import autoencoder_config, text_config, unet_config
 from ldmref.io.diffusers.ldm import ldmbert_config, unet2d_config
 from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.diffusers.scheduler_fields import FIELDS, FORWARD_ONLY
 
 diffusers = pytest.importorskip("diffusers")
 transformers = pytest.importorskip("transformers")
@@ -22,7 +23,9 @@ transformers = pytest.importorskip("transformers")
 SCHEDULERS = (
     "DDIMScheduler", "DDPMScheduler", "PNDMScheduler", "EulerDiscreteScheduler",
     "EulerAncestralDiscreteScheduler", "HeunDiscreteScheduler", "LMSDiscreteScheduler",
-    "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
+    "DEISMultistepScheduler", "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler",
+    "LCMScheduler", "DPMSolverSinglestepScheduler", "DDIMParallelScheduler",
+    "DDPMParallelScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler",
 )  # fmt: skip
 NEEDED = {"PNDMScheduler": {"skip_prk_steps": True}}  # the pipelines set it
 DPM, UNIPC = SCHEDULERS[-2:]
@@ -60,6 +63,10 @@ def read_scheduler(kind):
     return lambda data: scheduler_config(NEEDED.get(kind, {}) | data | {"_class_name": kind})
 
 
+def test_every_class_that_a_folder_may_name_is_tested():
+    assert sorted(SCHEDULERS) == sorted(FIELDS)
+
+
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_a_schedulers_missing_fields_have_its_defaults(kind):
     read, full = read_scheduler(kind), defaults_of(getattr(diffusers, kind))
@@ -68,6 +75,15 @@ def test_a_schedulers_missing_fields_have_its_defaults(kind):
     assert read({}) == want
     for name in full:
         assert read({k: v for k, v in full.items() if k != name}) == want, name
+
+
+@pytest.mark.parametrize("kind", FORWARD_ONLY)
+def test_a_scheduler_without_a_sampler_has_its_forward_process(kind):
+    full = defaults_of(getattr(diffusers, kind))
+    if full:  # without torchsde, diffusers has a class without arguments for its SDE
+        assert {name: full[name] for name in FORWARD_ONLY[kind]} == FORWARD_ONLY[kind]
+    config = read_scheduler(kind)({"beta_end": 0.03, "prediction_type": "v_prediction"})
+    assert (config.sampler, config.beta_end, config.prediction_type) == (kind, 0.03, "v")
 
 
 TOGETHER = {  # fields that act only with others

@@ -12,11 +12,13 @@ from PIL import Image
 from scheduled_folder import (
     DDIM,
     DDPM,
+    DEIS,
     DPM,
     MIN,
     OURS,
     PNDM,
     SD,
+    SINGLE,
     TRAILING,
     UNIPC,
     assert_close,
@@ -43,6 +45,8 @@ BETAS = {
 FLAGS = {
     DPM: ("karras_sigmas", "exponential_sigmas", "beta_sigmas", "lu_lambdas"),
     UNIPC: ("karras_sigmas", "exponential_sigmas", "beta_sigmas"),
+    DEIS: ("karras_sigmas", "exponential_sigmas", "beta_sigmas"),
+    SINGLE: ("karras_sigmas", "exponential_sigmas", "beta_sigmas"),
 }
 CASES = [(kind, betas, flag) for kind in FLAGS for betas in BETAS for flag in FLAGS[kind]]
 CASES.remove((DPM, "cosine", "lu_lambdas"))  # the first of them may be one off

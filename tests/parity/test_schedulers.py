@@ -7,8 +7,6 @@ it casts the sample to float32 (Euler, Euler-ancestral, DPM-Solver multistep and
 
 from __future__ import annotations
 
-import itertools
-
 import numpy as np
 import pytest
 from other_programs import grid_of
@@ -118,8 +116,6 @@ def test_lms_with_an_euler_start(order):
     scheduler.step = lambda *a: step(*a, order=order)
     got = ours(samplers.lms(order, "euler"), to_zero)
     assert_same_trajectory(got, in_noise_space(scheduler), 1e-7)
-    straight = MIXTURE.denoise(got[-2], GRID[-1])
-    assert order == 1 or np.abs(got[-1] - straight).max() > 1e-4
 
 
 def test_heun():
@@ -174,7 +170,7 @@ def test_dpmpp_3m_sde_of_diffusers_has_a_wrong_sign(same_noise):
     theirs = in_signal_space(prepared(DPM, **config))
     right = ours("dpmpp_3m_sde")
     assert_same_trajectory(right, theirs, SINGLE, count=2)  # the sign is in the third step
-    assert np.abs(right[2] - theirs[2]).max() > 1e-2
+    assert np.abs(right[2] - theirs[2]).max() > 1e-2  # over whole runs: test_differences.py
     # the whole difference of that step is D_2, half the second difference on this even grid
     x0s = [MIXTURE.denoise(x, s) for x, s in zip([START, *right], GRID[:3], strict=False)]
     d2 = ((x0s[2] - x0s[1]) - (x0s[1] - x0s[0])) / 2
@@ -269,25 +265,6 @@ def test_lcm(same_noise):
     grid = np.append(levels, 0.0)
     got = ours("lcm", grid, START * (grid[0] / 8.0))
     assert_same_trajectory(got, trajectory(scheduler, grid), 1e-4)
-
-
-# -- where diffusers parts from the definition ----------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "spacing,steps,off,apart", [("linspace", 10, 9, 0.07), ("trailing", 30, 10, 0.005)]
-)
-def test_ddim_of_diffusers_steps_to_timesteps_that_are_not_next(spacing, steps, off, apart):
-    """It goes to t - T // n, while the next call is told the next timestep of the list."""
-    scheduler = on_table("DDIMScheduler", steps, timestep_spacing=spacing, **LATENT)
-    t = scheduler.timesteps.tolist()
-    wrong = sum(a - 1000 // steps != b for a, b in itertools.pairwise(t))
-    assert wrong == off
-    grid = grid_of(SD, steps, "diffusers", spacing, "ddim").sigmas
-    got = ours("ddim", grid, START * (grid[0] / 8.0))
-    theirs = trajectory(scheduler, grid)
-    worst = max(np.abs(a - b).max() for a, b in zip(got[:-1], theirs[:-1], strict=True))
-    assert apart < worst < 1.2 * apart
 
 
 def test_ddim_of_diffusers_agrees_where_its_timesteps_are_next():

@@ -30,11 +30,15 @@ OTHERS = {  # (step, order): arguments that no named sampler has
     "unipc(2), no corrector": (lambda: samplers.unipc(2, corrector=False), 2),
     "unipc(3), no corrector": (lambda: samplers.unipc(3, corrector=False), 2),
     "dpmpp_2m heun": (lambda: samplers.dpmpp_2m(0.0, "heun"), 2),
+    "dpmpp_singlestep(2, heun)": (lambda: samplers.dpmpp_singlestep(2, "heun"), 2),
+    "euler_churn, no churn": (lambda: samplers.euler_churn(s_churn=0.0), 1),
+    "heun_churn, no churn": (lambda: samplers.heun_churn(s_churn=0.0), 2),
+    "gradient_estimation(1)": (lambda: samplers.gradient_estimation(1.0), 1),
 }
 
 
 def test_every_sampler_that_declares_an_order_and_has_a_deterministic_form_is_measured():
-    """Not `ddpm`, which is noise at every eta, and `lcm`, which declares order 0."""
+    """Not those that are noise at every eta, and `lcm`, which declares order 0."""
     measurable = {
         n for n, s in SAMPLERS.items() if s.order and (s.eta is not None or not s.stochastic)
     }
@@ -53,6 +57,13 @@ def test_measured_order_is_the_declared_order(name, measured_order):
 def test_measured_order_with_other_arguments(name, measured_order):
     make, order = OTHERS[name]
     assert abs(measured_order(make()) - order) < 0.2
+
+
+@pytest.mark.parametrize("solver", ["midpoint", "heun"])
+def test_third_order_singlestep_in_whole_blocks(solver, measured_order):
+    """Another number of steps ends with a step of order 1 or 2, and the order is 2."""
+    step = samplers.dpmpp_singlestep(3, solver)
+    assert abs(measured_order(step, (63, 126, 255)) - 3) < 0.2
 
 
 @pytest.mark.parametrize("tableau", [MIDPOINT, HEUN, RK4, DORMAND_PRINCE])

@@ -18,6 +18,7 @@ from ldmref.testing.mixture import Mixture, three_modes
 STOCHASTIC = [name for name, entry in SAMPLERS.items() if entry.stochastic]
 DETERMINISTIC = [name for name in SAMPLERS if name not in STOCHASTIC]
 EVERY = list(SAMPLERS)
+CHURN = ("euler_churn", "heun_churn")  # which add noise before each step, the last one too
 
 
 def drawing(seed, shape):
@@ -28,7 +29,8 @@ def drawing(seed, shape):
 @pytest.mark.parametrize("name", EVERY)
 def test_a_single_point_is_reached_in_one_step(name):
     target = np.asarray([[0.3, -2.0]])
-    step = solve(name, lambda x, s: target, np.asarray([[50.0, -7.0]]), [14.6, 0.0])
+    noise = drawing(0, (1, 2)) if name in CHURN else no_noise
+    step = solve(name, lambda x, s: target, np.asarray([[50.0, -7.0]]), [14.6, 0.0], noise)
     np.testing.assert_allclose(step.x, target, rtol=0, atol=1e-12)
     np.testing.assert_array_equal(step.x0, target)
     assert (step.i, step.sigma) == (0, 0.0)
@@ -46,7 +48,7 @@ def test_a_gaussian_follows_its_closed_form(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_declared_evaluations_and_draws_are_the_counted_ones(name):
-    """The last step goes to 0, which costs one evaluation and no noise, whatever the method."""
+    """The last step goes to 0, which costs one evaluation and no noise, but for churn."""
     calls, draws = [], []
     entry, x = SAMPLERS[name], np.ones((1, 2))
     sigmas = [9.0, 5.0, 4.0, 3.0, 2.5, 2.0, 0.0]
@@ -70,7 +72,7 @@ def test_declared_evaluations_and_draws_are_the_counted_ones(name):
     else:
         assert calls_of[:5] == expected
     assert calls_of[5] == 1
-    assert draws_of == [entry.draws if entry.stochastic else 0] * 5 + [0]
+    assert draws_of == [entry.draws if entry.stochastic else 0] * 5 + [int(name in CHURN)]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -135,6 +137,13 @@ TABLE = {  # order, evaluations, stochastic, eta
     "dpm_solver_1_sde": (1, 1, True, 1.0),
     "dpm_solver_2m_sde": (2, 1, True, 1.0),
     "unipc_1": (2, 1, False, None),
+    "euler_churn": (1, 1, True, None),
+    "heun_churn": (2, 2, True, None),
+    "gradient_estimation": (1, 1, False, None),
+    "ipndm": (2, 1, False, None),
+    "deis_3_euler": (2, 1, False, None),
+    "dpmpp_2_singlestep": (2, 1, False, None),
+    "dpmpp_3_singlestep": (2, 1, False, None),
 }
 
 
@@ -248,7 +257,7 @@ def test_unknown_sampler_names_the_nearest():
 
 
 def test_aliases_lead_to_samplers():
-    assert len(ALIASES) == 12
+    assert len(ALIASES) == 20
     for alias, name in ALIASES.items():
         assert alias == alias.lower() and alias not in SAMPLERS
         assert get_sampler(alias) is get_sampler(alias.upper()) is SAMPLERS[name]
@@ -264,7 +273,7 @@ def test_families_are_those_of_the_classes_in_diffusers():
     assert set().union(*named.values()) == set(SAMPLERS)
     assert named["ddim"] == {"ddim", "ddpm", "pndm", "lcm"}
     starts = ("dpmpp_1", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpm_solver_2m", "dpm_solver_3m")
-    others = {"dpmpp_2s", "dpm_solver_1_sde"}
+    others = {"dpmpp_2s", "dpm_solver_1_sde", "dpmpp_2_singlestep", "dpmpp_3_singlestep"}
     assert named["multistep"] == {n for n in SAMPLERS if n.startswith(starts)} | others
 
 

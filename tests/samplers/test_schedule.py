@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -106,6 +107,14 @@ def test_zero_terminal_snr_ends_where_float16_would():
             table[0] = 0.0  # they are shared
 
 
+def test_the_first_noise_is_larger_than_that_of_a1111():
+    """By what docs/random.md says: the root of 1 + sigma^2 in place of sigma."""
+    schedule = make_schedule(PLAIN, get_sampler("euler"), "karras", 20)
+    more = schedule.init_noise_sigma / schedule.sigmas[0] - 1.0
+    assert f"{100 * more:.2f} % more" == "0.23 % more"
+    assert "0.23 % more" in (Path(__file__).parents[2] / "docs" / "random.md").read_text()
+
+
 def test_samplers_start_no_higher_than_they_may():
     """A sigma of the table is itself allowed."""
     table = sampling_sigmas(PLAIN)
@@ -132,7 +141,8 @@ def test_the_order_of_the_last_steps(n, options, orders):
      ("dpmpp_2m", "heun", {})],
 )  # fmt: skip
 def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, options):
-    assert make_options(replace(DIFFUSERS, solver_type=solver_type), sampler) == options
+    config = replace(DIFFUSERS, solver_type=solver_type)
+    assert make_options(config, sampler, 10) == options
 
 
 @pytest.mark.parametrize(
@@ -142,7 +152,7 @@ def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, opt
 def test_what_the_configuration_decides_about_unipc(sampler, solver_type, variant):
     more = {"noise_prediction": True, "lower_order_final": False, "disable_corrector": (1, 2)}
     config = replace(DIFFUSERS, solver_type=solver_type, **more)
-    assert make_options(config, sampler) == {"variant": variant, **more}
+    assert make_options(config, sampler, 10) == {"variant": variant, **more}
 
 
 def test_timesteps_beyond_the_table_are_refused():

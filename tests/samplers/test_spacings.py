@@ -121,12 +121,13 @@ def test_sigma_at_is_linear_in_log_sigma():
 
 
 def test_names_and_numbers_out_of_range():
-    assert FINAL_SIGMAS == ("zero", "sigma_min") and len(SPACINGS) == 9
+    assert FINAL_SIGMAS == ("zero", "sigma_min") and len(SPACINGS) == 11
     for arguments, code, text in [
         (("karas", 5), "E-SCHEDULE", "'karas'"),
         (("karras", 5, "nil"), "E-SCHEDULE", "'nil'"),
         (("karras", 0), "E-STEPS", "from 1 to 1000, not 0"),
         (("leading", 1001), "E-STEPS", "not 1001"),
+        (("lcm", 51), "E-STEPS", "at most 50 steps, not 51"),
     ]:
         with pytest.raises(UsageError, match=text) as caught:
             sigma_grid(TABLE, *arguments)

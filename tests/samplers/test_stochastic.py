@@ -19,7 +19,7 @@ from ldmref.testing.mixture import three_modes
 
 PATHS = 2_000
 LIMIT = chi2.ppf(0.999, 5)
-STEPS = {"ddpm": 200, "euler_a": 200, "dpmpp_sde": 200}  # these are of weak order 1; else 100
+STEPS = {"ddpm": 200, "euler_a": 200, "dpmpp_sde": 200, "euler_churn": 400}  # of weak order 1
 STOCHASTIC = [name for name, entry in SAMPLERS.items() if entry.stochastic and entry.order]
 
 

@@ -100,6 +100,35 @@ def heun_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
     return final_state(f.heun(), denoise, x, [s, t]), expected, 4.0
 
 
+def churned(rng: RandomInputs, make: Callable[[dict[str, float]], Step], solver: str) -> Comparison:
+    """A step with churn in terms of slopes, as EDM's algorithm 2 writes it."""
+    s, t, x, denoise, slope = linear_problem(rng)
+    eps, s_churn, s_noise = rng.normal(3, 2), rng.number(0.05, 0.6), rng.number(0.9, 1.1)
+    raised = s * (1.0 + min(s_churn, math.sqrt(2.0) - 1.0))  # of a run of a single step
+    start = to_host(x) + s_noise * math.sqrt((raised - s) * (raised + s)) * to_host(eps)
+    first = slope(start, raised)
+    expected = start + (t - raised) * first
+    if solver == "heun":
+        expected = start + 0.5 * (t - raised) * (first + slope(expected, t))
+    step = make({"s_churn": s_churn, "s_noise": s_noise})
+    return final_state(step, denoise, x, [s, t], [eps]), expected, 10.0
+
+
+@chapter.identity("churn", "EDM's algorithm 2", 16, uses=("heun",))
+def churn_around_heun(f: Functions, rng: RandomInputs) -> Comparison:
+    return churned(rng, lambda options: f.churn(f.heun(), **options), "heun")
+
+
+@chapter.identity("heun_churn", "EDM's algorithm 2", 16)
+def heun_with_churn(f: Functions, rng: RandomInputs) -> Comparison:
+    return churned(rng, lambda options: f.heun_churn(**options), "heun")
+
+
+@chapter.identity("euler_churn", "EDM's algorithm 2", 16)
+def euler_with_churn(f: Functions, rng: RandomInputs) -> Comparison:
+    return churned(rng, lambda options: f.euler_churn(**options), "euler")
+
+
 # Roundings: 6 on each side.
 @chapter.identity("midpoint", "slopes", 12)
 def midpoint_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:

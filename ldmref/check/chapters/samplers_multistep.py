@@ -80,6 +80,47 @@ def fractions_of_equal_steps(f: Functions, rng: RandomInputs) -> Comparison:
     return final_state(f.pndm(), denoiser_with_slopes(slopes), x, sigmas), expected, 10.0
 
 
+@chapter.identity("ipndm", "published fractions", 8)
+def fractions_of_equal_steps_after_euler(f: Functions, rng: RandomInputs) -> Comparison:
+    """1, then (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24."""
+    rows = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12),
+            (55 / 24, -59 / 24, 37 / 24, -9 / 24))  # fmt: skip
+    sigmas = decreasing_sigmas(rng, 5)
+    x, *slopes = rng.normals(6, 3, 2)
+    expected, e = to_host(x), [to_host(slope) for slope in slopes]
+    for n in range(5):
+        slope = sum(w * e[n - i] for i, w in enumerate(rows[min(n, 3)]))
+        expected = expected + (sigmas[n + 1] - sigmas[n]) * slope
+    return final_state(f.ipndm(), denoiser_with_slopes(slopes), x, sigmas), expected, 10.0
+
+
+@chapter.identity("gradient_estimation", "slopes", 8)
+def slope_moved_on_by_its_change(f: Functions, rng: RandomInputs) -> Comparison:
+    gamma, sigmas = rng.number(0.5, 2.5), decreasing_sigmas(rng, 3)
+    x, *slopes = rng.normals(4, 3, 2)
+    expected, e = to_host(x), [to_host(slope) for slope in slopes]
+    for n in range(3):
+        slope = e[n] + (gamma - 1.0) * (e[n] - e[max(0, n - 1)])
+        expected = expected + (sigmas[n + 1] - sigmas[n]) * slope
+    step = f.gradient_estimation(gamma)
+    return final_state(step, denoiser_with_slopes(slopes), x, sigmas), expected, 10.0
+
+
+@chapter.identity("dpmpp_singlestep", QUADRATURE, 60)
+def parabola_from_the_start_of_the_block(f: Functions, rng: RandomInputs) -> Comparison:
+    """The exact integral from the first state, through the line or the parabola (`heun`)."""
+    order, sigmas = rng.integer(2, 3), decreasing_sigmas(rng, 3)
+    sigmas = sigmas[: order + 1]
+    x, *x0s = rng.normals(order + 1, 3, 2)
+    nodes = [-math.log(s) for s in sigmas]
+    curve = lagrange(nodes[:order], [to_host(x0) for x0 in x0s])
+    expected = sigmas[-1] / sigmas[0] * to_host(x) + integral(
+        lambda u: math.exp(u - nodes[-1]) * curve(u), nodes[0], nodes[-1]
+    )
+    step = f.dpmpp_singlestep(order, "heun")
+    return final_state(step, denoiser_with_predictions(x0s), x, sigmas), expected, 10.0
+
+
 # correction(-log sigmas, predictions on the host, n, k = (1 + eta) h)
 Correction = Callable[[list[float], list[Array], int, float], Array]
 

@@ -12,16 +12,28 @@ from typing import Any, Literal
 
 from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.checks import config_error, require_class, require_plain
+from ldmref.io.diffusers.scheduler_fields import (
+    CORRECTED,
+    DEIS,
+    DPM,
+    FIELDS,
+    FIXED,
+    FORWARD_ONLY,
+    SINGLESTEP,
+    UNIPC,
+)
 from ldmref.samplers.config import SchedulerConfig
 
-DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
 SAMPLERS = {  # of the classes that have only one
     "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "PNDMScheduler": "pndm",
     "EulerDiscreteScheduler": "euler", "EulerAncestralDiscreteScheduler": "euler_a",
     "HeunDiscreteScheduler": "heun", "LMSDiscreteScheduler": "lms_euler",
+    "KDPM2DiscreteScheduler": "dpm_solver_2", "KDPM2AncestralDiscreteScheduler": "dpm_solver_2_a",
+    "LCMScheduler": "lcm", "DDIMParallelScheduler": "ddim", "DDPMParallelScheduler": "ddpm",
 }  # fmt: skip
-UNIPC_SAMPLERS = {1: "unipc_1", 2: "unipc", 3: "unipc_3"}  # by order
-DPM_SAMPLERS = {  # by algorithm; then by order, or by order and type of the solver
+UNIPC_SAMPLERS: dict[Any, str] = {1: "unipc_1", 2: "unipc", 3: "unipc_3"}  # by order
+DEIS_SAMPLERS: dict[Any, str] = {1: "dpmpp_1", 2: "deis", 3: "deis_3_euler"}
+DPM_SAMPLERS: dict[str, dict[Any, str]] = {  # by algorithm; then by order, or order and type
     "dpmsolver++": {1: "dpmpp_1", (2, "midpoint"): "dpmpp_2m", (2, "heun"): "dpmpp_2m_heun",
                     3: "dpmpp_3m"},
     "sde-dpmsolver++": {1: "dpmpp_1_sde", (2, "midpoint"): "dpmpp_2m_sde",
@@ -29,10 +41,16 @@ DPM_SAMPLERS = {  # by algorithm; then by order, or by order and type of the sol
     "dpmsolver": {1: "dpmpp_1", 2: "dpm_solver_2m", 3: "dpm_solver_3m"},
     "sde-dpmsolver": {1: "dpm_solver_1_sde", 2: "dpm_solver_2m_sde"},
 }  # fmt: skip
+SINGLESTEP_SAMPLERS: dict[str, dict[Any, str]] = {  # by algorithm and order
+    "dpmsolver++": {1: "dpmpp_1", 2: "dpmpp_2_singlestep", 3: "dpmpp_3_singlestep"},
+    "sde-dpmsolver++": {1: "dpmpp_1_sde"}, "dpmsolver": {1: "dpmpp_1"},
+}  # fmt: skip
 RENAMED = {  # solver types of the other class -> those that diffusers takes in their place
     DPM: {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
     UNIPC: {"logrho": "bh2", "midpoint": "bh2", "heun": "bh2"},
+    DEIS: dict.fromkeys(("logrho", "bh1", "bh2", "midpoint", "heun"), ""),
 }
+RENAMED[SINGLESTEP] = RENAMED[DPM]
 SCHEDULES: dict[str, Literal["linear", "scaled_linear", "cosine"]] = {
     "linear": "linear",
     "scaled_linear": "scaled_linear",
@@ -49,54 +67,12 @@ SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large"),
     "use_flow_sigmas": (False,), "interpolation_type": ("linear",), "timestep_type": ("discrete",),
     "skip_prk_steps": (True,), "solver_p": (None,), "sigma_min": (None,), "sigma_max": (None,),
-    "use_dynamic_shifting": (False,), "shift_terminal": (None,),
-    "solver_type": ("midpoint", "heun", "bh1", "bh2"), "final_sigmas_type": ("zero", "sigma_min"),
+    "use_dynamic_shifting": (False,), "shift_terminal": (None,), "timestep_scaling": (10, 10.0),
+    "solver_type": ("midpoint", "heun", "bh1", "bh2", "logrho"),
+    "final_sigmas_type": ("zero", "sigma_min"),
     "timestep_spacing": ("leading", "linspace", "trailing"),
     "beta_schedule": tuple(SCHEDULES), "prediction_type": tuple(PREDICTIONS),
 }  # fmt: skip
-
-# Fields of each class with their defaults.
-_COMMON: dict[str, Any] = {
-    "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear",
-    "trained_betas": None, "prediction_type": "epsilon", "steps_offset": 0,
-    "timestep_spacing": "linspace",
-}  # fmt: skip
-_THRESHOLDING = {
-    "thresholding": False, "dynamic_thresholding_ratio": 0.995, "sample_max_value": 1.0
-}  # fmt: skip
-_CLIP = {"clip_sample": True, "clip_sample_range": 1.0}
-_SIGMAS = {"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False}
-_ZERO_SNR = {"rescale_betas_zero_snr": False}
-_SOLVER = {
-    "solver_order": 2, "lower_order_final": True, "use_flow_sigmas": False, "flow_shift": 1.0,
-    "final_sigmas_type": "zero", "use_dynamic_shifting": False, "time_shift_type": "exponential",
-}  # fmt: skip
-FIELDS: dict[str, dict[str, Any]] = {
-    "DDIMScheduler": _COMMON | _CLIP | _THRESHOLDING | _ZERO_SNR
-    | {"set_alpha_to_one": True, "timestep_spacing": "leading"},
-    "DDPMScheduler": _COMMON | _CLIP | _THRESHOLDING | _ZERO_SNR
-    | {"variance_type": "fixed_small", "timestep_spacing": "leading"},
-    "PNDMScheduler": _COMMON
-    | {"skip_prk_steps": False, "set_alpha_to_one": False, "timestep_spacing": "leading"},
-    "EulerDiscreteScheduler": _COMMON | _SIGMAS | _ZERO_SNR
-    | {"interpolation_type": "linear", "sigma_min": None, "sigma_max": None,
-       "timestep_type": "discrete", "final_sigmas_type": "zero"},
-    "EulerAncestralDiscreteScheduler": _COMMON | _ZERO_SNR,
-    "HeunDiscreteScheduler": _COMMON | _SIGMAS | _CLIP
-    | {"clip_sample": False, "beta_start": 0.00085, "beta_end": 0.012},
-    "LMSDiscreteScheduler": _COMMON | _SIGMAS,
-    DPM: _COMMON | _SIGMAS | _ZERO_SNR | _THRESHOLDING | _SOLVER
-    | {"algorithm_type": "dpmsolver++", "solver_type": "midpoint", "euler_at_final": False,
-       "use_lu_lambdas": False, "lambda_min_clipped": -math.inf, "variance_type": None},
-    UNIPC: _COMMON | _SIGMAS | _ZERO_SNR | _THRESHOLDING | _SOLVER
-    | {"predict_x0": True, "solver_type": "bh2", "disable_corrector": [], "solver_p": None,
-       "sigma_min": None, "sigma_max": None, "shift_terminal": None},
-}  # fmt: skip
-CORRECTED: dict[str, dict[str, Any]] = {  # fields that a pipeline sets, whatever the file says
-    "StableDiffusionPipeline": {"steps_offset": 1, "clip_sample": False},
-    "StableDiffusionImg2ImgPipeline": {"steps_offset": 1, "clip_sample": False},
-    "StableDiffusionInpaintPipeline": {"steps_offset": 1, "skip_prk_steps": True},
-}
 
 
 def scheduler_config(
@@ -113,12 +89,13 @@ def scheduler_config(
         CorruptModelError: another scheduler, or an unsupported configuration.
     """
     kind = class_name or str(data.get("_class_name"))
-    require_class(kind, FIELDS, "the scheduler is", "E-SCHEDULER")
-    values = {**FIELDS[kind], **data, **CORRECTED.get(pipeline, {})}
-    fields = {name: values[name] for name in FIELDS[kind]}
+    known = FIELDS | FORWARD_ONLY
+    require_class(kind, known, "the scheduler is", "E-SCHEDULER")
+    values = {**known[kind], **data, **CORRECTED.get(pipeline, {})}
+    fields = {name: values[name] for name in known[kind]} | FIXED.get(kind, {})
+    require_plain(fields, SCHEDULER_PLAIN, "the scheduler's configuration")
     if "solver_type" in fields:
         fields["solver_type"] = RENAMED[kind].get(fields["solver_type"], fields["solver_type"])
-    require_plain(fields, SCHEDULER_PLAIN, "the scheduler's configuration")
     spacing = fields["timestep_spacing"]
     continuous = next((name for name in CONTINUOUS if fields.get(name)), "")
     thresholding = bool(fields.get("thresholding"))
@@ -131,11 +108,11 @@ def scheduler_config(
         beta_end=float(fields["beta_end"]),
         trained_betas=_trained_betas(fields),
         prediction_type=PREDICTIONS[fields["prediction_type"]],
-        sampler=_sampler(kind, fields),
+        sampler=kind if kind in FORWARD_ONLY else _sampler(kind, fields),
         spacing=CONTINUOUS[continuous] if continuous else spacing,
         timestep_spacing=spacing,
         timestep_rounding=_rounding(kind, fields, continuous),
-        final_sigma=fields.get("final_sigmas_type", "zero"),
+        final_sigma=_final_sigma(kind, fields),
         final_alpha="zero" if fields.get("set_alpha_to_one", True) else "sigma_min",
         steps_offset=fields["steps_offset"],
         convention="diffusers",
@@ -150,6 +127,7 @@ def scheduler_config(
         sample_max_value=float(fields.get("sample_max_value", 1.0)),
         variance_type="fixed_large" if large else "fixed_small",
         sigma_max=_sigma_max(fields, bool(continuous)),
+        original_inference_steps=_original_steps(fields),
     )
 
 
@@ -163,6 +141,21 @@ def _trained_betas(fields: Mapping[str, Any]) -> tuple[float, ...]:
         what = f"{len(betas)} trained_betas for {fields['num_train_timesteps']} timesteps"
         raise _not_supported(what, "one for each training timestep")
     return betas
+
+
+def _final_sigma(kind: str, fields: Mapping[str, Any]) -> str:
+    """Return the last sigma; `deis` ends above 0 by itself, and DEIS of order 1 is `dpmpp_1`."""
+    if kind == DEIS and fields["solver_order"] == 1:
+        return "sigma_min"
+    return fields.get("final_sigmas_type", "zero")
+
+
+def _original_steps(fields: Mapping[str, Any]) -> int:
+    steps, most = fields.get("original_inference_steps", 50), fields["num_train_timesteps"]
+    if not 1 <= steps <= most:
+        what = f"original_inference_steps = {steps}"
+        raise _not_supported(what, f"supported: 1 to {most}, the training timesteps")
+    return steps
 
 
 def _rounding(kind: str, fields: Mapping[str, Any], continuous: str) -> Literal["", "round", "cut"]:
@@ -190,6 +183,8 @@ def _sampler(kind: str, fields: Mapping[str, Any]) -> str:
     if kind in SAMPLERS:
         return SAMPLERS[kind]
     order, hint = fields["solver_order"], "final_sigmas_type sigma_min"
+    if kind == DEIS:
+        return _deis(fields["algorithm_type"], order)
     zero = fields["final_sigmas_type"] == "zero"
     if kind == UNIPC:
         if order not in UNIPC_SAMPLERS:
@@ -198,12 +193,27 @@ def _sampler(kind: str, fields: Mapping[str, Any]) -> str:
             raise _not_supported("predict_x0 = False and a last sigma of 0", hint)
         return UNIPC_SAMPLERS[order]
     algorithm = fields["algorithm_type"]
-    samplers = DPM_SAMPLERS.get(algorithm, {})
+    if kind == SINGLESTEP and algorithm == "deis":
+        algorithm = "dpmsolver++"  # as diffusers does
+    samplers = (SINGLESTEP_SAMPLERS if kind == SINGLESTEP else DPM_SAMPLERS).get(algorithm, {})
     sampler = samplers.get(order) or samplers.get((order, fields["solver_type"]))
     if sampler is None:
         what = f"algorithm_type = {algorithm!r} and solver_order = {order!r}"
         supported = f"{', '.join(DPM_SAMPLERS)}, of order 1 to 3 (sde-dpmsolver: 1, 2)"
+        if kind == SINGLESTEP:
+            supported = "dpmsolver++ of order 1 to 3, sde-dpmsolver++ and dpmsolver of order 1"
         raise _not_supported(what, f"supported: {supported}")
     if not algorithm.endswith("++") and zero:
         raise _not_supported(f"{algorithm} and a last sigma of 0", hint)
     return sampler
+
+
+def _deis(algorithm: object, order: object) -> str:
+    """Name of the sampler of DEIS, which takes the algorithms of DPM-Solver for its own."""
+    algorithms = ("deis", "dpmsolver", "dpmsolver++")
+    if algorithm not in algorithms:
+        supported = f"supported: {', '.join(algorithms)}"
+        raise _not_supported(f"algorithm_type = {algorithm!r}", supported)
+    if order not in DEIS_SAMPLERS:
+        raise _not_supported(f"solver_order = {order!r}", "supported: 1, 2, 3")
+    return DEIS_SAMPLERS[order]

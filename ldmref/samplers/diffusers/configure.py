@@ -18,7 +18,6 @@ from ldmref.samplers.diffusers.steps import (
     constrain_evaluations,
     ddim_targets,
     large_variance,
-    limit_order,
     lms_by_index,
     plms,
     plms_calls,
@@ -27,13 +26,17 @@ from ldmref.samplers.diffusers.steps import (
     wrong_second_difference,
 )
 from ldmref.samplers.loop import Constraint, Interval, Step
+from ldmref.samplers.lower_order import SINGLESTEP, UNIPC, limit_order
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.schedule import Schedule
+from ldmref.samplers.singlestep import singlestep_orders
 
 FEW = 15  # steps below which diffusers' DPM-Solver lowers the order at the end
 SOLVER_TYPE = ("dpm_solver_2m", "dpm_solver_3m", "dpm_solver_2m_sde", "dpmpp_3m", "dpmpp_3m_sde")
-LOWER_ORDER_FINAL = (*SOLVER_TYPE, "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_2m_sde", "dpmpp_2m_sde_heun")
-UNIPC = ("unipc_1", "unipc", "unipc_3")
+LOWER_ORDER_FINAL = (
+    *SOLVER_TYPE, "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "deis",
+    "deis_3_euler",
+)  # fmt: skip
 
 
 def diffusers_step(
@@ -60,7 +63,9 @@ def diffusers_step(
     elif sampler.name == "lms_euler" and bug_compatible:
         step = lms_by_index(sigmas)
     else:
-        step = sampler.make(**options, **make_options(config, sampler.name))
+        step = sampler.make(
+            **options, **make_options(config, sampler.name, len(schedule.timesteps))
+        )
     if sampler.name == "dpmpp_3m_sde" and bug_compatible:
         step = wrong_second_difference(step)
     if sampler.name in LOWER_ORDER_FINAL:
@@ -73,15 +78,20 @@ def diffusers_step(
     elif clips:
         step = clip_predictions(step, clip_of(config))
     if constrain is not None and bug_compatible and sampler.nfe > 1:
-        step = constrain_evaluations(step, constrain, sigmas[visits[0]])
+        step = constrain_evaluations(step, constrain, sigmas[visits[0] :])
     return step, visits
 
 
-def make_options(config: SchedulerConfig, sampler: str) -> dict[str, Any]:
+def make_options(config: SchedulerConfig, sampler: str, steps: int) -> dict[str, Any]:
     """The arguments of `Sampler.make` that a scheduler's configuration decides."""
     if sampler in SOLVER_TYPE:
         heun = config.solver_type == "heun"
         return {"solver": "heun" if heun else "midpoint"}
+    if sampler in SINGLESTEP:
+        return {
+            "solver": "heun" if config.solver_type == "heun" else "midpoint",
+            "orders": singlestep_orders(steps, SINGLESTEP[sampler], config.lower_order_final),
+        }
     if sampler in UNIPC:
         variant = config.solver_type if config.solver_type in ("bh1", "bh2") else "bh2"
         return {

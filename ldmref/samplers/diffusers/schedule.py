@@ -23,7 +23,7 @@ from ldmref.math.schedules import cosine_betas
 from ldmref.math.sigmas import beta_sigmas, exponential_sigmas, karras_sigmas
 from ldmref.samplers.config import SchedulerConfig
 
-WHOLE = ("leading", "linspace", "trailing")  # spacings of whole timesteps
+WHOLE = ("leading", "linspace", "trailing", "lcm")  # spacings of whole timesteps
 CONTINUOUS = {
     "karras": karras_sigmas,
     "exponential": exponential_sigmas,
@@ -32,10 +32,39 @@ CONTINUOUS = {
 SPACINGS = (*WHOLE, *CONTINUOUS)
 DDIM = ("ddpm", "ddim", "pndm", "lcm")
 MULTISTEP = (
-    "deis", "deis_3", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_1_sde", "dpm_solver_2m_sde",
-    "dpmpp_1", "dpmpp_1_sde", "dpmpp_2s", "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_2m_sde",
+    "deis", "deis_3", "deis_3_euler", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_1_sde",
+    "dpm_solver_2m_sde", "dpmpp_1", "dpmpp_1_sde", "dpmpp_2s", "dpmpp_2_singlestep",
+    "dpmpp_3_singlestep", "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_2m_sde",
     "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "unipc_1", "unipc", "unipc_3",
 )  # fmt: skip
+
+
+DEIS = ("deis", "deis_3", "deis_3_euler")  # which always end with the sigma of timestep 0
+KDPM2 = ("dpm_solver_2", "dpm_solver_2_a")  # which round the timesteps of Karras' sigmas
+
+
+def lcm_timesteps(total: int, steps: int, original: int = 50) -> np.ndarray:
+    """The timesteps of latent consistency models, (steps,) int64, decreasing.
+
+    They are among the `original` ones k - 1, 2 k - 1, ... with k = total // original on which the
+    model was distilled, from the last on, at even distances.
+
+    Args:
+        total: training timesteps.
+        steps: from 1 to `original`.
+        original: from 1 to `total`.
+
+    Raises:
+        UsageError: more steps than original ones.
+
+    >>> lcm_timesteps(1000, 4).tolist()
+    [999, 759, 499, 259]
+    """
+    if steps > original:
+        message = f"spacing 'lcm' has at most {original} steps, not {steps}"
+        raise UsageError(message, code="E-STEPS", hint="take fewer steps, or another schedule")
+    distilled = (np.arange(original)[::-1] + 1) * (total // original) - 1
+    return distilled[np.floor(np.linspace(0, original, steps, endpoint=False)).astype(np.int64)]
 
 
 def family_of(sampler: str) -> str:
@@ -60,8 +89,8 @@ def diffusers_sigmas(
         table: sigmas of every training timestep, (T,), increasing.
         sampler: name, for the family.
         spacing: of `WHOLE`, or of `CONTINUOUS` (`use_karras_sigmas`, ...), which begins and ends
-            with the sigmas of `config.timestep_spacing` in family `euler`, of the table in
-            `multistep`, and does not exist in `ddim`.
+            with the sigmas of `config.timestep_spacing` in family `euler` (of the table with
+            `config.full_range`), of the table in `multistep`, and does not exist in `ddim`.
         steps: from 1 to T.
 
     Raises:
@@ -72,15 +101,21 @@ def diffusers_sigmas(
     # methods and Euler have one, and the rest end at 0
     final = config.final_alpha if family == "ddim" else config.final_sigma
     optional = family == "multistep" or sampler in ("ddim", "pndm", "euler")
-    last = table[0] if final == "sigma_min" and optional else 0.0
+    ends_above = sampler in DEIS or (final == "sigma_min" and optional)
     whole = config.timestep_spacing if spacing in CONTINUOUS else spacing
-    t = _timesteps(len(table), steps, family, whole, config.steps_offset)
+    if whole == "lcm":
+        t = lcm_timesteps(len(table), steps, config.original_inference_steps).astype(np.float64)
+    else:
+        t = _timesteps(len(table), steps, family, whole, config.steps_offset)
     if spacing in CONTINUOUS and family != "ddim":
         sigmas, t = _continuous(config, table, family, spacing, t)
+        t = np.rint(t) if spacing == "karras" and sampler in KDPM2 else t
     elif family == "ddim":
         sigmas = _on_table(table, t)
     else:
         sigmas = np.interp(t, np.arange(len(table)), table)
+    at_minimum = sigmas[-1] <= table[0] * (1.0 + 1e-9)  # no further step by a rounding error
+    last = (sigmas[-1] if at_minimum else table[0]) if ends_above else 0.0
     high = float(sigmas[0])
     unscaled = family == "euler" and whole in ("linspace", "trailing")
     init_noise_sigma = high if unscaled else math.hypot(1.0, high)
@@ -103,7 +138,8 @@ def _continuous(
     """Sigmas and their timesteps, which `multistep` makes whole."""
     total, spaced = np.arange(len(table)), CONTINUOUS[spacing]
     if family == "euler":
-        high, low = np.interp(t[[0, -1]], total, table)
+        ends = (table[-1], table[0]) if config.full_range else np.interp(t[[0, -1]], total, table)
+        high, low = ends
         sigmas = spaced(len(t), low, high)
         return sigmas, np.interp(np.log(sigmas), np.log(table), total)
     single = single_precision_sigmas(config)

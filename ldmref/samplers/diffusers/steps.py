@@ -58,31 +58,27 @@ def clip_x0_only(step: Step, clip: Clip) -> Step:
     return clipped_step
 
 
-def constrain_evaluations(step: Step, constrain: Constraint, first_sigma: float) -> Step:
-    """`step` with known values put back before each evaluation but the very first."""
+def constrain_evaluations(step: Step, constrain: Constraint, sigmas: Sequence[float]) -> Step:
+    """`step` with known values put back before each evaluation but the very first.
+
+    They have the noise of the schedule's next sigma, also where the evaluation is between two.
+
+    Args:
+        step: of a singlestep method.
+        constrain: what puts known values back.
+        sigmas: of the run, decreasing.
+    """
 
     def constrained_step(denoise: Denoiser, *arguments) -> Stepped:
         def constrained(x: Array, sigma: float) -> Array:
-            return denoise(x if sigma == first_sigma else constrain(x, sigma), sigma)
+            if sigma == sigmas[0]:
+                return denoise(x, sigma)
+            level = next(s for s in sigmas if s <= sigma * (1.0 + 1e-12))
+            return denoise(constrain(x, level), sigma)
 
         return step(constrained, *arguments)
 
     return constrained_step
-
-
-def limit_order(step: Step, limit: Callable[[Interval], int]) -> Step:
-    """A multistep method that sees one prediction less than its order: `history` is cut to fit.
-
-    Args:
-        limit: the highest order of a step; it must not grow along the schedule.
-    """
-
-    def limited_step(
-        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
-    ) -> Stepped:
-        return step(denoise, x, interval, history[: limit(interval) - 1], noise)
-
-    return limited_step
 
 
 def wrong_second_difference(step: Step) -> Step:
