@@ -9,12 +9,12 @@ import click
 import pytest
 
 from ldmref.cli import finetune as command
-from ldmref.cli import train as train_command
-from ldmref.errors import UsageError
 from ldmref.models.presets import PRESETS, preset
 from ldmref.training import recipe_file
+from ldmref.training import run as training_run
 from ldmref.training.finetune import run as finetune_run
 from ldmref.training.finetune.defaults import DEFAULTS, is_small
+from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.recipe_file import SHIPPED, read_recipe
 
 METHODS = {"lora": "LoRA", "textual-inversion": "Textual inversion", "full": "Full"}
@@ -78,15 +78,19 @@ def test_a_word_without_its_method_is_refused(recipe_of):
 
 @pytest.mark.parametrize("flag", ["steps", "batch"])
 @pytest.mark.parametrize("name", sorted(path.stem for path in SHIPPED.glob("*.toml")))
-def test_flags_of_a_denoiser_that_is_not_trained_are_refused(name, flag):
+def test_flags_of_a_denoiser_that_is_not_trained_are_refused(ldm, work, monkeypatch, name, flag):
     recipe = read_recipe(name)
-    stages = getattr(recipe, "stages", ("autoencoder", "diffusion"))
-    flags = dict.fromkeys(("steps", "batch")) | {flag: 3}
-    if "diffusion" in stages:
-        train_command.require_trained(stages, flags)
+    if isinstance(recipe, FineTuneRecipe):
+        return  # trains a denoiser in any case
+    monkeypatch.setattr(training_run, "train", lambda recipe, folder, **rest: folder)
+    (work / "data").mkdir()
+    ran = ldm("train", name, "--data", "data", f"--{flag}", "3")
+    if "diffusion" in recipe.stages:
+        assert ran.code == 0, ran.err
     else:
-        with pytest.raises(UsageError, match=f"--{flag} has no effect"):
-            train_command.require_trained(stages, flags)
+        assert ran.code == 2 and f"error[E-USAGE]: --{flag} has no effect" in ran.err
+        assert f"--autoencoder-{flag}" in ran.err
+        assert ldm("train", name, "--data", "data", f"--autoencoder-{flag}", "4").code == 0
 
 
 # -- defaults -------------------------------------------------------------------------------------

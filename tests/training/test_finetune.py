@@ -289,7 +289,7 @@ def test_what_a_fine_tuning_does_not_do_is_refused(settings):
 def test_resuming_with_other_settings_or_another_base_is_refused(settings, base, tmp_path):
     out = tmp_path / "out"
     before = fine_tune(settings(), out).read_bytes()
-    with pytest.raises(UsageError, match=r"lora\.rank was 8, now 4") as caught:
+    with pytest.raises(UsageError, match=r"lora\.rank was 32, now 4") as caught:
         fine_tune(settings(lora={"rank": 4}), out)
     assert caught.value.code == "E-RESUME-CHANGED"
     other = ldmref.random_model("tiny", 1, backend=RecordingBackend("cpu", "float32"))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import BinaryIO
 
@@ -21,7 +20,7 @@ ANIMATED = ("PNG", "WEBP", "GIF")  # the second picture of a JPEG is a preview
 MAX_PIXELS = 64_000_000
 
 
-def open_image(source: Source, formats: Sequence[str] = FORMATS) -> Image.Image:
+def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Image:
     """Open and fully decode a picture, upright, in the mode it is stored in.
 
     Args:
