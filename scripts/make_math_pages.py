@@ -157,7 +157,9 @@ def table(page: str) -> str:
             module = public(name).__module__.replace(".", "/")
             tests = "<br>".join(f"[{file}](../../tests/{file})" for file in links["tests"])
             function = f"[`{name}`](../../{module}.py)"
-            rows.append(row([function, linked(links["source"]), "; ".join(links["oracles"]), tests]))
+            rows.append(
+                row([function, linked(links["source"]), "; ".join(links["oracles"]), tests])
+            )
             cited.update(CITATION.findall(links["source"]))
     folded = [
         "<details>",
@@ -172,7 +174,7 @@ def table(page: str) -> str:
 
 def papers(cited: set[str]) -> list[str]:
     """A list of papers by year: authors, title, link."""
-    by_year = sorted(cited, key=lambda number: (PAPERS[number][0][-4:], PAPERS[number][0]))
+    by_year = sorted(cited, key=lambda n: (PAPERS[n][0][-4:], PAPERS[n][0], n))
     return ["Papers:", ""] + [
         f"- {PAPERS[number][0]}, *{PAPERS[number][1]}*, {linked(f'arXiv:{number}')}"
         for number in by_year
