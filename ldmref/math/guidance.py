@@ -43,8 +43,8 @@ def rescale_guidance(guided: Array, cond: Array, phi: float) -> Array:
     .. math:: \hat f' = \phi\,\hat f\,\frac{\operatorname{std}(f_c)}{\operatorname{std}(\hat f)}
               + (1 - \phi)\,\hat f
 
-    The standard deviation is over all axes but the first; only the ratio of two counts. A guided example without
-    contrast (constant up to rounding, or a single element) is returned unchanged.
+    The standard deviation is over all axes but the first; only the ratio of two counts. A guided
+    example without contrast (constant up to rounding, or a single element) is returned unchanged.
 
     Args:
         guided: prediction after guidance, (n, ...), real floating.
