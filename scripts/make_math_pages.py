@@ -1,13 +1,14 @@
 """Write the tables of docs/math: the chain formula -> function -> source -> oracle -> test.
 
-    python scripts/make_math_pages.py                  # rewrite the tables
+    python scripts/make_math_pages.py                  # rewrite the tables, link the citations
     python scripts/make_math_pages.py --plots          # and redraw all plots (needs matplotlib)
     python scripts/make_math_pages.py --plots score    # only the plot of one chapter
 
 Sources come from the docstrings, oracles from the identities of `ldmref check`, tests from the
-syntax trees of tests/. `tests/math/test_pages.py` fails if a table is out of date or a link of the
-chain is missing. The rest of a page is written by hand; formulas stand in the forms that GitHub
-renders, which `tests/test_markdown.py` checks.
+syntax trees of tests/, titles of papers from docs/math/references.toml. The rest of a page is
+written by hand; citations such as arXiv:2006.11239 become links on every page of docs/.
+`tests/math/test_pages.py` fails if a page is out of date or a link of the chain is missing, and
+`tests/test_markdown.py` checks that GitHub renders the formulas and tables.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import ast
 import functools
 import importlib.util
 import re
+import tomllib
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from ldmref.check.identity import Identity, public, source_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "math"
+PAPERS: dict[str, list[str]] = tomllib.loads((PAGES / "references.toml").read_text())
 TESTS = [ROOT / "tests" / room for room in ("math", "samplers", "testing", "parity", "backends")]
 NOT_FORMULAS = {  # of ldmref.samplers: the loop, schedules, lookups
     "configured_step", "get_sampler", "guided_denoiser", "implicit", "make_schedule",
@@ -35,6 +38,9 @@ NOT_FORMULAS = {  # of ldmref.samplers: the loop, schedules, lookups
 }  # fmt: skip
 BEGIN = "<!-- table: made by scripts/make_math_pages.py -->"
 END = "<!-- end of table -->"
+CITATION = re.compile(r"arXiv:((?:[a-z-]+/)?\d[\d.]*\d)")
+# Text in which citations stay as they are: fenced blocks, code, formulas, links that exist.
+VERBATIM = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$|`+[^`]*`+|\[[^\]]*\]\([^)]*\)", re.M | re.S)
 
 
 def public_names() -> list[str]:
@@ -62,9 +68,9 @@ def home_pages() -> dict[str, str]:
     return homes
 
 
-def tests_by_function() -> dict[str, dict[str, int]]:
-    """Function -> test file -> number of tests that use it, directly or through a helper."""
-    counts: dict[str, dict[str, int]] = defaultdict(dict)
+def tests_by_function() -> dict[str, list[str]]:
+    """Function -> the test files that use it in a test, directly or through a helper."""
+    files: dict[str, list[str]] = defaultdict(list)
     for path in sorted(p for folder in TESTS for p in folder.glob("test_*.py")):
         tree = ast.parse(path.read_text())
         names_in = {
@@ -76,13 +82,14 @@ def tests_by_function() -> dict[str, dict[str, int]]:
             for node in tree.body
             if isinstance(node, ast.FunctionDef)
         }
-        file = path.relative_to(ROOT / "tests").as_posix()
+        used: set[str] = set()
         for test, names in names_in.items():
             if test.startswith("test_"):
                 helpers = [n for n in names if n in names_in and not n.startswith("test_")]
-                for name in names.union(*(names_in[h] for h in helpers)):
-                    counts[name][file] = counts[name].get(file, 0) + 1
-    return counts
+                used |= names.union(*(names_in[h] for h in helpers))
+        for name in used:
+            files[name].append(path.relative_to(ROOT / "tests").as_posix())
+    return files
 
 
 def chain() -> dict[str, dict[str, Any]]:
@@ -95,7 +102,7 @@ def chain() -> dict[str, dict[str, Any]]:
         links[name] = {
             "source": source_of(name),
             "oracles": list(dict.fromkeys(i.oracle for i in uses)),
-            "tests": tests.get(name, {}),
+            "tests": tests.get(name, []),
             "page": homes.get(name, ""),
             "line": f"`{name}" in text_of(homes.get(name, "")),
         }
@@ -121,24 +128,62 @@ def missing() -> list[str]:
     ]
 
 
+def row(cells: list[str]) -> str:
+    """One row of a Markdown table: a bar inside a cell is escaped."""
+    return "| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in cells) + " |"
+
+
+def linked(text: str) -> str:
+    """The text with each arXiv:NUMBER linked, except in code, formulas and existing links."""
+    parts = []
+    position = 0
+    for verbatim in VERBATIM.finditer(text):
+        parts.append(CITATION.sub(_link, text[position : verbatim.start()]))
+        parts.append(verbatim[0])
+        position = verbatim.end()
+    return "".join([*parts, CITATION.sub(_link, text[position:])])
+
+
+def _link(citation: re.Match[str]) -> str:
+    return f"[{citation[0]}](https://arxiv.org/abs/{citation[1]})"
+
+
 def table(page: str) -> str:
-    """The table of one page."""
-    rows = ["| function | source | oracle in `ldmref check` | tests |", "|---|---|---|---|"]
+    """The table of one page, folded, and the titles of the papers that it cites."""
+    rows = [row(["function", "source", "oracle in `ldmref check`", "tests"]), "|---|---|---|---|"]
+    cited: set[str] = set()
     for name, links in chain().items():
         if links["page"] == page:
             module = public(name).__module__.replace(".", "/")
-            tests = "<br>".join(
-                f"[{file}](../../tests/{file}): {n}" for file, n in links["tests"].items()
+            tests = "<br>".join(f"[{file}](../../tests/{file})" for file in links["tests"])
+            function = f"[`{name}`](../../{module}.py)"
+            rows.append(
+                row([function, linked(links["source"]), "; ".join(links["oracles"]), tests])
             )
-            oracles = "; ".join(links["oracles"])
-            cell = links["source"].replace("|", "\\|")
-            rows.append(f"| [`{name}`](../../{module}.py) | {cell} | {oracles} | {tests} |")
-    return "\n".join(rows)
+            cited.update(CITATION.findall(links["source"]))
+    folded = [
+        "<details>",
+        f"<summary>{len(rows) - 2} functions, each with its source, oracle and tests</summary>",
+        "",
+        *rows,
+        "",
+        "</details>",
+    ]
+    return "\n".join([*folded, "", *papers(cited)])
+
+
+def papers(cited: set[str]) -> list[str]:
+    """A list of papers by year: authors, title, link."""
+    by_year = sorted(cited, key=lambda n: (PAPERS[n][0][-4:], PAPERS[n][0], n))
+    return ["Papers:", ""] + [
+        f"- {PAPERS[number][0]}, *{PAPERS[number][1]}*, {linked(f'arXiv:{number}')}"
+        for number in by_year
+    ]
 
 
 def page_text(page: str) -> str:
-    """The page with its table regenerated and the rest unchanged."""
-    text = (PAGES / f"{page}.md").read_text()
+    """The page with its table regenerated, citations linked, and the rest unchanged."""
+    text = linked((PAGES / f"{page}.md").read_text())
     block = f"{BEGIN}\n\n{table(page)}\n\n{END}"
     pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
     if not re.search(pattern, text, re.DOTALL):
@@ -173,6 +218,8 @@ def main() -> None:
             return
     for page in pages:
         (PAGES / f"{page}.md").write_text(page_text(page))
+    for path in sorted((ROOT / "docs").rglob("*.md")):
+        path.write_text(linked(path.read_text()))
     print("\n".join(missing()) or "the chain is whole")
 
 

@@ -4,6 +4,9 @@ Inside `$...$` and `$$...$$` GitHub applies Markdown first: backslashes before p
 and lines that begin with `+` become lists. Only `` $`...`$ `` and ```` ```math ```` blocks reach
 MathJax unchanged. An inline formula must not touch a letter, a digit or a hyphen on its left, nor a
 letter or a digit on its right, and is not rendered in the text of a link (github/markup#1742).
+
+A row of a table that has more cells than its header loses the last ones, and a bar inside code ends
+a cell too. GitHub makes no links of citations such as arXiv:2006.11239.
 """
 
 import re
@@ -81,9 +84,104 @@ def page_errors(text: str) -> list[str]:
     return errors if fence is None else [*errors, f"{opened}: the fence is never closed"]
 
 
+DELIMITER = re.compile(r" *\|?( *:?-+:? *\|)+( *:?-+:? *)?$")
+
+
+def prose(text: str) -> list[str]:
+    """The lines outside of fences, by their numbers less one; a line of a fence is empty."""
+    lines, fence = [], None
+    for line in text.splitlines():
+        match = FENCE.match(line)
+        inside = fence is not None
+        if fence is None and match:
+            fence = match["fence"]
+        elif match and fence and match["fence"].startswith(fence) and not match["language"].strip():
+            fence = None
+        lines.append("" if inside or fence else line)
+    return lines
+
+
+def cells(row: str) -> int:
+    """The number of cells of a row as GitHub counts them: a bar counts unless it is escaped."""
+    return len(re.findall(r"(?<!\\)\|", row.strip().removeprefix("|").removesuffix("|"))) + 1
+
+
+def table_errors(text: str) -> list[str]:
+    """`line: error` for every row of a table whose cells are not as many as those of its header."""
+    errors, columns, before = [], 0, ""
+    for number, line in enumerate(prose(text), 1):
+        if columns and "|" in line:
+            if cells(line) != columns:
+                errors.append(f"{number}: {cells(line)} cells below a header of {columns}")
+        elif DELIMITER.match(line) and "|" in before:
+            columns = cells(before)
+            if cells(line) != columns:
+                errors.append(f"{number}: {cells(line)} delimiters below a header of {columns}")
+        else:
+            columns = 0
+        before = line
+    return errors
+
+
+def citation_errors(text: str) -> list[str]:
+    """`line: error` for every citation that is not linked, or linked to another paper."""
+    errors = []
+    for number, line in enumerate(prose(text), 1):
+        line = re.sub(r"(`+)(?!`).+?\1", "", line)
+        for linked, paper in re.findall(r"\[arXiv:([^\]]*)\]\(([^)]*)\)", line):
+            if paper != f"https://arxiv.org/abs/{linked}":
+                errors.append(f"{number}: arXiv:{linked} is linked to {paper}")
+        if re.search(r"arXiv:\S*\d", re.sub(r"\[[^\]]*\]\([^)]*\)", "", line)):
+            errors.append(f"{number}: a citation without a link: run scripts/make_math_pages.py")
+    return errors
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_formulas_are_rendered_by_github(page):
     assert page_errors(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_tables_keep_their_cells(page):
+    assert table_errors(page.read_text()) == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
+def test_citations_are_links(page):
+    assert citation_errors(page.read_text()) == []
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("| a | b |\n|---|---|\n| `q(x|y)` | c |", "3: 3 cells below a header of 2"),
+        ("a | b\n---|---\nc", None),
+        ("| a | b |\n|---|---|\n| c |", "3: 1 cells below a header of 2"),
+        ("| a | b |\n|---|\n| c | d |", "2: 1 delimiters below a header of 2"),
+        (r"| a |" + "\n|---|\n" + r"| `x \| y` |", None),
+        ("```\n| a |\n|---|\n| b | c |\n```", None),
+    ],
+)
+def test_a_cell_too_many_or_too_few_is_an_error(text, error):
+    assert table_errors(text) == ([error] if error else [])
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("Ho 2020, arXiv:2006.11239, eq. 4", "1: a citation without a link"),
+        (
+            "[arXiv:2006.11239](https://arxiv.org/abs/2006.11240)",
+            "1: arXiv:2006.11239 is linked to",
+        ),
+        ("[arXiv:2006.11239](https://arxiv.org/abs/2006.11239), [a](b)", None),
+        ("`arXiv:2006.11239`", None),
+        ("```\narXiv:2006.11239\n```", None),
+    ],
+)
+def test_a_citation_without_its_link_is_an_error(text, error):
+    errors = citation_errors(text)
+    assert [e[: len(error or "")] for e in errors] == ([error] if error else [])
 
 
 def test_pages_with_formulas_are_found():

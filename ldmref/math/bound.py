@@ -33,7 +33,8 @@ class Bound(NamedTuple):
 def prior_kl(x0: Array, alpha_bar: Array) -> Array:
     r"""L_T: divergence of the fully noised data from the prior.
 
-    .. math:: L_T = D\left(N(\sqrt{\bar\alpha_T}\, x_0, 1 - \bar\alpha_T)\,\|\,N(0, 1)\right)
+    .. math:: L_T = \operatorname{KL}\left(N(\sqrt{\bar\alpha_T}\, x_0, 1 - \bar\alpha_T)
+              \,\|\, N(0, 1)\right)
 
     Args:
         x0: clean data, (n, ...), real floating.
@@ -67,7 +68,7 @@ def denoising_kl(
 ) -> Array:
     r"""L_{t-1}: divergence of the posterior given the data from one reverse step.
 
-    .. math:: L_{t-1} = D\left(q(x_s | x_t, x_0)\,\|\,
+    .. math:: L_{t-1} = \operatorname{KL}\left(q(x_s | x_t, x_0)\,\|\,
               N(\tilde\mu(x_t, \hat x_0), \Sigma)\right)
 
     The coefficient of x_t is the same in both means, so x_t drops out.

@@ -70,11 +70,12 @@ def replace_known(x: Array, known: Array, mask: Array, alpha_bar: Array, eps: Ar
 
 
 def classifier_guidance(score: Array, grad_log_p_y: Array, scale: float = 1.0) -> Array:
-    r"""The score of x given y, from the score of x and a classifier.
+    r"""The score of p(x) p(y | x)^s, from the score of x and a classifier.
 
-    .. math:: \nabla_x \log p(x | y) = \nabla_x \log p(x) + s\,\nabla_x \log p(y | x)
+    .. math:: \nabla_x \log p_s(x | y) = \nabla_x \log p(x) + s\,\nabla_x \log p(y | x), \qquad
+              p_s(x | y) \propto p(x)\, p(y | x)^s
 
-    s = 1 is Bayes' rule; s > 1 sharpens: the score of p(x) p(y | x)^s.
+    s = 1 is Bayes' rule, the score of x given y. Other s give the score of another density.
 
     Args:
         score: grad log p(x_t), (n, ...), real floating.
@@ -82,7 +83,7 @@ def classifier_guidance(score: Array, grad_log_p_y: Array, scale: float = 1.0) -
         scale: s, any finite number; dimensionless.
 
     Returns:
-        the conditional score, shape and dtype of `score`.
+        the guided score, shape and dtype of `score`.
 
     Accuracy: 2 ulp of each term.
     Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.2 (eq. 12 and 13).

@@ -12,7 +12,7 @@ from ldmref.math.arrays import Array
 def classifier_free_guidance(uncond: Array, cond: Array, scale: float) -> Array:
     r"""Extrapolate from the unconditional to the conditional prediction.
 
-    .. math:: \hat y = y_\varnothing + s\,(y_c - y_\varnothing)
+    .. math:: \hat f = f_\varnothing + s\,(f_c - f_\varnothing)
 
     s = 0 gives the unconditional and s = 1 the conditional prediction; the paper's w is s - 1.
     Linear, so it applies to eps, x0, v and the score alike.
@@ -40,11 +40,11 @@ def classifier_free_guidance(uncond: Array, cond: Array, scale: float) -> Array:
 def rescale_guidance(guided: Array, cond: Array, phi: float) -> Array:
     r"""Rescale a guided prediction to the contrast of the conditional one.
 
-    .. math:: \hat y' = \phi\,\hat y\,\frac{\operatorname{std}(y_c)}{\operatorname{std}(\hat y)}
-              + (1 - \phi)\,\hat y
+    .. math:: \hat f' = \phi\,\hat f\,\frac{\operatorname{std}(f_c)}{\operatorname{std}(\hat f)}
+              + (1 - \phi)\,\hat f
 
-    The standard deviation is unbiased, over all axes but the first. A guided example without
-    contrast (constant up to rounding, or a single element) is returned unchanged.
+    The standard deviation is over all axes but the first; only the ratio of two counts. A guided
+    example without contrast (constant up to rounding, or a single element) is returned unchanged.
 
     Args:
         guided: prediction after guidance, (n, ...), real floating.

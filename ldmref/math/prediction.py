@@ -130,12 +130,15 @@ def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
 
 
 def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
-    r"""The score, the gradient of log p(x_t), from expected unit noise.
+    r"""The score from unit noise.
 
-    .. math:: \nabla_{x_t} \log p(x_t) = -\epsilon / \sqrt{1 - \bar\alpha}
+    .. math:: \nabla_{x_t} \log q(x_t | x_0) = -\frac{\epsilon}{\sqrt{1 - \bar\alpha}}, \qquad
+              \nabla_{x_t} \log p(x_t) = -\frac{E[\epsilon | x_t]}{\sqrt{1 - \bar\alpha}}
+
+    The noise of one example gives the score of q(x_t | x_0), expected noise that of p(x_t).
 
     Args:
-        eps: expected unit noise given x_t, (n, ...), real floating.
+        eps: unit noise or its expectation given x_t, (n, ...), real floating.
         alpha_bar: scalar or (n,), in [0, 1); dimensionless.
 
     Returns:
@@ -155,7 +158,7 @@ def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
 def eps_from_score(score: Array, alpha_bar: Array) -> Array:
     r"""Expected unit noise from the score.
 
-    .. math:: \epsilon = -\sqrt{1 - \bar\alpha}\; \nabla_{x_t} \log p(x_t)
+    .. math:: E[\epsilon | x_t] = -\sqrt{1 - \bar\alpha}\; \nabla_{x_t} \log p(x_t)
 
     Args:
         score: gradient of log p(x_t), (n, ...), real floating.

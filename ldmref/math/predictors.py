@@ -126,7 +126,7 @@ def ancestral_step(
 def langevin_step(x: Array, gradient: Array, noise: Array, step_size: Array) -> Array:
     r"""One step of Langevin dynamics, which leaves p invariant as the step size goes to 0.
 
-    .. math:: x' = x + \varepsilon\,\nabla_x \log p(x) + \sqrt{2\varepsilon}\,\epsilon
+    .. math:: x' = x + \delta\,\nabla_x \log p(x) + \sqrt{2\delta}\,\epsilon
 
     Args:
         x: the state, (n, ...).
@@ -153,7 +153,7 @@ def langevin_step_size(
 ) -> Array:
     r"""The corrector's step size from a signal-to-noise ratio.
 
-    .. math:: \varepsilon = 2\,\alpha\left(r\,\frac{\lVert\epsilon\rVert_2}
+    .. math:: \delta = 2\,\alpha\left(r\,\frac{\lVert\epsilon\rVert_2}
               {\lVert\nabla_x \log p(x)\rVert_2}\right)^2
 
     A step size that depends on x and on the noise does not leave p invariant, however small r is:
@@ -203,7 +203,7 @@ def predictor_corrector(
     r"""Predictor-corrector sampling: per interval, a predictor step and then Langevin steps.
 
     .. math:: x \leftarrow \mathrm{predictor}(x, t \to t'); \qquad
-              x \leftarrow x + \varepsilon\,\nabla \log p_{t'}(x) + \sqrt{2\varepsilon}\,\epsilon
+              x \leftarrow x + \delta\,\nabla \log p_{t'}(x) + \sqrt{2\delta}\,\epsilon
 
     The corrector's alpha is a^2 of the predictor step t -> t'. The paper's algorithm 5 uses that of
     the next step, its code either; in the limit of small steps all are 1.

@@ -32,9 +32,9 @@ def snr(alpha_bar: Array) -> Array:
 def log_snr(alpha_bar: Array) -> Array:
     r"""The natural logarithm of the signal-to-noise ratio.
 
-    .. math:: \lambda = \log\frac{\bar\alpha}{1 - \bar\alpha} = -2 \log\sigma
+    .. math:: \log\mathrm{SNR} = \log\frac{\bar\alpha}{1 - \bar\alpha} = -2 \log\sigma
 
-    VDM's lambda (its gamma is -lambda), twice the lambda of DPM-Solver.
+    VDM's -gamma, and twice the lambda of DPM-Solver.
 
     Args:
         alpha_bar: any shape, in (0, 1); dimensionless.
@@ -56,7 +56,7 @@ def log_snr(alpha_bar: Array) -> Array:
 def alpha_bar_from_log_snr(log_snr: Array) -> Array:
     r"""The inverse of `log_snr`: the logistic function.
 
-    .. math:: \bar\alpha = \frac{1}{1 + e^{-\lambda}}
+    .. math:: \bar\alpha = \frac{1}{1 + e^{-\log\mathrm{SNR}}}
 
     Args:
         log_snr: any shape, real floating; nats.

@@ -14,13 +14,15 @@ from ldmref.math.schedules import alphas_cumprod
 def posterior_variance(
     alpha_bar: Array, alpha_bar_prev: Array, variance_type: str = "fixed_small"
 ) -> Array:
-    r"""Variance of the reverse step from t to s: one of DDPM's two extremes.
+    r"""Variance of the reverse step from t to s: one of DDPM's two bounds.
 
     .. math:: \beta = 1 - \frac{\bar\alpha_t}{\bar\alpha_s} \ \text{(fixed\_large)}, \qquad
               \tilde\beta = \frac{1 - \bar\alpha_s}{1 - \bar\alpha_t}\,\beta
               \ \text{(fixed\_small)}
 
-    fixed_large is exact for standard normal data, fixed_small for a single data point.
+    fixed_small is a lower bound of Var(x_s | x_t) at every x_t, exact for a single data point.
+    fixed_large is an upper bound of its mean over x_t if each coordinate of the data has at most
+    unit variance, exact for standard normal data; at a single x_t Var(x_s | x_t) may exceed it.
 
     Args:
         alpha_bar: at t, scalar or (n,), in [0, 1); dimensionless.
@@ -85,15 +87,17 @@ def posterior_logvar_clipped(betas: Array, floor: float | None = None) -> Array:
 
 
 def learned_range_logvar(v: Array, beta: Array, beta_tilde: Array) -> Array:
-    r"""Learned log-variance, interpolated between the two extremes.
+    r"""Learned log-variance, interpolated between the two fixed ones.
 
     .. math:: \log\Sigma = f \log\beta + (1 - f) \log\tilde\beta, \qquad f = \tfrac12 (v + 1)
+
+    The v of this function is not the v of v-prediction.
 
     Args:
         v: output of the network, (n, ...), real floating; 1 means beta, -1 means beta-tilde, other
             values extrapolate.
-        beta: the upper extreme, scalar or (n,), > 0.
-        beta_tilde: the lower extreme, scalar or (n,), > 0 (clipped at the first step, see
+        beta: fixed_large, scalar or (n,), > 0.
+        beta_tilde: fixed_small, scalar or (n,), > 0 (clipped at the first step, see
             `posterior_logvar_clipped`).
 
     Returns:

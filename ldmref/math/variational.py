@@ -80,7 +80,8 @@ def bernoulli_log_likelihood(x: Array, logits: Array) -> Array:
     r"""Log-likelihood of a Bernoulli decoder: the negative cross-entropy.
 
     .. math:: \log p(x|z) = \sum_i x_i \log y_i + (1 - x_i) \log(1 - y_i)
-              = \sum_i x_i l_i - \log(1 + e^{l_i}), \qquad y = \operatorname{sigmoid}(l)
+              = \sum_i \left(x_i l_i - \log(1 + e^{l_i})\right), \qquad
+              y = \operatorname{sigmoid}(l)
 
     For x strictly between 0 and 1 it is a loss but not a log-density: it is not normalised.
 

@@ -35,7 +35,7 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
         eta: strength of the fresh noise; 0 is deterministic, 1 the SDE form.
         solver: of the second-order steps, `midpoint` or `heun`.
 
-    Source: Lu et al. 2022, arXiv:2206.00927, appendix B and published code; diffusers 0.42.1,
+    Source: Lu et al. 2022, arXiv:2206.00927, published code; diffusers 0.42.1,
     `algorithm_type="dpmsolver"` and `"sde-dpmsolver"`.
     """
     if order not in (1, 2, 3) or solver not in ("midpoint", "heun"):

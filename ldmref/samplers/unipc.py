@@ -62,8 +62,8 @@ def unipc(
         lower_order_final: reduce the order to 1 towards the last step, as in the published code.
         disable_corrector: indices of steps whose result is not corrected.
 
-    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP), data prediction;
-    appendix E.1, noise prediction.
+    Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP); published code,
+    `uni_pc.py`, for both predictions.
     """
     if order not in (1, 2, 3) or variant not in ("bh1", "bh2"):
         raise ValueError(f"order must be 1 to 3, variant bh1 or bh2; not {order}, {variant!r}")
