@@ -17,6 +17,7 @@ from ldmref.cli.wording import in_flags
 from ldmref.config import Settings
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.plan import AnyRun
 from ldmref.modes.request import Request
 
 
@@ -71,7 +72,7 @@ class Console:
         """Remove the progress bar."""
         self.bar.clear()
 
-    def picture(self, picture: modes.Picture, run: modes.Run) -> None:
+    def picture(self, picture: modes.Picture, run: AnyRun) -> None:
         """Save a picture, and print its line and its JSON object."""
         self.clear()
         now = time.monotonic()

@@ -41,8 +41,8 @@ from ldmref.loading import configured_backend, load
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.invert import InversionPlan
-from ldmref.modes.plan import MODES, Plan
+from ldmref.modes.plan import AnyPlan, Plan
+from ldmref.modes.registry import MODES
 
 Values = dict[str, Any]
 SOURCES = ("image", "mask", "segmentation")
@@ -61,7 +61,7 @@ class Task:
     """What one command line draws: `plan`; `label` names its files; `finish` completes the plan
     with the model."""
 
-    plan: Plan
+    plan: AnyPlan
     label: str
     finish: Callable[[LatentDiffusion, Console, Stop], Plan] | None = None
 
@@ -157,7 +157,6 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     """Up from the picture to its noise, then down again with other words."""
     edits = list(flags["edits"]) or [flags["prompt"]]
     up = modes.plan("invert", config, **values | {"cfg_scale": None})
-    assert isinstance(up, InversionPlan)
     down = up.settings | {
         "prompt": edits, "seed": [0] * len(edits),  # from which nothing is drawn
         "cfg_scale": values.get("cfg_scale", 1.0), "batch_size": flags["batch_size"] or 1,
@@ -174,7 +173,7 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
         return replace(plan, recorded=recorded, warnings=up.warnings)
 
     def finish(model: LatentDiffusion, console: Console, stop: Stop) -> Plan:
-        inversion = up.invert(model, console.step_up, stop)
+        inversion = up.run(model, console.step_up, stop)
         if flags["noise"]:
             write_noise(flags["noise"], inversion.latents, flags["overwrite"])
         return redraw(np.repeat(inversion.latents, len(edits), axis=0))

@@ -8,7 +8,7 @@ from typing import Any
 
 from ldmref.config import TABLES, Settings
 from ldmref.errors import LdmrefError
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 from ldmref.modes.request import named_schedule
 
 CODES = {

@@ -116,6 +116,29 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+def multiple_of(name: str, value: int, multiple: int) -> None:
+    """A width or height that every level of the networks halves evenly."""
+    integer(name, value, 1, MAX_SIDE)
+    if value % multiple:
+        low, high = value // multiple * multiple, (value // multiple + 1) * multiple
+        raise UsageError(
+            f"{name} must be a multiple of {multiple}, not {value}",
+            code="E-SIZE",
+            hint=f"use {low} or {high}" if low else f"use {high}",
+        )
+
+
+def images(prompts: int, count: int) -> None:
+    """Refuse more than `MAX_COUNT` images, `count` for each of the prompts."""
+    if prompts * count > MAX_COUNT:
+        raise UsageError(
+            f"{prompts} prompts with {count} images each are {prompts * count} images, "
+            f"the limit is {MAX_COUNT}",
+            code="E-COUNT",
+            hint="make several requests",
+        )
+
+
 def jumps(name: str, value: Any) -> tuple[int, int]:
     """Jump length and number of samples of RePaint."""
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 2:
