@@ -86,6 +86,14 @@ class Residuals(NamedTuple):
     mid: Array
 
 
+def own_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
+    """Residuals with arrays of a backend."""
+    if residuals is None:
+        return None
+    down = tuple(ops.own("control", part) for part in residuals.down)
+    return Residuals(down, ops.own("control", residuals.mid))
+
+
 def unet(
     ops: Backend, p: Params, config: UNetConfig, x: Array, t: Array,
     context: Array | Context | None, pooled: Array | None = None, sizes: Array | None = None,

@@ -25,7 +25,7 @@ from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, draw
 from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.inversion import InversionPlan, InversionRun
 from ldmref.modes.record import request_params, run_params
-from ldmref.modes.registry import MODES, Mode
+from ldmref.modes.registry import MODES, Mode, config_of
 from ldmref.modes.request import Request
 from ldmref.modes.result import Result, params_of_picture
 from ldmref.modes.start import Start
@@ -181,10 +181,8 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) ->
         UsageError, ResourceError, ImageError, InputError: says what is wrong, and what to do.
     """
     _, known, values, planner = _mode_named(mode)
-    config = getattr(config, "config", config)
     if not isinstance(config, ModelConfig):
-        message, hint = f"{mode} needs a model, not {short_repr(config)}", "model = ldmref.load()"
-        raise UsageError(message, code="E-MODEL", hint=hint)
+        config = config_of(mode, config)
     for name in parameters:
         if name not in known:
             message = f"{mode} has no parameter {short_repr(name)}"

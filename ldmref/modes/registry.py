@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from ldmref.errors import UsageError, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.declaration import Parameter, document, parameters_of
@@ -18,6 +19,26 @@ class Mode(NamedTuple):
     parameters: dict[str, Parameter]
     defaults: dict[str, Any]
     plan: Callable[[ModelConfig, dict[str, Any]], Any]
+
+
+def config_of(what: str, model: Any) -> ModelConfig:
+    """The configuration of a model.
+
+    Args:
+        what: needs the model, for the message.
+
+    Raises:
+        UsageError: it is not a model.
+    """
+    config = getattr(model, "config", None)
+    if not isinstance(config, ModelConfig):
+        name = model if isinstance(model, str) and len(model) < 80 else ""
+        raise UsageError(
+            f"{what} needs a model, not {short_repr(model)}",
+            code="E-MODEL",
+            hint=f"model = ldmref.load({name!r})" if name else "model = ldmref.load()",
+        )
+    return config
 
 
 MODES: dict[str, Mode] = {}
