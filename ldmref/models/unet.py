@@ -132,6 +132,8 @@ def embedding(
     context: Array | Context | None, pooled: Array | None, sizes: Array | None,
 ) -> Array:  # fmt: skip
     """The embedding for the residual blocks: time, pooled text and sizes; (n, d), dtype of x."""
+    if ops.xp.isdtype(t.dtype, "integral"):  # torch would compute their embedding in float32
+        t = ops.xp.astype(t, getattr(ops.xp, ops.state_dtype))
     emb = timestep_embedding(t, config.block_out_channels[0])
     emb = nn.linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
     emb = nn.linear(ops, p.time_embedding.linear_2, ops.silu(emb))

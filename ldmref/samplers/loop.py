@@ -139,7 +139,7 @@ def noise_levels(sigmas: Sequence[float]) -> list[float]:
     try:
         if isinstance(sigmas, str | bytes):
             raise TypeError("text")
-        levels = [sigma if isinstance(sigma, Real) else float(sigma) for sigma in sigmas]
+        levels = [_number(sigma) for sigma in sigmas]
     except (TypeError, ValueError, OverflowError, RuntimeError):
         raise UsageError(
             f"sigmas must be a list of numbers, not {short_repr(sigmas)}", code="E-SIGMAS"
@@ -151,6 +151,13 @@ def noise_levels(sigmas: Sequence[float]) -> list[float]:
                 code="E-SIGMAS",
             )
     return [float(sigma) for sigma in levels]
+
+
+def _number(value: Any) -> Any:
+    """A real number as it is, an array of one as a float; text is neither."""
+    if isinstance(value, str | bytes):
+        raise TypeError("text")
+    return value if isinstance(value, Real) else float(value)
 
 
 def _no_noise() -> Array:

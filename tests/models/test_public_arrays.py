@@ -22,7 +22,8 @@ from ldmref.modes.classifier import LatentClassifier
 
 RNG = np.random.default_rng(0)
 IMAGES, LATENTS = RNG.uniform(-1, 1, (2, 3, 16, 16)), RNG.standard_normal((2, 4, 8, 8))
-TIME, STATES = np.array([3.0, 500.0]), RNG.standard_normal((2, 5, 32))
+TIME, WHOLE = np.array([3.0, 500.0]), np.array([3, 500])
+STATES = RNG.standard_normal((2, 5, 32))
 LABELS = RNG.integers(0, 3, (2, 16, 16))
 TINY = preset("tiny")
 NET = ControlNetConfig(TINY.unet, conditioning_embedding_out_channels=(4, 8))
@@ -45,9 +46,7 @@ CALLS = {
     (LatentDiffusion, "encode_posterior"): lambda m: m.encode_posterior(IMAGES),
     (LatentDiffusion, "decode"): lambda m: m.decode(LATENTS, tile=8),
     (LatentDiffusion, "unet"): lambda m: m.unet(LATENTS, TIME, Conditioning(STATES)),
-    (LatentDiffusion, "unet_output"): lambda m: m.unet_output(
-        LATENTS, TIME.astype(int), STATES, m.control
-    ),
+    (LatentDiffusion, "unet_output"): lambda m: m.unet_output(LATENTS, WHOLE, STATES, m.control),
     (LatentDiffusion, "encode_segmentation"): lambda m: m.encode_segmentation(LABELS),
     (TinyAutoencoder, "encode"): lambda m: m.encode(IMAGES),
     (TinyAutoencoder, "decode"): lambda m: m.decode(LATENTS),
@@ -112,12 +111,11 @@ def test_numpy_arrays_are_taken_on_every_backend(ops, kind, name):
 
 @pytest.mark.parametrize(("kind", "name"), CALLS, ids=lambda v: getattr(v, "__name__", v))
 def test_what_is_no_array_is_named(ops, kind, name, monkeypatch):
-    whole = globals() | {"residuals": residuals}
-    for constant in ("IMAGES", "LATENTS", "LABELS", "TIME", "STATES"):
+    for constant in ("IMAGES", "LATENTS", "LABELS", "TIME", "WHOLE", "STATES"):
         if constant not in CALLS[kind, name].__code__.co_names:
             continue
         model = subject(kind, ops)
-        monkeypatch.setitem(whole["CALLS"][kind, name].__globals__, constant, [[1.0]])
+        monkeypatch.setitem(globals(), constant, [[1.0]])
         with pytest.raises(UsageError, match="must be an array") as caught:
             CALLS[kind, name](model)
         assert caught.value.code == "E-ARRAY"

@@ -1,107 +1,83 @@
-"""Arguments that are refused, how methods start, and every sampler in every array library."""
+"""Schedules and the loop refuse what is no number of steps and no noise level, in one line."""
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 import pytest
-from sampling import no_noise, solve
 
 from ldmref import samplers
-from ldmref.math import karras_sigmas
-from ldmref.samplers import SAMPLERS
-from ldmref.testing.mixture import three_modes
+from ldmref.errors import UsageError
+from ldmref.samplers import SAMPLERS, get_sampler, make_schedule, sample, sigma_grid
+from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.schedule import sampling_sigmas
 
-MIXTURE = three_modes()
-X = 2.0 * np.random.default_rng(0).standard_normal((5, 2))
-GRID = karras_sigmas(8, 0.1, 4.0).tolist()
-
-
-def end(step, grid):
-    return solve(step, MIXTURE.denoise, X, grid, no_noise).x
+CONFIG, EULER = SchedulerConfig(), SAMPLERS["euler"]
+TABLE = sampling_sigmas(CONFIG)
+JUNK = [2.5, "3", None, True, float("nan"), [3], 3j, b"3", np.float64(3.0), np.ones(2), 10**400]
 
 
-# -- limits of the arguments ----------------------------------------------------------------------
+def code_of(function, *args, **kwargs):
+    with pytest.raises(UsageError) as caught:
+        function(*args, **kwargs)
+    assert len(str(caught.value)) < 200 and "\n" not in str(caught.value)
+    return caught.value.code
 
 
-@pytest.mark.parametrize(
-    "make,message",
-    [
-        (lambda: samplers.dpm_solver(0), "order must be 1, 2 or 3, not 0"),
-        (lambda: samplers.dpm_solver(4), "order must be 1, 2 or 3"),
-        (lambda: samplers.lms(0), "order must be from 1 to 4, not 0"),
-        (lambda: samplers.lms(5), "order must be from 1 to 4"),
-        (lambda: samplers.deis(0), "order must be from 1 to 4, not 0"),
-        (lambda: samplers.deis(5), "order must be from 1 to 4"),
-        (lambda: samplers.lms(4, "rk"), "start must be"),
-        (lambda: samplers.deis(2, "heun"), "start must be"),
-        (lambda: samplers.unipc(0), "order must be 1 to 3"),
-        (lambda: samplers.unipc(4), "order must be 1 to 3"),
-        (lambda: samplers.unipc(2, "bh3"), "bh3"),
-        (lambda: samplers.dpmpp_2m(0.0, "euler"), "solver must be"),
-        (lambda: samplers.rk45(rtol=0.0), "tolerances must be positive"),
-        (lambda: samplers.rk45(atol=0.0), "tolerances must be positive"),
-        (lambda: samplers.rk45(atol=math.nan), "tolerances must be positive"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(make, message):
-    with pytest.raises(ValueError, match=message):
-        make()
+@pytest.mark.parametrize("steps", [*JUNK, 0, -1, 1001])
+@pytest.mark.parametrize("convention", ["", "diffusers"])
+def test_steps_are_a_whole_number_within_the_table(steps, convention):
+    config = SchedulerConfig(convention=convention)
+    for spacing in samplers.SPACINGS:
+        assert code_of(make_schedule, config, EULER, spacing, steps) == "E-STEPS"
+    assert code_of(sigma_grid, TABLE, "karras", steps) == "E-STEPS"
 
 
-def test_start_methods_of_multistep():
-    """Runge-Kutta for order - 1 steps; Heun for one step of PNDM; Euler grows from order 1."""
-    grid = GRID[:2]
-    np.testing.assert_array_equal(end(samplers.lms(2), grid=grid), end("rk4", grid=grid))
-    np.testing.assert_array_equal(end(samplers.pndm(), grid=grid), end("heun", grid=grid))
-    for make in (samplers.lms, samplers.deis):
-        one = end(make(3, "runge_kutta"), grid=GRID[:3])
-        np.testing.assert_array_equal(one, end("rk4", grid=GRID[:3]))
-        assert (end(make(3, "runge_kutta"), grid=GRID[:4]) != end("rk4", grid=GRID[:4])).any()
-        np.testing.assert_allclose(
-            end(make(4, "euler"), grid=grid), end("euler", grid=grid), atol=1e-14
-        )
+@pytest.mark.parametrize("steps", [np.int64(3), np.uint8(3), np.int32(3)])
+def test_steps_may_be_numpys(steps):
+    for spacing in samplers.SPACINGS:
+        want = make_schedule(CONFIG, EULER, spacing, 3).sigmas
+        np.testing.assert_array_equal(make_schedule(CONFIG, EULER, spacing, steps).sigmas, want)
 
 
-# -- every library and dtype ----------------------------------------------------------------------
+@pytest.mark.parametrize("spacing", [3, [], "kerras", b"karras", True])
+def test_a_spacing_is_a_name(spacing):
+    assert code_of(make_schedule, CONFIG, EULER, spacing, 3) == "E-SCHEDULE"
+    assert code_of(sigma_grid, TABLE, spacing, 3) == "E-SCHEDULE"
+    assert code_of(sigma_grid, TABLE, "karras", 3, spacing) == "E-SCHEDULE"
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_samplers_stay_in_the_library_and_dtype(xp, dtype, xp_assert_close, to_numpy, name):
-    """The trajectory in each library equals NumPy's in float64, to the rounding of the dtype."""
-    stream = np.random.default_rng(3)
-    start = stream.integers(-2048, 2048, (2, 3, 2)) / 1024
-    noises = [stream.integers(-2048, 2048, start.shape) / 1024 for _ in range(16)]
-
-    def run(convert, tanh):
-        draws = iter([convert(n) for n in noises])
-        steps = samplers.sample(
-            lambda x, sigma: tanh(x / (1.0 + sigma)),
-            convert(8.0 * start),
-            [8.0, 5.0, 3.0, 1.5, 1.0, 0.5, 0.0],
-            SAMPLERS[name].make(),
-            noise=lambda: next(draws),
-        )
-        return [(step.x, step.x0) for step in steps]
-
-    wide = run(lambda a: a, np.tanh)
-    native = run(lambda a: xp.asarray(a, dtype=getattr(xp, dtype)), xp.tanh)
-    # the parts that rk45 takes depend on rounding, its error does not
-    ulps = 0.1 / np.finfo(dtype).eps * 1e-2 if name == "rk45" and dtype == "float32" else 64
-    for got, want in zip(native, wide, strict=True):
-        for a, b in zip(got, want, strict=True):
-            xp_assert_close(a, b, like=xp.asarray([0.0], dtype=getattr(xp, dtype)), ulps=ulps,
-                            scale=8.0)  # fmt: skip
+@pytest.mark.parametrize("sampler", ["euler", None, 3, samplers.heun, EULER.make()])
+def test_a_sampler_is_no_name(sampler):
+    assert code_of(make_schedule, CONFIG, sampler, "karras", 3) == "E-SAMPLER"
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
-def test_huge_sigma_loses_nothing_in_float32(name):
-    """A cosine schedule's table ends near sigma = 2e4; a step from there must not spoil x0."""
-    x0 = np.asarray([[0.25, -0.5]], np.float32)
-    eps = np.asarray([[0.3, 0.7]], np.float32)
-    x = solve(name, lambda x, s: x0, np.float32(2e4) * eps, [2e4, 10.0, 5.0, 2.0, 1.0],
-             noise=lambda: 0 * eps).x  # fmt: skip
-    if not SAMPLERS[name].stochastic:
-        np.testing.assert_allclose(x, eps + x0, atol=1e-4)
-    assert x.dtype == np.float32
+@pytest.mark.parametrize("sigmas", [
+    [1.0, float("nan"), 0.0], [1.0, -0.5], [float("inf"), 1.0, 0.0], "10", b"10", 3.0, None,
+    ["1", "0"], [None, 0.0], [1j, 0.0], [True, False], [10**400, 0.0], np.ones((2, 2)), object(),
+])  # fmt: skip
+def test_noise_levels_are_finite_numbers(sigmas):
+    """Refused when the run is asked for, not at its first step."""
+    step = get_sampler("euler").make()
+    assert code_of(sample, lambda x, sigma: x, np.ones(2), sigmas, step) == "E-SIGMAS"
+    assert code_of(make_schedule, CONFIG, EULER, None, 1, sigmas) == "E-SIGMAS"
+
+
+@pytest.mark.parametrize("sigmas", [[1.0, 2.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0]])
+def test_sigmas_of_a_schedule_decrease_and_are_as_many_as_its_steps(sigmas):
+    assert code_of(make_schedule, CONFIG, EULER, None, 2, sigmas) == "E-SIGMAS"
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, iter,
+                                  lambda v: np.array(v, np.float32)])  # fmt: skip
+def test_noise_levels_come_in_any_list(kind):
+    step = get_sampler("euler").make()
+    states = list(sample(lambda x, sigma: 0.0 * x, np.full(2, 4.0), kind([4.0, 1.0, 0.0]), step))
+    assert [(s.sigma, s.x.tolist()) for s in states] == [(1.0, [1.0, 1.0]), (0.0, [0.0, 0.0])]
+
+
+def test_noise_levels_may_be_a_tensor():
+    torch = pytest.importorskip("torch")
+    step = get_sampler("euler").make()
+    states = list(sample(lambda x, sigma: 0 * x, np.ones(2), torch.tensor([4.0, 1.0, 0.0]), step))
+    assert [state.sigma for state in states] == [1.0, 0.0]
+    assert code_of(sample, lambda x, s: x, 1.0, torch.tensor([1.0, float("nan")]), step)
