@@ -12,10 +12,8 @@ passed along.
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from numbers import Real
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ldmref.errors import UsageError, short_repr
@@ -145,19 +143,19 @@ def noise_levels(sigmas: Sequence[float]) -> list[float]:
             f"sigmas must be a list of numbers, not {short_repr(sigmas)}", code="E-SIGMAS"
         ) from None
     for sigma in levels:
-        if isinstance(sigma, bool) or not 0.0 <= sigma <= sys.float_info.max:
+        if not 0.0 <= sigma < math.inf:
             raise UsageError(
                 f"sigmas must be finite numbers of at least 0, not {short_repr(sigma)}",
                 code="E-SIGMAS",
             )
-    return [float(sigma) for sigma in levels]
+    return levels
 
 
-def _number(value: Any) -> Any:
-    """A real number as it is, an array of one as a float; text is neither."""
-    if isinstance(value, str | bytes):
-        raise TypeError("text")
-    return value if isinstance(value, Real) else float(value)
+def _number(value: Any) -> float:
+    """A number, or an array of one, as a float; text and truth values are neither."""
+    if isinstance(value, str | bytes | bool):
+        raise TypeError("not a number")
+    return float(value)
 
 
 def _no_noise() -> Array:

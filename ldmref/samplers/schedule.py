@@ -145,7 +145,7 @@ def make_schedule(
         )
     table = sampling_sigmas(config)
     spacing = config.spacing if spacing is None else spacing
-    check_steps(steps, len(table) if sigmas is None else None)
+    steps = check_steps(steps, len(table) if sigmas is None else None)
     if sigmas is not None:
         grid = np.asarray(noise_levels(sigmas), np.float64)
         if len(grid) != steps + 1 or not (np.diff(grid) < 0).all():
@@ -178,7 +178,7 @@ def sigma_grid(
     """
     check_name("schedule", spacing, SPACINGS)
     check_name("final sigma", final_sigma, FINAL_SIGMAS)
-    check_steps(steps, len(table))
+    steps = check_steps(steps, len(table))
     if spacing == "karras":
         sigmas = karras_sigmas(steps, table[0], table[-1])
     elif spacing == "exponential":
@@ -226,13 +226,17 @@ def check_name(what: str, name: str, known: Sequence[str]) -> None:
         raise UsageError(f"unknown {what} {short_repr(name)}", code="E-SCHEDULE", hint=hint)
 
 
-def check_steps(steps: int, total: int | None) -> None:
-    """Refuse a number of steps that a table of `total` timesteps (None: any) does not offer."""
+def check_steps(steps: int, total: int | None) -> int:
+    """The steps as Python's integer; refuse what a table of `total` timesteps does not offer.
+
+    `total`: None for a table of any length.
+    """
     if isinstance(steps, bool) or not isinstance(steps, Integral):
         raise UsageError(f"steps must be a whole number, not {short_repr(steps)}", code="E-STEPS")
     if steps < 1 or (total is not None and steps > total):
         most = f"from 1 to {total}" if total is not None else "1 or more"
         raise UsageError(f"steps must be {most}, not {short_repr(steps)}", code="E-STEPS")
+    return int(steps)
 
 
 def _align_your_steps(table: np.ndarray, steps: int, model: str) -> np.ndarray:

@@ -59,7 +59,8 @@ def test_noise_levels_are_finite_numbers(sigmas):
     """Refused when the run is asked for, not at its first step."""
     step = get_sampler("euler").make()
     assert code_of(sample, lambda x, sigma: x, np.ones(2), sigmas, step) == "E-SIGMAS"
-    assert code_of(make_schedule, CONFIG, EULER, None, 1, sigmas) == "E-SIGMAS"
+    if sigmas is not None:  # the schedule's own
+        assert code_of(make_schedule, CONFIG, EULER, None, 1, sigmas) == "E-SIGMAS"
 
 
 @pytest.mark.parametrize("sigmas", [[1.0, 2.0, 0.0], [1.0, 1.0, 0.0], [1.0, 0.0]])
