@@ -31,8 +31,20 @@ __all__ = ["__version__", "denoiser", "load", "load_controlnet", "load_taesd", "
 
 def __getattr__(name: str) -> "Any":
     """Imported at first use, so that `import ldmref` takes milliseconds."""
-    if name in _MODULES:
-        from importlib import import_module
+    from importlib import import_module
+    from importlib.util import find_spec
 
+    if name in _MODULES:
         return getattr(import_module(_MODULES[name]), name)
+    if not name.startswith("_") and find_spec(f"ldmref.{name}") is not None:
+        return import_module(f"ldmref.{name}")
     raise AttributeError(f"module 'ldmref' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names and packages, loaded or not, for completion."""
+    from pkgutil import iter_modules
+
+    packages = {module.name for module in iter_modules(__path__) if module.ispkg}
+    own = {name for name in globals() if name.startswith("__")}
+    return sorted({*__all__, *packages, "errors", *own})

@@ -26,7 +26,8 @@ MAX_MESSAGE = 2000  # characters; a file may hold names of any length
 class LdmrefError(Exception):
     """Base class. `code` is stable, `hint` says what to do, `exit_code` is for the shell.
 
-    Message and hint are one line each, whatever text of a file or a prompt they quote.
+    Message and hint are one line each, whatever text of a file or a prompt they quote. The hint is
+    also a note (PEP 678), which tracebacks show below the message.
     """
 
     exit_code = 1
@@ -34,6 +35,8 @@ class LdmrefError(Exception):
     def __init__(self, message: str, *, code: str = "E-ERROR", hint: str = ""):
         super().__init__(one_line(shortened(message)))
         self.code, self.hint = code, one_line(shortened(hint))
+        if self.hint:
+            self.add_note(f"hint: {self.hint}")
 
     def __str__(self) -> str:
         return str(self.args[0])  # an ImportError would keep its first message
@@ -72,7 +75,9 @@ class VerifyError(LdmrefError):
 
     exit_code = 4
 
-    def __init__(self, message: str, *, code: str, hint: str = "", report: Iterable[str] = ()):
+    def __init__(
+        self, message: str, *, code: str = "E-CHECK", hint: str = "", report: Iterable[str] = ()
+    ):
         super().__init__(message, code=code, hint=hint)
         self.report = tuple(report)
 

@@ -135,8 +135,12 @@ def check_model(
 
 
 def _require_type(name: str, value: Any, *kinds: type) -> None:
-    """Refuse an argument of another type; a truth value is no number."""
+    """Refuse an argument of another type; a truth value is not a number, NumPy's integers are."""
     if isinstance(value, kinds) and (bool in kinds or not isinstance(value, bool)):
+        return
+    if (int in kinds and isinstance(value, np.integer)) or (
+        bool in kinds and isinstance(value, np.bool_)
+    ):
         return
     expected = " or ".join("None" if kind is type(None) else kind.__name__ for kind in kinds)
     kind = type(value).__name__
@@ -158,7 +162,7 @@ def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> 
     """
     _require_type("backend", backend, Backend)
     _require_type("latent_channels", latent_channels, int)
-    vae = read_vae(path, AutoencoderConfig(latent_channels=latent_channels))
+    vae = read_vae(path, AutoencoderConfig(latent_channels=int(latent_channels)))
     check_weights(vae.tensors)
     tiny = _tiny_autoencoder(backend, vae)
     if tiny is None:
@@ -246,7 +250,7 @@ def random_model(
     else:
         words = word_tokenizer(["a red blue green heart cat dog face with hat"], 512)
         tokenizer = PromptTokenizer(words, text.max_position_embeddings)
-    return LatentDiffusion(ops, config, init(model_spec(config), seed), tokenizer)
+    return LatentDiffusion(ops, config, init(model_spec(config), int(seed)), tokenizer)
 
 
 def configured_backend(

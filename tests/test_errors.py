@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+import traceback
+
 import pytest
 
+from ldmref import errors
 from ldmref.errors import MAX_MESSAGE, CorruptModelError, one_line
 
 
@@ -22,3 +27,36 @@ def test_a_long_message_keeps_beginning_and_end():
     error = CorruptModelError("first" + "x" * 10**6 + "last")
     assert len(str(error)) < MAX_MESSAGE + 10
     assert str(error).startswith("first") and str(error).endswith("last")
+
+
+# -- every class ----------------------------------------------------------------------------------
+
+
+def classes(base=errors.LdmrefError):
+    """The base class and all that are derived from it, wherever they are defined."""
+    return [base] + [found for kind in base.__subclasses__() for found in classes(kind)]
+
+
+@pytest.mark.parametrize("kind", classes(), ids=lambda kind: kind.__name__)
+def test_a_plain_traceback_shows_message_and_hint(kind):
+    with pytest.raises(kind) as caught:
+        raise kind("what was wrong", code="E-X", hint="what to do")
+    lines = "".join(traceback.format_exception(caught.value)).splitlines()
+    assert lines[-2].endswith(": what was wrong") and lines[-1] == "hint: what to do"
+    assert str(caught.value) == "what was wrong"
+    without = kind("what was wrong", code="E-X")
+    assert not getattr(without, "__notes__", []) and without.hint == ""
+
+
+@pytest.mark.parametrize("kind", classes(), ids=lambda kind: kind.__name__)
+def test_an_error_that_was_pickled_says_the_same_once(kind):
+    """As from a process of multiprocessing."""
+    error = kind("what was wrong", code="E-X", hint="what to do")
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (str(again), again.code, again.hint) == ("what was wrong", "E-X", "what to do")
+        assert "".join(traceback.format_exception(again)).count("hint: what to do") == 1
+
+
+def test_a_hint_in_a_note_is_one_line():
+    error = CorruptModelError("holds", code="E-X", hint="take\n\x1b[2J that")
+    assert error.__notes__ == [f"hint: {error.hint}"] and error.__notes__[0].isprintable()

@@ -173,6 +173,23 @@ def test_import_of_the_package_loads_next_to_nothing():
     assert run.returncode == 0, run.stderr
 
 
+def test_names_and_packages_are_completed_and_loaded_at_first_use():
+    """Asking for the names loads no module of ldmref; a name or package is then an attribute."""
+    code = (
+        f"import sys; sys.path.insert(0, {str(PACKAGE.parent)!r}); import ldmref\n"
+        "names = {name for name in dir(ldmref) if name[:1] != '_'}\n"
+        "loaded = [m for m in sys.modules if m.startswith('ldmref.')]\n"
+        "assert not loaded, loaded\n"
+        "assert {'load', 'denoiser', 'modes', 'math', 'samplers', 'errors'} <= names, names\n"
+        "assert not any(hasattr(ldmref, name) for name in ('lod', '_x', '__wrapped__', 'os'))\n"
+        "ldmref.errors.UsageError; ldmref.modes.txt2img; ldmref.math.snr\n"
+        "assert all(hasattr(ldmref, name) for name in names)\n"
+        "from ldmref import samplers; assert ldmref.samplers is samplers"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(PACKAGE)))
 def test_file_is_short_and_does_not_print(path):
     text = path.read_text()

@@ -24,8 +24,9 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from array_api_compat import is_numpy_namespace
 
-from ldmref.errors import UsageError, did_you_mean
+from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.math.arrays import Array
 
 DTYPES = ("float64", "float32", "float16", "bfloat16")
@@ -59,7 +60,7 @@ class Backend:
     def set_up(self) -> None:
         """Open the device; called by the constructor, once the arguments have been checked."""
 
-    compiles = False  # whether `compile` traces the network, which then takes only arrays
+    compiles = False  # whether `compile` traces the network: see there for what it is called with
 
     xp: Any
     """The array-API namespace of this backend's arrays."""
@@ -162,6 +163,20 @@ class Backend:
         """Convert one of this backend's arrays to another floating-point dtype."""
         return self.asarray(x, dtype)
 
+    def own(self, name: str, x: Array, dtype: str | None = None) -> Array:
+        """Return an argument as this backend's array: its own as it is, NumPy's by `asarray`.
+
+        Raises:
+            UsageError: `x` is not an array; `name` says which argument it is.
+        """
+        if not hasattr(x, "shape") or not hasattr(x, "dtype"):
+            message = f"{name} must be an array, not {short_repr(x)}"
+            raise UsageError(
+                message, code="E-ARRAY", hint="numpy.asarray, or model.backend.asarray"
+            )
+        foreign = isinstance(x, np.ndarray) and not is_numpy_namespace(self.xp)
+        return self.asarray(x, dtype) if foreign else x
+
     def is_finite(self, x: Array) -> bool:
         """Whether floats hold neither NaN nor infinity."""
         return bool(self.xp.all(self.xp.isfinite(x)))
@@ -189,10 +204,28 @@ class Backend:
         """A context in which gradients are not recorded."""
         return nullcontext()
 
-    def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
-        """`network(ops, params, ...)` as a function of the remaining arguments.
+    def recording(self) -> AbstractContextManager:
+        """A context that ends `inference` for a while: arrays made in it can be differentiated."""
+        return nullcontext()
 
-        Compiled if `compiles`. Later changes of the parameters may have no effect.
+    def differentiable(self) -> Backend:
+        """Return this backend with gradients recorded in `inference()`, too, and never compiled.
+
+        Raises:
+            UsageError: the array library does not differentiate.
+        """
+        raise UsageError(
+            f"the {self.name} backend does not differentiate",
+            code="E-GRAD",
+            hint='ldmref.load(..., backend="torch")',
+        )
+
+    def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
+        """`network(ops, params, config, ...)` as a function of the remaining arguments.
+
+        Compiled if `compiles`. Later changes of the parameters may have no effect. The networks are
+        called with `config`, a frozen dataclass, as the first argument; all others are arrays,
+        tuples of arrays, or None, and may be given by name.
         """
         return partial(network, self, params)
 

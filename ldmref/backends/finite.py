@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ldmref.backends.base import Backend
-from ldmref.backends.traced import TracedBackend
+from ldmref.backends.traced import TracedBackend, layer_names
 from ldmref.math.arrays import Array
 
 
@@ -40,18 +40,9 @@ def first_layer(ops: Backend, params: Mapping[str, Any], compute: Callable[[Any]
 
     `params`: the tree whose layers are named.
     """
-    watched = FiniteBackend(ops, layer_of=_layers(params))
+    watched = FiniteBackend(ops, layer_of=layer_names(params))
     try:
         compute(watched)
     except NonFinite as error:
         return str(error)
     return ""
-
-
-def _layers(tree: Mapping[str, Any], name: str = "") -> dict[int, str]:
-    """Layer names by the `id` of their parameters."""
-    layers: dict[int, str] = {}
-    for key, child in tree.items():
-        nested = isinstance(child, Mapping)
-        layers |= _layers(child, f"{name}.{key}" if name else key) if nested else {id(child): name}
-    return layers

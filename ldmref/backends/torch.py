@@ -6,7 +6,8 @@ train under bfloat16 activations without autocast. `fast/torch.py` has the faste
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+import copy
+from contextlib import AbstractContextManager, nullcontext
 
 import numpy as np
 
@@ -35,6 +36,7 @@ class TorchBackend(Backend):
 
     name = "torch"
     xp = xp
+    _records = False  # gradients, in `inference`
 
     def set_up(self) -> None:
         try:
@@ -108,7 +110,17 @@ class TorchBackend(Backend):
         return F.pad(x, (0, 1, 0, 1))
 
     def inference(self) -> AbstractContextManager:
-        return torch.inference_mode()
+        return self.recording() if self._records else torch.inference_mode()
+
+    def recording(self) -> AbstractContextManager:
+        within = torch.is_inference_mode_enabled()  # else a caller's torch.no_grad stays in force
+        return torch.inference_mode(False) if within else nullcontext()
+
+    def differentiable(self) -> TorchBackend:
+        other = copy.copy(self)
+        other._records = True
+        other.compiles = False
+        return other
 
     def synchronize(self) -> None:
         if self._device.type == "cuda":

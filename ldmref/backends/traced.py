@@ -45,11 +45,15 @@ class Record:
 
 @dataclass(frozen=True)
 class Difference:
-    """The first differing operation; `error` is relative to the largest output, or inf."""
+    """The first differing operation; `error` is relative to the largest output, or inf.
+
+    `layer` is the one whose parameters it used, if either trace has `layer_of`, else "".
+    """
 
     index: int
     name: str
     error: float
+    layer: str = ""
 
 
 class TracedBackend(Backend):
@@ -69,7 +73,14 @@ class TracedBackend(Backend):
                 setattr(self, attribute, getattr(inner, attribute))
         self.compile = super().compile  # a compiled function would bypass the records
         self.compiles = False
+        self.differentiable = self._differentiable
         self.records: list[Record] = []
+
+    def _differentiable(self) -> TracedBackend:
+        """The same with the inner backend's gradients, and the same records."""
+        other = TracedBackend(self.inner.differentiable(), self.keep, self.layer_of)
+        other.records = self.records
+        return other
 
     def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
         self.synchronize()
@@ -111,6 +122,23 @@ def _flops(name: str, shapes: tuple[tuple[int, ...], ...], out: tuple[int, ...])
     return 0
 
 
+def layer_names(params: Mapping[str, Any], name: str = "") -> dict[int, str]:
+    """Return the layer of each parameter by the parameter's `id`, for `layer_of`.
+
+    Args:
+        params: the tree of a network, `model.params["unet"]`, or of all, `model.params`. It must
+            live as long as the names are used.
+        name: of the tree, before the names of its parts.
+    """
+    layers: dict[int, str] = {}
+    for key, child in params.items():
+        if isinstance(child, Mapping):
+            layers |= layer_names(child, f"{name}.{key}" if name else key)
+        else:
+            layers[id(child)] = name
+    return layers
+
+
 def first_difference(a: TracedBackend, b: TracedBackend, rtol: float) -> Difference | None:
     """The first operation whose name, shape or values differ by more than `rtol`, or None.
 
@@ -119,14 +147,15 @@ def first_difference(a: TracedBackend, b: TracedBackend, rtol: float) -> Differe
     for i, (x, y) in enumerate(zip_longest(a.records, b.records)):
         if x is None or y is None:
             longer = a.records if y is None else b.records
-            return Difference(i, longer[i].name, math.inf)
+            return Difference(i, longer[i].name, math.inf, longer[i].layer)
+        layer = x.layer or y.layer
         if (x.name, x.output) != (y.name, y.output):
-            return Difference(i, x.name, math.inf)
+            return Difference(i, x.name, math.inf, layer)
         if x.array is None or y.array is None:
             raise UsageError("both traces need keep=True to be compared", code="E-TRACE")
         with np.errstate(invalid="ignore", over="ignore"):
             scale = np.max(np.abs(y.array), initial=np.finfo(float).tiny)
             error = np.max(np.abs(np.subtract(x.array, y.array, dtype=float)), initial=0.0) / scale
         if not error <= rtol:
-            return Difference(i, x.name, float(error))
+            return Difference(i, x.name, float(error), layer)
     return None

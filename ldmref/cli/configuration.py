@@ -20,7 +20,8 @@ from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.config import BACKEND_KEYS, DEFAULT_KEYS, Settings, settings
 from ldmref.io.locate import model_config
 from ldmref.loading import configured_backend
-from ldmref.modes.plan import MODES, Plan
+from ldmref.modes.plan import Plan
+from ldmref.modes.registry import MODES
 from ldmref.modes.request import MODE_OF, resolve
 from ldmref.modes.validation import validate
 

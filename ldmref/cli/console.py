@@ -18,6 +18,7 @@ from ldmref.cli.wording import in_flags
 from ldmref.config import Settings
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.plan import AnyRun
 from ldmref.modes.request import Request
 
 
@@ -83,7 +84,7 @@ class Console:
         """Remove the progress bar."""
         self.bar.clear()
 
-    def picture(self, picture: modes.Picture, run: modes.Run, before: int = 0) -> None:
+    def picture(self, picture: modes.Picture, run: AnyRun, before: int = 0) -> None:
         """Save an image, and print its line and its JSON object."""
         self.clear()
         now = time.monotonic()

@@ -30,25 +30,11 @@ from ldmref.cli.repeated import refuse_repetition
 from ldmref.cli.streams import finish_streams, prepare_streams
 from ldmref.cli.wording import command_line
 from ldmref.errors import UsageError, closest
+from ldmref.modes.aliases import flag_aliases
+from ldmref.modes.registry import MODES
 
-ALIASES = {
-    "b": "c",
-    "batch-count": "count",
-    "batch-size": "batch",
-    "cfg-scale": "cfg",
-    "denoise": "strength",
-    "denoising-strength": "strength",
-    "guidance-scale": "cfg",
-    "init-img": "image",
-    "init-image": "image",
-    "mask-image": "mask",
-    "negative": "negative-prompt",
-    "num-images-per-prompt": "count",
-    "num-inference-steps": "steps",
-    "sampler-name": "sampler",
-    "sampling-method": "sampler",
-    "scheduler": "schedule",
-}
+PARAMETERS = {name: p for mode in MODES.values() for name, p in mode.parameters.items()}
+ALIASES = {"b": "c"} | flag_aliases(PARAMETERS)
 OWN_FLAGS = {"-h", "--help", "--version"}
 DRAW = "txt2img"
 SECTIONS = {

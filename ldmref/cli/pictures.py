@@ -47,7 +47,7 @@ from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 
 OWN_OPTIONS = {
     "invert": INVERTING,

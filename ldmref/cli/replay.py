@@ -12,7 +12,8 @@ from ldmref.errors import UsageError
 from ldmref.io.pictures.infotext import replay_parameters
 from ldmref.io.pictures.metadata import TOGETHER, read_parameters
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
-from ldmref.modes.plan import MODES, RECORDED
+from ldmref.modes.record import RECORDED
+from ldmref.modes.registry import MODES
 from ldmref.modes.request import named_schedule
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}

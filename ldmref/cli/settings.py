@@ -9,7 +9,7 @@ from typing import Any
 from ldmref.cli.options import SOURCES, is_set, listed
 from ldmref.config import TABLES, Settings
 from ldmref.errors import LdmrefError
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 from ldmref.modes.request import named_schedule
 
 CODES = {

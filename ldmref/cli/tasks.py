@@ -18,8 +18,8 @@ from ldmref.cli.sources import STDIN, picture_source
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.invert import InversionPlan
-from ldmref.modes.plan import MODES, Plan
+from ldmref.modes.plan import Plan
+from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_COUNT, seed_per_picture
 
 Values = dict[str, Any]
@@ -38,7 +38,7 @@ class Task:
         finish: see `plan`.
     """
 
-    plan: Plan
+    plan: AnyPlan
     labels: Sequence[str]
     finish: Callable[[LatentDiffusion, Console, Stop], Plan] | None = None
 
@@ -162,7 +162,6 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     """Up from the image to its noise, then down again with other words."""
     edits = list(flags["edits"]) or listed(flags["prompt"])
     up = modes.plan("invert", config, **values | {"cfg_scale": None})
-    assert isinstance(up, InversionPlan)
     down = up.settings | {
         "prompt": edits, "seed": [0] * len(edits),  # from which nothing is generated
         "cfg_scale": values.get("cfg_scale", 1.0), "batch_size": flags["batch_size"] or 1,
@@ -179,7 +178,7 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
         return replace(plan, recorded=recorded, warnings=up.warnings)
 
     def finish(model: LatentDiffusion, console: Console, stop: Stop) -> Plan:
-        inversion = up.invert(model, console.step_up, stop)
+        inversion = up.run(model, console.step_up, stop)
         if flags["noise"]:
             write_noise(flags["noise"], inversion.latents, flags["overwrite"])
         return redraw(np.repeat(inversion.latents, len(edits), axis=0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from ldmref.errors import InputError, UnsafeFileError, UsageError, closest, did_you_mean
@@ -47,7 +48,7 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
             hint=f"make it safe first: ldmref convert {path.name} {path.stem}.safetensors",
         )
     if not path.exists():
-        return _in_hub(str(name), fetch, variant)
+        return _in_hub(os.fsdecode(name), fetch, variant)
     if path.name == NATIVE_WEIGHTS and is_native(path.parent):
         return path.parent
     if path.is_dir() and not (is_native(path) or is_diffusers(path)):

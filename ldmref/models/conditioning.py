@@ -49,6 +49,17 @@ class Conditioning(NamedTuple):
     sizes: Array | None = None
 
 
+def own_conditioning(ops: Backend, context: Array | Context | Conditioning | None) -> Conditioning:
+    """A conditioning, or bare hidden states, with arrays of a backend."""
+    parts = context if isinstance(context, Conditioning) else Conditioning(context)
+    own = {
+        name: ops.own(name, part)
+        for name, part in parts._asdict().items()
+        if part is not None and not isinstance(part, Context)
+    }
+    return parts._replace(**own)
+
+
 def with_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
     """The same for many steps: with a `Context`, which compiled networks do not take."""
     if conditioning.context is None or ops.compiles:

@@ -14,7 +14,7 @@ from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, Context
+from ldmref.models.conditioning import Conditioning, Context, own_conditioning
 from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.layers import conv2d, conv_spec
 from ldmref.models.params import Params, Spec, flatten, init, numbered, tree_map, unflatten
@@ -113,7 +113,7 @@ def add(terms: list[tuple[float, Residuals]]) -> Residuals | None:
 
 
 class ControlNet:
-    """A ControlNet on one backend. Arrays in and out are the backend's own."""
+    """A ControlNet on one backend, whose arrays it returns; it also takes NumPy's."""
 
     def __init__(
         self, backend: Backend, config: ControlNetConfig, params: Mapping[str, Any],
@@ -125,15 +125,15 @@ class ControlNet:
     def encode_hint(self, hint: Array) -> Array:
         """Features of hints (n, 3, H, W) in [0, 1]; they do not depend on the step."""
         with self.backend.inference():
-            return encode_hint(self.backend, self.params, hint)
+            return encode_hint(self.backend, self.params, self.backend.own("hint", hint))
 
     def residuals(
         self, x: Array, t: Array, context: Array | Conditioning, hint: Array
     ) -> Residuals:
         """x (n, c, h, w), t (n,), context as for the U-Net, hint from `encode_hint`."""
-        if not isinstance(context, Conditioning):
-            context = Conditioning(context)
-        ops, (states, pooled, sizes) = self.backend, context
+        ops = self.backend
+        x, t, hint = ops.own("x", x), ops.own("t", t), ops.own("hint", hint)
+        states, pooled, sizes = own_conditioning(ops, context)
         with ops.inference():
             return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)
 

@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from numbers import Real
 
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError, short_repr
@@ -73,7 +74,7 @@ def seconds_of(limit: float | None) -> float | None:
     Raises:
         UsageError: it is something else.
     """
-    number = isinstance(limit, int | float) and not isinstance(limit, bool)
+    number = isinstance(limit, Real) and not isinstance(limit, bool)
     if limit is not None and not (number and 0.0 < limit < math.inf):
         raise UsageError(
             f"max_seconds must be a positive number, not {short_repr(limit)}", code="E-MAX-SECONDS"

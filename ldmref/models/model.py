@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -14,23 +13,22 @@ from ldmref.errors import ResourceError, UsageError
 from ldmref.math.arrays import Array
 from ldmref.math.divergence import reparameterize
 from ldmref.models.autoencoder import autoencoder_spec, decode, encode
-from ldmref.models.conditioning import Conditioning
+from ldmref.models.conditioning import Conditioning, own_conditioning
 from ldmref.models.config import ModelConfig
+from ldmref.models.learned_words import TEXT_ENCODERS, with_words
 from ldmref.models.memory import Estimate, estimate
-from ldmref.models.params import LazyParams, Params, Spec, count, flatten, unflatten
+from ldmref.models.params import LazyParams, Params, Spec, count
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.taesd import TinyAutoencoder
-from ldmref.models.text import text_encoder, text_encoder_pooled, text_spec
+from ldmref.models.text import EncodedText, text_encoder, text_encoder_pooled, text_spec
 from ldmref.models.tiling import decode_tiled
-from ldmref.models.unet import Residuals, unet, unet_spec
-from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
+from ldmref.models.unet import Residuals, own_residuals, unet, unet_spec
+from ldmref.prompts.textual_inversion import Embedding
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, Tokens, tokenize_alike
 from ldmref.prompts.weights import emphasize
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKENIZERS = ("tokenizer", "tokenizer_2")
 LARGE = 2**26  # parameters
-TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
 def model_spec(config: ModelConfig) -> dict[str, Spec]:
@@ -46,17 +44,10 @@ def model_spec(config: ModelConfig) -> dict[str, Spec]:
     return spec
 
 
-class EncodedText(NamedTuple):
-    """Hidden states of prompts, (n, chunks * l, d); the last encoder's pooled output, if any; and
-    the first tokenizer's account of the prompts."""
-
-    states: Array
-    pooled: Array | None
-    tokens: Tokens
-
-
 class LatentDiffusion:
-    """A latent diffusion model on one backend. Arrays in and out are the backend's own.
+    """A latent diffusion model on one backend.
+
+    Arrays that its methods return are the backend's own; those that they take may also be NumPy's.
 
     Args:
         params: a tree for each network of `model_spec`.
@@ -64,8 +55,7 @@ class LatentDiffusion:
         tokenizer_2: of the second text encoder; None for the first's.
         tiny: an autoencoder in place of the model's own.
         max_memory, max_seconds: what a request may take; see `modes.cost.check_limits`.
-        modifications: what differs from the file (`embeddings`, `vae`, `loras`, `ema`), recorded in
-            every picture.
+        modifications: of the file (`embeddings`, `vae`, `loras`, `ema`), recorded in every image.
         warnings: about its files, repeated in every result.
     """
 
@@ -150,25 +140,28 @@ class LatentDiffusion:
             UsageError: a word is known already, or made for other text encoders.
             CorruptModelError: the vectors have another width than the text encoder's.
         """
-        if any(text.model_type != "clip" for text in self.config.text_encoders):
-            message = f"{self.config.name!r} has no CLIP text encoder, for which words are learned"
-            raise UsageError(message, code="E-EMBEDDING")
-        grown, config, params = copy.copy(self), self.config, {}
-        words = by_encoder(embeddings, len(config.text_encoders))
-        for encoder, name, new in zip(TEXT_ENCODERS, TOKENIZERS, words, strict=False):
-            tokenizer = getattr(self, name) or self.tokenizer
-            flat = flatten(self.params[encoder])
-            flat[TOKEN_TABLE], tokenizer = add_embeddings(flat[TOKEN_TABLE], tokenizer, new)
-            params[encoder] = unflatten(flat)
-            text = getattr(config, encoder)
-            # The end token no longer has the largest id, so it is named.
-            end = tokenizer.end if text.eos_token_id == 2 else text.eos_token_id
-            text = replace(text, vocab_size=len(flat[TOKEN_TABLE]), eos_token_id=end)
-            config = replace(config, **{encoder: text})
+        tokenizers = [getattr(self, name) or self.tokenizer for name in TOKENIZERS]
+        config, params, tokenizers = with_words(self.config, self.params, tokenizers, embeddings)
+        grown = copy.copy(self)
+        for name, tokenizer in zip(TOKENIZERS, tokenizers, strict=False):
             setattr(grown, name, tokenizer)
         known = self.modifications.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
         grown.config, grown.modifications = config, self.modifications | {"embeddings": known}
         return grown.with_params(params, self.backend)
+
+    def differentiable(self) -> LatentDiffusion:
+        """Return this model with gradients: its outputs are differentiable functions of arrays.
+
+        The parameters stay constants. `ldmref.denoiser(model, prompt, grad=True)` uses it.
+
+        Raises:
+            UsageError: the backend's library does not differentiate.
+        """
+        other = self.with_params({}, self.backend.differentiable())
+        if self.tiny is not None:
+            other.tiny = copy.copy(self.tiny)
+            other.tiny.backend = other.backend
+        return other
 
     def with_params(self, networks: Mapping[str, Params], ops: Backend) -> LatentDiffusion:
         """This model with other parameters of some networks, on its backend or one like it."""
@@ -230,6 +223,8 @@ class LatentDiffusion:
         """
         if self.tiny is not None:
             return self.tiny.encode(images)
+        images = self.backend.own("images", images)
+        noise = None if noise is None else self.backend.own("noise", noise)
         with self.backend.inference():
             mean, logvar = encode(self.backend, self._params("vae"), self.config.vae, images)
             z = mean if noise is None else reparameterize(mean, logvar, noise)
@@ -240,6 +235,7 @@ class LatentDiffusion:
         if self.tiny is not None:
             latents = self.tiny.encode(images)
             return latents, self.backend.xp.zeros_like(latents)
+        images = self.backend.own("images", images)
         with self.backend.inference():
             mean, logvar = encode(self.backend, self._params("vae"), self.config.vae, images)
             scale = self.config.vae.scaling_factor
@@ -253,6 +249,7 @@ class LatentDiffusion:
         if self.tiny is not None:
             return self.tiny.decode(latents, tile)
         ops, config = self.backend, self.config.vae
+        latents = ops.own("latents", latents)
 
         def decoder(z: Array) -> Array:
             return self._network(decode, "vae")(config, z / config.scaling_factor)
@@ -278,14 +275,17 @@ class LatentDiffusion:
         control: Residuals | None = None,
     ) -> Array:  # fmt: skip
         """All channels: the prediction and, with "learned_range", v of `learned_range_logvar`."""
-        conditioning = context if isinstance(context, Conditioning) else Conditioning(context)
+        latents, t = self.backend.own("latents", latents), self.backend.own("t", t)
+        conditioning = own_conditioning(self.backend, context)
         with self.backend.inference():
             network, config = self._network(unet, "unet"), self.config.unet
+            control = own_residuals(self.backend, control)
             return network(config, latents, t, *conditioning, control=control)
 
-    def encode_segmentation(self, labels: np.ndarray) -> Array:
+    def encode_segmentation(self, labels: Array) -> Array:
         """Input channels for segmentation maps; (n, H, W) integers -> (n, k, h, w)."""
         ops, classes = self.backend, np.arange(self.config.segmentation_classes)
+        labels = ops.to_numpy(ops.own("labels", labels))
         onehot = ops.asarray((labels[:, None] == classes[:, None, None]).astype(np.float32))
         with ops.inference():
             return rescaler(ops, self.params.cond_stage, onehot, self.config.vae.factor)

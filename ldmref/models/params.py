@@ -181,7 +181,8 @@ class LazyParams(Mapping[str, Params]):
                 release_pages(leaf)  # the backend has copied it, or will read it again
             return weight
 
-        return tree_map(bring, tree)
+        with self._backend.recording():  # a network is often brought when a run first needs it
+            return tree_map(bring, tree)
 
 
 def _as_reference(leaf: np.ndarray) -> np.ndarray | Reference:

@@ -115,7 +115,7 @@ def _relu(ops: Backend, x: Array) -> Array:
 
 
 class TinyAutoencoder:
-    """Encoder and decoder on one backend. Arrays in and out are the backend's own."""
+    """Encoder and decoder on one backend, whose arrays they return; they also take NumPy's."""
 
     def __init__(self, backend: Backend, config: TinyConfig, params: Mapping[str, Any]):
         self.backend, self.config = backend, config
@@ -124,7 +124,7 @@ class TinyAutoencoder:
     def encode(self, images: Array) -> Array:
         """Scaled latents (n, z, h, w) of images (n, 3, H, W) in [-1, 1]."""
         with self.backend.inference():
-            return tiny_encode(self.backend, self.params, images)
+            return tiny_encode(self.backend, self.params, self.backend.own("images", images))
 
     def decode(self, latents: Array, tile: int | None = None) -> Array:
         """Images (n, 3, H, W), about [-1, 1], of scaled latents (n, z, h, w).
@@ -134,6 +134,7 @@ class TinyAutoencoder:
         ops = self.backend
         with ops.inference():
             decode = partial(tiny_decode, ops, self.params)
+            latents = ops.own("latents", latents)
             return decode_tiled(ops, decode, latents, self.config.factor, tile)
 
     def __repr__(self) -> str:

@@ -5,6 +5,8 @@ Radford et al. 2021, arXiv:2103.00020, section 2.4; parameter names of transform
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 from array_api_compat import device
 
 from ldmref.backends.base import Backend
@@ -13,6 +15,16 @@ from ldmref.models.config import TextConfig
 from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec, self_attention
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec, numbered
+from ldmref.prompts.tokenizer import Tokens
+
+
+class EncodedText(NamedTuple):
+    """Hidden states of prompts, (n, chunks * l, d); the last encoder's pooled output, if any; and
+    the first tokenizer's account of the prompts."""
+
+    states: Array
+    pooled: Array | None
+    tokens: Tokens
 
 
 def text_spec(config: TextConfig) -> Spec:

@@ -86,6 +86,14 @@ class Residuals(NamedTuple):
     mid: Array
 
 
+def own_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
+    """Residuals with arrays of a backend."""
+    if residuals is None:
+        return None
+    down = tuple(ops.own("control", part) for part in residuals.down)
+    return Residuals(down, ops.own("control", residuals.mid))
+
+
 def unet(
     ops: Backend, p: Params, config: UNetConfig, x: Array, t: Array,
     context: Array | Context | None, pooled: Array | None = None, sizes: Array | None = None,
@@ -124,6 +132,8 @@ def embedding(
     context: Array | Context | None, pooled: Array | None, sizes: Array | None,
 ) -> Array:  # fmt: skip
     """The embedding for the residual blocks: time, pooled text and sizes; (n, d), dtype of x."""
+    if ops.xp.isdtype(t.dtype, "integral"):  # torch would compute their embedding in float32
+        t = ops.xp.astype(t, getattr(ops.xp, ops.state_dtype))
     emb = timestep_embedding(t, config.block_out_channels[0])
     emb = nn.linear(ops, p.time_embedding.linear_1, ops.xp.astype(emb, x.dtype))
     emb = nn.linear(ops, p.time_embedding.linear_2, ops.silu(emb))

@@ -11,7 +11,8 @@ from ldmref.modes.draw import Picture, Progress
 from ldmref.modes.img2img import img2img
 from ldmref.modes.inpaint import inpaint
 from ldmref.modes.interpolate import interpolate
-from ldmref.modes.invert import Inversion, invert
+from ldmref.modes.inversion import Inversion, InversionPlan
+from ldmref.modes.invert import invert
 from ldmref.modes.plan import Plan, Run, plan, schema
 from ldmref.modes.result import Result
 from ldmref.modes.seg2img import seg2img
@@ -19,6 +20,7 @@ from ldmref.modes.superres import superres
 from ldmref.modes.txt2img import txt2img
 
 __all__ = [
-    "Control", "Cost", "Inversion", "Picture", "Plan", "Progress", "Result", "Run", "img2img",
-    "inpaint", "interpolate", "invert", "plan", "schema", "seg2img", "superres", "txt2img",
+    "Control", "Cost", "Inversion", "InversionPlan", "Picture", "Plan", "Progress", "Result", "Run",
+    "img2img", "inpaint", "interpolate", "invert", "plan", "schema", "seg2img", "superres",
+    "txt2img",
 ]  # fmt: skip

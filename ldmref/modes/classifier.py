@@ -58,6 +58,7 @@ class LatentClassifier:
     def log_probabilities(self, x: Array, sigma: float) -> Array:
         """log p(y | x) of every class, (n, k); x: (n, c, h, w)."""
         ops, table = self.backend, sampling_sigmas(self.model.scheduler)
+        x = ops.own("x", x)
         t = ops.xp.full((x.shape[0],), float(timesteps_at(table, sigma)), dtype=x.dtype)
         xt = x * float(alpha_bar_from_sigma(sigma)) ** 0.5
         return classifier(ops, self.params, self.config, xt, t).log_softmax(dim=1)
@@ -67,7 +68,7 @@ class LatentClassifier:
         import torch
 
         with torch.inference_mode(False), torch.enable_grad():
-            x = x.clone().requires_grad_()
+            x = self.backend.own("x", x).clone().requires_grad_()
             self.log_probabilities(x, sigma)[:, label].sum().backward()
             assert x.grad is not None
             return x.grad

@@ -106,7 +106,7 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
     """
     if isinstance(control.net, ControlNet):
         name, net_config = control.net.name, control.net.config
-    elif isinstance(control.net, str | Path):
+    elif isinstance(control.net, str | os.PathLike):
         file = open_controlnet(control.net, config.unet)
         name, net_config = file.name, file.config
     else:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import TypeVar
 
 from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.request import Request
 from ldmref.samplers import Sampler, repaint_visits
+
+Event = TypeVar("Event")
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,18 @@ def is_out_of_memory(error: BaseException) -> bool:
     words = ("can't allocate memory", "out of memory")
     named = type(error).__name__ == "OutOfMemoryError" or isinstance(error, MemoryError)
     return named or any(text in str(error) for text in words)
+
+
+def explain_memory(
+    events: Iterator[Event], model: LatentDiffusion, request: Request
+) -> Iterator[Event]:
+    """Pass events on; an array library that runs out of memory becomes a `ResourceError`."""
+    try:
+        yield from events
+    except (MemoryError, RuntimeError) as error:
+        if is_out_of_memory(error):
+            raise out_of_memory(model, request) from error
+        raise
 
 
 def out_of_memory(model: LatentDiffusion, request: Request) -> ResourceError:

@@ -47,6 +47,12 @@ class Parameter:
     required: bool = False
 
     @property
+    def long_flag(self) -> str:
+        """Its first long flag without the hyphens, "" where a command has its own."""
+        flags = (f"--{self.name.replace('_', '-')}",) if self.flags is None else self.flags
+        return next((flag[2:] for flag in flags if flag.startswith("--")), "")
+
+    @property
     def description(self) -> str:
         """Help, range and default in one text."""
         text = self.help

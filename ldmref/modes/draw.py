@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends.base import Backend
-from ldmref.errors import Cancelled, UsageError, short_repr
+from ldmref.errors import Cancelled
 from ldmref.io.pictures.images import to_images
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
@@ -95,7 +95,7 @@ class Picture:
 
     index: int
     image: Image.Image
-    latents: np.ndarray
+    latents: np.ndarray = field(repr=False)
 
 
 Callback = Callable[[Progress], None]
@@ -229,46 +229,6 @@ def run_sampler(
             raise step_error(model, x, step, steps, state.sigma, again)
         yield Progress(model, step, steps, first, pictures, state)
         x, history, step = state.x, state.history, step + 1
-
-
-def call_back(
-    steps: Generator[Progress, None, np.ndarray], callback: Callback | None
-) -> np.ndarray:
-    """The latents at the end of a run, with a call after every step."""
-    while True:
-        try:
-            progress = next(steps)
-        except StopIteration as end:
-            return end.value
-        notify(callback, progress)
-
-
-def check_callbacks(callback: Callback | None, cancel: CancelFlag | None) -> None:
-    """Refuse a callback that cannot be called, and a `cancel` that cannot be asked."""
-    if callback is not None and not callable(callback):
-        raise UsageError(
-            f"callback must be a function, not {short_repr(callback)}", code="E-CALLBACK",
-            hint="callback=lambda progress: print(progress.step)",
-        )  # fmt: skip
-    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
-        raise UsageError(
-            f"cancel must be a threading.Event, not {short_repr(cancel)}", code="E-CANCEL"
-        )
-
-
-def notify(callback: Callback | None, progress: Progress) -> None:
-    """Call back after a step; what the function raises is its caller's.
-
-    Raises:
-        UsageError: it returned something, which would have no effect.
-    """
-    returned = None if callback is None else callback(progress)
-    if returned is not None:
-        raise UsageError(
-            f"the callback returned {short_repr(returned)}, which has no effect",
-            code="E-CALLBACK",
-            hint="a callback watches and returns None; cancel= stops a run",
-        )
 
 
 def decode_images(

@@ -13,6 +13,7 @@ from ldmref.io.pictures.arrays import host_array
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
+from ldmref.modes import validation
 from ldmref.modes.declaration import Parameter
 from ldmref.modes.notation import read_noise
 from ldmref.modes.text import TextConditioning
@@ -90,6 +91,7 @@ def resolve_embeddings(config: ModelConfig, v: Mapping[str, Any]) -> dict[str, A
         replaced[prompt] = [""] * len(v[states])
         rows |= {name: v[name] for name in (states, pooled) if v[name] is not None}
     _check_lengths(config, v)
+    validation.images(n, v["count"])
     rows = {name: np.repeat(x, v["count"] * n // len(x), axis=0) for name, x in rows.items()}
     return replaced | {"embeddings": rows}
 

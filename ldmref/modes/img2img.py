@@ -9,7 +9,8 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_picture
 from ldmref.modes.draw import Callback, CancelFlag
 from ldmref.modes.parameters import Img2ImgParameters, Picture, Prompt, Strength
-from ldmref.modes.plan import Plan, mode, plan
+from ldmref.modes.plan import Plan, plan
+from ldmref.modes.registry import mode
 from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
 from ldmref.modes.sizing import sized_picture

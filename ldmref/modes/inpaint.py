@@ -16,7 +16,8 @@ from ldmref.modes.channels import encode_array, encode_picture, masked_value
 from ldmref.modes.control import control_region
 from ldmref.modes.draw import Callback, CancelFlag
 from ldmref.modes.parameters import InpaintParameters, Mask, MaskBlur, Picture, Prompt, Strength
-from ldmref.modes.plan import Plan, mode, plan
+from ldmref.modes.plan import Plan, plan
+from ldmref.modes.registry import mode
 from ldmref.modes.request import Request, resolve
 from ldmref.modes.result import Result
 from ldmref.modes.sizing import require_exact

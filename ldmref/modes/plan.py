@@ -1,36 +1,35 @@
-"""Plan, then run: everything is checked without weights, then drawn by whoever has the model.
+"""Plan, then run: everything is checked without weights, then run by whoever has the model.
 
 Python and the command line go this way.
 """
 
 from __future__ import annotations
 
-import hashlib
-import inspect
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, Literal, NamedTuple, overload
 
 import numpy as np
 
-from ldmref.errors import Cancelled, UsageError, did_you_mean, short_repr
+from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
 from ldmref.modes.advice import advice
+from ldmref.modes.aliases import unknown_parameter
+from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.control import ActiveControl, load_control
-from ldmref.modes.cost import Cost, check_limits, cost, is_out_of_memory, out_of_memory
-from ldmref.modes.declaration import Parameter, document, keys_of, parameters_of
-from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, check_callbacks, draw, notify
+from ldmref.modes.cost import Cost, check_limits, cost, explain_memory
+from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, draw
 from ldmref.modes.embeddings import with_embeddings
-from ldmref.modes.parameters import Txt2ImgParameters
+from ldmref.modes.inversion import InversionPlan, InversionRun
+from ldmref.modes.record import request_params, run_params
+from ldmref.modes.registry import MODES, Mode, config_of
 from ldmref.modes.request import Request
 from ldmref.modes.result import Result, params_of_picture
 from ldmref.modes.start import Start
 from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.version import __version__
-
-RECORDED = keys_of(Txt2ImgParameters)  # by pictures of every mode
 
 
 @dataclass(frozen=True)
@@ -56,22 +55,7 @@ class Plan:
 
     def params_of_first(self, n: int) -> dict[str, Any]:
         """The same for the first n pictures alone."""
-        r = self.request
-        params: dict[str, Any] = {"mode": r.mode}
-        for name, parameter in (RECORDED | MODES[r.mode].parameters).items():
-            value = r.values.get(name)
-            if parameter.recorded and value is not None:
-                params[name] = list(value) if isinstance(value, tuple) else value
-        prompts, negatives = list(r.prompts[:n]), list(r.negative_prompts[:n])
-        alike = len({*prompts}) == 1 == len({*negatives})
-        params |= {
-            "prompt": prompts[0] if alike else prompts,
-            "negative_prompt": negatives[0] if len({*negatives}) == 1 else negatives,
-            "sampler": r.sampler.name,
-            "seed": r.seeds[0] if n == 1 else list(r.seeds[:n]),
-            "count": n if alike else 1,
-        }
-        return params | dict(self.recorded)
+        return request_params(self.request, n) | copy.deepcopy(dict(self.recorded))
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """What the request takes of memory and time, without drawing it."""
@@ -110,17 +94,10 @@ class Plan:
             NumericError, ResourceError: see `ldmref.errors`.
         """
         check_callbacks(callback, cancel)
-        run, pictures = self.prepare(model), []
-        try:
-            for event in run.draw(cancel):
-                if isinstance(event, Picture):
-                    pictures.append(event)
-                else:
-                    notify(callback, event)
-        except Cancelled as stop:
-            stop.partial = run.result(pictures)
-            raise
-        return run.result(pictures)
+        return run_to_end(self.prepare(model), callback, cancel)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {self.request.summary}>"
 
 
 class Run(NamedTuple):
@@ -141,12 +118,8 @@ class Run(NamedTuple):
             ResourceError: out of memory.
         """
         request = self.plan.request
-        try:
-            yield from draw(self.model, request, self.start, self.text, self.controls, cancel)
-        except (MemoryError, RuntimeError) as error:
-            if is_out_of_memory(error):
-                raise out_of_memory(self.model, request) from error
-            raise
+        events = draw(self.model, request, self.start, self.text, self.controls, cancel)
+        yield from explain_memory(events, self.model, request)
 
     def result(self, pictures: Sequence[Picture]) -> Result:
         """The pictures so far, with all that makes them again."""
@@ -173,57 +146,31 @@ class Run(NamedTuple):
 
     def params(self, n: int) -> dict[str, Any]:
         """The parameters of the first n pictures, with the model, backend and version."""
-        model, params = self.model, self.plan.params_of_first(n or len(self.plan.request.seeds))
-        params["model"] = {"name": model.config.name, "sha256": model.sha256}
-        params["model"] |= model.modifications
-        arrays = {"latents": self.plan.request.latents} | dict(self.plan.request.embeddings or {})
-        params |= {name: digests(x) for name, x in arrays.items() if x is not None}
-        if truncated := self.text.truncated(n):
-            params["truncated"] = truncated
-        if self.controls:
-            params["control"] = [control.record for control in self.controls]
-        params["backend"] = model.backend.describe()
-        return params | {"ldmref": __version__}
+        request = self.plan.request
+        planned = self.plan.params_of_first(n or len(request.seeds))
+        return run_params(self.model, request, planned, self.text, self.controls, n)
+
+    def __repr__(self) -> str:
+        return f"<Run of {self.plan.request.summary} on {self.model!r}>"
 
 
-def digests(noise: np.ndarray) -> list[str]:
-    """SHA-256 of each picture's given initial noise, (n, c, h, w)."""
-    return [hashlib.sha256(one.tobytes()).hexdigest() for one in noise]
+AnyPlan = Plan | InversionPlan
+AnyRun = Run | InversionRun
+Generating = Literal["txt2img", "img2img", "inpaint", "interpolate", "superres", "seg2img"]
 
 
-class Mode(NamedTuple):
-    """A mode: a sentence, its parameters by name with their defaults, and what plans it."""
-
-    summary: str
-    parameters: dict[str, Parameter]
-    defaults: dict[str, Any]
-    plan: Callable[[ModelConfig, dict[str, Any]], Any]
-
-
-MODES: dict[str, Mode] = {}
-Function = TypeVar("Function", bound=Callable)
+@overload
+def plan(
+    mode: Literal["invert"], config: ModelConfig | LatentDiffusion, **parameters: Any
+) -> InversionPlan: ...
+@overload
+def plan(mode: Generating, config: ModelConfig | LatentDiffusion, **parameters: Any) -> Plan: ...
+@overload
+def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> AnyPlan: ...
 
 
-def mode(planner: Callable[[ModelConfig, dict[str, Any]], Any]) -> Callable[[Function], Function]:
-    """Register the decorated function as a mode, and document all its parameters."""
-
-    def register(function: Function) -> Function:
-        parameters = parameters_of(function)
-        defaults = {
-            name: validation.validate(parameter, parameter.default)
-            for name, parameter in parameters.items()
-            if not parameter.required
-        }
-        summary = (inspect.getdoc(function) or "").partition("\n\n")[0]
-        document(function, parameters)
-        MODES[function.__name__] = Mode(summary, parameters, defaults, planner)
-        return function
-
-    return register
-
-
-def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> Plan:
-    """Check all parameters of a mode without weights; `plan(...).run(model)` draws.
+def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) -> AnyPlan:
+    """Check all parameters of a mode without weights; `plan(...).run(model)` does it.
 
     Args:
         mode: `txt2img`, `img2img`, `inpaint`, `interpolate`, `invert`, `superres` or `seg2img`.
@@ -233,18 +180,14 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) ->
     Raises:
         UsageError, ResourceError, ImageError, InputError: says what is wrong, and what to do.
     """
-    if not isinstance(mode, str) or mode not in MODES:
-        message, hint = f"unknown mode {short_repr(mode)}", did_you_mean(str(mode), MODES)
-        raise UsageError(message, code="E-MODE", hint=hint)
-    config = getattr(config, "config", config)
+    _, known, values, planner = _mode_named(mode)
     if not isinstance(config, ModelConfig):
-        message, hint = f"{mode} needs a model, not {short_repr(config)}", "model = ldmref.load()"
-        raise UsageError(message, code="E-MODEL", hint=hint)
-    _, known, values, planner = MODES[mode]
+        config = config_of(mode, config)
     for name in parameters:
         if name not in known:
             message = f"{mode} has no parameter {short_repr(name)}"
-            raise UsageError(message, code="E-USAGE", hint=did_you_mean(name, known))
+            modes = {other: MODES[other].parameters for other in MODES}
+            raise UsageError(message, code="E-USAGE", hint=unknown_parameter(name, mode, modes))
     missing = [name for name in known if name not in values | parameters]
     if missing:
         raise UsageError(f"{mode} needs {' and '.join(missing)}", code="E-USAGE")
@@ -253,8 +196,12 @@ def plan(mode: str, config: ModelConfig | LatentDiffusion, **parameters: Any) ->
 
 
 def schema(mode: str) -> dict[str, Any]:
-    """The JSON schema of a mode's parameters."""
-    parameters = MODES[mode].parameters
+    """Return the JSON schema of a mode's parameters.
+
+    Raises:
+        UsageError: there is no such mode.
+    """
+    parameters = _mode_named(mode).parameters
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
         "title": mode,
@@ -263,3 +210,10 @@ def schema(mode: str) -> dict[str, Any]:
         "required": [name for name, parameter in parameters.items() if parameter.required],
         "additionalProperties": False,
     }
+
+
+def _mode_named(mode: str) -> Mode:
+    if not isinstance(mode, str) or mode not in MODES:
+        message, hint = f"unknown mode {short_repr(mode)}", did_you_mean(str(mode), MODES)
+        raise UsageError(message, code="E-MODE", hint=hint)
+    return MODES[mode]

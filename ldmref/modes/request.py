@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.errors import ResourceError, UsageError
+from ldmref.errors import ResourceError, UsageError, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.control import Control, fit_control
@@ -71,6 +71,18 @@ class Request:
     resample: tuple[int, int] | None = None
     sigmas: tuple[float, ...] | None = None
     embeddings: Mapping[str, np.ndarray] | None = None  # in place of prompts, by parameter
+
+    @property
+    def summary(self) -> str:
+        """One line: mode, prompt, number and size of images, steps and sampler."""
+        n = len(self.seeds)
+        images = "1 image" if n == 1 else f"{n} images"
+        prompt = f" {short_repr(self.prompts[0])}," if self.prompts[0] else ""
+        size, steps = f"{self.width} x {self.height}", f"{self.steps} steps of {self.sampler.name}"
+        return f"{self.mode}:{prompt} {images} of {size}, {steps}, seed {self.seeds[0]}"
+
+    def __repr__(self) -> str:
+        return f"<Request of {self.summary}>"
 
     @property
     def first_step(self) -> int:
@@ -145,6 +157,7 @@ def per_picture(
             code="E-PROMPT",
             hint="give one, or as many as prompts",
         )
+    validation.images(len(prompts), count)
     if len(negatives) == 1:
         negatives = [negatives[0]] * len(prompts)
     pairs = zip(prompts, negatives, strict=True)
@@ -256,7 +269,7 @@ def check_size(config: ModelConfig, request: Request) -> None:
     """Refuse sizes that the networks cannot take, and noise of another size."""
     defaults, f = config.defaults, config.vae.factor
     for name in ("width", "height"):
-        _check_multiple(name, getattr(request, name), config.size_multiple)
+        validation.multiple_of(name, getattr(request, name), config.size_multiple)
     if request.tile is not None:
         validation.integer("tile", request.tile, MIN_TILE * f, MAX_SIDE)
         if request.tile % f:
@@ -279,16 +292,4 @@ def check_size(config: ModelConfig, request: Request) -> None:
             f"latents have shape {request.latents.shape}, this request needs {shape}",
             code="E-LATENTS",
             hint="one array for all pictures: (count, channels, height, width) of the latents",
-        )
-
-
-def _check_multiple(name: str, value: int, multiple: int) -> None:
-    """A width or height that every level of the networks halves evenly."""
-    validation.integer(name, value, 1, MAX_SIDE)
-    if value % multiple:
-        low, high = value // multiple * multiple, (value // multiple + 1) * multiple
-        raise UsageError(
-            f"{name} must be a multiple of {multiple}, not {value}",
-            code="E-SIZE",
-            hint=f"use {low} or {high}" if low else f"use {high}",
         )

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ldmref.errors import abbreviated
 from ldmref.io.pictures.infotext import infotext
 from ldmref.io.pictures.metadata import check_target, write_picture
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
@@ -33,6 +34,16 @@ class Result:
     seeds: list[int]
     params: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        n, warned = len(self.images), len(self.warnings)
+        parts = ["1 image" if n == 1 else f"{n} images"]
+        if n:
+            parts[0] += f" of {self.images[0].width} x {self.images[0].height}"
+            parts.append("seed " + abbreviated([str(seed) for seed in self.seeds], 4))
+        if warned:
+            parts.append("1 warning" if warned == 1 else f"{warned} warnings")
+        return f"<Result of {self.params.get('mode', '?')}: {', '.join(parts)}>"
 
     def __len__(self) -> int:
         return len(self.images)

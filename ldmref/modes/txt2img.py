@@ -8,7 +8,8 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.draw import Callback, CancelFlag
 from ldmref.modes.parameters import Prompt, Txt2ImgParameters
-from ldmref.modes.plan import Plan, mode, plan
+from ldmref.modes.plan import Plan, plan
+from ldmref.modes.registry import mode
 from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
 from ldmref.modes.start import Start

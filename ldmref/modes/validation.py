@@ -83,6 +83,13 @@ def integer(name: str, value: Any, low: int, high: int) -> int:
     return int(value)
 
 
+def noise_level(name: str, value: Any) -> float:
+    """A sigma: a number from 0 to `MAX_SIGMA`, or an array of one such number."""
+    if is_array(value) and getattr(value, "ndim", 1) == 0:
+        value = host_array(value).item()
+    return number(name, value, 0.0, MAX_SIGMA)
+
+
 def number(name: str, value: Any, low: float, high: float) -> float:
     """A number in a range."""
     real = not isinstance(value, bool) and isinstance(value, int | float | np.floating | np.integer)
@@ -111,13 +118,37 @@ def choice(name: str, value: Any, known: Sequence[str]) -> str:
 
 def flag(name: str, value: Any) -> bool:
     """True or False."""
-    if not isinstance(value, bool):
+    if not isinstance(value, bool | np.bool_):
         raise UsageError(f"{name} must be True or False, not {short_repr(value)}", code=_code(name))
-    return value
+    return bool(value)
+
+
+def multiple_of(name: str, value: int, multiple: int) -> None:
+    """A width or height that every level of the networks halves evenly."""
+    integer(name, value, 1, MAX_SIDE)
+    if value % multiple:
+        low, high = value // multiple * multiple, (value // multiple + 1) * multiple
+        raise UsageError(
+            f"{name} must be a multiple of {multiple}, not {value}",
+            code="E-SIZE",
+            hint=f"use {low} or {high}" if low else f"use {high}",
+        )
+
+
+def images(prompts: int, count: int) -> None:
+    """Refuse more than `MAX_COUNT` images, `count` for each of the prompts."""
+    if prompts * count > MAX_COUNT:
+        raise UsageError(
+            f"{prompts} prompts with {count} images each are {prompts * count} images, "
+            f"the limit is {MAX_COUNT}",
+            code="E-COUNT",
+            hint="make several requests",
+        )
 
 
 def jumps(name: str, value: Any) -> tuple[int, int]:
     """Jump length and number of samples of RePaint."""
+    value = _listed(value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 2:
         raise UsageError(
             f"{name} must be (jump length, samples), not {short_repr(value)}",
@@ -132,8 +163,7 @@ def positions(name: str, value: Any) -> list[float]:
     """Numbers from 0 to 1: that many, evenly spaced, or a list of them."""
     if isinstance(value, numbers.Integral):
         return np.linspace(0.0, 1.0, integer(name, value, 2, MAX_COUNT)).tolist()
-    if isinstance(value, np.ndarray) and value.ndim == 1:
-        value = value.tolist()
+    value = _listed(value)
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise UsageError(
             f"{name} must be a whole number or a list of numbers, not {short_repr(value)}",
@@ -146,8 +176,14 @@ def positions(name: str, value: Any) -> list[float]:
     return [number(name, position, 0.0, 1.0) for position in value]
 
 
+def _listed(value: Any) -> Any:
+    """A one-dimensional NumPy array as a list; everything else as it is."""
+    return value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
+
+
 def seeds(name: str, value: Any) -> int | list[int] | None:
     """A seed, or a list of them; -1 is a random one, None."""
+    value = _listed(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_seed(name, seed) for seed in value]
     return None if is_whole(value) and value == -1 else _seed(name, value)

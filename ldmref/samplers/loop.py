@@ -16,6 +16,7 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 
 History: TypeAlias = tuple[Any, ...]  # what a method remembers, in its own form; () at the start
@@ -94,10 +95,29 @@ def sample(
             x' = x + sqrt(sigma'^2 - sigma^2) eps, and multistep methods start anew.
         history: multistep memory of an earlier run that is continued.
 
+    Returns:
+        An iterator of `State`; a step is taken when the next one is asked for.
+
+    Raises:
+        UsageError: `sigmas` are not finite numbers of at least 0.
+
     Source: the jump, Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, in these coordinates.
     """
-    sigmas = [float(sigma) for sigma in sigmas]
-    n, noise = len(sigmas) - 1, noise or _no_noise
+    return _steps(denoise, x, noise_levels(sigmas), step, noise or _no_noise, constrain, visits,
+                  history)  # fmt: skip
+
+
+def _steps(
+    denoise: Denoiser,
+    x: Array,
+    sigmas: list[float],
+    step: Step,
+    noise: Noise,
+    constrain: Constraint | None,
+    visits: Sequence[int] | None,
+    history: History,
+) -> Iterator[State]:
+    n = len(sigmas) - 1
     for i, j in pairwise(range(n + 1) if visits is None else visits):
         if j < i:
             x, history = x + math.sqrt(sigmas[j] ** 2 - sigmas[i] ** 2) * noise(), ()
@@ -106,6 +126,36 @@ def sample(
         if constrain is not None:
             x = constrain(x, sigmas[j])
         yield State(i, sigmas[j], x, x0, history)
+
+
+def noise_levels(sigmas: Sequence[float]) -> list[float]:
+    """Numbers, or a one-dimensional array of them, as Python floats.
+
+    Raises:
+        UsageError: they are not finite numbers of at least 0.
+    """
+    try:
+        if isinstance(sigmas, str | bytes):
+            raise TypeError("text")
+        levels = [_number(sigma) for sigma in sigmas]
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        raise UsageError(
+            f"sigmas must be a list of numbers, not {short_repr(sigmas)}", code="E-SIGMAS"
+        ) from None
+    for sigma in levels:
+        if not 0.0 <= sigma < math.inf:
+            raise UsageError(
+                f"sigmas must be finite numbers of at least 0, not {short_repr(sigma)}",
+                code="E-SIGMAS",
+            )
+    return levels
+
+
+def _number(value: Any) -> float:
+    """A number, or an array of one, as a float; text and truth values are neither."""
+    if isinstance(value, str | bytes | bool):
+        raise TypeError("not a number")
+    return float(value)
 
 
 def _no_noise() -> Array:

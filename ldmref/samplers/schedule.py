@@ -28,6 +28,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from functools import cache
+from numbers import Integral
 from typing import NamedTuple
 
 import numpy as np
@@ -52,6 +53,7 @@ from ldmref.math.sigmas import (
 )
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers import schedule as diffusers
+from ldmref.samplers.loop import noise_levels
 from ldmref.samplers.registry import Sampler
 
 SPACINGS = (
@@ -141,10 +143,21 @@ def make_schedule(
     Raises:
         UsageError: an unknown spacing, or a number of steps for which the schedule does not exist.
     """
+    if not isinstance(sampler, Sampler):
+        raise UsageError(
+            f"sampler must be a Sampler, not {short_repr(sampler)}",
+            code="E-SAMPLER",
+            hint='samplers.get_sampler("euler") or samplers.SAMPLERS["euler"]',
+        )
     table = sampling_sigmas(config)
     spacing = default_spacing(config, sampler) if spacing is None else spacing
+    steps = check_steps(steps, len(table) if sigmas is None else None)
     if sigmas is not None:
-        grid = np.asarray(sigmas, np.float64)
+        grid = np.asarray(noise_levels(sigmas), np.float64)
+        if len(grid) != steps + 1 or not (np.diff(grid) < 0).all():
+            raise UsageError(
+                f"sigmas of {steps} steps must be {steps + 1} decreasing numbers", code="E-SIGMAS"
+            )
     elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
         theirs = diffusers.diffusers_sigmas(config, table, sampler.name, spacing, steps)
         return Schedule(*theirs, table, "diffusers")
@@ -180,7 +193,7 @@ def sigma_grid(
     """
     check_name("schedule", spacing, SPACINGS)
     check_name("final sigma", final_sigma, FINAL_SIGMAS)
-    check_steps(steps, len(table))
+    steps = check_steps(steps, len(table))
     if spacing == "karras":
         sigmas = karras_sigmas(steps, table[0], table[-1])
     elif spacing == "exponential":
@@ -218,8 +231,11 @@ def sigmas_at(table: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
 
 
 def timesteps_at(table: np.ndarray, sigmas: float | np.ndarray) -> np.ndarray:
-    """The inverse of `sigmas_at`: exact on the table, linear in log sigma between."""
-    return np.interp(np.log(sigmas), np.log(table), np.arange(len(table)))
+    """The inverse of `sigmas_at`: exact on the table, linear in log sigma between.
+
+    Below the table it is timestep 0, at sigma 0, too.
+    """
+    return np.interp(np.log(np.maximum(sigmas, table[0])), np.log(table), np.arange(len(table)))
 
 
 def spacing_name(name: str) -> str:
@@ -233,16 +249,22 @@ def spacing_name(name: str) -> str:
 
 def check_name(what: str, name: str, known: Sequence[str]) -> None:
     """Refuse a name that is not among the known ones, with the nearest as a hint."""
-    if name not in known:
-        raise UsageError(
-            f"unknown {what} {short_repr(name)}", code="E-SCHEDULE", hint=did_you_mean(name, known)
-        )
+    if not isinstance(name, str) or name not in known:
+        hint = did_you_mean(name if isinstance(name, str) else "", known)
+        raise UsageError(f"unknown {what} {short_repr(name)}", code="E-SCHEDULE", hint=hint)
 
 
-def check_steps(steps: int, total: int) -> None:
-    """Refuse a number of steps that a table of `total` timesteps does not offer."""
-    if not 1 <= steps <= total:
-        raise UsageError(f"steps must be from 1 to {total}, not {steps}", code="E-STEPS")
+def check_steps(steps: int, total: int | None) -> int:
+    """The steps as Python's integer; refuse what a table of `total` timesteps does not offer.
+
+    `total`: None for a table of any length.
+    """
+    if isinstance(steps, bool) or not isinstance(steps, Integral):
+        raise UsageError(f"steps must be a whole number, not {short_repr(steps)}", code="E-STEPS")
+    if steps < 1 or (total is not None and steps > total):
+        most = f"from 1 to {total}" if total is not None else "1 or more"
+        raise UsageError(f"steps must be {most}, not {short_repr(steps)}", code="E-STEPS")
+    return int(steps)
 
 
 def _align_your_steps(table: np.ndarray, steps: int, model: str) -> np.ndarray:

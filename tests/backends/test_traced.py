@@ -5,10 +5,17 @@ import math
 import numpy as np
 import pytest
 
+import ldmref
 from ldmref.backends import get_backend
 from ldmref.backends.base import Backend
 from ldmref.backends.numpy import NumpyBackend
-from ldmref.backends.traced import OPERATIONS, Difference, TracedBackend, first_difference
+from ldmref.backends.traced import (
+    OPERATIONS,
+    Difference,
+    TracedBackend,
+    first_difference,
+    layer_names,
+)
 from ldmref.errors import UsageError
 from ldmref.models import params, unet
 from ldmref.models.presets import preset
@@ -40,7 +47,8 @@ def trace(inner, keep=True):
 
 def test_operations_are_those_of_the_base_class():
     other = "asarray weight weight_bytes to_numpy cast inference compile synchronize".split()
-    other += ["describe", "version", "set_up", "is_finite", "missing_operations"]
+    other += ["describe", "version", "set_up", "is_finite", "missing_operations", "own",
+              "recording", "differentiable"]  # fmt: skip
     public = {n for n, f in vars(Backend).items() if callable(f) and not n.startswith("_")}
     assert set(OPERATIONS) == public - set(other)
 
@@ -107,6 +115,33 @@ def test_the_first_wrong_operation_is_named():
     found = first_difference(bad, good, rtol=1e-9)
     assert found.name == "conv2d" and found.error == pytest.approx(0.01)
     assert found.index == [r.index for r in good.records if r.name == "conv2d"][9]
+
+
+def test_a_difference_names_its_layer():
+    """With the names of the parameters of either model; `layer_names` gives them."""
+    model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
+    names = layer_names(model.params["unet"])
+    assert set(names.values()) >= {
+        "conv_in",
+        "time_embedding.linear_1",
+        "mid_block.resnets.0.norm1",
+    }
+    whole = set(layer_names(model.params).values())
+    assert "unet.conv_in" in whole and len(whole) > len(set(names.values()))
+
+    def run(ops):
+        one = model.with_params({}, ops)
+        one.unet(np.ones((1, 4, 8, 8)), np.ones(1), model.encode_text(["a"]))
+        return ops
+
+    good = run(TracedBackend(NumpyBackend(dtype="float64"), keep=True, layer_of=names))
+    bad = run(TracedBackend(LateFault(dtype="float64"), keep=True))
+    wrong = [record for record in good.records if record.name == "conv2d"][9]
+    for found in (first_difference(bad, good, 1e-9), first_difference(good, bad, 1e-9)):
+        assert (found.name, found.layer) == ("conv2d", wrong.layer) and "conv" in found.layer
+    bad.records = bad.records[: wrong.index]
+    good.records = good.records[: wrong.index + 1]
+    assert first_difference(good, bad, 1.0).layer == wrong.layer
 
 
 def test_another_operation_a_shorter_trace_and_nan_are_differences():

@@ -17,7 +17,6 @@ from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.math import slerp
 from ldmref.models.conditioning import states_of
 from ldmref.modes.channels import encode_picture
-from ldmref.modes.invert import Inversion
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.schedule import sampling_sigmas
 
@@ -110,14 +109,6 @@ def test_plain_inversion_starts_just_above_the_clean_picture(monkeypatch, sigmas
     found = modes.invert(model, "a", picture16(), sigmas=sigmas, iterations=0)
     added = found.latents * np.hypot(1.0, 5.0) - encode_picture(model, picture16()).mean
     np.testing.assert_allclose(added, 5.0 - first, atol=2e-5)
-
-
-def test_the_run_of_an_inversion_draws_the_picture_again(tiny):
-    planned = modes.plan("invert", tiny.config, prompt="a", image=picture16(), steps=2)
-    found = planned.invert(tiny)
-    again = modes.txt2img(tiny, "a", latents=found.latents, **found.settings)
-    assert (planned.run(tiny).latents == again.latents).all()
-    assert Inversion(found.latents, found.settings, "a").warnings == []
 
 
 # -- interpolate ----------------------------------------------------------------------------------

@@ -59,7 +59,7 @@ def test_every_mode_runs_through_it(tiny, mode, monkeypatch):
         runs.append(kwargs.get("visits"))
         return sample(*args, **kwargs)
 
-    for module in ("draw", "invert"):
+    for module in ("draw", "inversion"):
         monkeypatch.setattr(sys.modules[f"ldmref.modes.{module}"], "sample", counted)
     DRAWN[mode](tiny)
     assert len(runs) == (2 if mode == "interpolate" else 1)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from numbers import Real
@@ -64,7 +65,7 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
         InputError, CorruptModelError, UnsafeFileError: a file is missing, damaged, or a pickle.
     """
     result = []
-    if isinstance(loras, str | Path):
+    if isinstance(loras, str | os.PathLike):
         loras = [loras]
     if not isinstance(loras, Sequence) or isinstance(loras, bytes):
         kind = type(loras).__name__

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -57,7 +58,7 @@ def read_words(paths: Sequence[str | Path]) -> list[Embedding]:
         UsageError: not a list of paths.
         InputError, UnsafeFileError: as `read_embeddings`.
     """
-    if isinstance(paths, str | Path):
+    if isinstance(paths, str | os.PathLike):
         paths = [paths]
     if not isinstance(paths, Sequence) or isinstance(paths, bytes):
         message = f"embeddings must be a list of files, not {type(paths).__name__}"

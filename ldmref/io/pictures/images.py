@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import warnings
 from pathlib import Path
 from typing import BinaryIO
@@ -13,7 +14,7 @@ from ldmref.errors import ImageError, short_repr
 from ldmref.files import not_a_file
 from ldmref.io.pictures.arrays import image_of_array, is_array
 
-Source = str | Path | BinaryIO | Image.Image | np.ndarray
+Source = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
 FORMATS = ("PNG", "JPEG", "WEBP")
 ANIMATED = ("PNG", "WEBP", "GIF")  # the second picture of a JPEG is a preview
@@ -34,6 +35,8 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
     """
     if isinstance(source, np.ndarray) or is_array(source):
         return image_of_array(source)
+    if isinstance(source, os.PathLike) and not isinstance(source, Path):
+        source = Path(os.fsdecode(source))
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
         raise ImageError(
             f"cannot read a picture from {type(source).__name__}",

@@ -10,7 +10,8 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.io.native import save_folder
-from ldmref.models.model import TEXT_ENCODERS, TOKEN_TABLE, LatentDiffusion
+from ldmref.models.learned_words import TEXT_ENCODERS, TOKEN_TABLE
+from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map
 from ldmref.prompts.textual_inversion import Embedding
 from ldmref.training.finetune.lora import initial_lora, lora_layers, with_lora, write_lora

@@ -13,7 +13,7 @@ import torch
 
 from ldmref.errors import UsageError
 from ldmref.io.tensors.writer import source, write_tensors
-from ldmref.models.model import TOKEN_TABLE
+from ldmref.models.learned_words import TOKEN_TABLE
 from ldmref.models.params import Params, flatten, unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
 

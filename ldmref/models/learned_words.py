@@ -1,0 +1,50 @@
+"""Textual-inversion words in the text encoders and tokenizers of a model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from ldmref.errors import UsageError
+from ldmref.models.config import ModelConfig
+from ldmref.models.params import Params, flatten, unflatten
+from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
+from ldmref.prompts.tokenizer import PromptTokenizer
+
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
+TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
+
+
+def with_words(
+    config: ModelConfig,
+    params: Mapping[str, Any],
+    tokenizers: Sequence[PromptTokenizer],
+    embeddings: Sequence[Embedding],
+) -> tuple[ModelConfig, dict[str, Params], list[PromptTokenizer]]:
+    """The configuration, the parameters of the text encoders and their tokenizers with the words.
+
+    Args:
+        params: of every network, by name.
+        tokenizers: one for each text encoder, or more.
+
+    Raises:
+        UsageError: a word is known already, or made for other text encoders.
+        CorruptModelError: the vectors have another width than the text encoder's.
+    """
+    if any(text.model_type != "clip" for text in config.text_encoders):
+        message = f"{config.name!r} has no CLIP text encoder, for which words are learned"
+        raise UsageError(message, code="E-EMBEDDING")
+    grown, extended = {}, []
+    words = by_encoder(embeddings, len(config.text_encoders))
+    for encoder, tokenizer, new in zip(TEXT_ENCODERS, tokenizers, words, strict=False):
+        flat = flatten(params[encoder])
+        flat[TOKEN_TABLE], longer = add_embeddings(flat[TOKEN_TABLE], tokenizer, new)
+        grown[encoder] = unflatten(flat)
+        extended.append(longer)
+        text = getattr(config, encoder)
+        # The end token no longer has the largest id, so it is named.
+        end = longer.end if text.eos_token_id == 2 else text.eos_token_id
+        text = replace(text, vocab_size=len(flat[TOKEN_TABLE]), eos_token_id=end)
+        config = replace(config, **{encoder: text})
+    return config, grown, extended

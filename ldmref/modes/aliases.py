@@ -1,0 +1,106 @@
+"""Parameters by the names that other programs give them, for suggestions and for flags.
+
+diffusers says `num_inference_steps`, A1111's web interface and API `cfg_scale`, `sampler_name` and
+`n_iter`, the scripts of CompVis `ddim_steps`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+from ldmref.errors import did_you_mean
+from ldmref.modes.declaration import Parameter
+
+ALIASES = {  # the name elsewhere -> the parameter here
+    "batch_count": "count",
+    "cfg": "cfg_scale",
+    "conditioning_scale": "control",
+    "control_image": "control",
+    "controlnet": "control",
+    "ddim_eta": "eta",
+    "ddim_steps": "steps",
+    "denoise": "strength",
+    "denoising_strength": "strength",
+    "generator": "seed",
+    "guidance_scale": "cfg_scale",
+    "init_image": "image",
+    "init_images": "image",
+    "init_img": "image",
+    "initial_image": "image",
+    "inpaint_full_res": "only_masked",
+    "inpaint_full_res_padding": "padding",
+    "inpainting_fill": "fill",
+    "inpainting_mask_invert": "mask_invert",
+    "input_image": "image",
+    "mask_image": "mask",
+    "n_iter": "count",
+    "n_samples": "count",
+    "negative": "negative_prompt",
+    "num_images": "count",
+    "num_images_per_prompt": "count",
+    "num_inference_steps": "steps",
+    "num_samples": "count",
+    "num_steps": "steps",
+    "padding_mask_crop": "padding",
+    "picture": "image",
+    "resize_mode": "resize",
+    "sampler_name": "sampler",
+    "sampling_method": "sampler",
+    "sampling_steps": "steps",
+    "scheduler": "schedule",
+}
+NOTES = {  # where the value is another one, too
+    "control_image": "control=[modes.Control(net, image)]",
+    "controlnet": "control=[modes.Control(net, image)]",
+    "conditioning_scale": "control=[modes.Control(net, image, weight)]",
+    "generator": "an integer; rng='torch' gives the noise of torch's generator",
+    "scheduler": "the spacing of the noise levels; the method is sampler=",
+}
+RUNNING = {  # arguments of functions that are no parameters of an image
+    "callback": "plan(...).run(model, callback=...)",
+    "callback_on_step_end": "callback=, called with a Progress after every step",
+    "callback_steps": "callback=, called with a Progress after every step",
+    "cancel": "plan(...).run(model, cancel=...)",
+    "output_type": "a Result has images and latents",
+    "return_dict": "a Result has images and latents",
+}
+
+
+def unknown_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]) -> str:
+    """Suggest what was meant by a parameter that a mode does not have.
+
+    Args:
+        name: as it was given.
+        mode: which does not have it.
+        known: the parameters of every mode, by its name.
+    """
+    own, lower = known[mode], name.lower()
+    if lower in RUNNING:
+        return RUNNING[lower]
+    meant = ALIASES.get(lower, lower)
+    if meant in own:
+        note = f" ({NOTES[lower]})" if lower in NOTES else ""
+        return f"did you mean {meant!r}?{note} Known: {', '.join(sorted(own))}"
+    others = [other for other, parameters in known.items() if meant in parameters]
+    if others:
+        return f"{mode} has no {meant!r}, but {', '.join(others)}"
+    return did_you_mean(name, own)
+
+
+def flag_aliases(parameters: Mapping[str, Parameter]) -> dict[str, str]:
+    """Flags by the names elsewhere and by the names in Python, both without leading hyphens.
+
+    >>> from ldmref.modes.registry import MODES
+    >>> aliases = flag_aliases(MODES["img2img"].parameters)
+    >>> aliases["guidance-scale"], aliases["cfg-scale"], aliases["init-image"]
+    ('cfg', 'cfg', 'image')
+    """
+    own = {f"--{parameter.long_flag}" for parameter in parameters.values()}
+    own = own.union(*(parameter.flags or () for parameter in parameters.values()))
+    aliases = {}
+    for alias, meant in ({name: name for name in parameters} | ALIASES).items():
+        flag = parameters[meant].long_flag if meant in parameters else ""
+        spelled = alias.replace("_", "-")
+        if flag and f"--{spelled}" not in own:
+            aliases[spelled] = flag
+    return aliases

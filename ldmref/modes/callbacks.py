@@ -1,0 +1,67 @@
+"""A run to its end: its events go to a callback, its images into a result."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol, TypeVar
+
+from ldmref.errors import Cancelled, UsageError, short_repr
+from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress
+
+Made = TypeVar("Made", covariant=True)
+
+
+class Events(Protocol[Made]):
+    """A prepared run: a generator of events, and the result of the images among them."""
+
+    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | Picture]: ...
+
+    def result(self, pictures: Sequence[Picture]) -> Made: ...
+
+
+def run_to_end(run: Events[Made], callback: Callback | None, cancel: CancelFlag | None) -> Made:
+    """Run all steps and return the result.
+
+    Raises:
+        Cancelled: `cancel` was set; its `partial` is the result of the finished images.
+        UsageError: the callback returned something.
+    """
+    pictures = []
+    try:
+        for event in run.draw(cancel):
+            if isinstance(event, Picture):
+                pictures.append(event)
+            else:
+                notify(callback, event)
+    except Cancelled as stop:
+        stop.partial = run.result(pictures)
+        raise
+    return run.result(pictures)
+
+
+def check_callbacks(callback: Callback | None, cancel: CancelFlag | None) -> None:
+    """Refuse a callback that cannot be called, and a `cancel` that cannot be asked."""
+    if callback is not None and not callable(callback):
+        raise UsageError(
+            f"callback must be a function, not {short_repr(callback)}", code="E-CALLBACK",
+            hint="callback=lambda progress: print(progress.step)",
+        )  # fmt: skip
+    if cancel is not None and not callable(getattr(cancel, "is_set", None)):
+        raise UsageError(
+            f"cancel must be a threading.Event, not {short_repr(cancel)}", code="E-CANCEL"
+        )
+
+
+def notify(callback: Callback | None, progress: Progress) -> None:
+    """Call back after a step; what the function raises is its caller's.
+
+    Raises:
+        UsageError: it returned something, which would have no effect.
+    """
+    returned = None if callback is None else callback(progress)
+    if returned is not None:
+        raise UsageError(
+            f"the callback returned {short_repr(returned)}, which has no effect",
+            code="E-CALLBACK",
+            hint="a callback watches and returns None; cancel= stops a run",
+        )
