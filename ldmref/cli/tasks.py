@@ -18,7 +18,7 @@ from ldmref.cli.sources import STDIN, picture_source
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.plan import Plan
+from ldmref.modes.plan import AnyPlan, Plan
 from ldmref.modes.registry import MODES
 from ldmref.modes.validation import MAX_COUNT, seed_per_picture
 
