@@ -132,7 +132,7 @@ def _draw_task(
     plan = task.plan if task.finish is None else task.finish(model, console, stop)
     run = plan.prepare(model)
     console.warn(run.warnings)
-    if recorded.get("a1111"):
+    if recorded.get("a1111") and isinstance(run, modes.Run):
         console.warn(chunk_notes(run, recorded["a1111"]))
     console.warn(other_inputs(recorded, run.params(len(plan.request.seeds))))
     first = console.finished

@@ -114,17 +114,21 @@ def churned(rng: RandomInputs, make: Callable[[dict[str, float]], Step], solver:
     return final_state(step, denoise, x, [s, t], [eps]), expected, 10.0
 
 
-@chapter.identity("churn", "EDM's algorithm 2", 16, uses=("heun",))
+# Roundings: 21 on each side: 2 of the raised sigma, 4 of the root, 2 of the noisy state, 3 in each
+# of two slopes, 2 of their mean, and 5 of the two updates.
+@chapter.identity("churn", "EDM's algorithm 2", 42, uses=("heun",))
 def churn_around_heun(f: Functions, rng: RandomInputs) -> Comparison:
     return churned(rng, lambda options: f.churn(f.heun(), **options), "heun")
 
 
-@chapter.identity("heun_churn", "EDM's algorithm 2", 16)
+# Roundings: as `churn`.
+@chapter.identity("heun_churn", "EDM's algorithm 2", 42)
 def heun_with_churn(f: Functions, rng: RandomInputs) -> Comparison:
     return churned(rng, lambda options: f.heun_churn(**options), "heun")
 
 
-@chapter.identity("euler_churn", "EDM's algorithm 2", 16)
+# Roundings: 14 on each side: as `churn` with one slope and one update.
+@chapter.identity("euler_churn", "EDM's algorithm 2", 28)
 def euler_with_churn(f: Functions, rng: RandomInputs) -> Comparison:
     return churned(rng, lambda options: f.euler_churn(**options), "euler")
 
