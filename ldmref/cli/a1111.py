@@ -158,6 +158,8 @@ def _about_levels(sampler: str, levels: Levels, made: Values, noised: bool) -> I
 def _about_mode(mode: str, sampler: str) -> Iterator[str]:
     if sampler in BROWNIAN:
         yield "A1111's noise for this sampler comes from a Brownian tree: another image"
+    if sampler == "dpmpp_3m_sde":
+        yield "A1111 keeps order 3 to the end; here the last two steps are of lower order"
     if mode != "txt2img":
         yield "A1111 encodes the image to a random sample of its posterior, not recorded; here it "\
               "is the mean"  # fmt: skip
