@@ -123,7 +123,7 @@ def check_single(source: str, recorded: dict[str, Any]) -> None:
     """
     several = [name for name in ONE_EACH if isinstance(recorded.get(name), list)]
     positions = recorded.get("positions", [0.0])
-    if isinstance(positions, list) and len(positions) != 1:
+    if isinstance(positions, int) or (isinstance(positions, list) and len(positions) != 1):
         several.append("positions")
     if several:
         raise UsageError(
