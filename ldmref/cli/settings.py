@@ -69,6 +69,6 @@ def naming_settings(configured: Settings, flags: dict[str, Any]) -> Iterator[Non
         if error.code in OF_BOTH_PROMPTS and "negative" in str(error):
             key = "defaults.negative_prompt"
         flag = "backend" if key == "backend.name" else key.rpartition(".")[2]
-        if key in configured.origin and flags.get(flag) is None:
+        if key in configured.origin and not is_set(flags.get(flag)):
             error.args = (f"{configured.origin[key]}: {error}",)
         raise

@@ -157,6 +157,8 @@ def test_stopped_while_pictures_are_read(tmp_path, kind):
     if kind == "tar":
         with tarfile.open(out / "a.tar", "w") as tar:
             tar.add(out / "cat.png", "cat.png")
+        for file in (out / "cat.png", out / "cat.txt"):
+            file.unlink(missing_ok=True)
     assert len(load_dataset(DataConfig(str(out), 16), cancel).images) == 1
     cancel.set()
     with pytest.raises(Cancelled) as caught:
@@ -178,7 +180,8 @@ def test_pipe_in_the_folder_of_a_training(tmp_path, name):
 OWN = {  # functions that open what ldmref itself brings or has made, and the reader of all others
     ("files.py", "_InputFile"), ("cli/streams.py", "prepare_streams"),
     ("cli/streams.py", "_discard"), ("training/data/scene_dataset.py", "digest"),
-    ("training/data/scene_dataset.py", "SceneDataset"), ("training/data/emoji.py", "emoji_list"),
+    ("training/data/scene_dataset.py", "SceneDataset"), ("prompts/emoji.py", "named_emoji"),
+    ("training/data/emoji.py", "emoji_list"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),
     ("training/monitor/metrics.py", "drop_after"),  # `training_folder` refuses a pipe
 }  # fmt: skip
@@ -651,7 +654,7 @@ def test_reader_that_ends_early(stage, lines):
     """The output must be larger than the pipe's buffer, or nobody would notice."""
     import fcntl
 
-    argv = [*LDMREF, "info", "emoji"] if lines else [
+    argv = [*LDMREF, "info", "emoji", "--tensors"] if lines else [
         *LDMREF, "txt2img", "cat", "-m", stage.model_folder, *SHORT, "--width", "128", "--height",
         "128", "-o", "-"]  # fmt: skip
     process = subprocess.Popen(

@@ -51,6 +51,7 @@ LIMITS = {
     },
     SchedulerConfig: {
         (2, 100_000): "num_train_timesteps",
+        (1, 100_000): "original_inference_steps",
         (0, 100_000): "steps_offset",
         (-100_000, 100_000): "disable_corrector",
         (0.0, 1.0): "beta_start beta_end trained_betas thresholding_ratio",
