@@ -177,15 +177,22 @@ def closest(word: str, known: Iterable[str]) -> str:
     return close[0] if close else ""
 
 
+def _one_letter_differs(word: str, name: str) -> bool:
+    """Whether two words of the same length, not too short, differ in one letter."""
+    pairs = zip(word, name, strict=False)
+    return SHORTEST <= len(word) == len(name) and sum(a != b for a, b in pairs) == 1
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint: the closest known word if there is one, or one of which `word` is the beginning; else
-    all of them.
+    """A hint: the closest known word if there is one, or one of which `word` is the beginning or
+    differs in a letter; else all of them.
 
     >>> did_you_mean("eular", ["euler", "heun"])
     "did you mean 'euler'? Known: euler, heun"
     """
     names = sorted(known)
-    beginning = [name for name in names if len(word) >= SHORTEST and name.startswith(word)]
-    close = closest(word, names) or next(iter(beginning), "")
+    near = [name for name in names if _one_letter_differs(word, name)]
+    near += [name for name in names if len(word) >= SHORTEST and name.startswith(word)]
+    close = closest(word, names) or next(iter(near), "")
     everything = "Known: " + ", ".join(names)
     return f"did you mean {close!r}? {everything}" if close else everything
