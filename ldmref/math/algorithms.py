@@ -105,8 +105,8 @@ def ddpm_step(
         eps: predicted unit noise, shape of `xt`.
         beta: forward variance of step t, scalar or (n,), in (0, 1).
         alpha_bar: at t, scalar or (n,), in (0, 1).
-        sigma: standard deviation of the step, scalar, (n,) or shape of `xt`, >= 0: the root of
-            `posterior_variance`, or of a learned variance per element.
+        sigma: standard deviation of the step, scalar, (n,) or one per element, >= 0: the root of
+            `posterior_variance`, or of a learned variance.
         z: standard normal, shape of `xt`; None at the last step, which adds no noise.
 
     Returns:

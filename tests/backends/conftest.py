@@ -145,6 +145,15 @@ class ElementwiseKernel:
         return _on_device(y.astype(kinds.pop()))
 
 
+def sum_by_pairs(x, axis, keepdims):
+    """Sum as a GPU does, as a tree; NumPy does so along a contiguous last axis only."""
+    axes = tuple(np.atleast_1d(axis) % x.ndim)
+    last = np.moveaxis(x, axes, range(-len(axes), 0))
+    kept = last.shape[: x.ndim - len(axes)]
+    sums = np.ascontiguousarray(last).reshape(*kept, -1).sum(axis=-1)
+    return np.expand_dims(sums, axes) if keepdims else sums
+
+
 class ReductionKernel(ElementwiseKernel):
     """The sum, in float32, of such an expression."""
 
@@ -156,7 +165,7 @@ class ReductionKernel(ElementwiseKernel):
     def __call__(self, *args, axis, keepdims):
         wide = [x.astype(np.float32) if isinstance(x, np.ndarray) else x for x in args]
         terms = super().__call__(*wide)
-        return _on_device(np.sum(terms.view(np.ndarray), axis=axis, keepdims=keepdims))
+        return _on_device(sum_by_pairs(terms.view(np.ndarray), axis, keepdims))
 
 
 def _python(expression):

@@ -69,8 +69,9 @@ def test_nonfinite_weights_are_refused_unless_allowed(folder, value):
 
 def test_the_first_five_names_are_listed():
     flat = {f"t{i}": np.array([np.nan], np.float32) for i in range(9)}
-    with pytest.raises(CorruptModelError, match=r"9 tensors.*t0, t1, t2, t3, t4$"):
+    with pytest.raises(CorruptModelError, match=r"9 tensors") as caught:
         check_weights(flat)
+    assert str(caught.value).endswith("t0, t1, t2, t3, t4")
 
 
 def test_weights_that_are_all_zero_are_warned_about(folder):

@@ -144,7 +144,7 @@ def test_a_variant_is_read_where_it_is_asked_for(folder, theirs, family, tmp_pat
     assert all((half[n] == whole[n].astype(np.float16)).all() for n in whole)
     with pytest.raises(InputError, match="no variant 'fp61'"):
         load_diffusers(both, "fp61")
-    assert main(["info", str(both), "--variant", "fp16"]) == 0
+    assert main(["info", str(both), "--variant", "fp16", "--tensors"]) == 0
     assert " F16 " in (said := capsys.readouterr().out) and " F32 " not in said
     one = tmp_path / "one.safetensors"
     assert main(["convert", str(both), str(one), "--variant", "fp16"]) == 0
@@ -248,5 +248,5 @@ def test_info_reads_folders_and_single_files(folder, single_file, family, capsys
     assert "fits no known family" in facts[1]["config"]["family"]["not found"]
     names = {t["name"]: t for t in facts[0]["tensors"]}
     assert names["unet.conv_in.weight"]["dtype"] == "F32"
-    assert main(["info", str(single_file)]) == 0
+    assert main(["info", str(single_file), "--tensors"]) == 0
     assert "model.diffusion_model.input_blocks.0.0.weight" in capsys.readouterr().out

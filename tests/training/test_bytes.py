@@ -11,7 +11,7 @@ DOCS = Path(__file__).parents[2] / "docs"
 
 
 def muon(parameters):
-    return Muon(parameters, 1e-3, 0.0, torch.float32)
+    return Muon(parameters, 1e-3, 0.0, 0.95, torch.float32)
 
 
 def bytes_per_parameter(optimizer) -> float:

@@ -84,8 +84,9 @@ def test_a_stopped_training_names_its_stage(recipe, tmp_path, stage):
         if progress.stage == stage:
             stop.set()
 
-    with pytest.raises(Cancelled, match=f"^{stage} stopped after step 1 of 3$"):
+    with pytest.raises(Cancelled) as caught:
         train(recipe(3), tmp_path / "out", report=stop_there, cancel=stop)
+    assert str(caught.value) == f"{stage} stopped after step 1 of 3"
 
 
 def test_the_hint_of_a_loss_that_is_not_finite_can_be_followed(recipe, tmp_path, monkeypatch):

@@ -34,7 +34,8 @@ def list_files(root: Path) -> Listing:
     trainings = {path.parent for path in paths if path.name == METRICS}
     files = [p for p in paths if not p.is_dir() and trainings.isdisjoint(p.parents)]
     images = [p for p in files if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()]
-    found = {path for path in files if path.name in TABLES}
+    # also a folder of that name, which reading refuses
+    found = {p for p in paths if p.name in TABLES and trainings.isdisjoint(p.parents)}
     folders = sorted({path.parent for path in found})
     tables = [next(f / name for name in TABLES if f / name in found) for f in folders]
     used = {*images, *tables, *(image.with_suffix(".txt") for image in images)}
