@@ -142,6 +142,16 @@ def short_repr(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def short_path(path: object) -> str:
+    """Return a path for a message, at most 80 characters long; its end says more than its start.
+
+    >>> short_path("pictures/" * 20 + "a.png").endswith("pictures/a.png'")
+    True
+    """
+    text = " ".join(repr(str(path)).split())
+    return text if len(text) <= 80 else f"'...{text[-76:]}"
+
+
 def abbreviated(names: Sequence[str], most: int = 20) -> str:
     """The first names of a list, and how many more there are.
 

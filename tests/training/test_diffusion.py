@@ -272,7 +272,7 @@ def test_every_kind_of_model_trains_and_draws(
         again = modes.txt2img(model, "1", seed=1, steps=3)  # blue, green, red
         assert np.array_equal(again.latents, result.latents)
         with pytest.raises(LdmrefError) as caught:
-            modes.txt2img(model, "grin", seed=1)
+            modes.txt2img(model, "gren", seed=1)
         assert caught.value.code == "E-CLASS" and "'green'" in caught.value.hint
 
 

@@ -96,5 +96,5 @@ def test_a_pytorch_without_muon_has_it_too(monkeypatch):
     monkeypatch.delattr(torch.optim, "Muon")
     p = torch.eye(4, requires_grad=True)
     p.grad = torch.eye(4)
-    runpy.run_path(muon.__file__)["Muon"]([p], 1e-2, 0.0, torch.float32).step()
+    runpy.run_path(muon.__file__)["Muon"]([p], 1e-2, 0.0, 0.95, torch.float32).step()
     assert float(p.detach().trace()) < 4.0

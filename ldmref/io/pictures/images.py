@@ -10,7 +10,7 @@ from typing import BinaryIO
 import numpy as np
 from PIL import Image, ImageOps
 
-from ldmref.errors import ImageError, short_repr
+from ldmref.errors import ImageError, short_path
 from ldmref.files import not_a_file
 from ldmref.io.pictures.arrays import image_of_array, is_array
 
@@ -43,7 +43,7 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
             code="E-IMAGE",
             hint="allowed are a path, an open file, a Pillow picture, or an array (H, W, 3)",
         )
-    name = short_repr(str(source)) if isinstance(source, str | Path) else "the picture"
+    name = short_path(source) if isinstance(source, str | Path) else "the picture"
     try:
         if isinstance(source, str | Path):
             _require_file(source, name)
