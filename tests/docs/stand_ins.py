@@ -45,7 +45,7 @@ def install() -> None:
     PRESETS["sd15"] = small_sd15()
     from ldmref.training.data import emoji as emoji_data
 
-    if emoji_data.FONT.exists() and emoji_data.NAMES.exists():
+    if emoji_data.FONT.exists():
         return
     groups = ("heart", "heart", "food-fruit", "sky & weather", "food-fruit", "sky & weather")
     emoji = [emoji_data.Emoji("x", *pair) for pair in zip(NAMES, groups, strict=True)]

@@ -141,7 +141,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/fine-tuning.md": {
         "ldmref finetune": BEGINS,
         "ldmref txt2img": SLOW,  # what the trainings above have saved when they are stopped
-        "fine_tune(read_recipe(": HOURS,
+        "ldmref convert runs/full": SLOW,
     },
     "docs/math/samplers.md": {"step(denoise": Reason("not run", "a signature")},
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},

@@ -10,6 +10,7 @@ from blocks import ROOT
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="a POSIX environment")
 NEEDS = {  # what an example says without torch; check_diffusers is a module for `ldmref check`
+    "guidance_by_gradient": "needs PyTorch",
     "linear_autoencoder": "needs PyTorch",
     "own_backend": "",
     "own_sampler": "",

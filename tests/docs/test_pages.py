@@ -247,7 +247,9 @@ def test_languages(page):
             continue
         for command in block.commands:
             program = command.split()[0]
-            programs = (".", "ldmref", "make", "mkdir", "pip", "pytest", "python", "torchrun")
+            programs = (
+                ".", "ldmref", "make", "mkdir", "pip", "printf", "pytest", "python", "torchrun",
+            )  # fmt: skip
             ok = program in programs or program.startswith("LDMREF_")
             assert ok, f"{block}: {command!r} is no command: write ```text or ```python"
 

@@ -80,7 +80,8 @@ def fractions_of_equal_steps(f: Functions, rng: RandomInputs) -> Comparison:
     return final_state(f.pndm(), denoiser_with_slopes(slopes), x, sigmas), expected, 10.0
 
 
-@chapter.identity("ipndm", "published fractions", 8)
+# Roundings: as `pndm`.
+@chapter.identity("ipndm", "published fractions", 24, amplified=2.7)
 def fractions_of_equal_steps_after_euler(f: Functions, rng: RandomInputs) -> Comparison:
     """1, then (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24."""
     rows = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12),
@@ -94,7 +95,8 @@ def fractions_of_equal_steps_after_euler(f: Functions, rng: RandomInputs) -> Com
     return final_state(f.ipndm(), denoiser_with_slopes(slopes), x, sigmas), expected, 10.0
 
 
-@chapter.identity("gradient_estimation", "slopes", 8)
+# Roundings: 7 on each side of each of 3 steps.
+@chapter.identity("gradient_estimation", "slopes", 42)
 def slope_moved_on_by_its_change(f: Functions, rng: RandomInputs) -> Comparison:
     gamma, sigmas = rng.number(0.5, 2.5), decreasing_sigmas(rng, 3)
     x, *slopes = rng.normals(4, 3, 2)
@@ -106,7 +108,9 @@ def slope_moved_on_by_its_change(f: Functions, rng: RandomInputs) -> Comparison:
     return final_state(step, denoiser_with_slopes(slopes), x, sigmas), expected, 10.0
 
 
-@chapter.identity("dpmpp_singlestep", QUADRATURE, 60)
+# Roundings: 13 of each of three ratios of logarithms, of predictions extrapolated to 6 times the
+# scale.
+@chapter.identity("dpmpp_singlestep", QUADRATURE, 240, amplified=78)
 def parabola_from_the_start_of_the_block(f: Functions, rng: RandomInputs) -> Comparison:
     """The exact integral from the first state, through the line or the parabola (`heun`)."""
     order, sigmas = rng.integer(2, 3), decreasing_sigmas(rng, 3)
