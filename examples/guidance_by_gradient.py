@@ -12,11 +12,13 @@ predicted x0, Chung et al. 2022, arXiv:2209.14687, eq. 10.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import ldmref
 from ldmref import samplers
+from ldmref.errors import LdmrefError
 from ldmref.io.pictures.images import to_images
 from ldmref.samplers.noise import Streams
 
@@ -91,4 +93,7 @@ def main(scale: float = 10.0, steps: int = 10) -> tuple[float, float]:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except LdmrefError as error:
+        sys.exit(f"{error}; {error.hint}")

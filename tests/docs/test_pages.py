@@ -188,7 +188,7 @@ def test_the_readme_runs_without_torch(read):
     work = read("README.md", everything=False)
     assert len(list(work.glob("red-heart-[0-9]*.png"))) == 1
     assert (work / "a-green-cat-and-a-red-apple-on-yellow-1.png").is_file()
-    assert len(list(work.glob("red-heart-to-blue-heart-1-*.png"))) == 5
+    assert (work / "heart.gif").is_file()
     for name in "abcd":
         assert pixels(work / f"{name}.png").shape == (128, 128, 3)
     assert np.array_equal(pixels(work / "a.png"), pixels(work / "heart.png"))
