@@ -32,6 +32,7 @@ from composition_oracle import Verdict, judge
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
+from ldmref.evaluate.estimate import proportion
 from ldmref.training.data.captions import scene_caption
 from ldmref.training.data.colours import BACKGROUNDS, COLOURS
 from ldmref.training.data.composing import SHARES, held_out_scene, training_scene
@@ -45,11 +46,10 @@ COLUMNS, CELL = 8, 150  # of the contact sheets; pixels per picture
 CHECKS = ("shape", "colour", "layout", "background")
 
 
-def interval(right: int, n: int, z: float = 1.96) -> tuple[float, float]:
-    """Wilson's interval of a rate."""
-    centre = (right + z * z / 2) / (n + z * z)
-    half = z / (n + z * z) * math.sqrt(right * (n - right) / n + z * z / 4)
-    return centre - half, centre + half
+def interval(right: int, n: int) -> tuple[float, float]:
+    """Return Wilson's interval of a rate."""
+    rate = proportion(np.arange(n) < right)
+    return rate.low, rate.high
 
 
 def scenes_and_prompts(kind: str, n: int, trained: bool = False) -> tuple[list[Scene], list[str]]:

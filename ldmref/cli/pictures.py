@@ -30,9 +30,6 @@ from ldmref.cli.options import (
     parameter_options,
     with_options,
 )
-from ldmref.cli.options import (
-    SOURCES as SOURCES,
-)
 from ldmref.cli.output import Output
 from ldmref.cli.preview import previewing
 from ldmref.cli.progress import Stop, stopping

@@ -6,8 +6,18 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import FILES, MODEL, PATH, Drawing, is_set, parameter_options, with_options
-from ldmref.cli.pictures import SOURCES, WITHOUT_PROMPT, draw
+from ldmref.cli.options import (
+    FILES,
+    MODEL,
+    PATH,
+    SOURCES,
+    Drawing,
+    is_set,
+    parameter_options,
+    with_options,
+)
+from ldmref.cli.pictures import draw
+from ldmref.cli.tasks import WITHOUT_PROMPT
 from ldmref.errors import UsageError
 from ldmref.io.pictures.infotext import replay_parameters
 from ldmref.io.pictures.metadata import TOGETHER, read_parameters

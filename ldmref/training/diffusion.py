@@ -23,7 +23,7 @@ from ldmref.models.unet import unet, unet_spec
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.training.diffusion_loss import DiffusionLoss
 from ldmref.training.latents import NoisyLatents
-from ldmref.training.loss import Loss, Part
+from ldmref.training.loss import FULL_BATCH, Loss, Part
 from ldmref.training.recipe import DiffusionStage
 from ldmref.training.trainer import Trainer, step_generator
 
@@ -90,10 +90,7 @@ class DiffusionBatches:
         prompts = [""] * n
         if self.conditional:
             prompts = ["" if rng.random() < dropout else self.prompt(int(i), rng) for i in pictures]
-        t = part.of(self.diffusion_loss.timesteps(rng, n))
-        x0, eps = self.latents.noise(pictures, self.seed, step, part)
-        xt = q_sample(x0, self.diffusion_loss.alphas_cumprod[t], eps)
-        return DiffusionBatch(part.of(pictures), part.of(prompts), t, x0, eps, xt)
+        return self._noised(pictures, prompts, rng, self.seed, step, part)
 
     def held_out(self, pictures: np.ndarray) -> DiffusionBatch:
         """Return a batch of these images that is always the same: prompts, timesteps and noise."""
@@ -101,10 +98,17 @@ class DiffusionBatches:
         prompts = [""] * len(pictures)
         if self.conditional:
             prompts = [self.prompt(int(i), rng) for i in pictures]
-        t = self.diffusion_loss.timesteps(rng, len(pictures))
-        x0, eps = self.latents.noise(pictures, HELD_OUT_SEED, 0, Part(0, 1))
+        return self._noised(pictures, prompts, rng, HELD_OUT_SEED, 0, FULL_BATCH)
+
+    def _noised(
+        self, pictures: np.ndarray, prompts: list[str], rng: np.random.Generator, seed: int,
+        step: int, part: Part,
+    ) -> DiffusionBatch:  # fmt: skip
+        """Return a part of these images at timesteps from `rng`, with the noise of a step."""
+        t = part.of(self.diffusion_loss.timesteps(rng, len(pictures)))
+        x0, eps = self.latents.noise(pictures, seed, step, part)
         xt = q_sample(x0, self.diffusion_loss.alphas_cumprod[t], eps)
-        return DiffusionBatch(pictures, prompts, t, x0, eps, xt)
+        return DiffusionBatch(part.of(pictures), part.of(prompts), t, x0, eps, xt)
 
     def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:
         """The loss of the U-Net's `output` (n, z or 2 z, h, w) for a batch."""

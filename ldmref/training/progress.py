@@ -55,13 +55,17 @@ class ProgressMeter:
         self.values: defaultdict[str, list[float]] = defaultdict(list)
         self.time = time.monotonic()
 
+    @property
+    def every(self) -> int:
+        """Steps from report to report, however long they take."""
+        return max(1, min(self.most_steps, self.steps // REPORTS))
+
     def update(self, step: int, loss: float, metrics: Mapping[str, float]) -> Progress | None:
         """Record loss and metrics of a step; returns a report if one is due."""
         for name, value in {"loss": loss, **metrics}.items():
             self.values[name].append(value)
         now = time.monotonic()
-        every = max(1, min(self.most_steps, self.steps // REPORTS))
-        if step % every and step != self.steps and now - self.time < self.most_seconds:
+        if step % self.every and step != self.steps and now - self.time < self.most_seconds:
             return None
         rate = (step - self.step) / max(1e-9, now - self.time)  # steps per second
         means = {name: sum(values) / len(values) for name, values in self.values.items()}

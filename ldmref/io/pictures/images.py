@@ -50,7 +50,7 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
         with warnings.catch_warnings():
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             in_memory = isinstance(source, Image.Image)
-            image = source if in_memory else Image.open(source, formats=tuple(formats))
+            image = source if in_memory else Image.open(source, formats=formats)
             if image.width * image.height > MAX_PIXELS:
                 raise _too_large(name, f"{image.width} x {image.height}")
             if not image.width * image.height:
@@ -60,11 +60,7 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
             upright = ImageOps.exif_transpose(image)
         except Exception:  # damaged EXIF, which Pillow refuses in many ways
             upright = image.copy()
-        animated = image.format in (
-            "PNG",
-            "WEBP",
-            "GIF",
-        )  # the second picture of a JPEG is a preview
+        animated = image.format in ANIMATED
         upright.info[FRAMES] = getattr(image, "n_frames", 1) if animated else 1
         return upright
     except ImageError:

@@ -21,7 +21,7 @@ from ldmref.training.distributed import any_rank, on_first_rank, rank
 from ldmref.training.monitor import curves
 from ldmref.training.monitor.metrics import METRICS, append_metrics, drop_after, read_metrics
 from ldmref.training.monitor.previews import Preview
-from ldmref.training.progress import REPORTS, WARNING, Progress, ProgressMeter
+from ldmref.training.progress import WARNING, Progress, ProgressMeter
 from ldmref.training.recipe import Recipe
 from ldmref.training.recipe_file import AnyRecipe
 from ldmref.training.trainer import StepLoss, Trainer
@@ -85,9 +85,8 @@ class StageMonitor:
         """The loss of the averaged weights on held-out images, `HELD_OUT_TIMES` times per stage."""
         function = self.trainer.held_out_loss
         steps = self.trainer.steps
-        line_steps = max(1, min(MOST_STEPS, steps // REPORTS))  # from line to line
-        lines = max(1, steps // (line_steps * HELD_OUT_TIMES))
-        due = step == steps or (step // line_steps) % lines == 0
+        lines = max(1, steps // (self.meter.every * HELD_OUT_TIMES))  # from one to the next
+        due = step == steps or (step // self.meter.every) % lines == 0
         if function is None or not due:
             return {}
         params = self.trainer.ema_params()  # gathered from all ranks
