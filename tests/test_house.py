@@ -322,3 +322,9 @@ def test_names_and_phrases_are_the_fields(path):
     prose = " ".join(text.split()).lower()
     phrases = [phrase for phrase in NO_PHRASES if phrase in prose]
     assert not names and not phrases
+
+
+def test_files_of_tests_have_names_of_their_own():
+    """pytest imports a test file by its base name, and refuses a second one of that name."""
+    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    assert not [name for name in names if names.count(name) > 1]

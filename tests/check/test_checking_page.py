@@ -2,6 +2,7 @@
 
 import re
 import shlex
+import sys
 from pathlib import Path
 
 from ldmref.check import identities
@@ -18,6 +19,8 @@ def without_rounding(text):
 
 def test_the_page_shows_what_the_program_prints(tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))  # forgets the page's own modules
     shown = 0
     for kind, block in BLOCKS:
         if kind == "python":

@@ -131,7 +131,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "pytest --ldmref-against": TORCH,
         "from hypothesis": TORCH,
         "--against posterior.py": elsewhere("tests/cli/test_check_failures.py"),
-        "numpy.load(": elsewhere("tests/check/test_failures.py"),
+        'np.load("case.npz")': elsewhere("tests/check/test_checking_page.py"),
         "$ ldmref check": elsewhere("tests/check/test_checking_page.py"),
     },
     "docs/checkpoints.md": {"--fetch": NETWORK, 'device="cuda"': GPU},
