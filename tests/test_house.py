@@ -326,5 +326,5 @@ def test_names_and_phrases_are_the_fields(path):
 
 def test_files_of_tests_have_names_of_their_own():
     """pytest imports a test file by its base name, and refuses a second one of that name."""
-    names = [path.name for path in (ROOT / "tests").rglob("test_*.py")]
+    names = [path.name for path in (PACKAGE.parent / "tests").rglob("test_*.py")]
     assert not [name for name in names if names.count(name) > 1]
