@@ -1,4 +1,4 @@
-# Two commands: `make demo` draws a picture, `make test` runs the tests. Each sets up what it needs.
+# Two commands: `make demo` draws an image, `make test` runs the tests. Each sets up what it needs.
 PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
@@ -48,7 +48,7 @@ kills: $(TEST)/.ready
 	$(TEST)/bin/python scripts/kill.py --kills 200
 
 soak: $(TEST)/.ready
-	$(TEST)/bin/python scripts/soak.py --pictures 1000
+	$(TEST)/bin/python scripts/soak.py --images 1000
 
 # The other rooms by sampling: some minutes for the tests of a room, then seconds for each mutant.
 ROOMS   ?= samplers modes io models backends

@@ -17,8 +17,10 @@ from ldmref.bench.formatting import markdown_table
 from ldmref.bench.machine import openblas_overrides
 
 HERE = Path(__file__).resolve().parent
-RESULTS, PAGE = HERE / "results", HERE.parent / "docs" / "performance.md"
-BEGIN, END = "<!-- tables: python benchmarks/make_table.py -->", "<!-- end of tables -->"
+RESULTS = HERE / "results"
+PAGE = HERE.parent / "docs" / "performance.md"
+BEGIN = "<!-- tables: python benchmarks/make_table.py -->"
+END = "<!-- end of tables -->"
 
 Results = dict[str, dict[str, Any]]  # by row, each with the `machine` and `time` of its run
 

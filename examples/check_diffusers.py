@@ -68,10 +68,12 @@ def x0_from_v(xt, v, alpha_bar):
 
 
 def q_posterior(x0, xt, alpha_bar, alpha_bar_prev):
-    now, before = _per_example(alpha_bar, x0), _per_example(alpha_bar_prev, x0)
+    now = _per_example(alpha_bar, x0)
+    before = _per_example(alpha_bar_prev, x0)
     examples = zip(x0.split(1), xt.split(1), now, before, strict=True)
     means, variances = zip(*(_posterior_of_one(*example) for example in examples), strict=True)
-    mean, variance = torch.cat(means), torch.stack(variances)
+    mean = torch.cat(means)
+    variance = torch.stack(variances)
     if not hasattr(alpha_bar, "shape"):
         return mean, float(variance[0])
     return mean, variance.reshape(-1, *[1] * (x0.ndim - 1))
@@ -108,8 +110,8 @@ def timestep_embedding(t, dim, max_period=10000.0, *, flip_sin_to_cos=True, freq
 def nearest_code(z, codebook):
     quantizer = VectorQuantizer(*codebook.shape, beta=0.25).to(z.dtype)
     quantizer.embedding.weight.data.copy_(codebook)
-    picture = z.reshape(1, -1, 1, z.shape[-1]).permute(0, 3, 1, 2)  # (1, d, vectors, 1)
-    quantised, _, (_, _, indices) = quantizer(picture)
+    image = z.reshape(1, -1, 1, z.shape[-1]).permute(0, 3, 1, 2)  # (1, d, vectors, 1)
+    quantised, _, (_, _, indices) = quantizer(image)
     quantised = quantised.permute(0, 2, 3, 1).reshape(z.shape)
     # diffusers' values are straight-through already: they take the gradient of the lookup here
     entries = torch.nn.functional.embedding(indices, codebook).reshape(z.shape)
@@ -136,6 +138,6 @@ def _predicted_x0(xt, prediction, alpha_bar, prediction_type):
 
 
 def _gaussian(mean, logvar):
-    """One Gaussian per element, because diffusers sums the divergence over a picture."""
+    """One Gaussian per element, because diffusers sums the divergence over an image."""
     parameters = torch.stack([mean.reshape(-1), logvar.reshape(-1)], dim=1)
     return DiagonalGaussianDistribution(parameters[:, :, None, None])

@@ -19,7 +19,7 @@ from typing import Any
 import ldmref
 from ldmref import samplers
 from ldmref.errors import LdmrefError
-from ldmref.io.pictures.images import to_images
+from ldmref.io.images.pil import to_images
 from ldmref.samplers.noise import Streams
 
 BLUE = (-0.6, -0.2, 0.9)  # RGB from -1 to 1
@@ -67,7 +67,8 @@ def generate(scale: float, prompt: str = "heart", seed: int = 1, steps: int = 10
     A scale of 10 gives a blue heart; 30 and more a blue square, which fits the likelihood better.
     """
     model = ldmref.load(backend="torch").differentiable()
-    ops, defaults = model.backend, model.config.defaults
+    ops = model.backend
+    defaults = model.config.defaults
     denoise = guided(
         ldmref.denoiser(model, prompt),
         ldmref.denoiser(model, prompt, cfg_scale=1.0, grad=True),

@@ -51,8 +51,9 @@ def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterat
         len(x), learning_rate=1e-2, warmup=50, weight_decay=0.0, clip_norm=1e6, ema_decay=0.0
     )
     spec = {
-        "encoder": linear_spec(d, width, bias=False), "decoder": linear_spec(width, d, bias=False),
-    }  # fmt: skip
+        "encoder": linear_spec(d, width, bias=False),
+        "decoder": linear_spec(width, d, bias=False),
+    }
     trainer = Trainer(config, steps, init(spec, seed), loss, TorchBackend())
     for step, value, *_ in trainer.run():
         if step % REPORT == 0 or step == steps:
@@ -64,8 +65,8 @@ def emoji_pixels(size: int = 8) -> np.ndarray:
     """Every emoji without skin tones as a row of numbers in [-1, 1]."""
     from ldmref.training.data.emoji import emoji_list, render
 
-    pictures = [render(e, size) for e in emoji_list() if not e.has_skin_tone]
-    return np.stack([np.asarray(p).ravel() for p in pictures]) / 127.5 - 1.0
+    images = [render(e, size) for e in emoji_list() if not e.has_skin_tone]
+    return np.stack([np.asarray(p).ravel() for p in images]) / 127.5 - 1.0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A backend of your own: NumPy with a count of operations, checked and used for a picture.
+"""A backend of your own: NumPy with a count of operations, checked and used for an image.
 
 python examples/own_backend.py
 """

@@ -16,7 +16,8 @@ def geometric_midpoint():
     """Second-order Runge-Kutta: the slope in the geometric middle of the interval."""
 
     def step(denoise, x, at, history, noise):
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -30,7 +31,8 @@ def geometric_midpoint():
 
 def measured_order() -> float:
     """The slope of log-error over log-steps on a Gaussian mixture, against 4,096 steps of Heun."""
-    problem, x = three_modes(), 10.0 * np.random.default_rng(0).standard_normal((64, 2))
+    problem = three_modes()
+    x = 10.0 * np.random.default_rng(0).standard_normal((64, 2))
 
     def end(step, n):
         return list(sample(problem.denoise, x, karras_sigmas(n + 1, 0.2, 10.0), step))[-1].x
@@ -44,9 +46,13 @@ def measured_order() -> float:
 def main() -> None:
     print(f"order {measured_order():.2f}")
     mine = Sampler(
-        geometric_midpoint, order=2, nfe=2, stochastic=False, source="examples/own_sampler.py",
+        geometric_midpoint,
+        order=2,
+        nfe=2,
+        stochastic=False,
+        source="examples/own_sampler.py",
         name="geometric_midpoint",
-    )  # fmt: skip
+    )
     model = ldmref.load()
     result = modes.txt2img(model, "red heart", seed=1, sampler=mine, steps=12)
     print("drew", result.images[0].size, "with", result.params["sampler"])

@@ -13,11 +13,11 @@ from ldmref.errors import LdmrefError
 
 
 def main(first: str = "numpy", second: str = "torch") -> int:
-    pictures = []
+    images = []
     for backend in (first, second):
         model = ldmref.load(backend=backend)
-        pictures.append(np.asarray(modes.txt2img(model, "red heart", seed=1)[0], int))
-    difference = int(np.abs(pictures[0] - pictures[1]).max())
+        images.append(np.asarray(modes.txt2img(model, "red heart", seed=1)[0], int))
+    difference = int(np.abs(images[0] - images[1]).max())
     print(f"{first} and {second} differ by at most {difference}/255")
     return difference
 

@@ -34,7 +34,8 @@ class LdmrefError(Exception):
 
     def __init__(self, message: str, *, code: str = "E-ERROR", hint: str = ""):
         super().__init__(one_line(shortened(message)))
-        self.code, self.hint = code, one_line(shortened(hint))
+        self.code = code
+        self.hint = one_line(shortened(hint))
         if self.hint:
             self.add_note(f"hint: {self.hint}")
 
@@ -67,7 +68,7 @@ class KeyMismatchError(InputError):
 
 
 class ImageError(InputError):
-    """A picture or mask that cannot be used."""
+    """An image or mask that cannot be used."""
 
 
 class VerifyError(LdmrefError):
@@ -145,7 +146,7 @@ def short_repr(value: object) -> str:
 def short_path(path: object) -> str:
     """Return a path for a message, at most 80 characters long; its end says more than its start.
 
-    >>> short_path("pictures/" * 20 + "a.png").endswith("pictures/a.png'")
+    >>> short_path("images/" * 20 + "a.png").endswith("images/a.png'")
     True
     """
     text = " ".join(repr(str(path)).split())

@@ -32,8 +32,8 @@ MAGICS = (
     (b"\xfd7zxz", "an xz archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
     (b"Rar!", "a rar archive", "unpack it first"),
-    (b"\x89png", "a PNG picture", ""), (b"\xff\xd8\xff", "a JPEG picture", ""),
-    (b"GIF8", "a GIF picture", ""), (b"RIFF", "a WebP picture or a sound", ""),
+    (b"\x89png", "a PNG image", ""), (b"\xff\xd8\xff", "a JPEG image", ""),
+    (b"GIF8", "a GIF image", ""), (b"RIFF", "a WebP image or a sound", ""),
     (b"%PDF", "a PDF document", ""),
     (b"GGUF", "a GGUF file", "its quantised tensors are not supported"),
     (b"\x93NUMPY", "a NumPy array (.npy)", ""), (b"\x89HDF", "an HDF5 file", ""),
@@ -113,7 +113,8 @@ class _InputFile(FileIO):
 
     def __init__(self, path: Path, code: str):
         super().__init__(os.fspath(path), "rb", opener=_without_waiting)
-        self._path, self._code = path, code
+        self._path = path
+        self._code = code
 
     def readinto(self, buffer: Any, /) -> int | None:
         try:
@@ -227,7 +228,8 @@ def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: boo
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         deep = _deeper_than(value, MAX_NESTING)
     except RecursionError:
-        deep, value = True, None
+        deep = True
+        value = None
     except ValueError as error:
         start = data[:64] if isinstance(data, bytes) else data[:64].encode("utf-8", "replace")
         known = format_of(start)

@@ -39,14 +39,24 @@ OWN_WORDS = ("class", "none")  # text encoders whose tokenizer needs no files
 
 
 def load(
-    name: str | Path = "emoji", *, backend: str | Backend | None = None, device: str | None = None,
-    dtype: str | None = None, config: str | Path | None = None,
-    tokenizer: str | Path | None = None, vae: str | Path | None = None,
-    lora: Sequence[str | Path | tuple[str | Path, float]] = (), speed: str | None = None,
-    max_memory: int | str | None = None, max_seconds: float | None = None, fetch: bool = False,
-    variant: str | None = None, ema: bool | None = None, allow_nonfinite: bool = False,
+    name: str | Path = "emoji",
+    *,
+    backend: str | Backend | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    vae: str | Path | None = None,
+    lora: Sequence[str | Path | tuple[str | Path, float]] = (),
+    speed: str | None = None,
+    max_memory: int | str | None = None,
+    max_seconds: float | None = None,
+    fetch: bool = False,
+    variant: str | None = None,
+    ema: bool | None = None,
+    allow_nonfinite: bool = False,
     embeddings: Sequence[str | Path] = (),
-) -> LatentDiffusion:  # fmt: skip
+) -> LatentDiffusion:
     """Load a model.
 
     Args:
@@ -65,7 +75,7 @@ def load(
         vae: another autoencoder, or TAESD; see `ldmref.io.adapters.autoencoder.read_vae`.
         lora: LoRA files, merged into the weights: paths, or (path, weight).
         max_memory: bytes, or a size such as "6GB": with less than all networks take together, each
-            is read from the disk for its part of a picture.
+            is read from the disk for its part of an image.
         max_seconds: a request that is estimated to take longer is refused (`plan.estimate`).
             None for these two: environment and configuration file, unless `backend` is a `Backend`.
         fetch: fetch what the cache lacks, by huggingface_hub; else nothing is ever fetched.
@@ -92,13 +102,15 @@ def load(
         "max_memory": bytes_of(configured.get("max_memory") if max_memory is None else max_memory),
         "max_seconds": seconds_of(seconds),
     }
-    loras, words = read_loras(lora), read_words(embeddings)
+    loras = read_loras(lora)
+    words = read_words(embeddings)
     path = find_model(name, fetch, variant)
     ops = configured_backend(backend, device, dtype, speed=speed)
     loaded, state_dict, tokenizers, sha256 = read_model(
         path, config, tokenizer, variant=variant, ema=ema
     )
-    averaged, warnings = None, []
+    averaged = None
+    warnings = []
     if path.is_file():
         averaged = averages_of(TensorFile(path), loaded, ema)
         if averaged is not None and ema is None:
@@ -114,10 +126,17 @@ def load(
         "loras": [lora.record for lora in loras] or None,
     }
     model = LatentDiffusion(
-        ops, loaded, unflatten(state_dict), tokenizers[0], sha256, *tokenizers[1:],
-        tiny=_tiny_autoencoder(ops, replacement), warnings=warnings, **limits,
+        ops,
+        loaded,
+        unflatten(state_dict),
+        tokenizers[0],
+        sha256,
+        *tokenizers[1:],
+        tiny=_tiny_autoencoder(ops, replacement),
+        warnings=warnings,
+        **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},
-    )  # fmt: skip
+    )
     if limits["max_memory"] is None and sum(x.nbytes for x in state_dict.values()) <= SMALL:
         model.params.read_all()
     return model.with_embeddings(words) if words else model
@@ -171,9 +190,13 @@ def load_taesd(path: str | Path, backend: Backend, latent_channels: int = 4) -> 
 
 
 def load_controlnet(
-    path: str | Path, backend: str | Backend | None = None, device: str | None = None,
-    dtype: str | None = None, unet: UNetConfig | None = None, allow_nonfinite: bool = False,
-) -> ControlNet:  # fmt: skip
+    path: str | Path,
+    backend: str | Backend | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    unet: UNetConfig | None = None,
+    allow_nonfinite: bool = False,
+) -> ControlNet:
     """A ControlNet on a backend, for `modes.Control`. For `path` and `unet` see `open_controlnet`,
     for the other arguments `load`.
 
@@ -182,15 +205,21 @@ def load_controlnet(
     """
     _require_type("unet", unet, UNetConfig, type(None))
     file = open_controlnet(path, unet)
-    ops, tensors = configured_backend(backend, device, dtype), file.tensors()
+    ops = configured_backend(backend, device, dtype)
+    tensors = file.tensors()
     check_weights(tensors, allow_nonfinite)
     return ControlNet(ops, file.config, unflatten(tensors), file.name, file.sha256())
 
 
 def read_model(
-    name: str | Path, config: str | Path | None = None, tokenizer: str | Path | None = None, *,
-    with_tokenizers: bool = True, variant: str | None = None, ema: bool | None = None,
-) -> tuple[ModelConfig, StateDict, list[PromptTokenizer], str]:  # fmt: skip
+    name: str | Path,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    *,
+    with_tokenizers: bool = True,
+    variant: str | None = None,
+    ema: bool | None = None,
+) -> tuple[ModelConfig, StateDict, list[PromptTokenizer], str]:
     """A model as host arrays: configuration, tensors by our names, tokenizers, digest of the file.
 
     Arguments and errors are those of `load`; without `with_tokenizers`, those of other layouts
@@ -238,12 +267,18 @@ def _tokenizers(
 
 
 def random_model(
-    name: str = "tiny", seed: int = 0, *, backend: str | Backend | None = None,
-    device: str | None = None, dtype: str | None = None, speed: str | None = None,
-) -> LatentDiffusion:  # fmt: skip
+    name: str = "tiny",
+    seed: int = 0,
+    *,
+    backend: str | Backend | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    speed: str | None = None,
+) -> LatentDiffusion:
     """A model of any preset, such as `tiny` or `sd15`, with seeded random weights, for tests."""
     _require_type("seed", seed, int)
-    ops, config = configured_backend(backend, device, dtype, speed=speed), preset(name)
+    ops = configured_backend(backend, device, dtype, speed=speed)
+    config = preset(name)
     text = config.text_encoder
     if text.model_type in ("class", "none"):
         tokenizer = tokenizer_for(text)
@@ -254,9 +289,12 @@ def random_model(
 
 
 def configured_backend(
-    backend: str | Backend | None = None, device: str | None = None, dtype: str | None = None,
-    config: str | Path | None = None, speed: str | None = None,
-) -> Backend:  # fmt: skip
+    backend: str | Backend | None = None,
+    device: str | None = None,
+    dtype: str | None = None,
+    config: str | Path | None = None,
+    speed: str | None = None,
+) -> Backend:
     """The backend of the arguments, completed by environment and configuration file."""
     if isinstance(backend, Backend):
         return get_backend(backend, device, dtype, speed)

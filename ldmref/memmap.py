@@ -18,7 +18,8 @@ def mapping_of(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
     """The mapping of which an array is a view, and the array of all its bytes; else None."""
     root = None
     while isinstance(x, np.ndarray):
-        root, x = x, x.base
+        root = x
+        x = x.base
     return (x, root) if isinstance(x, mmap.mmap) and root is not None else None
 
 
@@ -93,6 +94,11 @@ def reference(x: Any) -> Reference | None:
     bounds = np.lib.array_utils.byte_bounds
     offset = bounds(x)[0] - bounds(mapping[1])[0]
     return Reference(
-        str(Path(path).resolve()), status.st_size, status.st_mtime_ns, offset, x.dtype,
-        x.shape, x.strides,
-    )  # fmt: skip
+        str(Path(path).resolve()),
+        status.st_size,
+        status.st_mtime_ns,
+        offset,
+        x.dtype,
+        x.shape,
+        x.strides,
+    )

@@ -21,7 +21,8 @@ def entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
     try:
         return list(importlib.metadata.entry_points(group=group)), []
     except Exception:  # of one package, which importlib does not name
-        points, damaged = [], []
+        points = []
+        damaged = []
     names: set[str] = set()
     for package in importlib.metadata.distributions():
         name = _name_of(package)

@@ -22,10 +22,19 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     option = group.addoption
     option("--ldmref-against", metavar="MODULE|FILE", help="Check the functions of this module.")
     option("--ldmref-backend", metavar="NAME", default="numpy", help="Default: numpy.")
-    option("--ldmref-dtype", choices=["float64", "float32"], default="float64",
-           help="Default: float64.")  # fmt: skip
-    option("--ldmref-cases", metavar="N", type=int, default=100,
-           help="Random inputs per identity; default: 100.")  # fmt: skip
+    option(
+        "--ldmref-dtype",
+        choices=["float64", "float32"],
+        default="float64",
+        help="Default: float64.",
+    )
+    option(
+        "--ldmref-cases",
+        metavar="N",
+        type=int,
+        default=100,
+        help="Random inputs per identity; default: 100.",
+    )
 
 
 @pytest.hookimpl(tryfirst=True)  # before -k and -m select
@@ -83,7 +92,9 @@ class IdentityItem(pytest.Item):
         self, *, identity: Identity, functions: Functions, backend: Backend, **kwargs: Any
     ):
         super().__init__(**kwargs)
-        self.identity, self.functions, self.backend = identity, functions, backend
+        self.identity = identity
+        self.functions = functions
+        self.backend = backend
 
     def runtest(self) -> None:
         from ldmref.check.runner import can_run, check_identity

@@ -1,3 +1,3 @@
-"""The version of ldmref, which pictures record."""
+"""The version of ldmref, which images record."""
 
 __version__ = "0.1.0"

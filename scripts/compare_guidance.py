@@ -1,4 +1,4 @@
-"""Classifier guidance and classifier-free guidance side by side, in one picture.
+"""Classifier guidance and classifier-free guidance side by side, in one image.
 
     python scripts/compare_guidance.py FOLDER [--out guidance.png]
 
@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 import ldmref
-from ldmref.io.pictures.images import to_images
+from ldmref.io.images.pil import to_images
 from ldmref.modes.classifier import LatentClassifier, classifier_denoiser
 from ldmref.samplers import get_sampler, make_schedule, sample
 from ldmref.samplers.loop import Denoiser
@@ -25,7 +25,10 @@ from ldmref.training.recipe_file import recipe_from_dict
 from ldmref.training.run import train
 
 CLASSES = ("disc", "square", "stripes", "triangle")
-SIZE, SEEDS, STEPS, ZOOM = 16, 6, 25, 3
+SIZE = 16
+SEEDS = 6
+STEPS = 25
+ZOOM = 3
 ROWS = [("none", 0.0)] + [("classifier", s) for s in (1.0, 4.0, 12.0)]
 ROWS += [("classifier-free", s) for s in (1.0, 2.0, 5.0)]
 
@@ -33,7 +36,8 @@ ROWS += [("classifier-free", s) for s in (1.0, 2.0, 5.0)]
 def draw_shape(kind: str, rng: np.random.Generator) -> Image.Image:
     """A shape of a random colour, place and size on white."""
     big = Image.new("RGB", (4 * SIZE, 4 * SIZE), "white")
-    pen, r = ImageDraw.Draw(big), int(rng.integers(16, 26))
+    pen = ImageDraw.Draw(big)
+    r = int(rng.integers(16, 26))
     x, y = (int(rng.integers(r + 2, 4 * SIZE - r - 2)) for _ in range(2))
     colour = tuple(int(c) for c in rng.integers(0, 200, 3))
     box = (x - r, y - r, x + r, y + r)
@@ -53,28 +57,53 @@ def trained(folder: Path) -> Path:
     """Train in `folder`, or the rest of it; the model's folder."""
     rng = np.random.default_rng(0)
     for kind in CLASSES:
-        place = folder / "pictures" / kind
+        place = folder / "images" / kind
         place.mkdir(parents=True, exist_ok=True)
         for i in range(60):
-            picture, file = draw_shape(kind, rng), place / f"{i:02}.png"
+            image = draw_shape(kind, rng)
+            file = place / f"{i:02}.png"
             if not file.exists():
-                picture.save(file)
-    recipe = recipe_from_dict({
-        "stages": ["autoencoder", "diffusion", "classifier"],
-        "data": {"source": str(folder / "pictures")},
-        "model": {"preset": "tiny",
-                  "scheduler": {"beta_schedule": "cosine", "prediction_type": "v",
-                                "spacing": "trailing", "final_sigma": "zero",
-                                "steps_offset": 0, "sigma_max": 40.0}},
-        "autoencoder": {"optimizer": {"batch_size": 16, "learning_rate": 3e-3},
-                        "budget": {"steps": 500}},
-        "diffusion": {"objective": {"condition": "class", "caption_dropout": 0.2},
-                      "optimizer": {"batch_size": 16, "learning_rate": 3e-3, "warmup": 50,
-                                    "ema_decay": 0.99},
-                      "budget": {"steps": 600}},
-        "classifier": {"optimizer": {"batch_size": 16, "learning_rate": 1e-3, "warmup": 20,
-                                     "ema_decay": 0.98}, "budget": {"steps": 250}},
-    })  # fmt: skip
+                image.save(file)
+    recipe = recipe_from_dict(
+        {
+            "stages": ["autoencoder", "diffusion", "classifier"],
+            "data": {"source": str(folder / "images")},
+            "model": {
+                "preset": "tiny",
+                "scheduler": {
+                    "beta_schedule": "cosine",
+                    "prediction_type": "v",
+                    "spacing": "trailing",
+                    "final_sigma": "zero",
+                    "steps_offset": 0,
+                    "sigma_max": 40.0,
+                },
+            },
+            "autoencoder": {
+                "optimizer": {"batch_size": 16, "learning_rate": 3e-3},
+                "budget": {"steps": 500},
+            },
+            "diffusion": {
+                "objective": {"condition": "class", "caption_dropout": 0.2},
+                "optimizer": {
+                    "batch_size": 16,
+                    "learning_rate": 3e-3,
+                    "warmup": 50,
+                    "ema_decay": 0.99,
+                },
+                "budget": {"steps": 600},
+            },
+            "classifier": {
+                "optimizer": {
+                    "batch_size": 16,
+                    "learning_rate": 1e-3,
+                    "warmup": 20,
+                    "ema_decay": 0.98,
+                },
+                "budget": {"steps": 250},
+            },
+        }
+    )
     return train(recipe, folder / "run", report=print, say=print)
 
 
@@ -85,8 +114,10 @@ def main() -> None:
     args = parser.parse_args()
     folder = trained(args.folder)
     model = ldmref.load(folder, backend="torch")
-    guide, ops = LatentClassifier.load(folder, model), model.backend
-    sampler, config = get_sampler("dpmpp_2m"), model.config.scheduler
+    guide = LatentClassifier.load(folder, model)
+    ops = model.backend
+    sampler = get_sampler("dpmpp_2m")
+    config = model.config.scheduler
     sigmas = make_schedule(config, sampler, None, STEPS).sigmas.tolist()
 
     def run(denoise: Denoiser) -> np.ndarray:
@@ -103,7 +134,8 @@ def main() -> None:
     for j, name in enumerate(CLASSES):
         pen.text((150 + j * (SEEDS * SIZE * ZOOM + 8), 4), name, "black")
     for i, (kind, scale) in enumerate(ROWS):
-        y, hits = 20 + i * (SIZE * ZOOM + 4), []
+        y = 20 + i * (SIZE * ZOOM + 4)
+        hits = []
         pen.text((4, y + 12), "no guidance" if kind == "none" else f"{kind} {scale:g}", "black")
         for j, name in enumerate(CLASSES):
             label = guide.label(name)

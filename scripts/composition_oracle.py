@@ -1,4 +1,4 @@
-"""An oracle of composed pictures: does a picture show what a scene says?
+"""An oracle of composed images: does an image show what a scene says?
 
 It shares no code with the model: it compares pixels with drawings of the font. For each slot of
 the scene it asks
@@ -10,12 +10,12 @@ the scene it asks
 - colour: whether most coloured pixels of the thing's area have a hue (and, for brown, a value) of
   that name.
 
-and of the whole picture
+and of the whole image
 
 - layout: whether what stands outside the slots is background;
 - background: whether the colour of the frame is that of the scene, or white.
 
-Count, place and size follow: a picture with another number of things, or with things elsewhere,
+Count, place and size follow: an image with another number of things, or with things elsewhere,
 fails in shape or layout.
 """
 
@@ -31,7 +31,9 @@ from ldmref.training.data.nouns import nouns
 from ldmref.training.data.rendering import WHITE, coloured_sprite
 from ldmref.training.data.scene import FRAME, Scene, Slot, slots
 
-GRID, REFERENCE = 16, 64  # averages per side; pixels of the reference drawings
+# averages per side; pixels of the reference drawings
+GRID = 16
+REFERENCE = 64
 SHIFTS = (-3, 0, 3)
 SCALES = (0.9, 1.0, 1.1)
 FOREIGN = 70.0  # distance in RGB from the background that makes a pixel foreground
@@ -45,7 +47,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is right in a picture."""
+    """What is right in an image."""
 
     shape: bool
     colour: bool
@@ -57,9 +59,9 @@ class Verdict:
         return self.shape and self.colour and self.layout and self.background
 
 
-def judge(picture: np.ndarray, scene: Scene) -> Verdict:
-    """Compare a picture (128, 128, 3) uint8 with a scene."""
-    rgb = picture.astype(np.float64)
+def judge(image: np.ndarray, scene: Scene) -> Verdict:
+    """Compare an image (128, 128, 3) uint8 with a scene."""
+    rgb = image.astype(np.float64)
     behind = np.asarray(BACKGROUNDS[scene.background] if scene.background else WHITE, float)
     boxes = slots(scene)
     shape = all(
@@ -77,8 +79,14 @@ def judge(picture: np.ndarray, scene: Scene) -> Verdict:
 
 def background_name(rgb: np.ndarray) -> str:
     """The name of the colour of the frame, "" for white, "?" for none."""
-    edge = np.concatenate([rgb[:2].reshape(-1, 3), rgb[-2:].reshape(-1, 3),
-                           rgb[:, :2].reshape(-1, 3), rgb[:, -2:].reshape(-1, 3)])  # fmt: skip
+    edge = np.concatenate(
+        [
+            rgb[:2].reshape(-1, 3),
+            rgb[-2:].reshape(-1, 3),
+            rgb[:, :2].reshape(-1, 3),
+            rgb[:, -2:].reshape(-1, 3),
+        ]
+    )
     colours = {"": WHITE} | BACKGROUNDS
     distance = {
         name: np.linalg.norm(edge - np.asarray(value), axis=1) for name, value in colours.items()
@@ -99,7 +107,8 @@ def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
     pixels = area[inside] / 255
     if len(pixels) == 0:
         return ""
-    high, low = pixels.max(1), pixels.min(1)
+    high = pixels.max(1)
+    low = pixels.min(1)
     saturation = (high - low) / np.maximum(high, 1e-6)
     coloured = (saturation > SATURATED) & (high > 0.2)
     if coloured.sum() < LEAST_COLOURED * len(pixels):
@@ -112,7 +121,8 @@ def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
 
 def hue_names(pixels: np.ndarray) -> np.ndarray:
     """The names of the colours of pixels (n, 3) in [0, 1]; dark oranges are brown."""
-    high, low = pixels.max(1), pixels.min(1)
+    high = pixels.max(1)
+    low = pixels.min(1)
     chroma = np.maximum(high - low, 1e-6)
     red, green, blue = pixels.T
     hue = (
@@ -126,18 +136,26 @@ def hue_names(pixels: np.ndarray) -> np.ndarray:
     warm = (hue >= 10) & (hue < 58)
     return np.select(
         [
-            warm & (high < 0.66), hue < 16, hue < 39, hue < 66,
-            hue < 165, hue < 245, hue < 297, hue < 347,
+            warm & (high < 0.66),
+            hue < 16,
+            hue < 39,
+            hue < 66,
+            hue < 165,
+            hue < 245,
+            hue < 297,
+            hue < 347,
         ],
-        ["brown", "red", "orange", "yellow", "green", "blue", "purple", "pink"], "red",
-    )  # fmt: skip
+        ["brown", "red", "orange", "yellow", "green", "blue", "purple", "pink"],
+        "red",
+    )
 
 
 def _clean(rgb: np.ndarray, boxes: list[Slot], behind: np.ndarray) -> bool:
     """Whether little stands outside the slots."""
     outside = np.ones((FRAME, FRAME), bool)
     for slot in boxes:
-        top, left = max(slot.y - MARGIN, 0), max(slot.x - MARGIN, 0)
+        top = max(slot.y - MARGIN, 0)
+        left = max(slot.x - MARGIN, 0)
         outside[top : slot.y + slot.side + MARGIN, left : slot.x + slot.side + MARGIN] = False
     if not outside.any():
         return True
@@ -187,10 +205,12 @@ def _references(colour: str, background: str, luminance: bool) -> np.ndarray:
 @lru_cache(maxsize=16)
 def _averages(colour: str) -> np.ndarray:
     """(nouns, GRID, GRID, 4) box averages of the premultiplied drawings in a colour."""
-    sprites = np.stack([
-        coloured_sprite(noun.singular, colour if noun.recoloured else "", REFERENCE)
-        for noun in nouns()
-    ]).astype(np.float64)  # fmt: skip
+    sprites = np.stack(
+        [
+            coloured_sprite(noun.singular, colour if noun.recoloured else "", REFERENCE)
+            for noun in nouns()
+        ]
+    ).astype(np.float64)
     block = REFERENCE // GRID
     return sprites.reshape(-1, GRID, block, GRID, block, 4).mean((2, 4))
 

@@ -8,7 +8,7 @@ cat"), size ("a small dog", "a big dog and a small cat"), small ("a small blue d
 background ("a dog on yellow"), bound ("a green cat and a red apple", sometimes on a background),
 triple ("two blue dogs on yellow"), many ("five cats", "nine blue dogs on yellow"). The scenes are
 drawn with fixed seeds among those whose combination of that kind is held out, phrased at random as
-in training, and drawn with seed 1. `composition_oracle.py` judges; a picture is right if everything
+in training, and drawn with seed 1. `composition_oracle.py` judges; an image is right if everything
 in it is. The intervals are Wilson's, 95 %. `--trained` judges scenes that training shows instead:
 what it gets right of these alone, it has memorised.
 
@@ -42,7 +42,9 @@ from ldmref.training.data.scene import ABOVE, BESIDE, FRAME, ROWS, Scene
 
 SEED = 1
 DECIBELS = 24.0  # of the degraded drawings
-COLUMNS, CELL = 8, 150  # of the contact sheets; pixels per picture
+# of the contact sheets; pixels per image
+COLUMNS = 8
+CELL = 150
 CHECKS = ("shape", "colour", "layout", "background")
 
 
@@ -66,33 +68,36 @@ def scenes_and_prompts(kind: str, n: int, trained: bool = False) -> tuple[list[S
 
 def report(kind: str, verdicts: list[Verdict]) -> str:
     """One line: the rate with its interval, and what was wrong."""
-    n, right = len(verdicts), sum(v.right for v in verdicts)
+    n = len(verdicts)
+    right = sum(v.right for v in verdicts)
     low, high = interval(right, n)
     wrong = Counter(check for v in verdicts for check in CHECKS if not getattr(v, check))
     failures = ", ".join(f"{check} {count}" for check, count in wrong.items())
     return f"{kind:12} {right / n:6.1%}  ({low:.1%} to {high:.1%}, n = {n})  wrong: {failures}"
 
 
-def contact_sheet(pictures: list[np.ndarray], prompts: list[str], marks: list[bool]) -> Image.Image:
-    """All pictures under their prompts; a red frame around those judged wrong."""
+def contact_sheet(images: list[np.ndarray], prompts: list[str], marks: list[bool]) -> Image.Image:
+    """All images under their prompts; a red frame around those judged wrong."""
     height = CELL + 26
-    page = Image.new("RGB", (COLUMNS * CELL, -(-len(pictures) // COLUMNS) * height), (235,) * 3)
+    page = Image.new("RGB", (COLUMNS * CELL, -(-len(images) // COLUMNS) * height), (235,) * 3)
     pen = ImageDraw.Draw(page)
-    for i, (picture, prompt, right) in enumerate(zip(pictures, prompts, marks, strict=True)):
-        x, y = i % COLUMNS * CELL, i // COLUMNS * height
-        lines, rest = prompt[:24].rpartition(" ") if len(prompt) > 24 else (prompt, "", ""), prompt
+    for i, (image, prompt, right) in enumerate(zip(images, prompts, marks, strict=True)):
+        x = i % COLUMNS * CELL
+        y = i // COLUMNS * height
+        lines = prompt[:24].rpartition(" ") if len(prompt) > 24 else (prompt, "", "")
+        rest = prompt
         first = lines[0] if len(prompt) > 24 and lines[0] else prompt[:24]
         pen.text((x + 10, y + 2), first, "black")
         pen.text((x + 10, y + 13), rest[len(first) :].strip()[:24], "black")
         if not right:
             pen.rectangle((x + 7, y + 25, x + 12 + FRAME, y + 30 + FRAME), fill=(200, 0, 0))
-        page.paste(Image.fromarray(picture), (x + 10, y + 28))
+        page.paste(Image.fromarray(image), (x + 10, y + 28))
     return page
 
 
-def degraded(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """Blurred, with smooth noise on top, at a PSNR of `DECIBELS`."""
-    x = picture.astype(float)
+    x = image.astype(float)
     blurred = gaussian_filter(x, (0.8, 0.8, 0))
     noise = gaussian_filter(rng.standard_normal(x.shape), (0.7, 0.7, 0))
     left = max(255**2 / 10 ** (DECIBELS / 10) - ((blurred - x) ** 2).mean(), 1.0)
@@ -102,7 +107,8 @@ def degraded(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
     """Scenes that differ from this one in one respect, each with the name of that."""
-    things, first = scene.things, scene.things[0]
+    things = scene.things
+    first = scene.things[0]
 
     def other(options, *present):
         rest = [option for option in options if option not in present]
@@ -137,8 +143,10 @@ def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, 
             swapped = replace(a, colour=b.colour), replace(b, colour=a.colour)
             yield "swapped colours", replace(scene, things=swapped)
         if a.size and b.size:
-            yield "swapped sizes", replace(scene, things=(replace(a, size=b.size),
-                                                          replace(b, size=a.size)))  # fmt: skip
+            yield (
+                "swapped sizes",
+                replace(scene, things=(replace(a, size=b.size), replace(b, size=a.size))),
+            )
 
 
 def validate(n: int) -> dict[str, tuple[int, int]]:
@@ -148,9 +156,9 @@ def validate(n: int) -> dict[str, tuple[int, int]]:
     for kind in SHARES:
         scenes, _ = scenes_and_prompts(kind, n)
         for scene in scenes:
-            picture = render_scene(scene)
-            results.setdefault(f"{kind}, true", []).append(judge(picture, scene).right)
-            bad = degraded(picture, rng)
+            image = render_scene(scene)
+            results.setdefault(f"{kind}, true", []).append(judge(image, scene).right)
+            bad = degraded(image, rng)
             results.setdefault(f"{kind}, 24 dB", []).append(judge(bad, scene).right)
             for name, wrong in wrong_scenes(scene, rng):
                 rejected = not judge(render_scene(wrong), scene).right
@@ -183,16 +191,21 @@ def main() -> None:
     model = ldmref.load(args.model, backend=args.backend)
     for kind in args.kinds:
         scenes, prompts = scenes_and_prompts(kind, args.prompts, args.trained)
-        images = modes.txt2img(
-            model, prompts, seed=SEED, cfg_scale=args.cfg, steps=args.steps,
-            sampler=args.sampler, batch_size=args.batch,
-        ).images  # fmt: skip
-        pictures = [np.asarray(i.convert("RGB").resize((FRAME, FRAME))) for i in images]
-        verdicts = [judge(p, scene) for p, scene in zip(pictures, scenes, strict=True)]
+        generated = modes.txt2img(
+            model,
+            prompts,
+            seed=SEED,
+            cfg_scale=args.cfg,
+            steps=args.steps,
+            sampler=args.sampler,
+            batch_size=args.batch,
+        ).images
+        images = [np.asarray(i.convert("RGB").resize((FRAME, FRAME))) for i in generated]
+        verdicts = [judge(p, scene) for p, scene in zip(images, scenes, strict=True)]
         print(report(kind, verdicts), flush=True)
         if args.sheet:
             args.sheet.mkdir(parents=True, exist_ok=True)
-            sheet = contact_sheet(pictures, prompts, [v.right for v in verdicts])
+            sheet = contact_sheet(images, prompts, [v.right for v in verdicts])
             sheet.save(args.sheet / f"{kind}.webp", quality=75)
 
 

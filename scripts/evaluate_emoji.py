@@ -4,9 +4,9 @@
 
 Four measurements, with prompts sampled by a fixed seed:
 1. Names: for 48 emoji names (no skin tones), how often the named emoji is the nearest of all, and
-   among the five nearest. Distance: squared, between 16 x 16 box-averaged RGB of the picture and of
+   among the five nearest. Distance: squared, between 16 x 16 box-averaged RGB of the image and of
    the font's drawing (size 109, centred on white in 136 x 136).
-2. Fidelity: median PSNR of these pictures to the font's drawing at the model's size.
+2. Fidelity: median PSNR of these images to the font's drawing at the model's size.
 3. Words: for 48 single words that occur in two to twelve names, how often an emoji with that word
    in its name is among the five nearest.
 4. Skin tones: for 48 names with one, as names, but the nearest of all emoji, of every tone.
@@ -26,9 +26,19 @@ import ldmref
 from ldmref import modes
 from ldmref.training.data.emoji import STOP_WORDS, emoji_list, render
 
-UNSEEN = ["blue dog", "cat with hat", "green heart with arrow", "purple apple", "sad pizza",
-          "red frog", "robot cat", "flower house"]  # fmt: skip
-COLUMNS, CELL = 8, 132  # of the contact sheet; pixels per picture
+UNSEEN = [
+    "blue dog",
+    "cat with hat",
+    "green heart with arrow",
+    "purple apple",
+    "sad pizza",
+    "red frog",
+    "robot cat",
+    "flower house",
+]
+# of the contact sheet; pixels per image
+COLUMNS = 8
+CELL = 132
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
@@ -43,12 +53,13 @@ def psnr(a: Image.Image, b: Image.Image) -> float:
 
 
 def contact_sheet(groups: list[list[Image.Image]], titles: list[str]) -> Image.Image:
-    """Each group of pictures in a column under its title, COLUMNS side by side."""
+    """Each group of images in a column under its title, COLUMNS side by side."""
     height = CELL * len(groups[0]) + 14
     page = Image.new("RGB", (COLUMNS * 140, -(-len(groups) // COLUMNS) * height), "white")
     pen = ImageDraw.Draw(page)
     for i, (images, title) in enumerate(zip(groups, titles, strict=True)):
-        x, y = i % COLUMNS * 140, i // COLUMNS * height
+        x = i % COLUMNS * 140
+        y = i // COLUMNS * height
         pen.text((x + 2, y), title[:24], "black")
         for j, image in enumerate(images):
             page.paste(image.resize((128, 128), Image.Resampling.NEAREST), (x, y + 13 + j * CELL))
@@ -77,9 +88,15 @@ def main() -> None:
 
     def generate(prompts: list[str]) -> list[Image.Image]:
         return modes.txt2img(
-            model, prompts, seed=1, cfg_scale=args.cfg, steps=args.steps, sampler=args.sampler,
-            schedule=args.schedule, batch_size=args.batch,
-        ).images  # fmt: skip
+            model,
+            prompts,
+            seed=1,
+            cfg_scale=args.cfg,
+            steps=args.steps,
+            sampler=args.sampler,
+            schedule=args.schedule,
+            batch_size=args.batch,
+        ).images
 
     def nearest(image: Image.Image, references: np.ndarray = references) -> list[int]:
         distance = ((references - thumbnail(image)) ** 2).sum(axis=(1, 2, 3))
@@ -100,21 +117,28 @@ def main() -> None:
     words = sorted(w for w, n in counts.items() if 2 <= n <= 12 and w not in STOP_WORDS)
     words = rng.choice(words, args.prompts, replace=False).tolist()
     worded = generate(words)
-    hits = [any(word in emoji[i].words for i in nearest(image))
-            for word, image in zip(words, worded, strict=True)]  # fmt: skip
+    hits = [
+        any(word in emoji[i].words for i in nearest(image))
+        for word, image in zip(words, worded, strict=True)
+    ]
 
     of_all = np.stack(list(drawings.values()))
     toned = [i for i, e in enumerate(everything) if e.has_skin_tone]
     toned = rng.choice(toned, args.prompts, replace=False).tolist()
-    pictures = generate([everything[i].name for i in toned])
-    found = [nearest(image, of_all) for image in pictures]
+    images = generate([everything[i].name for i in toned])
+    found = [nearest(image, of_all) for image in images]
     tones = [(i == rank[0], i in rank) for i, rank in zip(toned, found, strict=True)]
 
-    print(f"{args.prompts} names: nearest {np.mean(is_nearest):.1%}, among five "
-          f"{np.mean(among_five):.1%}, median PSNR {fidelity:.2f} dB; "
-          f"{args.prompts} words: {np.mean(hits):.1%}")  # fmt: skip
-    print("{} names with skin tones: nearest {:.1%}, among five {:.1%}".format(
-        args.prompts, *np.mean(tones, axis=0)))  # fmt: skip
+    print(
+        f"{args.prompts} names: nearest {np.mean(is_nearest):.1%}, among five "
+        f"{np.mean(among_five):.1%}, median PSNR {fidelity:.2f} dB; "
+        f"{args.prompts} words: {np.mean(hits):.1%}"
+    )
+    print(
+        "{} names with skin tones: nearest {:.1%}, among five {:.1%}".format(
+            args.prompts, *np.mean(tones, axis=0)
+        )
+    )
     print("missed names:", [name for name, hit in zip(names, is_nearest, strict=True) if not hit])
     print("missed words:", [word for word, hit in zip(words, hits, strict=True) if not hit])
     if args.sheet:

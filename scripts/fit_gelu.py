@@ -9,7 +9,10 @@ from __future__ import annotations
 import numpy as np
 from mpmath import erf, erfc, log, mp, mpf, sqrt
 
-EDGE, DEGREE, NODES, ROUNDS = 5.586, 6, 400, 60
+EDGE = 5.586
+DEGREE = 6
+NODES = 400
+ROUNDS = 60
 
 
 def fit() -> tuple[np.ndarray, float]:
@@ -20,7 +23,9 @@ def fit() -> tuple[np.ndarray, float]:
     target = np.array([float(log((1 + erf(b)) / erfc(b)) / 2) for b in z]) / x  # artanh(erf) / x
     slope = 0.5 * x * x * np.array([float(1 - erf(b) ** 2) for b in z])  # d gelu / d target
     basis = np.polynomial.chebyshev.chebvander(2.0 * (x / EDGE) ** 2 - 1.0, DEGREE)
-    weight, error, c = slope.copy(), slope, np.zeros(DEGREE + 1)
+    weight = slope.copy()
+    error = slope
+    c = np.zeros(DEGREE + 1)
     for _ in range(ROUNDS):
         root = np.sqrt(weight)
         c = np.linalg.lstsq(basis * root[:, None], target * root, rcond=None)[0]

@@ -3,7 +3,7 @@
     python scripts/kill.py --kills 200 --seed 0
 
 Each run is killed by SIGKILL, SIGTERM or SIGINT after a random time, then started again until it
-ends by itself. After every kill: each picture, model and checkpoint that exists is complete, and
+ends by itself. After every kill: each image, model and checkpoint that exists is complete, and
 nothing that was complete before is gone or changed. After the last run the result equals that of a
 run without kills, bit for bit. Temporary files may stay after SIGKILL only.
 """
@@ -33,7 +33,7 @@ from ldmref.io.native import save_folder
 LDMREF = (sys.executable, "-m", "ldmref")
 PACKAGE = str(Path(ldmref.__file__).parent).encode()
 SIGNALS = (signal.SIGKILL, signal.SIGTERM, signal.SIGINT)
-PICTURES = 30
+IMAGES = 30
 STOPPED = {0, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 
 
@@ -45,15 +45,28 @@ class Work(NamedTuple):
     final: Callable[[Path], bool]
 
 
-def works(model: Path, pictures: Path, training: bool) -> list[Work]:
+def works(model: Path, images: Path, training: bool) -> list[Work]:
     """The commands, on preset `tiny`."""
 
     def draw(folder: Path) -> list[str]:
-        """All pictures, by seed; after a kill, those from the first that is not there."""
-        first = next((i for i in range(PICTURES) if not (folder / f"{i}.png").exists()), 0)
-        return ["txt2img", "cat", "-m", str(model), "--steps", "2", "--seed", str(first),
-                "-c", str(PICTURES - first), "-q", "--overwrite",
-                "-o", f"{folder}/{{seed}}.png"]  # fmt: skip
+        """All images, by seed; after a kill, those from the first that is not there."""
+        first = next((i for i in range(IMAGES) if not (folder / f"{i}.png").exists()), 0)
+        return [
+            "txt2img",
+            "cat",
+            "-m",
+            str(model),
+            "--steps",
+            "2",
+            "--seed",
+            str(first),
+            "-c",
+            str(IMAGES - first),
+            "-q",
+            "--overwrite",
+            "-o",
+            f"{folder}/{{seed}}.png",
+        ]
 
     def convert(folder: Path) -> list[str]:
         return ["convert", str(model), f"{folder}/out.safetensors", "--overwrite"]
@@ -62,9 +75,25 @@ def works(model: Path, pictures: Path, training: bool) -> list[Work]:
         return ["convert", str(model), f"{folder}/out", "--overwrite"]
 
     def train(folder: Path) -> list[str]:
-        return ["train", "--data", str(pictures), "-o", f"{folder}/run", "--preset", "tiny",
-                "--batch", "2", "--autoencoder-batch", "2", "--steps", "40",
-                "--autoencoder-steps", "40", "--checkpoint-steps", "5"]  # fmt: skip
+        return [
+            "train",
+            "--data",
+            str(images),
+            "-o",
+            f"{folder}/run",
+            "--preset",
+            "tiny",
+            "--batch",
+            "2",
+            "--autoencoder-batch",
+            "2",
+            "--steps",
+            "40",
+            "--autoencoder-steps",
+            "40",
+            "--checkpoint-steps",
+            "5",
+        ]
 
     listed = [
         Work("draw", draw, lambda path: path.suffix == ".png"),
@@ -95,7 +124,7 @@ def is_temporary(path: Path, folder: Path) -> bool:
 def digests(folder: Path) -> dict[Path, str]:
     """The files below a folder that are not temporary, each checked, with their digests.
 
-    Of pictures the pixels count: drawn once more, they are recorded as pictures of another run.
+    Of images the pixels count: drawn once more, they are recorded as images of another run.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     kept = [path for path in files if not is_temporary(path, folder)]
@@ -128,7 +157,8 @@ def finish(argv: list[str]) -> None:
 
 def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tally: dict) -> bool:
     """Start, kill after a random part of `seconds`, check; whether it was alive when killed."""
-    before, number = digests(folder), draw.choice(SIGNALS)
+    before = digests(folder)
+    number = draw.choice(SIGNALS)
     process = start(work.argv(folder))
     time.sleep(draw.random() * seconds)
     alive = process.poll() is None
@@ -166,11 +196,12 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
         root = Path(temporary)
         tiny = ldmref.random_model("tiny", backend="numpy")
         save_folder(root / "tiny", tiny.config, tiny.params, [tiny.tokenizer])
-        (root / "pictures").mkdir()
+        (root / "images").mkdir()
         for colour in ("red", "green", "blue"):
-            Image.new("RGB", (16, 16), colour).save(root / "pictures" / f"{colour}.png")
-        listed = works(root / "tiny", root / "pictures", training)
-        usual, seconds = {}, {}
+            Image.new("RGB", (16, 16), colour).save(root / "images" / f"{colour}.png")
+        listed = works(root / "tiny", root / "images", training)
+        usual = {}
+        seconds = {}
         for work in listed:
             folder = root / "usual" / work.name
             folder.mkdir(parents=True)
@@ -178,7 +209,8 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
             finish(work.argv(folder))
             seconds[work.name] = time.monotonic() - begin
             usual[work.name] = digests(folder)
-        done, attempt = 0, 0
+        done = 0
+        attempt = 0
         folders: dict[str, Path] = {}
         while done < kills:
             work = listed[attempt % len(listed)]

@@ -22,10 +22,12 @@ from ldmref import modes
 from ldmref.cli.main import main as ldmref_main
 
 PAGE = Path(__file__).parents[1] / "docs" / "fine-tuning.md"
-OUT = PAGE.parent / "pictures" / "fine-tuning.png"
+OUT = PAGE.parent / "images" / "fine-tuning.png"
 TRAINED = ["dog face", "house", "rocket", "guitar"]
 NEW = ["penguin", "umbrella", "a blue tree", "pizza"]
-CELL, GAP, COLOURS = 96, 4, 128
+CELL = 96
+GAP = 4
+COLOURS = 128
 LAST = 100  # steps
 
 

@@ -94,7 +94,8 @@ def tests_by_function() -> dict[str, list[str]]:
 
 def chain() -> dict[str, dict[str, Any]]:
     """Function -> source, oracles, tests, page, whether a line of the page names it."""
-    tests, homes = tests_by_function(), home_pages()
+    tests = tests_by_function()
+    homes = home_pages()
     identities = [i for group in identities_by_page().values() for i in group]
     links = {}
     for name in public_names():

@@ -18,9 +18,9 @@ sys.path.insert(0, str(ROOT / "tests" / "faults"))
 INTRODUCTION = """\
 # Reliability
 
-What happens when something is wrong: with a file, a prompt, a number, a picture, the machine. Every
+What happens when something is wrong: with a file, a prompt, a number, an image, the machine. Every
 row below has tests in [tests/faults](../tests/faults). They run the same bad input through Python
-and the command line, and compare the code, the exit code and what is left behind: no picture, no
+and the command line, and compare the code, the exit code and what is left behind: no image, no
 temporary file, no changed input. `python scripts/make_reliability_page.py` makes this page from
 that table.
 
@@ -41,12 +41,12 @@ FIGURES = """\
 MEASURED = (
     ("{cases} bad inputs and {procedures} procedures for {rows} faults, {runs} runs",
      "answered as below", "`pytest tests/faults`"),
-    ("1,000 pictures in one process, six samplers and settings in turn",
-     "resident memory from 63.0 to 63.3 MiB; slope in the second half 0 bytes per picture "
-     "(bound 1,024)", "`python scripts/soak.py --pictures 1000`"),
-    ("200 pictures by four threads that share a model, six samplers and settings in turn",
+    ("1,000 images in one process, six samplers and settings in turn",
+     "resident memory from 63.0 to 63.3 MiB; slope in the second half 0 bytes per image "
+     "(bound 1,024)", "`python scripts/soak.py --images 1000`"),
+    ("200 images by four threads that share a model, six samplers and settings in turn",
      "each equals the one of a single thread, bit for bit",
-     "`python scripts/soak.py --pictures 200 --threads 4`"),
+     "`python scripts/soak.py --images 200 --threads 4`"),
     ("drawing, converting to a file and to a folder, and training killed 400 times at random "
      "moments by SIGKILL, SIGTERM or SIGINT",
      "no file incomplete, none lost or changed; 99 times the next run went on to the usual result, "
@@ -58,7 +58,7 @@ MEASURED = (
      "to one without kills in every byte",
      "`KILLS=200 pytest -m slow tests/training/test_kills.py`"),
     ("four settings of locale, time zone, hash seed, terminal and number of threads",
-     "the same pictures, models and listings, byte for byte",
+     "the same images, models and listings, byte for byte",
      "`pytest tests/faults -k environment`"),
     ("the whole suite five times, and the property tests twenty times, in random order and with "
      "fresh seeds",

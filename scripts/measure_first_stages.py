@@ -33,7 +33,8 @@ def main() -> None:
     torch.set_num_threads(1)
     changes = {"autoencoder": {"budget": {"steps": args.steps}}} if args.steps else {}
     for name in args.names or first_stages():
-        recipe, lines = read_recipe(name, changes), []
+        recipe = read_recipe(name, changes)
+        lines = []
         start = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
             train(recipe, Path(folder), say=lines.append)

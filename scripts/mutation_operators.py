@@ -81,7 +81,8 @@ class _Changed:
     """`node` with other fields while the block runs; None in `body` lists removes a statement."""
 
     def __init__(self, node: ast.AST, fields: dict[str, object]) -> None:
-        self.node, self.fields = node, fields
+        self.node = node
+        self.fields = fields
 
     def __enter__(self) -> None:
         self.saved = {name: getattr(self.node, name) for name in self.fields}

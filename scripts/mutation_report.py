@@ -48,8 +48,10 @@ def main() -> None:
     for module, c in [*sorted(counts.items()), ("all", total)]:
         tested = c["killed"] + c["survived"]
         share = f"{c['killed'] / tested:7.1%}" if tested else "      -"
-        print(f"{module:20} killed {c['killed']:5} of {tested:5} {share}"
-              f"   namespace {c['namespace']:3}   not run {c['not run']}")  # fmt: skip
+        print(
+            f"{module:20} killed {c['killed']:5} of {tested:5} {share}"
+            f"   namespace {c['namespace']:3}   not run {c['not run']}"
+        )
     for mutant, old, new in survivors:
         print(f"\n{mutant}\n  - {old}\n  + {new}")
 

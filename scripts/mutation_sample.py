@@ -51,7 +51,7 @@ ROOMS = {  # room: (files, tests)
         ("tests/samplers", "tests/parity/test_schedulers.py",
          "tests/parity/test_folder_schedulers.py", "tests/parity/test_repaint_schedule.py"),
     ),
-    "modes": (("modes/*.py",), ("tests/modes", "tests/cli", "tests/parity/test_whole_pictures.py",
+    "modes": (("modes/*.py",), ("tests/modes", "tests/cli", "tests/parity/test_whole_images.py",
                                 "tests/parity/test_random_order.py")),
     "io": (("io/**/*.py",), ("tests/io", "tests/cli", "tests/parity")),
     "models": (
@@ -94,7 +94,9 @@ class Recorder:
     """A pytest plug-in: a coverage context for each test, and its seconds if it passed."""
 
     def __init__(self, coverage) -> None:
-        self.coverage, self.seconds, self.failed = coverage, Counter[str](), set[str]()
+        self.coverage = coverage
+        self.seconds = Counter[str]()
+        self.failed = set[str]()
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item):
@@ -156,12 +158,14 @@ def record(scratch: Path, room: str, tests: Sequence[str], options: Sequence[str
 
 def tests_of(mutant: Mutant, room_map: dict, budget: float) -> list[str]:
     """The tests of its statement, then of its function and its file, the fastest of each first."""
-    seconds, lines = room_map["seconds"], room_map["lines"][mutant.file]
+    seconds = room_map["seconds"]
+    lines = room_map["lines"][mutant.file]
     ordered: dict[str, None] = {}
     for first, last in (mutant.lines, mutant.function, (1, 10**6)):
         reached = {x for n, tests in lines.items() if first <= int(n) <= last for x in tests}
         ordered |= dict.fromkeys(sorted(reached, key=lambda x: (seconds[x], x)))
-    spent, selected = 0.0, []
+    spent = 0.0
+    selected = []
     first, last = mutant.lines
     if not any(tests for n, tests in lines.items() if first <= int(n) <= last):
         selected += AT_IMPORT.get(mutant.file, ())
@@ -279,8 +283,11 @@ def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
             row["seconds"] = round(time.monotonic() - start, 1)
             file.write(json.dumps(row) + "\n")
             file.flush()
-            print(f"{i + 1:3} {outcome:8} {row['seconds']:5} s {len(tests):3} tests  "
-                  f"{mutant.file}:{mutant.lines[0]} {mutant.operator}", flush=True)  # fmt: skip
+            print(
+                f"{i + 1:3} {outcome:8} {row['seconds']:5} s {len(tests):3} tests  "
+                f"{mutant.file}:{mutant.lines[0]} {mutant.operator}",
+                flush=True,
+            )
     report(scratch, room)
 
 
@@ -288,7 +295,8 @@ def again(scratch: Path, room: str, tests: list[str], only: str) -> None:
     """The survivors, against further or new tests of the working tree: modules, or single ones."""
     new = set()
     for name in {x.partition("::")[0] for x in tests}:
-        source, target = HERE / name, scratch / name
+        source = HERE / name
+        target = scratch / name
         if not target.exists() or target.read_bytes() != source.read_bytes():
             new.add(name)
         shutil.copy2(source, target)
@@ -320,8 +328,10 @@ def equivalent(row: dict) -> str:
 
 def wilson(killed: int, n: int) -> tuple[float, float, float]:
     """The share, and its interval at 95 %."""
-    z, p = 1.959964, killed / n
-    centre, half = p + z * z / (2 * n), z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    z = 1.959964
+    p = killed / n
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
     return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
 
 

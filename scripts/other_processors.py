@@ -164,7 +164,8 @@ def main() -> int:
     args = parser.parse_args()
     whole = ["tests"] if args.all else [f"tests/{name}" for name in NUMERICAL]
     paths = args.paths or whole
-    skipped, failed = [], []
+    skipped = []
+    failed = []
     for name in args.only or SETTINGS:
         setting = SETTINGS[name]
         variables = " ".join(f'{kernels.variable}="{kernels.value}"' for kernels in setting)

@@ -4,7 +4,7 @@
     python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter --write
 
 What a block prints is shown, and the processor time that it took. With --write the page gets
-what each block printed, as the block of text below it, and the pictures that it links to.
+what each block printed, as the block of text below it, and the images that it links to.
 Trainings stay in the folder: a second run does not repeat them.
 """
 
@@ -21,7 +21,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 BLOCK = re.compile(r"```python\n(?P<code>.*?)```\n(?:\n```text\n(?P<output>.*?)```\n)?", re.DOTALL)
-PICTURE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)]+\.png)\)")
+IMAGE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)]+\.png)\)")
 
 
 def run(
@@ -35,7 +35,8 @@ def run(
     outputs = []
     with contextlib.chdir(folder):
         for i, block in enumerate(BLOCK.finditer(page.read_text())):
-            start, printed = time.process_time(), io.StringIO()
+            start = time.process_time()
+            printed = io.StringIO()
             with contextlib.redirect_stdout(printed):
                 exec(compile(block["code"], f"{page.name}, block {i}", "exec"), names)
             outputs.append(printed.getvalue())
@@ -56,18 +57,19 @@ def with_outputs(text: str, outputs: list[str]) -> str:
     return BLOCK.sub(filled, text)
 
 
-def pictures(page: Path) -> list[Path]:
-    """The files of the pictures on the page."""
-    return [page.parent / match["path"] for match in PICTURE.finditer(page.read_text())]
+def images(page: Path) -> list[Path]:
+    """The files of the images on the page."""
+    return [page.parent / match["path"] for match in IMAGE.finditer(page.read_text())]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("page", type=Path)
     parser.add_argument("--folder", type=Path, default=Path("runs/chapter"))
-    parser.add_argument("--write", action="store_true", help="outputs and pictures into the page")
+    parser.add_argument("--write", action="store_true", help="outputs and images into the page")
     args = parser.parse_args()
-    page, folder = args.page.resolve(), args.folder.resolve()
+    page = args.page.resolve()
+    folder = args.folder.resolve()
     folder.mkdir(parents=True, exist_ok=True)
 
     def report(i: int, seconds: float, output: str) -> None:
@@ -75,7 +77,7 @@ def main() -> None:
 
     outputs = run(page, folder, report)
     if args.write:
-        for path in pictures(page):
+        for path in images(page):
             path.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(folder / path.name, path)
         page.write_text(with_outputs(page.read_text(), outputs))

@@ -1,11 +1,11 @@
-"""Draw many pictures in one process, and report how much its resident memory grows per picture.
+"""Draw many images in one process, and report how much its resident memory grows per image.
 
-    python scripts/soak.py --pictures 1000
-    python scripts/soak.py --pictures 200 --threads 4
+    python scripts/soak.py --images 1000
+    python scripts/soak.py --images 200 --threads 4
 
 The slope is that of a least-squares line through the second half of the run: the first half lets
 caches fill. The exit code is 1 if it is above the bound. With `--threads` that many threads share
-the model, and every picture is compared with the one that a single thread draws.
+the model, and every image is compared with the one that a single thread draws.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ import ldmref
 from ldmref import modes
 from ldmref.models.model import LatentDiffusion
 
-BOUND = 1024.0  # bytes per picture
+BOUND = 1024.0  # bytes per image
 VARIED = (
     {"sampler": "euler"}, {"sampler": "dpmpp_2m"}, {"sampler": "euler_a", "rng": "torch"},
     {"negative_prompt": "dog"}, {"cfg_scale": 1.0}, {"schedule": "karras", "sampler": "heun"},
@@ -39,50 +39,51 @@ def resident() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-def picture(model: LatentDiffusion, i: int) -> bytes:
-    """Picture `i`: its pixels and its latents."""
+def generate(model: LatentDiffusion, i: int) -> bytes:
+    """Image `i`: its pixels and its latents."""
     run = modes.txt2img(model, f"cat {i}", seed=i, steps=2, **VARIED[i % len(VARIED)])
     return run.images[0].tobytes() + run.latents.tobytes()
 
 
-def soak(pictures: int) -> tuple[float, np.ndarray]:
-    """Bytes per picture, and the resident memory after each picture."""
+def soak(images: int) -> tuple[float, np.ndarray]:
+    """Bytes per image, and the resident memory after each image."""
     model = ldmref.random_model("tiny", backend="numpy")
-    sizes = np.empty(pictures)
-    for i in range(pictures):
-        picture(model, i)
+    sizes = np.empty(images)
+    for i in range(images):
+        generate(model, i)
         gc.collect()
         sizes[i] = resident()
-    half = np.arange(pictures // 2, pictures)
+    half = np.arange(images // 2, images)
     return float(np.polyfit(half, sizes[half], 1)[0]), sizes
 
 
-def differing(pictures: int, threads: int) -> int:
-    """How many pictures of threads that share a model are not those of a single one."""
+def differing(images: int, threads: int) -> int:
+    """How many images of threads that share a model are not those of a single one."""
     model = ldmref.random_model("tiny", backend="numpy")
     with ThreadPoolExecutor(threads) as pool:
-        shared = list(pool.map(lambda i: picture(model, i), range(pictures)))
-    return sum(picture(model, i) != shared[i] for i in range(pictures))
+        shared = list(pool.map(lambda i: generate(model, i), range(images)))
+    return sum(generate(model, i) != shared[i] for i in range(images))
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--pictures", type=int, default=1000)
+    parser.add_argument("--images", type=int, default=1000)
     parser.add_argument("--threads", type=int, default=1)
     flags = parser.parse_args()
-    pictures, start = flags.pictures, time.monotonic()
+    images = flags.images
+    start = time.monotonic()
     if flags.threads > 1:
-        wrong = differing(pictures, flags.threads)
+        wrong = differing(images, flags.threads)
         print(
-            f"{pictures} pictures by {flags.threads} threads in {time.monotonic() - start:.0f} s: "
+            f"{images} images by {flags.threads} threads in {time.monotonic() - start:.0f} s: "
             f"{wrong} differ from those of one thread"
         )
         return wrong > 0
-    slope, sizes = soak(pictures)
+    slope, sizes = soak(images)
     print(
-        f"{pictures} pictures in {time.monotonic() - start:.0f} s: resident memory from "
+        f"{images} images in {time.monotonic() - start:.0f} s: resident memory from "
         f"{sizes[0] / 2**20:.1f} to {sizes[-1] / 2**20:.1f} MiB, slope {slope:.0f} bytes per "
-        f"picture in the second half (bound {BOUND:.0f})"
+        f"image in the second half (bound {BOUND:.0f})"
     )
     return slope > BOUND
 

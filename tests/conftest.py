@@ -184,7 +184,8 @@ def xp_assert_close():
         like = desired if like is None else like
         assert array_namespace(actual) is array_namespace(like)
         assert actual.dtype == like.dtype
-        got, want = to_numpy(actual), to_numpy(desired)
+        got = to_numpy(actual)
+        want = to_numpy(desired)
         assert got.shape == want.shape
         precision = np.finfo(got.dtype)
         bound = ulps * precision.eps * np.maximum(np.abs(want), to_numpy(scale))

@@ -33,7 +33,7 @@ def share(image, test):
 
 
 def scaled(model, *pixels):
-    """Pixels of a picture of 64, in one of the model's size."""
+    """Pixels of an image of 64, in one of the model's size."""
     return [pixel * model.config.defaults.width // 64 for pixel in pixels]
 
 
@@ -63,7 +63,7 @@ def test_colours_follow_the_words(model, prompt, test):
     assert share(modes.txt2img(model, prompt, seed=3)[0], test) > 0.2
 
 
-def test_torch_draws_the_same_picture(heart):
+def test_torch_draws_the_same_image(heart):
     pytest.importorskip("torch")
     other = modes.txt2img(ldmref.load(backend="torch"), "red heart", seed=1)
     difference = np.asarray(other[0], int) - np.asarray(heart[0], int)
@@ -73,10 +73,12 @@ def test_torch_draws_the_same_picture(heart):
 def test_img2img_and_inpaint_of_the_heart(model, heart):
     blue = modes.img2img(model, "blue heart", heart[0], strength=0.9, seed=2)
     assert share(blue[0], lambda r, g, b: b > 150 and r < 120) > 0.2
-    mask, half_width = Image.new("L", heart[0].size, 0), heart[0].width // 2
+    mask = Image.new("L", heart[0].size, 0)
+    half_width = heart[0].width // 2
     mask.paste(255, (0, 0, half_width, heart[0].height))
     half = modes.inpaint(model, "blue heart", heart[0], mask, seed=2)
-    before, after = np.asarray(heart[0]), np.asarray(half[0])
+    before = np.asarray(heart[0])
+    after = np.asarray(half[0])
     assert (before[:, half_width:] == after[:, half_width:]).all()
     assert (before[:, :half_width] != after[:, :half_width]).any()
 

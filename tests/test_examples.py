@@ -56,7 +56,8 @@ def test_guidance_by_gradient(tmp_path, monkeypatch):
     assert min(corner.min() for corner in corners) > 200
     ideal = lambda x, sigma: x / (1 + sigma**2)  # noqa: E731
     shifted = example["guided"](ideal, ideal, lambda x0: -0.5 * (x0 - 3.0).square().sum(1))
-    x, sigma = torch.tensor([[0.4, -1.0]]), 0.7
+    x = torch.tensor([[0.4, -1.0]])
+    sigma = 0.7
     # Gaussian data: J = 1 / (1 + sigma^2), by hand
     want = x / (1 + sigma**2) + sigma**2 * (3.0 - x / (1 + sigma**2)) / (1 + sigma**2)
     torch.testing.assert_close(shifted(x, sigma), want)

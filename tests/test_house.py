@@ -227,7 +227,8 @@ def import_graph():
 
 def circle_in(graph):
     """A circle of modules that import each other, or None."""
-    done, path = set(), []
+    done = set()
+    path = []
 
     def visit(name):
         if name in path:

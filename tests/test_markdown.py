@@ -21,7 +21,9 @@ PAGES = sorted([*ROOT.glob("*.md"), *(p for f in FOLDERS for p in (ROOT / f).rgl
 FENCE = re.compile(r" *(?P<fence>`{3,}|~{3,})(?P<language>[^`]*)$")
 SPAN = re.compile(r"\$`(?P<formula>[^`]+)`\$|(?P<ticks>`+)(?!`).+?(?P=ticks)")  # math, or code
 LINK_WITH_FORMULA = re.compile(r"\[[^\]]*\$`[^`]+`\$[^\]]*\]\(")
-BEFORE, AFTER = " (*", " .,;:!?)*"  # what may touch an inline formula, besides the ends of a line
+# what may touch an inline formula, besides the ends of a line
+BEFORE = " (*"
+AFTER = " .,;:!?)*"
 
 
 def formula_errors(tex: str) -> list[str]:
@@ -46,7 +48,9 @@ def formula_errors(tex: str) -> list[str]:
 def line_errors(line: str) -> list[str]:
     """What is wrong with the formulas in a line outside of fences."""
     errors = ["a formula in the text of a link"] if LINK_WITH_FORMULA.search(line) else []
-    is_table_row, rest, position = line.startswith("|"), "", 0
+    is_table_row = line.startswith("|")
+    rest = ""
+    position = 0
     for span in SPAN.finditer(line):
         rest += line[position : span.start()]
         position = span.end()
@@ -54,7 +58,8 @@ def line_errors(line: str) -> list[str]:
         if formula is None:
             continue
         errors += formula_errors(formula)
-        before, after = line[: span.start()][-1:], line[span.end() :][:1]
+        before = line[: span.start()][-1:]
+        after = line[span.end() :][:1]
         if before not in BEFORE or after not in AFTER:
             errors.append(f"a character touches the formula: {before}{span[0]}{after}")
         if is_table_row and "|" in formula:
@@ -66,11 +71,18 @@ def line_errors(line: str) -> list[str]:
 
 def page_errors(text: str) -> list[str]:
     """`line: error` for every formula that GitHub would not render."""
-    errors, fence, language, opened, block = [], None, "", 0, []
+    errors = []
+    fence = None
+    language = ""
+    opened = 0
+    block = []
     for number, line in enumerate(text.splitlines(), 1):
         match = FENCE.match(line)
         if fence is None and match:
-            fence, language, opened, block = match["fence"], match["language"].strip(), number, []
+            fence = match["fence"]
+            language = match["language"].strip()
+            opened = number
+            block = []
         elif fence is None:
             errors += [f"{number}: {error}" for error in line_errors(line)]
         elif match and match["fence"].startswith(fence) and not match["language"].strip():
@@ -89,7 +101,8 @@ DELIMITER = re.compile(r" *\|?( *:?-+:? *\|)+( *:?-+:? *)?$")
 
 def prose(text: str) -> list[str]:
     """The lines outside of fences, by their numbers less one; a line of a fence is empty."""
-    lines, fence = [], None
+    lines = []
+    fence = None
     for line in text.splitlines():
         match = FENCE.match(line)
         inside = fence is not None
@@ -108,7 +121,9 @@ def cells(row: str) -> int:
 
 def table_errors(text: str) -> list[str]:
     """`line: error` for every row of a table whose cells are not as many as those of its header."""
-    errors, columns, before = [], 0, ""
+    errors = []
+    columns = 0
+    before = ""
     for number, line in enumerate(prose(text), 1):
         if columns and "|" in line:
             if cells(line) != columns:

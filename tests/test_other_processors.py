@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 SCRIPT = runpy.run_path(str(Path(__file__).parents[1] / "scripts" / "other_processors.py"))
-Kernels, obstacle = SCRIPT["Kernels"], SCRIPT["obstacle"]
+Kernels = SCRIPT["Kernels"]
+obstacle = SCRIPT["obstacle"]
 
 
 def test_settings_have_a_variable_each():

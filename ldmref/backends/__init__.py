@@ -28,9 +28,11 @@ BUILT_IN = {
 
 
 def get_backend(
-    name: str | Backend, device: str | None = None, dtype: str | None = None,
+    name: str | Backend,
+    device: str | None = None,
+    dtype: str | None = None,
     speed: str | None = None,
-) -> Backend:  # fmt: skip
+) -> Backend:
     """The backend called `name`, on a device ("cpu", "cuda:0"), in a dtype ("float32").
 
     `speed` is `exact`, `fast` or `fastest` (`ldmref.backends.base`); None means the backend's

@@ -1,7 +1,7 @@
 """`Backend`: the operations in which all networks of ldmref are written.
 
 A backend is an object, passed as the first argument `ops` of every layer. Nothing is global, so two
-backends can run side by side in one process. Arrays are (n, c, h, w) for pictures and (n, l, d) for
+backends can run side by side in one process. Arrays are (n, c, h, w) for images and (n, l, d) for
 tokens. Everything else goes through `ops.xp`, the backend's array-API namespace.
 
 A new backend subclasses `Backend`, sets `xp` and implements the operations marked "required"
@@ -233,7 +233,7 @@ class Backend:
         """Wait for the device to finish all queued work; for timing."""
 
     def describe(self) -> dict[str, str]:
-        """Name, version, device, dtype and speed, as recorded in a picture's metadata."""
+        """Name, version, device, dtype and speed, as recorded in an image's metadata."""
         selected = {key: getattr(self, key) for key in ("device", "dtype", "speed")}
         return {"name": self.name, "version": self.version(), **selected}
 

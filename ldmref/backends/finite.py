@@ -18,7 +18,8 @@ class FiniteBackend(TracedBackend):
     """A backend that stops at the first operation whose input or output is not finite."""
 
     def _run(self, name: str, *args: Any, **kwargs: Any) -> Array:
-        ops, arguments = self.inner, (*args, *kwargs.values())
+        ops = self.inner
+        arguments = (*args, *kwargs.values())
         arrays = [x for x in arguments if hasattr(x, "shape")]
         layer = next((self.layer_of[id(x)] for x in arrays if id(x) in self.layer_of), "")
         where = f"{name} of {layer}" if layer else f"{name} after {self._previous}"

@@ -52,7 +52,9 @@ class NumpyBackend(Backend):
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
         """im2col by bands of output rows: columns (i*k*k, rows*w') times weight (o, i*k*k)."""
-        lib, (n, c, _, _), (out, _, k, _) = self.lib, x.shape, weight.shape
+        lib = self.lib
+        (n, c, _, _) = x.shape
+        (out, _, k, _) = weight.shape
         if k == 1 and stride == 1 and padding == 0:
             y = (weight.reshape(out, c) @ x.reshape(n, c, -1)).reshape(n, out, *x.shape[2:])
             return y if bias is None else y + bias[:, None, None]
@@ -88,7 +90,9 @@ class NumpyBackend(Backend):
 
     def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
         """By blocks of queries, whose scores fit the workspace."""
-        lib, (n, heads, length, d), keys = self.lib, q.shape, k.shape[2]
+        lib = self.lib
+        (n, heads, length, d) = q.shape
+        keys = k.shape[2]
         out = lib.empty((n, heads, length, v.shape[3]), dtype=q.dtype)
         k_t = k.transpose(0, 1, 3, 2)
         block = max(1, self.workspace // (n * heads * keys * q.dtype.itemsize))

@@ -70,9 +70,13 @@ class TorchBackend(Backend):
         return F.linear(x, weight.to(x.dtype), None if bias is None else bias.to(x.dtype))
 
     def conv2d(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int = 1,
         padding: int = 0,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         bias = None if bias is None else bias.to(x.dtype)
         return F.conv2d(x, weight.to(x.dtype), bias, stride=stride, padding=padding)
 

@@ -66,7 +66,9 @@ class TracedBackend(Backend):
     def __init__(
         self, inner: Backend, keep: bool = False, layer_of: Mapping[int, str] | None = None
     ):
-        self.inner, self.keep, self.layer_of = inner, keep, layer_of or {}
+        self.inner = inner
+        self.keep = keep
+        self.layer_of = layer_of or {}
         for attribute in dir(inner):  # delegate everything that is not recorded
             derived = isinstance(getattr(Backend, attribute, None), property)
             if not (attribute.startswith("_") or attribute in OPERATIONS or derived):
@@ -89,7 +91,8 @@ class TracedBackend(Backend):
         self.synchronize()
         seconds = time.perf_counter() - start
         arrays = [x for x in (*args, *kwargs.values()) if hasattr(x, "shape")]
-        shapes, out = tuple(tuple(x.shape) for x in arrays), tuple(y.shape)
+        shapes = tuple(tuple(x.shape) for x in arrays)
+        out = tuple(y.shape)
         # a copy, safe from in-place changes
         array = np.array(self.to_numpy(y)) if self.keep else None
         flops = _flops(name, shapes, out)
@@ -103,7 +106,8 @@ def _recorded(name: str) -> Callable:
     def operation(self: TracedBackend, *args: Any, **kwargs: Any) -> Array:
         return self._run(name, *args, **kwargs)
 
-    operation.__name__, operation.__doc__ = name, getattr(Backend, name).__doc__
+    operation.__name__ = name
+    operation.__doc__ = getattr(Backend, name).__doc__
     return operation
 
 
@@ -117,7 +121,8 @@ def _flops(name: str, shapes: tuple[tuple[int, ...], ...], out: tuple[int, ...])
     if name == "geglu":  # two such sums per output
         return 4 * math.prod(out) * shapes[1][1]
     if name == "attention":
-        (n, heads, length, d), (*_, keys, d_v) = shapes[0], shapes[2]
+        (n, heads, length, d) = shapes[0]
+        (*_, keys, d_v) = shapes[2]
         return 2 * n * heads * length * keys * (d + d_v)
     return 0
 

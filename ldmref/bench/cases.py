@@ -19,8 +19,8 @@ from ldmref.loading import random_model
 from ldmref.models.model import LatentDiffusion
 
 TRAINING_BATCH = 32
-WORK_TITLES = {"unet": "one step of the U-Net, batch 2", "vae": "decoding one picture",
-               "text": "encoding one prompt", "picture": "one whole picture",
+WORK_TITLES = {"unet": "one step of the U-Net, batch 2", "vae": "decoding one image",
+               "text": "encoding one prompt", "image": "one whole image",
                "train": f"one training step, batch {TRAINING_BATCH}"}  # fmt: skip
 PEER_TITLES = {
     "eager": "{library} eager", "compiled": "{library} torch.compile", "onnx": "ONNX Runtime",
@@ -30,7 +30,11 @@ PEER_TITLES = {
 }  # fmt: skip
 MIN_SECONDS = 0.2  # of a timed round; shorter calls are repeated
 MAX_REPEATS = 1000
-PROMPT, NEGATIVE_PROMPT, SEED, CFG_SCALE, TIMESTEP = "a red heart", "", 1, 7.5, 500.0
+PROMPT = "a red heart"
+NEGATIVE_PROMPT = ""
+SEED = 1
+CFG_SCALE = 7.5
+TIMESTEP = 500.0
 
 
 @dataclass(frozen=True)
@@ -90,7 +94,7 @@ class BenchmarkCase:
     measured: str = "time"  # "memory": one process per side; "start": time of whole processes
     model: str = "sd15"  # preset
     size: int = 512  # image width and height in pixels
-    steps: int = 1  # sampler steps of "picture"
+    steps: int = 1  # sampler steps of "image"
     tolerance: float = 1e-3  # max |ours - theirs| / max |theirs|
 
     @property
@@ -105,7 +109,7 @@ class BenchmarkCase:
         """Description of the workload."""
         prefix = {"memory": "peak memory: ", "start": "process start to file: "}
         size = "" if self.work == "text" else f", {self.size}x{self.size}"
-        steps = f", {self.steps} steps" if self.work == "picture" else ""
+        steps = f", {self.steps} steps" if self.work == "image" else ""
         work = prefix.get(self.measured, "") + WORK_TITLES[self.work]
         return f"{work}{size}{steps}, {self.model}, {self.dtype}"
 
@@ -118,7 +122,7 @@ class BenchmarkCase:
     def networks(self) -> tuple[str, ...]:
         """The networks involved."""
         all_networks = ("unet", "vae", "text_encoder")
-        return {"text": ("text_encoder",), "picture": all_networks}.get(self.work, (self.work,))
+        return {"text": ("text_encoder",), "image": all_networks}.get(self.work, (self.work,))
 
     def make_backend(self) -> Backend:
         """The case's backend, at the case's `speed`.
@@ -134,9 +138,11 @@ class BenchmarkCase:
 
     def make_inputs(self, model: LatentDiffusion, batch: int | None = None) -> CaseInputs:
         """Seeded inputs; the default batch is 2 for the U-Net (guidance), else 1."""
-        config, normal = model.config, np.random.default_rng(SEED).standard_normal
+        config = model.config
+        normal = np.random.default_rng(SEED).standard_normal
         n = batch or (2 if self.work == "unet" else 1)
-        length, width = config.text_encoder.max_position_embeddings, config.unet.cross_attention_dim
+        length = config.text_encoder.max_position_embeddings
+        width = config.unet.cross_attention_dim
         latents = normal((n, *model.latent_shape(self.size, self.size)), np.float32)
         context = normal((n, length, width), np.float32)
         token_ids = model.tokenize([NEGATIVE_PROMPT, PROMPT]).ids[:, 0]
@@ -144,7 +150,7 @@ class BenchmarkCase:
         return CaseInputs(latents, timesteps, context, np.asarray(token_ids, np.int64))
 
 
-_UINT8 = 2 / 255 + 1e-6  # tolerance of pictures: two 8-bit steps
+_UINT8 = 2 / 255 + 1e-6  # tolerance of images: two 8-bit steps
 _HALF = 0.1  # of bfloat16 and float16: both sides round after every layer
 _COMPILED: dict[str, Any] = {"speed": "fastest", "peer": "compiled"}
 _BF16 = {"dtype": "bfloat16", "peer": "channels_last", "tolerance": _HALF}
@@ -180,12 +186,12 @@ _CASES: tuple[tuple[str, str, float | None, float, str, dict[str, Any]], ...] = 
     ),
     ("threads-16", "unet", 1.05, 0.70, "numpy", _THREADS | {"size": 128}),
     ("threads-32", "unet", 1.05, 0.60, "numpy", _THREADS | {"size": 256}),
-    ("memory-numpy", "picture", 1.0, 0.8, "numpy", _MEMORY),
-    ("memory-torch", "picture", 1.0, 0.8, "torch", _MEMORY),
-    ("embedded", "picture", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),
-    ("gpu-torch", "picture", 0.6, 0.6, "torch", _GPU),
-    ("gpu-torch-compiled", "picture", 1.0, 1.0, "torch", _GPU | _COMPILED),
-    ("gpu-cupy", "picture", 2.0, 2.0, "cupy", {"speed": "fast", **_GPU}),
+    ("memory-numpy", "image", 1.0, 0.8, "numpy", _MEMORY),
+    ("memory-torch", "image", 1.0, 0.8, "torch", _MEMORY),
+    ("embedded", "image", 0.5, 0.3, "numpy", {"tolerance": _UINT8, **_START}),
+    ("gpu-torch", "image", 0.6, 0.6, "torch", _GPU),
+    ("gpu-torch-compiled", "image", 1.0, 1.0, "torch", _GPU | _COMPILED),
+    ("gpu-cupy", "image", 2.0, 2.0, "cupy", {"speed": "fast", **_GPU}),
 )
 CASES = {row[0]: BenchmarkCase(*row[:5], **row[5]) for row in _CASES}
 
@@ -216,7 +222,7 @@ def resized(
 ) -> BenchmarkCase:
     """The case with another size or number of steps.
 
-    `quick` takes the smallest model and picture: it shows that both sides run; the timings mean
+    `quick` takes the smallest model and image: it shows that both sides run; the timings mean
     nothing.
     """
     if quick and case.measured == "start":
@@ -229,24 +235,33 @@ def resized(
 def ldmref_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
     """ldmref's side of a case, through the public methods of the model."""
     ops = model.backend
-    latents, context = ops.asarray(inputs.latents), ops.asarray(inputs.context)
+    latents = ops.asarray(inputs.latents)
+    context = ops.asarray(inputs.context)
     timesteps = ops.asarray(inputs.timesteps, ops.state_dtype)
 
-    def picture() -> list[Image.Image]:
+    def image() -> list[Image.Image]:
         return modes.txt2img(
-            model, PROMPT, negative_prompt=NEGATIVE_PROMPT, steps=case.steps, cfg_scale=CFG_SCALE,
-            sampler="ddim", seed=SEED, width=case.size, height=case.size, latents=inputs.latents,
-        ).images  # fmt: skip
+            model,
+            PROMPT,
+            negative_prompt=NEGATIVE_PROMPT,
+            steps=case.steps,
+            cfg_scale=CFG_SCALE,
+            sampler="ddim",
+            seed=SEED,
+            width=case.size,
+            height=case.size,
+            latents=inputs.latents,
+        ).images
 
     run: Callable[[], Any] = {
         "unet": lambda: model.unet(latents, timesteps, context),
         "vae": lambda: model.decode(latents),
         "text": lambda: model.encode_text([PROMPT]),
-        "picture": picture,
+        "image": image,
     }[case.work]
 
     def to_numpy(y: Any) -> np.ndarray:
-        return pixels(y) if case.work == "picture" else np.asarray(ops.to_numpy(y), np.float32)
+        return pixels(y) if case.work == "image" else np.asarray(ops.to_numpy(y), np.float32)
 
     return Workload(run, to_numpy, ops.synchronize)
 

@@ -18,11 +18,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-STATUS, CLEAR_REFS = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+STATUS = Path("/proc/self/status")
+CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
 def memory(side: str, case_json: str, folder: str, output: str) -> None:
-    """Generate the case's picture by one side, and print `{"peak": ..., "before": ...}` in bytes.
+    """Generate the case's image by one side, and print `{"peak": ..., "before": ...}` in bytes.
 
     `before` is the resident memory after the model is loaded; `peak` is the maximum from then on.
     """
@@ -33,9 +34,11 @@ def memory(side: str, case_json: str, folder: str, output: str) -> None:
 
     case = BenchmarkCase(**json.loads(case_json))
     if side == "ours":
-        make_workload, backend = ldmref_workload, case.make_backend()
+        make_workload = ldmref_workload
+        backend = case.make_backend()
     else:
-        make_workload, backend = peer_workload, get_backend("numpy", "cpu", "float32", "exact")
+        make_workload = peer_workload
+        backend = get_backend("numpy", "cpu", "float32", "exact")
     model = load(folder, backend=backend)
     workload = make_workload(case, model, case.make_inputs(model))
     del model  # each workload keeps what it needs
@@ -73,7 +76,7 @@ def resident_bytes(field: str) -> int:
 
 
 def diffusers(folder: str, output: str) -> None:
-    """Generate the picture described by `folder` (see `compare.save_diffusers`).
+    """Generate the image described by `folder` (see `compare.save_diffusers`).
 
     The peer of `ldmref txt2img` with the embedded model: the same networks, token ids, noise,
     sampler and guidance.

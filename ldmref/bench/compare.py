@@ -95,7 +95,8 @@ def _compare_time(case: BenchmarkCase, rounds: int, gemm_sizes: tuple[int, ...])
 
         ours, theirs = training_workloads(case, model)
     else:
-        ours, theirs = ldmref_workload(case, model, inputs), peer_workload(case, model, inputs)
+        ours = ldmref_workload(case, model, inputs)
+        theirs = peer_workload(case, model, inputs)
     error = require_agreement(case, ours.output(), theirs.output())
     flops = count_flops(case, model, inputs)
     result = time_alternately(ours, theirs, rounds).to_dict()
@@ -112,7 +113,8 @@ def _compare_processes(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
 
     When durations are measured, a first round fills the file caches and is not counted.
     """
-    startup, before = case.measured == "start", {side: [] for side in SIDES}
+    startup = case.measured == "start"
+    before = {side: [] for side in SIDES}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         save_model(case, folder)
@@ -126,7 +128,7 @@ def _compare_processes(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
             return float(memory["peak"])
 
         samples = alternate(measure, rounds, warm_up=int(startup))
-        error = require_agreement(case, *(read_picture(folder, side) for side in SIDES))
+        error = require_agreement(case, *(read_image(folder, side) for side in SIDES))
     result = {"unit": "s" if startup else "B", "error": error} | samples.to_dict()
     if not startup:
         for side in SIDES:
@@ -146,8 +148,9 @@ def save_model(case: BenchmarkCase, folder: Path) -> None:
 
 
 def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:
-    """Command line that generates the case's picture by one side."""
-    model, output = str(folder / "model"), str(folder / f"{side}.png")
+    """Command line that generates the case's image by one side."""
+    model = str(folder / "model")
+    output = str(folder / f"{side}.png")
     if case.measured == "memory":
         case_json = json.dumps(asdict(case))
         argv = ["-m", "ldmref.bench.child_process", "memory", side, case_json, model, output]
@@ -155,15 +158,33 @@ def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:
         argv = ["-P", str(PROCESS), "diffusers", model, output]
     else:
         argv = [
-            "-m", "ldmref", "txt2img", "-m", case.model, "-p", PROMPT, "--seed", str(SEED),
-            "--steps", str(case.steps), "--backend", case.backend, "--device", case.device,
-            "--dtype", case.dtype, "-o", output, "--overwrite", "-q",
-        ]  # fmt: skip
+            "-m",
+            "ldmref",
+            "txt2img",
+            "-m",
+            case.model,
+            "-p",
+            PROMPT,
+            "--seed",
+            str(SEED),
+            "--steps",
+            str(case.steps),
+            "--backend",
+            case.backend,
+            "--device",
+            case.device,
+            "--dtype",
+            case.dtype,
+            "-o",
+            output,
+            "--overwrite",
+            "-q",
+        ]
     return [sys.executable, *argv]
 
 
-def read_picture(folder: Path, side: str) -> np.ndarray:
-    """The last picture of a side's process."""
+def read_image(folder: Path, side: str) -> np.ndarray:
+    """The last image of a side's process."""
     with Image.open(folder / f"{side}.png") as image:
         return pixels([image])
 
@@ -173,16 +194,19 @@ def save_diffusers(model: LatentDiffusion, folder: Path, case: BenchmarkCase) ->
 
     The scheduler's betas are truncated where ldmref's samplers truncate them (`sigma_max`).
     """
-    diffusers, config = import_peer("diffusers"), model.config
+    diffusers = import_peer("diffusers")
+    config = model.config
     for name in case.networks:
         peer_network(name, model).save_pretrained(folder / name)
     alphas_cumprod = alpha_bar_from_sigma(sampling_sigmas(config.scheduler))
     betas = 1.0 - alphas_cumprod / np.append(1.0, alphas_cumprod[:-1])
     diffusers.DPMSolverMultistepScheduler(
-        num_train_timesteps=len(betas), trained_betas=betas.tolist(),
+        num_train_timesteps=len(betas),
+        trained_betas=betas.tolist(),
         prediction_type={"eps": "epsilon", "v": "v_prediction"}[config.scheduler.prediction_type],
-        timestep_spacing=config.scheduler.spacing, final_sigmas_type=config.scheduler.final_sigma,
-    ).save_pretrained(folder / "scheduler")  # fmt: skip
+        timestep_spacing=config.scheduler.spacing,
+        final_sigmas_type=config.scheduler.final_sigma,
+    ).save_pretrained(folder / "scheduler")
     token_ids = np.asarray(model.tokenize(["", PROMPT]).ids[:, 0], np.int64)
     latents = Streams([SEED], model.latent_shape(case.size, case.size))()
     numbers = {"steps": case.steps, "cfg_scale": config.defaults.cfg_scale}
@@ -218,9 +242,10 @@ def require_agreement(case: BenchmarkCase, ours: np.ndarray, theirs: np.ndarray)
     if not error <= case.tolerance:
         raise VerifyError(
             f"{case.name}: the two sides differ by {error:.3g} of the largest output, allowed is "
-            f"{case.tolerance:.3g}", code="E-BENCH",
+            f"{case.tolerance:.3g}",
+            code="E-BENCH",
             hint="their times cannot be compared; ldmref diff names the first layer that differs",
-        )  # fmt: skip
+        )
     return error
 
 

@@ -21,7 +21,8 @@ TABLE_HEADER = (
 
 def verdict(result: Result) -> str:
     """`aim` or `target`, whichever the median ratio reaches, else `above`."""
-    median, target = result["ratio"]["median"], result["target"]
+    median = result["ratio"]["median"]
+    target = result["target"]
     if median <= result["aim"]:
         return "aim"
     return "target" if target is not None and median <= target else "above"
@@ -53,8 +54,10 @@ def format_result(result: Result) -> list[str]:
     ratio = result["ratio"]
     spread = f"{ratio['min']:.2f} to {ratio['max']:.2f}, {result['rounds']} rounds"
     goals = f"{format_goals(result['target'], result['aim'])}: {VERDICTS[verdict(result)]}"
-    lines = [f"{result['name']}: {result['title']}",
-             f"  ratio    {ratio['median']:.2f} ({spread}), {goals}"]  # fmt: skip
+    lines = [
+        f"{result['name']}: {result['title']}",
+        f"  ratio    {ratio['median']:.2f} ({spread}), {goals}",
+    ]
     names = {"ours": f"ldmref {result['backend']}", "theirs": result["peer_title"]}
     for side, name in names.items():
         samples = result[side]
@@ -73,7 +76,8 @@ def format_result(result: Result) -> list[str]:
 
 def format_profile(profile: Result, limit: int = 25) -> list[str]:
     """Tables by kind, by kind and shape, and by layer; the last two of `limit` lines."""
-    seconds, flops = profile["seconds"], profile["flops"]
+    seconds = profile["seconds"]
+    flops = profile["flops"]
     lines = [
         f"{profile['title']} on {profile['backend']}: {format_quantity(seconds, 's')}, "
         f"{flops / 1e9:.4g} GFLOP, {flops / seconds / 1e9:.1f} GFLOP/s"
@@ -94,7 +98,8 @@ def format_profile(profile: Result, limit: int = 25) -> list[str]:
 
 def format_scaling_point(point: Result) -> str:
     """One line of `--grow`."""
-    variable, exponent = point["what"], point["exponent"]
+    variable = point["what"]
+    exponent = point["exponent"]
     seconds, low, high = (format_quantity(point[key], "s") for key in ("seconds", "min", "max"))
     cost = "" if exponent is None else f"  cost ~ {variable}^{exponent:.2f}"
     return (
@@ -162,7 +167,8 @@ def plot_profile(profile: Result, path: Path, *, overwrite: bool = False) -> Non
 def plot_scaling(points: Sequence[Result], path: Path, *, overwrite: bool = False) -> None:
     """Plot seconds over the value on logarithmic axes, with linear growth for comparison."""
     figure = require_matplotlib().Figure(figsize=(6, 4), layout="constrained")
-    axes, first = figure.subplots(), points[0]
+    axes = figure.subplots()
+    first = points[0]
     values = [point["value"] for point in points]
     label = f"{first['model']} on {first['backend']}"
     axes.loglog(values, [point["seconds"] for point in points], "o-", label=label)
@@ -181,7 +187,8 @@ def _bar_chart(
     """Figure and axes with one horizontal bar per name, from the top."""
     size = (8, 1 + 0.45 * len(names))
     figure = require_matplotlib().Figure(figsize=size, layout="constrained")
-    axes, positions = figure.subplots(), list(range(len(names)))
+    axes = figure.subplots()
+    positions = list(range(len(names)))
     label = "median, min to max" if errors else None
     axes.barh(positions, values, xerr=errors, color="#7aa6c2", label=label)
     axes.set_yticks(positions, names)

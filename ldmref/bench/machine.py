@@ -34,14 +34,16 @@ def machine_info() -> dict[str, Any]:
     torch = sys.modules.get("torch")
     versions = {"python": platform.python_version(), "ldmref": __version__}
     return {
-        "cpu": cpu_model(), "processors": os.cpu_count(), "processors_allowed": available_cpus(),
+        "cpu": cpu_model(),
+        "processors": os.cpu_count(),
+        "processors_allowed": available_cpus(),
         "system": f"{platform.system()} {platform.machine()}",
         "threads": {"numpy": threads.count(), "torch": torch and torch.get_num_threads()},
         "blas_kernels": threads.blas_kernels(),
         "environment": {name: os.environ[name] for name in VARIABLES if name in os.environ},
         "gpu": torch.cuda.get_device_name() if torch and torch.cuda.is_available() else "",
         "versions": versions | installed_versions(LIBRARIES),
-    }  # fmt: skip
+    }
 
 
 def openblas_overrides(environment: Mapping[str, str] | None = None) -> str:
@@ -101,7 +103,8 @@ def gemm_peaks(dtype: str, device: str, sizes: Sequence[int] = GEMM_SIZES) -> di
 
     NumPy computes float32 and float64 on the CPU; torch is measured if it has been imported.
     """
-    peaks, torch = {}, sys.modules.get("torch")
+    peaks = {}
+    torch = sys.modules.get("torch")
     if device == "cpu" and dtype in ("float32", "float64"):
         peaks["numpy"] = gemm_peak(lambda n: _numpy_gemm(n, dtype), sizes)
     if torch is not None:

@@ -34,8 +34,11 @@ from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import flatten
 
-QUIET = {"TRANSFORMERS_VERBOSITY": "error", "DIFFUSERS_VERBOSITY": "error",
-         "HF_HUB_DISABLE_PROGRESS_BARS": "1"}  # fmt: skip
+QUIET = {
+    "TRANSFORMERS_VERBOSITY": "error",
+    "DIFFUSERS_VERBOSITY": "error",
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+}
 ONNX_LIBRARIES = ("onnx", "onnxscript", "onnxruntime")
 ONNX_INPUTS = ("latents", "t", "context")
 
@@ -67,16 +70,17 @@ def require_peer(case: BenchmarkCase) -> None:
     if case.peer == "one_thread":
         return
     torch = import_peer("torch")
-    picture = ("diffusers", "transformers")
-    libraries = {"text": picture[1:], "picture": picture, "train": picture}
-    libraries = libraries.get(case.work, picture[:1])
+    image = ("diffusers", "transformers")
+    libraries = {"text": image[1:], "image": image, "train": image}
+    libraries = libraries.get(case.work, image[:1])
     for library in (*libraries, *(ONNX_LIBRARIES if case.peer == "onnx" else ())):
         import_peer(library)
     if case.device == "cuda" and not torch.cuda.is_available():
         raise BackendUnavailable(
-            "this row needs a CUDA device, and torch sees none", code="E-DEVICE",
+            "this row needs a CUDA device, and torch sees none",
+            code="E-DEVICE",
             hint="run it on a machine with an NVIDIA GPU and a CUDA build of torch",
-        )  # fmt: skip
+        )
 
 
 def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
@@ -108,7 +112,7 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
     latents, context, token_ids = map(tensor, (inputs.latents, inputs.context, inputs.token_ids))
     timesteps = tensor(inputs.timesteps).float()
     scale = model.config.vae.scaling_factor
-    if case.work == "picture":
+    if case.work == "image":
         run = pipeline(case, model.config, networks, latents, token_ids)
     else:
         run = {
@@ -122,7 +126,7 @@ def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInput
             return run()
 
     def to_numpy(y: Any) -> np.ndarray:
-        return pixels(y) if case.work == "picture" else y.float().cpu().numpy()
+        return pixels(y) if case.work == "image" else y.float().cpu().numpy()
 
     synchronize = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     return Workload(run_inference, to_numpy, synchronize)
@@ -138,9 +142,11 @@ def _on_one_thread(workload: Workload) -> Workload:
 
 def peer_network(name: str, model: LatentDiffusion) -> Any:
     """A network of diffusers or transformers; on the CPU it shares the weights' memory."""
-    torch, config = import_peer("torch"), model.config
+    torch = import_peer("torch")
+    config = model.config
     if name == "text_encoder":
-        transformers, last = import_peer("transformers"), config.text_encoder.vocab_size - 1
+        transformers = import_peer("transformers")
+        last = config.text_encoder.vocab_size - 1
         token_ids = {"bos_token_id": 0, "eos_token_id": last, "pad_token_id": last}
         clip_config = _construct(transformers.CLIPTextConfig, config.text_encoder, **token_ids)
         network = transformers.CLIPTextModel(clip_config)
@@ -187,7 +193,7 @@ def _construct(kind: Callable[..., Any], config: object, **arguments: Any) -> An
 def pipeline(
     case: BenchmarkCase, config: ModelConfig, networks: dict[str, Any], latents: Any, token_ids: Any
 ) -> Callable[[], list[Image.Image]]:
-    """One picture by `StableDiffusionPipeline` with DDIM."""
+    """One image by `StableDiffusionPipeline` with DDIM."""
     diffusers = import_peer("diffusers")
     fields = ("beta_schedule", "beta_start", "beta_end", "steps_offset")
     betas = {field: getattr(config.scheduler, field) for field in fields}
@@ -202,10 +208,14 @@ def pipeline(
     def run() -> list[Image.Image]:
         uncond, cond = (encode(ids).last_hidden_state for ids in token_ids[:, None])
         return pipe(
-            prompt_embeds=cond, negative_prompt_embeds=uncond, latents=latents,
-            num_inference_steps=case.steps, guidance_scale=CFG_SCALE,
-            height=case.size, width=case.size,
-        ).images  # fmt: skip
+            prompt_embeds=cond,
+            negative_prompt_embeds=uncond,
+            latents=latents,
+            num_inference_steps=case.steps,
+            guidance_scale=CFG_SCALE,
+            height=case.size,
+            width=case.size,
+        ).images
 
     return run
 
@@ -240,6 +250,12 @@ def export_onnx(unet: Any, arrays: tuple[np.ndarray, ...], file: Path) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the exporter warns about torch's own code
         torch.onnx.export(
-            unet, tuple(map(torch.from_numpy, arrays)), file, kwargs={"return_dict": False},
-            input_names=ONNX_INPUTS, dynamo=True, external_data=True, verbose=False,
-        )  # fmt: skip
+            unet,
+            tuple(map(torch.from_numpy, arrays)),
+            file,
+            kwargs={"return_dict": False},
+            input_names=ONNX_INPUTS,
+            dynamo=True,
+            external_data=True,
+            verbose=False,
+        )

@@ -61,9 +61,12 @@ def profile_case(case: BenchmarkCase) -> dict[str, Any]:
         "layers": group_records(records, seconds, lambda r: (r.layer or f"({r.name})", "")),
     }
     return {
-        "row": case.name, "title": case.title, "backend": case.backend, "seconds": seconds,
+        "row": case.name,
+        "title": case.title,
+        "backend": case.backend,
+        "seconds": seconds,
         "flops": sum(record.flops for record in records),
-    } | {name: [vars(line) for line in lines] for name, lines in tables.items()}  # fmt: skip
+    } | {name: [vars(line) for line in lines] for name, lines in tables.items()}
 
 
 def trace(
@@ -109,7 +112,8 @@ def assign_layers(records: Sequence[Record]) -> list[Record]:
     previous = [""]  # the last named layer before each record
     for record in records:
         previous.append(record.layer or previous[-1])
-    assigned, following = [], ""
+    assigned = []
+    following = ""
     for record, before in zip(reversed(records), reversed(previous[:-1]), strict=True):
         layer = record.layer or _common_module(before, following)
         assigned.append(replace(record, layer=layer))
@@ -155,7 +159,7 @@ def measure_scaling(
 ) -> Iterator[dict[str, Any]]:
     """Measure ldmref's side of a case at each value of resolution, batch or steps.
 
-    Steps are those of whole pictures, text encoder and autoencoder included.
+    Steps are those of whole images, text encoder and autoencoder included.
 
     Yields:
         JSON-able: `value`, `seconds` (median), `min`, `max`, `flops`, `gflops`, and `exponent`, the
@@ -166,11 +170,12 @@ def measure_scaling(
         BackendUnavailable: The backend cannot run on this machine.
     """
     if variable == "steps":
-        case = replace(case, work="picture")
-    elif case.work == "text" or (case.work, variable) == ("picture", "batch"):
+        case = replace(case, work="image")
+    elif case.work == "text" or (case.work, variable) == ("image", "batch"):
         message = f"{case.name} does not grow with {variable}"
         raise UsageError(message, code="E-GROW", hint="try a row of the U-Net")
-    model, previous = case.make_model(), None
+    model = case.make_model()
+    previous = None
     for value in values:
         field = {"resolution": "size", "steps": "steps"}.get(variable)
         sized = replace(case, **{field: value}) if field else case
@@ -179,10 +184,18 @@ def measure_scaling(
         samples = time_workload(ldmref_workload(sized, model, inputs), rounds)
         seconds = statistics.median(samples)
         point = {
-            "row": case.name, "model": case.model, "backend": case.backend, "what": variable,
-            "value": value, "seconds": seconds, "min": min(samples), "max": max(samples),
-            "flops": flops, "gflops": flops / seconds / 1e9, "exponent": None,
-        }  # fmt: skip
+            "row": case.name,
+            "model": case.model,
+            "backend": case.backend,
+            "what": variable,
+            "value": value,
+            "seconds": seconds,
+            "min": min(samples),
+            "max": max(samples),
+            "flops": flops,
+            "gflops": flops / seconds / 1e9,
+            "exponent": None,
+        }
         if previous:
             growth = math.log(seconds / previous["seconds"])
             point["exponent"] = growth / math.log(value / previous["value"])

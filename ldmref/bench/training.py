@@ -26,7 +26,8 @@ from ldmref.training.latents import Latents, NoisyLatents
 from ldmref.training.loss import FULL_BATCH
 from ldmref.training.recipe import Budget, DiffusionStage, OptimizerConfig
 
-PICTURES, STEPS = 256, 10**6
+IMAGES = 256
+STEPS = 10**6
 OPTIMIZER = OptimizerConfig(TRAINING_BATCH, learning_rate=1e-5, warmup=0)
 NETWORKS = ("unet", "text_encoder")
 STAGE = DiffusionStage(optimizer=OPTIMIZER, budget=Budget(STEPS))
@@ -36,14 +37,15 @@ Outcome = tuple[float, Mapping[str, torch.Tensor]]  # the loss, and the U-Net's 
 def training_workloads(case: BenchmarkCase, model: LatentDiffusion) -> tuple[Workload, Workload]:
     """Both sides, on the weights of `model`; a call is one step."""
     ops = TorchBackend(case.device, case.dtype)
-    shape = (2, PICTURES, *model.latent_shape(case.size, case.size))
+    shape = (2, IMAGES, *model.latent_shape(case.size, case.size))
     moments = np.random.default_rng(SEED).standard_normal(shape, np.float32)
-    latents = NoisyLatents(Latents(*moments), np.ones(PICTURES), 1.0, ops)
+    latents = NoisyLatents(Latents(*moments), np.ones(IMAGES), 1.0, ops)
     condition = Condition(lambda i, rng: PROMPT, model.tokenizer)
     arguments = model.config, STAGE, SEED, ops
     params = Params({k: tree_map(partial(_copy, ops), model.params[k]) for k in NETWORKS})
     trainer = diffusion_trainer(latents, condition, *arguments, params)
-    steps, unet = trainer.run(), unflatten(trainer.parameters)["unet"]
+    steps = trainer.run()
+    unet = unflatten(trainer.parameters)["unet"]
     theirs = module_step(case, model, DiffusionBatches(latents, condition.prompt, *arguments))
     synchronize = torch.cuda.synchronize if case.device == "cuda" else lambda: None
     return (
@@ -71,8 +73,10 @@ def module_step(
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
     ]
     optimizer = torch.optim.AdamW(groups, OPTIMIZER.learning_rate, betas=(0.9, 0.99), fused=True)
-    kind, half = model.config.scheduler.prediction_type, case.dtype == "bfloat16"
-    alphas_cumprod, count = batches.diffusion_loss.alphas_cumprod, itertools.count()
+    kind = model.config.scheduler.prediction_type
+    half = case.dtype == "bfloat16"
+    alphas_cumprod = batches.diffusion_loss.alphas_cumprod
+    count = itertools.count()
 
     def step() -> Outcome:
         i = next(count)

@@ -54,7 +54,8 @@ class RecordedFunctions(Functions):
 
     def __init__(self, functions: Functions, names: list[str]):
         super().__init__()
-        self._functions, self._names = functions, names
+        self._functions = functions
+        self._names = names
         self.calls: list[Call] = []
 
     def __getattr__(self, name: str) -> Any:
@@ -85,7 +86,8 @@ def _recorded_class(kind: type, record: Callable[..., Call]) -> type:
     def construct(self: Any, *args: Any, **kwargs: Any) -> None:
         call = record(*args, **kwargs)
         kind.__init__(self, *args, **kwargs)
-        call.returned, call.finished = kind.__name__, True
+        call.returned = kind.__name__
+        call.finished = True
 
     return type(kind.__name__, (kind,), {"__init__": construct})
 
@@ -133,7 +135,8 @@ def difference_from_ours(call: Call, eps: float, allowed: float) -> str:
 
 def _comparable(theirs: Any, ours: Any) -> Comparison:
     """Two results, in one shape if one can be broadcast to the other, relative to the largest."""
-    got, expected = spread(theirs, to_host(ours)), to_host(ours)
+    got = spread(theirs, to_host(ours))
+    expected = to_host(ours)
     return got, spread(expected, got), np.max(np.abs(expected), initial=0.0) or 1.0
 
 

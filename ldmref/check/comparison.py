@@ -64,7 +64,8 @@ def spread(x: Any, like: Any) -> np.ndarray:
     >>> spread(0.5, np.zeros((1, 2)))
     array([[0.5, 0.5]])
     """
-    host, shape = to_host(x), tuple(like.shape)
+    host = to_host(x)
+    shape = tuple(like.shape)
     try:
         return np.broadcast_to(host, shape)
     except ValueError:

@@ -115,8 +115,15 @@ class Chapter:
         """Add the identity `case`, named by its law."""
         self.identities.append(Identity(function, law, oracle, case, roundings))
 
-    def elementwise(self, function: str, law: str, oracle: str, roundings: float,
-                    interval: Interval, expected: Callable[[float], float]) -> None:  # fmt: skip
+    def elementwise(
+        self,
+        function: str,
+        law: str,
+        oracle: str,
+        roundings: float,
+        interval: Interval,
+        expected: Callable[[float], float],
+    ) -> None:
         """Add the identity function(x)_i = expected(x_i), for x uniform in `interval`."""
 
         @functools.wraps(expected)
@@ -126,8 +133,9 @@ class Chapter:
 
         self.add(function, law, oracle, roundings, case)
 
-    def gradient(self, function: str, roundings: float,
-                 uses: tuple[str, ...] = ()) -> Callable[[Trained], Trained]:  # fmt: skip
+    def gradient(
+        self, function: str, roundings: float, uses: tuple[str, ...] = ()
+    ) -> Callable[[Trained], Trained]:
         """Decorator: the gradient of `function` is the derivative of a formula on the host.
 
         The decorated `trained(f, rng)` returns (call, inputs, formula) or (..., scale): `call`

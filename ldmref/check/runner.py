@@ -63,8 +63,15 @@ def can_run(identity: Identity, backend: Backend) -> bool:
     return not identity.gradients or records_gradients(backend.asarray(np.zeros(1)))
 
 
-def run(backend: Backend, *, against: ModuleType | None = None, cases: int = 100, seed: int = 0,
-        only: str = "", case: int | None = None) -> Iterator[CheckResult]:  # fmt: skip
+def run(
+    backend: Backend,
+    *,
+    against: ModuleType | None = None,
+    cases: int = 100,
+    seed: int = 0,
+    only: str = "",
+    case: int | None = None,
+) -> Iterator[CheckResult]:
     """Check the identities in the backend's library, device and dtype.
 
     Gradients are left out in a library that records none.
@@ -95,20 +102,28 @@ def check_identity(
     """Compare the function and its oracle on `cases` random inputs, or on that of one number."""
     numbers = range(cases) if case is None else range(case, case + 1)
     eps = _eps(backend)
-    worst, worst_case, error = Deviation(-1.0), numbers[0], None
+    worst = Deviation(-1.0)
+    worst_case = numbers[0]
+    error = None
     for number in numbers:
         try:
             inputs = random_inputs(identity, backend, seed, number)
             current = deviation(identity.case(functions, inputs), eps)
         except Exception as raised:  # another implementation may fail in any way
-            error, worst_case = raised, number
+            error = raised
+            worst_case = number
             break
         if current.ulps > worst.ulps:
-            worst, worst_case = current, number
-    verdict, detail, calls, notes = "ok", "", (), ()
+            worst = current
+            worst_case = number
+    verdict = "ok"
+    detail = ""
+    calls = ()
+    notes = ()
     if error is not None or worst.ulps > identity.ulps:
         recorded = repeat_case(identity, functions, backend, seed, worst_case)[0]
-        verdict, detail = "FAILED", f"case {worst_case}: {worst}"
+        verdict = "FAILED"
+        detail = f"case {worst_case}: {worst}"
         if error is not None:
             message = (str(error).strip().splitlines() or [""])[0]
             verdict = f"ERROR: {type(error).__name__}: {message}"
@@ -118,10 +133,20 @@ def check_identity(
         notes = tuple(_notes(recorded, eps, identity.ulps, failed_by_shape))
     function = identity.function
     return CheckResult(
-        identity.name, function, formula_of(function), source_of(function), identity.oracle,
-        len(numbers), max(worst.ulps, 0.0), identity.ulps, verdict, worst_case, detail, calls,
+        identity.name,
+        function,
+        formula_of(function),
+        source_of(function),
+        identity.oracle,
+        len(numbers),
+        max(worst.ulps, 0.0),
+        identity.ulps,
+        verdict,
+        worst_case,
+        detail,
+        calls,
         notes,
-    )  # fmt: skip
+    )
 
 
 def repeat_case(

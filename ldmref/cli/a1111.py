@@ -76,13 +76,17 @@ def chunk_notes(run: Run, made: Values) -> Iterator[str]:
             continue
         counts = [encoded[text].tokens.counts[0] for text in texts]
         if counts[0] != counts[1] and not made["padded"]:
-            yield ("prompt and negative prompt have a different number of chunks: the shorter one "
-                   "is padded, which A1111 does not do by default")  # fmt: skip
+            yield (
+                "prompt and negative prompt have a different number of chunks: the shorter one "
+                "is padded, which A1111 does not do by default"
+            )
         sections = [len(parse_prompt_weights(text)) for text in texts]
         cut = any(n > m for n, m in zip(counts, sections, strict=True))
         if cut and any("," in text for text in texts):
-            yield ("a prompt is longer than a chunk: A1111 moves up to 20 tokens after the last "
-                   "comma to the next one")  # fmt: skip
+            yield (
+                "a prompt is longer than a chunk: A1111 moves up to 20 tokens after the last "
+                "comma to the next one"
+            )
 
 
 def _ignores_clip_skip(config: ModelConfig) -> bool:
@@ -107,8 +111,10 @@ def _sampler(
             hint="--sampler NAME samples with another; ldmref samplers lists them",
         )
     if name == UNIPC:
-        notes.append("A1111's UniPC is of order 3, variant bh1, with lower orders at the end; "
-                     f"sampled with {UNIPC}, variant bh2")  # fmt: skip
+        notes.append(
+            "A1111's UniPC is of order 3, variant bh1, with lower orders at the end; "
+            f"sampled with {UNIPC}, variant bh2"
+        )
     elif made["unknown"]:
         notes.append(f"A1111 has no sampler {made['label'][:80]!r}: sampled with {name}")
     return name
@@ -147,12 +153,16 @@ def _about_levels(sampler: str, levels: Levels, made: Values, noised: bool) -> I
     if noised and levels.first == 0:
         yield "A1111 starts from the image with noise; here from noise alone, at this strength"
     if noised and sampler in COMPVIS:
-        yield ("A1111 adds the noise of one timestep and starts at the next lower one; here both "
-               "are the lower one")  # fmt: skip
+        yield (
+            "A1111 adds the noise of one timestep and starts at the next lower one; here both "
+            "are the lower one"
+        )
     if sampler not in COMPVIS and last > 0.0:
         less = 1.0 - 1.0 / math.hypot(1.0, last)
-        yield (f"the levels end at {last:.3g}, where A1111 decodes x; here x / sqrt(1 + sigma^2), "
-               f"{100 * less:.2g} % less")  # fmt: skip
+        yield (
+            f"the levels end at {last:.3g}, where A1111 decodes x; here x / sqrt(1 + sigma^2), "
+            f"{100 * less:.2g} % less"
+        )
 
 
 def _about_mode(mode: str, sampler: str) -> Iterator[str]:
@@ -161,8 +171,12 @@ def _about_mode(mode: str, sampler: str) -> Iterator[str]:
     if sampler == "dpmpp_3m_sde":
         yield "A1111 keeps order 3 to the end; here the last two steps are of lower order"
     if mode != "txt2img":
-        yield "A1111 encodes the image to a random sample of its posterior, not recorded; here it "\
-              "is the mean"  # fmt: skip
+        yield (
+            "A1111 encodes the image to a random sample of its posterior, not recorded; here it "
+            "is the mean"
+        )
     if mode == "inpaint":
-        yield ("A1111 keeps the rest of the image in every prediction, with another blur of the "
-               "mask; here in the noised latents: another image")  # fmt: skip
+        yield (
+            "A1111 keeps the rest of the image in every prediction, with another blur of the "
+            "mask; here in the noised latents: another image"
+        )

@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from ldmref.cli.together import Together
-from ldmref.io.pictures.metadata import save_image
+from ldmref.io.images.metadata import save_image
 
 FORMATS = {".webp": "WEBP", ".gif": "GIF"}
 
@@ -33,9 +33,14 @@ class Animation(Together):
     usual = "webp"
 
     def __init__(
-        self, to: str | None, labels: Sequence[str], seeds: Sequence[int] | None, *, duration: int,
+        self,
+        to: str | None,
+        labels: Sequence[str],
+        seeds: Sequence[int] | None,
+        *,
+        duration: int,
         **files: Any,
-    ):  # fmt: skip
+    ):
         super().__init__(to, labels, seeds, **files)
         self.duration = duration
 
@@ -48,6 +53,12 @@ class Animation(Together):
     ) -> None:
         """Encode all images into an open file. A GIF has no record."""
         save_image(
-            file, image, kind, params, save_all=True, append_images=self.images[1:],
-            duration=self.duration, loop=0,
-        )  # fmt: skip
+            file,
+            image,
+            kind,
+            params,
+            save_all=True,
+            append_images=self.images[1:],
+            duration=self.duration,
+            loop=0,
+        )

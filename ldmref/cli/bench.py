@@ -27,7 +27,7 @@ option = click.option
 @option("--rounds", type=click.IntRange(1, 1000), help="Default: 5; with --quick 2.")
 @option("--backend", metavar="NAME", help="Only rows on it; with --profile or --grow, run on it.")
 @option("--size", type=click.IntRange(8, 4096), help="Image width and height in pixels.")
-@option("--steps", type=click.IntRange(1, 1000), help="Sampler steps of whole pictures.")
+@option("--steps", type=click.IntRange(1, 1000), help="Sampler steps of whole images.")
 @option("--json", "json_file", metavar="FILE", help="Write all numbers and the machine's data.")
 @option("--plot", "plot_file", metavar="FILE", help="Write a plot: .png, .svg, .pdf.")
 @option("--overwrite", is_flag=True, help="Replace existing files.")
@@ -103,7 +103,9 @@ def _compare(cases: list[BenchmarkCase], quick: bool, rounds: int, files: _Outpu
     from ldmref.bench.compare import run_case
     from ldmref.bench.machine import GEMM_SIZES
 
-    results, skipped, differing = [], [], []
+    results = []
+    skipped = []
+    differing = []
     for case in cases:
         try:
             result = run_case(case, rounds, (256,) if quick else GEMM_SIZES)
@@ -125,9 +127,10 @@ def _compare(cases: list[BenchmarkCase], quick: bool, rounds: int, files: _Outpu
     if skipped and not results:
         reasons = dict.fromkeys(row["reason"] for row in skipped)
         raise BackendUnavailable(
-            f"nothing could be measured: {'; '.join(reasons)}", code="E-BENCH",
+            f"nothing could be measured: {'; '.join(reasons)}",
+            code="E-BENCH",
             hint=skipped[0]["hint"],
-        )  # fmt: skip
+        )
 
 
 def _profile(case: BenchmarkCase, files: _OutputFiles) -> None:
@@ -142,7 +145,7 @@ def _scaling(case: BenchmarkCase, variable: str, rounds: int, files: _OutputFile
     from ldmref.bench.profile import SCALING_VALUES, SMALL_SCALING_VALUES, measure_scaling
 
     values = (SCALING_VALUES if case.model == "sd15" else SMALL_SCALING_VALUES)[variable]
-    work = WORK_TITLES["picture" if variable == "steps" else case.work]
+    work = WORK_TITLES["image" if variable == "steps" else case.work]
     click.echo(f"{case.model} on {case.backend}: {work}")
     points = []
     for point in measure_scaling(case, variable, values, rounds):
@@ -166,9 +169,10 @@ class _OutputFiles:
         if self.plot:
             if self.plot.suffix.lower() not in (".png", ".svg", ".pdf"):
                 raise UsageError(
-                    f"cannot plot into {str(self.plot)!r}", code="E-FORMAT",
+                    f"cannot plot into {str(self.plot)!r}",
+                    code="E-FORMAT",
                     hint="a plot's name ends in .png, .svg or .pdf",
-                )  # fmt: skip
+                )
             formatting.require_matplotlib()
 
     def write(self, report: dict[str, Any], plot: Callable[..., None], data: Any) -> None:

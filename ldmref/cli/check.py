@@ -26,8 +26,13 @@ option = click.option
 @option("--dtype", type=click.Choice(["float64", "float32"]), help="Default: float64.")
 @option("--config", metavar="FILE", help="Settings; default: ./ldmref.toml.")
 @option("--against", metavar="MODULE|FILE", help="Check this module's functions instead.")
-@option("--cases", type=click.IntRange(1, 100_000), default=100, show_default=True,
-        help="Random inputs per identity.")  # fmt: skip
+@option(
+    "--cases",
+    type=click.IntRange(1, 100_000),
+    default=100,
+    show_default=True,
+    help="Random inputs per identity.",
+)
 @option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
 @option("--case", type=click.IntRange(0, 2**32 - 1), help="Only the case of this number.")
 @option("--save", metavar="FILE.npz", help="Write the worst case of the first identity that fails.")
@@ -54,10 +59,16 @@ def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> N
     if module:
         _report_unknown_functions(module)
     results = run(
-        backend, against=module, cases=flags["cases"], seed=flags["seed"], only=flags["only"],
+        backend,
+        against=module,
+        cases=flags["cases"],
+        seed=flags["seed"],
+        only=flags["only"],
         case=flags["case"],
-    )  # fmt: skip
-    count, failed, heading = 0, [], ""
+    )
+    count = 0
+    failed = []
+    heading = ""
     for result in results:
         count += 1
         if not result.holds:

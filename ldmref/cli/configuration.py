@@ -39,7 +39,7 @@ def config() -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @with_options(parameter_options(PARAMETERS), (MODEL_NAME, OUTPUT), BACKEND, (CONFIG,))
 def show(origin: bool, as_json: bool, **flags: Any) -> None:
-    """Print the settings with which pictures are drawn, as an ldmref.toml.
+    """Print the settings with which images are drawn, as an ldmref.toml.
 
     Flags are those of the drawing commands: add them to see what they change. A value comes from
     a flag, else an LDMREF_* variable, else the configuration file, else it is the default: of the
@@ -64,7 +64,7 @@ COMMANDS = (config,)
 
 
 def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
-    """The value of every key, checked as for a picture."""
+    """The value of every key, checked as for an image."""
     with naming_settings(configured, flags):
         model = flags["model"] or configured.defaults.get("model", "emoji")
         model_settings = model_config(model)

@@ -1,4 +1,4 @@
-"""What one drawing command prints and saves: settings, steps, warnings, and every picture."""
+"""What one drawing command prints and saves: settings, steps, warnings, and every image."""
 
 from __future__ import annotations
 
@@ -26,12 +26,21 @@ class Console:
     """The output of one command; `flags` are its `--quiet`, `--verbose`, `--json`, `--progress`."""
 
     def __init__(
-        self, flags: dict[str, Any], output: Output, total: int, command: click.Command,
+        self,
+        flags: dict[str, Any],
+        output: Output,
+        total: int,
+        command: click.Command,
         preview: Preview | None = None,
-    ):  # fmt: skip
-        self.quiet, self.verbose, self.as_json = flags["quiet"], flags["verbose"], flags["as_json"]
-        self.output, self.command, self.preview = output, command, preview
-        self.total, self.finished = total, 0
+    ):
+        self.quiet = flags["quiet"]
+        self.verbose = flags["verbose"]
+        self.as_json = flags["as_json"]
+        self.output = output
+        self.command = command
+        self.preview = preview
+        self.total = total
+        self.finished = 0
         self.saved: list[str] = []
         self._warned: set[str] = set()
         self.bar = Progress("none" if self.quiet else flags["progress"])
@@ -48,7 +57,7 @@ class Console:
         say(one_line(f"ldmref: model {model}, {backend!r}"))
 
     def memory(self, model: LatentDiffusion, request: Request) -> None:
-        """With --verbose: an estimate of the memory that the pictures take."""
+        """With --verbose: an estimate of the memory that the images take."""
         if not self.verbose:
             return
         needs = model.memory(request.width, request.height, request.batch_size, request.tile)
@@ -67,7 +76,7 @@ class Console:
             say(one_line(f"ldmref: warning: {in_flags(text, self.command)}"))
 
     def step_up(self, progress: modes.Progress) -> None:
-        """A step from a picture to its noise."""
+        """A step from an image to its noise."""
         self.bar.update(progress.step + 1, progress.steps, 0, 1, "to the noise")
         if progress.step + 1 == progress.steps:
             self.clear()
@@ -84,26 +93,33 @@ class Console:
         """Remove the progress bar."""
         self.bar.clear()
 
-    def picture(self, picture: modes.Picture, run: AnyRun, before: int = 0) -> None:
+    def image(self, image: modes.GeneratedImage, run: AnyRun, before: int = 0) -> None:
         """Save an image, and print its line and its JSON object."""
         self.clear()
         now = time.monotonic()
-        seconds, self._last = now - self._last, now
-        params = run.params_of(picture.index)
+        seconds = now - self._last
+        self._last = now
+        params = run.params_of(image.index)
         if params["mode"] == "invert":
             del params["seed"]  # its noise is that of an image
-        name = self.output.write(picture.image, before + picture.index, params)
+        name = self.output.write(image.image, before + image.index, params)
         self.finished += 1
         self.saved.append(name)
         if self.preview is not None:
-            self.preview.end(picture.image)
+            self.preview.end(image.image)
         if not self.quiet:
-            say(one_line(_line(name, params, picture.image.size, run.plan.request, seconds)))
+            say(one_line(_line(name, params, image.image.size, run.plan.request, seconds)))
         if self.as_json:
-            width, height = picture.image.size
-            record = {"path": name, "seed": params.get("seed"), "width": width, "height": height,
-                      "params": params, "warnings": run.warnings,
-                      "seconds": round(seconds, 3)}  # fmt: skip
+            width, height = image.image.size
+            record = {
+                "path": name,
+                "seed": params.get("seed"),
+                "width": width,
+                "height": height,
+                "params": params,
+                "warnings": run.warnings,
+                "seconds": round(seconds, 3),
+            }
             click.echo(json.dumps(record))
 
     def finish(self) -> None:
@@ -113,12 +129,14 @@ class Console:
             say(one_line(f"{'standard output' if name == '-' else name}  {self.finished} images"))
 
     def interrupted(self, error: LdmrefError, exit_code: int) -> LdmrefError:
-        """The error, and how many pictures are saved."""
+        """The error, and how many images are saved."""
         self.clear()
         self.finish()
-        message, stopped = str(error), isinstance(error, Cancelled)
+        message = str(error)
+        stopped = isinstance(error, Cancelled)
         if stopped:
-            error.exit_code, message = exit_code, "stopped"
+            error.exit_code = exit_code
+            message = "stopped"
         if stopped or self.total > 1:
             message += f"; {len(self.saved)} of {self.total} images are saved"
         if self.saved:

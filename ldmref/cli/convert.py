@@ -62,17 +62,23 @@ def convert(
     checkpoint the weights are taken that the family's scripts sample with, unless --ema or
     --no-ema is given.
     """
-    origin, out = Path(path), Path(to)
+    origin = Path(path)
+    out = Path(to)
     if os.path.exists(out) and os.path.exists(origin) and out.samefile(origin):
         raise UsageError("IN and OUT are the same file", code="E-USAGE")
     check_output(out, overwrite)
     if os.path.isfile(origin) and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
         return convert_pickle(origin, out, overwrite)
-    origin, single = find_model(path, fetch, variant), out.suffix.lower() == ENDING
+    origin = find_model(path, fetch, variant)
+    single = out.suffix.lower() == ENDING
     config, flat, tokenizers, sha256 = read_model(
-        origin, model_config, None if single else tokenizer, with_tokenizers=not single,
-        variant=variant, ema=ema,
-    )  # fmt: skip
+        origin,
+        model_config,
+        None if single else tokenizer,
+        with_tokenizers=not single,
+        variant=variant,
+        ema=ema,
+    )
     for warning in check_model(origin, flat, sha256, allow_nonfinite=True):
         say(one_line(f"ldmref: warning: {warning}"))
     if single:
@@ -162,7 +168,8 @@ def report_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
     if not path.is_file():
         return
     file = TensorFile(path)
-    averaged, names = averages_of(file, config, ema), unread(file, config, ema)
+    averaged = averages_of(file, config, ema)
+    names = unread(file, config, ema)
     if averaged is not None:
         say(f"ldmref: read {weights_read(averaged)}")
     if names:

@@ -165,7 +165,7 @@ def embedded_model() -> Finding:
 
 
 def self_test() -> list[Finding]:
-    """Every NumPy operation against the float64 reference, and one small picture."""
+    """Every NumPy operation against the float64 reference, and one small image."""
     from ldmref import modes
     from ldmref.backends import get_backend
     from ldmref.testing import check_backend
@@ -174,12 +174,12 @@ def self_test() -> list[Finding]:
         ops = get_backend("numpy", "cpu", "float32")
         comparisons = check_backend(ops)
         failures = [str(comparison) for comparison in comparisons if not comparison.ok]
-        picture = modes.txt2img(ldmref.random_model("tiny", backend=ops), "red heart", seed=0)
-        size = f"{picture[0].width}x{picture[0].height} with {picture.params['steps']} steps"
+        image = modes.txt2img(ldmref.random_model("tiny", backend=ops), "red heart", seed=0)
+        size = f"{image[0].width}x{image[0].height} with {image.params['steps']} steps"
     except Exception as error:  # any failure belongs in the report
         return [Finding("self-test", f"{type(error).__name__}: {error}", False)]
     count = f"{len(comparisons) - len(failures)} of {len(comparisons)} comparisons hold"
     return [
         Finding("self-test numpy", count, not failures, "; ".join(failures[:3])),
-        Finding("self-test picture", size, True),
+        Finding("self-test image", size, True),
     ]

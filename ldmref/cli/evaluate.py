@@ -1,4 +1,4 @@
-"""`ldmref evaluate`: figures of a trained model, on pictures."""
+"""`ldmref evaluate`: figures of a trained model, on images."""
 
 from __future__ import annotations
 
@@ -16,14 +16,26 @@ option = click.option
 @click.command()
 @click.argument("model")
 @option("--data", default="emoji", metavar="emoji|scenes|FOLDER", help="Default: emoji.")
-@option("--pictures", type=click.IntRange(2, 100_000), default=64, help="Default: 64.")
-@option("--timesteps", type=click.IntRange(1, 100_000), default=50,
-        help="Per picture, of the bound's sum. Default: 50.")  # fmt: skip
-@option("--flow-pictures", type=click.IntRange(0, 100_000), default=8,
-        help="Of the exact likelihood; 0: none. Default: 8.")  # fmt: skip
+@option("--images", type=click.IntRange(2, 100_000), default=64, help="Default: 64.")
+@option(
+    "--timesteps",
+    type=click.IntRange(1, 100_000),
+    default=50,
+    help="Per image, of the bound's sum. Default: 50.",
+)
+@option(
+    "--flow-images",
+    type=click.IntRange(0, 100_000),
+    default=8,
+    help="Of the exact likelihood; 0: none. Default: 8.",
+)
 @option("--flow-steps", type=click.IntRange(1, 10_000), default=30, help="Default: 30.")
-@option("--samples", type=click.IntRange(0, 100_000), default=64,
-        help="Pictures to draw; 0: none. Default: 64.")  # fmt: skip
+@option(
+    "--samples",
+    type=click.IntRange(0, 100_000),
+    default=64,
+    help="Images to draw; 0: none. Default: 64.",
+)
 @option("--conditional", is_flag=True, help="Likelihood given the captions.")
 @option("--batch", type=click.IntRange(1, 10_000), default=16, help="Default: 16.")
 @option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Default: 0.")
@@ -33,15 +45,21 @@ option = click.option
 @option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def evaluate(
-    model: str, data: str, backend: str | None, device: str | None, dtype: str | None,
-    as_json: bool, verbose: bool, **settings: Any,
-) -> None:  # fmt: skip
-    """Measure a model on pictures: reconstruction, likelihood, samples, retrieval.
+    model: str,
+    data: str,
+    backend: str | None,
+    device: str | None,
+    dtype: str | None,
+    as_json: bool,
+    verbose: bool,
+    **settings: Any,
+) -> None:
+    """Measure a model on images: reconstruction, likelihood, samples, retrieval.
 
     Prints PSNR and SSIM; the KL per latent; both bounds on the likelihood in bits per dimension,
     term by term with 95 % confidence intervals, and the exact likelihood of the probability flow;
     Frechet and kernel distance on features of the classifier in the model's folder, if there is
-    one; and how often a prompt's own picture is the nearest to what is drawn for it.
+    one; and how often a prompt's own image is the nearest to what is drawn for it.
     """
     from ldmref import load
     from ldmref.cli.settings import naming_settings
@@ -56,8 +74,8 @@ def evaluate(
     check_data(DataConfig(source(data) or data))
     with naming_settings(read_settings(), {"backend": backend, "device": device, "dtype": dtype}):
         loaded = load(model, backend=backend, device=device, dtype=dtype)
-    pictures = load_dataset(DataConfig(source(data) or data, loaded.config.defaults.width))
-    sections = evaluate(loaded, pictures, Settings(**settings), path, lambda s: say(one_line(s)))
+    images = load_dataset(DataConfig(source(data) or data, loaded.config.defaults.width))
+    sections = evaluate(loaded, images, Settings(**settings), path, lambda s: say(one_line(s)))
     for line in [json.dumps(to_dict(sections))] if as_json else to_lines(sections):
         click.echo(line)
 

@@ -34,7 +34,8 @@ def fail(error: BaseException, argv: Sequence[str], command: click.Command) -> i
     if os.environ.get("LDMREF_DEBUG") == "1" or {"-v", "--verbose"} & set(argv):
         with contextlib.suppress(OSError):
             traceback.print_exception(error)
-    message, hint = in_flags(str(known), command), in_flags(known.hint, command)
+    message = in_flags(str(known), command)
+    hint = in_flags(known.hint, command)
     say(f"ldmref: error[{known.code}]: {shortened(one_line(message))}")
     if hint:
         say(f"hint: {shortened(one_line(hint))}")
@@ -54,7 +55,7 @@ def as_ldmref(error: BaseException) -> LdmrefError:
         stopped.exit_code = error.exit_code if isinstance(error, Stopped) else 130
         return stopped
     if is_out_of_memory(error):
-        hint = "smaller pictures, or fewer at a time (--batch)"
+        hint = "smaller images, or fewer at a time (--batch)"
         return ResourceError("out of memory", code="E-MEMORY", hint=hint)
     if isinstance(error, OSError) and error.errno == errno.EBADF:
         return closed_stdout()

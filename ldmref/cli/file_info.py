@@ -14,13 +14,13 @@ from ldmref.cli.together import together_lines
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import averages_of, unread
 from ldmref.io.diffusers.folder import WEIGHTS, weight_files
+from ldmref.io.images.infotext import parse_infotext
+from ldmref.io.images.metadata import TOGETHER, read_parameters
+from ldmref.io.images.pil import open_image
 from ldmref.io.locate import is_diffusers, model_config
-from ldmref.io.pictures.images import open_image
-from ldmref.io.pictures.infotext import parse_infotext
-from ldmref.io.pictures.metadata import TOGETHER, read_parameters
 from ldmref.io.tensors.safetensors import TensorFile
 
-OTHER_PROGRAMS = {  # key of a picture's metadata -> the program that writes it
+OTHER_PROGRAMS = {  # key of an image's metadata -> the program that writes it
     "prompt": "ComfyUI", "workflow": "ComfyUI", "invokeai_metadata": "InvokeAI",
     "invokeai_graph": "InvokeAI", "sd-metadata": "InvokeAI", "Dream": "InvokeAI",
     "Comment": "NovelAI or others",
@@ -32,9 +32,10 @@ def weights_read(averaged: bool) -> str:
     return "the averaged weights (EMA)" if averaged else "the last weights"
 
 
-def picture_info(path: str, as_json: bool) -> None:
-    """Print what a picture records of its making."""
-    image, recorded = open_image(path), read_parameters(path)
+def image_info(path: str, as_json: bool) -> None:
+    """Print what an image records of its making."""
+    image = open_image(path)
+    recorded = read_parameters(path)
     others = {key: OTHER_PROGRAMS[key] for key in image.info if key in OTHER_PROGRAMS}
     row = {"path": path, "width": image.width, "height": image.height, "mode": image.mode}
     row |= recorded | {"other": others}
@@ -63,22 +64,33 @@ def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bo
     With `listed`, and in the JSON, every tensor with its type and shape.
     """
     files = model_files(path, variant)
-    unused, averaged = [], None
+    unused = []
+    averaged = None
     try:
         model = model_config(path)
-        config, fits = model.to_dict(), True
+        config = model.to_dict()
+        fits = True
         if path.is_file():
             file = TensorFile(path)
-            unused, averaged = unread(file, model), averages_of(file, model)
+            unused = unread(file, model)
+            averaged = averages_of(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
-        config, fits = {"name": path.name, "family": {"not found": reason}}, False
+        config = {"name": path.name, "family": {"not found": reason}}
+        fits = False
     table = [row for prefix, file in files for row in tensors(prefix, file)]
     digests = [file.sha256() for _, file in files]
     if as_json:
-        row = {"path": str(path), "sha256": digests[0], "files": len(files), "fits": fits,
-               "config": config, "tensors": table, "unused": unused,
-               "ema": averaged}  # fmt: skip
+        row = {
+            "path": str(path),
+            "sha256": digests[0],
+            "files": len(files),
+            "fits": fits,
+            "config": config,
+            "tensors": table,
+            "unused": unused,
+            "ema": averaged,
+        }
         click.echo(json.dumps(row))
         return
     name = config.pop("name")
@@ -119,7 +131,11 @@ def model_files(path: Path, variant: str | None = None) -> list[tuple[str, Tenso
 def tensors(prefix: str, file: TensorFile) -> list[Row]:
     """Name, type, shape and size of every tensor, from the header alone."""
     return [
-        {"name": prefix + name, "dtype": file.kinds[name], "shape": list(shape),
-         "numbers": prod(shape)}
+        {
+            "name": prefix + name,
+            "dtype": file.kinds[name],
+            "shape": list(shape),
+            "numbers": prod(shape),
+        }
         for name, shape in sorted(file.shapes.items())
-    ]  # fmt: skip
+    ]

@@ -1,4 +1,4 @@
-"""`ldmref finetune`: a LoRA, a new word, or full fine-tuning of a model, from pictures."""
+"""`ldmref finetune`: a LoRA, a new word, or full fine-tuning of a model, from images."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from ldmref.cli.train import require_pictures, run_stoppable, say_once, source, without_none
+from ldmref.cli.train import require_images, run_stoppable, say_once, source, without_none
 from ldmref.errors import UsageError
 
 option = click.option
@@ -16,21 +16,34 @@ option = click.option
 @click.command()
 @click.argument("recipe", required=False, default="lora")
 @option("--base", metavar="MODEL", help="What is fine-tuned, as -m of txt2img; default: emoji.")
-@option("--data", metavar="emoji|scenes|FOLDER", help="Captioned pictures.")
-@option("-o", "--output", metavar="FOLDER", help="Resumed if it contains checkpoints; "
-        "default: runs/ and the recipe's name.")  # fmt: skip
-@option("--rank", type=click.IntRange(1, 1024), help="LoRA: the rank; default: 32 for a small "
-        "base such as emoji, 8 for Stable Diffusion.")  # fmt: skip
+@option("--data", metavar="emoji|scenes|FOLDER", help="Captioned images.")
+@option(
+    "-o",
+    "--output",
+    metavar="FOLDER",
+    help="Resumed if it contains checkpoints; default: runs/ and the recipe's name.",
+)
+@option(
+    "--rank",
+    type=click.IntRange(1, 1024),
+    help="LoRA: the rank; default: 32 for a small base such as emoji, 8 for Stable Diffusion.",
+)
 @option("--alpha", type=click.FloatRange(0, min_open=True), help="LoRA: alpha; default: the rank.")
-@option("--target", "targets", multiple=True, metavar="NAME", help="LoRA: attention, feed_forward, "
-        "projections, convolutions or text; may be repeated; default: all for a small base, "
-        "attention for Stable Diffusion.")  # fmt: skip
+@option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="NAME",
+    help="LoRA: attention, feed_forward, "
+    "projections, convolutions or text; may be repeated; default: all for a small base, "
+    "attention for Stable Diffusion.",
+)
 @option("--word", help="Textual inversion: the new word; default: <new>.")
 @option("--initial", metavar="WORD", help="Textual inversion: the known word to start from.")
 @option("--vectors", type=click.IntRange(1, 64), help="Textual inversion: how many; default: 1.")
 @option("--size", type=int, help="Pixels; default: the model's.")
 @option("--steps", type=click.IntRange(1), help="Training steps.")
-@option("--batch", type=click.IntRange(1), help="Pictures per step.")
+@option("--batch", type=click.IntRange(1), help="Images per step.")
 @option(
     "--lr",
     type=click.FloatRange(0, 1, min_open=True),
@@ -39,10 +52,10 @@ option = click.option
 @option("--seed", type=click.IntRange(0), help="Default: 0.")
 @option("--device", metavar="NAME", help="cpu or cuda; default: cpu.")
 @option("--dtype", type=click.Choice(["float32", "bfloat16", "auto"]), help="Default: float32.")
-@option("--accept-changes", is_flag=True, help="Resume although settings or pictures changed.")
+@option("--accept-changes", is_flag=True, help="Resume although settings or images changed.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any) -> None:
-    """Learn a LoRA or a new word from captioned pictures, or fine-tune a whole model.
+    """Learn a LoRA or a new word from captioned images, or fine-tune a whole model.
 
     RECIPE is a TOML file with every setting, or the name of one that comes with ldmref: lora (the
     default), textual-inversion or full; flags replace its values. Ctrl-C saves a checkpoint; repeat
@@ -57,7 +70,7 @@ def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any
         message = f"{recipe!r} is the recipe of a whole model: it has no base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref train {recipe}")
     require_own_flags(settings.method, flags)
-    require_pictures(settings.data.source)
+    require_images(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe).stem))
     file = run_stoppable(fine_tune, settings, folder, accept_changes)
     flags = {"lora": f"-m {settings.base} --lora", "full": "-m"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ldmref import backends as backend_registry
-from ldmref.cli.file_info import model_info, picture_info
+from ldmref.cli.file_info import image_info, model_info
 from ldmref.cli.rows import Row, show
 from ldmref.files import input_path
 from ldmref.io import hub
@@ -18,7 +18,7 @@ from ldmref.io.locate import (
     find_model,
     is_native,
     model_config,
-)  # fmt: skip
+)
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
@@ -45,10 +45,15 @@ def backends(as_json: bool) -> None:
     Plug-ins are not imported, so that their devices are not known.
     """
     rows: list[Row] = [
-        {"name": name, "usable": not reason, "reason": reason, "devices": devices(name, reason),
-         "package": ""}
+        {
+            "name": name,
+            "usable": not reason,
+            "reason": reason,
+            "devices": devices(name, reason),
+            "package": "",
+        }
         for name, reason in backend_registry.available().items()
-    ]  # fmt: skip
+    ]
     for plugin in offered(backend_registry.GROUP, backend_registry.BUILT_IN):
         usable = False if plugin["reason"] else None
         rows.append(plugin | {"usable": usable, "devices": []})
@@ -96,9 +101,15 @@ def models(as_json: bool) -> None:
     """List the embedded models, and the presets for training."""
 
     def row(name: str, config: ModelConfig, description: str, kind: str, installed: bool) -> Row:
-        return {"name": name, "kind": kind, "installed": installed,
-                "width": config.defaults.width, "height": config.defaults.height,
-                "parameters": count(model_spec(config)), "description": description}  # fmt: skip
+        return {
+            "name": name,
+            "kind": kind,
+            "installed": installed,
+            "width": config.defaults.width,
+            "height": config.defaults.height,
+            "parameters": count(model_spec(config)),
+            "description": description,
+        }
 
     rows = []
     for name in EMBEDDED:
@@ -110,7 +121,8 @@ def models(as_json: bool) -> None:
 
     def cells(row: Row) -> tuple[str, ...]:
         kind = row["kind"] if row["installed"] else "missing"
-        size, millions = f"{row['width']}x{row['height']}", f"{row['parameters'] / 1e6:.2f} M"
+        size = f"{row['width']}x{row['height']}"
+        millions = f"{row['parameters'] / 1e6:.2f} M"
         return row["name"], kind, size, millions, row["description"]
 
     show(rows, as_json, cells)
@@ -144,10 +156,16 @@ def samplers(as_json: bool) -> None:
 
 def sampler_row(name: str, sampler: Sampler) -> Row:
     """Return the declaration of a built-in sampler."""
-    return {"name": name, "order": sampler.order, "evaluations_per_step": sampler.nfe,
-            "stochastic": sampler.stochastic, "source": sampler.source, "package": "",
-            "aliases": [alias for alias, meant in ALIASES.items() if meant == name],
-            "reason": ""}  # fmt: skip
+    return {
+        "name": name,
+        "order": sampler.order,
+        "evaluations_per_step": sampler.nfe,
+        "stochastic": sampler.stochastic,
+        "source": sampler.source,
+        "package": "",
+        "aliases": [alias for alias, meant in ALIASES.items() if meant == name],
+        "reason": "",
+    }
 
 
 @click.command()
@@ -172,7 +190,7 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
     elif not path.exists() and target in PRESETS:
         find_model(target)  # which says what a preset is
     else:
-        picture_info(target, as_json)
+        image_info(target, as_json)
 
 
 COMMANDS = (backends, models, samplers, info)

@@ -19,12 +19,12 @@ from ldmref.cli import (
     doctor,
     evaluate,
     finetune,
+    images,
     info,
-    pictures,
     replay,
     train,
     words,
-)  # fmt: skip
+)
 from ldmref.cli.failures import all_flags, fail, usage_error
 from ldmref.cli.repeated import refuse_repetition
 from ldmref.cli.streams import finish_streams, prepare_streams
@@ -132,7 +132,7 @@ def cli(ctx: click.Context) -> None:
 
 
 MODULES = (
-    pictures, replay, train, finetune, convert, info, configuration, completion, check, bench,
+    images, replay, train, finetune, convert, info, configuration, completion, check, bench,
     doctor, evaluate, words,
 )  # fmt: skip
 for module in MODULES:

@@ -67,7 +67,8 @@ class Notation(FileType):
     """A value whose parameter says how it is written."""
 
     def __init__(self, parameter: Parameter):
-        self.name, self._parse = parameter.metavar or "TEXT", parameter.parse
+        self.name = parameter.metavar or "TEXT"
+        self._parse = parameter.parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._parse(value) if isinstance(value, str) and self._parse else value
@@ -112,11 +113,17 @@ def parameter_option(parameter: Parameter) -> Option:
     known = parameter.choices or NAMES.get(parameter.name, ())
     metavar = parameter.metavar or {int: "N", float: "X"}.get(parameter.type)
     return option(
-        *flags, parameter.name, type=kind, metavar=metavar, help=text,
-        multiple=parameter.multiple or parameter.name in REPEATED, required=parameter.required,
+        *flags,
+        parameter.name,
+        type=kind,
+        metavar=metavar,
+        help=text,
+        multiple=parameter.multiple or parameter.name in REPEATED,
+        required=parameter.required,
         shell_complete=(lambda ctx, param, start: [n for n in known if n.startswith(start)])
-        if known else None,
-    )  # fmt: skip
+        if known
+        else None,
+    )
 
 
 def parameter_options(parameters: Iterable[Parameter]) -> tuple[Option, ...]:
@@ -131,8 +138,9 @@ PROMPT = (
     option("--prompts", type=PATH, metavar="FILE",
            help="More prompts, one a line; - is standard input."),
 )  # fmt: skip
-MODEL_NAME = option("-m", "--model", type=PATH, metavar="NAME|FILE|FOLDER",
-                    help="Default: emoji (bundled).")  # fmt: skip
+MODEL_NAME = option(
+    "-m", "--model", type=PATH, metavar="NAME|FILE|FOLDER", help="Default: emoji (bundled)."
+)
 BACKEND = (
     option("--backend", metavar="NAME", help="See ldmref backends."),
     option("--device", metavar="NAME", help="cpu, cuda:0, ..."),
@@ -160,9 +168,14 @@ MODEL = (
     option("--max-seconds", type=float, metavar="N", help="Refuse what would take longer."),
     CONFIG,
 )  # fmt: skip
-OUTPUT = option("-o", "--output", type=PATH, metavar="FILE|FOLDER|-",
-                help="Default: ./PROMPT-SEED.png. FOLDER/ is created. A name may hold {prompt}, "
-                     "{seed} and {index}.")  # fmt: skip
+OUTPUT = option(
+    "-o",
+    "--output",
+    type=PATH,
+    metavar="FILE|FOLDER|-",
+    help="Default: ./PROMPT-SEED.png. FOLDER/ is created. A name may hold {prompt}, "
+    "{seed} and {index}.",
+)
 FILES = (
     OUTPUT,
     option("--overwrite", is_flag=True, help="Replace a file that exists."),
@@ -208,7 +221,8 @@ class Drawing(click.Command):
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """The help of every option, below the heading of its section."""
-        title, rows = "Picture", {}
+        title = "Image"
+        rows = {}
         for param in self.get_params(ctx):
             title = SECTIONS.get(param.name or "", title)
             if isinstance(param, click.Option):

@@ -1,4 +1,4 @@
-"""Where pictures go: named files, numbered names in a folder, or standard output."""
+"""Where images go: named files, numbered names in a folder, or standard output."""
 
 from __future__ import annotations
 
@@ -19,25 +19,26 @@ from ldmref.cli.streams import check_stdout
 from ldmref.errors import OutputError, UsageError
 from ldmref.files import shown
 from ldmref.io.atomic import atomic_write
-from ldmref.io.pictures.metadata import FORMATS as PICTURE_FORMATS
-from ldmref.io.pictures.metadata import check_target, save_image
+from ldmref.io.images.metadata import FORMATS as IMAGE_FORMATS
+from ldmref.io.images.metadata import check_target, save_image
 from ldmref.prompts.emoji import with_emoji_names
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
-STDOUT, NOISE_ENDING = "-", ".npy"
+STDOUT = "-"
+NOISE_ENDING = ".npy"
 SLASHES = tuple({"/", os.sep})  # with which the name of a folder ends
 FIELD = re.compile(r"\{([^{}]*)\}")  # of a file's name
 
 
 def slug(text: str) -> str:
-    """A safe file name of at most 80 bytes: letters, digits, hyphens; `picture` if none is left.
+    """A safe file name of at most 80 bytes: letters, digits, hyphens; `image` if none is left.
 
     >>> slug("A red heart! ../../x"), slug("🐶")
     ('a-red-heart-x', 'dog-face')
     """
     named = unicodedata.normalize("NFKD", with_emoji_names(text[:1000]))
     plain = named.encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain)[:80].strip("-") or "picture"
+    return re.sub(r"[^a-z0-9]+", "-", plain)[:80].strip("-") or "image"
 
 
 def named_files(to: str, labels: Sequence[str], seeds: Sequence[int] | None) -> list[Path]:
@@ -45,10 +46,10 @@ def named_files(to: str, labels: Sequence[str], seeds: Sequence[int] | None) -> 
     and files that would share a name are numbered from 0, with as many digits as the last needs.
 
     Raises:
-        UsageError: other fields in braces, %d, or a seed of pictures that have none.
+        UsageError: other fields in braces, %d, or a seed of images that have none.
     """
-    pictures = len(labels)
-    values = {"prompt": lambda i: labels[i], "index": lambda i: digits(i, pictures - 1)}
+    images = len(labels)
+    values = {"prompt": lambda i: labels[i], "index": lambda i: digits(i, images - 1)}
     if seeds is not None:
         values["seed"] = lambda i: str(seeds[i])
     number = re.search(r"%0?\d*d", to)
@@ -60,22 +61,24 @@ def named_files(to: str, labels: Sequence[str], seeds: Sequence[int] | None) -> 
             code="E-OUTPUT",
             hint=f"use {to.replace(number[0], '{index}')}" if number else f"known are {known}",
         )
-    names = [FIELD.sub(lambda match, i=i: values[match[1]](i), to) for i in range(pictures)]
+    names = [FIELD.sub(lambda match, i=i: values[match[1]](i), to) for i in range(images)]
     paths = [Path(name) for name in names]
-    if len({*paths}) < pictures:
-        paths = [p.with_stem(f"{p.stem}-{digits(i, pictures - 1)}") for i, p in enumerate(paths)]
+    if len({*paths}) < images:
+        paths = [p.with_stem(f"{p.stem}-{digits(i, images - 1)}") for i, p in enumerate(paths)]
     return paths
 
 
 def stems(labels: Sequence[str], seeds: Sequence[int] | None) -> list[tuple[str, str]]:
-    """For each picture in a folder (label and seed, number); pictures of one seed are numbered
+    """For each image in a folder (label and seed, number); images of one seed are numbered
     from 01, so that they sort.
 
     >>> stems(["cat", "cat", "dog"], [7, 7, 8])
     [('cat-7', '-01'), ('cat-7', '-02'), ('dog-8', '')]
     """
     starts = [f"{label}-{seeds[i]}" if seeds else label for i, label in enumerate(labels)]
-    total, seen, named = Counter(starts), Counter(), []
+    total = Counter(starts)
+    seen = Counter()
+    named = []
     for start in starts:
         seen[start] += 1
         number = f"-{digits(seen[start], max(total[start], 10))}" if total[start] > 1 else ""
@@ -97,15 +100,25 @@ class Output:
     `seeds` is None for images that are generated from none.
     """
 
-    formats: Mapping[str, str] = PICTURE_FORMATS  # endings and what they mean
+    formats: Mapping[str, str] = IMAGE_FORMATS  # endings and what they mean
     usual = "png"  # format in a folder
 
     def __init__(
-        self, to: str | None, labels: Sequence[str], seeds: Sequence[int] | None,
-        kind: str | None, overwrite: bool, metadata: bool,
-    ):  # fmt: skip
-        self.to, self.kind, self.overwrite, self.metadata = to or ".", kind, overwrite, metadata
-        self.pictures, self.folder, self.files = len(labels), None, []
+        self,
+        to: str | None,
+        labels: Sequence[str],
+        seeds: Sequence[int] | None,
+        kind: str | None,
+        overwrite: bool,
+        metadata: bool,
+    ):
+        self.to = to or "."
+        self.kind = kind
+        self.overwrite = overwrite
+        self.metadata = metadata
+        self.count = len(labels)
+        self.folder = None
+        self.files = []
         if self.to == STDOUT:
             return
         names = [slug(label) for label in labels]
@@ -124,9 +137,9 @@ class Output:
             OutputError: the target exists, or cannot be written.
         """
         if self.to == STDOUT:
-            if self.pictures > 1:
+            if self.count > 1:
                 raise UsageError(
-                    f"{self.pictures} pictures do not fit into standard output",
+                    f"{self.count} images do not fit into standard output",
                     code="E-OUTPUT",
                     hint="give -o a folder, or draw one",
                 )
@@ -143,7 +156,7 @@ class Output:
                 raise UsageError(f"--format {self.kind} contradicts {self.to!r}", code="E-FORMAT")
 
     def write(self, image: Image.Image, i: int, params: dict[str, Any]) -> str:
-        """Write picture `i`; returns its name."""
+        """Write image `i`; returns its name."""
         recorded = params if self.metadata else None
         if self.to == STDOUT:
             buffer = io.BytesIO()
@@ -177,7 +190,7 @@ class Output:
         return check_target(path, overwrite=overwrite, formats=self.formats)
 
     def _in_folder(self, i: int) -> Path:
-        """The file of picture `i`: `slug-seed.png`, of a second run `slug-seed-2.png`, ..."""
+        """The file of image `i`: `slug-seed.png`, of a second run `slug-seed-2.png`, ..."""
         start, number = self.stems[i]
         run = f"-{self.runs[start]}" if self.runs[start] > 1 else ""
         ending = FORMATS[self.kind or self.usual]
@@ -185,8 +198,8 @@ class Output:
 
     def _next_free(self, start: str) -> None:
         """Number the run so that none of its files exists."""
-        pictures = [i for i, stem in enumerate(self.stems) if stem[0] == start]
-        while any(os.path.lexists(self._in_folder(i)) for i in pictures):
+        images = [i for i, stem in enumerate(self.stems) if stem[0] == start]
+        while any(os.path.lexists(self._in_folder(i)) for i in images):
             self.runs[start] += 1
 
     def _write_in_folder(self, i: int, image: Image.Image, params: dict[str, Any] | None) -> Path:

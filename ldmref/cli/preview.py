@@ -18,7 +18,7 @@ from ldmref.cli.progress import say
 from ldmref.cli.terminal import KITTY, cell_height, image_protocol, kitty_bytes, sixel_bytes
 from ldmref.errors import LdmrefError, OutputError, one_line
 from ldmref.io.atomic import atomic_write
-from ldmref.io.pictures.metadata import check_target
+from ldmref.io.images.metadata import check_target
 from ldmref.modes.draw import Progress, decode_images
 
 SHARE = 3.0  # times as long as a preview takes, none is made
@@ -108,7 +108,8 @@ class TerminalPreview(Preview):
 def side_by_side(images: list[Image.Image]) -> Image.Image:
     """Images in a row, small ones enlarged by an integer."""
     scale = max(1, SMALLEST // max(images[0].size))
-    width, height = images[0].width * scale, images[0].height * scale
+    width = images[0].width * scale
+    height = images[0].height * scale
     row = Image.new("RGB", (width * len(images), height))
     for i, image in enumerate(images):
         row.paste(image.resize((width, height), Image.Resampling.NEAREST), (i * width, 0))

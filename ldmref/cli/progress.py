@@ -68,15 +68,16 @@ class Progress:
         self.style = style
         if style == "auto":
             self.style = "bar" if sys.stderr.isatty() else "none"
-        self.start, self.shown = time.monotonic(), False
+        self.start = time.monotonic()
+        self.shown = False
 
-    def update(self, step: int, steps: int, picture: int, pictures: int, what: str = "") -> None:
-        """Show `step` of `steps` of the batch whose first picture is `picture` (from 0)."""
-        done = (picture * steps + step) / (pictures * steps)
+    def update(self, step: int, steps: int, image: int, images: int, what: str = "") -> None:
+        """Show `step` of `steps` of the batch whose first image is `image` (from 0)."""
+        done = (image * steps + step) / (images * steps)
         left = (time.monotonic() - self.start) * (1 - done) / done
         text = f"{step}/{steps} steps, {duration(left)} left"
-        if pictures > 1:
-            text = f"picture {picture + 1}/{pictures}, {text}"
+        if images > 1:
+            text = f"image {image + 1}/{images}, {text}"
         if what:
             text = f"{what}, {text}"
         if self.style == "bar":

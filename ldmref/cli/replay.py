@@ -1,4 +1,4 @@
-"""`ldmref run`: from what a picture records back to the command that drew it."""
+"""`ldmref run`: from what an image records back to the command that drew it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Any
 
 import click
 
+from ldmref.cli.images import draw
 from ldmref.cli.options import (
     FILES,
     MODEL,
@@ -16,18 +17,17 @@ from ldmref.cli.options import (
     parameter_options,
     with_options,
 )
-from ldmref.cli.pictures import draw
 from ldmref.cli.tasks import WITHOUT_PROMPT
 from ldmref.errors import UsageError
-from ldmref.io.pictures.infotext import replay_parameters
-from ldmref.io.pictures.metadata import TOGETHER, read_parameters
+from ldmref.io.images.infotext import replay_parameters
+from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.record import RECORDED
 from ldmref.modes.registry import MODES
 from ldmref.modes.request import named_schedule
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
-OF_ALL_PICTURES = ("count", "batch_size")  # each picture records itself alone
+OF_ALL_IMAGES = ("count", "batch_size")  # each image records itself alone
 ONE_EACH = ("seed", "prompt", "negative_prompt")  # of which an image has one
 REPLACED = {  # by a flag: what else of the record it replaces
     "sampler": {"eta"}, "steps": {"sigmas"}, "schedule": {"sigmas"},
@@ -42,18 +42,18 @@ REPLACED = {  # by a flag: what else of the record it replaces
     required=True,
     metavar="IMAGE",
     type=PATH,
-    help="A picture made by ldmref or A1111.",
+    help="An image made by ldmref or A1111.",
 )
 @click.option("-p", "--prompt", metavar="TEXT", help="Draw this instead.")
 @click.option(
-    "-i", "--image", type=PATH, metavar="FILE", help="The picture or map that it was made from."
+    "-i", "--image", type=PATH, metavar="FILE", help="The image or map that it was made from."
 )
 @click.option("--mask", type=PATH, metavar="FILE", help="The mask with which it was made.")
 @with_options(parameter_options(RECORDED.values()), MODEL, FILES)
 def run(source: str, prompt: str | None, **flags: Any) -> None:
-    """Draw a picture again as it records; flags override.
+    """Draw an image again as it records; flags override.
 
-    A picture of ldmref records everything but the pictures that it was made from: give them again.
+    An image of ldmref records everything but the images that it was made from: give them again.
     One of A1111 records text, which is repeated as far as it goes; what is not exact is said.
     """
     recorded = read_record(source)
@@ -64,7 +64,8 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     refuse_others(mode, prompt, flags)
     flags["segmentation"] = flags["image"]
     own = {name for name, value in flags.items() if is_set(value)}
-    own_seed, replaced = flags["seed"] is not None, {*OF_ALL_PICTURES, "latents", *EMBEDDINGS}
+    own_seed = flags["seed"] is not None
+    replaced = {*OF_ALL_IMAGES, "latents", *EMBEDDINGS}
     replaced = replaced.union(*(x for name, x in REPLACED.items() if is_set(flags.get(name))))
     if named_schedule(flags["sampler"]):
         replaced.add("schedule")
@@ -87,8 +88,11 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
         inverted = recorded.get("inverted")
         if not isinstance(inverted, dict) or not isinstance(inverted.get("prompt"), str):
             raise UsageError(f"{source!r} does not record how it was inverted", code="E-REPLAY")
-        flags |= {"edits": (words,), "iterations": inverted.get("iterations", "missing"),
-                  "noise": None}  # fmt: skip
+        flags |= {
+            "edits": (words,),
+            "iterations": inverted.get("iterations", "missing"),
+            "noise": None,
+        }
         words = inverted["prompt"]
     draw(mode, flags | {"prompt": words}, recorded | {"own": own})
 
@@ -146,19 +150,20 @@ def check_single(source: str, recorded: dict[str, Any]) -> None:
 def require_inputs(
     source: str, mode: str, sources: list[str], recorded: dict[str, Any], flags: dict[str, Any]
 ) -> None:
-    """Refuse a replay without the pictures, noise and ControlNets that are not in the record.
+    """Refuse a replay without the images, noise and ControlNets that are not in the record.
 
     Raises:
         UsageError: names what is missing.
     """
     missing = [
-        SOURCE_FLAGS[name] for name in sources
+        SOURCE_FLAGS[name]
+        for name in sources
         if not flags["image" if name == "segmentation" else name]
-    ]  # fmt: skip
+    ]
     if missing:
         needed = " ".join(missing)
         raise UsageError(
-            f"{source!r} was made by {mode} from another picture, which is not recorded in it",
+            f"{source!r} was made by {mode} from another image, which is not recorded in it",
             code="E-REPLAY",
             hint=f"add {needed}; or use ldmref {mode} {needed}; ldmref info {source} shows the "
             "settings",
@@ -174,7 +179,7 @@ def require_inputs(
     nets = recorded.get("control")
     if nets and isinstance(nets, list) and not flags["control"]:
         raise UsageError(
-            f"{source!r} was drawn with ControlNets, whose pictures are not recorded in it",
+            f"{source!r} was drawn with ControlNets, whose images are not recorded in it",
             code="E-REPLAY",
             hint="add "
             + " ".join(["--control NET:IMAGE"] * min(len(nets), 3))
@@ -183,7 +188,7 @@ def require_inputs(
 
 
 def refuse_others(mode: str, prompt: str | None, flags: dict[str, Any]) -> None:
-    """Refuse flags that mean nothing to the mode of the picture.
+    """Refuse flags that mean nothing to the mode of the image.
 
     Raises:
         UsageError: names the first.
@@ -197,7 +202,7 @@ def refuse_others(mode: str, prompt: str | None, flags: dict[str, Any]) -> None:
         others.append("--prompt")
     if others:
         raise UsageError(
-            f"the picture was made by {mode}, which takes no {others[0]}",
+            f"the image was made by {mode}, which takes no {others[0]}",
             code="E-USAGE",
             hint=f"leave it out; ldmref {mode} --help lists what it takes",
         )

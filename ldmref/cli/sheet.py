@@ -11,9 +11,13 @@ from PIL import Image, ImageDraw, ImageFont
 from ldmref.cli.together import Together
 from ldmref.prompts.emoji import with_emoji_names
 
-GAP, LINE, FONT = 8, 18, 14  # pixels: between images, height of a line of text, of letters
+# pixels: between images, height of a line of text, of letters
+GAP = 8
+LINE = 18
+FONT = 14
 NARROWEST = 160  # a column, so that labels can be read
-PAPER, INK = "white", "black"
+PAPER = "white"
+INK = "black"
 
 
 class Sheet(Together):

@@ -1,4 +1,4 @@
-"""What a command reads: the prompt and the pictures that flags or standard input give."""
+"""What a command reads: the prompt and the images that flags or standard input give."""
 
 from __future__ import annotations
 
@@ -121,6 +121,6 @@ def standard_input() -> bytes:
     return data
 
 
-def picture_source(path: str) -> str | io.BytesIO:
-    """The path of a picture, or standard input as an open file."""
+def image_source(path: str) -> str | io.BytesIO:
+    """The path of an image, or standard input as an open file."""
     return io.BytesIO(standard_input()) if path == STDIN else path

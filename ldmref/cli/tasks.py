@@ -14,18 +14,20 @@ from ldmref.cli.console import Console
 from ldmref.cli.options import SOURCES, is_set, listed
 from ldmref.cli.output import check_noise_file, write_noise
 from ldmref.cli.progress import Stop
-from ldmref.cli.sources import STDIN, picture_source
+from ldmref.cli.sources import STDIN, image_source
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.plan import AnyPlan, Plan
 from ldmref.modes.registry import MODES
-from ldmref.modes.validation import MAX_COUNT, seed_per_picture
+from ldmref.modes.validation import MAX_COUNT, seed_per_image
 
 Values = dict[str, Any]
 WITHOUT_PROMPT = ("superres", "seg2img")
-ONE_PROMPT = {"interpolate": "--to TEXT is the last prompt", "invert": "--edit TEXT is what to "
-              "generate from its noise, and may be repeated"}  # fmt: skip
+ONE_PROMPT = {
+    "interpolate": "--to TEXT is the last prompt",
+    "invert": "--edit TEXT is what to generate from its noise, and may be repeated",
+}
 
 
 @dataclass(frozen=True)
@@ -54,8 +56,9 @@ def plan_tasks(mode: str, config: ModelConfig, flags: Values) -> list[Task]:
         return [plan_task(mode, config, flags | inputs[0])]
     if flags.get("noise") or flags.get("latents") is not None:
         flag = "--noise" if flags.get("noise") else "--latents"
-        raise UsageError(f"{flag} belongs to one image, not to {len(inputs)}", code="E-USAGE",
-                         hint="give one -i")  # fmt: skip
+        raise UsageError(
+            f"{flag} belongs to one image, not to {len(inputs)}", code="E-USAGE", hint="give one -i"
+        )
     seeded = "seed" in MODES[mode].parameters
     seeds = shared_seeds(flags.get("seed"), len(inputs)) if seeded else None
     tasks: list[Task] = []
@@ -81,7 +84,7 @@ def shared_seeds(seed: Any, inputs: int) -> int | list[int]:
         UsageError: the list cannot be shared out.
     """
     if not isinstance(seed, list):
-        return seed_per_picture(None, 1)[0] if seed in (None, -1) else seed
+        return seed_per_image(None, 1)[0] if seed in (None, -1) else seed
     if len(seed) % inputs:
         raise UsageError(
             f"{len(seed)} seeds for {inputs} input images",
@@ -103,14 +106,13 @@ def inputs_of(flags: Values) -> list[Values]:
     for name, paths in files.items():
         if len(paths) not in (1, most):
             raise UsageError(
-                f"{len(paths)} files for --{name}, {most} for the other input", code="E-USAGE",
+                f"{len(paths)} files for --{name}, {most} for the other input",
+                code="E-USAGE",
                 hint="give one for all, or one for each",
-            )  # fmt: skip
+            )
     if len(files.get("image", ())) == 1 < most:
         raise UsageError(f"{most} masks for one image", code="E-USAGE", hint="give one --mask")
-    return [
-        {name: paths[i % len(paths)] for name, paths in files.items()} for i in range(most)
-    ]  # fmt: skip
+    return [{name: paths[i % len(paths)] for name, paths in files.items()} for i in range(most)]
 
 
 def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
@@ -118,14 +120,15 @@ def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
     takes = MODES[mode].parameters
     values = {name: flags[name] for name in takes if is_set(flags.get(name))}
     sources = {name: values[name] for name in SOURCES if name in values}
-    values |= {name: picture_source(path) for name, path in sources.items()}
+    values |= {name: image_source(path) for name, path in sources.items()}
     prompts = listed(flags["prompt"])
     if mode in ONE_PROMPT:
         if len(prompts) > 1:
             raise UsageError(
-                f"{mode} takes one prompt, not {len(prompts)}", code="E-USAGE",
+                f"{mode} takes one prompt, not {len(prompts)}",
+                code="E-USAGE",
                 hint=ONE_PROMPT[mode],
-            )  # fmt: skip
+            )
         values["prompt"] = prompts[0]
     if mode == "invert":
         return _invert(config, values, flags)
@@ -163,10 +166,12 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
     edits = list(flags["edits"]) or listed(flags["prompt"])
     up = modes.plan("invert", config, **values | {"cfg_scale": None})
     down = up.settings | {
-        "prompt": edits, "seed": [0] * len(edits),  # from which nothing is generated
-        "cfg_scale": values.get("cfg_scale", 1.0), "batch_size": flags["batch_size"] or 1,
+        "prompt": edits,
+        "seed": [0] * len(edits),  # from which nothing is generated
+        "cfg_scale": values.get("cfg_scale", 1.0),
+        "batch_size": flags["batch_size"] or 1,
         "tile": flags["tile"],
-    }  # fmt: skip
+    }
     iterations = up.request.values["iterations"]
     inverted = {"prompt": up.request.prompts[0], "cfg_scale": 1.0, "iterations": iterations}
     recorded = {"mode": "invert", "resize": up.request.values["resize"], "inverted": inverted}

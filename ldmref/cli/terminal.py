@@ -26,7 +26,9 @@ try:
 except ImportError:  # Windows
     termios = tty = None
 
-KITTY, SIXEL, NONE = "kitty", "sixel", ""
+KITTY = "kitty"
+SIXEL = "sixel"
+NONE = ""
 # "do you understand an image of one pixel?", then "who are you?", which every terminal answers
 QUERY = b"\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c"
 ATTRIBUTES = re.compile(rb"\x1b\[\?([\d;]*)c")

@@ -9,8 +9,18 @@ from PIL import Image
 
 from ldmref.cli.output import STDOUT, Output
 
-TOGETHER_KEYS = ("mode", "prompt", "prompt_b", "positions", "negative_prompt", "seed", "steps",
-                 "sampler", "cfg_scale", "strength")  # fmt: skip
+TOGETHER_KEYS = (
+    "mode",
+    "prompt",
+    "prompt_b",
+    "positions",
+    "negative_prompt",
+    "seed",
+    "steps",
+    "sampler",
+    "cfg_scale",
+    "strength",
+)
 
 
 class Together(Output):
@@ -22,7 +32,8 @@ class Together(Output):
         self, to: str | None, labels: Sequence[str], seeds: Sequence[int] | None, **files: Any
     ):
         super().__init__(to, [f"{labels[0]} {self.mode}"], seeds and seeds[:1], **files)
-        self.pictures, self.labels = 1, list(labels)
+        self.count = 1
+        self.labels = list(labels)
         self.images: list[Image.Image] = []
         self.params: list[dict[str, Any]] = []
 

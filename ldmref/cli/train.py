@@ -1,4 +1,4 @@
-"""`ldmref train`: from pictures to a model folder, resumable."""
+"""`ldmref train`: from images to a model folder, resumable."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ option = click.option
 @option(
     "--data",
     metavar="emoji|scenes|FOLDER",
-    help="The emoji font, scenes of it, or captioned pictures.",
+    help="The emoji font, scenes of it, or captioned images.",
 )
 @option(
     "-o",
@@ -38,8 +38,8 @@ option = click.option
 @option("--size", type=int, help="Pixels; default: the preset's.")
 @option("--autoencoder-steps", type=click.IntRange(1), help="Autoencoder: training steps.")
 @option("--steps", type=click.IntRange(1), help="Denoiser: training steps.")
-@option("--autoencoder-batch", type=click.IntRange(1), help="Autoencoder: pictures per step.")
-@option("--batch", type=click.IntRange(1), help="Denoiser: pictures per step.")
+@option("--autoencoder-batch", type=click.IntRange(1), help="Autoencoder: images per step.")
+@option("--batch", type=click.IntRange(1), help="Denoiser: images per step.")
 @option("--lr", type=float, help="Learning rate of both stages.")
 @option("--seed", type=click.IntRange(0), help="Default: 0.")
 @option("--device", metavar="NAME", help="cpu or cuda; default: cpu.")
@@ -56,15 +56,15 @@ option = click.option
     metavar="N",
     help="Save every N steps; default: 0, not by step.",
 )
-@option("--accept-changes", is_flag=True, help="Resume although settings or pictures changed.")
+@option("--accept-changes", is_flag=True, help="Resume although settings or images changed.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def train(recipe: str | None, output: str | None, accept_changes: bool, **flags: Any) -> None:
-    """Train an autoencoder, then a denoiser, on captioned pictures.
+    """Train an autoencoder, then a denoiser, on captioned images.
 
     RECIPE is a TOML file with every setting, or the name of one that comes with ldmref (tiny,
-    emoji-128, pictures, ...); flags replace its values. Without one, give --data and -o.
+    emoji-128, images, ...); flags replace its values. Without one, give --data and -o.
 
-    Captions of a folder come from metadata.jsonl, metadata.csv or a .txt file beside each picture,
+    Captions of a folder come from metadata.jsonl, metadata.csv or a .txt file beside each image,
     else from the file names. Ctrl-C saves a checkpoint; repeat the command to resume.
     """
     for name, value in (("data", flags["data"]), ("output", output)):
@@ -84,7 +84,7 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
         message = f"{recipe!r} is the recipe of a fine-tuning: it has a base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref finetune {recipe}")
     require_trained(settings.stages, flags)
-    require_pictures(settings.data.source)
+    require_images(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe or "").stem))
     model = run_stoppable(run.train, settings, folder, accept_changes)
     if settings.stages == ("autoencoder",):
@@ -162,12 +162,12 @@ def require_trained(stages: tuple[str, ...], flags: dict[str, Any]) -> None:
             raise UsageError(message, code="E-USAGE", hint=hint)
 
 
-def require_pictures(source: str) -> None:
-    """Refuse, without --data, a recipe of ldmref that leaves the folder of pictures open."""
+def require_images(source: str) -> None:
+    """Refuse, without --data, a recipe of ldmref that leaves the folder of images open."""
     from ldmref.training.recipe_file import SHIPPED
 
     if Path(source).parent == SHIPPED:
-        raise UsageError("option --data is missing", code="E-USAGE", hint="a folder of pictures")
+        raise UsageError("option --data is missing", code="E-USAGE", hint="a folder of images")
 
 
 def without_none(tables: dict[str, Any]) -> dict[str, Any]:

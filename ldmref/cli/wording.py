@@ -34,7 +34,8 @@ def in_flags(text: str, command: click.Command) -> str:
     options = flags_of(command)
 
     def flag(match: re.Match[str]) -> str:
-        option, value = options.get(match["name"]), match["value"]
+        option = options.get(match["name"])
+        value = match["value"]
         if option is None:
             return match[0]
         if value == "False" and option.secondary_opts:

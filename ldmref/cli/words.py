@@ -79,10 +79,14 @@ def scene_words() -> dict[str, Any]:
     phrases = [*captions.BESIDE_PHRASES, *captions.ABOVE_PHRASES]
     joining = [" ".join(phrase.replace("{0}", "").replace("{1}", "").split()) for phrase in phrases]
     things = [
-        {"emoji": noun.emoji.text, "group": noun.emoji.subgroup, "name": noun.singular,
-         "plural": noun.plural}
+        {
+            "emoji": noun.emoji.text,
+            "group": noun.emoji.subgroup,
+            "name": noun.singular,
+            "plural": noun.plural,
+        }
         for noun in nouns()
-    ]  # fmt: skip
+    ]
     return {
         "colours": list(COLOURS),
         "backgrounds": list(BACKGROUNDS),
@@ -103,9 +107,10 @@ def row_of(word: str, row: dict[str, Any]) -> dict[str, Any]:
     wanted = with_emoji_names(word).lower()
     tones = "skin tone" in wanted
     found = [
-        emoji for emoji in row.get("emoji", ())
+        emoji
+        for emoji in row.get("emoji", ())
         if wanted in emoji["name"].lower() and (tones or "skin tone" not in emoji["name"])
-    ]  # fmt: skip
+    ]
     known = [text for text in row["words"] if text.startswith(wanted)]
     if not found and not known:
         close = closest(wanted, row["words"])
@@ -122,14 +127,18 @@ def lines_of(row: dict[str, Any]) -> list[str]:
     lines = [
         f"{row['model']} knows {len(row['words']):,} words: the names of {len(row['emoji']):,} "
         f"emoji, and {len(row['things'])} things in scenes of one or two kinds.",
-        "", "Try", *(f"  {command_line(['ldmref', prompt])}" for prompt in row["examples"]), "",
+        "",
+        "Try",
+        *(f"  {command_line(['ldmref', prompt])}" for prompt in row["examples"]),
+        "",
         *_wrapped("colours", row["colours"], 'as in "a blue dog", "the dog is blue"'),
         *_wrapped("numbers", row["numbers"], 'as in "three cats"'),
         *_wrapped("sizes", row["sizes"], 'as in "a small dog", "a big dog and a small cat"'),
         *_wrapped("places", row["places"], 'as in "a dog above a cat"; two kinds at most'),
         *_wrapped("backgrounds", row["backgrounds"], 'as in "a dog on yellow"'),
-        "", "Things",
-    ]  # fmt: skip
+        "",
+        "Things",
+    ]
     groups: dict[str, list[str]] = {}
     for thing in row["things"]:
         groups.setdefault(thing["group"], []).append(thing["name"])

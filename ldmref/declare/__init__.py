@@ -18,13 +18,14 @@ lists to tuples: "20", True and 2.5 are not steps.
 
 from __future__ import annotations
 
-from ldmref.declare.fields import Doc, Field, Length, Names, Range, fields_of
+from ldmref.declare.fields import Doc, Field, Formerly, Length, Names, Range, fields_of
 from ldmref.declare.reading import Invalid, read, verify, write
 from ldmref.declare.schema import schema
 
 __all__ = [
     "Doc",
     "Field",
+    "Formerly",
     "Invalid",
     "Length",
     "Names",

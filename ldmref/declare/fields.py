@@ -71,6 +71,12 @@ class Doc(NamedTuple):
     text: str
 
 
+class Formerly(NamedTuple):
+    """An earlier name of a field, which is still read."""
+
+    name: str
+
+
 class Field(NamedTuple):
     """A declared field."""
 

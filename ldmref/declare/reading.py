@@ -7,7 +7,7 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ldmref.declare.fields import Field, Length, Names, Range, fields_of
+from ldmref.declare.fields import Field, Formerly, Length, Names, Range, fields_of
 from ldmref.errors import did_you_mean, short_repr
 
 T = TypeVar("T")
@@ -45,6 +45,7 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         raise Invalid(f"{path or 'it'} must be a table, not {short_repr(data)}", path)
     fields = fields_of(cls)
     prefix = f"{path}." if path else ""
+    data = _current_names(fields, data, prefix)
     for key in data:
         if key not in fields:
             name = f"{prefix}{key}"
@@ -60,6 +61,18 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
     if base is None:
         return cls(**values)
     return dataclasses.replace(base, **values)  # type: ignore[type-var]
+
+
+def _current_names(
+    fields: Mapping[str, Field], data: Mapping[str, Any], prefix: str
+) -> Mapping[str, Any]:
+    """Return the mapping with the present names of renamed fields."""
+    renamed = {mark.name: name for name, f in fields.items() if (mark := f.get(Formerly))}
+    for old, new in renamed.items():
+        if old in data and new in data:
+            message = f"{prefix}{old} and {prefix}{new} are one key: keep {prefix}{new}"
+            raise Invalid(message, f"{prefix}{old}")
+    return {renamed.get(key, key): value for key, value in data.items()}
 
 
 def verify(instance: Any, path: str = "") -> None:

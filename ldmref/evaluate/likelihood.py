@@ -24,9 +24,13 @@ Predict = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None
 
 
 def chain_bound(
-    x0: np.ndarray, alphas_cumprod: np.ndarray, predict: Predict, variance_type: str,
-    timesteps: int, rng: np.random.Generator,
-) -> dict[str, np.ndarray]:  # fmt: skip
+    x0: np.ndarray,
+    alphas_cumprod: np.ndarray,
+    predict: Predict,
+    variance_type: str,
+    timesteps: int,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
     r"""Unbiased estimates of the terms of the variational bound on -log p(x0), for each example.
 
     .. math:: -\log p(x_0) \le L_T + \sum_{t=1}^{T-1} E[\text{term}_t] + L_0
@@ -45,7 +49,8 @@ def chain_bound(
     Returns:
         nats, (n,) each: "prior" L_T, "denoising", "first step" L_0.
     """
-    n, total = len(x0), len(alphas_cumprod) - 1
+    n = len(x0)
+    total = len(alphas_cumprod) - 1
     probability = -np.diff(log_snr(alphas_cumprod))  # of t = 1 .. T-1
     probability /= probability.sum()
     ends = np.cumsum(probability)
@@ -70,9 +75,14 @@ def chain_bound(
 
 
 def flow_nats(
-    x0: np.ndarray, denoise: Denoiser, sigmas: tuple[float, float], steps: int, probes: int,
-    rng: np.random.Generator, derivative: Derivative,
-) -> np.ndarray:  # fmt: skip
+    x0: np.ndarray,
+    denoise: Denoiser,
+    sigmas: tuple[float, float],
+    steps: int,
+    probes: int,
+    rng: np.random.Generator,
+    derivative: Derivative,
+) -> np.ndarray:
     r"""-log p(x0) under the probability flow of a denoiser, nats per example.
 
     The flow is integrated by RK4 in even steps of log sigma, from the lowest to the highest sigma,

@@ -17,9 +17,11 @@ from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alp
 
 def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:
     """The network as `predict(xt, t) -> (x0, v)`, in float64 on the host."""
-    ops, config = model.backend, model.config
+    ops = model.backend
+    config = model.config
     alphas_cumprod = training_alphas_cumprod(config.scheduler)
-    convert, z = TO_X0[config.scheduler.prediction_type], config.vae.latent_channels
+    convert = TO_X0[config.scheduler.prediction_type]
+    z = config.vae.latent_channels
     learned = config.scheduler.variance_type == LEARNED
 
     def predict(xt: np.ndarray, t: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
@@ -33,7 +35,8 @@ def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:
 
 def host_denoiser(model: LatentDiffusion, conditioning: Conditioning) -> Denoiser:
     """The network as `denoise(x, sigma) -> x0`, without guidance, from and to host arrays."""
-    ops, table = model.backend, sampling_sigmas(model.config.scheduler)
+    ops = model.backend
+    table = sampling_sigmas(model.config.scheduler)
     denoise = model_denoiser(
         model, lambda sigma: float(timesteps_at(table, sigma)), conditioning, conditioning, 1.0
     )

@@ -1,4 +1,4 @@
-"""Drawn pictures against those of the data: distances of features, and retrieval by prompt."""
+"""Drawn images against those of the data: distances of features, and retrieval by prompt."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def latent_features(
     ops: Backend, classifier: tuple[ClassifierConfig, Params], latents: np.ndarray, batch: int
 ) -> np.ndarray:
     """The classifier's features of clean, scaled latents (n, c, h, w), (n, d) float64."""
-    config, params = classifier[0], tree_map(ops.asarray, classifier[1])
+    config = classifier[0]
+    params = tree_map(ops.asarray, classifier[1])
     rows = []
     with ops.inference():
         for start in range(0, len(latents), batch):
@@ -33,8 +34,8 @@ def latent_features(
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
     """Box averages of 16 x 16 pixels, (n, 768) float64."""
     size = (THUMBNAIL, THUMBNAIL)
-    pictures = [np.asarray(image.resize(size, Image.Resampling.BOX)) for image in images]
-    return np.stack(pictures).reshape(len(images), -1).astype(np.float64)
+    small = [np.asarray(image.resize(size, Image.Resampling.BOX)) for image in images]
+    return np.stack(small).reshape(len(images), -1).astype(np.float64)
 
 
 def distances(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
@@ -49,8 +50,8 @@ def distances(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
 
 
 def retrieval(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
-    """How often the picture that a prompt comes from is nearest to what is generated for it."""
-    note = f"the prompt's own picture among {len(real)}, by {name}"
+    """How often the image that a prompt comes from is nearest to what is generated for it."""
+    note = f"the prompt's own image among {len(real)}, by {name}"
     section = Section("Prompt retrieval", note, len(real))
     squares = (((real - z) ** 2).sum(axis=1) for z in generated)
     rank = np.array([(square < square[i]).sum() for i, square in enumerate(squares)])

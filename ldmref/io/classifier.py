@@ -16,7 +16,9 @@ from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.models.classifier import ClassifierConfig, classifier_spec
 from ldmref.models.params import Params, flatten, unflatten
 
-FILE, CONFIG = "classifier.safetensors", "classifier"  # the file, and the key of its metadata
+# the file, and the key of its metadata
+FILE = "classifier.safetensors"
+CONFIG = "classifier"
 
 
 def save_classifier(folder: Path, config: ClassifierConfig, params: Params) -> None:

@@ -21,7 +21,8 @@ from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.prompts.clip_vocabulary import hub_cache
 
 NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*")
-ENDING, INDEX = ".safetensors", "model_index.json"
+ENDING = ".safetensors"
+INDEX = "model_index.json"
 TOKENIZER_FILES = (
     "vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
     "tokenizer_config.json", "added_tokens.json", "vocab.txt",

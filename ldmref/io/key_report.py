@@ -70,9 +70,13 @@ def compare(
 
     `ignorable`: names that may be present although they are not needed.
     """
-    extra, common = sorted(set(have) - set(want)), sorted(set(have) & set(want))
-    wrong = {name: f"{name} is {have[name]}, not {want[name]}" for name in common
-             if have[name] != want[name]}  # fmt: skip
+    extra = sorted(set(have) - set(want))
+    common = sorted(set(have) & set(want))
+    wrong = {
+        name: f"{name} is {have[name]}, not {want[name]}"
+        for name in common
+        if have[name] != want[name]
+    }
     return KeyReport(
         used=[name for name in common if name not in wrong],
         ignored=[name for name in extra if name in ignorable],

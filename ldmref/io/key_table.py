@@ -71,7 +71,8 @@ def key_table(
     Raises:
         KeyError: no block contains a tensor.
     """
-    modules, table = modules or {}, {}
+    modules = modules or {}
+    table = {}
     for name, shape in shapes.items():
         block = name
         while block not in blocks:
@@ -175,6 +176,7 @@ def _stack(members: Iterable[tuple[KeyEntry, np.ndarray]]) -> np.ndarray:
     entry, tensor = ordered[0]
     if entry.third is None:
         return tensor.T if entry.form == "transposed" else tensor.reshape(entry.stored_shape)
-    rows, rest = entry.shape[0] // entry.heads, entry.shape[1:]
+    rows = entry.shape[0] // entry.heads
+    rest = entry.shape[1:]
     thirds = [t.reshape(entry.heads, rows, *rest) for _, t in ordered]
     return np.stack(thirds, axis=1).reshape(entry.stored_shape)

@@ -16,7 +16,8 @@ from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS
 
-NATIVE_INDEX, DIFFUSERS_INDEX = "config.json", "model_index.json"
+NATIVE_INDEX = "config.json"
+DIFFUSERS_INDEX = "model_index.json"
 NATIVE_WEIGHTS = "model.safetensors"
 MODEL_ENDINGS = (".safetensors", ".gguf")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
@@ -68,7 +69,8 @@ def _in_hub(name: str, fetch: bool, variant: str | None) -> Path:
             hint="give a file of weights, or a folder; ldmref train makes a model of a preset, "
             "and in Python ldmref.random_model fills one with random numbers",
         )
-    reference, hint = hub.parse(name), did_you_mean(name, EMBEDDED)
+    reference = hub.parse(name)
+    hint = did_you_mean(name, EMBEDDED)
     if _is_file_name(name, reference):
         raise InputError(f"no such file: {name}", code="E-MODEL", hint=_similar_file(name))
     if reference is not None:

@@ -105,7 +105,8 @@ def _read_settings(path: Path) -> tuple[ModelConfig, dict[str, str]]:
         message += f" but that of a {kind}" if kind else ""
         hint = f"of diffusers, {FOLDER}" if kind else ""
         raise CorruptModelError(message, code="E-CONFIG", hint=hint)
-    schema, recorded = data.pop("schema"), data.pop(DIGESTS, {})
+    schema = data.pop("schema")
+    recorded = data.pop(DIGESTS, {})
     if type(schema) is not int or schema != SCHEMA:
         message = f"{path.name} has schema {reprlib.repr(schema)}, this version reads {SCHEMA}"
         raise CorruptModelError(message, code="E-SCHEMA", hint="pip install --upgrade ldmref")
@@ -132,7 +133,8 @@ def check_weights(flat: Mapping[str, np.ndarray], allow_nonfinite: bool = False)
     Raises:
         CorruptModelError: names the first five.
     """
-    bad, zero = [], []
+    bad = []
+    zero = []
     for name, tensor in flat.items():
         if not np.isfinite(tensor).all():
             bad.append(name)
@@ -151,9 +153,12 @@ def check_weights(flat: Mapping[str, np.ndarray], allow_nonfinite: bool = False)
 
 
 def save_folder(
-    folder: Path, config: ModelConfig, params: Params, tokenizers: Sequence[PromptTokenizer],
+    folder: Path,
+    config: ModelConfig,
+    params: Params,
+    tokenizers: Sequence[PromptTokenizer],
     dtype: type = np.float16,
-) -> None:  # fmt: skip
+) -> None:
     """Write a model folder; it appears complete or not at all.
 
     `tokenizers`: one for each text encoder, or one for both.

@@ -1,6 +1,6 @@
 r"""Adversarial and perceptual terms of first stages, and the weight that balances them.
 
-A discriminator gives a logit for each patch: positive for real pictures, negative for made ones.
+A discriminator gives a logit for each patch: positive for real images, negative for made ones.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ def hinge_discriminator_loss(real: Array, fake: Array) -> Array:
     taming-transformers and latent diffusion take half of it.
 
     Args:
-        real: D(x), logits of real pictures, any shape, real floating.
+        real: D(x), logits of real images, any shape, real floating.
         fake: D(x-hat), logits of reconstructions, shape of `real`.
 
     Returns:
@@ -64,7 +64,7 @@ def log_discriminator_loss(real: Array, fake: Array) -> Array:
               = \log(1 + e^{-D(x)}) + \log(1 + e^{D(\hat x)})
 
     Args:
-        real: D(x), logits of real pictures, any shape and magnitude, real floating.
+        real: D(x), logits of real images, any shape and magnitude, real floating.
         fake: D(x-hat), logits of reconstructions, shape of `real`.
 
     Returns:
@@ -139,7 +139,7 @@ def adaptive_weight(
 
 
 def feature_distance(x: Array, y: Array) -> Array:
-    r"""Distance of two pictures in the features of one layer of a network.
+    r"""Distance of two images in the features of one layer of a network.
 
     .. math:: d = \frac{1}{hw} \sum_p \left\lVert \frac{x_p}{\lVert x_p \rVert}
               - \frac{y_p}{\lVert y_p \rVert} \right\rVert^2
@@ -149,7 +149,7 @@ def feature_distance(x: Array, y: Array) -> Array:
 
     Args:
         x: features, (n, c, h, w), real floating; a pixel of only zeros stays zero.
-        y: features of the other pictures, shape of `x`.
+        y: features of the other images, shape of `x`.
 
     Returns:
         (n,), from 0 to 4, dtype of `x`.

@@ -49,7 +49,7 @@ def psnr(x: Array, reconstruction: Array, peak: float = 2.0) -> Array:
     Args:
         x: (n, ...), d elements per example, real floating.
         reconstruction: shape and dtype of `x`.
-        peak: p, the range of an element, > 0: 2 for pictures in [-1, 1], 255 for bytes.
+        peak: p, the range of an element, > 0: 2 for images in [-1, 1], 255 for bytes.
 
     Returns:
         decibels, (n,), dtype of `x`; infinity for equal examples.
@@ -77,8 +77,8 @@ def autoencoder_loss(
 
     Args:
         x: (n, ...), real floating.
-        encode: f, from pictures (n, ...) to latents.
-        decode: g, from latents to pictures.
+        encode: f, from images (n, ...) to latents.
+        decode: g, from latents to images.
 
     Returns:
         (n,), >= 0, dtype of `x`.
@@ -100,18 +100,18 @@ def denoising_loss(
     encode: Callable[[Array], Array],
     decode: Callable[[Array], Array],
 ) -> Array:
-    r"""Squared error between the reconstructions of corrupted pictures and the clean ones.
+    r"""Squared error between the reconstructions of corrupted images and the clean ones.
 
     .. math:: L(x, \tilde x) = \lVert x - g(f(\tilde x)) \rVert^2
 
-    Its minimiser over all functions is the posterior mean of the clean picture, the x0 prediction
+    Its minimiser over all functions is the posterior mean of the clean image, the x0 prediction
     of diffusion models.
 
     Args:
-        x: clean pictures, (n, ...), real floating.
+        x: clean images, (n, ...), real floating.
         corrupted: x-tilde, from `gaussian_corruption` or `masking_corruption`, shape of `x`.
-        encode: f, from pictures to latents.
-        decode: g, from latents to pictures.
+        encode: f, from images to latents.
+        decode: g, from latents to images.
 
     Returns:
         (n,), >= 0, dtype of `x`.

@@ -53,7 +53,8 @@ def __dir__() -> list[str]:
 
 @functools.cache
 def _checked(function: Callable[..., Any]) -> Callable[..., Any]:
-    signature, documented = inspect.signature(function), documented_arguments(function)
+    signature = inspect.signature(function)
+    documented = documented_arguments(function)
 
     @functools.wraps(function)
     def check_and_call(*args: Any, **kwargs: Any) -> Any:
@@ -77,7 +78,8 @@ def documented_arguments(function: Callable[..., Any]) -> dict[str, Argument]:
     docstring = inspect.getdoc(function) or ""
     section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
     entries = re.split(r"\n    (?=\S)", "\n" + section[1]) if section else []
-    parameters, documented = list(inspect.signature(function).parameters), {}
+    parameters = list(inspect.signature(function).parameters)
+    documented = {}
     for entry in filter(None, entries):
         names, _, text = " ".join(entry.split()).partition(": ")
         for name in names.split(", "):
@@ -89,7 +91,8 @@ def documented_arguments(function: Callable[..., Any]) -> dict[str, Argument]:
 
 
 def _argument(name: str, text: str, parameters: list[str]) -> Argument:
-    bounds, words = [], []
+    bounds = []
+    words = []
     for low, a, b, high in re.findall(rf"\bin ([\[(])({_OPERAND}), ({_OPERAND})([\])])", text):
         if _known(parameters, a, b):
             bounds += [
@@ -100,7 +103,8 @@ def _argument(name: str, text: str, parameters: list[str]) -> Argument:
     for chain in re.findall(
         rf"(?:^|, )(?:all )?((?:{_OPERAND})?(?: ?[<>]=? (?:{_OPERAND}))+)", text
     ):
-        operands, signs = re.findall(_OPERAND, chain), re.findall(r"[<>]=?", chain)
+        operands = re.findall(_OPERAND, chain)
+        signs = re.findall(r"[<>]=?", chain)
         operands = operands if len(operands) > len(signs) else [name, *operands]
         if _known(parameters, *operands):
             bounds += zip(operands, signs, operands[1:], strict=False)
@@ -108,9 +112,13 @@ def _argument(name: str, text: str, parameters: list[str]) -> Argument:
     shape = re.search(r"\bshape (?:and dtype )?of `(\w+)`", text)
     dtype = re.search(r"\bdtype of `(\w+)`", text)
     return Argument(
-        "real floating" in text, "scalar" in text, shape[1] if shape else "",
-        dtype[1] if dtype else "", tuple(bounds), " and ".join(words),
-    )  # fmt: skip
+        "real floating" in text,
+        "scalar" in text,
+        shape[1] if shape else "",
+        dtype[1] if dtype else "",
+        tuple(bounds),
+        " and ".join(words),
+    )
 
 
 def _known(parameters: list[str], *operands: str) -> bool:
@@ -162,7 +170,8 @@ def _first(value: Array, holds: Array) -> Iterator[tuple[str, float]]:
     xp = array_namespace(holds)
     if bool(xp.all(holds)):
         return
-    index, flat = [], int(xp.argmin(xp.reshape(xp.astype(holds, xp.int8), (-1,))))
+    index = []
+    flat = int(xp.argmin(xp.reshape(xp.astype(holds, xp.int8), (-1,))))
     for size in reversed(holds.shape):
         flat, i = divmod(flat, size)
         index.insert(0, i)

@@ -1,4 +1,4 @@
-"""Comparing pictures, and sets of features: SSIM, the Frechet distance, the kernel distance."""
+"""Comparing images, and sets of features: SSIM, the Frechet distance, the kernel distance."""
 
 from __future__ import annotations
 
@@ -12,27 +12,27 @@ from ldmref.math.arrays import Array
 def structural_similarity(
     x: Array, y: Array, peak: float = 2.0, size: int = 11, sigma: float = 1.5
 ) -> Array:
-    r"""Structural similarity (SSIM) of every pair of pictures, in windows of Gaussian weights.
+    r"""Structural similarity (SSIM) of every pair of images, in windows of Gaussian weights.
 
     .. math:: \operatorname{mean}\ \frac{(2\mu_x\mu_y + c_1)(2\sigma_{xy} + c_2)}
               {(\mu_x^2 + \mu_y^2 + c_1)(\sigma_x^2 + \sigma_y^2 + c_2)}, \qquad
               c_1 = (0.01\,p)^2,\ c_2 = (0.03\,p)^2
 
     Means, variances and covariance are weighted ones within a window; the outer mean is over all
-    windows that lie within the picture, and over channels.
+    windows that lie within the image, and over channels.
 
     Args:
         x: (n, c, h, w), h and w at least `size`, real floating.
         y: shape and dtype of `x`.
-        peak: p, the range of a pixel, > 0: 2 for pictures in [-1, 1], 255 for bytes.
+        peak: p, the range of a pixel, > 0: 2 for images in [-1, 1], 255 for bytes.
         size: side of the window in pixels, >= 1.
         sigma: standard deviation of its weights in pixels, > 0.
 
     Returns:
-        (n,), dtype of `x`; in [-1, 1], and 1 for equal pictures.
+        (n,), dtype of `x`; in [-1, 1], and 1 for equal images.
 
     Raises:
-        ValueError: a picture smaller than the window.
+        ValueError: an image smaller than the window.
 
     Accuracy: 100 ulp of the largest square of a pixel, over c_2.
     Source: Wang, Bovik, Sheikh, Simoncelli 2004, IEEE TIP 13:600, eq. 13 to 17, with weights of sum
@@ -45,7 +45,7 @@ def structural_similarity(
     """
     xp = array_namespace(x, y)
     if min(x.shape[2:]) < size:
-        raise ValueError(f"pictures of {x.shape[2:]} pixels are smaller than the window of {size}")
+        raise ValueError(f"images of {x.shape[2:]} pixels are smaller than the window of {size}")
     weights = [math.exp(-0.5 * ((i - (size - 1) / 2) / sigma) ** 2) for i in range(size)]
     total = sum(weights)
 
@@ -56,15 +56,18 @@ def structural_similarity(
         ]
         return xp.asarray(rows, dtype=x.dtype, device=device(x))
 
-    down, across = window(x.shape[2]), xp.matrix_transpose(window(x.shape[3]))
+    down = window(x.shape[2])
+    across = xp.matrix_transpose(window(x.shape[3]))
 
     def mean(z: Array) -> Array:
         return xp.matmul(xp.matmul(down, z), across)
 
-    mean_x, mean_y = mean(x), mean(y)
+    mean_x = mean(x)
+    mean_y = mean(y)
     variances = mean(x * x) - mean_x * mean_x + mean(y * y) - mean_y * mean_y
     covariance = mean(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    c1 = (0.01 * peak) ** 2
+    c2 = (0.03 * peak) ** 2
     luminance = (2.0 * mean_x * mean_y + c1) / (mean_x * mean_x + mean_y * mean_y + c1)
     return xp.mean(luminance * (2.0 * covariance + c2) / (variances + c2), axis=(1, 2, 3))
 
@@ -141,7 +144,8 @@ def kernel_distance(x: Array, y: Array) -> Array:
         return (xp.matmul(a, xp.matrix_transpose(b)) / a.shape[1] + 1.0) ** 3
 
     def within(a: Array) -> Array:
-        k, n = kernel(a, a), a.shape[0]
+        k = kernel(a, a)
+        n = a.shape[0]
         off_diagonal = 1.0 - xp.eye(n, dtype=a.dtype, device=device(a))
         return xp.sum(off_diagonal * k) / (n * (n - 1))
 

@@ -189,7 +189,7 @@ def flow_time_from_alpha_bar(alpha_bar: Array) -> Array:
 
 
 def shift_flow_time(s: Array, shift: float = 3.0) -> Array:
-    r"""Shift flow times towards noise for large pictures: sigma is multiplied by `shift`.
+    r"""Shift flow times towards noise for large images: sigma is multiplied by `shift`.
 
     .. math:: s' = \frac{k\,s}{1 + (k - 1)\,s}, \qquad
               \frac{s'}{1 - s'} = k\,\frac{s}{1 - s}

@@ -94,7 +94,8 @@ def q_posterior(
     (array([[0.471405]]), 0.333333)
     """
     alpha = alpha_bar / alpha_bar_prev
-    beta, left = (alpha_bar_prev - alpha_bar) / alpha_bar_prev, 1.0 - alpha_bar
+    beta = (alpha_bar_prev - alpha_bar) / alpha_bar_prev
+    left = 1.0 - alpha_bar
     of_x0 = root(alpha_bar_prev) * beta / left
     of_xt = root(alpha) * (1.0 - alpha_bar_prev) / left
     variance = beta * (1.0 - alpha_bar_prev) / left

@@ -89,6 +89,7 @@ def _log_bin(m: Array, d: Array) -> Array:
     rule = zip(*np.polynomial.legendre.leggauss(8), strict=True)
     integral = sum(float(g) * xp.exp(-float(s) * (u + 0.5 * float(s) * w * w)) for s, g in rule)
     by_quadrature = xp.log(integral * d) - 0.5 * m * m - 0.5 * math.log(2.0 * math.pi)
-    upper, lower = log_ndtr(m + d), log_ndtr(m - d)
+    upper = log_ndtr(m + d)
+    lower = log_ndtr(m - d)
     gap = xp.where(narrow, -xp.ones_like(d), lower - upper)
     return xp.where(narrow, by_quadrature, upper + xp.log(-xp.expm1(gap)))

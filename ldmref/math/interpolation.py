@@ -69,7 +69,8 @@ def slerp(a: Array, b: Array, t: Array) -> Array:
     """
     xp = array_namespace(a, b)
     flat_a, flat_b = (xp.reshape(z, (a.shape[0], -1)) for z in (a, b))
-    unit_a, unit_b = _unit(flat_a), _unit(flat_b)
+    unit_a = _unit(flat_a)
+    unit_b = _unit(flat_b)
     omega = 2.0 * xp.atan2(_length(unit_a - unit_b), _length(unit_a + unit_b))
     zero = (_length(unit_a) == 0.0) | (_length(unit_b) == 0.0)
     straight = zero | (xp.sin(omega) < float(xp.finfo(a.dtype).eps) ** 0.5)

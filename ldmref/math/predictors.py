@@ -158,7 +158,7 @@ def langevin_step_size(
 
     A step size that depends on x and on the noise does not leave p invariant, however small r is:
     in D dimensions the stationary density tends to a multiple of p^(D / (D + 2)) |grad log p|^2.
-    The effect is negligible in the many dimensions of a picture. It is large in two, where steps
+    The effect is negligible in the many dimensions of an image. It is large in two, where steps
     near a mode are long as well; use the batch's mean norms there.
 
     Args:
@@ -235,7 +235,8 @@ def predictor_corrector(
         x = predictor(sde, score, x, t, t_next, noise())
         alpha = sde.transition(t_next, t)[0] ** 2
         for _ in range(corrector_steps):
-            gradient, eps = score(x, t_next), noise()
+            gradient = score(x, t_next)
+            eps = noise()
             step_size = langevin_step_size(gradient, eps, snr, alpha, per_example)
             x = langevin_step(x, gradient, eps, step_size)
         yield x

@@ -154,7 +154,8 @@ def vq_loss(z: Array, quantised: Array, beta: float = 0.25, taming_legacy: bool 
     >>> vq_loss(np.asarray([[0.0]]), np.asarray([[2.0]]))
     array([5.])
     """
-    codebook, commitment = codebook_loss(z, quantised), commitment_loss(z, quantised)
+    codebook = codebook_loss(z, quantised)
+    commitment = commitment_loss(z, quantised)
     return beta * codebook + commitment if taming_legacy else codebook + beta * commitment
 
 

@@ -168,7 +168,8 @@ def sde_score(sde: LinearSDE, denoise: Field) -> Field:
     """
 
     def score(x: Array, t: Array) -> Array:
-        m, sigma = along(sde.mean_coefficient(t), x), sde.sigma(t)
+        m = along(sde.mean_coefficient(t), x)
+        sigma = sde.sigma(t)
         return score_from_denoised(x / m, denoise(x / m, sigma), sigma) / m
 
     return score

@@ -91,7 +91,8 @@ class LinearSDE:
 
     def alpha_bar(self, t: Array) -> Array:
         """Fraction of signal variance m^2 / (m^2 + s^2), type and shape of `t`."""
-        m, s = self.mean_coefficient(t), self.std(t)
+        m = self.mean_coefficient(t)
+        s = self.std(t)
         return m * m / (m * m + s * s)
 
     def q_sample(self, x0: Array, t: Array, eps: Array) -> Array:

@@ -93,7 +93,8 @@ class VPSDE(LinearSDE):
 
     def transition(self, start: Array, end: Array) -> tuple[Array, Array]:
         """DDPM's step: a = sqrt(1 - v), v = 1 - exp(-D), D = B(end) - B(start)."""
-        xp, between = functions_of(end), self.integral_between(start, end)
+        xp = functions_of(end)
+        between = self.integral_between(start, end)
         return xp.exp(-0.5 * between), -xp.expm1(-between)
 
     def time(self, sigma: Array) -> Array:
@@ -131,7 +132,8 @@ class SubVPSDE(VPSDE):
 
     def transition(self, start: Array, end: Array) -> tuple[Array, Array]:
         """a = exp(-D / 2), v = (1 - exp(-D)) (1 - exp(-S)): D and S are B(end) -+ B(start)."""
-        xp, between = functions_of(end), self.integral_between(start, end)
+        xp = functions_of(end)
+        between = self.integral_between(start, end)
         total = self.integral(start) + self.integral(end)
         return xp.exp(-0.5 * between), xp.expm1(-between) * xp.expm1(-total)
 

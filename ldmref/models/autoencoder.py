@@ -25,8 +25,10 @@ BLOCK = 4096  # vectors compared with the codebook at a time, to bound memory
 
 def autoencoder_spec(config: AutoencoderConfig) -> Spec:
     """The shapes of every parameter of the autoencoder."""
-    channels, z = config.block_out_channels, config.latent_channels
-    last, c = len(channels) - 1, channels[-1]
+    channels = config.block_out_channels
+    z = config.latent_channels
+    last = len(channels) - 1
+    c = channels[-1]
     moments = z if config.codebook_size else 2 * z
     attention = config.attention_levels or (False,) * len(channels)
     layers = config.layers_per_block
@@ -79,7 +81,9 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
     before scaling. Downsampling pads on the right and at the bottom only. VQ: the latents before
     quantization, with log-variance -inf.
     """
-    groups, eps, e = config.norm_num_groups, config.norm_eps, p.encoder
+    groups = config.norm_num_groups
+    eps = config.norm_eps
+    e = p.encoder
     x = nn.conv2d(ops, e.conv_in, image)
     for block in e.down_blocks.items_in_order():
         x = _layers(ops, block, x, groups, eps)
@@ -91,7 +95,8 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
     moments = nn.conv2d(ops, p.quant_conv, x)
     if config.codebook_size:
         return moments, ops.xp.full_like(moments, -math.inf)
-    mean, logvar = moments[:, : config.latent_channels], moments[:, config.latent_channels :]
+    mean = moments[:, : config.latent_channels]
+    logvar = moments[:, config.latent_channels :]
     mean = sigmoid(mean) if config.latent_activation == "sigmoid" else mean
     return mean, ops.xp.clip(logvar, -30.0, 20.0)
 
@@ -101,7 +106,9 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
 
     VQ: z is quantized first.
     """
-    groups, eps, d = config.norm_num_groups, config.norm_eps, p.decoder
+    groups = config.norm_num_groups
+    eps = config.norm_eps
+    d = p.decoder
     if config.codebook_size:
         z = quantize(ops, p.quantize.embedding.weight, z)
     x = nn.conv2d(ops, d.conv_in, nn.conv2d(ops, p.post_quant_conv, z))
@@ -116,9 +123,11 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
 def quantize(ops: Backend, codebook: Array, z: Array) -> Array:
     """Replace the vector at each pixel by the nearest of the codebook; z: (n, z, h, w) -> same."""
     n, c, h, w = z.shape
-    xp, pixels = ops.xp, n * h * w
+    xp = ops.xp
+    pixels = n * h * w
     rows = xp.reshape(xp.permute_dims(z, (0, 2, 3, 1)), (pixels, c))
-    rows, table = ops.cast(rows, ops.state_dtype), ops.cast(codebook, ops.state_dtype)
+    rows = ops.cast(rows, ops.state_dtype)
+    table = ops.cast(codebook, ops.state_dtype)
     blocks = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, pixels, BLOCK)]
     nearest = xp.astype(xp.concat(blocks, axis=0), z.dtype)
     return xp.permute_dims(xp.reshape(nearest, (n, h, w, c)), (0, 3, 1, 2))

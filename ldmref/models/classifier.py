@@ -34,17 +34,23 @@ class ClassifierConfig:
         """The U-Net of which it is a half: self-attention at the lowest level."""
         levels = len(self.block_out_channels)
         return UNetConfig(
-            in_channels=self.in_channels, out_channels=self.in_channels,
-            block_out_channels=self.block_out_channels, layers_per_block=self.layers_per_block,
-            attention_levels=(False,) * (levels - 1) + (True,), attention="self",
-            num_heads=(1,) * levels, transformer_layers_per_block=(1,) * levels,
-            cross_attention_dim=0, norm_num_groups=self.norm_num_groups,
-        )  # fmt: skip
+            in_channels=self.in_channels,
+            out_channels=self.in_channels,
+            block_out_channels=self.block_out_channels,
+            layers_per_block=self.layers_per_block,
+            attention_levels=(False,) * (levels - 1) + (True,),
+            attention="self",
+            num_heads=(1,) * levels,
+            transformer_layers_per_block=(1,) * levels,
+            cross_attention_dim=0,
+            norm_num_groups=self.norm_num_groups,
+        )
 
 
 def classifier_spec(config: ClassifierConfig) -> Spec:
     """The shapes of every parameter of the classifier."""
-    spec, width = unet_spec(config.unet), config.block_out_channels[-1]
+    spec = unet_spec(config.unet)
+    width = config.block_out_channels[-1]
     head: Spec = {"norm": nn.norm_spec(width)}
     head["linear"] = nn.linear_spec(width, len(config.class_names))
     return {name: spec[name] for name in HALF} | {"head": head}

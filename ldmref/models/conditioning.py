@@ -26,7 +26,8 @@ class Context:
         self, layer: Params, project: Callable[[Array], tuple[Array, Array]]
     ) -> tuple[Array, Array]:
         """`project(states)`, computed at the first call for a layer."""
-        key, cache = id(layer), self._cache
+        key = id(layer)
+        cache = self._cache
         if key not in cache:
             cache[key] = ref(layer, lambda _: cache.pop(key, None)), project(self.states)
         return cache[key][1]

@@ -171,7 +171,8 @@ class ModelConfig:
     @property
     def text_encoders(self) -> tuple[TextConfig, ...]:
         """The text encoders: none, one, or two."""
-        first, second = self.text_encoder, self.text_encoder_2
+        first = self.text_encoder
+        second = self.text_encoder_2
         if first.model_type == "none":
             return ()
         return (first,) if second is None else (first, second)

@@ -44,7 +44,8 @@ class ControlNetConfig:
 
 def controlnet_spec(config: ControlNetConfig) -> Spec:
     """The shapes of every parameter."""
-    u, widths = config.unet, config.conditioning_embedding_out_channels
+    u = config.unet
+    widths = config.conditioning_embedding_out_channels
     last = len(u.block_out_channels) - 1
     skips = [u.block_out_channels[0]]
     for level, c in enumerate(u.block_out_channels):
@@ -64,7 +65,8 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
 
 def copy_of_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 0) -> Params:
     """Initial parameters: those of the U-Net, a random hint encoder, and zero convolutions."""
-    copied, params = flatten(unet), flatten(init(controlnet_spec(config), seed))
+    copied = flatten(unet)
+    params = flatten(init(controlnet_spec(config), seed))
     for name, tensor in params.items():
         if name.startswith(tuple(f"{zero}." for zero in ZERO)):
             params[name] = 0.0 * tensor
@@ -83,10 +85,16 @@ def encode_hint(ops: Backend, p: Params, hint: Array) -> Array:
 
 
 def controlnet(
-    ops: Backend, p: Params, config: ControlNetConfig, x: Array, t: Array,
-    context: Array | Context | None, hint: Array, pooled: Array | None = None,
+    ops: Backend,
+    p: Params,
+    config: ControlNetConfig,
+    x: Array,
+    t: Array,
+    context: Array | Context | None,
+    hint: Array,
+    pooled: Array | None = None,
     sizes: Array | None = None,
-) -> Residuals:  # fmt: skip
+) -> Residuals:
     """The residuals that the U-Net adds to its skip connections and mid block.
 
     hint: (n, c, h, w) from `encode_hint`; the other arguments are those of `unet`, x being the
@@ -104,7 +112,8 @@ def add(terms: list[tuple[float, Residuals]]) -> Residuals | None:
     """The weighted sum of the residuals of several ControlNets; None if there are none."""
     total = None
     for weight, residuals in terms:
-        down, mid = tuple(weight * x for x in residuals.down), weight * residuals.mid
+        down = tuple(weight * x for x in residuals.down)
+        mid = weight * residuals.mid
         if total is not None:
             down = tuple(a + b for a, b in zip(total.down, down, strict=True))
             mid = total.mid + mid
@@ -116,10 +125,17 @@ class ControlNet:
     """A ControlNet on one backend, whose arrays it returns; it also takes NumPy's."""
 
     def __init__(
-        self, backend: Backend, config: ControlNetConfig, params: Mapping[str, Any],
-        name: str = "controlnet", sha256: str = "",
-    ):  # fmt: skip
-        self.backend, self.config, self.name, self.sha256 = backend, config, name, sha256
+        self,
+        backend: Backend,
+        config: ControlNetConfig,
+        params: Mapping[str, Any],
+        name: str = "controlnet",
+        sha256: str = "",
+    ):
+        self.backend = backend
+        self.config = config
+        self.name = name
+        self.sha256 = sha256
         self.params = tree_map(backend.weight, params)
 
     def encode_hint(self, hint: Array) -> Array:
@@ -132,7 +148,9 @@ class ControlNet:
     ) -> Residuals:
         """x (n, c, h, w), t (n,), context as for the U-Net, hint from `encode_hint`."""
         ops = self.backend
-        x, t, hint = ops.own("x", x), ops.own("t", t), ops.own("hint", hint)
+        x = ops.own("x", x)
+        t = ops.own("t", t)
+        hint = ops.own("hint", hint)
         states, pooled, sizes = own_conditioning(ops, context)
         with ops.inference():
             return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)

@@ -17,21 +17,24 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.memory import level_of
 from ldmref.models.params import Spec, flatten
 
-PROBE_SECONDS, PROBE_CHANNELS = 0.01, (64, 128, 256, 512, 1024)
+PROBE_SECONDS = 0.01
+PROBE_CHANNELS = (64, 128, 256, 512, 1024)
 _measured: WeakKeyDictionary[Backend, float] = WeakKeyDictionary()
 
 
 def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
-    """Of one evaluation of the U-Net for one picture, without guidance.
+    """Of one evaluation of the U-Net for one image, without guidance.
 
     spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
     """
-    f, tokens, total = config.vae.factor, config.text_encoder.max_position_embeddings, 0
+    f = config.vae.factor
+    tokens = config.text_encoder.max_position_embeddings
+    total = 0
     for name, shape in flatten(spec["unet"]).items():
         pixels = (width // f) * (height // f) >> 2 * level_of(f"unet.{name}", config)
         if len(shape) < 2 or "time_emb" in name or name.startswith(("add_", "class_")):
             continue
-        if "attn2.to_k" in name or "attn2.to_v" in name:  # once per picture
+        if "attn2.to_k" in name or "attn2.to_v" in name:  # once per image
             continue
         total += 2 * math.prod(shape) * pixels
         if name.endswith("to_q.weight"):
@@ -41,9 +44,11 @@ def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height
 
 
 def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
-    """Of decoding the latents of one picture."""
-    f, total = config.vae.factor, 0
-    cells, levels = (width // f) * (height // f), len(config.vae.block_out_channels) - 1
+    """Of decoding the latents of one image."""
+    f = config.vae.factor
+    total = 0
+    cells = (width // f) * (height // f)
+    levels = len(config.vae.block_out_channels) - 1
     for name, shape in flatten(spec["vae"]).items():
         if not name.startswith(("decoder.", "post_quant_conv.")) or len(shape) < 2:
             continue
@@ -60,7 +65,8 @@ def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, hei
 def flops_per_second(ops: Backend) -> float:
     """How fast a backend convolves here: measured once, in some hundredths of a second."""
     if ops not in _measured:
-        seconds, channels = 1.0, 0
+        seconds = 1.0
+        channels = 0
         for channels in PROBE_CHANNELS:
             x = ops.asarray(np.ones((1, channels, 32, 32), np.float32))
             weight = ops.weight(np.full((channels, channels, 3, 3), 1e-3, np.float32))

@@ -115,16 +115,22 @@ def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
 
 
 def resnet_block(
-    ops: Backend, p: Params, x: Array, emb: Array | None, groups: int, eps: float,
+    ops: Backend,
+    p: Params,
+    x: Array,
+    emb: Array | None,
+    groups: int,
+    eps: float,
     resample: Callable[[Array], Array] | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w).
 
     `resample` down- or upsamples both branches before the first convolution.
     """
     h = norm_silu(ops, p.norm1, x, groups, eps)
     if resample is not None:
-        x, h = resample(x), resample(h)
+        x = resample(x)
+        h = resample(h)
     h = conv2d(ops, p.conv1, h)
     if emb is None:
         h = norm_silu(ops, p.norm2, h, groups, eps)
@@ -217,7 +223,8 @@ def spatial_transformer(
 ) -> Array:
     """Transformer blocks over the h*w pixels as tokens; x: (n, c, h, w) -> the same."""
     n, c, h, w = x.shape
-    xp, as_linear = ops.xp, p.proj_in.weight.ndim == 2
+    xp = ops.xp
+    as_linear = p.proj_in.weight.ndim == 2
     y = group_norm(ops, p.norm, x, groups, 1e-6)
     if not as_linear:
         y = conv2d(ops, p.proj_in, y)

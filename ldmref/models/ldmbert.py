@@ -15,7 +15,8 @@ from ldmref.models.params import Params, Spec, numbered
 
 def ldmbert_spec(config: TextConfig) -> Spec:
     """The shapes of every parameter; num_attention_heads * head_dim may be below hidden_size."""
-    d, heads = config.hidden_size, config.num_attention_heads
+    d = config.hidden_size
+    heads = config.num_attention_heads
     inner = heads * (config.head_dim or d // heads)
     layer = {
         "self_attn": {name: linear_spec(d, inner, False) for name in ("q_proj", "k_proj", "v_proj")}
@@ -40,7 +41,8 @@ def ldmbert(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int =
 
     Padding is not masked. `skip` leaves out that many final layers.
     """
-    m, eps = p.model, config.layer_norm_eps
+    m = p.model
+    eps = config.layer_norm_eps
     x = ops.embedding(m.embed_tokens.weight, ids) + m.embed_positions.weight[: ids.shape[1]]
     layers = m.layers.items_in_order()
     for layer in layers[: len(layers) - skip]:

@@ -35,7 +35,8 @@ def with_words(
     if any(text.model_type != "clip" for text in config.text_encoders):
         message = f"{config.name!r} has no CLIP text encoder, for which words are learned"
         raise UsageError(message, code="E-EMBEDDING")
-    grown, extended = {}, []
+    grown = {}
+    extended = []
     words = by_encoder(embeddings, len(config.text_encoders))
     for encoder, tokenizer, new in zip(TEXT_ENCODERS, tokenizers, words, strict=False):
         flat = flatten(params[encoder])

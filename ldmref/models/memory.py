@@ -83,18 +83,25 @@ def seconds_of(limit: float | None) -> float | None:
 
 
 def estimate(
-    spec: Mapping[str, Spec], config: ModelConfig, ops: Backend, width: int, height: int,
-    n: int = 1, tile: int | None = None,
-) -> Estimate:  # fmt: skip
-    """For `n` pictures at a time, with guidance; `tile`: pixels of a side, for the decoder.
+    spec: Mapping[str, Spec],
+    config: ModelConfig,
+    ops: Backend,
+    width: int,
+    height: int,
+    n: int = 1,
+    tile: int | None = None,
+) -> Estimate:
+    """For `n` images at a time, with guidance; `tile`: pixels of a side, for the decoder.
 
     spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
     """
     weights: dict[str, int] = {}
     for name, shape in flatten(spec).items():
-        part, pixels = name.split(".")[0], _pixels(name, config, n, width, height)
+        part = name.split(".")[0]
+        pixels = _pixels(name, config, n, width, height)
         weights[part] = weights.get(part, 0) + ops.weight_bytes(shape, pixels)
-    f, size = config.vae.factor, ops.weight_bytes((1,), 0)
+    f = config.vae.factor
+    size = ops.weight_bytes((1,), 0)
     decoded = width * height if tile is None else min(width * height, 4 * tile * tile)
     channels = config.vae.block_out_channels
     widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
@@ -111,7 +118,9 @@ def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> 
 
 def level_of(name: str, config: ModelConfig) -> int:
     """How often the latents are halved on the way to a layer of the U-Net, `unet.conv_in`, ..."""
-    words, deepest, level = name.split("."), len(config.unet.block_out_channels) - 1, 0
+    words = name.split(".")
+    deepest = len(config.unet.block_out_channels) - 1
+    level = 0
     if words[1] == "mid_block":
         level = deepest
     elif words[1] in ("down_blocks", "up_blocks"):
@@ -123,7 +132,9 @@ def level_of(name: str, config: ModelConfig) -> int:
 
 def _unet_activations(config: UNetConfig, w: int, h: int) -> int:
     """The number of simultaneous activations per image."""
-    skips, widest, channels = 0, 0, config.block_out_channels
+    skips = 0
+    widest = 0
+    channels = config.block_out_channels
     for level, c in enumerate(channels):
         size = (w >> level) * (h >> level)
         skips += (config.layers_per_block + 1) * c * size

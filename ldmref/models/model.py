@@ -74,10 +74,16 @@ class LatentDiffusion:
         modifications: Mapping[str, Any] | None = None,
         warnings: Sequence[str] = (),
     ):
-        self.backend, self.config, self.sha256 = backend, config, sha256
-        self.tokenizer, self.tokenizer_2 = tokenizer, tokenizer_2
-        self.tiny, self.max_memory, self.max_seconds = tiny, max_memory, max_seconds
-        self.modifications, self.warnings = dict(modifications or {}), tuple(warnings)
+        self.backend = backend
+        self.config = config
+        self.sha256 = sha256
+        self.tokenizer = tokenizer
+        self.tokenizer_2 = tokenizer_2
+        self.tiny = tiny
+        self.max_memory = max_memory
+        self.max_seconds = max_seconds
+        self.modifications = dict(modifications or {})
+        self.warnings = tuple(warnings)
         self.params = LazyParams(backend, params)
         self._compiled: dict[str, tuple[Params, Backend, Callable]] = {}
         self._one_at_a_time = False
@@ -90,14 +96,14 @@ class LatentDiffusion:
         return vars(self) | {"_compiled": {}}
 
     def memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> Estimate:
-        """An estimate of the memory that `n` pictures of that size take together."""
+        """An estimate of the memory that `n` images of that size take together."""
         return estimate(model_spec(self.config), self.config, self.backend, width, height, n, tile)
 
     def prepare(self, width: int, height: int, n: int = 1, tile: int | None = None) -> None:
         """With `max_memory`: keep one network in memory at a time if all do not fit.
 
         Raises:
-            ResourceError: the pictures take more than `max_memory` even so.
+            ResourceError: the images take more than `max_memory` even so.
         """
         if self.max_memory is None:
             return
@@ -105,10 +111,10 @@ class LatentDiffusion:
         least = needs.apart(self.params.releasable)
         if least > self.max_memory:
             raise ResourceError(
-                f"the picture takes about {least / 1e9:.1f} GB, more than the "
+                f"the image takes about {least / 1e9:.1f} GB, more than the "
                 f"{self.max_memory / 1e9:.1f} GB of max_memory",
                 code="E-MEMORY",
-                hint="draw smaller pictures, fewer at a time, or decode in tiles (tile=512)",
+                hint="draw smaller images, fewer at a time, or decode in tiles (tile=512)",
             )
         self._one_at_a_time = needs.together > self.max_memory
 
@@ -146,7 +152,8 @@ class LatentDiffusion:
         for name, tokenizer in zip(TOKENIZERS, tokenizers, strict=False):
             setattr(grown, name, tokenizer)
         known = self.modifications.get("embeddings", {}) | {e.word: e.sha256 for e in embeddings}
-        grown.config, grown.modifications = config, self.modifications | {"embeddings": known}
+        grown.config = config
+        grown.modifications = self.modifications | {"embeddings": known}
         return grown.with_params(params, self.backend)
 
     def differentiable(self) -> LatentDiffusion:
@@ -166,7 +173,9 @@ class LatentDiffusion:
     def with_params(self, networks: Mapping[str, Params], ops: Backend) -> LatentDiffusion:
         """This model with other parameters of some networks, on its backend or one like it."""
         other = copy.copy(self)
-        other.backend, other.params, other._compiled = ops, self.params.replaced(networks), {}
+        other.backend = ops
+        other.params = self.params.replaced(networks)
+        other._compiled = {}
         return other
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
@@ -191,14 +200,17 @@ class LatentDiffusion:
         self, prompts: Sequence[str], clip_skip: int, options: PromptOptions
     ) -> EncodedText:
         """What every text encoder makes of the prompts."""
-        ops, configs = self.backend, self.config.text_encoders
+        ops = self.backend
+        configs = self.config.text_encoders
         most = self.config.max_clip_skip
         if not 0 <= clip_skip <= most:
             raise UsageError(
                 f"clip_skip must be from 0 to {most}, not {clip_skip}", code="E-CLIP-SKIP"
             )
         tokenizers = (self.tokenizer, self.tokenizer_2 or self.tokenizer)[: len(configs)]
-        states, pooled, all_tokens = [], None, tokenize_alike(tokenizers, prompts, options)
+        states = []
+        pooled = None
+        all_tokens = tokenize_alike(tokenizers, prompts, options)
         with ops.inference():
             for config, tokens, name in zip(configs, all_tokens, TEXT_ENCODERS, strict=False):
                 n, chunks, length = tokens.ids.shape
@@ -216,7 +228,7 @@ class LatentDiffusion:
         return EncodedText(joined, pooled, all_tokens[0])
 
     def encode_image(self, images: Array, noise: Array | None = None) -> Array:
-        """Scaled latents of pictures (n, 3, H, W) in [-1, 1].
+        """Scaled latents of images (n, 3, H, W) in [-1, 1].
 
         With `noise` (the latents' shape) a draw from the posterior, without it the mean. VQ
         autoencoders have no posterior; `decode` rounds their latents to the codebook.
@@ -231,7 +243,7 @@ class LatentDiffusion:
             return z * self.config.vae.scaling_factor
 
     def encode_posterior(self, images: Array) -> tuple[Array, Array]:
-        """Mean and standard deviation of the scaled latents of pictures (n, 3, H, W)."""
+        """Mean and standard deviation of the scaled latents of images (n, 3, H, W)."""
         if self.tiny is not None:
             latents = self.tiny.encode(images)
             return latents, self.backend.xp.zeros_like(latents)
@@ -242,13 +254,14 @@ class LatentDiffusion:
             return mean * scale, self.backend.xp.exp(0.5 * logvar) * scale
 
     def decode(self, latents: Array, tile: int | None = None) -> Array:
-        """Pictures (n, 3, H, W), about [-1, 1], of scaled latents (n, c, h, w).
+        """Images (n, 3, H, W), about [-1, 1], of scaled latents (n, c, h, w).
 
         With `tile`, in overlapping tiles of that many pixels a side (`ldmref.models.tiling`).
         """
         if self.tiny is not None:
             return self.tiny.decode(latents, tile)
-        ops, config = self.backend, self.config.vae
+        ops = self.backend
+        config = self.config.vae
         latents = ops.own("latents", latents)
 
         def decoder(z: Array) -> Array:
@@ -260,9 +273,12 @@ class LatentDiffusion:
             return decode_tiled(ops, decoder, latents, config.factor, tile)
 
     def unet(
-        self, latents: Array, t: Array, context: Array | Conditioning | None = None,
+        self,
+        latents: Array,
+        t: Array,
+        context: Array | Conditioning | None = None,
         control: Residuals | None = None,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         """The prediction of eps, v or x0; latents (n, c, h, w), t (n,), context (n, l, d).
 
         SDXL needs a `Conditioning` in place of the bare hidden states. `control` is the output of
@@ -271,27 +287,33 @@ class LatentDiffusion:
         return self.unet_output(latents, t, context, control)[:, : self.config.vae.latent_channels]
 
     def unet_output(
-        self, latents: Array, t: Array, context: Array | Conditioning | None = None,
+        self,
+        latents: Array,
+        t: Array,
+        context: Array | Conditioning | None = None,
         control: Residuals | None = None,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         """All channels: the prediction and, with "learned_range", v of `learned_range_logvar`."""
-        latents, t = self.backend.own("latents", latents), self.backend.own("t", t)
+        latents = self.backend.own("latents", latents)
+        t = self.backend.own("t", t)
         conditioning = own_conditioning(self.backend, context)
         with self.backend.inference():
-            network, config = self._network(unet, "unet"), self.config.unet
+            network = self._network(unet, "unet")
+            config = self.config.unet
             control = own_residuals(self.backend, control)
             return network(config, latents, t, *conditioning, control=control)
 
     def encode_segmentation(self, labels: Array) -> Array:
         """Input channels for segmentation maps; (n, H, W) integers -> (n, k, h, w)."""
-        ops, classes = self.backend, np.arange(self.config.segmentation_classes)
+        ops = self.backend
+        classes = np.arange(self.config.segmentation_classes)
         labels = ops.to_numpy(ops.own("labels", labels))
         onehot = ops.asarray((labels[:, None] == classes[:, None, None]).astype(np.float32))
         with ops.inference():
             return rescaler(ops, self.params.cond_stage, onehot, self.config.vae.factor)
 
     def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """(c, h, w) of the latents of a picture."""
+        """(c, h, w) of the latents of an image."""
         f = self.config.vae.factor
         return self.config.vae.latent_channels, height // f, width // f
 

@@ -169,7 +169,8 @@ class LazyParams(Mapping[str, Params]):
         def opened(leaf: Any) -> Any:
             return leaf.open(files) if isinstance(leaf, Reference) else leaf
 
-        self._backend, self._names = state["backend"], state["names"]
+        self._backend = state["backend"]
+        self._names = state["names"]
         self._mapped = {n: tree_map(opened, tree) for n, tree in state["mapped"].items()}
         self._on_backend = {n: self._bring(tree) for n, tree in state["host"].items()}
 

@@ -19,10 +19,12 @@ def _first_stage(
     """Widths are multiples of 128; `attention` lists the levels with attention."""
     levels = range(len(multiples))
     return AutoencoderConfig(
-        latent_channels=channels, block_out_channels=tuple(128 * m for m in multiples),
+        latent_channels=channels,
+        block_out_channels=tuple(128 * m for m in multiples),
         attention_levels=tuple(level in attention for level in levels) if attention else (),
-        codebook_size=codebook_size, scaling_factor=1.0,
-    )  # fmt: skip
+        codebook_size=codebook_size,
+        scaling_factor=1.0,
+    )
 
 
 _VQ_F4 = _first_stage((1, 2, 4), 3, 8192)
@@ -43,46 +45,77 @@ _NO_PROMPT = TextConfig(model_type="none", num_hidden_layers=1)
 
 
 def _unet(
-    base: int, multiples: tuple[int, ...], attention: tuple[int, ...], heads: tuple[int, ...], *,
-    channels: int = 3, image_channels: int = 0, context: int = 0, **more: Any,
-) -> UNetConfig:  # fmt: skip
+    base: int,
+    multiples: tuple[int, ...],
+    attention: tuple[int, ...],
+    heads: tuple[int, ...],
+    *,
+    channels: int = 3,
+    image_channels: int = 0,
+    context: int = 0,
+    **more: Any,
+) -> UNetConfig:
     """Widths are multiples of `base`; `attention` lists the levels with attention.
 
     `context` is the width of the text encoder's states; 0 for unconditional models.
     """
     return UNetConfig(
-        in_channels=channels + image_channels, out_channels=channels,
+        in_channels=channels + image_channels,
+        out_channels=channels,
         block_out_channels=tuple(base * m for m in multiples),
         attention_levels=tuple(level in attention for level in range(len(multiples))),
-        attention="cross" if context else "self", cross_attention_dim=context, num_heads=heads,
-        transformer_layers_per_block=(1,) * len(multiples), **more,
-    )  # fmt: skip
+        attention="cross" if context else "self",
+        cross_attention_dim=context,
+        num_heads=heads,
+        transformer_layers_per_block=(1,) * len(multiples),
+        **more,
+    )
 
 
 def _model(
-    name: str, unet: UNetConfig, text_encoder: TextConfig = _NO_PROMPT, *,
-    vae: AutoencoderConfig = _VQ_F4, betas: tuple[float, float] = (0.0015, 0.0195),
-    steps: int = 50, cfg_scale: float = 1.0, **more: Any,
-) -> ModelConfig:  # fmt: skip
+    name: str,
+    unet: UNetConfig,
+    text_encoder: TextConfig = _NO_PROMPT,
+    *,
+    vae: AutoencoderConfig = _VQ_F4,
+    betas: tuple[float, float] = (0.0015, 0.0195),
+    steps: int = 50,
+    cfg_scale: float = 1.0,
+    **more: Any,
+) -> ModelConfig:
     """A model for 256 x 256 images, with betas from the first to the last of `betas`."""
     return ModelConfig(
-        name=name, unet=unet, vae=vae, text_encoder=text_encoder,
+        name=name,
+        unet=unet,
+        vae=vae,
+        text_encoder=text_encoder,
         scheduler=SchedulerConfig(beta_start=betas[0], beta_end=betas[1]),
-        defaults=Defaults(steps=steps, cfg_scale=cfg_scale, width=256, height=256), **more,
-    )  # fmt: skip
+        defaults=Defaults(steps=steps, cfg_scale=cfg_scale, width=256, height=256),
+        **more,
+    )
 
 
 def _ldmbert(width: int) -> TextConfig:
     return TextConfig(
-        model_type="ldmbert", vocab_size=30522, hidden_size=width, intermediate_size=4 * width,
-        num_hidden_layers=32, num_attention_heads=8, head_dim=64, hidden_act="gelu",
-    )  # fmt: skip
+        model_type="ldmbert",
+        vocab_size=30522,
+        hidden_size=width,
+        intermediate_size=4 * width,
+        num_hidden_layers=32,
+        num_attention_heads=8,
+        head_dim=64,
+        hidden_act="gelu",
+    )
 
 
 _IMAGENET_CLASSES = TextConfig(
-    model_type="class", vocab_size=1001, hidden_size=512, num_hidden_layers=1,
-    num_attention_heads=1, max_position_embeddings=1,
-)  # fmt: skip
+    model_type="class",
+    vocab_size=1001,
+    hidden_size=512,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    max_position_embeddings=1,
+)
 _MODELS = (
     # CelebA-HQ, FFHQ, LSUN bedrooms
     _model("ldm-unconditional", _unet(224, (1, 2, 3, 4), (1, 2, 3), (7, 14, 21, 28))),

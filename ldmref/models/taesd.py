@@ -47,11 +47,14 @@ class TinyConfig:
 
 def tiny_spec(config: TinyConfig) -> Spec:
     """The shapes of every parameter of encoder and decoder."""
-    e, d, z = config.encoder_channels, config.decoder_channels, config.latent_channels
+    e = config.encoder_channels
+    d = config.decoder_channels
+    z = config.latent_channels
     encoder: list[Spec] = [conv_spec(config.in_channels, e)]
     for level, blocks in enumerate(config.num_encoder_blocks):
         encoder += [_resample_spec(e)] * (level > 0) + [_block_spec(e)] * blocks
-    relu, upsample = {}, {}
+    relu = {}
+    upsample = {}
     decoder: list[Spec] = [conv_spec(z, d), relu]
     last = len(config.num_decoder_blocks) - 1
     for level, blocks in enumerate(config.num_decoder_blocks):
@@ -118,7 +121,8 @@ class TinyAutoencoder:
     """Encoder and decoder on one backend, whose arrays they return; they also take NumPy's."""
 
     def __init__(self, backend: Backend, config: TinyConfig, params: Mapping[str, Any]):
-        self.backend, self.config = backend, config
+        self.backend = backend
+        self.config = config
         self.params = tree_map(backend.weight, params)
 
     def encode(self, images: Array) -> Array:

@@ -36,7 +36,8 @@ def text_spec(config: TextConfig) -> Spec:
         return {"embedding": {"weight": (config.vocab_size, d)}}
     if config.model_type == "ldmbert":
         return ldmbert_spec(config)
-    d_mlp, projections = config.intermediate_size, ("q_proj", "k_proj", "v_proj", "out_proj")
+    d_mlp = config.intermediate_size
+    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
     layer: Spec = {
         "self_attn": {name: linear_spec(d, d) for name in projections},
         "layer_norm1": norm_spec(d),
@@ -95,12 +96,14 @@ def _hidden_and_last(
     ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int, pool: bool
 ) -> tuple[Array, Array]:
     """The U-Net's context and, with `pool`, the states after all layers and the final norm."""
-    m, eps = p.text_model, config.layer_norm_eps
+    m = p.text_model
+    eps = config.layer_norm_eps
     act = ops.gelu if config.hidden_act == "gelu" else ops.quick_gelu
     x = ops.embedding(m.embeddings.token_embedding.weight, ids)
     x = x + m.embeddings.position_embedding.weight[: ids.shape[1]]
     layers = m.encoder.layers.items_in_order()
-    used, hidden = len(layers) - skip, None
+    used = len(layers) - skip
+    hidden = None
     for i, layer in enumerate(layers if pool else layers[:used]):
         if i == used:
             hidden = x

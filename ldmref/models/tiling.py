@@ -30,7 +30,9 @@ def ramps(length: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
     if length <= tile:
         return [(0, np.ones(length))]
     starts = [*range(0, length - tile, tile - overlap), length - tile]
-    total, raw, middle = np.zeros(length), [], np.arange(tile) + 0.5
+    total = np.zeros(length)
+    raw = []
+    middle = np.arange(tile) + 0.5
     for start in starts:
         rise = np.minimum(1.0, middle / overlap) if start else np.ones(tile)
         fall = np.minimum(1.0, middle[::-1] / overlap) if start + tile < length else np.ones(tile)
@@ -57,7 +59,8 @@ def decode_tiled(
     out = None
     for top, down in ramps(h * factor, cells * factor, overlap):
         for left, across in ramps(w * factor, cells * factor, overlap):
-            y, x = top // factor, left // factor
+            y = top // factor
+            x = left // factor
             image = decode(latents[:, :, y : y + cells, x : x + cells])
             image = image * ops.asarray(down[:, None] * across)
             if out is None:

@@ -18,8 +18,10 @@ from ldmref.models.params import Params, Spec, numbered
 
 def unet_spec(config: UNetConfig) -> Spec:
     """The shapes of every parameter of the U-Net."""
-    channels, layers = config.block_out_channels, config.layers_per_block
-    d_emb, last = 4 * channels[0], len(channels) - 1
+    channels = config.block_out_channels
+    layers = config.layers_per_block
+    d_emb = 4 * channels[0]
+    last = len(channels) - 1
     scale_shift = config.resnet_time_scale_shift == "scale_shift"
 
     def res(c_in: int, c_out: int) -> Spec:
@@ -29,7 +31,8 @@ def unet_spec(config: UNetConfig) -> Spec:
         if config.attention == "self":
             return nn.attention_block_spec(channels[level])
         depth = config.transformer_layers_per_block[level]
-        width, linear_projection = config.cross_attention_dim, config.use_linear_projection
+        width = config.cross_attention_dim
+        linear_projection = config.use_linear_projection
         return nn.transformer_spec(channels[level], width, depth, linear_projection)
 
     def block(widths: list[tuple[int, int]], level: int, resample: str | None) -> Spec:
@@ -43,10 +46,13 @@ def unet_spec(config: UNetConfig) -> Spec:
         return spec
 
     def mlp(d_in: int) -> Spec:
-        linear_1, linear_2 = nn.linear_spec(d_in, d_emb), nn.linear_spec(d_emb, d_emb)
+        linear_1 = nn.linear_spec(d_in, d_emb)
+        linear_2 = nn.linear_spec(d_emb, d_emb)
         return {"linear_1": linear_1, "linear_2": linear_2}
 
-    down, up, skips = [], [], [channels[0]]
+    down = []
+    up = []
+    skips = [channels[0]]
     for level, c in enumerate(channels):
         widths = [(channels[max(level - 1, 0)] if i == 0 else c, c) for i in range(layers)]
         down.append(block(widths, level, "downsamplers" if level < last else None))
@@ -95,10 +101,16 @@ def own_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None
 
 
 def unet(
-    ops: Backend, p: Params, config: UNetConfig, x: Array, t: Array,
-    context: Array | Context | None, pooled: Array | None = None, sizes: Array | None = None,
+    ops: Backend,
+    p: Params,
+    config: UNetConfig,
+    x: Array,
+    t: Array,
+    context: Array | Context | None,
+    pooled: Array | None = None,
+    sizes: Array | None = None,
     control: Residuals | None = None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Predict eps, v or x0, depending on how the model was trained.
 
     x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
@@ -109,7 +121,8 @@ def unet(
     original height and width, the crop's top and left, the target height and width.
     control: from `ldmref.models.controlnet`.
     """
-    groups, eps = config.norm_num_groups, config.norm_eps
+    groups = config.norm_num_groups
+    eps = config.norm_eps
     emb = embedding(ops, p, config, x, t, context, pooled, sizes)
     x, skips = encoder_half(ops, p, config, nn.conv2d(ops, p.conv_in, x), emb, context)
     if control is not None:
@@ -128,9 +141,15 @@ def unet(
 
 
 def embedding(
-    ops: Backend, p: Params, config: UNetConfig, x: Array, t: Array,
-    context: Array | Context | None, pooled: Array | None, sizes: Array | None,
-) -> Array:  # fmt: skip
+    ops: Backend,
+    p: Params,
+    config: UNetConfig,
+    x: Array,
+    t: Array,
+    context: Array | Context | None,
+    pooled: Array | None,
+    sizes: Array | None,
+) -> Array:
     """The embedding for the residual blocks: time, pooled text and sizes; (n, d), dtype of x."""
     if ops.xp.isdtype(t.dtype, "integral"):  # torch would compute their embedding in float32
         t = ops.xp.astype(t, getattr(ops.xp, ops.state_dtype))
@@ -151,11 +170,16 @@ def embedding(
 
 
 def encoder_half(
-    ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array,
+    ops: Backend,
+    p: Params,
+    config: UNetConfig,
+    x: Array,
+    emb: Array,
     context: Array | Context | None,
-) -> tuple[Array, list[Array]]:  # fmt: skip
+) -> tuple[Array, list[Array]]:
     """Down blocks and mid block; x: the output of `conv_in` -> their output, and the skips."""
-    groups, eps = config.norm_num_groups, config.norm_eps
+    groups = config.norm_num_groups
+    eps = config.norm_eps
     skips = [x]
     for level, block in enumerate(p.down_blocks.items_in_order()):
         for i in range(len(block.resnets)):
@@ -170,9 +194,15 @@ def encoder_half(
 
 
 def _layer(
-    ops: Backend, block: Params, i: int, config: UNetConfig, level: int, x: Array, emb: Array,
+    ops: Backend,
+    block: Params,
+    i: int,
+    config: UNetConfig,
+    level: int,
+    x: Array,
+    emb: Array,
     context: Array | Context | None,
-) -> Array:  # fmt: skip
+) -> Array:
     """Residual block i of a down or up block, and its attention if present."""
     groups = config.norm_num_groups
     x = nn.resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
@@ -182,11 +212,16 @@ def _layer(
 
 
 def _attend(
-    ops: Backend, p: Params, config: UNetConfig, level: int, x: Array,
+    ops: Backend,
+    p: Params,
+    config: UNetConfig,
+    level: int,
+    x: Array,
     context: Array | Context | None,
-) -> Array:  # fmt: skip
+) -> Array:
     """A spatial transformer or, in U-Nets without cross-attention, a self-attention block."""
-    heads, groups = config.num_heads[level], config.norm_num_groups
+    heads = config.num_heads[level]
+    groups = config.norm_num_groups
     if context is None or config.attention == "self":
         return nn.attention_block(ops, p, x, heads, groups, config.norm_eps)
     return nn.spatial_transformer(ops, p, x, context, heads, groups)
@@ -196,7 +231,8 @@ def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Arra
     """(n, c, h, w) -> (n, c, h/2, w/2), rounded up by convolutions."""
     if "conv" in p:
         return nn.conv2d(ops, p.conv, x, stride=2)
-    groups, eps = config.norm_num_groups, config.norm_eps
+    groups = config.norm_num_groups
+    eps = config.norm_eps
     return nn.resnet_block(ops, p, x, emb, groups, eps, lambda y: nn.mean_pool(ops, y))
 
 

@@ -72,8 +72,12 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
     """The relations between fields that do not hold."""
     yield from _broken_unet_rules(config.unet)
     yield from _broken_autoencoder_rules(config.vae)
-    u, v, s, texts = config.unet, config.vae, config.scheduler, config.text_encoders
-    z, concat = v.latent_channels, config.concat
+    u = config.unet
+    v = config.vae
+    s = config.scheduler
+    texts = config.text_encoders
+    z = v.latent_channels
+    concat = config.concat
     if u.out_channels != (2 * z if s.variance_type == LEARNED else z):
         yield "unet.out_channels must equal vae.latent_channels, twice with a learned variance"
     extra = {"": (0, 1 + z), "masked_image": (1 + z,), "low_resolution": (v.in_channels,)}

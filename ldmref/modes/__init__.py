@@ -1,4 +1,4 @@
-"""What a model can be asked for: pictures from words, from pictures, and between them.
+"""What a model can be asked for: images from words, from images, and between them.
 
 `plan("txt2img", model.config, prompt=...)` checks everything without weights and gives an object
 whose `run(model)` draws; `txt2img(model, ...)` and the others do both. `schema("txt2img")` is the
@@ -7,7 +7,7 @@ JSON schema of the parameters.
 
 from ldmref.modes.control import Control
 from ldmref.modes.cost import Cost
-from ldmref.modes.draw import Picture, Progress
+from ldmref.modes.draw import GeneratedImage, Progress
 from ldmref.modes.img2img import img2img
 from ldmref.modes.inpaint import inpaint
 from ldmref.modes.interpolate import interpolate
@@ -20,7 +20,22 @@ from ldmref.modes.superres import superres
 from ldmref.modes.txt2img import txt2img
 
 __all__ = [
-    "Control", "Cost", "Inversion", "InversionPlan", "Picture", "Plan", "Progress", "Result", "Run",
-    "img2img", "inpaint", "interpolate", "invert", "plan", "schema", "seg2img", "superres",
+    "Control",
+    "Cost",
+    "GeneratedImage",
+    "Inversion",
+    "InversionPlan",
+    "Plan",
+    "Progress",
+    "Result",
+    "Run",
+    "img2img",
+    "inpaint",
+    "interpolate",
+    "invert",
+    "plan",
+    "schema",
+    "seg2img",
+    "superres",
     "txt2img",
 ]  # fmt: skip

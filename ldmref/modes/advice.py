@@ -13,11 +13,12 @@ USUAL_CFG_SCALE = 50.0
 
 def advice(config: ModelConfig, request: Request, ops: Backend) -> list[str]:
     """One line for each number or prompt that is far from what the model draws well or fast."""
-    lines, (width, height) = [], (request.width, request.height)
+    lines = []
+    (width, height) = (request.width, request.height)
     if abs(request.cfg_scale) > USUAL_CFG_SCALE:
         lines.append(f"cfg_scale {request.cfg_scale:g} is far from the usual 1 to 20")
     if request.strength == 0.0:
-        lines.append("strength 0 gives the picture back: nothing is drawn")
+        lines.append("strength 0 gives the image back: nothing is drawn")
     elif not config.defaults.is_near(width, height):
         trained = f"{config.defaults.width} x {config.defaults.height}"
         lines.append(f"{width} x {height} is far from the {trained} on which the model was trained")

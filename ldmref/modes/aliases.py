@@ -74,7 +74,8 @@ def unknown_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]
         mode: which does not have it.
         known: the parameters of every mode, by its name.
     """
-    own, lower = known[mode], name.lower()
+    own = known[mode]
+    lower = name.lower()
     if lower in RUNNING:
         return RUNNING[lower]
     meant = ALIASES.get(lower, lower)

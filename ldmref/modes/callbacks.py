@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from ldmref.errors import Cancelled, UsageError, short_repr
-from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress
+from ldmref.modes.draw import Callback, CancelFlag, GeneratedImage, Progress
 
 Made = TypeVar("Made", covariant=True)
 
@@ -14,9 +14,9 @@ Made = TypeVar("Made", covariant=True)
 class Events(Protocol[Made]):
     """A prepared run: a generator of events, and the result of the images among them."""
 
-    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | Picture]: ...
+    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]: ...
 
-    def result(self, pictures: Sequence[Picture]) -> Made: ...
+    def result(self, generated: Sequence[GeneratedImage]) -> Made: ...
 
 
 def run_to_end(run: Events[Made], callback: Callback | None, cancel: CancelFlag | None) -> Made:
@@ -26,26 +26,27 @@ def run_to_end(run: Events[Made], callback: Callback | None, cancel: CancelFlag 
         Cancelled: `cancel` was set; its `partial` is the result of the finished images.
         UsageError: the callback returned something.
     """
-    pictures = []
+    images = []
     try:
         for event in run.draw(cancel):
-            if isinstance(event, Picture):
-                pictures.append(event)
+            if isinstance(event, GeneratedImage):
+                images.append(event)
             else:
                 notify(callback, event)
     except Cancelled as stop:
-        stop.partial = run.result(pictures)
+        stop.partial = run.result(images)
         raise
-    return run.result(pictures)
+    return run.result(images)
 
 
 def check_callbacks(callback: Callback | None, cancel: CancelFlag | None) -> None:
     """Refuse a callback that cannot be called, and a `cancel` that cannot be asked."""
     if callback is not None and not callable(callback):
         raise UsageError(
-            f"callback must be a function, not {short_repr(callback)}", code="E-CALLBACK",
+            f"callback must be a function, not {short_repr(callback)}",
+            code="E-CALLBACK",
             hint="callback=lambda progress: print(progress.step)",
-        )  # fmt: skip
+        )
     if cancel is not None and not callable(getattr(cancel, "is_set", None)):
         raise UsageError(
             f"cancel must be a threading.Event, not {short_repr(cancel)}", code="E-CANCEL"

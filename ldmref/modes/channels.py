@@ -1,24 +1,24 @@
-"""Further input channels of the U-Net: masks and masked pictures, small pictures, class maps."""
+"""Further input channels of the U-Net: masks and masked images, small images, class maps."""
 
 from __future__ import annotations
 
 import numpy as np
 from PIL import Image
 
-from ldmref.io.pictures.images import to_array
+from ldmref.io.images.pil import to_array
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.start import MaskedImage, Posterior
 
 
-def encode_picture(model: LatentDiffusion, image: Image.Image) -> Posterior:
-    """The posterior of an RGB picture's scaled latents."""
+def encode_image(model: LatentDiffusion, image: Image.Image) -> Posterior:
+    """The posterior of an RGB image's scaled latents."""
     return encode_array(model, to_array([image]))
 
 
 def encode_array(model: LatentDiffusion, pixels: np.ndarray) -> Posterior:
-    """The posterior of the scaled latents of pictures (n, 3, H, W) in [-1, 1]."""
+    """The posterior of the scaled latents of images (n, 3, H, W) in [-1, 1]."""
     ops = model.backend
     mean, std = model.encode_posterior(ops.asarray(pixels))
     return Posterior(*(np.array(ops.to_numpy(part), np.float32) for part in (mean, std)))
@@ -32,8 +32,8 @@ def input_channels(
 ) -> Array:
     """What is joined to the latents, (n or 1, k, h, w), for a U-Net with channels for it.
 
-    Arrays as they are; else a mask and `masked`, latents of the masked picture. Without a mask
-    everything is repainted, and the masked picture of that size is all `masked_value`. With concat
+    Arrays as they are; else a mask and `masked`, latents of the masked image. Without a mask
+    everything is repainted, and the masked image of that size is all `masked_value`. With concat
     "masked_image" the masked latents come first and the mask runs from -1 to 1.
     """
     config = model.config
@@ -52,5 +52,5 @@ def input_channels(
 
 
 def masked_value(config: ModelConfig) -> float:
-    """Pixels of a masked picture below the mask: black in latent diffusion, else grey."""
+    """Pixels of a masked image below the mask: black in latent diffusion, else grey."""
     return -1.0 if config.concat == "masked_image" else 0.0

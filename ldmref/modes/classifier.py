@@ -57,7 +57,8 @@ class LatentClassifier:
 
     def log_probabilities(self, x: Array, sigma: float) -> Array:
         """log p(y | x) of every class, (n, k); x: (n, c, h, w)."""
-        ops, table = self.backend, sampling_sigmas(self.model.scheduler)
+        ops = self.backend
+        table = sampling_sigmas(self.model.scheduler)
         x = ops.own("x", x)
         t = ops.xp.full((x.shape[0],), float(timesteps_at(table, sigma)), dtype=x.dtype)
         xt = x * float(alpha_bar_from_sigma(sigma)) ** 0.5

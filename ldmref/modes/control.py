@@ -16,7 +16,7 @@ from PIL import Image
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.io.adapters.controlnet import open_controlnet
-from ldmref.io.pictures.images import Source, read_image, to_array
+from ldmref.io.images.pil import Source, read_image, to_array
 from ldmref.loading import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
@@ -34,13 +34,13 @@ SEPARATOR = r":(?![\\/])|(?<!^[A-Za-z])(?<!:[A-Za-z]):" if os.name == "nt" else 
 
 @dataclass(frozen=True)
 class Control:
-    """A ControlNet, the picture that it reads, and how much of it when.
+    """A ControlNet, the image that it reads, and how much of it when.
 
     Args:
         net: from `ldmref.loading.load_controlnet`, or a folder or file to load for this call.
-        image: path, open file or Pillow picture, as the net was trained to read it (edges, depth,
-            poses, ...); another size than the drawn picture's is scaled and cropped. With
-            `only_masked` it belongs to the whole picture, and the net reads the region's part.
+        image: path, open file or Pillow image, as the net was trained to read it (edges, depth,
+            poses, ...); another size than the drawn image's is scaled and cropped. With
+            `only_masked` it belongs to the whole image, and the net reads the region's part.
         weight: factor of the net's outputs, -10 to 10.
         start, end: the part of the steps in which it acts, 0 <= start < end <= 1. Of n steps, it
             acts in step i (from 0) if start <= i/n and (i + 1)/n <= end, as diffusers counts.
@@ -81,7 +81,7 @@ def _check_numbers(control: Control) -> Control:
 
 
 def parse_control(text: str) -> Control:
-    """A ControlNet, a picture and a weight with colons between: `canny:edges.png:0.8`."""
+    """A ControlNet, an image and a weight with colons between: `canny:edges.png:0.8`."""
     net, *rest = re.split(SEPARATOR, text)
     try:
         image, weight, steps = [*rest, *("1", "0-1")[len(rest) - 1 :]]
@@ -98,17 +98,19 @@ def parse_control(text: str) -> Control:
 
 
 def fit_control(config: ModelConfig, control: Control) -> Control:
-    """The control with its picture read, if its net fits the model.
+    """The control with its image read, if its net fits the model.
 
     Raises:
         UsageError: a net of another family.
-        InputError: a net or picture that cannot be read.
+        InputError: a net or image that cannot be read.
     """
     if isinstance(control.net, ControlNet):
-        name, net_config = control.net.name, control.net.config
+        name = control.net.name
+        net_config = control.net.config
     elif isinstance(control.net, str | os.PathLike):
         file = open_controlnet(control.net, config.unet)
-        name, net_config = file.name, file.config
+        name = file.name
+        net_config = file.config
     else:
         raise UsageError(
             f"a control's net must be a ControlNet or a path, not {short_repr(control.net)}",
@@ -120,9 +122,15 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
 
 def _require_fit(config: ModelConfig, net: ControlNetConfig, name: str) -> None:
     """Refuse a ControlNet whose outputs do not go where the U-Net wants them."""
-    ours, theirs = config.unet, net.unet
-    same = ("block_out_channels", "layers_per_block", "cross_attention_dim", "class_embed_type",
-            "addition_embed_type")  # fmt: skip
+    ours = config.unet
+    theirs = net.unet
+    same = (
+        "block_out_channels",
+        "layers_per_block",
+        "cross_attention_dim",
+        "class_embed_type",
+        "addition_embed_type",
+    )
     differing = [
         f"{field} {getattr(theirs, field)}, not {getattr(ours, field)}"
         for field in same
@@ -152,21 +160,22 @@ class ActiveControl:
     net: ControlNet
     hint: Array  # (1, c, h, w), the same at every step
     control: Control
-    image_sha256: str  # of the picture as the net reads it
+    image_sha256: str  # of the image as the net reads it
     warning: str = ""
     first_sigma: float = math.inf
     last_sigma: float = -math.inf
 
     @property
     def record(self) -> dict[str, Any]:
-        """What a picture's metadata says about it."""
+        """What an image's metadata says about it."""
         c = self.control
         numbers = {"weight": c.weight, "start": c.start, "end": c.end, "image": self.image_sha256}
         return {"name": self.net.name, "sha256": self.net.sha256} | numbers
 
     def within(self, sigmas: Sequence[float]) -> ActiveControl:
         """The same for a run through `sigmas`: from its first step to the first one without it."""
-        n, c = len(sigmas) - 1, self.control
+        n = len(sigmas) - 1
+        c = self.control
         steps = [i for i in range(n) if c.start <= i / n and (i + 1) / n <= c.end]
         if not steps:
             return replace(self, first_sigma=-math.inf)
@@ -179,12 +188,13 @@ class ActiveControl:
 
 
 def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]) -> ActiveControl:
-    """The net loaded and its picture encoded, at the size of the drawn picture.
+    """The net loaded and its image encoded, at the size of the drawn image.
 
     Raises:
         UsageError: a net that is on another backend than the model.
     """
-    net, ops = control.net, model.backend
+    net = control.net
+    ops = model.backend
     if not isinstance(net, ControlNet):
         net = load_controlnet(net, ops, unet=model.config.unet)
     if net.backend.describe() != ops.describe():
@@ -193,27 +203,27 @@ def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]
             code="E-CONTROL",
             hint="load_controlnet(path, model.backend)",
         )
-    image, warning = sized_picture(control, size)
+    image, warning = sized_image(control, size)
     digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
     hint = net.encode_hint(ops.asarray((to_array([image]) + 1.0) / 2.0))
     return ActiveControl(net, hint, control, digest, warning)
 
 
-def sized_picture(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:
-    """The picture of a control at a size, and a warning if it had another."""
+def sized_image(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:
+    """The image of a control at a size, and a warning if it had another."""
     image = read_image(control.image)
     if image.size == size:
         return image, ""
     sizes = f"{image.width} x {image.height}; cropped and scaled to {size[0]} x {size[1]}"
-    return resized(image, size, "crop"), f"the control picture is {sizes}"
+    return resized(image, size, "crop"), f"the control image is {sizes}"
 
 
 def control_region(
     control: Control, whole: tuple[int, int], box: tuple[int, int, int, int], size: tuple[int, int]
 ) -> tuple[Control, str]:
-    """The control of a region: the part `box` (left, top, right, bottom) of its picture, at `size`,
-    after the picture was given the size of the `whole`; and a warning if it had another."""
-    image, warning = sized_picture(control, whole)
+    """The control of a region: the part `box` (left, top, right, bottom) of its image, at `size`,
+    after the image was given the size of the `whole`; and a warning if it had another."""
+    image, warning = sized_image(control, whole)
     return replace(control, image=image.crop(box).resize(size, Image.Resampling.LANCZOS)), warning
 
 

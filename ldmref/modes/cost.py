@@ -20,12 +20,12 @@ Event = TypeVar("Event")
 class Cost:
     """An estimate.
 
-    evaluations: of the U-Net, counted per picture; with guidance, twice per step and stage. Of a
+    evaluations: of the U-Net, counted per image; with guidance, twice per step and stage. Of a
         sampler that divides its steps, at least.
-    flops: floating-point operations of U-Net and decoder, for all pictures.
+    flops: floating-point operations of U-Net and decoder, for all images.
     memory: bytes at the peak, with all networks in memory.
     seconds: a lower bound, `flops` at the speed of a large convolution on the model's backend.
-        Small pictures, reading weights, compiling and a busy machine take a multiple of it.
+        Small images, reading weights, compiling and a busy machine take a multiple of it.
     """
 
     evaluations: int
@@ -36,7 +36,9 @@ class Cost:
 
 def cost(model: LatentDiffusion, request: Request) -> Cost:
     """Estimate a request."""
-    r, spec, pictures = request, model_spec(model.config), len(request.seeds)
+    r = request
+    spec = model_spec(model.config)
+    images = len(request.seeds)
     steps = r.steps - r.first_step
     visits: Sequence[int] = range(r.first_step, r.steps + 1)
     if r.resample is not None and steps:
@@ -45,10 +47,10 @@ def cost(model: LatentDiffusion, request: Request) -> Cost:
     if r.mode == "invert":
         calls = steps * (1 + r.values["iterations"])
     guided = 1 if r.cfg_scale in (0.0, 1.0) else 2
-    evaluations = calls * guided * pictures
+    evaluations = calls * guided * images
     flops = evaluations * unet_flops(spec, model.config, r.width, r.height)
-    flops += pictures * decoder_flops(spec, model.config, r.width, r.height)
-    memory = model.memory(r.width, r.height, min(r.batch_size, pictures), r.tile).together
+    flops += images * decoder_flops(spec, model.config, r.width, r.height)
+    memory = model.memory(r.width, r.height, min(r.batch_size, images), r.tile).together
     return Cost(evaluations, flops, memory, flops / flops_per_second(model.backend))
 
 
@@ -59,7 +61,9 @@ def denoiser_calls(sampler: Sampler, visits: Sequence[int]) -> int:
     >>> denoiser_calls(get_sampler("pndm"), [0, 1, 2]), denoiser_calls(get_sampler("heun"), [0, 1])
     (3, 2)
     """
-    calls, steps, first = 0, 0, sampler.start_nfe
+    calls = 0
+    steps = 0
+    first = sampler.start_nfe
     for i, j in pairwise(visits):
         if j < i:
             steps = 0
@@ -116,5 +120,5 @@ def check_limits(model: LatentDiffusion, request: Request) -> None:
             f"the request takes at least about {seconds:.3g} s, more than the "
             f"{model.max_seconds:g} s of max_seconds",
             code="E-SECONDS",
-            hint="draw fewer or smaller pictures, or take fewer steps",
+            hint="draw fewer or smaller images, or take fewer steps",
         )

@@ -26,7 +26,7 @@ class Parameter:
         metavar: on the command line; with one, choices are checked with the other values.
         multiple: whether the flag may be repeated.
         json: its type in the schema, where the type alone does not say it.
-        recorded: whether it is a part of the JSON in a picture.
+        recorded: whether it is a part of the JSON in an image.
     """
 
     help: str

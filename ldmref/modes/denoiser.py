@@ -29,15 +29,19 @@ from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
 
 
 def model_denoiser(
-    model: LatentDiffusion, timestep: Callable[[float], float],
-    cond: Conditioning, uncond: Conditioning, cfg_scale: float,
-    controls: Sequence[ActiveControl] = (), channels: Array | None = None,
-) -> Denoiser:  # fmt: skip
+    model: LatentDiffusion,
+    timestep: Callable[[float], float],
+    cond: Conditioning,
+    uncond: Conditioning,
+    cfg_scale: float,
+    controls: Sequence[ActiveControl] = (),
+    channels: Array | None = None,
+) -> Denoiser:
     """The denoiser of a batch.
 
     Args:
         timestep: sigma -> training timestep.
-        cond, uncond: of as many pictures as x has.
+        cond, uncond: of as many images as x has.
         cfg_scale: guidance scale.
         controls: ControlNets, which see the latents alone.
         channels: (n or 1, k, h, w), further input channels of the U-Net.
@@ -46,7 +50,8 @@ def model_denoiser(
 
     def network(xt: Array, sigma: float, conditioning: Conditioning) -> Array:
         n = xt.shape[0]
-        t, x = ops.asarray(np.full(n, timestep(sigma)), ops.state_dtype), ops.cast(xt, ops.dtype)
+        t = ops.asarray(np.full(n, timestep(sigma)), ops.state_dtype)
+        x = ops.cast(xt, ops.dtype)
         acting = [control for control in controls if control.acts_at(sigma)]
         control = {"control": residuals_of(acting, x, t, conditioning)} if acting else {}
         if channels is not None:
@@ -57,7 +62,8 @@ def model_denoiser(
         joins = isinstance(parts[0], Conditioning)
         return join(ops, parts) if joins else ops.xp.concat(parts, axis=0)
 
-    cond, uncond = with_cache(ops, cond), with_cache(ops, uncond)
+    cond = with_cache(ops, cond)
+    uncond = with_cache(ops, uncond)
     prediction_type = model.config.scheduler.prediction_type
     return guided_denoiser(network, prediction_type, cond, uncond, cfg_scale, concat)
 
@@ -106,18 +112,24 @@ def denoiser(
     (1, 4, 8, 8)
     """
     values = {
-        "prompt": prompt, "negative_prompt": negative_prompt, "cfg_scale": cfg_scale,
-        "clip_skip": clip_skip, "long_prompts": long_prompts, "prompt_weights": prompt_weights,
-        "prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds,
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "cfg_scale": cfg_scale,
+        "clip_skip": clip_skip,
+        "long_prompts": long_prompts,
+        "prompt_weights": prompt_weights,
+        "prompt_embeds": prompt_embeds,
+        "negative_prompt_embeds": negative_prompt_embeds,
         "pooled_prompt_embeds": pooled_prompt_embeds,
         "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
-    }  # fmt: skip
+    }
     config = config_of("denoiser", model)
     declared = MODES["txt2img"].parameters
     valid = {name: validation.validate(declared[name], value) for name, value in values.items()}
     request = resolve(config, "txt2img", valid)
     model = model.differentiable() if validation.flag("grad", grad) else model
-    ops, prompts = model.backend, len(request.prompts)
+    ops = model.backend
+    prompts = len(request.prompts)
     text = encode_texts(
         model, request.prompts, request.negative_prompts, (0, 0), request.clip_skip, request.options
     )
@@ -125,7 +137,8 @@ def denoiser(
 
     @cache
     def for_shape(n: int, h: int, w: int) -> list[tuple[slice, Denoiser]]:
-        times, size = n // prompts, (w * config.vae.factor, h * config.vae.factor)
+        times = n // prompts
+        size = (w * config.vae.factor, h * config.vae.factor)
         batch = repeated(text, times, size)
         if request.embeddings:
             rows = {name: np.repeat(x, times, axis=0) for name, x in request.embeddings.items()}
@@ -177,7 +190,8 @@ def check_latents(config: ModelConfig, x: Array, prompts: int) -> Array:
     Raises:
         UsageError: they are not real numbers, or have another shape.
     """
-    shape, c = tuple(x.shape), config.vae.latent_channels
+    shape = tuple(x.shape)
+    c = config.vae.latent_channels
     multiple = config.size_multiple // config.vae.factor
     fits = len(shape) == 4 and shape[1] == c and min(shape) > 0
     if not fits or shape[2] % multiple or shape[3] % multiple:

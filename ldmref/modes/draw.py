@@ -1,6 +1,6 @@
 """Drawing: sample and decode. One generator serves all modes.
 
-txt2img starts from noise, img2img further down the schedule from a noised picture; inpaint puts the
+txt2img starts from noise, img2img further down the schedule from a noised image; inpaint puts the
 known part back after every step.
 """
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from ldmref.backends.base import Backend
 from ldmref.errors import Cancelled
-from ldmref.io.pictures.images import to_images
+from ldmref.io.images.pil import to_images
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import input_channels
@@ -40,7 +40,7 @@ class CancelFlag(Protocol):
 
 
 class Decoder(Protocol):
-    """What makes pictures of latents: a `LatentDiffusion`, a `TinyAutoencoder`."""
+    """What makes images of latents: a `LatentDiffusion`, a `TinyAutoencoder`."""
 
     backend: Backend
 
@@ -54,7 +54,7 @@ class Progress:
     Args:
         model: the model that draws.
         step, steps: index of the step just taken, and how many the batch takes.
-        first, pictures: index of the batch's first picture, and how many the run draws.
+        first, count: index of the batch's first image, and how many the run draws.
         state: of the sampler, its arrays on the backend; `latents` and `x0` are on the host.
     """
 
@@ -62,7 +62,7 @@ class Progress:
     step: int
     steps: int
     first: int
-    pictures: int
+    count: int
     state: State = field(repr=False)
 
     @property
@@ -81,17 +81,17 @@ class Progress:
         return np.array(self.model.backend.to_numpy(self.state.x0), np.float32)
 
     def preview(self, decoder: Decoder | None = None) -> list[Image.Image]:
-        """The predicted pictures, decoded (costs about as much as a step).
+        """The predicted images, decoded (costs about as much as a step).
 
         With a `decoder` for the model's latents, such as TAESD (`ldmref.load_taesd`), a rougher
-        picture at a fraction of the cost.
+        image at a fraction of the cost.
         """
         return decode_images(decoder or self.model, self.x0)
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A finished picture, its index in the run, and its latents (c, h, w) float32."""
+class GeneratedImage:
+    """A finished image, its index in the run, and its latents (c, h, w) float32."""
 
     index: int
     image: Image.Image
@@ -103,33 +103,45 @@ States = Callable[..., Iterator[State]]  # (model, x, visits, history), the last
 
 
 def draw(
-    model: LatentDiffusion, request: Request, start: Start, text: TextConditioning,
-    controls: Sequence[ActiveControl] = (), cancel: CancelFlag | None = None,
-) -> Iterator[Progress | Picture]:  # fmt: skip
-    """Draw the pictures of a request, `batch_size` at a time; each is yielded once it is done.
+    model: LatentDiffusion,
+    request: Request,
+    start: Start,
+    text: TextConditioning,
+    controls: Sequence[ActiveControl] = (),
+    cancel: CancelFlag | None = None,
+) -> Iterator[Progress | GeneratedImage]:
+    """Draw the images of a request, `batch_size` at a time; each is yielded once it is done.
 
     Raises:
         Cancelled: `cancel` was set.
-        NumericError: latents or pictures hold NaN or infinity.
+        NumericError: latents or images hold NaN or infinity.
     """
     for batch in text.batches(request.batch_size):
         latents = yield from sample_batch(model, request, start, text, controls, batch, cancel)
         images = decode_images(model, latents, request.tile)
         for i, image in enumerate(images):
             finished = image if start.finish is None else start.finish(image)
-            yield Picture(batch.start + i, finished, latents[i])
+            yield GeneratedImage(batch.start + i, finished, latents[i])
 
 
 def sample_batch(
-    model: LatentDiffusion, request: Request, start: Start, text: TextConditioning,
-    controls: Sequence[ActiveControl], batch: slice, cancel: CancelFlag | None,
-) -> Generator[Progress, None, np.ndarray]:  # fmt: skip
+    model: LatentDiffusion,
+    request: Request,
+    start: Start,
+    text: TextConditioning,
+    controls: Sequence[ActiveControl],
+    batch: slice,
+    cancel: CancelFlag | None,
+) -> Generator[Progress, None, np.ndarray]:
     """Sample the latents of a batch, (n, c, h, w) float32."""
-    ops, config, size = model.backend, model.config.scheduler, (request.width, request.height)
+    ops = model.backend
+    config = model.config.scheduler
+    size = (request.width, request.height)
     schedule = make_schedule(
         config, request.sampler, request.schedule, request.steps, request.sigmas
     )
-    sigmas, shape = schedule.sigmas.tolist(), model.latent_shape(*size)
+    sigmas = schedule.sigmas.tolist()
+    shape = model.latent_shape(*size)
     streams = Streams(request.seeds[batch], shape, request.rng)
     noise, image, masked = initial_draws(request, start, streams, batch)
 
@@ -137,9 +149,14 @@ def sample_batch(
     if start.keep is not None and image is not None:
         constrain = keep_known(ops, start.keep, image, noise, sigmas[-1])
     step, visits = configured_step(
-        config, request.sampler, schedule, eta=request.eta, first_step=request.first_step,
-        constrain=constrain, bug_compatible=request.rng == "torch" and request.resample is None,
-    )  # fmt: skip
+        config,
+        request.sampler,
+        schedule,
+        eta=request.eta,
+        first_step=request.first_step,
+        constrain=constrain,
+        bug_compatible=request.rng == "torch" and request.resample is None,
+    )
     if request.resample is not None:
         visits = repaint_visits(len(visits) - 1, *request.resample, first=request.first_step)
 
@@ -160,17 +177,21 @@ def sample_batch(
             model, schedule.timestep, *text.conditioning(batch), request.cfg_scale, acting, channels
         )
         return sample(
-            denoise, x, sigmas, step, noise=lambda: on_backend(ops, streams()),
-            constrain=constrain, visits=visits, history=history,
-        )  # fmt: skip
+            denoise,
+            x,
+            sigmas,
+            step,
+            noise=lambda: on_backend(ops, streams()),
+            constrain=constrain,
+            visits=visits,
+            history=history,
+        )
 
     steps = sum(j > i for i, j in pairwise(visits))
     # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
     scale = math.hypot(1.0, sigmas[-1])
-    pictures = len(request.seeds)
-    return (
-        yield from run_sampler(model, x, states_of, steps, scale, cancel, batch.start, pictures)
-    )
+    count = len(request.seeds)
+    return (yield from run_sampler(model, x, states_of, steps, scale, cancel, batch.start, count))
 
 
 def keep_known(
@@ -198,9 +219,15 @@ def on_backend(ops: Backend, x: np.ndarray) -> Array:
 
 
 def run_sampler(
-    model: LatentDiffusion, x: Array, states_of: States, steps: int, scale: float,
-    cancel: CancelFlag | None = None, first: int = 0, pictures: int = 1,
-) -> Generator[Progress, None, np.ndarray]:  # fmt: skip
+    model: LatentDiffusion,
+    x: Array,
+    states_of: States,
+    steps: int,
+    scale: float,
+    cancel: CancelFlag | None = None,
+    first: int = 0,
+    count: int = 1,
+) -> Generator[Progress, None, np.ndarray]:
     """Run a sampler to its end and return its last x over `scale`, (n, c, h, w) float32.
 
     The one place where runs are cancelled, show their steps and are checked for NaN.
@@ -209,13 +236,15 @@ def run_sampler(
         x: the initial state, the result of a run without steps.
         states_of: `samplers.sample` from x on; once more for the cause of NaN.
         steps: how many states there are.
-        cancel, first, pictures: see `Progress`.
+        cancel, first, count: see `Progress`.
 
     Raises:
         Cancelled: `cancel` was set.
         NumericError: a step gave NaN or infinity; names the step, and the layer.
     """
-    ops, step, history = model.backend, 0, ()
+    ops = model.backend
+    step = 0
+    history = ()
     states = states_of(model, x)
     while True:
         if cancel is not None and cancel.is_set() and step < steps:
@@ -227,14 +256,16 @@ def run_sampler(
         if not ops.is_finite(state.x):
             again = partial(states_of, x=x, visits=(state.i, state.i + 1), history=history)
             raise step_error(model, x, step, steps, state.sigma, again)
-        yield Progress(model, step, steps, first, pictures, state)
-        x, history, step = state.x, state.history, step + 1
+        yield Progress(model, step, steps, first, count, state)
+        x = state.x
+        history = state.history
+        step = step + 1
 
 
 def decode_images(
     decoder: Decoder, latents: np.ndarray, tile: int | None = None
 ) -> list[Image.Image]:
-    """Pictures of host latents (n, c, h, w).
+    """Images of host latents (n, c, h, w).
 
     Raises:
         NumericError: the decoder's output holds NaN or infinity.

@@ -9,7 +9,7 @@ from typing import Annotated, Any, TypedDict
 import numpy as np
 
 from ldmref.errors import UsageError, short_repr
-from ldmref.io.pictures.arrays import host_array
+from ldmref.io.images.arrays import host_array
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
@@ -48,8 +48,14 @@ def embeddings(name: str, value: Array) -> np.ndarray:
 
 
 def _embeddings(help: str) -> Parameter:
-    return Parameter(help, check=embeddings, parse=read_noise, metavar="FILE",
-                     json={"type": "array"}, recorded=False)  # fmt: skip
+    return Parameter(
+        help,
+        check=embeddings,
+        parse=read_noise,
+        metavar="FILE",
+        json={"type": "array"},
+        recorded=False,
+    )
 
 
 class EmbeddingParameters(TypedDict, total=False):
@@ -71,7 +77,7 @@ class EmbeddingParameters(TypedDict, total=False):
 
 
 def resolve_embeddings(config: ModelConfig, v: Mapping[str, Any]) -> dict[str, Any]:
-    """What embeddings change in a request: empty prompts, and `embeddings` with a row per picture.
+    """What embeddings change in a request: empty prompts, and `embeddings` with a row per image.
 
     Raises:
         UsageError: neither a prompt nor embeddings, or both; embeddings of a wrong shape.
@@ -79,7 +85,9 @@ def resolve_embeddings(config: ModelConfig, v: Mapping[str, Any]) -> dict[str, A
     leading = v["prompt"] if v["prompt_embeds"] is None else v["prompt_embeds"]
     if leading is None:
         raise UsageError("a prompt is missing", code="E-PROMPT", hint="or give prompt_embeds")
-    replaced, rows, n = {}, {}, len(leading)
+    replaced = {}
+    rows = {}
+    n = len(leading)
     for prompt, (states, pooled) in EMBEDDINGS.items():
         if v[states] is None:
             if v[pooled] is not None:
@@ -103,7 +111,8 @@ def _check_shapes(
     encoders = config.text_encoders
     if not encoders:
         raise UsageError(f"{config.name!r} takes no prompt", code=CODE)
-    width, pooled_width = sum(t.hidden_size for t in encoders), encoders[-1].projection_dim
+    width = sum(t.hidden_size for t in encoders)
+    pooled_width = encoders[-1].projection_dim
     if not config.unet.addition_embed_type:
         pooled_width = 0
     shape = v[states].shape
@@ -141,7 +150,7 @@ def _check_lengths(config: ModelConfig, v: Mapping[str, Any]) -> None:
 
 @dataclass(frozen=True)
 class EmbeddedText(TextConditioning):
-    """Conditioning of which some parts are given: `embeddings` by name, a row per picture."""
+    """Conditioning of which some parts are given: `embeddings` by name, a row per image."""
 
     embeddings: Mapping[str, np.ndarray] = field(default_factory=dict)
 

@@ -8,14 +8,21 @@ from typing import Any, Unpack
 from PIL import Image
 
 from ldmref.errors import UsageError
-from ldmref.io.pictures.images import picture_warnings, read_image, read_mask
+from ldmref.io.images.pil import image_warnings, read_image, read_mask
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import masks
-from ldmref.modes.channels import encode_array, encode_picture, masked_value
+from ldmref.modes.channels import encode_array, encode_image, masked_value
 from ldmref.modes.control import control_region
 from ldmref.modes.draw import Callback, CancelFlag
-from ldmref.modes.parameters import InpaintParameters, Mask, MaskBlur, Picture, Prompt, Strength
+from ldmref.modes.parameters import (
+    ImageInput,
+    InpaintParameters,
+    Mask,
+    MaskBlur,
+    Prompt,
+    Strength,
+)
 from ldmref.modes.plan import Plan, plan
 from ldmref.modes.registry import mode
 from ldmref.modes.request import Request, resolve
@@ -33,20 +40,24 @@ def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
     request = resolve(config, "inpaint", values | sized)
     mask_image = read_mask(values["mask"])
     mask = masks.sized_mask(mask_image, original, values["mask_blur"], values["mask_invert"])
-    warnings += picture_warnings("the picture", original)
-    warnings += picture_warnings("the mask", mask_image)
-    picture, small_mask, box = original, mask, None
+    warnings += image_warnings("the image", original)
+    warnings += image_warnings("the mask", mask_image)
+    image = original
+    small_mask = mask
+    box = None
     if only_masked:
         box = masks.region_of(mask, values["padding"], size)
-        picture, small_mask = masks.crop_region(original, mask, box, size)
+        image, small_mask = masks.crop_region(original, mask, box, size)
         regions = [control_region(c, original.size, box, size) for c in request.control]
         request = replace(request, control=tuple(control for control, _ in regions))
         warnings += [warning for _, warning in regions if warning]
     if small_mask.getextrema()[1] == 0:
         warnings.append("the mask is all black: nothing to repaint")
     elif masks.vanishes(small_mask, config.vae.factor, request.rng, bool(config.image_channels)):
-        warnings.append(f"the white part falls between the latent cells of {config.vae.factor} "
-                        "pixels, and is not repainted")  # fmt: skip
+        warnings.append(
+            f"the white part falls between the latent cells of {config.vae.factor} "
+            "pixels, and is not repainted"
+        )
     if values["fill"] != "original" and request.first_step == 0:
         fill = values["fill"]
         warnings.append(f"fill={fill} changes nothing at strength 1, which starts from noise")
@@ -58,7 +69,7 @@ def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
         return masks.paste_region(image, original, painted, box)
 
     def start(model: LatentDiffusion) -> Start:
-        return inpaint_start(model, request, picture, small_mask, values["fill"], finish)
+        return inpaint_start(model, request, image, small_mask, values["fill"], finish)
 
     return Plan(request, start, warnings=tuple(warnings))
 
@@ -66,17 +77,21 @@ def plan_inpaint(config: ModelConfig, values: dict[str, Any]) -> Plan:
 def inpaint_start(
     model: LatentDiffusion,
     request: Request,
-    picture: Image.Image,
+    image: Image.Image,
     mask: Image.Image,
     fill: str,
     finish: Any,
 ) -> Start:
-    """Latents, kept cells and input channels of a picture and its mask, both at the drawn size."""
-    config, factor = model.config, model.config.vae.factor
-    image, channels, kept, noise_fill = encode_picture(model, picture), None, None, None
+    """Latents, kept cells and input channels of an image and its mask, both at the drawn size."""
+    config = model.config
+    factor = model.config.vae.factor
+    known = encode_image(model, image)
+    channels = None
+    kept = None
+    noise_fill = None
     keep = masks.kept_latents(mask, factor, nearest=request.rng == "torch")
     if config.image_channels:  # the U-Net sees what to keep, and needs no constraint
-        hidden = masks.masked_picture(picture, mask, masked_value(config))
+        hidden = masks.masked_image(image, mask, masked_value(config))
         channels = MaskedImage(masks.latent_mask(mask, factor), encode_array(model, hidden))
     elif mask.getextrema()[0] == 0:
         kept = keep
@@ -85,10 +100,10 @@ def inpaint_start(
     elif fill != "original":
         content: Posterior | None = None
         if fill == "fill":
-            content = encode_picture(model, masks.fill_surroundings(picture, mask))
-        image = masks.fill_latents(image, 1.0 - keep, content)
+            content = encode_image(model, masks.fill_surroundings(image, mask))
+        known = masks.fill_latents(known, 1.0 - keep, content)
     return Start(
-        request.latents, image, request.first_step == 0, noise_fill, kept, channels, finish=finish
+        request.latents, known, request.first_step == 0, noise_fill, kept, channels, finish=finish
     )
 
 
@@ -112,9 +127,12 @@ def masked_region_alone(
 
 
 def size_to_draw(
-    config: ModelConfig, image: Image.Image, only_masked: bool, width: int | None,
+    config: ModelConfig,
+    image: Image.Image,
+    only_masked: bool,
+    width: int | None,
     height: int | None,
-) -> tuple[int, int]:  # fmt: skip
+) -> tuple[int, int]:
     """The size at which the networks generate.
 
     Raises:
@@ -126,7 +144,7 @@ def size_to_draw(
     require_exact(config, image)
     if (width or image.width, height or image.height) != image.size:
         raise UsageError(
-            "inpaint draws at the picture's own size",
+            "inpaint draws at the image's own size",
             code="E-SIZE",
             hint="leave width and height away, or repaint with only_masked",
         )
@@ -137,7 +155,7 @@ def size_to_draw(
 def inpaint(
     model: LatentDiffusion,
     prompt: Prompt,
-    image: Picture,
+    image: ImageInput,
     mask: Mask,
     strength: Strength = 1.0,
     mask_blur: MaskBlur = 0,
@@ -151,23 +169,29 @@ def inpaint(
     After every step the latents outside the mask are replaced by the known ones at the new noise
     level, with one fixed noise (Lugmayr et al. 2022, arXiv:2201.09865, eq. 8; with `resample` also
     its algorithm 1).
-    They are the mean of the picture's posterior, or, with `rng="torch"`, a sample, as in diffusers.
+    They are the mean of the image's posterior, or, with `rng="torch"`, a sample, as in diffusers.
     A latent cell is outside if none of its pixels is white, or, with `rng="torch"`, if its first
     pixel is black, as in diffusers, which leaves white pixels along the mask's edge as they were.
 
-    The picture has a size that the model can take, both sides multiples of the autoencoder's
-    factor; with `only_masked`, which models of one size do unless told otherwise if the picture is
+    The image has a size that the model can take, both sides multiples of the autoencoder's
+    factor; with `only_masked`, which models of one size do unless told otherwise if the image is
     far from it, any size. Strength 1 starts the white part from pure noise, less from
-    the picture.
+    the image.
 
     Raises:
         UsageError, ResourceError: an argument is wrong; nothing was computed.
-        ImageError: picture or mask cannot be read, have different sizes, or a size that the model
+        ImageError: image or mask cannot be read, have different sizes, or a size that the model
             cannot take (it is not resized: the kept pixels would not be yours).
         Cancelled, NumericError: see `ldmref.errors`.
     """
     checked = plan(
-        "inpaint", model, prompt=prompt, image=image, mask=mask, strength=strength,
-        mask_blur=mask_blur, **parameters,
-    )  # fmt: skip
+        "inpaint",
+        model,
+        prompt=prompt,
+        image=image,
+        mask=mask,
+        strength=strength,
+        mask_blur=mask_blur,
+        **parameters,
+    )
     return checked.run(model, callback, cancel)

@@ -1,4 +1,4 @@
-"""Pictures between two prompts, and between two noises."""
+"""Images between two prompts, and between two noises."""
 
 from __future__ import annotations
 
@@ -19,15 +19,17 @@ from ldmref.modes.request import resolve
 from ldmref.modes.result import Result
 from ldmref.modes.start import Start
 from ldmref.modes.text import Interpolation
-from ldmref.modes.validation import seed_per_picture
+from ldmref.modes.validation import seed_per_image
 from ldmref.samplers.noise import Streams
 
 
 def plan_interpolate(config: ModelConfig, values: dict[str, Any]) -> Plan:
-    prompt, prompt_b = values["prompt"], values["prompt_b"]
+    prompt = values["prompt"]
+    prompt_b = values["prompt_b"]
     resolve(config, "interpolate", values | {"prompt": prompt_b, "seed": 0})
-    positions, seed = values["positions"], values["seed"]
-    ends = seed_per_picture(seed, 2 if isinstance(seed, Sequence) else 1)
+    positions = values["positions"]
+    seed = values["seed"]
+    ends = seed_per_image(seed, 2 if isinstance(seed, Sequence) else 1)
     prompts = {"prompt": [prompt] * len(positions)}
     seeds = {"seed": [ends[0]] * len(positions)}
     request = resolve(config, "interpolate", values | prompts | seeds)
@@ -62,10 +64,10 @@ def interpolate(
     cancel: CancelFlag | None = None,
     **parameters: Unpack[InterpolateParameters],
 ) -> Result:
-    """Draw a row of pictures that turns from one prompt into another.
+    """Draw a row of images that turns from one prompt into another.
 
     The initial noise follows the great circle between the noises of two seeds, which keeps its
-    length; the hidden states of the prompts follow `path`. The ends are txt2img's pictures. `seed`
+    length; the hidden states of the prompts follow `path`. The ends are txt2img's images. `seed`
     may be a pair, of the noise at 0 and at 1; one seed serves both. The sampler must not draw fresh
     noise.
 
@@ -74,7 +76,11 @@ def interpolate(
         Cancelled, NumericError: see `ldmref.errors`.
     """
     checked = plan(
-        "interpolate", model, prompt=prompt, prompt_b=prompt_b, positions=positions,
+        "interpolate",
+        model,
+        prompt=prompt,
+        prompt_b=prompt_b,
+        positions=positions,
         **parameters,
-    )  # fmt: skip
+    )
     return checked.run(model, callback, cancel)

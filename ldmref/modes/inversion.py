@@ -16,18 +16,35 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import advice
 from ldmref.modes.callbacks import check_callbacks, run_to_end
-from ldmref.modes.channels import encode_picture, input_channels
+from ldmref.modes.channels import encode_image, input_channels
 from ldmref.modes.cost import Cost, check_limits, cost, explain_memory
 from ldmref.modes.denoiser import model_denoiser
-from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, on_backend, run_sampler
+from ldmref.modes.draw import (
+    Callback,
+    CancelFlag,
+    GeneratedImage,
+    Progress,
+    on_backend,
+    run_sampler,
+)
 from ldmref.modes.record import request_params, run_params
 from ldmref.modes.request import Request
-from ldmref.modes.result import params_of_picture
+from ldmref.modes.result import params_of_image
 from ldmref.modes.text import TextConditioning, encode_texts
 from ldmref.samplers import History, State, implicit, make_schedule, sample
 
-SETTINGS = ("steps", "cfg_scale", "schedule", "sigmas", "width", "height", "clip_skip",
-            "negative_prompt", "long_prompts", "prompt_weights")  # fmt: skip
+SETTINGS = (
+    "steps",
+    "cfg_scale",
+    "schedule",
+    "sigmas",
+    "width",
+    "height",
+    "clip_skip",
+    "negative_prompt",
+    "long_prompts",
+    "prompt_weights",
+)
 
 
 @dataclass(frozen=True)
@@ -55,16 +72,16 @@ class InversionPlan:
     """A checked inversion: a plan whose result is an `Inversion`.
 
     It is used as a `Plan` is: at once by `run`, or event by event by `prepare`. The last event is
-    a `Picture` of the inverted image and its noise.
+    a `GeneratedImage` of the inverted image and its noise.
 
     Args:
         request: resolved.
-        picture: the image to invert, at its size.
+        image: the image to invert, at its size.
         warnings: about the image, one line each.
     """
 
     request: Request
-    picture: Image.Image
+    image: Image.Image
     warnings: tuple[str, ...] = ()
 
     @property
@@ -92,7 +109,7 @@ class InversionPlan:
         check_limits(model, r)
         size = r.width, r.height
         text = encode_texts(model, r.prompts, r.negative_prompts, size, r.clip_skip, r.options)
-        clean = encode_picture(model, self.picture).mean
+        clean = encode_image(model, self.image).mean
         channels = input_channels(model, size) if model.config.image_channels else None
         return InversionRun(self, model, text, clean, channels)
 
@@ -119,18 +136,20 @@ class InversionRun(NamedTuple):
     clean: np.ndarray  # latents of the image, (1, c, h, w)
     channels: Array | None
 
-    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | Picture]:
-        """Invert, one event at a time: a `Progress` after every step, and the `Picture` last.
+    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]:
+        """Invert, one event at a time: a `Progress` after every step, then the `GeneratedImage`.
 
-        The `Picture` holds the inverted image and, as its latents, the noise.
+        The `GeneratedImage` holds the inverted image and, as its latents, the noise.
 
         Raises:
             Cancelled, NumericError, ResourceError: see `Run.draw`.
         """
         yield from explain_memory(self._steps(cancel), self.model, self.plan.request)
 
-    def _steps(self, cancel: CancelFlag | None) -> Iterator[Progress | Picture]:
-        r, config, ops = self.plan.request, self.model.config.scheduler, self.model.backend
+    def _steps(self, cancel: CancelFlag | None) -> Iterator[Progress | GeneratedImage]:
+        r = self.plan.request
+        config = self.model.config.scheduler
+        ops = self.model.backend
         iterations = r.values["iterations"]
         schedule = make_schedule(config, r.sampler, r.schedule, r.steps, r.sigmas)
         sigmas = schedule.sigmas[::-1].tolist()
@@ -150,15 +169,16 @@ class InversionRun(NamedTuple):
 
         scale = schedule.init_noise_sigma
         latents = yield from run_sampler(self.model, x, states_of, r.steps, scale, cancel)
-        yield Picture(0, self.plan.picture, latents[0])
+        yield GeneratedImage(0, self.plan.image, latents[0])
 
-    def result(self, pictures: Sequence[Picture]) -> Inversion:
+    def result(self, generated: Sequence[GeneratedImage]) -> Inversion:
         """The noise, with all that belongs to it; no row of latents if the run was stopped."""
-        latents = np.zeros((len(pictures), *self.clean.shape[1:]), np.float32)
-        for i, picture in enumerate(pictures):
-            latents[i] = picture.latents
-        prompt, settings = self.plan.request.prompts[0], self.plan.settings
-        return Inversion(latents, settings, prompt, self.warnings, self.params(len(pictures)))
+        latents = np.zeros((len(generated), *self.clean.shape[1:]), np.float32)
+        for i, image in enumerate(generated):
+            latents[i] = image.latents
+        prompt = self.plan.request.prompts[0]
+        settings = self.plan.settings
+        return Inversion(latents, settings, prompt, self.warnings, self.params(len(generated)))
 
     @property
     def warnings(self) -> list[str]:
@@ -169,7 +189,7 @@ class InversionRun(NamedTuple):
 
     def params_of(self, i: int) -> dict[str, Any]:
         """The parameters of image `i`, of which there is one."""
-        return params_of_picture(self.params(1), self.plan.request.seeds[i], i)
+        return params_of_image(self.params(1), self.plan.request.seeds[i], i)
 
     def params(self, n: int) -> dict[str, Any]:
         """The parameters of the inversion, with the model, backend and version."""

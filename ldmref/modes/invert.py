@@ -8,39 +8,44 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.draw import Callback, CancelFlag
 from ldmref.modes.inversion import Inversion, InversionPlan
-from ldmref.modes.parameters import InvertParameters, Picture, SinglePrompt
+from ldmref.modes.parameters import ImageInput, InvertParameters, SinglePrompt
 from ldmref.modes.plan import plan
 from ldmref.modes.registry import mode
 from ldmref.modes.request import resolve
-from ldmref.modes.sizing import sized_picture
+from ldmref.modes.sizing import sized_image
 
 
 def plan_invert(config: ModelConfig, values: dict[str, Any]) -> InversionPlan:
     size = values["width"], values["height"]
-    picture, resize, warnings = sized_picture(config, values["image"], *size, values["resize"])
+    image, resize, warnings = sized_image(config, values["image"], *size, values["resize"])
     cfg_scale = 1.0 if values["cfg_scale"] is None else values["cfg_scale"]
     decided = {
-        "width": picture.width, "height": picture.height, "resize": resize,
-        "cfg_scale": cfg_scale, "sampler": "ddim", "eta": 0.0, "seed": 0,
-    }  # fmt: skip
+        "width": image.width,
+        "height": image.height,
+        "resize": resize,
+        "cfg_scale": cfg_scale,
+        "sampler": "ddim",
+        "eta": 0.0,
+        "seed": 0,
+    }
     request = resolve(config, "invert", values | decided)
-    return InversionPlan(request, picture, tuple(warnings))
+    return InversionPlan(request, image, tuple(warnings))
 
 
 @mode(plan_invert)
 def invert(
     model: LatentDiffusion,
     prompt: SinglePrompt,
-    image: Picture,
+    image: ImageInput,
     *,
     callback: Callback | None = None,
     cancel: CancelFlag | None = None,
     **parameters: Unpack[InvertParameters],
 ) -> Inversion:
-    """Run DDIM upwards from a picture to its noise; the prompt says what it shows.
+    """Run DDIM upwards from an image to its noise; the prompt says what it shows.
 
-    `txt2img` from these latents with the same prompt gives the picture back, but for what the
-    autoencoder loses and an error of the inversion; with another prompt it gives the picture as it
+    `txt2img` from these latents with the same prompt gives the image back, but for what the
+    autoencoder loses and an error of the inversion; with another prompt it gives the image as it
     would be with those words, as far as the noise holds the layout (Hertz et al. 2022,
     arXiv:2208.01626, section 4, without its attention maps). The empty prompt works, and edits less
     well.
@@ -49,7 +54,7 @@ def invert(
     section 3). Edit with more: `settings | {"cfg_scale": 3.0}`.
 
     Raises:
-        UsageError, ResourceError, ImageError: an argument or the picture is wrong; nothing was
+        UsageError, ResourceError, ImageError: an argument or the image is wrong; nothing was
             computed.
         Cancelled, NumericError: see `ldmref.errors`.
     """

@@ -9,7 +9,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from ldmref.errors import ImageError
-from ldmref.io.pictures.images import Source, read_mask, to_array
+from ldmref.io.images.pil import Source, read_mask, to_array
 from ldmref.modes.start import Posterior
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
@@ -22,16 +22,16 @@ def sized_mask(
     """The mask as 8-bit grey, blurred outwards only: white pixels stay white.
 
     Raises:
-        ImageError: the mask has not the picture's size.
+        ImageError: the mask has not the image's size.
     """
     mask = read_mask(source)
     if invert:
         mask = mask.point(lambda value: 255 - value)
     if mask.size != image.size:
         raise ImageError(
-            f"the mask is {mask.width} x {mask.height}, the picture {image.width} x {image.height}",
+            f"the mask is {mask.width} x {mask.height}, the image {image.width} x {image.height}",
             code="E-MASK-SIZE",
-            hint="give a mask of the picture's size",
+            hint="give a mask of the image's size",
         )
     mask = Image.fromarray(np.where(np.asarray(mask) >= 128, 255, 0).astype(np.uint8))
     if blur > 0:
@@ -45,12 +45,13 @@ def kept_latents(mask: Image.Image, factor: int, nearest: bool = False) -> np.nd
 
     Kept are cells without a single pixel to repaint, so that everything white is drawn anew; or,
     with `nearest`, cells whose first pixel is below one half, as in diffusers: white pixels in a
-    cell that the mask only touches then show the given picture, encoded and decoded.
+    cell that the mask only touches then show the given image, encoded and decoded.
     """
     if nearest:
         return 1.0 - latent_mask(mask, factor)
     pixels = np.asarray(mask) > 0
-    h, w = pixels.shape[0] // factor, pixels.shape[1] // factor
+    h = pixels.shape[0] // factor
+    w = pixels.shape[1] // factor
     cells = pixels.reshape(h, factor, w, factor).any(axis=(1, 3))
     return np.where(cells, 0.0, 1.0).astype(np.float32)[None, None]
 
@@ -61,8 +62,8 @@ def vanishes(mask: Image.Image, factor: int, rng: str, channels: bool) -> bool:
     return (channels or rng == "torch") and not latent_mask(mask, factor).any()
 
 
-def masked_picture(image: Image.Image, mask: Image.Image, hole: float = 0.0) -> np.ndarray:
-    """The picture with `hole` (0: grey) where the mask is at least one half, (1, 3, H, W)."""
+def masked_image(image: Image.Image, mask: Image.Image, hole: float = 0.0) -> np.ndarray:
+    """The image with `hole` (0: grey) where the mask is at least one half, (1, 3, H, W)."""
     kept = np.asarray(mask) < 128
     return np.where(kept[None, None], to_array([image]), np.float32(hole))
 
@@ -75,15 +76,16 @@ def latent_mask(mask: Image.Image, factor: int) -> np.ndarray:
 def paste(image: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
     """`image` where the mask is white, `original` bit for bit where it is black."""
     m = np.asarray(mask, np.uint32)[..., None]
-    new, old = np.asarray(image, np.uint32), np.asarray(original, np.uint32)
+    new = np.asarray(image, np.uint32)
+    old = np.asarray(original, np.uint32)
     return Image.fromarray(((new * m + old * (255 - m) + 127) // 255).astype(np.uint8))
 
 
 def region_of(mask: Image.Image, padding: int, size: tuple[int, int]) -> Box:
-    """The part of a picture to draw: around the mask, with the proportions of `size`.
+    """The part of an image to draw: around the mask, with the proportions of `size`.
 
     What is not 0 in the mask, `padding` pixels around it, and then as much more as the proportions
-    need; all of it inside the picture. Where the picture is too small for the proportions, the
+    need; all of it inside the image. Where the image is too small for the proportions, the
     region is as large as it can be.
     """
     box = mask.getbbox() or (0, 0, *mask.size)
@@ -102,7 +104,7 @@ def region_of(mask: Image.Image, padding: int, size: tuple[int, int]) -> Box:
 def crop_region(
     image: Image.Image, mask: Image.Image, box: Box, size: tuple[int, int]
 ) -> tuple[Image.Image, Image.Image]:
-    """Region of picture and mask at the size to draw; what is not 0 in the mask never becomes 0."""
+    """Region of image and mask at the size to draw; what is not 0 in the mask never becomes 0."""
     part = image.crop(box).resize(size, Image.Resampling.LANCZOS)
     soft = mask.crop(box).convert("F").resize(size, Image.Resampling.BOX)
     return part, Image.fromarray(np.ceil(np.asarray(soft)).astype(np.uint8))
@@ -119,13 +121,14 @@ def paste_region(
 
 
 def fill_surroundings(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The picture with the colours of the surroundings where the mask is not 0.
+    """The image with the colours of the surroundings where the mask is not 0.
 
     Each pixel takes the colour of the nearest one that is kept, smoothed; grey where none is kept.
     """
     from scipy import ndimage
 
-    hole, pixels = np.asarray(mask) > 0, np.asarray(image, np.float64)
+    hole = np.asarray(mask) > 0
+    pixels = np.asarray(image, np.float64)
     if hole.all():
         return Image.new("RGB", image.size, (128, 128, 128))
     distance, nearest = ndimage.distance_transform_edt(hole, return_indices=True)  # type: ignore
@@ -136,7 +139,7 @@ def fill_surroundings(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def fill_latents(image: Posterior, hole: np.ndarray, content: Posterior | None) -> Posterior:
-    """The latents of a picture with others where `hole` is 1; without `content`, zeros."""
+    """The latents of an image with others where `hole` is 1; without `content`, zeros."""
     if content is None:
         return Posterior(image.mean * (1.0 - hole), image.std * (1.0 - hole))
     return Posterior(*(i * (1.0 - hole) + c * hole for i, c in zip(image, content, strict=True)))

@@ -1,6 +1,6 @@
 """Where NaN or infinity came from: the failing computation once more, watched layer by layer.
 
-Nothing here runs as long as pictures are healthy.
+Nothing here runs as long as images are healthy.
 """
 
 from __future__ import annotations
@@ -26,20 +26,25 @@ def first_layer(
 
     def watched(ops: FiniteBackend) -> None:
         other = copy.copy(model)
-        other.backend, other._compiled = ops, {}
+        other.backend = ops
+        other._compiled = {}
         compute(other)
 
     return finite.first_layer(model.backend, {network: model.params[network]}, watched)
 
 
 def step_error(
-    model: LatentDiffusion, x: Array, step: int, steps: int, sigma: float,
+    model: LatentDiffusion,
+    x: Array,
+    step: int,
+    steps: int,
+    sigma: float,
     repeat: Callable[[LatentDiffusion], Iterable[Any]],
-) -> NumericError:  # fmt: skip
+) -> NumericError:
     """The error of a step that made NaN or infinity of x; `repeat` takes it again."""
     where = f"in step {step + 1} of {steps}, to sigma {sigma:.4g}"
     if not model.backend.is_finite(x):
-        return _error(model, "the initial latents are NaN or infinite: so the picture was encoded")
+        return _error(model, "the initial latents are NaN or infinite: so the image was encoded")
     layer = first_layer(model, "unet", lambda watched: [*repeat(watched)])
     cause = f"first in {layer}" if layer else "in the step itself: the network's output is finite"
     return _error(model, f"the latents became NaN or infinite {where}, {cause}")

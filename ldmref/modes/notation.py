@@ -17,7 +17,7 @@ def parse_seeds(text: str) -> int | list[int]:
         raise UsageError(
             f"seed must be a whole number from 0 to 2^64 - 1, or -1, not {short_repr(text)}",
             code="E-SEED",
-            hint="several pictures may have a seed each: --seed 1,2,3",
+            hint="several images may have a seed each: --seed 1,2,3",
         )
     seeds = [int(seed) for seed in text.split(",")]
     return seeds if len(seeds) > 1 else seeds[0]

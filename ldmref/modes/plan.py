@@ -21,13 +21,13 @@ from ldmref.modes.aliases import unknown_parameter
 from ldmref.modes.callbacks import check_callbacks, run_to_end
 from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.cost import Cost, check_limits, cost, explain_memory
-from ldmref.modes.draw import Callback, CancelFlag, Picture, Progress, draw
+from ldmref.modes.draw import Callback, CancelFlag, GeneratedImage, Progress, draw
 from ldmref.modes.embeddings import with_embeddings
 from ldmref.modes.inversion import InversionPlan, InversionRun
 from ldmref.modes.record import request_params, run_params
 from ldmref.modes.registry import MODES, Mode, config_of
 from ldmref.modes.request import Request
-from ldmref.modes.result import Result, params_of_picture
+from ldmref.modes.result import Result, params_of_image
 from ldmref.modes.start import Start
 from ldmref.modes.text import TextConditioning, encode_texts
 
@@ -50,11 +50,11 @@ class Plan:
 
     @property
     def params(self) -> dict[str, Any]:
-        """The resolved request: JSON-able values that make the same pictures again."""
+        """The resolved request: JSON-able values that make the same images again."""
         return self.params_of_first(len(self.request.seeds))
 
     def params_of_first(self, n: int) -> dict[str, Any]:
-        """The same for the first n pictures alone."""
+        """The same for the first n images alone."""
         return request_params(self.request, n) | copy.deepcopy(dict(self.recorded))
 
     def estimate(self, model: LatentDiffusion) -> Cost:
@@ -62,16 +62,17 @@ class Plan:
         return cost(model, self.request)
 
     def prepare(self, model: LatentDiffusion) -> Run:
-        """Everything up to the first step: prompts and pictures encoded, ControlNets loaded.
+        """Everything up to the first step: prompts and images encoded, ControlNets loaded.
 
         Raises:
-            ResourceError: the pictures take more memory or time than the model may use.
+            ResourceError: the images take more memory or time than the model may use.
             UsageError: a ControlNet is on another backend than the model.
         """
         r = self.request
         if model.max_memory is not None or model.max_seconds is not None:
             check_limits(model, r)
-        start, size = self.start(model), (r.width, r.height)
+        start = self.start(model)
+        size = (r.width, r.height)
         text = encode_texts(
             model, r.prompts, r.negative_prompts, size, r.clip_skip, r.options, start.interpolation
         )
@@ -86,10 +87,10 @@ class Plan:
         callback: Callback | None = None,
         cancel: CancelFlag | None = None,
     ) -> Result:
-        """Draw all pictures.
+        """Draw all images.
 
         Raises:
-            Cancelled: `cancel` was set; its `partial` is the `Result` of the finished pictures.
+            Cancelled: `cancel` was set; its `partial` is the `Result` of the finished images.
             UsageError: `callback` or `cancel` is not what it must be.
             NumericError, ResourceError: see `ldmref.errors`.
         """
@@ -109,27 +110,28 @@ class Run(NamedTuple):
     text: TextConditioning
     controls: Sequence[ActiveControl]
 
-    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | Picture]:
-        """Draw, one event at a time: a `Progress` after every step, every `Picture` once done.
+    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]:
+        """Draw, one event at a time: a `Progress` after each step, then a `GeneratedImage`.
 
         Raises:
             Cancelled: `cancel` was set.
-            NumericError: latents or pictures hold NaN or infinity.
+            NumericError: latents or images hold NaN or infinity.
             ResourceError: out of memory.
         """
         request = self.plan.request
         events = draw(self.model, request, self.start, self.text, self.controls, cancel)
         yield from explain_memory(events, self.model, request)
 
-    def result(self, pictures: Sequence[Picture]) -> Result:
-        """The pictures so far, with all that makes them again."""
-        model, seeds = self.model, self.plan.request.seeds[: len(pictures)]
+    def result(self, generated: Sequence[GeneratedImage]) -> Result:
+        """The images so far, with all that makes them again."""
+        model = self.model
+        seeds = self.plan.request.seeds[: len(generated)]
         shape = model.latent_shape(self.plan.request.width, self.plan.request.height)
-        latents = np.zeros((len(pictures), *shape), np.float32)
-        for i, picture in enumerate(pictures):
-            latents[i] = picture.latents
-        images = [picture.image for picture in pictures]
-        return Result(images, latents, list(seeds), self.params(len(pictures)), self.warnings)
+        latents = np.zeros((len(generated), *shape), np.float32)
+        for i, image in enumerate(generated):
+            latents[i] = image.latents
+        images = [image.image for image in generated]
+        return Result(images, latents, list(seeds), self.params(len(generated)), self.warnings)
 
     @property
     def warnings(self) -> list[str]:
@@ -140,12 +142,12 @@ class Run(NamedTuple):
         return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
 
     def params_of(self, i: int) -> dict[str, Any]:
-        """The parameters that make picture `i` alone."""
+        """The parameters that make image `i` alone."""
         seeds = self.plan.request.seeds
-        return params_of_picture(self.params(len(seeds)), seeds[i], i)
+        return params_of_image(self.params(len(seeds)), seeds[i], i)
 
     def params(self, n: int) -> dict[str, Any]:
-        """The parameters of the first n pictures, with the model, backend and version."""
+        """The parameters of the first n images, with the model, backend and version."""
         request = self.plan.request
         planned = self.plan.params_of_first(n or len(request.seeds))
         return run_params(self.model, request, planned, self.text, self.controls, n)
@@ -214,6 +216,7 @@ def schema(mode: str) -> dict[str, Any]:
 
 def _mode_named(mode: str) -> Mode:
     if not isinstance(mode, str) or mode not in MODES:
-        message, hint = f"unknown mode {short_repr(mode)}", did_you_mean(str(mode), MODES)
+        message = f"unknown mode {short_repr(mode)}"
+        hint = did_you_mean(str(mode), MODES)
         raise UsageError(message, code="E-MODE", hint=hint)
     return MODES[mode]

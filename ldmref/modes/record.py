@@ -18,7 +18,7 @@ from ldmref.modes.request import Request
 from ldmref.modes.text import TextConditioning
 from ldmref.version import __version__
 
-RECORDED = keys_of(Txt2ImgParameters)  # by pictures of every mode
+RECORDED = keys_of(Txt2ImgParameters)  # by images of every mode
 
 
 def request_params(request: Request, n: int) -> dict[str, Any]:
@@ -29,7 +29,8 @@ def request_params(request: Request, n: int) -> dict[str, Any]:
         value = r.values.get(name)
         if parameter.recorded and value is not None:
             params[name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
-    prompts, negatives = list(r.prompts[:n]), list(r.negative_prompts[:n])
+    prompts = list(r.prompts[:n])
+    negatives = list(r.negative_prompts[:n])
     alike = len({*prompts}) == 1 == len({*negatives})
     return params | {
         "prompt": prompts[0] if alike else prompts,

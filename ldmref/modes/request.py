@@ -1,4 +1,4 @@
-"""What a picture is asked for, every default filled in.
+"""What an image is asked for, every default filled in.
 
 A `Request` needs the model's configuration but not its weights, so that all mistakes are found
 before anything is loaded.
@@ -44,7 +44,7 @@ SLACK = 0.01  # by which other programs' largest sigma may differ from ours
 class Request:
     """A fully resolved request.
 
-    `prompts`, `negative_prompts` and `seeds` have an entry per picture; `values` holds every value
+    `prompts`, `negative_prompts` and `seeds` have an entry per image; `values` holds every value
     by the name of its parameter.
     """
 
@@ -78,7 +78,8 @@ class Request:
         n = len(self.seeds)
         images = "1 image" if n == 1 else f"{n} images"
         prompt = f" {short_repr(self.prompts[0])}," if self.prompts[0] else ""
-        size, steps = f"{self.width} x {self.height}", f"{self.steps} steps of {self.sampler.name}"
+        size = f"{self.width} x {self.height}"
+        steps = f"{self.steps} steps of {self.sampler.name}"
         return f"{self.mode}:{prompt} {images} of {size}, {steps}, seed {self.seeds[0]}"
 
     def __repr__(self) -> str:
@@ -100,21 +101,23 @@ def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Reques
 
     Raises:
         UsageError: says what was wrong, what is allowed and what to do.
-        ResourceError: the picture is larger than the model can sensibly draw.
+        ResourceError: the image is larger than the model can sensibly draw.
     """
     defaults = config.defaults
     v: dict[str, Any] = DEFAULTS | {"prompt": ""} | dict(values)
     if v["prompt"] is None or any(v[name] is not None for name in NAMES):
         v |= resolve_embeddings(config, v)
-    v["prompts"], v["negative_prompts"] = per_picture(v["prompt"], v["negative_prompt"], v["count"])
-    v["seeds"] = validation.seed_per_picture(v["seed"], len(v["prompts"]))
+    v["prompts"], v["negative_prompts"] = per_image(v["prompt"], v["negative_prompt"], v["count"])
+    v["seeds"] = validation.seed_per_image(v["seed"], len(v["prompts"]))
     v["options"] = PromptOptions(v["long_prompts"], v["prompt_weights"], v["strict_prompt"])
-    sampler, spacing = v["sampler"], v["schedule"]
+    sampler = v["sampler"]
+    spacing = v["schedule"]
     v["sampler"], v["schedule"] = sampler_and_schedule(
         config.scheduler.sampler if sampler is None else sampler, spacing, config.scheduler
     )
     if v["sigmas"] is not None:
-        v["steps"], v["schedule"] = explicit_steps(v["sigmas"], v["steps"], spacing), None
+        v["steps"] = explicit_steps(v["sigmas"], v["steps"], spacing)
+        v["schedule"] = None
     v["steps"] = v["steps"] or defaults.steps
     v["width"], v["height"] = v["width"] or defaults.width, v["height"] or defaults.height
     if v["cfg_scale"] is None:
@@ -145,10 +148,10 @@ def explicit_steps(sigmas: Sequence[float], steps: int | None, schedule: str | N
     return n
 
 
-def per_picture(
+def per_image(
     prompt: Sequence[str], negative_prompt: Sequence[str], count: int
 ) -> tuple[tuple[str, ...], tuple[str, ...]]:
-    """Prompts and negative prompts, one of each per picture."""
+    """Prompts and negative prompts, one of each per image."""
     prompts = [prompt] if isinstance(prompt, str) else prompt
     negatives = [negative_prompt] if isinstance(negative_prompt, str) else negative_prompt
     if len(negatives) not in (1, len(prompts)):
@@ -206,9 +209,10 @@ def check_mode(config: ModelConfig, mode: str) -> None:
         )
     if needed and mode != needed:
         raise UsageError(
-            f"{config.name!r} draws only from a given picture", code="E-MODE",
+            f"{config.name!r} draws only from a given image",
+            code="E-MODE",
             hint=f"use {needed}",
-        )  # fmt: skip
+        )
 
 
 def check_text(config: ModelConfig, request: Request) -> None:
@@ -235,7 +239,8 @@ def check_text(config: ModelConfig, request: Request) -> None:
 
 def check_sampling(config: ModelConfig, request: Request) -> None:
     """Refuse numbers that do not fit the sampler or its schedule."""
-    steps, sampler = request.steps, request.sampler
+    steps = request.steps
+    sampler = request.sampler
     table = sampling_sigmas(config.scheduler)
     if request.sigmas is None:
         check_steps(steps, min(validation.MAX_STEPS, len(table)))
@@ -267,7 +272,8 @@ def check_sampling(config: ModelConfig, request: Request) -> None:
 
 def check_size(config: ModelConfig, request: Request) -> None:
     """Refuse sizes that the networks cannot take, and noise of another size."""
-    defaults, f = config.defaults, config.vae.factor
+    defaults = config.defaults
+    f = config.vae.factor
     for name in ("width", "height"):
         validation.multiple_of(name, getattr(request, name), config.size_multiple)
     if request.tile is not None:
@@ -285,11 +291,15 @@ def check_size(config: ModelConfig, request: Request) -> None:
             code="E-SIZE-LIMIT",
             hint=f"the model was trained at {defaults.width} x {defaults.height}",
         )
-    shape = (len(request.seeds), config.vae.latent_channels, request.height // f,
-             request.width // f)  # fmt: skip
+    shape = (
+        len(request.seeds),
+        config.vae.latent_channels,
+        request.height // f,
+        request.width // f,
+    )
     if request.latents is not None and request.latents.shape != shape:
         raise UsageError(
             f"latents have shape {request.latents.shape}, this request needs {shape}",
             code="E-LATENTS",
-            hint="one array for all pictures: (count, channels, height, width) of the latents",
+            hint="one array for all images: (count, channels, height, width) of the latents",
         )

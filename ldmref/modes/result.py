@@ -1,4 +1,4 @@
-"""`Result`: the pictures of one call, with everything that is needed to make them again."""
+"""`Result`: the images of one call, with everything that is needed to make them again."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import abbreviated
-from ldmref.io.pictures.infotext import infotext
-from ldmref.io.pictures.metadata import check_target, write_picture
+from ldmref.io.images.infotext import infotext
+from ldmref.io.images.metadata import check_target, write_image
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 
 
 @dataclass(frozen=True)
 class Result:
-    """Pictures and their provenance; behaves as the sequence of its pictures.
+    """Images and their provenance; behaves as the sequence of its images.
 
-    images: list of RGB pictures; latents: (n, c, h, w) float32, as the sampler left them, at the
+    images: list of RGB images; latents: (n, c, h, w) float32, as the sampler left them, at the
     last noise level of its grid and in variance-preserving scale: where that level is not 0
     (`final_sigma="sigma_min"`, as diffusers' Euler may be configured) they hold x / sqrt(1 +
-    sigma^2), and diffusers' own latents are sqrt(1 + sigma^2) times these; seeds: one per picture;
+    sigma^2), and diffusers' own latents are sqrt(1 + sigma^2) times these; seeds: one per image;
     params: fully resolved, JSON-able, replayable; warnings: one line each.
     """
 
@@ -36,7 +36,8 @@ class Result:
     warnings: list[str] = field(default_factory=list)
 
     def __repr__(self) -> str:
-        n, warned = len(self.images), len(self.warnings)
+        n = len(self.images)
+        warned = len(self.warnings)
         parts = ["1 image" if n == 1 else f"{n} images"]
         if n:
             parts[0] += f" of {self.images[0].width} x {self.images[0].height}"
@@ -55,19 +56,19 @@ class Result:
         return iter(self.images)
 
     def params_of(self, i: int) -> dict[str, Any]:
-        """The parameters that make picture `i` alone."""
-        return params_of_picture(self.params, self.seeds[i], i)
+        """The parameters that make image `i` alone."""
+        return params_of_image(self.params, self.seeds[i], i)
 
     def infotext(self, i: int = 0) -> str:
-        """The parameters of picture `i` in A1111's notation."""
+        """The parameters of image `i` in A1111's notation."""
         return infotext(self.params_of(i))
 
     def save(
         self, path: str | Path, *, overwrite: bool = False, metadata: bool = True
     ) -> list[Path]:
-        """Write the pictures and return their paths.
+        """Write the images and return their paths.
 
-        A path that ends in .png, .webp or .jpg names the file; several pictures get `-0`, `-1`, ...
+        A path that ends in .png, .webp or .jpg names the file; several images get `-0`, `-1`, ...
         before the ending. Any other path is an existing folder; names are made from the seeds.
 
         Raises:
@@ -79,7 +80,7 @@ class Result:
             check_target(target, overwrite=overwrite)
         for i, image in enumerate(self.images):
             params = self.params_of(i) if metadata else None
-            write_picture(targets[i], image, params, overwrite=overwrite)
+            write_image(targets[i], image, params, overwrite=overwrite)
         return targets
 
     def _target(self, path: Path, i: int) -> Path:
@@ -88,7 +89,7 @@ class Result:
         return path if len(self) == 1 else path.with_stem(f"{path.stem}-{i}")
 
     def _repr_png_(self) -> bytes:
-        """Shown by notebooks: all pictures side by side."""
+        """Shown by notebooks: all images side by side."""
         width = sum(image.width for image in self.images)
         sheet = Image.new("RGB", (width, max(image.height for image in self.images)))
         x = 0
@@ -100,8 +101,8 @@ class Result:
         return buffer.getvalue()
 
 
-def params_of_picture(params: dict[str, Any], seed: int, i: int) -> dict[str, Any]:
-    """The parameters that make picture `i` of a run alone."""
+def params_of_image(params: dict[str, Any], seed: int, i: int) -> dict[str, Any]:
+    """The parameters that make image `i` of a run alone."""
     single = copy.deepcopy(params) | {"seed": seed, "count": 1, "index": i}
     for key in ("prompt", "negative_prompt", "truncated"):
         if isinstance(params.get(key), list):

@@ -1,4 +1,4 @@
-"""A picture from a segmentation map."""
+"""An image from a segmentation map."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Any, Unpack
 import numpy as np
 
 from ldmref.errors import ImageError
-from ldmref.io.pictures.arrays import host_array, is_array
-from ldmref.io.pictures.images import Source, open_image
+from ldmref.io.images.arrays import host_array, is_array
+from ldmref.io.images.pil import Source, open_image
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.draw import Callback, CancelFlag
@@ -47,10 +47,10 @@ def seg2img(
     cancel: CancelFlag | None = None,
     **parameters: Unpack[SuperresParameters],
 ) -> Result:
-    """Draw a picture whose regions show the classes of a map (semantic synthesis).
+    """Draw an image whose regions show the classes of a map (semantic synthesis).
 
     The map is one-hot encoded, resized to the latents and joined to them (Rombach et al. 2022,
-    arXiv:2112.10752, section 4.3.2). It has the size of the picture to draw. The model has `concat`
+    arXiv:2112.10752, section 4.3.2). It has the size of the image to draw. The model has `concat`
     "segmentation", such as the preset `ldm-semantic`.
 
     Raises:
@@ -75,7 +75,7 @@ def read_labels(source: Source | np.ndarray) -> np.ndarray:
         image = open_image(source)
         if image.mode not in ("L", "P", "I") and not image.mode.startswith("I;16"):
             raise ImageError(
-                f"a map of classes is a grey or palette picture, not {image.mode}",
+                f"a map of classes is a grey or palette image, not {image.mode}",
                 code="E-IMAGE",
                 hint="save the numbers of the classes as 8-bit grey values",
             )

@@ -1,6 +1,6 @@
 """What a mode starts from and keeps, and what is drawn before the first step.
 
-The order of the draws belongs to the meaning of a seed: `rng="torch"` gives diffusers' picture only
+The order of the draws belongs to the meaning of a seed: `rng="torch"` gives diffusers' image only
 if every array is drawn when diffusers' pipelines draw it. docs/random.md lists their orders.
 """
 
@@ -19,7 +19,7 @@ from ldmref.samplers.noise import Streams
 
 
 class Posterior(NamedTuple):
-    """The latents of one picture: normal, mean and std (1, c, h, w) float32, scaled."""
+    """The latents of one image: normal, mean and std (1, c, h, w) float32, scaled."""
 
     mean: np.ndarray
     std: np.ndarray
@@ -39,13 +39,13 @@ class Start:
 
     Args:
         noise: unit variance, (n, c, h, w) float32, in place of the seeds' first draw.
-        image: latents of the given picture.
+        image: latents of the given image.
         from_noise: whether the initial state is pure noise, and not `image` with noise.
         noise_fill: (1, 1, h, w), 1 where the initial noise takes the place of `image`.
         keep: (1, 1, h, w), 1 where `image` is put back after every step.
-        channels: joined to the latents as the U-Net's input, (1, k, h, w); or a masked picture.
+        channels: joined to the latents as the U-Net's input, (1, k, h, w); or a masked image.
         interpolation: a second prompt.
-        finish: applied to every drawn picture.
+        finish: applied to every drawn image.
     """
 
     noise: np.ndarray | None = None
@@ -59,7 +59,7 @@ class Start:
 
 
 class InitialDraws(NamedTuple):
-    """`noise` (n, c, h, w); latents of the given picture and of the masked picture, (n or 1, c, h,
+    """`noise` (n, c, h, w); latents of the given image and of the masked image, (n or 1, c, h,
     w), None without them."""
 
     noise: np.ndarray
@@ -68,16 +68,16 @@ class InitialDraws(NamedTuple):
 
 
 def initial_draws(request: Request, start: Start, streams: Streams, batch: slice) -> InitialDraws:
-    """The initial noise of a batch, and the latents of the given picture.
+    """The initial noise of a batch, and the latents of the given image.
 
-    Under `rng="torch"`, in the order of diffusers: a sample of the picture's posterior (an
+    Under `rng="torch"`, in the order of diffusers: a sample of the image's posterior (an
     inpainting U-Net that starts from pure noise does without); the noise; and for inpainting a
-    sample of the masked picture's posterior, which a U-Net without channels for it never sees, but
+    sample of the masked image's posterior, which a U-Net without channels for it never sees, but
     which advances the stream. Otherwise only the noise is drawn, and latents are the mean.
 
     Args:
-        streams: one per picture of the batch.
-        batch: of the run's pictures.
+        streams: one per image of the batch.
+        batch: of the run's images.
     """
     as_diffusers = request.rng == "torch"
 

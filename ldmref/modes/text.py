@@ -17,7 +17,7 @@ from ldmref.prompts.tokenizer import PromptOptions
 
 
 class Interpolation(NamedTuple):
-    """A second prompt, and the position of each picture between the first and it.
+    """A second prompt, and the position of each image between the first and it.
 
     `positions`: (n,) in [0, 1]; `path` of the hidden states: `lerp` or `slerp`.
     """
@@ -29,10 +29,10 @@ class Interpolation(NamedTuple):
 
 @dataclass(frozen=True)
 class TextConditioning:
-    """The encoded prompts of a run; `prompts` and `negative_prompts` have one per picture.
+    """The encoded prompts of a run; `prompts` and `negative_prompts` have one per image.
 
     `encoded` is by prompt, and empty for models without text encoders; `chunks` are as many as the
-    longest prompt of a picture needs; `size`, width and height of the pictures, conditions SDXL.
+    longest prompt of an image needs; `size`, width and height of the images, conditions SDXL.
     """
 
     model: LatentDiffusion
@@ -49,7 +49,7 @@ class TextConditioning:
         return [line for text in self.encoded.values() for line in text.tokens.warnings]
 
     def truncated(self, n: int) -> int | list[int]:
-        """Tokens left out of the prompts of each of the first `n` pictures; one number if alike."""
+        """Tokens left out of the prompts of each of the first `n` images; one number if alike."""
         others = [] if self.interpolation is None else [self.interpolation.prompt]
         left_out = {prompt: text.tokens.truncated[0] for prompt, text in self.encoded.items()}
         pairs = zip(self.prompts[:n], self.negative_prompts[:n], strict=True)
@@ -57,7 +57,7 @@ class TextConditioning:
         return sums if len({*sums}) > 1 else max(sums, default=0)
 
     def batches(self, batch_size: int) -> Iterator[slice]:
-        """Pictures that go through the networks together: neighbours with equally many chunks."""
+        """Images that go through the networks together: neighbours with equally many chunks."""
         first = 0
         for _, group in groupby(self.chunks):
             end = first + len(list(group))
@@ -69,7 +69,9 @@ class TextConditioning:
         """The conditional and the unconditional (negative) part for the U-Net."""
         if not self.encoded:
             return Conditioning(None), Conditioning(None)
-        prompts, chunks, to = self.prompts[batch], self.chunks[batch.start], self.interpolation
+        prompts = self.prompts[batch]
+        chunks = self.chunks[batch.start]
+        to = self.interpolation
         cond = self._condition(prompts, chunks)
         if to is not None:
             end = self._condition([to.prompt] * len(prompts), chunks)
@@ -82,7 +84,8 @@ class TextConditioning:
     def _condition(
         self, prompts: Sequence[str], chunks: int, negative: bool = False
     ) -> Conditioning:
-        ops, config = self.model.backend, self.model.config
+        ops = self.model.backend
+        config = self.model.config
         context = ops.xp.concat([self._states(prompt, chunks) for prompt in prompts], axis=0)
         rows = [self.encoded[prompt].pooled for prompt in prompts]
         pooled = None if rows[0] is None else ops.xp.concat(rows, axis=0)
@@ -108,12 +111,17 @@ class TextConditioning:
 
 
 def encode_texts(
-    model: LatentDiffusion, prompts: Sequence[str], negative_prompts: Sequence[str],
-    size: tuple[int, int], clip_skip: int = 0, options: PromptOptions | None = None,
+    model: LatentDiffusion,
+    prompts: Sequence[str],
+    negative_prompts: Sequence[str],
+    size: tuple[int, int],
+    clip_skip: int = 0,
+    options: PromptOptions | None = None,
     interpolation: Interpolation | None = None,
-) -> TextConditioning:  # fmt: skip
+) -> TextConditioning:
     """Every distinct prompt through the tokenizers and text encoders of the model."""
-    encoded, chunks = {}, [1] * len(prompts)
+    encoded = {}
+    chunks = [1] * len(prompts)
     if model.config.text_encoders:
         options = options or PromptOptions()
         others = [] if interpolation is None else [interpolation.prompt]

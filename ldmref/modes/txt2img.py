@@ -1,4 +1,4 @@
-"""Text to picture."""
+"""Text to image."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ def txt2img(
     cancel: CancelFlag | None = None,
     **parameters: Unpack[Txt2ImgParameters],
 ) -> Result:
-    """Draw pictures from words.
+    """Draw images from words.
 
-    Parameters that are left out, or None, are as the model says. The result holds the pictures,
+    Parameters that are left out, or None, are as the model says. The result holds the images,
     their latents and seeds, the resolved parameters, and warnings, such as words of the prompt that
     did not fit.
 

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
-from ldmref.io.pictures.arrays import host_array, is_array
+from ldmref.io.images.arrays import host_array, is_array
 from ldmref.modes.declaration import Parameter
 from ldmref.prompts.text_checks import check_text
 
-MAX_STEPS, MAX_SIDE, MAX_COUNT = 1000, 8192, 10_000
+MAX_STEPS = 1000
+MAX_SIDE = 8192
+MAX_COUNT = 10_000
 MAX_JUMPS = 100
 MAX_SIGMA = 1e6
 
@@ -29,7 +31,9 @@ def validate(parameter: Parameter, value: Any) -> Any:
     Raises:
         UsageError: it is of another type, or out of range.
     """
-    name, low, high = parameter.name, parameter.minimum, parameter.maximum
+    name = parameter.name
+    low = parameter.minimum
+    high = parameter.maximum
     if value is None and parameter.optional:
         return parameter.default
     if parameter.check is not None:
@@ -127,7 +131,8 @@ def multiple_of(name: str, value: int, multiple: int) -> None:
     """A width or height that every level of the networks halves evenly."""
     integer(name, value, 1, MAX_SIDE)
     if value % multiple:
-        low, high = value // multiple * multiple, (value // multiple + 1) * multiple
+        low = value // multiple * multiple
+        high = (value // multiple + 1) * multiple
         raise UsageError(
             f"{name} must be a multiple of {multiple}, not {value}",
             code="E-SIZE",
@@ -189,12 +194,12 @@ def seeds(name: str, value: Any) -> int | list[int] | None:
     return None if is_whole(value) and value == -1 else _seed(name, value)
 
 
-def seed_per_picture(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
-    """A seed for each of n pictures: the list, or seed + i modulo 2^64; None is a random seed."""
+def seed_per_image(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
+    """A seed for each of n images: the list, or seed + i modulo 2^64; None is a random seed."""
     if isinstance(seed, Sequence):
         if len(seed) != n:
             raise UsageError(
-                f"{len(seed)} seeds for {n} pictures", code="E-SEED", hint="one seed per picture"
+                f"{len(seed)} seeds for {n} images", code="E-SEED", hint="one seed per image"
             )
         return tuple(seed)
     first = secrets.randbits(32) if seed is None else seed

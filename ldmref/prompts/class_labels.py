@@ -20,7 +20,8 @@ def class_label(prompt: str, classes: int, names: Sequence[str] = ()) -> int:
     Raises:
         UsageError: the prompt is neither the number nor the name of a class.
     """
-    text, null = prompt.strip(), classes - 1
+    text = prompt.strip()
+    null = classes - 1
     if not text:
         return null
     if text in names:
@@ -60,7 +61,8 @@ class ClassLabelTokenizer(PromptTokenizer):
         vocabulary = {label: i for i, label in enumerate(labels)}
         tokenizer = Tokenizer(WordLevel(vocabulary, unk_token=labels[-1]))
         super().__init__(tokenizer, 1, SpecialTokens(*[labels[-1]] * 4))
-        self.classes, self.names = classes, tuple(names)
+        self.classes = classes
+        self.names = tuple(names)
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
         """Ids (n, chunks, 1), the same in every chunk.

@@ -17,7 +17,9 @@ from tokenizers.processors import RobertaProcessing
 from ldmref.errors import BackendUnavailable, CorruptModelError, UsageError, did_you_mean
 from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens, errors_as_corrupt, token_id
 
-START, END, WORD_END = "<|startoftext|>", "<|endoftext|>", "</w>"
+START = "<|startoftext|>"
+END = "<|endoftext|>"
+WORD_END = "</w>"
 LENGTH = 77
 TEXT_CLEAN = ("none", "openai")
 
@@ -37,9 +39,12 @@ class Vocabulary:
 
 
 def clip_tokenizer(
-    vocabulary: Vocabulary, length: int = LENGTH, *, pad: int | None = None,
+    vocabulary: Vocabulary,
+    length: int = LENGTH,
+    *,
+    pad: int | None = None,
     text_clean: str = "none",
-) -> PromptTokenizer:  # fmt: skip
+) -> PromptTokenizer:
     """CLIP's tokenizer for prompts.
 
     Args:
@@ -82,9 +87,13 @@ def _build(vocabulary: Vocabulary) -> Tokenizer:
     """A `tokenizers.Tokenizer` with the settings of transformers 5."""
     with errors_as_corrupt("the tokenizer's vocabulary is damaged"):
         model = BPE(
-            vocab=dict(vocabulary.vocab), merges=list(vocabulary.merges), unk_token=END,
-            fuse_unk=False, continuing_subword_prefix="", end_of_word_suffix=WORD_END,
-        )  # fmt: skip
+            vocab=dict(vocabulary.vocab),
+            merges=list(vocabulary.merges),
+            unk_token=END,
+            fuse_unk=False,
+            continuing_subword_prefix="",
+            end_of_word_suffix=WORD_END,
+        )
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFC(), normalizers.Replace(Regex(r"\s+"), " "), normalizers.Lowercase()]

@@ -31,9 +31,12 @@ SOURCES = (
 
 
 def load_tokenizer(
-    source: str | Path | None = None, length: int = LENGTH, *, pad: int | None = None,
+    source: str | Path | None = None,
+    length: int = LENGTH,
+    *,
+    pad: int | None = None,
     text_clean: str = "none",
-) -> PromptTokenizer:  # fmt: skip
+) -> PromptTokenizer:
     """The tokenizer of a folder or file; a `tokenizer.json` may also be a word tokenizer's.
 
     Arguments and errors are those of `read_vocabulary` and `clip_tokenizer`.

@@ -107,7 +107,8 @@ def by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[list[Embe
 
 
 def _check(embedding: Embedding, tokenizer: Tokenizer, width: int, max_vectors: int) -> None:
-    word, (k, d) = embedding.word, embedding.vectors.shape
+    word = embedding.word
+    (k, d) = embedding.vectors.shape
     if d != width:
         message = f"the embedding {word!r} has width {d}, the text encoder {width}"
         hint = "it was trained for another model; 768 is Stable Diffusion 1, 1024 is 2"

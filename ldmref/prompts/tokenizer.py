@@ -21,9 +21,13 @@ from ldmref.prompts.emoji import unnamed_symbols, with_emoji_names
 from ldmref.prompts.text_checks import MAX_TEXT, check_text, unread_notation
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
-START, END, PAD, UNKNOWN = "<start>", "<end>", "<pad>", "<unknown>"
+START = "<start>"
+END = "<end>"
+PAD = "<pad>"
+UNKNOWN = "<unknown>"
 BREAK = " BREAK "
-LONG_PROMPTS, PROMPT_WEIGHTS = ("truncate", "chunk"), ("none", "a1111")
+LONG_PROMPTS = ("truncate", "chunk")
+PROMPT_WEIGHTS = ("none", "a1111")
 
 
 class SpecialTokens(NamedTuple):
@@ -107,11 +111,14 @@ class PromptTokenizer:
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, length: int,
+        self,
+        tokenizer: Tokenizer,
+        length: int,
         special_tokens: SpecialTokens = WORD_SPECIAL_TOKENS,
         clean: Callable[[str], str] | None = None,
-    ):  # fmt: skip
-        self.tokenizer, self.length = tokenizer, length
+    ):
+        self.tokenizer = tokenizer
+        self.length = length
         self.special_tokens = special_tokens
         self.reads_words = special_tokens == WORD_SPECIAL_TOKENS
         self.clean = with_emoji_names if clean is None and self.reads_words else clean
@@ -137,11 +144,14 @@ class PromptTokenizer:
         for prompt in prompts:
             check_text("prompt", prompt, MAX_TEXT)
         pairs = [self._chunks(prompt, options, warnings) for prompt in prompts]
-        chunked, truncated = [chunks for chunks, _ in pairs], [count for _, count in pairs]
+        chunked = [chunks for chunks, _ in pairs]
+        truncated = [count for _, count in pairs]
         counts = [len(chunks) for chunks in chunked]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
-        ids, weights = np.full(shape, self.pad, np.int64), np.ones(shape, np.float32)
-        ids[:, :, 0], ids[:, :, 1] = self.start, self.end
+        ids = np.full(shape, self.pad, np.int64)
+        weights = np.ones(shape, np.float32)
+        ids[:, :, 0] = self.start
+        ids[:, :, 1] = self.end
         for i, chunks in enumerate(chunked):
             for j, groups in enumerate(chunks):
                 row = [id for group in groups for id in group.ids]
@@ -202,12 +212,14 @@ class PromptTokenizer:
         with errors_as_corrupt("the tokenizer cannot read a prompt"):
             encoding = self.tokenizer.encode(span.text, add_special_tokens=False)
         tokens = zip(encoding.ids, encoding.offsets, encoding.word_ids, strict=True)
-        word_start, previous = 0, None
+        word_start = 0
+        previous = None
         for id, (start, end), word in tokens:
             if id == self.unknown:
                 unknown.append(span.text[start:end])
             if word is None or word != previous:
-                word_start, previous = start, word
+                word_start = start
+                previous = word
             ids = self._multi_vector_ids.get(id, (id,))
             yield TokenGroup(ids, span.weight, position + word_start)
 

@@ -60,7 +60,8 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
         weights[begin:] = [weight * factor for weight in weights[begin:]]
 
     for match in _LEXEME.finditer(prompt):
-        lexeme, kind = match[0], match.lastgroup
+        lexeme = match[0]
+        kind = match.lastgroup
         bracket = "[" if lexeme == "]" else "("
         if kind == "escape":
             add(lexeme[1:])
@@ -100,7 +101,7 @@ def emphasize(hidden: Array, weights: Array) -> Array:
 
     y = w z mean(z) / mean(w z), means over all elements of a chunk (y = w z if mean(w z) = 0).
     hidden: (n, l, d); weights: (n, l); weights of 1 return `hidden` bit for bit. The means are
-    computed in at least float32. Restoring the mean is purely empirical: pictures look better.
+    computed in at least float32. Restoring the mean is purely empirical: images look better.
 
     Source: AUTOMATIC1111/stable-diffusion-webui, modules/sd_emphasis.py, "Original".
     """
@@ -111,7 +112,8 @@ def emphasize(hidden: Array, weights: Array) -> Array:
         return xp.mean(xp.astype(z, dtype), axis=(1, 2), keepdims=True)
 
     scaled = hidden * xp.astype(weights, hidden.dtype)[:, :, None]
-    before, after = mean(hidden), mean(scaled)
+    before = mean(hidden)
+    after = mean(scaled)
     one = xp.ones_like(after)
     ratio = xp.where(after == 0, one, before / xp.where(after == 0, one, after))
     return scaled * xp.astype(ratio, hidden.dtype)

@@ -46,8 +46,13 @@ def _vocabulary_file(source: str | Path | None) -> Path:
     message = "this model needs the vocabulary of BERT"
     if source is not None:
         path = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
-        names = ("", "vocab.txt", "tokenizer.json", "tokenizer/vocab.txt",
-                 "tokenizer/tokenizer.json")  # fmt: skip
+        names = (
+            "",
+            "vocab.txt",
+            "tokenizer.json",
+            "tokenizer/vocab.txt",
+            "tokenizer/tokenizer.json",
+        )
         for file in (path / name for name in names):
             if file.is_file():
                 return file

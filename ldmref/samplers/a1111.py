@@ -87,9 +87,13 @@ class Levels(NamedTuple):
 
 
 def a1111_levels(
-    table: np.ndarray, sampler: str, schedule: str, steps: int, strength: float | None = None,
+    table: np.ndarray,
+    sampler: str,
+    schedule: str,
+    steps: int,
+    strength: float | None = None,
     options: Options | None = None,
-) -> Levels | None:  # fmt: skip
+) -> Levels | None:
     """Return the noise levels of A1111, or None where it takes no step or is not known.
 
     Args:

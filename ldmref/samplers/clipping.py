@@ -34,7 +34,7 @@ def dynamic_threshold(ratio: float, largest: float) -> Clip:
 
     .. math:: s = \mathrm{clip}(Q_{ratio}(|x_0|), 1, \mathrm{largest})
 
-    with Q the quantile over a picture's elements, linear between two of them.
+    with Q the quantile over an image's elements, linear between two of them.
 
     Args:
         ratio: of the quantile, in [0, 1]; 0.995 in the paper.

@@ -32,7 +32,7 @@ def configured_step(
         first_step: steps that are skipped, as in img2img.
         constrain: what `sample` applies after every step.
         bug_compatible: where the schedule is diffusers', also what its schedulers get wrong, so
-            that the same seed gives diffusers' picture.
+            that the same seed gives diffusers' image.
     """
     visits = range(first_step, len(schedule.sigmas))
     options = {} if eta is None else {"eta": eta}

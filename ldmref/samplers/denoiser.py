@@ -41,7 +41,8 @@ def guided_denoiser(
 
     def denoise(x: Array, sigma: float) -> Array:
         alpha_bar = float(alpha_bar_from_sigma(sigma))
-        xt, n = x * alpha_bar**0.5, x.shape[0]
+        xt = x * alpha_bar**0.5
+        n = x.shape[0]
         if not guided:
             return convert(xt, network(xt, sigma, context), alpha_bar)
         both = network(concat([xt, xt]), sigma, context)

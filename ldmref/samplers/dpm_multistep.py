@@ -42,13 +42,15 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
         raise ValueError(f"order must be 1 to 3, solver midpoint or heun; not {order}, {solver!r}")
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         eps = (x - x0) * (1.0 / sigma)
         past = ((sigma, eps), *history)[:order]
-        h, k = math.log(sigma / sigma_next), 1.0 + eta
+        h = math.log(sigma / sigma_next)
+        k = 1.0 + eta
         x_next = euler_step(x, x0, sigma, sigma_next) - (eta * (sigma - sigma_next)) * eps
         exact = sigma_next * (math.expm1(h) / h - 1.0) if h else 0.0
         if len(past) > 1 and h:

@@ -38,11 +38,13 @@ def dpm_solver(order: int = 2) -> Step:
         return ancestral(0.0)
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
-        h, end = math.log(sigma / sigma_next), euler_step(x, x0, sigma, sigma_next)
+        h = math.log(sigma / sigma_next)
+        end = euler_step(x, x0, sigma, sigma_next)
         r1 = 0.5 if order == 2 else 1.0 / 3.0
         s1 = sigma * math.exp(-r1 * h)
         d1 = (x0 - denoise(euler_step(x, x0, sigma, s1), s1)) * (1.0 / s1)
@@ -94,7 +96,8 @@ def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> Step:
     """
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

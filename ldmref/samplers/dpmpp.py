@@ -37,7 +37,8 @@ def second_difference(
         x0, h: prediction and length of this step.
         last, first: those of the previous step and of the one before.
     """
-    r0, r1 = last.h / h, first.h / h
+    r0 = last.h / h
+    r1 = first.h / h
     d1 = (h / last.h) * (x0 - last.x0)
     d2 = (d1 - (last.x0 - first.x0) * (1.0 / r1)) * (1.0 / (r0 + r1))
     return d1 + r0 * d2, d2
@@ -70,14 +71,16 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         h = math.log(sigma / sigma_next)
         x_next = euler_step(x, x0, sigma, sigma * (sigma_next / sigma) ** (1.0 + eta))
         if history:
-            last, k = history[0], (1.0 + eta) * h
+            last = history[0]
+            k = (1.0 + eta) * h
             c = -0.5 * math.expm1(-k) if solver == "midpoint" else exponential_moment(1, k)
             x_next = x_next + (c * h / last.h) * (x0 - last.x0)
         return _add_noise(x_next, h, sigma_next, eta, noise), x0, (Prediction(x0, h),)
@@ -110,7 +113,8 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

@@ -56,8 +56,10 @@ def implicit(iterations: int = 5) -> Step:
     """
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
-        x_next, x0 = x, x
+        sigma = at.sigma
+        sigma_next = at.sigma_next
+        x_next = x
+        x0 = x
         if sigma > 0.0:
             x0 = denoise(x, sigma)
             x_next = euler_step(x, x0, sigma, sigma_next)

@@ -103,8 +103,9 @@ def sample(
 
     Source: the jump, Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, in these coordinates.
     """
-    return _steps(denoise, x, noise_levels(sigmas), step, noise or _no_noise, constrain, visits,
-                  history)  # fmt: skip
+    return _steps(
+        denoise, x, noise_levels(sigmas), step, noise or _no_noise, constrain, visits, history
+    )
 
 
 def _steps(
@@ -120,7 +121,8 @@ def _steps(
     n = len(sigmas) - 1
     for i, j in pairwise(range(n + 1) if visits is None else visits):
         if j < i:
-            x, history = x + math.sqrt(sigmas[j] ** 2 - sigmas[i] ** 2) * noise(), ()
+            x = x + math.sqrt(sigmas[j] ** 2 - sigmas[i] ** 2) * noise()
+            history = ()
             continue
         x, x0, history = step(denoise, x, Interval(i, n, sigmas[i], sigmas[j]), history, noise)
         if constrain is not None:

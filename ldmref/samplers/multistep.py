@@ -64,9 +64,12 @@ def recall(x: Array, x0: Array, sigma: float, history: tuple, most: int) -> tupl
 
 
 def linear_multistep(
-    order: int, rule: Rule, start: Tableau | None = None, start_steps: int = 0,
+    order: int,
+    rule: Rule,
+    start: Tableau | None = None,
+    start_steps: int = 0,
     integrate_to_zero: bool = False,
-) -> Step:  # fmt: skip
+) -> Step:
     """The step shared by all methods of this file.
 
     Args:
@@ -79,7 +82,8 @@ def linear_multistep(
     """
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0 and not integrate_to_zero:
             return x0, x0, ()

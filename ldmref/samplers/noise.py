@@ -1,7 +1,7 @@
 """Noise that depends on the seed alone: one stream of normal numbers per image.
 
 All noise is drawn on the host in float32 by NumPy and handed to the backend, so every backend sees
-the same bits; image i of a batch has the stream of its own seed, so a picture does not depend on
+the same bits; image i of a batch has the stream of its own seed, so an image does not depend on
 the batch or on the order. `STREAMS` holds the kinds of stream by the name that `rng` gives them.
 """
 

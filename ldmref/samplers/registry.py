@@ -44,7 +44,7 @@ class Sampler:
         start_nfe: evaluations of the first steps, where they differ.
         draws: noises per step.
         adaptive: whether steps are divided until the error is small.
-        name: recorded in pictures; `SAMPLERS` fills it in.
+        name: recorded in images; `SAMPLERS` fills it in.
     """
 
     make: Callable[..., Step]
@@ -71,9 +71,14 @@ def _dpmpp_2s_a(eta: float = 1.0) -> Step:
     return with_noise(dpmpp_2s(), eta)
 
 
-_DDPM, _DDIM, _EDM = "arXiv:2006.11239", "arXiv:2010.02502", "arXiv:2206.00364"
-_DPM, _DPMPP, _UNIPC = "arXiv:2206.00927", "arXiv:2211.01095", "arXiv:2302.04867"
-_DEIS, _RK = "arXiv:2204.13902, section 3.2", "Hairer et al. 1993"
+_DDPM = "arXiv:2006.11239"
+_DDIM = "arXiv:2010.02502"
+_EDM = "arXiv:2206.00364"
+_DPM = "arXiv:2206.00927"
+_DPMPP = "arXiv:2211.01095"
+_UNIPC = "arXiv:2302.04867"
+_DEIS = "arXiv:2204.13902, section 3.2"
+_RK = "Hairer et al. 1993"
 
 # fmt: off
 _SAMPLERS: dict[str, Sampler] = {

@@ -9,7 +9,8 @@ import numpy as np
 MULTIPLIERS = np.uint64(0xD2511F53), np.uint64(0xCD9E8D57)
 WEYL = 0x9E3779B9, 0xBB67AE85  # the golden ratio and sqrt(3) - 1, times 2^32
 ROUNDS = 10
-_LOW, _HALF = np.uint64(0xFFFFFFFF), np.uint64(32)
+_LOW = np.uint64(0xFFFFFFFF)
+_HALF = np.uint64(32)
 
 
 def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
@@ -31,10 +32,14 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
     c0, c1, c2, c3 = np.asarray(counter, np.uint64)
     k0, k1 = key
     for _ in range(ROUNDS):
-        p0, p1 = MULTIPLIERS[0] * c0, MULTIPLIERS[1] * c2
-        c0, c1 = (p1 >> _HALF) ^ c1 ^ np.uint64(k0), p1 & _LOW
-        c2, c3 = (p0 >> _HALF) ^ c3 ^ np.uint64(k1), p0 & _LOW
-        k0, k1 = (k0 + WEYL[0]) % 2**32, (k1 + WEYL[1]) % 2**32
+        p0 = MULTIPLIERS[0] * c0
+        p1 = MULTIPLIERS[1] * c2
+        c0 = (p1 >> _HALF) ^ c1 ^ np.uint64(k0)
+        c1 = p1 & _LOW
+        c2 = (p0 >> _HALF) ^ c3 ^ np.uint64(k1)
+        c3 = p0 & _LOW
+        k0 = (k0 + WEYL[0]) % 2**32
+        k1 = (k1 + WEYL[1]) % 2**32
     return np.stack([c0, c1, c2, c3])
 
 
@@ -53,13 +58,14 @@ class CudaStream:
     the constants of cuRAND in float32, rounded at the end. CUDA itself (noise source "GPU")
     computes u, v and z in float32: values that a card printed differ by up to 3.2e-7. Valid for
     arrays of at most as many values as the card runs threads at once (multiprocessors x threads of
-    each: 40,000 to 300,000; a picture of 1024 x 1024 has 65,536); beyond, CUDA takes further values
+    each: 40,000 to 300,000; an image of 1024 x 1024 has 65,536); beyond, CUDA takes further values
     of each counter, in places that depend on the card. docs/random.md says what was verified.
     Source: AUTOMATIC1111, stable-diffusion-webui, modules/rng_philox.py.
     """
 
     def __init__(self, seed: int):
-        self._seed, self._call = seed % 2**64, 0
+        self._seed = seed % 2**64
+        self._call = 0
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
         """The next standard normal array, float32."""

@@ -55,7 +55,8 @@ class TorchStream:
         return self._twister.randint(0, 2**32, n, np.uint32)
 
     def _many(self, n: int) -> np.ndarray:
-        z, full = np.empty(n), n - n % BLOCK
+        z = np.empty(n)
+        full = n - n % BLOCK
         z[:full] = _box_muller(self._outputs(n)[:full])
         if full < n:
             z[-BLOCK:] = _box_muller(self._outputs(BLOCK))
@@ -63,11 +64,13 @@ class TorchStream:
 
     def _one(self) -> float:
         if self._kept is not None:
-            z, self._kept = self._kept, None
+            z = self._kept
+            self._kept = None
             return z
         pairs = self._outputs(4).astype(object).reshape(2, 2)
         u1, u2 = (((high << 32 | low) % 2**53) * 2.0**-53 for high, low in pairs)
-        r, theta = math.sqrt(-2.0 * math.log1p(-u2)), 2.0 * math.pi * u1
+        r = math.sqrt(-2.0 * math.log1p(-u2))
+        theta = 2.0 * math.pi * u1
         self._kept = r * math.sin(theta)
         return r * math.cos(theta)
 

@@ -84,7 +84,9 @@ def slope_differences(
     denoise: Denoiser, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
 ) -> tuple[list[Array], Array, Array]:
     """All stages after the first: (slopes minus the first slope, last point, its x0)."""
-    h, u, x0_u = sigma_next - sigma, x, x0
+    h = sigma_next - sigma
+    u = x
+    x0_u = x0
     differences: list[Array] = []
     for c, row in zip(tableau.nodes[1:], tableau.matrix[1:], strict=True):
         s = float(1 - c) * sigma + float(c) * sigma_next  # exactly sigma_next for c = 1
@@ -118,7 +120,8 @@ def runge_kutta(tableau: Tableau) -> Step:
     """
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -172,7 +175,7 @@ def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
 
     Rounding may change whether a substep is accepted; two backends may then divide an interval
     differently, and their results differ by the error of the method. The default tolerances,
-    those of score_sde, keep that error far below half a grey level of a picture (2 / 255 / 2).
+    those of score_sde, keep that error far below half a grey level of an image (2 / 255 / 2).
 
     Args:
         rtol, atol: accepted error, relative and absolute (data are of order 1), > 0.
@@ -184,17 +187,21 @@ def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
     """
     if not (rtol > 0.0 and atol > 0.0):
         raise ValueError(f"tolerances must be positive, not rtol={rtol}, atol={atol}")
-    weights, low = DORMAND_PRINCE.weights, DORMAND_PRINCE.weights_low
+    weights = DORMAND_PRINCE.weights
+    low = DORMAND_PRINCE.weights_low
     error_weights = [b - b_low for b, b_low in zip(weights, low, strict=True)]
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         length, count = history or (abs(sigma_next - sigma), 0)
         x0_start = x0 = denoise(x, sigma)
         count += 1
         if sigma_next == 0.0:
             return x0, x0, (length, count)
-        xp, shortest = array_namespace(x), 2.0**-20 * max(sigma, sigma_next)  # below is rounding
+        # below is rounding
+        xp = array_namespace(x)
+        shortest = 2.0**-20 * max(sigma, sigma_next)
         while sigma != sigma_next:
             h = max(length, shortest)
             last = h >= abs(sigma_next - sigma)
@@ -211,7 +218,9 @@ def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
             accepted = error <= 1.0 or h <= shortest
             length = max(length, h * factor) if accepted and last else h * factor
             if accepted:
-                x, x0, sigma = u, x0_u, s
+                x = u
+                x0 = x0_u
+                sigma = s
         return x, x0_start, (length, count)
 
     return step

@@ -68,7 +68,9 @@ NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal 
 @cache
 def training_alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
     """alpha-bar of every training timestep, (T,) float64, read-only."""
-    n, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
+    n = config.num_train_timesteps
+    start = config.beta_start
+    end = config.beta_end
     if config.trained_betas:
         betas = np.asarray(config.trained_betas, np.float64)
     elif config.beta_schedule == "cosine":
@@ -125,9 +127,12 @@ class Schedule(NamedTuple):
 
 
 def make_schedule(
-    config: SchedulerConfig, sampler: Sampler, spacing: str | None, steps: int,
+    config: SchedulerConfig,
+    sampler: Sampler,
+    spacing: str | None,
+    steps: int,
     sigmas: Sequence[float] | None = None,
-) -> Schedule:  # fmt: skip
+) -> Schedule:
     """The schedule of `steps` steps, as the checkpoint's scheduler or by a spacing's name.
 
     Args:

@@ -53,14 +53,16 @@ def dpmpp_singlestep(
         raise ValueError(f"order must be 2 or 3, solver midpoint or heun; not {order}, {solver!r}")
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         start, past = history or (x, ())
         wanted = orders[at.i] if orders is not None else len(past) % order + 1
         if wanted == 1 or not past:
-            start, past = x, ()
+            start = x
+            past = ()
         past = (*past, (sigma, x0))
         return _move(start, past, sigma_next, solver), x0, Block(start, past)
 

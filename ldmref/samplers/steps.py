@@ -83,7 +83,8 @@ def ancestral(eta: float = 0.0) -> Step:
     """
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
         x_next = euler_step(x, x0, sigma, down)
@@ -106,7 +107,8 @@ def with_noise(inner: Step, eta: float = 1.0) -> Step:
     """
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
         x_next, x0, history = inner(denoise, x, at._replace(sigma_next=down), history, noise)
         return (x_next + up * noise() if up > 0 else x_next), x0, history

@@ -80,9 +80,13 @@ def unipc(
         return h if variant == "bh1" else -math.expm1(-h)
 
     def move(
-        x: Array, sigma: float, sigma_next: float, new: Array, others: Sequence[Node],
+        x: Array,
+        sigma: float,
+        sigma_next: float,
+        new: Array,
+        others: Sequence[Node],
         halved: bool,
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         """From (x, sigma) to sigma_next, through the prediction `new` and `others`."""
         h = math.log(sigma / sigma_next)
         if h == 0.0:
@@ -99,7 +103,8 @@ def unipc(
         return euler_step(x, new, sigma, sigma_next) + correction
 
     def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma, sigma_next = at.sigma, at.sigma_next
+        sigma = at.sigma
+        sigma_next = at.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

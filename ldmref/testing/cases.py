@@ -67,17 +67,24 @@ def _geglu(normal: Normal) -> Iterator[Case]:
 
 
 # (n, channels in, channels out, size): where libraries choose an algorithm with fewer products
-LARGE_CONVOLUTIONS = ((1, 64, 64, (17, 15)), (3, 64, 80, (16, 16)), (5, 96, 64, (7, 8)),
-                      (1, 64, 64, (40, 33)), (2, 64, 64, (3, 40)))  # fmt: skip
+LARGE_CONVOLUTIONS = (
+    (1, 64, 64, (17, 15)),
+    (3, 64, 80, (16, 16)),
+    (5, 96, 64, (7, 8)),
+    (1, 64, 64, (40, 33)),
+    (2, 64, 64, (3, 40)),
+)
 KERNEL_STRIDE_PADDING = ((1, 1, 0), (1, 2, 0), (3, 1, 1), (3, 1, 0), (3, 2, 1), (3, 2, 0))
 
 
 def _conv2d(normal: Normal) -> Iterator[Case]:
     for n, c, out, size in LARGE_CONVOLUTIONS:
         arrays = normal(n, c, *size), normal(out, c, 3, 3), normal(out)
-        name, options = f"{(n, c, *size)}, 3x3 to {out} channels", {"stride": 1, "padding": 1}
+        name = f"{(n, c, *size)}, 3x3 to {out} channels"
+        options = {"stride": 1, "padding": 1}
         yield from _with_and_without_bias("conv2d", name, arrays, options, 9 * c)
-    x, w = normal(1, 4, 41, 33), normal(3, 4, 3, 3)
+    x = normal(1, 4, 41, 33)
+    w = normal(3, 4, 3, 3)
     yield Case("conv2d", "many pixels", (x, w), {"stride": 2, "padding": 1}, terms=36)
 
     for n, size in ((1, (7, 5)), (3, (8, 9)), (1, (3, 3))):
@@ -97,33 +104,47 @@ def _group_norm(normal: Normal, operation: str = "group_norm") -> Iterator[Case]
             name = f"{shape}, {groups} groups, eps {eps}"
             arrays = normal(*shape), normal(shape[1]), normal(shape[1])
             yield Case(operation, name, arrays, {"groups": groups, "eps": eps})
-    x, w, b, options = normal(3, 8, 5, 5), normal(8), normal(8), {"groups": 2, "eps": 1e-3}
+    x = normal(3, 8, 5, 5)
+    w = normal(8)
+    b = normal(8)
+    options = {"groups": 2, "eps": 1e-3}
     yield Case(operation, "mean 8", (x + 8, w, b), options, condition=8)
     yield Case(operation, "constant input", (np.full_like(x, 2.0), w, b), options, condition=64)
-    x, w, b = normal(2, 32, 50, 61), normal(32), normal(32)
+    x = normal(2, 32, 50, 61)
+    w = normal(32)
+    b = normal(32)
     yield Case(operation, "many pixels", (x, w, b), {"groups": 8, "eps": 1e-5})
     yield Case(operation, "many pixels, mean 8", (x + 8, w, b), options, condition=8)
 
 
 def _layer_norm(normal: Normal) -> Iterator[Case]:
     for shape in ((7,), (1, 5, 12), (3, 4, 12)):
-        w, b = normal(shape[-1]), normal(shape[-1])
+        w = normal(shape[-1])
+        b = normal(shape[-1])
         for eps in (1e-5, 0.5):
             yield Case("layer_norm", f"{shape}, eps {eps}", (normal(*shape), w, b), {"eps": eps})
-        x, ones = normal(*shape) + 8, np.ones(shape)
+        x = normal(*shape) + 8
+        ones = np.ones(shape)
         yield Case("layer_norm", f"{shape}, mean 8", (x, w, b), {"eps": 1e-5}, condition=8)
         yield Case("layer_norm", f"{shape}, constant", (ones, w, b), {"eps": 1e-4}, condition=100)
 
 
 # n, heads, queries, d, keys
-ATTENTION_SIZES = ((1, 1, 5, 4, 5), (3, 2, 7, 8, 7), (1, 2, 3, 8, 11), (3, 1, 9, 4, 2),
-                   (1, 1, 1, 4, 6), (2, 2, 300, 8, 520))  # fmt: skip
+ATTENTION_SIZES = (
+    (1, 1, 5, 4, 5),
+    (3, 2, 7, 8, 7),
+    (1, 2, 3, 8, 11),
+    (3, 1, 9, 4, 2),
+    (1, 1, 1, 4, 6),
+    (2, 2, 300, 8, 520),
+)
 
 
 def _attention(normal: Normal) -> Iterator[Case]:
     for n, heads, queries, d, keys in ATTENTION_SIZES:
         q = normal(n, heads, queries, d)
-        k, v = normal(n, heads, keys, d), normal(n, heads, keys, d)
+        k = normal(n, heads, keys, d)
+        v = normal(n, heads, keys, d)
         for causal, suffix in ((False, ""), (True, ", causal")):
             name = f"{q.shape}, {keys} keys{suffix}"
             yield Case("attention", name, (q, k, v), {"causal": causal}, terms=d + keys)

@@ -101,7 +101,8 @@ def _check(ops: Backend, case: Case, layout: str) -> Finding:
         before = [np.array(ops.to_numpy(x)) for x in args]
         with ops.inference():
             y = getattr(ops, case.operation)(*args, **case.options)
-        got, after = ops.to_numpy(y), [ops.to_numpy(x) for x in args]
+        got = ops.to_numpy(y)
+        after = [ops.to_numpy(x) for x in args]
         note = _dtype_note(y, ops.dtype)
         if not all(np.array_equal(x, x2) for x, x2 in zip(before, after, strict=True)):
             note += "changed its input; "
@@ -148,19 +149,32 @@ def _conversions(ops: Backend) -> Iterator[Finding]:
     x = np.random.default_rng(0).standard_normal((3, 4, 5))
     read_only = x.copy()
     read_only.flags.writeable = False
-    floats = {"float64": x, "float32": x.astype("f4"), "float16": x.astype("f2"),
-              "scalar": x[0, 0, 0], "transposed": x.T, "reversed": x[::-1], "read-only": read_only,
-              "empty": x[:0], "list": x.tolist()}  # fmt: skip
+    floats = {
+        "float64": x,
+        "float32": x.astype("f4"),
+        "float16": x.astype("f2"),
+        "scalar": x[0, 0, 0],
+        "transposed": x.T,
+        "reversed": x[::-1],
+        "read-only": read_only,
+        "empty": x[:0],
+        "list": x.tolist(),
+    }
     ids = np.arange(6).reshape(2, 3)
-    integers = {"int64": ids, "int32": ids.astype("i4"), "uint8": ids.astype("u1"),
-                "list of ids": ids.tolist()}  # fmt: skip
+    integers = {
+        "int64": ids,
+        "int32": ids.astype("i4"),
+        "uint8": ids.astype("u1"),
+        "list of ids": ids.tolist(),
+    }
     conversions = [(name, value, None, ops.dtype, EPS[ops.dtype]) for name, value in floats.items()]
     conversions += [(name, value, None, "int64", 0.0) for name, value in integers.items()]
     conversions += [("as float32", x, "float32", "float32", EPS["float32"])]
     for name, value, dtype, expected, bound in conversions:
         try:
             y = ops.asarray(value) if dtype is None else ops.asarray(value, dtype)
-            note, got = _dtype_note(y, expected), ops.to_numpy(y)
+            note = _dtype_note(y, expected)
+            got = ops.to_numpy(y)
             again = ops.to_numpy(ops.asarray(y, dtype or ops.dtype))
             if not isinstance(got, np.ndarray) or not np.array_equal(got, again):
                 note += "a second conversion differs; "

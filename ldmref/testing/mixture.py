@@ -75,7 +75,9 @@ class Mixture:
 
     def score_jacobian(self, x: np.ndarray, sigma: float = 0.0) -> np.ndarray:
         """sum_k r_k (u_k u_k^T - I / v_k) - g g^T, (n, d, d); x: (n, d)."""
-        r, u, g = self.posterior(x, sigma), self._scores(x, sigma), self.score(x, sigma)
+        r = self.posterior(x, sigma)
+        u = self._scores(x, sigma)
+        g = self.score(x, sigma)
         outer = np.einsum("nk,nki,nkj->nij", r, u, u) - g[:, :, None] * g[:, None, :]
         precision = (r / (self.stds**2 + sigma**2)).sum(axis=1)
         return outer - precision[:, None, None] * np.eye(x.shape[1])
@@ -119,5 +121,6 @@ class Mixture:
 
 def three_modes() -> Mixture:
     """Three modes in the plane, smooth enough to measure orders of convergence."""
-    weights, stds = np.asarray([0.5, 0.3, 0.2]), np.asarray([0.4, 0.5, 0.6])
+    weights = np.asarray([0.5, 0.3, 0.2])
+    stds = np.asarray([0.4, 0.5, 0.6])
     return Mixture(weights, np.asarray([[1.0, 0.5], [-1.2, 0.3], [0.2, -1.0]]), stds)

@@ -84,9 +84,13 @@ def arrays(
 
 @st.composite
 def paired(
-    draw: Any, count: int = 2, xp: Any = np, dtype: str = "float64", shape: Shape = None,
+    draw: Any,
+    count: int = 2,
+    xp: Any = np,
+    dtype: str = "float64",
+    shape: Shape = None,
     bound: int = 8,
-) -> tuple[Array, ...]:  # fmt: skip
+) -> tuple[Array, ...]:
     """`count` arrays of one shape, such as (x0, eps) or (uncond, cond)."""
     shape = shapes() if shape is None else shape
     sizes = draw(shape) if isinstance(shape, Strategy) else shape

@@ -1,4 +1,4 @@
-"""How every training begins: checked early, its pictures read, its folder locked and labelled."""
+"""How every training begins: checked early, its images read, its folder locked and labelled."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from ldmref.training.resume import changed_data, changed_settings, require_uncha
 
 
 def check_early(recipe: AnyRecipe, folder: Path, accept_changes: bool) -> None:
-    """Refuse what can be refused before pictures and libraries are loaded.
+    """Refuse what can be refused before images and libraries are loaded.
 
     Raises:
         UsageError: the folder was trained with other settings, or a path is no text.
-        InputError: no pictures, captions that cannot be read, or a damaged checkpoint.
+        InputError: no images, captions that cannot be read, or a damaged checkpoint.
         OutputError: the folder cannot be written.
     """
     check_folder(folder)
@@ -36,10 +36,10 @@ def check_early(recipe: AnyRecipe, folder: Path, accept_changes: bool) -> None:
     check_data(recipe.data)
 
 
-def read_pictures(
+def read_images(
     recipe: AnyRecipe, say: Callable[[str], None], cancel: Event | None = None
 ) -> Dataset:
-    """The pictures of a recipe; says how many there are, and what was left out.
+    """The images of a recipe; says how many there are, and what was left out.
 
     Raises:
         InputError: they cannot be read.
@@ -60,7 +60,7 @@ def prepared_folder(
     say: Callable[[str], None],
     accept_changes: bool,
 ) -> Iterator[bool]:
-    """The folder, locked, with the recipe in it; yields whether settings or pictures changed.
+    """The folder, locked, with the recipe in it; yields whether settings or images changed.
 
     Raises:
         UsageError: they changed, and that is not accepted.

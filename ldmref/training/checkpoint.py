@@ -11,10 +11,11 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 
+from ldmref.declare import Formerly, Range, read
 from ldmref.errors import InputError, LdmrefError
 from ldmref.files import parse_json
 from ldmref.io.tensors.safetensors import TensorFile
@@ -28,10 +29,10 @@ MAX_SAVING = 0.05  # the largest share of the time that is spent on checkpoints 
 
 @dataclass(frozen=True)
 class DataSummary:
-    """Identifies the data of a training: the number of pictures, and digests of pictures and
+    """Identifies the data of a training: the number of images, and digests of images and
     captions, of the model that is fine-tuned, and of the classes if a stage learns them."""
 
-    pictures: int
+    images: Annotated[int, Range(1), Formerly("pictures")]
     sha256: str
     base: str = ""
     classes: str = ""
@@ -49,7 +50,7 @@ class Settings(NamedTuple):
 
     @classmethod
     def from_dict(cls, tables: Mapping[str, Any]) -> Settings:
-        return cls(recipe_from_dict(tables["recipe"]), DataSummary(**tables["data"]))
+        return cls(recipe_from_dict(tables["recipe"]), read(DataSummary, tables["data"]))
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,8 @@ class Header:
     def from_metadata(cls, metadata: Mapping[str, str]) -> Header:
         names = {"step", "recipe", "data", *({"history", "accepted"} & metadata.keys())}
         values = {key: parse_json(metadata[key], key) for key in sorted(names)}
-        step, accepted = values["step"], values.get("accepted")
+        step = values["step"]
+        accepted = values.get("accepted")
         if type(step) is not int or step < 0:
             raise ValueError(f"the step {step!r:.40} is none")
         if accepted is not None:
@@ -151,7 +153,8 @@ class Timer:
     """
 
     def __init__(self, config: CheckpointConfig):
-        self.config, self._next = config, -float("inf")
+        self.config = config
+        self._next = -float("inf")
 
     def due(self, step: int) -> bool:
         """Whether to save after that step."""

@@ -1,4 +1,4 @@
-"""The classes of the pictures: the sub-folders of a folder, the Unicode subgroups of the emoji."""
+"""The classes of the images: the sub-folders of a folder, the Unicode subgroups of the emoji."""
 
 from __future__ import annotations
 
@@ -18,21 +18,21 @@ def class_names(data: Dataset) -> tuple[str, ...]:
     """The names of the classes, sorted.
 
     Raises:
-        InputError: there are less than two, or a picture belongs to none.
+        InputError: there are less than two, or an image belongs to none.
     """
     names = sorted(set(data.classes))
-    hint = "the pictures of a class are in a sub-folder with its name"
+    hint = "the images of a class are in a sub-folder with its name"
     if "" in names:
         number = data.classes.count("")
         raise InputError(f"{counted(number, 'image')} without a class", code="E-DATA", hint=hint)
     if len(names) < 2:
-        message = f"classes are to be told apart, but all pictures are {names[0]!r}"
+        message = f"classes are to be told apart, but all images are {names[0]!r}"
         raise InputError(message, code="E-DATA", hint=hint)
     return tuple(names)
 
 
 def class_labels(data: Dataset) -> np.ndarray:
-    """The index of each picture's class in `class_names`, (n,) int64."""
+    """The index of each image's class in `class_names`, (n,) int64."""
     index = {name: i for i, name in enumerate(class_names(data))}
     return np.asarray([index[name] for name in data.classes], np.int64)
 

@@ -30,11 +30,17 @@ def classifier_config(
 
 
 def classifier_trainer(
-    latents: NoisyLatents, labels: np.ndarray, config: ClassifierConfig,
-    scheduler: SchedulerConfig, stage: ClassifierStage, seed: int, ops: TorchBackend,
-) -> Trainer:  # fmt: skip
+    latents: NoisyLatents,
+    labels: np.ndarray,
+    config: ClassifierConfig,
+    scheduler: SchedulerConfig,
+    stage: ClassifierStage,
+    seed: int,
+    ops: TorchBackend,
+) -> Trainer:
     """A trainer of the classifier; `labels`: (n,) int64."""
-    n, power = stage.optimizer.batch_size, stage.objective.timestep_power
+    n = stage.optimizer.batch_size
+    power = stage.objective.timestep_power
     alphas_cumprod = ops.asarray(np.array(training_alphas_cumprod(scheduler)), "float64")
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:

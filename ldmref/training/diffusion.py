@@ -32,11 +32,11 @@ MAX_HELD_OUT = 256  # images of the held-out loss
 LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
 LAST_OF_ATTENTION = "to_out.0.weight"  # likewise, without cross-attention
 
-Prompt = Callable[[int, np.random.Generator], str]  # (i, rng): one for picture i
+Prompt = Callable[[int, np.random.Generator], str]  # (i, rng): one for image i
 
 
 class Condition(NamedTuple):
-    """What the pictures are described by, and its tokenizer."""
+    """What the images are described by, and its tokenizer."""
 
     prompt: Prompt
     tokenizer: PromptTokenizer
@@ -63,7 +63,7 @@ def initial_params(config: ModelConfig, seed: int) -> Params:
 class DiffusionBatch(NamedTuple):
     """What a step is computed from; tensors are on the device."""
 
-    pictures: np.ndarray  # their indices
+    indices: np.ndarray  # their indices
     prompts: list[str]  # "" where a condition is dropped or the model has none
     t: torch.Tensor  # (n,) int64
     x0: torch.Tensor
@@ -76,53 +76,72 @@ class DiffusionBatches:
     computes its loss."""
 
     def __init__(
-        self, latents: NoisyLatents, prompt: Prompt, config: ModelConfig, stage: DiffusionStage,
-        seed: int, ops: TorchBackend,
-    ):  # fmt: skip
-        self.latents, self.prompt, self.stage, self.seed = latents, prompt, stage, seed
+        self,
+        latents: NoisyLatents,
+        prompt: Prompt,
+        config: ModelConfig,
+        stage: DiffusionStage,
+        seed: int,
+        ops: TorchBackend,
+    ):
+        self.latents = latents
+        self.prompt = prompt
+        self.stage = stage
+        self.seed = seed
         self.conditional = bool(config.text_encoders)
         self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
 
     def __call__(self, step: int, part: Part) -> DiffusionBatch:
-        n, dropout = self.stage.optimizer.batch_size, self.stage.objective.caption_dropout
+        n = self.stage.optimizer.batch_size
+        dropout = self.stage.objective.caption_dropout
         rng = step_generator(self.seed, step, "diffusion")
-        pictures = self.latents.draw(rng, n)
+        indices = self.latents.draw(rng, n)
         prompts = [""] * n
         if self.conditional:
-            prompts = ["" if rng.random() < dropout else self.prompt(int(i), rng) for i in pictures]
-        return self._noised(pictures, prompts, rng, self.seed, step, part)
+            prompts = ["" if rng.random() < dropout else self.prompt(int(i), rng) for i in indices]
+        return self._noised(indices, prompts, rng, self.seed, step, part)
 
-    def held_out(self, pictures: np.ndarray) -> DiffusionBatch:
+    def held_out(self, indices: np.ndarray) -> DiffusionBatch:
         """Return a batch of these images that is always the same: prompts, timesteps and noise."""
         rng = step_generator(HELD_OUT_SEED, 0, "held out")
-        prompts = [""] * len(pictures)
+        prompts = [""] * len(indices)
         if self.conditional:
-            prompts = [self.prompt(int(i), rng) for i in pictures]
-        return self._noised(pictures, prompts, rng, HELD_OUT_SEED, 0, FULL_BATCH)
+            prompts = [self.prompt(int(i), rng) for i in indices]
+        return self._noised(indices, prompts, rng, HELD_OUT_SEED, 0, FULL_BATCH)
 
     def _noised(
-        self, pictures: np.ndarray, prompts: list[str], rng: np.random.Generator, seed: int,
-        step: int, part: Part,
-    ) -> DiffusionBatch:  # fmt: skip
+        self,
+        indices: np.ndarray,
+        prompts: list[str],
+        rng: np.random.Generator,
+        seed: int,
+        step: int,
+        part: Part,
+    ) -> DiffusionBatch:
         """Return a part of these images at timesteps from `rng`, with the noise of a step."""
-        t = part.of(self.diffusion_loss.timesteps(rng, len(pictures)))
-        x0, eps = self.latents.noise(pictures, seed, step, part)
+        t = part.of(self.diffusion_loss.timesteps(rng, len(indices)))
+        x0, eps = self.latents.noise(indices, seed, step, part)
         xt = q_sample(x0, self.diffusion_loss.alphas_cumprod[t], eps)
-        return DiffusionBatch(part.of(pictures), part.of(prompts), t, x0, eps, xt)
+        return DiffusionBatch(part.of(indices), part.of(prompts), t, x0, eps, xt)
 
     def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:
         """The loss of the U-Net's `output` (n, z or 2 z, h, w) for a batch."""
         output = output.to(batch.x0.dtype)
         losses = self.diffusion_loss(output, batch.x0, batch.eps, batch.xt, batch.t)
         by_timestep = self.diffusion_loss.by_timestep(losses, batch.t)
-        return Loss(losses.mean(), batch=batch.pictures, by_timestep=by_timestep)
+        return Loss(losses.mean(), batch=batch.indices, by_timestep=by_timestep)
 
 
 def diffusion_trainer(
-    latents: NoisyLatents, condition: Condition, config: ModelConfig,
-    stage: DiffusionStage, seed: int, ops: TorchBackend, params: Params | None = None,
+    latents: NoisyLatents,
+    condition: Condition,
+    config: ModelConfig,
+    stage: DiffusionStage,
+    seed: int,
+    ops: TorchBackend,
+    params: Params | None = None,
     held_out: np.ndarray | None = None,
-) -> Trainer:  # fmt: skip
+) -> Trainer:
     """A trainer of the U-Net and of what encodes its condition; it starts at `params`, if any.
 
     `held_out`: indices of images for the loss that the trainer reports and never minimises.

@@ -33,29 +33,40 @@ class DiffusionLoss:
     def __init__(self, config: ModelConfig, objective: DiffusionObjective, ops: TorchBackend):
         alphas_cumprod = np.array(training_alphas_cumprod(config.scheduler))
         self.alphas_cumprod = ops.asarray(alphas_cumprod, "float64")
-        self.config, self.objective, self.ops = config, objective, ops
+        self.config = config
+        self.objective = objective
+        self.ops = ops
 
     def timesteps(self, rng: np.random.Generator, n: int) -> torch.Tensor:
         """n timesteps with the objective's density."""
-        total, objective = len(self.alphas_cumprod), self.objective
+        total = len(self.alphas_cumprod)
+        objective = self.objective
         stratified = objective.timestep_sampling == "stratified"
         t = random_timesteps(rng, n, total, objective.timestep_power, stratified)
         return self.ops.asarray(t)
 
     def probability(self, t: torch.Tensor) -> torch.Tensor:
         """Of each timestep among those that `timesteps` draws, (n,) float64."""
-        total, power = len(self.alphas_cumprod), self.objective.timestep_power
+        total = len(self.alphas_cumprod)
+        power = self.objective.timestep_power
         return ((t.double() + 1) / total) ** power - (t.double() / total) ** power
 
     def __call__(
-        self, output: torch.Tensor, x0: torch.Tensor, eps: torch.Tensor, xt: torch.Tensor,
+        self,
+        output: torch.Tensor,
+        x0: torch.Tensor,
+        eps: torch.Tensor,
+        xt: torch.Tensor,
         t: torch.Tensor,
-    ) -> torch.Tensor:  # fmt: skip
+    ) -> torch.Tensor:
         """The loss of each example, (n,); `output` (n, z or 2 z, h, w), `t` (n,) int64."""
-        scheduler, objective = self.config.scheduler, self.objective
-        alpha_bar, kind = self.alphas_cumprod[t], scheduler.prediction_type
+        scheduler = self.config.scheduler
+        objective = self.objective
+        alpha_bar = self.alphas_cumprod[t]
+        kind = scheduler.prediction_type
         z = self.config.vae.latent_channels
-        prediction, v = output[:, :z], output[:, z:] if scheduler.variance_type == LEARNED else None
+        prediction = output[:, :z]
+        v = output[:, z:] if scheduler.variance_type == LEARNED else None
         if objective.loss == "bound":
             return self.bound(TO_X0[kind](xt, prediction, alpha_bar), v, x0, t)
         target = {"v": v_from_x0_eps(x0, eps, alpha_bar), "eps": eps, "x0": x0}[kind]

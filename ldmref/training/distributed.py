@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = timedelta(hours=24)  # the others wait while the first rank encodes all pictures
+TIMEOUT = timedelta(hours=24)  # the others wait while the first rank encodes all images
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -117,7 +117,8 @@ class Network(torch.nn.Module):
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], function: Callable[..., Any]):
         super().__init__()
-        self.names, self.function = list(parameters), function
+        self.names = list(parameters)
+        self.function = function
         self.weights = torch.nn.ParameterList(parameters.values())
 
     def named(self) -> dict[str, torch.nn.Parameter]:

@@ -13,7 +13,7 @@ from ldmref.math.divergence import reparameterize
 from ldmref.training.loss import Part
 from ldmref.training.trainer import step_noise
 
-CHUNK = 1024  # pictures whose moments are read at a time
+CHUNK = 1024  # images whose moments are read at a time
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,8 @@ class Latents:
             )
             first += mean.sum()
             second += (mean**2 + np.exp(logvar)).sum()
-        first, second = first / self.mean.size, second / self.mean.size
+        first = first / self.mean.size
+        second = second / self.mean.size
         return float(1.0 / math.sqrt(second - first**2))
 
 
@@ -49,18 +50,22 @@ class NoisyLatents:
     """
 
     def __init__(self, latents: Latents, weights: np.ndarray, scale: float, ops: TorchBackend):
-        self.mean, self.logvar = torch.as_tensor(latents.mean), torch.as_tensor(latents.logvar)
-        self.probabilities, self.scale, self.ops = weights / weights.sum(), scale, ops
+        self.mean = torch.as_tensor(latents.mean)
+        self.logvar = torch.as_tensor(latents.logvar)
+        self.probabilities = weights / weights.sum()
+        self.scale = scale
+        self.ops = ops
 
     def draw(self, rng: np.random.Generator, n: int) -> np.ndarray:
-        """The indices of n pictures."""
+        """The indices of n images."""
         return rng.choice(len(self.mean), n, p=self.probabilities)
 
     def noise(
         self, batch: np.ndarray, seed: int, step: int, part: Part
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Scaled latents sampled from the posterior, and noise, for a part of the batch."""
-        ops, index = self.ops, torch.as_tensor(part.of(batch))
+        ops = self.ops
+        index = torch.as_tensor(part.of(batch))
         mean, logvar = (
             ops.asarray(moment[index], ops.state_dtype) for moment in (self.mean, self.logvar)
         )

@@ -21,7 +21,7 @@ class Part:
     count: int = 1
 
     def of(self, batch: Any) -> Any:
-        """This part of something with an element per picture."""
+        """This part of something with an element per image."""
         size = len(batch) // self.count
         return batch[self.index * size : (self.index + 1) * size]
 
@@ -33,7 +33,7 @@ FULL_BATCH = Part()
 class Loss:
     """The scalar training loss of one step, or of a part of its batch.
 
-    `metrics`: numbers to report beside it. `batch`: the pictures that it was computed from.
+    `metrics`: numbers to report beside it. `batch`: the images that it was computed from.
     `after`: changes parameters in place after the optimizers' step, as a codebook's moving average.
     `by_timestep`: sums of the losses, and numbers of examples, in bins of t / T, (2, bins).
     """

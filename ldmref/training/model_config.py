@@ -18,7 +18,8 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
         CorruptModelError: the networks do not fit together.
     """
     config = _with_condition(config, objective.condition)
-    s, z = config.scheduler, config.vae.latent_channels
+    s = config.scheduler
+    z = config.vae.latent_channels
     if objective.loss == "hybrid":
         s = replace(s, variance_type=LEARNED)
         config = replace(config, scheduler=s, unet=replace(config.unet, out_channels=2 * z))
@@ -26,7 +27,7 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
         message = f"loss = {objective.loss!r} does not train the variance that the model learns"
         raise recipe_error(message, hint='loss = "hybrid" and loss = "bound" do')
     if s.rescale_betas_zero_snr and s.prediction_type == "eps":
-        message = "with zero terminal SNR, eps says nothing about the picture at the last timestep"
+        message = "with zero terminal SNR, eps says nothing about the image at the last timestep"
         raise recipe_error(message, hint='set model.scheduler.prediction_type to "v" or "x0"')
     check_config(config)
     return config
@@ -34,7 +35,9 @@ def for_objective(config: ModelConfig, objective: DiffusionObjective) -> ModelCo
 
 def _with_condition(config: ModelConfig, condition: str) -> ModelConfig:
     """Classes have an embedding table in place of the text encoder; `with_classes` sizes it."""
-    text, unet, defaults = config.text_encoder, config.unet, config.defaults
+    text = config.text_encoder
+    unet = config.unet
+    defaults = config.defaults
     if condition == "text":
         if text.model_type != "clip":
             message = f"condition = 'text' needs a CLIP text transformer, not {text.model_type!r}"
@@ -42,9 +45,13 @@ def _with_condition(config: ModelConfig, condition: str) -> ModelConfig:
         return config
     if condition == "class":
         text = TextConfig(
-            model_type="class", vocab_size=1, hidden_size=unet.cross_attention_dim,
-            num_hidden_layers=1, num_attention_heads=1, max_position_embeddings=1,
-        )  # fmt: skip
+            model_type="class",
+            vocab_size=1,
+            hidden_size=unet.cross_attention_dim,
+            num_hidden_layers=1,
+            num_attention_heads=1,
+            max_position_embeddings=1,
+        )
     else:
         text = TextConfig(model_type="none", num_hidden_layers=1)
         unet = replace(unet, attention="self", cross_attention_dim=0, class_embed_type="")

@@ -10,7 +10,8 @@ import torch
 from ldmref.training.distributed import full_tensor, sharded_like
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: steepest at 0, not convergent
-STEPS, EPSILON = 5, 1e-7
+STEPS = 5
+EPSILON = 1e-7
 RMS = 0.2  # of the updates of AdamW (Liu et al. 2025, arXiv:2502.16982, eq. 4)
 
 
@@ -45,7 +46,8 @@ class Muon(torch.optim.Optimizer):
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
         for group in self.param_groups:
-            lr, decay = group["lr"], group["weight_decay"]
+            lr = group["lr"]
+            decay = group["weight_decay"]
             for shape, params in _by_shape(group["params"]).items():
                 momentum = [full_tensor(self._nesterov(p)) for p in params]
                 updates = orthogonalized(torch.stack(momentum).to(self.dtype))
@@ -85,10 +87,12 @@ def orthogonalized(g: torch.Tensor) -> torch.Tensor:
     x = x / x.norm(dim=(-2, -1), keepdim=True).clamp(min=EPSILON)
     if x.shape[-1] >= 2 * x.shape[-2] and x.dtype is not torch.bfloat16:
         identity = torch.eye(x.shape[-2], dtype=x.dtype, device=x.device)
-        gram, product = x @ x.mT, identity
+        gram = x @ x.mT
+        product = identity
         for _ in range(STEPS):
             q = a * identity + torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
-            gram, product = q @ gram @ q, q @ product
+            gram = q @ gram @ q
+            product = q @ product
         x = product @ x
     else:
         for _ in range(STEPS):

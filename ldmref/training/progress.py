@@ -10,7 +10,9 @@ from dataclasses import dataclass, field
 
 UNITS = {"psnr": "dB", "corrupted": "dB", "kl": "nats", "elbo": "nats"}
 WARNING = "warning: "  # the beginning of the lines for the user that are warnings
-REPORTS, MOST_STEPS, MOST_SECONDS = 20, 100, 10.0
+REPORTS = 20
+MOST_STEPS = 100
+MOST_SECONDS = 10.0
 
 
 @dataclass(frozen=True)
@@ -24,7 +26,7 @@ class Progress:
     step: int
     steps: int
     loss: float
-    pictures_per_second: float
+    images_per_second: float
     seconds_left: float
     metrics: Mapping[str, float] = field(default_factory=dict)
 
@@ -33,7 +35,7 @@ class Progress:
         metrics = f"  {with_units(self.metrics)}" if self.metrics else ""
         return (
             f"{self.stage} {self.step}/{self.steps}  loss {self.loss:.4f}{metrics}  "
-            f"{self.pictures_per_second:.1f} images/s  {duration(self.seconds_left)} left"
+            f"{self.images_per_second:.1f} images/s  {duration(self.seconds_left)} left"
         )
 
 
@@ -47,11 +49,20 @@ class ProgressMeter:
     """Collects losses, and reports 20 times in a stage, every 100 steps, or every 10 seconds."""
 
     def __init__(
-        self, stage: str, step: int, steps: int, batch_size: int, most_steps: int = MOST_STEPS,
+        self,
+        stage: str,
+        step: int,
+        steps: int,
+        batch_size: int,
+        most_steps: int = MOST_STEPS,
         most_seconds: float = MOST_SECONDS,
-    ):  # fmt: skip
-        self.stage, self.step, self.steps, self.batch_size = stage, step, steps, batch_size
-        self.most_steps, self.most_seconds = most_steps, most_seconds
+    ):
+        self.stage = stage
+        self.step = step
+        self.steps = steps
+        self.batch_size = batch_size
+        self.most_steps = most_steps
+        self.most_seconds = most_seconds
         self.values: defaultdict[str, list[float]] = defaultdict(list)
         self.time = time.monotonic()
 
@@ -69,8 +80,11 @@ class ProgressMeter:
             return None
         rate = (step - self.step) / max(1e-9, now - self.time)  # steps per second
         means = {name: sum(values) / len(values) for name, values in self.values.items()}
-        self.step, self.time, self.values = step, now, defaultdict(list)
-        left, loss = (self.steps - step) / rate, means.pop("loss")
+        self.step = step
+        self.time = now
+        self.values = defaultdict(list)
+        left = (self.steps - step) / rate
+        loss = means.pop("loss")
         return Progress(self.stage, step, self.steps, loss, rate * self.batch_size, left, means)
 
 

@@ -20,7 +20,7 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from ldmref.declare import Length, Names, Range
+from ldmref.declare import Formerly, Length, Names, Range
 from ldmref.errors import UsageError
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.presets import preset
@@ -47,15 +47,15 @@ Stages = Annotated[tuple[str, ...], Names(STAGES, prefix=True)]
 
 @dataclass(frozen=True)
 class DataConfig:
-    """The pictures: `source` is "emoji", "scenes" or a folder; `size` in pixels, 0: the model's.
+    """The images: `source` is "emoji", "scenes" or a folder; `size` in pixels, 0: the model's.
 
-    `pictures`: the number of scenes, emoji included. The autoencoder sees a batch mirrored half of
-    the time with `flips`, and random squares of `crop` pixels of it; 0: whole pictures.
+    `images`: the number of scenes, emoji included. The autoencoder sees a batch mirrored half of
+    the time with `flips`, and random squares of `crop` pixels of it; 0: whole images.
     """
 
     source: str = EMOJI
     size: Annotated[int, Range(0, MAX_SIZE)] = 0
-    pictures: Annotated[int, Range(5000, 10_000_000)] = 60_000
+    images: Annotated[int, Range(5000, 10_000_000), Formerly("pictures")] = 60_000
     flips: bool = True
     crop: Annotated[int, Range(0, MAX_SIZE)] = 0
     # images that no stage trains on; the denoiser's loss on them is in metrics.jsonl
@@ -115,7 +115,7 @@ class AutoencoderObjective:
 
     `absolute_weight`, `edge_weight`, `square_weight`: |x' - x|, the same of differences between
     neighbouring pixels, and (x' - x)^2, as means. `kl_weight`: KL(q || N(0, 1)) per latent.
-    `elbo_weight`: the negative evidence bound in nats per picture, with weight `beta` of the
+    `elbo_weight`: the negative evidence bound in nats per image, with weight `beta` of the
     divergence in it and a Gaussian likelihood of this `variance`, which `learn_variance` trains.
     `l1_weight`: |z| / rms(z). `sparsity_weight`: KL(rho || mean activation) per channel, with
     rho `activation`. `codebook_weight`: of the codebook and, times `commitment`, the commitment
@@ -124,7 +124,7 @@ class AutoencoderObjective:
     `perceptual_weight`: distance of the features of a network trained before (`[features]`).
     `adversarial_weight`: of a patch discriminator from `adversarial_start` on, relative to the
     gradient of the reconstruction. `corruption`: of the encoder's input, with this
-    `corruption_amount` (standard deviation, pictures being in [-1, 1]; or the share of masked
+    `corruption_amount` (standard deviation, images being in [-1, 1]; or the share of masked
     numbers).
     """
 
@@ -156,7 +156,7 @@ class AutoencoderObjective:
         return self.kl_weight > 0 or self.elbo_weight > 0
 
     def separable(self, config: AutoencoderConfig) -> bool:
-        """Whether the loss of a batch is the mean of those of its pictures."""
+        """Whether the loss of a batch is the mean of those of its images."""
         of_batch = self.l1_weight, self.sparsity_weight, self.adversarial_weight
         return not config.codebook_size and not any(of_batch)
 
@@ -164,7 +164,7 @@ class AutoencoderObjective:
         """What does not fit together, or does not fit the network; "" if all does."""
         weights = self.absolute_weight, self.edge_weight, self.square_weight, self.elbo_weight
         if not any(weights):
-            return "nothing compares pictures: absolute_, edge_, square_ and elbo_weight are 0"
+            return "nothing compares images: absolute_, edge_, square_ and elbo_weight are 0"
         if self.kl_weight and self.elbo_weight:
             return "kl_weight must be 0 with elbo_weight, which contains the divergence"
         if self.learn_variance and not self.elbo_weight:
@@ -260,7 +260,7 @@ class CheckpointConfig:
 
 @dataclass(frozen=True)
 class ProgressConfig:
-    """The pictures of a running training: at most every so many seconds, 3 % of the time, and at
+    """The images of a running training: at most every so many seconds, 3 % of the time, and at
     the end of a stage; 0: none. `prompts` are drawn `count` times; without any, captions are."""
 
     seconds: Annotated[float, Range(0, 86400)] = 60.0

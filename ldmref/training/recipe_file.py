@@ -64,6 +64,8 @@ def recipe_path(source: str | Path) -> Path:
     if Path(source).is_file():
         return Path(source)
     names = {path.stem: path for path in SHIPPED.glob("*.toml")}
+    if str(source) == "pictures":  # the name until 0.1
+        return names["images"]
     if str(source) not in names:
         hint = f"a .toml file, or one that comes with ldmref; {did_you_mean(str(source), names)}"
         raise InputError(f"no recipe {str(source)!r}", code="E-RECIPE-FILE", hint=hint)
@@ -99,9 +101,10 @@ def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
     accumulation = recipe.autoencoder.optimizer.accumulation
     if accumulation > 1 and not recipe.autoencoder.objective.separable(config.vae):
         message = f"autoencoder.optimizer.accumulation must be 1, not {accumulation}"
-        hint = "terms of this objective compare the pictures of a batch"
+        hint = "terms of this objective compare the images of a batch"
         raise recipe_error(message, hint=hint)
-    size, multiple = recipe.data.size or config.defaults.width, config.size_multiple
+    size = recipe.data.size or config.defaults.width
+    multiple = config.size_multiple
     if size < multiple or size % multiple:
         message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
         raise UsageError(message, code="E-SIZE")
@@ -209,7 +212,8 @@ def _model(table: Any) -> ModelConfig:
 def _check_accumulation(optimizers: Mapping[str, OptimizerConfig]) -> None:
     """Batches are divided into equal parts."""
     for name, optimizer in optimizers.items():
-        count, batch_size = optimizer.accumulation, optimizer.batch_size
+        count = optimizer.accumulation
+        batch_size = optimizer.batch_size
         if batch_size % count:
             message = f"{name}.optimizer.accumulation = {count} must divide batch_size = "
             raise recipe_error(message + str(batch_size))

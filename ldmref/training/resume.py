@@ -1,6 +1,6 @@
 """Whether a training may go on from its checkpoints: nothing that matters has changed.
 
-Budgets, `device`, `[checkpoint]`, `[progress]` and the folder of the same pictures may change. What
+Budgets, `device`, `[checkpoint]`, `[progress]` and the folder of the same images may change. What
 the first stage does not see may change until the second has begun. A `dtype` of "auto" is compared
 once the device has decided it.
 """
@@ -29,29 +29,30 @@ FREE = ("model.name", "model.defaults.", "model.unet.sample_size")  # derived, o
 
 
 def changed_settings(headers: Mapping[str, Header], recipe: AnyRecipe) -> list[str]:
-    """`key was 1, now 2`, for everything that a checkpoint depends on but the pictures."""
+    """`key was 1, now 2`, for everything that a checkpoint depends on but the images."""
     changes = {}
     for stage, header in headers.items():
-        old, new = _settings(stage, header.agreed.recipe), _settings(stage, recipe)
+        old = _settings(stage, header.agreed.recipe)
+        new = _settings(stage, recipe)
         changes |= {
             k: f"{k} was {old.get(k)!r}, now {v!r}" for k, v in new.items() if old.get(k) != v
         }
-    if changes:  # the pictures are not read yet: their folder stands for them
+    if changes:  # the images are not read yet: their folder stands for them
         agreed = {stage: header.agreed for stage, header in headers.items()}
         changes |= {stage: _data(s, recipe) for stage, s in agreed.items() if _moved(s, recipe)}
     return list(dict.fromkeys(changes.values()))
 
 
 def changed_data(headers: Mapping[str, Header], recipe: AnyRecipe, data: DataSummary) -> list[str]:
-    """The same for pictures and captions, and for classes where a stage learns them."""
-    pictures = replace(data, base="", classes="")
+    """The same for images and captions, and for classes where a stage learns them."""
+    images = replace(data, base="", classes="")
     agreed = {stage: header.agreed for stage, header in headers.items()}
-    changed = [s for s in agreed.values() if replace(s.data, base="", classes="") != pictures]
+    changed = [s for s in agreed.values() if replace(s.data, base="", classes="") != images]
     bases = {settings.data.base for settings in agreed.values()} - {data.base}
     lines = [f"base was {_base(base)}, now {_base(data.base)}" for base in sorted(bases)]
     learned = {s.data.classes for stage, s in agreed.items() if learns_classes(stage, s.recipe)}
     if learned - {data.classes}:
-        lines.append("the classes of the pictures were others")
+        lines.append("the classes of the images were others")
     return [*lines, *dict.fromkeys(_data(settings, recipe, data) for settings in changed)]
 
 
@@ -90,10 +91,11 @@ def _moved(settings: Settings, recipe: AnyRecipe) -> bool:
 
 
 def _data(settings: Settings, recipe: AnyRecipe, data: DataSummary | None = None) -> str:
-    old, now = settings.recipe.data.source, f"now {recipe.data.source!r}"
+    old = settings.recipe.data.source
+    now = f"now {recipe.data.source!r}"
     if data is not None:
-        now += f" with {counted(data.pictures, 'image')} (sha256 {data.sha256[:8]})"
+        now += f" with {counted(data.images, 'image')} (sha256 {data.sha256[:8]})"
     return (
-        f"data.source was {old!r} with {counted(settings.data.pictures, 'image')} "
+        f"data.source was {old!r} with {counted(settings.data.images, 'image')} "
         f"(sha256 {settings.data.sha256[:8]}), {now}"
     )

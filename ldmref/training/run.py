@@ -1,4 +1,4 @@
-"""A complete training, from pictures to a model folder. It can be interrupted and resumed.
+"""A complete training, from images to a model folder. It can be interrupted and resumed.
 
 folder/recipe.toml               every setting of the last run
 folder/autoencoder.safetensors   checkpoint of the first stage
@@ -15,7 +15,7 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
-from ldmref.training.begin import check_early, prepared_folder, read_pictures
+from ldmref.training.begin import check_early, prepared_folder, read_images
 from ldmref.training.classes import class_names, summarize_for, uses_classes
 from ldmref.training.progress import Progress, warn_only
 from ldmref.training.recipe import Recipe
@@ -38,11 +38,11 @@ def train(
         say: called with a line about the data, about what is resumed, and with warnings, which
             begin with "warning: "; by default, these are issued with `warnings.warn`.
         cancel: set it to stop after the current step, with a checkpoint.
-        accept_changes: resume although the recipe or the pictures have changed.
+        accept_changes: resume although the recipe or the images have changed.
 
     Raises:
         UsageError: the folder was trained with other settings.
-        InputError: the pictures, captions or checkpoints cannot be read.
+        InputError: the images, captions or checkpoints cannot be read.
         OutputError: the folder cannot be written, or is in use; the last checkpoint is kept.
         NumericError: the loss is not finite; the last checkpoint is kept.
         Cancelled: `cancel` was set; a checkpoint is saved.
@@ -56,12 +56,13 @@ def train(
     from ldmref.training.trainer import require_shared
 
     with process_group(recipe.device) as device:
-        report, say = by_first_rank(report), by_first_rank(say)
+        report = by_first_rank(report)
+        say = by_first_rank(say)
         for stage in recipe.stages:
             require_shared(getattr(recipe, stage).optimizer)
         recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
         ops = TorchBackend(device, recipe.dtype)
-        data = read_pictures(recipe, say, cancel)
+        data = read_images(recipe, say, cancel)
         summary = summarize_for(recipe, data)
         if uses_classes(recipe):
             say(f"{len(class_names(data))} classes")

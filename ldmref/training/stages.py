@@ -91,7 +91,8 @@ class Run(Generic[R]):
 
 def train_stages(run: Run[Recipe]) -> Path:
     """Train the recipe's stages, or the rest of them, and export the model; returns its folder."""
-    recipe, config = run.recipe, run.recipe.model
+    recipe = run.recipe
+    config = run.recipe.model
     prompts = ()
     if "diffusion" in recipe.stages:
         if config.text_encoder.model_type == "class":
@@ -109,9 +110,14 @@ def train_stages(run: Run[Recipe]) -> Path:
     condition = _condition(run, config.text_encoder)
     text = condition.tokenizer.tokenizer.to_str(pretty=True)
     second = diffusion_trainer(
-        noisy, condition, config, recipe.diffusion, recipe.seed, run.ops,
+        noisy,
+        condition,
+        config,
+        recipe.diffusion,
+        recipe.seed,
+        run.ops,
         held_out=run.data.held_out,
-    )  # fmt: skip
+    )
     folder = run.folder / "model"
 
     def with_vae(params: Params) -> Params:
@@ -134,9 +140,12 @@ def train_stages(run: Run[Recipe]) -> Path:
 
 
 def train_autoencoder(run: Run[Recipe]) -> tuple[Params, Latents]:
-    """Train the first stage; its averaged weights, and the encoded pictures."""
-    recipe, config, data = run.recipe, run.recipe.model.vae, run.data
-    objective, exact = recipe.autoencoder.objective, TorchBackend(run.ops.device, "float32")
+    """Train the first stage; its averaged weights, and the encoded images."""
+    recipe = run.recipe
+    config = run.recipe.model.vae
+    data = run.data
+    objective = recipe.autoencoder.objective
+    exact = TorchBackend(run.ops.device, "float32")
     features = None
     if objective.perceptual_weight:
         feature_stage = feature_trainer(data, recipe.features, recipe.seed, run.ops)
@@ -159,7 +168,8 @@ def _train_classifier(
     run: Run[Recipe], latents: NoisyLatents, config: ModelConfig, folder: Path
 ) -> None:
     """The classifier of the same latents, exported beside the model."""
-    stage, names = run.recipe.classifier, class_names(run.data)
+    stage = run.recipe.classifier
+    names = class_names(run.data)
     network = classifier_config(stage.network, config.vae.latent_channels, names)
     trainer = classifier_trainer(
         latents, class_labels(run.data), network, config.scheduler, stage, run.recipe.seed, run.ops
@@ -189,7 +199,8 @@ def run_stage(
     in `run.report`. A step that fails, or is interrupted between its updates, leaves the last one.
     """
     gc.collect()  # the trainer before, which is cyclic, and holds the device's memory
-    path, timer = checkpoint_path(run.folder, stage), Timer(run.recipe.checkpoint)
+    path = checkpoint_path(run.folder, stage)
+    timer = Timer(run.recipe.checkpoint)
     settings = Settings(run.recipe, run.summary)
     history: tuple[dict[str, Any], ...] = ()
 

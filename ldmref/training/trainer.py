@@ -69,14 +69,25 @@ class Trainer:
     """
 
     def __init__(
-        self, config: OptimizerConfig, steps: int, params: Params, loss: LossFunction,
-        ops: TorchBackend, adversary: str = "", unused: bool = False,
-    ):  # fmt: skip
-        self.config, self.steps, self.loss, self.ops, self.step = config, steps, loss, ops, 0
+        self,
+        config: OptimizerConfig,
+        steps: int,
+        params: Params,
+        loss: LossFunction,
+        ops: TorchBackend,
+        adversary: str = "",
+        unused: bool = False,
+    ):
+        self.config = config
+        self.steps = steps
+        self.loss = loss
+        self.ops = ops
+        self.step = 0
         self.updating = False  # between the first and the last tensor that a step changes
         self.held_out_loss: Callable[[Params], float] | None = None  # of averaged parameters
         require_shared(config)
-        self.shapes, parameters = {}, {}
+        self.shapes = {}
+        parameters = {}
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
             tensor = ops.asarray(np.array(array), ops.state_dtype)
@@ -98,7 +109,8 @@ class Trainer:
         return self.config.muon_rate > 0 and matrix and not name.endswith(NOT_FOR_MUON)
 
     def _optimizers(self) -> list[torch.optim.Optimizer]:
-        config, decay = self.config, self.config.weight_decay
+        config = self.config
+        decay = self.config.weight_decay
         muon = [p for name, p in self.parameters.items() if self._uses_muon(name)]
         adamw = [p for name, p in self.parameters.items() if not self._uses_muon(name)]
         groups = [
@@ -158,7 +170,9 @@ class Trainer:
             for group in optimizer.param_groups:
                 group["lr"] = optimizer.defaults["lr"] * factor
             optimizer.zero_grad(set_to_none=True)
-        losses, parts, clip = [], self._parts(), self.config.clip_norm
+        losses = []
+        parts = self._parts()
+        clip = self.config.clip_norm
         for part in parts:
             with averaging(self.module, now=part is parts[-1]):
                 loss = self.module(self.ops, self.step, part)
@@ -206,7 +220,8 @@ class Trainer:
     def _not_finite(self, loss: Loss, norms: Sequence[float]) -> NumericError:
         """The error of the current step: its loss is computed again, watched layer by layer. All
         ranks report what the first one finds whose part of the batch shows the cause."""
-        params, parts = self.params, self._parts()
+        params = self.params
+        parts = self._parts()
         layer = first_layer(
             self.ops, params, lambda ops: [self.loss(ops, params, self.step, p) for p in parts]
         )

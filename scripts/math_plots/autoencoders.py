@@ -22,7 +22,10 @@ def plot(figure) -> None:
     line.legend(frameon=False)
 
     # z ~ N(0, 1), x | z ~ N(1.5 z, 0.5^2); the encoder gives N(0.2, 0.6) for x = 1
-    w, s, mean, logvar = 1.5, 0.5, np.asarray([[0.2]]), np.log(np.asarray([[0.6]]))
+    w = 1.5
+    s = 0.5
+    mean = np.asarray([[0.2]])
+    logvar = np.log(np.asarray([[0.6]]))
     z = lm.reparameterize(mean, logvar, rng.standard_normal((512 * 400, 1, 1)))
     log_p = lm.gaussian_log_likelihood(np.ones_like(z[:, 0]), w * z[:, 0], s**2)[:, None]
     log_w = lm.log_importance_weight(log_p, z, mean, logvar).ravel()

@@ -19,11 +19,11 @@ def plot(figure) -> None:
         return np.stack(p, axis=1)
 
     alpha_bar = lm.alpha_bar_from_flow_time(s)
-    pictures = {
+    images = {
         curved: densities(np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar)),
         straight: densities(1 - s, s),
     }
-    for axes, p in pictures.items():
+    for axes, p in images.items():
         axes.imshow(p**0.5, origin="lower", extent=(0.01, 0.99, -3, 3), aspect="auto", cmap="Blues")
 
     # the probability flow dx/dsigma = (x - E[x0 | x]) / sigma, integrated once, drawn in both

@@ -7,7 +7,9 @@ from ldmref.testing.mixture import three_modes
 
 
 def plot(figure) -> None:
-    data, sigma, k = three_modes(), 0.6, 0
+    data = three_modes()
+    sigma = 0.6
+    k = 0
     side = np.linspace(-3, 3, 121)
     grid = np.stack(np.meshgrid(side, side, indexing="xy"), axis=-1).reshape(-1, 2)
     coarse = np.linspace(-2.6, 2.6, 12)

@@ -24,9 +24,9 @@ def plot(figure) -> None:
     errors.legend(frameon=False, loc="upper left")
 
     t = np.arange(0.0, 1000.0, 2.0)
-    picture = waves.imshow(
+    image = waves.imshow(
         lm.timestep_embedding(t, 64), aspect="auto", cmap="RdBu", extent=(0, 64, 1000, 0)
     )
     waves.axvline(32, color="k", lw=0.8)
     waves.set(title="timestep_embedding: cosines | sines", xlabel="component", ylabel="t")
-    figure.colorbar(picture, ax=waves)
+    figure.colorbar(image, ax=waves)

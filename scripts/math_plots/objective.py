@@ -4,7 +4,9 @@ import numpy as np
 
 from ldmref import math as lm
 
-MEAN, SPREAD = 0.75, 0.5  # of Gaussian data, in one dimension
+# of Gaussian data, in one dimension
+MEAN = 0.75
+SPREAD = 0.5
 ENTROPY = 0.5 * np.log(2 * np.pi * np.e * SPREAD**2)
 
 
@@ -29,7 +31,9 @@ def plot(figure) -> None:
     """Three panels on a matplotlib figure."""
     weights, bounds, variances = figure.subplots(1, 3)
     alpha_bar = lm.alphas_cumprod(lm.scaled_linear_betas(1000))
-    now, before, t = alpha_bar[1:], alpha_bar[:-1], np.arange(1, 1000)
+    now = alpha_bar[1:]
+    before = alpha_bar[:-1]
+    t = np.arange(1, 1000)
 
     weights.semilogy(t, lm.elbo_weight(now, before, "eps"), label="bound")
     weights.semilogy(t, np.ones(999), label="$L_{simple}$")

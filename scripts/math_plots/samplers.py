@@ -6,11 +6,13 @@ from ldmref.math import exponential_sigmas
 from ldmref.samplers import SAMPLERS, ancestral, lms, rk45, sample, unipc
 from ldmref.testing.mixture import three_modes
 
-LOW, HIGH = 0.1, 1.0
+LOW = 0.1
+HIGH = 1.0
 
 
 def plot(figure) -> None:
-    problem, stream = three_modes(), np.random.default_rng(0)
+    problem = three_modes()
+    stream = np.random.default_rng(0)
     start = problem.sample(64, stream) + HIGH * stream.standard_normal((64, 2))
 
     def run(step, sigmas):
@@ -56,8 +58,12 @@ def plot(figure) -> None:
             f"{calls}", (t, error), fontsize=8, xytext=(4, -10), textcoords="offset points"
         )
     few.loglog(tolerances, tolerances, "k:", lw=1, label="error = tolerance")
-    few.axhline(abs(run(ancestral(), exponential_sigmas(101, LOW, HIGH))[0] - exact).max(),
-                color="0.6", lw=1, label="ddim, 100 evaluations")  # fmt: skip
+    few.axhline(
+        abs(run(ancestral(), exponential_sigmas(101, LOW, HIGH))[0] - exact).max(),
+        color="0.6",
+        lw=1,
+        label="ddim, 100 evaluations",
+    )
     few.set(title="rk45, with its evaluations", xlabel="tolerance", xlim=(3e-9, 8e-2))
     for axes in (every, starts):
         axes.set(xlabel="evaluations of the denoiser")

@@ -28,7 +28,9 @@ def plot(figure) -> None:
     )
 
     table = lm.sigma_from_alpha_bar(lm.alphas_cumprod(lm.scaled_linear_betas(n)))
-    steps, low, high = 10, table[0], table[-1]
+    steps = 10
+    low = table[0]
+    high = table[-1]
 
     def at(t):
         return np.exp(np.interp(t, np.arange(n), np.log(table)))

@@ -18,13 +18,18 @@ def plot(figure) -> None:
     left.set(xlabel="t", ylabel="sigma(t)", title="Three clocks")
     left.legend()
 
-    sde, grid = lm.VPSDE(0.1, 8.0), np.linspace(-2.6, 2.6, 301)
+    sde = lm.VPSDE(0.1, 8.0)
+    grid = np.linspace(-2.6, 2.6, 301)
     shades = [PAIR.scaled(sde.mean_coefficient(u)).density(grid[:, None], sde.std(u)) for u in t]
     middle.pcolormesh(t, grid, np.sqrt(shades).T, cmap="Greys", rasterized=True)
-    rng, x = np.random.default_rng(2), np.asarray([[-1.8], [-0.5], [0.25], [1.2]])
-    flow, diffusion_path, back = [x], [x[1:3]], np.linspace(1.0, 0.005, 400)
+    rng = np.random.default_rng(2)
+    x = np.asarray([[-1.8], [-0.5], [0.25], [1.2]])
+    flow = [x]
+    diffusion_path = [x[1:3]]
+    back = np.linspace(1.0, 0.005, 400)
     score = lm.sde_score(sde, PAIR.denoise)
-    velocity, (drift, diffusion) = lm.probability_flow(sde, score), lm.reverse_sde(sde, score)
+    velocity = lm.probability_flow(sde, score)
+    (drift, diffusion) = lm.reverse_sde(sde, score)
     for u, after in pairwise(map(float, back)):
         noise = rng.standard_normal((2, 1))
         flow.append(lm.integrate_rk4(velocity, flow[-1], [u, after]))
@@ -36,11 +41,9 @@ def plot(figure) -> None:
     middle.set(xlabel="t", ylabel="x", ylim=(-2.6, 2.6), title="Paths back to the data")
     middle.legend()
 
-    problem, points, ends = (
-        three_modes(),
-        np.random.default_rng(0).normal(0, 1, (64, 2)),
-        (0.05, 10),
-    )
+    problem = three_modes()
+    points = np.random.default_rng(0).normal(0, 1, (64, 2))
+    ends = (0.05, 10)
     velocity = lm.sigma_flow(problem.denoise)
     probes = np.random.default_rng(1).choice([-1.0, 1.0], (1, *points.shape))
     for name, mark, divergence in (
@@ -48,7 +51,8 @@ def plot(figure) -> None:
         ("differences", "+", lambda x, s: lm.exact_divergence(velocity, x, s)),
         ("one probe", "s", lambda x, s: lm.hutchinson_divergence(velocity, x, s, probes)),
     ):
-        errors, counts = [], 2 ** np.arange(2, 10)
+        errors = []
+        counts = 2 ** np.arange(2, 10)
         for n in counts:
             args = velocity, divergence, lambda x: problem.log_density(x, ends[1]), points
             nats, _ = lm.flow_log_likelihood(*args, np.geomspace(*ends, n + 1))

@@ -84,7 +84,9 @@ def _shim() -> types.ModuleType:
     names = "pad empty ones zeros mean sqrt arange where exp tanh concatenate ascontiguousarray"
     for name in names.split():
         setattr(cupy, name, wrap(getattr(np, name)))
-    cupy.dtype, cupy.inf, cupy.promote_types = np.dtype, np.inf, np.promote_types
+    cupy.dtype = np.dtype
+    cupy.inf = np.inf
+    cupy.promote_types = np.promote_types
     cupy.__version__ = "stand-in"
     cupy.asarray = lambda x: _on_device(np.asarray(x))
     cupy.asnumpy = lambda x: np.array(x.view(np.ndarray))  # a copy to the host
@@ -108,13 +110,15 @@ def _shim() -> types.ModuleType:
             pass
 
         def __enter__(self):
-            self.outer, Device.current = Device.current, self.index
+            self.outer = Device.current
+            Device.current = self.index
 
         def __exit__(self, *_):
             Device.current = self.outer
 
     cupy.cuda = types.SimpleNamespace(Device=Device)
-    cupy.ElementwiseKernel, cupy.ReductionKernel = ElementwiseKernel, ReductionKernel
+    cupy.ElementwiseKernel = ElementwiseKernel
+    cupy.ReductionKernel = ReductionKernel
     return cupy
 
 

@@ -1,6 +1,6 @@
-"""Full speed on pictures larger than a block, the pool's size, and trees of parameters for torch.
+"""Full speed on images larger than a block, the pool's size, and trees of parameters for torch.
 
-The blocks are made small, so that a small picture has many, and the last one is shorter.
+The blocks are made small, so that a small image has many, and the last one is shorter.
 """
 
 from __future__ import annotations
@@ -104,7 +104,7 @@ def test_activations_in_blocks(monkeypatch, name, size):
     chunk=st.integers(1, 100),
 )
 def test_winograd_in_blocks(seed, n, h, w, m, tiles, chunk):
-    """Bands of rows that do not divide the picture, and several pictures to a block."""
+    """Bands of rows that do not divide the image, and several images to a block."""
     x, weight, bias = random_case(seed, n, h, w, 3, 2, 3)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(winograd_module, "TILES", tiles)
@@ -115,10 +115,12 @@ def test_winograd_in_blocks(seed, n, h, w, m, tiles, chunk):
 
 
 def test_two_calls_at_once_share_the_threads_that_were_allowed(monkeypatch):
-    """Whoever runs two pictures at once still gets `count()` threads in all, not twice as many."""
+    """Whoever runs two images at once still gets `count()` threads in all, not twice as many."""
     monkeypatch.setattr(threads, "count", lambda: 3)
     threads._forget_workers()
-    before, inside, leave = set(threading.enumerate()), threading.Event(), threading.Event()
+    before = set(threading.enumerate())
+    inside = threading.Event()
+    leave = threading.Event()
 
     def first_block(i):
         inside.set()

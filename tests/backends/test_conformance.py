@@ -219,7 +219,8 @@ def test_operations_that_a_bare_backend_lacks_are_named():
 
 def test_a_backend_half_written_is_compared_as_far_as_it_goes():
     class Half(NumpyBackend):
-        linear, gelu = Backend.linear, _tanh_gelu
+        linear = Backend.linear
+        gelu = _tanh_gelu
 
     findings = check_backend(Half(dtype="float64"))
     failed = {finding.operation for finding in findings if not finding.ok}
@@ -244,7 +245,8 @@ def test_backends_here_lack_nothing(ops):
 @pytest.mark.parametrize("workspace", [1, 2**24])  # one row at a time, and all at once
 def test_conv2d_is_the_sum_over_the_window(monkeypatch, kernel, stride, padding, workspace):
     monkeypatch.setattr(NumpyBackend, "workspace", workspace)
-    x, w = RNG.standard_normal((2, 3, 5, 4)), RNG.standard_normal((2, 3, kernel, kernel))
+    x = RNG.standard_normal((2, 3, 5, 4))
+    w = RNG.standard_normal((2, 3, kernel, kernel))
     b = RNG.standard_normal(2)
     n, c, h, width = x.shape
     rows, columns = ((s + 2 * padding - kernel) // stride + 1 for s in (h, width))
@@ -254,7 +256,8 @@ def test_conv2d_is_the_sum_over_the_window(monkeypatch, kernel, stride, padding,
     ):
         total = b[out]
         for i, dy, dx in itertools.product(range(c), range(kernel), range(kernel)):
-            y, z = row * stride + dy - padding, column * stride + dx - padding
+            y = row * stride + dy - padding
+            z = column * stride + dx - padding
             if 0 <= y < h and 0 <= z < width:
                 total += x[image, i, y, z] * w[out, i, dy, dx]
         want[image, out, row, column] = total
@@ -284,13 +287,17 @@ def _standardized(values, eps):
 
 
 def test_layer_norm_by_definition():
-    x, w, b = RNG.standard_normal((3, 7)) + 2, RNG.standard_normal(7), RNG.standard_normal(7)
+    x = RNG.standard_normal((3, 7)) + 2
+    w = RNG.standard_normal(7)
+    b = RNG.standard_normal(7)
     want = [np.array(_standardized(row.tolist(), 0.1)) * w + b for row in x]
     assert_rounded(OPS.layer_norm(x, w, b, 0.1), want, condition=2.0)  # mean 2, spread 1
 
 
 def test_group_norm_by_definition():
-    x, w, b = RNG.standard_normal((2, 6, 2, 3)), RNG.standard_normal(6), RNG.standard_normal(6)
+    x = RNG.standard_normal((2, 6, 2, 3))
+    w = RNG.standard_normal(6)
+    b = RNG.standard_normal(6)
     want = np.empty_like(x)
     for n, group in itertools.product(range(2), range(3)):
         channels = slice(2 * group, 2 * group + 2)
@@ -314,12 +321,17 @@ def test_activations_by_definition():
 
 
 def test_linear_embedding_upsampling_and_padding_by_definition():
-    x, w, b = RNG.standard_normal((2, 3)), RNG.standard_normal((4, 3)), RNG.standard_normal(4)
+    x = RNG.standard_normal((2, 3))
+    w = RNG.standard_normal((4, 3))
+    b = RNG.standard_normal(4)
     want = [[math.fsum(x[i] * w[j]) + b[j] for j in range(4)] for i in range(2)]
     assert_rounded(OPS.linear(x, w, b), want, terms=3)
     assert OPS.embedding(w, np.array([[3, 0]])).tolist() == [[w[3].tolist(), w[0].tolist()]]
-    picture = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
-    assert OPS.upsample2x(picture)[0, 0].tolist() == [
-        [1, 1, 2, 2], [1, 1, 2, 2], [3, 3, 4, 4], [3, 3, 4, 4],
-    ]  # fmt: skip
-    assert OPS.pad_bottom_right(picture)[0, 0].tolist() == [[1, 2, 0], [3, 4, 0], [0, 0, 0]]
+    image = np.array([[[[1.0, 2.0], [3.0, 4.0]]]])
+    assert OPS.upsample2x(image)[0, 0].tolist() == [
+        [1, 1, 2, 2],
+        [1, 1, 2, 2],
+        [3, 3, 4, 4],
+        [3, 3, 4, 4],
+    ]
+    assert OPS.pad_bottom_right(image)[0, 0].tolist() == [[1, 2, 0], [3, 4, 0], [0, 0, 0]]

@@ -110,9 +110,13 @@ def test_what_the_kernels_compute_compiles(kind):
         pytest.skip(f"CUDA's compiler and headers are not here: {error}")
     inputs = "x weight bias value value_bias gate gate_bias maximum".split()
     outputs = [
-        NORMALIZED, f"silu({NORMALIZED})", GATED, "quick_gelu((float)x)", f"{CENTRED} * variance",
+        NORMALIZED,
+        f"silu({NORMALIZED})",
+        GATED,
+        "quick_gelu((float)x)",
+        f"{CENTRED} * variance",
         "expf((float)x - (float)maximum)",
-    ]  # fmt: skip
+    ]
     source = (
         ("#include <cupy/float16.cuh>\n" if kind == "float16" else "")
         + f"typedef {kind} T;\n{ACTIVATIONS}"
@@ -134,17 +138,17 @@ def test_STAND_IN_not_a_gpu_autoencoder_equals_numpy(fake_cupy, rounding_bound):
     config = preset("tiny").vae
     p = params.init(autoencoder.autoencoder_spec(config), seed=0)
     image = np.random.default_rng(0).uniform(-1.0, 1.0, (2, 3, 16, 16))
-    pictures = []
+    images = []
     for ops in map(
         TracedBackend, (get_backend("numpy", dtype="float64"), CupyBackend(dtype="float64"))
     ):
         mine = params.tree_map(ops.asarray, p)
         mean, _ = autoencoder.encode(ops, mine, config, ops.asarray(image))
         y = autoencoder.decode(ops, mine, config, mean)
-        pictures.append(ops.to_numpy(y))
+        images.append(ops.to_numpy(y))
     assert type(y) is not np.ndarray  # it stayed "on the device"
-    bound = 2 * rounding_bound(ops.records, "float64") * np.abs(pictures[0]).max()
-    np.testing.assert_allclose(pictures[1], pictures[0], rtol=0, atol=bound)
+    bound = 2 * rounding_bound(ops.records, "float64") * np.abs(images[0]).max()
+    np.testing.assert_allclose(images[1], images[0], rtol=0, atol=bound)
 
 
 def test_STAND_IN_not_a_gpu_device_names(fake_cupy):
@@ -156,17 +160,22 @@ def test_STAND_IN_not_a_gpu_device_names(fake_cupy):
         assert fake_cupy.cuda.Device.current == 1
     assert fake_cupy.cuda.Device.current == 0
     assert ops.describe() == {
-        "name": "cupy", "version": "stand-in", "device": "cuda:1", "dtype": "float16",
+        "name": "cupy",
+        "version": "stand-in",
+        "device": "cuda:1",
+        "dtype": "float16",
         "speed": "exact",
-    }  # fmt: skip
+    }
     with pytest.raises(BackendUnavailable, match="invalid device ordinal"):
         CupyBackend("cuda:7")
 
 
 def test_STAND_IN_not_a_gpu_without_cublas_or_a_compiler_there_is_no_backend(fake_cupy):
     """They are loaded with the first product, which belongs to the opening of the device."""
-    for words, reason in (("libcublas.so is missing\nand more", "libcublas.so is missing"),
-                          ("", "RuntimeError")):  # fmt: skip
+    for words, reason in (
+        ("libcublas.so is missing\nand more", "libcublas.so is missing"),
+        ("", "RuntimeError"),
+    ):
 
         def fails(x, words=words):
             raise RuntimeError(words)
@@ -186,18 +195,17 @@ def test_STAND_IN_not_a_gpu_work_waits_for_its_own_device(fake_cupy):
 
 
 @pytest.mark.parametrize("backend", [CupyBackend, FastCupyBackend])
-def test_STAND_IN_not_a_gpu_pictures_go_through_in_blocks_that_fit(fake_cupy, monkeypatch, backend):
-    """As many pictures at a time as the workspace holds columns of, and one at least."""
+def test_STAND_IN_not_a_gpu_images_go_through_in_blocks_that_fit(fake_cupy, monkeypatch, backend):
+    """As many images at a time as the workspace holds columns of, and one at least."""
     reference = NumpyBackend(dtype="float64")
     rng = np.random.default_rng(0)
-    x, weight, bias = (
-        rng.standard_normal((5, 3, 6, 7)),
-        rng.standard_normal((4, 3, 3, 3)),
-        rng.standard_normal(4),
-    )
+    x = rng.standard_normal((5, 3, 6, 7))
+    weight = rng.standard_normal((4, 3, 3, 3))
+    bias = rng.standard_normal(4)
     want = reference.conv2d(x, weight, bias, 2, 1)
-    one = 3 * 4 * 9 * 3 * 4  # bytes of a picture's columns, 3 x 4 of 3 x 3 x 3 numbers
-    joined, concatenate = [], fake_cupy.concatenate
+    one = 3 * 4 * 9 * 3 * 4  # bytes of an image's columns, 3 x 4 of 3 x 3 x 3 numbers
+    joined = []
+    concatenate = fake_cupy.concatenate
     fake_cupy.concatenate = lambda y: joined.append(len(y)) or concatenate(y)
     for workspace in (one // 2, 2 * one, 5 * one, 5 * one - 1):
         monkeypatch.setattr(backend, "workspace", workspace)

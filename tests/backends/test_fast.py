@@ -153,7 +153,8 @@ def test_gelu_everywhere():
 def test_attention_in_blocks_of_queries_and_keys(heads, length, keys, size, causal, seed):
     draw = np.random.default_rng(seed).standard_normal
     q = draw((2, heads, length, 5), np.float32) * np.float32(size)
-    k, v = draw((2, heads, keys, 5), np.float32), draw((2, heads, keys, 3), np.float32)
+    k = draw((2, heads, keys, 5), np.float32)
+    v = draw((2, heads, keys, 3), np.float32)
     k[..., keys // 2 :, :] *= 3.0  # later blocks hold the higher scores
     want = REFERENCE.attention(*(y.astype(np.float64) for y in (q, k, v)), causal=causal)
     with pytest.MonkeyPatch.context() as patch:
@@ -171,21 +172,28 @@ def test_attention_in_blocks_of_queries_and_keys(heads, length, keys, size, caus
 @pytest.mark.parametrize("rows", [1, 5, 64, 131])
 def test_products_and_norms_in_blocks(monkeypatch, four, rows):
     for module, name, value in (
-        (matmul, "ROWS", 16), (matmul, "COLUMNS", 24), (matmul, "SMALL", 0), (matmul, "LIGHT", 0),
-        (matmul, "BLOCK", 100), (norms, "BLOCK", 700), (norms, "SMALL", 0),
-    ):  # fmt: skip
+        (matmul, "ROWS", 16),
+        (matmul, "COLUMNS", 24),
+        (matmul, "SMALL", 0),
+        (matmul, "LIGHT", 0),
+        (matmul, "BLOCK", 100),
+        (norms, "BLOCK", 700),
+        (norms, "SMALL", 0),
+    ):
         monkeypatch.setattr(module, name, value)
     draw = np.random.default_rng(rows).standard_normal
-    x, w, b = draw((2, rows, 96)) + 3.0, draw((96, 96)) / 10, draw(96)
-    picture = draw((2, 96, 3, rows)) + 3.0
+    x = draw((2, rows, 96)) + 3.0
+    w = draw((96, 96)) / 10
+    b = draw(96)
+    image = draw((2, 96, 3, rows)) + 3.0
     norm = draw(96), draw(96)
     ops = FastNumpyBackend()
     for operation, args, terms, condition in (  # the norms' inputs have mean 3, spread 1
         ("linear", (x, w, b), 96, 1),
         ("geglu", (x, w, b), 96, 1),
         ("layer_norm", (x, *norm, 1e-5), 1, 3),
-        ("group_norm", (picture, *norm, 8, 1e-5), 1, 3),
-        ("group_norm_silu", (picture, *norm, 8, 1e-5), 1, 3),
+        ("group_norm", (image, *norm, 8, 1e-5), 1, 3),
+        ("group_norm_silu", (image, *norm, 8, 1e-5), 1, 3),
     ):
         want = getattr(REFERENCE, operation)(*args)
         short = [y.astype(np.float32) if isinstance(y, np.ndarray) else y for y in args]
@@ -210,7 +218,8 @@ def four(monkeypatch):
 def test_geglu_on_any_number_of_threads(monkeypatch, half):
     """The blocks of columns are as many as the threads; some numbers do not divide the width."""
     rng = np.random.default_rng(0)
-    x, weight = rng.standard_normal((3, 8)), rng.standard_normal((2 * half, 8))
+    x = rng.standard_normal((3, 8))
+    weight = rng.standard_normal((2 * half, 8))
     want = REFERENCE.geglu(x, weight, None)
     monkeypatch.setattr(matmul, "parallel", lambda block, n, shapes: [block(i) for i in range(n)])
     for count in range(1, 65):
@@ -219,7 +228,9 @@ def test_geglu_on_any_number_of_threads(monkeypatch, half):
 
 
 def test_every_block_is_done_once_on_several_threads(four):
-    meeting, done, names = threading.Barrier(4, timeout=10), [], set()
+    meeting = threading.Barrier(4, timeout=10)
+    done = []
+    names = set()
 
     def block(i):
         if i < 4:
@@ -278,7 +289,7 @@ def test_products_have_one_thread_inside_and_their_own_outside():
         assert before != "[1]"
 
 
-def test_a_picture_does_not_depend_on_the_number_of_threads(four):
+def test_an_image_does_not_depend_on_the_number_of_threads(four):
     model = ldmref.random_model("tiny", backend="numpy")
     many = modes.txt2img(model, "a cat", seed=3, width=64, height=64, steps=3)
     threads.count = lambda: 1
@@ -286,7 +297,7 @@ def test_a_picture_does_not_depend_on_the_number_of_threads(four):
     np.testing.assert_array_equal(many.latents, one.latents)
 
 
-def test_the_same_picture_at_every_speed():
+def test_the_same_image_at_every_speed():
     want = modes.txt2img(ldmref.random_model("tiny", dtype="float64"), "a cat", seed=3, width=96)
     for name, speed in (
         ("numpy", "exact"),

@@ -32,12 +32,15 @@ def test_sizes_and_states_of_a_dtype(dtype):
 
 def test_the_first_speed_is_the_default():
     class Mine(Backend):
-        name, dtypes, speeds = "mine", ("float32",), ("fast", "exact")
+        name = "mine"
+        dtypes = ("float32",)
+        speeds = ("fast", "exact")
 
     assert Mine().speed == "fast" and Mine(speed="exact").speed == "exact"
     for arguments, code, nearest in (
-        ({"speed": "exakt"}, "E-SPEED", "exact"), ({"dtype": "float23"}, "E-DTYPE", "float32"),
-    ):  # fmt: skip
+        ({"speed": "exakt"}, "E-SPEED", "exact"),
+        ({"dtype": "float23"}, "E-DTYPE", "float32"),
+    ):
         with pytest.raises(UsageError, match="mine backend") as caught:
             Mine(**arguments)
         assert caught.value.code == code and nearest in caught.value.hint
@@ -147,7 +150,8 @@ def test_compile_binds_backend_and_parameters():
 # -- the reference's workspace --------------------------------------------------------------------
 
 MIB = 2**20
-IMAGES, TOKENS = np.ones((2, 8, 128, 130)), np.ones((2, 2, 512, 8))
+IMAGES = np.ones((2, 8, 128, 130))
+TOKENS = np.ones((2, 2, 512, 8))
 FLOOR = {  # bytes of the result and of padded inputs
     "conv2d": 2 * (2 * 8 * 130 * 132 * 8),
     "attention": TOKENS.nbytes,

@@ -30,7 +30,8 @@ def run_unet(ops, p):
     return unet.unet(ops, p, TINY.unet, ops.asarray(LATENTS), t, ops.asarray(CONTEXT))
 
 
-LATENTS, CONTEXT = RNG.standard_normal((2, 4, 8, 8)), RNG.standard_normal((2, 5, 32))
+LATENTS = RNG.standard_normal((2, 4, 8, 8))
+CONTEXT = RNG.standard_normal((2, 5, 32))
 IMAGE = RNG.uniform(-1.0, 1.0, (2, 3, 16, 16))
 IDS = RNG.integers(0, 512, (2, 16))
 
@@ -90,7 +91,8 @@ def test_numpy_and_torch_agree_side_by_side(rounding_bound, name, dtype, speed):
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 def test_numpy_and_cupy_agree_on_a_real_gpu(rounding_bound, gpu_dtype_backend, name, dtype):
-    cupy, numpy = gpu_dtype_backend(dtype), get_backend("numpy", dtype=dtype)
+    cupy = gpu_dtype_backend(dtype)
+    numpy = get_backend("numpy", dtype=dtype)
     bound = 2 * rounding_bound(exact(name)[1], dtype)
     assert difference(run(name, cupy), run(name, numpy)) < bound
 
@@ -101,7 +103,8 @@ def test_numpy_and_cupy_agree_on_a_real_gpu(rounding_bound, gpu_dtype_backend, n
 def test_float32_is_near_float64(rounding_bound, name, backend, speed):
     if backend == "torch":
         pytest.importorskip("torch")
-    short, (long, records) = run(name, get_backend(backend, speed=speed)), exact(name)
+    short = run(name, get_backend(backend, speed=speed))
+    (long, records) = exact(name)
     assert short.dtype == np.float32
     assert difference(short, long) < rounding_bound(records, "float32")
 
@@ -143,7 +146,8 @@ def test_gradients_reach_every_parameter_and_are_right(rounding_bound, name):
     keys_bias = {k for k in expected if k.endswith(("to_k.bias", "k_proj.bias"))}
     assert expected - keys_bias <= reached <= expected
 
-    rng, step = np.random.default_rng(6), 1e-6
+    rng = np.random.default_rng(6)
+    step = 1e-6
     direction = {k: ops.asarray(rng.standard_normal(tuple(x.shape))) for k, x in leaves.items()}
     slope = sum(
         float((x.grad * direction[k]).sum()) for k, x in leaves.items() if x.grad is not None
@@ -154,7 +158,8 @@ def test_gradients_reach_every_parameter_and_are_right(rounding_bound, name):
         return float(up - down) / (2 * h)
 
     with ops.inference():
-        once, twice = central_difference(step), central_difference(2 * step)
+        once = central_difference(step)
+        twice = central_difference(2 * step)
     # The truncation error is a multiple of step^2, so the one of `once` is a third of the
     # difference; below that remain the two losses' roundings, divided by 2 step.
     rounding = rounding_bound(exact(name)[1], "float64") * np.abs(exact(name)[0]).sum() / step
@@ -227,7 +232,8 @@ def test_unet_equals_diffusers(rounding_bound, name, backend, size):
     p = random_params(unet.unet_spec(c))
     rng = np.random.default_rng(3)
     x = rng.standard_normal((2, c.in_channels, *size))
-    context, t = rng.standard_normal((2, 7, 32)), np.array([0.0, 731.0])
+    context = rng.standard_normal((2, 7, 32))
+    t = np.array([0.0, 731.0])
     # diffusers embeds timesteps in float32 whatever the model's dtype; give it the float64 one
     model.time_proj = torch.nn.Identity()
     model.get_time_embed = lambda sample, timestep: torch.from_numpy(
@@ -286,7 +292,7 @@ def test_autoencoder_equals_diffusers(rounding_bound, config, backend):
     with torch.no_grad():
         model = theirs(model, p)
         posterior = model.encode(torch.from_numpy(image)).latent_dist
-        picture = model.decode(torch.from_numpy(z)).sample.numpy()
+        want = model.decode(torch.from_numpy(z)).sample.numpy()
     ops = TracedBackend(get_backend(backend, dtype="float64"))
     with ops.inference():
         mine = params.tree_map(ops.asarray, p)
@@ -295,7 +301,7 @@ def test_autoencoder_equals_diffusers(rounding_bound, config, backend):
     bound = 2 * rounding_bound(ops.records, "float64")  # both err
     assert difference(ops.to_numpy(mean), posterior.mean.numpy()) < bound
     assert difference(ops.to_numpy(logvar), posterior.logvar.numpy()) < bound
-    assert difference(ops.to_numpy(decoded), picture) < bound
+    assert difference(ops.to_numpy(decoded), want) < bound
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
@@ -305,9 +311,14 @@ def test_text_encoder_equals_transformers(rounding_bound, act, skip, backend):
     torch = pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
     config = TextConfig(
-        vocab_size=99, hidden_size=24, intermediate_size=40, num_hidden_layers=3,
-        num_attention_heads=3, max_position_embeddings=12, hidden_act=act,
-    )  # fmt: skip
+        vocab_size=99,
+        hidden_size=24,
+        intermediate_size=40,
+        num_hidden_layers=3,
+        num_attention_heads=3,
+        max_position_embeddings=12,
+        hidden_act=act,
+    )
     model = transformers.CLIPTextModel(
         transformers.CLIPTextConfig(
             vocab_size=config.vocab_size,

@@ -30,11 +30,13 @@ def panics(device=None, dtype=None):
 def plug_ins(monkeypatch):
     """Install entry points that point into a throw-away module."""
     module = types.ModuleType("their_package")
-    module.MyBackend, module.NotABackend = MyBackend, lambda device=None, dtype=None: 42
+    module.MyBackend = MyBackend
+    module.NotABackend = lambda device=None, dtype=None: 42
     module.exits = lambda device=None, dtype=None: sys.exit("a plug-in leaves")
     module.panics = panics
     monkeypatch.setitem(sys.modules, "their_package", module)
-    real, ours = importlib.metadata.entry_points, []
+    real = importlib.metadata.entry_points
+    ours = []
 
     def entry_points(**select):
         return ours if select == {"group": "ldmref.backends"} else real(**select)
@@ -211,9 +213,13 @@ def test_every_failure_is_an_ldmref_error(plug_ins):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"name": 3}, {"name": "numpy", "device": 1}, {"name": "numpy", "dtype": float},
-     {"name": "numpy", "speed": True}],
-)  # fmt: skip
+    [
+        {"name": 3},
+        {"name": "numpy", "device": 1},
+        {"name": "numpy", "dtype": float},
+        {"name": "numpy", "speed": True},
+    ],
+)
 def test_names_are_text(arguments):
     with pytest.raises(UsageError, match="must be a name, not of type") as caught:
         get_backend(**arguments)

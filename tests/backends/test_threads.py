@@ -90,7 +90,9 @@ class Blas:
     """A library as threadpoolctl describes it."""
 
     def __init__(self, filepath, num_threads, **more):
-        self.filepath, self.num_threads, self.set_to = filepath, num_threads, []
+        self.filepath = filepath
+        self.num_threads = num_threads
+        self.set_to = []
         vars(self).update(more)
 
     def set_num_threads(self, n):

@@ -49,8 +49,10 @@ def test_torch_calls_no_numpy_kernel(monkeypatch):
 
 @needs_onednn
 def test_torch_with_packed_weights_conforms(monkeypatch):
-    ops, packed = get_backend("torch"), []
-    asarray, pack = ops.asarray, ops._pack
+    ops = get_backend("torch")
+    packed = []
+    asarray = ops.asarray
+    pack = ops._pack
 
     def as_parameter(x, dtype=None):  # every matrix and kernel of the suite
         if dtype is None and isinstance(x, np.ndarray) and x.ndim in (2, 4) and x.dtype.kind == "f":
@@ -93,7 +95,8 @@ def test_packed_weights_live_as_long_as_the_weight(dtype, shape):
 
 def test_weights_in_training_are_not_packed():
     ops = get_backend("torch")
-    weight, x = torch.ones(4, 3), torch.ones(2, 3)
+    weight = torch.ones(4, 3)
+    x = torch.ones(2, 3)
     with ops.inference():
         assert torch.all(ops.linear(x, weight) == 3.0)
     weight += 1.0
@@ -129,7 +132,8 @@ def test_gradients_flow_through_the_fast_torch_backend(rounding_bound):
         return torch.autograd.grad(loss, w)[0]
 
     exact = TracedBackend(get_backend("torch", dtype="float64"))
-    want, got = gradient(exact), gradient(get_backend("torch"))
+    want = gradient(exact)
+    got = gradient(get_backend("torch"))
     error = (got - want).abs().max() / want.abs().max()
     # backward, each operation makes two sums: over its inputs and over the batch
     assert want.abs().max() > 0 and error < rounding_bound(exact.records * 3, "float32")
@@ -139,7 +143,8 @@ def test_gradients_flow_through_the_fast_torch_backend(rounding_bound):
 def test_attention_as_products_has_the_gradient_of_attention(monkeypatch, tokens):
     """In float64, which stands for bfloat16 here."""
     monkeypatch.setattr(torch, "bfloat16", torch.float64)
-    ops, fused = TorchBackend("cpu", "float64"), torch.nn.functional.scaled_dot_product_attention
+    ops = TorchBackend("cpu", "float64")
+    fused = torch.nn.functional.scaled_dot_product_attention
     generator = torch.Generator().manual_seed(1)
     shapes = [(2, 3, length, 8) for length in (tokens[0], tokens[1], tokens[1], tokens[0])]
     q, k, v, upstream = (torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes)
@@ -153,7 +158,8 @@ def test_attention_as_products_has_the_gradient_of_attention(monkeypatch, tokens
 
 
 def test_short_attention_in_bfloat16_is_two_products_where_it_has_a_gradient(monkeypatch):
-    ops, fused = TorchBackend("cpu", "bfloat16"), []
+    ops = TorchBackend("cpu", "bfloat16")
+    fused = []
     monkeypatch.setattr(
         torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: fused.append(a) or a[0]
     )
@@ -179,7 +185,8 @@ def test_how_a_network_is_compiled(monkeypatch, device):
 
     from ldmref.backends.fast.torch_compile import compile_network
 
-    compiled, buffer = [], torch.zeros(3)
+    compiled = []
+    buffer = torch.zeros(3)
 
     def fake_compile(module, **options):
         def run(x):
@@ -192,10 +199,13 @@ def test_how_a_network_is_compiled(monkeypatch, device):
     weight = torch.tensor([1.0, 2.0, 3.0])
     frozen = config.freezing
     run = compile_network(
-        lambda ops, p, x: ops + p.a["0"].weight * x, 1.0, {"a": {"0": {"weight": weight}}},
+        lambda ops, p, x: ops + p.a["0"].weight * x,
+        1.0,
+        {"a": {"0": {"weight": weight}}},
         torch.device(device),
-    )  # fmt: skip
-    first, second = run(torch.ones(3)), run(torch.zeros(3))
+    )
+    first = run(torch.ones(3))
+    second = run(torch.zeros(3))
     mode = "reduce-overhead" if device == "cuda" else None
     assert compiled == [({"dynamic": False, "mode": mode}, device == "cpu")] * 2
     assert config.freezing == frozen and second.tolist() == [1.0, 1.0, 1.0]
@@ -235,9 +245,10 @@ def test_what_is_packed_and_what_is_converted():
     assert not len(short._host)
 
 
-def test_pictures_lie_as_channels_last():
+def test_images_lie_as_channels_last():
     ops = get_backend("torch")
-    x, norm = ops.asarray(np.random.default_rng(0).standard_normal((2, 8, 6, 5))), torch.ones(8)
+    x = ops.asarray(np.random.default_rng(0).standard_normal((2, 8, 6, 5)))
+    norm = torch.ones(8)
     with ops.inference():
         for y in (
             ops.conv2d(x, ops.weight(np.ones((4, 8, 3, 3), np.float32)), None, 1, 1),
@@ -249,17 +260,18 @@ def test_pictures_lie_as_channels_last():
 
 def test_activations_in_training_keep_their_input():
     """In inference SiLU may overwrite the norm; a gradient still needs it."""
-    ops, norm = get_backend("torch"), torch.ones(8)
+    ops = get_backend("torch")
+    norm = torch.ones(8)
     x = torch.randn(1, 8, 3, 3, requires_grad=True)
     ops.group_norm_silu(x, norm, norm, 2, 1e-5).sum().backward()
     assert torch.isfinite(x.grad).all() and (x.grad != 0).any()
 
 
 @pytest.mark.slow
-def test_compiled_networks_draw_the_same_picture():
-    pictures = [
+def test_compiled_networks_draw_the_same_image():
+    images = [
         modes.txt2img(ldmref.random_model("tiny", backend="torch", speed=speed), "a cat", seed=1)
         for speed in ("exact", "fastest")
     ]
-    a, b = (np.asarray(picture[0], int) for picture in pictures)
+    a, b = (np.asarray(image[0], int) for image in images)
     assert np.abs(a - b).max() <= 1

@@ -38,7 +38,9 @@ class LateFault(NumpyBackend):
 def trace(inner, keep=True):
     ops = TracedBackend(inner, keep=keep)
     rng = np.random.default_rng(0)
-    x, t, context = rng.standard_normal((1, 4, 8, 8)), np.array([500.0]), np.ones((1, 3, 32))
+    x = rng.standard_normal((1, 4, 8, 8))
+    t = np.array([500.0])
+    context = np.ones((1, 3, 32))
     y = unet.unet(
         ops, params.tree_map(ops.weight, PARAMS), CONFIG, *map(ops.asarray, (x, t, context))
     )
@@ -47,8 +49,16 @@ def trace(inner, keep=True):
 
 def test_operations_are_those_of_the_base_class():
     other = "asarray weight weight_bytes to_numpy cast inference compile synchronize".split()
-    other += ["describe", "version", "set_up", "is_finite", "missing_operations", "own",
-              "recording", "differentiable"]  # fmt: skip
+    other += [
+        "describe",
+        "version",
+        "set_up",
+        "is_finite",
+        "missing_operations",
+        "own",
+        "recording",
+        "differentiable",
+    ]
     public = {n for n, f in vars(Backend).items() if callable(f) and not n.startswith("_")}
     assert set(OPERATIONS) == public - set(other)
 
@@ -70,7 +80,8 @@ def test_records_shapes_seconds_and_flops():
     x = ops.asarray(np.ones((2, 3, 5, 7)))
     ops.conv2d(x, ops.asarray(np.ones((4, 3, 3, 3))), ops.asarray(np.ones(4)), padding=1)
     ops.linear(ops.asarray(np.ones((2, 9, 6))), ops.asarray(np.ones((8, 6))))
-    q, k = ops.asarray(np.ones((2, 3, 5, 4))), ops.asarray(np.ones((2, 3, 7, 4)))
+    q = ops.asarray(np.ones((2, 3, 5, 4)))
+    k = ops.asarray(np.ones((2, 3, 7, 4)))
     ops.attention(q, k, k, causal=True)
     ops.silu(x=x)
     conv, linear, attention, silu = ops.records
@@ -85,7 +96,9 @@ def test_records_shapes_seconds_and_flops():
 
 
 def test_layers_are_named_by_their_parameters():
-    weight, bias, x = np.ones((8, 6)), np.ones(8), np.ones((2, 6))
+    weight = np.ones((8, 6))
+    bias = np.ones(8)
+    x = np.ones((2, 6))
     ops = TracedBackend(NumpyBackend(dtype="float64"), layer_of={id(weight): "a", id(bias): "b"})
     ops.linear(x, weight)
     ops.linear(x, weight.copy(), bias=bias)

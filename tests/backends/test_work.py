@@ -20,7 +20,7 @@ def zeros(*shape):
     return np.zeros(shape, np.float32)
 
 
-def picture(n, c, h, w):
+def image(n, c, h, w):
     """Channels together in memory, as the backend's operations leave them."""
     return zeros(n, h, w, c).transpose(0, 3, 1, 2)
 
@@ -28,7 +28,8 @@ def picture(n, c, h, w):
 @pytest.fixture
 def recorded(monkeypatch):
     """On four threads: into how many blocks each call is divided, and the largest scratch array."""
-    calls, largest = [], [0]
+    calls = []
+    largest = [0]
 
     def parallel(function, blocks, shapes=()):
         calls.append(blocks)
@@ -60,27 +61,27 @@ LARGE = {  # much work: a call of it, and the most elements that may lie in a bl
     "geglu of few tokens": (lambda: OPS.geglu(zeros(16, 64), zeros(5200, 64), None), 2**16),
     "layer norm": (lambda: OPS.layer_norm(zeros(4096, 320), zeros(320), zeros(320), 1e-5), 0),
     "group norm": (
-        lambda: OPS.group_norm(picture(1, 320, 64, 64), *zeros(2, 320), 32, 1e-5),
+        lambda: OPS.group_norm(image(1, 320, 64, 64), *zeros(2, 320), 32, 1e-5),
         2**18 + 320,
     ),
     "group norm of four": (
-        lambda: OPS.group_norm(picture(4, 32, 8, 8), *zeros(2, 32), 8, 1e-5),
+        lambda: OPS.group_norm(image(4, 32, 8, 8), *zeros(2, 32), 8, 1e-5),
         2**18,
     ),
     "attention": (lambda: OPS.attention(*zeros(3, 1, 8, 1024, 40)), 2**17),
     "attention of small heads": (lambda: OPS.attention(*zeros(3, 2, 64, 64, 8)), 2**17),
     "many keys": (lambda: OPS.attention(zeros(1, 8, 256, 8), *zeros(2, 1, 8, 2000, 8)), 2**17),
-    "3 x 3": (lambda: OPS.conv2d(picture(1, 64, 64, 64), KERNEL, None, 1, 1), 4 * 2**20),
-    "3 x 3 of four": (lambda: OPS.conv2d(picture(4, 64, 16, 16), KERNEL, None, 1, 1), 4 * 2**20),
-    "stride 2 of four": (lambda: OPS.conv2d(picture(4, 64, 64, 64), KERNEL, None, 2, 1), 2**20),
+    "3 x 3": (lambda: OPS.conv2d(image(1, 64, 64, 64), KERNEL, None, 1, 1), 4 * 2**20),
+    "3 x 3 of four": (lambda: OPS.conv2d(image(4, 64, 16, 16), KERNEL, None, 1, 1), 4 * 2**20),
+    "stride 2 of four": (lambda: OPS.conv2d(image(4, 64, 64, 64), KERNEL, None, 2, 1), 2**20),
     "few pixels": (
-        lambda: OPS.conv2d(picture(1, 64, 8, 8), OPS.weight(zeros(4096, 64, 3, 3)), None, 2, 1),
+        lambda: OPS.conv2d(image(1, 64, 8, 8), OPS.weight(zeros(4096, 64, 3, 3)), None, 2, 1),
         0,
     ),
     "silu": (lambda: OPS.silu(zeros(2**20)), 2**18),
     "gelu": (lambda: OPS.gelu(zeros(2**20)), 2**17),
     "quick gelu": (lambda: OPS.quick_gelu(zeros(2**20)), 2**17),
-    "upsampling": (lambda: OPS.upsample2x(picture(1, 8, 16, 16)), 0),
+    "upsampling": (lambda: OPS.upsample2x(image(1, 8, 16, 16)), 0),
 }
 
 
@@ -96,7 +97,7 @@ SMALL = {
     "tokens": lambda: OPS.linear(zeros(64, 320), zeros(64, 320)),
     "one token": lambda: OPS.linear(zeros(1, 320), zeros(320, 320)),
     "layer norm": lambda: OPS.layer_norm(zeros(77, 768), zeros(768), zeros(768), 1e-5),
-    "group norm": lambda: OPS.group_norm(picture(1, 64, 8, 8), *zeros(2, 64), 8, 1e-5),
+    "group norm": lambda: OPS.group_norm(image(1, 64, 8, 8), *zeros(2, 64), 8, 1e-5),
     "attention": lambda: OPS.attention(*zeros(3, 1, 8, 64, 40)),
     "attention of 8 x 32 x 1024": lambda: OPS.attention(
         zeros(1, 8, 32, 8), *zeros(2, 1, 8, 1024, 8)
@@ -115,7 +116,7 @@ def test_small_operations_wake_no_thread(recorded, name):
 
 @pytest.mark.parametrize("m,n,size", [(2, 1, 16), (2, 4, 8), (2, 1, 24), (4, 1, 32), (4, 5, 16)])
 def test_transformed_tiles_keep_to_their_workspace(recorded, monkeypatch, m, n, size):
-    """Bands of rows, or several pictures, of as many tiles as it holds."""
+    """Bands of rows, or several images, of as many tiles as it holds."""
     monkeypatch.setattr(winograd_module, "TILES", 60)
     monkeypatch.setattr(winograd_module, "WORKSPACE", workspace := 17 * (m + 2) ** 2 * 64)
     u = winograd_module.transform_weight(zeros(32, 64, 3, 3), m)
@@ -143,9 +144,14 @@ def test_heads_share_a_block_if_they_are_small(recorded):
     """As many as have 2^17 scores, but half of an image's at most; all if there is little work."""
     calls, _ = recorded
     for n, heads, length, blocks in (
-        (1, 64, 64, 1), (1, 65, 64, 3), (1, 128, 64, 4), (1, 16, 256, 8), (1, 3, 1024, 3 * 4),
-        (2, 8, 128, 2), (4, 8, 128, 4 * 2),
-    ):  # fmt: skip
+        (1, 64, 64, 1),
+        (1, 65, 64, 3),
+        (1, 128, 64, 4),
+        (1, 16, 256, 8),
+        (1, 3, 1024, 3 * 4),
+        (2, 8, 128, 2),
+        (4, 8, 128, 4 * 2),
+    ):
         calls.clear()
         OPS.attention(*zeros(3, n, heads, length, 4))
         assert calls[-1] == blocks, (n, heads)
@@ -208,7 +214,8 @@ def test_the_algorithm_by_shape(monkeypatch, shape, kernel, stride, padding, alg
         note(convolution, name)
     note(matmul, "linear")
     note(fast_numpy, "winograd")
-    (out, k), x = kernel, picture(*shape)
+    (out, k) = kernel
+    x = image(*shape)
     weight = OPS.weight(zeros(out, shape[1], k, k))
     y = OPS.conv2d(x, weight, None, stride, padding)
     assert called == [algorithm]
@@ -260,7 +267,7 @@ def test_a_weight_is_prepared_once_for_each_algorithm():
     assert sorted(kind for _, kind in fastest._cache) == ["winograd 2", "winograd 4"]
 
 
-def test_pictures_keep_their_channels_together():
+def test_images_keep_their_channels_together():
     """So that the next operation copies nothing."""
     x = OPS.asarray(np.random.default_rng(0).standard_normal((2, 8, 6, 5)))
     vectors = OPS.asarray(np.ones((2, 8)))

@@ -28,7 +28,7 @@ def test_cases_are_sound(case):
     assert case.size % PRESETS[case.model].size_multiple == 0
     assert 1000 % case.steps == 0  # diffusers' DDIM is right for those only
     if case.dtype == "float32":
-        assert case.tolerance <= (0.008 if case.work == "picture" else 1e-3)
+        assert case.tolerance <= (0.008 if case.work == "image" else 1e-3)
     assert (case.speed == "fastest") == (case.peer == "compiled")
     if case.peer == "onnx":
         assert (case.work, case.dtype, case.device, case.target) == ("unet", "float32", "cpu", None)
@@ -106,8 +106,10 @@ def test_profile_and_scaling_are_plotted(tmp_path):
     pytest.importorskip("matplotlib")
     lines = [{"name": "conv2d", "share": 0.75}, {"name": OTHER, "share": 0.25}]
     profile = {"title": "t", "backend": "numpy", "seconds": 1.0, "kinds": lines}
-    points = [{"what": "batch", "model": "tiny", "backend": "numpy", "value": n, "seconds": n}
-              for n in (1, 2, 4)]  # fmt: skip
+    points = [
+        {"what": "batch", "model": "tiny", "backend": "numpy", "value": n, "seconds": n}
+        for n in (1, 2, 4)
+    ]
     plot_profile(profile, tmp_path / "a.svg")
     plot_scaling(points, tmp_path / "b.svg")
     assert "conv2d" in (tmp_path / "a.svg").read_text() and (tmp_path / "b.svg").stat().st_size
@@ -130,9 +132,15 @@ def test_profile_lines_are_grouped_sorted_and_complete():
     )
     assert (linear.calls, linear.seconds, linear.gflops) == (2, 2.0, 3.0)
     assert other.name == OTHER and other.seconds == 5.0 and other.share == 0.5
-    profile = {"title": "t", "backend": "numpy", "seconds": 10.0, "flops": 6 * 10**9,
-             "kinds": [vars(x) for x in (silu, other)], "shapes": [vars(silu)] * 3,
-             "layers": [vars(linear)] * 2}  # fmt: skip
+    profile = {
+        "title": "t",
+        "backend": "numpy",
+        "seconds": 10.0,
+        "flops": 6 * 10**9,
+        "kinds": [vars(x) for x in (silu, other)],
+        "shapes": [vars(silu)] * 3,
+        "layers": [vars(linear)] * 2,
+    }
     text = format_profile(profile, limit=2)
     assert "30.0%" in "\n".join(text) and sum("... and 1 more" in line for line in text) == 1
     assert text[-3].endswith("  layer") and text[-1].endswith("linear")
@@ -157,7 +165,15 @@ def test_operations_without_parameters_belong_to_the_module_around_them():
     assigned = assign_layers(records)
     assert [r.index for r in assigned] == list(range(len(layers)))
     assert [r.layer for r in assigned] == [
-        "", "mid.attn1.to_v", "mid.attn1", "mid.attn1", "mid.attn1.to_out.0", "mid",
-        "mid.attn10.to_q", "", "out.attn10.to_q", "",
-    ]  # fmt: skip
+        "",
+        "mid.attn1.to_v",
+        "mid.attn1",
+        "mid.attn1",
+        "mid.attn1.to_out.0",
+        "mid",
+        "mid.attn10.to_q",
+        "",
+        "out.attn10.to_q",
+        "",
+    ]
     assert assign_layers([]) == []

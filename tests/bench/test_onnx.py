@@ -28,7 +28,9 @@ def exported(tmp_path_factory):
         pytest.importorskip(library)
     import onnxruntime
 
-    folder, sessions, real = tmp_path_factory.mktemp("tmp"), [], onnxruntime.InferenceSession
+    folder = tmp_path_factory.mktemp("tmp")
+    sessions = []
+    real = onnxruntime.InferenceSession
 
     def session(file, options, providers):
         files = {path.name: path.stat().st_size for path in Path(file).parent.iterdir()}
@@ -47,7 +49,8 @@ def exported(tmp_path_factory):
 
 def test_it_computes_what_ldmref_computes(exported):
     model, inputs, peer, _, _ = exported
-    want, got = ldmref_workload(CASE, model, inputs).output(), peer.output()
+    want = ldmref_workload(CASE, model, inputs).output()
+    got = peer.output()
     assert 0 < relative_error(want, got) < 1e-4 and got.dtype == np.float32
     assert CASE.peer_title == "ONNX Runtime" and np.array_equal(got, peer.output())
     changed = CaseInputs(

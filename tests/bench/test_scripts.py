@@ -76,7 +76,8 @@ def test_the_table_names_the_rows_measured_under_an_openblas_override(
 
 @pytest.mark.parametrize("variable", OPENBLAS_OVERRIDES)
 def test_cpu_refuses_an_openblas_override(variable, monkeypatch, tmp_path):
-    cpu, commands = script("cpu"), []
+    cpu = script("cpu")
+    commands = []
     monkeypatch.setattr(cpu, "RESULTS", tmp_path)
     monkeypatch.setattr(subprocess, "run", lambda command, **_: commands.append(command))
     for name in OPENBLAS_OVERRIDES:

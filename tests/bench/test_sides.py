@@ -85,7 +85,7 @@ def test_half_precision_beside_its_peer(single_call_rounds, peers):
         assert 1e-3 < relative_error(y, exact) < 0.05
 
 
-def test_whole_pictures_beside_their_peers(single_call_rounds, peers):
+def test_whole_images_beside_their_peers(single_call_rounds, peers):
     case = quick("gpu-torch", device="cpu", dtype="float32", tolerance=2 / 255 + 1e-6)
     result = run_case(case, 1, GEMM_SIZES)
     # two texts, two steps at batch 2, one decoding
@@ -140,11 +140,12 @@ def test_a_cases_speed_is_passed_to_the_backend(monkeypatch):
 
 
 def test_memory_of_a_process(peers, tmp_path):
-    """Both sides in one round: the pictures agree, and the peak is above the memory before."""
+    """Both sides in one round: the images agree, and the peak is above the memory before."""
     result = run_case(quick("memory-numpy", size=16, steps=1), 1, GEMM_SIZES)
     assert result["unit"] == "B" and result["error"] <= 2 / 255 + 1e-6
     for side in SIDES:
-        (peak,), (before,) = result[side]["values"], result[side]["before"]
+        (peak,) = result[side]["values"]
+        (before,) = result[side]["before"]
         assert 2**24 < before <= peak < 2**34
 
 
@@ -171,12 +172,12 @@ def test_a_failing_process_is_one_line():
 
 
 def test_embedded_model_from_process_start(peers, tmp_path):
-    """The diffusers program generates ldmref's picture."""
+    """The diffusers program generates ldmref's image."""
     case = quick("embedded")
     compare.save_model(case, tmp_path)
     for side in SIDES:
         assert compare.run_process(compare.process_command(case, side, tmp_path))[0] > 0.1
-    ours, theirs = (compare.read_picture(tmp_path, side) for side in SIDES)
+    ours, theirs = (compare.read_image(tmp_path, side) for side in SIDES)
     assert ours.shape == (1, 128, 128, 3) and ours.std() > 0.05
     assert relative_error(ours, theirs) <= 2 / 255 + 1e-6
 
@@ -193,7 +194,8 @@ def test_the_child_process_imports_nothing_of_ldmref_or_large():
 
 
 def test_processes_alternate_after_one_round_for_the_caches(peers, monkeypatch):
-    order, offset = [], [0]
+    order = []
+    offset = [0]
 
     def run_process(argv):
         file = Path(next(word for word in argv if word.endswith(".png")))

@@ -25,7 +25,8 @@ class Clock:
     """A clock that the workloads advance by the duration of each call."""
 
     def __init__(self):
-        self.now, self.order = 100.0, []
+        self.now = 100.0
+        self.order = []
 
     def __call__(self):
         return self.now
@@ -41,7 +42,8 @@ class Clock:
 
 
 def test_sides_alternate_and_the_warm_up_is_not_counted(clock):
-    a, b = clock.workload("A", 9.0, 9.0, 1.0, 3.0), clock.workload("B", 9.0, 9.0, 2.0, 2.0)
+    a = clock.workload("A", 9.0, 9.0, 1.0, 3.0)
+    b = clock.workload("B", 9.0, 9.0, 2.0, 2.0)
     pairs = time_alternately(a, b, 2)
     assert "".join(clock.order) == "AB" + "AB" + "ABAB"  # duration, warm-up, two rounds
     assert pairs == PairedSamples((1.0, 3.0), (2.0, 2.0))
@@ -49,7 +51,8 @@ def test_sides_alternate_and_the_warm_up_is_not_counted(clock):
 
 
 def test_alternate_drops_the_warm_up_rounds():
-    order, values = [], iter([9.0, 9.0, 1.0, 2.0, 3.0, 4.0])
+    order = []
+    values = iter([9.0, 9.0, 1.0, 2.0, 3.0, 4.0])
 
     def measure(side):
         order.append(side)
@@ -60,7 +63,8 @@ def test_alternate_drops_the_warm_up_rounds():
 
 
 def test_short_calls_are_repeated_equally_often_and_seconds_are_of_one_call(clock):
-    short, long = MIN_SECONDS / 7, MIN_SECONDS / 3.5
+    short = MIN_SECONDS / 7
+    long = MIN_SECONDS / 3.5
     pairs = time_alternately(clock.workload("A", short), clock.workload("B", long), 1)
     assert "".join(clock.order) == "AB" + "AAAABBBB" * 2
     assert pairs.ours == pytest.approx([short]) and pairs.theirs == pytest.approx([long])

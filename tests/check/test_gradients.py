@@ -111,7 +111,8 @@ def test_the_functions_that_are_trained_through():
 
 def test_the_derivative_by_a_complex_step_is_exact():
     """Against mpmath with 40 digits."""
-    x, weights = np.asarray([-1.3, 0.2, 2.5]), np.asarray([1.0, 2.0, -3.0])
+    x = np.asarray([-1.3, 0.2, 2.5])
+    weights = np.asarray([1.0, 2.0, -3.0])
     (got,) = complex_step(lambda x: np.exp(np.sin(x)) / (1 + x * x), weights, x)
     with mpmath.workdps(40):
         slope = [mpmath.diff(lambda v: mpmath.exp(mpmath.sin(v)) / (1 + v * v), v) for v in x]

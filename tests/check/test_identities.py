@@ -99,7 +99,8 @@ def test_deviation_counts_units_of_rounding():
 
 
 def test_deviation_compares_lists_item_by_item():
-    vector, matrix = np.asarray([1.0, 2.0]), np.ones((2, 2))
+    vector = np.asarray([1.0, 2.0])
+    matrix = np.ones((2, 2))
     assert deviation(([vector, matrix], [vector, matrix]), 1.0).ulps == 0.0
     assert deviation(([vector, 2 * matrix], [vector, matrix]), 0.5)[:2] == (2.0, (1, 0, 0))
     assert "shapes differ: (2,) and (2, 2)" in str(deviation(([vector], [matrix]), 1.0))

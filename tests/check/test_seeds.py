@@ -25,7 +25,8 @@ def test_the_command_of_the_readme_holds_in_full(backend, capfd):
 def test_every_identity_holds_for_every_seed(backend, dtype):
     """With `-s` it prints the worst error of each identity as a fraction of the error allowed."""
     pytest.importorskip(backend)
-    worst, failed = {}, []
+    worst = {}
+    failed = []
     for seed in range(SEEDS):
         for result in run(get_backend(backend, dtype=dtype), seed=seed):
             failed += [] if result.holds else [(seed, result.identity, result.worst)]

@@ -47,7 +47,8 @@ def in_form(form, xp):
 def test_scalars_may_be_numbers_or_arrays(form, library):
     """Every scalar result as Python number, as NumPy scalar and as array without axes."""
     pytest.importorskip(library)
-    ops, failed = get_backend(library, dtype="float64"), []
+    ops = get_backend(library, dtype="float64")
+    failed = []
     for identity in IDENTITIES:
         change = in_form(form, ops.xp)
         other = {n: wrapped_function(f, change) for n, f in functions_of(identity).items()}

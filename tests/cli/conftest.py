@@ -77,7 +77,7 @@ def painter(tmp_path_factory):
 
 @pytest.fixture
 def material(work):
-    """Pictures, a mask, a map of classes and noise in the working folder."""
+    """Images, a mask, a map of classes and noise in the working folder."""
     draw = np.random.default_rng(0)
     for name, size in (("a", (16, 16)), ("wide", (20, 30)), ("small", (8, 12))):
         Image.fromarray(draw.integers(0, 256, (*size, 3), np.uint8)).save(f"{name}.png")

@@ -18,13 +18,19 @@ from ldmref.models.presets import preset
 
 
 def save_wordless(folder, concat, **changes):
-    """Preset `tiny` without words, told a picture or a map by three further channels."""
-    tiny, text = preset("tiny"), TextConfig(model_type="none", num_hidden_layers=1)
+    """Preset `tiny` without words, told an image or a map by three further channels."""
+    tiny = preset("tiny")
+    text = TextConfig(model_type="none", num_hidden_layers=1)
     changed = {"in_channels": 7, "out_channels": 4, "attention": "self", "cross_attention_dim": 0}
     config = replace(
-        tiny, name=concat, concat=concat, unet=replace(tiny.unet, **changed), text_encoder=text,
-        defaults=Defaults(3, 1.0, 16, 16), **changes,
-    )  # fmt: skip
+        tiny,
+        name=concat,
+        concat=concat,
+        unet=replace(tiny.unet, **changed),
+        text_encoder=text,
+        defaults=Defaults(3, 1.0, 16, 16),
+        **changes,
+    )
     save_folder(folder, config, init(model_spec(config), 0), [tokenizer_for(text)], np.float32)
     return folder
 
@@ -35,11 +41,16 @@ def save_controlnet(folder):
     config = ControlNetConfig(u, conditioning_embedding_out_channels=(4, 8))
     kinds = ["CrossAttnDownBlock2D" if with_it else "DownBlock2D" for with_it in u.attention_levels]
     told = {
-        "_class_name": "ControlNetModel", "in_channels": u.in_channels, "down_block_types": kinds,
-        "block_out_channels": u.block_out_channels, "layers_per_block": u.layers_per_block,
-        "norm_num_groups": u.norm_num_groups, "cross_attention_dim": u.cross_attention_dim,
-        "attention_head_dim": u.num_heads, "conditioning_embedding_out_channels": [4, 8],
-    }  # fmt: skip
+        "_class_name": "ControlNetModel",
+        "in_channels": u.in_channels,
+        "down_block_types": kinds,
+        "block_out_channels": u.block_out_channels,
+        "layers_per_block": u.layers_per_block,
+        "norm_num_groups": u.norm_num_groups,
+        "cross_attention_dim": u.cross_attention_dim,
+        "attention_head_dim": u.num_heads,
+        "conditioning_embedding_out_channels": [4, 8],
+    }
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(told))
     tensors = flatten(init(controlnet_spec(config), 1))

@@ -9,8 +9,11 @@ from PIL import Image
 
 from ldmref.cli.main import main
 
-TXT, IMG, PAINT = ["txt2img", "cat"], ["img2img", "cat"], ["inpaint", "cat"]
-HERE, MASK = ["-i", "../in/picture.png"], ["--mask", "../in/mask.png"]
+TXT = ["txt2img", "cat"]
+IMG = ["img2img", "cat"]
+PAINT = ["inpaint", "cat"]
+HERE = ["-i", "../in/image.png"]
+MASK = ["--mask", "../in/mask.png"]
 
 BAD = [
     ("unknown backend", [*TXT, "--backend", "nunpy"], "E-BACKEND-NAME", 2),
@@ -46,7 +49,7 @@ BAD = [
     ("seed 2^64", [*TXT, "--seed", str(2**64)], "E-SEED", 2),
     ("seed x", [*TXT, "--seed", "x"], "E-SEED", 2),
     ("seed 1.0", [*TXT, "--seed", "1.0"], "E-SEED", 2),
-    ("two seeds, three pictures", [*TXT, "--seed", "1,2", "-c", "3"], "E-SEED", 2),
+    ("two seeds, three images", [*TXT, "--seed", "1,2", "-c", "3"], "E-SEED", 2),
     ("strength 1.5", [*IMG, *HERE, "--strength", "1.5"], "E-STRENGTH", 2),
     ("strength -0.1", [*IMG, *HERE, "--strength", "-0.1"], "E-STRENGTH", 2),
     ("strength below a step", [*IMG, *HERE, "--strength", "0.1"], "E-STRENGTH", 2),
@@ -61,24 +64,24 @@ BAD = [
     ("inpaint at an odd size", [*PAINT, "-i", "../in/odd.png", *MASK], "E-SIZE", 3),
     ("img2img to an odd size", [*IMG, *HERE, "-W", "13"], "E-SIZE", 2),
     ("output folder missing", [*TXT, "-o", "gone/a.png"], "E-FOLDER", 8),
-    ("output folder below a file", [*TXT, "-o", "../in/picture.png/new/"], "E-FOLDER", 8),
-    ("output folder that is a file", [*TXT, "-o", "../in/picture.png/"], "E-FOLDER", 8),
+    ("output folder below a file", [*TXT, "-o", "../in/image.png/new/"], "E-FOLDER", 8),
+    ("output folder that is a file", [*TXT, "-o", "../in/image.png/"], "E-FOLDER", 8),
     ("missing model file", [*TXT, "-m", "gone.safetensors"], "E-MODEL", 3),
     ("preset as model", [*TXT, "-m", "sd15"], "E-MODEL", 3),
-    ("output exists", [*TXT, "-o", "../in/picture.png"], "E-EXISTS", 8),
+    ("output exists", [*TXT, "-o", "../in/image.png"], "E-EXISTS", 8),
     ("one of many outputs exists", [*TXT, "-c", "2", "-o", "../in/many.png"], "E-EXISTS", 8),
     ("output of an unknown kind", [*TXT, "-o", "a.gif"], "E-FORMAT", 8),
     ("output without ending", [*TXT, "-o", "a"], "E-FORMAT", 8),
     ("format against the ending", [*TXT, "-o", "a.png", "--format", "webp"], "E-FORMAT", 2),
-    ("two pictures to stdout", [*TXT, "-c", "2", "-o", "-"], "E-OUTPUT", 2),
-    ("picture and JSON to stdout", [*TXT, "--json", "-o", "-"], "E-OUTPUT", 2),
+    ("two images to stdout", [*TXT, "-c", "2", "-o", "-"], "E-OUTPUT", 2),
+    ("image and JSON to stdout", [*TXT, "--json", "-o", "-"], "E-OUTPUT", 2),
     ("missing model", [*TXT, "-m", "gone"], "E-MODEL", 3),
     ("pickle as model", [*TXT, "-m", "../in/model.ckpt"], "E-PICKLE", 3),
     ("pickle named safetensors", [*TXT, "-m", "../in/pickled"], "E-PICKLE", 3),
     ("missing configuration", [*TXT, "--config", "gone.toml"], "E-CONFIG-FILE", 3),
     ("broken configuration", [*TXT, "--config", "../in/broken.toml"], "E-CONFIG-FILE", 3),
     ("unknown key in it", [*TXT, "--config", "../in/typo.toml"], "E-CONFIG-KEY", 2),
-    ("replay of what records nothing", ["run", "--from", "../in/picture.png"], "E-REPLAY", 2),
+    ("replay of what records nothing", ["run", "--from", "../in/image.png"], "E-REPLAY", 2),
     ("info on nothing", ["info", "gone.png"], "E-IMAGE-MISSING", 3),
     ("info on a folder", ["info", "../in"], "E-MODEL", 3),
     ("train without data", ["train", "-o", "out"], "E-USAGE", 2),
@@ -94,12 +97,12 @@ def inputs(work, model_folder):
     """../in: good and bad files."""
     folder = work.parent / "in"
     folder.mkdir()
-    Image.new("RGB", (16, 16), "red").save(folder / "picture.png")
+    Image.new("RGB", (16, 16), "red").save(folder / "image.png")
     Image.new("RGB", (16, 16), "red").save(folder / "many-1.png")
     Image.new("L", (16, 16), 255).save(folder / "mask.png")
     Image.new("L", (8, 8), 255).save(folder / "small.png")
     Image.new("RGB", (13, 16)).save(folder / "odd.png")
-    (folder / "text.png").write_text("no picture")
+    (folder / "text.png").write_text("no image")
     (folder / "model.ckpt").write_bytes(pickle.dumps({}))
     (folder / "broken.toml").write_text("[backend\n")
     (folder / "typo.toml").write_text("[defaults]\nstpes = 3\n")
@@ -202,7 +205,7 @@ def test_what_nobody_foresaw(error, code, exit_code, ldm, work, model_folder, mo
     def fail(*args, **kwargs):
         raise error
 
-    monkeypatch.setattr("ldmref.cli.pictures.load", fail)
+    monkeypatch.setattr("ldmref.cli.images.load", fail)
     assert_refused(ldm("txt2img", "cat", "-m", model_folder), code, exit_code, work)
 
 
@@ -219,7 +222,7 @@ def test_control_characters_stay_on_one_line(ldm):
 
 
 def test_nothing_is_loaded_for_a_mistake(work, model_folder, monkeypatch):
-    monkeypatch.setattr("ldmref.cli.pictures.load", lambda *a, **k: pytest.fail("loaded"))
+    monkeypatch.setattr("ldmref.cli.images.load", lambda *a, **k: pytest.fail("loaded"))
     assert main(["txt2img", "cat", "-m", str(model_folder), "--steps", "0"]) == 2
 
 

@@ -9,8 +9,8 @@ from safetensors.numpy import load_file
 from small_models import save_controlnet
 
 from ldmref.io.compvis.keys import controlnet_table
+from ldmref.io.images.metadata import read_parameters
 from ldmref.io.key_table import to_compvis
-from ldmref.io.pictures.metadata import read_parameters
 from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.presets import preset
 
@@ -47,8 +47,11 @@ def test_control_is_used_recorded_and_replayed(draw, ldm, net, sources, model_fo
     assert (pixels("plain.png") != pixels("c.png")).any()
     (told,) = read_parameters("c.png")["ldmref"]["control"]
     assert {k: told[k] for k in ("name", "weight", "start", "end")} == {
-        "name": "edges", "weight": 0.5, "start": 0.0, "end": 0.75
-    }  # fmt: skip
+        "name": "edges",
+        "weight": 0.5,
+        "start": 0.0,
+        "end": 0.75,
+    }
     ran = ldm("run", "-m", model_folder, "--from", "c.png", "-o", "again.png")
     assert ran.code == 2 and "--control NET:IMAGE" in ran.err
     ran = draw("run", "--from", "c.png", "--control", spec, "-o", "again.png")
@@ -67,23 +70,43 @@ def test_control_in_the_other_modes(draw, net, sources, mode):
 
 @pytest.mark.parametrize(
     ("spec", "code"),
-    [("net", "E-CONTROL"), (":a.png", "E-CONTROL"), ("NET:", "E-CONTROL"),
-     ("NET:a.png:x", "E-CONTROL"), ("NET:a.png:1:0", "E-CONTROL"),
-     ("NET:a.png:1:0-1:2", "E-CONTROL"),
-     ("none:a.png", "E-CONTROL"), ("NET:none.png", "E-IMAGE-MISSING"),
-     ("NET:a.png:99", "E-CONTROL-WEIGHT"), ("NET:a.png:1:0.5-0.2", "E-CONTROL-START")],
-)  # fmt: skip
+    [
+        ("net", "E-CONTROL"),
+        (":a.png", "E-CONTROL"),
+        ("NET:", "E-CONTROL"),
+        ("NET:a.png:x", "E-CONTROL"),
+        ("NET:a.png:1:0", "E-CONTROL"),
+        ("NET:a.png:1:0-1:2", "E-CONTROL"),
+        ("none:a.png", "E-CONTROL"),
+        ("NET:none.png", "E-IMAGE-MISSING"),
+        ("NET:a.png:99", "E-CONTROL-WEIGHT"),
+        ("NET:a.png:1:0.5-0.2", "E-CONTROL-START"),
+    ],
+)
 def test_wrong_controls_are_refused_before_weights_are_read(
     ldm, model_folder, net, sources, monkeypatch, spec, code
 ):
-    monkeypatch.setattr("ldmref.cli.pictures.load", None)
+    monkeypatch.setattr("ldmref.cli.images.load", None)
     ran = ldm("txt2img", "cat", "-m", model_folder, "--control", spec.replace("NET", str(net)))
     assert f"error[{code}]" in ran.err and ran.err.count("\n") <= 2
 
 
 def test_inpainting_flags_are_recorded_and_replayed(draw, ldm, sources, model_folder):
-    flags = ["--only-masked", "--padding", 3, "--fill", "nothing", "--resample", "2,2",
-             "--mask-blur", 1, "--strength", 0.9, "--seed", 1]  # fmt: skip
+    flags = [
+        "--only-masked",
+        "--padding",
+        3,
+        "--fill",
+        "nothing",
+        "--resample",
+        "2,2",
+        "--mask-blur",
+        1,
+        "--strength",
+        0.9,
+        "--seed",
+        1,
+    ]
     of = ["-i", "wide.png", "--mask", "wide-m.png"]
     draw("inpaint", "cat", *of, *flags, "-o", "r.png")
     told = read_parameters("r.png")["ldmref"]
@@ -96,7 +119,7 @@ def test_inpainting_flags_are_recorded_and_replayed(draw, ldm, sources, model_fo
     assert ran.code == 2 and "--mask MASK" in ran.err
 
 
-def test_img2img_is_replayed_with_its_picture(draw, sources):
+def test_img2img_is_replayed_with_its_image(draw, sources):
     draw("img2img", "cat", "-i", "a.png", "--strength", 0.6, "--seed", 1, "-o", "r.png")
     draw("run", "--from", "r.png", "-i", "a.png", "-o", "again.png")
     assert (pixels("again.png") == pixels("r.png")).all()
@@ -104,14 +127,19 @@ def test_img2img_is_replayed_with_its_picture(draw, sources):
 
 @pytest.mark.parametrize(
     ("flags", "code"),
-    [(["--fill", "blur"], "E-FILL"), (["--padding", "-1"], "E-PADDING"),
-     (["--resample", "3"], "E-RESAMPLE"), (["--resample", "0,3"], "E-RESAMPLE-JUMP-LENGTH"),
-     (["--tile", "3"], "E-TILE"), (["--width", "32"], "E-SIZE")],
-)  # fmt: skip
+    [
+        (["--fill", "blur"], "E-FILL"),
+        (["--padding", "-1"], "E-PADDING"),
+        (["--resample", "3"], "E-RESAMPLE"),
+        (["--resample", "0,3"], "E-RESAMPLE-JUMP-LENGTH"),
+        (["--tile", "3"], "E-TILE"),
+        (["--width", "32"], "E-SIZE"),
+    ],
+)
 def test_wrong_flags_are_refused_before_weights_are_read(
     ldm, model_folder, sources, monkeypatch, flags, code
 ):
-    monkeypatch.setattr("ldmref.cli.pictures.load", None)
+    monkeypatch.setattr("ldmref.cli.images.load", None)
     of = ["-i", "a.png", "--mask", "m.png"]
     ran = ldm("inpaint", "cat", "-m", model_folder, *of, *flags)
     assert f"error[{code}]" in ran.err

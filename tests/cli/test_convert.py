@@ -11,7 +11,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 import ldmref
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.loading import read_model
 from ldmref.models.params import flatten
@@ -100,13 +100,20 @@ def test_refusals_name_convert(ldm, checkpoint, work):
 
 
 def test_native_to_compvis_and_back(ldm, model_folder, work):
-    """The same numbers, and the same picture."""
+    """The same numbers, and the same image."""
     assert ldm("convert", model_folder, "one.safetensors").code == 0
     names = set(TensorFile(work / "one.safetensors"))
     assert "model.diffusion_model.input_blocks.0.0.weight" in names
     tokenizer = model_folder / "tokenizer.json"
-    ran = ldm("convert", "one.safetensors", "back", "--model-config", model_folder,
-              "--tokenizer", tokenizer)  # fmt: skip
+    ran = ldm(
+        "convert",
+        "one.safetensors",
+        "back",
+        "--model-config",
+        model_folder,
+        "--tokenizer",
+        tokenizer,
+    )
     assert ran.code == 0, ran.err
     _, before, _, _ = read_model(model_folder)
     config, after, _, _ = read_model(work / "back")
@@ -140,8 +147,18 @@ def style(model_folder, tmp_path_factory):
 def test_lora_flag(draw, style, work):
     draw("txt2img", "cat", "--seed", "1", "-o", "plain.png")
     draw("txt2img", "cat", "--seed", "1", "-o", "a.png", "--lora", f"{style}:0.5")
-    draw("txt2img", "cat", "--seed", "1", "-o", "b.png", "--lora", f"{style}:0.25",
-         "--lora", f"{style}:0.25")  # fmt: skip
+    draw(
+        "txt2img",
+        "cat",
+        "--seed",
+        "1",
+        "-o",
+        "b.png",
+        "--lora",
+        f"{style}:0.25",
+        "--lora",
+        f"{style}:0.25",
+    )
     draw("txt2img", "cat", "--seed", "1", "-o", "full.png", "--lora", style)
     records = {
         n: read_parameters(f"{n}.png")["ldmref"]["model"] for n in ("plain", "a", "b", "full")

@@ -52,7 +52,7 @@ def test_backends_give_devices_or_a_reason(ldm):
         assert bool(row["devices"]) == row["usable"] == (not row["reason"])
 
 
-def test_info_on_a_picture(draw, ldm, work):
+def test_info_on_an_image(draw, ldm, work):
     draw("txt2img", "red\x1b[2J heart", "--seed", "1", "-o", "a.png")
     ran = ldm("info", "a.png")
     assert ran.code == 0 and "Steps: 4, Sampler: DDIM" in ran.out and "\x1b" not in ran.out
@@ -94,7 +94,7 @@ def test_doctor(ldm):
     ran = ldm("doctor", "--json")
     assert ran.code == 0, ran.err
     findings = {f["topic"]: f for f in json.loads(ran.out)}
-    assert findings["self-test numpy"]["ok"] and findings["self-test picture"]["ok"]
+    assert findings["self-test numpy"]["ok"] and findings["self-test image"]["ok"]
     assert findings["numpy"]["ok"] and "blas kernels" in findings
 
 

@@ -35,7 +35,8 @@ def test_the_page_runs(work, material, model_folder, enlarger, painter, monkeypa
     load = ldmref.load
     monkeypatch.setattr(ldmref, "load", lambda name=model_folder, **told: load(name, **told))
 
-    commands, names = [], {}
+    commands = []
+    names = {}
     for kind, block in re.findall(r"```(sh|python)\n(.*?)```", PAGE.read_text(), re.DOTALL):
         if kind == "python":
             exec(compile(block, str(PAGE), "exec"), names)  # the project's own page

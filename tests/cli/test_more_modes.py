@@ -10,7 +10,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 from ldmref.modes.plan import MODES
 
 
@@ -48,8 +48,15 @@ def test_invert_edits_as_the_library_does(draw, tiny, material):
         assert (pixels(f"e-{i}.png") == np.asarray(want[0])).all()
     params = record("e-1.png")
     inverted = {"prompt": "a cat", "cfg_scale": 1.0, "iterations": 2}
-    want = dict(mode="invert", prompt="a hat", cfg_scale=3.0, resize="fill", inverted=inverted,
-                sampler="ddim", eta=0.0)  # fmt: skip
+    want = dict(
+        mode="invert",
+        prompt="a hat",
+        cfg_scale=3.0,
+        resize="fill",
+        inverted=inverted,
+        sampler="ddim",
+        eta=0.0,
+    )
     assert {key: params[key] for key in want} == want
 
     draw("run", "--from", "e-1.png", "-i", "wide.png", "-o", "again.png")
@@ -58,7 +65,7 @@ def test_invert_edits_as_the_library_does(draw, tiny, material):
     assert same("other.png", "e-0.png")
 
 
-def test_invert_alone_draws_the_picture_again(draw, material):
+def test_invert_alone_draws_the_image_again(draw, material):
     ran = draw("invert", "a cat", "-i", "a.png", "--progress", "plain")
     assert record("a-cat.png")["prompt"] == "a cat" and record("a-cat.png")["cfg_scale"] == 1.0
     assert "seed" not in ran.err and "seed" not in record("a-cat.png")

@@ -11,14 +11,15 @@ from PIL.PngImagePlugin import PngInfo
 
 
 def claim(params):
-    """r.png, a picture that claims to be made with `params`."""
+    """r.png, an image that claims to be made with `params`."""
     chunk = PngInfo()
     chunk.add_text("ldmref", json.dumps(params))
     Image.new("RGB", (8, 8)).save("r.png", pnginfo=chunk)
 
 
-@pytest.mark.parametrize(("mode", "needed"), [("invert", "-i IMAGE"), ("superres", "-i IMAGE"),
-                                              ("seg2img", "-i MAP")])  # fmt: skip
+@pytest.mark.parametrize(
+    ("mode", "needed"), [("invert", "-i IMAGE"), ("superres", "-i IMAGE"), ("seg2img", "-i MAP")]
+)
 def test_a_replay_names_what_is_missing(ldm, work, mode, needed):
     claim({"mode": mode, "prompt": ""})
     ran = ldm("run", "--from", "r.png")
@@ -44,9 +45,9 @@ def test_a_replay_names_what_is_missing(ldm, work, mode, needed):
         ({"mode": ["txt2img"]}, "E-REPLAY"),
     ],
     ids=str,
-)  # fmt: skip
+)
 def test_hostile_records(change, code, ldm, model_folder, material, monkeypatch):
-    monkeypatch.setattr("ldmref.cli.pictures.load", None)
+    monkeypatch.setattr("ldmref.cli.images.load", None)
     claim({"prompt": "cat", "seed": 1} | change)
     image = ["-i", "a.png"] if change["mode"] in ("img2img", "invert", "superres") else []
     ran = ldm("run", "--from", "r.png", "-m", model_folder, *image, "-o", "x.png")
@@ -55,11 +56,16 @@ def test_hostile_records(change, code, ldm, model_folder, material, monkeypatch)
 
 @pytest.mark.parametrize(
     ("mode", "flags"),
-    [("txt2img", ["-i", "a.png"]), ("invert", ["-i", "a.png", "--sampler", "heun"]),
-     ("invert", ["-i", "a.png", "--latents", "noise.npy"]), ("interpolate", ["-c", "2"]),
-     ("superres", ["-i", "a.png", "-p", "cat"]), ("superres", ["-i", "a.png", "--cfg", "2"]),
-     ("seg2img", ["-i", "map.png", "--mask", "mask.png"])],
-)  # fmt: skip
+    [
+        ("txt2img", ["-i", "a.png"]),
+        ("invert", ["-i", "a.png", "--sampler", "heun"]),
+        ("invert", ["-i", "a.png", "--latents", "noise.npy"]),
+        ("interpolate", ["-c", "2"]),
+        ("superres", ["-i", "a.png", "-p", "cat"]),
+        ("superres", ["-i", "a.png", "--cfg", "2"]),
+        ("seg2img", ["-i", "map.png", "--mask", "mask.png"]),
+    ],
+)
 def test_run_refuses_flags_that_mean_nothing(ldm, material, mode, flags):
     claim({"mode": mode, "prompt": ""})
     ran = ldm("run", "--from", "r.png", *flags)
@@ -68,11 +74,12 @@ def test_run_refuses_flags_that_mean_nothing(ldm, material, mode, flags):
 
 # -- bad input ------------------------------------------------------------------------------------
 
-INV, TURN = ["invert", "cat", "-i", "a.png"], ["interpolate", "cat"]
+INV = ["invert", "cat", "-i", "a.png"]
+TURN = ["interpolate", "cat"]
 BAD = [
-    ("no picture", ["invert", "cat"], "E-USAGE", 2),
+    ("no image", ["invert", "cat"], "E-USAGE", 2),
     ("no prompt", ["invert", "-i", "a.png"], "E-USAGE", 2),
-    ("a missing picture", ["invert", "cat", "-i", "gone.png"], "E-IMAGE-MISSING", 3),
+    ("a missing image", ["invert", "cat", "-i", "gone.png"], "E-IMAGE-MISSING", 3),
     ("iterations -1", [*INV, "--iterations", "-1"], "E-ITERATIONS", 2),
     ("iterations 1.5", [*INV, "--iterations", "1.5"], "E-USAGE", 2),
     ("a sampler", [*INV, "--sampler", "heun"], "E-USAGE", 2),
@@ -100,7 +107,7 @@ BAD = [
     ("superres of a text file", ["superres", "-i", "noise.npy"], "E-IMAGE", 3),
     ("seg2img of a photograph", ["seg2img", "-i", "a.png"], "E-IMAGE", 3),
     ("no such noise", ["txt2img", "cat", "--latents", "gone.npy"], "E-LATENTS", 3),
-    ("a picture as noise", ["txt2img", "cat", "--latents", "a.png"], "E-LATENTS", 3),
+    ("an image as noise", ["txt2img", "cat", "--latents", "a.png"], "E-LATENTS", 3),
     ("noise of one for two", ["txt2img", "cat", "-c", 2, "--latents", "noise.npy"], "E-LATENTS", 2),
     ("noise of objects", ["txt2img", "cat", "--latents", "objects.npy"], "E-LATENTS", 3),
     ("noise with NaN", ["txt2img", "cat", "--latents", "nan.npy"], "E-LATENTS", 3),
@@ -116,7 +123,7 @@ def test_refused_before_weights_are_read(
     np.save("objects.npy", np.array([{}, 1], object), allow_pickle=True)
     np.save("nan.npy", np.full((1, 4, 8, 8), np.nan, np.float32))
     before = {p.name: p.read_bytes() for p in work.iterdir()}
-    monkeypatch.setattr("ldmref.cli.pictures.load", None)
+    monkeypatch.setattr("ldmref.cli.images.load", None)
     ran = ldm(*argv, "-m", model_folder)
     lines = ran.err.splitlines()
     assert ran.code == exit_code and lines[0].startswith(f"ldmref: error[{code}]: "), ran.err
@@ -126,15 +133,19 @@ def test_refused_before_weights_are_read(
 
 @pytest.mark.parametrize(
     ("mode", "source", "code"),
-    [("superres", "gone.png", "E-IMAGE-MISSING"), ("txt2img", "", "E-MODE"),
-     ("seg2img", "classes.png", "E-CLASS"), ("seg2img", "odd.png", "E-SIZE")],
-)  # fmt: skip
+    [
+        ("superres", "gone.png", "E-IMAGE-MISSING"),
+        ("txt2img", "", "E-MODE"),
+        ("seg2img", "classes.png", "E-CLASS"),
+        ("seg2img", "odd.png", "E-SIZE"),
+    ],
+)
 def test_the_special_models_refuse(
     ldm, material, enlarger, painter, monkeypatch, mode, source, code
 ):
     Image.new("L", (16, 16), 5).save("classes.png")
     Image.new("L", (15, 16)).save("odd.png")
-    monkeypatch.setattr("ldmref.cli.pictures.load", None)
+    monkeypatch.setattr("ldmref.cli.images.load", None)
     model = painter if mode == "seg2img" else enlarger
     ran = ldm(mode, "-m", model, *(["-i", source] if source else ["cat"]), "-o", "x.png")
     assert f"error[{code}]" in ran.err, ran.err

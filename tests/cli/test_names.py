@@ -9,17 +9,17 @@ from ldmref.cli.output import Output, named_files, stems
 from ldmref.errors import UsageError
 
 
-def names(to, label="cat", seeds=(3, 4), pictures=2):
-    return [str(path) for path in named_files(to, [label] * pictures, seeds)]
+def names(to, label="cat", seeds=(3, 4), images=2):
+    return [str(path) for path in named_files(to, [label] * images, seeds)]
 
 
 def test_fields():
     assert names("{seed}.png") == ["3.png", "4.png"]
     assert names("{prompt}-{index}.png") == ["cat-0.png", "cat-1.png"]
     assert names("{prompt}.png") == ["cat-0.png", "cat-1.png"]
-    assert names("a.png", seeds=[1] * 101, pictures=101)[7] == "a-007.png"
-    assert names("{index}.png", seeds=[1] * 11, pictures=11)[7] == "07.png"
-    assert names("a.png", seeds=[1], pictures=1) == ["a.png"]
+    assert names("a.png", seeds=[1] * 101, images=101)[7] == "a-007.png"
+    assert names("{index}.png", seeds=[1] * 11, images=11)[7] == "07.png"
+    assert names("a.png", seeds=[1], images=1) == ["a.png"]
 
 
 @pytest.mark.parametrize("to", ["a%d.png", "a%03d.png", "{sed}.png", "{}.png", "{seed:03}.png"])

@@ -12,7 +12,7 @@ from small_models import save_wordless
 
 from ldmref.cli.output import Output
 from ldmref.config import DEFAULT_KEYS
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 
 
 def recorded(path):
@@ -55,7 +55,7 @@ def test_flag_before_variable_before_file(ldm, work, model_folder, monkeypatch, 
         assert (row["value"], row["origin"]) == (VALUES[key][best], origins[best])
 
 
-# -- a picture's own size, guidance and noise levels ----------------------------------------------
+# -- an image's own size, guidance and noise levels ----------------------------------------------
 
 
 @pytest.fixture
@@ -73,10 +73,10 @@ def white(work):
 
 
 @pytest.mark.parametrize("mode", ["img2img", "inpaint", "invert"])
-def test_a_configured_size_is_not_that_of_a_given_picture(
+def test_a_configured_size_is_not_that_of_a_given_image(
     draw, work, monkeypatch, image, white, mode
 ):
-    """Sizes of the settings are for pictures that are made from words alone."""
+    """Sizes of the settings are for images that are made from words alone."""
     argv = ["cat", "-i", image, "--steps", 2, "-o", "a.png"]
     argv += ["--mask", white] if mode == "inpaint" else []
     argv += ["--strength", "0.5"] if mode != "invert" else []
@@ -90,14 +90,14 @@ def test_a_configured_size_is_not_that_of_a_given_picture(
     assert Image.open("c-0.png").size == (48, 48)
 
 
-def test_a_flag_still_sizes_a_given_picture(draw, monkeypatch, image):
+def test_a_flag_still_sizes_a_given_image(draw, monkeypatch, image):
     monkeypatch.setenv("LDMREF_WIDTH", "48")
     size = ["--width", 64, "--height", 32]
     draw("img2img", "cat", "-i", image, *size, "--strength", 1, "--steps", 1, "-o", "a.png")
     assert Image.open("a.png").size == (64, 32)
 
 
-def test_a_configured_size_is_not_that_of_an_enlarged_picture(ldm, tmp_path, monkeypatch, image):
+def test_a_configured_size_is_not_that_of_an_enlarged_image(ldm, tmp_path, monkeypatch, image):
     enlarger = save_wordless(tmp_path / "enlarger", "low_resolution")
     ran = ldm("superres", "-m", enlarger, "-i", image, "--steps", 1, "-o", "a.png")
     assert ran.code == 0, ran.err
@@ -131,7 +131,7 @@ CHANGES = {  # flag -> value, and the record's key if it has another name
     "--prompt-weights": "a1111", "--long-prompts": "chunk",
 }  # fmt: skip
 KEYS = {"--cfg": "cfg_scale"}
-PICTURES = {
+IMAGES = {
     "plain": ["--steps", 3, "--schedule", "karras", "--sampler", "euler"],
     "sigmas": ["--sigmas", "9.0,3.0,1.0,0.0", "--sampler", "euler"],
     "eta": ["--steps", 3, "--sampler", "euler_a", "--eta", "0.5"],
@@ -144,16 +144,17 @@ FOLLOWS = {
 VOLATILE = {"created", "seconds", "infotext"}
 
 
-@pytest.mark.parametrize("origin", PICTURES)
+@pytest.mark.parametrize("origin", IMAGES)
 @pytest.mark.parametrize("flag", CHANGES)
-def test_a_flag_alone_replaces_what_a_picture_records(ldm, draw, work, flag, origin, model_folder):
+def test_a_flag_alone_replaces_what_an_image_records(ldm, draw, work, flag, origin, model_folder):
     """And nothing else than what belongs to it. A flag that the sampler cannot use is refused."""
-    draw("txt2img", "cat", "--seed", 1, *PICTURES[origin], "-o", "a.png")
+    draw("txt2img", "cat", "--seed", 1, *IMAGES[origin], "-o", "a.png")
     ran = ldm("run", "--from", "a.png", "-m", model_folder, flag, CHANGES[flag], "-o", "b.png")
     if ran.code:
         assert flag == "--eta" and "E-ETA" in ran.err and origin != "eta", ran.err
         return
-    before, after = recorded("a.png"), recorded("b.png")
+    before = recorded("a.png")
+    after = recorded("b.png")
     key = KEYS.get(flag, flag[2:].replace("-", "_"))
     want = CHANGES[flag]
     want = [float(x) for x in want.split(",")] if flag == "--sigmas" else want
@@ -174,7 +175,7 @@ def test_a_flag_alone_replaces_what_a_picture_records(ldm, draw, work, flag, ori
 
 
 @pytest.mark.parametrize("taken", [0, 1, 2])
-def test_all_pictures_of_a_run_share_its_number(work, taken):
+def test_all_images_of_a_run_share_its_number(work, taken):
     """One file of an earlier run is enough, whichever it is."""
     image = Image.new("RGB", (8, 8))
     (work / f"cat-7-0{taken + 1}.png").touch()
@@ -186,7 +187,8 @@ def test_all_pictures_of_a_run_share_its_number(work, taken):
 
 
 def test_a_file_of_one_seed_does_not_number_those_of_another(work, monkeypatch):
-    looks, real = itertools.count(), os.path.lexists
+    looks = itertools.count()
+    real = os.path.lexists
 
     def lexists(path):
         assert next(looks) < 50, "looks for a free name without end"

@@ -37,8 +37,11 @@ def noise(height, width, colours=40):
 def decoded_sixel(data):
     """The pixels that a terminal shows: an independent reading of the VT340 manual."""
     body = re.fullmatch(rb'\x1bP0;1q"1;1;(\d+);(\d+)(.*)\x1b\\', data, re.DOTALL)
-    width, height = int(body[1]), int(body[2])
-    canvas, palette, colour = np.zeros((height + 5, width, 3), np.int64), {}, None
+    width = int(body[1])
+    height = int(body[2])
+    canvas = np.zeros((height + 5, width, 3), np.int64)
+    palette = {}
+    colour = None
     x = y = 0
     for token in re.findall(rb"#\d+(?:;2;\d+;\d+;\d+)?|!\d+[?-~]|[?-~]|\$|-", body[3]):
         if token[:1] == b"#":
@@ -49,7 +52,8 @@ def decoded_sixel(data):
         elif token == b"$":
             x = 0
         elif token == b"-":
-            x, y = 0, y + 6
+            x = 0
+            y = y + 6
         else:
             times = int(token[1:-1]) if token[:1] == b"!" else 1
             bits = token[-1] - 63
@@ -89,10 +93,13 @@ def test_kitty(size):
 @pytest.mark.parametrize(
     "environ",
     [
-        {}, {"TERM": "dumb"}, {"TERM": "linux"}, {"TERM": "xterm", "TMUX": "1"},
+        {},
+        {"TERM": "dumb"},
+        {"TERM": "linux"},
+        {"TERM": "xterm", "TMUX": "1"},
         {"TERM": "xterm", "STY": "1"},
     ],
-)  # fmt: skip
+)
 def test_terminals_that_are_not_asked(environ, monkeypatch):
     monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
     monkeypatch.setattr("ldmref.cli.terminal._ask", lambda query: pytest.fail("asked"))
@@ -112,7 +119,9 @@ def in_terminal(argv, answer, folder):
     if process == 0:
         os.chdir(folder)
         os.execve(argv[0], argv, environment() | {"TERM": "xterm-256color"})
-    printed, answered, end = b"", False, time.monotonic() + 120
+    printed = b""
+    answered = False
+    end = time.monotonic() + 120
     while time.monotonic() < end:
         try:
             data = os.read(terminal, 65536)

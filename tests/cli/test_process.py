@@ -58,11 +58,11 @@ def test_prompt_that_is_no_unicode(model_folder, work):
 
 @POSIX
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_signal_keeps_the_finished_pictures(number, code, model_folder, work):
+def test_signal_keeps_the_finished_images(number, code, model_folder, work):
     flags = ["--steps", "20", "-c", "10000", "--seed", "0", "--progress", "plain", "-o", "a.png"]
     process = start("txt2img", "cat", "-m", model_folder, *flags)
     for line in process.stderr:
-        if line.startswith(b"picture 3/"):
+        if line.startswith(b"image 3/"):
             process.send_signal(number)
             break
     err = process.communicate(timeout=60)[1].decode()

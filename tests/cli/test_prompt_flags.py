@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 
 PROMPT = "a (red:1.5) heart with a blue cat with a green dog with a red face with a hat"
 

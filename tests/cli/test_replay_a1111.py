@@ -14,8 +14,8 @@ from PIL.PngImagePlugin import PngInfo
 from ldmref import modes
 from ldmref.cli.a1111 import as_a1111
 from ldmref.errors import LdmrefError
-from ldmref.io.pictures.infotext import replay_parameters
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.infotext import replay_parameters
+from ldmref.io.images.metadata import read_parameters
 from ldmref.models.presets import preset
 from ldmref.modes.plan import MODES
 from ldmref.samplers import make_schedule
@@ -33,8 +33,9 @@ AYS = {
     "sdxl": (14.615, 6.315, 3.771, 2.181, 1.342, 0.862, 0.555, 0.380, 0.234, 0.113, 0.029),
 }
 LINE = "CFG scale: 7, Seed: 12, Size: 512x512"
-FLAGS = dict.fromkeys(["sampler", "steps", "schedule", "sigmas", "strength", "clip_skip", "resize",
-                       "long_prompts"])  # fmt: skip
+FLAGS = dict.fromkeys(
+    ["sampler", "steps", "schedule", "sigmas", "strength", "clip_skip", "resize", "long_prompts"]
+)
 
 
 def in_log(values, n):
@@ -110,17 +111,26 @@ def test_every_pair_has_the_levels_of_a1111(name, label, schedule, n):
 
 @pytest.mark.parametrize(
     ("label", "method", "schedule"),
-    [("DPM++ 2M", "dpmpp_2m", "Karras"), ("DPM++ SDE", "dpmpp_sde", "Karras"),
-     ("DPM++ 2S a", "dpmpp_2s_a", "Karras"), ("DPM2", "dpm_solver_2", "Karras"),
-     ("DPM2 a", "dpm_solver_2_a", "Karras"), ("DPM++ 2M SDE", "dpmpp_2m_sde", "Exponential"),
-     ("DPM++ 2M SDE Heun", "dpmpp_2m_sde_heun", "Exponential"),
-     ("DPM++ 3M SDE", "dpmpp_3m_sde", "Exponential"), ("Euler", "euler", "Uniform"),
-     ("Euler a", "euler_a", "Uniform"), ("Heun", "heun", "Uniform"),
-     ("LMS", "lms_euler", "Uniform")],
-)  # fmt: skip
+    [
+        ("DPM++ 2M", "dpmpp_2m", "Karras"),
+        ("DPM++ SDE", "dpmpp_sde", "Karras"),
+        ("DPM++ 2S a", "dpmpp_2s_a", "Karras"),
+        ("DPM2", "dpm_solver_2", "Karras"),
+        ("DPM2 a", "dpm_solver_2_a", "Karras"),
+        ("DPM++ 2M SDE", "dpmpp_2m_sde", "Exponential"),
+        ("DPM++ 2M SDE Heun", "dpmpp_2m_sde_heun", "Exponential"),
+        ("DPM++ 3M SDE", "dpmpp_3m_sde", "Exponential"),
+        ("Euler", "euler", "Uniform"),
+        ("Euler a", "euler_a", "Uniform"),
+        ("Heun", "heun", "Uniform"),
+        ("LMS", "lms_euler", "Uniform"),
+    ],
+)
 def test_automatic_is_the_schedule_that_a1111_prefers(label, method, schedule):
-    asked = [f"Steps: 20, Sampler: {label}, Schedule type: {kind}, {LINE}"
-             for kind in ("Automatic", schedule)]  # fmt: skip
+    asked = [
+        f"Steps: 20, Sampler: {label}, Schedule type: {kind}, {LINE}"
+        for kind in ("Automatic", schedule)
+    ]
     _, request, _ = replayed("sd15", asked[0])
     _, same, _ = replayed("sd15", asked[1])
     assert request.sampler.name == method and request.sigmas == same.sigmas
@@ -130,9 +140,13 @@ def test_automatic_is_the_schedule_that_a1111_prefers(label, method, schedule):
 
 @pytest.mark.parametrize(
     ("label", "n", "steps", "begins", "said"),
-    [("DDIM", 20, 19, 951, None), ("DDIM", 30, 30, 991, None), ("PLMS", 50, 49, 981, None),
-     ("UniPC", 20, 20, 999, "order 3, variant bh1")],
-)  # fmt: skip
+    [
+        ("DDIM", 20, 19, 951, None),
+        ("DDIM", 30, 30, 991, None),
+        ("PLMS", 50, 49, 981, None),
+        ("UniPC", 20, 20, 999, "order 3, variant bh1"),
+    ],
+)
 def test_ddim_plms_and_unipc_follow_compvis_timesteps(label, n, steps, begins, said):
     for kind in ("Automatic", "Karras"):  # which they ignore
         line = f"Steps: {n}, Sampler: {label}, Schedule type: {kind}, {LINE}"
@@ -173,13 +187,15 @@ def test_what_img2img_and_inpaint_do_otherwise_is_named():
 
 @pytest.mark.parametrize(
     ("line", "said"),
-    [("Sampler: Euler, Schedule type: KL Optimal", "the levels end at 0.0292"),
-     ("Sampler: LCM, Schedule type: Automatic", "A1111's LCM has other"),
-     ("Sampler: Euler, Schedule type: Align Your Steps 32", "no schedule 'align your steps 32'"),
-     ("Sampler: DEIS", "A1111 has no sampler 'DEIS': sampled with deis"),
-     ("Sampler: Euler, Schedule rho: 5", "not repeated: Schedule rho: 5"),
-     ("Sampler: Euler, Hires upscale: 2", "second pass")],
-)  # fmt: skip
+    [
+        ("Sampler: Euler, Schedule type: KL Optimal", "the levels end at 0.0292"),
+        ("Sampler: LCM, Schedule type: Automatic", "A1111's LCM has other"),
+        ("Sampler: Euler, Schedule type: Align Your Steps 32", "no schedule 'align your steps 32'"),
+        ("Sampler: DEIS", "A1111 has no sampler 'DEIS': sampled with deis"),
+        ("Sampler: Euler, Schedule rho: 5", "not repeated: Schedule rho: 5"),
+        ("Sampler: Euler, Hires upscale: 2", "second pass"),
+    ],
+)
 def test_what_is_not_exact_is_named(line, said):
     assert said in " | ".join(replayed("sd15", f"Steps: 8, {line}, {LINE}")[2])
 
@@ -213,8 +229,11 @@ def test_flags_replace_what_a1111_did():
     want = np.delete(theirs("sd15", "Karras", 21), -2)
     np.testing.assert_allclose(levels_of(config, request), want, rtol=1e-11)
     _, request, _ = replayed("sd15", line, {"sampler": "Euler Exponential"})
-    assert (request.sampler.name, request.schedule, request.sigmas) == ("euler", "exponential",
-                                                                        None)  # fmt: skip
+    assert (request.sampler.name, request.schedule, request.sigmas) == (
+        "euler",
+        "exponential",
+        None,
+    )
     _, request, _ = replayed("sd15", line, {"schedule": "linspace"})
     assert (request.schedule, request.steps, request.sigmas) == ("linspace", 20, None)
     _, request, _ = replayed("sd15", line, {"sigmas": (3.0, 1.0, 0.0), "steps": None})
@@ -225,8 +244,19 @@ def test_flags_replace_what_a1111_did():
     assert request.options.long_prompts == "chunk"
 
 
-KEYS = ("Steps", "Sampler", "Schedule type", "Denoising strength", "Clip skip", "Eta", "Seed",
-        "Beta schedule alpha", "Discard penultimate sigma", "Hires upscale", "RNG")  # fmt: skip
+KEYS = (
+    "Steps",
+    "Sampler",
+    "Schedule type",
+    "Denoising strength",
+    "Clip skip",
+    "Eta",
+    "Seed",
+    "Beta schedule alpha",
+    "Discard penultimate sigma",
+    "Hires upscale",
+    "RNG",
+)
 VALUES = (*SAMPLERS, "DDIM", "PLMS", "UniPC", "LCM", "Restart", "Karras", "KL Optimal", "DDIM",
           "Align Your Steps", "Turbo", "0", "1", "2", "3", "20", "501", "1000", "1001", "-1", "0.5",
           "0.999", "nan", "inf", "1e400", "True", "CPU", "x")  # fmt: skip
@@ -274,10 +304,14 @@ def test_what_follows_break_and_what_is_long_is_read(draw, work):
 
 @pytest.mark.parametrize(
     ("prompt", "negative", "padded", "comma"),
-    [("cat", "dog", False, False), ("cat BREAK dog", "", True, False),
-     ("cat BREAK dog", "a BREAK b", False, False), ("a, b " * 20, "", True, True),
-     ("a b " * 20, "c d " * 20, False, False)],
-)  # fmt: skip
+    [
+        ("cat", "dog", False, False),
+        ("cat BREAK dog", "", True, False),
+        ("cat BREAK dog", "a BREAK b", False, False),
+        ("a, b " * 20, "", True, True),
+        ("a b " * 20, "c d " * 20, False, False),
+    ],
+)
 def test_chunks_that_a1111_makes_otherwise_are_named(prompt, negative, padded, comma, draw, work):
     save(f"{prompt}\nNegative prompt: {negative}\n{SMALL}")
     err = draw("run", "--from", "a.png", "-o", "b.png").err
@@ -317,9 +351,16 @@ def test_names_of_samplers_on_the_command_line_are_those_of_ldmref(draw, work):
 
 @pytest.mark.parametrize(
     "change",
-    [{"seed": [1, 2, 3]}, {"seed": [1]}, {"seed": []}, {"prompt": ["a", "b"]},
-     {"negative_prompt": ["a", "b"]}, {"positions": [0.5] * 5}, {"positions": 5}],
-)  # fmt: skip
+    [
+        {"seed": [1, 2, 3]},
+        {"seed": [1]},
+        {"seed": []},
+        {"prompt": ["a", "b"]},
+        {"negative_prompt": ["a", "b"]},
+        {"positions": [0.5] * 5},
+        {"positions": 5},
+    ],
+)
 @pytest.mark.parametrize("mode", ["txt2img", "interpolate"])
 def test_a_record_makes_one_image(mode, change, ldm, draw, model_folder, work):
     more = ("--to", "blue", "--frames", 2) if mode == "interpolate" else ()

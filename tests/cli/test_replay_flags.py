@@ -1,8 +1,8 @@
-"""`ldmref run`: flags replace what a picture records, and what belongs to it."""
+"""`ldmref run`: flags replace what an image records, and what belongs to it."""
 
 from __future__ import annotations
 
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 
 
 def recorded(path):

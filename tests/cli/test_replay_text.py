@@ -1,4 +1,4 @@
-"""Pictures of A1111, replayed as far as their text goes."""
+"""Images of A1111, replayed as far as their text goes."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from ldmref.io.pictures.infotext import replay_parameters
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.infotext import replay_parameters
+from ldmref.io.images.metadata import read_parameters
 from ldmref.math.sigmas import karras_sigmas
 from ldmref.models.presets import preset
 from ldmref.samplers.schedule import sampling_sigmas
@@ -31,20 +31,56 @@ def test_what_the_text_says_is_sampled(draw, work):
     ran = draw("run", "--from", "a.png", "-o", "b.png")
     params = read_parameters("b.png")["ldmref"]
     want = {
-        "mode": "txt2img", "prompt": "a (red:1.3) cat", "negative_prompt": "dog", "steps": 4,
-        "sampler": "dpmpp_2m", "cfg_scale": 3.0, "seed": 12, "width": 24, "height": 16,
-        "rng": "a1111-gpu", "prompt_weights": "a1111", "long_prompts": "chunk",
-    }  # fmt: skip
+        "mode": "txt2img",
+        "prompt": "a (red:1.3) cat",
+        "negative_prompt": "dog",
+        "steps": 4,
+        "sampler": "dpmpp_2m",
+        "cfg_scale": 3.0,
+        "seed": 12,
+        "width": 24,
+        "height": 16,
+        "rng": "a1111-gpu",
+        "prompt_weights": "a1111",
+        "long_prompts": "chunk",
+    }
     assert {key: params[key] for key in want} == want and "schedule" not in params
     table = sampling_sigmas(preset("tiny").scheduler)
     np.testing.assert_allclose(params["sigmas"][:-1], karras_sigmas(4, table[0], table[-1]), 1e-12)
     assert params["sigmas"][-1] == 0.0
-    for said in ("not exact", "<lora:foo:0.8>", "--lora", "Variation seed: 5", "'v1-5'",
-                 "0.23 % more"):  # fmt: skip
+    for said in (
+        "not exact",
+        "<lora:foo:0.8>",
+        "--lora",
+        "Variation seed: 5",
+        "'v1-5'",
+        "0.23 % more",
+    ):
         assert said in ran.err, said
-    draw("txt2img", "a (red:1.3) cat", "-n", "dog", "--sampler", "dpmpp_2m", "--sigmas",
-         ",".join(map(repr, params["sigmas"])), "--cfg", 3, "--seed", 12, "-W", 24, "-H", 16,
-         "--rng", "a1111-gpu", "--prompt-weights", "a1111", "-o", "c.png")  # fmt: skip
+    draw(
+        "txt2img",
+        "a (red:1.3) cat",
+        "-n",
+        "dog",
+        "--sampler",
+        "dpmpp_2m",
+        "--sigmas",
+        ",".join(map(repr, params["sigmas"])),
+        "--cfg",
+        3,
+        "--seed",
+        12,
+        "-W",
+        24,
+        "-H",
+        16,
+        "--rng",
+        "a1111-gpu",
+        "--prompt-weights",
+        "a1111",
+        "-o",
+        "c.png",
+    )
     assert Image.open("b.png").tobytes() == Image.open("c.png").tobytes()
     draw("run", "--from", "b.png", "-o", "d.png")
     assert Image.open("b.png").tobytes() == Image.open("d.png").tobytes()

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 from ldmref.samplers.noise import STREAMS
 
 
-def test_each_rng_draws_another_picture_and_is_recorded(draw, work):
+def test_each_rng_draws_another_image_and_is_recorded(draw, work):
     for name in tuple(STREAMS):
         draw("txt2img", "cat", "--seed", "3", "--rng", name, "-o", f"{name}.png")
         assert read_parameters(f"{name}.png")["ldmref"]["rng"] == name

@@ -10,7 +10,7 @@ from small_models import save_wordless
 
 from ldmref.config import settings
 from ldmref.errors import LdmrefError
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 
 FILES = [
     ("typo in a key", "[defaults]\nstpes = 3", "E-CONFIG-KEY", "defaults.stpes", "steps"),
@@ -30,8 +30,9 @@ FILES = [
 ]
 
 
-@pytest.mark.parametrize(("text", "code", "said", "hint"), [f[1:] for f in FILES],
-                         ids=[f[0] for f in FILES])  # fmt: skip
+@pytest.mark.parametrize(
+    ("text", "code", "said", "hint"), [f[1:] for f in FILES], ids=[f[0] for f in FILES]
+)
 def test_files_refused(text, code, said, hint, ldm, work):
     data = text if isinstance(text, bytes) else text.encode()
     (work / "ldmref.toml").write_bytes(data)
@@ -92,7 +93,7 @@ def test_another_backend_leaves_device_and_dtype_behind(work):
     assert configured_backend("numpy").describe()["dtype"] == "float64"
 
 
-def test_config_show_of_a_model_that_needs_a_picture(ldm, work, tmp_path):
+def test_config_show_of_a_model_that_needs_an_image(ldm, work, tmp_path):
     enlarger = save_wordless(tmp_path / "enlarger", "low_resolution")
     (work / "ldmref.toml").write_text("[defaults]\nwidth = 32\nsteps = 4\n")
     ran = ldm("config", "show", "-m", enlarger)

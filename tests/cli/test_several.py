@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from ldmref.cli.main import cli
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 
 
 def feed(monkeypatch, data):
@@ -82,8 +82,9 @@ def test_the_same_value_twice_is_one(draw, work):
 def test_every_prompt_becomes_an_image(draw, work, monkeypatch):
     (work / "list.txt").write_text("one bird\n\r\n  \ntwo birds\n", newline="")
     feed(monkeypatch, b"a fish\nan owl\n")
-    draw("txt2img", "red heart", "-", "-p", "dog", "-p", "cat", "--prompts", "list.txt",
-         "--seed", 5)  # fmt: skip
+    draw(
+        "txt2img", "red heart", "-", "-p", "dog", "-p", "cat", "--prompts", "list.txt", "--seed", 5
+    )
     prompts = ["red heart", "a fish", "an owl", "dog", "cat", "one bird", "two birds"]
     for i, prompt in enumerate(prompts):
         found = recorded(f"{prompt.replace(' ', '-')}-{5 + i}.png")
@@ -166,8 +167,17 @@ def test_every_input_image_is_edited(draw, material):
     Image.fromarray(255 - pixels("a.png")).save("b.png")
     draw("img2img", "cat", "-i", "a.png", "-i", "b.png", "--seed", 3, "-c", 2)
     for name, seed in (("a-cat-3", 3), ("a-cat-4", 4), ("b-cat-5", 5), ("b-cat-6", 6)):
-        draw("img2img", "cat", "-i", f"{name[0]}.png", "--seed", seed, "-o", "alone.png",
-             "--overwrite")  # fmt: skip
+        draw(
+            "img2img",
+            "cat",
+            "-i",
+            f"{name[0]}.png",
+            "--seed",
+            seed,
+            "-o",
+            "alone.png",
+            "--overwrite",
+        )
         assert (pixels(f"{name}.png") == pixels("alone.png")).all()
         assert recorded(f"{name}.png")["seed"] == seed
     draw("run", "--from", "b-cat-6.png", "-i", "b.png", "-o", "again.png")
@@ -179,8 +189,19 @@ def test_a_mask_for_all_or_for_each(draw, ldm, material, model_folder):
     Image.fromarray(255 - pixels("mask.png")).save("other.png")
     images = ["-i", "a.png", "-i", "b.png"]
     draw("inpaint", "cat", *images, "--mask", "mask.png", "--seed", "1,1", "-o", "x.png")
-    draw("inpaint", "cat", *images, "--mask", "mask.png", "--mask", "other.png", "--seed", 1,
-         "-o", "y.png")  # fmt: skip
+    draw(
+        "inpaint",
+        "cat",
+        *images,
+        "--mask",
+        "mask.png",
+        "--mask",
+        "other.png",
+        "--seed",
+        1,
+        "-o",
+        "y.png",
+    )
     kept = pixels("mask.png") == 0
     for i, source in enumerate(("a.png", "b.png")):
         assert (pixels(f"x-{i}.png")[kept] == pixels(source)[kept]).all()

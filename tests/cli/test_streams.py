@@ -59,7 +59,7 @@ BAD = ["txt2img", "cat", "--steps", "0"]
         ('echo cat | "$@"', ["img2img", "-", "-i", "-"], 2, "error[E-STDIN]"),
         ('printf "caf\\351" | "$@"', ["txt2img", "-"], 2, "error[E-PROMPT]"),
     ],
-)  # fmt: skip
+)
 def test_streams_that_do_not_work(shell, line, argv, code, said, work, model_folder):
     model = ["-m", model_folder] if argv[0] in ("txt2img", "img2img") else []
     returned, _, err = shell(line, *argv, *model)
@@ -69,7 +69,7 @@ def test_streams_that_do_not_work(shell, line, argv, code, said, work, model_fol
 
 
 @pytest.mark.parametrize("line", ['"$@" >&-', '"$@" 2>&-', '"$@" <&- >&- 2>&-', '"$@" 2>/dev/full'])
-def test_a_picture_needs_no_streams(shell, line, work, model_folder):
+def test_an_image_needs_no_streams(shell, line, work, model_folder):
     assert shell(line, "txt2img", "cat", "-m", model_folder, "-o", "a.png")[0] == 0
     assert Image.open("a.png").size == (16, 16)
 
@@ -116,11 +116,11 @@ def test_prompts_from_files(data, work, model_folder):
     assert [row["params"]["prompt"] for row in rows] == ["red", "heart"]
 
 
-def test_every_finished_picture_survives_a_kill(work, model_folder):
+def test_every_finished_image_survives_a_kill(work, model_folder):
     flags = ["--steps", 20, "-c", 10_000, "--progress", "plain", "-o", "a.png"]
     process = start("txt2img", "cat", "-m", model_folder, *flags)
     for line in process.stderr:
-        if line.startswith(b"picture 5/"):
+        if line.startswith(b"image 5/"):
             process.kill()
             break
     process.communicate(timeout=60)
@@ -131,8 +131,8 @@ def test_every_finished_picture_survives_a_kill(work, model_folder):
         Image.open(path).load()
 
 
-def test_a_full_disk_names_the_pictures_that_are_saved(work, model_folder):
-    """The third picture is larger than a file may become."""
+def test_a_full_disk_names_the_images_that_are_saved(work, model_folder):
+    """The third image is larger than a file may become."""
     code = (
         "import resource, signal, sys\n"
         "from ldmref.cli import main, output\n"
@@ -145,8 +145,13 @@ def test_a_full_disk_names_the_pictures_that_are_saved(work, model_folder):
         "sys.exit(main.main(sys.argv[1:]))\n"
     )
     argv = ["txt2img", "cat", "-m", str(model_folder), "-c", "5", "-o", "a.png"]
-    ran = subprocess.run([sys.executable, "-c", code, *argv], capture_output=True, text=True,
-                         env=environment(), timeout=60)  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", code, *argv],
+        capture_output=True,
+        text=True,
+        env=environment(),
+        timeout=60,
+    )
     assert ran.returncode == 8 and "error[E-WRITE]" in ran.stderr, ran.stderr
     assert "2 of 5 images are saved, a-0.png to a-1.png" in ran.stderr
     assert sorted(p.name for p in work.iterdir()) == ["a-0.png", "a-1.png"]
@@ -158,7 +163,7 @@ def test_ctrl_c_while_python_imports(work):
         "import builtins, os, signal, sys\n"
         "real = builtins.__import__\n"
         "def interrupting(name, *args):\n"
-        "    if name == 'ldmref.cli.pictures' or 'pictures' in (args[2] or ()):\n"
+        "    if name == 'ldmref.cli.images' or 'images' in (args[2] or ()):\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
         "    return real(name, *args)\n"
         "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # a background job ignores it

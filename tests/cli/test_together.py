@@ -9,7 +9,7 @@ import pytest
 from PIL import Image, ImageSequence
 
 from ldmref.cli.sheet import GAP, columns_of, contact_sheet
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 
 
 def pixels(path):

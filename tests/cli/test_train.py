@@ -1,4 +1,4 @@
-"""`ldmref train` end to end on four pictures, stopped and resumed."""
+"""`ldmref train` end to end on four images, stopped and resumed."""
 
 from __future__ import annotations
 
@@ -37,7 +37,8 @@ def test_stopped_and_resumed(ldm, data, work, monkeypatch, number, code):
             signal.raise_signal(number)
         original(progress)
 
-    argv, original = ["train", "--data", data, "-o", "out", "--steps", "4", *SHORT], train.report
+    argv = ["train", "--data", data, "-o", "out", "--steps", "4", *SHORT]
+    original = train.report
     with monkeypatch.context() as patch:
         patch.setattr(train, "report", report)
         ran = ldm(*argv)
@@ -82,11 +83,14 @@ def test_the_first_stage_alone(ldm, data, work):
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [(["--size", "32"], "data.size was 16, now 32"), (["--seed", "7"], "seed was 0, now 7"),
-     (["--lr", "0.5"], "diffusion.optimizer.learning_rate was 0.001, now 0.5"),
-     (["--batch", "3"], "diffusion.optimizer.batch_size was 2, now 3"),
-     (["--data", "other"], "other' with 1 image")],
-)  # fmt: skip
+    [
+        (["--size", "32"], "data.size was 16, now 32"),
+        (["--seed", "7"], "seed was 0, now 7"),
+        (["--lr", "0.5"], "diffusion.optimizer.learning_rate was 0.001, now 0.5"),
+        (["--batch", "3"], "diffusion.optimizer.batch_size was 2, now 3"),
+        (["--data", "other"], "other' with 1 image"),
+    ],
+)
 def test_changed_settings(ldm, data, work, change, message):
     argv = ["train", "--data", data, "-o", "out", "--steps", "3", *SHORT]
     assert ldm(*argv).code == 0
@@ -123,21 +127,21 @@ def test_mistakes_in_a_recipe_are_one_line(ldm, work):
     assert ldm("train", "gone.toml").code == 3
 
 
-@pytest.mark.parametrize("command", [("train", "pictures"), ("finetune",), ("finetune", "full")])
-def test_a_recipe_for_any_pictures_wants_to_know_which(ldm, work, command):
+@pytest.mark.parametrize("command", [("train", "images"), ("finetune",), ("finetune", "full")])
+def test_a_recipe_for_any_images_wants_to_know_which(ldm, work, command):
     ran = ldm(*command)
     assert ran.code == 2 and "option --data is missing" in ran.err and "hint:" in ran.err
     assert not (work / "runs").exists()
 
 
-def test_the_recipe_for_a_folder_of_pictures(ldm, data, work):
+def test_the_recipe_for_a_folder_of_images(ldm, data, work):
     steps = ("--autoencoder-steps", "1", "--steps", "1", "--autoencoder-batch", "2", "--batch", "2")
-    ran = ldm("train", "pictures", "--data", data, *steps)
+    ran = ldm("train", "images", "--data", data, *steps)
     assert ran.code == 0, ran.err
-    assert "4 images of 64x64" in ran.err and "-m runs/pictures/model" in ran.err
+    assert "4 images of 64x64" in ran.err and "-m runs/images/model" in ran.err
 
 
-def test_broken_pictures_are_named(ldm, data, work):
+def test_broken_images_are_named(ldm, data, work):
     (data / "broken.png").write_text("x")
     ran = ldm("train", "--data", data, "-o", "out", "--steps", "1", *SHORT)
     assert ran.code == 0 and "1 of 5 images" in ran.err and "broken.png" in ran.err

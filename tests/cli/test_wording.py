@@ -70,10 +70,16 @@ def test_what_to_type(argv, message, hint, ldm, work):
 @pytest.mark.parametrize(
     "argv",
     [
-        ["-p", "red heart"], ["--seed", "1", "-p", "red heart"], ["umbrella"], ["sun"], ["🐶"],
-        ["rain", "--cfg", "2"], ["fire", "--seed", "1"], ["rain", "-n", "cloud"],
+        ["-p", "red heart"],
+        ["--seed", "1", "-p", "red heart"],
+        ["umbrella"],
+        ["sun"],
+        ["🐶"],
+        ["rain", "--cfg", "2"],
+        ["fire", "--seed", "1"],
+        ["rain", "-n", "cloud"],
     ],
-)  # fmt: skip
+)
 def test_flags_or_a_word_alone_draw(argv, ldm, model_folder, work):
     assert ldm(*argv, "-m", model_folder, "-o", "a.png").code == 0
     assert [p.name for p in work.iterdir()] == ["a.png"]

@@ -19,7 +19,7 @@ from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
 from ldmref.training.recipe_file import recipe_from_dict
 
-PICTURE = Image.new("RGB", (16, 16), "teal")
+IMAGE = Image.new("RGB", (16, 16), "teal")
 NAN = float("nan")
 MODES = [  # mode, wrong arguments
     ("txt2img", dict(steps=0)),
@@ -28,7 +28,7 @@ MODES = [  # mode, wrong arguments
     ("txt2img", dict(steps=2.5)),
     ("txt2img", dict(steps=True)),
     ("txt2img", dict(stpes=3)),
-    ("txt2img", dict(mask=PICTURE)),
+    ("txt2img", dict(mask=IMAGE)),
     ("txt2img", dict(cfg_scale="7")),
     ("txt2img", dict(cfg_scale=NAN)),
     ("txt2img", dict(cfg_scale=1e9)),
@@ -80,7 +80,7 @@ GOOD = [
     ("txt2img", dict(prompt="a", seed=-1, latents=np.zeros((1, 4, 8, 8)))),
     (
         "inpaint",
-        dict(prompt="a", image=PICTURE, mask=np.zeros((16, 16), bool), resample=[4, 5], strength=1),
+        dict(prompt="a", image=IMAGE, mask=np.zeros((16, 16), bool), resample=[4, 5], strength=1),
     ),
 ]
 RECIPES = [
@@ -141,7 +141,7 @@ CONFIGS = [
 
 INPUTS = {
     "txt2img": {"prompt": "a"},
-    "inpaint": {"prompt": "a", "image": PICTURE, "mask": np.zeros((16, 16), bool)},
+    "inpaint": {"prompt": "a", "image": IMAGE, "mask": np.zeros((16, 16), bool)},
 }
 
 

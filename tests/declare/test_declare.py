@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ldmref.declare import (
     Doc,
+    Formerly,
     Invalid,
     Length,
     Names,
@@ -32,9 +33,10 @@ from ldmref.errors import CorruptModelError
 from ldmref.io.classifier import _config
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS
+from ldmref.training.checkpoint import DataSummary, Settings
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.recipe import Recipe
-from ldmref.training.recipe_file import to_toml
+from ldmref.training.recipe_file import recipe_from_dict, recipe_path, to_toml
 
 
 @dataclass(frozen=True)
@@ -226,3 +228,27 @@ def test_a_damaged_classifier_configuration_is_a_damaged_file(text):
     with pytest.raises(CorruptModelError, match="bad classifier") as caught:
         _config(text)
     assert caught.value.code == "E-CONFIG"
+
+
+@dataclass(frozen=True)
+class Renamed:
+    images: Annotated[int, Range(1), Formerly("pictures")] = 1
+
+
+def test_an_earlier_name_is_read_and_the_present_one_written():
+    assert read(Renamed, {"pictures": 3}) == read(Renamed, {"images": 3}) == Renamed(3)
+    assert write(Renamed(3)) == {"images": 3}
+    with pytest.raises(Invalid, match=r"data\.pictures and data\.images are one key"):
+        read(Renamed, {"pictures": 3, "images": 3}, "data")
+    with pytest.raises(Invalid, match=r"data\.images must be"):
+        read(Renamed, {"pictures": 0}, "data")
+
+
+def test_recipes_and_checkpoints_of_earlier_versions_are_read():
+    recipe = recipe_from_dict({"data": {"source": "scenes", "pictures": 5000}})
+    assert recipe.data.images == 5000
+    tables = {"recipe": recipe.to_dict(), "data": {"pictures": 7, "sha256": "0"}}
+    tables["recipe"]["data"]["pictures"] = tables["recipe"]["data"].pop("images")
+    settings = Settings.from_dict(tables)
+    assert settings == Settings(recipe, DataSummary(7, "0"))
+    assert recipe_path("pictures") == recipe_path("images")

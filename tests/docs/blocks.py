@@ -41,11 +41,17 @@ def blocks(page: str, text: str | None = None) -> list[Block]:
     """The blocks of a page that are not formulas, in their order."""
     text = (ROOT / page).read_text("utf-8") if text is None else text
     found: list[Block] = []
-    fence, language, first, lines = "", "", 0, []
+    fence = ""
+    language = ""
+    first = 0
+    lines = []
     for number, line in enumerate(text.splitlines(), 1):
         match = FENCE.match(line)
         if not fence and match:
-            fence, language, first, lines = match["fence"], match["language"].strip(), number, []
+            fence = match["fence"]
+            language = match["language"].strip()
+            first = number
+            lines = []
         elif fence and match and match["fence"].startswith(fence):
             block = Block(page, first + 1, language, textwrap.dedent("\n".join(lines)) + "\n")
             if language != "math":

@@ -20,7 +20,8 @@ COMMANDS = {"pytest": "pytest", "torchrun": "torch.distributed.run"}  # command 
 def core_distributions() -> Iterator[metadata.Distribution]:
     """Yield the distributions that ldmref requires, and all that these require."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    waiting, seen = list(project["dependencies"]), set()
+    waiting = list(project["dependencies"])
+    seen = set()
     while waiting:
         requirement = Requirement(waiting.pop())
         if requirement.marker and not requirement.marker.evaluate({"extra": ""}):

@@ -27,7 +27,7 @@ SD15 = "models--stable-diffusion-v1-5--stable-diffusion-v1-5"
 MODULE = "from ldmref.math import q_posterior, q_sample\n\n__all__ = ['q_posterior', 'q_sample']\n"
 RECIPE = """\
 [data]
-source = "my-pictures"
+source = "my-images"
 size = 16
 [model]
 preset = "tiny"
@@ -70,7 +70,7 @@ class Materials:
     def make_recipe(self, path: Path) -> None:
         path.write_text(RECIPE)
 
-    def make_pictures(self, path: Path) -> None:
+    def make_images(self, path: Path) -> None:
         path.mkdir()
         for i, name in enumerate(stand_ins.NAMES):
             Image.new("RGB", (128, 128), (40 * i, 100, 200)).save(path / f"{name}.png")
@@ -90,7 +90,8 @@ class Materials:
 
     def make_hub_cache(self, path: Path) -> None:
         """Hugging Face's cache with the repository of Stable Diffusion 1.5."""
-        repository, commit = path / SD15, "0" * 40
+        repository = path / SD15
+        commit = "0" * 40
         self.put(("diffusers",), self.folder / "for_hub")
         shutil.copytree(self.folder / "for_hub/diffusers", repository / "snapshots" / commit)
         (repository / "refs").mkdir()
@@ -127,15 +128,23 @@ class Materials:
         text = config.text_encoder
         end = text.vocab_size - 1
         unet = diffusers.UNet2DConditionModel(
-            sample_size=8, block_out_channels=[16, 32], layers_per_block=1, norm_num_groups=8,
+            sample_size=8,
+            block_out_channels=[16, 32],
+            layers_per_block=1,
+            norm_num_groups=8,
             down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
             up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
-            cross_attention_dim=text.hidden_size, attention_head_dim=2,
-        )  # fmt: skip
+            cross_attention_dim=text.hidden_size,
+            attention_head_dim=2,
+        )
         vae = diffusers.AutoencoderKL(
-            block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, latent_channels=4,
-            down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
-        )  # fmt: skip
+            block_out_channels=[8, 16],
+            layers_per_block=1,
+            norm_num_groups=4,
+            latent_channels=4,
+            down_block_types=["DownEncoderBlock2D"] * 2,
+            up_block_types=["UpDecoderBlock2D"] * 2,
+        )
         encoder = transformers.CLIPTextModel(
             transformers.CLIPTextConfig(
                 vocab_size=text.vocab_size,
@@ -151,21 +160,30 @@ class Materials:
         )
         vocabulary = self.folder / "for_diffusers/vocabulary"
         diffusers.StableDiffusionPipeline(
-            unet=unet, vae=vae, text_encoder=encoder,
+            unet=unet,
+            vae=vae,
+            text_encoder=encoder,
             tokenizer=transformers.CLIPTokenizer.from_pretrained(vocabulary),
             scheduler=diffusers.PNDMScheduler(
-                skip_prk_steps=True, steps_offset=1, beta_schedule="scaled_linear",
-                beta_start=0.00085, beta_end=0.012,
+                skip_prk_steps=True,
+                steps_offset=1,
+                beta_schedule="scaled_linear",
+                beta_start=0.00085,
+                beta_end=0.012,
             ),
-            safety_checker=None, feature_extractor=None, requires_safety_checker=False,
-        ).save_pretrained(path)  # fmt: skip
+            safety_checker=None,
+            feature_extractor=None,
+            requires_safety_checker=False,
+        ).save_pretrained(path)
 
     def make_taesd(self, path: Path) -> None:
         diffusers = pytest.importorskip("diffusers")
         diffusers.AutoencoderTiny(
-            encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8),
-            num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1),
-        ).save_pretrained(path)  # fmt: skip
+            encoder_block_out_channels=(8, 8),
+            decoder_block_out_channels=(8, 8),
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+        ).save_pretrained(path)
 
     def make_lora(self, path: Path) -> None:
         shape = stand_ins.small_sd15().unet

@@ -40,7 +40,8 @@ def run_shell(lines: list[dict[str, Any]]) -> tuple[bool, str]:
 
 def run_python(code: str, title: str, names: dict[str, Any]) -> tuple[bool, str]:
     """Run a block in the session; its tests, if it defines any, run too."""
-    printed, before = io.StringIO(), set(names)
+    printed = io.StringIO()
+    before = set(names)
     try:
         with contextlib.redirect_stdout(printed):
             exec(compile(code, title, "exec"), names)
@@ -53,7 +54,8 @@ def run_python(code: str, title: str, names: dict[str, Any]) -> tuple[bool, str]
 
 def begin(command: str) -> tuple[bool, str]:
     """Start a long training, and stop it by Ctrl-C when it has saved its first step."""
-    start, before = time.time(), set(Path().rglob("*.safetensors"))
+    start = time.time()
+    before = set(Path().rglob("*.safetensors"))
     with open("begun.log", "w+") as log:
         process = subprocess.Popen(
             ["sh", "-c", f"exec {command}"], stdin=subprocess.DEVNULL, stdout=log, stderr=log

@@ -18,11 +18,16 @@ NAMES = ("red heart", "blue heart", "banana", "full moon face", "grapes", "snowf
 
 def small_sd15() -> ModelConfig:
     """Stable Diffusion 1.5 as its files describe it, in tiny sizes."""
-    tiny, sd15 = PRESETS["tiny"], PRESETS["sd15"]
+    tiny = PRESETS["tiny"]
+    sd15 = PRESETS["sd15"]
     text = replace(
-        sd15.text_encoder, vocab_size=600, hidden_size=32, intermediate_size=64,
-        num_hidden_layers=2, num_attention_heads=2,
-    )  # fmt: skip
+        sd15.text_encoder,
+        vocab_size=600,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+    )
     vae = replace(tiny.vae, scaling_factor=sd15.vae.scaling_factor)
     return replace(sd15, unet=tiny.unet, vae=vae, text_encoder=text, defaults=tiny.defaults)
 

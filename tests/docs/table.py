@@ -57,13 +57,13 @@ PAGES = {
         )
     ),
     "docs/command-line.md": Page(settings="settings"),
-    "docs/evaluate.md": Page(("emoji_folder as runs/mine/model", "pictures as my-pictures")),
+    "docs/evaluate.md": Page(("emoji_folder as runs/mine/model", "images as my-images")),
     "docs/fine-tuning.md": Page(
         (
             "single_file as sd15.safetensors",
             "vocabulary as home/.cache/huggingface/hub/models--openai--clip-vit-large-patch14/"
             "snapshots/0",
-            "pictures as my-images",
+            "images as my-images",
         ),
         settings="recipe",
     ),
@@ -78,7 +78,7 @@ PAGES = {
     "docs/training.md": Page(
         (
             "emoji_folder as runs/mine/model",
-            "pictures as my-pictures",
+            "images as my-images",
             "recipe as my-recipe.toml",
         ),
         settings="recipe",
@@ -155,7 +155,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref train my-recipe.toml": TORCH,
         "ldmref train emoji-128": HOURS,
         "ldmref finetune emoji-128": HOURS,
-        "ldmref train pictures": BEGINS,
+        "ldmref train images": BEGINS,
         "ldmref train vq-vae": BEGINS,
         "-m MODEL": Reason("not run", "names that stand for others"),
         "evaluate_compositions.py": HOURS,

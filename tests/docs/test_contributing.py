@@ -39,8 +39,14 @@ def run(text: str, **names: Any) -> dict[str, Any]:
 
 def test_a_formula_s_identity(monkeypatch):
     chapter = Chapter("forward")
-    run("@chapter.identity", chapter=chapter, Functions=Functions, RandomInputs=RandomInputs,
-        Comparison=Comparison, to_host=to_host)  # fmt: skip
+    run(
+        "@chapter.identity",
+        chapter=chapter,
+        Functions=Functions,
+        RandomInputs=RandomInputs,
+        Comparison=Comparison,
+        to_host=to_host,
+    )
     (identity,) = chapter.identities
     assert identity.name == "my_formula: my law in words" and identity.ulps == 4
     for power, verdict in ((0.5, "ok"), (1.0, "FAILED")):
@@ -67,7 +73,8 @@ def test_a_sampler_and_its_row():
         1,
         False,
     )
-    x, sigmas = np.ones((1, 2)), [9.0, 3.0, 1.0, 0.0]
+    x = np.ones((1, 2))
+    sigmas = [9.0, 3.0, 1.0, 0.0]
     ours = list(sample(lambda x, sigma: 0.5 * x, x, sigmas, get_sampler("euler").make()))
     mine = list(sample(lambda x, sigma: 0.5 * x, x, sigmas, entry.make()))
     assert len(mine) == 3

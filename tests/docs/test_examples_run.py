@@ -28,9 +28,13 @@ def test_an_example_without_torch(name, environment, tmp_path):
     python = environment(False) / "bin" / "python"
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LANG": "C.UTF-8"}
     ran = subprocess.run(
-        [python, ROOT / "examples" / f"{name}.py"], cwd=tmp_path, env=env, capture_output=True,
-        text=True, timeout=300,
-    )  # fmt: skip
+        [python, ROOT / "examples" / f"{name}.py"],
+        cwd=tmp_path,
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     if not NEEDS[name]:
         assert ran.returncode == 0, ran.stderr
         return
@@ -42,8 +46,11 @@ def test_functions_to_check_without_torch(environment, tmp_path):
     command = [environment(False) / "bin" / "python", "-m", "ldmref", "check", "--against"]
     env = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "LANG": "C.UTF-8"}
     ran = subprocess.run(
-        [*command, ROOT / "examples" / "check_diffusers.py"], env=env, capture_output=True,
-        text=True, timeout=300,
-    )  # fmt: skip
+        [*command, ROOT / "examples" / "check_diffusers.py"],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
     assert ran.returncode in (2, 3) and "No module named 'torch'" in ran.stderr
     assert "Traceback" not in ran.stderr

@@ -67,7 +67,8 @@ def allowed(everything: bool, slow: bool) -> set[str]:
 
 def steps_of(page: str, met: set[str]) -> list[dict[str, Any]]:
     """Return the blocks of a page in their order, as `reader.py` takes them."""
-    steps, settings = [], PAGES.get(page, Page()).settings
+    steps = []
+    settings = PAGES.get(page, Page()).settings
     for block in blocks(page):
         if block.language in SHELL:
             steps += shell_steps(block, met)
@@ -123,7 +124,8 @@ def read(tmp_path, materials, environment):
     """`read(page, everything, slow)` runs a page in a new folder, and returns the folder."""
 
     def run(page, everything, slow=False):
-        needs, venv = PAGES.get(page, Page()), environment(everything)
+        needs = PAGES.get(page, Page())
+        venv = environment(everything)
         steps = steps_of(page, allowed(everything, slow))
         work = tmp_path / "work"
         (work / "home").mkdir(parents=True)
@@ -248,8 +250,16 @@ def test_languages(page):
         for command in block.commands:
             program = command.split()[0]
             programs = (
-                ".", "ldmref", "make", "mkdir", "pip", "printf", "pytest", "python", "torchrun",
-            )  # fmt: skip
+                ".",
+                "ldmref",
+                "make",
+                "mkdir",
+                "pip",
+                "printf",
+                "pytest",
+                "python",
+                "torchrun",
+            )
             ok = program in programs or program.startswith("LDMREF_")
             assert ok, f"{block}: {command!r} is no command: write ```text or ```python"
 

@@ -35,7 +35,8 @@ def test_the_bound_lies_above_the_truth_and_near_it(timesteps):
 
     Of 20 steps; the gap closes as steps become small. All terms of the sum, or half of them.
     """
-    rng, alpha_bars = np.random.default_rng(0), alphas_cumprod(linear_betas(20, 0.005, 0.7))
+    rng = np.random.default_rng(0)
+    alpha_bars = alphas_cumprod(linear_betas(20, 0.005, 0.7))
     x0 = DATA.sample(20_000, rng)
     terms = chain_bound(x0, alpha_bars, exact_denoiser(alpha_bars), "fixed_large", timesteps, rng)
     gap = estimate(sum(terms.values()) + DATA.log_density(x0))
@@ -48,7 +49,8 @@ def test_the_bound_lies_above_the_truth_and_near_it(timesteps):
 )
 def test_at_a_thousand_steps_the_bound_is_as_close_as_the_page_says(variance, expected, rounding):
     """docs/evaluate.md: close to the truth with the fixed large variance alone."""
-    rng, alpha_bars = np.random.default_rng(0), alphas_cumprod(linear_betas(1000))
+    rng = np.random.default_rng(0)
+    alpha_bars = alphas_cumprod(linear_betas(1000))
     x0 = DATA.sample(1500, rng)
     terms = chain_bound(x0, alpha_bars, exact_denoiser(alpha_bars), variance, 100, rng)
     gap = estimate(sum(terms.values()) + DATA.log_density(x0))
@@ -56,7 +58,8 @@ def test_at_a_thousand_steps_the_bound_is_as_close_as_the_page_says(variance, ex
 
 
 def test_a_worse_model_has_a_higher_bound():
-    rng, alpha_bars = np.random.default_rng(1), alphas_cumprod(cosine_betas(200))
+    rng = np.random.default_rng(1)
+    alpha_bars = alphas_cumprod(cosine_betas(200))
     x0 = DATA.sample(400, rng)
     bounds = []
     for error in (0.0, 0.1):
@@ -69,7 +72,8 @@ def test_a_worse_model_has_a_higher_bound():
 
 def test_strata_sum_to_all_terms():
     """With as many timesteps as there are terms each is taken once, and fewer are unbiased."""
-    alpha_bars, x0 = alphas_cumprod(linear_betas(40, 0.01, 0.2)), np.full((4000, 1), 0.5)
+    alpha_bars = alphas_cumprod(linear_betas(40, 0.01, 0.2))
+    x0 = np.full((4000, 1), 0.5)
     narrow = Mixture(np.ones(1), np.zeros((1, 1)), np.ones(1))
     predict = exact_denoiser(alpha_bars, narrow)
     sums = []
@@ -91,7 +95,8 @@ def test_the_exact_likelihood_is_the_truth_within_one_percent():
 
 def test_of_one_gaussian_the_exact_likelihood_needs_no_luck():
     """Its divergence does not depend on the probe's signs: each example within 0.1 %."""
-    one, rng = Mixture(np.ones(1), np.asarray([[0.5, -1.0]]), np.asarray([0.7])), None
+    one = Mixture(np.ones(1), np.asarray([[0.5, -1.0]]), np.asarray([0.7]))
+    rng = None
     rng = np.random.default_rng(0)
     x0 = one.sample(20, rng)
     nats = flow_nats(x0, one.denoise, (1e-3, 1e4), 160, 1, rng, directional_derivative)

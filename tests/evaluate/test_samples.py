@@ -15,7 +15,8 @@ def values(section):
 def test_features_moved_by_a_vector_are_its_square_apart():
     """The covariances are equal, so that Frechet's distance is that of the means."""
     rng = np.random.default_rng(0)
-    real, shift = rng.standard_normal((200, 4)), np.array([3.0, 0.0, -4.0, 0.0])
+    real = rng.standard_normal((200, 4))
+    shift = np.array([3.0, 0.0, -4.0, 0.0])
     moved, same = (values(distances(real, real + by, "x")) for by in (shift, 0 * shift))
     assert moved["Frechet distance"] == pytest.approx(25.0, rel=1e-6)
     assert same["Frechet distance"] == pytest.approx(0.0, abs=1e-6)
@@ -24,8 +25,8 @@ def test_features_moved_by_a_vector_are_its_square_apart():
     assert abs(other[name]) < 0.05 < 1 < moved[name]
 
 
-def test_retrieval_counts_the_pictures_that_are_nearer():
-    """Pictures on a line; what is drawn for some prompts lies away from their own."""
+def test_retrieval_counts_the_images_that_are_nearer():
+    """Images on a line; what is drawn for some prompts lies away from their own."""
     real = np.arange(20.0)[:, None]
     drawn = real.copy()
     drawn[:5, 0] += 1.6  # the two to the right are nearer: ranks 2 and 3 for the one at the edge

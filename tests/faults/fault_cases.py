@@ -9,7 +9,8 @@ from typing import Any
 
 from ldmref.errors import LdmrefError
 
-PYTHON, COMMAND_LINE = "Python", "command line"
+PYTHON = "Python"
+COMMAND_LINE = "command line"
 TINY = object()  # the folder of the tiny model, in a command line
 
 Error = type[LdmrefError] | Mapping[str, type[LdmrefError]] | None  # or one for each interface
@@ -47,21 +48,27 @@ class Case:
 
 
 def case(
-    row: int, title: str, error: Error = None, code: str = "", *,
-    mode: str = "txt2img", model: Any = None, load: Mapping[str, Any] | None = None,
-    warns: bool | None = None, only: str = "", usage: bool = False,
+    row: int,
+    title: str,
+    error: Error = None,
+    code: str = "",
+    *,
+    mode: str = "txt2img",
+    model: Any = None,
+    load: Mapping[str, Any] | None = None,
+    warns: bool | None = None,
+    only: str = "",
+    usage: bool = False,
     **parameters: Any,
-) -> Case:  # fmt: skip
+) -> Case:
     """A request: `parameters` are those of the mode."""
     interfaces = (only,) if only else (PYTHON, COMMAND_LINE)
     return Case(
         row, title, error, code, mode, parameters, model, load or {}, warns, (), interfaces, usage
-    )  # fmt: skip
+    )
 
 
-def command(
-    row: int, title: str, error: Error, code: str, *argv: Any
-) -> Case:  # fmt: skip
+def command(row: int, title: str, error: Error, code: str, *argv: Any) -> Case:
     """A command line; a function in it is a file to make."""
     return Case(row, title, error, code, argv=argv, interfaces=(COMMAND_LINE,))
 

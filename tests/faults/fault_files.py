@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 from fault_cases import PYTHON, TINY, Case, case, command
+from fault_images import image_file
 from fault_models import file, tiny
-from fault_pictures import picture
 from safetensors.numpy import save_file
 
 import ldmref
@@ -51,8 +51,12 @@ def with_vectors(words: dict[str, Any]) -> None:
     ]
 
 
-TWICE = {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
-         "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2}  # fmt: skip
+TWICE = {
+    "type": "TemplateProcessing",
+    "pair": [],
+    "special_tokens": {},
+    "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 2,
+}
 TOKENIZERS = {
     # doubled twelve times here: with 40 of them a prompt takes all memory
     "doubling": part("normalizer", {"type": "Sequence", "normalizers": [replace("a", "aa")] * 12}),
@@ -73,13 +77,13 @@ TOKENIZERS = {
 }  # fmt: skip
 
 
-def pictures(name: str = "", content: bytes | str | None = None) -> Make:
-    """A folder with a picture, and beside it a file; text names the target of a link."""
+def image_folder(name: str = "", content: bytes | str | None = None) -> Make:
+    """A folder with an image, and beside it a file; text names the target of a link."""
 
     def make(folder: Path) -> Path:
-        out = folder / "pictures"
+        out = folder / "images"
         out.mkdir()
-        (out / "cat.png").write_bytes(picture()(folder).read_bytes())
+        (out / "cat.png").write_bytes(image_file()(folder).read_bytes())
         path = out / name
         if isinstance(content, bytes):
             path.write_bytes(content)
@@ -128,9 +132,11 @@ def lora(alpha: float = 1.0) -> Make:
         shapes = {n: s for n, s in flatten(model_spec(config)).items() if n.endswith("to_q.weight")}
         tensor, (rows, columns) = next(iter(shapes.items()))
         names = {role: lora_file_name(config, tensor, role) for role in ("down", "up", "alpha")}
-        tensors = {names["down"]: np.full((1, columns), 1e3, np.float32),
-                   names["up"]: np.full((rows, 1), 1e3, np.float32),
-                   names["alpha"]: np.asarray(alpha, np.float32)}  # fmt: skip
+        tensors = {
+            names["down"]: np.full((1, columns), 1e3, np.float32),
+            names["up"]: np.full((rows, 1), 1e3, np.float32),
+            names["alpha"]: np.asarray(alpha, np.float32),
+        }
         path = folder / "lora.safetensors"
         save_file(tensors, path)
         return path
@@ -148,10 +154,10 @@ TARGET = ("-m", TINY, "--steps", "1", "-o")
 OTHER_FILES: list[Case] = [
     *(case(119, title, CorruptModelError, "E-TOKENIZER", prompt="a red heart xxxxxxxxxxxxxxxx",
            model=tiny(tokenizer=change)) for title, change in TOKENIZERS.items()),
-    *(train(f"{name}, {what}", pictures(name, what))
+    *(train(f"{name}, {what}", image_folder(name, what))
       for name in ("cat.txt", "metadata.jsonl", "metadata.csv")
       for what in ("fifo", "/dev/zero", "folder")),
-    train("captions of 1 MB", pictures("cat.txt", LARGE)),
+    train("captions of 1 MB", image_folder("cat.txt", LARGE)),
     command(120, "recipe, fifo", InputError, "E-RECIPE-FILE", "train", fifo("recipe.toml")),
     command(120, "recipe of 1 MB", InputError, "E-RECIPE-FILE",
             "train", file("recipe.toml", LARGE)),

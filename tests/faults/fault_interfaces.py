@@ -26,11 +26,11 @@ FLAGS = {"config": "--model-config"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an interface answered: an error's code and exit code, or pictures."""
+    """What an interface answered: an error's code and exit code, or images."""
 
     code: str = ""
     exit_code: int = 0
-    pictures: int = 0
+    images: int = 0
     warnings: list[str] = field(default_factory=list)
 
 
@@ -64,13 +64,16 @@ class Stage:
         folders = (self.work, self.inputs, self.temporary)
         return {
             str(path): hashlib.sha256(path.read_bytes()).hexdigest()
-            for folder in folders for path in folder.rglob("*") if path.is_file()
-        }  # fmt: skip
+            for folder in folders
+            for path in folder.rglob("*")
+            if path.is_file()
+        }
 
 
 def python(case: Case, stage: Stage) -> Outcome:
     """In process: `ldmref.load`, then the mode."""
-    parameters, model = stage.parameters(case), stage.resolve(case.model)
+    parameters = stage.parameters(case)
+    model = stage.resolve(case.model)
     load = {name: stage.resolve(value) for name, value in case.load.items()}
     before = stage.files()
     try:
@@ -83,7 +86,7 @@ def python(case: Case, stage: Stage) -> Outcome:
     finally:
         assert stage.files() == before
     assert all(np.isfinite(result.latents).reshape(-1))
-    return Outcome(pictures=len(result.images), warnings=result.warnings)
+    return Outcome(images=len(result.images), warnings=result.warnings)
 
 
 def command_line(case: Case, stage: Stage) -> Outcome:
@@ -110,7 +113,7 @@ def command_line(case: Case, stage: Stage) -> Outcome:
     for name in added:
         Image.open(name).load()
     warnings = [line for line in err.splitlines() if "warning:" in line]
-    return Outcome(pictures=len(added), warnings=warnings)
+    return Outcome(images=len(added), warnings=warnings)
 
 
 INTERFACES: Mapping[str, Callable[[Case, Stage], Outcome]] = {

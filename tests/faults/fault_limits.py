@@ -9,7 +9,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 
-MEMORY, SECONDS = 3 << 30, 300
+MEMORY = 3 << 30
+SECONDS = 300
 
 
 @contextlib.contextmanager

@@ -64,7 +64,8 @@ def tarred(folder: Path) -> bytes:
     path = folder.parent / "tmp.tar"
     with tarfile.open(path, "w") as archive:
         link = tarfile.TarInfo("../../slipped")
-        link.type, link.linkname = tarfile.SYMTYPE, "/etc/passwd"
+        link.type = tarfile.SYMTYPE
+        link.linkname = "/etc/passwd"
         archive.addfile(link)
     content = path.read_bytes()
     path.unlink()
@@ -100,9 +101,9 @@ def tiny(
     """
 
     def make(folder: Path) -> Path:
-        model, out = ldmref.random_model("tiny", backend="numpy"), folder / "tiny"
-        save_folder(out, model.config, model.params, [model.tokenizer],
-                    np.float32)  # fmt: skip
+        model = ldmref.random_model("tiny", backend="numpy")
+        out = folder / "tiny"
+        save_folder(out, model.config, model.params, [model.tokenizer], np.float32)
         path = out / "model.safetensors"
         if weights is not None:
             tensors = load_file(path)
@@ -181,15 +182,17 @@ def as_bfloat16(content: bytes) -> bytes:
 
 
 def first_name(header: dict[str, Any]) -> str:
-    return min((n for n in header if n != "__metadata__"),
-               key=lambda n: header[n]["data_offsets"][0])  # fmt: skip
+    return min(
+        (n for n in header if n != "__metadata__"), key=lambda n: header[n]["data_offsets"][0]
+    )
 
 
 def overlapping(header: dict[str, Any]) -> None:
     """Two tensors of one size at one place; the second one's own bytes are a hole."""
     names = sorted((n for n in header if n != "__metadata__"), key=lambda n: header[n]["shape"])
-    a, b = next((a, b) for a, b in itertools.pairwise(names)
-                if header[a]["shape"] == header[b]["shape"])  # fmt: skip
+    a, b = next(
+        (a, b) for a, b in itertools.pairwise(names) if header[a]["shape"] == header[b]["shape"]
+    )
     header[b]["data_offsets"] = header[a]["data_offsets"]
 
 
@@ -369,14 +372,23 @@ def read_only(folder: Path) -> Path:
     return out
 
 
-LORA = {f"lora_unet_down_blocks_0_attentions_0_proj_in.lora_{end}.weight": shape
-        for end, shape in (("down", (4, 320)), ("up", (320, 4)))}  # fmt: skip
-VAE = {"first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
-       "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3)}  # fmt: skip
-XL = {"conditioner.embedders.1.model.ln_final.weight": (1280,),
-      "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3)}  # fmt: skip
-SAFE, KEYS, CONFIG = "E-SAFETENSORS", "E-KEYS", "E-CONFIG"
-DAMAGED, UNSAFE = CorruptModelError, UnsafeFileError
+LORA = {
+    f"lora_unet_down_blocks_0_attentions_0_proj_in.lora_{end}.weight": shape
+    for end, shape in (("down", (4, 320)), ("up", (320, 4)))
+}
+VAE = {
+    "first_stage_model.encoder.conv_in.weight": (128, 3, 3, 3),
+    "first_stage_model.decoder.conv_in.weight": (512, 4, 3, 3),
+}
+XL = {
+    "conditioner.embedders.1.model.ln_final.weight": (1280,),
+    "model.diffusion_model.input_blocks.0.0.weight": (320, 4, 3, 3),
+}
+SAFE = "E-SAFETENSORS"
+KEYS = "E-KEYS"
+CONFIG = "E-CONFIG"
+DAMAGED = CorruptModelError
+UNSAFE = UnsafeFileError
 
 FILES: list[Case] = [
     case(1, "pickle .ckpt", UNSAFE, "E-PICKLE", model=file("a.ckpt", hostile)),

@@ -69,8 +69,9 @@ PROMPTS: list[Case] = [
 ]  # fmt: skip
 
 
-def refused(row: int, name: str, code: str, values: dict[str, Any], usage: bool = False,
-            **others: Any) -> list[Case]:  # fmt: skip
+def refused(
+    row: int, name: str, code: str, values: dict[str, Any], usage: bool = False, **others: Any
+) -> list[Case]:
     """A parameter with bad values, by title."""
     return [
         case(row, f"{name} {title}", UsageError, code, usage=usage, **others | {name: value})

@@ -16,7 +16,7 @@ BLOCKS = {  # first row -> heading
     1: "Model files",
     32: "Tokenizer and prompt",
     42: "Numbers",
-    60: "Pictures and masks",
+    60: "Images and masks",
     80: "Run time",
     111: "Plug-ins and supply chain",
     119: "Other files",
@@ -69,9 +69,9 @@ _TEXT = """
 43|1 step|finite for every sampler
 44|guidance scale NaN, infinite, above 50|refused; a warning above 50
 45|seed out of range or of another type|refused; 0 to 2^64 - 1, -1 is random
-46|another number of seeds than pictures|refused
+46|another number of seeds than images|refused
 47|seed + i beyond 2^64|continues at 0
-48|strength 0, below a step, out of range|0 returns the picture with a warning; else refused
+48|strength 0, below a step, out of range|0 returns the image with a warning; else refused
 49|eta, clip skip, mask blur, padding out of range|refused
 50|sigmas that do not fall, NaN, length 1|refused
 51|sizes that the networks do not divide|refused, with the nearest that work
@@ -83,8 +83,8 @@ _TEXT = """
 57|decimal comma|refused with a hint
 58|latents of another shape, type, with NaN, read-only|refused, or copied; never written to
 59|callback that raises or returns something|its error arrives; the next call works
-60|16-bit picture|scaled, not clipped
-61|floating-point picture|in [0, 1], or refused
+60|16-bit image|scaled, not clipped
+61|floating-point image|in [0, 1], or refused
 62|transparency|over white
 63|CMYK, grey, palette, one bit|converted to RGB
 64|EXIF orientation|applied once
@@ -92,28 +92,28 @@ _TEXT = """
 66|decompression bomb|refused from its header
 67|formats other than PNG, JPEG, WebP|refused
 68|truncated, empty, text|refused
-69|picture without or with one pixel|refused, or scaled with a warning
+69|image without or with one pixel|refused, or scaled with a warning
 70|compressed text chunk of 80 MB|refused or left unread
 71|hostile metadata on replay|checked like every request; no path in it is opened
 72|mask of another size|refused with both sizes
 73|masks of all kinds|alpha if it varies, else luminance
-74|mask all black, all white|the picture bit for bit with a warning; img2img
+74|mask all black, all white|the image bit for bit with a warning; img2img
 75|masked region smaller than a latent cell|its whole cell is repainted, or a warning says it is not
 76|unmasked pixels|bit for bit
 77|only the masked region: empty mask, at the border|answered
-78|picture from a URL or a command|refused; nothing is fetched
+78|image from a URL or a command|refused; nothing is fetched
 79|file name made of a hostile prompt|letters, digits and hyphens, inside the folder
 80|backend that is not here|refused, with the reason
-81|NaN in latents, U-Net, decoder|an error with the step and layer; never a black picture
+81|NaN in latents, U-Net, decoder|an error with the step and layer; never a black image
 82|out of memory|an error; the process goes on
-83|Ctrl-C|stops after the step, keeps the finished pictures
+83|Ctrl-C|stops after the step, keeps the finished images
 84|SIGTERM or SIGKILL in training|a checkpoint, or the previous one
 85|full disk|an error; no temporary file stays, an old file is kept
 86|output exists|a new number in a folder; a named file is refused
-87|many writers to one folder|every picture gets a name of its own
+87|many writers to one folder|every image gets a name of its own
 88|read-only or missing folder, no HOME|refused, or works without
 89|broken pipe, closed standard output|ends quietly
-90|threads that share a model|the serial pictures, bit for bit
+90|threads that share a model|the serial images, bit for bit
 91|fork and spawn|work
 92|same request in another environment|the same bytes
 93|resumed training|equal to uninterrupted training, bit for bit
@@ -123,7 +123,7 @@ _TEXT = """
 111|plug-in that fails|hurts nobody who does not name it; named with its package
 112|plug-in that takes a built-in name|refused for who asks for it
 113|network at run time|nothing connects
-114|data set from a path|read as pictures; no code of it is run
+114|data set from a path|read as images; no code of it is run
 115|Ray|not a dependency
 116|list of the backends, of the samplers, `doctor`|imports no plug-in
 117|package whose list of entry points is damaged|hurts nobody who does not name it

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_cases import COMMAND_LINE, PYTHON, covers
-from fault_pictures import mask, picture, pixels
+from fault_images import image_file, mask, pixels
 from PIL import Image
 
 import ldmref
@@ -34,7 +34,7 @@ from ldmref.errors import (
     NumericError,
     OutputError,
 )
-from ldmref.io.pictures.images import read_image
+from ldmref.io.images.pil import read_image
 
 ROOT = Path(__file__).parents[2]
 
@@ -117,7 +117,7 @@ def test_callback_that_writes(tiny):
     assert same(drawn(tiny, callback=write), drawn(tiny))
 
 
-# -- pictures -------------------------------------------------------------------------------------
+# -- images -------------------------------------------------------------------------------------
 
 
 @covers(60, "16 bits are divided by 257 and rounded", PYTHON)
@@ -139,10 +139,15 @@ def test_transparent_is_white(tmp_path):
 def test_orientation(tmp_path, orientation):
     upright = Image.fromarray(pixels(4, 8))
     stored = {
-        1: None, 2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180,
-        4: Image.Transpose.FLIP_TOP_BOTTOM, 5: Image.Transpose.TRANSPOSE,
-        6: Image.Transpose.ROTATE_90, 7: Image.Transpose.TRANSVERSE, 8: Image.Transpose.ROTATE_270,
-    }[orientation]  # fmt: skip
+        1: None,
+        2: Image.Transpose.FLIP_LEFT_RIGHT,
+        3: Image.Transpose.ROTATE_180,
+        4: Image.Transpose.FLIP_TOP_BOTTOM,
+        5: Image.Transpose.TRANSPOSE,
+        6: Image.Transpose.ROTATE_90,
+        7: Image.Transpose.TRANSVERSE,
+        8: Image.Transpose.ROTATE_270,
+    }[orientation]
     image = upright if stored is None else upright.transpose(stored)
     exif = Image.Exif()
     exif[274] = orientation
@@ -151,16 +156,16 @@ def test_orientation(tmp_path, orientation):
     assert read_image(path).tobytes() == upright.tobytes()
 
 
-@covers(74, "an all black mask gives the picture back", PYTHON)
-def test_black_mask_returns_the_picture(tiny, tmp_path):
-    path = picture()(tmp_path)
+@covers(74, "an all black mask gives the image back", PYTHON)
+def test_black_mask_returns_the_image(tiny, tmp_path):
+    path = image_file()(tmp_path)
     result = modes.inpaint(tiny, "cat", path, mask((0, 0, 0, 0))(tmp_path), steps=1, seed=0)
     assert result[0].tobytes() == Image.open(path).convert("RGB").tobytes()
 
 
 @covers(74, "an all white mask is img2img", PYTHON)
 def test_white_mask_is_img2img(tiny, tmp_path):
-    path = picture()(tmp_path)
+    path = image_file()(tmp_path)
     options = {"steps": 4, "seed": 0, "strength": 0.5, "sampler": "euler"}
     painted = modes.inpaint(tiny, "cat", path, mask((0, 0, 16, 16))(tmp_path), **options)
     assert painted[0].tobytes() == modes.img2img(tiny, "cat", path, **options)[0].tobytes()
@@ -168,9 +173,10 @@ def test_white_mask_is_img2img(tiny, tmp_path):
 
 @covers(76, "black pixels come back bit for bit", PYTHON)
 def test_unmasked_pixels(tiny, tmp_path):
-    path = picture()(tmp_path)
+    path = image_file()(tmp_path)
     result = modes.inpaint(tiny, "cat", path, mask((0, 0, 16, 8))(tmp_path), steps=1, seed=0)
-    original, painted = np.asarray(Image.open(path)), np.asarray(result[0])
+    original = np.asarray(Image.open(path))
+    painted = np.asarray(result[0])
     assert np.array_equal(painted[8:], original[8:])
     assert not np.array_equal(painted[:8], original[:8])
 
@@ -242,7 +248,7 @@ def test_out_of_memory(stage, monkeypatch):
     assert same(drawn(stage.model), expected)
 
 
-@covers(83, "cancelled from Python: the finished pictures are kept", PYTHON, code="E-CANCELLED")
+@covers(83, "cancelled from Python: the finished images are kept", PYTHON, code="E-CANCELLED")
 def test_cancelled(tiny):
     cancel = threading.Event()
 
@@ -258,7 +264,8 @@ def test_cancelled(tiny):
 
 @covers(86, "a file that exists", PYTHON, COMMAND_LINE, code="E-EXISTS")
 def test_output_that_exists(stage):
-    path, result = stage.work / "a.png", drawn(stage.model)
+    path = stage.work / "a.png"
+    result = drawn(stage.model)
     result.save(path)
     before = path.read_bytes()
     with pytest.raises(OutputError) as caught:
@@ -286,7 +293,7 @@ def test_missing_folder(stage):
     assert not list(stage.work.iterdir())
 
 
-@covers(90, "four threads give the serial pictures", PYTHON)
+@covers(90, "four threads give the serial images", PYTHON)
 def test_threads_share_a_model(tiny):
     serial = [drawn(tiny, seed=seed, sampler="dpmpp_2m") for seed in range(16)]
     with ThreadPoolExecutor(4) as pool:
@@ -315,10 +322,14 @@ def test_other_processes(tiny_folder, method):
 @covers(94, "settings and environment variables", PYTHON, COMMAND_LINE, code="E-ENV")
 @pytest.mark.parametrize(
     ("name", "value", "code"),
-    [("LDMREF_STEPS", "abc", "E-ENV"), ("LDMREF_STEP", "3", "E-ENV"),
-     ("LDMREF_BACKEND", "nunpy", "E-BACKEND-NAME"), ("LDMREF_CONFIG", "gone", "E-CONFIG-FILE"),
-     ("LDMREF_DTYPE", "float31", "E-DTYPE")],
-)  # fmt: skip
+    [
+        ("LDMREF_STEPS", "abc", "E-ENV"),
+        ("LDMREF_STEP", "3", "E-ENV"),
+        ("LDMREF_BACKEND", "nunpy", "E-BACKEND-NAME"),
+        ("LDMREF_CONFIG", "gone", "E-CONFIG-FILE"),
+        ("LDMREF_DTYPE", "float31", "E-DTYPE"),
+    ],
+)
 def test_environment_variables(stage, monkeypatch, name, value, code):
     monkeypatch.setenv(name, value)
     with pytest.raises(LdmrefError) as caught:
@@ -361,7 +372,8 @@ def test_lower_bounds():
 @pytest.fixture
 def plug_ins(monkeypatch):
     """Entry points, as if packages with them were installed."""
-    real, points = importlib.metadata.entry_points, []
+    real = importlib.metadata.entry_points
+    points = []
 
     def entry_points(**select):
         mine = [p for p in points if all(getattr(p, k) == v for k, v in select.items())]
@@ -404,7 +416,7 @@ def test_plug_in_that_takes_a_name(tiny, plug_ins, group, name):
 def test_no_load_dataset():
     for path in (ROOT / "ldmref").rglob("*.py"):
         text = path.read_text()
-        if "load_dataset(" in text:  # our own, which reads the pictures of a recipe
+        if "load_dataset(" in text:  # our own, which reads the images of a recipe
             assert "def load_dataset(" in text or "from ldmref.training.data import" in text, path
         assert "import datasets" not in text and "from datasets" not in text, path
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fault_cases import COMMAND_LINE, PYTHON, covers
-from fault_files import pictures
-from fault_pictures import mask, picture, pixels
+from fault_files import image_folder
+from fault_images import image_file, mask, pixels
 from PIL import Image
 from test_fault_processes import LDMREF, SHORT, assert_refused, environment
 from tokenizers import Regex, Tokenizer, models, pre_tokenizers
@@ -134,15 +134,18 @@ def test_long_prompts_do_not_grow(tiny, text):
 # -- files that are read --------------------------------------------------------------------------
 
 
-@covers(120, "captions beside a picture, tables: too large", PYTHON, code="E-DATA")
+@covers(120, "captions beside an image, tables: too large", PYTHON, code="E-DATA")
 @pytest.mark.parametrize(
     ("name", "limit"),
     [("cat.txt", "MAX_CAPTIONS"), ("metadata.jsonl", "MAX_TABLE"), ("metadata.csv", "MAX_TABLE")],
 )
 def test_limits_of_captions(tmp_path, monkeypatch, name, limit):
-    text = {"cat.txt": b"a cat\n", "metadata.jsonl": b'{"file_name": "cat.png", "text": "a cat"}\n',
-            "metadata.csv": b"file_name,text\ncat.png,a cat\n"}[name]  # fmt: skip
-    out = pictures(name, text)(tmp_path)
+    text = {
+        "cat.txt": b"a cat\n",
+        "metadata.jsonl": b'{"file_name": "cat.png", "text": "a cat"}\n',
+        "metadata.csv": b"file_name,text\ncat.png,a cat\n",
+    }[name]
+    out = image_folder(name, text)(tmp_path)
     assert FolderDataset(out, 16).captions == [["a cat"]]
     monkeypatch.setattr(folder_module, limit, len(text) - 1)
     with pytest.raises(InputError, match="larger than") as caught:
@@ -150,10 +153,11 @@ def test_limits_of_captions(tmp_path, monkeypatch, name, limit):
     assert caught.value.code == "E-DATA"
 
 
-@covers(120, "Ctrl-C while pictures are read", PYTHON, code="E-CANCELLED")
+@covers(120, "Ctrl-C while images are read", PYTHON, code="E-CANCELLED")
 @pytest.mark.parametrize("kind", ["folder", "tar"])
-def test_stopped_while_pictures_are_read(tmp_path, kind):
-    cancel, out = threading.Event(), pictures()(tmp_path)
+def test_stopped_while_images_are_read(tmp_path, kind):
+    cancel = threading.Event()
+    out = image_folder()(tmp_path)
     if kind == "tar":
         with tarfile.open(out / "a.tar", "w") as tar:
             tar.add(out / "cat.png", "cat.png")
@@ -231,8 +235,9 @@ def test_file_that_cannot_be_read(stage, line, target):
         if word.startswith("{x}"):
             link = stage.inputs / f"x.{word.split('.')[1].split(':')[0]}"
             link.symlink_to(target)
-        words.append(word.format(x=stage.inputs / "x", m=stage.model_folder,
-                                 i=picture()(stage.inputs)))  # fmt: skip
+        words.append(
+            word.format(x=stage.inputs / "x", m=stage.model_folder, i=image_file()(stage.inputs))
+        )
     assert main(words) == 3
     err = stage.capfd.readouterr().err
     assert "E-WRITE" not in err and "E-INTERNAL" not in err and "Traceback" not in err
@@ -243,13 +248,16 @@ def test_file_that_cannot_be_read(stage, line, target):
 @LINUX
 @pytest.mark.parametrize("name", ["tokenizer.json", "config.json", "model.safetensors", "cat.txt"])
 def test_file_of_a_folder_that_cannot_be_read(stage, name):
-    folder = pictures()(stage.inputs)
+    folder = image_folder()(stage.inputs)
     shutil.copytree(stage.model_folder, stage.inputs / "model")
     path = (folder if name == "cat.txt" else stage.inputs / "model") / name
     path.unlink(missing_ok=True)
     path.symlink_to("/proc/self/mem")
-    argv = ["train", "--data", folder, "-o", "out"] if name == "cat.txt" else [
-        "txt2img", "cat", "-m", stage.inputs / "model"]  # fmt: skip
+    argv = (
+        ["train", "--data", folder, "-o", "out"]
+        if name == "cat.txt"
+        else ["txt2img", "cat", "-m", stage.inputs / "model"]
+    )
     assert main([str(word) for word in argv]) == 3
     err = stage.capfd.readouterr().err
     assert name in err and "E-WRITE" not in err and not list(stage.work.iterdir())
@@ -274,7 +282,8 @@ def headers(kind: bytes, count: int) -> bytes:
     """`count` headers of one kind, each of which announces the next."""
     content = b"9 path=a\n" if kind == b"x" else b"a\0"
     info = tarfile.TarInfo("././@LongLink")
-    info.type, info.size = kind, len(content)
+    info.type = kind
+    info.size = len(content)
     block = info.tobuf(tarfile.GNU_FORMAT) + content.ljust(512, b"\0")
     return block * count + b"\0" * 1024
 
@@ -291,10 +300,10 @@ def test_chain_of_headers(stage, kind):
     assert main(argv) == 3 and "error[E-DATA]" in stage.capfd.readouterr().err
 
 
-@covers(124, "captions after the next picture", PYTHON)
+@covers(124, "captions after the next image", PYTHON)
 def test_files_of_a_key_apart(tmp_path):
     path = tmp_path / "a.tar"
-    image = picture()(tmp_path).read_bytes()
+    image = image_file()(tmp_path).read_bytes()
     files = {"a.png": image, "b.png": image, "a.txt": b"a house", "b.txt": b"a boat"}
     for names in itertools.permutations(files):
         with tarfile.open(path, "w") as tar:
@@ -313,7 +322,8 @@ def test_files_of_a_key_apart(tmp_path):
 @pytest.mark.parametrize("zipped", [True, False])
 def test_views_of_a_storage(tmp_path, zipped):
     torch = pytest.importorskip("torch")
-    path, tensor = tmp_path / "a.ckpt", torch.arange(100_000.0)
+    path = tmp_path / "a.ckpt"
+    tensor = torch.arange(100_000.0)
     for count in (1, MAX_GROWTH, MAX_GROWTH + 1, 50):
         views = {f"t{i}": tensor for i in range(count)}
         torch.save(views, path, _use_new_zipfile_serialization=zipped)
@@ -325,8 +335,13 @@ def test_views_of_a_storage(tmp_path, zipped):
         assert caught.value.code == "E-PICKLE-DAMAGED"
 
 
-@covers(127, "main is no text, too long, a pipe; a user that does not exist", PYTHON, COMMAND_LINE,
-        code="E-MODEL")  # fmt: skip
+@covers(
+    127,
+    "main is no text, too long, a pipe; a user that does not exist",
+    PYTHON,
+    COMMAND_LINE,
+    code="E-MODEL",
+)
 @pytest.mark.parametrize("content", [b"\xff\xfe", b"a" * 5000, b"\0", "fifo", "folder"])
 def test_damaged_cache(stage, monkeypatch, content):
     monkeypatch.setenv("HF_HUB_CACHE", str(stage.inputs))
@@ -371,17 +386,21 @@ def test_folders_without_a_name_are_named(stage, name):
 @covers(128, "every file that is written", COMMAND_LINE, code="E-EXISTS")
 @pytest.mark.parametrize(
     "line",
-    ["txt2img cat -m {m} -o {o}.png", "txt2img cat -m {m} -o {o}.webp",
-     "convert {m} {o}.safetensors",
-     "invert cat -m {m} -i {i} --noise {o}.npy", "bench --json {o}.json"],
-)  # fmt: skip
+    [
+        "txt2img cat -m {m} -o {o}.png",
+        "txt2img cat -m {m} -o {o}.webp",
+        "convert {m} {o}.safetensors",
+        "invert cat -m {m} -i {i} --noise {o}.npy",
+        "bench --json {o}.json",
+    ],
+)
 def test_output_that_is_a_link_to_nothing(stage, monkeypatch, line):
     def too_late(*arguments, **options):
         raise AssertionError("computed before the target was checked")
 
     for name in ("unet", "encode_text"):
         monkeypatch.setattr(type(stage.model), name, too_late)
-    words = line.format(m=stage.model_folder, o="link", i=picture()(stage.inputs)).split()
+    words = line.format(m=stage.model_folder, o="link", i=image_file()(stage.inputs)).split()
     link = stage.work / next(word for word in words if word.startswith("link"))
     link.symlink_to(stage.work / "gone")
     assert main(words) == 8
@@ -404,8 +423,9 @@ def test_links_to_nothing_count_as_files(stage):
     assert (stage.work / "cat-7.png").is_symlink()
 
 
-@covers(129, "the last, the first, one that cannot be written", PYTHON, COMMAND_LINE,
-        code="E-EXISTS")  # fmt: skip
+@covers(
+    129, "the last, the first, one that cannot be written", PYTHON, COMMAND_LINE, code="E-EXISTS"
+)
 @pytest.mark.parametrize("taken", [0, 1, 2])
 @pytest.mark.parametrize("kind", ["file", "link", "folder"])
 def test_files_are_checked_as_a_whole(stage, taken, kind):
@@ -449,11 +469,17 @@ sys.exit(main(sys.argv[1:]))
 @covers(131, "commands that write beside them", COMMAND_LINE, code="E-FOLDER")
 @pytest.mark.parametrize(
     "line",
-    ["txt2img cat -m {m}", "txt2img cat -m {m} -o a.png", "convert {m} a.safetensors",
-     "convert {m} out", "train --data {d} -o out", "bench --json a.json"],
-)  # fmt: skip
+    [
+        "txt2img cat -m {m}",
+        "txt2img cat -m {m} -o a.png",
+        "convert {m} a.safetensors",
+        "convert {m} out",
+        "train --data {d} -o out",
+        "bench --json a.json",
+    ],
+)
 def test_deleted_working_folder(stage, line):
-    data = pictures()(stage.inputs)
+    data = image_folder()(stage.inputs)
     words = line.format(m=stage.model_folder, d=data).split()
     ran = subprocess.run(
         [LDMREF[0], "-c", DELETED, *words], capture_output=True, env=environment(), timeout=120
@@ -467,9 +493,11 @@ def test_deleted_working_folder_is_not_needed(stage):
     out = stage.inputs / "a.png"
     for words in (["models"], ["txt2img", "cat", "-m", stage.model_folder, *SHORT, "-o", out]):
         ran = subprocess.run(
-            [LDMREF[0], "-c", DELETED, *map(str, words)], capture_output=True, env=environment(),
+            [LDMREF[0], "-c", DELETED, *map(str, words)],
+            capture_output=True,
+            env=environment(),
             timeout=120,
-        )  # fmt: skip
+        )
         assert ran.returncode == 0, ran.stderr
     Image.open(out).load()
 
@@ -506,16 +534,32 @@ def test_values_are_named_by_origin(stage, monkeypatch, name, form):
     assert [path.suffix for path in stage.work.iterdir()] == [".toml"] * (form == "file")
 
 
-DIGITS = {"full width": "１２", "Arabic": "٣", "Devanagari": "२", "underscore": "1_0",
-          "superscript": "²"}  # fmt: skip
+DIGITS = {
+    "full width": "１２",
+    "Arabic": "٣",
+    "Devanagari": "२",
+    "underscore": "1_0",
+    "superscript": "²",
+}
 
 
 @covers(133, "variables and flags", COMMAND_LINE, code="E-USAGE")
 @pytest.mark.parametrize("text", DIGITS.values(), ids=DIGITS.keys())
 @pytest.mark.parametrize(
-    "flag", ["--steps", "--cfg", "--seed", "--width", "--eta", "--sigmas", "--count",
-             "LDMREF_STEPS", "LDMREF_CFG_SCALE", "LDMREF_MAX_SECONDS"]
-)  # fmt: skip
+    "flag",
+    [
+        "--steps",
+        "--cfg",
+        "--seed",
+        "--width",
+        "--eta",
+        "--sigmas",
+        "--count",
+        "LDMREF_STEPS",
+        "LDMREF_CFG_SCALE",
+        "LDMREF_MAX_SECONDS",
+    ],
+)
 def test_digits_of_other_scripts(stage, monkeypatch, flag, text):
     argv = ["txt2img", "cat", "-m", str(stage.model_folder)]
     if flag.startswith("LDMREF_"):
@@ -533,8 +577,10 @@ def test_device_without_numbers(stage):
         ldmref.load(stage.model_folder, backend="torch", device="meta")
     assert caught.value.code == "E-DEVICE"
     recipe = stage.inputs / "recipe.toml"
-    recipe.write_text(f'device = "meta"\n[data]\nsource = "{pictures()(stage.inputs)}"\n'
-                      '[model]\npreset = "tiny"\n')  # fmt: skip
+    recipe.write_text(
+        f'device = "meta"\n[data]\nsource = "{image_folder()(stage.inputs)}"\n'
+        '[model]\npreset = "tiny"\n'
+    )
     assert main(["train", str(recipe), "-o", "out"]) == 5
     assert "error[E-DEVICE]" in stage.capfd.readouterr().err
 
@@ -558,7 +604,7 @@ def test_records_are_copies(tiny, tmp_path):
 # -- rows whose tests proved too little -----------------------------------------------------------
 
 
-@covers(44, "the scale enters the picture as the formula says", PYTHON)
+@covers(44, "the scale enters the image as the formula says", PYTHON)
 @pytest.mark.parametrize("cfg", [0.0, 0.5, 1.0, 2.0, -1.0, 51.0])
 def test_guidance_scale_is_used(monkeypatch, cfg):
     """uncond + cfg * (cond - uncond): one Euler step to sigma 0 returns x0, which is linear in it.
@@ -566,7 +612,8 @@ def test_guidance_scale_is_used(monkeypatch, cfg):
     Computed in float64, and given out in float32: each of the latents is rounded once.
     """
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
-    rows, original = [], type(model).unet
+    rows = []
+    original = type(model).unet
 
     def counted(self, x, *arguments, **named):
         rows.append(len(x))
@@ -579,7 +626,8 @@ def test_guidance_scale_is_used(monkeypatch, cfg):
         return result.latents.astype(np.float64)
 
     monkeypatch.setattr(type(model), "unet", counted)
-    uncond, cond = latents(0.0), latents(1.0)
+    uncond = latents(0.0)
+    cond = latents(1.0)
     assert sum(rows) == 1
     found = latents(cfg)
     assert sum(rows) == (1 if cfg in (0.0, 1.0) else 2)  # rows of the network's batches
@@ -595,10 +643,11 @@ def test_mask_of_one_pixel(tiny, tmp_path, place, rng):
     """Repainted, without a warning, wherever it lies; by diffusers' rule only at a cell's corner,
     else unchanged with a warning."""
     x, y = place
-    path = picture()(tmp_path)
+    path = image_file()(tmp_path)
     white = mask((x, y, x + 1, y + 1))(tmp_path)
     result = modes.inpaint(tiny, "cat", path, white, steps=2, seed=1, rng=rng)
-    before, after = pixels(), np.asarray(result[0])
+    before = pixels()
+    after = np.asarray(result[0])
     changed = (before != after).any(axis=-1)
     corner = x % tiny.config.vae.factor == 0 and y % tiny.config.vae.factor == 0
     repainted = rng == "philox" or corner
@@ -613,7 +662,7 @@ def test_mask_of_one_pixel(tiny, tmp_path, place, rng):
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 @pytest.mark.parametrize("step", [0, 1, 2])
 def test_nan_at_a_step(tiny, monkeypatch, step, bad):
-    """The error names the step; no picture is given out, and the next request is as before."""
+    """The error names the step; no image is given out, and the next request is as before."""
     expected = modes.txt2img(tiny, "cat", steps=3, seed=0, sampler="euler").latents
     calls = itertools.count()
     original = type(tiny).unet
@@ -633,9 +682,15 @@ def test_nan_at_a_step(tiny, monkeypatch, step, bad):
 
 
 @covers(81, "infinity and NaN through the command line: no file", COMMAND_LINE, code="E-NAN")
-@pytest.mark.parametrize("part", ["unet.conv_out.bias", "vae.decoder.conv_out.bias",
-                                  "text_encoder.text_model.final_layer_norm.bias"])  # fmt: skip
-def test_nan_gives_no_picture(stage, part):
+@pytest.mark.parametrize(
+    "part",
+    [
+        "unet.conv_out.bias",
+        "vae.decoder.conv_out.bias",
+        "text_encoder.text_model.final_layer_norm.bias",
+    ],
+)
+def test_nan_gives_no_image(stage, part):
     from fault_models import tiny as tiny_with
 
     def poke(tensors):
@@ -648,19 +703,37 @@ def test_nan_gives_no_picture(stage, part):
     assert "error[E-NAN]" in stage.capfd.readouterr().err and not list(stage.work.iterdir())
 
 
-@covers(89, "the reader ends in the middle of a picture", COMMAND_LINE)
-@pytest.mark.parametrize("lines", [False, True], ids=["picture", "listing"])
+@covers(89, "the reader ends in the middle of an image", COMMAND_LINE)
+@pytest.mark.parametrize("lines", [False, True], ids=["image", "listing"])
 def test_reader_that_ends_early(stage, lines):
     """The output must be larger than the pipe's buffer, or nobody would notice."""
     import fcntl
 
-    argv = [*LDMREF, "info", "emoji", "--tensors"] if lines else [
-        *LDMREF, "txt2img", "cat", "-m", stage.model_folder, *SHORT, "--width", "128", "--height",
-        "128", "-o", "-"]  # fmt: skip
+    argv = (
+        [*LDMREF, "info", "emoji", "--tensors"]
+        if lines
+        else [
+            *LDMREF,
+            "txt2img",
+            "cat",
+            "-m",
+            stage.model_folder,
+            *SHORT,
+            "--width",
+            "128",
+            "--height",
+            "128",
+            "-o",
+            "-",
+        ]
+    )
     process = subprocess.Popen(
-        [str(word) for word in argv], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=environment(), bufsize=0,
-    )  # fmt: skip
+        [str(word) for word in argv],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        env=environment(),
+        bufsize=0,
+    )
     assert process.stdout is not None and process.stderr is not None
     if hasattr(fcntl, "F_SETPIPE_SZ"):
         fcntl.fcntl(process.stdout, fcntl.F_SETPIPE_SZ, 4096)

@@ -1,4 +1,4 @@
-"""Kills at random moments, memory over many pictures, and the page that says so."""
+"""Kills at random moments, memory over many images, and the page that says so."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_many_kills():
     assert not any(value for value in tally.values() if isinstance(value, list)), tally
 
 
-@covers(82, "memory over many pictures", PYTHON)
+@covers(82, "memory over many images", PYTHON)
 @pytest.mark.slow
 def test_memory_is_flat():
     soak = script("soak")

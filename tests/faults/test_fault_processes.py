@@ -55,8 +55,12 @@ print("drawn")
 @covers(26, "weights that are cut while a model uses them", PYTHON)
 def test_file_that_shrinks(tmp_path):
     folder = tiny_with()(tmp_path)
-    ran = subprocess.run([sys.executable, "-c", SHRINKING, folder], capture_output=True,
-                         env=environment(), timeout=120)  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", SHRINKING, folder],
+        capture_output=True,
+        env=environment(),
+        timeout=120,
+    )
     assert ran.returncode >= 0, "killed by a signal"
     assert b"drawn" in ran.stdout or b"ldmref.errors" in ran.stderr
 
@@ -71,9 +75,12 @@ def test_argument_that_is_no_text(stage):
 @covers(40, "prompts with BOM, CRLF, Latin-1 from standard input", COMMAND_LINE, code="E-PROMPT")
 @pytest.mark.parametrize(
     ("given", "expected"),
-    [(b"red heart\r\n", "red heart"), (b"\xef\xbb\xbfred heart\n", "red heart"),
-     ("café".encode("latin-1"), None)],
-)  # fmt: skip
+    [
+        (b"red heart\r\n", "red heart"),
+        (b"\xef\xbb\xbfred heart\n", "red heart"),
+        ("café".encode("latin-1"), None),
+    ],
+)
 def test_prompt_from_standard_input(stage, given, expected):
     argv = ["txt2img", "-", "-m", stage.model_folder, *SHORT, "-o", "a.png"]
     ran = run(*argv, input=given)
@@ -86,8 +93,9 @@ def test_prompt_from_standard_input(stage, given, expected):
 @covers(40, "closed standard input", COMMAND_LINE, code="E-PROMPT")
 def test_closed_standard_input(stage):
     line = f'exec "{sys.executable}" -m ldmref txt2img - -m "$0" <&-'
-    ran = subprocess.run(["sh", "-c", line, stage.model_folder], capture_output=True,
-                         env=environment(), timeout=60)  # fmt: skip
+    ran = subprocess.run(
+        ["sh", "-c", line, stage.model_folder], capture_output=True, env=environment(), timeout=60
+    )
     assert ran.returncode == 2 and b"error[E-" in ran.stderr and b"Traceback" not in ran.stderr
     assert b"E-INTERNAL" not in ran.stderr
 
@@ -95,11 +103,23 @@ def test_closed_standard_input(stage):
 @covers(83, "Ctrl-C and SIGTERM while drawing", COMMAND_LINE, code="E-CANCELLED")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_while_drawing(stage, number, code):
-    argv = [*LDMREF, "txt2img", "cat", "-m", stage.model_folder, *SHORT, "-c", "10000",
-            "--progress", "plain", "-o", "a.png"]  # fmt: skip
+    argv = [
+        *LDMREF,
+        "txt2img",
+        "cat",
+        "-m",
+        stage.model_folder,
+        *SHORT,
+        "-c",
+        "10000",
+        "--progress",
+        "plain",
+        "-o",
+        "a.png",
+    ]
     process = subprocess.Popen(list(map(str, argv)), stderr=subprocess.PIPE, env=environment())
     for line in process.stderr:
-        if line.startswith(b"picture 3/"):
+        if line.startswith(b"image 3/"):
             process.send_signal(number)
             break
     err = process.communicate(timeout=60)[1]
@@ -142,8 +162,21 @@ def test_full_disk_while_converting(stage, out):
 def test_full_disk_while_training(stage):
     pytest.importorskip("torch")
     Image.new("RGB", (16, 16), "red").save(stage.inputs / "red.png")
-    argv = ["train", "--data", stage.inputs, "-o", "out", "--preset", "tiny",
-            "--autoencoder-steps", "1", "--batch", "1", "--autoencoder-batch", "1"]  # fmt: skip
+    argv = [
+        "train",
+        "--data",
+        stage.inputs,
+        "-o",
+        "out",
+        "--preset",
+        "tiny",
+        "--autoencoder-steps",
+        "1",
+        "--batch",
+        "1",
+        "--autoencoder-batch",
+        "1",
+    ]
     assert_refused(run(*argv, "--steps", "1", preexec_fn=with_full_disk(50_000)), "E-WRITE", 8)
     assert not list(stage.work.rglob("*.part")) and not list(stage.work.rglob("*.safetensors"))
     assert run(*argv, "--steps", "1").returncode == 0
@@ -160,8 +193,18 @@ def test_full_disk_while_training(stage):
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full")
 def test_full_standard_output(stage):
     with open("/dev/full", "wb") as full:
-        ran = run("txt2img", "cat", "-m", stage.model_folder, *SHORT, "-o", "-",
-                  capture_output=False, stdout=full, stderr=subprocess.PIPE)  # fmt: skip
+        ran = run(
+            "txt2img",
+            "cat",
+            "-m",
+            stage.model_folder,
+            *SHORT,
+            "-o",
+            "-",
+            capture_output=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
     assert_refused(ran, "E-STDOUT", 8)
 
 
@@ -196,8 +239,19 @@ def test_read_only_folder(stage):
 def test_broken_pipe(stage):
     read, write = os.pipe()
     os.close(read)
-    ran = run("txt2img", "cat", "-m", stage.model_folder, *SHORT, "-o", "-", "-q",
-              capture_output=False, stdout=write, stderr=subprocess.PIPE)  # fmt: skip
+    ran = run(
+        "txt2img",
+        "cat",
+        "-m",
+        stage.model_folder,
+        *SHORT,
+        "-o",
+        "-",
+        "-q",
+        capture_output=False,
+        stdout=write,
+        stderr=subprocess.PIPE,
+    )
     os.close(write)
     assert ran.stderr == b"" and ran.returncode == 141
 
@@ -208,17 +262,31 @@ def test_broken_pipe(stage):
 def test_full_standard_error(stage, steps, code):
     """The exit code is that of the command, though nothing can be said about it."""
     with open("/dev/full", "wb") as full:
-        ran = run("txt2img", "cat", "-m", stage.model_folder, "--steps", steps, "-o", "a.png",
-                  capture_output=False, stdout=subprocess.PIPE, stderr=full)  # fmt: skip
+        ran = run(
+            "txt2img",
+            "cat",
+            "-m",
+            stage.model_folder,
+            "--steps",
+            steps,
+            "-o",
+            "a.png",
+            capture_output=False,
+            stdout=subprocess.PIPE,
+            stderr=full,
+        )
     assert ran.returncode == code and (stage.work / "a.png").exists() == (code == 0)
 
 
 @covers(89, "closed standard output and standard error", COMMAND_LINE)
 @pytest.mark.parametrize(
     ("command", "closed"),
-    [("txt2img cat --steps 1 -o a.png", ">&-"), ("txt2img cat --steps 1 -o a.png", ">&- 2>&-"),
-     ("samplers", ">&-")],
-)  # fmt: skip
+    [
+        ("txt2img cat --steps 1 -o a.png", ">&-"),
+        ("txt2img cat --steps 1 -o a.png", ">&- 2>&-"),
+        ("samplers", ">&-"),
+    ],
+)
 def test_closed_streams(stage, closed, command):
     model = f"-m {stage.model_folder}" if command.startswith("txt2img") else ""
     line = f'exec "{sys.executable}" -m ldmref {command} {model} {closed}'
@@ -263,8 +331,13 @@ def usual(tiny_folder, tmp_path_factory):
 
 
 def outputs(model, folder, changes):
-    ran = subprocess.run([sys.executable, "-c", COMMANDS, model], capture_output=True, cwd=folder,
-                         env=environment(**changes), timeout=120)  # fmt: skip
+    ran = subprocess.run(
+        [sys.executable, "-c", COMMANDS, model],
+        capture_output=True,
+        cwd=folder,
+        env=environment(**changes),
+        timeout=120,
+    )
     assert ran.returncode == 0, ran.stderr
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
@@ -291,10 +364,19 @@ sys.exit(0 if codes == [0] * len(codes) else f"failed: {codes}")
 @covers(113, "no connection, whatever is drawn", COMMAND_LINE)
 def test_no_network(stage):
     common = f"-m {stage.model_folder} --steps 1 --seed 0"
-    argv = [f"txt2img cat {common} -o a.png", "info a.png", "samplers", "models",
-            f"img2img cat {common} -i a.png -o b.png --strength 1"]  # fmt: skip
-    ran = subprocess.run([sys.executable, "-c", CONNECTING, "x", *argv], capture_output=True,
-                         env=environment(), timeout=120)  # fmt: skip
+    argv = [
+        f"txt2img cat {common} -o a.png",
+        "info a.png",
+        "samplers",
+        "models",
+        f"img2img cat {common} -i a.png -o b.png --strength 1",
+    ]
+    ran = subprocess.run(
+        [sys.executable, "-c", CONNECTING, "x", *argv],
+        capture_output=True,
+        env=environment(),
+        timeout=120,
+    )
     assert ran.returncode == 0, ran.stderr
 
 

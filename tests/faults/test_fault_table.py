@@ -20,7 +20,7 @@ RUNS = [
 def test_answer(case, interface, stage):
     outcome = INTERFACES[interface](case, stage)
     if case.error is None:
-        assert outcome.code == "" and (outcome.pictures or case.argv)
+        assert outcome.code == "" and (outcome.images or case.argv)
         assert case.warns in (None, bool(outcome.warnings)), outcome.warnings
         return
     assert outcome.code, "accepted"

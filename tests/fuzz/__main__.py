@@ -65,7 +65,8 @@ def load(blind: bool) -> tuple[Any, Any]:
 def in_child(atheris: Any, targets: Any, name: str, limits: tuple[int, int], folder: Path) -> bool:
     """Fuzz one target in a process of its own; print its row and its failures."""
     folder.mkdir(parents=True, exist_ok=True)
-    log, start = folder.with_suffix(".log"), time.monotonic()
+    log = folder.with_suffix(".log")
+    start = time.monotonic()
     child = os.fork()
     if not child:
         with log.open("wb") as file:
@@ -75,10 +76,12 @@ def in_child(atheris: Any, targets: Any, name: str, limits: tuple[int, int], fol
         sys.stdout.flush()
         os._exit(0)
     status = os.waitpid(child, 0)[1]
-    seconds, text = round(time.monotonic() - start), log.read_text(errors="replace")
+    seconds = round(time.monotonic() - start)
+    text = log.read_text(errors="replace")
     counts = re.findall(r"number_of_executed_units:\s*(\d+)|^#(\d+)\s", text, re.MULTILINE)
     executions = max((int(a or b) for a, b in counts), default=0)
-    edges, failures = re.findall(r"\bcov: (\d+)", text), re.findall(r"(?m)^FAILURE .*", text)
+    edges = re.findall(r"\bcov: (\d+)", text)
+    failures = re.findall(r"(?m)^FAILURE .*", text)
     row = (
         name,
         executions,
@@ -101,7 +104,8 @@ def fuzz(atheris: Any, targets: Any, name: str, limits: tuple[int, int], folder:
     seconds, most = limits
     warnings.simplefilter("ignore")  # Pillow's, about odd metadata
     resource.setrlimit(resource.RLIMIT_AS, (ADDRESS_SPACE, ADDRESS_SPACE))
-    target, seen = targets.TARGETS[name], set()
+    target = targets.TARGETS[name]
+    seen = set()
     change = targets.mutator(target.mutate, target.words)
 
     def one_input(data: bytes) -> None:
@@ -119,7 +123,9 @@ def fuzz(atheris: Any, targets: Any, name: str, limits: tuple[int, int], folder:
     gc.freeze()
     if atheris is None:
         seeds += [path.read_bytes() for path in sorted(folder.glob("*"))]
-        start, executions, rng = time.monotonic(), 0, random.Random()
+        start = time.monotonic()
+        executions = 0
+        rng = random.Random()
         while time.monotonic() - start < seconds and not 0 < most <= executions:
             one_input(targets.fuzz_blindly(target, seeds, rng))
             executions += 1

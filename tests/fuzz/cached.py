@@ -47,18 +47,23 @@ def by_identity(function: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
     """(module, name, cached function)."""
-    by_value = [(autoencoder, "autoencoder_table"), (controlnet, "controlnet_table"),
-                (single_file, "compvis_table"), (lora, "lora_names"),
-                (autoencoder, "_spec")]  # fmt: skip
+    by_value = [
+        (autoencoder, "autoencoder_table"),
+        (controlnet, "controlnet_table"),
+        (single_file, "compvis_table"),
+        (lora, "lora_names"),
+        (autoencoder, "_spec"),
+    ]
     seen = by_identity(key_table.stored_shapes)
     return [
         *((module, name, lru_cache(LIMIT)(getattr(module, name))) for module, name in by_value),
         (autoencoder, "diffusers_table", by_identity(autoencoder.diffusers_table)),
         (single_file, "ema_table", by_identity(single_file.ema_table)),
-        (key_table, "stored_shapes", seen), (single_file, "stored_shapes", seen),
+        (key_table, "stored_shapes", seen),
+        (single_file, "stored_shapes", seen),
         (recipe_file, "find_model", embedded_model),
         (metadata, "entry_points", cache(metadata.entry_points)),
-    ]  # fmt: skip
+    ]
 
 
 FUNCTIONS = functions()

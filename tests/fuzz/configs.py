@@ -41,7 +41,8 @@ def folder(name: str) -> Callable[[bytes], Path]:
     Any other input is the first file of `name`, a path with the folder before it.
     """
     top, _, first = name.partition("/")
-    root, present = SCRATCH / top, set()
+    root = SCRATCH / top
+    present = set()
 
     def prepare(data: bytes) -> Path:
         try:
@@ -129,8 +130,13 @@ SCHEDULERS: tuple[dict[str, Any], ...] = (
     {"_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear",
      "final_sigmas_type": "sigma_min", "prediction_type": "v_prediction"},
 )  # fmt: skip
-BETAS = {"num_train_timesteps": 100, "beta_start": 0.00085, "beta_end": 0.012,
-         "beta_schedule": "scaled_linear", "trained_betas": None}  # fmt: skip
+BETAS = {
+    "num_train_timesteps": 100,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "trained_betas": None,
+}
 
 
 def _diffusers_seeds() -> list[bytes]:
@@ -139,31 +145,60 @@ def _diffusers_seeds() -> list[bytes]:
 
     seeds = []
     for scheduler in SCHEDULERS:
-        index = {"_class_name": "StableDiffusionPipeline", "unet": entry(UNET["_class_name"]),
-                 "vae": entry("AutoencoderKL"), "scheduler": entry(scheduler["_class_name"]),
-                 "text_encoder": entry("CLIPTextModel", "transformers")}  # fmt: skip
+        index = {
+            "_class_name": "StableDiffusionPipeline",
+            "unet": entry(UNET["_class_name"]),
+            "vae": entry("AutoencoderKL"),
+            "scheduler": entry(scheduler["_class_name"]),
+            "text_encoder": entry("CLIPTextModel", "transformers"),
+        }
         shards = {"weight_map": {"conv_in.weight": "diffusion_pytorch_model-1-of-1.safetensors"}}
         seeds.append(
-            {"model_index.json": index, "unet/config.json": UNET, "vae/config.json": VAE,
-             "text_encoder/config.json": TEXT, "scheduler/scheduler_config.json": BETAS | scheduler,
-             "unet/diffusion_pytorch_model.safetensors.index.json": shards}
-        )  # fmt: skip
-    bert = {"vocab_size": 100, "d_model": 32, "encoder_ffn_dim": 64, "encoder_layers": 2,
-            "encoder_attention_heads": 4, "head_dim": 8}  # fmt: skip
+            {
+                "model_index.json": index,
+                "unet/config.json": UNET,
+                "vae/config.json": VAE,
+                "text_encoder/config.json": TEXT,
+                "scheduler/scheduler_config.json": BETAS | scheduler,
+                "unet/diffusion_pytorch_model.safetensors.index.json": shards,
+            }
+        )
+    bert = {
+        "vocab_size": 100,
+        "d_model": 32,
+        "encoder_ffn_dim": 64,
+        "encoder_layers": 2,
+        "encoder_attention_heads": 4,
+        "head_dim": 8,
+    }
     seeds.append(
-        {"model_index.json": {"_class_name": "LDMTextToImagePipeline"}, "unet/config.json": UNET,
-         "vqvae/config.json": VAE, "bert/config.json": bert,
-         "scheduler/scheduler_config.json": BETAS | SCHEDULERS[1]}
-    )  # fmt: skip
-    unet = {"in_channels": 6, "out_channels": 3, "block_out_channels": [32, 64], "sample_size": 8,
-            "down_block_types": ["DownBlock2D", "AttnDownBlock2D"], "norm_num_groups": 16,
-            "up_block_types": ["AttnUpBlock2D", "UpBlock2D"], "attention_head_dim": 8}  # fmt: skip
+        {
+            "model_index.json": {"_class_name": "LDMTextToImagePipeline"},
+            "unet/config.json": UNET,
+            "vqvae/config.json": VAE,
+            "bert/config.json": bert,
+            "scheduler/scheduler_config.json": BETAS | SCHEDULERS[1],
+        }
+    )
+    unet = {
+        "in_channels": 6,
+        "out_channels": 3,
+        "block_out_channels": [32, 64],
+        "sample_size": 8,
+        "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+        "norm_num_groups": 16,
+        "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+        "attention_head_dim": 8,
+    }
     vq = VAE | {"_class_name": "VQModel", "latent_channels": 3, "num_vq_embeddings": 16}
     seeds.append(
-        {"model_index.json": {"_class_name": "LDMSuperResolutionPipeline"},
-         "unet/config.json": unet, "vqvae/config.json": vq,
-         "scheduler/scheduler_config.json": BETAS | SCHEDULERS[1]}
-    )  # fmt: skip
+        {
+            "model_index.json": {"_class_name": "LDMSuperResolutionPipeline"},
+            "unet/config.json": unet,
+            "vqvae/config.json": vq,
+            "scheduler/scheduler_config.json": BETAS | SCHEDULERS[1],
+        }
+    )
     return [dump(seed) for seed in seeds]
 
 
@@ -189,10 +224,16 @@ def run_controlnet(path: Path) -> None:
 
 
 def _vae_seeds() -> list[bytes]:
-    tiny = {"_class_name": "AutoencoderTiny", "act_fn": "relu", "latent_channels": 4,
-            "encoder_block_out_channels": [64, 64], "num_encoder_blocks": [1, 3],
-            "decoder_block_out_channels": [64, 64], "num_decoder_blocks": [3, 1],
-            "upsampling_scaling_factor": 2}  # fmt: skip
+    tiny = {
+        "_class_name": "AutoencoderTiny",
+        "act_fn": "relu",
+        "latent_channels": 4,
+        "encoder_block_out_channels": [64, 64],
+        "num_encoder_blocks": [1, 3],
+        "decoder_block_out_channels": [64, 64],
+        "num_decoder_blocks": [3, 1],
+        "upsampling_scaling_factor": 2,
+    }
     vq = VAE | {"_class_name": "VQModel", "latent_channels": 3, "num_vq_embeddings": 16}
     return [dump({"config.json": config}) for config in (VAE, tiny, vq)]
 
@@ -209,34 +250,57 @@ def run_vae(path: Path) -> None:
 
 def _request_seeds() -> list[bytes]:
     common = {"prompt": "red heart", "steps": 3, "seed": 1}
-    more = {"negative_prompt": "x", "cfg_scale": 2.0, "clip_skip": 0, "long_prompts": "chunk",
-            "prompt_weights": "a1111", "schedule": "karras", "batch_size": 2, "tile": 64,
-            "eta": 0.5, "sampler": "euler_a", "rng": "torch", "count": 2, "width": 16, "height": 16,
-            "latents": [[[[0.0] * 8] * 8] * 4] * 2}  # fmt: skip
-    extras = {"img2img": {"image": 1, "strength": 0.5, "resize": "fill"},
-              "inpaint": {"image": 1, "mask": 1, "fill": "noise", "only_masked": True, "padding": 3,
-                          "resample": [2, 2], "mask_invert": True, "mask_blur": 2},
-              "interpolate": {"prompt_b": "cat", "positions": [0.0, 0.5], "path": "slerp"},
-              "invert": {"image": 1, "iterations": 2}}  # fmt: skip
+    more = {
+        "negative_prompt": "x",
+        "cfg_scale": 2.0,
+        "clip_skip": 0,
+        "long_prompts": "chunk",
+        "prompt_weights": "a1111",
+        "schedule": "karras",
+        "batch_size": 2,
+        "tile": 64,
+        "eta": 0.5,
+        "sampler": "euler_a",
+        "rng": "torch",
+        "count": 2,
+        "width": 16,
+        "height": 16,
+        "latents": [[[[0.0] * 8] * 8] * 4] * 2,
+    }
+    extras = {
+        "img2img": {"image": 1, "strength": 0.5, "resize": "fill"},
+        "inpaint": {
+            "image": 1,
+            "mask": 1,
+            "fill": "noise",
+            "only_masked": True,
+            "padding": 3,
+            "resample": [2, 2],
+            "mask_invert": True,
+            "mask_blur": 2,
+        },
+        "interpolate": {"prompt_b": "cat", "positions": [0.0, 0.5], "path": "slerp"},
+        "invert": {"image": 1, "iterations": 2},
+    }
     seeds = [{"mode": "txt2img"} | common, {"mode": "txt2img"} | common | more]
     seeds += [{"mode": mode} | common | extra for mode, extra in extras.items()]
     del seeds[-1]["seed"]  # invert has none
     return [dump(seed) for seed in seeds]
 
 
-PICTURE = Image.new("RGB", (16, 16), "red")
+IMAGE = Image.new("RGB", (16, 16), "red")
 
 
 def as_request(data: bytes) -> dict[str, Any]:
-    """A JSON object, with a picture where one belongs."""
+    """A JSON object, with an image where one belongs."""
     try:
         content = json.loads(data)
     except (ValueError, RecursionError):
         content = None
     request = content if isinstance(content, dict) else {"mode": "txt2img", "prompt": content}
-    pictures = {name: PICTURE for name in ("image", "mask", "segmentation") if name in request}
+    images = {name: IMAGE for name in ("image", "mask", "segmentation") if name in request}
     request.pop("control", None)  # no JSON
-    return request | pictures | {"mode": str(request.get("mode"))}
+    return request | images | {"mode": str(request.get("mode"))}
 
 
 @constants_cached
@@ -246,13 +310,13 @@ def run_request(request: dict[str, Any]) -> None:
     plan = modes.plan(mode, TINY, **request)
     params = json.loads(json.dumps(plan.params))
     again = {name: value for name, value in params.items() if name in MODES[mode].parameters}
-    pictures = {
+    images = {
         name: request[name]
         for name in ("image", "mask", "segmentation", "latents")
         if name in request
     }
     if mode in ("txt2img", "img2img", "inpaint"):
-        again |= pictures
+        again |= images
         assert json.loads(json.dumps(modes.plan(mode, TINY, **again).params)) == params
 
 
@@ -273,32 +337,59 @@ def _tokenizer_seeds() -> list[bytes]:
     ]
     vocab = {token: id for id, token in enumerate([*letters, START, END])}
     merges = ["a b", f"ab c{WORD_END}"]
-    model = {"type": "BPE", "vocab": vocab, "merges": merges, "unk_token": END,
-             "end_of_word_suffix": WORD_END}  # fmt: skip
-    added = [{"id": len(vocab), "content": "<x>", "single_word": False, "lstrip": False,
-              "rstrip": False, "normalized": True, "special": False}]  # fmt: skip
+    model = {
+        "type": "BPE",
+        "vocab": vocab,
+        "merges": merges,
+        "unk_token": END,
+        "end_of_word_suffix": WORD_END,
+    }
+    added = [
+        {
+            "id": len(vocab),
+            "content": "<x>",
+            "single_word": False,
+            "lstrip": False,
+            "rstrip": False,
+            "normalized": True,
+            "special": False,
+        }
+    ]
     special = {"pad_token": {"content": "!"}}
     words = json.loads(word_tokenizer(["red heart", "blue cat"], 20).to_str())
-    wordpiece = {"model": {"type": "WordPiece", "vocab": {t: i for i, t in enumerate(
-        ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##b", "red"])}}}  # fmt: skip
+    wordpiece = {
+        "model": {
+            "type": "WordPiece",
+            "vocab": {
+                t: i for i, t in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "a", "##b", "red"])
+            },
+        }
+    }
     merge_text = "\n".join(["#version: 0.2", *merges, ""])
     files: list[dict[str, Any]] = [
         {"tokenizer.json": {"model": model, "added_tokens": added, "padding": {"pad_token": "!"}}},
         {"vocab.json": vocab, "merges.txt": merge_text, "special_tokens_map.json": special},
-        {"vocab.json": vocab, "merges.txt": merge_text, "added_tokens.json": {"<x>": len(vocab)},
-         "tokenizer_config.json": {"pad_token": "!"}},
-        {"tokenizer.json": words}, {"tokenizer.json": wordpiece},
+        {
+            "vocab.json": vocab,
+            "merges.txt": merge_text,
+            "added_tokens.json": {"<x>": len(vocab)},
+            "tokenizer_config.json": {"pad_token": "!"},
+        },
+        {"tokenizer.json": words},
+        {"tokenizer.json": wordpiece},
         {"vocab.txt": "[PAD]\n[UNK]\n[CLS]\n[SEP]\nred\n##s\n"},
-    ]  # fmt: skip
+    ]
     return [dump(seed) for seed in files]
 
 
 def run_tokenizer_files(path: Path) -> None:
     """Every reader of tokenizers, on the same folder; what is accepted tokenizes."""
     for read, source in (
-        (load_tokenizer, path), (load_tokenizer, path / "tokenizer.json"),
-        (wordpiece_tokenizer, path), (load_tokenizer, path / "merges.txt"),
-    ):  # fmt: skip
+        (load_tokenizer, path),
+        (load_tokenizer, path / "tokenizer.json"),
+        (wordpiece_tokenizer, path),
+        (load_tokenizer, path / "merges.txt"),
+    ):
         try:
             tokenize(read(source, 8), "abc red hearts é!")
         except LdmrefError as error:

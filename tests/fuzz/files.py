@@ -1,4 +1,4 @@
-"""Targets that are files: safetensors, pickled checkpoints, noise, pictures and their metadata."""
+"""Targets that are files: safetensors, pickled checkpoints, noise, images and their metadata."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from PIL import Image
 
 from ldmref.cli.replay import read_record
 from ldmref.errors import LdmrefError
-from ldmref.io.pictures import images
-from ldmref.io.pictures.infotext import parse_infotext
-from ldmref.io.pictures.metadata import read_parameters, save_image
+from ldmref.io.images import pil
+from ldmref.io.images.infotext import parse_infotext
+from ldmref.io.images.metadata import read_parameters, save_image
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import read_checkpoint
 from ldmref.io.tensors.unpickler import NAMES, STORAGES, load_pickle_bytes
@@ -31,7 +31,7 @@ from .guard import Target, file
 from .mutate import mutate_png, mutate_safetensors
 
 # the limit itself, without its minutes and gigabytes
-few_pixels = mock.patch.object(images, "MAX_PIXELS", 250_000)
+few_pixels = mock.patch.object(pil, "MAX_PIXELS", 250_000)
 
 
 # -- safetensors ----------------------------------------------------------------------------------
@@ -48,7 +48,8 @@ def _safetensors_seeds() -> list[bytes]:
         size = math.prod(shape) * (1 if kind == "U8" else DTYPES[kind].itemsize)
         return {"dtype": kind, "shape": shape, "data_offsets": [begin, begin + size]}
 
-    every, begin = {}, 0
+    every = {}
+    begin = 0
     for kind in DTYPES:
         every[kind] = tensor(kind, [2], begin)
         begin = every[kind]["data_offsets"][1]
@@ -123,9 +124,10 @@ def _pickled(name: str = "F32") -> bytes:
         b"(X\x07\0\0\0storageq\1ctorch\n" + kind + b"\nq\2X\1\0\0\x000q\3X\3\0\0\0cpuq\4K\x10tQ"
     )
     tensor = (
-        b"ctorch._utils\n_rebuild_tensor_v2\n(" + storage
+        b"ctorch._utils\n_rebuild_tensor_v2\n("
+        + storage
         + b"K\1K\2K\3\x86K\3K\1\x86\x89ccollections\nOrderedDict\n)RtR"
-    )  # fmt: skip
+    )
     parameter = (
         b"ctorch._utils\n_rebuild_parameter\n(" + tensor + b"\x88ccollections\nOrderedDict\n)RtR"
     )
@@ -199,13 +201,17 @@ PICKLE_WORDS = (
 )  # fmt: skip
 
 
-# -- arrays and pictures --------------------------------------------------------------------------
+# -- arrays and images --------------------------------------------------------------------------
 
 
 def _noise_seeds() -> list[bytes]:
     seeds = []
-    for array in (np.zeros((1, 2, 2, 2), np.float32), np.float64(1.5), np.array(["a"]),
-                  np.zeros(3, [("a", "f4")])):  # fmt: skip
+    for array in (
+        np.zeros((1, 2, 2, 2), np.float32),
+        np.float64(1.5),
+        np.array(["a"]),
+        np.zeros(3, [("a", "f4")]),
+    ):
         buffer = io.BytesIO()
         np.save(buffer, array)
         seeds.append(buffer.getvalue())
@@ -220,11 +226,16 @@ def run_noise(path: Path) -> None:
     assert array.dtype == np.float32 and np.isfinite(array).all()
 
 
-def pictures(kind: str, **options: Any) -> list[bytes]:
-    """Small pictures of every mode that a format has."""
+def images(kind: str, **options: Any) -> list[bytes]:
+    """Small images of every mode that a format has."""
     seeds = []
-    modes = {"PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"), "JPEG": ("L", "RGB", "CMYK"),
-             "WEBP": ("RGB", "RGBA"), "GIF": ("P",), "TIFF": ("F",)}  # fmt: skip
+    modes = {
+        "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+        "JPEG": ("L", "RGB", "CMYK"),
+        "WEBP": ("RGB", "RGBA"),
+        "GIF": ("P",),
+        "TIFF": ("F",),
+    }
     for mode in modes[kind]:
         buffer = io.BytesIO()
         Image.new(mode, (5, 4)).save(buffer, kind, **options)
@@ -232,34 +243,36 @@ def pictures(kind: str, **options: Any) -> list[bytes]:
     return seeds
 
 
-def _picture_seeds() -> list[bytes]:
+def _image_seeds() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112] = 6
-    seeds = [seed for kind in ("PNG", "JPEG", "WEBP") for seed in pictures(kind, exif=exif)]
-    buffer, frames = io.BytesIO(), [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
+    seeds = [seed for kind in ("PNG", "JPEG", "WEBP") for seed in images(kind, exif=exif)]
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
     frames[0].save(buffer, "WEBP", save_all=True, append_images=frames[1:])
-    return [*seeds, *pictures("GIF"), *pictures("TIFF"), buffer.getvalue()]
+    return [*seeds, *images("GIF"), *images("TIFF"), buffer.getvalue()]
 
 
 def _png_seeds() -> list[bytes]:
     exif = Image.Exif()
     exif[0x0112] = 8
-    buffer, frames = io.BytesIO(), [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
+    buffer = io.BytesIO()
+    frames = [Image.new("RGB", (4, 4), c) for c in ("red", "blue")]
     frames[0].save(buffer, "PNG", save_all=True, append_images=frames[1:])
-    return [*pictures("PNG", exif=exif), buffer.getvalue()]
+    return [*images("PNG", exif=exif), buffer.getvalue()]
 
 
 @few_pixels
-def run_picture(path: Path) -> None:
-    """A picture is RGB, a mask grey, and a picture written and read again is the same."""
-    image = images.read_image(path)
+def run_image(path: Path) -> None:
+    """An image is RGB, a mask grey, and an image written and read again is the same."""
+    image = pil.read_image(path)
     assert image.mode == "RGB" and image.width * image.height <= images.MAX_PIXELS
-    mask = images.read_mask(path)
+    mask = pil.read_mask(path)
     assert mask.mode == "L" and mask.size == image.size
     buffer = io.BytesIO()
     save_image(buffer, image, "PNG", None)
     buffer.seek(0)
-    assert images.read_image(buffer).tobytes() == image.tobytes()
+    assert pil.read_image(buffer).tobytes() == image.tobytes()
 
 
 PARAMS: dict[str, Any] = {
@@ -305,7 +318,7 @@ TARGETS = {
     "noise": Target(
         run_noise, _noise_seeds, file("noise.npy"), words=(b"(", b"'<f4'", b"'O'", b",")
     ),
-    "picture": Target(run_picture, _picture_seeds, file("picture")),
-    "png": Target(run_picture, _png_seeds, file("picture.png"), mutate_png),
+    "image": Target(run_image, _image_seeds, file("image")),
+    "png": Target(run_image, _png_seeds, file("image.png"), mutate_png),
     "metadata": Target(run_metadata, _metadata_seeds, file("recorded.png"), mutate_png),
 }  # fmt: skip

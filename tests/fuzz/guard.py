@@ -152,7 +152,8 @@ def check(target: Target, data: bytes) -> None:
         if any(character in text for character in "\n\r\0\x1b"):
             raise Broken(f"not one line: {text!r:.300}") from error
     peak_after, end = _used()
-    seconds, megabytes = end - start, (peak_after - peak) / 1024
+    seconds = end - start
+    megabytes = (peak_after - peak) / 1024
     if seconds > SECONDS or megabytes > MEGABYTES + 16 * len(data) / 2**20:
         raise Broken(f"{len(data)} bytes took {seconds:.1f} s and {megabytes:.0f} MB")
 

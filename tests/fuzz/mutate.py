@@ -31,7 +31,8 @@ def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ())
     data = bytearray(data)
     number = rng.random  # randrange and choice take several times as long
     for _ in range(FEW[int(5 * number())]):
-        i, n = int((len(data) + 1) * number()), SIZES[int(7 * number())]
+        i = int((len(data) + 1) * number())
+        n = SIZES[int(7 * number())]
         kind = int(7 * number())
         if kind == 0 and data:
             data[min(i, len(data) - 1)] ^= 1 << int(8 * number())
@@ -54,7 +55,8 @@ def mutate_bytes(data: bytes, rng: random.Random, words: tuple[bytes, ...] = ())
 def mutate_value(value: Any, rng: random.Random) -> Any:
     """One change somewhere in a JSON document."""
     if isinstance(value, dict) and value and rng.random() < 0.85:
-        key, changed = rng.choice(list(value)), dict(value)
+        key = rng.choice(list(value))
+        changed = dict(value)
         kind = rng.randrange(12)
         if kind == 0:
             del changed[key]
@@ -66,7 +68,8 @@ def mutate_value(value: Any, rng: random.Random) -> Any:
             changed[key] = mutate_value(value[key], rng)
         return changed
     if isinstance(value, list) and value and rng.random() < 0.85:
-        i, changed = rng.randrange(len(value)), list(value)
+        i = rng.randrange(len(value))
+        changed = list(value)
         kind = rng.randrange(10)
         if kind == 0:
             del changed[i]
@@ -137,7 +140,8 @@ def _inline(value: Any) -> str:
 def mutate_safetensors(data: bytes, rng: random.Random) -> bytes:
     """Change the header and keep its length right, or change the bytes."""
     length = int.from_bytes(data[:8], "little")
-    header, body = data[8 : 8 + length], data[8 + length :]
+    header = data[8 : 8 + length]
+    body = data[8 + length :]
     if rng.random() < 0.1 or len(header) < length:
         return mutate_bytes(data, rng)
     if rng.random() < 0.1:
@@ -162,8 +166,21 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
     elif change == 1:
         chunks.insert(rng.randint(0, len(chunks)), chunks[i])
     elif change == 2:
-        kinds = (b"tEXt", b"iTXt", b"zTXt", b"eXIf", b"acTL", b"fcTL", b"fdAT", b"iCCP", b"tRNS",
-                 b"gAMA", b"pHYs", b"PLTE", b"IDAT")  # fmt: skip
+        kinds = (
+            b"tEXt",
+            b"iTXt",
+            b"zTXt",
+            b"eXIf",
+            b"acTL",
+            b"fcTL",
+            b"fdAT",
+            b"iCCP",
+            b"tRNS",
+            b"gAMA",
+            b"pHYs",
+            b"PLTE",
+            b"IDAT",
+        )
         chunks[i] = rng.choice(kinds), content
     elif kind == b"IDAT" and change < 6:
         try:
@@ -178,7 +195,8 @@ def mutate_png(data: bytes, rng: random.Random) -> bytes:
 
 def png_chunks(data: bytes) -> list[tuple[bytes, bytes]]:
     """(type, content) of every complete chunk."""
-    chunks, at = [], 8
+    chunks = []
+    at = 8
     while data[:4] == b"\x89PNG" and at + 8 <= len(data):
         length = int.from_bytes(data[at : at + 4], "big")
         chunks.append((data[at + 4 : at + 8], data[at + 8 : at + 8 + length]))

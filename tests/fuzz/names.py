@@ -42,11 +42,16 @@ from .mutate import dump, mutate_json
 MICRO = replace(
     TINY,
     name="micro",
-    unet=replace(TINY.unet, block_out_channels=(16,), attention_levels=(True,), num_heads=(2,),
-                 transformer_layers_per_block=(1,)),
+    unet=replace(
+        TINY.unet,
+        block_out_channels=(16,),
+        attention_levels=(True,),
+        num_heads=(2,),
+        transformer_layers_per_block=(1,),
+    ),
     vae=replace(TINY.vae, block_out_channels=(8,)),
     text_encoder=replace(TINY.text_encoder, num_hidden_layers=1),
-)  # fmt: skip
+)
 MICRO_V = replace(MICRO, name="micro-v", scheduler=replace(MICRO.scheduler, prediction_type="v"))
 few_stages = mock.patch.object(
     autoencoder, "FIRST_STAGES", {"vq": replace(MICRO.vae, codebook_size=16), "tiny": TINY.vae}
@@ -99,7 +104,8 @@ def tensor_file(name: str) -> Callable[[bytes], Path]:
 
 
 def _header(tensors: Any) -> tuple[dict[str, Any], int]:
-    header, end = {}, 0
+    header = {}
+    end = 0
     for name, value in tensors.items() if isinstance(tensors, dict) else ():
         kind, shape = (
             value
@@ -130,11 +136,13 @@ def _model_seeds() -> list[bytes]:
     ema = {"model_ema." + n.removeprefix("model.").replace(".", ""): s for n, s in shapes.items()}
     return [
         _seed(shapes, metadata={"modelspec.prediction_type": "v"}, fill=1),
-        _seed(shapes), _seed({f"state_dict.{name}": s for name, s in few.items()}),
+        _seed(shapes),
+        _seed({f"state_dict.{name}": s for name, s in few.items()}),
         _seed(shapes | counters | ema),
         _seed(few | counters | dict(list(ema.items())[:2])),
-        _seed(few | {"scale_factor": [], "v_pred": []}, fill=63), _seed({}),
-    ]  # fmt: skip
+        _seed(few | {"scale_factor": [], "v_pred": []}, fill=63),
+        _seed({}),
+    ]
 
 
 @families
@@ -160,7 +168,8 @@ def _tiny_tensors() -> dict[str, np.ndarray]:
 
 
 def _lora_seeds() -> list[bytes]:
-    shapes, seeds = flatten(model_spec(MICRO)), []
+    shapes = flatten(model_spec(MICRO))
+    seeds = []
     targets: dict[str, list[tuple[str, str]]] = {}
     for name, (tensor, role) in lora_names(MICRO).items():
         targets.setdefault(tensor, []).append((name, role))
@@ -180,8 +189,12 @@ def _lora_seeds() -> list[bytes]:
                         "alpha": [],
                     }[role]
             seeds.append(_seed(dict(list(tensors.items())[: len(ends)]), fill=1))
-    recorded = {"lora_alpha": 2, "use_rslora": True, "use_dora": False,
-                "alpha_pattern": {"to_q": 1.5}}  # fmt: skip
+    recorded = {
+        "lora_alpha": 2,
+        "use_rslora": True,
+        "use_dora": False,
+        "alpha_pattern": {"to_q": 1.5},
+    }
     for values in (recorded, {f"unet.{name}": value for name, value in recorded.items()}):
         seeds.append(dump(json.loads(seeds[1]) | {"metadata": {"lora_adapter_metadata": values}}))
     return [*seeds, _seed({}, beside={"lora_alpha": 4, "peft_type": "LORA"})]
@@ -238,9 +251,11 @@ def run_autoencoder(path: Path) -> None:
 
 def _embedding_seeds() -> list[bytes]:
     return [
-        _seed({"<cat>": [4]}, fill=1), _seed({"emb_params": [2, 4]}, fill=1),
-        _seed({"clip_l": [1, 768], "clip_g": [1, 1280]}), _seed({"a": [1], "b": [1]}),
-    ]  # fmt: skip
+        _seed({"<cat>": [4]}, fill=1),
+        _seed({"emb_params": [2, 4]}, fill=1),
+        _seed({"clip_l": [1, 768], "clip_g": [1, 1280]}),
+        _seed({"a": [1], "b": [1]}),
+    ]
 
 
 def run_embedding(path: Path) -> None:

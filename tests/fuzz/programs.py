@@ -14,8 +14,8 @@ from typing import Any
 from unittest import mock
 
 from ldmref.cli import replay
-from ldmref.cli.file_info import model_info, picture_info
-from ldmref.cli.pictures import differences, other_inputs
+from ldmref.cli.file_info import image_info, model_info
+from ldmref.cli.images import differences, other_inputs
 from ldmref.cli.settings import with_settings
 from ldmref.cli.tasks import plan_task
 from ldmref.config import settings
@@ -36,7 +36,7 @@ from .names import families, tensor_file
 from .texts import TINY
 
 RECIPE = b"""[data]
-source = "pictures"
+source = "images"
 size = 64
 [model]
 preset = "tiny"
@@ -45,8 +45,22 @@ norm_num_groups = 4
 [diffusion.optimizer]
 learning_rate = 1e-3
 """
-WORDS = (b"[data]", b"[model.unet]", b"[diffusion]", b"size = ", b"steps = ", b"nan", b"inf",
-         b"{", b"[", b"]", b'"', b"1e999", b"-1", b"preset = ")  # fmt: skip
+WORDS = (
+    b"[data]",
+    b"[model.unet]",
+    b"[diffusion]",
+    b"size = ",
+    b"steps = ",
+    b"nan",
+    b"inf",
+    b"{",
+    b"[",
+    b"]",
+    b'"',
+    b"1e999",
+    b"-1",
+    b"preset = ",
+)
 
 CONTROL = re.compile(r"[\x00-\x09\x0b-\x1f\x7f]")
 
@@ -81,14 +95,19 @@ def run_state(path: Path) -> None:
 def _captions_seeds() -> list[bytes]:
     row = {"file_name": "a.png", "text": "red heart"}
     table = 'file_name,text\na.png,red heart\na.png,"a, b"\n'
-    return [dump({"a.png": "", "b.png": ""} | captions) for captions in (
-        {"metadata.jsonl": row}, {"metadata.jsonl": json.dumps(row) + "\n\n" + json.dumps(row)},
-        {"metadata.csv": table}, {"a.txt": "red heart\nblue cat", "b.txt": ""},
-    )]  # fmt: skip
+    return [
+        dump({"a.png": "", "b.png": ""} | captions)
+        for captions in (
+            {"metadata.jsonl": row},
+            {"metadata.jsonl": json.dumps(row) + "\n\n" + json.dumps(row)},
+            {"metadata.csv": table},
+            {"a.txt": "red heart\nblue cat", "b.txt": ""},
+        )
+    ]
 
 
 def run_captions(path: Path) -> None:
-    """Every picture has captions, which are text."""
+    """Every image has captions, which are text."""
     captions, warnings = captioned_files(path)
     assert captions and all(captions.values())
     for caption in [*(text for texts in captions.values() for text in texts), *warnings]:
@@ -133,7 +152,7 @@ def _planned(mode: str, flags: dict[str, Any], recorded: dict[str, Any]) -> None
 @constants_cached
 @mock.patch.object(replay, "draw", _planned)
 def run_record(record: Any) -> None:
-    """The record of a picture, whatever JSON it is, is planned again or refused."""
+    """The record of an image, whatever JSON it is, is planned again or refused."""
     mode = record.get("mode") if isinstance(record, dict) else None
     needed = NEEDED.get(mode, ()) if isinstance(mode, str) else ()
     with mock.patch.object(replay, "read_parameters", lambda _: {"ldmref": record}):
@@ -160,9 +179,9 @@ def run_model_info(path: Path) -> None:
     _printed(model_info, path)
 
 
-def run_picture_info(path: Path) -> None:
-    """What a picture records is shown."""
-    _printed(picture_info, str(path))
+def run_image_info(path: Path) -> None:
+    """What an image records is shown."""
+    _printed(image_info, str(path))
 
 
 TARGETS = {
@@ -177,7 +196,7 @@ TARGETS = {
     "model-info": Target(
         run_model_info, NAMES["single-file"].seeds, tensor_file("info.safetensors"), mutate_json
     ),
-    "picture-info": Target(
-        run_picture_info, FILES["metadata"].seeds, file("info.png"), mutate_png
+    "image-info": Target(
+        run_image_info, FILES["metadata"].seeds, file("info.png"), mutate_png
     ),
 }  # fmt: skip

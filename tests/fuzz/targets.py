@@ -15,7 +15,8 @@ TARGETS: dict[str, Target] = (
 
 def fuzz_blindly(target: Target, seeds: list[bytes], rng: random.Random) -> bytes:
     """An input that is some changes away from a seed."""
-    change, data = mutator(target.mutate, target.words), rng.choice(seeds)
+    change = mutator(target.mutate, target.words)
+    data = rng.choice(seeds)
     for _ in range(rng.choice((1, 1, 1, 2, 3))):
         data = change(data, rng)
     return data
@@ -31,7 +32,8 @@ def failure(target: Target, data: bytes) -> tuple[str, str] | None:
     except BaseException as error:  # Rust's panics are no Exception
         if isinstance(error, KeyboardInterrupt | SystemExit):
             raise
-        trace, place = error.__traceback__, ""
+        trace = error.__traceback__
+        place = ""
         while trace is not None:
             file = trace.tb_frame.f_code.co_filename
             if "/ldmref/" in file or "/tests/fuzz/" in file:
@@ -43,13 +45,16 @@ def failure(target: Target, data: bytes) -> tuple[str, str] | None:
 
 def minimised(target: Target, data: bytes, tries: int = 2000) -> bytes:
     """A shorter input with the same failure, by deletion of blocks."""
-    wanted, size = failure(target, data), max(1, len(data) // 2)
+    wanted = failure(target, data)
+    size = max(1, len(data) // 2)
     if wanted is None:
         return data
     while tries > 0:
-        at, shorter = 0, data
+        at = 0
+        shorter = data
         while at < len(shorter) and tries > 0:
-            candidate, tries = shorter[:at] + shorter[at + size :], tries - 1
+            candidate = shorter[:at] + shorter[at + size :]
+            tries = tries - 1
             found = failure(target, candidate)
             if found is not None and found[0] == wanted[0]:
                 shorter = candidate
@@ -57,5 +62,6 @@ def minimised(target: Target, data: bytes, tries: int = 2000) -> bytes:
                 at += size
         if size == 1 and shorter == data:
             break
-        data, size = shorter, max(1, size // 2)
+        data = shorter
+        size = max(1, size // 2)
     return data

@@ -62,12 +62,16 @@ def test_corpus_belongs_to_targets_and_is_small():
 @pytest.mark.parametrize(
     "code",
     [
-        "open('/dev/null', 'w')", "open('/etc/passwd')", "__import__('os').remove('/nowhere')",
-        "__import__('os').system('true')", "__import__('socket').socket()",
+        "open('/dev/null', 'w')",
+        "open('/etc/passwd')",
+        "__import__('os').remove('/nowhere')",
+        "__import__('os').system('true')",
+        "__import__('socket').socket()",
         "open('SCRATCH/../../etc/passwd')",
-        "__import__('pickle').loads(b'cos\\nsystem\\n.')", "__import__('subprocess').Popen('true')",
+        "__import__('pickle').loads(b'cos\\nsystem\\n.')",
+        "__import__('subprocess').Popen('true')",
     ],
-)  # fmt: skip
+)
 def test_touching_anything_is_noticed(code):
     for module in ("socket", "pickle", "subprocess"):
         __import__(module)

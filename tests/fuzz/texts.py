@@ -19,7 +19,7 @@ from ldmref import modes
 from ldmref.config import TABLES, settings
 from ldmref.errors import LdmrefError, UsageError, one_line
 from ldmref.io import hub
-from ldmref.io.pictures.infotext import infotext, parse_infotext, replay_parameters
+from ldmref.io.images.infotext import infotext, parse_infotext, replay_parameters
 from ldmref.models.memory import bytes_of
 from ldmref.models.presets import preset
 from ldmref.modes import notation
@@ -68,7 +68,8 @@ def a1111_weights(prompt: str) -> list[tuple[str, float]]:
             span[1] *= factor
 
     for match in _A1111.finditer(prompt):
-        lexeme, weight = match[0], match[1]
+        lexeme = match[0]
+        weight = match[1]
         if lexeme.startswith("\\"):
             spans.append([lexeme[1:], 1.0])
         elif lexeme in opened:
@@ -153,7 +154,8 @@ def _changed(character: str) -> bool:
 
 
 def _same_chunks(tokenizer: PromptTokenizer, prompt: str, want: list[int]) -> None:
-    got, size = tokenize(tokenizer, prompt), tokenizer.length - 2
+    got = tokenize(tokenizer, prompt)
+    size = tokenizer.length - 2
     if not prompt.isascii() and any(map(_changed, prompt)):
         return  # libraries have tables of different years
     rows = [want[i : i + size] for i in range(0, len(want), size)] or [[]]
@@ -176,7 +178,8 @@ _BYTE_LETTER |= dict(
 
 def clip_ids(prompt: str) -> list[int]:
     """Byte-pair encoding as openai/CLIP's simple_tokenizer.py has it."""
-    vocabulary, ids = small_vocabulary().vocab, []
+    vocabulary = small_vocabulary().vocab
+    ids = []
     prompt = regex.sub(r"\s+", " ", unicodedata.normalize("NFC", prompt))
     for word in _SPLIT.findall("".join(c.lower() for c in prompt)):
         letters = [_BYTE_LETTER[byte] for byte in word.encode()]
@@ -186,7 +189,8 @@ def clip_ids(prompt: str) -> list[int]:
             best = min(pairs, key=lambda pair: _RANKS.get(pair, len(_RANKS)))
             if best not in _RANKS:
                 break
-            merged, i = [], 0
+            merged = []
+            i = 0
             while i < len(letters):
                 together = tuple(letters[i : i + 2]) == best
                 merged.append("".join(best) if together else letters[i])
@@ -246,13 +250,13 @@ INFOTEXT = (
 
 @constants_cached
 def run_replay(data: str) -> None:
-    """Plan what a text says about its picture, if it does."""
+    """Plan what a text says about its image, if it does."""
     params, notes = replay_parameters(data) or ({}, [])
     assert all(note == one_line(note) for note in notes)
     if params:
         del params["model"]
-        picture = Image.new("RGB", (16, 16))
-        given = {"img2img": {"image": picture}, "inpaint": {"image": picture, "mask": picture}}
+        image = Image.new("RGB", (16, 16))
+        given = {"img2img": {"image": image}, "inpaint": {"image": image, "mask": image}}
         mode = params.pop("mode")
         modes.plan(mode, TINY, **params | given.get(mode, {}))
 
@@ -282,8 +286,14 @@ ARGUMENTS = (
 
 def run_arguments(data: str) -> None:
     """Every notation of the command line, on the same text."""
-    parsers = (notation.parse_seeds, notation.parse_jumps, notation.parse_positions, parse_control,
-               hub.parse, bytes_of)  # fmt: skip
+    parsers = (
+        notation.parse_seeds,
+        notation.parse_jumps,
+        notation.parse_positions,
+        parse_control,
+        hub.parse,
+        bytes_of,
+    )
     for parse in parsers:
         try:
             value = parse(data)

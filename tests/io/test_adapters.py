@@ -97,9 +97,14 @@ def test_a_tiny_autoencoder_has_the_channels_of_the_model(tmp_path):
         found = read_vae(path, dataclasses.replace(VAE, latent_channels=channels))
         assert found.config == TinyConfig(latent_channels=channels) and same(found, flat)
     assert code_of(read_vae, path, VAE) == "E-KEYS"
-    fields = {"latent_channels": 16, "in_channels": 1, "num_encoder_blocks": [1, 2],
-              "encoder_block_out_channels": [32, 32], "decoder_block_out_channels": [48],
-              "num_decoder_blocks": [3]}  # fmt: skip
+    fields = {
+        "latent_channels": 16,
+        "in_channels": 1,
+        "num_encoder_blocks": [1, 2],
+        "encoder_block_out_channels": [32, 32],
+        "decoder_block_out_channels": [48],
+        "num_decoder_blocks": [3],
+    }
     config = tiny_config(fields)
     assert config == TinyConfig(1, 3, 16, 32, 48, (1, 2), (3,)) and tiny_config({}) == TinyConfig()
     for half in ("encoder", "decoder"):
@@ -120,9 +125,14 @@ def test_another_autoencoder_takes_the_place_of_the_models(tmp_path):
 
 @pytest.mark.parametrize(
     ("change", "fits"),
-    [({}, True), ({"latent_channels": 3}, False), ({"block_out_channels": (8, 8, 16)}, False),
-     ({"block_out_channels": (8,)}, False), ({"layers_per_block": 3}, True)],
-)  # fmt: skip
+    [
+        ({}, True),
+        ({"latent_channels": 3}, False),
+        ({"block_out_channels": (8, 8, 16)}, False),
+        ({"block_out_channels": (8,)}, False),
+        ({"layers_per_block": 3}, True),
+    ],
+)
 def test_latents_of_another_shape_are_refused(change, fits):
     vae = Autoencoder("kl", dataclasses.replace(VAE, **change), {}, "")
     if fits:
@@ -165,11 +175,13 @@ def test_a_controlnet_of_diffusers(tmp_path):
         (tensors[n] == NET_FLAT[n]).all() for n in tensors
     )
     assert found.sha256() == TensorFile(weights).sha256()
-    for change, code in (({"_class_name": "UNet2DConditionModel"}, "E-CONTROL"),
-                         ({"controlnet_conditioning_channel_order": "bgr"}, "E-CONFIG"),
-                         ({"global_pool_conditions": True}, "E-CONFIG"),
-                         ({"conditioning_embedding_out_channels": 4}, "E-CONFIG"),
-                         ({"conditioning_channels": 1}, "E-KEYS")):  # fmt: skip
+    for change, code in (
+        ({"_class_name": "UNet2DConditionModel"}, "E-CONTROL"),
+        ({"controlnet_conditioning_channel_order": "bgr"}, "E-CONFIG"),
+        ({"global_pool_conditions": True}, "E-CONFIG"),
+        ({"conditioning_embedding_out_channels": 4}, "E-CONFIG"),
+        ({"conditioning_channels": 1}, "E-KEYS"),
+    ):
         (folder / "config.json").write_text(json.dumps(NET_JSON | change))
         assert code_of(open_controlnet, folder) == code, change
 
@@ -207,11 +219,16 @@ def test_a_controlnet_in_compvis_names(tmp_path, prefix):
 
 @pytest.mark.parametrize(
     ("tensors", "want"),
-    [({"<toy>": (4,)}, [("<toy>", (1, 4), "")]), ({"<toy>": (3, 4)}, [("<toy>", (3, 4), "")]),
-     ({"emb_params": (2, 4)}, [("bad-hands", (2, 4), "")]),
-     ({"clip_g": (2, 6), "clip_l": (2, 4)},
-      [("bad-hands", (2, 4), "clip_l"), ("bad-hands", (2, 6), "clip_g")])],
-)  # fmt: skip
+    [
+        ({"<toy>": (4,)}, [("<toy>", (1, 4), "")]),
+        ({"<toy>": (3, 4)}, [("<toy>", (3, 4), "")]),
+        ({"emb_params": (2, 4)}, [("bad-hands", (2, 4), "")]),
+        (
+            {"clip_g": (2, 6), "clip_l": (2, 4)},
+            [("bad-hands", (2, 4), "clip_l"), ("bad-hands", (2, 6), "clip_g")],
+        ),
+    ],
+)
 def test_words_of_embeddings(tmp_path, tensors, want):
     values = {
         name: np.arange(np.prod(s), dtype=np.float16).reshape(s) for name, s in tensors.items()

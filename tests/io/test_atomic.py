@@ -77,7 +77,8 @@ def test_a_write_that_fails_keeps_the_old_file(tmp_path):
 
 def failing(monkeypatch, name, times, number=errno.EIO):
     """Let those calls of `os.name` fail, counted from 0."""
-    calls, real = itertools.count(), getattr(os, name)
+    calls = itertools.count()
+    real = getattr(os, name)
 
     def fail(*arguments, **options):
         if next(calls) in times:
@@ -89,8 +90,11 @@ def failing(monkeypatch, name, times, number=errno.EIO):
 
 
 def tree(folder):
-    return {path.relative_to(folder).as_posix(): path.read_bytes()
-            for path in folder.rglob("*") if path.is_file()}  # fmt: skip
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob("*")
+        if path.is_file()
+    }
 
 
 @pytest.fixture

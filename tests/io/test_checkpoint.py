@@ -22,8 +22,18 @@ from ldmref.io.tensors.writer import TensorSource, source, write_tensors
 
 torch = pytest.importorskip("torch")
 FORMATS = {"zip": True, "legacy": False}
-KINDS = ("float64", "float32", "float16", "bfloat16", "int64", "int32", "int16", "int8", "uint8",
-         "bool")  # fmt: skip
+KINDS = (
+    "float64",
+    "float32",
+    "float16",
+    "bfloat16",
+    "int64",
+    "int32",
+    "int16",
+    "int8",
+    "uint8",
+    "bool",
+)
 
 
 def save(path, value, form="zip", **options):
@@ -62,8 +72,12 @@ def test_views_and_shared_storages(tmp_path, form):
 def test_modules_and_lightning_checkpoints(tmp_path, protocol):
     layer = torch.nn.Sequential(torch.nn.Linear(3, 4), torch.nn.BatchNorm1d(4))
     state = layer.state_dict()
-    whole = {"state_dict": state, "epoch": 3, "optimizer_states": [{"state": {0: torch.ones(2)}}],
-             "hyper": {"lr": 1e-4, "name": "x", "deep": (1, None, True, b"z")}}  # fmt: skip
+    whole = {
+        "state_dict": state,
+        "epoch": 3,
+        "optimizer_states": [{"state": {0: torch.ones(2)}}],
+        "hyper": {"lr": 1e-4, "name": "x", "deep": (1, None, True, b"z")},
+    }
     path = save(tmp_path / "a.ckpt", whole, pickle_protocol=protocol)
     found = read_checkpoint(path)
     assert found.tensors.keys() == state.keys()
@@ -138,8 +152,11 @@ def test_the_message_has_the_name(tmp_path):
         read_checkpoint(tmp_path / "a.pt")
 
 
-G = {"rebuild": b"ctorch._utils\n_rebuild_tensor_v2\n", "storage": b"ctorch\nFloatStorage\n",
-     "ordered": b"ccollections\nOrderedDict\n"}  # fmt: skip
+G = {
+    "rebuild": b"ctorch._utils\n_rebuild_tensor_v2\n",
+    "storage": b"ctorch\nFloatStorage\n",
+    "ordered": b"ccollections\nOrderedDict\n",
+}
 CRAFTED = {
     "state of a function": b"\x80\x02" + G["rebuild"] + b"}b.",
     "attributes of a function": b"\x80\x02" + G["rebuild"] + b"N}X\x05\x00\x00\x00_callN s\x86b.",
@@ -204,9 +221,18 @@ def test_a_view_may_not_leave_its_storage(tmp_path):
     path.write_bytes(rebuild(1, (3,), (1,)))
     found = read_checkpoint(path)
     assert found.read(found.tensors["w"]).tolist() == [1, 2, 3]
-    for case in ((1, (4,), (1,)), (0, (2, 2), (3, 1)), (0, (3,), (-1,)), (-1, (2,), (1,)),
-                 (0, (10**6, 10**6), (0, 0)), (4, (1,), (1,)), (0, (2,), (1, 1)), (0, (2.0,), (1,)),
-                 (0, (True,), (1,)), (0, (1,) * 100, (1,) * 100)):  # fmt: skip
+    for case in (
+        (1, (4,), (1,)),
+        (0, (2, 2), (3, 1)),
+        (0, (3,), (-1,)),
+        (-1, (2,), (1,)),
+        (0, (10**6, 10**6), (0, 0)),
+        (4, (1,), (1,)),
+        (0, (2,), (1, 1)),
+        (0, (2.0,), (1,)),
+        (0, (True,), (1,)),
+        (0, (1,) * 100, (1,) * 100),
+    ):
         path.write_bytes(rebuild(*case))
         with pytest.raises(CorruptModelError):
             read_checkpoint(path)
@@ -286,8 +312,12 @@ def test_zips_that_torch_did_not_write(tmp_path):
         return tmp_path / "a.pt"
 
     assert "w" in read_checkpoint(write()).tensors
-    bad = (write, {"compression": zipfile.ZIP_DEFLATED}), (write, {"twice": True}), (
-        write, {"other/data.pkl": b"\x80\x02N."}), (write, {"good/byteorder": b"big"})  # fmt: skip
+    bad = (
+        (write, {"compression": zipfile.ZIP_DEFLATED}),
+        (write, {"twice": True}),
+        (write, {"other/data.pkl": b"\x80\x02N."}),
+        (write, {"good/byteorder": b"big"}),
+    )
     for make, changes in bad:
         with pytest.raises(CorruptModelError):
             read_checkpoint(make(**changes))
@@ -326,8 +356,10 @@ def test_written_files_are_safetensors(tmp_path):
     state = {kind: (torch.randn(3, 5) * 50).to(getattr(torch, kind)) for kind in KINDS}
     state |= {"scalar": torch.tensor(3.5), "empty": torch.zeros(0, 4)}
     found = read_checkpoint(save(tmp_path / "a.ckpt", state))
-    tensors = {n: TensorSource(t.storage.kind, t.shape, lambda t=t: found.read(t))
-               for n, t in found.tensors.items()}  # fmt: skip
+    tensors = {
+        n: TensorSource(t.storage.kind, t.shape, lambda t=t: found.read(t))
+        for n, t in found.tensors.items()
+    }
     write_tensors(tmp_path / "a.safetensors", tensors, {"format": "pt"})
     with safe_open(str(tmp_path / "a.safetensors"), "pt") as file:
         assert file.metadata() == {"format": "pt"} and set(file.keys()) == set(state)

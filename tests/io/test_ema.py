@@ -42,7 +42,8 @@ TABLE = compvis_table(CONFIG)
 LAST, MEAN, LDM_LAST, LDM_MEAN = (
     flatten(init(model_spec(config), seed)) for config in (CONFIG, LDM) for seed in (1, 2)
 )
-UPDATES, DECAY = "model_ema.num_updates", "model_ema.decay"
+UPDATES = "model_ema.num_updates"
+DECAY = "model_ema.decay"
 NAME = "model_ema.diffusion_modelout2weight"
 
 
@@ -230,8 +231,8 @@ def test_what_is_not_read_is_listed(file):
         assert report.fits and set(report.used) | set(report.ignored) == set(shapes)
 
 
-def test_a_picture_records_which_weights_drew_it(file, told):
-    pictures = []
+def test_an_image_records_which_weights_drew_it(file, told):
+    images = []
     for ema in (None, True, False):
         options = {
             "config": told,
@@ -242,8 +243,8 @@ def test_a_picture_records_which_weights_drew_it(file, told):
         r = modes.txt2img(ldmref.load(file, **options), "a cat", seed=1, steps=1)
         assert r.params["model"]["ema"] is (ema is True)
         assert any("averaged weights" in w for w in r.warnings) == (ema is None)
-        pictures.append(r.latents)
-    assert (pictures[0] == pictures[2]).all() and not (pictures[0] == pictures[1]).all()
+        images.append(r.latents)
+    assert (images[0] == images[2]).all() and not (images[0] == images[1]).all()
     with pytest.raises(UsageError, match="is a folder"):
         ldmref.load(ema=True)
 
@@ -253,7 +254,8 @@ def test_command_line(file, told, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     given = ["--model-config", str(told), "--tokenizer", str(told / "tokenizer.json")]
     common = ["-p", "cat", "--seed", "1", "--steps", "1", *given]
-    drawn, unused = {}, sum(name.startswith("unet.") for name in TABLE) + 2
+    drawn = {}
+    unused = sum(name.startswith("unet.") for name in TABLE) + 2
     for flags, weights in (((), LAST), (("--ema",), MEAN), (("--no-ema",), LAST)):
         key = "".join(flags).strip("-") or "none"
         one = f"{key}.safetensors"

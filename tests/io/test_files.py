@@ -81,13 +81,27 @@ def test_names_that_are_too_long(tmp_path, monkeypatch, reader, name):
 
 
 @pytest.mark.parametrize("value", [None, *PATHLESS], ids=repr)
-@pytest.mark.parametrize("reader", ["load", "read_vae", "read_loras", "read_embeddings",
-                                    "open_controlnet", "model_config", "TensorFile"])  # fmt: skip
+@pytest.mark.parametrize(
+    "reader",
+    [
+        "load",
+        "read_vae",
+        "read_loras",
+        "read_embeddings",
+        "open_controlnet",
+        "model_config",
+        "TensorFile",
+    ],
+)
 def test_what_is_no_path_is_a_usage_error(reader, value):
     with pytest.raises(UsageError) as caught:
         READERS[reader](value)
-    codes = {"read_vae": "E-VAE", "read_loras": "E-LORA", "read_embeddings": "E-EMBEDDING",
-             "open_controlnet": "E-CONTROL"}  # fmt: skip
+    codes = {
+        "read_vae": "E-VAE",
+        "read_loras": "E-LORA",
+        "read_embeddings": "E-EMBEDDING",
+        "open_controlnet": "E-CONTROL",
+    }
     assert caught.value.code == codes.get(reader, caught.value.code)
 
 
@@ -100,11 +114,20 @@ def test_names_of_another_type(name, value):
 
 @pytest.mark.parametrize(
     "arguments",
-    [{"fetch": "no"}, {"ema": 1}, {"allow_nonfinite": "yes"}, {"max_memory": True},
-     {"lora": 5}, {"lora": None}, {"lora": [("a",)]}, {"lora": [("a", 1, 2)]}, {"lora": b"x"},
-     {"lora": [("a", "1")]}],
+    [
+        {"fetch": "no"},
+        {"ema": 1},
+        {"allow_nonfinite": "yes"},
+        {"max_memory": True},
+        {"lora": 5},
+        {"lora": None},
+        {"lora": [("a",)]},
+        {"lora": [("a", 1, 2)]},
+        {"lora": b"x"},
+        {"lora": [("a", "1")]},
+    ],
     ids=repr,
-)  # fmt: skip
+)
 def test_arguments_of_another_type(arguments):
     with pytest.raises(UsageError):
         ldmref.load(backend="numpy", **arguments)
@@ -211,10 +234,19 @@ def test_a_file_that_may_not_be_read(tmp_path):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "{", "[1,]", '{"a": 1, "a": 2}', "[" * 5000 + "]" * 5000, "[" * 200 + "]" * 200,
-     '{"a":' * 900 + "1" + "}" * 900, "1" * 5000, "\ufeff\ufeff{}"],
+    [
+        "",
+        "{",
+        "[1,]",
+        '{"a": 1, "a": 2}',
+        "[" * 5000 + "]" * 5000,
+        "[" * 200 + "]" * 200,
+        '{"a":' * 900 + "1" + "}" * 900,
+        "1" * 5000,
+        "\ufeff\ufeff{}",
+    ],
     ids=lambda text: text[:12],
-)  # fmt: skip
+)
 def test_json_that_is_refused(text):
     with pytest.raises(CorruptModelError) as caught:
         parse_json(text.encode(), "config.json")
@@ -236,20 +268,30 @@ def test_what_is_no_regular_file_is_said_in_one_way(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     assert not_a_file(tmp_path / "a") == ""
     answers = {
-        "gone": "does not exist", "a/b": "does not exist", ".": "is a folder, not a file",
-        "pipe": "is a named pipe (FIFO), not a file", "/dev/zero": "is a device, not a file",
-        "a\0b": "is no file name", "\ud800": "is no file name",
-    }  # fmt: skip
-    assert {name: not_a_file(f"{tmp_path}/{name}" if name[0] != "/" else name)
-            for name in answers} == answers  # fmt: skip
+        "gone": "does not exist",
+        "a/b": "does not exist",
+        ".": "is a folder, not a file",
+        "pipe": "is a named pipe (FIFO), not a file",
+        "/dev/zero": "is a device, not a file",
+        "a\0b": "is no file name",
+        "\ud800": "is no file name",
+    }
+    assert {
+        name: not_a_file(f"{tmp_path}/{name}" if name[0] != "/" else name) for name in answers
+    } == answers
     assert not_a_file("x" * 5000).startswith("cannot be read")
 
 
 @pytest.mark.parametrize(
     ("flag", "code"),
-    [("--config", "E-CONFIG-FILE"), ("--latents", "E-LATENTS"), ("--image", "E-IMAGE-MISSING"),
-     ("--lora", "E-LORA"), ("--against", "E-AGAINST")],
-)  # fmt: skip
+    [
+        ("--config", "E-CONFIG-FILE"),
+        ("--latents", "E-LATENTS"),
+        ("--image", "E-IMAGE-MISSING"),
+        ("--lora", "E-LORA"),
+        ("--against", "E-AGAINST"),
+    ],
+)
 def test_every_reader_says_that_a_device_is_one(flag, code, capfd, monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     argv = {"--image": ["img2img", "cat"], "--against": ["check"]}.get(flag, ["txt2img", "cat"])

@@ -21,7 +21,8 @@ from ldmref.io import hub
 from ldmref.io.diffusers.folder import model_name, weight_names
 from ldmref.io.hub import HubReference
 
-OLD, NEW = "0" * 40, "1" * 40
+OLD = "0" * 40
+NEW = "1" * 40
 REPOSITORY = {  # as stable-diffusion-v1-5 has them
     "model_index.json": "{}",
     "README.md": "",
@@ -98,11 +99,28 @@ def test_names_of_models_on_the_hub(name, reference):
 
 @pytest.mark.parametrize(
     "name",
-    ["", "model", "/model", "owner/", "owner/model/", "../model", "owner/..", "owner/model/sub",
-     "owner/model/a.ckpt", "owner/model/../x.safetensors", "owner/model@../x", "owner/model@",
-     "/a/b.safetensors", "folder/v1-5.safetensors", "a b/c", "~/models/x", "owner/model@-/..",
-     "./a/b.safetensors", "C:\\models\\x"],
-)  # fmt: skip
+    [
+        "",
+        "model",
+        "/model",
+        "owner/",
+        "owner/model/",
+        "../model",
+        "owner/..",
+        "owner/model/sub",
+        "owner/model/a.ckpt",
+        "owner/model/../x.safetensors",
+        "owner/model@../x",
+        "owner/model@",
+        "/a/b.safetensors",
+        "folder/v1-5.safetensors",
+        "a b/c",
+        "~/models/x",
+        "owner/model@-/..",
+        "./a/b.safetensors",
+        "C:\\models\\x",
+    ],
+)
 def test_names_that_cannot(name):
     assert hub.parse(name) is None
 
@@ -138,10 +156,16 @@ class Stand:
     """What of huggingface_hub is called, with a record of the calls."""
 
     def __init__(self, monkeypatch, cache, files=REPOSITORY, error=None):
-        self.calls, self.cache, self.files, self.error = [], cache, files, error
+        self.calls = []
+        self.cache = cache
+        self.files = files
+        self.error = error
         self.errors = types.ModuleType("huggingface_hub.errors")
-        base = {"RepositoryNotFoundError": OSError, "RevisionNotFoundError": OSError,
-                "EntryNotFoundError": Exception}  # fmt: skip
+        base = {
+            "RepositoryNotFoundError": OSError,
+            "RevisionNotFoundError": OSError,
+            "EntryNotFoundError": Exception,
+        }
         for name, parent in base.items():
             setattr(self.errors, name, type(name, (parent,), {}))
         for name, parent in (
@@ -150,8 +174,12 @@ class Stand:
         ):
             setattr(self.errors, name, type(name, (getattr(self.errors, parent),), {}))
         module = types.ModuleType("huggingface_hub")
-        vars(module).update(HfApi=self.api, snapshot_download=self.snapshot,
-                            hf_hub_download=self.download, errors=self.errors)  # fmt: skip
+        vars(module).update(
+            HfApi=self.api,
+            snapshot_download=self.snapshot,
+            hf_hub_download=self.download,
+            errors=self.errors,
+        )
         monkeypatch.setitem(sys.modules, "huggingface_hub", module)
         monkeypatch.setitem(sys.modules, "huggingface_hub.errors", self.errors)
 
@@ -271,7 +299,8 @@ def test_weights_of_a_folder():
     def names(files, variant=None):
         return weight_names(files, "model", "text_encoder", variant)
 
-    whole, half = "model.safetensors", "model.fp16.safetensors"
+    whole = "model.safetensors"
+    half = "model.fp16.safetensors"
     assert names([half, whole, "other.safetensors"]) == [whole]
     assert names([half, whole], "fp16") == [half] == names([half, "model.onnx"])
     shards = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
@@ -304,8 +333,10 @@ class Server(http.server.BaseHTTPRequestHandler):
         if parts[2:4] != ["owner", "model"]:
             return self.answer(None, {"X-Error-Code": "RepoNotFound"})
         if parts[4:5] == ["tree"]:
-            rows = [{"type": "file", "path": n, "size": len(t), "oid": oid(t)}
-                    for n, t in REPOSITORY.items()]  # fmt: skip
+            rows = [
+                {"type": "file", "path": n, "size": len(t), "oid": oid(t)}
+                for n, t in REPOSITORY.items()
+            ]
         else:
             siblings = [{"rfilename": name} for name in REPOSITORY]
             rows = {"id": "owner/model", "sha": NEW, "siblings": siblings}
@@ -393,8 +424,15 @@ def test_command_line(monkeypatch, cache, capsys):
 @pytest.mark.parametrize("folder", ["tokenizer", "tokenizer_2"])
 def test_every_file_that_a_tokenizer_may_have_is_fetched(folder):
     """Words that were added to a vocabulary, and BERT's, too; nothing else of the folder."""
-    names = ["vocab.json", "merges.txt", "tokenizer.json", "special_tokens_map.json",
-             "tokenizer_config.json", "added_tokens.json", "vocab.txt"]  # fmt: skip
+    names = [
+        "vocab.json",
+        "merges.txt",
+        "tokenizer.json",
+        "special_tokens_map.json",
+        "tokenizer_config.json",
+        "added_tokens.json",
+        "vocab.txt",
+    ]
     files = [f"{folder}/{name}" for name in names]
     found = hub.needed([*REPOSITORY, *files, f"{folder}/README.md"], "owner/model")
     assert {name for name in found if name.startswith(f"{folder}/")} == set(files)

@@ -66,10 +66,15 @@ def test_what_is_known_to_be_unused_is_listed_and_not_refused(tmp_path, name):
 
 @pytest.mark.parametrize(
     "name",
-    ["strange", "cond_stage_model.transformer.text_projection2", "first_stage_model.quantize.x",
-     "model.diffusion_model.alphas", "conditioner.embedders.1.model.text_projection",
-     "cond_stage_model.transformer.text_model.text_projection"],
-)  # fmt: skip
+    [
+        "strange",
+        "cond_stage_model.transformer.text_projection2",
+        "first_stage_model.quantize.x",
+        "model.diffusion_model.alphas",
+        "conditioner.embedders.1.model.text_projection",
+        "cond_stage_model.transformer.text_model.text_projection",
+    ],
+)
 def test_anything_else_is_refused(tmp_path, name):
     file = TensorFile(write(tmp_path / "a.st", WHOLE | {name: np.zeros(2, np.float32)}))
     with pytest.raises(KeyMismatchError, match="1 unexpected"):
@@ -90,8 +95,9 @@ def test_matrices_in_place_of_convolutions_of_size_one(tmp_path):
     _, flat = load_compvis(TensorFile(write(tmp_path / "a.st", stored)), CONFIG)
     assert all(np.array_equal(flat[n], FLAT[n]) for n in FLAT)
     table = autoencoder_table(CONFIG.vae)
-    inner = {f"first_stage_model.{e.name}": stored[f"first_stage_model.{e.name}"]
-             for e in table.values()}  # fmt: skip
+    inner = {
+        f"first_stage_model.{e.name}": stored[f"first_stage_model.{e.name}"] for e in table.values()
+    }
     found = read_vae(write(tmp_path / "vae.st", inner), CONFIG.vae)
     assert all(np.array_equal(found.tensors[n], FLAT[f"vae.{n}"]) for n in found.tensors)
     wrong = "first_stage_model.encoder.mid.attn_1.q.weight"
@@ -150,7 +156,8 @@ def test_the_nearest_family_shares_most_names(family):
         def __init__(self):
             entries = compvis_table(PRESETS[family]).values()
             self.shapes = {e.name: e.stored_shape for e in entries if "first_stage" not in e.name}
-            self.metadata, self.path = {}, type("Path", (), {"name": "file"})
+            self.metadata = {}
+            self.path = type("Path", (), {"name": "file"})
 
         def __iter__(self):
             return iter(self.shapes)

@@ -1,4 +1,4 @@
-"""Pictures as people have them: modes, orientation, damage."""
+"""Images as people have them: modes, orientation, damage."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError
-from ldmref.io.pictures.images import (
+from ldmref.io.images.pil import (
+    image_warnings,
     open_image,
-    picture_warnings,
     read_image,
     read_mask,
     to_array,
@@ -85,7 +85,7 @@ def test_boolean_arrays_are_masks():
     assert np.asarray(read_mask(mask)).tolist() == [[255, 0], [0, 255]]
 
 
-def test_arrays_of_torch_are_pictures():
+def test_arrays_of_torch_are_images():
     torch = pytest.importorskip("torch")
     rgb = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     assert (np.asarray(read_image(torch.from_numpy(rgb.copy()))) == rgb).all()
@@ -99,7 +99,7 @@ def test_arrays_of_torch_are_pictures():
     assert "end" in caught.value.hint
 
 
-def test_arrays_of_other_libraries_are_pictures():
+def test_arrays_of_other_libraries_are_images():
     strict = pytest.importorskip("array_api_strict")
     pixels = np.arange(12, dtype=np.float64).reshape(2, 2, 3) / 255.0
     read = np.asarray(read_image(strict.asarray(pixels)))
@@ -112,12 +112,12 @@ def test_of_an_animation_the_first_frame_is_taken_with_a_warning(kind):
     animation = stored(frames[0], kind, save_all=True, append_images=frames[1:], lossless=True)
     image = read_image(animation)
     assert image.getpixel((0, 0)) == (255, 0, 0)
-    [warning] = picture_warnings("the picture", image)
+    [warning] = image_warnings("the image", image)
     assert "3 frames" in warning
-    assert picture_warnings("the picture", read_image(stored(frames[0], kind))) == []
+    assert image_warnings("the image", read_image(stored(frames[0], kind))) == []
 
 
-def test_arrays_are_pictures():
+def test_arrays_are_images():
     rgb = np.arange(2 * 3 * 3, dtype=np.uint8).reshape(2, 3, 3)
     assert (np.asarray(read_image(rgb)) == rgb).all()
     assert (np.asarray(read_image(rgb[::-1, ::-1])) == rgb[::-1, ::-1]).all()
@@ -130,11 +130,18 @@ def test_arrays_are_pictures():
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros((2, 2, 3), np.uint16), np.zeros((3, 4, 4, 3), np.uint8),
-     np.zeros((3, 2, 2), np.uint8), np.zeros((0, 2, 3), np.uint8), b"bytes", None, 5],
-)  # fmt: skip
-def test_what_is_no_picture_is_refused_and_named(wrong):
-    with pytest.raises(ImageError, match="picture") as caught:
+    [
+        np.zeros((2, 2, 3), np.uint16),
+        np.zeros((3, 4, 4, 3), np.uint8),
+        np.zeros((3, 2, 2), np.uint8),
+        np.zeros((0, 2, 3), np.uint8),
+        b"bytes",
+        None,
+        5,
+    ],
+)
+def test_what_is_no_image_is_refused_and_named(wrong):
+    with pytest.raises(ImageError, match="image") as caught:
         read_image(wrong)
     assert "(H, W, 3)" in caught.value.hint
 
@@ -165,11 +172,17 @@ PNG = stored(Image.effect_noise((32, 32), 50)).getvalue()
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"no picture", PNG[:40], PNG[: len(PNG) // 2], PNG[:50] + b"\0\0\0\0" + PNG[54:],
-     stored(Image.new("L", (4, 4)), "GIF").getvalue(),
-     stored(Image.new("L", (4, 4)), "TIFF").getvalue()],
+    [
+        b"",
+        b"no image",
+        PNG[:40],
+        PNG[: len(PNG) // 2],
+        PNG[:50] + b"\0\0\0\0" + PNG[54:],
+        stored(Image.new("L", (4, 4)), "GIF").getvalue(),
+        stored(Image.new("L", (4, 4)), "TIFF").getvalue(),
+    ],
     ids=["empty", "text", "header only", "truncated", "damaged", "gif", "tiff"],
-)  # fmt: skip
+)
 def test_damaged_and_other_files(data, tmp_path):
     (tmp_path / "a.png").write_bytes(data)
     with pytest.raises(ImageError) as caught:
@@ -191,7 +204,7 @@ def test_oversize_header(side):
     assert caught.value.code in ("E-IMAGE-SIZE", "E-IMAGE")
 
 
-def test_damaged_exif_leaves_the_picture_upright():
+def test_damaged_exif_leaves_the_image_upright():
     file = io.BytesIO()
     Image.new("RGB", (3, 2), "red").save(file, "PNG", exif=b"Exif\0\0nonsense")
     assert open_image(io.BytesIO(file.getvalue())).size == (3, 2)
@@ -237,13 +250,13 @@ def bomb(width, height):
 
 
 @pytest.mark.parametrize("side", [8001, 10_000, 20_000])
-def test_a_picture_of_too_many_pixels_is_refused_by_its_header(side):
+def test_an_image_of_too_many_pixels_is_refused_by_its_header(side):
     with pytest.raises(ImageError) as caught:
         read_image(bomb(side, side))
     assert caught.value.code == "E-IMAGE-SIZE"
 
 
-def test_a_picture_without_pixels_is_refused():
+def test_an_image_without_pixels_is_refused():
     with pytest.raises(ImageError) as caught:
         read_image(Image.new("RGB", (0, 5)))
     assert caught.value.code == "E-IMAGE-SIZE"
@@ -251,9 +264,16 @@ def test_a_picture_without_pixels_is_refused():
 
 def test_what_is_no_regular_file_is_named(tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    wrong = {tmp_path: "folder", tmp_path / "pipe": "pipe", "/dev/zero": "device",
-             "https://example.org/a.png": "not exist", "file:///etc/passwd": "not exist",
-             "|ls": "not exist", "a\0b": "no file name", "a" * 5000: "too long"}  # fmt: skip
+    wrong = {
+        tmp_path: "folder",
+        tmp_path / "pipe": "pipe",
+        "/dev/zero": "device",
+        "https://example.org/a.png": "not exist",
+        "file:///etc/passwd": "not exist",
+        "|ls": "not exist",
+        "a\0b": "no file name",
+        "a" * 5000: "too long",
+    }
     for source, words in wrong.items():
         with pytest.raises(ImageError, match=words) as caught:
             read_image(source)
@@ -266,7 +286,7 @@ def test_another_colour_space_than_srgb_is_warned_about():
 
     srgb = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     lab = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    picture = Image.new("RGB", (4, 4))
-    assert picture_warnings("the picture", read_image(stored(picture, icc_profile=srgb))) == []
-    [warning] = picture_warnings("the picture", read_image(stored(picture, icc_profile=lab)))
+    image = Image.new("RGB", (4, 4))
+    assert image_warnings("the image", read_image(stored(image, icc_profile=srgb))) == []
+    [warning] = image_warnings("the image", read_image(stored(image, icc_profile=lab)))
     assert "colour profile" in warning

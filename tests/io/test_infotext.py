@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.errors import InputError
-from ldmref.io.pictures.infotext import infotext, parse_infotext, replay_parameters
+from ldmref.io.images.infotext import infotext, parse_infotext, replay_parameters
 from ldmref.samplers import SAMPLERS, SPACINGS, get_sampler
 
 LEAST = {
@@ -22,13 +22,30 @@ LINE = "Steps: 4, Sampler: Euler, CFG scale: 3, Seed: 12"
 
 
 def full(**changes):
-    return LEAST | {
-        "mode": "inpaint", "negative_prompt": "dog", "sampler": "dpmpp_2m_sde", "seed": 7,
-        "schedule": "karras", "cfg_scale": 2.5, "strength": 0.75, "clip_skip": 1, "eta": 0.5,
-        "mask_blur": 4.0, "rng": "torch", "ldmref": "1.2", "backend": {"name": "numpy"},
-        "model": {"name": "v1", "sha256": "0123456789abcdef",
-                  "vae": {"name": "ft", "sha256": "fedcba9876543210"}},
-    } | changes  # fmt: skip
+    return (
+        LEAST
+        | {
+            "mode": "inpaint",
+            "negative_prompt": "dog",
+            "sampler": "dpmpp_2m_sde",
+            "seed": 7,
+            "schedule": "karras",
+            "cfg_scale": 2.5,
+            "strength": 0.75,
+            "clip_skip": 1,
+            "eta": 0.5,
+            "mask_blur": 4.0,
+            "rng": "torch",
+            "ldmref": "1.2",
+            "backend": {"name": "numpy"},
+            "model": {
+                "name": "v1",
+                "sha256": "0123456789abcdef",
+                "vae": {"name": "ft", "sha256": "fedcba9876543210"},
+            },
+        }
+        | changes
+    )
 
 
 def replayed(line, prompt="a cat", negative=""):
@@ -95,13 +112,24 @@ def test_a_name_of_a1111_is_written_only_for_what_a1111_means_by_it():
 
 
 @given(
-    st.sampled_from(sorted(SAMPLERS)), st.sampled_from([None, *sorted(SPACINGS)]),
-    st.sampled_from(["txt2img", "img2img", "inpaint"]), st.floats(0.01, 1.0), st.integers(0, 3),
-    st.integers(0, 2**64 - 1), st.sampled_from(["philox", "torch", "a1111-gpu"]),
-)  # fmt: skip
+    st.sampled_from(sorted(SAMPLERS)),
+    st.sampled_from([None, *sorted(SPACINGS)]),
+    st.sampled_from(["txt2img", "img2img", "inpaint"]),
+    st.floats(0.01, 1.0),
+    st.integers(0, 3),
+    st.integers(0, 2**64 - 1),
+    st.sampled_from(["philox", "torch", "a1111-gpu"]),
+)
 def test_our_own_text_is_read_back(sampler, schedule, mode, strength, skip, seed, rng):
-    params = LEAST | {"mode": mode, "negative_prompt": "dog", "sampler": sampler, "seed": seed,
-                      "schedule": schedule, "rng": rng, "clip_skip": skip}  # fmt: skip
+    params = LEAST | {
+        "mode": mode,
+        "negative_prompt": "dog",
+        "sampler": sampler,
+        "seed": seed,
+        "schedule": schedule,
+        "rng": rng,
+        "clip_skip": skip,
+    }
     params |= {"strength": strength} if mode != "txt2img" else {}
     params |= {"mask_blur": 1.5} if mode == "inpaint" else {}
     got, notes = replay_parameters(infotext(params))
@@ -114,10 +142,12 @@ def test_our_own_text_is_read_back(sampler, schedule, mode, strength, skip, seed
 
 @pytest.mark.parametrize(
     ("written", "sampler", "schedule", "rng"),
-    [("Sampler: LMS, Schedule type: Linspace, RNG: torch", "LMS", "linspace", "torch"),
-     ("Sampler: UniPC, Schedule type: Beta_sigma, RNG: philox", "UniPC", "beta_sigma", "philox"),
-     ("Sampler: DPM++ 2M, Schedule type: Beta, RNG: a1111-gpu", "DPM++ 2M", "beta", "a1111-gpu")],
-)  # fmt: skip
+    [
+        ("Sampler: LMS, Schedule type: Linspace, RNG: torch", "LMS", "linspace", "torch"),
+        ("Sampler: UniPC, Schedule type: Beta_sigma, RNG: philox", "UniPC", "beta_sigma", "philox"),
+        ("Sampler: DPM++ 2M, Schedule type: Beta, RNG: a1111-gpu", "DPM++ 2M", "beta", "a1111-gpu"),
+    ],
+)
 def test_older_text_of_ours_keeps_its_meaning(written, sampler, schedule, rng):
     """As version 0.1.0 wrote it, where LMS and UniPC were `lms` and `unipc`."""
     params, notes = replay_parameters(f"a cat\nSteps: 4, {written}, Seed: 1, Version: ldmref 0.1.0")
@@ -130,14 +160,17 @@ def test_older_text_of_ours_keeps_its_meaning(written, sampler, schedule, rng):
 
 @pytest.mark.parametrize(
     ("text", "prompt", "negative", "pairs"),
-    [("a cat\nSteps: 1, Seed: 2, Size: 8x8", "a cat", "", 3),
-     ("a cat\nSteps: 1, Seed: 2", "a cat\nSteps: 1, Seed: 2", "", 0),
-     ("Steps: 1, Seed: 2, Size: 8x8", "", "", 3), ("", "", "", 0),
-     ("a\nb\nNegative prompt: c\nd\nSteps: 1, Seed: 2, Size: 8x8", "a\nb", "c\nd", 3),
-     ("a\n  Negative prompt:c\nSteps: 1, Seed: 2, Size: 8x8", "a", "c", 3),
-     ("a Negative prompt: c\nSteps: 1, Seed: 2, Size: 8x8", "a Negative prompt: c", "", 3),
-     ("Negative prompt: c\nSteps: 1, Seed: 2, Size: 8x8\n", "", "c", 3)],
-)  # fmt: skip
+    [
+        ("a cat\nSteps: 1, Seed: 2, Size: 8x8", "a cat", "", 3),
+        ("a cat\nSteps: 1, Seed: 2", "a cat\nSteps: 1, Seed: 2", "", 0),
+        ("Steps: 1, Seed: 2, Size: 8x8", "", "", 3),
+        ("", "", "", 0),
+        ("a\nb\nNegative prompt: c\nd\nSteps: 1, Seed: 2, Size: 8x8", "a\nb", "c\nd", 3),
+        ("a\n  Negative prompt:c\nSteps: 1, Seed: 2, Size: 8x8", "a", "c", 3),
+        ("a Negative prompt: c\nSteps: 1, Seed: 2, Size: 8x8", "a Negative prompt: c", "", 3),
+        ("Negative prompt: c\nSteps: 1, Seed: 2, Size: 8x8\n", "", "c", 3),
+    ],
+)
 def test_where_the_prompts_end(text, prompt, negative, pairs):
     got = parse_infotext(text)
     assert (got["prompt"], got["negative_prompt"]) == (prompt, negative)
@@ -164,11 +197,16 @@ def test_schedules_of_a1111(label):
 
 @pytest.mark.parametrize(
     ("sampler", "name", "schedule"),
-    [("DPM++ 2M Karras", "dpmpp_2m", "karras"), ("LMS Karras", "lms_euler", "karras"),
-     ("DPM++ 2M SDE Exponential", "dpmpp_2m_sde", "exponential"), ("Euler", "euler", "uniform"),
-     ("DPM++ 2M SDE Heun Karras", "dpmpp_2m_sde_heun", "karras"),
-     ("DPM2 a Karras", "dpm_solver_2_a", "karras"), ("DPM++ SDE", "dpmpp_sde", "uniform")],
-)  # fmt: skip
+    [
+        ("DPM++ 2M Karras", "dpmpp_2m", "karras"),
+        ("LMS Karras", "lms_euler", "karras"),
+        ("DPM++ 2M SDE Exponential", "dpmpp_2m_sde", "exponential"),
+        ("Euler", "euler", "uniform"),
+        ("DPM++ 2M SDE Heun Karras", "dpmpp_2m_sde_heun", "karras"),
+        ("DPM2 a Karras", "dpm_solver_2_a", "karras"),
+        ("DPM++ SDE", "dpmpp_sde", "uniform"),
+    ],
+)
 def test_old_names_of_samplers_hold_their_schedule(sampler, name, schedule):
     params, _ = replayed(f"Steps: 4, Sampler: {sampler}, Seed: 1")
     assert (params["sampler"], params["a1111"]["schedule"]) == (name, schedule)
@@ -179,8 +217,9 @@ def test_options_of_the_noise_levels():
     assert made["beta"] == [0.6, 0.6]
     assert not (made["discard"] or made["padded"] or made["scaled"])
     line = f"{LINE}, Beta schedule alpha: 0.5, Beta schedule beta: 0.7"
-    params, notes = replayed(f"{line}, Discard penultimate sigma: True, Pad conds: True, "
-                             "SGM noise multiplier: True")  # fmt: skip
+    params, notes = replayed(
+        f"{line}, Discard penultimate sigma: True, Pad conds: True, SGM noise multiplier: True"
+    )
     made = params["a1111"]
     assert made["beta"] == [0.5, 0.7] and made["discard"] and made["padded"] and made["scaled"]
     assert "not repeated" not in notes
@@ -192,26 +231,41 @@ def test_options_of_the_noise_levels():
 
 @pytest.mark.parametrize(
     ("version", "said"),
-    [("v1.10.1", False), ("v1.9.4-2-gabc", False), ("1.10.0", False), ("v1.6.0", True),
-     ("f2.0.1v1.10.1", True), ("ComfyUI", True)],
-)  # fmt: skip
+    [
+        ("v1.10.1", False),
+        ("v1.9.4-2-gabc", False),
+        ("1.10.0", False),
+        ("v1.6.0", True),
+        ("f2.0.1v1.10.1", True),
+        ("ComfyUI", True),
+    ],
+)
 def test_other_versions_are_named(version, said):
     assert (f"version {version}" in replayed(f"{LINE}, Version: {version}")[1]) is said
 
 
 @pytest.mark.parametrize(
     ("more", "name", "value"),
-    [("Eta: 0.5", "eta", 0.5), ("Eta DDIM: 0.25", "eta", 0.25), ("Clip skip: 3", "clip_skip", 2),
-     ("Size: 640x512", "width", 640), ("Size: 640x512", "height", 512),
-     ("RNG: CPU", "rng", "torch"), ("RNG: NV", "rng", "a1111-gpu"), ("Size: big", "width", None),
-     ("RNG: GPU", "rng", "a1111-gpu"),
-     ("Denoising strength: 0.5", "strength", 0.5), ("Denoising strength: 0.5", "mode", "img2img"),
-     ("Denoising strength: 0.5, Mask blur: 4", "mask_blur", 4.0),
-     ("Denoising strength: 0.5, Masked content: original", "mode", "inpaint"),
-     ("Denoising strength: 0.5, Inpaint area: Only masked", "mode", "inpaint"),
-     ("Mask blur: 4", "mode", "txt2img"), ("Model: v1", "model", {"name": "v1", "sha256": None}),
-     ("Model hash: abc", "model", {"name": None, "sha256": "abc"})],
-)  # fmt: skip
+    [
+        ("Eta: 0.5", "eta", 0.5),
+        ("Eta DDIM: 0.25", "eta", 0.25),
+        ("Clip skip: 3", "clip_skip", 2),
+        ("Size: 640x512", "width", 640),
+        ("Size: 640x512", "height", 512),
+        ("RNG: CPU", "rng", "torch"),
+        ("RNG: NV", "rng", "a1111-gpu"),
+        ("Size: big", "width", None),
+        ("RNG: GPU", "rng", "a1111-gpu"),
+        ("Denoising strength: 0.5", "strength", 0.5),
+        ("Denoising strength: 0.5", "mode", "img2img"),
+        ("Denoising strength: 0.5, Mask blur: 4", "mask_blur", 4.0),
+        ("Denoising strength: 0.5, Masked content: original", "mode", "inpaint"),
+        ("Denoising strength: 0.5, Inpaint area: Only masked", "mode", "inpaint"),
+        ("Mask blur: 4", "mode", "txt2img"),
+        ("Model: v1", "model", {"name": "v1", "sha256": None}),
+        ("Model hash: abc", "model", {"name": None, "sha256": "abc"}),
+    ],
+)
 def test_what_pairs_mean(more, name, value):
     params, notes = replayed(f"{LINE}, {more}")
     assert params.get(name) == value
@@ -240,14 +294,31 @@ def test_what_is_not_repeated_is_listed_and_what_is_about_no_pixel_is_not():
     assert "not repeated: ENSD: 31337, Variation seed: 5" in notes
     assert not any(word in notes for word in ("Version", "User", "Model", "Backend", "Steps"))
     fields = {
-        "Hires upscale": "2", "Hires upscaler": "Latent", "Hires steps": "5", "Refiner": "xl",
-        "Hires schedule type": "Karras", "Refiner switch at": "0.8", "ControlNet 0": "canny",
-        "Face restoration": "GFPGAN", "Tiling": "True", "Token merging ratio": "0.5",
-        "VAE": "ft", "VAE hash": "12", "Lora hashes": "ab", "NGMS": "1", "Sigma churn": "5",
-        "Schedule min sigma": "0.1", "Noise Schedule": "Zero Terminal SNR", "Extra noise": "0.1",
-        "Emphasis": "No norm", "Variation seed strength": "0.3", "UniPC variant": "bh2",
-        "Seed resize from": "8x8", "Masked content": "fill", "Conditional mask weight": "0.5",
-    }  # fmt: skip
+        "Hires upscale": "2",
+        "Hires upscaler": "Latent",
+        "Hires steps": "5",
+        "Refiner": "xl",
+        "Hires schedule type": "Karras",
+        "Refiner switch at": "0.8",
+        "ControlNet 0": "canny",
+        "Face restoration": "GFPGAN",
+        "Tiling": "True",
+        "Token merging ratio": "0.5",
+        "VAE": "ft",
+        "VAE hash": "12",
+        "Lora hashes": "ab",
+        "NGMS": "1",
+        "Sigma churn": "5",
+        "Schedule min sigma": "0.1",
+        "Noise Schedule": "Zero Terminal SNR",
+        "Extra noise": "0.1",
+        "Emphasis": "No norm",
+        "Variation seed strength": "0.3",
+        "UniPC variant": "bh2",
+        "Seed resize from": "8x8",
+        "Masked content": "fill",
+        "Conditional mask weight": "0.5",
+    }
     _, notes = replayed(LINE + "".join(f", {key}: {value}" for key, value in fields.items()))
     for key, value in fields.items():
         assert f"{key}: {value}" in notes
@@ -271,10 +342,16 @@ def test_networks_in_a_prompt_are_left_out_and_named(where, kind):
 
 @pytest.mark.parametrize(
     ("prompt", "edited"),
-    [("[red:blue:0.5] cat", True), ("[red|blue] cat", True), ("a AND b", True),
-     ("a BREAK b", False), ("[red] cat", False), ("SAND and BREAKS", False),
-     ("(red:1.2) cat", False)],
-)  # fmt: skip
+    [
+        ("[red:blue:0.5] cat", True),
+        ("[red|blue] cat", True),
+        ("a AND b", True),
+        ("a BREAK b", False),
+        ("[red] cat", False),
+        ("SAND and BREAKS", False),
+        ("(red:1.2) cat", False),
+    ],
+)
 def test_notation_that_is_not_read_here_is_mentioned(prompt, edited):
     for texts in ((prompt, ""), ("", prompt)):
         notes = replayed(LINE, *texts)[1]
@@ -285,10 +362,17 @@ def test_notation_that_is_not_read_here_is_mentioned(prompt, edited):
 
 @pytest.mark.parametrize(
     ("prompt", "said"),
-    [("a BREAK b", False), ("(a BREAK b)", True), ("[a BREAK b:2]", True), ("(a) BREAK b", False),
-     (r"\(a BREAK b\)", False), ("a) BREAK (b", False), ("((a) BREAK b", True),
-     ("(BREAKS)", False)],
-)  # fmt: skip
+    [
+        ("a BREAK b", False),
+        ("(a BREAK b)", True),
+        ("[a BREAK b:2]", True),
+        ("(a) BREAK b", False),
+        (r"\(a BREAK b\)", False),
+        ("a) BREAK (b", False),
+        ("((a) BREAK b", True),
+        ("(BREAKS)", False),
+    ],
+)
 def test_a_break_in_brackets_is_mentioned(prompt, said):
     for texts in ((prompt, ""), ("", prompt)):
         assert ("BREAK within brackets" in replayed(LINE, *texts)[1]) is said

@@ -51,15 +51,19 @@ def unet_names(c):
             names |= {f"{block}.attn{i}.to_{x}.weight" for i in (1, 2) for x in "qkv"}
         return names
 
-    names, index, width = both("input_blocks.0.0", "time_embed.0", "time_embed.2"), 1, None
-    levels = list(zip(c.block_out_channels, c.attention_levels, c.transformer_layers_per_block,
-                      strict=True))  # fmt: skip
+    names = both("input_blocks.0.0", "time_embed.0", "time_embed.2")
+    index = 1
+    width = None
+    levels = list(
+        zip(c.block_out_channels, c.attention_levels, c.transformer_layers_per_block, strict=True)
+    )
     width = c.block_out_channels[0]
     for level, (channels, attends, depth) in enumerate(levels):
         for _ in range(c.layers_per_block):
             names |= resnet(f"input_blocks.{index}.0", width != channels)
             names |= attention(f"input_blocks.{index}.1", depth) if attends else set()
-            width, index = channels, index + 1
+            width = channels
+            index = index + 1
         if level < len(levels) - 1:
             names |= both(f"input_blocks.{index}.0.op")
             index += 1
@@ -81,10 +85,12 @@ def autoencoder_names(c):
     """What model.Encoder and model.Decoder build."""
 
     def resnet(path, skip):
-        return both(*(f"{path}.{x}" for x in ["norm1", "conv1", "norm2", "conv2"]
-                      + ["nin_shortcut"] * skip))  # fmt: skip
+        return both(
+            *(f"{path}.{x}" for x in ["norm1", "conv1", "norm2", "conv2"] + ["nin_shortcut"] * skip)
+        )
 
-    names, width = both("quant_conv", "post_quant_conv"), c.block_out_channels[0]
+    names = both("quant_conv", "post_quant_conv")
+    width = c.block_out_channels[0]
     for half in ("encoder", "decoder"):
         names |= both(*(f"{half}.{x}" for x in ("conv_in", "norm_out", "conv_out")))
         names |= resnet(f"{half}.mid.block_1", False) | resnet(f"{half}.mid.block_2", False)
@@ -133,13 +139,20 @@ def ldmbert_names(c):
 
 @pytest.mark.parametrize(
     ("name", "texts"),
-    [("sd15", {"cond_stage_model.transformer.": clip_names}),
-     ("sd2-base", {"cond_stage_model.model.": open_clip_names}),
-     ("sdxl", {"conditioner.embedders.0.transformer.": clip_names,
-               "conditioner.embedders.1.model.": open_clip_names}),
-     ("ldm-text2img-large", {"cond_stage_model.transformer.": ldmbert_names}),
-     ("ldm-unconditional", {})],
-)  # fmt: skip
+    [
+        ("sd15", {"cond_stage_model.transformer.": clip_names}),
+        ("sd2-base", {"cond_stage_model.model.": open_clip_names}),
+        (
+            "sdxl",
+            {
+                "conditioner.embedders.0.transformer.": clip_names,
+                "conditioner.embedders.1.model.": open_clip_names,
+            },
+        ),
+        ("ldm-text2img-large", {"cond_stage_model.transformer.": ldmbert_names}),
+        ("ldm-unconditional", {}),
+    ],
+)
 def test_the_names_are_those_that_compvis_builds(name, texts):
     config = PRESETS[name]
     got = {entry.name for entry in compvis_table(config).values()}
@@ -167,8 +180,10 @@ def test_stacked_tensors_lie_as_the_makers_of_the_file_stack_them():
     rows = np.arange(4, dtype=np.float32)[:, None] * np.ones((1, 2), np.float32)
     q, k, v = (rows + first for first in (10, 20, 30))
     flat = {"q": q, "k": k, "v": v}
-    for heads, rows in ((1, [10, 11, 12, 13, 20, 21, 22, 23, 30, 31, 32, 33]),
-                        (2, [10, 11, 20, 21, 30, 31, 12, 13, 22, 23, 32, 33])):  # fmt: skip
+    for heads, rows in (
+        (1, [10, 11, 12, 13, 20, 21, 22, 23, 30, 31, 32, 33]),
+        (2, [10, 11, 20, 21, 30, 31, 12, 13, 22, 23, 32, 33]),
+    ):
         table = {n: KeyEntry("qkv", (4, 2), i, heads=heads) for i, n in enumerate("qkv")}
         for order in ("qkv", "vkq"):
             stored = to_compvis(flat, {n: table[n] for n in order})
@@ -180,9 +195,14 @@ def test_stacked_tensors_lie_as_the_makers_of_the_file_stack_them():
 
 @pytest.mark.parametrize(
     ("form", "stored"),
-    [("", (2, 3)), ("transposed", (3, 2)), ("matrix", (2, 3)), ("conv1d", (2, 3, 1)),
-     ("conv", (2, 3, 1, 1))],
-)  # fmt: skip
+    [
+        ("", (2, 3)),
+        ("transposed", (3, 2)),
+        ("matrix", (2, 3)),
+        ("conv1d", (2, 3, 1)),
+        ("conv", (2, 3, 1, 1)),
+    ],
+)
 def test_forms_of_a_matrix(form, stored):
     w = np.arange(6.0).reshape(2, 3)
     table = {"w": KeyEntry("theirs", (2, 3), form=form)}
@@ -202,7 +222,11 @@ def test_the_longest_block_counts_and_what_is_in_none_is_an_error():
     shapes = {"a.b.w": (1,), "a.b.c.w": (2,), "a.d.x.w": (3,), "a.e": (4,)}
     table = key_table(shapes, {"a": "A", "a.b": "B", "a.b.c": "C"}, {"d.x": "y", "e": "E"})
     assert {n: e.name for n, e in table.items()} == {
-        "a.b.w": "B.w", "a.b.c.w": "C.w", "a.d.x.w": "A.y.w", "a.e": "A.E"}  # fmt: skip
+        "a.b.w": "B.w",
+        "a.b.c.w": "C.w",
+        "a.d.x.w": "A.y.w",
+        "a.e": "A.E",
+    }
     assert {n: e.shape for n, e in table.items()} == shapes
     assert key_table({"w": (1,)}, {"": ""})["w"].name == "w"
     with pytest.raises(KeyError):
@@ -243,20 +267,25 @@ def test_the_first_candidate_that_fits_is_taken_and_else_the_nearest_is_named():
 
 @pytest.mark.parametrize(
     ("names", "what"),
-    [(["transformer_blocks.0.attn.add_k_proj.weight"], "a transformer of Flux"),
-     (["model.transformer_blocks.11.attn.add_k_proj.bias"], "a transformer of Flux"),
-     (["depth_model.x", "model.diffusion_model.out.2.weight"], "a model for depth"),
-     (["low_scale_model.x"], "a model for depth"), (["noise_augmentor.y"], "a model for depth"),
-     (["embedder.model.visual.proj"], "a model for depth"),
-     (["x.lokr_w1", "y"], "a LoHa, LoKr"), (["x.dora_scale"], "a LoHa, LoKr"),
-     (["x.hada_w1_b"], "a LoHa, LoKr"), (["y.lora.down.weight"], "a LoRA"),
-     (["y.lora_A.default.weight"], "a LoRA"),
-     (["unet.conv_in.weight", "vae.x", "text_encoder_2.y"], "the weights of a folder"),
-     (["text_model.x", "logit_scale"], "a text encoder"),
-     (["text_projection.weight"], "a text encoder"),
-     (["state_dict.encoder.x", "state_dict.loss.y"], "an autoencoder"),
-     (["up_blocks.0.x", "time_embedding.y", "conv_norm_out.z", "mid_block.u"], "a U-Net")],
-)  # fmt: skip
+    [
+        (["transformer_blocks.0.attn.add_k_proj.weight"], "a transformer of Flux"),
+        (["model.transformer_blocks.11.attn.add_k_proj.bias"], "a transformer of Flux"),
+        (["depth_model.x", "model.diffusion_model.out.2.weight"], "a model for depth"),
+        (["low_scale_model.x"], "a model for depth"),
+        (["noise_augmentor.y"], "a model for depth"),
+        (["embedder.model.visual.proj"], "a model for depth"),
+        (["x.lokr_w1", "y"], "a LoHa, LoKr"),
+        (["x.dora_scale"], "a LoHa, LoKr"),
+        (["x.hada_w1_b"], "a LoHa, LoKr"),
+        (["y.lora.down.weight"], "a LoRA"),
+        (["y.lora_A.default.weight"], "a LoRA"),
+        (["unet.conv_in.weight", "vae.x", "text_encoder_2.y"], "the weights of a folder"),
+        (["text_model.x", "logit_scale"], "a text encoder"),
+        (["text_projection.weight"], "a text encoder"),
+        (["state_dict.encoder.x", "state_dict.loss.y"], "an autoencoder"),
+        (["up_blocks.0.x", "time_embedding.y", "conv_norm_out.z", "mid_block.u"], "a U-Net"),
+    ],
+)
 def test_other_files_are_recognised_by_their_names(names, what):
     kind, hint = recognised(names)
     assert kind.startswith(what) and hint
@@ -267,9 +296,17 @@ def test_other_files_are_recognised_by_their_names(names, what):
 
 @pytest.mark.parametrize(
     "names",
-    [["emb_params", "x"], ["clip_l"], ["x.hada_w1_a.y"], ["unet.x", "other"], ["encoder.x", "y"],
-     ["text_model.x", "y"], ["conv_in.x", "strange.y"], ["the_double_blocks.0.img_attn.x"]],
-)  # fmt: skip
+    [
+        ["emb_params", "x"],
+        ["clip_l"],
+        ["x.hada_w1_a.y"],
+        ["unet.x", "other"],
+        ["encoder.x", "y"],
+        ["text_model.x", "y"],
+        ["conv_in.x", "strange.y"],
+        ["the_double_blocks.0.img_attn.x"],
+    ],
+)
 def test_what_may_be_a_model_is_not_refused(names):
     assert recognised(names) is None
     refuse_foreign("file", names)
@@ -277,10 +314,16 @@ def test_what_may_be_a_model_is_not_refused(names):
 
 @pytest.mark.parametrize(
     ("data", "kind"),
-    [({"_class_name": "UNet"}, "UNet"), ({"architectures": ["CLIP", "B"]}, "CLIP"), ({}, ""),
-     ({"_class_name": "A", "architectures": ["B"]}, "A"), ({"architectures": []}, ""),
-     ({"architectures": "CLIP"}, ""), ({"_class_name": "x" * 99}, "x" * 80)],
-)  # fmt: skip
+    [
+        ({"_class_name": "UNet"}, "UNet"),
+        ({"architectures": ["CLIP", "B"]}, "CLIP"),
+        ({}, ""),
+        ({"_class_name": "A", "architectures": ["B"]}, "A"),
+        ({"architectures": []}, ""),
+        ({"architectures": "CLIP"}, ""),
+        ({"_class_name": "x" * 99}, "x" * 80),
+    ],
+)
 def test_the_class_of_a_foreign_configuration(data, kind):
     assert foreign_class(data) == kind
 
@@ -310,7 +353,8 @@ def test_notations_of_lora():
         got = table[f"{attention}processor.{old}_lora.up.weight"]
         assert got == LoraTarget(f"{attention}{ours}.weight", "up")
     for kind in ("q", "k", "v", "out"):
-        ours, old = f"{kind}_proj", f"to_{kind}"
+        ours = f"{kind}_proj"
+        old = f"to_{kind}"
         assert table[f"{text}{old}_lora.down.weight"] == LoraTarget(f"{text}{ours}.weight", "down")
     for start in ("lora_te_", "lora_te1_"):
         name = f"{start}text_model_encoder_layers_3_mlp_fc1.lora_up.weight"
@@ -330,9 +374,18 @@ def whole():
 
 @pytest.mark.parametrize(
     ("scale", "accepted"),
-    [(0.5, True), (np.float32(0.13025), True), ([0.5], True), (0.0, False), (-1.0, False),
-     (np.inf, False), (np.nan, False), ([0.5, 0.5], False), ([], False)],
-)  # fmt: skip
+    [
+        (0.5, True),
+        (np.float32(0.13025), True),
+        ([0.5], True),
+        (0.0, False),
+        (-1.0, False),
+        (np.inf, False),
+        (np.nan, False),
+        ([0.5, 0.5], False),
+        ([], False),
+    ],
+)
 def test_the_scaling_factor_of_a_file_is_one_positive_number(tmp_path, whole, scale, accepted):
     tensors = whole | {"scale_factor": np.asarray(scale)}
     path = tmp_path / "a.safetensors"
@@ -388,7 +441,8 @@ def test_configurations_by_name_by_folder_and_by_file(tmp_path):
 
 def test_a_vocabulary_may_fill_the_encoder_and_not_more():
     folder = embedded_folder("emoji")
-    text, file = model_config(folder).text_encoder, folder / "tokenizer.json"
+    text = model_config(folder).text_encoder
+    file = folder / "tokenizer.json"
     largest = max(tokenizer_for(text, file).tokenizer.get_vocab().values())
     assert tokenizer_for(dataclasses.replace(text, vocab_size=largest + 1), file).length
     with pytest.raises(CorruptModelError) as caught:

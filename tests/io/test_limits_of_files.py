@@ -22,10 +22,10 @@ from ldmref.errors import CorruptModelError, ImageError, InputError, LdmrefError
 from ldmref.io.atomic import atomic_write, check_writable
 from ldmref.io.diffusers.folder import class_of, model_name, our_name, read_diffusers_config
 from ldmref.io.diffusers.ldm import unet2d_config
+from ldmref.io.images.arrays import image_of_array
+from ldmref.io.images.metadata import check_target, read_parameters, save_image
+from ldmref.io.images.pil import image_warnings, read_image, read_mask
 from ldmref.io.native import check_weights, load_folder, read_config, save_folder
-from ldmref.io.pictures.arrays import image_of_array
-from ldmref.io.pictures.images import picture_warnings, read_image, read_mask
-from ldmref.io.pictures.metadata import check_target, read_parameters, save_image
 from ldmref.io.tensors.safetensors import TensorFile, TensorView, digest_of
 from ldmref.io.tensors.torch_checkpoint import _leaves
 from ldmref.io.tensors.unpickler import load_pickle_bytes
@@ -53,7 +53,7 @@ def encoded(image, kind, params=None):
     return buffer
 
 
-# -- pictures -------------------------------------------------------------------------------------
+# -- images -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,20 @@ def test_another_range_is_named(high, hint):
 
 @pytest.mark.parametrize(
     ("shape", "mode"),
-    [((2, 3), "L"), ((2, 3, 3), "RGB"), ((2, 3, 4), "RGBA"), ((2, 3, 2), ""), ((2, 3, 5), ""),
-     ((6,), ""), ((1, 2, 3, 3), ""), ((0, 3), ""), ((3, 4, 4), "RGBA"), ((3, 8, 8), "")],
-)  # fmt: skip
-def test_shapes_of_pictures(shape, mode):
+    [
+        ((2, 3), "L"),
+        ((2, 3, 3), "RGB"),
+        ((2, 3, 4), "RGBA"),
+        ((2, 3, 2), ""),
+        ((2, 3, 5), ""),
+        ((6,), ""),
+        ((1, 2, 3, 3), ""),
+        ((0, 3), ""),
+        ((3, 4, 4), "RGBA"),
+        ((3, 8, 8), ""),
+    ],
+)
+def test_shapes_of_images(shape, mode):
     array = np.zeros(shape, np.uint8)
     if mode:
         image = image_of_array(array)
@@ -103,7 +113,8 @@ def promising(width, height):
     """A PNG whose header alone is true."""
 
     def chunk(kind, data):
-        size, check = len(data), zlib.crc32(kind + data)
+        size = len(data)
+        check = zlib.crc32(kind + data)
         return struct.pack(">I", size) + kind + data + struct.pack(">I", check)
 
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0))
@@ -129,16 +140,20 @@ def test_half_transparent_pixels_are_mixed_with_white():
     assert read_mask(Image.new("L", (1, 1), 7)).getpixel((0, 0)) == 7
 
 
-def test_pictures_of_one_frame_and_of_srgb_are_nothing_to_warn_about():
+def test_images_of_one_frame_and_of_srgb_are_nothing_to_warn_about():
     wide = "sRGB".encode("utf-16-be")
     for info, lines in (
-        ({}, 0), ({"ldmref frames": 1}, 0), ({"ldmref frames": 2}, 1), ({"icc_profile": wide}, 0),
-        ({"icc_profile": b""}, 0), ({"icc_profile": b"Adobe"}, 1),
+        ({}, 0),
+        ({"ldmref frames": 1}, 0),
+        ({"ldmref frames": 2}, 1),
+        ({"icc_profile": wide}, 0),
+        ({"icc_profile": b""}, 0),
+        ({"icc_profile": b"Adobe"}, 1),
         ({"icc_profile": b"x", "ldmref frames": 3}, 2),
-    ):  # fmt: skip
+    ):
         image = Image.new("RGB", (1, 1))
         image.info.update(info)
-        got = picture_warnings("the mask", image)
+        got = image_warnings("the mask", image)
         assert len(got) == lines and all(line.startswith("the mask") for line in got)
 
 
@@ -146,10 +161,10 @@ def test_a_jpeg_with_a_preview_is_no_animation():
     frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
     buffer = io.BytesIO()
     frames[0].save(buffer, "MPO", save_all=True, append_images=frames[1:])
-    assert picture_warnings("the picture", read_image(buffer)) == []
+    assert image_warnings("the image", read_image(buffer)) == []
 
 
-def test_how_pictures_are_encoded():
+def test_how_images_are_encoded():
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
     for kind in ("PNG", "WEBP"):
         assert Image.open(encoded(noise, kind)).convert("RGB").tobytes() == noise.tobytes()
@@ -159,7 +174,7 @@ def test_how_pictures_are_encoded():
     for kind in ("PNG", "WEBP", "JPEG"):
         backwards = dict(reversed(PARAMS.items()))
         same = encoded(noise, kind, PARAMS).getvalue() == encoded(noise, kind, backwards).getvalue()
-        assert same, "the order of the parameters is no part of the picture"
+        assert same, "the order of the parameters is no part of the image"
 
 
 def test_a_long_prompt_in_any_script_fits_into_a_jpeg():
@@ -210,8 +225,12 @@ def test_what_stands_in_the_way_is_named(tmp_path):
 
 def test_a_written_file_is_aligned_and_has_its_metadata(tmp_path):
     half = TensorSource("BF16", (2,), lambda: np.array([1, 2], np.uint16))
-    tensors = {"b": source(np.ones(3, np.int8)), "a": source(np.arange(3.0)),
-               "z": source(np.arange(2.0)), "c": half}  # fmt: skip
+    tensors = {
+        "b": source(np.ones(3, np.int8)),
+        "a": source(np.arange(3.0)),
+        "z": source(np.arange(2.0)),
+        "c": half,
+    }
     path = tmp_path / "a.safetensors"
     write_tensors(path, tensors, {"made": "by me"})
     length = int.from_bytes(path.read_bytes()[:8], "little")
@@ -328,11 +347,17 @@ def test_weights_of_another_model_are_not_saved(tmp_path, tiny):
 
 @pytest.mark.parametrize(
     ("change", "code"),
-    [({}, ""), ({"schema": 2}, "E-SCHEMA"), ({"schema": True}, "E-SCHEMA"),
-     ({"schema": "1"}, "E-SCHEMA"), ({"schema": 1.0}, "E-SCHEMA"), ({"sha256": []}, "E-CONFIG"),
-     ({"sha256": {"a": 1}}, "E-CONFIG"),
-     ({"sha256": {"a": "b"}}, "")],
-)  # fmt: skip
+    [
+        ({}, ""),
+        ({"schema": 2}, "E-SCHEMA"),
+        ({"schema": True}, "E-SCHEMA"),
+        ({"schema": "1"}, "E-SCHEMA"),
+        ({"schema": 1.0}, "E-SCHEMA"),
+        ({"sha256": []}, "E-CONFIG"),
+        ({"sha256": {"a": 1}}, "E-CONFIG"),
+        ({"sha256": {"a": "b"}}, ""),
+    ],
+)
 def test_settings_of_other_versions(tmp_path, change, code):
     path = tmp_path / "config.json"
     path.write_text(json.dumps({"schema": 1} | PRESETS["tiny"].to_dict() | change))
@@ -347,7 +372,8 @@ def test_settings_of_other_versions(tmp_path, change, code):
 
 
 def test_weights_that_look_wrong():
-    zeros, ones = np.zeros((2, 2)), np.ones((2, 2))
+    zeros = np.zeros((2, 2))
+    ones = np.ones((2, 2))
     assert check_weights({"w": ones, "bias": np.zeros(3), "none": np.zeros((0, 2))}) == []
     (warning,) = check_weights({f"w{i}": zeros for i in range(5)})
     assert warning.startswith("5 weights") and warning.endswith("w0, w1, w2, w3, w4")
@@ -386,10 +412,15 @@ def stable_diffusion(path, pipeline="StableDiffusionPipeline", unet=(), **more):
 
 @pytest.mark.parametrize(
     ("pipeline", "xl"),
-    [("StableDiffusionPipeline", False), ("StableDiffusionImg2ImgPipeline", False),
-     ("StableDiffusionInpaintPipeline", False), ("StableDiffusionXLPipeline", True),
-     ("StableDiffusionXLImg2ImgPipeline", True), ("StableDiffusionXLInpaintPipeline", True)],
-)  # fmt: skip
+    [
+        ("StableDiffusionPipeline", False),
+        ("StableDiffusionImg2ImgPipeline", False),
+        ("StableDiffusionInpaintPipeline", False),
+        ("StableDiffusionXLPipeline", True),
+        ("StableDiffusionXLImg2ImgPipeline", True),
+        ("StableDiffusionXLInpaintPipeline", True),
+    ],
+)
 def test_what_a_folder_of_stable_diffusion_says(tmp_path, pipeline, xl):
     config = stable_diffusion(tmp_path, pipeline)
     d = config.defaults
@@ -401,16 +432,22 @@ def test_what_a_folder_of_stable_diffusion_says(tmp_path, pipeline, xl):
 
 
 def test_what_the_index_says_goes_before(tmp_path):
-    index = {"force_zeros_for_empty_prompt": True,
-             "scheduler": ["diffusers", "EulerDiscreteScheduler"],
-             "text_encoder": ["transformers", "CLIPTextModelWithProjection"]}  # fmt: skip
+    index = {
+        "force_zeros_for_empty_prompt": True,
+        "scheduler": ["diffusers", "EulerDiscreteScheduler"],
+        "text_encoder": ["transformers", "CLIPTextModelWithProjection"],
+    }
     config = stable_diffusion(tmp_path, index=index)
     assert config.zero_empty_negative is True and config.scheduler.sampler == "euler"
     assert config.text_encoder.projection_dim == 512
     for entry, name in (
-        (["a", "B"], "B"), (["a"], ""), (["a", "B", "c"], ""), ("B", ""), (None, ""),
+        (["a", "B"], "B"),
+        (["a"], ""),
+        (["a", "B", "c"], ""),
+        ("B", ""),
+        (None, ""),
         (["a", 1], ""),
-    ):  # fmt: skip
+    ):
         assert class_of({"part": entry}, "part") == name
     assert class_of({}, "part") == ""
 
@@ -428,13 +465,21 @@ def test_two_text_encoders_and_the_refiner(tmp_path):
     assert code_of(read_diffusers_config, other) == "E-PIPELINE"
 
 
-U2D = {"block_out_channels": [32, 64], "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
-       "up_block_types": ["AttnUpBlock2D", "UpBlock2D"]}  # fmt: skip
+U2D = {
+    "block_out_channels": [32, 64],
+    "down_block_types": ["DownBlock2D", "AttnDownBlock2D"],
+    "up_block_types": ["AttnUpBlock2D", "UpBlock2D"],
+}
 
 
 def latent_diffusion(path, pipeline, unet=(), **more):
-    vae = {"_class_name": "VQModel", "block_out_channels": [32, 32], "latent_channels": 3,
-           "num_vq_embeddings": 64, "scaling_factor": 0.5}  # fmt: skip
+    vae = {
+        "_class_name": "VQModel",
+        "block_out_channels": [32, 32],
+        "latent_channels": 3,
+        "num_vq_embeddings": 64,
+        "scaling_factor": 0.5,
+    }
     unet = U2D | {"sample_size": 16} | dict(unet)
     return read_diffusers_config(
         folder_of(path / "ldm", pipeline, **{"vqvae/config": vae, "unet/config": unet}, **more)
@@ -454,25 +499,35 @@ def test_folders_of_latent_diffusion(tmp_path):
     assert large.vae.scaling_factor == 1.0  # the pipeline does not scale latents
 
 
-RESNET = {"downsample_type": "resnet", "upsample_type": "resnet",
-          "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"]}  # fmt: skip
+RESNET = {
+    "downsample_type": "resnet",
+    "upsample_type": "resnet",
+    "down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"],
+}
 
 
 @pytest.mark.parametrize(
     ("change", "field", "want"),
-    [({"attention_head_dim": None}, "num_heads", (1, 1)),
-     ({"attention_head_dim": 32}, "num_heads", (1, 2)),
-     ({"attention_head_dim": 48}, "num_heads", (1, 1)),
-     ({"attn_norm_num_groups": 32}, "norm_num_groups", 32),
-     ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift", "scale_shift"),
-     (RESNET | {"up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"]}, "resnet_updown",
-      True),
-     (RESNET, "attention_levels", (False, True)),
-     ({}, "attention_levels", (False, True)), ({}, "resnet_updown", False),
-     ({"attn_norm_num_groups": 16}, None, None), ({"upsample_type": "resnet"}, None, None),
-     ({"down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"]}, None, None),
-     ({"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, None, None)],
-)  # fmt: skip
+    [
+        ({"attention_head_dim": None}, "num_heads", (1, 1)),
+        ({"attention_head_dim": 32}, "num_heads", (1, 2)),
+        ({"attention_head_dim": 48}, "num_heads", (1, 1)),
+        ({"attn_norm_num_groups": 32}, "norm_num_groups", 32),
+        ({"resnet_time_scale_shift": "scale_shift"}, "resnet_time_scale_shift", "scale_shift"),
+        (
+            RESNET | {"up_block_types": ["AttnUpBlock2D", "ResnetUpsampleBlock2D"]},
+            "resnet_updown",
+            True,
+        ),
+        (RESNET, "attention_levels", (False, True)),
+        ({}, "attention_levels", (False, True)),
+        ({}, "resnet_updown", False),
+        ({"attn_norm_num_groups": 16}, None, None),
+        ({"upsample_type": "resnet"}, None, None),
+        ({"down_block_types": ["ResnetDownsampleBlock2D", "AttnDownBlock2D"]}, None, None),
+        ({"down_block_types": ["AttnDownBlock2D", "DownBlock2D"]}, None, None),
+    ],
+)
 def test_u_nets_of_latent_diffusion(change, field, want):
     if field is None:
         assert code_of(unet2d_config, U2D | change) == "E-CONFIG"
@@ -487,9 +542,12 @@ def test_names_of_folders_and_of_old_tensors(tmp_path):
     assert model_name(tmp_path / "models--a--b" / "other" / "abc") == "abc"
     attention = "encoder.mid_block.attentions.0."
     for old, new in (
-        ("query", "to_q"), ("key", "to_k"), ("value", "to_v"), ("proj_attn", "to_out.0"),
+        ("query", "to_q"),
+        ("key", "to_k"),
+        ("value", "to_v"),
+        ("proj_attn", "to_out.0"),
         ("group_norm", "group_norm"),
-    ):  # fmt: skip
+    ):
         assert our_name("vae", f"{attention}{old}.weight") == f"{attention}{new}.weight"
     assert our_name("vae", "encoder.key.weight") == "encoder.key.weight"
     for name in ("text_model.x", "text_projection.weight", "model.layers.0", "to_logits.weight"):

@@ -64,7 +64,8 @@ def kohya(flat, names=KOHYA, alpha=None, rank=2):
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_matrix_and_convolution_has_names_of_its_own(name):
     config = PRESETS[name]
-    table, shapes = lora_names(config), flatten(model_spec(config))
+    table = lora_names(config)
+    shapes = flatten(model_spec(config))
     want = {
         tensor
         for tensor, shape in shapes.items()
@@ -150,7 +151,8 @@ def test_names_of_older_diffusers():
 @pytest.mark.parametrize("name", [QUERY, CONV, PROJ])
 def test_merged_is_the_layer_and_a_second_branch(flat, name, alpha):
     """x W + weight * alpha / rank * up(down(x)), computed as the two-branch network it was."""
-    ops, w = get_backend("numpy", dtype="float64"), flat[name].astype(np.float64)
+    ops = get_backend("numpy", dtype="float64")
+    w = flat[name].astype(np.float64)
     down, up = (a.astype(np.float64) for a in change(w.shape))
     parts = {"down": down, "up": up} | ({} if alpha is None else {"alpha": np.asarray([alpha])})
     merged = merge(w, parts, 0.8)
@@ -158,9 +160,11 @@ def test_merged_is_the_layer_and_a_second_branch(flat, name, alpha):
     draw = np.random.default_rng(1).standard_normal
     if w.ndim == 2:
         x = draw((5, w.shape[1]))
-        got, want = x @ merged.T, x @ w.T + factor * (x @ down.T) @ up.T
+        got = x @ merged.T
+        want = x @ w.T + factor * (x @ down.T) @ up.T
     else:
-        x, pad = draw((1, w.shape[1], 6, 6)), w.shape[2] // 2
+        x = draw((1, w.shape[1], 6, 6))
+        pad = w.shape[2] // 2
         branch = ops.conv2d(ops.conv2d(x, down, padding=pad), up)
         got = ops.conv2d(x, merged, padding=pad)
         want = ops.conv2d(x, w, padding=pad) + factor * branch
@@ -176,7 +180,8 @@ def test_only_named_tensors_change_and_the_given_ones_do_not(flat):
 
 
 def test_two_loras_add_up_and_zero_is_nothing(flat):
-    first, second = kohya(flat), kohya(flat, {QUERY: KOHYA[QUERY]}, alpha=3.0, rank=4)
+    first = kohya(flat)
+    second = kohya(flat, {QUERY: KOHYA[QUERY]}, alpha=3.0, rank=4)
     both = apply_loras(TINY, flat, [Lora("a", first, 1.0), Lora("b", second, -0.5)])
     down, up = change(flat[QUERY].shape)
     down2, up2 = change(flat[QUERY].shape, 4)
@@ -255,8 +260,10 @@ def test_what_does_not_fit_is_refused_with_a_list(flat, case):
 def test_other_families_are_refused(flat):
     """The names may be the same; the widths are not."""
     name = "lora_unet_down_blocks_1_attentions_0_transformer_blocks_0_attn2_to_k"
-    tensors = {f"{name}.lora_down.weight": np.ones((4, 768), np.float32),
-               f"{name}.lora_up.weight": np.ones((640, 4), np.float32)}  # fmt: skip
+    tensors = {
+        f"{name}.lora_down.weight": np.ones((4, 768), np.float32),
+        f"{name}.lora_up.weight": np.ones((640, 4), np.float32),
+    }
     assert lora_changes(PRESETS["sd15"], Lora("sd1", tensors))
     for other in ("sd2-base", "sdxl"):
         with pytest.raises(KeyMismatchError, match=r"is \(4, 768\), not \(4, (1024|2048)\)"):
@@ -347,7 +354,8 @@ def peft(flat, alone=True):
 @pytest.mark.parametrize("alone", [True, False])
 def test_files_of_peft(flat, tmp_path, alone):
     """The same as without its wrapper; alpha stands in the file beside."""
-    tensors, path = peft(flat, alone), tmp_path / "adapter_model.safetensors"
+    tensors = peft(flat, alone)
+    path = tmp_path / "adapter_model.safetensors"
     assert tensors
     save_file(tensors, str(path))
     part = "unet." if alone else "text_encoder."
@@ -356,8 +364,10 @@ def test_files_of_peft(flat, tmp_path, alone):
         if told:
             (tmp_path / "adapter_config.json").write_text(json.dumps(told))
         got = apply_loras(TINY, flat, read_loras([path]))
-        scaled = {n: t * (1 if alpha is None or "lora_B" not in n else alpha / 2)
-                  for n, t in plain.items()}  # fmt: skip
+        scaled = {
+            n: t * (1 if alpha is None or "lora_B" not in n else alpha / 2)
+            for n, t in plain.items()
+        }
         want = apply_loras(TINY, flat, [Lora("plain", scaled)])
         assert all(np.allclose(got[name], want[name], atol=1e-6) for name in flat)
         assert any(not np.array_equal(got[name], flat[name]) for name in flat)

@@ -1,4 +1,4 @@
-"""Metadata round trips for any prompt; pictures are written whole or not at all."""
+"""Metadata round trips for any prompt; images are written whole or not at all."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from ldmref.errors import OutputError
-from ldmref.io.pictures import metadata
-from ldmref.io.pictures.infotext import (
+from ldmref.io.images import metadata
+from ldmref.io.images.infotext import (
     A1111_SAMPLERS,
     infotext,
     parse_infotext,
     replay_parameters,
 )
-from ldmref.io.pictures.metadata import (
+from ldmref.io.images.metadata import (
     read_parameters,
     save_image,
-    write_picture,
+    write_image,
 )
 from ldmref.samplers import SAMPLERS, get_sampler
 
@@ -40,12 +40,23 @@ AWKWARD = [
 
 def params(prompt="cat", negative="", **changes):
     return {
-        "mode": "txt2img", "prompt": prompt, "negative_prompt": negative, "steps": 20,
-        "cfg_scale": 2.5, "sampler": "dpmpp_2m", "schedule": "karras", "seed": 2**64 - 1,
-        "width": 64, "height": 32, "eta": None, "clip_skip": 0, "rng": "philox",
+        "mode": "txt2img",
+        "prompt": prompt,
+        "negative_prompt": negative,
+        "steps": 20,
+        "cfg_scale": 2.5,
+        "sampler": "dpmpp_2m",
+        "schedule": "karras",
+        "seed": 2**64 - 1,
+        "width": 64,
+        "height": 32,
+        "eta": None,
+        "clip_skip": 0,
+        "rng": "philox",
         "model": {"name": "a, b: c", "sha256": "0123456789abcdef"},
-        "backend": {"name": "numpy", "dtype": "float32"}, "ldmref": "0.1.0",
-    } | changes  # fmt: skip
+        "backend": {"name": "numpy", "dtype": "float32"},
+        "ldmref": "0.1.0",
+    } | changes
 
 
 def written(values, kind="PNG"):
@@ -134,10 +145,16 @@ def test_a1111_names_of_samplers_lead_back_to_them():
         again = replay_parameters(infotext(params(sampler=name)))
         assert again is not None and get_sampler(again[0]["sampler"]) is SAMPLERS[name]
     assert set(A1111_SAMPLERS) <= set(SAMPLERS)
-    for name, alias in [("dpmpp_2s_a", "DPM++ 2S a"), ("pndm", "PLMS"), ("unipc", "ldmref unipc"),
-                        ("dpm_solver_2_a", "DPM2 a"), ("dpmpp_2m_sde_heun", "DPM++ 2M SDE Heun"),
-                        ("dpmpp_3m_sde", "DPM++ 3M SDE"), ("lms", "ldmref lms"),
-                        ("rk4", "ldmref rk4")]:  # fmt: skip
+    for name, alias in [
+        ("dpmpp_2s_a", "DPM++ 2S a"),
+        ("pndm", "PLMS"),
+        ("unipc", "ldmref unipc"),
+        ("dpm_solver_2_a", "DPM2 a"),
+        ("dpmpp_2m_sde_heun", "DPM++ 2M SDE Heun"),
+        ("dpmpp_3m_sde", "DPM++ 3M SDE"),
+        ("lms", "ldmref lms"),
+        ("rk4", "ldmref rk4"),
+    ]:
         assert f"Sampler: {alias}," in infotext(params(sampler=name))
     for name, label in A1111_SAMPLERS.items():
         assert get_sampler(label) is SAMPLERS[name]
@@ -149,14 +166,15 @@ def test_reader_takes_anything(text):
 
 
 def test_writing(tmp_path):
-    path, image = tmp_path / "a.png", Image.new("RGB", (4, 4), "red")
-    write_picture(path, image, None)
+    path = tmp_path / "a.png"
+    image = Image.new("RGB", (4, 4), "red")
+    write_image(path, image, None)
     assert read_parameters(path) == {}
     before = path.read_bytes()
     with pytest.raises(OutputError) as caught:
-        write_picture(path, Image.new("RGB", (4, 4)), None)
+        write_image(path, Image.new("RGB", (4, 4)), None)
     assert caught.value.code == "E-EXISTS" and path.read_bytes() == before
-    write_picture(path, image, params(), overwrite=True)
+    write_image(path, image, params(), overwrite=True)
     assert read_parameters(path)["ldmref"] == params()
     assert os.listdir(tmp_path) == ["a.png"]
 
@@ -167,7 +185,7 @@ def test_writing(tmp_path):
 def test_targets_refused(name, code, tmp_path):
     (tmp_path / "d.png").mkdir()
     with pytest.raises(OutputError) as caught:
-        write_picture(tmp_path / name, Image.new("RGB", (4, 4)), None)
+        write_image(tmp_path / name, Image.new("RGB", (4, 4)), None)
     assert caught.value.code == code and os.listdir(tmp_path) == ["d.png"]
 
 
@@ -183,7 +201,7 @@ def test_nothing_half_written(overwrite, tmp_path, monkeypatch):
 
     monkeypatch.setattr(metadata, "save_image", full)
     with pytest.raises(OutputError) as caught:
-        write_picture(path, Image.new("RGB", (4, 4)), None, overwrite=overwrite)
+        write_image(path, Image.new("RGB", (4, 4)), None, overwrite=overwrite)
     assert caught.value.code == "E-WRITE"
     assert [p.read_text() for p in tmp_path.iterdir()] == (["old"] if overwrite else [])
 
@@ -198,17 +216,17 @@ def test_a_file_that_came_up_meanwhile_is_kept(tmp_path, monkeypatch):
 
     monkeypatch.setattr(metadata, "save_image", slow)
     with pytest.raises(OutputError) as caught:
-        write_picture(path, Image.new("RGB", (4, 4)), None)
+        write_image(path, Image.new("RGB", (4, 4)), None)
     assert caught.value.code == "E-EXISTS"
     assert [p.read_text() for p in tmp_path.iterdir()] == ["other"]
 
 
 @pytest.mark.parametrize("suffix", ["png", "jpg", "webp"])
 def test_names_of_any_bytes_are_recorded(tmp_path, suffix):
-    """A folder whose name is not UTF-8 lends it to the model; the finished picture is not lost."""
+    """A folder whose name is not UTF-8 lends it to the model; the finished image is not lost."""
     record = params(model={"name": "caf\udce9", "sha256": ""})
     path = tmp_path / f"a.{suffix}"
-    write_picture(path, Image.new("RGB", (8, 8)), record, overwrite=False)
+    write_image(path, Image.new("RGB", (8, 8)), record, overwrite=False)
     read = read_parameters(path)
     assert read["ldmref"]["model"]["name"] == "caf\udce9"
     assert "caf\\udce9" in read["parameters"]

@@ -10,7 +10,7 @@ from PIL import Image
 
 from ldmref.errors import LdmrefError
 from ldmref.io.adapters.autoencoder import tiny_config
-from ldmref.io.pictures import metadata
+from ldmref.io.images import metadata
 from ldmref.io.tensors.unpickler import load_pickle_bytes
 
 
@@ -29,11 +29,11 @@ def test_plain_values_of_every_protocol(protocol):
 @pytest.mark.parametrize("suffix", ["jpg", "webp"])
 @pytest.mark.parametrize("cut", [b"\x00", b"\xd8\x3d", b"\xd8\x3d\x00a"])
 def test_a_damaged_comment_is_read_as_far_as_it_goes(tmp_path, suffix, cut):
-    """Half a letter at the end, or half of a pair, costs that letter and not the picture."""
+    """Half a letter at the end, or half of a pair, costs that letter and not the image."""
     exif = Image.Exif()
     text = "a cat\nSteps: 20, Sampler: Euler, Seed: 1, Size: 8x8".encode("utf-16-be") + cut
     exif.get_ifd(metadata.EXIF_IFD)[metadata.USER_COMMENT] = metadata.COMMENT_ENCODING + text
-    path = tmp_path / f"picture.{suffix}"
+    path = tmp_path / f"image.{suffix}"
     Image.new("RGB", (8, 8)).save(path, exif=exif)
     found = metadata.read_parameters(path)["parameters"]
     assert found.startswith("a cat\nSteps: 20") and "\ufffd" in found
@@ -42,9 +42,14 @@ def test_a_damaged_comment_is_read_as_far_as_it_goes(tmp_path, suffix, cut):
 
 @pytest.mark.parametrize(
     ("field", "value"),
-    [("act_fn", "silu"), ("upsample_fn", "bilinear"), ("upsampling_scaling_factor", 4),
-     ("scaling_factor", 0.5), ("shift_factor", 0.1)],
-)  # fmt: skip
+    [
+        ("act_fn", "silu"),
+        ("upsample_fn", "bilinear"),
+        ("upsampling_scaling_factor", 4),
+        ("scaling_factor", 0.5),
+        ("shift_factor", 0.1),
+    ],
+)
 def test_a_tiny_autoencoder_that_computes_something_else_is_refused(field, value):
     with pytest.raises(LdmrefError) as caught:
         tiny_config({"_class_name": "AutoencoderTiny", field: value})

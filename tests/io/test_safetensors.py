@@ -158,8 +158,9 @@ EDITS = st.lists(
         st.integers(0, len(TEXT) - 1),
         st.sampled_from(list(b'0123456789{}[],:".-eE tfn\xff')),
     ),
-    min_size=1, max_size=3,
-)  # fmt: skip
+    min_size=1,
+    max_size=3,
+)
 
 
 @given(edits=EDITS, size=st.sampled_from([33, 33, 33, 32, 34]))
@@ -169,7 +170,8 @@ def test_same_verdict_on_mutated_headers(scratch, edits, size):
         at = min(at, len(header) - 1)
         header[at : at + (edit != "insert")] = b"" if edit == "delete" else bytes([byte])
     path = write(scratch, bytes(header), bytes(size))
-    ours, theirs = accepts(path), library_accepts(path)
+    ours = accepts(path)
+    theirs = library_accepts(path)
     assert ours == theirs or (theirs and _names_twice_or_other_type(bytes(header)))
 
 

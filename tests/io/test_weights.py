@@ -176,16 +176,16 @@ def test_an_index_without_files(tmp_path, weight_map):
 # -- pickling -------------------------------------------------------------------------------------
 
 
-def picture(model):
+def image(model):
     return np.asarray(modes.txt2img(model, "red heart", seed=1, steps=1)[0])
 
 
-def test_a_pickled_model_draws_the_same_picture(folder):
+def test_a_pickled_model_draws_the_same_image(folder):
     model = ldmref.load(folder, backend="numpy")
     data = pickle.dumps(model)
-    assert (picture(pickle.loads(data)) == picture(model)).all()
+    assert (image(pickle.loads(data)) == image(model)).all()
     used = pickle.dumps(model)  # the networks are on the backend now
-    assert (picture(pickle.loads(used)) == picture(model)).all()
+    assert (image(pickle.loads(used)) == image(model)).all()
     assert len(data) < 200_000 and len(used) < 200_000  # weights are references to the file
 
 
@@ -193,20 +193,20 @@ def test_a_pickled_model_draws_the_same_picture(folder):
 def test_a_model_without_a_file_is_pickled_with_its_weights(dtype):
     model = ldmref.random_model("tiny", backend="numpy", dtype=dtype)
     again = pickle.loads(pickle.dumps(model))
-    assert again.backend.dtype == dtype and (picture(again) == picture(model)).all()
+    assert again.backend.dtype == dtype and (image(again) == image(model)).all()
 
 
 def test_a_pickled_torch_model(folder):
     pytest.importorskip("torch")
     model = ldmref.load(folder, backend="torch")
-    before = picture(model)
-    assert (picture(pickle.loads(pickle.dumps(model))) == before).all()
+    before = image(model)
+    assert (image(pickle.loads(pickle.dumps(model))) == before).all()
 
 
 def test_a_model_in_another_process(folder):
     model = ldmref.load(folder, backend="numpy")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
-        assert (pool.apply(picture, (model,)) == picture(model)).all()
+        assert (pool.apply(image, (model,)) == image(model)).all()
 
 
 def test_a_pickled_model_whose_file_has_changed_or_gone(folder):

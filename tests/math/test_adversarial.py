@@ -28,7 +28,8 @@ def test_log_losses_equal_scipy(xp, dtype, xp_assert_close, to_numpy, data):
     real, fake = data.draw(strategies.paired(2, xp, dtype))
     a, b = (to_numpy(v).astype(np.float64) for v in (real, fake))
     expected = -log_expit(a) - log_expit(-b)
-    got, generator = lm.log_discriminator_loss(real, fake), lm.log_generator_loss(fake)
+    got = lm.log_discriminator_loss(real, fake)
+    generator = lm.log_generator_loss(fake)
     xp_assert_close(got, expected, like=real, ulps=4, scale=1 + abs(a) + abs(b))
     xp_assert_close(generator, -log_expit(b), like=fake, ulps=4, scale=1 + abs(b))
 
@@ -44,7 +45,7 @@ def test_the_best_discriminator(kind):
     """By enumeration of logits: the sign of p - q for the hinge, the log-ratio for the other."""
     loss = getattr(lm, f"{kind}_discriminator_loss")
     logits = np.linspace(-3, 3, 6001)
-    for p, q in ((0.7, 0.3), (0.2, 0.8)):  # how often a picture is real, and made
+    for p, q in ((0.7, 0.3), (0.2, 0.8)):  # how often an image is real, and made
         zeros = np.full_like(logits, 1e3)  # the other argument, where it costs nothing
         cost = p * loss(logits, -zeros) + q * loss(zeros, logits)
         best = logits[cost.argmin()]
@@ -80,7 +81,8 @@ def test_the_weighted_gradients_are_equally_long():
     torch.manual_seed(0)
     layer = torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
     x = torch.randn(5, 3, dtype=torch.float64)
-    first, second = ((x @ layer) ** 2).sum(), (0.1 * (x @ layer)).sin().sum()
+    first = ((x @ layer) ** 2).sum()
+    second = (0.1 * (x @ layer)).sin().sum()
     a, b = (torch.autograd.grad(loss, layer)[0] for loss in (first, second))
     weight = lm.adaptive_weight(a, b)
     assert float(torch.linalg.norm(weight * b)) == pytest.approx(float(torch.linalg.norm(a)), 1e-3)
@@ -92,7 +94,8 @@ def test_feature_distance_equals_loops(xp, dtype, xp_assert_close, to_numpy, dat
     a, b = (np.moveaxis(to_numpy(v).astype(np.float64), 1, -1) for v in (x, y))
     expected = np.zeros(a.shape[:-1])
     for where in np.ndindex(expected.shape):
-        zero_a, zero_b = not a[where].any(), not b[where].any()
+        zero_a = not a[where].any()
+        zero_b = not b[where].any()
         both = 2 * cosine(a[where], b[where]) if not (zero_a or zero_b) else 0.0
         expected[where] = both if not (zero_a or zero_b) else float(zero_a != zero_b)
     got = lm.feature_distance(x, y)
@@ -102,7 +105,8 @@ def test_feature_distance_equals_loops(xp, dtype, xp_assert_close, to_numpy, dat
 @given(data=st.data(), factor=st.sampled_from([0.125, 4.0]))
 def test_feature_distance_ignores_the_length(xp, dtype, xp_assert_close, to_numpy, data, factor):
     x, y = data.draw(strategies.paired(2, xp, dtype, strategies.shapes(4, 4)))
-    got, scaled = lm.feature_distance(x, y), lm.feature_distance(factor * x, y)
+    got = lm.feature_distance(x, y)
+    scaled = lm.feature_distance(factor * x, y)
     xp_assert_close(scaled, to_numpy(got), like=x, ulps=8 + to_numpy(x)[0].size, scale=4.0)
     assert float(xp.max(xp.abs(lm.feature_distance(x, x)))) == 0.0
 

@@ -25,7 +25,8 @@ def test_training_pair_is_a_rotation_of_data_and_noise(xp, dtype, xp_assert_clos
 
 
 def test_training_pair_has_the_noise_as_target_by_default():
-    x0, eps = np.ones((2, 3)), np.zeros((2, 3))
+    x0 = np.ones((2, 3))
+    eps = np.zeros((2, 3))
     assert lm.training_pair(x0, 0.5, eps)[1] is eps
     for kind in ("noise", "sample", "score"):
         with pytest.raises(ValueError, match="must be eps, x0 or v"):
@@ -61,7 +62,9 @@ def test_training_loss_equals_a_loop_over_examples(
 
 
 def test_training_loss_is_that_of_the_noise_by_default():
-    x0, eps, t = np.ones((2, 1)), np.asarray([[0.5], [3.0]]), np.asarray([0, 1])
+    x0 = np.ones((2, 1))
+    eps = np.asarray([[0.5], [3.0]])
+    t = np.asarray([0, 1])
     got = lm.training_loss(lambda xt, t: 0 * xt, x0, t, eps, np.asarray([0.9, 0.1]))
     np.testing.assert_allclose(got, [0.25, 9.0], rtol=1e-15)
 
@@ -72,7 +75,8 @@ def test_ddpm_step_is_the_posterior_at_the_predicted_data(
 ):
     """Equation 11 against equation 7, with x0 from eps (equation 15); each row its own levels."""
     xt, eps, z = data.draw(strategies.paired(3, xp, dtype, (3, 2)))
-    beta, alpha_bar = ([0.25, 0.03125, 0.75], [0.5, 0.9375, 0.0625])
+    beta = [0.25, 0.03125, 0.75]
+    alpha_bar = [0.5, 0.9375, 0.0625]
     sigma = xp.asarray([0.0, 1.0, 0.5], dtype=xt.dtype)
     arrays = [xp.asarray(c, dtype=xt.dtype) for c in (beta, alpha_bar)]
     got = lm.ddpm_step(xt, eps, *arrays, sigma, z)
@@ -114,7 +118,8 @@ def trajectory(betas, predict, start, kind=None):
 
     The network is affine in x, so the trajectory is affine in its noises, and this is exact.
     """
-    steps, drawn = len(betas), []
+    steps = len(betas)
+    drawn = []
 
     def noise():
         drawn.append(1)
@@ -148,7 +153,8 @@ def test_ddpm_sample_keeps_every_marginal_of_standard_normal_data(betas):
 @given(strategies.betas(min_size=1, max_size=8))
 def test_ddpm_sample_keeps_every_marginal_of_one_known_point(kind, betas):
     """There eps = (x_t - sqrt(abar) x0) / sqrt(1 - abar), and fixed_small is the exact variance."""
-    levels, point = np.cumprod(1 - betas), 3.0
+    levels = np.cumprod(1 - betas)
+    point = 3.0
     one = np.eye(1, len(betas) + 1, 0)
     start = np.sqrt(levels[-1]) * point * one + np.sqrt(1 - levels[-1]) * np.eye(
         1, len(betas) + 1, 1

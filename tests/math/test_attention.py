@@ -22,7 +22,8 @@ def softmax_mp(row):
 
 def map_by_loops(q, k, sees):
     """(weights, size of the scores' terms) of single matrices."""
-    weights, size = np.zeros((len(q), len(k))), 0.0
+    weights = np.zeros((len(q), len(k)))
+    size = 0.0
     for i, query in enumerate(q):
         keys = [j for j in range(len(k)) if sees(i, j)]
         scores = []
@@ -69,7 +70,8 @@ def test_maps_and_mixtures_equal_loops(
 
     hosts = zip(to_numpy(q), to_numpy(k), strict=True)
     by_loops = [map_by_loops(a, b, sees) for a, b in hosts]
-    want, size = np.stack([w for w, _ in by_loops]), max(s for _, s in by_loops)
+    want = np.stack([w for w, _ in by_loops])
+    size = max(s for _, s in by_loops)
     mask = xp.asarray(allowed) if masked else None
     arguments = ([causal] if causal or masked else []) + ([mask] if masked else [])
     got = lm.attention_map(q, k, *arguments)
@@ -79,12 +81,14 @@ def test_maps_and_mixtures_equal_loops(
     loops = np.einsum("nlm,nmd->nld", want, to_numpy(v).astype(float))
     xp_assert_close(mixed, loops, like=q, ulps=2, scale=8.0 * (8 + 2 * m + d * size))
     seen = np.asarray([[sees(i, j) for j in range(m)] for i in range(l)])
-    sums, blind = to_numpy(got).sum(axis=-1), ~seen.any(axis=1)
+    sums = to_numpy(got).sum(axis=-1)
+    blind = ~seen.any(axis=1)
     assert np.allclose(sums[:, ~blind], 1, atol=1e-6) and not sums[:, blind].any()
 
 
 def test_attention_by_default_sees_everything():
-    q, k = np.zeros((2, 1)), np.zeros((2, 1))
+    q = np.zeros((2, 1))
+    k = np.zeros((2, 1))
     assert lm.attention_map(q, k).tolist() == [[0.5, 0.5], [0.5, 0.5]]
     v = np.asarray([[0.0], [4.0]])
     assert lm.scaled_dot_product_attention(q, k, v).tolist() == [[2.0], [2.0]]
@@ -113,8 +117,10 @@ def test_permutations(seed):
     """Keys in another order mix the same; queries in another order give the rows in that order."""
     rng = np.random.default_rng(seed)
     q, k, v = (rng.standard_normal((n, 3)) for n in (4, 5, 5))
-    keys, queries = rng.permutation(5), rng.permutation(4)
-    before, mixed = lm.attention_map(q, k), lm.scaled_dot_product_attention(q, k, v)
+    keys = rng.permutation(5)
+    queries = rng.permutation(4)
+    before = lm.attention_map(q, k)
+    mixed = lm.scaled_dot_product_attention(q, k, v)
     np.testing.assert_allclose(lm.attention_map(q, k[keys]), before[:, keys], atol=1e-15)
     np.testing.assert_allclose(lm.attention_map(q[queries], k), before[queries], atol=1e-15)
     again = lm.scaled_dot_product_attention(q[queries], k[keys], v[keys])
@@ -187,7 +193,8 @@ def test_every_example_may_have_its_own_mask(xp, dtype, xp_assert_close):
 
 def test_a_row_that_may_see_nothing_leaves_the_others_alone():
     """Only its own weights are zero; the others still sum to one over what they see."""
-    q, k = np.ones((2, 1)), np.asarray([[0.0], [1.0], [2.0]])
+    q = np.ones((2, 1))
+    k = np.asarray([[0.0], [1.0], [2.0]])
     got = lm.attention_map(q, k, mask=np.asarray([[False] * 3, [True, False, True]]))
     weights = np.exp([0.0, 2.0]) / np.exp([0.0, 2.0]).sum()
     np.testing.assert_allclose(got, [[0, 0, 0], [weights[0], 0, weights[1]]], rtol=1e-12)

@@ -30,7 +30,8 @@ def test_squared_error_and_l1_sparsity_equal_loops(xp, dtype, xp_assert_close, t
     x, y = data.draw(strategies.paired(2, xp, dtype))
     n = x.shape[0]
     a, b = (to_numpy(z).astype(np.longdouble).reshape(n, -1) for z in (x, y))
-    square, size = np.zeros(n, np.longdouble), np.zeros(n, np.longdouble)
+    square = np.zeros(n, np.longdouble)
+    size = np.zeros(n, np.longdouble)
     for i in range(n):
         for u, v in zip(a[i], b[i], strict=True):
             square[i] += (u - v) ** 2
@@ -43,7 +44,8 @@ def test_squared_error_and_l1_sparsity_equal_loops(xp, dtype, xp_assert_close, t
 @given(data=st.data())
 def test_losses_go_through_the_bottleneck(xp, dtype, xp_assert_close, to_numpy, data):
     x, corrupted = data.draw(strategies.paired(2, xp, dtype, (2, 3)))
-    encode, decode = linear(TURN.T, x), linear(TURN, x)
+    encode = linear(TURN.T, x)
+    decode = linear(TURN, x)
     clean, dirty = (to_numpy(z).astype(np.float64) for z in (x, corrupted))
     for got, seen in (
         (lm.autoencoder_loss(x, encode, decode), clean),
@@ -57,7 +59,8 @@ def test_losses_go_through_the_bottleneck(xp, dtype, xp_assert_close, to_numpy, 
 def test_the_best_denoiser_is_the_posterior_mean():
     """E L(h) - E L(best) = E |h - best|^2 for every h; 5 standard errors, 20 000 draws."""
     mixture = Mixture(np.asarray([0.3, 0.7]), np.asarray([[2.0, 0], [-1, 1]]), np.asarray([0.3, 1]))
-    rng, sigma = np.random.default_rng(3), 0.8
+    rng = np.random.default_rng(3)
+    sigma = 0.8
     x = mixture.sample(20_000, rng)
     seen = lm.gaussian_corruption(x, rng.standard_normal(x.shape), sigma)
 
@@ -111,7 +114,8 @@ def test_masking_rounds_halves_to_even_and_refuses_other_fractions():
 @given(data=st.data(), q=st.lists(Q, min_size=3, max_size=3))
 def test_kl_bernoulli_equals_mpmath(xp, dtype, xp_assert_close, data, q):
     p = data.draw(st.lists(P, min_size=3, max_size=3))
-    want, scale = [], []
+    want = []
+    scale = []
     for a, b in zip(map(mpf, p), map(mpf, q), strict=True):
         terms = [u * mpmath.log(u / v) if u else mpf(0) for u, v in ((a, b), (1 - a, 1 - b))]
         want.append(float(sum(terms)))
@@ -122,8 +126,9 @@ def test_kl_bernoulli_equals_mpmath(xp, dtype, xp_assert_close, data, q):
     for scalar in (p[0], np.float64(p[0]), np.float32(p[0])):
         alone = lm.kl_bernoulli(scalar, q_[:1])
         xp_assert_close(alone, got[:1], ulps=0)
-    np.testing.assert_allclose(want, rel_entr(p, q) + rel_entr(1 - np.array(p), 1 - np.array(q)),
-                               atol=1e-14)  # fmt: skip
+    np.testing.assert_allclose(
+        want, rel_entr(p, q) + rel_entr(1 - np.array(p), 1 - np.array(q)), atol=1e-14
+    )
     assert not xp.any(lm.kl_bernoulli(q_, q_))
 
 
@@ -166,7 +171,7 @@ def test_psnr_equals_loops(xp, dtype, xp_assert_close, to_numpy, data, peak):
     xp_assert_close(got, expected, like=x, ulps=8 + a[0].size, scale=60.0)
 
 
-def test_psnr_of_bytes_and_of_equal_pictures():
+def test_psnr_of_bytes_and_of_equal_images():
     x = np.zeros((1, 3))
     assert lm.psnr(x, x + 255.0, 255.0) == pytest.approx(0.0)
     assert lm.psnr(x, x + 2.55, 255.0) == pytest.approx(40.0)

@@ -15,7 +15,9 @@ from ldmref import math as lm
 from ldmref.testing import strategies
 from ldmref.testing.mixture import Mixture, three_modes
 
-MEAN, SPREAD = 0.75, 0.5  # of the Gaussian data
+# of the Gaussian data
+MEAN = 0.75
+SPREAD = 0.5
 ENTROPY = 0.5 * np.log(2 * np.pi * np.e * SPREAD**2)
 NODES, WEIGHTS = np.polynomial.hermite_e.hermegauss(3)
 
@@ -79,7 +81,8 @@ def test_every_term_equals_its_closed_form(xp, dtype, to_numpy, kind, steps):
 
 def test_the_denoiser_used_above_is_the_mixture_s():
     one = Mixture(np.ones(1), np.asarray([[MEAN]]), np.asarray([SPREAD]))
-    level, xt = 0.3, np.linspace(-2, 2, 5)[:, None]
+    level = 0.3
+    xt = np.linspace(-2, 2, 5)[:, None]
     sigma = np.sqrt((1 - level) / level)
     snr = level / (1 - level)
     desired = (MEAN / SPREAD**2 + np.sqrt(level) / (1 - level) * xt) / (1 / SPREAD**2 + snr)
@@ -107,7 +110,8 @@ def test_fixed_small_does_not_tend_there_with_even_log_snr():
 
 
 def test_bound_of_a_mixture_never_lies_below_minus_log_p():
-    mixture, rng = three_modes(), np.random.default_rng(5)
+    mixture = three_modes()
+    rng = np.random.default_rng(5)
     x0 = mixture.sample(4000, rng)
     gaps = []
     for steps in (8, 64):
@@ -117,9 +121,13 @@ def test_bound_of_a_mixture_never_lies_below_minus_log_p():
             return mixture.denoise(xt / np.sqrt(levels[t]), np.sqrt((1 - levels[t]) / levels[t]))
 
         bound = lm.variational_bound(
-            x0, levels, predict, lambda: rng.standard_normal(x0.shape), "fixed_large",
+            x0,
+            levels,
+            predict,
+            lambda: rng.standard_normal(x0.shape),
+            "fixed_large",
             lm.normal_log_density,
-        )  # fmt: skip
+        )
         excess = bound.total + mixture.log_density(x0)
         gaps.append(excess.mean())
         assert gaps[-1] > -5 * excess.std(ddof=1) / np.sqrt(len(x0))
@@ -127,7 +135,10 @@ def test_bound_of_a_mixture_never_lies_below_minus_log_p():
 
 
 def test_steps_are_visited_once_upwards_and_noised_to_their_own_level():
-    levels, rng, seen, drawn = np.asarray([0.9, 0.5, 0.1]), np.random.default_rng(0), [], []
+    levels = np.asarray([0.9, 0.5, 0.1])
+    rng = np.random.default_rng(0)
+    seen = []
+    drawn = []
     x0 = np.asarray([[1.0, -1.0]])
 
     def noise():
@@ -145,15 +156,17 @@ def test_steps_are_visited_once_upwards_and_noised_to_their_own_level():
 
 @pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
 def test_pixels_are_decoded_in_bins_by_default(kind):
-    levels, x0 = np.asarray([0.99, 0.9, 0.1]), np.asarray([[1.0, -1.0, 1 / 255], [1.0, 1.0, -1.0]])
+    levels = np.asarray([0.99, 0.9, 0.1])
+    x0 = np.asarray([[1.0, -1.0, 1 / 255], [1.0, 1.0, -1.0]])
     guess = 0.9 * x0
     logvar = np.log(lm.posterior_variance(0.9, 0.99) if kind == "fixed_small" else 0.01)
     desired = lm.discretized_gaussian_log_likelihood(guess / 0.9, guess, logvar + 0 * x0)
     arguments = (kind,) if kind == "fixed_large" else ()
     got = lm.variational_bound(x0, levels, lambda xt, t: guess, lambda: 0 * x0, *arguments)
     np.testing.assert_allclose(got.reconstruction, -desired.sum(axis=1), rtol=1e-12)
-    kl = lm.denoising_kl(x0, guess, 0.5 * 0.2, 0.9, np.log(
-        lm.posterior_variance(0.1, 0.9, kind)) + 0 * x0)  # fmt: skip
+    kl = lm.denoising_kl(
+        x0, guess, 0.5 * 0.2, 0.9, np.log(lm.posterior_variance(0.1, 0.9, kind)) + 0 * x0
+    )
     np.testing.assert_allclose(got.denoising[1], kl.sum(axis=1), rtol=1e-12)
 
 
@@ -172,7 +185,8 @@ def test_prior_kl_equals_mpmath(xp, dtype, xp_assert_close, to_numpy, data):
     x0, _, level = data.draw(strategies.diffusions(xp, dtype, 1e-4, 0.99))
     rows = to_numpy(level).astype(float).reshape((-1,) + (1,) * (x0.ndim - 1))
     numbers = np.broadcast_arrays(to_numpy(x0).astype(float), rows)
-    exact, size = np.zeros(x0.shape), np.zeros(x0.shape)
+    exact = np.zeros(x0.shape)
+    size = np.zeros(x0.shape)
     for i in np.ndindex(*x0.shape):
         x, a = (mpf(float(z[i])) for z in numbers)
         exact[i] = float((a * x * x - a - mpmath.log1p(-a)) / 2)
@@ -193,7 +207,8 @@ def test_denoising_kl_is_half_the_snr_lost_times_the_squared_error(
 ):
     x0, guess = data.draw(strategies.paired(2, xp, dtype))
     now = before * part
-    a, b = mpf(now), mpf(before)
+    a = mpf(now)
+    b = mpf(before)
     weight = float((b / (1 - b) - a / (1 - a)) / 2)
     desired = weight * (to_numpy(x0).astype(float) - to_numpy(guess).astype(float)) ** 2
     size = desired * (1 + abs(np.log(lm.posterior_variance(now, before))))  # of the log and back
@@ -207,7 +222,8 @@ def test_denoising_kl_is_that_of_the_two_posteriors(
 ):
     """As the paper writes it, with x_t in both means; each row at its own two levels."""
     x0, guess, xt = data.draw(strategies.paired(3, xp, dtype, (2, 3)))
-    now, before = ([0.1, 0.6], [0.3, 0.7])
+    now = [0.1, 0.6]
+    before = [0.3, 0.7]
     levels = [xp.asarray(z, dtype=x0.dtype) for z in (now, before)]
     variance = xp.full_like(x0, logvar)
     got = lm.denoising_kl(x0, guess, *levels, variance)
@@ -230,9 +246,10 @@ def test_denoising_kl_is_0_for_the_truth_and_refuses_another_length(xp, dtype, x
 
 
 def test_terms_of_the_bound_belong_to_one_example_each():
-    """A batch of pictures has the terms of its pictures, one by one."""
+    """A batch of images has the terms of its images, one by one."""
     rng = np.random.default_rng(0)
-    x0, noise = rng.uniform(-1, 1, (3, 2, 2)), rng.standard_normal((4, 3, 2, 2))
+    x0 = rng.uniform(-1, 1, (3, 2, 2))
+    noise = rng.standard_normal((4, 3, 2, 2))
     levels = np.asarray([0.9, 0.5, 0.1, 0.01])
 
     def bound(x, eps):
@@ -258,8 +275,10 @@ def test_terms_of_the_bound_belong_to_one_example_each():
 @pytest.mark.parametrize("kind", ["fixed_small", "fixed_large"])
 def test_the_terms_of_all_timesteps_are_those_of_the_bound(kind):
     """Each example at its own t, with the noise and prediction that the whole bound had there."""
-    rng, levels = np.random.default_rng(0), even_levels(6, 0.99, 0.01)
-    x0, noise = rng.standard_normal((1, 3)), rng.standard_normal((6, 1, 3))
+    rng = np.random.default_rng(0)
+    levels = even_levels(6, 0.99, 0.01)
+    x0 = rng.standard_normal((1, 3))
+    noise = rng.standard_normal((6, 1, 3))
     draws = iter(noise)
     bound = lm.variational_bound(
         x0, levels, lambda xt, t: 0.3 * xt, lambda: next(draws), kind, lm.normal_log_density
@@ -275,7 +294,8 @@ def test_the_terms_of_all_timesteps_are_those_of_the_bound(kind):
 @given(st.floats(-1.5, 1.5))
 def test_the_term_of_a_learned_variance_is_least_at_the_best_one(v):
     """For a prediction without error, beta-tilde (v = -1) leaves no divergence; others do."""
-    levels, x = even_levels(5, 0.99, 0.01), np.ones((1, 2))
+    levels = even_levels(5, 0.99, 0.01)
+    x = np.ones((1, 2))
     term = lm.bound_term(x, x, np.asarray([2]), levels, "learned_range", 0 * x + v)
     best = lm.bound_term(x, x, np.asarray([2]), levels, "learned_range", 0 * x - 1.0)
     assert (term >= best - 1e-12).all() and np.allclose(best, 0.0)

@@ -45,7 +45,9 @@ def test_classifier_guidance_gives_the_score_of_the_component(k, sigma):
 @pytest.mark.parametrize("a", [0.05, 0.5, 0.95])
 def test_guided_noise_prediction_gives_the_component_s_denoiser(a):
     """In variance-preserving coordinates: eps guided, then turned into x0, is E[x0 | x_t, y]."""
-    k, xt, noise = 1, points(), np.sqrt(1 - a)
+    k = 1
+    xt = points()
+    noise = np.sqrt(1 - a)
     there = PROBLEM.scaled(np.sqrt(a))
     eps = lm.eps_from_score(there.score(xt, noise), a)
     guided = lm.classifier_guidance_eps(eps, classifier_gradient(there, xt, noise)[:, k], a)
@@ -91,7 +93,9 @@ def test_guidance_is_bayes_rule_unless_said_otherwise(xp, dtype, xp_assert_close
 @pytest.mark.parametrize("scale", [1.0, 2.5, -1.0])
 def test_scale_sharpens_the_classifier(scale):
     """The score of p(x) p(y | x)^s, by differences of its logarithm."""
-    x, h, k = points(8), 1e-5, 2
+    x = points(8)
+    h = 1e-5
+    k = 2
 
     def log_density(x):
         return PROBLEM.log_density(x, 0.5) + scale * np.log(PROBLEM.posterior(x, 0.5)[:, k])
@@ -107,7 +111,8 @@ def test_scale_sharpens_the_classifier(scale):
 def test_gradient_of_a_torch_classifier_gives_the_conditional_score():
     """Data N(0, I), classifier sigmoid(w x + b), differentiated by autograd; oracle: mpmath."""
     torch = pytest.importorskip("torch")
-    w, b = [1.5, -0.5], 0.3
+    w = [1.5, -0.5]
+    b = 0.3
     x = torch.tensor(points(4), dtype=torch.float64, requires_grad=True)
     logits = x @ torch.tensor(w, dtype=torch.float64) + b
     (gradient,) = torch.autograd.grad(torch.nn.functional.logsigmoid(logits).sum(), x)
@@ -126,7 +131,9 @@ def test_gradient_of_a_torch_classifier_gives_the_conditional_score():
 @pytest.mark.parametrize("variance", [0.04, 0.5])
 def test_shifted_mean_is_the_mean_of_the_tilted_gaussian(variance):
     """N(mu, Sigma) times exp(s g x), normalised as numbers on a fine grid."""
-    mean, gradient, scale = 0.7, -1.3, 2.0
+    mean = 0.7
+    gradient = -1.3
+    scale = 2.0
     x = mean + np.sqrt(variance) * np.linspace(-12, 12, 20001)
     log_weight = -0.5 * (x - mean) ** 2 / variance + scale * gradient * x
     weight = np.exp(log_weight - log_weight.max())
@@ -157,7 +164,8 @@ def test_score_of_a_joint_gaussian_holds_both_conditional_scores(seed):
     got = lm.conditional_scores(score, 2)
     blocks = {"x": slice(0, 2), "y": slice(2, 5)}
     for mine, (a, b) in zip(got, (("x", "y"), ("y", "x")), strict=True):
-        a, b = blocks[a], blocks[b]
+        a = blocks[a]
+        b = blocks[b]
         gain = cov[a, b] @ np.linalg.inv(cov[b, b])
         centre = mean[a] + (z[:, b] - mean[b]) @ gain.T
         inner = cov[a, a] - gain @ cov[b, a]
@@ -168,14 +176,16 @@ def test_score_of_a_joint_gaussian_holds_both_conditional_scores(seed):
 def test_conditional_score_is_the_gradient_of_the_conditional_log_density():
     """log p(x | y) = log p(x, y) - log p(y) by scipy, differentiated by differences."""
     mean, cov = joint_gaussian(4)
-    z, h = np.random.default_rng(9).standard_normal(5), 1e-5
+    z = np.random.default_rng(9).standard_normal(5)
+    h = 1e-5
 
     def log_conditional(x):
         both = multivariate_normal(mean, cov).logpdf(np.append(x, z[2:]))
         return both - multivariate_normal(mean[2:], cov[2:, 2:]).logpdf(z[2:])
 
-    exact = [(log_conditional(z[:2] + e) - log_conditional(z[:2] - e)) / (2 * h)
-             for e in h * np.eye(2)]  # fmt: skip
+    exact = [
+        (log_conditional(z[:2] + e) - log_conditional(z[:2] - e)) / (2 * h) for e in h * np.eye(2)
+    ]
     score = -np.linalg.solve(cov, z - mean)[None]
     np.testing.assert_allclose(lm.conditional_scores(score, 2)[0][0], exact, rtol=1e-6)
 
@@ -207,7 +217,8 @@ def test_known_part_is_noised_and_unknown_part_untouched(
 
 def test_mask_may_be_soft_and_broadcast(xp, dtype, xp_assert_close):
     kind = getattr(xp, dtype)
-    x, mask = xp.ones((2, 3), dtype=kind), xp.asarray([[1.0], [0.25]], dtype=kind)
+    x = xp.ones((2, 3), dtype=kind)
+    mask = xp.asarray([[1.0], [0.25]], dtype=kind)
     got = lm.replace_known(x, 5 * x, mask, 1.0, x)
     want = xp.asarray([[1.0, 1.0, 1.0], [4.0, 4.0, 4.0]], dtype=kind)
     xp_assert_close(got, want, ulps=0)
@@ -215,7 +226,9 @@ def test_mask_may_be_soft_and_broadcast(xp, dtype, xp_assert_close):
 
 def test_replacement_conditions_a_sampler_only_roughly():
     """x equals y, so x given y is y; of the noised pair the model expects a shrunk x only."""
-    s2, sigma2, known = 1.0, 1.0, 3.0
+    s2 = 1.0
+    sigma2 = 1.0
+    known = 3.0
     a = 1 / (1 + sigma2)
     x = lm.replace_known(
         np.zeros((1, 2)), np.asarray([[0.0, known]]), np.asarray([[1.0, 0.0]]), a, np.zeros((1, 2))

@@ -42,7 +42,8 @@ def test_compvis_ddim_leaves_its_table():
     """make_ddim_sampling_parameters indexes alphas_cumprod, of length 1000, with these."""
     (row,) = (line for line in PAGE.splitlines() if "IndexError" in line)
     _, what, listed, _, _ = row.split("|")
-    table, bad = np.arange(1000), []
+    table = np.arange(1000)
+    bad = []
     for steps in range(1, 1001):
         try:
             table[compvis_ddim_timesteps(steps)]
@@ -84,7 +85,8 @@ def excess_cost(x, mean, std):
 
 
 def test_likelihood_of_guided_diffusion_in_the_tails():
-    std, distance = 0.1, np.asarray([4.0, 5.0, 6.0, 10.0, 20.0])
+    std = 0.1
+    distance = np.asarray([4.0, 5.0, 6.0, 10.0, 20.0])
     x = np.full_like(distance, 2 * 200 / 255 - 1)
     mean = x - distance * std
     excess = excess_cost(x, mean, std)

@@ -43,9 +43,11 @@ def test_kl_normal_equals_mpmath_within_its_stated_accuracy(
     xp, dtype, xp_assert_close, to_numpy, data
 ):
     mean1, logvar1, mean2, logvar2 = drawn = data.draw(strategies.paired(4, xp, dtype, (3,)))
-    exact, terms = [], []
+    exact = []
+    terms = []
     for m1, l1, m2, l2 in zip(*(map(mpf, map(float, to_numpy(z))) for z in drawn), strict=True):
-        square, d = (m1 - m2) ** 2 * mpmath.exp(-l2), l1 - l2
+        square = (m1 - m2) ** 2 * mpmath.exp(-l2)
+        d = l1 - l2
         exact.append(float((l2 - l1 - 1 + mpmath.exp(d) + square) / 2))
         terms.append(float((4 + abs(d)) * (square + abs(d) + abs(mpmath.expm1(d)))))
     got = lm.kl_normal(mean1, logvar1, mean2, logvar2)
@@ -58,8 +60,10 @@ def test_kl_standard_normal_equals_mpmath_within_its_stated_accuracy(
 ):
     mean, logvar = data.draw(strategies.gaussians(xp, dtype, (4,)))
     shrink = 10.0 ** -data.draw(st.integers(0, 12))  # towards N(0, 1), where digits cancel
-    mean, logvar = mean * shrink, logvar * shrink
-    exact, terms = [], []
+    mean = mean * shrink
+    logvar = logvar * shrink
+    exact = []
+    terms = []
     for m, v in zip(*(map(mpf, map(float, to_numpy(z))) for z in (mean, logvar)), strict=True):
         exact.append(float((m**2 + mpmath.expm1(v) - v) / 2))
         terms.append(float(m**2 + abs(v) + abs(mpmath.expm1(v))))
@@ -138,7 +142,8 @@ def test_reparameterize_has_the_moments_it_is_given(mean, logvar):
 @given(data=st.data())
 def test_reparameterize_equals_its_closed_form(xp, dtype, xp_assert_close, to_numpy, data):
     drawn = data.draw(strategies.paired(3, xp, dtype, (4,)))
-    exact, terms = [], []
+    exact = []
+    terms = []
     for m, v, e in zip(*(map(mpf, map(float, to_numpy(z))) for z in drawn), strict=True):
         spread = mpmath.exp(v / 2) * e
         exact.append(float(m + spread))

@@ -53,7 +53,11 @@ def test_python_numbers_give_python_numbers(sigma, sigma_data):
 
 
 def test_data_have_standard_deviation_one_half_unless_said_otherwise():
-    x, network = np.asarray([[2.0]]), lambda y, c: 3.0 * y + c
+    x = np.asarray([[2.0]])
+
+    def network(y, c):
+        return 3.0 * y + c
+
     assert lm.edm_preconditioning(0.7) == lm.edm_preconditioning(0.7, 0.5)
     assert lm.edm_denoise(network, x, 0.7) == lm.edm_denoise(network, x, 0.7, 0.5)
     assert lm.edm_target(0.5 * x, x, 0.7) == lm.edm_target(0.5 * x, x, 0.7, 0.5)
@@ -64,7 +68,8 @@ def test_data_have_standard_deviation_one_half_unless_said_otherwise():
 def test_preconditioning_keeps_its_promises(sigma, sigma_data):
     """Karras et al., appendix B.6: input and target of variance 1, F's error amplified least."""
     c = lm.edm_preconditioning(sigma, sigma_data)
-    data, noise = sigma_data**2, sigma**2
+    data = sigma_data**2
+    noise = sigma**2
     np.testing.assert_allclose(c.c_in**2 * (data + noise), 1, rtol=1e-14)
     target = ((1 - c.c_skip) ** 2 * data + c.c_skip**2 * noise) / c.c_out**2
     np.testing.assert_allclose(target, 1, rtol=1e-11)
@@ -128,7 +133,9 @@ def test_loss_weight_of_unit_data_is_one_more_than_the_snr(sigma):
 def test_gaussian_data_are_denoised_by_a_constant_network(seed):
     """For x0 ~ N(m, sigma_data^2), E[x0 | x] = m + c_skip (x - m): F need not look at x."""
     rng = np.random.default_rng(seed)
-    mean, sigma_data, sigma = rng.normal(), rng.uniform(0.2, 2), rng.uniform(0.2, 2)
+    mean = rng.normal()
+    sigma_data = rng.uniform(0.2, 2)
+    sigma = rng.uniform(0.2, 2)
     x = rng.standard_normal((6, 2))
     precision = 1 / sigma_data**2 + 1 / sigma**2
     exact = (mean / sigma_data**2 + x / sigma**2) / precision

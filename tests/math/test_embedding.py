@@ -17,11 +17,13 @@ TIMES = st.lists(st.integers(0, 999 * 8).map(lambda k: k / 8), min_size=1, max_s
 @given(times=TIMES, dim=WIDTHS, period=st.sampled_from([10.0, 10000.0]))
 def test_embedding_equals_a_plain_loop(xp, dtype, xp_assert_close, times, dim, period):
     t = xp.asarray(times, dtype=getattr(xp, dtype))
-    exact, size = np.zeros((len(times), dim)), np.zeros((len(times), dim))
+    exact = np.zeros((len(times), dim))
+    size = np.zeros((len(times), dim))
     for row, time in enumerate(times):
         for i in range(dim // 2):
             angle = mpf(time) * mpf(period) ** (-mpf(i) / (dim // 2))
-            exact[row, i], exact[row, dim // 2 + i] = mpmath.cos(angle), mpmath.sin(angle)
+            exact[row, i] = mpmath.cos(angle)
+            exact[row, dim // 2 + i] = mpmath.sin(angle)
             size[row, i] = size[row, dim // 2 + i] = 1 + angle  # cos and sin of a rounded angle
     got = lm.timestep_embedding(t, dim, period)
     xp_assert_close(got, exact, like=t, ulps=12, scale=size)
@@ -31,7 +33,8 @@ def test_embedding_equals_a_plain_loop(xp, dtype, xp_assert_close, times, dim, p
 def test_cosines_come_first_and_pair_with_sines(xp, dtype, xp_assert_close, times, dim):
     t = xp.asarray(times, dtype=getattr(xp, dtype))
     got = lm.timestep_embedding(t, dim)
-    cos, sin = got[:, : dim // 2], got[:, dim // 2 :]
+    cos = got[:, : dim // 2]
+    sin = got[:, dim // 2 :]
     xp_assert_close(cos**2 + sin**2, xp.ones_like(cos), ulps=4)
     start = lm.timestep_embedding(xp.zeros_like(t), dim)
     assert xp.all(start[:, : dim // 2] == 1) and xp.all(start[:, dim // 2 :] == 0)
@@ -49,11 +52,13 @@ def test_ddpm_puts_sines_first_and_ends_at_one_over_the_period(
     xp, dtype, xp_assert_close, times, half, shift
 ):
     t = xp.asarray(times, dtype=getattr(xp, dtype))
-    exact, size = np.zeros((len(times), 2 * half)), np.zeros((len(times), 2 * half))
+    exact = np.zeros((len(times), 2 * half))
+    size = np.zeros((len(times), 2 * half))
     for row, time in enumerate(times):
         for i in range(half):
             angle = mpf(time) * mpf(10000) ** (-mpf(i) / (half - mpf(shift)))
-            exact[row, i], exact[row, half + i] = mpmath.sin(angle), mpmath.cos(angle)
+            exact[row, i] = mpmath.sin(angle)
+            exact[row, half + i] = mpmath.cos(angle)
             size[row, i] = size[row, half + i] = 1 + angle
     got = lm.timestep_embedding(t, 2 * half, flip_sin_to_cos=False, freq_shift=shift)
     xp_assert_close(got, exact, like=t, ulps=16, scale=size)

@@ -10,19 +10,22 @@ from hypothesis import strategies as st
 from ldmref import math as lm
 
 
-def pictures(seed, *shape):
+def images(seed, *shape):
     return np.random.default_rng(seed).uniform(-1, 1, shape)
 
 
-def test_ssim_is_that_of_filtered_pictures():
+def test_ssim_is_that_of_filtered_images():
     """scipy's Gaussian filter, cut off at the window, away from the border."""
-    x = scipy.ndimage.gaussian_filter(pictures(0, 1, 1, 40, 30), (0, 0, 2, 2))
-    y = x + 0.1 * pictures(1, 1, 1, 40, 30)
+    x = scipy.ndimage.gaussian_filter(images(0, 1, 1, 40, 30), (0, 0, 2, 2))
+    y = x + 0.1 * images(1, 1, 1, 40, 30)
 
     def mean(z):
         return scipy.ndimage.gaussian_filter(z[0, 0], 1.5, truncate=5 / 1.5)[5:-5, 5:-5]
 
-    mx, my, c1, c2 = mean(x), mean(y), 0.02**2, 0.06**2
+    mx = mean(x)
+    my = mean(y)
+    c1 = 0.02**2
+    c2 = 0.06**2
     variances = mean(x * x) - mx**2 + mean(y * y) - my**2
     ssim = (2 * mx * my + c1) * (2 * (mean(x * y) - mx * my) + c2)
     ssim /= (mx**2 + my**2 + c1) * (variances + c2)
@@ -31,8 +34,8 @@ def test_ssim_is_that_of_filtered_pictures():
 
 @given(st.integers(0, 2**32 - 1), st.floats(0.5, 255.0))
 def test_ssim_laws(seed, peak):
-    """1 of a picture and itself, symmetric, unchanged when pictures and range are scaled."""
-    x, y = pictures(seed, 2, 1, 2, 12, 13)
+    """1 of an image and itself, symmetric, unchanged when images and range are scaled."""
+    x, y = images(seed, 2, 1, 2, 12, 13)
     same, xy, yx = (lm.structural_similarity(*z) for z in ((x, x), (x, y), (y, x)))
     np.testing.assert_allclose(same, 1.0)
     np.testing.assert_allclose(xy, yx, rtol=1e-9)
@@ -41,7 +44,7 @@ def test_ssim_laws(seed, peak):
     np.testing.assert_allclose(scaled, xy, rtol=1e-6)
 
 
-def test_ssim_of_a_picture_smaller_than_the_window():
+def test_ssim_of_an_image_smaller_than_the_window():
     with pytest.raises(ValueError, match="smaller"):
         lm.structural_similarity(np.zeros((1, 1, 10, 40)), np.zeros((1, 1, 10, 40)))
 
@@ -54,7 +57,8 @@ def gaussian(seed, d=5, rank=5):
 
 @given(st.integers(0, 2**32 - 2))
 def test_frechet_distance_is_that_of_scipys_root(seed):
-    (m1, c1), (m2, c2) = gaussian(seed), gaussian(seed + 1)
+    (m1, c1) = gaussian(seed)
+    (m2, c2) = gaussian(seed + 1)
     root = scipy.linalg.sqrtm(c1 @ c2)
     expected = ((m1 - m2) ** 2).sum() + np.trace(c1 + c2 - 2 * root.real)
     np.testing.assert_allclose(lm.frechet_distance(m1, c1, m2, c2), expected, rtol=1e-6, atol=1e-5)
@@ -63,10 +67,12 @@ def test_frechet_distance_is_that_of_scipys_root(seed):
 @given(st.integers(0, 2**32 - 2))
 def test_frechet_laws(seed):
     """Zero to itself and symmetric, of deficient rank too; the squared shift of a shifted one."""
-    (m1, c1), (m2, c2) = gaussian(seed, rank=2), gaussian(seed + 1)
+    (m1, c1) = gaussian(seed, rank=2)
+    (m2, c2) = gaussian(seed + 1)
     scale = np.trace(c1 + c2) * 1e-6
     assert abs(lm.frechet_distance(m1, c1, m1, c1)) < scale
-    there, back = lm.frechet_distance(m1, c1, m2, c2), lm.frechet_distance(m2, c2, m1, c1)
+    there = lm.frechet_distance(m1, c1, m2, c2)
+    back = lm.frechet_distance(m2, c2, m1, c1)
     assert abs(there - back) < scale and there > -scale
     assert abs(lm.frechet_distance(m1, c1, m1 + 3, c1) - 45) < scale
 

@@ -60,7 +60,8 @@ def test_flow_velocity_is_the_slope_of_the_line(xp, dtype, xp_assert_close, data
 @given(data=st.data())
 def test_x0_and_eps_come_back_from_velocity_at_every_time(xp, dtype, xp_assert_close, data):
     x0, eps, s = data.draw(strategies.diffusions(xp, dtype, 0.0, 1.0))
-    xs, u = lm.flow_sample(x0, eps, s), lm.flow_velocity(x0, eps)
+    xs = lm.flow_sample(x0, eps, s)
+    u = lm.flow_velocity(x0, eps)
     size = abs(x0) + abs(eps)
     xp_assert_close(lm.x0_from_velocity(xs, u, s), x0, ulps=4, scale=size)
     xp_assert_close(lm.eps_from_velocity(xs, u, s), eps, ulps=4, scale=size)
@@ -71,7 +72,8 @@ def test_velocity_conversions_solve_the_linear_system(xs, u, s):
     """x_s and u are two linear equations for x0 and eps."""
     matrix = mpmath.matrix([[1 - mpf(s), mpf(s)], [-1, 1]])
     x0, eps = mpmath.lu_solve(matrix, [mpf(xs), mpf(u)])
-    state, slope = np.asarray([[xs]]), np.asarray([[u]])
+    state = np.asarray([[xs]])
+    slope = np.asarray([[u]])
     assert abs(lm.x0_from_velocity(state, slope, s)[0, 0] - x0) < 4e-15
     assert abs(lm.eps_from_velocity(state, slope, s)[0, 0] - eps) < 4e-15
 
@@ -103,7 +105,8 @@ def test_times_of_data_and_of_noise():
 @given(data=st.data())
 def test_times_and_levels_are_inverse(xp, dtype, xp_assert_close, data):
     s = data.draw(strategies.alpha_bars(3, xp, dtype, 0.01, 0.99))
-    sigma, alpha_bar = lm.sigma_from_flow_time(s), lm.alpha_bar_from_flow_time(s)
+    sigma = lm.sigma_from_flow_time(s)
+    alpha_bar = lm.alpha_bar_from_flow_time(s)
     xp_assert_close(lm.flow_time_from_sigma(sigma), s, ulps=4)
     xp_assert_close(lm.flow_time_from_alpha_bar(alpha_bar), s, ulps=8, scale=16.0)
     xp_assert_close(lm.alpha_bar_from_sigma(sigma), alpha_bar, ulps=16)
@@ -130,7 +133,8 @@ def test_velocity_and_v_say_the_same(xp, dtype, xp_assert_close, data):
     each = xp.reshape(s, (-1,) + (1,) * (x0.ndim - 1))
     r2 = (1 - each) ** 2 + each**2
     a = lm.alpha_bar_from_flow_time(s)
-    xs, v = lm.flow_sample(x0, eps, s), lm.v_from_x0_eps(x0, eps, a)
+    xs = lm.flow_sample(x0, eps, s)
+    v = lm.v_from_x0_eps(x0, eps, a)
     u = (xp.sqrt(r2) * v - (1 - 2 * each) * xs) / r2
     xp_assert_close(u, lm.flow_velocity(x0, eps), ulps=16, scale=32.0)
     xt = xs / xp.sqrt(r2)
@@ -140,7 +144,8 @@ def test_velocity_and_v_say_the_same(xp, dtype, xp_assert_close, data):
 
 def marginal_velocity(problem, xs, s):
     """E[eps - x0 | x_s], by the exact denoiser at x_s / (1 - s) = x0 + sigma eps."""
-    x, sigma = xs / (1 - s), s / (1 - s)
+    x = xs / (1 - s)
+    sigma = s / (1 - s)
     x0 = problem.denoise(x, sigma)
     return (x - x0) / sigma - x0
 
@@ -160,9 +165,11 @@ def test_flow_of_the_expected_velocity_is_the_probability_flow():
     """dx_s/ds = E[u | x_s] carries a Gaussian where the closed form of the sigma flow does."""
     problem = Mixture(np.ones(1), np.asarray([[0.7, -1.0]]), np.asarray([0.6]))
     start = np.random.default_rng(4).standard_normal((5, 2))
-    x, times = start, np.linspace(0.95, 0.05, 401)
+    x = start
+    times = np.linspace(0.95, 0.05, 401)
     for s, t in pairwise(times):
-        h, middle = t - s, (s + t) / 2
+        h = t - s
+        middle = (s + t) / 2
         k1 = marginal_velocity(problem, x, s)
         k2 = marginal_velocity(problem, x + h / 2 * k1, middle)
         k3 = marginal_velocity(problem, x + h / 2 * k2, middle)

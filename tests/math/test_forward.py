@@ -73,7 +73,8 @@ def test_q_sample_equals_the_closed_form(xp, dtype, xp_assert_close, to_numpy, d
     x0, eps, a = data.draw(strategies.diffusions(xp, dtype, 0.0, 1.0))
     wide = [to_numpy(z).astype(np.longdouble) for z in (x0, eps, a)]
     level = wide[2].reshape((-1,) + (1,) * (x0.ndim - 1))
-    signal, noise = np.sqrt(level) * wide[0], np.sqrt(1 - level) * wide[1]
+    signal = np.sqrt(level) * wide[0]
+    noise = np.sqrt(1 - level) * wide[1]
     desired = (signal + noise).astype(np.float64)
     size = (abs(signal) + abs(noise)).astype(np.float64)
     xp_assert_close(lm.q_sample(x0, a, eps), desired, like=x0, ulps=4, scale=size)
@@ -82,8 +83,10 @@ def test_q_sample_equals_the_closed_form(xp, dtype, xp_assert_close, to_numpy, d
 @given(data=st.data())
 def test_q_sample_conserves_variance(xp, dtype, xp_assert_close, data):
     a = data.draw(strategies.alpha_bars(5, xp, dtype, 0.0, 1.0))
-    one, zero = xp.ones((5, 1), dtype=a.dtype), xp.zeros((5, 1), dtype=a.dtype)
-    of_data, of_noise = lm.q_sample(one, a, zero), lm.q_sample(zero, a, one)
+    one = xp.ones((5, 1), dtype=a.dtype)
+    zero = xp.zeros((5, 1), dtype=a.dtype)
+    of_data = lm.q_sample(one, a, zero)
+    of_noise = lm.q_sample(zero, a, one)
     xp_assert_close(of_data**2 + of_noise**2, one, ulps=4)
 
 
@@ -99,7 +102,8 @@ def test_q_step_equals_the_closed_form(xp, dtype, xp_assert_close, to_numpy, dat
     x, eps, b = data.draw(strategies.diffusions(xp, dtype, 0.0, 1.0))
     wide = [to_numpy(z).astype(np.longdouble) for z in (x, eps, b)]
     beta = wide[2].reshape((-1,) + (1,) * (x.ndim - 1))
-    signal, noise = np.sqrt(1 - beta) * wide[0], np.sqrt(beta) * wide[1]
+    signal = np.sqrt(1 - beta) * wide[0]
+    noise = np.sqrt(beta) * wide[1]
     size = (abs(signal) + abs(noise)).astype(np.float64)
     desired = (signal + noise).astype(np.float64)
     xp_assert_close(lm.q_step(x, b, eps), desired, like=x, ulps=4, scale=size)
@@ -174,7 +178,8 @@ def test_q_posterior_after_q_sample_gives_back_the_earlier_marginal(
     """The coefficients of x0 and of noise add up to those of q(x_s | x_0): total probability."""
     before = data.draw(strategies.alpha_bars(4, xp, dtype, 0.2, 0.99))
     now = before * data.draw(strategies.alpha_bars(4, xp, dtype, 0.2, 0.95))
-    one, zero = xp.ones((4, 1), dtype=now.dtype), xp.zeros((4, 1), dtype=now.dtype)
+    one = xp.ones((4, 1), dtype=now.dtype)
+    zero = xp.zeros((4, 1), dtype=now.dtype)
     of_data, _ = lm.q_posterior(one, lm.q_sample(one, now, zero), now, before)
     of_noise, variance = lm.q_posterior(zero, lm.q_sample(zero, now, one), now, before)
     xp_assert_close(of_data**2, before[:, None], ulps=32, scale=1.0)
@@ -202,7 +207,8 @@ def test_q_posterior_keeps_its_digits_when_the_two_levels_nearly_agree(data, bef
     now = before * (1 - 2.0**-gap)
     x0, xt = (data.draw(st.floats(-3, 3)) for _ in range(2))
     with mpmath.workdps(50):
-        a, b = mpf(now), mpf(before)
+        a = mpf(now)
+        b = mpf(before)
         of_x0 = mpmath.sqrt(b) * (1 - a / b) / (1 - a) * x0
         of_xt = mpmath.sqrt(a / b) * (1 - b) / (1 - a) * xt
         variance = (1 - b) / (1 - a) * (1 - a / b)

@@ -26,7 +26,9 @@ def test_guidance_is_exact_at_0_and_1(xp, dtype, xp_assert_close, data):
 def test_guidance_equals_the_paper_s_form(xp, dtype, xp_assert_close, to_numpy, data, scale):
     """(1 + w) cond - w uncond with w = scale - 1, in exact rational arithmetic."""
     uncond, cond = data.draw(strategies.paired(2, xp, dtype, (3,)))
-    w, exact, size = Fraction(scale) - 1, [], []
+    w = Fraction(scale) - 1
+    exact = []
+    size = []
     for u, c in zip(*(map(Fraction, map(float, to_numpy(z))) for z in (uncond, cond)), strict=True):
         exact.append(float((1 + w) * c - w * u))
         size.append(float(abs(u) + abs(Fraction(scale) * (c - u))))
@@ -128,7 +130,8 @@ def test_a_single_number_has_no_contrast(xp, dtype, xp_assert_close, shape):
 
 
 def test_two_numbers_have_contrast(xp, dtype, xp_assert_close):
-    x, cond = spoiled([[-2.0, 4.0]], dtype, xp), spoiled([[1.0, 2.0]], dtype, xp)
+    x = spoiled([[-2.0, 4.0]], dtype, xp)
+    cond = spoiled([[1.0, 2.0]], dtype, xp)
     xp_assert_close(lm.rescale_guidance(x, cond, 1.0), x / 6, ulps=8)
 
 
@@ -156,7 +159,8 @@ def test_contrast_is_measured_example_by_example():
 
 
 def test_only_the_constant_example_of_a_batch_stays():
-    guided, cond = np.asarray([[5.0, 5.0, 5.0], [1.0, 2.0, 3.0]]), np.asarray([[0.0, 1, 2]] * 2)
+    guided = np.asarray([[5.0, 5.0, 5.0], [1.0, 2.0, 3.0]])
+    cond = np.asarray([[0.0, 1, 2]] * 2)
     got = lm.rescale_guidance(guided, cond, 1.0)
     np.testing.assert_allclose(got, [[5, 5, 5], [1, 2, 3]])
     np.testing.assert_allclose(lm.rescale_guidance(guided, 2 * cond, 1.0)[1], [2, 4, 6])

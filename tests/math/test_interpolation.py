@@ -31,7 +31,8 @@ def slerp_mp(a, b, t):
     sine = mpmath.sin(omega)
     if sine < mpf(10) ** -20:
         return None, mpf(0)
-    s, r = mpmath.sin((1 - t) * omega) / sine, mpmath.sin(t * omega) / sine
+    s = mpmath.sin((1 - t) * omega) / sine
+    r = mpmath.sin(t * omega) / sine
     return [s * u + r * v for u, v in zip(a, b, strict=True)], sine
 
 
@@ -43,13 +44,16 @@ def test_lerp_and_slerp_equal_mpmath(xp, dtype, xp_assert_close, to_numpy, data)
     line, circle = (np.zeros(a.shape) for _ in range(2))
     sizes, looseness = (np.zeros(a.shape) for _ in range(2))
     for i, time in enumerate(times):
-        u, v, time = mp(to_numpy(a)[i]), mp(to_numpy(b)[i]), mpf(time)
+        u = mp(to_numpy(a)[i])
+        v = mp(to_numpy(b)[i])
+        time = mpf(time)
         straight = [(1 - time) * p + time * q for p, q in zip(u, v, strict=True)]
         point, sine = slerp_mp(u, v, time)
         size = max(map(abs, u + v)) * (1 + abs(time))
         line[i] = np.reshape([float(p) for p in straight], a.shape[1:])
         circle[i] = np.reshape([float(p) for p in point or straight], a.shape[1:])
-        sizes[i], looseness[i] = float(size), float(size) * len(u) ** 0.5 / float(sine or 1)
+        sizes[i] = float(size)
+        looseness[i] = float(size) * len(u) ** 0.5 / float(sine or 1)
     xp_assert_close(lm.lerp(a, b, t), line, like=a, ulps=4, scale=sizes)
     xp_assert_close(lm.slerp(a, b, t), circle, like=a, ulps=32, scale=looseness)
 
@@ -78,7 +82,7 @@ def test_slerp_keeps_lengths_turns_at_constant_speed_and_runs_both_ways(seed, t,
     np.testing.assert_allclose(lm.slerp(3 * a, 3 * b, t), 3 * middle, atol=1e-11)
 
 
-def test_pictures_are_vectors_each_its_own():
+def test_images_are_vectors_each_its_own():
     rng = np.random.default_rng(0)
     a, b = rng.standard_normal((2, 3, 2, 4))
     t = np.asarray([0.2, 0.5, 0.9])
@@ -103,13 +107,15 @@ def test_without_a_great_circle_the_path_is_straight(xp, dtype, xp_assert_close)
 def test_opposed_vectors_go_straight_below_the_root_of_ulp(times_root, length):
     """A great circle keeps the length half-way, the straight line goes through the origin."""
     delta = times_root * ROOT
-    a, b = np.asarray([[1.0, 0.0]]), np.asarray([[-np.cos(delta), np.sin(delta)]])
+    a = np.asarray([[1.0, 0.0]])
+    b = np.asarray([[-np.cos(delta), np.sin(delta)]])
     assert np.linalg.norm(lm.slerp(a, b, 0.5)) == pytest.approx(length, abs=1e-6)
 
 
 def test_small_angles_keep_their_digits():
     delta = 1e-5  # the arc cosine would be wrong by 1e-6 of it
-    a, b = np.asarray([[1.0, 0.0]]), np.asarray([[np.cos(delta), np.sin(delta)]])
+    a = np.asarray([[1.0, 0.0]])
+    b = np.asarray([[np.cos(delta), np.sin(delta)]])
     want = [[np.cos(30 * delta), np.sin(30 * delta)]]
     np.testing.assert_allclose(lm.slerp(a, b, 30.0), want, rtol=1e-9)
 

@@ -32,12 +32,15 @@ def problem(data, xp, dtype, shape, width):
 def test_group_norm_equals_loops(xp, dtype, xp_assert_close, to_numpy, data, groups, eps):
     rest = data.draw(st.sampled_from([(), (3,), (2, 2), (1, 2, 2)]))
     x, weight, bias = problem(data, xp, dtype, (2, 4, *rest), 4)
-    host, width = to_numpy(x), 4 // groups
-    want, scale = np.zeros(host.shape), np.zeros(host.shape)
+    host = to_numpy(x)
+    width = 4 // groups
+    want = np.zeros(host.shape)
+    scale = np.zeros(host.shape)
     for n, g in np.ndindex(2, groups):
         here = (n, slice(g * width, (g + 1) * width))
         y, size = standardise(host[here], eps)
-        want[here], scale[here] = y.reshape(host[here].shape), size
+        want[here] = y.reshape(host[here].shape)
+        scale[here] = size
     for c in range(4):
         gamma = 1.0 if weight is None else float(to_numpy(weight)[c])
         beta = 0.0 if bias is None else float(to_numpy(bias)[c])
@@ -51,7 +54,8 @@ def test_group_norm_equals_loops(xp, dtype, xp_assert_close, to_numpy, data, gro
 def test_layer_norm_equals_loops(xp, dtype, xp_assert_close, to_numpy, data, d, eps):
     lead = data.draw(st.sampled_from([(), (2,), (2, 3)]))
     x, weight, bias = problem(data, xp, dtype, (*lead, d), d)
-    want, scale = np.zeros(x.shape), np.zeros(x.shape)
+    want = np.zeros(x.shape)
+    scale = np.zeros(x.shape)
     for where in np.ndindex(lead):
         want[where], scale[where] = standardise(to_numpy(x)[where], eps)
     gamma = 1.0 if weight is None else to_numpy(weight).astype(np.float64)
@@ -66,12 +70,16 @@ def test_norms_equal_torchs(seed):
     F = pytest.importorskip("torch").nn.functional
     import torch
 
-    x, w, b = (torch.asarray(np.random.default_rng(seed).standard_normal(s)) for s in
-               ((2, 6, 3, 4), (6,), (6,)))  # fmt: skip
+    x, w, b = (
+        torch.asarray(np.random.default_rng(seed).standard_normal(s))
+        for s in ((2, 6, 3, 4), (6,), (6,))
+    )
     for groups in (1, 3, 6):
-        ours, theirs = lm.group_norm(x, w, b, groups, 1e-5), F.group_norm(x, groups, w, b, 1e-5)
+        ours = lm.group_norm(x, w, b, groups, 1e-5)
+        theirs = F.group_norm(x, groups, w, b, 1e-5)
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)
-    ours, theirs = lm.layer_norm(x, w[:4], b[:4], 1e-5), F.layer_norm(x, (4,), w[:4], b[:4], 1e-5)
+    ours = lm.layer_norm(x, w[:4], b[:4], 1e-5)
+    theirs = F.layer_norm(x, (4,), w[:4], b[:4], 1e-5)
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-13)
 
 
@@ -124,18 +132,19 @@ def test_upsampling_repeats_pixels_and_padding_adds_zeros(xp, dtype, to_numpy, d
 def test_three_halvings_padded_below_see_nothing_above_their_block():
     """The pixels that reach a latent, found by a convolution of ones with torch."""
     torch = pytest.importorskip("torch")
-    ones, below = torch.ones((1, 1, 3, 3)), lm.pad_bottom_right
+    ones = torch.ones((1, 1, 3, 3))
+    below = lm.pad_bottom_right
 
     def around(x):
         return torch.nn.functional.pad(x, (1, 1, 1, 1))
 
     def seen_by(i, pad):
-        picture = torch.zeros((1, 1, 48, 48), requires_grad=True)
-        x = picture
+        image = torch.zeros((1, 1, 48, 48), requires_grad=True)
+        x = image
         for _ in range(3):
             x = torch.nn.functional.conv2d(pad(x), ones, stride=2)
         assert x.shape == (1, 1, 6, 6)
-        (gradient,) = torch.autograd.grad(x[0, 0, i, i], picture)
+        (gradient,) = torch.autograd.grad(x[0, 0, i, i], image)
         rows = gradient[0, 0].any(dim=1).nonzero().ravel().tolist()
         return rows[0], rows[-1]
 
@@ -147,13 +156,14 @@ def test_three_halvings_padded_below_see_nothing_above_their_block():
 def test_low_rank_update_of_a_kernel_is_two_convolutions(
     xp, dtype, xp_assert_close, to_numpy, data, rank, scale
 ):
-    """At the one position of a picture as large as the kernel: W x + s B (A x)."""
+    """At the one position of an image as large as the kernel: W x + s B (A x)."""
     size = data.draw(st.sampled_from([(), (1, 1), (3, 3)]))
     w = data.draw(strategies.arrays((2, 3, *size), xp, dtype))
     down = data.draw(strategies.arrays((rank, 3, *size), xp, dtype))
     up = data.draw(strategies.arrays((2, rank, *(1 for _ in size)), xp, dtype))
     W, A = (to_numpy(z).astype(float).reshape(z.shape[0], -1) for z in (w, down))
-    B, x = to_numpy(up).astype(float).reshape(2, rank), np.linspace(-1, 1, W.shape[1])
+    B = to_numpy(up).astype(float).reshape(2, rank)
+    x = np.linspace(-1, 1, W.shape[1])
     got = lm.low_rank_update(w, down, up, scale)
     assert got.shape == w.shape and got.dtype == w.dtype
     magnitude = np.abs(W) + abs(scale) * np.abs(B) @ np.abs(A)
@@ -163,5 +173,7 @@ def test_low_rank_update_of_a_kernel_is_two_convolutions(
 
 
 def test_low_rank_update_without_up_changes_nothing(xp):
-    w, down, up = xp.ones((2, 3)), xp.ones((1, 3)), xp.zeros((2, 1))
+    w = xp.ones((2, 3))
+    down = xp.ones((1, 3))
+    up = xp.zeros((2, 1))
     assert bool(xp.all(lm.low_rank_update(w, down, up, 3.0) == w))

@@ -110,7 +110,8 @@ def test_exact_divergence_is_the_trace(xp, dtype, xp_assert_close, to_numpy, dat
 def test_divergences_use_the_derivative_they_are_given(xp, dtype, xp_assert_close):
     """A wrong velocity does not matter then: and without differences, digits stay."""
     a = xp.asarray(MATRIX.tolist(), dtype=getattr(xp, dtype))
-    x, probes = xp.ones((2, 3), dtype=a.dtype), xp.asarray([[[1.0, -1.0, 1.0]] * 2], dtype=a.dtype)
+    x = xp.ones((2, 3), dtype=a.dtype)
+    probes = xp.asarray([[[1.0, -1.0, 1.0]] * 2], dtype=a.dtype)
 
     def derivative(velocity, at, t, direction):
         assert velocity is None and at is x and t == 0.5
@@ -143,12 +144,14 @@ def test_the_mean_over_all_signs_is_the_trace():
 
 def estimates(matrix, probes):
     """One for each probe, by `hutchinson_divergence` itself."""
-    return np.asarray([
-        hutchinson_divergence(
-            linear(matrix), np.zeros((1, 3)), 1.0, v[None, None], exact_derivative(matrix)
-        )[0]
-        for v in probes
-    ])  # fmt: skip
+    return np.asarray(
+        [
+            hutchinson_divergence(
+                linear(matrix), np.zeros((1, 3)), 1.0, v[None, None], exact_derivative(matrix)
+            )[0]
+            for v in probes
+        ]
+    )
 
 
 def test_hutchinson_variance_is_that_over_all_signs_and_by_quadrature():
@@ -204,9 +207,11 @@ def test_one_probe_of_signs_is_exact_for_a_diagonal(xp, dtype, xp_assert_close, 
 @pytest.mark.parametrize("name", SDES)
 def test_likelihood_of_the_mixture_along_every_diffusion(name):
     """From a time with the exact density of the marginal, so that nothing is left to the prior."""
-    sde, ends = SDES[name], (0.02, 1.0)
+    sde = SDES[name]
+    ends = (0.02, 1.0)
     last = PROBLEM.scaled(sde.mean_coefficient(ends[1]))
-    velocity, times = probability_flow(sde, score_of(sde)), np.linspace(*ends, 101)
+    velocity = probability_flow(sde, score_of(sde))
+    times = np.linspace(*ends, 101)
     first = PROBLEM.scaled(sde.mean_coefficient(ends[0]))
     want = first.log_density(POINTS, sde.std(ends[0]))
     for divergence, rtol in (
@@ -221,8 +226,10 @@ def test_likelihood_of_the_mixture_along_every_diffusion(name):
 
 
 def test_likelihood_equals_scipys_integrator():
-    sde, ends = SDES["vp"], (0.05, 1.0)
-    velocity, divergence = probability_flow(sde, score_of(sde)), divergence_of(sde)
+    sde = SDES["vp"]
+    ends = (0.05, 1.0)
+    velocity = probability_flow(sde, score_of(sde))
+    divergence = divergence_of(sde)
 
     def slope(t, y):
         x = y.reshape(-1, 3)[:, :2]
@@ -243,17 +250,23 @@ def test_likelihood_under_the_prior_is_that_of_the_data():
     """The prior leaves out the data's mean and spread, which at sigma = 50 count for little."""
     sde = VESDE(0.02, 50.0)
     nats, end = flow_log_likelihood(
-        probability_flow(sde, score_of(sde)), divergence_of(sde), sde.log_prior, POINTS,
+        probability_flow(sde, score_of(sde)),
+        divergence_of(sde),
+        sde.log_prior,
+        POINTS,
         np.linspace(0.0, 1.0, 201),
-    )  # fmt: skip
+    )
     left_out = sde.log_prior(end) - PROBLEM.log_density(end, 50.0)
     assert abs(left_out).max() < 0.03
     np.testing.assert_allclose(nats - left_out, PROBLEM.log_density(POINTS, 0.02), rtol=2e-4)
     velocity = sigma_flow(PROBLEM.denoise)
     nats, _ = flow_log_likelihood(
-        velocity, lambda x, s: (2 - PROBLEM.denoise_divergence(x, s)) / s,
-        lambda x: PROBLEM.log_density(x, 10.0), POINTS, np.geomspace(0.02, 10.0, 201),
-    )  # fmt: skip
+        velocity,
+        lambda x, s: (2 - PROBLEM.denoise_divergence(x, s)) / s,
+        lambda x: PROBLEM.log_density(x, 10.0),
+        POINTS,
+        np.geomspace(0.02, 10.0, 201),
+    )
     np.testing.assert_allclose(nats, PROBLEM.log_density(POINTS, 0.02), rtol=1e-5)
 
 
@@ -261,9 +274,12 @@ def test_densities_add_up_to_1():
     """u = sin x in one dimension, which is no gradient flow of anything here."""
     x = np.linspace(-8.0, 8.0, 2001)[:, None]
     nats, _ = flow_log_likelihood(
-        lambda x, t: np.sin(x), lambda x, t: np.cos(x[:, 0]), VPSDE().log_prior, x,
+        lambda x, t: np.sin(x),
+        lambda x, t: np.cos(x[:, 0]),
+        VPSDE().log_prior,
+        x,
         np.linspace(0.0, 1.0, 41),
-    )  # fmt: skip
+    )
     assert np.trapezoid(np.exp(nats), x[:, 0]) == pytest.approx(1.0, rel=1e-6)
 
 
@@ -271,13 +287,16 @@ def test_densities_add_up_to_1():
 def test_likelihood_of_a_stretch_in_every_library(xp, dtype, xp_assert_close, to_numpy, data):
     """x' = a x: of N(0, 1) at the end, the density at the start is N(0, exp(-2 a T))."""
     (x,) = data.draw(strategies.paired(1, xp, dtype, bound=2))
-    a, d = data.draw(st.integers(-8, 8)) / 8, int(np.prod(x.shape[1:]))
+    a = data.draw(st.integers(-8, 8)) / 8
+    d = int(np.prod(x.shape[1:]))
     times = np.linspace(0.0, 0.5, 9)
     nats, end = flow_log_likelihood(
         lambda x, t: a * x,
         lambda x, t: xp.full((x.shape[0],), a * d, dtype=x.dtype),
-        VPSDE().log_prior, x, times,
-    )  # fmt: skip
+        VPSDE().log_prior,
+        x,
+        times,
+    )
     flat = to_numpy(x).astype(np.float64).reshape(x.shape[0], -1)
     stretch = np.exp(0.5 * a)
     size = ((stretch * flat) ** 2).sum(axis=1) + d

@@ -71,8 +71,9 @@ def test_three_predictions_have_one_bound(xp, dtype, to_numpy, data, level):
         np.testing.assert_allclose(got, bound, rtol=16 * ulp, atol=slack)
 
 
-@pytest.mark.parametrize("function", [lambda k: lm.elbo_weight(0.2, 0.5, k),
-                                      lambda k: lm.min_snr_weight(0.5, k)])  # fmt: skip
+@pytest.mark.parametrize(
+    "function", [lambda k: lm.elbo_weight(0.2, 0.5, k), lambda k: lm.min_snr_weight(0.5, k)]
+)
 @pytest.mark.parametrize("kind", ["epsilon", "v_prediction", "", None])
 def test_other_prediction_types_are_refused(function, kind):
     with pytest.raises(ValueError, match="must be eps, x0 or v"):
@@ -106,8 +107,10 @@ def test_the_x0_weight_of_latent_diffusion_is_another():
 
 
 @pytest.mark.parametrize("kind", TYPES)
-@given(levels=st.lists(strategies.alpha_bar_values(0.01, 0.99), min_size=4, max_size=4),
-       gamma=st.sampled_from([0.25, 1.0, 5.0, 20.0]))  # fmt: skip
+@given(
+    levels=st.lists(strategies.alpha_bar_values(0.01, 0.99), min_size=4, max_size=4),
+    gamma=st.sampled_from([0.25, 1.0, 5.0, 20.0]),
+)
 def test_min_snr_weight_equals_exact_fractions(xp, dtype, xp_assert_close, kind, levels, gamma):
     levels = [*levels, 0.75, 0.875]  # SNR 3 and 7, on both sides of 5
     array = xp.asarray(levels, dtype=getattr(xp, dtype))

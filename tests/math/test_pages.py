@@ -51,8 +51,11 @@ def test_papers_are_those_that_are_cited():
     for path in [*(ROOT / "docs").rglob("*.md"), *(ROOT / "ldmref").rglob("*.py")]:
         cited.update(PAGES["CITATION"].findall(path.read_text()))
     assert set(PAGES["PAPERS"]) <= cited
-    by_docstrings = {n for name in PAGES["public_names"]() for n in
-                     PAGES["CITATION"].findall(PAGES["source_of"](name))}  # fmt: skip
+    by_docstrings = {
+        n
+        for name in PAGES["public_names"]()
+        for n in PAGES["CITATION"].findall(PAGES["source_of"](name))
+    }
     assert by_docstrings <= set(PAGES["PAPERS"]), "add the paper to docs/math/references.toml"
 
 

@@ -69,7 +69,8 @@ def test_all_components_rebuild_the_points_and_some_the_nearest(
 
 
 def test_projection_and_reconstruction_by_hand():
-    mean, components = np.asarray([1.0, 2.0, 3.0]), np.asarray([[0.0, 0.6, 0.8]])
+    mean = np.asarray([1.0, 2.0, 3.0])
+    components = np.asarray([[0.0, 0.6, 0.8]])
     assert lm.pca_project(np.asarray([[5.0, 7.0, 3.0]]), mean, components) == pytest.approx(3.0)
     got = lm.pca_reconstruct(np.asarray([[10.0]]), mean, components)
     np.testing.assert_allclose(got, [[1.0, 8.0, 11.0]])
@@ -87,12 +88,14 @@ def test_signs_are_settled_by_the_largest_entry():
 @pytest.mark.parametrize("seed", range(3))
 def test_the_best_linear_autoencoder_finds_the_same_subspace(seed):
     """L-BFGS from a random start on |x - g(f(x))|^2, encoder and decoder free."""
-    x, k = clouds(seed, n=20, d=4), 2
+    x = clouds(seed, n=20, d=4)
+    k = 2
     mean, components, variances = lm.principal_components(x, k)
     centred = x - mean
 
     def loss(parameters):
-        encode, decode = parameters[:8].reshape(4, k), parameters[8:].reshape(k, 4)
+        encode = parameters[:8].reshape(4, k)
+        decode = parameters[8:].reshape(k, 4)
         z = centred @ encode
         error = z @ decode - centred
         value = lm.autoencoder_loss(centred, lambda x: x @ encode, lambda z: z @ decode).sum()
@@ -136,7 +139,8 @@ def test_angles_equal_scipys(seed, k):
 
 
 def test_angles_of_planes_rise_and_small_ones_keep_their_digits():
-    tiny, wide = 1e-9, 1.0
+    tiny = 1e-9
+    wide = 1.0
     a = np.eye(2, 4)
     b = np.asarray([[np.cos(wide), 0, np.sin(wide), 0], [0, np.cos(tiny), 0, np.sin(tiny)]])
     np.testing.assert_allclose(lm.principal_angles(a, b), [tiny, wide], rtol=1e-12)

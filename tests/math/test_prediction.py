@@ -33,7 +33,8 @@ def test_x0_and_eps_come_back_from_each_other(xp, dtype, xp_assert_close, data):
 @given(data=st.data())
 def test_x0_and_eps_come_back_from_v_at_every_level(xp, dtype, xp_assert_close, data):
     x0, eps, a = data.draw(strategies.diffusions(xp, dtype, 0.0, 1.0))
-    xt, v = lm.q_sample(x0, a, eps), lm.v_from_x0_eps(x0, eps, a)
+    xt = lm.q_sample(x0, a, eps)
+    v = lm.v_from_x0_eps(x0, eps, a)
     size = abs(x0) + abs(eps)
     xp_assert_close(lm.x0_from_v(xt, v, a), x0, ulps=8, scale=size)
     xp_assert_close(lm.eps_from_v(xt, v, a), eps, ulps=8, scale=size)
@@ -42,7 +43,8 @@ def test_x0_and_eps_come_back_from_v_at_every_level(xp, dtype, xp_assert_close, 
 @given(data=st.data())
 def test_xt_and_v_are_x0_and_eps_rotated(xp, dtype, xp_assert_close, data):
     x0, eps, a = data.draw(strategies.diffusions(xp, dtype, 0.0, 1.0))
-    xt, v = lm.q_sample(x0, a, eps), lm.v_from_x0_eps(x0, eps, a)
+    xt = lm.q_sample(x0, a, eps)
+    v = lm.v_from_x0_eps(x0, eps, a)
     xp_assert_close(xt**2 + v**2, x0**2 + eps**2, ulps=16)
 
 
@@ -58,7 +60,8 @@ def test_v_equals_the_derivative_of_xt_along_the_angle(x0, eps, a):
 @given(VALUES, VALUES, ALPHA_BARS)
 def test_conversions_equal_the_solution_of_the_linear_system(xt, v, a):
     """x_t and v are two linear equations for x0 and eps."""
-    cos, sin = mpmath.sqrt(mpf(a)), mpmath.sqrt(1 - mpf(a))
+    cos = mpmath.sqrt(mpf(a))
+    sin = mpmath.sqrt(1 - mpf(a))
     x0, eps = mpmath.lu_solve(mpmath.matrix([[cos, sin], [-sin, cos]]), [mpf(xt), mpf(v)])
     assert abs(lm.x0_from_v(one(xt), one(v), a)[0, 0] - x0) < 1e-14
     assert abs(lm.eps_from_v(one(xt), one(v), a)[0, 0] - eps) < 1e-14
@@ -74,10 +77,8 @@ def test_v_is_eps_on_clean_data_and_minus_x0_in_pure_noise(xp, dtype, xp_assert_
 
 @given(data=st.data())
 def test_score_equals_its_definition(xp, dtype, xp_assert_close, to_numpy, data):
-    eps, a = (
-        data.draw(strategies.arrays((3, 2), xp, dtype)),
-        data.draw(strategies.alpha_bars(3, xp, dtype)),
-    )
+    eps = data.draw(strategies.arrays((3, 2), xp, dtype))
+    a = data.draw(strategies.alpha_bars(3, xp, dtype))
     level = to_numpy(a).astype(np.float64)[:, None]
     desired = -to_numpy(eps).astype(np.float64) / np.sqrt(1 - level)
     xp_assert_close(lm.score_from_eps(eps, a), desired, like=eps, ulps=3)
@@ -98,7 +99,8 @@ def test_score_of_the_expected_noise_equals_the_gradient_for_a_mixture(a, xt):
     """Data are -1 or 2 with weights 0.3 and 0.7, blurred by 0.5: E[x0 | x_t] by quadrature."""
     with mpmath.workdps(30):
         weights = {-1: mpf("0.3"), 2: mpf("0.7")}
-        shrink, noise = mpmath.sqrt(mpf(a)), 1 - mpf(a)
+        shrink = mpmath.sqrt(mpf(a))
+        noise = 1 - mpf(a)
 
         def prior(x0):
             return sum(w * mpmath.npdf(x0, m, 0.5) for m, w in weights.items())
@@ -146,7 +148,8 @@ def test_eps_and_score_come_back_from_each_other(xp, dtype, xp_assert_close, to_
 
 @given(VALUES, VALUES, ALPHA_BARS)
 def test_tweedie_s_formula_equals_mpmath(xt, score, a):
-    noise, signal = 1 - mpf(a), mpmath.sqrt(mpf(a))
+    noise = 1 - mpf(a)
+    signal = mpmath.sqrt(mpf(a))
     exact = (mpf(xt) + noise * mpf(score)) / signal
     got = lm.x0_from_score(one(xt), one(score), a)[0, 0]
     assert abs(got - exact) * signal < 4e-15

@@ -30,12 +30,15 @@ from ldmref.testing import strategies
 
 SDES = {"vp": VPSDE(0.5, 3.0), "sub-vp": SubVPSDE(0.5, 3.0), "ve": VESDE(0.25, 4.0)}
 every_sde = pytest.mark.parametrize("name", SDES)
-MEAN, SPREAD = np.asarray([0.8, -0.5]), np.asarray([[0.5, 0.2], [0.2, 0.3]])  # of Gaussian data
+# of Gaussian data
+MEAN = np.asarray([0.8, -0.5])
+SPREAD = np.asarray([[0.5, 0.2], [0.2, 0.3]])
 STEPS = [reverse_diffusion_step, ancestral_step]
 
 
 def marginal(sde, t):
-    m, s = sde.mean_coefficient(t), sde.std(t)
+    m = sde.mean_coefficient(t)
+    s = sde.std(t)
     return m * MEAN, m * m * SPREAD + s * s * np.eye(2)
 
 
@@ -62,7 +65,8 @@ def start_from(sde, t, n, rng):
 
 @every_sde
 def test_euler_maruyama_forwards_reaches_the_marginal(name):
-    sde, rng = SDES[name], np.random.default_rng(1)
+    sde = SDES[name]
+    rng = np.random.default_rng(1)
     x = start_from(sde, 0.0, 4000, rng)
     for t in np.arange(200) / 200:
         noise = rng.standard_normal(x.shape)
@@ -72,7 +76,8 @@ def test_euler_maruyama_forwards_reaches_the_marginal(name):
 
 @every_sde
 def test_euler_maruyama_backwards_reaches_the_data(name):
-    sde, rng = SDES[name], np.random.default_rng(2)
+    sde = SDES[name]
+    rng = np.random.default_rng(2)
     drift, diffusion = reverse_sde(sde, gaussian_score(sde))
     times = np.linspace(1.0, 0.01, 301)
     x = start_from(sde, 1.0, 4000, rng)
@@ -85,12 +90,19 @@ def test_euler_maruyama_backwards_reaches_the_data(name):
 @every_sde
 @pytest.mark.parametrize("step", STEPS)
 def test_predictors_reach_the_data(name, step):
-    sde, rng = SDES[name], np.random.default_rng(3)
-    x, times = start_from(sde, 1.0, 4000, rng), np.linspace(1.0, 0.01, 301)
+    sde = SDES[name]
+    rng = np.random.default_rng(3)
+    x = start_from(sde, 1.0, 4000, rng)
+    times = np.linspace(1.0, 0.01, 301)
     states = predictor_corrector(
-        sde, gaussian_score(sde), x, times, lambda: rng.standard_normal(x.shape),
-        predictor=step, corrector_steps=0,
-    )  # fmt: skip
+        sde,
+        gaussian_score(sde),
+        x,
+        times,
+        lambda: rng.standard_normal(x.shape),
+        predictor=step,
+        corrector_steps=0,
+    )
     *_, end = states
     assert_drawn_from(end, *marginal(sde, 0.01))
 
@@ -101,9 +113,11 @@ def test_euler_maruyama_equals_its_definition(
 ):
     x, slope, noise = data.draw(strategies.paired(3, xp, dtype))
     n = x.shape[0]
-    first, last = [0.25, 0.5, 0.125][:n], [0.75, 0.625, 1.0][:n]
+    first = [0.25, 0.5, 0.125][:n]
+    last = [0.75, 0.625, 1.0][:n]
     if not each:
-        first, last = [0.25] * n, [0.75] * n
+        first = [0.25] * n
+        last = [0.75] * n
     t, t_next = (first, last) if forwards else (last, first)
     given_times = [xp.asarray(u, dtype=x.dtype) if each else u[0] for u in (t, t_next)]
     seen = []
@@ -129,7 +143,8 @@ def test_predictors_equal_their_definitions(
     xp, dtype, xp_assert_close, to_numpy, name, step, data, each
 ):
     """For x_t | x_s ~ N(a x_s, v): reverse diffusion as printed, ancestral by Bayes' rule."""
-    sde, (x, score, noise) = SDES[name], data.draw(strategies.paired(3, xp, dtype))
+    sde = SDES[name]
+    (x, score, noise) = data.draw(strategies.paired(3, xp, dtype))
     n = x.shape[0]
     t, s = ([1.0, 0.5, 0.75][:n], [0.25, 0.375, 0.125][:n]) if each else ([0.75] * n, [0.25] * n)
     arrays = [xp.asarray(u, dtype=x.dtype) if each else u[0] for u in (t, s)]
@@ -144,8 +159,9 @@ def test_predictors_equal_their_definitions(
     wide = (-1,) + (1,) * (x.ndim - 1)
     m_t, s_t, m_s, s_s = (
         np.asarray([f(u) for u in us]).reshape(wide)
-        for us in (t, s) for f in (sde.mean_coefficient, sde.std)
-    )  # fmt: skip
+        for us in (t, s)
+        for f in (sde.mean_coefficient, sde.std)
+    )
     a = m_t / m_s
     v = s_t**2 - a**2 * s_s**2
     x_, g, z = (to_numpy(y).astype(np.float64) for y in (x, score, noise))
@@ -164,14 +180,19 @@ def test_ancestral_step_of_vp_is_ddpms(beta, before, x, score):
     """Against `q_posterior`, and the printed mean (x + beta score) / sqrt(1 - beta)."""
     now = before * (1 - beta)
     sde = VPSDE(1.0, 1.0)  # B(t) = t = -log alpha-bar
-    t, s = -np.log(now), -np.log(before)
+    t = -np.log(now)
+    s = -np.log(before)
     x0 = (x + (1 - now) * score) / np.sqrt(now)
     mean, variance = q_posterior(np.asarray([x0]), np.asarray([x]), now, before)
     for noise in (0.0, 1.0, -2.0):
         got = ancestral_step(
-            sde, lambda y, t: 0 * y + score, np.asarray([x]), float(t), float(s),
+            sde,
+            lambda y, t: 0 * y + score,
+            np.asarray([x]),
+            float(t),
+            float(s),
             np.asarray([noise]),
-        )  # fmt: skip
+        )
         np.testing.assert_allclose(got, mean + np.sqrt(variance) * noise, rtol=1e-9, atol=1e-9)
     printed = (x + beta * score) / np.sqrt(1 - beta)
     np.testing.assert_allclose(mean, [printed], rtol=1e-9, atol=1e-9)
@@ -180,8 +201,10 @@ def test_ancestral_step_of_vp_is_ddpms(beta, before, x, score):
 @given(st.floats(0.1, 0.9), st.floats(0.1, 0.9), st.floats(-3, 3), st.floats(-3, 3))
 def test_ancestral_step_of_ve_is_smlds(t, share, x, score):
     """x + (a - b) score + sqrt(b (a - b) / a) z with a, b the squares of the two noise levels."""
-    sde, s = VESDE(0.25, 4.0), t * share
-    a, b = (0.25 * 16.0**t) ** 2, (0.25 * 16.0**s) ** 2
+    sde = VESDE(0.25, 4.0)
+    s = t * share
+    a = (0.25 * 16.0**t) ** 2
+    b = (0.25 * 16.0**s) ** 2
     got = ancestral_step(sde, lambda y, t: 0 * y + score, np.asarray([x]), t, s, np.ones(1))
     want = x + (a - b) * score + np.sqrt(b * (a - b) / a)
     np.testing.assert_allclose(got, [want], rtol=1e-11, atol=1e-11)
@@ -231,7 +254,8 @@ def test_langevin_step_size_equals_its_definition(
 
 
 def test_langevin_step_size_takes_alpha_1_and_norms_of_each_by_default():
-    gradient, noise = np.asarray([[3.0, 4.0], [0.0, 1.0]]), np.asarray([[1.0, 0.0], [0.0, 2.0]])
+    gradient = np.asarray([[3.0, 4.0], [0.0, 1.0]])
+    noise = np.asarray([[1.0, 0.0], [0.0, 2.0]])
     np.testing.assert_allclose(langevin_step_size(gradient, noise, 0.5), [0.02, 2.0], rtol=1e-15)
     together = langevin_step_size(gradient, noise, 0.5, per_example=False)
     assert together.shape == () and float(together) == pytest.approx(0.5 * (1.5 / 3.0) ** 2)
@@ -241,7 +265,9 @@ class Recorder:
     """A score and a source of noise that write down what they were asked."""
 
     def __init__(self):
-        self.rng, self.noises, self.calls = np.random.default_rng(5), [], []
+        self.rng = np.random.default_rng(5)
+        self.noises = []
+        self.calls = []
 
     def noise(self):
         self.noises.append(self.rng.standard_normal((3, 2)))
@@ -255,23 +281,32 @@ class Recorder:
 @every_sde
 @pytest.mark.parametrize(
     "options",
-    [{}, {"corrector_steps": 0}, {"corrector_steps": 3, "snr": 0.3, "per_example": False},
-     {"predictor": ancestral_step}],
-)  # fmt: skip
+    [
+        {},
+        {"corrector_steps": 0},
+        {"corrector_steps": 3, "snr": 0.3, "per_example": False},
+        {"predictor": ancestral_step},
+    ],
+)
 def test_predictor_corrector_equals_the_algorithm_in_a_loop(name, options):
-    sde, record, x = SDES[name], Recorder(), np.full((3, 2), 2.0)
+    sde = SDES[name]
+    record = Recorder()
+    x = np.full((3, 2), 2.0)
     times = np.float32([1.0, 0.5, 0.25])
     states = list(predictor_corrector(sde, record.score, x, times, record.noise, **options))
     assert len(states) == 2
     predict = options.get("predictor", reverse_diffusion_step)
-    count, snr = options.get("corrector_steps", 1), options.get("snr", 0.16)
-    noises, calls = iter(record.noises), []
+    count = options.get("corrector_steps", 1)
+    snr = options.get("snr", 0.16)
+    noises = iter(record.noises)
+    calls = []
     for i, (t, s) in enumerate([(1.0, 0.5), (0.5, 0.25)]):
         x = predict(sde, lambda x, t: -x / (0.5 + t), x, t, s, next(noises))
         calls += [t] + [s] * count
         alpha = (sde.mean_coefficient(t) / sde.mean_coefficient(s)) ** 2
         for _ in range(count):
-            g, z = -x / (0.5 + s), next(noises)
+            g = -x / (0.5 + s)
+            z = next(noises)
             lengths = [np.linalg.norm(y, axis=1, keepdims=True) for y in (z, g)]
             if options.get("per_example") is False:
                 lengths = [y.mean() for y in lengths]
@@ -288,10 +323,15 @@ def test_predictor_corrector_runs_in_any_library(xp, dtype, xp_assert_close, to_
 
     def states(convert):
         left = iter(noises)
-        return list(predictor_corrector(
-            VPSDE(0.5, 3.0), lambda x, t: -x, convert(start), [1.0, 0.7, 0.4, 0.1],
-            lambda: convert(next(left)),
-        ))  # fmt: skip
+        return list(
+            predictor_corrector(
+                VPSDE(0.5, 3.0),
+                lambda x, t: -x,
+                convert(start),
+                [1.0, 0.7, 0.4, 0.1],
+                lambda: convert(next(left)),
+            )
+        )
 
     got = states(lambda a: xp.asarray(a, dtype=getattr(xp, dtype)))
     for state, want in zip(got, states(np.asarray), strict=True):
@@ -300,7 +340,7 @@ def test_predictor_corrector_runs_in_any_library(xp, dtype, xp_assert_close, to_
 
 
 def test_predictor_corrector_is_lazy():
-    """So that a picture of every step can be shown while the next is made."""
+    """So that an image of every step can be shown while the next is made."""
     record = Recorder()
     states = predictor_corrector(VPSDE(), record.score, np.ones((3, 2)), [1.0, 0.5], record.noise)
     assert inspect.isgenerator(states) and not record.calls

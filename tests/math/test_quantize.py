@@ -13,7 +13,8 @@ from ldmref.testing import strategies
 @st.composite
 def problems(draw, xp, dtype):
     """(z, codebook): vectors (..., d) and entries (k, d)."""
-    d, k = draw(st.integers(1, 4)), draw(st.integers(1, 6))
+    d = draw(st.integers(1, 4))
+    k = draw(st.integers(1, 6))
     lead = draw(strategies.shapes(1, 3))
     return draw(strategies.arrays((*lead, d), xp, dtype)), draw(
         strategies.arrays((k, d), xp, dtype)
@@ -26,9 +27,11 @@ def test_nearest_code_equals_brute_force(xp, dtype, to_numpy, data):
     indices, quantised = lm.nearest_code(z, codebook)
     assert indices.shape == z.shape[:-1] and quantised.shape == z.shape
     assert quantised.dtype == z.dtype and xp.isdtype(indices.dtype, "integral")
-    codes, eps = to_numpy(codebook).astype(np.float64), np.finfo(to_numpy(z).dtype).eps
+    codes = to_numpy(codebook).astype(np.float64)
+    eps = np.finfo(to_numpy(z).dtype).eps
     for where in np.ndindex(indices.shape):
-        vector, chosen = to_numpy(z)[where].astype(np.float64), int(to_numpy(indices)[where])
+        vector = to_numpy(z)[where].astype(np.float64)
+        chosen = int(to_numpy(indices)[where])
         distances = [sum((a - b) ** 2 for a, b in zip(vector, e, strict=True)) for e in codes]
         size = (vector**2).sum() + (codes**2).sum(axis=1).max()
         assert distances[chosen] <= min(distances) + 16 * eps * size
@@ -54,7 +57,9 @@ def test_the_first_of_equals_wins(xp, dtype, to_numpy):
 @pytest.mark.parametrize("seed", range(3))
 def test_nearest_code_follows_a_shuffled_codebook(seed):
     rng = np.random.default_rng(seed)
-    z, codebook, order = rng.normal(size=(9, 3)), rng.normal(size=(7, 3)), rng.permutation(7)
+    z = rng.normal(size=(9, 3))
+    codebook = rng.normal(size=(7, 3))
+    order = rng.permutation(7)
     indices, quantised = lm.nearest_code(z, codebook)
     shuffled, same = lm.nearest_code(z, codebook[order])
     assert np.array_equal(order[shuffled], indices) and np.array_equal(same, quantised)
@@ -62,5 +67,6 @@ def test_nearest_code_follows_a_shuffled_codebook(seed):
 
 def test_a_thousand_vectors_find_the_nearest_of_fifty():
     rng = np.random.default_rng(0)
-    z, codebook = rng.normal(size=(1000, 4)), rng.normal(size=(50, 4))
+    z = rng.normal(size=(1000, 4))
+    codebook = rng.normal(size=(50, 4))
     assert np.array_equal(lm.nearest_code(z, codebook)[0], cdist(z, codebook).argmin(axis=1))

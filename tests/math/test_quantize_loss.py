@@ -60,7 +60,8 @@ def gradients(loss, *leaves):
 
 def test_gradients_of_the_losses(quantised):
     z, book, z_q = quantised
-    to_book, to_z = [[1.0, 1.0], [0.0, 2.0], [0.0, 0.0]], [[0.0, -2.0], [-1.0, -1.0]]
+    to_book = [[1.0, 1.0], [0.0, 2.0], [0.0, 0.0]]
+    to_z = [[0.0, -2.0], [-1.0, -1.0]]
     assert gradients(lm.codebook_loss(z, z_q), z, book) == [None, to_book]
     assert gradients(lm.commitment_loss(z, z_q), z, book) == [to_z, None]
     halves = [[0.25 * v for v in row] for row in to_z]
@@ -121,7 +122,8 @@ def test_the_moving_average_equals_a_loop(xp, dtype, xp_assert_close, to_numpy, 
     counts, sums, z = (xp.asarray(a.tolist(), dtype=getattr(xp, dtype)) for a in host)
     indices = rng.integers(0, 4, 6)
     n, m, vectors = (to_numpy(v).astype(np.float64) for v in (counts, sums, z))
-    n, m = decay * n, decay * m
+    n = decay * n
+    m = decay * m
     for vector, k in zip(vectors, indices, strict=True):
         n[k] += 1 - decay
         m[k] += (1 - decay) * vector
@@ -134,8 +136,11 @@ def test_the_moving_average_equals_a_loop(xp, dtype, xp_assert_close, to_numpy, 
 
 def test_the_moving_average_settles_at_k_means():
     """Of fixed vectors and assignments, the entries become the means of theirs."""
-    z, indices = np.asarray([[0.0], [1.0], [5.0]]), np.asarray([0, 0, 1])
-    counts, sums, codebook = np.ones(3), np.full((3, 1), 9.0), np.zeros((3, 1))
+    z = np.asarray([[0.0], [1.0], [5.0]])
+    indices = np.asarray([0, 0, 1])
+    counts = np.ones(3)
+    sums = np.full((3, 1), 9.0)
+    codebook = np.zeros((3, 1))
     for _ in range(400):
         counts, sums, codebook = lm.codebook_moving_average(counts, sums, z, indices, 0.9)
     assert np.allclose(counts[:2], [2, 1]) and np.allclose(codebook[:2], [[0.5], [5.0]])

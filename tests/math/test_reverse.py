@@ -60,7 +60,8 @@ def divergence(field, x, t, h=1e-4):
 def test_probability_flow_obeys_the_continuity_equation(name, t):
     """d log p / dt = -div u - u . grad log p."""
     sde = SDES[name]
-    velocity, score = probability_flow(sde, exact_score(sde)), exact_score(sde)(POINTS, t)
+    velocity = probability_flow(sde, exact_score(sde))
+    score = exact_score(sde)(POINTS, t)
     u = velocity(POINTS, t)
     want = -divergence(velocity, POINTS, t) - (u * score).sum(axis=1)
     np.testing.assert_allclose(change_of_log_density(sde, POINTS, t), want, rtol=1e-6, atol=1e-6)
@@ -72,8 +73,10 @@ def test_reverse_sde_obeys_kolmogorovs_equation_backwards(name, t):
     """d log p / dt = -div b - b . s - g^2 / 2 (laplacian log p + |s|^2) for drift b, dt < 0."""
     sde = SDES[name]
     drift, diffusion = reverse_sde(sde, exact_score(sde))
-    (problem, sigma), b = marginal(sde, t), drift(POINTS, t)
-    score, laplacian = problem.score(POINTS, sigma), problem.score_divergence(POINTS, sigma)
+    (problem, sigma) = marginal(sde, t)
+    b = drift(POINTS, t)
+    score = problem.score(POINTS, sigma)
+    laplacian = problem.score_divergence(POINTS, sigma)
     spread = 0.5 * diffusion(t) ** 2 * (laplacian + (score**2).sum(axis=1))
     want = -divergence(drift, POINTS, t) - (b * score).sum(axis=1) - spread
     np.testing.assert_allclose(change_of_log_density(sde, POINTS, t), want, rtol=1e-6, atol=1e-6)
@@ -84,7 +87,8 @@ def test_reverse_sde_obeys_kolmogorovs_equation_backwards(name, t):
 def test_both_ways_back_equal_their_definitions(
     xp, dtype, xp_assert_close, to_numpy, name, data, each
 ):
-    sde, (x, score) = SDES[name], data.draw(strategies.paired(2, xp, dtype))
+    sde = SDES[name]
+    (x, score) = data.draw(strategies.paired(2, xp, dtype))
     ts = [0.375, 0.75, 0.125][: x.shape[0]] if each else [0.5] * x.shape[0]
     t = xp.asarray(ts, dtype=x.dtype) if each else 0.5
     column = (-1,) + (1,) * (x.ndim - 1)
@@ -109,12 +113,14 @@ def test_both_ways_back_equal_their_definitions(
 @every_sde
 def test_probability_flow_carries_data_along_closed_forms(name):
     """(x - m mu) / sqrt(m^2 tau^2 + s^2) stays, for one Gaussian; and the flow in sigma agrees."""
-    sde, one = SDES[name], Mixture(np.ones(1), np.asarray([[0.5, -1.0]]), np.asarray([0.7]))
+    sde = SDES[name]
+    one = Mixture(np.ones(1), np.asarray([[0.5, -1.0]]), np.asarray([0.7]))
 
     def score(x, t):
         return one.scaled(sde.mean_coefficient(t)).score(x, sde.std(t))
 
-    start, end = 0.05, 1.0
+    start = 0.05
+    end = 1.0
     x = POINTS
     got = integrate_rk4(probability_flow(sde, score), x, np.linspace(start, end, 201))
     m = [sde.mean_coefficient(t) for t in (start, end)]
@@ -130,9 +136,13 @@ def test_probability_flow_equals_scipys_integrator_and_comes_back(name):
     times = np.linspace(0.05, 0.9, 257)
     end = integrate_rk4(velocity, POINTS, times)
     solved = solve_ivp(
-        lambda t, y: velocity(y.reshape(-1, 2), t).ravel(), (0.05, 0.9), POINTS.ravel(), "DOP853",
-        rtol=1e-11, atol=1e-12,
-    )  # fmt: skip
+        lambda t, y: velocity(y.reshape(-1, 2), t).ravel(),
+        (0.05, 0.9),
+        POINTS.ravel(),
+        "DOP853",
+        rtol=1e-11,
+        atol=1e-12,
+    )
     np.testing.assert_allclose(end.ravel(), solved.y[:, -1], rtol=1e-7, atol=1e-7)
     back = integrate_rk4(velocity, end, times[::-1])
     np.testing.assert_allclose(back, POINTS, rtol=1e-6, atol=1e-6)
@@ -167,7 +177,8 @@ def test_denoised_from_score_exists_without_noise():
 
 @pytest.mark.parametrize("sigma", [0.1, 1.0, 8.0])
 def test_conversions_hold_for_the_mixture(sigma):
-    score, denoised = PROBLEM.score(POINTS, sigma), PROBLEM.denoise(POINTS, sigma)
+    score = PROBLEM.score(POINTS, sigma)
+    denoised = PROBLEM.denoise(POINTS, sigma)
     np.testing.assert_allclose(score_from_denoised(POINTS, denoised, sigma), score, rtol=1e-9)
     np.testing.assert_allclose(denoised_from_score(POINTS, score, sigma), denoised, rtol=1e-9)
 
@@ -184,7 +195,8 @@ def test_sde_score_is_the_score_of_the_marginal(name, t):
 @given(data=st.data())
 def test_sde_score_takes_a_time_for_each(xp, dtype, xp_assert_close, to_numpy, name, data):
     """Of data N(0, 4) the marginal at t is N(0, 4 m^2 + s^2)."""
-    sde, (x,) = SDES[name], data.draw(strategies.paired(1, xp, dtype))
+    sde = SDES[name]
+    (x,) = data.draw(strategies.paired(1, xp, dtype))
     t = xp.asarray([0.375, 0.75, 0.125][: x.shape[0]], dtype=x.dtype)
 
     def denoise(at, sigma):
@@ -227,7 +239,8 @@ def test_rk4_has_order_4_and_takes_any_grid():
     def velocity(x, t):
         return x * math.cos(t)
 
-    errors, counts = [], [32, 64, 128, 256]
+    errors = []
+    counts = [32, 64, 128, 256]
     for n in counts:
         times = 2.0 * np.linspace(0.0, 1.0, n + 1) ** 1.5
         end = integrate_rk4(velocity, np.asarray([1.0]), times)

@@ -36,10 +36,12 @@ def exact(sde, t):
     """f, g^2, m, s^2 at time t, straight from the paper's definitions, with mpmath."""
     t = mpf(t)
     if isinstance(sde, VESDE):
-        low, ratio = mpf(sde.sigma_min), mpf(sde.sigma_max) / mpf(sde.sigma_min)
+        low = mpf(sde.sigma_min)
+        ratio = mpf(sde.sigma_max) / mpf(sde.sigma_min)
         square = (low * ratio**t) ** 2
         return mpf(0), 2 * square * mpmath.log(ratio), mpf(1), square
-    start, end = mpf(sde.beta_min), mpf(sde.beta_max)
+    start = mpf(sde.beta_min)
+    end = mpf(sde.beta_max)
     beta = start + t * (end - start)
     kept = mpmath.exp(-t * (start + beta) / 2)  # the trapezoid under a line
     if isinstance(sde, SubVPSDE):
@@ -49,10 +51,16 @@ def exact(sde, t):
 
 def exact_of_time(sde, function, t):
     f, g2, m, s2 = exact(sde, t)
-    return float({
-        "drift_coefficient": f, "diffusion": mpmath.sqrt(g2), "mean_coefficient": m,
-        "std": mpmath.sqrt(s2), "sigma": mpmath.sqrt(s2) / m, "alpha_bar": m**2 / (m**2 + s2),
-    }[function])  # fmt: skip
+    return float(
+        {
+            "drift_coefficient": f,
+            "diffusion": mpmath.sqrt(g2),
+            "mean_coefficient": m,
+            "std": mpmath.sqrt(s2),
+            "sigma": mpmath.sqrt(s2) / m,
+            "alpha_bar": m**2 / (m**2 + s2),
+        }[function]
+    )
 
 
 def rounding(sde):
@@ -68,7 +76,8 @@ def times(xp, dtype, n=3, low=2.0**-10):
 @every_sde
 @given(data=st.data())
 def test_functions_of_time_equal_mpmath(xp, dtype, xp_assert_close, to_numpy, name, data):
-    sde, t = SDES[name], data.draw(times(xp, dtype))
+    sde = SDES[name]
+    t = data.draw(times(xp, dtype))
     for function in OF_TIME:
         desired = np.asarray([exact_of_time(sde, function, float(u)) for u in to_numpy(t)])
         got = getattr(sde, function)(t)
@@ -82,12 +91,14 @@ def test_functions_of_time_equal_mpmath(xp, dtype, xp_assert_close, to_numpy, na
 @given(data=st.data())
 def test_transition_equals_mpmath(xp, dtype, xp_assert_close, to_numpy, name, data):
     """v = s(end)^2 - a^2 s(start)^2 for any linear process, with all digits even of short steps."""
-    sde, end = SDES[name], data.draw(times(xp, dtype))
+    sde = SDES[name]
+    end = data.draw(times(xp, dtype))
     share = data.draw(st.sampled_from([0.0, 0.5, 0.9990234375]))
     start = xp.asarray([share] * 3, dtype=end.dtype) * end
     want = []
     for first, last in zip(to_numpy(start), to_numpy(end), strict=True):
-        (*_, m1, s1), (*_, m2, s2) = exact(sde, float(first)), exact(sde, float(last))
+        (*_, m1, s1) = exact(sde, float(first))
+        (*_, m2, s2) = exact(sde, float(last))
         want.append([float(m2 / m1), float(s2 - (m2 / m1) ** 2 * s1)])
     a, v = sde.transition(start, end)
     xp_assert_close(a, np.asarray(want)[:, 0], like=end, ulps=rounding(sde))
@@ -110,7 +121,8 @@ def test_transition_from_one_start_to_many_ends(xp, dtype, xp_assert_close, name
 @every_sde
 @given(data=st.data())
 def test_time_undoes_sigma(xp, dtype, xp_assert_close, to_numpy, name, data):
-    sde, t = SDES[name], data.draw(times(xp, dtype))
+    sde = SDES[name]
+    t = data.draw(times(xp, dtype))
     sigma = xp.asarray([exact_of_time(sde, "sigma", float(u)) for u in to_numpy(t)], dtype=t.dtype)
     got = sde.time(sigma)
     assert got.dtype == t.dtype
@@ -128,7 +140,8 @@ def test_moments_solve_the_process_own_differential_equations(name):
     sde = SDES[name]
 
     def slope(t, y):
-        f, g = sde.drift_coefficient(t), sde.diffusion(t)
+        f = sde.drift_coefficient(t)
+        g = sde.diffusion(t)
         return [f * y[0], 2 * f * y[1] + g * g]
 
     start = [1.0, 0.25**2 if name == "short ve" else 0.01**2 if name == "ve" else 0.0]
@@ -141,8 +154,10 @@ def test_moments_solve_the_process_own_differential_equations(name):
 @every_sde
 @given(st.lists(st.floats(0, 1), min_size=3, max_size=3))
 def test_two_transitions_are_one(name, drawn):
-    sde, (first, middle, last) = SDES[name], sorted(drawn)
-    (a1, v1), (a2, v2) = sde.transition(first, middle), sde.transition(middle, last)
+    sde = SDES[name]
+    (first, middle, last) = sorted(drawn)
+    (a1, v1) = sde.transition(first, middle)
+    (a2, v2) = sde.transition(middle, last)
     a, v = sde.transition(first, last)
     assert a1 * a2 == pytest.approx(a, rel=1e-13)
     assert a2**2 * v1 + v2 == pytest.approx(v, rel=1e-11, abs=1e-13)
@@ -154,7 +169,8 @@ def test_two_transitions_are_one(name, drawn):
 def test_drift_and_q_sample_take_a_time_for_all_or_for_each(
     xp, dtype, xp_assert_close, to_numpy, name, data, kind
 ):
-    sde, (x, eps) = SDES[name], data.draw(strategies.paired(2, xp, dtype))
+    sde = SDES[name]
+    (x, eps) = data.draw(strategies.paired(2, xp, dtype))
     of_dtype = getattr(xp, dtype)
     t = {
         "float": lambda: 0.375,
@@ -167,9 +183,12 @@ def test_drift_and_q_sample_take_a_time_for_all_or_for_each(
     wide = (-1,) + (1,) * (x.ndim - 1)
     f, m, s = (
         np.asarray([float(z) for z in column]).reshape(wide)
-        for column in ([r[0] for r in rows], [r[2] for r in rows],
-                       [mpmath.sqrt(r[3]) for r in rows])
-    )  # fmt: skip
+        for column in (
+            [r[0] for r in rows],
+            [r[2] for r in rows],
+            [mpmath.sqrt(r[3]) for r in rows],
+        )
+    )
     x_, eps_ = (to_numpy(z).astype(np.float64) for z in (x, eps))
     xp_assert_close(sde.drift(x, t), f * x_, like=x, ulps=8)
     size = abs(m * x_) + abs(s * eps_)
@@ -185,7 +204,8 @@ def test_times_of_another_length_are_refused(xp):
 @every_sde
 @given(data=st.data())
 def test_prior_and_its_density_equal_scipy(xp, dtype, xp_assert_close, to_numpy, name, data):
-    sde, (noise,) = SDES[name], data.draw(strategies.paired(1, xp, dtype))
+    sde = SDES[name]
+    (noise,) = data.draw(strategies.paired(1, xp, dtype))
     width = {"ve": 50.0, "short ve": 4.0}.get(name, 1.0)
     assert sde.prior_std == width
     x = sde.prior(noise)
@@ -262,7 +282,8 @@ def test_from_betas_takes_linear_ones_only():
 
 def test_the_chain_of_smld_is_the_exploding_diffusion():
     """Its noise levels are geometric, and each step adds the difference of their squares."""
-    sde, levels = VESDE(0.01, 50.0), np.geomspace(0.01, 50.0, 12)
+    sde = VESDE(0.01, 50.0)
+    levels = np.geomspace(0.01, 50.0, 12)
     t = np.arange(12) / 11
     np.testing.assert_allclose(sde.sigma(t), levels, rtol=1e-13)
     a, v = sde.transition(t[:-1], t[1:])
@@ -272,7 +293,8 @@ def test_the_chain_of_smld_is_the_exploding_diffusion():
 
 @given(st.floats(2.0**-10, 1.0))
 def test_sub_vp_has_vps_mean_and_less_variance(t):
-    vp, sub = VPSDE(0.5, 3.0), SubVPSDE(0.5, 3.0)
+    vp = VPSDE(0.5, 3.0)
+    sub = SubVPSDE(0.5, 3.0)
     assert sub.mean_coefficient(t) == vp.mean_coefficient(t)
     assert 0 < sub.std(t) < vp.std(t) < 1
     assert sub.std(t) == pytest.approx(vp.std(t) ** 2, rel=1e-14)

@@ -39,7 +39,8 @@ def test_sigma_and_alpha_bar_are_inverse(xp, dtype, xp_assert_close, data):
 
 @given(strategies.alpha_bar_values(), strategies.alpha_bar_values())
 def test_more_signal_is_less_sigma_and_more_snr(a, b):
-    low, high = np.asarray(min(a, b)), np.asarray(max(a, b))
+    low = np.asarray(min(a, b))
+    high = np.asarray(max(a, b))
     assert lm.sigma_from_alpha_bar(low) >= lm.sigma_from_alpha_bar(high)
     assert lm.snr(low) <= lm.snr(high)
 
@@ -76,8 +77,9 @@ def test_alpha_bar_from_log_snr_equals_mpmath(xp, dtype, xp_assert_close, to_num
     nats = data.draw(strategies.arrays((4,), xp, dtype))
     desired = exact(lambda v: 1 / (1 + mpmath.exp(-v)), nats, to_numpy)
     below = 4 + np.maximum(-to_numpy(nats), 0.0)
-    xp_assert_close(lm.alpha_bar_from_log_snr(nats), desired, like=nats, ulps=1,
-                    scale=below * desired)  # fmt: skip
+    xp_assert_close(
+        lm.alpha_bar_from_log_snr(nats), desired, like=nats, ulps=1, scale=below * desired
+    )
 
 
 def test_alpha_bar_from_log_snr_ends_in_0_and_1(xp, dtype, to_numpy):

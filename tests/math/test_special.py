@@ -73,7 +73,8 @@ def test_slope_is_the_bell_curve(name):
     x = torch.tensor([-20.0, -1.0, 0.0, 1.0, 3.0], dtype=torch.float64, requires_grad=True)
     value = getattr(lm, name)(x)
     value.sum().backward()
-    at, value = x.detach().numpy(), value.detach().numpy()
+    at = x.detach().numpy()
+    value = value.detach().numpy()
     if name == "erfc":
         exact = -2 / np.sqrt(np.pi) * np.exp(-at * at)
     else:

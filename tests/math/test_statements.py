@@ -137,7 +137,8 @@ def test_the_bound_s_terms_are_the_log_ratio_of_the_chains_at_every_path():
     betas = np.asarray([0.1, 0.3, 0.6, 0.8])
     levels = np.append(1.0, np.cumprod(1 - betas))
     x = rng.standard_normal(5)
-    means, stds = rng.standard_normal(4), rng.uniform(0.3, 2, 4)
+    means = rng.standard_normal(4)
+    stds = rng.uniform(0.3, 2, 4)
 
     def log(value, mean, std):
         return stats.norm.logpdf(value, mean, std)
@@ -172,8 +173,8 @@ def test_the_bound_s_weight_of_eps_falls_from_the_first_step_to_the_middle(betas
 
 
 @states("objective.md", "closes at the rate $`2/T`$")
-def test_the_gap_of_the_bound_closes_at_the_rate_of_the_picture():
-    """The entropy's own oracle is in test_bound.py; this is the number beside the picture."""
+def test_the_gap_of_the_bound_closes_at_the_rate_of_the_image():
+    """The entropy's own oracle is in test_bound.py; this is the number beside the image."""
     gap = runpy.run_path(str(ROOT / "scripts" / "math_plots" / "objective.py"))["gap"]
     for steps in (64, 256):
         assert 1.8 < steps * gap(steps, "fixed_large") < 2.3
@@ -193,7 +194,8 @@ def test_the_simple_loss_of_eps_is_that_of_v_with_another_weight():
 
 def printed_sum(z: float, pole: bool, terms: int = 12):
     """The page's formula for e^(z^2) erfc(z), with or without the term of the pole."""
-    h, z = mpmath.mpf(1) / 2, mpmath.mpf(z)
+    h = mpmath.mpf(1) / 2
+    z = mpmath.mpf(z)
     nodes = [(k + mpmath.mpf(1) / 2) * h for k in range(terms)]
     total = 2 * h * z / mpmath.pi * mpmath.fsum(mpmath.exp(-c * c) / (c * c + z * z) for c in nodes)
     residue = 2 * mpmath.exp(z * z) / (1 + mpmath.exp(2 * mpmath.pi * z / h))
@@ -244,7 +246,9 @@ def test_ends_of_the_schedules():
     r"E\left[\nabla_{x_t} \log q(x_t | x_0) \,\middle|\, x_t\right] = \nabla \log p(x_t)",
 )
 def test_noise_gives_the_score_of_one_example_and_its_expectation_that_of_all():
-    data, level, xt = two_points(), 0.6, 0.5
+    data = two_points()
+    level = 0.6
+    xt = 0.5
     std = np.sqrt(1 - level)
     noise = (xt - np.sqrt(level) * np.asarray([-1.0, 1.0])) / std
     of_one = lm.score_from_eps(noise, level)
@@ -262,7 +266,8 @@ def test_noise_gives_the_score_of_one_example_and_its_expectation_that_of_all():
 
 @states("forward.md", "At both ends only $`v`$ and $`u`$ still do")
 def test_eps_says_nothing_about_the_data_in_pure_noise_and_v_does():
-    eps, x0 = np.asarray([[1.0], [1.0]]), np.asarray([[0.0], [5.0]])
+    eps = np.asarray([[1.0], [1.0]])
+    x0 = np.asarray([[0.0], [5.0]])
     for level, one_state in ((0.0, eps), (1.0, x0)):
         xt = lm.q_sample(x0, level, eps)
         np.testing.assert_array_equal(xt, one_state)  # knows eps or x0 alone
@@ -270,7 +275,8 @@ def test_eps_says_nothing_about_the_data_in_pure_noise_and_v_does():
         np.testing.assert_array_equal(lm.x0_from_v(xt, v, level), x0)
         np.testing.assert_array_equal(lm.eps_from_v(xt, v, level), eps)
     for s in (0.0, 1.0):
-        xs, u = lm.flow_sample(x0, eps, s), lm.flow_velocity(x0, eps)
+        xs = lm.flow_sample(x0, eps, s)
+        u = lm.flow_velocity(x0, eps)
         np.testing.assert_array_equal(lm.x0_from_velocity(xs, u, s), x0)
         np.testing.assert_array_equal(lm.eps_from_velocity(xs, u, s), eps)
 
@@ -312,7 +318,9 @@ def std_of(density: np.ndarray) -> float:
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_the_guided_score_is_that_of_the_conditional_density_only_at_scale_1(scale):
-    data, sigma, x = two_points(0.5), 0.8, np.asarray([[0.3]])
+    data = two_points(0.5)
+    sigma = 0.8
+    x = np.asarray([[0.3]])
     score, classifier = class_score(data, 1, x, sigma)
     guided = lm.classifier_guidance(score, classifier, scale)[0, 0]
     at = int(np.argmin(np.abs(GRID - 0.3)))
@@ -325,10 +333,8 @@ def test_the_guided_score_is_that_of_the_conditional_density_only_at_scale_1(sca
 
 @states("guidance.md", "A class far from all others is hardly changed")
 def test_guidance_narrows_a_class_beside_others_and_not_one_far_away():
-    near, far = (
-        two_points(0.5),
-        Mixture(np.full(2, 0.5), np.asarray([[-4.0], [4.0]]), np.full(2, 0.5)),
-    )
+    near = two_points(0.5)
+    far = Mixture(np.full(2, 0.5), np.asarray([[-4.0], [4.0]]), np.full(2, 0.5))
     assert std_of(powered(near, 1, 6.0, 0.1)) < 0.95 * std_of(powered(near, 1, 1.0, 0.1))
     assert std_of(powered(far, 1, 6.0, 0.1)) == pytest.approx(
         std_of(powered(far, 1, 1.0, 0.1)), rel=1e-4
@@ -408,7 +414,9 @@ def test_langevin_steps_keep_the_density_only_in_the_limit(size, settles):
 @states("score.md", r"p^{d/(d+2)}\,\lVert\nabla\log p\rVert^2", r"$`64 / 6 = 10.7`$ and not 6")
 def test_langevin_steps_of_a_size_for_each_example_sample_another_density():
     """N(0, I) in 6 dimensions: from the stated density the mean of |x|^2 stays, from p it rises."""
-    d, n, rng = 6, 20_000, np.random.default_rng(3)
+    d = 6
+    n = 20_000
+    rng = np.random.default_rng(3)
     stated = rng.standard_normal((n, d))
     radius = np.sqrt(rng.chisquare(d + 2, (n, 1)) * (d + 2) / d)  # density p^(d/(d+2)) |x|^2
     stated *= radius / np.linalg.norm(stated, axis=1, keepdims=True)
@@ -470,11 +478,15 @@ def from_slopes(x, x0, sigma, sigma_next):
 @states("samplers.md", "wrong by more than a full unit of the data in float32", "less than 0.001")
 def test_combinations_of_slopes_lose_the_data_in_float32():
     """The prediction is constant, so the path is straight and known."""
-    rng, sigma, sigma_next = np.random.default_rng(0), 20_291.0, 500.0
-    x, x0 = sigma * rng.standard_normal(1000), rng.standard_normal(1000)
+    rng = np.random.default_rng(0)
+    sigma = 20_291.0
+    sigma_next = 500.0
+    x = sigma * rng.standard_normal(1000)
+    x0 = rng.standard_normal(1000)
     exact = x0 + sigma_next / sigma * (x - x0)
     np.testing.assert_allclose(from_slopes(x, x0, sigma, sigma_next), exact, atol=1e-6)
-    single, x0_single = x.astype(np.float32), x0.astype(np.float32)
+    single = x.astype(np.float32)
+    x0_single = x0.astype(np.float32)
     slopes = from_slopes(single, x0_single, sigma, sigma_next)
     assert slopes.dtype == np.float32
     assert abs(slopes - exact).max() > 1
@@ -499,7 +511,8 @@ def test_squared_errors_are_gaussian_log_likelihoods_up_to_a_constant(variance, 
 
 @states("autoencoders.md", r"\sum_i \left(x_i l_i - \log(1 + e^{l_i})\right)")
 def test_the_sum_of_the_bernoulli_likelihood_is_over_both_terms():
-    x, logits = np.asarray([[1.0, 0.0, 1.0]]), np.asarray([[0.5, -1.0, 2.0]])
+    x = np.asarray([[1.0, 0.0, 1.0]])
+    logits = np.asarray([[0.5, -1.0, 2.0]])
     got = lm.bernoulli_log_likelihood(x, logits)[0]
     p = special.expit(logits)
     assert got == pytest.approx(stats.bernoulli.logpmf(x, p).sum(), rel=1e-12)
@@ -508,7 +521,8 @@ def test_the_sum_of_the_bernoulli_likelihood_is_over_both_terms():
 
 @states("autoencoders.md", r"\lambda_{\max}\right)", r"$`\lambda_{\max} = 10^4`$")
 def test_the_adaptive_weight_is_limited_where_the_discriminator_is_flat():
-    flat, gradient = np.zeros(2), np.asarray([3.0, 4.0])
+    flat = np.zeros(2)
+    gradient = np.asarray([3.0, 4.0])
     assert float(lm.adaptive_weight(gradient, flat)) == 1e4
     assert 5.0 / 1e-6 > 1e4  # the ratio alone
 
@@ -526,7 +540,8 @@ def test_arccosines_lose_half_of_the_digits():
 @states("layers.md", "independent with mean zero and unit variance")
 def test_scores_have_unit_variance_if_the_elements_have_mean_zero():
     """The variance of a sum of d independent products, and that with a mean of 2."""
-    n, d = 200_000, 4
+    n = 200_000
+    d = 4
     q, k = np.random.default_rng(5).standard_normal((2, n, d))
     error = 5 * np.sqrt(8 / n)  # the fourth moment of such a score is below 9
     assert abs(np.var((q * k).sum(axis=1) / np.sqrt(d)) - 1) < error
@@ -578,7 +593,8 @@ def test_bfloat16_cannot_tell_999_from_1000():
 
 @states("evaluation.md", "It is biased upwards")
 def test_the_frechet_distance_of_equal_distributions_falls_with_the_size_of_the_samples():
-    rng, means = np.random.default_rng(7), []
+    rng = np.random.default_rng(7)
+    means = []
     for n in (30, 300):
         pairs = rng.standard_normal((10, 2, n, 4))
         moments = [[(x.mean(axis=0), np.cov(x.T)) for x in pair] for pair in pairs]
@@ -595,7 +611,8 @@ def test_the_density_of_scaled_latents():
 
 @states("../evaluate.md", "$`L_0`$ can be negative for continuous latents")
 def test_the_decoder_s_term_can_be_negative_for_continuous_data_and_need_not_be():
-    x0, levels = np.zeros((1, 1)), np.asarray([0.9999, 0.5, 1e-4])
+    x0 = np.zeros((1, 1))
+    levels = np.asarray([0.9999, 0.5, 1e-4])
     signs = [
         float(
             lm.variational_bound(

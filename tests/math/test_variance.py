@@ -21,7 +21,8 @@ def steps(draw):
 
 def exact_variances(now, before):
     """beta-tilde as the variance of a product of two Gaussians, and beta."""
-    now, before = Fraction(now), Fraction(before)
+    now = Fraction(now)
+    before = Fraction(before)
     alpha = now / before
     return {
         "fixed_small": 1 / (1 / (1 - before) + alpha / (1 - alpha)),
@@ -77,9 +78,11 @@ def test_variances_of_ddpm_s_own_schedule():
 @pytest.mark.parametrize("floor", [None, 1e-20, 0.05])
 @given(strategies.betas(min_size=2, max_size=8))
 def test_clipped_logvar_equals_exact_fractions(floor, betas):
-    exact, level = [], Fraction(1)
+    exact = []
+    level = Fraction(1)
     for beta in map(Fraction, map(float, betas)):
-        before, level = level, level * (1 - beta)
+        before = level
+        level = level * (1 - beta)
         exact.append(float(beta * (1 - before) / (1 - level)))
     if floor is None:
         exact[0] = exact[1]
@@ -111,7 +114,8 @@ def test_clipped_logvar_needs_two_steps():
 def test_learned_range_equals_mpmath(xp, dtype, xp_assert_close, to_numpy, data):
     v = data.draw(strategies.arrays((2, 3), xp, dtype, bound=2))
     upper, lower = (data.draw(strategies.alpha_bars(2, xp, dtype, 1e-4, 1.0)) for _ in range(2))
-    desired, size = np.zeros((2, 3)), np.zeros((2, 3))
+    desired = np.zeros((2, 3))
+    size = np.zeros((2, 3))
     for i, j in np.ndindex(2, 3):
         f = (mpmath.mpf(float(v[i, j])) + 1) / 2
         large, small = (mpmath.log(mpmath.mpf(float(z[i]))) for z in (upper, lower))
@@ -128,7 +132,9 @@ def test_learned_range_ends_in_the_two_variances(xp, dtype, xp_assert_close):
 
 
 def test_learned_range_refuses_another_length():
-    v, two, three = np.zeros((3, 2)), np.full(2, 0.5), np.full(3, 0.5)
+    v = np.zeros((3, 2))
+    two = np.full(2, 0.5)
+    three = np.full(3, 0.5)
     for betas in ((two, three), (three, two)):
         with pytest.raises(ValueError, match="does not fit"):
             lm.learned_range_logvar(v, *betas)

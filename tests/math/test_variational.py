@@ -28,7 +28,8 @@ def mp(array):
 class LinearGaussian:
     """x is (n, 1), z is (n, 1); w = 1.5, s = 0.5."""
 
-    w, s = 1.5, 0.5
+    w = 1.5
+    s = 0.5
 
     def log_likelihood(self, x, z):
         return norm(self.w * z, self.s).logpdf(x)[..., 0]
@@ -53,7 +54,8 @@ MODEL = LinearGaussian()
 @given(data=st.data())
 def test_normal_log_density_equals_mpmath(xp, dtype, xp_assert_close, to_numpy, data):
     x, mean, logvar = drawn = data.draw(strategies.paired(3, xp, dtype, (3,)))
-    want, scale = [], []
+    want = []
+    scale = []
     for v, m, l in zip(*(mp(to_numpy(z)) for z in drawn), strict=True):
         square = (v - m) ** 2 * mpmath.exp(-l)
         want.append(float(-(mpmath.log(2 * mpmath.pi) + l + square) / 2))
@@ -69,8 +71,10 @@ def test_gaussian_log_likelihood_equals_mpmath(
     xp, dtype, xp_assert_close, to_numpy, data, variance
 ):
     x, mean = data.draw(strategies.paired(2, xp, dtype))
-    d, v = int(np.prod(x.shape[1:])), mpf(variance or 1.0)
-    want, scale = [], []
+    d = int(np.prod(x.shape[1:]))
+    v = mpf(variance or 1.0)
+    want = []
+    scale = []
     for a, b in zip(to_numpy(x), to_numpy(mean), strict=True):
         square = sum((s - t) ** 2 for s, t in zip(mp(a), mp(b), strict=True)) / (2 * v)
         constant = d * mpmath.log(2 * mpmath.pi * v) / 2
@@ -90,7 +94,8 @@ def test_a_variance_that_is_none_is_refused(variance):
 def test_bernoulli_log_likelihood_equals_mpmath(xp, dtype, xp_assert_close, to_numpy, data):
     logits = data.draw(strategies.arrays(strategies.shapes(1, 3), xp, dtype))
     x = 0.0625 * (data.draw(strategies.arrays(logits.shape, xp, dtype)) + 8.0)
-    want, scale = [], []
+    want = []
+    scale = []
     for a, b in zip(to_numpy(x), to_numpy(logits), strict=True):
         ys = [1 / (1 + mpmath.exp(-l)) for l in mp(b)]
         terms = [
@@ -104,8 +109,8 @@ def test_bernoulli_log_likelihood_equals_mpmath(xp, dtype, xp_assert_close, to_n
 
 def test_bernoulli_probabilities_sum_to_one_and_never_overflow():
     logits = np.asarray([[0.3, -2.0, 4.0]])
-    pictures = np.asarray(list(itertools.product([0.0, 1.0], repeat=3)))
-    log_p = lm.bernoulli_log_likelihood(pictures, np.repeat(logits, 8, axis=0))
+    images = np.asarray(list(itertools.product([0.0, 1.0], repeat=3)))
+    log_p = lm.bernoulli_log_likelihood(images, np.repeat(logits, 8, axis=0))
     assert np.exp(log_p).sum() == pytest.approx(1, rel=1e-14)
     far = lm.bernoulli_log_likelihood(
         np.asarray([[1.0], [0.0], [1.0]]), np.asarray([[1e4], [1e4], [-1e4]])
@@ -122,7 +127,8 @@ def test_elbo_is_likelihood_less_divergence(xp, dtype, xp_assert_close, to_numpy
     for i in range(n):
         pairs = zip(mp(to_numpy(mean)[i]), mp(to_numpy(logvar)[i]), strict=True)
         want.append(float(sum((m * m + mpmath.exp(l) - 1 - l) / 2 for m, l in pairs)))
-    one, average = to_numpy(samples)[0].astype(float), to_numpy(samples).astype(float).mean(axis=0)
+    one = to_numpy(samples)[0].astype(float)
+    average = to_numpy(samples).astype(float).mean(axis=0)
     scale = 10.0 + np.asarray(want)
     got = lm.elbo(samples[0, :], mean, logvar)
     xp_assert_close(got, one - want, like=mean, ulps=32, scale=scale)
@@ -151,9 +157,10 @@ def test_estimates_average_to_the_bound(x, mean, logvar):
     np.testing.assert_allclose(np.mean(estimates, axis=0), bound, rtol=1e-12, atol=1e-12)
 
 
-def test_elbo_estimate_hands_the_picture_to_encoder_and_decoder():
+def test_elbo_estimate_hands_the_image_to_encoder_and_decoder():
     seen = []
-    x, noise = np.asarray([[3.0]]), np.asarray([[0.5]])
+    x = np.asarray([[3.0]])
+    noise = np.asarray([[0.5]])
 
     def encode(x):
         seen.append(x)
@@ -175,8 +182,10 @@ def test_log_importance_weight_equals_mpmath(xp, dtype, xp_assert_close, to_nump
     log_p = data.draw(strategies.arrays((3, 2), xp, dtype))
     want = to_numpy(log_p).astype(float)
     for k, i, j in np.ndindex(3, 2, 2):
-        v, m, l = (mpf(float(a)) for a in (to_numpy(z)[k, i, j], to_numpy(mean)[i, j],
-                                           to_numpy(logvar)[i, j]))  # fmt: skip
+        v, m, l = (
+            mpf(float(a))
+            for a in (to_numpy(z)[k, i, j], to_numpy(mean)[i, j], to_numpy(logvar)[i, j])
+        )
         want[k, i] += float((l + (v - m) ** 2 * mpmath.exp(-l) - v**2) / 2)
     got = lm.log_importance_weight(log_p, z, mean, logvar)
     xp_assert_close(got, want, like=z, ulps=64, scale=60.0)
@@ -186,7 +195,8 @@ def test_log_importance_weight_equals_mpmath(xp, dtype, xp_assert_close, to_nump
 
 @given(x=TINY, z=st.lists(TINY, min_size=1, max_size=5))
 def test_with_the_posterior_every_weight_is_the_evidence(x, z):
-    x, z = np.asarray([[x]]), np.asarray(z)[:, None, None]
+    x = np.asarray([[x]])
+    z = np.asarray(z)[:, None, None]
     log_w = lm.log_importance_weight(MODEL.log_likelihood(x, z), z, *MODEL.posterior(x))
     np.testing.assert_allclose(log_w, np.full_like(log_w, MODEL.evidence(x)[0]), rtol=1e-11)
     np.testing.assert_allclose(lm.iwae_bound(log_w), MODEL.evidence(x), rtol=1e-11)
@@ -234,7 +244,9 @@ def test_bounds_rise_with_the_number_of_samples_to_the_evidence():
 
 def test_importance_weights_sum_over_the_elements_of_one_sample():
     rng = np.random.default_rng(0)
-    z, mean, logvar = rng.standard_normal((4, 3, 2)), rng.standard_normal((3, 2)), np.zeros((3, 2))
+    z = rng.standard_normal((4, 3, 2))
+    mean = rng.standard_normal((3, 2))
+    logvar = np.zeros((3, 2))
     got = lm.log_importance_weight(np.zeros((4, 3)), z, mean, logvar)
     want = 0.5 * ((z - mean) ** 2 - z**2).sum(axis=-1)
     np.testing.assert_allclose(got, want, rtol=1e-12)

@@ -15,11 +15,13 @@ def moments():
     """`moments(raw)`: mean and log-variance of an encoder whose last layer gives `raw`."""
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64", seed=0)
     image = np.random.default_rng(0).uniform(-1, 1, (1, 3, 16, 16))
-    vae, z = model.params["vae"], model.config.vae.latent_channels
+    vae = model.params["vae"]
+    z = model.config.vae.latent_channels
 
     def encode_with(raw):
         weight, bias = (np.array(vae["quant_conv"][name]) for name in ("weight", "bias"))
-        weight[z:], bias[z:] = 0.0, raw
+        weight[z:] = 0.0
+        bias[z:] = raw
         params = Params({**vae, "quant_conv": Params({"weight": weight, "bias": bias})})
         return encode(model.backend, params, model.config.vae, image)
 

@@ -19,27 +19,35 @@ from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
 
-ONCE_PER_PICTURE = ("attn2.to_k", "attn2.to_v")
-SMALL = ("time_emb", "class_embedding", "add_embedding")  # one row per picture: left out
+ONCE_PER_IMAGE = ("attn2.to_k", "attn2.to_v")
+SMALL = ("time_emb", "class_embedding", "add_embedding")  # one row per image: left out
 
 
 def counted(model, compute):
     """The operations of the records, by the layer that they belong to."""
     layers = {id(x): name for tree in model.params.values() for name, x in flatten(tree).items()}
     traced = copy.copy(model)
-    traced.backend, traced._compiled = TracedBackend(model.backend, layer_of=layers), {}
+    traced.backend = TracedBackend(model.backend, layer_of=layers)
+    traced._compiled = {}
     compute(traced)
     records = traced.backend.records
     assert {record.layer for record in records if record.name == "conv2d"} <= set(layers.values())
-    return sum(r.flops for r in records if not any(x in r.layer for x in ONCE_PER_PICTURE + SMALL))
+    return sum(r.flops for r in records if not any(x in r.layer for x in ONCE_PER_IMAGE + SMALL))
 
 
 def unconditional():
     """Attention blocks without prompts, resampling with residual blocks, attention in the VAE."""
     tiny = preset("tiny")
-    unet = replace(tiny.unet, attention="self", cross_attention_dim=0, resnet_updown=True,
-                   block_out_channels=(16, 24, 32), attention_levels=(True, False, True),
-                   num_heads=(2, 2, 4), transformer_layers_per_block=(1, 1, 1))  # fmt: skip
+    unet = replace(
+        tiny.unet,
+        attention="self",
+        cross_attention_dim=0,
+        resnet_updown=True,
+        block_out_channels=(16, 24, 32),
+        attention_levels=(True, False, True),
+        num_heads=(2, 2, 4),
+        transformer_layers_per_block=(1, 1, 1),
+    )
     vae = replace(
         tiny.vae,
         block_out_channels=(8, 16, 12),
@@ -65,8 +73,10 @@ def model(request):
 
 @pytest.mark.parametrize("scale", [1, 2])
 def test_the_unet_and_the_decoder(model, scale):
-    config, spec = model.config, model_spec(model.config)
-    width, height = scale * config.defaults.width, 2 * config.defaults.height
+    config = model.config
+    spec = model_spec(model.config)
+    width = scale * config.defaults.width
+    height = 2 * config.defaults.height
     latents = np.zeros((1, *model.latent_shape(width, height)), np.float32)
     states = model.encode_text(["a"]) if config.text_encoders else None
     want = counted(model, lambda m: m.unet(latents, np.zeros(1), Conditioning(states)))
@@ -81,13 +91,17 @@ def test_the_unet_and_the_decoder(model, scale):
 class Timed(NumpyBackend):
     """Convolves in a time that the test sets, by a clock of its own."""
 
-    now, per_flop, overhead, runs = 0.0, 0.0, 0.0, ()
+    now = 0.0
+    per_flop = 0.0
+    overhead = 0.0
+    runs = ()
 
     def conv2d(self, x, weight, bias=None, stride=1, padding=0):
         assert (stride, padding) == (1, 1) and not self.pending
         operations = 2 * weight.size * x.shape[2] * x.shape[3]
         self.now += self.overhead / (len(self.runs) + 1) + self.per_flop * operations
-        self.runs, self.pending = (*self.runs, weight.shape[0]), True
+        self.runs = (*self.runs, weight.shape[0])
+        self.pending = True
         return x
 
     def synchronize(self):
@@ -114,7 +128,8 @@ def test_the_speed_is_that_of_a_convolution_that_lasts_long_enough(timed, speed,
 
 
 def test_the_fastest_of_three_counts(timed):
-    timed.per_flop, timed.overhead = 1e-9, 1.0
+    timed.per_flop = 1e-9
+    timed.overhead = 1.0
     assert flops_per_second(timed) == pytest.approx(75497472 / (75497472e-9 + 1 / 3))
 
 

@@ -32,10 +32,8 @@ HOSTILE = [
     [None], [10**9] * 4, [0], ["x"], [[1]], [1] * 5_000, "9" * 5_000, {"a": {"b": []}},
 ]  # fmt: skip
 FIELDS = [
-    (section, field.name)
-    for section, cls in SECTIONS.items()
-    for field in dataclasses.fields(cls)
-]  # fmt: skip
+    (section, field.name) for section, cls in SECTIONS.items() for field in dataclasses.fields(cls)
+]
 
 
 def refused(function, *arguments):
@@ -72,16 +70,27 @@ def test_every_preset_is_within_the_ranges(name):
 
 @pytest.mark.parametrize(
     "section,name,value",
-    [("unet", "layers_per_block", 10**9), ("vae", "layers_per_block", 10**9),
-     ("text_encoder", "num_hidden_layers", 10**9), ("unet", "block_out_channels", [10**9] * 4),
-     ("text_encoder", "vocab_size", 10**12), ("unet", "in_channels", -4),
-     ("unet", "sample_size", 0), ("vae", "latent_channels", 10**9), ("defaults", "width", 10**9),
-     ("defaults", "steps", 0), ("scheduler", "num_train_timesteps", 0),
-     ("scheduler", "num_train_timesteps", 10**12), ("scheduler", "beta_start", float("nan")),
-     ("scheduler", "beta_start", 0.5), ("unet", "transformer_layers_per_block", [10**9] * 4),
-     ("unet", "norm_num_groups", 0), ("vae", "scaling_factor", 0.0),
-     ("unet", "num_heads", [0] * 4)],
-)  # fmt: skip
+    [
+        ("unet", "layers_per_block", 10**9),
+        ("vae", "layers_per_block", 10**9),
+        ("text_encoder", "num_hidden_layers", 10**9),
+        ("unet", "block_out_channels", [10**9] * 4),
+        ("text_encoder", "vocab_size", 10**12),
+        ("unet", "in_channels", -4),
+        ("unet", "sample_size", 0),
+        ("vae", "latent_channels", 10**9),
+        ("defaults", "width", 10**9),
+        ("defaults", "steps", 0),
+        ("scheduler", "num_train_timesteps", 0),
+        ("scheduler", "num_train_timesteps", 10**12),
+        ("scheduler", "beta_start", float("nan")),
+        ("scheduler", "beta_start", 0.5),
+        ("unet", "transformer_layers_per_block", [10**9] * 4),
+        ("unet", "norm_num_groups", 0),
+        ("vae", "scaling_factor", 0.0),
+        ("unet", "num_heads", [0] * 4),
+    ],
+)
 def test_numbers_out_of_reason_name_their_field(section, name, value):
     data = PRESETS["sd15"].to_dict()
     data[section] = data[section] | {name: value}
@@ -109,14 +118,21 @@ def test_any_json_in_any_field(data, section):
 
 @pytest.mark.parametrize(
     "text,code",
-    [("[" * 5000 + "]" * 5000, "E-CONFIG"), ('{"a":' * 900 + "1" + "}" * 900, "E-CONFIG"),
-     ('{"schema": 2}', "E-SCHEMA"), ('{"schema": true}', "E-SCHEMA"),
-     ('{"schema": [1]}', "E-SCHEMA"),
-     ('{"schema": 1, "sha256": 5}', "E-CONFIG"), ('{"schema": 1, "unet": null}', "E-CONFIG"),
-     ('{"schema": 1, "schema": 1}', "E-CONFIG"), ("null", "E-CONFIG"), ('{"x": 1}', "E-CONFIG"),
-     ('{"schema": 1, "unet": {"auto_map": "evil.Model"}}', "E-CONFIG")],
+    [
+        ("[" * 5000 + "]" * 5000, "E-CONFIG"),
+        ('{"a":' * 900 + "1" + "}" * 900, "E-CONFIG"),
+        ('{"schema": 2}', "E-SCHEMA"),
+        ('{"schema": true}', "E-SCHEMA"),
+        ('{"schema": [1]}', "E-SCHEMA"),
+        ('{"schema": 1, "sha256": 5}', "E-CONFIG"),
+        ('{"schema": 1, "unet": null}', "E-CONFIG"),
+        ('{"schema": 1, "schema": 1}', "E-CONFIG"),
+        ("null", "E-CONFIG"),
+        ('{"x": 1}', "E-CONFIG"),
+        ('{"schema": 1, "unet": {"auto_map": "evil.Model"}}', "E-CONFIG"),
+    ],
     ids=lambda text: text[:40],
-)  # fmt: skip
+)
 def test_damaged_config_json(tmp_path, text, code):
     (tmp_path / "config.json").write_text(text)
     (tmp_path / "model.safetensors").touch()
@@ -191,9 +207,15 @@ def test_null_where_a_list_belongs_names_the_field(tmp_path, name, value):
 
 @pytest.mark.parametrize("kind", CLASSES)
 @pytest.mark.parametrize(
-    "name", [*diffusers_config.VAE_DEFAULTS, "num_vq_embeddings", "encoder_block_out_channels",
-             "num_decoder_blocks", "down_block_types"],
-)  # fmt: skip
+    "name",
+    [
+        *diffusers_config.VAE_DEFAULTS,
+        "num_vq_embeddings",
+        "encoder_block_out_channels",
+        "num_decoder_blocks",
+        "down_block_types",
+    ],
+)
 def test_every_field_of_an_autoencoder(tmp_path, kind, name):
     for value in HOSTILE:
         (tmp_path / "config.json").write_text(json.dumps({"_class_name": kind, name: value}))
@@ -201,9 +223,17 @@ def test_every_field_of_an_autoencoder(tmp_path, kind, name):
 
 
 @pytest.mark.parametrize(
-    "name", ["block_out_channels", "layers_per_block", "conditioning_channels", "in_channels",
-             "conditioning_embedding_out_channels", "attention_head_dim", "down_block_types"],
-)  # fmt: skip
+    "name",
+    [
+        "block_out_channels",
+        "layers_per_block",
+        "conditioning_channels",
+        "in_channels",
+        "conditioning_embedding_out_channels",
+        "attention_head_dim",
+        "down_block_types",
+    ],
+)
 def test_every_field_of_a_controlnet(tmp_path, name):
     for value in HOSTILE:
         data = {"_class_name": "ControlNetModel", name: value}

@@ -17,7 +17,8 @@ from ldmref.models.validate import check_config, check_fields, check_network, co
 from ldmref.samplers.config import SchedulerConfig
 
 # What a number counts or measures decides how large it may be; fields by section.
-WIDTHS, BLOCKS = (1, 2**16), (1, 16)
+WIDTHS = (1, 2**16)
+BLOCKS = (1, 16)
 LIMITS = {
     UNetConfig: {
         WIDTHS: "in_channels out_channels sample_size block_out_channels num_heads "
@@ -206,20 +207,22 @@ def test_what_does_not_fit_together(config, rule):
 
 @pytest.mark.parametrize(
     "config,rule",
-    [(UNetConfig(norm_num_groups=7), "norm_num_groups"),
-     (UNetConfig(num_heads=(8, 8, 8, 7)), "num_heads"),
-     (UNetConfig(num_heads=(8, 8, 8)), "num_heads needs"),
-     (UNetConfig(attention_levels=(True,)), "attention_levels needs"),
-     (UNetConfig(transformer_layers_per_block=(1,)), "transformer_layers_per_block needs"),
-     (AutoencoderConfig(norm_num_groups=5), "norm_num_groups"),
-     (AutoencoderConfig(attention_levels=(True,)), "attention_levels needs"),
-     (AutoencoderConfig(latent_channels=0), "latent_channels"),
-     (ControlNetConfig(unet=UNetConfig(norm_num_groups=7)), "norm_num_groups"),
-     (ControlNetConfig(unet=UNetConfig(in_channels=0)), "in_channels"),
-     (ControlNetConfig(conditioning_channels=0), "conditioning_channels"),
-     (TinyConfig(num_encoder_blocks=(17,)), "num_encoder_blocks")],
+    [
+        (UNetConfig(norm_num_groups=7), "norm_num_groups"),
+        (UNetConfig(num_heads=(8, 8, 8, 7)), "num_heads"),
+        (UNetConfig(num_heads=(8, 8, 8)), "num_heads needs"),
+        (UNetConfig(attention_levels=(True,)), "attention_levels needs"),
+        (UNetConfig(transformer_layers_per_block=(1,)), "transformer_layers_per_block needs"),
+        (AutoencoderConfig(norm_num_groups=5), "norm_num_groups"),
+        (AutoencoderConfig(attention_levels=(True,)), "attention_levels needs"),
+        (AutoencoderConfig(latent_channels=0), "latent_channels"),
+        (ControlNetConfig(unet=UNetConfig(norm_num_groups=7)), "norm_num_groups"),
+        (ControlNetConfig(unet=UNetConfig(in_channels=0)), "in_channels"),
+        (ControlNetConfig(conditioning_channels=0), "conditioning_channels"),
+        (TinyConfig(num_encoder_blocks=(17,)), "num_encoder_blocks"),
+    ],
     ids=lambda x: x if isinstance(x, str) else "",
-)  # fmt: skip
+)
 def test_one_network_alone(config, rule):
     check_network(type(config)(), "net")
     with pytest.raises(CorruptModelError, match=rule):

@@ -79,7 +79,7 @@ def test_kernels_stay_in_the_file_and_in_its_type(folder, monkeypatch):
 
 
 @pytest.mark.parametrize("backend", ["numpy", "torch"])
-def test_one_network_at_a_time_draws_the_same_picture(folder, backend):
+def test_one_network_at_a_time_draws_the_same_image(folder, backend):
     if backend == "torch":
         pytest.importorskip("torch")
     free = ldmref.load(folder, backend=backend)
@@ -117,10 +117,24 @@ def test_networks_that_lie_in_no_file_stay():
 
 @pytest.mark.parametrize(
     ("text", "number"),
-    [(None, None), (5, 5), (1, 1), ("6GB", 6 * 10**9), ("1.5 g", 15 * 10**8), ("2GiB", 2**31),
-     ("7", 7), ("7b", 7), ("3k", 3000), ("3KiB", 3072), (" 4 MB ", 4 * 10**6), ("0.5MiB", 2**19),
-     ("2TB", 2 * 10**12), ("1tib", 2**40), (2048.0, 2048)],
-)  # fmt: skip
+    [
+        (None, None),
+        (5, 5),
+        (1, 1),
+        ("6GB", 6 * 10**9),
+        ("1.5 g", 15 * 10**8),
+        ("2GiB", 2**31),
+        ("7", 7),
+        ("7b", 7),
+        ("3k", 3000),
+        ("3KiB", 3072),
+        (" 4 MB ", 4 * 10**6),
+        ("0.5MiB", 2**19),
+        ("2TB", 2 * 10**12),
+        ("1tib", 2**40),
+        (2048.0, 2048),
+    ],
+)
 def test_sizes(text, number):
     assert bytes_of(text) == number
 
@@ -164,8 +178,9 @@ def test_seconds_that_are_none(limit):
     assert caught.value.code == "E-MAX-SECONDS"
 
 
-def test_the_estimate_counts_weights_exactly_and_grows_with_the_picture():
-    config, ops = preset("sd15"), get_backend("numpy", dtype="float64")
+def test_the_estimate_counts_weights_exactly_and_grows_with_the_image():
+    config = preset("sd15")
+    ops = get_backend("numpy", dtype="float64")
     spec = model_spec(config)
     needs = estimate(spec, config, ops, 512, 512)
     total = sum(int(np.prod(shape)) for shape in flatten(spec).values())
@@ -180,7 +195,8 @@ def test_the_estimate_counts_weights_exactly_and_grows_with_the_picture():
 
 def test_activations_by_hand():
     """16 channels on 8 x 8 cells, 32 on 4 x 4; the decoder ends with 16 on 16 x 16 pixels."""
-    config, ops = preset("tiny"), get_backend("numpy", dtype="float64")
+    config = preset("tiny")
+    ops = get_backend("numpy", dtype="float64")
     skips = 2 * 16 * 8 * 8 + 2 * 32 * 4 * 4  # per level as many as blocks, and one
     widest = (16 + 32) * 8 * 8  # what goes into an upper block: its skip and what comes from below
     needs = estimate(model_spec(config), config, ops, 16, 16)
@@ -197,7 +213,8 @@ def test_activations_by_hand():
 
 def test_tiles_bound_what_decoding_takes():
     """Twice a tile's sides at most: a tile and what it is added to."""
-    config, ops = preset("tiny"), get_backend("numpy")
+    config = preset("tiny")
+    ops = get_backend("numpy")
     spec = model_spec(config)
 
     def decoding(width, height, tile=None):
@@ -230,8 +247,13 @@ def test_the_estimate_of_transformed_kernels_bounds_what_a_run_keeps(speed, size
     which takes the smaller transform where the larger does not pay.
     """
     tiny = preset("tiny")
-    unet = replace(tiny.unet, block_out_channels=(64, 64, 64), attention_levels=(False,) * 3,
-                   num_heads=(2,) * 3, transformer_layers_per_block=(1,) * 3)  # fmt: skip
+    unet = replace(
+        tiny.unet,
+        block_out_channels=(64, 64, 64),
+        attention_levels=(False,) * 3,
+        num_heads=(2,) * 3,
+        transformer_layers_per_block=(1,) * 3,
+    )
     config = replace(tiny, unet=unet)
     ops = get_backend("numpy", speed=speed)
     model = LatentDiffusion(ops, config, init(model_spec(config)), None)

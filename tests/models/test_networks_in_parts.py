@@ -107,8 +107,10 @@ def test_controlnets_add_up_by_weight():
 
 
 def test_conditionings_are_joined_in_order():
-    parts = [Conditioning(normal(2, 3, 4, seed=i), normal(2, 5, seed=i), normal(2, 6, seed=i))
-             for i in range(3)]  # fmt: skip
+    parts = [
+        Conditioning(normal(2, 3, 4, seed=i), normal(2, 5, seed=i), normal(2, 6, seed=i))
+        for i in range(3)
+    ]
     joined = join(OPS, parts)
     assert isinstance(joined.context, Context)
     np.testing.assert_array_equal(joined.context.states, np.concatenate([p.context for p in parts]))
@@ -121,8 +123,10 @@ def test_conditionings_are_joined_in_order():
 
 
 def test_keys_and_values_are_made_once_for_a_layer():
-    calls, context = [], Context(normal(1, 3, 4))
-    first, second = Params(), Params()
+    calls = []
+    context = Context(normal(1, 3, 4))
+    first = Params()
+    second = Params()
 
     def project(states):
         calls.append(states)
@@ -148,7 +152,9 @@ def test_scale_and_shift_of_a_residual_block():
     spec = layers.resnet_block_spec(4, 6, 8, scale_shift=True)
     assert spec["time_emb_proj"] == {"weight": (12, 8), "bias": (12,)}
     assert spec["conv_shortcut"]["weight"] == (6, 4, 1, 1)
-    p, x, emb = random_params(spec), normal(2, 4, 5, 3), normal(2, 8)
+    p = random_params(spec)
+    x = normal(2, 4, 5, 3)
+    emb = normal(2, 8)
     got = layers.resnet_block(OPS, p, x, emb, 2, 1e-5)
     h = layers.conv2d(OPS, p.conv1, layers.norm_silu(OPS, p.norm1, x, 2, 1e-5))
     time = layers.linear(OPS, p.time_emb_proj, OPS.silu(emb))[:, :, None, None]
@@ -202,7 +208,8 @@ def test_segmentation_maps_are_shares_of_classes(monkeypatch):
 
 
 def test_codes_do_not_depend_on_how_many_are_compared_at_a_time(monkeypatch):
-    codebook, z = normal(7, 3), normal(2, 3, 5, 3, seed=1)
+    codebook = normal(7, 3)
+    z = normal(2, 3, 5, 3, seed=1)
     want = np.empty_like(z)
     for n, y, x in np.ndindex(2, 5, 3):
         distances = np.square(codebook - z[n, :, y, x]).sum(1)
@@ -216,26 +223,36 @@ def test_codes_do_not_depend_on_how_many_are_compared_at_a_time(monkeypatch):
 
 
 def test_vq_has_one_moment_and_no_spread():
-    config = AutoencoderConfig(block_out_channels=(8, 8), layers_per_block=1, codebook_size=9,
-                               latent_channels=3, norm_num_groups=4)  # fmt: skip
+    config = AutoencoderConfig(
+        block_out_channels=(8, 8),
+        layers_per_block=1,
+        codebook_size=9,
+        latent_channels=3,
+        norm_num_groups=4,
+    )
     spec = autoencoder.autoencoder_spec(config)
     assert spec["quantize"] == {"embedding": {"weight": (9, 3)}}
     assert spec["quant_conv"]["weight"] == (3, 3, 1, 1)
     assert spec["encoder"]["conv_out"]["weight"][0] == 3
     mean, logvar = autoencoder.encode(OPS, random_params(spec), config, normal(1, 3, 8, 12))
     assert mean.shape == logvar.shape == (1, 3, 4, 6) and (logvar == -math.inf).all()
-    picture = autoencoder.decode(OPS, random_params(spec), config, mean)
-    assert picture.shape == (1, 3, 8, 12)
+    image = autoencoder.decode(OPS, random_params(spec), config, mean)
+    assert image.shape == (1, 3, 8, 12)
     near = autoencoder.decode(OPS, random_params(spec), config, mean + 1e-9)
-    np.testing.assert_array_equal(near, picture)  # the same codes
+    np.testing.assert_array_equal(near, image)  # the same codes
 
 
 @pytest.mark.parametrize("levels", [(True, False, True), (False, True, False)])
 def test_levels_with_attention_mirror_each_other(levels):
-    config = AutoencoderConfig(block_out_channels=(8, 12, 16), layers_per_block=2,
-                               attention_levels=levels, norm_num_groups=4)  # fmt: skip
+    config = AutoencoderConfig(
+        block_out_channels=(8, 12, 16),
+        layers_per_block=2,
+        attention_levels=levels,
+        norm_num_groups=4,
+    )
     spec = autoencoder.autoencoder_spec(config)
-    down, up = spec["encoder"]["down_blocks"], spec["decoder"]["up_blocks"]
+    down = spec["encoder"]["down_blocks"]
+    up = spec["decoder"]["up_blocks"]
     assert tuple("attentions" in down[str(i)] for i in range(3)) == levels
     assert tuple("attentions" in up[str(i)] for i in range(3)) == levels[::-1]
     assert [len(up[str(i)]["resnets"]) for i in range(3)] == [3] * 3
@@ -250,7 +267,8 @@ def test_levels_with_attention_mirror_each_other(levels):
 def test_posterior_and_draws_are_scaled():
     vae = replace(TINY.vae, scaling_factor=0.5)
     model = LatentDiffusion(OPS, replace(TINY, vae=vae), init(model_spec(TINY)), None)
-    image, noise = normal(1, 3, 16, 16) / 3, normal(1, 4, 8, 8, seed=1)
+    image = normal(1, 3, 16, 16) / 3
+    noise = normal(1, 4, 8, 8, seed=1)
     mean, std = model.encode_posterior(image)
     raw, logvar = autoencoder.encode(OPS, model.params.vae, vae, image)
     np.testing.assert_allclose(mean, 0.5 * raw, rtol=1e-13)
@@ -262,8 +280,13 @@ def test_posterior_and_draws_are_scaled():
     )
 
 
-TAESD = taesd.TinyConfig(encoder_channels=4, decoder_channels=6, latent_channels=5,
-                         num_encoder_blocks=(1, 2), num_decoder_blocks=(2, 1))  # fmt: skip
+TAESD = taesd.TinyConfig(
+    encoder_channels=4,
+    decoder_channels=6,
+    latent_channels=5,
+    num_encoder_blocks=(1, 2),
+    num_decoder_blocks=(2, 1),
+)
 
 
 def test_a_tiny_autoencoder_has_its_own_factor_and_bounds():
@@ -309,10 +332,16 @@ def test_where_tiles_begin(length, tile, overlap, starts):
 
 def test_sizes_and_pooled_text_are_embedded_together():
     """SDXL: six embedded numbers after the pooled text, in the order that they are given."""
-    config = replace(TINY.unet, addition_embed_type="text_time", addition_time_embed_dim=8,
-                     projection_class_embeddings_input_dim=5 + 6 * 8)  # fmt: skip
+    config = replace(
+        TINY.unet,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=5 + 6 * 8,
+    )
     p = random_params(unet_spec(config))
-    x, context, pooled = normal(2, 4, 8, 8), normal(2, 3, 32), normal(2, 5)
+    x = normal(2, 4, 8, 8)
+    context = normal(2, 3, 32)
+    pooled = normal(2, 5)
     sizes = np.array([[16.0, 24.0, 0.0, 0.0, 16.0, 24.0], [32.0, 16.0, 1.0, 2.0, 3.0, 4.0]])
 
     def run(sizes, pooled=pooled, rows=slice(None)):
@@ -333,10 +362,16 @@ def test_sizes_and_pooled_text_are_embedded_together():
 
 def test_self_attention_in_place_of_prompts():
     config = UNetConfig(
-        block_out_channels=(8, 16), layers_per_block=1, attention_levels=(False, True),
-        attention="self", num_heads=(2, 4), cross_attention_dim=0, norm_num_groups=4,
-        transformer_layers_per_block=(1, 1), resnet_updown=True,
-    )  # fmt: skip
+        block_out_channels=(8, 16),
+        layers_per_block=1,
+        attention_levels=(False, True),
+        attention="self",
+        num_heads=(2, 4),
+        cross_attention_dim=0,
+        norm_num_groups=4,
+        transformer_layers_per_block=(1, 1),
+        resnet_updown=True,
+    )
     spec = unet_spec(config)
     assert spec["mid_block"]["attentions"]["0"] == layers.attention_block_spec(16)
     assert "attentions" not in spec["down_blocks"]["0"] and "class_embedding" not in spec
@@ -358,7 +393,12 @@ def test_clip_skip_leaves_a_layer(tiny, skip):
 
 def test_which_text_encoders_leave_when_the_prompts_are_read():
     """Those of the published models, on a processor; not a class embedding, nor the small ones."""
-    large = {"sd15": ("text_encoder",), "sdxl": ("text_encoder", "text_encoder_2"),
-             "ldm-text2img256": ("text_encoder",), "ldm-imagenet": (), "emoji": ()}  # fmt: skip
+    large = {
+        "sd15": ("text_encoder",),
+        "sdxl": ("text_encoder", "text_encoder_2"),
+        "ldm-text2img256": ("text_encoder",),
+        "ldm-imagenet": (),
+        "emoji": (),
+    }
     for name, encoders in large.items():
         assert LatentDiffusion(OPS, preset(name), {}, None)._large_text_encoders == encoders

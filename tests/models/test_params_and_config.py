@@ -49,7 +49,8 @@ def test_known_sizes_of_stable_diffusion():
 
 
 def test_init_is_seeded_and_each_tensor_has_a_stream_of_its_own():
-    a, b = init({"x": {"weight": (3, 4)}, "y": {"weight": (2, 2)}}), init({"y": {"weight": (2, 2)}})
+    a = init({"x": {"weight": (3, 4)}, "y": {"weight": (2, 2)}})
+    b = init({"y": {"weight": (2, 2)}})
     assert (a.y.weight == b.y.weight).all()
     assert (init({"y": {"weight": (2, 2)}}, 1).y.weight != b.y.weight).any()
     assert abs(init({"w": {"weight": (400, 100)}}).w.weight).max() <= 0.1
@@ -184,10 +185,8 @@ def tiny_folder(tmp_path_factory):
 
 
 def test_a_saved_model_loads_as_it_was(folder):
-    model, again = (
-        ldmref.random_model("tiny", backend="numpy"),
-        ldmref.load(folder, backend="numpy"),
-    )
+    model = ldmref.random_model("tiny", backend="numpy")
+    again = ldmref.load(folder, backend="numpy")
     assert again.config == model.config and len(again.sha256) == 64
     for name, leaf in flatten(model.params).items():
         assert (flatten(again.params)[name] == leaf).all()

@@ -1,4 +1,4 @@
-"""Presets against what was published of the models, and what a model keeps between pictures."""
+"""Presets against what was published of the models, and what a model keeps between images."""
 
 from __future__ import annotations
 
@@ -21,7 +21,9 @@ from ldmref.models.presets import PRESETS, preset
 from ldmref.models.presets_ldm import FIRST_STAGES
 from ldmref.models.validate import check_config
 
-CLIP_L, KL_F8, VQ_F4 = 123_060_480, 83_653_863, 55_322_782
+CLIP_L = 123_060_480
+KL_F8 = 83_653_863
+VQ_F4 = 55_322_782
 # Parameters of the published weights, as diffusers, transformers and CompVis' logs count them; of
 # our own two, whose random weights belong to a seed.
 SIZES = {
@@ -189,12 +191,13 @@ def test_networks_are_compiled_once():
     assert ops.compiled and set(ops.compiled.values()) == {1}
 
 
-def test_the_memory_to_decode_is_that_of_the_largest_pictures_channels():
+def test_the_memory_to_decode_is_that_of_the_largest_images_channels():
     """The expected peak is no less than what decoding takes, and no more than three times it."""
     tiny = preset("tiny")
     vae = replace(tiny.vae, block_out_channels=(16, 32, 64, 128), scaling_factor=1.0)
     config = replace(tiny, vae=vae, defaults=replace(tiny.defaults, width=64, height=64))
-    ops, spec = get_backend("numpy", speed="fast"), model_spec(config)
+    ops = get_backend("numpy", speed="fast")
+    spec = model_spec(config)
     tokenizer = ldmref.random_model("tiny", backend="numpy").tokenizer
     model = LatentDiffusion(ops, config, init(spec), tokenizer)
     latents = ops.asarray(np.zeros((1, 4, 24, 24), np.float32))

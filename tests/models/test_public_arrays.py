@@ -21,8 +21,10 @@ from ldmref.models.unet import Residuals
 from ldmref.modes.classifier import LatentClassifier
 
 RNG = np.random.default_rng(0)
-IMAGES, LATENTS = RNG.uniform(-1, 1, (2, 3, 16, 16)), RNG.standard_normal((2, 4, 8, 8))
-TIME, WHOLE = np.array([3.0, 500.0]), np.array([3, 500])
+IMAGES = RNG.uniform(-1, 1, (2, 3, 16, 16))
+LATENTS = RNG.standard_normal((2, 4, 8, 8))
+TIME = np.array([3.0, 500.0])
+WHOLE = np.array([3, 500])
 STATES = RNG.standard_normal((2, 5, 32))
 LABELS = RNG.integers(0, 3, (2, 16, 16))
 TINY = preset("tiny")
@@ -55,23 +57,40 @@ CALLS = {
 }
 WITHOUT_ARRAYS = {
     (LatentDiffusion, name)
-    for name in ("differentiable", "encode_prompts", "encode_text", "latent_shape", "memory",
-                 "prepare", "tokenize", "with_embeddings", "with_params")
-}  # fmt: skip
+    for name in (
+        "differentiable",
+        "encode_prompts",
+        "encode_text",
+        "latent_shape",
+        "memory",
+        "prepare",
+        "tokenize",
+        "with_embeddings",
+        "with_params",
+    )
+}
 
 
 def subject(kind, ops):
     """An object of a class on a backend, with the same random parameters on each."""
     if kind is TinyAutoencoder:
-        config = TinyConfig(encoder_channels=8, decoder_channels=8, num_encoder_blocks=(1, 1),
-                            num_decoder_blocks=(1, 1))  # fmt: skip
+        config = TinyConfig(
+            encoder_channels=8,
+            decoder_channels=8,
+            num_encoder_blocks=(1, 1),
+            num_decoder_blocks=(1, 1),
+        )
         return TinyAutoencoder(ops, config, init(tiny_spec(config), 0))
     if kind is ControlNet:
         return ControlNet(ops, NET, init(controlnet_spec(NET), 0))
-    mapped = dataclasses.replace(TINY, segmentation_classes=3, concat="segmentation",
+    mapped = dataclasses.replace(
+        TINY,
+        segmentation_classes=3,
+        concat="segmentation",
         unet=dataclasses.replace(TINY.unet, in_channels=7, out_channels=4),
         text_encoder=TextConfig(model_type="none", num_hidden_layers=1),
-        defaults=Defaults(2, 1.0, 16, 16))  # fmt: skip
+        defaults=Defaults(2, 1.0, 16, 16),
+    )
     params = init(model_spec(TINY)) | {"cond_stage": init(model_spec(mapped))["cond_stage"]}
     tokenizer = ldmref.random_model("tiny", backend="numpy").tokenizer
     model = LatentDiffusion(ops, TINY, params, tokenizer)

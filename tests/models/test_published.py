@@ -13,7 +13,8 @@ from ldmref.models.presets_ldm import FIRST_STAGES
 
 # -- Stable Diffusion: the files of their diffusers folders ---------------------------------------
 
-CROSS, PLAIN = "CrossAttnDownBlock2D", "DownBlock2D"
+CROSS = "CrossAttnDownBlock2D"
+PLAIN = "DownBlock2D"
 UNET = {
     "act_fn": "silu", "attention_head_dim": 8, "block_out_channels": [320, 640, 1280, 1280],
     "center_input_sample": False, "cross_attention_dim": 768, "downsample_padding": 1,
@@ -23,17 +24,25 @@ UNET = {
     "up_block_types": ["UpBlock2D", *["CrossAttnUpBlock2D"] * 3],
 }  # fmt: skip
 UNET_2 = UNET | {
-    "attention_head_dim": [5, 10, 20, 20], "cross_attention_dim": 1024,
-    "use_linear_projection": True, "dual_cross_attention": False, "only_cross_attention": False,
-}  # fmt: skip
+    "attention_head_dim": [5, 10, 20, 20],
+    "cross_attention_dim": 1024,
+    "use_linear_projection": True,
+    "dual_cross_attention": False,
+    "only_cross_attention": False,
+}
 UNET_XL = UNET | {
-    "addition_embed_type": "text_time", "addition_time_embed_dim": 256,
-    "attention_head_dim": [5, 10, 20], "block_out_channels": [320, 640, 1280],
-    "cross_attention_dim": 2048, "down_block_types": [PLAIN, CROSS, CROSS],
-    "projection_class_embeddings_input_dim": 2816, "sample_size": 128,
-    "transformer_layers_per_block": [1, 2, 10], "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "attention_head_dim": [5, 10, 20],
+    "block_out_channels": [320, 640, 1280],
+    "cross_attention_dim": 2048,
+    "down_block_types": [PLAIN, CROSS, CROSS],
+    "projection_class_embeddings_input_dim": 2816,
+    "sample_size": 128,
+    "transformer_layers_per_block": [1, 2, 10],
+    "use_linear_projection": True,
     "up_block_types": ["CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"],
-}  # fmt: skip
+}
 VAE = {
     "_class_name": "AutoencoderKL", "act_fn": "silu", "block_out_channels": [128, 256, 512, 512],
     "down_block_types": ["DownEncoderBlock2D"] * 4, "in_channels": 3, "latent_channels": 4,
@@ -47,14 +56,22 @@ TEXT = {
     "projection_dim": 768, "vocab_size": 49408,
 }  # fmt: skip
 TEXT_H = TEXT | {
-    "hidden_act": "gelu", "hidden_size": 1024, "intermediate_size": 4096, "projection_dim": 512,
-    "num_attention_heads": 16, "num_hidden_layers": 23,
-}  # fmt: skip
+    "hidden_act": "gelu",
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "projection_dim": 512,
+    "num_attention_heads": 16,
+    "num_hidden_layers": 23,
+}
 TEXT_BIGG = TEXT | {
-    "architectures": ["CLIPTextModelWithProjection"], "hidden_act": "gelu", "hidden_size": 1280,
-    "intermediate_size": 5120, "projection_dim": 1280, "num_attention_heads": 20,
+    "architectures": ["CLIPTextModelWithProjection"],
+    "hidden_act": "gelu",
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "projection_dim": 1280,
+    "num_attention_heads": 20,
     "num_hidden_layers": 32,
-}  # fmt: skip
+}
 PNDM = {
     "_class_name": "PNDMScheduler", "beta_end": 0.012, "beta_schedule": "scaled_linear",
     "beta_start": 0.00085, "clip_sample": False, "num_train_timesteps": 1000,
@@ -63,9 +80,11 @@ PNDM = {
 }  # fmt: skip
 DDIM_V = PNDM | {"_class_name": "DDIMScheduler", "prediction_type": "v_prediction"}
 EULER = PNDM | {
-    "_class_name": "EulerDiscreteScheduler", "interpolation_type": "linear",
-    "timestep_spacing": "leading", "use_karras_sigmas": False,
-}  # fmt: skip
+    "_class_name": "EulerDiscreteScheduler",
+    "interpolation_type": "linear",
+    "timestep_spacing": "leading",
+    "use_karras_sigmas": False,
+}
 PARTS = ("unet", "vae", "text_encoder", "scheduler", "text_encoder_2")
 FOLDERS = {
     "sd15": (UNET, VAE, TEXT, PNDM),
@@ -82,15 +101,17 @@ def test_a_published_folder_is_read_as_the_preset(tmp_path, name):
     index = {"_class_name": "StableDiffusionPipeline"}
     if name == "sdxl":
         index = {
-            "_class_name": "StableDiffusionXLPipeline", "force_zeros_for_empty_prompt": True,
+            "_class_name": "StableDiffusionXLPipeline",
+            "force_zeros_for_empty_prompt": True,
             "text_encoder_2": ["transformers", "CLIPTextModelWithProjection"],
-        }  # fmt: skip
+        }
     (tmp_path / "model_index.json").write_text(json.dumps(index))
     for part, config in zip(PARTS, FOLDERS[name], strict=False):
         (tmp_path / part).mkdir()
         file = "scheduler_config.json" if part == "scheduler" else "config.json"
         (tmp_path / part / file).write_text(json.dumps(config))
-    got, want = read_diffusers_config(tmp_path), preset(name)
+    got = read_diffusers_config(tmp_path)
+    want = preset(name)
     # Karras' and other continuous spacings: single files have the whole table, folders diffusers'
     assert want.scheduler.full_range and not got.scheduler.full_range
     want = replace(want, scheduler=replace(want.scheduler, full_range=False))
@@ -121,13 +142,15 @@ UNETS = {
     "ldm-superres": (160, (1, 2, 2, 4), (16, 8), 6, 3, 0),
     "ldm-semantic": (128, (1, 4, 8), (32, 16, 8), 6, 3, 0),
 }
-RESBLOCK_UPDOWN, SCALE_SHIFT = ("ldm-churches", "ldm-inpainting"), ("ldm-churches",)
+RESBLOCK_UPDOWN = ("ldm-churches", "ldm-inpainting")
+SCALE_SHIFT = ("ldm-churches",)
 
 
 @pytest.mark.parametrize("name", UNETS)
 def test_published_unets(name):
     width, multiples, attention, c_in, c_out, context = UNETS[name]
-    unet, levels = preset(name).unet, range(len(multiples))
+    unet = preset(name).unet
+    levels = range(len(multiples))
     assert unet.block_out_channels == tuple(width * m for m in multiples)
     assert unet.attention_levels == tuple(2**level in attention for level in levels)
     assert (unet.in_channels, unet.out_channels) == (c_in, c_out)
@@ -138,7 +161,7 @@ def test_published_unets(name):
     assert (unet.layers_per_block, unet.norm_num_groups, unet.norm_eps) == (2, 32, 1e-5)
 
 
-# ch_mult; attn_resolutions: sides at which levels attend, of pictures of 256 x 256
+# ch_mult; attn_resolutions: sides at which levels attend, of images of 256 x 256
 STAGES = {
     "vq-f4": ((1, 2, 4), ()), "vq-f4-noattn": ((1, 2, 4), ()), "vq-f8": ((1, 2, 2, 4), (32,)),
     "vq-f8-n256": ((1, 2, 2, 4), (32,)), "vq-f16": ((1, 1, 2, 2, 4), (16,)),
@@ -185,8 +208,11 @@ def test_a_class_is_one_token():
     assert text.max_position_embeddings == text.num_hidden_layers == text.num_attention_heads == 1
 
 
-CONCAT = {"ldm-inpainting": "masked_image", "ldm-superres": "low_resolution",
-          "ldm-semantic": "segmentation"}  # fmt: skip
+CONCAT = {
+    "ldm-inpainting": "masked_image",
+    "ldm-superres": "low_resolution",
+    "ldm-semantic": "segmentation",
+}
 
 
 @pytest.mark.parametrize("name", UNETS)

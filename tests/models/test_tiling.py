@@ -17,7 +17,8 @@ from ldmref.modes import plan
 
 @given(st.integers(1, 60), st.integers(4, 20), st.integers(1, 5))
 def test_weights_cover_every_place_and_add_up_to_one(length, tile, overlap):
-    total, edge = np.zeros(length), 0
+    total = np.zeros(length)
+    edge = 0
     for start, weights in ramps(length, tile, min(overlap, tile // 2)):
         assert len(weights) == min(tile, length) and (weights > 0).all()
         assert start <= edge  # no gap
@@ -43,7 +44,8 @@ def ops(request):
 @pytest.mark.parametrize("size", [(8, 8), (5, 3), (9, 8), (8, 9), (23, 31)])
 def test_what_is_local_is_decoded_as_a_whole_in_bounded_memory(ops, size):
     """A decoder that looks at one cell only: tiles cannot be told from the whole."""
-    latents, seen = np.random.default_rng(0).standard_normal((2, 3, *size)), []
+    latents = np.random.default_rng(0).standard_normal((2, 3, *size))
+    seen = []
 
     def decode(z):
         seen.append(tuple(z.shape[2:]))
@@ -114,7 +116,8 @@ def test_a_pointwise_decoder_cannot_tell_tiles_from_the_whole(cells, factor):
 @pytest.mark.parametrize("cells", range(2, 10))
 def test_tiles_overlap_by_whole_cells_and_at_least_one(cells):
     """A quarter of a tile, rounded down to whole cells: a tile begins where a cell does."""
-    numpy, seen = get_backend("numpy", dtype="float64"), []
+    numpy = get_backend("numpy", dtype="float64")
+    seen = []
 
     def decode(z):
         seen.append(int(z[0, 0, 0, 0]))

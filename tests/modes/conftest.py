@@ -27,9 +27,12 @@ def two_encoders():
     config = preset("tiny")
     second = dataclasses.replace(config.text_encoder, projection_dim=24, eos_token_id=2)
     unet = dataclasses.replace(
-        config.unet, cross_attention_dim=64, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 48,
-    )  # fmt: skip
+        config.unet,
+        cross_attention_dim=64,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 48,
+    )
     config = dataclasses.replace(config, unet=unet, text_encoder_2=second)
     small = ldmref.random_model("tiny", backend="numpy")
     return LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)

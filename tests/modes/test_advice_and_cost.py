@@ -13,7 +13,7 @@ from ldmref.models.presets import preset
 from ldmref.modes.advice import advice
 from ldmref.modes.draw import decode_images
 
-PICTURE = Image.new("RGB", (16, 16), "teal")
+IMAGE = Image.new("RGB", (16, 16), "teal")
 SEEDED = {"seed": 1, "steps": 2}
 
 
@@ -30,9 +30,9 @@ def test_a_large_guidance_scale_is_warned_about(tiny, scale, warned):
     assert ("cfg_scale" in warnings(tiny, cfg_scale=scale)) is warned
 
 
-def test_strength_zero_is_warned_about_and_gives_the_picture_back(tiny):
-    r = modes.img2img(tiny, "a", PICTURE, strength=0, **SEEDED)
-    assert "strength 0" in " ".join(r.warnings) and r[0].tobytes() == PICTURE.tobytes()
+def test_strength_zero_is_warned_about_and_gives_the_image_back(tiny):
+    r = modes.img2img(tiny, "a", IMAGE, strength=0, **SEEDED)
+    assert "strength 0" in " ".join(r.warnings) and r[0].tobytes() == IMAGE.tobytes()
 
 
 def test_float16_on_numpy_is_warned_about():
@@ -65,10 +65,16 @@ def test_an_interpolation_between_equals_is_mentioned(tiny):
 
 @pytest.mark.parametrize(
     ("name", "size", "far"),
-    [("emoji", (96, 64), True), ("emoji", (64, 40), True), ("emoji", (72, 64), False),
-     ("sd15", (512, 768), False), ("sd15", (1088, 1024), True), ("sd15", (192, 512), True),
-     ("sdxl", (1536, 640), False)],
-)  # fmt: skip
+    [
+        ("emoji", (96, 64), True),
+        ("emoji", (64, 40), True),
+        ("emoji", (72, 64), False),
+        ("sd15", (512, 768), False),
+        ("sd15", (1088, 1024), True),
+        ("sd15", (192, 512), True),
+        ("sdxl", (1536, 640), False),
+    ],
+)
 def test_sizes_far_from_the_trained_one_are_warned_about(tiny, name, size, far):
     config = preset(name)
     request = modes.plan("txt2img", config, prompt="a", width=size[0], height=size[1]).request
@@ -79,8 +85,9 @@ def test_sizes_far_from_the_trained_one_are_warned_about(tiny, name, size, far):
 def test_a_photo_for_a_small_model_comes_at_the_size_it_knows(size):
     plan = modes.plan("img2img", preset("emoji"), prompt="a", image=Image.new("RGB", size))
     assert (plan.request.width, plan.request.height) == (64, 64) and plan.warnings
-    wide = modes.plan("img2img", preset("emoji"), prompt="a", image=Image.new("RGB", size),
-                      width=96)  # fmt: skip
+    wide = modes.plan(
+        "img2img", preset("emoji"), prompt="a", image=Image.new("RGB", size), width=96
+    )
     assert wide.request.width == 96
     near = modes.plan("img2img", preset("emoji"), prompt="a", image=Image.new("RGB", (72, 64)))
     assert (near.request.width, near.warnings) == (72, ())
@@ -88,10 +95,10 @@ def test_a_photo_for_a_small_model_comes_at_the_size_it_knows(size):
     assert (large.request.width, large.request.height) == (768, 1024)
 
 
-# -- pictures in other forms ----------------------------------------------------------------------
+# -- images in other forms ----------------------------------------------------------------------
 
 
-def test_float_and_boolean_arrays_draw_what_pictures_draw(tiny):
+def test_float_and_boolean_arrays_draw_what_images_draw(tiny):
     rng = np.random.default_rng(0)
     pixels = rng.integers(0, 256, (16, 16, 3), np.uint8)
     mask = np.zeros((16, 16), bool)
@@ -102,8 +109,9 @@ def test_float_and_boolean_arrays_draw_what_pictures_draw(tiny):
         got = modes.inpaint(tiny, "a", image, mask, **SEEDED)
         assert got[0].tobytes() == want[0].tobytes()
     torch = pytest.importorskip("torch")
-    got = modes.inpaint(tiny, "a", torch.from_numpy(pixels / 255.0), torch.from_numpy(mask),
-                        **SEEDED)  # fmt: skip
+    got = modes.inpaint(
+        tiny, "a", torch.from_numpy(pixels / 255.0), torch.from_numpy(mask), **SEEDED
+    )
     assert got[0].tobytes() == want[0].tobytes()
 
 
@@ -121,36 +129,51 @@ def test_an_animation_is_drawn_from_its_first_frame_with_a_warning(tiny, mode, t
 def test_a_mask_that_falls_between_the_cells_is_mentioned(tiny):
     mask = Image.new("L", (16, 16))
     mask.putpixel((3, 3), 255)
-    r = modes.inpaint(tiny, "a", PICTURE, mask, rng="torch", **SEEDED)
+    r = modes.inpaint(tiny, "a", IMAGE, mask, rng="torch", **SEEDED)
     assert "latent cells" in " ".join(r.warnings)
-    assert modes.inpaint(tiny, "a", PICTURE, mask, **SEEDED).warnings == []
+    assert modes.inpaint(tiny, "a", IMAGE, mask, **SEEDED).warnings == []
 
 
 # -- estimates and limits -------------------------------------------------------------------------
 
 
 def calls_of_the_unet(model, mode="txt2img", **arguments):
-    pictures, unet = [], model.unet
+    images = []
+    unet = model.unet
     model.unet = lambda latents, *rest, **more: (
-        pictures.append(latents.shape[0]) or unet(latents, *rest, **more)
+        images.append(latents.shape[0]) or unet(latents, *rest, **more)
     )
     getattr(modes, mode)(model, "a", **arguments)
-    return sum(pictures)
+    return sum(images)
 
 
 @pytest.mark.parametrize(
     ("mode", "arguments"),
-    [("txt2img", {"steps": 3}), ("txt2img", {"steps": 3, "count": 2, "cfg_scale": 1.0}),
-     ("txt2img", {"steps": 3, "batch_size": 2, "count": 2}),
-     ("txt2img", {"steps": 3, "sampler": "pndm"}), ("txt2img", {"steps": 5, "sampler": "lms"}),
-     ("img2img", {"image": PICTURE, "strength": 0.5, "steps": 6, "sampler": "deis_3"}),
-     ("inpaint", {"image": PICTURE, "mask": PICTURE, "steps": 6, "resample": (3, 2),
-                  "sampler": "deis_3"}),
-     ("img2img", {"image": PICTURE, "strength": 0.5, "steps": 4}),
-     ("inpaint", {"image": PICTURE, "mask": PICTURE, "steps": 4, "resample": (2, 2)}),
-     ("inpaint", {"image": PICTURE, "mask": PICTURE, "steps": 6, "resample": (2, 2),
-                  "strength": 0.5})],
-)  # fmt: skip
+    [
+        ("txt2img", {"steps": 3}),
+        ("txt2img", {"steps": 3, "count": 2, "cfg_scale": 1.0}),
+        ("txt2img", {"steps": 3, "batch_size": 2, "count": 2}),
+        ("txt2img", {"steps": 3, "sampler": "pndm"}),
+        ("txt2img", {"steps": 5, "sampler": "lms"}),
+        ("img2img", {"image": IMAGE, "strength": 0.5, "steps": 6, "sampler": "deis_3"}),
+        (
+            "inpaint",
+            {
+                "image": IMAGE,
+                "mask": IMAGE,
+                "steps": 6,
+                "resample": (3, 2),
+                "sampler": "deis_3",
+            },
+        ),
+        ("img2img", {"image": IMAGE, "strength": 0.5, "steps": 4}),
+        ("inpaint", {"image": IMAGE, "mask": IMAGE, "steps": 4, "resample": (2, 2)}),
+        (
+            "inpaint",
+            {"image": IMAGE, "mask": IMAGE, "steps": 6, "resample": (2, 2), "strength": 0.5},
+        ),
+    ],
+)
 def test_evaluations_are_counted_exactly(mode, arguments):
     model = ldmref.random_model("tiny", backend="numpy")
     cost = modes.plan(mode, model.config, prompt="a", **arguments).estimate(model)
@@ -166,7 +189,7 @@ def test_a_request_over_the_limit_is_refused_before_anything_is_drawn():
         modes.txt2img(model, "a", seed=1)
     assert caught.value.code == "E-SECONDS"
     with pytest.raises(ResourceError):
-        modes.invert(model, "a", PICTURE)
+        modes.invert(model, "a", IMAGE)
 
 
 def test_limits_come_from_argument_and_environment(monkeypatch):
@@ -190,7 +213,8 @@ def test_out_of_memory_says_what_is_needed_and_the_model_draws_on(error):
     def fails(*arguments, **options):
         raise error
 
-    want, unet = modes.txt2img(model, "a", **SEEDED).latents, model.unet
+    want = modes.txt2img(model, "a", **SEEDED).latents
+    unet = model.unet
     model.unet = fails
     with pytest.raises(ResourceError) as caught:
         modes.txt2img(model, "a", **SEEDED)
@@ -203,5 +227,5 @@ def test_out_of_memory_says_what_is_needed_and_the_model_draws_on(error):
         modes.txt2img(model, "a", **SEEDED)
 
 
-def test_pictures_of_latents_are_finite(tiny):
+def test_images_of_latents_are_finite(tiny):
     assert len(decode_images(tiny, np.zeros((1, *tiny.latent_shape(16, 16)), np.float32))) == 1

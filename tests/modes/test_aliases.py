@@ -76,10 +76,19 @@ def all_flags(command):
 
 def test_the_table_of_flags_is_the_same_and_hides_no_flag():
     """A flag that is an alias, too, would be unreachable."""
-    expected = {"guidance-scale": "cfg", "num-inference-steps": "steps", "batch-size": "batch",
-                "cfg-scale": "cfg", "scheduler": "schedule", "b": "c", "init-image": "image",
-                "num-images-per-prompt": "count", "denoise": "strength",
-                "sampling-method": "sampler", "negative": "negative-prompt"}  # fmt: skip
+    expected = {
+        "guidance-scale": "cfg",
+        "num-inference-steps": "steps",
+        "batch-size": "batch",
+        "cfg-scale": "cfg",
+        "scheduler": "schedule",
+        "b": "c",
+        "init-image": "image",
+        "num-images-per-prompt": "count",
+        "denoise": "strength",
+        "sampling-method": "sampler",
+        "negative": "negative-prompt",
+    }
     assert expected.items() <= FLAGS.items()
     assert {name.replace("_", "-") for name in ALIASES} - set(FLAGS) == {"cfg"}  # a flag itself
     drawing = set().union(*(all_flags(cli.commands[mode]) for mode in MODES))

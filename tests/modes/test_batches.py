@@ -1,4 +1,4 @@
-"""A picture of a batch is the picture drawn alone: per mode, backend, stream and batch size."""
+"""An image of a batch is the image drawn alone: per mode, backend, stream and batch size."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 
-PROMPTS, NEGATIVES = ["a cat", "a red dog", "heart"], ["", "hat", "a green face"]
+PROMPTS = ["a cat", "a red dog", "heart"]
+NEGATIVES = ["", "hat", "a green face"]
 SEEDS = [5, 2**40, 7]
-PICTURE = Image.fromarray(
+IMAGE = Image.fromarray(
     np.random.Generator(np.random.Philox(key=3)).integers(0, 256, (16, 16, 3), np.uint8)
 )
 MASK = Image.fromarray(np.pad(np.full((8, 8), 255, np.uint8), ((0, 8), (4, 4))))
-SOURCES = {"txt2img": {}, "img2img": {"image": PICTURE, "strength": 0.7},
-           "inpaint": {"image": PICTURE, "mask": MASK}}  # fmt: skip
+SOURCES = {
+    "txt2img": {},
+    "img2img": {"image": IMAGE, "strength": 0.7},
+    "inpaint": {"image": IMAGE, "mask": MASK},
+}
 # Matrix products of another shape may round otherwise: the bound is in units of the latents' size.
 BOUND = {"float32": 2e-5, "float64": 1e-13}
 
@@ -37,7 +41,7 @@ def draw(mode, model, prompt, **options):
 
 
 def alone(mode, model, **options):
-    """Each picture in a call of its own."""
+    """Each image in a call of its own."""
     return [
         draw(mode, model, prompt, negative_prompt=negative, seed=seed, **options)
         for prompt, negative, seed in zip(PROMPTS, NEGATIVES, SEEDS, strict=True)
@@ -51,7 +55,7 @@ def together(mode, model, **options):
 @pytest.mark.parametrize("rng", ["philox", "torch"])
 @pytest.mark.parametrize("mode", SOURCES)
 def test_one_at_a_time_is_alone_bit_for_bit(models, mode, rng):
-    """The default: prompts, negative prompts and seeds differ from picture to picture."""
+    """The default: prompts, negative prompts and seeds differ from image to image."""
     model = models["float32"]
     singles = alone(mode, model, rng=rng)
     for options in ({}, {"batch_size": 1}):
@@ -95,12 +99,16 @@ def test_several_at_a_time_are_alone_within_rounding(models, mode, dtype):
 
 @pytest.mark.parametrize("mode", SOURCES)
 def test_a_neighbour_is_not_seen(models, mode):
-    """In one batch of one size, a picture does not depend on the others' words or seeds."""
+    """In one batch of one size, an image does not depend on the others' words or seeds."""
     model = models["float32"]
     first = together(mode, model, batch_size=3)
     others = draw(
-        mode, model, [PROMPTS[0], "a blue hat", "dog"], negative_prompt=["", "", "cat"],
-        seed=[SEEDS[0], 1, 2], batch_size=3,
-    )  # fmt: skip
+        mode,
+        model,
+        [PROMPTS[0], "a blue hat", "dog"],
+        negative_prompt=["", "", "cat"],
+        seed=[SEEDS[0], 1, 2],
+        batch_size=3,
+    )
     assert (first.latents[0] == others.latents[0]).all()
     assert not (first.latents[1] == others.latents[1]).all()

@@ -21,14 +21,14 @@ from ldmref.modes.plan import MODES
 from ldmref.samplers.schedule import sampling_sigmas
 
 TINY = preset("tiny")
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
 WHITE = Image.new("L", (16, 16), 255)
 REQUIRED = {
     "txt2img": {"prompt": "a"},
-    "img2img": {"prompt": "a", "image": PICTURE},
-    "inpaint": {"prompt": "a", "image": PICTURE, "mask": WHITE},
+    "img2img": {"prompt": "a", "image": IMAGE},
+    "inpaint": {"prompt": "a", "image": IMAGE, "mask": WHITE},
     "interpolate": {"prompt": "a", "prompt_b": "b"},
-    "invert": {"prompt": "a", "image": PICTURE},
+    "invert": {"prompt": "a", "image": IMAGE},
 }
 ELSEWHERE = ("width", "height", "tile", "clip_skip")  # the model decides, too: below
 WITH = {"eta": {"sampler": "ddim"}, "strength": {"steps": 4}, "padding": {"only_masked": True}}
@@ -131,12 +131,16 @@ def test_the_schema_says_what_the_documentation_says(mode):
     assert schema["additionalProperties"] is False and schema["type"] == "object"
     text = " ".join(inspect.getdoc(getattr(modes, mode)).split())
     for name, parameter in MODES[mode].parameters.items():
-        description, property = parameter.description, schema["properties"][name]
+        description = parameter.description
+        property = schema["properties"][name]
         listed = f"One of {', '.join(parameter.choices)}." if parameter.choices else "One of "
         assert (listed in description) == bool(parameter.choices), name
         assert property.get("enum", []) == list(parameter.choices), name
-        limits = f"From {parameter.minimum:g} to {parameter.maximum:g}." if (
-            parameter.minimum is not None) else "From "  # fmt: skip
+        limits = (
+            f"From {parameter.minimum:g} to {parameter.maximum:g}."
+            if (parameter.minimum is not None)
+            else "From "
+        )
         assert (limits in description) == (parameter.minimum is not None), name
         assert property.get("minimum") == parameter.minimum, name
         assert property.get("default") == parameter.default or parameter.default == (), name
@@ -150,8 +154,12 @@ def test_the_schema_says_what_the_documentation_says(mode):
 def test_classes_of_a_map():
     config = preset("ldm-semantic")
     labels = np.zeros((config.defaults.height, config.defaults.width), np.int64)
-    for value, code in ((0, ""), (config.segmentation_classes - 1, ""),
-                        (config.segmentation_classes, "E-CLASS"), (-1, "E-CLASS")):  # fmt: skip
+    for value, code in (
+        (0, ""),
+        (config.segmentation_classes - 1, ""),
+        (config.segmentation_classes, "E-CLASS"),
+        (-1, "E-CLASS"),
+    ):
         labels[3, 5] = value
         try:
             modes.plan("seg2img", config, segmentation=labels)
@@ -164,22 +172,22 @@ def test_classes_of_a_map():
 # -- promises -------------------------------------------------------------------------------------
 
 
-def test_strength_zero_gives_the_picture_back_bit_for_bit(tiny):
+def test_strength_zero_gives_the_image_back_bit_for_bit(tiny):
     for r in (
-        modes.inpaint(tiny, "a cat", PICTURE, WHITE, 0.0, seed=1, steps=2),
-        modes.img2img(tiny, "a cat", PICTURE, 0.0, seed=1, steps=2),
+        modes.inpaint(tiny, "a cat", IMAGE, WHITE, 0.0, seed=1, steps=2),
+        modes.img2img(tiny, "a cat", IMAGE, 0.0, seed=1, steps=2),
     ):
-        assert (np.asarray(r[0]) == np.asarray(PICTURE)).all()
+        assert (np.asarray(r[0]) == np.asarray(IMAGE)).all()
 
 
-def test_a_picture_of_a_run_is_recorded_as_one(tiny):
+def test_an_image_of_a_run_is_recorded_as_one(tiny):
     r = modes.txt2img(tiny, ["a", "b"], negative_prompt=["c", "d"], count=2, seed=5, steps=1)
     single = r.params_of(3)
     assert (single["prompt"], single["negative_prompt"]) == ("b", "d")
     assert (single["seed"], single["count"], single["index"]) == (8, 1, 3)
 
 
-def test_pictures_side_by_side_in_a_notebook(tiny):
+def test_images_side_by_side_in_a_notebook(tiny):
     import io
 
     r = modes.txt2img(tiny, "a", count=3, seed=5, steps=1)
@@ -187,17 +195,17 @@ def test_pictures_side_by_side_in_a_notebook(tiny):
     assert (sheet == np.concatenate([np.asarray(image) for image in r], axis=1)).all()
 
 
-def test_a_control_reads_its_picture_from_zero_to_one(tiny):
+def test_a_control_reads_its_image_from_zero_to_one(tiny):
     config = ControlNetConfig(tiny.config.unet, conditioning_embedding_out_channels=(4, 8))
     net = ControlNet(tiny.backend, config, init(controlnet_spec(config), 3), "edges", "")
-    active = load_control(tiny, Control(net, PICTURE), PICTURE.size)
-    pixels = np.asarray(PICTURE, np.float32).transpose(2, 0, 1)[None] / 255.0
+    active = load_control(tiny, Control(net, IMAGE), IMAGE.size)
+    pixels = np.asarray(IMAGE, np.float32).transpose(2, 0, 1)[None] / 255.0
     want = net.encode_hint(tiny.backend.asarray(pixels))
     np.testing.assert_allclose(active.hint, want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("cfg_scale", [1.0, 3.0])
-def test_the_denoiser_of_several_pictures_is_that_of_each(tiny64, cfg_scale):
+def test_the_denoiser_of_several_images_is_that_of_each(tiny64, cfg_scale):
     denoise = ldmref.denoiser(tiny64, "a cat", "a hat", cfg_scale)
     other = ldmref.denoiser(tiny64, "a cat", "", cfg_scale)
     sigma = float(sampling_sigmas(tiny64.config.scheduler)[600])
@@ -209,7 +217,7 @@ def test_the_denoiser_of_several_pictures_is_that_of_each(tiny64, cfg_scale):
     assert (differs > 1e-4) == (cfg_scale != 1.0)  # the negative prompt acts through guidance
 
 
-def test_super_resolution_draws_as_many_latents_as_the_picture_has_pixels():
+def test_super_resolution_draws_as_many_latents_as_the_image_has_pixels():
     config = preset("ldm-superres")
     r = modes.plan("superres", config, image=Image.new("RGB", (64, 32))).request
     assert (r.width, r.height) == (64 * config.vae.factor, 32 * config.vae.factor)

@@ -26,7 +26,8 @@ def folder(tmp_path):
 def test_the_gradient_is_that_of_the_log_probability(folder):
     """A central difference along a random direction, in float64; within inference mode, too."""
     model = ldmref.random_model("tiny", backend="torch", dtype="float64")
-    guide, sigma = LatentClassifier.load(folder, model), 0.7
+    guide = LatentClassifier.load(folder, model)
+    sigma = 0.7
     x, v = torch.as_tensor(np.random.default_rng(0).standard_normal((2, 3, 4, 8, 8)))
     with model.backend.inference():
         gradient = guide.gradient(x, sigma, 1)
@@ -40,7 +41,8 @@ def test_the_gradient_is_that_of_the_log_probability(folder):
 
 def test_guidance_moves_x0_by_sigma_squared_times_the_gradient(folder):
     model = ldmref.random_model("tiny", backend="torch", dtype="float64")
-    guide, sigma = LatentClassifier.load(folder, model), 1.3
+    guide = LatentClassifier.load(folder, model)
+    sigma = 1.3
     free = ldmref.denoiser(model, "", cfg_scale=0.0)
     x = torch.as_tensor(np.random.default_rng(0).standard_normal((2, 4, 8, 8)))
     x0 = free(x, sigma)

@@ -44,9 +44,19 @@ def test_too_many_things(prompt):
 
 @pytest.mark.parametrize(
     "prompt",
-    ["", "dog", "happy birthday", "person wearing turban", "people holding hands", "three mice",
-     "hot dogs", "a dog in blue", "xyzzy holding frobnicators", "the houses are red"],
-)  # fmt: skip
+    [
+        "",
+        "dog",
+        "happy birthday",
+        "person wearing turban",
+        "people holding hands",
+        "three mice",
+        "hot dogs",
+        "a dog in blue",
+        "xyzzy holding frobnicators",
+        "the houses are red",
+    ],
+)
 def test_what_it_can_do_is_not_warned_about(prompt):
     assert unseen_composition(prompt) == ""
 
@@ -60,7 +70,8 @@ def test_no_name_is_warned_about():
 def test_no_caption_of_training_is_warned_about():
     """2,000 random scenes of every kind, in the words of training."""
     rng = np.random.default_rng(0)
-    pool, colours = nouns(), ["", *COLOURS]
+    pool = nouns()
+    colours = ["", *COLOURS]
 
     def colour():
         return str(rng.choice(colours))

@@ -43,7 +43,7 @@ def draw(tiny, *controls, **more):
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "ddpm"])
 def test_zero_convolutions_change_nothing(tiny, config, sampler):
-    """What training starts from draws the U-Net's own picture, bit for bit."""
+    """What training starts from draws the U-Net's own image, bit for bit."""
     params = copy_of_unet(tiny.params.unet, config)
     fresh = ControlNet(tiny.backend, config, params)
     plain = draw(tiny, sampler=sampler)
@@ -54,9 +54,11 @@ def test_zero_convolutions_change_nothing(tiny, config, sampler):
     assert (hint.conv_in.weight != 0).any() and not (hint.conv_out.weight != 0).any()
 
 
-def test_the_picture_and_the_weight_matter(tiny, net):
-    plain, full = draw(tiny), draw(tiny, Control(net, EDGES))
-    none, half = draw(tiny, Control(net, EDGES, 0.0)), draw(tiny, Control(net, EDGES, 0.5))
+def test_the_image_and_the_weight_matter(tiny, net):
+    plain = draw(tiny)
+    full = draw(tiny, Control(net, EDGES))
+    none = draw(tiny, Control(net, EDGES, 0.0))
+    half = draw(tiny, Control(net, EDGES, 0.5))
     other = draw(tiny, Control(net, Image.new("RGB", (16, 16))))
     assert (none.latents == plain.latents).all()
     sizes = [abs(r.latents - plain.latents).max() for r in (full, half)]
@@ -79,7 +81,9 @@ def test_the_part_of_the_steps(tiny, net):
         r = draw(tiny, Control(net, EDGES, 1.0, start, end), callback=seen.append)
         return r.latents, [e.x0 for e in seen]
 
-    plain, full, late = [], latents(0.0, 1.0), latents(0.5, 1.0)
+    plain = []
+    full = latents(0.0, 1.0)
+    late = latents(0.5, 1.0)
     draw(tiny, callback=lambda e: plain.append(e.x0))
     same = [(a == b).all() for a, b in zip(late[1], plain, strict=True)]
     assert same == [True, True, False, False]
@@ -91,9 +95,15 @@ def test_the_part_of_the_steps(tiny, net):
 
 @pytest.mark.parametrize(
     ("start", "end", "want"),
-    [(0, 1, "11111"), (0.2, 1, "01111"), (0.21, 1, "00111"), (0, 0.79, "11100"),
-     (0.4, 0.8, "00110"), (0.41, 0.59, "00000")],
-)  # fmt: skip
+    [
+        (0, 1, "11111"),
+        (0.2, 1, "01111"),
+        (0.21, 1, "00111"),
+        (0, 0.79, "11100"),
+        (0.4, 0.8, "00110"),
+        (0.41, 0.59, "00000"),
+    ],
+)
 def test_steps_are_counted_as_diffusers_counts(start, end, want):
     sigmas = [9.0, 7.0, 5.0, 3.0, 1.0, 0.0]
     control = ActiveControl(None, None, Control("", "", 1.0, start, end), "")
@@ -114,7 +124,7 @@ def test_it_is_recorded(tiny, net):
     assert json.loads(json.dumps(r.params)) == r.params and "control" not in draw(tiny).params
 
 
-def test_a_picture_of_another_size_is_cropped_and_said_so(tiny, net):
+def test_an_image_of_another_size_is_cropped_and_said_so(tiny, net):
     wide = Image.new("RGB", (64, 16), "black")
     wide.paste(EDGES, (24, 0))
     r = draw(tiny, Control(net, wide))
@@ -130,28 +140,27 @@ def test_a_warning_names_both_sizes_of_a_control(tiny, net):
 
 
 def test_with_only_masked_the_net_reads_the_region(tiny, net):
-    """At the region's own size nothing is scaled; a picture of another size is fitted first."""
+    """At the region's own size nothing is scaled; an image of another size is fitted first."""
     rng = np.random.default_rng(3)
-    picture, edges = (
-        Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)) for _ in range(2)
-    )
-    mask, box = Image.new("L", (64, 48)), (18, 16, 34, 32)
+    image, edges = (Image.fromarray(rng.integers(0, 256, (48, 64, 3), np.uint8)) for _ in range(2))
+    mask = Image.new("L", (64, 48))
+    box = (18, 16, 34, 32)
     mask.paste(255, (22, 20, 30, 28))
 
     def painted(image, mask, control, **more):
         return modes.inpaint(tiny, "a", image, mask, control=[control], **ASKED | more)
 
     region = dict(only_masked=True, padding=4)
-    whole = painted(picture, mask, Control(net, edges), **region)
-    alone = painted(picture.crop(box), mask.crop(box), Control(net, edges.crop(box)))
+    whole = painted(image, mask, Control(net, edges), **region)
+    alone = painted(image.crop(box), mask.crop(box), Control(net, edges.crop(box)))
     assert (whole.latents == alone.latents).all() and not whole.warnings
     assert whole.params["control"] == alone.params["control"]
     double = edges.resize((128, 96), Image.Resampling.NEAREST)
-    (warning,) = painted(picture, mask, Control(net, double), **region).warnings
+    (warning,) = painted(image, mask, Control(net, double), **region).warnings
     assert "128 x 96" in warning and "64 x 48" in warning
 
 
-def test_batches_see_the_same_picture(tiny64, net64):
+def test_batches_see_the_same_image(tiny64, net64):
     r = draw(tiny64, Control(net64, EDGES), count=2, batch_size=2)
     same_latents(r.latents[:1], draw(tiny64, Control(net64, EDGES)).latents)
 
@@ -167,7 +176,7 @@ def test_batches_see_the_same_picture(tiny64, net64):
         ({"start": 0.5, "end": 0.5}, "E-CONTROL-START"),
         ({"net": 3}, "E-CONTROL"),
         ({"net": "no/such/net"}, "E-CONTROL"),
-        ({"image": "no/such/picture.png"}, "E-IMAGE-MISSING"),
+        ({"image": "no/such/image.png"}, "E-IMAGE-MISSING"),
     ],
 )
 def test_wrong_controls_are_refused_before_anything_is_computed(tiny, net, changes, code):
@@ -186,9 +195,14 @@ def test_what_is_no_list_of_controls_is_refused(tiny, net):
 
 @pytest.mark.parametrize(
     ("what", "value"),
-    [("block_out_channels", (16, 16)), ("layers_per_block", 2), ("cross_attention_dim", 8),
-     ("in_channels", 9), ("class_embed_type", "simple_projection")],
-)  # fmt: skip
+    [
+        ("block_out_channels", (16, 16)),
+        ("layers_per_block", 2),
+        ("cross_attention_dim", 8),
+        ("in_channels", 9),
+        ("class_embed_type", "simple_projection"),
+    ],
+)
 def test_a_net_of_another_family_is_refused(tiny, config, what, value):
     other = dataclasses.replace(config, unet=dataclasses.replace(config.unet, **{what: value}))
     net = ControlNet(tiny.backend, other, {}, "other")

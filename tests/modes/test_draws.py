@@ -15,12 +15,13 @@ from rounding import same_latents
 
 import ldmref
 from ldmref import modes
-from ldmref.io.pictures.images import to_array
-from ldmref.modes.channels import encode_picture
+from ldmref.io.images.pil import to_array
+from ldmref.modes.channels import encode_image
 from ldmref.samplers.noise import STREAMS
 from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
 
-SHAPE, STEPS = (4, 8, 8), 4
+SHAPE = (4, 8, 8)
+STEPS = 4
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def idle():
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     stream = np.random.default_rng(0)
     return Image.fromarray(stream.integers(0, 256, (16, 16, 3), np.uint8))
 
@@ -44,7 +45,8 @@ def count(monkeypatch):
     def counting(rng, kind):
         class Counting:
             def __init__(self, seed):
-                self.seed, self.stream = seed, kind(seed)
+                self.seed = seed
+                self.stream = kind(seed)
 
             def draw(self, shape):
                 calls.append((rng, self.seed, shape))
@@ -88,10 +90,12 @@ def test_txt2img_draws_noise_then_the_steps(idle, rng, count):
 
 
 @pytest.mark.parametrize("rng", tuple(STREAMS))
-def test_img2img_draws_the_posterior_under_torch_only(idle, picture, rng, count):
-    r = modes.img2img(idle, "a", picture, 0.5, rng=rng, **ARGUMENTS)
+def test_img2img_draws_the_posterior_under_torch_only(idle, image, rng, count):
+    r = modes.img2img(idle, "a", image, 0.5, rng=rng, **ARGUMENTS)
     assert count == [(rng, 4, SHAPE)] * (2 + STEPS // 2 if rng == "torch" else 1 + STEPS // 2)
-    posterior, draws, sigmas = encode_picture(idle, picture), draws_of(rng), levels(idle, 2)
+    posterior = encode_image(idle, image)
+    draws = draws_of(rng)
+    sigmas = levels(idle, 2)
     known = posterior.mean
     if rng == "torch":
         known = known + posterior.std * draws.pop(0)
@@ -101,13 +105,15 @@ def test_img2img_draws_the_posterior_under_torch_only(idle, picture, rng, count)
 
 @pytest.mark.parametrize("rng", tuple(STREAMS))
 @pytest.mark.parametrize("given", [False, True])
-def test_inpaint_draws_the_masked_picture_too_under_torch(idle, picture, rng, given):
+def test_inpaint_draws_the_masked_image_too_under_torch(idle, image, rng, given):
     left = Image.new("L", (16, 16), 0)
     left.paste(255, (0, 0, 8, 16))
     own = np.random.default_rng(1).standard_normal((1, *SHAPE), np.float32)
     extra = {"latents": own} if given else {}
-    r = modes.inpaint(idle, "a", picture, left, 0.5, rng=rng, **ARGUMENTS, **extra)
-    posterior, draws, sigmas = encode_picture(idle, picture), draws_of(rng), levels(idle, 2)
+    r = modes.inpaint(idle, "a", image, left, 0.5, rng=rng, **ARGUMENTS, **extra)
+    posterior = encode_image(idle, image)
+    draws = draws_of(rng)
+    sigmas = levels(idle, 2)
     known = posterior.mean
     if rng == "torch":
         known = known + posterior.std * draws.pop(0)
@@ -120,29 +126,31 @@ def test_inpaint_draws_the_masked_picture_too_under_torch(idle, picture, rng, gi
     same_latents(r.latents[..., 4:], known[..., 4:], *terms)
 
 
-def test_a_mask_without_black_draws_as_much(idle, picture):
-    """The order does not depend on the mask, nor on whether the picture is seen at all."""
+def test_a_mask_without_black_draws_as_much(idle, image):
+    """The order does not depend on the mask, nor on whether the image is seen at all."""
     white = Image.new("L", (16, 16), 255)
-    r = modes.inpaint(idle, "a", picture, white, 1.0, rng="torch", **ARGUMENTS)
-    draws, sigmas = draws_of("torch"), levels(idle)
+    r = modes.inpaint(idle, "a", image, white, 1.0, rng="torch", **ARGUMENTS)
+    draws = draws_of("torch")
+    sigmas = levels(idle)
     terms = [np.sqrt(1 + sigmas[0] ** 2) * draws[1], *steps_noise(sigmas, draws[3:])]
     same_latents(r.latents[0], sum(terms) / np.hypot(1, sigmas[-1]), *terms)
 
 
 @pytest.mark.parametrize("rng", tuple(STREAMS))
-def test_a_picture_depends_on_its_seed_alone(idle, picture, rng):
+def test_an_image_depends_on_its_seed_alone(idle, image, rng):
     some = {**ARGUMENTS, "rng": rng}
-    alone = modes.img2img(idle, "a", picture, 0.5, **{**some, "seed": 6}).latents[0]
+    alone = modes.img2img(idle, "a", image, 0.5, **{**some, "seed": 6}).latents[0]
     for size in (1, 3):
-        r = modes.img2img(idle, "a", picture, 0.5, **some, count=3, batch_size=size)
+        r = modes.img2img(idle, "a", image, 0.5, **some, count=3, batch_size=size)
         same_latents(r.latents[2], alone)
-    again = modes.img2img(idle, "a", picture, 0.5, **{**some, "seed": 7}).latents[0]
+    again = modes.img2img(idle, "a", image, 0.5, **{**some, "seed": 7}).latents[0]
     assert np.abs(alone - again).max() > 0.1
 
 
-def test_the_posterior_is_that_of_encode_image(picture):
+def test_the_posterior_is_that_of_encode_image(image):
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
-    x, noise = model.backend.asarray(to_array([picture])), np.full((1, *SHAPE), 2.0)
+    x = model.backend.asarray(to_array([image]))
+    noise = np.full((1, *SHAPE), 2.0)
     mean, std = model.encode_posterior(x)
     assert (mean == model.encode_image(x)).all() and std.min() > 0
     np.testing.assert_allclose(mean + 2 * std, model.encode_image(x, noise), rtol=1e-12)

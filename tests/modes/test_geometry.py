@@ -14,25 +14,26 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import LdmrefError
-from ldmref.io.pictures.images import to_array
+from ldmref.io.images.pil import to_array
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import Defaults, TextConfig
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset
 from ldmref.modes import draw, masks
-from ldmref.modes.channels import encode_array, encode_picture, input_channels, masked_value
+from ldmref.modes.channels import encode_array, encode_image, input_channels, masked_value
 from ldmref.modes.denoiser import repeat
 from ldmref.modes.seg2img import read_labels
-from ldmref.modes.sizing import sized_picture
+from ldmref.modes.sizing import sized_image
 from ldmref.modes.start import MaskedImage, Posterior
 from ldmref.samplers.noise import Streams
 
-TINY, SD15 = preset("tiny"), preset("sd15")
+TINY = preset("tiny")
+SD15 = preset("sd15")
 LANCZOS = Image.Resampling.LANCZOS
 
 
-def noise_picture(width, height):
+def noise_image(width, height):
     rng = np.random.default_rng(width * height)
     return Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8))
 
@@ -57,7 +58,7 @@ def code_of(mode, config, **values):
 @given(st.integers(0, 255), st.integers(0, 255), st.integers(0, 255))
 @example(127, 0, 1)  # 127 / 255 is below one half
 @example(128, 0, 1)
-def test_pictures_are_mixed_to_the_nearest_colour(new, old, m):
+def test_images_are_mixed_to_the_nearest_colour(new, old, m):
     drawn, kept = (Image.new("RGB", (1, 1), (c, 255 - c, c)) for c in (new, old))
     got = np.asarray(masks.paste(drawn, kept, Image.new("L", (1, 1), m)))[0, 0]
     exact = (m * new + (255 - m) * old) / 255
@@ -68,13 +69,15 @@ def test_pictures_are_mixed_to_the_nearest_colour(new, old, m):
 def test_a_region_holds_the_mask_and_has_the_proportions_of_what_is_drawn(data):
     size = (data.draw(st.integers(8, 90)), data.draw(st.integers(8, 90)))
     ends = [sorted(data.draw(st.sets(st.integers(0, n), min_size=2, max_size=2))) for n in size]
-    padding, drawn = data.draw(st.integers(0, 9)), data.draw(st.sampled_from([(8, 8), (8, 24)]))
+    padding = data.draw(st.integers(0, 9))
+    drawn = data.draw(st.sampled_from([(8, 8), (8, 24)]))
     mask = mask_with((ends[0][0], ends[1][0], ends[0][1], ends[1][1]), size)
     box = masks.region_of(mask, padding, drawn)
     lengths = [box[2] - box[0], box[3] - box[1]]
     for i, (first, last) in enumerate(ends):
         wanted = max(0, first - padding), min(size[i], last + padding)
-        before, after = wanted[0] - box[i], box[i + 2] - wanted[1]
+        before = wanted[0] - box[i]
+        after = box[i + 2] - wanted[1]
         assert 0 <= box[i] <= wanted[0] and wanted[1] <= box[i + 2] <= size[i]
         if 0 < box[i] and box[i + 2] < size[i]:
             assert abs(before - after) <= 1  # grown evenly
@@ -84,12 +87,13 @@ def test_a_region_holds_the_mask_and_has_the_proportions_of_what_is_drawn(data):
     assert masks.region_of(Image.new("L", size), padding, drawn)[2:] != (0, 0)
 
 
-def test_without_a_mask_the_region_is_the_picture():
+def test_without_a_mask_the_region_is_the_image():
     assert masks.region_of(Image.new("L", (60, 40)), 3, (16, 16)) == (0, 0, 60, 40)
 
 
 def test_a_mask_is_cut_before_it_is_blurred_and_blurred_only_if_asked():
-    grey, image = Image.new("L", (8, 8), 128), noise_picture(8, 8)
+    grey = Image.new("L", (8, 8), 128)
+    image = noise_image(8, 8)
     grey.paste(127, (4, 0, 8, 8))
     want = np.asarray(mask_with((0, 0, 4, 8), (8, 8)))
     assert (np.asarray(masks.sized_mask(grey, image)) == want).all()
@@ -110,31 +114,39 @@ def test_cells_of_a_mask_that_is_not_square(nearest):
 def test_a_cell_that_the_mask_touches_is_drawn_or_under_torch_kept_by_its_first_pixel(
     tiny, rng, kept
 ):
-    inputs = {"image": noise_picture(16, 16), "mask": mask_with((1, 0, 6, 16), (16, 16))}
+    inputs = {"image": noise_image(16, 16), "mask": mask_with((1, 0, 6, 16), (16, 16))}
     start = modes.plan("inpaint", TINY, prompt="a", rng=rng, seed=1, **inputs).start(tiny)
     assert (start.keep[0, 0, :, :4] == kept).all() and (start.keep[0, 0, :, 4:] == 1).all()
 
 
 @pytest.mark.parametrize(
     ("rng", "channels", "at", "vanishes"),
-    [("philox", False, 3, False), ("torch", False, 3, True), ("philox", True, 3, True),
-     ("torch", True, 3, True), ("torch", True, 4, False), ("torch", False, 4, False)],
-)  # fmt: skip
+    [
+        ("philox", False, 3, False),
+        ("torch", False, 3, True),
+        ("philox", True, 3, True),
+        ("torch", True, 3, True),
+        ("torch", True, 4, False),
+        ("torch", False, 4, False),
+    ],
+)
 def test_a_white_pixel_between_the_first_ones_of_the_cells_vanishes(rng, channels, at, vanishes):
     mask = mask_with((at, 4, at + 1, 5), (8, 8))
     assert masks.vanishes(mask, 2, rng, channels) == vanishes
 
 
 def test_the_region_goes_back_where_it_was_cut():
-    picture, mask = noise_picture(30, 20), mask_with((6, 5, 9, 9), (30, 20))
-    box, new = (4, 3, 14, 11), Image.new("RGB", (40, 32), (1, 2, 3))
-    part, small = masks.crop_region(picture, mask, box, (10, 8))
-    assert part.tobytes() == picture.crop(box).tobytes() and small.size == (10, 8)
+    image = noise_image(30, 20)
+    mask = mask_with((6, 5, 9, 9), (30, 20))
+    box = (4, 3, 14, 11)
+    new = Image.new("RGB", (40, 32), (1, 2, 3))
+    part, small = masks.crop_region(image, mask, box, (10, 8))
+    assert part.tobytes() == image.crop(box).tobytes() and small.size == (10, 8)
     assert small.tobytes() == mask.crop(box).tobytes()
-    got = np.asarray(masks.paste_region(new, picture, mask, box))
+    got = np.asarray(masks.paste_region(new, image, mask, box))
     inside = np.asarray(mask) == 255
-    assert (got[inside] == (1, 2, 3)).all() and (got[~inside] == np.asarray(picture)[~inside]).all()
-    back = masks.paste_region(part.resize((20, 16), LANCZOS), picture, mask, box)
+    assert (got[inside] == (1, 2, 3)).all() and (got[~inside] == np.asarray(image)[~inside]).all()
+    back = masks.paste_region(part.resize((20, 16), LANCZOS), image, mask, box)
     whole = part.resize((20, 16), LANCZOS).resize((10, 8), LANCZOS)
     assert (np.asarray(back)[5:9, 6:9] == np.asarray(whole)[2:6, 2:5]).all()
 
@@ -143,27 +155,27 @@ def test_the_region_goes_back_where_it_was_cut():
 def test_a_fill_is_smoothed_over_half_the_depth_of_the_hole(half, sigma):
     """A step blurred by a Gaussian has the slope 255 / (sigma sqrt(2 pi)) where it was."""
     size = (4 * half, 8 * half)
-    picture = Image.new("RGB", size, (0, 40, 0))
-    picture.paste((255, 40, 0), (size[0] // 2, 0, *size))
+    image = Image.new("RGB", size, (0, 40, 0))
+    image.paste((255, 40, 0), (size[0] // 2, 0, *size))
     hole = mask_with((half, half, 3 * half, 7 * half), size)
-    got = np.asarray(masks.fill_surroundings(picture, hole), float)[size[1] // 2, :, 0]
+    got = np.asarray(masks.fill_surroundings(image, hole), float)[size[1] // 2, :, 0]
     rise = got[size[0] // 2 + 3] - got[size[0] // 2 - 3]
     assert rise / 6 * sigma * np.sqrt(2 * np.pi) == pytest.approx(255, rel=0.04)
-    assert (np.asarray(masks.fill_surroundings(picture, hole))[..., 1:] == (40, 0)).all()
+    assert (np.asarray(masks.fill_surroundings(image, hole))[..., 1:] == (40, 0)).all()
 
 
-def test_a_picture_without_anything_kept_is_filled_with_grey():
-    got = masks.fill_surroundings(noise_picture(4, 6), Image.new("L", (4, 6), 255))
+def test_an_image_without_anything_kept_is_filled_with_grey():
+    got = masks.fill_surroundings(noise_image(4, 6), Image.new("L", (4, 6), 255))
     assert got.size == (4, 6) and got.getpixel((0, 0)) == (128, 128, 128)
 
 
 def test_latents_below_the_mask_take_mean_and_spread_of_the_content():
     hole = np.array([0.0, 1.0])
-    picture = Posterior(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
+    image = Posterior(np.array([1.0, 2.0]), np.array([3.0, 4.0]))
     content = Posterior(np.array([5.0, 6.0]), np.array([7.0, 8.0]))
-    got = masks.fill_latents(picture, hole, content)
+    got = masks.fill_latents(image, hole, content)
     assert (got.mean.tolist(), got.std.tolist()) == ([1.0, 6.0], [3.0, 8.0])
-    got = masks.fill_latents(picture, hole, None)
+    got = masks.fill_latents(image, hole, None)
     assert (got.mean.tolist(), got.std.tolist()) == ([1.0, 0.0], [3.0, 0.0])
 
 
@@ -172,7 +184,7 @@ def test_latents_below_the_mask_take_mean_and_spread_of_the_content():
 
 @pytest.mark.parametrize("concat", ["", "masked_image"])
 def test_what_an_inpainting_network_is_shown(tiny64, concat):
-    """Stable Diffusion: mask, masked picture; latent diffusion: that, mask from -1 to 1."""
+    """Stable Diffusion: mask, masked image; latent diffusion: that, mask from -1 to 1."""
     config = dataclasses.replace(tiny64.config, concat=concat)
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
     model.config = config
@@ -201,11 +213,12 @@ def test_channels_that_are_an_array_are_shown_as_they_are(tiny64):
     np.testing.assert_array_equal(got, given)
 
 
-def test_the_hole_in_the_picture_that_the_network_sees_is_grey_by_default():
-    picture, mask = noise_picture(6, 4), mask_with((0, 0, 3, 4), (6, 4))
-    seen = masks.masked_picture(picture, mask)
+def test_the_hole_in_the_image_that_the_network_sees_is_grey_by_default():
+    image = noise_image(6, 4)
+    mask = mask_with((0, 0, 3, 4), (6, 4))
+    seen = masks.masked_image(image, mask)
     assert seen.shape == (1, 3, 4, 6) and (seen[..., :3] == 0.0).all()
-    np.testing.assert_array_equal(seen[..., 3:], to_array([picture])[..., 3:])
+    np.testing.assert_array_equal(seen[..., 3:], to_array([image])[..., 3:])
 
 
 def test_examples_are_repeated_as_a_block(tiny64):
@@ -217,24 +230,30 @@ def test_examples_are_repeated_as_a_block(tiny64):
 
 
 def wordless(concat, channels):
-    """A small model without words, shown a picture or a map beside the latents."""
+    """A small model without words, shown an image or a map beside the latents."""
     text = TextConfig(model_type="none", num_hidden_layers=1)
     told = {"in_channels": 4 + channels, "attention": "self", "cross_attention_dim": 0}
     config = dataclasses.replace(
-        TINY, name=concat, concat=concat, unet=dataclasses.replace(TINY.unet, **told),
-        text_encoder=text, defaults=Defaults(1, 1.0, 16, 16), segmentation_classes=channels,
-    )  # fmt: skip
+        TINY,
+        name=concat,
+        concat=concat,
+        unet=dataclasses.replace(TINY.unet, **told),
+        text_encoder=text,
+        defaults=Defaults(1, 1.0, 16, 16),
+        segmentation_classes=channels,
+    )
     backend = get_backend("numpy", dtype="float64")
     return LatentDiffusion(backend, config, init(model_spec(config)), tokenizer_for(text))
 
 
 @pytest.mark.parametrize("mode", ["superres", "seg2img"])
-def test_the_network_is_shown_the_same_beside_every_picture(mode, monkeypatch):
+def test_the_network_is_shown_the_same_beside_every_image(mode, monkeypatch):
     model = wordless({"superres": "low_resolution", "seg2img": "segmentation"}[mode], 3)
-    seen, unet = [], model.unet
+    seen = []
+    unet = model.unet
     monkeypatch.setattr(model, "unet", lambda x, *rest: seen.append(x) or unet(x, *rest))
     labels = np.random.default_rng(0).integers(0, 3, (12, 20))
-    small = noise_picture(10, 6)
+    small = noise_image(10, 6)
     given = {"image": small} if mode == "superres" else {"segmentation": labels}
     r = getattr(modes, mode)(model, **given, count=3, batch_size=2, seed=1, steps=1)
     assert [image.size for image in r] == [(20, 12)] * 3 and r.latents.shape == (3, 4, 6, 10)
@@ -246,7 +265,7 @@ def test_the_network_is_shown_the_same_beside_every_picture(mode, monkeypatch):
 
 @pytest.fixture(scope="module")
 def inpainting():
-    """A small model with channels for mask and masked picture."""
+    """A small model with channels for mask and masked image."""
     unet = dataclasses.replace(TINY.unet, in_channels=9)
     config = dataclasses.replace(TINY, unet=unet)
     small = ldmref.random_model("tiny", backend="numpy", dtype="float64")
@@ -256,17 +275,20 @@ def inpainting():
 @pytest.mark.parametrize("rng", ["philox", "torch"])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
 def test_draws_and_channels_of_an_inpainting_network(inpainting, monkeypatch, rng, strength):
-    """Under torch: a sample of the picture, unless it is not seen; noise; the masked picture."""
-    picture, mask = noise_picture(16, 16), mask_with((0, 0, 6, 16), (16, 16))
-    seen, unet = [], inpainting.unet
+    """Under torch: a sample of the image, unless it is not seen; noise; the masked image."""
+    image = noise_image(16, 16)
+    mask = mask_with((0, 0, 6, 16), (16, 16))
+    seen = []
+    unet = inpainting.unet
     monkeypatch.setattr(inpainting, "unet", lambda x, *rest: seen.append(x) or unet(x, *rest))
     asked = {"seed": 4, "steps": 2, "sampler": "ddim", "rng": rng, "cfg_scale": 1.0}
-    r = modes.inpaint(inpainting, "a", picture, mask, strength, **asked)
+    r = modes.inpaint(inpainting, "a", image, mask, strength, **asked)
     shown = seen[0][:, 4:]
     np.testing.assert_array_equal(shown[0, 0], masks.latent_mask(mask, 2)[0, 0])
-    posterior = encode_array(inpainting, masks.masked_picture(picture, mask))
+    posterior = encode_array(inpainting, masks.masked_image(image, mask))
     streams = Streams([4], (4, 8, 8), rng)
-    sampled, masked = strength < 1.0 and rng == "torch", posterior.mean
+    sampled = strength < 1.0 and rng == "torch"
+    masked = posterior.mean
     draws = [streams() for _ in range(3)]
     if rng == "torch":
         masked = masked + posterior.std * draws[1 + sampled]
@@ -274,9 +296,9 @@ def test_draws_and_channels_of_an_inpainting_network(inpainting, monkeypatch, rn
     if strength == 1.0:
         np.testing.assert_allclose(seen[0][:, :4], draws[0], rtol=1e-6)
     white = np.asarray(mask) == 255
-    assert (np.asarray(r[0])[~white] == np.asarray(picture)[~white]).all()
+    assert (np.asarray(r[0])[~white] == np.asarray(image)[~white]).all()
     assert np.isfinite(modes.txt2img(inpainting, "a", seed=1, steps=1).latents).all()
-    assert np.isfinite(modes.invert(inpainting, "a", picture, steps=1).latents).all()
+    assert np.isfinite(modes.invert(inpainting, "a", image, steps=1).latents).all()
 
 
 @pytest.mark.parametrize("sigma", [0.0, 0.5, 2.0])
@@ -296,14 +318,23 @@ def test_what_is_kept_has_the_noise_of_the_level_and_is_clean_at_the_last(tiny64
 
 @pytest.mark.parametrize(
     ("config", "size", "drawn"),
-    [(TINY, (64, 64), None), (TINY, (66, 64), (16, 16)), (TINY, (2, 2), None),
-     (TINY, (1, 9), (16, 16)), (TINY, (9, 1), (16, 16)), (SD15, (8, 8192), None),
-     (SD15, (8192, 8), None), (SD15, (8, 8200), (512, 512)), (SD15, (8200, 8), (512, 512)),
-     (preset("emoji"), (80, 64), None), (preset("emoji"), (64, 96), (64, 64))],
-)  # fmt: skip
-def test_a_picture_is_drawn_at_its_size_or_the_models(config, size, drawn):
-    sized = sized_picture(config, Image.new("RGB", size), None, None, "fill")
-    assert (sized.picture.size, sized.resize) == (drawn or size, "fill")
+    [
+        (TINY, (64, 64), None),
+        (TINY, (66, 64), (16, 16)),
+        (TINY, (2, 2), None),
+        (TINY, (1, 9), (16, 16)),
+        (TINY, (9, 1), (16, 16)),
+        (SD15, (8, 8192), None),
+        (SD15, (8192, 8), None),
+        (SD15, (8, 8200), (512, 512)),
+        (SD15, (8200, 8), (512, 512)),
+        (preset("emoji"), (80, 64), None),
+        (preset("emoji"), (64, 96), (64, 64)),
+    ],
+)
+def test_an_image_is_drawn_at_its_size_or_the_models(config, size, drawn):
+    sized = sized_image(config, Image.new("RGB", size), None, None, "fill")
+    assert (sized.image.size, sized.resize) == (drawn or size, "fill")
     assert bool(sized.warnings) == (drawn is not None)
 
 
@@ -311,56 +342,70 @@ def test_a_picture_is_drawn_at_its_size_or_the_models(config, size, drawn):
     ("given", "drawn"),
     [((16, None), (16, 20)), ((None, 16), (32, 16)), ((16, 16), (16, 16)), ((34, 22), (34, 22))],
 )
-def test_a_side_that_is_given_holds_and_the_other_is_the_pictures(given, drawn):
-    picture = noise_picture(33, 21)
-    sized = sized_picture(TINY, picture, *given, "crop")
-    assert (sized.picture.size, sized.resize, sized.warnings) == (drawn, "crop", [])
-    assert sized.picture.tobytes() == ImageOps.fit(picture, drawn, LANCZOS).tobytes()
+def test_a_side_that_is_given_holds_and_the_other_is_the_images(given, drawn):
+    image = noise_image(33, 21)
+    sized = sized_image(TINY, image, *given, "crop")
+    assert (sized.image.size, sized.resize, sized.warnings) == (drawn, "crop", [])
+    assert sized.image.tobytes() == ImageOps.fit(image, drawn, LANCZOS).tobytes()
 
 
-def test_a_picture_that_only_needs_rounding_is_stretched():
-    picture = noise_picture(33, 21)
-    sized = sized_picture(TINY, picture, None, None, "crop")
+def test_an_image_that_only_needs_rounding_is_stretched():
+    image = noise_image(33, 21)
+    sized = sized_image(TINY, image, None, None, "crop")
     assert sized.resize == "stretch" and "33 x 21" in sized.warnings[0]
-    assert sized.picture.tobytes() == picture.resize((32, 20), LANCZOS).tobytes()
+    assert sized.image.tobytes() == image.resize((32, 20), LANCZOS).tobytes()
 
 
-def test_bars_beside_a_picture_are_white():
-    sized = sized_picture(TINY, Image.new("RGB", (8, 4), "red"), 8, 8, "fill")
-    column = np.asarray(sized.picture)[:, 0]
+def test_bars_beside_an_image_are_white():
+    sized = sized_image(TINY, Image.new("RGB", (8, 4), "red"), 8, 8, "fill")
+    column = np.asarray(sized.image)[:, 0]
     assert (column[:2] == 255).all() and (column[2:6] == (255, 0, 0)).all()
 
 
 @pytest.mark.parametrize(
     ("size", "given", "code"),
-    [((16, 1), {"width": 16}, "E-SIZE"), ((16, 2), {"width": 16}, ""),
-     ((1, 16), {"height": 16}, "E-SIZE"), ((4, 8192), {"width": 2}, ""),
-     ((4, 8194), {"width": 2}, "E-SIZE")],
-)  # fmt: skip
-def test_a_size_that_no_picture_can_be_brought_to(size, given, code):
+    [
+        ((16, 1), {"width": 16}, "E-SIZE"),
+        ((16, 2), {"width": 16}, ""),
+        ((1, 16), {"height": 16}, "E-SIZE"),
+        ((4, 8192), {"width": 2}, ""),
+        ((4, 8194), {"width": 2}, "E-SIZE"),
+    ],
+)
+def test_a_size_that_no_image_can_be_brought_to(size, given, code):
     assert code_of("img2img", TINY, image=Image.new("RGB", size), **given) == code
 
 
 @pytest.mark.parametrize(
     ("size", "code"),
-    [((128, 128), ""), ((130, 128), "E-SIZE"), ((2, 2), ""), ((1, 2), "E-SIZE"),
-     ((17, 16), "E-SIZE")],
-)  # fmt: skip
-def test_inpainting_takes_the_picture_as_it_is_or_not_at_all(size, code):
-    picture, mask = Image.new("RGB", size), Image.new("L", size, 255)
-    assert code_of("inpaint", TINY, image=picture, mask=mask) == code
+    [
+        ((128, 128), ""),
+        ((130, 128), "E-SIZE"),
+        ((2, 2), ""),
+        ((1, 2), "E-SIZE"),
+        ((17, 16), "E-SIZE"),
+    ],
+)
+def test_inpainting_takes_the_image_as_it_is_or_not_at_all(size, code):
+    image = Image.new("RGB", size)
+    mask = Image.new("L", size, 255)
+    assert code_of("inpaint", TINY, image=image, mask=mask) == code
     if not code:
         same = {"width": size[0], "height": size[1]}
-        assert code_of("inpaint", TINY, image=picture, mask=mask, **same) == ""
-        assert code_of("inpaint", TINY, image=picture, mask=mask, height=size[1] + 2) == "E-SIZE"
+        assert code_of("inpaint", TINY, image=image, mask=mask, **same) == ""
+        assert code_of("inpaint", TINY, image=image, mask=mask, height=size[1] + 2) == "E-SIZE"
 
 
 @pytest.mark.parametrize(
     ("values", "code", "hint"),
-    [({"width": 128, "height": 128}, "", ""), ({"width": 130, "height": 128}, "E-SIZE-LIMIT", ""),
-     ({"width": 13}, "E-SIZE", "12 or 14"), ({"height": 1}, "E-SIZE", "use 2"),
-     ({"tile": 11}, "E-TILE", "use 10")],
-)  # fmt: skip
+    [
+        ({"width": 128, "height": 128}, "", ""),
+        ({"width": 130, "height": 128}, "E-SIZE-LIMIT", ""),
+        ({"width": 13}, "E-SIZE", "12 or 14"),
+        ({"height": 1}, "E-SIZE", "use 2"),
+        ({"tile": 11}, "E-TILE", "use 10"),
+    ],
+)
 def test_sizes_that_fit_are_named(values, code, hint):
     try:
         modes.plan("txt2img", TINY, prompt="a", **values)
@@ -369,7 +414,7 @@ def test_sizes_that_fit_are_named(values, code, hint):
         assert error.code == code and hint in error.hint
 
 
-# -- small pictures and maps of classes -----------------------------------------------------------
+# -- small images and maps of classes -----------------------------------------------------------
 
 
 def test_an_animation_is_enlarged_from_its_first_frame_with_a_warning(tmp_path):
@@ -380,8 +425,8 @@ def test_an_animation_is_enlarged_from_its_first_frame_with_a_warning(tmp_path):
     np.testing.assert_array_equal(plan.start(None).channels, to_array(frames[:1]))
 
 
-def test_a_small_picture_is_shown_as_it_is():
-    small = noise_picture(64, 32)
+def test_a_small_image_is_shown_as_it_is():
+    small = noise_image(64, 32)
     plan = modes.plan("superres", preset("ldm-superres"), image=small, latents=None, count=2)
     start = plan.start(None)
     np.testing.assert_array_equal(start.channels, to_array([small]))
@@ -391,40 +436,49 @@ def test_a_small_picture_is_shown_as_it_is():
 @pytest.mark.parametrize(
     ("size", "code"), [((32, 24), ""), ((33, 32), "E-SIZE"), ((32, 33), "E-SIZE")]
 )
-def test_a_small_picture_must_halve_as_often_as_the_network_does(size, code):
+def test_a_small_image_must_halve_as_often_as_the_network_does(size, code):
     config = preset("ldm-superres")
     unet = dataclasses.replace(config.unet, resnet_updown=True)
     config = dataclasses.replace(config, unet=unet)
-    assert code_of("superres", config, image=noise_picture(*size)) == code
+    assert code_of("superres", config, image=noise_image(*size)) == code
 
 
 @pytest.mark.parametrize(
     "labels",
     [np.array([[0, 3], [2, 1]], kind) for kind in (np.uint8, np.int32, np.uint16, np.int64)]
-    + [Image.fromarray(np.array([[0, 3], [2, 1]], np.uint8)),
-       Image.fromarray(np.array([[0, 3], [2, 1]], np.uint8)).convert("I"),
-       Image.fromarray(np.array([[0, 3], [2, 1]], np.uint16)),
-       Image.fromarray(np.array([[0, 3], [2, 1]], np.uint8)).convert("P")],
-)  # fmt: skip
-def test_a_map_of_classes_may_be_an_array_or_a_picture(labels):
+    + [
+        Image.fromarray(np.array([[0, 3], [2, 1]], np.uint8)),
+        Image.fromarray(np.array([[0, 3], [2, 1]], np.uint8)).convert("I"),
+        Image.fromarray(np.array([[0, 3], [2, 1]], np.uint16)),
+        Image.fromarray(np.array([[0, 3], [2, 1]], np.uint8)).convert("P"),
+    ],
+)
+def test_a_map_of_classes_may_be_an_array_or_an_image(labels):
     got = read_labels(labels)
     assert got.dtype == np.int64 and got.tolist() == [[0, 3], [2, 1]]
 
 
 @pytest.mark.parametrize(
     "wrong",
-    [np.zeros((2, 2)), np.zeros((2, 2), bool), np.zeros((1, 2, 2), int), np.zeros((0, 2), int),
-     Image.new("RGB", (2, 2)), Image.new("F", (2, 2)), Image.new("LA", (2, 2))],
-)  # fmt: skip
+    [
+        np.zeros((2, 2)),
+        np.zeros((2, 2), bool),
+        np.zeros((1, 2, 2), int),
+        np.zeros((0, 2), int),
+        Image.new("RGB", (2, 2)),
+        Image.new("F", (2, 2)),
+        Image.new("LA", (2, 2)),
+    ],
+)
 def test_what_is_no_map_of_classes_is_refused(wrong):
     with pytest.raises(LdmrefError) as caught:
         read_labels(wrong)
     assert caught.value.code == "E-IMAGE"
 
 
-def test_a_map_is_as_high_and_wide_as_the_picture_and_a_picture_of_two_sizes_is_encoded(tiny):
+def test_a_map_is_as_high_and_wide_as_the_image_and_an_image_of_two_sizes_is_encoded(tiny):
     config = preset("ldm-semantic")
     m = config.size_multiple
     plan = modes.plan("seg2img", config, segmentation=np.zeros((m, 2 * m), int))
     assert (plan.request.width, plan.request.height) == (2 * m, m)
-    assert encode_picture(tiny, noise_picture(20, 16)).mean.shape == (1, 4, 8, 10)
+    assert encode_image(tiny, noise_image(20, 16)).mean.shape == (1, 4, 8, 10)

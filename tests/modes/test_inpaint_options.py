@@ -14,7 +14,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.presets import preset
-from ldmref.modes.channels import encode_picture
+from ldmref.modes.channels import encode_image
 from ldmref.modes.masks import crop_region, fill_surroundings, region_of
 from ldmref.modes.parameters import FILLS
 from ldmref.samplers.noise import Streams
@@ -25,7 +25,7 @@ def pixels(image):
     return np.asarray(image, np.int16)
 
 
-def noise_picture(width, height):
+def noise_image(width, height):
     draw = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(draw)
 
@@ -51,50 +51,54 @@ def idle(monkeypatch):
 @pytest.mark.parametrize("fill", FILLS)
 def test_content_below_the_mask(idle, fill, rng):
     """A network that sees no noise takes the start itself for the clean latents."""
-    picture, mask, events = noise_picture(16, 16), mask_with((0, 0, 8, 16)), []
+    image = noise_image(16, 16)
+    mask = mask_with((0, 0, 8, 16))
+    events = []
     asked = dict(fill=fill, seed=3, steps=4, rng=rng, callback=events.append)
-    r = modes.inpaint(idle, "a", picture, mask, 0.5, **asked)
+    r = modes.inpaint(idle, "a", image, mask, 0.5, **asked)
     streams = Streams([3], (4, 8, 8), rng)
     first = [streams(), streams()]  # torch: of the posterior, then the noise
 
     def latents(image):
-        mean, std = encode_picture(idle, image)
+        mean, std = encode_image(idle, image)
         return mean + std * first[0] if rng == "torch" else mean
 
     eps = first[1] if rng == "torch" else first[0]
     content = {
-        "original": latents(picture),
+        "original": latents(image),
         "noise": eps,
-        "fill": latents(fill_surroundings(picture, mask)),
+        "fill": latents(fill_surroundings(image, mask)),
         "nothing": 0.0 * eps,
     }[fill]
     levels = sampling_sigmas(idle.config.scheduler)
     sigma = sigma_grid(levels, "leading", 4, "sigma_min", 1)[2]
-    left, right = np.s_[..., :4], np.s_[..., 4:]
-    for side, start in ((left, content), (right, latents(picture))):
+    left = np.s_[..., :4]
+    right = np.s_[..., 4:]
+    for side, start in ((left, content), (right, latents(image))):
         same_latents(events[0].x0[side], (start + sigma * eps)[side], start, sigma * eps)
-    assert (pixels(r[0])[:, 8:] == pixels(picture)[:, 8:]).all()
+    assert (pixels(r[0])[:, 8:] == pixels(image)[:, 8:]).all()
     assert r.params["fill"] == fill and not r.warnings
 
 
 def test_at_strength_one_the_content_is_not_seen(tiny):
-    picture, mask = noise_picture(16, 16), mask_with((0, 0, 8, 16))
-    plain = modes.inpaint(tiny, "a", picture, mask, seed=3)
-    other = modes.inpaint(tiny, "a", picture, mask, seed=3, fill="nothing")
+    image = noise_image(16, 16)
+    mask = mask_with((0, 0, 8, 16))
+    plain = modes.inpaint(tiny, "a", image, mask, seed=3)
+    other = modes.inpaint(tiny, "a", image, mask, seed=3, fill="nothing")
     assert (pixels(plain[0]) == pixels(other[0])).all() and "strength 1" in other.warnings[0]
 
 
 def test_filling_spreads_the_colours_around():
-    picture = Image.new("RGB", (40, 20), (200, 0, 0))
-    picture.paste((0, 0, 200), (20, 0, 40, 20))
-    picture.paste((0, 255, 0), (5, 5, 9, 9))  # to be covered
-    got = pixels(fill_surroundings(picture, mask_with((4, 4, 10, 10), picture.size)))
+    image = Image.new("RGB", (40, 20), (200, 0, 0))
+    image.paste((0, 0, 200), (20, 0, 40, 20))
+    image.paste((0, 255, 0), (5, 5, 9, 9))  # to be covered
+    got = pixels(fill_surroundings(image, mask_with((4, 4, 10, 10), image.size)))
     assert (got[4:10, 4:10] == (200, 0, 0)).all()
-    got = pixels(fill_surroundings(picture, mask_with((12, 4, 28, 16), picture.size)))
+    got = pixels(fill_surroundings(image, mask_with((12, 4, 28, 16), image.size)))
     assert got[10, 13, 0] > got[10, 19, 0] > got[10, 26, 0]  # from red to blue
-    kept = np.asarray(mask_with((12, 4, 28, 16), picture.size)) == 0
-    assert (got[kept] == pixels(picture)[kept]).all()
-    assert (pixels(fill_surroundings(picture, Image.new("L", picture.size, 255))) == 128).all()
+    kept = np.asarray(mask_with((12, 4, 28, 16), image.size)) == 0
+    assert (got[kept] == pixels(image)[kept]).all()
+    assert (pixels(fill_surroundings(image, Image.new("L", image.size, 255))) == 128).all()
 
 
 # -- only the masked region -----------------------------------------------------------------------
@@ -110,7 +114,7 @@ def test_filling_spreads_the_colours_around():
         ((40, 0, 60, 10), 4, (64, 64), (36, 0, 64, 28)),  # moved inside
         ((0, 40, 10, 60), 0, (64, 64), (0, 40, 20, 60)),
         ((90, 70, 100, 80), 8, (64, 64), (82, 62, 100, 80)),
-        ((10, 10, 90, 20), 0, (32, 64), (10, 0, 90, 80)),  # as tall as the picture is
+        ((10, 10, 90, 20), 0, (32, 64), (10, 0, 90, 80)),  # as tall as the image is
     ],
 )
 def test_the_region_to_draw(box, padding, size, want):
@@ -118,11 +122,12 @@ def test_the_region_to_draw(box, padding, size, want):
 
 
 @pytest.mark.parametrize(("blur", "strength"), [(0, 1.0), (3, 0.5)])
-def test_a_picture_of_any_size_comes_back_but_for_the_mask(tiny, blur, strength):
-    picture, mask = noise_picture(71, 53), mask_with((30, 20, 41, 29), (71, 53))
+def test_an_image_of_any_size_comes_back_but_for_the_mask(tiny, blur, strength):
+    image = noise_image(71, 53)
+    mask = mask_with((30, 20, 41, 29), (71, 53))
     asked = dict(only_masked=True, padding=4, mask_blur=blur, seed=1)
-    r = modes.inpaint(tiny, "a cat", picture, mask, strength, **asked)
-    changed = (pixels(r[0]) != pixels(picture)).any(axis=2)
+    r = modes.inpaint(tiny, "a cat", image, mask, strength, **asked)
+    changed = (pixels(r[0]) != pixels(image)).any(axis=2)
     assert r[0].size == (71, 53) and r.latents.shape == (1, 4, 8, 8)
     assert changed[20:29, 30:41].mean() > 0.9
     assert not changed[:, : 30 - 4 * blur].any() and not changed[: 20 - 4 * blur].any()
@@ -132,30 +137,32 @@ def test_a_picture_of_any_size_comes_back_but_for_the_mask(tiny, blur, strength)
     assert json.loads(json.dumps(r.params)) == r.params
 
 
-def test_the_region_is_drawn_as_if_it_were_the_picture(tiny):
+def test_the_region_is_drawn_as_if_it_were_the_image(tiny):
     """At the region's own size nothing is scaled."""
-    picture, mask = noise_picture(64, 48), mask_with((22, 20, 30, 28), (64, 48))
-    whole = modes.inpaint(tiny, "a", picture, mask, only_masked=True, padding=4, seed=1)
+    image = noise_image(64, 48)
+    mask = mask_with((22, 20, 30, 28), (64, 48))
+    whole = modes.inpaint(tiny, "a", image, mask, only_masked=True, padding=4, seed=1)
     box = (18, 16, 34, 32)
-    alone = modes.inpaint(tiny, "a", picture.crop(box), mask.crop(box), seed=1)
+    alone = modes.inpaint(tiny, "a", image.crop(box), mask.crop(box), seed=1)
     assert (whole.latents == alone.latents).all()
     assert (pixels(whole[0].crop(box)) == pixels(alone[0])).all()
 
 
 def test_a_given_size_and_a_mask_that_is_empty(tiny):
-    picture, mask = noise_picture(64, 48), mask_with((22, 20, 30, 28), (64, 48))
-    r = modes.inpaint(tiny, "a", picture, mask, only_masked=True, width=32, height=16, seed=1)
+    image = noise_image(64, 48)
+    mask = mask_with((22, 20, 30, 28), (64, 48))
+    r = modes.inpaint(tiny, "a", image, mask, only_masked=True, width=32, height=16, seed=1)
     assert r.latents.shape == (1, 4, 8, 16)
-    r = modes.inpaint(tiny, "a", picture, Image.new("L", (64, 48), 0), only_masked=True, seed=1)
-    assert (pixels(r[0]) == pixels(picture)).all() and "all black" in r.warnings[0]
+    r = modes.inpaint(tiny, "a", image, Image.new("L", (64, 48), 0), only_masked=True, seed=1)
+    assert (pixels(r[0]) == pixels(image)).all() and "all black" in r.warnings[0]
     with pytest.raises(UsageError, match="own size"):
-        modes.inpaint(tiny, "a", picture, mask, width=32)
+        modes.inpaint(tiny, "a", image, mask, width=32)
 
 
 def test_a_single_pixel_is_not_lost_when_the_region_is_scaled_down():
     mask = mask_with((500, 300, 501, 301), (1000, 1000))
     _, small = crop_region(
-        noise_picture(8, 8).resize((1000, 1000)), mask, (0, 0, 1000, 1000), (16, 16)
+        noise_image(8, 8).resize((1000, 1000)), mask, (0, 0, 1000, 1000), (16, 16)
     )
     assert (np.asarray(small) > 0).sum() == 1 and np.asarray(small)[4, 8] > 0
     _, large = crop_region(mask.convert("RGB"), mask, (496, 296, 504, 304), (16, 16))
@@ -166,19 +173,18 @@ def test_a_single_pixel_is_not_lost_when_the_region_is_scaled_down():
 
 
 def test_resampling_goes_on_and_keeps_the_known_part(tiny):
-    picture, mask = noise_picture(16, 16), mask_with((0, 0, 8, 16))
+    image = noise_image(16, 16)
+    mask = mask_with((0, 0, 8, 16))
     asked = dict(seed=1, steps=6, sampler="dpmpp_2m")
-    plain = modes.inpaint(tiny, "a", picture, mask, **asked)
-    once = modes.inpaint(tiny, "a", picture, mask, resample=(2, 1), **asked)
+    plain = modes.inpaint(tiny, "a", image, mask, **asked)
+    once = modes.inpaint(tiny, "a", image, mask, resample=(2, 1), **asked)
     events = []
-    often = modes.inpaint(
-        tiny, "a", picture, mask, resample=(2, 3), callback=events.append, **asked
-    )
+    often = modes.inpaint(tiny, "a", image, mask, resample=(2, 3), callback=events.append, **asked)
     assert (once.latents == plain.latents).all() and (often.latents != plain.latents).any()
     assert [e.step for e in events] == list(range(14)) and {e.steps for e in events} == {14}
-    assert (pixels(often[0])[:, 8:] == pixels(picture)[:, 8:]).all()
+    assert (pixels(often[0])[:, 8:] == pixels(image)[:, 8:]).all()
     assert often.params["resample"] == [2, 3] and "resample" not in plain.params
-    again = modes.inpaint(tiny, "a", picture, mask, resample=often.params["resample"], **asked)
+    again = modes.inpaint(tiny, "a", image, mask, resample=often.params["resample"], **asked)
     assert (again.latents == often.latents).all()
 
 
@@ -200,10 +206,11 @@ def test_resampling_goes_on_and_keeps_the_known_part(tiny):
     ],
 )
 def test_options_are_checked_before_anything_is_computed(arguments, code):
-    picture = Image.new("RGB", (16, 16))
+    image = Image.new("RGB", (16, 16))
     with pytest.raises(LdmrefError) as caught:
-        modes.plan("inpaint", preset("tiny"), prompt="a", image=picture, mask=picture, steps=4,
-                   **arguments)  # fmt: skip
+        modes.plan(
+            "inpaint", preset("tiny"), prompt="a", image=image, mask=image, steps=4, **arguments
+        )
     assert caught.value.code == code
 
 
@@ -212,10 +219,10 @@ def test_models_of_one_size_repaint_the_region_alone(size, alone):
     """Far from the trained size, and then with a warning; unless the caller says otherwise."""
     tiny = preset("tiny")  # 16 x 16
     config = replace(tiny, defaults=replace(tiny.defaults, one_size=True))
-    picture = Image.new("RGB", size, "green")
+    image = Image.new("RGB", size, "green")
     mask = Image.new("L", size)
     mask.paste(255, (4, 4, 10, 10))
-    asked = dict(prompt="a", image=picture, mask=mask, seed=1)
+    asked = dict(prompt="a", image=image, mask=mask, seed=1)
     plan = modes.plan("inpaint", config, **asked)
     warned = any("only the region around the mask" in line for line in plan.warnings)
     assert plan.params["only_masked"] is alone is warned

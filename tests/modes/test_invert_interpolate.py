@@ -1,4 +1,4 @@
-"""Pictures to noise and back, and from one prompt to another."""
+"""Images to noise and back, and from one prompt to another."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldmref import modes
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.math import slerp
 from ldmref.models.conditioning import states_of
-from ldmref.modes.channels import encode_picture
+from ldmref.modes.channels import encode_image
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.schedule import sampling_sigmas
 
@@ -34,7 +34,7 @@ def emoji():
 
 @pytest.fixture(scope="module")
 def face(emoji):
-    """A picture that the model has not drawn."""
+    """An image that the model has not drawn."""
     image = Image.new("RGB", (64, 64), "white")
     draw = ImageDraw.Draw(image)
     draw.ellipse((8, 8, 56, 56), fill=(255, 200, 0))
@@ -43,10 +43,11 @@ def face(emoji):
     return image.resize((emoji.config.defaults.width, emoji.config.defaults.height))
 
 
-def test_a_picture_comes_back_from_its_noise(emoji, face):
+def test_an_image_comes_back_from_its_noise(emoji, face):
     """At 20 steps the latents' relative error is 0.11 by DDIM inversion, 0.004 with five iterations
     per step; the pixels are then off by what the autoencoder alone loses."""
-    known, off = encode_picture(emoji, face).mean, {}
+    known = encode_image(emoji, face).mean
+    off = {}
     for iterations in (0, 5):
         found = modes.invert(emoji, "smiling face", face, steps=20, iterations=iterations)
         again = modes.txt2img(emoji, "smiling face", latents=found.latents, **found.settings)
@@ -61,7 +62,7 @@ def test_a_picture_comes_back_from_its_noise(emoji, face):
     assert np.abs(np.asarray(other[0], float) - np.asarray(again[0], float)).mean() > 2.0
 
 
-def picture16():
+def image16():
     draw = np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8)
     return Image.fromarray(draw)
 
@@ -76,10 +77,11 @@ def test_iterations_invert_every_step_exactly(monkeypatch, final, cfg_scale):
     monkeypatch.setattr(
         model, "unet", lambda x, t, told: 0.1 * np.sin(x) + 0.01 * states_of(told.context).mean()
     )
-    known, off = encode_picture(model, picture16()).mean, {}
+    known = encode_image(model, image16()).mean
+    off = {}
     for iterations in (0, 40):
         asked = dict(steps=5, cfg_scale=cfg_scale, negative_prompt="hat", iterations=iterations)
-        found = modes.invert(model, "a cat", picture16(), **asked)
+        found = modes.invert(model, "a cat", image16(), **asked)
         again = modes.txt2img(model, "a cat", latents=found.latents, **found.settings)
         off[iterations] = rms(again.latents, known)
     assert off[40] < 2e-6 and off[0] > 1e-4  # latents are handed over in float32
@@ -89,10 +91,10 @@ def test_invert_can_be_stopped_and_refuses_nonsense(tiny):
     flag = threading.Event()
     flag.set()
     with pytest.raises(Cancelled):
-        modes.invert(tiny, "a", picture16(), cancel=flag)
+        modes.invert(tiny, "a", image16(), cancel=flag)
     for wrong in ({"iterations": -1}, {"iterations": 1.5}, {"prompt": ["a", "b"]}, {"steps": 0}):
         with pytest.raises(UsageError):
-            modes.invert(tiny, **{"prompt": "a", "image": picture16()} | wrong)
+            modes.invert(tiny, **{"prompt": "a", "image": image16()} | wrong)
     found = modes.invert(tiny, "a zebra", Image.new("RGB", (33, 21)), steps=2)
     assert found.latents.shape == (1, 4, 10, 16) and found.latents.dtype == np.float32
     assert any("33 x 21" in w for w in found.warnings) and any("zebra" in w for w in found.warnings)
@@ -100,14 +102,14 @@ def test_invert_can_be_stopped_and_refuses_nonsense(tiny):
 
 
 @pytest.mark.parametrize(("sigmas", "first"), [([5.0, 1.0, 0.0], None), ([5.0, 0.02, 0.0], 0.01)])
-def test_plain_inversion_starts_just_above_the_clean_picture(monkeypatch, sigmas, first):
+def test_plain_inversion_starts_just_above_the_clean_image(monkeypatch, sigmas, first):
     """At the least noise of the training or half the next level: a network that always sees the
     same noise adds it once for every level above the first."""
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
     monkeypatch.setattr(model, "unet", lambda x, t, told: 0 * x + 1.0)
     first = sampling_sigmas(model.config.scheduler)[0] if first is None else first
-    found = modes.invert(model, "a", picture16(), sigmas=sigmas, iterations=0)
-    added = found.latents * np.hypot(1.0, 5.0) - encode_picture(model, picture16()).mean
+    found = modes.invert(model, "a", image16(), sigmas=sigmas, iterations=0)
+    added = found.latents * np.hypot(1.0, 5.0) - encode_image(model, image16()).mean
     np.testing.assert_allclose(added, 5.0 - first, atol=2e-5)
 
 
@@ -117,7 +119,7 @@ WAY = dict(sampler="ddim", steps=3)
 
 
 @pytest.mark.parametrize("path", ["lerp", "slerp"])
-def test_the_ends_are_pictures_of_txt2img(tiny64, path):
+def test_the_ends_are_images_of_txt2img(tiny64, path):
     r = modes.interpolate(tiny64, "a cat", "a dog", 3, seed=(4, 9), path=path, **WAY)
     a = modes.txt2img(tiny64, "a cat", seed=4, **WAY)
     b = modes.txt2img(tiny64, "a dog", seed=9, **WAY)
@@ -127,14 +129,16 @@ def test_the_ends_are_pictures_of_txt2img(tiny64, path):
 
 
 def test_between_the_noise_turns_and_the_words_go_straight(tiny64, monkeypatch):
-    tiny, seen = tiny64, []
+    tiny = tiny64
+    seen = []
     network = tiny.unet
     monkeypatch.setattr(tiny, "unet", lambda x, t, c: seen.append((x, c)) or network(x, t, c))
     modes.interpolate(tiny, "a cat", "a dog", [0.25], seed=(4, 9), cfg_scale=1.0, steps=1)
     (x, told), *_ = seen
     a, b = (Streams([s], (4, 8, 8))().astype(np.float64) for s in (4, 9))
     same_latents(x, slerp(a, b, 0.25), a, b)
-    cat, dog = tiny.encode_text(["a cat"]), tiny.encode_text(["a dog"])
+    cat = tiny.encode_text(["a cat"])
+    dog = tiny.encode_text(["a dog"])
     np.testing.assert_allclose(
         states_of(told.context), 0.75 * cat + 0.25 * dog, rtol=0, atol=ROUNDING
     )
@@ -147,12 +151,29 @@ def test_one_seed_keeps_the_noise_and_params_replay(tiny64):
     same_latents(r.latents[[0, 2]], ends.latents)
     p = r.params_of(1)
     assert json.loads(json.dumps(p)) == p and p["positions"] == [0.5] and p["mode"] == "interpolate"
-    names = ("negative_prompt", "steps", "cfg_scale", "sampler", "schedule", "width", "height",
-             "eta", "clip_skip", "rng", "long_prompts", "prompt_weights", "path")  # fmt: skip
+    names = (
+        "negative_prompt",
+        "steps",
+        "cfg_scale",
+        "sampler",
+        "schedule",
+        "width",
+        "height",
+        "eta",
+        "clip_skip",
+        "rng",
+        "long_prompts",
+        "prompt_weights",
+        "path",
+    )
     again = modes.interpolate(
-        tiny, p["prompt"], p["prompt_b"], p["positions"], seed=(p["seed"], p["seed_b"]),
+        tiny,
+        p["prompt"],
+        p["prompt_b"],
+        p["positions"],
+        seed=(p["seed"], p["seed_b"]),
         **{name: p[name] for name in names},
-    )  # fmt: skip
+    )
     same_latents(again.latents, r.latents[1:2])
 
 

@@ -36,14 +36,14 @@ JUNK = {
     "objects": np.array([1, None], object), "time": np.datetime64("2026-01-01"),
     "function": len, "type": int, "hostile": Hostile(), "module": np,
 }  # fmt: skip
-PICTURE = Image.new("RGB", (16, 16), "teal")
+IMAGE = Image.new("RGB", (16, 16), "teal")
 INPUTS = {
     "txt2img": {"prompt": "a"},
-    "img2img": {"prompt": "a", "image": PICTURE},
-    "inpaint": {"prompt": "a", "image": PICTURE, "mask": PICTURE},
+    "img2img": {"prompt": "a", "image": IMAGE},
+    "inpaint": {"prompt": "a", "image": IMAGE, "mask": IMAGE},
     "interpolate": {"prompt": "a", "prompt_b": "b", "positions": 2},
-    "invert": {"prompt": "a", "image": PICTURE},
-    "superres": {"image": PICTURE},
+    "invert": {"prompt": "a", "image": IMAGE},
+    "superres": {"image": IMAGE},
     "seg2img": {"segmentation": np.zeros((16, 16), int)},
 }
 
@@ -84,8 +84,9 @@ def test_a_callback_that_is_none_is_refused_before_anything_is_drawn(model, mode
 def test_a_callback_that_returns_something_is_an_error(model, mode, returned):
     calls = []
     with pytest.raises(UsageError) as caught:
-        getattr(modes, mode)(model, **INPUTS[mode], steps=3,
-                             callback=lambda progress: calls.append(1) or returned)  # fmt: skip
+        getattr(modes, mode)(
+            model, **INPUTS[mode], steps=3, callback=lambda progress: calls.append(1) or returned
+        )
     assert caught.value.code == "E-CALLBACK" and len(calls) == 1
 
 

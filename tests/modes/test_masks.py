@@ -7,8 +7,8 @@ import pytest
 from PIL import Image
 
 from ldmref import modes
-from ldmref.io.pictures.images import to_images
-from ldmref.modes.masks import kept_latents, latent_mask, masked_picture
+from ldmref.io.images.pil import to_images
+from ldmref.modes.masks import kept_latents, latent_mask, masked_image
 
 
 def pixels(image):
@@ -16,7 +16,7 @@ def pixels(image):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     stream = np.random.default_rng(0)
     return Image.fromarray(stream.integers(0, 256, (32, 32, 3), np.uint8))
 
@@ -32,24 +32,24 @@ def halves(left, right, size=(32, 32)):
 
 @pytest.mark.parametrize("rng", ["philox", "torch"])
 @pytest.mark.parametrize("blur", [0, 2])
-def test_grey_of_one_half_repaints_and_less_keeps(tiny, picture, rng, blur):
+def test_grey_of_one_half_repaints_and_less_keeps(tiny, image, rng, blur):
     """128 of 255 is the first value that is at least one half; inverted, 127 becomes it."""
     asked = dict(seed=1, steps=2, rng=rng, mask_blur=blur)
-    want = modes.inpaint(tiny, "a cat", picture, halves(255, 0), **asked)
-    grey = modes.inpaint(tiny, "a cat", picture, halves(128, 127), **asked)
-    inverted = modes.inpaint(tiny, "a cat", picture, halves(127, 128), mask_invert=True, **asked)
+    want = modes.inpaint(tiny, "a cat", image, halves(255, 0), **asked)
+    grey = modes.inpaint(tiny, "a cat", image, halves(128, 127), **asked)
+    inverted = modes.inpaint(tiny, "a cat", image, halves(127, 128), mask_invert=True, **asked)
     for got in (grey, inverted):
         assert (got.latents == want.latents).all()
         assert (pixels(got[0]) == pixels(want[0])).all()
 
 
-def test_the_inputs_of_an_inpainting_network_are_cut_at_one_half(picture):
-    """What the network may see of the picture and what it is told to draw are complements."""
+def test_the_inputs_of_an_inpainting_network_are_cut_at_one_half(image):
+    """What the network may see of the image and what it is told to draw are complements."""
     mask = halves(128, 127)
     assert (latent_mask(mask, 2)[0, 0] == [[1.0] * 8 + [0.0] * 8] * 16).all()
-    seen = masked_picture(picture, mask, -1.0)[0]
+    seen = masked_image(image, mask, -1.0)[0]
     assert (seen[..., :16] == -1.0).all()
-    want = pixels(picture)[:, 16:].transpose(2, 0, 1) / 127.5 - 1.0
+    want = pixels(image)[:, 16:].transpose(2, 0, 1) / 127.5 - 1.0
     np.testing.assert_allclose(seen[..., 16:], want, atol=1e-6)
     assert (kept_latents(mask, 2, nearest=True) == 1.0 - latent_mask(mask, 2)).all()
 
@@ -66,17 +66,19 @@ def test_a_cell_is_kept_only_without_any_pixel_to_repaint():
 
 
 def drawn_alone(model, result):
-    """The result's latents decoded, before anything of the given picture is pasted back."""
+    """The result's latents decoded, before anything of the given image is pasted back."""
     ops = model.backend
     return pixels(to_images(ops.to_numpy(model.decode(ops.asarray(result.latents))))[0])
 
 
 @pytest.mark.parametrize("blur", [1, 3])
-def test_a_blurred_mask_softens_outwards(tiny, picture, blur):
+def test_a_blurred_mask_softens_outwards(tiny, image, blur):
     """White stays all new, however wide the blur; beside it the new fades into the old."""
     mask = halves(255, 0)
-    r = modes.inpaint(tiny, "a cat", picture, mask, mask_blur=blur, seed=1, steps=2)
-    got, old, new = pixels(r[0]), pixels(picture), drawn_alone(tiny, r)
+    r = modes.inpaint(tiny, "a cat", image, mask, mask_blur=blur, seed=1, steps=2)
+    got = pixels(r[0])
+    old = pixels(image)
+    new = drawn_alone(tiny, r)
     assert (got[:, :16] == new[:, :16]).all()
     far = 16 + 4 * blur
     assert (got[:, far:] == old[:, far:]).all()
@@ -86,8 +88,8 @@ def test_a_blurred_mask_softens_outwards(tiny, picture, blur):
     assert 0.2 < mixed[16] < 0.5  # a step blurred by a Gaussian is one half at the step itself
 
 
-def test_without_blur_nothing_is_mixed(tiny, picture):
-    r = modes.inpaint(tiny, "a cat", picture, halves(255, 0), seed=1, steps=2)
+def test_without_blur_nothing_is_mixed(tiny, image):
+    r = modes.inpaint(tiny, "a cat", image, halves(255, 0), seed=1, steps=2)
     got = pixels(r[0])
     assert (got[:, :16] == drawn_alone(tiny, r)[:, :16]).all()
-    assert (got[:, 16:] == pixels(picture)[:, 16:]).all()
+    assert (got[:, 16:] == pixels(image)[:, 16:]).all()

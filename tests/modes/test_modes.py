@@ -16,7 +16,7 @@ from ldmref.backends import get_backend
 from ldmref.backends.traced import TracedBackend
 from ldmref.errors import Cancelled, ImageError, LdmrefError, NumericError, UsageError
 from ldmref.models.presets import preset
-from ldmref.modes.channels import encode_picture
+from ldmref.modes.channels import encode_image
 from ldmref.samplers import SAMPLERS
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
@@ -27,7 +27,7 @@ def pixels(image):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     stream = np.random.default_rng(0)
     return Image.fromarray(stream.integers(0, 256, (16, 16, 3), np.uint8))
 
@@ -62,7 +62,7 @@ def test_params_replay_to_the_same_bytes(tiny, sampler):
     assert (modes.txt2img(tiny, **single).latents == r.latents[1:]).all()
 
 
-def test_a_picture_depends_on_its_seed_alone(tiny64):
+def test_an_image_depends_on_its_seed_alone(tiny64):
     """Not on its place in the batch, on the batch's size, or on the other prompts."""
     tiny = tiny64
     alone = modes.txt2img(tiny, "a cat", seed=11, sampler="ddpm")
@@ -84,7 +84,7 @@ def test_seeds_wrap_and_random_seeds_are_recorded(tiny):
     assert modes.txt2img(tiny, "a", steps=1, seed=-1).seeds[0] >= 0
 
 
-def test_backends_draw_the_same_picture(tiny):
+def test_backends_draw_the_same_image(tiny):
     pytest.importorskip("torch")
     other = ldmref.random_model("tiny", backend="torch")
     for sampler in SAMPLERS:
@@ -124,12 +124,12 @@ def test_callback_sees_every_step_and_cancel_stops_between_two(tiny):
 
     flag = threading.Event()
 
-    def stop_in_second_picture(event):
+    def stop_in_second_image(event):
         if event.first == 1 and event.step == 1:
             flag.set()
 
     with pytest.raises(Cancelled) as caught:
-        modes.txt2img(tiny, "a", seed=1, count=3, callback=stop_in_second_picture, cancel=flag)
+        modes.txt2img(tiny, "a", seed=1, count=3, callback=stop_in_second_image, cancel=flag)
     assert len(caught.value.partial) == 1 and caught.value.partial.seeds == [1]
 
 
@@ -151,7 +151,7 @@ def test_words_that_do_not_fit_are_listed(tiny):
     assert modes.txt2img(tiny, "a cat", seed=1, steps=1).warnings == []
 
 
-def test_nan_is_an_error_and_no_black_picture():
+def test_nan_is_an_error_and_no_black_image():
     model = ldmref.random_model("tiny", backend="numpy")
     model.params.unet.conv_out.bias[0] = np.nan
     with pytest.raises(NumericError):
@@ -196,10 +196,12 @@ def test_nan_is_an_error_and_no_black_picture():
     ],
 )
 def test_arguments_are_checked_before_anything_is_computed(arguments, code):
-    mode, arguments = "txt2img", {"prompt": "a cat"} | arguments
+    mode = "txt2img"
+    arguments = {"prompt": "a cat"} | arguments
     if {"strength", "mask_blur"} & set(arguments):
-        picture = Image.new("RGB", (16, 16))
-        mode, arguments = "inpaint", arguments | {"image": picture, "mask": picture}
+        image = Image.new("RGB", (16, 16))
+        mode = "inpaint"
+        arguments = arguments | {"image": image, "mask": image}
     if code is None:
         modes.plan(mode, preset("tiny"), **arguments)
         return
@@ -221,22 +223,22 @@ def test_a1111_names_of_samplers():
 # -- img2img --------------------------------------------------------------------------------------
 
 
-def test_strength_zero_gives_the_picture_back_and_one_ignores_it(tiny, picture):
-    r = modes.img2img(tiny, "a cat", picture, strength=0, seed=1)
-    assert (pixels(r[0]) == pixels(picture)).all()
+def test_strength_zero_gives_the_image_back_and_one_ignores_it(tiny, image):
+    r = modes.img2img(tiny, "a cat", image, strength=0, seed=1)
+    assert (pixels(r[0]) == pixels(image)).all()
     black = Image.new("RGB", (16, 16))
-    a, b = (modes.img2img(tiny, "a cat", p, strength=1, seed=1).latents for p in (picture, black))
+    a, b = (modes.img2img(tiny, "a cat", p, strength=1, seed=1).latents for p in (image, black))
     assert (a == b).all()
-    a, b = (modes.img2img(tiny, "a cat", p, strength=0.5, seed=1).latents for p in (picture, black))
+    a, b = (modes.img2img(tiny, "a cat", p, strength=0.5, seed=1).latents for p in (image, black))
     assert (a != b).any()
 
 
 @pytest.mark.parametrize("steps,strength,run", [(50, 0.75, 37), (50, 0.58, 28), (10, 0.1, 1)])
 def test_steps_that_strength_leaves_are_counted_as_diffusers_does(
-    tiny, picture, steps, strength, run
+    tiny, image, steps, strength, run
 ):
     seen = []
-    modes.img2img(tiny, "a", picture, strength, steps=steps, seed=1, callback=seen.append)
+    modes.img2img(tiny, "a", image, strength, steps=steps, seed=1, callback=seen.append)
     assert len(seen) == run
 
 
@@ -244,8 +246,9 @@ def test_another_size_is_resized_and_said_so(tiny):
     """diffusers' rule: both sides rounded down to whole latent cells."""
     for size, drawn in (((33, 21), (32, 20)), ((31, 9), (30, 8)), ((1, 8), (16, 16))):
         r = modes.img2img(tiny, "a", Image.new("RGB", size), 0.5, seed=1)
-        assert r[0].size == drawn and f"the picture is {size[0]} x {size[1]}" in r.warnings[0]
-    middle, large = Image.new("RGB", (80, 80)), Image.new("RGB", (200, 200))
+        assert r[0].size == drawn and f"the image is {size[0]} x {size[1]}" in r.warnings[0]
+    middle = Image.new("RGB", (80, 80))
+    large = Image.new("RGB", (200, 200))
     assert modes.img2img(tiny, "a", middle, 0.5, seed=1)[0].size == (16, 16)
     assert modes.inpaint(tiny, "a", middle, Image.new("L", (80, 80)), steps=1)[0].size == (80, 80)
     assert modes.img2img(tiny, "a", middle, 0.5, seed=1, width=20, resize="fill")[0].size == (
@@ -254,8 +257,8 @@ def test_another_size_is_resized_and_said_so(tiny):
     )
     odd = modes.img2img(tiny, "a", Image.new("RGB", (33, 21)), 0.5, seed=1, width=16)
     assert odd[0].size == (16, 20)
-    huge = modes.sizing.sized_picture(tiny.config, large, None, None, "fill")
-    assert huge.picture.size == (16, 16) and huge.resize == "fill"
+    huge = modes.sizing.sized_image(tiny.config, large, None, None, "fill")
+    assert huge.image.size == (16, 16) and huge.resize == "fill"
     for size in ((32, 20), (18, 14)):
         r = modes.img2img(tiny, "a", Image.new("RGB", size), 0.5, seed=1)
         assert r[0].size == size and not r.warnings
@@ -266,11 +269,11 @@ def test_another_size_is_resized_and_said_so(tiny):
         modes.inpaint(tiny, "a", large, Image.new("L", (200, 200)))
 
 
-def test_none_means_the_default(tiny, picture, left_half):
+def test_none_means_the_default(tiny, image, left_half):
     for mode, extra, default in (("img2img", (), 0.75), ("inpaint", (left_half,), 1.0)):
         draw = getattr(modes, mode)
-        a = draw(tiny, "a", picture, *extra, None, negative_prompt=None, seed=1)
-        b = draw(tiny, "a", picture, *extra, seed=1)
+        a = draw(tiny, "a", image, *extra, None, negative_prompt=None, seed=1)
+        b = draw(tiny, "a", image, *extra, seed=1)
         assert a.params == b.params and a.params["strength"] == default
         assert a.params["negative_prompt"] == "" and (a.latents == b.latents).all()
 
@@ -287,7 +290,7 @@ def test_none_means_the_default(tiny, picture, left_half):
     ],
 )
 def test_params_draw_the_same_again(tiny, prompt, negative, count):
-    """Together, and each picture alone."""
+    """Together, and each image alone."""
     r = modes.txt2img(tiny, prompt, negative_prompt=negative, count=count, seed=1, steps=1)
     names = ("prompt", "negative_prompt", "seed", "count", "steps")
     again = modes.txt2img(tiny, **{name: r.params[name] for name in names})
@@ -317,33 +320,34 @@ def test_resize_modes(tiny, how):
 
 @pytest.mark.parametrize("blur", [0, 2])
 @pytest.mark.parametrize("strength", [1.0, 0.5])
-def test_kept_pixels_come_back_bit_for_bit(tiny, picture, left_half, blur, strength):
-    r = modes.inpaint(tiny, "a cat", picture, left_half, strength, mask_blur=blur, seed=1)
+def test_kept_pixels_come_back_bit_for_bit(tiny, image, left_half, blur, strength):
+    r = modes.inpaint(tiny, "a cat", image, left_half, strength, mask_blur=blur, seed=1)
     far = 8 if blur == 0 else 15
-    assert (pixels(r[0])[:, far:] == pixels(picture)[:, far:]).all()
-    assert (pixels(r[0])[:, :8] != pixels(picture)[:, :8]).any()
+    assert (pixels(r[0])[:, far:] == pixels(image)[:, far:]).all()
+    assert (pixels(r[0])[:, :8] != pixels(image)[:, :8]).any()
 
 
-def test_black_mask_keeps_everything_and_white_equals_img2img(tiny, picture):
-    black, white = Image.new("L", (16, 16), 0), Image.new("L", (16, 16), 255)
-    r = modes.inpaint(tiny, "a", picture, black, seed=1)
-    assert (pixels(r[0]) == pixels(picture)).all() and r.warnings
-    a = modes.inpaint(tiny, "a", picture, white, 0.5, seed=1)
-    b = modes.img2img(tiny, "a", picture, 0.5, seed=1)
+def test_black_mask_keeps_everything_and_white_equals_img2img(tiny, image):
+    black = Image.new("L", (16, 16), 0)
+    white = Image.new("L", (16, 16), 255)
+    r = modes.inpaint(tiny, "a", image, black, seed=1)
+    assert (pixels(r[0]) == pixels(image)).all() and r.warnings
+    a = modes.inpaint(tiny, "a", image, white, 0.5, seed=1)
+    b = modes.img2img(tiny, "a", image, 0.5, seed=1)
     assert (pixels(a[0]) == pixels(b[0])).all()
 
 
-def test_a_single_white_pixel_still_repaints_its_latent_cell(tiny, picture):
+def test_a_single_white_pixel_still_repaints_its_latent_cell(tiny, image):
     mask = Image.new("L", (16, 16), 0)
     mask.putpixel((5, 5), 255)
-    r = modes.inpaint(tiny, "a cat", picture, mask, seed=1)
-    changed = (pixels(r[0]) != pixels(picture)).any(axis=2)
+    r = modes.inpaint(tiny, "a cat", image, mask, seed=1)
+    changed = (pixels(r[0]) != pixels(image)).any(axis=2)
     assert changed[5, 5] and changed.sum() == 1
 
 
-def test_known_latents_are_left_clean_outside_the_mask(tiny64, picture, left_half):
-    r = modes.inpaint(tiny64, "a cat", picture, left_half, seed=1)
-    known = encode_picture(tiny64, picture).mean
+def test_known_latents_are_left_clean_outside_the_mask(tiny64, image, left_half):
+    r = modes.inpaint(tiny64, "a cat", image, left_half, seed=1)
+    known = encode_image(tiny64, image).mean
     same_latents(r.latents[..., 4:], known[..., 4:])
     assert np.abs(r.latents - known)[..., :4].max() > 0.1
 
@@ -369,27 +373,28 @@ def test_txt2img_starts_from_the_exact_prior(idle):
     same_latents(r.latents, want)
 
 
-def test_img2img_starts_from_the_noised_picture(idle, picture):
-    r = modes.img2img(idle, "a", picture, 0.5, seed=4, steps=4)
+def test_img2img_starts_from_the_noised_image(idle, image):
+    r = modes.img2img(idle, "a", image, 0.5, seed=4, steps=4)
     _, _, sigma, *_, last = grid(idle, 4)
-    mean, noise = encode_picture(idle, picture).mean, sigma * Streams([4], (4, 8, 8))()
+    mean = encode_image(idle, image).mean
+    noise = sigma * Streams([4], (4, 8, 8))()
     want = (mean + noise) / np.hypot(1, last)  # decoded in variance-preserving scale
     same_latents(r.latents, want, mean, noise)
 
 
-def test_painted_transparency_is_the_mask(tiny, picture, left_half):
+def test_painted_transparency_is_the_mask(tiny, image, left_half):
     painted = Image.new("RGBA", (16, 16), "white")
     painted.putalpha(left_half)
-    a = modes.inpaint(tiny, "a", picture, painted, seed=1)
-    b = modes.inpaint(tiny, "a", picture, left_half, seed=1)
+    a = modes.inpaint(tiny, "a", image, painted, seed=1)
+    b = modes.inpaint(tiny, "a", image, left_half, seed=1)
     assert (pixels(a[0]) == pixels(b[0])).all()
 
 
-def test_sizes_that_do_not_fit_are_refused(tiny, picture, left_half):
+def test_sizes_that_do_not_fit_are_refused(tiny, image, left_half):
     with pytest.raises(ImageError, match="mask is 8 x 8"):
-        modes.inpaint(tiny, "a", picture, left_half.resize((8, 8)))
+        modes.inpaint(tiny, "a", image, left_half.resize((8, 8)))
     with pytest.raises(ImageError, match="multiples of 2"):
-        modes.inpaint(tiny, "a", picture.resize((17, 16)), left_half)
+        modes.inpaint(tiny, "a", image.resize((17, 16)), left_half)
 
 
 # -- saving ---------------------------------------------------------------------------------------
@@ -417,19 +422,21 @@ def test_the_noise_stream_is_the_one_of_record():
 def test_keys_and_values_of_the_prompt_are_made_once(monkeypatch):
     traced = TracedBackend(get_backend("numpy", dtype="float64"))
     model = ldmref.random_model("tiny", backend=traced)
-    width, length = model.config.unet.cross_attention_dim, model.tokenizer.length
+    width = model.config.unet.cross_attention_dim
+    length = model.tokenizer.length
 
     def projections(steps):
         traced.records.clear()
-        picture = modes.txt2img(model, "red heart", seed=1, steps=steps, width=48)
+        image = modes.txt2img(model, "red heart", seed=1, steps=steps, width=48)
         of_context = [r for r in traced.records if r.inputs[0] == (2, length, width)]
-        return picture, sum(r.name == "linear" for r in of_context)
+        return image, sum(r.name == "linear" for r in of_context)
 
-    once, picture = projections(1)[1], projections(4)[0]
+    once = projections(1)[1]
+    image = projections(4)[0]
     assert once > 0 and projections(4)[1] == once
     # as it would be without the cache
     for module in ("ldmref.models.conditioning", "ldmref.modes.denoiser"):
         monkeypatch.setattr(f"{module}.with_cache", lambda ops, conditioning: conditioning)
     again, count = projections(4)
     assert count == 4 * once
-    np.testing.assert_array_equal(picture.latents, again.latents)
+    np.testing.assert_array_equal(image.latents, again.latents)

@@ -1,4 +1,4 @@
-"""NaN never becomes a picture: the error names the step, and the layer in which it began."""
+"""NaN never becomes an image: the error names the step, and the layer in which it began."""
 
 from __future__ import annotations
 
@@ -47,12 +47,14 @@ def test_the_layer_with_nan_is_named(mode, backend):
     other.params = other.params.replaced(
         {"unet": unflatten({k: other.backend.weight(v) for k, v in flat.items()})}
     )
-    picture = Image.new("RGB", (16, 16), "teal")
+    image = Image.new("RGB", (16, 16), "teal")
     inputs = {
-        "txt2img": {}, "img2img": {"image": picture}, "invert": {"image": picture},
-        "inpaint": {"image": picture, "mask": Image.new("L", (16, 16), "white")},
+        "txt2img": {},
+        "img2img": {"image": image},
+        "invert": {"image": image},
+        "inpaint": {"image": image, "mask": Image.new("L", (16, 16), "white")},
         "interpolate": {"prompt_b": "b"},
-    }[mode]  # fmt: skip
+    }[mode]
     seen = []
     with pytest.raises(NumericError) as caught:
         getattr(modes, mode)(other, "a", **inputs, steps=STEPS, callback=seen.append)
@@ -63,13 +65,21 @@ def test_the_layer_with_nan_is_named(mode, backend):
 
 @pytest.mark.parametrize(
     ("sampler", "before"),
-    [("ddim", 2), ("ddim", 4), ("heun", 2), ("dpmpp_2m", 2), ("pndm", 2), ("rk4", 2),
-     ("dpmpp_2m_sde", 2)],
-)  # fmt: skip
+    [
+        ("ddim", 2),
+        ("ddim", 4),
+        ("heun", 2),
+        ("dpmpp_2m", 2),
+        ("pndm", 2),
+        ("rk4", 2),
+        ("dpmpp_2m_sde", 2),
+    ],
+)
 def test_the_step_that_made_nan_is_named(model, sampler, before, monkeypatch):
     """A backend whose silu overflows from some call of the U-Net on."""
     ops = model.backend
-    inner, calls = type(ops).silu, []
+    inner = type(ops).silu
+    calls = []
     plain_unet = type(model).unet
 
     def unet(self, *args, **kwargs):
@@ -85,8 +95,14 @@ def test_the_step_that_made_nan_is_named(model, sampler, before, monkeypatch):
     monkeypatch.setattr(type(model), "unet", unet)
     monkeypatch.setattr(type(ops), "silu", silu)
     with pytest.raises(NumericError) as caught:
-        modes.txt2img(model, "a", seed=1, steps=STEPS, sampler=sampler,
-                      callback=lambda p: steps_taken.append(p.step))  # fmt: skip
+        modes.txt2img(
+            model,
+            "a",
+            seed=1,
+            steps=STEPS,
+            sampler=sampler,
+            callback=lambda p: steps_taken.append(p.step),
+        )
     assert f"step {before + 1} of" in str(caught.value)
     assert re.search(r"silu after unet\.\w", str(caught.value)) and len(steps_taken) == before
 
@@ -98,7 +114,7 @@ def test_nan_in_the_decoder_is_named(model):
     assert "vae.decoder.conv_out" in str(caught.value)
 
 
-def test_a_picture_encoded_to_nan_is_named(model):
+def test_an_image_encoded_to_nan_is_named(model):
     broken = with_value(model, "vae", "encoder.conv_in.weight", np.nan)
     with pytest.raises(NumericError, match="encoded"):
         modes.img2img(broken, "a", Image.new("RGB", (16, 16)), seed=1, steps=4)
@@ -113,15 +129,17 @@ def test_the_model_is_as_before_and_draws_on(model):
 
 
 def test_parameters_are_told_from_inputs(model):
-    x, t = np.zeros((1, 4, 8, 8), np.float32), np.zeros(1, np.float32)
+    x = np.zeros((1, 4, 8, 8), np.float32)
+    t = np.zeros(1, np.float32)
     states = model.encode_text(["a"])
 
     def first(network):
         return first_layer(network, "unet", lambda m: m.unet(x, t, states))
 
     for layer, name in (
-        ("conv2d", "down_blocks.0.resnets.0.conv1"), ("linear", "time_embedding.linear_1"),
-    ):  # fmt: skip
+        ("conv2d", "down_blocks.0.resnets.0.conv1"),
+        ("linear", "time_embedding.linear_1"),
+    ):
         broken = with_value(model, "unet", f"{name}.weight", np.nan)
         assert first(broken) == f"the parameters of {layer} of unet.{name}"
     assert first(model) == ""

@@ -13,8 +13,8 @@ from test_junk import INPUTS
 import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError
+from ldmref.io.images.pil import read_image, read_mask
 from ldmref.io.native import save_folder
-from ldmref.io.pictures.images import read_image, read_mask
 from ldmref.models.memory import bytes_of, seconds_of
 from ldmref.models.presets import preset
 from ldmref.modes.registry import MODES
@@ -62,9 +62,13 @@ def test_every_flag_takes_numpys_truth_values(mode):
 
 @pytest.mark.parametrize(
     ("mode", "name", "value"),
-    [("txt2img", "cfg_scale", 1.5), ("txt2img", "eta", 0.5), ("img2img", "strength", 0.5),
-     ("inpaint", "mask_blur", 1.5)],
-)  # fmt: skip
+    [
+        ("txt2img", "cfg_scale", 1.5),
+        ("txt2img", "eta", 0.5),
+        ("img2img", "strength", 0.5),
+        ("inpaint", "mask_blur", 1.5),
+    ],
+)
 def test_floats_of_numpy(mode, name, value):
     sampler = {"sampler": "ddim"} if name == "eta" else {}
     want = params(mode, **{name: value}, **sampler)
@@ -74,10 +78,14 @@ def test_floats_of_numpy(mode, name, value):
 
 @pytest.mark.parametrize(
     ("mode", "name", "value", "more"),
-    [("txt2img", "seed", [3, 4], {"count": 2}), ("inpaint", "resample", [2, 3], {}),
-     ("interpolate", "positions", [0.0, 0.5], {}), ("txt2img", "sigmas", [5.0, 1.0, 0.0], {}),
-     ("interpolate", "seed", [1, 2], {})],
-)  # fmt: skip
+    [
+        ("txt2img", "seed", [3, 4], {"count": 2}),
+        ("inpaint", "resample", [2, 3], {}),
+        ("interpolate", "positions", [0.0, 0.5], {}),
+        ("txt2img", "sigmas", [5.0, 1.0, 0.0], {}),
+        ("interpolate", "seed", [1, 2], {}),
+    ],
+)
 def test_lists_may_be_arrays_or_hold_numpys_numbers(mode, name, value, more):
     want = params(mode, **{name: value} | more)
     for other in (tuple(value), np.array(value), list(np.array(value))):
@@ -123,8 +131,9 @@ def folder(tmp_path_factory):
     return folder
 
 
-def test_pictures_and_masks_and_files_are_path_like(folder):
-    image, mask = folder / "a.png", folder / "mask.png"
+def test_images_and_masks_and_files_are_path_like(folder):
+    image = folder / "a.png"
+    mask = folder / "mask.png"
     assert read_image(Located(image)).tobytes() == read_image(image).tobytes()
     assert read_mask(Located(mask)).tobytes() == read_mask(mask).tobytes()
     values = {"prompt": "a", "image": Located(image), "mask": Located(mask), "seed": 1, "steps": 1}

@@ -1,4 +1,4 @@
-"""There is one loop, text is encoded once, and no file is opened while pictures are drawn."""
+"""There is one loop, text is encoded once, and no file is opened while images are drawn."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from ldmref.samplers import SAMPLERS, heun, sample
 from ldmref.testing.mixture import three_modes
 
 PACKAGE = Path(ldmref.__file__).parent
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (16, 16, 3), np.uint8))
 HALF = Image.fromarray(np.repeat([[0, 255]], 16, 0).repeat(8, 1).astype(np.uint8))
 
 
@@ -36,18 +36,21 @@ def test_a_step_is_called_in_one_place():
                 if node.args[0].id == "denoise" and len(node.args) == 5:
                     calls.append(path.relative_to(PACKAGE).as_posix())
     wrappers = ("samplers/steps.py", "samplers/churn.py", "samplers/lower_order.py")
-    loops = [path for path in calls if path not in wrappers
-             and not path.startswith("samplers/diffusers/")]  # fmt: skip
+    loops = [
+        path
+        for path in calls
+        if path not in wrappers and not path.startswith("samplers/diffusers/")
+    ]
     assert loops == ["samplers/loop.py"], calls
 
 
 DRAWN = {
     "txt2img": lambda m: modes.txt2img(m, "a", seed=1),
-    "img2img": lambda m: modes.img2img(m, "a", PICTURE, 0.5, seed=1),
-    "inpaint": lambda m: modes.inpaint(m, "a", PICTURE, HALF, seed=1),
-    "repaint": lambda m: modes.inpaint(m, "a", PICTURE, HALF, seed=1, resample=(1, 2)),
+    "img2img": lambda m: modes.img2img(m, "a", IMAGE, 0.5, seed=1),
+    "inpaint": lambda m: modes.inpaint(m, "a", IMAGE, HALF, seed=1),
+    "repaint": lambda m: modes.inpaint(m, "a", IMAGE, HALF, seed=1, resample=(1, 2)),
     "interpolate": lambda m: modes.interpolate(m, "a", "b", 2, seed=1),
-    "invert": lambda m: modes.invert(m, "a", PICTURE, steps=2),
+    "invert": lambda m: modes.invert(m, "a", IMAGE, steps=2),
 }
 
 
@@ -69,13 +72,20 @@ def test_every_mode_runs_through_it(tiny, mode, monkeypatch):
 
 @pytest.mark.parametrize("name", sorted(set(SAMPLERS) - {"rk45"}))
 def test_visits_in_order_are_the_run_without_them(name):
-    problem, sigmas = three_modes(), [5.0, 3.0, 2.0, 1.0, 0.5, 0.0]
+    problem = three_modes()
+    sigmas = [5.0, 3.0, 2.0, 1.0, 0.5, 0.0]
     start = np.random.default_rng(0).standard_normal((4, 2)) * 5
 
     def run(**visits):
         noise = np.random.default_rng(1)
-        states = sample(problem.denoise, start, sigmas, SAMPLERS[name].make(),
-                        noise=lambda: noise.standard_normal((4, 2)), **visits)  # fmt: skip
+        states = sample(
+            problem.denoise,
+            start,
+            sigmas,
+            SAMPLERS[name].make(),
+            noise=lambda: noise.standard_normal((4, 2)),
+            **visits,
+        )
         return [(s.i, s.sigma, s.x.tolist()) for s in states]
 
     assert run() == run(visits=[0, 1, 2, 3, 4, 5]) == run(visits=range(6))
@@ -91,8 +101,11 @@ def test_a_run_that_needs_noise_says_so():
 
 
 def test_each_distinct_prompt_is_tokenised_and_encoded_once(monkeypatch):
-    model, encoded, tokenised = ldmref.random_model("tiny", backend="numpy"), [], []
-    encode, tokenize = model.encode_prompts, model.tokenizer.tokenize
+    model = ldmref.random_model("tiny", backend="numpy")
+    encoded = []
+    tokenised = []
+    encode = model.encode_prompts
+    tokenize = model.tokenizer.tokenize
     monkeypatch.setattr(
         model, "encode_prompts", lambda p, *a: encoded.append(list(p)) or encode(p, *a)
     )
@@ -124,7 +137,7 @@ def _audit(event, arguments):
 sys.addaudithook(_audit)
 
 
-def test_no_file_is_opened_between_the_first_step_and_the_last_picture(tmp_path):
+def test_no_file_is_opened_between_the_first_step_and_the_last_image(tmp_path):
     model = ldmref.load(backend="numpy")
     modes.txt2img(model, "red heart", seed=1, steps=1)  # what is imported at first use
     model = ldmref.load(backend="numpy")
@@ -137,8 +150,13 @@ def test_no_file_is_opened_between_the_first_step_and_the_last_picture(tmp_path)
     WATCHING.clear()
     assert not [path for path in OPENED if not path.startswith(("/proc", "/sys", "/dev"))]
     assert [type(event).__name__ for event in events] == [
-        "Progress", "Progress", "Picture", "Progress", "Progress", "Picture",
-    ]  # fmt: skip
+        "Progress",
+        "Progress",
+        "Image",
+        "Progress",
+        "Progress",
+        "Image",
+    ]
 
 
 # -- for people who design samplers ---------------------------------------------------------------
@@ -153,10 +171,18 @@ def test_a_sampler_object_draws_as_its_name(tiny):
     assert modes.txt2img(tiny, "a", seed=1, sampler=replace(mine, name="x")).params != {}
 
 
-def test_the_model_as_a_denoiser_draws_the_picture_of_txt2img():
+def test_the_model_as_a_denoiser_draws_the_image_of_txt2img():
     model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
-    wanted = modes.txt2img(model, "a cat", negative_prompt="dog", cfg_scale=2.0, seed=1,
-                           sampler="dpmpp_2m", schedule="karras", steps=5)  # fmt: skip
+    wanted = modes.txt2img(
+        model,
+        "a cat",
+        negative_prompt="dog",
+        cfg_scale=2.0,
+        seed=1,
+        sampler="dpmpp_2m",
+        schedule="karras",
+        steps=5,
+    )
     denoise = ldmref.denoiser(model, "a cat", "dog", cfg_scale=2.0)
     scheduler = model.config.scheduler
     schedule = samplers.make_schedule(scheduler, samplers.get_sampler("dpmpp_2m"), "karras", 5)

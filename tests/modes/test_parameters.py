@@ -14,13 +14,13 @@ from ldmref.cli.options import parameter_options
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.modes.plan import MODES
 
-PICTURE = Image.new("RGB", (16, 16), "teal")
+IMAGE = Image.new("RGB", (16, 16), "teal")
 INPUTS = {
     "txt2img": {"prompt": "a"},
-    "img2img": {"prompt": "a", "image": PICTURE},
-    "inpaint": {"prompt": "a", "image": PICTURE, "mask": PICTURE},
+    "img2img": {"prompt": "a", "image": IMAGE},
+    "inpaint": {"prompt": "a", "image": IMAGE, "mask": IMAGE},
     "interpolate": {"prompt": "a", "prompt_b": "b"},
-    "invert": {"prompt": "a", "image": PICTURE},
+    "invert": {"prompt": "a", "image": IMAGE},
 }
 
 
@@ -32,7 +32,8 @@ def config():
 @pytest.mark.parametrize("mode", MODES)
 def test_signature_and_documentation_name_every_parameter(mode):
     function = getattr(modes, mode)
-    signature, text = inspect.signature(function).parameters, inspect.getdoc(function)
+    signature = inspect.signature(function).parameters
+    text = inspect.getdoc(function)
     assert set(MODES[mode].parameters) < set(signature)
     for name, parameter in MODES[mode].parameters.items():
         argument = signature[name]
@@ -66,30 +67,34 @@ def test_the_schema_is_json_and_names_what_is_required(mode):
 
 @pytest.mark.parametrize("mode", INPUTS)
 def test_a_plan_needs_no_weights_and_its_parameters_plan_the_same(config, mode):
-    plan = modes.plan(mode, config, **INPUTS[mode], seed=3, steps=2) if (
-        "seed" in MODES[mode].parameters
-    ) else modes.plan(mode, config, **INPUTS[mode], steps=2)  # fmt: skip
+    plan = (
+        modes.plan(mode, config, **INPUTS[mode], seed=3, steps=2)
+        if ("seed" in MODES[mode].parameters)
+        else modes.plan(mode, config, **INPUTS[mode], steps=2)
+    )
     params = json.loads(json.dumps(plan.params))
     assert params["mode"] == mode and params["steps"] == 2
     takes = MODES[mode].parameters
     again = {name: value for name, value in params.items() if name in takes} | INPUTS[mode]
     again.pop("seed" if mode == "interpolate" else "", None)
     assert modes.plan(mode, config, **again).params | {"seed": 0, "seed_b": 0} == params | {
-        "seed": 0, "seed_b": 0,
-    }  # fmt: skip
+        "seed": 0,
+        "seed_b": 0,
+    }
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_numbers_out_of_range_are_refused_by_name(config, mode):
-    inputs = INPUTS.get(mode, {"image": PICTURE} if mode == "superres" else {})
+    inputs = INPUTS.get(mode, {"image": IMAGE} if mode == "superres" else {})
     for name, parameter in MODES[mode].parameters.items():
         if parameter.maximum is None:
             continue
         for value in (parameter.minimum - 1, parameter.maximum + 1, "1", float("nan")):
             arguments = inputs | {name: value}
             with pytest.raises(UsageError) as caught:
-                modes.plan(mode, config, **arguments | ({"segmentation": 0} if mode == "seg2img"
-                                                        else {}))  # fmt: skip
+                modes.plan(
+                    mode, config, **arguments | ({"segmentation": 0} if mode == "seg2img" else {})
+                )
             assert name in str(caught.value) and caught.value.code.startswith("E-")
 
 
@@ -102,6 +107,6 @@ def test_what_a_mode_does_not_take_is_refused(config):
     with pytest.raises(UsageError, match="unknown mode 'txt2imgg'"):
         modes.plan("txt2imgg", config)
     with pytest.raises(LdmrefError):
-        modes.txt2img(None, "a", mask=PICTURE) if False else modes.plan(
-            "txt2img", config, prompt="a", mask=PICTURE
+        modes.txt2img(None, "a", mask=IMAGE) if False else modes.plan(
+            "txt2img", config, prompt="a", mask=IMAGE
         )

@@ -28,7 +28,8 @@ def noisy_image(seed, size=16):
 
 HALF = Image.new("L", (16, 16))
 HALF.paste(255, (0, 0, 8, 16))
-FIRST, SECOND = noisy_image(1), noisy_image(2)
+FIRST = noisy_image(1)
+SECOND = noisy_image(2)
 CONCAT = {"superres": "low_resolution", "seg2img": "segmentation"}
 
 
@@ -54,14 +55,19 @@ def model_for(mode):
     """Preset tiny; without words, with channels for an image, for the modes that need it."""
     if mode not in CONCAT:
         return ldmref.random_model("tiny", backend="numpy")
-    tiny, text = preset("tiny"), TextConfig(model_type="none", num_hidden_layers=1)
+    tiny = preset("tiny")
+    text = TextConfig(model_type="none", num_hidden_layers=1)
     unet = replace(
         tiny.unet, in_channels=7, out_channels=4, attention="self", cross_attention_dim=0
     )
     config = replace(
-        tiny, concat=CONCAT[mode], unet=unet, text_encoder=text,
-        defaults=Defaults(2, 1.0, 16, 16), segmentation_classes=3 if mode == "seg2img" else 0,
-    )  # fmt: skip
+        tiny,
+        concat=CONCAT[mode],
+        unet=unet,
+        text_encoder=text,
+        defaults=Defaults(2, 1.0, 16, 16),
+        segmentation_classes=3 if mode == "seg2img" else 0,
+    )
     small = ldmref.random_model("tiny", backend="numpy")
     return LatentDiffusion(small.backend, config, init(model_spec(config)), small.tokenizer)
 
@@ -70,7 +76,8 @@ def model_for(mode):
 def planned(request):
     """(mode, model, arguments, plan)."""
     mode = request.param
-    model, (arguments, _) = model_for(mode), ARGUMENTS[mode]
+    model = model_for(mode)
+    (arguments, _) = ARGUMENTS[mode]
     arguments = arguments | {"steps": 3}
     return mode, model, arguments, modes.plan(mode, model, **arguments)
 
@@ -79,8 +86,8 @@ def stepped(plan, model):
     """The events of a plan and the result of its images, as docs/modes.md shows."""
     run = plan.prepare(model)
     events = list(run.draw())
-    pictures = [event for event in events if isinstance(event, modes.Picture)]
-    return run, events, pictures, run.result(pictures)
+    images = [event for event in events if isinstance(event, modes.GeneratedImage)]
+    return run, events, images, run.result(images)
 
 
 def assert_same(a, b):
@@ -106,15 +113,15 @@ def test_every_way_to_run_a_plan_gives_the_same_result(planned):
 
 def test_the_events_hold_what_the_result_holds(planned):
     _, model, _, plan = planned
-    run, events, pictures, result = stepped(plan, model)
-    assert [picture.index for picture in pictures] == list(range(len(result.latents)))
-    assert len(events) > len(pictures) and isinstance(events[-1], modes.Picture)
-    for picture in pictures:
-        np.testing.assert_array_equal(picture.latents, result.latents[picture.index])
+    run, events, images, result = stepped(plan, model)
+    assert [image.index for image in images] == list(range(len(result.latents)))
+    assert len(events) > len(images) and isinstance(events[-1], modes.GeneratedImage)
+    for image in images:
+        np.testing.assert_array_equal(image.latents, result.latents[image.index])
         if isinstance(result, modes.Result):
-            assert picture.image.tobytes() == result[picture.index].tobytes()
-            assert run.params_of(picture.index) == result.params_of(picture.index)
-    assert run.params(len(pictures)) == result.params and run.warnings == result.warnings
+            assert image.image.tobytes() == result[image.index].tobytes()
+            assert run.params_of(image.index) == result.params_of(image.index)
+    assert run.params(len(images)) == result.params and run.warnings == result.warnings
 
 
 def test_every_result_depends_on_what_it_starts_from(planned):
@@ -175,13 +182,19 @@ def test_no_record_shares_what_can_be_changed(planned):
     mode, model, _, plan = planned
     model = copy.copy(model)
     model.modifications = {"loras": [{"name": "x", "weight": 1.0}], "vae": {"name": "y"}}
-    result, run = plan.run(model), plan.prepare(model)
+    result = plan.run(model)
+    run = plan.prepare(model)
     holders = {
-        "request": dict(plan.request.values), "model": model.modifications,
-        "recorded": dict(getattr(plan, "recorded", {})), "plan": plan.params,
-        "plan again": plan.params, "run": run.params(1), "run of one": run.params_of(0),
-        "result": result.params, "settings": getattr(result, "settings", {}),
-    }  # fmt: skip
+        "request": dict(plan.request.values),
+        "model": model.modifications,
+        "recorded": dict(getattr(plan, "recorded", {})),
+        "plan": plan.params,
+        "plan again": plan.params,
+        "run": run.params(1),
+        "run of one": run.params_of(0),
+        "result": result.params,
+        "settings": getattr(result, "settings", {}),
+    }
     if isinstance(result, modes.Result):
         holders |= {"one": result.params_of(0), "one again": result.params_of(0)}
     parts = {name: mutable_parts(value) for name, value in holders.items()}
@@ -202,8 +215,9 @@ def test_everything_that_a_plan_gives_is_shown_on_one_short_line(planned):
         assert len(text) < 240 and "\n" not in text, text
     for shown in (plan, run, result, plan.request):
         assert mode in repr(shown).lower() or mode == "invert", repr(shown)
-    long = modes.plan(mode, model, **arguments | ({"prompt": "a cat " * 200} if "prompt" in
-                                                  arguments else {}))  # fmt: skip
+    long = modes.plan(
+        mode, model, **arguments | ({"prompt": "a cat " * 200} if "prompt" in arguments else {})
+    )
     assert len(repr(long)) < 240
 
 
@@ -228,8 +242,14 @@ def test_a_schema_of_no_mode_is_refused_as_a_plan_is(mode):
     assert code_of(modes.schema, mode) == code_of(modes.plan, mode, preset("tiny")) == "E-MODE"
 
 
-@pytest.mark.parametrize("prompts", [{"prompt": ["red"] * 10_001}, {"prompt": ["a"] * 101,
-    "count": 100}, {"prompt": "a", "count": 10_001}])  # fmt: skip
+@pytest.mark.parametrize(
+    "prompts",
+    [
+        {"prompt": ["red"] * 10_001},
+        {"prompt": ["a"] * 101, "count": 100},
+        {"prompt": "a", "count": 10_001},
+    ],
+)
 def test_a_request_has_at_most_10000_images_however_they_are_counted(prompts):
     assert code_of(modes.plan, "txt2img", preset("tiny"), **prompts) == "E-COUNT"
     plan = modes.plan("txt2img", preset("tiny"), prompt=["a"] * 100, count=100)
@@ -240,6 +260,7 @@ def test_embeddings_count_as_prompts_do():
     config = preset("tiny")
     width = config.text_encoders[0].hidden_size
     states = np.zeros((101, config.text_encoder.max_position_embeddings, width), np.float32)
-    assert code_of(
-        modes.plan, "txt2img", config, prompt=None, prompt_embeds=states, count=100
-    ) == "E-COUNT"  # fmt: skip
+    assert (
+        code_of(modes.plan, "txt2img", config, prompt=None, prompt_embeds=states, count=100)
+        == "E-COUNT"
+    )

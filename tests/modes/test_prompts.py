@@ -19,7 +19,8 @@ DEFAULTS = {"steps": 2, "seed": 1}
 
 
 def test_chunks_are_encoded_one_by_one_and_joined(tiny64):
-    tiny, words = tiny64, LONG.split()
+    tiny = tiny64
+    words = LONG.split()
     tokens = tiny.tokenize([LONG], PromptOptions("chunk"))
     assert tokens.ids.shape[1] == 3
     joined = tiny.encode_text([LONG, "a cat"], options=PromptOptions("chunk"))
@@ -33,7 +34,8 @@ def test_chunks_are_encoded_one_by_one_and_joined(tiny64):
 
 
 def test_weights_multiply_the_hidden_states(tiny):
-    plain, reading = tiny.encode_text(["a red heart"]), PromptOptions("truncate", "a1111")
+    plain = tiny.encode_text(["a red heart"])
+    reading = PromptOptions("truncate", "a1111")
     w = np.ones((1, 16), np.float32)
     w[0, 2] = 1.5
     assert (tiny.encode_text(["a (red:1.5) heart"], options=reading) == emphasize(plain, w)).all()
@@ -58,11 +60,12 @@ def test_the_rest_of_a_long_prompt_is_drawn_only_when_asked_for(tiny, key):
 
 
 def test_every_mode_takes_both_and_records_them(tiny):
-    picture, mask = Image.new("RGB", (16, 16), "teal"), Image.new("L", (16, 16), 255)
+    image = Image.new("RGB", (16, 16), "teal")
+    mask = Image.new("L", (16, 16), 255)
     for mode, extra in [
         (modes.txt2img, ()),
-        (modes.img2img, (picture,)),
-        (modes.inpaint, (picture, mask)),
+        (modes.img2img, (image,)),
+        (modes.inpaint, (image, mask)),
     ]:
         plain = mode(tiny, "a (red:1.5) heart", *extra, **DEFAULTS)
         r = mode(tiny, "a (red:1.5) heart", *extra, prompt_weights="a1111", **DEFAULTS)
@@ -73,14 +76,15 @@ def test_every_mode_takes_both_and_records_them(tiny):
         assert long.params["long_prompts"] == "chunk" and long.params["prompt_weights"] == "none"
 
 
-def test_a_picture_does_not_depend_on_how_long_the_others_prompts_are(tiny64):
+def test_an_image_does_not_depend_on_how_long_the_others_prompts_are(tiny64):
     asked = dict(steps=2, long_prompts="chunk", batch_size=3)
     both = modes.txt2img(tiny64, ["a cat", LONG, "a dog"], seed=[1, 2, 3], **asked)
     alone = modes.txt2img(tiny64, "a cat", seed=1, **asked)
     same_latents(both.latents[:1], alone.latents)
 
     def batches(prompts, size):
-        options, negatives = PromptOptions("chunk"), [""] * len(prompts)
+        options = PromptOptions("chunk")
+        negatives = [""] * len(prompts)
         text = encode_texts(tiny64, prompts, negatives, (16, 16), options=options)
         return [(batch.start, batch.stop) for batch in text.batches(size)]
 

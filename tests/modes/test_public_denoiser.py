@@ -53,10 +53,20 @@ def test_no_value_of_any_argument_raises_an_error_that_is_not_ours(tiny, name):
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("prompt", 5), ("prompt", b"red"), ("prompt", []), ("cfg_scale", "7"), ("cfg_scale", True),
-     ("cfg_scale", float("nan")), ("negative_prompt", ["a", "b"]), ("clip_skip", 1.5),
-     ("prompt_weights", "A1111"), ("grad", 1), ("prompt", None)],
-)  # fmt: skip
+    [
+        ("prompt", 5),
+        ("prompt", b"red"),
+        ("prompt", []),
+        ("cfg_scale", "7"),
+        ("cfg_scale", True),
+        ("cfg_scale", float("nan")),
+        ("negative_prompt", ["a", "b"]),
+        ("clip_skip", 1.5),
+        ("prompt_weights", "A1111"),
+        ("grad", 1),
+        ("prompt", None),
+    ],
+)
 def test_an_argument_has_the_error_that_it_has_in_txt2img(tiny, name, value):
     code = code_of(ldmref.denoiser, **{"model": tiny, "prompt": "a"} | {name: value})
     if name in MODES["txt2img"].parameters:
@@ -74,10 +84,18 @@ def test_a_name_is_no_model(wrong):
 
 @pytest.mark.parametrize(
     ("shape", "code"),
-    [((0, 4, 8, 8), "E-LATENTS"), ((4, 8, 8), "E-LATENTS"), ((1, 7, 8, 8), "E-LATENTS"),
-     ((1, 4, 0, 8), "E-LATENTS"), ((1, 4, 8, 0), "E-LATENTS"), ((1, 3, 16, 16), "E-LATENTS"),
-     ((1, 1, 4, 8, 8), "E-LATENTS"), ((), "E-LATENTS"), ((1, 4, 2, 6), None)],
-)  # fmt: skip
+    [
+        ((0, 4, 8, 8), "E-LATENTS"),
+        ((4, 8, 8), "E-LATENTS"),
+        ((1, 7, 8, 8), "E-LATENTS"),
+        ((1, 4, 0, 8), "E-LATENTS"),
+        ((1, 4, 8, 0), "E-LATENTS"),
+        ((1, 3, 16, 16), "E-LATENTS"),
+        ((1, 1, 4, 8, 8), "E-LATENTS"),
+        ((), "E-LATENTS"),
+        ((1, 4, 2, 6), None),
+    ],
+)
 def test_what_has_the_shape_of_latents_is_denoised(tiny, shape, code):
     denoise = ldmref.denoiser(tiny, "a")
     if code is None:
@@ -100,16 +118,30 @@ def test_what_is_no_array_of_floats_is_refused(tiny, x):
     assert code_of(ldmref.denoiser(tiny, "a"), x, 1.0) in ("E-ARRAY", "E-LATENTS")
 
 
-@pytest.mark.parametrize("sigma", [
-    -1.0, float("inf"), float("nan"), "1", None, True, 1j, [1.0], np.ones(2), np.ones((1, 1)), 1e7,
-    np.array("x"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sigma",
+    [
+        -1.0,
+        float("inf"),
+        float("nan"),
+        "1",
+        None,
+        True,
+        1j,
+        [1.0],
+        np.ones(2),
+        np.ones((1, 1)),
+        1e7,
+        np.array("x"),
+    ],
+)
 def test_what_is_no_noise_level_is_refused(tiny, sigma):
     assert code_of(ldmref.denoiser(tiny, "a"), noise(), sigma) == "E-SIGMA"
 
 
 def test_every_number_is_a_noise_level(tiny64):
-    denoise, x = ldmref.denoiser(tiny64, "a"), noise()
+    denoise = ldmref.denoiser(tiny64, "a")
+    x = noise()
     want = denoise(x, 2.0)
     for sigma in (2, np.float32(2), np.int64(2), np.array(2.0)):
         np.testing.assert_array_equal(denoise(x, sigma), want)
@@ -142,7 +174,8 @@ def test_a_list_has_a_prompt_for_each(tiny64, options):
 
 
 def test_embeddings_are_as_their_prompts(tiny64):
-    x, states = noise(3), np.asarray(tiny64.encode_text(["a cat"]))
+    x = noise(3)
+    states = np.asarray(tiny64.encode_text(["a cat"]))
     want = ldmref.denoiser(tiny64, "a cat", "", 2.0)(x, 1.3)
     got = ldmref.denoiser(tiny64, None, cfg_scale=2.0, prompt_embeds=states)(x, 1.3)
     np.testing.assert_allclose(got, want, rtol=0, atol=ROUNDING)
@@ -154,7 +187,8 @@ def test_embeddings_are_as_their_prompts(tiny64):
 
 
 def test_options_of_the_prompt_have_an_effect(tiny64):
-    x, plain = noise(), ldmref.denoiser(tiny64, "(a:1.5) cat", cfg_scale=1.0)(noise(), 1.0)
+    x = noise()
+    plain = ldmref.denoiser(tiny64, "(a:1.5) cat", cfg_scale=1.0)(noise(), 1.0)
     for options in ({"prompt_weights": "a1111"}, {"clip_skip": 1}):
         other = ldmref.denoiser(tiny64, "(a:1.5) cat", cfg_scale=1.0, **options)(x, 1.0)
         assert np.abs(other - plain).max() > 1e-6
@@ -194,8 +228,10 @@ def test_the_gradient_is_that_of_finite_differences(torch, torch64, cfg_scale, s
         return float(above - below) / (2 * h)
 
     for v in (v / v.norm() for v in directions):
-        coarse, fine = difference(v, 2e-3), difference(v, 1e-3)
-        slope, bound = (4 * fine - coarse) / 3, abs(coarse - fine) + 1e-10
+        coarse = difference(v, 2e-3)
+        fine = difference(v, 1e-3)
+        slope = (4 * fine - coarse) / 3
+        bound = abs(coarse - fine) + 1e-10
         assert abs(float((x.grad * v).sum()) - slope) < bound < 1e-5, bound
     assert x.grad.norm() > 1e-2
 

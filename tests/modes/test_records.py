@@ -17,7 +17,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError, NumericError, ResourceError
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 from ldmref.modes import cost, declaration, draw, nonfinite
 from ldmref.modes.declaration import Parameter
 from ldmref.modes.plan import MODES, Plan
@@ -25,7 +25,7 @@ from ldmref.modes.result import Result
 from ldmref.modes.text import encode_texts
 from ldmref.prompts.tokenizer import PromptOptions
 
-PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
+IMAGE = Image.fromarray(np.random.default_rng(0).integers(0, 256, (16, 16, 3), np.uint8))
 SMALL = {"seed": 5, "steps": 2}
 
 
@@ -42,8 +42,12 @@ def test_progress_says_where_the_run_is(tiny):
     r = modes.txt2img(
         tiny, "a", count=3, batch_size=2, callback=seen.append, sampler="ddim", **SMALL
     )
-    assert [(p.first, p.step, p.steps, p.pictures) for p in seen] == [
-        (0, 0, 2, 3), (0, 1, 2, 3), (2, 0, 2, 3), (2, 1, 2, 3)]  # fmt: skip
+    assert [(p.first, p.step, p.steps, p.count) for p in seen] == [
+        (0, 0, 2, 3),
+        (0, 1, 2, 3),
+        (2, 0, 2, 3),
+        (2, 1, 2, 3),
+    ]
     assert [p.latents.shape[0] for p in seen] == [2, 2, 1, 1]
     assert seen[0].sigma > seen[1].sigma >= 0 and seen[0].sigma == seen[0].state.sigma
     assert len(repr(seen[0])) < 80  # no arrays
@@ -52,14 +56,15 @@ def test_progress_says_where_the_run_is(tiny):
     np.testing.assert_allclose(seen[3].latents / scale, r.latents[2:], rtol=1e-6)
 
 
-def test_one_picture_counts_as_one_when_it_is_inverted(tiny):
+def test_one_image_counts_as_one_when_it_is_inverted(tiny):
     seen = []
-    modes.invert(tiny, "a", PICTURE, steps=2, callback=seen.append)
-    assert [(p.first, p.step, p.steps, p.pictures) for p in seen] == [(0, 0, 2, 1), (0, 1, 2, 1)]
+    modes.invert(tiny, "a", IMAGE, steps=2, callback=seen.append)
+    assert [(p.first, p.step, p.steps, p.count) for p in seen] == [(0, 0, 2, 1), (0, 1, 2, 1)]
 
 
 def test_a_preview_may_have_its_own_decoder(tiny):
-    seen, given = [], []
+    seen = []
+    given = []
     modes.txt2img(tiny, "a", callback=seen.append, **SMALL)
 
     def decode(latents, /, tile=None):
@@ -70,18 +75,19 @@ def test_a_preview_may_have_its_own_decoder(tiny):
     assert rough.size == (6, 4) and (given[0] == seen[0].x0).all()
 
 
-def test_a_finished_picture_has_its_index_and_its_latents(tiny):
+def test_a_finished_image_has_its_index_and_its_latents(tiny):
     prepared = modes.plan("txt2img", tiny.config, prompt="a", count=3, batch_size=2, **SMALL)
-    pictures = [e for e in prepared.prepare(tiny).draw() if isinstance(e, draw.Picture)]
+    images = [e for e in prepared.prepare(tiny).draw() if isinstance(e, draw.GeneratedImage)]
     want = prepared.run(tiny)
-    assert [p.index for p in pictures] == [0, 1, 2]
-    for picture in pictures:
-        assert (picture.latents == want.latents[picture.index]).all()
-        assert picture.image.tobytes() == want[picture.index].tobytes()
+    assert [p.index for p in images] == [0, 1, 2]
+    for image in images:
+        assert (image.latents == want.latents[image.index]).all()
+        assert image.image.tobytes() == want[image.index].tobytes()
 
 
 def test_tiles_reach_the_decoder_and_only_if_asked(model, monkeypatch):
-    sizes, decode = [], model.decode
+    sizes = []
+    decode = model.decode
     monkeypatch.setattr(model, "decode", lambda x, **more: sizes.append(more) or decode(x, **more))
     for tile in (None, 8):
         modes.txt2img(model, "a", tile=tile, **SMALL)
@@ -113,27 +119,32 @@ def test_the_record_of_a_run(tiny):
 
 @pytest.mark.parametrize(
     ("prompts", "negatives", "prompt", "negative", "count"),
-    [(["a"], "n", "a", "n", 2), (["a", "b"], "n", ["a", "a", "b", "b"], "n", 1),
-     (["a", "a"], ["n", "m"], ["a"] * 4, ["n", "n", "m", "m"], 1),
-     (["a", "a"], ["n", "n"], "a", "n", 4)],
-)  # fmt: skip
+    [
+        (["a"], "n", "a", "n", 2),
+        (["a", "b"], "n", ["a", "a", "b", "b"], "n", 1),
+        (["a", "a"], ["n", "m"], ["a"] * 4, ["n", "n", "m", "m"], 1),
+        (["a", "a"], ["n", "n"], "a", "n", 4),
+    ],
+)
 def test_what_is_alike_is_recorded_once(tiny, prompts, negatives, prompt, negative, count):
-    planned = modes.plan("txt2img", tiny.config, prompt=prompts, negative_prompt=negatives, count=2,
-                         seed=1)  # fmt: skip
+    planned = modes.plan(
+        "txt2img", tiny.config, prompt=prompts, negative_prompt=negatives, count=2, seed=1
+    )
     p = planned.params
     assert (p["prompt"], p["negative_prompt"], p["count"]) == (prompt, negative, count)
     assert p["seed"] == [1 + i for i in range(2 * len(prompts))]
 
 
 def test_what_changes_the_model_is_recorded_and_its_warnings_are_repeated(model):
-    model.modifications, model.warnings = {"ema": True}, ("odd file",)
+    model.modifications = {"ema": True}
+    model.warnings = ("odd file",)
     r = modes.txt2img(model, "a zebra zebra", cfg_scale=60.0, **SMALL)
     assert r.params["model"]["ema"] is True
     assert r.warnings[0] == "odd file" and "cfg_scale" in r.warnings[1]
     assert "zebra" in r.warnings[2] and len(r.warnings) == len({*r.warnings})
 
 
-def test_a_cancelled_run_has_the_pictures_so_far(tiny):
+def test_a_cancelled_run_has_the_images_so_far(tiny):
     flag = SimpleNamespace(set=False, is_set=lambda: flag.set)
     shown = []
 
@@ -163,7 +174,7 @@ def test_a_run_cancelled_in_its_last_step_is_complete(tiny):
 
 @pytest.mark.parametrize(
     ("values", "named"),
-    [({}, "prompt and image"), ({"image": PICTURE}, "prompt"), ({"prompt": "a"}, "image")],
+    [({}, "prompt and image"), ({"image": IMAGE}, "prompt"), ({"prompt": "a"}, "image")],
 )
 def test_what_is_missing_is_named(tiny, values, named):
     with pytest.raises(LdmrefError) as caught:
@@ -221,13 +232,13 @@ def test_files_without_metadata(one, tmp_path):
     assert not Image.open(bare).info and Image.open(bare).tobytes() == one[0].tobytes()
 
 
-def test_infotext_of_each_picture(three):
+def test_infotext_of_each_image(three):
     texts = [three.infotext(i) for i in range(3)]
     assert three.infotext() == texts[0] and [t[0] for t in texts] == ["a", "b", "c"]
     assert all(f"Seed: {5 + i}" in text for i, text in enumerate(texts))
 
 
-def test_pictures_of_unequal_height_stand_side_by_side():
+def test_images_of_unequal_height_stand_side_by_side():
     images = [Image.new("RGB", size, "red") for size in ((3, 5), (2, 7))]
     result = Result(images, np.zeros((2, 1)), [1, 2], {})
     sheet = Image.open(io.BytesIO(result._repr_png_()))
@@ -250,17 +261,18 @@ def test_estimates_grow_with_what_is_asked(model, monkeypatch):
     assert once.evaluations == 3 * 2 and once.seconds == once.flops / 1e6
     for scale in (0.0, 1.0):
         assert estimate(model, steps=3, cfg_scale=scale).evaluations == 3
-    twice, heun = estimate(model, steps=3, count=2), estimate(model, steps=3, sampler="heun")
+    twice = estimate(model, steps=3, count=2)
+    heun = estimate(model, steps=3, sampler="heun")
     assert (twice.evaluations, twice.flops) == (12, 2 * once.flops)
     assert heun.evaluations == 2 * once.evaluations and heun.flops < 2 * once.flops
     decoder = 2 * once.flops - heun.flops
     assert 0 < decoder < once.flops and twice.memory == once.memory
-    assert estimate(model, batch_size=4, steps=3).memory == once.memory  # of one picture
+    assert estimate(model, batch_size=4, steps=3).memory == once.memory  # of one image
     assert estimate(model, batch_size=4, count=2).memory > once.memory
-    inverted = estimate(model, "invert", image=PICTURE, steps=3, iterations=4)
+    inverted = estimate(model, "invert", image=IMAGE, steps=3, iterations=4)
     assert inverted.evaluations == 3 * 5
-    assert estimate(model, "img2img", image=PICTURE, steps=4, strength=0.5).evaluations == 2 * 2
-    assert estimate(model, "img2img", image=PICTURE, steps=4, strength=0.0).evaluations == 0
+    assert estimate(model, "img2img", image=IMAGE, steps=4, strength=0.5).evaluations == 2 * 2
+    assert estimate(model, "img2img", image=IMAGE, steps=4, strength=0.0).evaluations == 0
 
 
 def test_memory_is_that_of_a_batch_and_its_tiles(model, monkeypatch):
@@ -289,10 +301,14 @@ def test_the_limit_itself_is_allowed(model, monkeypatch):
 def test_words_of_libraries_that_run_out_of_memory():
     other = type("OutOfMemoryError", (Exception,), {})
     for error, meant in [
-        (MemoryError(), True), (other("x"), True), (RuntimeError("CUDA out of memory."), True),
-        (RuntimeError("can't allocate memory"), True), (RuntimeError("shapes"), False),
-        (ResourceError("out of memory", code="E-MEMORY"), False), (ValueError("memory"), False),
-    ]:  # fmt: skip
+        (MemoryError(), True),
+        (other("x"), True),
+        (RuntimeError("CUDA out of memory."), True),
+        (RuntimeError("can't allocate memory"), True),
+        (RuntimeError("shapes"), False),
+        (ResourceError("out of memory", code="E-MEMORY"), False),
+        (ValueError("memory"), False),
+    ]:
         assert cost.is_out_of_memory(error) is meant, error
 
 
@@ -332,12 +348,14 @@ def test_what_a_signature_declares():
         pass
 
     function.__annotations__ = {
-        "a": Annotated[int, Parameter("A.")], "b": Annotated[str | None, Parameter("B.")],
+        "a": Annotated[int, Parameter("A.")],
+        "b": Annotated[str | None, Parameter("B.")],
         "plain": int,
-    }  # fmt: skip
+    }
     got = declaration.parameters_of(function)
     assert list(got) == ["a", "b"]
-    a, b = got["a"], got["b"]
+    a = got["a"]
+    b = got["b"]
     assert (a.name, a.type, a.required, a.optional, a.default) == ("a", int, True, False, None)
     assert (b.name, b.type, b.required, b.optional, b.default) == ("b", str, False, True, "x")
     (c,) = declaration.keys_of(Keys).values()
@@ -363,7 +381,11 @@ def test_signatures_as_an_editor_shows_them(mode):
     assert text.startswith(MODES[mode].summary) and "\n" not in MODES[mode].summary
     body = text.partition("\nArgs:\n")[2].splitlines()
     assert [x.split(":")[0].strip() for x in body if x[:4] == "    " and x[4] != " "] == [
-        "model", *MODES[mode].parameters, "callback", "cancel"]  # fmt: skip
+        "model",
+        *MODES[mode].parameters,
+        "callback",
+        "cancel",
+    ]
     assert max(len(line) for line in body) <= 88
     assert {len(line) - len(line.lstrip()) for line in body} == {4, 8}
 
@@ -389,7 +411,8 @@ def test_types_of_the_schema():
 
 def rows_seen(model, **values):
     """The conditioning of every call of the U-Net."""
-    seen, unet = [], type(model).unet
+    seen = []
+    unet = type(model).unet
     watched = copy.copy(model)
     watched.unet = lambda x, t, c, **more: seen.append((x, c)) or unet(model, x, t, c, **more)
     modes.txt2img(watched, **{"prompt": "red heart", "seed": 1, "steps": 1} | values)

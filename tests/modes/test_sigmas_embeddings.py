@@ -8,32 +8,38 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.errors import UsageError
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.metadata import read_parameters
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.samplers import get_sampler, make_schedule
 
-PICTURE = Image.new("RGB", (16, 16), "teal")
+IMAGE = Image.new("RGB", (16, 16), "teal")
 
 
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "dpmpp_2m", "euler_a", "unipc"])
-def test_the_schedules_own_sigmas_draw_its_picture(tiny, sampler):
-    """And a list is recorded so that it draws the same picture again."""
+def test_the_schedules_own_sigmas_draw_its_image(tiny, sampler):
+    """And a list is recorded so that it draws the same image again."""
     by_name = modes.txt2img(tiny, "a", seed=1, steps=4, sampler=sampler, schedule="karras")
     sigmas = make_schedule(tiny.config.scheduler, get_sampler(sampler), "karras", 4).sigmas
     given = modes.txt2img(tiny, "a", seed=1, sampler=sampler, sigmas=sigmas)
     np.testing.assert_array_equal(given.latents, by_name.latents)
     assert given.params["sigmas"] == sigmas.tolist() and given.params["steps"] == 4
     assert "schedule" not in given.params and "Schedule type" not in given.infotext()
-    again = modes.txt2img(tiny, "a", seed=1, sampler=sampler, sigmas=given.params["sigmas"],
-                          steps=given.params["steps"])  # fmt: skip
+    again = modes.txt2img(
+        tiny,
+        "a",
+        seed=1,
+        sampler=sampler,
+        sigmas=given.params["sigmas"],
+        steps=given.params["steps"],
+    )
     np.testing.assert_array_equal(again.latents, by_name.latents)
 
 
 def test_sigmas_serve_img2img_and_invert(tiny):
     sigmas = [3.0, 2.0, 1.0, 0.5, 0.0]
-    r = modes.img2img(tiny, "a", PICTURE, strength=0.5, seed=1, sigmas=sigmas)
+    r = modes.img2img(tiny, "a", IMAGE, strength=0.5, seed=1, sigmas=sigmas)
     assert r.params["steps"] == 4 and np.isfinite(r.latents).all()
-    inversion = modes.invert(tiny, "a", PICTURE, sigmas=sigmas)
+    inversion = modes.invert(tiny, "a", IMAGE, sigmas=sigmas)
     again = modes.txt2img(tiny, "a", latents=inversion.latents, seed=0, **inversion.settings)
     assert again.params["sigmas"] == sigmas
 
@@ -41,8 +47,15 @@ def test_sigmas_serve_img2img_and_invert(tiny):
 def test_sigmas_that_end_above_zero_leave_noise(tiny):
     whole = modes.txt2img(tiny, "a", seed=1, sampler="ddim", eta=0.0, sigmas=[5.0, 1.0, 0.0])
     seen = []
-    modes.txt2img(tiny, "a", seed=1, sampler="ddim", eta=0.0, sigmas=[5.0, 1.0, 0.0],
-                  callback=lambda p: seen.append(p.latents))  # fmt: skip
+    modes.txt2img(
+        tiny,
+        "a",
+        seed=1,
+        sampler="ddim",
+        eta=0.0,
+        sigmas=[5.0, 1.0, 0.0],
+        callback=lambda p: seen.append(p.latents),
+    )
     stopped = modes.txt2img(tiny, "a", seed=1, sampler="ddim", eta=0.0, sigmas=[5.0, 1.0])
     scaled = np.float32(1.0 / np.hypot(1.0, 1.0))
     np.testing.assert_allclose(stopped.latents, seen[0] * scaled, rtol=1e-6)
@@ -51,10 +64,24 @@ def test_sigmas_that_end_above_zero_leave_noise(tiny):
 
 @pytest.mark.parametrize(
     "wrong",
-    [[1.0, 2.0], [1.0, 1.0], [1.0], [], [1.0, float("nan")], [float("inf"), 1.0], [1.0, -0.5],
-     [999, 500, 0], [2.0, 0.0, 0.0], [1e5, 0.0], 5, "5.0,1.0", [2.0, None], np.ones((2, 2)),
-     np.linspace(10.0, 0.0, 2000)],
-)  # fmt: skip
+    [
+        [1.0, 2.0],
+        [1.0, 1.0],
+        [1.0],
+        [],
+        [1.0, float("nan")],
+        [float("inf"), 1.0],
+        [1.0, -0.5],
+        [999, 500, 0],
+        [2.0, 0.0, 0.0],
+        [1e5, 0.0],
+        5,
+        "5.0,1.0",
+        [2.0, None],
+        np.ones((2, 2)),
+        np.linspace(10.0, 0.0, 2000),
+    ],
+)
 def test_wrong_sigmas_are_refused(tiny, wrong):
     with pytest.raises(UsageError) as caught:
         modes.plan("txt2img", tiny.config, prompt="a", sigmas=wrong)
@@ -73,10 +100,11 @@ def encoded(model, *prompts):
     return np.concatenate([model.backend.to_numpy(model.encode_text([p])) for p in prompts])
 
 
-def test_the_prompts_own_hidden_states_draw_its_picture(tiny):
+def test_the_prompts_own_hidden_states_draw_its_image(tiny):
     arguments = {"seed": 1, "steps": 3, "count": 2}
     want = modes.txt2img(tiny, ["red heart", "cat"], negative_prompt="blue", **arguments)
-    states, negative = encoded(tiny, "red heart", "cat"), encoded(tiny, "blue")
+    states = encoded(tiny, "red heart", "cat")
+    negative = encoded(tiny, "blue")
     for embeds in (
         {"prompt": None, "prompt_embeds": states, "negative_prompt": "blue"},
         {"prompt": None, "prompt_embeds": states, "negative_prompt_embeds": negative},
@@ -85,13 +113,14 @@ def test_the_prompts_own_hidden_states_draw_its_picture(tiny):
     ):
         got = modes.txt2img(tiny, **embeds, **arguments)
         np.testing.assert_array_equal(got.latents, want.latents)
-    assert len(got.params["negative_prompt_embeds"]) == 4  # digests, one per picture
+    assert len(got.params["negative_prompt_embeds"]) == 4  # digests, one per image
 
 
 def test_pooled_outputs_and_tensors_of_torch(two_encoders):
     torch = pytest.importorskip("torch")
     text = two_encoders.encode_prompts(["red heart"], 0, PromptOptions())
-    states, pooled = torch.from_numpy(text.states), torch.from_numpy(text.pooled)
+    states = torch.from_numpy(text.states)
+    pooled = torch.from_numpy(text.pooled)
     want = modes.txt2img(two_encoders, "red heart", seed=1, steps=2)
     embeds = {"prompt_embeds": states, "pooled_prompt_embeds": pooled}
     got = modes.txt2img(two_encoders, None, **embeds, seed=1, steps=2)
@@ -153,9 +182,10 @@ def test_a_prompt_that_would_be_truncated_is_refused_if_asked(tiny):
         modes.txt2img(tiny, **fits, seed=1, steps=1, strict_prompt=True)
 
 
-def test_pictures_record_how_many_tokens_were_left_out(tiny, tmp_path):
+def test_images_record_how_many_tokens_were_left_out(tiny, tmp_path):
     reads = tiny.config.text_encoder.max_position_embeddings - 2
-    long, longer = "red " * (reads + 3), "red " * (reads + 5)
+    long = "red " * (reads + 3)
+    longer = "red " * (reads + 5)
     common = {"seed": 1, "steps": 1}
     assert "truncated" not in modes.txt2img(tiny, "red", **common).params
     assert "truncated" not in modes.txt2img(tiny, long, long_prompts="chunk", **common).params

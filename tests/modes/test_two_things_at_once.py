@@ -36,7 +36,8 @@ def test_two_tokenizers_that_need_different_numbers_of_chunks(two_encoders):
         model.backend, model.config, dict(model.params), _Doubling(short), tokenizer_2=short
     )
     for first, second in ((pair.tokenizer, short), (short, pair.tokenizer)):
-        pair.tokenizer, pair.tokenizer_2 = first, second
+        pair.tokenizer = first
+        pair.tokenizer_2 = second
         words = " ".join(["red"] * 10)
         text = pair.encode_prompts([words], 0, PromptOptions("chunk"))
         assert text.tokens.counts == [2] and text.states.shape[1] == 2 * short.length
@@ -60,9 +61,16 @@ class _Doubling(PromptTokenizer):
 def test_embeddings_beside_a_prompt_in_chunks_are_refused(tiny):
     states = np.asarray(tiny.encode_text(["red"]))
     plan = ("txt2img", tiny.config)
-    assert refused(
-        modes.plan, *plan, prompt="red " * 40, negative_prompt_embeds=states, long_prompts="chunk"
-    ) == "E-PROMPT-EMBEDS"  # fmt: skip
+    assert (
+        refused(
+            modes.plan,
+            *plan,
+            prompt="red " * 40,
+            negative_prompt_embeds=states,
+            long_prompts="chunk",
+        )
+        == "E-PROMPT-EMBEDS"
+    )
     both = {"prompt_embeds": states, "negative_prompt_embeds": states}
     modes.plan(*plan, prompt=None, long_prompts="chunk", **both)
 
@@ -121,7 +129,8 @@ def test_the_denoiser_of_an_inpainting_model_repaints_everything():
 
 def test_layers_of_a_released_network_are_not_kept():
     """A preview under `max_memory` releases the U-Net, which comes back with other layers."""
-    context, layer = Context(np.ones((1, 2, 3))), Params(weight=np.ones(3))
+    context = Context(np.ones((1, 2, 3)))
+    layer = Params(weight=np.ones(3))
     calls = []
 
     def project(states):

@@ -21,8 +21,8 @@ from ldmref.modes.embeddings import embeddings
 from ldmref.samplers.schedule import sampling_sigmas
 
 TINY = preset("tiny")
-PICTURE = Image.new("RGB", (16, 16), "teal")
-INPUTS = {"image": PICTURE, "mask": Image.new("L", (16, 16), 255)}
+IMAGE = Image.new("RGB", (16, 16), "teal")
+INPUTS = {"image": IMAGE, "mask": Image.new("L", (16, 16), 255)}
 
 
 def request(mode="txt2img", config=TINY, **values):
@@ -53,10 +53,16 @@ def test_numbers_may_be_of_any_kind(kind):
 
 @pytest.mark.parametrize(
     ("seed", "count", "want"),
-    [(5, 3, (5, 6, 7)), ([5, 9, 5], 3, (5, 9, 5)), ((1, 0), 2, (1, 0)), (range(3), 3, (0, 1, 2)),
-     (2**64 - 1, 3, (2**64 - 1, 0, 1)), ([2**64 - 1], 1, (2**64 - 1,))],
-)  # fmt: skip
-def test_seeds_of_several_pictures(seed, count, want):
+    [
+        (5, 3, (5, 6, 7)),
+        ([5, 9, 5], 3, (5, 9, 5)),
+        ((1, 0), 2, (1, 0)),
+        (range(3), 3, (0, 1, 2)),
+        (2**64 - 1, 3, (2**64 - 1, 0, 1)),
+        ([2**64 - 1], 1, (2**64 - 1,)),
+    ],
+)
+def test_seeds_of_several_images(seed, count, want):
     assert request(seed=seed, count=count).seeds == want
 
 
@@ -71,9 +77,15 @@ def test_random_seeds_have_32_bits_and_differ(chance):
 
 @pytest.mark.parametrize(
     ("positions", "want"),
-    [(2, [0.0, 1.0]), (3, [0.0, 0.5, 1.0]), (np.int64(3), [0.0, 0.5, 1.0]), ([0.25], [0.25]),
-     (np.array([1.0, 0.0]), [1.0, 0.0]), ((0, 1), [0.0, 1.0])],
-)  # fmt: skip
+    [
+        (2, [0.0, 1.0]),
+        (3, [0.0, 0.5, 1.0]),
+        (np.int64(3), [0.0, 0.5, 1.0]),
+        ([0.25], [0.25]),
+        (np.array([1.0, 0.0]), [1.0, 0.0]),
+        ((0, 1), [0.0, 1.0]),
+    ],
+)
 def test_positions_are_evenly_spaced_or_a_list(positions, want):
     assert validation.positions("positions", positions) == want
 
@@ -86,7 +98,7 @@ def test_wrong_positions(wrong):
     assert code_of(validation.positions, "positions", wrong) == "E-POSITIONS"
 
 
-def test_as_many_positions_as_pictures():
+def test_as_many_positions_as_images():
     assert len(validation.positions("positions", [0.5] * 10_000)) == 10_000
     assert len(validation.positions("positions", 10_000)) == 10_000
     assert len(modes.plan("interpolate", TINY, prompt="a", prompt_b="b").request.seeds) == 8
@@ -97,13 +109,23 @@ TABLE = sampling_sigmas(TINY.scheduler)
 
 @pytest.mark.parametrize(
     ("sigmas", "code"),
-    [([1.0, 0.0], ""), ((1.0, 0.5), ""), ([14, 7.5, 0], ""), (np.array([2.0, 1.0]), ""),
-     ([14, 7, 0], "E-SIGMAS"), ([1.0, 1.0], "E-SIGMAS"), ([1.0], "E-SIGMAS"),
-     (np.array([[2.0, 1.0]]), "E-SIGMAS"), (np.linspace(9, 0, 1001), ""),
-     (np.linspace(9, 0, 1002), "E-SIGMAS"), ([TABLE[-1] * 1.01, 0.0], ""),
-     ([TABLE[-1] * 1.011, 0.0], "E-SIGMAS"), (["1.0", "0.0"], "E-SIGMAS"),
-     ({2.0, 1.0}, "E-SIGMAS")],
-)  # fmt: skip
+    [
+        ([1.0, 0.0], ""),
+        ((1.0, 0.5), ""),
+        ([14, 7.5, 0], ""),
+        (np.array([2.0, 1.0]), ""),
+        ([14, 7, 0], "E-SIGMAS"),
+        ([1.0, 1.0], "E-SIGMAS"),
+        ([1.0], "E-SIGMAS"),
+        (np.array([[2.0, 1.0]]), "E-SIGMAS"),
+        (np.linspace(9, 0, 1001), ""),
+        (np.linspace(9, 0, 1002), "E-SIGMAS"),
+        ([TABLE[-1] * 1.01, 0.0], ""),
+        ([TABLE[-1] * 1.011, 0.0], "E-SIGMAS"),
+        (["1.0", "0.0"], "E-SIGMAS"),
+        ({2.0, 1.0}, "E-SIGMAS"),
+    ],
+)
 def test_sigmas_that_the_model_can_take(sigmas, code):
     assert code_of(request, sigmas=sigmas) == code
     if not code:
@@ -118,19 +140,32 @@ def test_sigmas_of_any_model_have_an_end(largest, code):
 
 @pytest.mark.parametrize(
     ("beside", "code"),
-    [({"steps": 2}, ""), ({"steps": 1}, "E-SIGMAS"), ({"steps": 3}, "E-SIGMAS"),
-     ({"schedule": "karras"}, "E-SIGMAS"), ({"steps": 2, "schedule": "karras"}, "E-SIGMAS")],
-)  # fmt: skip
+    [
+        ({"steps": 2}, ""),
+        ({"steps": 1}, "E-SIGMAS"),
+        ({"steps": 3}, "E-SIGMAS"),
+        ({"schedule": "karras"}, "E-SIGMAS"),
+        ({"steps": 2, "schedule": "karras"}, "E-SIGMAS"),
+    ],
+)
 def test_steps_beside_sigmas_must_agree(beside, code):
     assert code_of(request, sigmas=[2.0, 1.0, 0.0], **beside) == code
 
 
 @pytest.mark.parametrize(
     ("resample", "code"),
-    [([2, 3], ""), ((4, 1), ""), ((5, 1), "E-RESAMPLE-JUMP-LENGTH"), (b"12", "E-RESAMPLE"),
-     ("12", "E-RESAMPLE"), ((2,), "E-RESAMPLE"), ((2, 2.0), "E-RESAMPLE-TIMES"),
-     ((True, 2), "E-RESAMPLE-JUMP-LENGTH"), ({2, 3}, "E-RESAMPLE")],
-)  # fmt: skip
+    [
+        ([2, 3], ""),
+        ((4, 1), ""),
+        ((5, 1), "E-RESAMPLE-JUMP-LENGTH"),
+        (b"12", "E-RESAMPLE"),
+        ("12", "E-RESAMPLE"),
+        ((2,), "E-RESAMPLE"),
+        ((2, 2.0), "E-RESAMPLE-TIMES"),
+        ((True, 2), "E-RESAMPLE-JUMP-LENGTH"),
+        ({2, 3}, "E-RESAMPLE"),
+    ],
+)
 def test_jumps_of_repaint(resample, code):
     assert code_of(request, "inpaint", resample=resample, steps=4) == code
     if not code:
@@ -151,11 +186,17 @@ def test_noise_may_be_any_array_of_real_numbers():
 
 @pytest.mark.parametrize(
     ("array", "kept"),
-    [(np.ones((1, 16, 32)), np.float64), (np.ones((1, 32), np.float16), np.float32),
-     (np.ones((1, 16, 32), np.float32), np.float32), (np.ones((1, 16, 32), int), None),
-     (np.ones(32), None), (np.ones((1, 1, 16, 32)), None), (np.ones((0, 16, 32)), None),
-     (np.array([[1.0, np.nan]]), None)],
-)  # fmt: skip
+    [
+        (np.ones((1, 16, 32)), np.float64),
+        (np.ones((1, 32), np.float16), np.float32),
+        (np.ones((1, 16, 32), np.float32), np.float32),
+        (np.ones((1, 16, 32), int), None),
+        (np.ones(32), None),
+        (np.ones((1, 1, 16, 32)), None),
+        (np.ones((0, 16, 32)), None),
+        (np.array([[1.0, np.nan]]), None),
+    ],
+)
 def test_hidden_states_keep_their_precision_and_are_copied(array, kept):
     if kept is None:
         assert code_of(embeddings, "prompt_embeds", array) == "E-PROMPT-EMBEDS"
@@ -168,20 +209,27 @@ def test_hidden_states_keep_their_precision_and_are_copied(array, kept):
 def test_lists_of_prompts_may_be_tuples_and_names_are_not_guessed():
     assert request(prompt=("a", "b")).prompts == ("a", "b")
     for values, code in (
-        ({"prompt": {"a"}}, "E-PROMPT"), ({"rng": "Philox"}, "E-RNG"), ({"rng": None}, "E-RNG"),
-        ({"strict_prompt": 1}, "E-STRICT-PROMPT"), ({"long_prompts": ["chunk"]}, "E-LONG-PROMPTS"),
-        ({"schedule": 1}, "E-SAMPLER"), ({"negative_prompt": "a" * 5000}, "E-PROMPT-LENGTH"),
-    ):  # fmt: skip
+        ({"prompt": {"a"}}, "E-PROMPT"),
+        ({"rng": "Philox"}, "E-RNG"),
+        ({"rng": None}, "E-RNG"),
+        ({"strict_prompt": 1}, "E-STRICT-PROMPT"),
+        ({"long_prompts": ["chunk"]}, "E-LONG-PROMPTS"),
+        ({"schedule": 1}, "E-SAMPLER"),
+        ({"negative_prompt": "a" * 5000}, "E-PROMPT-LENGTH"),
+    ):
         assert code_of(request, **values) == code, values
     assert code_of(validation.text, "prompt", ["a"]) == "E-PROMPT"
 
 
 @pytest.mark.parametrize(
     ("sampler", "schedule", "want"),
-    [("euler", None, ("euler", "leading")), ("Euler", "KARRAS", ("euler", "karras")),
-     (" DPM++ 2M Karras ", None, ("dpmpp_2m", "karras")),
-     ("euler karras", "Karras", ("euler", "karras"))],
-)  # fmt: skip
+    [
+        ("euler", None, ("euler", "leading")),
+        ("Euler", "KARRAS", ("euler", "karras")),
+        (" DPM++ 2M Karras ", None, ("dpmpp_2m", "karras")),
+        ("euler karras", "Karras", ("euler", "karras")),
+    ],
+)
 def test_names_of_samplers_and_schedules(sampler, schedule, want):
     r = request(sampler=sampler, schedule=schedule)
     assert (r.sampler.name, r.schedule) == want
@@ -216,28 +264,43 @@ def test_zero_is_a_value_and_not_the_default():
 
 
 def test_invert_is_ddim_without_guidance_unless_asked():
-    plan = modes.plan("invert", TINY, prompt="a", negative_prompt="b", image=PICTURE, steps=3,
-                      clip_skip=1)  # fmt: skip
+    plan = modes.plan(
+        "invert", TINY, prompt="a", negative_prompt="b", image=IMAGE, steps=3, clip_skip=1
+    )
     assert plan.request.cfg_scale == 1.0 and plan.request.sampler.name == "ddim"
     assert plan.settings == {
-        "steps": 3, "cfg_scale": 1.0, "schedule": plan.request.schedule, "sigmas": None,
-        "width": 16, "height": 16, "clip_skip": 1, "negative_prompt": ["b"], "sampler": "ddim",
-        "long_prompts": "truncate", "prompt_weights": "none", "eta": 0.0,
-    }  # fmt: skip
-    wide = modes.plan("invert", TINY, prompt="a", image=PICTURE, width=32, cfg_scale=0.0)
+        "steps": 3,
+        "cfg_scale": 1.0,
+        "schedule": plan.request.schedule,
+        "sigmas": None,
+        "width": 16,
+        "height": 16,
+        "clip_skip": 1,
+        "negative_prompt": ["b"],
+        "sampler": "ddim",
+        "long_prompts": "truncate",
+        "prompt_weights": "none",
+        "eta": 0.0,
+    }
+    wide = modes.plan("invert", TINY, prompt="a", image=IMAGE, width=32, cfg_scale=0.0)
     assert (wide.settings["width"], wide.settings["height"]) == (32, 16)
     assert wide.settings["cfg_scale"] == 0.0
 
 
 @pytest.mark.parametrize(
     ("mode", "model", "named"),
-    [("superres", "tiny", "txt2img"), ("seg2img", "tiny", "txt2img"),
-     ("txt2img", "ldm-superres", "superres"), ("seg2img", "ldm-superres", "superres"),
-     ("img2img", "ldm-semantic", "seg2img"), ("superres", "ldm-semantic", "seg2img")],
-)  # fmt: skip
+    [
+        ("superres", "tiny", "txt2img"),
+        ("seg2img", "tiny", "txt2img"),
+        ("txt2img", "ldm-superres", "superres"),
+        ("seg2img", "ldm-superres", "superres"),
+        ("img2img", "ldm-semantic", "seg2img"),
+        ("superres", "ldm-semantic", "seg2img"),
+    ],
+)
 def test_a_mode_that_the_model_has_not_is_refused_with_one_that_it_has(mode, model, named):
-    inputs = {"superres": {"image": PICTURE}, "seg2img": {"segmentation": np.zeros((16, 16), int)}}
-    values = inputs.get(mode, {"prompt": "a", "image": PICTURE})
+    inputs = {"superres": {"image": IMAGE}, "seg2img": {"segmentation": np.zeros((16, 16), int)}}
+    values = inputs.get(mode, {"prompt": "a", "image": IMAGE})
     values = {"prompt": "a"} if mode == "txt2img" else values
     with pytest.raises(UsageError) as caught:
         modes.plan(mode, preset(model), **values)
@@ -248,13 +311,16 @@ def test_a_mode_that_the_model_has_not_is_refused_with_one_that_it_has(mode, mod
 
 @pytest.mark.parametrize(
     ("model", "values", "code"),
-    [("ldm-unconditional", {"prompt": "", "cfg_scale": 2.0}, "E-CFG-SCALE"),
-     ("ldm-unconditional", {"prompt": "", "cfg_scale": 1.0}, ""),
-     ("ldm-imagenet", {"prompt": "7", "cfg_scale": 2.0}, ""),
-     ("ldm-imagenet", {"prompt": "7", "negative_prompt": "cat"}, "E-CLASS"),
-     ("emoji", {"long_prompts": "chunk"}, "E-LONG-PROMPTS"),
-     ("emoji", {"long_prompts": "truncate"}, ""), ("sd15", {"long_prompts": "chunk"}, "")],
-)  # fmt: skip
+    [
+        ("ldm-unconditional", {"prompt": "", "cfg_scale": 2.0}, "E-CFG-SCALE"),
+        ("ldm-unconditional", {"prompt": "", "cfg_scale": 1.0}, ""),
+        ("ldm-imagenet", {"prompt": "7", "cfg_scale": 2.0}, ""),
+        ("ldm-imagenet", {"prompt": "7", "negative_prompt": "cat"}, "E-CLASS"),
+        ("emoji", {"long_prompts": "chunk"}, "E-LONG-PROMPTS"),
+        ("emoji", {"long_prompts": "truncate"}, ""),
+        ("sd15", {"long_prompts": "chunk"}, ""),
+    ],
+)
 def test_what_the_text_encoder_can_follow(model, values, code):
     assert code_of(request, config=preset(model), **values) == code
 
@@ -296,13 +362,13 @@ def test_what_has_no_effect_is_not_recorded():
     inputs = {"prompt": "a", "seed": 1} | INPUTS
     assert "padding" not in modes.plan("inpaint", TINY, **inputs).params
     assert modes.plan("inpaint", TINY, **inputs, only_masked=True).params["padding"] == 32
-    picture = {"prompt": "a", "image": PICTURE}
-    first, second = (modes.plan("invert", TINY, **picture).params for _ in range(2))
+    image = {"prompt": "a", "image": IMAGE}
+    first, second = (modes.plan("invert", TINY, **image).params for _ in range(2))
     assert first == second  # no random seed
 
 
 @pytest.mark.parametrize("mode", ["img2img", "invert"])
-def test_how_a_picture_was_resized_is_recorded(mode):
+def test_how_an_image_was_resized_is_recorded(mode):
     odd = {"prompt": "a", "image": Image.new("RGB", (33, 21))}
     params = modes.plan(mode, TINY, **odd).params
     assert (params["resize"], params["width"], params["height"]) == ("stretch", 32, 20)
@@ -315,26 +381,32 @@ def test_how_a_picture_was_resized_is_recorded(mode):
 
 @pytest.mark.parametrize(
     ("parse", "text", "want"),
-    [(notation.parse_seeds, "7", 7), (notation.parse_seeds, "-1", -1),
-     (notation.parse_seeds, "1,2", [1, 2]), (notation.parse_seeds, "3,-1,5", [3, -1, 5]),
-     (notation.parse_seeds, "9" * 40, int("9" * 40)),
-     (notation.parse_jumps, "10,3", (10, 3)),
-     (notation.parse_jumps, "1" * 9 + ",1", (111111111, 1)),
-     (notation.parse_positions, "0,0.5, 1", [0.0, 0.5, 1.0]),
-     (notation.parse_positions, "1", [1.0]),
-     (notation.parse_sigmas, "14.6,7,0", [14.6, 7.0, 0.0])],
-)  # fmt: skip
+    [
+        (notation.parse_seeds, "7", 7),
+        (notation.parse_seeds, "-1", -1),
+        (notation.parse_seeds, "1,2", [1, 2]),
+        (notation.parse_seeds, "3,-1,5", [3, -1, 5]),
+        (notation.parse_seeds, "9" * 40, int("9" * 40)),
+        (notation.parse_jumps, "10,3", (10, 3)),
+        (notation.parse_jumps, "1" * 9 + ",1", (111111111, 1)),
+        (notation.parse_positions, "0,0.5, 1", [0.0, 0.5, 1.0]),
+        (notation.parse_positions, "1", [1.0]),
+        (notation.parse_sigmas, "14.6,7,0", [14.6, 7.0, 0.0]),
+    ],
+)
 def test_values_as_text(parse, text, want):
     assert parse(text) == want
 
 
 @pytest.mark.parametrize(
     ("parse", "wrong", "code"),
-    [(notation.parse_seeds, ("", "1.5", "a", "1,", ",1", "--1", "1 2", "9" * 41), "E-SEED"),
-     (notation.parse_jumps, ("", "10", "1,2,3", "-1,2", "1,", "1" * 10 + ",1"), "E-RESAMPLE"),
-     (notation.parse_positions, ("", "a", "0,,1"), "E-POSITIONS"),
-     (notation.parse_sigmas, ("", "a", "1;0"), "E-SIGMAS")],
-)  # fmt: skip
+    [
+        (notation.parse_seeds, ("", "1.5", "a", "1,", ",1", "--1", "1 2", "9" * 41), "E-SEED"),
+        (notation.parse_jumps, ("", "10", "1,2,3", "-1,2", "1,", "1" * 10 + ",1"), "E-RESAMPLE"),
+        (notation.parse_positions, ("", "a", "0,,1"), "E-POSITIONS"),
+        (notation.parse_sigmas, ("", "a", "1;0"), "E-SIGMAS"),
+    ],
+)
 def test_text_that_is_no_value(parse, wrong, code):
     for text in wrong:
         assert code_of(parse, text) == code, text
@@ -342,10 +414,12 @@ def test_text_that_is_no_value(parse, wrong, code):
 
 @pytest.mark.parametrize(
     ("text", "want"),
-    [("canny:edges.png", ("canny", "edges.png", 1.0, 0.0, 1.0)),
-     ("canny:edges.png:0.8", ("canny", "edges.png", 0.8, 0.0, 1.0)),
-     ("canny:edges.png:-1:0.25-0.5", ("canny", "edges.png", -1.0, 0.25, 0.5))],
-)  # fmt: skip
+    [
+        ("canny:edges.png", ("canny", "edges.png", 1.0, 0.0, 1.0)),
+        ("canny:edges.png:0.8", ("canny", "edges.png", 0.8, 0.0, 1.0)),
+        ("canny:edges.png:-1:0.25-0.5", ("canny", "edges.png", -1.0, 0.25, 0.5)),
+    ],
+)
 def test_controls_as_text(text, want):
     got = control.parse_control(text)
     assert (got.net, got.image, got.weight, got.start, got.end) == want
@@ -360,13 +434,22 @@ def test_text_that_is_no_control(wrong):
 
 @pytest.mark.parametrize(
     ("values", "code"),
-    [({}, ""), ({"weight": -10}, ""), ({"weight": 10}, ""), ({"weight": -10.1}, "E-CONTROL-WEIGHT"),
-     ({"start": 0, "end": 1}, ""), ({"start": 0.99}, ""), ({"end": 0.01}, ""),
-     ({"start": 1.0}, "E-CONTROL-START"), ({"start": 1.5, "end": 2}, "E-CONTROL-START"),
-     ({"end": 1.01}, "E-CONTROL-END"), ({"start": 0.5, "end": 0.4}, "E-CONTROL-START")],
-)  # fmt: skip
+    [
+        ({}, ""),
+        ({"weight": -10}, ""),
+        ({"weight": 10}, ""),
+        ({"weight": -10.1}, "E-CONTROL-WEIGHT"),
+        ({"start": 0, "end": 1}, ""),
+        ({"start": 0.99}, ""),
+        ({"end": 0.01}, ""),
+        ({"start": 1.0}, "E-CONTROL-START"),
+        ({"start": 1.5, "end": 2}, "E-CONTROL-START"),
+        ({"end": 1.01}, "E-CONTROL-END"),
+        ({"start": 0.5, "end": 0.4}, "E-CONTROL-START"),
+    ],
+)
 def test_numbers_of_a_control(values, code):
-    one = Control("net", PICTURE, **values)
+    one = Control("net", IMAGE, **values)
     assert code_of(control.check_controls, "control", [one] * 16) == code
     if not code:
         (got,) = control.check_controls("control", (one,))
@@ -376,7 +459,7 @@ def test_numbers_of_a_control(values, code):
 
 
 def test_more_controls_than_anybody_needs_are_refused():
-    one = Control("net", PICTURE)
+    one = Control("net", IMAGE)
     for wrong in ([one] * 17, [one, "net"], {"net": one}, "net"):
         assert code_of(control.check_controls, "control", wrong) == "E-CONTROL"
 
@@ -397,8 +480,16 @@ def test_noise_in_a_file(tmp_path):
     np.savez(tmp_path / "several.npz", noise)
     (tmp_path / "text.npy").write_text("noise")
     (tmp_path / "folder.npy").mkdir()
-    for name in ("nan.npy", "large.npy", "whole.npy", "objects.npy", "several.npz", "text.npy",
-                 "folder.npy", "missing.npy"):  # fmt: skip
+    for name in (
+        "nan.npy",
+        "large.npy",
+        "whole.npy",
+        "objects.npy",
+        "several.npz",
+        "text.npy",
+        "folder.npy",
+        "missing.npy",
+    ):
         with pytest.raises(InputError) as caught, warnings.catch_warnings(action="error"):
             notation.read_noise(str(tmp_path / name))
         assert caught.value.code == "E-LATENTS", name

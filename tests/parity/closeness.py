@@ -4,6 +4,7 @@ import numpy as np
 
 
 def close(got, want, ops, bound=1e-10):
-    want, got = want.detach().numpy(), ops.to_numpy(got)
+    want = want.detach().numpy()
+    got = ops.to_numpy(got)
     assert got.shape == want.shape
     assert np.abs(got - want).max() <= bound * np.abs(want).max()

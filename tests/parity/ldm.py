@@ -22,33 +22,57 @@ from ldmref.models.params import unflatten
 from ldmref.models.validate import check_config
 
 VQ = dict(
-    block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, latent_channels=3,
+    block_out_channels=[8, 16],
+    layers_per_block=1,
+    norm_num_groups=4,
+    latent_channels=3,
     down_block_types=["DownEncoderBlock2D", "AttnDownEncoderBlock2D"],
-    up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"], num_vq_embeddings=32,
+    up_block_types=["AttnUpDecoderBlock2D", "UpDecoderBlock2D"],
+    num_vq_embeddings=32,
     scaling_factor=1.0,
-)  # fmt: skip
+)
 UNET = dict(
-    sample_size=8, in_channels=3, out_channels=3, block_out_channels=[16, 32], layers_per_block=1,
+    sample_size=8,
+    in_channels=3,
+    out_channels=3,
+    block_out_channels=[16, 32],
+    layers_per_block=1,
     down_block_types=["DownBlock2D", "AttnDownBlock2D"],
-    up_block_types=["AttnUpBlock2D", "UpBlock2D"], attention_head_dim=8, norm_num_groups=8,
-)  # fmt: skip
+    up_block_types=["AttnUpBlock2D", "UpBlock2D"],
+    attention_head_dim=8,
+    norm_num_groups=8,
+)
 CHURCHES = dict(
     block_out_channels=[16, 16, 32],
     down_block_types=["ResnetDownsampleBlock2D", "AttnDownBlock2D", "DownBlock2D"],
     up_block_types=["ResnetUpsampleBlock2D", "AttnUpBlock2D", "UpBlock2D"],
-    downsample_type="resnet", upsample_type="resnet", resnet_time_scale_shift="scale_shift",
+    downsample_type="resnet",
+    upsample_type="resnet",
+    resnet_time_scale_shift="scale_shift",
     attn_norm_num_groups=8,
-)  # fmt: skip
+)
 CROSS = dict(
-    sample_size=8, in_channels=3, out_channels=3, block_out_channels=[16, 32], layers_per_block=1,
-    norm_num_groups=8, down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
-    up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"], cross_attention_dim=24,
+    sample_size=8,
+    in_channels=3,
+    out_channels=3,
+    block_out_channels=[16, 32],
+    layers_per_block=1,
+    norm_num_groups=8,
+    down_block_types=["CrossAttnDownBlock2D", "DownBlock2D"],
+    up_block_types=["UpBlock2D", "CrossAttnUpBlock2D"],
+    cross_attention_dim=24,
     attention_head_dim=2,
-)  # fmt: skip
+)
 BERT = dict(
-    vocab_size=30, d_model=24, encoder_layers=2, encoder_attention_heads=2, head_dim=8,
-    encoder_ffn_dim=48, max_position_embeddings=77, attn_implementation="eager",
-)  # fmt: skip
+    vocab_size=30,
+    d_model=24,
+    encoder_layers=2,
+    encoder_attention_heads=2,
+    head_dim=8,
+    encoder_ffn_dim=48,
+    max_position_embeddings=77,
+    attn_implementation="eager",
+)
 WORDS = [
     "[PAD]",
     "[UNK]",
@@ -65,17 +89,26 @@ WORDS = [
 ]
 NONE = TextConfig(model_type="none", num_hidden_layers=1)
 CLASSES = TextConfig(
-    model_type="class", vocab_size=6, hidden_size=24, num_hidden_layers=1, num_attention_heads=1,
+    model_type="class",
+    vocab_size=6,
+    hidden_size=24,
+    num_hidden_layers=1,
+    num_attention_heads=1,
     max_position_embeddings=1,
-)  # fmt: skip
+)
 KINDS = ("unconditional", "churches", "superres", "text2img")
 
 
 def scheduler(**changes):
     return diffusers.DDIMScheduler(
-        beta_schedule="scaled_linear", beta_start=0.0015, beta_end=0.0195, clip_sample=False,
-        set_alpha_to_one=False, steps_offset=1, **changes,
-    )  # fmt: skip
+        beta_schedule="scaled_linear",
+        beta_start=0.0015,
+        beta_end=0.0195,
+        clip_sample=False,
+        set_alpha_to_one=False,
+        steps_offset=1,
+        **changes,
+    )
 
 
 def bert_tokenizer():
@@ -84,7 +117,7 @@ def bert_tokenizer():
 
 
 def heed(unet):
-    """Make a random U-Net's pictures depend on what it is told."""
+    """Make a random U-Net's images depend on what it is told."""
     with torch.no_grad():
         for name, parameter in unet.named_parameters():
             if "attn2.to_v" in name or "attn2.to_out" in name:
@@ -107,9 +140,12 @@ def pipeline(kind):
         with torch.no_grad():
             bert.model.embed_tokens.weight.normal_()
         made = diffusers.LDMTextToImagePipeline(
-            vqvae=vq, bert=bert, tokenizer=bert_tokenizer(),
-            unet=heed(diffusers.UNet2DConditionModel(**CROSS)), scheduler=scheduler(),
-        )  # fmt: skip
+            vqvae=vq,
+            bert=bert,
+            tokenizer=bert_tokenizer(),
+            unet=heed(diffusers.UNet2DConditionModel(**CROSS)),
+            scheduler=scheduler(),
+        )
     else:
         changes = {"churches": CHURCHES, "superres": {"in_channels": 6}}.get(kind, {})
         unet = diffusers.UNet2DModel(**UNET | changes)
@@ -156,7 +192,7 @@ class Parts:
 
     @torch.no_grad()
     def draw(self, noise, predict, steps=5):
-        """diffusers' DDIM over `predict(x, t)`: the last latents, and the picture in [0, 255]."""
+        """diffusers' DDIM over `predict(x, t)`: the last latents, and the image in [0, 255]."""
         self.scheduler.set_timesteps(steps)
         x = torch.tensor(noise)
         for t in self.scheduler.timesteps:

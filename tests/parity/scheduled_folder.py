@@ -15,13 +15,22 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
 SD = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, steps_offset=1)
-V, MIN = {"prediction_type": "v_prediction"}, {"final_sigmas_type": "sigma_min"}
-DPM, UNIPC, PNDM = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler", "PNDMScheduler"
-DEIS, SINGLE = "DEISMultistepScheduler", "DPMSolverSinglestepScheduler"
-KDPM2, KDPM2_A = "KDPM2DiscreteScheduler", "KDPM2AncestralDiscreteScheduler"
-DDIM, DDPM, LMS = "DDIMScheduler", "DDPMScheduler", "LMSDiscreteScheduler"
-SDE, SKIP = {"algorithm_type": "sde-dpmsolver++"}, {"skip_prk_steps": True}
-LINSPACE, TRAILING = {"timestep_spacing": "linspace"}, {"timestep_spacing": "trailing"}
+V = {"prediction_type": "v_prediction"}
+MIN = {"final_sigmas_type": "sigma_min"}
+DPM = "DPMSolverMultistepScheduler"
+UNIPC = "UniPCMultistepScheduler"
+PNDM = "PNDMScheduler"
+DEIS = "DEISMultistepScheduler"
+SINGLE = "DPMSolverSinglestepScheduler"
+KDPM2 = "KDPM2DiscreteScheduler"
+KDPM2_A = "KDPM2AncestralDiscreteScheduler"
+DDIM = "DDIMScheduler"
+DDPM = "DDPMScheduler"
+LMS = "LMSDiscreteScheduler"
+SDE = {"algorithm_type": "sde-dpmsolver++"}
+SKIP = {"skip_prk_steps": True}
+LINSPACE = {"timestep_spacing": "linspace"}
+TRAILING = {"timestep_spacing": "trailing"}
 CLOSE = 2e-4  # of the largest latent
 
 

@@ -69,7 +69,8 @@ def test_every_class_that_a_folder_may_name_is_tested():
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_a_schedulers_missing_fields_have_its_defaults(kind):
-    read, full = read_scheduler(kind), defaults_of(getattr(diffusers, kind))
+    read = read_scheduler(kind)
+    full = defaults_of(getattr(diffusers, kind))
     full |= NEEDED.get(kind, {})
     want = read(full)
     assert read({}) == want
@@ -100,7 +101,8 @@ WITHOUT_EFFECT = {
 
 @pytest.mark.parametrize("kind", SCHEDULERS)
 def test_no_field_of_a_scheduler_is_ignored(kind):
-    read, full = read_scheduler(kind), defaults_of(getattr(diffusers, kind))
+    read = read_scheduler(kind)
+    full = defaults_of(getattr(diffusers, kind))
     full |= NEEDED.get(kind, {})
     for name, value in full.items():
         if name in WITHOUT_EFFECT:
@@ -152,8 +154,11 @@ def test_the_type_of_another_classs_solver_is_replaced_as_there(kind, solver_typ
 
 @pytest.mark.parametrize("kind", ["EulerDiscreteScheduler", DPM, UNIPC])
 def test_the_spacing_of_a_scheduler(kind):
-    flags = {"use_karras_sigmas": "karras", "use_exponential_sigmas": "exponential",
-             "use_beta_sigmas": "beta_sigma"}  # fmt: skip
+    flags = {
+        "use_karras_sigmas": "karras",
+        "use_exponential_sigmas": "exponential",
+        "use_beta_sigmas": "beta_sigma",
+    }
     flags |= {"use_lu_lambdas": "exponential"} if kind == DPM else {}
     for spacing in ("leading", "linspace", "trailing"):
         plain = read_scheduler(kind)({"timestep_spacing": spacing})
@@ -196,7 +201,8 @@ def network_defaults(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_a_networks_missing_fields_have_its_defaults(name):
-    read, full = NETWORKS[name], network_defaults(name)
+    read = NETWORKS[name]
+    full = network_defaults(name)
     want = read(full)
     assert read({"_class_name": name}) == want
     for field in full.keys() - {"_class_name"}:
@@ -205,7 +211,8 @@ def test_a_networks_missing_fields_have_its_defaults(name):
 
 @pytest.mark.parametrize("name", NETWORKS)
 def test_no_field_of_a_network_is_ignored(name):
-    read, full = NETWORKS[name], network_defaults(name)
+    read = NETWORKS[name]
+    full = network_defaults(name)
     for field, value in full.items():
         if field not in NEUTRAL[name] | {"_class_name"}:
             assert read_or_refused(read, full | {field: another(value)}) != read(full), field
@@ -214,7 +221,8 @@ def test_no_field_of_a_network_is_ignored(name):
 def test_text_encoders():
     full = transformers.CLIPTextConfig().to_dict()
     assert text_config({}) == text_config(full)
-    one, two = text_config(full), text_config(full, xl=True)
+    one = text_config(full)
+    two = text_config(full, xl=True)
     assert (one.skipped_layers, one.final_norm) == (0, True)
     assert (two.skipped_layers, two.final_norm) == (1, False)  # the penultimate layer
     projected = text_config(full, class_name="CLIPTextModelWithProjection")

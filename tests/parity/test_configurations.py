@@ -36,14 +36,17 @@ def test_defaults_are_those_of_the_classes():
     text = transformers.CLIPTextConfig()
     tables = (
         (diffusers_config.UNET_DEFAULTS, defaults(diffusers.UNet2DConditionModel)),
-        (diffusers_config.UNET_DEFAULTS, defaults(diffusers.ControlNetModel) | {
-            "out_channels": 4, "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3}),
+        (
+            diffusers_config.UNET_DEFAULTS,
+            defaults(diffusers.ControlNetModel)
+            | {"out_channels": 4, "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3},
+        ),
         (diffusers_config.VAE_DEFAULTS, defaults(diffusers.AutoencoderKL)),
         (diffusers_config.VAE_DEFAULTS | {"latent_channels": 3}, defaults(diffusers.VQModel)),
         (diffusers_config.TEXT_DEFAULTS, vars(text)),
         (diffusers_ldm.UNET2D_DEFAULTS, defaults(diffusers.UNet2DModel)),
         (diffusers_ldm.BERT_DEFAULTS, defaults(LDMBertConfig)),
-    )  # fmt: skip
+    )
     for ours, theirs in tables:
         assert ours == {name: theirs[name] for name in ours}
 
@@ -77,13 +80,17 @@ def test_a_field_left_out_has_the_default(folder, family, tmp_path, file, field)
 @sd1
 @pytest.mark.parametrize(
     ("file", "field", "value"),
-    [(f"{part}/config.json", field, value)
-     for part, fields in {
-         "unet": ("block_out_channels", "cross_attention_dim", "down_block_types"),
-         "vae": ("block_out_channels", "down_block_types"),
-         "text_encoder": ("hidden_size", "vocab_size", "num_attention_heads"),
-     }.items() for field in fields for value in (None, "x", [[]], 0, {})],
-)  # fmt: skip
+    [
+        (f"{part}/config.json", field, value)
+        for part, fields in {
+            "unet": ("block_out_channels", "cross_attention_dim", "down_block_types"),
+            "vae": ("block_out_channels", "down_block_types"),
+            "text_encoder": ("hidden_size", "vocab_size", "num_attention_heads"),
+        }.items()
+        for field in fields
+        for value in (None, "x", [[]], 0, {})
+    ],
+)
 def test_nonsense_is_one_line(folder, family, tmp_path, file, field, value):
     path = changed(folder, tmp_path / "m", file, **{field: value})
     try:
@@ -130,15 +137,16 @@ def test_an_autoencoder_s_file_has_the_scale_of_the_configuration_beside_it(
     model = ldmref.load(folder, backend="numpy", vae=file)
     assert model.config.vae.scaling_factor == 0.5 != own.config.scaling_factor
     assert read_vae(file).config == read_vae(path).config
-    assert np.array_equal(read_vae(file).tensors["quant_conv.bias"],
-                          own.tensors["quant_conv.bias"])  # fmt: skip
+    assert np.array_equal(read_vae(file).tensors["quant_conv.bias"], own.tensors["quant_conv.bias"])
     for text in (json.dumps({"schema": 1}), json.dumps({"_class_name": "UNet2DConditionModel"})):
         (path / "config.json").write_text(text)  # of something else
         assert read_vae(file, own.config).config == own.config
     tiny = diffusers.AutoencoderTiny(
-        encoder_block_out_channels=(8,) * 4, decoder_block_out_channels=(8,) * 4,
-        num_encoder_blocks=(1, 1, 1, 1), num_decoder_blocks=(1, 1, 1, 1),
-    )  # fmt: skip
+        encoder_block_out_channels=(8,) * 4,
+        decoder_block_out_channels=(8,) * 4,
+        num_encoder_blocks=(1, 1, 1, 1),
+        num_decoder_blocks=(1, 1, 1, 1),
+    )
     tiny.save_pretrained(tmp_path / "tiny")
     found = read_vae(tmp_path / "tiny" / "diffusion_pytorch_model.safetensors", AutoencoderConfig())
     assert found.config == read_vae(tmp_path / "tiny").config

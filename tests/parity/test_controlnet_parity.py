@@ -1,4 +1,4 @@
-"""ControlNets: networks, files and whole pictures against diffusers."""
+"""ControlNets: networks, files and whole images against diffusers."""
 
 from __future__ import annotations
 
@@ -25,8 +25,14 @@ torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 OURS = dict(steps=4, cfg_scale=3.0, rng="torch", sampler="ddim", seed=5)
 THEIRS = dict(num_inference_steps=4, guidance_scale=3.0)
-DDIM = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
-            set_alpha_to_one=False, steps_offset=1)  # fmt: skip
+DDIM = dict(
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
 
 
 def random_net(unet, seed):
@@ -60,7 +66,8 @@ def hints():
 @pytest.fixture(scope="module")
 def model(theirs, folder):
     """Ours; theirs has another scheduler meanwhile."""
-    own, theirs.scheduler = theirs.scheduler, diffusers.DDIMScheduler(**DDIM)
+    own = theirs.scheduler
+    theirs.scheduler = diffusers.DDIMScheduler(**DDIM)
     yield ldmref.load(folder, backend="numpy")
     theirs.scheduler = own
 
@@ -82,11 +89,16 @@ def test_the_network_to_the_last_digits(nets, family, backend):
     """At t = 0, where diffusers' time embedding is exact; the residuals one by one."""
     (net, _), (folder, _) = nets
     ops = get_backend(backend, dtype="float64")
-    ours, double = load_controlnet(folder, ops), net.double()
+    ours = load_controlnet(folder, ops)
+    double = net.double()
     draw = np.random.default_rng(0).standard_normal
     u = ours.config.unet
-    x, t, context = draw((2, 4, 8, 8)), np.zeros(2), draw((2, 7, u.cross_attention_dim))
-    pooled, sizes, hint = draw((2, 32)), np.zeros((2, 6)), draw((2, 3, 16, 16))
+    x = draw((2, 4, 8, 8))
+    t = np.zeros(2)
+    context = draw((2, 7, u.cross_attention_dim))
+    pooled = draw((2, 32))
+    sizes = np.zeros((2, 6))
+    hint = draw((2, 3, 16, 16))
     xl = bool(u.addition_embed_type)
     added = {"text_embeds": torch.tensor(pooled), "time_ids": torch.tensor(sizes)} if xl else None
     with torch.no_grad():
@@ -100,7 +112,8 @@ def test_the_network_to_the_last_digits(nets, family, backend):
     want = [*want.down_block_res_samples, want.mid_block_res_sample]
     assert len(got.down) + 1 == len(want)
     for a, b in zip([*got.down, got.mid], want, strict=True):
-        a, b = ops.to_numpy(a), b.numpy()
+        a = ops.to_numpy(a)
+        b = b.numpy()
         assert a.shape == b.shape and np.abs(b).max() > 1e-3
         assert np.abs(a - b).max() <= 1e-10 * np.abs(b).max()
 
@@ -108,9 +121,14 @@ def test_the_network_to_the_last_digits(nets, family, backend):
 @SD1
 @pytest.mark.parametrize(
     ("weights", "start", "end"),
-    [([1.0], 0.0, 1.0), ([0.5], 0.0, 1.0), ([1.0], 0.25, 1.0), ([1.0], 0.0, 0.6),
-     ([0.7, -0.4], 0.0, 1.0)],
-)  # fmt: skip
+    [
+        ([1.0], 0.0, 1.0),
+        ([0.5], 0.0, 1.0),
+        ([1.0], 0.25, 1.0),
+        ([1.0], 0.0, 0.6),
+        ([0.7, -0.4], 0.0, 1.0),
+    ],
+)
 def test_txt2img(theirs, model, nets, hints, weights, start, end):
     made, folders = nets
     many = len(weights) > 1
@@ -119,10 +137,16 @@ def test_txt2img(theirs, model, nets, hints, weights, start, end):
     )
     pipe.set_progress_bar_config(disable=True)
     want = pipe(
-        "red cat", hints if many else hints[0], generator=seeded(), width=32, height=16,
+        "red cat",
+        hints if many else hints[0],
+        generator=seeded(),
+        width=32,
+        height=16,
         controlnet_conditioning_scale=weights if many else weights[0],
-        control_guidance_start=start, control_guidance_end=end, **THEIRS,
-    ).images[0]  # fmt: skip
+        control_guidance_start=start,
+        control_guidance_end=end,
+        **THEIRS,
+    ).images[0]
     control = [Control(*each, start, end) for each in zip(folders, hints, weights, strict=False)]
     got = modes.txt2img(model, "red cat", width=32, height=16, control=control, **OURS)
     assert difference(got[0], want) <= 2
@@ -139,9 +163,16 @@ def test_img2img(theirs, model, nets, hints):
     )
     pipe.set_progress_bar_config(disable=True)
     want = pipe(
-        "red cat", image=hints[1], control_image=hints[0], strength=0.5, generator=seeded(),
-        width=32, height=16, controlnet_conditioning_scale=1.0, **THEIRS,
-    ).images[0]  # fmt: skip
+        "red cat",
+        image=hints[1],
+        control_image=hints[0],
+        strength=0.5,
+        generator=seeded(),
+        width=32,
+        height=16,
+        controlnet_conditioning_scale=1.0,
+        **THEIRS,
+    ).images[0]
     control = [Control(load_controlnet(folders[0], model.backend), hints[0])]
     got = modes.img2img(model, "red cat", hints[1], 0.5, control=control, **OURS)
     assert difference(got[0], want) <= 2
@@ -161,9 +192,17 @@ def test_inpaint(theirs, model, family, hints, tmp_path):
     mask = Image.new("L", (32, 16), 0)
     mask.paste(255, (0, 0, 20, 12))
     want = pipe(
-        "red cat", image=hints[1], mask_image=mask, control_image=hints[0], strength=1.0,
-        generator=seeded(), width=32, height=16, controlnet_conditioning_scale=1.0, **THEIRS,
-    ).images[0]  # fmt: skip
+        "red cat",
+        image=hints[1],
+        mask_image=mask,
+        control_image=hints[0],
+        strength=1.0,
+        generator=seeded(),
+        width=32,
+        height=16,
+        controlnet_conditioning_scale=1.0,
+        **THEIRS,
+    ).images[0]
     got = modes.inpaint(
         model, "red cat", hints[1], mask, control=[Control(tmp_path / "net", hints[0])], **OURS
     )
@@ -178,7 +217,8 @@ def test_inpaint(theirs, model, family, hints, tmp_path):
 @pytest.mark.parametrize("name", ["sd15", "sd2-base", "sdxl"])
 def test_every_tensor_has_exactly_one_place(name):
     config = ControlNetConfig(PRESETS[name].unet)
-    table, want = controlnet_table(config), flatten(controlnet_spec(config))
+    table = controlnet_table(config)
+    want = flatten(controlnet_spec(config))
     assert {n: e.shape for n, e in table.items()} == want
     assert len({e.name for e in table.values()}) == len(table)
 

@@ -123,11 +123,11 @@ def test_guidance_is_that_of_the_pipeline(folder, family):
     for mode, kind in (("txt2img", ""), ("img2img", "Img2Img"), ("inpaint", "Inpaint")):
         call = getattr(diffusers, f"{name}{kind}Pipeline").__call__
         defaults = {k: p.default for k, p in inspect.signature(call).parameters.items()}
-        picture = Image.new("RGB", (config.defaults.width, config.defaults.height))
+        image = Image.new("RGB", (config.defaults.width, config.defaults.height))
         inputs = {
             "txt2img": {},
-            "img2img": {"image": picture},
-            "inpaint": {"image": picture, "mask": picture},
+            "img2img": {"image": image},
+            "inpaint": {"image": image, "mask": image},
         }
         request = modes.plan(
             mode, config, prompt="red cat", sampler="ddim", seed=0, **inputs[mode]
@@ -146,13 +146,18 @@ def test_fields_are_those_of_the_class(kind):
 @pytest.mark.parametrize(
     "kind,options",
     [
-        (PNDM, {}), (DDPM, {"variance_type": "learned"}), (UNIPC, {"predict_x0": False}),
-        (DPM, {"algorithm_type": "dpmsolver"}), (DPM, {"use_flow_sigmas": True}),
+        (PNDM, {}),
+        (DDPM, {"variance_type": "learned"}),
+        (UNIPC, {"predict_x0": False}),
+        (DPM, {"algorithm_type": "dpmsolver"}),
+        (DPM, {"use_flow_sigmas": True}),
         (DPM, MIN | {"algorithm_type": "sde-dpmsolver", "solver_order": 3}),
-        (DDIM, {"trained_betas": [0.1, 0.2]}), (UNIPC, {"solver_order": 4}),
-        (DPM, {"lambda_min_clipped": -5.1} | TRAILING), (DPM, {"timestep_spacing": "ays"}),
+        (DDIM, {"trained_betas": [0.1, 0.2]}),
+        (UNIPC, {"solver_order": 4}),
+        (DPM, {"lambda_min_clipped": -5.1} | TRAILING),
+        (DPM, {"timestep_spacing": "ays"}),
     ],
-)  # fmt: skip
+)
 def test_refused(kind, options):
     with pytest.raises(CorruptModelError, match="which is not supported") as caught:
         scheduler_config({"_class_name": kind} | SD | options)

@@ -21,15 +21,18 @@ SMALL = {"width": 16, "height": 16}
 pytestmark = pytest.mark.parametrize("family", ["sd1"], indirect=True)
 
 
-@pytest.mark.parametrize("other,sampler,kind", [
-    ("TCDScheduler", "euler", "EulerDiscreteScheduler"),
-    ("TCDScheduler", "dpmpp_2m", "DPMSolverMultistepScheduler"),
-    ("SASolverScheduler", "euler", "EulerDiscreteScheduler"),
-    ("DEISMultistepScheduler", "euler", "EulerDiscreteScheduler"),
-    ("EulerDiscreteScheduler", "deis", "DEISMultistepScheduler"),
-    ("EulerDiscreteScheduler", "kdpm2", "KDPM2DiscreteScheduler"),
-    ("EulerDiscreteScheduler", "dpmpp_2_singlestep", "DPMSolverSinglestepScheduler"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "other,sampler,kind",
+    [
+        ("TCDScheduler", "euler", "EulerDiscreteScheduler"),
+        ("TCDScheduler", "dpmpp_2m", "DPMSolverMultistepScheduler"),
+        ("SASolverScheduler", "euler", "EulerDiscreteScheduler"),
+        ("DEISMultistepScheduler", "euler", "EulerDiscreteScheduler"),
+        ("EulerDiscreteScheduler", "deis", "DEISMultistepScheduler"),
+        ("EulerDiscreteScheduler", "kdpm2", "KDPM2DiscreteScheduler"),
+        ("EulerDiscreteScheduler", "dpmpp_2_singlestep", "DPMSolverSinglestepScheduler"),
+    ],
+)
 def test_a_sampler_of_ours_is_diffusers_scheduler_with_that_configuration(
     scheduled, other, sampler, kind
 ):
@@ -65,15 +68,22 @@ def test_a_class_with_another_forward_process_is_refused_before_weights_are_read
     assert set(FIELDS) | set(FORWARD_ONLY) <= set(caught.value.hint.replace(",", "").split())
 
 
-@pytest.mark.parametrize("kind,options,message", [
-    ("LCMScheduler", {"timestep_scaling": 5.0}, "timestep_scaling"),
-    ("LCMScheduler", {"original_inference_steps": 1001}, "original_inference_steps = 1001"),
-    ("DEISMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "sde-dpmsolver"),
-    ("DEISMultistepScheduler", {"solver_order": 4}, "solver_order = 4"),
-    ("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "solver_order = 2"),
-    ("DPMSolverSinglestepScheduler", {"algorithm_type": "dpmsolver", "solver_order": 1}, "of 0"),
-    ("KDPM2DiscreteScheduler", {"timestep_spacing": "ays"}, "timestep_spacing"),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "kind,options,message",
+    [
+        ("LCMScheduler", {"timestep_scaling": 5.0}, "timestep_scaling"),
+        ("LCMScheduler", {"original_inference_steps": 1001}, "original_inference_steps = 1001"),
+        ("DEISMultistepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "sde-dpmsolver"),
+        ("DEISMultistepScheduler", {"solver_order": 4}, "solver_order = 4"),
+        ("DPMSolverSinglestepScheduler", {"algorithm_type": "sde-dpmsolver++"}, "solver_order = 2"),
+        (
+            "DPMSolverSinglestepScheduler",
+            {"algorithm_type": "dpmsolver", "solver_order": 1},
+            "of 0",
+        ),
+        ("KDPM2DiscreteScheduler", {"timestep_spacing": "ays"}, "timestep_spacing"),
+    ],
+)
 def test_single_values_are_refused_by_name(folder, tmp_path, kind, options, message):
     place = tmp_path / "model"
     shutil.copytree(folder, place)

@@ -1,4 +1,4 @@
-"""A folder's scheduler_config.json decides the picture: with `rng="torch"` diffusers' own latents.
+"""A folder's scheduler_config.json decides the image: with `rng="torch"` diffusers' own latents.
 
 Both sides read the same folder. Its weights stay; the scheduler is written anew for every case.
 """
@@ -165,7 +165,7 @@ def test_clipped_predictions(scheduled, kind):
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     pixels = np.random.default_rng(0).integers(0, 256, (4, 8, 3)).astype(np.uint8)
     return Image.fromarray(pixels).resize((32, 16), Image.Resampling.BICUBIC)
 
@@ -204,12 +204,12 @@ IMG2IMG = {
 
 @pytest.mark.parametrize("name", IMG2IMG)
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
-def test_img2img(scheduled, picture, name):
+def test_img2img(scheduled, image, name):
     kind, options, steps, strength = IMG2IMG[name]
     pipe, model = scheduled(kind, options, diffusers.StableDiffusionImg2ImgPipeline)
     asked = {"num_inference_steps": steps, "output_type": "latent", "strength": strength}
-    want = pipe("red cat", picture, **asked, **seeded()).images.numpy()
-    got = modes.img2img(model, "red cat", picture, strength, steps=steps, **OURS)
+    want = pipe("red cat", image, **asked, **seeded()).images.numpy()
+    got = modes.img2img(model, "red cat", image, strength, steps=steps, **OURS)
     assert_close(got.latents, want)
 
 
@@ -224,33 +224,33 @@ INPAINT = {
 @pytest.mark.parametrize("strength", [0.5, 0.9, 1.0])
 @pytest.mark.parametrize("name", INPAINT)
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
-def test_inpainting_across_latent_cells(scheduled, picture, disc, name, strength):
+def test_inpainting_across_latent_cells(scheduled, image, disc, name, strength):
     pipe, model = scheduled(*INPAINT[name], diffusers.StableDiffusionInpaintPipeline)
     asked = {"num_inference_steps": 6, "width": 32, "height": 16, "strength": strength}
-    want = np.asarray(pipe("red cat", picture, disc, **asked, **seeded()).images[0], int)
-    got = np.asarray(modes.inpaint(model, "red cat", picture, disc, strength, steps=6, **OURS)[0])
+    want = np.asarray(pipe("red cat", image, disc, **asked, **seeded()).images[0], int)
+    got = np.asarray(modes.inpaint(model, "red cat", image, disc, strength, steps=6, **OURS)[0])
     white = np.asarray(disc) > 0
     assert np.abs(got.astype(int) - want)[white].max() <= 2
-    assert (got == np.asarray(picture))[~white].all()
+    assert (got == np.asarray(image))[~white].all()
 
 
 @pytest.mark.parametrize("family", ["sd1-inpainting"], indirect=True)
-def test_pndm_with_channels_for_the_mask(scheduled, picture, disc):
+def test_pndm_with_channels_for_the_mask(scheduled, image, disc):
     pipe, model = scheduled(PNDM, SKIP)
     asked = {"num_inference_steps": 6, "width": 32, "height": 16, "strength": 0.6}
-    want = np.asarray(pipe("red cat", picture, disc, **asked, **seeded()).images[0], int)
-    got = np.asarray(modes.inpaint(model, "red cat", picture, disc, 0.6, steps=6, **OURS)[0], int)
+    want = np.asarray(pipe("red cat", image, disc, **asked, **seeded()).images[0], int)
+    got = np.asarray(modes.inpaint(model, "red cat", image, disc, 0.6, steps=6, **OURS)[0], int)
     assert np.abs(got - want)[np.asarray(disc) > 0].max() <= 2
 
 
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
-def test_the_torch_backend_too(scheduled, picture):
+def test_the_torch_backend_too(scheduled, image):
     pipe, model = scheduled(
         PNDM, SKIP | V, diffusers.StableDiffusionImg2ImgPipeline, backend="torch"
     )
     asked = {"num_inference_steps": 8, "output_type": "latent", "strength": 0.5}
-    want = pipe("red cat", picture, **asked, **seeded()).images.numpy()
-    assert_close(modes.img2img(model, "red cat", picture, 0.5, steps=8, **OURS).latents, want)
+    want = pipe("red cat", image, **asked, **seeded()).images.numpy()
+    assert_close(modes.img2img(model, "red cat", image, 0.5, steps=8, **OURS).latents, want)
     for kind, options in ((UNIPC, {"predict_x0": False} | MIN | V), (DPM, {"thresholding": True})):
         pipe, model = scheduled(kind, options, backend="torch")
         asked = {"num_inference_steps": 6, "output_type": "latent", "width": 16, "height": 16}
@@ -263,7 +263,9 @@ def test_the_torch_backend_too(scheduled, picture):
 def test_what_diffusers_gets_wrong_is_done_only_where_it_is_asked_for(kind, options):
     """From the middle of the grid, against as many steps as make no difference."""
     config = scheduler_config({"_class_name": kind} | SD | options)
-    n, mixture, off = 100, three_modes(), {}
+    n = 100
+    mixture = three_modes()
+    off = {}
     sampler = get_sampler(config.sampler)
     schedule = make_schedule(config, sampler, config.spacing, n)
     for buggy in (False, True):

@@ -23,7 +23,8 @@ torch = pytest.importorskip("torch")
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_tensor_has_exactly_one_place(name):
     config = PRESETS[name]
-    table, want = compvis_table(config), flatten(model_spec(config))
+    table = compvis_table(config)
+    want = flatten(model_spec(config))
     assert set(table) == set(want)
     assert {n: e.shape for n, e in table.items()} == want
     places = [(e.name, e.third) for e in table.values()]
@@ -68,9 +69,11 @@ def test_open_clip_is_converted_as_diffusers_does(folder, theirs, family):
 
     config, flat, _ = load_diffusers(folder)
     file = {n: torch.tensor(a) for n, a in to_compvis(flat, compvis_table(config)).items()}
-    part, start = ("text_encoder_2", "conditioner.embedders.1.model.")
+    part = "text_encoder_2"
+    start = "conditioner.embedders.1.model."
     if family == "sd2":
-        part, start = "text_encoder", "cond_stage_model.model."
+        part = "text_encoder"
+        start = "cond_stage_model.model."
     if family == "sd2":  # its converter looks at the projection's width
         file[start + "text_projection"] = torch.zeros(24, 24)
     encoder = getattr(theirs, part)
@@ -155,8 +158,10 @@ def test_old_clip_names(single_file, folder, family, tmp_path):
     if family in ("sd2", "sdxl"):
         pytest.skip("only Stable Diffusion 1 was ever saved so")
     config, flat, _ = load_diffusers(folder)
-    old = {n.replace("transformer.text_model.", "transformer."): a
-           for n, a in TensorFile(single_file).items()}  # fmt: skip
+    old = {
+        n.replace("transformer.text_model.", "transformer."): a
+        for n, a in TensorFile(single_file).items()
+    }
     save_file({n: np.array(a) for n, a in old.items()}, str(tmp_path / "old.safetensors"))
     _, tensors = load_compvis(TensorFile(tmp_path / "old.safetensors"), config)
     assert all((tensors[name] == flat[name]).all() for name in flat)
@@ -187,7 +192,8 @@ class Shapes:
     def __init__(self, config, metadata=None, extra=()):
         entries = compvis_table(config).values()
         self.shapes = {e.name: e.stored_shape for e in entries} | dict.fromkeys(extra, (1,))
-        self.metadata, self.path = metadata or {}, type("Path", (), {"name": "file"})
+        self.metadata = metadata or {}
+        self.path = type("Path", (), {"name": "file"})
 
     def __iter__(self):
         return iter(self.shapes)
@@ -199,7 +205,8 @@ def test_family_is_found_from_the_file(name):
 
 
 def test_prediction_type_is_read_and_never_guessed():
-    base, v = PRESETS["sd2-base"], PRESETS["sd2-v"]
+    base = PRESETS["sd2-base"]
+    v = PRESETS["sd2-v"]
     last = "cond_stage_model.model.transformer.resblocks.23.ln_1.weight"
     with pytest.raises(UsageError, match="noise or velocity"):
         find_config(Shapes(base))
@@ -216,13 +223,14 @@ def test_prediction_type_is_read_and_never_guessed():
 
 @pytest.mark.parametrize("family", ["sd1", "sdxl"], indirect=True)
 def test_command_line_draws_from_both_alike(folder, tmp_path, monkeypatch, capsys):
-    """Refused without what a file does not tell; with it, the same picture as from the folder."""
+    """Refused without what a file does not tell; with it, the same image as from the folder."""
     from PIL import Image
 
     from ldmref.cli.main import main
 
     monkeypatch.chdir(tmp_path)
-    one, common = "one.safetensors", "-p cat --seed 1 --steps 2 -W 16 -H 16".split()
+    one = "one.safetensors"
+    common = "-p cat --seed 1 --steps 2 -W 16 -H 16".split()
     assert main(["convert", str(folder), one]) == 0
     assert main(["txt2img", "-m", one, *common, "-o", "a.png"]) == 3
     assert "fits no known family" in capsys.readouterr().err

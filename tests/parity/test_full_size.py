@@ -46,7 +46,7 @@ def file(tmp_path_factory):
 
     def drawn(name, entry):
         tensor = flatten(init({name: entry.shape}))[name]
-        # random layers fade: so the picture would be grey, and any two pictures equal
+        # random layers fade: so the image would be grey, and any two images equal
         return tensor.reshape(entry.stored_shape) * (8 if ".conv_out." in name else 1)
 
     table = compvis_table(preset("sd15"))
@@ -62,7 +62,7 @@ def file(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def drawn(file):
-    """(facts, latents, pixels) of the picture that a process of its own draws, by backend."""
+    """(facts, latents, pixels) of the image that a process of its own draws, by backend."""
     found = {}
     for backend in ("numpy", "torch"):
         out = file.parent / f"{backend}.npz"
@@ -83,8 +83,9 @@ def test_it_is_recognised_and_drawn_in_12_gigabytes(drawn, backend):
     assert facts["peak"] < MOST
 
 
-def test_backends_draw_the_same_picture(drawn):
-    (_, a, first), (_, b, second) = drawn["numpy"], drawn["torch"]
+def test_backends_draw_the_same_image(drawn):
+    (_, a, first) = drawn["numpy"]
+    (_, b, second) = drawn["torch"]
     assert np.abs(a - b).max() <= 1e-3 * np.abs(a).max()
     assert np.abs(first - second).max() <= 2
-    assert first.std() > 20  # a picture that can differ
+    assert first.std() > 20  # an image that can differ

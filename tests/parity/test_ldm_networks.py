@@ -47,7 +47,8 @@ def test_unet(ours, theirs, ops, t, bound):
     """diffusers embeds the time in float32 whatever the type, which is exact at t = 0 only."""
     config, params = ours
     draw = np.random.default_rng(0).standard_normal
-    x, t = draw((2, config.unet.in_channels, 8, 12)), np.asarray(t)
+    x = draw((2, config.unet.in_channels, 8, 12))
+    t = np.asarray(t)
     context = draw((2, 7, config.unet.cross_attention_dim)) if config.text_encoders else None
     inputs = [torch.tensor(a) for a in (x, t, context) if a is not None]
     with torch.no_grad():
@@ -61,7 +62,8 @@ def test_unet(ours, theirs, ops, t, bound):
 def test_autoencoder(ours, theirs, ops):
     config, params = ours
     draw = np.random.default_rng(1)
-    image, z = draw.uniform(-1, 1, (2, 3, 16, 24)), draw.standard_normal((2, 3, 8, 12))
+    image = draw.uniform(-1, 1, (2, 3, 16, 24))
+    z = draw.standard_normal((2, 3, 8, 12))
     vae = theirs.vqvae.double()
     with torch.no_grad():
         coded = vae.encode(torch.tensor(image))
@@ -99,8 +101,11 @@ def test_ldmbert(ours, theirs, ops, skip):
         states = bert(torch.tensor(ids), output_hidden_states=True, return_dict=True).hidden_states
         want = states[-1] if skip == 0 else bert.model.layer_norm(states[-2 - skip + 1])
     theirs.bert.float()
-    close(text_encoder(ops, params.text_encoder, config.text_encoder, ops.asarray(ids), skip),
-          want, ops)  # fmt: skip
+    close(
+        text_encoder(ops, params.text_encoder, config.text_encoder, ops.asarray(ids), skip),
+        want,
+        ops,
+    )
 
 
 def test_there_and_back(folder):
@@ -126,7 +131,8 @@ def test_query_key_and_value_lie_head_by_head(folder, prefix, name):
     config, flat, _ = load_diffusers(folder)
     flat = {name: np.asarray(a, np.float64) for name, a in flat.items()}
     file = to_compvis(flat, compvis_table(config))
-    start, heads = f"model.diffusion_model.{prefix}.", 4
+    start = f"model.diffusion_model.{prefix}."
+    heads = 4
     x = np.random.default_rng(0).standard_normal((2, 32, 4, 6))
     block = {n.removeprefix(start): torch.tensor(a) for n, a in file.items() if n.startswith(start)}
     assert block["qkv.weight"].shape == (96, 32, 1) and config.unet.num_heads[-1] == heads

@@ -29,8 +29,14 @@ ENDINGS = {
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 TEXT = ("q_proj", "k_proj", "v_proj", "out_proj", "fc1", "fc2")
 UNET = (*ATTENTION, "ff.net.0.proj", "ff.net.2", "proj_in", "proj_out")
-CONVS = ("conv1", "conv2", "time_emb_proj", "conv_shortcut", "downsamplers.0.conv",
-         "upsamplers.0.conv")  # fmt: skip
+CONVS = (
+    "conv1",
+    "conv2",
+    "time_emb_proj",
+    "conv_shortcut",
+    "downsamplers.0.conv",
+    "upsamplers.0.conv",
+)
 
 
 def layers(flat):
@@ -60,13 +66,16 @@ def name_of(part, path, notation, config, family):
 
 def lora_file(path, config, flat, family, notation):
     """A random LoRA of rank 3 (2 in the text encoders) for all layers."""
-    draw, (down_end, up_end) = np.random.default_rng(0), ENDINGS[notation]
+    draw = np.random.default_rng(0)
+    (down_end, up_end) = ENDINGS[notation]
     tensors = {}
     for part, layer in layers(flat):
-        shape, rank = flat[f"{part}.{layer}.weight"].shape, 3 if part == "unet" else 2
+        shape = flat[f"{part}.{layer}.weight"].shape
+        rank = 3 if part == "unet" else 2
         name = name_of(part, layer, notation, config, family)
         if notation == "diffusers" and part != "unet":
-            down_end, up_end = ".lora_linear_layer.down.weight", ".lora_linear_layer.up.weight"
+            down_end = ".lora_linear_layer.down.weight"
+            up_end = ".lora_linear_layer.up.weight"
         ones = (1,) * (len(shape) - 2)
         down = draw.standard_normal((rank, *shape[1:]))
         up = draw.standard_normal((shape[0], rank, *ones))

@@ -23,7 +23,9 @@ from ldmref.training.finetune.lora import (
 from ldmref.training.finetune.recipe import TARGETS
 
 torch = pytest.importorskip("torch")
-RANK, ALPHA, OPS = 3, 1.5, TorchBackend("cpu", "float64")
+RANK = 3
+ALPHA = 1.5
+OPS = TorchBackend("cpu", "float64")
 
 
 @pytest.fixture
@@ -41,10 +43,8 @@ def model(folder):
 
 def random_lora(config, targets) -> Params:
     """With `up` away from zero, so that both gradients are."""
-    lora, rng = (
-        initial_lora(config, lora_layers(config, targets), RANK, 0),
-        np.random.default_rng(1),
-    )
+    lora = initial_lora(config, lora_layers(config, targets), RANK, 0)
+    rng = np.random.default_rng(1)
     return tree_map(lambda x: torch.from_numpy(x + 0.1 * rng.standard_normal(x.shape)), lora)
 
 
@@ -79,9 +79,12 @@ def test_gradients_equal_those_of_peft(model, theirs, peft):
     targets = ("attention", "feed_forward", "projections", "convolutions")
     lora = tree_map(lambda x: x.requires_grad_(), random_lora(config, targets))
     rng = np.random.default_rng(2)
-    x, context = rng.standard_normal((2, 4, 8, 8)), rng.standard_normal((2, 7, 24))
-    x, context = torch.from_numpy(x), torch.from_numpy(context)
-    t, target = torch.tensor([0.0, 731.0], dtype=torch.float64), torch.ones_like(x)
+    x = rng.standard_normal((2, 4, 8, 8))
+    context = rng.standard_normal((2, 7, 24))
+    x = torch.from_numpy(x)
+    context = torch.from_numpy(context)
+    t = torch.tensor([0.0, 731.0], dtype=torch.float64)
+    target = torch.ones_like(x)
     changed = with_lora({"unet": params.unet}, lora, ALPHA / RANK)
     (unet(OPS, changed.unet, config.unet, x, t, context) - target).square().mean().backward()
 
@@ -105,9 +108,11 @@ def test_gradients_of_the_text_encoder_equal_those_of_peft(model, theirs, peft):
 
     network = copy.deepcopy(theirs.text_encoder).double()
     assert_equal_gradients(
-        peft, network, lora,
+        peft,
+        network,
+        lora,
         lambda n: (n(ids).last_hidden_state - target).square().mean(),
-    )  # fmt: skip
+    )
 
 
 @pytest.mark.parametrize("targets", [("attention",), tuple(TARGETS)])
@@ -118,8 +123,9 @@ def test_the_file_is_read_by_us_and_by_diffusers(model, theirs, targets, tmp_pat
     flat = {name: tensor.float() for name, tensor in flatten(params).items()}
     changed = flatten(with_lora(unflatten(flat), lora, ALPHA / RANK))
 
-    ours = apply_loras(config, {k: v.numpy() for k, v in flat.items()},
-                       read_loras([tmp_path / "a.safetensors"]))  # fmt: skip
+    ours = apply_loras(
+        config, {k: v.numpy() for k, v in flat.items()}, read_loras([tmp_path / "a.safetensors"])
+    )
     pipe = copy.deepcopy(theirs)
     pipe.load_lora_weights(tmp_path, weight_name="a.safetensors")
     pipe.fuse_lora()

@@ -149,12 +149,13 @@ def test_inversion_of_diffusers_tells_the_network_the_upper_timestep():
 @pytest.mark.parametrize(
     "name,lower,error,text",
     [
-        ("dpmpp_3m", True, 0.086, "error 0.086"), ("unipc_3", True, 0.086, "error 0.086"),
+        ("dpmpp_3m", True, 0.086, "error 0.086"),
+        ("unipc_3", True, 0.086, "error 0.086"),
         ("dpmpp_3m", False, 0.38, "0.38 (`dpmpp_3m`)"),
         ("unipc_3", False, 0.64, "0.64 (`unipc_3`)"),
         ("euler", True, 0.14, "that of Euler's method is 0.14"),
     ],
-)  # fmt: skip
+)
 def test_lower_orders_at_the_end(name, lower, error, text):
     config = SchedulerConfig(final_sigma="zero", sigma_max=1e5, lower_order_final=lower)
     schedule = make_schedule(config, get_sampler(name), "linspace", 8)

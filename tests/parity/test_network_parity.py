@@ -18,17 +18,21 @@ def test_unet(ours, theirs, ops, t, bound):
     """diffusers embeds the time in float32 whatever the type, which is exact at t = 0 only."""
     config, params = ours
     draw = np.random.default_rng(0).standard_normal
-    x, t = draw((2, config.unet.in_channels, 8, 8)), np.asarray(t)
+    x = draw((2, config.unet.in_channels, 8, 8))
+    t = np.asarray(t)
     context = draw((2, 7, config.unet.cross_attention_dim))
-    pooled, sizes = draw((2, 32)), np.tile([64.0, 48, 0, 8, 32, 16], (2, 1)) * (t[1] > 0)
+    pooled = draw((2, 32))
+    sizes = np.tile([64.0, 48, 0, 8, 32, 16], (2, 1)) * (t[1] > 0)
     double = theirs.unet.double()
     xl = config.text_encoder_2 is not None
     added = {"text_embeds": torch.tensor(pooled), "time_ids": torch.tensor(sizes)}
     with torch.no_grad():
         want = double(
-            torch.tensor(x), torch.tensor(t), torch.tensor(context),
+            torch.tensor(x),
+            torch.tensor(t),
+            torch.tensor(context),
             added_cond_kwargs=added if xl else None,
-        ).sample  # fmt: skip
+        ).sample
     theirs.unet.float()
     extra = (ops.asarray(pooled), ops.asarray(sizes)) if xl else ()
     arrays = (ops.asarray(a) for a in (x, t, context))
@@ -41,19 +45,20 @@ def test_autoencoder(ours, theirs, ops):
     vae = theirs.vae.double()
     with torch.no_grad():
         posterior = vae.encode(torch.tensor(image)).latent_dist
-        picture = vae.decode(posterior.mean).sample
+        want = vae.decode(posterior.mean).sample
     theirs.vae.float()
     mean, logvar = encode(ops, params.vae, config.vae, ops.asarray(image))
     close(mean, posterior.mean, ops)
     close(logvar, posterior.logvar, ops)
-    close(decode(ops, params.vae, config.vae, mean), picture, ops)
+    close(decode(ops, params.vae, config.vae, mean), want, ops)
 
 
 @pytest.mark.parametrize("skip", [0, 1])
 def test_text_encoders(ours, theirs, ops, skip):
     config, params = ours
     ids = np.random.default_rng(0).integers(1, 290, (2, 77))
-    ids[0, 5:], ids[1, 70:] = 299, 299
+    ids[0, 5:] = 299
+    ids[1, 70:] = 299
     for name, part in zip(("text_encoder", "text_encoder_2"), config.text_encoders, strict=False):
         network = getattr(theirs, name).double()
         with torch.no_grad():

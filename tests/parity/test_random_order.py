@@ -1,4 +1,4 @@
-"""One seed gives diffusers' picture: its own pipelines, on the same random weights.
+"""One seed gives diffusers' image: its own pipelines, on the same random weights.
 
 `rng="torch"` has to draw everything that the pipelines draw, in their order. The first test asks
 the pipelines themselves for their order, which is what docs/random.md says.
@@ -19,7 +19,8 @@ from ldmref.models.params import flatten
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-STEPS, SIZE = 4, 16
+STEPS = 4
+SIZE = 16
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +33,7 @@ def model():
 
 
 @pytest.fixture(scope="module")
-def picture():
+def image():
     pixels = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
     return Image.fromarray(pixels)
 
@@ -70,7 +71,8 @@ def unet_of(config, **changes):
 
 def pipeline(kind, model, scheduler, unet=None):
     """A diffusers pipeline on the model's weights; prompts come in as embeddings."""
-    v, s = model.config.vae, model.config.scheduler
+    v = model.config.vae
+    s = model.config.scheduler
     vae = diffusers.AutoencoderKL(
         latent_channels=v.latent_channels,
         block_out_channels=v.block_out_channels,
@@ -135,9 +137,12 @@ def spy(monkeypatch):
 
     seen = []
     for module, name in [
-        (vae, "posterior"), (txt2img, "noise"), (img2img, "noise"), (inpaint, "noise"),
+        (vae, "posterior"),
+        (txt2img, "noise"),
+        (img2img, "noise"),
+        (inpaint, "noise"),
         (scheduling_ddim, "step"),
-    ]:  # fmt: skip
+    ]:
         original = module.randn_tensor
 
         def spying(*args, _name=name, _original=original, **kwargs):
@@ -160,18 +165,24 @@ def spy(monkeypatch):
         ("StableDiffusionInpaintPipeline", 9, 1.0, ["noise", "posterior"]),
     ],
 )
-def test_what_diffusers_draws(model, picture, mask, spy, mode, channels, strength, first):
+def test_what_diffusers_draws(model, image, mask, spy, mode, channels, strength, first):
     unet = unet_of(model.config.unet, in_channels=channels) if channels != 4 else None
     pipe = pipeline(mode, model, "ddim", unet)
-    arguments = {"strength": strength, "image": picture, "mask_image": mask}
+    arguments = {"strength": strength, "image": image, "mask_image": mask}
     if mode == "StableDiffusionPipeline":
         arguments = {}
     elif mode == "StableDiffusionImg2ImgPipeline":
         del arguments["mask_image"]
     if mode != "StableDiffusionImg2ImgPipeline":
         arguments |= {"width": SIZE, "height": SIZE}
-    pipe(**prompts(model, 1), num_inference_steps=STEPS, eta=1.0, generator=generators(1),
-         output_type="latent", **arguments)  # fmt: skip
+    pipe(
+        **prompts(model, 1),
+        num_inference_steps=STEPS,
+        eta=1.0,
+        generator=generators(1),
+        output_type="latent",
+        **arguments,
+    )
     assert spy == first + ["step"] * int(STEPS * (strength or 1.0))
 
 
@@ -188,16 +199,15 @@ def test_what_diffusers_draws(model, picture, mask, spy, mode, channels, strengt
         ("inpaint", "StableDiffusionInpaintPipeline", 1.0),
     ],
 )
-def test_one_seed_gives_the_picture_of_diffusers(
-    model, picture, mask, sampler, mode, kind, strength
-):
-    mine, seeds = {}, [7, 123456789012]
+def test_one_seed_gives_the_image_of_diffusers(model, image, mask, sampler, mode, kind, strength):
+    mine = {}
+    seeds = [7, 123456789012]
     theirs = {"output_type": "latent", "generator": generators(*seeds), "guidance_scale": 3.0}
     if mode == "txt2img":
         theirs |= {"width": SIZE, "height": SIZE}
     else:
-        mine |= {"image": picture, "strength": strength}
-        theirs |= {"image": [picture] * 2, "strength": strength}
+        mine |= {"image": image, "strength": strength}
+        theirs |= {"image": [image] * 2, "strength": strength}
     if mode == "inpaint":
         mine |= {"mask": mask}
         theirs |= {"mask_image": [mask] * 2, "width": SIZE, "height": SIZE}
@@ -206,7 +216,16 @@ def test_one_seed_gives_the_picture_of_diffusers(
     pipe = pipeline(kind, model, sampler)
     want = pipe(**prompts(model, 2), num_inference_steps=STEPS, **theirs).images.numpy()
     r = getattr(modes, mode)(
-        model, "a cat", rng="torch", seed=seeds, count=2, steps=STEPS, cfg_scale=3.0,
-        sampler=sampler, schedule="leading", eta=1.0, **mine,
-    )  # fmt: skip
+        model,
+        "a cat",
+        rng="torch",
+        seed=seeds,
+        count=2,
+        steps=STEPS,
+        cfg_scale=3.0,
+        sampler=sampler,
+        schedule="leading",
+        eta=1.0,
+        **mine,
+    )
     np.testing.assert_allclose(r.latents, want, rtol=0, atol=2e-4 * np.abs(want).max())

@@ -19,7 +19,9 @@ from ldmref.testing.mixture import three_modes
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 
-EXACT, SINGLE = 1e-9, 2e-5  # of data of order 1
+# of data of order 1
+EXACT = 1e-9
+SINGLE = 2e-5
 N = 20
 GRID = exponential_sigmas(N + 1, 0.05, 8.0)
 START = 8.0 * np.random.default_rng(0).standard_normal((4, 2))
@@ -67,7 +69,8 @@ def prepared(name, grid=GRID, **config):
 
 def in_noise_space(scheduler, start=START):
     """Walk of a scheduler whose samples are x0 + sigma eps (k-diffusion's)."""
-    x, states = torch.from_numpy(start), []
+    x = torch.from_numpy(start)
+    states = []
     for i, t in enumerate(scheduler.timesteps):
         scheduler.scale_model_input(x, t)
         x = scheduler.step(eps_of(x, scheduler.sigmas[i]), t, x).prev_sample
@@ -78,7 +81,8 @@ def in_noise_space(scheduler, start=START):
 def in_signal_space(scheduler, start=START):
     """Walk of a scheduler whose samples are variance-preserving, x / sqrt(1 + sigma^2)."""
     scales = (1 + scheduler.sigmas**2).sqrt()
-    x, states = torch.from_numpy(start) / scales[0], []
+    x = torch.from_numpy(start) / scales[0]
+    states = []
     for i, t in enumerate(scheduler.timesteps):
         model = eps_of(x * scales[i], scheduler.sigmas[i])
         x = scheduler.step(model, t, x).prev_sample
@@ -125,7 +129,8 @@ def test_heun():
     levels = [GRID[0], *np.repeat(GRID[1:-1], 2), GRID[-1], GRID[-1]]
     scheduler.sigmas = torch.tensor(levels, dtype=torch.float64)
     scheduler.timesteps = torch.arange(2 * N - 1, 0, -1)
-    x, states = torch.from_numpy(START), []
+    x = torch.from_numpy(START)
+    states = []
     for i, t in enumerate(scheduler.timesteps):
         scheduler.scale_model_input(x, t)
         x = scheduler.step(eps_of(x, levels[i]), t, x).prev_sample
@@ -165,8 +170,12 @@ def test_dpmpp_3m_without_noise():
 def test_dpmpp_3m_sde_of_diffusers_has_a_wrong_sign(same_noise):
     """Its coefficient of D_2 is -1/2 - phi_2 / k; k-diffusion's and ours is 1/2 - phi_2 / k."""
     same_noise("scheduling_dpmsolver_multistep")
-    config = {"solver_order": 3, "solver_type": "heun", "final_sigmas_type": "sigma_min",
-              "algorithm_type": "sde-dpmsolver++"}  # fmt: skip
+    config = {
+        "solver_order": 3,
+        "solver_type": "heun",
+        "final_sigmas_type": "sigma_min",
+        "algorithm_type": "sde-dpmsolver++",
+    }
     theirs = in_signal_space(prepared(DPM, **config))
     right = ours("dpmpp_3m_sde")
     assert_same_trajectory(right, theirs, SINGLE, count=2)  # the sign is in the third step
@@ -214,7 +223,8 @@ def on_table(name, steps, **config):
 
 def trajectory(scheduler, grid, **extra):
     x = torch.from_numpy(START) * float(grid[0] / 8.0)
-    x, states = x / (1 + grid[0] ** 2) ** 0.5, []
+    x = x / (1 + grid[0] ** 2) ** 0.5
+    states = []
     for i, t in enumerate(scheduler.timesteps):
         sigma = float(((1 - SD[int(t)]) / SD[int(t)]) ** 0.5)
         model = eps_of(x * (1 + sigma**2) ** 0.5, sigma)

@@ -1,4 +1,4 @@
-"""Pictures whose sides are whole latent cells, and no more: as large as diffusers draws them."""
+"""Images whose sides are whole latent cells, and no more: as large as diffusers draws them."""
 
 from __future__ import annotations
 
@@ -18,13 +18,19 @@ diffusers = pytest.importorskip("diffusers")
 SIZE = dict(width=26, height=18)  # latents of 13 x 9, which the second level rounds up
 THEIRS = dict(num_inference_steps=4, guidance_scale=3.0)
 OURS = dict(steps=4, cfg_scale=3.0, rng="torch", seed=5)
-DDIM = dict(beta_schedule="scaled_linear", beta_start=0.00085, beta_end=0.012, clip_sample=False,
-            set_alpha_to_one=False, steps_offset=1)  # fmt: skip
+DDIM = dict(
+    beta_schedule="scaled_linear",
+    beta_start=0.00085,
+    beta_end=0.012,
+    clip_sample=False,
+    set_alpha_to_one=False,
+    steps_offset=1,
+)
 sd1 = pytest.mark.parametrize("family", ["sd1"], indirect=True)
 
 
 def difference(a, b):
-    a, b = (np.asarray(picture).astype(int) for picture in (a, b))
+    a, b = (np.asarray(image).astype(int) for image in (a, b))
     assert a.shape == b.shape
     return int(abs(a - b).max())
 
@@ -33,7 +39,7 @@ def seeded():
     return torch.Generator("cpu").manual_seed(5)
 
 
-def noise_picture(width, height):
+def noise_image(width, height):
     draw = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(draw)
 
@@ -69,13 +75,13 @@ def test_txt2img(both, family, monkeypatch):
 
 @sd1
 @pytest.mark.parametrize("size", [(26, 18), (27, 19), (33, 25), (32, 5)])
-def test_img2img_at_the_size_of_the_picture(both, family, size):
+def test_img2img_at_the_size_of_the_image(both, family, size):
     """Rounded down to whole latent cells, and stretched by that little."""
     theirs, model = both
     pipe = of_theirs(diffusers.StableDiffusionImg2ImgPipeline, theirs)
-    picture = noise_picture(*size)
-    want = pipe("red cat", picture, 0.6, generator=seeded(), **THEIRS).images[0]
-    got = modes.img2img(model, "red cat", picture, 0.6, **OURS)
+    image = noise_image(*size)
+    want = pipe("red cat", image, 0.6, generator=seeded(), **THEIRS).images[0]
+    got = modes.img2img(model, "red cat", image, 0.6, **OURS)
     assert got[0].size == tuple(side - side % 2 for side in size)
     assert difference(got[0], want) <= 2
     assert ["resized" in warning for warning in got.warnings] == (
@@ -86,13 +92,14 @@ def test_img2img_at_the_size_of_the_picture(both, family, size):
 @pytest.mark.parametrize("family", ["sd1-inpainting"], indirect=True)
 def test_inpaint(both, family):
     theirs, model = both
-    picture, mask = noise_picture(26, 18), Image.new("L", (26, 18))
+    image = noise_image(26, 18)
+    mask = Image.new("L", (26, 18))
     mask.paste(255, (3, 4, 17, 18))
-    want = theirs("red cat", picture, mask, generator=seeded(), **SIZE, **THEIRS).images[0]
-    got = modes.inpaint(model, "red cat", picture, mask, **OURS)[0]
+    want = theirs("red cat", image, mask, generator=seeded(), **SIZE, **THEIRS).images[0]
+    got = modes.inpaint(model, "red cat", image, mask, **OURS)[0]
     where = np.asarray(mask) > 0
     assert abs(np.asarray(got).astype(int) - np.asarray(want).astype(int))[where].max() <= 2
-    assert (np.asarray(got)[~where] == np.asarray(picture)[~where]).all()
+    assert (np.asarray(got)[~where] == np.asarray(image)[~where]).all()
 
 
 @sd1
@@ -107,7 +114,7 @@ def test_controlnet(both, family, tmp_path):
             torch.nn.init.normal_(p, std=0.3)
     net.eval().save_pretrained(tmp_path / "net")
     pipe = of_theirs(diffusers.StableDiffusionControlNetPipeline, theirs, controlnet=net)
-    hint = noise_picture(26, 18)
+    hint = noise_image(26, 18)
     want = pipe("red cat", hint, generator=seeded(), **SIZE, **THEIRS).images[0]
     control = [Control(load_controlnet(tmp_path / "net", model.backend), hint)]
     got = modes.txt2img(model, "red cat", control=control, **SIZE, **OURS)

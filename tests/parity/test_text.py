@@ -80,7 +80,7 @@ def test_bytes_outside_the_vocabulary_are_those_of_transformers(tmp_path):
         {"tokenizer_config": {"pad_token": END}, "special_tokens_map": {"pad_token": "!"}},
         {"tokenizer_config": {"pad_token": "!"}, "special_tokens_map": {"pad_token": END}},
     ],
-)  # fmt: skip
+)
 def test_padding_is_that_of_transformers(tmp_path, files):
     write_tokenizer(tmp_path, small_vocabulary(), **files)
     theirs = transformers.CLIPTokenizer.from_pretrained(str(tmp_path))
@@ -89,30 +89,42 @@ def test_padding_is_that_of_transformers(tmp_path, files):
         assert (load_tokenizer(source).encode(TEXTS)[0] == padded(theirs, TEXTS)).all()
 
 
-SD2, XL2 = (  # as stable-diffusion-2 and the second tokenizer of SDXL have them
-    {
-        "special_tokens_map": {"pad_token": "!", "unk_token": END},
-        "tokenizer_config": {"pad_token": END, "tokenizer_class": "CLIPTokenizer"},
-    },
-    {
-        "special_tokens_map": {"pad_token": "!", "unk_token": END},
-        "tokenizer_config": {
-            "pad_token": "!",
-            "added_tokens_decoder": {
-                "0": {
-                    "content": "!",
-                    "lstrip": False,
-                    "normalized": False,
-                    "rstrip": False,
-                    "single_word": False,
-                    "special": True,
-                }
-            },
+SD2 = {
+    "special_tokens_map": {"pad_token": "!", "unk_token": END},
+    "tokenizer_config": {"pad_token": END, "tokenizer_class": "CLIPTokenizer"},
+}
+XL2 = {
+    "special_tokens_map": {"pad_token": "!", "unk_token": END},
+    "tokenizer_config": {
+        "pad_token": "!",
+        "added_tokens_decoder": {
+            "0": {
+                "content": "!",
+                "lstrip": False,
+                "normalized": False,
+                "rstrip": False,
+                "single_word": False,
+                "special": True,
+            }
         },
     },
-)
-EXCLAIMED = ["x!", "!", "wow!! a cat", "a!b", "hi ! there", "!x", "cat!'s dog", "x \u0338!", "! !",
-             "\uff01", "Red!HEART", "a!\n b", "!!!", "¡hola! (wow!:1.2)"]  # fmt: skip
+}
+EXCLAIMED = [
+    "x!",
+    "!",
+    "wow!! a cat",
+    "a!b",
+    "hi ! there",
+    "!x",
+    "cat!'s dog",
+    "x \u0338!",
+    "! !",
+    "\uff01",
+    "Red!HEART",
+    "a!\n b",
+    "!!!",
+    "¡hola! (wow!:1.2)",
+]
 
 
 @pytest.mark.parametrize("files", [SD2, XL2])
@@ -180,10 +192,12 @@ def test_textual_inversion_is_that_of_diffusers(tmp_path, folder):
         save_file({key: tensor[0] if k == 1 else tensor}, files[-1])
         Loader().load_textual_inversion(
             {key: torch.from_numpy(tensor[0] if k == 1 else tensor)},
-            tokenizer=tokenizer, text_encoder=theirs,
-        )  # fmt: skip
+            tokenizer=tokenizer,
+            text_encoder=theirs,
+        )
     ours = load_tokenizer(folder)
-    flat, words = flatten(params), [e for f in files for e in read_embeddings(f)]
+    flat = flatten(params)
+    words = [e for f in files for e in read_embeddings(f)]
     name = "text_model.embeddings.token_embedding.weight"
     flat[name], ours = add_embeddings(flat[name], ours, words)
     params = unflatten({name: tensor.astype(np.float64) for name, tensor in flat.items()})

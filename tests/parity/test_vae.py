@@ -24,9 +24,13 @@ from ldmref.models.taesd import TinyAutoencoder, TinyConfig, tiny_spec
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
 VAE = dict(
-    block_out_channels=[8, 16], layers_per_block=1, norm_num_groups=4, latent_channels=4,
-    down_block_types=["DownEncoderBlock2D"] * 2, up_block_types=["UpDecoderBlock2D"] * 2,
-)  # fmt: skip
+    block_out_channels=[8, 16],
+    layers_per_block=1,
+    norm_num_groups=4,
+    latent_channels=4,
+    down_block_types=["DownEncoderBlock2D"] * 2,
+    up_block_types=["UpDecoderBlock2D"] * 2,
+)
 one_family = pytest.mark.parametrize("family", ["sd1"], indirect=True)
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 
@@ -83,8 +87,15 @@ def layouts(other, tmp_path_factory):
     }
 
 
-LAYOUTS = ("folder", "pipeline", "old names", "diffusers file", "kl-f8", "below state_dict",
-           "within a model")  # fmt: skip
+LAYOUTS = (
+    "folder",
+    "pipeline",
+    "old names",
+    "diffusers file",
+    "kl-f8",
+    "below state_dict",
+    "within a model",
+)
 
 
 @one_family
@@ -109,7 +120,8 @@ def test_the_swapped_autoencoder_draws(folder, other, layouts, layout):
 def test_a_model_without_another_autoencoder_stays_as_it_is(folder, layouts):
     plain = ldmref.load(folder, backend="numpy")
     swapped = ldmref.load(folder, backend="numpy", vae=layouts["folder"])
-    a, b = flatten(plain.params), flatten(swapped.params)
+    a = flatten(plain.params)
+    b = flatten(swapped.params)
     assert a.keys() == b.keys() and plain.modifications == {}
     changed = {n for n in a if not np.array_equal(a[n], b[n])}
     assert changed and all(n.startswith("vae.") for n in changed)
@@ -143,9 +155,16 @@ def test_what_is_no_autoencoder_for_the_model_is_refused(other, layouts, tmp_pat
 def test_another_latent_space_is_refused(folder, tmp_path):
     for name, changes, word in (
         ("channels", {"latent_channels": 8}, "8 channels at 1/2"),
-        ("factor", dict(block_out_channels=[8], down_block_types=["DownEncoderBlock2D"],
-                        up_block_types=["UpDecoderBlock2D"]), "4 channels at 1/1"),
-    ):  # fmt: skip
+        (
+            "factor",
+            dict(
+                block_out_channels=[8],
+                down_block_types=["DownEncoderBlock2D"],
+                up_block_types=["UpDecoderBlock2D"],
+            ),
+            "4 channels at 1/1",
+        ),
+    ):
         diffusers.AutoencoderKL(**VAE | changes).save_pretrained(tmp_path / name)
         with pytest.raises(UsageError, match=word):
             ldmref.load(folder, backend="numpy", vae=tmp_path / name)
@@ -153,8 +172,12 @@ def test_another_latent_space_is_refused(folder, tmp_path):
 
 # -- TAESD ----------------------------------------------------------------------------------------
 
-SMALL = dict(encoder_block_out_channels=(8, 8), decoder_block_out_channels=(12, 12),
-             num_encoder_blocks=(1, 2), num_decoder_blocks=(2, 1))  # fmt: skip
+SMALL = dict(
+    encoder_block_out_channels=(8, 8),
+    decoder_block_out_channels=(12, 12),
+    num_encoder_blocks=(1, 2),
+    num_decoder_blocks=(2, 1),
+)
 
 
 @pytest.fixture(scope="module", params=["published sizes", "small"])
@@ -176,7 +199,8 @@ def test_taesd_against_diffusers(tiny, backend):
     with torch.no_grad():
         z = theirs.encode(torch.tensor(image)).latents.numpy()
         x = theirs.decode(torch.tensor(latents)).sample.numpy()
-    asarray, to_numpy = ours.backend.asarray, ours.backend.to_numpy
+    asarray = ours.backend.asarray
+    to_numpy = ours.backend.to_numpy
     for got, want in (
         (to_numpy(ours.encode(asarray(image))), z),
         (to_numpy(ours.decode(asarray(latents))), x),
@@ -216,7 +240,8 @@ def test_taesd_draws_in_place_of_the_autoencoder_and_in_previews(folder, tmp_pat
     assert np.allclose(mean, z, atol=1e-10) and not std.any()
     assert model.modifications["vae"]["name"] == "taesd"
 
-    full, previews = ldmref.load(folder, backend="numpy"), []
+    full = ldmref.load(folder, backend="numpy")
+    previews = []
     fast = load_taesd(tmp_path / "taesd", full.backend)
 
     def callback(event):
@@ -224,14 +249,14 @@ def test_taesd_draws_in_place_of_the_autoencoder_and_in_previews(folder, tmp_pat
 
     result = modes.txt2img(full, "cat", seed=0, steps=2, width=16, height=16, callback=callback)
     slow, quick, x0 = previews[-1]
-    assert np.array_equal(np.asarray(slow[0]), np.asarray(full_picture(full, x0)))
-    assert np.array_equal(np.asarray(quick[0]), np.asarray(full_picture(fast, x0)))
+    assert np.array_equal(np.asarray(slow[0]), np.asarray(full_image(full, x0)))
+    assert np.array_equal(np.asarray(quick[0]), np.asarray(full_image(fast, x0)))
     assert not np.array_equal(np.asarray(slow[0]), np.asarray(quick[0]))
     assert result.images[0].size == quick[0].size
 
 
-def full_picture(decoder, latents):
-    from ldmref.io.pictures.images import to_images
+def full_image(decoder, latents):
+    from ldmref.io.images.pil import to_images
 
     return to_images(decoder.backend.to_numpy(decoder.decode(decoder.backend.asarray(latents))))[0]
 
@@ -240,8 +265,12 @@ def test_taesd_configurations_that_are_not_understood(tiny, tmp_path):
     _, folder = tiny
     facts = json.loads((folder / "config.json").read_text())
     shutil.copytree(folder, tmp_path / "t")
-    for change in ({"act_fn": "silu"}, {"upsampling_scaling_factor": 4}, {"scaling_factor": 2.0},
-                   {"encoder_block_out_channels": [8, 16, 8, 8]}):  # fmt: skip
+    for change in (
+        {"act_fn": "silu"},
+        {"upsampling_scaling_factor": 4},
+        {"scaling_factor": 2.0},
+        {"encoder_block_out_channels": [8, 16, 8, 8]},
+    ):
         (tmp_path / "t" / "config.json").write_text(json.dumps(facts | change))
         with pytest.raises(CorruptModelError):
             read_vae(tmp_path / "t")

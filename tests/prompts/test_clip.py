@@ -36,8 +36,17 @@ def nowhere(monkeypatch, tmp_path):
 def test_words_become_their_pieces():
     pieces = [TOKENIZER.tokenizer.id_to_token(i) for i in ids(TOKENIZER, "It's the dog'S x 12")]
     assert pieces[:10] == [
-        START, "it</w>", "'s</w>", "the</w>", "dog</w>", "'s</w>", "x</w>", "1</w>", "2</w>", END,
-    ]  # fmt: skip
+        START,
+        "it</w>",
+        "'s</w>",
+        "the</w>",
+        "dog</w>",
+        "'s</w>",
+        "x</w>",
+        "1</w>",
+        "2</w>",
+        END,
+    ]
     assert len(pieces) == 77 and set(pieces[10:]) == {END}
 
 
@@ -50,8 +59,12 @@ def test_every_format_holds_the_same_vocabulary(tmp_path):
     old["model"]["merges"] = [" ".join(pair) for pair in old["model"]["merges"]]
     (tmp_path / "tokenizer.json").write_text(json.dumps(old), "utf-8")
     for source in (
-        folder, folder.parent, packed, tmp_path / "json", str(tmp_path / "tokenizer.json"),
-    ):  # fmt: skip
+        folder,
+        folder.parent,
+        packed,
+        tmp_path / "json",
+        str(tmp_path / "tokenizer.json"),
+    ):
         vocabulary = read_vocabulary(source)
         assert dict(vocabulary.vocab) == dict(VOCABULARY.vocab)
         assert [tuple(m) for m in vocabulary.merges] == list(VOCABULARY.merges)
@@ -135,7 +148,8 @@ def test_text_clean_openai_resolves_entities_after_ftfy(monkeypatch):
     assert ids(openai, "  a &amp;amp; b &lt; ï¬ ") == ids(TOKENIZER, "a & b < <")
     assert ids(TOKENIZER, "&lt;") != ids(TOKENIZER, "<")
     # to openai/CLIP and open_clip no text is padding, also where 0, the token "!", pads
-    texts, zero = ("x!", "!", "wow!! a"), clip_tokenizer(VOCABULARY, pad=0)
+    texts = ("x!", "!", "wow!! a")
+    zero = clip_tokenizer(VOCABULARY, pad=0)
     plain = clip_tokenizer(VOCABULARY, pad=0, text_clean="openai")
     for text in texts:
         n = ids(TOKENIZER, text).index(TOKENIZER.end) + 1
@@ -217,14 +231,24 @@ def test_ten_thousand_characters():
 def test_only_words_and_merges_of_a_published_file_are_used(tmp_path, part):
     """Published files have parts of many versions, none of which is run."""
     hostile = {
-        "normalizer": {"type": "Sequence", "normalizers": [
-            {"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 12},
-        "pre_tokenizer": {"type": "Split", "pattern": {"Regex": "(x+x+)+y"}, "behavior": "Removed",
-                          "invert": True},
-        "post_processor": {"type": "TemplateProcessing", "pair": [], "special_tokens": {},
-                           "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 9},
+        "normalizer": {
+            "type": "Sequence",
+            "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "aa"}] * 12,
+        },
+        "pre_tokenizer": {
+            "type": "Split",
+            "pattern": {"Regex": "(x+x+)+y"},
+            "behavior": "Removed",
+            "invert": True,
+        },
+        "post_processor": {
+            "type": "TemplateProcessing",
+            "pair": [],
+            "special_tokens": {},
+            "single": [{"Sequence": {"id": "A", "type_id": 0}}] * 9,
+        },
         "decoder": {"type": "Fuse"},
-    }  # fmt: skip
+    }
     data = json.loads(TOKENIZER.tokenizer.to_str()) | {part: hostile[part]}
     data["model"] |= {"dropout": 0.9, "byte_fallback": True, "ignore_merges": True}
     (tmp_path / "tokenizer.json").write_text(json.dumps(data), "utf-8")
@@ -235,7 +259,8 @@ def test_only_words_and_merges_of_a_published_file_are_used(tmp_path, part):
 
 
 def test_a_word_with_more_vectors_than_a_prompt_has_room_for_is_refused(tmp_path):
-    size, room = len(VOCABULARY.vocab), TOKENIZER.length - 2
+    size = len(VOCABULARY.vocab)
+    room = TOKENIZER.length - 2
     for vectors in (room, room + 1):
         names = ["<cat>", *(f"<cat>_{i}" for i in range(1, vectors))]
         write_tokenizer(

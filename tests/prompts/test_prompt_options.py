@@ -15,7 +15,8 @@ from ldmref.prompts.words import word_tokenizer
 from ldmref.testing.clip import awkward_strings, small_vocabulary
 
 TOKENIZER = clip_tokenizer(small_vocabulary(), 8, pad=0)  # six tokens between start and end
-CHUNK, WEIGHTED = PromptOptions("chunk"), PromptOptions("chunk", "a1111")
+CHUNK = PromptOptions("chunk")
+WEIGHTED = PromptOptions("chunk", "a1111")
 
 
 def rows(prompt, options, tokenizer=TOKENIZER):
@@ -215,8 +216,11 @@ def test_emphasis_scales_tokens_and_keeps_each_chunks_mean(xp, dtype, to_numpy):
     stream = np.random.default_rng(0)
     z = (stream.standard_normal((3, 5, 4)) + 1.0).astype(np.float32).astype(float)
     w = np.ones((3, 5))
-    w[0, 1], w[1, 2:4], w[2] = 1.5, [0.5, -2.0], 1.0
-    hidden, scale = xp.asarray(z, dtype=getattr(xp, dtype)), xp.asarray(w, dtype=xp.float32)
+    w[0, 1] = 1.5
+    w[1, 2:4] = [0.5, -2.0]
+    w[2] = 1.0
+    hidden = xp.asarray(z, dtype=getattr(xp, dtype))
+    scale = xp.asarray(w, dtype=xp.float32)
     y = to_numpy(emphasize(hidden, scale))
     assert y.dtype == dtype
     unit = np.finfo(dtype).eps / 2

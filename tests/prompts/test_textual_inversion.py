@@ -22,7 +22,9 @@ from ldmref.testing.clip import small_vocabulary
 
 VOCABULARY = small_vocabulary()
 TABLE = "text_model.embeddings.token_embedding.weight"
-SIZE, WIDTH, LENGTH = len(VOCABULARY.vocab), 32, 16
+SIZE = len(VOCABULARY.vocab)
+WIDTH = 32
+LENGTH = 16
 ROUNDING = 1e-10  # float64 rounding stays far below it, and every fault far above
 
 
@@ -46,7 +48,8 @@ def ids(tokenizer, prompt):
 
 
 def test_layouts(tmp_path):
-    one, two = vectors(1), vectors(3)
+    one = vectors(1)
+    two = vectors(3)
     save_file({"<cat-toy>": one[0]}, tmp_path / "learned_embeds.safetensors")
     save_file({"<cat-toy>": two}, tmp_path / "many.safetensors")
     save_file({"emb_params": two.astype(np.float16)}, tmp_path / "bad-hands.safetensors")
@@ -90,7 +93,8 @@ def test_pickles_are_refused(tmp_path):
 
 
 def test_words_get_rows_and_the_given_things_stay(model):
-    table, tokenizer = flatten(model.params.text_encoder)[TABLE], model.tokenizer
+    table = flatten(model.params.text_encoder)[TABLE]
+    tokenizer = model.tokenizer
     before = table.copy()
     new = [Embedding("<Cat>", vectors(1)), Embedding("badhands", vectors(3, seed=1))]
     after, grown = add_embeddings(table, tokenizer, new)
@@ -100,8 +104,11 @@ def test_words_get_rows_and_the_given_things_stay(model):
     hands = [SIZE + 1, SIZE + 2, SIZE + 3]
     assert ids(grown, "<cat>") == ids(grown, "<CAT>") == [SIZE]
     assert ids(grown, "a BadHands, <cat>") == [
-        *ids(tokenizer, "a"), *hands, *ids(tokenizer, ","), SIZE,
-    ]  # fmt: skip
+        *ids(tokenizer, "a"),
+        *hands,
+        *ids(tokenizer, ","),
+        SIZE,
+    ]
     assert ids(grown, "badhandsome") == ids(tokenizer, "badhandsome")
     assert max(ids(tokenizer, "<cat> badhands")) < SIZE
     assert grown.pad == tokenizer.pad == 0
@@ -152,7 +159,8 @@ def test_a_tokenizer_with_more_tokens_than_the_table_is_refused(model):
 
 
 def test_rows_that_are_no_tokens_make_room_for_the_word(model):
-    rows, word = np.zeros((SIZE + 5, 32), np.float32), Embedding("<x>", vectors(2))
+    rows = np.zeros((SIZE + 5, 32), np.float32)
+    word = Embedding("<x>", vectors(2))
     table, tokenizer = add_embeddings(rows, model.tokenizer, [word])
     ids = tokenizer.encode(["<x>"])[0][0]
     np.testing.assert_array_equal(table[ids[1:3]], word.vectors)
@@ -165,7 +173,8 @@ def test_a_model_with_more_words(model):
     table = flatten(model.params.text_encoder)[TABLE]
     word = Embedding("<love>", table[known])
     grown = model.with_embeddings([word])
-    here, there = flatten(model.params.text_encoder), flatten(grown.params.text_encoder)
+    here = flatten(model.params.text_encoder)
+    there = flatten(grown.params.text_encoder)
     assert {k for k, v in there.items() if v is not here[k]} == {TABLE}
     assert grown.config.text_encoder.vocab_size == SIZE + len(known)
     assert grown.modifications["embeddings"] == {"<love>": word.sha256}
@@ -178,7 +187,8 @@ def test_a_model_with_more_words(model):
 
 
 def test_embeddings_go_to_their_encoder():
-    left, right = Embedding("x", vectors(2), "clip_l"), Embedding("x", vectors(2, 40), "clip_g")
+    left = Embedding("x", vectors(2), "clip_l")
+    right = Embedding("x", vectors(2, 40), "clip_g")
     plain = Embedding("x", vectors(2))
     assert by_encoder([left, right], 2) == [[left], [right]]
     assert by_encoder([plain], 1) == [[plain]]
@@ -198,9 +208,12 @@ def two_encoders():
     text = dataclasses.replace(config.text_encoder, vocab_size=SIZE)
     second = dataclasses.replace(text, projection_dim=24, eos_token_id=2, hidden_act="gelu")
     unet = dataclasses.replace(
-        config.unet, cross_attention_dim=64, addition_embed_type="text_time",
-        addition_time_embed_dim=8, projection_class_embeddings_input_dim=24 + 48,
-    )  # fmt: skip
+        config.unet,
+        cross_attention_dim=64,
+        addition_embed_type="text_time",
+        addition_time_embed_dim=8,
+        projection_class_embeddings_input_dim=24 + 48,
+    )
     config = dataclasses.replace(config, unet=unet, text_encoder=text, text_encoder_2=second)
     tokenizers = [clip_tokenizer(VOCABULARY, LENGTH, pad=pad) for pad in (None, 0)]
     params = init(model_spec(config))
@@ -228,7 +241,8 @@ def test_two_encoders_learn_a_word_together(two_encoders):
 
 
 def test_the_pooled_output_is_the_first_chunks(two_encoders):
-    first, second = "a red heart, " * 3 + "the dog", "a hat"
+    first = "a red heart, " * 3 + "the dog"
+    second = "a hat"
     long = f"{first} BREAK {second}"
     condition = conditioning(two_encoders, [long, first], PromptOptions("chunk", "a1111", chunks=3))
     alone = conditioning(two_encoders, [first])

@@ -101,7 +101,11 @@ def test_added_words_are_saved_and_loaded(tmp_path):
     again = load_word_tokenizer(path, 6)
     assert again.tokenizer.to_str() == extended.to_str()
     assert again.encode(["a <FOX>"])[0][0, 1:5].tolist() == [
-        TOKENIZER.tokenizer.token_to_id("a"), size, size + 1, 2]  # fmt: skip
+        TOKENIZER.tokenizer.token_to_id("a"),
+        size,
+        size + 1,
+        2,
+    ]
     data = json.loads(extended.to_str())
     data["added_tokens"][0]["id"] = size + 9
     path.write_text(json.dumps(data), "utf-8")

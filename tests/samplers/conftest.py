@@ -14,7 +14,8 @@ from ldmref.testing.mixture import three_modes
 @pytest.fixture(scope="session")
 def flow():
     """(mixture, start at HIGH, end at LOW): the end by DOP853, an 8th-order method, at 1e-12."""
-    problem, stream = three_modes(), np.random.default_rng(0)
+    problem = three_modes()
+    stream = np.random.default_rng(0)
     start = problem.sample(64, stream) + HIGH * stream.standard_normal((64, 2))
 
     def slope(sigma, x):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from ldmref.samplers import SAMPLERS, sample
 
-LOW, HIGH = 0.1, 1.0  # the interval on which orders are measured: all of the mixture happens there
+# the interval on which orders are measured: all of the mixture happens there
+LOW = 0.1
+HIGH = 1.0
 
 
 def no_noise():

@@ -99,8 +99,9 @@ def test_samplers_stay_in_the_library_and_dtype(xp, dtype, xp_assert_close, to_n
     ulps = 0.1 / np.finfo(dtype).eps * 1e-2 if name == "rk45" and dtype == "float32" else 64
     for got, want in zip(native, wide, strict=True):
         for a, b in zip(got, want, strict=True):
-            xp_assert_close(a, b, like=xp.asarray([0.0], dtype=getattr(xp, dtype)), ulps=ulps,
-                            scale=8.0)  # fmt: skip
+            xp_assert_close(
+                a, b, like=xp.asarray([0.0], dtype=getattr(xp, dtype)), ulps=ulps, scale=8.0
+            )
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
@@ -108,8 +109,13 @@ def test_huge_sigma_loses_nothing_in_float32(name):
     """A cosine schedule's table ends near sigma = 2e4; a step from there must not spoil x0."""
     x0 = np.asarray([[0.25, -0.5]], np.float32)
     eps = np.asarray([[0.3, 0.7]], np.float32)
-    x = solve(name, lambda x, s: x0, np.float32(2e4) * eps, [2e4, 10.0, 5.0, 2.0, 1.0],
-             noise=lambda: 0 * eps).x  # fmt: skip
+    x = solve(
+        name,
+        lambda x, s: x0,
+        np.float32(2e4) * eps,
+        [2e4, 10.0, 5.0, 2.0, 1.0],
+        noise=lambda: 0 * eps,
+    ).x
     if not SAMPLERS[name].stochastic:
         np.testing.assert_allclose(x, eps + x0, atol=1e-4)
     assert x.dtype == np.float32

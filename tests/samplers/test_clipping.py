@@ -1,4 +1,4 @@
-"""Predictions kept within bounds, against NumPy's quantiles, picture by picture."""
+"""Predictions kept within bounds, against NumPy's quantiles, image by image."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from ldmref.samplers.config import SchedulerConfig
 
 
 def thresholded(x0, ratio, largest):
-    """Each picture by itself: clipped to its own quantile, and divided by it."""
-    pictures = []
+    """Each image by itself: clipped to its own quantile, and divided by it."""
+    images = []
     for one in x0:
         s = np.clip(np.quantile(np.abs(one), ratio), 1.0, None)
         s = min(s, largest)
-        pictures.append(np.clip(one, -s, s) / s)
-    return np.stack(pictures)
+        images.append(np.clip(one, -s, s) / s)
+    return np.stack(images)
 
 
 @given(
-    st.integers(0, 2**32), st.integers(1, 4), st.integers(1, 7), st.floats(0.0, 1.0),
+    st.integers(0, 2**32),
+    st.integers(1, 4),
+    st.integers(1, 7),
+    st.floats(0.0, 1.0),
     st.floats(0.5, 1e3),
-)  # fmt: skip
-def test_dynamic_thresholding_is_by_the_quantile_of_each_picture(seed, n, size, ratio, largest):
+)
+def test_dynamic_thresholding_is_by_the_quantile_of_each_image(seed, n, size, ratio, largest):
     scales = np.geomspace(3e2, 0.3, n).reshape(n, 1, 1)
     x0 = scales * np.random.default_rng(seed).standard_normal((n, size, 3))
     got = dynamic_threshold(ratio, largest)(x0)

@@ -36,7 +36,8 @@ GRID = [3.0, 2.1, 1.3, 0.9, 0.4]  # no two ratios or differences alike
 
 def coefficients(step, sigmas):
     """Of the start and of each prediction, in the final state; and the sigmas of the calls."""
-    basis, levels = iter(np.eye(40)), []
+    basis = iter(np.eye(40))
+    levels = []
     start = next(basis)
 
     def denoise(x, sigma):
@@ -60,7 +61,8 @@ def as_slopes(weights, sigmas):
     weights[n] lists those of the step from sigma_n: of e_n, e_(n-1), ...
     """
     size = len(sigmas)
-    x, slopes = np.eye(size)[0], []
+    x = np.eye(size)[0]
+    slopes = []
     for n, row in enumerate(weights):
         slopes.append((x - np.eye(size)[n + 1]) / sigmas[n])
         x = x + sum(w * slopes[n - j] for j, w in enumerate(row))
@@ -73,7 +75,8 @@ VARIABLES = {"lms": float, "deis": np.log}
 @pytest.mark.parametrize("order", [1, 2, 3, 4])
 @pytest.mark.parametrize("name", VARIABLES)
 def test_multistep_weights_are_integrals_of_lagrange_polynomials(name, order):
-    of, weights = VARIABLES[name], []
+    of = VARIABLES[name]
+    weights = []
     for n in range(4):
         places = [of(GRID[n - j]) for j in range(min(order, n + 1))]
         basis = [lagrange(places, j) for j in range(len(places))]
@@ -93,8 +96,11 @@ def test_pndm_has_the_published_fractions():
     slopes = [(unit[0] - unit[1]) / grid[0]]
     trial = unit[0] + h[0] * slopes[0]
     x = unit[0] + h[0] / 2 * (slopes[0] + (trial - unit[2]) / grid[1])
-    rows = {1: [3 / 2, -1 / 2], 2: [23 / 12, -16 / 12, 5 / 12],
-            3: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}  # fmt: skip
+    rows = {
+        1: [3 / 2, -1 / 2],
+        2: [23 / 12, -16 / 12, 5 / 12],
+        3: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
+    }
     rows[4] = rows[3]
     for n, row in rows.items():
         slopes.append((x - unit[n + 2]) / grid[n])
@@ -107,7 +113,9 @@ def test_pndm_has_the_published_fractions():
 @pytest.mark.parametrize("rule", [adams_bashforth_rule, log_rule, index_rule])
 def test_rules_of_differences_leave_the_newest_slope_its_share(rule):
     """The integral of the j-th Lagrange polynomial, for unequal levels far apart."""
-    levels, sigma, sigma_next = [7.0, 20.0, 31.0], 2.0, 0.1
+    levels = [7.0, 20.0, 31.0]
+    sigma = 2.0
+    sigma_next = 0.1
     places = {
         adams_bashforth_rule: [sigma, *levels],
         log_rule: list(np.log([sigma, *levels])),
@@ -149,8 +157,10 @@ def test_moment_weights_are_exact_for_polynomials():
 def test_dpmpp_2m_weights(solver, eta):
     """k-diffusion's form; `heun` is the integral of the straight line through both predictions."""
     s0, s1, s2 = grid = [3.0, 2.1, 0.9]
-    h0, h1 = np.log(s0 / s1), np.log(s1 / s2)
-    k0, k1 = (1 + eta) * h0, (1 + eta) * h1
+    h0 = np.log(s0 / s1)
+    h1 = np.log(s1 / s2)
+    k0 = (1 + eta) * h0
+    k1 = (1 + eta) * h1
     x = np.asarray([np.exp(-k0), 1 - np.exp(-k0), 0.0])
     line = quad(lambda u: (1 + eta) * np.exp(-(1 + eta) * (h1 - u)) * u / h0, 0, h1)[0]
     slope = line if solver == "heun" else 0.5 * (1 - np.exp(-k1)) * h1 / h0
@@ -158,8 +168,13 @@ def test_dpmpp_2m_weights(solver, eta):
     noises = []
     step = samplers.dpmpp_2m(eta, solver)
     basis = iter(np.eye(3)[1:])
-    end = solve(step, lambda x, s: next(basis), np.eye(3)[0], grid,
-               noise=lambda: noises.append(1) or np.zeros(3))  # fmt: skip
+    end = solve(
+        step,
+        lambda x, s: next(basis),
+        np.eye(3)[0],
+        grid,
+        noise=lambda: noises.append(1) or np.zeros(3),
+    )
     np.testing.assert_allclose(end.x, want, atol=1e-14)
     assert len(noises) == (2 if eta else 0)
 
@@ -168,7 +183,10 @@ def test_dpmpp_2m_weights(solver, eta):
 def test_dpmpp_3m_weights(eta):
     """k-diffusion's form: phi_2 D_1 - phi_3 D_2 with phi_3 = phi_2 / k - 1/2."""
     grid = [3.0, 2.1, 1.3, 0.9, 0.4]
-    size, unit, x, hs = 5, np.eye(5), np.eye(5)[0], []
+    size = 5
+    unit = np.eye(5)
+    x = np.eye(5)[0]
+    hs = []
     for n in range(4):
         h = np.log(grid[n] / grid[n + 1])
         k = h * (1 + eta)
@@ -178,8 +196,10 @@ def test_dpmpp_3m_weights(eta):
         if n == 1:
             x = x + phi2 * (unit[2] - unit[1]) * (h / hs[0])
         elif n > 1:
-            r0, r1 = hs[-1] / h, hs[-2] / h
-            first, second = (unit[n + 1] - unit[n]) / r0, (unit[n] - unit[n - 1]) / r1
+            r0 = hs[-1] / h
+            r1 = hs[-2] / h
+            first = (unit[n + 1] - unit[n]) / r0
+            second = (unit[n] - unit[n - 1]) / r1
             d1 = first + (first - second) * r0 / (r0 + r1)
             x = x + phi2 * d1 - phi3 * (first - second) / (r0 + r1)
         hs.append(h)
@@ -209,7 +229,8 @@ def test_noise_of_the_multistep_sde_samplers(step, eta):
 @pytest.mark.parametrize("tableau", [MIDPOINT, HEUN, RK4, DORMAND_PRINCE])
 def test_tableaux_fulfil_the_order_conditions_exactly(tableau):
     """All rooted trees up to order 4, and of order 5 the bushy ones (Butcher, section 31)."""
-    c, b = tableau.nodes, tableau.weights
+    c = tableau.nodes
+    b = tableau.weights
     a = [[*row, *[0] * (len(c) - len(row))] for row in tableau.matrix]
     of_a = lambda v: [sum(x * y for x, y in zip(row, v, strict=True)) for row in a]  # noqa: E731
     times = lambda *vs: [np.prod(x, dtype=object) for x in zip(*vs, strict=True)]  # noqa: E731
@@ -246,8 +267,10 @@ def test_dormand_prince_is_scipys():
 
     floats = [float(f) for f in DORMAND_PRINCE.weights[:-1]]
     np.testing.assert_allclose(floats, RK45.B, rtol=1e-15)
-    gap = [float(b - a) for a, b in
-           zip(DORMAND_PRINCE.weights, DORMAND_PRINCE.weights_low, strict=True)]  # fmt: skip
+    gap = [
+        float(b - a)
+        for a, b in zip(DORMAND_PRINCE.weights, DORMAND_PRINCE.weights_low, strict=True)
+    ]
     np.testing.assert_allclose(gap, RK45.E, atol=1e-15)
     for i, row in enumerate(DORMAND_PRINCE.matrix[:-1]):
         np.testing.assert_allclose([float(f) for f in row], RK45.A[i, :i], rtol=1e-15)

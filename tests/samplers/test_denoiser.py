@@ -11,8 +11,11 @@ from ldmref.samplers.denoiser import guided_denoiser
 from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alphas_cumprod
 
 CONFIG = dict(
-    num_train_timesteps=50, beta_start=0.002, beta_end=0.1, sigma_max=1e9,
-)  # fmt: skip
+    num_train_timesteps=50,
+    beta_start=0.002,
+    beta_end=0.1,
+    sigma_max=1e9,
+)
 
 
 def config(**changes):
@@ -30,7 +33,9 @@ def test_guided_denoiser(kind, scale):
         return 0.3 * xt + context
 
     x = np.random.default_rng(0).standard_normal((2, 3))
-    cond, uncond, sigma = np.full((2, 3), 2.0), np.full((2, 3), -1.0), 1.5
+    cond = np.full((2, 3), 2.0)
+    uncond = np.full((2, 3), -1.0)
+    sigma = 1.5
     denoise = guided_denoiser(
         network, kind, cond, uncond, scale, lambda parts: np.concatenate(parts)
     )
@@ -38,8 +43,11 @@ def test_guided_denoiser(kind, scale):
     level = 1 / (1 + sigma**2)
     xt = x * level**0.5
     answer = 0.3 * xt + (1 - scale) * uncond + scale * cond
-    want = {"eps": lambda: x0_from_eps(xt, answer, level),
-            "v": lambda: x0_from_v(xt, answer, level), "x0": lambda: answer}[kind]()  # fmt: skip
+    want = {
+        "eps": lambda: x0_from_eps(xt, answer, level),
+        "v": lambda: x0_from_v(xt, answer, level),
+        "x0": lambda: answer,
+    }[kind]()
     np.testing.assert_allclose(got, want, rtol=1e-12)
     ((seen, at, context),) = calls
     assert at == sigma

@@ -91,12 +91,14 @@ def test_which_steps_are_lowered(name, sigmas):
     ends = {}
     for lower in (True, False):
         config = SchedulerConfig(lower_order_final=lower)
-        step, visits = configured_step(config, get_sampler(name), schedule, eta=(
-            None if SAMPLERS[name].eta is None else 0.0))  # fmt: skip
+        step, visits = configured_step(
+            config, get_sampler(name), schedule, eta=(None if SAMPLERS[name].eta is None else 0.0)
+        )
         states = list(sample(MIXTURE.denoise, 9.0 * NOISE, schedule.sigmas, step, visits=visits))
         ends[lower] = states
     last = 5 if sigmas[-1] else 4  # steps that count
-    before, after = ends[True][last - 2], ends[True][last - 1]
+    before = ends[True][last - 2]
+    after = ends[True][last - 1]
     if name not in UNIPC:  # which corrects the state first
         euler = euler_step(before.x, after.x0, sigmas[last - 1], sigmas[last])
         np.testing.assert_allclose(after.x, euler, rtol=0, atol=1e-12)

@@ -95,7 +95,8 @@ def test_guidance_costs_one_call_of_the_network(scale, calls, rows):
         seen.append(xt.shape[0])
         return context[:, 0]
 
-    uncond, cond = np.zeros((2, 1, 5)), np.ones((2, 1, 5))
+    uncond = np.zeros((2, 1, 5))
+    cond = np.ones((2, 1, 5))
     denoise = guided_denoiser(network, "x0", cond, uncond, scale, np.concatenate)
     np.testing.assert_allclose(denoise(np.zeros((2, 5)), 1.0), np.full((2, 5), scale))
     assert seen == [rows] * calls

@@ -133,7 +133,9 @@ def one_part_error():
 def test_rk45_keeps_its_step_across_the_grid():
     """The last part is cut to fit the grid; the length found before is kept for the next step."""
     step = samplers.rk45(1e-6, 1e-6)
-    x, sigma, history = X, HIGH, ()
+    x = X
+    sigma = HIGH
+    history = ()
     lengths = []
     for sigma_next in (0.8, 0.79, 0.5):
         x, _, history = step(MIXTURE.denoise, x, Interval(0, 1, sigma, sigma_next), history, None)

@@ -43,9 +43,14 @@ def assert_same(got, want):
 
 
 def test_ipndm_of_comfyui():
-    weights = {1: [1.0], 2: [3 / 2, -1 / 2], 3: [23 / 12, -16 / 12, 5 / 12],
-               4: [55 / 24, -59 / 24, 37 / 24, -9 / 24]}  # fmt: skip
-    x, buffer = START, []
+    weights = {
+        1: [1.0],
+        2: [3 / 2, -1 / 2],
+        3: [23 / 12, -16 / 12, 5 / 12],
+        4: [55 / 24, -59 / 24, 37 / 24, -9 / 24],
+    }
+    x = START
+    buffer = []
     for i, (t_cur, t_next) in enumerate(itertools.pairwise(SIGMAS)):
         d_cur = slope(x, t_cur)
         if t_next == 0:
@@ -60,14 +65,17 @@ def test_ipndm_of_comfyui():
 
 
 def test_gradient_estimation_of_comfyui():
-    x, old_d, ge_gamma = START, None, 2.0
+    x = START
+    old_d = None
+    ge_gamma = 2.0
     for sigma, after in itertools.pairwise(SIGMAS):
         d = slope(x, sigma)
         if after == 0:
             x = MIXTURE.denoise(x, sigma)
             break
         d_bar = d if old_d is None else ge_gamma * d + (1 - ge_gamma) * old_d
-        x, old_d = x + d_bar * (after - sigma), d
+        x = x + d_bar * (after - sigma)
+        old_d = d
     assert_same(ours(samplers.gradient_estimation()), x)
 
 
@@ -79,7 +87,9 @@ def test_res_multistep_of_comfyui(eta, name):
     def phi2(t):
         return (phi1(t) - 1.0) / t
 
-    x, noises, old = START, iter(NOISES), None
+    x = START
+    noises = iter(NOISES)
+    old = None
     for i, (sigma, after) in enumerate(itertools.pairwise(SIGMAS)):
         denoised = MIXTURE.denoise(x, sigma)
         up = min(after, eta * (after**2 * (sigma**2 - after**2) / sigma**2) ** 0.5)
@@ -88,11 +98,13 @@ def test_res_multistep_of_comfyui(eta, name):
             x = x + slope(x, sigma) * (down - sigma)
         else:
             before, before_down = old
-            t, t_old, t_next, t_prev = (-math.log(s) for s in (
-                sigma, before_down, down, SIGMAS[i - 1]))  # fmt: skip
+            t, t_old, t_next, t_prev = (
+                -math.log(s) for s in (sigma, before_down, down, SIGMAS[i - 1])
+            )
             h = t_next - t
             c2 = (t_prev - t_old) / h
-            b1, b2 = phi1(-h) - phi2(-h) / c2, phi2(-h) / c2
+            b1 = phi1(-h) - phi2(-h) / c2
+            b2 = phi2(-h) / c2
             x = math.exp(-h) * x + h * (b1 * denoised + b2 * before)
         if after > 0 and up > 0:
             x = x + next(noises) * up
@@ -111,7 +123,9 @@ def test_res_multistep_of_comfyui(eta, name):
 )
 def test_churn_of_edm(solver, options):
     """generate.py, edm_sampler, without its rounding of sigmas."""
-    num_steps, noises, x_next = len(SIGMAS) - 1, iter(NOISES), START
+    num_steps = len(SIGMAS) - 1
+    noises = iter(NOISES)
+    x_next = START
     for i, (t_cur, t_next) in enumerate(itertools.pairwise(SIGMAS)):
         gamma = min(options["S_churn"] / num_steps, np.sqrt(2) - 1)
         gamma = gamma if options["S_min"] <= t_cur <= options["S_max"] else 0

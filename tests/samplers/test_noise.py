@@ -12,9 +12,11 @@ from ldmref.samplers.noise import STREAMS, Streams
 
 @pytest.mark.parametrize("rng", STREAMS)
 def test_image_i_has_the_stream_of_its_own_seed(rng):
-    streams, alone = Streams([5, 7, 5], (4, 3, 2), rng), STREAMS[rng](7)
+    streams = Streams([5, 7, 5], (4, 3, 2), rng)
+    alone = STREAMS[rng](7)
     for _ in range(3):
-        draw, want = streams(), alone.draw((4, 3, 2))
+        draw = streams()
+        want = alone.draw((4, 3, 2))
         assert draw.shape == (3, 4, 3, 2) and draw.dtype == np.float32
         assert (draw[1] == want).all() and (draw[0] == draw[2]).all() and (draw[0] != want).all()
 
@@ -22,7 +24,8 @@ def test_image_i_has_the_stream_of_its_own_seed(rng):
 @pytest.mark.parametrize("rng", STREAMS)
 def test_calls_differ_and_the_numbers_are_normal(rng):
     stream = STREAMS[rng](2**64 - 1)
-    a, b = stream.draw((50_000,)), stream.draw((50_000,))
+    a = stream.draw((50_000,))
+    b = stream.draw((50_000,))
     assert abs(np.corrcoef(a, b)[0, 1]) < 0.02
     for values in (a, b):
         assert stats.kstest(values, "norm").pvalue > 1e-3

@@ -134,7 +134,8 @@ def test_one_step_of_linspace_starts_at_the_wrong_end_in_diffusers():
 
 def test_beta_of_diffusers_is_not_beta_of_the_paper():
     """The same quantiles, of the sigmas or of the timesteps: the middle of 21 levels."""
-    paper, theirs = sigma_grid(TABLE, "beta", 20), sigma_grid(TABLE, "beta_sigma", 21)
+    paper = sigma_grid(TABLE, "beta", 20)
+    theirs = sigma_grid(TABLE, "beta_sigma", 21)
     assert paper[10] == pytest.approx(1.61, abs=0.01)  # timestep 499.5
     assert theirs[10] == pytest.approx((TABLE[0] + TABLE[-1]) / 2, rel=1e-9)  # 7.32
 
@@ -193,7 +194,9 @@ def test_compvis_and_diffusers_ddim_agree_where_the_number_divides():
 def test_linspace_of_k_diffusion(steps):
     """external.py, DiscreteSchedule.get_sigmas and t_to_sigma."""
     t = np.linspace(len(TABLE) - 1, 0, steps)
-    low, high, w = np.floor(t).astype(int), np.ceil(t).astype(int), t % 1
+    low = np.floor(t).astype(int)
+    high = np.ceil(t).astype(int)
+    w = t % 1
     log_sigma = (1 - w) * np.log(TABLE)[low] + w * np.log(TABLE)[high]
     grid = grid_of(SD, steps, "kdiffusion", "linspace")
     np.testing.assert_allclose(grid.sigmas, [*np.exp(log_sigma), 0.0], rtol=1e-12)
@@ -203,7 +206,8 @@ def test_linspace_of_k_diffusion(steps):
 @pytest.mark.parametrize("steps", [2, 10, 33])
 def test_karras_and_exponential_of_k_diffusion(steps):
     """sampling.py, get_sigmas_karras and get_sigmas_exponential; t as in sigma_to_t."""
-    low, high = TABLE[0], TABLE[-1]
+    low = TABLE[0]
+    high = TABLE[-1]
     ramp = np.linspace(0, 1, steps)
     karras = (high ** (1 / 7.0) + ramp * (low ** (1 / 7.0) - high ** (1 / 7.0))) ** 7.0
     exponential = np.exp(np.linspace(np.log(high), np.log(low), steps))

@@ -63,9 +63,15 @@ def test_a_plug_in_is_imported_only_when_asked_for(install):
 
 @pytest.mark.parametrize(
     "value",
-    ["no_such_module:x", f"{MODULE}:missing", f"{MODULE}:leaves", f"{MODULE}:panics",
-     f"{MODULE}:number", ":"],
-)  # fmt: skip
+    [
+        "no_such_module:x",
+        f"{MODULE}:missing",
+        f"{MODULE}:leaves",
+        f"{MODULE}:panics",
+        f"{MODULE}:number",
+        ":",
+    ],
+)
 def test_a_broken_plug_in_is_named_with_its_package_and_hurts_nobody_else(install, value):
     install("their-package", broken=value, mine=f"{MODULE}:mine")
     with pytest.raises(UsageError) as caught:

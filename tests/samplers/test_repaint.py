@@ -65,7 +65,8 @@ def test_a_jump_is_the_forward_process_and_forgets_the_history():
 def test_resampling_makes_the_unknown_part_fit_the_known():
     """Two coordinates with correlation 0.9, one of them known: without resampling, the other one
     knows of it too late, and the correlation comes out too small."""
-    rho, n = 0.9, 20_000
+    rho = 0.9
+    n = 20_000
     cov = np.array([[1.0, rho], [rho, 1.0]])
     draws = np.random.default_rng(1)
     known = draws.standard_normal(n)
@@ -80,10 +81,16 @@ def test_resampling_makes_the_unknown_part_fit_the_known():
     def correlation(times):
         start = draws.standard_normal((n, 2)) * 30.0
         states = sample(
-            denoise, start, sigmas, ancestral(1.0), visits=repaint_visits(24, 4, times),
-            noise=lambda: draws.standard_normal((n, 2)), constrain=constrain,
-        )  # fmt: skip
+            denoise,
+            start,
+            sigmas,
+            ancestral(1.0),
+            visits=repaint_visits(24, 4, times),
+            noise=lambda: draws.standard_normal((n, 2)),
+            constrain=constrain,
+        )
         return np.corrcoef(list(states)[-1].x.T)[0, 1]
 
-    once, often = correlation(1), correlation(8)
+    once = correlation(1)
+    often = correlation(8)
     assert once < 0.8 and abs(often - rho) < 0.3 * abs(once - rho)

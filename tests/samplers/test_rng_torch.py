@@ -36,10 +36,12 @@ def generator(seed):
 
 def assert_draws_alike(seed, shapes):
     """The same calls on both: equal below 16 values, near from there on."""
-    theirs, mine = generator(seed), TorchStream(seed)
+    theirs = generator(seed)
+    mine = TorchStream(seed)
     torch = pytest.importorskip("torch")
     for shape in shapes:
-        want, got = torch.randn(shape, generator=theirs).numpy(), mine.draw(shape)
+        want = torch.randn(shape, generator=theirs).numpy()
+        got = mine.draw(shape)
         assert got.dtype == np.float32 and got.shape == want.shape
         atol = 0.0 if want.size < 16 else tolerance()
         np.testing.assert_allclose(got, want, rtol=0, atol=atol, err_msg=f"{seed} {shape}")
@@ -52,7 +54,7 @@ def test_every_size_up_to_three_blocks(seed):
 
 
 @pytest.mark.parametrize("seed", SEEDS)
-def test_sizes_of_pictures(seed):
+def test_sizes_of_images(seed):
     assert_draws_alike(seed, [(4, 64, 64), (1, 4, 64, 64), (4, 9, 13), (16, 8, 8), (3, 3, 511)])
 
 

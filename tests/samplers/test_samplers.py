@@ -49,8 +49,10 @@ def test_a_gaussian_follows_its_closed_form(name):
 @pytest.mark.parametrize("name", EVERY)
 def test_declared_evaluations_and_draws_are_the_counted_ones(name):
     """The last step goes to 0, which costs one evaluation and no noise, but for churn."""
-    calls, draws = [], []
-    entry, x = SAMPLERS[name], np.ones((1, 2))
+    calls = []
+    draws = []
+    entry = SAMPLERS[name]
+    x = np.ones((1, 2))
     sigmas = [9.0, 5.0, 4.0, 3.0, 2.5, 2.0, 0.0]
 
     def denoise(x, sigma):
@@ -82,7 +84,8 @@ def test_declared_eta_is_the_default(name):
         with pytest.raises(TypeError):
             entry.make(eta=0.5, order=9, nonsense=1)
         return
-    problem, x = three_modes(), np.ones((2, 2))
+    problem = three_modes()
+    x = np.ones((2, 2))
     ends = [
         solve(make(), problem.denoise, x, [4.0, 2.0, 1.0], noise=drawing(0, (2, 2))).x
         for make in (entry.make, lambda: entry.make(eta=entry.eta))
@@ -175,8 +178,19 @@ def test_what_a_sampler_declares_by_default():
 def test_default_arguments_of_the_makers():
     from ldmref import samplers as s
 
-    makers = [s.ancestral, s.with_noise, s.dpm_solver, s.dpmpp_sde, s.dpmpp_2m, s.dpmpp_3m, s.lms,
-              s.deis, s.unipc, s.rk45, s.dpm_solver_multistep]  # fmt: skip
+    makers = [
+        s.ancestral,
+        s.with_noise,
+        s.dpm_solver,
+        s.dpmpp_sde,
+        s.dpmpp_2m,
+        s.dpmpp_3m,
+        s.lms,
+        s.deis,
+        s.unipc,
+        s.rk45,
+        s.dpm_solver_multistep,
+    ]
     defaults = {
         m.__name__: {
             name: p.default
@@ -213,7 +227,8 @@ def test_default_arguments_of_the_makers():
 @pytest.mark.parametrize("name", EVERY)
 def test_a_trajectory_can_be_split(name):
     """0..k and then k..n, with the history passed along, equals 0..n."""
-    problem, x = three_modes(), np.random.default_rng(4).standard_normal((4, 2)) * 5
+    problem = three_modes()
+    x = np.random.default_rng(4).standard_normal((4, 2)) * 5
     sigmas = karras_sigmas(9, 0.1, 5.0).tolist()
     step = SAMPLERS[name].make()
     for cut in (1, 2, 4):
@@ -227,7 +242,8 @@ def test_a_trajectory_can_be_split(name):
 
 @pytest.mark.parametrize("name", EVERY)
 def test_constrain_keeps_known_entries_bit_for_bit(name):
-    problem, known = three_modes(), np.asarray([[0.1, 0.2]])
+    problem = three_modes()
+    known = np.asarray([[0.1, 0.2]])
     keep = np.asarray([[1.0, 0.0]])
     levels = []
 
@@ -235,7 +251,8 @@ def test_constrain_keeps_known_entries_bit_for_bit(name):
         levels.append(sigma)
         return np.where(keep == 1.0, known + sigma * 0.5, x)
 
-    sigmas, noise = [5.0, 3.0, 2.0, 1.0, 0.0], drawing(6, (1, 2))
+    sigmas = [5.0, 3.0, 2.0, 1.0, 0.0]
+    noise = drawing(6, (1, 2))
     x = np.ones((1, 2))
     end = solve(name, problem.denoise, x, sigmas, noise, constrain=constrain).x
     assert end[0, 0] == known[0, 0] and np.isfinite(end).all()
@@ -277,10 +294,19 @@ def test_families_are_those_of_the_classes_in_diffusers():
     assert named["multistep"] == {n for n in SAMPLERS if n.startswith(starts)} | others
 
 
-@pytest.mark.parametrize(("name", "eta", "draws"), [
-    ("euler", None, False), ("ddpm", None, True), ("ddpm", 0.0, True),  # has no eta
-    ("ddim", None, False), ("ddim", 0.0, False), ("ddim", 0.3, True),
-    ("euler_a", None, True), ("euler_a", 0.0, False), ("euler_a", 0.3, True),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("name", "eta", "draws"),
+    [
+        ("euler", None, False),
+        ("ddpm", None, True),
+        ("ddpm", 0.0, True),  # has no eta
+        ("ddim", None, False),
+        ("ddim", 0.0, False),
+        ("ddim", 0.3, True),
+        ("euler_a", None, True),
+        ("euler_a", 0.0, False),
+        ("euler_a", 0.3, True),
+    ],
+)
 def test_which_eta_draws_noise(name, eta, draws):
     assert SAMPLERS[name].draws_noise(eta) is draws

@@ -73,9 +73,11 @@ def test_single_precision_sigmas_are_those_of_diffusers(betas, zero_snr):
     own = np.linspace(0.01, 0.0002, 300)[::-1]
     options = {"trained_betas": own.tolist()} if betas == "own" else {"beta_schedule": betas}
     theirs = diffusers.DPMSolverMultistepScheduler(
-        **BETAS, **options, num_train_timesteps=len(own) if betas == "own" else 1000,
+        **BETAS,
+        **options,
+        num_train_timesteps=len(own) if betas == "own" else 1000,
         rescale_betas_zero_snr=zero_snr,
-    )  # fmt: skip
+    )
     config = replace(
         PLAIN,
         num_train_timesteps=theirs.config.num_train_timesteps,
@@ -124,10 +126,14 @@ def test_samplers_start_no_higher_than_they_may():
 
 @pytest.mark.parametrize(
     ("n", "options", "orders"),
-    [(14, {}, [3, 2, 1]), (15, {}, [3, 3, 3]), (14, {"lower_order_final": False}, [3, 3, 3]),
-     (15, {"euler_at_final": True}, [3, 3, 1]),
-     (14, {"lower_order_final": False, "euler_at_final": True}, [3, 3, 1])],
-)  # fmt: skip
+    [
+        (14, {}, [3, 2, 1]),
+        (15, {}, [3, 3, 3]),
+        (14, {"lower_order_final": False}, [3, 3, 3]),
+        (15, {"euler_at_final": True}, [3, 3, 1]),
+        (14, {"lower_order_final": False, "euler_at_final": True}, [3, 3, 1]),
+    ],
+)
 def test_the_order_of_the_last_steps(n, options, orders):
     """diffusers' DPM-Solver lowers it below 15 steps, or in the last step if it is told to."""
     limit = order_limit(replace(DIFFUSERS, **options))
@@ -136,10 +142,14 @@ def test_the_order_of_the_last_steps(n, options, orders):
 
 @pytest.mark.parametrize(
     ("sampler", "solver_type", "options"),
-    [("dpm_solver_2m", "heun", {"solver": "heun"}), ("dpmpp_3m", "", {"solver": "midpoint"}),
-     ("dpmpp_3m_sde", "midpoint", {"solver": "midpoint"}), ("euler", "heun", {}),
-     ("dpmpp_2m", "heun", {})],
-)  # fmt: skip
+    [
+        ("dpm_solver_2m", "heun", {"solver": "heun"}),
+        ("dpmpp_3m", "", {"solver": "midpoint"}),
+        ("dpmpp_3m_sde", "midpoint", {"solver": "midpoint"}),
+        ("euler", "heun", {}),
+        ("dpmpp_2m", "heun", {}),
+    ],
+)
 def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, options):
     config = replace(DIFFUSERS, solver_type=solver_type)
     assert make_options(config, sampler, 10) == options
@@ -170,7 +180,8 @@ def test_timesteps_beyond_the_table_are_refused():
 def test_the_last_step_of_the_third_order_reaches_the_prediction(steps, lower_order_final):
     """At sigma 0 nothing is left to extrapolate, whatever order diffusers' scheduler has there."""
     config = replace(DIFFUSERS, sampler="dpmpp_3m_sde", lower_order_final=lower_order_final)
-    sampler, mixture = get_sampler(config.sampler), three_modes()
+    sampler = get_sampler(config.sampler)
+    mixture = three_modes()
     schedule = make_schedule(config, sampler, "linspace", steps)
     assert schedule.sigmas[-1] == 0.0
     step, visits = configured_step(config, sampler, schedule, bug_compatible=True)
@@ -199,8 +210,12 @@ def test_every_sampler_of_a_scheduler_has_its_timesteps(name):
     for order in (1, 2, 3):
         for algorithm in ALGORITHMS:
             for solver in ("midpoint", "heun", "bh2"):
-                options = dict(solver_order=order, algorithm_type=algorithm, solver_type=solver,
-                               final_sigmas_type="sigma_min")  # fmt: skip
+                options = dict(
+                    solver_order=order,
+                    algorithm_type=algorithm,
+                    solver_type=solver,
+                    final_sigmas_type="sigma_min",
+                )
                 try:
                     config = scheduler_config(
                         {"_class_name": name, "skip_prk_steps": True, **options}

@@ -11,7 +11,8 @@ from ldmref.samplers import SAMPLERS, get_sampler, make_schedule, sample, sigma_
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import sampling_sigmas
 
-CONFIG, EULER = SchedulerConfig(), SAMPLERS["euler"]
+CONFIG = SchedulerConfig()
+EULER = SAMPLERS["euler"]
 TABLE = sampling_sigmas(CONFIG)
 JUNK = [2.5, "3", None, True, float("nan"), [3], 3j, b"3", np.float64(3.0), np.ones(2), 10**400]
 
@@ -51,10 +52,25 @@ def test_a_sampler_is_no_name(sampler):
     assert code_of(make_schedule, CONFIG, sampler, "karras", 3) == "E-SAMPLER"
 
 
-@pytest.mark.parametrize("sigmas", [
-    [1.0, float("nan"), 0.0], [1.0, -0.5], [float("inf"), 1.0, 0.0], "10", b"10", 3.0, None,
-    ["1", "0"], [None, 0.0], [1j, 0.0], [True, False], [10**400, 0.0], np.ones((2, 2)), object(),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    "sigmas",
+    [
+        [1.0, float("nan"), 0.0],
+        [1.0, -0.5],
+        [float("inf"), 1.0, 0.0],
+        "10",
+        b"10",
+        3.0,
+        None,
+        ["1", "0"],
+        [None, 0.0],
+        [1j, 0.0],
+        [True, False],
+        [10**400, 0.0],
+        np.ones((2, 2)),
+        object(),
+    ],
+)
 def test_noise_levels_are_finite_numbers(sigmas):
     """Refused when the run is asked for, not at its first step."""
     step = get_sampler("euler").make()
@@ -68,8 +84,7 @@ def test_sigmas_of_a_schedule_decrease_and_are_as_many_as_its_steps(sigmas):
     assert code_of(make_schedule, CONFIG, EULER, None, 2, sigmas) == "E-SIGMAS"
 
 
-@pytest.mark.parametrize("kind", [list, tuple, np.array, iter,
-                                  lambda v: np.array(v, np.float32)])  # fmt: skip
+@pytest.mark.parametrize("kind", [list, tuple, np.array, iter, lambda v: np.array(v, np.float32)])
 def test_noise_levels_come_in_any_list(kind):
     step = get_sampler("euler").make()
     states = list(sample(lambda x, sigma: 0.0 * x, np.full(2, 4.0), kind([4.0, 1.0, 0.0]), step))

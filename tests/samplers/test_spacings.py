@@ -20,7 +20,8 @@ from ldmref.samplers.schedule import (
 
 SD = training_alphas_cumprod(SchedulerConfig())
 TABLE = np.sqrt((1 - SD) / SD)
-LOW, HIGH = TABLE[0], TABLE[-1]
+LOW = TABLE[0]
+HIGH = TABLE[-1]
 AYS = [999, 850, 736, 645, 545, 455, 343, 233, 124, 24]
 AYS_XL = [999, 845, 730, 587, 443, 310, 193, 116, 53, 13]
 

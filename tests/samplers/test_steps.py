@@ -93,7 +93,8 @@ def test_eta_outside_its_range_is_refused(eta):
 @given(LEVELS, LEVELS)
 @example(18.256, 7.3024)  # where x0 and the noise cancel, and only the rounding is left
 def test_straight_keeps_the_noise_of_x(sigma, sigma_next):
-    x, x0 = np.asarray([1.0, -3.0]), np.asarray([0.5, 2.0])
+    x = np.asarray([1.0, -3.0])
+    x0 = np.asarray([0.5, 2.0])
     eps = (x - x0) / sigma
     terms = np.abs(x0) + np.abs(sigma_next * eps)
     error = np.abs(euler_step(x, x0, sigma, sigma_next) - (x0 + sigma_next * eps))
@@ -122,8 +123,19 @@ def test_families_meet(name):
     np.testing.assert_allclose(end(one), end(other), rtol=0, atol=1e-12)
 
 
-@pytest.mark.parametrize("name", ["ddim", "euler_a", "dpm_solver_2_a", "dpmpp_2s_a", "dpmpp_sde",
-                                  "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde"])  # fmt: skip
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ddim",
+        "euler_a",
+        "dpm_solver_2_a",
+        "dpmpp_2s_a",
+        "dpmpp_sde",
+        "dpmpp_2m_sde",
+        "dpmpp_2m_sde_heun",
+        "dpmpp_3m_sde",
+    ],
+)
 def test_eta_zero_is_the_deterministic_parent(name):
     parent = {
         "ddim": ancestral(0.0),
@@ -172,8 +184,10 @@ def slope(x, sigma):
 
 
 def test_runge_kutta_methods_in_their_usual_form():
-    s, t = 3.0, 1.2
-    h, middle = t - s, 0.5 * (s + t)
+    s = 3.0
+    t = 1.2
+    h = t - s
+    middle = 0.5 * (s + t)
     k1 = slope(X, s)
     k2 = slope(X + 0.5 * h * k1, middle)
     k3 = slope(X + 0.5 * h * k2, middle)
@@ -189,14 +203,16 @@ def test_runge_kutta_methods_in_their_usual_form():
 
 def test_dpm_solver_in_the_papers_form():
     """Algorithms 1 and 2 of arXiv:2206.00927 in the noise prediction, with alpha = 1."""
-    s, t = 3.0, 0.7
+    s = 3.0
+    t = 0.7
     h = math.log(s / t)
     eps = slope(X, s)
     half = s * math.exp(-h / 2)
     u = X - half * math.expm1(h / 2) * eps
     want = X - t * math.expm1(h) * slope(u, half)
     np.testing.assert_allclose(end(samplers.dpm_solver(2), grid=[s, t]), want, atol=1e-13)
-    s1, s2 = s * math.exp(-h / 3), s * math.exp(-2 * h / 3)
+    s1 = s * math.exp(-h / 3)
+    s2 = s * math.exp(-2 * h / 3)
     d1 = slope(X - s1 * math.expm1(h / 3) * eps, s1) - eps
     phi = math.expm1(2 * h / 3) / (2 * h / 3) - 1
     d2 = slope(X - s2 * math.expm1(2 * h / 3) * eps - s2 * 2 * phi * d1, s2) - eps
@@ -206,7 +222,8 @@ def test_dpm_solver_in_the_papers_form():
 
 @pytest.mark.parametrize("eta,r", [(0.0, 0.5), (0.0, 0.3), (1.0, 0.5), (0.6, 1.0)])
 def test_dpmpp_sde_in_k_diffusions_form(eta, r):
-    s, t = 3.0, 0.7
+    s = 3.0
+    t = 0.7
     middle = s * (t / s) ** r
     noises = np.random.default_rng(2).standard_normal((2, *X.shape))
     x0 = MIXTURE.denoise(X, s)
@@ -232,7 +249,8 @@ def test_unipc_in_the_papers_form(order, variant, corrector):
         scale = -h if variant == "bh1" else math.expm1(-h)
         r = np.asarray([math.log(sigma / s) / h for s, _ in others])
         x = (sigma_next / sigma) * x - math.expm1(-h) * x0
-        phi, b = math.expm1(-h) / -h - 1, []
+        phi = math.expm1(-h) / -h - 1
+        b = []
         for i in range(len(r)):
             b.append(phi * math.factorial(i + 1) / scale)
             phi = phi / -h - 1 / math.factorial(i + 2)
@@ -241,7 +259,9 @@ def test_unipc_in_the_papers_form(order, variant, corrector):
             (p * (y - x0) / q for p, q, (_, y) in zip(rho, r, others, strict=True)), 0.0 * x
         )
 
-    x, last, past = X, X, []
+    x = X
+    last = X
+    past = []
     for n, (s, t) in enumerate(itertools.pairwise(GRID)):
         new = MIXTURE.denoise(x, s)
         if past and corrector:
@@ -249,14 +269,16 @@ def test_unipc_in_the_papers_form(order, variant, corrector):
             others = [*past[1:p], (s, new)]
             x = update(last, past[0][0], s, past[0][1], others, p == 1)
         p = min(order, n + 1)
-        last, x = x, update(x, s, t, new, past[: p - 1], p == 2)
+        last = x
+        x = update(x, s, t, new, past[: p - 1], p == 2)
         past = [(s, new), *past]
     got = end(samplers.unipc(order, variant, corrector))
     np.testing.assert_allclose(got, x, rtol=0, atol=1e-12)
 
 
 def test_lcm_jumps_to_x0_and_adds_noise():
-    eps, x0 = np.full_like(X, 0.25), MIXTURE.denoise(X, 3.0)
+    eps = np.full_like(X, 0.25)
+    x0 = MIXTURE.denoise(X, 3.0)
     got = end(samplers.lcm(), grid=[3.0, 0.8], noise=lambda: eps)
     np.testing.assert_array_equal(got, x0 + 0.8 * eps)
     np.testing.assert_array_equal(end(samplers.lcm(), grid=[3.0, 0.0]), x0)
@@ -264,6 +286,7 @@ def test_lcm_jumps_to_x0_and_adds_noise():
 
 def test_lcm_boundary_coefficients_that_are_left_out():
     """c_skip and c_out of the consistency model, at t = 19 of 1000 and above."""
-    tau, s = 10.0 * np.arange(19, 1000), 0.5
+    tau = 10.0 * np.arange(19, 1000)
+    s = 0.5
     assert (s**2 / (tau**2 + s**2)).max() < 1e-5
     assert (1 - tau / np.sqrt(tau**2 + s**2)).max() < 1e-5

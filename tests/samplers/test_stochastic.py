@@ -26,7 +26,8 @@ STOCHASTIC = [name for name, entry in SAMPLERS.items() if entry.stochastic and e
 def distance(x):
     """Squared Mahalanobis distance of the five moments of x from those of the mixture."""
     problem = three_modes()
-    mean, covariance = problem.mean(), problem.covariance()
+    mean = problem.mean()
+    covariance = problem.covariance()
     second = covariance + np.outer(mean, mean)
     truth = np.asarray([*mean, second[0, 0], second[0, 1], second[1, 1]])
     moments = np.stack([x[:, 0], x[:, 1], x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2])
@@ -35,7 +36,8 @@ def distance(x):
 
 
 def final(name, steps, seed):
-    problem, stream = three_modes(), np.random.default_rng(seed)
+    problem = three_modes()
+    stream = np.random.default_rng(seed)
     start = problem.sample(PATHS, stream) + 10.0 * stream.standard_normal((PATHS, 2))
     sigmas = np.append(karras_sigmas(steps, 0.01, 10.0), 0.0)
     return solve(name, problem.denoise, start, sigmas, lambda: stream.standard_normal((PATHS, 2))).x

@@ -48,8 +48,15 @@ def test_density_and_posterior_equal_scipy(x, sigma):
 
 def test_sigma_is_0_unless_given():
     x = np.asarray([[0.3, -0.7], [1.0, 2.0]])
-    for name in ("log_density", "density", "posterior", "posterior_gradient", "score",
-                 "score_jacobian", "score_divergence"):  # fmt: skip
+    for name in (
+        "log_density",
+        "density",
+        "posterior",
+        "posterior_gradient",
+        "score",
+        "score_jacobian",
+        "score_divergence",
+    ):
         function = getattr(PROBLEM, name)
         np.testing.assert_array_equal(function(x), function(x, 0.0))
 

@@ -1,4 +1,4 @@
-"""A folder of three pictures, and recipes of models of a few kilobytes."""
+"""A folder of three images, and recipes of models of a few kilobytes."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SMALL_MODEL = {
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for name, colour in (("red_square", "red"), ("blue-square", "blue"), ("green", "green")):
         Image.new("RGB", (20, 16), colour).save(folder / f"{name}.png")
@@ -26,15 +26,18 @@ def pictures(tmp_path):
 
 
 @pytest.fixture
-def tables(pictures):
+def tables(images):
     """The tables of a recipe that takes a moment; `tables(diffusion={...})` replaces some."""
 
     def tables(steps=3, **changes):
         stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": steps}}
         return {
-            "data": {"source": str(pictures)}, "model": SMALL_MODEL,
-            "autoencoder": stage, "diffusion": stage, "progress": {"seconds": 0},
-        } | changes  # fmt: skip
+            "data": {"source": str(images)},
+            "model": SMALL_MODEL,
+            "autoencoder": stage,
+            "diffusion": stage,
+            "progress": {"seconds": 0},
+        } | changes
 
     return tables
 

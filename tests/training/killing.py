@@ -82,11 +82,13 @@ def read_whole(folder):
 def untimed(folder):
     """The lines of the metrics without the rate."""
     lines = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k != "pictures_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
 def main(recipe_file, folder, kills, seed):
-    recipe, root, rng = read_recipe(recipe_file), Path(folder), random.Random(int(seed))
+    recipe = read_recipe(recipe_file)
+    root = Path(folder)
+    rng = random.Random(int(seed))
     modules = root / "modules.txt"
     root.mkdir()
     assert not kill_at(fork_training(recipe, root / "once", modules), 600.0), "it takes too long"
@@ -96,9 +98,13 @@ def main(recipe_file, folder, kills, seed):
     duration = time.monotonic() - start
     uninterrupted = read_whole(root / "once")
 
-    killed, completed, leftovers, counts = 0, 0, [0], []
+    killed = 0
+    completed = 0
+    leftovers = [0]
+    counts = []
     while killed < int(kills) or not completed:
-        folder, before = root / f"killed-{completed}", 0
+        folder = root / f"killed-{completed}"
+        before = 0
         while kill_at(fork_training(recipe, folder), rng.uniform(0.0, 0.6 * duration)):
             killed += 1
             if not folder.exists():
@@ -113,8 +119,11 @@ def main(recipe_file, folder, kills, seed):
         assert untimed(folder) == untimed(root / "once"), "other metrics than without kills"
         assert sorted(os.listdir(folder)) == sorted(os.listdir(root / "once"))
         completed += 1
-    print(json.dumps({"killed": killed, "completed": completed, "steps": counts,
-                      "leftovers": max(leftovers)}))  # fmt: skip
+    print(
+        json.dumps(
+            {"killed": killed, "completed": completed, "steps": counts, "leftovers": max(leftovers)}
+        )
+    )
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "train-it-yourself.md"
 CHAPTER = runpy.run_path(str(ROOT / "scripts" / "run_chapter.py"))
 NAMES = ("red heart", "blue heart", "banana", "full moon face", "grapes", "snowflake")
-MOST_BYTES = 400_000  # of all pictures of the page
+MOST_BYTES = 400_000  # of all images of the page
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_the_chapter_runs(few_emoji, tmp_path, monkeypatch):
     monkeypatch.setenv("STEPS", "2")
     outputs = CHAPTER["run"](PAGE, tmp_path)
     text = PAGE.read_text()
-    for path in CHAPTER["pictures"](PAGE):
+    for path in CHAPTER["images"](PAGE):
         with Image.open(tmp_path / path.name) as now, Image.open(path) as shown:
             assert now.size == shown.size, path.name
     blocks = list(CHAPTER["BLOCK"].finditer(text))
@@ -52,8 +52,8 @@ def test_the_chapter_runs(few_emoji, tmp_path, monkeypatch):
         assert shape(block["output"] or "") == shape(output)
 
 
-def test_the_pictures_are_small():
-    files = CHAPTER["pictures"](PAGE)
+def test_the_images_are_small():
+    files = CHAPTER["images"](PAGE)
     assert len(files) == len(set(files)) > 5
     assert sum(path.stat().st_size for path in files) < MOST_BYTES
 

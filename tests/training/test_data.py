@@ -17,14 +17,14 @@ from ldmref.training.data.listing import IMAGE_FORMATS, IMAGE_SUFFIXES
 from ldmref.training.recipe import DataConfig
 
 
-def test_broken_pictures_are_skipped_counted_and_named(pictures):
-    (pictures / "zero.png").write_bytes(b"")
-    (pictures / "page.jpg").write_text("<html>")
-    (pictures / "sub").mkdir()
-    picture = (pictures / "green.png").read_bytes()
-    (pictures / "sub" / "cut.png").write_bytes(picture[: len(picture) // 2])
-    (pictures / "folder.png").mkdir()
-    data = FolderDataset(pictures, 16)
+def test_broken_images_are_skipped_counted_and_named(images):
+    (images / "zero.png").write_bytes(b"")
+    (images / "page.jpg").write_text("<html>")
+    (images / "sub").mkdir()
+    image = (images / "green.png").read_bytes()
+    (images / "sub" / "cut.png").write_bytes(image[: len(image) // 2])
+    (images / "folder.png").mkdir()
+    data = FolderDataset(images, 16)
     assert len(data.images) == len(data.captions) == len(data.weights) == 3
     assert data.captions == [["blue square"], ["grass", "lawn"], ["red square"]]
     assert data.skipped == ["page.jpg", "sub/cut.png", "zero.png"]
@@ -32,15 +32,15 @@ def test_broken_pictures_are_skipped_counted_and_named(pictures):
     assert warning.startswith("3 of 6 ") and "page.jpg, sub/cut.png, zero.png" in warning
 
 
-def test_many_broken_pictures_make_a_short_warning(pictures):
+def test_many_broken_images_make_a_short_warning(images):
     for i in range(100):
-        (pictures / f"{i:03}.png").write_bytes(b"")
-    data = FolderDataset(pictures, 16)
+        (images / f"{i:03}.png").write_bytes(b"")
+    data = FolderDataset(images, 16)
     assert len(data.skipped) == 100 and "and 80 more" in data.warnings[0]
 
 
 def refused(folder):
-    """The error, which comes before any picture is read."""
+    """The error, which comes before any image is read."""
     with pytest.raises(InputError) as caught:
         FolderDataset(folder, 16)
     with pytest.raises(InputError) as early:
@@ -50,7 +50,7 @@ def refused(folder):
     return str(caught.value)
 
 
-def test_folders_without_pictures(tmp_path):
+def test_folders_without_images(tmp_path):
     (tmp_path / "notes.txt").write_text("cat")
     assert "no images" in refused(tmp_path)
     assert "does not exist" in refused(tmp_path / "gone")
@@ -65,29 +65,29 @@ OTHERS = (
 
 
 @pytest.fixture
-def others(pictures):
+def others(images):
     """Files of other kinds beside the three images."""
-    (pictures / "sub").mkdir()
+    (images / "sub").mkdir()
     for name in OTHERS:
-        (pictures / name).write_bytes(b"anything")
-    (pictures / "sub" / "metadata.jsonl").touch()
+        (images / name).write_bytes(b"anything")
+    (images / "sub" / "metadata.jsonl").touch()
     for hidden in (".DS_Store", "sub/._photo.tif"):
-        (pictures / hidden).write_bytes(b"anything")
-    (pictures / "more.tar").rename(pictures / "sub" / "more.tar")
+        (images / hidden).write_bytes(b"anything")
+    (images / "more.tar").rename(images / "sub" / "more.tar")
     return sorted(name.replace("more.tar", "sub/more.tar") for name in OTHERS)
 
 
-def test_files_of_other_kinds_are_counted_and_named(pictures, others):
-    (warning,) = load_dataset(DataConfig(str(pictures), 16)).warnings
+def test_files_of_other_kinds_are_counted_and_named(images, others):
+    (warning,) = load_dataset(DataConfig(str(images), 16)).warnings
     count, _, names = warning.partition(" files are not read: ")
     assert count == str(len(others)) and names.split(", ") == others
 
 
-def test_without_an_image_the_error_names_what_is_there(pictures, others):
-    for file in pictures.glob("*.png"):
+def test_without_an_image_the_error_names_what_is_there(images, others):
+    for file in images.glob("*.png"):
         file.unlink()
     with pytest.raises(InputError) as caught:
-        check_data(DataConfig(str(pictures), 16))
+        check_data(DataConfig(str(images), 16))
     assert "photo.heic" in caught.value.hint and "GIF" in caught.value.hint
 
 
@@ -116,84 +116,84 @@ def test_of_an_animation_the_first_frame_is_used(tmp_path, kind):
     assert data.warnings == [f"1 animation, of which the first frame is used: {name}"]
 
 
-def test_images_beside_tar_files_are_refused(pictures):
+def test_images_beside_tar_files_are_refused(images):
     """Nobody can tell whether the tar is a copy of the images, or more of them."""
-    (pictures / "backup.tar").write_bytes(b"")
+    (images / "backup.tar").write_bytes(b"")
     with pytest.raises(InputError, match=r"blue-square\.png.*backup\.tar") as early:
-        check_data(DataConfig(str(pictures), 16))
+        check_data(DataConfig(str(images), 16))
     with pytest.raises(InputError) as caught:
-        load_dataset(DataConfig(str(pictures), 16))
+        load_dataset(DataConfig(str(images), 16))
     assert str(caught.value) == str(early.value) and caught.value.code == "E-DATA"
-    (pictures / "sub").mkdir()
-    for file in pictures.glob("*.*"):
+    (images / "sub").mkdir()
+    for file in images.glob("*.*"):
         if file.suffix != ".tar":
-            file.rename(pictures / "sub" / file.name)
+            file.rename(images / "sub" / file.name)
     with pytest.raises(InputError, match="sub/blue-square"):
-        check_data(DataConfig(str(pictures), 16))
+        check_data(DataConfig(str(images), 16))
 
 
-def test_captions_of_a_folder_within_are_read(pictures):
+def test_captions_of_a_folder_within_are_read(images):
     """The layout of imagefolder: a table in each split."""
     for split in ("train", "test"):
-        (pictures / split).mkdir()
+        (images / split).mkdir()
         for name in ("a.png", "b.png"):
-            Image.new("RGB", (9, 9)).save(pictures / split / name)
+            Image.new("RGB", (9, 9)).save(images / split / name)
     row = {"file_name": "a.png", "text": "first"}
-    (pictures / "train" / "metadata.jsonl").write_text(json.dumps(row))
-    (pictures / "test" / "metadata.csv").write_text("file_name,text\na.png,second\nb.png,third\n")
-    data = FolderDataset(pictures, 16)
+    (images / "train" / "metadata.jsonl").write_text(json.dumps(row))
+    (images / "test" / "metadata.csv").write_text("file_name,text\na.png,second\nb.png,third\n")
+    data = FolderDataset(images, 16)
     texts = {"train": ["first"], "test": ["second"]}
     assert data.captions[-4:] == [texts["test"], ["third"], texts["train"], ["b"]]
     assert data.warnings == ["1 image without a caption, named by file: train/b.png"]
 
 
-def test_a_table_within_that_names_no_image_is_refused(pictures):
-    (pictures / "train").mkdir()
+def test_a_table_within_that_names_no_image_is_refused(images):
+    (images / "train").mkdir()
     row = {"file_name": "train/a.png", "text": "relative to the wrong folder"}
-    (pictures / "train" / "metadata.jsonl").write_text(json.dumps(row))
-    Image.new("RGB", (9, 9)).save(pictures / "train" / "a.png")
-    assert "train/metadata.jsonl" in refused(pictures)
+    (images / "train" / "metadata.jsonl").write_text(json.dumps(row))
+    Image.new("RGB", (9, 9)).save(images / "train" / "a.png")
+    assert "train/metadata.jsonl" in refused(images)
 
 
 @pytest.mark.parametrize("text", ["null", '""', '"  "'])
-def test_rows_without_a_caption_are_named(pictures, text):
+def test_rows_without_a_caption_are_named(images, text):
     rows = [
         '{"file_name": "green.png", "text": "a"}',
         f'{{"file_name": "red_square.png", "text": {text}}}',
     ]
-    (pictures / "blue-square.png").unlink()
-    (pictures / "metadata.jsonl").write_text("\n".join(rows))
-    data = FolderDataset(pictures, 16)
+    (images / "blue-square.png").unlink()
+    (images / "metadata.jsonl").write_text("\n".join(rows))
+    data = FolderDataset(images, 16)
     assert data.captions == [["a"], ["red square"]]
     assert data.warnings == ["1 image without a caption, named by file: red_square.png"]
 
 
-def test_a_text_file_without_a_caption_is_named(pictures):
-    (pictures / "green.txt").write_text(" \n")
-    data = FolderDataset(pictures, 16)
+def test_a_text_file_without_a_caption_is_named(images):
+    (images / "green.txt").write_text(" \n")
+    data = FolderDataset(images, 16)
     assert data.captions[1] == ["green"]
     assert data.warnings == ["1 image without a caption, named by file: green.png"]
 
 
-def test_one_of_a_kind_is_singular(pictures):
+def test_one_of_a_kind_is_singular(images):
     """One of everything that a warning counts."""
-    (pictures / "bad.png").touch()
-    (pictures / "odd.tif").touch()
-    (pictures / "red_square.txt").write_text("r" * 5000)
-    (pictures / "blue-square.txt").write_text("")
+    (images / "bad.png").touch()
+    (images / "odd.tif").touch()
+    (images / "red_square.txt").write_text("r" * 5000)
+    (images / "blue-square.txt").write_text("")
     frames = [Image.new("RGB", (9, 9), colour) for colour in ("red", "blue")]
-    frames[0].save(pictures / "clip.gif", save_all=True, append_images=frames[1:])
+    frames[0].save(images / "clip.gif", save_all=True, append_images=frames[1:])
     rows = [{"file_name": name, "text": "x"} for name in ("gone.png", "green.png")]
-    (pictures / "sub").mkdir()
-    (pictures / "green.png").rename(pictures / "sub" / "green.png")
-    (pictures / "green.txt").unlink()
-    (pictures / "sub" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    warnings = FolderDataset(pictures, 16).warnings
+    (images / "sub").mkdir()
+    (images / "green.png").rename(images / "sub" / "green.png")
+    (images / "green.txt").unlink()
+    (images / "sub" / "metadata.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    warnings = FolderDataset(images, 16).warnings
     assert len(warnings) == 6
     assert not [line for line in warnings if re.search(r"\b1 [a-z]+s\b", line)]
 
 
-def test_only_broken_pictures(tmp_path):
+def test_only_broken_images(tmp_path):
     (tmp_path / "a.png").write_text("x")
     with pytest.raises(InputError) as caught:
         FolderDataset(tmp_path, 16)
@@ -214,25 +214,25 @@ TABLES = {
 
 
 @pytest.mark.parametrize("problem", TABLES)
-def test_tables_that_cannot_be_read(pictures, problem):
+def test_tables_that_cannot_be_read(images, problem):
     name, content = TABLES[problem]
-    (pictures / name).write_bytes(content)
-    assert problem in refused(pictures)
+    (images / name).write_bytes(content)
+    assert problem in refused(images)
 
 
-def test_text_captions_that_cannot_be_read(pictures):
-    (pictures / "green.txt").write_bytes(b"\xff\xfe")
-    assert "green.txt" in refused(pictures)
-    (pictures / "green.txt").unlink()
-    (pictures / "green.txt").mkdir()
-    assert "green.txt" in refused(pictures)
+def test_text_captions_that_cannot_be_read(images):
+    (images / "green.txt").write_bytes(b"\xff\xfe")
+    assert "green.txt" in refused(images)
+    (images / "green.txt").unlink()
+    (images / "green.txt").mkdir()
+    assert "green.txt" in refused(images)
 
 
-def test_missing_captions_and_pictures_are_named(pictures):
+def test_missing_captions_and_images_are_named(images):
     rows = {"green.png": "a green one", "gone.png": "?", "red_square.png": " "}
     lines = [json.dumps({"file_name": k, "text": v}) for k, v in rows.items()]
-    (pictures / "metadata.jsonl").write_text("\n".join(lines))
-    data = FolderDataset(pictures, 16)
+    (images / "metadata.jsonl").write_text("\n".join(lines))
+    data = FolderDataset(images, 16)
     assert data.captions == [["blue square"], ["a green one"], ["red square"]]
     without, absent = data.warnings
     assert without.startswith("2 ") and "blue-square.png, red_square.png" in without
@@ -240,35 +240,35 @@ def test_missing_captions_and_pictures_are_named(pictures):
 
 
 @pytest.mark.skipif(os.name != "posix", reason="file names of any bytes")
-def test_names_that_are_no_text(pictures):
-    (pictures / "green.png").rename(os.fsdecode(os.fsencode(pictures) + b"/\xff\xfe.png"))
-    captions = FolderDataset(pictures, 16).captions
+def test_names_that_are_no_text(images):
+    (images / "green.png").rename(os.fsdecode(os.fsencode(images) + b"/\xff\xfe.png"))
+    captions = FolderDataset(images, 16).captions
     assert all(text.encode() for texts in captions for text in texts)
 
 
-def test_what_a_training_leaves_is_no_data(pictures):
-    run = pictures / "runs" / "mine"
+def test_what_a_training_leaves_is_no_data(images):
+    run = images / "runs" / "mine"
     run.mkdir(parents=True)
     for file in (run / "loss.png", run / "model" / "x.png"):
         file.parent.mkdir(exist_ok=True)
         Image.new("RGB", (9, 9)).save(file)
-    assert len(FolderDataset(pictures, 16).images) == 5
+    assert len(FolderDataset(images, 16).images) == 5
     (run / "metrics.jsonl").touch()
-    assert len(FolderDataset(pictures, 16).images) == 3
+    assert len(FolderDataset(images, 16).images) == 3
 
 
-def test_long_captions_are_cut_and_named(pictures):
-    (pictures / "green.txt").write_text("lawn\n" + "grass " * 1000)
-    data = FolderDataset(pictures, 16)
+def test_long_captions_are_cut_and_named(images):
+    (images / "green.txt").write_text("lawn\n" + "grass " * 1000)
+    data = FolderDataset(images, 16)
     assert [len(text) for texts in data.captions for text in texts if "lawn" in texts] == [4, 4000]
     assert any("green.png" in line and "cut" in line for line in data.warnings)
 
 
-def test_the_digest_is_of_pictures_and_captions(pictures):
-    first = summarize(FolderDataset(pictures, 16))
-    assert first == summarize(FolderDataset(pictures, 16)) and first.pictures == 3
-    assert first != summarize(FolderDataset(pictures, 8))
-    (pictures / "green.txt").write_text("meadow")
-    second = summarize(FolderDataset(pictures, 16))
-    Image.fromarray(np.full((9, 9, 3), 7, np.uint8)).save(pictures / "green.png")
-    assert len({first, second, summarize(FolderDataset(pictures, 16))}) == 3
+def test_the_digest_is_of_images_and_captions(images):
+    first = summarize(FolderDataset(images, 16))
+    assert first == summarize(FolderDataset(images, 16)) and first.images == 3
+    assert first != summarize(FolderDataset(images, 8))
+    (images / "green.txt").write_text("meadow")
+    second = summarize(FolderDataset(images, 16))
+    Image.fromarray(np.full((9, 9, 3), 7, np.uint8)).save(images / "green.png")
+    assert len({first, second, summarize(FolderDataset(images, 16))}) == 3

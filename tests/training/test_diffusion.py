@@ -36,7 +36,8 @@ from ldmref.training.recipe import (  # noqa: E402
 from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
-TYPES, LOSSES = ("eps", "x0", "v"), ("simple", "min_snr", "bound", "hybrid")
+TYPES = ("eps", "x0", "v")
+LOSSES = ("simple", "min_snr", "bound", "hybrid")
 SCHEDULES = {
     "linear": {"beta_schedule": "linear", "beta_start": 1e-4, "beta_end": 0.02},
     "scaled_linear": {"beta_schedule": "scaled_linear"},
@@ -62,9 +63,11 @@ def loss_by_hand(kind, objective, output, x0, eps, t):
     """One example, written out in float64."""
     beta = betas_by_hand()
     alpha_bar = np.cumprod(1 - beta)
-    a, s = alpha_bar[t], alpha_bar[t - 1] if t else 1.0
+    a = alpha_bar[t]
+    s = alpha_bar[t - 1] if t else 1.0
     xt = np.sqrt(a) * x0 + np.sqrt(1 - a) * eps
-    y, v = output[:4], output[4:]
+    y = output[:4]
+    v = output[4:]
     target = {"eps": eps, "x0": x0, "v": np.sqrt(a) * eps - np.sqrt(1 - a) * x0}[kind]
     simple = np.mean((y - target) ** 2)
     if objective.loss == "simple":
@@ -72,8 +75,11 @@ def loss_by_hand(kind, objective, output, x0, eps, t):
     if objective.loss == "min_snr":
         capped = min(a / (1 - a), objective.snr_gamma)
         return simple * {"x0": capped, "eps": capped * (1 - a) / a, "v": capped * (1 - a)}[kind]
-    guess = {"x0": y, "eps": (xt - np.sqrt(1 - a) * y) / np.sqrt(a),
-             "v": np.sqrt(a) * xt - np.sqrt(1 - a) * y}[kind]  # fmt: skip
+    guess = {
+        "x0": y,
+        "eps": (xt - np.sqrt(1 - a) * y) / np.sqrt(a),
+        "v": np.sqrt(a) * xt - np.sqrt(1 - a) * y,
+    }[kind]
 
     def beta_tilde(i):
         return beta[i] * (1 - alpha_bar[i - 1]) / (1 - alpha_bar[i])
@@ -95,8 +101,10 @@ def loss_by_hand(kind, objective, output, x0, eps, t):
 @pytest.mark.parametrize(("kind", "loss"), list(itertools.product(TYPES, LOSSES)))
 def test_a_loss_is_its_formula(kind, loss):
     objective = DiffusionObjective(loss=loss, snr_gamma=3.0, bound_weight=0.01)
-    config, ops = configured(kind, objective), TorchBackend("cpu", "float64")
-    function, rng = DiffusionLoss(config, objective, ops), np.random.default_rng(0)
+    config = configured(kind, objective)
+    ops = TorchBackend("cpu", "float64")
+    function = DiffusionLoss(config, objective, ops)
+    rng = np.random.default_rng(0)
     x0, eps = rng.standard_normal((2, 5, 4, 2, 2))
     output = rng.standard_normal((5, config.unet.out_channels, 2, 2))
     t = np.asarray([0, 1, 7, 500, 999])
@@ -112,7 +120,8 @@ def test_the_fixed_large_variance_of_the_bound():
     objective = DiffusionObjective(loss="bound", timestep_power=1.0)
     config = configured("x0", objective, variance_type="fixed_large")
     function = DiffusionLoss(config, objective, TorchBackend("cpu", "float64"))
-    x0, beta = torch.ones(1, 4, 2, 2, dtype=torch.float64), betas_by_hand()
+    x0 = torch.ones(1, 4, 2, 2, dtype=torch.float64)
+    beta = betas_by_hand()
     alpha_bar = np.cumprod(1 - beta)
     ratio = (1 - alpha_bar[9]) / (1 - alpha_bar[10])
     got = function(x0, x0, x0, x0, torch.tensor([10]))
@@ -122,12 +131,14 @@ def test_the_fixed_large_variance_of_the_bound():
 def test_the_hybrid_loss_trains_the_mean_by_l_simple_alone():
     objective = DiffusionObjective(loss="hybrid", bound_weight=10.0)
     config = configured("v", objective)
-    ops, rng = TorchBackend("cpu", "float64"), np.random.default_rng(0)
+    ops = TorchBackend("cpu", "float64")
+    rng = np.random.default_rng(0)
     x0, eps, xt = (torch.as_tensor(z) for z in rng.standard_normal((3, 2, 4, 2, 2)))
     output = torch.as_tensor(rng.standard_normal((2, 8, 2, 2))).requires_grad_()
     arguments = x0, eps, xt, torch.tensor([3, 600])
     DiffusionLoss(config, objective, ops)(output, *arguments).sum().backward()
-    hybrid, output.grad = output.grad, None
+    hybrid = output.grad
+    output.grad = None
     simple = DiffusionObjective(loss="simple")
     DiffusionLoss(config, simple, ops)(output, *arguments).sum().backward()
     torch.testing.assert_close(hybrid[:, :4], output.grad[:, :4])
@@ -137,7 +148,8 @@ def test_the_hybrid_loss_trains_the_mean_by_l_simple_alone():
 @pytest.mark.parametrize("power", [1.0, 1.5, 3.0])
 def test_timesteps_have_the_probability_that_the_bound_divides_by(power):
     objective = DiffusionObjective(loss="bound", timestep_power=power)
-    ops, rng = TorchBackend(), np.random.default_rng(0)
+    ops = TorchBackend()
+    rng = np.random.default_rng(0)
     function = DiffusionLoss(configured("v", objective, num_train_timesteps=8), objective, ops)
     t = np.concatenate([random_timesteps(rng, 100, 8, power, i % 2 == 0) for i in range(400)])
     p = function.probability(torch.arange(8)).numpy()
@@ -153,7 +165,8 @@ def trainer_of(loss="simple", condition="text", dtype="float64", steps=2, **opti
     """A denoiser of five random latents, with a prompt or class for each."""
     objective = DiffusionObjective(loss=loss, condition=condition)
     config = configured("v", objective)
-    ops, rng = TorchBackend("cpu", dtype), np.random.default_rng(0)
+    ops = TorchBackend("cpu", dtype)
+    rng = np.random.default_rng(0)
     latents = Latents(*rng.standard_normal((2, 5, 4, 8, 8)).astype(np.float32))
     noisy = NoisyLatents(latents, np.arange(1.0, 6.0), 0.5, ops)
     stage = DiffusionStage(objective, OptimizerConfig(4, warmup=1, **optimizer), Budget(steps))
@@ -215,7 +228,7 @@ def test_contradictions_are_refused(name):
 
 @pytest.fixture
 def classes(tmp_path):
-    """Two pictures each of three colours, in sub-folders."""
+    """Two images each of three colours, in sub-folders."""
     folder = tmp_path / "classes"
     for name in ("red", "green", "blue"):
         (folder / name).mkdir(parents=True)
@@ -233,8 +246,9 @@ def class_recipe(classes, tables):
         changes = {
             "stages": ["autoencoder", "diffusion", "classifier"],
             "data": {"source": str(classes)},
-            "diffusion": stage | {"objective": objective}, "classifier": stage,
-        }  # fmt: skip
+            "diffusion": stage | {"objective": objective},
+            "classifier": stage,
+        }
         settings = tables(steps, **changes)
         settings["model"] = settings["model"] | {"scheduler": scheduler or {}}
         return recipe_from_dict(settings)
@@ -278,7 +292,8 @@ def test_every_kind_of_model_trains_and_draws(
 
 def test_three_stages_resumed_equal_three_stages(class_recipe, tmp_path):
     recipe = class_recipe({"condition": "class", "loss": "hybrid"}, steps=4)
-    once, twice = tmp_path / "once", tmp_path / "twice"
+    once = tmp_path / "once"
+    twice = tmp_path / "twice"
     train(recipe, once)
     for stage in ("diffusion", "classifier"):
         cancel = threading.Event()
@@ -290,8 +305,12 @@ def test_three_stages_resumed_equal_three_stages(class_recipe, tmp_path):
         with pytest.raises(Cancelled):
             train(recipe, twice, report=report, cancel=cancel)
     train(recipe, twice)
-    for name in ("diffusion.safetensors", "classifier.safetensors", "model/model.safetensors",
-                 "model/classifier.safetensors"):  # fmt: skip
+    for name in (
+        "diffusion.safetensors",
+        "classifier.safetensors",
+        "model/model.safetensors",
+        "model/classifier.safetensors",
+    ):
         if "/" in name:
             assert (twice / name).read_bytes() == (once / name).read_bytes()
             continue
@@ -301,7 +320,7 @@ def test_three_stages_resumed_equal_three_stages(class_recipe, tmp_path):
         }
 
 
-def test_a_picture_moved_to_another_class_is_a_change(class_recipe, classes, tmp_path):
+def test_an_image_moved_to_another_class_is_a_change(class_recipe, classes, tmp_path):
     recipe = class_recipe({"condition": "class"}, steps=1)
     train(recipe, tmp_path / "run")
     (classes / "red/16.png").rename(classes / "green/16b.png")
@@ -312,7 +331,9 @@ def test_a_picture_moved_to_another_class_is_a_change(class_recipe, classes, tmp
 
 def test_a_classifier_is_added_to_a_trained_model(class_recipe, tmp_path):
     """The stages before it do not depend on the classes; nothing is encoded again."""
-    recipe, out, lines = class_recipe({}, steps=1), tmp_path / "run", []
+    recipe = class_recipe({}, steps=1)
+    out = tmp_path / "run"
+    lines = []
     train(replace(recipe, stages=("autoencoder", "diffusion")), out)
     latents = {path: path.stat().st_mtime_ns for path in out.glob("latents-*.npy")}
     train(recipe, out, say=lines.append)
@@ -323,7 +344,7 @@ def test_a_classifier_is_added_to_a_trained_model(class_recipe, tmp_path):
 
 
 @pytest.mark.parametrize("names", [["a.png"], ["x/a.png", "b.png"], ["x/a.png", "x/y/b.png"]])
-def test_pictures_without_classes_are_refused(class_recipe, tmp_path, names):
+def test_images_without_classes_are_refused(class_recipe, tmp_path, names):
     recipe = class_recipe({"condition": "class"})
     folder = tmp_path / "flat"
     for name in names:
@@ -342,7 +363,8 @@ NETWORK = ClassifierConfig(4, (8, 16), 1, 8, ("dark", "bright"))
 
 def test_the_classifier_learns_what_noise_leaves(tmp_path):
     """Two classes of latents: told apart at little noise, and at chance where nothing is left."""
-    ops, rng = TorchBackend(), np.random.default_rng(0)
+    ops = TorchBackend()
+    rng = np.random.default_rng(0)
     labels = np.repeat([0, 1], 16)
     mean = (2.0 * labels - 1.0)[:, None, None, None] + 0.1 * rng.standard_normal((32, 4, 8, 8))
     latents = Latents(mean.astype(np.float32), np.full((32, 4, 8, 8), -20.0, np.float32))

@@ -65,15 +65,19 @@ def recipe_file(recipe, tables, tmp_path):
     def write(steps=3, first=(), second=(), vae=(), checkpoint=None, **changes):
         model = tables()["model"]
         model = model | {"vae": model["vae"] | dict(vae)}
-        r, budget = recipe(model=model, **changes), Budget(steps)
-        whole, shared = r.autoencoder.optimizer, r.diffusion.optimizer
+        r = recipe(model=model, **changes)
+        budget = Budget(steps)
+        whole = r.autoencoder.optimizer
+        shared = r.diffusion.optimizer
         whole = replace(whole, **({"batch_size": 8} | dict(first)))
         shared = replace(shared, **({"batch_size": 8, "muon_rate": 0.0} | dict(second)))
         trained = replace(
-            r, autoencoder=replace(r.autoencoder, budget=budget, optimizer=whole),
+            r,
+            autoencoder=replace(r.autoencoder, budget=budget, optimizer=whole),
             diffusion=replace(r.diffusion, budget=budget, optimizer=shared),
-            progress=ProgressConfig(count=1), checkpoint=checkpoint or r.checkpoint,
-        )  # fmt: skip
+            progress=ProgressConfig(count=1),
+            checkpoint=checkpoint or r.checkpoint,
+        )
         path = tmp_path / "recipe.toml"
         path.write_text(to_toml(trained))
         return path
@@ -110,8 +114,8 @@ def test_two_ranks_of_4_equal_one_of_8(recipe_file, tmp_path, changes):
         for name, array in one.items():
             np.testing.assert_allclose(two[name], array, rtol=1e-6, atol=1e-9, err_msg=name)
     for name in ("reconstructions.png", "samples.png")[: len(stages)]:
-        pictures = [np.asarray(Image.open(tmp_path / f"{number}" / name), int) for number in (1, 2)]
-        np.testing.assert_allclose(*pictures, atol=1)
+        images = [np.asarray(Image.open(tmp_path / f"{number}" / name), int) for number in (1, 2)]
+        np.testing.assert_allclose(*images, atol=1)
     one, two = (read_metrics(tmp_path / f"{number}" / "metrics.jsonl") for number in (1, 2))
     assert len(one) == len(two) == 3 * len(stages)
     assert [x["loss"] for x in two] == pytest.approx([x["loss"] for x in one], rel=1e-6)
@@ -131,7 +135,8 @@ def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(
     recipe_file, tmp_path, shard
 ):
     """Only the first step is saved on time: what is resumed later was saved on the signal."""
-    out, changes = tmp_path / "out", {"second": {"shard": shard, "muon_rate": 0.01}}
+    out = tmp_path / "out"
+    changes = {"second": {"shard": shard, "muon_rate": 0.01}}
     changes["checkpoint"] = CheckpointConfig(seconds=0)
 
     def steps():
@@ -149,13 +154,15 @@ def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(
     assert 1 < header.step < 4000, errors
     assert (out / "model" / "model.safetensors").exists()
     shorter = read_recipe(recipe_file(**changes))
-    lines, total = [], header.step + 2
+    lines = []
+    total = header.step + 2
     budget = replace(shorter.diffusion, budget=Budget(total))
     model = train(replace(shorter, diffusion=budget), out, say=lines.append)
     assert f"diffusion resumed after step {header.step} of {total}" in lines
     assert (model / "model.safetensors").exists()
-    result = torchrun(2, "-m", "ldmref.training", recipe_file(**changes), "-o", out, "--steps",
-                      total + 2)  # fmt: skip
+    result = torchrun(
+        2, "-m", "ldmref.training", recipe_file(**changes), "-o", out, "--steps", total + 2
+    )
     assert result.returncode == 0, result.stderr
     assert read_checkpoint(out / "diffusion.safetensors")[0].step == total + 2
     assert result.stderr.count("the model is ready") == 1  # the first rank says it
@@ -185,21 +192,25 @@ UNUSED = {  # objective of the autoencoder and of the denoiser, changes of the m
 
 @pytest.mark.parametrize("case", UNUSED)
 def test_ddp_looks_for_unused_parameters_only_where_there_are_some(
-    tables, pictures, tmp_path, monkeypatch, case
+    tables, images, tmp_path, monkeypatch, case
 ):
     """Of every stage: whether a parameter lacks a gradient in a step, and what is declared."""
     autoencoder, diffusion, model, expected = UNUSED[case]
     for name in ("red_square", "blue-square"):
-        (pictures / name).mkdir()
-        (pictures / f"{name}.png").rename(pictures / name / "a.png")
-    (pictures / "green.png").rename(pictures / "red_square" / "b.png")
+        (images / name).mkdir()
+        (images / f"{name}.png").rename(images / name / "a.png")
+    (images / "green.png").rename(images / "red_square" / "b.png")
     stage = tables(2)["diffusion"]
     stages = ["autoencoder", "diffusion", *(["classifier"] if "classifier" in expected else [])]
     settings = tables(
-        2, stages=stages, model=tables()["model"] | model,
-        features=stage, classifier=stage, autoencoder=stage | {"objective": autoencoder},
+        2,
+        stages=stages,
+        model=tables()["model"] | model,
+        features=stage,
+        classifier=stage,
+        autoencoder=stage | {"objective": autoencoder},
         diffusion=stage | {"objective": diffusion},
-    )  # fmt: skip
+    )
     found: dict[int, tuple[bool, bool]] = {}
     order: list[int] = []
     step = trainer_module.Trainer._train_step

@@ -38,7 +38,8 @@ def test_the_first_command_learns_the_style(tmp_path):
     SCRIPT["make_data"](tmp_path)
     run = SCRIPT["train"](tmp_path)
     assert SCRIPT["last_loss"](run) < float(documented[1])
-    trained, new = SCRIPT["TRAINED"], SCRIPT["NEW"]
+    trained = SCRIPT["TRAINED"]
+    new = SCRIPT["NEW"]
     before = SCRIPT["generate"]([*trained, *new], None)
     after = SCRIPT["generate"]([*trained, *new], run / "lora.safetensors")
     style = [Image.open(tmp_path / "blueprints" / f"{name}.png") for name in trained]
@@ -65,5 +66,5 @@ def test_the_data_set_is_made_in_the_style(tmp_path, monkeypatch):
     assert Image.open(files[0]).size == (128, 128)
 
 
-def test_the_picture_is_small():
+def test_the_image_is_small():
     assert SCRIPT["OUT"].stat().st_size < 200_000

@@ -39,7 +39,7 @@ from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
-class RedPictures:
+class RedImages:
     """Four red squares, which are called so."""
 
     images = np.zeros((4, 3, 16, 16), np.uint8)
@@ -53,10 +53,12 @@ class RedPictures:
 
 def recipe(method, steps=30, rate=1e-2, **changes) -> FineTuneRecipe:
     base = FineTuneRecipe(
-        base="tiny", method=method, data=DataConfig("pictures", 16),
+        base="tiny",
+        method=method,
+        data=DataConfig("images", 16),
         lora=LoraConfig(2, 4.0, ("attention", "text")),
         textual_inversion=TextualInversionConfig("<style>", "heart", 2),
-    )  # fmt: skip
+    )
     optimizer = replace(base.diffusion.optimizer, learning_rate=rate, warmup=1, weight_decay=0.0)
     stage = replace(base.diffusion, optimizer=optimizer, budget=Budget(steps))
     return replace(base, diffusion=stage, **changes)
@@ -68,9 +70,9 @@ def model():
 
 
 def encoded(model) -> NoisyLatents:
-    x = model.backend.asarray(RedPictures.images / 127.5 - 1.0)
+    x = model.backend.asarray(RedImages.images / 127.5 - 1.0)
     mean, std = map(model.backend.to_numpy, model.encode_posterior(x))
-    return NoisyLatents(Latents(mean, 2 * np.log(std)), RedPictures.weights, 1.0, model.backend)
+    return NoisyLatents(Latents(mean, 2 * np.log(std)), RedImages.weights, 1.0, model.backend)
 
 
 def trainer_of(settings, model, adapter):
@@ -78,7 +80,7 @@ def trainer_of(settings, model, adapter):
 
 
 def trained(settings, model):
-    adapter = adapter_of(settings, model, RedPictures().caption)
+    adapter = adapter_of(settings, model, RedImages().caption)
     trainer = trainer_of(settings, model, adapter)
     losses = [loss.loss for loss in trainer.run()]
     return adapter, trainer, losses
@@ -112,14 +114,20 @@ def _same(a, b):
 def test_full_fine_tuning_trains_as_a_whole_training_from_there():
     """In float64: sums over equal prompts are in another order."""
     model = ldmref.random_model("tiny", backend=RecordingBackend("cpu", "float64"))
-    settings, pictures = recipe("full", steps=5, rate=1e-3), RedPictures()
+    settings = recipe("full", steps=5, rate=1e-3)
+    images = RedImages()
     adapter, trainer, losses = trained(settings, model)
     assert {*adapter.initial} == {"unet", "text_encoder"}
     start = Params({name: _host(model)[name] for name in adapter.initial})
     other = diffusion_trainer(
-        encoded(model), Condition(pictures.caption, model.tokenizer), model.config,
-        settings.diffusion, settings.seed, model.backend, start,
-    )  # fmt: skip
+        encoded(model),
+        Condition(images.caption, model.tokenizer),
+        model.config,
+        settings.diffusion,
+        settings.seed,
+        model.backend,
+        start,
+    )
     np.testing.assert_allclose([loss.loss for loss in other.run()], losses, rtol=1e-10)
     for name, tensor in other.state().items():
         torch.testing.assert_close(tensor, trainer.state()[name], rtol=1e-9, atol=1e-12, msg=name)
@@ -127,7 +135,8 @@ def test_full_fine_tuning_trains_as_a_whole_training_from_there():
 
 def test_full_fine_tuning_writes_a_model(settings, base, tmp_path):
     folder = fine_tune(settings(method="full"), tmp_path / "out")
-    tuned, before = ldmref.load(folder), ldmref.load(base)
+    tuned = ldmref.load(folder)
+    before = ldmref.load(base)
     assert tuned.config == before.config
     assert (folder / "tokenizer.json").read_text() == before.tokenizer.tokenizer.to_str()
     old = flatten(dict(before.params))
@@ -143,8 +152,9 @@ def test_the_lora_draws_what_was_trained(model, tmp_path):
     want = modes.txt2img(adapted, "red heart", seed=1, steps=3).latents
     loaded = ldmref.load(tmp_path / "base", lora=[adapter.file(tmp_path)], backend="torch")
     got = modes.txt2img(loaded, "red heart", seed=1, steps=3).latents
-    plain = modes.txt2img(ldmref.load(tmp_path / "base", backend="torch"), "red heart", seed=1,
-                          steps=3).latents  # fmt: skip
+    plain = modes.txt2img(
+        ldmref.load(tmp_path / "base", backend="torch"), "red heart", seed=1, steps=3
+    ).latents
     moved = np.abs(np.asarray(plain) - np.asarray(want)).max()
     assert np.abs(np.asarray(got) - np.asarray(want)).max() < 0.02 * moved  # weights in float16
 
@@ -164,7 +174,7 @@ def test_the_word_draws_what_was_trained(model, tmp_path):
 def test_resumed_equals_uninterrupted(model):
     settings = recipe("lora", steps=6)
     _, whole, _ = trained(settings, model)
-    adapter = adapter_of(settings, model, RedPictures().caption)
+    adapter = adapter_of(settings, model, RedImages().caption)
     first = trainer_of(settings, model, adapter)
     for loss in first.run():
         if loss.step == 3:
@@ -178,10 +188,11 @@ def test_resumed_equals_uninterrupted(model):
 
 
 def test_a_word_to_start_from_must_be_known(model):
-    settings = recipe("textual_inversion",
-                      textual_inversion=TextualInversionConfig("<new>", "quokka", 1))  # fmt: skip
+    settings = recipe(
+        "textual_inversion", textual_inversion=TextualInversionConfig("<new>", "quokka", 1)
+    )
     with pytest.raises(UsageError, match="quokka") as caught:
-        adapter_of(settings, model, RedPictures().caption)
+        adapter_of(settings, model, RedImages().caption)
     assert caught.value.code == "E-RECIPE"
 
 
@@ -200,12 +211,12 @@ def base(model, tmp_path):
 
 
 @pytest.fixture
-def settings(base, pictures):
+def settings(base, images):
     """A recipe from tables, some replaced."""
 
     def settings(**changes):
         stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 4}}
-        tables = {"base": str(base), "data": {"source": str(pictures), "size": 16}}
+        tables = {"base": str(base), "data": {"source": str(images), "size": 16}}
         return recipe_from_dict(tables | {"diffusion": stage} | changes)
 
     return settings
@@ -213,7 +224,8 @@ def settings(base, pictures):
 
 def test_interrupted_and_resumed_equals_uninterrupted(settings, tmp_path):
     once = fine_tune(settings(), tmp_path / "once")
-    cancel, lines = Event(), []
+    cancel = Event()
+    lines = []
     with pytest.raises(Cancelled):
         fine_tune(settings(), tmp_path / "twice", report=lambda p: cancel.set(), cancel=cancel)
     assert (tmp_path / "twice" / "lora.safetensors").exists()
@@ -224,12 +236,13 @@ def test_interrupted_and_resumed_equals_uninterrupted(settings, tmp_path):
 
 @pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
 def test_words_of_captions_that_the_model_does_not_know_are_named(
-    settings, pictures, tmp_path, method
+    settings, images, tmp_path, method
 ):
-    (pictures / "green.txt").write_text("a red heart\na quokka, Axolotl\n", "utf-8")
-    (pictures / "red_square.png").rename(pictures / "red.png")
-    (pictures / "blue-square.png").rename(pictures / "blue.png")
-    word, lines = {"word": "<style>", "initial": "heart"}, []
+    (images / "green.txt").write_text("a red heart\na quokka, Axolotl\n", "utf-8")
+    (images / "red_square.png").rename(images / "red.png")
+    (images / "blue-square.png").rename(images / "blue.png")
+    word = {"word": "<style>", "initial": "heart"}
+    lines = []
     trained = settings(method=method, textual_inversion=word)
     fine_tune(trained, tmp_path / "out", say=lines.append)
     warning = "warning: words of the captions that the model does not know: Axolotl, quokka"
@@ -249,7 +262,8 @@ def test_samples_are_drawn_with_what_is_learned(settings, base, tmp_path, monkey
     source = file if method == "full" else base
     model = ldmref.load(source, backend="torch", speed="exact", **adapter.get(method, {}))
     (image,) = modes.txt2img(model, "red heart <style>", seed=0, width=16, height=16).images
-    x, y = LABEL, TITLE
+    x = LABEL
+    y = TITLE
     cell = np.asarray(row.crop((x, y, x + 128, y + 128)))[::8, ::8].astype(int)
     assert np.abs(cell - np.asarray(image)).max() <= 1
     fine_tune(settings(), tmp_path / "without")
@@ -259,13 +273,16 @@ def test_samples_are_drawn_with_what_is_learned(settings, base, tmp_path, monkey
 @pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
 def test_the_networks_of_a_large_file_are_read_once(settings, tmp_path, monkeypatch, method):
     monkeypatch.setattr("ldmref.loading.SMALL", 0)
-    bring, brought = LazyParams._bring, []
+    bring = LazyParams._bring
+    brought = []
     monkeypatch.setattr(LazyParams, "_bring", lambda *a, **k: brought.append(1) or bring(*a, **k))
-    word, counts = {"word": "<style>", "initial": "heart"}, []
+    word = {"word": "<style>", "initial": "heart"}
+    counts = []
     fine_tune(
-        settings(method=method, textual_inversion=word), tmp_path / "out",
+        settings(method=method, textual_inversion=word),
+        tmp_path / "out",
         report=lambda progress: counts.append(len(brought)),
-    )  # fmt: skip
+    )
     assert counts and len({*counts, len(brought)}) == 1
 
 
@@ -273,8 +290,10 @@ def test_the_networks_of_a_large_file_are_read_once(settings, tmp_path, monkeypa
 def test_a_model_with_a_learned_variance_is_fine_tuned(settings, tables, tmp_path, loss):
     objective = {"loss": "hybrid"}
     stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 1}}
-    base = train(recipe_from_dict(tables(1, diffusion=stage | {"objective": objective})),
-                 tmp_path / "base-128")  # fmt: skip
+    base = train(
+        recipe_from_dict(tables(1, diffusion=stage | {"objective": objective})),
+        tmp_path / "base-128",
+    )
     stage |= {"objective": {"loss": loss}, "budget": {"steps": 2}}
     file = fine_tune(settings(base=str(base), diffusion=stage), tmp_path / "out")
     assert file.name == "lora.safetensors"
@@ -283,7 +302,7 @@ def test_a_model_with_a_learned_variance_is_fine_tuned(settings, tables, tmp_pat
 def test_what_a_fine_tuning_does_not_do_is_refused(settings):
     for key, value in (("crop", 8), ("flips", False)):
         with pytest.raises(UsageError, match=f"data.{key} has no effect"):
-            settings(data={"source": "pictures", "size": 16, key: value})
+            settings(data={"source": "images", "size": 16, key: value})
 
 
 def test_resuming_with_other_settings_or_another_base_is_refused(settings, base, tmp_path):
@@ -304,14 +323,17 @@ def test_resuming_with_other_settings_or_another_base_is_refused(settings, base,
 @pytest.mark.parametrize(
     ("changes", "code"),
     [
-        ({"base": "nowhere"}, "E-MODEL"), ({"method": "dreambooth"}, "E-RECIPE"),
-        ({"lora": {"rank": 0}}, "E-RECIPE"), ({"lora": {"targets": ["vae"]}}, "E-RECIPE"),
+        ({"base": "nowhere"}, "E-MODEL"),
+        ({"method": "dreambooth"}, "E-RECIPE"),
+        ({"lora": {"rank": 0}}, "E-RECIPE"),
+        ({"lora": {"targets": ["vae"]}}, "E-RECIPE"),
         ({"data": {"source": "/nowhere", "size": 16}}, "E-DATA"),
         ({"lora": {"targets": []}}, "E-RECIPE"),
-        ({"textual_inversion": {"vectors": 0}}, "E-RECIPE"), ({"model": {}}, "E-RECIPE"),
+        ({"textual_inversion": {"vectors": 0}}, "E-RECIPE"),
+        ({"model": {}}, "E-RECIPE"),
         ({"diffusion": {"optimizer": {"batch_size": 4, "accumulation": 3}}}, "E-RECIPE"),
     ],
-)  # fmt: skip
+)
 def test_recipes_that_cannot_be_followed(settings, tmp_path, changes, code):
     with pytest.raises(LdmrefError) as caught:
         fine_tune(settings(**changes), tmp_path / "out")
@@ -341,19 +363,23 @@ def test_one_word_for_two_text_encoders_is_refused(settings):
         check_base(preset("sdxl"), replace(sdxl, method="textual_inversion"))
 
 
-def test_the_command_learns_and_the_pictures_are_drawn_with_it(base, pictures, tmp_path, capsys):
-    shared = ["--base", str(base), "--data", str(pictures), "--steps", "2", "--batch", "2"]
+def test_the_command_learns_and_the_images_are_drawn_with_it(base, images, tmp_path, capsys):
+    shared = ["--base", str(base), "--data", str(images), "--steps", "2", "--batch", "2"]
     assert main(["finetune", *shared, "-o", str(tmp_path / "a"), "--rank", "2"]) == 0
     word = ["--word", "<zorg>", "--initial", "heart"]
     out = ["-o", str(tmp_path / "b")]
     assert main(["finetune", "textual-inversion", *shared, *word, *out]) == 0
     capsys.readouterr()
-    learned = ["--lora", str(tmp_path / "a" / "lora.safetensors"),
-               "--embedding", str(tmp_path / "b" / "embedding.safetensors")]  # fmt: skip
-    picture = tmp_path / "c.png"
-    assert main(["txt2img", "a <zorg>", "-m", str(base), *learned, "-o", str(picture)]) == 0
+    learned = [
+        "--lora",
+        str(tmp_path / "a" / "lora.safetensors"),
+        "--embedding",
+        str(tmp_path / "b" / "embedding.safetensors"),
+    ]
+    image = tmp_path / "c.png"
+    assert main(["txt2img", "a <zorg>", "-m", str(base), *learned, "-o", str(image)]) == 0
     assert "never saw" not in capsys.readouterr().err
-    made_by = json.loads(Image.open(picture).info["ldmref"])["model"]
+    made_by = json.loads(Image.open(image).info["ldmref"])["model"]
     assert [lora["name"] for lora in made_by["loras"]] == ["lora"]
     assert list(made_by["embeddings"]) == ["<zorg>"]
     assert main(["finetune", "full", *shared, "-o", str(tmp_path / "d")]) == 0
@@ -362,6 +388,6 @@ def test_the_command_learns_and_the_pictures_are_drawn_with_it(base, pictures, t
     assert main(["txt2img", "a heart", "-m", folder, "-o", str(tmp_path / "e.png")]) == 0
 
 
-def test_a_recipe_of_a_whole_model_is_no_fine_tuning(pictures, capsys):
-    assert main(["finetune", "tiny", "--data", str(pictures)]) == 2
+def test_a_recipe_of_a_whole_model_is_no_fine_tuning(images, capsys):
+    assert main(["finetune", "tiny", "--data", str(images)]) == 2
     assert "ldmref train tiny" in capsys.readouterr().err

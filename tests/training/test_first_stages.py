@@ -27,9 +27,9 @@ from ldmref.training.checkpoint import read_checkpoint, read_headers  # noqa: E4
 from ldmref.training.data import summarize  # noqa: E402
 from ldmref.training.data.augmentation import Augmentation  # noqa: E402
 from ldmref.training.data.folder import FolderDataset  # noqa: E402
+from ldmref.training.images import image_batch  # noqa: E402
 from ldmref.training.latents_file import stored_latents  # noqa: E402
 from ldmref.training.loss import Part  # noqa: E402
-from ldmref.training.pictures import picture_batch  # noqa: E402
 from ldmref.training.recipe_file import read_recipe, recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 from ldmref.training.trainer import step_generator  # noqa: E402
@@ -47,33 +47,37 @@ def out(tmp_path):
 
 
 @pytest.fixture
-def noise_pictures(pictures):
-    """Pictures of more than one colour, so that latents differ."""
+def noise_images(images):
+    """Images of more than one colour, so that latents differ."""
     from PIL import Image
 
     rng = np.random.default_rng(0)
     for i in range(6):
         coarse = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
         Image.fromarray(coarse).resize((16, 16), Image.Resampling.BILINEAR).save(
-            pictures / f"noise_{i}.png"
+            images / f"noise_{i}.png"
         )
-    return pictures
+    return images
 
 
 @pytest.fixture
-def make(noise_pictures):
+def make(noise_images):
     """`make(objective, vae, steps=...)` -> the recipe of a small first stage."""
 
     def make(objective=(), vae=(), steps=20, **changes):
         small = {"block_out_channels": [4, 8], "norm_num_groups": 2, "latent_channels": 4}
         optimizer = {"batch_size": 4, "warmup": 1, "learning_rate": 5e-3}
         tables = {
-            "stages": ["autoencoder"], "data": {"source": str(noise_pictures)},
+            "stages": ["autoencoder"],
+            "data": {"source": str(noise_images)},
             "model": {"preset": "tiny", "vae": small | dict(vae)},
-            "autoencoder": {"objective": dict(objective), "optimizer": optimizer,
-                            "budget": {"steps": steps}},
+            "autoencoder": {
+                "objective": dict(objective),
+                "optimizer": optimizer,
+                "budget": {"steps": steps},
+            },
             "features": {"optimizer": {"batch_size": 2}, "budget": {"steps": 4}},
-        }  # fmt: skip
+        }
         return recipe_from_dict(tables | changes)
 
     return make
@@ -99,20 +103,23 @@ def test_there_is_a_recipe_for_every_first_stage():
 
 
 @pytest.mark.parametrize("name", FIRST)
-def test_a_shipped_recipe_in_miniature(name, noise_pictures):
-    """Its metrics improve, with the averaged weights on all pictures."""
+def test_a_shipped_recipe_in_miniature(name, noise_images):
+    """Its metrics improve, with the averaged weights on all images."""
     levels = len(read_recipe(name).model.vae.block_out_channels)
     vae = {"block_out_channels": [8] * levels, "norm_num_groups": 2, "latent_channels": 8}
     overrides = {
-        "data": {"source": str(noise_pictures), "size": 16},
+        "data": {"source": str(noise_images), "size": 16},
         "model": {"vae": vae | ({"codebook_size": 16} if name.startswith("vq") else {})},
-        "autoencoder": {"optimizer": {"batch_size": 8, "warmup": 5, "learning_rate": 5e-3},
-                        "budget": {"steps": 50}},
-    }  # fmt: skip
+        "autoencoder": {
+            "optimizer": {"batch_size": 8, "warmup": 5, "learning_rate": 5e-3},
+            "budget": {"steps": 50},
+        },
+    }
     if name.startswith("vq-f"):
         overrides["autoencoder"]["objective"] = {"adversarial_start": 25}
     recipe = read_recipe(name, overrides)
-    data, objective = FolderDataset(noise_pictures, 16), recipe.autoencoder.objective
+    data = FolderDataset(noise_images, 16)
+    objective = recipe.autoencoder.objective
     network = feature_trainer(data, recipe.features, 0, OPS).ema_params()
     trainer = trainer_of(recipe, network if objective.perceptual_weight else None)
 
@@ -133,7 +140,8 @@ def test_a_shipped_recipe_in_miniature(name, noise_pictures):
 
 
 def test_a_training_ends_with_its_figures(make, out):
-    reports, lines = [], []
+    reports = []
+    lines = []
     recipe = make(EXACT, {"codebook_size": 8}, steps=3)
     train(recipe, out, report=reports.append, say=lines.append)
     assert all({"psnr", "perplexity"} <= r.metrics.keys() for r in reports)
@@ -176,7 +184,8 @@ def test_10_and_10_steps_equal_20(make, tmp_path, kind, muon_rate):
         if progress.stage == "autoencoder" and progress.step == 10:
             cancel.set()
 
-    once, twice = tmp_path / "once", tmp_path / "twice"
+    once = tmp_path / "once"
+    twice = tmp_path / "twice"
     train(recipe, once)
     with pytest.raises(Cancelled):
         train(recipe, twice, report=report, cancel=cancel)
@@ -201,11 +210,12 @@ SEPARABLE = {
 
 
 @pytest.mark.parametrize("kind", SEPARABLE)
-def test_a_batch_in_parts_is_the_batch(make, noise_pictures, kind):
+def test_a_batch_in_parts_is_the_batch(make, noise_images, kind):
     """Crops, flips, noise of every purpose, and the features themselves."""
     objective, vae = SEPARABLE[kind]
-    recipe, ops = make(objective, vae, steps=3), TorchBackend("cpu", "float64")
-    data = FolderDataset(noise_pictures, 16)
+    recipe = make(objective, vae, steps=3)
+    ops = TorchBackend("cpu", "float64")
+    data = FolderDataset(noise_images, 16)
     data.augmentation = Augmentation(flips=True, crop=8)
     states = []
     for count in (1, 2):
@@ -224,7 +234,7 @@ def test_a_batch_in_parts_is_the_batch(make, noise_pictures, kind):
 
 
 @pytest.mark.parametrize("kind", sorted({*EVERYTHING} - {"evidence bound, learned variance"}))
-def test_a_batch_whose_pictures_are_compared_stays_whole(make, kind):
+def test_a_batch_whose_images_are_compared_stays_whole(make, kind):
     objective, vae = EVERYTHING[kind]
     recipe = make(objective, vae)
     assert not recipe.autoencoder.objective.separable(recipe.model.vae)
@@ -251,8 +261,9 @@ def test_an_interrupted_training_of_the_features_is_resumed(make, tmp_path):
         assert once == twice
 
 
-def test_the_first_stage_alone_is_continued_by_the_second(make, out, noise_pictures):
-    recipe, stages = make(steps=3), []
+def test_the_first_stage_alone_is_continued_by_the_second(make, out, noise_images):
+    recipe = make(steps=3)
+    stages = []
     folder = train(recipe, out)
     assert folder == out / "autoencoder" and set(read_headers(out)) == {"autoencoder"}
     diffusion = replace(recipe.diffusion, budget=replace(recipe.diffusion.budget, steps=1))
@@ -267,8 +278,9 @@ def test_the_first_stage_alone_is_continued_by_the_second(make, out, noise_pictu
 def forward_in_numpy(recipe, trainer, step=0):
     """The arrays of a step's forward pass, as NumPy in float64, and its parameters."""
     data = FolderDataset(recipe.data.source, recipe.data.size)
-    objective, config = recipe.autoencoder.objective, recipe.model.vae
-    _, x = picture_batch(data, step_generator(0, step, "autoencoder"), 4, OPS)
+    objective = recipe.autoencoder.objective
+    config = recipe.model.vae
+    _, x = image_batch(data, step_generator(0, step, "autoencoder"), 4, OPS)
     f = forward(OPS, trainer.params, config, objective, x, noise_of(0, step, OPS))
     arrays = {
         name: getattr(f, name).detach().double().numpy()
@@ -361,7 +373,7 @@ def test_corruption_is_of_the_input_alone(make, kind, amount):
 
 
 def test_both_networks_learn_from_their_own_term(make):
-    """The decoder from what the discriminator says of its pictures, with the adaptive weight; the
+    """The decoder from what the discriminator says of its images, with the adaptive weight; the
     discriminator from its own loss alone; and neither before the first step of the game."""
     recipe = make(EXACT | GAN | {"adversarial_start": 3})
     trainer = trainer_of(recipe)
@@ -371,14 +383,15 @@ def test_both_networks_learn_from_their_own_term(make):
 
     together = gradients(trainer, 3)
     data = FolderDataset(recipe.data.source, recipe.data.size)
-    _, x = picture_batch(data, step_generator(0, 3, "autoencoder"), 4, OPS)
+    _, x = image_batch(data, step_generator(0, 3, "autoencoder"), 4, OPS)
     params = trainer.params
     f = forward(OPS, params, recipe.model.vae, recipe.autoencoder.objective, x, noise_of(0, 3, OPS))
     from ldmref.training.autoencoder.adversary import discriminator
 
     last = params.decoder.conv_out.weight
     fake, real = (discriminator(OPS, params.discriminator, p) for p in (f.y, x))
-    reconstruction, generator = (f.y - x).square().mean(), -fake.mean()
+    reconstruction = (f.y - x).square().mean()
+    generator = -fake.mean()
     norms = [
         float(torch.autograd.grad(t, last, retain_graph=True)[0].norm())
         for t in (reconstruction, generator)
@@ -554,7 +567,7 @@ def test_a_layer_that_is_not_finite_is_named(make, out):
         list(trainer.run())
     message = str(caught.value)
     assert caught.value.code == "E-NAN" and "step 1" in message and "decoder.conv_in" in message
-    batch = picture_batch(
+    batch = image_batch(
         FolderDataset(make().data.source, 16), step_generator(0, 0, "autoencoder"), 4, OPS
     )[0]
     assert ", ".join(map(str, batch)) in message
@@ -610,7 +623,7 @@ def test_the_features_learn_the_words(make):
     assert losses[-1] < 0.7 * losses[0]
 
 
-def test_the_perceptual_term_is_zero_for_equal_pictures(make):
+def test_the_perceptual_term_is_zero_for_equal_images(make):
     from ldmref.training.autoencoder.features import features
     from ldmref.training.autoencoder.terms import perceptual
 

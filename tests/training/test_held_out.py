@@ -14,21 +14,21 @@ from ldmref.training.recipe import DataConfig  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
-def test_held_out_images_have_no_weight(pictures):
-    whole = load_dataset(DataConfig(str(pictures), 16))
-    data = load_dataset(DataConfig(str(pictures), 16, held_out=2))
+def test_held_out_images_have_no_weight(images):
+    whole = load_dataset(DataConfig(str(images), 16))
+    data = load_dataset(DataConfig(str(images), 16, held_out=2))
     assert len(data.held_out) == 2 and (data.weights[data.held_out] == 0).all()
     assert np.count_nonzero(data.weights) == len(data.images) - 2
-    again = load_dataset(DataConfig(str(pictures), 16, held_out=2))
+    again = load_dataset(DataConfig(str(images), 16, held_out=2))
     np.testing.assert_array_equal(data.held_out, again.held_out)
     assert summarize(whole) != summarize(data) == summarize(again)
     with pytest.raises(InputError, match="none of"):
         hold_out(whole, len(whole.images))
 
 
-def test_the_held_out_loss_is_recorded(recipe, pictures, tmp_path):
+def test_the_held_out_loss_is_recorded(recipe, images, tmp_path):
     out = tmp_path / "out"
-    data = {"source": str(pictures), "held_out": 1}
+    data = {"source": str(images), "held_out": 1}
     train(recipe(4, data=data), out)
     lines = [x for x in read_metrics(out / "metrics.jsonl") if x["stage"] == "diffusion"]
     losses = [line["held_out_loss"] for line in lines if "held_out_loss" in line]

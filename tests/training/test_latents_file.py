@@ -20,15 +20,17 @@ from ldmref.training.checkpoint import DataSummary  # noqa: E402
 from ldmref.training.data import summarize  # noqa: E402
 from ldmref.training.data.augmentation import Augmentation  # noqa: E402
 from ldmref.training.data.folder import FolderDataset  # noqa: E402
+from ldmref.training.images import image_batch  # noqa: E402
 from ldmref.training.latents_file import stored_latents  # noqa: E402
-from ldmref.training.pictures import picture_batch  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
 @pytest.fixture
-def stored(pictures, tmp_path, monkeypatch):
-    """`stored(seed=..., ...)`: the latents of three pictures, and how many were encoded."""
-    ops, config, data = TorchBackend(), preset("tiny").vae, FolderDataset(pictures, 16)
+def stored(images, tmp_path, monkeypatch):
+    """`stored(seed=..., ...)`: the latents of three images, and how many were encoded."""
+    ops = TorchBackend()
+    config = preset("tiny").vae
+    data = FolderDataset(images, 16)
     calls = []
     encoded = latents_file._encoded
     monkeypatch.setattr(
@@ -97,14 +99,15 @@ def test_a_training_keeps_and_reuses_them(recipe, tmp_path, monkeypatch):
     assert file.exists()
 
 
-def test_crops_and_flips(pictures):
-    data, ops = FolderDataset(pictures, 16), TorchBackend()
+def test_crops_and_flips(images):
+    data = FolderDataset(images, 16)
+    ops = TorchBackend()
     data.images = np.arange(3 * 3 * 16 * 16, dtype=np.uint16).reshape(3, 3, 16, 16)
     data.augmentation = Augmentation(flips=False, crop=8)
     rng = np.random.default_rng(0)
     corners = set()
     for _ in range(20):
-        batch, x = picture_batch(data, rng, 4, ops)
+        batch, x = image_batch(data, rng, 4, ops)
         assert x.shape == (4, 3, 8, 8)
         numbers = np.rint((x.numpy() + 1) * 127.5).astype(int)
         for i, crop in zip(batch, numbers, strict=True):
@@ -113,6 +116,6 @@ def test_crops_and_flips(pictures):
             corners.add((int(y), int(x0)))
     assert len(corners) > 30 and max(corners)[0] == 8
     data.augmentation = Augmentation(flips=True)
-    mirrored = [picture_batch(data, rng, 1, ops) for _ in range(20)]
+    mirrored = [image_batch(data, rng, 1, ops) for _ in range(20)]
     first = [x[0, 0, 0, 0] < x[0, 0, 0, -1] for _, x in mirrored]
     assert {bool(f) for f in first} == {True, False}

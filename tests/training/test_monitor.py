@@ -26,7 +26,7 @@ from ldmref.training.recipe import ProgressConfig  # noqa: E402
 from ldmref.training.recipe_file import recipe_from_dict, to_toml  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
-PICTURES = {"samples.png", "reconstructions.png"}
+IMAGES = {"samples.png", "reconstructions.png"}
 CURVES = {"loss.png", "loss_by_timestep.png"}
 STAGES = ("autoencoder", "diffusion")
 
@@ -61,16 +61,16 @@ def bits(folder):
 def untimed(folder):
     """The lines of the metrics without the rate."""
     lines = read_metrics(folder / "metrics.jsonl")
-    return [{k: v for k, v in line.items() if k != "pictures_per_second"} for line in lines]
+    return [{k: v for k, v in line.items() if k != "images_per_second"} for line in lines]
 
 
 def names(folder):
     return {path.name for path in folder.iterdir() if path.suffix == ".png"}
 
 
-def test_words_beyond_the_vocabulary_are_named(recipe, pictures, out):
+def test_words_beyond_the_vocabulary_are_named(recipe, images, out):
     """16 tokens, of which 4 are special."""
-    (pictures / "green.txt").write_text(" ".join("abcdefghijkl"), "utf-8")
+    (images / "green.txt").write_text(" ".join("abcdefghijkl"), "utf-8")
     lines = []
     train(recipe(1), out, say=lines.append)
     warning = "warning: words of the captions that the model does not know: k, l, red"
@@ -80,12 +80,12 @@ def test_words_beyond_the_vocabulary_are_named(recipe, pictures, out):
 # -- files ----------------------------------------------------------------------------------------
 
 
-def test_a_training_leaves_metrics_and_pictures(recipe, out, without_matplotlib):
+def test_a_training_leaves_metrics_and_images(recipe, out, without_matplotlib):
     """Without matplotlib, one line says so; the rest is there."""
     lines = []
     train(recipe(40, progress={"count": 3}), out, say=lines.append)
     assert sum("matplotlib" in line for line in lines) == 1
-    assert names(out) == PICTURES and not list(out.glob(".*"))
+    assert names(out) == IMAGES and not list(out.glob(".*"))
     assert Image.open(out / "reconstructions.png").size == (
         LABEL + 3 * (128 + GAP),
         TITLE + 2 * 134,
@@ -93,7 +93,7 @@ def test_a_training_leaves_metrics_and_pictures(recipe, out, without_matplotlib)
     reports = read_metrics(out / "metrics.jsonl")
     steps = [(stage, step) for stage in STAGES for step in range(2, 41, 2)]
     assert [(line["stage"], line["step"]) for line in reports] == steps
-    assert all(line["pictures_per_second"] > 0 and line["loss"] > 0 for line in reports)
+    assert all(line["images_per_second"] > 0 and line["loss"] > 0 for line in reports)
     assert {"psnr", "kl"} <= reports[0].keys() and not {"psnr", "kl"} & reports[-1].keys()
     assert all(line["grad_norm"] > 0 for line in reports)
     assert not any("held_out_loss" in line for line in reports)
@@ -103,13 +103,13 @@ def test_a_training_leaves_metrics_and_pictures(recipe, out, without_matplotlib)
 def test_curves(recipe, out):
     pytest.importorskip("matplotlib")
     train(recipe(20, progress={"count": 1}), out)
-    assert names(out) == PICTURES | CURVES
+    assert names(out) == IMAGES | CURVES
     for name in CURVES:
         with Image.open(out / name) as image:
             assert image.width > 500 and len(image.convert("RGB").getcolors(10**6)) > 20
 
 
-def test_without_progress_no_picture_is_drawn(recipe, out):
+def test_without_progress_no_image_is_drawn(recipe, out):
     train(recipe(3), out)
     assert names(out) == set() and len(read_metrics(out / "metrics.jsonl")) == 6
 
@@ -120,7 +120,8 @@ def test_the_first_row_is_what_the_exported_model_draws(recipe, out, without_mat
     sheet = Image.open(out / "samples.png")
     for i, prompt in enumerate(("red square", "blue")):
         images = modes.txt2img(model, prompt, seed=0, count=2, batch_size=2).images
-        scale, side = scale_of(images[0]), 128 + GAP
+        scale = scale_of(images[0])
+        side = 128 + GAP
         assert sheet.size == (LABEL + 2 * side, TITLE + 2 * side)
         for j, image in enumerate(images):
             box = np.array([LABEL + j * side, TITLE + i * side])
@@ -151,10 +152,10 @@ def test_reconstructions_show_the_corrupted_input(tables, out, without_matplotli
 # -- nothing changes the training -----------------------------------------------------------------
 
 
-def test_pictures_do_not_change_the_weights(recipe, out, often, without_matplotlib):
+def test_images_do_not_change_the_weights(recipe, out, often, without_matplotlib):
     train(recipe(6), out.with_name("none"))
     train(recipe(6, progress=often), out)
-    assert names(out) == PICTURES
+    assert names(out) == IMAGES
     assert bits(out) == bits(out.with_name("none"))
     assert untimed(out) == untimed(out.with_name("none"))
 
@@ -170,8 +171,10 @@ def test_a_resumed_training_leaves_the_same_weights_and_lines(
         "autoencoder": ("ldmref.training.autoencoder.terms.squared_error", 8),
         "diffusion": ("ldmref.training.diffusion.q_sample", 8),
     }[stage]
-    module, name = sys.modules[path.rpartition(".")[0]], path.rpartition(".")[2]
-    formula, calls = getattr(module, name), []
+    module = sys.modules[path.rpartition(".")[0]]
+    name = path.rpartition(".")[2]
+    formula = getattr(module, name)
+    calls = []
 
     def interrupted(*arguments):
         calls.append(1)
@@ -236,7 +239,8 @@ def test_a_full_disk_warns_and_the_training_goes_on(recipe, out, monkeypatch, wi
             self.file.write(data[: len(data) // 2])
             raise OSError(28, "No space left on device")
 
-    write, lines = monitor.atomic_write, []
+    write = monitor.atomic_write
+    lines = []
     with monkeypatch.context() as patch:
         patch.setattr(monitor, "atomic_write", full)
         patch.setattr(metrics, "open", Half, raising=False)
@@ -307,8 +311,10 @@ def test_lines_are_appended_read_and_dropped(tmp_path):
     assert len(read_metrics(path)) == 4
     drop_after(path, "diffusion", 1)
     assert [(x["stage"], x["step"]) for x in read_metrics(path)] == [
-        ("autoencoder", 1), ("autoencoder", 2), ("diffusion", 1),
-    ]  # fmt: skip
+        ("autoencoder", 1),
+        ("autoencoder", 2),
+        ("diffusion", 1),
+    ]
     assert path.read_bytes() == b"".join(text.splitlines(keepends=True)[:3])
 
 
@@ -341,8 +347,9 @@ def test_the_running_mean():
     np.testing.assert_allclose(curves.running_mean(y, 0), y)
 
 
-def test_prompts_are_those_of_the_recipe_or_describe_the_data(recipe, pictures):
-    data, config = FolderDataset(pictures, 16), recipe().model
+def test_prompts_are_those_of_the_recipe_or_describe_the_data(recipe, images):
+    data = FolderDataset(images, 16)
+    config = recipe().model
     assert previews.sample_prompts(config, ProgressConfig(prompts=("x",)), data, 0) == ("x",)
     prompts = previews.sample_prompts(config, ProgressConfig(), data, 0)
     assert len(prompts) == 3 and set(prompts) <= {"red square", "blue square", "grass", "lawn"}

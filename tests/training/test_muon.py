@@ -85,9 +85,12 @@ def test_updates_are_orthogonalized_in_the_type_of_the_recipe(dtype):
     ops = TorchBackend("cpu", dtype)
     params = Params(layer=Params(weight=torch.eye(4).numpy()))
     trainer = Trainer(
-        OptimizerConfig(batch_size=1, muon_rate=1e-3), 1, params,
-        lambda ops, params, step, part: Loss(params.layer.weight.square().sum()), ops,
-    )  # fmt: skip
+        OptimizerConfig(batch_size=1, muon_rate=1e-3),
+        1,
+        params,
+        lambda ops, params, step, part: Loss(params.layer.weight.square().sum()),
+        ops,
+    )
     assert trainer.optimizers[1].dtype is getattr(torch, dtype)
 
 

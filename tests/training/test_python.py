@@ -21,19 +21,19 @@ from ldmref.training.trainer import Trainer
 
 
 @pytest.fixture
-def messy(pictures):
+def messy(images):
     """Beside three images one of each kind that is left out."""
-    (pictures / "broken.png").write_bytes(b"")
-    (pictures / "photo.tif").write_bytes(b"")
-    return pictures
+    (images / "broken.png").write_bytes(b"")
+    (images / "photo.tif").write_bytes(b"")
+    return images
 
 
 @pytest.fixture
-def fine_tuning(pictures, tmp_path):
+def fine_tuning(images, tmp_path):
     model = ldmref.random_model("tiny")
     save_folder(tmp_path / "base", model.config, model.params, [model.tokenizer])
     stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 1}}
-    tables = {"base": str(tmp_path / "base"), "data": {"source": str(pictures), "size": 16}}
+    tables = {"base": str(tmp_path / "base"), "data": {"source": str(images), "size": 16}}
     return recipe_from_dict(tables | {"diffusion": stage})
 
 
@@ -56,8 +56,8 @@ def test_warnings_are_issued(messy, recipe, fine_tuning, tmp_path, function):
     assert "3 images of 16x16" in lines
 
 
-def test_one_image_is_singular(pictures, recipe, tmp_path):
-    for file in pictures.glob("*e*.*"):
+def test_one_image_is_singular(images, recipe, tmp_path):
+    for file in images.glob("*e*.*"):
         if "blue" not in file.name:
             file.unlink()
     lines = []

@@ -20,11 +20,11 @@ from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_from_dict, 
 def test_a_file_with_defaults_and_overrides(tmp_path):
     file = tmp_path / "mine.toml"
     file.write_text(
-        'seed = 3\n[data]\nsource = "pictures"\n[model]\npreset = "tiny"\n[model.unet]\n'
+        'seed = 3\n[data]\nsource = "images"\n[model]\npreset = "tiny"\n[model.unet]\n'
         "layers_per_block = 2\n[diffusion.optimizer]\nlearning_rate = 1\n"
     )
     recipe = read_recipe(file, {"diffusion": {"budget": {"steps": 7}}, "data": {"size": 32}})
-    assert recipe.data == DataConfig(str(tmp_path / "pictures"), 32)
+    assert recipe.data == DataConfig(str(tmp_path / "images"), 32)
     assert recipe.seed == 3 and recipe.diffusion.optimizer.learning_rate == 1.0
     assert recipe.model.unet.layers_per_block == 2 and recipe.diffusion.budget.steps == 7
     assert recipe.model.unet.sample_size == 16 and recipe.model.defaults.width == 32

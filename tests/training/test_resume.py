@@ -59,7 +59,8 @@ def refused(recipe, out, **arguments):
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_10_and_10_steps_equal_20(recipe, tmp_path, stage):
     """Weights, averages and optimizers of a whole training, stopped in either stage."""
-    once, twice = tmp_path / "once", tmp_path / "twice"
+    once = tmp_path / "once"
+    twice = tmp_path / "twice"
     train(recipe(20), once)
     with pytest.raises(Cancelled):
         train(recipe(20), twice, **stop_after(stage, 10))
@@ -77,7 +78,8 @@ def test_10_and_10_steps_equal_20(recipe, tmp_path, stage):
 def test_a_checkpoint_between_two_updates_is_never_saved(recipe, out, monkeypatch):
     """Ctrl-C within the optimizer leaves the checkpoint before, and the training exact."""
     train(recipe(6), out.with_name("once"))
-    adamw, calls = torch.optim.AdamW.step, []
+    adamw = torch.optim.AdamW.step
+    calls = []
 
     def interrupted(self, *args):
         calls.append(adamw(self, *args))
@@ -142,17 +144,17 @@ def test_changed_settings_are_refused_with_both_values(recipe, out, changes):
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
 
 
-def test_another_size_and_other_pictures_are_refused_together(recipe, pictures, out, tmp_path):
+def test_another_size_and_other_images_are_refused_together(recipe, images, out, tmp_path):
     train(recipe(), out)
     Image.new("RGB", (9, 9)).save(tmp_path / "black.png")
     error = refused(recipe(data={"source": str(tmp_path), "size": 32}), out)
     assert error.code == "E-RESUME-CHANGED" and "data.size was 16, now 32" in str(error)
-    assert f"{str(pictures)!r} with 3 images" in str(error)
+    assert f"{str(images)!r} with 3 images" in str(error)
 
 
-def test_a_picture_more_is_refused_and_a_moved_folder_is_not(recipe, pictures, out):
+def test_an_image_more_is_refused_and_a_moved_folder_is_not(recipe, images, out):
     train(recipe(2), out)
-    moved = pictures.rename(pictures.with_name("moved"))
+    moved = images.rename(images.with_name("moved"))
     train(recipe(2, data={"source": str(moved)}), out)
     Image.new("RGB", (9, 9)).save(moved / "black.png")
     error = refused(recipe(2, data={"source": str(moved)}), out)
@@ -177,15 +179,19 @@ def test_the_second_stage_may_change_until_it_has_begun(recipe, out):
 def test_accepted_changes_are_made_and_recorded(recipe, out):
     train(recipe(), out)
     lines = []
-    train(recipe(data=recipe().to_dict()["data"] | {"size": 32}), out, accept_changes=True,
-          say=lines.append)  # fmt: skip
+    train(
+        recipe(data=recipe().to_dict()["data"] | {"size": 32}),
+        out,
+        accept_changes=True,
+        say=lines.append,
+    )
     assert any("data.size was 16, now 32" in line for line in lines)
     assert {header.agreed.recipe.data.size for header in read_headers(out).values()} == {32}
     assert read_recipe(out / "recipe.toml").data.size == 32
     assert refused(recipe(), out).code == "E-RESUME-CHANGED"
 
 
-def test_the_recipe_of_a_finished_stage_stays_as_it_was(recipe, pictures, out):
+def test_the_recipe_of_a_finished_stage_stays_as_it_was(recipe, images, out):
     """Accepted settings are recorded beside those that the weights were trained with."""
     first = recipe()
     train(first, out)
@@ -195,14 +201,14 @@ def test_the_recipe_of_a_finished_stage_stays_as_it_was(recipe, pictures, out):
     changed = recipe(
         data=tables["data"] | {"size": 32}, autoencoder=tables["autoencoder"] | rate, seed=5
     )
-    Image.new("RGB", (9, 9)).save(pictures / "black.png")
+    Image.new("RGB", (9, 9)).save(images / "black.png")
     weights = bits(out / "autoencoder.safetensors")
     train(changed, out, accept_changes=True)
     assert bits(out / "autoencoder.safetensors") == weights
     for stage, header in read_headers(out).items():
         assert header.recipe == first and header.data == before[stage].data, stage
         assert header.accepted is not None
-        assert header.accepted.recipe == changed and header.accepted.data.pictures == 4
+        assert header.accepted.recipe == changed and header.accepted.data.images == 4
         assert header.history == () and header.step == before[stage].step
     train(changed, out)  # agrees with what was accepted
     train(first, out, accept_changes=True)
@@ -249,11 +255,11 @@ def test_a_damaged_history_is_refused(recipe, key, value):
 
 @pytest.mark.skipif(os.name != "posix", reason="file names of any bytes")
 @pytest.mark.parametrize("wrong", ["output", "data"])
-def test_a_path_that_cannot_be_recorded_is_refused(recipe, pictures, tmp_path, wrong):
+def test_a_path_that_cannot_be_recorded_is_refused(recipe, images, tmp_path, wrong):
     odd = tmp_path / os.fsdecode(b"caf\xe9")
     if wrong == "data":
-        pictures.rename(odd)
-    data = {"source": str(odd if wrong == "data" else pictures)}
+        images.rename(odd)
+    data = {"source": str(odd if wrong == "data" else images)}
     error = refused(recipe(data=data), odd if wrong == "output" else tmp_path / "out")
     assert error.code == "E-FOLDER" and "caf\\udce9" in str(error)
 
@@ -330,7 +336,8 @@ def test_a_loss_that_is_not_finite_stops(recipe, out, monkeypatch, stage):
     formulas = {"autoencoder": "autoencoder.terms.squared_error", "diffusion": "diffusion.q_sample"}
     path = f"ldmref.training.{formulas[stage]}"
     module, _, name = path.rpartition(".")
-    formula, calls = getattr(import_module(module), name), []
+    formula = getattr(import_module(module), name)
+    calls = []
 
     def poisoned(*arguments):
         calls.append(1)
@@ -350,7 +357,8 @@ def test_a_full_disk(recipe, out, monkeypatch, failing):
     """No temporary file is left, and the checkpoint before is kept."""
     from ldmref.io.tensors import writer
 
-    calls, atomic = [], writer.atomic_write
+    calls = []
+    atomic = writer.atomic_write
 
     class Full:
         def __init__(self, file):

@@ -46,14 +46,29 @@ def words(texts):
 @pytest.mark.parametrize(
     ("singular", "plurals"),
     [
-        ("cat", "cats"), ("fox", "foxes"), ("strawberry", "strawberries"), ("monkey", "monkeys"),
-        ("sandwich", "sandwiches"), ("bus", "buses"), ("knife", "knives"), ("wolf", "wolves"),
-        ("maple leaf", "maple leaves"), ("computer mouse", "computer mice"), ("ox", "oxen"),
-        ("tropical fish", "tropical fish"), ("jellyfish", "jellyfish"), ("deer", "deer"),
-        ("tomato", "tomatoes"), ("avocado", "avocados"), ("snowman", "snowmen"),
-        ("cactus", "cacti"), ("goose", "geese"), ("old woman", "old women"), ("toy", "toys"),
+        ("cat", "cats"),
+        ("fox", "foxes"),
+        ("strawberry", "strawberries"),
+        ("monkey", "monkeys"),
+        ("sandwich", "sandwiches"),
+        ("bus", "buses"),
+        ("knife", "knives"),
+        ("wolf", "wolves"),
+        ("maple leaf", "maple leaves"),
+        ("computer mouse", "computer mice"),
+        ("ox", "oxen"),
+        ("tropical fish", "tropical fish"),
+        ("jellyfish", "jellyfish"),
+        ("deer", "deer"),
+        ("tomato", "tomatoes"),
+        ("avocado", "avocados"),
+        ("snowman", "snowmen"),
+        ("cactus", "cacti"),
+        ("goose", "geese"),
+        ("old woman", "old women"),
+        ("toy", "toys"),
     ],
-)  # fmt: skip
+)
 def test_plurals(singular, plurals):
     assert plural(singular) == plurals
 
@@ -146,7 +161,7 @@ def test_slots_are_inside_the_frame_apart_and_on_the_latent_grid(count, size):
         assert used.max() == 1
 
 
-# -- pictures -------------------------------------------------------------------------------------
+# -- images -------------------------------------------------------------------------------------
 
 
 @needs_font
@@ -163,11 +178,11 @@ def test_a_single_thing_is_drawn_as_the_font_draws_it():
 @pytest.mark.parametrize("noun", ["dog", "lemon", "ghost", "police car"])
 def test_recoloured_things_have_that_colour_and_their_shape(noun, colour):
     plain = render_scene(Scene("", (Thing(noun),)))
-    picture = render_scene(Scene("", (Thing(noun, colour),)))
-    changed = picture.astype(int) - np.array(COLOURS[colour])
+    image = render_scene(Scene("", (Thing(noun, colour),)))
+    changed = image.astype(int) - np.array(COLOURS[colour])
     near = (np.abs(changed).max(2) < 60).mean() / (plain.min(2) < 250).mean()
     assert near > 0.3
-    assert ((plain.min(2) > 252) == (picture.min(2) > 252)).mean() > 0.8
+    assert ((plain.min(2) > 252) == (image.min(2) > 252)).mean() > 0.8
 
 
 def test_recolouring_keeps_the_transparency_and_the_premultiplication():
@@ -214,8 +229,10 @@ def test_captions_say_what_is_shown_in_several_ways():
     assert not any(p.startswith(("an owl and", "owl and", "the owl and")) for p in beside)
     things = Thing("cat", "green"), Thing("apple", "orange")
     bound = phrasings(Scene("", things, BESIDE, "yellow"))
-    assert {"a green cat and an orange apple on yellow", "a green cat and an orange apple on a "
-            "yellow background"} <= bound  # fmt: skip
+    assert {
+        "a green cat and an orange apple on yellow",
+        "a green cat and an orange apple on a yellow background",
+    } <= bound
     assert not any("green apple" in p or "orange cat" in p for p in bound)
     sizes = Scene("", (Thing("dog", size="big"), Thing("cat", size="small")), BESIDE)
     assert {"a big dog and a small cat", "a huge dog and a small cat"} <= phrasings(sizes)
@@ -237,7 +254,7 @@ def data():
 
 
 @needs_font
-def test_the_data_set_is_an_array_of_pictures_with_captions(data):
+def test_the_data_set_is_an_array_of_images_with_captions(data):
     names = len(data.names.images)
     assert data.images.shape == (5000, 3, 64, 64) and len(data.images) == 5000
     batch = data.images[np.array([0, names, 4999])]

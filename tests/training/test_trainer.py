@@ -19,11 +19,18 @@ from ldmref.training.loss import FULL_BATCH, Loss  # noqa: E402
 from ldmref.training.recipe import DiffusionObjective, DiffusionStage, OptimizerConfig  # noqa: E402
 from ldmref.training.trainer import Trainer  # noqa: E402
 
-OPS, STEPS, BATCH = TorchBackend("cpu", "float64"), 20, 8
+OPS = TorchBackend("cpu", "float64")
+STEPS = 20
+BATCH = 8
 CONFIG = OptimizerConfig(
-    batch_size=BATCH, learning_rate=0.05, warmup=4, cooldown=0.5, weight_decay=0.1, clip_norm=0.7,
+    batch_size=BATCH,
+    learning_rate=0.05,
+    warmup=4,
+    cooldown=0.5,
+    weight_decay=0.1,
+    clip_norm=0.7,
     ema_decay=0.6,
-)  # fmt: skip
+)
 
 
 def start():
@@ -91,7 +98,8 @@ def test_another_optimizer_goes_on_from_the_weights_alone(muon_rate):
         square = lambda ops, params, step, part: Loss(params.layer.weight.square().sum())  # noqa: E731
         return Trainer(optimizer, STEPS, params, square, OPS)
 
-    first, second = trainer(0.01 - muon_rate), trainer(muon_rate)
+    first = trainer(0.01 - muon_rate)
+    second = trainer(muon_rate)
     next(first.run())
     second.load_state(1, {name: tensor.numpy() for name, tensor in first.state().items()})
     assert not any(name.startswith("optimizer") for name in second.state())
@@ -99,15 +107,16 @@ def test_another_optimizer_goes_on_from_the_weights_alone(muon_rate):
 
 
 @pytest.mark.parametrize("rate", [0.0, 0.25, 1.0])
-def test_captions_are_dropped_at_that_rate_and_belong_to_their_pictures(rate):
+def test_captions_are_dropped_at_that_rate_and_belong_to_their_images(rate):
     """5 standard errors of the share of 4,000."""
-    rng, stage = np.random.default_rng(0), DiffusionStage(DiffusionObjective(caption_dropout=rate))
+    rng = np.random.default_rng(0)
+    stage = DiffusionStage(DiffusionObjective(caption_dropout=rate))
     latents = Latents(*rng.standard_normal((2, 10, 4, 8, 8)).astype(np.float32))
     noisy = NoisyLatents(latents, np.ones(10), 1.0, OPS)
     stage = replace(stage, optimizer=replace(stage.optimizer, batch_size=40))
     batches = DiffusionBatches(noisy, lambda i, rng: f"of {i}", preset("tiny"), stage, 0, OPS)
     drawn = [batches(step, FULL_BATCH) for step in range(100)]
-    pairs = [(i, prompt) for b in drawn for i, prompt in zip(b.pictures, b.prompts, strict=True)]
+    pairs = [(i, prompt) for b in drawn for i, prompt in zip(b.indices, b.prompts, strict=True)]
     kept = [(i, prompt) for i, prompt in pairs if prompt]
     assert all(prompt == f"of {i}" for i, prompt in kept)
     assert abs(len(kept) / len(pairs) - (1 - rate)) <= 5 * math.sqrt(rate * (1 - rate) / 4000)

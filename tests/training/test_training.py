@@ -34,8 +34,8 @@ from ldmref.training.run import train  # noqa: E402
 
 
 @pytest.fixture
-def pictures(tmp_path):
-    folder = tmp_path / "pictures"
+def images(tmp_path):
+    folder = tmp_path / "images"
     folder.mkdir()
     for name, colour in (("red_square", "red"), ("blue-square", "blue"), ("green", "green")):
         Image.new("RGB", (20, 16), colour).save(folder / f"{name}.png")
@@ -44,8 +44,10 @@ def pictures(tmp_path):
 
 
 def trainers(data, steps, **hyperparameters):
-    ops, config = TorchBackend(), preset("tiny")
-    optimizer, budget = OptimizerConfig(**hyperparameters), Budget(steps)
+    ops = TorchBackend()
+    config = preset("tiny")
+    optimizer = OptimizerConfig(**hyperparameters)
+    budget = Budget(steps)
     first = AutoencoderStage(optimizer=optimizer, budget=budget)
     second = DiffusionStage(optimizer=optimizer, budget=budget)
     tokenizer = PromptTokenizer(word_tokenizer(data.vocabulary(), 512), 16)
@@ -70,46 +72,52 @@ def stored(trainer):
 
 @pytest.mark.parametrize("muon_rate", [0.0, 2e-3])
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_resumed_training_equals_uninterrupted_training(pictures, stage, muon_rate):
+def test_resumed_training_equals_uninterrupted_training(images, stage, muon_rate):
     """20 steps at once, and 10 steps, 10 more by another trainer: the same bits."""
-    data, hyperparameters = FolderDataset(pictures, 16), {"batch_size": 2, "warmup": 5}
+    data = FolderDataset(images, 16)
+    hyperparameters = {"batch_size": 2, "warmup": 5}
     make = trainers(data, 20, **hyperparameters, muon_rate=muon_rate)[stage]
     uninterrupted = make()
     losses = [s.loss for s in uninterrupted.run()]
 
-    first, second = make(), make()
+    first = make()
+    second = make()
     for step, *_ in first.run():
         if step == 10:
             break
     second.load_state(10, stored(first))
     assert [s.loss for s in second.run()] == losses[10:]
-    expected, state = stored(uninterrupted), stored(second)
+    expected = stored(uninterrupted)
+    state = stored(second)
     assert state.keys() == expected.keys()
     assert all(np.array_equal(state[name], array) for name, array in expected.items())
 
 
-def test_learning_rates_rise_stay_and_fall(pictures):
-    make = trainers(FolderDataset(pictures, 16), 100, batch_size=2, warmup=10, cooldown=0.2)
+def test_learning_rates_rise_stay_and_fall(images):
+    make = trainers(FolderDataset(images, 16), 100, batch_size=2, warmup=10, cooldown=0.2)
     factors = [make["diffusion"]().lr_factor(step) for step in range(101)]
     np.testing.assert_allclose(factors[:10], np.arange(1, 11) / 10)
     assert factors[10:81] == [1.0] * 71
     np.testing.assert_allclose(factors[80:], (1 + np.cos(np.pi * np.arange(21) / 20)) / 2)
 
 
-def test_without_a_stretch_in_between_the_cosine_begins_after_the_warm_up(pictures):
-    make = trainers(FolderDataset(pictures, 16), 100, batch_size=2, warmup=10)
+def test_without_a_stretch_in_between_the_cosine_begins_after_the_warm_up(images):
+    make = trainers(FolderDataset(images, 16), 100, batch_size=2, warmup=10)
     factors = [make["diffusion"]().lr_factor(step) for step in range(10, 101)]
     np.testing.assert_allclose(factors, (1 + np.cos(np.pi * np.arange(91) / 90)) / 2)
 
 
-def test_a_budget_raised_before_the_cooldown_is_the_longer_training(pictures):
+def test_a_budget_raised_before_the_cooldown_is_the_longer_training(images):
     """8 of 10 steps, resumed with a budget of 20, equal 20 from the beginning: the same bits."""
-    data, hyperparameters = FolderDataset(pictures, 16), {"batch_size": 2, "warmup": 2}
+    data = FolderDataset(images, 16)
+    hyperparameters = {"batch_size": 2, "warmup": 2}
     make = {
         steps: trainers(data, steps, **hyperparameters, cooldown=0.2)["diffusion"]
         for steps in (10, 20)
     }
-    short, resumed, long = make[10](), make[20](), make[20]()
+    short = make[10]()
+    resumed = make[20]()
+    long = make[20]()
     for step, *_ in short.run():
         if step == 8:
             break
@@ -119,15 +127,17 @@ def test_a_budget_raised_before_the_cooldown_is_the_longer_training(pictures):
 
 
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
-def test_the_loss_falls(pictures, stage):
-    make = trainers(FolderDataset(pictures, 16), 60, batch_size=4, learning_rate=3e-3, warmup=5)
+def test_the_loss_falls(images, stage):
+    make = trainers(FolderDataset(images, 16), 60, batch_size=4, learning_rate=3e-3, warmup=5)
     losses = [s.loss for s in make[stage]().run()]
     assert np.mean(losses[-10:]) < 0.8 * np.mean(losses[:10]), losses
 
 
-def test_latents_of_any_scale_train_alike(pictures):
+def test_latents_of_any_scale_train_alike(images):
     """Ten times the latents at a tenth of the scaling factor is the same problem."""
-    data, ops, config = FolderDataset(pictures, 16), TorchBackend(), preset("tiny")
+    data = FolderDataset(images, 16)
+    ops = TorchBackend()
+    config = preset("tiny")
     tokenizer = PromptTokenizer(word_tokenizer(data.vocabulary(), 512), 16)
     mean, logvar = np.random.default_rng(0).standard_normal((2, 3, 4, 8, 8)).astype(np.float32)
     losses = []
@@ -141,34 +151,36 @@ def test_latents_of_any_scale_train_alike(pictures):
     np.testing.assert_allclose(losses[0], losses[1], rtol=1e-4)
 
 
-def test_the_state_of_another_network_is_refused(pictures):
-    make = trainers(FolderDataset(pictures, 16), 1, batch_size=2)
+def test_the_state_of_another_network_is_refused(images):
+    make = trainers(FolderDataset(images, 16), 1, batch_size=2)
     with pytest.raises(InputError) as caught:
         make["diffusion"]().load_state(0, stored(make["autoencoder"]()))
     assert caught.value.code == "E-RESUME"
 
 
-def recipe_for(pictures, **changes):
+def recipe_for(images, **changes):
     stage = {"optimizer": {"batch_size": 2, "warmup": 1}, "budget": {"steps": 3}}
     tables = {
-        "data": {"source": str(pictures)}, "model": {"preset": "tiny"},
-        "autoencoder": stage, "diffusion": stage,
-    }  # fmt: skip
+        "data": {"source": str(images)},
+        "model": {"preset": "tiny"},
+        "autoencoder": stage,
+        "diffusion": stage,
+    }
     return recipe_from_dict(tables | changes)
 
 
-def test_a_complete_training_makes_a_model_that_draws(pictures, tmp_path):
+def test_a_complete_training_makes_a_model_that_draws(images, tmp_path):
     reports = []
-    folder = train(recipe_for(pictures), tmp_path / "run", report=reports.append)
+    folder = train(recipe_for(images), tmp_path / "run", report=reports.append)
     assert [r.stage for r in reports] == ["autoencoder"] * 3 + ["diffusion"] * 3
-    assert all(r.pictures_per_second > 0 and r.seconds_left >= 0 for r in reports)
+    assert all(r.images_per_second > 0 and r.seconds_left >= 0 for r in reports)
     model = ldmref.load(folder, backend="numpy")
     assert model.config.vae.scaling_factor != 1.0 and model.config.name == "run"
     r = modes.txt2img(model, "red square", seed=1)
     assert r.images[0].size == (16, 16) and not r.warnings
 
 
-def test_an_interrupted_training_is_resumed(pictures, tmp_path):
+def test_an_interrupted_training_is_resumed(images, tmp_path):
     def stop(progress):
         if progress.stage == "diffusion" and progress.step == 2:
             raise KeyboardInterrupt
@@ -176,7 +188,8 @@ def test_an_interrupted_training_is_resumed(pictures, tmp_path):
     def record(progress):
         steps.append((progress.stage, progress.step))
 
-    recipe, steps = recipe_for(pictures), []
+    recipe = recipe_for(images)
+    steps = []
     with pytest.raises(KeyboardInterrupt):
         train(recipe, tmp_path / "run", report=stop)
     train(recipe, tmp_path / "run", report=record)
@@ -186,8 +199,9 @@ def test_an_interrupted_training_is_resumed(pictures, tmp_path):
 # -- data -----------------------------------------------------------------------------------------
 
 
-def test_folder_captions(pictures):
-    data, rng = FolderDataset(pictures, 16), np.random.default_rng(0)
+def test_folder_captions(images):
+    data = FolderDataset(images, 16)
+    rng = np.random.default_rng(0)
     assert data.images.shape == (3, 3, 16, 16) and data.images.dtype == np.uint8
     captions = {data.caption(i, rng) for _ in range(40) for i in range(3)}
     assert captions == {"red square", "blue square", "grass", "lawn"}
@@ -195,21 +209,21 @@ def test_folder_captions(pictures):
 
 
 @pytest.mark.parametrize("kind", ["jsonl", "csv"])
-def test_caption_tables(pictures, kind):
+def test_caption_tables(images, kind):
     rows = {"red_square.png": "a red one", "green.png": "a green one"}
     if kind == "jsonl":
         text = "\n".join(json.dumps({"file_name": k, "text": v}) for k, v in rows.items())
     else:
         text = "file_name,text\n" + "\n".join(f"{k},{v}" for k, v in rows.items())
-    (pictures / f"metadata.{kind}").write_text(text, "utf-8")
-    assert FolderDataset(pictures, 16).captions == [["blue square"], ["a green one"], ["a red one"]]
+    (images / f"metadata.{kind}").write_text(text, "utf-8")
+    assert FolderDataset(images, 16).captions == [["blue square"], ["a green one"], ["a red one"]]
 
 
 @pytest.mark.parametrize("text", ["nonsense", '{"file_name": "a.png"}', "[1]"])
-def test_bad_caption_tables_are_refused(pictures, text):
-    (pictures / "metadata.jsonl").write_text(text)
+def test_bad_caption_tables_are_refused(images, text):
+    (images / "metadata.jsonl").write_text(text)
     with pytest.raises(InputError):
-        FolderDataset(pictures, 16)
+        FolderDataset(images, 16)
 
 
 def test_empty_and_missing_folders_are_refused(tmp_path):
@@ -233,17 +247,18 @@ def test_the_emoji_list():
 @needs_font
 def test_the_drawing_is_the_font_s_own_bitmap_centred_on_white():
     heart = next(e for e in emoji_data.emoji_list() if e.name == "red heart")
-    picture = np.asarray(emoji_data.render(heart))
-    assert picture.shape == (136, 136, 3) and (picture[:4] == 255).all()
-    red = (picture[..., 0] > 200) & (picture[..., 1] < 100)
+    image = np.asarray(emoji_data.render(heart))
+    assert image.shape == (136, 136, 3) and (image[:4] == 255).all()
+    red = (image[..., 0] > 200) & (image[..., 1] < 100)
     rows, columns = np.nonzero(red)
     assert red.sum() > 4000 and abs(columns.mean() - 67.5) < 3 and abs(rows.mean() - 64) < 8
 
 
-def test_emoji_captions_name_the_picture():
+def test_emoji_captions_name_the_image():
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name == "hot dog"]
-    data.keywords, data.names = [["frankfurter"]], {"hot dog"}
+    data.keywords = [["frankfurter"]]
+    data.names = {"hot dog"}
     rng = np.random.default_rng(0)
     captions = [data.caption(0, rng) for _ in range(400)]
     assert {"hot dog", "dog", "hot", "frankfurter", "a hot dog"} <= set(captions)
@@ -257,7 +272,8 @@ def test_the_name_of_another_emoji_is_never_a_caption():
     """ "dog" means the dog, and not, now and then, the hot dog."""
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name in ("dog", "hot dog")]
-    data.keywords, data.names = [[], ["Dog"]], {"dog", "hot dog"}
+    data.keywords = [[], ["Dog"]]
+    data.names = {"dog", "hot dog"}
     rng = np.random.default_rng(0)
     assert [e.name for e in data.emoji] == ["dog", "hot dog"]
     captions = {data.caption(1, rng) for _ in range(400)}
@@ -281,7 +297,8 @@ def test_captions_say_a_or_an_by_the_sound_of_the_next_word():
     """.split()
     data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if not e.has_skin_tone]
-    data.names, data.keywords = set(), [[]] * len(data.emoji)
+    data.names = set()
+    data.keywords = [[]] * len(data.emoji)
     said = {i: set() for i in range(len(data.emoji))}
     for draw in range(4):  # until an article has been drawn for nearly all
         rng = np.random.default_rng(draw)

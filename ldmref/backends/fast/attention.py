@@ -8,7 +8,9 @@ import numpy as np
 
 from ldmref.backends.fast.threads import parallel, scratch
 
-QUERIES, KEYS = 256, 512  # of a block, at most
+# of a block, at most
+QUERIES = 256
+KEYS = 512
 SCORES = 2**17  # elements of a block that holds several small heads
 SMALL = 2**18  # scores below which threads cost more than they save
 SAFE_SCORE = 60.0  # up to here exp cannot overflow: 4096 exp(60) is 5e29
@@ -22,13 +24,16 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     Gimelshein 2018, arXiv:1805.02867, algorithm 3) only if a score could overflow: by
     Cauchy-Schwarz, none exceeds max \|q\| max \|k\| / sqrt(d).
     """
-    (n, heads, length, d), keys, width = q.shape, k.shape[2], v.shape[3]
+    (n, heads, length, d) = q.shape
+    keys = k.shape[2]
+    width = v.shape[3]
     out = np.empty((n, length, heads, width), q.dtype).transpose(0, 2, 1, 3)
     queries = max(1, min(QUERIES, length))
     heads_per_block = max(1, min(SCORES // (min(keys, KEYS) * queries), -(-heads // 2)))
     if n * heads * length * keys <= SMALL:
         heads_per_block = heads
-    head_blocks, query_blocks = -(-heads // heads_per_block), -(-length // queries)
+    head_blocks = -(-heads // heads_per_block)
+    query_blocks = -(-length // queries)
     scaled_k = np.empty((n, heads, keys, d), q.dtype)
     v_and_ones = np.empty((n, heads, width + 1, keys), q.dtype)
     v_and_ones[:, :, width] = 1.0
@@ -47,7 +52,8 @@ def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False)
     def attend(i: int) -> None:
         rest, query_block = divmod(i, query_blocks)
         image, head_block = divmod(rest, head_blocks)
-        at, start = (image, head_slice(head_block)), query_block * queries
+        at = (image, head_slice(head_block))
+        start = query_block * queries
         block_q = q[at][:, start : start + queries]
         stop = start + block_q.shape[1]
         safe = key_norms[image, head_block] * _largest_norm(block_q) <= SAFE_SCORE

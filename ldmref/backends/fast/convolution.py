@@ -1,4 +1,4 @@
-"""Convolution over pictures in channels-last memory, (n, h, w, c): an algorithm for each shape.
+"""Convolution over images in channels-last memory, (n, h, w, c): an algorithm for each shape.
 
 | kernel | condition | algorithm |
 |---|---|---|
@@ -19,7 +19,9 @@ from ldmref.backends.fast.matmul import linear
 from ldmref.backends.fast.threads import block_length, parallel, scratch
 
 WINOGRAD_MIN = 64  # with fewer tiles or channels Winograd is slower, or takes more memory
-FEW_PIXELS, OUTPUTS = 256, 1024  # output pixels of all pictures; output channels of a block
+# output pixels of all images; output channels of a block
+FEW_PIXELS = 256
+OUTPUTS = 1024
 BLOCK = 2**20  # elements in a block of columns
 
 Shape = tuple[int, int, int]  # (n, h', w') of the output
@@ -32,9 +34,13 @@ def winograd_pays(n: int, h: int, w: int, c_in: int, c_out: int, m: int = 2) -> 
 
 
 def im2col(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, padding: int,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    stride: int,
+    padding: int,
     cache: Callable[[Callable[[], np.ndarray]], np.ndarray] = lambda make: make(),
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Any kernel; x: (n, h, w, i), weight: (o, i, k, k) -> (n, h', w', o).
 
     `cache(make)` returns `make()`, the weight as a matrix, or an earlier result of it.
@@ -44,10 +50,13 @@ def im2col(
     k = weight.shape[2]
     if stride == 1 and k * k * weight.shape[0] < weight.shape[1]:
         return _by_shifts(x, weight, bias)
-    n, h, w = x.shape[0], (x.shape[1] - k) // stride + 1, (x.shape[2] - k) // stride + 1
+    n = x.shape[0]
+    h = (x.shape[1] - k) // stride + 1
+    w = (x.shape[2] - k) // stride + 1
     if n * h * w <= FEW_PIXELS:
         return _by_channels(x, weight, bias, stride, (n, h, w))
-    c, out = weight.shape[1], weight.shape[0]
+    c = weight.shape[1]
+    out = weight.shape[0]
     matrix = cache(lambda: weight.transpose(2, 3, 1, 0).reshape(k * k * c, out))
     return _by_rows(x, matrix, bias, stride, (n, h, w), k)
 
@@ -56,13 +65,16 @@ def _by_rows(
     x: np.ndarray, matrix: np.ndarray, bias: np.ndarray | None, stride: int, shape: Shape, k: int
 ) -> np.ndarray:
     """Columns (rows * w', k * k * i) times matrix (k * k * i, o)."""
-    (n, h, w), c, out = shape, x.shape[3], matrix.shape[1]
+    (n, h, w) = shape
+    c = x.shape[3]
+    out = matrix.shape[1]
     y = np.empty((n, h, w, out), x.dtype)
     rows = max(1, min(h, BLOCK // (k * k * c * w), -(-h // 2)))
     bands = -(-h // rows)
 
     def band(i: int) -> None:
-        image, top = i // bands, (i % bands) * rows
+        image = i // bands
+        top = (i % bands) * rows
         height = min(rows, h - top)
         columns = scratch("columns", (height, w, k, k, c))
         for dy in range(k):
@@ -81,8 +93,10 @@ def _by_rows(
 
 def _by_shifts(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """Each pixel times the whole kernel, (k, k, o) numbers, added to the k * k outputs it meets."""
-    (n, h, w, c), (out, _, k, _) = x.shape, weight.shape
-    h, w = h - k + 1, w - k + 1
+    (n, h, w, c) = x.shape
+    (out, _, k, _) = weight.shape
+    h = h - k + 1
+    w = w - k + 1
     products = linear(x, weight.transpose(2, 3, 0, 1).reshape(-1, c), None)
     products = products.reshape(*x.shape[:3], k, k, out)
     y = np.empty((n, h, w, out), x.dtype)
@@ -97,7 +111,8 @@ def _by_channels(
     x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, shape: Shape
 ) -> np.ndarray:
     """Weight (o, i * k * k) times columns (i * k * k, pixels), by blocks of output channels."""
-    (n, h, w), (out, c, k, _) = shape, weight.shape
+    (n, h, w) = shape
+    (out, c, k, _) = weight.shape
     lines = np.empty((c, *x.shape[:3]), x.dtype)
     columns = np.empty((c, k, k, n, h, w), x.dtype)
     channels = block_length(c, c)

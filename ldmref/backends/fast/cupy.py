@@ -1,6 +1,6 @@
 """CuPy at full speed: few kernel launches, float32 sums, one matrix product per convolution.
 
-Pictures keep their shape (n, c, h, w), but their channels are contiguous in memory, so that a
+Images keep their shape (n, c, h, w), but their channels are contiguous in memory, so that a
 convolution is a gather of columns (im2col) and one cuBLAS product, as is each linear layer.
 Everything else is fused: a norm with its activation takes three launches, GEGLU's gate with its
 biases one. Memory comes from CuPy's pool, all work is queued on the current stream, and nothing
@@ -80,8 +80,10 @@ class FastCupyBackend(CupyBackend):
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
-        """Columns (n h' w', k k i) times kernels (k k i, o), several pictures at a time."""
-        lib, x, (out, c, k, _) = self.lib, _channels_last(self.lib, x), weight.shape
+        """Columns (n h' w', k k i) times kernels (k k i, o), several images at a time."""
+        lib = self.lib
+        x = _channels_last(self.lib, x)
+        (out, c, k, _) = weight.shape
         n, h, w, _ = x.shape
         matrix = weight.transpose(2, 3, 1, 0).reshape(k * k * c, out)
         if padding:
@@ -102,9 +104,14 @@ class FastCupyBackend(CupyBackend):
         return y.reshape(n, h, w, out).transpose(0, 3, 1, 2)
 
     def group_norm(
-        self, x: Array, weight: Array, bias: Array, groups: int, eps: float,
+        self,
+        x: Array,
+        weight: Array,
+        bias: Array,
+        groups: int,
+        eps: float,
         activation: str = "identity",
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         n, c, h, w = x.shape
         grouped = (n, h * w, groups, c // groups)
         x = _channels_last(self.lib, x).reshape(grouped)
@@ -121,9 +128,14 @@ class FastCupyBackend(CupyBackend):
         return self._standardized(x, (x.ndim - 1,), weight, bias, eps)
 
     def _standardized(
-        self, x: Array, axes: tuple[int, ...], weight: Array, bias: Array, eps: float,
+        self,
+        x: Array,
+        axes: tuple[int, ...],
+        weight: Array,
+        bias: Array,
+        eps: float,
         activation: str = "identity",
-    ) -> Array:  # fmt: skip
+    ) -> Array:
         scale = 1.0 / math.prod(x.shape[axis] for axis in axes)
         mean = self._sum(x, scale, axis=axes, keepdims=True)
         variance = self._variance(x, mean, scale, axis=axes, keepdims=True)

@@ -7,13 +7,18 @@ import numpy as np
 from ldmref.backends.fast.pointwise import BLOCK, gelu_
 from ldmref.backends.fast.threads import block_length, count, parallel, scratch
 
-ROWS, COLUMNS = 1024, 2560  # of a block, at most
-SMALL, LIGHT = 2**22, 2**19  # multiplications and weight elements that one thread does alone
+# of a block, at most
+ROWS = 1024
+COLUMNS = 2560
+# multiplications and weight elements that one thread does alone
+SMALL = 2**22
+LIGHT = 2**19
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
     """x @ weight.T + bias; x: (..., i), weight: (o, i) -> (..., o)."""
-    rows, out = x.reshape(-1, x.shape[-1]), weight.shape[0]
+    rows = x.reshape(-1, x.shape[-1])
+    out = weight.shape[0]
     y = np.empty((rows.shape[0], out), x.dtype)
     by_rows = rows.shape[0] >= min(512, out)
     length = rows.shape[0] if by_rows else out
@@ -37,7 +42,8 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
 
     [a, gate] exists only one block at a time.
     """
-    rows, half = x.reshape(-1, x.shape[-1]), weight.shape[0] // 2
+    rows = x.reshape(-1, x.shape[-1])
+    half = weight.shape[0] // 2
     y = np.empty((rows.shape[0], half), x.dtype)
     height = max(1, min(ROWS // 2, rows.shape[0]))
     bands = -(-rows.shape[0] // height)
@@ -51,12 +57,15 @@ def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndar
         values = slice(column * width, min((column + 1) * width, half))
         gates = slice(half + values.start, half + values.stop)
         shape = (len(rows[row]), values.stop - values.start)
-        value, gate = scratch("value", shape), scratch("gates", shape)
+        value = scratch("value", shape)
+        gate = scratch("gates", shape)
         np.matmul(rows[row], weight[values].T, out=value)
         np.matmul(rows[row], weight[gates].T, out=gate)
-        target, step = y[row, values], max(1, BLOCK // width)
+        target = y[row, values]
+        step = max(1, BLOCK // width)
         for top in range(0, shape[0], step):  # rows that fit the cache
-            a, b = value[top : top + step], gate[top : top + step]
+            a = value[top : top + step]
+            b = gate[top : top + step]
             if bias is not None:
                 a += bias[values]
                 b += bias[gates]

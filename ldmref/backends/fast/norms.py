@@ -13,22 +13,28 @@ SMALL = 2**17  # elements below which threads cost more than they save
 
 
 def group_norm(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray, groups: int, eps: float,
+    x: np.ndarray,
+    weight: np.ndarray,
+    bias: np.ndarray,
+    groups: int,
+    eps: float,
     activation_: Callable[[np.ndarray], None] | None = None,
-) -> np.ndarray:  # fmt: skip
+) -> np.ndarray:
     """Zero mean and unit variance over each group of channels; x: (n, h, w, c), contiguous.
 
     Each block of pixels gives channel means and sums of squares about them, merged in float64
     (Chan, Golub and LeVeque 1983, The American Statistician 37:242, equation 2.1). The in-place
     `activation_` is applied to the result.
     """
-    n, c = x.shape[0], x.shape[-1]
+    n = x.shape[0]
+    c = x.shape[-1]
     rows = x.reshape(n, -1, c)
     pixels = rows.shape[1]
     # Rounding of the sums depends on the step, so it depends on the shape alone.
     step = max(1, -(-pixels // -(-pixels * c // BLOCK)))
     blocks = -(-pixels // step)
-    means, squares = np.empty((n, blocks, c)), np.empty((n, blocks, c))
+    means = np.empty((n, blocks, c))
+    squares = np.empty((n, blocks, c))
     y = np.empty_like(rows)
 
     def locate(i: int) -> tuple[int, int, slice]:
@@ -48,7 +54,8 @@ def group_norm(
     sizes = np.full((blocks, 1, 1), float(step))
     sizes[-1] = pixels - (blocks - 1) * step
     per_group = (n, blocks, groups, c // groups)
-    means, squares = means.reshape(per_group), squares.reshape(per_group)
+    means = means.reshape(per_group)
+    squares = squares.reshape(per_group)
     mean = np.mean(np.sum(means * sizes, axis=1), axis=-1) / pixels
     offsets = means - mean[:, None, :, None]
     variance = np.mean(np.sum(squares + sizes * offsets * offsets, axis=1), axis=-1) / pixels
@@ -77,7 +84,8 @@ def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) 
     average = np.full(d, 1.0 / d, x.dtype)
 
     def block(i: int) -> None:
-        part, out = rows[i * step : (i + 1) * step], y[i * step : (i + 1) * step]
+        part = rows[i * step : (i + 1) * step]
+        out = y[i * step : (i + 1) * step]
         np.subtract(part, (part @ average)[:, None], out=out)
         variance = np.vecdot(out, out) / d
         out *= (1.0 / np.sqrt(variance + eps))[:, None].astype(x.dtype)

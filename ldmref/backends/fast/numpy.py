@@ -1,6 +1,6 @@
 """NumPy at full speed: the reference's operations, in float32, on all cores.
 
-Pictures keep their shape (n, c, h, w), but their channels are contiguous in memory, so that
+Images keep their shape (n, c, h, w), but their channels are contiguous in memory, so that
 `x.transpose(0, 2, 3, 1)` is free and the networks' own reshapes never copy. Each operation agrees
 with the reference (`ldmref/backends/numpy.py`) within float32 rounding; with `speed="fastest"`
 convolutions lose about a digit (`winograd.py`).
@@ -59,7 +59,8 @@ class FastNumpyBackend(NumpyBackend):
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
-        x, (out, c, k, _) = _channels_last(x), weight.shape
+        x = _channels_last(x)
+        (out, c, k, _) = weight.shape
         n, h, w, _ = x.shape
         if (k, stride, padding) == (1, 1, 0):
             y = matmul.linear(x, weight[:, :, 0, 0], bias)

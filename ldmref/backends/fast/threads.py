@@ -64,7 +64,8 @@ class _Worker:
     """A thread that waits at a lock, and so wakes up sooner than one that waits at a queue."""
 
     def __init__(self) -> None:
-        self._go, self._done = threading.Lock(), threading.Lock()
+        self._go = threading.Lock()
+        self._done = threading.Lock()
         self._go.acquire()
         self._done.acquire()
         self._job: Callable[[], None] | None = None
@@ -87,7 +88,9 @@ class _Worker:
 
     def wait(self) -> BaseException | None:
         self._done.acquire()
-        error, self._job, self._error = self._error, None, None
+        error = self._error
+        self._job = None
+        self._error = None
         return error
 
 
@@ -116,7 +119,8 @@ def _give_back(workers: list[_Worker]) -> None:
 def _forget_workers() -> None:
     global _workers, _lock
     _idle.clear()
-    _workers, _lock = 0, threading.Lock()
+    _workers = 0
+    _lock = threading.Lock()
 
 
 if hasattr(os, "register_at_fork"):  # threads do not survive a fork
@@ -227,7 +231,8 @@ def block_length(total: int, maximum: int) -> int:
 def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
     """An uninitialised array that reuses this thread's memory of the same name."""
     buffers = _local.__dict__.setdefault("scratch", {})
-    dtype, size = np.dtype(dtype), math.prod(shape)
+    dtype = np.dtype(dtype)
+    size = math.prod(shape)
     flat = buffers.get((name, dtype))
     if flat is None or flat.size < size:
         buffers[name, dtype] = flat = np.empty(size, dtype)

@@ -1,6 +1,6 @@
 """PyTorch at full speed for inference; while gradients are recorded, the plain operations.
 
-Pictures keep their shape (n, c, h, w) and lie in memory as channels_last. In float32 on a CPU the
+Images keep their shape (n, c, h, w) and lie in memory as channels_last. In float32 on a CPU the
 weights of convolutions and linear layers are packed for oneDNN, once. `fastest` compiles each
 network as one graph: minutes, at the first call and for each new shape.
 """
@@ -77,9 +77,13 @@ class FastTorchBackend(TorchBackend):
         return onednn._linear_pointwise(x, packed, bias, *NO_FUSION)
 
     def conv2d(
-        self, x: Tensor, weight: Tensor, bias: Tensor | None = None, stride: int = 1,
+        self,
+        x: Tensor,
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: int = 1,
         padding: int = 0,
-    ) -> Tensor:  # fmt: skip
+    ) -> Tensor:
         x = _channels_last(x)
         if not self._is_packable(weight):
             return super().conv2d(x, weight, bias, stride, padding)

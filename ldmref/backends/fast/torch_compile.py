@@ -40,7 +40,9 @@ class _Network(torch.nn.Module):
 
     def __init__(self, network: Callable, ops: Backend, params: Mapping[str, Any]):
         super().__init__()
-        self._network, self._ops, self._params = network, ops, _ParamsModule(params)
+        self._network = network
+        self._ops = ops
+        self._params = _ParamsModule(params)
 
     def forward(self, *args: Any, **kwargs: Any) -> torch.Tensor:
         return self._network(self._ops, self._params, *args, **kwargs)

@@ -41,7 +41,8 @@ _MATRICES = {
 
 def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
     """G g G^T of every kernel, computed in float64; weight: (o, i, 3, 3) -> ((m + 2)^2, i, o)."""
-    g, (out, c) = np.asarray(_MATRICES[m][1]), weight.shape[:2]
+    g = np.asarray(_MATRICES[m][1])
+    (out, c) = weight.shape[:2]
     transform = np.kron(g, g)  # ((m + 2)^2, 9): maps a flattened kernel g to G g G^T, flattened
     u = np.empty((len(transform), c, out), np.float32)
     step = max(1, CHUNK // out)
@@ -61,23 +62,30 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
     u: the result of `transform_weight` for the same m.
     """
     n, h, w, c = x.shape
-    tile_rows, tile_columns, out = -(-h // m), -(-w // m), u.shape[2]
+    tile_rows = -(-h // m)
+    tile_columns = -(-w // m)
+    out = u.shape[2]
     y = np.empty((n, m * tile_rows, m * tile_columns, out), np.float32)
     tiles = min(TILES, WORKSPACE // (len(u) * max(c, out)))
     if n * tile_rows * tile_columns <= TILES:  # one block, whose products the threads share
         tiles = TILES
-    if tile_rows * tile_columns > tiles:  # a block is a band of rows, else several pictures
-        images, rows = 1, max(1, tiles // tile_columns)
+    if tile_rows * tile_columns > tiles:  # a block is a band of rows, else several images
+        images = 1
+        rows = max(1, tiles // tile_columns)
     else:
-        images, rows = tiles // (tile_rows * tile_columns), tile_rows
+        images = tiles // (tile_rows * tile_columns)
+        rows = tile_rows
     bands = -(-tile_rows // rows)
     rows_per_chunk = max(1, CHUNK // (tile_columns * max(c, out)))
 
     def block(i: int) -> None:
-        first, top = (i // bands) * images, (i % bands) * rows
-        batch, height = slice(first, min(first + images, n)), min(rows, tile_rows - top)
+        first = (i // bands) * images
+        top = (i % bands) * rows
+        batch = slice(first, min(first + images, n))
+        height = min(rows, tile_rows - top)
         phases = _phases(x[batch], m * top, height, tile_columns, m)
-        batch_size, size = phases.shape[1], m + 2
+        batch_size = phases.shape[1]
+        size = m + 2
         v = scratch("tiles", (size, size, batch_size, height, tile_columns, c))
         chunks = [
             (image, slice(start, min(start + rows_per_chunk, height)))
@@ -119,11 +127,12 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
     """
     n, h, _, c = x.shape
     phases = scratch("phases", (m, n, m * height + 2, tile_columns + 1, c))
-    first, last = max(top - 1, 0), min(top + m * height + 1, h)
+    first = max(top - 1, 0)
+    last = min(top + m * height + 1, h)
     inside = slice(first - (top - 1), last - (top - 1))
     phases[:, :, : inside.start] = 0.0
     phases[:, :, inside.stop :] = 0.0
-    for phase in range(m):  # column j of the padded picture is column j - 1 of x
+    for phase in range(m):  # column j of the padded image is column j - 1 of x
         columns = x[:, first:last, phase - 1 if phase else m - 1 :: m]
         begin = 0 if phase else 1
         end = begin + columns.shape[2]
@@ -135,7 +144,9 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
 
 def _transform_tiles(phases: np.ndarray, v: np.ndarray, m: int) -> None:
     """B^T d B; (m, lines, columns + 1, c) into v, (m + 2, m + 2, rows, columns, c)."""
-    matrix, size, (height, columns) = _MATRICES[m][0], m + 2, v.shape[2:4]
+    matrix = _MATRICES[m][0]
+    size = m + 2
+    (height, columns) = v.shape[2:4]
     rows = [phases[:, r : r + m * (height - 1) + 1 : m] for r in range(size)]
     half = scratch("half", (size, m, height, *phases.shape[2:]))
     for a in range(size):

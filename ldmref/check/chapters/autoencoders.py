@@ -21,9 +21,11 @@ HALF_LOG_2PI = 0.5 * math.log(2.0 * math.pi)
 @chapter.identity("reparameterize", "two-point noise", 12)
 def moments_of_two_points(f: Functions, rng: RandomInputs) -> Comparison:
     """Noise of +-1 has mean 0 and variance 1, so z must have the given mean and variance."""
-    mean, logvar = rng.normal(5), rng.uniform(-3.0, 2.0, 5)
+    mean = rng.normal(5)
+    logvar = rng.uniform(-3.0, 2.0, 5)
     one = rng.xp.ones_like(mean)
-    up, down = f.reparameterize(mean, logvar, one), f.reparameterize(mean, logvar, -one)
+    up = f.reparameterize(mean, logvar, one)
+    down = f.reparameterize(mean, logvar, -one)
     got = [0.5 * (up + down), (0.5 * (up - down)) ** 2]
     return got, [mean, rng.xp.exp(logvar)], 10.0
 
@@ -43,7 +45,8 @@ def integral_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 4 on each side.
 @chapter.identity("kl_standard_normal", "the general case", 8, uses=("kl_normal",))
 def special_case_of_kl_normal(f: Functions, rng: RandomInputs) -> Comparison:
-    mean, logvar = rng.normal(5), rng.uniform(-3.0, 3.0, 5)
+    mean = rng.normal(5)
+    logvar = rng.uniform(-3.0, 3.0, 5)
     return f.kl_standard_normal(mean, logvar), f.kl_normal(mean, logvar, 0 * mean, 0 * mean), 30.0
 
 
@@ -61,7 +64,8 @@ def law_of_cosines(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("psnr", "errors of known size", 8)
 def decibels_of_an_error_relative_to_the_peak(f: Functions, rng: RandomInputs) -> Comparison:
     """An error of peak / 10^(r / 20) in every element has a ratio of r decibels."""
-    decibels, peak = rng.uniform(5, 60, 3), rng.number(1, 255)
+    decibels = rng.uniform(5, 60, 3)
+    peak = rng.number(1, 255)
     error = peak * 10 ** (-to_host(decibels) / 20)
     signs = rng.numpy.choice([-1.0, 1.0], (3, 4))
     return f.psnr(rng.array(0 * signs), rng.array(error[:, None] * signs), peak), decibels, 60.0
@@ -72,7 +76,9 @@ def decibels_of_an_error_relative_to_the_peak(f: Functions, rng: RandomInputs) -
 def length_lost_by_orthonormal_weights(f: Functions, rng: RandomInputs) -> Comparison:
     """|x - x Q Q^T|^2 = |x|^2 - |x Q|^2"""
     basis = rng.orthonormal(4, 2)
-    encoder, decoder, x = rng.array(basis), rng.array(basis.T), rng.normal(3, 4)
+    encoder = rng.array(basis)
+    decoder = rng.array(basis.T)
+    x = rng.normal(3, 4)
     got = f.autoencoder_loss(x, lambda x: x @ encoder, lambda z: z @ decoder)
     lengths, kept = ((to_host(z) ** 2).sum(axis=1) for z in (x, x @ encoder))
     return got, lengths - kept, 4.0 * lengths
@@ -82,8 +88,10 @@ def length_lost_by_orthonormal_weights(f: Functions, rng: RandomInputs) -> Compa
 @chapter.identity("denoising_loss", "moments of two-point noise", 8, uses=("gaussian_corruption",))
 def bias_and_variance_of_shrinkage(f: Functions, rng: RandomInputs) -> Comparison:
     """E(x - c (x + sigma e))^2 = (1 - c)^2 + c^2 sigma^2 for x and e = +-1."""
-    c, sigma = rng.number(0, 1), rng.number(0, 2)
-    x, noise = rng.array([[1], [1], [-1], [-1]]), rng.array([[1], [-1], [1], [-1]])
+    c = rng.number(0, 1)
+    sigma = rng.number(0, 2)
+    x = rng.array([[1], [1], [-1], [-1]])
+    noise = rng.array([[1], [-1], [1], [-1]])
     corrupted = f.gaussian_corruption(x, noise, sigma)
     losses = f.denoising_loss(x, corrupted, lambda x: c * x, lambda z: z)
     return rng.xp.mean(losses), (1 - c) ** 2 + (c * sigma) ** 2, 10.0
@@ -92,8 +100,11 @@ def bias_and_variance_of_shrinkage(f: Functions, rng: RandomInputs) -> Compariso
 @chapter.identity("masking_corruption", "sorting", 0)
 def entries_with_least_noise_are_masked(f: Functions, rng: RandomInputs) -> Comparison:
     """The entries with the largest noise survive."""
-    x, noise, lost = rng.normal(3, 2, 4), rng.uniform(0, 1, 3, 2, 4), rng.integer(0, 8)
-    expected, u = to_host(x).reshape(3, 8).copy(), to_host(noise).reshape(3, 8)
+    x = rng.normal(3, 2, 4)
+    noise = rng.uniform(0, 1, 3, 2, 4)
+    lost = rng.integer(0, 8)
+    expected = to_host(x).reshape(3, 8).copy()
+    u = to_host(noise).reshape(3, 8)
     for row, ranks in zip(expected, u.argsort(axis=1), strict=True):
         row[ranks[:lost]] = 0.0
     return f.masking_corruption(x, noise, lost / 8), expected.reshape(3, 2, 4)
@@ -102,8 +113,10 @@ def entries_with_least_noise_are_masked(f: Functions, rng: RandomInputs) -> Comp
 # Roundings: 8 here; 5 of cross entropy and of entropy.
 @chapter.identity("kl_bernoulli", "entropies", 14)
 def cross_entropy_less_entropy(f: Functions, rng: RandomInputs) -> Comparison:
-    p, q = rng.uniform(0.01, 0.99, 5), rng.uniform(0.01, 0.99, 5)
-    a, b = to_host(p), to_host(q)
+    p = rng.uniform(0.01, 0.99, 5)
+    q = rng.uniform(0.01, 0.99, 5)
+    a = to_host(p)
+    b = to_host(q)
     cross = -(a * np.log(b) + (1 - a) * np.log1p(-b))
     entropy = -(a * np.log(a) + (1 - a) * np.log1p(-a))
     return f.kl_bernoulli(p, q), cross - entropy, 1.0 + cross
@@ -113,7 +126,8 @@ def cross_entropy_less_entropy(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("kl_sparsity", "a product of powers", 8)
 def log_likelihood_ratio_of_the_rates(f: Functions, rng: RandomInputs) -> Comparison:
     """Per observation, with rho the true rate and m the mean activation of a unit."""
-    h, rho = rng.uniform(0.05, 0.95, 6, 3), rng.number(0.05, 0.95)
+    h = rng.uniform(0.05, 0.95, 6, 3)
+    rho = rng.number(0.05, 0.95)
     m = to_host(h).mean(axis=0)
     ratio = (rho / m) ** rho * ((1 - rho) / (1 - m)) ** (1 - rho)
     return f.kl_sparsity(h, rho), np.log(ratio).sum(), 10.0
@@ -130,8 +144,12 @@ def positive_and_negative_parts(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 5 on each side, of squares up to the scale.
 @chapter.identity("normal_log_density", "the density", 10)
 def logarithm_of_the_bell_curve(f: Functions, rng: RandomInputs) -> Comparison:
-    x, mean, logvar = rng.normal(5), rng.normal(5), rng.uniform(-2, 2, 5)
-    v, m, std = to_host(x), to_host(mean), np.exp(0.5 * to_host(logvar))
+    x = rng.normal(5)
+    mean = rng.normal(5)
+    logvar = rng.uniform(-2, 2, 5)
+    v = to_host(x)
+    m = to_host(mean)
+    std = np.exp(0.5 * to_host(logvar))
     density = np.exp(-0.5 * ((v - m) / std) ** 2) / (std * math.sqrt(2 * math.pi))
     return f.normal_log_density(x, mean, logvar), np.log(density), 100.0
 
@@ -139,7 +157,8 @@ def logarithm_of_the_bell_curve(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 5 on each side, of squares up to the scale.
 @chapter.identity("gaussian_log_likelihood", "the densities", 10)
 def sum_of_logarithms_of_densities(f: Functions, rng: RandomInputs) -> Comparison:
-    (x, mean), variance = rng.normals(2, 3, 2, 2), rng.number(0.5, 4)
+    (x, mean) = rng.normals(2, 3, 2, 2)
+    variance = rng.number(0.5, 4)
     square = (to_host(x) - to_host(mean)).reshape(3, 4) ** 2
     density = np.exp(-0.5 * square / variance) / math.sqrt(2 * math.pi * variance)
     return f.gaussian_log_likelihood(x, mean, variance), np.log(density).sum(axis=1), 50.0
@@ -149,7 +168,8 @@ def sum_of_logarithms_of_densities(f: Functions, rng: RandomInputs) -> Compariso
 # 20.
 @chapter.identity("bernoulli_log_likelihood", "the probabilities", 16)
 def product_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
-    x, logits = rng.array(rng.numpy.integers(0, 2, (3, 5))), rng.uniform(-4, 4, 3, 5)
+    x = rng.array(rng.numpy.integers(0, 2, (3, 5)))
+    logits = rng.uniform(-4, 4, 3, 5)
     p = 1 / (1 + np.exp(np.where(to_host(x) == 1.0, -1, 1) * to_host(logits)))
     expected = np.log(p.prod(axis=1))
     return f.bernoulli_log_likelihood(x, logits), expected, 20.0
@@ -159,7 +179,8 @@ class LinearModel:
     """The model of the module's docstring with random w, s and a batch x of four."""
 
     def __init__(self, rng: RandomInputs):
-        self.w, self.s = rng.number(0.5, 2), rng.number(0.5, 1.5)
+        self.w = rng.number(0.5, 2)
+        self.s = rng.number(0.5, 1.5)
         self.x = rng.normal(4, 1)
         self.variance = 1 / (1 + (self.w / self.s) ** 2)  # of the posterior
         self.mean = self.x * (self.w / self.s**2 * self.variance)
@@ -179,8 +200,11 @@ class LinearModel:
 @chapter.identity("elbo", "a model with known posterior", 10)
 def evidence_less_divergence_from_the_posterior(f: Functions, rng: RandomInputs) -> Comparison:
     """log p(x) - ELBO = KL(q || p(z|x)), with E_q log p(x|z) in closed form."""
-    model, mean, logvar = LinearModel(rng), rng.normal(4, 1), rng.uniform(-2, 1, 4, 1)
-    m, v = to_host(mean)[:, 0], np.exp(to_host(logvar)[:, 0])
+    model = LinearModel(rng)
+    mean = rng.normal(4, 1)
+    logvar = rng.uniform(-2, 1, 4, 1)
+    m = to_host(mean)[:, 0]
+    v = np.exp(to_host(logvar)[:, 0])
     spread = rng.array(0.5 * (model.w / model.s) ** 2 * v)
     got = f.elbo(model.log_likelihood(model.x, mean) - spread, mean, logvar)
     gap = (m - to_host(model.mean)[:, 0]) ** 2 + v
@@ -192,11 +216,14 @@ def evidence_less_divergence_from_the_posterior(f: Functions, rng: RandomInputs)
 @chapter.identity("elbo_estimate", "two-point noise", 12)
 def averages_to_the_bound(f: Functions, rng: RandomInputs) -> Comparison:
     """The mean over noise of +-1 is exact: the estimate is quadratic in the noise."""
-    model, mean, logvar = LinearModel(rng), rng.normal(4, 1), rng.uniform(-2, 1, 4, 1)
+    model = LinearModel(rng)
+    mean = rng.normal(4, 1)
+    logvar = rng.uniform(-2, 1, 4, 1)
     one = rng.xp.ones_like(mean)
     functions = lambda x: (mean + 0.5 * x, logvar), model.log_likelihood
     up, down = (f.elbo_estimate(model.x, noise, *functions) for noise in (one, -one))
-    m, v = to_host(mean + 0.5 * model.x)[:, 0], np.exp(to_host(logvar)[:, 0])
+    m = to_host(mean + 0.5 * model.x)[:, 0]
+    v = np.exp(to_host(logvar)[:, 0])
     square = (to_host(model.x)[:, 0] - model.w * m) ** 2 + model.w**2 * v
     likelihood = -0.5 * square / model.s**2 - math.log(model.s) - HALF_LOG_2PI
     expected = likelihood - 0.5 * (m * m + v - 1 - np.log(v))
@@ -207,7 +234,8 @@ def averages_to_the_bound(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("log_importance_weight", "a model with known posterior", 12)
 def evidence_at_every_sample_of_the_posterior(f: Functions, rng: RandomInputs) -> Comparison:
     """p(x, z) / p(z|x) = p(x) for every z."""
-    model, z = LinearModel(rng), rng.normal(4, 1)
+    model = LinearModel(rng)
+    z = rng.normal(4, 1)
     log_p = model.log_likelihood(model.x, z)
     return f.log_importance_weight(log_p, z, model.mean, model.logvar), model.evidence(), 100.0
 

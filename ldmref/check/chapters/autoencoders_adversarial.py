@@ -16,8 +16,10 @@ chapter = Chapter("autoencoders")
 )
 def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comparison:
     """max(0, a) = (a + |a|) / 2; the generator's loss is the linear part of the fake's."""
-    real, fake = rng.uniform(-3, 3, 4), rng.uniform(-3, 3, 4)
-    a, b = 1 - to_host(real), 1 + to_host(fake)
+    real = rng.uniform(-3, 3, 4)
+    fake = rng.uniform(-3, 3, 4)
+    a = 1 - to_host(real)
+    b = 1 + to_host(fake)
     got = {
         "hinge_discriminator_loss": f.hinge_discriminator_loss(real, fake),
         "hinge_generator_loss": f.hinge_generator_loss(fake),
@@ -29,7 +31,8 @@ def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comp
 @chapter.identity("log_discriminator_loss", "probabilities", 10, uses=("log_generator_loss",))
 def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
     """Each probability by its own exponential: 1 - p loses the digits of a small probability."""
-    real, fake = rng.uniform(-5, 5, 4), rng.uniform(-5, 5, 4)
+    real = rng.uniform(-5, 5, 4)
+    fake = rng.uniform(-5, 5, 4)
     real_passes, fake_passes = (1 / (1 + np.exp(-to_host(logit))) for logit in (real, fake))
     fake_fails = 1 / (1 + np.exp(to_host(fake)))
     got = {
@@ -43,7 +46,8 @@ def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("adaptive_weight", "unit vectors", 16)
 def ratio_of_known_lengths(f: Functions, rng: RandomInputs) -> Comparison:
     """Gradients of known length in random directions, below and above the maximum."""
-    a, b = rng.number(0.5, 2), rng.number(0.5, 2)
+    a = rng.number(0.5, 2)
+    b = rng.number(0.5, 2)
     directions = [rng.orthonormal(6, 1).reshape(2, 3) for _ in range(2)]
     gradients = [rng.array(length * u) for length, u in zip((a, b), directions, strict=True)]
     got = [f.adaptive_weight(*gradients, 0.25), f.adaptive_weight(*gradients, 0.25, 0.125)]
@@ -77,7 +81,8 @@ def gradient_of_the_weighted_sum_is_balanced(f: Functions, rng: RandomInputs) ->
     parts = [rng.gradients(loss, one, w)[0] for loss in (reconstruction, adversarial)]
     weight = f.adaptive_weight(*parts, 0.25)
     (got,) = rng.gradients(lambda w: reconstruction(w) + weight * adversarial(w), one, w)
-    first, second = 2 * (to_host(w) - to_host(target)), -to_host(direction)
+    first = 2 * (to_host(w) - to_host(target))
+    second = -to_host(direction)
     ratio = np.linalg.norm(first) / (np.linalg.norm(second) + 0.25)
     return got, first + ratio * second, 10.0
 

@@ -33,7 +33,9 @@ def gradient_passes_to_the_unquantised(f: Functions, rng: RandomInputs) -> Compa
 @chapter.identity("nearest_code", "a sum for each entry", 6, gradients=True)
 def gradient_reaches_the_nearest_entries(f: Functions, rng: RandomInputs) -> Comparison:
     """An entry receives the gradients of all vectors that it replaces, and the vectors none."""
-    z, codebook, weights = rng.normal(4, 3), rng.normal(5, 3), rng.normal(4, 3)
+    z = rng.normal(4, 3)
+    codebook = rng.normal(5, 3)
+    weights = rng.normal(4, 3)
     got = rng.gradients(lambda z, codebook: f.nearest_code(z, codebook)[1], weights, z, codebook)
     distances = ((to_host(z)[:, None, :] - to_host(codebook)) ** 2).sum(axis=-1)
     expected = np.zeros((5, 3))
@@ -42,11 +44,18 @@ def gradient_reaches_the_nearest_entries(f: Functions, rng: RandomInputs) -> Com
 
 
 # Roundings: of the difference, the product and the weight of beta, on each side.
-@chapter.identity("vq_loss", "the derivative of each term, by hand", 8, gradients=True,
-                  uses=("codebook_loss", "commitment_loss"))  # fmt: skip
+@chapter.identity(
+    "vq_loss",
+    "the derivative of each term, by hand",
+    8,
+    gradients=True,
+    uses=("codebook_loss", "commitment_loss"),
+)
 def gradient_of_each_term_reaches_one_side(f: Functions, rng: RandomInputs) -> Comparison:
     """The codebook's term moves z_q only, the commitment z only; beta weighs one of them."""
-    (z, code), weights, beta = rng.normals(2, 3, 4), rng.normal(3), rng.number(0.1, 2)
+    (z, code) = rng.normals(2, 3, 4)
+    weights = rng.normal(3)
+    beta = rng.number(0.1, 2)
     losses = {
         "codebook_loss": f.codebook_loss,
         "commitment_loss": f.commitment_loss,
@@ -102,8 +111,11 @@ def the_squared_error(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("autoencoder_loss", 24)
 def the_loss_for_linear_weights(f: Functions, rng: RandomInputs) -> tuple:
-    x, encoder, decoder = rng.normal(3, 4), rng.normal(4, 2), rng.normal(2, 4)
-    host, inputs = to_host(x), {"encoder": encoder, "decoder": decoder}
+    x = rng.normal(3, 4)
+    encoder = rng.normal(4, 2)
+    decoder = rng.normal(2, 4)
+    host = to_host(x)
+    inputs = {"encoder": encoder, "decoder": decoder}
 
     def call(encoder: Array, decoder: Array) -> Array:
         return f.autoencoder_loss(x, lambda x: x @ encoder, lambda z: z @ decoder)
@@ -113,9 +125,12 @@ def the_loss_for_linear_weights(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("denoising_loss", 24, uses=("gaussian_corruption",))
 def the_loss_for_noisy_data(f: Functions, rng: RandomInputs) -> tuple:
-    (x, noise), sigma = rng.normals(2, 3, 4), rng.number(0, 1)
-    corrupted, inputs = f.gaussian_corruption(x, noise, sigma), {"weights": rng.normal(4, 4)}
-    noisy, clean = to_host(x) + sigma * to_host(noise), to_host(x)
+    (x, noise) = rng.normals(2, 3, 4)
+    sigma = rng.number(0, 1)
+    corrupted = f.gaussian_corruption(x, noise, sigma)
+    inputs = {"weights": rng.normal(4, 4)}
+    noisy = to_host(x) + sigma * to_host(noise)
+    clean = to_host(x)
 
     def call(weights: Array) -> Array:
         return f.denoising_loss(x, corrupted, lambda x: x, lambda z: z @ weights)
@@ -135,7 +150,8 @@ def the_divergence_of_bernoulli(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("kl_sparsity", 24)
 def the_penalty(f: Functions, rng: RandomInputs) -> tuple:
-    rho, inputs = rng.number(0.05, 0.95), {"activation": rng.uniform(0.05, 0.95, 6, 3)}
+    rho = rng.number(0.05, 0.95)
+    inputs = {"activation": rng.uniform(0.05, 0.95, 6, 3)}
 
     def formula(h: np.ndarray) -> np.ndarray:
         return bernoulli(np.asarray(rho), h.mean(axis=0)).sum()
@@ -161,7 +177,8 @@ def the_log_density(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("gaussian_log_likelihood", 12)
 def the_log_likelihood(f: Functions, rng: RandomInputs) -> tuple:
-    (x, mean), variance = rng.normals(2, 3, 2, 2), rng.number(0.5, 4)
+    (x, mean) = rng.normals(2, 3, 2, 2)
+    variance = rng.number(0.5, 4)
 
     def call(x, mean):
         return f.gaussian_log_likelihood(x, mean, variance)
@@ -171,7 +188,8 @@ def the_log_likelihood(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("bernoulli_log_likelihood", 16)
 def the_cross_entropy(f: Functions, rng: RandomInputs) -> tuple:
-    x, logits = rng.uniform(0, 1, 3, 5), rng.uniform(-4, 4, 3, 5)
+    x = rng.uniform(0, 1, 3, 5)
+    logits = rng.uniform(-4, 4, 3, 5)
 
     def formula(x, logits):
         return (x * logits - np.log(1 + np.exp(logits))).sum(axis=1)
@@ -199,7 +217,8 @@ def the_bound(f: Functions, rng: RandomInputs) -> tuple:
 def the_estimate_through_the_sample(f: Functions, rng: RandomInputs) -> tuple:
     x, noise = rng.normals(2, 3, 2)
     inputs = {"mean": rng.normal(3, 2), "logvar": rng.uniform(-2, 1, 3, 2)}
-    clean, e = to_host(x), to_host(noise)
+    clean = to_host(x)
+    e = to_host(noise)
 
     def call(mean: Array, logvar: Array) -> Array:
         def log_likelihood(x, z):

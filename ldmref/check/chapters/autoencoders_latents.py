@@ -16,9 +16,11 @@ chapter = Chapter("autoencoders")
 @chapter.identity("nearest_code", "brute force", 16)
 def no_entry_is_nearer(f: Functions, rng: RandomInputs) -> Comparison:
     """The distance to the chosen entry, by index and by value, is the smallest of all."""
-    z, codebook = rng.normal(2, 3, 3), rng.normal(5, 3)
+    z = rng.normal(2, 3, 3)
+    codebook = rng.normal(5, 3)
     indices, quantised = f.nearest_code(z, codebook)
-    a, b = to_host(z)[:, :, None, :], to_host(codebook)
+    a = to_host(z)[:, :, None, :]
+    b = to_host(codebook)
     nearest = b[to_host(indices).astype(int)]
     codes = {"indices": nearest, "quantised": spread(quantised, z)}
     got = {name: ((a[:, :, 0] - code) ** 2).sum(axis=-1) for name, code in codes.items()}
@@ -43,7 +45,8 @@ def value_of_the_code(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("vq_loss", "the squared distance", 20, uses=("codebook_loss", "commitment_loss"))
 def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -> Comparison:
     """The two terms differ in their gradients only, and so do the two conventions for beta."""
-    (z, code), beta = rng.normals(2, 3, 4), rng.number(0, 2)
+    (z, code) = rng.normals(2, 3, 4)
+    beta = rng.number(0, 2)
     square = ((to_host(code) - to_host(z)) ** 2).sum(axis=-1)
     got = {
         "codebook_loss": f.codebook_loss(z, code),
@@ -60,8 +63,10 @@ def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -
 def mean_of_all_vectors_with_falling_weights(f: Functions, rng: RandomInputs) -> Comparison:
     """From one vector per entry, two steps: weights gamma^2, gamma (1 - gamma), 1 - gamma."""
     first, *batches = (to_host(v) for v in (rng.normal(3, 2), rng.normal(5, 2), rng.normal(5, 2)))
-    codes, decay = rng.numpy.integers(0, 3, (2, 5)), rng.number(0.1, 0.9)
-    counts, sums = np.full(3, decay**2), decay**2 * first
+    codes = rng.numpy.integers(0, 3, (2, 5))
+    decay = rng.number(0.1, 0.9)
+    counts = np.full(3, decay**2)
+    sums = decay**2 * first
     for batch, ks, weight in zip(batches, codes, (decay * (1 - decay), 1 - decay), strict=True):
         for z, k in zip(batch, ks, strict=True):
             counts[k] += weight
@@ -91,7 +96,8 @@ def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Compar
     rows = np.column_stack([np.ones(6), rng.numpy.standard_normal((6, 3))])
     u = np.linalg.qr(rows)[0][:, 1:]  # columns of mean zero
     v = rng.orthonormal(4, 4)[:3]
-    s, centre = np.asarray([4.0, 2.0, 1.0]), rng.numpy.standard_normal(4)
+    s = np.asarray([4.0, 2.0, 1.0])
+    centre = rng.numpy.standard_normal(4)
     mean, components, variances = f.principal_components(rng.array(centre + (u * s) @ v), 3)
     outer = [np.einsum("ki,kj->kij", w, w) for w in (to_host(components), v)]  # sign-free
     got = {"mean": mean, "variances": variances, "components": outer[0]}
@@ -102,7 +108,9 @@ def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Compar
 @chapter.identity("pca_project", "construction", 10, uses=("pca_reconstruct",))
 def coordinates_and_points(f: Functions, rng: RandomInputs) -> Comparison:
     """x = mean + z C and z correspond, for orthonormal rows C."""
-    components, mean, z = rng.array(rng.orthonormal(4, 2).T), rng.normal(4), rng.normal(3, 2)
+    components = rng.array(rng.orthonormal(4, 2).T)
+    mean = rng.normal(4)
+    z = rng.normal(3, 2)
     x = to_host(mean) + to_host(z) @ to_host(components)
     got = {
         "pca_project": f.pca_project(rng.array(x), mean, components),
@@ -139,7 +147,8 @@ def difference_of_the_projections(f: Functions, rng: RandomInputs) -> Comparison
 # Roundings: 5 on each side.
 @chapter.identity("lerp", "the other form of the line", 10)
 def start_plus_a_fraction_of_the_difference(f: Functions, rng: RandomInputs) -> Comparison:
-    (a, b), t = rng.normals(2, 3, 2, 2), rng.uniform(-1, 2, 3)
+    (a, b) = rng.normals(2, 3, 2, 2)
+    t = rng.uniform(-1, 2, 3)
     expected = to_host(a) + to_host(t)[:, None, None] * (to_host(b) - to_host(a))
     return f.lerp(a, b, t), expected, 10.0
 
@@ -149,7 +158,9 @@ def start_plus_a_fraction_of_the_difference(f: Functions, rng: RandomInputs) -> 
 def rotation_in_the_plane_of_a_and_b(f: Functions, rng: RandomInputs) -> Comparison:
     """b is a rotated by omega; the point at t is a rotated by t omega."""
     u, v = rng.orthonormal(4, 2).T
-    omega, t, length = rng.number(0.1, 2.8), rng.number(-1, 2), rng.number(0.5, 3)
+    omega = rng.number(0.1, 2.8)
+    t = rng.number(-1, 2)
+    length = rng.number(0.5, 3)
 
     def rotated(angle: float) -> np.ndarray:
         return (length * (np.cos(angle) * u + np.sin(angle) * v)).reshape(1, 2, 2)

@@ -1,4 +1,4 @@
-"""Comparisons of pictures and of sets of features, and the entropy in a latent model's bound."""
+"""Comparisons of images and of sets of features, and the entropy in a latent model's bound."""
 
 from __future__ import annotations
 
@@ -31,19 +31,27 @@ def the_entropy(f: Functions, rng: RandomInputs) -> tuple:
 @chapter.identity("structural_similarity", "a loop over windows", 4)
 def mean_over_all_windows(f: Functions, rng: RandomInputs) -> Comparison:
     x, noise = rng.normals(2, 2, 2, 5, 6)
-    y, size, sigma, peak = 0.7 * x + 0.5 * noise, 4, 1.2, rng.number(1.0, 4.0)
+    y = 0.7 * x + 0.5 * noise
+    size = 4
+    sigma = 1.2
+    peak = rng.number(1.0, 4.0)
     line = np.exp(-0.5 * ((np.arange(size) - 1.5) / sigma) ** 2)
     weights = np.outer(line, line) / line.sum() ** 2
-    a, b, c1, c2 = to_host(x), to_host(y), (0.01 * peak) ** 2, (0.03 * peak) ** 2
+    a = to_host(x)
+    b = to_host(y)
+    c1 = (0.01 * peak) ** 2
+    c2 = (0.03 * peak) ** 2
     values = []
     for i in range(5 - size + 1):
         for j in range(6 - size + 1):
             u, v = (z[:, :, i : i + size, j : j + size] for z in (a, b))
             mu, mv = ((weights * z).sum(axis=(2, 3)) for z in (u, v))
-            du, dv = u - mu[:, :, None, None], v - mv[:, :, None, None]
+            du = u - mu[:, :, None, None]
+            dv = v - mv[:, :, None, None]
             uu, vv, uv = ((weights * z).sum(axis=(2, 3)) for z in (du * du, dv * dv, du * dv))
-            values.append((2 * mu * mv + c1) * (2 * uv + c2)
-                          / ((mu**2 + mv**2 + c1) * (uu + vv + c2)))  # fmt: skip
+            values.append(
+                (2 * mu * mv + c1) * (2 * uv + c2) / ((mu**2 + mv**2 + c1) * (uu + vv + c2))
+            )
     expected = np.mean(values, axis=0).mean(axis=1)
     return f.structural_similarity(x, y, peak, size, sigma), expected, (a**2).max() / 0.3
 
@@ -52,7 +60,8 @@ def mean_over_all_windows(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("frechet_distance", "covariances that commute", 32)
 def sum_over_common_principal_axes(f: Functions, rng: RandomInputs) -> Comparison:
     """With common eigenvectors, each axis contributes its means' and deviations' distance."""
-    axes, scale = rng.orthonormal(4, 4), rng.numpy.uniform(0.3, 2.0, (2, 4))
+    axes = rng.orthonormal(4, 4)
+    scale = rng.numpy.uniform(0.3, 2.0, (2, 4))
     means = rng.numpy.standard_normal((2, 4))
     covs = [(axes * s**2) @ axes.T for s in scale]
     arguments = [rng.array(z) for pair in zip(means, covs, strict=True) for z in pair]
@@ -63,13 +72,15 @@ def sum_over_common_principal_axes(f: Functions, rng: RandomInputs) -> Compariso
 # Roundings: 4 on each side, of cubes up to the scale.
 @chapter.identity("kernel_distance", "a loop over pairs", 8)
 def means_over_pairs(f: Functions, rng: RandomInputs) -> Comparison:
-    x, y = rng.normal(3, 2), rng.normal(4, 2)
+    x = rng.normal(3, 2)
+    y = rng.normal(4, 2)
 
     def mean(a: np.ndarray, b: np.ndarray, same: bool) -> float:
         pairs = [(u, v) for i, u in enumerate(a) for j, v in enumerate(b) if not same or i != j]
         return float(np.mean([(np.dot(u, v) / 2 + 1) ** 3 for u, v in pairs]))
 
-    a, b = to_host(x), to_host(y)
+    a = to_host(x)
+    b = to_host(y)
     expected = mean(a, a, True) + mean(b, b, True) - 2 * mean(a, b, False)
     largest = max(np.square(a).sum(axis=1).max(), np.square(b).sum(axis=1).max()) / 2 + 1
     return f.kernel_distance(x, y), expected, largest**3

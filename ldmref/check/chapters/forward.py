@@ -15,10 +15,13 @@ PREDICTIONS = ("x0_from_eps", "eps_from_x0", "v_from_x0_eps", "x0_from_v", "eps_
 @chapter.identity("q_step", "the closed form of the chain", 24)
 def coefficients_of_the_chain_make_alpha_bar(f: Functions, rng: RandomInputs) -> Comparison:
     """The state is a row of coefficients: of x_0, then of the noise of every step."""
-    betas, state, noise = rng.betas(6), rng.array(np.eye(1, 7)), rng.array(np.eye(7))
+    betas = rng.betas(6)
+    state = rng.array(np.eye(1, 7))
+    noise = rng.array(np.eye(7))
     for t, beta in enumerate(betas):
         state = f.q_step(state, float(beta), noise[t + 1 : t + 2, ...])
-    coefficients, alpha_bar = to_host(state)[0], np.prod(1 - betas)
+    coefficients = to_host(state)[0]
+    alpha_bar = np.prod(1 - betas)
     got = [coefficients[0], np.sum(coefficients[1:] ** 2)]
     return got, [np.sqrt(alpha_bar), 1 - alpha_bar]
 
@@ -27,10 +30,15 @@ def coefficients_of_the_chain_make_alpha_bar(f: Functions, rng: RandomInputs) ->
 @chapter.identity("q_sample", "moments of the chain q(x_t|x_{t-1})", 30)
 def chain_of_single_steps(f: Functions, rng: RandomInputs) -> Comparison:
     """Mean and variance of x_t, step by step: m <- sqrt(1-b) m, v <- (1-b) v + b."""
-    betas, x0, mean, variance = rng.betas(6), rng.normal(3, 4), 1.0, 0.0
+    betas = rng.betas(6)
+    x0 = rng.normal(3, 4)
+    mean = 1.0
+    variance = 0.0
     for beta in betas:
-        mean, variance = np.sqrt(1 - beta) * mean, (1 - beta) * variance + beta
-    alpha_bar, zero = float(np.prod(1 - betas)), 0.0 * x0
+        mean = np.sqrt(1 - beta) * mean
+        variance = (1 - beta) * variance + beta
+    alpha_bar = float(np.prod(1 - betas))
+    zero = 0.0 * x0
     got = [f.q_sample(x0, alpha_bar, zero), f.q_sample(zero, alpha_bar, x0)]
     return got, [mean * to_host(x0), np.sqrt(variance) * to_host(x0)]
 
@@ -40,8 +48,10 @@ def chain_of_single_steps(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("q_posterior", "Bayes' rule on log densities", 52, amplified=9)
 def bayes_rule_in_log_densities(f: Functions, rng: RandomInputs) -> Comparison:
     """log q(x_s|x_t,x_0) + log q(x_t|x_0) = log q(x_t|x_s) + log q(x_s|x_0), at any x_s."""
-    before, alpha = rng.number(0.3, 0.95), rng.number(0.3, 0.9)
-    now, (x0, xt, xs) = before * alpha, rng.normals(3, 4, 3)
+    before = rng.number(0.3, 0.95)
+    alpha = rng.number(0.3, 0.9)
+    now = before * alpha
+    (x0, xt, xs) = rng.normals(3, 4, 3)
     mean, variance = f.q_posterior(x0, xt, now, before)
     variance = spread(variance, x0)
 
@@ -63,8 +73,10 @@ def precisions_of_both_neighbours_add_up(f: Functions, rng: RandomInputs) -> Com
     before = rng.uniform(0.3, 0.95, 4)
     now = before * rng.uniform(0.3, 0.9, 4)
     x0, xt = rng.normals(2, 4, 3)
-    a, b = to_host(now)[:, None], to_host(before)[:, None]
-    precision_xt, precision_x0 = (a / b) / (1 - a / b), 1 / (1 - b)
+    a = to_host(now)[:, None]
+    b = to_host(before)[:, None]
+    precision_xt = (a / b) / (1 - a / b)
+    precision_x0 = 1 / (1 - b)
     variance = 1 / (precision_xt + precision_x0)
     weighted = precision_xt * np.sqrt(b / a) * to_host(xt) + precision_x0 * np.sqrt(b) * to_host(x0)
     got_mean, got_variance = f.q_posterior(x0, xt, now, before)
@@ -75,8 +87,10 @@ def precisions_of_both_neighbours_add_up(f: Functions, rng: RandomInputs) -> Com
 # Roundings: 7 of values up to 4, divided by 0.22: of size 12 in the mean of all.
 @chapter.identity("x0_from_eps", "round trips", 9, uses=(*PREDICTIONS, "q_sample"))
 def every_prediction_leads_to_every_other(f: Functions, rng: RandomInputs) -> Comparison:
-    (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
-    xt, v = f.q_sample(x0, alpha_bar, eps), f.v_from_x0_eps(x0, eps, alpha_bar)
+    (x0, eps) = rng.normals(2, 3, 4)
+    alpha_bar = rng.uniform(0.05, 0.95, 3)
+    xt = f.q_sample(x0, alpha_bar, eps)
+    v = f.v_from_x0_eps(x0, eps, alpha_bar)
     got = {
         "x0_from_eps": f.x0_from_eps(xt, eps, alpha_bar),
         "eps_from_x0": f.eps_from_x0(xt, x0, alpha_bar),
@@ -90,7 +104,8 @@ def every_prediction_leads_to_every_other(f: Functions, rng: RandomInputs) -> Co
 @chapter.identity("v_from_x0_eps", "trigonometry", 20, amplified=4)
 def quarter_turn_of_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Comparison:
     """x_t is cos(angle) x_0 + sin(angle) eps; v is x_t a quarter turn further."""
-    (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
+    (x0, eps) = rng.normals(2, 3, 4)
+    alpha_bar = rng.uniform(0.05, 0.95, 3)
     angle = np.arccos(np.sqrt(to_host(alpha_bar)))[:, None] + np.pi / 2
     expected = np.cos(angle) * to_host(x0) + np.sin(angle) * to_host(eps)
     return f.v_from_x0_eps(x0, eps, alpha_bar), expected, 4.0
@@ -100,7 +115,8 @@ def quarter_turn_of_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Compa
 @chapter.identity("score_from_eps", "the Gaussian's own score", 40, uses=("q_sample",), amplified=8)
 def gradient_of_the_log_density(f: Functions, rng: RandomInputs) -> Comparison:
     """For a single clean x_0, p(x_t) is Gaussian and its score known."""
-    (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.number(0.05, 0.95)
+    (x0, eps) = rng.normals(2, 3, 4)
+    alpha_bar = rng.number(0.05, 0.95)
     xt = f.q_sample(x0, alpha_bar, eps)
     expected = -(to_host(xt) - alpha_bar**0.5 * to_host(x0)) / (1 - alpha_bar)
     return f.score_from_eps(eps, alpha_bar), expected, 10.0
@@ -108,9 +124,12 @@ def gradient_of_the_log_density(f: Functions, rng: RandomInputs) -> Comparison:
 
 def normal_data(rng: RandomInputs) -> tuple[Array, Array, np.ndarray, np.ndarray]:
     """(x_t, alpha-bar, score, E[x_0|x_t]) for data N(m, v), with m and v per example."""
-    alpha_bar, xt = rng.uniform(0.1, 0.9, 4), rng.normal(4, 3)
-    m, v = rng.numpy.uniform(-2, 2, (4, 1)), rng.numpy.uniform(0.2, 2, (4, 1))
-    a, x = to_host(alpha_bar)[:, None], to_host(xt)
+    alpha_bar = rng.uniform(0.1, 0.9, 4)
+    xt = rng.normal(4, 3)
+    m = rng.numpy.uniform(-2, 2, (4, 1))
+    v = rng.numpy.uniform(0.2, 2, (4, 1))
+    a = to_host(alpha_bar)[:, None]
+    x = to_host(xt)
     score = -(x - np.sqrt(a) * m) / (a * v + 1 - a)
     posterior_mean = (m / v + np.sqrt(a) * x / (1 - a)) / (1 / v + a / (1 - a))
     return xt, alpha_bar, score, posterior_mean

@@ -15,14 +15,22 @@ chapter = Chapter("forward")
 
 def line(rng: RandomInputs) -> tuple[Array, Array, Array, np.ndarray, np.ndarray]:
     """(x0, eps, times s, x_s on the host, its velocity on the host); s is (n,)."""
-    (x0, eps), s = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
-    time, a, b = to_host(s)[:, None], to_host(x0), to_host(eps)
+    (x0, eps) = rng.normals(2, 3, 4)
+    s = rng.uniform(0.05, 0.95, 3)
+    time = to_host(s)[:, None]
+    a = to_host(x0)
+    b = to_host(eps)
     return x0, eps, s, (1 - time) * a + time * b, b - a
 
 
 # Roundings: 10 of values up to 4; 1 - alpha-bar, down to 0.003, amplifies the 4 of alpha-bar.
-@chapter.identity("flow_sample", "the variance-preserving path", 48, uses=(
-    "q_sample", "alpha_bar_from_flow_time"), amplified=10)  # fmt: skip
+@chapter.identity(
+    "flow_sample",
+    "the variance-preserving path",
+    48,
+    uses=("q_sample", "alpha_bar_from_flow_time"),
+    amplified=10,
+)
 def variance_preserving_path_rescaled(f: Functions, rng: RandomInputs) -> Comparison:
     """x_s / sqrt((1-s)^2 + s^2) = x_t at the alpha-bar of s."""
     x0, eps, s, _, _ = line(rng)
@@ -42,7 +50,8 @@ def one_euler_step_reaches_the_noise(f: Functions, rng: RandomInputs) -> Compari
 @chapter.identity("x0_from_velocity", "round trips", 10, uses=("eps_from_velocity",))
 def ends_of_the_line_are_recovered(f: Functions, rng: RandomInputs) -> Comparison:
     x0, eps, s, xs, u = line(rng)
-    state, velocity = rng.array(xs), rng.array(u)
+    state = rng.array(xs)
+    velocity = rng.array(u)
     got = {
         "x0_from_velocity": f.x0_from_velocity(state, velocity, s),
         "eps_from_velocity": f.eps_from_velocity(state, velocity, s),
@@ -51,15 +60,21 @@ def ends_of_the_line_are_recovered(f: Functions, rng: RandomInputs) -> Compariso
 
 
 # Roundings: 5 of u, up to 16 of a scale of 10, 3 more; 5 in the oracle.
-@chapter.identity("x0_from_velocity", "v-prediction", 16, uses=(
-    "eps_from_velocity", "x0_from_v", "eps_from_v", "alpha_bar_from_flow_time"))  # fmt: skip
+@chapter.identity(
+    "x0_from_velocity",
+    "v-prediction",
+    16,
+    uses=("eps_from_velocity", "x0_from_v", "eps_from_v", "alpha_bar_from_flow_time"),
+)
 def velocity_and_v_denoise_alike(f: Functions, rng: RandomInputs) -> Comparison:
     """u = (r v - (1 - 2 s) x_s) / r^2, r^2 = (1-s)^2 + s^2, makes a v network a flow's."""
-    (xs, v), s = rng.normals(2, 3, 4), rng.uniform(0.1, 0.9, 3)
+    (xs, v) = rng.normals(2, 3, 4)
+    s = rng.uniform(0.1, 0.9, 3)
     time = to_host(s)[:, None]
     r = np.hypot(1 - time, time)
     u = rng.array((r * to_host(v) - (1 - 2 * time) * to_host(xs)) / r**2)
-    xt, alpha_bar = rng.array(to_host(xs) / r), f.alpha_bar_from_flow_time(s)
+    xt = rng.array(to_host(xs) / r)
+    alpha_bar = f.alpha_bar_from_flow_time(s)
     got = {
         "x0_from_velocity": f.x0_from_velocity(xs, u, s),
         "eps_from_velocity": f.eps_from_velocity(xs, u, s),
@@ -83,7 +98,8 @@ chapter.elementwise("flow_time_from_alpha_bar", "tangent over one plus tangent",
 # Roundings: 6 here, 1 or 2 in the oracle.
 @chapter.identity("shift_flow_time", "rational arithmetic", 8)
 def odds_of_noise_grow_by_the_shift(f: Functions, rng: RandomInputs) -> Comparison:
-    s, shift = rng.uniform(0.01, 0.99, 5), rng.number(0.2, 6.0)
+    s = rng.uniform(0.01, 0.99, 5)
+    shift = rng.number(0.2, 6.0)
     odds = [Fraction(shift) * Fraction(v) / (1 - Fraction(v)) for v in to_host(s).tolist()]
     return f.shift_flow_time(s, shift), [float(v / (1 + v)) for v in odds]
 
@@ -92,9 +108,11 @@ def odds_of_noise_grow_by_the_shift(f: Functions, rng: RandomInputs) -> Comparis
 @chapter.identity("edm_preconditioning", "variances, by arithmetic", 20)
 def input_and_target_have_unit_variance(f: Functions, rng: RandomInputs) -> Comparison:
     """Appendix B.6: c_in and c_out normalise, c_skip minimises c_out, c_noise is a logarithm."""
-    sigmas, sigma_data = rng.uniform(0.1, 5.0, 4), rng.number(0.3, 2.0)
+    sigmas = rng.uniform(0.1, 5.0, 4)
+    sigma_data = rng.number(0.3, 2.0)
     c_skip, c_out, c_in, c_noise = map(to_host, f.edm_preconditioning(sigmas, sigma_data))
-    sigma, variance = to_host(sigmas), sigma_data**2
+    sigma = to_host(sigmas)
+    variance = sigma_data**2
     error = (1 - c_skip) ** 2 * variance + c_skip**2 * sigma**2  # of the target, before c_out
     slope = (c_skip * (variance + sigma**2) - variance) / variance  # d error / d c_skip
     got = {
@@ -110,8 +128,12 @@ def input_and_target_have_unit_variance(f: Functions, rng: RandomInputs) -> Comp
 @chapter.identity("edm_denoise", "conjugate Gaussians", 14)
 def posterior_mean_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison:
     """For data N(m, sigma_data^2) the best network is m (1 - c_skip) / c_out, whatever x."""
-    sigmas, sigma_data, mean = rng.uniform(0.1, 5.0, 4), rng.number(0.3, 2.0), rng.number(-2, 2)
-    x, sigma, variance = rng.normal(4, 3), to_host(sigmas)[:, None], sigma_data**2
+    sigmas = rng.uniform(0.1, 5.0, 4)
+    sigma_data = rng.number(0.3, 2.0)
+    mean = rng.number(-2, 2)
+    x = rng.normal(4, 3)
+    sigma = to_host(sigmas)[:, None]
+    variance = sigma_data**2
     best = rng.array(mean * sigma / (sigma_data * np.hypot(sigma, sigma_data)))
     got = f.edm_denoise(lambda y, c: best + 0.0 * y, x, sigmas, sigma_data)
     expected = (mean / variance + to_host(x) / sigma**2) / (1 / variance + 1 / sigma**2)
@@ -122,9 +144,12 @@ def posterior_mean_of_normal_data(f: Functions, rng: RandomInputs) -> Comparison
 @chapter.identity("edm_denoise", "a linear network", 16)
 def network_sees_scaled_data_and_a_logarithm(f: Functions, rng: RandomInputs) -> Comparison:
     """D of the network F(y; c) = y + c is linear in x."""
-    sigma, sigma_data, x = rng.number(0.1, 5.0), rng.number(0.3, 2.0), rng.normal(4, 3)
+    sigma = rng.number(0.1, 5.0)
+    sigma_data = rng.number(0.3, 2.0)
+    x = rng.normal(4, 3)
     total = sigma**2 + sigma_data**2
-    slope, c_out = sigma_data * (sigma_data + sigma) / total, sigma * sigma_data / math.sqrt(total)
+    slope = sigma_data * (sigma_data + sigma) / total
+    c_out = sigma * sigma_data / math.sqrt(total)
     expected = slope * to_host(x) + 0.25 * c_out * math.log(sigma)
     return f.edm_denoise(lambda y, c: y + c, x, sigma, sigma_data), expected, 4.0
 
@@ -133,7 +158,8 @@ def network_sees_scaled_data_and_a_logarithm(f: Functions, rng: RandomInputs) ->
 @chapter.identity("edm_target", "v-prediction", 24, uses=("v_from_x0_eps",), amplified=2.4)
 def minus_v_of_the_data_at_unit_scale(f: Functions, rng: RandomInputs) -> Comparison:
     x0, eps = rng.normals(2, 3, 4)
-    sigma, sigma_data = rng.uniform(0.2, 5.0, 3), rng.number(0.3, 2.0)
+    sigma = rng.uniform(0.2, 5.0, 3)
+    sigma_data = rng.number(0.3, 2.0)
     x = rng.array(to_host(x0) + to_host(sigma)[:, None] * to_host(eps))
     alpha_bar = rng.array(1 / (1 + (to_host(sigma) / sigma_data) ** 2))
     expected = -f.v_from_x0_eps(x0 / sigma_data, eps, alpha_bar)
@@ -144,7 +170,8 @@ def minus_v_of_the_data_at_unit_scale(f: Functions, rng: RandomInputs) -> Compar
 @chapter.identity("edm_loss_weight", "squared errors", 40, uses=("edm_denoise",), amplified=6)
 def squared_errors_of_network_and_denoiser_agree(f: Functions, rng: RandomInputs) -> Comparison:
     """lambda times the squared difference of two denoisers is that of their networks."""
-    sigma, sigma_data = rng.number(0.2, 5.0), rng.number(0.3, 2.0)
+    sigma = rng.number(0.2, 5.0)
+    sigma_data = rng.number(0.3, 2.0)
     x, *outputs = rng.normals(3, 4, 3)
     one, two = (f.edm_denoise(lambda y, c, z=z: z, x, sigma, sigma_data) for z in outputs)
     got = f.edm_loss_weight(sigma, sigma_data) * (one - two) ** 2

@@ -17,7 +17,8 @@ chapter = Chapter("forward")
 
 @chapter.gradient("q_sample", 10)
 def noisy_data(f: Functions, rng: RandomInputs) -> tuple:
-    (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
+    (x0, eps) = rng.normals(2, 3, 4)
+    alpha_bar = rng.uniform(0.05, 0.95, 3)
     a = to_host(alpha_bar)[:, None]
 
     def call(x0, eps):
@@ -33,7 +34,8 @@ def prediction(function: str, names: tuple[str, str], formula: Formula) -> None:
     """Add the gradients of a conversion from two arrays at one alpha-bar per example."""
 
     def the_prediction(f: Functions, rng: RandomInputs) -> tuple:
-        arrays, alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
+        arrays = rng.normals(2, 3, 4)
+        alpha_bar = rng.uniform(0.05, 0.95, 3)
         a = to_host(alpha_bar)[:, None]
 
         def call(x, y):
@@ -62,7 +64,8 @@ def line(function: str, names: tuple[str, str], formula: Formula) -> None:
     """Add the gradients of a function of two arrays at one flow time per example."""
 
     def the_line(f: Functions, rng: RandomInputs) -> tuple:
-        arrays, s = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
+        arrays = rng.normals(2, 3, 4)
+        s = rng.uniform(0.05, 0.95, 3)
         time = to_host(s)[:, None]
 
         def call(x, y):
@@ -81,7 +84,8 @@ line("eps_from_velocity", ("x", "velocity"), lambda x, u, s: x + (1 - s) * u)
 @chapter.gradient("edm_denoise", 16)
 def the_denoiser_for_its_network(f: Functions, rng: RandomInputs) -> tuple:
     """The network is w y; for its weights w and for x."""
-    sigma, sigma_data = rng.number(0.1, 5.0), rng.number(0.3, 2.0)
+    sigma = rng.number(0.1, 5.0)
+    sigma_data = rng.number(0.3, 2.0)
     total = sigma**2 + sigma_data**2
     inputs = {"weights": rng.normal(4, 3), "x": rng.normal(4, 3)}
     gain = sigma * sigma_data / total  # c_out c_in

@@ -14,7 +14,8 @@ chapter = Chapter("guidance")
 # Roundings: 3 of terms up to 80, 4 of terms up to 40 in the oracle, of a scale of 30.
 @chapter.identity("classifier_free_guidance", "the definition at 0, 1 and s", 12)
 def interpolates_and_extrapolates(f: Functions, rng: RandomInputs) -> Comparison:
-    (uncond, cond), scale = rng.normals(2, 2, 3), rng.number(-2.0, 10.0)
+    (uncond, cond) = rng.normals(2, 2, 3)
+    scale = rng.number(-2.0, 10.0)
     got = [f.classifier_free_guidance(uncond, cond, s) for s in (0.0, 1.0, scale)]
     return got, [uncond, cond, (1 - scale) * to_host(uncond) + scale * to_host(cond)], 30.0
 
@@ -24,7 +25,8 @@ def interpolates_and_extrapolates(f: Functions, rng: RandomInputs) -> Comparison
 def commutes_with_the_prediction_type(f: Functions, rng: RandomInputs) -> Comparison:
     """Guiding eps and converting to x0 equals converting to x0 and guiding."""
     xt, uncond, cond = rng.normals(3, 3, 4)
-    alpha_bar, scale = rng.number(0.2, 0.9), rng.number(0.0, 8.0)
+    alpha_bar = rng.number(0.2, 0.9)
+    scale = rng.number(0.0, 8.0)
     got = f.x0_from_eps(xt, f.classifier_free_guidance(uncond, cond, scale), alpha_bar)
     x0s = [f.x0_from_eps(xt, eps, alpha_bar) for eps in (uncond, cond)]
     return got, f.classifier_free_guidance(*x0s, scale), 30.0
@@ -34,7 +36,8 @@ def commutes_with_the_prediction_type(f: Functions, rng: RandomInputs) -> Compar
 @chapter.identity("classifier_free_guidance", "products of Gaussians", 16)
 def score_of_the_sharpened_posterior(f: Functions, rng: RandomInputs) -> Comparison:
     """p(x) p(y|x)^s, with p(x) and p(x|y) Gaussian, is Gaussian too."""
-    x, scale = rng.normal(4, 3), rng.number(0.0, 8.0)
+    x = rng.normal(4, 3)
+    scale = rng.number(0.0, 8.0)
     (m1, v1), (m2, v2) = ((rng.number(-2, 2), rng.number(0.5, 2.0)) for _ in range(2))
     got = f.classifier_free_guidance((m1 - x) / v1, (m2 - x) / v2, scale)
     precision = (1 - scale) / v1 + scale / v2
@@ -53,7 +56,8 @@ def standard_deviation_of_the_conditional(f: Functions, rng: RandomInputs) -> Co
 # Roundings: 4 on each side.
 @chapter.identity("rescale_guidance", "linearity in phi", 8)
 def mixes_linearly(f: Functions, rng: RandomInputs) -> Comparison:
-    (guided, cond), phi = rng.normals(2, 2, 8), rng.number(0.0, 1.0)
+    (guided, cond) = rng.normals(2, 2, 8)
+    phi = rng.number(0.0, 1.0)
     expected = phi * f.rescale_guidance(guided, cond, 1.0) + (1 - phi) * guided
     return f.rescale_guidance(guided, cond, phi), expected, 4.0
 
@@ -61,7 +65,8 @@ def mixes_linearly(f: Functions, rng: RandomInputs) -> Comparison:
 def mixture(rng: RandomInputs, noise_variance: float = 0.0) -> tuple[np.ndarray, ...]:
     """(score, grad log p(class 0|x), score of class 0) at points of a mixture of three classes."""
     x = to_host(rng.normal(4, 2))[:, None, :]
-    weights, means = np.asarray([0.5, 0.3, 0.2]), rng.numpy.uniform(-1, 1, (3, 2))
+    weights = np.asarray([0.5, 0.3, 0.2])
+    means = rng.numpy.uniform(-1, 1, (3, 2))
     variances = rng.numpy.uniform(0.3, 1.0, 3) + noise_variance
     log = np.log(weights / variances) - 0.5 * ((x - means) ** 2).sum(axis=-1) / variances
     posterior = np.exp(log) / np.exp(log).sum(axis=1, keepdims=True)
@@ -105,7 +110,8 @@ def noise_in_one_class_of_a_mixture(f: Functions, rng: RandomInputs) -> Comparis
 def mean_of_a_tilted_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
     """E[x exp(s g x)] / E[exp(s g x)] of N(mu, Sigma), by Gauss-Hermite quadrature."""
     mean, gradient = rng.normals(2, 5)
-    variance, scale = rng.number(0.1, 0.5), rng.number(0.0, 3.0)
+    variance = rng.number(0.1, 0.5)
+    scale = rng.number(0.0, 3.0)
     nodes, weights = np.polynomial.hermite_e.hermegauss(60)
     away = math.sqrt(variance) * nodes
     tilted = weights * np.exp(scale * to_host(gradient)[:, None] * away)
@@ -118,8 +124,10 @@ def mean_of_a_tilted_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("conditional_scores", "the conditional Gaussian", 6)
 def joint_gaussian_has_the_textbook_conditionals(f: Functions, rng: RandomInputs) -> Comparison:
     """Conditional mean and covariance are computed from the blocks of the covariance."""
-    factor, z = rng.numpy.standard_normal((5, 5)), rng.numpy.standard_normal((4, 5))
-    cov, size = factor @ factor.T + np.eye(5), rng.integer(1, 4)
+    factor = rng.numpy.standard_normal((5, 5))
+    z = rng.numpy.standard_normal((4, 5))
+    cov = factor @ factor.T + np.eye(5)
+    size = rng.integer(1, 4)
     joint = rng.array(-np.linalg.solve(cov, z.T).T)
 
     def score(a: slice, b: slice) -> np.ndarray:
@@ -127,7 +135,8 @@ def joint_gaussian_has_the_textbook_conditionals(f: Functions, rng: RandomInputs
         conditional_cov = cov[a, a] - gain @ cov[b, a]
         return -np.linalg.solve(conditional_cov, (z[:, a] - z[:, b] @ gain.T).T).T
 
-    x, y = slice(0, size), slice(size, 5)
+    x = slice(0, size)
+    y = slice(size, 5)
     got = dict(zip(("score of x", "score of y"), f.conditional_scores(joint, size), strict=True))
     return got, [score(x, y), score(y, x)], float(np.linalg.norm(cov, 2))
 
@@ -135,7 +144,8 @@ def joint_gaussian_has_the_textbook_conditionals(f: Functions, rng: RandomInputs
 # Roundings: 4 on each side.
 @chapter.identity("replace_known", "numpy.where", 8)
 def known_part_is_diffused_data_unknown_part_stays(f: Functions, rng: RandomInputs) -> Comparison:
-    (x, known, eps), alpha_bar = rng.normals(3, 3, 4), rng.number(0, 1)
+    (x, known, eps) = rng.normals(3, 3, 4)
+    alpha_bar = rng.number(0, 1)
     mask = rng.array(rng.numpy.integers(0, 2, (3, 4)))
     noised = math.sqrt(alpha_bar) * to_host(known) + math.sqrt(1 - alpha_bar) * to_host(eps)
     expected = np.where(to_host(mask) == 1, to_host(x), noised)

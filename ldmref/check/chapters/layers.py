@@ -14,7 +14,8 @@ chapter = Chapter("layers")
 # Roundings: 6 on each side.
 @chapter.identity("softmax", "the definition, without shift", 12)
 def exponentials_over_their_sum(f: Functions, rng: RandomInputs) -> Comparison:
-    x, axis = rng.uniform(-8, 8, 3, 4), rng.integer(-1, 1)
+    x = rng.uniform(-8, 8, 3, 4)
+    axis = rng.integer(-1, 1)
     powers = np.exp(to_host(x))
     return f.softmax(x, axis), powers / powers.sum(axis=axis, keepdims=True)
 
@@ -32,8 +33,11 @@ def attention_weights(q: np.ndarray, k: np.ndarray, mask: np.ndarray) -> np.ndar
 @chapter.identity("scaled_dot_product_attention", "loops", 16, uses=("attention_map",))
 def loop_over_the_queries(f: Functions, rng: RandomInputs) -> Comparison:
     """Map and output with a random mask, causal in every other case."""
-    q, k, v = rng.normal(2, 4, 3), rng.normal(2, 5, 3), rng.normal(2, 5, 3)
-    mask, causal = rng.numpy.random((4, 5)) < 0.7, bool(rng.integer(0, 1))
+    q = rng.normal(2, 4, 3)
+    k = rng.normal(2, 5, 3)
+    v = rng.normal(2, 5, 3)
+    mask = rng.numpy.random((4, 5)) < 0.7
+    causal = bool(rng.integer(0, 1))
     allowed = rng.xp.asarray(mask.tolist(), device=rng.device)
     mask = np.tril(mask) if causal else mask
     heads = zip(to_host(q), to_host(k), strict=True)
@@ -46,7 +50,8 @@ def loop_over_the_queries(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: a mean of 3 on each side.
 @chapter.identity("word_map", "loops", 6)
 def mean_of_the_heads_pixel_by_pixel(f: Functions, rng: RandomInputs) -> Comparison:
-    maps, token = rng.uniform(0, 1, 3, 6, 4), rng.integer(0, 3)
+    maps = rng.uniform(0, 1, 3, 6, 4)
+    token = rng.integer(0, 3)
     heads = to_host(maps)
     expected = [[sum(heads[:, 3 * y + x, token]) / 3 for x in range(3)] for y in range(2)]
     return f.word_map(maps, token, 2, 3), expected
@@ -86,8 +91,11 @@ def standardised(values: np.ndarray, eps: float) -> np.ndarray:
 # Roundings: 6 on each side: means of many numbers, a root.
 @chapter.identity("group_norm", "loops", 12)
 def loop_over_examples_and_groups(f: Functions, rng: RandomInputs) -> Comparison:
-    x, weight, bias = rng.normal(2, 4, 2, 3), rng.normal(4), rng.normal(4)
-    groups, eps = 2 ** rng.integer(0, 2), rng.number(1e-6, 1e-1)
+    x = rng.normal(2, 4, 2, 3)
+    weight = rng.normal(4)
+    bias = rng.normal(4)
+    groups = 2 ** rng.integer(0, 2)
+    eps = rng.number(1e-6, 1e-1)
     split = np.split(to_host(x), groups, axis=1)
     y = [np.stack([standardised(example, eps) for example in group]) for group in split]
     gamma, beta = (to_host(z)[:, None, None] for z in (weight, bias))
@@ -98,7 +106,10 @@ def loop_over_examples_and_groups(f: Functions, rng: RandomInputs) -> Comparison
 # Roundings: 6 on each side: means of 5 numbers, a root.
 @chapter.identity("layer_norm", "loops", 12)
 def loop_over_tokens(f: Functions, rng: RandomInputs) -> Comparison:
-    x, weight, bias, eps = rng.normal(3, 5), rng.normal(5), rng.normal(5), rng.number(0.01, 0.1)
+    x = rng.normal(3, 5)
+    weight = rng.normal(5)
+    bias = rng.normal(5)
+    eps = rng.number(0.01, 0.1)
     y = np.stack([standardised(token, eps) for token in to_host(x)])
     return f.layer_norm(x, weight, bias, eps), y * to_host(weight) + to_host(bias), 10.0
 
@@ -106,14 +117,16 @@ def loop_over_tokens(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("upsample_nearest", "Kronecker product", 0)
 def product_with_a_block_of_ones(f: Functions, rng: RandomInputs) -> Comparison:
     """With a random factor, and with the default of 2."""
-    x, factor = rng.normal(2, 2, 2, 3), rng.integer(1, 3)
+    x = rng.normal(2, 2, 2, 3)
+    factor = rng.integer(1, 3)
     expected = [np.kron(to_host(x), np.ones((1, 1, k, k))) for k in (factor, 2)]
     return [f.upsample_nearest(x, factor), f.upsample_nearest(x)], expected
 
 
 @chapter.identity("pad_bottom_right", "an array of zeros", 0)
-def picture_in_the_corner_of_zeros(f: Functions, rng: RandomInputs) -> Comparison:
-    x, expected = rng.normal(2, 2, 2, 3), np.zeros((2, 2, 3, 4))
+def image_in_the_corner_of_zeros(f: Functions, rng: RandomInputs) -> Comparison:
+    x = rng.normal(2, 2, 2, 3)
+    expected = np.zeros((2, 2, 3, 4))
     expected[:, :, :2, :3] = to_host(x)
     return f.pad_bottom_right(x), expected
 
@@ -122,9 +135,13 @@ def picture_in_the_corner_of_zeros(f: Functions, rng: RandomInputs) -> Compariso
 @chapter.identity("low_rank_update", "sum of outer products", 14)
 def one_outer_product_per_rank(f: Functions, rng: RandomInputs) -> Comparison:
     """Of a matrix, and of a 3 x 3 kernel."""
-    rank, scale, got, expected = rng.integer(1, 3), rng.number(-2.0, 2.0), [], []
+    rank = rng.integer(1, 3)
+    scale = rng.number(-2.0, 2.0)
+    got = []
+    expected = []
     for size in ((), (3, 3)):
-        w, down = rng.normal(4, 2, *size), rng.normal(rank, 2, *size)
+        w = rng.normal(4, 2, *size)
+        down = rng.normal(rank, 2, *size)
         up = rng.normal(4, rank, *(1 for _ in size))
         rows = zip(to_host(up).reshape(4, rank).T, to_host(down), strict=True)
         got.append(f.low_rank_update(w, down, up, scale))
@@ -136,8 +153,10 @@ def one_outer_product_per_rank(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("timestep_embedding", "a loop in plain Python", 8)
 def loop_over_frequencies(f: Functions, rng: RandomInputs) -> Comparison:
     """In both conventions, of latent diffusion and of DDPM."""
-    t, half = rng.array([rng.number(0.0, 999.0)]), rng.integer(2, 16)
-    got, expected = [], []
+    t = rng.array([rng.number(0.0, 999.0)])
+    half = rng.integer(2, 16)
+    got = []
+    expected = []
     for shift, order in ((0, (math.cos, math.sin)), (1, (math.sin, math.cos))):
         got.append(f.timestep_embedding(t, 2 * half, flip_sin_to_cos=not shift, freq_shift=shift))
         angles = [float(to_host(t)[0]) * 10000.0 ** (-i / (half - shift)) for i in range(half)]

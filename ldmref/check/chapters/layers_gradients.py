@@ -96,7 +96,8 @@ def standardised(x: np.ndarray, eps: float) -> np.ndarray:
 @chapter.gradient("group_norm", 48)
 def the_normalised_groups(f: Functions, rng: RandomInputs) -> tuple:
     """A group has at least 6 elements, so that its deviation is not far below 1."""
-    groups, eps = 2 ** rng.integer(0, 2), rng.number(1e-6, 1e-1)
+    groups = 2 ** rng.integer(0, 2)
+    eps = rng.number(1e-6, 1e-1)
     inputs = {"x": rng.normal(2, 4, 2, 3), "weight": rng.normal(4), "bias": rng.normal(4)}
 
     def formula(x: np.ndarray, weight: np.ndarray, bias: np.ndarray) -> np.ndarray:
@@ -122,7 +123,8 @@ def the_normalised_tokens(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("low_rank_update", 16)
 def both_factors(f: Functions, rng: RandomInputs) -> tuple:
-    rank, scale = rng.integer(1, 3), rng.number(-2.0, 2.0)
+    rank = rng.integer(1, 3)
+    scale = rng.number(-2.0, 2.0)
     inputs = {"weight": rng.normal(4, 2), "down": rng.normal(rank, 2), "up": rng.normal(4, rank)}
 
     def formula(weight, down, up):

@@ -25,7 +25,8 @@ def two_alpha_bars(rng: RandomInputs) -> tuple[float, float]:
 def precisions_of_a_product_add(f: Functions, rng: RandomInputs) -> Comparison:
     """q(x_s|x_0) q(x_t|x_s) is Gaussian in x_s; beta is the variance of q(x_t|x_s)."""
     now, before = two_alpha_bars(rng)
-    alpha, arrays = now / before, (rng.array([now]), rng.array([before]))
+    alpha = now / before
+    arrays = (rng.array([now]), rng.array([before]))
     small = 1 / (1 / (1 - before) + alpha / (1 - alpha))
     got = {
         "fixed_small": f.posterior_variance(*arrays),
@@ -37,9 +38,12 @@ def precisions_of_a_product_add(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: each 1 - alpha-bar_t loses 2 / beta_min on each side; 2 of the logarithm.
 @chapter.identity("posterior_logvar_clipped", "the recursion", 10)
 def a_recursion_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
-    betas, alpha_bar, variances = rng.betas(rng.integer(2, 8)), 1.0, []
+    betas = rng.betas(rng.integer(2, 8))
+    alpha_bar = 1.0
+    variances = []
     for beta in betas:
-        before, alpha_bar = alpha_bar, alpha_bar * (1 - beta)
+        before = alpha_bar
+        alpha_bar = alpha_bar * (1 - beta)
         variances.append(beta * (1 - before) / (1 - alpha_bar))
     variances[0] = variances[1]
     # 1 - alpha_bar has lost digits where alpha_bar is close to 1
@@ -49,7 +53,9 @@ def a_recursion_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 9 of logarithms, weighted by up to 1.25; 5 in the oracle.
 @chapter.identity("learned_range_logvar", "powers", 16)
 def a_geometric_mean_of_two_variances(f: Functions, rng: RandomInputs) -> Comparison:
-    v, lower, ratio = rng.uniform(-1.5, 1.5, 2, 3), rng.number(1e-3, 0.1), rng.number(1.0, 3.0)
+    v = rng.uniform(-1.5, 1.5, 2, 3)
+    lower = rng.number(1e-3, 0.1)
+    ratio = rng.number(1.0, 3.0)
     expected = np.log(lower * ratio ** ((to_host(v) + 1) / 2))
     return f.learned_range_logvar(v, lower * ratio, lower), expected
 
@@ -73,7 +79,8 @@ def half_of_the_snr_that_a_step_loses(f: Functions, rng: RandomInputs) -> Compar
 def divergence_of_two_ddpm_steps(f: Functions, rng: RandomInputs) -> Comparison:
     """For two predictions of eps and one variance: the weight times their squared distance."""
     now, before = two_alpha_bars(rng)
-    beta, variance = 1 - now / before, rng.number(0.05, 1.0)
+    beta = 1 - now / before
+    variance = rng.number(0.05, 1.0)
     xt, eps1, eps2 = rng.normals(3, 2, 3)
     mean1, mean2 = (f.ddpm_step(xt, eps, beta, now) for eps in (eps1, eps2))
     logvar = rng.xp.full_like(xt, math.log(variance))
@@ -84,7 +91,8 @@ def divergence_of_two_ddpm_steps(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 10 by way of the ratio of two roots; 3 in the oracle.
 @chapter.identity("min_snr_weight", "numpy.minimum", 14)
 def the_smaller_of_snr_and_gamma(f: Functions, rng: RandomInputs) -> Comparison:
-    alpha_bar, gamma = rng.uniform(0.05, 0.95, 6), rng.number(0.5, 10.0)
+    alpha_bar = rng.uniform(0.05, 0.95, 6)
+    gamma = rng.number(0.5, 10.0)
     a = to_host(alpha_bar)
     capped = np.minimum(a / (1 - a), gamma)
     expected = [capped, capped * (1 - a) / a, capped * (1 - a)]
@@ -102,7 +110,8 @@ def mean_of_squares_on_the_host(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 4 on each side, as 1/1000 is rounded.
 @chapter.identity("hybrid_loss", "the definition", 8)
 def a_thousandth_of_the_bound_is_added(f: Functions, rng: RandomInputs) -> Comparison:
-    simple, bound = rng.uniform(0.0, 2.0, 4), rng.uniform(0.0, 100.0, 4)
+    simple = rng.uniform(0.0, 2.0, 4)
+    bound = rng.uniform(0.0, 100.0, 4)
     return f.hybrid_loss(simple, bound), (1000 * to_host(simple) + to_host(bound)) / 1000
 
 
@@ -110,7 +119,8 @@ def a_thousandth_of_the_bound_is_added(f: Functions, rng: RandomInputs) -> Compa
 @chapter.identity("prior_kl", "Gauss-Hermite quadrature", 20)
 def prior_term_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
     """E_q[log q(x_T|x_0) - log p(x_T)], exactly: the integrand is a polynomial of degree two."""
-    x0, alpha_bar = rng.normal(4), rng.number(0.0, 0.9)
+    x0 = rng.normal(4)
+    alpha_bar = rng.number(0.0, 0.9)
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     x = math.sqrt(alpha_bar) * to_host(x0)[:, None] + math.sqrt(1 - alpha_bar) * nodes
     log_ratio = 0.5 * (x**2 - nodes**2 - math.log(1 - alpha_bar))
@@ -121,7 +131,8 @@ def prior_term_by_gauss_hermite(f: Functions, rng: RandomInputs) -> Comparison:
 # oracle.
 @chapter.identity("denoising_kl", "the SNR form", 34, amplified=6)
 def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
-    (x0, guess), (now, before) = rng.normals(2, 3, 4), two_alpha_bars(rng)
+    (x0, guess) = rng.normals(2, 3, 4)
+    (now, before) = two_alpha_bars(rng)
     snr_loss = before / (1 - before) - now / (1 - now)
     expected = 0.5 * snr_loss * (to_host(x0) - to_host(guess)) ** 2
     return f.denoising_kl(x0, guess, now, before), expected, 1 + expected
@@ -131,7 +142,8 @@ def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("denoising_kl", "the KL form", 56, uses=("q_posterior", "kl_normal"), amplified=8)
 def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Comparison:
     """The definition, with x_t in both means, and with any variance."""
-    (x0, guess, xt), (now, before) = rng.normals(3, 3, 4), two_alpha_bars(rng)
+    (x0, guess, xt) = rng.normals(3, 3, 4)
+    (now, before) = two_alpha_bars(rng)
     logvar = rng.xp.full_like(x0, rng.number(-2.0, 1.0))
     (mean1, variance), (mean2, _) = (f.q_posterior(z, xt, now, before) for z in (x0, guess))
     true_logvar = rng.array(np.log(spread(variance, x0)))
@@ -148,15 +160,21 @@ def one_term_for_each_example(f: Functions, rng: RandomInputs) -> Comparison:
     alpha_bars = np.cumprod(1 - rng.betas(4))
     t = rng.xp.asarray([0, 1, 2, 3], dtype=rng.xp.int64, device=rng.device)
     square = (to_host(x0) - to_host(guess)) ** 2
-    snr, beta = alpha_bars / (1 - alpha_bars), 1 - alpha_bars / np.append(1, alpha_bars[:-1])
+    snr = alpha_bars / (1 - alpha_bars)
+    beta = 1 - alpha_bars / np.append(1, alpha_bars[:-1])
     ratio = np.append(1, (1 - alpha_bars[:-1]) / (1 - alpha_bars[1:]))[:, None]
     small = 0.5 * np.append(0, snr[:-1] - snr[1:])[:, None] * square
     large = small * ratio + 0.5 * (ratio - 1 - np.log(ratio))
     for terms, variance in ((small, beta[1] * ratio[1, 0]), (large, beta[0])):
         terms[0] = 0.5 * (np.log(2 * np.pi * variance) + square[0] / variance)
-    one, got = rng.xp.ones_like(x0), []
-    for kind, v in (("fixed_small", None), ("learned_range", -one),
-                    ("fixed_large", None), ("learned_range", one)):  # fmt: skip
+    one = rng.xp.ones_like(x0)
+    got = []
+    for kind, v in (
+        ("fixed_small", None),
+        ("learned_range", -one),
+        ("fixed_large", None),
+        ("learned_range", one),
+    ):
         arguments = (x0, guess, t, rng.array(alpha_bars), kind, v, f.normal_log_density)
         got.append(f.bound_term(*arguments))
     expected = [small, small, large, large]
@@ -164,11 +182,13 @@ def one_term_for_each_example(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 8 on each side, of terms up to the first, 1 / (1 - alpha-bar).
-@chapter.identity("variational_bound", "expectations in closed form", 16,
-                  uses=("normal_log_density",))  # fmt: skip
+@chapter.identity(
+    "variational_bound", "expectations in closed form", 16, uses=("normal_log_density",)
+)
 def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison:
     """All terms are quadratic in x_0 and eps, so three Gauss-Hermite nodes give expectations."""
-    mean, std = rng.number(-1.0, 1.0), rng.number(0.3, 1.5)
+    mean = rng.number(-1.0, 1.0)
+    std = rng.number(0.3, 1.5)
     alpha_bars = np.sort(rng.numpy.uniform(0.05, 0.95, 4))[::-1]
     snr = alpha_bars / (1 - alpha_bars)
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
@@ -198,10 +218,12 @@ def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison
 # Roundings: 7 of values up to 4, divided by 0.22, of a scale of 10.
 @chapter.identity("training_pair", "the inverse rotation", 11)
 def every_target_recovers_the_data(f: Functions, rng: RandomInputs) -> Comparison:
-    (x0, eps), alpha_bar = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 3)
+    (x0, eps) = rng.normals(2, 3, 4)
+    alpha_bar = rng.uniform(0.05, 0.95, 3)
     pairs = [f.training_pair(x0, alpha_bar, eps, k) for k in TYPES]
     (_, clean), (xt, e), (_, v) = (map(to_host, pair) for pair in pairs)
-    signal, noise = np.sqrt(to_host(alpha_bar))[:, None], np.sqrt(1 - to_host(alpha_bar))[:, None]
+    signal = np.sqrt(to_host(alpha_bar))[:, None]
+    noise = np.sqrt(1 - to_host(alpha_bar))[:, None]
     got = {
         "target x0": clean,
         "x_t or target eps": (xt - noise * e) / signal,
@@ -213,7 +235,8 @@ def every_target_recovers_the_data(f: Functions, rng: RandomInputs) -> Compariso
 # Roundings: 4 of x_t, 3 of the square and 5 of the mean on each side.
 @chapter.identity("training_loss", "a loop in NumPy", 24)
 def a_loop_over_the_batch(f: Functions, rng: RandomInputs) -> Comparison:
-    (x0, eps), alpha_bars = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 5)
+    (x0, eps) = rng.normals(2, 3, 4)
+    alpha_bars = rng.uniform(0.05, 0.95, 5)
     steps = [rng.integer(0, 4) for _ in range(3)]
     t = rng.xp.asarray(steps, dtype=rng.xp.int64, device=rng.device)
     expected = []
@@ -228,7 +251,8 @@ def a_loop_over_the_batch(f: Functions, rng: RandomInputs) -> Comparison:
     "ddpm_step", "the posterior, eq. 7", 40, uses=("q_posterior", "x0_from_eps"), amplified=3
 )
 def posterior_at_the_data_that_eps_implies(f: Functions, rng: RandomInputs) -> Comparison:
-    (xt, eps, z), (now, before) = rng.normals(3, 3, 4), two_alpha_bars(rng)
+    (xt, eps, z) = rng.normals(3, 3, 4)
+    (now, before) = two_alpha_bars(rng)
     mean, variance = f.q_posterior(f.x0_from_eps(xt, eps, now), xt, now, before)
     sigma = math.sqrt((1 - before) / (1 - now) * (1 - now / before))
     noise = np.sqrt(spread(variance, xt)) * to_host(z)
@@ -241,11 +265,15 @@ def posterior_at_the_data_that_eps_implies(f: Functions, rng: RandomInputs) -> C
 def marginals_of_standard_normal_data_stay(f: Functions, rng: RandomInputs) -> Comparison:
     """eps = sqrt(1 - abar) x_t there; states are written as coefficients of independent noises."""
     betas = rng.betas(5)
-    alpha_bars, unit = np.cumprod(1 - betas), iter(np.eye(6)[1:])
+    alpha_bars = np.cumprod(1 - betas)
+    unit = iter(np.eye(6)[1:])
     states = f.ddpm_sample(
-        lambda xt, t: math.sqrt(1 - alpha_bars[t]) * xt, rng.array(np.eye(6)[:1]), betas,
-        lambda: rng.array(next(unit)[None, :]), "fixed_large",
-    )  # fmt: skip
+        lambda xt, t: math.sqrt(1 - alpha_bars[t]) * xt,
+        rng.array(np.eye(6)[:1]),
+        betas,
+        lambda: rng.array(next(unit)[None, :]),
+        "fixed_large",
+    )
     variances = [float((to_host(x) ** 2).sum()) for x in states]
     return variances, [1.0, 1.0, 1.0, 1.0, 1 - betas[0]]
 
@@ -263,8 +291,9 @@ def log_ndtr(x: float) -> float:
     return math.log(p) if p < 0.5 else math.log1p(p - 1.0)
 
 
-chapter.elementwise("log_ndtr", "logarithm of half an erfc", "math.erfc and math.log", 28,
-                    (-30.0, 3.0), log_ndtr)  # fmt: skip
+chapter.elementwise(
+    "log_ndtr", "logarithm of half an erfc", "math.erfc and math.log", 28, (-30.0, 3.0), log_ndtr
+)
 
 
 def pixel(f: Functions, rng: RandomInputs, bins: int, mean: float, logvar: float) -> np.ndarray:
@@ -277,7 +306,9 @@ def pixel(f: Functions, rng: RandomInputs, bins: int, mean: float, logvar: float
 # Roundings: the edges of up to 256 bins are rounded, 16 as a random walk; 4 of the densities.
 @chapter.identity("discretized_gaussian_log_likelihood", "certainty", 20)
 def probabilities_of_all_pixel_values_add_up_to_one(f: Functions, rng: RandomInputs) -> Comparison:
-    bins, mean, logvar = rng.integer(2, 256), rng.number(-1.5, 1.5), rng.number(-6.0, 3.0)
+    bins = rng.integer(2, 256)
+    mean = rng.number(-1.5, 1.5)
+    logvar = rng.number(-6.0, 3.0)
     total = pixel(f, rng, bins, mean, logvar).sum()
     return total, 1.0, 1 + bins * math.exp(-0.5 * logvar) / 100
 
@@ -285,7 +316,9 @@ def probabilities_of_all_pixel_values_add_up_to_one(f: Functions, rng: RandomInp
 # Roundings: 8 on each side.
 @chapter.identity("discretized_gaussian_log_likelihood", "math.erfc", 16)
 def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) -> Comparison:
-    bins, mean, logvar = rng.integer(2, 8), rng.number(-1.0, 1.0), rng.number(-3.0, 2.0)
+    bins = rng.integer(2, 8)
+    mean = rng.number(-1.0, 1.0)
+    logvar = rng.number(-3.0, 2.0)
     edges = (2 * np.arange(1, bins) - 1) / (bins - 1) - 1
     below = [0.5 * math.erfc((mean - e) * math.exp(-0.5 * logvar) / math.sqrt(2)) for e in edges]
     return pixel(f, rng, bins, mean, logvar), np.diff([0.0, *below, 1.0])
@@ -294,6 +327,7 @@ def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) ->
 # Roundings: 4 of the nats, 4 of the division.
 @chapter.identity("bits_per_dimension", "counting", 8)
 def uniform_pixel_values_cost_their_bits(f: Functions, rng: RandomInputs) -> Comparison:
-    bits, dimensions = rng.integer(1, 8), rng.integer(1, 1000)
+    bits = rng.integer(1, 8)
+    dimensions = rng.integer(1, 1000)
     nats = rng.array([dimensions * math.log(2**bits)])
     return f.bits_per_dimension(nats, dimensions), [bits]

@@ -37,12 +37,16 @@ def the_weighted_sum(f: Functions, rng: RandomInputs) -> tuple:
 @chapter.gradient("training_loss", 24)
 def the_loss_for_the_network(f: Functions, rng: RandomInputs) -> tuple:
     """The network is a x_t; for its weights a, with a random prediction type."""
-    (x0, eps), alpha_bars = rng.normals(2, 3, 4), rng.uniform(0.05, 0.95, 5)
+    (x0, eps) = rng.normals(2, 3, 4)
+    alpha_bars = rng.uniform(0.05, 0.95, 5)
     kind = TYPES[rng.integer(0, 2)]
     steps = [rng.integer(0, 4) for _ in range(3)]
     t = rng.xp.asarray(steps, dtype=rng.xp.int64, device=rng.device)
     alpha_bar = to_host(alpha_bars)[steps][:, None]
-    signal, noise, clean, e = np.sqrt(alpha_bar), np.sqrt(1 - alpha_bar), to_host(x0), to_host(eps)
+    signal = np.sqrt(alpha_bar)
+    noise = np.sqrt(1 - alpha_bar)
+    clean = to_host(x0)
+    e = to_host(eps)
     xt = signal * clean + noise * e
     target = {"x0": clean, "eps": e, "v": signal * e - noise * clean}[kind]
 
@@ -67,10 +71,13 @@ def the_prior_term(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("denoising_kl", 40)
 def the_divergence_for_mean_and_variance(f: Functions, rng: RandomInputs) -> tuple:
-    (x0, guess), (now, before) = rng.normals(2, 3, 4), two_alpha_bars(rng)
+    (x0, guess) = rng.normals(2, 3, 4)
+    (now, before) = two_alpha_bars(rng)
     inputs = {"x0_pred": guess, "logvar": rng.uniform(-2, 1, 3, 4)}
-    clean, beta = to_host(x0), 1 - now / before
-    small, gain = beta * (1 - before) / (1 - now), math.sqrt(before) * beta / (1 - now)
+    clean = to_host(x0)
+    beta = 1 - now / before
+    small = beta * (1 - before) / (1 - now)
+    gain = math.sqrt(before) * beta / (1 - now)
 
     def formula(guess: np.ndarray, logvar: np.ndarray) -> np.ndarray:
         gap = gain * (clean - guess)
@@ -84,7 +91,8 @@ def the_divergence_for_mean_and_variance(f: Functions, rng: RandomInputs) -> tup
 
 @chapter.gradient("learned_range_logvar", 16)
 def the_interpolation(f: Functions, rng: RandomInputs) -> tuple:
-    lower, ratio = rng.number(1e-3, 0.1), rng.number(1.0, 3.0)
+    lower = rng.number(1e-3, 0.1)
+    ratio = rng.number(1.0, 3.0)
 
     def formula(v):
         return math.log(lower) + (v + 1) / 2 * math.log(ratio)
@@ -98,8 +106,10 @@ def the_interpolation(f: Functions, rng: RandomInputs) -> tuple:
 @chapter.gradient("bound_term", 40, uses=("normal_log_density",))
 def the_terms_for_mean_and_variance(f: Functions, rng: RandomInputs) -> tuple:
     """Every timestep, also the first, with a learned variance."""
-    (x0, guess), betas = rng.normals(2, 4, 2), rng.betas(4)
-    alpha_bars, clean = np.cumprod(1 - betas)[:, None], to_host(x0)
+    (x0, guess) = rng.normals(2, 4, 2)
+    betas = rng.betas(4)
+    alpha_bars = np.cumprod(1 - betas)[:, None]
+    clean = to_host(x0)
     t = rng.xp.asarray([0, 1, 2, 3], dtype=rng.xp.int64, device=rng.device)
     before = np.append(np.ones((1, 1)), alpha_bars[:-1], axis=0)
     upper = 1 - alpha_bars / before
@@ -127,7 +137,8 @@ def the_log_probability_of_a_bin(f: Functions, rng: RandomInputs) -> tuple:
     """The difference of two tails on the side where both are small."""
     bins = rng.integer(2, 8)
     host = 2 * np.arange(bins) / (bins - 1) - 1
-    x, half = rng.array(host), 1 / (bins - 1)
+    x = rng.array(host)
+    half = 1 / (bins - 1)
     low = np.where(host < half - 1, -np.inf, host - half)
     high = np.where(host > 1 - half, np.inf, host + half)
 

@@ -34,7 +34,8 @@ def final_state(
 
 def linear_denoiser(rng: RandomInputs) -> tuple[Denoiser, Denoiser]:
     """A denoiser linear in x, on the arrays under test and on the host."""
-    gain, shift = rng.number(0.1, 0.9), rng.normal(3, 2)
+    gain = rng.number(0.1, 0.9)
+    shift = rng.normal(3, 2)
 
     def with_shift(shift: Array) -> Denoiser:
         return lambda x, sigma: (gain / (1.0 + sigma)) * x + shift
@@ -51,8 +52,10 @@ def vp_scales(sigma: float) -> tuple[float, float]:
 # Roundings: 15 of means up to 4, divided by 0.2, and 6 of states up to 24, of a scale of 10.
 @chapter.identity("ancestral", "Bayes' rule", 44, uses=("q_posterior",), amplified=2.4)
 def eta_one_is_the_posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
-    (s, t), (x0, xt, eps) = decreasing_sigmas(rng, 1), rng.normals(3, 3, 2)
-    now, before = vp_scales(s)[0] ** 2, vp_scales(t)[0] ** 2
+    (s, t) = decreasing_sigmas(rng, 1)
+    (x0, xt, eps) = rng.normals(3, 3, 2)
+    now = vp_scales(s)[0] ** 2
+    before = vp_scales(t)[0] ** 2
     mean, variance = f.q_posterior(x0, xt, now, before)
     got = final_state(f.ancestral(1.0), lambda x, sigma: x0, xt / now**0.5, [s, t], [eps])
     noise = np.sqrt(spread(variance, x0)) * to_host(eps)
@@ -61,9 +64,11 @@ def eta_one_is_the_posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Compari
 
 def ddim(rng: RandomInputs, make_step: Callable[[float], Step]) -> Comparison:
     """Equation 12 in alpha-bar, divided by its root."""
-    eta, (s, t) = rng.number(0.0, 1.0), decreasing_sigmas(rng, 1)
+    eta = rng.number(0.0, 1.0)
+    (s, t) = decreasing_sigmas(rng, 1)
     x0, x, eps = rng.normals(3, 3, 2)
-    (a, b), (a_next, b_next) = vp_scales(s), vp_scales(t)
+    (a, b) = vp_scales(s)
+    (a_next, b_next) = vp_scales(t)
     up = eta * (b_next / b) * math.sqrt(1 - (a / a_next) ** 2)
     noise = (a / b) * (to_host(x) - to_host(x0))
     expected = to_host(x0) + (math.sqrt(b_next**2 - up**2) * noise + up * to_host(eps)) / a_next
@@ -86,7 +91,8 @@ def straight_line_becomes_ddim_for_any_eta(f: Functions, rng: RandomInputs) -> C
 
 def linear_problem(rng: RandomInputs) -> tuple[float, float, Array, Denoiser, Denoiser]:
     """(sigma, next sigma, x, denoiser, slope (y - D(y; sigma)) / sigma on the host)."""
-    (s, t), x = decreasing_sigmas(rng, 1), rng.normal(3, 2)
+    (s, t) = decreasing_sigmas(rng, 1)
+    x = rng.normal(3, 2)
     denoise, on_host = linear_denoiser(rng)
     return s, t, x, denoise, lambda y, sigma: (y - on_host(y, sigma)) / sigma
 
@@ -95,7 +101,9 @@ def linear_problem(rng: RandomInputs) -> tuple[float, float, Array, Denoiser, De
 @chapter.identity("heun", "slopes", 12)
 def heun_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
     s, t, x, denoise, slope = linear_problem(rng)
-    start, h, first = to_host(x), t - s, slope(to_host(x), s)
+    start = to_host(x)
+    h = t - s
+    first = slope(to_host(x), s)
     expected = start + 0.5 * h * (first + slope(start + h * first, t))
     return final_state(f.heun(), denoise, x, [s, t]), expected, 4.0
 
@@ -103,7 +111,9 @@ def heun_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
 def churned(rng: RandomInputs, make: Callable[[dict[str, float]], Step], solver: str) -> Comparison:
     """A step with churn in terms of slopes, as EDM's algorithm 2 writes it."""
     s, t, x, denoise, slope = linear_problem(rng)
-    eps, s_churn, s_noise = rng.normal(3, 2), rng.number(0.05, 0.6), rng.number(0.9, 1.1)
+    eps = rng.normal(3, 2)
+    s_churn = rng.number(0.05, 0.6)
+    s_noise = rng.number(0.9, 1.1)
     raised = s * (1.0 + min(s_churn, math.sqrt(2.0) - 1.0))  # of a run of a single step
     start = to_host(x) + s_noise * math.sqrt((raised - s) * (raised + s)) * to_host(eps)
     first = slope(start, raised)
@@ -137,13 +147,15 @@ def euler_with_churn(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("midpoint", "slopes", 12)
 def midpoint_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
     s, t, x, denoise, slope = linear_problem(rng)
-    start, h = to_host(x), t - s
+    start = to_host(x)
+    h = t - s
     expected = start + h * slope(start + 0.5 * h * slope(start, s), 0.5 * (s + t))
     return final_state(f.midpoint(), denoise, x, [s, t]), expected, 4.0
 
 
-def polynomial_slope(function: str, law: str, roundings: float, degree: int, steps: int,
-                     *tableau: object) -> None:  # fmt: skip
+def polynomial_slope(
+    function: str, law: str, roundings: float, degree: int, steps: int, *tableau: object
+) -> None:
     """For a slope that is a polynomial in sigma, the sampler adds its antiderivative."""
 
     def case(f: Functions, rng: RandomInputs) -> Comparison:
@@ -181,14 +193,18 @@ def algorithms_in_the_noise_prediction(f: Functions, rng: RandomInputs) -> Compa
         return slope(y / vp_scales(sigma)[0], sigma)
 
     def advance(y: np.ndarray, eps: np.ndarray, low: float) -> np.ndarray:
-        (a, _), (a_low, b_low) = vp_scales(s), vp_scales(low)
+        (a, _) = vp_scales(s)
+        (a_low, b_low) = vp_scales(low)
         return (a_low / a) * y - b_low * math.expm1(math.log(s / low)) * eps
 
     def curvature(r: float) -> float:
         return math.expm1(r * h) / (r * h) - 1.0
 
     y = vp_scales(s)[0] * to_host(x)
-    first, half, s1, s2 = eps(y, s), s * math.exp(-h / 2), s * math.exp(-h / 3), t * math.exp(h / 3)
+    first = eps(y, s)
+    half = s * math.exp(-h / 2)
+    s1 = s * math.exp(-h / 3)
+    s2 = t * math.exp(h / 3)
     second = advance(y, eps(advance(y, first, half), half), t)
     d1 = eps(advance(y, first, s1), s1) - first
     u2 = advance(y, first, s2) - 2.0 * vp_scales(s2)[1] * curvature(2 / 3) * d1
@@ -200,16 +216,19 @@ def algorithms_in_the_noise_prediction(f: Functions, rng: RandomInputs) -> Compa
 
 def data_step(y: np.ndarray, s: float, t: float, x0: np.ndarray) -> np.ndarray:
     """(sigma'/sigma) x - alpha' (e^-h - 1) x0, with the sigmas of the VP process."""
-    (_, b), (a_next, b_next) = vp_scales(s), vp_scales(t)
+    (_, b) = vp_scales(s)
+    (a_next, b_next) = vp_scales(t)
     return (b_next / b) * y - a_next * math.expm1(-math.log(s / t)) * x0
 
 
 # Roundings: 7 on each side.
 @chapter.identity("dpmpp_2s", "the paper's form", 14)
 def algorithm_1_in_the_data_prediction(f: Functions, rng: RandomInputs) -> Comparison:
-    (s, t), x = decreasing_sigmas(rng, 1), rng.normal(3, 2)
+    (s, t) = decreasing_sigmas(rng, 1)
+    x = rng.normal(3, 2)
     denoise, on_host = linear_denoiser(rng)
-    y, middle = vp_scales(s)[0] * to_host(x), math.sqrt(s * t)
+    y = vp_scales(s)[0] * to_host(x)
+    middle = math.sqrt(s * t)
     u = data_step(y, s, middle, on_host(to_host(x), s)) / vp_scales(middle)[0]
     expected = data_step(y, s, t, on_host(u, middle)) / vp_scales(t)[0]  # for r = 1/2 without x0
     return final_state(f.dpmpp_2s(), denoise, x, [s, t]), expected, 4.0
@@ -218,9 +237,14 @@ def algorithm_1_in_the_data_prediction(f: Functions, rng: RandomInputs) -> Compa
 # Roundings: 10 on each side, of noise up to 24.
 @chapter.identity("dpmpp_sde", "k-diffusion's form", 20, amplified=2.4)
 def two_noises_as_in_k_diffusion(f: Functions, rng: RandomInputs) -> Comparison:
-    eta, r, (s, t) = rng.number(0.0, 1.0), rng.number(0.3, 1.0), decreasing_sigmas(rng, 1)
-    (x, *noises), (denoise, on_host) = rng.normals(3, 3, 2), linear_denoiser(rng)
-    start, middle, expected = to_host(x), s * (t / s) ** r, np.zeros(())
+    eta = rng.number(0.0, 1.0)
+    r = rng.number(0.3, 1.0)
+    (s, t) = decreasing_sigmas(rng, 1)
+    (x, *noises) = rng.normals(3, 3, 2)
+    (denoise, on_host) = linear_denoiser(rng)
+    start = to_host(x)
+    middle = s * (t / s) ** r
+    expected = np.zeros(())
     x0 = mixed = on_host(start, s)
     for sigma, noise in zip((middle, t), noises, strict=True):
         up = min(sigma, eta * math.sqrt(sigma**2 * (s**2 - sigma**2) / s**2))
@@ -233,7 +257,8 @@ def two_noises_as_in_k_diffusion(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 2 here, 10 in the oracle.
 @chapter.identity("lcm", "the forward process", 12, uses=("q_sample",))
 def jump_is_the_forward_process(f: Functions, rng: RandomInputs) -> Comparison:
-    (s, t), (x0, eps, x) = decreasing_sigmas(rng, 1), rng.normals(3, 3, 2)
+    (s, t) = decreasing_sigmas(rng, 1)
+    (x0, eps, x) = rng.normals(3, 3, 2)
     alpha_bar = vp_scales(t)[0] ** 2
     got = final_state(f.lcm(), lambda x, sigma: x0, x, [s, t], [eps])
     return got, f.q_sample(x0, alpha_bar, eps) / alpha_bar**0.5, 4.0
@@ -242,6 +267,7 @@ def jump_is_the_forward_process(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 6 in each of 4 steps: slopes are differences of states over sigma.
 @chapter.identity("invert", "a straight path", 24, amplified=2.8)
 def constant_slope_gives_a_straight_path(f: Functions, rng: RandomInputs) -> Comparison:
-    sigmas, (x, eps) = decreasing_sigmas(rng, 4)[::-1], rng.normals(2, 3, 2)
+    sigmas = decreasing_sigmas(rng, 4)[::-1]
+    (x, eps) = rng.normals(2, 3, 2)
     got = list(f.invert(lambda y, sigma: y - sigma * eps, x, sigmas))[-1].x
     return got, to_host(x) + (sigmas[-1] - sigmas[0]) * to_host(eps), 10.0

@@ -52,9 +52,11 @@ def lagrange(nodes: Sequence[float], values: Sequence[Array]) -> Callable[[float
 # scale, in the last 3 steps.
 @chapter.identity("deis", QUADRATURE, 312, amplified=104)
 def integral_of_the_polynomial_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
-    order, sigmas = rng.integer(1, 4), decreasing_sigmas(rng, 5)
+    order = rng.integer(1, 4)
+    sigmas = decreasing_sigmas(rng, 5)
     x, *slopes = rng.normals(7, 3, 2)
-    expected, host_slopes = to_host(x), [to_host(slope) for slope in slopes]
+    expected = to_host(x)
+    host_slopes = [to_host(slope) for slope in slopes]
     for n in range(5):
         last = range(n, max(-1, n - order), -1)
         curve = lagrange([math.log(sigmas[j]) for j in last], [host_slopes[j] for j in last])
@@ -84,11 +86,16 @@ def fractions_of_equal_steps(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("ipndm", "published fractions", 24, amplified=2.7)
 def fractions_of_equal_steps_after_euler(f: Functions, rng: RandomInputs) -> Comparison:
     """1, then (3, -1)/2, (23, -16, 5)/12, (55, -59, 37, -9)/24."""
-    rows = ((1.0,), (3 / 2, -1 / 2), (23 / 12, -16 / 12, 5 / 12),
-            (55 / 24, -59 / 24, 37 / 24, -9 / 24))  # fmt: skip
+    rows = (
+        (1.0,),
+        (3 / 2, -1 / 2),
+        (23 / 12, -16 / 12, 5 / 12),
+        (55 / 24, -59 / 24, 37 / 24, -9 / 24),
+    )
     sigmas = decreasing_sigmas(rng, 5)
     x, *slopes = rng.normals(6, 3, 2)
-    expected, e = to_host(x), [to_host(slope) for slope in slopes]
+    expected = to_host(x)
+    e = [to_host(slope) for slope in slopes]
     for n in range(5):
         slope = sum(w * e[n - i] for i, w in enumerate(rows[min(n, 3)]))
         expected = expected + (sigmas[n + 1] - sigmas[n]) * slope
@@ -98,9 +105,11 @@ def fractions_of_equal_steps_after_euler(f: Functions, rng: RandomInputs) -> Com
 # Roundings: 7 on each side of each of 3 steps.
 @chapter.identity("gradient_estimation", "slopes", 42)
 def slope_moved_on_by_its_change(f: Functions, rng: RandomInputs) -> Comparison:
-    gamma, sigmas = rng.number(0.5, 2.5), decreasing_sigmas(rng, 3)
+    gamma = rng.number(0.5, 2.5)
+    sigmas = decreasing_sigmas(rng, 3)
     x, *slopes = rng.normals(4, 3, 2)
-    expected, e = to_host(x), [to_host(slope) for slope in slopes]
+    expected = to_host(x)
+    e = [to_host(slope) for slope in slopes]
     for n in range(3):
         slope = e[n] + (gamma - 1.0) * (e[n] - e[max(0, n - 1)])
         expected = expected + (sigmas[n + 1] - sigmas[n]) * slope
@@ -113,7 +122,8 @@ def slope_moved_on_by_its_change(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("dpmpp_singlestep", QUADRATURE, 240, amplified=78)
 def parabola_from_the_start_of_the_block(f: Functions, rng: RandomInputs) -> Comparison:
     """The exact integral from the first state, through the line or the parabola (`heun`)."""
-    order, sigmas = rng.integer(2, 3), decreasing_sigmas(rng, 3)
+    order = rng.integer(2, 3)
+    sigmas = decreasing_sigmas(rng, 3)
     sigmas = sigmas[: order + 1]
     x, *x0s = rng.normals(order + 1, 3, 2)
     nodes = [-math.log(s) for s in sigmas]
@@ -132,8 +142,12 @@ Correction = Callable[[list[float], list[Array], int, float], Array]
 def adams(rng: RandomInputs, step: Step, eta: float, correction: Correction) -> Comparison:
     """Predictions that do not depend on x: exact decay, plus a correction by their differences."""
     sigmas = decreasing_sigmas(rng, 4)
-    x, x0s, noises = rng.normal(3, 2), rng.normals(4, 3, 2), rng.normals(4, 3, 2)
-    expected, host_x0s, logs = to_host(x), [*map(to_host, x0s)], [-math.log(s) for s in sigmas]
+    x = rng.normal(3, 2)
+    x0s = rng.normals(4, 3, 2)
+    noises = rng.normals(4, 3, 2)
+    expected = to_host(x)
+    host_x0s = [*map(to_host, x0s)]
+    logs = [-math.log(s) for s in sigmas]
     for n in range(4):
         h = logs[n + 1] - logs[n]
         k = (1.0 + eta) * h
@@ -150,7 +164,8 @@ def adams(rng: RandomInputs, step: Step, eta: float, correction: Correction) -> 
 @chapter.identity("dpmpp_2m", QUADRATURE, 80, amplified=2.4)
 def algorithm_2_and_its_integral_form(f: Functions, rng: RandomInputs) -> Comparison:
     """`midpoint` as published; `heun` integrates the line through two predictions."""
-    solver, eta = ("midpoint", "heun")[rng.integer(0, 1)], rng.number(0.0, 1.0)
+    solver = ("midpoint", "heun")[rng.integer(0, 1)]
+    eta = rng.number(0.0, 1.0)
 
     def correction(logs: list[float], x0s: list[Array], n: int, k: float) -> Array:
         r = (logs[n] - logs[n - 1]) / (logs[n + 1] - logs[n])
@@ -177,11 +192,13 @@ def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comp
     eta = rng.number(0.0, 1.0)
 
     def correction(logs: list[float], x0s: list[Array], n: int, k: float) -> Array:
-        h, phi2 = logs[n + 1] - logs[n], -phi(1, -k)
+        h = logs[n + 1] - logs[n]
+        phi2 = -phi(1, -k)
         d1 = (x0s[n] - x0s[n - 1]) * h / (logs[n] - logs[n - 1])
         if n == 1:
             return phi2 * d1
-        r0, r1 = (logs[n] - logs[n - 1]) / h, (logs[n - 1] - logs[n - 2]) / h
+        r0 = (logs[n] - logs[n - 1]) / h
+        r1 = (logs[n - 1] - logs[n - 2]) / h
         d2 = (d1 - (x0s[n - 1] - x0s[n - 2]) / r1) / (r0 + r1)
         return phi2 * (d1 + d2 * r0) - phi(2, -k) * d2
 
@@ -193,16 +210,21 @@ def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comp
 @chapter.identity("dpm_solver_multistep", "the published form", 200, amplified=52)
 def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
     """In variance-preserving coordinates with alpha, sigma and lambda; the SDE form doubles."""
-    solver, sde = ("midpoint", "heun")[rng.integer(0, 1)], rng.integer(0, 1)
+    solver = ("midpoint", "heun")[rng.integer(0, 1)]
+    sde = rng.integer(0, 1)
     order = rng.integer(1, 2 if sde else 3)
     sigmas = decreasing_sigmas(rng, 4)
-    x, slopes, noises = rng.normal(3, 2), rng.normals(4, 3, 2), rng.normals(4, 3, 2)
+    x = rng.normal(3, 2)
+    slopes = rng.normals(4, 3, 2)
+    noises = rng.normals(4, 3, 2)
     e = [to_host(slope) for slope in slopes]
     alphas, vp_sigmas = zip(*map(vp_scales, sigmas), strict=True)
     logs = [math.log(a) - math.log(s) for a, s in zip(alphas, vp_sigmas, strict=True)]
     y = alphas[0] * to_host(x)
     for n in range(4):
-        h, sigma, current_order = logs[n + 1] - logs[n], vp_sigmas[n + 1], min(order, n + 1)
+        h = logs[n + 1] - logs[n]
+        sigma = vp_sigmas[n + 1]
+        current_order = min(order, n + 1)
         b = sigma * math.expm1(h)
         change = b * e[n]
         if current_order > 1:
@@ -218,7 +240,8 @@ def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> C
         y = alphas[n + 1] / alphas[n] * y - (1 + sde) * change
         if sde:
             y = y + sigma * math.sqrt(math.expm1(2.0 * h)) * to_host(noises[n])
-    step, denoise = f.dpm_solver_multistep(order, float(sde), solver), denoiser_with_slopes(slopes)
+    step = f.dpm_solver_multistep(order, float(sde), solver)
+    denoise = denoiser_with_slopes(slopes)
     return final_state(step, denoise, x, sigmas, noises), y / alphas[-1], 10.0
 
 
@@ -227,10 +250,12 @@ def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> C
 @chapter.identity("unipc", QUADRATURE, 240, amplified=78)
 def integrals_of_both_polynomials(f: Functions, rng: RandomInputs) -> Comparison:
     """Predictor and corrector through their predictions; B(h) / 2 where the paper has it."""
-    order, variant = rng.integer(1, 3), ("bh1", "bh2")[rng.integer(0, 1)]
+    order = rng.integer(1, 3)
+    variant = ("bh1", "bh2")[rng.integer(0, 1)]
     sigmas = decreasing_sigmas(rng, 5)
     x, *x0s = rng.normals(6, 3, 2)
-    logs, host_x0s = [-math.log(s) for s in sigmas], [to_host(x0) for x0 in x0s]
+    logs = [-math.log(s) for s in sigmas]
+    host_x0s = [to_host(x0) for x0 in x0s]
 
     def advance(y: np.ndarray, n: int, nodes: range, halved: bool) -> np.ndarray:
         h = logs[n + 1] - logs[n]

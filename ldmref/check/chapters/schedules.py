@@ -18,14 +18,18 @@ chapter = Chapter("schedules")
 # Roundings: 4 roundings on each side.
 @chapter.identity("linear_betas", "the definition in plain Python", 8)
 def steps_are_even(f: Functions, rng: RandomInputs) -> Comparison:
-    n, start, end = rng.integer(2, 50), rng.number(1e-4, 0.1), rng.number(0.1, 0.9)
+    n = rng.integer(2, 50)
+    start = rng.number(1e-4, 0.1)
+    end = rng.number(0.1, 0.9)
     return f.linear_betas(n, start, end), [start + (end - start) * i / (n - 1) for i in range(n)]
 
 
 # Roundings: a root and 4 roundings, doubled by the square: 13 here, 9 in the oracle.
 @chapter.identity("scaled_linear_betas", "the definition in plain Python", 22)
 def roots_are_even(f: Functions, rng: RandomInputs) -> Comparison:
-    n, a, b = rng.integer(2, 50), rng.number(1e-4, 0.1) ** 0.5, rng.number(0.1, 0.9) ** 0.5
+    n = rng.integer(2, 50)
+    a = rng.number(1e-4, 0.1) ** 0.5
+    b = rng.number(0.1, 0.9) ** 0.5
     expected = [(a + (b - a) * i / (n - 1)) ** 2 for i in range(n)]
     return f.scaled_linear_betas(n, a**2, b**2), expected
 
@@ -40,7 +44,8 @@ def products_and_last(betas: Array) -> np.ndarray:
 # betas.
 @chapter.identity("cosine_betas", "the cosine, telescoped", 50)
 def product_is_a_squared_cosine(f: Functions, rng: RandomInputs) -> Comparison:
-    n, s = rng.integer(5, 60), rng.number(0.0, 0.1)
+    n = rng.integer(5, 60)
+    s = rng.number(0.0, 0.1)
 
     def alpha_bar(t: int) -> float:
         return math.cos((t / n + s) / (1 + s) * math.pi / 2) ** 2
@@ -53,7 +58,9 @@ def product_is_a_squared_cosine(f: Functions, rng: RandomInputs) -> Comparison:
 # betas.
 @chapter.identity("sigmoid_betas", "hyperbolic tangents, telescoped", 70)
 def product_is_a_logistic_curve(f: Functions, rng: RandomInputs) -> Comparison:
-    n, start, end = rng.integer(10, 60), rng.number(-4.0, -1.0), rng.number(1.0, 4.0)
+    n = rng.integer(10, 60)
+    start = rng.number(-4.0, -1.0)
+    end = rng.number(1.0, 4.0)
     tau = rng.number(0.5, 2.0)
 
     def curve(t: int) -> float:
@@ -106,10 +113,13 @@ def keeps_the_first_and_ends_in_zero(f: Functions, rng: RandomInputs) -> Compari
 # 1.
 @chapter.identity("karras_sigmas", "differences after the inverse map", 16)
 def even_in_sigma_to_one_over_rho(f: Functions, rng: RandomInputs) -> Comparison:
-    n, low, high = rng.integer(3, 30), rng.number(0.01, 1.0), rng.number(2.0, 80.0)
+    n = rng.integer(3, 30)
+    low = rng.number(0.01, 1.0)
+    high = rng.number(2.0, 80.0)
     rho = rng.number(1.0, 9.0)
     sigmas = to_host(f.karras_sigmas(n, low, high, rho))
-    steps, root = np.diff(sigmas ** (1 / rho)) * (n - 1), high ** (1 / rho)
+    steps = np.diff(sigmas ** (1 / rho)) * (n - 1)
+    root = high ** (1 / rho)
     expected = [*[low ** (1 / rho) - root] * (n - 1), high]
     return np.append(steps, sigmas[0]), expected, (n - 1) * root
 
@@ -118,7 +128,9 @@ def even_in_sigma_to_one_over_rho(f: Functions, rng: RandomInputs) -> Comparison
 # 1.
 @chapter.identity("exponential_sigmas", "differences of logarithms", 16)
 def even_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
-    n, low, high = rng.integer(3, 30), rng.number(0.01, 1.0), rng.number(2.0, 80.0)
+    n = rng.integer(3, 30)
+    low = rng.number(0.01, 1.0)
+    high = rng.number(2.0, 80.0)
     steps = np.diff(np.log(to_host(f.exponential_sigmas(n, low, high)))) * (n - 1)
     largest = max(1.0, -math.log(low), math.log(high))
     return steps, [math.log(low / high)] * (n - 1), (n - 1) * largest
@@ -129,7 +141,9 @@ def even_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("kl_optimal_sigmas", "differences of angles", 22)
 def even_in_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Comparison:
     """The angle of x + i y is taken of both sigmas at once, without an arctangent of one."""
-    n, low, high = rng.integer(3, 30), rng.number(0.01, 1.0), rng.number(2.0, 80.0)
+    n = rng.integer(3, 30)
+    low = rng.number(0.01, 1.0)
+    high = rng.number(2.0, 80.0)
     sigmas = to_host(f.kl_optimal_sigmas(n, low, high))
     turns = np.angle((1.0 + 1j * sigmas[:-1]) * (1.0 - 1j * sigmas[1:])) * (n - 1)
     expected = [math.atan2(high - low, 1.0 + high * low)] * (n - 1)
@@ -139,8 +153,10 @@ def even_in_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 4 of the timestep, 4 of scipy; the density times t is at most 8 there.
 @chapter.identity("beta_timesteps", "scipy's distribution function", 8)
 def beta_distribution_at_the_timesteps_is_even(f: Functions, rng: RandomInputs) -> Comparison:
-    n, total = rng.integer(1, 30), rng.integer(100, 1000)
-    a, b = rng.number(0.5, 2.0), rng.number(0.5, 2.0)
+    n = rng.integer(1, 30)
+    total = rng.integer(100, 1000)
+    a = rng.number(0.5, 2.0)
+    b = rng.number(0.5, 2.0)
     t = to_host(f.beta_timesteps(n, total, a, b))
     return betainc(a, b, t / (total - 1)), [1.0 - i / n for i in range(n)], 8.0
 
@@ -148,8 +164,11 @@ def beta_distribution_at_the_timesteps_is_even(f: Functions, rng: RandomInputs) 
 # Roundings: 6 of sigma, 4 of scipy; the density times the fraction is at most 8.
 @chapter.identity("beta_sigmas", "scipy's distribution function", 10)
 def beta_distribution_at_the_sigmas_is_even(f: Functions, rng: RandomInputs) -> Comparison:
-    n, low, high = rng.integer(2, 30), rng.number(0.01, 0.1), rng.number(2.0, 80.0)
-    a, b = rng.number(0.5, 2.0), rng.number(0.5, 2.0)
+    n = rng.integer(2, 30)
+    low = rng.number(0.01, 0.1)
+    high = rng.number(2.0, 80.0)
+    a = rng.number(0.5, 2.0)
+    b = rng.number(0.5, 2.0)
     fraction = (to_host(f.beta_sigmas(n, low, high, a, b)) - low) / (high - low)
     # rounding may leave [0, 1], where betainc is undefined; a larger error must not pass
     inside = abs(fraction - 0.5) < 0.5 + 1e-12

@@ -23,8 +23,10 @@ def beta_range(rng: RandomInputs) -> tuple[float, float]:
 @chapter.identity("VPSDE", "the definition in plain Python", 10)
 def definitions_of_the_paper(f: Functions, rng: RandomInputs) -> Comparison:
     """f, g, m, s from beta and its integral."""
-    (low, high), t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
-    sde, beta = f.VPSDE(low, high), low + to_host(t) * (high - low)
+    (low, high) = beta_range(rng)
+    t = rng.uniform(0.05, 1.0, 3)
+    sde = f.VPSDE(low, high)
+    beta = low + to_host(t) * (high - low)
     alpha_bar = np.exp(-to_host(t) * (low + beta) / 2)
     names = ("drift_coefficient", "diffusion", "mean_coefficient", "std")
     got = {name: getattr(sde, name)(t) for name in names}
@@ -35,8 +37,10 @@ def definitions_of_the_paper(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("VPSDE", "products of single steps", 24, uses=("alphas_cumprod",))
 def ddpm_steps_between_any_times(f: Functions, rng: RandomInputs) -> Comparison:
     """The variances of the steps are betas of a chain with the alpha-bars of the diffusion."""
-    sde, t = f.VPSDE(*beta_range(rng)), np.sort(rng.numpy.uniform(0.0, 1.0, 6))
-    start, end = rng.array(np.append(0.0, t[:-1])), rng.array(t)
+    sde = f.VPSDE(*beta_range(rng))
+    t = np.sort(rng.numpy.uniform(0.0, 1.0, 6))
+    start = rng.array(np.append(0.0, t[:-1]))
+    end = rng.array(t)
     mean_factor, variance = sde.transition(start, end)
     got = {"variance": f.alphas_cumprod(variance), "mean factor": mean_factor * mean_factor}
     return got, [sde.alpha_bar(end), 1.0 - variance]
@@ -45,7 +49,9 @@ def ddpm_steps_between_any_times(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 5 of sigma, doubled by its square; 6 of the inverse.
 @chapter.identity("VPSDE", "its inverse", 16, uses=("SubVPSDE", "VESDE"))
 def time_of_sigma_of_time(f: Functions, rng: RandomInputs) -> Comparison:
-    betas, low, t = beta_range(rng), rng.number(0.02, 0.5), rng.uniform(0.05, 1.0, 3)
+    betas = beta_range(rng)
+    low = rng.number(0.02, 0.5)
+    t = rng.uniform(0.05, 1.0, 3)
     sdes = (f.VPSDE(*betas), f.SubVPSDE(*betas), f.VESDE(low, 20.0))
     return [sde.time(sde.sigma(t)) for sde in sdes], [t, t, t]
 
@@ -55,8 +61,10 @@ def time_of_sigma_of_time(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("SubVPSDE", "VP's functions", 40, uses=("VPSDE",), amplified=16)
 def variance_of_vp_as_standard_deviation(f: Functions, rng: RandomInputs) -> Comparison:
     """And g^2 = beta (1 - m^4), with m that of VP."""
-    betas, t = beta_range(rng), rng.uniform(0.05, 1.0, 3)
-    sub, vp = f.SubVPSDE(*betas), f.VPSDE(*betas)
+    betas = beta_range(rng)
+    t = rng.uniform(0.05, 1.0, 3)
+    sub = f.SubVPSDE(*betas)
+    vp = f.VPSDE(*betas)
     got = {
         "std": sub.std(t),
         "diffusion": sub.diffusion(t) ** 2,
@@ -72,7 +80,8 @@ def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
     """a_2 a_1 = a and a_2^2 v_1 + v_2 = v; from time 0, v is the variance of the marginal."""
     start, middle, end = (rng.array([u]) for u in sorted(rng.number(0.0, 1.0) for _ in range(3)))
     sde = f.SubVPSDE(*beta_range(rng))
-    (a1, v1), (a2, v2) = sde.transition(start, middle), sde.transition(middle, end)
+    (a1, v1) = sde.transition(start, middle)
+    (a2, v2) = sde.transition(middle, end)
     _, marginal = sde.transition(0.0 * start, end)
     expected = [*sde.transition(start, end), sde.std(end) ** 2]
     got = {
@@ -87,9 +96,12 @@ def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("VESDE", "differences of geometric levels", 60, amplified=6)
 def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
     """Steps add the difference of two squared sigmas; g^2 is the derivative of the square."""
-    low, high, n = rng.number(0.02, 0.5), rng.number(2.0, 8.0), rng.integer(3, 8)
+    low = rng.number(0.02, 0.5)
+    high = rng.number(2.0, 8.0)
+    n = rng.integer(3, 8)
     sigmas = low * (high / low) ** np.linspace(0, 1, n)
-    t, sde = rng.array(np.linspace(0, 1, n)), f.VESDE(low, high)
+    t = rng.array(np.linspace(0, 1, n))
+    sde = f.VESDE(low, high)
     mean_factor, variance = sde.transition(t[:-1], t[1:])
     got = {
         "mean factor": mean_factor,
@@ -116,8 +128,11 @@ def functions_derived_by_the_base_class(f: Functions, rng: RandomInputs) -> Comp
         def drift_coefficient(self, t: Array) -> Array:
             return -0.5 / (1.0 - 0.5 * t)
 
-    t, (x, eps) = rng.number(0.1, 0.9), rng.normals(2, 1, 3)
-    m, sde, (a, b) = 1.0 - 0.5 * t, CustomSDE(), (to_host(x), to_host(eps))
+    t = rng.number(0.1, 0.9)
+    (x, eps) = rng.normals(2, 1, 3)
+    m = 1.0 - 0.5 * t
+    sde = CustomSDE()
+    (a, b) = (to_host(x), to_host(eps))
     got = {
         "sigma": sde.sigma(t),
         "alpha_bar": sde.alpha_bar(t),
@@ -132,12 +147,15 @@ def functions_derived_by_the_base_class(f: Functions, rng: RandomInputs) -> Comp
 
 def gaussian_under_vp(rng: RandomInputs, low: float, high: float) -> tuple[Array, ...]:
     """(x, t, beta, score, velocity of the flow) under VP for data N(mu, tau^2); t is (n,)."""
-    x, t = rng.normal(3, 2), rng.uniform(0.1, 1.0, 3)
-    mu, tau = rng.number(-1.0, 1.0), rng.number(0.3, 2.0)
+    x = rng.normal(3, 2)
+    t = rng.uniform(0.1, 1.0, 3)
+    mu = rng.number(-1.0, 1.0)
+    tau = rng.number(0.3, 2.0)
     u = to_host(t)[:, None]
     beta = low + u * (high - low)
     alpha_bar = np.exp(-u * (low + beta) / 2)
-    mean, variance = mu * np.sqrt(alpha_bar), tau**2 * alpha_bar + 1 - alpha_bar
+    mean = mu * np.sqrt(alpha_bar)
+    variance = tau**2 * alpha_bar + 1 - alpha_bar
     away = to_host(x) - mean
     # m' + (x - m) V' / (2 V) for the mean m and variance V of the marginal
     velocity = -beta / 2 * mean + beta * alpha_bar * (1 - tau**2) / (2 * variance) * away
@@ -166,9 +184,12 @@ def drift_and_diffusion_of_a_gaussian(f: Functions, rng: RandomInputs) -> Compar
 
 def gaussian_in_sigma(rng: RandomInputs) -> tuple[Array, ...]:
     """(x, sigma, denoised, score, velocity) for data N(mu, tau^2) and x = x0 + sigma eps."""
-    x, sigma = rng.normal(3, 2), rng.uniform(0.3, 3.0, 3)
-    mu, tau = rng.number(-1.0, 1.0), rng.number(0.3, 2.0)
-    a, s = to_host(x), to_host(sigma)[:, None]
+    x = rng.normal(3, 2)
+    sigma = rng.uniform(0.3, 3.0, 3)
+    mu = rng.number(-1.0, 1.0)
+    tau = rng.number(0.3, 2.0)
+    a = to_host(x)
+    s = to_host(sigma)[:, None]
     score = (mu - a) / (tau**2 + s**2)
     return x, sigma, (tau**2 * a + s**2 * mu) / (tau**2 + s**2), score, -s * score
 
@@ -199,7 +220,9 @@ def score_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("sde_score", "the Gaussian's own score", 30, uses=("VPSDE", "VESDE"), amplified=2)
 def score_of_a_scaled_marginal(f: Functions, rng: RandomInputs) -> Comparison:
     """For data N(0, tau^2): that of N(0, m^2 tau^2 + s^2), for VP and VE."""
-    x, t, v = rng.normal(2, 3), rng.number(0.2, 1.0), rng.number(0.3, 2.0) ** 2
+    x = rng.normal(2, 3)
+    t = rng.number(0.2, 1.0)
+    v = rng.number(0.3, 2.0) ** 2
     sdes = (f.VPSDE(*beta_range(rng)), f.VESDE(0.1, 5.0))
     got = [f.sde_score(sde, lambda x, sigma: x * (v / (v + sigma**2)))(x, t) for sde in sdes]
     return got, [-x / (sde.mean_coefficient(t) ** 2 * v + sde.std(t) ** 2) for sde in sdes], 10.0
@@ -214,7 +237,10 @@ def exponential_of_rk4(z: float) -> float:
 @chapter.identity("integrate_rk4", "the exponential series", 30)
 def exponential_series(f: Functions, rng: RandomInputs) -> Comparison:
     """Two unequal steps, forward and back."""
-    x, a, h, k = rng.normal(3, 2), rng.number(-2.0, 2.0), rng.number(0.1, 1.0), rng.number(-1, 0)
+    x = rng.normal(3, 2)
+    a = rng.number(-2.0, 2.0)
+    h = rng.number(0.1, 1.0)
+    k = rng.number(-1, 0)
     got = f.integrate_rk4(lambda x, t: a * x, x, [0.5, 0.5 + h, 0.5 + h + k])
     return got, to_host(x) * exponential_of_rk4(a * h) * exponential_of_rk4(a * k), 10.0
 
@@ -222,7 +248,9 @@ def exponential_series(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 6 on each side, of values up to 4 of a scale of 5.
 @chapter.identity("integrate_rk4", "the antiderivative", 8)
 def integral_of_a_cubic(f: Functions, rng: RandomInputs) -> Comparison:
-    c, start, end = rng.numpy.uniform(-1, 1, 4), rng.number(-1.0, 0.0), rng.number(0.0, 1.0)
+    c = rng.numpy.uniform(-1, 1, 4)
+    start = rng.number(-1.0, 0.0)
+    end = rng.number(0.0, 1.0)
     x = rng.normal(3)
     got = f.integrate_rk4(lambda x, t: float(np.polyval(c, t)) + 0.0 * x, x, [start, end])
     increase = np.diff(np.polyval(np.polyint(c), [start, end]))
@@ -233,7 +261,10 @@ def integral_of_a_cubic(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("directional_derivative", "the derivative of a quadratic", 6)
 def jacobian_of_a_quadratic(f: Functions, rng: RandomInputs) -> Comparison:
     """The difference is exact here: what remains is rounding over the step eps^(1/3)."""
-    x, v, c, t = rng.uniform(-1, 1, 3, 2), rng.uniform(-1, 1, 3, 2), rng.normal(3, 2), 0.5
+    x = rng.uniform(-1, 1, 3, 2)
+    v = rng.uniform(-1, 1, 3, 2)
+    c = rng.normal(3, 2)
+    t = 0.5
     got = f.directional_derivative(lambda x, t: t * x * x + c * x, x, t, v)
     h = float(rng.xp.finfo(rng.dtype).eps) ** (1.0 / 3.0)
     return got, (2.0 * t * x + c) * v, 4.0 / h
@@ -256,7 +287,8 @@ def trace_of_a_matrix(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: each a sum of 9 terms near 1, of a scale of 10; the mean.
 @chapter.identity("hutchinson_divergence", "all sign vectors", 10)
 def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
-    (a, derivative), probes = linear_field(rng), rng.array(SIGNS[:, None, :])
+    (a, derivative) = linear_field(rng)
+    probes = rng.array(SIGNS[:, None, :])
     got = f.hutchinson_divergence(None, rng.normal(1, 3), 0.0, probes, derivative)
     return got, [np.trace(to_host(a))], 10.0
 
@@ -267,7 +299,8 @@ def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
 )
 def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
     """For normal probes, over the nodes of a quadrature that is exact."""
-    a, expected = rng.normal(3, 3), []
+    a = rng.normal(3, 3)
+    expected = []
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     weight = np.prod(list(itertools.product(weights / weights.sum(), repeat=3)), axis=1)
     for v, w in ((np.asarray(list(itertools.product(nodes, repeat=3))), weight), (SIGNS, 1 / 8)):
@@ -277,11 +310,17 @@ def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 # Roundings: 12 in each of two steps, doubled by the square; 2 of the sum.
-@chapter.identity("flow_log_likelihood", "the density of a stretched normal variable", 50,
-                  uses=("VPSDE",), amplified=2)  # fmt: skip
+@chapter.identity(
+    "flow_log_likelihood",
+    "the density of a stretched normal variable",
+    50,
+    uses=("VPSDE",),
+    amplified=2,
+)
 def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
     """x' = a x multiplies by the integrator's own series P: log N(P^2 x) + D a T."""
-    x, a = rng.normal(3, 2), rng.number(-1.0, 1.0)
+    x = rng.normal(3, 2)
+    a = rng.number(-1.0, 1.0)
     functions = lambda x, t: a * x, lambda x, t: 0.0 * x[:, 0] + 2.0 * a, f.VPSDE().log_prior
     nats, end = f.flow_log_likelihood(*functions, x, [0.0, 0.25, 0.5])
     last = exponential_of_rk4(0.25 * a) ** 2 * to_host(x)

@@ -18,13 +18,17 @@ Pair = tuple[float, float]
 @chapter.identity("euler_maruyama", "two-point noise", 6)
 def moments_of_two_points(f: Functions, rng: RandomInputs) -> Comparison:
     """Noise of +-1 must give the mean x + b h and the variance g^2 |h|, forward and back."""
-    (x, drift), one = rng.normals(2, 3, 2), rng.array(np.ones((3, 2)))
-    t, t_next, g = rng.uniform(0.0, 1.0, 3), rng.uniform(0.0, 1.0, 3), rng.number(0.5, 2.0)
+    (x, drift) = rng.normals(2, 3, 2)
+    one = rng.array(np.ones((3, 2)))
+    t = rng.uniform(0.0, 1.0, 3)
+    t_next = rng.uniform(0.0, 1.0, 3)
+    g = rng.number(0.5, 2.0)
 
     def step(noise: Array) -> Array:
         return f.euler_maruyama(lambda x, t: drift, lambda t: g + t, x, t, t_next, noise)
 
-    up, down = step(one), step(-one)
+    up = step(one)
+    down = step(-one)
     h = (to_host(t_next) - to_host(t))[:, None]
     variance = (g + to_host(t)[:, None]) ** 2 * abs(h) * np.ones((1, 2))
     got = [0.5 * (up + down), (0.5 * (up - down)) ** 2]
@@ -41,7 +45,9 @@ def interval(rng: RandomInputs) -> Pair:
 @chapter.identity("reverse_diffusion_step", "algorithm 3 in plain numbers", 8, uses=("VPSDE",))
 def predictor_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     """(2 - sqrt(1 - beta)) x + beta score + sqrt(beta) z, with beta of one step of the chain."""
-    low, high, (t, s) = rng.number(0.1, 1.0), rng.number(1.0, 4.0), interval(rng)
+    low = rng.number(0.1, 1.0)
+    high = rng.number(1.0, 4.0)
+    (t, s) = interval(rng)
     x, score, noise = rng.normals(3, 3, 2)
     got = f.reverse_diffusion_step(f.VPSDE(low, high), lambda x, t: score, x, t, s, noise)
     beta = -math.expm1(-(t - s) * (low + (high - low) * (s + t) / 2))
@@ -51,7 +57,9 @@ def predictor_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
 
 def smld(f: Functions, rng: RandomInputs, step: str) -> tuple[Array, np.ndarray, np.ndarray, Pair]:
     """(result, x + (a - b) score, noise, (a, b)) of a step with the squares a, b of two sigmas."""
-    low, high, times = rng.number(0.1, 0.5), rng.number(2.0, 5.0), interval(rng)
+    low = rng.number(0.1, 0.5)
+    high = rng.number(2.0, 5.0)
+    times = interval(rng)
     x, score, noise = rng.normals(3, 3, 2)
     got = getattr(f, step)(f.VESDE(low, high), lambda x, t: score, x, *times, noise)
     a, b = ((low * (high / low) ** u) ** 2 for u in times)
@@ -73,8 +81,11 @@ def predictor_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 def posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
     """Mean and variance are those of q(x_s | x_t, x_0), with x_0 from the score."""
     before = rng.number(0.3, 0.95)
-    now, (x, score, noise) = before * rng.number(0.3, 0.9), rng.normals(3, 3, 2)
-    t, s = -math.log(now), -math.log(before)  # the times of constant beta = 1
+    now = before * rng.number(0.3, 0.9)
+    (x, score, noise) = rng.normals(3, 3, 2)
+    # the times of constant beta = 1
+    t = -math.log(now)
+    s = -math.log(before)
     got = f.ancestral_step(f.VPSDE(1.0, 1.0), lambda x, t: score, x, t, s, noise)
     x0 = (x + (1 - now) * score) / math.sqrt(now)
     mean, variance = f.q_posterior(x0, x, now, before)
@@ -95,7 +106,9 @@ def ancestral_sampling_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("langevin_step", "the fixed point of the variance", 6)
 def stationary_variance(f: Functions, rng: RandomInputs) -> Comparison:
     """For N(0, v), the variance v / (1 - step_size / (2 v)) is mapped to itself."""
-    v, size, one = rng.number(0.5, 2.0), rng.uniform(0.01, 0.5, 3), rng.array(np.ones((3, 1)))
+    v = rng.number(0.5, 2.0)
+    size = rng.uniform(0.01, 0.5, 3)
+    one = rng.array(np.ones((3, 1)))
     state_factor = f.langevin_step(one, -one / v, 0.0 * one, size)
     noise_factor = f.langevin_step(0.0 * one, 0.0 * one, one, size)
     variance = v / (1.0 - to_host(size)[:, None] / (2 * v))
@@ -106,13 +119,16 @@ def stationary_variance(f: Functions, rng: RandomInputs) -> Comparison:
 @chapter.identity("langevin_step_size", "numpy.linalg.norm", 12)
 def requested_signal_to_noise_ratio(f: Functions, rng: RandomInputs) -> Comparison:
     """|step grad| / |sqrt(2 step) z| is r sqrt(alpha), per example or for the mean norms."""
-    (gradient, noise), alpha = rng.normals(2, 3, 4), rng.uniform(0.5, 1.0, 3)
+    (gradient, noise) = rng.normals(2, 3, 4)
+    alpha = rng.uniform(0.5, 1.0, 3)
     r = rng.number(0.05, 0.5)
     g, z = (np.linalg.norm(to_host(x), axis=1) for x in (gradient, noise))
     per_example = f.langevin_step_size(gradient, noise, r, alpha)
     together = f.langevin_step_size(gradient, noise, r, alpha, per_example=False)
-    got = [np.sqrt(to_host(per_example) / 2) * g / z,
-           np.sqrt(to_host(together) / 2) * g.mean() / z.mean()]  # fmt: skip
+    got = [
+        np.sqrt(to_host(per_example) / 2) * g / z,
+        np.sqrt(to_host(together) / 2) * g.mean() / z.mean(),
+    ]
     return got, [r * np.sqrt(to_host(alpha))] * 2
 
 
@@ -120,17 +136,28 @@ def requested_signal_to_noise_ratio(f: Functions, rng: RandomInputs) -> Comparis
 @chapter.identity("predictor_corrector", "the algorithm in a NumPy loop", 56, uses=("VESDE",))
 def algorithm_in_a_loop(f: Functions, rng: RandomInputs) -> Comparison:
     """VE's predictor and corrector as printed, for the score of N(0, 1) data."""
-    low, high, r = 0.5, rng.number(2.0, 3.0), rng.number(0.1, 0.3)
+    low = 0.5
+    high = rng.number(2.0, 3.0)
+    r = rng.number(0.1, 0.3)
     times = [1.0, rng.number(0.5, 0.8), rng.number(0.0, 0.4)]
-    start, noises = rng.normal(2, 3), rng.normals(4, 2, 3)
-    remaining, host_noises = iter(noises), map(to_host, noises)
-    sde, score = f.VESDE(low, high), lambda x, t: -x / (1.0 + (low * (high / low) ** t) ** 2)
+    start = rng.normal(2, 3)
+    noises = rng.normals(4, 2, 3)
+    remaining = iter(noises)
+    host_noises = map(to_host, noises)
+    sde = f.VESDE(low, high)
+
+    def score(x, t):
+        return -x / (1.0 + (low * (high / low) ** t) ** 2)
+
     states = f.predictor_corrector(sde, score, start, times, lambda: next(remaining), snr=r)
-    x, expected, growth = to_host(start), [], 1.0
+    x = to_host(start)
+    expected = []
+    growth = 1.0
     for before, after in pairwise(low * (high / low) ** t for t in times):
         added = before**2 - after**2
         x = x - added * x / (1 + before**2) + math.sqrt(added) * next(host_noises)
-        gradient, z = -x / (1 + after**2), next(host_noises)
+        gradient = -x / (1 + after**2)
+        z = next(host_noises)
         z_norm, gradient_norm = (np.linalg.norm(y, axis=1, keepdims=True) for y in (z, gradient))
         size = 2 * (r * z_norm / gradient_norm) ** 2
         # the step is size * gradient, and size has the square of a relative error of x

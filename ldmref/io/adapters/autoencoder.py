@@ -55,7 +55,7 @@ class Autoencoder:
 
     @property
     def record(self) -> dict[str, str]:
-        """Its entry in a picture's metadata."""
+        """Its entry in an image's metadata."""
         return {"name": self.name, "sha256": self.sha256}
 
 
@@ -83,9 +83,12 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
     stored = TensorView([TensorFile(path)], _stored_name, PREFIX)
     candidates = _candidates(path, model or AutoencoderConfig())
     config, table = first_fit(
-        stored.shapes, candidates, f"{path.name} is not an autoencoder that fits the model",
-        "for other sizes give a folder with config.json and the weights", matching(IGNORED, stored),
-    )  # fmt: skip
+        stored.shapes,
+        candidates,
+        f"{path.name} is not an autoencoder that fits the model",
+        "for other sizes give a folder with config.json and the weights",
+        matching(IGNORED, stored),
+    )
     return Autoencoder(path.stem, config, to_native(stored, table), stored.sha256())
 
 

@@ -28,11 +28,13 @@ from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
 from ldmref.models.presets import PRESETS
 from ldmref.models.validate import check_network
 
-PREFIX, CLASSES = "control_model.", ("ControlNetModel",)
+PREFIX = "control_model."
+CLASSES = ("ControlNetModel",)
 PRESET_UNETS = ("sd15", "sd2-base", "sdxl")
 DEFAULTS = UNET_DEFAULTS | {
-    "conditioning_channels": 3, "conditioning_embedding_out_channels": (16, 32, 96, 256),
-}  # fmt: skip
+    "conditioning_channels": 3,
+    "conditioning_embedding_out_channels": (16, 32, 96, 256),
+}
 PLAIN: dict[str, tuple[Any, ...]] = {
     "controlnet_conditioning_channel_order": ("rgb",), "global_pool_conditions": (False,),
 }  # fmt: skip
@@ -103,5 +105,6 @@ def _open_folder(folder: Path) -> ControlNetFile:
     with damage_as_config_error(folder.name):
         config = controlnet_config(data)
         check_network(config, "controlnet")
-    spec, name = controlnet_spec(config), repr(folder.name)
+    spec = controlnet_spec(config)
+    name = repr(folder.name)
     return ControlNetFile(folder.name, config, *open_network(folder, "unet", spec, name))

@@ -53,7 +53,7 @@ class Lora:
 
     @property
     def record(self) -> dict[str, Any]:
-        """Its entry in a picture's metadata."""
+        """Its entry in an image's metadata."""
         return {"name": self.name, "sha256": self.sha256, "weight": self.weight}
 
 
@@ -72,8 +72,11 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
         raise UsageError(f"lora must be a list of files, not {kind}", code="E-LORA", hint=USAGE)
     for lora in loras:
         if isinstance(lora, tuple | list) and len(lora) != 2:
-            raise UsageError(f"a LoRA must be a path, or path and weight, not {shorten(lora)}",
-                             code="E-LORA", hint=USAGE)  # fmt: skip
+            raise UsageError(
+                f"a LoRA must be a path, or path and weight, not {shorten(lora)}",
+                code="E-LORA",
+                hint=USAGE,
+            )
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
         path = input_path(path, "the path of a LoRA", "E-LORA")
         number = isinstance(weight, Real) and not isinstance(weight, bool)
@@ -122,7 +125,8 @@ def merge(w: np.ndarray, change: Change, weight: float = 1.0) -> np.ndarray:
     w: (o, i) or (o, i, k, k); down: (r, i) or (r, i, k, k), up: (o, r) or (o, r, 1, 1);
     alpha: a number, by default r. Computed in the type of `w`.
     """
-    down, up = change["down"].astype(w.dtype), change["up"].astype(w.dtype)
+    down = change["down"].astype(w.dtype)
+    up = change["up"].astype(w.dtype)
     rank = len(down)
     alpha = float(change["alpha"].reshape(())) if "alpha" in change else float(rank)
     return low_rank_update(w, down, up, weight * alpha / rank)
@@ -136,7 +140,8 @@ def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
     tensors = dict(lora.tensors)
     if not tensors:
         raise _error(f"the LoRA {lora.name!r} holds no tensors")
-    known, shapes = lora_names(config), flatten(model_spec(config))
+    known = lora_names(config)
+    shapes = flatten(model_spec(config))
     names: dict[str, dict[str, str]] = {}  # our tensor -> role -> name in the file
     for name in tensors:
         target = known.get(unwrapped(name))
@@ -208,7 +213,8 @@ def _recorded_alpha(adapter: Mapping[str, Any], tensor: str, rank: int) -> float
     config = config or {k: v for k, v in adapter.items() if "." not in k}
     if config.get("use_dora"):
         raise _error("DoRA is not supported")
-    alpha, patterns = config.get("lora_alpha"), config.get("alpha_pattern") or {}
+    alpha = config.get("lora_alpha")
+    patterns = config.get("alpha_pattern") or {}
     if not isinstance(patterns, dict):
         raise _error(f"{ADAPTER_METADATA}: alpha_pattern is {shorten(patterns)}, not an object")
     for pattern, value in patterns.items():

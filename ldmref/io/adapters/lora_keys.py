@@ -31,8 +31,11 @@ OLD = {"_lora.down.weight": "down", "_lora.up.weight": "up"}  # diffusers before
 # Our name of a projection -> the old one, after the path of its parent.
 OLD_UNET = {"to_q": "to_q", "to_k": "to_k", "to_v": "to_v", "to_out.0": "to_out"}
 OLD_TEXT = {"q_proj": "to_q", "k_proj": "to_k", "v_proj": "to_v", "out_proj": "to_out"}
-KOHYA_PREFIXES = {"unet": ("lora_unet_",), "text_encoder": ("lora_te_", "lora_te1_"),
-                  "text_encoder_2": ("lora_te2_",)}  # fmt: skip
+KOHYA_PREFIXES = {
+    "unet": ("lora_unet_",),
+    "text_encoder": ("lora_te_", "lora_te1_"),
+    "text_encoder_2": ("lora_te2_",),
+}
 WRAPPER = "base_model.model."  # before the paths in PEFT's own files
 EMBEDDINGS = re.compile(r"embedding\.weight|\.embed_")
 

@@ -29,7 +29,8 @@ from ldmref.io.key_table import KeyEntry
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets_ldm import LDM_PRESETS
 
-WRAPPER, PREFIX = "model.", "model_ema."
+WRAPPER = "model."
+PREFIX = "model_ema."
 COUNTERS = (PREFIX + "decay", PREFIX + "num_updates")
 WITHOUT_EMA = ("ldm-imagenet", "ldm-text2img-large")  # configured with `use_ema: False`
 

@@ -31,8 +31,13 @@ UNET_MODULES = {
     "norm2": "out_layers.0", "conv2": "out_layers.3", "conv_shortcut": "skip_connection",
     "linear_1": "0", "linear_2": "2",
 }  # fmt: skip
-SELF_ATTENTION_MODULES = {"group_norm": "norm", "to_q": "qkv", "to_k": "qkv", "to_v": "qkv",
-                          "to_out.0": "proj_out"}  # fmt: skip
+SELF_ATTENTION_MODULES = {
+    "group_norm": "norm",
+    "to_q": "qkv",
+    "to_k": "qkv",
+    "to_v": "qkv",
+    "to_out.0": "proj_out",
+}
 AUTOENCODER_MODULES = {
     "conv_norm_out": "norm_out", "conv_shortcut": "nin_shortcut", "group_norm": "norm",
     "to_q": "q", "to_k": "k", "to_v": "v", "to_out.0": "proj_out",
@@ -54,7 +59,8 @@ def compvis_table(config: ModelConfig) -> Mapping[str, KeyEntry]:
     """The key table of a single file, for every tensor of the model."""
     table = prefixed("unet.", "model.diffusion_model.", unet_table(config.unet))
     table |= prefixed("vae.", "first_stage_model.", autoencoder_table(config.vae))
-    first, second = config.text_encoder, config.text_encoder_2
+    first = config.text_encoder
+    second = config.text_encoder_2
     if second is not None:
         embedders = "conditioner.embedders."
         table |= prefixed("text_encoder.", embedders + "0.transformer.", clip_table(first))
@@ -69,7 +75,8 @@ def compvis_table(config: ModelConfig) -> Mapping[str, KeyEntry]:
 
 def unet_table(config: UNetConfig) -> dict[str, KeyEntry]:
     """The tensors below `model.diffusion_model.`"""
-    shapes, blocks = flatten(unet_spec(config)), _unet_blocks(config)
+    shapes = flatten(unet_spec(config))
+    blocks = _unet_blocks(config)
     if config.attention == "cross":
         return key_table(shapes, blocks, UNET_MODULES)
     # self-attention is 1-D convolutions, with query, key and value stacked head by head
@@ -87,15 +94,22 @@ def unet_table(config: UNetConfig) -> dict[str, KeyEntry]:
 
 
 def _unet_blocks(config: UNetConfig) -> dict[str, str]:
-    levels, layers = len(config.block_out_channels), config.layers_per_block
+    levels = len(config.block_out_channels)
+    layers = config.layers_per_block
     blocks = {
-        "conv_in": "input_blocks.0.0", "conv_norm_out": "out.0", "conv_out": "out.2",
-        "time_embedding": "time_embed", "add_embedding": "label_emb.0",
-        "mid_block.resnets.0": "middle_block.0", "mid_block.attentions.0": "middle_block.1",
+        "conv_in": "input_blocks.0.0",
+        "conv_norm_out": "out.0",
+        "conv_out": "out.2",
+        "time_embedding": "time_embed",
+        "add_embedding": "label_emb.0",
+        "mid_block.resnets.0": "middle_block.0",
+        "mid_block.attentions.0": "middle_block.1",
         "mid_block.resnets.1": "middle_block.2",
-    }  # fmt: skip
+    }
     for level in range(levels):
-        down, up, first = f"down_blocks.{level}", f"up_blocks.{level}", level * (layers + 1)
+        down = f"down_blocks.{level}"
+        up = f"up_blocks.{level}"
+        first = level * (layers + 1)
         for j in range(layers):
             blocks[f"{down}.resnets.{j}"] = f"input_blocks.{first + 1 + j}.0"
             blocks[f"{down}.attentions.{j}"] = f"input_blocks.{first + 1 + j}.1"
@@ -111,7 +125,8 @@ def _unet_blocks(config: UNetConfig) -> dict[str, str]:
 
 def controlnet_table(config: ControlNetConfig) -> dict[str, KeyEntry]:
     """The tensors below `control_model.`"""
-    blocks, unet = _unet_blocks(config.unet), config.unet
+    blocks = _unet_blocks(config.unet)
+    unet = config.unet
     convolutions = 2 * len(config.conditioning_embedding_out_channels) - 2
     hint = ["conv_in", *(f"blocks.{i}" for i in range(convolutions)), "conv_out"]
     blocks |= {f"{HINT}.{name}": f"input_hint_block.{2 * i}" for i, name in enumerate(hint)}
@@ -123,14 +138,16 @@ def controlnet_table(config: ControlNetConfig) -> dict[str, KeyEntry]:
 
 def autoencoder_table(config: AutoencoderConfig) -> dict[str, KeyEntry]:
     """The tensors below `first_stage_model.`; attention is 1 x 1 convolutions."""
-    levels, layers = len(config.block_out_channels), config.layers_per_block
+    levels = len(config.block_out_channels)
+    layers = config.layers_per_block
     unchanged = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
     blocks = dict(zip(unchanged, unchanged, strict=True))
     for half in ("encoder", "decoder"):
         blocks |= {f"{half}.mid_block.resnets.{j}": f"{half}.mid.block_{j + 1}" for j in range(2)}
         blocks[f"{half}.mid_block.attentions.0"] = f"{half}.mid.attn_1"
     for level in range(levels):
-        down, up = f"encoder.down_blocks.{level}", f"decoder.up_blocks.{level}"
+        down = f"encoder.down_blocks.{level}"
+        up = f"decoder.up_blocks.{level}"
         theirs = {down: f"encoder.down.{level}", up: f"decoder.up.{levels - 1 - level}"}
         for ours, count in ((down, layers), (up, layers + 1)):
             blocks |= {f"{ours}.resnets.{j}": f"{theirs[ours]}.block.{j}" for j in range(count)}
@@ -157,10 +174,14 @@ def text_table(config: TextConfig) -> dict[str, KeyEntry]:
 
 def ldmbert_table(config: TextConfig) -> dict[str, KeyEntry]:
     """x-transformers' encoder, which counts attention and feed-forward as two layers."""
-    blocks = {"model.embed_tokens": "token_emb", "model.embed_positions": "pos_emb.emb",
-              "model.layer_norm": "norm"}  # fmt: skip
+    blocks = {
+        "model.embed_tokens": "token_emb",
+        "model.embed_positions": "pos_emb.emb",
+        "model.layer_norm": "norm",
+    }
     for i in range(config.num_hidden_layers):
-        ours, attention = f"model.layers.{i}", f"attn_layers.layers.{2 * i}"
+        ours = f"model.layers.{i}"
+        attention = f"attn_layers.layers.{2 * i}"
         feed_forward = f"attn_layers.layers.{2 * i + 1}"
         blocks |= {
             f"{ours}.self_attn_layer_norm": f"{attention}.0",
@@ -179,8 +200,11 @@ def clip_table(config: TextConfig) -> dict[str, KeyEntry]:
 
 def open_clip_table(config: TextConfig) -> dict[str, KeyEntry]:
     """OpenCLIP's text tower: query, key and value stacked, the projection transposed."""
-    blocks = {"text_model.embeddings": "", "text_model.final_layer_norm": "ln_final",
-              "text_projection.weight": "text_projection"}  # fmt: skip
+    blocks = {
+        "text_model.embeddings": "",
+        "text_model.final_layer_norm": "ln_final",
+        "text_projection.weight": "text_projection",
+    }
     for i in range(config.num_hidden_layers):
         blocks[f"text_model.encoder.layers.{i}"] = f"transformer.resblocks.{i}"
     table = key_table(flatten(text_spec(config)), blocks, OPEN_CLIP_MODULES)

@@ -51,7 +51,7 @@ IGNORED = (
     r"|embedding_manager\..*|(optimizer|optimizer_states|lr_schedulers?|callbacks|loops)\..*"
     r"|epoch|global_step|v_pred|ztsnr"
 )
-# An autoencoder that also encodes the masked picture is stored twice.
+# An autoencoder that also encodes the masked image is stored twice.
 SECOND_COPY = r"cond_stage_model\.(encoder|decoder|quantize|quant_conv|post_quant_conv|loss)\..*"
 
 
@@ -74,7 +74,8 @@ def canonical(file: TensorFile) -> TensorView:
 
 def report_on(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = False) -> KeyReport:
     """Compare a file with a configuration; `ema`: with the averages in place of the weights."""
-    table, ignored = compvis_table(config), IGNORED
+    table = compvis_table(config)
+    ignored = IGNORED
     if config.concat == "masked_image":
         ignored += "|" + SECOND_COPY
     text = config.text_encoder
@@ -121,11 +122,14 @@ def averages_note(file: TensorFile, config: ModelConfig) -> str:
     if averaged is None:
         return ""
     if not report_on(canonical(file).shapes, config, ema=True).fits:
-        what, hint = "an incomplete set of averaged weights", ""
+        what = "an incomplete set of averaged weights"
+        hint = ""
     elif averaged:
-        what, hint = "averaged weights", ": --no-ema (ema=False) reads the last weights"
+        what = "averaged weights"
+        hint = ": --no-ema (ema=False) reads the last weights"
     else:
-        what, hint = "averaged weights", ": --ema (ema=True) reads the averages"
+        what = "averaged weights"
+        hint = ": --ema (ema=True) reads the averages"
     read = "averages" if averaged else "last weights"
     return f"{file.path.name} also holds {what}; the {read} are read{hint}"
 
@@ -215,7 +219,8 @@ def _with_prediction(file: TensorFile, fitting: list[ModelConfig]) -> ModelConfi
 
 def scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
     """The scaling factor as a tensor to store, if it differs from that of the tensors' families."""
-    table, scale = compvis_table(config), np.float64(config.vae.scaling_factor)
+    table = compvis_table(config)
+    scale = np.float64(config.vae.scaling_factor)
     families = [PRESETS[name] for name in FAMILIES if compvis_table(PRESETS[name]) == table]
     if all(family.vae.scaling_factor == scale for family in families):
         return {}

@@ -43,8 +43,10 @@ def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
         return [f"{'Attn' * attends}{kind}Block2D" for attends in attention]
 
     fields = {name: getattr(config, name) for name in SHARED}
-    fields |= {"down_block_types": blocks("DownEncoder"),
-               "up_block_types": blocks("UpDecoder")[::-1]}  # fmt: skip
+    fields |= {
+        "down_block_types": blocks("DownEncoder"),
+        "up_block_types": blocks("UpDecoder")[::-1],
+    }
     if config.codebook_size:
         sizes = {"num_vq_embeddings": config.codebook_size, "vq_embed_dim": config.latent_channels}
         return {"_class_name": "VQModel"} | fields | sizes

@@ -1,7 +1,7 @@
 """Network configurations of diffusers and transformers, read field by field.
 
 A field is either understood or must have the value that leaves the network unchanged; anything else
-is refused, because ignoring it would give another picture.
+is refused, because ignoring it would give another image.
 """
 
 from __future__ import annotations
@@ -67,7 +67,8 @@ def attention_levels(
         attention: the type of those with it.
         where: start of the error's message.
     """
-    down, up = list(down), list(up)
+    down = list(down)
+    up = list(up)
     mirrored = [k.replace("Down", "Up").replace("Encoder", "Decoder") for k in reversed(down)]
     if not {*down} <= {plain, attention} or up != mirrored:
         kinds = f"{shorten(down)} and {shorten(up)}"
@@ -99,7 +100,8 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
 
     Its `attention_head_dim` is the number of heads, whatever the name says.
     """
-    data, where = UNET_DEFAULTS | dict(data), "the U-Net's configuration"
+    data = UNET_DEFAULTS | dict(data)
+    where = "the U-Net's configuration"
     require_plain(data, UNET_PLAIN, where)
     require_lists(data, UNET_DEFAULTS, where)
     if not isinstance(data["layers_per_block"], int):
@@ -121,12 +123,16 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
 
 def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     """Convert the configuration of an `AutoencoderKL`, a `VQModel` or our `SigmoidAutoencoder`."""
-    plain, vq = VAE_PLAIN, data.get("_class_name") == "VQModel"
+    plain = VAE_PLAIN
+    vq = data.get("_class_name") == "VQModel"
     fields: dict[str, Any] = VAE_DEFAULTS | ({"latent_channels": 3} if vq else {})
     fields |= {name: data[name] for name in fields if name in data}
     if vq:
-        plain = plain | {"norm_type": ("group",), "lookup_from_codebook": (False,),
-                         "vq_embed_dim": (None, fields["latent_channels"])}  # fmt: skip
+        plain = plain | {
+            "norm_type": ("group",),
+            "lookup_from_codebook": (False,),
+            "vq_embed_dim": (None, fields["latent_channels"]),
+        }
     where = "the autoencoder's configuration"
     require_plain(data, plain, where)
     require_lists(fields, VAE_DEFAULTS, where)
@@ -140,9 +146,11 @@ def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     codebook_size = data.get("num_vq_embeddings", 256) if vq else 0
     levels_with_attention = attends if any(attends) else ()
     return AutoencoderConfig(
-        **fields, attention_levels=levels_with_attention, codebook_size=codebook_size,
+        **fields,
+        attention_levels=levels_with_attention,
+        codebook_size=codebook_size,
         latent_activation="sigmoid" if data.get("_class_name") == SIGMOID else "",
-    )  # fmt: skip
+    )
 
 
 def text_config(data: Mapping[str, Any], xl: bool = False, class_name: str = "") -> TextConfig:

@@ -34,8 +34,12 @@ PIPELINES = {
     "StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline",
     "StableDiffusionXLInpaintPipeline", *LDM_PIPELINES,
 }  # fmt: skip
-WEIGHTS = {"unet": "diffusion_pytorch_model", "vae": "diffusion_pytorch_model",
-           "text_encoder": "model", "text_encoder_2": "model"}  # fmt: skip
+WEIGHTS = {
+    "unet": "diffusion_pytorch_model",
+    "vae": "diffusion_pytorch_model",
+    "text_encoder": "model",
+    "text_encoder_2": "model",
+}
 OLD_ATTENTION = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
 IGNORED = r".*\.position_ids|to_logits\..*"  # tensors that the networks do not use
 SHARD = r"-\d+-of-\d+"
@@ -66,21 +70,26 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
     def read(part: str, file: str = "config.json") -> dict[str, Any]:
         return read_json(folder / part / file)
 
-    xl, names = "XL" in kind, ["text_encoder"]
+    xl = "XL" in kind
+    names = ["text_encoder"]
     if (folder / "text_encoder_2").is_dir():
         names.append("text_encoder_2")
     texts = [text_config(read(name), xl, class_of(index, name)) for name in names]
-    unet, vae = unet_config(read("unet")), autoencoder_config(read("vae"))
+    unet = unet_config(read("unet"))
+    vae = autoencoder_config(read("vae"))
     height, width = (side * vae.factor for side in trained_size(read("unet")))
     scheduler = read("scheduler", "scheduler_config.json")
     cfg_scale = 5.0 if xl else 7.5  # diffusers' default; 7.5 for inpainting
     config = ModelConfig(
-        name=model_name(folder), unet=unet, vae=vae,
-        text_encoder=texts[0], text_encoder_2=texts[1] if len(texts) > 1 else None,
+        name=model_name(folder),
+        unet=unet,
+        vae=vae,
+        text_encoder=texts[0],
+        text_encoder_2=texts[1] if len(texts) > 1 else None,
         zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", xl)),
         scheduler=scheduler_config(scheduler, class_of(index, "scheduler"), kind),
         defaults=Defaults(50, cfg_scale, 7.5, width, height),
-    )  # fmt: skip
+    )
     return config_from_dict(config.to_dict())  # checks the type of every field
 
 
@@ -109,7 +118,9 @@ def load_diffusers(
         InputError, CorruptModelError, KeyMismatchError: a file is missing, damaged, or does not
             fit its configuration.
     """
-    config, flat, files = read_diffusers_config(folder), {}, []
+    config = read_diffusers_config(folder)
+    flat = {}
+    files = []
     for part, spec in model_spec(config).items():
         path = folder / part
         path = path if path.is_dir() else folder / FOLDERS.get(part, part)

@@ -18,10 +18,11 @@ LDM_PIPELINES = ("LDMPipeline", "LDMSuperResolutionPipeline", "LDMTextToImagePip
 FOLDERS = {"vae": "vqvae", "text_encoder": "bert"}  # where they differ from our names
 
 UNET2D_PLAIN: dict[str, tuple[Any, ...]] = diffusers_config.UNET_PLAIN | {
-    "mid_block_type": (None, "UNetMidBlock2D"), "add_attention": (True,),
+    "mid_block_type": (None, "UNetMidBlock2D"),
+    "add_attention": (True,),
     "downsample_type": ("conv", "resnet"),
     "resnet_time_scale_shift": ("default", "scale_shift"),
-}  # fmt: skip
+}
 BERT_PLAIN = {"activation_function": ("gelu",), "scale_embedding": (False,)}
 # Defaults of the classes, for fields that a configuration omits.
 UNET2D_DEFAULTS: dict[str, Any] = {
@@ -65,11 +66,14 @@ def ldm_config(folder: Path, kind: str) -> ModelConfig:
         vae = replace(vae, scaling_factor=1.0)
     height, width = (side * vae.factor for side in diffusers_config.trained_size(unet_data))
     config = ModelConfig(
-        name=folder.name, unet=unet, vae=vae, text_encoder=text,
+        name=folder.name,
+        unet=unet,
+        vae=vae,
+        text_encoder=text,
         concat="low_resolution" if superres else "",
         scheduler=scheduler_config(read_json(folder / "scheduler" / "scheduler_config.json")),
         defaults=Defaults(steps=100 if superres else 50, cfg_scale=1.0, width=width, height=height),
-    )  # fmt: skip
+    )
     check_config(config)
     return config
 
@@ -79,25 +83,32 @@ def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
 
     Its `attention_head_dim` is the width of a head.
     """
-    data, where = UNET2D_DEFAULTS | dict(data), "the U-Net's configuration"
+    data = UNET2D_DEFAULTS | dict(data)
+    where = "the U-Net's configuration"
     require_plain(data, UNET2D_PLAIN, where)
     require_lists(data, UNET2D_DEFAULTS, where)
     if data["downsample_type"] != data["upsample_type"]:
         raise config_error(f"{where} has a downsample_type that differs from its upsample_type")
     if data["attn_norm_num_groups"] not in (None, data["norm_num_groups"]):
         raise config_error("the U-Net's attn_norm_num_groups differs from its norm_num_groups")
-    resnet, head_dim = data["downsample_type"] == "resnet", data["attention_head_dim"]
-    down, up = data["down_block_types"], data["up_block_types"]
+    resnet = data["downsample_type"] == "resnet"
+    head_dim = data["attention_head_dim"]
+    down = data["down_block_types"]
+    up = data["up_block_types"]
     down = _same_resampling(down, "DownBlock2D", "ResnetDownsampleBlock2D", resnet)
     up = _same_resampling(up, "UpBlock2D", "ResnetUpsampleBlock2D", resnet)
     attention = diffusers_config.attention_levels(down, up, "DownBlock2D", "AttnDownBlock2D", where)
     channels = data["block_out_channels"]
     return UNetConfig(
-        **diffusers_config.unet_fields(data), attention_levels=attention, attention="self",
+        **diffusers_config.unet_fields(data),
+        attention_levels=attention,
+        attention="self",
         num_heads=tuple(1 if head_dim is None else c // head_dim or 1 for c in channels),
-        transformer_layers_per_block=(1,) * len(channels), cross_attention_dim=0,
-        resnet_time_scale_shift=data["resnet_time_scale_shift"], resnet_updown=resnet,
-    )  # fmt: skip
+        transformer_layers_per_block=(1,) * len(channels),
+        cross_attention_dim=0,
+        resnet_time_scale_shift=data["resnet_time_scale_shift"],
+        resnet_updown=resnet,
+    )
 
 
 def _same_resampling(kinds: Sequence[str], conv: str, resnet: str, by_resnet: bool) -> list[str]:

@@ -61,8 +61,12 @@ PREDICTIONS: dict[str, Literal["eps", "v", "x0"]] = {
     "v_prediction": "v",
     "sample": "x0",
 }
-CONTINUOUS = {"use_karras_sigmas": "karras", "use_lu_lambdas": "exponential",
-              "use_exponential_sigmas": "exponential", "use_beta_sigmas": "beta_sigma"}  # fmt: skip
+CONTINUOUS = {
+    "use_karras_sigmas": "karras",
+    "use_lu_lambdas": "exponential",
+    "use_exponential_sigmas": "exponential",
+    "use_beta_sigmas": "beta_sigma",
+}
 SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large"),
     "use_flow_sigmas": (False,), "interpolation_type": ("linear",), "timestep_type": ("discrete",),
@@ -151,7 +155,8 @@ def _final_sigma(kind: str, fields: Mapping[str, Any]) -> str:
 
 
 def _original_steps(fields: Mapping[str, Any]) -> int:
-    steps, most = fields.get("original_inference_steps", 50), fields["num_train_timesteps"]
+    steps = fields.get("original_inference_steps", 50)
+    most = fields["num_train_timesteps"]
     if not 1 <= steps <= most:
         what = f"original_inference_steps = {steps}"
         raise _not_supported(what, f"supported: 1 to {most}, the training timesteps")
@@ -169,7 +174,8 @@ def _rounding(kind: str, fields: Mapping[str, Any], continuous: str) -> Literal[
 
 def _sigma_max(fields: Mapping[str, Any], continuous: bool) -> float:
     """Largest sigma that `lambda_min_clipped` admits; 1e5, above every schedule, without it."""
-    unlimited, lowest = 1e5, float(fields.get("lambda_min_clipped", -math.inf))
+    unlimited = 1e5
+    lowest = float(fields.get("lambda_min_clipped", -math.inf))
     if lowest < -math.log(unlimited):
         return unlimited
     if continuous or fields["timestep_spacing"] == "trailing":
@@ -182,7 +188,8 @@ def _sampler(kind: str, fields: Mapping[str, Any]) -> str:
     """Name of the sampler of a class, for the multistep solvers by its options."""
     if kind in SAMPLERS:
         return SAMPLERS[kind]
-    order, hint = fields["solver_order"], "final_sigmas_type sigma_min"
+    order = fields["solver_order"]
+    hint = "final_sigmas_type sigma_min"
     if kind == DEIS:
         return _deis(fields["algorithm_type"], order)
     zero = fields["final_sigmas_type"] == "zero"

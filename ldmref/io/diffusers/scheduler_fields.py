@@ -5,8 +5,10 @@ from __future__ import annotations
 import math
 from typing import Any
 
-DPM, UNIPC = "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"
-DEIS, SINGLESTEP = "DEISMultistepScheduler", "DPMSolverSinglestepScheduler"
+DPM = "DPMSolverMultistepScheduler"
+UNIPC = "UniPCMultistepScheduler"
+DEIS = "DEISMultistepScheduler"
+SINGLESTEP = "DPMSolverSinglestepScheduler"
 
 _BETAS: dict[str, Any] = {
     "num_train_timesteps": 1000, "beta_start": 1e-4, "beta_end": 0.02, "beta_schedule": "linear",
@@ -25,10 +27,19 @@ _DEIS = {
 }  # fmt: skip
 _SOLVER = _DEIS | {"final_sigmas_type": "zero"}
 _SD_BETAS = {"beta_start": 0.00085, "beta_end": 0.012}
-_LCM = _COMMON | _CLIP | _THRESHOLDING | _ZERO_SNR | _SD_BETAS | {
-    "beta_schedule": "scaled_linear", "clip_sample": False, "timestep_spacing": "leading",
-    "original_inference_steps": 50,
-}  # fmt: skip
+_LCM = (
+    _COMMON
+    | _CLIP
+    | _THRESHOLDING
+    | _ZERO_SNR
+    | _SD_BETAS
+    | {
+        "beta_schedule": "scaled_linear",
+        "clip_sample": False,
+        "timestep_spacing": "leading",
+        "original_inference_steps": 50,
+    }
+)
 FIELDS: dict[str, dict[str, Any]] = {
     "DDIMScheduler": _COMMON | _CLIP | _THRESHOLDING | _ZERO_SNR
     | {"set_alpha_to_one": True, "timestep_spacing": "leading"},

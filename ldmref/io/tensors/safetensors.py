@@ -74,7 +74,9 @@ class TensorFile(Mapping[str, np.ndarray]):
         self.offsets = {name: begin + entry.begin for name, entry in entries.items()}
 
     def __getitem__(self, name: str) -> np.ndarray:
-        kind, shape, begin = self.kinds[name], self.shapes[name], self.offsets[name]
+        kind = self.kinds[name]
+        shape = self.shapes[name]
+        begin = self.offsets[name]
         require_complete(self._data)
         dtype = DTYPES[kind]
         raw = self._data[begin : begin + math.prod(shape) * dtype.itemsize]
@@ -116,7 +118,8 @@ class TensorView(Mapping[str, np.ndarray]):
         if any(name.startswith(prefix) for name in stored):
             stored = {n.removeprefix(prefix): s for n, s in stored.items() if n.startswith(prefix)}
         shapes = {id(file): file.shapes for file in files}
-        self.files, self._stored = tuple(files), stored
+        self.files = tuple(files)
+        self._stored = stored
         self.shapes = {name: shapes[id(file)][old] for name, (file, old) in stored.items()}
 
     def sha256(self) -> str:
@@ -226,13 +229,15 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
 
 def _require_cover(path: Path, entries: Mapping[str, Entry], size: int) -> None:
     """Refuse tensors that overlap, leave holes, or end elsewhere than the file's `size` bytes."""
-    last, end = "", 0
+    last = ""
+    end = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
         if entry.begin != end:
             problem = "overlap" if entry.begin < end else "leave a hole"
             pair = f"{last[:80]!r} and {name[:80]!r}" if last else f"{name[:80]!r} and the header"
             raise _damaged(path, f"{pair} {problem}")
-        last, end = name, entry.end
+        last = name
+        end = entry.end
     if end > size:
         raise _damaged(path, f"{end - size:,} bytes are missing at its end; is it truncated?")
     if end < size:

@@ -167,7 +167,8 @@ def _open_zip(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
         raise _damaged(file, "it is not a complete zip file; is it truncated?") from error
 
     def read(tensor: LazyTensor) -> np.ndarray:
-        key, dtype = tensor.storage.key, DTYPES[tensor.storage.kind]
+        key = tensor.storage.key
+        dtype = DTYPES[tensor.storage.kind]
         info = members.get(f"{root}data/{key}")
         if info is None or info.file_size != tensor.storage.numel * dtype.itemsize:
             raise _damaged(file, f"the storage {key!r} is missing or has another size")
@@ -184,13 +185,15 @@ def _open_zip(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
 
 
 def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
-    file, offsets = path.name, {}
+    file = path.name
+    offsets = {}
     if load_pickle(stream, file) != LEGACY_MAGIC or load_pickle(stream, file) != LEGACY_PROTOCOL:
         raise _format_error(file, "is a pickle, but was not made by torch.save")
     system = load_pickle(stream, file)
     if not isinstance(system, dict) or not system.get("little_endian"):
         raise _format_error(file, "is big-endian")
-    content, keys = load_pickle(stream, file), load_pickle(stream, file)
+    content = load_pickle(stream, file)
+    keys = load_pickle(stream, file)
     storages = {storage.key: storage for storage in _storages(content, set())}
     size = path.stat().st_size
     for key in keys if isinstance(keys, list) else ():
@@ -205,7 +208,8 @@ def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
         storage = tensor.storage
         if storage.key not in offsets:
             raise _damaged(file, f"the storage {storage.key!r} is missing")
-        dtype, offset = DTYPES[storage.kind], offsets[storage.key]
+        dtype = DTYPES[storage.kind]
+        offset = offsets[storage.key]
         with open_file(path) as again:
             again.seek(offset)
             data = again.read(storage.numel * dtype.itemsize)

@@ -109,7 +109,8 @@ def _scan(stream: BinaryIO) -> None:
     stack: list[int | None] = []  # None is a mark
     memo: dict[int, int | None] = {}
     for operation, argument, _ in pickletools.genops(stream):
-        name, before = operation.name, operation.stack_before
+        name = operation.name
+        before = operation.stack_before
         if name.startswith("EXT") or name in ("NEXT_BUFFER", "READONLY_BUFFER"):
             raise ValueError(name)
         if name in ("PUT", "BINPUT", "LONG_BINPUT", "MEMOIZE"):
@@ -182,9 +183,11 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Laz
         raise ValueError("tensor")
     if len(shape) != len(strides) or len(shape) > NESTING:
         raise ValueError("tensor")
-    count, last = 1, offset
+    count = 1
+    last = offset
     for n, stride in zip(shape, strides, strict=True):
-        count, last = count * n, last + (n - 1) * stride
+        count = count * n
+        last = last + (n - 1) * stride
     if count and (last >= storage.numel or count > storage.numel):
         raise ValueError("tensor")
     return LazyTensor(storage, offset, tuple(shape), tuple(strides))

@@ -63,7 +63,8 @@ def write_to(
     end = 0
     for name in order:
         kind, shape, _ = tensors[name]
-        begin, end = end, end + math.prod(shape) * DTYPES[kind].itemsize
+        begin = end
+        end = end + math.prod(shape) * DTYPES[kind].itemsize
         header[name] = {"dtype": kind, "shape": list(shape), "data_offsets": [begin, end]}
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)

@@ -55,8 +55,9 @@ def diffusers_step(
     sigmas = schedule.sigmas.tolist()
     clips = bool(config.thresholding_ratio or config.clip_sample_range)
     if sampler.name == "pndm":
-        step, visits = _pndm(config, schedule, visits, constrain if bug_compatible else None,
-                             bug_compatible)  # fmt: skip
+        step, visits = _pndm(
+            config, schedule, visits, constrain if bug_compatible else None, bug_compatible
+        )
         return clip_predictions(step, clip_of(config)) if clips else step, visits
     if sampler.name == "ddpm" and config.variance_type == "fixed_large":
         step = large_variance(schedule.timesteps.tolist())
@@ -124,7 +125,9 @@ def _pndm(
     bug_compatible: bool,
 ) -> tuple[Step, Sequence[int]]:
     """PNDM; bug compatible with its list of timesteps that holds the second one twice."""
-    sigmas, table, n = schedule.sigmas.tolist(), schedule.training_sigmas, len(schedule.timesteps)
+    sigmas = schedule.sigmas.tolist()
+    table = schedule.training_sigmas
+    n = len(schedule.timesteps)
     if not bug_compatible:
         targets = [after for _, after in pairwise(sigmas)]
 
@@ -134,7 +137,8 @@ def _pndm(
 
         return plms(targets, second, config.prediction_type, constrain), visits
 
-    first, calls = visits[0], plms_calls(n, visits[0])
+    first = visits[0]
+    calls = plms_calls(n, visits[0])
     targets = ddim_targets(table, sigmas, schedule.timesteps.tolist())
 
     def repeated(interval: Interval) -> tuple[float, float] | None:

@@ -136,7 +136,8 @@ def _continuous(
     config: SchedulerConfig, table: np.ndarray, family: str, spacing: str, t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
     """Sigmas and their timesteps, which `multistep` makes whole."""
-    total, spaced = np.arange(len(table)), CONTINUOUS[spacing]
+    total = np.arange(len(table))
+    spaced = CONTINUOUS[spacing]
     if family == "euler":
         ends = (table[-1], table[0]) if config.full_range else np.interp(t[[0, -1]], total, table)
         high, low = ends
@@ -169,7 +170,9 @@ def single_precision_sigmas(config: SchedulerConfig) -> np.ndarray:
     Source: `schedulers/scheduling_dpmsolver_multistep.py`, `__init__` and
     `rescale_zero_terminal_snr`.
     """
-    n, start, end = config.num_train_timesteps, config.beta_start, config.beta_end
+    n = config.num_train_timesteps
+    start = config.beta_start
+    end = config.beta_end
     if config.trained_betas:
         betas = np.asarray(config.trained_betas, np.float32)
     elif config.beta_schedule == "cosine":
@@ -181,7 +184,8 @@ def single_precision_sigmas(config: SchedulerConfig) -> np.ndarray:
     alpha_bar = _cumprod(1.0 - betas)
     if config.rescale_betas_zero_snr:
         roots = np.sqrt(alpha_bar)
-        first, last = roots[0].copy(), roots[-1].copy()
+        first = roots[0].copy()
+        last = roots[-1].copy()
         squares = ((roots - last) * (first / (first - last))) ** 2
         alphas = np.concatenate([squares[:1], squares[1:] / squares[:-1]])
         alpha_bar = _cumprod(1.0 - (1.0 - alphas))
@@ -191,8 +195,10 @@ def single_precision_sigmas(config: SchedulerConfig) -> np.ndarray:
 
 def _linspace(start: float, end: float, n: int) -> np.ndarray:
     """torch.linspace: from both ends to the middle, with a step in single precision."""
-    low, high = np.float32(start), np.float32(end)
-    step, i = float((high - low) / np.float32(n - 1)), np.arange(n)
+    low = np.float32(start)
+    high = np.float32(end)
+    step = float((high - low) / np.float32(n - 1))
+    i = np.arange(n)
     return np.where(i < n // 2, low + step * i, high - step * (n - 1 - i)).astype(np.float32)
 
 

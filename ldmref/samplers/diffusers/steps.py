@@ -107,7 +107,8 @@ def large_variance(timesteps: Sequence[float]) -> Step:
     def step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
-        sigma, sigma_next = interval.sigma, interval.sigma_next
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         x_next = euler_step(x, x0, sigma, sigma_next**2 / sigma)
         shrink = math.hypot(1.0, sigma_next) / math.hypot(1.0, sigma)
@@ -133,7 +134,8 @@ def lms_by_index(sigmas: Sequence[float], order: int = 4) -> Step:
         slopes = (eps, *history)[:order]
         before = sigmas[max(0, i - order + 1) : i][::-1]
         weights = adams_bashforth_rule(before, sigma, sigma_next)
-        used, dropped = weights[: len(slopes) - 1], weights[len(slopes) - 1 :]
+        used = weights[: len(slopes) - 1]
+        dropped = weights[len(slopes) - 1 :]
         correction = combine(used, [old - eps for old in slopes[1 : len(used) + 1]])
         return euler_step(x, x0, sigma, sigma_next - sum(dropped)) + correction, x0, slopes
 
@@ -183,7 +185,8 @@ def plms(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
         i, _, sigma, sigma_next = interval
-        x0, target = denoise(x, sigma), targets[i]
+        x0 = denoise(x, sigma)
+        target = targets[i]
         outputs = (output(x, x0, sigma), *history)[:4]
         x_next = move(x, combine(_PLMS[len(outputs) - 1], list(outputs)), sigma, target)
         repeat = None if history else second(interval)
@@ -192,7 +195,8 @@ def plms(
             there = reread(x_next, target, end)
             there = there if constrain is None else constrain(there, end)
             mean = 0.5 * (outputs[0] + output(there, denoise(there, end), end))
-            x_next, target = move(reread(x, sigma, start), mean, start, end), end
+            x_next = move(reread(x, sigma, start), mean, start, end)
+            target = end
         return reread(x_next, target, sigma_next), x0, outputs
 
     return step

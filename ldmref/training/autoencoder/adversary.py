@@ -25,8 +25,9 @@ from ldmref.models import layers as nn
 from ldmref.models.params import Params, Spec, numbered, tree_map
 from ldmref.training.autoencoder.forward import Forward
 
-WIDTHS = (3, 32, 64, 128)  # each convolution halves the picture
-GROUPS, EPS = 8, 1e-6
+WIDTHS = (3, 32, 64, 128)  # each convolution halves the image
+GROUPS = 8
+EPS = 1e-6
 LOSSES = {
     "hinge": (hinge_discriminator_loss, hinge_generator_loss),
     "log": (log_discriminator_loss, log_generator_loss),
@@ -44,13 +45,14 @@ def discriminator_spec() -> Spec:
     convolutions = [nn.conv_spec(*width, kernel=4) for width in pairwise(WIDTHS)]
     norms = [nn.norm_spec(c) for c in WIDTHS[1:]]
     return {
-        "convs": numbered(convolutions), "norms": numbered(norms),
+        "convs": numbered(convolutions),
+        "norms": numbered(norms),
         "conv_out": nn.conv_spec(WIDTHS[-1], 1),
-    }  # fmt: skip
+    }
 
 
 def discriminator(ops: TorchBackend, p: Params, x: torch.Tensor) -> torch.Tensor:
-    """Pictures (n, 3, H, W) -> logits of patches, (n, 1, H/8, W/8)."""
+    """Images (n, 3, H, W) -> logits of patches, (n, 1, H/8, W/8)."""
     for conv, norm in zip(p.convs.items_in_order(), p.norms.items_in_order(), strict=True):
         x = ops.conv2d(x, conv.weight, conv.bias, stride=2, padding=1)
         x = nn.norm_silu(ops, norm, x, GROUPS, EPS)

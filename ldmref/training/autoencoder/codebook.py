@@ -31,8 +31,10 @@ def update_codebook(
 ) -> None:
     """Change codebook and use in place, after an optimization step."""
     assert f.rows is not None and f.quantized is not None and f.indices is not None
-    codes, use = params.quantize.embedding.weight, params.use
-    z, quantized = f.rows.detach().flatten(0, -2), f.quantized.detach().flatten(0, -2)
+    codes = params.quantize.embedding.weight
+    use = params.use
+    z = f.rows.detach().flatten(0, -2)
+    quantized = f.quantized.detach().flatten(0, -2)
     decay = objective.codebook_decay or USE_DECAY
     counts, sums, average = codebook_moving_average(
         use.counts, use.sums, z, f.indices.flatten(), decay
@@ -47,6 +49,8 @@ def update_codebook(
         distance = commitment_loss(z, quantized).double().cpu().numpy() + 1e-12
         sampled = rng.choice(len(z), number, p=distance / distance.sum())
         outputs = z[torch.as_tensor(sampled, device=z.device)]
-        codes[dead], counts[dead], sums[dead] = outputs, mean_use, mean_use * outputs
+        codes[dead] = outputs
+        counts[dead] = mean_use
+        sums[dead] = mean_use * outputs
     use.counts.copy_(counts)
     use.sums.copy_(sums)

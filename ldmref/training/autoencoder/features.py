@@ -1,4 +1,4 @@
-"""The network of the perceptual term: it learns to read the captions' words off the pictures.
+"""The network of the perceptual term: it learns to read the captions' words off the images.
 
 No trained network can be downloaded, so a small one is trained on the same data, before the
 autoencoder: its convolutions answer to what names things, as LPIPS' networks do (Zhang et al. 2018,
@@ -19,13 +19,14 @@ from ldmref.math.variational import bernoulli_log_likelihood
 from ldmref.models import layers as nn
 from ldmref.models.params import Params, Spec, init, numbered
 from ldmref.training.data import Dataset
+from ldmref.training.images import image_batch
 from ldmref.training.loss import FULL_BATCH, Loss, Part
-from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import FeaturesStage
 from ldmref.training.trainer import Trainer, step_generator
 
 WIDTHS = (3, 32, 64, 96)
-GROUPS, EPS = 8, 1e-6
+GROUPS = 8
+EPS = 1e-6
 MOST_WORDS = 256
 
 
@@ -39,8 +40,9 @@ def features_spec(words: int) -> Spec:
 
 
 def features(ops: TorchBackend, p: Params, x: torch.Tensor) -> list[torch.Tensor]:
-    """Pictures (n, 3, H, W) in [-1, 1] -> activations of every layer, at H, H/2, H/4."""
-    layers, x = [], ops.asarray(x)
+    """Images (n, 3, H, W) in [-1, 1] -> activations of every layer, at H, H/2, H/4."""
+    layers = []
+    x = ops.asarray(x)
     for i, conv in enumerate(p.convs.items_in_order()):
         x = ops.conv2d(x, conv.weight, conv.bias, stride=2 if i else 1, padding=1)
         x = nn.norm_silu(ops, p.norms[str(i)], x, GROUPS, EPS)
@@ -49,14 +51,14 @@ def features(ops: TorchBackend, p: Params, x: torch.Tensor) -> list[torch.Tensor
 
 
 def feature_trainer(data: Dataset, stage: FeaturesStage, seed: int, ops: TorchBackend) -> Trainer:
-    """A trainer of the network on pictures and random captions."""
+    """A trainer of the network on images and random captions."""
     words = common_words(data)
     number = {word: i for i, word in enumerate(words)}
     batch_size = stage.optimizer.batch_size
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part = FULL_BATCH) -> Loss:
         rng = step_generator(seed, step, "features")
-        batch, x = picture_batch(data, rng, batch_size, ops, part)
+        batch, x = image_batch(data, rng, batch_size, ops, part)
         present = np.zeros((batch_size, len(words)), np.float32)
         for row, i in zip(present, batch, strict=True):
             row[[number[w] for w in _words(data.caption(int(i), rng)) if w in number]] = 1.0

@@ -23,7 +23,7 @@ Noise = Callable[[tuple[int, ...], str], torch.Tensor]  # of a shape, for a purp
 
 @dataclass(frozen=True)
 class Forward:
-    """Pictures (n, 3, H, W) in [-1, 1], their reconstructions and latents, in float32 or float64.
+    """Images (n, 3, H, W) in [-1, 1], their reconstructions and latents, in float32 or float64.
 
     `mean` and `logvar` of q(z|x): (n, z, h, w). With a codebook, `rows` are the same latents as
     (n, h, w, z), `quantized` their codes, and `indices` (n, h, w) the numbers of these.
@@ -41,14 +41,21 @@ class Forward:
 
 
 def forward(
-    ops: TorchBackend, params: Params, config: AutoencoderConfig, objective: AutoencoderObjective,
-    x: torch.Tensor, noise: Noise,
-) -> Forward:  # fmt: skip
+    ops: TorchBackend,
+    params: Params,
+    config: AutoencoderConfig,
+    objective: AutoencoderObjective,
+    x: torch.Tensor,
+    noise: Noise,
+) -> Forward:
     """Reconstruct `x` as it is in training: corrupted, encoded, sampled or quantized, decoded."""
     corrupted = corrupt(objective, x, noise)
     moments = encode(ops, params, config, ops.asarray(corrupted))
     mean, logvar = (z.to(x.dtype) for z in moments)
-    z, rows, quantized, indices = mean, None, None, None
+    z = mean
+    rows = None
+    quantized = None
+    indices = None
     if config.codebook_size:
         rows = mean.movedim(1, -1)
         indices, quantized = nearest_code(rows, params.quantize.embedding.weight)

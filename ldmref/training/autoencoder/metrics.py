@@ -1,4 +1,4 @@
-"""What a trained first stage reaches on its pictures."""
+"""What a trained first stage reaches on its images."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from ldmref.models.params import Params
 from ldmref.training.autoencoder.forward import forward, noise_of
 from ldmref.training.autoencoder.terms import metrics
 from ldmref.training.data import Dataset
-from ldmref.training.pictures import evenly_spaced, to_unit
+from ldmref.training.images import evenly_spaced, to_unit
 from ldmref.training.recipe import AutoencoderObjective
 
-MOST_PICTURES = 1024  # evenly spaced in the data set
+MOST_IMAGES = 1024  # evenly spaced in the data set
 
 
 def measure(
-    data: Dataset, params: Params, config: AutoencoderConfig, objective: AutoencoderObjective,
-    seed: int, ops: TorchBackend, batch: int = 64,
-) -> dict[str, float]:  # fmt: skip
-    """The means of the `metrics` of training; of codes, over all pictures, and `codes` in use."""
-    numbers = evenly_spaced(len(data.images), MOST_PICTURES)
+    data: Dataset,
+    params: Params,
+    config: AutoencoderConfig,
+    objective: AutoencoderObjective,
+    seed: int,
+    ops: TorchBackend,
+    batch: int = 64,
+) -> dict[str, float]:
+    """The means of the `metrics` of training; of codes, over all images, and `codes` in use."""
+    numbers = evenly_spaced(len(data.images), MOST_IMAGES)
     sums: dict[str, float] = {}
     indices = []
     with ops.inference():

@@ -17,8 +17,8 @@ from ldmref.training.autoencoder.features import features
 from ldmref.training.autoencoder.forward import forward, noise_of
 from ldmref.training.autoencoder.terms import metrics, weighted_terms
 from ldmref.training.data import Dataset
+from ldmref.training.images import image_batch
 from ldmref.training.loss import FULL_BATCH, Loss, Part
-from ldmref.training.pictures import picture_batch
 from ldmref.training.recipe import AutoencoderObjective, AutoencoderStage
 from ldmref.training.trainer import Trainer, step_generator
 
@@ -35,7 +35,8 @@ def initial_params(config: AutoencoderConfig, objective: AutoencoderObjective, s
         params |= tree_map(np.zeros, use_spec(config))
     elif not objective.sampled:
         z = config.latent_channels
-        params.quant_conv.weight[z:], params.quant_conv.bias[z:] = 0.0, EXACT_LOGVAR
+        params.quant_conv.weight[z:] = 0.0
+        params.quant_conv.bias[z:] = EXACT_LOGVAR
     if objective.learn_variance:
         params["likelihood"] = Params(logvar=np.full(1, math.log(objective.variance)))
     if objective.adversarial_weight:
@@ -44,14 +45,19 @@ def initial_params(config: AutoencoderConfig, objective: AutoencoderObjective, s
 
 
 def autoencoder_trainer(
-    data: Dataset, config: AutoencoderConfig, stage: AutoencoderStage, seed: int,
-    ops: TorchBackend, feature_params: Params | None = None,
-) -> Trainer:  # fmt: skip
-    """A trainer of the autoencoder on the pictures of `data`.
+    data: Dataset,
+    config: AutoencoderConfig,
+    stage: AutoencoderStage,
+    seed: int,
+    ops: TorchBackend,
+    feature_params: Params | None = None,
+) -> Trainer:
+    """A trainer of the autoencoder on the images of `data`.
 
     `feature_params`: the network of the perceptual term.
     """
-    objective, batch_size = stage.objective, stage.optimizer.batch_size
+    objective = stage.objective
+    batch_size = stage.optimizer.batch_size
     to_device = partial(ops.asarray, dtype="float32")
     frozen = None if feature_params is None else tree_map(to_device, feature_params)
 
@@ -59,7 +65,7 @@ def autoencoder_trainer(
         part = part if objective.separable(config) else FULL_BATCH
         layers = None if frozen is None else partial(features, ops, frozen)
         rng = step_generator(seed, step, "autoencoder")
-        batch, x = picture_batch(data, rng, batch_size, ops, part)
+        batch, x = image_batch(data, rng, batch_size, ops, part)
         f = forward(ops, params, config, objective, x, noise_of(seed, step, ops, part))
         terms = weighted_terms(objective, config, layers)
         total = x.new_zeros(()) + sum(w * term(objective, f) for w, term in terms.values())
@@ -77,9 +83,14 @@ def autoencoder_trainer(
 
     waits = objective.adversarial_weight > 0 and objective.adversarial_start > 0
     return Trainer(
-        stage.optimizer, stage.budget.steps, initial_params(config, objective, seed), loss, ops,
-        adversary="discriminator", unused=bool(config.codebook_size) or waits,
-    )  # fmt: skip
+        stage.optimizer,
+        stage.budget.steps,
+        initial_params(config, objective, seed),
+        loss,
+        ops,
+        adversary="discriminator",
+        unused=bool(config.codebook_size) or waits,
+    )
 
 
 def autoencoder_params(params: Params, config: AutoencoderConfig) -> Params:

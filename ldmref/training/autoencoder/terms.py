@@ -1,6 +1,6 @@
 """The terms of a first stage's loss, and the metrics that say how it is doing.
 
-The loss is the sum over names of `objective.NAME_weight` * TERMS[NAME](f). Pictures have d numbers,
+The loss is the sum over names of `objective.NAME_weight` * TERMS[NAME](f). Images have d numbers,
 latents k channels at m positions.
 
 absolute    mean |y - x|
@@ -32,7 +32,7 @@ from ldmref.training.autoencoder.forward import Forward
 from ldmref.training.recipe import AutoencoderObjective
 
 Term = Callable[[AutoencoderObjective, Forward], torch.Tensor]
-Features = Callable[[torch.Tensor], list[torch.Tensor]]  # of pictures, by layer
+Features = Callable[[torch.Tensor], list[torch.Tensor]]  # of images, by layer
 ACTIVE = 0.1  # a latent of at least this size counts as active
 
 
@@ -107,7 +107,7 @@ def weighted_terms(
 
 
 def metrics(objective: AutoencoderObjective, f: Forward) -> dict[str, torch.Tensor]:
-    """PSNR in dB; what the latents are like: nats per picture, codes in use, share of activity."""
+    """PSNR in dB; what the latents are like: nats per image, codes in use, share of activity."""
     values = {"psnr": psnr(f.x, f.y).mean()}
     if objective.corruption != "none":
         values["corrupted"] = psnr(f.x, f.corrupted).mean()

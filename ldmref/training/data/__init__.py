@@ -1,4 +1,4 @@
-"""Captioned training pictures: what every data set offers, and the one that a recipe names."""
+"""Captioned training images: what every data set offers, and the one that a recipe names."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from ldmref.training.data.folder import FolderDataset, captioned_files
 from ldmref.training.data.shards import ShardDataset, shards_of, unread_beside_shards
 from ldmref.training.recipe import EMOJI, SCENES, DataConfig
 
-DIGEST_BATCH = 256  # pictures
+DIGEST_BATCH = 256  # images
 DIGEST_CAPTIONS = 5000  # how many stand for all
 
 
-class Pictures(Protocol):
-    """uint8 pictures (n, 3, H, W): an array, or what reads or draws them when they are indexed."""
+class ImageArray(Protocol):
+    """uint8 images (n, 3, H, W): an array, or what reads or draws them when they are indexed."""
 
     @property
     def shape(self) -> tuple[int, ...]: ...
@@ -29,12 +29,12 @@ class Pictures(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: Any, /) -> np.ndarray:
-        """The pictures of a slice or of an integer array, (k, 3, H, W)."""
+        """The images of a slice or of an integer array, (k, 3, H, W)."""
         ...
 
 
 class Dataset(Protocol):
-    """Pictures with random captions."""
+    """Images with random captions."""
 
     weights: np.ndarray
     """(n,) relative sampling frequencies; 0 for images that are held out."""
@@ -45,17 +45,17 @@ class Dataset(Protocol):
     augmentation: Augmentation
 
     @property
-    def images(self) -> Pictures:
-        """The pictures, which are read or drawn when they are indexed."""
+    def images(self) -> ImageArray:
+        """The images, which are read or drawn when they are indexed."""
         ...
 
     @property
     def classes(self) -> list[str]:
-        """(n,) the name of each picture's class, "" without one."""
+        """(n,) the name of each image's class, "" without one."""
         ...
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
-        """A random caption of picture `i`."""
+        """A random caption of image `i`."""
         ...
 
     def vocabulary(self) -> list[str]:
@@ -64,11 +64,11 @@ class Dataset(Protocol):
 
 
 def load_dataset(config: DataConfig, cancel: Event | None = None) -> Dataset:
-    """The emoji font, scenes composed of it, tar files, or a folder of pictures.
+    """The emoji font, scenes composed of it, tar files, or a folder of images.
 
     Raises:
-        InputError: pictures or captions that cannot be read.
-        Cancelled: `cancel` was set before all pictures were read.
+        InputError: images or captions that cannot be read.
+        Cancelled: `cancel` was set before all images were read.
     """
     data = _load(config, cancel)
     data.augmentation = Augmentation(config.flips, config.crop)
@@ -104,7 +104,7 @@ def _load(config: DataConfig, cancel: Event | None) -> Dataset:
     if config.source == SCENES:
         from ldmref.training.data.scene_dataset import SceneDataset
 
-        return SceneDataset(config.size, config.pictures)
+        return SceneDataset(config.size, config.images)
     if not shards_of(Path(config.source)):
         return FolderDataset(config.source, config.size, cancel)
     data = ShardDataset(config.source, config.size, cancel)
@@ -113,7 +113,7 @@ def _load(config: DataConfig, cancel: Event | None) -> Dataset:
 
 
 def check_data(config: DataConfig) -> None:
-    """Refuse what `load_dataset` would refuse, but for the pictures themselves, in no time."""
+    """Refuse what `load_dataset` would refuse, but for the images themselves, in no time."""
     if config.source in (EMOJI, SCENES):
         from ldmref.training.data.emoji import check_font
 
@@ -123,9 +123,9 @@ def check_data(config: DataConfig) -> None:
 
 
 def summarize(data: Dataset) -> DataSummary:
-    """The number of pictures, and the digest of all that is sampled from.
+    """The number of images, and the digest of all that is sampled from.
 
-    A data set whose pictures are drawn when they are needed has a `digest` of its own.
+    A data set whose images are drawn when they are needed has a `digest` of its own.
     """
     digest = hashlib.sha256()
     known = getattr(data, "digest", None)

@@ -1,4 +1,4 @@
-"""How pictures of a batch are changed."""
+"""How images of a batch are changed."""
 
 from __future__ import annotations
 

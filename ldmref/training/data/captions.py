@@ -93,7 +93,8 @@ def _template(templates: dict[str, float], rng: np.random.Generator) -> str:
 
 
 def _choice(options: tuple[str, ...], odds: tuple[float, ...], rng: np.random.Generator) -> str:
-    limit, total = rng.random() * sum(odds), 0.0
+    limit = rng.random() * sum(odds)
+    total = 0.0
     for option, share in zip(options, odds, strict=True):
         total += share
         if limit < total:

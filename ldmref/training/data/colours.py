@@ -14,8 +14,12 @@ BACKGROUNDS: dict[str, tuple[int, int, int]] = {
     "green": (104, 196, 112), "blue": (92, 148, 244), "purple": (168, 108, 216),
     "pink": (255, 166, 212), "brown": (156, 112, 80),
 }  # fmt: skip
-DARKEST, LIGHTEST = 0.12, 0.35  # of the ramp: share of the colour in black, of white in the colour
-GREY, COLOURFUL = 0.10, 0.22  # chroma up to which details keep their grey, and from which not
+# of the ramp: share of the colour in black, of white in the colour
+DARKEST = 0.12
+LIGHTEST = 0.35
+# chroma up to which details keep their grey, and from which not
+GREY = 0.10
+COLOURFUL = 0.22
 MOSTLY_COLOURFUL = 0.5  # share of the area; below, everything is tinted
 NEAR = 100.0  # distance in RGB below which a thing is hard to see on a background
 

@@ -51,7 +51,8 @@ def random_scene(kind: str, rng: np.random.Generator) -> Scene:
 
 
 def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
-    counted, coloured = "count" in attributes, "colour" in attributes
+    counted = "count" in attributes
+    coloured = "colour" in attributes
     noun = _noun(rng, lambda n: (n.plural or not counted) and (n.recoloured or not coloured))
     colour = _colour(rng) if coloured else ""
     background = _background(noun, colour, rng) if "background" in attributes else ""
@@ -63,7 +64,8 @@ def _single(kind: str, attributes: set[str], rng: np.random.Generator) -> Scene:
 
 def _pair(kind: str, rng: np.random.Generator) -> Scene:
     """Two things: of kind "bound" with a colour each, of "size" one big and one small."""
-    coloured, sized = kind == "bound", kind == "size"
+    coloured = kind == "bound"
+    sized = kind == "size"
     first = _noun(rng, lambda n: n.recoloured or not coloured)
     second = _noun(rng, lambda n: n != first and (n.recoloured or not coloured))
     colours = ["", ""]

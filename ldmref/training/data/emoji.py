@@ -23,7 +23,9 @@ from ldmref.training.data.augmentation import Augmentation
 FONT = Path("/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf")
 KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
 NO_KEYWORDS = "captions have no keywords: for them, apt-get install unicode-cldr-core"
-CELL, FONT_SIZE = 136, 109  # the font's only size: 136 x 128 bitmaps
+# the font's only size: 136 x 128 bitmaps
+CELL = 136
+FONT_SIZE = 109
 
 STOP_WORDS = frozenset("a an and for from in no not of off on or the to with s o d".split())
 SKIN_TONE_WEIGHT = 0.1
@@ -80,7 +82,8 @@ class EmojiDataset:
         self.weights = np.asarray(weights)
         name_words = {word for e in self.emoji for word in e.words}
         self.names = {" ".join(e.words) for e in self.emoji}
-        keywords, self.keywords = _keywords(), []
+        keywords = _keywords()
+        self.keywords = []
         self.warnings = [] if keywords else [NO_KEYWORDS]
         for e in self.emoji:
             candidates = [*keywords.get(e.text, ()), e.subgroup.replace("-", " ")]
@@ -91,7 +94,8 @@ class EmojiDataset:
         return self.emoji[i].name if " ".join(_words(caption)) in self.names else caption
 
     def _random_caption(self, i: int, rng: np.random.Generator) -> str:
-        emoji, keywords = self.emoji[i], self.keywords[i]
+        emoji = self.emoji[i]
+        keywords = self.keywords[i]
         kind = rng.choice(list(CAPTIONS), p=list(CAPTIONS.values()))
         if emoji.has_skin_tone or kind == "name":
             return emoji.name

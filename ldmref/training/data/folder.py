@@ -1,4 +1,4 @@
-"""A folder of captioned pictures as a data set."""
+"""A folder of captioned images as a data set."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from threading import Event
 from ldmref.errors import InputError, abbreviated, counted
 from ldmref.files import read_file
 from ldmref.training.data.listing import FORMATS_READ, TABLES, list_files, unread_files
-from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
+from ldmref.training.data.memory import ImagesInMemory, Sample, caption_of_name, data_error
 
-MAX_TABLE, MAX_CAPTIONS = 100_000_000, 1_000_000  # bytes
+# bytes
+MAX_TABLE = 100_000_000
+MAX_CAPTIONS = 1_000_000
 
 
-class FolderDataset(PicturesInMemory):
+class FolderDataset(ImagesInMemory):
     """A folder of images. The caption of `cat.png` comes from the first of these that has one:
 
     `metadata.jsonl` (lines `{"file_name": ..., "text": ...}`) or `metadata.csv` (the same columns),
@@ -27,7 +29,7 @@ class FolderDataset(PicturesInMemory):
     images that a training has left beside its `metrics.jsonl` are not read.
 
     Raises:
-        InputError: no such folder, no picture in it that can be read, or captions that cannot.
+        InputError: no such folder, no image in it that can be read, or captions that cannot.
         Cancelled: `cancel` was set before all of them were read.
     """
 
@@ -102,7 +104,8 @@ def _captions_table(root: Path, file: Path) -> dict[str, list[str]]:
     rows = 0
     try:
         for row in _rows(file):
-            name, text = row["file_name"], row["text"]
+            name = row["file_name"]
+            text = row["text"]
             if text is None and file.suffix != ".csv":  # CSV has None for a column too few
                 text = ""
             if not isinstance(name, str) or not isinstance(text, str):
@@ -128,7 +131,7 @@ def _rows(file: Path) -> Iterator[dict]:
 
 
 def _text_captions(file: Path) -> list[str]:
-    """The lines of the text file beside a picture; none if there is no such file."""
+    """The lines of the text file beside an image; none if there is no such file."""
     captions = file.with_suffix(".txt")
     try:
         data = read_file(captions, MAX_CAPTIONS) if captions.exists() else b""

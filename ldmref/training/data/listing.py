@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from ldmref.errors import abbreviated, counted
-from ldmref.io.pictures.images import FORMATS
+from ldmref.io.images.pil import FORMATS
 from ldmref.training.monitor.metrics import METRICS
 
 # Pillow decodes GIF and BMP by itself. TIFF and AVIF need libraries of many formats and faults.

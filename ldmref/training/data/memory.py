@@ -1,4 +1,4 @@
-"""Captioned pictures in memory, of whatever files hold them."""
+"""Captioned images in memory, of whatever files hold them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ldmref.errors import Cancelled, ImageError, InputError, abbreviated, counted
-from ldmref.io.pictures.images import FRAMES, open_image, to_rgb
+from ldmref.io.images.pil import FRAMES, open_image, to_rgb
 from ldmref.prompts.text_checks import MAX_CHARACTERS
 from ldmref.training.data.augmentation import Augmentation
 from ldmref.training.data.listing import IMAGE_FORMATS
@@ -31,8 +31,8 @@ class Sample(NamedTuple):
     uncaptioned: bool = False
 
 
-class PicturesInMemory:
-    """The pictures of samples, centre-cropped to a square and resized.
+class ImagesInMemory:
+    """The images of samples, centre-cropped to a square and resized.
 
     Those that cannot be read are skipped: `skipped` names them.
 
@@ -44,12 +44,16 @@ class PicturesInMemory:
     held_out = np.empty(0, np.int64)
 
     def __init__(self, samples: Iterator[Sample], size: int, cancel: Event | None = None):
-        images, self.captions, self.classes, self.skipped, too_long = [], [], [], [], []
+        images = []
+        self.captions = []
+        self.classes = []
+        self.skipped = []
+        too_long = []
         animations: list[str] = []
         uncaptioned: list[str] = []
         for sample in samples:
             if cancel is not None and cancel.is_set():
-                raise Cancelled("stopped while pictures were read", code="E-CANCELLED")
+                raise Cancelled("stopped while images were read", code="E-CANCELLED")
             try:
                 image = open_image(sample.file, IMAGE_FORMATS)
                 images.append(_square(to_rgb(image), size))
@@ -96,12 +100,13 @@ def caption_of_name(file: Path) -> str:
 
 
 def data_error(message: str, hint: str = "") -> InputError:
-    """Pictures or captions that cannot be read."""
+    """Images or captions that cannot be read."""
     return InputError(message, code="E-DATA", hint=hint)
 
 
 def _square(image: Image.Image, size: int) -> np.ndarray:
     side = min(image.size)
-    left, top = (image.width - side) // 2, (image.height - side) // 2
+    left = (image.width - side) // 2
+    top = (image.height - side) // 2
     image = image.crop((left, top, left + side, top + side))
     return np.asarray(image.resize((size, size), Image.Resampling.LANCZOS)).transpose(2, 0, 1)

@@ -16,20 +16,20 @@ WHITE = (255, 255, 255)
 
 
 def render_scene(scene: Scene, size: int = FRAME) -> np.ndarray:
-    """The picture of a scene, (size, size, 3) uint8."""
-    picture = np.empty((size, size, 3), np.uint8)
-    picture[:] = BACKGROUNDS[scene.background] if scene.background else WHITE
+    """The image of a scene, (size, size, 3) uint8."""
+    image = np.empty((size, size, 3), np.uint8)
+    image[:] = BACKGROUNDS[scene.background] if scene.background else WHITE
     for slot in slots(scene):
         thing = scene.things[slot.thing]
         x, y, side = (round(length * size / FRAME) for length in (slot.x, slot.y, slot.side))
         sprite = coloured_sprite(thing.noun, thing.colour, side)
-        area = picture[y : y + side, x : x + side]
+        area = image[y : y + side, x : x + side]
         area[:] = composite(sprite, area)
-    return picture
+    return image
 
 
 def composite(sprite: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """A premultiplied sprite over a picture, uint8."""
+    """A premultiplied sprite over an image, uint8."""
     rest = below.astype(np.uint16) * (255 - sprite[..., 3:].astype(np.uint16))
     return np.minimum(sprite[..., :3] + (rest + 127) // 255, 255).astype(np.uint8)
 

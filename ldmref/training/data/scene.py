@@ -1,4 +1,4 @@
-"""What a composed picture shows, where it stands, and which combinations are never shown."""
+"""What a composed image shows, where it stands, and which combinations are never shown."""
 
 from __future__ import annotations
 
@@ -6,9 +6,10 @@ import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-FRAME = 128  # the unit of layouts: a picture is FRAME wide and high
+FRAME = 128  # the unit of layouts: an image is FRAME wide and high
 HELD_OUT = 10  # one combination in so many is never shown in training
-BESIDE, ABOVE = "beside", "above"
+BESIDE = "beside"
+ABOVE = "above"
 ROWS = {  # how many things stand in each row, from above
     1: (1,), 2: (2,), 3: (2, 1), 4: (2, 2), 5: (3, 2), 6: (3, 3), 7: (3, 1, 3), 8: (3, 2, 3),
     9: (3, 3, 3),
@@ -51,7 +52,8 @@ class Slot:
 def slots(scene: Scene) -> list[Slot]:
     """Where everything stands: multiples of 8, so that latent cells are not cut."""
     if len(scene.things) == 1:
-        rows, side = ROWS[scene.things[0].count], _side(scene.things[0])
+        rows = ROWS[scene.things[0].count]
+        side = _side(scene.things[0])
         return [
             Slot(0, x, y, side)
             for count, y in zip(rows, _centred(len(rows), side), strict=True)

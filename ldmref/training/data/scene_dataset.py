@@ -20,17 +20,18 @@ DIGEST_SAMPLES = 200  # scenes that stand for all
 
 
 class SceneDataset:
-    """All emoji with their names, then scenes; `pictures` in all. Scenes are drawn when indexed."""
+    """All emoji with their names, then scenes; `images` in all. Scenes are drawn when indexed."""
 
     augmentation = Augmentation()
     held_out = np.empty(0, np.int64)
 
-    def __init__(self, size: int, pictures: int, seed: int = 0):
-        self.names, self.seed = EmojiDataset(size), seed
-        self.images = ScenePictures(self.names.images, size, pictures, seed)
+    def __init__(self, size: int, images: int, seed: int = 0):
+        self.names = EmojiDataset(size)
+        self.seed = seed
+        self.images = SceneImages(self.names.images, size, images, seed)
         self.warnings = self.names.warnings
         named = self.names.weights
-        scenes = pictures - len(named)
+        scenes = images - len(named)
         shares = NAMES_SHARE * named / named.sum(), np.full(scenes, (1 - NAMES_SHARE) / scenes)
         self.weights = np.concatenate(shares)
 
@@ -50,7 +51,7 @@ class SceneDataset:
         return self.names.vocabulary() + scene_vocabulary()
 
     def digest(self) -> str:
-        """Of the font, the names, and a sample of the pictures."""
+        """Of the font, the names, and a sample of the images."""
         digest = hashlib.sha256(FONT.read_bytes() + repr(named_emoji()).encode())
         sample = np.linspace(0, len(self.images) - 1, DIGEST_SAMPLES).astype(int)
         digest.update(repr((self.images.shape, self.seed)).encode())
@@ -58,20 +59,22 @@ class SceneDataset:
         return digest.hexdigest()
 
 
-class ScenePictures:
+class SceneImages:
     """uint8 (n, 3, size, size): those of `first`, then scenes, drawn when they are indexed."""
 
     def __init__(self, first: np.ndarray, size: int, count: int, seed: int):
-        self.first, self.size, self.seed = first, size, seed
+        self.first = first
+        self.size = size
+        self.seed = seed
         self.shape = (count, 3, size, size)
 
     def __len__(self) -> int:
         return self.shape[0]
 
     def __getitem__(self, index: slice | np.ndarray) -> np.ndarray:
-        return np.stack([self._picture(int(i)) for i in np.arange(len(self))[index]])
+        return np.stack([self._image(int(i)) for i in np.arange(len(self))[index]])
 
-    def _picture(self, i: int) -> np.ndarray:
+    def _image(self, i: int) -> np.ndarray:
         if i < len(self.first):
             return self.first[i]
         scene = cached_scene(self.seed, i - len(self.first))

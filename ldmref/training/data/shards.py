@@ -19,7 +19,7 @@ from threading import Event
 from ldmref.errors import abbreviated, counted
 from ldmref.files import open_file
 from ldmref.training.data.listing import IMAGE_SUFFIXES, list_files, unread_files
-from ldmref.training.data.memory import PicturesInMemory, Sample, caption_of_name, data_error
+from ldmref.training.data.memory import ImagesInMemory, Sample, caption_of_name, data_error
 
 MAX_MEMBER = 64 * 2**20
 TEXTS = (".txt", ".caption", ".json")
@@ -59,12 +59,12 @@ def unread_beside_shards(root: Path) -> list[str]:
     return unread_files(root, [file for file in list_files(root).others if file not in shards])
 
 
-class ShardDataset(PicturesInMemory):
-    """The pictures of tar files.
+class ShardDataset(ImagesInMemory):
+    """The images of tar files.
 
     Raises:
-        InputError: a file is no tar, captions are no UTF-8 or JSON, or no picture can be read.
-        Cancelled: `cancel` was set before all pictures were read.
+        InputError: a file is no tar, captions are no UTF-8 or JSON, or no image can be read.
+        Cancelled: `cancel` was set before all images were read.
     """
 
     def __init__(self, root: str | Path, size: int, cancel: Event | None = None):
@@ -95,14 +95,14 @@ def _samples(file: Path, apart: list[str], unread: list[str]) -> Iterator[Sample
         if key in seen:
             apart.append(f"{file.name}/{key}")
         seen.add(key)
-        picture = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
-        if picture is not None:
+        image = next((parts[suffix] for suffix in IMAGE_SUFFIXES if suffix in parts), None)
+        if image is not None:
             name = f"{file.name}/{key}"
             texts = _captions(parts, name)
             label = _text(parts.get(CLASS, b""), name).strip()
             uncaptioned = not texts and not parts.keys().isdisjoint(TEXTS)
             texts = texts or [caption_of_name(Path(key))]
-            yield Sample(name, io.BytesIO(picture), texts, label, uncaptioned)
+            yield Sample(name, io.BytesIO(image), texts, label, uncaptioned)
 
 
 def files_by_key(file: Path, unread: list[str]) -> Iterator[tuple[str, Files]]:
@@ -113,7 +113,8 @@ def files_by_key(file: Path, unread: list[str]) -> Iterator[tuple[str, Files]]:
     Raises:
         InputError: it cannot be read to its end.
     """
-    current, parts = "", Files()
+    current = ""
+    parts = Files()
     try:
         with open_file(file) as stream, tarfile.open(fileobj=stream, mode="r:") as tar:
             for member in tar:

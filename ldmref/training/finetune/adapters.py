@@ -37,7 +37,7 @@ class Adapter(Protocol):
 
     @property
     def caption(self) -> Caption:
-        """The prompt of a picture at a visit."""
+        """The prompt of an image at a visit."""
         ...
 
     def file(self, folder: Path) -> Path:
@@ -50,7 +50,7 @@ class Adapter(Protocol):
 
 
 def adapter_of(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption) -> Adapter:
-    """The adapter of a recipe's method; `caption` describes the pictures.
+    """The adapter of a recipe's method; `caption` describes the images.
 
     Raises:
         UsageError: the word to learn is known, or the one to start from is not.
@@ -63,7 +63,8 @@ class FullAdapter:
     """All parameters of the U-Net and of the text encoders; written as a model."""
 
     def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
-        self.model, self.caption = model, caption
+        self.model = model
+        self.caption = caption
         self.initial = tree_map(model.backend.to_numpy, Params(model.params))
         self.vae = self.initial.pop("vae")
 
@@ -83,7 +84,9 @@ class LoraAdapter:
     """Low-rank changes of the networks' matrices."""
 
     def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
-        self.lora, self.model, self.caption = recipe.lora, model, caption
+        self.lora = recipe.lora
+        self.model = model
+        self.caption = caption
         layers = lora_layers(model.config, self.lora.targets)
         self.initial = initial_lora(model.config, layers, self.lora.rank, recipe.seed)
         self.metadata = {"base": model.config.name, "base_sha256": model.sha256}
@@ -104,10 +107,12 @@ class TextualInversionAdapter:
     """The vectors of a new word."""
 
     def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
-        config, network = recipe.textual_inversion, TEXT_ENCODERS[0]
+        config = recipe.textual_inversion
+        network = TEXT_ENCODERS[0]
         table = model.backend.to_numpy(flatten(model.params[network])[TOKEN_TABLE])
         vectors = initial_vectors(table, model.tokenizer, config.initial, config.vectors)
-        self.word, self.initial = config.word, Params(vectors=vectors)
+        self.word = config.word
+        self.initial = Params(vectors=vectors)
         self.model = model.with_embeddings([Embedding(config.word, vectors)])
 
     def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:

@@ -39,7 +39,8 @@ def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
 
 def initial_lora(config: ModelConfig, layers: Sequence[str], rank: int, seed: int) -> Params:
     """`down`, uniform in +-1/sqrt(fan-in) as in PEFT, and `up`, zero, of each layer."""
-    shapes, spec = flatten(model_spec(config)), {}
+    shapes = flatten(model_spec(config))
+    spec = {}
     for name in layers:
         out, *rest = shapes[name]
         spec[f"{name}.down"] = (rank, *rest)
@@ -53,9 +54,11 @@ def with_lora(params: Mapping[str, Params], lora: Params, scale: float) -> Param
 
     Tensors without a change are shared, and none is modified.
     """
-    flat, changes = flatten(params), flatten(lora)
+    flat = flatten(params)
+    changes = flatten(lora)
     for name in {name.rpartition(".")[0] for name in changes}:
-        down, up = changes[f"{name}.down"], changes[f"{name}.up"]
+        down = changes[f"{name}.down"]
+        up = changes[f"{name}.up"]
         flat[name] = low_rank_update(flat[name], down, up, scale)
     return unflatten(flat)
 

@@ -2,7 +2,7 @@
 
     base = "sd15.safetensors", or whatever `ldmref.load` takes; relative to the working folder
     method = "lora", "textual_inversion" or "full", every parameter of the denoiser
-    [data]                          source = a folder of pictures   size = 512
+    [data]                          source = a folder of images   size = 512
     [lora]                          rank = 8    alpha: the rank     targets = ["attention"]
     [textual_inversion]             word = "<toy>"  initial = "toy" vectors = 1
     [diffusion.objective]           [diffusion.optimizer]           [diffusion.budget]

@@ -1,8 +1,8 @@
-"""A complete fine-tuning, from pictures and a model to a file that the model is drawn with.
+"""A complete fine-tuning, from images and a model to a file that the model is drawn with.
 
 folder/recipe.toml               every setting of the last run
 folder/diffusion.safetensors     checkpoint
-folder/latents-*.npy             the encoded pictures
+folder/latents-*.npy             the encoded images
 folder/lora.safetensors          the LoRA, or
 folder/embedding.safetensors     the word of a textual inversion, or
 folder/model/                    the fully fine-tuned model
@@ -19,7 +19,7 @@ from ldmref.errors import UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
-from ldmref.training.begin import check_early, prepared_folder, read_pictures
+from ldmref.training.begin import check_early, prepared_folder, read_images
 from ldmref.training.data import summarize
 from ldmref.training.finetune.recipe import FineTuneRecipe
 from ldmref.training.progress import Progress, warn_only
@@ -57,10 +57,11 @@ def fine_tune(
     from ldmref.training.unknown_words import warn_of_unknown_words
 
     with process_group(recipe.device) as device:
-        report, say = by_first_rank(report), by_first_rank(say)
+        report = by_first_rank(report)
+        say = by_first_rank(say)
         recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
         ops = RecordingBackend(device, recipe.dtype)
-        data = read_pictures(recipe, say, cancel)
+        data = read_images(recipe, say, cancel)
         exact = RecordingBackend(device, "float32")
         model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
         model.params.read_all()  # once: each step makes a model that shares them
@@ -72,11 +73,15 @@ def fine_tune(
             check_prompts(model.config, recipe.progress.prompts)
             preview = samples(
                 lambda params: adapter.adapted(ops, tree_map(ops.asarray, params)),
-                recipe.progress.prompts, recipe.progress.count, recipe.data.size, cancel,
-            )  # fmt: skip
+                recipe.progress.prompts,
+                recipe.progress.count,
+                recipe.data.size,
+                cancel,
+            )
         summary = replace(summarize(data), base=model.sha256)
         with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
-            vae, config = tree_map(exact.asarray, model.params["vae"]), model.config.vae
+            vae = tree_map(exact.asarray, model.params["vae"])
+            config = model.config.vae
             latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
             noisy = NoisyLatents(latents, data.weights, config.scaling_factor, ops)
             trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops)
@@ -93,11 +98,13 @@ def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
         UsageError: it takes no prompt, needs more than latents as input, rounds its latents to a
             codebook, has two text encoders for one word, or does not fit the size.
     """
-    size, multiple, problem = recipe.data.size, config.size_multiple, ""
+    size = recipe.data.size
+    multiple = config.size_multiple
+    problem = ""
     if not config.text_encoders or config.text_encoder.model_type != "clip":
         problem = "it has no text transformer"
     elif config.image_channels or config.vae.codebook_size:
-        problem = "it needs a picture as input, or has a codebook"
+        problem = "it needs an image as input, or has a codebook"
     elif recipe.method == "textual_inversion" and config.text_encoder_2 is not None:
         problem = "a word is learned for one text encoder, and it has two"
     if problem:

@@ -29,11 +29,15 @@ class RecordingBackend(TorchBackend):
 
 
 def fine_tune_trainer(
-    recipe: FineTuneRecipe, config: ModelConfig, adapter: Adapter, latents: NoisyLatents,
+    recipe: FineTuneRecipe,
+    config: ModelConfig,
+    adapter: Adapter,
+    latents: NoisyLatents,
     ops: RecordingBackend,
-) -> Trainer:  # fmt: skip
-    """A trainer of the adapter on encoded pictures."""
-    stage, size = recipe.diffusion, (recipe.data.size, recipe.data.size)
+) -> Trainer:
+    """A trainer of the adapter on encoded images."""
+    stage = recipe.diffusion
+    size = (recipe.data.size, recipe.data.size)
     batches = DiffusionBatches(latents, adapter.caption, config, stage, recipe.seed, ops)
 
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
@@ -45,6 +49,10 @@ def fine_tune_trainer(
 
     learned = any(name in TEXT_ENCODERS for name in adapter.initial)
     return Trainer(
-        stage.optimizer, stage.budget.steps, adapter.initial, loss, ops,
+        stage.optimizer,
+        stage.budget.steps,
+        adapter.initial,
+        loss,
+        ops,
         unused=learned and has_unused_layers(config),
-    )  # fmt: skip
+    )

@@ -1,7 +1,7 @@
 """Textual inversion: the vectors of a new word are learned, and nothing else.
 
 Gal et al. 2022, arXiv:2208.01618, eq. 2: the minimum of the denoiser's loss over the vectors, with
-prompts in which the word stands for what the pictures show.
+prompts in which the word stands for what the images show.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 
 # In the manner of the templates of CLIP's authors, which the paper takes.
 TEMPLATES = (
-    "a photo of {}", "a picture of {}", "a close-up photo of {}", "a bright photo of {}",
+    "a photo of {}", "an image of {}", "a close-up photo of {}", "a bright photo of {}",
     "a dark photo of {}", "a cropped photo of {}", "a good photo of {}", "a rendition of {}",
     "a photo of one {}", "a photo of the {}", "{}",
 )  # fmt: skip

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-RAW, SMOOTH = "#a9c6dd", "#1f5f8b"
+RAW = "#a9c6dd"
+SMOOTH = "#1f5f8b"
 SPAN = 3.0  # from the least to the largest value of a logarithmic axis, at least
 
 
@@ -48,22 +49,26 @@ def loss_curves(
 def timestep_curve(figure_class: Any, sums: np.ndarray, title: str, unit: str) -> bytes:
     """The mean loss in bins of t / T; `sums` (2, bins): of losses, and of examples."""
     figure = figure_class(figsize=(6, 4), layout="constrained")
-    axes, bins = figure.subplots(), sums.shape[1]
+    axes = figure.subplots()
+    bins = sums.shape[1]
     mean = np.divide(sums[0], sums[1], out=np.full(bins, np.nan), where=sums[1] > 0)
-    known, edges = np.isfinite(mean), np.linspace(0.0, 1.0, bins + 1)
+    known = np.isfinite(mean)
+    edges = np.linspace(0.0, 1.0, bins + 1)
     floor = 0.0 if (mean[known] >= 0).all() else None
     axes.stairs(mean, edges, baseline=floor, fill=True, color=RAW)
     axes.stairs(mean, edges, baseline=None, color=SMOOTH, linewidth=1.8)
     axes.set_title(title)
     axes.set_xlim(0, 1)
-    _style(axes, "t / T  (0: picture, 1: noise)", unit, mean[known])
+    _style(axes, "t / T  (0: image, 1: noise)", unit, mean[known])
     return _png(figure)
 
 
 def running_mean(y: np.ndarray, width: int) -> np.ndarray:
     """The mean of each value and of its `width` neighbours to either side, fewer at the ends."""
-    sums, i = np.cumsum(np.append(0.0, y)), np.arange(len(y))
-    low, high = np.maximum(i - width, 0), np.minimum(i + width + 1, len(y))
+    sums = np.cumsum(np.append(0.0, y))
+    i = np.arange(len(y))
+    low = np.maximum(i - width, 0)
+    high = np.minimum(i + width + 1, len(y))
     return (sums[high] - sums[low]) / (high - low)
 
 

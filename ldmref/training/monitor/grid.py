@@ -1,4 +1,4 @@
-"""A grid of small pictures: a title, then labelled rows."""
+"""A grid of small images: a title, then labelled rows."""
 
 from __future__ import annotations
 
@@ -8,31 +8,39 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-TITLE, LABEL, GAP = 30, 150, 6  # height, width and distance in pixels
-SMALLEST = 128  # pictures below are enlarged by an integer, pixel by pixel
-LETTERS, LINE, FONT = 19, 17, 14  # of a label's line, its height, and that of letters
+# height, width and distance in pixels
+TITLE = 30
+LABEL = 150
+GAP = 6
+SMALLEST = 128  # images below are enlarged by an integer, pixel by pixel
+# of a label's line, its height, and that of letters
+LETTERS = 19
+LINE = 17
+FONT = 14
 
 
 class Row(NamedTuple):
-    """Pictures of one size, and what they are."""
+    """Images of one size, and what they are."""
 
     label: str
     images: Sequence[Image.Image]
 
 
 def scale_of(image: Image.Image) -> int:
-    """How many times a picture is enlarged."""
+    """How many times an image is enlarged."""
     return max(1, SMALLEST // image.width)
 
 
 def grid(title: str, rows: Sequence[Row]) -> Image.Image:
-    """Rows of pictures of one size, each with its label to the left."""
+    """Rows of images of one size, each with its label to the left."""
     first = rows[0].images[0]
     scale = scale_of(first)
-    width, height = first.width * scale, first.height * scale
+    width = first.width * scale
+    height = first.height * scale
     columns = max(len(row.images) for row in rows)
     size = LABEL + columns * (width + GAP), TITLE + len(rows) * (height + GAP)
-    sheet, font = Image.new("RGB", size, "#e8e8e8"), ImageFont.load_default(FONT)
+    sheet = Image.new("RGB", size, "#e8e8e8")
+    font = ImageFont.load_default(FONT)
     pen = ImageDraw.Draw(sheet)
     pen.text((GAP, TITLE // 2), title, "black", font, anchor="lm")
     for i, row in enumerate(rows):

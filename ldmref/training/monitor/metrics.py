@@ -24,8 +24,9 @@ def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
     Raises:
         OSError: it cannot be written; the file is as it was.
     """
-    finite = {k: None if isinstance(v, float) and not math.isfinite(v) else v
-              for k, v in line.items()}  # fmt: skip
+    finite = {
+        k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()
+    }
     size = path.stat().st_size if path.exists() else 0
     try:
         with open(path, "ab") as file:

@@ -1,4 +1,4 @@
-"""What a stage has learned so far, as a picture."""
+"""What a stage has learned so far, as an image."""
 
 from __future__ import annotations
 
@@ -10,38 +10,43 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.backends.torch import TorchBackend
-from ldmref.io.pictures.images import to_images
+from ldmref.io.images.pil import to_images
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
 from ldmref.modes.draw import CancelFlag
 from ldmref.training.autoencoder.forward import forward, noise_of
 from ldmref.training.data import Dataset
+from ldmref.training.images import evenly_spaced, to_unit
 from ldmref.training.monitor.grid import Row, grid
-from ldmref.training.pictures import evenly_spaced, to_unit
 from ldmref.training.recipe import AutoencoderObjective, ProgressConfig
 from ldmref.training.trainer import step_generator
 
-PICTURES, PROMPTS, SEED = 8, 4, 0
+IMAGES = 8
+PROMPTS = 4
+SEED = 0
 
 
 class Preview(NamedTuple):
-    """A file, and the picture in it: `draw(params, title)`, of a stage's averaged parameters."""
+    """A file, and the image in it: `draw(params, title)`, of a stage's averaged parameters."""
 
     file: str
     draw: Callable[[Params, str], Image.Image]
 
 
 def reconstructions(
-    data: Dataset, config: AutoencoderConfig, objective: AutoencoderObjective, seed: int,
+    data: Dataset,
+    config: AutoencoderConfig,
+    objective: AutoencoderObjective,
+    seed: int,
     ops: TorchBackend,
-) -> Preview:  # fmt: skip
-    """Originals above reconstructions, of pictures evenly spaced in the data set."""
+) -> Preview:
+    """Originals above reconstructions, of images evenly spaced in the data set."""
 
     def draw(params: Params, title: str) -> Image.Image:
         tensors = tree_map(ops.asarray, params)
         with ops.inference():
-            x = to_unit(data.images[evenly_spaced(len(data.images), PICTURES)], ops)
+            x = to_unit(data.images[evenly_spaced(len(data.images), IMAGES)], ops)
             f = forward(ops, tensors, config, objective, x, noise_of(seed, 0, ops))
         rows = [("original", f.x), ("input", f.corrupted), ("reconstruction", f.y)]
         if objective.corruption == "none":
@@ -52,21 +57,31 @@ def reconstructions(
 
 
 def samples(
-    model_of: Callable[[Params], LatentDiffusion], prompts: Sequence[str], count: int, size: int,
+    model_of: Callable[[Params], LatentDiffusion],
+    prompts: Sequence[str],
+    count: int,
+    size: int,
     cancel: CancelFlag | None,
-) -> Preview:  # fmt: skip
+) -> Preview:
     """A row for each prompt, drawn with the seeds 0, 1, ... as the model draws by default.
 
     `model_of` gets the parameters on the host.
     """
 
     def draw(params: Params, title: str) -> Image.Image:
-        model, rows = model_of(params), []
+        model = model_of(params)
+        rows = []
         for prompt in prompts:
             result = modes.txt2img(
-                model, prompt, width=size, height=size, seed=SEED, count=count, batch_size=count,
+                model,
+                prompt,
+                width=size,
+                height=size,
+                seed=SEED,
+                count=count,
+                batch_size=count,
                 cancel=cancel,
-            )  # fmt: skip
+            )
             rows.append(Row(prompt, result.images))
         return grid(title, rows)
 
@@ -76,7 +91,7 @@ def samples(
 def sample_prompts(
     config: ModelConfig, progress: ProgressConfig, data: Dataset, seed: int
 ) -> tuple[str, ...]:
-    """The recipe's prompts; without any, captions or classes of pictures evenly spaced in the data.
+    """The recipe's prompts; without any, captions or classes of images evenly spaced in the data.
 
     Raises:
         UsageError: the model cannot draw a prompt of the recipe.
@@ -84,7 +99,8 @@ def sample_prompts(
     check_prompts(config, progress.prompts)
     if progress.prompts or config.text_encoder.model_type == "none":
         return progress.prompts or ("",)
-    numbers, rng = evenly_spaced(len(data.images), PROMPTS), step_generator(seed, 0, "prompts")
+    numbers = evenly_spaced(len(data.images), PROMPTS)
+    rng = step_generator(seed, 0, "prompts")
     if config.text_encoder.model_type == "class":
         texts = [data.classes[i] for i in numbers]
     else:

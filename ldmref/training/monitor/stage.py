@@ -1,4 +1,4 @@
-"""What one stage leaves behind while it runs: lines of metrics, curves, a picture.
+"""What one stage leaves behind while it runs: lines of metrics, curves, an image.
 
 None of it changes the training: no step sees it, and a file that cannot be written is a warning.
 """
@@ -29,7 +29,7 @@ from ldmref.training.trainer import StepLoss, Trainer
 STATE = "progress."  # the prefix in checkpoints
 MOST_STEPS = 10  # from line to line
 HELD_OUT_TIMES = 50
-MAX_DRAWING = 0.03  # the largest share of the time that is spent on pictures
+MAX_DRAWING = 0.03  # the largest share of the time that is spent on images
 RECENT = 500  # steps after which a loss by timestep counts 1 / e, at most a fifth of the budget
 
 
@@ -44,11 +44,22 @@ class StageMonitor:
     """
 
     def __init__(
-        self, trainer: Trainer, stage: str, state: Mapping[str, np.ndarray], folder: Path,
-        recipe: AnyRecipe, warn: Callable[[str], None], preview: Preview | None,
-    ):  # fmt: skip
-        self.trainer, self.stage, self.folder, self.recipe = trainer, stage, folder, recipe
-        self.warn, self.preview, self.metrics = warn, preview, folder / METRICS
+        self,
+        trainer: Trainer,
+        stage: str,
+        state: Mapping[str, np.ndarray],
+        folder: Path,
+        recipe: AnyRecipe,
+        warn: Callable[[str], None],
+        preview: Preview | None,
+    ):
+        self.trainer = trainer
+        self.stage = stage
+        self.folder = folder
+        self.recipe = recipe
+        self.warn = warn
+        self.preview = preview
+        self.metrics = folder / METRICS
         batch_size = trainer.config.batch_size
         self.meter = ProgressMeter(
             stage, trainer.step, trainer.steps, batch_size, MOST_STEPS, math.inf
@@ -94,7 +105,8 @@ class StageMonitor:
 
     def draw_if_due(self) -> None:
         """Draw when the time has come, and at the end of the stage; every rank must ask."""
-        due, device = time.monotonic() >= self.next, self.trainer.ops.device
+        due = time.monotonic() >= self.next
+        device = self.trainer.ops.device
         last = self.trainer.step == self.trainer.steps
         if not self.seconds or not (last or any_rank(due, device)):
             return
@@ -106,10 +118,13 @@ class StageMonitor:
 
     def _line(self, progress: Progress) -> dict[str, object]:
         return {
-            "stage": self.stage, "step": progress.step, "loss": progress.loss, **progress.metrics,
+            "stage": self.stage,
+            "step": progress.step,
+            "loss": progress.loss,
+            **progress.metrics,
             "lr_factor": self.trainer.lr_factor(progress.step - 1),
-            "pictures_per_second": round(progress.pictures_per_second, 3),
-        }  # fmt: skip
+            "images_per_second": round(progress.images_per_second, 3),
+        }
 
     def _draw(self, params: Params) -> None:
         title = f"{self.stage}, step {self.trainer.step:,} of {self.trainer.steps:,}"
@@ -121,7 +136,8 @@ class StageMonitor:
             line = f"curves of the loss need matplotlib: pip install matplotlib ({error})"
             self.warn(WARNING + line)
             return
-        units, lines = loss_units(self.recipe), []
+        units = loss_units(self.recipe)
+        lines = []
         self._write(lambda: lines.extend(read_metrics(self.metrics)))
         self._write_file("loss.png", curves.loss_curves(figure, lines, units))
         if self.by_timestep.any():
@@ -130,15 +146,15 @@ class StageMonitor:
             self._write_file("loss_by_timestep.png", curve)
 
     def _draw_preview(self, preview: Preview, params: Params, title: str) -> None:
-        picture = io.BytesIO()
+        image = io.BytesIO()
         try:
-            preview.draw(params, title).save(picture, "PNG")
+            preview.draw(params, title).save(image, "PNG")
         except NumericError as error:
             self.warn(f"{WARNING}{preview.file} is not drawn: {error}")
         except Cancelled:
             pass  # the training stops after this step, too
         else:
-            self._write_file(preview.file, picture.getvalue())
+            self._write_file(preview.file, image.getvalue())
 
     def _write_file(self, name: str, data: bytes) -> None:
         def write() -> None:
@@ -159,11 +175,13 @@ class StageMonitor:
 def loss_units(recipe: AnyRecipe) -> dict[str, str]:
     """What the loss of each stage is measured in."""
     denoiser = {
-        "simple": "squared error", "min_snr": "weighted squared error",
-        "bound": "nats per dimension", "hybrid": "squared error + bound",
-    }  # fmt: skip
+        "simple": "squared error",
+        "min_snr": "weighted squared error",
+        "bound": "nats per dimension",
+        "hybrid": "squared error + bound",
+    }
     units = {"diffusion": denoiser[recipe.diffusion.objective.loss]}
     if isinstance(recipe, Recipe):
         elbo = recipe.autoencoder.objective.elbo_weight
-        units["autoencoder"] = "nats per picture" if elbo else "sum of terms"
+        units["autoencoder"] = "nats per image" if elbo else "sum of terms"
     return units | dict.fromkeys(("features", "classifier"), "cross-entropy, nats")

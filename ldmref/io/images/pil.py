@@ -1,4 +1,4 @@
-"""Read pictures and masks as 8-bit RGB or grey; convert to arrays in [-1, 1] and back."""
+"""Read images and masks as 8-bit RGB or grey; convert to arrays in [-1, 1] and back."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError, short_path
 from ldmref.files import not_a_file
-from ldmref.io.pictures.arrays import image_of_array, is_array
+from ldmref.io.images.arrays import image_of_array, is_array
 
 Source = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
 FORMATS = ("PNG", "JPEG", "WEBP")
-ANIMATED = ("PNG", "WEBP", "GIF")  # the second picture of a JPEG is a preview
+ANIMATED = ("PNG", "WEBP", "GIF")  # the second image of a JPEG is a preview
 MAX_PIXELS = 64_000_000
 
 
 def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Image:
-    """Open and fully decode a picture, upright, in the mode it is stored in.
+    """Open and fully decode an image, upright, in the mode it is stored in.
 
     Args:
         source: a path or open file: PNG, JPEG or WebP, of an animation the first frame; a Pillow
-            picture; or an array (`arrays.image_of_array`).
+            image; or an array (`arrays.image_of_array`).
         formats: those of files, as Pillow names them.
 
     Raises:
@@ -39,11 +39,11 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
         source = Path(os.fsdecode(source))
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
         raise ImageError(
-            f"cannot read a picture from {type(source).__name__}",
+            f"cannot read an image from {type(source).__name__}",
             code="E-IMAGE",
-            hint="allowed are a path, an open file, a Pillow picture, or an array (H, W, 3)",
+            hint="allowed are a path, an open file, a Pillow image, or an array (H, W, 3)",
         )
-    name = short_path(source) if isinstance(source, str | Path) else "the picture"
+    name = short_path(source) if isinstance(source, str | Path) else "the image"
     try:
         if isinstance(source, str | Path):
             _require_file(source, name)
@@ -69,7 +69,7 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
         raise _too_large(name, "too many") from error
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ImageError(
-            f"cannot read {name} as a picture",
+            f"cannot read {name} as an image",
             code="E-IMAGE",
             hint="allowed are intact PNG, JPEG and WebP files",
         ) from error
@@ -79,7 +79,7 @@ def _require_file(path: str | Path, name: str) -> None:
     """Refuse what is no regular file, before it is opened: a pipe would be waited for."""
     if problem := not_a_file(path):
         remote = "://" in name
-        hint = "download it first: no address is opened" if remote else "name a picture file"
+        hint = "download it first: no address is opened" if remote else "name an image file"
         raise ImageError(f"{name} {problem}", code="E-IMAGE-MISSING", hint=hint)
 
 
@@ -92,7 +92,7 @@ def _too_large(name: str, pixels: str) -> ImageError:
 
 
 def read_image(source: Source) -> Image.Image:
-    """Read a picture as 8-bit RGB; 16 bits are scaled, not clipped, transparency becomes white."""
+    """Read an image as 8-bit RGB; 16 bits are scaled, not clipped, transparency becomes white."""
     return to_rgb(open_image(source))
 
 
@@ -109,9 +109,10 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
-def picture_warnings(what: str, image: Image.Image) -> list[str]:
+def image_warnings(what: str, image: Image.Image) -> list[str]:
     """What of a file that was read is not in its pixels: further frames, a colour profile."""
-    lines, frames = [], image.info.get(FRAMES, 1)
+    lines = []
+    frames = image.info.get(FRAMES, 1)
     if frames > 1:
         lines.append(f"{what} is an animation; its first of {frames} frames is taken")
     profile = image.info.get("icc_profile") or b"sRGB"
@@ -137,12 +138,12 @@ def read_mask(source: Source) -> Image.Image:
 
 
 def to_array(images: list[Image.Image]) -> np.ndarray:
-    """Convert RGB pictures of one size to (n, 3, H, W) float32 in [-1, 1]."""
+    """Convert RGB images of one size to (n, 3, H, W) float32 in [-1, 1]."""
     pixels = np.stack([np.asarray(image, np.float32) for image in images])
     return (pixels / 127.5 - 1.0).transpose(0, 3, 1, 2)
 
 
 def to_images(array: np.ndarray) -> list[Image.Image]:
-    """Convert (n, 3, H, W) in [-1, 1] to RGB pictures: clipped, scaled to 255 and rounded."""
+    """Convert (n, 3, H, W) in [-1, 1] to RGB images: clipped, scaled to 255 and rounded."""
     pixels = np.rint((np.clip(array.astype(np.float64), -1, 1) + 1) * 127.5).astype(np.uint8)
     return [Image.fromarray(np.ascontiguousarray(p)) for p in pixels.transpose(0, 2, 3, 1)]

@@ -1,4 +1,4 @@
-"""Random batches of pictures."""
+"""Random batches of images."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from ldmref.training.data import Dataset
 from ldmref.training.loss import FULL_BATCH, Part
 
 
-def picture_batch(
+def image_batch(
     data: Dataset, rng: np.random.Generator, n: int, ops: TorchBackend, part: Part = FULL_BATCH
 ) -> tuple[np.ndarray, torch.Tensor]:
-    """Indices of `n` pictures, and a part of these in [-1, 1], augmented as `data` says.
+    """Indices of `n` images, and a part of these in [-1, 1], augmented as `data` says.
 
-    The pictures are (n / part.count, 3, H, W); all random numbers are those of the whole batch.
+    The images are (n / part.count, 3, H, W); all random numbers are those of the whole batch.
     """
     batch = rng.choice(len(data.images), n, p=data.weights / data.weights.sum())
     flips, crop = data.augmentation

@@ -25,8 +25,9 @@ A1111_SAMPLERS = {  # by name here: the same method in A1111
     "dpmpp_2m_sde_heun": "DPM++ 2M SDE Heun", "dpmpp_3m_sde": "DPM++ 3M SDE", "lcm": "LCM",
 }  # fmt: skip
 READ = {label.lower(): name for name, label in A1111_SAMPLERS.items()} | {
-    "lms": "lms_euler", "unipc": "unipc_3",
-}  # fmt: skip
+    "lms": "lms_euler",
+    "unipc": "unipc_3",
+}
 A1111_SCHEDULES = {"karras": "Karras", "exponential": "Exponential"}
 A1111_RNGS = {"torch": "CPU", "a1111-gpu": "NV"}
 OURS = "ldmref "  # before a name that A1111 does not know
@@ -46,7 +47,8 @@ def infotext(params: dict[str, Any]) -> str:
 
     Names that A1111 does not know, or by which it means something else, begin with `ldmref`.
     """
-    model, backend = params.get("model", {}), params.get("backend", {})
+    model = params.get("model", {})
+    backend = params.get("backend", {})
     vae = model.get("vae", {})
     eta = "Eta DDIM" if params["sampler"] == "ddim" else "Eta"
     pairs = {
@@ -84,11 +86,15 @@ def parse_infotext(text: str) -> dict[str, Any]:
     *lines, last = text.strip().split("\n")
     pairs = {key: _unquote(value) for key, value in PAIR.findall(last)}
     if len(PAIR.findall(last)) < 3:
-        lines, pairs = [*lines, last], {}
-    prompt, negative, in_negative = [], [], False
+        lines = [*lines, last]
+        pairs = {}
+    prompt = []
+    negative = []
+    in_negative = False
     for line in lines:
         if line.strip().startswith(NEGATIVE):
-            in_negative, line = True, line.strip().removeprefix(NEGATIVE).strip()
+            in_negative = True
+            line = line.strip().removeprefix(NEGATIVE).strip()
         (negative if in_negative else prompt).append(line)
     return {"prompt": "\n".join(prompt), "negative_prompt": "\n".join(negative), "pairs": pairs}
 
@@ -110,8 +116,11 @@ def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
     if not pairs:
         return None
     notes: list[str] = []
-    params: dict[str, Any] = {"mode": _mode(pairs), "prompt": parsed["prompt"],
-                              "negative_prompt": parsed["negative_prompt"]}  # fmt: skip
+    params: dict[str, Any] = {
+        "mode": _mode(pairs),
+        "prompt": parsed["prompt"],
+        "negative_prompt": parsed["negative_prompt"],
+    }
     params["model"] = {"name": pairs.get("Model"), "sha256": pairs.get("Model hash")}
     if any(key.startswith("Hires") for key in pairs):
         notes.append("A1111 enlarged it in a second pass; this is the first, smaller image")
@@ -161,8 +170,11 @@ def _as_ours(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) ->
 
 def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -> None:
     """Prompt, sampler, noise levels and noise as A1111 means them."""
-    notes.insert(0, "replayed from text, which is not exact: read as of A1111 1.10, with the "
-                    "defaults of all options that it does not record")  # fmt: skip
+    notes.insert(
+        0,
+        "replayed from text, which is not exact: read as of A1111 1.10, with the "
+        "defaults of all options that it does not record",
+    )
     version = str(pairs.get("Version", ""))
     if version and not A1111_VERSION.match(version):
         notes.append(f"made by version {version[:40]}, which may differ from 1.10")
@@ -170,8 +182,10 @@ def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -
     cpu = pairs.pop("RNG", "GPU") == "CPU"
     params["rng"] = "torch" if cpu else "a1111-gpu"
     if cpu and params["mode"] != "txt2img":
-        notes.append("RNG CPU: rng torch encodes the image with the seed's first numbers, of which "
-                     "A1111 makes the noise: another image")  # fmt: skip
+        notes.append(
+            "RNG CPU: rng torch encodes the image with the seed's first numbers, of which "
+            "A1111 makes the noise: another image"
+        )
     label = str(pairs.pop("Sampler", "")).strip()
     kind = str(pairs.pop("Schedule type", "")).lower().replace("_", " ")
     sampler = label.lower()

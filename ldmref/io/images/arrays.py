@@ -1,4 +1,4 @@
-"""Arrays of NumPy, PyTorch, CuPy and other libraries as 8-bit pictures."""
+"""Arrays of NumPy, PyTorch, CuPy and other libraries as 8-bit images."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def host_array(x: Array) -> np.ndarray:
 
 
 def image_of_array(x: Array) -> Image.Image:
-    """A picture of an array: (H, W, 3) RGB, (H, W, 4) with transparency, or (H, W) grey.
+    """An image of an array: (H, W, 3) RGB, (H, W, 4) with transparency, or (H, W) grey.
 
     uint8 from 0 to 255, floats from 0 to 1, or booleans, of which True is white.
 
@@ -50,9 +50,9 @@ def image_of_array(x: Array) -> Image.Image:
     if (pixels.dtype.kind not in "fb" and pixels.dtype != np.uint8) or not good or not pixels.size:
         channels_first = pixels.ndim in (3, 4) and pixels.shape[-3] in (3, 4)
         raise ImageError(
-            f"an array of {pixels.dtype} {pixels.shape} is not a picture",
+            f"an array of {pixels.dtype} {pixels.shape} is not an image",
             code="E-IMAGE",
-            hint="bring the channels to the end, and give one picture: (H, W, 3)"
+            hint="bring the channels to the end, and give one image: (H, W, 3)"
             if channels_first
             else "allowed are uint8 from 0 to 255, floats from 0 to 1 and booleans, of shape "
             "(H, W, 3) RGB, (H, W, 4) RGBA or (H, W) grey",
@@ -66,11 +66,12 @@ def image_of_array(x: Array) -> Image.Image:
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
     """Floats from 0 to 1, rounded to 0 to 255."""
-    low, high = float(pixels.min()), float(pixels.max())
+    low = float(pixels.min())
+    high = float(pixels.max())
     if not (-TOLERANCE <= low and high <= 1.0 + TOLERANCE):  # NaN, too
         hint = "divide by 255, or convert to uint8" if high > 2.0 else "(x + 1) / 2 of [-1, 1]"
         raise ImageError(
-            f"a picture of floats must be from 0 to 1, not from {low:g} to {high:g}",
+            f"an image of floats must be from 0 to 1, not from {low:g} to {high:g}",
             code="E-IMAGE-RANGE",
             hint="" if np.isnan(low) else hint,
         )

@@ -1,4 +1,4 @@
-"""The autoencoder and the likelihood on pictures of a data set."""
+"""The autoencoder and the likelihood on images of a data set."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.text import conditioning_of
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 
-SHORTEST_SIDE = 11  # of pictures for SSIM
+SHORTEST_SIDE = 11  # of images for SSIM
 HALF_BIN = 1.0 / 255.0  # of bytes as numbers in [-1, 1]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Pictures (n, 3, H, W) in [-1, 1], the posterior of their latents, unscaled, a sample z of it,
+    """Images (n, 3, H, W) in [-1, 1], the posterior of their latents, unscaled, a sample z of it,
     and the decoded sample; float64 on the host."""
 
     x: np.ndarray
@@ -36,11 +36,13 @@ class Encoded:
     decoded: np.ndarray
 
 
-def encode_pictures(
+def encode_images(
     model: LatentDiffusion, images: np.ndarray, rng: np.random.Generator, batch: int
 ) -> Encoded:
     """images: (n, 3, H, W) uint8."""
-    ops, config, columns = model.backend, model.config.vae, []
+    ops = model.backend
+    config = model.config.vae
+    columns = []
     for start in range(0, len(images), batch):
         x = images[start : start + batch].astype(np.float64) / 127.5 - 1.0
         with ops.inference():
@@ -53,7 +55,7 @@ def encode_pictures(
 
 
 def reconstruction(e: Encoded) -> Section:
-    """PSNR and SSIM of decoded samples, cut to [-1, 1] as pictures are."""
+    """PSNR and SSIM of decoded samples, cut to [-1, 1] as images are."""
     section = Section("Reconstruction", "of a sample of the latents' posterior", len(e.x))
     decoded = np.clip(e.decoded, -1.0, 1.0)
     section.add("PSNR", estimate(psnr(e.x, decoded)), "dB")
@@ -66,12 +68,17 @@ def reconstruction(e: Encoded) -> Section:
 
 
 def likelihood(
-    model: LatentDiffusion, e: Encoded, prompts: list[str], rng: np.random.Generator,
-    timesteps: int, flow: tuple[int, int], batch: int,
-) -> Section:  # fmt: skip
+    model: LatentDiffusion,
+    e: Encoded,
+    prompts: list[str],
+    rng: np.random.Generator,
+    timesteps: int,
+    flow: tuple[int, int],
+    batch: int,
+) -> Section:
     """The two bounds on -log p(x), term by term, and the flow's exact -log p(z) in the second.
 
-    `flow`: of how many pictures, and in how many steps of integration.
+    `flow`: of how many images, and in how many steps of integration.
     """
     note = "bits per dimension of 8-bit pixels; +- is the 95 % confidence interval of the mean"
     section = Section("Likelihood", note, len(e.x))
@@ -87,12 +94,15 @@ def likelihood(
     scaled_logvar = e.logvar + 2.0 * np.log(scale)
     kl_scaled = sum_per_example(kl_standard_normal(scale * e.mean, scaled_logvar))
     entropy = sum_per_example(normal_entropy(scaled_logvar))
-    z, table = scale * e.z, training_alphas_cumprod(model.config.scheduler)
+    z = scale * e.z
+    table = training_alphas_cumprod(model.config.scheduler)
     size = model.config.defaults.width, model.config.defaults.height
     kind = model.config.scheduler.variance_type
-    columns, exact = [], []
+    columns = []
+    exact = []
     for start in range(0, len(z), batch):
-        part, texts = z[start : start + batch], prompts[start : start + batch]
+        part = z[start : start + batch]
+        texts = prompts[start : start + batch]
         conditioning = conditioning_of(model, texts, size)
         columns.append(
             chain_bound(part, table, predictor(model, conditioning), kind, timesteps, rng)
@@ -108,9 +118,10 @@ def likelihood(
     add("diffusion: denoising, L_1 to L_(T-1)", chain["denoising"])
     add("diffusion: first step, L_0", chain["first step"])
     add("latent diffusion bound: decoder + posterior + diffusion", decoder - entropy + latent)
-    pictures, steps = min(flow[0], len(z)), flow[1]
-    for start in range(0, pictures, batch):
-        part = slice(start, min(start + batch, pictures))
+    images = min(flow[0], len(z))
+    steps = flow[1]
+    for start in range(0, images, batch):
+        part = slice(start, min(start + batch, images))
         denoise = host_denoiser(model, conditioning_of(model, prompts[part], size))
         sigmas = sampling_sigmas(model.config.scheduler)
         ends = float(sigmas[0]), float(sigmas[-1])
@@ -119,15 +130,15 @@ def likelihood(
     if exact:
         nats = np.concatenate(exact)
         add("flow, exact -log p(z)", nats)
-        add("the bound with the flow's p(z)", (decoder - entropy)[:pictures] + nats)
-        add("the chain's bound on the same pictures", (decoder - entropy + latent)[:pictures])
+        add("the bound with the flow's p(z)", (decoder - entropy)[:images] + nats)
+        add("the chain's bound on the same images", (decoder - entropy + latent)[:images])
     return section
 
 
 def decoder_nats(e: Encoded) -> np.ndarray:
     """-log p(x|z) of bytes under a Gaussian around the decoded sample, cut into 256 bins, (n,).
 
-    Its one variance is the mean squared error of these pictures, at least that of rounding.
+    Its one variance is the mean squared error of these images, at least that of rounding.
     """
     variance = max(float(np.mean((e.x - e.decoded) ** 2)), HALF_BIN**2 / 3.0)
     logvar = np.full_like(e.x, np.log(variance))

@@ -1,7 +1,7 @@
 """The commands that draw: one for each mode.
 
 Everything that can be wrong is checked before anything is loaded: settings, the model's
-configuration, every parameter, the source pictures, the output; then the backend, then the weights.
+configuration, every parameter, the source images, the output; then the backend, then the weights.
 """
 
 from __future__ import annotations
@@ -62,9 +62,11 @@ def command(mode: str) -> click.Command:
 
     @with_options(prompt, flags, OWN_OPTIONS.get(mode, ()), MODEL, FILES, SHEET)
     def run(
-        words: tuple[str, ...] = (), prompt: tuple[str, ...] = (), prompts: str | None = None,
+        words: tuple[str, ...] = (),
+        prompt: tuple[str, ...] = (),
+        prompts: str | None = None,
         **flags: Any,
-    ) -> None:  # fmt: skip
+    ) -> None:
         bare = not words and not prompt and prompts is None
         embedded = bare and flags.get("prompt_embeds") is not None
         texts = [""]
@@ -80,7 +82,8 @@ COMMANDS = tuple(command(mode) for mode in MODES)
 
 def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
     """Check everything, load the model, draw, save; `recorded` is what a replay repeats."""
-    configured, recorded = settings(flags["config"]), recorded or {}
+    configured = settings(flags["config"])
+    recorded = recorded or {}
     notes: list[str] = []
     name = flags["model"] or configured.defaults.get("model", "emoji")
     with naming_settings(configured, flags):
@@ -106,11 +109,23 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
         limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
         with naming_settings(configured, flags):
             model = load(
-                path, backend=backend, config=flags["model_config"], lora=flags["loras"],
-                **{key: flags[key] for key in ("vae", "tokenizer", "variant", "ema", "embeddings",
-                                               "allow_nonfinite")},
+                path,
+                backend=backend,
+                config=flags["model_config"],
+                lora=flags["loras"],
+                **{
+                    key: flags[key]
+                    for key in (
+                        "vae",
+                        "tokenizer",
+                        "variant",
+                        "ema",
+                        "embeddings",
+                        "allow_nonfinite",
+                    )
+                },
                 **configured.limits | limits,
-            )  # fmt: skip
+            )
         console.memory(model, tasks[0].plan.request)
         notes = [*recorded.get("notes", ()), *notes]
         console.warn([*notes, *differences(recorded.get("model"), model)])
@@ -137,7 +152,7 @@ def _draw_task(
         if isinstance(event, modes.Progress):
             console.step(event, first)
         else:
-            console.picture(event, run, first)
+            console.image(event, run, first)
 
 
 def output_of(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
@@ -145,7 +160,8 @@ def output_of(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
     labels = [label for task in tasks for label in task.labels]
     seeds = [seed for task in tasks for seed in task.plan.request.seeds]
     seeded = seeds if "seed" in MODES[mode].parameters else None
-    to, kind = flags["output"], flags["kind"]
+    to = flags["output"]
+    kind = flags["kind"]
     files = {"kind": kind, "overwrite": flags["overwrite"], "metadata": not flags["no_metadata"]}
     animated = is_animated(flags.get("animate"), to)
     if animated and flags.get("sheet"):
@@ -156,8 +172,9 @@ def output_of(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
 
 
 def other_inputs(recorded: Values, used: Values) -> Iterator[str]:
-    """How ControlNets and noise differ from those that a picture records."""
-    controls, others = recorded.get("control"), used.get("control") or []
+    """How ControlNets and noise differ from those that an image records."""
+    controls = recorded.get("control")
+    others = used.get("control") or []
     for i, control in enumerate(controls if isinstance(controls, list) else ()):
         other = others[i] if i < len(others) else {}
         for key in control if isinstance(control, dict) else ():
@@ -171,7 +188,7 @@ def other_inputs(recorded: Values, used: Values) -> Iterator[str]:
 
 
 def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
-    """How a model differs from the one that a picture records."""
+    """How a model differs from the one that an image records."""
     if not isinstance(made_by, dict):
         return
     digest = str(made_by.get("sha256") or "")
@@ -186,7 +203,8 @@ def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
         ("ema", "--ema"),
         ("embeddings", "--embedding"),
     ):
-        recorded, used = made_by.get(part), model.modifications.get(part)
+        recorded = made_by.get(part)
+        used = model.modifications.get(part)
         if recorded != used:
             text = json.dumps(recorded)[:200] if recorded else "none"
             yield f"drawn with another {flag}: recorded is {text}"

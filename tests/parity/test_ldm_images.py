@@ -1,4 +1,4 @@
-"""Whole pictures of the paper's models: diffusers' pipelines, or its networks where it has none."""
+"""Whole images of the paper's models: diffusers' pipelines, or its networks where it has none."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def saved(tmp_path_factory):
 
 
 @pytest.fixture
-def picture():
+def image():
     pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3)).astype(np.uint8)
     return Image.fromarray(pixels)
 
@@ -66,11 +66,11 @@ def test_without_a_prompt(saved, kind, side, backend):
     assert got.params["cfg_scale"] == 1.0 and not got.warnings
 
 
-def test_super_resolution(saved, picture):
+def test_super_resolution(saved, image):
     theirs, folder = saved("superres")
     seed = torch.Generator("cpu").manual_seed(3)
-    want = theirs(picture, generator=seed, num_inference_steps=5).images[0]
-    got = modes.superres(ldmref.load(folder), picture, seed=3, steps=5, rng="torch")
+    want = theirs(image, generator=seed, num_inference_steps=5).images[0]
+    got = modes.superres(ldmref.load(folder), image, seed=3, steps=5, rng="torch")
     assert got.images[0].size == want.size == (128, 64)
     assert np.asarray(want).std() > 10 and difference(got.images[0], want) <= 2
     assert got.params["mode"] == "superres" and got.params["width"] == 128
@@ -82,9 +82,13 @@ def test_text2img(saved, scale):
     seed = torch.Generator("cpu").manual_seed(3)
     noise = torch.randn((1, 3, 2, 4), generator=seed)
     want = theirs(
-        "red cat " * 30, height=16, width=32, num_inference_steps=5, guidance_scale=scale,
+        "red cat " * 30,
+        height=16,
+        width=32,
+        num_inference_steps=5,
+        guidance_scale=scale,
         latents=noise,
-    ).images[0]  # fmt: skip
+    ).images[0]
     model = ldmref.load(folder)
     # the pipeline takes every autoencoder for one of f = 8
     got = modes.txt2img(
@@ -98,7 +102,7 @@ def test_text2img(saved, scale):
 
 
 def same(got, want, white=...):
-    """Latents and picture (where `white`); the latents tell even where all codes are the same."""
+    """Latents and image (where `white`); the latents tell even where all codes are the same."""
     latents, image = want
     assert np.abs(got.latents - latents).max() < 2e-4 * np.abs(latents).max()
     assert difference(np.asarray(got.images[0])[white], image[white]) <= 2
@@ -163,7 +167,8 @@ def test_inpainting_with_concatenation(noise):
     got = modes.inpaint(
         parts.model(), "", Image.fromarray(pixels), Image.fromarray(mask), latents=noise
     )
-    drawn, white = np.asarray(got.images[0]), mask > 0
+    drawn = np.asarray(got.images[0])
+    white = mask > 0
     same(got, want, white)
     assert (drawn[~white] == pixels[~white]).all()
     everything = modes.txt2img(parts.model(), "", latents=noise)
@@ -181,7 +186,7 @@ def semantic():
     return parts, parts.model(**{"cond_stage.channel_mapper.weight": weight}), weight
 
 
-def test_pictures_from_maps_of_classes(semantic, noise):
+def test_images_from_maps_of_classes(semantic, noise):
     """SpatialRescaler of CompVis/latent-diffusion: bilinear halving, then 1 x 1 convolution."""
     parts, model, weight = semantic
     labels = np.random.default_rng(3).integers(0, 7, (16, 24))
@@ -210,15 +215,15 @@ def test_rescaler_of_several_halvings():
     assert np.abs(got - want).max() < 1e-12
 
 
-def test_what_a_model_cannot_do_is_said_before_it_is_tried(semantic, saved, picture):
+def test_what_a_model_cannot_do_is_said_before_it_is_tried(semantic, saved, image):
     _, model, _ = semantic
     superres, plain = (ldmref.load(saved(k)[1]) for k in ("superres", "unconditional"))
     labels = np.zeros((16, 24), np.int64)
     for call, error, match in (
         (lambda: modes.txt2img(model, ""), UsageError, "use|draws only"),
-        (lambda: modes.img2img(superres, "", picture), UsageError, "draws only"),
-        (lambda: modes.superres(model, picture), UsageError, "low_resolution"),
-        (lambda: modes.superres(plain, picture), UsageError, "low_resolution"),
+        (lambda: modes.img2img(superres, "", image), UsageError, "draws only"),
+        (lambda: modes.superres(model, image), UsageError, "low_resolution"),
+        (lambda: modes.superres(plain, image), UsageError, "low_resolution"),
         (lambda: modes.seg2img(superres, labels), UsageError, "segmentation"),
         (lambda: modes.txt2img(plain, "a cat"), UsageError, "takes no prompt"),
         (lambda: modes.txt2img(plain, "", negative_prompt="x"), UsageError, "takes no prompt"),
@@ -228,11 +233,11 @@ def test_what_a_model_cannot_do_is_said_before_it_is_tried(semantic, saved, pict
         (lambda: modes.seg2img(model, labels - 1), ImageError, "has class -1"),
         (lambda: modes.seg2img(model, labels[:15]), UsageError, "multiple of 2"),
         (lambda: modes.seg2img(model, labels * 1.0), ImageError, "integer array"),
-        (lambda: modes.seg2img(model, picture), ImageError, "grey or palette"),
-    ):  # fmt: skip
+        (lambda: modes.seg2img(model, image), ImageError, "grey or palette"),
+    ):
         with pytest.raises(error, match=match):
             call()
-    odd = modes.superres(superres, picture.crop((0, 0, 31, 29)), steps=1)
+    odd = modes.superres(superres, image.crop((0, 0, 31, 29)), steps=1)
     assert odd[0].size == tuple(superres.config.vae.factor * side for side in (31, 29))
 
 
@@ -250,8 +255,11 @@ def test_single_files(classes, tmp_path):
     assert all((got[name] == flat[name]).all() for name in flat)
     inpaint = Parts(NONE, 4, concat="masked_image")
     tensors = to_compvis(inpaint.flat, compvis_table(inpaint.config))
-    tensors |= {n.replace("first_stage_model.", "cond_stage_model."): t
-                for n, t in tensors.items() if n.startswith("first_stage_model.")}  # fmt: skip
+    tensors |= {
+        n.replace("first_stage_model.", "cond_stage_model."): t
+        for n, t in tensors.items()
+        if n.startswith("first_stage_model.")
+    }
     save_file(tensors, str(tmp_path / "b.safetensors"))
     assert load_compvis(TensorFile(tmp_path / "b.safetensors"), inpaint.config)[0] == inpaint.config
 

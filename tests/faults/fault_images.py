@@ -1,4 +1,4 @@
-"""Rows 48 and 60 to 79: pictures, masks and metadata."""
+"""Rows 48 and 60 to 79: images, masks and metadata."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def pixels(height: int = 16, width: int = 16, channels: int = 3) -> np.ndarray:
     return np.random.default_rng(RNG_SEED).integers(0, 256, (height, width, channels), np.uint8)
 
 
-def picture(
+def image_file(
     mode: str = "RGB", size: tuple[int, int] = (16, 16), ending: str = ".png", **options: Any
 ) -> Make:
     """A file of noise in a Pillow mode; a fresh name for each call in one folder."""
 
     def make(folder: Path) -> Path:
-        path = folder / f"picture-{len(list(folder.iterdir()))}{ending}"
+        path = folder / f"image-{len(list(folder.iterdir()))}{ending}"
         if mode == "I;16":
             image = Image.fromarray(pixels(*size[::-1], 1)[..., 0].astype(np.uint16) * 257)
         elif mode == "F":
@@ -45,9 +45,10 @@ def picture(
 
 
 def mask(
-    box: tuple[int, int, int, int] = (0, 0, 16, 8), size: tuple[int, int] = (16, 16),
+    box: tuple[int, int, int, int] = (0, 0, 16, 8),
+    size: tuple[int, int] = (16, 16),
     mode: str = "L",
-) -> Make:  # fmt: skip
+) -> Make:
     """White in a box, black elsewhere."""
 
     def make(folder: Path) -> Path:
@@ -70,10 +71,10 @@ def painted(folder: Path) -> Path:
 
 
 def changed(change: Callable[[bytes], bytes], ending: str = ".png") -> Make:
-    """A picture whose bytes are changed."""
+    """An image whose bytes are changed."""
 
     def make(folder: Path) -> Path:
-        path = picture(ending=ending)(folder)
+        path = image_file(ending=ending)(folder)
         path.write_bytes(change(path.read_bytes()))
         return path
 
@@ -81,8 +82,7 @@ def changed(change: Callable[[bytes], bytes], ending: str = ".png") -> Make:
 
 
 def chunk(kind: bytes, data: bytes) -> bytes:
-    return (struct.pack(">I", len(data)) + kind + data
-            + struct.pack(">I", zlib.crc32(kind + data)))  # fmt: skip
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
 def with_size(width: int, height: int) -> Callable[[bytes], bytes]:
@@ -115,7 +115,7 @@ def animated(ending: str) -> Make:
     return make
 
 
-def text_file(name: str, content: bytes = b"no picture") -> Make:
+def text_file(name: str, content: bytes = b"no image") -> Make:
     def make(folder: Path) -> Path:
         (folder / name).write_bytes(content)
         return folder / name
@@ -124,11 +124,20 @@ def text_file(name: str, content: bytes = b"no picture") -> Make:
 
 
 def recorded(**changes: Any) -> Make:
-    """A picture that records a request."""
+    """An image that records a request."""
 
     def make(folder: Path) -> Path:
-        record = {"mode": "txt2img", "prompt": "cat", "negative_prompt": "", "steps": 1, "seed": 0,
-                  "width": 16, "height": 16, "cfg_scale": 2.0, "sampler": "euler"}  # fmt: skip
+        record = {
+            "mode": "txt2img",
+            "prompt": "cat",
+            "negative_prompt": "",
+            "steps": 1,
+            "seed": 0,
+            "width": 16,
+            "height": 16,
+            "cfg_scale": 2.0,
+            "sampler": "euler",
+        }
         info = PngInfo()
         info.add_text("ldmref", json.dumps(record | changes))
         path = folder / "recorded.png"
@@ -157,20 +166,32 @@ def icc(folder: Path) -> Path:
 
 
 def img2img(row: int, title: str, error: Any = None, code: str = "", **parameters: Any) -> Case:
-    return case(row, title, error, code, mode="img2img",
-                **{"image": picture(), "strength": 1.0} | parameters)  # fmt: skip
+    return case(
+        row,
+        title,
+        error,
+        code,
+        mode="img2img",
+        **{"image": image_file(), "strength": 1.0} | parameters,
+    )
 
 
 def inpaint(row: int, title: str, error: Any = None, code: str = "", **parameters: Any) -> Case:
-    return case(row, title, error, code, mode="inpaint",
-                **{"image": picture(), "mask": mask()} | parameters)  # fmt: skip
+    return case(
+        row,
+        title,
+        error,
+        code,
+        mode="inpaint",
+        **{"image": image_file(), "mask": mask()} | parameters,
+    )
 
 
 def replay(title: str, error: Any, code: str, make: Make, *flags: Any) -> Case:
     return command(71, title, error, code, "run", "--from", make, "-m", *(flags or (TINY,)))
 
 
-PICTURES: list[Case] = [
+IMAGES: list[Case] = [
     img2img(48, "0", warns=True, strength=0.0),
     img2img(48, "1", strength=1.0),
     img2img(48, "below a step", UsageError, "E-STRENGTH", strength=0.1, steps=4),
@@ -180,15 +201,15 @@ PICTURES: list[Case] = [
     inpaint(49, "mask blur 10^9", UsageError, "E-MASK-BLUR", mask_blur=1e9),
     inpaint(49, "padding -1", UsageError, "E-PADDING", padding=-1, only_masked=True),
     inpaint(49, "resample 0", UsageError, "E-RESAMPLE-JUMP-LENGTH", resample=(0, 0)),
-    img2img(60, "16 bits", image=picture("I;16")),
-    img2img(61, "mode F as a TIFF", ImageError, "E-IMAGE", image=picture("F", ending=".tiff")),
+    img2img(60, "16 bits", image=image_file("I;16")),
+    img2img(61, "mode F as a TIFF", ImageError, "E-IMAGE", image=image_file("F", ending=".tiff")),
     img2img(61, "NaN", ImageError, "E-IMAGE-RANGE", only=PYTHON,
             image=np.full((16, 16, 3), np.nan)),
     img2img(61, "array in [0, 1]", only=PYTHON, image=pixels() / np.float32(255)),
-    *(img2img(62, mode, image=picture(mode)) for mode in ("RGBA", "LA")),
-    img2img(62, "palette", image=picture("P", transparency=0)),
-    img2img(63, "CMYK", image=picture("CMYK", ending=".jpg")),
-    *(img2img(63, mode, image=picture(mode)) for mode in ("L", "1", "P")),
+    *(img2img(62, mode, image=image_file(mode)) for mode in ("RGBA", "LA")),
+    img2img(62, "palette", image=image_file("P", transparency=0)),
+    img2img(63, "CMYK", image=image_file("CMYK", ending=".jpg")),
+    *(img2img(63, mode, image=image_file(mode)) for mode in ("L", "1", "P")),
     img2img(63, "LAB profile", image=icc),
     *(img2img(65, ending, warns=True, image=animated(ending)) for ending in (".webp", ".png")),
     img2img(65, "GIF", ImageError, "E-IMAGE", image=animated(".gif")),
@@ -198,7 +219,7 @@ PICTURES: list[Case] = [
             image=changed(with_size(8_001, 8_000))),
     img2img(66, "2^31 x 2^31", ImageError, "E-IMAGE-SIZE",
             image=changed(with_size(2**31 - 1, 2**31 - 1))),
-    *(img2img(67, ending, ImageError, "E-IMAGE", image=picture(ending=ending))
+    *(img2img(67, ending, ImageError, "E-IMAGE", image=image_file(ending=ending))
       for ending in (".bmp", ".tiff", ".eps", ".ppm")),
     img2img(67, "SVG", ImageError, "E-IMAGE", image=text_file("a.svg", b"<svg xmlns='x'/>")),
     img2img(68, "truncated", ImageError, "E-IMAGE", image=changed(lambda content: content[:-30])),
@@ -207,7 +228,7 @@ PICTURES: list[Case] = [
     img2img(68, "empty", ImageError, "E-IMAGE", image=text_file("a.png", b"")),
     img2img(68, "text", ImageError, "E-IMAGE", image=text_file("a.png")),
     img2img(68, "flipped byte", ImageError, "E-IMAGE", image=changed(flipped)),
-    img2img(69, "1 x 1", image=picture(size=(1, 1)), warns=True),
+    img2img(69, "1 x 1", image=image_file(size=(1, 1)), warns=True),
     img2img(69, "0 x 5", ImageError, "E-IMAGE", image=changed(with_size(0, 5))),
     img2img(69, "array without pixels", ImageError, "E-IMAGE", only=PYTHON,
             image=np.zeros((0, 5, 3), np.uint8)),
@@ -225,10 +246,10 @@ PICTURES: list[Case] = [
            "gone"),
     replay("deep JSON", UsageError, "E-REPLAY", recorded_text("[" * 100_000)),
     replay("no JSON", UsageError, "E-REPLAY", recorded_text("{'mode': 'txt2img'}")),
-    replay("nothing", UsageError, "E-REPLAY", picture()),
+    replay("nothing", UsageError, "E-REPLAY", image_file()),
     replay("text file", ImageError, "E-IMAGE", text_file("a.png")),
     inpaint(72, "smaller", ImageError, "E-MASK-SIZE", mask=mask(size=(8, 8))),
-    inpaint(72, "turned", ImageError, "E-MASK-SIZE", image=picture(size=(16, 24)),
+    inpaint(72, "turned", ImageError, "E-MASK-SIZE", image=image_file(size=(16, 24)),
             mask=mask(size=(24, 16))),
     *(inpaint(73, mode, mask=mask(mode=mode)) for mode in ("RGB", "1", "P", "LA")),
     inpaint(73, "transparency", mask=painted),
@@ -240,7 +261,7 @@ PICTURES: list[Case] = [
     inpaint(75, "1 pixel that vanishes", warns=True, rng="torch", mask=mask((5, 5, 6, 6))),
     inpaint(77, "1 pixel at the corner", mask=mask((15, 15, 16, 16)), only_masked=True),
     inpaint(77, "empty", warns=True, mask=mask((0, 0, 0, 0)), only_masked=True),
-    inpaint(77, "padding beyond the picture", mask=mask(), only_masked=True, padding=8192),
+    inpaint(77, "padding beyond the image", mask=mask(), only_masked=True, padding=8192),
     *(img2img(78, title, ImageError, "E-IMAGE-MISSING", image=source) for title, source in {
         "URL": "http://localhost/a.png", "file URL": "file:///etc/passwd", "command": "|id",
         "missing": "gone.png", "folder": "/",

@@ -1,6 +1,6 @@
-"""Draw the pictures of README and model card with the embedded model, on NumPy.
+"""Draw the images of README and model card with the embedded model, on NumPy.
 
-    python scripts/make_readme_pictures.py
+    python scripts/make_readme_images.py
 
 Nothing is picked by hand: names as listed below; the first prompts of each kind that
 `evaluate_compositions.py` draws; seed 1 for all.
@@ -19,7 +19,7 @@ import ldmref
 from ldmref import modes
 from ldmref.training.data.composing import SHARES
 
-OUT = Path(__file__).parent.parent / "docs" / "pictures"
+OUT = Path(__file__).parent.parent / "docs" / "images"
 NAMES = [
     "red heart", "grinning face", "cat face", "hot dog", "rainbow", "snowman",
     "rocket", "green apple", "octopus", "alien", "birthday cake", "guitar",
@@ -27,16 +27,19 @@ NAMES = [
     "flag: Japan", "mushroom", "soccer ball", "house", "umbrella", "robot",
 ]  # fmt: skip
 SCENES = 3  # of each kind, the first that training has never shown
-CELL, LABEL = 128, 28  # pixels of a picture, and of two lines above it
+# pixels of an image, and of two lines above it
+CELL = 128
+LABEL = 28
 
 
 def sheet(images: list[Image.Image], titles: list[str], columns: int) -> Image.Image:
-    """Pictures under their prompts."""
+    """Images under their prompts."""
     rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (CELL + 8), rows * (CELL + LABEL + 8)), "white")
     pen = ImageDraw.Draw(page)
     for i, (image, title) in enumerate(zip(images, titles, strict=True)):
-        x, y = i % columns * (CELL + 8), i // columns * (CELL + LABEL + 8)
+        x = i % columns * (CELL + 8)
+        y = i // columns * (CELL + LABEL + 8)
         page.paste(image.resize((CELL, CELL), Image.Resampling.BICUBIC), (x + 4, y + LABEL))
         pen.text((x + 6, y + 2), fill(title, 20), "#444444", spacing=1)
     return page

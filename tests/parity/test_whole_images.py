@@ -1,4 +1,4 @@
-"""Whole pictures: the same folder, the same seed, diffusers and ldmref, at most 2/255 apart."""
+"""Whole images: the same folder, the same seed, diffusers and ldmref, at most 2/255 apart."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_negative_prompts(theirs, folder, family, negative):
 
 
 @pytest.fixture
-def picture():
+def image():
     from PIL import Image
 
     pixels = np.random.default_rng(0).integers(0, 256, (16, 32, 3)).astype(np.uint8)
@@ -134,23 +134,23 @@ def mask():
 @pytest.mark.parametrize("name", ["ddim", "euler", "heun", "dpmpp_2m", "euler_a"])
 @pytest.mark.parametrize("strength", [0.5, 0.9])
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
-def test_img2img(with_scheduler, picture, name, strength):
+def test_img2img(with_scheduler, image, name, strength):
     pipe, folder = with_scheduler(*SCHEDULERS[name])
     pipe = diffusers.StableDiffusionImg2ImgPipeline(
         **pipe.components, requires_safety_checker=False
     )
     pipe.set_progress_bar_config(disable=True)
     seed = torch.Generator("cpu").manual_seed(4)
-    want = pipe("red cat", picture, strength=strength, generator=seed, **ASKED).images[0]
+    want = pipe("red cat", image, strength=strength, generator=seed, **ASKED).images[0]
     model = ldmref.load(folder)
-    got = modes.img2img(model, "red cat", picture, strength, seed=4, **OURS)
+    got = modes.img2img(model, "red cat", image, strength, seed=4, **OURS)
     assert difference(got.images[0], want) <= 2
 
 
 @pytest.mark.parametrize("strength", [0.5, 1.0])
 @pytest.mark.parametrize("family", ["sd1", "sd1-inpainting"], indirect=True)
 @pytest.mark.parametrize("name", ["ddim", "euler"])
-def test_inpainting(with_scheduler, family, picture, mask, strength, name):
+def test_inpainting(with_scheduler, family, image, mask, strength, name):
     pipe, folder = with_scheduler(*SCHEDULERS[name])
     pipe = diffusers.StableDiffusionInpaintPipeline(
         **pipe.components, requires_safety_checker=False
@@ -158,16 +158,16 @@ def test_inpainting(with_scheduler, family, picture, mask, strength, name):
     pipe.set_progress_bar_config(disable=True)
     seed = torch.Generator("cpu").manual_seed(4)
     want = pipe(
-        "red cat", picture, mask, strength=strength, generator=seed, width=32, height=16, **ASKED
+        "red cat", image, mask, strength=strength, generator=seed, width=32, height=16, **ASKED
     ).images[0]
-    got = modes.inpaint(ldmref.load(folder), "red cat", picture, mask, strength, seed=4, **OURS)
+    got = modes.inpaint(ldmref.load(folder), "red cat", image, mask, strength, seed=4, **OURS)
     white = np.asarray(mask) > 0
     assert difference(np.asarray(got.images[0])[white], np.asarray(want)[white]) <= 2
-    assert difference(np.asarray(got.images[0])[~white], np.asarray(picture)[~white]) == 0
+    assert difference(np.asarray(got.images[0])[~white], np.asarray(image)[~white]) == 0
 
 
 @pytest.mark.parametrize("family", ["sd1"], indirect=True)
-def test_pndm_of_diffusers_loses_its_place_in_img2img(with_scheduler, picture):
+def test_pndm_of_diffusers_loses_its_place_in_img2img(with_scheduler, image):
     """Its list repeats the second timestep; img2img cuts the list behind that, but PNDM still takes
     its second call for the repetition, and from the third on is told timesteps one step too far."""
     pipe, _ = with_scheduler(*SCHEDULERS["pndm"])
@@ -176,6 +176,6 @@ def test_pndm_of_diffusers_loses_its_place_in_img2img(with_scheduler, picture):
     )
     told = []
     hook = pipe.unet.register_forward_pre_hook(lambda _, args: told.append(int(args[1])))
-    pipe("red cat", picture, strength=0.5, num_inference_steps=8)
+    pipe("red cat", image, strength=0.5, num_inference_steps=8)
     hook.remove()
     assert told == [501, 376, 251, 126, 1][: len(told)] and len(set(told)) == len(told)

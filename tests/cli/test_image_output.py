@@ -11,8 +11,8 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from ldmref.cli.output import slug
-from ldmref.io.pictures.infotext import parse_infotext
-from ldmref.io.pictures.metadata import read_parameters
+from ldmref.io.images.infotext import parse_infotext
+from ldmref.io.images.metadata import read_parameters
 
 
 def pixels(path):
@@ -20,7 +20,7 @@ def pixels(path):
 
 
 def record(params, path):
-    """A picture that claims to be made with `params`."""
+    """An image that claims to be made with `params`."""
     chunk = PngInfo()
     chunk.add_text("ldmref", json.dumps(params))
     Image.new("RGB", (8, 8)).save(path, pnginfo=chunk)
@@ -90,7 +90,8 @@ def test_metadata_round_trip(draw, work):
     ran = draw(
         "txt2img", "a cat,\nred: blue ❤", "-n", "dog", "--seed", "1", "-o", "a.png", "--json"
     )
-    told, found = json.loads(ran.out), read_parameters("a.png")
+    told = json.loads(ran.out)
+    found = read_parameters("a.png")
     assert found["ldmref"] == told["params"] and told["path"] == "a.png" and told["seed"] == 1
     parsed = parse_infotext(found["parameters"])
     assert parsed["prompt"] == "a cat,\nred: blue ❤" and parsed["negative_prompt"] == "dog"
@@ -134,14 +135,23 @@ def test_other_programs_flags(draw, work):
         "--schedule",
         "karras",
     ]
-    theirs = ["--negative", "dog", "--num-inference-steps=3", "--guidance_scale", "3",
-              "--sampling-method", "DPM++ 2M", "--scheduler", "Karras"]  # fmt: skip
+    theirs = [
+        "--negative",
+        "dog",
+        "--num-inference-steps=3",
+        "--guidance_scale",
+        "3",
+        "--sampling-method",
+        "DPM++ 2M",
+        "--scheduler",
+        "Karras",
+    ]
     for name, flags in (("a.png", ours), ("b.png", theirs)):
         draw("txt2img", "cat", "--seed", "1", "-o", name, *flags)
     assert (work / "a.png").read_bytes() == (work / "b.png").read_bytes()
 
 
-def test_prompt_and_picture_from_standard_input(draw, work, monkeypatch):
+def test_prompt_and_image_from_standard_input(draw, work, monkeypatch):
     def feed(data):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(data)))
 
@@ -170,10 +180,11 @@ def test_img2img_resizes_with_a_warning(draw, work, size, how, drawn):
     noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
     Image.fromarray(noise).save("in.png")
     for mode in ("img2img", "invert"):
-        out, again = f"{mode}.png", f"{mode}-again.png"
+        out = f"{mode}.png"
+        again = f"{mode}-again.png"
         ran = draw(mode, "cat", "-i", "in.png", "-o", out, "--resize", "fill")
         told = f"resized ({how}) to {drawn[0]} x {drawn[1]}"
-        assert f"warning: the picture is {size[0]} x {size[1]}; {told}" in ran.err
+        assert f"warning: the image is {size[0]} x {size[1]}; {told}" in ran.err
         found = read_parameters(out)["ldmref"]
         assert (found["width"], found["height"]) == drawn and found["resize"] == how
         draw("run", "--from", out, "-i", "in.png", "-o", again)
@@ -236,7 +247,7 @@ def test_run_replays(draw, ldm, model_folder, work):
     assert (found["sampler"], found["prompt"], found["seed"]) == ("heun", "cat", 3)
     draw("img2img", "cat", "-i", "a.png", "-o", "d.png")
     ran = ldm("run", "--from", "d.png", "-m", model_folder)
-    assert ran.code == 2 and "another picture" in ran.err and "-i IMAGE" in ran.err
+    assert ran.code == 2 and "another image" in ran.err and "-i IMAGE" in ran.err
 
 
 @pytest.mark.parametrize(
@@ -276,7 +287,7 @@ def test_run_never_opens_the_recorded_model(draw, ldm, work):
         ("Äpfel & Öl", "apfel-ol"),
         ("❤", "red-heart"),
         ("🐶 on 👩🏿‍🚀", "dog-face-on-woman-astronaut-dark-skin-tone"),
-        ("", "picture"),
+        ("", "image"),
         ("x" * 500, "x" * 80),
         ("a\0b\n", "a-b"),
     ],

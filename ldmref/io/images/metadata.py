@@ -1,7 +1,7 @@
-"""Pictures that record how they were made: A1111's `parameters` text and exact JSON as `ldmref`.
+"""Images that record how they were made: A1111's `parameters` text and exact JSON as `ldmref`.
 
 PNG has a chunk for each. JPEG and WebP have EXIF: the text as user comment, where A1111 writes it,
-the JSON as maker note, which EXIF leaves to the program that made the picture.
+the JSON as maker note, which EXIF leaves to the program that made the image.
 """
 
 from __future__ import annotations
@@ -18,10 +18,12 @@ from PIL.PngImagePlugin import PngInfo
 
 from ldmref.errors import OutputError
 from ldmref.io.atomic import atomic_write, check_writable
-from ldmref.io.pictures.images import open_image
-from ldmref.io.pictures.infotext import infotext
+from ldmref.io.images.infotext import infotext
+from ldmref.io.images.pil import open_image
 
-EXIF_IFD, USER_COMMENT, MAKER_NOTE = 0x8769, 0x9286, 0x927C
+EXIF_IFD = 0x8769
+USER_COMMENT = 0x9286
+MAKER_NOTE = 0x927C
 COMMENT_ENCODING = b"UNICODE\0"  # before the text, UTF-16-BE
 NOTE_PREFIX = b"ldmref\0"  # before the JSON, UTF-8
 MAX_EXIF = 65_500  # bytes in a JPEG
@@ -29,10 +31,10 @@ TOGETHER = ("sheet", "animation")  # `mode` in the record of a file that holds s
 FORMATS = {".png": "PNG", ".webp": "WEBP", ".jpg": "JPEG", ".jpeg": "JPEG"}
 
 
-def write_picture(
+def write_image(
     path: Path, image: Image.Image, params: dict[str, Any] | None, *, overwrite: bool = False
 ) -> None:
-    """Write a picture with its parameters; the file appears complete or not at all.
+    """Write an image with its parameters; the file appears complete or not at all.
 
     Raises:
         OutputError: the file exists, its folder does not, or it cannot be written.
@@ -45,7 +47,7 @@ def write_picture(
 def save_image(
     file: BinaryIO, image: Image.Image, kind: str, params: dict[str, Any] | None, **options: Any
 ) -> None:
-    """Encode a picture into an open binary file; `options` are Pillow's.
+    """Encode an image into an open binary file; `options` are Pillow's.
 
     A JPEG whose EXIF is too short for the JSON, for prompts of many thousand letters, lacks it.
     Files of several images, whose mode is one of `TOGETHER`, have no text of A1111.
@@ -81,7 +83,8 @@ def check_target(path: Path, *, overwrite: bool, formats: Mapping[str, str] = FO
         OutputError: another format, or the file cannot be written.
     """
     if path.suffix.lower() not in formats:
-        what, hint = f"unknown picture format {path.suffix!r}", "use " + ", ".join(formats)
+        what = f"unknown image format {path.suffix!r}"
+        hint = "use " + ", ".join(formats)
         raise OutputError(what, code="E-FORMAT", hint=hint)
     check_writable(path, overwrite=True)
     if path.is_dir():
@@ -93,12 +96,16 @@ def check_target(path: Path, *, overwrite: bool, formats: Mapping[str, str] = FO
 
 
 def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
-    """What a picture records: `ldmref` (exact) and `parameters` (A1111's text), if present."""
-    image, parameters, ifd = open_image(source), {}, {}
+    """What an image records: `ldmref` (exact) and `parameters` (A1111's text), if present."""
+    image = open_image(source)
+    parameters = {}
+    ifd = {}
     with suppress(Exception):  # Pillow raises many kinds for damaged EXIF, which is as good as none
         ifd = image.getexif().get_ifd(EXIF_IFD)
-    note, comment = ifd.get(MAKER_NOTE), ifd.get(USER_COMMENT)
-    exact, text = image.info.get("ldmref"), image.info.get("parameters")
+    note = ifd.get(MAKER_NOTE)
+    comment = ifd.get(USER_COMMENT)
+    exact = image.info.get("ldmref")
+    text = image.info.get("parameters")
     if exact is None and isinstance(note, bytes) and note.startswith(NOTE_PREFIX):
         exact = note.removeprefix(NOTE_PREFIX)
     if exact is not None:
