@@ -196,4 +196,4 @@ def test_where_karras_sigmas_begin():
         assert schedule.sigmas[0] == pytest.approx(TABLE[-1], rel=1e-9)
     assert float(made.sigmas[0]) == pytest.approx(11.03, abs=0.005)
     assert TABLE[-1] == pytest.approx(14.61, abs=0.005)
-    assert "`leading`, 20 steps: $`\\sigma`$ = 11.03 in place of 14.61" in PAGE
+    assert "`leading`, 20 steps: $`\\sigma`$ = 11.03 instead of 14.61" in PAGE
