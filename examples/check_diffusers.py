@@ -1,10 +1,10 @@
-"""diffusers' formulas checked by ldmref's identities.
+"""Check diffusers' formulas with ldmref's identities.
 
     ldmref check --against examples.check_diffusers --backend torch --dtype float32
 
-`ldmref check --against MODULE` runs the identities with the module's functions in place of those of
-the same name in `ldmref.math`. diffusers keeps its formulas inside scheduler classes; the functions
-below only call them. Needs `pip install diffusers`.
+`ldmref check --against MODULE` runs the identities with the functions of the module instead of the
+functions of the same name in `ldmref.math`. Diffusers keeps its formulas inside scheduler classes;
+the functions below only call them. The example needs `pip install diffusers`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ def q_posterior(x0, xt, alpha_bar, alpha_bar_prev):
 
 
 def _posterior_of_one(x0, xt, now, before):
-    """One ancestral step of DDPMScheduler, minus the noise that it added."""
+    """Take one ancestral step of DDPMScheduler, and subtract the noise that it added."""
     scheduler = _scheduler(DDPMScheduler, torch.stack([before, now]), prediction_type="sample")
     seed = torch.Generator().manual_seed(0)
     sample = scheduler.step(x0, 1, xt, generator=seed).prev_sample
@@ -113,7 +113,7 @@ def nearest_code(z, codebook):
     image = z.reshape(1, -1, 1, z.shape[-1]).permute(0, 3, 1, 2)  # (1, d, vectors, 1)
     quantised, _, (_, _, indices) = quantizer(image)
     quantised = quantised.permute(0, 2, 3, 1).reshape(z.shape)
-    # diffusers' values are straight-through already: they take the gradient of the lookup here
+    # diffusers applies the straight-through estimator already; here the gradient is the lookup's
     entries = torch.nn.functional.embedding(indices, codebook).reshape(z.shape)
     return indices.reshape(z.shape[:-1]), entries + (quantised - entries).detach()
 
@@ -138,6 +138,6 @@ def _predicted_x0(xt, prediction, alpha_bar, prediction_type):
 
 
 def _gaussian(mean, logvar):
-    """One Gaussian per element, because diffusers sums the divergence over an image."""
+    """Return one Gaussian per element, because diffusers sums the divergence over an image."""
     parameters = torch.stack([mean.reshape(-1), logvar.reshape(-1)], dim=1)
     return DiagonalGaussianDistribution(parameters[:, :, None, None])

@@ -1,13 +1,14 @@
-"""Guidance by a gradient: a heart becomes blue without the word, by a loss of its predicted image.
+"""Guide sampling by the gradient of a loss: the prompt is "heart", and the heart becomes blue.
 
-A likelihood of the predicted image takes the part of the classifier in classifier guidance,
+The classifier of classifier guidance is replaced by a likelihood of the predicted image,
 log p(y | x) = -scale |A(x0(x)) - y|^2. Here A is the mean colour of the middle of the decoded
 prediction, and y is blue. The gradient goes through the decoder and the U-Net.
 
     python examples/guidance_by_gradient.py
 
-Needs PyTorch. Sources: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4; the likelihood at the
-predicted x0, Chung et al. 2022, arXiv:2209.14687, eq. 10.
+writes plain.png and guided.png. It needs PyTorch. Sources: Dhariwal and Nichol 2021,
+arXiv:2105.05233, section 4; for the likelihood at the predicted x0, Chung et al. 2022,
+arXiv:2209.14687, eq. 10.
 """
 
 from __future__ import annotations
@@ -26,31 +27,32 @@ BLUE = (-0.6, -0.2, 0.9)  # RGB from -1 to 1
 
 
 def middle_colour(images: Any) -> Any:
-    """The mean colour of the middle, (n, 3), of images (n, 3, h, w)."""
+    """Return the mean colour of the middle, (n, 3), of images (n, 3, h, w)."""
     h, w = images.shape[2:]
     return images[:, :, h // 4 : h * 3 // 4, w // 4 : w * 3 // 4].mean((2, 3))
 
 
 def squared_distance(images: Any) -> Any:
-    """The squared distance of the middle's colour from blue, (n,)."""
+    """Return the squared distance of the middle's colour from blue, (n,)."""
     return (middle_colour(images) - images.new_tensor(BLUE)).square().sum(1)
 
 
-def guided(
+def add_gradient_guidance(
     denoise: samplers.Denoiser,
     differentiable: samplers.Denoiser,
     log_likelihood: Callable[[Any], Any],
 ) -> samplers.Denoiser:
-    """A denoiser of p(x) p(y | x).
+    """Return a denoiser of p(x) p(y | x).
 
-    The score gains the gradient g of the log-likelihood, so x0 = x + sigma^2 score gains sigma^2 g.
+    The gradient g of the log-likelihood is added to the score. Since x0 = x + sigma^2 score,
+    sigma^2 g is added to x0.
 
     Args:
-        denoise: of p(x); it may have classifier-free guidance.
-        differentiable: whose x0 the likelihood is taken at; without guidance, because the Jacobian
-            of the extrapolated x0 is not that of a posterior mean, and its gradient may point the
-            other way.
-        log_likelihood: of x0, (n,).
+        denoise: Denoiser of p(x), with or without classifier-free guidance.
+        differentiable: Denoiser that predicts the x0 at which the likelihood is evaluated. It has
+            no guidance, because the Jacobian of an extrapolated x0 is not that of a posterior mean
+            and its gradient may point in the opposite direction.
+        log_likelihood: Function that returns the log-likelihood of x0, (n,).
     """
 
     def denoise_guided(x: Any, sigma: float) -> Any:
@@ -62,14 +64,15 @@ def guided(
 
 
 def generate(scale: float, prompt: str = "heart", seed: int = 1, steps: int = 10) -> Any:
-    """An image (1, 3, h, w) in [-1, 1], blue in its middle if `scale` is not 0.
+    """Generate an image (1, 3, h, w) in [-1, 1]; its middle is blue if `scale` is not 0.
 
-    A scale of 10 gives a blue heart; 30 and more a blue square, which fits the likelihood better.
+    A scale of 10 gives a blue heart. A scale of 30 or more gives a blue square, which has a higher
+    likelihood.
     """
     model = ldmref.load(backend="torch").differentiable()
     ops = model.backend
     defaults = model.config.defaults
-    denoise = guided(
+    denoise = add_gradient_guidance(
         ldmref.denoiser(model, prompt),
         ldmref.denoiser(model, prompt, cfg_scale=1.0, grad=True),
         lambda x0: -scale * squared_distance(model.decode(x0)),
@@ -83,13 +86,13 @@ def generate(scale: float, prompt: str = "heart", seed: int = 1, steps: int = 10
 
 
 def main(scale: float = 10.0, steps: int = 10) -> tuple[float, float]:
-    """Generate without and with guidance; return how far from blue the two are."""
+    """Generate an image without and one with guidance; return their distances from blue."""
     distances = []
     for name, strength in (("plain", 0.0), ("guided", scale)):
         image = generate(strength, steps=steps)
         distances.append(float(squared_distance(image)) ** 0.5)
         to_images(image.numpy())[0].save(f"{name}.png")
-        print(f"{name}.png: the middle is {distances[-1]:.2f} from blue")
+        print(f"{name}.png: the distance of the middle from blue is {distances[-1]:.2f}")
     return distances[0], distances[1]
 
 

@@ -1,10 +1,10 @@
-"""A linear autoencoder, trained by gradient descent, finds the principal subspace.
+"""Train a linear autoencoder by gradient descent, and compare it with principal components.
 
     python examples/linear_autoencoder.py
 
-prints the reconstruction error and the distance of the trained subspace from that of the principal
-components, which no linear autoencoder can beat (Baldi and Hornik 1989), as training goes on.
-It needs PyTorch, and the Debian packages fonts-noto-color-emoji and unicode-data.
+prints, while training, the reconstruction error and the distance of the trained subspace from the
+subspace of the principal components, which is the optimum (Baldi and Hornik 1989). It needs
+PyTorch and the Debian packages fonts-noto-color-emoji and unicode-data.
 """
 
 import sys
@@ -27,7 +27,7 @@ from ldmref.training.loss import Loss, Part
 from ldmref.training.recipe import OptimizerConfig
 from ldmref.training.trainer import Trainer
 
-REPORT = 200  # steps
+REPORT = 200  # steps between two reports
 
 
 class State(NamedTuple):
@@ -37,7 +37,7 @@ class State(NamedTuple):
 
 
 def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterator[State]:
-    """Train an encoder and a decoder without activations on the rows of x; report now and then."""
+    """Train an encoder and a decoder without activations on the rows of x; yield reports."""
     mean, components, _ = principal_components(x.astype(np.float64), width)
     centred = torch.as_tensor(x - mean, dtype=torch.float32)
     d = x.shape[1]
@@ -61,8 +61,8 @@ def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterat
             yield State(step, value, float(subspace_distance(subspace, components)))
 
 
-def emoji_pixels(size: int = 8) -> np.ndarray:
-    """Every emoji without skin tones as a row of numbers in [-1, 1]."""
+def render_emoji_pixels(size: int = 8) -> np.ndarray:
+    """Render every emoji without skin tones; return rows of numbers in [-1, 1]."""
     from ldmref.training.data.emoji import emoji_list, render
 
     images = [render(e, size) for e in emoji_list() if not e.has_skin_tone]
@@ -71,7 +71,7 @@ def emoji_pixels(size: int = 8) -> np.ndarray:
 
 if __name__ == "__main__":
     try:
-        pixels = emoji_pixels()
+        pixels = render_emoji_pixels()
     except LdmrefError as error:
         sys.exit(f"{error}; {error.hint}")
     for state in train_linear(pixels, width=8, steps=1000):

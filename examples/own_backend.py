@@ -1,6 +1,8 @@
-"""A backend of your own: NumPy with a count of operations, checked and used for an image.
+"""Write a backend that counts convolutions and matrix products, and generate an image with it.
 
-python examples/own_backend.py
+    python examples/own_backend.py
+
+prints how often each operation was called.
 """
 
 from collections import Counter
@@ -12,7 +14,7 @@ from ldmref.testing import assert_conforms
 
 
 class CountingBackend(NumpyBackend):
-    """Counts convolutions and matrix products."""
+    """The NumPy backend, counting convolutions and matrix products."""
 
     name = "counting"
 
@@ -30,6 +32,7 @@ class CountingBackend(NumpyBackend):
 
 
 def main() -> Counter:
+    """Check the backend, generate an image with it, and return the counts."""
     assert_conforms(CountingBackend())
     backend = CountingBackend()
     modes.txt2img(ldmref.load(backend=backend), "red heart", seed=1, steps=4)

@@ -1,6 +1,8 @@
-"""A sampler of your own: one pure step, its order measured, then run on the embedded model.
+"""Write a sampler as one pure step, measure its order, and run it on the embedded model.
 
-python examples/own_sampler.py
+    python examples/own_sampler.py
+
+prints the measured order and the size of the generated image.
 """
 
 import numpy as np
@@ -13,7 +15,10 @@ from ldmref.testing.mixture import three_modes
 
 
 def geometric_midpoint():
-    """Second-order Runge-Kutta: the slope in the geometric middle of the interval."""
+    """Return a step of a second-order Runge-Kutta method.
+
+    It uses the slope at the geometric mean of the two sigmas.
+    """
 
     def step(denoise, x, at, history, noise):
         sigma = at.sigma
@@ -29,8 +34,12 @@ def geometric_midpoint():
     return step
 
 
-def measured_order() -> float:
-    """The slope of log-error over log-steps on a Gaussian mixture, against 4,096 steps of Heun."""
+def measure_order() -> float:
+    """Measure the order of convergence on a Gaussian mixture.
+
+    The order is the negative slope of log-error over log-steps; the reference is 4,096 steps of
+    Heun's method.
+    """
     problem = three_modes()
     x = 10.0 * np.random.default_rng(0).standard_normal((64, 2))
 
@@ -44,7 +53,8 @@ def measured_order() -> float:
 
 
 def main() -> None:
-    print(f"order {measured_order():.2f}")
+    """Print the order of the sampler, then generate an image with it."""
+    print(f"order {measure_order():.2f}")
     mine = Sampler(
         geometric_midpoint,
         order=2,
@@ -55,7 +65,7 @@ def main() -> None:
     )
     model = ldmref.load()
     result = modes.txt2img(model, "red heart", seed=1, sampler=mine, steps=12)
-    print("drew", result.images[0].size, "with", result.params["sampler"])
+    print("generated", result.images[0].size, "with", result.params["sampler"])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,8 @@
-"""The same seed on two backends in one process.
+"""Generate the same image on two backends in one process, and compare the results.
 
-python examples/two_backends.py [first] [second]      (default: numpy torch)
+    python examples/two_backends.py [first] [second]      (default: numpy torch)
+
+prints the largest difference between two pixel values.
 """
 
 import sys
@@ -13,6 +15,7 @@ from ldmref.errors import LdmrefError
 
 
 def main(first: str = "numpy", second: str = "torch") -> int:
+    """Print and return the largest difference between two images with the same seed."""
     images = []
     for backend in (first, second):
         model = ldmref.load(backend=backend)

@@ -23,7 +23,7 @@ def test_two_backends():
 
 def test_own_sampler(monkeypatch, capsys):
     example = load("own_sampler")
-    assert abs(example["measured_order"]() - 2) < 0.2
+    assert abs(example["measure_order"]() - 2) < 0.2
     monkeypatch.setitem(SAMPLERS, "geometric_midpoint", None)  # removed again after the test
     example["main"]()
     assert "with geometric_midpoint" in capsys.readouterr().out
@@ -55,7 +55,9 @@ def test_guidance_by_gradient(tmp_path, monkeypatch):
     corners = [image[[4, 4, -4, -4], [4, -4, 4, -4]] for image in images]
     assert min(corner.min() for corner in corners) > 200
     ideal = lambda x, sigma: x / (1 + sigma**2)  # noqa: E731
-    shifted = example["guided"](ideal, ideal, lambda x0: -0.5 * (x0 - 3.0).square().sum(1))
+    shifted = example["add_gradient_guidance"](
+        ideal, ideal, lambda x0: -0.5 * (x0 - 3.0).square().sum(1)
+    )
     x = torch.tensor([[0.4, -1.0]])
     sigma = 0.7
     # Gaussian data: J = 1 / (1 + sigma^2), by hand
