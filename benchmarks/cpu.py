@@ -1,8 +1,8 @@
-"""Measure every row that needs no GPU: `python benchmarks/cpu.py MACHINE [FLAGS]`.
+"""Measure every row that does not need a GPU: `python benchmarks/cpu.py MACHINE [FLAGS]`.
 
-MACHINE names this machine, for example amd-zen4; the results are written to results/MACHINE, one
-file per row. FLAGS are passed to `ldmref bench`. Each row runs in its own process, free of another
-row's memory, threads and compiled code.
+MACHINE is a name for this machine, for example amd-zen4. The results are written to
+results/MACHINE, one file per row. FLAGS are passed to `ldmref bench`. Each row runs in its own
+process, so memory, threads and compiled code of other rows have no influence.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 
 def measure(device: str, arguments: list[str]) -> None:
-    """Measure every row of a device; `arguments` are MACHINE and flags of `ldmref bench`."""
+    """Measure every row of a device; `arguments` are MACHINE and flags for `ldmref bench`."""
     if not arguments or arguments[0].startswith("-"):
         raise SystemExit("name this machine, for example: python benchmarks/cpu.py amd-zen4")
     overrides = openblas_overrides()

@@ -2,7 +2,7 @@
 
     python benchmarks/make_table.py
 
-There is one table per machine. It shows the newest result of each row, and omits those of --quick.
+There is one table per machine. It shows the newest result of each row, without results of --quick.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ PAGE = HERE.parent / "docs" / "performance.md"
 BEGIN = "<!-- tables: python benchmarks/make_table.py -->"
 END = "<!-- end of tables -->"
 
-Results = dict[str, dict[str, Any]]  # by row, each with the `machine` and `time` of its run
+Results = dict[str, dict[str, Any]]  # by row; each result has the `machine` and `time` of its run
 
 
 def read_results(folder: Path) -> dict[str, Results]:
-    """The results of each machine, from one folder per machine."""
+    """Read the results of each machine, from one folder per machine."""
     machines = sorted(path for path in folder.iterdir() if path.is_dir())
     return {machine.name: newest_results(sorted(machine.glob("*.json"))) for machine in machines}
 
 
 def newest_results(files: list[Path]) -> Results:
-    """Each row's newest result."""
+    """Return the newest result of each row."""
     newest: Results = {}
     reports = [json.loads(file.read_text()) for file in files]
     for report in sorted(reports, key=lambda report: report["time"]):
@@ -43,7 +43,7 @@ def newest_results(files: list[Path]) -> Results:
 
 
 def machine_line(result: Mapping[str, Any]) -> str:
-    """Hardware, settings, versions and date of a result."""
+    """Describe hardware, settings, versions and date of a result."""
     machine = result["machine"]
     threads = ", ".join(f"{name} {n}" for name, n in machine["threads"].items() if n)
     settings = ", ".join(f"{k}={v}" for k, v in machine.get("environment", {}).items())
@@ -60,7 +60,7 @@ def machine_line(result: Mapping[str, Any]) -> str:
 
 
 def override_lines(results: Results) -> list[str]:
-    """One sentence for each set of OpenBLAS overrides that rows were measured under."""
+    """Return one sentence for each set of OpenBLAS overrides that was used."""
     rows: dict[str, list[str]] = {}
     for name, result in results.items():
         overrides = openblas_overrides(result["machine"].get("environment", {}))
@@ -74,7 +74,7 @@ def override_lines(results: Results) -> list[str]:
 
 
 def fill(page: str, machines: Mapping[str, Results]) -> str:
-    """Replace the text between the page's two marks by the tables of these results."""
+    """Replace the text between the two marks of the page by the tables of these results."""
     head, begin, rest = page.partition(BEGIN)
     _, end, tail = rest.partition(END)
     if not begin or not end:

@@ -1,22 +1,22 @@
-"""An oracle of composed images: does an image show what a scene says?
+"""Judge composed images: does an image show what its scene describes?
 
-It shares no code with the model: it compares pixels with drawings of the font. For each slot of
-the scene it asks
+The oracle shares no code with the model. It compares pixels with the font's renderings of the
+emoji. In each slot of the scene it checks
 
-- shape: whether the named emoji is the nearest of all nouns' drawings, recoloured alike. A slot is
-  compared as 16 x 16 box averages over the background of the scene: in luminance, normalised to
-  zero mean and unit variance, where the scene names a colour; in RGB where it names none. Shifts of
-  the slot by 3 pixels are tried, and one of the slot by 10 % in size.
-- colour: whether most coloured pixels of the thing's area have a hue (and, for brown, a value) of
-  that name.
+- shape: whether the named emoji is the nearest of all nouns, rendered in the same colour. A slot is
+  compared as 16 x 16 box averages over the background of the scene. If the scene names a colour,
+  the averages are compared in luminance, normalised to zero mean and unit variance, otherwise in
+  RGB. Shifts of the slot by 3 pixels and changes of its size by 10 % are allowed.
+- colour: whether most coloured pixels in the area of the object have the hue (and, for brown, the
+  brightness) of the named colour.
 
-and of the whole image
+and in the whole image
 
-- layout: whether what stands outside the slots is background;
-- background: whether the colour of the frame is that of the scene, or white.
+- layout: whether everything outside the slots is background;
+- background: whether the frame has the colour that the scene names, or is white if it names none.
 
-Count, place and size follow: an image with another number of things, or with things elsewhere,
-fails in shape or layout.
+Number, position and size need no check of their own: an image with another number of objects, or
+with objects in other positions, fails in shape or layout.
 """
 
 from __future__ import annotations
@@ -31,23 +31,23 @@ from ldmref.training.data.nouns import nouns
 from ldmref.training.data.rendering import WHITE, coloured_sprite
 from ldmref.training.data.scene import FRAME, Scene, Slot, slots
 
-# averages per side; pixels of the reference drawings
+# averages per side; pixels per side of the reference renderings
 GRID = 16
 REFERENCE = 64
 SHIFTS = (-3, 0, 3)
 SCALES = (0.9, 1.0, 1.1)
 FOREIGN = 70.0  # distance in RGB from the background that makes a pixel foreground
-MOST_FOREIGN = 0.03  # of the area outside the slots
-MARGIN = 4  # pixels around a slot that belong to no one
+MOST_FOREIGN = 0.03  # fraction of the area outside the slots
+MARGIN = 4  # pixels around a slot that are not checked
 SATURATED = 0.35  # HSV saturation of coloured pixels
-COLOUR_SHARE = 0.6  # of the coloured pixels
-LEAST_COLOURED = 0.10  # of the thing's area
+COLOUR_SHARE = 0.6  # fraction of the coloured pixels
+LEAST_COLOURED = 0.10  # fraction of the object's area
 LUMA = np.array([0.299, 0.587, 0.114])
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is right in an image."""
+    """The aspects of a scene that an image shows correctly."""
 
     shape: bool
     colour: bool
@@ -78,7 +78,7 @@ def judge(image: np.ndarray, scene: Scene) -> Verdict:
 
 
 def background_name(rgb: np.ndarray) -> str:
-    """The name of the colour of the frame, "" for white, "?" for none."""
+    """Return the name of the colour of the frame, "" for white, "?" for an unknown colour."""
     edge = np.concatenate(
         [
             rgb[:2].reshape(-1, 3),
@@ -100,7 +100,10 @@ def background_name(rgb: np.ndarray) -> str:
 
 
 def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
-    """The name that most coloured pixels of a thing have, "" if few are coloured or none wins."""
+    """Return the colour name of most coloured pixels of an object.
+
+    The result is "" if few pixels are coloured, or if no name has the necessary majority.
+    """
     thing = scene.things[slot.thing]
     area = rgb[slot.y : slot.y + slot.side, slot.x : slot.x + slot.side]
     inside = coloured_sprite(thing.noun, thing.colour, slot.side)[..., 3] > 200
@@ -120,7 +123,7 @@ def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
 
 
 def hue_names(pixels: np.ndarray) -> np.ndarray:
-    """The names of the colours of pixels (n, 3) in [0, 1]; dark oranges are brown."""
+    """Name the colours of pixels (n, 3) in [0, 1]; dark oranges are brown."""
     high = pixels.max(1)
     low = pixels.min(1)
     chroma = np.maximum(high - low, 1e-6)
@@ -151,7 +154,7 @@ def hue_names(pixels: np.ndarray) -> np.ndarray:
 
 
 def _clean(rgb: np.ndarray, boxes: list[Slot], behind: np.ndarray) -> bool:
-    """Whether little stands outside the slots."""
+    """Check that the area outside the slots is background, except for a few pixels."""
     outside = np.ones((FRAME, FRAME), bool)
     for slot in boxes:
         top = max(slot.y - MARGIN, 0)
@@ -163,7 +166,7 @@ def _clean(rgb: np.ndarray, boxes: list[Slot], behind: np.ndarray) -> bool:
 
 
 def _nearest(rgb: np.ndarray, slot: Slot, scene: Scene, behind: np.ndarray) -> str:
-    """The noun whose drawing is nearest to what stands in a slot."""
+    """Return the noun whose rendering is nearest to the content of a slot."""
     colour = scene.things[slot.thing].colour
     references = _references(colour, scene.background, bool(colour))
     views = np.stack([_features(view, bool(colour)) for view in _views(rgb, slot, behind)])
@@ -172,7 +175,7 @@ def _nearest(rgb: np.ndarray, slot: Slot, scene: Scene, behind: np.ndarray) -> s
 
 
 def _views(rgb: np.ndarray, slot: Slot, behind: np.ndarray) -> list[np.ndarray]:
-    """The slot's area, shifted and scaled a little, as (GRID, GRID, 3) averages."""
+    """Return the slot's area, slightly shifted and scaled, as (GRID, GRID, 3) averages."""
     pad = 24
     canvas = np.broadcast_to(behind, (FRAME + 2 * pad, FRAME + 2 * pad, 3)).copy()
     canvas[pad:-pad, pad:-pad] = rgb
@@ -195,7 +198,7 @@ def _views(rgb: np.ndarray, slot: Slot, behind: np.ndarray) -> list[np.ndarray]:
 
 @lru_cache(maxsize=128)
 def _references(colour: str, background: str, luminance: bool) -> np.ndarray:
-    """(nouns, features) of all drawings in a colour on a background."""
+    """Return the features of all renderings in a colour on a background, (nouns, features)."""
     behind = np.asarray(BACKGROUNDS[background] if background else WHITE, float)
     averages = _averages(colour)
     drawings = averages[..., :3] + behind * (1 - averages[..., 3:] / 255)
@@ -204,7 +207,10 @@ def _references(colour: str, background: str, luminance: bool) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _averages(colour: str) -> np.ndarray:
-    """(nouns, GRID, GRID, 4) box averages of the premultiplied drawings in a colour."""
+    """Return box averages of the premultiplied renderings in a colour.
+
+    The shape is (nouns, GRID, GRID, 4).
+    """
     sprites = np.stack(
         [
             coloured_sprite(noun.singular, colour if noun.recoloured else "", REFERENCE)

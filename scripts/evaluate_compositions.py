@@ -1,4 +1,4 @@
-"""How well a model composes: prompts of combinations that training never showed, by kind.
+"""Measure how well a model composes: prompts with combinations that it was never trained on.
 
     python scripts/evaluate_compositions.py --model runs/scenes/model [--sheet sheets/] [--trained]
     python scripts/evaluate_compositions.py --validate
@@ -6,16 +6,17 @@
 Kinds: colour ("a blue dog"), count ("two cats"), pair ("a dog and a cat"), place ("a dog above a
 cat"), size ("a small dog", "a big dog and a small cat"), small ("a small blue dog on yellow"),
 background ("a dog on yellow"), bound ("a green cat and a red apple", sometimes on a background),
-triple ("two blue dogs on yellow"), many ("five cats", "nine blue dogs on yellow"). The scenes are
-drawn with fixed seeds among those whose combination of that kind is held out, phrased at random as
-in training, and drawn with seed 1. `composition_oracle.py` judges; an image is right if everything
-in it is. The intervals are Wilson's, 95 %. `--trained` judges scenes that training shows instead:
-what it gets right of these alone, it has memorised.
+triple ("two blue dogs on yellow"), many ("five cats", "nine blue dogs on yellow"). For each kind,
+scenes are sampled with a fixed seed from those whose combination is held out. Their prompts are
+worded at random as in training, and the images are generated with seed 1. `composition_oracle.py`
+judges the images; an image is right if all of its aspects are. The intervals are Wilson's at 95 %.
+`--trained` judges scenes from training instead. A model that is right only on those has memorised
+them.
 
-`--validate` measures the oracle itself: on the scenes' own drawings, on these blurred and
-made noisy to 24 dB, and on drawings of wrong scenes.
+`--validate` measures the oracle itself: on the true renderings of the scenes, on the same
+renderings degraded by blur and noise to 24 dB, and on renderings of wrong scenes.
 
-Needs the Debian package fonts-noto-color-emoji.
+The script needs the Debian package fonts-noto-color-emoji.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ from ldmref.training.data.rendering import render_scene
 from ldmref.training.data.scene import ABOVE, BESIDE, FRAME, ROWS, Scene
 
 SEED = 1
-DECIBELS = 24.0  # of the degraded drawings
+DECIBELS = 24.0  # PSNR of the degraded renderings
 # of the contact sheets; pixels per image
 COLUMNS = 8
 CELL = 150
@@ -55,7 +56,7 @@ def interval(right: int, n: int) -> tuple[float, float]:
 
 
 def scenes_and_prompts(kind: str, n: int, trained: bool = False) -> tuple[list[Scene], list[str]]:
-    """The first `n` different scenes of a kind, held out or of training, and their prompts."""
+    """Return the first `n` different scenes of a kind, held out or trained, and their prompts."""
     prompts: dict[Scene, str] = {}
     for index in range(1000 * n):
         scene = training_scene(0, index) if trained else held_out_scene(kind, SEED, index)
@@ -67,7 +68,7 @@ def scenes_and_prompts(kind: str, n: int, trained: bool = False) -> tuple[list[S
 
 
 def report(kind: str, verdicts: list[Verdict]) -> str:
-    """One line: the rate with its interval, and what was wrong."""
+    """Return a line with the rate, its interval, and the number of errors by aspect."""
     n = len(verdicts)
     right = sum(v.right for v in verdicts)
     low, high = interval(right, n)
@@ -77,7 +78,7 @@ def report(kind: str, verdicts: list[Verdict]) -> str:
 
 
 def contact_sheet(images: list[np.ndarray], prompts: list[str], marks: list[bool]) -> Image.Image:
-    """All images under their prompts; a red frame around those judged wrong."""
+    """Show all images under their prompts, with a red frame around those judged wrong."""
     height = CELL + 26
     page = Image.new("RGB", (COLUMNS * CELL, -(-len(images) // COLUMNS) * height), (235,) * 3)
     pen = ImageDraw.Draw(page)
@@ -96,7 +97,7 @@ def contact_sheet(images: list[np.ndarray], prompts: list[str], marks: list[bool
 
 
 def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blurred, with smooth noise on top, at a PSNR of `DECIBELS`."""
+    """Blur an image and add smooth noise, to a PSNR of `DECIBELS`."""
     x = image.astype(float)
     blurred = gaussian_filter(x, (0.8, 0.8, 0))
     noise = gaussian_filter(rng.standard_normal(x.shape), (0.7, 0.7, 0))
@@ -106,7 +107,7 @@ def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
-    """Scenes that differ from this one in one respect, each with the name of that."""
+    """Return scenes that differ from this one in one aspect, each with the name of the aspect."""
     things = scene.things
     first = scene.things[0]
 
@@ -150,7 +151,11 @@ def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, 
 
 
 def validate(n: int) -> dict[str, tuple[int, int]]:
-    """What the oracle gets right of true, degraded and wrong drawings: (right, of) by name."""
+    """Judge true, degraded and wrong renderings with the oracle.
+
+    Returns:
+        (number judged correctly, number of renderings), by name.
+    """
     rng = np.random.default_rng(0)
     results: dict[str, list[bool]] = {}
     for kind in SHARES:

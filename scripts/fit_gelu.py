@@ -1,7 +1,7 @@
-"""The polynomial p with tanh(x p(x^2)) = erf(x / sqrt(2)), for `ldmref/backends/fast/pointwise.py`.
+"""Fit the polynomial p with tanh(x p(x^2)) = erf(x / sqrt(2)) of `backends/fast/pointwise.py`.
 
-Minimax over 0 <= x <= EDGE of the error of gelu(x) = x (1 + erf(x / sqrt(2))) / 2, by Lawson's
-iteration of weighted least squares on Chebyshev nodes. mpmath gives the target.
+The fit minimises the maximum over 0 <= x <= EDGE of the error of gelu(x) = x (1 + erf(x / sqrt(2)))
+/ 2, by Lawson's iteration of weighted least squares on Chebyshev nodes. mpmath computes the target.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ROUNDS = 60
 
 
 def fit() -> tuple[np.ndarray, float]:
-    """Coefficients in ascending powers of x^2, and the largest error of gelu."""
+    """Return the coefficients in ascending powers of x^2, and the largest error of gelu."""
     mp.dps = 40
     x = 0.5 * EDGE * (1.0 - np.cos(np.pi * (np.arange(NODES) + 0.5) / NODES))
     z = [mpf(float(a)) / sqrt(2) for a in x]

@@ -1,11 +1,11 @@
-"""Kill drawing, converting and training at random moments, and look at what is left.
+"""Kill image generation, conversion and training at random moments, and check the files.
 
     python scripts/kill.py --kills 200 --seed 0
 
 Each run is killed by SIGKILL, SIGTERM or SIGINT after a random time, then started again until it
-ends by itself. After every kill: each image, model and checkpoint that exists is complete, and
-nothing that was complete before is gone or changed. After the last run the result equals that of a
-run without kills, bit for bit. Temporary files may stay after SIGKILL only.
+finishes. After every kill, each image, model and checkpoint that exists must be complete, and no
+file that was complete before may be missing or changed. The final result must equal, bit for bit,
+the result of a run without kills. Temporary files may remain only after SIGKILL.
 """
 
 from __future__ import annotations
@@ -38,18 +38,18 @@ STOPPED = {0, 130, 143, -signal.SIGKILL, -signal.SIGTERM, -signal.SIGINT}
 
 
 class Work(NamedTuple):
-    """A command to kill: its arguments for a folder, and which of its files never change again."""
+    """A command to kill: its arguments for a folder, and a test for files that stay as they are."""
 
     name: str
-    argv: Callable[[Path], list[str]]  # what makes the rest, if some is there
+    argv: Callable[[Path], list[str]]  # for the missing files, if some exist
     final: Callable[[Path], bool]
 
 
 def works(model: Path, images: Path, training: bool) -> list[Work]:
-    """The commands, on preset `tiny`."""
+    """Return the commands to kill, for preset `tiny`."""
 
     def draw(folder: Path) -> list[str]:
-        """All images, by seed; after a kill, those from the first that is not there."""
+        """Generate all images, by seed; after a kill, start at the first missing image."""
         first = next((i for i in range(IMAGES) if not (folder / f"{i}.png").exists()), 0)
         return [
             "txt2img",
@@ -104,7 +104,7 @@ def works(model: Path, images: Path, training: bool) -> list[Work]:
 
 
 def check(path: Path) -> None:
-    """Raise if a file is not complete."""
+    """Raise an exception if a file is not complete."""
     if path.suffix == ".png":
         Image.open(path).load()
     elif path.suffix == ".safetensors":
@@ -114,7 +114,7 @@ def check(path: Path) -> None:
 
 
 def is_temporary(path: Path, folder: Path) -> bool:
-    """Whether a name is one of those under which files are written before they are complete."""
+    """Return whether a name is one under which incomplete files are written."""
     names = path.relative_to(folder).parts
     return names[-1].endswith(".part") or any(
         name.startswith(".") or ".tmp" in name for name in names
@@ -122,9 +122,10 @@ def is_temporary(path: Path, folder: Path) -> bool:
 
 
 def digests(folder: Path) -> dict[Path, str]:
-    """The files below a folder that are not temporary, each checked, with their digests.
+    """Check all files below a folder that are not temporary, and return their digests.
 
-    Of images the pixels count: drawn once more, they are recorded as images of another run.
+    The digest of an image is that of its pixels, because the metadata of an image that is generated
+    again belong to another run.
     """
     files = [path for path in sorted(folder.rglob("*")) if path.is_file()]
     kept = [path for path in files if not is_temporary(path, folder)]
@@ -156,7 +157,11 @@ def finish(argv: list[str]) -> None:
 
 
 def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tally: dict) -> bool:
-    """Start, kill after a random part of `seconds`, check; whether it was alive when killed."""
+    """Start a command, kill it after a random fraction of `seconds`, and check its files.
+
+    Returns:
+        whether the process was still running when it was killed.
+    """
     before = digests(folder)
     number = draw.choice(SIGNALS)
     process = start(work.argv(folder))
@@ -164,7 +169,7 @@ def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tal
     alive = process.poll() is None
     process.send_signal(number)
     _, err = process.communicate(timeout=600)
-    # Ctrl-C before any file of ldmref runs is answered by Python itself, with a traceback
+    # if Ctrl-C comes before any file of ldmref runs, Python itself prints a traceback
     starting = number == signal.SIGINT and PACKAGE not in err and b"KeyboardInterrupt" in err
     wrong = process.returncode not in STOPPED or b"Traceback" in err or b"E-INTERNAL" in err
     if wrong and not starting:
@@ -187,7 +192,7 @@ def kill_once(work: Work, folder: Path, seconds: float, draw: random.Random, tal
 
 
 def run(kills: int, seed: int, training: bool = True) -> dict:
-    """Kill that many times, the commands in turn; the numbers of what was found."""
+    """Kill the commands in turn, `kills` times in all; return the counts of faults."""
     draw = random.Random(seed)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # background jobs ignore it
     tally: dict = collections.defaultdict(int)
@@ -222,7 +227,7 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
                 done += 1
                 if done % 10 == 0:
                     print(f"{done} kills", summary(tally), file=sys.stderr, flush=True)
-            if draw.random() < 0.2 or done == kills:  # go on to the end, and compare
+            if draw.random() < 0.2 or done == kills:  # let it finish, and compare the result
                 finish(work.argv(folder))
                 if digests(folder) != usual[work.name]:
                     tally["differ"].append(work.name)
@@ -232,7 +237,7 @@ def run(kills: int, seed: int, training: bool = True) -> dict:
 
 
 def summary(tally: dict) -> dict[str, int]:
-    """The numbers, and how many faults of each kind."""
+    """Return the counts, with a list of faults replaced by its length."""
     return {name: len(x) if isinstance(x, list) else x for name, x in tally.items()}
 
 

@@ -1,7 +1,7 @@
-"""Print the requirements of pyproject.toml at their lower bounds, one on a line.
+"""Print the requirements of pyproject.toml at their lower bounds, one per line.
 
-python scripts/lowest_versions.py            # of ldmref itself
-python scripts/lowest_versions.py hub        # and of an extra
+python scripts/lowest_versions.py            # requirements of ldmref itself
+python scripts/lowest_versions.py hub        # also those of an extra
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 
 
 def lowest(extras: list[str]) -> list[str]:
-    """`numpy>=2.0` becomes `numpy==2.0`; without a bound a requirement is left out."""
+    """Turn `numpy>=2.0` into `numpy==2.0`; requirements without a bound are left out."""
     project = tomllib.loads((Path(__file__).parents[1] / "pyproject.toml").read_text())["project"]
     lines = list(project["dependencies"])
     for extra in extras:

@@ -1,7 +1,7 @@
 """Write tests/modes/golden_noise.npy: the first two numbers of the streams of seeds 0 and 12345.
 
-Made with NumPy 2.4.6. The test compares every later NumPy with it: if NumPy changes its ziggurat,
-images change, and the test says so.
+The file was written with NumPy 2.4.6. The test compares later versions with it: if NumPy changes
+its ziggurat algorithm, images change and the test fails.
 """
 
 from pathlib import Path

@@ -1,14 +1,14 @@
-"""Write the tables of docs/math: the chain formula -> function -> source -> oracle -> test.
+"""Write the tables of docs/math: for each function its source, oracle and tests.
 
     python scripts/make_math_pages.py                  # rewrite the tables, link the citations
-    python scripts/make_math_pages.py --plots          # and redraw all plots (needs matplotlib)
-    python scripts/make_math_pages.py --plots score    # only the plot of one chapter
+    python scripts/make_math_pages.py --plots          # also make all plots (needs matplotlib)
+    python scripts/make_math_pages.py --plots score    # make only the plot of one chapter
 
 Sources come from the docstrings, oracles from the identities of `ldmref check`, tests from the
-syntax trees of tests/, titles of papers from docs/math/references.toml. The rest of a page is
-written by hand; citations such as arXiv:2006.11239 become links on every page of docs/.
-`tests/math/test_pages.py` fails if a page is out of date or a link of the chain is missing, and
-`tests/test_markdown.py` checks that GitHub renders the formulas and tables.
+syntax trees of tests/, and titles of papers from docs/math/references.toml. The rest of a page is
+written by hand. On every page of docs/, citations such as arXiv:2006.11239 become links.
+`tests/math/test_pages.py` fails if a page is out of date or if a function has no source, oracle,
+test or page. `tests/test_markdown.py` checks that GitHub renders the formulas and tables.
 """
 
 from __future__ import annotations
@@ -32,25 +32,25 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "math"
 PAPERS: dict[str, list[str]] = tomllib.loads((PAGES / "references.toml").read_text())
 TESTS = [ROOT / "tests" / room for room in ("math", "samplers", "testing", "parity", "backends")]
-NOT_FORMULAS = {  # of ldmref.samplers: the loop, schedules, lookups
+NOT_FORMULAS = {  # names in ldmref.samplers: the loop, schedules, lookups
     "configured_step", "get_sampler", "guided_denoiser", "implicit", "make_schedule",
     "repaint_visits", "sample", "sigma_grid",
 }  # fmt: skip
 BEGIN = "<!-- table: made by scripts/make_math_pages.py -->"
 END = "<!-- end of table -->"
 CITATION = re.compile(r"arXiv:((?:[a-z-]+/)?\d[\d.]*\d)")
-# Text in which citations stay as they are: fenced blocks, code, formulas, links that exist.
+# Citations are not changed in fenced blocks, code, formulas and existing links.
 VERBATIM = re.compile(r"^ *(```|~~~).*?^ *\1[^\n]*$|`+[^`]*`+|\[[^\]]*\]\([^)]*\)", re.M | re.S)
 
 
 def public_names() -> list[str]:
-    """Every formula, and every factory of a sampler's step."""
+    """List every formula and every factory of a sampler's step."""
     factories = [n for n in ldmref.samplers.__all__ if n.islower() and n not in NOT_FORMULAS]
     return sorted([*ldmref.math.__all__, *factories])
 
 
 def identities_by_page() -> dict[str, list[Identity]]:
-    """Page -> its identities."""
+    """Return the identities of each page."""
     identities = defaultdict(list)
     for chapter in CHAPTERS:
         identities[chapter.page] += chapter.identities
@@ -58,7 +58,7 @@ def identities_by_page() -> dict[str, list[Identity]]:
 
 
 def home_pages() -> dict[str, str]:
-    """Function -> the first page that checks it, else the first that uses it."""
+    """Return for each function the first page that checks it, otherwise the first that uses it."""
     homes: dict[str, str] = {}
     for names in (lambda i: (i.function,), lambda i: i.uses):
         for page, identities in identities_by_page().items():
@@ -69,7 +69,7 @@ def home_pages() -> dict[str, str]:
 
 
 def tests_by_function() -> dict[str, list[str]]:
-    """Function -> the test files that use it in a test, directly or through a helper."""
+    """Return for each function the test files that use it, directly or through a helper."""
     files: dict[str, list[str]] = defaultdict(list)
     for path in sorted(p for folder in TESTS for p in folder.glob("test_*.py")):
         tree = ast.parse(path.read_text())
@@ -93,7 +93,7 @@ def tests_by_function() -> dict[str, list[str]]:
 
 
 def chain() -> dict[str, dict[str, Any]]:
-    """Function -> source, oracles, tests, page, whether a line of the page names it."""
+    """Return for each function its source, oracles, tests, page, and whether the page names it."""
     tests = tests_by_function()
     homes = home_pages()
     identities = [i for group in identities_by_page().values() for i in group]
@@ -112,7 +112,7 @@ def chain() -> dict[str, dict[str, Any]]:
 
 @functools.cache
 def text_of(page: str) -> str:
-    """What is written by hand on a page: all but its table."""
+    """Return the part of a page that is written by hand: all except its table."""
     path = PAGES / f"{page}.md"
     if not path.is_file():
         return ""
@@ -120,7 +120,7 @@ def text_of(page: str) -> str:
 
 
 def missing() -> list[str]:
-    """One line for each missing link of the chain."""
+    """Return one line for each source, oracle, test or mention that a function lacks."""
     return [
         f"{name}: no {link}" + (f" about it in {links['page']}.md" if link == "line" else "")
         for name, links in chain().items()
@@ -130,12 +130,12 @@ def missing() -> list[str]:
 
 
 def row(cells: list[str]) -> str:
-    """One row of a Markdown table: a bar inside a cell is escaped."""
+    """Return a row of a Markdown table, with bars inside cells escaped."""
     return "| " + " | ".join(re.sub(r"(?<!\\)\|", r"\\|", cell) for cell in cells) + " |"
 
 
 def linked(text: str) -> str:
-    """The text with each arXiv:NUMBER linked, except in code, formulas and existing links."""
+    """Link each arXiv:NUMBER of a text, except in code, formulas and existing links."""
     parts = []
     position = 0
     for verbatim in VERBATIM.finditer(text):
@@ -150,7 +150,7 @@ def _link(citation: re.Match[str]) -> str:
 
 
 def table(page: str) -> str:
-    """The table of one page, folded, and the titles of the papers that it cites."""
+    """Return the folded table of one page, and the titles of the papers that it cites."""
     rows = [row(["function", "source", "oracle in `ldmref check`", "tests"]), "|---|---|---|---|"]
     cited: set[str] = set()
     for name, links in chain().items():
@@ -174,7 +174,7 @@ def table(page: str) -> str:
 
 
 def papers(cited: set[str]) -> list[str]:
-    """A list of papers by year: authors, title, link."""
+    """Return a list of papers by year: authors, title, link."""
     by_year = sorted(cited, key=lambda n: (PAPERS[n][0][-4:], PAPERS[n][0], n))
     return ["Papers:", ""] + [
         f"- {PAPERS[number][0]}, *{PAPERS[number][1]}*, {linked(f'arXiv:{number}')}"
@@ -183,7 +183,7 @@ def papers(cited: set[str]) -> list[str]:
 
 
 def page_text(page: str) -> str:
-    """The page with its table regenerated, citations linked, and the rest unchanged."""
+    """Return the page with its table regenerated, citations linked, and the rest unchanged."""
     text = linked((PAGES / f"{page}.md").read_text())
     block = f"{BEGIN}\n\n{table(page)}\n\n{END}"
     pattern = re.escape(BEGIN) + r".*?" + re.escape(END)
@@ -193,7 +193,7 @@ def page_text(page: str) -> str:
 
 
 def draw_plot(page: str) -> None:
-    """docs/math/plots/PAGE.png, by scripts/math_plots/PAGE.py."""
+    """Write docs/math/plots/PAGE.png with scripts/math_plots/PAGE.py."""
     from matplotlib.figure import Figure
 
     path = ROOT / "scripts" / "math_plots" / f"{page}.py"

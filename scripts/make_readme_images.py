@@ -1,9 +1,9 @@
-"""Draw the images of README and model card with the embedded model, on NumPy.
+"""Generate the images of the README and the model card with the embedded model, on NumPy.
 
     python scripts/make_readme_images.py
 
-Nothing is picked by hand: names as listed below; the first prompts of each kind that
-`evaluate_compositions.py` draws; seed 1 for all.
+No image is selected by hand. The prompts are the names listed below, and the first prompts of each
+kind that `evaluate_compositions.py` samples; the seed is 1 for all.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ NAMES = [
     "sunflower", "police car", "penguin", "crown", "pizza", "full moon face",
     "flag: Japan", "mushroom", "soccer ball", "house", "umbrella", "robot",
 ]  # fmt: skip
-SCENES = 3  # of each kind, the first that training has never shown
-# pixels of an image, and of two lines above it
+SCENES = 3  # prompts of each kind, the first that are not in the training data
+# pixels of an image, and of the two lines above it
 CELL = 128
 LABEL = 28
 
 
 def sheet(images: list[Image.Image], titles: list[str], columns: int) -> Image.Image:
-    """Images under their prompts."""
+    """Show images under their prompts."""
     rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (CELL + 8), rows * (CELL + LABEL + 8)), "white")
     pen = ImageDraw.Draw(page)

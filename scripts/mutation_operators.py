@@ -1,4 +1,4 @@
-"""The mutants of a Python file: each differs from it by one small change.
+"""Make the mutants of a Python file: each differs from it by one small change.
 
 | operator    | change                                                                         |
 |-------------|--------------------------------------------------------------------------------|
@@ -12,9 +12,10 @@
 | keyword     | a keyword argument of a call removed                                           |
 | jump        | `break` and `continue`                                                         |
 
-Left as they are: docstrings, annotations, imports, `__all__`, `__slots__`, `assert`s, everything
-inside `raise` and the keyword arguments `code`, `hint`, `help`, `description` and `metavar` (error
-codes and texts), texts with a space, f-strings' own text, decorators, lines for type checkers.
+These are never changed: docstrings, annotations, imports, `__all__`, `__slots__`, `assert`s,
+everything inside `raise` and the keyword arguments `code`, `hint`, `help`, `description` and
+`metavar` (error codes and texts), strings with a space, the literal parts of f-strings, decorators,
+and lines for type checkers.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ UNTOUCHED = (ast.Raise, ast.Import, ast.ImportFrom, ast.Assert, ast.Nonlocal, as
 
 
 class Mutant(NamedTuple):
-    """One change: `lines` are those of its statement in the original, `source` is the file."""
+    """One change: `lines` are the lines of its statement, `source` is the text of the new file."""
 
     file: str
     lines: tuple[int, int]
@@ -53,7 +54,7 @@ class Mutant(NamedTuple):
 
 
 def mutants(file: str, source: str) -> Iterator[Mutant]:
-    """Every mutant of a source file, in the order of its lines."""
+    """Yield every mutant of a source file, in the order of its lines."""
     tree = ast.parse(source)
     original = ast.unparse(tree).splitlines()
     for site in _sites(tree):
@@ -78,7 +79,7 @@ class _Site(NamedTuple):
 
 
 class _Changed:
-    """`node` with other fields while the block runs; None in `body` lists removes a statement."""
+    """Give `node` other fields while the block runs; None in a `body` removes a statement."""
 
     def __init__(self, node: ast.AST, fields: dict[str, object]) -> None:
         self.node = node
@@ -95,7 +96,7 @@ class _Changed:
 
 
 def _sites(tree: ast.Module) -> Iterator[_Site]:
-    """The nodes that may change, each with the lines of its statement and of its function."""
+    """Yield the nodes that may change, with the lines of their statement and function."""
 
     def walk(node: ast.AST, lines: tuple[int, int], function: tuple[int, int]) -> Iterator[_Site]:
         if isinstance(node, UNTOUCHED) or _is_docstring(node) or _is_for_checkers(node):
@@ -120,7 +121,7 @@ def _sites(tree: ast.Module) -> Iterator[_Site]:
 
 
 def _children(node: ast.AST) -> list[ast.AST]:
-    """The children that may change: not annotations, decorators or texts."""
+    """Return the children that may change: not annotations, decorators or texts."""
     if isinstance(node, ast.ClassDef):
         return list(node.body)
     if isinstance(node, ast.AnnAssign):
@@ -154,7 +155,7 @@ def _is_for_checkers(node: ast.AST) -> bool:
 
 
 def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST, dict[str, object]]]:
-    """(operator, node, its changed fields) of one node."""
+    """Yield (operator, node, its changed fields) for every change of one node."""
     if isinstance(node, ast.Compare):
         for i, op in enumerate(node.ops):
             if type(op) in COMPARISONS:
@@ -192,7 +193,7 @@ def _changes(node: ast.AST) -> Iterator[tuple[str, ast.AST, dict[str, object]]]:
 
 
 def _negations(test: object) -> Iterator[object]:
-    """A condition, or the conditions of a comprehension, negated (not comparisons: above)."""
+    """Yield negated conditions, also those of comprehensions, except comparisons."""
     tests = test if isinstance(test, list) else [test]
     for i, one in enumerate(tests):
         if isinstance(one, ast.UnaryOp) and isinstance(one.op, ast.Not):

@@ -1,10 +1,10 @@
-"""Report of `make mutation`: the mutants of formulas and samplers that the tests kill.
+"""Report which mutants of formulas and samplers the tests kill, for `make mutation`.
 
     python scripts/mutation_report.py          # a line per module, and every survivor
 
-Reads the results of `mutmut run` in `mutants/`. Mutants of `array_namespace(...)` lines are counted
-separately: this run has NumPy arrays only, so they cannot be killed here; the tests on torch and
-array-api-strict cover them.
+The script reads the results of `mutmut run` in `mutants/`. Mutants of `array_namespace(...)` lines
+are counted separately. They cannot be killed in this run, which uses NumPy arrays only; the tests
+with torch and array-api-strict cover them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ SURVIVED = {0, 5, 33}  # exit codes: the tests passed, or no test reaches the li
 
 
 def changed_lines(mutant: str) -> tuple[str, str]:
-    """The original line and the mutated one."""
+    """Return the original line and the mutated one."""
     lines = [
         x for x in get_diff_for_mutant(mutant).splitlines() if not x.startswith(("---", "+++"))
     ]

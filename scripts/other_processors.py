@@ -5,9 +5,10 @@
     python scripts/other_processors.py --all                  # the whole suite
     python scripts/other_processors.py --list                   # the settings that work here
 
-OpenBLAS, oneMKL, oneDNN, torch and NumPy hold kernels for several generations of processors, and a
-variable overrides their choice. A small calculation in a process of its own shows which kernels the
-variable leads to. A setting that this processor or these builds cannot follow is skipped, by name.
+OpenBLAS, oneMKL, oneDNN, torch and NumPy contain kernels for several generations of processors, and
+an environment variable overrides their choice. A small calculation in a separate process shows
+which kernels are used. A setting that this processor or these builds do not support is skipped, and
+its name is printed.
 """
 
 from __future__ import annotations
@@ -26,13 +27,13 @@ from numpy._core._multiarray_umath import __cpu_features__ as features
 
 ROOT = Path(__file__).parents[1]
 NUMERICAL = ("backends", "models", "modes", "samplers", "check", "math", "parity")
-OPTIONAL = [name for name in dispatched if features[name]]  # of NumPy: beyond what it always uses
+OPTIONAL = [name for name in dispatched if features[name]]  # NumPy's optional features
 AVX2 = ("AVX2", "FMA3")
 AVX512 = ("AVX512F", "AVX512BW", "AVX512DQ", "AVX512VL")
 
 
 class Library(NamedTuple):
-    """The variable that chooses the kernels, and a program that prints which ones are used."""
+    """The variable that selects kernels, and a program that prints which ones are used."""
 
     variable: str
     probe: str
@@ -76,7 +77,7 @@ LIBRARIES = {
 
 
 class Kernels(NamedTuple):
-    """A value of a library's variable, the features it needs, and what the probe then prints."""
+    """A value of a library's variable, the features it needs, and the expected output."""
 
     library: str
     value: str
@@ -111,14 +112,14 @@ SETTINGS: dict[str, tuple[Kernels, ...]] = {
 
 
 def environment(setting: tuple[Kernels, ...] = ()) -> dict[str, str]:
-    """This process' environment with the variables of a setting, and no others of these."""
+    """Return the environment with the variables of one setting, and without those of others."""
     variables = {library.variable for library in LIBRARIES.values()}
     kept = {key: value for key, value in os.environ.items() if key not in variables}
     return kept | {kernels.variable: kernels.value for kernels in setting}
 
 
 def obstacle(kernels: Kernels) -> str:
-    """Why these kernels cannot be had here; empty if they can."""
+    """Return why these kernels are not available here; "" if they are."""
     missing = [name for name in kernels.needs if not features.get(name)]
     if missing:
         return f"this processor has no {', '.join(missing)}"
@@ -137,7 +138,7 @@ def obstacle(kernels: Kernels) -> str:
 
 
 def run(setting: tuple[Kernels, ...], arguments: list[str]) -> tuple[bool, str]:
-    """Run pytest; returns whether all tests passed, and its last line."""
+    """Run pytest; return whether all tests passed, and the last line of its output."""
     command = [sys.executable, "-m", "pytest", "-q", *arguments]
     env = environment(setting) | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=ROOT, env=env, stdout=subprocess.PIPE, text=True)

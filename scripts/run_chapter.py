@@ -3,9 +3,9 @@
     python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter
     python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter --write
 
-What a block prints is shown, and the processor time that it took. With --write the page gets
-what each block printed, as the block of text below it, and the images that it links to.
-Trainings stay in the folder: a second run does not repeat them.
+The output and the processor time of each block are printed. With --write, the text blocks of the
+page and the images that it links to are replaced by the new output. Trained models stay in the
+folder, and a second run does not train them again.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ IMAGE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)]+\.png)\)")
 def run(
     page: Path, folder: Path, report: Callable[[int, float, str], None] = lambda i, s, output: None
 ) -> list[str]:
-    """Run the blocks in the folder; returns what each printed.
+    """Run the blocks in the folder; return the output of each.
 
-    `report` is called with the number of each block, its processor time in seconds, and that.
+    `report` is called with the number of each block, its processor time in seconds and its output.
     """
     names: dict[str, object] = {"__name__": "__main__"}
     outputs = []
@@ -45,7 +45,7 @@ def run(
 
 
 def with_outputs(text: str, outputs: list[str]) -> str:
-    """The page with these outputs, in the blocks of text that it has for them."""
+    """Return the page with these outputs in its text blocks."""
     remaining = iter(outputs)
 
     def filled(block: re.Match[str]) -> str:
@@ -58,7 +58,7 @@ def with_outputs(text: str, outputs: list[str]) -> str:
 
 
 def images(page: Path) -> list[Path]:
-    """The files of the images on the page."""
+    """List the image files on the page."""
     return [page.parent / match["path"] for match in IMAGE.finditer(page.read_text())]
 
 

@@ -1,11 +1,11 @@
-"""Draw many images in one process, and report how much its resident memory grows per image.
+"""Generate many images in one process, and report how much its resident memory grows per image.
 
     python scripts/soak.py --images 1000
     python scripts/soak.py --images 200 --threads 4
 
-The slope is that of a least-squares line through the second half of the run: the first half lets
-caches fill. The exit code is 1 if it is above the bound. With `--threads` that many threads share
-the model, and every image is compared with the one that a single thread draws.
+The growth is the slope of a least-squares line through the second half of the run; caches fill
+during the first half. The exit code is 1 if the slope is above the bound. With `--threads`, that
+many threads share the model, and every image is compared with the image of a single thread.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ VARIED = (
 
 
 def resident() -> int:
-    """Bytes of this process in memory."""
+    """Return the resident memory of this process in bytes."""
     status = Path("/proc/self/statm")
     if status.exists():
         return int(status.read_text().split()[1]) * resource.getpagesize()
@@ -40,13 +40,13 @@ def resident() -> int:
 
 
 def generate(model: LatentDiffusion, i: int) -> bytes:
-    """Image `i`: its pixels and its latents."""
+    """Generate image `i`; return its pixels and its latents."""
     run = modes.txt2img(model, f"cat {i}", seed=i, steps=2, **VARIED[i % len(VARIED)])
     return run.images[0].tobytes() + run.latents.tobytes()
 
 
 def soak(images: int) -> tuple[float, np.ndarray]:
-    """Bytes per image, and the resident memory after each image."""
+    """Return the growth in bytes per image, and the resident memory after each image."""
     model = ldmref.random_model("tiny", backend="numpy")
     sizes = np.empty(images)
     for i in range(images):
@@ -58,7 +58,7 @@ def soak(images: int) -> tuple[float, np.ndarray]:
 
 
 def differing(images: int, threads: int) -> int:
-    """How many images of threads that share a model are not those of a single one."""
+    """Count the images of threads sharing a model that differ from those of a single thread."""
     model = ldmref.random_model("tiny", backend="numpy")
     with ThreadPoolExecutor(threads) as pool:
         shared = list(pool.map(lambda i: generate(model, i), range(images)))

@@ -1,4 +1,4 @@
-"""Evaluation: what PSNR and SSIM see, and how the two distances grow with the sample."""
+"""Evaluation: PSNR and SSIM of degraded images, and two distances over the size of the sample."""
 
 import numpy as np
 
@@ -12,13 +12,13 @@ def plot(figure) -> None:
     x = np.sin(9 * side)[:, None] * np.cos(7 * side)[None, :] * np.ones((1, 1, 64, 64))
     noise = rng.standard_normal(x.shape)
     amounts = np.linspace(0.02, 0.5, 25)
-    for name, spoil in (
+    for name, degrade in (
         ("noise", lambda a: x + a * noise),
         ("brighter", lambda a: x + a),
         ("less contrast", lambda a: (1 - a) * x),
     ):
         pairs = [
-            (lm.psnr(x, spoil(a))[0], lm.structural_similarity(x, spoil(a))[0]) for a in amounts
+            (lm.psnr(x, degrade(a))[0], lm.structural_similarity(x, degrade(a))[0]) for a in amounts
         ]
         left.plot(*zip(*pairs, strict=True), label=name)
     left.set(xlabel="PSNR (dB)", ylabel="SSIM")
@@ -27,9 +27,9 @@ def plot(figure) -> None:
     frechet = []
     kernel = []
     for n in sizes:
-        draws = [[rng.standard_normal((n, 16)) for _ in range(2)] for _ in range(20)]
-        frechet.append([lm.frechet_distance(*moments(a), *moments(b)) for a, b in draws])
-        kernel.append([lm.kernel_distance(a, b) for a, b in draws])
+        pairs_of_samples = [[rng.standard_normal((n, 16)) for _ in range(2)] for _ in range(20)]
+        frechet.append([lm.frechet_distance(*moments(a), *moments(b)) for a, b in pairs_of_samples])
+        kernel.append([lm.kernel_distance(a, b) for a, b in pairs_of_samples])
     for axes, values, name in ((middle, frechet, "Frechet"), (right, kernel, "kernel")):
         mean = np.mean(values, axis=1)
         spread = np.std(values, axis=1)

@@ -26,7 +26,7 @@ def plot(figure) -> None:
     for axes, p in images.items():
         axes.imshow(p**0.5, origin="lower", extent=(0.01, 0.99, -3, 3), aspect="auto", cmap="Blues")
 
-    # the probability flow dx/dsigma = (x - E[x0 | x]) / sigma, integrated once, drawn in both
+    # the probability flow dx/dsigma = (x - E[x0 | x]) / sigma, integrated once, plotted in both
     sigmas = lm.sigma_from_flow_time(s[::-1])
     paths = [sigmas[0] * np.linspace(-1.8, 1.8, 9)[:, None]]
     for now, after in pairwise(sigmas):

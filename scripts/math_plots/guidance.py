@@ -21,7 +21,7 @@ def plot(figure) -> None:
         axes.contourf(side, side, p, levels=np.linspace(0.02, 1, 12), cmap="Blues")
         score = lm.classifier_guidance(data.score(points, sigma), gradient[:, k], scale)
         length = np.linalg.norm(score, axis=1, keepdims=True)
-        arrow = score / np.sqrt(length)  # shortened: the longest would hide the rest
+        arrow = score / np.sqrt(length)  # shortened, because the longest would hide the others
         axes.quiver(*points.T, *arrow.T, scale=45, width=0.004)
         axes.plot(*data.means.T, "kx")
         axes.plot(*data.means[k], "r*", ms=11)

@@ -4,14 +4,14 @@ import numpy as np
 
 from ldmref import math as lm
 
-# of Gaussian data, in one dimension
+# Gaussian data in one dimension
 MEAN = 0.75
 SPREAD = 0.5
 ENTROPY = 0.5 * np.log(2 * np.pi * np.e * SPREAD**2)
 
 
 def gap(steps: int, variance_type: str) -> float:
-    """Nats between the bound, with the exact denoiser, and the data's entropy; no Monte Carlo."""
+    """Return bound minus entropy in nats, for the exact denoiser and without Monte Carlo."""
     alpha_bar = lm.alpha_bar_from_log_snr(np.linspace(1, -1, steps) * np.log(1e6))
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
     x0, eps = (a.reshape(9, 1) for a in np.meshgrid(MEAN + SPREAD * nodes, nodes))
@@ -28,7 +28,7 @@ def gap(steps: int, variance_type: str) -> float:
 
 
 def plot(figure) -> None:
-    """Three panels on a matplotlib figure."""
+    """Plot three panels on a matplotlib figure."""
     weights, bounds, variances = figure.subplots(1, 3)
     alpha_bar = lm.alphas_cumprod(lm.scaled_linear_betas(1000))
     now = alpha_bar[1:]

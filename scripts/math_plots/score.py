@@ -15,7 +15,7 @@ def plot(figure) -> None:
     t = np.linspace(0.0, 1.0, 301)
     for name, sde in (("VP", lm.VPSDE()), ("sub-VP", lm.SubVPSDE()), ("VE", lm.VESDE())):
         left.semilogy(t[1:], sde.sigma(t[1:]), label=name)
-    left.set(xlabel="t", ylabel="sigma(t)", title="Three clocks")
+    left.set(xlabel="t", ylabel="sigma(t)", title="Noise levels")
     left.legend()
 
     sde = lm.VPSDE(0.1, 8.0)
