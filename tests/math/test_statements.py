@@ -202,7 +202,7 @@ def printed_sum(z: float, pole: bool, terms: int = 12):
     return total + residue if pole else total
 
 
-@states("objective.md", "the weight was then 2 and 1 instead of nearly 0")
+@states("objective.md", "the weight was then 2 and 1, respectively")
 def test_min_snr_of_v_in_noise_with_one_added_elsewhere():
     ratio = 1e-3
     weight = lm.min_snr_weight(ratio / (1 + ratio), "v")
@@ -578,7 +578,7 @@ def test_the_adaptive_weight_is_limited_where_the_discriminator_is_flat():
     assert 5.0 / 1e-6 > 1e4  # the ratio alone
 
 
-@states("autoencoders.md", "An angle from its cosine alone is wrong by $`10^{-8}`$")
+@states("autoencoders.md", "An angle computed from its cosine alone is wrong by $`10^{-8}`$")
 def test_arccosines_lose_half_of_the_digits():
     angle = 1e-9
     assert abs(np.arccos(np.cos(angle)) - angle) > 5e-10
