@@ -26,7 +26,7 @@ def plan_img2img(config: ModelConfig, values: dict[str, Any]) -> Plan:
     from_noise = request.first_step == 0 and request.rng != "torch"
 
     def start(model: LatentDiffusion) -> Start:
-        finish = (lambda image: image.copy()) if request.strength == 0 else None
+        finish = (lambda generated: image.copy()) if request.strength == 0 else None
         known = encode_image(model, image)
         return Start(request.latents, known, from_noise, finish=finish)
 

@@ -152,10 +152,10 @@ def test_no_file_is_opened_between_the_first_step_and_the_last_image(tmp_path):
     assert [type(event).__name__ for event in events] == [
         "Progress",
         "Progress",
-        "Image",
+        "GeneratedImage",
         "Progress",
         "Progress",
-        "Image",
+        "GeneratedImage",
     ]
 
 
