@@ -31,9 +31,7 @@ from ldmref.check.identity import Identity, public, source_of
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "math"
 PAPERS: dict[str, list[str]] = tomllib.loads((PAGES / "references.toml").read_text())
-TESTS = [
-    ROOT / "tests" / package for package in ("math", "samplers", "testing", "parity", "backends")
-]
+TESTS = [ROOT / "tests" / room for room in ("math", "samplers", "testing", "parity", "backends")]
 NOT_FORMULAS = {  # of ldmref.samplers: the loop, schedules, lookups
     "configured_step", "get_sampler", "guided_denoiser", "implicit", "make_schedule",
     "repaint_visits", "sample", "sigma_grid",
