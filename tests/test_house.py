@@ -336,12 +336,14 @@ SHARED_NAMES: dict[str, str] = {}  # name -> the reason why two definitions may 
 
 
 def concepts(tree):
-    """Yield the names of all classes, and of the type aliases and variables of a module."""
+    """Yield the names of all classes, and of the type aliases of a module; not of TypeVars."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ClassDef):
             yield node.name
     for node in tree.body:
         match node:
+            case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec"))):
+                pass
             case ast.Assign(targets=[ast.Name(id=name)]) if CONCEPT.fullmatch(name):
                 yield name
             case ast.AnnAssign(target=ast.Name(id=name)) if CONCEPT.fullmatch(name):
@@ -367,6 +369,7 @@ def test_a_class_or_type_alias_has_a_name_that_no_other_has():
 def test_classes_and_aliases_are_found():
     code = (
         "Shape = tuple[int, ...]\nTerm: TypeAlias = int\nLIMIT = 3\nA = 1\nx = 2\n"
+        "Made = TypeVar('Made')\n"
         "class _Row:\n    class Inner: pass\n    Key = str\n"
     )
     assert [*concepts(ast.parse(code))] == ["_Row", "Inner", "Shape", "Term"]
