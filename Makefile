@@ -1,4 +1,4 @@
-# Two commands: `make demo` draws an image, `make test` runs the tests. Each sets up what it needs.
+# Two commands: `make demo` generates an image, `make test` runs the tests. Each sets up its environment.
 PYTHON ?= python3
 DEMO   := .venv
 TEST   := .venv-test
@@ -8,7 +8,7 @@ TEST   := .venv-test
 demo: $(DEMO)/.ready
 	$(DEMO)/bin/ldmref txt2img -p "red heart" --seed 1 -o demo.png --overwrite
 
-# A process for each core, with one thread each: threads that wait for each other cost more.
+# One process per core, with one thread each: threads that wait for each other cost more.
 test: $(TEST)/.ready
 	OMP_NUM_THREADS=1 $(TEST)/bin/python -m pytest -q -n auto
 
@@ -20,7 +20,7 @@ lint: $(TEST)/.ready
 	$(TEST)/bin/ruff format --check .
 	$(TEST)/bin/pyright
 
-# Changes formulas and samplers one at a time, in a copy, and runs their tests: about an hour.
+# Mutate formulas and samplers one at a time, in a copy, and run their tests: about an hour.
 mutation: $(TEST)/.ready
 	$(TEST)/bin/pip install --quiet "mutmut==3.8.1"
 	HYPOTHESIS_PROFILE=dev $(TEST)/bin/mutmut run
@@ -43,22 +43,22 @@ audit: $(TEST)/.ready
 	$(TEST)/bin/pip install --quiet pip-audit
 	$(TEST)/bin/pip-audit --skip-editable
 
-# Figures of docs/reliability.md: each takes minutes to half an hour.
+# The measurements of docs/reliability.md: each takes minutes to half an hour.
 kills: $(TEST)/.ready
 	$(TEST)/bin/python scripts/kill.py --kills 200
 
 soak: $(TEST)/.ready
 	$(TEST)/bin/python scripts/soak.py --images 1000
 
-# The other rooms by sampling: some minutes for the tests of a room, then seconds for each mutant.
-ROOMS   ?= samplers modes io models backends
-SCRATCH ?= /tmp/ldmref-mutants
+# The other packages, by sampling: some minutes for the tests of a package, then seconds for each mutant.
+PACKAGES ?= samplers modes io models backends
+SCRATCH  ?= /tmp/ldmref-mutants
 mutation-sample: $(TEST)/.ready
 	$(TEST)/bin/pip install --quiet "coverage>=7"
-	for room in $(ROOMS); do \
+	for package in $(PACKAGES); do \
 	  export OMP_NUM_THREADS=1 HYPOTHESIS_PROFILE=dev; \
-	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py map $(SCRATCH) $$room && \
-	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py run $(SCRATCH) $$room || exit 1; \
+	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py map $(SCRATCH) $$package && \
+	  nice -n 19 $(TEST)/bin/python scripts/mutation_sample.py run $(SCRATCH) $$package || exit 1; \
 	done
 
 # The tables and plots of docs/math.
@@ -71,7 +71,7 @@ $(DEMO)/.ready: pyproject.toml
 	$(DEMO)/bin/pip install --quiet -e .
 	touch $@
 
-# 2.13.0 is pinned here because it is what the tests were last run with; ldmref itself takes >= 2.6.
+# 2.13.0 is the version that the tests were last run with; ldmref itself accepts >= 2.6.
 $(TEST)/.ready: pyproject.toml
 	$(PYTHON) -m venv $(TEST)
 	$(TEST)/bin/pip install --quiet "torch==2.13.0"

@@ -18,59 +18,59 @@ sys.path.insert(0, str(ROOT / "tests" / "faults"))
 INTRODUCTION = """\
 # Reliability
 
-What happens when something is wrong: with a file, a prompt, a number, an image, the machine. Every
-row below has tests in [tests/faults](../tests/faults). They run the same bad input through Python
-and the command line, and compare the code, the exit code and what is left behind: no image, no
-temporary file, no changed input. `python scripts/make_reliability_page.py` makes this page from
-that table.
+This page lists faults (damaged files, wrong numbers, hostile prompts, full disks, ...) and the
+behaviour of ldmref. Every row has tests in [tests/faults](../tests/faults). They run the same bad
+input through Python and the command line, and compare the error code, the exit code and the files
+that are left: no image, no temporary file, no changed input.
+`python scripts/make_reliability_page.py` generates the page from the table of the tests.
 
 An error of ldmref has a stable `code`, a line that says what was wrong and what is allowed, and a
-hint. Its class gives the exit code: 2 for an argument, 3 for a file, 4 for a failed check, 5 for a
-backend that cannot run, 6 for memory, 7 for NaN, 8 for output that cannot be written, 130 and 143
-for Ctrl-C and SIGTERM. What is trusted, and what is not: [SECURITY.md](../SECURITY.md).
+hint. Its class determines the exit code: 2 for an argument, 3 for a file, 4 for a failed check, 5
+for a backend that cannot run, 6 for memory, 7 for NaN, 8 for output that cannot be written, 130 and
+143 for Ctrl-C and SIGTERM. [SECURITY.md](../SECURITY.md) describes which inputs are trusted.
 """
 
-FIGURES = """\
-## Figures
+MEASUREMENTS = """\
+## Measurements
 
-| what was tried | what came of it | command |
+| test | result | command |
 |---|---|---|
 {rows}
 """
 
 MEASURED = (
     ("{cases} bad inputs and {procedures} procedures for {rows} faults, {runs} runs",
-     "answered as below", "`pytest tests/faults`"),
-    ("1,000 images in one process, six samplers and settings in turn",
+     "as listed below", "`pytest tests/faults`"),
+    ("1,000 images in one process, with six samplers and settings in turn",
      "resident memory from 63.0 to 63.3 MiB; slope in the second half 0 bytes per image "
      "(bound 1,024)", "`python scripts/soak.py --images 1000`"),
-    ("200 images by four threads that share a model, six samplers and settings in turn",
-     "each equals the one of a single thread, bit for bit",
+    ("200 images by four threads that share a model, with six samplers and settings in turn",
+     "each image equals that of a single thread, bit for bit",
      "`python scripts/soak.py --images 200 --threads 4`"),
-    ("drawing, converting to a file and to a folder, and training killed 400 times at random "
-     "moments by SIGKILL, SIGTERM or SIGINT",
-     "no file incomplete, none lost or changed; 99 times the next run went on to the usual result, "
-     "pixel for pixel and weight for weight; one Ctrl-C while Python still imported printed a "
-     "traceback (mended since)",
+    ("400 kills by SIGKILL, SIGTERM or SIGINT at random moments of generation, conversion (to a "
+     "file and to a folder) and training",
+     "no file was incomplete, lost or changed; 99 times the next run reached the usual result, "
+     "pixel for pixel and weight for weight; one Ctrl-C during Python's imports printed a "
+     "traceback (since fixed)",
      "`python scripts/kill.py --kills 200 --seed 11`, and `--seed 12`"),
-    ("training killed 213 times at random moments by SIGKILL, and resumed",
-     "every checkpoint complete, no step of one lost; nine trainings came to their end, each equal "
-     "to one without kills in every byte",
+    ("training killed 213 times by SIGKILL at random moments, and resumed",
+     "every checkpoint was complete and no saved step was lost; nine trainings finished, each "
+     "equal to an uninterrupted training in every byte",
      "`KILLS=200 pytest -m slow tests/training/test_kills.py`"),
     ("four settings of locale, time zone, hash seed, terminal and number of threads",
      "the same images, models and listings, byte for byte",
      "`pytest tests/faults -k environment`"),
-    ("the whole suite five times, and the property tests twenty times, in random order and with "
+    ("the whole suite five times and the property tests twenty times, in random order and with "
      "fresh seeds",
-     "no failure: 12,099 tests each time, and 5,474 (ten of the twenty: 5,212, some commits "
-     "earlier)",
+     "no failure in 12,099 tests each time, and in 5,474 (ten of the twenty runs: 5,212, at an "
+     "earlier commit)",
      "`make test`; `pytest -n 2 tests/math tests/samplers tests/check`"),
     ("the numerical tests with the kernels of old processors: OpenBLAS for Sandy Bridge, torch and "
-     "NumPy without AVX, oneDNN with SSE 4.1, oneMKL's compatible ones",
+     "NumPy without AVX, oneDNN with SSE 4.1, oneMKL in compatible mode",
      "8,289 passed; 25 tests of torch's random numbers had a tolerance for newer kernels only "
-     "(mended since)", "`make processors`"),
+     "(since fixed)", "`make processors`"),
     ("34 readers of files, prompts and settings fuzzed for 13,791,143 executions",
-     "50 failures found, mended and [kept as tests](../tests/fuzz/README.md)",
+     "50 failures found, fixed and [kept as tests](../tests/fuzz/README.md)",
      "`python -m tests.fuzz all --seconds 600`"),
 )  # fmt: skip
 
@@ -80,14 +80,14 @@ def code(text: str) -> str:
 
 
 def table(first: int, last: int) -> Iterator[str]:
-    """The rows of a block."""
+    """Yield the rows of a block."""
     from fault_all import CASES
     from fault_cases import PROCEDURES
     from fault_interfaces import INTERFACES
     from fault_remaining import REMAINING
     from fault_rows import ROWS
 
-    yield "| | fault | what happens | codes | tests |"
+    yield "| | fault | behaviour | codes | tests |"
     yield "|---|---|---|---|---|"
     for number in (n for n in ROWS if first <= n <= last):
         cases = [case for case in CASES if case.row == number]
@@ -103,8 +103,8 @@ def table(first: int, last: int) -> Iterator[str]:
         yield f"| {' | '.join(cells)} |"
 
 
-def figures() -> str:
-    """The first table: counts, and what the scripts measured."""
+def measurements() -> str:
+    """Return the first table: counts, and the results of the scripts."""
     from fault_all import CASES
     from fault_cases import PROCEDURES
     from fault_rows import ROWS
@@ -112,11 +112,11 @@ def figures() -> str:
     runs = sum(len(case.interfaces) for case in CASES) + len(PROCEDURES)
     counts = {"cases": len(CASES), "procedures": len(PROCEDURES), "rows": len(ROWS), "runs": runs}
     rows = (" | ".join(line).format(**counts) for line in MEASURED)
-    return FIGURES.format(rows="\n".join(f"| {row} |" for row in rows))
+    return MEASUREMENTS.format(rows="\n".join(f"| {row} |" for row in rows))
 
 
 def page() -> str:
-    """The text of docs/reliability.md."""
+    """Return the text of docs/reliability.md."""
     from fault_rows import BLOCKS
 
     starts = [*BLOCKS, 1000]
@@ -124,7 +124,7 @@ def page() -> str:
         f"## {BLOCKS[first]}\n\n" + "\n".join(table(first, last - 1)) + "\n"
         for first, last in pairwise(starts)
     ]
-    return "\n".join([INTRODUCTION, figures(), *blocks])
+    return "\n".join([INTRODUCTION, measurements(), *blocks])
 
 
 def main() -> int:

@@ -1,19 +1,19 @@
-"""Mutation testing by sampling: how many of a room's mutants do its tests notice?
+"""Mutation testing by sampling: how many mutants of a package do its tests notice?
 
-    python scripts/mutation_sample.py map SCRATCH samplers modes        # which test runs which line
+    python scripts/mutation_sample.py map SCRATCH modes                 # which test runs which line
     python scripts/mutation_sample.py run SCRATCH modes --mutants 50 --seed 1
     python scripts/mutation_sample.py again SCRATCH modes --tests tests/modes/test_masks.py
     python scripts/mutation_sample.py report SCRATCH modes
 
-`map` copies the tracked and untracked files of the working tree to SCRATCH and runs the room's
-tests once there, or those of `--tests` with options for pytest, under coverage with a context per
-test; what was there before stays. `run` draws mutants
-(mutation_operators.py): all of the room in the order of files and lines, every k-th from a random
-start, so that each file is sampled by its size. Each is written into SCRATCH, where those tests run
-that reach its statement, the fastest first; then the others of its function and of its file, as far
-as `--budget` seconds go; up to the first failure. A run that was stopped goes on. `again` gives the
-survivors to new tests. A mutant in mutation_equivalent.toml has no test that could kill it, for the
-reason stated there, and does not count. Intervals are Wilson's, at 95 %. Needs `coverage`.
+`map` copies the tracked and untracked files of the working tree to SCRATCH and runs the package's
+tests once there (or those of `--tests`, with options for pytest) under coverage with a context per
+test. It adds to an existing map. `run` samples mutants (mutation_operators.py): every k-th mutant
+of the package in the order of files and lines, from a random start, so each file is sampled by its
+size. Each mutant is written into SCRATCH and run against the tests that reach its statement,
+fastest first, then against the other tests of its function and its file, within `--budget` seconds,
+up to the first failure. A run that was stopped continues. `again` runs new tests on the survivors.
+A mutant in mutation_equivalent.toml cannot be killed by any test, for the reason given there, and
+does not count. Intervals are Wilson's, at 95 %. Needs `coverage`.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ from hypothesis import Phase, settings
 from mutation_operators import Mutant, mutants
 
 HERE = Path(__file__).resolve().parent.parent
-ROOMS = {  # room: (files, tests)
+PACKAGES = {  # package: (files, tests)
     "math": (("math/*.py", "samplers/*.py"), ("tests/math", "tests/samplers")),
     "samplers": (
         ("samplers/schedule.py", "samplers/configure.py", "samplers/clipping.py",
@@ -75,8 +75,8 @@ AT_IMPORT = {
 QUIET = ["-q", "-x", "--no-header", "-p", "no:cacheprovider", "--hypothesis-seed=0"]
 
 
-def files_of(room: str, root: Path) -> list[str]:
-    globs = ROOMS[room][0]
+def files_of(package: str, root: Path) -> list[str]:
+    globs = PACKAGES[package][0]
     return sorted({str(p.relative_to(root)) for g in globs for p in (root / "ldmref").glob(g)})
 
 
@@ -129,22 +129,22 @@ class Selection:
             self.log.write_text(report.nodeid)
 
 
-def record(scratch: Path, room: str, tests: Sequence[str], options: Sequence[str]) -> None:
-    """Run the room's tests in `scratch`, and write, or add, which of them reach which line."""
+def record(scratch: Path, package: str, tests: Sequence[str], options: Sequence[str]) -> None:
+    """Run the package's tests in `scratch`, and write, or add, which of them reach which line."""
     from coverage import Coverage
 
     copy_tree(scratch)
     os.chdir(scratch)
     sys.path.insert(0, str(scratch))
-    files = files_of(room, scratch)
+    files = files_of(package, scratch)
     coverage = Coverage(data_file=None, include=[str(scratch / x) for x in files])
     recorder = Recorder(coverage)
     coverage.start()
     arguments = [x for x in QUIET if x != "-x"]
-    pytest.main([*arguments, *(tests or ROOMS[room][1]), *options], plugins=[recorder])
+    pytest.main([*arguments, *(tests or PACKAGES[package][1]), *options], plugins=[recorder])
     coverage.stop()
     data = coverage.get_data()
-    path = scratch / f"map-{room}.json"
+    path = scratch / f"map-{package}.json"
     known = json.loads(path.read_text()) if path.exists() else {"lines": {}, "seconds": {}}
     passed = set(recorder.seconds) - recorder.failed
     for name in files:
@@ -153,13 +153,13 @@ def record(scratch: Path, room: str, tests: Sequence[str], options: Sequence[str
             lines[str(line)] = sorted({*lines.get(str(line), ()), *passed.intersection(reached)})
     known["seconds"] |= {name: round(recorder.seconds[name], 4) for name in passed}
     path.write_text(json.dumps(known))
-    print(f"{room}: {len(passed)} tests, {sum(recorder.seconds.values()):.0f} s")
+    print(f"{package}: {len(passed)} tests, {sum(recorder.seconds.values()):.0f} s")
 
 
-def tests_of(mutant: Mutant, room_map: dict, budget: float) -> list[str]:
+def tests_of(mutant: Mutant, test_map: dict, budget: float) -> list[str]:
     """The tests of its statement, then of its function and its file, the fastest of each first."""
-    seconds = room_map["seconds"]
-    lines = room_map["lines"][mutant.file]
+    seconds = test_map["seconds"]
+    lines = test_map["lines"][mutant.file]
     ordered: dict[str, None] = {}
     for first, last in (mutant.lines, mutant.function, (1, 10**6)):
         reached = {x for n, tests in lines.items() if first <= int(n) <= last for x in tests}
@@ -236,9 +236,9 @@ def tried(scratch: Path, mutant: Mutant, tests: list[str], limit: float) -> tupl
 TICKS = iter(range(1, 10**9, 2))
 
 
-def sampled(room: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
-    """Every k-th mutant of the room, from a random start."""
-    files = files_of(room, scratch)
+def sampled(package: str, scratch: Path, n: int, seed: int) -> list[Mutant]:
+    """Every k-th mutant of the package, from a random start."""
+    files = files_of(package, scratch)
     every = [m for name in files for m in mutants(name, (scratch / name).read_text())]
     start = random.Random(seed).random()
     n = min(n, len(every))
@@ -266,17 +266,17 @@ def preload(scratch: Path, tests: Sequence[str]) -> None:
     gc.freeze()
 
 
-def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
-    room_map = json.loads((scratch / f"map-{room}.json").read_text())
-    preload(scratch, ROOMS[room][1])
-    outcomes = scratch / f"mutants-{room}.jsonl"
+def run(scratch: Path, package: str, n: int, seed: int, budget: float) -> None:
+    test_map = json.loads((scratch / f"map-{package}.json").read_text())
+    preload(scratch, PACKAGES[package][1])
+    outcomes = scratch / f"mutants-{package}.jsonl"
     done = len(outcomes.read_text().splitlines()) if outcomes.exists() else 0
     with outcomes.open("a") as file:
-        for i, mutant in enumerate(sampled(room, scratch, n, seed)):
+        for i, mutant in enumerate(sampled(package, scratch, n, seed)):
             if i < done:
                 continue
-            tests = tests_of(mutant, room_map, budget)
-            expected = sum(room_map["seconds"].get(x, 5.0) for x in tests)
+            tests = tests_of(mutant, test_map, budget)
+            expected = sum(test_map["seconds"].get(x, 5.0) for x in tests)
             start = time.monotonic()
             outcome, killer = tried(scratch, mutant, tests, 60.0 + 6.0 * expected)
             row = {"outcome": outcome, "killer": killer, "tests": len(tests), **mutant._asdict()}
@@ -288,10 +288,10 @@ def run(scratch: Path, room: str, n: int, seed: int, budget: float) -> None:
                 f"{mutant.file}:{mutant.lines[0]} {mutant.operator}",
                 flush=True,
             )
-    report(scratch, room)
+    report(scratch, package)
 
 
-def again(scratch: Path, room: str, tests: list[str], only: str) -> None:
+def again(scratch: Path, package: str, tests: list[str], only: str) -> None:
     """The survivors, against further or new tests of the working tree: modules, or single ones."""
     new = set()
     for name in {x.partition("::")[0] for x in tests}:
@@ -301,7 +301,7 @@ def again(scratch: Path, room: str, tests: list[str], only: str) -> None:
             new.add(name)
         shutil.copy2(source, target)
     preload(scratch, tests)
-    outcomes = scratch / f"mutants-{room}.jsonl"
+    outcomes = scratch / f"mutants-{package}.jsonl"
     rows = [json.loads(x) for x in outcomes.read_text().splitlines()]
     for row in rows:
         if row["outcome"] == "survived" and only in row["file"] and not equivalent(row):
@@ -315,7 +315,7 @@ def again(scratch: Path, room: str, tests: list[str], only: str) -> None:
                 }
             print(f"{outcome:8} {mutant.file}:{mutant.lines[0]} {mutant.operator}", flush=True)
             outcomes.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    report(scratch, room)
+    report(scratch, package)
 
 
 def equivalent(row: dict) -> str:
@@ -335,8 +335,8 @@ def wilson(killed: int, n: int) -> tuple[float, float, float]:
     return p, (centre - half) / (1 + z * z / n), (centre + half) / (1 + z * z / n)
 
 
-def report(scratch: Path, room: str) -> None:
-    lines = (scratch / f"mutants-{room}.jsonl").read_text().splitlines()
+def report(scratch: Path, package: str) -> None:
+    lines = (scratch / f"mutants-{package}.jsonl").read_text().splitlines()
     rows = [json.loads(x) for x in lines]
     counted = [row for row in rows if row["outcome"] != "survived" or not equivalent(row)]
     survivors = [row for row in counted if row["outcome"] == "survived"]
@@ -347,7 +347,7 @@ def report(scratch: Path, room: str) -> None:
             label = f"equivalent: {reason}" if reason else f"survived ({row['tests']} tests)"
             print(f"\n{row['file']}:{row['lines'][0]} {label}")
             print(f"  - {row['old']}\n  + {row['new']}")
-    print(f"\n{room}: {len(rows)} mutants, {len(rows) - len(counted)} of them equivalent")
+    print(f"\n{package}: {len(rows)} mutants, {len(rows) - len(counted)} of them equivalent")
     for label, killed in (("before", len(before)), ("now", len(counted) - len(survivors))):
         share, low, high = wilson(killed, len(counted))
         print(f"{label:6} killed {killed} of {len(counted)}: {share:.1%} ({low:.1%} to {high:.1%})")
@@ -359,7 +359,7 @@ def main() -> None:
     )
     parser.add_argument("command", choices=("map", "run", "again", "report"))
     parser.add_argument("scratch", type=lambda x: Path(x).resolve())
-    parser.add_argument("room", choices=ROOMS)
+    parser.add_argument("package", choices=PACKAGES)
     parser.add_argument("--mutants", type=int, default=50)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--budget", type=float, default=40.0)
@@ -368,13 +368,13 @@ def main() -> None:
     a, options = parser.parse_known_args()
     a.scratch.mkdir(parents=True, exist_ok=True)
     if a.command == "map":
-        record(a.scratch, a.room, a.tests, options)
+        record(a.scratch, a.package, a.tests, options)
     elif a.command == "run":
-        run(a.scratch, a.room, a.mutants, a.seed, a.budget)
+        run(a.scratch, a.package, a.mutants, a.seed, a.budget)
     elif a.command == "again":
-        again(a.scratch, a.room, a.tests, a.only)
+        again(a.scratch, a.package, a.tests, a.only)
     else:
-        report(a.scratch, a.room)
+        report(a.scratch, a.package)
 
 
 if __name__ == "__main__":

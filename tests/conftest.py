@@ -6,7 +6,7 @@ import importlib
 import os
 import sys
 from collections import Counter
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -54,7 +54,7 @@ NOT_COLLECTED = "not tested"  # what a process of pytest-xdist reports under thi
 not_collected: Counter[str] = Counter()
 
 
-def skip(library: str, reason: object) -> None:
+def skip(library: str, reason: object) -> NoReturn:
     """Skip this test because of a library that is not here."""
     pytest.skip(f"{library}: {' '.join(str(reason).split())}")
 

@@ -2,6 +2,7 @@
 
 import ast
 import io
+import re
 import subprocess
 import sys
 import tokenize
@@ -286,12 +287,15 @@ NO_CODE = {
 def test_sizes_are_printed():
     """Print the size of each package (pytest -s); files have a limit, packages have none."""
     sizes = {}
+    unformatted = 0
     for path in FILES:
         part = part_of(path)
-        sizes[part] = sizes.get(part, 0) + code_lines(path.read_text())
+        text = path.read_text()
+        sizes[part] = sizes.get(part, 0) + code_lines(text)
+        unformatted += text.count("# fmt: skip")
     for part, lines in sorted(sizes.items()):
-        print(f"{part:14} {lines:6}")
-    print(f"{'all':14} {sum(sizes.values()):6}")
+        print(f"{part:14} {lines:6} lines of code")
+    print(f"{'all':14} {sum(sizes.values()):6} lines of code, {unformatted} times fmt: skip")
     assert sizes.keys() == {part_of(path) for path in FILES} and sizes["math"] > 0
 
 
@@ -323,6 +327,52 @@ def test_names_and_phrases_are_the_fields(path):
     prose = " ".join(text.split()).lower()
     phrases = [phrase for phrase in NO_PHRASES if phrase in prose]
     assert not names and not phrases
+
+
+# -- one name per class and concept ---------------------------------------------------------------
+
+CONCEPT = re.compile(r"_?[A-Z][a-z0-9]\w*")
+SHARED_NAMES: dict[str, str] = {}  # name -> the reason why two definitions may share it
+
+
+def concepts(tree):
+    """Yield the names of all classes, and of the type aliases of a module; not of TypeVars."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ClassDef):
+            yield node.name
+    for node in tree.body:
+        match node:
+            case ast.Assign(value=ast.Call(func=ast.Name(id="TypeVar" | "ParamSpec"))):
+                pass
+            case ast.Assign(targets=[ast.Name(id=name)]) if CONCEPT.fullmatch(name):
+                yield name
+            case ast.AnnAssign(target=ast.Name(id=name)) if CONCEPT.fullmatch(name):
+                yield name
+
+
+def definitions(files):
+    """Return the files that define each class or alias, by its name."""
+    found = {}
+    for path in files:
+        for name in concepts(ast.parse(path.read_text())):
+            found.setdefault(name, []).append(path.relative_to(PACKAGE).as_posix())
+    return found
+
+
+def test_a_class_or_type_alias_has_a_name_that_no_other_has():
+    found = definitions(FILES)
+    shared = {name: paths for name, paths in found.items() if len(paths) > 1}
+    wrong = [f"{name}: {', '.join(paths)}" for name, paths in shared.items()]
+    assert shared.keys() == SHARED_NAMES.keys(), "\n".join(wrong)
+
+
+def test_classes_and_aliases_are_found():
+    code = (
+        "Shape = tuple[int, ...]\nTerm: TypeAlias = int\nLIMIT = 3\nA = 1\nx = 2\n"
+        "Made = TypeVar('Made')\n"
+        "class _Row:\n    class Inner: pass\n    Key = str\n"
+    )
+    assert [*concepts(ast.parse(code))] == ["_Row", "Inner", "Shape", "Term"]
 
 
 def test_files_of_tests_have_names_of_their_own():

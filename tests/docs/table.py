@@ -14,7 +14,6 @@ class Page(NamedTuple):
     """The files in the folder of a page's readers (see `materials.py`), and how the page runs."""
 
     has: tuple[str, ...] = ()
-    activated: bool = True  # the environment; else the page does it
     settings: str = ""  # how its TOML blocks are read: "settings" or "recipe"
     torch_is_slow: bool = False  # it runs with torch in `make slow` only
 
@@ -41,7 +40,7 @@ def elsewhere(test: str) -> Reason:
 
 
 PAGES = {
-    "README.md": Page(("examples",), activated=False, torch_is_slow=True),
+    "README.md": Page(("examples",), torch_is_slow=True),
     "docs/backends.md": Page(settings="settings"),
     "docs/checking.md": Page(("examples", "module as my_package"), torch_is_slow=True),
     "docs/checkpoints.md": Page(
@@ -98,6 +97,7 @@ PAGES = {
 }
 EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "CONTRIBUTING.md": {
+        "-m venv .venv-test": elsewhere(".ci/run"),
         "@chapter.identity": FRAGMENT,
         "def my_method": FRAGMENT,
         '"my_method": Sampler(': FRAGMENT,
@@ -108,6 +108,8 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "assert_conforms(MyBackend())": FRAGMENT,
     },
     "README.md": {
+        "python -m venv": elsewhere(".ci/run"),
+        "pip install": NETWORK,
         "make demo": elsewhere(".ci/run"),
         "make test": elsewhere(".ci/run"),
         'backend="torch"': TORCH,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import tomllib
 import types
@@ -11,7 +12,7 @@ from typing import Annotated, Any, TypedDict, get_type_hints
 import array_api_compat.numpy
 import numpy as np
 import pytest
-from blocks import blocks
+from blocks import ROOT, blocks
 
 import ldmref.math
 from ldmref.backends import Backend, get_backend
@@ -30,6 +31,14 @@ def fragment(text: str) -> str:
     """The block of the page that contains the text."""
     (block,) = [block for block in BLOCKS if text in block.text]
     return block.text
+
+
+@pytest.mark.parametrize("page", ["CONTRIBUTING.md", "docs/policy.md", "docs/design.md"])
+def test_files_and_folders_that_a_page_names_exist(page):
+    text = (ROOT / page).read_text("utf-8")
+    named = re.findall(r"(?:ldmref|tests|scripts|docs|examples)/[\w/.-]*[\w/]", text)
+    wrong = [name for name in named if not (ROOT / name).exists() and "my_mode" not in name]
+    assert named and not wrong
 
 
 def run(text: str, **names: Any) -> dict[str, Any]:

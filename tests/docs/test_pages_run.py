@@ -133,11 +133,9 @@ def read(tmp_path, materials, environment):
         has = needs.has if everything else [name for name in needs.has if not of_torch(name)]
         materials.put(tuple(has), work)
         (tmp_path / "steps.json").write_text(json.dumps(steps))
-        path = "/usr/local/bin:/usr/bin:/bin"
+        path = f"{venv / 'bin'}:/usr/local/bin:/usr/bin:/bin"
         env = {"PATH": path, "HOME": str(work / "home"), "LANG": "C.UTF-8", "STAND_INS": str(HERE)}
         env |= {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1")}
-        if needs.activated:
-            env["PATH"] = f"{venv / 'bin'}:{path}"
         command = [venv / "bin" / "python", HERE / "reader.py", tmp_path / "steps.json"]
         ran = subprocess.run(
             command, cwd=work, env=env, capture_output=True, text=True, timeout=TIMEOUT

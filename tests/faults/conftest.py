@@ -1,4 +1,4 @@
-"""Where a case of the fault table is run: an empty working folder, no settings, a tiny model."""
+"""The surroundings of a fault case: an empty working folder, no settings, a tiny model."""
 
 from __future__ import annotations
 

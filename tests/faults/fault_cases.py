@@ -1,4 +1,4 @@
-"""A case of the fault table: a bad input, and what every interface must answer."""
+"""Cases of the fault table: a bad input, and the answer that every interface must give."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Case:
         error, code: what is raised; no error: the request succeeds.
         mode, parameters: the request, by the names of Python. A function is a file to make: it is
             called with an empty folder and returns the value.
-        model: likewise, for another model than the tiny one; `load`: further arguments of `load`.
+        model: replaces the tiny model; a function makes it. `load`: further arguments of `load`.
         warns: whether a success has a warning.
         argv: a whole command line instead, for commands that Python does not have.
         interfaces: those that can express the input.
@@ -75,7 +75,7 @@ def command(row: int, title: str, error: Error, code: str, *argv: Any) -> Case:
 
 @dataclass(frozen=True)
 class Procedure:
-    """A row tested by a function of its own: what takes a signal, a thread, a full disk."""
+    """A row tested by its own function: for example with a signal, a thread or a full disk."""
 
     row: int
     title: str

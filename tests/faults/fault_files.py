@@ -78,7 +78,7 @@ TOKENIZERS = {
 
 
 def image_folder(name: str = "", content: bytes | str | None = None) -> Make:
-    """A folder with an image, and beside it a file; text names the target of a link."""
+    """A folder with an image and a second file; text names the target of a link."""
 
     def make(folder: Path) -> Path:
         out = folder / "images"
@@ -111,7 +111,7 @@ def train(title: str, make: Make) -> Case:
 
 
 def shared(count: int) -> Make:
-    """A checkpoint in which one storage stands under many names."""
+    """A checkpoint in which many names share one storage."""
 
     def make(folder: Path) -> Path:
         torch = pytest.importorskip("torch")

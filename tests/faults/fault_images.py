@@ -257,7 +257,7 @@ IMAGES: list[Case] = [
     inpaint(73, "boolean array", only=PYTHON, mask=np.eye(16, dtype=bool)),
     inpaint(74, "all black", warns=True, mask=mask((0, 0, 0, 0))),
     inpaint(74, "all white", mask=mask((0, 0, 16, 16))),
-    inpaint(75, "1 pixel: its latent cell is drawn", mask=mask((5, 5, 6, 6))),
+    inpaint(75, "1 pixel: its latent cell is repainted", mask=mask((5, 5, 6, 6))),
     inpaint(75, "1 pixel that vanishes", warns=True, rng="torch", mask=mask((5, 5, 6, 6))),
     inpaint(77, "1 pixel at the corner", mask=mask((15, 15, 16, 16)), only_masked=True),
     inpaint(77, "empty", warns=True, mask=mask((0, 0, 0, 0)), only_masked=True),

@@ -26,7 +26,7 @@ FLAGS = {"config": "--model-config"}
 
 @dataclass(frozen=True)
 class Outcome:
-    """What an interface answered: an error's code and exit code, or images."""
+    """The answer of an interface: an error's code and exit code, or images."""
 
     code: str = ""
     exit_code: int = 0
@@ -36,7 +36,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where a case is run: `work` is the working folder, `inputs` holds its files."""
+    """The surroundings of a case: `work` is the working folder, `inputs` holds its files."""
 
     work: Path
     inputs: Path

@@ -60,7 +60,7 @@ def test_panic_of_the_tokenizers_library():
     assert caught.value.code == "E-TOKENIZER"
 
 
-@covers(118, "an error that is no Exception, from anywhere", COMMAND_LINE, code="E-INTERNAL")
+@covers(118, "an error that is not an Exception, from anywhere", COMMAND_LINE, code="E-INTERNAL")
 def test_no_exception(stage, monkeypatch):
     def panic(argv):
         raise Panic("at the disco")
@@ -134,7 +134,7 @@ def test_long_prompts_do_not_grow(tiny, text):
 # -- files that are read --------------------------------------------------------------------------
 
 
-@covers(120, "captions beside an image, tables: too large", PYTHON, code="E-DATA")
+@covers(120, "captions next to an image, tables: too large", PYTHON, code="E-DATA")
 @pytest.mark.parametrize(
     ("name", "limit"),
     [("cat.txt", "MAX_CAPTIONS"), ("metadata.jsonl", "MAX_TABLE"), ("metadata.csv", "MAX_TABLE")],
@@ -337,7 +337,7 @@ def test_views_of_a_storage(tmp_path, zipped):
 
 @covers(
     127,
-    "main is no text, too long, a pipe; a user that does not exist",
+    "main is not text, is too long, is a pipe; a user that does not exist",
     PYTHON,
     COMMAND_LINE,
     code="E-MODEL",
@@ -466,7 +466,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-@covers(131, "commands that write beside them", COMMAND_LINE, code="E-FOLDER")
+@covers(131, "commands that write next to their inputs", COMMAND_LINE, code="E-FOLDER")
 @pytest.mark.parametrize(
     "line",
     [

@@ -19,7 +19,7 @@ def script(name):
     return module
 
 
-@covers(84, "killed at random moments of drawing and converting", COMMAND_LINE)
+@covers(84, "killed at random moments of generating and converting", COMMAND_LINE)
 def test_a_few_kills():
     tally = script("kill").run(kills=3, seed=5, training=False)
     assert not any(value for value in tally.values() if isinstance(value, list)), tally

@@ -1,5 +1,4 @@
-"""Rows of the fault table that need a process of their own: signals, pipes, full disks, names of
-files that are no text, other environments."""
+"""Rows of the fault table that need another process: signals, pipes, disks, odd file names."""
 
 from __future__ import annotations
 
@@ -65,7 +64,7 @@ def test_file_that_shrinks(tmp_path):
     assert b"drawn" in ran.stdout or b"ldmref.errors" in ran.stderr
 
 
-@covers(36, "bytes that are no UTF-8", COMMAND_LINE, code="E-PROMPT")
+@covers(36, "bytes that are not UTF-8", COMMAND_LINE, code="E-PROMPT")
 def test_argument_that_is_no_text(stage):
     assert_refused(
         run("txt2img", "-m", stage.model_folder, os.fsdecode(b"\xff\xfe")), "E-PROMPT", 2
@@ -100,7 +99,7 @@ def test_closed_standard_input(stage):
     assert b"E-INTERNAL" not in ran.stderr
 
 
-@covers(83, "Ctrl-C and SIGTERM while drawing", COMMAND_LINE, code="E-CANCELLED")
+@covers(83, "Ctrl-C and SIGTERM while generating", COMMAND_LINE, code="E-CANCELLED")
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_signal_while_drawing(stage, number, code):
     argv = [
@@ -140,7 +139,7 @@ def with_full_disk(size):
     return limit
 
 
-@covers(85, "a full disk while drawing", COMMAND_LINE, code="E-WRITE")
+@covers(85, "a full disk while generating", COMMAND_LINE, code="E-WRITE")
 def test_full_disk_while_drawing(stage):
     old = stage.work / "a.png"
     old.write_bytes(b"old")
@@ -361,7 +360,7 @@ sys.exit(0 if codes == [0] * len(codes) else f"failed: {codes}")
 """
 
 
-@covers(113, "no connection, whatever is drawn", COMMAND_LINE)
+@covers(113, "no connection, whatever is generated", COMMAND_LINE)
 def test_no_network(stage):
     common = f"-m {stage.model_folder} --steps 1 --seed 0"
     argv = [
