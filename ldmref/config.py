@@ -1,12 +1,13 @@
-"""Settings: where a value comes from when a call does not give it.
+"""Settings: the origin of values that a call does not give.
 
-Call arguments and command-line flags come first; then `LDMREF_*` environment variables; then
-`ldmref.toml` (the file named by `--config`, else the one in the working folder, else the one in the
-user's configuration folder); then the model's own defaults. `ldmref config show --origin` prints
-every value and where it comes from. An empty variable counts as not set.
+Call arguments and command-line flags come first, then `LDMREF_*` environment variables, then
+`ldmref.toml`, then the model's own defaults. `ldmref.toml` is the file named by `--config`, the one
+in the working folder, or the one in the user's configuration folder, in this order.
+`ldmref config show --origin` prints every value and its origin. An empty variable counts as not
+set.
 
-Device, dtype and speed belong to the backend beside which they stand: whoever names another
-backend leaves them behind.
+Device, dtype and speed belong to the backend in the same place: they are ignored if another backend
+is named elsewhere.
 
     [backend]
     name = "torch"       # LDMREF_BACKEND
@@ -57,7 +58,7 @@ MAX_FILE_SIZE = 1_000_000
 
 @dataclass(frozen=True)
 class Settings:
-    """The tables, and the source of every value: a file, or an environment variable."""
+    """The tables, and the origin of every value: a file or an environment variable."""
 
     backend: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -71,8 +72,8 @@ def settings(
     """Read the configuration file and the environment.
 
     Raises:
-        InputError: the file named by `config` or LDMREF_CONFIG does not exist, or is no TOML.
-        UsageError: an unknown table, key or variable, or a value of the wrong type.
+        InputError: The file named by `config` or LDMREF_CONFIG does not exist, or is not TOML.
+        UsageError: An unknown table, key or variable, or a value of the wrong type.
     """
     environ = os.environ if environ is None else environ
     path = _find(config or environ.get("LDMREF_CONFIG"), environ)
@@ -87,7 +88,7 @@ def settings(
 
 
 def override_backend(lower: Mapping[str, str], upper: Mapping[str, str]) -> dict[str, str]:
-    """The `[backend]` table `lower`, overridden by `upper`.
+    """Return the `[backend]` table `lower`, overridden by `upper`.
 
     >>> override_backend({"name": "torch", "dtype": "float16"}, {"name": "numpy"})
     {'name': 'numpy'}
@@ -145,7 +146,7 @@ def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
 
 
 def _variables(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The tables that LDMREF_* variables set, and the variable of every value."""
+    """Return the tables that LDMREF_* variables set, and the variable of every value."""
     tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
     origin = {}
     for name, text in environ.items():
@@ -171,16 +172,16 @@ def _convert(name: str, text: str, kind: type) -> Any:
 
 
 def read_number(text: str, kind: type[int] | type[float] = float) -> Any:
-    """The number that a variable or a flag spells in the digits 0 to 9.
+    """Return the number that a variable or a flag writes in the digits 0 to 9.
 
-    Python reads more: digits of every script, and underscores between them.
+    Python would also read digits of other scripts, and underscores between them.
 
     Raises:
-        ValueError: it is no such number.
+        ValueError: The text is not such a number.
 
     >>> read_number("1e3"), read_number("12", int)
     (1000.0, 12)
     """
     if not text.isascii() or "_" in text:
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return kind(text)
