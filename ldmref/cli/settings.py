@@ -8,14 +8,15 @@ from typing import Any
 
 from ldmref.cli.options import SOURCES, is_set, listed
 from ldmref.config import TABLES, Settings
+from ldmref.declare import fields_of
 from ldmref.errors import LdmrefError
 from ldmref.modes.registry import MODES
 from ldmref.modes.resolve import find_schedule
 
 CODES = {
     f"E-{key.upper().replace('_', '-')}": f"{table}.{key}"
-    for table, keys in TABLES.items()
-    for key in keys
+    for table, cls in TABLES.items()
+    for key in fields_of(cls)
 }
 CODES["E-BACKEND-NAME"] = "backend.name"
 OF_BOTH_PROMPTS = ("E-PROMPT", "E-PROMPT-LENGTH")

@@ -128,10 +128,16 @@ class SizeParameters:
     """The size of the image."""
 
     width: Annotated[
-        int | None, Range(1, MAX_SIDE), Flag(("-W", "--width")), Doc("In pixels.", IMAGE_OR_MODEL)
+        int | None,
+        Range(1, MAX_SIDE),
+        Flag(("-W", "--width")),
+        Doc("Width in pixels.", IMAGE_OR_MODEL),
     ] = None
     height: Annotated[
-        int | None, Range(1, MAX_SIDE), Flag(("-H", "--height")), Doc("In pixels.", IMAGE_OR_MODEL)
+        int | None,
+        Range(1, MAX_SIDE),
+        Flag(("-H", "--height")),
+        Doc("Height in pixels.", IMAGE_OR_MODEL),
     ] = None
 
 
@@ -146,9 +152,9 @@ class CountParameters:
         np.ndarray | None,
         Check(validation.check_noise, ARRAY),
         Flag(
-            metavar="FILE",
+            metavar="FILE.npy",
             parse=read_noise,
-            help="Initial noise of unit variance, an array (n, c, h, w) in a .npy file.",
+            help="Initial noise of unit variance, an array (n, c, h, w).",
         ),
         Unrecorded(),
         Doc("Initial noise of unit variance, (n, c, h, w).", "sampled from the seeds"),
@@ -165,7 +171,7 @@ class NoiseParameters:
         Flag(metavar="X"),
         Doc(
             "Share of fresh noise in each step, for ddim, euler_a and other samplers with an eta.",
-            "the sampler's default",
+            "the sampler's own",
         ),
     ] = None
     rng: Annotated[

@@ -11,7 +11,7 @@ import numpy as np
 from ldmref.declare import Check, Doc, Flag, Range
 from ldmref.modes import validation
 from ldmref.modes.notation import read_noise
-from ldmref.modes.parameters import ARRAY, MODEL, TEXTS, Unrecorded
+from ldmref.modes.parameters import ARRAY, TEXTS, Unrecorded
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -39,7 +39,10 @@ class GuidanceParameters:
             help="Guidance: how closely the image follows the prompt. 1 disables it, 0 ignores "
             "the prompt; large values make colours harsh.",
         ),
-        Doc("Guidance scale s in u + s (c - u): 1 disables it, 0 ignores the prompt.", MODEL),
+        Doc(
+            "Guidance scale s in u + s (c - u): 1 disables it, 0 ignores the prompt.",
+            "the model's setting, or 1 for invert",
+        ),
     ] = None
 
 
@@ -67,7 +70,7 @@ class PromptParameters:
 Embedding = Annotated[
     np.ndarray,
     Check(validation.check_embeddings, ARRAY),
-    Flag(metavar="FILE", parse=read_noise),
+    Flag(metavar="FILE.npy", parse=read_noise),
     Unrecorded(),
 ]
 
@@ -88,16 +91,8 @@ class EmbeddingParameters:
         ),
     ] = None
     pooled_prompt_embeds: Annotated[
-        Embedding | None,
-        Doc(
-            "Pooled output (n, d) that belongs to `prompt_embeds` (SDXL).",
-            "the model does not need it",
-        ),
+        Embedding | None, Doc("Pooled output (n, d) of the prompts (SDXL).", "not given")
     ] = None
     negative_pooled_prompt_embeds: Annotated[
-        Embedding | None,
-        Doc(
-            "Pooled output that belongs to `negative_prompt_embeds` (SDXL).",
-            "the model does not need it",
-        ),
+        Embedding | None, Doc("Pooled output (n, d) of the negative prompts (SDXL).", "not given")
     ] = None

@@ -205,7 +205,7 @@ class Inpaint(Txt2Img):
     padding: Annotated[
         int,
         Range(0, MAX_SIDE),
-        Doc("Pixels around the mask that belong to the region of only_masked."),
+        Doc("Pixels around the mask that belong to the region, if only the region is generated."),
     ] = 32
     resample: Jumps = None
     mask_invert: Annotated[bool, Doc("Repaint the black part instead.")] = False
