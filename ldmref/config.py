@@ -1,12 +1,13 @@
-"""Settings: where a value comes from when a call does not give it.
+"""Settings: the origin of values that a call does not give.
 
-Call arguments and command-line flags come first; then `LDMREF_*` environment variables; then
-`ldmref.toml` (the file named by `--config`, else the one in the working folder, else the one in the
-user's configuration folder); then the model's own defaults. `ldmref config show --origin` prints
-every value and where it comes from. An empty variable counts as not set.
+Call arguments and command-line flags come first, then `LDMREF_*` environment variables, then
+`ldmref.toml`, then the model's own defaults. `ldmref.toml` is the file named by `--config`, the one
+in the working folder, or the one in the user's configuration folder, in this order.
+`ldmref config show --origin` prints every value and its origin. An empty variable counts as not
+set.
 
-Device, dtype and speed belong to the backend beside which they stand: whoever names another
-backend leaves them behind.
+Device, dtype and speed belong to the backend in the same place: they are ignored if another backend
+is named elsewhere.
 
     [backend]
     name = "torch"       # LDMREF_BACKEND
@@ -35,29 +36,67 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ldmref.declare import Invalid, fields_of, read, write
 from ldmref.errors import InputError, UsageError, did_you_mean
 from ldmref.files import not_a_file, read_file
 
-BACKEND_KEYS = {"name": str, "device": str, "dtype": str, "speed": str}
-DEFAULT_KEYS = {
-    "steps": int, "cfg_scale": float, "sampler": str, "schedule": str, "model": str,
-    "width": int, "height": int, "negative_prompt": str, "output": str, "seed": int, "count": int,
-    "rng": str,
-}  # fmt: skip
-LIMIT_KEYS = {"max_memory": str, "max_seconds": float}
-TABLES = {"backend": BACKEND_KEYS, "defaults": DEFAULT_KEYS, "limits": LIMIT_KEYS}
-_VARIABLES = {
-    f"LDMREF_{key.upper()}": (table, key) for table, keys in TABLES.items() for key in keys
-}
-_VARIABLES["LDMREF_BACKEND"] = _VARIABLES.pop("LDMREF_NAME")
-_OTHER_VARIABLES = {"LDMREF_CONFIG", "LDMREF_DEBUG"}
-_TYPE_NAMES = {int: "a whole number", float: "a number", str: "a text"}
 MAX_FILE_SIZE = 1_000_000
 
 
 @dataclass(frozen=True)
+class BackendTable:
+    """The keys of `[backend]`."""
+
+    name: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    speed: str | None = None
+
+
+@dataclass(frozen=True)
+class DefaultsTable:
+    """The keys of `[defaults]`; ranges are checked with the other parameters of an image."""
+
+    steps: int | None = None
+    cfg_scale: float | None = None
+    sampler: str | None = None
+    schedule: str | None = None
+    model: str | None = None
+    width: int | None = None
+    height: int | None = None
+    negative_prompt: str | None = None
+    output: str | None = None
+    seed: int | None = None
+    count: int | None = None
+    rng: str | None = None
+
+
+@dataclass(frozen=True)
+class LimitsTable:
+    """The keys of `[limits]`."""
+
+    max_memory: str | None = None
+    max_seconds: float | None = None
+
+
+TABLES: dict[str, type] = {
+    "backend": BackendTable,
+    "defaults": DefaultsTable,
+    "limits": LimitsTable,
+}
+BACKEND_KEYS = tuple(fields_of(BackendTable))
+DEFAULT_KEYS = tuple(fields_of(DefaultsTable))
+LIMIT_KEYS = tuple(fields_of(LimitsTable))
+_VARIABLES = {
+    f"LDMREF_{key.upper()}": (table, key) for table, cls in TABLES.items() for key in fields_of(cls)
+}
+_VARIABLES["LDMREF_BACKEND"] = _VARIABLES.pop("LDMREF_NAME")
+_OTHER_VARIABLES = {"LDMREF_CONFIG", "LDMREF_DEBUG"}
+
+
+@dataclass(frozen=True)
 class Settings:
-    """The tables, and the source of every value: a file, or an environment variable."""
+    """The tables, and the origin of every value: a file or an environment variable."""
 
     backend: dict[str, str] = field(default_factory=dict)
     defaults: dict[str, Any] = field(default_factory=dict)
@@ -71,8 +110,8 @@ def settings(
     """Read the configuration file and the environment.
 
     Raises:
-        InputError: the file named by `config` or LDMREF_CONFIG does not exist, or is no TOML.
-        UsageError: an unknown table, key or variable, or a value of the wrong type.
+        InputError: The file named by `config` or LDMREF_CONFIG does not exist, or is not TOML.
+        UsageError: An unknown table, key or variable, or a value of the wrong type.
     """
     environ = os.environ if environ is None else environ
     path = _find(config or environ.get("LDMREF_CONFIG"), environ)
@@ -87,7 +126,7 @@ def settings(
 
 
 def override_backend(lower: Mapping[str, str], upper: Mapping[str, str]) -> dict[str, str]:
-    """The `[backend]` table `lower`, overridden by `upper`.
+    """Return the `[backend]` table `lower`, overridden by `upper`.
 
     >>> override_backend({"name": "torch", "dtype": "float16"}, {"name": "numpy"})
     {'name': 'numpy'}
@@ -130,22 +169,19 @@ def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
         return UsageError(f"{path.name}: {message}", code="E-CONFIG-KEY", hint=hint)
 
     if not isinstance(values, dict):
-        owner = next((name for name, keys in TABLES.items() if table in keys), None)
+        owner = next((name for name, cls in TABLES.items() if table in fields_of(cls)), None)
         hint = f"it belongs below [{owner}]" if owner else did_you_mean(table, TABLES)
-        raise error(f"{table} stands outside of a table", hint)
+        raise error(f"{table} is outside of a table", hint)
     if table not in TABLES:
         raise error(f"unknown table [{table}]", did_you_mean(table, TABLES))
-    for key, value in values.items():
-        if key not in TABLES[table]:
-            raise error(f"unknown key {table}.{key}", did_you_mean(key, TABLES[table]))
-        want = TABLES[table][key]
-        if type(value) is not want and not (want is float and type(value) is int):
-            raise error(f"{table}.{key} must be {_TYPE_NAMES[want]}, not {value!r}")
-    return values
+    try:
+        return write(read(TABLES[table], values, table))
+    except Invalid as cause:
+        raise error(str(cause), cause.hint) from None
 
 
 def _variables(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], dict[str, str]]:
-    """The tables that LDMREF_* variables set, and the variable of every value."""
+    """Return the tables that LDMREF_* variables set, and the variable of every value."""
     tables: dict[str, dict[str, Any]] = {table: {} for table in TABLES}
     origin = {}
     for name, text in environ.items():
@@ -156,31 +192,32 @@ def _variables(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], d
             raise UsageError(f"unknown environment variable {name}", code="E-ENV", hint=hint)
         table, key = _VARIABLES[name]
         if text:
-            tables[table][key] = _convert(name, text, TABLES[table][key])
+            tables[table][key] = _convert(name, text, table, key)
             origin[f"{table}.{key}"] = name
     return tables, origin
 
 
-def _convert(name: str, text: str, kind: type) -> Any:
+def _convert(name: str, text: str, table: str, key: str) -> Any:
+    """Return the value of a variable in the type of its key."""
+    kind = fields_of(TABLES[table])[key].kind
     try:
         return text if kind is str else read_number(text, kind)
     except ValueError as error:
-        raise UsageError(
-            f"{name} must be {_TYPE_NAMES[kind]}, not {text!r}", code="E-ENV"
-        ) from error
+        expected = "a whole number" if kind is int else "a number"
+        raise UsageError(f"{name} must be {expected}, not {text!r}", code="E-ENV") from error
 
 
 def read_number(text: str, kind: type[int] | type[float] = float) -> Any:
-    """The number that a variable or a flag spells in the digits 0 to 9.
+    """Return the number that a variable or a flag writes in the digits 0 to 9.
 
-    Python reads more: digits of every script, and underscores between them.
+    Python would also read digits of other scripts, and underscores between them.
 
     Raises:
-        ValueError: it is no such number.
+        ValueError: The text is not such a number.
 
     >>> read_number("1e3"), read_number("12", int)
     (1000.0, 12)
     """
     if not text.isascii() or "_" in text:
-        raise ValueError(f"{text!r} is no number")
+        raise ValueError(f"{text!r} is not a number")
     return kind(text)

@@ -25,7 +25,7 @@ ARROWS = {
     "files": ("errors",),
     "version": (),
     "plugins": ("errors",),
-    "config": ("errors", "files"),
+    "config": ("declare", "errors", "files"),
     "declare": ("errors",),
     "backends": ("errors", "memmap", "math.arrays", "plugins"),
     "samplers": ("math", "declare", "errors", "plugins"),

@@ -9,8 +9,8 @@ from typing import Any
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
-from ldmref.modes.plan import Run
-from ldmref.modes.request import named_schedule
+from ldmref.modes.resolve import find_schedule
+from ldmref.modes.run import Run
 from ldmref.prompts.weights import parse_prompt_weights
 from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
 from ldmref.samplers.a1111 import COMPVIS, UNIPC, Levels, Options, a1111_levels
@@ -54,7 +54,7 @@ def as_a1111(
         flags["sampler"] = sampler
     noised = mode != "txt2img"
     levels = None
-    if not set(OWN_LEVELS) & set(own) and not named_schedule(flags["sampler"]):
+    if not set(OWN_LEVELS) & set(own) and not find_schedule(flags["sampler"]):
         levels = _levels(config, flags, sampler, made, noised)
         if levels is None:
             notes.append(_no_levels(sampler, made["schedule"]))
@@ -101,7 +101,7 @@ def _sampler(
     if value is None:
         return config.scheduler.sampler
     if "sampler" in own:
-        suffix = named_schedule(value)
+        suffix = find_schedule(value)
         return get_sampler(str(value).strip()[: -len(suffix) or None].strip()).name
     name = ALIASES.get(value, value)
     if name not in SAMPLERS:  # a stranger's image does not name a plug-in
@@ -129,7 +129,7 @@ def _levels(
     check_steps(steps, min(validation.MAX_STEPS, len(table)))
     strength = None
     if noised:
-        strength = validation.number("strength", flags["strength"], 0.0, 1.0)
+        strength = validation.check_number("strength", flags["strength"], 0.0, 1.0)
     alpha, beta = made["beta"]
     sdxl = bool(config.unet.addition_embed_type)
     options = Options((alpha, beta), made["discard"], sdxl)

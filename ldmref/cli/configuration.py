@@ -1,4 +1,4 @@
-"""`ldmref config show`: the settings in force, and where each comes from."""
+"""`ldmref config show`: the settings in force and their origins."""
 
 from __future__ import annotations
 
@@ -20,12 +20,11 @@ from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.config import BACKEND_KEYS, DEFAULT_KEYS, Settings, settings
 from ldmref.io.locate import model_config
 from ldmref.loading import configured_backend
-from ldmref.modes.plan import Plan
-from ldmref.modes.registry import MODES
-from ldmref.modes.request import MODE_OF, resolve
-from ldmref.modes.validation import validate
+from ldmref.modes.registry import MODES, read_request
+from ldmref.modes.resolve import MODE_OF, resolve
+from ldmref.modes.run import Plan
 
-RANDOM = -1  # as a seed is written
+RANDOM = -1  # the notation of a random seed
 PARAMETERS = [p for name, p in MODES["txt2img"].parameters.items() if name in DEFAULT_KEYS]
 
 
@@ -39,11 +38,11 @@ def config() -> None:
 @click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @with_options(parameter_options(PARAMETERS), (MODEL_NAME, OUTPUT), BACKEND, (CONFIG,))
 def show(origin: bool, as_json: bool, **flags: Any) -> None:
-    """Print the settings with which images are drawn, as an ldmref.toml.
+    """Print the settings with which images are generated, as an ldmref.toml.
 
-    Flags are those of the drawing commands: add them to see what they change. A value comes from
-    a flag, else an LDMREF_* variable, else the configuration file, else it is the default: of the
-    model for steps, guidance, sampler, schedule and size, else of ldmref.
+    The flags are those of the commands that generate images: add them to see what they change. A
+    value comes from a flag, an LDMREF_* variable, the configuration file, or the default, in this
+    order. Defaults of steps, guidance, sampler, schedule and size are the model's.
     """
     configured = settings(flags["config"])
     values = in_force(configured, flags)
@@ -64,29 +63,30 @@ COMMANDS = (config,)
 
 
 def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
-    """The value of every key, checked as for an image."""
+    """Return the value of every key, checked as for an image."""
     with naming_settings(configured, flags):
         model = flags["model"] or configured.defaults.get("model", "emoji")
         model_settings = model_config(model)
         mode = MODE_OF.get(model_settings.concat, "txt2img")
-        takes = {n: p for n, p in MODES[mode].parameters.items() if n in DEFAULT_KEYS}
+        takes = [name for name in MODES[mode].parameters if name in DEFAULT_KEYS]
         asked = with_settings(mode, flags, configured)
-        known = {n: validate(p, asked[n]) for n, p in takes.items() if is_set(asked[n])}
-        params = Plan(resolve(model_settings, mode, known)).params
+        values = {name: asked[name] for name in takes if is_set(asked[name])}
+        request = read_request("txt2img", {"prompt": ""} | values)
+        params = Plan(request, resolve(model_settings, mode, request)).params
         backend = configured_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         ).describe()
-    values: dict[str, Any] = {f"backend.{key}": backend[key] for key in BACKEND_KEYS}
-    values |= {f"defaults.{key}": params[key] for key in DEFAULT_KEYS if key in takes}
+    shown: dict[str, Any] = {f"backend.{key}": backend[key] for key in BACKEND_KEYS}
+    shown |= {f"defaults.{key}": params[key] for key in DEFAULT_KEYS if key in takes}
     if "seed" in takes:
-        values["defaults.seed"] = RANDOM if known.get("seed") is None else known["seed"]
-    values["defaults.output"] = asked["output"] or "."
+        shown["defaults.seed"] = RANDOM if request.seed is None else request.seed
+    shown["defaults.output"] = asked["output"] or "."
     limits = {f"limits.{key}": value for key, value in configured.limits.items()}
-    return values | {"defaults.model": model} | limits
+    return shown | {"defaults.model": model} | limits
 
 
 def origin_of(key: str, configured: Settings, flags: dict[str, Any]) -> str:
-    """Where the value of a key comes from."""
+    """Return the origin of a key's value."""
     table, name = key.split(".")
     if is_set(flags.get("backend" if key == "backend.name" else name)):
         return "flag"
@@ -96,6 +96,6 @@ def origin_of(key: str, configured: Settings, flags: dict[str, Any]) -> str:
 
 
 def _left_behind(table: str, configured: Settings, flags: dict[str, Any]) -> bool:
-    """Whether a flag names another backend than the one that is configured."""
+    """Return whether a flag names another backend than the configured one."""
     named = configured.backend.get("name")
     return table == "backend" and flags["backend"] not in (None, named or flags["backend"])

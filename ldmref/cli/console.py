@@ -18,8 +18,8 @@ from ldmref.cli.wording import in_flags
 from ldmref.config import Settings
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
+from ldmref.modes.job import Job
 from ldmref.modes.plan import AnyRun
-from ldmref.modes.request import Request
 
 
 class Console:
@@ -56,11 +56,11 @@ class Console:
             say(one_line(f"ldmref: {key} = {value!r} from {origin}"))
         say(one_line(f"ldmref: model {model}, {backend!r}"))
 
-    def memory(self, model: LatentDiffusion, request: Request) -> None:
+    def memory(self, model: LatentDiffusion, job: Job) -> None:
         """With --verbose: an estimate of the memory that the images take."""
         if not self.verbose:
             return
-        needs = model.memory(request.width, request.height, request.batch_size, request.tile)
+        needs = model.memory(job.width, job.height, job.batch_size, job.tile)
         apart = needs.apart(model.params.releasable)
         say(
             f"ldmref: memory about {needs.together / 1e9:.1f} GB, "
@@ -108,7 +108,7 @@ class Console:
         if self.preview is not None:
             self.preview.end(image.image)
         if not self.quiet:
-            say(one_line(_line(name, params, image.image.size, run.plan.request, seconds)))
+            say(one_line(_line(name, params, image.image.size, run.job, seconds)))
         if self.as_json:
             width, height = image.image.size
             record = {
@@ -146,7 +146,7 @@ class Console:
 
 
 def _line(
-    name: str, params: dict[str, Any], size: tuple[int, int], request: Request, seconds: float
+    name: str, params: dict[str, Any], size: tuple[int, int], job: Job, seconds: float
 ) -> str:
     """What is said of an image; `size` is that of its file."""
     seed = params.get("seed")
@@ -154,8 +154,8 @@ def _line(
         "standard output" if name == "-" else name,
         *(() if seed is None else (f"seed {seed}",)),
         f"{size[0]}x{size[1]}",
-        f"{request.steps} steps {request.sampler.name}",
-        f"cfg {request.cfg_scale:g}",
+        f"{job.steps} steps {job.sampler.name}",
+        f"cfg {job.cfg_scale:g}",
         params["backend"]["name"],
         duration(seconds),
     )

@@ -1,14 +1,12 @@
-"""The commands that draw: one for each mode.
+"""The commands that generate images, one for each mode.
 
-Everything that can be wrong is checked before anything is loaded: settings, the model's
-configuration, every parameter, the source images, the output; then the backend, then the weights.
+Settings, the model's configuration, every parameter, the source images and the output are checked
+before anything is loaded: then the backend, and last the weights.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Sequence
 from typing import Any
 
 import click
@@ -26,7 +24,8 @@ from ldmref.cli.options import (
     PROMPT,
     SHEET,
     Drawing,
-    parameter_option,
+    Notation,
+    option,
     parameter_options,
     with_options,
 )
@@ -39,24 +38,27 @@ from ldmref.cli.sources import read_prompts
 from ldmref.cli.streams import check_stdout
 from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
 from ldmref.config import LIMIT_KEYS, settings
+from ldmref.declare import Flag
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.loading import configured_backend, load
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.embeddings import NAMES as EMBEDDINGS
+from ldmref.modes.notation import parse_positions
+from ldmref.modes.record import compare_inputs, compare_models
 from ldmref.modes.registry import MODES
 
 OWN_OPTIONS = {
     "invert": INVERTING,
     "interpolate": (
-        *INTERPOLATING, parameter_option(replace(MODES["interpolate"].parameters["positions"],
-                                                 flags=None, help="Positions in [0, 1] instead.")),
+        *INTERPOLATING,
+        option("--positions", type=Notation(Flag(metavar="A,B,...", parse=parse_positions)),
+               help="Their positions from 0 to 1, instead of a number of images."),
     ),
 }  # fmt: skip
 
 
 def command(mode: str) -> click.Command:
-    """The command of a mode."""
+    """Return the command of a mode."""
     prompt = () if mode in WITHOUT_PROMPT else PROMPT
     flags = parameter_options(MODES[mode].parameters.values())
 
@@ -81,7 +83,7 @@ COMMANDS = tuple(command(mode) for mode in MODES)
 
 
 def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
-    """Check everything, load the model, draw, save; `recorded` is what a replay repeats."""
+    """Check everything, load the model, generate and save; a replay repeats `recorded`."""
     configured = settings(flags["config"])
     recorded = recorded or {}
     notes: list[str] = []
@@ -126,9 +128,9 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
                 },
                 **configured.limits | limits,
             )
-        console.memory(model, tasks[0].plan.request)
+        console.memory(model, tasks[0].plan.job)
         notes = [*recorded.get("notes", ()), *notes]
-        console.warn([*notes, *differences(recorded.get("model"), model)])
+        console.warn([*notes, *compare_models(recorded.get("model"), model)])
         try:
             for task in tasks:
                 _draw_task(task, model, console, stop, recorded)
@@ -140,15 +142,15 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
 def _draw_task(
     task: Task, model: LatentDiffusion, console: Console, stop: Stop, recorded: Values
 ) -> None:
-    """The images of one task, each saved as soon as it is done."""
+    """Generate the images of one task, and save each as soon as it is done."""
     plan = task.plan if task.finish is None else task.finish(model, console, stop)
     run = plan.prepare(model)
     console.warn(run.warnings)
     if recorded.get("a1111") and isinstance(run, modes.Run):
         console.warn(chunk_notes(run, recorded["a1111"]))
-    console.warn(other_inputs(recorded, run.params(len(plan.request.seeds))))
+    console.warn(compare_inputs(recorded, run.params(len(run.job.seeds))))
     first = console.finished
-    for event in run.draw(stop):
+    for event in run.generate(stop):
         if isinstance(event, modes.Progress):
             console.step(event, first)
         else:
@@ -156,9 +158,9 @@ def _draw_task(
 
 
 def output_of(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
-    """Where the images of the tasks go: a file each, or one for all."""
+    """Return the output of the tasks: a file for each image, or one for all."""
     labels = [label for task in tasks for label in task.labels]
-    seeds = [seed for task in tasks for seed in task.plan.request.seeds]
+    seeds = [seed for task in tasks for seed in task.plan.job.seeds]
     seeded = seeds if "seed" in MODES[mode].parameters else None
     to = flags["output"]
     kind = flags["kind"]
@@ -169,42 +171,3 @@ def output_of(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
     if animated:
         return Animation(to, labels, seeded, duration=flags["duration"], **files)
     return (Sheet if flags.get("sheet") else Output)(to, labels, seeded, **files)
-
-
-def other_inputs(recorded: Values, used: Values) -> Iterator[str]:
-    """How ControlNets and noise differ from those that an image records."""
-    controls = recorded.get("control")
-    others = used.get("control") or []
-    for i, control in enumerate(controls if isinstance(controls, list) else ()):
-        other = others[i] if i < len(others) else {}
-        for key in control if isinstance(control, dict) else ():
-            value = str(control[key])[:80]
-            if key != "name" and control[key] != other.get(key):
-                yield f"drawn with another --control {i + 1}: its {key} was {value}"
-    for name in ("latents", *EMBEDDINGS) if used["mode"] != "invert" else ():
-        if recorded.get(name) not in (None, used.get(name)):
-            flag = name.replace("_", "-")
-            yield f"drawn from another --{flag}: the recorded one has another digest"
-
-
-def differences(made_by: Any, model: LatentDiffusion) -> Iterator[str]:
-    """How a model differs from the one that an image records."""
-    if not isinstance(made_by, dict):
-        return
-    digest = str(made_by.get("sha256") or "")
-    name = str(made_by.get("name") or "")[:80]
-    if digest and not model.sha256.startswith(digest):  # A1111's text has ten digits
-        yield f"sampled with another model: recorded is {name or digest[:64]!r}"
-    elif name and not digest:
-        yield f"the image records the model {name!r} without a digest, so that it may be another"
-    for part, flag in (
-        ("vae", "--vae"),
-        ("loras", "--lora"),
-        ("ema", "--ema"),
-        ("embeddings", "--embedding"),
-    ):
-        recorded = made_by.get(part)
-        used = model.modifications.get(part)
-        if recorded != used:
-            text = json.dumps(recorded)[:200] if recorded else "none"
-            yield f"drawn with another {flag}: recorded is {text}"

@@ -1,4 +1,4 @@
-"""The flags of the drawing commands: of the mode's parameters, of the model, of the files."""
+"""The flags of the commands that generate images: parameters, model and files."""
 
 from __future__ import annotations
 
@@ -9,17 +9,16 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ldmref.cli.help import HELP
 from ldmref.cli.output import FORMATS
 from ldmref.cli.progress import STYLES
 from ldmref.config import read_number
+from ldmref.declare import Doc, Field, Flag, flag_names
 from ldmref.errors import UsageError
-from ldmref.modes.declaration import Parameter
 from ldmref.samplers import SAMPLERS, SPACINGS
 
 Option = Callable[[Callable], Callable]
 option = click.option
-PATH = click.Path(readable=False)  # any text; a shell completes it as a file
+PATH = click.Path(readable=False)  # any text; shells complete it as a file
 # Parameters that a mode takes once, and a command several times: one value for each image.
 SOURCES = ("image", "mask", "segmentation")
 REPEATED = (*SOURCES, "negative_prompt")
@@ -64,11 +63,11 @@ def _plain(
 
 
 class Notation(FileType):
-    """A value whose parameter says how it is written."""
+    """A value that its field's flag parses."""
 
-    def __init__(self, parameter: Parameter):
-        self.name = parameter.metavar or "TEXT"
-        self._parse = parameter.parse
+    def __init__(self, flag: Flag):
+        self.name = flag.metavar or "TEXT"
+        self._parse = flag.parse
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         return self._parse(value) if isinstance(value, str) and self._parse else value
@@ -93,42 +92,50 @@ class LoraFile(FileType):
             ) from None
 
 
-def parameter_option(parameter: Parameter) -> Option:
-    """The flag of a parameter. Left out, it is None, which means the default."""
-    flags = parameter.flags or (f"--{parameter.name.replace('_', '-')}",)
-    text = HELP.get(parameter.name, parameter.help).replace("`", "")
-    if parameter.type is bool and parameter.optional:
-        flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
-    if parameter.default not in (None, "", (), False):
-        text += f" Default: {parameter.default}."
-    kind: Any = {int: WholeNumber(), float: Number()}.get(parameter.type, str)
-    if parameter.type is bool:
-        return option(*flags, parameter.name, is_flag=True, default=None, help=text)
-    if parameter.choices and parameter.metavar is None:
-        kind = click.Choice(tuple(parameter.choices))
-    elif parameter.parse is not None:
-        kind = Notation(parameter)
-    elif parameter.metavar == "FILE":
+def parameter_option(field: Field) -> Option:
+    """Return the flag of a parameter, which is None if it is left out: the default."""
+    flag = field.get(Flag) or Flag()
+    flags = flag_names(field)
+    if field.kind is bool:
+        if field.optional:
+            flags = (f"{flags[0]}/--no-{flags[0].removeprefix('--')}",)
+        return option(*flags, field.name, is_flag=True, default=None, help=describe_flag(field))
+    kind: Any = {int: WholeNumber(), float: Number()}.get(field.kind, str)
+    if field.choices and flag.metavar is None:
+        kind = click.Choice(field.choices)
+    elif flag.parse is not None:
+        kind = Notation(flag)
+    elif flag.metavar == "FILE":
         kind = PATH
-    known = parameter.choices or NAMES.get(parameter.name, ())
-    metavar = parameter.metavar or {int: "N", float: "X"}.get(parameter.type)
+    known = field.choices or NAMES.get(field.name, ())
     return option(
         *flags,
-        parameter.name,
+        field.name,
         type=kind,
-        metavar=metavar,
-        help=text,
-        multiple=parameter.multiple or parameter.name in REPEATED,
-        required=parameter.required,
+        metavar=flag.metavar or {int: "N", float: "X"}.get(field.kind),
+        help=describe_flag(field),
+        multiple=flag.multiple or field.name in REPEATED,
+        required=field.required,
         shell_complete=(lambda ctx, param, start: [n for n in known if n.startswith(start)])
         if known
         else None,
     )
 
 
-def parameter_options(parameters: Iterable[Parameter]) -> tuple[Option, ...]:
-    """The flags of parameters, but for those of which a command has its own."""
-    return tuple(parameter_option(p) for p in parameters if p.flags != ())
+def describe_flag(field: Field) -> str:
+    """Return the help text of a parameter's flag, with its default."""
+    flag = field.get(Flag) or Flag()
+    doc = field.get(Doc) or Doc("")
+    text = (flag.help or doc.text).replace("`", "")
+    if field.required or isinstance(field.default, bool) or field.default in ("", ()):
+        return text
+    default = doc.none if field.default is None else field.default
+    return f"{text} Default: {default}."
+
+
+def parameter_options(fields: Iterable[Field]) -> tuple[Option, ...]:
+    """Return the flags of parameters, except for those that a command declares itself."""
+    return tuple(parameter_option(field) for field in fields if flag_names(field))
 
 
 PROMPT = (
@@ -153,7 +160,7 @@ MODEL = (
     option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if not cached."),
     option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16."),
     option("--ema/--no-ema", default=None,
-           help="Averaged weights of a file; default: as the model's makers do."),
+           help="Averaged weights of a file. Default: the family's published choice."),
     option("--model-config", type=PATH, metavar="NAME|FOLDER",
            help="Configuration of a single file."),
     option("--tokenizer", type=PATH, metavar="FILE|FOLDER",
@@ -165,7 +172,7 @@ MODEL = (
            help="A word of textual inversion; may be repeated."),
     *BACKEND,
     option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
-    option("--max-seconds", type=float, metavar="N", help="Refuse what would take longer."),
+    option("--max-seconds", type=float, metavar="N", help="Refuse what would take more seconds."),
     CONFIG,
 )  # fmt: skip
 OUTPUT = option(
@@ -184,7 +191,7 @@ FILES = (
     option("--json", "as_json", is_flag=True, help="One JSON object per image on stdout."),
     option("--preview", is_flag=True,
            help="Show the image while it is generated: in terminals that show images, otherwise in "
-                "a file, which is named."),
+                "a file, whose name is printed."),
     option("--preview-file", type=PATH, metavar="FILE",
            help="Show it in this file, which is replaced again and again."),
     option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
@@ -220,7 +227,7 @@ class Drawing(click.Command):
     """A command with its options in sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The help of every option, below the heading of its section."""
+        """Write the help of every option, below the heading of its section."""
         title = "Image"
         rows = {}
         for param in self.get_params(ctx):
@@ -233,19 +240,19 @@ class Drawing(click.Command):
 
 
 def is_set(value: Any) -> bool:
-    """Whether a flag was given: None, and () for flags that may be repeated, mean no."""
+    """Return whether a flag was given; otherwise it is None, or () if it may be repeated."""
     return value is not None and not (isinstance(value, tuple) and not value)
 
 
 def listed(value: Any) -> list[Any]:
-    """The values of a flag that may be repeated; a replay gives a single one."""
+    """Return the values of a flag that may be repeated; a replay gives a single one."""
     if isinstance(value, tuple | list):
         return list(value)
     return [] if value is None else [value]
 
 
 def with_options(*groups: Iterable[Option]) -> Option:
-    """One decorator of many."""
+    """Return one decorator that adds all options."""
 
     def decorate(function: Callable) -> Callable:
         for add in reversed([add for group in groups for add in group]):

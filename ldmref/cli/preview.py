@@ -19,7 +19,7 @@ from ldmref.cli.terminal import KITTY, cell_height, image_protocol, kitty_bytes,
 from ldmref.errors import LdmrefError, OutputError, one_line
 from ldmref.io.atomic import atomic_write
 from ldmref.io.images.metadata import check_target
-from ldmref.modes.draw import Progress, decode_images
+from ldmref.modes.generate import Progress, decode_images
 
 SHARE = 3.0  # times as long as a preview takes, none is made
 ROWS = 14  # lines of text that a preview covers

@@ -8,14 +8,15 @@ from typing import Any
 
 from ldmref.cli.options import SOURCES, is_set, listed
 from ldmref.config import TABLES, Settings
+from ldmref.declare import fields_of
 from ldmref.errors import LdmrefError
 from ldmref.modes.registry import MODES
-from ldmref.modes.request import named_schedule
+from ldmref.modes.resolve import find_schedule
 
 CODES = {
     f"E-{key.upper().replace('_', '-')}": f"{table}.{key}"
-    for table, keys in TABLES.items()
-    for key in keys
+    for table, cls in TABLES.items()
+    for key in fields_of(cls)
 }
 CODES["E-BACKEND-NAME"] = "backend.name"
 OF_BOTH_PROMPTS = ("E-PROMPT", "E-PROMPT-LENGTH")
@@ -24,10 +25,10 @@ OF_BOTH_PROMPTS = ("E-PROMPT", "E-PROMPT-LENGTH")
 def with_settings(
     mode: str, flags: dict[str, Any], configured: Settings, replays: bool = False
 ) -> dict[str, Any]:
-    """The flags, completed by configuration file and environment.
+    """Return the flags, completed by configuration file and environment.
 
-    A list of seeds says how many images are generated, unless `--count` does. With `replays`, what
-    a record leaves out is the default, and not a setting.
+    Without `--count`, a list of seeds determines the number of images. With `replays`, parameters
+    that a record leaves out have their default, whatever the settings are.
     """
     flags = dict(flags)
     takes = MODES[mode].parameters
@@ -38,7 +39,7 @@ def with_settings(
         own_size = key in ("width", "height") and mode not in ("txt2img", "interpolate")
         own_guidance = key == "cfg_scale" and mode == "invert"
         own_steps = key in ("steps", "schedule") and flags.get("sigmas") is not None
-        own_schedule = key == "schedule" and named_schedule(flags.get("sampler"))
+        own_schedule = key == "schedule" and find_schedule(flags.get("sampler"))
         own_count = key == "count" and flags.get("latents") is not None
         own_replay = key in ("count", "rng") and replays
         own = own_size or own_guidance or own_steps or own_schedule or own_count or own_replay
@@ -48,11 +49,11 @@ def with_settings(
 
 
 def _images_for_each(flags: dict[str, Any], seeds: int) -> int | None:
-    """How many images each prompt of each input image gets from a list of seeds.
+    """Return the number of images that each prompt of each input image gets from a list of seeds.
 
-    None, the default, if they cannot be shared out evenly, which is refused later.
+    None, the default, if they cannot be distributed evenly, which is refused later.
     """
-    if flags.get("prompt_embeds") is not None:  # each is a prompt, and has a seed of its own
+    if flags.get("prompt_embeds") is not None:  # each is a prompt, and has its own seed
         return None
     inputs = max(1, *(len(listed(flags.get(name))) for name in SOURCES))
     each = inputs * max(1, len(listed(flags.get("prompt"))))
@@ -61,7 +62,7 @@ def _images_for_each(flags: dict[str, Any], seeds: int) -> int | None:
 
 @contextmanager
 def naming_settings(configured: Settings, flags: dict[str, Any]) -> Iterator[None]:
-    """Let an error about a value that no flag set begin with its file or variable."""
+    """Begin an error about a value that no flag set with its file or variable."""
     try:
         yield
     except LdmrefError as error:

@@ -20,7 +20,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.plan import AnyPlan, Plan
 from ldmref.modes.registry import MODES
-from ldmref.modes.validation import MAX_COUNT, seed_per_image
+from ldmref.modes.validation import MAX_COUNT, assign_seeds
 
 Values = dict[str, Any]
 WITHOUT_PROMPT = ("superres", "seg2img")
@@ -84,7 +84,7 @@ def shared_seeds(seed: Any, inputs: int) -> int | list[int]:
         UsageError: the list cannot be shared out.
     """
     if not isinstance(seed, list):
-        return seed_per_image(None, 1)[0] if seed in (None, -1) else seed
+        return assign_seeds(None, 1)[0] if seed in (None, -1) else seed
     if len(seed) % inputs:
         raise UsageError(
             f"{len(seed)} seeds for {inputs} input images",
@@ -138,11 +138,11 @@ def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
         [path] = sources.values()
         plan = modes.plan(mode, config, **values)
         label = mode if path == STDIN else f"{_stem(path)} {mode}"
-        return Task(plan, [label] * len(plan.request.seeds))
+        return Task(plan, [label] * len(plan.job.seeds))
     if "prompt" in values:
         values["prompt"] = prompts[0] if len(prompts) == 1 else prompts
     plan = modes.plan(mode, config, **values)
-    return Task(plan, plan.request.prompts)
+    return Task(plan, plan.job.prompts)
 
 
 def _stem(path: str) -> str:
@@ -158,7 +158,7 @@ def _interpolate(config: ModelConfig, values: Values, flags: Values) -> Task:
     values.setdefault("positions", flags["frames"])
     plan = modes.plan("interpolate", config, **values)
     label = first if last == first else f"{first} to {last}"
-    return Task(plan, [label] * len(plan.request.seeds))
+    return Task(plan, [label] * len(plan.job.seeds))
 
 
 def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
@@ -172,9 +172,9 @@ def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
         "batch_size": flags["batch_size"] or 1,
         "tile": flags["tile"],
     }
-    iterations = up.request.values["iterations"]
-    inverted = {"prompt": up.request.prompts[0], "cfg_scale": 1.0, "iterations": iterations}
-    recorded = {"mode": "invert", "resize": up.request.values["resize"], "inverted": inverted}
+    request = up.request
+    inverted = {"prompt": request.prompt, "cfg_scale": 1.0, "iterations": request.iterations}
+    recorded = {"mode": "invert", "resize": request.resize, "inverted": inverted}
     if flags["noise"]:
         check_noise_file(flags["noise"], flags["overwrite"])
 

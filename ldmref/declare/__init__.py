@@ -12,25 +12,49 @@ value, `verify` checks an instance that was built without it, `write` is the inv
 the error code of its kind of file.
 
 Supported types are bool, int, float, str, `Literal` of strings, homogeneous tuples of these, nested
-dataclasses, and each of them with `| None`. Nothing is converted except whole numbers to float and
-lists to tuples: "20", True and 2.5 are not steps.
+dataclasses, and each of them with `| None`, which stands for the default. Nothing is converted
+except whole numbers to float and lists to tuples: "20", True and 2.5 are not steps. Values of other
+types, such as arrays, have a function that checks them:
+
+    latents: Annotated[np.ndarray | None, Check(check_noise, json={"type": "array"})] = None
+
+`describe` and `arguments_section` write the documentation of fields, and the mark `Flag` holds what
+the command line needs to know.
 """
 
 from __future__ import annotations
 
-from ldmref.declare.fields import Doc, Field, Formerly, Length, Names, Range, fields_of
+from ldmref.declare.documentation import arguments_section, describe
+from ldmref.declare.fields import (
+    Check,
+    Doc,
+    Field,
+    Flag,
+    Formerly,
+    Length,
+    Names,
+    Range,
+    fields_of,
+)
+from ldmref.declare.flags import flag_names, long_flag
 from ldmref.declare.reading import Invalid, read, verify, write
 from ldmref.declare.schema import schema
 
 __all__ = [
+    "Check",
     "Doc",
     "Field",
+    "Flag",
     "Formerly",
     "Invalid",
     "Length",
     "Names",
     "Range",
+    "arguments_section",
+    "describe",
     "fields_of",
+    "flag_names",
+    "long_flag",
     "read",
     "schema",
     "verify",

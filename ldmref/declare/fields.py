@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import (
     Annotated,
@@ -30,7 +30,7 @@ class Range(NamedTuple):
     above: bool = False  # exclude the low end
 
     def holds(self, number: float) -> bool:
-        """Return whether the number lies in the interval; NaN does not."""
+        """Return whether the number is in the interval; NaN does not."""
         return self.low <= number <= self.high and not (self.above and number == self.low)
 
     def __str__(self) -> str:
@@ -66,9 +66,47 @@ class Names(NamedTuple):
 
 
 class Doc(NamedTuple):
-    """The description of a field."""
+    """The description of a field.
+
+    Args:
+        text: One or more sentences.
+        none: The meaning of None, where that is the default, such as "the model's setting".
+    """
 
     text: str
+    none: str = ""
+
+
+@dataclasses.dataclass(frozen=True, eq=False)  # hashable, which `Annotated[...] | None` requires
+class Check:
+    """The check of a value that is not a number, a text or a flag, such as an array.
+
+    Args:
+        function: `function(name, value)` returns the value in its own type, or raises an error.
+            It accepts its own results, and a default also passes through it.
+        json: The JSON schema of the value.
+    """
+
+    function: Callable[[str, Any], Any]
+    json: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+
+class Flag(NamedTuple):
+    """The flag of a field on the command line, where name and type do not say it.
+
+    Args:
+        names: The flags; None for `--name`, () if the command declares its own.
+        metavar: The placeholder of the value. With it, choices are checked with the other values.
+        parse: `parse(text)` returns the value.
+        multiple: Whether the flag may be repeated, for a list of values.
+        help: The help text, where the description of the field speaks of Python.
+    """
+
+    names: tuple[str, ...] | None = None
+    metavar: str | None = None
+    parse: Callable[[str], Any] | None = None
+    multiple: bool = False
+    help: str = ""
 
 
 class Formerly(NamedTuple):
@@ -81,7 +119,7 @@ class Field(NamedTuple):
     """A declared field."""
 
     name: str
-    kind: Any  # bool, int, float, str, tuple, or a dataclass
+    kind: Any  # bool, int, float, str, tuple, a dataclass, or object for other types
     element: Any  # the type of a tuple's entries
     optional: bool  # None is allowed
     choices: tuple[str, ...]
@@ -100,10 +138,10 @@ class Field(NamedTuple):
 
 @functools.cache
 def fields_of(cls: type) -> Mapping[str, Field]:
-    """Return the declared fields of a dataclass by name."""
+    """Return the declared fields of a dataclass by name, in the order of its constructor."""
     hints = get_type_hints(cls, include_extras=True)
     fields = {}
-    for field in dataclasses.fields(cls):
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.kw_only):
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()
@@ -118,7 +156,8 @@ def _field(name: str, hint: Any, default: Any) -> Field:
         marks = {type(mark): mark for mark in extras}
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     optional = NoneType in kinds
-    kind = next(k for k in kinds if k is not NoneType)
+    kind, *more = (k for k in kinds if k is not NoneType)
+    kind = object if more else kind
     if get_origin(kind) is Annotated:  # Annotated[...] | None
         inner = _field(name, kind, default)
         return inner._replace(optional=optional, marks={**inner.marks, **marks})

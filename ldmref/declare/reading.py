@@ -7,7 +7,9 @@ import numbers
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
-from ldmref.declare.fields import Field, Formerly, Length, Names, Range, fields_of
+import numpy as np
+
+from ldmref.declare.fields import Check, Field, Formerly, Length, Names, Range, fields_of
 from ldmref.errors import did_you_mean, short_repr
 
 T = TypeVar("T")
@@ -35,7 +37,7 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         data: Keys and values; nested dataclasses are nested mappings.
         path: Prefix of the fields' names in messages.
         base: Supplies the values that `data` does not have, also in nested mappings. By default,
-            the defaults of the fields do.
+            the defaults of the fields do. None stands for the default of an optional field.
 
     Raises:
         Invalid: An unknown or missing key, or a value that is not as declared. Keys are checked
@@ -59,6 +61,9 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
         default = fields[key].default if base is None else getattr(base, key)
         values[key] = _check(fields[key], value, prefix + key, default)
     if base is None:
+        for name, field in fields.items():
+            if field.get(Check) and name not in values:
+                values[name] = _check(field, field.default, prefix + name)
         return cls(**values)
     return dataclasses.replace(base, **values)  # type: ignore[type-var]
 
@@ -89,8 +94,13 @@ def verify(instance: Any, path: str = "") -> None:
 def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
     """Return the value in its declared type."""
     if value is None and field.optional:
-        return None
+        value = None if field.required else field.default
+        if value is None:
+            return None
     kind = field.kind
+    custom = field.get(Check)
+    if custom is not None:
+        return custom.function(path, value)
     if dataclasses.is_dataclass(kind):
         if isinstance(value, kind):  # type: ignore[arg-type]
             verify(value, path)
@@ -106,6 +116,8 @@ def _check(field: Field, value: Any, path: str, base: Any = None) -> Any:
         return value
     if kind in (int, float):
         return _check_number(kind, field.get(Range) or Range(), value, path)
+    if kind is bool and isinstance(value, np.bool_):
+        return bool(value)
     if not isinstance(value, kind):
         allowed = {bool: "true or false", str: "a text"}[kind]
         raise Invalid(f"{path} must be {allowed}, not {short_repr(value)}", path)

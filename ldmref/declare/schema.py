@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from ldmref.declare.fields import Doc, Field, Length, Names, Range, fields_of
+from ldmref.declare.fields import Check, Doc, Field, Length, Names, Range, fields_of
 from ldmref.declare.reading import write
 
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -37,6 +37,9 @@ def _field_schema(field: Field) -> dict[str, Any]:
 
 
 def _type_schema(field: Field) -> dict[str, Any]:
+    custom = field.get(Check)
+    if custom is not None:
+        return dict(custom.json)
     if dataclasses.is_dataclass(field.kind):
         return schema(field.kind)  # type: ignore[arg-type]
     if field.choices:

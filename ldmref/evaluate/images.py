@@ -17,7 +17,7 @@ from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_l
 from ldmref.math.likelihood import directional_derivative
 from ldmref.models.autoencoder import encode
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.text import conditioning_of
+from ldmref.modes.text import encode_conditioning
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 
 SHORTEST_SIDE = 11  # of images for SSIM
@@ -103,7 +103,7 @@ def likelihood(
     for start in range(0, len(z), batch):
         part = z[start : start + batch]
         texts = prompts[start : start + batch]
-        conditioning = conditioning_of(model, texts, size)
+        conditioning = encode_conditioning(model, texts, size)
         columns.append(
             chain_bound(part, table, predictor(model, conditioning), kind, timesteps, rng)
         )
@@ -122,7 +122,7 @@ def likelihood(
     steps = flow[1]
     for start in range(0, images, batch):
         part = slice(start, min(start + batch, images))
-        denoise = host_denoiser(model, conditioning_of(model, prompts[part], size))
+        denoise = host_denoiser(model, encode_conditioning(model, prompts[part], size))
         sigmas = sampling_sigmas(model.config.scheduler)
         ends = float(sigmas[0]), float(sigmas[-1])
         x = z[part].astype(model.backend.state_dtype)

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 
+from ldmref.declare import Field, flag_names, long_flag
 from ldmref.errors import did_you_mean
-from ldmref.modes.declaration import Parameter
 
 ALIASES = {  # the name elsewhere -> the parameter here
     "batch_count": "count",
@@ -49,14 +49,14 @@ ALIASES = {  # the name elsewhere -> the parameter here
     "sampling_steps": "steps",
     "scheduler": "schedule",
 }
-NOTES = {  # where the value is another one, too
+NOTES = {  # where the value also differs
     "control_image": "control=[modes.Control(net, image)]",
     "controlnet": "control=[modes.Control(net, image)]",
     "conditioning_scale": "control=[modes.Control(net, image, weight)]",
     "generator": "an integer; rng='torch' gives the noise of torch's generator",
     "scheduler": "the spacing of the noise levels; the method is sampler=",
 }
-RUNNING = {  # arguments of functions that are no parameters of an image
+RUNNING = {  # arguments of functions that are not parameters of an image
     "callback": "plan(...).run(model, callback=...)",
     "callback_on_step_end": "callback=, called with a Progress after every step",
     "callback_steps": "callback=, called with a Progress after every step",
@@ -66,13 +66,13 @@ RUNNING = {  # arguments of functions that are no parameters of an image
 }
 
 
-def unknown_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]) -> str:
-    """Suggest what was meant by a parameter that a mode does not have.
+def suggest_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]) -> str:
+    """Suggest a parameter for a name that a mode does not have.
 
     Args:
-        name: as it was given.
-        mode: which does not have it.
-        known: the parameters of every mode, by its name.
+        name: The name as it was given.
+        mode: The mode that does not have it.
+        known: The parameters of every mode, by the mode's name.
     """
     own = known[mode]
     lower = name.lower()
@@ -88,19 +88,18 @@ def unknown_parameter(name: str, mode: str, known: Mapping[str, Collection[str]]
     return did_you_mean(name, own)
 
 
-def flag_aliases(parameters: Mapping[str, Parameter]) -> dict[str, str]:
-    """Flags by the names elsewhere and by the names in Python, both without leading hyphens.
+def flag_aliases(parameters: Mapping[str, Field]) -> dict[str, str]:
+    """Return the flags by their names elsewhere and in Python, all without leading hyphens.
 
     >>> from ldmref.modes.registry import MODES
     >>> aliases = flag_aliases(MODES["img2img"].parameters)
     >>> aliases["guidance-scale"], aliases["cfg-scale"], aliases["init-image"]
     ('cfg', 'cfg', 'image')
     """
-    own = {f"--{parameter.long_flag}" for parameter in parameters.values()}
-    own = own.union(*(parameter.flags or () for parameter in parameters.values()))
+    own = {flag for field in parameters.values() for flag in flag_names(field)}
     aliases = {}
     for alias, meant in ({name: name for name in parameters} | ALIASES).items():
-        flag = parameters[meant].long_flag if meant in parameters else ""
+        flag = long_flag(parameters[meant]) if meant in parameters else ""
         spelled = alias.replace("_", "-")
         if flag and f"--{spelled}" not in own:
             aliases[spelled] = flag

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Protocol, TypeVar
 
 from ldmref.errors import Cancelled, UsageError, short_repr
-from ldmref.modes.draw import Callback, CancelFlag, GeneratedImage, Progress
+from ldmref.modes.generate import Callback, CancelFlag, GeneratedImage, Progress
 
 Made = TypeVar("Made", covariant=True)
 
@@ -14,7 +14,7 @@ Made = TypeVar("Made", covariant=True)
 class Events(Protocol[Made]):
     """A prepared run: a generator of events, and the result of the images among them."""
 
-    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]: ...
+    def generate(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]: ...
 
     def result(self, generated: Sequence[GeneratedImage]) -> Made: ...
 
@@ -24,11 +24,11 @@ def run_to_end(run: Events[Made], callback: Callback | None, cancel: CancelFlag 
 
     Raises:
         Cancelled: `cancel` was set; its `partial` is the result of the finished images.
-        UsageError: the callback returned something.
+        UsageError: The callback returned something.
     """
     images = []
     try:
-        for event in run.draw(cancel):
+        for event in run.generate(cancel):
             if isinstance(event, GeneratedImage):
                 images.append(event)
             else:
@@ -40,7 +40,11 @@ def run_to_end(run: Events[Made], callback: Callback | None, cancel: CancelFlag 
 
 
 def check_callbacks(callback: Callback | None, cancel: CancelFlag | None) -> None:
-    """Refuse a callback that cannot be called, and a `cancel` that cannot be asked."""
+    """Check that `callback` can be called, and that `cancel` has `is_set`.
+
+    Raises:
+        UsageError: One of them is something else.
+    """
     if callback is not None and not callable(callback):
         raise UsageError(
             f"callback must be a function, not {short_repr(callback)}",
@@ -54,10 +58,10 @@ def check_callbacks(callback: Callback | None, cancel: CancelFlag | None) -> Non
 
 
 def notify(callback: Callback | None, progress: Progress) -> None:
-    """Call back after a step; what the function raises is its caller's.
+    """Call the callback after a step; its own exceptions pass through.
 
     Raises:
-        UsageError: it returned something, which would have no effect.
+        UsageError: It returned something, which would have no effect.
     """
     returned = None if callback is None else callback(progress)
     if returned is not None:

@@ -9,38 +9,43 @@ from ldmref.io.images.pil import to_array
 from ldmref.math.arrays import Array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.start import MaskedImage, Posterior
+from ldmref.modes.initial import MaskedImage, Posterior
 
 
 def encode_image(model: LatentDiffusion, image: Image.Image) -> Posterior:
-    """The posterior of an RGB image's scaled latents."""
+    """Return the posterior of an RGB image's scaled latents."""
     return encode_array(model, to_array([image]))
 
 
 def encode_array(model: LatentDiffusion, pixels: np.ndarray) -> Posterior:
-    """The posterior of the scaled latents of images (n, 3, H, W) in [-1, 1]."""
+    """Return the posterior of the scaled latents of images (n, 3, H, W) in [-1, 1]."""
     ops = model.backend
     mean, std = model.encode_posterior(ops.asarray(pixels))
     return Posterior(*(np.array(ops.to_numpy(part), np.float32) for part in (mean, std)))
 
 
-def input_channels(
+def make_input_channels(
     model: LatentDiffusion,
     size: tuple[int, int],
     channels: np.ndarray | MaskedImage | None = None,
     masked: np.ndarray | None = None,
 ) -> Array:
-    """What is joined to the latents, (n or 1, k, h, w), for a U-Net with channels for it.
+    """Return the further input channels of a U-Net, (n or 1, k, h, w).
 
-    Arrays as they are; else a mask and `masked`, latents of the masked image. Without a mask
-    everything is repainted, and the masked image of that size is all `masked_value`. With concat
-    "masked_image" the masked latents come first and the mask runs from -1 to 1.
+    Args:
+        model: The model, whose U-Net has such channels.
+        size: Width and height of the image.
+        channels: An array, which is returned as it is; or a mask and the masked image. Without
+            either, everything is repainted, and the masked image is all `masked_pixel`.
+        masked: Latents of the masked image.
+
+    With concat "masked_image", the masked latents come first and the mask runs from -1 to 1.
     """
     config = model.config
     if isinstance(channels, np.ndarray):
         return model.backend.asarray(channels)
     if channels is None or masked is None:
-        nothing = np.full((1, 3, size[1], size[0]), masked_value(config))
+        nothing = np.full((1, 3, size[1], size[0]), masked_pixel(config))
         latents = model.encode_image(model.backend.asarray(nothing))
         masked = np.asarray(model.backend.to_numpy(latents))
         mask = np.ones((1, 1, *masked.shape[2:]))
@@ -51,6 +56,6 @@ def input_channels(
     return model.backend.asarray(np.concatenate(parts, axis=1).astype(np.float32))
 
 
-def masked_value(config: ModelConfig) -> float:
-    """Pixels of a masked image below the mask: black in latent diffusion, else grey."""
+def masked_pixel(config: ModelConfig) -> float:
+    """Return the value of masked pixels: black in latent diffusion, otherwise grey."""
     return -1.0 if config.concat == "masked_image" else 0.0

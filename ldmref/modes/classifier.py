@@ -1,4 +1,4 @@
-"""Classifier guidance: a denoiser steered by the classifier in a model's folder."""
+"""Classifier guidance: a denoiser guided by the classifier in a model's folder."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ class LatentClassifier:
 
     @classmethod
     def load(cls, folder: str | Path, model: Any) -> LatentClassifier:
-        """The classifier in a model's folder, for that loaded model.
+        """Load the classifier in a model's folder, for that loaded model.
 
         Raises:
-            InputError: the folder has none.
-            UsageError: the model is not on the torch backend, which differentiates.
+            InputError: The folder does not hold a classifier.
+            UsageError: The model is not on the torch backend, which differentiates.
         """
         config, params = load_classifier(Path(folder))
         if not model.backend.name.startswith("torch"):
@@ -44,10 +44,10 @@ class LatentClassifier:
         return cls(model.backend, config, tree_map(model.backend.asarray, params), model.config)
 
     def label(self, name: str) -> int:
-        """The index of a class.
+        """Return the index of a class.
 
         Raises:
-            UsageError: there is none of that name.
+            UsageError: The classifier does not have the class.
         """
         names = self.config.class_names
         if name not in names:
@@ -56,7 +56,7 @@ class LatentClassifier:
         return names.index(name)
 
     def log_probabilities(self, x: Array, sigma: float) -> Array:
-        """log p(y | x) of every class, (n, k); x: (n, c, h, w)."""
+        """Return log p(y | x) of every class, (n, k), for x of shape (n, c, h, w)."""
         ops = self.backend
         table = sampling_sigmas(self.model.scheduler)
         x = ops.own("x", x)
@@ -65,7 +65,7 @@ class LatentClassifier:
         return classifier(ops, self.params, self.config, xt, t).log_softmax(dim=1)
 
     def gradient(self, x: Array, sigma: float, label: int) -> Array:
-        """The gradient of log p(label | x) with respect to x, shape of `x`."""
+        """Return the gradient of log p(label | x) with respect to x, shape of `x`."""
         import torch
 
         with torch.inference_mode(False), torch.enable_grad():
@@ -78,15 +78,15 @@ class LatentClassifier:
 def classifier_denoiser(
     denoise: Denoiser, guide: LatentClassifier, label: int, scale: float
 ) -> Denoiser:
-    r"""A denoiser of p(x) p(y | x)^s, from one of p(x).
+    r"""Return a denoiser of p(x) p(y | x)^s, from a denoiser of p(x).
 
-    At scale 1 it is that of p(x | y), the score of the joint model p(x, y) = p(x) p(y | x).
+    At scale 1 it is the denoiser of p(x | y), by the score of p(x, y) = p(x) p(y | x).
 
     Args:
-        denoise: without a condition: `ldmref.denoiser(model, "")`.
-        guide: the classifier of the same latents.
-        label: of the class, see `LatentClassifier.label`.
-        scale: s; 0 leaves `denoise` as it is.
+        denoise: The denoiser without a condition: `ldmref.denoiser(model, "")`.
+        guide: The classifier of the same latents.
+        label: The index of the class, see `LatentClassifier.label`.
+        scale: s; at 0 the result equals `denoise`.
 
     Source: Dhariwal and Nichol 2021, arXiv:2105.05233, section 4.2, in these coordinates.
     """

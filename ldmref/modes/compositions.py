@@ -1,8 +1,8 @@
 """Prompts that ask the embedded model for a composition that it has never seen.
 
-It has seen emoji by their names, and scenes of one or two kinds of them beside or above each other
-(docs/command-line.md lists the words). A verb or an adjective joins two things only where the name
-of an emoji does ("person wearing turban"); all else becomes a mixture without meaning.
+It was trained on emoji and their names, and on scenes with one or two kinds of emoji next to or
+above each other (docs/command-line.md lists the words). It has seen a verb or an adjective join two
+things only in the name of an emoji ("person wearing turban"); other combinations become a mixture.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ RELATIONS = (
     "above", "below", "under", "over", "with", "and",
 )  # fmt: skip
 COLOURS = "red orange yellow green blue purple pink brown"
-# Words of scenes that say how a thing looks, and not which thing it is.
+# Words that describe a thing of a scene without naming it.
 ATTRIBUTES = frozenset(
     f"a an the of is are in that on background {COLOURS} small little tiny big large huge pair "
     "couple one two three four five six seven eight nine 1 2 3 4 5 6 7 8 9".split()
@@ -59,35 +59,35 @@ def unseen_composition(prompt: str) -> str:
 
 
 def _words(text: str) -> list[str]:
-    """The words of a text in the singular, without articles."""
+    """Return the words of a text in the singular, without articles."""
     return [_singular(word) for word in _WORD.findall(text) if word not in ("a", "an", "the")]
 
 
 def _named(words: list[str]) -> bool:
-    """Whether the name of one emoji has all the words."""
+    """Return whether the name of one emoji has all the words."""
     return any(name.issuperset(words) for name in _names())
 
 
 @cache
 def _spelt() -> frozenset[str]:
-    """The words of all names as they are spelt."""
+    """Return the words of all names as they are spelt."""
     return frozenset(word for emoji in named_emoji() for word in _WORD.findall(emoji.name.lower()))
 
 
 @cache
 def _names() -> tuple[frozenset[str], ...]:
-    """The words of each name, in the singular."""
+    """Return the words of each name, in the singular."""
     return tuple(frozenset(_words(emoji.name.lower())) for emoji in named_emoji())
 
 
 @cache
 def _known() -> frozenset[str]:
-    """The words of all names, in the singular."""
+    """Return the words of all names, in the singular."""
     return frozenset().union(*_names())
 
 
 def _singular(word: str) -> str:
-    """The singular of a plural if a name has it; otherwise the word.
+    """Return the singular of a plural if a name has it, otherwise the word.
 
     >>> _singular("foxes"), _singular("houses"), _singular("mice"), _singular("bus")
     ('fox', 'house', 'mouse', 'bus')

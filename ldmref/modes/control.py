@@ -25,25 +25,28 @@ from ldmref.models.controlnet import ControlNet, ControlNetConfig, add
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.unet import Residuals
 from ldmref.modes import validation
-from ldmref.modes.sizing import resized
+from ldmref.modes.sizing import resize_image
 
 MAX_CONTROLS = 16
-# A colon, but on Windows not that of a drive: one letter before it, and a slash behind.
+# A colon, except for that of a drive on Windows, which follows one letter and precedes a slash.
 SEPARATOR = r":(?![\\/])|(?<!^[A-Za-z])(?<!:[A-Za-z]):" if os.name == "nt" else ":"
 
 
 @dataclass(frozen=True)
 class Control:
-    """A ControlNet, the image that it reads, and how much of it when.
+    """A ControlNet, the image that it reads, its weight, and the steps in which it acts.
 
     Args:
-        net: from `ldmref.loading.load_controlnet`, or a folder or file to load for this call.
-        image: path, open file or Pillow image, as the net was trained to read it (edges, depth,
-            poses, ...); another size than the drawn image's is scaled and cropped. With
+        net: From `ldmref.loading.load_controlnet`, or a folder or file to load for this call.
+        image: Path, open file or Pillow image of the kind on which the net was trained (edges,
+            depth, poses, ...). It is scaled and cropped to the size of the generated image. With
             `only_masked` it belongs to the whole image, and the net reads the region's part.
-        weight: factor of the net's outputs, -10 to 10.
-        start, end: the part of the steps in which it acts, 0 <= start < end <= 1. Of n steps, it
-            acts in step i (from 0) if start <= i/n and (i + 1)/n <= end, as diffusers counts.
+        weight: Factor of the net's outputs, from -10 to 10.
+        start, end: The fraction of the steps in which it acts, 0 <= start < end <= 1. It acts in
+            step i of n (from 0) if start <= i/n and (i + 1)/n <= end, as in diffusers.
+
+    Example:
+        `modes.txt2img(model, "a house", control=[modes.Control("canny", "edges.png", 0.8)])`
     """
 
     net: ControlNet | str | Path
@@ -54,10 +57,10 @@ class Control:
 
 
 def check_controls(name: str, value: Any) -> tuple[Control, ...]:
-    """A list of `Control`s with numbers in range.
+    """Return a list of `Control`s as a tuple; their numbers are in range.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: The value is something else.
     """
     if not isinstance(value, list | tuple) or not all(isinstance(c, Control) for c in value):
         raise UsageError(
@@ -69,9 +72,9 @@ def check_controls(name: str, value: Any) -> tuple[Control, ...]:
 
 
 def _check_numbers(control: Control) -> Control:
-    weight = validation.number("control weight", control.weight, -10.0, 10.0)
-    start = validation.number("control start", control.start, 0.0, 1.0)
-    end = validation.number("control end", control.end, 0.0, 1.0)
+    weight = validation.check_number("control weight", control.weight, -10.0, 10.0)
+    start = validation.check_number("control start", control.start, 0.0, 1.0)
+    end = validation.check_number("control end", control.end, 0.0, 1.0)
     if start >= end:
         raise UsageError(
             f"a control must start before it ends, not from {start:g} to {end:g}",
@@ -81,7 +84,7 @@ def _check_numbers(control: Control) -> Control:
 
 
 def parse_control(text: str) -> Control:
-    """A ControlNet, an image and a weight with colons between: `canny:edges.png:0.8`."""
+    """Read a ControlNet, an image and a weight with colons between: `canny:edges.png:0.8`."""
     net, *rest = re.split(SEPARATOR, text)
     try:
         image, weight, steps = [*rest, *("1", "0-1")[len(rest) - 1 :]]
@@ -98,11 +101,11 @@ def parse_control(text: str) -> Control:
 
 
 def fit_control(config: ModelConfig, control: Control) -> Control:
-    """The control with its image read, if its net fits the model.
+    """Return the control with its image read, if its net fits the model.
 
     Raises:
-        UsageError: a net of another family.
-        InputError: a net or image that cannot be read.
+        UsageError: The net belongs to another family.
+        InputError: The net or the image cannot be read.
     """
     if isinstance(control.net, ControlNet):
         name = control.net.name
@@ -121,7 +124,7 @@ def fit_control(config: ModelConfig, control: Control) -> Control:
 
 
 def _require_fit(config: ModelConfig, net: ControlNetConfig, name: str) -> None:
-    """Refuse a ControlNet whose outputs do not go where the U-Net wants them."""
+    """Check that the outputs of a ControlNet have the shapes that the U-Net adds."""
     ours = config.unet
     theirs = net.unet
     same = (
@@ -167,13 +170,13 @@ class ActiveControl:
 
     @property
     def record(self) -> dict[str, Any]:
-        """What an image's metadata says about it."""
+        """The control as an image records it."""
         c = self.control
         numbers = {"weight": c.weight, "start": c.start, "end": c.end, "image": self.image_sha256}
         return {"name": self.net.name, "sha256": self.net.sha256} | numbers
 
     def within(self, sigmas: Sequence[float]) -> ActiveControl:
-        """The same for a run through `sigmas`: from its first step to the first one without it."""
+        """Return the control for a run through `sigmas`, with the noise levels at which it acts."""
         n = len(sigmas) - 1
         c = self.control
         steps = [i for i in range(n) if c.start <= i / n and (i + 1) / n <= c.end]
@@ -184,14 +187,15 @@ class ActiveControl:
         return replace(self, first_sigma=first, last_sigma=last)
 
     def acts_at(self, sigma: float) -> bool:
+        """Return whether the control acts at a noise level."""
         return self.last_sigma < sigma <= self.first_sigma
 
 
 def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]) -> ActiveControl:
-    """The net loaded and its image encoded, at the size of the drawn image.
+    """Load the net and encode its image at the size of the generated image.
 
     Raises:
-        UsageError: a net that is on another backend than the model.
+        UsageError: The net is on another backend than the model.
     """
     net = control.net
     ops = model.backend
@@ -203,32 +207,38 @@ def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]
             code="E-CONTROL",
             hint="load_controlnet(path, model.backend)",
         )
-    image, warning = sized_image(control, size)
+    image, warning = size_control(control, size)
     digest = hashlib.sha256(np.asarray(image).tobytes()).hexdigest()
     hint = net.encode_hint(ops.asarray((to_array([image]) + 1.0) / 2.0))
     return ActiveControl(net, hint, control, digest, warning)
 
 
-def sized_image(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:
-    """The image of a control at a size, and a warning if it had another."""
+def size_control(control: Control, size: tuple[int, int]) -> tuple[Image.Image, str]:
+    """Return the image of a control at a size, and a warning if it had another one."""
     image = read_image(control.image)
     if image.size == size:
         return image, ""
     sizes = f"{image.width} x {image.height}; cropped and scaled to {size[0]} x {size[1]}"
-    return resized(image, size, "crop"), f"the control image is {sizes}"
+    return resize_image(image, size, "crop"), f"the control image is {sizes}"
 
 
-def control_region(
+def crop_control(
     control: Control, whole: tuple[int, int], box: tuple[int, int, int, int], size: tuple[int, int]
 ) -> tuple[Control, str]:
-    """The control of a region: the part `box` (left, top, right, bottom) of its image, at `size`,
-    after the image was given the size of the `whole`; and a warning if it had another."""
-    image, warning = sized_image(control, whole)
+    """Return the control of a region, and a warning if its image had another size than the whole.
+
+    Args:
+        control: The control of the whole image.
+        whole: Size of the whole image.
+        box: Left, top, right and bottom of the region.
+        size: Size of the result.
+    """
+    image, warning = size_control(control, whole)
     return replace(control, image=image.crop(box).resize(size, Image.Resampling.LANCZOS)), warning
 
 
-def residuals_of(
+def sum_residuals(
     controls: Sequence[ActiveControl], x: Array, t: Array, conditioning: Conditioning
 ) -> Residuals | None:
-    """The sum of what the controls add to the U-Net; None without any."""
+    """Return the sum of the residuals that the controls add to the U-Net; None without any."""
     return add([(c.control.weight, c.net.residuals(x, t, conditioning, c.hint)) for c in controls])

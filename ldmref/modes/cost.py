@@ -1,4 +1,4 @@
-"""What a request costs, estimated before anything is drawn, and the model's limits."""
+"""Estimates of memory and time before anything is computed, and the model's limits."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TypeVar
 from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
 from ldmref.models.model import LatentDiffusion, model_spec
-from ldmref.modes.request import Request
+from ldmref.modes.job import Job
 from ldmref.samplers import Sampler, repaint_visits
 
 Event = TypeVar("Event")
@@ -18,14 +18,15 @@ Event = TypeVar("Event")
 
 @dataclass(frozen=True)
 class Cost:
-    """An estimate.
+    """An estimate of what a request takes.
 
-    evaluations: of the U-Net, counted per image; with guidance, twice per step and stage. Of a
-        sampler that divides its steps, at least.
-    flops: floating-point operations of U-Net and decoder, for all images.
-    memory: bytes at the peak, with all networks in memory.
-    seconds: a lower bound, `flops` at the speed of a large convolution on the model's backend.
-        Small images, reading weights, compiling and a busy machine take a multiple of it.
+    Args:
+        evaluations: Evaluations of the U-Net, summed over the images; with guidance, two per step
+            and stage. A sampler that divides its steps takes more.
+        flops: Floating-point operations of U-Net and decoder, for all images.
+        memory: Peak memory in bytes, with all networks in memory.
+        seconds: A lower bound: `flops` at the speed of a large convolution on the model's backend.
+            Small images, reading weights, compiling and a busy machine take a multiple of it.
     """
 
     evaluations: int
@@ -34,31 +35,41 @@ class Cost:
     seconds: float
 
 
-def cost(model: LatentDiffusion, request: Request) -> Cost:
-    """Estimate a request."""
-    r = request
+def estimate_cost(model: LatentDiffusion, job: Job, calls: int | None = None) -> Cost:
+    """Estimate the memory and time of a job.
+
+    Args:
+        model: The model that generates.
+        job: The resolved request.
+        calls: Calls of the denoiser per image; None: those of the sampler.
+    """
     spec = model_spec(model.config)
-    images = len(request.seeds)
-    steps = r.steps - r.first_step
-    visits: Sequence[int] = range(r.first_step, r.steps + 1)
-    if r.resample is not None and steps:
-        visits = repaint_visits(steps, *r.resample, first=r.first_step)
-    calls = denoiser_calls(r.sampler, visits)
-    if r.mode == "invert":
-        calls = steps * (1 + r.values["iterations"])
-    guided = 1 if r.cfg_scale in (0.0, 1.0) else 2
+    images = len(job.seeds)
+    if calls is None:
+        calls = count_calls(job.sampler, plan_visits(job))
+    guided = 1 if job.cfg_scale in (0.0, 1.0) else 2
     evaluations = calls * guided * images
-    flops = evaluations * unet_flops(spec, model.config, r.width, r.height)
-    flops += images * decoder_flops(spec, model.config, r.width, r.height)
-    memory = model.memory(r.width, r.height, min(r.batch_size, images), r.tile).together
+    flops = evaluations * unet_flops(spec, model.config, job.width, job.height)
+    flops += images * decoder_flops(spec, model.config, job.width, job.height)
+    memory = model.memory(*job.size, min(job.batch_size, images), job.tile).together
     return Cost(evaluations, flops, memory, flops / flops_per_second(model.backend))
 
 
-def denoiser_calls(sampler: Sampler, visits: Sequence[int]) -> int:
-    """Evaluations of a run through these indices; after a jump back, multistep methods start anew.
+def plan_visits(job: Job) -> Sequence[int]:
+    """Return the indices of the noise levels that a job visits."""
+    steps = job.steps - job.first_step
+    if job.resample is not None and steps:
+        return repaint_visits(steps, *job.resample, first=job.first_step)
+    return range(job.first_step, job.steps + 1)
+
+
+def count_calls(sampler: Sampler, visits: Sequence[int]) -> int:
+    """Return the evaluations of a run through these indices.
+
+    After a jump back, multistep methods start anew.
 
     >>> from ldmref.samplers import get_sampler
-    >>> denoiser_calls(get_sampler("pndm"), [0, 1, 2]), denoiser_calls(get_sampler("heun"), [0, 1])
+    >>> count_calls(get_sampler("pndm"), [0, 1, 2]), count_calls(get_sampler("heun"), [0, 1])
     (3, 2)
     """
     calls = 0
@@ -74,7 +85,7 @@ def denoiser_calls(sampler: Sampler, visits: Sequence[int]) -> int:
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an array library ran out of memory; each says so in its own words."""
+    """Return whether an array library ran out of memory; each has its own error."""
     if isinstance(error, LdmrefError):
         return False
     words = ("can't allocate memory", "out of memory")
@@ -82,22 +93,19 @@ def is_out_of_memory(error: BaseException) -> bool:
     return named or any(text in str(error) for text in words)
 
 
-def explain_memory(
-    events: Iterator[Event], model: LatentDiffusion, request: Request
-) -> Iterator[Event]:
-    """Pass events on; an array library that runs out of memory becomes a `ResourceError`."""
+def explain_memory(events: Iterator[Event], model: LatentDiffusion, job: Job) -> Iterator[Event]:
+    """Pass events on; raise a `ResourceError` if an array library runs out of memory."""
     try:
         yield from events
     except (MemoryError, RuntimeError) as error:
         if is_out_of_memory(error):
-            raise out_of_memory(model, request) from error
+            raise out_of_memory(model, job) from error
         raise
 
 
-def out_of_memory(model: LatentDiffusion, request: Request) -> ResourceError:
-    """The error of a request for which the memory did not suffice."""
-    r = request
-    size = model.memory(r.width, r.height, r.batch_size, r.tile).together / 1e9
+def out_of_memory(model: LatentDiffusion, job: Job) -> ResourceError:
+    """Return the error of a job that needs more memory than there is."""
+    size = model.memory(*job.size, job.batch_size, job.tile).together / 1e9
     return ResourceError(
         f"out of memory: the request takes about {size:.1f} GB ({model.backend!r})",
         code="E-MEMORY",
@@ -105,20 +113,23 @@ def out_of_memory(model: LatentDiffusion, request: Request) -> ResourceError:
     )
 
 
-def check_limits(model: LatentDiffusion, request: Request) -> None:
-    """Refuse what takes more memory or time than the model may.
+def check_limits(model: LatentDiffusion, job: Job, calls: int | None = None) -> None:
+    """Refuse a job that takes more memory or time than the model may use.
+
+    Args:
+        model, job, calls: As for `estimate_cost`.
 
     Raises:
-        ResourceError: more than `model.max_memory` bytes, or than `model.max_seconds`.
+        ResourceError: It takes more than `model.max_memory` bytes or `model.max_seconds`.
     """
-    model.prepare(request.width, request.height, request.batch_size, request.tile)
+    model.prepare(*job.size, job.batch_size, job.tile)
     if model.max_seconds is None:
         return
-    seconds = cost(model, request).seconds
+    seconds = estimate_cost(model, job, calls).seconds
     if seconds > model.max_seconds:
         raise ResourceError(
             f"the request takes at least about {seconds:.3g} s, more than the "
             f"{model.max_seconds:g} s of max_seconds",
             code="E-SECONDS",
-            hint="draw fewer or smaller images, or take fewer steps",
+            hint="generate fewer or smaller images, or take fewer steps",
         )

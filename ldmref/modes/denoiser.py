@@ -17,11 +17,11 @@ from ldmref.models.conditioning import Conditioning, join, with_cache
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
-from ldmref.modes.channels import input_channels
-from ldmref.modes.control import ActiveControl, residuals_of
-from ldmref.modes.embeddings import with_embeddings
-from ldmref.modes.registry import MODES, config_of
-from ldmref.modes.request import resolve
+from ldmref.modes.channels import make_input_channels
+from ldmref.modes.control import ActiveControl, sum_residuals
+from ldmref.modes.embeddings import apply_embeddings
+from ldmref.modes.registry import read_request, require_config
+from ldmref.modes.resolve import resolve
 from ldmref.modes.text import TextConditioning, encode_texts
 from ldmref.samplers import guided_denoiser
 from ldmref.samplers.loop import Denoiser
@@ -37,14 +37,15 @@ def model_denoiser(
     controls: Sequence[ActiveControl] = (),
     channels: Array | None = None,
 ) -> Denoiser:
-    """The denoiser of a batch.
+    """Return the denoiser of a batch.
 
     Args:
-        timestep: sigma -> training timestep.
-        cond, uncond: of as many images as x has.
-        cfg_scale: guidance scale.
-        controls: ControlNets, which see the latents alone.
-        channels: (n or 1, k, h, w), further input channels of the U-Net.
+        model: The model.
+        timestep: Maps sigma to the training timestep.
+        cond, uncond: The conditioning, with as many rows as x.
+        cfg_scale: The guidance scale.
+        controls: ControlNets, which read only the latents.
+        channels: Further input channels of the U-Net, (n or 1, k, h, w).
     """
     ops: Backend = model.backend
 
@@ -53,7 +54,7 @@ def model_denoiser(
         t = ops.asarray(np.full(n, timestep(sigma)), ops.state_dtype)
         x = ops.cast(xt, ops.dtype)
         acting = [control for control in controls if control.acts_at(sigma)]
-        control = {"control": residuals_of(acting, x, t, conditioning)} if acting else {}
+        control = {"control": sum_residuals(acting, x, t, conditioning)} if acting else {}
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
         return ops.cast(model.unet(x, t, conditioning, **control), ops.state_dtype)
@@ -69,7 +70,7 @@ def model_denoiser(
 
 
 def repeat(ops: Backend, x: Array, n: int) -> Array:
-    """An array of k examples repeated to n of them."""
+    """Return an array of k examples repeated to n of them."""
     return x if x.shape[0] == n else ops.xp.concat([x] * (n // x.shape[0]), axis=0)
 
 
@@ -95,16 +96,17 @@ def denoiser(
     training timesteps.
 
     Args:
-        prompt, negative_prompt: for all n images; or a list, an entry per image.
-        cfg_scale: guidance scale; None is the model's default.
+        model: From `ldmref.load` or `ldmref.random_model`.
+        prompt, negative_prompt: One text for all n images, or a list with an entry per image.
+        cfg_scale: Guidance scale; None: the model's setting.
         clip_skip, long_prompts, prompt_weights, prompt_embeds, negative_prompt_embeds,
-            pooled_prompt_embeds, negative_pooled_prompt_embeds: as in `modes.txt2img`.
-        grad: let gradients flow from x0 to x, on a backend that differentiates (torch); the
+            pooled_prompt_embeds, negative_pooled_prompt_embeds: As in `modes.txt2img`.
+        grad: Let gradients flow from x0 to x, on a backend that differentiates (torch); the
             parameters of the model are constants.
 
     Raises:
-        UsageError: an argument is wrong, or the backend does not differentiate; `denoise` raises it
-            for an x or sigma that is.
+        UsageError: An argument is wrong, or the backend does not differentiate. `denoise` raises it
+            for a wrong x or sigma.
 
     >>> import ldmref
     >>> denoise = ldmref.denoiser(ldmref.random_model("tiny"), "a red heart", cfg_scale=2.0)
@@ -123,15 +125,13 @@ def denoiser(
         "pooled_prompt_embeds": pooled_prompt_embeds,
         "negative_pooled_prompt_embeds": negative_pooled_prompt_embeds,
     }
-    config = config_of("denoiser", model)
-    declared = MODES["txt2img"].parameters
-    valid = {name: validation.validate(declared[name], value) for name, value in values.items()}
-    request = resolve(config, "txt2img", valid)
-    model = model.differentiable() if validation.flag("grad", grad) else model
+    config = require_config("denoiser", model)
+    job = resolve(config, "txt2img", read_request("txt2img", values))
+    model = model.differentiable() if validation.check_flag("grad", grad) else model
     ops = model.backend
-    prompts = len(request.prompts)
+    prompts = len(job.prompts)
     text = encode_texts(
-        model, request.prompts, request.negative_prompts, (0, 0), request.clip_skip, request.options
+        model, job.prompts, job.negative_prompts, (0, 0), job.clip_skip, job.prompt_options
     )
     training_sigmas = sampling_sigmas(config.scheduler)
 
@@ -140,10 +140,10 @@ def denoiser(
         times = n // prompts
         size = (w * config.vae.factor, h * config.vae.factor)
         batch = repeated(text, times, size)
-        if request.embeddings:
-            rows = {name: np.repeat(x, times, axis=0) for name, x in request.embeddings.items()}
-            batch = with_embeddings(batch, rows)
-        channels = input_channels(model, size) if config.image_channels else None
+        if job.embeddings:
+            rows = {name: np.repeat(x, times, axis=0) for name, x in job.embeddings.items()}
+            batch = apply_embeddings(batch, rows)
+        channels = make_input_channels(model, size) if config.image_channels else None
         return [
             (
                 part,
@@ -151,7 +151,7 @@ def denoiser(
                     model,
                     lambda sigma: float(timesteps_at(training_sigmas, sigma)),
                     *batch.conditioning(part),
-                    request.cfg_scale,
+                    job.cfg_scale,
                     channels=channels,
                 ),
             )
@@ -159,7 +159,7 @@ def denoiser(
         ]
 
     def denoise(x: Array, sigma: float) -> Array:
-        sigma = validation.noise_level("sigma", sigma)
+        sigma = validation.check_noise_level("sigma", sigma)
         x = check_latents(config, ops.own("x", x, ops.state_dtype), prompts)
         with ops.inference():
             n, _, h, w = x.shape
@@ -170,7 +170,7 @@ def denoiser(
 
 
 def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextConditioning:
-    """The text of a single prompt for several images, or that of several, at a size."""
+    """Return the text of one or several prompts, repeated for several images at a size."""
     return replace(
         text,
         prompts=[*text.prompts] * times,
@@ -181,14 +181,15 @@ def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextC
 
 
 def check_latents(config: ModelConfig, x: Array, prompts: int) -> Array:
-    """The latents, if a model can denoise them.
+    """Return the latents if a model can denoise them.
 
     Args:
-        x: an array.
-        prompts: how many; one is for any number of latents.
+        config: The model's configuration.
+        x: An array.
+        prompts: The number of prompts; a single one serves any number of latents.
 
     Raises:
-        UsageError: they are not real numbers, or have another shape.
+        UsageError: They are not real numbers, or have another shape.
     """
     shape = tuple(x.shape)
     c = config.vae.latent_channels

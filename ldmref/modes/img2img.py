@@ -2,65 +2,75 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from dataclasses import dataclass, replace
 
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_image
-from ldmref.modes.draw import Callback, CancelFlag
-from ldmref.modes.parameters import ImageInput, Img2ImgParameters, Prompt, Strength
-from ldmref.modes.plan import Plan, plan
-from ldmref.modes.registry import mode
-from ldmref.modes.request import resolve
+from ldmref.modes.generate import Callback, CancelFlag
+from ldmref.modes.initial import InitialState
+from ldmref.modes.registry import Watched, mode
+from ldmref.modes.requests import Img2Img
+from ldmref.modes.resolve import resolve
 from ldmref.modes.result import Result
-from ldmref.modes.sizing import sized_image
-from ldmref.modes.start import Start
+from ldmref.modes.run import Plan
+from ldmref.modes.sizing import size_image
 
 
-def plan_img2img(config: ModelConfig, values: dict[str, Any]) -> Plan:
-    size = values["width"], values["height"]
-    image, resize, warnings = sized_image(config, values["image"], *size, values["resize"])
-    sized = {"width": image.width, "height": image.height, "resize": resize}
-    request = resolve(config, "img2img", values | sized)
-    # diffusers starts from the noised image at strength 1, too
-    from_noise = request.first_step == 0 and request.rng != "torch"
+def plan_img2img(config: ModelConfig, request: Img2Img) -> Plan:
+    """Check a request; the initial state is the image with noise."""
+    image, resize, warnings = size_image(
+        config, request.image, request.width, request.height, request.resize
+    )
+    request = replace(request, width=image.width, height=image.height, resize=resize)
+    job = resolve(config, "img2img", request, strength=request.strength)
+    # diffusers also starts from the noised image at strength 1
+    from_noise = job.first_step == 0 and job.rng != "torch"
 
-    def start(model: LatentDiffusion) -> Start:
-        finish = (lambda generated: image.copy()) if request.strength == 0 else None
+    def start(model: LatentDiffusion) -> InitialState:
+        finish = (lambda _: image.copy()) if job.strength == 0 else None
         known = encode_image(model, image)
-        return Start(request.latents, known, from_noise, finish=finish)
+        return InitialState(job.latents, known, from_noise, finish=finish)
 
-    return Plan(request, start, warnings=tuple(warnings))
+    return Plan(request, job, start, warnings=tuple(warnings))
 
 
-@mode(plan_img2img)
+@dataclass(frozen=True, eq=False, repr=False)
+class Img2ImgArguments(Watched, Img2Img):
+    """The arguments of `img2img` after the model."""
+
+
+@mode(plan_img2img, Img2ImgArguments)
 def img2img(
-    model: LatentDiffusion,
-    prompt: Prompt,
-    image: ImageInput,
-    strength: Strength = 0.75,
-    *,
-    callback: Callback | None = None,
-    cancel: CancelFlag | None = None,
-    **parameters: Unpack[Img2ImgParameters],
+    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
 ) -> Result:
-    """Redraw an image towards a prompt.
+    """Change an image towards a prompt.
 
     The image is encoded, noised to the sigma at index n - int(n strength) of the schedule, and
     denoised from there (Meng et al. 2021, arXiv:2108.01073). It is encoded to the mean of its
-    posterior; with `rng="torch"` to a sample of it, as in diffusers, and at strength 1 it then
-    still shows through.
+    posterior, or with `rng="torch"` to a sample of it. As in diffusers, the image then still shows
+    through at strength 1.
 
-    Without width and height it keeps its size, each side rounded down to a multiple of the
-    autoencoder's factor, and is stretched to it, as in diffusers; images smaller than that, or of
-    more than 16 times the area on which the model was trained, get the model's own size, and with
-    models that know one size, such as the embedded one, images of any size far from it.
-    `warnings` mention all.
+    Without width and height, the image keeps its size: each side is rounded down to a multiple of
+    the autoencoder's factor, and the image is stretched to that, as in diffusers. Images smaller
+    than the factor, or with more than 16 times the area on which the model was trained, get the
+    model's own size. So do images of very different sizes with models that know one size, such as
+    the embedded model. `warnings` mention every change of the size.
+
+    Returns:
+        The images, their latents and seeds, the resolved parameters, and warnings.
 
     Raises:
-        UsageError, ResourceError, ImageError: an argument or the image is wrong; nothing was
+        UsageError, ResourceError, ImageError: An argument or the image is wrong; nothing was
             computed.
-        Cancelled, NumericError: see `ldmref.errors`.
+        Cancelled, NumericError: See `ldmref.errors`.
+
+    Example:
+        >>> import ldmref
+        >>> from PIL import Image
+        >>> photo = Image.new("RGB", (16, 16), "teal")
+        >>> model = ldmref.random_model("tiny")
+        >>> img2img(model, "a red heart", photo, strength=0.5, steps=2, seed=7)
+        <Result of img2img: 1 image of 16 x 16, seed 7>
     """
-    checked = plan("img2img", model, prompt=prompt, image=image, strength=strength, **parameters)
-    return checked.run(model, callback, cancel)
+    return plan.run(model, callback, cancel)

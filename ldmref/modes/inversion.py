@@ -6,7 +6,7 @@ import copy
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -14,12 +14,12 @@ from PIL import Image
 from ldmref.errors import short_repr
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.advice import advice
+from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
-from ldmref.modes.channels import encode_image, input_channels
-from ldmref.modes.cost import Cost, check_limits, cost, explain_memory
+from ldmref.modes.channels import encode_image, make_input_channels
+from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
 from ldmref.modes.denoiser import model_denoiser
-from ldmref.modes.draw import (
+from ldmref.modes.generate import (
     Callback,
     CancelFlag,
     GeneratedImage,
@@ -27,9 +27,9 @@ from ldmref.modes.draw import (
     on_backend,
     run_sampler,
 )
-from ldmref.modes.record import request_params, run_params
-from ldmref.modes.request import Request
-from ldmref.modes.result import params_of_image
+from ldmref.modes.job import Job
+from ldmref.modes.record import record_job, record_run, select_image
+from ldmref.modes.requests import Invert
 from ldmref.modes.text import TextConditioning, encode_texts
 from ldmref.samplers import History, State, implicit, make_schedule, sample
 
@@ -49,11 +49,16 @@ SETTINGS = (
 
 @dataclass(frozen=True)
 class Inversion:
-    """`txt2img(model, prompt, latents=inversion.latents, **inversion.settings)` gives the image.
+    """The noise of an image, and the settings with which txt2img generates the image from it.
 
-    latents: (1, c, h, w) float32, initial noise; settings: the arguments that belong to it;
-    prompt: with which the image was inverted; warnings: one line each; params: of the inversion,
-    fully resolved, JSON-able.
+    `txt2img(model, prompt, latents=inversion.latents, **inversion.settings)` returns the image.
+
+    Args:
+        latents: Initial noise, (1, c, h, w) float32.
+        settings: The other arguments of txt2img.
+        prompt: The prompt with which the image was inverted.
+        warnings: Warnings, one line each.
+        params: The resolved parameters of the inversion, JSON-able.
     """
 
     latents: np.ndarray
@@ -67,50 +72,63 @@ class Inversion:
         return f"<Inversion with {short_repr(self.prompt)}: latents {shape}>"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class InversionPlan:
-    """A checked inversion: a plan whose result is an `Inversion`.
+    """A checked inversion, which gives an `Inversion` instead of images.
 
-    It is used as a `Plan` is: at once by `run`, or event by event by `prepare`. The last event is
-    a `GeneratedImage` of the inverted image and its noise.
+    It is used like a `Plan`: at once by `run`, or event by event by `prepare`. The last event is
+    a `GeneratedImage` with the given image and its noise.
 
     Args:
-        request: resolved.
-        image: the image to invert, at its size.
-        warnings: about the image, one line each.
+        request: The parameters, with the size of the image.
+        job: The same with all defaults filled in, as for the image from its noise.
+        image: The image to invert, at its size.
+        warnings: Warnings about the image, one line each.
     """
 
-    request: Request
+    request: Invert
+    job: Job
     image: Image.Image
     warnings: tuple[str, ...] = ()
 
     @property
     def params(self) -> dict[str, Any]:
-        """The resolved request: JSON-able values that give the same noise again."""
-        return request_params(self.request, 1)
+        """The resolved parameters: JSON-able values that give the same noise again."""
+        return record_job(self.job, self.request, {}, 1)
 
     @property
     def settings(self) -> dict[str, Any]:
         """The arguments with which `txt2img` generates the image from its noise."""
-        values = {name: self.request.values[name] for name in SETTINGS}
+        values = {name: getattr(self.job, name) for name in SETTINGS}
         return copy.deepcopy(values) | {"sampler": "ddim", "eta": 0.0}
 
+    @property
+    def calls(self) -> int:
+        """The number of calls of the denoiser."""
+        return (self.job.steps - self.job.first_step) * (1 + self.request.iterations)
+
     def estimate(self, model: LatentDiffusion) -> Cost:
-        """Estimate what the inversion takes of memory and time."""
-        return cost(model, self.request)
+        """Estimate the memory (bytes) and time (seconds) that the inversion takes."""
+        return estimate_cost(model, self.job, self.calls)
 
     def prepare(self, model: LatentDiffusion) -> InversionRun:
-        """Do everything up to the first step: the prompt and the image encoded.
+        """Do everything up to the first step: encode the prompt and the image.
 
         Raises:
-            ResourceError: it takes more memory or time than the model may use.
+            ResourceError: It takes more memory or time than the model may use.
         """
-        r = self.request
-        check_limits(model, r)
-        size = r.width, r.height
-        text = encode_texts(model, r.prompts, r.negative_prompts, size, r.clip_skip, r.options)
+        job = self.job
+        check_limits(model, job, self.calls)
+        text = encode_texts(
+            model,
+            job.prompts,
+            job.negative_prompts,
+            job.size,
+            job.clip_skip,
+            job.prompt_options,
+        )
         clean = encode_image(model, self.image).mean
-        channels = input_channels(model, size) if model.config.image_channels else None
+        channels = make_input_channels(model, job.size) if model.config.image_channels else None
         return InversionRun(self, model, text, clean, channels)
 
     def run(
@@ -124,10 +142,11 @@ class InversionPlan:
         return run_to_end(self.prepare(model), callback, cancel)
 
     def __repr__(self) -> str:
-        return f"<InversionPlan of {self.request.summary}>"
+        return f"<InversionPlan of {self.job.summary}>"
 
 
-class InversionRun(NamedTuple):
+@dataclass(frozen=True, eq=False)
+class InversionRun:
     """A planned inversion prepared with a model."""
 
     plan: InversionPlan
@@ -136,64 +155,74 @@ class InversionRun(NamedTuple):
     clean: np.ndarray  # latents of the image, (1, c, h, w)
     channels: Array | None
 
-    def draw(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]:
-        """Invert, one event at a time: a `Progress` after every step, then the `GeneratedImage`.
+    @property
+    def job(self) -> Job:
+        """The resolved parameters."""
+        return self.plan.job
 
-        The `GeneratedImage` holds the inverted image and, as its latents, the noise.
+    def generate(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]:
+        """Invert the image.
+
+        Yields:
+            A `Progress` after every step, then a `GeneratedImage` with the given image and, as its
+            latents, the noise.
 
         Raises:
-            Cancelled, NumericError, ResourceError: see `Run.draw`.
+            Cancelled, NumericError, ResourceError: See `Run.generate`.
         """
-        yield from explain_memory(self._steps(cancel), self.model, self.plan.request)
+        yield from explain_memory(self._generate(cancel), self.model, self.job)
 
-    def _steps(self, cancel: CancelFlag | None) -> Iterator[Progress | GeneratedImage]:
-        r = self.plan.request
+    def _generate(self, cancel: CancelFlag | None) -> Iterator[Progress | GeneratedImage]:
+        job = self.job
         config = self.model.config.scheduler
         ops = self.model.backend
-        iterations = r.values["iterations"]
-        schedule = make_schedule(config, r.sampler, r.schedule, r.steps, r.sigmas)
+        iterations = self.plan.request.iterations
+        schedule = make_schedule(config, job.sampler, job.schedule, job.steps, job.sigmas)
         sigmas = schedule.sigmas[::-1].tolist()
         x = on_backend(ops, self.clean * np.float32(math.hypot(1.0, sigmas[0])))
         if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
             sigmas[0] = min(sigmas[1] / 2.0, float(schedule.training_sigmas[0]))
 
-        def states_of(
+        def sample_states(
             model: LatentDiffusion, x: Array, visits: Any = None, history: History = ()
         ) -> Iterator[State]:
             cond, uncond = self.text.conditioning(slice(0, 1))
             denoise = model_denoiser(
-                model, schedule.timestep, cond, uncond, r.cfg_scale, channels=self.channels
+                model, schedule.timestep, cond, uncond, job.cfg_scale, channels=self.channels
             )
             step = implicit(iterations)
             return sample(denoise, x, sigmas, step, visits=visits, history=history)
 
         scale = schedule.init_noise_sigma
-        latents = yield from run_sampler(self.model, x, states_of, r.steps, scale, cancel)
+        latents = yield from run_sampler(self.model, x, sample_states, job.steps, scale, cancel)
         yield GeneratedImage(0, self.plan.image, latents[0])
 
     def result(self, generated: Sequence[GeneratedImage]) -> Inversion:
-        """The noise, with all that belongs to it; no row of latents if the run was stopped."""
+        """Return the noise and everything that belongs to it.
+
+        The latents of a stopped run do not have a row.
+        """
         latents = np.zeros((len(generated), *self.clean.shape[1:]), np.float32)
         for i, image in enumerate(generated):
             latents[i] = image.latents
-        prompt = self.plan.request.prompts[0]
-        settings = self.plan.settings
-        return Inversion(latents, settings, prompt, self.warnings, self.params(len(generated)))
+        prompt = self.job.prompts[0]
+        params = self.params(len(generated))
+        return Inversion(latents, self.plan.settings, prompt, self.warnings, params)
 
     @property
     def warnings(self) -> list[str]:
-        """About the model's files, the image and the prompt, one line each."""
-        advised = advice(self.model.config, self.plan.request, self.model.backend)
+        """Warnings about the model's files, the image and the prompt, one line each."""
+        advised = advise(self.model.config, self.job, self.model.backend)
         texts = dict.fromkeys(self.text.warnings)
         return [*self.model.warnings, *self.plan.warnings, *advised, *texts]
 
     def params_of(self, i: int) -> dict[str, Any]:
-        """The parameters of image `i`, of which there is one."""
-        return params_of_image(self.params(1), self.plan.request.seeds[i], i)
+        """Return the parameters of the image, whose index is 0."""
+        return select_image(self.params(1), self.job.seeds[i], i)
 
     def params(self, n: int) -> dict[str, Any]:
-        """The parameters of the inversion, with the model, backend and version."""
-        return run_params(self.model, self.plan.request, self.plan.params, self.text, (), n)
+        """Return the parameters of the inversion, with the model, backend and version."""
+        return record_run(self.plan.params, self.model, self.job, self.text, (), n)
 
     def __repr__(self) -> str:
-        return f"<InversionRun of {self.plan.request.summary} on {self.model!r}>"
+        return f"<InversionRun of {self.job.summary} on {self.model!r}>"

@@ -1,62 +1,72 @@
-"""From an image to the noise that gives it, to generate it again with another prompt."""
+"""From an image to its noise, to generate it again with another prompt."""
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from dataclasses import dataclass, replace
 
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.draw import Callback, CancelFlag
+from ldmref.modes.generate import Callback, CancelFlag
 from ldmref.modes.inversion import Inversion, InversionPlan
-from ldmref.modes.parameters import ImageInput, InvertParameters, SinglePrompt
-from ldmref.modes.plan import plan
-from ldmref.modes.registry import mode
-from ldmref.modes.request import resolve
-from ldmref.modes.sizing import sized_image
+from ldmref.modes.registry import Watched, mode
+from ldmref.modes.requests import Invert
+from ldmref.modes.resolve import resolve
+from ldmref.modes.sizing import size_image
 
 
-def plan_invert(config: ModelConfig, values: dict[str, Any]) -> InversionPlan:
-    size = values["width"], values["height"]
-    image, resize, warnings = sized_image(config, values["image"], *size, values["resize"])
-    cfg_scale = 1.0 if values["cfg_scale"] is None else values["cfg_scale"]
-    decided = {
-        "width": image.width,
-        "height": image.height,
-        "resize": resize,
-        "cfg_scale": cfg_scale,
-        "sampler": "ddim",
-        "eta": 0.0,
-        "seed": 0,
-    }
-    request = resolve(config, "invert", values | decided)
-    return InversionPlan(request, image, tuple(warnings))
+def plan_invert(config: ModelConfig, request: Invert) -> InversionPlan:
+    """Check a request; the job is that of the image from its noise."""
+    image, resize, warnings = size_image(
+        config, request.image, request.width, request.height, request.resize
+    )
+    cfg_scale = 1.0 if request.cfg_scale is None else request.cfg_scale
+    request = replace(
+        request, width=image.width, height=image.height, resize=resize, cfg_scale=cfg_scale
+    )
+    job = resolve(config, "invert", request, sampler="ddim", eta=0.0, seed=0)
+    return InversionPlan(request, job, image, tuple(warnings))
 
 
-@mode(plan_invert)
+@dataclass(frozen=True, eq=False, repr=False)
+class InvertArguments(Watched, Invert):
+    """The arguments of `invert` after the model."""
+
+
+@mode(plan_invert, InvertArguments)
 def invert(
+    plan: InversionPlan,
     model: LatentDiffusion,
-    prompt: SinglePrompt,
-    image: ImageInput,
-    *,
-    callback: Callback | None = None,
-    cancel: CancelFlag | None = None,
-    **parameters: Unpack[InvertParameters],
+    callback: Callback | None,
+    cancel: CancelFlag | None,
 ) -> Inversion:
-    """Run DDIM upwards from an image to its noise; the prompt says what it shows.
+    """Find the noise from which DDIM generates an image; the prompt describes the image.
 
-    `txt2img` from these latents with the same prompt gives the image back, but for what the
-    autoencoder loses and an error of the inversion; with another prompt it gives the image as it
-    would be with those words, as far as the noise holds the layout (Hertz et al. 2022,
-    arXiv:2208.01626, section 4, without its attention maps). The empty prompt works, and edits less
-    well.
+    `txt2img` from this noise with the same prompt returns the image, except for the losses of the
+    autoencoder and the error of the inversion. With another prompt it returns the image as that
+    prompt describes it, as far as the noise holds the layout (Hertz et al. 2022, arXiv:2208.01626,
+    section 4, without its attention maps). The empty prompt also works, but edits less well.
 
-    `cfg_scale` is 1 by default: no guidance inverts well (Mokady et al. 2022, arXiv:2211.09794,
-    section 3). Edit with more: `settings | {"cfg_scale": 3.0}`.
+    `cfg_scale` is 1 by default, since inversion is most exact without guidance (Mokady et al. 2022,
+    arXiv:2211.09794, section 3). Edit with more: `settings | {"cfg_scale": 3.0}`.
+
+    Returns:
+        The noise, and the settings with which `txt2img` generates the image from it.
 
     Raises:
-        UsageError, ResourceError, ImageError: an argument or the image is wrong; nothing was
+        UsageError, ResourceError, ImageError: An argument or the image is wrong; nothing was
             computed.
-        Cancelled, NumericError: see `ldmref.errors`.
+        Cancelled, NumericError: See `ldmref.errors`.
+
+    Example:
+        >>> import ldmref
+        >>> from PIL import Image
+        >>> photo = Image.new("RGB", (16, 16), "teal")
+        >>> model = ldmref.random_model("tiny")
+        >>> inversion = invert(model, "a teal square", photo, steps=2)
+        >>> inversion.latents.shape
+        (1, 4, 8, 8)
+        >>> edited = ldmref.modes.txt2img(
+        ...     model, "a red heart", latents=inversion.latents, **inversion.settings
+        ... )
     """
-    checked = plan("invert", model, prompt=prompt, image=image, **parameters)
-    return checked.run(model, callback, cancel)
+    return plan.run(model, callback, cancel)

@@ -1,4 +1,4 @@
-"""Masks: read, brought to the latents, and what inpainting does around them.
+"""Masks of images and of latents, and the regions and contents that belong to them.
 
 In a mask, white (1) is repainted and black (0) is kept.
 """
@@ -10,19 +10,19 @@ from PIL import Image, ImageFilter
 
 from ldmref.errors import ImageError
 from ldmref.io.images.pil import Source, read_mask, to_array
-from ldmref.modes.start import Posterior
+from ldmref.modes.initial import Posterior
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom
-MAX_BLUR = 16.0  # pixels by which `fill_surroundings` smooths at most
+MAX_BLUR = 16.0  # pixels; the largest blur of `fill_surroundings`
 
 
-def sized_mask(
+def size_mask(
     source: Source, image: Image.Image, blur: float = 0.0, invert: bool = False
 ) -> Image.Image:
-    """The mask as 8-bit grey, blurred outwards only: white pixels stay white.
+    """Return the mask as 8-bit grey, blurred outwards only: white pixels stay white.
 
     Raises:
-        ImageError: the mask has not the image's size.
+        ImageError: The mask does not have the image's size.
     """
     mask = read_mask(source)
     if invert:
@@ -40,15 +40,15 @@ def sized_mask(
     return mask
 
 
-def kept_latents(mask: Image.Image, factor: int, nearest: bool = False) -> np.ndarray:
-    """1 for the latent cells that are kept, (1, 1, h, w) float32.
+def find_kept_cells(mask: Image.Image, factor: int, nearest: bool = False) -> np.ndarray:
+    """Return 1 for the latent cells that are kept, (1, 1, h, w) float32.
 
-    Kept are cells without a single pixel to repaint, so that everything white is drawn anew; or,
-    with `nearest`, cells whose first pixel is below one half, as in diffusers: white pixels in a
-    cell that the mask only touches then show the given image, encoded and decoded.
+    Cells without a single white pixel are kept, so everything white is generated anew. With
+    `nearest`, cells whose first pixel is below one half are kept, as in diffusers. White pixels in
+    a cell that the mask only touches then show the given image, encoded and decoded.
     """
     if nearest:
-        return 1.0 - latent_mask(mask, factor)
+        return 1.0 - shrink_mask(mask, factor)
     pixels = np.asarray(mask) > 0
     h = pixels.shape[0] // factor
     w = pixels.shape[1] // factor
@@ -57,36 +57,39 @@ def kept_latents(mask: Image.Image, factor: int, nearest: bool = False) -> np.nd
 
 
 def vanishes(mask: Image.Image, factor: int, rng: str, channels: bool) -> bool:
-    """Whether no latent cell is repainted, though the mask is not black: cells are then taken by
-    their first pixel, with `rng="torch"` and by U-Nets with channels for the mask."""
-    return (channels or rng == "torch") and not latent_mask(mask, factor).any()
+    """Return whether no latent cell is repainted although the mask is not black.
+
+    This happens where the first pixel of a cell decides: with `rng="torch"`, and for U-Nets with
+    channels for the mask.
+    """
+    return (channels or rng == "torch") and not shrink_mask(mask, factor).any()
 
 
-def masked_image(image: Image.Image, mask: Image.Image, hole: float = 0.0) -> np.ndarray:
-    """The image with `hole` (0: grey) where the mask is at least one half, (1, 3, H, W)."""
+def cut_hole(image: Image.Image, mask: Image.Image, hole: float = 0.0) -> np.ndarray:
+    """Return the image with `hole` (0: grey) where the mask is at least one half, (1, 3, H, W)."""
     kept = np.asarray(mask) < 128
     return np.where(kept[None, None], to_array([image]), np.float32(hole))
 
 
-def latent_mask(mask: Image.Image, factor: int) -> np.ndarray:
-    """The mask cut at one half, at every factor-th pixel (nearest), (1, 1, h, w) float32."""
+def shrink_mask(mask: Image.Image, factor: int) -> np.ndarray:
+    """Return the mask cut at one half, at every factor-th pixel (nearest), (1, 1, h, w) float32."""
     return (np.asarray(mask)[None, None, ::factor, ::factor] >= 128).astype(np.float32)
 
 
 def paste(image: Image.Image, original: Image.Image, mask: Image.Image) -> Image.Image:
-    """`image` where the mask is white, `original` bit for bit where it is black."""
+    """Return `image` where the mask is white, and `original` bit for bit where it is black."""
     m = np.asarray(mask, np.uint32)[..., None]
     new = np.asarray(image, np.uint32)
     old = np.asarray(original, np.uint32)
     return Image.fromarray(((new * m + old * (255 - m) + 127) // 255).astype(np.uint8))
 
 
-def region_of(mask: Image.Image, padding: int, size: tuple[int, int]) -> Box:
-    """The part of an image to draw: around the mask, with the proportions of `size`.
+def find_region(mask: Image.Image, padding: int, size: tuple[int, int]) -> Box:
+    """Return the part of an image to generate: around the mask, with the proportions of `size`.
 
-    What is not 0 in the mask, `padding` pixels around it, and then as much more as the proportions
-    need; all of it inside the image. Where the image is too small for the proportions, the
-    region is as large as it can be.
+    It holds everything that is not 0 in the mask, `padding` pixels around that, and as much more as
+    the proportions need, inside the image. If the image is too small for the proportions, the
+    region is as large as possible.
     """
     box = mask.getbbox() or (0, 0, *mask.size)
     sides = [(max(0, box[i] - padding), min(mask.size[i], box[i + 2] + padding)) for i in range(2)]
@@ -104,7 +107,7 @@ def region_of(mask: Image.Image, padding: int, size: tuple[int, int]) -> Box:
 def crop_region(
     image: Image.Image, mask: Image.Image, box: Box, size: tuple[int, int]
 ) -> tuple[Image.Image, Image.Image]:
-    """Region of image and mask at the size to draw; what is not 0 in the mask never becomes 0."""
+    """Return a region of image and mask at a size; only pixels that are 0 in the mask remain 0."""
     part = image.crop(box).resize(size, Image.Resampling.LANCZOS)
     soft = mask.crop(box).convert("F").resize(size, Image.Resampling.BOX)
     return part, Image.fromarray(np.ceil(np.asarray(soft)).astype(np.uint8))
@@ -113,17 +116,17 @@ def crop_region(
 def paste_region(
     image: Image.Image, original: Image.Image, mask: Image.Image, box: Box
 ) -> Image.Image:
-    """`original` with the region redrawn where the mask is white, bit for bit where it is black."""
-    redrawn = original.copy()
+    """Return `original` with the region pasted where the mask is white, and otherwise exact."""
+    repainted = original.copy()
     size = box[2] - box[0], box[3] - box[1]
-    redrawn.paste(image.resize(size, Image.Resampling.LANCZOS), box[:2])
-    return paste(redrawn, original, mask)
+    repainted.paste(image.resize(size, Image.Resampling.LANCZOS), box[:2])
+    return paste(repainted, original, mask)
 
 
 def fill_surroundings(image: Image.Image, mask: Image.Image) -> Image.Image:
-    """The image with the colours of the surroundings where the mask is not 0.
+    """Return the image with the colours of the surroundings where the mask is not 0.
 
-    Each pixel takes the colour of the nearest one that is kept, smoothed; grey where none is kept.
+    Each pixel takes the colour of the nearest kept pixel, smoothed; grey if no pixel is kept.
     """
     from scipy import ndimage
 
@@ -139,7 +142,7 @@ def fill_surroundings(image: Image.Image, mask: Image.Image) -> Image.Image:
 
 
 def fill_latents(image: Posterior, hole: np.ndarray, content: Posterior | None) -> Posterior:
-    """The latents of an image with others where `hole` is 1; without `content`, zeros."""
+    """Return the latents of an image with `content` where `hole` is 1, or zeros without content."""
     if content is None:
         return Posterior(image.mean * (1.0 - hole), image.std * (1.0 - hole))
     return Posterior(*(i * (1.0 - hole) + c * hole for i, c in zip(image, content, strict=True)))

@@ -1,4 +1,4 @@
-"""Where NaN or infinity came from: the failing computation once more, watched layer by layer.
+"""The origin of NaN or infinity: the failing computation is repeated and watched layer by layer.
 
 Nothing here runs as long as images are healthy.
 """
@@ -16,12 +16,12 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 
 
-def first_layer(
+def find_layer(
     model: LatentDiffusion, network: str, compute: Callable[[LatentDiffusion], Any]
 ) -> str:
-    """The first operation of a network that is not finite when `compute(model)` runs; "" for none.
+    """Return the first operation of a network that is not finite when `compute(model)` runs, or "".
 
-    `compute` is called with a copy of the model whose backend watches.
+    `compute` is called with a copy of the model whose backend checks every operation.
     """
 
     def watched(ops: FiniteBackend) -> None:
@@ -41,18 +41,18 @@ def step_error(
     sigma: float,
     repeat: Callable[[LatentDiffusion], Iterable[Any]],
 ) -> NumericError:
-    """The error of a step that made NaN or infinity of x; `repeat` takes it again."""
+    """Return the error of a step that turned x into NaN or infinity; `repeat` takes it again."""
     where = f"in step {step + 1} of {steps}, to sigma {sigma:.4g}"
     if not model.backend.is_finite(x):
         return _error(model, "the initial latents are NaN or infinite: so the image was encoded")
-    layer = first_layer(model, "unet", lambda watched: [*repeat(watched)])
+    layer = find_layer(model, "unet", lambda watched: [*repeat(watched)])
     cause = f"first in {layer}" if layer else "in the step itself: the network's output is finite"
     return _error(model, f"the latents became NaN or infinite {where}, {cause}")
 
 
 def decoder_error(model: Any, decode: Callable[[Any], Any]) -> NumericError:
-    """The error of a decoder, a `LatentDiffusion` or TAESD, whose output is not finite."""
-    layer = first_layer(model, "vae", decode) if isinstance(model, LatentDiffusion) else ""
+    """Return the error of a decoder, a `LatentDiffusion` or TAESD, whose output is not finite."""
+    layer = find_layer(model, "vae", decode) if isinstance(model, LatentDiffusion) else ""
     cause = f", first in {layer}" if layer else ""
     return _error(model, f"the decoder gave NaN or infinity{cause}")
 

@@ -1,4 +1,4 @@
-"""Values as text, on the command line: seeds, jumps, positions, noise."""
+"""Values as text on the command line: seeds, jumps, positions, noise."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from ldmref.files import not_a_file
 
 
 def parse_seeds(text: str) -> int | list[int]:
-    """A whole number, or several with commas."""
+    """Read a whole number, or several with commas between."""
     if not re.fullmatch(r"-?[0-9]{1,40}(,-?[0-9]{1,40})*", text):
         raise UsageError(
             f"seed must be a whole number from 0 to 2^64 - 1, or -1, not {short_repr(text)}",
@@ -24,7 +24,7 @@ def parse_seeds(text: str) -> int | list[int]:
 
 
 def parse_jumps(text: str) -> tuple[int, int]:
-    """RePaint's jump length and number of samples, with a comma between."""
+    """Read RePaint's jump length and number of samples, with a comma between."""
     if not re.fullmatch(r"[0-9]{1,9},[0-9]{1,9}", text):
         raise UsageError(
             f"resample must be two whole numbers, not {short_repr(text)}",
@@ -36,7 +36,7 @@ def parse_jumps(text: str) -> tuple[int, int]:
 
 
 def parse_positions(text: str) -> list[float]:
-    """Numbers with commas between."""
+    """Read numbers with commas between."""
     try:
         return [read_number(position) for position in text.split(",")]
     except ValueError:
@@ -48,7 +48,7 @@ def parse_positions(text: str) -> list[float]:
 
 
 def parse_sigmas(text: str) -> list[float]:
-    """Numbers with commas between."""
+    """Read numbers with commas between."""
     try:
         return [read_number(sigma) for sigma in text.split(",")]
     except ValueError:
@@ -60,10 +60,10 @@ def parse_sigmas(text: str) -> list[float]:
 
 
 def read_noise(path: str) -> np.ndarray:
-    """The array of floating-point numbers in a .npy file.
+    """Read the array of floating-point numbers in a .npy file.
 
     Raises:
-        InputError: no such file, or no array of finite floating-point numbers.
+        InputError: The file does not exist, or does not hold finite floating-point numbers.
     """
     if problem := not_a_file(path):
         raise InputError(f"{path!r} {problem}", code="E-LATENTS", hint="check the path")

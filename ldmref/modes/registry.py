@@ -1,34 +1,183 @@
-"""The modes by name: `@mode(planner)` registers a function, and documents its parameters."""
+"""The modes by name: `@mode(plan_txt2img, Txt2ImgArguments)` makes a public function of a mode."""
 
 from __future__ import annotations
 
+import functools
 import inspect
-from collections.abc import Callable
-from typing import Any, NamedTuple, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, get_type_hints
 
+from ldmref.declare import Field, Invalid, Range, arguments_section, describe, fields_of, read
 from ldmref.errors import UsageError, short_repr
 from ldmref.models.config import ModelConfig
+from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
-from ldmref.modes.declaration import Parameter, document, parameters_of
+from ldmref.modes.aliases import suggest_parameter
+from ldmref.modes.generate import Callback, CancelFlag
+
+P = ParamSpec("P")
+Made = TypeVar("Made")  # by a mode: a `Result` or an `Inversion`
+Planned = TypeVar("Planned")  # a `Plan` or an `InversionPlan`
 
 
 class Mode(NamedTuple):
-    """A mode: a sentence, its parameters by name with their defaults, and what plans it."""
+    """A mode: a sentence about it, the class of its requests, and the function that plans one."""
 
     summary: str
-    parameters: dict[str, Parameter]
-    defaults: dict[str, Any]
-    plan: Callable[[ModelConfig, dict[str, Any]], Any]
+    request: type
+    plan: Callable[[ModelConfig, Any], Any]
+
+    @property
+    def parameters(self) -> Mapping[str, Field]:
+        """The parameters by name."""
+        return fields_of(self.request)
 
 
-def config_of(what: str, model: Any) -> ModelConfig:
-    """The configuration of a model.
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Watched:
+    """The arguments that every mode has in addition to its request."""
+
+    callback: Callback | None = None
+    cancel: CancelFlag | None = None
+
+
+MODES: dict[str, Mode] = {}
+MODEL = "From `ldmref.load` or `ldmref.random_model`."
+WATCHED = {
+    "callback": "Called after every step with a `Progress`. None: nothing is called.",
+    "cancel": "A `threading.Event`; once it is set, `Cancelled` is raised before the next step. "
+    "None: the call cannot be cancelled.",
+}
+
+
+def mode(
+    plan: Callable[[ModelConfig, Any], Planned], arguments: Callable[P, Watched]
+) -> Callable[
+    [Callable[[Planned, LatentDiffusion, Callback | None, CancelFlag | None], Made]],
+    Callable[Concatenate[LatentDiffusion, P], Made],
+]:
+    """Return a decorator that registers a mode and gives its function the public signature.
+
+    The decorated function receives a plan and runs it. The public function receives the model and
+    the arguments of `arguments`, reads them as a request, and plans that.
 
     Args:
-        what: needs the model, for the message.
+        plan: `plan(config, request)` checks a request without weights.
+        arguments: The request's class with the fields of `Watched`.
+    """
+
+    def decorate(
+        run: Callable[[Planned, LatentDiffusion, Callback | None, CancelFlag | None], Made],
+    ) -> Callable[Concatenate[LatentDiffusion, P], Made]:
+        name = run.__name__
+        _, request, *_ = arguments.__mro__[1:]  # type: ignore[attr-defined]
+        positional = [field.name for field in fields(request) if not field.kw_only]
+        summary = (inspect.getdoc(run) or "").partition("\n\n")[0]
+        MODES[name] = Mode(summary, request, plan)
+
+        @functools.wraps(run)
+        def public(model: LatentDiffusion, /, *args: P.args, **kwargs: P.kwargs) -> Made:
+            values: dict[str, Any] = name_arguments(name, positional, args, kwargs)
+            callback = values.pop("callback", None)
+            cancel = values.pop("cancel", None)
+            planned = plan(require_config(name, model), read_request(name, values))
+            return run(planned, model, callback, cancel)
+
+        signature = make_signature(arguments, get_type_hints(run)["return"])
+        public.__doc__ = insert_arguments(inspect.getdoc(run) or "", fields_of(request))
+        public.__signature__ = signature  # type: ignore[attr-defined]
+        public.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
+        public.__annotations__["return"] = signature.return_annotation
+        del public.__wrapped__  # type: ignore[attr-defined]
+        return public
+
+    return decorate
+
+
+def name_arguments(
+    name: str, positional: Sequence[str], args: Sequence[Any], kwargs: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return positional and named arguments by name.
 
     Raises:
-        UsageError: it is not a model.
+        TypeError: Too many positional arguments, or one that is also given by name.
+    """
+    if len(args) > len(positional):
+        raise TypeError(
+            f"{name}() takes {len(positional) + 1} positional arguments "
+            f"but {len(args) + 1} were given"
+        )
+    values = dict(zip(positional, args, strict=False))
+    for argument in values:
+        if argument in kwargs:
+            raise TypeError(f"{name}() got multiple values for argument {argument!r}")
+    return {**values, **kwargs}
+
+
+def make_signature(arguments: Callable[..., Any], returned: Any) -> inspect.Signature:
+    """Return the signature of a mode: the model, then the constructor's arguments."""
+    hints = get_type_hints(arguments)
+    positional_only = inspect.Parameter.POSITIONAL_ONLY
+    model = inspect.Parameter("model", positional_only, annotation=LatentDiffusion)
+    named = [
+        argument.replace(annotation=hints[name])
+        for name, argument in inspect.signature(arguments).parameters.items()
+    ]
+    return inspect.Signature([model, *named], return_annotation=returned)
+
+
+def insert_arguments(text: str, parameters: Mapping[str, Field]) -> str:
+    """Return a mode's docstring with the `Args:` section, which precedes `Returns:`."""
+    described = {name: describe(field) for name, field in parameters.items()}
+    section = arguments_section(({"model": MODEL} | described | WATCHED).items())
+    before, returns, after = text.partition("Returns:\n")
+    return f"{before.rstrip()}\n\n{section}\n\n{returns}{after}".rstrip() + "\n"
+
+
+def read_request(mode: str, parameters: Mapping[str, Any]) -> Any:
+    """Return a request of a mode; every value is checked, and None is replaced by the default.
+
+    Raises:
+        UsageError: A parameter that the mode does not have, that is missing, or that is wrong.
+    """
+    fields = MODES[mode].parameters
+    for name in parameters:
+        if name not in fields:
+            message = f"{mode} has no parameter {short_repr(name)}"
+            known = {other: MODES[other].parameters for other in MODES}
+            raise UsageError(message, code="E-USAGE", hint=suggest_parameter(name, mode, known))
+    missing = [name for name, field in fields.items() if field.required and name not in parameters]
+    if missing:
+        raise UsageError(f"{mode} needs {' and '.join(missing)}", code="E-USAGE")
+    try:
+        return read(MODES[mode].request, parameters)
+    except Invalid as error:
+        raise _refuse(error, fields[error.path], parameters[error.path]) from None
+
+
+def _refuse(error: Invalid, field: Field, value: Any) -> UsageError:
+    """Return the error of a value in the words of the modes."""
+    limits = field.get(Range)
+    try:
+        if field.kind is int and limits is not None:
+            validation.check_integer(field.name, value, int(limits.low), int(limits.high))
+        if field.kind is bool:
+            validation.check_flag(field.name, value)
+    except UsageError as worded:
+        return worded
+    return UsageError(str(error), code=validation.code_for(field.name), hint=error.hint)
+
+
+def require_config(what: str, model: Any) -> ModelConfig:
+    """Return the configuration of a model.
+
+    Args:
+        what: What needs the model, for the message.
+        model: The model.
+
+    Raises:
+        UsageError: `model` is something else.
     """
     config = getattr(model, "config", None)
     if not isinstance(config, ModelConfig):
@@ -39,25 +188,3 @@ def config_of(what: str, model: Any) -> ModelConfig:
             hint=f"model = ldmref.load({name!r})" if name else "model = ldmref.load()",
         )
     return config
-
-
-MODES: dict[str, Mode] = {}
-Function = TypeVar("Function", bound=Callable)
-
-
-def mode(planner: Callable[[ModelConfig, dict[str, Any]], Any]) -> Callable[[Function], Function]:
-    """Register the decorated function as a mode, and document all its parameters."""
-
-    def register(function: Function) -> Function:
-        parameters = parameters_of(function)
-        defaults = {
-            name: validation.validate(parameter, parameter.default)
-            for name, parameter in parameters.items()
-            if not parameter.required
-        }
-        summary = (inspect.getdoc(function) or "").partition("\n\n")[0]
-        document(function, parameters)
-        MODES[function.__name__] = Mode(summary, parameters, defaults, planner)
-        return function
-
-    return register

@@ -1,8 +1,7 @@
-"""`Result`: the images of one call, with everything that is needed to make them again."""
+"""`Result`: the images of one call, with everything that generates them again."""
 
 from __future__ import annotations
 
-import copy
 import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,18 +14,28 @@ from PIL import Image
 from ldmref.errors import abbreviated
 from ldmref.io.images.infotext import infotext
 from ldmref.io.images.metadata import check_target, write_image
-from ldmref.modes.embeddings import NAMES as EMBEDDINGS
+from ldmref.modes.record import select_image
 
 
 @dataclass(frozen=True)
 class Result:
-    """Images and their provenance; behaves as the sequence of its images.
+    """Images and how they were generated; a sequence of the images.
 
-    images: list of RGB images; latents: (n, c, h, w) float32, as the sampler left them, at the
-    last noise level of its grid and in variance-preserving scale: where that level is not 0
-    (`final_sigma="sigma_min"`, as diffusers' Euler may be configured) they hold x / sqrt(1 +
-    sigma^2), and diffusers' own latents are sqrt(1 + sigma^2) times these; seeds: one per image;
-    params: fully resolved, JSON-able, replayable; warnings: one line each.
+    Args:
+        images: RGB images.
+        latents: (n, c, h, w) float32, as the sampler left them at its last noise level, in
+            variance-preserving scale: x / sqrt(1 + sigma^2). If that level is not 0
+            (`final_sigma="sigma_min"`, as diffusers' Euler may be configured), diffusers' own
+            latents are sqrt(1 + sigma^2) times these.
+        seeds: One per image.
+        params: The resolved parameters: JSON-able values that generate the images again.
+        warnings: Warnings, one line each.
+
+    Example:
+        >>> import ldmref
+        >>> result = ldmref.modes.txt2img(ldmref.random_model("tiny"), "a cat", seed=7, steps=2)
+        >>> result, len(result), result.params["steps"]
+        (<Result of txt2img: 1 image of 16 x 16, seed 7>, 1, 2)
     """
 
     images: list[Image.Image]
@@ -56,11 +65,11 @@ class Result:
         return iter(self.images)
 
     def params_of(self, i: int) -> dict[str, Any]:
-        """The parameters that make image `i` alone."""
-        return params_of_image(self.params, self.seeds[i], i)
+        """Return the parameters that generate image `i` alone."""
+        return select_image(self.params, self.seeds[i], i)
 
     def infotext(self, i: int = 0) -> str:
-        """The parameters of image `i` in A1111's notation."""
+        """Return the parameters of image `i` in A1111's notation."""
         return infotext(self.params_of(i))
 
     def save(
@@ -68,12 +77,16 @@ class Result:
     ) -> list[Path]:
         """Write the images and return their paths.
 
-        A path that ends in .png, .webp or .jpg names the file; several images get `-0`, `-1`, ...
-        before the ending. Any other path is an existing folder; names are made from the seeds.
+        Args:
+            path: A file name that ends in .png, .webp or .jpg; several images get `-0`, `-1`, ...
+                before the ending. Any other path is an existing folder, in which names are made
+                from the seeds.
+            overwrite: Replace existing files.
+            metadata: Record in each file how its image was generated.
 
         Raises:
-            OutputError: one of the files exists (unless `overwrite`) or cannot be written, or the
-                ending is that of another format; then none is written.
+            OutputError: A file exists (without `overwrite`) or cannot be written, or its ending is
+                that of another format. No file is written then.
         """
         targets = [self._target(Path(path), i) for i in range(len(self))]
         for target in targets:
@@ -89,7 +102,7 @@ class Result:
         return path if len(self) == 1 else path.with_stem(f"{path.stem}-{i}")
 
     def _repr_png_(self) -> bytes:
-        """Shown by notebooks: all images side by side."""
+        """Return all images side by side, for notebooks."""
         width = sum(image.width for image in self.images)
         sheet = Image.new("RGB", (width, max(image.height for image in self.images)))
         x = 0
@@ -99,15 +112,3 @@ class Result:
         buffer = io.BytesIO()
         sheet.save(buffer, "PNG")
         return buffer.getvalue()
-
-
-def params_of_image(params: dict[str, Any], seed: int, i: int) -> dict[str, Any]:
-    """The parameters that make image `i` of a run alone."""
-    single = copy.deepcopy(params) | {"seed": seed, "count": 1, "index": i}
-    for key in ("prompt", "negative_prompt", "truncated"):
-        if isinstance(params.get(key), list):
-            single[key] = params[key][i]
-    for key in ("positions", "latents", *EMBEDDINGS):
-        if key in params:
-            single[key] = params[key][i : i + 1]
-    return single

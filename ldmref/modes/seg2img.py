@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -11,19 +11,20 @@ from ldmref.io.images.arrays import host_array, is_array
 from ldmref.io.images.pil import Source, open_image
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.draw import Callback, CancelFlag
-from ldmref.modes.parameters import Segmentation, SuperresParameters
-from ldmref.modes.plan import Plan, plan
-from ldmref.modes.registry import mode
-from ldmref.modes.request import resolve
+from ldmref.modes.generate import Callback, CancelFlag
+from ldmref.modes.initial import InitialState
+from ldmref.modes.registry import Watched, mode
+from ldmref.modes.requests import Seg2Img
+from ldmref.modes.resolve import resolve
 from ldmref.modes.result import Result
-from ldmref.modes.start import Start
+from ldmref.modes.run import Plan
 
 
-def plan_seg2img(config: ModelConfig, values: dict[str, Any]) -> Plan:
-    labels = read_labels(values["segmentation"])
+def plan_seg2img(config: ModelConfig, request: Seg2Img) -> Plan:
+    """Check a request; the map is joined to the latents."""
+    labels = read_labels(request.segmentation)
     height, width = labels.shape
-    request = resolve(config, "seg2img", values | {"width": width, "height": height})
+    job = resolve(config, "seg2img", request, width=width, height=height)
     if labels.min() < 0 or labels.max() >= config.segmentation_classes:
         raise ImageError(
             f"the map has class {labels.max() if labels.min() >= 0 else labels.min()}, "
@@ -31,43 +32,48 @@ def plan_seg2img(config: ModelConfig, values: dict[str, Any]) -> Plan:
             code="E-CLASS",
         )
 
-    def start(model: LatentDiffusion) -> Start:
+    def start(model: LatentDiffusion) -> InitialState:
         channels = model.backend.to_numpy(model.encode_segmentation(labels[None]))
-        return Start(request.latents, channels=np.asarray(channels, np.float32))
+        return InitialState(job.latents, channels=np.asarray(channels, np.float32))
 
-    return Plan(request, start)
+    return Plan(request, job, start)
 
 
-@mode(plan_seg2img)
+@dataclass(frozen=True, eq=False, repr=False)
+class Seg2ImgArguments(Watched, Seg2Img):
+    """The arguments of `seg2img` after the model."""
+
+
+@mode(plan_seg2img, Seg2ImgArguments)
 def seg2img(
-    model: LatentDiffusion,
-    segmentation: Segmentation,
-    *,
-    callback: Callback | None = None,
-    cancel: CancelFlag | None = None,
-    **parameters: Unpack[SuperresParameters],
+    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
 ) -> Result:
-    """Draw an image whose regions show the classes of a map (semantic synthesis).
+    """Generate an image whose regions show the classes of a map (semantic synthesis).
 
     The map is one-hot encoded, resized to the latents and joined to them (Rombach et al. 2022,
-    arXiv:2112.10752, section 4.3.2). It has the size of the image to draw. The model has `concat`
-    "segmentation", such as the preset `ldm-semantic`.
+    arXiv:2112.10752, section 4.3.2). It has the size of the image to generate. The model has
+    `concat` "segmentation", such as the preset `ldm-semantic`.
+
+    Returns:
+        The images, their latents and seeds, the resolved parameters, and warnings.
 
     Raises:
-        UsageError, ResourceError: an argument is wrong; nothing was computed.
-        ImageError: the map cannot be read, is no map of classes, names a class that the model does
+        UsageError, ResourceError: An argument is wrong; nothing was computed.
+        ImageError: The map cannot be read, does not hold classes, has a class that the model does
             not know, or has a size that the model cannot take.
-        Cancelled, NumericError: see `ldmref.errors`.
+        Cancelled, NumericError: See `ldmref.errors`.
+
+    Example:
+        `modes.seg2img(model, np.zeros((256, 256), int), seed=7)[0].save("sea.png")`
     """
-    checked = plan("seg2img", model, segmentation=segmentation, **parameters)
-    return checked.run(model, callback, cancel)
+    return plan.run(model, callback, cancel)
 
 
 def read_labels(source: Source | np.ndarray) -> np.ndarray:
-    """A map of classes as int64 (H, W).
+    """Return a map of classes as int64 (H, W).
 
     Raises:
-        ImageError: it cannot be read, or is no map of classes.
+        ImageError: The source cannot be read, or does not hold a map of classes.
     """
     if is_array(source):
         labels = host_array(source)

@@ -1,4 +1,4 @@
-"""The size of an image that a mode starts from: kept, or brought to what the model can draw."""
+"""The size of a given image: kept, or changed to one that the model can generate."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from ldmref.io.images.pil import Source, image_warnings, read_image
 from ldmref.models.config import ModelConfig
 from ldmref.modes.validation import MAX_SIDE
 
-MAX_AREA = 64  # an image's pixels at most, as a multiple of the area the model was trained on
-OWN_AREA = 16  # up to this multiple of the trained area an image is redrawn at its size unasked
+MAX_AREA = 64  # largest area of an image, as a multiple of the area the model was trained on
+OWN_AREA = 16  # largest area, as such a multiple, at which a given image keeps its size by default
 
 
 class Sized(NamedTuple):
-    """An image at the size to draw, how it was resized, and warnings."""
+    """An image at the size to generate, how it was resized, and warnings."""
 
     image: Image.Image
     resize: str
     warnings: list[str]
 
 
-def own_size(config: ModelConfig, image: Image.Image, most: int) -> tuple[int, int] | None:
-    """The image's size, each side rounded down to what the model can draw.
+def round_size(config: ModelConfig, image: Image.Image, most: int) -> tuple[int, int] | None:
+    """Return the image's size, with each side rounded down to one that the model can generate.
 
-    None if a side becomes 0, or for more than `most` times the area the model was trained on.
+    None if a side becomes 0, or the area exceeds `most` times that on which the model was trained.
     """
     m = config.size_multiple
     d = config.defaults
@@ -37,21 +37,21 @@ def own_size(config: ModelConfig, image: Image.Image, most: int) -> tuple[int, i
     return width, height
 
 
-def sized_image(
+def size_image(
     config: ModelConfig, source: Source, width: int | None, height: int | None, resize: str
 ) -> Sized:
-    """The image at the size to draw, and a warning if it was resized unasked.
+    """Return the image at the size to generate, and a warning if the size changed without request.
 
-    Without width and height that is the image's own size, as diffusers takes it: each side
-    rounded down to a multiple of `size_multiple`, and the image stretched to it. An image
-    smaller than that multiple, or of more than `OWN_AREA` times the area the model was trained on,
-    is brought to the model's default size, as `resize` says; so is an image of any size far from
-    the trained one, if the model knows one size.
+    Without width and height, the size is the image's own, as in diffusers: each side is rounded
+    down to a multiple of `size_multiple`, and the image is stretched to it. An image smaller than
+    that multiple, or with more than `OWN_AREA` times the area on which the model was trained, is
+    brought to the model's default size by the method `resize`. If the model knows one size, so is
+    an image of a very different size.
     """
     image = read_image(source)
     warnings = image_warnings("the image", image)
     if width is None and height is None:
-        own = own_size(config, image, OWN_AREA)
+        own = round_size(config, image, OWN_AREA)
         if own and config.defaults.one_size and not config.defaults.is_near(*own):
             own = None
         width, height = own or (config.defaults.width, config.defaults.height)
@@ -63,18 +63,20 @@ def sized_image(
     size = (width or image.width // m * m, height or image.height // m * m)
     if min(size) < 1 or max(size) > MAX_SIDE:
         raise UsageError(f"cannot resize an image to {size[0]} x {size[1]}", code="E-SIZE")
-    return Sized(image if image.size == size else resized(image, size, resize), resize, warnings)
+    return Sized(
+        image if image.size == size else resize_image(image, size, resize), resize, warnings
+    )
 
 
 def require_exact(config: ModelConfig, image: Image.Image) -> None:
-    """Refuse an image whose own size the model cannot take.
+    """Check that the model can take an image at its own size.
 
     Raises:
-        ImageError: says which size it can.
+        ImageError: It cannot; the message says which size it can take.
     """
     m = config.size_multiple
     d = config.defaults
-    own = own_size(config, image, MAX_AREA)
+    own = round_size(config, image, MAX_AREA)
     if own == image.size:
         return
     sides = f"{image.width} x {image.height}"
@@ -84,12 +86,12 @@ def require_exact(config: ModelConfig, image: Image.Image) -> None:
         else f"cannot inpaint an image of {sides}: width and height must be multiples of {m}",
         code="E-SIZE",
         hint="only_masked=True (--only-masked) takes any size; or resize image and mask first"
-        + (f", to {own[0]} x {own[1]}" if own else f"; the model draws {d.width} x {d.height}"),
+        + (f", to {own[0]} x {own[1]}" if own else f"; the model generates {d.width} x {d.height}"),
     )
 
 
-def resized(image: Image.Image, size: tuple[int, int], how: str) -> Image.Image:
-    """The image at another size; `how` is one of `RESIZE`."""
+def resize_image(image: Image.Image, size: tuple[int, int], how: str) -> Image.Image:
+    """Return the image at another size; `how` is `crop`, `stretch` or `fill`."""
     method = Image.Resampling.LANCZOS
     if how == "stretch":
         return image.resize(size, method)

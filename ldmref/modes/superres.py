@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from dataclasses import dataclass
 
 from ldmref.errors import ImageError
 from ldmref.io.images.pil import image_warnings, read_image, to_array
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.draw import Callback, CancelFlag
-from ldmref.modes.parameters import ImageInput, SuperresParameters
-from ldmref.modes.plan import Plan, plan
-from ldmref.modes.registry import mode
-from ldmref.modes.request import resolve
+from ldmref.modes.generate import Callback, CancelFlag
+from ldmref.modes.initial import InitialState
+from ldmref.modes.registry import Watched, mode
+from ldmref.modes.requests import Superres
+from ldmref.modes.resolve import resolve
 from ldmref.modes.result import Result
-from ldmref.modes.start import Start
+from ldmref.modes.run import Plan
 
 
-def plan_superres(config: ModelConfig, values: dict[str, Any]) -> Plan:
-    image = read_image(values["image"])
+def plan_superres(config: ModelConfig, request: Superres) -> Plan:
+    """Check a request; the small image is joined to the latents."""
+    image = read_image(request.image)
     factor = config.vae.factor
     multiple = config.size_multiple // factor
     if config.concat == "low_resolution" and any(side % multiple for side in image.size):
@@ -28,31 +29,38 @@ def plan_superres(config: ModelConfig, values: dict[str, Any]) -> Plan:
             code="E-SIZE",
             hint="cut or resize it first",
         )
-    size = {"width": factor * image.width, "height": factor * image.height}
-    request = resolve(config, "superres", values | size)
-    start = Start(request.latents, channels=to_array([image]))
+    width = factor * image.width
+    height = factor * image.height
+    job = resolve(config, "superres", request, width=width, height=height)
+    initial = InitialState(job.latents, channels=to_array([image]))
     warnings = image_warnings("the image", image)
-    return Plan(request, lambda model: start, warnings=tuple(warnings))
+    return Plan(request, job, lambda model: initial, warnings=tuple(warnings))
 
 
-@mode(plan_superres)
+@dataclass(frozen=True, eq=False, repr=False)
+class SuperresArguments(Watched, Superres):
+    """The arguments of `superres` after the model."""
+
+
+@mode(plan_superres, SuperresArguments)
 def superres(
-    model: LatentDiffusion,
-    image: ImageInput,
-    *,
-    callback: Callback | None = None,
-    cancel: CancelFlag | None = None,
-    **parameters: Unpack[SuperresParameters],
+    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
 ) -> Result:
-    """Draw an image that is `model.config.vae.factor` times as wide and high as `image`.
+    """Enlarge an image by `model.config.vae.factor`, in width and in height.
 
     The small image has the size of the latents and is joined to them (Rombach et al. 2022,
     arXiv:2112.10752, section 4.4). The model has `concat` "low_resolution", such as the preset
     `ldm-superres`; the image is not resized.
 
+    Returns:
+        The images, their latents and seeds, the resolved parameters, and warnings.
+
     Raises:
-        UsageError, ResourceError: an argument is wrong; nothing was computed.
-        ImageError: the image cannot be read, or has a size that the model cannot take.
-        Cancelled, NumericError: see `ldmref.errors`.
+        UsageError, ResourceError: An argument is wrong; nothing was computed.
+        ImageError: The image cannot be read, or has a size that the model cannot take.
+        Cancelled, NumericError: See `ldmref.errors`.
+
+    Example:
+        `modes.superres(model, "small.png", seed=7)[0].save("large.png")`
     """
-    return plan("superres", model, image=image, **parameters).run(model, callback, cancel)
+    return plan.run(model, callback, cancel)

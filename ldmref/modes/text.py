@@ -1,4 +1,4 @@
-"""The text that conditions a run: each distinct prompt is tokenised and encoded once."""
+"""The text that conditions a run; each distinct prompt is tokenised and encoded once."""
 
 from __future__ import annotations
 
@@ -17,9 +17,12 @@ from ldmref.prompts.tokenizer import PromptOptions
 
 
 class Interpolation(NamedTuple):
-    """A second prompt, and the position of each image between the first and it.
+    """A second prompt, and the position of each image between the first prompt and it.
 
-    `positions`: (n,) in [0, 1]; `path` of the hidden states: `lerp` or `slerp`.
+    Args:
+        prompt: The second prompt.
+        positions: (n,) in [0, 1].
+        path: The path of the hidden states, `lerp` or `slerp`.
     """
 
     prompt: str
@@ -29,10 +32,15 @@ class Interpolation(NamedTuple):
 
 @dataclass(frozen=True)
 class TextConditioning:
-    """The encoded prompts of a run; `prompts` and `negative_prompts` have one per image.
+    """The encoded prompts of a run.
 
-    `encoded` is by prompt, and empty for models without text encoders; `chunks` are as many as the
-    longest prompt of an image needs; `size`, width and height of the images, conditions SDXL.
+    Args:
+        model: The model that generates.
+        encoded: Hidden states by prompt; empty for models without text encoders.
+        prompts, negative_prompts: One per image.
+        chunks: For each image, the number of chunks of its longest prompt.
+        size: Width and height of the images, which condition SDXL.
+        interpolation: A second prompt.
     """
 
     model: LatentDiffusion
@@ -45,11 +53,14 @@ class TextConditioning:
 
     @property
     def warnings(self) -> list[str]:
-        """What the tokenizer reports of the prompts."""
+        """Warnings of the tokenizer about the prompts."""
         return [line for text in self.encoded.values() for line in text.tokens.warnings]
 
     def truncated(self, n: int) -> int | list[int]:
-        """Tokens left out of the prompts of each of the first `n` images; one number if alike."""
+        """Return the number of tokens left out of the prompts of each of the first `n` images.
+
+        One number is returned if all are equal.
+        """
         others = [] if self.interpolation is None else [self.interpolation.prompt]
         left_out = {prompt: text.tokens.truncated[0] for prompt, text in self.encoded.items()}
         pairs = zip(self.prompts[:n], self.negative_prompts[:n], strict=True)
@@ -57,7 +68,7 @@ class TextConditioning:
         return sums if len({*sums}) > 1 else max(sums, default=0)
 
     def batches(self, batch_size: int) -> Iterator[slice]:
-        """Images that go through the networks together: neighbours with equally many chunks."""
+        """Yield the images that go through the networks together: neighbours of as many chunks."""
         first = 0
         for _, group in groupby(self.chunks):
             end = first + len(list(group))
@@ -66,7 +77,7 @@ class TextConditioning:
             first = end
 
     def conditioning(self, batch: slice) -> tuple[Conditioning, Conditioning]:
-        """The conditional and the unconditional (negative) part for the U-Net."""
+        """Return the conditional and the unconditional (negative) part for the U-Net."""
         if not self.encoded:
             return Conditioning(None), Conditioning(None)
         prompts = self.prompts[batch]
@@ -101,7 +112,7 @@ class TextConditioning:
         return Conditioning(context, pooled, sizes)
 
     def _states(self, prompt: str, chunks: int) -> Array:
-        """Hidden states, (1, chunks * l, d); empty chunks follow those of a shorter prompt."""
+        """Return hidden states, (1, chunks * l, d) of a prompt, filled up with empty chunks."""
         states, _, tokens = self.encoded[prompt]
         missing = chunks - tokens.counts[0]
         if not missing:
@@ -119,7 +130,7 @@ def encode_texts(
     options: PromptOptions | None = None,
     interpolation: Interpolation | None = None,
 ) -> TextConditioning:
-    """Every distinct prompt through the tokenizers and text encoders of the model."""
+    """Encode every distinct prompt with the tokenizers and text encoders of the model."""
     encoded = {}
     chunks = [1] * len(prompts)
     if model.config.text_encoders:
@@ -134,9 +145,9 @@ def encode_texts(
     return TextConditioning(model, encoded, prompts, negative_prompts, chunks, size, interpolation)
 
 
-def conditioning_of(
+def encode_conditioning(
     model: LatentDiffusion, prompts: Sequence[str], size: tuple[int, int]
 ) -> Conditioning:
-    """What conditions the U-Net on these prompts, without a negative part."""
+    """Return the conditioning of the U-Net on these prompts, without a negative part."""
     text = encode_texts(model, prompts, prompts, size)
     return text.conditioning(slice(0, len(prompts)))[0]

@@ -2,41 +2,48 @@
 
 from __future__ import annotations
 
-from typing import Any, Unpack
+from dataclasses import dataclass
 
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.draw import Callback, CancelFlag
-from ldmref.modes.parameters import Prompt, Txt2ImgParameters
-from ldmref.modes.plan import Plan, plan
-from ldmref.modes.registry import mode
-from ldmref.modes.request import resolve
+from ldmref.modes.generate import Callback, CancelFlag
+from ldmref.modes.initial import InitialState
+from ldmref.modes.registry import Watched, mode
+from ldmref.modes.requests import Txt2Img
+from ldmref.modes.resolve import resolve
 from ldmref.modes.result import Result
-from ldmref.modes.start import Start
+from ldmref.modes.run import Plan
 
 
-def plan_txt2img(config: ModelConfig, values: dict[str, Any]) -> Plan:
-    request = resolve(config, "txt2img", values)
-    return Plan(request, lambda model: Start(noise=request.latents))
+def plan_txt2img(config: ModelConfig, request: Txt2Img) -> Plan:
+    """Check a request; the initial state is pure noise."""
+    job = resolve(config, "txt2img", request)
+    return Plan(request, job, lambda model: InitialState(noise=job.latents))
 
 
-@mode(plan_txt2img)
+@dataclass(frozen=True, eq=False, repr=False)
+class Txt2ImgArguments(Watched, Txt2Img):
+    """The arguments of `txt2img` after the model."""
+
+
+@mode(plan_txt2img, Txt2ImgArguments)
 def txt2img(
-    model: LatentDiffusion,
-    prompt: Prompt,
-    *,
-    callback: Callback | None = None,
-    cancel: CancelFlag | None = None,
-    **parameters: Unpack[Txt2ImgParameters],
+    plan: Plan, model: LatentDiffusion, callback: Callback | None, cancel: CancelFlag | None
 ) -> Result:
-    """Draw images from words.
+    """Generate images from prompts.
 
-    Parameters that are left out, or None, are as the model says. The result holds the images,
-    their latents and seeds, the resolved parameters, and warnings, such as words of the prompt that
-    did not fit.
+    Returns:
+        The images, their latents and seeds, the resolved parameters, and warnings, for example
+        about words of the prompt that were truncated.
 
     Raises:
-        UsageError, ResourceError: an argument is wrong; nothing was computed.
-        Cancelled, NumericError: see `ldmref.errors`.
+        UsageError, ResourceError: An argument is wrong; nothing was computed.
+        Cancelled, NumericError: See `ldmref.errors`.
+
+    Example:
+        >>> import ldmref
+        >>> result = txt2img(ldmref.random_model("tiny"), "a red heart", steps=2, seed=7)
+        >>> result[0].size, result.seeds
+        ((16, 16), [7])
     """
-    return plan("txt2img", model, prompt=prompt, **parameters).run(model, callback, cancel)
+    return plan.run(model, callback, cancel)

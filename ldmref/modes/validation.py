@@ -1,6 +1,6 @@
-"""Validation of single values: each function returns the value in its own type, or refuses it.
+"""Checks of single values: each returns the value in its own type, or raises a `UsageError`.
 
-They are used by the declarations in `parameters.py`; `name` is the parameter's.
+The fields in `parameters.py` and `requests.py` use them; `name` is that of the parameter.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import numpy as np
 
 from ldmref.errors import UsageError, did_you_mean, short_repr
 from ldmref.io.images.arrays import host_array, is_array
-from ldmref.modes.declaration import Parameter
 from ldmref.prompts.text_checks import check_text
 
 MAX_STEPS = 1000
@@ -25,34 +24,8 @@ MAX_JUMPS = 100
 MAX_SIGMA = 1e6
 
 
-def validate(parameter: Parameter, value: Any) -> Any:
-    """A value in its own type; None, where it is allowed, is the default.
-
-    Raises:
-        UsageError: it is of another type, or out of range.
-    """
-    name = parameter.name
-    low = parameter.minimum
-    high = parameter.maximum
-    if value is None and parameter.optional:
-        return parameter.default
-    if parameter.check is not None:
-        return parameter.check(name, value)
-    if parameter.choices:
-        return choice(name, value, tuple(parameter.choices))
-    if parameter.type is bool:
-        return flag(name, value)
-    if low is None or high is None:
-        return value
-    return (
-        integer(name, value, int(low), int(high))
-        if parameter.type is int
-        else number(name, value, low, high)
-    )
-
-
-def texts(name: str, value: Any) -> list[str]:
-    """One text, or a list of them; not empty, valid Unicode, not endless."""
+def check_texts(name: str, value: Any) -> list[str]:
+    """Return one text or several as a list; check the Unicode and the length of each."""
     listed = isinstance(value, Sequence) and not isinstance(value, str | bytes)
     texts: list[Any] = list(value) if listed else [value]
     if not texts or not all(isinstance(text, str) for text in texts):
@@ -65,71 +38,74 @@ def texts(name: str, value: Any) -> list[str]:
     return texts
 
 
-def text(name: str, value: Any) -> str:
-    """One text."""
+def check_single_text(name: str, value: Any) -> str:
+    """Return one text."""
     if not isinstance(value, str):
         raise UsageError(
             f"{name} must be a single string, not {short_repr(value)}", code="E-PROMPT"
         )
-    return texts(name, value)[0]
+    return check_texts(name, value)[0]
 
 
-def integer(name: str, value: Any, low: int, high: int) -> int:
-    """A whole number in a range."""
+def check_integer(name: str, value: Any, low: int, high: int) -> int:
+    """Return a whole number in a range."""
     if not is_whole(value):
         raise UsageError(
-            f"{name} must be a whole number, not {short_repr(value)}", code=_code(name)
+            f"{name} must be a whole number, not {short_repr(value)}", code=code_for(name)
         )
     if not low <= int(value) <= high:
         raise UsageError(
-            f"{name} must be from {low} to {high}, not {short_repr(value)}", code=_code(name)
+            f"{name} must be from {low} to {high}, not {short_repr(value)}", code=code_for(name)
         )
     return int(value)
 
 
-def noise_level(name: str, value: Any) -> float:
-    """A sigma: a number from 0 to `MAX_SIGMA`, or an array of one such number."""
+def check_noise_level(name: str, value: Any) -> float:
+    """Return a sigma: a number from 0 to `MAX_SIGMA`, or an array of one such number."""
     if is_array(value) and getattr(value, "ndim", 1) == 0:
         value = host_array(value).item()
-    return number(name, value, 0.0, MAX_SIGMA)
+    return check_number(name, value, 0.0, MAX_SIGMA)
 
 
-def number(name: str, value: Any, low: float, high: float) -> float:
-    """A number in a range."""
+def check_number(name: str, value: Any, low: float, high: float) -> float:
+    """Return a number in a range."""
     real = not isinstance(value, bool) and isinstance(value, int | float | np.floating | np.integer)
     if not real or not low <= value <= high:
         raise UsageError(
             f"{name} must be a number from {low:g} to {high:g}, not {short_repr(value)}",
-            code=_code(name),
+            code=code_for(name),
         )
     return float(value)
 
 
-def _code(name: str) -> str:
+def code_for(name: str) -> str:
+    """Return the error code of a parameter."""
     return "E-" + name.upper().replace("_", "-").replace(" ", "-")
 
 
-def choice(name: str, value: Any, known: Sequence[str]) -> str:
-    """One of a few names."""
+def check_choice(name: str, value: Any, known: Sequence[str]) -> str:
+    """Return one of a few names."""
     if not isinstance(value, str) or value not in known:
         raise UsageError(
             f"unknown {name} {short_repr(value)}",
-            code=_code(name),
+            code=code_for(name),
             hint=did_you_mean(value if isinstance(value, str) else "", known),
         )
     return value
 
 
-def flag(name: str, value: Any) -> bool:
-    """True or False."""
+def check_flag(name: str, value: Any) -> bool:
+    """Return True or False."""
     if not isinstance(value, bool | np.bool_):
-        raise UsageError(f"{name} must be True or False, not {short_repr(value)}", code=_code(name))
+        raise UsageError(
+            f"{name} must be True or False, not {short_repr(value)}", code=code_for(name)
+        )
     return bool(value)
 
 
-def multiple_of(name: str, value: int, multiple: int) -> None:
-    """A width or height that every level of the networks halves evenly."""
-    integer(name, value, 1, MAX_SIDE)
+def check_multiple(name: str, value: int, multiple: int) -> None:
+    """Check a width or height, which every level of the networks must halve evenly."""
+    check_integer(name, value, 1, MAX_SIDE)
     if value % multiple:
         low = value // multiple * multiple
         high = (value // multiple + 1) * multiple
@@ -140,8 +116,8 @@ def multiple_of(name: str, value: int, multiple: int) -> None:
         )
 
 
-def images(prompts: int, count: int) -> None:
-    """Refuse more than `MAX_COUNT` images, `count` for each of the prompts."""
+def check_image_count(prompts: int, count: int) -> None:
+    """Check that there are at most `MAX_COUNT` images, `count` for each of the prompts."""
     if prompts * count > MAX_COUNT:
         raise UsageError(
             f"{prompts} prompts with {count} images each are {prompts * count} images, "
@@ -151,24 +127,24 @@ def images(prompts: int, count: int) -> None:
         )
 
 
-def jumps(name: str, value: Any) -> tuple[int, int]:
-    """Jump length and number of samples of RePaint."""
-    value = _listed(value)
+def check_jumps(name: str, value: Any) -> tuple[int, int]:
+    """Return the jump length and the number of samples of RePaint."""
+    value = _as_list(value)
     if not isinstance(value, Sequence) or isinstance(value, str | bytes) or len(value) != 2:
         raise UsageError(
             f"{name} must be (jump length, samples), not {short_repr(value)}",
-            code=_code(name),
+            code=code_for(name),
             hint=f"{name}=(10, 10)",
         )
-    length = integer(f"{name} jump length", value[0], 1, MAX_COUNT)
-    return length, integer(f"{name} times", value[1], 1, MAX_JUMPS)
+    length = check_integer(f"{name} jump length", value[0], 1, MAX_COUNT)
+    return length, check_integer(f"{name} times", value[1], 1, MAX_JUMPS)
 
 
-def positions(name: str, value: Any) -> list[float]:
-    """Numbers from 0 to 1: that many, evenly spaced, or a list of them."""
+def check_positions(name: str, value: Any) -> list[float]:
+    """Return numbers from 0 to 1: that many, evenly spaced, or a list of them."""
     if isinstance(value, numbers.Integral):
-        return np.linspace(0.0, 1.0, integer(name, value, 2, MAX_COUNT)).tolist()
-    value = _listed(value)
+        return np.linspace(0.0, 1.0, check_integer(name, value, 2, MAX_COUNT)).tolist()
+    value = _as_list(value)
     if isinstance(value, str | bytes) or not isinstance(value, Sequence):
         raise UsageError(
             f"{name} must be a whole number or a list of numbers, not {short_repr(value)}",
@@ -178,24 +154,24 @@ def positions(name: str, value: Any) -> list[float]:
         raise UsageError(
             f"{name} must be from 1 to {MAX_COUNT}, not {len(value)}", code="E-POSITIONS"
         )
-    return [number(name, position, 0.0, 1.0) for position in value]
+    return [check_number(name, position, 0.0, 1.0) for position in value]
 
 
-def _listed(value: Any) -> Any:
-    """A one-dimensional NumPy array as a list; everything else as it is."""
+def _as_list(value: Any) -> Any:
+    """Return a one-dimensional NumPy array as a list, and everything else as it is."""
     return value.tolist() if isinstance(value, np.ndarray) and value.ndim == 1 else value
 
 
-def seeds(name: str, value: Any) -> int | list[int] | None:
-    """A seed, or a list of them; -1 is a random one, None."""
-    value = _listed(value)
+def check_seeds(name: str, value: Any) -> int | list[int] | None:
+    """Return a seed or a list of seeds; a single -1 becomes None, which is random."""
+    value = _as_list(value)
     if isinstance(value, Sequence) and not isinstance(value, str | bytes):
         return [_seed(name, seed) for seed in value]
     return None if is_whole(value) and value == -1 else _seed(name, value)
 
 
-def seed_per_image(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
-    """A seed for each of n images: the list, or seed + i modulo 2^64; None is a random seed."""
+def assign_seeds(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
+    """Return a seed for each of n images: the list, or seed + i modulo 2^64; None is random."""
     if isinstance(seed, Sequence):
         if len(seed) != n:
             raise UsageError(
@@ -207,7 +183,7 @@ def seed_per_image(seed: int | Sequence[int] | None, n: int) -> tuple[int, ...]:
 
 
 def is_whole(value: Any) -> bool:
-    """Whether a value is a whole number, and not a bool."""
+    """Return whether a value is a whole number; a bool is not."""
     return not isinstance(value, bool) and isinstance(value, numbers.Integral)
 
 
@@ -218,13 +194,13 @@ def _seed(name: str, seed: Any) -> int:
         raise UsageError(
             f"{name} must be a whole number from 0 to 2^64 - 1, or -1 for a random one, "
             f"not {short_repr(seed)}",
-            code=_code(name),
+            code=code_for(name),
         )
     return int(seed)
 
 
-def sigmas(name: str, value: Any) -> tuple[float, ...]:
-    """Floats, strictly decreasing, the last 0 or more."""
+def check_sigmas(name: str, value: Any) -> tuple[float, ...]:
+    """Return floats that strictly decrease to 0 or more."""
     if is_array(value):
         value = host_array(value)
         value = value.tolist() if value.ndim == 1 else value
@@ -236,7 +212,7 @@ def sigmas(name: str, value: Any) -> tuple[float, ...]:
         raise UsageError(
             f"{name} must be from 2 to {MAX_STEPS + 1} numbers, not {len(value)}", code="E-SIGMAS"
         )
-    levels = tuple(number(name, level, 0.0, MAX_SIGMA) for level in value)
+    levels = tuple(check_number(name, level, 0.0, MAX_SIGMA) for level in value)
     if all(is_whole(level) for level in value):
         raise UsageError(
             f"{name} must be floats, not whole numbers, which look like timesteps",
@@ -251,15 +227,36 @@ def sigmas(name: str, value: Any) -> tuple[float, ...]:
     return levels
 
 
-def noise(name: str, value: Any) -> np.ndarray:
-    """Finite numbers (n, c, h, w) of any library, float32."""
+def check_noise(name: str, value: Any) -> np.ndarray:
+    """Return finite numbers (n, c, h, w) of any library as float32."""
     try:
         array = np.asarray(host_array(value) if is_array(value) else value)
         if array.dtype.kind == "c":
             raise TypeError("complex numbers")
         array = np.array(array, np.float32)
     except (TypeError, ValueError, OverflowError, BufferError, RuntimeError) as error:
-        raise UsageError(f"{name} must be an array of numbers", code=_code(name)) from error
+        raise UsageError(f"{name} must be an array of numbers", code=code_for(name)) from error
     if not np.isfinite(array).all():
-        raise UsageError(f"{name} hold NaN or infinity", code=_code(name))
+        raise UsageError(f"{name} hold NaN or infinity", code=code_for(name))
     return array
+
+
+def check_embeddings(name: str, value: Any) -> np.ndarray:
+    """Return a copy of finite floating-point numbers of any library, float32 or float64.
+
+    Raises:
+        UsageError: The value is something else.
+    """
+    try:
+        array = host_array(value)
+    except (TypeError, ValueError, BufferError, RuntimeError):
+        array = np.asarray(None)
+    if array.dtype.kind != "f" or array.ndim not in (2, 3) or not array.size:
+        raise UsageError(
+            f"{name} must be an array of floating-point numbers, not {short_repr(value)}",
+            code="E-PROMPT-EMBEDS",
+            hint="model.encode_text gives hidden states",
+        )
+    if not np.isfinite(array).all():
+        raise UsageError(f"{name} holds NaN or infinity", code="E-PROMPT-EMBEDS")
+    return np.array(array, np.float64 if array.dtype == np.float64 else np.float32)

@@ -275,7 +275,7 @@ def test_run_never_opens_the_recorded_model(draw, ldm, work):
     draw("txt2img", "cat", "-o", "a.png")
     model = {"name": "/etc", "sha256": "0"}
     record(read_parameters("a.png")["ldmref"] | {"model": model}, "b.png")
-    assert "another model: recorded is '/etc'" in draw("run", "--from", "b.png").err
+    assert "another model: the image records '/etc'" in draw("run", "--from", "b.png").err
 
 
 @pytest.mark.parametrize(

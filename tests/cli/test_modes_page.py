@@ -12,7 +12,7 @@ from small_models import save_controlnet
 
 import ldmref
 from ldmref.cli.main import main
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 
 PAGE = Path(__file__).parents[2] / "docs" / "modes.md"
 

@@ -10,8 +10,9 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
+from ldmref.declare import flag_names
 from ldmref.io.images.metadata import read_parameters
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 
 
 def pixels(path):
@@ -198,7 +199,7 @@ def test_help_names_every_flag_of_the_table(ldm, mode):
     text = ldm(mode, "--help").out
     own = {"prompt": "--prompt", "prompt_b": "--to", "positions": "--positions"}
     for name, parameter in MODES[mode].parameters.items():
-        flags = parameter.flags or (own.get(name, "--" + name.replace("_", "-")),)
+        flags = flag_names(parameter) or (own[name],)
         if mode not in ("superres", "seg2img") or name != "prompt":
             assert all(flag in text for flag in flags), name
     assert mode in ldm("--help").out

@@ -69,7 +69,11 @@ def test_hostile_records(change, code, ldm, model_folder, material, monkeypatch)
 def test_run_refuses_flags_that_mean_nothing(ldm, material, mode, flags):
     claim({"mode": mode, "prompt": ""})
     ran = ldm("run", "--from", "r.png", *flags)
-    assert ran.code == 2 and "error[E-USAGE]" in ran.err and f"{mode}, which takes no --" in ran.err
+    assert (
+        ran.code == 2
+        and "error[E-USAGE]" in ran.err
+        and f"{mode}, which does not take --" in ran.err
+    )
 
 
 # -- bad input ------------------------------------------------------------------------------------

@@ -17,7 +17,7 @@ from ldmref.errors import LdmrefError
 from ldmref.io.images.infotext import replay_parameters
 from ldmref.io.images.metadata import read_parameters
 from ldmref.models.presets import preset
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 from ldmref.samplers import make_schedule
 from ldmref.samplers.schedule import sampling_sigmas
 
@@ -67,8 +67,8 @@ def theirs(name, schedule, n):
     return np.append(levels, 0.0)
 
 
-def replayed(name, line, own=None, prompt="a cat"):
-    """The checked request of a replay with a preset, and all notes."""
+def plan_replay(name, line, own=None, prompt="a cat"):
+    """The plan of a replay with a preset, and all notes."""
     config = preset(name)
     params, notes = replay_parameters(f"{prompt}\n{line}")
     mode = params["mode"]
@@ -79,7 +79,13 @@ def replayed(name, line, own=None, prompt="a cat"):
     sources = {
         name: Image.new("RGB", (512, 512), "white") for name in ("image", "mask") if name in takes
     }
-    return config, modes.plan(mode, config, **values, **sources).request, notes + more
+    return config, modes.plan(mode, config, **values, **sources), notes + more
+
+
+def replayed(name, line, own=None, prompt="a cat"):
+    """The resolved request of a replay with a preset, and all notes."""
+    config, plan, notes = plan_replay(name, line, own, prompt)
+    return config, plan.job, notes
 
 
 def levels_of(config, request):
@@ -164,14 +170,14 @@ def test_ddim_plms_and_unipc_follow_compvis_timesteps(label, n, steps, begins, s
 def test_img2img_takes_the_steps_of_a1111(label, strength):
     """`sigmas[steps - t_enc - 1:]`: one step more than the strength says."""
     line = f"Steps: 20, Sampler: {label}, Schedule type: Karras, {LINE}"
-    config, request, notes = replayed("sd15", f"{line}, Denoising strength: {strength}")
+    config, plan, notes = plan_replay("sd15", f"{line}, Denoising strength: {strength}")
     _, discards = SAMPLERS[label]
     want = theirs("sd15", "Karras", 20 + discards)
     want = (np.delete(want, -2) if discards else want)[20 - int(strength * 20) - 1 :]
-    np.testing.assert_allclose(levels_of(config, request), want, rtol=1e-11)
+    np.testing.assert_allclose(levels_of(config, plan.job), want, rtol=1e-11)
     said = " | ".join(notes)
     assert "posterior" in said and "start noise" not in said and "noise alone" not in said
-    assert request.values["resize"] == "stretch"
+    assert plan.params["resize"] == "stretch"
 
 
 def test_what_img2img_and_inpaint_do_otherwise_is_named():
@@ -239,9 +245,9 @@ def test_flags_replace_what_a1111_did():
     _, request, _ = replayed("sd15", line, {"sigmas": (3.0, 1.0, 0.0), "steps": None})
     assert request.sigmas == (3.0, 1.0, 0.0)
     _, request, _ = replayed("sd15", line, {"long_prompts": "truncate"})
-    assert request.options.long_prompts == "truncate"
+    assert request.long_prompts == "truncate"
     _, request, _ = replayed("sd15", line)
-    assert request.options.long_prompts == "chunk"
+    assert request.long_prompts == "chunk"
 
 
 KEYS = (
@@ -328,7 +334,7 @@ def test_a_text_without_a_model_says_nothing_of_one(draw, work):
     err = draw("run", "--from", "a.png", "-o", "c.png").err
     assert "'v1-5' without a digest" in err and "another model: recorded" not in err
     save(f"a cat\n{SMALL}, Model hash: 6ce0161689")
-    assert "another model: recorded is '6ce0161689'" in draw("run", "--from", "a.png").err
+    assert "another model: the image records '6ce0161689'" in draw("run", "--from", "a.png").err
 
 
 @pytest.mark.parametrize("label", ["Restart", "DPM fast", "DPM adaptive", "DDIM CFG++"])

@@ -17,13 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ldmref.declare import (
+    Check,
     Doc,
+    Flag,
     Formerly,
     Invalid,
     Length,
     Names,
     Range,
+    arguments_section,
+    describe,
     fields_of,
+    flag_names,
+    long_flag,
     read,
     schema,
     verify,
@@ -252,3 +258,50 @@ def test_recipes_and_checkpoints_of_earlier_versions_are_read():
     settings = Settings.from_dict(tables)
     assert settings == Settings(recipe, DataSummary(7, "0"))
     assert recipe_path("pictures") == recipe_path("images")
+
+
+def whole(name, value):
+    if value == "wrong":
+        raise ValueError(name)
+    return [int(value)]
+
+
+def first(name, value):
+    return whole(name, value[0] if isinstance(value, list) else value)
+
+
+@dataclass(frozen=True)
+class Special:
+    size: Annotated[int | str, Check(first, {"type": ["integer", "string"]})]
+    share: Annotated[float | None, Range(0, 1), Doc("A share.", "all of it")] = 0.5
+    more: Annotated[int | str | None, Check(first, {"type": "integer"})] = 3
+    on: bool = False
+    flagged: Annotated[int, Flag(("-f", "--fl"), "N"), Range(1, 2), Doc("A flag.")] = 1
+
+
+def test_special_values_have_their_own_check():
+    special = read(Special, {"size": "3"})
+    assert (special.size, special.more) == ([3], [3]), "defaults are checked as well"
+    assert read(Special, json.loads(json.dumps(write(special)))) == special
+    with pytest.raises(ValueError, match="more"):
+        read(Special, {"size": 1, "more": "wrong"})
+    assert schema(Special)["properties"]["size"] == {"type": ["integer", "string"]}
+
+
+def test_none_stands_for_the_default_of_an_optional_field():
+    assert read(Special, {"size": 1, "share": None, "more": None}) == read(Special, {"size": 1})
+
+
+def test_numpy_truth_values_are_read():
+    assert read(Special, {"size": 1, "on": np.bool_(True)}).on is True
+
+
+def test_descriptions_and_flags():
+    fields = fields_of(Special)
+    assert describe(fields["share"]) == "A share. From 0 to 1. Default: 0.5."
+    assert describe(fields["flagged"]) == "A flag. From 1 to 2. Default: 1."
+    assert flag_names(fields["flagged"]) == ("-f", "--fl") and long_flag(fields["flagged"]) == "fl"
+    assert flag_names(fields["on"]) == ("--on",)
+    section = arguments_section([("a", "word " * 30), ("b", "Short.")])
+    assert section.startswith("Args:\n    a: word") and section.endswith("\n    b: Short.")
+    assert max(map(len, section.splitlines())) <= 88

@@ -6,8 +6,9 @@ import re
 import sys
 import tomllib
 import types
+from dataclasses import make_dataclass
 from functools import partial
-from typing import Annotated, Any, TypedDict, get_type_hints
+from typing import Annotated, Any
 
 import array_api_compat.numpy
 import numpy as np
@@ -19,8 +20,8 @@ from ldmref.backends import Backend, get_backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.check.runner import check_identity
+from ldmref.declare import Doc, Flag, Range, describe, fields_of
 from ldmref.errors import VerifyError
-from ldmref.modes.declaration import Parameter
 from ldmref.samplers import Sampler, get_sampler, sample
 from ldmref.samplers.steps import Step, euler_step
 
@@ -122,11 +123,12 @@ def test_the_entry_point_of_a_sampler(package):
 
 
 def test_a_parameter():
-    names = run("sharpness: Annotated", Annotated=Annotated, Parameter=Parameter)
-    mode = TypedDict("Mode", names["__annotations__"], total=False)
-    hint = get_type_hints(mode, include_extras=True)["sharpness"]
-    (parameter,) = hint.__metadata__
-    assert (parameter.minimum, parameter.maximum, parameter.metavar) == (0.0, 2.0, "X")
+    names = run("sharpness: Annotated", Annotated=Annotated, Doc=Doc, Flag=Flag, Range=Range)
+    hint = eval(names["__annotations__"]["sharpness"], names)
+    mode = make_dataclass("Mode", [("sharpness", hint, names["sharpness"])])
+    field = fields_of(mode)["sharpness"]
+    assert (field.get(Range), field.get(Flag).metavar) == (Range(0, 2), "X")
+    assert describe(field) == "Contrast of edges after decoding. From 0 to 2. None: unchanged."
 
 
 def test_a_backend_names_what_is_missing():

@@ -16,9 +16,10 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.cli.main import main
+from ldmref.declare import flag_names
 from ldmref.errors import LdmrefError
 from ldmref.models.model import LatentDiffusion
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 
 DEFAULTS = {"prompt": "cat", "steps": 1, "seed": 0}
 FLAGS = {"config": "--model-config"}
@@ -130,8 +131,8 @@ def flags(mode: str, values: Mapping[str, Any], folder: Path) -> list[str]:
         flag = FLAGS.get(name, f"--{name.replace('_', '-')}")
         if name == "prompt":
             flag = "--prompt"
-        elif parameter is not None and parameter.flags:
-            flag = parameter.flags[-1]
+        elif parameter is not None and flag_names(parameter):
+            flag = flag_names(parameter)[-1]
         if isinstance(value, bool):
             argv += [flag] if value else []
         elif isinstance(value, np.ndarray):

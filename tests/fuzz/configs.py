@@ -21,7 +21,7 @@ from ldmref.models.model import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
 from ldmref.models.validate import config_from_dict
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 from ldmref.prompts.clip import END, START, WORD_END
 from ldmref.prompts.clip_vocabulary import load_tokenizer
 from ldmref.prompts.wordpiece import wordpiece_tokenizer

@@ -276,7 +276,7 @@ def test_command_line(file, told, tmp_path, monkeypatch, capsys):
     assert drawn["none"] == drawn["no-ema"] != drawn["ema"]
     opposite = ["run", "--from", "ema.png", "-m", str(file), *given, "--no-ema", "-o", "o.png"]
     assert main(opposite) == 0
-    assert "drawn with another --ema: recorded is true" in capsys.readouterr().err
+    assert "generated with another --ema: the image records true" in capsys.readouterr().err
 
 
 def test_a_measured_scaling_factor_is_not_lost(file, tmp_path, monkeypatch, capsys):

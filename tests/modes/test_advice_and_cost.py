@@ -10,8 +10,8 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import ResourceError, UsageError
 from ldmref.models.presets import preset
-from ldmref.modes.advice import advice
-from ldmref.modes.draw import decode_images
+from ldmref.modes.advice import advise
+from ldmref.modes.generate import decode_images
 
 IMAGE = Image.new("RGB", (16, 16), "teal")
 SEEDED = {"seed": 1, "steps": 2}
@@ -77,22 +77,22 @@ def test_an_interpolation_between_equals_is_mentioned(tiny):
 )
 def test_sizes_far_from_the_trained_one_are_warned_about(tiny, name, size, far):
     config = preset(name)
-    request = modes.plan("txt2img", config, prompt="a", width=size[0], height=size[1]).request
-    assert bool(advice(config, request, tiny.backend)) is far
+    request = modes.plan("txt2img", config, prompt="a", width=size[0], height=size[1]).job
+    assert bool(advise(config, request, tiny.backend)) is far
 
 
 @pytest.mark.parametrize("size", [(300, 200), (128, 128), (96, 64), (40, 40), (8, 8)])
 def test_a_photo_for_a_small_model_comes_at_the_size_it_knows(size):
     plan = modes.plan("img2img", preset("emoji"), prompt="a", image=Image.new("RGB", size))
-    assert (plan.request.width, plan.request.height) == (64, 64) and plan.warnings
+    assert (plan.job.width, plan.job.height) == (64, 64) and plan.warnings
     wide = modes.plan(
         "img2img", preset("emoji"), prompt="a", image=Image.new("RGB", size), width=96
     )
-    assert wide.request.width == 96
+    assert wide.job.width == 96
     near = modes.plan("img2img", preset("emoji"), prompt="a", image=Image.new("RGB", (72, 64)))
-    assert (near.request.width, near.warnings) == (72, ())
+    assert (near.job.width, near.warnings) == (72, ())
     large = modes.plan("img2img", preset("sd15"), prompt="a", image=Image.new("RGB", (768, 1024)))
-    assert (large.request.width, large.request.height) == (768, 1024)
+    assert (large.job.width, large.job.height) == (768, 1024)
 
 
 # -- images in other forms ----------------------------------------------------------------------

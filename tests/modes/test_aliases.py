@@ -30,7 +30,8 @@ def hint_of(mode, name):
 @pytest.mark.parametrize(("name", "meant"), ALIASES.items())
 def test_every_name_of_other_programs_suggests_the_parameter(name, meant):
     assert meant in KNOWN and name not in KNOWN, "an alias stands for a parameter, and is none"
-    for mode, (_, parameters, _, _) in MODES.items():
+    for mode in MODES:
+        parameters = MODES[mode].parameters
         hint = hint_of(mode, name)
         if meant in parameters:
             assert hint.startswith(f"did you mean {meant!r}?") and NOTES.get(name, "") in hint

@@ -12,12 +12,13 @@ from rounding import same_latents
 
 import ldmref
 from ldmref import modes
+from ldmref.declare import Range, describe
 from ldmref.errors import LdmrefError
 from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset
 from ldmref.modes.control import Control, load_control
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 from ldmref.samplers.schedule import sampling_sigmas
 
 TINY = preset("tiny")
@@ -46,10 +47,10 @@ def code_of(mode, **values):
 @pytest.mark.parametrize("mode", REQUIRED)
 def test_both_ends_of_a_range_are_allowed(mode):
     for name, parameter in MODES[mode].parameters.items():
-        if parameter.maximum is None or name in ELSEWHERE:
+        limits = parameter.get(Range)
+        if limits is None or name in ELSEWHERE:
             continue
-        for value in (parameter.minimum, parameter.maximum):
-            value = parameter.type(value) if parameter.type in (int, float) else value
+        for value in (parameter.kind(limits.low), parameter.kind(limits.high)):
             if name == "eta" and mode == "interpolate" and value:
                 continue  # its sampler draws no noise
             asked = {name: value} | WITH.get(name, {})
@@ -125,27 +126,32 @@ def test_the_ends_of_lists_and_pairs(mode, values, code):
     assert code_of(mode, **values) == code
 
 
+def without_null(property):
+    """A property's schema, without the alternative of null."""
+    first, *null = property.get("anyOf", [{}])
+    assert null in ([], [{"type": "null"}])
+    return property | first
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_schema_says_what_the_documentation_says(mode):
     schema = json.loads(json.dumps(modes.schema(mode)))
     assert schema["additionalProperties"] is False and schema["type"] == "object"
     text = " ".join(inspect.getdoc(getattr(modes, mode)).split())
     for name, parameter in MODES[mode].parameters.items():
-        description = parameter.description
-        property = schema["properties"][name]
+        description = describe(parameter)
+        property = without_null(schema["properties"][name])
         listed = f"One of {', '.join(parameter.choices)}." if parameter.choices else "One of "
         assert (listed in description) == bool(parameter.choices), name
         assert property.get("enum", []) == list(parameter.choices), name
-        limits = (
-            f"From {parameter.minimum:g} to {parameter.maximum:g}."
-            if (parameter.minimum is not None)
-            else "From "
-        )
-        assert (limits in description) == (parameter.minimum is not None), name
-        assert property.get("minimum") == parameter.minimum, name
-        assert property.get("default") == parameter.default or parameter.default == (), name
+        limits = parameter.get(Range)
+        stated = f"From {limits.low} to {limits.high}." if limits else "From "
+        assert (stated in description) == (limits is not None), name
+        assert property.get("minimum") == (limits.low if limits else None), name
+        default = None if parameter.required else parameter.default
+        assert property.get("default") == default or default == (), name
         assert f"{name}: {' '.join(description.split())}" in text, name
-    types = {name: p.get("type") for name, p in schema["properties"].items()}
+    types = {name: without_null(p).get("type") for name, p in schema["properties"].items()}
     if "negative_prompt" in types:
         assert types["negative_prompt"] == ["string", "array"] and types["cfg_scale"] == "number"
         assert types["steps"] == "integer"
@@ -219,7 +225,7 @@ def test_the_denoiser_of_several_images_is_that_of_each(tiny64, cfg_scale):
 
 def test_super_resolution_draws_as_many_latents_as_the_image_has_pixels():
     config = preset("ldm-superres")
-    r = modes.plan("superres", config, image=Image.new("RGB", (64, 32))).request
+    r = modes.plan("superres", config, image=Image.new("RGB", (64, 32))).job
     assert (r.width, r.height) == (64 * config.vae.factor, 32 * config.vae.factor)
 
 

@@ -20,12 +20,12 @@ from ldmref.models.config import Defaults, TextConfig
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init
 from ldmref.models.presets import preset
-from ldmref.modes import draw, masks
-from ldmref.modes.channels import encode_array, encode_image, input_channels, masked_value
+from ldmref.modes import generate, masks
+from ldmref.modes.channels import encode_array, encode_image, make_input_channels, masked_pixel
 from ldmref.modes.denoiser import repeat
+from ldmref.modes.initial import MaskedImage, Posterior
 from ldmref.modes.seg2img import read_labels
-from ldmref.modes.sizing import sized_image
-from ldmref.modes.start import MaskedImage, Posterior
+from ldmref.modes.sizing import size_image
 from ldmref.samplers.noise import Streams
 
 TINY = preset("tiny")
@@ -72,7 +72,7 @@ def test_a_region_holds_the_mask_and_has_the_proportions_of_what_is_drawn(data):
     padding = data.draw(st.integers(0, 9))
     drawn = data.draw(st.sampled_from([(8, 8), (8, 24)]))
     mask = mask_with((ends[0][0], ends[1][0], ends[0][1], ends[1][1]), size)
-    box = masks.region_of(mask, padding, drawn)
+    box = masks.find_region(mask, padding, drawn)
     lengths = [box[2] - box[0], box[3] - box[1]]
     for i, (first, last) in enumerate(ends):
         wanted = max(0, first - padding), min(size[i], last + padding)
@@ -84,11 +84,11 @@ def test_a_region_holds_the_mask_and_has_the_proportions_of_what_is_drawn(data):
     shape = lengths[0] * drawn[1] - lengths[1] * drawn[0]
     if lengths[0] < size[0] and lengths[1] < size[1]:
         assert abs(shape) <= max(drawn)
-    assert masks.region_of(Image.new("L", size), padding, drawn)[2:] != (0, 0)
+    assert masks.find_region(Image.new("L", size), padding, drawn)[2:] != (0, 0)
 
 
 def test_without_a_mask_the_region_is_the_image():
-    assert masks.region_of(Image.new("L", (60, 40)), 3, (16, 16)) == (0, 0, 60, 40)
+    assert masks.find_region(Image.new("L", (60, 40)), 3, (16, 16)) == (0, 0, 60, 40)
 
 
 def test_a_mask_is_cut_before_it_is_blurred_and_blurred_only_if_asked():
@@ -96,16 +96,16 @@ def test_a_mask_is_cut_before_it_is_blurred_and_blurred_only_if_asked():
     image = noise_image(8, 8)
     grey.paste(127, (4, 0, 8, 8))
     want = np.asarray(mask_with((0, 0, 4, 8), (8, 8)))
-    assert (np.asarray(masks.sized_mask(grey, image)) == want).all()
-    inverted = masks.sized_mask(grey, image, invert=True)
+    assert (np.asarray(masks.size_mask(grey, image)) == want).all()
+    inverted = masks.size_mask(grey, image, invert=True)
     assert (np.asarray(inverted) == 255 - want).all()
-    slightly = np.asarray(masks.sized_mask(grey, image, 0.5))
+    slightly = np.asarray(masks.size_mask(grey, image, 0.5))
     assert (slightly[:, :4] == 255).all() and 0 < slightly[0, 4] < 128
 
 
 @pytest.mark.parametrize("nearest", [False, True])
 def test_cells_of_a_mask_that_is_not_square(nearest):
-    kept = masks.kept_latents(mask_with((4, 0, 8, 2), (12, 6)), 2, nearest)
+    kept = masks.find_kept_cells(mask_with((4, 0, 8, 2), (12, 6)), 2, nearest)
     assert kept.shape == (1, 1, 3, 6) and kept.dtype == np.float32
     assert (kept[0, 0, 0] == [1, 1, 0, 0, 1, 1]).all() and (kept[0, 0, 1:] == 1).all()
 
@@ -192,15 +192,15 @@ def test_what_an_inpainting_network_is_shown(tiny64, concat):
     mask[..., :3] = 1.0
     latents = np.random.default_rng(0).standard_normal((3, 4, 8, 10))
     shown = MaskedImage(mask, Posterior(latents[:1], latents[:1]))
-    got = input_channels(model, (20, 16), shown, latents)
+    got = make_input_channels(model, (20, 16), shown, latents)
     signed = 2.0 * mask - 1.0 if concat else mask
     parts = [signed.repeat(3, 0), latents]
     want = np.concatenate(parts[::-1] if concat else parts, axis=1)
     np.testing.assert_allclose(got, want, rtol=1e-6)
 
-    nothing = input_channels(model, (20, 16))
+    nothing = make_input_channels(model, (20, 16))
     level = -1.0 if concat else 0.0
-    assert masked_value(config) == level
+    assert masked_pixel(config) == level
     blank = model.encode_image(model.backend.asarray(np.full((1, 3, 16, 20), level)))
     parts = [np.ones((1, 1, 8, 10)), blank]
     want = np.concatenate(parts[::-1] if concat else parts, axis=1)
@@ -209,14 +209,14 @@ def test_what_an_inpainting_network_is_shown(tiny64, concat):
 
 def test_channels_that_are_an_array_are_shown_as_they_are(tiny64):
     given = np.random.default_rng(0).standard_normal((1, 3, 8, 8))
-    got = input_channels(tiny64, (16, 16), given)
+    got = make_input_channels(tiny64, (16, 16), given)
     np.testing.assert_array_equal(got, given)
 
 
 def test_the_hole_in_the_image_that_the_network_sees_is_grey_by_default():
     image = noise_image(6, 4)
     mask = mask_with((0, 0, 3, 4), (6, 4))
-    seen = masks.masked_image(image, mask)
+    seen = masks.cut_hole(image, mask)
     assert seen.shape == (1, 3, 4, 6) and (seen[..., :3] == 0.0).all()
     np.testing.assert_array_equal(seen[..., 3:], to_array([image])[..., 3:])
 
@@ -284,8 +284,8 @@ def test_draws_and_channels_of_an_inpainting_network(inpainting, monkeypatch, rn
     asked = {"seed": 4, "steps": 2, "sampler": "ddim", "rng": rng, "cfg_scale": 1.0}
     r = modes.inpaint(inpainting, "a", image, mask, strength, **asked)
     shown = seen[0][:, 4:]
-    np.testing.assert_array_equal(shown[0, 0], masks.latent_mask(mask, 2)[0, 0])
-    posterior = encode_array(inpainting, masks.masked_image(image, mask))
+    np.testing.assert_array_equal(shown[0, 0], masks.shrink_mask(mask, 2)[0, 0])
+    posterior = encode_array(inpainting, masks.cut_hole(image, mask))
     streams = Streams([4], (4, 8, 8), rng)
     sampled = strength < 1.0 and rng == "torch"
     masked = posterior.mean
@@ -307,7 +307,7 @@ def test_what_is_kept_has_the_noise_of_the_level_and_is_clean_at_the_last(tiny64
     image, noise, x = rng.standard_normal((3, 1, 4, 2, 2))
     keep = np.zeros((1, 1, 2, 2))
     keep[..., 0] = 1.0
-    got = draw.keep_known(tiny64.backend, keep, image, noise, 0.5)(x, sigma)
+    got = generate.constrain_known(tiny64.backend, keep, image, noise, 0.5)(x, sigma)
     known = image * np.hypot(1.0, 0.5) if sigma == 0.5 else image + sigma * noise
     np.testing.assert_allclose(got[..., 0], known[..., 0], rtol=1e-12)
     np.testing.assert_array_equal(got[..., 1], x[..., 1])
@@ -333,7 +333,7 @@ def test_what_is_kept_has_the_noise_of_the_level_and_is_clean_at_the_last(tiny64
     ],
 )
 def test_an_image_is_drawn_at_its_size_or_the_models(config, size, drawn):
-    sized = sized_image(config, Image.new("RGB", size), None, None, "fill")
+    sized = size_image(config, Image.new("RGB", size), None, None, "fill")
     assert (sized.image.size, sized.resize) == (drawn or size, "fill")
     assert bool(sized.warnings) == (drawn is not None)
 
@@ -344,20 +344,20 @@ def test_an_image_is_drawn_at_its_size_or_the_models(config, size, drawn):
 )
 def test_a_side_that_is_given_holds_and_the_other_is_the_images(given, drawn):
     image = noise_image(33, 21)
-    sized = sized_image(TINY, image, *given, "crop")
+    sized = size_image(TINY, image, *given, "crop")
     assert (sized.image.size, sized.resize, sized.warnings) == (drawn, "crop", [])
     assert sized.image.tobytes() == ImageOps.fit(image, drawn, LANCZOS).tobytes()
 
 
 def test_an_image_that_only_needs_rounding_is_stretched():
     image = noise_image(33, 21)
-    sized = sized_image(TINY, image, None, None, "crop")
+    sized = size_image(TINY, image, None, None, "crop")
     assert sized.resize == "stretch" and "33 x 21" in sized.warnings[0]
     assert sized.image.tobytes() == image.resize((32, 20), LANCZOS).tobytes()
 
 
 def test_bars_beside_an_image_are_white():
-    sized = sized_image(TINY, Image.new("RGB", (8, 4), "red"), 8, 8, "fill")
+    sized = size_image(TINY, Image.new("RGB", (8, 4), "red"), 8, 8, "fill")
     column = np.asarray(sized.image)[:, 0]
     assert (column[:2] == 255).all() and (column[2:6] == (255, 0, 0)).all()
 
@@ -430,7 +430,7 @@ def test_a_small_image_is_shown_as_it_is():
     plan = modes.plan("superres", preset("ldm-superres"), image=small, latents=None, count=2)
     start = plan.start(None)
     np.testing.assert_array_equal(start.channels, to_array([small]))
-    assert start.noise is None and len(plan.request.seeds) == 2
+    assert start.noise is None and len(plan.job.seeds) == 2
 
 
 @pytest.mark.parametrize(
@@ -480,5 +480,5 @@ def test_a_map_is_as_high_and_wide_as_the_image_and_an_image_of_two_sizes_is_enc
     config = preset("ldm-semantic")
     m = config.size_multiple
     plan = modes.plan("seg2img", config, segmentation=np.zeros((m, 2 * m), int))
-    assert (plan.request.width, plan.request.height) == (2 * m, m)
+    assert (plan.job.width, plan.job.height) == (2 * m, m)
     assert encode_image(tiny, noise_image(20, 16)).mean.shape == (1, 4, 8, 10)

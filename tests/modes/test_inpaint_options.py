@@ -15,8 +15,8 @@ from ldmref import modes
 from ldmref.errors import LdmrefError, UsageError
 from ldmref.models.presets import preset
 from ldmref.modes.channels import encode_image
-from ldmref.modes.masks import crop_region, fill_surroundings, region_of
-from ldmref.modes.parameters import FILLS
+from ldmref.modes.masks import crop_region, fill_surroundings, find_region
+from ldmref.modes.requests import FILLS
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.schedule import sampling_sigmas, sigma_grid
 
@@ -118,7 +118,7 @@ def test_filling_spreads_the_colours_around():
     ],
 )
 def test_the_region_to_draw(box, padding, size, want):
-    assert region_of(mask_with(box, (100, 80)), padding, size) == want
+    assert find_region(mask_with(box, (100, 80)), padding, size) == want
 
 
 @pytest.mark.parametrize(("blur", "strength"), [(0, 1.0), (3, 0.5)])
@@ -226,10 +226,10 @@ def test_models_of_one_size_repaint_the_region_alone(size, alone):
     plan = modes.plan("inpaint", config, **asked)
     warned = any("only the region around the mask" in line for line in plan.warnings)
     assert plan.params["only_masked"] is alone is warned
-    assert (plan.request.width, plan.request.height) == ((16, 16) if alone else size)
+    assert (plan.job.width, plan.job.height) == ((16, 16) if alone else size)
     plan = modes.plan("inpaint", config, **asked, only_masked=True)
     assert not any("only the region" in line for line in plan.warnings)
     if size[0] % 2 == 0:
         plan = modes.plan("inpaint", config, **asked, only_masked=False)
-        assert (plan.request.width, plan.request.height) == size and not plan.params["only_masked"]
+        assert (plan.job.width, plan.job.height) == size and not plan.params["only_masked"]
         assert modes.plan("inpaint", tiny, **asked).params["only_masked"] is False

@@ -11,7 +11,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 
 
 class Hostile:

@@ -8,7 +8,7 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.io.images.pil import to_images
-from ldmref.modes.masks import kept_latents, latent_mask, masked_image
+from ldmref.modes.masks import cut_hole, find_kept_cells, shrink_mask
 
 
 def pixels(image):
@@ -46,20 +46,20 @@ def test_grey_of_one_half_repaints_and_less_keeps(tiny, image, rng, blur):
 def test_the_inputs_of_an_inpainting_network_are_cut_at_one_half(image):
     """What the network may see of the image and what it is told to draw are complements."""
     mask = halves(128, 127)
-    assert (latent_mask(mask, 2)[0, 0] == [[1.0] * 8 + [0.0] * 8] * 16).all()
-    seen = masked_image(image, mask, -1.0)[0]
+    assert (shrink_mask(mask, 2)[0, 0] == [[1.0] * 8 + [0.0] * 8] * 16).all()
+    seen = cut_hole(image, mask, -1.0)[0]
     assert (seen[..., :16] == -1.0).all()
     want = pixels(image)[:, 16:].transpose(2, 0, 1) / 127.5 - 1.0
     np.testing.assert_allclose(seen[..., 16:], want, atol=1e-6)
-    assert (kept_latents(mask, 2, nearest=True) == 1.0 - latent_mask(mask, 2)).all()
+    assert (find_kept_cells(mask, 2, nearest=True) == 1.0 - shrink_mask(mask, 2)).all()
 
 
 def test_a_cell_is_kept_only_without_any_pixel_to_repaint():
     mask = Image.new("L", (8, 8), 0)
     mask.putpixel((3, 6), 1)  # the faint end of a blurred edge
-    kept = kept_latents(mask, 2)[0, 0]
+    kept = find_kept_cells(mask, 2)[0, 0]
     assert kept[3, 1] == 0.0 and kept.sum() == 15.0
-    assert kept_latents(mask, 2, nearest=True).all()  # its first pixel is black
+    assert find_kept_cells(mask, 2, nearest=True).all()  # its first pixel is black
 
 
 # -- blur -----------------------------------------------------------------------------------------

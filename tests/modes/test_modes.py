@@ -216,7 +216,7 @@ def test_a1111_names_of_samplers():
         ("DPM++ 2M Karras", ("dpmpp_2m", "karras")),
         ("DDIM", ("ddim", "leading")),
     ]:
-        request = modes.plan("txt2img", preset("tiny"), prompt="a", sampler=name).request
+        request = modes.plan("txt2img", preset("tiny"), prompt="a", sampler=name).job
         assert (request.sampler.name, request.schedule) == want
 
 
@@ -257,7 +257,7 @@ def test_another_size_is_resized_and_said_so(tiny):
     )
     odd = modes.img2img(tiny, "a", Image.new("RGB", (33, 21)), 0.5, seed=1, width=16)
     assert odd[0].size == (16, 20)
-    huge = modes.sizing.sized_image(tiny.config, large, None, None, "fill")
+    huge = modes.sizing.size_image(tiny.config, large, None, None, "fill")
     assert huge.image.size == (16, 16) and huge.resize == "fill"
     for size in ((32, 20), (18, 14)):
         r = modes.img2img(tiny, "a", Image.new("RGB", size), 0.5, seed=1)

@@ -14,7 +14,7 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import NumericError
 from ldmref.models.params import flatten, unflatten
-from ldmref.modes.nonfinite import first_layer
+from ldmref.modes.nonfinite import find_layer
 
 STEPS = 5
 
@@ -134,7 +134,7 @@ def test_parameters_are_told_from_inputs(model):
     states = model.encode_text(["a"])
 
     def first(network):
-        return first_layer(network, "unet", lambda m: m.unet(x, t, states))
+        return find_layer(network, "unet", lambda m: m.unet(x, t, states))
 
     for layer, name in (
         ("conv2d", "down_blocks.0.resnets.0.conv1"),

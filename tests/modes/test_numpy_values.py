@@ -51,7 +51,7 @@ def test_every_parameter_that_takes_a_number_takes_numpys(mode):
 
 @pytest.mark.parametrize("mode", sorted(set(MODES) - {"superres", "seg2img"}))
 def test_every_flag_takes_numpys_truth_values(mode):
-    flags = [name for name, p in MODES[mode].parameters.items() if p.type is bool]
+    flags = [name for name, p in MODES[mode].parameters.items() if p.kind is bool]
     assert flags
     for name in flags:
         for value in (True, False):

@@ -13,7 +13,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes, samplers
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 from ldmref.samplers import SAMPLERS, heun, sample
 from ldmref.testing.mixture import three_modes
 
@@ -62,7 +62,7 @@ def test_every_mode_runs_through_it(tiny, mode, monkeypatch):
         runs.append(kwargs.get("visits"))
         return sample(*args, **kwargs)
 
-    for module in ("draw", "inversion"):
+    for module in ("run", "inversion"):
         monkeypatch.setattr(sys.modules[f"ldmref.modes.{module}"], "sample", counted)
     DRAWN[mode](tiny)
     assert len(runs) == (2 if mode == "interpolate" else 1)
@@ -144,7 +144,7 @@ def test_no_file_is_opened_between_the_first_step_and_the_last_image(tmp_path):
     run = modes.plan("txt2img", model.config, prompt="red heart", count=2, steps=2).prepare(model)
     OPENED.clear()
     events = []
-    for event in run.draw():
+    for event in run.generate():
         WATCHING[:] = [True]
         events.append(event)
     WATCHING.clear()

@@ -11,8 +11,9 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.cli.options import parameter_options
+from ldmref.declare import Doc, Range, flag_names
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.modes.plan import MODES
+from ldmref.modes.registry import MODES
 
 IMAGE = Image.new("RGB", (16, 16), "teal")
 INPUTS = {
@@ -40,14 +41,17 @@ def test_signature_and_documentation_name_every_parameter(mode):
         default = None if parameter.required else parameter.default
         assert argument.default in (default, inspect.Parameter.empty), name
         assert f"{name}: " in text, name
-        assert parameter.help.endswith("."), name
-        assert " ".join(parameter.help.split()[:4]) in " ".join(text.split()), name
+        help = parameter.get(Doc).text
+        assert help.endswith("."), name
+        assert " ".join(help.split()[:4]) in " ".join(text.split()), name
+        if parameter.optional and (parameter.required or parameter.default is None):
+            assert f"None: {parameter.get(Doc).none}." in " ".join(text.split()), name
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_parameter_has_a_flag_or_its_command_has_one(mode):
     parameters = MODES[mode].parameters.values()
-    own = [p.name for p in parameters if p.flags == ()]
+    own = [p.name for p in parameters if not flag_names(p)]
     assert set(own) <= {"prompt", "prompt_b", "positions"}
     assert len(parameter_options(parameters)) == len(parameters) - len(own)
 
@@ -60,8 +64,9 @@ def test_the_schema_is_json_and_names_what_is_required(mode):
     assert schema["required"] == [name for name, p in parameters.items() if p.required]
     for name, property in schema["properties"].items():
         assert property["description"], name
+        property = property | property.get("anyOf", [{}])[0]
         assert {"type", "enum"} & set(property), name
-        if parameters[name].minimum is not None:
+        if parameters[name].get(Range) is not None:
             assert property["minimum"] <= property["maximum"]
 
 
@@ -87,9 +92,10 @@ def test_a_plan_needs_no_weights_and_its_parameters_plan_the_same(config, mode):
 def test_numbers_out_of_range_are_refused_by_name(config, mode):
     inputs = INPUTS.get(mode, {"image": IMAGE} if mode == "superres" else {})
     for name, parameter in MODES[mode].parameters.items():
-        if parameter.maximum is None:
+        limits = parameter.get(Range)
+        if limits is None:
             continue
-        for value in (parameter.minimum - 1, parameter.maximum + 1, "1", float("nan")):
+        for value in (limits.low - 1, limits.high + 1, "1", float("nan")):
             arguments = inputs | {name: value}
             with pytest.raises(UsageError) as caught:
                 modes.plan(

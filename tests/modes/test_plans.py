@@ -85,7 +85,7 @@ def planned(request):
 def stepped(plan, model):
     """The events of a plan and the result of its images, as docs/modes.md shows."""
     run = plan.prepare(model)
-    events = list(run.draw())
+    events = list(run.generate())
     images = [event for event in events if isinstance(event, modes.GeneratedImage)]
     return run, events, images, run.result(images)
 
@@ -108,7 +108,7 @@ def test_every_way_to_run_a_plan_gives_the_same_result(planned):
     assert_same(by_events, at_once)
     assert_same(getattr(modes, mode)(model, **arguments), at_once)
     assert at_once.params["mode"] == mode
-    assert len(at_once.latents) == len(plan.request.seeds) and np.isfinite(at_once.latents).all()
+    assert len(at_once.latents) == len(plan.job.seeds) and np.isfinite(at_once.latents).all()
 
 
 def test_the_events_hold_what_the_result_holds(planned):
@@ -162,7 +162,7 @@ def test_every_mode_names_its_memory_when_there_is_none(planned, monkeypatch):
 
     monkeypatch.setattr(model, "unet", full)
     with pytest.raises(ResourceError):
-        list(run.draw())
+        list(run.generate())
 
 
 # -- what is shared -------------------------------------------------------------------------------
@@ -185,7 +185,7 @@ def test_no_record_shares_what_can_be_changed(planned):
     result = plan.run(model)
     run = plan.prepare(model)
     holders = {
-        "request": dict(plan.request.values),
+        "request": vars(plan.request) | vars(plan.job),
         "model": model.modifications,
         "recorded": dict(getattr(plan, "recorded", {})),
         "plan": plan.params,
@@ -253,7 +253,7 @@ def test_a_schema_of_no_mode_is_refused_as_a_plan_is(mode):
 def test_a_request_has_at_most_10000_images_however_they_are_counted(prompts):
     assert code_of(modes.plan, "txt2img", preset("tiny"), **prompts) == "E-COUNT"
     plan = modes.plan("txt2img", preset("tiny"), prompt=["a"] * 100, count=100)
-    assert len(plan.request.seeds) == 10_000
+    assert len(plan.job.seeds) == 10_000
 
 
 def test_embeddings_count_as_prompts_do():

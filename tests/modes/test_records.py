@@ -8,7 +8,6 @@ import hashlib
 import inspect
 import io
 from types import SimpleNamespace
-from typing import Annotated
 
 import numpy as np
 import pytest
@@ -18,10 +17,10 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError, NumericError, ResourceError
 from ldmref.io.images.metadata import read_parameters
-from ldmref.modes import cost, declaration, draw, nonfinite
-from ldmref.modes.declaration import Parameter
-from ldmref.modes.plan import MODES, Plan
+from ldmref.modes import cost, generate, nonfinite
+from ldmref.modes.registry import MODES
 from ldmref.modes.result import Result
+from ldmref.modes.run import Plan
 from ldmref.modes.text import encode_texts
 from ldmref.prompts.tokenizer import PromptOptions
 
@@ -77,7 +76,9 @@ def test_a_preview_may_have_its_own_decoder(tiny):
 
 def test_a_finished_image_has_its_index_and_its_latents(tiny):
     prepared = modes.plan("txt2img", tiny.config, prompt="a", count=3, batch_size=2, **SMALL)
-    images = [e for e in prepared.prepare(tiny).draw() if isinstance(e, draw.GeneratedImage)]
+    images = [
+        e for e in prepared.prepare(tiny).generate() if isinstance(e, generate.GeneratedImage)
+    ]
     want = prepared.run(tiny)
     assert [p.index for p in images] == [0, 1, 2]
     for image in images:
@@ -192,7 +193,7 @@ def test_no_such_mode(tiny, mode):
 def test_a_plan_may_be_made_with_the_model_itself(tiny):
     by_model = modes.plan("txt2img", tiny, prompt="a", seed=1)
     assert by_model.params == modes.plan("txt2img", tiny.config, prompt="a", seed=1).params
-    assert Plan(by_model.request).params == by_model.params  # nothing more to record
+    assert Plan(by_model.request, by_model.job).params == by_model.params  # nothing more to record
 
 
 # -- files ----------------------------------------------------------------------------------------
@@ -287,9 +288,9 @@ def test_memory_is_that_of_a_batch_and_its_tiles(model, monkeypatch):
 
 def test_the_limit_itself_is_allowed(model, monkeypatch):
     monkeypatch.setattr(cost, "flops_per_second", lambda backend: 1e6)
-    request = modes.plan("txt2img", model.config, prompt="a", steps=1).request
-    model.max_seconds = cost.cost(model, request).seconds
-    cost.check_limits(model, request)
+    job = modes.plan("txt2img", model.config, prompt="a", steps=1).job
+    model.max_seconds = cost.estimate_cost(model, job).seconds
+    cost.check_limits(model, job)
     model.max_seconds *= 0.999
     for limits in (model.max_seconds, None), (1e9, 10**6), (None, 10**6):
         model.max_seconds, model.max_memory = limits
@@ -328,43 +329,6 @@ def test_another_precision_is_proposed_where_one_is_left(dtype, hinted):
 # -- declarations ---------------------------------------------------------------------------------
 
 
-def test_a_description_has_help_range_choices_and_default():
-    text = Parameter("Help.", 3, minimum=1, maximum=9).description
-    assert text == "Help. From 1 to 9. Default: 3."
-    assert (
-        Parameter("Help.", "a", choices=("a", "b")).description == "Help. One of a, b. Default: a."
-    )
-    for nothing in (None, "", ()):
-        assert Parameter("Help.", nothing).description == "Help."
-    assert Parameter("Help.", 0).description == "Help. Default: 0."
-    assert Parameter("Help.", False).description == "Help. Default: False."
-
-
-def test_what_a_signature_declares():
-    class Keys(dict):
-        __annotations__ = {"c": Annotated[bool, Parameter("C.", False)]}
-
-    def function(a, b="x", plain=1):
-        pass
-
-    function.__annotations__ = {
-        "a": Annotated[int, Parameter("A.")],
-        "b": Annotated[str | None, Parameter("B.")],
-        "plain": int,
-    }
-    got = declaration.parameters_of(function)
-    assert list(got) == ["a", "b"]
-    a = got["a"]
-    b = got["b"]
-    assert (a.name, a.type, a.required, a.optional, a.default) == ("a", int, True, False, None)
-    assert (b.name, b.type, b.required, b.optional, b.default) == ("b", str, False, True, "x")
-    (c,) = declaration.keys_of(Keys).values()
-    assert (c.name, c.type, c.required, c.optional, c.recorded) == ("c", bool, False, False, True)
-    assert c.schema() == {"description": "C.", "type": "boolean", "default": False}
-    both = Annotated[int | str, Parameter("D.")]
-    assert declaration._declared("d", both).type is None
-
-
 @pytest.mark.parametrize("mode", MODES)
 def test_signatures_as_an_editor_shows_them(mode):
     signature = inspect.signature(getattr(modes, mode))
@@ -373,13 +337,13 @@ def test_signatures_as_an_editor_shows_them(mode):
     assert set(names) - {"model", "callback", "cancel"} == set(MODES[mode].parameters)
     for name, parameter in MODES[mode].parameters.items():
         argument = signature.parameters[name]
-        assert "Parameter(" not in str(argument.annotation), name
+        assert "Doc(" not in str(argument.annotation), name
         assert not isinstance(argument.annotation, str), name
         if argument.kind is inspect.Parameter.KEYWORD_ONLY:
             assert argument.default == parameter.default, name
     text = inspect.getdoc(getattr(modes, mode))
     assert text.startswith(MODES[mode].summary) and "\n" not in MODES[mode].summary
-    body = text.partition("\nArgs:\n")[2].splitlines()
+    body = text.partition("\nArgs:\n")[2].partition("\n\n")[0].splitlines()
     assert [x.split(":")[0].strip() for x in body if x[:4] == "    " and x[4] != " "] == [
         "model",
         *MODES[mode].parameters,
@@ -392,6 +356,7 @@ def test_signatures_as_an_editor_shows_them(mode):
 
 def test_types_of_the_schema():
     properties = modes.schema("inpaint")["properties"]
+    properties = {name: p | p.get("anyOf", [{}])[0] for name, p in properties.items()}
     types = {name: p.get("type") for name, p in properties.items()}
     assert types["prompt"] == ["string", "array"] and types["strength"] == "number"
     assert types["image"] == types["mask"] == types["fill"] == "string"

@@ -16,8 +16,8 @@ from ldmref.errors import InputError, LdmrefError, UsageError
 from ldmref.models.config import Defaults
 from ldmref.models.presets import preset
 from ldmref.modes import Control, control, notation, validation
-from ldmref.modes.advice import advice
-from ldmref.modes.embeddings import embeddings
+from ldmref.modes.advice import advise
+from ldmref.modes.validation import check_embeddings
 from ldmref.samplers.schedule import sampling_sigmas
 
 TINY = preset("tiny")
@@ -28,7 +28,7 @@ INPUTS = {"image": IMAGE, "mask": Image.new("L", (16, 16), 255)}
 def request(mode="txt2img", config=TINY, **values):
     taken = {"img2img": ("image",), "invert": ("image",), "inpaint": ("image", "mask")}
     inputs = {name: INPUTS[name] for name in taken.get(mode, ())}
-    return modes.plan(mode, config, **{"prompt": "a"} | inputs | values).request
+    return modes.plan(mode, config, **{"prompt": "a"} | inputs | values).job
 
 
 def code_of(function, *arguments, **values):
@@ -87,7 +87,7 @@ def test_random_seeds_have_32_bits_and_differ(chance):
     ],
 )
 def test_positions_are_evenly_spaced_or_a_list(positions, want):
-    assert validation.positions("positions", positions) == want
+    assert validation.check_positions("positions", positions) == want
 
 
 @pytest.mark.parametrize(
@@ -95,13 +95,13 @@ def test_positions_are_evenly_spaced_or_a_list(positions, want):
     [0, 1, 10_001, [], [0.0] * 10_001, [-0.01], [1.01], np.zeros((1, 2)), "0.5", b"0", {0.5}],
 )
 def test_wrong_positions(wrong):
-    assert code_of(validation.positions, "positions", wrong) == "E-POSITIONS"
+    assert code_of(validation.check_positions, "positions", wrong) == "E-POSITIONS"
 
 
 def test_as_many_positions_as_images():
-    assert len(validation.positions("positions", [0.5] * 10_000)) == 10_000
-    assert len(validation.positions("positions", 10_000)) == 10_000
-    assert len(modes.plan("interpolate", TINY, prompt="a", prompt_b="b").request.seeds) == 8
+    assert len(validation.check_positions("positions", [0.5] * 10_000)) == 10_000
+    assert len(validation.check_positions("positions", 10_000)) == 10_000
+    assert len(modes.plan("interpolate", TINY, prompt="a", prompt_b="b").job.seeds) == 8
 
 
 TABLE = sampling_sigmas(TINY.scheduler)
@@ -135,7 +135,7 @@ def test_sigmas_that_the_model_can_take(sigmas, code):
 
 @pytest.mark.parametrize(("largest", "code"), [(1e6, ""), (1e6 + 0.5, "E-SIGMAS")])
 def test_sigmas_of_any_model_have_an_end(largest, code):
-    assert code_of(validation.sigmas, "sigmas", [largest, 0.0]) == code
+    assert code_of(validation.check_sigmas, "sigmas", [largest, 0.0]) == code
 
 
 @pytest.mark.parametrize(
@@ -199,9 +199,9 @@ def test_noise_may_be_any_array_of_real_numbers():
 )
 def test_hidden_states_keep_their_precision_and_are_copied(array, kept):
     if kept is None:
-        assert code_of(embeddings, "prompt_embeds", array) == "E-PROMPT-EMBEDS"
+        assert code_of(check_embeddings, "prompt_embeds", array) == "E-PROMPT-EMBEDS"
     else:
-        got = embeddings("prompt_embeds", array)
+        got = check_embeddings("prompt_embeds", array)
         assert got.dtype == kept and not np.shares_memory(got, array)
         np.testing.assert_array_equal(got, array)
 
@@ -218,7 +218,7 @@ def test_lists_of_prompts_may_be_tuples_and_names_are_not_guessed():
         ({"negative_prompt": "a" * 5000}, "E-PROMPT-LENGTH"),
     ):
         assert code_of(request, **values) == code, values
-    assert code_of(validation.text, "prompt", ["a"]) == "E-PROMPT"
+    assert code_of(validation.check_single_text, "prompt", ["a"]) == "E-PROMPT"
 
 
 @pytest.mark.parametrize(
@@ -267,11 +267,11 @@ def test_invert_is_ddim_without_guidance_unless_asked():
     plan = modes.plan(
         "invert", TINY, prompt="a", negative_prompt="b", image=IMAGE, steps=3, clip_skip=1
     )
-    assert plan.request.cfg_scale == 1.0 and plan.request.sampler.name == "ddim"
+    assert plan.job.cfg_scale == 1.0 and plan.job.sampler.name == "ddim"
     assert plan.settings == {
         "steps": 3,
         "cfg_scale": 1.0,
-        "schedule": plan.request.schedule,
+        "schedule": plan.job.schedule,
         "sigmas": None,
         "width": 16,
         "height": 16,
@@ -331,13 +331,13 @@ def test_what_the_text_encoder_can_follow(model, values, code):
 )
 def test_a_slow_precision_is_mentioned_where_it_is_slow(name, dtype, warned):
     ops = SimpleNamespace(name=name, dtype=dtype)
-    assert bool(advice(TINY, request(), ops)) is warned
+    assert bool(advise(TINY, request(), ops)) is warned
 
 
 def test_full_strength_is_nothing_to_warn_about():
     ops = SimpleNamespace(name="numpy", dtype="float32")
-    assert advice(TINY, request("img2img", strength=1.0), ops) == []
-    assert len(advice(TINY, request("img2img", strength=0.0), ops)) == 1
+    assert advise(TINY, request("img2img", strength=1.0), ops) == []
+    assert len(advise(TINY, request("img2img", strength=0.0), ops)) == 1
 
 
 def test_both_prompts_of_an_interpolation_are_checked_and_seeds_are_recorded_as_a_pair():

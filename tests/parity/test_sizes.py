@@ -129,4 +129,4 @@ def test_multiples_of_every_family():
         assert config.size_multiple == special.get(name, config.vae.factor), name
     with pytest.raises(UsageError, match="multiple of 8, not 516"):
         modes.plan("txt2img", PRESETS["sd15"], prompt="cat", width=516)
-    assert modes.plan("txt2img", PRESETS["sdxl"], prompt="cat", width=1016).request.width == 1016
+    assert modes.plan("txt2img", PRESETS["sdxl"], prompt="cat", width=1016).job.width == 1016

@@ -12,7 +12,7 @@ from ldmref.backends.torch import TorchBackend
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.models.params import Params
-from ldmref.modes.text import conditioning_of
+from ldmref.modes.text import encode_conditioning
 from ldmref.training.diffusion import DiffusionBatches, has_unused_layers
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
@@ -43,7 +43,7 @@ def fine_tune_trainer(
     def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
         adapted = adapter.adapted(ops, params)
         batch = batches(step, part)
-        condition = conditioning_of(adapted, batch.prompts, size)
+        condition = encode_conditioning(adapted, batch.prompts, size)
         inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), condition
         return batches.loss(batch, adapted.unet_output(*inputs))
 

@@ -14,7 +14,7 @@ from ldmref.io.images.pil import to_images
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
-from ldmref.modes.draw import CancelFlag
+from ldmref.modes.generate import CancelFlag
 from ldmref.training.autoencoder.forward import forward, noise_of
 from ldmref.training.data import Dataset
 from ldmref.training.images import evenly_spaced, to_unit

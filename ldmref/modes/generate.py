@@ -1,0 +1,182 @@
+"""The loop of a run: its events, its end, and the check of every step.
+
+All modes, and inversions, go through `run_sampler`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass, field
+from functools import cached_property, partial
+from typing import Protocol
+
+import numpy as np
+from PIL import Image
+
+from ldmref.backends.base import Backend
+from ldmref.errors import Cancelled
+from ldmref.io.images.pil import to_images
+from ldmref.math.arrays import Array
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.nonfinite import decoder_error, step_error
+from ldmref.samplers import State
+from ldmref.samplers.loop import Constraint
+
+
+class CancelFlag(Protocol):
+    """The interface of `cancel`, which a `threading.Event` has."""
+
+    def is_set(self) -> bool: ...
+
+
+class Decoder(Protocol):
+    """A network that decodes latents: a `LatentDiffusion` or a `TinyAutoencoder`."""
+
+    backend: Backend
+
+    def decode(self, latents: Array, /, tile: int | None = None) -> Array: ...
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The state after a step.
+
+    Args:
+        model: The model that generates.
+        step, steps: Index of the step just taken, and number of steps of the batch.
+        first, count: Index of the batch's first image, and number of images of the run.
+        state: The sampler's state, with arrays on the backend; `latents` and `x0` are on the host.
+    """
+
+    model: LatentDiffusion = field(repr=False)
+    step: int
+    steps: int
+    first: int
+    count: int
+    state: State = field(repr=False)
+
+    @property
+    def sigma(self) -> float:
+        """The noise level reached."""
+        return self.state.sigma
+
+    @cached_property
+    def latents(self) -> np.ndarray:
+        """The noisy state x = x0 + sigma eps, (n, c, h, w) float32."""
+        return np.array(self.model.backend.to_numpy(self.state.x), np.float32)
+
+    @cached_property
+    def x0(self) -> np.ndarray:
+        """The predicted clean latents, (n, c, h, w) float32."""
+        return np.array(self.model.backend.to_numpy(self.state.x0), np.float32)
+
+    def preview(self, decoder: Decoder | None = None) -> list[Image.Image]:
+        """Return the predicted images, decoded; this takes about as long as a step.
+
+        Args:
+            decoder: A faster decoder for the model's latents, such as TAESD
+                (`ldmref.load_taesd`), which gives rougher images. None: the model's own.
+        """
+        return decode_images(decoder or self.model, self.x0)
+
+
+@dataclass(frozen=True)
+class GeneratedImage:
+    """A finished image, its index in the run, and its latents (c, h, w) float32."""
+
+    index: int
+    image: Image.Image
+    latents: np.ndarray = field(repr=False)
+
+
+Callback = Callable[[Progress], None]
+SampleStates = Callable[..., Iterator[State]]  # (model, x, visits, history), the last two optional
+
+
+def constrain_known(
+    ops: Backend, keep: np.ndarray, image: np.ndarray, noise: np.ndarray, last_sigma: float
+) -> Constraint:
+    """Return the constraint that keeps the latents of `image` where `keep` is 1.
+
+    They are put back at the sampler's noise level with one fixed noise, and at the last level
+    without noise, whatever noise the schedule leaves.
+
+    Source: Lugmayr et al. 2022, arXiv:2201.09865, eq. 8, with a fixed noise.
+    """
+    known, eps, kept = (on_backend(ops, x) for x in (image, noise, keep))
+
+    def constrain(x: Array, sigma: float) -> Array:
+        clean = sigma == last_sigma
+        there = known * math.hypot(1.0, sigma) if clean else known + sigma * eps
+        return (1.0 - kept) * x + kept * there
+
+    return constrain
+
+
+def on_backend(ops: Backend, x: np.ndarray) -> Array:
+    """Return a host array as the sampler's state, which is float32 at least."""
+    return ops.asarray(np.ascontiguousarray(x), ops.state_dtype)
+
+
+def run_sampler(
+    model: LatentDiffusion,
+    x: Array,
+    sample_states: SampleStates,
+    steps: int,
+    scale: float,
+    cancel: CancelFlag | None = None,
+    first: int = 0,
+    count: int = 1,
+) -> Generator[Progress, None, np.ndarray]:
+    """Run a sampler to its end and return its last x over `scale`, (n, c, h, w) float32.
+
+    This is the only place where runs are cancelled, report their steps and are checked for NaN.
+
+    Args:
+        model: The model that generates.
+        x: The initial state, which is the result of a run without steps.
+        sample_states: `sample_states(model, x)` iterates over the sampler's states from x on. It is
+            called again for a single step to find the cause of NaN.
+        steps: The number of states.
+        scale: Divisor of the last x.
+        cancel: Stops the run between two steps.
+        first, count: See `Progress`.
+
+    Raises:
+        Cancelled: `cancel` was set.
+        NumericError: A step gave NaN or infinity; the message names the step and the layer.
+    """
+    ops = model.backend
+    step = 0
+    history = ()
+    states = sample_states(model, x)
+    while True:
+        if cancel is not None and cancel.is_set() and step < steps:
+            raise Cancelled("stopped between two steps", code="E-CANCELLED")
+        with ops.inference():
+            state = next(states, None)
+        if state is None:
+            return np.array(ops.to_numpy(x / scale), np.float32)
+        if not ops.is_finite(state.x):
+            again = partial(sample_states, x=x, visits=(state.i, state.i + 1), history=history)
+            raise step_error(model, x, step, steps, state.sigma, again)
+        yield Progress(model, step, steps, first, count, state)
+        x = state.x
+        history = state.history
+        step = step + 1
+
+
+def decode_images(
+    decoder: Decoder, latents: np.ndarray, tile: int | None = None
+) -> list[Image.Image]:
+    """Return the images of host latents (n, c, h, w).
+
+    Raises:
+        NumericError: The decoder's output holds NaN or infinity.
+    """
+    tiling = {} if tile is None else {"tile": tile}
+    pixels = decoder.backend.to_numpy(decoder.decode(decoder.backend.asarray(latents), **tiling))
+    if not np.isfinite(pixels).all():
+        raise decoder_error(decoder, lambda d: d.decode(d.backend.asarray(latents), **tiling))
+    return to_images(pixels)

@@ -1,0 +1,111 @@
+"""The initial state of a mode and its constraints, and what is sampled before the first step.
+
+The order in which noise is sampled belongs to the meaning of a seed: `rng="torch"` gives diffusers'
+image only if every array is sampled when diffusers' pipelines sample it. docs/random.md lists their
+orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from ldmref.modes.job import Job
+from ldmref.modes.text import Interpolation
+from ldmref.samplers.noise import Streams
+
+
+class Posterior(NamedTuple):
+    """The normal distribution of an image's scaled latents, (1, c, h, w) float32."""
+
+    mean: np.ndarray
+    std: np.ndarray
+
+
+class MaskedImage(NamedTuple):
+    """Input channels of an inpainting U-Net.
+
+    Args:
+        mask: (1, 1, h, w), 1 where it repaints.
+        image: The latents of the image without that part.
+    """
+
+    mask: np.ndarray
+    image: Posterior
+
+
+@dataclass(frozen=True)
+class InitialState:
+    """The initial state and the constraints of a run; by default pure noise without constraints.
+
+    Args:
+        noise: Noise of unit variance, (n, c, h, w) float32; None to sample it from the seeds.
+        image: Latents of the given image.
+        from_noise: Whether the initial state is pure noise, instead of `image` with noise.
+        noise_fill: (1, 1, h, w), 1 where the initial noise replaces `image`.
+        keep: (1, 1, h, w), 1 where `image` is put back after every step.
+        channels: Further input channels of the U-Net, (1, k, h, w); or a masked image.
+        interpolation: A second prompt.
+        finish: Applied to every generated image.
+    """
+
+    noise: np.ndarray | None = None
+    image: Posterior | None = None
+    from_noise: bool = True
+    noise_fill: np.ndarray | None = None
+    keep: np.ndarray | None = None
+    channels: np.ndarray | MaskedImage | None = None
+    interpolation: Interpolation | None = None
+    finish: Callable[[Image.Image], Image.Image] | None = None
+
+
+class InitialLatents(NamedTuple):
+    """The arrays before the first step.
+
+    Args:
+        noise: (n, c, h, w).
+        image, masked: Latents of the given image and of the masked image, (n or 1, c, h, w).
+    """
+
+    noise: np.ndarray
+    image: np.ndarray | None = None
+    masked: np.ndarray | None = None
+
+
+def sample_initial(
+    job: Job, initial: InitialState, streams: Streams, batch: slice
+) -> InitialLatents:
+    """Return the initial noise of a batch, and the latents of the given image.
+
+    With `rng="torch"`, the order is that of diffusers: a sample of the image's posterior (except
+    for an inpainting U-Net that starts from pure noise), the noise, and for inpainting a sample of
+    the masked image's posterior, which advances the stream even if the U-Net has no channels for
+    it. Otherwise only the noise is sampled, and latents are the mean of the posterior.
+
+    Args:
+        job: The resolved job.
+        initial: The initial state of the mode.
+        streams: Noise, one stream per image of the batch.
+        batch: The images of the batch among those of the run.
+    """
+    as_diffusers = job.rng == "torch"
+
+    def sample_posterior(posterior: Posterior | None) -> np.ndarray | None:
+        if posterior is None or not as_diffusers:
+            return None if posterior is None else posterior.mean
+        return posterior.mean + posterior.std * streams()
+
+    masked_image = initial.channels.image if isinstance(initial.channels, MaskedImage) else None
+    unseen = as_diffusers and masked_image is not None and job.first_step == 0
+    image = None if unseen else sample_posterior(initial.image)
+    noise = streams() if initial.noise is None else initial.noise[batch]
+    masked = sample_posterior(masked_image)
+    if as_diffusers and job.mode == "inpaint" and masked_image is None:
+        sample_posterior(initial.image)
+    if image is not None and initial.noise_fill is not None:
+        image = (1.0 - initial.noise_fill) * image + initial.noise_fill * noise
+    return InitialLatents(noise, image, masked)

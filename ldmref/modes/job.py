@@ -1,0 +1,92 @@
+"""A request as it is generated: every default is filled in, and each image has an entry."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from ldmref.declare import fields_of
+from ldmref.errors import short_repr
+from ldmref.modes.control import Control
+from ldmref.modes.requests import Request, Txt2Img
+from ldmref.prompts.tokenizer import PromptOptions
+from ldmref.samplers import Sampler
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Job(Txt2Img):
+    """The parameters of txt2img as they were resolved, for any mode.
+
+    Every mode is txt2img with another initial state, so all of them have these parameters. Fields
+    that None left to the model have their values here, in narrower types; `field()` makes them
+    required.
+
+    Args:
+        prompts, negative_prompts, seeds: An entry per image.
+        schedule: None with `sigmas`.
+        eta: None for a sampler without one.
+        strength: Of img2img and inpaint.
+        resample: Of inpaint.
+        embeddings: Hidden states and pooled outputs by parameter, with a row per image.
+    """
+
+    mode: str
+    prompts: tuple[str, ...]
+    negative_prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    cfg_scale: float = field()
+    sampler: Sampler = field()
+    steps: int = field()
+    width: int = field()
+    height: int = field()
+    clip_skip: int = field()
+    control: tuple[Control, ...] = field()
+    strength: float | None = None
+    resample: tuple[int, int] | None = None
+    embeddings: Mapping[str, np.ndarray] | None = None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height."""
+        return self.width, self.height
+
+    @property
+    def first_step(self) -> int:
+        """Steps of the schedule that are skipped: n - min(int(n strength), n), as in diffusers."""
+        if self.strength is None:
+            return 0
+        return self.steps - min(int(self.steps * self.strength), self.steps)
+
+    @property
+    def prompt_options(self) -> PromptOptions:
+        """The options of the tokenizer."""
+        return PromptOptions(self.long_prompts, self.prompt_weights, self.strict_prompt)
+
+    @property
+    def summary(self) -> str:
+        """One line: mode, prompt, number and size of images, steps and sampler."""
+        n = len(self.seeds)
+        images = "1 image" if n == 1 else f"{n} images"
+        prompt = f" {short_repr(self.prompts[0])}," if self.prompts[0] else ""
+        size = f"{self.width} x {self.height}"
+        steps = f"{self.steps} steps of {self.sampler.name}"
+        return f"{self.mode}:{prompt} {images} of {size}, {steps}, seed {self.seeds[0]}"
+
+    def __repr__(self) -> str:
+        return f"<Job of {self.summary}>"
+
+
+def share_with_txt2img(request: Request, **decided: Any) -> Txt2Img:
+    """Return the parameters that a request has in common with txt2img.
+
+    Args:
+        request: Of any mode; parameters that the mode does not have get their default.
+        decided: Values that the mode decides itself, such as the size of the given image.
+    """
+    names = [name for name in fields_of(Txt2Img) if hasattr(request, name)]
+    shared: dict[str, Any] = {"prompt": ""}
+    shared |= {name: getattr(request, name) for name in names}
+    return Txt2Img(**shared | decided)

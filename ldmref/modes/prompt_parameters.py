@@ -1,0 +1,98 @@
+"""The parameters of prompts and guidance that modes share; see `parameters.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+import numpy as np
+
+from ldmref.declare import Check, Doc, Flag, Range
+from ldmref.modes import validation
+from ldmref.modes.notation import read_noise
+from ldmref.modes.parameters import ARRAY, TEXTS, Unrecorded
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class NegativePromptParameter:
+    """The negative prompt."""
+
+    negative_prompt: Annotated[
+        str | Sequence[str] | None,
+        Check(validation.check_texts, TEXTS),
+        Flag(("-n", "--negative-prompt"), "TEXT"),
+        Doc("Content to avoid: one text for all prompts, or one for each."),
+    ] = ""
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class GuidanceParameters:
+    """The guidance by the prompts."""
+
+    cfg_scale: Annotated[
+        float | None,
+        Range(-1000, 1000),
+        Flag(
+            ("--cfg",),
+            "X",
+            help="Guidance: how closely the image follows the prompt. 1 disables it, 0 ignores "
+            "the prompt; large values make colours harsh.",
+        ),
+        Doc(
+            "Guidance scale s in u + s (c - u): 1 disables it, 0 ignores the prompt.",
+            "the model's setting, or 1 for invert",
+        ),
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class PromptParameters:
+    """The reading of prompts."""
+
+    clip_skip: Annotated[
+        int | None,
+        Range(0, 1000),
+        Doc("Number of last layers of the text encoder to leave out."),
+    ] = 0
+    long_prompts: Annotated[
+        Literal["truncate", "chunk"],
+        Doc("Cut prompts that the text encoder cannot read at once, or read them in chunks."),
+    ] = "truncate"
+    prompt_weights: Annotated[
+        Literal["none", "a1111"], Doc("`none`, or `a1111` for (word:1.3) and [word].")
+    ] = "none"
+    strict_prompt: Annotated[bool, Unrecorded(), Doc("Refuse prompts that would be truncated.")] = (
+        False
+    )
+
+
+Embedding = Annotated[
+    np.ndarray,
+    Check(validation.check_embeddings, ARRAY),
+    Flag(metavar="FILE.npy", parse=read_noise),
+    Unrecorded(),
+]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False, repr=False)
+class EmbeddingParameters:
+    """Hidden states instead of prompts, named as in diffusers."""
+
+    prompt_embeds: Annotated[
+        Embedding | None,
+        Doc("Hidden states (n, l, d), instead of n prompts.", "the prompts are encoded"),
+    ] = None
+    negative_prompt_embeds: Annotated[
+        Embedding | None,
+        Doc(
+            "Hidden states of the negative prompts, of the same length.",
+            "the negative prompts are encoded",
+        ),
+    ] = None
+    pooled_prompt_embeds: Annotated[
+        Embedding | None, Doc("Pooled output (n, d) of the prompts (SDXL).", "not given")
+    ] = None
+    negative_pooled_prompt_embeds: Annotated[
+        Embedding | None, Doc("Pooled output (n, d) of the negative prompts (SDXL).", "not given")
+    ] = None

@@ -1,0 +1,257 @@
+"""A plan, which is checked without weights, and a run, which is a plan prepared with a model."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from ldmref.math.arrays import Array
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.advice import advise
+from ldmref.modes.callbacks import check_callbacks, run_to_end
+from ldmref.modes.channels import make_input_channels
+from ldmref.modes.control import ActiveControl, load_control
+from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
+from ldmref.modes.denoiser import model_denoiser
+from ldmref.modes.embeddings import apply_embeddings
+from ldmref.modes.generate import (
+    Callback,
+    CancelFlag,
+    GeneratedImage,
+    Progress,
+    constrain_known,
+    decode_images,
+    on_backend,
+    run_sampler,
+)
+from ldmref.modes.initial import InitialState, sample_initial
+from ldmref.modes.job import Job
+from ldmref.modes.record import record_job, record_run, select_image
+from ldmref.modes.requests import Request
+from ldmref.modes.result import Result
+from ldmref.modes.text import TextConditioning, encode_texts
+from ldmref.samplers import State, configured_step, make_schedule, repaint_visits, sample
+from ldmref.samplers.loop import History
+from ldmref.samplers.noise import Streams
+
+
+@dataclass(frozen=True, eq=False)
+class Plan:
+    """A checked request, ready to be generated.
+
+    Args:
+        request: The parameters as they were given.
+        job: The same with all defaults filled in.
+        start: From a model to the initial state of the mode.
+        recorded: Values of `params` that differ from the request's; None leaves one out.
+        warnings: Warnings about the inputs, one line each.
+    """
+
+    request: Request
+    job: Job
+    start: Callable[[LatentDiffusion], InitialState] = lambda model: InitialState()
+    recorded: Mapping[str, Any] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The resolved parameters: JSON-able values that generate the same images again."""
+        return self.params_of_first(len(self.job.seeds))
+
+    def params_of_first(self, n: int) -> dict[str, Any]:
+        """Return the resolved parameters of the first n images alone."""
+        return record_job(self.job, self.request, self.recorded, n)
+
+    def estimate(self, model: LatentDiffusion) -> Cost:
+        """Estimate the memory (bytes) and time (seconds) that the request takes."""
+        return estimate_cost(model, self.job)
+
+    def prepare(self, model: LatentDiffusion) -> Run:
+        """Do everything up to the first step: encode prompts and images, load ControlNets.
+
+        Raises:
+            ResourceError: The images take more memory or time than the model may use.
+            UsageError: A ControlNet is on another backend than the model.
+        """
+        job = self.job
+        if model.max_memory is not None or model.max_seconds is not None:
+            check_limits(model, job)
+        initial = self.start(model)
+        text = encode_texts(
+            model,
+            job.prompts,
+            job.negative_prompts,
+            job.size,
+            job.clip_skip,
+            job.prompt_options,
+            initial.interpolation,
+        )
+        if job.embeddings:
+            text = apply_embeddings(text, job.embeddings)
+        controls = tuple(load_control(model, control, job.size) for control in job.control)
+        return Run(self, model, initial, text, controls)
+
+    def run(
+        self,
+        model: LatentDiffusion,
+        callback: Callback | None = None,
+        cancel: CancelFlag | None = None,
+    ) -> Result:
+        """Generate all images.
+
+        Args:
+            model: A model with the configuration of the plan.
+            callback: Called after every step with a `Progress`.
+            cancel: A `threading.Event`; once it is set, `Cancelled` is raised.
+
+        Raises:
+            Cancelled: `cancel` was set; its `partial` is the `Result` of the finished images.
+            UsageError: `callback` or `cancel` has the wrong type.
+            NumericError, ResourceError: See `ldmref.errors`.
+        """
+        check_callbacks(callback, cancel)
+        return run_to_end(self.prepare(model), callback, cancel)
+
+    def __repr__(self) -> str:
+        return f"<Plan of {self.job.summary}>"
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """A plan prepared with a model: everything that the steps need."""
+
+    plan: Plan
+    model: LatentDiffusion
+    initial: InitialState
+    text: TextConditioning
+    controls: tuple[ActiveControl, ...] = ()
+
+    @property
+    def job(self) -> Job:
+        """The resolved parameters."""
+        return self.plan.job
+
+    def generate(self, cancel: CancelFlag | None = None) -> Iterator[Progress | GeneratedImage]:
+        """Generate the images, `batch_size` at a time.
+
+        Yields:
+            A `Progress` after each step of a batch, then a `GeneratedImage` for each image of it.
+
+        Raises:
+            Cancelled: `cancel` was set.
+            NumericError: Latents or images hold NaN or infinity.
+            ResourceError: Out of memory.
+        """
+        yield from explain_memory(self._generate(cancel), self.model, self.job)
+
+    def _generate(self, cancel: CancelFlag | None) -> Iterator[Progress | GeneratedImage]:
+        for batch in self.text.batches(self.job.batch_size):
+            latents = yield from self._sample_batch(batch, cancel)
+            images = decode_images(self.model, latents, self.job.tile)
+            for i, image in enumerate(images):
+                finish = self.initial.finish
+                finished = image if finish is None else finish(image)
+                yield GeneratedImage(batch.start + i, finished, latents[i])
+
+    def _sample_batch(
+        self, batch: slice, cancel: CancelFlag | None
+    ) -> Generator[Progress, None, np.ndarray]:
+        """Sample the latents of a batch, (n, c, h, w) float32."""
+        model = self.model
+        job = self.job
+        initial = self.initial
+        ops = model.backend
+        config = model.config.scheduler
+        schedule = make_schedule(config, job.sampler, job.schedule, job.steps, job.sigmas)
+        sigmas = schedule.sigmas.tolist()
+        streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
+        noise, image, masked = sample_initial(job, initial, streams, batch)
+
+        constrain = None
+        if initial.keep is not None and image is not None:
+            constrain = constrain_known(ops, initial.keep, image, noise, sigmas[-1])
+        step, visits = configured_step(
+            config,
+            job.sampler,
+            schedule,
+            eta=job.eta,
+            first_step=job.first_step,
+            constrain=constrain,
+            bug_compatible=job.rng == "torch" and job.resample is None,
+        )
+        if job.resample is not None:
+            visits = repaint_visits(len(visits) - 1, *job.resample, first=job.first_step)
+
+        if image is None or initial.from_noise:
+            x = noise * schedule.init_noise_sigma
+        else:
+            x = image + sigmas[visits[0]] * noise
+        x = on_backend(ops, x)
+        levels = [sigmas[i] for i in sorted(set(visits))]
+        acting = [control.within(levels) for control in self.controls]
+        channels = None
+        if model.config.image_channels:
+            channels = make_input_channels(model, job.size, initial.channels, masked)
+
+        def sample_states(
+            model: LatentDiffusion, x: Array, visits: Sequence[int] = visits, history: History = ()
+        ) -> Iterator[State]:
+            cond, uncond = self.text.conditioning(batch)
+            denoise = model_denoiser(
+                model, schedule.timestep, cond, uncond, job.cfg_scale, acting, channels
+            )
+            return sample(
+                denoise,
+                x,
+                sigmas,
+                step,
+                noise=lambda: on_backend(ops, streams()),
+                constrain=constrain,
+                visits=visits,
+                history=history,
+            )
+
+        steps = sum(j > i for i, j in pairwise(visits))
+        # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
+        scale = math.hypot(1.0, sigmas[-1])
+        count = len(job.seeds)
+        return (
+            yield from run_sampler(
+                model, x, sample_states, steps, scale, cancel, batch.start, count
+            )
+        )
+
+    def result(self, generated: Sequence[GeneratedImage]) -> Result:
+        """Return the images so far, with everything that generates them again."""
+        n = len(generated)
+        latents = np.zeros((n, *self.model.latent_shape(*self.job.size)), np.float32)
+        for i, image in enumerate(generated):
+            latents[i] = image.latents
+        images = [image.image for image in generated]
+        return Result(images, latents, list(self.job.seeds[:n]), self.params(n), self.warnings)
+
+    @property
+    def warnings(self) -> list[str]:
+        """Warnings about the model's files, the inputs, the prompts and the controls."""
+        controls = [control.warning for control in self.controls if control.warning]
+        advised = advise(self.model.config, self.job, self.model.backend)
+        texts = dict.fromkeys(self.text.warnings)
+        return [*self.model.warnings, *self.plan.warnings, *advised, *texts, *controls]
+
+    def params_of(self, i: int) -> dict[str, Any]:
+        """Return the parameters that generate image `i` alone."""
+        seeds = self.job.seeds
+        return select_image(self.params(len(seeds)), seeds[i], i)
+
+    def params(self, n: int) -> dict[str, Any]:
+        """Return the parameters of the first n images, with the model, backend and version."""
+        planned = self.plan.params_of_first(n or len(self.job.seeds))
+        return record_run(planned, self.model, self.job, self.text, self.controls, n)
+
+    def __repr__(self) -> str:
+        return f"<Run of {self.job.summary} on {self.model!r}>"
