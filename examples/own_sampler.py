@@ -15,9 +15,9 @@ from ldmref.testing.mixture import three_modes
 def geometric_midpoint():
     """Second-order Runge-Kutta: the slope in the geometric middle of the interval."""
 
-    def step(denoise, x, at, history, noise):
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(denoise, x, interval, history, noise):
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

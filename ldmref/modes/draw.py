@@ -29,7 +29,7 @@ from ldmref.modes.request import Request
 from ldmref.modes.start import Start, initial_draws
 from ldmref.modes.text import TextConditioning
 from ldmref.samplers import State, configured_step, make_schedule, repaint_visits, sample
-from ldmref.samplers.loop import Constraint, History
+from ldmref.samplers.loop import Constraint, History, Interval
 from ldmref.samplers.noise import Streams
 
 
@@ -147,7 +147,7 @@ def sample_batch(
 
     constrain = None
     if start.keep is not None and image is not None:
-        constrain = keep_known(ops, start.keep, image, noise, sigmas[-1])
+        constrain = keep_known(ops, start.keep, image, noise)
     step, visits = configured_step(
         config,
         request.sampler,
@@ -194,9 +194,7 @@ def sample_batch(
     return (yield from run_sampler(model, x, states_of, steps, scale, cancel, batch.start, count))
 
 
-def keep_known(
-    ops: Backend, keep: np.ndarray, image: np.ndarray, noise: np.ndarray, last_sigma: float
-) -> Constraint:
+def keep_known(ops: Backend, keep: np.ndarray, image: np.ndarray, noise: np.ndarray) -> Constraint:
     """Where `keep` is 1, the latents of `image` at the sampler's noise level, with one fixed noise.
 
     At the last level they are put back clean, whatever noise the schedule leaves.
@@ -205,8 +203,9 @@ def keep_known(
     """
     known, eps, kept = (on_backend(ops, x) for x in (image, noise, keep))
 
-    def constrain(x: Array, sigma: float) -> Array:
-        clean = sigma == last_sigma
+    def constrain(x: Array, interval: Interval) -> Array:
+        sigma = interval.sigma_next
+        clean = interval.i_next == interval.n
         there = known * math.hypot(1.0, sigma) if clean else known + sigma * eps
         return (1.0 - kept) * x + kept * there
 

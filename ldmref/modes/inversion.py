@@ -31,7 +31,7 @@ from ldmref.modes.record import request_params, run_params
 from ldmref.modes.request import Request
 from ldmref.modes.result import params_of_image
 from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.samplers import History, State, implicit, make_schedule, sample
+from ldmref.samplers import History, Interval, State, implicit, make_schedule, sample
 
 SETTINGS = (
     "steps",
@@ -157,12 +157,15 @@ class InversionRun(NamedTuple):
         if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
             sigmas[0] = min(sigmas[1] / 2.0, float(schedule.training_sigmas[0]))
 
+        def timestep(sigma: float, interval: Interval | None) -> float:
+            return schedule.timestep(sigma, interval.reversed() if interval else None)
+
         def states_of(
             model: LatentDiffusion, x: Array, visits: Any = None, history: History = ()
         ) -> Iterator[State]:
             cond, uncond = self.text.conditioning(slice(0, 1))
             denoise = model_denoiser(
-                model, schedule.timestep, cond, uncond, r.cfg_scale, channels=self.channels
+                model, timestep, cond, uncond, r.cfg_scale, channels=self.channels
             )
             step = implicit(iterations)
             return sample(denoise, x, sigmas, step, visits=visits, history=history)

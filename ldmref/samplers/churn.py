@@ -48,14 +48,16 @@ def churn(
             f"not {s_churn}, {s_noise}, {s_tmin} and {s_tmax}"
         )
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        gamma = min(s_churn / at.n, MOST) if s_tmin <= sigma <= s_tmax else 0.0
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        gamma = min(s_churn / interval.n, MOST) if s_tmin <= sigma <= s_tmax else 0.0
         if gamma > 0.0:
             raised = sigma * (1.0 + gamma)
             x = x + (s_noise * math.sqrt(raised**2 - sigma**2)) * noise()
-            at = at._replace(sigma=raised)
-        return inner(denoise, x, at, history, noise)
+            interval = interval._replace(sigma=raised)
+        return inner(denoise, x, interval, history, noise)
 
     return step
 

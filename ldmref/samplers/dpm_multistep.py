@@ -41,9 +41,11 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
     if order not in (1, 2, 3) or solver not in ("midpoint", "heun"):
         raise ValueError(f"order must be 1 to 3, solver midpoint or heun; not {order}, {solver!r}")
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

@@ -70,9 +70,11 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
     if solver not in ("midpoint", "heun"):
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -112,9 +114,11 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
     if solver not in ("midpoint", "heun"):
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

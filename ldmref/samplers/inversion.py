@@ -55,9 +55,11 @@ def implicit(iterations: int = 5) -> Step:
     predictions and keeps them editable; not implemented).
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x_next = x
         x0 = x
         if sigma > 0.0:

@@ -119,9 +119,11 @@ def runge_kutta(tableau: Tableau) -> Step:
     et al. 2022, arXiv:2206.00364, algorithm 1 (Heun, without churn).
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -191,9 +193,11 @@ def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
     low = DORMAND_PRINCE.weights_low
     error_weights = [b - b_low for b, b_low in zip(weights, low, strict=True)]
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         length, count = history or (abs(sigma_next - sigma), 0)
         x0_start = x0 = denoise(x, sigma)
         count += 1

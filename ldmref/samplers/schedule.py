@@ -53,7 +53,7 @@ from ldmref.math.sigmas import (
 )
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers import schedule as diffusers
-from ldmref.samplers.loop import noise_levels
+from ldmref.samplers.loop import Interval, noise_levels
 from ldmref.samplers.registry import Sampler
 
 SPACINGS = (
@@ -118,12 +118,19 @@ class Schedule(NamedTuple):
     training_sigmas: np.ndarray
     convention: str = ""
 
-    def timestep(self, sigma: float) -> float:
-        """The timestep at a sigma: the schedule's own, or between two, linear in log sigma."""
-        index = np.flatnonzero(self.sigmas[:-1] == sigma)
-        if index.size:
-            return float(self.timesteps[index[-1]])
-        return float(timesteps_at(self.training_sigmas, sigma))
+    def timestep(self, sigma: float, interval: Interval | None = None) -> float:
+        """Return the timestep that the network gets at a noise level.
+
+        Args:
+            sigma: Noise level at which a step evaluates the denoiser.
+            interval: Interval of that step. At its ends, the timestep is the schedule's own;
+                in between, and without an interval, it is linear in log sigma between the
+                training timesteps.
+        """
+        index = None if interval is None else interval.index_of(sigma)
+        if index is None or index >= len(self.timesteps):  # the last sigma has no timestep
+            return float(timesteps_at(self.training_sigmas, sigma))
+        return float(self.timesteps[index])
 
 
 def make_schedule(

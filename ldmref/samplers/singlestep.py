@@ -52,14 +52,16 @@ def dpmpp_singlestep(
     if order not in (2, 3) or solver not in ("midpoint", "heun"):
         raise ValueError(f"order must be 2 or 3, solver midpoint or heun; not {order}, {solver!r}")
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         start, past = history or (x, ())
-        wanted = orders[at.i] if orders is not None else len(past) % order + 1
+        wanted = orders[interval.i] if orders is not None else len(past) % order + 1
         if wanted == 1 or not past:
             start = x
             past = ()

@@ -82,9 +82,11 @@ def ancestral(eta: float = 0.0) -> Step:
     arXiv:2006.11239, eq. 7; Karras et al. 2022, arXiv:2206.00364, algorithm 1 with Euler steps.
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
         x_next = euler_step(x, x0, sigma, down)
@@ -106,11 +108,13 @@ def with_noise(inner: Step, eta: float = 1.0) -> Step:
     Source: k-diffusion, `sample_dpm_2_ancestral`, `sample_dpmpp_2s_ancestral`.
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
-        x_next, x0, history = inner(denoise, x, at._replace(sigma_next=down), history, noise)
+        x_next, x0, history = inner(denoise, x, interval._replace(sigma_next=down), history, noise)
         return (x_next + up * noise() if up > 0 else x_next), x0, history
 
     return step

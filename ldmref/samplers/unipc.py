@@ -102,9 +102,11 @@ def unipc(
             return x + (sigma_next - sigma) * new + correction
         return euler_step(x, new, sigma, sigma_next) + correction
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -112,13 +114,13 @@ def unipc(
         past = ()
         if history:
             x_last, order_last, past = history
-            if corrector and at.i - 1 not in disable_corrector:
+            if corrector and interval.i - 1 not in disable_corrector:
                 (start, first), *earlier = past
                 nodes = [*earlier[: order_last - 1], (sigma, new)]
                 x = move(x_last, start, sigma, first, nodes, order_last == 1)
         p = min(order, len(past) + 1)
         if lower_order_final:
-            p = min(p, at.n - at.i)
+            p = min(p, interval.n - interval.i)
         x_next = move(x, sigma, sigma_next, new, past[: p - 1], p == 2)
         return x_next, x0, UniPCHistory(x, p, ((sigma, new), *past)[:order])
 

@@ -492,7 +492,7 @@ def test_combinations_of_slopes_lose_the_data_in_float32():
     assert abs(slopes - exact).max() > 1
     step = runge_kutta(DORMAND_PRINCE)
     differences = step(
-        lambda x, s: x0_single, single, Interval(0, 1, sigma, sigma_next), (), lambda: single
+        lambda x, s: x0_single, single, Interval(0, 1, 1, sigma, sigma_next), (), lambda: single
     )[0]
     assert abs(differences - exact).max() < 1e-3
 

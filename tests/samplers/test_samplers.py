@@ -247,9 +247,9 @@ def test_constrain_keeps_known_entries_bit_for_bit(name):
     keep = np.asarray([[1.0, 0.0]])
     levels = []
 
-    def constrain(x, sigma):
-        levels.append(sigma)
-        return np.where(keep == 1.0, known + sigma * 0.5, x)
+    def constrain(x, interval):
+        levels.append(interval.sigma_next)
+        return np.where(keep == 1.0, known + interval.sigma_next * 0.5, x)
 
     sigmas = [5.0, 3.0, 2.0, 1.0, 0.0]
     noise = drawing(6, (1, 2))

@@ -79,7 +79,7 @@ def diffusers_step(
     elif clips:
         step = clip_predictions(step, clip_of(config))
     if constrain is not None and bug_compatible and sampler.nfe > 1:
-        step = constrain_evaluations(step, constrain, sigmas[visits[0] :])
+        step = constrain_evaluations(step, constrain, visits[0])
     return step, visits
 
 
@@ -131,9 +131,9 @@ def _pndm(
     if not bug_compatible:
         targets = [after for _, after in pairwise(sigmas)]
 
-        def second(interval: Interval) -> tuple[float, float] | None:
+        def second(interval: Interval) -> tuple[Interval, float] | None:
             last = interval.i == n - 1
-            return None if last else (interval.sigma_next, interval.sigma)
+            return None if last else (interval, interval.sigma)
 
         return plms(targets, second, config.prediction_type, constrain), visits
 
@@ -141,10 +141,12 @@ def _pndm(
     calls = plms_calls(n, visits[0])
     targets = ddim_targets(table, sigmas, schedule.timesteps.tolist())
 
-    def repeated(interval: Interval) -> tuple[float, float] | None:
+    def repeated(interval: Interval) -> tuple[Interval, float] | None:
         if len(calls) == 1:
             return None
-        t = round(schedule.timesteps[calls[1]]) + len(table) // n
-        return sigmas[calls[1]], float(np.interp(t, np.arange(len(table)), table))
+        i = calls[1]
+        t = round(schedule.timesteps[i]) + len(table) // n
+        start = float(np.interp(t, np.arange(len(table)), table))
+        return interval._replace(i_next=i, sigma_next=sigmas[i]), start
 
     return plms(targets, repeated, config.prediction_type, constrain), plms_visits(n, first)

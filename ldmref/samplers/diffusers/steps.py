@@ -58,25 +58,30 @@ def clip_x0_only(step: Step, clip: Clip) -> Step:
     return clipped_step
 
 
-def constrain_evaluations(step: Step, constrain: Constraint, sigmas: Sequence[float]) -> Step:
-    """`step` with known values put back before each evaluation but the very first.
+def constrain_evaluations(step: Step, constrain: Constraint, first: int) -> Step:
+    """Put known values back before each evaluation of `step` except for the first of the run.
 
-    They have the noise of the schedule's next sigma, also where the evaluation is between two.
+    They have the noise of the schedule's next sigma, also if the evaluation is between two sigmas.
 
     Args:
-        step: of a singlestep method.
-        constrain: what puts known values back.
-        sigmas: of the run, decreasing.
+        step: Step of a singlestep method.
+        constrain: Function that puts known values back.
+        first: Index at which the run starts.
     """
 
-    def constrained_step(denoise: Denoiser, *arguments) -> Stepped:
-        def constrained(x: Array, sigma: float) -> Array:
-            if sigma == sigmas[0]:
-                return denoise(x, sigma)
-            level = next(s for s in sigmas if s <= sigma * (1.0 + 1e-12))
-            return denoise(constrain(x, level), sigma)
+    def constrained_step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        start = interval._replace(i_next=interval.i, sigma_next=interval.sigma)
 
-        return step(constrained, *arguments)
+        def constrained(x: Array, sigma: float) -> Array:
+            if sigma < interval.sigma:
+                return denoise(constrain(x, interval), sigma)
+            if interval.i == first:
+                return denoise(x, sigma)
+            return denoise(constrain(x, start), sigma)
+
+        return step(constrained, x, interval, history, noise)
 
     return constrained_step
 
@@ -128,16 +133,17 @@ def lms_by_index(sigmas: Sequence[float], order: int = 4) -> Step:
     def step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
-        i, _, sigma, sigma_next = interval
+        i = interval.i
+        sigma = interval.sigma
         x0 = denoise(x, sigma)
         eps = (x - x0) * (1.0 / sigma)
         slopes = (eps, *history)[:order]
         before = sigmas[max(0, i - order + 1) : i][::-1]
-        weights = adams_bashforth_rule(before, sigma, sigma_next)
+        weights = adams_bashforth_rule(before, sigma, interval.sigma_next)
         used = weights[: len(slopes) - 1]
         dropped = weights[len(slopes) - 1 :]
         correction = combine(used, [old - eps for old in slopes[1 : len(used) + 1]])
-        return euler_step(x, x0, sigma, sigma_next - sum(dropped)) + correction, x0, slopes
+        return euler_step(x, x0, sigma, interval.sigma_next - sum(dropped)) + correction, x0, slopes
 
     return step
 
@@ -147,7 +153,7 @@ _PLMS = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 3
 
 def plms(
     targets: Sequence[float],
-    second: Callable[[Interval], tuple[float, float] | None],
+    second: Callable[[Interval], tuple[Interval, float] | None],
     prediction_type: str = "eps",
     constrain: Constraint | None = None,
 ) -> Step:
@@ -159,8 +165,9 @@ def plms(
 
     Args:
         targets: sigma to which the step from index i leads.
-        second: interval -> (sigma of the second evaluation, sigma at which the repeated step
-            starts), or None for a single evaluation; the repeated step leads to the former.
+        second: Function of the interval that returns the interval which ends at the second
+            evaluation and the sigma at which the repeated step starts, or None for a single
+            evaluation. The repeated step also leads to the second evaluation's sigma.
         prediction_type: `eps`, `v`, or `x0`, for which slopes are averaged.
         constrain: applied to the state of the second evaluation, as to every other.
 
@@ -184,20 +191,21 @@ def plms(
     def step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
-        i, _, sigma, sigma_next = interval
+        sigma = interval.sigma
         x0 = denoise(x, sigma)
-        target = targets[i]
+        target = targets[interval.i]
         outputs = (output(x, x0, sigma), *history)[:4]
         x_next = move(x, combine(_PLMS[len(outputs) - 1], list(outputs)), sigma, target)
         repeat = None if history else second(interval)
         if repeat is not None:
-            end, start = repeat
+            reached, start = repeat
+            end = reached.sigma_next
             there = reread(x_next, target, end)
-            there = there if constrain is None else constrain(there, end)
+            there = there if constrain is None else constrain(there, reached)
             mean = 0.5 * (outputs[0] + output(there, denoise(there, end), end))
             x_next = move(reread(x, sigma, start), mean, start, end)
             target = end
-        return reread(x_next, target, sigma_next), x0, outputs
+        return reread(x_next, target, interval.sigma_next), x0, outputs
 
     return step
 
