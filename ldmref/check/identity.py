@@ -36,9 +36,9 @@ from ldmref.check.random_inputs import RandomInputs
 
 __all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "spread", "to_host"]
 
-Case = Callable[["Functions", RandomInputs], Comparison]
-Trained = Callable[["Functions", RandomInputs], tuple[Any, ...]]
-Interval = tuple[float, float]
+CaseFunction = Callable[["Functions", RandomInputs], Comparison]
+GradientFunction = Callable[["Functions", RandomInputs], tuple[Any, ...]]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Identity:
     function: str
     law: str
     oracle: str
-    case: Case
+    case: CaseFunction
     roundings: float
     uses: tuple[str, ...] = ()
     gradients: bool = False
@@ -100,10 +100,10 @@ class Chapter:
         uses: tuple[str, ...] = (),
         gradients: bool = False,
         amplified: float = 1.0,
-    ) -> Callable[[Case], Case]:
+    ) -> Callable[[CaseFunction], CaseFunction]:
         """Decorator: the case is an identity of `function`; its name is the law."""
 
-        def register(case: Case) -> Case:
+        def register(case: CaseFunction) -> CaseFunction:
             law = case.__name__.replace("_", " ")
             identity = Identity(function, law, oracle, case, roundings, uses, gradients, amplified)
             self.identities.append(identity)
@@ -111,7 +111,9 @@ class Chapter:
 
         return register
 
-    def add(self, function: str, law: str, oracle: str, roundings: float, case: Case) -> None:
+    def add(
+        self, function: str, law: str, oracle: str, roundings: float, case: CaseFunction
+    ) -> None:
         """Add the identity `case`, named by its law."""
         self.identities.append(Identity(function, law, oracle, case, roundings))
 
@@ -121,7 +123,7 @@ class Chapter:
         law: str,
         oracle: str,
         roundings: float,
-        interval: Interval,
+        interval: Bounds,
         expected: Callable[[float], float],
     ) -> None:
         """Add the identity function(x)_i = expected(x_i), for x uniform in `interval`."""
@@ -135,7 +137,7 @@ class Chapter:
 
     def gradient(
         self, function: str, roundings: float, uses: tuple[str, ...] = ()
-    ) -> Callable[[Trained], Trained]:
+    ) -> Callable[[GradientFunction], GradientFunction]:
         """Decorator: the gradient of `function` is the derivative of a formula on the host.
 
         The decorated `trained(f, rng)` returns (call, inputs, formula) or (..., scale): `call`
@@ -143,7 +145,7 @@ class Chapter:
         same from NumPy arrays, complex ones too.
         """
 
-        def register(trained: Trained) -> Trained:
+        def register(trained: GradientFunction) -> GradientFunction:
             def case(f: Functions, rng: RandomInputs) -> Comparison:
                 call, inputs, formula, *scale = trained(f, rng)
                 arrays = [*inputs.values()]

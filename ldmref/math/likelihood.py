@@ -12,12 +12,14 @@ from array_api_compat import array_namespace, device
 
 from ldmref.math.arrays import Array
 from ldmref.math.ode import integrate_rk4
-from ldmref.math.reverse import Field
+from ldmref.math.reverse import VectorField
 
-Derivative = Callable[[Field, Array, float, Array], Array]  # (velocity, x, t, direction) -> like x
+Derivative = Callable[
+    [VectorField, Array, float, Array], Array
+]  # (velocity, x, t, direction) -> like x
 
 
-def directional_derivative(velocity: Field, x: Array, t: float, direction: Array) -> Array:
+def directional_derivative(velocity: VectorField, x: Array, t: float, direction: Array) -> Array:
     r"""Jacobian-vector product of a velocity, by a central difference.
 
     .. math:: J v \approx \frac{u(x + h v, t) - u(x - h v, t)}{2 h}, \qquad
@@ -49,7 +51,7 @@ def directional_derivative(velocity: Field, x: Array, t: float, direction: Array
 
 
 def exact_divergence(
-    velocity: Field, x: Array, t: float, derivative: Derivative = directional_derivative
+    velocity: VectorField, x: Array, t: float, derivative: Derivative = directional_derivative
 ) -> Array:
     r"""The divergence of a velocity, from D directional derivatives.
 
@@ -82,7 +84,7 @@ def exact_divergence(
 
 
 def hutchinson_divergence(
-    velocity: Field,
+    velocity: VectorField,
     x: Array,
     t: float,
     probes: Array,
@@ -151,7 +153,7 @@ def hutchinson_variance(jacobian: Array, rademacher: bool = True) -> Array:
 
 
 def flow_log_likelihood(
-    velocity: Field,
+    velocity: VectorField,
     divergence: Callable[[Array, float], Array],
     log_prior: Callable[[Array], Array],
     x: Array,

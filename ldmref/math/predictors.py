@@ -11,15 +11,15 @@ from itertools import pairwise
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array, along, root
-from ldmref.math.reverse import Field
+from ldmref.math.reverse import VectorField
 from ldmref.math.sde import LinearSDE
 
 # (sde, score, x, t, t_next, noise) -> the state at t_next
-Predictor = Callable[[LinearSDE, Field, Array, Array, Array, Array], Array]
+Predictor = Callable[[LinearSDE, VectorField, Array, Array, Array, Array], Array]
 
 
 def euler_maruyama(
-    drift: Field,
+    drift: VectorField,
     diffusion: Callable[[Array], Array],
     x: Array,
     t: Array,
@@ -53,7 +53,7 @@ def euler_maruyama(
 
 
 def reverse_diffusion_step(
-    sde: LinearSDE, score: Field, x: Array, t: Array, t_next: Array, noise: Array
+    sde: LinearSDE, score: VectorField, x: Array, t: Array, t_next: Array, noise: Array
 ) -> Array:
     r"""The reverse SDE, discretised like the forward process: the predictor of PC samplers.
 
@@ -87,7 +87,7 @@ def reverse_diffusion_step(
 
 
 def ancestral_step(
-    sde: LinearSDE, score: Field, x: Array, t: Array, t_next: Array, noise: Array
+    sde: LinearSDE, score: VectorField, x: Array, t: Array, t_next: Array, noise: Array
 ) -> Array:
     r"""Sample the posterior q(x(t') | x(t), x0), with x0 estimated by the score: DDPM's step.
 
@@ -190,7 +190,7 @@ def langevin_step_size(
 
 def predictor_corrector(
     sde: LinearSDE,
-    score: Field,
+    score: VectorField,
     x: Array,
     times: Sequence[float],
     noise: Callable[[], Array],

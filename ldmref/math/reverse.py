@@ -10,10 +10,10 @@ from collections.abc import Callable
 from ldmref.math.arrays import Array, along
 from ldmref.math.sde import LinearSDE
 
-Field = Callable[[Array, Array], Array]  # (x, t) -> array like x
+VectorField = Callable[[Array, Array], Array]  # (x, t) -> array like x
 
 
-def reverse_sde(sde: LinearSDE, score: Field) -> tuple[Field, Callable[[Array], Array]]:
+def reverse_sde(sde: LinearSDE, score: VectorField) -> tuple[VectorField, Callable[[Array], Array]]:
     r"""The reverse-time diffusion from prior to data with the same marginals.
 
     .. math:: dx = \left[f(x, t) - g(t)^2\,\nabla_x \log p_t(x)\right] dt + g(t)\,d\bar w,
@@ -42,7 +42,7 @@ def reverse_sde(sde: LinearSDE, score: Field) -> tuple[Field, Callable[[Array], 
     return drift, sde.diffusion
 
 
-def probability_flow(sde: LinearSDE, score: Field) -> Field:
+def probability_flow(sde: LinearSDE, score: VectorField) -> VectorField:
     r"""Velocity of the deterministic flow with the same marginals.
 
     .. math:: \frac{dx}{dt} = f(x, t) - \tfrac12 g(t)^2\,\nabla_x \log p_t(x)
@@ -69,7 +69,7 @@ def probability_flow(sde: LinearSDE, score: Field) -> Field:
     return velocity
 
 
-def sigma_flow(denoise: Field) -> Field:
+def sigma_flow(denoise: VectorField) -> VectorField:
     r"""The probability flow in the coordinates x = x0 + sigma eps, with sigma as the time.
 
     .. math:: \frac{dx}{d\sigma} = \frac{x - D(x; \sigma)}{\sigma}
@@ -142,7 +142,7 @@ def denoised_from_score(x: Array, score: Array, sigma: Array) -> Array:
     return x + along(sigma * sigma, x) * score
 
 
-def sde_score(sde: LinearSDE, denoise: Field) -> Field:
+def sde_score(sde: LinearSDE, denoise: VectorField) -> VectorField:
     r"""The score of a process from a denoiser in the coordinates x = x0 + sigma eps.
 
     .. math:: \nabla_x \log p_t(x) = \frac{1}{m}\,

@@ -24,7 +24,7 @@ FEW_PIXELS = 256
 OUTPUTS = 1024
 BLOCK = 2**20  # elements in a block of columns
 
-Shape = tuple[int, int, int]  # (n, h', w') of the output
+OutputShape = tuple[int, int, int]  # (n, h', w') of the output
 
 
 def winograd_pays(n: int, h: int, w: int, c_in: int, c_out: int, m: int = 2) -> bool:
@@ -62,7 +62,12 @@ def im2col(
 
 
 def _by_rows(
-    x: np.ndarray, matrix: np.ndarray, bias: np.ndarray | None, stride: int, shape: Shape, k: int
+    x: np.ndarray,
+    matrix: np.ndarray,
+    bias: np.ndarray | None,
+    stride: int,
+    shape: OutputShape,
+    k: int,
 ) -> np.ndarray:
     """Columns (rows * w', k * k * i) times matrix (k * k * i, o)."""
     (n, h, w) = shape
@@ -108,7 +113,7 @@ def _by_shifts(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
 
 
 def _by_channels(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, shape: Shape
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, shape: OutputShape
 ) -> np.ndarray:
     """Weight (o, i * k * k) times columns (i * k * k, pixels), by blocks of output channels."""
     (n, h, w) = shape
