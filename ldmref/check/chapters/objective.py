@@ -77,7 +77,7 @@ def half_of_the_snr_that_a_step_loses(f: Functions, rng: RandomInputs) -> Compar
     "eps_weight", "the divergence of Gaussians", 64, uses=("ddpm_step", "kl_normal"), amplified=16
 )
 def divergence_of_two_ddpm_steps(f: Functions, rng: RandomInputs) -> Comparison:
-    """For two predictions of eps and one variance: the weight times their squared distance."""
+    """Use two predictions of eps and one variance: the weight times their squared distance."""
     now, before = two_alpha_bars(rng)
     beta = 1 - now / before
     variance = rng.number(0.05, 1.0)
@@ -141,7 +141,7 @@ def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 6 of two means up to 4; 8 of the variance.
 @chapter.identity("denoising_kl", "the KL form", 56, uses=("q_posterior", "kl_normal"), amplified=8)
 def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Comparison:
-    """The definition, with x_t in both means, and with any variance."""
+    """Compare with the definition, with x_t in both means and any variance."""
     (x0, guess, xt) = rng.normals(3, 3, 4)
     (now, before) = two_alpha_bars(rng)
     logvar = rng.xp.full_like(x0, rng.number(-2.0, 1.0))
@@ -155,7 +155,7 @@ def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Compari
 # Roundings: each 1 - alpha-bar loses up to 1 / beta_min: 4 on each side.
 @chapter.identity("bound_term", "the SNR form", 8, uses=("normal_log_density",))
 def one_term_for_each_example(f: Functions, rng: RandomInputs) -> Comparison:
-    """Each fixed variance, and both again as the ends of a learned one (v = -1 and v = 1)."""
+    """Compare each fixed variance, and both as the ends of a learned one (v = -1 and v = 1)."""
     x0, guess = rng.normals(2, 4, 2)
     alpha_bars = np.cumprod(1 - rng.betas(4))
     t = rng.xp.asarray([0, 1, 2, 3], dtype=rng.xp.int64, device=rng.device)

@@ -19,7 +19,7 @@ def same_as_in_the_standard_library(f: Functions, rng: RandomInputs) -> Comparis
 
 
 def log_ndtr(x: float) -> float:
-    """log Phi(x), accurate where Phi is close to 1 too."""
+    """Compute log Phi(x), also accurate where Phi is close to 1."""
     p = 0.5 * math.erfc(-x / math.sqrt(2))
     return math.log(p) if p < 0.5 else math.log1p(p - 1.0)
 
@@ -30,7 +30,7 @@ chapter.elementwise(
 
 
 def pixel(f: Functions, rng: RandomInputs, bins: int, mean: float, logvar: float) -> np.ndarray:
-    """The probability of every value of a pixel of `bins` shades in [-1, 1]."""
+    """Return the probability of every value of a pixel of `bins` shades in [-1, 1]."""
     x = rng.array(2 * np.arange(bins) / (bins - 1) - 1)
     log = f.discretized_gaussian_log_likelihood(x, mean + 0 * x, logvar + 0 * x, bins)
     return np.exp(to_host(log))

@@ -33,7 +33,7 @@ def definitions_of_the_paper(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 2 for each of 6 factors, 6 of their variances; 6 of alpha-bar.
 @chapter.identity("VPSDE", "products of single steps", 24, uses=("alphas_cumprod",))
 def ddpm_steps_between_any_times(f: Functions, rng: RandomInputs) -> Comparison:
-    """The variances of the steps are betas of a chain with the alpha-bars of the diffusion."""
+    """Use the steps' variances as betas of a chain with the alpha-bars of the diffusion."""
     sde = f.VPSDE(*beta_range(rng))
     t = np.sort(rng.numpy.uniform(0.0, 1.0, 6))
     start = rng.array(np.append(0.0, t[:-1]))
@@ -57,7 +57,7 @@ def time_of_sigma_of_time(f: Functions, rng: RandomInputs) -> Comparison:
 # scale; 8 here.
 @chapter.identity("SubVPSDE", "VP's functions", 40, uses=("VPSDE",), amplified=16)
 def variance_of_vp_as_standard_deviation(f: Functions, rng: RandomInputs) -> Comparison:
-    """And g^2 = beta (1 - m^4), with m that of VP."""
+    """Check also g^2 = beta (1 - m^4), with VP's m."""
     betas = beta_range(rng)
     t = rng.uniform(0.05, 1.0, 3)
     sub = f.SubVPSDE(*betas)
@@ -92,7 +92,7 @@ def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: exponents up to 6: 30 of expm1, 18 of squared powers, 12 of the times.
 @chapter.identity("VESDE", "differences of geometric levels", 60, amplified=6)
 def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
-    """Steps add the difference of two squared sigmas; g^2 is the derivative of the square."""
+    """Check that steps add differences of squared sigmas, and g^2 is the square's derivative."""
     low = rng.number(0.02, 0.5)
     high = rng.number(2.0, 8.0)
     n = rng.integer(3, 8)
@@ -113,7 +113,7 @@ def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: at most 6, of the logarithm.
 @chapter.identity("LinearSDE", "plain numbers", 6)
 def functions_derived_by_the_base_class(f: Functions, rng: RandomInputs) -> Comparison:
-    """What the base class derives from m = 1 - t / 2 and s = t."""
+    """Compare the functions that the base class derives from m = 1 - t / 2 and s = t."""
 
     class CustomSDE(f.LinearSDE):
         def mean_coefficient(self, t: Array) -> Array:
@@ -171,7 +171,7 @@ def moving_quantiles_of_a_gaussian(f: Functions, rng: RandomInputs) -> Compariso
 # Roundings: 8 of terms up to 20, of a scale of 30.
 @chapter.identity("reverse_sde", "a Gaussian's mean and variance in time", 6, uses=("VPSDE",))
 def drift_and_diffusion_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
-    """The drift is the Gaussian's flow - g^2 / 2 score; the noise compensates the difference."""
+    """Check that the drift is the Gaussian's flow - g^2 / 2 score."""
     betas = beta_range(rng)
     x, t, beta, score, velocity = gaussian_under_vp(rng, *betas)
     drift, diffusion = f.reverse_sde(f.VPSDE(*betas), lambda x, t: rng.array(score))
@@ -216,7 +216,7 @@ def score_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 10 here, of values up to 20, 8 in the oracle, of a scale of 10.
 @chapter.identity("sde_score", "the Gaussian's own score", 30, uses=("VPSDE", "VESDE"), amplified=2)
 def score_of_a_scaled_marginal(f: Functions, rng: RandomInputs) -> Comparison:
-    """For data N(0, tau^2): that of N(0, m^2 tau^2 + s^2), for VP and VE."""
+    """Compare for data N(0, tau^2) with N(0, m^2 tau^2 + s^2), for VP and VE."""
     x = rng.normal(2, 3)
     t = rng.number(0.2, 1.0)
     v = rng.number(0.3, 2.0) ** 2

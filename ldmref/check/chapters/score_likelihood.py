@@ -16,14 +16,14 @@ SIGNS = np.asarray(list(itertools.product([-1.0, 1.0], repeat=3)))
 
 
 def exponential_of_rk4(z: float) -> float:
-    """One Runge-Kutta step of x' = a x with z = a h: the exponential series to fourth order."""
+    """Return one Runge-Kutta step of x' = a x, z = a h: the exponential series to order 4."""
     return sum(z**i / math.factorial(i) for i in range(5))
 
 
 # Roundings: 12 in each of two steps, 6 in the oracle.
 @chapter.identity("integrate_rk4", "the exponential series", 30)
 def exponential_series(f: Functions, rng: RandomInputs) -> Comparison:
-    """Two unequal steps, forward and back."""
+    """Take two unequal steps, forward and back."""
     x = rng.normal(3, 2)
     a = rng.number(-2.0, 2.0)
     h = rng.number(0.1, 1.0)
@@ -47,7 +47,7 @@ def integral_of_a_cubic(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 3 of two values up to 4.5, and of the points, over twice the step.
 @chapter.identity("directional_derivative", "the derivative of a quadratic", 6)
 def jacobian_of_a_quadratic(f: Functions, rng: RandomInputs) -> Comparison:
-    """The difference is exact here: what remains is rounding over the step eps^(1/3)."""
+    """Use a function whose difference is exact: only rounding over the step eps^(1/3) remains."""
     x = rng.uniform(-1, 1, 3, 2)
     v = rng.uniform(-1, 1, 3, 2)
     c = rng.normal(3, 2)
@@ -58,7 +58,7 @@ def jacobian_of_a_quadratic(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 def linear_field(rng: RandomInputs) -> tuple[Array, Callable[..., Array]]:
-    """The matrix A of u = A x, and the exact derivative J v as `derivative(velocity, x, t, v)`."""
+    """Return the matrix A of u = A x, and the exact J v as `derivative(velocity, x, t, v)`."""
     a = rng.normal(3, 3)
     return a, lambda velocity, x, t, v: (0.0 * x + v) @ rng.xp.matrix_transpose(a)
 
@@ -85,7 +85,7 @@ def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
     "hutchinson_variance", "all sign vectors, and Gauss-Hermite quadrature", 60, amplified=3
 )
 def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
-    """For normal probes, over the nodes of a quadrature that is exact."""
+    """Use the nodes of an exact quadrature for normal probes."""
     a = rng.normal(3, 3)
     expected = []
     nodes, weights = np.polynomial.hermite_e.hermegauss(3)
