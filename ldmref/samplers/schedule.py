@@ -61,7 +61,6 @@ SPACINGS = (
     "ays", "ays_sdxl", "lcm",
 )  # fmt: skip
 FINAL_SIGMAS = ("zero", "sigma_min")
-CLEAN_ENDS = ("ddpm", "lcm")  # whose last step gives the predicted x0, whatever the schedule says
 NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal SNR
 
 
@@ -171,10 +170,10 @@ def make_schedule(
                 f"sigmas of {steps} steps must be {steps + 1} decreasing numbers", code="E-SIGMAS"
             )
     elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
-        theirs = diffusers.diffusers_sigmas(config, table, sampler.name, spacing, steps)
+        theirs = diffusers.diffusers_sigmas(config, table, sampler, spacing, steps)
         return Schedule(*theirs, table, "diffusers")
     else:
-        final = "zero" if sampler.name in CLEAN_ENDS else config.final_sigma
+        final = "zero" if sampler.clean_end else config.final_sigma
         grid = sigma_grid(table, spacing, steps, final, config.steps_offset)
     return Schedule(grid, timesteps_at(table, grid[:-1]), math.hypot(1.0, grid[0]), table)
 

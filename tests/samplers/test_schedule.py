@@ -22,7 +22,7 @@ from ldmref.samplers import (
 )
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.configure import make_options, order_limit
-from ldmref.samplers.diffusers.schedule import family_of, single_precision_sigmas
+from ldmref.samplers.diffusers.schedule import single_precision_sigmas
 from ldmref.samplers.loop import Interval
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 from ldmref.testing.mixture import three_modes
@@ -186,7 +186,7 @@ def test_the_order_of_the_last_steps(n, options, orders):
 )
 def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, options):
     config = replace(DIFFUSERS, solver_type=solver_type)
-    assert make_options(config, sampler, 10) == options
+    assert make_options(config, get_sampler(sampler), 10) == options
 
 
 @pytest.mark.parametrize(
@@ -196,7 +196,7 @@ def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, opt
 def test_what_the_configuration_decides_about_unipc(sampler, solver_type, variant):
     more = {"noise_prediction": True, "lower_order_final": False, "disable_corrector": (1, 2)}
     config = replace(DIFFUSERS, solver_type=solver_type, **more)
-    assert make_options(config, sampler, 10) == {"variant": variant, **more}
+    assert make_options(config, get_sampler(sampler), 10) == {"variant": variant, **more}
 
 
 def test_timesteps_beyond_the_table_are_refused():
@@ -257,7 +257,7 @@ def test_every_sampler_of_a_scheduler_has_its_timesteps(name):
                 except CorruptModelError:
                     continue  # no such scheduler
                 found += 1
-                assert family_of(config.sampler) == SCHEDULERS[name], config.sampler
+                assert get_sampler(config.sampler).family == SCHEDULERS[name], config.sampler
     assert found >= 12
 
 
