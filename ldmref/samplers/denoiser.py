@@ -25,14 +25,14 @@ def guided_denoiser(
     cfg_scale: float,
     concat: Callable[[list[Any]], Any],
 ) -> IntervalDenoiser:
-    """A denoiser with classifier-free guidance, both predictions in one call of the network.
+    """Return a denoiser with classifier-free guidance, one call of the network per evaluation.
 
     Args:
         network: (x_t, sigma, context, interval of the step) -> prediction of `prediction_type`;
             x_t is x in variance-preserving scale, x / sqrt(1 + sigma^2).
         prediction_type: `eps`, `v` or `x0`.
         cond, uncond: contexts, (n, l, d).
-        cfg_scale: 0 unconditional, 1 conditional (each a single evaluation), else both.
+        cfg_scale: 0 unconditional, 1 conditional (each a single evaluation), otherwise both.
         concat: joins arrays, and contexts, along the first axis.
     """
     convert = TO_X0[prediction_type]

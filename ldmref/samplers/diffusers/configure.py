@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.samplers.clipping import clip_of, clip_predictions
+from ldmref.samplers.clipping import clip_predictions, configured_clip
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.steps import (
     clip_x0_only,
@@ -56,7 +56,7 @@ def diffusers_step(
         step, visits = _pndm(
             config, schedule, visits, constrain if bug_compatible else None, bug_compatible
         )
-        return clip_predictions(step, clip_of(config)) if clips else step, visits
+        return clip_predictions(step, configured_clip(config)) if clips else step, visits
     if sampler.name == "ddpm" and config.variance_type == "fixed_large":
         step = large_variance(schedule.timesteps.tolist())
     elif sampler.name == "lms_euler" and bug_compatible:
@@ -68,12 +68,12 @@ def diffusers_step(
     if sampler.lower_orders:
         step = limit_order(step, order_limit(config))
     if sampler.name == "ddim":
-        step = clip_x0_only(step, clip_of(config)) if clips else step
+        step = clip_x0_only(step, configured_clip(config)) if clips else step
         if bug_compatible:
             targets = ddim_targets(schedule.training_sigmas, sigmas, schedule.timesteps.tolist())
             step = step_to(step, targets)
     elif clips:
-        step = clip_predictions(step, clip_of(config))
+        step = clip_predictions(step, configured_clip(config))
     if constrain is not None and bug_compatible and sampler.nfe > 1:
         step = constrain_evaluations(step, constrain, visits[0])
     return step, visits
