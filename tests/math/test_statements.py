@@ -444,7 +444,7 @@ def test_pixels_that_are_equally_likely_have_8_bits_as_a_density_too():
 @states(
     "samplers.md",
     r"(1 - e^{-k})\, x_0 + \varphi_2 D_1 + \left(1 - \tfrac{2 \varphi_2}{k}\right) D_2",
-    "and half that of $`D_2`$",
+    "half the weight of $`D_2`$",
 )
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("h", [0.1, 2.0])
