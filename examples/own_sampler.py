@@ -20,9 +20,9 @@ def geometric_midpoint():
     It uses the slope at the geometric mean of the two sigmas.
     """
 
-    def step(denoise, x, at, history, noise):
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(denoise, x, interval, history, noise):
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

@@ -28,6 +28,7 @@ from ldmref.math.schedules import sigma_from_alpha_bar
 from ldmref.math.sigmas import exponential_sigmas, karras_sigmas
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.schedule import CONTINUOUS, WHOLE, diffusers_sigmas
+from ldmref.samplers.registry import SAMPLERS
 from ldmref.samplers.schedule import check_name, check_steps, sigmas_at, timesteps_at
 
 CONVENTIONS = ("compvis", "diffusers", "kdiffusion", "course")
@@ -83,7 +84,7 @@ def diffusers(table: np.ndarray, steps: int, spacing: str, family: str) -> Grid:
     config = SchedulerConfig(
         steps_offset=1, final_alpha="sigma_min", final_sigma="zero", timestep_spacing="linspace"
     )
-    return Grid(*diffusers_sigmas(config, table, FAMILIES[family], spacing, steps)[:2])
+    return Grid(*diffusers_sigmas(config, table, SAMPLERS[FAMILIES[family]], spacing, steps)[:2])
 
 
 def kdiffusion(table: np.ndarray, steps: int, spacing: str, family: str) -> Grid:

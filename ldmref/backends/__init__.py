@@ -33,14 +33,22 @@ def get_backend(
     dtype: str | None = None,
     speed: str | None = None,
 ) -> Backend:
-    """The backend called `name`, on a device ("cpu", "cuda:0"), in a dtype ("float32").
+    """Return the backend called `name`, on a device and in a dtype.
 
-    `speed` is `exact`, `fast` or `fastest` (`ldmref.backends.base`); None means the backend's
-    default. A `Backend` in place of the name is returned unchanged.
+    Args:
+        name: `numpy`, `torch`, `cupy` or the name of a plug-in. A `Backend` is returned unchanged.
+        device: Device on which it computes, such as "cpu" or "cuda:0"; None: the backend's default.
+        dtype: Floating-point type of parameters and activations, such as "float32" (the default).
+        speed: `exact`, `fast` or `fastest` (`ldmref.backends.base`); None: the backend's default.
 
     Raises:
-        UsageError: no backend has this name, or a plug-in's `Backend` lacks operations.
-        BackendUnavailable: the backend is known but cannot run here.
+        UsageError: No backend has this name, an argument has the wrong type or value, or a
+            plug-in's `Backend` lacks operations.
+        BackendUnavailable: The backend exists but cannot run here.
+
+    >>> ops = get_backend("numpy", dtype="float64")
+    >>> ops.silu(ops.asarray([0.0, 1.0])).round(3)
+    array([0.   , 0.731])
     """
     arguments = {"backend": name, "device": device, "dtype": dtype, "speed": speed}
     for key, value in arguments.items():
@@ -76,9 +84,9 @@ def get_backend(
 
 
 def available() -> dict[str, str]:
-    """Each built-in backend: "" if it runs here on its default device, else the reason.
+    """Return why each built-in backend cannot run on its default device, "" for those that can.
 
-    No plug-in is imported; `ldmref.plugins.plugin_names` names them.
+    Plug-ins are not imported; `ldmref.plugins.plugin_names` lists them.
     """
     reasons = dict.fromkeys(BUILT_IN, "")
     for name in reasons:
@@ -97,3 +105,7 @@ def _entry_point(name: str) -> EntryPoint:
         hint = known_names(GROUP, BUILT_IN, name)
         raise UsageError(f"unknown backend {name!r}", code="E-BACKEND-NAME", hint=hint)
     return point
+
+
+def __dir__() -> list[str]:
+    return __all__

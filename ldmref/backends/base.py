@@ -1,16 +1,12 @@
 """`Backend`: the operations in which all networks of ldmref are written.
 
 A backend is an object, passed as the first argument `ops` of every layer. Nothing is global, so two
-backends can run side by side in one process. Arrays are (n, c, h, w) for images and (n, l, d) for
-tokens. Everything else goes through `ops.xp`, the backend's array-API namespace.
+backends can run side by side in one process. Everything that is not an operation of `Backend` goes
+through `ops.xp`, the backend's array-API namespace.
 
-A new backend subclasses `Backend`, sets `xp` and implements the operations marked "required"
-(`missing_operations` says which are still to be written); it may override the others with something
-faster. `ldmref.testing.check_backend` compares each operation with the float64 NumPy reference.
-
-A backend has one or more speeds: `exact` computes as the definitions read; `fast` reorders the
-computation and agrees within the rounding of its dtype; `fastest` gives up accuracy or takes time
-to prepare, as the backend documents.
+A backend has one or more speeds. `exact` follows the definitions of the operations. `fast` reorders
+the computation and agrees within the rounding of its dtype. `fastest` gives up accuracy or takes
+time to prepare, as the backend documents.
 """
 
 from __future__ import annotations
@@ -34,7 +30,33 @@ ITEM_SIZES = {"float64": 8, "float32": 4, "float16": 2, "bfloat16": 2}  # bytes
 
 
 class Backend:
-    """One array library on one device in one floating-point type."""
+    """One array library on one device in one floating-point type: the class to subclass.
+
+    A subclass sets `name`, `dtypes` and `xp` and implements the thirteen abstract operations:
+    `asarray`, `to_numpy`, `linear`, `conv2d`, `group_norm`, `layer_norm`, `attention`, `embedding`,
+    `silu`, `gelu`, `quick_gelu`, `upsample2x` and `pad_bottom_right`. All other methods have
+    defaults that it may override with something faster.
+
+    Images are arrays (n, c, h, w) and tokens (n, l, d), whatever their order in memory. Every
+    operation takes and returns arrays of this backend on its device, returns the dtype of its first
+    argument, does not modify its arguments and accepts non-contiguous views. Sums should be
+    accumulated in float32 at least. Parameters are in `dtype`; sampler states are in `state_dtype`.
+
+    `ldmref.testing.assert_conforms` compares each operation with the float64 NumPy reference.
+
+    Args:
+        device: Device on which it computes; None: `default_device`.
+        dtype: Floating-point type of parameters and activations, one of `dtypes`; None: float32.
+        speed: One of `speeds`; None: the first.
+
+    Raises:
+        UsageError: `dtype` or `speed` does not exist for this backend.
+        BackendUnavailable: The library or the device is missing (raised by `set_up`).
+
+    Attributes:
+        xp: The array-API namespace of the arrays, such as `array_api_compat.numpy`.
+        compiles: Whether `compile` traces the network.
+    """
 
     name: str = "base"
     default_device: str = "cpu"
@@ -58,18 +80,16 @@ class Backend:
         self.set_up()
 
     def set_up(self) -> None:
-        """Open the device; called by the constructor, once the arguments have been checked."""
+        """Open the device; called by the constructor after it has checked the arguments."""
 
-    compiles = False  # whether `compile` traces the network: see there for what it is called with
-
+    compiles = False
     xp: Any
-    """The array-API namespace of this backend's arrays."""
 
     # -- required -------------------------------------------------------------------------------
 
     @abstractmethod
     def asarray(self, x: Array, dtype: str | None = None) -> Array:
-        """Convert a host array: floats to `dtype` (default: the backend's), integers to int64."""
+        """Convert an array or list: floats to `dtype` (None: the backend's), integers to int64."""
         raise NotImplementedError
 
     @abstractmethod
@@ -79,59 +99,73 @@ class Backend:
 
     @abstractmethod
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        """`x @ weight.T + bias`; x: (..., i), weight: (o, i), bias: (o,) -> (..., o)."""
+        """Compute x @ weight.T + bias; x: (..., i), weight: (o, i), bias: (o,) -> (..., o)."""
         raise NotImplementedError
 
     @abstractmethod
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
-        """Cross-correlation; x: (n, i, h, w), weight: (o, i, k, k), bias: (o,) -> (n, o, h', w')"""
+        """Cross-correlate x (n, i, h, w) with weight (o, i, k, k), add bias (o,).
+
+        Returns (n, o, h', w') with h' = (h + 2 padding - k) // stride + 1; padding adds zeros.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def group_norm(self, x: Array, weight: Array, bias: Array, groups: int, eps: float) -> Array:
-        """Zero mean and unit (biased) variance over each group of channels; x: (n, c, h, w)."""
+        """Normalise each group of channels to mean 0 and (biased) variance 1; x: (n, c, h, w).
+
+        The result is multiplied by weight (c,), and bias (c,) is added; `eps` is added to the
+        variance.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def layer_norm(self, x: Array, weight: Array, bias: Array, eps: float) -> Array:
-        """Zero mean and unit (biased) variance over the last axis; x: (..., d)."""
+        """Normalise the last axis to mean 0 and (biased) variance 1; x: (..., d).
+
+        The result is multiplied by weight (d,), and bias (d,) is added; `eps` is added to the
+        variance.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        """softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d)."""
+        """Compute softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d).
+
+        With `causal`, query i only attends to keys 0 to i.
+        """
         raise NotImplementedError
 
     @abstractmethod
     def embedding(self, table: Array, ids: Array) -> Array:
-        """Rows of `table` (v, d) picked by integer `ids` (n, l) -> (n, l, d)."""
+        """Look up the rows of `table` (v, d) at integer `ids` (n, l) -> (n, l, d)."""
         raise NotImplementedError
 
     @abstractmethod
     def silu(self, x: Array) -> Array:
-        """x * sigmoid(x)."""
+        """Compute x * sigmoid(x)."""
         raise NotImplementedError
 
     @abstractmethod
     def gelu(self, x: Array) -> Array:
-        """Exact GELU, x * Phi(x) with the error function (not the tanh approximation)."""
+        """Compute x * Phi(x), GELU with the error function (not the tanh approximation)."""
         raise NotImplementedError
 
     @abstractmethod
     def quick_gelu(self, x: Array) -> Array:
-        """x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
+        """Compute x * sigmoid(1.702 x), the activation of OpenAI's CLIP."""
         raise NotImplementedError
 
     @abstractmethod
     def upsample2x(self, x: Array) -> Array:
-        """Nearest-neighbour upsampling; (n, c, h, w) -> (n, c, 2h, 2w)."""
+        """Repeat every pixel in both directions; (n, c, h, w) -> (n, c, 2h, 2w)."""
         raise NotImplementedError
 
     @abstractmethod
     def pad_bottom_right(self, x: Array) -> Array:
-        """One row and one column of zeros after the last; (n, c, h, w) -> (n, c, h+1, w+1)."""
+        """Append one row and one column of zeros; (n, c, h, w) -> (n, c, h+1, w+1)."""
         raise NotImplementedError
 
     # -- optional: compositions to fuse, weights to prepare ---------------------------------------
@@ -141,14 +175,16 @@ class Backend:
         return self.asarray(x)
 
     def weight_bytes(self, shape: tuple[int, ...], pixels: int) -> int:
-        """Upper bound on the memory of a parameter, cached copies in other formats included.
+        """Return an upper bound on the memory of a parameter with its cached copies, in bytes.
 
-        `pixels`: the number of pixels in a batch at the parameter's layer.
+        Args:
+            shape: Shape of the parameter.
+            pixels: Number of pixels in a batch at the parameter's layer.
         """
         return math.prod(shape) * ITEM_SIZES[self.dtype]
 
     def geglu(self, x: Array, weight: Array, bias: Array | None = None) -> Array:
-        """`a * gelu(gate)`, `[a, gate] = linear(x)`; x: (..., i), weight: (2 o, i) -> (..., o)."""
+        """Compute a * gelu(gate), [a, gate] = linear(x); weight: (2 o, i) -> (..., o)."""
         halves = self.xp.reshape(self.linear(x, weight, bias), (*x.shape[:-1], 2, -1))
         a, gate = self.xp.unstack(halves, axis=-2)  # a slice's gradient is padded
         return a * self.gelu(gate)
@@ -156,7 +192,7 @@ class Backend:
     def group_norm_silu(
         self, x: Array, weight: Array, bias: Array, groups: int, eps: float
     ) -> Array:
-        """`silu(group_norm(x))`."""
+        """Compute silu(group_norm(x))."""
         return self.silu(self.group_norm(x, weight, bias, groups, eps))
 
     def cast(self, x: Array, dtype: str) -> Array:
@@ -164,10 +200,15 @@ class Backend:
         return self.asarray(x, dtype)
 
     def own(self, name: str, x: Array, dtype: str | None = None) -> Array:
-        """Return an argument as this backend's array: its own as it is, NumPy's by `asarray`.
+        """Return an argument as an array of this backend: NumPy arrays are converted.
+
+        Args:
+            name: Name of the argument, for the message.
+            x: An array of this backend or of NumPy.
+            dtype: Floating-point type to which NumPy arrays are converted.
 
         Raises:
-            UsageError: `x` is not an array; `name` says which argument it is.
+            UsageError: `x` is not an array.
         """
         if not hasattr(x, "shape") or not hasattr(x, "dtype"):
             message = f"{name} must be an array, not {short_repr(x)}"
@@ -178,19 +219,19 @@ class Backend:
         return self.asarray(x, dtype) if foreign else x
 
     def is_finite(self, x: Array) -> bool:
-        """Whether floats hold neither NaN nor infinity."""
+        """Return whether an array of floats holds neither NaN nor infinity."""
         return bool(self.xp.all(self.xp.isfinite(x)))
 
     @property
     def state_dtype(self) -> str:
-        """`dtype`, but at least float32: for sampler states and timesteps."""
+        """The dtype of sampler states and timesteps: `dtype`, but at least float32."""
         return "float64" if self.dtype == "float64" else "float32"
 
     def missing_operations(self) -> list[str]:
-        """The required operations that are still to be written, with their signatures.
+        """List the required operations that are not implemented yet, with their signatures.
 
-        `abstractmethod` is only a mark here: a backend of which one operation is written can be
-        made, and that operation tested.
+        `abstractmethod` is only a mark here: a backend with a single operation can be constructed,
+        so the operation can be tested.
         """
         kind = type(self)
         names = [n for n in dir(kind) if getattr(getattr(kind, n), "__isabstractmethod__", False)]
@@ -201,18 +242,18 @@ class Backend:
     # -- execution --------------------------------------------------------------------------------
 
     def inference(self) -> AbstractContextManager:
-        """A context in which gradients are not recorded."""
+        """Return a context in which gradients are not recorded."""
         return nullcontext()
 
     def recording(self) -> AbstractContextManager:
-        """A context that ends `inference` for a while: arrays made in it can be differentiated."""
+        """Return a context that suspends `inference`: its arrays can be differentiated."""
         return nullcontext()
 
     def differentiable(self) -> Backend:
-        """Return this backend with gradients recorded in `inference()`, too, and never compiled.
+        """Return this backend, never compiled, with gradients also recorded in `inference()`.
 
         Raises:
-            UsageError: the array library does not differentiate.
+            UsageError: The array library does not differentiate.
         """
         raise UsageError(
             f"the {self.name} backend does not differentiate",
@@ -221,11 +262,11 @@ class Backend:
         )
 
     def compile(self, network: Callable, params: Mapping[str, Any]) -> Callable:
-        """`network(ops, params, config, ...)` as a function of the remaining arguments.
+        """Return `network(ops, params, config, ...)` as a function of the remaining arguments.
 
-        Compiled if `compiles`. Later changes of the parameters may have no effect. The networks are
-        called with `config`, a frozen dataclass, as the first argument; all others are arrays,
-        tuples of arrays, or None, and may be given by name.
+        It is compiled if `compiles` is set; later changes of the parameters may have no effect. The
+        function is called with `config`, a frozen dataclass, as the first argument. All other
+        arguments are arrays, tuples of arrays, or None, and may be given by name.
         """
         return partial(network, self, params)
 
@@ -233,16 +274,16 @@ class Backend:
         """Wait for the device to finish all queued work; for timing."""
 
     def describe(self) -> dict[str, str]:
-        """Name, version, device, dtype and speed, as recorded in an image's metadata."""
+        """Return name, version, device, dtype and speed, as recorded in an image's metadata."""
         selected = {key: getattr(self, key) for key in ("device", "dtype", "speed")}
         return {"name": self.name, "version": self.version(), **selected}
 
     def version(self) -> str:
-        """The array library's version."""
+        """Return the array library's version."""
         return ""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Pickled as its arguments; caches and handles of the device are made again."""
+        """Pickle the arguments only; caches and handles of the device are made again."""
         return type(self), (self.device, self.dtype, self.speed)
 
     def __repr__(self) -> str:

@@ -20,7 +20,7 @@ _NEEDS = "pip install 'ldmref[cupy]'; it needs an NVIDIA GPU, its driver and the
 
 
 def _libraries() -> tuple[Any, Any, Any]:
-    """CuPy, its array-API namespace and its error function, imported on construction."""
+    """Import CuPy, its array-API namespace and its error function."""
     import array_api_compat.cupy as xp
     import cupy
     from cupyx.scipy.special import erf

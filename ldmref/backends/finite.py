@@ -1,4 +1,4 @@
-"""A backend that finds where NaN or infinity came from: it watches a computation layer by layer."""
+"""A backend that finds the origin of NaN and infinity by checking every layer of a computation."""
 
 from __future__ import annotations
 
@@ -37,9 +37,12 @@ class FiniteBackend(TracedBackend):
 
 
 def first_layer(ops: Backend, params: Mapping[str, Any], compute: Callable[[Any], Any]) -> str:
-    """The first operation that is not finite when `compute` runs with a watching backend; "": none.
+    """Return the first operation of `compute` whose values are not finite, "" if there is none.
 
-    `params`: the tree whose layers are named.
+    Args:
+        ops: Backend on which the operations run.
+        params: Tree of parameters by which layers are named.
+        compute: Computation, called with a backend that checks every operation.
     """
     watched = FiniteBackend(ops, layer_of=layer_names(params))
     try:

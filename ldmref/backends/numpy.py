@@ -1,7 +1,7 @@
 """The NumPy backend: the reference, in which each operation reads as its definition.
 
-Operations call the array library through `self.lib`, so that CuPy, whose functions have NumPy's
-names, inherits them (`cupy.py`).
+Operations call the array library through `self.lib`. CuPy's functions have NumPy's names, so the
+CuPy backend inherits all operations (`cupy.py`).
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class NumpyBackend(Backend):
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
-        """im2col by bands of output rows: columns (i*k*k, rows*w') times weight (o, i*k*k)."""
+        """Multiply weight (o, i*k*k) by im2col columns (i*k*k, rows*w'), by bands of rows."""
         lib = self.lib
         (n, c, _, _) = x.shape
         (out, _, k, _) = weight.shape
@@ -82,14 +82,14 @@ class NumpyBackend(Backend):
         return self._standardize(x, eps) * weight + bias
 
     def _standardize(self, x: Array, eps: float) -> Array:
-        """Zero mean and unit variance over the last axis; statistics in float32 or better."""
+        """Normalise the last axis to mean 0 and variance 1; statistics in float32 or better."""
         promoted = x.astype(self.lib.promote_types(x.dtype, "float32"), copy=False)
         centred = promoted - promoted.mean(axis=-1, keepdims=True)
         variance = self.lib.mean(centred * centred, axis=-1, keepdims=True)
         return (centred / self.lib.sqrt(variance + eps)).astype(x.dtype, copy=False)
 
     def attention(self, q: Array, k: Array, v: Array, causal: bool = False) -> Array:
-        """By blocks of queries, whose scores fit the workspace."""
+        """Compute blocks of queries whose scores fit the workspace."""
         lib = self.lib
         (n, heads, length, d) = q.shape
         keys = k.shape[2]
@@ -113,7 +113,7 @@ class NumpyBackend(Backend):
         return table[ids]
 
     def _sigmoid(self, x: Array) -> Array:
-        """1 / (1 + exp(-x)) by tanh, which does not overflow."""
+        """Compute 1 / (1 + exp(-x)) by tanh, which does not overflow."""
         return 0.5 * self.lib.tanh(0.5 * x) + 0.5
 
     def silu(self, x: Array) -> Array:

@@ -1,7 +1,7 @@
 """The PyTorch backend: CPU and CUDA, one line of `torch.nn.functional` per operation.
 
-Each operation casts its weights to the dtype of the activations, so that float32 master weights
-train under bfloat16 activations without autocast. `fast/torch.py` has the faster variant.
+Each operation casts its weights to the dtype of the activations: float32 master weights train under
+bfloat16 activations without autocast. `fast/torch.py` has the faster variant.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class TorchBackend(Backend):
     def set_up(self) -> None:
         try:
             self._device = torch.device(self.device)
-            torch.zeros(1, device=self._device).cpu()  # of meta no number comes back
+            torch.zeros(1, device=self._device).cpu()  # fails for the device meta
         except (RuntimeError, AssertionError, NotImplementedError) as error:
             message = f"torch cannot use device {self.device!r}: {str(error).splitlines()[0]}"
             devices = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
@@ -117,7 +117,7 @@ class TorchBackend(Backend):
         return self.recording() if self._records else torch.inference_mode()
 
     def recording(self) -> AbstractContextManager:
-        within = torch.is_inference_mode_enabled()  # else a caller's torch.no_grad stays in force
+        within = torch.is_inference_mode_enabled()  # otherwise a caller's torch.no_grad applies
         return torch.inference_mode(False) if within else nullcontext()
 
     def differentiable(self) -> TorchBackend:

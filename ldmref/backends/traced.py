@@ -13,7 +13,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import zip_longest
 from typing import Any
 
@@ -31,23 +31,39 @@ OPERATIONS = (
 
 @dataclass(frozen=True)
 class Record:
-    """One operation, in the order of execution."""
+    """One operation, in the order of execution.
+
+    Args:
+        index: Position in the trace, from 0.
+        name: Name of the operation.
+        inputs: Shapes of the array arguments.
+        output: Shape of the result.
+        seconds: Time that it took.
+        flops: Two per multiply-add in linear, geglu, conv2d and attention; 0 for the others.
+        array: The result, with `keep`.
+        layer: Name of the layer whose parameters it used, with `layer_of`.
+    """
 
     index: int
     name: str
-    inputs: tuple[tuple[int, ...], ...]  # shapes of the array arguments
+    inputs: tuple[tuple[int, ...], ...]
     output: tuple[int, ...]
     seconds: float
-    flops: int  # two per multiply-add in linear, geglu, conv2d and attention; 0 for the others
-    array: np.ndarray | None = None  # the output, with `keep`
-    layer: str = ""  # the name of the layer whose parameters it used, with `layer_of`
+    flops: int
+    array: np.ndarray | None = field(default=None, repr=False)
+    layer: str = ""
 
 
 @dataclass(frozen=True)
 class Difference:
-    """The first differing operation; `error` is relative to the largest output, or inf.
+    """The first operation in which two traces differ.
 
-    `layer` is the one whose parameters it used, if either trace has `layer_of`, else "".
+    Args:
+        index: Position in the traces.
+        name: Name of the operation.
+        error: Largest difference, relative to the largest value of the second trace; infinite for
+            different shapes and for values that are not finite.
+        layer: Name of the layer whose parameters it used, if either trace has `layer_of`.
     """
 
     index: int
@@ -57,10 +73,13 @@ class Difference:
 
 
 class TracedBackend(Backend):
-    """`inner`, with each operation timed and recorded in `records`.
+    """A backend that times each operation of `inner` and records it in `records`.
 
-    `keep`: records hold the outputs. `layer_of`: layer names by the `id` of their parameters, which
-    must outlive the trace.
+    Args:
+        inner: Backend that computes.
+        keep: Whether records hold the results.
+        layer_of: Layer names by the `id` of their parameters (`layer_names`). The parameters must
+            outlive the trace.
     """
 
     def __init__(
@@ -79,7 +98,7 @@ class TracedBackend(Backend):
         self.records: list[Record] = []
 
     def _differentiable(self) -> TracedBackend:
-        """The same with the inner backend's gradients, and the same records."""
+        """Return a traced backend that records gradients and shares these records."""
         other = TracedBackend(self.inner.differentiable(), self.keep, self.layer_of)
         other.records = self.records
         return other
@@ -131,9 +150,9 @@ def layer_names(params: Mapping[str, Any], name: str = "") -> dict[int, str]:
     """Return the layer of each parameter by the parameter's `id`, for `layer_of`.
 
     Args:
-        params: the tree of a network, `model.params["unet"]`, or of all, `model.params`. It must
-            live as long as the names are used.
-        name: of the tree, before the names of its parts.
+        params: Tree of a network, `model.params["unet"]`, or of all, `model.params`. It must live
+            as long as the names are used.
+        name: Name of the tree, put before the names of its parts.
     """
     layers: dict[int, str] = {}
     for key, child in params.items():
@@ -145,9 +164,14 @@ def layer_names(params: Mapping[str, Any], name: str = "") -> dict[int, str]:
 
 
 def first_difference(a: TracedBackend, b: TracedBackend, rtol: float) -> Difference | None:
-    """The first operation whose name, shape or values differ by more than `rtol`, or None.
+    """Return the first operation whose name, shape or values differ, None if all agree.
 
-    The error is max |a - b| / max |b|; NaN and infinity count as a difference.
+    Args:
+        a, b: Traces of the same computation, recorded with `keep=True`.
+        rtol: Error allowed, max |a - b| / max |b|. NaN and infinity count as a difference.
+
+    Raises:
+        UsageError: A trace does not hold the results.
     """
     for i, (x, y) in enumerate(zip_longest(a.records, b.records)):
         if x is None or y is None:

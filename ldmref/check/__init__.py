@@ -1,6 +1,21 @@
-"""`ldmref check`: the identities of the mathematics, on this machine or for other functions."""
+"""Check the identities of the mathematics on this machine, or for other implementations.
 
+`ldmref check` runs them on the command line.
+"""
+
+from ldmref.check.identity import Identity
 from ldmref.check.implementation import load_implementation, unknown_functions
 from ldmref.check.runner import CheckResult, identities, run
 
-__all__ = ["CheckResult", "identities", "load_implementation", "run", "unknown_functions"]
+__all__ = [
+    "CheckResult",
+    "Identity",
+    "identities",
+    "load_implementation",
+    "run",
+    "unknown_functions",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__

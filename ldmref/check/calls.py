@@ -1,4 +1,4 @@
-"""The calls of a failing case: as text, what they returned, and where that differs from ldmref's.
+"""Calls of a failing case: their text, their results and the differences from ldmref's results.
 
 A call is shown as `q_sample(x0=[0.126, ...] (3, 4), alpha_bar=0.3, ...)`.
 """
@@ -18,7 +18,7 @@ import numpy as np
 from ldmref.check.comparison import Comparison, deviation, spread, to_host
 from ldmref.check.identity import Functions, public
 
-# Names of what a function returns, where that is a plain tuple.
+# names of the results of functions that return a plain tuple
 PARTS = {
     "codebook_moving_average": ("counts", "sums", "codebook"),
     "conditional_scores": ("score of x", "score of y"),
@@ -45,12 +45,12 @@ class Call:
         return f"{self.function}({', '.join(values)})"
 
     def parts(self) -> dict[str, Any]:
-        """The values that were returned, by name; a single one under "returned"."""
+        """Return the values of the result by name; a single value is called "returned"."""
         return named_parts(self.function, self.returned)
 
 
 class RecordedFunctions(Functions):
-    """Functions under test that note, in `calls`, how those called `names` are called."""
+    """Functions under test that record in `calls` how the functions called `names` are called."""
 
     def __init__(self, functions: Functions, names: list[str]):
         super().__init__()
@@ -81,7 +81,7 @@ class RecordedFunctions(Functions):
 
 
 def _recorded_class(kind: type, record: Callable[..., Call]) -> type:
-    """A subclass that notes its construction, so that a case can derive from it, too."""
+    """Return a subclass that records its construction; cases can also derive from it."""
 
     def construct(self: Any, *args: Any, **kwargs: Any) -> None:
         call = record(*args, **kwargs)
@@ -93,13 +93,13 @@ def _recorded_class(kind: type, record: Callable[..., Call]) -> type:
 
 
 def named_arguments(function: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-    """The arguments of a call, each with its name in ldmref's function."""
+    """Return the arguments of a call by their names in ldmref's function."""
     names = list(inspect.signature(public(function)).parameters)
     return dict(zip(names, args, strict=False)) | kwargs
 
 
 def named_parts(function: str, returned: Any) -> dict[str, Any]:
-    """The values that a function returned, by name."""
+    """Return the values of a function's result by name."""
     if not isinstance(returned, tuple | list):
         return {"returned": returned}
     fields = getattr(returned, "_fields", PARTS.get(function, ()))
@@ -108,9 +108,9 @@ def named_parts(function: str, returned: Any) -> dict[str, Any]:
 
 
 def difference_from_ours(call: Call, eps: float, allowed: float) -> str:
-    """The part of a result that differs most from that of ldmref's function; "" if none does.
+    """Describe the part of a result that differs most from ldmref's; "" if all parts agree.
 
-    Calls with functions among their arguments are not repeated: these may have a state.
+    Calls with functions among their arguments are not repeated, because these may have a state.
     """
     ours = public(call.function)
     if not call.finished or isinstance(ours, type):
@@ -134,7 +134,7 @@ def difference_from_ours(call: Call, eps: float, allowed: float) -> str:
 
 
 def _comparable(theirs: Any, ours: Any) -> Comparison:
-    """Two results, in one shape if one can be broadcast to the other, relative to the largest."""
+    """Broadcast two results to one shape if possible; the scale is the largest value of ours."""
     got = spread(theirs, to_host(ours))
     expected = to_host(ours)
     return got, spread(expected, got), np.max(np.abs(expected), initial=0.0) or 1.0
@@ -145,7 +145,7 @@ def _is_number(value: Any) -> bool:
 
 
 def shape_hint(call: Call) -> str:
-    """A hint for a function that takes only scalars where one number per example is passed."""
+    """Return a hint for a function that takes only scalars but gets one number per example."""
     names = [
         name
         for name, value in call.arguments.items()
@@ -162,7 +162,7 @@ def shape_hint(call: Call) -> str:
 
 @functools.cache
 def per_example(function: str) -> list[str]:
-    """The arguments that the function's docstring calls a "scalar or (n,)"."""
+    """Return the arguments that the function's docstring calls a "scalar or (n,)"."""
     docstring = inspect.getdoc(public(function)) or ""
     section = re.search(r"^Args:\n(.*?)(?:\n\n|\Z)", docstring, re.DOTALL | re.MULTILINE)
     entries = re.split(r"\n    (?=\S)", "\n" + section[1]) if section else []
@@ -171,7 +171,7 @@ def per_example(function: str) -> list[str]:
 
 
 def value_text(value: Any) -> str:
-    """A number as it is; the first numbers of an array, and its shape; the name of a function.
+    """Return a number, the first numbers of an array with its shape, or a function's name.
 
     >>> import numpy as np
     >>> value_text(0.1), value_text(np.asarray([0.5, 2.0])), value_text(np.ones((2, 3)))

@@ -1,4 +1,4 @@
-"""How far a result deviates from its oracle, in units of rounding."""
+"""The deviation of a result from its oracle, in units of rounding."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Deviation(NamedTuple):
 
 
 def distinct(a: float, b: float) -> tuple[str, str]:
-    """Both numbers with two digits more than it takes to tell them apart, at most 17.
+    """Format both numbers with two digits more than it takes to tell them apart, at most 17.
 
     >>> distinct(0.5, 0.75)
     ('0.5', '0.75')
@@ -43,7 +43,7 @@ def distinct(a: float, b: float) -> tuple[str, str]:
 
 
 def as_numpy(x: Any) -> np.ndarray:
-    """A number, or an array of any library, as NumPy array of its own dtype."""
+    """Convert a number or an array of any library to a NumPy array of the same dtype."""
     if hasattr(x, "detach"):
         x = x.detach().cpu()
     elif hasattr(x, "get"):
@@ -52,14 +52,14 @@ def as_numpy(x: Any) -> np.ndarray:
 
 
 def to_host(x: Any) -> np.ndarray:
-    """A number, or an array of any library, as float64 NumPy array."""
+    """Convert a number or an array of any library to a float64 NumPy array."""
     return np.asarray(as_numpy(x), np.float64)
 
 
 def spread(x: Any, like: Any) -> np.ndarray:
-    """A result that need only be broadcastable, on the host in the shape of `like`.
+    """Broadcast a result to the shape of `like`, on the host.
 
-    A result of another shape is returned as it is, to be reported by the comparison.
+    A result that cannot be broadcast is returned as it is, and the comparison reports it.
 
     >>> spread(0.5, np.zeros((1, 2)))
     array([[0.5, 0.5]])
@@ -73,9 +73,10 @@ def spread(x: Any, like: Any) -> np.ndarray:
 
 
 def deviation(comparison: Comparison, eps: float) -> Deviation:
-    """The largest |got - expected| in units of eps * max(|expected|, scale), scale 1 by default.
+    """Return the largest |got - expected| in units of eps * max(|expected|, scale).
 
-    It is infinite for NaN and for different shapes. Lists are compared item by item.
+    The scale is 1 by default. The deviation is infinite for NaN and for different shapes. Lists are
+    compared item by item.
 
     >>> deviation(([1.0, 2.5], [1.0, 2.0]), eps=0.25)
     Deviation(ulps=1.0, element=(1,), got=2.5, expected=2.0, shapes='', part='')

@@ -16,14 +16,14 @@ STEP = 2.0**-100  # its square is below the rounding of any real part
 
 
 def records_gradients(array: Array) -> bool:
-    """Whether the array's library records what is computed, for gradients."""
+    """Return whether the array's library records operations for gradients."""
     return hasattr(array, "requires_grad_")
 
 
 def recorded_gradients(
     function: Callable[..., Array], weights: Array, *arrays: Array
 ) -> list[Array]:
-    """Gradients of sum(weights * function(*arrays)) for each array; zeros where none arrives."""
+    """Return the gradients of sum(weights * function(*arrays)), zeros for unused arrays."""
     leaves = [array.detach().clone().requires_grad_() for array in arrays]
     result = function(*leaves)
     if result.requires_grad:
@@ -34,10 +34,10 @@ def recorded_gradients(
 def complex_step(
     formula: Callable[..., Any], weights: np.ndarray, *arrays: np.ndarray
 ) -> list[np.ndarray]:
-    """The same gradients of a formula in NumPy, exact up to rounding: Im f(x + ih) / h.
+    """Return the gradients of a formula in NumPy, exact up to rounding: Im f(x + ih) / h.
 
-    Nothing is subtracted, so that a step of 2^-100 loses no digits. The formula must accept complex
-    numbers: no abs, no comparison but of real parts. Source: Squire and Trapp 1998, SIAM Review
+    Nothing is subtracted, so a step of 2^-100 loses no digits. The formula must accept complex
+    numbers: no abs, and comparisons only of real parts. Source: Squire and Trapp 1998, SIAM Review
     40:110.
 
     >>> complex_step(lambda x: x**3, np.asarray([1.0]), np.asarray([2.0]))

@@ -2,16 +2,16 @@
 
 An identity computes the same quantity twice on random input, once with the function under test and
 once with an oracle that does not share its code. Formula and source are read from the function's
-docstring, so that they are written once.
+docstring.
 
 The error allowed follows from the number of roundings, counted in function and oracle along the
 longest path, and weighted by what each result contributes relative to `scale`. One rounding errs by
 at most half a unit. An elementary function (exp, log, cos, a power) errs by up to one unit, and
 counts as two roundings. If a published form takes more roundings than ours, those are counted,
 since another implementation may compute it. Many roundings rarely err in one direction: each has a
-standard deviation of 1 / sqrt(12) units, a sum of n of them sqrt(n / 12), and 2 sqrt(n) is seven of
-those. A rounding that is amplified a times counts as a roundings, and has a times the deviation: n
-such counts have at most sqrt(n a / 12).
+standard deviation of 1 / sqrt(12) units, a sum of n of them sqrt(n / 12), and 2 sqrt(n) is seven
+standard deviations of the sum. A rounding that is amplified a times counts as a roundings and has a
+times the deviation: n such counts have at most sqrt(n a / 12).
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ from ldmref.check.random_inputs import RandomInputs
 
 __all__ = ["Chapter", "Comparison", "Functions", "Identity", "RandomInputs", "spread", "to_host"]
 
-Case = Callable[["Functions", RandomInputs], Comparison]
-Trained = Callable[["Functions", RandomInputs], tuple[Any, ...]]
-Interval = tuple[float, float]
+CaseFunction = Callable[["Functions", RandomInputs], Comparison]
+GradientFunction = Callable[["Functions", RandomInputs], tuple[Any, ...]]
+Bounds = tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -46,21 +46,21 @@ class Identity:
     """A law of one function.
 
     Args:
-        function: name in `ldmref.math` or `ldmref.samplers`.
-        law: what holds, in words.
-        oracle: how the expected value is computed.
-        case: `case(f, rng)` compares function and oracle on random input.
-        roundings: number of roundings of values of the size max(|expected|, scale) in function and
+        function: Name in `ldmref.math` or `ldmref.samplers`.
+        law: The law in words.
+        oracle: How the expected value is computed.
+        case: Function `case(f, rng)` that compares function and oracle on random input.
+        roundings: Number of roundings of values of the size max(|expected|, scale) in function and
             oracle; scale is 1 unless the comparison gives one.
-        uses: further functions that the case calls.
-        gradients: whether it compares gradients, which takes a library that records them.
-        amplified: the largest number as which a single rounding counts in `roundings`.
+        uses: Further functions that the case calls.
+        gradients: Whether it compares gradients, which needs a library that records them.
+        amplified: Largest number as which a single rounding counts in `roundings`.
     """
 
     function: str
     law: str
     oracle: str
-    case: Case
+    case: CaseFunction
     roundings: float
     uses: tuple[str, ...] = ()
     gradients: bool = False
@@ -68,6 +68,7 @@ class Identity:
 
     @property
     def name(self) -> str:
+        """The function and its law: "q_sample: ...", by which reports and seeds identify it."""
         return f"{self.function}: {self.law}"
 
     @property
@@ -77,7 +78,7 @@ class Identity:
 
 
 def allowed_error(roundings: float, amplified: float = 1.0) -> float:
-    """The error of so many roundings, in units, rounded up to halves; see the module's docstring.
+    """Return the error allowed for a number of roundings, in units, rounded up to halves.
 
     >>> allowed_error(3), allowed_error(100), allowed_error(100, amplified=4)
     (1.5, 20.0, 40.0)
@@ -100,10 +101,10 @@ class Chapter:
         uses: tuple[str, ...] = (),
         gradients: bool = False,
         amplified: float = 1.0,
-    ) -> Callable[[Case], Case]:
-        """Decorator: the case is an identity of `function`; its name is the law."""
+    ) -> Callable[[CaseFunction], CaseFunction]:
+        """Register the decorated case as an identity of `function`; its name is the law."""
 
-        def register(case: Case) -> Case:
+        def register(case: CaseFunction) -> CaseFunction:
             law = case.__name__.replace("_", " ")
             identity = Identity(function, law, oracle, case, roundings, uses, gradients, amplified)
             self.identities.append(identity)
@@ -111,8 +112,10 @@ class Chapter:
 
         return register
 
-    def add(self, function: str, law: str, oracle: str, roundings: float, case: Case) -> None:
-        """Add the identity `case`, named by its law."""
+    def add(
+        self, function: str, law: str, oracle: str, roundings: float, case: CaseFunction
+    ) -> None:
+        """Add the case as an identity of `function` with this law."""
         self.identities.append(Identity(function, law, oracle, case, roundings))
 
     def elementwise(
@@ -121,7 +124,7 @@ class Chapter:
         law: str,
         oracle: str,
         roundings: float,
-        interval: Interval,
+        interval: Bounds,
         expected: Callable[[float], float],
     ) -> None:
         """Add the identity function(x)_i = expected(x_i), for x uniform in `interval`."""
@@ -135,15 +138,15 @@ class Chapter:
 
     def gradient(
         self, function: str, roundings: float, uses: tuple[str, ...] = ()
-    ) -> Callable[[Trained], Trained]:
-        """Decorator: the gradient of `function` is the derivative of a formula on the host.
+    ) -> Callable[[GradientFunction], GradientFunction]:
+        """Register an identity: the gradient of `function` is the derivative of a formula.
 
         The decorated `trained(f, rng)` returns (call, inputs, formula) or (..., scale): `call`
-        computes the function under test from the arrays `inputs`, a dict by name; `formula` the
-        same from NumPy arrays, complex ones too.
+        computes the function under test from the arrays `inputs`, a dict by name; `formula`
+        computes the same from NumPy arrays, including complex ones.
         """
 
-        def register(trained: Trained) -> Trained:
+        def register(trained: GradientFunction) -> GradientFunction:
             def case(f: Functions, rng: RandomInputs) -> Comparison:
                 call, inputs, formula, *scale = trained(f, rng)
                 arrays = [*inputs.values()]
@@ -174,24 +177,24 @@ class Functions:
         return public(name) if replacement is None else replacement
 
     def replaced(self, identity: Identity) -> list[str]:
-        """The functions of this identity that the implementation has."""
+        """Return the functions of this identity that the implementation has."""
         names = dict.fromkeys((identity.function, *identity.uses))
         return [n for n in names if getattr(self._implementation, n, None) is not None]
 
 
 def public(name: str) -> Any:
-    """A function of `ldmref.math` or a step factory of `ldmref.samplers`, by name."""
+    """Return a function of `ldmref.math` or a step factory of `ldmref.samplers` by name."""
     function = getattr(ldmref.math, name, None)
     return getattr(ldmref.samplers, name) if function is None else function
 
 
 def formula_of(function: str) -> str:
-    """The formula in the function's docstring, on one line of LaTeX; "" if it has none."""
+    """Return the formula in the function's docstring as one line of LaTeX; "" without one."""
     return _search(r"\.\. math::(.*?)\n\s*\n", function)
 
 
 def source_of(function: str) -> str:
-    """The source (or derivation) in the function's docstring; "" if it has none."""
+    """Return the source (or derivation) in the function's docstring; "" without one."""
     return _search(r"^(?:Source|Derived): (.*?)(?:\n\s*\n|\n>>>|\Z)", function)
 
 

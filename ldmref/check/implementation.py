@@ -1,4 +1,4 @@
-"""Another implementation's functions: its module, by name or by file, and which are checked."""
+"""Load another implementation's module, by name or by file, and find its unknown functions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def load_implementation(name: str) -> ModuleType:
     """Import a module by its dotted name, also from the working folder, or by the path of its file.
 
     Raises:
-        InputError: there is no such file, or its import failed.
+        InputError: There is no such file, or its import failed.
     """
     path = Path(name)
     is_file = path.suffix == ".py" or os.sep in name
@@ -52,7 +52,7 @@ def _import_folder(folder: Path) -> Iterator[None]:
 
 
 def _load_file(path: Path) -> ModuleType:
-    """The module of a file, under a name that hides no other module."""
+    """Import the module of a file under a name that hides no other module."""
     name = f"against_{path.stem}"
     spec = importlib.util.spec_from_file_location(name, path.resolve())
     if spec is None or spec.loader is None:
@@ -67,16 +67,16 @@ def _load_file(path: Path) -> ModuleType:
 
 
 def line_of(error: BaseException, file: str | None) -> str:
-    """Where in a file the error was raised: " (diffusion.py, line 3)"; "" if not in that file."""
+    """Return the line of a file that raised an error, as " (diffusion.py, line 3)"; "" if none."""
     lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == file]
     return f" ({Path(file).name}, line {lines[-1]})" if file and lines else ""
 
 
 def unknown_functions(module: ModuleType) -> dict[str, str]:
-    """The public functions of a module that no identity checks, each with the closest known name.
+    """Return the public functions of a module that no identity checks.
 
-    The name is "" if none is close. Functions that the module only imports are left out, unless it
-    lists them in `__all__`.
+    Each has the closest known name as its value, or "" if none is close. Functions that the module
+    only imports are left out, unless it lists them in `__all__`.
     """
     identities = [identity for chapter in CHAPTERS for identity in chapter.identities]
     known = {name for identity in identities for name in (identity.function, *identity.uses)}

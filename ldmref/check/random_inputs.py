@@ -22,38 +22,38 @@ class RandomInputs:
     numpy: np.random.Generator = field(repr=False)
 
     def array(self, values: Any) -> Array:
-        """Host values as an array of the library under test."""
+        """Convert host values to an array of the library under test."""
         host = np.asarray(values, np.float64)
         return self.xp.asarray(host.tolist(), dtype=self.dtype, device=self.device)
 
     def normal(self, *shape: int) -> Array:
-        """Standard normal numbers."""
+        """Sample standard normal numbers."""
         return self.array(self.numpy.standard_normal(shape))
 
     def normals(self, count: int, *shape: int) -> list[Array]:
-        """`count` arrays of standard normal numbers."""
+        """Sample `count` arrays of standard normal numbers."""
         return [self.normal(*shape) for _ in range(count)]
 
     def uniform(self, low: float, high: float, *shape: int) -> Array:
-        """Uniform numbers in [low, high)."""
+        """Sample uniform numbers in [low, high)."""
         return self.array(self.numpy.uniform(low, high, shape))
 
     def number(self, low: float, high: float) -> float:
-        """One uniform number in [low, high), a Python float."""
+        """Sample one uniform number in [low, high), a Python float."""
         return float(self.numpy.uniform(low, high))
 
     def integer(self, low: int, high: int) -> int:
-        """One integer in [low, high], both ends included."""
+        """Sample one integer in [low, high], both ends included."""
         return int(self.numpy.integers(low, high + 1))
 
     def betas(self, n: int) -> np.ndarray:
-        """Forward variances on the host, (n,) float64 in [0.01, 0.5)."""
+        """Sample forward variances on the host, (n,) float64 in [0.01, 0.5)."""
         return self.numpy.uniform(0.01, 0.5, n)
 
     def orthonormal(self, rows: int, columns: int) -> np.ndarray:
-        """A matrix with orthonormal columns on the host, (rows, columns) float64."""
+        """Sample a matrix with orthonormal columns on the host, (rows, columns) float64."""
         return np.linalg.qr(self.numpy.standard_normal((rows, columns)))[0]
 
     def gradients(self, function: Callable[..., Array], weights: Array, *arrays: Array) -> list:
-        """Gradients of sum(weights * function(*arrays)) for each array, as the library records."""
+        """Return the library's gradients of sum(weights * function(*arrays)) for each array."""
         return recorded_gradients(function, weights, *arrays)

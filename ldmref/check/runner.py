@@ -22,7 +22,22 @@ from ldmref.errors import UsageError
 
 @dataclass(frozen=True)
 class CheckResult:
-    """The outcome of one identity; `worst` and `allowed` are in units of rounding of the dtype."""
+    """The outcome of one identity.
+
+    Args:
+        identity: Name of the identity, "function: law".
+        function: Function under test.
+        formula: Formula of the function, in LaTeX.
+        source: Source of the formula.
+        oracle: How the expected value is computed.
+        cases: Number of random inputs.
+        worst, allowed: Largest error and the error allowed, in units of rounding of the dtype.
+        verdict: "ok", "FAILED", or "ERROR: ...".
+        case: Number of the worst case.
+        detail: For failures, the worst case: both values and their index.
+        calls: For failures, the calls of the function in the worst case.
+        notes: For failures, the part of the result that differs from ldmref's, and a hint.
+    """
 
     identity: str
     function: str
@@ -32,34 +47,40 @@ class CheckResult:
     cases: int
     worst: float
     allowed: float
-    verdict: str  # "ok", "FAILED", or "ERROR: ..."
-    case: int = 0  # the number of the worst case
-    detail: str = ""  # of a failure, the worst case: both values, and the element
-    calls: tuple[str, ...] = ()  # of the function, in that case
-    notes: tuple[str, ...] = ()  # which part of a result differs from ldmref's; a hint
+    verdict: str
+    case: int = 0
+    detail: str = ""
+    calls: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+    def __repr__(self) -> str:
+        return (
+            f"<CheckResult {self.identity!r}: {self.verdict}, {self.worst:g} of {self.allowed:g}>"
+        )
 
     @property
     def holds(self) -> bool:
+        """Whether the identity holds."""
         return self.verdict == "ok"
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain types for JSON; an infinite error is null."""
+        """Return plain types for JSON; an infinite error becomes None."""
         return asdict(self) | {"worst": self.worst if np.isfinite(self.worst) else None}
 
 
 def identities() -> list[Identity]:
-    """All identities, chapter by chapter."""
+    """Return all identities, chapter by chapter."""
     return [identity for chapter in CHAPTERS for identity in chapter.identities]
 
 
 def selected(functions: Functions, only: str = "", *, all_of_them: bool) -> list[Identity]:
-    """The identities with `only` in their name; unless all, those of the replaced functions."""
+    """Return the identities with `only` in their name, all or those of replaced functions."""
     named = [identity for identity in identities() if only in identity.name]
     return [i for i in named if all_of_them or functions.replaced(i)]
 
 
 def can_run(identity: Identity, backend: Backend) -> bool:
-    """Whether the backend's library can run it: gradients take one that records them."""
+    """Return whether the backend's library can run an identity; gradients must be recorded."""
     return not identity.gradients or records_gradients(backend.asarray(np.zeros(1)))
 
 
@@ -74,14 +95,22 @@ def run(
 ) -> Iterator[CheckResult]:
     """Check the identities in the backend's library, device and dtype.
 
-    Gradients are left out in a library that records none.
+    Identities of gradients are left out in a library that does not record them.
 
     Args:
-        against: a module whose functions replace those of the same name in ldmref; only the
+        backend: Backend from `get_backend`.
+        against: Module whose functions replace ldmref's functions of the same name; only the
             identities that involve one of them are run.
-        cases: random inputs per identity.
-        only: run the identities whose name contains this.
-        case: run only the case of this number, whatever `cases` is.
+        cases: Number of random inputs per identity.
+        seed: Seed of the random inputs.
+        only: Text that the name of an identity must contain.
+        case: Number of the only case to run, whatever `cases` is.
+
+    Returns:
+        An iterator of `CheckResult`; each identity is checked when its result is requested.
+
+    Raises:
+        UsageError: `cases` is not at least 1.
     """
     if cases < 1:
         raise UsageError(f"cases must be at least 1, not {cases}", code="E-USAGE")
@@ -99,7 +128,7 @@ def check_identity(
     seed: int = 0,
     case: int | None = None,
 ) -> CheckResult:
-    """Compare the function and its oracle on `cases` random inputs, or on that of one number."""
+    """Compare a function and its oracle on `cases` random inputs, or on case number `case`."""
     numbers = range(cases) if case is None else range(case, case + 1)
     eps = _eps(backend)
     worst = Deviation(-1.0)
@@ -152,7 +181,7 @@ def check_identity(
 def repeat_case(
     identity: Identity, functions: Functions, backend: Backend, seed: int, case: int
 ) -> tuple[list[Call], Comparison | None]:
-    """The calls of the functions under test in one case; its comparison, None if it raises."""
+    """Return the calls of the functions under test in one case, and its comparison or None."""
     names = functions.replaced(identity) or [identity.function]
     recorded = RecordedFunctions(functions, names)
     with suppress(Exception):
@@ -162,9 +191,11 @@ def repeat_case(
 
 
 def _notes(calls: list[Call], eps: float, allowed: float, by_shape: bool) -> Iterator[str]:
-    """Possible causes of a failure: the part that differs from ldmref's, a shape not expected."""
+    """Yield possible causes of a failure: a part that differs from ldmref's, a wrong shape."""
     for call in calls:
-        with suppress(Exception):  # ours need not accept what another implementation does
+        with suppress(
+            Exception
+        ):  # ldmref's function may reject inputs that another implementation accepts
             if difference := difference_from_ours(call, eps, allowed):
                 yield difference
                 break
@@ -174,7 +205,7 @@ def _notes(calls: list[Call], eps: float, allowed: float, by_shape: bool) -> Ite
 
 
 def random_inputs(identity: Identity, backend: Backend, seed: int, case: int) -> RandomInputs:
-    """The inputs of one case, keyed by name and numbers alone, whichever identities run before."""
+    """Return the inputs of one case, which depend only on its name, seed and number."""
     key = np.random.SeedSequence([seed, case, *identity.name.encode()])
     dtype = getattr(backend.xp, backend.dtype)
     device = getattr(backend.asarray(np.zeros(1)), "device", None)

@@ -1,4 +1,4 @@
-"""One case of an identity as a file of arrays (.npz), to be looked at in a debugger."""
+"""Save one case of an identity as a file of arrays (.npz), to inspect it in a debugger."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ldmref.io.atomic import atomic_write
 def case_arrays(
     identity: Identity, functions: Functions, backend: Backend, seed: int, case: int
 ) -> dict[str, np.ndarray]:
-    """The arrays of one case, by name.
+    """Return the arrays of one case, by name.
 
-    `identity`, `case`, `seed`, `backend` and `dtype` say which case it is. `got`, `expected` and
-    `scale` are what is compared, with the name or number of each of several items:
-    `got.variance`. The calls of the function under test are numbered: `1.q_posterior.alpha_bar` is
-    an argument, `1.q_posterior.returned` or `1.q_posterior.returned.variance` what was returned.
+    `identity`, `case`, `seed`, `backend` and `dtype` identify the case. `got`, `expected` and
+    `scale` are the values compared; of several items, each has its name or number: `got.variance`.
+    The calls of the function under test are numbered: `1.q_posterior.alpha_bar` is an argument,
+    `1.q_posterior.returned` or `1.q_posterior.returned.variance` a result.
     """
     calls, comparison = repeat_case(identity, functions, backend, seed, case)
     arrays = {
@@ -45,7 +45,7 @@ def save_case(path: Path, arrays: dict[str, Any], overwrite: bool = False) -> No
     """Write the arrays as .npz; `numpy.load` reads it.
 
     Raises:
-        OutputError: it exists (unless `overwrite`), or cannot be written.
+        OutputError: The file exists (unless `overwrite`) or cannot be written.
     """
     with atomic_write(path, overwrite=overwrite) as file:
         np.savez(file, **arrays)
@@ -66,7 +66,7 @@ def _compared(comparison: Comparison | None) -> list[tuple[str, Any]]:
 
 
 def _values(call: Call) -> list[tuple[str, Any]]:
-    """Arguments and results of a call, by name; a call that raised has no results."""
+    """Return the arguments and results of a call by name; a call that raised has no results."""
     values = list(call.arguments.items())
     if call.finished:
         parts = call.parts()
@@ -76,9 +76,9 @@ def _values(call: Call) -> list[tuple[str, Any]]:
 
 
 def _plain(value: Any) -> np.ndarray:
-    """Numbers as they are; anything else (a function, None) as text."""
+    """Convert numbers to an array, anything else (a function, None) to text."""
     try:
         array = as_numpy(value)
-    except Exception:  # of another library, anything may go wrong
+    except Exception:  # another library may raise anything
         return np.asarray(value_text(value))
     return array if array.dtype.kind in "biufcU" else np.asarray(value_text(value))

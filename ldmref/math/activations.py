@@ -1,6 +1,6 @@
 """The activations of U-Net, autoencoder and text encoder.
 
-Written so that small results keep full relative precision: no 1 + tanh that cancels.
+Small results keep full relative precision: no formula has a 1 + tanh that cancels.
 """
 
 from __future__ import annotations

@@ -19,7 +19,7 @@ from ldmref.math.variance import posterior_variance
 def training_pair(
     x0: Array, alpha_bar: Array, eps: Array, prediction_type: str = "eps"
 ) -> tuple[Array, Array]:
-    r"""A training example: the network's input and its target.
+    r"""Make a training example: the network's input and its target.
 
     .. math:: x_t = \sqrt{\bar\alpha}\, x_0 + \sqrt{1 - \bar\alpha}\,\epsilon, \qquad
               y = \epsilon, \ x_0 \text{ or } \sqrt{\bar\alpha}\,\epsilon - \sqrt{1-\bar\alpha}\,x_0

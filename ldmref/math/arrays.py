@@ -50,7 +50,7 @@ def along(coefficient: Array, x: Array) -> Array:
 
 
 def amplitudes(alpha_bar: Array, x: Array) -> tuple[Array, Array]:
-    r"""The scales of signal and noise in x_t, one pair per example, along x.
+    r"""Return the scales of signal and noise in x_t, one pair per example, along x.
 
     .. math:: \left(\sqrt{\bar\alpha}, \sqrt{1 - \bar\alpha}\right)
 
@@ -83,7 +83,7 @@ def root(a: Array) -> Array:
         a: scalar or array, >= 0.
 
     Returns:
-        sqrt(a): a Python float for Python and NumPy scalars, else dtype and shape of `a`.
+        sqrt(a): a Python float for Python and NumPy scalars, otherwise dtype and shape of `a`.
 
     Raises:
         ValueError: a scalar is negative (arrays give NaN there).
@@ -108,7 +108,7 @@ def log(a: Array) -> Array:
         a: scalar or array, > 0.
 
     Returns:
-        log(a): a Python float for Python and NumPy scalars, else dtype and shape of `a`.
+        log(a): a Python float for Python and NumPy scalars, otherwise dtype and shape of `a`.
 
     Raises:
         ValueError: a scalar is not positive (arrays give NaN or -inf there).

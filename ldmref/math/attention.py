@@ -99,7 +99,7 @@ def scaled_dot_product_attention(
 
 
 def word_map(attention: Array, token: int, height: int, width: int) -> Array:
-    r"""Where an image attends to one token of the prompt, averaged over the heads.
+    r"""Return the map of an image's attention to one token of the prompt, averaged over the heads.
 
     .. math:: M_{yx} = \frac1H \sum_h A_{h,\; y w + x,\; k}
 

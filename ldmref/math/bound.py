@@ -110,12 +110,13 @@ def bound_term(
     v: Array | None = None,
     log_likelihood: LogLikelihood = discretized_gaussian_log_likelihood,
 ) -> Array:
-    r"""The bound's term of each example at its own timestep: L_{t-1}, or L_0 at the first.
+    r"""Compute the bound's term of each example at its timestep: L_{t-1}, or L_0 at the first.
 
     .. math:: -\log p(x_0) \le L_T + T\;\mathbb{E}_{t \sim U\{0, \dots, T-1\}}
               \left[\text{term}_t\right]
 
-    in expectation over the noise; a term at a timestep drawn with probability p(t) counts 1 / p(t).
+    in expectation over the noise; a term at a timestep sampled with probability p(t) counts
+    1 / p(t).
 
     Args:
         x0: clean data, (n, ...), real floating.
@@ -124,7 +125,7 @@ def bound_term(
         alphas_cumprod: (T,), T >= 2, all in (0, 1), of the library of `x0`; best in float64.
         variance_type: of the reverse step: "fixed_small" or "fixed_large", see
             `posterior_variance`, or "learned_range", see `learned_range_logvar`.
-        v: for "learned_range" the network's second output, shape of `x0`; else None.
+        v: for "learned_range" the network's second output, shape of `x0`; otherwise None.
         log_likelihood: as of `variational_bound`, with its variance at the first step; that of
             "learned_range" is between the two fixed ones.
 

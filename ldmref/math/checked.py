@@ -30,7 +30,7 @@ _OPERAND = r"-?\d+(?:\.\d+)?|[a-z]\w*"
 
 
 class Argument(NamedTuple):
-    """What the docstring says about one argument."""
+    """The description of one argument in the docstring."""
 
     floating: bool  # an array of a real floating dtype
     scalar: bool  # a Python number is accepted
@@ -130,7 +130,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _problems(name: str, value: Any, says: Argument, values: dict[str, Array]) -> Iterator[str]:
-    """What is wrong with one argument, the first thing first."""
+    """Yield the violations of an argument's description."""
     if value is None or isinstance(value, str) or callable(value):
         return
     if says.floating and not (says.scalar and isinstance(value, Real)) and not _is_floating(value):
@@ -162,7 +162,7 @@ def _is_floating(value: Any) -> bool:
 
 
 def _first(value: Array, holds: Array) -> Iterator[tuple[str, float]]:
-    """The first element of `value` for which something does not hold: its index, and itself."""
+    """Yield index and value of the first element for which a condition fails, if any."""
     if isinstance(holds, bool):
         if not holds:
             yield "", float(value)

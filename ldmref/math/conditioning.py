@@ -70,7 +70,7 @@ def replace_known(x: Array, known: Array, mask: Array, alpha_bar: Array, eps: Ar
 
 
 def classifier_guidance(score: Array, grad_log_p_y: Array, scale: float = 1.0) -> Array:
-    r"""The score of p(x) p(y | x)^s, from the score of x and a classifier.
+    r"""Return the score of p(x) p(y | x)^s, from the score of x and a classifier.
 
     .. math:: \nabla_x \log p_s(x | y) = \nabla_x \log p(x) + s\,\nabla_x \log p(y | x), \qquad
               p_s(x | y) \propto p(x)\, p(y | x)^s

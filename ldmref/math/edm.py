@@ -52,7 +52,7 @@ def edm_preconditioning(sigma: Array, sigma_data: float = 0.5) -> Preconditionin
 def edm_denoise(
     network: Callable[[Array, Array], Array], x: Array, sigma: Array, sigma_data: float = 0.5
 ) -> Array:
-    r"""The denoiser built from a network.
+    r"""Evaluate the denoiser built from a network.
 
     .. math:: D(x; \sigma) = c_{skip}\, x + c_{out}\, F(c_{in}\, x;\ c_{noise})
 
@@ -81,7 +81,7 @@ def edm_denoise(
 
 
 def edm_target(x0: Array, x: Array, sigma: Array, sigma_data: float = 0.5) -> Array:
-    r"""The network's training target: `edm_denoise` solved for F.
+    r"""Return the network's training target: `edm_denoise` solved for F.
 
     .. math:: F^* = \frac{x_0 - c_{skip}\, x}{c_{out}}
 

@@ -23,7 +23,7 @@ def timestep_embedding(
               e(t) = [\cos(\omega_0 t), \dots, \cos(\omega_{h-1} t),
                       \sin(\omega_0 t), \dots, \sin(\omega_{h-1} t)]
 
-    Latent diffusion puts cosines first and has s = 0; DDPM puts sines first and has s = 1, so that
+    Latent diffusion puts cosines first and has s = 0; DDPM puts sines first and has s = 1, so
     its slowest frequency is 1/P itself.
 
     Args:

@@ -19,7 +19,7 @@ def structural_similarity(
               c_1 = (0.01\,p)^2,\ c_2 = (0.03\,p)^2
 
     Means, variances and covariance are weighted ones within a window; the outer mean is over all
-    windows that lie within the image, and over channels.
+    windows within the image, and over channels.
 
     Args:
         x: (n, c, h, w), h and w at least `size`, real floating.

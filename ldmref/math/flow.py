@@ -38,7 +38,7 @@ def flow_sample(x0: Array, eps: Array, s: Array) -> Array:
 
 
 def flow_velocity(x0: Array, eps: Array) -> Array:
-    r"""The velocity from data to noise: the prediction target of flow matching.
+    r"""Return the velocity from data to noise: the prediction target of flow matching.
 
     .. math:: u = \frac{d x_s}{d s} = \epsilon - x_0
 
@@ -84,7 +84,7 @@ def x0_from_velocity(xs: Array, velocity: Array, s: Array) -> Array:
 
 
 def eps_from_velocity(xs: Array, velocity: Array, s: Array) -> Array:
-    r"""Unit noise from the flow's velocity.
+    r"""Return unit noise from the flow's velocity.
 
     .. math:: \epsilon = x_s + (1 - s)\, u
 
@@ -107,7 +107,7 @@ def eps_from_velocity(xs: Array, velocity: Array, s: Array) -> Array:
 
 
 def sigma_from_flow_time(s: Array) -> Array:
-    r"""The noise level of flow time s in the coordinates x = x0 + sigma eps, where x = x_s / (1-s).
+    r"""Return the sigma of flow time s in the coordinates x = x0 + sigma eps, x = x_s / (1-s).
 
     .. math:: \sigma = \frac{s}{1 - s}
 
@@ -127,7 +127,7 @@ def sigma_from_flow_time(s: Array) -> Array:
 
 
 def flow_time_from_sigma(sigma: Array) -> Array:
-    r"""The inverse of `sigma_from_flow_time`.
+    r"""Invert `sigma_from_flow_time`.
 
     .. math:: s = \frac{\sigma}{1 + \sigma}
 
@@ -147,7 +147,7 @@ def flow_time_from_sigma(sigma: Array) -> Array:
 
 
 def alpha_bar_from_flow_time(s: Array) -> Array:
-    r"""The variance-preserving level of flow time s, where x_t = x_s / sqrt((1-s)^2 + s^2).
+    r"""Return the alpha-bar of flow time s, where x_t = x_s / sqrt((1-s)^2 + s^2).
 
     .. math:: \bar\alpha = \frac{(1 - s)^2}{(1 - s)^2 + s^2}
 
@@ -168,7 +168,7 @@ def alpha_bar_from_flow_time(s: Array) -> Array:
 
 
 def flow_time_from_alpha_bar(alpha_bar: Array) -> Array:
-    r"""The inverse of `alpha_bar_from_flow_time`.
+    r"""Invert `alpha_bar_from_flow_time`.
 
     .. math:: s = \frac{\sqrt{1 - \bar\alpha}}{\sqrt{\bar\alpha} + \sqrt{1 - \bar\alpha}}
 

@@ -12,12 +12,14 @@ from array_api_compat import array_namespace, device
 
 from ldmref.math.arrays import Array
 from ldmref.math.ode import integrate_rk4
-from ldmref.math.reverse import Field
+from ldmref.math.reverse import VectorField
 
-Derivative = Callable[[Field, Array, float, Array], Array]  # (velocity, x, t, direction) -> like x
+Derivative = Callable[
+    [VectorField, Array, float, Array], Array
+]  # (velocity, x, t, direction) -> like x
 
 
-def directional_derivative(velocity: Field, x: Array, t: float, direction: Array) -> Array:
+def directional_derivative(velocity: VectorField, x: Array, t: float, direction: Array) -> Array:
     r"""Jacobian-vector product of a velocity, by a central difference.
 
     .. math:: J v \approx \frac{u(x + h v, t) - u(x - h v, t)}{2 h}, \qquad
@@ -49,9 +51,9 @@ def directional_derivative(velocity: Field, x: Array, t: float, direction: Array
 
 
 def exact_divergence(
-    velocity: Field, x: Array, t: float, derivative: Derivative = directional_derivative
+    velocity: VectorField, x: Array, t: float, derivative: Derivative = directional_derivative
 ) -> Array:
-    r"""The divergence of a velocity, from D directional derivatives.
+    r"""Compute the divergence of a velocity from D directional derivatives.
 
     .. math:: \nabla\cdot u = \operatorname{tr} J = \sum_{k=1}^{D} e_k^T J e_k
 
@@ -82,13 +84,13 @@ def exact_divergence(
 
 
 def hutchinson_divergence(
-    velocity: Field,
+    velocity: VectorField,
     x: Array,
     t: float,
     probes: Array,
     derivative: Derivative = directional_derivative,
 ) -> Array:
-    r"""The Skilling-Hutchinson estimate of the divergence of a velocity.
+    r"""Estimate the divergence of a velocity by Skilling and Hutchinson's method.
 
     .. math:: \nabla\cdot u = E[v^T J v] \approx \frac1m \sum_{i=1}^m v_i^T J v_i, \qquad
               E[v] = 0,\ E[v v^T] = I
@@ -121,14 +123,14 @@ def hutchinson_divergence(
 
 
 def hutchinson_variance(jacobian: Array, rademacher: bool = True) -> Array:
-    r"""The variance of the Skilling-Hutchinson estimate with one probe.
+    r"""Return the variance of the Skilling-Hutchinson estimate with one probe.
 
     .. math:: \operatorname{Var}[v^T J v] = 2\,\lVert S \rVert_F^2 \text{ (normal)}, \qquad
               2\sum_{i \ne j} S_{ij}^2 \text{ (signs)}, \qquad S = \tfrac12 (J + J^T)
 
     Args:
         jacobian: J, (n, d, d).
-        rademacher: probes are signs, else standard normal.
+        rademacher: probes are signs, otherwise standard normal.
 
     Returns:
         the variance of each example, (n,), dtype of `jacobian`.
@@ -151,7 +153,7 @@ def hutchinson_variance(jacobian: Array, rademacher: bool = True) -> Array:
 
 
 def flow_log_likelihood(
-    velocity: Field,
+    velocity: VectorField,
     divergence: Callable[[Array, float], Array],
     log_prior: Callable[[Array], Array],
     x: Array,

@@ -12,7 +12,7 @@ def principal_components(x: Array, k: int | None = None) -> tuple[Array, Array, 
 
     .. math:: X - \mathbf 1\mu^T = U S V^T, \qquad \lambda_i = S_i^2 / (n - 1)
 
-    The entry of largest magnitude of every direction is positive, so that libraries agree on signs
+    The entry of largest magnitude of every direction is positive, so libraries agree on signs
     unless two entries tie.
 
     Args:
@@ -74,7 +74,7 @@ def pca_project(x: Array, mean: Array, components: Array) -> Array:
 
 
 def pca_reconstruct(z: Array, mean: Array, components: Array) -> Array:
-    r"""The point with given principal coordinates: the linear decoder.
+    r"""Return the point with given principal coordinates: the linear decoder.
 
     .. math:: \hat x = \mu + z\, V^T
 

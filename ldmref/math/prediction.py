@@ -34,7 +34,7 @@ def x0_from_eps(xt: Array, eps: Array, alpha_bar: Array) -> Array:
 
 
 def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
-    r"""Unit noise from the clean data.
+    r"""Return unit noise from the clean data.
 
     .. math:: \epsilon = \left(x_t - \sqrt{\bar\alpha}\, x_0\right) / \sqrt{1 - \bar\alpha}
 
@@ -58,7 +58,7 @@ def eps_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
 
 
 def v_from_x0_eps(x0: Array, eps: Array, alpha_bar: Array) -> Array:
-    r"""The velocity: derivative of x_t by the angle whose cosine is sqrt(abar).
+    r"""Return the velocity: derivative of x_t by the angle whose cosine is sqrt(abar).
 
     .. math:: v = \sqrt{\bar\alpha}\,\epsilon - \sqrt{1 - \bar\alpha}\, x_0
 
@@ -106,7 +106,7 @@ def x0_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
 
 
 def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
-    r"""Unit noise from the velocity.
+    r"""Return unit noise from the velocity.
 
     .. math:: \epsilon = \sqrt{\bar\alpha}\, v + \sqrt{1 - \bar\alpha}\, x_t
 
@@ -130,7 +130,7 @@ def eps_from_v(xt: Array, v: Array, alpha_bar: Array) -> Array:
 
 
 def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
-    r"""The score from unit noise.
+    r"""Return the score from unit noise.
 
     .. math:: \nabla_{x_t} \log q(x_t | x_0) = -\frac{\epsilon}{\sqrt{1 - \bar\alpha}}, \qquad
               \nabla_{x_t} \log p(x_t) = -\frac{E[\epsilon | x_t]}{\sqrt{1 - \bar\alpha}}
@@ -156,7 +156,7 @@ def score_from_eps(eps: Array, alpha_bar: Array) -> Array:
 
 
 def eps_from_score(score: Array, alpha_bar: Array) -> Array:
-    r"""Expected unit noise from the score.
+    r"""Return the expected unit noise from the score.
 
     .. math:: E[\epsilon | x_t] = -\sqrt{1 - \bar\alpha}\; \nabla_{x_t} \log p(x_t)
 
@@ -179,7 +179,7 @@ def eps_from_score(score: Array, alpha_bar: Array) -> Array:
 
 
 def x0_from_score(xt: Array, score: Array, alpha_bar: Array) -> Array:
-    r"""Expected clean data from the score: Tweedie's formula.
+    r"""Return the expected clean data from the score: Tweedie's formula.
 
     .. math:: E[x_0 | x_t] = \frac{x_t + (1 - \bar\alpha)\, \nabla_{x_t} \log p(x_t)}
               {\sqrt{\bar\alpha}}
@@ -205,7 +205,7 @@ def x0_from_score(xt: Array, score: Array, alpha_bar: Array) -> Array:
 
 
 def score_from_x0(xt: Array, x0: Array, alpha_bar: Array) -> Array:
-    r"""The score from expected clean data: Tweedie's formula inverted.
+    r"""Return the score from expected clean data: Tweedie's formula inverted.
 
     .. math:: \nabla_{x_t} \log p(x_t) = \frac{\sqrt{\bar\alpha}\, E[x_0 | x_t] - x_t}
               {1 - \bar\alpha}

@@ -11,15 +11,15 @@ from itertools import pairwise
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array, along, root
-from ldmref.math.reverse import Field
+from ldmref.math.reverse import VectorField
 from ldmref.math.sde import LinearSDE
 
 # (sde, score, x, t, t_next, noise) -> the state at t_next
-Predictor = Callable[[LinearSDE, Field, Array, Array, Array, Array], Array]
+Predictor = Callable[[LinearSDE, VectorField, Array, Array, Array, Array], Array]
 
 
 def euler_maruyama(
-    drift: Field,
+    drift: VectorField,
     diffusion: Callable[[Array], Array],
     x: Array,
     t: Array,
@@ -53,9 +53,9 @@ def euler_maruyama(
 
 
 def reverse_diffusion_step(
-    sde: LinearSDE, score: Field, x: Array, t: Array, t_next: Array, noise: Array
+    sde: LinearSDE, score: VectorField, x: Array, t: Array, t_next: Array, noise: Array
 ) -> Array:
-    r"""The reverse SDE, discretised like the forward process: the predictor of PC samplers.
+    r"""Discretise the reverse SDE like the forward process: the predictor of PC samplers.
 
     .. math:: x' = (2 - a)\,x + v\,\nabla_x \log p_t(x) + \sqrt v\,\epsilon, \qquad
               x(t) \mid x(t') \sim N(a\,x(t'), v)
@@ -87,7 +87,7 @@ def reverse_diffusion_step(
 
 
 def ancestral_step(
-    sde: LinearSDE, score: Field, x: Array, t: Array, t_next: Array, noise: Array
+    sde: LinearSDE, score: VectorField, x: Array, t: Array, t_next: Array, noise: Array
 ) -> Array:
     r"""Sample the posterior q(x(t') | x(t), x0), with x0 estimated by the score: DDPM's step.
 
@@ -95,7 +95,7 @@ def ancestral_step(
               \qquad x(t) \mid x(t') \sim N(a\,x(t'), v)
 
     In the coordinates x / m this is the samplers' `ancestral(eta=1)` for every process. The
-    paper's eq. 4 for VP has noise sqrt(v), DDPM's "fixed large" variance, in place of beta-tilde.
+    paper's eq. 4 for VP has noise sqrt(v), DDPM's "fixed large" variance, instead of beta-tilde.
 
     Args:
         sde: the forward process, for its `transition` and `std`.
@@ -151,7 +151,7 @@ def langevin_step(x: Array, gradient: Array, noise: Array, step_size: Array) -> 
 def langevin_step_size(
     gradient: Array, noise: Array, snr: float, alpha: Array = 1.0, per_example: bool = True
 ) -> Array:
-    r"""The corrector's step size from a signal-to-noise ratio.
+    r"""Return the corrector's step size from a signal-to-noise ratio.
 
     .. math:: \delta = 2\,\alpha\left(r\,\frac{\lVert\epsilon\rVert_2}
               {\lVert\nabla_x \log p(x)\rVert_2}\right)^2
@@ -166,8 +166,8 @@ def langevin_step_size(
         noise: the standard normal noise of the same step, shape of `gradient`.
         snr: r, > 0; 0.16 in the paper's code for CIFAR-10.
         alpha: a^2 of the predictor's step, 1 - beta for VP and 1 for VE; scalar or (n,).
-        per_example: norms per example, as in the algorithms; else their means over the batch, as in
-            the paper's code (examples then depend on their batch).
+        per_example: norms per example, as in the algorithms; otherwise their means over the batch,
+            as in the paper's code (examples then depend on their batch).
 
     Returns:
         (n,), or 0-d if not `per_example` and `alpha` is a scalar.
@@ -190,7 +190,7 @@ def langevin_step_size(
 
 def predictor_corrector(
     sde: LinearSDE,
-    score: Field,
+    score: VectorField,
     x: Array,
     times: Sequence[float],
     noise: Callable[[], Array],

@@ -59,7 +59,7 @@ def stop_gradient(x: Array) -> Array:
 
 
 def straight_through(z: Array, quantised: Array) -> Array:
-    r"""The quantised vectors, with the gradient of the unquantised ones.
+    r"""Return the quantised vectors with the gradient of the unquantised ones.
 
     .. math:: z + \operatorname{sg}[z_q - z]
 

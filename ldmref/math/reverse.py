@@ -10,11 +10,11 @@ from collections.abc import Callable
 from ldmref.math.arrays import Array, along
 from ldmref.math.sde import LinearSDE
 
-Field = Callable[[Array, Array], Array]  # (x, t) -> array like x
+VectorField = Callable[[Array, Array], Array]  # (x, t) -> array like x
 
 
-def reverse_sde(sde: LinearSDE, score: Field) -> tuple[Field, Callable[[Array], Array]]:
-    r"""The reverse-time diffusion from prior to data with the same marginals.
+def reverse_sde(sde: LinearSDE, score: VectorField) -> tuple[VectorField, Callable[[Array], Array]]:
+    r"""Return the reverse-time diffusion from prior to data with the same marginals.
 
     .. math:: dx = \left[f(x, t) - g(t)^2\,\nabla_x \log p_t(x)\right] dt + g(t)\,d\bar w,
               \qquad dt < 0
@@ -42,7 +42,7 @@ def reverse_sde(sde: LinearSDE, score: Field) -> tuple[Field, Callable[[Array], 
     return drift, sde.diffusion
 
 
-def probability_flow(sde: LinearSDE, score: Field) -> Field:
+def probability_flow(sde: LinearSDE, score: VectorField) -> VectorField:
     r"""Velocity of the deterministic flow with the same marginals.
 
     .. math:: \frac{dx}{dt} = f(x, t) - \tfrac12 g(t)^2\,\nabla_x \log p_t(x)
@@ -69,8 +69,8 @@ def probability_flow(sde: LinearSDE, score: Field) -> Field:
     return velocity
 
 
-def sigma_flow(denoise: Field) -> Field:
-    r"""The probability flow in the coordinates x = x0 + sigma eps, with sigma as the time.
+def sigma_flow(denoise: VectorField) -> VectorField:
+    r"""Return the probability flow in the coordinates x = x0 + sigma eps, sigma as the time.
 
     .. math:: \frac{dx}{d\sigma} = \frac{x - D(x; \sigma)}{\sigma}
 
@@ -97,7 +97,7 @@ def sigma_flow(denoise: Field) -> Field:
 
 
 def score_from_denoised(x: Array, denoised: Array, sigma: Array) -> Array:
-    r"""The score from the expected clean data.
+    r"""Return the score from the expected clean data.
 
     .. math:: \nabla_x \log p(x; \sigma) = \frac{D(x; \sigma) - x}{\sigma^2}
 
@@ -120,7 +120,7 @@ def score_from_denoised(x: Array, denoised: Array, sigma: Array) -> Array:
 
 
 def denoised_from_score(x: Array, score: Array, sigma: Array) -> Array:
-    r"""The expected clean data from the score (Tweedie's formula).
+    r"""Return the expected clean data from the score (Tweedie's formula).
 
     .. math:: E[x_0 \mid x] = x + \sigma^2\,\nabla_x \log p(x; \sigma)
 
@@ -142,8 +142,8 @@ def denoised_from_score(x: Array, score: Array, sigma: Array) -> Array:
     return x + along(sigma * sigma, x) * score
 
 
-def sde_score(sde: LinearSDE, denoise: Field) -> Field:
-    r"""The score of a process from a denoiser in the coordinates x = x0 + sigma eps.
+def sde_score(sde: LinearSDE, denoise: VectorField) -> VectorField:
+    r"""Return the score of a process from a denoiser in coordinates x = x0 + sigma eps.
 
     .. math:: \nabla_x \log p_t(x) = \frac{1}{m}\,
               \frac{D(x / m; \sigma) - x / m}{\sigma^2}, \qquad m = m(t),\ \sigma = \sigma(t)

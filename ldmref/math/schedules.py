@@ -183,7 +183,7 @@ def sigma_from_alpha_bar(alpha_bar: Array) -> Array:
 
 
 def alpha_bar_from_sigma(sigma: Array) -> Array:
-    r"""The inverse of `sigma_from_alpha_bar`.
+    r"""Invert `sigma_from_alpha_bar`.
 
     .. math:: \bar\alpha = 1 / (1 + \sigma^2)
 

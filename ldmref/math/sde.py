@@ -74,7 +74,7 @@ class LinearSDE:
         raise NotImplementedError
 
     def transition(self, start: Array, end: Array) -> tuple[Array, Array]:
-        """(a, v) of x(end) | x(start) ~ N(a x(start), v), start <= end; type and shape of `end`."""
+        """Return (a, v) of x(end) | x(start) ~ N(a x(start), v), start <= end, like `end`."""
         raise NotImplementedError
 
     def time(self, sigma: Array) -> Array:
@@ -100,7 +100,7 @@ class LinearSDE:
         return along(self.mean_coefficient(t), x0) * x0 + along(self.std(t), x0) * eps
 
     def prior(self, noise: Array) -> Array:
-        """A sample of the prior from standard normal noise; shape and dtype of `noise`."""
+        """Sample the prior from standard normal noise; shape and dtype of `noise`."""
         return self.prior_std * noise
 
     def log_prior(self, x: Array) -> Array:

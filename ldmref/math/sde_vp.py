@@ -41,7 +41,7 @@ class VPSDE(LinearSDE):
 
     @classmethod
     def from_betas(cls, betas: np.ndarray) -> VPSDE:
-        """The diffusion whose beta(t) is n times a chain's linear betas, (n,).
+        """Return the diffusion whose beta(t) is n times a chain's linear betas, (n,).
 
         Raises:
             ValueError: the betas are not linear.
@@ -51,7 +51,7 @@ class VPSDE(LinearSDE):
         return cls(len(betas) * float(betas[0]), len(betas) * float(betas[-1]))
 
     def betas(self, n: int) -> np.ndarray:
-        """The betas of DDPM's chain of n steps: beta(t) / n at n evenly spaced times, (n,) float64.
+        """Return the betas of DDPM's chain: beta(t) / n at n evenly spaced times, (n,) float64.
 
         Raises:
             ValueError: n < 2, or n <= beta_max.
@@ -131,7 +131,7 @@ class SubVPSDE(VPSDE):
         return -functions_of(t).expm1(-self.integral(t))
 
     def transition(self, start: Array, end: Array) -> tuple[Array, Array]:
-        """a = exp(-D / 2), v = (1 - exp(-D)) (1 - exp(-S)): D and S are B(end) -+ B(start)."""
+        """Return exp(-D / 2), (1 - exp(-D)) (1 - exp(-S)); D and S are B(end) -+ B(start)."""
         xp = functions_of(end)
         between = self.integral_between(start, end)
         total = self.integral(start) + self.integral(end)

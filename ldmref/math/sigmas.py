@@ -163,7 +163,7 @@ def beta_sigmas(
 
 
 def align_your_steps_timesteps(model: str = "sd") -> np.ndarray:
-    """The ten timesteps optimised for Stable Diffusion: a table, not a formula.
+    """Return the ten timesteps optimised for Stable Diffusion: a table, not a formula.
 
     Args:
         model: `sd` (1.5) or `sdxl`; both count 1000 training timesteps.

@@ -30,7 +30,7 @@ def snr(alpha_bar: Array) -> Array:
 
 
 def log_snr(alpha_bar: Array) -> Array:
-    r"""The natural logarithm of the signal-to-noise ratio.
+    r"""Return the natural logarithm of the signal-to-noise ratio.
 
     .. math:: \log\mathrm{SNR} = \log\frac{\bar\alpha}{1 - \bar\alpha} = -2 \log\sigma
 
@@ -54,7 +54,7 @@ def log_snr(alpha_bar: Array) -> Array:
 
 
 def alpha_bar_from_log_snr(log_snr: Array) -> Array:
-    r"""The inverse of `log_snr`: the logistic function.
+    r"""Invert `log_snr`: the logistic function.
 
     .. math:: \bar\alpha = \frac{1}{1 + e^{-\log\mathrm{SNR}}}
 

@@ -24,24 +24,24 @@ from ldmref.modes.registry import read_request, require_config
 from ldmref.modes.resolve import resolve
 from ldmref.modes.text import TextConditioning, encode_texts
 from ldmref.samplers import guided_denoiser
-from ldmref.samplers.loop import Denoiser
+from ldmref.samplers.loop import Denoiser, Interval, IntervalDenoiser
 from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
 
 
 def model_denoiser(
     model: LatentDiffusion,
-    timestep: Callable[[float], float],
+    timestep: Callable[[float, Interval | None], float],
     cond: Conditioning,
     uncond: Conditioning,
     cfg_scale: float,
     controls: Sequence[ActiveControl] = (),
     channels: Array | None = None,
-) -> Denoiser:
+) -> IntervalDenoiser:
     """Return the denoiser of a batch.
 
     Args:
         model: The model.
-        timestep: Maps sigma to the training timestep.
+        timestep: Maps sigma and the interval of the step to the training timestep.
         cond, uncond: The conditioning, with as many rows as x.
         cfg_scale: The guidance scale.
         controls: ControlNets, which read only the latents.
@@ -49,9 +49,11 @@ def model_denoiser(
     """
     ops: Backend = model.backend
 
-    def network(xt: Array, sigma: float, conditioning: Conditioning) -> Array:
+    def network(
+        xt: Array, sigma: float, conditioning: Conditioning, interval: Interval | None
+    ) -> Array:
         n = xt.shape[0]
-        t = ops.asarray(np.full(n, timestep(sigma)), ops.state_dtype)
+        t = ops.asarray(np.full(n, timestep(sigma, interval)), ops.state_dtype)
         x = ops.cast(xt, ops.dtype)
         acting = [control for control in controls if control.acts_at(sigma)]
         control = {"control": sum_residuals(acting, x, t, conditioning)} if acting else {}
@@ -149,7 +151,7 @@ def denoiser(
                 part,
                 model_denoiser(
                     model,
-                    lambda sigma: float(timesteps_at(training_sigmas, sigma)),
+                    lambda sigma, _: float(timesteps_at(training_sigmas, sigma)),
                     *batch.conditioning(part),
                     job.cfg_scale,
                     channels=channels,

@@ -21,7 +21,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.nonfinite import decoder_error, step_error
 from ldmref.samplers import State
-from ldmref.samplers.loop import Constraint
+from ldmref.samplers.loop import Constraint, Interval
 
 
 class CancelFlag(Protocol):
@@ -95,7 +95,7 @@ SampleStates = Callable[..., Iterator[State]]  # (model, x, visits, history), th
 
 
 def constrain_known(
-    ops: Backend, keep: np.ndarray, image: np.ndarray, noise: np.ndarray, last_sigma: float
+    ops: Backend, keep: np.ndarray, image: np.ndarray, noise: np.ndarray
 ) -> Constraint:
     """Return the constraint that keeps the latents of `image` where `keep` is 1.
 
@@ -106,8 +106,9 @@ def constrain_known(
     """
     known, eps, kept = (on_backend(ops, x) for x in (image, noise, keep))
 
-    def constrain(x: Array, sigma: float) -> Array:
-        clean = sigma == last_sigma
+    def constrain(x: Array, interval: Interval) -> Array:
+        sigma = interval.sigma_next
+        clean = interval.i_next == interval.n
         there = known * math.hypot(1.0, sigma) if clean else known + sigma * eps
         return (1.0 - kept) * x + kept * there
 

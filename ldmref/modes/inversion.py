@@ -31,7 +31,7 @@ from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Invert
 from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.samplers import History, State, implicit, make_schedule, sample
+from ldmref.samplers import History, Interval, State, implicit, make_schedule, sample
 
 SETTINGS = (
     "steps",
@@ -183,12 +183,15 @@ class InversionRun:
         if sigmas[0] == 0.0 and not iterations:  # there is no slope at 0
             sigmas[0] = min(sigmas[1] / 2.0, float(schedule.training_sigmas[0]))
 
+        def timestep(sigma: float, interval: Interval | None) -> float:
+            return schedule.timestep(sigma, interval.reversed() if interval else None)
+
         def sample_states(
             model: LatentDiffusion, x: Array, visits: Any = None, history: History = ()
         ) -> Iterator[State]:
             cond, uncond = self.text.conditioning(slice(0, 1))
             denoise = model_denoiser(
-                model, schedule.timestep, cond, uncond, job.cfg_scale, channels=self.channels
+                model, timestep, cond, uncond, job.cfg_scale, channels=self.channels
             )
             step = implicit(iterations)
             return sample(denoise, x, sigmas, step, visits=visits, history=history)

@@ -174,7 +174,7 @@ class Run:
 
         constrain = None
         if initial.keep is not None and image is not None:
-            constrain = constrain_known(ops, initial.keep, image, noise, sigmas[-1])
+            constrain = constrain_known(ops, initial.keep, image, noise)
         step, visits = configured_step(
             config,
             job.sampler,

@@ -2,15 +2,15 @@
 
 | file             | content                                                                    |
 |------------------|----------------------------------------------------------------------------|
-| `loop.py`        | `sample`, and what a step, a denoiser, noise and a constraint are          |
+| `loop.py`        | `sample`, and the protocols of steps, denoisers, noise and constraints     |
 | `schedule.py`    | `make_schedule`: sigmas, timesteps, initial noise scale                    |
 | `registry.py`    | `SAMPLERS`: every sampler with its order, cost and source                  |
-| `configure.py`   | the step as a checkpoint's scheduler configures it                         |
+| `configure.py`   | the step as configured by a checkpoint's scheduler                         |
 | `steps.py` ...   | the methods                                                                |
 | `lower_order.py` | lower orders in the last steps                                             |
 | `denoiser.py`    | from a network to `denoise(x, sigma) -> x0`, with guidance                 |
-| `noise.py` ...   | noise that depends on the seed alone                                       |
-| `diffusers/`     | the habits of diffusers' schedulers                                        |
+| `noise.py` ...   | noise that depends only on the seed                                        |
+| `diffusers/`     | conventions of diffusers' schedulers                                       |
 """
 
 from ldmref.samplers.churn import churn, euler_churn, heun_churn
@@ -22,8 +22,20 @@ from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
 from ldmref.samplers.inversion import implicit, invert
 from ldmref.samplers.lcm import lcm
-from ldmref.samplers.loop import Denoiser, History, Interval, State, Step, Stepped, sample
+from ldmref.samplers.loop import (
+    Constraint,
+    Denoiser,
+    History,
+    Interval,
+    IntervalDenoiser,
+    Noise,
+    State,
+    Step,
+    Stepped,
+    sample,
+)
 from ldmref.samplers.multistep import deis, gradient_estimation, ipndm, lms, pndm
+from ldmref.samplers.noise import Streams
 from ldmref.samplers.registry import ALIASES, SAMPLERS, Sampler, get_sampler
 from ldmref.samplers.repaint import repaint_visits
 from ldmref.samplers.runge_kutta import heun, midpoint, rk4, rk45, runge_kutta
@@ -34,12 +46,16 @@ from ldmref.samplers.unipc import unipc
 
 # fmt: off
 __all__ = [
-    "ALIASES", "SAMPLERS", "SPACINGS", "Denoiser", "History", "Interval", "Sampler", "Schedule",
-    "SchedulerConfig", "State", "Step", "Stepped", "ancestral", "churn", "configured_step", "deis",
-    "dpm_solver", "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde",
-    "dpmpp_singlestep", "euler_churn", "get_sampler", "gradient_estimation", "guided_denoiser",
-    "heun", "heun_churn", "implicit", "invert", "ipndm", "lcm", "lms", "make_schedule", "midpoint",
-    "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "sigma_grid", "unipc",
-    "with_noise",
+    "ALIASES", "SAMPLERS", "SPACINGS", "Constraint", "Denoiser", "History", "Interval",
+    "IntervalDenoiser", "Noise", "Sampler", "Schedule", "SchedulerConfig", "State", "Step",
+    "Stepped", "Streams", "ancestral", "churn", "configured_step", "deis", "dpm_solver",
+    "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
+    "euler_churn", "get_sampler", "gradient_estimation", "guided_denoiser", "heun", "heun_churn",
+    "implicit", "invert", "ipndm", "lcm", "lms", "make_schedule", "midpoint", "pndm",
+    "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "sigma_grid", "unipc", "with_noise",
 ]
 # fmt: on
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -59,9 +59,9 @@ class Options(NamedTuple):
     """Options of the noise levels, in addition to sampler, schedule and steps.
 
     Args:
-        beta: shape of the distribution of schedule `beta`.
-        discard: drop the last but one level with any sampler.
-        sdxl: whether the model is SDXL, for `align your steps`.
+        beta: Shape of the distribution of schedule `beta`.
+        discard: Whether to drop the last but one level with any sampler.
+        sdxl: Whether the model is SDXL, for `align your steps`.
     """
 
     beta: tuple[float, float] = (0.6, 0.6)
@@ -94,14 +94,15 @@ def a1111_levels(
     strength: float | None = None,
     options: Options | None = None,
 ) -> Levels | None:
-    """Return the noise levels of A1111, or None where it takes no step or is not known.
+    """Return the noise levels of A1111, None if it takes no step or the schedule is unknown.
 
     Args:
-        table: sigmas of every training timestep, (T,), increasing.
-        sampler: a name in `SAMPLERS`.
+        table: Sigmas of every training timestep, (T,), increasing.
+        sampler: A name in `SAMPLERS`.
         schedule: A1111's label in lower case: a name in `SCHEDULES`, or `automatic`.
-        steps: from 1 to T.
-        strength: the denoising strength of img2img, from 0 to 1; None for txt2img.
+        steps: Number of steps, from 1 to T.
+        strength: Denoising strength of img2img, from 0 to 1; None for txt2img.
+        options: Further options; None: the defaults of `Options`.
     """
     options = options or Options()
     # int(min(strength, 0.999) * steps), one less than the steps that A1111 takes
@@ -121,7 +122,7 @@ def a1111_levels(
 def _compvis_levels(
     table: np.ndarray, sampler: str, steps: int, encoded: int | None
 ) -> Levels | None:
-    """Levels of DDIM, PLMS and UniPC, which ends at the table's smallest.
+    """Return the levels of DDIM, PLMS and UniPC, which ends at the table's smallest.
 
     img2img starts at the timestep below the one to which A1111 noises the image.
     """
@@ -145,13 +146,13 @@ def _compvis_levels(
 
 
 def _sigmas_by_alpha(table: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """Sigmas at timesteps that need not be whole, linear in log alpha-bar as in UniPC's code."""
+    """Interpolate sigmas at timesteps linearly in log alpha-bar, as in UniPC's code."""
     minus_log_alpha_bar = np.interp(t, np.arange(len(table)), np.log1p(table**2))
     return np.sqrt(np.expm1(minus_log_alpha_bar))
 
 
 def _between(table: np.ndarray, n: int) -> np.ndarray:
-    """Sigmas at n timesteps evenly spaced from the last to the first."""
+    """Return the sigmas at n timesteps evenly spaced from the last to the first."""
     return sigmas_at(table, np.linspace(len(table) - 1, 0, n))
 
 

@@ -24,21 +24,22 @@ def churn(
     s_tmax: float = math.inf,
     s_noise: float = 1.0,
 ) -> Step:
-    r"""A deterministic singlestep method with EDM's churn.
+    r"""Add EDM's churn to a deterministic singlestep method.
 
-    gamma = min(s_churn / n, sqrt(2) - 1) in a run of n steps, if s_tmin <= sigma <= s_tmax, else 0.
+    gamma = min(s_churn / n, sqrt(2) - 1) in a run of n steps if s_tmin <= sigma <= s_tmax, and 0
+    otherwise.
     s_churn = 0 is `inner` itself. For ImageNet-64 with 256 steps, EDM has s_churn = 40,
     s_tmin = 0.05, s_tmax = 50 and s_noise = 1.003 (table 5).
 
     Args:
-        inner: a deterministic singlestep method, such as `heun()`.
-        s_churn: total amount of churn, >= 0.
-        s_tmin, s_tmax: range of the noise levels that are raised, 0 <= s_tmin <= s_tmax.
-        s_noise: scale of the fresh noise, > 0. Only 1 keeps the distribution; slightly more makes
-            up for detail that a network takes away.
+        inner: Step of a deterministic singlestep method, such as `heun()`.
+        s_churn: Total amount of churn, >= 0.
+        s_tmin, s_tmax: Range of the noise levels that are raised, 0 <= s_tmin <= s_tmax.
+        s_noise: Scale of the fresh noise, > 0. Only 1 keeps the distribution; slightly more
+            compensates for detail that a network removes.
 
     Raises:
-        ValueError: a number outside its range.
+        ValueError: A number is outside its range.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2; NVlabs/edm, `generate.py`.
     """
@@ -48,20 +49,22 @@ def churn(
             f"not {s_churn}, {s_noise}, {s_tmin} and {s_tmax}"
         )
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        gamma = min(s_churn / at.n, MOST) if s_tmin <= sigma <= s_tmax else 0.0
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        gamma = min(s_churn / interval.n, MOST) if s_tmin <= sigma <= s_tmax else 0.0
         if gamma > 0.0:
             raised = sigma * (1.0 + gamma)
             x = x + (s_noise * math.sqrt(raised**2 - sigma**2)) * noise()
-            at = at._replace(sigma=raised)
-        return inner(denoise, x, at, history, noise)
+            interval = interval._replace(sigma=raised)
+        return inner(denoise, x, interval, history, noise)
 
     return step
 
 
 def euler_churn(**options: float) -> Step:
-    """Euler's method with churn; options are those of `churn`.
+    """Make Euler's method with churn; the options are the arguments of `churn`.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2, without its lines 9 to 11;
     k-diffusion, `sample_euler`.
@@ -70,7 +73,7 @@ def euler_churn(**options: float) -> Step:
 
 
 def heun_churn(**options: float) -> Step:
-    """EDM's stochastic sampler, Heun's method with churn; options are those of `churn`.
+    """Make EDM's stochastic sampler, Heun's method with churn; options: arguments of `churn`.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 2.
     """

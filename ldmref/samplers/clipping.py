@@ -1,4 +1,4 @@
-"""Predictions x0 kept within bounds, as schedulers for pixels do."""
+"""Clipping of the predictions x0, as in schedulers for pixels."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ldmref.samplers.loop import Denoiser, Step, Stepped
 Clip: TypeAlias = Callable[[Array], Array]
 
 
-def clip_of(config: SchedulerConfig) -> Clip:
-    """What a scheduler that `clips` does to x0."""
+def configured_clip(config: SchedulerConfig) -> Clip:
+    """Return the clipping of x0 that the scheduler's configuration asks for."""
     if config.thresholding_ratio:
         return dynamic_threshold(config.thresholding_ratio, config.sample_max_value)
     return clip_to(config.clip_sample_range)
 
 
 def clip_to(bound: float) -> Clip:
-    """x0 -> x0 clipped to [-bound, bound]: diffusers' `clip_sample`.
+    """Return a function that clips x0 to [-bound, bound]: diffusers' `clip_sample`.
 
     Source: Ho, Jain, Abbeel 2020, arXiv:2006.11239, published code (`clip_denoised`).
     """
@@ -30,15 +30,15 @@ def clip_to(bound: float) -> Clip:
 
 
 def dynamic_threshold(ratio: float, largest: float) -> Clip:
-    r"""x0 (n, ...) -> x0 clipped to [-s, s] and divided by s, with an s for each of the n.
+    r"""Return a function that clips x0, (n, ...), to [-s, s] and divides it by s, for each image.
 
     .. math:: s = \mathrm{clip}(Q_{ratio}(|x_0|), 1, \mathrm{largest})
 
     with Q the quantile over an image's elements, linear between two of them.
 
     Args:
-        ratio: of the quantile, in [0, 1]; 0.995 in the paper.
-        largest: the largest s; below 1 it is s.
+        ratio: Order of the quantile, in [0, 1]; 0.995 in the paper.
+        largest: Largest s; a value below 1 is used as s.
 
     Source: Saharia et al. 2022, arXiv:2205.11487, section 2.3; diffusers 0.42.1,
     `_threshold_sample`.
@@ -61,7 +61,7 @@ def dynamic_threshold(ratio: float, largest: float) -> Clip:
 
 
 def clip_predictions(step: Step, clip: Clip) -> Step:
-    """`step` with a denoiser whose predictions are clipped."""
+    """Return `step` with a denoiser whose predictions are clipped."""
 
     def clipped_step(denoise: Denoiser, *arguments) -> Stepped:
         return step(lambda x, sigma: clip(denoise(x, sigma)), *arguments)

@@ -1,4 +1,4 @@
-"""`SchedulerConfig`: the forward process of a checkpoint, and how its maker samples from it."""
+"""`SchedulerConfig`: the forward process of a checkpoint and the defaults of its sampler."""
 
 from __future__ import annotations
 

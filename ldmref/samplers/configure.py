@@ -1,10 +1,10 @@
-"""The step function of a sampler as a checkpoint's scheduler configures it."""
+"""The step of a sampler as configured by a checkpoint's scheduler."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from ldmref.samplers.clipping import clip_of, clip_predictions
+from ldmref.samplers.clipping import clip_predictions, configured_clip
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.configure import diffusers_step
 from ldmref.samplers.loop import Constraint, Step
@@ -23,16 +23,20 @@ def configured_step(
     constrain: Constraint | None = None,
     bug_compatible: bool = False,
 ) -> tuple[Step, Sequence[int]]:
-    """The step, and the indices into `schedule.sigmas` that it visits from `first_step` on.
+    """Return the step of a sampler and the indices into `schedule.sigmas` that it visits.
 
     Args:
-        config: of the checkpoint's scheduler.
-        sampler, schedule: from `get_sampler` and `make_schedule`.
-        eta: for samplers that have it; None for their own.
-        first_step: steps that are skipped, as in img2img.
-        constrain: what `sample` applies after every step.
-        bug_compatible: where the schedule is diffusers', also what its schedulers get wrong, so
-            that the same seed gives diffusers' image.
+        config: Configuration of the checkpoint's scheduler.
+        sampler: Sampler from `get_sampler`.
+        schedule: Schedule from `make_schedule`.
+        eta: Strength of the fresh noise, for samplers with `eta`; None: the sampler's default.
+        first_step: Number of steps that are skipped, as in img2img.
+        constrain: The constraint that `sample` applies after every step.
+        bug_compatible: Whether to reproduce errors of diffusers' schedulers for a schedule of
+            diffusers; the same seed then gives diffusers' image.
+
+    Returns:
+        (step, visits), both for `sample`.
     """
     visits = range(first_step, len(schedule.sigmas))
     options = {} if eta is None else {"eta": eta}
@@ -43,5 +47,5 @@ def configured_step(
     else:
         step = sampler.make(**options)
     if config.thresholding_ratio or config.clip_sample_range:
-        step = clip_predictions(step, clip_of(config))
+        step = clip_predictions(step, configured_clip(config))
     return step, visits

@@ -9,7 +9,7 @@ from ldmref.math.arrays import Array
 from ldmref.math.guidance import classifier_free_guidance
 from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.samplers.loop import Denoiser
+from ldmref.samplers.loop import Interval, IntervalDenoiser
 
 TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {  # (xt, prediction, alpha_bar)
     "eps": x0_from_eps, "v": x0_from_v, "x0": lambda xt, y, alpha_bar: y,
@@ -18,34 +18,34 @@ Context = TypeVar("Context")  # whatever the network takes for the text: an arra
 
 
 def guided_denoiser(
-    network: Callable[[Array, float, Context], Array],
+    network: Callable[[Array, float, Context, Interval | None], Array],
     prediction_type: str,
     cond: Context,
     uncond: Context,
     cfg_scale: float,
     concat: Callable[[list[Any]], Any],
-) -> Denoiser:
-    """A denoiser with classifier-free guidance, both predictions in one call of the network.
+) -> IntervalDenoiser:
+    """Return a denoiser with classifier-free guidance, one call of the network per evaluation.
 
     Args:
-        network: (x_t, sigma, context) -> prediction of `prediction_type`; x_t is x in
-            variance-preserving scale, x / sqrt(1 + sigma^2).
+        network: (x_t, sigma, context, interval of the step) -> prediction of `prediction_type`;
+            x_t is x in variance-preserving scale, x / sqrt(1 + sigma^2).
         prediction_type: `eps`, `v` or `x0`.
         cond, uncond: contexts, (n, l, d).
-        cfg_scale: 0 unconditional, 1 conditional (each a single evaluation), else both.
+        cfg_scale: 0 unconditional, 1 conditional (each a single evaluation), otherwise both.
         concat: joins arrays, and contexts, along the first axis.
     """
     convert = TO_X0[prediction_type]
     guided = cfg_scale not in (0.0, 1.0)
     context = concat([uncond, cond]) if guided else cond if cfg_scale else uncond
 
-    def denoise(x: Array, sigma: float) -> Array:
+    def denoise(x: Array, sigma: float, interval: Interval | None) -> Array:
         alpha_bar = float(alpha_bar_from_sigma(sigma))
         xt = x * alpha_bar**0.5
         n = x.shape[0]
         if not guided:
-            return convert(xt, network(xt, sigma, context), alpha_bar)
-        both = network(concat([xt, xt]), sigma, context)
+            return convert(xt, network(xt, sigma, context, interval), alpha_bar)
+        both = network(concat([xt, xt]), sigma, context, interval)
         return convert(xt, classifier_free_guidance(both[:n], both[n:], cfg_scale), alpha_bar)
 
-    return denoise
+    return IntervalDenoiser(denoise)

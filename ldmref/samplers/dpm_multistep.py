@@ -19,7 +19,7 @@ from ldmref.samplers.steps import euler_step
 
 
 def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoint") -> Step:
-    r"""DPM-Solver(2M) and (3M), and their SDE form: one evaluation a step.
+    r"""DPM-Solver(2M) and (3M), and their SDE form: one evaluation per step.
 
     .. math:: x' = \mathrm{euler} - \eta(\sigma - \sigma')\epsilon
                  - (1 + \eta)\,(c_1 D_1 + c_2 D_2)
@@ -31,9 +31,12 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
     published. The first steps are of lower orders; the step to sigma = 0 goes to x0.
 
     Args:
-        order: 1, 2 or 3.
-        eta: strength of the fresh noise; 0 is deterministic, 1 the SDE form.
-        solver: of the second-order steps, `midpoint` or `heun`.
+        order: Order of the polynomial's steps: 1, 2 or 3.
+        eta: Strength of the fresh noise; 0 is deterministic, 1 the SDE form.
+        solver: Solver of the second-order steps, `midpoint` or `heun`.
+
+    Raises:
+        ValueError: `order` or `solver` is not one of these.
 
     Source: Lu et al. 2022, arXiv:2206.00927, published code; diffusers 0.42.1,
     `algorithm_type="dpmsolver"` and `"sde-dpmsolver"`.
@@ -41,9 +44,11 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
     if order not in (1, 2, 3) or solver not in ("midpoint", "heun"):
         raise ValueError(f"order must be 1 to 3, solver midpoint or heun; not {order}, {solver!r}")
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -71,5 +76,5 @@ def dpm_solver_multistep(order: int = 2, eta: float = 0.0, solver: str = "midpoi
 
 
 def _slope(new: tuple[float, Array], old: tuple[float, Array], h: float) -> Array:
-    """The divided difference of two predictions, in units of h."""
+    """Return the divided difference of two predictions, in units of h."""
     return (new[1] - old[1]) * (h / math.log(old[0] / new[0]))

@@ -28,7 +28,10 @@ def dpm_solver(order: int = 2) -> Step:
     Order 1 is DDIM; order 2 is k-diffusion's DPM2. The step to sigma = 0 goes to x0.
 
     Args:
-        order: 1, 2 or 3.
+        order: Number of evaluations per step: 1, 2 or 3.
+
+    Raises:
+        ValueError: `order` is not 1, 2 or 3.
 
     Source: Lu et al. 2022, arXiv:2206.00927, algorithms 1 (DPM-Solver-2) and 2 (DPM-Solver-3).
     """
@@ -37,9 +40,11 @@ def dpm_solver(order: int = 2) -> Step:
     if order == 1:
         return ancestral(0.0)
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -77,27 +82,29 @@ def dpmpp_2s() -> Step:
 def dpmpp_sde(eta: float = 1.0, r: float = 0.5) -> Step:
     r"""DPM-Solver++ SDE: DPM-Solver++(2S) with fresh noise, at the midpoint and at the end.
 
-    Both substeps, to s = sigma e^(-r h) and to sigma', start at x, step to their own sigma_down and
-    add their own noise of strength sigma_up (`ancestral_sigmas`):
+    Both substeps, to s = sigma e^(-r h) and to sigma', start at x, step to their sigma_down and add
+    independent noise of strength sigma_up (`ancestral_sigmas`):
 
     .. math:: u = \mathrm{euler}(s_{down}) + s_{up}\,\epsilon_1, \qquad
               x' = \mathrm{euler}(\sigma'_{down})
                  + \left(1 - \frac{\sigma'_{down}}{\sigma}\right) \frac{x_0(u) - x_0}{2 r}
                  + \sigma'_{up}\,\epsilon_2
 
-    The two noises are independent. k-diffusion takes both from one Brownian path: they are
-    correlated, and samples with few and with many steps resemble each other.
+    k-diffusion takes both noises from one Brownian path: they are correlated, and samples with few
+    and with many steps resemble each other.
 
     Args:
-        eta: strength of the fresh noise; 0 is DPM-Solver++(2S), 1 the usual sampler.
-        r: position of the intermediate node in units of h, in (0, 1].
+        eta: Strength of the fresh noise; 0 is DPM-Solver++(2S), 1 the usual sampler.
+        r: Position of the intermediate node in units of h, in (0, 1].
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1; k-diffusion, `sample_dpmpp_sde`.
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

@@ -22,7 +22,7 @@ from ldmref.samplers.steps import euler_step
 
 
 class Prediction(NamedTuple):
-    """The prediction x0 of an earlier step, and that step's length h in log sigma."""
+    """The prediction x0 of an earlier step and the length h of that step in log sigma."""
 
     x0: Array
     h: float
@@ -31,11 +31,11 @@ class Prediction(NamedTuple):
 def second_difference(
     x0: Array, h: float, last: Prediction, first: Prediction
 ) -> tuple[Array, Array]:
-    """(D1, D2): first and half the second derivative of x0 in units of `h`, at the newest x0.
+    """Return first and half the second derivative of x0 in units of `h`, at the newest x0.
 
     Args:
-        x0, h: prediction and length of this step.
-        last, first: those of the previous step and of the one before.
+        x0, h: Prediction and length of this step.
+        last, first: Prediction and length of the previous step and of the step before it.
     """
     r0 = last.h / h
     r1 = first.h / h
@@ -50,7 +50,7 @@ def _add_noise(x: Array, h: float, sigma_next: float, eta: float, noise: Noise) 
 
 
 def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
-    r"""DPM-Solver++(2M) and its SDE form: second-order multistep, one evaluation a step.
+    r"""DPM-Solver++(2M) and its SDE form: second-order multistep, one evaluation per step.
 
     .. math:: D = \frac{h}{h_{last}} (x_0 - x_{0,last}), \qquad
               x' = x_0 + e^{-k} (x - x_0) + c\, D + \sigma' \sqrt{1 - e^{-2\eta h}}\,\epsilon
@@ -58,11 +58,14 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
     with c = (1 - e^{-k}) / 2 for `midpoint`, and the exact integral of the straight line through
     both predictions, 1 - (1 - e^{-k}) / k, for `heun`.
 
-    The first step, and the last one to sigma = 0, are of first order (D = 0).
+    The first step, and the last step to sigma = 0, are of first order (D = 0).
 
     Args:
-        eta: strength of the fresh noise; 0 is DPM-Solver++(2M), 1 its SDE form.
-        solver: `midpoint` or `heun`.
+        eta: Strength of the fresh noise; 0 is DPM-Solver++(2M), 1 its SDE form.
+        solver: Weight of D, `midpoint` or `heun`.
+
+    Raises:
+        ValueError: `solver` is not one of these.
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 2, with alpha = 1; k-diffusion,
     `sample_dpmpp_2m`, `sample_dpmpp_2m_sde`.
@@ -70,9 +73,11 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
     if solver not in ("midpoint", "heun"):
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -89,22 +94,25 @@ def dpmpp_2m(eta: float = 0.0, solver: str = "midpoint") -> Step:
 
 
 def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
-    r"""DPM-Solver++(3M) SDE: three predictions, one evaluation a step, as k-diffusion publishes it.
+    r"""DPM-Solver++(3M) SDE: three predictions, one evaluation per step, as in k-diffusion.
 
     .. math:: x' = x_0 + e^{-k}(x - x_0) + \varphi_2 D_1 + \varphi_3 D_2
                  + \sigma'\sqrt{1 - e^{-2\eta h}}\,\epsilon, \qquad
               \varphi_2 = 1 - \frac{1 - e^{-k}}{k}, \quad \varphi_3 = \frac12 - \frac{\varphi_2}{k}
 
     with D_1 the first and D_2 half the second derivative of x0 in units of h, by divided
-    differences. The integral of the parabola through three predictions has 2 phi_3 in place of
+    differences. The integral of the parabola through three predictions has 2 phi_3 instead of
     phi_3 (`exponential_moment(2, k)`): as published, the second derivative has half its weight, and
     the method is of second order. UniPC's predictor has the exact weights.
 
     The first step is of first order, the second as DPM-Solver++(2M) with `solver`.
 
     Args:
-        eta: strength of the fresh noise; 0 is deterministic, 1 the usual sampler.
-        solver: of the second-order steps, `midpoint` or `heun`, as in `dpmpp_2m`.
+        eta: Strength of the fresh noise; 0 is deterministic, 1 the usual sampler.
+        solver: Solver of the second-order steps, `midpoint` or `heun`, as in `dpmpp_2m`.
+
+    Raises:
+        ValueError: `solver` is not one of these.
 
     Source: k-diffusion, `sample_dpmpp_3m_sde`; Lu et al. 2022, arXiv:2211.01095, published code
     (`multistep_dpm_solver_third_update`).
@@ -112,9 +120,11 @@ def dpmpp_3m(eta: float = 1.0, solver: str = "heun") -> Step:
     if solver not in ("midpoint", "heun"):
         raise ValueError(f"solver must be 'midpoint' or 'heun', not {solver!r}")
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()

@@ -22,16 +22,27 @@ def invert(
     interval.
 
     Args:
-        denoise: `denoise(x, sigma) -> x0`.
-        x: data at noise level sigmas[0], any shape.
-        sigmas: increasing noise levels; the first is positive, since the slope (x - x0) / sigma
-            does not exist at 0: take the smallest one of the network's training.
-        step: of a deterministic sampler in `SAMPLERS`.
+        denoise: The model, `denoise(x, sigma) -> x0`.
+        x: Data at noise level sigmas[0], an array of any shape.
+        sigmas: Increasing noise levels, (n + 1,). The first must be positive because the slope
+            (x - x0) / sigma does not exist at 0; the smallest sigma of the network's training is a
+            good choice.
+        step: Step of a deterministic sampler in `SAMPLERS`; None: DDIM.
+
+    Returns:
+        An iterator of `State`, as from `sample`; the x of the last state is the noise.
 
     Raises:
-        ValueError: the sigmas do not increase, or start at 0.
+        ValueError: The sigmas do not increase, or start at 0.
 
     Source: Song, Meng, Ermon 2020, arXiv:2010.02502, section 4.3 and eq. 13, run backwards.
+
+    >>> import numpy as np
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = invert(denoise, np.array([1.0]), np.linspace(0.01, 3.0, 200))
+    >>> last.x.round(2)  # sqrt(1 + 3^2) times as large
+    array([3.14])
     """
     sigmas = [float(sigma) for sigma in sigmas]
     if not sigmas or sigmas[0] <= 0.0 or any(b <= a for a, b in pairwise(sigmas)):
@@ -40,7 +51,7 @@ def invert(
 
 
 def implicit(iterations: int = 5) -> Step:
-    r"""The exact inverse of a DDIM step, by fixed-point iteration.
+    r"""Return the exact inverse of a DDIM step, by fixed-point iteration.
 
     The slope is taken at the upper end, as in the step down:
 
@@ -50,14 +61,19 @@ def implicit(iterations: int = 5) -> Step:
     iteration evaluates the denoiser once. It converges if the right-hand side is a contraction,
     which holds for small steps and fails with guidance far above 1.
 
+    Args:
+        iterations: Number of iterations of each step.
+
     Source: Pan et al. 2023, arXiv:2309.04907 (AIDI; the plain iteration, without its
     acceleration); Garibi et al. 2024, arXiv:2403.14602 (ReNoise, which also averages the last
     predictions and keeps them editable; not implemented).
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x_next = x
         x0 = x
         if sigma > 0.0:

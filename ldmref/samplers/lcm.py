@@ -23,8 +23,10 @@ def lcm() -> Step:
     algorithm 1.
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        x0 = denoise(x, at.sigma)
-        return (x0 + at.sigma_next * noise() if at.sigma_next > 0 else x0), x0, ()
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        x0 = denoise(x, interval.sigma)
+        return (x0 + interval.sigma_next * noise() if interval.sigma_next > 0 else x0), x0, ()
 
     return step

@@ -1,30 +1,31 @@
 """The sampling loop: pure steps from one noise level to the next.
 
-Coordinates: x = x0 + sigma * eps, so no sampler knows of alpha-bar; the variance-preserving scaling
-is inside the denoiser. A step is a function
+Coordinates: x = x0 + sigma * eps, so no sampler depends on alpha-bar; the denoiser does the
+variance-preserving scaling. A step is a function
 
-    step(denoise, x, at, history, noise) -> (x_next, x0, history)
+    step(denoise, x, interval, history, noise) -> (x_next, x0, history)
 
-without hidden state: `at` is the interval, and what a multistep method remembers is `history`,
-passed along.
+without hidden state: a multistep method returns what it needs later as `history`, and the loop
+passes it to the next step.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 
-History: TypeAlias = tuple[Any, ...]  # what a method remembers, in its own form; () at the start
+History: TypeAlias = tuple[Any, ...]  # the memory of a multistep method; () at the start
 Stepped: TypeAlias = tuple[Array, Array, History]  # (x_next, x0, history)
 
 
 class Denoiser(Protocol):
-    """The expected clean data x0 given x = x0 + sigma * eps."""
+    """The expected clean data x0 given x = x0 + sigma * eps, as an array of x's shape."""
 
     def __call__(self, x: Array, sigma: float, /) -> Array: ...
 
@@ -35,37 +36,81 @@ class Noise(Protocol):
     def __call__(self) -> Array: ...
 
 
-class Constraint(Protocol):
-    """Projects x at noise level sigma onto what is known (inpainting)."""
-
-    def __call__(self, x: Array, sigma: float, /) -> Array: ...
-
-
 class Interval(NamedTuple):
-    """Step `i` (from 0) of `n`, from `sigma` to `sigma_next`."""
+    """The interval of a step: from `sigmas[i]` to `sigmas[i_next]`, of n steps in all.
+
+    `i` counts from 0 and `i_next` is `i + 1` except where a run skips noise levels; `sigma` and
+    `sigma_next` are the two noise levels.
+    """
 
     i: int
+    i_next: int
     n: int
     sigma: float
     sigma_next: float
 
+    def index_of(self, sigma: float) -> int | None:
+        """Return `i` or `i_next` if the step evaluates at an end, None at a level in between.
+
+        >>> interval = Interval(3, 4, 10, 2.0, 1.0)
+        >>> interval.index_of(2.0), interval.index_of(1.0), interval.index_of(1.5)
+        (3, 4, None)
+        """
+        if sigma == self.sigma:
+            return self.i
+        return self.i_next if sigma == self.sigma_next else None
+
+    def reversed(self) -> Interval:
+        """Return the interval with its indices counted from the other end of the sigmas."""
+        return self._replace(i=self.n - self.i, i_next=self.n - self.i_next)
+
+
+class Constraint(Protocol):
+    """Put known values into x, which a step has taken to `interval.sigma_next` (inpainting)."""
+
+    def __call__(self, x: Array, interval: Interval, /) -> Array: ...
+
+
+@dataclass(frozen=True)
+class IntervalDenoiser:
+    """A denoiser that also gets the interval of the step in which it is evaluated.
+
+    `sample` recognises it and gives each step a `denoise(x, sigma)` that knows the interval, so
+    steps need not pass it on. Called directly, it evaluates without an interval.
+
+    Args:
+        evaluate: `evaluate(x, sigma, interval) -> x0`; interval is None outside of `sample`.
+    """
+
+    evaluate: Callable[[Array, float, Interval | None], Array]
+
+    def __call__(self, x: Array, sigma: float, /) -> Array:
+        return self.evaluate(x, sigma, None)
+
+    def within(self, interval: Interval) -> Denoiser:
+        """Return `denoise(x, sigma)` for the evaluations of one step."""
+        return lambda x, sigma: self.evaluate(x, sigma, interval)
+
 
 class Step(Protocol):
-    """One step of a sampler."""
+    """One step of a sampler, from x at `interval.sigma` to x_next at `interval.sigma_next`."""
 
     def __call__(
-        self, denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise, /
+        self, denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise, /
     ) -> Stepped: ...
 
 
 class State(NamedTuple):
-    """The state after step `i`: x at noise level `sigma`, and the prediction x0 that led there."""
+    """The state after step `i`: x at noise level `sigma`, and the prediction x0 of the step."""
 
     i: int
     sigma: float
     x: Array
     x0: Array
     history: History
+
+    def __repr__(self) -> str:
+        return f"<State after step {self.i}: sigma {self.sigma:.6g}, x {tuple(self.x.shape)}>"
 
 
 def sample(
@@ -79,37 +124,47 @@ def sample(
     visits: Sequence[int] | None = None,
     history: History = (),
 ) -> Iterator[State]:
-    r"""Take `x` through the `sigmas`, one `State` per step.
+    r"""Take `x` through the noise levels `sigmas`, and yield a `State` after every step.
 
     Args:
-        denoise: `denoise(x, sigma) -> x0`.
-        x: data at the first noise level visited, any shape.
-        sigmas: noise levels, (n + 1,); decreasing to sample (the last may be 0), increasing to
+        denoise: The model, `denoise(x, sigma) -> x0`. An `IntervalDenoiser` also gets the interval
+            of each step.
+        x: Data at the first noise level visited, an array of any shape.
+        sigmas: Noise levels, (n + 1,): decreasing to sample (the last may be 0), increasing to
             invert.
-        step: made by an entry of `SAMPLERS`.
-        noise: for stochastic steps and for jumps.
-        constrain: applied to x after every step (inpainting).
-        visits: indices into `sigmas` in the order in which they are visited; None: 0, 1, ..., n.
-            img2img starts at a later index. Where an index is smaller than the one before, x
-            jumps back up by the forward process (RePaint),
-            x' = x + sqrt(sigma'^2 - sigma^2) eps, and multistep methods start anew.
-        history: multistep memory of an earlier run that is continued.
+        step: Sampling method, made by an entry of `SAMPLERS`.
+        noise: Source of fresh noise, needed for stochastic steps and for jumps.
+        constrain: Function applied to x after every step, `constrain(x, interval)` (inpainting).
+        visits: Indices into `sigmas` in the order in which they are visited; None: 0, 1, ..., n.
+            img2img starts at a later index. An index smaller than the one before makes x jump back
+            up by the forward process (RePaint), x' = x + sqrt(sigma'^2 - sigma^2) eps, and
+            multistep methods start anew.
+        history: Multistep memory (`State.history`) of an earlier run that is continued.
 
     Returns:
-        An iterator of `State`; a step is taken when the next one is asked for.
+        An iterator of `State`. Each step is computed when its state is requested; x and x0 have the
+        shape, dtype and library of the initial x.
 
     Raises:
-        UsageError: `sigmas` are not finite numbers of at least 0.
+        UsageError: `sigmas` is not a list of finite numbers of at least 0.
+        ValueError: The step needs noise and `noise` is None (raised when the state is requested).
 
     Source: the jump, Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, in these coordinates.
+
+    >>> import numpy as np
+    >>> from ldmref.samplers import heun
+    >>> def denoise(x, sigma):  # the exact denoiser of standard normal data
+    ...     return x / (1.0 + sigma**2)
+    >>> *_, last = sample(denoise, np.array([3.0]), [2.0, 1.0, 0.5, 0.0], heun())
+    >>> last.i, last.sigma, last.x.round(2)
+    (2, 0.0, array([1.25]))
     """
-    return _steps(
-        denoise, x, noise_levels(sigmas), step, noise or _no_noise, constrain, visits, history
-    )
+    levels = noise_levels(sigmas)
+    return _steps(denoise, x, levels, step, noise or _no_noise, constrain, visits, history)
 
 
 def _steps(
-    denoise: Denoiser,
+    denoiser: Denoiser,
     x: Array,
     sigmas: list[float],
     step: Step,
@@ -124,17 +179,20 @@ def _steps(
             x = x + math.sqrt(sigmas[j] ** 2 - sigmas[i] ** 2) * noise()
             history = ()
             continue
-        x, x0, history = step(denoise, x, Interval(i, n, sigmas[i], sigmas[j]), history, noise)
+        interval = Interval(i, j, n, sigmas[i], sigmas[j])
+        bound = isinstance(denoiser, IntervalDenoiser)
+        denoise = denoiser.within(interval) if bound else denoiser
+        x, x0, history = step(denoise, x, interval, history, noise)
         if constrain is not None:
-            x = constrain(x, sigmas[j])
+            x = constrain(x, interval)
         yield State(i, sigmas[j], x, x0, history)
 
 
 def noise_levels(sigmas: Sequence[float]) -> list[float]:
-    """Numbers, or a one-dimensional array of them, as Python floats.
+    """Return numbers, or a one-dimensional array of them, as a list of Python floats.
 
     Raises:
-        UsageError: they are not finite numbers of at least 0.
+        UsageError: `sigmas` is not a list of finite numbers of at least 0.
     """
     try:
         if isinstance(sigmas, str | bytes):
@@ -154,11 +212,11 @@ def noise_levels(sigmas: Sequence[float]) -> list[float]:
 
 
 def _number(value: Any) -> float:
-    """A number, or an array of one, as a float; text and truth values are neither."""
+    """Return a number, or an array of one number, as a float; refuse text and truth values."""
     if isinstance(value, str | bytes | bool):
         raise TypeError("not a number")
     return float(value)
 
 
 def _no_noise() -> Array:
-    raise ValueError("this run draws noise: give sample(..., noise=...)")
+    raise ValueError("this run needs noise: give sample(..., noise=...)")

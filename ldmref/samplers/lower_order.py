@@ -2,7 +2,7 @@
 
 Schedules that are not even in log sigma end with a long step: `linspace` of 8 steps goes from
 sigma = 0.44 to 0.029 after a step that is less than a quarter as long. A parabola through earlier
-predictions is of no use that far away, so published methods return to a line, and to Euler's step.
+predictions is useless that far away, so published methods return to a line and to Euler's step.
 """
 
 from __future__ import annotations
@@ -16,18 +16,14 @@ from ldmref.samplers.multistep import MultistepHistory
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.singlestep import singlestep_orders
 
-UNIPC = ("unipc_1", "unipc", "unipc_3")
-SINGLESTEP = {"dpmpp_2_singlestep": 2, "dpmpp_3_singlestep": 3}  # by order
-PARABOLAS = ("dpmpp_3m", "dpmpp_3m_sde", "dpm_solver_3m")
-
 
 def limit_order(step: Step, limit: Callable[[Interval], int]) -> Step:
     """Return a multistep method whose `history` is cut to one prediction less than its order.
 
     Args:
-        step: a method whose history is a tuple of predictions, newest first, or a
-            `MultistepHistory`.
-        limit: the highest order of a step; it must not grow along the schedule.
+        step: Step whose history is a tuple of predictions, newest first, or a `MultistepHistory`.
+        limit: Function that returns the highest order in an interval; it must not grow along the
+            schedule.
     """
 
     def limited_step(
@@ -48,26 +44,26 @@ def newest(history: History, count: int) -> History:
 def lower_at_the_end(sampler: Sampler, options: dict[str, Any], sigmas: Sequence[float]) -> Step:
     """Make the step of a sampler, with orders 2 and 1 in the last two steps where that helps.
 
-    It helps UniPC, singlestep methods and those of parabolas; `dpmpp_2m` and others stay as
-    k-diffusion has them. The step to 0 goes to x0 in every method. As in the published codes of
+    It helps UniPC, singlestep methods and methods that fit parabolas; `dpmpp_2m` and others are as
+    in k-diffusion. The step to 0 goes to x0 in every method. As in the published codes of
     DPM-Solver and UniPC, the last step that counts is the one to the last positive sigma.
 
     Args:
-        sampler: from `get_sampler`.
-        options: arguments of `sampler.make`.
-        sigmas: of the run, (n + 1,).
+        sampler: Sampler from `get_sampler`.
+        options: Arguments of `sampler.make`.
+        sigmas: Noise levels of the run, (n + 1,).
 
     Source: Zhao et al. 2023, arXiv:2302.04867, published code (`uni_pc.py`, `lower_order_final`, at
     any number of steps); Lu et al. 2022, arXiv:2211.01095, published code (below 10 steps).
     """
     steps = len(sigmas) - (2 if sigmas[-1] == 0.0 else 1)
-    if sampler.name in UNIPC:
+    if "lower_order_final" in sampler.configurable:
         return _count_to(sampler.make(**options, lower_order_final=True), steps)
-    if sampler.name in SINGLESTEP:
-        orders = singlestep_orders(steps, SINGLESTEP[sampler.name])
+    if sampler.block:
+        orders = singlestep_orders(steps, sampler.block)
         return sampler.make(**options, orders=[*orders, 1])
     step = sampler.make(**options)
-    if sampler.name in PARABOLAS:
+    if sampler.lower_orders == "always":
         return limit_order(step, lambda interval: max(1, steps - interval.i))
     return step
 

@@ -51,7 +51,7 @@ class MultistepHistory(NamedTuple):
 
 
 def recall(x: Array, x0: Array, sigma: float, history: tuple, most: int) -> tuple:
-    """The last `most` slopes minus the one at x: ((sigma, difference), ...), newest first.
+    """Return the last `most` slopes minus the slope at x: ((sigma, difference), ...), newest first.
 
     The slope has changed by ((x - arrived) + (target - x0)) / sigma since the last step; the first
     term is 0 unless a constraint has moved x in between.
@@ -70,20 +70,23 @@ def linear_multistep(
     start_steps: int = 0,
     integrate_to_zero: bool = False,
 ) -> Step:
-    """The step shared by all methods of this file.
+    """Return the step shared by all methods of this file.
 
     Args:
-        order: number of slopes, >= 1.
-        rule: the weights of the slopes.
-        start: method of the first `start_steps` steps; afterwards, or without it, the order grows
+        order: Number of slopes, >= 1.
+        rule: Function that returns the weights of the slopes.
+        start: Method of the first `start_steps` steps; afterwards, or without it, the order grows
             by one with every step up to `order`.
-        integrate_to_zero: whether the step to sigma = 0 integrates the polynomial too; otherwise it
-            returns x0.
+        start_steps: Number of steps by `start`.
+        integrate_to_zero: Whether the step to sigma = 0 also integrates the polynomial; otherwise
+            it returns x0.
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0 and not integrate_to_zero:
             return x0, x0, ()
@@ -102,7 +105,7 @@ def linear_multistep(
 
 
 def moment_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[float]:
-    r"""Weights w with sum_j w_j r_j^i = m_i for i = 1, 2, ...: exact for every polynomial.
+    r"""Return weights w with sum_j w_j r_j^i = m_i for i = 1, 2, ...: exact for polynomials.
 
     >>> moment_weights([-1.0], [0.5])  # the second-order Adams-Bashforth method
     [-0.5]
@@ -115,16 +118,16 @@ def moment_weights(nodes: Sequence[float], moments: Sequence[float]) -> list[flo
 
 @cache
 def _quadrature() -> tuple[np.ndarray, np.ndarray]:
-    """Gauss-Legendre nodes and weights on [0, 1], exact to rounding for exponentials up to e^40."""
+    """Return nodes and weights on [0, 1], exact to rounding for exponentials up to e^40."""
     nodes, weights = np.polynomial.legendre.leggauss(40)
     return 0.5 * (nodes + 1.0), 0.5 * weights
 
 
 def exponential_moment(power: int, h: float) -> float:
-    r"""The integral over [0, 1] of h e^(-h (1 - u)) u^k du; 1 - e^-h for k = 0.
+    r"""Return the integral over [0, 1] of h e^(-h (1 - u)) u^k du; 1 - e^-h for k = 0.
 
-    The weights of the predictions x0 in exponential integrators in lambda = -log sigma. In terms
-    of the phi functions it is k! h phi_{k+1}(-h).
+    These are the weights of the predictions x0 in exponential integrators in lambda = -log sigma.
+    In terms of the phi functions, the integral is k! h phi_{k+1}(-h).
 
     Source: Hochbruck and Ostermann 2010, "Exponential integrators", eq. 2.10.
 
@@ -136,20 +139,23 @@ def exponential_moment(power: int, h: float) -> float:
 
 
 def adams_bashforth_rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
-    """Polynomials in sigma: the moments are (sigma' - sigma) / (i + 1)."""
+    """Return weights for polynomials in sigma, of moments (sigma' - sigma) / (i + 1)."""
     h = sigma_next - sigma
     moments = [h / (i + 2) for i in range(len(past))]
     return moment_weights([(s - sigma) / h for s in past], moments)
 
 
 def index_rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
-    """Polynomials in the index of the step: Adams-Bashforth as if the steps were equal."""
+    """Return weights for polynomials in the step's index, as if the steps were equal."""
     moments = [(sigma_next - sigma) / (i + 2) for i in range(len(past))]
     return moment_weights([-(j + 1.0) for j in range(len(past))], moments)
 
 
 def log_rule(past: Sequence[float], sigma: float, sigma_next: float) -> list[float]:
-    r"""Polynomials in log sigma: with h = log(sigma / sigma'), d sigma = -sigma h e^(-h r) dr."""
+    r"""Return weights for polynomials in log sigma.
+
+    With h = log(sigma / sigma'), d sigma = -sigma h e^(-h r) dr.
+    """
     h = math.log(sigma / sigma_next)
     u, w = _quadrature()
     density = -sigma * h * np.exp(-h * u) * w
@@ -167,10 +173,13 @@ def lms(order: int = 4, start: str = "runge_kutta") -> Step:
     """Linear multistep in sigma: Adams-Bashforth with unequal steps; order 1 is Euler's method.
 
     Args:
-        order: 1 to 4.
-        start: `runge_kutta` takes order - 1 steps of RK4 first, and converges at `order`; `euler`
+        order: Number of slopes, from 1 to 4.
+        start: `runge_kutta` takes order - 1 steps of RK4 first and converges at `order`. `euler`
             starts with orders 1, 2, 3 and integrates the polynomial to sigma = 0, as k-diffusion
-            and diffusers do, and converges at order 2, since the first step's error stays.
+            and diffusers do; it converges at order 2 because the first step's error remains.
+
+    Raises:
+        ValueError: `order` or `start` is not one of these.
 
     Source: k-diffusion, `sample_lms`; Hairer, Norsett, Wanner 1993, Solving ODEs I, section III.5
     (variable steps).
@@ -184,10 +193,13 @@ def deis(order: int = 2, start: str = "euler") -> Step:
     """Diffusion exponential integrator sampler (tAB-DEIS) with the polynomial in log sigma.
 
     Args:
-        order: 1 to 4; diffusers has 1 to 3.
+        order: Number of slopes, from 1 to 4; diffusers has 1 to 3.
         start: `euler` starts with lower orders, as diffusers does, and converges at order
-            min(order, 2); `runge_kutta` takes order - 1 steps of RK4 first, and converges at
+            min(order, 2). `runge_kutta` takes order - 1 steps of RK4 first and converges at
             `order`.
+
+    Raises:
+        ValueError: `order` or `start` is not one of these.
 
     Source: Zhang and Chen 2022, arXiv:2204.13902, section 3.2 (tAB-DEIS) in the variable log rho.
     """
@@ -210,7 +222,7 @@ def pndm() -> Step:
 
 
 def ipndm() -> Step:
-    """Improved PNDM: `pndm` with a start of orders 1, 2, 3, one evaluation in every step.
+    """Improved PNDM: `pndm` with a start of orders 1, 2, 3 and one evaluation in every step.
 
     Source: Zhang and Chen 2022, arXiv:2204.13902, section 3.2 (iPNDM); ComfyUI, `sample_ipndm`.
     """
@@ -218,13 +230,14 @@ def ipndm() -> Step:
 
 
 def gradient_estimation(gamma: float = 2.0) -> Step:
-    r"""Euler's method along the slope, moved on by its last change.
+    r"""Euler's method along the slope, extrapolated by its last change.
 
     .. math:: \bar e = \gamma e_n + (1 - \gamma) e_{n-1}, \qquad
               x' = x + (\sigma' - \sigma)\,\bar e
 
     Args:
-        gamma: 1 is Euler's method, 1.5 second-order Adams-Bashforth with equal steps.
+        gamma: Weight of the newest slope: 1 is Euler's method, 1.5 second-order Adams-Bashforth
+            with equal steps.
 
     Source: Permenter and Yuan 2023, arXiv:2306.04848, algorithm 2; ComfyUI,
     `sample_gradient_estimation`.

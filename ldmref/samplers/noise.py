@@ -1,8 +1,8 @@
-"""Noise that depends on the seed alone: one stream of normal numbers per image.
+"""Noise that depends only on the seed: one stream of normal numbers per image.
 
-All noise is drawn on the host in float32 by NumPy and handed to the backend, so every backend sees
-the same bits; image i of a batch has the stream of its own seed, so an image does not depend on
-the batch or on the order. `STREAMS` holds the kinds of stream by the name that `rng` gives them.
+NumPy generates all noise on the host in float32, so every backend gets the same bits. Image i of a
+batch uses the stream of its own seed, so an image does not depend on the batch or on the order.
+`STREAMS` holds the kinds of streams by the name in `rng`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class Stream(Protocol):
     """Standard normal numbers, made by `STREAMS[rng](seed)`."""
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The next array of that shape, float32."""
+        """Return the next array of a shape, float32."""
         ...
 
 
@@ -35,7 +35,7 @@ class PhiloxStream:
         self._generator = np.random.Generator(np.random.Philox(key=seed))
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The next standard normal array, float32."""
+        """Return the next standard normal array, float32."""
         return self._generator.standard_normal(shape, np.float32)
 
 
@@ -47,15 +47,23 @@ STREAMS: dict[str, Callable[[int], Stream]] = {
 
 
 class Streams:
-    """Standard normal noise for a batch: image i draws from the stream of `seeds[i]`.
+    """Standard normal noise for a batch: image i uses the stream of `seeds[i]`.
+
+    Every call returns the next noise of all images, an array (n, *shape) in float32.
 
     Args:
-        seeds: whole numbers from 0 to 2^64 - 1.
-        shape: of one image's draw.
-        rng: a name in `STREAMS`.
+        seeds: Seed of each image, integers from 0 to 2^64 - 1.
+        shape: Shape of one image's noise, such as (c, h, w).
+        rng: Kind of stream, a name in `STREAMS`: `philox`, `torch` or `a1111-gpu`.
 
     Raises:
-        UsageError: no such rng.
+        UsageError: `rng` is unknown.
+
+    >>> noise = Streams([1, 2], (4, 8, 8))
+    >>> noise().shape
+    (2, 4, 8, 8)
+    >>> bool((Streams([2], (4, 8, 8))()[0] == Streams([1, 2], (4, 8, 8))()[1]).all())
+    True
     """
 
     def __init__(self, seeds: Sequence[int], shape: tuple[int, ...], rng: str = "philox"):
@@ -66,5 +74,5 @@ class Streams:
         self.streams = [STREAMS[rng](seed) for seed in seeds]
 
     def __call__(self) -> np.ndarray:
-        """The next draw, (n, *shape) float32."""
+        """Return the next noise of all images, (n, *shape) float32."""
         return np.stack([stream.draw(self.shape) for stream in self.streams])

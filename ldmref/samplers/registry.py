@@ -1,11 +1,11 @@
-"""Samplers by name, and the entry point for other people's.
+"""Samplers by name, built in and from other packages.
 
 A package offers a sampler with an entry point that names a `Sampler` object:
 
     [project.entry-points."ldmref.samplers"]
     my_method = "my_package.samplers:my_sampler"
 
-It is loaded only when its name is asked for.
+It is loaded when the name is requested.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Literal
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.plugins import find_plugin, known_names, load_plugin, origin
@@ -31,20 +32,26 @@ from ldmref.samplers.unipc import unipc
 
 @dataclass(frozen=True)
 class Sampler:
-    """What is declared about a sampler; docs, command line and tests are made from it.
+    """The declaration of a sampler, from which pages, the command line and tests are made.
 
     Args:
-        make: `make() -> step`, or `make(eta=...)`.
-        order: of convergence of its deterministic part (its `eta` set to 0) in the number of
+        make: Function that makes the step, `make() -> step` or `make(eta=...) -> step`.
+        order: Order of convergence of its deterministic part (its `eta` set to 0) in the number of
             steps; 0 if it does not converge to the probability flow.
-        nfe: denoiser evaluations per step; with `adaptive`, at least.
-        stochastic: whether it draws noise at its default `eta`.
-        source: paper or code, with equation or algorithm.
-        eta: default of `make(eta=...)`; None if there is no such argument.
-        start_nfe: evaluations of the first steps, where they differ.
-        draws: noises per step.
-        adaptive: whether steps are divided until the error is small.
-        name: recorded in images; `SAMPLERS` fills it in.
+        nfe: Evaluations of the denoiser per step; with `adaptive`, at least.
+        stochastic: Whether it adds fresh noise at its default `eta`.
+        source: Paper or code, with equation or algorithm.
+        eta: Default of `make(eta=...)`; None if `make` does not take `eta`.
+        start_nfe: Evaluations of the first steps, if they differ.
+        draws: Arrays of noise per step.
+        adaptive: Whether steps are divided until the error is small.
+        clean_end: Whether its last step leads to the predicted x0 in every schedule.
+        lower_orders: Whether a run ends with steps of lower order: `always`, only as a diffusers
+            folder `configured`, or "" (never).
+        block: Steps per block of a singlestep method; 0 for other methods.
+        configurable: Further arguments of `make`, set from a checkpoint's scheduler configuration.
+        family: Family of diffusers' schedulers whose noise levels it uses in a diffusers folder.
+        name: Name recorded in images; `SAMPLERS` sets it.
     """
 
     make: Callable[..., Step]
@@ -56,10 +63,18 @@ class Sampler:
     start_nfe: tuple[int, ...] = ()
     draws: int = 1
     adaptive: bool = False
+    clean_end: bool = False
+    lower_orders: Literal["", "always", "configured"] = ""
+    block: int = 0
+    configurable: tuple[str, ...] = ()
+    family: Literal["euler", "ddim", "multistep"] = "euler"
     name: str = "custom"
 
+    def __repr__(self) -> str:
+        return f"<Sampler {self.name!r}: order {self.order}, {self.nfe} evaluations per step>"
+
     def draws_noise(self, eta: float | None) -> bool:
-        """Whether it draws noise at that `eta` (None: its default)."""
+        """Return whether it adds fresh noise at a value of `eta` (None: its default)."""
         return self.stochastic if self.eta is None or eta is None else eta != 0.0
 
 
@@ -80,11 +95,16 @@ _UNIPC = "arXiv:2302.04867"
 _DEIS = "arXiv:2204.13902, section 3.2"
 _RK = "Hairer et al. 1993"
 
+_SOLVER = ("solver",)
+_UNIPC_OPTIONS = ("variant", "noise_prediction", "lower_order_final", "disable_corrector")
+
 # fmt: off
 _SAMPLERS: dict[str, Sampler] = {
     #                  make(eta) -> step, order, nfe, stochastic, source, eta
-    "ddpm": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DDPM}, algorithm 2"),
-    "ddim": Sampler(ancestral, 1, 1, False, f"{_DDIM}, eq. 12", eta=0.0),
+    "ddpm": Sampler(
+        partial(ancestral, eta=1.0), 1, 1, True, f"{_DDPM}, algorithm 2",
+        clean_end=True, family="ddim"),
+    "ddim": Sampler(ancestral, 1, 1, False, f"{_DDIM}, eq. 12", eta=0.0, family="ddim"),
     "euler": Sampler(partial(ancestral, eta=0.0), 1, 1, False, f"{_EDM}, algorithm 1"),
     "euler_a": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DDIM}, eq. 16", eta=1.0),
     "euler_churn": Sampler(euler_churn, 1, 1, True, f"{_EDM}, algorithm 2 with Euler steps"),
@@ -97,50 +117,78 @@ _SAMPLERS: dict[str, Sampler] = {
     "rk45": Sampler(rk45, 5, 7, False, "Dormand and Prince 1980, table 2", adaptive=True),
     "lms": Sampler(lms, 4, 1, False, "k-diffusion, sample_lms", start_nfe=(4, 4, 4)),
     "lms_euler": Sampler(partial(lms, 4, "euler"), 2, 1, False, "k-diffusion, sample_lms"),
-    "pndm": Sampler(pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,)),
+    "pndm": Sampler(
+        pndm, 2, 1, False, "arXiv:2202.09778, algorithm 2", start_nfe=(2,), family="ddim"),
     "ipndm": Sampler(ipndm, 2, 1, False, f"{_DEIS} (iPNDM)"),
-    "deis": Sampler(deis, 2, 1, False, _DEIS),
-    "deis_3_euler": Sampler(partial(deis, 3), 2, 1, False, _DEIS),
-    "deis_3": Sampler(partial(deis, 3, "runge_kutta"), 3, 1, False, _DEIS, start_nfe=(4, 4)),
+    "deis": Sampler(deis, 2, 1, False, _DEIS, lower_orders="configured", family="multistep"),
+    "deis_3_euler": Sampler(
+        partial(deis, 3), 2, 1, False, _DEIS, lower_orders="configured", family="multistep"),
+    "deis_3": Sampler(
+        partial(deis, 3, "runge_kutta"), 3, 1, False, _DEIS, start_nfe=(4, 4), family="multistep"),
     "dpm_solver_2": Sampler(partial(dpm_solver, 2), 2, 2, False, f"{_DPM}, algorithm 1"),
     "dpm_solver_2_a": Sampler(
         _dpm_solver_2_a, 2, 2, True, f"{_DPM}, algorithm 1, ancestral", eta=1.0),
     "dpm_solver_3": Sampler(partial(dpm_solver, 3), 3, 3, False, f"{_DPM}, algorithm 2"),
-    "dpm_solver_2m": Sampler(dpm_solver_multistep, 2, 1, False, f"{_DPM}, published code"),
+    "dpm_solver_2m": Sampler(
+        dpm_solver_multistep, 2, 1, False, f"{_DPM}, published code",
+        lower_orders="configured", configurable=_SOLVER, family="multistep"),
     "dpm_solver_3m": Sampler(
-        partial(dpm_solver_multistep, 3), 2, 1, False, f"{_DPM}, published code"),
+        partial(dpm_solver_multistep, 3), 2, 1, False, f"{_DPM}, published code",
+        lower_orders="always", configurable=_SOLVER, family="multistep"),
     "dpm_solver_1_sde": Sampler(
-        partial(dpm_solver_multistep, 1, eta=1.0), 1, 1, True, f"{_DPM}, published code", eta=1.0),
+        partial(dpm_solver_multistep, 1, eta=1.0), 1, 1, True, f"{_DPM}, published code",
+        eta=1.0, family="multistep"),
     "dpm_solver_2m_sde": Sampler(
-        partial(dpm_solver_multistep, eta=1.0), 2, 1, True, f"{_DPM}, published code", eta=1.0),
-    "dpmpp_1": Sampler(partial(ancestral, eta=0.0), 1, 1, False, f"{_DPMPP}, eq. 9"),
-    "dpmpp_1_sde": Sampler(partial(ancestral, eta=1.0), 1, 1, True, f"{_DPMPP}, eq. 18", eta=1.0),
-    "dpmpp_2s": Sampler(dpmpp_2s, 2, 2, False, f"{_DPMPP}, algorithm 1"),
+        partial(dpm_solver_multistep, eta=1.0), 2, 1, True, f"{_DPM}, published code",
+        eta=1.0, lower_orders="configured", configurable=_SOLVER, family="multistep"),
+    "dpmpp_1": Sampler(
+        partial(ancestral, eta=0.0), 1, 1, False, f"{_DPMPP}, eq. 9", family="multistep"),
+    "dpmpp_1_sde": Sampler(
+        partial(ancestral, eta=1.0), 1, 1, True, f"{_DPMPP}, eq. 18", eta=1.0, family="multistep"),
+    "dpmpp_2s": Sampler(dpmpp_2s, 2, 2, False, f"{_DPMPP}, algorithm 1", family="multistep"),
     "dpmpp_2s_a": Sampler(_dpmpp_2s_a, 2, 2, True, f"{_DPMPP}, algorithm 1, ancestral", eta=1.0),
     "dpmpp_sde": Sampler(
         dpmpp_sde, 2, 2, True, "k-diffusion, sample_dpmpp_sde", eta=1.0, draws=2),
-    "dpmpp_2_singlestep": Sampler(dpmpp_singlestep, 2, 1, False, f"{_DPMPP}, published code"),
+    "dpmpp_2_singlestep": Sampler(
+        dpmpp_singlestep, 2, 1, False, f"{_DPMPP}, published code",
+        block=2, configurable=_SOLVER, family="multistep"),
     "dpmpp_3_singlestep": Sampler(
-        partial(dpmpp_singlestep, 3), 2, 1, False, f"{_DPMPP}, published code"),
-    "dpmpp_2m": Sampler(dpmpp_2m, 2, 1, False, f"{_DPMPP}, algorithm 2"),
+        partial(dpmpp_singlestep, 3), 2, 1, False, f"{_DPMPP}, published code",
+        block=3, configurable=_SOLVER, family="multistep"),
+    "dpmpp_2m": Sampler(
+        dpmpp_2m, 2, 1, False, f"{_DPMPP}, algorithm 2",
+        lower_orders="configured", family="multistep"),
     "dpmpp_2m_heun": Sampler(
-        partial(dpmpp_2m, solver="heun"), 2, 1, False, f"{_DPMPP}, section 5"),
-    "dpmpp_3m": Sampler(partial(dpmpp_3m, eta=0.0), 2, 1, False, f"{_DPMPP}, published code"),
+        partial(dpmpp_2m, solver="heun"), 2, 1, False, f"{_DPMPP}, section 5",
+        lower_orders="configured", family="multistep"),
+    "dpmpp_3m": Sampler(
+        partial(dpmpp_3m, eta=0.0), 2, 1, False, f"{_DPMPP}, published code",
+        lower_orders="always", configurable=_SOLVER, family="multistep"),
     "dpmpp_2m_sde": Sampler(
-        partial(dpmpp_2m, eta=1.0), 2, 1, True, "k-diffusion, sample_dpmpp_2m_sde", eta=1.0),
+        partial(dpmpp_2m, eta=1.0), 2, 1, True, "k-diffusion, sample_dpmpp_2m_sde",
+        eta=1.0, lower_orders="configured", family="multistep"),
     "dpmpp_2m_sde_heun": Sampler(
-        partial(dpmpp_2m, eta=1.0, solver="heun"), 2, 1, True,
-        "k-diffusion, sample_dpmpp_2m_sde", eta=1.0),
-    "dpmpp_3m_sde": Sampler(dpmpp_3m, 2, 1, True, "k-diffusion, sample_dpmpp_3m_sde", eta=1.0),
-    "unipc_1": Sampler(partial(unipc, 1), 2, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
-    "unipc": Sampler(unipc, 3, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
-    "unipc_3": Sampler(partial(unipc, 3), 3, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
-    "lcm": Sampler(lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3"),
+        partial(dpmpp_2m, eta=1.0, solver="heun"), 2, 1, True, "k-diffusion, sample_dpmpp_2m_sde",
+        eta=1.0, lower_orders="configured", family="multistep"),
+    "dpmpp_3m_sde": Sampler(
+        dpmpp_3m, 2, 1, True, "k-diffusion, sample_dpmpp_3m_sde",
+        eta=1.0, lower_orders="always", configurable=_SOLVER, family="multistep"),
+    "unipc_1": Sampler(
+        partial(unipc, 1), 2, 1, False, f"{_UNIPC}, algorithms 1 and 2",
+        configurable=_UNIPC_OPTIONS, family="multistep"),
+    "unipc": Sampler(
+        unipc, 3, 1, False, f"{_UNIPC}, algorithms 1 and 2",
+        configurable=_UNIPC_OPTIONS, family="multistep"),
+    "unipc_3": Sampler(
+        partial(unipc, 3), 3, 1, False, f"{_UNIPC}, algorithms 1 and 2",
+        configurable=_UNIPC_OPTIONS, family="multistep"),
+    "lcm": Sampler(
+        lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", clean_end=True, family="ddim"),
 }
 # fmt: on
 SAMPLERS = {name: replace(sampler, name=name) for name, sampler in _SAMPLERS.items()}
 
-ALIASES = {  # in lower case: the names of A1111, ComfyUI and diffusers' classes
+ALIASES = {  # names of A1111, ComfyUI and diffusers, in lower case
     "euler a": "euler_a",
     "euler_ancestral": "euler_a",
     "dpm2": "dpm_solver_2",
@@ -165,14 +213,20 @@ ALIASES = {  # in lower case: the names of A1111, ComfyUI and diffusers' classes
 
 
 GROUP = "ldmref.samplers"
-SUBSTITUTES = ("ddim", "euler", "dpmpp_2m")  # for a scheduler of diffusers that is not here
+SUBSTITUTES = ("ddim", "euler", "dpmpp_2m")  # suggested for unknown schedulers of diffusers
 
 
 def get_sampler(name: str) -> Sampler:
-    """The sampler of that name (`ALIASES` are understood), or a plug-in's.
+    """Return a built-in sampler or a plug-in's sampler by its name.
+
+    Args:
+        name: Name in `SAMPLERS` or `ALIASES`, or of an entry point, in any case.
 
     Raises:
-        UsageError: no such sampler, or a plug-in that cannot be imported or is no `Sampler`.
+        UsageError: No sampler has this name, or a plug-in cannot be imported or is not a `Sampler`.
+
+    >>> get_sampler("DPM++ 2M")
+    <Sampler 'dpmpp_2m': order 2, 1 evaluations per step>
     """
     lower = str(name).lower()
     sampler = SAMPLERS.get(ALIASES.get(lower, lower))

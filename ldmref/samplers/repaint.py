@@ -1,7 +1,7 @@
-"""RePaint: jump back up by the forward process on the way down, and denoise again.
+"""RePaint: jump back up by the forward process and denoise again.
 
-What a constraint puts into a state and what the sampler made around it do not fit at first; going
-through the same sigmas several times lets them agree.
+The known values that a constraint puts into a state do not fit the region generated around them at
+first. Going through the same sigmas several times makes the two agree.
 
 Source: Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1 and appendix B (jumps).
 """
@@ -10,16 +10,16 @@ from __future__ import annotations
 
 
 def repaint_visits(steps: int, jump_length: int, jump_n_sample: int, first: int = 0) -> list[int]:
-    """Indices into the sigmas in the order in which RePaint visits them, for `sample`.
+    """Return the indices into the sigmas in the order in which RePaint visits them, for `sample`.
 
-    Every `jump_length` steps, counted from the last sigma that has noise, it jumps that many
+    After every `jump_length` steps, counted from the last sigma with noise, it jumps as many
     indices back up, `jump_n_sample` - 1 times.
 
     Args:
-        steps: of the sampler.
-        jump_length: j, from 1; there are no jumps if it is `steps` or more.
-        jump_n_sample: r, how often each stretch is denoised, from 1 (no jumps).
-        first: index of the first sigma; the last is `first` + `steps`.
+        steps: Number of steps of the sampler.
+        jump_length: Length j of a jump, from 1; there are no jumps if it is `steps` or more.
+        jump_n_sample: How often each block of steps is denoised, r, from 1 (no jumps).
+        first: Index of the first sigma; the index of the last is `first` + `steps`.
 
     >>> repaint_visits(4, 2, 2)
     [0, 1, 2, 3, 1, 2, 3, 4]

@@ -1,4 +1,4 @@
-"""`rng="a1111-gpu"`: the normal numbers of a CUDA generator, as A1111's web UI draws them."""
+"""`rng="a1111-gpu"`: the normal numbers of a CUDA generator, as in A1111's web UI."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ _HALF = np.uint64(32)
 
 
 def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
-    """Philox4x32-10: four random 32-bit words for each counter.
+    """Compute Philox4x32-10: four random 32-bit words for each counter.
 
     A round multiplies words 0 and 2 by the multipliers and crosses the 64-bit products over,
     (c0, c1, c2, c3) <- (hi(M1 c2) ^ c1 ^ k0, lo(M1 c2), hi(M0 c0) ^ c3 ^ k1, lo(M0 c0)); between
     rounds the key grows by the Weyl constants.
 
     Args:
-        counter: (4, ...) whole numbers below 2^32.
-        key: two whole numbers below 2^32.
+        counter: Integers below 2^32, (4, ...).
+        key: Two integers below 2^32.
 
     Returns:
         (4, ...) uint64, each below 2^32.
@@ -44,19 +44,19 @@ def philox4x32(counter: np.ndarray, key: tuple[int, int]) -> np.ndarray:
 
 
 class CudaStream:
-    """`torch.randn(shape, device="cuda")` after `manual_seed(seed)`, call after call.
+    """The numbers of successive calls of `torch.randn(shape, device="cuda")`.
 
-    Value i of call k is made of the first two words x, y of Philox4x32-10 at counter (k, 0, i, 0)
-    under the seed's two halves as key (Box-Muller, sine half):
+    Value i of call k is computed from the first two words x, y of Philox4x32-10 at counter
+    (k, 0, i, 0) with the seed's two halves as key (Box-Muller, sine half):
 
         u = (x + 1/2) / 2^32,  v = 2 pi (y + 1/2) / 2^32,  z = sqrt(-2 ln u) sin v
 
     Args:
-        seed: a whole number; modulo 2^64.
+        seed: Integer, used modulo 2^64.
 
     Accuracy: the arithmetic is that of A1111's `rng_philox.py` (noise source "NV"): float64 with
     the constants of cuRAND in float32, rounded at the end. CUDA itself (noise source "GPU")
-    computes u, v and z in float32: values that a card printed differ by up to 3.2e-7. Valid for
+    computes u, v and z in float32: values printed by a GPU differ by up to 3.2e-7. Valid for
     arrays of at most as many values as the card runs threads at once (multiprocessors x threads of
     each: 40,000 to 300,000; an image of 1024 x 1024 has 65,536); beyond, CUDA takes further values
     of each counter, in places that depend on the card. docs/random.md says what was verified.
@@ -68,7 +68,7 @@ class CudaStream:
         self._call = 0
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The next standard normal array, float32."""
+        """Return the next standard normal array, float32."""
         counter = np.zeros((4, math.prod(shape)), np.uint64)
         counter[0], counter[2] = self._call, np.arange(counter.shape[1])
         self._call += 1

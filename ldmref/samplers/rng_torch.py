@@ -10,7 +10,7 @@ BLOCK = 16
 
 
 class TorchStream:
-    """`torch.randn(shape, generator=torch.Generator("cpu").manual_seed(seed))`, call after call.
+    """The numbers of successive calls of `torch.randn` with a `torch.Generator("cpu")`.
 
     The Mersenne Twister MT19937, started from the low 32 bits of the seed, feeds two paths:
 
@@ -26,15 +26,15 @@ class TorchStream:
       r cos theta is returned and r sin theta is kept for the next value, also of a later call.
 
     Args:
-        seed: an integer; only its low 32 bits count, as in torch: seeds equal modulo 2^32 (also -1
-            and 2^64 - 1) have the same stream.
+        seed: Integer of which only the low 32 bits count, as in torch: seeds equal modulo 2^32
+            (also -1 and 2^64 - 1) have the same stream.
 
-    Accuracy: fewer than 16 values are equal to torch's. From 16 on, torch has two paths. That of
-    AVX2 and AVX-512 has a logarithm, sine and cosine of its own, which are off by units of the last
-    place: within 4.8e-7, one unit for the largest values that the stream can draw
+    Accuracy: fewer than 16 values are equal to torch's. From 16 on, torch has two paths. The path
+    for AVX2 and AVX-512 uses vectorised logarithms, sines and cosines, which are off by units of
+    the last place: within 4.8e-7, one unit for the largest values that the stream can produce
     (|z| <= sqrt(48 ln 2) < 5.77). The plain path (ATEN_CPU_CAPABILITY=default, and processors
     without AVX2 such as ARM's) multiplies the angle by pi in double precision before it rounds to
-    float32, so that its angle may be another float32, 4.8e-7 away: within 5.77 * 4.8e-7 + 4.8e-7 =
+    float32, so its angle may be another float32, 4.8e-7 away: within 5.77 * 4.8e-7 + 4.8e-7 =
     3.3e-6.
     Source: PyTorch, aten/src/ATen/native/cpu/DistributionTemplates.h (`normal_fill`) and
     aten/src/ATen/core/DistributionsHelper.h (`normal_distribution`); Matsumoto and Nishimura 1998,
@@ -42,11 +42,11 @@ class TorchStream:
     """
 
     def __init__(self, seed: int):
-        self._twister = np.random.RandomState(seed % 2**32)  # frozen by NumPy for good
+        self._twister = np.random.RandomState(seed % 2**32)  # its stream never changes
         self._kept: float | None = None
 
     def draw(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The next standard normal array, float32."""
+        """Return the next standard normal array, float32."""
         n = math.prod(shape)
         values = self._many(n) if n >= BLOCK else [self._one() for _ in range(n)]
         return np.asarray(values, np.float32).reshape(shape)
@@ -76,7 +76,7 @@ class TorchStream:
 
 
 def _box_muller(outputs: np.ndarray) -> np.ndarray:
-    """Normal numbers of full blocks; the uniforms and the angles are rounded to float32."""
+    """Return normal numbers of full blocks; uniforms and angles are rounded to float32."""
     u = ((outputs & 0xFFFFFF) * np.float32(2.0**-24)).astype(np.float32).reshape(-1, 2, BLOCK // 2)
     r = np.sqrt(-2.0 * np.log(1.0 - u[:, 0].astype(np.float64)))
     theta = (np.float32(2.0 * math.pi) * u[:, 1]).astype(np.float64)

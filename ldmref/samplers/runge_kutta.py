@@ -28,11 +28,15 @@ from ldmref.samplers.steps import euler_step
 class Tableau:
     """An explicit Runge-Kutta method in exact fractions.
 
-    `nodes` c, (s,), from 0; `matrix` a, row i with i entries; `weights` b, (s,); `order`;
-    `weights_low`, of an embedded method of lower order, to estimate the error.
+    Args:
+        nodes: The nodes c, (s,), from 0.
+        matrix: The matrix a; row i has i entries.
+        weights: The weights b, (s,).
+        order: Order of convergence.
+        weights_low: Weights of an embedded method of lower order, to estimate the error.
 
     Raises:
-        ValueError: a row does not sum to its node, or weights do not sum to 1.
+        ValueError: A row does not sum to its node, or weights do not sum to 1.
     """
 
     nodes: tuple[F, ...]
@@ -72,7 +76,7 @@ DORMAND_PRINCE = Tableau(
 
 
 def combine(weights: Any, differences: list[Array]) -> Array:
-    """Sum of weight times difference; 0.0 if the sum is empty."""
+    """Return the sum of weight times difference, 0.0 if the sum is empty."""
     total: Array = 0.0
     for w, d in zip(weights, differences, strict=True):
         if w != 0.0:
@@ -83,7 +87,7 @@ def combine(weights: Any, differences: list[Array]) -> Array:
 def slope_differences(
     denoise: Denoiser, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
 ) -> tuple[list[Array], Array, Array]:
-    """All stages after the first: (slopes minus the first slope, last point, its x0)."""
+    """Compute all stages after the first: (slopes minus the first slope, last point, its x0)."""
     h = sigma_next - sigma
     u = x
     x0_u = x0
@@ -100,28 +104,33 @@ def slope_differences(
 def runge_kutta_correction(
     denoise: Denoiser, x: Array, x0: Array, sigma: float, sigma_next: float, tableau: Tableau
 ) -> Array:
-    """What the method adds to Euler's step from `sigma` to `sigma_next`."""
+    """Return the correction of the method to Euler's step from `sigma` to `sigma_next`."""
     differences, _, _ = slope_differences(denoise, x, x0, sigma, sigma_next, tableau)
     return (sigma_next - sigma) * combine(tableau.weights[1:], differences)
 
 
 def runge_kutta(tableau: Tableau) -> Step:
-    r"""An explicit Runge-Kutta method for the probability-flow ODE in sigma.
+    r"""Return an explicit Runge-Kutta method for the probability-flow ODE in sigma.
 
     .. math:: x' = x_0 + \frac{\sigma'}{\sigma}(x - x_0) + h \sum_{i>1} b_i\, d_i
 
-    The step to sigma = 0 is Euler's, to x0, since the slope at 0 does not exist.
+    The step to sigma = 0 is Euler's step to x0 because the slope at 0 does not exist.
 
     Args:
-        tableau: `MIDPOINT`, `HEUN`, `RK4`, `DORMAND_PRINCE` or your own.
+        tableau: `MIDPOINT`, `HEUN`, `RK4`, `DORMAND_PRINCE` or another `Tableau`.
+
+    Returns:
+        A step for `sample`, without history. It works for x of any shape and for increasing sigmas.
 
     Source: Butcher 2016, Numerical Methods for Ordinary Differential Equations, section 232; Karras
     et al. 2022, arXiv:2206.00364, algorithm 1 (Heun, without churn).
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -132,7 +141,7 @@ def runge_kutta(tableau: Tableau) -> Step:
 
 
 def midpoint() -> Step:
-    r"""The midpoint method: the slope at the (arithmetic) middle of the interval.
+    r"""Return the midpoint method: the slope at the (arithmetic) middle of the interval.
 
     .. math:: u = \mathrm{euler}\left(\tfrac12(\sigma + \sigma')\right), \qquad
               x' = x + h\, e(u), \qquad h = \sigma' - \sigma
@@ -143,12 +152,15 @@ def midpoint() -> Step:
 
 
 def heun() -> Step:
-    r"""Heun's second-order method: an Euler step, corrected with the slope at its end.
+    r"""Return Heun's second-order method: an Euler step, corrected with the slope at its end.
 
     .. math:: \hat x = x_0 + \frac{\sigma'}{\sigma}(x - x_0), \qquad
               x' = \hat x + \frac{\sigma - \sigma'}{2\sigma'}(\hat x_0 - x_0)
 
-    with x_0 and \hat x_0 the predictions at both ends.
+    with x_0 and \hat x_0 the predictions at both ends. The step to sigma = 0 goes to x0.
+
+    Returns:
+        A step for `sample`: order 2, two evaluations per step (one in the step to 0), no history.
 
     Source: Karras et al. 2022, arXiv:2206.00364, algorithm 1 (without churn).
     """
@@ -156,9 +168,14 @@ def heun() -> Step:
 
 
 def rk4() -> Step:
-    r"""The classical fourth-order method.
+    r"""Return the classical fourth-order Runge-Kutta method.
 
     .. math:: x' = x + \frac{h}{6}(e_1 + 2 e_2 + 2 e_3 + e_4), \qquad h = \sigma' - \sigma
+
+    with e_i the slope (x - x_0) / sigma at stage i. The step to sigma = 0 goes to x0.
+
+    Returns:
+        A step for `sample`: order 4, four evaluations per step (one in the step to 0), no history.
 
     Source: Hairer, Norsett, Wanner 1993, Solving ODEs I, table II.1.2 (Kutta 1901).
     """
@@ -166,7 +183,7 @@ def rk4() -> Step:
 
 
 def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
-    r"""Dormand-Prince 5(4) with adaptive substeps within each interval.
+    r"""Return Dormand-Prince 5(4) with adaptive substeps within each interval.
 
     A substep is accepted if the two embedded methods differ by at most atol + rtol max(|x|, |x'|)
     in every element of the batch; the next one is 0.9 error^(-1/5) times as long, limited to the
@@ -191,9 +208,11 @@ def rk45(rtol: float = 1e-5, atol: float = 1e-5) -> Step:
     low = DORMAND_PRINCE.weights_low
     error_weights = [b - b_low for b, b_low in zip(weights, low, strict=True)]
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         length, count = history or (abs(sigma_next - sigma), 0)
         x0_start = x0 = denoise(x, sigma)
         count += 1

@@ -15,10 +15,10 @@ named separately, because implementations that agree on the spacing differ there
 | `beta_sigma`  | quantiles of Beta(0.6, 0.6) over the sigmas: diffusers' "beta"        |
 | `ays`         | align-your-steps for Stable Diffusion 1.5, interpolated in log sigma  |
 | `ays_sdxl`    | the same for SDXL                                                     |
-| `lcm`         | of latent consistency models: some of T/50 - 1, 2 T/50 - 1, ..., T-1  |
+| `lcm`         | for latent consistency models: some of T/50 - 1, 2 T/50 - 1, ..., T-1 |
 
-On a table of SD 1.5's kind these are the ends of `karras` and the like for every sampler. Only a
-diffusers folder whose scheduler has another `timestep_spacing` begins lower, as its scheduler does.
+Only a diffusers folder whose scheduler has another `timestep_spacing` begins `karras` and other
+continuous spacings below the table's largest sigma, as its scheduler does.
 
 Final sigma: `zero`, or `sigma_min` (the sigma of timestep 0, where CompVis' DDIM ends).
 """
@@ -53,32 +53,35 @@ from ldmref.math.sigmas import (
 )
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers import schedule as diffusers
-from ldmref.samplers.loop import noise_levels
+from ldmref.samplers.loop import Interval, noise_levels
 from ldmref.samplers.registry import Sampler
 
 SPACINGS = (
     "leading", "linspace", "trailing", "karras", "exponential", "kl_optimal", "beta", "beta_sigma",
     "ays", "ays_sdxl", "lcm",
 )  # fmt: skip
+BETWEEN_ENDS = {  # spacings of sigmas from the table's smallest to its largest
+    "karras": karras_sigmas,
+    "exponential": exponential_sigmas,
+    "kl_optimal": kl_optimal_sigmas,
+    "beta_sigma": beta_sigmas,
+}
 FINAL_SIGMAS = ("zero", "sigma_min")
-CLEAN_ENDS = ("ddpm", "lcm")  # whose last step gives the predicted x0, whatever the schedule says
 NEARLY_ZERO = 2.0**-24  # alpha-bar at the end of a schedule with zero terminal SNR
 
 
 @cache
 def training_alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
-    """alpha-bar of every training timestep, (T,) float64, read-only."""
+    """Return alpha-bar of every training timestep, (T,) float64, read-only."""
     n = config.num_train_timesteps
-    start = config.beta_start
-    end = config.beta_end
     if config.trained_betas:
         betas = np.asarray(config.trained_betas, np.float64)
     elif config.beta_schedule == "cosine":
         betas = cosine_betas(n)
     elif config.beta_schedule == "linear":
-        betas = linear_betas(n, start, end)
+        betas = linear_betas(n, config.beta_start, config.beta_end)
     else:
-        betas = scaled_linear_betas(n, start, end)
+        betas = scaled_linear_betas(n, config.beta_start, config.beta_end)
     if config.rescale_betas_zero_snr:
         alpha_bar = alphas_cumprod(rescale_zero_terminal_snr(betas))
         alpha_bar[-1] = NEARLY_ZERO  # as diffusers: sigma stays finite
@@ -90,10 +93,10 @@ def training_alphas_cumprod(config: SchedulerConfig) -> np.ndarray:
 
 @cache
 def sampling_sigmas(config: SchedulerConfig) -> np.ndarray:
-    """Sigmas of the training timesteps that samplers use, (T,) float64, increasing, read-only.
+    """Return the sigmas of the timesteps that samplers use, (T,) float64, increasing, read-only.
 
-    They are those with sigma <= `config.sigma_max`: a cosine schedule ends near sigma = 20,000, far
-    beyond the point where anything is left of the data, and second-order methods do badly there.
+    Samplers use timesteps with sigma <= `config.sigma_max`. A cosine schedule ends near
+    sigma = 20,000, where nothing is left of the data and second-order methods are inaccurate.
     """
     sigmas = sigma_from_alpha_bar(training_alphas_cumprod(config))
     sigmas = sigmas[sigmas <= config.sigma_max]
@@ -102,14 +105,14 @@ def sampling_sigmas(config: SchedulerConfig) -> np.ndarray:
 
 
 class Schedule(NamedTuple):
-    """What a run goes through.
+    """Sigmas, timesteps and initial noise scale of a run.
 
     Args:
-        sigmas: (n + 1,) float64, decreasing; the last may be 0.
-        timesteps: (n,) float64, what the network sees at `sigmas[:-1]`.
-        init_noise_sigma: standard deviation of the initial state of a run from pure noise.
-        training_sigmas: of every training timestep, (T,), increasing.
-        convention: "diffusers" if made as its scheduler makes it, else "".
+        sigmas: Noise levels, (n + 1,) float64, decreasing; the last may be 0.
+        timesteps: Timesteps that the network gets at `sigmas[:-1]`, (n,) float64.
+        init_noise_sigma: Standard deviation of the initial state of a run from pure noise.
+        training_sigmas: Sigmas of every training timestep, (T,), increasing.
+        convention: "diffusers" for a schedule computed as in diffusers, otherwise "".
     """
 
     sigmas: np.ndarray
@@ -118,12 +121,22 @@ class Schedule(NamedTuple):
     training_sigmas: np.ndarray
     convention: str = ""
 
-    def timestep(self, sigma: float) -> float:
-        """The timestep at a sigma: the schedule's own, or between two, linear in log sigma."""
-        index = np.flatnonzero(self.sigmas[:-1] == sigma)
-        if index.size:
-            return float(self.timesteps[index[-1]])
-        return float(timesteps_at(self.training_sigmas, sigma))
+    def __repr__(self) -> str:
+        ends = f"sigma {self.sigmas[0]:.6g} to {self.sigmas[-1]:.6g}"
+        return f"<Schedule of {len(self.timesteps)} steps, {ends}>"
+
+    def timestep(self, sigma: float, interval: Interval | None = None) -> float:
+        """Return the timestep that the network gets at a noise level.
+
+        Args:
+            sigma: Noise level at which a step evaluates the denoiser.
+            interval: Interval of that step. At its ends, the timestep is the schedule's own;
+                otherwise it is linear in log sigma between the training timesteps.
+        """
+        index = None if interval is None else interval.index_of(sigma)
+        if index is None or index >= len(self.timesteps):  # the last sigma has no timestep
+            return float(timesteps_at(self.training_sigmas, sigma))
+        return float(self.timesteps[index])
 
 
 def make_schedule(
@@ -133,20 +146,29 @@ def make_schedule(
     steps: int,
     sigmas: Sequence[float] | None = None,
 ) -> Schedule:
-    """The schedule of `steps` steps, as the checkpoint's scheduler or by a spacing's name.
+    """Return the schedule of `steps` steps.
+
+    With the convention "diffusers" in the configuration, spacings of diffusers are computed as its
+    scheduler for this sampler computes them.
 
     Args:
-        config: of the checkpoint's scheduler.
-        sampler: from `get_sampler`.
-        spacing: None for the checkpoint's own.
-        steps: how many.
-        sigmas: (steps + 1,), decreasing, in place of what `spacing` gives.
+        config: Configuration of the checkpoint's scheduler.
+        sampler: Sampler from `get_sampler`.
+        spacing: A name in `SPACINGS`; None: the checkpoint's spacing.
+        steps: Number of steps.
+        sigmas: Decreasing noise levels, (steps + 1,), to use instead of a spacing.
 
-    With the convention "diffusers" in the configuration, the spacings that diffusers has are made
-    as it makes them for this sampler.
+    Returns:
+        A `Schedule` of float64 NumPy arrays; pass its `sigmas` to `sample`.
 
     Raises:
-        UsageError: an unknown spacing, or a number of steps for which the schedule does not exist.
+        UsageError: The spacing is unknown, the schedule does not exist for this number of steps, or
+            `sigmas` are not `steps` + 1 decreasing numbers.
+
+    >>> from ldmref.samplers import SAMPLERS, SchedulerConfig
+    >>> schedule = make_schedule(SchedulerConfig(), SAMPLERS["euler"], "trailing", 4)
+    >>> schedule.timesteps
+    array([999., 749., 499., 249.])
     """
     if not isinstance(sampler, Sampler):
         raise UsageError(
@@ -164,18 +186,18 @@ def make_schedule(
                 f"sigmas of {steps} steps must be {steps + 1} decreasing numbers", code="E-SIGMAS"
             )
     elif config.convention == "diffusers" and spacing in diffusers.SPACINGS:
-        theirs = diffusers.diffusers_sigmas(config, table, sampler.name, spacing, steps)
+        theirs = diffusers.diffusers_sigmas(config, table, sampler, spacing, steps)
         return Schedule(*theirs, table, "diffusers")
     else:
-        final = "zero" if sampler.name in CLEAN_ENDS else config.final_sigma
+        final = "zero" if sampler.clean_end else config.final_sigma
         grid = sigma_grid(table, spacing, steps, final, config.steps_offset)
     return Schedule(grid, timesteps_at(table, grid[:-1]), math.hypot(1.0, grid[0]), table)
 
 
 def default_spacing(config: SchedulerConfig, sampler: Sampler) -> str:
-    """The spacing of a checkpoint for a sampler: that of its scheduler, or for `lcm` its own.
+    """Return the default spacing of a checkpoint for a sampler.
 
-    diffusers' LCMScheduler has no other, whatever its configuration says.
+    diffusers' LCMScheduler only has `lcm`, whatever its configuration says.
     """
     lcm = sampler.name == "lcm" and config.convention == "diffusers"
     return "lcm" if lcm else config.spacing
@@ -184,33 +206,30 @@ def default_spacing(config: SchedulerConfig, sampler: Sampler) -> str:
 def sigma_grid(
     table: np.ndarray, spacing: str, steps: int, final_sigma: str = "zero", offset: int = 0
 ) -> np.ndarray:
-    """The sigmas of `steps` steps, (steps + 1,) float64, strictly decreasing.
+    """Return the sigmas of `steps` steps, (steps + 1,) float64, strictly decreasing.
 
     Args:
-        table: sigmas of every training timestep, (T,), increasing.
-        spacing: a name of the table above.
-        steps: from 1 to T.
+        table: Sigmas of every training timestep, (T,), increasing.
+        spacing: A name in `SPACINGS`.
+        steps: Number of steps, from 1 to T.
         final_sigma: `zero` or `sigma_min`.
-        offset: added to every timestep of `leading` (1 for Stable Diffusion).
+        offset: Number added to every timestep of `leading` (1 for Stable Diffusion).
 
     Raises:
-        UsageError: an unknown name, or a number of steps outside 1 to T.
+        UsageError: A name is unknown, or `steps` is not from 1 to T.
+
+    >>> sigma_grid(np.geomspace(0.01, 100.0, 1000), "exponential", 4).round(3)
+    array([1.000e+02, 4.642e+00, 2.150e-01, 1.000e-02, 0.000e+00])
     """
     check_name("schedule", spacing, SPACINGS)
     check_name("final sigma", final_sigma, FINAL_SIGMAS)
     steps = check_steps(steps, len(table))
-    if spacing == "karras":
-        sigmas = karras_sigmas(steps, table[0], table[-1])
-    elif spacing == "exponential":
-        sigmas = exponential_sigmas(steps, table[0], table[-1])
-    elif spacing == "kl_optimal":
-        sigmas = kl_optimal_sigmas(steps, table[0], table[-1])
+    if spacing in BETWEEN_ENDS:
+        sigmas = BETWEEN_ENDS[spacing](steps, table[0], table[-1])
     elif spacing == "lcm":
         sigmas = table[diffusers.lcm_timesteps(len(table), steps)]
     elif spacing == "beta":
         sigmas = sigmas_at(table, beta_timesteps(steps, len(table)))
-    elif spacing == "beta_sigma":
-        sigmas = beta_sigmas(steps, table[0], table[-1])
     elif spacing in ("ays", "ays_sdxl"):
         sigmas = _align_your_steps(table, steps, "sd" if spacing == "ays" else "sdxl")
     else:
@@ -220,7 +239,7 @@ def sigma_grid(
 
 
 def spaced_timesteps(spacing: str, total: int, steps: int, offset: int = 0) -> np.ndarray:
-    """The training timesteps of `leading`, `linspace` or `trailing`, (steps,) int64, decreasing."""
+    """Return the timesteps of `leading`, `linspace` or `trailing`, (steps,) int64, decreasing."""
     if spacing == "leading":
         stride = total // steps
         offset = min(offset, total - 1 - (steps - 1) * stride)  # never past the table's end
@@ -231,20 +250,17 @@ def spaced_timesteps(spacing: str, total: int, steps: int, offset: int = 0) -> n
 
 
 def sigmas_at(table: np.ndarray, timesteps: np.ndarray) -> np.ndarray:
-    """Sigmas at timesteps that need not be whole: linear interpolation in log sigma."""
+    """Interpolate sigmas at timesteps that need not be whole, linearly in log sigma."""
     return np.exp(np.interp(timesteps, np.arange(len(table)), np.log(table)))
 
 
 def timesteps_at(table: np.ndarray, sigmas: float | np.ndarray) -> np.ndarray:
-    """The inverse of `sigmas_at`: exact on the table, linear in log sigma between.
-
-    Below the table it is timestep 0, at sigma 0, too.
-    """
+    """Invert `sigmas_at`, exactly on the table; below the table, the timestep is 0."""
     return np.interp(np.log(np.maximum(sigmas, table[0])), np.log(table), np.arange(len(table)))
 
 
 def spacing_name(name: str) -> str:
-    """The name of a spacing, from the way other programs write it.
+    """Convert the name of a spacing from the spelling of other programs.
 
     >>> spacing_name("KL Optimal"), spacing_name("Karras")
     ('kl_optimal', 'karras')
@@ -260,9 +276,11 @@ def check_name(what: str, name: str, known: Sequence[str]) -> None:
 
 
 def check_steps(steps: int, total: int | None) -> int:
-    """The steps as Python's integer; refuse what a table of `total` timesteps does not offer.
+    """Return the number of steps as an int; refuse more steps than a table has timesteps.
 
-    `total`: None for a table of any length.
+    Args:
+        steps: Number of steps.
+        total: Number of timesteps of the table; None for any number.
     """
     if isinstance(steps, bool) or not isinstance(steps, Integral):
         raise UsageError(f"steps must be a whole number, not {short_repr(steps)}", code="E-STEPS")
@@ -273,7 +291,7 @@ def check_steps(steps: int, total: int | None) -> int:
 
 
 def _align_your_steps(table: np.ndarray, steps: int, model: str) -> np.ndarray:
-    """Ten sigmas and the table's smallest, resampled to `steps` sigmas and that smallest."""
+    """Resample the ten published sigmas and the table's smallest to `steps` sigmas."""
     timesteps = align_your_steps_timesteps(model) * ((len(table) - 1) / 999)  # made for T = 1000
     sigmas = np.append(sigmas_at(table, timesteps), table[0])
     return log_linear_sigmas(sigmas, steps + 1)[:-1]

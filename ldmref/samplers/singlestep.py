@@ -1,9 +1,9 @@
 r"""DPM-Solver++, singlestep, with one evaluation for each sigma of the schedule.
 
-`dpm_solver.py` has the methods whose step goes from one sigma to the next, with intermediate nodes
-of its own. Here a block of `order` steps is one step of the method, and its intermediate nodes are
-the sigmas of the schedule: a block from sigma_0 over sigma_1 (and sigma_2) to sigma_3. Every step
-starts again at the block's first state,
+The steps of `dpm_solver.py` go from one sigma to the next, with intermediate nodes between them.
+Here, a block of `order` steps is one step of the method, and its intermediate nodes are sigmas of
+the schedule: a block goes from sigma_0 over sigma_1 (and sigma_2) to sigma_3. Every step starts
+again at the block's first state,
 
 .. math:: x' = e^{-h} x + (1 - e^{-h})\, x_0 + \sum_j c_j D_j, \qquad h = \log(\sigma_0 / \sigma')
 
@@ -41,10 +41,13 @@ def dpmpp_singlestep(
     The step to sigma = 0 goes to x0.
 
     Args:
-        order: 2 or 3.
-        solver: `midpoint` or `heun`.
-        orders: of every step of the schedule, by index (`singlestep_orders`); None: 1, 2 (, 3) in
-            turn, without an end.
+        order: Number of steps per block, 2 or 3.
+        solver: Weights of the differences, `midpoint` or `heun`.
+        orders: Order of every step of the schedule, by index (`singlestep_orders`); None: 1, 2
+            (, 3) in turn, without an end.
+
+    Raises:
+        ValueError: `order` or `solver` is not one of these.
 
     Source: Lu et al. 2022, arXiv:2211.01095, algorithm 1, and published code; diffusers 0.42.1,
     `DPMSolverSinglestepScheduler`.
@@ -52,14 +55,16 @@ def dpmpp_singlestep(
     if order not in (2, 3) or solver not in ("midpoint", "heun"):
         raise ValueError(f"order must be 2 or 3, solver midpoint or heun; not {order}, {solver!r}")
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
         start, past = history or (x, ())
-        wanted = orders[at.i] if orders is not None else len(past) % order + 1
+        wanted = orders[interval.i] if orders is not None else len(past) % order + 1
         if wanted == 1 or not past:
             start = x
             past = ()
@@ -70,7 +75,7 @@ def dpmpp_singlestep(
 
 
 def singlestep_orders(steps: int, order: int, lower_order_final: bool = True) -> list[int]:
-    """The order of every step: 1, ..., `order` in turn, and 1 in place of a last `order`.
+    """Return the order of every step: 1, ..., `order` in turn, and 1 instead of a last `order`.
 
     Source: diffusers 0.42.1, `DPMSolverSinglestepScheduler.get_order_list`.
 
@@ -84,7 +89,7 @@ def singlestep_orders(steps: int, order: int, lower_order_final: bool = True) ->
 
 
 def _move(x: Array, past: Sequence[tuple[float, Array]], sigma_next: float, solver: str) -> Array:
-    """From the block's first state to sigma_next, through all of its predictions."""
+    """Move from the block's first state to sigma_next, using all of its predictions."""
     sigma, x0 = past[0]
     h = math.log(sigma / sigma_next)
     euler = euler_step(x, x0, sigma, sigma_next)

@@ -31,7 +31,7 @@ from ldmref.samplers.loop import Denoiser, History, Interval, Noise, Step, Stepp
 
 
 def euler_step(x: Array, x0: Array, sigma: float, sigma_next: float) -> Array:
-    """Euler's step from x at `sigma`, with the noise that x0 leaves in it, to `sigma_next`.
+    """Take Euler's step from x at `sigma` to `sigma_next`, along the noise x - x0.
 
     >>> euler_step(5.0, 1.0, 2.0, 1.0)
     3.0
@@ -40,17 +40,17 @@ def euler_step(x: Array, x0: Array, sigma: float, sigma_next: float) -> Array:
 
 
 def ancestral_sigmas(sigma: float, sigma_next: float, eta: float) -> tuple[float, float]:
-    r"""(sigma_down, sigma_up): a step to sigma_down plus noise of sigma_up reaches sigma'.
+    r"""Return (sigma_down, sigma_up): a step to sigma_down plus noise of sigma_up reaches sigma'.
 
     .. math:: \sigma_{up} = \eta\,\sigma'\sqrt{1 - \sigma'^2/\sigma^2}, \quad
               \sigma_{down} = \sqrt{\sigma'^2 - \sigma_{up}^2}
 
     Args:
-        sigma, sigma_next: noise levels before and after, sigma > 0; a step up adds no noise.
-        eta: strength of the noise, from 0 (none) to 1 (the posterior's).
+        sigma, sigma_next: Noise levels before and after, sigma > 0; a step up adds no noise.
+        eta: Strength of the noise, from 0 (none) to 1 (the posterior's).
 
     Raises:
-        ValueError: eta is outside [0, 1].
+        ValueError: `eta` is outside [0, 1].
 
     Source: Song, Meng, Ermon 2020, arXiv:2010.02502, eq. 16, divided by the root of alpha-bar.
 
@@ -72,19 +72,27 @@ def ancestral(eta: float = 0.0) -> Step:
     .. math:: x' = x_0 + \frac{\sigma_{down}}{\sigma}(x - x_0) + \sigma_{up}\,\epsilon
 
     with the two sigmas of `ancestral_sigmas`. eta = 0 is Euler's method for the probability-flow
-    ODE, which is DDIM; eta = 1 draws from the posterior q(x_s | x_t, x_0), which is DDPM; in
+    ODE, which is DDIM; eta = 1 samples from the posterior q(x_s | x_t, x_0), which is DDPM; in
     between it is DDIM(eta).
 
     Args:
-        eta: strength of the fresh noise, from 0 (none) to 1 (the posterior's).
+        eta: Strength of the fresh noise, from 0 (none) to 1 (the posterior's).
+
+    Returns:
+        A step for `sample`, with one evaluation of the denoiser and no history.
+
+    Raises:
+        ValueError: `eta` is outside [0, 1] (raised by the step).
 
     Source: Song, Meng, Ermon 2020, arXiv:2010.02502, eq. 12 and 16; Ho, Jain, Abbeel 2020,
     arXiv:2006.11239, eq. 7; Karras et al. 2022, arXiv:2206.00364, algorithm 1 with Euler steps.
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
         x_next = euler_step(x, x0, sigma, down)
@@ -94,23 +102,25 @@ def ancestral(eta: float = 0.0) -> Step:
 
 
 def with_noise(inner: Step, eta: float = 1.0) -> Step:
-    """The ancestral form of a deterministic step: step to sigma_down, then add fresh noise.
+    """Return the ancestral form of a step: step to sigma_down, then add fresh noise.
 
     `with_noise(ancestral(0), eta)` is `ancestral(eta)`; the other samplers whose names end in "a"
     are built in the same way.
 
     Args:
-        inner: a deterministic singlestep method.
-        eta: strength of the fresh noise, from 0 (none) to 1 (the posterior's).
+        inner: Step of a deterministic singlestep method.
+        eta: Strength of the fresh noise, from 0 (none) to 1 (the posterior's).
 
     Source: k-diffusion, `sample_dpm_2_ancestral`, `sample_dpmpp_2s_ancestral`.
     """
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         down, up = ancestral_sigmas(sigma, sigma_next, eta)
-        x_next, x0, history = inner(denoise, x, at._replace(sigma_next=down), history, noise)
+        x_next, x0, history = inner(denoise, x, interval._replace(sigma_next=down), history, noise)
         return (x_next + up * noise() if up > 0 else x_next), x0, history
 
     return step

@@ -8,7 +8,7 @@ weights of the differences to the prediction at the start solve
 .. math:: \sum_k w_k r_k^i = h \int_0^1 e^{-h(1 - u)} u^i du, \qquad
           x' = \mathrm{euler} + \sum_k w_k (x_{0,k} - x_0)
 
-The paper's function B(h) divides out of these equations. It remains only where the published method
+The paper's function B(h) cancels in these equations. It remains only where the published method
 takes 1/2 for the single weight of a one-term sum: in the predictor of order 2, which with `bh2` is
 DPM-Solver++(2M), and in the corrector of order 1.
 
@@ -48,19 +48,26 @@ def unipc(
     lower_order_final: bool = False,
     disable_corrector: Collection[int] = (),
 ) -> Step:
-    """UniPC, multistep: one evaluation a step.
+    """UniPC, multistep: one evaluation per step.
 
-    The order grows from 1 by one with every step up to `order`, that of the predictor; the
-    corrector raises it by one, but the first step, corrected to order 2, limits the run to order 3.
-    The step to sigma = 0 goes to x0.
+    The order of the predictor grows from 1 to `order` by one with every step. The corrector raises
+    it by one, but the first step, corrected to order 2, limits the run to order 3. The step to
+    sigma = 0 goes to x0.
 
     Args:
-        order: 1 to 3, the number of predictions in the predictor; 2 in diffusers by default.
+        order: Number of predictions in the predictor, 1 to 3; 2 in diffusers by default.
         variant: `bh1`, B(h) = h, or `bh2`, B(h) = 1 - e^-h (e^h - 1 for the noise prediction).
-        corrector: False: the predictor alone, UniP.
-        noise_prediction: interpolate eps instead of x0.
-        lower_order_final: reduce the order to 1 towards the last step, as in the published code.
-        disable_corrector: indices of steps whose result is not corrected.
+        corrector: Whether steps are corrected; without the corrector, the method is UniP.
+        noise_prediction: Whether to interpolate eps instead of x0.
+        lower_order_final: Whether to reduce the order to 1 towards the last step, as in the
+            published code.
+        disable_corrector: Indices of steps whose result is not corrected.
+
+    Returns:
+        A step for `sample`; its history is a `UniPCHistory`.
+
+    Raises:
+        ValueError: `order` or `variant` is not one of these.
 
     Source: Zhao et al. 2023, arXiv:2302.04867, algorithms 1 (UniC) and 2 (UniP); published code,
     `uni_pc.py`, for both predictions.
@@ -74,7 +81,7 @@ def unipc(
         return exponential_moment(power, h)
 
     def single(h: float, sigma_next: float) -> float:
-        """B(h) in the units of the weights."""
+        """Return B(h) in the units of the weights."""
         if noise_prediction:
             return -sigma_next * (h if variant == "bh1" else math.expm1(h))
         return h if variant == "bh1" else -math.expm1(-h)
@@ -87,7 +94,7 @@ def unipc(
         others: Sequence[Node],
         halved: bool,
     ) -> Array:
-        """From (x, sigma) to sigma_next, through the prediction `new` and `others`."""
+        """Move from (x, sigma) to sigma_next, using the predictions `new` and `others`."""
         h = math.log(sigma / sigma_next)
         if h == 0.0:
             return x
@@ -102,9 +109,11 @@ def unipc(
             return x + (sigma_next - sigma) * new + correction
         return euler_step(x, new, sigma, sigma_next) + correction
 
-    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
-        sigma = at.sigma
-        sigma_next = at.sigma_next
+    def step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        sigma = interval.sigma
+        sigma_next = interval.sigma_next
         x0 = denoise(x, sigma)
         if sigma_next == 0.0:
             return x0, x0, ()
@@ -112,13 +121,13 @@ def unipc(
         past = ()
         if history:
             x_last, order_last, past = history
-            if corrector and at.i - 1 not in disable_corrector:
+            if corrector and interval.i - 1 not in disable_corrector:
                 (start, first), *earlier = past
                 nodes = [*earlier[: order_last - 1], (sigma, new)]
                 x = move(x_last, start, sigma, first, nodes, order_last == 1)
         p = min(order, len(past) + 1)
         if lower_order_final:
-            p = min(p, at.n - at.i)
+            p = min(p, interval.n - interval.i)
         x_next = move(x, sigma, sigma_next, new, past[: p - 1], p == 2)
         return x_next, x0, UniPCHistory(x, p, ((sigma, new), *past)[:order])
 

@@ -1,6 +1,33 @@
-"""For tests of your own code: backend conformance, hypothesis strategies, an analytic problem."""
+"""For your tests: backend conformance, Hypothesis strategies and an exact problem.
+
+`strategies` needs Hypothesis and is imported at first use.
+"""
+
+from importlib import import_module
+from typing import Any
 
 from ldmref.testing.cases import Case, cases
-from ldmref.testing.conformance import Finding, assert_conforms, check_backend
+from ldmref.testing.conformance import OperationCheck, assert_conforms, check_backend
+from ldmref.testing.mixture import Mixture, three_modes
 
-__all__ = ["Case", "Finding", "assert_conforms", "cases", "check_backend"]
+__all__ = [
+    "Case",
+    "Mixture",
+    "OperationCheck",
+    "assert_conforms",
+    "cases",
+    "check_backend",
+    "mixture",
+    "strategies",
+    "three_modes",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name == "strategies":
+        return import_module("ldmref.testing.strategies")
+    raise AttributeError(f"module 'ldmref.testing' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,4 +1,4 @@
-"""The calls on which a backend is compared with the reference: every operation, several shapes."""
+"""Calls on which a backend is compared with the reference: every operation in several shapes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,33 @@ Normal = Callable[..., np.ndarray]  # normal(*shape): standard normal numbers
 
 @dataclass(frozen=True)
 class Case:
-    """One call of an operation, with host arrays and keyword options."""
+    """One call of an operation, with host arrays and keyword options.
+
+    Args:
+        operation: Name of the method of `Backend`.
+        name: Description of the input.
+        arrays: Positional arguments, float64 NumPy arrays or arrays of integers.
+        options: Keyword arguments.
+        terms: Length of the longest sum; 0 for an operation that only moves numbers.
+        condition: Factor by which the operation amplifies rounding errors of its input.
+    """
 
     operation: str
     name: str
     arrays: Arrays
     options: dict[str, Any] = field(default_factory=dict)
-    terms: int = 1  # length of the longest sum; 0: the operation only moves numbers
+    terms: int = 1
     condition: float = 1.0
+
+    def __repr__(self) -> str:
+        return f"<Case {self.operation} ({self.name})>"
 
 
 def cases(seed: int = 0) -> Iterator[Case]:
-    """Every operation in several shapes, on seeded normal inputs.
+    """Yield calls of every operation in several shapes, on seeded normal inputs.
 
-    Compositions come after their parts, so that the first failure of a report is in the operation
-    that is wrong.
+    Compositions come after their parts. The first failure of a report is then in the operation that
+    is wrong.
     """
     rng = np.random.default_rng(seed)
 
@@ -45,7 +57,7 @@ def cases(seed: int = 0) -> Iterator[Case]:
 
 
 def _with_and_without_bias(operation: str, name: str, arrays: Arrays, *rest: Any) -> Iterator[Case]:
-    """The case of (x, weight), and that of (x, weight, bias)."""
+    """Yield a case with (x, weight) and one with (x, weight, bias)."""
     yield Case(operation, name, arrays[:2], *rest)
     yield Case(operation, f"{name}, bias", arrays, *rest)
 
@@ -66,7 +78,7 @@ def _geglu(normal: Normal) -> Iterator[Case]:
         yield from _with_and_without_bias("geglu", f"{shape}", arrays, {}, 7, 8)
 
 
-# (n, channels in, channels out, size): where libraries choose an algorithm with fewer products
+# (n, channels in, channels out, size) for which libraries choose an algorithm with fewer products
 LARGE_CONVOLUTIONS = (
     (1, 64, 64, (17, 15)),
     (3, 64, 80, (16, 16)),

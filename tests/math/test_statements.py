@@ -495,7 +495,7 @@ def test_pixels_that_are_equally_likely_have_8_bits_as_a_density_too():
 @states(
     "samplers.md",
     r"(1 - e^{-k})\, x_0 + \varphi_2 D_1 + \left(1 - \tfrac{2 \varphi_2}{k}\right) D_2",
-    "and half that of $`D_2`$",
+    "half the weight of $`D_2`$",
 )
 @pytest.mark.parametrize("eta", [0.0, 1.0])
 @pytest.mark.parametrize("h", [0.1, 2.0])
@@ -543,7 +543,7 @@ def test_combinations_of_slopes_lose_the_data_in_float32():
     assert abs(slopes - exact).max() > 1
     step = runge_kutta(DORMAND_PRINCE)
     differences = step(
-        lambda x, s: x0_single, single, Interval(0, 1, sigma, sigma_next), (), lambda: single
+        lambda x, s: x0_single, single, Interval(0, 1, 1, sigma, sigma_next), (), lambda: single
     )[0]
     assert abs(differences - exact).max() < 1e-3
 

@@ -26,6 +26,7 @@ from ldmref.modes.denoiser import repeat
 from ldmref.modes.initial import MaskedImage, Posterior
 from ldmref.modes.seg2img import read_labels
 from ldmref.modes.sizing import size_image
+from ldmref.samplers.loop import Interval
 from ldmref.samplers.noise import Streams
 
 TINY = preset("tiny")
@@ -307,8 +308,10 @@ def test_what_is_kept_has_the_noise_of_the_level_and_is_clean_at_the_last(tiny64
     image, noise, x = rng.standard_normal((3, 1, 4, 2, 2))
     keep = np.zeros((1, 1, 2, 2))
     keep[..., 0] = 1.0
-    got = generate.constrain_known(tiny64.backend, keep, image, noise, 0.5)(x, sigma)
-    known = image * np.hypot(1.0, 0.5) if sigma == 0.5 else image + sigma * noise
+    last = sigma == 0.5
+    interval = Interval(2, 3, 3 if last else 4, 3.0, sigma)
+    got = generate.constrain_known(tiny64.backend, keep, image, noise)(x, interval)
+    known = image * np.hypot(1.0, 0.5) if last else image + sigma * noise
     np.testing.assert_allclose(got[..., 0], known[..., 0], rtol=1e-12)
     np.testing.assert_array_equal(got[..., 1], x[..., 1])
 

@@ -32,6 +32,7 @@ from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.diffusers.scheduler import FIELDS, scheduler_config
 from ldmref.samplers import get_sampler, make_schedule
 from ldmref.samplers.clipping import dynamic_threshold
+from ldmref.samplers.loop import Interval
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -61,7 +62,9 @@ def test_timesteps_passed_to_the_network(kind, betas, flag):
     for n in (1, 2, 3, 5, 7, 8, 14, 18, 25, 35, 45, 52):
         scheduler.set_timesteps(n)
         schedule = make_schedule(config, get_sampler(config.sampler), config.spacing, n)
-        got = [schedule.timestep(sigma) for sigma in schedule.sigmas[:-1].tolist()]
+        sigmas = schedule.sigmas.tolist()
+        intervals = [Interval(i, i + 1, n, *sigmas[i : i + 2]) for i in range(n)]
+        got = [schedule.timestep(interval.sigma, interval) for interval in intervals]
         assert got == scheduler.timesteps.tolist(), n
 
 

@@ -234,6 +234,20 @@ def test_inpainting_across_latent_cells(scheduled, image, disc, name, strength):
     assert (got == np.asarray(image))[~white].all()
 
 
+@pytest.mark.parametrize("family", ["sd1"], indirect=True)
+def test_what_is_known_is_clean_only_at_the_end_where_the_last_sigma_occurs_twice(
+    scheduled, image, disc
+):
+    options = V | MIN | {"use_karras_sigmas": True}
+    pipe, model = scheduled(UNIPC, options, diffusers.StableDiffusionInpaintPipeline)
+    asked = {"num_inference_steps": 6, "width": 32, "height": 16, "output_type": "latent"}
+    want = pipe("red cat", image, disc, **asked, **seeded()).images.numpy()
+    schedule = make_schedule(model.config.scheduler, get_sampler("unipc"), None, 6)
+    assert schedule.sigmas[-1] == schedule.sigmas[-2]
+    got = modes.inpaint(model, "red cat", image, disc, 1.0, steps=6, **OURS)
+    assert_close(got.latents, want)
+
+
 @pytest.mark.parametrize("family", ["sd1-inpainting"], indirect=True)
 def test_pndm_with_channels_for_the_mask(scheduled, image, disc):
     pipe, model = scheduled(PNDM, SKIP)

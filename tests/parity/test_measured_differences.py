@@ -116,7 +116,7 @@ def test_pndm_of_diffusers_averages_outputs():
     targets = sigmas[1:].tolist()
 
     def second(interval):
-        return interval.sigma_next, interval.sigma
+        return interval, interval.sigma
 
     ends = [run(plms(targets, second, kind), sigmas)[-1].x for kind in ("eps", "v")]
     assert_stated("`leading`, 20 steps: samples 0.044 apart", 0.044, rms(ends[0] - ends[1]))

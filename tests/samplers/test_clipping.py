@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldmref.samplers.clipping import clip_of, clip_to, dynamic_threshold
+from ldmref.samplers.clipping import clip_to, configured_clip, dynamic_threshold
 from ldmref.samplers.config import SchedulerConfig
 
 
@@ -56,10 +56,14 @@ def test_a_scheduler_that_asks_for_both_thresholds():
     """As in diffusers, where `clip_sample` counts only without `thresholding`."""
     x0 = np.array([[1.0, -2.0, 3.0, -4.0]])
     both = SchedulerConfig(clip_sample_range=0.1, thresholding_ratio=1.0, sample_max_value=2.0)
-    assert clip_of(both)(x0).tolist() == [[0.5, -1.0, 1.0, -1.0]]
-    assert clip_of(SchedulerConfig(clip_sample_range=1.5))(x0).tolist() == [[1.0, -1.5, 1.5, -1.5]]
+    assert configured_clip(both)(x0).tolist() == [[0.5, -1.0, 1.0, -1.0]]
+    assert configured_clip(SchedulerConfig(clip_sample_range=1.5))(x0).tolist() == [
+        [1.0, -1.5, 1.5, -1.5]
+    ]
 
 
 def test_by_default_thresholding_lets_through_what_is_at_most_one():
     x0 = np.array([[1.0, -2.0, 3.0, -4.0]])
-    assert clip_of(SchedulerConfig(thresholding_ratio=1.0))(x0).tolist() == [[1.0, -1.0, 1.0, -1.0]]
+    assert configured_clip(SchedulerConfig(thresholding_ratio=1.0))(x0).tolist() == [
+        [1.0, -1.0, 1.0, -1.0]
+    ]

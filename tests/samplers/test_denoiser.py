@@ -8,6 +8,7 @@ import pytest
 from ldmref.math import alphas_cumprod, linear_betas, sigma_from_alpha_bar, x0_from_eps, x0_from_v
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.denoiser import guided_denoiser
+from ldmref.samplers.loop import Interval
 from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alphas_cumprod
 
 CONFIG = dict(
@@ -28,8 +29,8 @@ def test_guided_denoiser(kind, scale):
     """One call of the network for scale 0 and 1, else one with both; the answer at its level."""
     calls = []
 
-    def network(xt, sigma, context):
-        calls.append((xt, sigma, context))
+    def network(xt, sigma, context, interval):
+        calls.append((xt, sigma, context, interval))
         return 0.3 * xt + context
 
     x = np.random.default_rng(0).standard_normal((2, 3))
@@ -39,7 +40,9 @@ def test_guided_denoiser(kind, scale):
     denoise = guided_denoiser(
         network, kind, cond, uncond, scale, lambda parts: np.concatenate(parts)
     )
-    got = denoise(x, sigma)
+    interval = Interval(0, 1, 1, sigma, 1.0)
+    got = denoise.within(interval)(x, sigma)
+    np.testing.assert_array_equal(denoise(x, sigma), got)
     level = 1 / (1 + sigma**2)
     xt = x * level**0.5
     answer = 0.3 * xt + (1 - scale) * uncond + scale * cond
@@ -49,8 +52,8 @@ def test_guided_denoiser(kind, scale):
         "x0": lambda: answer,
     }[kind]()
     np.testing.assert_allclose(got, want, rtol=1e-12)
-    ((seen, at, context),) = calls
-    assert at == sigma
+    (seen, at, context, within), (*_, without) = calls
+    assert at == sigma and within is interval and without is None
     if scale in (0.0, 1.0):
         np.testing.assert_array_equal(context, cond if scale else uncond)
         np.testing.assert_allclose(seen, xt)

@@ -25,12 +25,13 @@ from ldmref.samplers import (
     make_schedule,
     sample,
 )
-from ldmref.samplers.lower_order import PARABOLAS, UNIPC
 from ldmref.samplers.steps import euler_step
 from ldmref.testing.mixture import three_modes
 
 STEPS = (5, 8, 10, 20)
 MIXTURE = three_modes()
+UNIPC = ("unipc_1", "unipc", "unipc_3")
+PARABOLAS = tuple(name for name, sampler in SAMPLERS.items() if sampler.lower_orders == "always")
 NOISE = np.random.default_rng(0).standard_normal((200, 2))
 SOLVERS = [n for n, s in SAMPLERS.items() if s.order and (s.eta is not None or not s.stochastic)]
 CONFIGS = {

@@ -83,7 +83,7 @@ def test_every_prediction_type_gives_the_same_denoiser(kind):
     a = 1 / (1 + sigma**2)
     truth = {"eps": eps, "v": np.sqrt(a) * eps - np.sqrt(1 - a) * x0, "x0": x0}[kind]
     empty = np.zeros((3, 1, 1))
-    denoise = guided_denoiser(lambda xt, s, c: truth, kind, empty, empty, 1.0, np.concatenate)
+    denoise = guided_denoiser(lambda xt, s, c, i: truth, kind, empty, empty, 1.0, np.concatenate)
     np.testing.assert_allclose(denoise(x0 + sigma * eps, sigma), x0, atol=1e-12)
 
 
@@ -91,7 +91,7 @@ def test_every_prediction_type_gives_the_same_denoiser(kind):
 def test_guidance_costs_one_call_of_the_network(scale, calls, rows):
     seen = []
 
-    def network(xt, t, context):
+    def network(xt, sigma, context, interval):
         seen.append(xt.shape[0])
         return context[:, 0]
 

@@ -89,7 +89,7 @@ def test_rk45_parts_follow_the_error():
     for scale, atol in [(1.0, 1e-2), (1e3, 1e-9), (1e-3, 1e-3)]:
         wrapped, calls = counted(denoise)
         first, _, (length, count) = samplers.rk45(1e-15, atol)(
-            wrapped, np.zeros(1), Interval(0, 1, 2.0, 1.0), (), None
+            wrapped, np.zeros(1), Interval(0, 1, 1, 2.0, 1.0), (), None
         )
         assert count == len(calls)
         exact = scale * (1 - 2.0**6) / 6
@@ -105,7 +105,9 @@ def test_rk45_tolerance_is_absolute_plus_relative():
 
     def evaluations(rtol, atol, offset):
         wrapped, calls = counted(denoise)
-        samplers.rk45(rtol, atol)(wrapped, np.full(1, offset), Interval(0, 1, 2.0, 1.0), (), None)
+        samplers.rk45(rtol, atol)(
+            wrapped, np.full(1, offset), Interval(0, 1, 1, 2.0, 1.0), (), None
+        )
         return len(calls)
 
     gap = one_part_error()
@@ -118,7 +120,7 @@ def test_rk45_tolerance_is_absolute_plus_relative():
     worst = np.asarray([[0.0, 0.0], [0.0, 0.0]])
     spiky = np.asarray([[0.0, 0.0], [0.0, 1.0]])  # one element decides for all
     wrapped, calls = counted(lambda x, s: x - s * spiky * s**5)
-    samplers.rk45(1e-300, gap * 0.99)(wrapped, worst, Interval(0, 1, 2.0, 1.0), (), None)
+    samplers.rk45(1e-300, gap * 0.99)(wrapped, worst, Interval(0, 1, 1, 2.0, 1.0), (), None)
     assert len(calls) > 7
 
 
@@ -138,7 +140,9 @@ def test_rk45_keeps_its_step_across_the_grid():
     history = ()
     lengths = []
     for sigma_next in (0.8, 0.79, 0.5):
-        x, _, history = step(MIXTURE.denoise, x, Interval(0, 1, sigma, sigma_next), history, None)
+        x, _, history = step(
+            MIXTURE.denoise, x, Interval(0, 1, 1, sigma, sigma_next), history, None
+        )
         lengths.append(history[0])
         sigma = sigma_next
     assert lengths[1] >= lengths[0] > 0.01
@@ -147,14 +151,16 @@ def test_rk45_keeps_its_step_across_the_grid():
 @pytest.mark.parametrize("bad", [math.nan, math.inf])
 def test_rk45_gives_nan_back_and_does_not_hang(bad):
     denoise, calls = counted(lambda x, s: bad * x if s < 1.9 else 0.5 * x)
-    x, _, _ = samplers.rk45(1e-9, 1e-9)(denoise, np.ones(2), Interval(0, 1, 2.0, 1.0), (), None)
+    x, _, _ = samplers.rk45(1e-9, 1e-9)(denoise, np.ones(2), Interval(0, 1, 1, 2.0, 1.0), (), None)
     assert np.isnan(x).any() and len(calls) < 200
 
 
 def test_rk45_passes_a_jump_in_the_denoiser():
     """No part is shorter than 2^-20 of the level: below is rounding."""
     denoise, calls = counted(lambda x, s: x - s * np.where(s > math.sqrt(2), 100.0, 0.0))
-    x, _, _ = samplers.rk45(1e-12, 1e-12)(denoise, np.zeros(1), Interval(0, 1, 2.0, 1.0), (), None)
+    x, _, _ = samplers.rk45(1e-12, 1e-12)(
+        denoise, np.zeros(1), Interval(0, 1, 1, 2.0, 1.0), (), None
+    )
     assert x[0] == pytest.approx(100.0 * (math.sqrt(2) - 2), rel=1e-5)
     assert len(calls) < 1000
 
@@ -162,5 +168,5 @@ def test_rk45_passes_a_jump_in_the_denoiser():
 def test_rk45_grows_at_most_five_times():
     """Also where the error is small but not 0."""
     step = samplers.rk45(1.0, 1e6)
-    _, _, (length, count) = step(MIXTURE.denoise, X, Interval(0, 1, 1.0, 0.5), (), None)
+    _, _, (length, count) = step(MIXTURE.denoise, X, Interval(0, 1, 1, 1.0, 0.5), (), None)
     assert (length, count) == (2.5, 7)

@@ -58,7 +58,7 @@ def test_a_jump_is_the_forward_process_and_forgets_the_history():
     )
     assert [history for _, history in seen] == [(), (5.0,), (), (5.0,), (5.0, 4.0)]
     assert [interval.i for interval, _ in seen] == [s.i for s in states] == [0, 1, 0, 1, 2]
-    assert seen[2][0] == (0, 3, 5.0, 4.0)
+    assert seen[2][0] == (0, 1, 3, 5.0, 4.0)
     assert abs(states[2].x0.std() - 4.0) < 0.06  # sqrt(5^2 - 3^2)
 
 
@@ -75,8 +75,8 @@ def test_resampling_makes_the_unknown_part_fit_the_known():
     def denoise(x, sigma):
         return x @ np.linalg.solve(cov + sigma**2 * np.eye(2), cov)
 
-    def constrain(x, sigma):
-        return np.stack([known + sigma * draws.standard_normal(n), x[:, 1]], axis=1)
+    def constrain(x, interval):
+        return np.stack([known + interval.sigma_next * draws.standard_normal(n), x[:, 1]], axis=1)
 
     def correlation(times):
         start = draws.standard_normal((n, 2)) * 30.0

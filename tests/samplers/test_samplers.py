@@ -12,7 +12,6 @@ from sampling import no_noise, solve, without_noise
 from ldmref.errors import UsageError
 from ldmref.math import karras_sigmas
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler, get_sampler, heun, sample
-from ldmref.samplers.diffusers.schedule import family_of
 from ldmref.testing.mixture import Mixture, three_modes
 
 STOCHASTIC = [name for name, entry in SAMPLERS.items() if entry.stochastic]
@@ -247,9 +246,9 @@ def test_constrain_keeps_known_entries_bit_for_bit(name):
     keep = np.asarray([[1.0, 0.0]])
     levels = []
 
-    def constrain(x, sigma):
-        levels.append(sigma)
-        return np.where(keep == 1.0, known + sigma * 0.5, x)
+    def constrain(x, interval):
+        levels.append(interval.sigma_next)
+        return np.where(keep == 1.0, known + interval.sigma_next * 0.5, x)
 
     sigmas = [5.0, 3.0, 2.0, 1.0, 0.0]
     noise = drawing(6, (1, 2))
@@ -286,12 +285,34 @@ def test_aliases_lead_to_samplers():
 def test_families_are_those_of_the_classes_in_diffusers():
     """DPMSolverMultistep, UniPC and DEIS drop the last of n + 1 points; DDIM and its kin round."""
     families = ("ddim", "euler", "multistep")
-    named = {family: {n for n in SAMPLERS if family_of(n) == family} for family in families}
+    named = {family: {n for n, s in SAMPLERS.items() if s.family == family} for family in families}
     assert set().union(*named.values()) == set(SAMPLERS)
     assert named["ddim"] == {"ddim", "ddpm", "pndm", "lcm"}
     starts = ("dpmpp_1", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpm_solver_2m", "dpm_solver_3m")
     others = {"dpmpp_2s", "dpm_solver_1_sde", "dpmpp_2_singlestep", "dpmpp_3_singlestep"}
     assert named["multistep"] == {n for n in SAMPLERS if n.startswith(starts)} | others
+
+
+def test_fields_of_families_of_samplers():
+    """A sampler derived from another keeps what is declared about it."""
+
+    def named(predicate):
+        return {name for name, sampler in SAMPLERS.items() if predicate(sampler)}
+
+    assert named(lambda s: s.clean_end) == {"ddpm", "lcm"}
+    assert named(lambda s: s.block == 2) == {"dpmpp_2_singlestep"}
+    assert named(lambda s: s.block == 3) == {"dpmpp_3_singlestep"}
+    third_order = {"dpmpp_3m", "dpmpp_3m_sde", "dpm_solver_3m"}
+    assert named(lambda s: s.lower_orders == "always") == third_order
+    solvers = {"dpm_solver_2m", "dpm_solver_2m_sde", "dpmpp_2_singlestep", "dpmpp_3_singlestep"}
+    assert named(lambda s: s.configurable == ("solver",)) == third_order | solvers
+    assert named(lambda s: "variant" in s.configurable) == {"unipc_1", "unipc", "unipc_3"}
+    limited = named(lambda s: s.lower_orders == "configured")
+    assert limited == {n for n in SAMPLERS if n.startswith("dpmpp_2m")} | {
+        "deis", "deis_3_euler", "dpm_solver_2m", "dpm_solver_2m_sde",
+    }  # fmt: skip
+    for sampler in SAMPLERS.values():
+        assert set(sampler.configurable) <= set(inspect.signature(sampler.make).parameters)
 
 
 @pytest.mark.parametrize(

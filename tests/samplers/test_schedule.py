@@ -11,10 +11,18 @@ import pytest
 
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.io.diffusers.scheduler import scheduler_config
-from ldmref.samplers import configured_step, get_sampler, make_schedule, sample
+from ldmref.samplers import (
+    IntervalDenoiser,
+    ancestral,
+    configured_step,
+    get_sampler,
+    heun,
+    make_schedule,
+    sample,
+)
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.configure import make_options, order_limit
-from ldmref.samplers.diffusers.schedule import family_of, single_precision_sigmas
+from ldmref.samplers.diffusers.schedule import single_precision_sigmas
 from ldmref.samplers.loop import Interval
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 from ldmref.testing.mixture import three_modes
@@ -31,20 +39,46 @@ def test_timesteps_at_and_between_the_sigmas(sampler, spacing):
     schedule = make_schedule(PLAIN, get_sampler(sampler), spacing, 8)
     table = sampling_sigmas(PLAIN)
     timesteps = np.arange(1000.0)
-    for a, b, t in zip(schedule.sigmas[:-1], schedule.sigmas[1:], schedule.timesteps, strict=True):
-        assert schedule.timestep(a) == t == pytest.approx(np.interp(a, table, timesteps), abs=0.5)
+    for i, t in enumerate(schedule.timesteps):
+        a, b = schedule.sigmas[i : i + 2].tolist()
+        interval = Interval(i, i + 1, 8, a, b)
+        own = schedule.timestep(a, interval)
+        assert own == t == pytest.approx(np.interp(a, table, timesteps), abs=0.5)
         middle = math.sqrt(a * b) if b else a / 2
         want = np.interp(math.log(middle), np.log(table), timesteps)
-        assert schedule.timestep(middle) == pytest.approx(want, rel=1e-12)
+        assert schedule.timestep(middle, interval) == pytest.approx(want, rel=1e-12)
+        assert schedule.timestep(middle) == schedule.timestep(middle, interval)
     assert schedule.init_noise_sigma == pytest.approx(math.sqrt(1.0 + schedule.sigmas[0] ** 2))
+
+
+def timesteps_seen(schedule, step):
+    """The timestep of every evaluation in a run."""
+    seen = []
+
+    def evaluate(x, sigma, interval):
+        seen.append(schedule.timestep(sigma, interval))
+        return 0.5 * x
+
+    list(sample(IntervalDenoiser(evaluate), np.ones(1), schedule.sigmas, step))
+    return seen
 
 
 def test_the_network_sees_diffusers_whole_timesteps_at_the_grids_own_sigmas():
     schedule = make_schedule(DIFFUSERS, get_sampler("dpmpp_2m"), "karras", 8)
-    seen = [schedule.timestep(sigma) for sigma in schedule.sigmas[:-1]]
+    seen = timesteps_seen(schedule, ancestral())
     assert seen == schedule.timesteps.tolist() == np.rint(seen).tolist()
     exact = np.interp(np.log(schedule.sigmas[:-1]), np.log(sampling_sigmas(PLAIN)), range(1000))
     assert 0.0 < np.abs(exact - seen).max() <= 0.5
+    own = schedule.timesteps.tolist()
+    both = timesteps_seen(schedule, heun())  # also at the upper and lower end of each interval
+    assert both == [own[0], *(t for t in own[1:] for _ in range(2))]
+
+
+def test_the_timestep_is_that_of_the_index_where_a_sigma_occurs_twice():
+    schedule = make_schedule(PLAIN, get_sampler("ddim"), "leading", 4)
+    twice = schedule.sigmas[[0, 1, 1, 2, 3]]
+    schedule = schedule._replace(sigmas=twice, timesteps=np.array([900.0, 500.0, 400.0, 300.0]))
+    assert timesteps_seen(schedule, ancestral()) == [900.0, 500.0, 400.0, 300.0]
 
 
 @pytest.mark.parametrize("spacing", ["leading", "linspace", "trailing"])
@@ -137,7 +171,7 @@ def test_samplers_start_no_higher_than_they_may():
 def test_the_order_of_the_last_steps(n, options, orders):
     """diffusers' DPM-Solver lowers it below 15 steps, or in the last step if it is told to."""
     limit = order_limit(replace(DIFFUSERS, **options))
-    assert [limit(Interval(i, n, 2.0, 1.0)) for i in range(n)] == [3] * (n - 3) + orders
+    assert [limit(Interval(i, i + 1, n, 2.0, 1.0)) for i in range(n)] == [3] * (n - 3) + orders
 
 
 @pytest.mark.parametrize(
@@ -152,7 +186,7 @@ def test_the_order_of_the_last_steps(n, options, orders):
 )
 def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, options):
     config = replace(DIFFUSERS, solver_type=solver_type)
-    assert make_options(config, sampler, 10) == options
+    assert make_options(config, get_sampler(sampler), 10) == options
 
 
 @pytest.mark.parametrize(
@@ -162,7 +196,7 @@ def test_what_the_configuration_decides_about_a_solver(sampler, solver_type, opt
 def test_what_the_configuration_decides_about_unipc(sampler, solver_type, variant):
     more = {"noise_prediction": True, "lower_order_final": False, "disable_corrector": (1, 2)}
     config = replace(DIFFUSERS, solver_type=solver_type, **more)
-    assert make_options(config, sampler, 10) == {"variant": variant, **more}
+    assert make_options(config, get_sampler(sampler), 10) == {"variant": variant, **more}
 
 
 def test_timesteps_beyond_the_table_are_refused():
@@ -223,7 +257,7 @@ def test_every_sampler_of_a_scheduler_has_its_timesteps(name):
                 except CorruptModelError:
                     continue  # no such scheduler
                 found += 1
-                assert family_of(config.sampler) == SCHEDULERS[name], config.sampler
+                assert get_sampler(config.sampler).family == SCHEDULERS[name], config.sampler
     assert found >= 12
 
 
@@ -250,8 +284,8 @@ def test_what_is_known_is_put_back_before_a_second_evaluation(bug_compatible):
     schedule = make_schedule(DIFFUSERS, heun, "leading", 3)
     put_back = []
 
-    def constrain(x, sigma):
-        put_back.append(float(sigma))
+    def constrain(x, interval):
+        put_back.append(interval.sigma_next)
         return x
 
     step, visits = configured_step(

@@ -44,7 +44,7 @@ def test_eta_one_is_the_ddpm_posterior(sigma, ratio):
     mean, variance = q_posterior(x0, xt, a, before)
     want = (mean + np.sqrt(variance) * eps) / np.sqrt(before)
     got, predicted, history = ancestral(1.0)(
-        lambda x, s: x0, xt / np.sqrt(a), Interval(0, 1, sigma, ratio * sigma), (), lambda: eps
+        lambda x, s: x0, xt / np.sqrt(a), Interval(0, 1, 1, sigma, ratio * sigma), (), lambda: eps
     )
     np.testing.assert_allclose(got, want, rtol=1e-12, atol=1e-12 * max(1.0, sigma))
     assert predicted is x0 and history == ()
@@ -59,7 +59,7 @@ def test_ddim_formula_of_the_paper(sigma, ratio, eta):
     ddim_sigma = eta * np.sqrt((1 - ap) / (1 - a)) * np.sqrt(1 - a / ap)
     want = np.sqrt(ap) * x0 + np.sqrt(1 - ap - ddim_sigma**2) * noise_in_xt + ddim_sigma * eps
     for step in (ancestral(eta), with_noise(ancestral(0.0), eta)):
-        interval = Interval(0, 1, sigma, ratio * sigma)
+        interval = Interval(0, 1, 1, sigma, ratio * sigma)
         got, _, _ = step(lambda x, s: x0, xt / np.sqrt(a), interval, (), lambda: eps)
         scale = 1e-11 * max(1.0, sigma)
         np.testing.assert_allclose(got, want / np.sqrt(ap), rtol=1e-11, atol=scale)

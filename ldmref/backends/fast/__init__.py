@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 def numpy_backend(
     device: str | None = None, dtype: str | None = None, speed: str | None = None
 ) -> NumpyBackend:
-    """`fast` by default in float32; float64 and float16 have only the reference, `exact`."""
+    """Make a NumPy backend: `fast` by default in float32; other dtypes have only `exact`."""
     if dtype not in (None, "float32") or speed == "exact":
         return NumpyBackend(device, dtype, speed)
     from ldmref.backends.fast.numpy import FastNumpyBackend
@@ -25,7 +25,7 @@ def numpy_backend(
 def torch_backend(
     device: str | None = None, dtype: str | None = None, speed: str | None = None
 ) -> TorchBackend:
-    """`fast` by default below float64; float64 has only `exact`."""
+    """Make a PyTorch backend: `fast` by default; float64 has only `exact`."""
     from ldmref.backends.torch import TorchBackend
 
     if dtype == "float64" or speed == "exact":
@@ -38,7 +38,7 @@ def torch_backend(
 def cupy_backend(
     device: str | None = None, dtype: str | None = None, speed: str | None = None
 ) -> CupyBackend:
-    """`exact` by default; `fast` on request, in float32 and float16."""
+    """Make a CuPy backend: `exact` by default; `fast` on request, in float32 and float16."""
     from ldmref.backends.cupy import CupyBackend
 
     if speed != "fast" or dtype == "float64":

@@ -17,7 +17,7 @@ SAFE_SCORE = 60.0  # up to here exp cannot overflow: 4096 exp(60) is 5e29
 
 
 def attention(q: np.ndarray, k: np.ndarray, v: np.ndarray, causal: bool = False) -> np.ndarray:
-    r"""softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d).
+    r"""Compute softmax(q k^T / sqrt(d)) v; q: (n, heads, l, d), k and v: (n, heads, m, d).
 
     Scores are computed transposed, (keys, queries), the shape of product that BLAS is fastest at; a
     row of ones below v^T adds up the exponentials. The running maximum is subtracted (Milakov and

@@ -24,11 +24,11 @@ FEW_PIXELS = 256
 OUTPUTS = 1024
 BLOCK = 2**20  # elements in a block of columns
 
-Shape = tuple[int, int, int]  # (n, h', w') of the output
+OutputShape = tuple[int, int, int]  # (n, h', w') of the output
 
 
 def winograd_pays(n: int, h: int, w: int, c_in: int, c_out: int, m: int = 2) -> bool:
-    """Whether Winograd's F(m x m) is the faster 3 x 3 convolution at stride 1."""
+    """Return whether Winograd's F(m x m) is the faster 3 x 3 convolution at stride 1."""
     tiles = n * -(-h // m) * -(-w // m)
     return min(tiles, c_in, c_out) >= WINOGRAD_MIN
 
@@ -41,7 +41,7 @@ def im2col(
     padding: int,
     cache: Callable[[Callable[[], np.ndarray]], np.ndarray] = lambda make: make(),
 ) -> np.ndarray:
-    """Any kernel; x: (n, h, w, i), weight: (o, i, k, k) -> (n, h', w', o).
+    """Convolve with any kernel; x: (n, h, w, i), weight: (o, i, k, k) -> (n, h', w', o).
 
     `cache(make)` returns `make()`, the weight as a matrix, or an earlier result of it.
     """
@@ -62,9 +62,14 @@ def im2col(
 
 
 def _by_rows(
-    x: np.ndarray, matrix: np.ndarray, bias: np.ndarray | None, stride: int, shape: Shape, k: int
+    x: np.ndarray,
+    matrix: np.ndarray,
+    bias: np.ndarray | None,
+    stride: int,
+    shape: OutputShape,
+    k: int,
 ) -> np.ndarray:
-    """Columns (rows * w', k * k * i) times matrix (k * k * i, o)."""
+    """Multiply columns (rows * w', k * k * i) by the matrix (k * k * i, o)."""
     (n, h, w) = shape
     c = x.shape[3]
     out = matrix.shape[1]
@@ -92,7 +97,7 @@ def _by_rows(
 
 
 def _by_shifts(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """Each pixel times the whole kernel, (k, k, o) numbers, added to the k * k outputs it meets."""
+    """Multiply each pixel by the whole kernel and add the products to its k * k outputs."""
     (n, h, w, c) = x.shape
     (out, _, k, _) = weight.shape
     h = h - k + 1
@@ -108,9 +113,9 @@ def _by_shifts(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np
 
 
 def _by_channels(
-    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, shape: Shape
+    x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None, stride: int, shape: OutputShape
 ) -> np.ndarray:
-    """Weight (o, i * k * k) times columns (i * k * k, pixels), by blocks of output channels."""
+    """Multiply the weight (o, i * k * k) by columns (i * k * k, pixels), in blocks of channels."""
     (n, h, w) = shape
     (out, c, k, _) = weight.shape
     lines = np.empty((c, *x.shape[:3]), x.dtype)

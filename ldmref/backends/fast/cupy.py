@@ -1,8 +1,8 @@
 """CuPy at full speed: few kernel launches, float32 sums, one matrix product per convolution.
 
-Images keep their shape (n, c, h, w), but their channels are contiguous in memory, so that a
-convolution is a gather of columns (im2col) and one cuBLAS product, as is each linear layer.
-Everything else is fused: a norm with its activation takes three launches, GEGLU's gate with its
+Images keep their shape (n, c, h, w), but their channels are contiguous in memory: a convolution is
+a gather of columns (im2col) and one cuBLAS product, as is each linear layer. Everything else is
+fused: a norm with its activation takes three launches, GEGLU's gate with its
 biases one. Memory comes from CuPy's pool, all work is queued on the current stream, and nothing
 waits for the device.
 """
@@ -65,7 +65,7 @@ class FastCupyBackend(CupyBackend):
         )
 
     def weight(self, x: Array) -> Array:
-        """Kernels in the memory order (k, k, i, o) of the matrices that columns multiply."""
+        """Convert a parameter; kernels get the memory order (k, k, i, o) of im2col matrices."""
         x = self.asarray(x)
         if x.ndim != 4:
             return x
@@ -80,7 +80,7 @@ class FastCupyBackend(CupyBackend):
     def conv2d(
         self, x: Array, weight: Array, bias: Array | None = None, stride: int = 1, padding: int = 0
     ) -> Array:
-        """Columns (n h' w', k k i) times kernels (k k i, o), several images at a time."""
+        """Multiply columns (n h' w', k k i) by kernels (k k i, o), several images at a time."""
         lib = self.lib
         x = _channels_last(self.lib, x)
         (out, c, k, _) = weight.shape
@@ -164,5 +164,5 @@ class FastCupyBackend(CupyBackend):
 
 
 def _channels_last(lib: Any, x: Array) -> Array:
-    """(n, c, h, w) -> (n, h, w, c), contiguous; no copy of results of these operations."""
+    """Convert (n, c, h, w) to contiguous (n, h, w, c), without a copy of this backend's results."""
     return lib.ascontiguousarray(x.transpose(0, 2, 3, 1))

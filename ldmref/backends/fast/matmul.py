@@ -16,7 +16,7 @@ LIGHT = 2**19
 
 
 def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """x @ weight.T + bias; x: (..., i), weight: (o, i) -> (..., o)."""
+    """Compute x @ weight.T + bias; x: (..., i), weight: (o, i) -> (..., o)."""
     rows = x.reshape(-1, x.shape[-1])
     out = weight.shape[0]
     y = np.empty((rows.shape[0], out), x.dtype)
@@ -38,7 +38,7 @@ def linear(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.nda
 
 
 def geglu(x: np.ndarray, weight: np.ndarray, bias: np.ndarray | None) -> np.ndarray:
-    """a * gelu(gate), [a, gate] = x @ weight.T + bias; x: (..., i), weight: (2 o, i) -> (..., o).
+    """Compute a * gelu(gate), [a, gate] = x @ weight.T + bias; weight: (2 o, i) -> (..., o).
 
     [a, gate] exists only one block at a time.
     """

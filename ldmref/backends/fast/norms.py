@@ -20,7 +20,7 @@ def group_norm(
     eps: float,
     activation_: Callable[[np.ndarray], None] | None = None,
 ) -> np.ndarray:
-    """Zero mean and unit variance over each group of channels; x: (n, h, w, c), contiguous.
+    """Normalise each group of channels to mean 0 and variance 1; x: (n, h, w, c), contiguous.
 
     Each block of pixels gives channel means and sums of squares about them, merged in float64
     (Chan, Golub and LeVeque 1983, The American Statistician 37:242, equation 2.1). The in-place
@@ -30,7 +30,7 @@ def group_norm(
     c = x.shape[-1]
     rows = x.reshape(n, -1, c)
     pixels = rows.shape[1]
-    # Rounding of the sums depends on the step, so it depends on the shape alone.
+    # The step sets the rounding of the sums, so it must depend only on the shape.
     step = max(1, -(-pixels // -(-pixels * c // BLOCK)))
     blocks = -(-pixels // step)
     means = np.empty((n, blocks, c))
@@ -76,7 +76,7 @@ def group_norm(
 
 
 def layer_norm(x: np.ndarray, weight: np.ndarray, bias: np.ndarray, eps: float) -> np.ndarray:
-    """Zero mean and unit variance over the last axis; x: (..., d)."""
+    """Normalise the last axis to mean 0 and variance 1; x: (..., d)."""
     d = x.shape[-1]
     rows = x.reshape(-1, d)
     y = np.empty_like(rows)

@@ -1,7 +1,7 @@
 """NumPy at full speed: the reference's operations, in float32, on all cores.
 
-Images keep their shape (n, c, h, w), but their channels are contiguous in memory, so that
-`x.transpose(0, 2, 3, 1)` is free and the networks' own reshapes never copy. Each operation agrees
+Images keep their shape (n, c, h, w), but their channels are contiguous in memory:
+`x.transpose(0, 2, 3, 1)` is free and the networks' reshapes never copy. Each operation agrees
 with the reference (`ldmref/backends/numpy.py`) within float32 rounding; with `speed="fastest"`
 convolutions lose about a digit (`winograd.py`).
 """
@@ -33,9 +33,10 @@ class FastNumpyBackend(NumpyBackend):
         return single_threaded_blas()
 
     def weight(self, x: Array) -> Array:
-        """Matrices transposed in memory, which BLAS prefers for products with few rows.
+        """Transpose matrices in memory, which BLAS prefers for products with few rows.
 
-        Kernels stay as they are, perhaps in a file and in its type, until they are used.
+        Convolution kernels stay as they are, perhaps in a file and in its type, until they are
+        used.
         """
         x = np.asarray(x)
         if x.ndim == 4 and x.shape[2] > 1 and x.dtype in (np.float16, np.float32):
@@ -47,7 +48,7 @@ class FastNumpyBackend(NumpyBackend):
         size = super().weight_bytes(shape, pixels)
         if shape[2:] == (3, 3) and convolution.winograd_pays(1, 2, pixels // 2, *shape[1::-1]):
             tile = 36 if self.speed == "fastest" else 16
-            return size * tile // 9  # the transformed kernel alone; the original is in its file
+            return size * tile // 9  # only the transformed kernel; the original is in its file
         return size
 
     def linear(self, x: Array, weight: Array, bias: Array | None = None) -> Array:

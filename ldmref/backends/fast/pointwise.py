@@ -1,4 +1,4 @@
-"""Activations by blocks that fit the cache, so that each element is fetched from memory once."""
+"""Activations by blocks that fit the cache: each element is fetched from memory once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ ERF = (
 
 
 def gelu_(x: np.ndarray) -> None:
-    """x * Phi(x), in place; x: contiguous."""
+    """Compute x * Phi(x) in place; x: contiguous."""
     flat = x.reshape(-1)
     for start in range(0, flat.size, BLOCK):
         block = flat[start : start + BLOCK]
@@ -40,7 +40,7 @@ def gelu_(x: np.ndarray) -> None:
 
 
 def swish_(x: np.ndarray, beta: float = 1.0) -> None:
-    """x * sigmoid(beta x) = x/2 (1 + tanh(beta x/2)), in place; x: contiguous.
+    """Compute x * sigmoid(beta x) = x/2 (1 + tanh(beta x/2)) in place; x: contiguous.
 
     tanh never overflows, needs no division, and is faster than exp in NumPy.
     """
@@ -55,7 +55,7 @@ def swish_(x: np.ndarray, beta: float = 1.0) -> None:
 
 
 def apply(function: Callable[[np.ndarray], None], x: np.ndarray) -> np.ndarray:
-    """A copy of x, in x's memory order, after the in-place `function`, on all threads."""
+    """Apply an in-place `function` to a copy of x, in x's memory order, on all threads."""
     y = np.array(x, order="K")
     flat = y.ravel(order="K")
 

@@ -25,7 +25,7 @@ _local = threading.local()
 
 @cache
 def _blas() -> list[tuple[Any, int]]:
-    """The libraries behind NumPy's matrix products, and how many threads each was given."""
+    """Return the libraries behind NumPy's matrix products with their numbers of threads."""
     libraries = ThreadpoolController().select(user_api="blas").lib_controllers
     own = [lib for lib in libraries if "numpy" in lib.filepath] or libraries
     return [(lib, lib.num_threads or 1) for lib in own]
@@ -33,7 +33,7 @@ def _blas() -> list[tuple[Any, int]]:
 
 @cache
 def _available() -> int:
-    """The number of threads that BLAS was given: OMP_NUM_THREADS, otherwise all cores."""
+    """Return the number of threads that BLAS uses: OMP_NUM_THREADS, otherwise all cores."""
     return max((threads for _, threads in _blas()), default=1)
 
 
@@ -56,12 +56,12 @@ def one_thread() -> Iterator[None]:
 
 @cache
 def blas_kernels() -> str:
-    """The processor that NumPy's OpenBLAS computes for, e.g. "SkylakeX"; "" for other BLAS."""
+    """Return the processor that NumPy's OpenBLAS targets ("SkylakeX"); "" for other BLAS."""
     return str(next((getattr(lib, "architecture", "") for lib, _ in _blas()), ""))
 
 
 class _Worker:
-    """A thread that waits at a lock, and so wakes up sooner than one that waits at a queue."""
+    """A thread that waits for a lock, which wakes it sooner than a queue would."""
 
     def __init__(self) -> None:
         self._go = threading.Lock()
@@ -100,7 +100,7 @@ _lock = threading.Lock()
 
 
 def _take(wanted: int) -> list[_Worker]:
-    """Idle workers, `wanted` at most; never more than `count() - 1` exist."""
+    """Take at most `wanted` idle workers; never more than `count() - 1` exist."""
     global _workers
     with _lock:
         while len(_idle) < wanted and _workers < count() - 1:
@@ -133,7 +133,7 @@ _limits = 0  # contexts entered and not yet left
 
 @contextlib.contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """One BLAS thread per product while any thread is inside; afterwards as many as before."""
+    """Limit BLAS to one thread per product while any thread is inside, then restore the number."""
     global _limits
     with _limit_lock:
         _limits += 1
@@ -151,9 +151,9 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 def _set_blas_threads(lib: Any, threads: int) -> None:
-    """Set a library's number of threads, from whatever thread."""
+    """Set a library's number of threads, called from any thread."""
     release = getattr(lib, "clear_controlling_thread", None)
-    if release is not None:  # from threadpoolctl 3.7 on: else it obeys one thread only
+    if release is not None:  # threadpoolctl 3.7 and later obey one thread only
         release(force=True)
     lib.set_num_threads(threads)
 
@@ -223,13 +223,13 @@ def _run_on_threads(function: Callable[[int], None], blocks: int) -> None:
 
 
 def block_length(total: int, maximum: int) -> int:
-    """The length of equal blocks, at most `maximum`, as many for each thread."""
+    """Return the length of equal blocks, at most `maximum`, with as many for each thread."""
     turns = max(1, -(-total // (count() * maximum)))
     return max(1, -(-total // (count() * turns)))
 
 
 def scratch(name: str, shape: tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
-    """An uninitialised array that reuses this thread's memory of the same name."""
+    """Return an uninitialised array that reuses this thread's memory of the same name."""
     buffers = _local.__dict__.setdefault("scratch", {})
     dtype = np.dtype(dtype)
     size = math.prod(shape)

@@ -1,8 +1,8 @@
 """PyTorch at full speed for inference; while gradients are recorded, the plain operations.
 
-Images keep their shape (n, c, h, w) and lie in memory as channels_last. In float32 on a CPU the
-weights of convolutions and linear layers are packed for oneDNN, once. `fastest` compiles each
-network as one graph: minutes, at the first call and for each new shape.
+Images keep their shape (n, c, h, w) and are channels_last in memory. In float32 on a CPU, the
+weights of convolutions and linear layers are packed once for oneDNN. `fastest` compiles each
+network as one graph, which takes minutes at the first call and for each new shape.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FastTorchBackend(TorchBackend):
         self._packed = WeakIdKeyDictionary()  # weight -> its copy in oneDNN's layout
 
     def weight(self, x: Any) -> Tensor:
-        """Kernels as channels_last; weights to be packed stay in their file, in its type."""
+        """Convert a parameter; weights that will be packed stay in their file and in its type."""
         if self._packs and isinstance(x, np.ndarray) and x.ndim in (2, 4) and x.dtype in SHARED:
             array = np.ascontiguousarray(x)
             with warnings.catch_warnings():  # mapped files are read-only
@@ -58,7 +58,7 @@ class FastTorchBackend(TorchBackend):
         return super().compile(network, params)
 
     def _is_packable(self, weight: Tensor) -> bool:
-        """Parameters from `weight` only: those in training change."""
+        """Return whether a weight is packed: only results of `weight`, which do not change."""
         return weight in self._host and not torch.is_grad_enabled()
 
     def _pack(self, weight: Tensor, reorder: Callable, *args: Any) -> Tensor:
@@ -94,7 +94,7 @@ class FastTorchBackend(TorchBackend):
     def group_norm(
         self, x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float
     ) -> Tensor:
-        """In two passes: on a CPU, torch's kernel for channels_last takes E[x^2] - E[x]^2."""
+        """Compute in two passes: on a CPU, torch's channels_last kernel uses E[x^2] - E[x]^2."""
         x = _channels_last(x)
         if not self._cpu_float32:
             return super().group_norm(x, weight, bias, groups, eps)

@@ -1,4 +1,4 @@
-"""A network compiled as one graph with `torch.compile`, its parameters being constants."""
+"""Compile a network as one graph with `torch.compile`, with its parameters as constants."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from ldmref.backends.base import Backend
 def compile_network(
     network: Callable, ops: Backend, params: Mapping[str, Any], device: torch.device
 ) -> Callable:
-    """`network(ops, params, ...)` as a compiled function of the remaining arguments.
+    """Return `network(ops, params, ...)` as a compiled function of the remaining arguments.
 
-    Compiles at the first call and again for each new shape. On CUDA it replays CUDA graphs.
+    It compiles at the first call and again for each new shape. On CUDA it replays CUDA graphs.
     """
     from torch._inductor import config
 

@@ -40,7 +40,7 @@ _MATRICES = {
 
 
 def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
-    """G g G^T of every kernel, computed in float64; weight: (o, i, 3, 3) -> ((m + 2)^2, i, o)."""
+    """Compute G g G^T of every kernel in float64; weight: (o, i, 3, 3) -> ((m + 2)^2, i, o)."""
     g = np.asarray(_MATRICES[m][1])
     (out, c) = weight.shape[:2]
     transform = np.kron(g, g)  # ((m + 2)^2, 9): maps a flattened kernel g to G g G^T, flattened
@@ -57,9 +57,11 @@ def transform_weight(weight: np.ndarray, m: int = 2) -> np.ndarray:
 
 
 def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) -> np.ndarray:
-    """3x3 convolution, stride 1, padding 1; x: (n, h, w, i) -> (n, h, w, o).
+    """Convolve with 3x3 kernels, stride 1 and padding 1; x: (n, h, w, i) -> (n, h, w, o).
 
-    u: the result of `transform_weight` for the same m.
+    Args:
+        x: Images, (n, h, w, i).
+        u: Result of `transform_weight` for the same m.
     """
     n, h, w, c = x.shape
     tile_rows = -(-h // m)
@@ -69,7 +71,7 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
     tiles = min(TILES, WORKSPACE // (len(u) * max(c, out)))
     if n * tile_rows * tile_columns <= TILES:  # one block, whose products the threads share
         tiles = TILES
-    if tile_rows * tile_columns > tiles:  # a block is a band of rows, else several images
+    if tile_rows * tile_columns > tiles:  # a block is a band of rows, otherwise several images
         images = 1
         rows = max(1, tiles // tile_columns)
     else:
@@ -121,9 +123,10 @@ def winograd(x: np.ndarray, u: np.ndarray, bias: np.ndarray | None, m: int = 2) 
 
 
 def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> np.ndarray:
-    """Zero-padded rows of `height` rows of tiles, from pixel row `top` on, split by column mod m.
+    """Split zero-padded rows of `height` rows of tiles, from pixel row `top` on, by column mod m.
 
-    (m, images, m height + 2, tile_columns + 1, c): the transforms then run over contiguous rows.
+    The result is (m, images, m height + 2, tile_columns + 1, c), so the transforms run over
+    contiguous rows.
     """
     n, h, _, c = x.shape
     phases = scratch("phases", (m, n, m * height + 2, tile_columns + 1, c))
@@ -143,7 +146,7 @@ def _phases(x: np.ndarray, top: int, height: int, tile_columns: int, m: int) -> 
 
 
 def _transform_tiles(phases: np.ndarray, v: np.ndarray, m: int) -> None:
-    """B^T d B; (m, lines, columns + 1, c) into v, (m + 2, m + 2, rows, columns, c)."""
+    """Write B^T d B, d: (m, lines, columns + 1, c), into v, (m + 2, m + 2, rows, columns, c)."""
     matrix = _MATRICES[m][0]
     size = m + 2
     (height, columns) = v.shape[2:4]
@@ -157,7 +160,7 @@ def _transform_tiles(phases: np.ndarray, v: np.ndarray, m: int) -> None:
 
 
 def _transform_products(products: np.ndarray, y: np.ndarray, m: int) -> None:
-    """A^T M A; (m + 2, m + 2, rows, columns, o) into y, (rows, m, columns, m, o)."""
+    """Write A^T M A, M: (m + 2, m + 2, rows, columns, o), into y, (rows, m, columns, m, o)."""
     matrix = _MATRICES[m][2]
     half = scratch("halves", products.shape[1:])
     for a in range(m):
@@ -169,7 +172,7 @@ def _transform_products(products: np.ndarray, y: np.ndarray, m: int) -> None:
 def _linear_combination(
     factors: Sequence[float], arrays: Sequence[np.ndarray] | np.ndarray, out: np.ndarray
 ) -> None:
-    """out = sum of factors[i] arrays[i], where most factors are 0, 1 or -1."""
+    """Write the sum of factors[i] arrays[i] into `out`; most factors are 0, 1 or -1."""
     terms = [(f, a) for f, a in zip(factors, arrays, strict=True) if f]
     (first, array), *rest = sorted(terms, key=lambda term: term[0] < 0)
     total = scratch("sum", out.shape) if rest[1:] else out  # partial sums are contiguous

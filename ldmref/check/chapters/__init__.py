@@ -3,9 +3,26 @@
 from importlib import import_module
 
 MODULES = (
-    "schedules", "forward", "forward_flow", "forward_gradients", "objective", "objective_gradients",
-    "score", "score_steps", "guidance", "autoencoders", "autoencoders_latents",
-    "autoencoders_adversarial", "autoencoders_gradients", "layers", "layers_gradients", "samplers",
-    "samplers_multistep", "evaluation",
-)  # fmt: skip
+    "schedules",
+    "forward",
+    "forward_flow",
+    "forward_gradients",
+    "objective",
+    "objective_algorithms",
+    "objective_pixels",
+    "objective_gradients",
+    "score",
+    "score_likelihood",
+    "score_steps",
+    "guidance",
+    "autoencoders",
+    "autoencoders_latents",
+    "autoencoders_adversarial",
+    "autoencoders_gradients",
+    "layers",
+    "layers_gradients",
+    "samplers",
+    "samplers_multistep",
+    "evaluation",
+)
 CHAPTERS = tuple(import_module(f"{__name__}.{name}").chapter for name in MODULES)

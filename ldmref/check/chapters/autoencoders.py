@@ -63,7 +63,7 @@ def law_of_cosines(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 4 of logarithms; 8 of the mean, times 4.3, of a scale of 60; 1 of the error.
 @chapter.identity("psnr", "errors of known size", 8)
 def decibels_of_an_error_relative_to_the_peak(f: Functions, rng: RandomInputs) -> Comparison:
-    """An error of peak / 10^(r / 20) in every element has a ratio of r decibels."""
+    """Check that an error of peak / 10^(r / 20) in every element has a ratio of r decibels."""
     decibels = rng.uniform(5, 60, 3)
     peak = rng.number(1, 255)
     error = peak * 10 ** (-to_host(decibels) / 20)
@@ -99,7 +99,7 @@ def bias_and_variance_of_shrinkage(f: Functions, rng: RandomInputs) -> Compariso
 
 @chapter.identity("masking_corruption", "sorting", 0)
 def entries_with_least_noise_are_masked(f: Functions, rng: RandomInputs) -> Comparison:
-    """The entries with the largest noise survive."""
+    """Check that the entries with the largest noise survive."""
     x = rng.normal(3, 2, 4)
     noise = rng.uniform(0, 1, 3, 2, 4)
     lost = rng.integer(0, 8)
@@ -125,7 +125,7 @@ def cross_entropy_less_entropy(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 8 of logarithms of size 3 on each side, 6 of the mean, of a scale of 10.
 @chapter.identity("kl_sparsity", "a product of powers", 8)
 def log_likelihood_ratio_of_the_rates(f: Functions, rng: RandomInputs) -> Comparison:
-    """Per observation, with rho the true rate and m the mean activation of a unit."""
+    """Compare per observation, with rho the true rate and m the mean activation of a unit."""
     h = rng.uniform(0.05, 0.95, 6, 3)
     rho = rng.number(0.05, 0.95)
     m = to_host(h).mean(axis=0)
@@ -215,7 +215,7 @@ def evidence_less_divergence_from_the_posterior(f: Functions, rng: RandomInputs)
 # Roundings: 6 on each side, of squares up to the scale.
 @chapter.identity("elbo_estimate", "two-point noise", 12)
 def averages_to_the_bound(f: Functions, rng: RandomInputs) -> Comparison:
-    """The mean over noise of +-1 is exact: the estimate is quadratic in the noise."""
+    """Average over noise of +-1, which is exact: the estimate is quadratic in the noise."""
     model = LinearModel(rng)
     mean = rng.normal(4, 1)
     logvar = rng.uniform(-2, 1, 4, 1)

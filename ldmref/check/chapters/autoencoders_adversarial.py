@@ -30,7 +30,7 @@ def positive_part_by_the_absolute_value(f: Functions, rng: RandomInputs) -> Comp
 # Roundings: 5 of logarithms on each side; those of the probabilities count a tenth.
 @chapter.identity("log_discriminator_loss", "probabilities", 10, uses=("log_generator_loss",))
 def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
-    """Each probability by its own exponential: 1 - p loses the digits of a small probability."""
+    """Compute each probability by an exponential: 1 - p loses the digits of a small one."""
     real = rng.uniform(-5, 5, 4)
     fake = rng.uniform(-5, 5, 4)
     real_passes, fake_passes = (1 / (1 + np.exp(-to_host(logit))) for logit in (real, fake))
@@ -45,7 +45,7 @@ def logarithms_of_probabilities(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 6 in each norm of 6 numbers, 4 of the ratio.
 @chapter.identity("adaptive_weight", "unit vectors", 16)
 def ratio_of_known_lengths(f: Functions, rng: RandomInputs) -> Comparison:
-    """Gradients of known length in random directions, below and above the maximum."""
+    """Clip gradients of known length in random directions, below and above the maximum."""
     a = rng.number(0.5, 2)
     b = rng.number(0.5, 2)
     directions = [rng.orthonormal(6, 1).reshape(2, 3) for _ in range(2)]
@@ -68,7 +68,7 @@ def law_of_cosines_for_unit_vectors(f: Functions, rng: RandomInputs) -> Comparis
 # Roundings: the weight 6, each of the two gradients 3; their sum, of a scale of 10.
 @chapter.identity("adaptive_weight", "the two gradients, by hand", 12, gradients=True)
 def gradient_of_the_weighted_sum_is_balanced(f: Functions, rng: RandomInputs) -> Comparison:
-    """The weight is a constant of the total loss: its own gradient is not followed."""
+    """Check that the weight is a constant of the total loss: its gradient is not followed."""
     w, target, direction = rng.normals(3, 3, 4)
     one = rng.array(1.0)
 

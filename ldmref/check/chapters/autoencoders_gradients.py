@@ -15,7 +15,7 @@ chapter = Chapter("autoencoders")
 # Roundings: one on each side.
 @chapter.identity("stop_gradient", "the product rule", 2, gradients=True)
 def gradient_as_of_a_constant(f: Functions, rng: RandomInputs) -> Comparison:
-    """The derivative of sg[x] x is sg[x], and not 2 x."""
+    """Check that the derivative of sg[x] x is sg[x] instead of 2 x."""
     x, weights = rng.normals(2, 3, 4)
     (got,) = rng.gradients(lambda x: f.stop_gradient(x) * x, weights, x)
     return got, to_host(weights) * to_host(x)
@@ -32,7 +32,7 @@ def gradient_passes_to_the_unquantised(f: Functions, rng: RandomInputs) -> Compa
 # Roundings: a sum of up to 4 on each side.
 @chapter.identity("nearest_code", "a sum for each entry", 6, gradients=True)
 def gradient_reaches_the_nearest_entries(f: Functions, rng: RandomInputs) -> Comparison:
-    """An entry receives the gradients of all vectors that it replaces, and the vectors none."""
+    """Check that an entry receives the gradients of all vectors that it replaces."""
     z = rng.normal(4, 3)
     codebook = rng.normal(5, 3)
     weights = rng.normal(4, 3)
@@ -52,7 +52,7 @@ def gradient_reaches_the_nearest_entries(f: Functions, rng: RandomInputs) -> Com
     uses=("codebook_loss", "commitment_loss"),
 )
 def gradient_of_each_term_reaches_one_side(f: Functions, rng: RandomInputs) -> Comparison:
-    """The codebook's term moves z_q only, the commitment z only; beta weighs one of them."""
+    """Check that the codebook's term moves only z_q, the commitment only z; beta weighs one."""
     (z, code) = rng.normals(2, 3, 4)
     weights = rng.normal(3)
     beta = rng.number(0.1, 2)

@@ -15,7 +15,7 @@ chapter = Chapter("autoencoders")
 # Roundings: 8 of two distances up to the scale, which may be confused.
 @chapter.identity("nearest_code", "brute force", 16)
 def no_entry_is_nearer(f: Functions, rng: RandomInputs) -> Comparison:
-    """The distance to the chosen entry, by index and by value, is the smallest of all."""
+    """Check that the distance to the chosen entry, by index and by value, is the smallest."""
     z = rng.normal(2, 3, 3)
     codebook = rng.normal(5, 3)
     indices, quantised = f.nearest_code(z, codebook)
@@ -44,7 +44,7 @@ def value_of_the_code(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 8 and the weights; 8 in the oracle.
 @chapter.identity("vq_loss", "the squared distance", 20, uses=("codebook_loss", "commitment_loss"))
 def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -> Comparison:
-    """The two terms differ in their gradients only, and so do the two conventions for beta."""
+    """Check that the two terms, and the two conventions for beta, differ only in gradients."""
     (z, code) = rng.normals(2, 3, 4)
     beta = rng.number(0, 2)
     square = ((to_host(code) - to_host(z)) ** 2).sum(axis=-1)
@@ -61,7 +61,7 @@ def both_terms_have_the_value_of_the_distance(f: Functions, rng: RandomInputs) -
 # Roundings: two sums of 10 terms below 3, of a scale of 10.
 @chapter.identity("codebook_moving_average", "a loop over the vectors", 8)
 def mean_of_all_vectors_with_falling_weights(f: Functions, rng: RandomInputs) -> Comparison:
-    """From one vector per entry, two steps: weights gamma^2, gamma (1 - gamma), 1 - gamma."""
+    """Take two steps from one vector per entry: weights gamma^2, gamma (1 - gamma), 1 - gamma."""
     first, *batches = (to_host(v) for v in (rng.normal(3, 2), rng.normal(5, 2), rng.normal(5, 2)))
     codes = rng.numpy.integers(0, 3, (2, 5))
     decay = rng.number(0.1, 0.9)
@@ -92,7 +92,7 @@ def product_of_frequencies_to_their_own_power(f: Functions, rng: RandomInputs) -
 # Roundings: a few of the matrix, of size 7, in its singular values and vectors, whose gap is 1.
 @chapter.identity("principal_components", "construction", 24)
 def points_with_known_singular_values(f: Functions, rng: RandomInputs) -> Comparison:
-    """Points built from known directions and variances around a known mean."""
+    """Use points built from known directions and variances around a known mean."""
     rows = np.column_stack([np.ones(6), rng.numpy.standard_normal((6, 3))])
     u = np.linalg.qr(rows)[0][:, 1:]  # columns of mean zero
     v = rng.orthonormal(4, 4)[:3]

@@ -14,7 +14,7 @@ PREDICTIONS = ("x0_from_eps", "eps_from_x0", "v_from_x0_eps", "x0_from_v", "eps_
 # Roundings: 2.5 in each of 6 steps, 8 in the oracle.
 @chapter.identity("q_step", "the closed form of the chain", 24)
 def coefficients_of_the_chain_make_alpha_bar(f: Functions, rng: RandomInputs) -> Comparison:
-    """The state is a row of coefficients: of x_0, then of the noise of every step."""
+    """Represent the state by its coefficients: of x_0, then of the noise of every step."""
     betas = rng.betas(6)
     state = rng.array(np.eye(1, 7))
     noise = rng.array(np.eye(7))
@@ -114,7 +114,7 @@ def quarter_turn_of_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Compa
 # Roundings: 5 of x_t, up to 4, divided by 1 - alpha-bar down to 0.05, of an expectation of 10.
 @chapter.identity("score_from_eps", "the Gaussian's own score", 40, uses=("q_sample",), amplified=8)
 def gradient_of_the_log_density(f: Functions, rng: RandomInputs) -> Comparison:
-    """For a single clean x_0, p(x_t) is Gaussian and its score known."""
+    """Use a single clean x_0, for which p(x_t) is Gaussian and its score known."""
     (x0, eps) = rng.normals(2, 3, 4)
     alpha_bar = rng.number(0.05, 0.95)
     xt = f.q_sample(x0, alpha_bar, eps)

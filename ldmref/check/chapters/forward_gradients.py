@@ -83,7 +83,7 @@ line("eps_from_velocity", ("x", "velocity"), lambda x, u, s: x + (1 - s) * u)
 
 @chapter.gradient("edm_denoise", 16)
 def the_denoiser_for_its_network(f: Functions, rng: RandomInputs) -> tuple:
-    """The network is w y; for its weights w and for x."""
+    """Differentiate for the weights w of the network w y, and for x."""
     sigma = rng.number(0.1, 5.0)
     sigma_data = rng.number(0.3, 2.0)
     total = sigma**2 + sigma_data**2

@@ -21,7 +21,7 @@ def exponentials_over_their_sum(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 def attention_weights(q: np.ndarray, k: np.ndarray, mask: np.ndarray) -> np.ndarray:
-    """The attention map of one head, query by query; a query without keys has zero weights."""
+    """Return the attention map of one head; a query without keys has zero weights."""
     rows = np.zeros(mask.shape)
     for i in range(len(q)):
         powers = [math.exp(q[i] @ k[j] / math.sqrt(len(q[i]))) * mask[i, j] for j in range(len(k))]
@@ -32,7 +32,7 @@ def attention_weights(q: np.ndarray, k: np.ndarray, mask: np.ndarray) -> np.ndar
 # Roundings: 8 on each side: scores of size 5 change a probability by a quarter at most.
 @chapter.identity("scaled_dot_product_attention", "loops", 16, uses=("attention_map",))
 def loop_over_the_queries(f: Functions, rng: RandomInputs) -> Comparison:
-    """Map and output with a random mask, causal in every other case."""
+    """Compare map and output with a random mask, causal in every other case."""
     q = rng.normal(2, 4, 3)
     k = rng.normal(2, 5, 3)
     v = rng.normal(2, 5, 3)
@@ -58,7 +58,7 @@ def mean_of_the_heads_pixel_by_pixel(f: Functions, rng: RandomInputs) -> Compari
 
 
 def gelu(x: float) -> float:
-    """GELU by the error function of the C library."""
+    """Compute GELU by the error function of the C library."""
     return 0.5 * x * (1.0 + math.erf(x / math.sqrt(2.0)))
 
 
@@ -116,7 +116,7 @@ def loop_over_tokens(f: Functions, rng: RandomInputs) -> Comparison:
 
 @chapter.identity("upsample_nearest", "Kronecker product", 0)
 def product_with_a_block_of_ones(f: Functions, rng: RandomInputs) -> Comparison:
-    """With a random factor, and with the default of 2."""
+    """Compare with a random factor and with the default of 2."""
     x = rng.normal(2, 2, 2, 3)
     factor = rng.integer(1, 3)
     expected = [np.kron(to_host(x), np.ones((1, 1, k, k))) for k in (factor, 2)]
@@ -134,7 +134,7 @@ def image_in_the_corner_of_zeros(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: sums of 3 products, scaled and added: 7 on each side.
 @chapter.identity("low_rank_update", "sum of outer products", 14)
 def one_outer_product_per_rank(f: Functions, rng: RandomInputs) -> Comparison:
-    """Of a matrix, and of a 3 x 3 kernel."""
+    """Update a matrix and a 3 x 3 kernel."""
     rank = rng.integer(1, 3)
     scale = rng.number(-2.0, 2.0)
     got = []
@@ -152,7 +152,7 @@ def one_outer_product_per_rank(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 4 of angles up to the scale on each side.
 @chapter.identity("timestep_embedding", "a loop in plain Python", 8)
 def loop_over_frequencies(f: Functions, rng: RandomInputs) -> Comparison:
-    """In both conventions, of latent diffusion and of DDPM."""
+    """Compare both conventions, that of latent diffusion and that of DDPM."""
     t = rng.array([rng.number(0.0, 999.0)])
     half = rng.integer(2, 16)
     got = []

@@ -88,14 +88,14 @@ def the_gated_half(f: Functions, rng: RandomInputs) -> tuple:
 
 
 def standardised(x: np.ndarray, eps: float) -> np.ndarray:
-    """The last axis with mean 0 and variance 1; of complex numbers, squares and not lengths."""
+    """Normalise the last axis; the variance of complex numbers is the mean of squares."""
     centred = x - x.mean(axis=-1, keepdims=True)
     return centred / np.sqrt((centred * centred).mean(axis=-1, keepdims=True) + eps)
 
 
 @chapter.gradient("group_norm", 48)
 def the_normalised_groups(f: Functions, rng: RandomInputs) -> tuple:
-    """A group has at least 6 elements, so that its deviation is not far below 1."""
+    """Use groups of at least 6 elements, whose deviation is not far below 1."""
     groups = 2 ** rng.integer(0, 2)
     eps = rng.number(1e-6, 1e-1)
     inputs = {"x": rng.normal(2, 4, 2, 3), "weight": rng.normal(4), "bias": rng.normal(4)}

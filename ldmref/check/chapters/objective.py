@@ -1,4 +1,4 @@
-"""DDPM's objective: variances, the bound and its terms, weights, algorithms, likelihoods."""
+"""DDPM's objective: variances of the steps, weights of the losses, the bound and its terms."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def half_of_the_snr_that_a_step_loses(f: Functions, rng: RandomInputs) -> Compar
     "eps_weight", "the divergence of Gaussians", 64, uses=("ddpm_step", "kl_normal"), amplified=16
 )
 def divergence_of_two_ddpm_steps(f: Functions, rng: RandomInputs) -> Comparison:
-    """For two predictions of eps and one variance: the weight times their squared distance."""
+    """Use two predictions of eps and one variance: the weight times their squared distance."""
     now, before = two_alpha_bars(rng)
     beta = 1 - now / before
     variance = rng.number(0.05, 1.0)
@@ -141,7 +141,7 @@ def snr_weighted_squared_error(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 6 of two means up to 4; 8 of the variance.
 @chapter.identity("denoising_kl", "the KL form", 56, uses=("q_posterior", "kl_normal"), amplified=8)
 def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Comparison:
-    """The definition, with x_t in both means, and with any variance."""
+    """Compare with the definition, with x_t in both means and any variance."""
     (x0, guess, xt) = rng.normals(3, 3, 4)
     (now, before) = two_alpha_bars(rng)
     logvar = rng.xp.full_like(x0, rng.number(-2.0, 1.0))
@@ -155,7 +155,7 @@ def divergence_of_the_two_posteriors(f: Functions, rng: RandomInputs) -> Compari
 # Roundings: each 1 - alpha-bar loses up to 1 / beta_min: 4 on each side.
 @chapter.identity("bound_term", "the SNR form", 8, uses=("normal_log_density",))
 def one_term_for_each_example(f: Functions, rng: RandomInputs) -> Comparison:
-    """Each fixed variance, and both again as the ends of a learned one (v = -1 and v = 1)."""
+    """Compare each fixed variance, and both as the ends of a learned one (v = -1 and v = 1)."""
     x0, guess = rng.normals(2, 4, 2)
     alpha_bars = np.cumprod(1 - rng.betas(4))
     t = rng.xp.asarray([0, 1, 2, 3], dtype=rng.xp.int64, device=rng.device)
@@ -213,121 +213,3 @@ def closed_form_for_gaussian_data(f: Functions, rng: RandomInputs) -> Comparison
     denoising = (snr[:-1] - snr[1:]) * error[1:] * ratio + ratio - 1 - np.log(ratio)
     first = math.log(2 * math.pi * (1 - alpha_bars[0])) + error[0] / (1 - alpha_bars[0])
     return got, [0.5 * prior, 0.5 * denoising, 0.5 * first], 1 / (1 - alpha_bars[0])
-
-
-# Roundings: 7 of values up to 4, divided by 0.22, of a scale of 10.
-@chapter.identity("training_pair", "the inverse rotation", 11)
-def every_target_recovers_the_data(f: Functions, rng: RandomInputs) -> Comparison:
-    (x0, eps) = rng.normals(2, 3, 4)
-    alpha_bar = rng.uniform(0.05, 0.95, 3)
-    pairs = [f.training_pair(x0, alpha_bar, eps, k) for k in TYPES]
-    (_, clean), (xt, e), (_, v) = (map(to_host, pair) for pair in pairs)
-    signal = np.sqrt(to_host(alpha_bar))[:, None]
-    noise = np.sqrt(1 - to_host(alpha_bar))[:, None]
-    got = {
-        "target x0": clean,
-        "x_t or target eps": (xt - noise * e) / signal,
-        "x_t or target v": signal * xt - noise * v,
-    }
-    return got, [x0, x0, x0], 10.0
-
-
-# Roundings: 4 of x_t, 3 of the square and 5 of the mean on each side.
-@chapter.identity("training_loss", "a loop in NumPy", 24)
-def a_loop_over_the_batch(f: Functions, rng: RandomInputs) -> Comparison:
-    (x0, eps) = rng.normals(2, 3, 4)
-    alpha_bars = rng.uniform(0.05, 0.95, 5)
-    steps = [rng.integer(0, 4) for _ in range(3)]
-    t = rng.xp.asarray(steps, dtype=rng.xp.int64, device=rng.device)
-    expected = []
-    for a, e, abar in zip(to_host(x0), to_host(eps), to_host(alpha_bars)[steps], strict=True):
-        xt = math.sqrt(abar) * a + math.sqrt(1 - abar) * e
-        expected.append(np.mean((0.5 * xt - e) ** 2))
-    return f.training_loss(lambda xt, t: 0.5 * xt, x0, t, eps, alpha_bars), expected
-
-
-# Roundings: 5 of a step of terms up to 6; 12 of means of terms up to 4, of a scale of 2.
-@chapter.identity(
-    "ddpm_step", "the posterior, eq. 7", 40, uses=("q_posterior", "x0_from_eps"), amplified=3
-)
-def posterior_at_the_data_that_eps_implies(f: Functions, rng: RandomInputs) -> Comparison:
-    (xt, eps, z) = rng.normals(3, 3, 4)
-    (now, before) = two_alpha_bars(rng)
-    mean, variance = f.q_posterior(f.x0_from_eps(xt, eps, now), xt, now, before)
-    sigma = math.sqrt((1 - before) / (1 - now) * (1 - now / before))
-    noise = np.sqrt(spread(variance, xt)) * to_host(z)
-    return f.ddpm_step(xt, eps, 1 - now / before, now, sigma, z), to_host(mean) + noise, 2.0
-
-
-# Roundings: 6 in each of 5 steps, doubled by the square, of noise that enters halfway on
-# average; 6 of the betas.
-@chapter.identity("ddpm_sample", "the exact variance", 36, amplified=2)
-def marginals_of_standard_normal_data_stay(f: Functions, rng: RandomInputs) -> Comparison:
-    """eps = sqrt(1 - abar) x_t there; states are written as coefficients of independent noises."""
-    betas = rng.betas(5)
-    alpha_bars = np.cumprod(1 - betas)
-    unit = iter(np.eye(6)[1:])
-    states = f.ddpm_sample(
-        lambda xt, t: math.sqrt(1 - alpha_bars[t]) * xt,
-        rng.array(np.eye(6)[:1]),
-        betas,
-        lambda: rng.array(next(unit)[None, :]),
-        "fixed_large",
-    )
-    variances = [float((to_host(x) ** 2).sum()) for x in states]
-    return variances, [1.0, 1.0, 1.0, 1.0, 1 - betas[0]]
-
-
-# Roundings: 16 of a sum of 12 terms, 10 of the pole, 8 of the exponential; 2 in the oracle.
-@chapter.identity("erfc", "math.erfc", 36)
-def same_as_in_the_standard_library(f: Functions, rng: RandomInputs) -> Comparison:
-    x = rng.uniform(-6.0, 8.0, 16)
-    return f.erfc(x), [math.erfc(v) for v in to_host(x)], 0.0
-
-
-def log_ndtr(x: float) -> float:
-    """log Phi(x), accurate where Phi is close to 1 too."""
-    p = 0.5 * math.erfc(-x / math.sqrt(2))
-    return math.log(p) if p < 0.5 else math.log1p(p - 1.0)
-
-
-chapter.elementwise(
-    "log_ndtr", "logarithm of half an erfc", "math.erfc and math.log", 28, (-30.0, 3.0), log_ndtr
-)
-
-
-def pixel(f: Functions, rng: RandomInputs, bins: int, mean: float, logvar: float) -> np.ndarray:
-    """The probability of every value of a pixel of `bins` shades in [-1, 1]."""
-    x = rng.array(2 * np.arange(bins) / (bins - 1) - 1)
-    log = f.discretized_gaussian_log_likelihood(x, mean + 0 * x, logvar + 0 * x, bins)
-    return np.exp(to_host(log))
-
-
-# Roundings: the edges of up to 256 bins are rounded, 16 as a random walk; 4 of the densities.
-@chapter.identity("discretized_gaussian_log_likelihood", "certainty", 20)
-def probabilities_of_all_pixel_values_add_up_to_one(f: Functions, rng: RandomInputs) -> Comparison:
-    bins = rng.integer(2, 256)
-    mean = rng.number(-1.5, 1.5)
-    logvar = rng.number(-6.0, 3.0)
-    total = pixel(f, rng, bins, mean, logvar).sum()
-    return total, 1.0, 1 + bins * math.exp(-0.5 * logvar) / 100
-
-
-# Roundings: 8 on each side.
-@chapter.identity("discretized_gaussian_log_likelihood", "math.erfc", 16)
-def difference_of_two_distribution_functions(f: Functions, rng: RandomInputs) -> Comparison:
-    bins = rng.integer(2, 8)
-    mean = rng.number(-1.0, 1.0)
-    logvar = rng.number(-3.0, 2.0)
-    edges = (2 * np.arange(1, bins) - 1) / (bins - 1) - 1
-    below = [0.5 * math.erfc((mean - e) * math.exp(-0.5 * logvar) / math.sqrt(2)) for e in edges]
-    return pixel(f, rng, bins, mean, logvar), np.diff([0.0, *below, 1.0])
-
-
-# Roundings: 4 of the nats, 4 of the division.
-@chapter.identity("bits_per_dimension", "counting", 8)
-def uniform_pixel_values_cost_their_bits(f: Functions, rng: RandomInputs) -> Comparison:
-    bits = rng.integer(1, 8)
-    dimensions = rng.integer(1, 1000)
-    nats = rng.array([dimensions * math.log(2**bits)])
-    return f.bits_per_dimension(nats, dimensions), [bits]

@@ -36,7 +36,7 @@ def the_weighted_sum(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("training_loss", 24)
 def the_loss_for_the_network(f: Functions, rng: RandomInputs) -> tuple:
-    """The network is a x_t; for its weights a, with a random prediction type."""
+    """Differentiate for the weights a of the network a x_t, with a random prediction type."""
     (x0, eps) = rng.normals(2, 3, 4)
     alpha_bars = rng.uniform(0.05, 0.95, 5)
     kind = TYPES[rng.integer(0, 2)]
@@ -134,7 +134,7 @@ def the_terms_for_mean_and_variance(f: Functions, rng: RandomInputs) -> tuple:
 
 @chapter.gradient("discretized_gaussian_log_likelihood", 100)
 def the_log_probability_of_a_bin(f: Functions, rng: RandomInputs) -> tuple:
-    """The difference of two tails on the side where both are small."""
+    """Take the difference of two tails on the side where both are small."""
     bins = rng.integer(2, 8)
     host = 2 * np.arange(bins) / (bins - 1) - 1
     x = rng.array(host)

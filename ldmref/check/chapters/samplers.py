@@ -17,7 +17,7 @@ chapter = Chapter("samplers")
 
 
 def decreasing_sigmas(rng: RandomInputs, steps: int) -> list[float]:
-    """steps + 1 decreasing sigmas, no two ratios alike."""
+    """Return steps + 1 decreasing sigmas with different ratios."""
     sigmas = [rng.number(2.0, 6.0)]
     for _ in range(steps):
         sigmas.append(sigmas[-1] * rng.number(0.4, 0.8))
@@ -27,13 +27,13 @@ def decreasing_sigmas(rng: RandomInputs, steps: int) -> list[float]:
 def final_state(
     step: Step, denoise: Denoiser, x: Array, sigmas: list[float], noises: Iterable = ()
 ) -> Array:
-    """The last x of `sample`; every call of its noise takes the next of `noises`."""
+    """Return the last x of `sample`; every call of its noise takes the next of `noises`."""
     remaining = iter(noises)
     return list(sample(denoise, x, sigmas, step, noise=lambda: next(remaining)))[-1].x
 
 
 def linear_denoiser(rng: RandomInputs) -> tuple[Denoiser, Denoiser]:
-    """A denoiser linear in x, on the arrays under test and on the host."""
+    """Return a denoiser linear in x, for the arrays under test and for the host."""
     gain = rng.number(0.1, 0.9)
     shift = rng.normal(3, 2)
 
@@ -109,7 +109,7 @@ def heun_in_terms_of_slopes(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 def churned(rng: RandomInputs, make: Callable[[dict[str, float]], Step], solver: str) -> Comparison:
-    """A step with churn in terms of slopes, as EDM's algorithm 2 writes it."""
+    """Compare a step with churn in terms of slopes, as EDM's algorithm 2 writes it."""
     s, t, x, denoise, slope = linear_problem(rng)
     eps = rng.normal(3, 2)
     s_churn = rng.number(0.05, 0.6)

@@ -20,19 +20,19 @@ QUADRATURE = "Gauss-Legendre quadrature"
 
 
 def denoiser_with_slopes(slopes: Sequence[Array]) -> Denoiser:
-    """A denoiser whose slope at its i-th call is slopes[i], whatever x is."""
+    """Return a denoiser whose slope at its i-th call is slopes[i], whatever x is."""
     remaining = iter(slopes)
     return lambda x, sigma: x - sigma * next(remaining)
 
 
 def denoiser_with_predictions(x0s: Sequence[Array]) -> Denoiser:
-    """A denoiser that returns x0s[i] at its i-th call, whatever x is."""
+    """Return a denoiser that returns x0s[i] at its i-th call, whatever x is."""
     remaining = iter(x0s)
     return lambda x, sigma: next(remaining)
 
 
 def integral(function: Callable[[float], Array], low: float, high: float) -> Array:
-    """By Gauss-Legendre quadrature with 80 nodes."""
+    """Integrate by Gauss-Legendre quadrature with 80 nodes."""
     nodes, weights = np.polynomial.legendre.leggauss(80)
     half = 0.5 * (high - low)
     points = (half * nodes + 0.5 * (high + low)).tolist()
@@ -40,7 +40,7 @@ def integral(function: Callable[[float], Array], low: float, high: float) -> Arr
 
 
 def lagrange(nodes: Sequence[float], values: Sequence[Array]) -> Callable[[float], Array]:
-    """The polynomial through (node, value), by Lagrange's formula."""
+    """Return the polynomial through (node, value), by Lagrange's formula."""
 
     def basis(j: int, r: float) -> float:
         return math.prod((r - p) / (nodes[j] - p) for i, p in enumerate(nodes) if i != j)
@@ -121,7 +121,7 @@ def slope_moved_on_by_its_change(f: Functions, rng: RandomInputs) -> Comparison:
 # scale.
 @chapter.identity("dpmpp_singlestep", QUADRATURE, 240, amplified=78)
 def parabola_from_the_start_of_the_block(f: Functions, rng: RandomInputs) -> Comparison:
-    """The exact integral from the first state, through the line or the parabola (`heun`)."""
+    """Integrate exactly from the first state, through the line or the parabola (`heun`)."""
     order = rng.integer(2, 3)
     sigmas = decreasing_sigmas(rng, 3)
     sigmas = sigmas[: order + 1]
@@ -209,7 +209,7 @@ def phi_functions_of_the_published_code(f: Functions, rng: RandomInputs) -> Comp
 # in the last 3 steps; 40 of noise.
 @chapter.identity("dpm_solver_multistep", "the published form", 200, amplified=52)
 def noise_prediction_of_the_published_code(f: Functions, rng: RandomInputs) -> Comparison:
-    """In variance-preserving coordinates with alpha, sigma and lambda; the SDE form doubles."""
+    """Use variance-preserving coordinates with alpha, sigma and lambda; the SDE form doubles."""
     solver = ("midpoint", "heun")[rng.integer(0, 1)]
     sde = rng.integer(0, 1)
     order = rng.integer(1, 2 if sde else 3)

@@ -35,7 +35,7 @@ def roots_are_even(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 def products_and_last(betas: Array) -> np.ndarray:
-    """The cumulative products of 1 - beta but the last one, then the last beta, which is capped."""
+    """Return the cumulative products of 1 - beta except the last, then the last (capped) beta."""
     host = to_host(betas)
     return np.append(np.cumprod(1.0 - host)[:-1], host[-1])
 
@@ -99,7 +99,7 @@ chapter.elementwise("alpha_bar_from_sigma", "squared cosine of the angle of nois
 # the gap.
 @chapter.identity("rescale_zero_terminal_snr", "invariants of an affine map", 40)
 def keeps_the_first_and_ends_in_zero(f: Functions, rng: RandomInputs) -> Comparison:
-    """The roots are shifted and scaled, so ratios of their differences do not change."""
+    """Check that shifted and scaled roots keep the ratios of their differences."""
     betas = rng.betas(rng.integer(3, 12))
     rescaled = to_host(f.rescale_zero_terminal_snr(betas))
     before, after = (np.cumprod(1.0 - b) for b in (betas, rescaled))
@@ -140,7 +140,7 @@ def even_in_log_sigma(f: Functions, rng: RandomInputs) -> Comparison:
 # the angle too; 6 of the product and the angle here; differences are multiplied by n - 1.
 @chapter.identity("kl_optimal_sigmas", "differences of angles", 22)
 def even_in_the_angle_of_noise(f: Functions, rng: RandomInputs) -> Comparison:
-    """The angle of x + i y is taken of both sigmas at once, without an arctangent of one."""
+    """Take the angle of x + i y of both sigmas at once, without an arctangent of one."""
     n = rng.integer(3, 30)
     low = rng.number(0.01, 1.0)
     high = rng.number(2.0, 80.0)

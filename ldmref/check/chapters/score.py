@@ -1,10 +1,8 @@
-"""Diffusions in continuous time, their reversal, and likelihoods along the probability flow."""
+"""Diffusions in continuous time, their reversal and their probability flow."""
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
 
 import numpy as np
 
@@ -12,7 +10,6 @@ from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, 
 from ldmref.math.arrays import Array
 
 chapter = Chapter("score")
-SIGNS = np.asarray(list(itertools.product([-1.0, 1.0], repeat=3)))
 
 
 def beta_range(rng: RandomInputs) -> tuple[float, float]:
@@ -36,7 +33,7 @@ def definitions_of_the_paper(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 2 for each of 6 factors, 6 of their variances; 6 of alpha-bar.
 @chapter.identity("VPSDE", "products of single steps", 24, uses=("alphas_cumprod",))
 def ddpm_steps_between_any_times(f: Functions, rng: RandomInputs) -> Comparison:
-    """The variances of the steps are betas of a chain with the alpha-bars of the diffusion."""
+    """Use the steps' variances as betas of a chain with the alpha-bars of the diffusion."""
     sde = f.VPSDE(*beta_range(rng))
     t = np.sort(rng.numpy.uniform(0.0, 1.0, 6))
     start = rng.array(np.append(0.0, t[:-1]))
@@ -60,7 +57,7 @@ def time_of_sigma_of_time(f: Functions, rng: RandomInputs) -> Comparison:
 # scale; 8 here.
 @chapter.identity("SubVPSDE", "VP's functions", 40, uses=("VPSDE",), amplified=16)
 def variance_of_vp_as_standard_deviation(f: Functions, rng: RandomInputs) -> Comparison:
-    """And g^2 = beta (1 - m^4), with m that of VP."""
+    """Check also g^2 = beta (1 - m^4), with VP's m."""
     betas = beta_range(rng)
     t = rng.uniform(0.05, 1.0, 3)
     sub = f.SubVPSDE(*betas)
@@ -95,7 +92,7 @@ def two_steps_make_one(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: exponents up to 6: 30 of expm1, 18 of squared powers, 12 of the times.
 @chapter.identity("VESDE", "differences of geometric levels", 60, amplified=6)
 def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
-    """Steps add the difference of two squared sigmas; g^2 is the derivative of the square."""
+    """Check that steps add differences of squared sigmas, and g^2 is the square's derivative."""
     low = rng.number(0.02, 0.5)
     high = rng.number(2.0, 8.0)
     n = rng.integer(3, 8)
@@ -116,7 +113,7 @@ def geometric_levels_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: at most 6, of the logarithm.
 @chapter.identity("LinearSDE", "plain numbers", 6)
 def functions_derived_by_the_base_class(f: Functions, rng: RandomInputs) -> Comparison:
-    """What the base class derives from m = 1 - t / 2 and s = t."""
+    """Compare the functions that the base class derives from m = 1 - t / 2 and s = t."""
 
     class CustomSDE(f.LinearSDE):
         def mean_coefficient(self, t: Array) -> Array:
@@ -174,7 +171,7 @@ def moving_quantiles_of_a_gaussian(f: Functions, rng: RandomInputs) -> Compariso
 # Roundings: 8 of terms up to 20, of a scale of 30.
 @chapter.identity("reverse_sde", "a Gaussian's mean and variance in time", 6, uses=("VPSDE",))
 def drift_and_diffusion_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
-    """The drift is the Gaussian's flow - g^2 / 2 score; the noise compensates the difference."""
+    """Check that the drift is the Gaussian's flow - g^2 / 2 score."""
     betas = beta_range(rng)
     x, t, beta, score, velocity = gaussian_under_vp(rng, *betas)
     drift, diffusion = f.reverse_sde(f.VPSDE(*betas), lambda x, t: rng.array(score))
@@ -219,110 +216,10 @@ def score_of_a_gaussian(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 10 here, of values up to 20, 8 in the oracle, of a scale of 10.
 @chapter.identity("sde_score", "the Gaussian's own score", 30, uses=("VPSDE", "VESDE"), amplified=2)
 def score_of_a_scaled_marginal(f: Functions, rng: RandomInputs) -> Comparison:
-    """For data N(0, tau^2): that of N(0, m^2 tau^2 + s^2), for VP and VE."""
+    """Compare for data N(0, tau^2) with N(0, m^2 tau^2 + s^2), for VP and VE."""
     x = rng.normal(2, 3)
     t = rng.number(0.2, 1.0)
     v = rng.number(0.3, 2.0) ** 2
     sdes = (f.VPSDE(*beta_range(rng)), f.VESDE(0.1, 5.0))
     got = [f.sde_score(sde, lambda x, sigma: x * (v / (v + sigma**2)))(x, t) for sde in sdes]
     return got, [-x / (sde.mean_coefficient(t) ** 2 * v + sde.std(t) ** 2) for sde in sdes], 10.0
-
-
-def exponential_of_rk4(z: float) -> float:
-    """One Runge-Kutta step of x' = a x with z = a h: the exponential series to fourth order."""
-    return sum(z**i / math.factorial(i) for i in range(5))
-
-
-# Roundings: 12 in each of two steps, 6 in the oracle.
-@chapter.identity("integrate_rk4", "the exponential series", 30)
-def exponential_series(f: Functions, rng: RandomInputs) -> Comparison:
-    """Two unequal steps, forward and back."""
-    x = rng.normal(3, 2)
-    a = rng.number(-2.0, 2.0)
-    h = rng.number(0.1, 1.0)
-    k = rng.number(-1, 0)
-    got = f.integrate_rk4(lambda x, t: a * x, x, [0.5, 0.5 + h, 0.5 + h + k])
-    return got, to_host(x) * exponential_of_rk4(a * h) * exponential_of_rk4(a * k), 10.0
-
-
-# Roundings: 6 on each side, of values up to 4 of a scale of 5.
-@chapter.identity("integrate_rk4", "the antiderivative", 8)
-def integral_of_a_cubic(f: Functions, rng: RandomInputs) -> Comparison:
-    c = rng.numpy.uniform(-1, 1, 4)
-    start = rng.number(-1.0, 0.0)
-    end = rng.number(0.0, 1.0)
-    x = rng.normal(3)
-    got = f.integrate_rk4(lambda x, t: float(np.polyval(c, t)) + 0.0 * x, x, [start, end])
-    increase = np.diff(np.polyval(np.polyint(c), [start, end]))
-    return got, to_host(x) + increase, 5.0
-
-
-# Roundings: 3 of two values up to 4.5, and of the points, over twice the step.
-@chapter.identity("directional_derivative", "the derivative of a quadratic", 6)
-def jacobian_of_a_quadratic(f: Functions, rng: RandomInputs) -> Comparison:
-    """The difference is exact here: what remains is rounding over the step eps^(1/3)."""
-    x = rng.uniform(-1, 1, 3, 2)
-    v = rng.uniform(-1, 1, 3, 2)
-    c = rng.normal(3, 2)
-    t = 0.5
-    got = f.directional_derivative(lambda x, t: t * x * x + c * x, x, t, v)
-    h = float(rng.xp.finfo(rng.dtype).eps) ** (1.0 / 3.0)
-    return got, (2.0 * t * x + c) * v, 4.0 / h
-
-
-def linear_field(rng: RandomInputs) -> tuple[Array, Callable[..., Array]]:
-    """The matrix A of u = A x, and the exact derivative J v as `derivative(velocity, x, t, v)`."""
-    a = rng.normal(3, 3)
-    return a, lambda velocity, x, t, v: (0.0 * x + v) @ rng.xp.matrix_transpose(a)
-
-
-# Roundings: sums of 3 on each side.
-@chapter.identity("exact_divergence", "numpy.trace", 6)
-def trace_of_a_matrix(f: Functions, rng: RandomInputs) -> Comparison:
-    a, derivative = linear_field(rng)
-    got = f.exact_divergence(None, rng.normal(1, 3), 0.0, derivative)
-    return got, [np.trace(to_host(a))], 5.0
-
-
-# Roundings: each a sum of 9 terms near 1, of a scale of 10; the mean.
-@chapter.identity("hutchinson_divergence", "all sign vectors", 10)
-def mean_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
-    (a, derivative) = linear_field(rng)
-    probes = rng.array(SIGNS[:, None, :])
-    got = f.hutchinson_divergence(None, rng.normal(1, 3), 0.0, probes, derivative)
-    return got, [np.trace(to_host(a))], 10.0
-
-
-# Roundings: 12 of squares up to 700, of weight 1/7, of a scale of 30; as many are subtracted.
-@chapter.identity(
-    "hutchinson_variance", "all sign vectors, and Gauss-Hermite quadrature", 60, amplified=3
-)
-def spread_over_all_signs(f: Functions, rng: RandomInputs) -> Comparison:
-    """For normal probes, over the nodes of a quadrature that is exact."""
-    a = rng.normal(3, 3)
-    expected = []
-    nodes, weights = np.polynomial.hermite_e.hermegauss(3)
-    weight = np.prod(list(itertools.product(weights / weights.sum(), repeat=3)), axis=1)
-    for v, w in ((np.asarray(list(itertools.product(nodes, repeat=3))), weight), (SIGNS, 1 / 8)):
-        values = np.einsum("ki,ij,kj->k", v, to_host(a), v)
-        expected.append([np.sum(w * values**2) - np.sum(w * values) ** 2])
-    return [f.hutchinson_variance(a[None, ...], signs) for signs in (False, True)], expected, 30.0
-
-
-# Roundings: 12 in each of two steps, doubled by the square; 2 of the sum.
-@chapter.identity(
-    "flow_log_likelihood",
-    "the density of a stretched normal variable",
-    50,
-    uses=("VPSDE",),
-    amplified=2,
-)
-def stretched_normal_density(f: Functions, rng: RandomInputs) -> Comparison:
-    """x' = a x multiplies by the integrator's own series P: log N(P^2 x) + D a T."""
-    x = rng.normal(3, 2)
-    a = rng.number(-1.0, 1.0)
-    functions = lambda x, t: a * x, lambda x, t: 0.0 * x[:, 0] + 2.0 * a, f.VPSDE().log_prior
-    nats, end = f.flow_log_likelihood(*functions, x, [0.0, 0.25, 0.5])
-    last = exponential_of_rk4(0.25 * a) ** 2 * to_host(x)
-    log_density = -0.5 * (last**2).sum(axis=1) - math.log(2 * math.pi) + a
-    return {"state": end, "log-density": nats}, [last, log_density], 20.0

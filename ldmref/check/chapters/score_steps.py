@@ -56,7 +56,7 @@ def predictor_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
 
 
 def smld(f: Functions, rng: RandomInputs, step: str) -> tuple[Array, np.ndarray, np.ndarray, Pair]:
-    """(result, x + (a - b) score, noise, (a, b)) of a step with the squares a, b of two sigmas."""
+    """Return (result, x + (a - b) score, noise, (a, b)) with the squares a, b of two sigmas."""
     low = rng.number(0.1, 0.5)
     high = rng.number(2.0, 5.0)
     times = interval(rng)
@@ -79,7 +79,7 @@ def predictor_of_smld(f: Functions, rng: RandomInputs) -> Comparison:
 # Roundings: 10 of terms up to 27, of a scale of 30, here half.
 @chapter.identity("ancestral_step", "q_posterior", 8, uses=("VPSDE", "q_posterior"))
 def posterior_of_ddpm(f: Functions, rng: RandomInputs) -> Comparison:
-    """Mean and variance are those of q(x_s | x_t, x_0), with x_0 from the score."""
+    """Compare with mean and variance of q(x_s | x_t, x_0), with x_0 from the score."""
     before = rng.number(0.3, 0.95)
     now = before * rng.number(0.3, 0.9)
     (x, score, noise) = rng.normals(3, 3, 2)

@@ -1,6 +1,6 @@
-"""A sampler's step as diffusers' scheduler for it would be configured.
+"""The step of a sampler as diffusers' scheduler would be configured.
 
-What its schedulers get wrong is reproduced only where it is asked for (`bug_compatible`).
+Errors of its schedulers are reproduced only on request (`bug_compatible`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.samplers.clipping import clip_of, clip_predictions
+from ldmref.samplers.clipping import clip_predictions, configured_clip
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.diffusers.steps import (
     clip_x0_only,
@@ -26,17 +26,12 @@ from ldmref.samplers.diffusers.steps import (
     wrong_second_difference,
 )
 from ldmref.samplers.loop import Constraint, Interval, Step
-from ldmref.samplers.lower_order import SINGLESTEP, UNIPC, limit_order
+from ldmref.samplers.lower_order import limit_order
 from ldmref.samplers.registry import Sampler
 from ldmref.samplers.schedule import Schedule
 from ldmref.samplers.singlestep import singlestep_orders
 
-FEW = 15  # steps below which diffusers' DPM-Solver lowers the order at the end
-SOLVER_TYPE = ("dpm_solver_2m", "dpm_solver_3m", "dpm_solver_2m_sde", "dpmpp_3m", "dpmpp_3m_sde")
-LOWER_ORDER_FINAL = (
-    *SOLVER_TYPE, "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "deis",
-    "deis_3_euler",
-)  # fmt: skip
+LOWER_ORDER_STEPS = 15  # below this number, diffusers' DPM-Solver lowers the order at the end
 
 
 def diffusers_step(
@@ -48,9 +43,12 @@ def diffusers_step(
     constrain: Constraint | None,
     bug_compatible: bool,
 ) -> tuple[Step, Sequence[int]]:
-    """The step and the indices that it visits; arguments as for `configure.configured_step`.
+    """Return the step and the indices that it visits.
 
-    options: arguments of `sampler.make`; visits: of a run that begins at `visits[0]`.
+    Args:
+        config, sampler, schedule, constrain, bug_compatible: As in `configure.configured_step`.
+        options: Arguments of `sampler.make`.
+        visits: Indices that a run from `visits[0]` on would visit.
     """
     sigmas = schedule.sigmas.tolist()
     clips = bool(config.thresholding_ratio or config.clip_sample_range)
@@ -58,58 +56,50 @@ def diffusers_step(
         step, visits = _pndm(
             config, schedule, visits, constrain if bug_compatible else None, bug_compatible
         )
-        return clip_predictions(step, clip_of(config)) if clips else step, visits
+        return clip_predictions(step, configured_clip(config)) if clips else step, visits
     if sampler.name == "ddpm" and config.variance_type == "fixed_large":
         step = large_variance(schedule.timesteps.tolist())
     elif sampler.name == "lms_euler" and bug_compatible:
         step = lms_by_index(sigmas)
     else:
-        step = sampler.make(
-            **options, **make_options(config, sampler.name, len(schedule.timesteps))
-        )
+        step = sampler.make(**options, **make_options(config, sampler, len(schedule.timesteps)))
     if sampler.name == "dpmpp_3m_sde" and bug_compatible:
         step = wrong_second_difference(step)
-    if sampler.name in LOWER_ORDER_FINAL:
+    if sampler.lower_orders:
         step = limit_order(step, order_limit(config))
     if sampler.name == "ddim":
-        step = clip_x0_only(step, clip_of(config)) if clips else step
+        step = clip_x0_only(step, configured_clip(config)) if clips else step
         if bug_compatible:
             targets = ddim_targets(schedule.training_sigmas, sigmas, schedule.timesteps.tolist())
             step = step_to(step, targets)
     elif clips:
-        step = clip_predictions(step, clip_of(config))
+        step = clip_predictions(step, configured_clip(config))
     if constrain is not None and bug_compatible and sampler.nfe > 1:
-        step = constrain_evaluations(step, constrain, sigmas[visits[0] :])
+        step = constrain_evaluations(step, constrain, visits[0])
     return step, visits
 
 
-def make_options(config: SchedulerConfig, sampler: str, steps: int) -> dict[str, Any]:
-    """The arguments of `Sampler.make` that a scheduler's configuration decides."""
-    if sampler in SOLVER_TYPE:
-        heun = config.solver_type == "heun"
-        return {"solver": "heun" if heun else "midpoint"}
-    if sampler in SINGLESTEP:
-        return {
-            "solver": "heun" if config.solver_type == "heun" else "midpoint",
-            "orders": singlestep_orders(steps, SINGLESTEP[sampler], config.lower_order_final),
-        }
-    if sampler in UNIPC:
-        variant = config.solver_type if config.solver_type in ("bh1", "bh2") else "bh2"
-        return {
-            "variant": variant,
-            "noise_prediction": config.noise_prediction,
-            "lower_order_final": config.lower_order_final,
-            "disable_corrector": config.disable_corrector,
-        }
-    return {}
+def make_options(config: SchedulerConfig, sampler: Sampler, steps: int) -> dict[str, Any]:
+    """Return the arguments of `sampler.make` that a scheduler's configuration sets."""
+    configured = {
+        "solver": "heun" if config.solver_type == "heun" else "midpoint",
+        "variant": config.solver_type if config.solver_type in ("bh1", "bh2") else "bh2",
+        "noise_prediction": config.noise_prediction,
+        "lower_order_final": config.lower_order_final,
+        "disable_corrector": config.disable_corrector,
+    }
+    options = {name: configured[name] for name in sampler.configurable}
+    if sampler.block:
+        options["orders"] = singlestep_orders(steps, sampler.block, config.lower_order_final)
+    return options
 
 
 def order_limit(config: SchedulerConfig) -> Callable[[Interval], int]:
-    """interval -> the highest order of DPM-Solver's multistep methods there."""
+    """Return a function of the interval: the highest order of DPM-Solver's multistep methods."""
 
     def limit(interval: Interval) -> int:
         remaining = interval.n - interval.i  # this step included
-        lowers = config.lower_order_final and interval.n < FEW
+        lowers = config.lower_order_final and interval.n < LOWER_ORDER_STEPS
         if remaining == 1 and (lowers or config.euler_at_final):
             return 1
         return 2 if remaining == 2 and lowers else 3
@@ -124,16 +114,16 @@ def _pndm(
     constrain: Constraint | None,
     bug_compatible: bool,
 ) -> tuple[Step, Sequence[int]]:
-    """PNDM; bug compatible with its list of timesteps that holds the second one twice."""
+    """Return PNDM; bug compatible, its list of timesteps holds the second one twice."""
     sigmas = schedule.sigmas.tolist()
     table = schedule.training_sigmas
     n = len(schedule.timesteps)
     if not bug_compatible:
         targets = [after for _, after in pairwise(sigmas)]
 
-        def second(interval: Interval) -> tuple[float, float] | None:
+        def second(interval: Interval) -> tuple[Interval, float] | None:
             last = interval.i == n - 1
-            return None if last else (interval.sigma_next, interval.sigma)
+            return None if last else (interval, interval.sigma)
 
         return plms(targets, second, config.prediction_type, constrain), visits
 
@@ -141,10 +131,12 @@ def _pndm(
     calls = plms_calls(n, visits[0])
     targets = ddim_targets(table, sigmas, schedule.timesteps.tolist())
 
-    def repeated(interval: Interval) -> tuple[float, float] | None:
+    def repeated(interval: Interval) -> tuple[Interval, float] | None:
         if len(calls) == 1:
             return None
-        t = round(schedule.timesteps[calls[1]]) + len(table) // n
-        return sigmas[calls[1]], float(np.interp(t, np.arange(len(table)), table))
+        i = calls[1]
+        t = round(schedule.timesteps[i]) + len(table) // n
+        start = float(np.interp(t, np.arange(len(table)), table))
+        return interval._replace(i_next=i, sigma_next=sigmas[i]), start
 
     return plms(targets, repeated, config.prediction_type, constrain), plms_visits(n, first)

@@ -2,7 +2,7 @@
 
 | family      | classes                                                                    |
 |-------------|----------------------------------------------------------------------------|
-| `ddim`      | DDIM, DDPM, LCM; PNDM but for its repeated timestep: n whole timesteps     |
+| `ddim`      | DDIM, DDPM, LCM, PNDM without its repeated timestep: n whole timesteps     |
 | `euler`     | Euler, EulerAncestral, LMS, Heun, DPM2, DPMSolverSDE: n timesteps,         |
 |             | `linspace` not rounded, sigma linear between the table's                   |
 | `multistep` | DPMSolverMultistep, DPMSolverSinglestep, DEIS, UniPC: of n + 1 whole       |
@@ -22,6 +22,7 @@ from ldmref.errors import UsageError
 from ldmref.math.schedules import cosine_betas
 from ldmref.math.sigmas import beta_sigmas, exponential_sigmas, karras_sigmas
 from ldmref.samplers.config import SchedulerConfig
+from ldmref.samplers.registry import Sampler
 
 WHOLE = ("leading", "linspace", "trailing", "lcm")  # spacings of whole timesteps
 CONTINUOUS = {
@@ -30,32 +31,23 @@ CONTINUOUS = {
     "beta_sigma": beta_sigmas,
 }
 SPACINGS = (*WHOLE, *CONTINUOUS)
-DDIM = ("ddpm", "ddim", "pndm", "lcm")
-MULTISTEP = (
-    "deis", "deis_3", "deis_3_euler", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_1_sde",
-    "dpm_solver_2m_sde", "dpmpp_1", "dpmpp_1_sde", "dpmpp_2s", "dpmpp_2_singlestep",
-    "dpmpp_3_singlestep", "dpmpp_2m", "dpmpp_2m_heun", "dpmpp_3m", "dpmpp_2m_sde",
-    "dpmpp_2m_sde_heun", "dpmpp_3m_sde", "unipc_1", "unipc", "unipc_3",
-)  # fmt: skip
-
-
-DEIS = ("deis", "deis_3", "deis_3_euler")  # which always end with the sigma of timestep 0
-KDPM2 = ("dpm_solver_2", "dpm_solver_2_a")  # which round the timesteps of Karras' sigmas
+DEIS = ("deis", "deis_3", "deis_3_euler")  # always end with the sigma of timestep 0
+KDPM2 = ("dpm_solver_2", "dpm_solver_2_a")  # round the timesteps of Karras' sigmas
 
 
 def lcm_timesteps(total: int, steps: int, original: int = 50) -> np.ndarray:
-    """The timesteps of latent consistency models, (steps,) int64, decreasing.
+    """Return the timesteps of latent consistency models, (steps,) int64, decreasing.
 
-    They are among the `original` ones k - 1, 2 k - 1, ... with k = total // original on which the
-    model was distilled, from the last on, at even distances.
+    They are evenly spaced, starting from the last, among the timesteps k - 1, 2 k - 1, ... with
+    k = total // original on which the model was distilled.
 
     Args:
-        total: training timesteps.
-        steps: from 1 to `original`.
-        original: from 1 to `total`.
+        total: Number of training timesteps.
+        steps: Number of steps, from 1 to `original`.
+        original: Number of timesteps of the distillation, from 1 to `total`.
 
     Raises:
-        UsageError: more steps than original ones.
+        UsageError: There are more steps than timesteps of the distillation.
 
     >>> lcm_timesteps(1000, 4).tolist()
     [999, 759, 499, 259]
@@ -67,11 +59,6 @@ def lcm_timesteps(total: int, steps: int, original: int = 50) -> np.ndarray:
     return distilled[np.floor(np.linspace(0, original, steps, endpoint=False)).astype(np.int64)]
 
 
-def family_of(sampler: str) -> str:
-    """The family of diffusers' scheduler for a sampler, by its name."""
-    return "ddim" if sampler in DDIM else "multistep" if sampler in MULTISTEP else "euler"
-
-
 class Grid(NamedTuple):
     """`sigmas`, (n + 1,) float64; `timesteps`, (n,) float64; `init_noise_sigma`."""
 
@@ -81,27 +68,29 @@ class Grid(NamedTuple):
 
 
 def diffusers_sigmas(
-    config: SchedulerConfig, table: np.ndarray, sampler: str, spacing: str, steps: int
+    config: SchedulerConfig, table: np.ndarray, sampler: Sampler, spacing: str, steps: int
 ) -> Grid:
-    """What diffusers' scheduler for a sampler makes of a scheduler_config.json.
+    """Return the sigmas and timesteps of diffusers' scheduler for a sampler.
 
     Args:
-        table: sigmas of every training timestep, (T,), increasing.
-        sampler: name, for the family.
-        spacing: of `WHOLE`, or of `CONTINUOUS` (`use_karras_sigmas`, ...), which begins and ends
-            with the sigmas of `config.timestep_spacing` in family `euler` (of the table with
-            `config.full_range`), of the table in `multistep`, and does not exist in `ddim`.
-        steps: from 1 to T.
+        config: Configuration of the scheduler.
+        table: Sigmas of every training timestep, (T,), increasing.
+        sampler: Sampler, whose `family` decides.
+        spacing: A name in `WHOLE` or in `CONTINUOUS` (`use_karras_sigmas`, ...). A continuous
+            spacing begins and ends with the sigmas of `config.timestep_spacing` in family `euler`
+            (of the table with `config.full_range`), with the sigmas of the table in `multistep`,
+            and does not exist in `ddim`.
+        steps: Number of steps, from 1 to T.
 
     Raises:
-        UsageError: the timesteps leave the table.
+        UsageError: The timesteps leave the table.
     """
-    family = family_of(sampler)
-    # DDIM and PNDM have an option of their own for the end; of the others, only the multistep
+    family = sampler.family
+    # DDIM and PNDM have a separate option for the end; of the other schedulers, only the multistep
     # methods and Euler have one, and the rest end at 0
     final = config.final_alpha if family == "ddim" else config.final_sigma
-    optional = family == "multistep" or sampler in ("ddim", "pndm", "euler")
-    ends_above = sampler in DEIS or (final == "sigma_min" and optional)
+    optional = family == "multistep" or sampler.name in ("ddim", "pndm", "euler")
+    ends_above = sampler.name in DEIS or (final == "sigma_min" and optional)
     whole = config.timestep_spacing if spacing in CONTINUOUS else spacing
     if whole == "lcm":
         t = lcm_timesteps(len(table), steps, config.original_inference_steps).astype(np.float64)
@@ -109,7 +98,7 @@ def diffusers_sigmas(
         t = _timesteps(len(table), steps, family, whole, config.steps_offset)
     if spacing in CONTINUOUS and family != "ddim":
         sigmas, t = _continuous(config, table, family, spacing, t)
-        t = np.rint(t) if spacing == "karras" and sampler in KDPM2 else t
+        t = np.rint(t) if spacing == "karras" and sampler.name in KDPM2 else t
     elif family == "ddim":
         sigmas = _on_table(table, t)
     else:
@@ -135,7 +124,7 @@ def _timesteps(total: int, steps: int, family: str, spacing: str, offset: int) -
 def _continuous(
     config: SchedulerConfig, table: np.ndarray, family: str, spacing: str, t: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Sigmas and their timesteps, which `multistep` makes whole."""
+    """Return sigmas and their timesteps, which are whole in family `multistep`."""
     total = np.arange(len(table))
     spaced = CONTINUOUS[spacing]
     if family == "euler":
@@ -151,7 +140,7 @@ def _continuous(
 
 
 def _on_table(table: np.ndarray, t: np.ndarray) -> np.ndarray:
-    """The sigmas of whole timesteps, which must exist."""
+    """Return the sigmas of whole timesteps; refuse timesteps outside of the table."""
     if t.min() < 0 or t.max() >= len(table):
         raise UsageError(
             f"timesteps {t.min():.0f} to {t.max():.0f} leave the table of {len(table)}",
@@ -162,9 +151,9 @@ def _on_table(table: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def single_precision_sigmas(config: SchedulerConfig) -> np.ndarray:
-    """Sigmas of every training timestep, (T,) float32, operation by operation as in diffusers.
+    """Return the sigmas of every training timestep, (T,) float32, computed exactly as in diffusers.
 
-    They are no better than those in float64; but where diffusers truncates timesteps, a last bit
+    They are less accurate than in float64, but diffusers truncates timesteps, and a last bit
     decides between 998 and 999.
 
     Source: `schedulers/scheduling_dpmsolver_multistep.py`, `__init__` and
@@ -194,7 +183,7 @@ def single_precision_sigmas(config: SchedulerConfig) -> np.ndarray:
 
 
 def _linspace(start: float, end: float, n: int) -> np.ndarray:
-    """torch.linspace: from both ends to the middle, with a step in single precision."""
+    """Compute torch.linspace: from both ends to the middle, with a step in single precision."""
     low = np.float32(start)
     high = np.float32(end)
     step = float((high - low) / np.float32(n - 1))
@@ -203,5 +192,5 @@ def _linspace(start: float, end: float, n: int) -> np.ndarray:
 
 
 def _cumprod(alphas: np.ndarray) -> np.ndarray:
-    """torch.cumprod: accumulated in double precision."""
+    """Compute torch.cumprod, which accumulates in double precision."""
     return np.cumprod(alphas, dtype=np.float64).astype(np.float32)

@@ -1,7 +1,7 @@
-r"""Step functions that reproduce the habits of diffusers' schedulers.
+r"""Step functions that reproduce the conventions of diffusers' schedulers.
 
-Its DDIM and PNDM step to t - T // n, whatever timestep comes next, and read the state there; and
-some of its schedulers lose their index in the schedule where img2img begins. In the coordinates
+Its DDIM and PNDM step to t - T // n, whatever the next timestep is, and interpret the state there.
+Some of its schedulers lose their index in the schedule where img2img begins. In the coordinates
 x = x0 + sigma eps, a variance-preserving state that was computed for one sigma and is read at
 another is
 
@@ -27,28 +27,28 @@ from ldmref.samplers.runge_kutta import combine
 from ldmref.samplers.steps import euler_step
 
 
-def reread(x: Array, computed: float, read: float) -> Array:
-    """A state that was computed for one sigma, read as if it were at another."""
+def rescale_state(x: Array, computed: float, read: float) -> Array:
+    """Return a state that was computed for one sigma as it is read at another sigma."""
     if computed == read:
         return x
     return x * (math.hypot(1.0, read) / math.hypot(1.0, computed))
 
 
 def step_to(step: Step, targets: Sequence[float]) -> Step:
-    """`step` from index i to `targets[i]` in place of the next sigma, where it is then read."""
+    """Return `step` with `targets[i]` instead of the next sigma, where the state is then read."""
 
-    def misplaced_step(
+    def offset_step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
         target = targets[interval.i]
         x_next, x0, history = step(denoise, x, interval._replace(sigma_next=target), history, noise)
-        return reread(x_next, target, interval.sigma_next), x0, history
+        return rescale_state(x_next, target, interval.sigma_next), x0, history
 
-    return misplaced_step
+    return offset_step
 
 
 def clip_x0_only(step: Step, clip: Clip) -> Step:
-    """`step` with x0 clipped, but with eps of the prediction before clipping: DDIM's."""
+    """Return DDIM's step with x0 clipped and eps of the prediction before clipping."""
 
     def clipped_step(denoise: Denoiser, *arguments) -> Stepped:
         x_next, x0, history = step(denoise, *arguments)
@@ -58,31 +58,36 @@ def clip_x0_only(step: Step, clip: Clip) -> Step:
     return clipped_step
 
 
-def constrain_evaluations(step: Step, constrain: Constraint, sigmas: Sequence[float]) -> Step:
-    """`step` with known values put back before each evaluation but the very first.
+def constrain_evaluations(step: Step, constrain: Constraint, first: int) -> Step:
+    """Put known values back before each evaluation of `step` except for the first of the run.
 
-    They have the noise of the schedule's next sigma, also where the evaluation is between two.
+    They have the noise of the schedule's next sigma, also if the evaluation is between two sigmas.
 
     Args:
-        step: of a singlestep method.
-        constrain: what puts known values back.
-        sigmas: of the run, decreasing.
+        step: Step of a singlestep method.
+        constrain: Function that puts known values back.
+        first: Index at which the run starts.
     """
 
-    def constrained_step(denoise: Denoiser, *arguments) -> Stepped:
-        def constrained(x: Array, sigma: float) -> Array:
-            if sigma == sigmas[0]:
-                return denoise(x, sigma)
-            level = next(s for s in sigmas if s <= sigma * (1.0 + 1e-12))
-            return denoise(constrain(x, level), sigma)
+    def constrained_step(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        start = interval._replace(i_next=interval.i, sigma_next=interval.sigma)
 
-        return step(constrained, *arguments)
+        def constrained(x: Array, sigma: float) -> Array:
+            if sigma < interval.sigma:
+                return denoise(constrain(x, interval), sigma)
+            if interval.i == first:
+                return denoise(x, sigma)
+            return denoise(constrain(x, start), sigma)
+
+        return step(constrained, x, interval, history, noise)
 
     return constrained_step
 
 
 def wrong_second_difference(step: Step) -> Step:
-    """DPM-Solver++(3M) SDE with the sign that diffusers gives to D2: phi_3 is less by 1."""
+    """Return DPM-Solver++(3M) SDE with diffusers' sign of D2: phi_3 is less by 1."""
 
     def wrong_step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
@@ -97,7 +102,7 @@ def wrong_second_difference(step: Step) -> Step:
 
 
 def large_variance(timesteps: Sequence[float]) -> Step:
-    r"""DDPM with the variance beta of the step in place of the posterior's; none from timestep 0.
+    r"""Return DDPM with variance beta instead of the posterior's, without noise at timestep 0.
 
     .. math:: \sigma_{up}^2 = \frac{(\sigma^2 - \sigma'^2)(1 + \sigma'^2)}{1 + \sigma^2}
 
@@ -119,25 +124,26 @@ def large_variance(timesteps: Sequence[float]) -> Step:
 
 
 def lms_by_index(sigmas: Sequence[float], order: int = 4) -> Step:
-    """LMS of the order that belongs to the index in the schedule, however few slopes there are.
+    """Return LMS whose order follows the schedule's index even if fewer slopes exist.
 
-    Where img2img begins, weights of order 4 meet a single slope; the weights of the missing slopes
-    are dropped, and the first step goes too far.
+    At the start of img2img, weights of order 4 are used with a single slope. The weights of the
+    missing slopes are dropped, and the first step goes too far.
     """
 
     def step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
-        i, _, sigma, sigma_next = interval
+        i = interval.i
+        sigma = interval.sigma
         x0 = denoise(x, sigma)
         eps = (x - x0) * (1.0 / sigma)
         slopes = (eps, *history)[:order]
         before = sigmas[max(0, i - order + 1) : i][::-1]
-        weights = adams_bashforth_rule(before, sigma, sigma_next)
+        weights = adams_bashforth_rule(before, sigma, interval.sigma_next)
         used = weights[: len(slopes) - 1]
         dropped = weights[len(slopes) - 1 :]
         correction = combine(used, [old - eps for old in slopes[1 : len(used) + 1]])
-        return euler_step(x, x0, sigma, sigma_next - sum(dropped)) + correction, x0, slopes
+        return euler_step(x, x0, sigma, interval.sigma_next - sum(dropped)) + correction, x0, slopes
 
     return step
 
@@ -147,22 +153,23 @@ _PLMS = ((1.0,), (1.5, -0.5), (23 / 12, -16 / 12, 5 / 12), (55 / 24, -59 / 24, 3
 
 def plms(
     targets: Sequence[float],
-    second: Callable[[Interval], tuple[float, float] | None],
+    second: Callable[[Interval], tuple[Interval, float] | None],
     prediction_type: str = "eps",
     constrain: Constraint | None = None,
 ) -> Step:
-    """PNDM's linear multistep method as diffusers calls it.
+    """Return PNDM's linear multistep method as diffusers runs it.
 
-    It averages what the network predicts: for `v` another mean than that of the slopes. The first
-    step, and each one without history, has two evaluations: an Euler step, a second evaluation at
-    its end, and again an Euler step with the mean of both.
+    It averages the predictions of the network, which for `v` differs from averaging slopes. The
+    first step, and each step without history, has two evaluations: an Euler step, a second
+    evaluation at its end, and again an Euler step with the mean of both.
 
     Args:
-        targets: sigma to which the step from index i leads.
-        second: interval -> (sigma of the second evaluation, sigma at which the repeated step
-            starts), or None for a single evaluation; the repeated step leads to the former.
+        targets: Sigma to which the step from index i leads.
+        second: Function of the interval that returns the interval which ends at the second
+            evaluation and the sigma at which the repeated step starts, or None for a single
+            evaluation. The repeated step also leads to the second evaluation's sigma.
         prediction_type: `eps`, `v`, or `x0`, for which slopes are averaged.
-        constrain: applied to the state of the second evaluation, as to every other.
+        constrain: Constraint, also applied to the state of the second evaluation.
 
     Source: Liu et al. 2022, arXiv:2202.09778, algorithm 2 (PLMS); diffusers 0.42.1, `step_plms`.
     """
@@ -184,20 +191,21 @@ def plms(
     def step(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
-        i, _, sigma, sigma_next = interval
+        sigma = interval.sigma
         x0 = denoise(x, sigma)
-        target = targets[i]
+        target = targets[interval.i]
         outputs = (output(x, x0, sigma), *history)[:4]
         x_next = move(x, combine(_PLMS[len(outputs) - 1], list(outputs)), sigma, target)
         repeat = None if history else second(interval)
         if repeat is not None:
-            end, start = repeat
-            there = reread(x_next, target, end)
-            there = there if constrain is None else constrain(there, end)
+            reached, start = repeat
+            end = reached.sigma_next
+            there = rescale_state(x_next, target, end)
+            there = there if constrain is None else constrain(there, reached)
             mean = 0.5 * (outputs[0] + output(there, denoise(there, end), end))
-            x_next = move(reread(x, sigma, start), mean, start, end)
+            x_next = move(rescale_state(x, sigma, start), mean, start, end)
             target = end
-        return reread(x_next, target, sigma_next), x0, outputs
+        return rescale_state(x_next, target, interval.sigma_next), x0, outputs
 
     return step
 
@@ -205,14 +213,16 @@ def plms(
 def ddim_targets(
     table: np.ndarray, sigmas: Sequence[float], timesteps: Sequence[float]
 ) -> list[float]:
-    """Index -> sigma of t - T // n; the last sigma below timestep 0."""
+    """Return, for each index, the sigma of t - T // n; the last sigma below timestep 0."""
     stride = len(table) // (len(sigmas) - 1)
     previous = [round(t) - stride for t in timesteps]
     return [float(table[t]) if t >= 0 else sigmas[-1] for t in previous]
 
 
 def plms_visits(n: int, first_step: int) -> list[int]:
-    """Indices at which PNDM reads a state: it lists the second timestep twice, img2img cuts that.
+    """Return the indices at which PNDM reads a state; it lists the second timestep twice.
+
+    img2img cuts that list.
 
     >>> plms_visits(4, 0), plms_visits(4, 1), plms_visits(4, 2)
     ([0, 1, 2, 3, 4], [1, 2, 3, 4], [1, 3, 4])
@@ -222,5 +232,5 @@ def plms_visits(n: int, first_step: int) -> list[int]:
 
 
 def plms_calls(n: int, first_step: int) -> list[int]:
-    """Indices of the network's evaluations by PNDM."""
+    """Return the indices of the network's evaluations by PNDM."""
     return [0, *range(1, n)[:1], *range(1, n)][first_step:]
