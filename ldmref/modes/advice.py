@@ -9,6 +9,7 @@ from ldmref.modes.request import Request
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
 USUAL_CFG_SCALE = 50.0
+USUAL_CFGPP_SCALE = 2.0
 
 
 def advice(config: ModelConfig, request: Request, ops: Backend) -> list[str]:
@@ -17,6 +18,11 @@ def advice(config: ModelConfig, request: Request, ops: Backend) -> list[str]:
     (width, height) = (request.width, request.height)
     if abs(request.cfg_scale) > USUAL_CFG_SCALE:
         lines.append(f"cfg_scale {request.cfg_scale:g} is far from the usual 1 to 20")
+    elif request.sampler.unconditional and abs(request.cfg_scale) > USUAL_CFGPP_SCALE:
+        lines.append(
+            f"cfg_scale {request.cfg_scale:g} is far from the usual 0 to 1 of CFG++ "
+            f"({request.sampler.name})"
+        )
     if request.strength == 0.0:
         lines.append("strength 0 gives the image back: nothing is drawn")
     elif not config.defaults.is_near(width, height):

@@ -10,6 +10,7 @@ from typing import TypeVar
 from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
 from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.modes.guidance import predictions_per_call
 from ldmref.modes.request import Request
 from ldmref.samplers import Sampler, repaint_visits
 
@@ -20,8 +21,8 @@ Event = TypeVar("Event")
 class Cost:
     """An estimate.
 
-    evaluations: of the U-Net, counted per image; with guidance, twice per step and stage. Of a
-        sampler that divides its steps, at least.
+    evaluations: of the U-Net, counted per image: as many per step and stage as the guidance needs,
+        two with classifier-free guidance. Of a sampler that divides its steps, at least.
     flops: floating-point operations of U-Net and decoder, for all images.
     memory: bytes at the peak, with all networks in memory.
     seconds: a lower bound, `flops` at the speed of a large convolution on the model's backend.
@@ -46,8 +47,8 @@ def cost(model: LatentDiffusion, request: Request) -> Cost:
     calls = denoiser_calls(r.sampler, visits)
     if r.mode == "invert":
         calls = steps * (1 + r.values["iterations"])
-    guided = 1 if r.cfg_scale in (0.0, 1.0) else 2
-    evaluations = calls * guided * images
+    per_call = predictions_per_call(r.guidance, r.sampler, r.cfg_scale)
+    evaluations = calls * per_call * images
     flops = evaluations * unet_flops(spec, model.config, r.width, r.height)
     flops += images * decoder_flops(spec, model.config, r.width, r.height)
     memory = model.memory(r.width, r.height, min(r.batch_size, images), r.tile).together

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -20,52 +20,77 @@ from ldmref.modes import validation
 from ldmref.modes.channels import input_channels
 from ldmref.modes.control import ActiveControl, residuals_of
 from ldmref.modes.embeddings import with_embeddings
+from ldmref.modes.guidance import PLAIN, needs_empty_prompt
 from ldmref.modes.registry import MODES, config_of
 from ldmref.modes.request import resolve
 from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.samplers import guided_denoiser
-from ldmref.samplers.loop import Denoiser
+from ldmref.samplers import Guidance, Guided, GuidedDenoiser, History, guided_denoiser
+from ldmref.samplers.guidance import PERTURBED
 from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
 
 
 def model_denoiser(
     model: LatentDiffusion,
     timestep: Callable[[float], float],
-    cond: Conditioning,
-    uncond: Conditioning,
+    conditionings: Mapping[str, Conditioning],
     cfg_scale: float,
+    guidance: Guidance = PLAIN,
     controls: Sequence[ActiveControl] = (),
     channels: Array | None = None,
-) -> Denoiser:
-    """The denoiser of a batch.
+) -> GuidedDenoiser:
+    """Return the denoiser of a batch.
 
     Args:
+        model: The model.
         timestep: sigma -> training timestep.
-        cond, uncond: of as many images as x has.
-        cfg_scale: guidance scale.
+        conditionings: By the name of the prediction: `uncond`, `cond`, and `empty` if the guidance
+            needs it; of as many images as x has.
+        cfg_scale: The guidance scale.
+        guidance: How the predictions become one.
         controls: ControlNets, which see the latents alone.
         channels: (n or 1, k, h, w), further input channels of the U-Net.
     """
     ops: Backend = model.backend
 
-    def network(xt: Array, sigma: float, conditioning: Conditioning) -> Array:
+    @cache
+    def joined(names: tuple[str, ...]) -> Conditioning:
+        """The conditionings of several predictions, one after the other."""
+        parts = [conditionings[name] for name in names]
+        return with_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
+
+    def predict(
+        xt: Array, sigma: float, names: tuple[str, ...], identity: Sequence[str] = ()
+    ) -> Array:
+        """Predict for the conditionings of these names, one after the other in one batch."""
+        xt = repeat(ops, xt, xt.shape[0] * len(names))
         n = xt.shape[0]
         t = ops.asarray(np.full(n, timestep(sigma)), ops.state_dtype)
         x = ops.cast(xt, ops.dtype)
+        conditioning = joined(names)
         acting = [control for control in controls if control.acts_at(sigma)]
-        control = {"control": residuals_of(acting, x, t, conditioning)} if acting else {}
+        more: dict[str, Any] = {}
+        if acting:
+            more["control"] = residuals_of(acting, x, t, conditioning)
+        if identity:
+            more["identity_attention"] = identity
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
-        return ops.cast(model.unet(x, t, conditioning, **control), ops.state_dtype)
+        return ops.cast(model.unet(x, t, conditioning, **more), ops.state_dtype)
 
-    def concat(parts: list[Any]) -> Any:
-        joins = isinstance(parts[0], Conditioning)
-        return join(ops, parts) if joins else ops.xp.concat(parts, axis=0)
+    def network(xt: Array, sigma: float, names: tuple[str, ...]) -> list[Array]:
+        n = xt.shape[0]
+        plain = tuple(name for name in names if name not in PERTURBED)
+        predictions = {}
+        if plain:
+            together = predict(xt, sigma, plain)
+            for i, name in enumerate(plain):
+                predictions[name] = together[i * n : i * n + n]
+        for name in names:
+            if name in PERTURBED:
+                predictions[name] = predict(xt, sigma, ("cond",), PERTURBED[name])
+        return [predictions[name] for name in names]
 
-    cond = with_cache(ops, cond)
-    uncond = with_cache(ops, uncond)
-    prediction_type = model.config.scheduler.prediction_type
-    return guided_denoiser(network, prediction_type, cond, uncond, cfg_scale, concat)
+    return guided_denoiser(network, model.config.scheduler.prediction_type, guidance, cfg_scale)
 
 
 def repeat(ops: Backend, x: Array, n: int) -> Array:
@@ -79,6 +104,7 @@ def denoiser(
     negative_prompt: str | Sequence[str] = "",
     cfg_scale: float | None = None,
     *,
+    guidance: str | Mapping[str, Any] | Guidance | None = None,
     clip_skip: int | None = None,
     long_prompts: str = "truncate",
     prompt_weights: str = "none",
@@ -87,7 +113,7 @@ def denoiser(
     pooled_prompt_embeds: Array | None = None,
     negative_pooled_prompt_embeds: Array | None = None,
     grad: bool = False,
-) -> Denoiser:
+) -> GuidedDenoiser:
     """Return the model as `denoise(x, sigma) -> x0`, for `samplers.sample` and your own samplers.
 
     x = x0 + sigma eps and x0 are latents (n, c, h, w), arrays of the model's backend (x may also be
@@ -97,6 +123,8 @@ def denoiser(
     Args:
         prompt, negative_prompt: for all n images; or a list, an entry per image.
         cfg_scale: guidance scale; None is the model's default.
+        guidance: how predictions are combined, as in `modes.txt2img`. One with momentum (`apg`)
+            remembers earlier steps within `samplers.sample`; `denoise(x, sigma)` begins anew.
         clip_skip, long_prompts, prompt_weights, prompt_embeds, negative_prompt_embeds,
             pooled_prompt_embeds, negative_pooled_prompt_embeds: as in `modes.txt2img`.
         grad: let gradients flow from x0 to x, on a backend that differentiates (torch); the
@@ -115,6 +143,7 @@ def denoiser(
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "cfg_scale": cfg_scale,
+        "guidance": guidance,
         "clip_skip": clip_skip,
         "long_prompts": long_prompts,
         "prompt_weights": prompt_weights,
@@ -131,12 +160,18 @@ def denoiser(
     ops = model.backend
     prompts = len(request.prompts)
     text = encode_texts(
-        model, request.prompts, request.negative_prompts, (0, 0), request.clip_skip, request.options
+        model,
+        request.prompts,
+        request.negative_prompts,
+        (0, 0),
+        request.clip_skip,
+        request.options,
+        with_empty=needs_empty_prompt(request.guidance, request.cfg_scale),
     )
     training_sigmas = sampling_sigmas(config.scheduler)
 
     @cache
-    def for_shape(n: int, h: int, w: int) -> list[tuple[slice, Denoiser]]:
+    def for_shape(n: int, h: int, w: int) -> list[tuple[slice, GuidedDenoiser]]:
         times = n // prompts
         size = (w * config.vae.factor, h * config.vae.factor)
         batch = repeated(text, times, size)
@@ -150,23 +185,58 @@ def denoiser(
                 model_denoiser(
                     model,
                     lambda sigma: float(timesteps_at(training_sigmas, sigma)),
-                    *batch.conditioning(part),
+                    batch.conditionings(part),
                     request.cfg_scale,
+                    request.guidance,
                     channels=channels,
                 ),
             )
             for part in batch.batches(n)
         ]
 
-    def denoise(x: Array, sigma: float) -> Array:
+    def checked(x: Array, sigma: float) -> tuple[Array, float]:
         sigma = validation.noise_level("sigma", sigma)
-        x = check_latents(config, ops.own("x", x, ops.state_dtype), prompts)
-        with ops.inference():
-            n, _, h, w = x.shape
-            parts = [part(x[rows], sigma) for rows, part in for_shape(n, h, w)]
-            return parts[0] if len(parts) == 1 else ops.xp.concat(parts, axis=0)
+        return check_latents(config, ops.own("x", x, ops.state_dtype), prompts), sigma
 
-    return denoise
+    return _BatchesDenoiser(ops, checked, for_shape, request.guidance.remembers)
+
+
+class _BatchesDenoiser:
+    """The denoisers of several batches as one, for checked latents."""
+
+    def __init__(
+        self,
+        ops: Backend,
+        checked: Callable[[Array, float], tuple[Array, float]],
+        for_shape: Callable[[int, int, int], Sequence[tuple[slice, GuidedDenoiser]]],
+        remembers: bool,
+    ):
+        self._ops = ops
+        self._checked = checked
+        self._for_shape = for_shape
+        self.remembers = remembers
+
+    def __call__(self, x: Array, sigma: float, /) -> Array:
+        return self.guided(x, sigma).x0
+
+    def guided(
+        self, x: Array, sigma: float, memory: History = (), unconditional: bool = False
+    ) -> Guided:
+        x, sigma = self._checked(x, sigma)
+        n, _, h, w = x.shape
+        with self._ops.inference():
+            parts = self._for_shape(n, h, w)
+            memories = memory or ((),) * len(parts)
+            results = [
+                denoise.guided(x[rows], sigma, part_memory, unconditional)
+                for (rows, denoise), part_memory in zip(parts, memories, strict=True)
+            ]
+            x0 = self._joined([result.x0 for result in results])
+            uncond = self._joined([r.uncond for r in results]) if unconditional else None
+        return Guided(x0, uncond, tuple(result.memory for result in results))
+
+    def _joined(self, parts: Sequence[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else self._ops.xp.concat(parts, axis=0)
 
 
 def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextConditioning:

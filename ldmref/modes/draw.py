@@ -174,7 +174,13 @@ def sample_batch(
         model: LatentDiffusion, x: Array, visits: Sequence[int] = visits, history: History = ()
     ) -> Iterator[State]:
         denoise = model_denoiser(
-            model, schedule.timestep, *text.conditioning(batch), request.cfg_scale, acting, channels
+            model,
+            schedule.timestep,
+            text.conditionings(batch),
+            request.cfg_scale,
+            request.guidance,
+            acting,
+            channels,
         )
         return sample(
             denoise,

@@ -27,6 +27,7 @@ from ldmref.modes.draw import (
     on_backend,
     run_sampler,
 )
+from ldmref.modes.guidance import guidance_record, needs_empty_prompt
 from ldmref.modes.record import request_params, run_params
 from ldmref.modes.request import Request
 from ldmref.modes.result import params_of_image
@@ -93,7 +94,8 @@ class InversionPlan:
     def settings(self) -> dict[str, Any]:
         """The arguments with which `txt2img` generates the image from its noise."""
         values = {name: self.request.values[name] for name in SETTINGS}
-        return copy.deepcopy(values) | {"sampler": "ddim", "eta": 0.0}
+        more = guidance_record(self.request.guidance)
+        return copy.deepcopy(values) | more | {"sampler": "ddim", "eta": 0.0}
 
     def estimate(self, model: LatentDiffusion) -> Cost:
         """Estimate what the inversion takes of memory and time."""
@@ -108,7 +110,15 @@ class InversionPlan:
         r = self.request
         check_limits(model, r)
         size = r.width, r.height
-        text = encode_texts(model, r.prompts, r.negative_prompts, size, r.clip_skip, r.options)
+        text = encode_texts(
+            model,
+            r.prompts,
+            r.negative_prompts,
+            size,
+            r.clip_skip,
+            r.options,
+            with_empty=needs_empty_prompt(r.guidance, r.cfg_scale),
+        )
         clean = encode_image(model, self.image).mean
         channels = input_channels(model, size) if model.config.image_channels else None
         return InversionRun(self, model, text, clean, channels)
@@ -160,9 +170,13 @@ class InversionRun(NamedTuple):
         def states_of(
             model: LatentDiffusion, x: Array, visits: Any = None, history: History = ()
         ) -> Iterator[State]:
-            cond, uncond = self.text.conditioning(slice(0, 1))
             denoise = model_denoiser(
-                model, schedule.timestep, cond, uncond, r.cfg_scale, channels=self.channels
+                model,
+                schedule.timestep,
+                self.text.conditionings(slice(0, 1)),
+                r.cfg_scale,
+                r.guidance,
+                channels=self.channels,
             )
             step = implicit(iterations)
             return sample(denoise, x, sigmas, step, visits=visits, history=history)

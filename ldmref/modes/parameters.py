@@ -9,8 +9,8 @@ of its `**parameters`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Annotated, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, TypedDict
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from ldmref.modes import validation
 from ldmref.modes.control import Control, check_controls, parse_control
 from ldmref.modes.declaration import Parameter
 from ldmref.modes.embeddings import EmbeddingParameters
+from ldmref.modes.guidance import check_guidance, parse_guidance
 from ldmref.modes.notation import (
     parse_jumps,
     parse_positions,
@@ -28,7 +29,7 @@ from ldmref.modes.notation import (
 )
 from ldmref.modes.validation import MAX_COUNT, MAX_SIDE, MAX_STEPS
 from ldmref.prompts.tokenizer import LONG_PROMPTS, PROMPT_WEIGHTS
-from ldmref.samplers import Sampler
+from ldmref.samplers import Guidance, Sampler
 from ldmref.samplers.noise import STREAMS
 
 RESIZE = ("crop", "stretch", "fill")
@@ -117,6 +118,17 @@ class PromptParameters(TypedDict, total=False):
             maximum=1000.0,
             flags=("--cfg",),
             metavar="X",
+        ),
+    ]
+    guidance: Annotated[
+        str | Guidance | Mapping[str, Any] | None,
+        Parameter(
+            "How predictions are combined: a name in ldmref.samplers.GUIDANCES, a Guidance, or "
+            '{"name": "rescale", "phi": 0.7}. None: classifier-free guidance.',
+            check=check_guidance,
+            parse=parse_guidance,
+            metavar="NAME[:KEY=VALUE,...]",
+            json={"type": ["string", "object"]},
         ),
     ]
     clip_skip: Annotated[

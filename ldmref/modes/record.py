@@ -12,6 +12,7 @@ import numpy as np
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.declaration import keys_of
+from ldmref.modes.guidance import guidance_record
 from ldmref.modes.parameters import Txt2ImgParameters
 from ldmref.modes.registry import MODES
 from ldmref.modes.request import Request
@@ -32,13 +33,18 @@ def request_params(request: Request, n: int) -> dict[str, Any]:
     prompts = list(r.prompts[:n])
     negatives = list(r.negative_prompts[:n])
     alike = len({*prompts}) == 1 == len({*negatives})
-    return params | {
-        "prompt": prompts[0] if alike else prompts,
-        "negative_prompt": negatives[0] if len({*negatives}) == 1 else negatives,
-        "sampler": r.sampler.name,
-        "seed": r.seeds[0] if n == 1 else list(r.seeds[:n]),
-        "count": n if alike else 1,
-    }
+    params.pop("guidance", None)
+    return (
+        params
+        | guidance_record(r.guidance)
+        | {
+            "prompt": prompts[0] if alike else prompts,
+            "negative_prompt": negatives[0] if len({*negatives}) == 1 else negatives,
+            "sampler": r.sampler.name,
+            "seed": r.seeds[0] if n == 1 else list(r.seeds[:n]),
+            "count": n if alike else 1,
+        }
+    )
 
 
 def run_params(

@@ -19,12 +19,13 @@ from ldmref.modes import validation
 from ldmref.modes.control import Control, fit_control
 from ldmref.modes.declaration import keys_of
 from ldmref.modes.embeddings import NAMES, resolve_embeddings
+from ldmref.modes.guidance import PLAIN, check_embeddings
 from ldmref.modes.parameters import Txt2ImgParameters
 from ldmref.modes.sizing import MAX_AREA
 from ldmref.modes.validation import MAX_SIDE
 from ldmref.prompts.class_labels import check_prompt
 from ldmref.prompts.tokenizer import PromptOptions
-from ldmref.samplers import SPACINGS, Sampler, get_sampler, make_schedule
+from ldmref.samplers import SPACINGS, Guidance, Sampler, get_sampler, make_schedule
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.schedule import (
     check_name,
@@ -56,6 +57,7 @@ class Request:
     options: PromptOptions
     clip_skip: int
     cfg_scale: float
+    guidance: Guidance
     sampler: Sampler
     schedule: str | None  # None with sigmas
     steps: int
@@ -123,6 +125,7 @@ def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Reques
     if v["cfg_scale"] is None:
         usual = (mode == "inpaint" and defaults.inpaint_cfg_scale) or defaults.cfg_scale
         v["cfg_scale"] = float(usual)
+    v["guidance"] = PLAIN if v["guidance"] is None else v["guidance"]
     if v["eta"] is None:
         v["eta"] = v["sampler"].eta
     v["control"] = tuple(fit_control(config, control) for control in v["control"])
@@ -130,6 +133,7 @@ def resolve(config: ModelConfig, mode: str, values: Mapping[str, Any]) -> Reques
     request = Request(mode=mode, values=v, **{name: v[name] for name in names})
     check_mode(config, mode)
     check_text(config, request)
+    check_embeddings(config, request.guidance, request.cfg_scale, request.embeddings)
     check_sampling(config, request)
     check_size(config, request)
     return request

@@ -14,7 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
@@ -27,6 +27,35 @@ class Denoiser(Protocol):
     """The expected clean data x0 given x = x0 + sigma * eps."""
 
     def __call__(self, x: Array, sigma: float, /) -> Array: ...
+
+
+class Guided(NamedTuple):
+    """A guided prediction of x0, and what the guidance remembers for the next step.
+
+    `uncond` is the prediction without the prompt, or None where it was not asked for.
+    """
+
+    x0: Array
+    uncond: Array | None
+    memory: History
+
+
+@runtime_checkable
+class GuidedDenoiser(Protocol):
+    """A denoiser that makes x0 of several predictions; `denoise(x, sigma)` is `guided(...).x0`."""
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a prediction depends on those of earlier steps."""
+        ...
+
+    def __call__(self, x: Array, sigma: float, /) -> Array: ...
+
+    def guided(
+        self, x: Array, sigma: float, memory: History = (), unconditional: bool = False
+    ) -> Guided:
+        """Predict x0, also without the prompt if `unconditional`."""
+        ...
 
 
 class Noise(Protocol):
@@ -101,8 +130,13 @@ def sample(
     Raises:
         UsageError: `sigmas` are not finite numbers of at least 0.
 
+    A guidance that remembers earlier steps (`GuidedDenoiser.remembers`) has its memory passed along
+    in `State.history`, and begins anew after a jump.
+
     Source: the jump, Lugmayr et al. 2022, arXiv:2201.09865, algorithm 1, in these coordinates.
     """
+    if isinstance(denoise, GuidedDenoiser) and denoise.remembers:
+        step = with_memory(step)
     return _steps(
         denoise, x, noise_levels(sigmas), step, noise or _no_noise, constrain, visits, history
     )
@@ -128,6 +162,50 @@ def _steps(
         if constrain is not None:
             x = constrain(x, sigmas[j])
         yield State(i, sigmas[j], x, x0, history)
+
+
+class _WithinStep:
+    """A guided denoiser within one step: each evaluation begins with the same memory.
+
+    `memory` is then what the first evaluation leaves, which is the one at the step's sigma.
+    """
+
+    remembers = False
+
+    def __init__(self, denoise: GuidedDenoiser, memory: History):
+        self._denoise = denoise
+        self._before = memory
+        self.memory: History | None = None
+
+    def __call__(self, x: Array, sigma: float, /) -> Array:
+        return self.guided(x, sigma).x0
+
+    def guided(
+        self, x: Array, sigma: float, memory: History = (), unconditional: bool = False
+    ) -> Guided:
+        result = self._denoise.guided(x, sigma, self._before, unconditional)
+        if self.memory is None:
+            self.memory = result.memory
+        return result
+
+
+def with_memory(step: Step) -> Step:
+    """Make `step` pass along what the guidance remembers, next to its own history.
+
+    All evaluations of a step begin with the memory of the step before, so that a method with
+    several stages sees one function of x and sigma.
+    """
+
+    def step_with_memory(
+        denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        assert isinstance(denoise, GuidedDenoiser)
+        own, memory = history or ((), ())
+        within = _WithinStep(denoise, memory)
+        x_next, x0, own = step(within, x, at, own, noise)
+        return x_next, x0, (own, memory if within.memory is None else within.memory)
+
+    return step_with_memory
 
 
 def noise_levels(sigmas: Sequence[float]) -> list[float]:

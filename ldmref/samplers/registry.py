@@ -16,6 +16,7 @@ from functools import partial
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.plugins import find_plugin, known_names, load_plugin, origin
+from ldmref.samplers.cfgpp import cfgpp
 from ldmref.samplers.churn import euler_churn, heun_churn
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
@@ -44,6 +45,7 @@ class Sampler:
         start_nfe: evaluations of the first steps, where they differ.
         draws: noises per step.
         adaptive: whether steps are divided until the error is small.
+        unconditional: whether it uses the prediction without the prompt, at any guidance scale.
         name: recorded in images; `SAMPLERS` fills it in.
     """
 
@@ -56,6 +58,7 @@ class Sampler:
     start_nfe: tuple[int, ...] = ()
     draws: int = 1
     adaptive: bool = False
+    unconditional: bool = False
     name: str = "custom"
 
     def draws_noise(self, eta: float | None) -> bool:
@@ -78,6 +81,7 @@ _DPM = "arXiv:2206.00927"
 _DPMPP = "arXiv:2211.01095"
 _UNIPC = "arXiv:2302.04867"
 _DEIS = "arXiv:2204.13902, section 3.2"
+_CFGPP = "arXiv:2406.08070"
 _RK = "Hairer et al. 1993"
 
 # fmt: off
@@ -135,6 +139,10 @@ _SAMPLERS: dict[str, Sampler] = {
     "unipc_1": Sampler(partial(unipc, 1), 2, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
     "unipc": Sampler(unipc, 3, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
     "unipc_3": Sampler(partial(unipc, 3), 3, 1, False, f"{_UNIPC}, algorithms 1 and 2"),
+    "ddim_cfgpp": Sampler(
+        cfgpp, 1, 1, False, f"{_CFGPP}, algorithm 2", eta=0.0, unconditional=True),
+    "euler_cfgpp": Sampler(
+        partial(cfgpp, eta=0.0), 1, 1, False, f"{_CFGPP}, algorithm 2", unconditional=True),
     "lcm": Sampler(lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3"),
 }
 # fmt: on
@@ -159,6 +167,10 @@ ALIASES = {  # in lower case: the names of A1111, ComfyUI and diffusers' classes
     "dpm++ 2m sde heun": "dpmpp_2m_sde_heun",
     "res_multistep_ancestral": "dpmpp_2m_sde_heun",
     "dpm++ 3m sde": "dpmpp_3m_sde",
+    "ddim_cfg++": "ddim_cfgpp",
+    "euler_cfg++": "euler_cfgpp",
+    "euler_cfg_pp": "euler_cfgpp",
+    "euler cfg++": "euler_cfgpp",
     "plms": "pndm",
     "uni_pc": "unipc",
 }

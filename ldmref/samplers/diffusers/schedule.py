@@ -30,7 +30,8 @@ CONTINUOUS = {
     "beta_sigma": beta_sigmas,
 }
 SPACINGS = (*WHOLE, *CONTINUOUS)
-DDIM = ("ddpm", "ddim", "pndm", "lcm")
+DDIM = ("ddpm", "ddim", "ddim_cfgpp", "pndm", "lcm")
+ENDS_OPTIONALLY = ("ddim", "ddim_cfgpp", "pndm", "euler", "euler_cfgpp")  # and MULTISTEP
 MULTISTEP = (
     "deis", "deis_3", "deis_3_euler", "dpm_solver_2m", "dpm_solver_3m", "dpm_solver_1_sde",
     "dpm_solver_2m_sde", "dpmpp_1", "dpmpp_1_sde", "dpmpp_2s", "dpmpp_2_singlestep",
@@ -100,7 +101,7 @@ def diffusers_sigmas(
     # DDIM and PNDM have an option of their own for the end; of the others, only the multistep
     # methods and Euler have one, and the rest end at 0
     final = config.final_alpha if family == "ddim" else config.final_sigma
-    optional = family == "multistep" or sampler in ("ddim", "pndm", "euler")
+    optional = family == "multistep" or sampler in ENDS_OPTIONALLY
     ends_above = sampler in DEIS or (final == "sigma_min" and optional)
     whole = config.timestep_spacing if spacing in CONTINUOUS else spacing
     if whole == "lcm":
