@@ -4,8 +4,8 @@ from importlib import import_module
 
 MODULES = (
     "schedules", "forward", "forward_flow", "forward_gradients", "objective", "objective_gradients",
-    "score", "score_steps", "guidance", "autoencoders", "autoencoders_latents",
-    "autoencoders_adversarial", "autoencoders_gradients", "layers", "layers_gradients", "samplers",
-    "samplers_multistep", "evaluation",
+    "score", "score_steps", "guidance", "guidance_directions", "autoencoders",
+    "autoencoders_latents", "autoencoders_adversarial", "autoencoders_gradients", "layers",
+    "layers_gradients", "samplers", "samplers_multistep", "samplers_guided", "evaluation",
 )  # fmt: skip
 CHAPTERS = tuple(import_module(f"{__name__}.{name}").chapter for name in MODULES)
