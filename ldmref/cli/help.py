@@ -22,6 +22,8 @@ HELP = {  # of the parameters
     "mask_blur": "Pixels over which the repainted part fades out beyond the white.",
     "cfg_scale": "Guidance: how closely the prompt is followed. 1 is none, 0 ignores the prompt; "
     "more than the default makes colours harsh.",
+    "guidance": "How the prompt's pull is computed: a name of ldmref guidance, with parameters if "
+    "need be, such as rescale:phi=0.5. Default: cfg.",
     "clip_skip": "Last layers of the text encoder to leave out: 0 is none.",
     "long_prompts": "Cut a prompt that is too long (truncate), or read it in parts (chunk).",
     "strict_prompt": "Refuse a prompt that would be cut.",
