@@ -1,4 +1,4 @@
-"""A guidance of your own: a frozen dataclass, checked on a mixture, then run on the embedded model.
+"""Write a guidance: a frozen dataclass, checked on a mixture, then run on the embedded model.
 
 python examples/own_guidance.py
 """
@@ -30,7 +30,7 @@ class Fading(Guidance):
 
 
 def largest_effect(sigma: float) -> float:
-    """The largest change of x0 by guidance of scale 5, on a mixture and one of its classes."""
+    """Return the largest change of x0 by guidance of scale 5, on a mixture and one class."""
     mixture = three_modes()
     one = Mixture(np.ones(1), mixture.means[:1], mixture.stds[:1])
     parts = {"uncond": mixture, "cond": one}

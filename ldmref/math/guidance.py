@@ -15,7 +15,7 @@ def classifier_free_guidance(uncond: Array, cond: Array, scale: float) -> Array:
     .. math:: \hat f = f_\varnothing + s\,(f_c - f_\varnothing)
 
     s = 0 gives the unconditional and s = 1 the conditional prediction; the paper's w is s - 1.
-    Linear, so it applies to eps, x0, v and the score alike.
+    It is linear, so it applies to eps, x0, v and the score.
 
     Args:
         uncond: prediction without the condition, (n, ...), real floating.

@@ -48,9 +48,9 @@ def perpendicular_negative_guidance(
     .. math:: \hat f = f_\varnothing + s\,(d_c - w\, d_{n\perp}), \qquad
               d_c = f_c - f_\varnothing, \quad d_n = f_n - f_\varnothing
 
-    with the part of d_n perpendicular to d_c. What the negative prompt has in common with the
-    prompt is left alone. Linear in the predictions but for the projection, which depends only on
-    directions: it gives the same for eps, x0 and v.
+    with the part of d_n perpendicular to d_c. The part that the negative prompt shares with the
+    prompt is ignored. The projection depends only on directions, so eps, x0 and v give the same
+    result.
 
     Args:
         empty: prediction with the empty prompt, (n, ...), real floating.
@@ -164,5 +164,5 @@ def adaptive_projected_guidance(
 
 
 def _sum(xp: Array, x: Array, axes: tuple[int, ...]) -> Array:
-    """The sum over an example's axes, kept as axes of length 1; x itself without such axes."""
+    """Sum over an example's axes, which are kept with length 1; without such axes return x."""
     return xp.sum(x, axis=axes, keepdims=True) if axes else x

@@ -54,7 +54,7 @@ def model_denoiser(
 
     @cache
     def joined(names: tuple[str, ...]) -> Conditioning:
-        """The conditionings of several predictions, one after the other."""
+        """Join the conditionings of several predictions, one after the other."""
         parts = [conditionings[name] for name in names]
         return with_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
 
@@ -94,7 +94,7 @@ def model_denoiser(
 
 
 def repeat(ops: Backend, x: Array, n: int) -> Array:
-    """An array of k examples repeated to n of them."""
+    """Repeat an array of k examples to n of them."""
     return x if x.shape[0] == n else ops.xp.concat([x] * (n // x.shape[0]), axis=0)
 
 
@@ -240,7 +240,7 @@ class _BatchesDenoiser:
 
 
 def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextConditioning:
-    """The text of a single prompt for several images, or that of several, at a size."""
+    """Return the text repeated for several images, at a size."""
     return replace(
         text,
         prompts=[*text.prompts] * times,
@@ -251,7 +251,7 @@ def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextC
 
 
 def check_latents(config: ModelConfig, x: Array, prompts: int) -> Array:
-    """The latents, if a model can denoise them.
+    """Check that a model can denoise the latents, and return them.
 
     Args:
         x: an array.

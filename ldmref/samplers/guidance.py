@@ -1,4 +1,4 @@
-"""Guidance: how the predictions of a network become one, as a part that can be exchanged.
+"""Guidance: the rule that combines the predictions of a network, a part that can be exchanged.
 
 A guidance is a frozen dataclass. Its fields are its parameters, declared with `ldmref.declare`:
 
@@ -45,7 +45,7 @@ PREDICTIONS = ("uncond", "cond", "empty", *PERTURBED)
 
 @dataclass(frozen=True)
 class Guidance:
-    """How predictions become one; the base of all guidances.
+    """A rule that combines predictions; the base class of all guidances.
 
     Class attributes:
 

@@ -106,10 +106,8 @@ class LimitedInterval(Guidance):
 
     name = "interval"
     source = "arXiv:2404.07724, section 3"
-    low: Annotated[float, Range(0.0, 1e6), Doc("There is no guidance at this sigma and below.")] = (
-        0.28
-    )
-    high: Annotated[float, Range(0.0, 1e6), Doc("There is no guidance above this sigma.")] = 5.42
+    low: Annotated[float, Range(0.0, 1e6), Doc("Guidance acts above this sigma.")] = 0.28
+    high: Annotated[float, Range(0.0, 1e6), Doc("Guidance acts up to this sigma.")] = 5.42
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -192,8 +192,8 @@ class _WithinStep:
 def with_memory(step: Step) -> Step:
     """Make `step` pass along what the guidance remembers, next to its own history.
 
-    All evaluations of a step begin with the memory of the step before, so that a method with
-    several stages sees one function of x and sigma.
+    All evaluations of a step begin with the memory of the step before: a method with several
+    stages sees one function of x and sigma.
     """
 
     def step_with_memory(

@@ -31,7 +31,7 @@ class TwoPredictions(NamedTuple):
 # Roundings: 5 here, 14 in the oracle, of noise up to 5.
 @chapter.identity("cfgpp", "algorithm 2 in alpha-bar", 19)
 def guided_data_and_unconditional_noise(f: Functions, rng: RandomInputs) -> Comparison:
-    """The paper's form: x_t = alpha x, x_s = alpha' x0 + sqrt(1 - alpha'^2) eps_uncond."""
+    """Compare with x_s = alpha' x0 + sqrt(1 - alpha'^2) eps_uncond, where x_t = alpha x."""
     (s, t) = decreasing_sigmas(rng, 1)
     x0, uncond, x = rng.normals(3, 3, 2)
     (a, b) = vp_scales(s)
