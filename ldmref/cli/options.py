@@ -15,7 +15,7 @@ from ldmref.cli.progress import STYLES
 from ldmref.config import read_number
 from ldmref.errors import UsageError
 from ldmref.modes.declaration import Parameter
-from ldmref.samplers import SAMPLERS, SPACINGS
+from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
 
 Option = Callable[[Callable], Callable]
 option = click.option
@@ -24,7 +24,11 @@ PATH = click.Path(readable=False)  # any text; a shell completes it as a file
 SOURCES = ("image", "mask", "segmentation")
 REPEATED = (*SOURCES, "negative_prompt")
 SECTIONS = {"model": "Model", "output": "Output"}  # of the help, each begun by an option
-NAMES = {"sampler": SAMPLERS, "schedule": SPACINGS}  # which a shell completes
+NAMES = {
+    "sampler": SAMPLERS,
+    "schedule": SPACINGS,
+    "guidance": GUIDANCES,
+}  # which a shell completes
 
 
 class FileType(click.ParamType):
