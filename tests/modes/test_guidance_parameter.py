@@ -194,3 +194,14 @@ def test_what_cannot_be_read_is_refused_with_an_example(text):
     with pytest.raises(UsageError) as caught:
         parse_guidance(text)
     assert caught.value.code == "E-GUIDANCE" and "rescale:phi=0.7" in caught.value.hint
+
+
+@pytest.mark.parametrize("model", ["tiny64", "two_encoders"])
+def test_the_empty_prompt_is_that_of_an_empty_negative_prompt(model, request):
+    """Then the negative part is zero, and what is left is classifier-free guidance."""
+    model = request.getfixturevalue(model)
+    plain = modes.txt2img(model, "a b", **SEEDED)
+    got = modes.txt2img(model, "a b", guidance="perp_neg", **SEEDED)
+    np.testing.assert_allclose(got.latents, plain.latents, rtol=0, atol=2e-3)
+    other = modes.txt2img(model, "a b", negative_prompt="c", guidance="perp_neg", **SEEDED)
+    assert np.abs(other.latents - plain.latents).max() > 1e-2
