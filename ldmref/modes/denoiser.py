@@ -20,7 +20,7 @@ from ldmref.modes import validation
 from ldmref.modes.channels import input_channels
 from ldmref.modes.control import ActiveControl, residuals_of
 from ldmref.modes.embeddings import with_embeddings
-from ldmref.modes.guidance import PLAIN, needs_empty_prompt
+from ldmref.modes.guidance import PLAIN, may_need_empty_prompt
 from ldmref.modes.registry import MODES, config_of
 from ldmref.modes.request import resolve
 from ldmref.modes.text import TextConditioning, encode_texts
@@ -166,7 +166,7 @@ def denoiser(
         (0, 0),
         request.clip_skip,
         request.options,
-        with_empty=needs_empty_prompt(request.guidance, request.cfg_scale),
+        with_empty=may_need_empty_prompt(request.guidance),
     )
     training_sigmas = sampling_sigmas(config.scheduler)
 

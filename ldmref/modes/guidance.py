@@ -53,9 +53,9 @@ def guidance_record(guidance: Guidance) -> dict[str, Any]:
     return {} if guidance == PLAIN else {"guidance": guidance.record}
 
 
-def needs_empty_prompt(guidance: Guidance, cfg_scale: float) -> bool:
-    """Return whether a guidance needs the prediction with the empty prompt."""
-    return "empty" in guidance.needs(1.0, cfg_scale)
+def may_need_empty_prompt(guidance: Guidance) -> bool:
+    """Return whether a guidance may ask for the prediction with the empty prompt."""
+    return guidance != PLAIN
 
 
 def predictions_per_call(guidance: Guidance, sampler: Sampler, cfg_scale: float) -> int:
@@ -69,7 +69,7 @@ def check_embeddings(
     config: ModelConfig, guidance: Guidance, cfg_scale: float, embeddings: Mapping[str, Any] | None
 ) -> None:
     """Refuse embeddings that are not as long as the empty prompt where a guidance needs both."""
-    if not embeddings or not needs_empty_prompt(guidance, cfg_scale):
+    if not embeddings or "empty" not in guidance.needs(1.0, cfg_scale):
         return
     length = config.text_encoder.max_position_embeddings
     for name, array in embeddings.items():

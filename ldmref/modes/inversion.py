@@ -27,7 +27,7 @@ from ldmref.modes.draw import (
     on_backend,
     run_sampler,
 )
-from ldmref.modes.guidance import guidance_record, needs_empty_prompt
+from ldmref.modes.guidance import guidance_record, may_need_empty_prompt
 from ldmref.modes.record import request_params, run_params
 from ldmref.modes.request import Request
 from ldmref.modes.result import params_of_image
@@ -117,7 +117,7 @@ class InversionPlan:
             size,
             r.clip_skip,
             r.options,
-            with_empty=needs_empty_prompt(r.guidance, r.cfg_scale),
+            with_empty=may_need_empty_prompt(r.guidance),
         )
         clean = encode_image(model, self.image).mean
         channels = input_channels(model, size) if model.config.image_channels else None

@@ -23,7 +23,7 @@ from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.cost import Cost, check_limits, cost, explain_memory
 from ldmref.modes.draw import Callback, CancelFlag, GeneratedImage, Progress, draw
 from ldmref.modes.embeddings import with_embeddings
-from ldmref.modes.guidance import needs_empty_prompt
+from ldmref.modes.guidance import may_need_empty_prompt
 from ldmref.modes.inversion import InversionPlan, InversionRun
 from ldmref.modes.record import request_params, run_params
 from ldmref.modes.registry import MODES, Mode, config_of
@@ -82,7 +82,7 @@ class Plan:
             r.clip_skip,
             r.options,
             start.interpolation,
-            needs_empty_prompt(r.guidance, r.cfg_scale),
+            may_need_empty_prompt(r.guidance),
         )
         if r.embeddings:
             text = with_embeddings(text, r.embeddings)

@@ -34,17 +34,14 @@ def request_params(request: Request, n: int) -> dict[str, Any]:
     negatives = list(r.negative_prompts[:n])
     alike = len({*prompts}) == 1 == len({*negatives})
     params.pop("guidance", None)
-    return (
-        params
-        | guidance_record(r.guidance)
-        | {
-            "prompt": prompts[0] if alike else prompts,
-            "negative_prompt": negatives[0] if len({*negatives}) == 1 else negatives,
-            "sampler": r.sampler.name,
-            "seed": r.seeds[0] if n == 1 else list(r.seeds[:n]),
-            "count": n if alike else 1,
-        }
-    )
+    params |= guidance_record(r.guidance)
+    return params | {
+        "prompt": prompts[0] if alike else prompts,
+        "negative_prompt": negatives[0] if len({*negatives}) == 1 else negatives,
+        "sampler": r.sampler.name,
+        "seed": r.seeds[0] if n == 1 else list(r.seeds[:n]),
+        "count": n if alike else 1,
+    }
 
 
 def run_params(
