@@ -29,6 +29,13 @@ def test_own_sampler(monkeypatch, capsys):
     assert "with geometric_midpoint" in capsys.readouterr().out
 
 
+def test_own_guidance(capsys):
+    example = load("own_guidance")
+    assert 0.0 < example["largest_effect"](0.01) < 0.1 * example["largest_effect"](1.0)
+    example["main"]()
+    assert "with {'name': 'fading', 'knee': 2.0}" in capsys.readouterr().out
+
+
 def test_own_backend():
     calls = load("own_backend")["main"]()
     assert calls["conv2d"] > 4 and calls["linear"] > 4

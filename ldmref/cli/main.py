@@ -19,6 +19,7 @@ from ldmref.cli import (
     doctor,
     evaluate,
     finetune,
+    guidance,
     images,
     info,
     replay,
@@ -40,7 +41,7 @@ DRAW = "txt2img"
 SECTIONS = {
     "Generate": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
              "run"),
-    "Look": ("words", "info", "models", "samplers", "backends", "config", "completion"),
+    "Look": ("words", "info", "models", "samplers", "guidance", "backends", "config", "completion"),
     "Verify": ("check", "doctor", "bench", "evaluate"),
     "Models": ("convert", "train", "finetune"),
 }  # fmt: skip
@@ -132,8 +133,8 @@ def cli(ctx: click.Context) -> None:
 
 
 MODULES = (
-    images, replay, train, finetune, convert, info, configuration, completion, check, bench,
-    doctor, evaluate, words,
+    images, replay, train, finetune, convert, info, guidance, configuration, completion, check,
+    bench, doctor, evaluate, words,
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:

@@ -14,7 +14,7 @@ from ldmref.cli.progress import STYLES
 from ldmref.config import read_number
 from ldmref.declare import Doc, Field, Flag, flag_names
 from ldmref.errors import UsageError
-from ldmref.samplers import SAMPLERS, SPACINGS
+from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS
 
 Option = Callable[[Callable], Callable]
 option = click.option
@@ -23,7 +23,11 @@ PATH = click.Path(readable=False)  # any text; shells complete it as a file
 SOURCES = ("image", "mask", "segmentation")
 REPEATED = (*SOURCES, "negative_prompt")
 SECTIONS = {"model": "Model", "output": "Output"}  # of the help, each begun by an option
-NAMES = {"sampler": SAMPLERS, "schedule": SPACINGS}  # which a shell completes
+NAMES = {
+    "sampler": SAMPLERS,
+    "schedule": SPACINGS,
+    "guidance": GUIDANCES,
+}  # which a shell completes
 
 
 class FileType(click.ParamType):

@@ -38,7 +38,7 @@ def host_denoiser(model: LatentDiffusion, conditioning: Conditioning) -> Denoise
     ops = model.backend
     table = sampling_sigmas(model.config.scheduler)
     denoise = model_denoiser(
-        model, lambda sigma, _: float(timesteps_at(table, sigma)), conditioning, conditioning, 1.0
+        model, lambda sigma, _: float(timesteps_at(table, sigma)), {"cond": conditioning}, 1.0
     )
 
     def on_host(x: Array, sigma: float) -> Array:

@@ -39,7 +39,13 @@ from ldmref.math.flow import (
 )
 from ldmref.math.forward import q_posterior, q_sample, q_step
 from ldmref.math.gaussian_bins import bits_per_dimension, discretized_gaussian_log_likelihood
-from ldmref.math.guidance import classifier_free_guidance, rescale_guidance
+from ldmref.math.guidance import (
+    classifier_free_guidance, dynamic_threshold, magnitude_quantile, rescale_guidance,
+)
+from ldmref.math.guidance_directions import (
+    adaptive_projected_guidance, parallel_part, perpendicular_negative_guidance,
+    perturbed_attention_guidance,
+)
 from ldmref.math.interpolation import lerp, slerp
 from ldmref.math.layers import (
     group_norm, layer_norm, low_rank_update, pad_bottom_right, upsample_nearest,
@@ -89,36 +95,38 @@ from ldmref.math.variational import (
 # isort: on
 
 __all__ = [
-    "VESDE", "VPSDE", "LinearSDE", "SubVPSDE", "adaptive_weight", "align_your_steps_timesteps",
-    "alpha_bar_from_flow_time", "alpha_bar_from_log_snr", "alpha_bar_from_sigma", "alphas_cumprod",
-    "ancestral_step", "attention_map", "autoencoder_loss", "bernoulli_log_likelihood",
-    "beta_sigmas", "beta_timesteps", "bits_per_dimension", "bound_term", "classifier_free_guidance",
-    "classifier_guidance", "classifier_guidance_eps", "classifier_guidance_mean", "code_perplexity",
-    "codebook_loss", "codebook_moving_average", "commitment_loss", "conditional_scores",
-    "cosine_betas", "ddpm_sample", "ddpm_step", "denoised_from_score", "denoising_kl",
-    "denoising_loss", "directional_derivative", "discretized_gaussian_log_likelihood",
-    "edm_denoise", "edm_loss_weight", "edm_preconditioning", "edm_target", "elbo", "elbo_estimate",
-    "elbo_weight", "eps_from_score", "eps_from_v", "eps_from_velocity", "eps_from_x0", "eps_weight",
-    "erfc", "euler_maruyama", "exact_divergence", "exponential_sigmas", "feature_distance",
-    "flow_log_likelihood", "flow_sample", "flow_time_from_alpha_bar", "flow_time_from_sigma",
-    "flow_velocity", "frechet_distance", "gaussian_corruption", "gaussian_log_likelihood", "geglu",
-    "gelu", "gelu_tanh", "group_norm", "hinge_discriminator_loss", "hinge_generator_loss",
+    "VESDE", "VPSDE", "LinearSDE", "SubVPSDE", "adaptive_projected_guidance", "adaptive_weight",
+    "align_your_steps_timesteps", "alpha_bar_from_flow_time", "alpha_bar_from_log_snr",
+    "alpha_bar_from_sigma", "alphas_cumprod", "ancestral_step", "attention_map", "autoencoder_loss",
+    "bernoulli_log_likelihood", "beta_sigmas", "beta_timesteps", "bits_per_dimension", "bound_term",
+    "classifier_free_guidance", "classifier_guidance", "classifier_guidance_eps",
+    "classifier_guidance_mean", "code_perplexity", "codebook_loss", "codebook_moving_average",
+    "commitment_loss", "conditional_scores", "cosine_betas", "ddpm_sample", "ddpm_step",
+    "denoised_from_score", "denoising_kl", "denoising_loss", "directional_derivative",
+    "discretized_gaussian_log_likelihood", "dynamic_threshold", "edm_denoise", "edm_loss_weight",
+    "edm_preconditioning", "edm_target", "elbo", "elbo_estimate", "elbo_weight", "eps_from_score",
+    "eps_from_v", "eps_from_velocity", "eps_from_x0", "eps_weight", "erfc", "euler_maruyama",
+    "exact_divergence", "exponential_sigmas", "feature_distance", "flow_log_likelihood",
+    "flow_sample", "flow_time_from_alpha_bar", "flow_time_from_sigma", "flow_velocity",
+    "frechet_distance", "gaussian_corruption", "gaussian_log_likelihood", "geglu", "gelu",
+    "gelu_tanh", "group_norm", "hinge_discriminator_loss", "hinge_generator_loss",
     "hutchinson_divergence", "hutchinson_variance", "hybrid_loss", "implicit_classifier",
     "integrate_rk4", "iwae_bound", "karras_sigmas", "kernel_distance", "kl_bernoulli", "kl_normal",
     "kl_optimal_sigmas", "kl_sparsity", "kl_standard_normal", "l1_sparsity", "langevin_step",
     "langevin_step_size", "layer_norm", "learned_range_logvar", "lerp", "linear_betas",
     "log_discriminator_loss", "log_generator_loss", "log_importance_weight", "log_linear_sigmas",
-    "log_ndtr", "log_snr", "low_rank_update", "masking_corruption", "min_snr_weight",
-    "nearest_code", "normal_entropy", "normal_log_density", "pad_bottom_right", "pca_project",
-    "pca_reconstruct", "posterior_logvar_clipped", "posterior_variance", "predictor_corrector",
-    "principal_angles", "principal_components", "prior_kl", "probability_flow", "psnr",
-    "q_posterior", "q_sample", "q_step", "quick_gelu", "reparameterize", "replace_known",
-    "rescale_guidance", "rescale_zero_terminal_snr", "reverse_diffusion_step", "reverse_sde",
-    "scaled_dot_product_attention", "scaled_linear_betas", "score_from_denoised", "score_from_eps",
-    "score_from_x0", "sde_score", "shift_flow_time", "sigma_flow", "sigma_from_alpha_bar",
-    "sigma_from_flow_time", "sigmoid", "sigmoid_betas", "silu", "simple_loss", "slerp", "snr",
-    "softmax", "squared_error", "stop_gradient", "straight_through", "structural_similarity",
-    "subspace_distance", "timestep_embedding", "training_loss", "training_pair", "upsample_nearest",
-    "v_from_x0_eps", "variational_bound", "vq_loss", "word_map", "x0_from_eps", "x0_from_score",
-    "x0_from_v", "x0_from_velocity",
+    "log_ndtr", "log_snr", "low_rank_update", "magnitude_quantile", "masking_corruption",
+    "min_snr_weight", "nearest_code", "normal_entropy", "normal_log_density", "pad_bottom_right",
+    "parallel_part", "pca_project", "pca_reconstruct", "perpendicular_negative_guidance",
+    "perturbed_attention_guidance", "posterior_logvar_clipped", "posterior_variance",
+    "predictor_corrector", "principal_angles", "principal_components", "prior_kl",
+    "probability_flow", "psnr", "q_posterior", "q_sample", "q_step", "quick_gelu", "reparameterize",
+    "replace_known", "rescale_guidance", "rescale_zero_terminal_snr", "reverse_diffusion_step",
+    "reverse_sde", "scaled_dot_product_attention", "scaled_linear_betas", "score_from_denoised",
+    "score_from_eps", "score_from_x0", "sde_score", "shift_flow_time", "sigma_flow",
+    "sigma_from_alpha_bar", "sigma_from_flow_time", "sigmoid", "sigmoid_betas", "silu",
+    "simple_loss", "slerp", "snr", "softmax", "squared_error", "stop_gradient", "straight_through",
+    "structural_similarity", "subspace_distance", "timestep_embedding", "training_loss",
+    "training_pair", "upsample_nearest", "v_from_x0_eps", "variational_bound", "vq_loss",
+    "word_map", "x0_from_eps", "x0_from_score", "x0_from_v", "x0_from_velocity",
 ]

@@ -183,6 +183,14 @@ def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_h
     return linear(ops, p.to_out["0"], merge_heads(ops, ops.attention(q, k, v)))
 
 
+def identity_attention(ops: Backend, p: Params, x: Array) -> Array:
+    """Self-attention of x: (n, l, d) whose map is the identity: every token attends to itself.
+
+    Source: Ahn et al. 2024, arXiv:2403.17377, section 4.2.
+    """
+    return linear(ops, p.to_out["0"], linear(ops, p.to_v, x))
+
+
 def self_attention(
     ops: Backend, p: Params, x: Array, num_heads: int, causal: bool = False
 ) -> Array:
@@ -193,13 +201,25 @@ def self_attention(
 
 
 def attention_block(
-    ops: Backend, p: Params, x: Array, num_heads: int, groups: int, eps: float
+    ops: Backend,
+    p: Params,
+    x: Array,
+    num_heads: int,
+    groups: int,
+    eps: float,
+    identity: bool = False,
 ) -> Array:
-    """Residual self-attention over the h*w pixels as tokens; x: (n, c, h, w) -> the same."""
+    """Residual self-attention over the h*w pixels as tokens; x: (n, c, h, w) -> the same.
+
+    `identity`: with `identity_attention`.
+    """
     n, c, h, w = x.shape
     tokens = group_norm(ops, p.group_norm, x, groups, eps)
     tokens = ops.xp.permute_dims(ops.xp.reshape(tokens, (n, c, h * w)), (0, 2, 1))
-    tokens = attention(ops, p, tokens, tokens, num_heads)
+    if identity:
+        tokens = identity_attention(ops, p, tokens)
+    else:
+        tokens = attention(ops, p, tokens, tokens, num_heads)
     return x + ops.xp.reshape(ops.xp.permute_dims(tokens, (0, 2, 1)), (n, c, h, w))
 
 
@@ -209,19 +229,39 @@ def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
 
 
 def transformer_block(
-    ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    context: Array | Context,
+    num_heads: int,
+    identity: bool = False,
 ) -> Array:
-    """Self-attention, cross-attention, feed-forward, pre-norm with residuals; x: (n, l, d)."""
+    """Self-attention, cross-attention, feed-forward, pre-norm with residuals; x: (n, l, d).
+
+    `identity`: the self-attention is `identity_attention`.
+    """
     h = layer_norm(ops, p.norm1, x)
-    x = x + attention(ops, p.attn1, h, h, num_heads)
+    if identity:
+        x = x + identity_attention(ops, p.attn1, h)
+    else:
+        x = x + attention(ops, p.attn1, h, h, num_heads)
     x = x + attention(ops, p.attn2, layer_norm(ops, p.norm2, x), context, num_heads)
     return x + feed_forward(ops, p.ff, layer_norm(ops, p.norm3, x))
 
 
 def spatial_transformer(
-    ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int, groups: int
+    ops: Backend,
+    p: Params,
+    x: Array,
+    context: Array | Context,
+    num_heads: int,
+    groups: int,
+    identity: bool = False,
 ) -> Array:
-    """Transformer blocks over the h*w pixels as tokens; x: (n, c, h, w) -> the same."""
+    """Transformer blocks over the h*w pixels as tokens; x: (n, c, h, w) -> the same.
+
+    `identity`: the self-attention is `identity_attention`.
+    """
     n, c, h, w = x.shape
     xp = ops.xp
     as_linear = p.proj_in.weight.ndim == 2
@@ -232,7 +272,7 @@ def spatial_transformer(
     if as_linear:
         y = linear(ops, p.proj_in, y)
     for block in p.transformer_blocks.items_in_order():
-        y = transformer_block(ops, block, y, context, num_heads)
+        y = transformer_block(ops, block, y, context, num_heads, identity)
     if as_linear:
         y = linear(ops, p.proj_out, y)
     y = xp.reshape(xp.permute_dims(y, (0, 2, 1)), (n, c, h, w))

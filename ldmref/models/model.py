@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -278,13 +279,16 @@ class LatentDiffusion:
         t: Array,
         context: Array | Conditioning | None = None,
         control: Residuals | None = None,
+        identity_attention: Sequence[str] = (),
     ) -> Array:
         """The prediction of eps, v or x0; latents (n, c, h, w), t (n,), context (n, l, d).
 
         SDXL needs a `Conditioning` in place of the bare hidden states. `control` is the output of
-        ControlNets (`ldmref.models.controlnet`).
+        ControlNets (`ldmref.models.controlnet`). `identity_attention` names parts of the network
+        ("down", "mid", "up") whose self-attention maps are replaced by the identity.
         """
-        return self.unet_output(latents, t, context, control)[:, : self.config.vae.latent_channels]
+        output = self.unet_output(latents, t, context, control, identity_attention)
+        return output[:, : self.config.vae.latent_channels]
 
     def unet_output(
         self,
@@ -292,6 +296,7 @@ class LatentDiffusion:
         t: Array,
         context: Array | Conditioning | None = None,
         control: Residuals | None = None,
+        identity_attention: Sequence[str] = (),
     ) -> Array:
         """All channels: the prediction and, with "learned_range", v of `learned_range_logvar`."""
         latents = self.backend.own("latents", latents)
@@ -299,6 +304,9 @@ class LatentDiffusion:
         conditioning = own_conditioning(self.backend, context)
         with self.backend.inference():
             network = self._network(unet, "unet")
+            if identity_attention:  # not an array: a compiled network does not take it
+                params = self._params("unet")
+                network = partial(unet, self.backend, params, identity_attention=identity_attention)
             config = self.config.unet
             control = own_residuals(self.backend, control)
             return network(config, latents, t, *conditioning, control=control)

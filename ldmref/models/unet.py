@@ -5,6 +5,7 @@ Rombach et al. 2022, arXiv:2112.10752, section 3.3 and appendix E; parameter nam
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from ldmref.backends.base import Backend
@@ -110,6 +111,7 @@ def unet(
     pooled: Array | None = None,
     sizes: Array | None = None,
     control: Residuals | None = None,
+    identity_attention: Sequence[str] = (),
 ) -> Array:
     """Predict eps, v or x0, depending on how the model was trained.
 
@@ -120,11 +122,14 @@ def unet(
     With `addition_embed_type` "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
     original height and width, the crop's top and left, the target height and width.
     control: from `ldmref.models.controlnet`.
+    identity_attention: parts of the network, of "down", "mid" and "up", whose self-attention maps
+    are replaced by the identity (perturbed-attention guidance).
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
     emb = embedding(ops, p, config, x, t, context, pooled, sizes)
-    x, skips = encoder_half(ops, p, config, nn.conv2d(ops, p.conv_in, x), emb, context)
+    x = nn.conv2d(ops, p.conv_in, x)
+    x, skips = encoder_half(ops, p, config, x, emb, context, identity_attention)
     if control is not None:
         skips = [skip + more for skip, more in zip(skips, control.down, strict=True)]
         x = x + control.mid
@@ -132,7 +137,7 @@ def unet(
     for i, block in enumerate(p.up_blocks.items_in_order(), 1):
         for j in range(len(block.resnets)):
             x = ops.xp.concat([x, skips.pop()], axis=1)
-            x = _layer(ops, block, j, config, -i, x, emb, context)
+            x = _layer(ops, block, j, config, -i, x, emb, context, "up" in identity_attention)
         if "upsamplers" in block:
             x = _upsample(ops, block.upsamplers["0"], config, x, emb, skips[-1].shape[2:])
 
@@ -176,6 +181,7 @@ def encoder_half(
     x: Array,
     emb: Array,
     context: Array | Context | None,
+    identity_attention: Sequence[str] = (),
 ) -> tuple[Array, list[Array]]:
     """Down blocks and mid block; x: the output of `conv_in` -> their output, and the skips."""
     groups = config.norm_num_groups
@@ -183,13 +189,14 @@ def encoder_half(
     skips = [x]
     for level, block in enumerate(p.down_blocks.items_in_order()):
         for i in range(len(block.resnets)):
-            x = _layer(ops, block, i, config, level, x, emb, context)
+            x = _layer(ops, block, i, config, level, x, emb, context, "down" in identity_attention)
             skips.append(x)
         if "downsamplers" in block:
             x = _downsample(ops, block.downsamplers["0"], config, x, emb)
             skips.append(x)
     x = nn.resnet_block(ops, p.mid_block.resnets["0"], x, emb, groups, eps)
-    x = _attend(ops, p.mid_block.attentions["0"], config, -1, x, context)
+    identity = "mid" in identity_attention
+    x = _attend(ops, p.mid_block.attentions["0"], config, -1, x, context, identity)
     return nn.resnet_block(ops, p.mid_block.resnets["1"], x, emb, groups, eps), skips
 
 
@@ -202,12 +209,13 @@ def _layer(
     x: Array,
     emb: Array,
     context: Array | Context | None,
+    identity: bool = False,
 ) -> Array:
     """Residual block i of a down or up block, and its attention if present."""
     groups = config.norm_num_groups
     x = nn.resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
     if "attentions" in block:
-        x = _attend(ops, block.attentions[str(i)], config, level, x, context)
+        x = _attend(ops, block.attentions[str(i)], config, level, x, context, identity)
     return x
 
 
@@ -218,13 +226,14 @@ def _attend(
     level: int,
     x: Array,
     context: Array | Context | None,
+    identity: bool = False,
 ) -> Array:
     """A spatial transformer or, in U-Nets without cross-attention, a self-attention block."""
     heads = config.num_heads[level]
     groups = config.norm_num_groups
     if context is None or config.attention == "self":
-        return nn.attention_block(ops, p, x, heads, groups, config.norm_eps)
-    return nn.spatial_transformer(ops, p, x, context, heads, groups)
+        return nn.attention_block(ops, p, x, heads, groups, config.norm_eps, identity)
+    return nn.spatial_transformer(ops, p, x, context, heads, groups, identity)
 
 
 def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:

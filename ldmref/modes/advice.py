@@ -9,6 +9,7 @@ from ldmref.modes.job import Job
 
 COMPOSED_OF_EMOJI = ("emoji-128",)  # names of models that know nothing else
 USUAL_CFG_SCALE = 50.0
+USUAL_CFGPP_SCALE = 2.0
 
 
 def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
@@ -17,6 +18,11 @@ def advise(config: ModelConfig, job: Job, ops: Backend) -> list[str]:
     width, height = job.size
     if abs(job.cfg_scale) > USUAL_CFG_SCALE:
         lines.append(f"cfg_scale {job.cfg_scale:g} is far from the usual range of 1 to 20")
+    elif job.sampler.unconditional and abs(job.cfg_scale) > USUAL_CFGPP_SCALE:
+        lines.append(
+            f"cfg_scale {job.cfg_scale:g} is far from the usual range of 0 to 1 of CFG++ "
+            f"({job.sampler.name})"
+        )
     if job.strength == 0.0:
         lines.append("strength 0 returns the image: nothing is generated")
     elif not config.defaults.is_near(width, height):

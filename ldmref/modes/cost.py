@@ -10,6 +10,7 @@ from typing import TypeVar
 from ldmref.errors import LdmrefError, ResourceError
 from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
 from ldmref.models.model import LatentDiffusion, model_spec
+from ldmref.modes.guidance import predictions_per_call
 from ldmref.modes.job import Job
 from ldmref.samplers import Sampler, repaint_visits
 
@@ -21,8 +22,9 @@ class Cost:
     """An estimate of what a request takes.
 
     Args:
-        evaluations: Evaluations of the U-Net, summed over the images; with guidance, two per step
-            and stage. A sampler that divides its steps takes more.
+        evaluations: Evaluations of the U-Net, summed over the images: per step and stage as many as
+            the guidance needs (two with classifier-free guidance). A sampler that divides its
+            steps takes more.
         flops: Floating-point operations of U-Net and decoder, for all images.
         memory: Peak memory in bytes, with all networks in memory.
         seconds: A lower bound: `flops` at the speed of a large convolution on the model's backend.
@@ -47,8 +49,8 @@ def estimate_cost(model: LatentDiffusion, job: Job, calls: int | None = None) ->
     images = len(job.seeds)
     if calls is None:
         calls = count_calls(job.sampler, plan_visits(job))
-    guided = 1 if job.cfg_scale in (0.0, 1.0) else 2
-    evaluations = calls * guided * images
+    per_call = predictions_per_call(job.guidance, job.sampler, job.cfg_scale)
+    evaluations = calls * per_call * images
     flops = evaluations * unet_flops(spec, model.config, job.width, job.height)
     flops += images * decoder_flops(spec, model.config, job.width, job.height)
     memory = model.memory(*job.size, min(job.batch_size, images), job.tile).together

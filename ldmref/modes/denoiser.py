@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -20,59 +20,94 @@ from ldmref.modes import validation
 from ldmref.modes.channels import make_input_channels
 from ldmref.modes.control import ActiveControl, sum_residuals
 from ldmref.modes.embeddings import apply_embeddings
+from ldmref.modes.guidance import PLAIN, may_need_empty_prompt
 from ldmref.modes.registry import read_request, require_config
 from ldmref.modes.resolve import resolve
 from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.samplers import guided_denoiser
-from ldmref.samplers.loop import Denoiser, Interval, IntervalDenoiser
+from ldmref.samplers import (
+    Guidance,
+    Guided,
+    GuidedDenoiser,
+    History,
+    Interval,
+    guided_denoiser,
+)
+from ldmref.samplers.guidance import PERTURBED
 from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
 
 
 def model_denoiser(
     model: LatentDiffusion,
     timestep: Callable[[float, Interval | None], float],
-    cond: Conditioning,
-    uncond: Conditioning,
+    conditionings: Mapping[str, Conditioning],
     cfg_scale: float,
+    guidance: Guidance = PLAIN,
     controls: Sequence[ActiveControl] = (),
     channels: Array | None = None,
-) -> IntervalDenoiser:
+) -> GuidedDenoiser:
     """Return the denoiser of a batch.
 
     Args:
         model: The model.
         timestep: Maps sigma and the interval of the step to the training timestep.
-        cond, uncond: The conditioning, with as many rows as x.
+        conditionings: By the name of the prediction: `uncond`, `cond`, and `empty` if the guidance
+            needs it; of as many images as x has.
         cfg_scale: The guidance scale.
+        guidance: How the predictions become one.
         controls: ControlNets, which read only the latents.
         channels: Further input channels of the U-Net, (n or 1, k, h, w).
     """
     ops: Backend = model.backend
 
-    def network(
-        xt: Array, sigma: float, conditioning: Conditioning, interval: Interval | None
+    @cache
+    def joined(names: tuple[str, ...]) -> Conditioning:
+        """Join the conditionings of several predictions, one after the other."""
+        parts = [conditionings[name] for name in names]
+        return with_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
+
+    def predict(
+        xt: Array,
+        sigma: float,
+        interval: Interval | None,
+        names: tuple[str, ...],
+        identity: Sequence[str] = (),
     ) -> Array:
+        """Predict for the conditionings of these names, one after the other in one batch."""
+        xt = repeat(ops, xt, xt.shape[0] * len(names))
         n = xt.shape[0]
         t = ops.asarray(np.full(n, timestep(sigma, interval)), ops.state_dtype)
         x = ops.cast(xt, ops.dtype)
+        conditioning = joined(names)
         acting = [control for control in controls if control.acts_at(sigma)]
-        control = {"control": sum_residuals(acting, x, t, conditioning)} if acting else {}
+        more: dict[str, Any] = {}
+        if acting:
+            more["control"] = sum_residuals(acting, x, t, conditioning)
+        if identity:
+            more["identity_attention"] = identity
         if channels is not None:
             x = ops.xp.concat([x, repeat(ops, channels, n)], axis=1)
-        return ops.cast(model.unet(x, t, conditioning, **control), ops.state_dtype)
+        return ops.cast(model.unet(x, t, conditioning, **more), ops.state_dtype)
 
-    def concat(parts: list[Any]) -> Any:
-        joins = isinstance(parts[0], Conditioning)
-        return join(ops, parts) if joins else ops.xp.concat(parts, axis=0)
+    def network(
+        xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None
+    ) -> list[Array]:
+        n = xt.shape[0]
+        plain = tuple(name for name in names if name not in PERTURBED)
+        predictions = {}
+        if plain:
+            together = predict(xt, sigma, interval, plain)
+            for i, name in enumerate(plain):
+                predictions[name] = together[i * n : i * n + n]
+        for name in names:
+            if name in PERTURBED:
+                predictions[name] = predict(xt, sigma, interval, ("cond",), PERTURBED[name])
+        return [predictions[name] for name in names]
 
-    cond = with_cache(ops, cond)
-    uncond = with_cache(ops, uncond)
-    prediction_type = model.config.scheduler.prediction_type
-    return guided_denoiser(network, prediction_type, cond, uncond, cfg_scale, concat)
+    return guided_denoiser(network, model.config.scheduler.prediction_type, guidance, cfg_scale)
 
 
 def repeat(ops: Backend, x: Array, n: int) -> Array:
-    """Return an array of k examples repeated to n of them."""
+    """Repeat an array of k examples to n of them."""
     return x if x.shape[0] == n else ops.xp.concat([x] * (n // x.shape[0]), axis=0)
 
 
@@ -82,6 +117,7 @@ def denoiser(
     negative_prompt: str | Sequence[str] = "",
     cfg_scale: float | None = None,
     *,
+    guidance: str | Mapping[str, Any] | Guidance | None = None,
     clip_skip: int | None = None,
     long_prompts: str = "truncate",
     prompt_weights: str = "none",
@@ -90,7 +126,7 @@ def denoiser(
     pooled_prompt_embeds: Array | None = None,
     negative_pooled_prompt_embeds: Array | None = None,
     grad: bool = False,
-) -> Denoiser:
+) -> GuidedDenoiser:
     """Return the model as `denoise(x, sigma) -> x0`, for `samplers.sample` and your own samplers.
 
     x = x0 + sigma eps and x0 are latents (n, c, h, w), arrays of the model's backend (x may also be
@@ -101,6 +137,9 @@ def denoiser(
         model: From `ldmref.load` or `ldmref.random_model`.
         prompt, negative_prompt: One text for all n images, or a list with an entry per image.
         cfg_scale: Guidance scale; None: the model's setting.
+        guidance: The rule that combines the predictions, as in `modes.txt2img`. A guidance with
+            momentum (`apg`) remembers earlier steps within `samplers.sample`; `denoise(x, sigma)`
+            starts without memory.
         clip_skip, long_prompts, prompt_weights, prompt_embeds, negative_prompt_embeds,
             pooled_prompt_embeds, negative_pooled_prompt_embeds: As in `modes.txt2img`.
         grad: Let gradients flow from x0 to x, on a backend that differentiates (torch); the
@@ -119,6 +158,7 @@ def denoiser(
         "prompt": prompt,
         "negative_prompt": negative_prompt,
         "cfg_scale": cfg_scale,
+        "guidance": guidance,
         "clip_skip": clip_skip,
         "long_prompts": long_prompts,
         "prompt_weights": prompt_weights,
@@ -133,12 +173,18 @@ def denoiser(
     ops = model.backend
     prompts = len(job.prompts)
     text = encode_texts(
-        model, job.prompts, job.negative_prompts, (0, 0), job.clip_skip, job.prompt_options
+        model,
+        job.prompts,
+        job.negative_prompts,
+        (0, 0),
+        job.clip_skip,
+        job.prompt_options,
+        with_empty=may_need_empty_prompt(job.guidance),
     )
     training_sigmas = sampling_sigmas(config.scheduler)
 
     @cache
-    def for_shape(n: int, h: int, w: int) -> list[tuple[slice, Denoiser]]:
+    def for_shape(n: int, h: int, w: int) -> list[tuple[slice, GuidedDenoiser]]:
         times = n // prompts
         size = (w * config.vae.factor, h * config.vae.factor)
         batch = repeated(text, times, size)
@@ -152,27 +198,67 @@ def denoiser(
                 model_denoiser(
                     model,
                     lambda sigma, _: float(timesteps_at(training_sigmas, sigma)),
-                    *batch.conditioning(part),
+                    batch.conditionings(part),
                     job.cfg_scale,
+                    job.guidance,
                     channels=channels,
                 ),
             )
             for part in batch.batches(n)
         ]
 
-    def denoise(x: Array, sigma: float) -> Array:
+    def checked(x: Array, sigma: float) -> tuple[Array, float]:
         sigma = validation.check_noise_level("sigma", sigma)
-        x = check_latents(config, ops.own("x", x, ops.state_dtype), prompts)
-        with ops.inference():
-            n, _, h, w = x.shape
-            parts = [part(x[rows], sigma) for rows, part in for_shape(n, h, w)]
-            return parts[0] if len(parts) == 1 else ops.xp.concat(parts, axis=0)
+        return check_latents(config, ops.own("x", x, ops.state_dtype), prompts), sigma
 
-    return denoise
+    return _BatchesDenoiser(ops, checked, for_shape, job.guidance.remembers)
+
+
+class _BatchesDenoiser:
+    """The denoisers of several batches as one, for checked latents."""
+
+    def __init__(
+        self,
+        ops: Backend,
+        checked: Callable[[Array, float], tuple[Array, float]],
+        for_shape: Callable[[int, int, int], Sequence[tuple[slice, GuidedDenoiser]]],
+        remembers: bool,
+    ):
+        self._ops = ops
+        self._checked = checked
+        self._for_shape = for_shape
+        self.remembers = remembers
+
+    def __call__(self, x: Array, sigma: float, /) -> Array:
+        return self.guided(x, sigma).x0
+
+    def guided(
+        self,
+        x: Array,
+        sigma: float,
+        memory: History = (),
+        unconditional: bool = False,
+        interval: Interval | None = None,
+    ) -> Guided:
+        x, sigma = self._checked(x, sigma)
+        n, _, h, w = x.shape
+        with self._ops.inference():
+            parts = self._for_shape(n, h, w)
+            memories = memory or ((),) * len(parts)
+            results = [
+                denoise.guided(x[rows], sigma, part_memory, unconditional, interval)
+                for (rows, denoise), part_memory in zip(parts, memories, strict=True)
+            ]
+            x0 = self._joined([result.x0 for result in results])
+            uncond = self._joined([r.uncond for r in results]) if unconditional else None
+        return Guided(x0, uncond, tuple(result.memory for result in results))
+
+    def _joined(self, parts: Sequence[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else self._ops.xp.concat(parts, axis=0)
 
 
 def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextConditioning:
-    """Return the text of one or several prompts, repeated for several images at a size."""
+    """Return the text repeated for several images, at a size."""
     return replace(
         text,
         prompts=[*text.prompts] * times,
@@ -183,7 +269,7 @@ def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextC
 
 
 def check_latents(config: ModelConfig, x: Array, prompts: int) -> Array:
-    """Return the latents if a model can denoise them.
+    """Check that a model can denoise the latents, and return them.
 
     Args:
         config: The model's configuration.

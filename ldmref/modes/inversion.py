@@ -27,6 +27,7 @@ from ldmref.modes.generate import (
     on_backend,
     run_sampler,
 )
+from ldmref.modes.guidance import guidance_record, may_need_empty_prompt
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Invert
@@ -100,7 +101,8 @@ class InversionPlan:
     def settings(self) -> dict[str, Any]:
         """The arguments with which `txt2img` generates the image from its noise."""
         values = {name: getattr(self.job, name) for name in SETTINGS}
-        return copy.deepcopy(values) | {"sampler": "ddim", "eta": 0.0}
+        more = guidance_record(self.job.guidance)
+        return copy.deepcopy(values) | more | {"sampler": "ddim", "eta": 0.0}
 
     @property
     def calls(self) -> int:
@@ -126,6 +128,7 @@ class InversionPlan:
             job.size,
             job.clip_skip,
             job.prompt_options,
+            with_empty=may_need_empty_prompt(job.guidance),
         )
         clean = encode_image(model, self.image).mean
         channels = make_input_channels(model, job.size) if model.config.image_channels else None
@@ -189,9 +192,13 @@ class InversionRun:
         def sample_states(
             model: LatentDiffusion, x: Array, visits: Any = None, history: History = ()
         ) -> Iterator[State]:
-            cond, uncond = self.text.conditioning(slice(0, 1))
             denoise = model_denoiser(
-                model, timestep, cond, uncond, job.cfg_scale, channels=self.channels
+                model,
+                timestep,
+                self.text.conditionings(slice(0, 1)),
+                job.cfg_scale,
+                job.guidance,
+                channels=self.channels,
             )
             step = implicit(iterations)
             return sample(denoise, x, sigmas, step, visits=visits, history=history)

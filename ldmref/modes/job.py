@@ -13,7 +13,7 @@ from ldmref.errors import short_repr
 from ldmref.modes.control import Control
 from ldmref.modes.requests import Request, Txt2Img
 from ldmref.prompts.tokenizer import PromptOptions
-from ldmref.samplers import Sampler
+from ldmref.samplers import Guidance, Sampler
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -38,6 +38,7 @@ class Job(Txt2Img):
     negative_prompts: tuple[str, ...]
     seeds: tuple[int, ...]
     cfg_scale: float = field()
+    guidance: Guidance = field()
     sampler: Sampler = field()
     steps: int = field()
     width: int = field()

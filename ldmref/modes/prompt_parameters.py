@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
 from ldmref.declare import Check, Doc, Flag, Range
 from ldmref.modes import validation
+from ldmref.modes.guidance import check_guidance, parse_guidance
 from ldmref.modes.notation import read_noise
 from ldmref.modes.parameters import ARRAY, TEXTS, Unrecorded
+from ldmref.samplers import Guidance
 
 
 @dataclass(frozen=True, kw_only=True, eq=False, repr=False)
@@ -42,6 +44,21 @@ class GuidanceParameters:
         Doc(
             "Guidance scale s in u + s (c - u): 1 disables it, 0 ignores the prompt.",
             "the model's setting, or 1 for invert",
+        ),
+    ] = None
+    guidance: Annotated[
+        str | Guidance | Mapping[str, Any] | None,
+        Check(check_guidance, {"type": ["string", "object"]}),
+        Flag(
+            metavar="NAME[:KEY=VALUE,...]",
+            parse=parse_guidance,
+            help="The rule that makes the image follow the prompt: a name listed by ldmref "
+            "guidance, with its parameters if needed, such as rescale:phi=0.5.",
+        ),
+        Doc(
+            "The rule that combines the predictions: a name in `ldmref.samplers.GUIDANCES`, a "
+            '`Guidance`, or {"name": "rescale", "phi": 0.7}.',
+            "classifier-free guidance",
         ),
     ] = None
 

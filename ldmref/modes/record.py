@@ -20,6 +20,7 @@ from ldmref.declare import fields_of
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
+from ldmref.modes.guidance import guidance_record
 from ldmref.modes.job import Job
 from ldmref.modes.parameters import Unrecorded
 from ldmref.modes.registry import MODES
@@ -59,6 +60,8 @@ def record_job(job: Job, request: Request, more: Mapping[str, Any], n: int) -> d
         value = getattr(job, name) if hasattr(job, name) else getattr(request, name)
         if field.get(Unrecorded) is None:
             params[name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)
+    params.pop("guidance", None)
+    params |= guidance_record(job.guidance)
     prompts = list(job.prompts[:n])
     negatives = list(job.negative_prompts[:n])
     same = len({*prompts}) == 1 == len({*negatives})

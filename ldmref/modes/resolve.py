@@ -17,6 +17,7 @@ from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
 from ldmref.modes.control import fit_control
 from ldmref.modes.embeddings import has_embeddings, resolve_embeddings
+from ldmref.modes.guidance import PLAIN, check_embeddings
 from ldmref.modes.job import Job, share_with_txt2img
 from ldmref.modes.requests import Request
 from ldmref.modes.sizing import MAX_AREA
@@ -88,6 +89,7 @@ def resolve(
         "eta": sampler.eta if asked.eta is None else asked.eta,
         "width": asked.width or defaults.width,
         "height": asked.height or defaults.height,
+        "guidance": asked.guidance or PLAIN,
         "clip_skip": asked.clip_skip or 0,
         "control": tuple(fit_control(config, control) for control in asked.control),
         "strength": strength,
@@ -97,6 +99,7 @@ def resolve(
     job = Job(**vars(asked) | resolved)
     check_mode(config, mode)
     check_text(config, job)
+    check_embeddings(config, job.guidance, job.cfg_scale, job.embeddings)
     check_sampling(config, job)
     check_size(config, job)
     return job

@@ -29,6 +29,7 @@ from ldmref.modes.generate import (
     on_backend,
     run_sampler,
 )
+from ldmref.modes.guidance import may_need_empty_prompt
 from ldmref.modes.initial import InitialState, sample_initial
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
@@ -90,6 +91,7 @@ class Plan:
             job.clip_skip,
             job.prompt_options,
             initial.interpolation,
+            may_need_empty_prompt(job.guidance),
         )
         if job.embeddings:
             text = apply_embeddings(text, job.embeddings)
@@ -201,9 +203,14 @@ class Run:
         def sample_states(
             model: LatentDiffusion, x: Array, visits: Sequence[int] = visits, history: History = ()
         ) -> Iterator[State]:
-            cond, uncond = self.text.conditioning(batch)
             denoise = model_denoiser(
-                model, schedule.timestep, cond, uncond, job.cfg_scale, acting, channels
+                model,
+                schedule.timestep,
+                self.text.conditionings(batch),
+                job.cfg_scale,
+                job.guidance,
+                acting,
+                channels,
             )
             return sample(
                 denoise,

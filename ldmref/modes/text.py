@@ -92,6 +92,20 @@ class TextConditioning:
             cond = Conditioning(between(cond.context, end.context, t), pooled, cond.sizes)
         return cond, self._condition(self.negative_prompts[batch], chunks, negative=True)
 
+    def conditionings(self, batch: slice) -> dict[str, Conditioning]:
+        """Return what the network is conditioned on, by the name of the prediction.
+
+        `empty` is there if the empty prompt was encoded, or nothing is.
+        """
+        cond, uncond = self.conditioning(batch)
+        parts = {"uncond": uncond, "cond": cond}
+        if not self.encoded:
+            return parts | {"empty": Conditioning(None)}
+        if "" in self.encoded:
+            empty = [""] * len(self.prompts[batch])
+            parts["empty"] = self._condition(empty, self.chunks[batch.start], negative=True)
+        return parts
+
     def _condition(
         self, prompts: Sequence[str], chunks: int, negative: bool = False
     ) -> Conditioning:
@@ -129,14 +143,18 @@ def encode_texts(
     clip_skip: int = 0,
     options: PromptOptions | None = None,
     interpolation: Interpolation | None = None,
+    with_empty: bool = False,
 ) -> TextConditioning:
-    """Encode every distinct prompt with the tokenizers and text encoders of the model."""
+    """Encode every distinct prompt with the tokenizers and text encoders of the model.
+
+    With `with_empty`, the empty prompt is also encoded, for a guidance that needs it.
+    """
     encoded = {}
     chunks = [1] * len(prompts)
     if model.config.text_encoders:
         options = options or PromptOptions()
         others = [] if interpolation is None else [interpolation.prompt]
-        empty = [""] if options.long_prompts == "chunk" else []
+        empty = [""] if with_empty or options.long_prompts == "chunk" else []
         for prompt in dict.fromkeys([*prompts, *negative_prompts, *others, *empty]):
             encoded[prompt] = model.encode_prompts([prompt], clip_skip, options)
         counts = {prompt: text.tokens.counts[0] for prompt, text in encoded.items()}

@@ -9,10 +9,12 @@
 | `steps.py` ...   | the methods                                                                |
 | `lower_order.py` | lower orders in the last steps                                             |
 | `denoiser.py`    | from a network to `denoise(x, sigma) -> x0`, with guidance                 |
+| `guidance.py`    | the interface of a guidance; `guidances.py`: `GUIDANCES`, all by name      |
 | `noise.py` ...   | noise that depends only on the seed                                        |
 | `diffusers/`     | conventions of diffusers' schedulers                                       |
 """
 
+from ldmref.samplers.cfgpp import cfgpp
 from ldmref.samplers.churn import churn, euler_churn, heun_churn
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.configure import configured_step
@@ -20,14 +22,27 @@ from ldmref.samplers.denoiser import guided_denoiser
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
 from ldmref.samplers.dpmpp import dpmpp_2m, dpmpp_3m
+from ldmref.samplers.guidance import Guidance
+from ldmref.samplers.guidances import (
+    GUIDANCES,
+    AdaptiveProjected,
+    ClassifierFree,
+    LimitedInterval,
+    PerpendicularNegative,
+    PerturbedAttention,
+    Rescale,
+    Threshold,
+    get_guidance,
+)
 from ldmref.samplers.inversion import implicit, invert
 from ldmref.samplers.lcm import lcm
 from ldmref.samplers.loop import (
     Constraint,
     Denoiser,
+    Guided,
+    GuidedDenoiser,
     History,
     Interval,
-    IntervalDenoiser,
     Noise,
     State,
     Step,
@@ -44,17 +59,18 @@ from ldmref.samplers.singlestep import dpmpp_singlestep
 from ldmref.samplers.steps import ancestral, with_noise
 from ldmref.samplers.unipc import unipc
 
-# fmt: off
 __all__ = [
-    "ALIASES", "SAMPLERS", "SPACINGS", "Constraint", "Denoiser", "History", "Interval",
-    "IntervalDenoiser", "Noise", "Sampler", "Schedule", "SchedulerConfig", "State", "Step",
-    "Stepped", "Streams", "ancestral", "churn", "configured_step", "deis", "dpm_solver",
+    "ALIASES", "GUIDANCES", "SAMPLERS", "SPACINGS", "AdaptiveProjected", "ClassifierFree",
+    "Constraint", "Denoiser", "Guidance", "Guided", "GuidedDenoiser", "History", "Interval",
+    "LimitedInterval", "Noise", "PerpendicularNegative", "PerturbedAttention", "Rescale",
+    "Sampler", "Schedule", "SchedulerConfig", "State", "Step", "Stepped", "Streams",
+    "Threshold", "ancestral", "cfgpp", "churn", "configured_step", "deis", "dpm_solver",
     "dpm_solver_multistep", "dpmpp_2m", "dpmpp_2s", "dpmpp_3m", "dpmpp_sde", "dpmpp_singlestep",
-    "euler_churn", "get_sampler", "gradient_estimation", "guided_denoiser", "heun", "heun_churn",
-    "implicit", "invert", "ipndm", "lcm", "lms", "make_schedule", "midpoint", "pndm",
-    "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "sigma_grid", "unipc", "with_noise",
-]
-# fmt: on
+    "euler_churn", "get_guidance", "get_sampler", "gradient_estimation", "guided_denoiser",
+    "heun", "heun_churn", "implicit", "invert", "ipndm", "lcm", "lms", "make_schedule",
+    "midpoint", "pndm", "repaint_visits", "rk4", "rk45", "runge_kutta", "sample", "sigma_grid",
+    "unipc", "with_noise",
+]  # fmt: skip
 
 
 def __dir__() -> list[str]:

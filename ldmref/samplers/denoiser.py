@@ -2,50 +2,100 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeVar
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
+from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
-from ldmref.math.guidance import classifier_free_guidance
 from ldmref.math.prediction import x0_from_eps, x0_from_v
 from ldmref.math.schedules import alpha_bar_from_sigma
-from ldmref.samplers.loop import Interval, IntervalDenoiser
+from ldmref.samplers.guidance import CODE, PREDICTIONS, Guidance
+from ldmref.samplers.loop import Guided, GuidedDenoiser, History, Interval
 
 TO_X0: dict[str, Callable[[Array, Array, Array], Array]] = {  # (xt, prediction, alpha_bar)
     "eps": x0_from_eps, "v": x0_from_v, "x0": lambda xt, y, alpha_bar: y,
 }  # fmt: skip
-Context = TypeVar("Context")  # whatever the network takes for the text: an array, or several
+
+
+class Network(Protocol):
+    """A network that predicts eps, v or x0 under several conditions."""
+
+    def __call__(
+        self, xt: Array, sigma: float, names: tuple[str, ...], interval: Interval | None, /
+    ) -> Sequence[Array]:
+        """Return the named predictions, in this order.
+
+        Args:
+            xt: x in variance-preserving scale, x / sqrt(1 + sigma^2), (n, ...).
+            sigma: The noise level.
+            names: Some of `ldmref.samplers.guidance.PREDICTIONS`.
+            interval: The interval of the step; None outside of `sample`.
+        """
+        ...
 
 
 def guided_denoiser(
-    network: Callable[[Array, float, Context, Interval | None], Array],
-    prediction_type: str,
-    cond: Context,
-    uncond: Context,
-    cfg_scale: float,
-    concat: Callable[[list[Any]], Any],
-) -> IntervalDenoiser:
-    """Return a denoiser with classifier-free guidance, one call of the network per evaluation.
+    network: Network, prediction_type: str, guidance: Guidance, cfg_scale: float
+) -> GuidedDenoiser:
+    """Return a network as a denoiser, its predictions combined by a guidance.
 
     Args:
-        network: (x_t, sigma, context, interval of the step) -> prediction of `prediction_type`;
-            x_t is x in variance-preserving scale, x / sqrt(1 + sigma^2).
+        network: The network, with what it is conditioned on.
         prediction_type: `eps`, `v` or `x0`.
-        cond, uncond: contexts, (n, l, d).
-        cfg_scale: 0 unconditional, 1 conditional (each a single evaluation), otherwise both.
-        concat: joins arrays, and contexts, along the first axis.
+        guidance: From `get_guidance`.
+        cfg_scale: The guidance scale.
     """
-    convert = TO_X0[prediction_type]
-    guided = cfg_scale not in (0.0, 1.0)
-    context = concat([uncond, cond]) if guided else cond if cfg_scale else uncond
+    return _NetworkDenoiser(network, prediction_type, guidance, cfg_scale)
 
-    def denoise(x: Array, sigma: float, interval: Interval | None) -> Array:
+
+class _NetworkDenoiser:
+    def __init__(
+        self, network: Network, prediction_type: str, guidance: Guidance, cfg_scale: float
+    ):
+        self._network = network
+        self._to_x0 = TO_X0[prediction_type]
+        self._guidance = guidance
+        self._cfg_scale = cfg_scale
+        self.remembers = guidance.remembers
+
+    def __call__(self, x: Array, sigma: float, /) -> Array:
+        return self.guided(x, sigma).x0
+
+    def guided(
+        self,
+        x: Array,
+        sigma: float,
+        memory: History = (),
+        unconditional: bool = False,
+        interval: Interval | None = None,
+    ) -> Guided:
         alpha_bar = float(alpha_bar_from_sigma(sigma))
         xt = x * alpha_bar**0.5
-        n = x.shape[0]
-        if not guided:
-            return convert(xt, network(xt, sigma, context, interval), alpha_bar)
-        both = network(concat([xt, xt]), sigma, context, interval)
-        return convert(xt, classifier_free_guidance(both[:n], both[n:], cfg_scale), alpha_bar)
+        needed = {*self._guidance.needs(sigma, self._cfg_scale)}
+        if unconditional:
+            needed.add("uncond")
+        names = _in_order(needed, self._guidance)
+        predictions = dict(zip(names, self._network(xt, sigma, names, interval), strict=True))
+        convert = self._guidance.on_x0
+        if convert:
+            predictions = {n: self._to_x0(xt, y, alpha_bar) for n, y in predictions.items()}
+        y, memory = self._guidance(predictions, sigma, self._cfg_scale, memory)
+        x0 = y if convert else self._to_x0(xt, y, alpha_bar)
+        if not unconditional:
+            return Guided(x0, None, memory)
+        uncond = predictions["uncond"]
+        return Guided(x0, uncond if convert else self._to_x0(xt, uncond, alpha_bar), memory)
 
-    return IntervalDenoiser(denoise)
+
+def _in_order(names: set[str], guidance: Guidance) -> tuple[str, ...]:
+    """Return names of predictions in the order of `PREDICTIONS`.
+
+    Raises:
+        UsageError: The guidance asks for another prediction, or for none.
+    """
+    unknown = sorted(names.difference(PREDICTIONS))
+    if unknown or not names:
+        asks = f"the prediction {unknown[0]!r}" if unknown else "no prediction"
+        hint = f"known: {', '.join(PREDICTIONS)}"
+        raise UsageError(f"guidance {guidance.name!r} needs {asks}", code=CODE, hint=hint)
+    return tuple(name for name in PREDICTIONS if name in names)

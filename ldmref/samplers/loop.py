@@ -12,10 +12,9 @@ passes it to the next step.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
@@ -71,25 +70,45 @@ class Constraint(Protocol):
     def __call__(self, x: Array, interval: Interval, /) -> Array: ...
 
 
-@dataclass(frozen=True)
-class IntervalDenoiser:
-    """A denoiser that also gets the interval of the step in which it is evaluated.
+class Guided(NamedTuple):
+    """A guided prediction of x0, and what the guidance remembers for the next step.
 
-    `sample` recognises it and gives each step a `denoise(x, sigma)` that knows the interval, so
-    steps need not pass it on. Called directly, it evaluates without an interval.
-
-    Args:
-        evaluate: `evaluate(x, sigma, interval) -> x0`; interval is None outside of `sample`.
+    `uncond` is the prediction without the prompt, or None if it was not asked for.
     """
 
-    evaluate: Callable[[Array, float, Interval | None], Array]
+    x0: Array
+    uncond: Array | None
+    memory: History
 
-    def __call__(self, x: Array, sigma: float, /) -> Array:
-        return self.evaluate(x, sigma, None)
 
-    def within(self, interval: Interval) -> Denoiser:
-        """Return `denoise(x, sigma)` for the evaluations of one step."""
-        return lambda x, sigma: self.evaluate(x, sigma, interval)
+@runtime_checkable
+class GuidedDenoiser(Protocol):
+    """A denoiser that combines several predictions; `denoise(x, sigma)` is `guided(...).x0`.
+
+    `sample` recognises it: it passes the interval of the step, and the memory of the guidance from
+    step to step.
+    """
+
+    @property
+    def remembers(self) -> bool:
+        """Whether a prediction depends on those of earlier steps."""
+        ...
+
+    def __call__(self, x: Array, sigma: float, /) -> Array: ...
+
+    def guided(
+        self,
+        x: Array,
+        sigma: float,
+        memory: History = (),
+        unconditional: bool = False,
+        interval: Interval | None = None,
+    ) -> Guided:
+        """Predict x0, also without the prompt if `unconditional`.
+
+        `interval` is the interval of the step, None outside of `sample`.
+        """
+        ...
 
 
 class Step(Protocol):
@@ -127,8 +146,9 @@ def sample(
     r"""Take `x` through the noise levels `sigmas`, and yield a `State` after every step.
 
     Args:
-        denoise: The model, `denoise(x, sigma) -> x0`. An `IntervalDenoiser` also gets the interval
-            of each step.
+        denoise: The model, `denoise(x, sigma) -> x0`. A `GuidedDenoiser` also gets the interval of
+            each step; if it remembers earlier steps, its memory is part of `State.history` and
+            starts anew after a jump.
         x: Data at the first noise level visited, an array of any shape.
         sigmas: Noise levels, (n + 1,): decreasing to sample (the last may be 0), increasing to
             invert.
@@ -160,11 +180,13 @@ def sample(
     (2, 0.0, array([1.25]))
     """
     levels = noise_levels(sigmas)
+    if isinstance(denoise, GuidedDenoiser):
+        step = guided_step(step)
     return _steps(denoise, x, levels, step, noise or _no_noise, constrain, visits, history)
 
 
 def _steps(
-    denoiser: Denoiser,
+    denoise: Denoiser,
     x: Array,
     sigmas: list[float],
     step: Step,
@@ -180,12 +202,63 @@ def _steps(
             history = ()
             continue
         interval = Interval(i, j, n, sigmas[i], sigmas[j])
-        bound = isinstance(denoiser, IntervalDenoiser)
-        denoise = denoiser.within(interval) if bound else denoiser
         x, x0, history = step(denoise, x, interval, history, noise)
         if constrain is not None:
             x = constrain(x, interval)
         yield State(i, sigmas[j], x, x0, history)
+
+
+class _WithinStep:
+    """A guided denoiser within one step.
+
+    Every evaluation gets the interval and starts with the same memory, so a method with several
+    stages sees one function of x and sigma. `memory` is then what the first evaluation leaves,
+    which is the evaluation at the step's sigma.
+    """
+
+    remembers = False
+
+    def __init__(self, denoise: GuidedDenoiser, interval: Interval, memory: History):
+        self._denoise = denoise
+        self._interval = interval
+        self._before = memory
+        self.memory: History | None = None
+
+    def __call__(self, x: Array, sigma: float, /) -> Array:
+        return self.guided(x, sigma).x0
+
+    def guided(
+        self,
+        x: Array,
+        sigma: float,
+        memory: History = (),
+        unconditional: bool = False,
+        interval: Interval | None = None,
+    ) -> Guided:
+        result = self._denoise.guided(x, sigma, self._before, unconditional, self._interval)
+        if self.memory is None:
+            self.memory = result.memory
+        return result
+
+
+def guided_step(step: Step) -> Step:
+    """Return `step` for a `GuidedDenoiser`, which gets the interval and remembers earlier steps.
+
+    If the denoiser remembers, the history is (history of the method, memory of the guidance).
+    """
+
+    def step_within(
+        denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
+    ) -> Stepped:
+        assert isinstance(denoise, GuidedDenoiser)
+        if not denoise.remembers:
+            return step(_WithinStep(denoise, interval, ()), x, interval, history, noise)
+        own, memory = history or ((), ())
+        within = _WithinStep(denoise, interval, memory)
+        x_next, x0, own = step(within, x, interval, own, noise)
+        return x_next, x0, (own, memory if within.memory is None else within.memory)
+
+    return step_within
 
 
 def noise_levels(sigmas: Sequence[float]) -> list[float]:

@@ -17,6 +17,7 @@ from typing import Literal
 
 from ldmref.errors import UsageError, short_repr
 from ldmref.plugins import find_plugin, known_names, load_plugin, origin
+from ldmref.samplers.cfgpp import cfgpp
 from ldmref.samplers.churn import euler_churn, heun_churn
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
 from ldmref.samplers.dpm_solver import dpm_solver, dpmpp_2s, dpmpp_sde
@@ -45,6 +46,7 @@ class Sampler:
         start_nfe: Evaluations of the first steps, if they differ.
         draws: Arrays of noise per step.
         adaptive: Whether steps are divided until the error is small.
+        unconditional: Whether it uses the prediction without the prompt, at any guidance scale.
         clean_end: Whether its last step leads to the predicted x0 in every schedule.
         lower_orders: Whether a run ends with steps of lower order: `always`, only as a diffusers
             folder `configured`, or "" (never).
@@ -63,6 +65,7 @@ class Sampler:
     start_nfe: tuple[int, ...] = ()
     draws: int = 1
     adaptive: bool = False
+    unconditional: bool = False
     clean_end: bool = False
     lower_orders: Literal["", "always", "configured"] = ""
     block: int = 0
@@ -93,6 +96,7 @@ _DPM = "arXiv:2206.00927"
 _DPMPP = "arXiv:2211.01095"
 _UNIPC = "arXiv:2302.04867"
 _DEIS = "arXiv:2204.13902, section 3.2"
+_CFGPP = "arXiv:2406.08070"
 _RK = "Hairer et al. 1993"
 
 _SOLVER = ("solver",)
@@ -182,6 +186,11 @@ _SAMPLERS: dict[str, Sampler] = {
     "unipc_3": Sampler(
         partial(unipc, 3), 3, 1, False, f"{_UNIPC}, algorithms 1 and 2",
         configurable=_UNIPC_OPTIONS, family="multistep"),
+    "ddim_cfgpp": Sampler(
+        cfgpp, 1, 1, False, f"{_CFGPP}, algorithm 2",
+        eta=0.0, unconditional=True, family="ddim"),
+    "euler_cfgpp": Sampler(
+        partial(cfgpp, eta=0.0), 1, 1, False, f"{_CFGPP}, algorithm 2", unconditional=True),
     "lcm": Sampler(
         lcm, 0, 1, True, "arXiv:2310.04378, algorithm 3", clean_end=True, family="ddim"),
 }
@@ -207,6 +216,10 @@ ALIASES = {  # names of A1111, ComfyUI and diffusers, in lower case
     "dpm++ 2m sde heun": "dpmpp_2m_sde_heun",
     "res_multistep_ancestral": "dpmpp_2m_sde_heun",
     "dpm++ 3m sde": "dpmpp_3m_sde",
+    "ddim_cfg++": "ddim_cfgpp",
+    "euler_cfg++": "euler_cfgpp",
+    "euler_cfg_pp": "euler_cfgpp",
+    "euler cfg++": "euler_cfgpp",
     "plms": "pndm",
     "uni_pc": "unipc",
 }

@@ -30,7 +30,11 @@ def test_another_shell_is_refused(ldm):
     [
         (["ldmref", "tx"], {"txt2img"}),
         (["ldmref", "config", ""], {"show"}),
-        (["ldmref", "txt2img", "--sampler", "eul"], {"euler", "euler_a", "euler_churn"}),
+        (
+            ["ldmref", "txt2img", "--sampler", "eul"],
+            {"euler", "euler_a", "euler_cfgpp", "euler_churn"},
+        ),
+        (["ldmref", "txt2img", "--guidance", "p"], {"pag", "perp_neg"}),
         (["ldmref", "txt2img", "--schedule", "kar"], {"karras"}),
         (["ldmref", "txt2img", "--rng", ""], {"philox", "torch", "a1111-gpu"}),
         (["ldmref", "txt2img", "--strengt"], set()),

@@ -31,7 +31,7 @@ from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.folder import read_diffusers_config
 from ldmref.io.diffusers.scheduler import FIELDS, scheduler_config
 from ldmref.samplers import get_sampler, make_schedule
-from ldmref.samplers.clipping import dynamic_threshold
+from ldmref.samplers.clipping import threshold_at
 from ldmref.samplers.loop import Interval
 
 torch = pytest.importorskip("torch")
@@ -174,5 +174,5 @@ def test_dynamic_thresholding(scale):
     for ratio, largest in ((0.995, 1.0), (0.9, 3.0), (0.5, 100.0), (1.0, 2.0)):
         options = {"dynamic_thresholding_ratio": ratio, "sample_max_value": largest}
         want = diffusers.DDPMScheduler(**options)._threshold_sample(torch.from_numpy(x0)).numpy()
-        got = dynamic_threshold(ratio, largest)(x0)
+        got = threshold_at(ratio, largest)(x0)
         np.testing.assert_allclose(got, want, rtol=0, atol=1e-6)

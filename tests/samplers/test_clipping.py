@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ldmref.samplers.clipping import clip_to, configured_clip, dynamic_threshold
+from ldmref.samplers.clipping import clip_to, configured_clip, threshold_at
 from ldmref.samplers.config import SchedulerConfig
 
 
@@ -31,19 +31,19 @@ def thresholded(x0, ratio, largest):
 def test_dynamic_thresholding_is_by_the_quantile_of_each_image(seed, n, size, ratio, largest):
     scales = np.geomspace(3e2, 0.3, n).reshape(n, 1, 1)
     x0 = scales * np.random.default_rng(seed).standard_normal((n, size, 3))
-    got = dynamic_threshold(ratio, largest)(x0)
+    got = threshold_at(ratio, largest)(x0)
     np.testing.assert_allclose(got, thresholded(x0, ratio, largest), rtol=1e-9, atol=1e-12)
 
 
 def test_the_largest_and_the_smallest_element_are_quantiles_too():
     x0 = np.array([[1.0, -2.0, 3.0, -4.0]])
-    assert dynamic_threshold(1.0, 10.0)(x0).tolist() == [[0.25, -0.5, 0.75, -1.0]]
-    assert dynamic_threshold(0.0, 10.0)(x0).tolist() == [[1.0, -1.0, 1.0, -1.0]]
-    assert dynamic_threshold(0.5, 10.0)(x0).tolist() == [[0.4, -0.8, 1.0, -1.0]]
+    assert threshold_at(1.0, 10.0)(x0).tolist() == [[0.25, -0.5, 0.75, -1.0]]
+    assert threshold_at(0.0, 10.0)(x0).tolist() == [[1.0, -1.0, 1.0, -1.0]]
+    assert threshold_at(0.5, 10.0)(x0).tolist() == [[0.4, -0.8, 1.0, -1.0]]
     x0 *= 10.0  # position 2.7 of 0 to 3
-    assert dynamic_threshold(0.9, 50.0)(x0)[0, 2] == 30.0 / 37.0
+    assert threshold_at(0.9, 50.0)(x0)[0, 2] == 30.0 / 37.0
     x0 /= 10.0
-    assert dynamic_threshold(1.0, 2.0)(x0).tolist() == [[0.5, -1.0, 1.0, -1.0]]
+    assert threshold_at(1.0, 2.0)(x0).tolist() == [[0.5, -1.0, 1.0, -1.0]]
 
 
 @pytest.mark.parametrize("bound", [0.5, 1.0])

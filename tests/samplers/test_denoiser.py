@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ldmref.errors import UsageError
 from ldmref.math import alphas_cumprod, linear_betas, sigma_from_alpha_bar, x0_from_eps, x0_from_v
+from ldmref.samplers import AdaptiveProjected, ClassifierFree, GuidedDenoiser
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.denoiser import guided_denoiser
-from ldmref.samplers.loop import Interval
 from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alphas_cumprod
 
 CONFIG = dict(
@@ -23,43 +24,73 @@ def config(**changes):
     return SchedulerConfig(**CONFIG | changes)
 
 
-@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0, -0.5])
-@pytest.mark.parametrize("kind", ["eps", "v", "x0"])
-def test_guided_denoiser(kind, scale):
-    """One call of the network for scale 0 and 1, else one with both; the answer at its level."""
-    calls = []
+class Conditioned:
+    """A network linear in x and in a condition; it counts its calls."""
 
-    def network(xt, sigma, context, interval):
-        calls.append((xt, sigma, context, interval))
-        return 0.3 * xt + context
+    def __init__(self):
+        self.calls = []
+        self.conditions = {"uncond": -1.0, "cond": 2.0, "empty": 0.5, "perturbed_mid": 1.0}
 
-    x = np.random.default_rng(0).standard_normal((2, 3))
-    cond = np.full((2, 3), 2.0)
-    uncond = np.full((2, 3), -1.0)
-    sigma = 1.5
-    denoise = guided_denoiser(
-        network, kind, cond, uncond, scale, lambda parts: np.concatenate(parts)
-    )
-    interval = Interval(0, 1, 1, sigma, 1.0)
-    got = denoise.within(interval)(x, sigma)
-    np.testing.assert_array_equal(denoise(x, sigma), got)
-    level = 1 / (1 + sigma**2)
-    xt = x * level**0.5
-    answer = 0.3 * xt + (1 - scale) * uncond + scale * cond
-    want = {
+    def __call__(self, xt, sigma, names, interval):
+        self.calls.append((xt, sigma, names, interval))
+        return [0.3 * xt + self.conditions[name] for name in names]
+
+
+def to_x0(kind, xt, answer, level):
+    return {
         "eps": lambda: x0_from_eps(xt, answer, level),
         "v": lambda: x0_from_v(xt, answer, level),
         "x0": lambda: answer,
     }[kind]()
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0, -0.5])
+@pytest.mark.parametrize("kind", ["eps", "v", "x0"])
+def test_guided_denoiser(kind, scale):
+    """One call of the network, for both predictions or the one that counts; x0 at its level."""
+    network = Conditioned()
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    sigma = 1.5
+    denoise = guided_denoiser(network, kind, ClassifierFree(), scale)
+    got = denoise(x, sigma)
+    level = 1 / (1 + sigma**2)
+    xt = x * level**0.5
+    want = to_x0(kind, xt, 0.3 * xt - (1 - scale) + 2 * scale, level)
     np.testing.assert_allclose(got, want, rtol=1e-12)
-    (seen, at, context, within), (*_, without) = calls
-    assert at == sigma and within is interval and without is None
-    if scale in (0.0, 1.0):
-        np.testing.assert_array_equal(context, cond if scale else uncond)
-        np.testing.assert_allclose(seen, xt)
-    else:
-        np.testing.assert_array_equal(context, np.concatenate([uncond, cond]))
-        np.testing.assert_allclose(seen, np.concatenate([xt, xt]))
+    ((seen, at, names, interval),) = network.calls
+    assert at == sigma and interval is None
+    np.testing.assert_allclose(seen, xt)
+    assert names == {0.0: ("uncond",), 1.0: ("cond",)}.get(scale, ("uncond", "cond"))
+    assert isinstance(denoise, GuidedDenoiser) and not denoise.remembers
+
+
+@pytest.mark.parametrize("scale", [0.0, 1.0, 3.0])
+@pytest.mark.parametrize("kind", ["eps", "v", "x0"])
+@pytest.mark.parametrize("guidance", [ClassifierFree(), AdaptiveProjected()])
+def test_the_unconditional_prediction_is_there_when_it_is_asked_for(kind, scale, guidance):
+    network = Conditioned()
+    x = np.random.default_rng(0).standard_normal((2, 3))
+    result = guided_denoiser(network, kind, guidance, scale).guided(x, 1.5, unconditional=True)
+    level = 1 / (1 + 1.5**2)
+    xt = x * level**0.5
+    np.testing.assert_allclose(result.uncond, to_x0(kind, xt, 0.3 * xt - 1, level), rtol=1e-12)
+    assert len(network.calls) == 1
+    alone = guided_denoiser(network, kind, guidance, scale)(x, 1.5)
+    np.testing.assert_array_equal(result.x0, alone)
+
+
+@pytest.mark.parametrize("names", [(), ("cond", "condd")])
+def test_a_prediction_that_does_not_exist_is_refused(names):
+    class Odd(ClassifierFree):
+        name = "odd"
+
+        def needs(self, sigma, cfg_scale):
+            return names
+
+    denoise = guided_denoiser(Conditioned(), "eps", Odd(), 2.0)
+    with pytest.raises(UsageError) as caught:
+        denoise(np.zeros((1, 2)), 1.0)
+    assert caught.value.code == "E-GUIDANCE" and "perturbed_mid" in caught.value.hint
 
 
 def test_timesteps_are_exact_on_the_table_and_linear_in_log_sigma_between():

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from ldmref.errors import UsageError
 from ldmref.math import sigma_from_alpha_bar
+from ldmref.samplers import ClassifierFree
 from ldmref.samplers.config import SchedulerConfig
 from ldmref.samplers.denoiser import guided_denoiser
 from ldmref.samplers.schedule import (
@@ -82,21 +83,18 @@ def test_every_prediction_type_gives_the_same_denoiser(kind):
     sigma = 2.5
     a = 1 / (1 + sigma**2)
     truth = {"eps": eps, "v": np.sqrt(a) * eps - np.sqrt(1 - a) * x0, "x0": x0}[kind]
-    empty = np.zeros((3, 1, 1))
-    denoise = guided_denoiser(lambda xt, s, c, i: truth, kind, empty, empty, 1.0, np.concatenate)
+    denoise = guided_denoiser(lambda xt, s, names, i: [truth], kind, ClassifierFree(), 1.0)
     np.testing.assert_allclose(denoise(x0 + sigma * eps, sigma), x0, atol=1e-12)
 
 
-@pytest.mark.parametrize("scale,calls,rows", [(0.0, 1, 2), (1.0, 1, 2), (3.0, 1, 4)])
-def test_guidance_costs_one_call_of_the_network(scale, calls, rows):
+@pytest.mark.parametrize("scale,count", [(0.0, 1), (1.0, 1), (3.0, 2)])
+def test_guidance_costs_one_call_of_the_network(scale, count):
     seen = []
 
-    def network(xt, sigma, context, interval):
-        seen.append(xt.shape[0])
-        return context[:, 0]
+    def network(xt, sigma, names, interval):
+        seen.append(len(names))
+        return [np.full((2, 5), {"uncond": 0.0, "cond": 1.0}[name]) for name in names]
 
-    uncond = np.zeros((2, 1, 5))
-    cond = np.ones((2, 1, 5))
-    denoise = guided_denoiser(network, "x0", cond, uncond, scale, np.concatenate)
+    denoise = guided_denoiser(network, "x0", ClassifierFree(), scale)
     np.testing.assert_allclose(denoise(np.zeros((2, 5)), 1.0), np.full((2, 5), scale))
-    assert seen == [rows] * calls
+    assert seen == [count]

@@ -129,6 +129,8 @@ TABLE = {  # order, evaluations, stochastic, eta
     "unipc": (3, 1, False, None),
     "unipc_3": (3, 1, False, None),
     "lcm": (0, 1, True, None),
+    "ddim_cfgpp": (1, 1, False, 0.0),
+    "euler_cfgpp": (1, 1, False, None),
     "lms_euler": (2, 1, False, None),
     "dpmpp_2m_heun": (2, 1, False, None),
     "dpmpp_3m": (2, 1, False, None),
@@ -155,6 +157,7 @@ def test_the_table_of_samplers():
     assert declared == TABLE
     assert [n for n in TABLE if SAMPLERS[n].adaptive] == ["rk45"]
     assert [n for n in TABLE if SAMPLERS[n].draws != 1] == ["dpmpp_sde"]
+    assert {n for n in TABLE if SAMPLERS[n].unconditional} == {"ddim_cfgpp", "euler_cfgpp"}
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -273,7 +276,7 @@ def test_unknown_sampler_names_the_nearest():
 
 
 def test_aliases_lead_to_samplers():
-    assert len(ALIASES) == 20
+    assert len(ALIASES) == 24
     for alias, name in ALIASES.items():
         assert alias == alias.lower() and alias not in SAMPLERS
         assert get_sampler(alias) is get_sampler(alias.upper()) is SAMPLERS[name]
@@ -287,7 +290,7 @@ def test_families_are_those_of_the_classes_in_diffusers():
     families = ("ddim", "euler", "multistep")
     named = {family: {n for n, s in SAMPLERS.items() if s.family == family} for family in families}
     assert set().union(*named.values()) == set(SAMPLERS)
-    assert named["ddim"] == {"ddim", "ddpm", "pndm", "lcm"}
+    assert named["ddim"] == {"ddim", "ddim_cfgpp", "ddpm", "pndm", "lcm"}
     starts = ("dpmpp_1", "dpmpp_2m", "dpmpp_3m", "unipc", "deis", "dpm_solver_2m", "dpm_solver_3m")
     others = {"dpmpp_2s", "dpm_solver_1_sde", "dpmpp_2_singlestep", "dpmpp_3_singlestep"}
     assert named["multistep"] == {n for n in SAMPLERS if n.startswith(starts)} | others

@@ -12,10 +12,11 @@ import pytest
 from ldmref.errors import CorruptModelError, UsageError
 from ldmref.io.diffusers.scheduler import scheduler_config
 from ldmref.samplers import (
-    IntervalDenoiser,
+    ClassifierFree,
     ancestral,
     configured_step,
     get_sampler,
+    guided_denoiser,
     heun,
     make_schedule,
     sample,
@@ -55,11 +56,12 @@ def timesteps_seen(schedule, step):
     """The timestep of every evaluation in a run."""
     seen = []
 
-    def evaluate(x, sigma, interval):
+    def network(xt, sigma, names, interval):
         seen.append(schedule.timestep(sigma, interval))
-        return 0.5 * x
+        return [0.5 * xt]
 
-    list(sample(IntervalDenoiser(evaluate), np.ones(1), schedule.sigmas, step))
+    denoise = guided_denoiser(network, "x0", ClassifierFree(), 1.0)
+    list(sample(denoise, np.ones(1), schedule.sigmas, step))
     return seen
 
 

@@ -15,6 +15,7 @@ MODULES = (
     "score_likelihood",
     "score_steps",
     "guidance",
+    "guidance_directions",
     "autoencoders",
     "autoencoders_latents",
     "autoencoders_adversarial",
@@ -23,6 +24,7 @@ MODULES = (
     "layers_gradients",
     "samplers",
     "samplers_multistep",
+    "samplers_guided",
     "evaluation",
 )
 CHAPTERS = tuple(import_module(f"{__name__}.{name}").chapter for name in MODULES)

@@ -31,6 +31,7 @@ CONTINUOUS = {
     "beta_sigma": beta_sigmas,
 }
 SPACINGS = (*WHOLE, *CONTINUOUS)
+ENDS_OPTIONALLY = ("ddim", "ddim_cfgpp", "pndm", "euler", "euler_cfgpp")  # as all multistep do
 DEIS = ("deis", "deis_3", "deis_3_euler")  # always end with the sigma of timestep 0
 KDPM2 = ("dpm_solver_2", "dpm_solver_2_a")  # round the timesteps of Karras' sigmas
 
@@ -89,7 +90,7 @@ def diffusers_sigmas(
     # DDIM and PNDM have a separate option for the end; of the other schedulers, only the multistep
     # methods and Euler have one, and the rest end at 0
     final = config.final_alpha if family == "ddim" else config.final_sigma
-    optional = family == "multistep" or sampler.name in ("ddim", "pndm", "euler")
+    optional = family == "multistep" or sampler.name in ENDS_OPTIONALLY
     ends_above = sampler.name in DEIS or (final == "sigma_min" and optional)
     whole = config.timestep_spacing if spacing in CONTINUOUS else spacing
     if whole == "lcm":

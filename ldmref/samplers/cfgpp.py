@@ -1,0 +1,44 @@
+"""CFG++: guided data, and noise of the unconditional prediction."""
+
+from __future__ import annotations
+
+from ldmref.math.arrays import Array
+from ldmref.samplers.loop import Denoiser, GuidedDenoiser, History, Interval, Noise, Step, Stepped
+from ldmref.samplers.steps import ancestral_sigmas
+
+
+def cfgpp(eta: float = 0.0) -> Step:
+    r"""CFG++: DDIM whose noise is that of the unconditional prediction.
+
+    .. math:: x' = \hat x_0 + \frac{\sigma_{down}}{\sigma}(x - x_{0\varnothing})
+              + \sigma_{up}\,\epsilon
+
+    The guided prediction and the one without the prompt come from a `GuidedDenoiser`, whose
+    guidance scale is the paper's lambda, usually from 0 to 1. A step with eta = 0 is Euler's with
+    the guidance scale lambda sigma / (sigma - sigma'), which grows with the number of steps: with
+    guidance the method does not converge to the flow of one scale. Without it (lambda = 0, or a
+    denoiser that has no unconditional prediction) it is `ancestral(eta)`.
+
+    Args:
+        eta: Strength of the fresh noise, from 0 (none) to 1 (the posterior's).
+
+    Source: Chung et al. 2024, arXiv:2406.08070, algorithm 2, and published code (`ddim_cfg++`,
+    `euler_cfg++`).
+    """
+
+    def step(denoise: Denoiser, x: Array, at: Interval, history: History, noise: Noise) -> Stepped:
+        x0, uncond = both(denoise, x, at.sigma)
+        down, up = ancestral_sigmas(at.sigma, at.sigma_next, eta)
+        x_next = x0 + (down / at.sigma) * (x - uncond)
+        return (x_next + up * noise() if up > 0 else x_next), x0, ()
+
+    return step
+
+
+def both(denoise: Denoiser, x: Array, sigma: float) -> tuple[Array, Array]:
+    """Return the guided prediction of x0 and the one without the prompt, which may be the same."""
+    if isinstance(denoise, GuidedDenoiser):
+        x0, uncond, _ = denoise.guided(x, sigma, unconditional=True)
+        return x0, x0 if uncond is None else uncond
+    x0 = denoise(x, sigma)
+    return x0, x0

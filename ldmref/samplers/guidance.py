@@ -1,0 +1,118 @@
+"""Guidance: the rule that combines the predictions of a network, a part that can be exchanged.
+
+A guidance is a frozen dataclass. Its fields are its parameters, declared with `ldmref.declare`:
+
+    @dataclass(frozen=True)
+    class Fading(Guidance):
+        \"\"\"Classifier-free guidance whose scale grows with the noise.\"\"\"
+
+        name = "fading"
+        knee: Annotated[float, Range(0.0, above=True), Doc("Noise level of half the scale.")] = 1.0
+
+        def __call__(self, predictions, sigma, cfg_scale, memory):
+            scale = 1.0 + (cfg_scale - 1.0) * sigma / (sigma + self.knee)
+            return classifier_free_guidance(predictions["uncond"], predictions["cond"], scale), ()
+
+A package offers one with an entry point that names the class:
+
+    [project.entry-points."ldmref.guidance"]
+    fading = "my_package:Fading"
+
+It is loaded only when its name is asked for. The guidances of ldmref are in `guidances.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+from ldmref.declare import Invalid, fields_of, read, verify, write
+from ldmref.errors import UsageError
+from ldmref.math.arrays import Array
+from ldmref.samplers.loop import History
+
+CODE = "E-GUIDANCE"
+# Predictions with self-attention maps replaced by the identity -> the parts of the U-Net.
+PERTURBED = {
+    "perturbed_down": ("down",),
+    "perturbed_mid": ("mid",),
+    "perturbed_up": ("up",),
+    "perturbed_all": ("down", "mid", "up"),
+}
+PREDICTIONS = ("uncond", "cond", "empty", *PERTURBED)
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """A rule that combines predictions; the base class of all guidances.
+
+    Class attributes:
+
+    name: Recorded in images, and the name of the entry point.
+    source: The paper or code, with equation or algorithm.
+    on_x0: Whether predictions are converted to x0 first; otherwise they are the network's own
+        output (eps, v or x0).
+    """
+
+    name: ClassVar[str] = "custom"
+    source: ClassVar[str] = ""
+    on_x0: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        try:
+            verify(self, self.name)
+        except Invalid as error:
+            raise UsageError(str(error), code=CODE, hint=error.hint) from None
+
+    @property
+    def remembers(self) -> bool:
+        """Whether `memory` is passed from step to step."""
+        return False
+
+    def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
+        """Return the names of the predictions that are needed at a noise level.
+
+        `cond` is with the prompt, `uncond` with the negative prompt, which is empty by default,
+        `empty` always with the empty prompt, and `perturbed_mid` (`_down`, `_up`, `_all`) with the
+        prompt and perturbed self-attention. By default `uncond` and `cond`, or only one of them
+        where the scale makes that the result.
+        """
+        if cfg_scale == 0.0:
+            return ("uncond",)
+        return ("cond",) if cfg_scale == 1.0 else ("uncond", "cond")
+
+    def __call__(
+        self, predictions: Mapping[str, Array], sigma: float, cfg_scale: float, memory: History
+    ) -> tuple[Array, History]:
+        """Return the guided prediction, and the memory of the next step.
+
+        Args:
+            predictions: The predictions that `needs` names, each (n, ...).
+            sigma: The noise level.
+            cfg_scale: The guidance scale of the request.
+            memory: What the step before returned; () in the first step.
+        """
+        raise NotImplementedError
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """Name and parameters as JSON, which `get_guidance` reads."""
+        values = {name: write(getattr(self, name)) for name in fields_of(type(self))}
+        return {"name": self.name} | values
+
+    def evaluations(self, cfg_scale: float) -> int:
+        """Return the largest number of predictions at any noise level."""
+        return len(self.needs(1.0, cfg_scale))
+
+
+def read_guidance(cls: type[Guidance], parameters: Mapping[str, Any]) -> Guidance:
+    """Return a guidance with parameters by name; others keep their defaults.
+
+    Raises:
+        UsageError: An unknown parameter, or a value that is not as declared.
+    """
+    try:
+        return read(cls, parameters, cls.name)
+    except Invalid as error:
+        raise UsageError(str(error), code=CODE, hint=error.hint) from None
