@@ -134,6 +134,8 @@ NUMBERS: list[Case] = [
     case(54, "float64", load={"dtype": "float64"}),
     case(55, "sampler", UsageError, "E-SAMPLER", sampler="eular"),
     case(55, "schedule", UsageError, "E-SCHEDULE", schedule="carras"),
+    case(55, "guidance", UsageError, "E-GUIDANCE", guidance="rescal"),
+    case(55, "guidance parameter", UsageError, "E-GUIDANCE", guidance="rescale:phi=2"),
     case(55, "rng", UsageError, "E-RNG", rng="mt"),
     case(55, "backend", UsageError, "E-BACKEND-NAME", load={"backend": "nunpy"}),
     case(55, "speed", UsageError, "E-SPEED", load={"speed": "faster"}),
