@@ -116,9 +116,9 @@ def test_what_an_image_records_is_a_request(mode):
     last = len(result) - 1
     record = upgrade_record(result.params_of(last))
     assert find_several(result.params_of(last)) == ""
-    given = {"image": IMAGE} if mode == "img2img" else {}
-    assert find_missing(record, {}) == list(given)
-    again = modes.plan(mode, model, **replay(record, given)).run(model)
+    supplied = {"image": IMAGE} if mode == "img2img" else {}
+    assert find_missing(record, {}) == list(supplied)
+    again = modes.plan(mode, model, **replay(record, supplied)).run(model)
     assert again[0].tobytes() == result[last].tobytes()
 
 
