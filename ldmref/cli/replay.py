@@ -54,16 +54,16 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
     """
     record = read_record(source)
     mode = record["mode"]
-    given = {name: value for name, value in flags.items() if is_set(value)}
-    if "image" in given:
-        given["segmentation"] = given["image"]
-    refuse_missing(source, record, given)
-    refuse_others(mode, prompt, given)
-    own = {*given}
+    supplied = {name: value for name, value in flags.items() if is_set(value)}
+    if "image" in supplied:
+        supplied["segmentation"] = supplied["image"]
+    refuse_missing(source, record, supplied)
+    refuse_others(mode, prompt, supplied)
+    own = {*supplied}
     if flags["ema"] is None and isinstance(record.get("model"), dict):
         ema = record["model"].get("ema")
-        given |= {"ema": ema} if isinstance(ema, bool) else {}
-    values = flags | replay(record, given) | command_flags(source, record, prompt)
+        supplied |= {"ema": ema} if isinstance(ema, bool) else {}
+    values = flags | replay(record, supplied) | command_flags(source, record, prompt)
     draw(mode, values, record | {"own": own})
 
 
@@ -134,14 +134,14 @@ def command_flags(source: str, record: Mapping[str, Any], prompt: str | None) ->
     return {"prompt": words}
 
 
-def refuse_missing(source: str, record: Mapping[str, Any], given: Mapping[str, Any]) -> None:
+def refuse_missing(source: str, record: Mapping[str, Any], supplied: Mapping[str, Any]) -> None:
     """Refuse a replay without the images, noise and ControlNets that are not in the record.
 
     Raises:
         UsageError: Something is missing; the hint names the flag.
     """
     mode = record["mode"]
-    missing = find_missing(record, given)
+    missing = find_missing(record, supplied)
     images = " ".join(SOURCE_FLAGS[name] for name in missing if name in SOURCES)
     if images:
         raise UsageError(
@@ -166,7 +166,7 @@ def refuse_missing(source: str, record: Mapping[str, Any], given: Mapping[str, A
         )
 
 
-def refuse_others(mode: str, prompt: str | None, given: Mapping[str, Any]) -> None:
+def refuse_others(mode: str, prompt: str | None, supplied: Mapping[str, Any]) -> None:
     """Refuse flags of parameters that the mode of the image does not have.
 
     Raises:
@@ -176,7 +176,7 @@ def refuse_others(mode: str, prompt: str | None, given: Mapping[str, Any]) -> No
     takes |= {"seg2img": {"image"}, "invert": {"batch_size", "tile"}}.get(mode, set())
     flags = {name: flag_names(field)[-1] for name, field in RECORDED.items() if flag_names(field)}
     flags |= {"image": "--image", "mask": "--mask"}
-    others = [flag for name, flag in flags.items() if name not in takes and name in given]
+    others = [flag for name, flag in flags.items() if name not in takes and name in supplied]
     if mode in WITHOUT_PROMPT and prompt:
         others.append("--prompt")
     if others:

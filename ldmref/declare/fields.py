@@ -141,7 +141,7 @@ def fields_of(cls: type) -> Mapping[str, Field]:
     """Return the declared fields of a dataclass by name, in the order of its constructor."""
     hints = get_type_hints(cls, include_extras=True)
     fields = {}
-    for field in sorted(dataclasses.fields(cls), key=lambda field: bool(field.kw_only)):
+    for field in sorted(dataclasses.fields(cls), key=lambda field: field.kw_only is True):
         default = field.default
         if field.default_factory is not dataclasses.MISSING:
             default = field.default_factory()

@@ -38,24 +38,24 @@ def resolve_embeddings(
     Raises:
         UsageError: Neither a prompt nor embeddings, or both; embeddings of a wrong shape.
     """
-    given = {name: getattr(request, name) for name in (*EMBEDDINGS, *NAMES)}
-    leading = given["prompt"] if given["prompt_embeds"] is None else given["prompt_embeds"]
+    values = {name: getattr(request, name) for name in (*EMBEDDINGS, *NAMES)}
+    leading = values["prompt"] if values["prompt_embeds"] is None else values["prompt_embeds"]
     if leading is None:
         raise UsageError("a prompt is missing", code="E-PROMPT", hint="or give prompt_embeds")
     replaced = {}
     rows = {}
     n = len(leading)
     for prompt, (states, pooled) in EMBEDDINGS.items():
-        if given[states] is None:
-            if given[pooled] is not None:
+        if values[states] is None:
+            if values[pooled] is not None:
                 raise UsageError(f"{pooled} needs {states}", code=CODE)
             continue
-        if given[prompt] not in (None, "", [""]):
+        if values[prompt] not in (None, "", [""]):
             raise UsageError(f"give either {prompt} or {states}, not both", code=CODE)
-        _check_shapes(config, given, states, pooled, (n,) if prompt == "prompt" else (1, n))
-        replaced[prompt] = [""] * len(given[states])
-        rows |= {name: given[name] for name in (states, pooled) if given[name] is not None}
-    _check_lengths(config, given, request.long_prompts)
+        _check_shapes(config, values, states, pooled, (n,) if prompt == "prompt" else (1, n))
+        replaced[prompt] = [""] * len(values[states])
+        rows |= {name: values[name] for name in (states, pooled) if values[name] is not None}
+    _check_lengths(config, values, request.long_prompts)
     count = request.count
     validation.check_image_count(n, count)
     rows = {name: np.repeat(x, count * n // len(x), axis=0) for name, x in rows.items()}
@@ -63,7 +63,7 @@ def resolve_embeddings(
 
 
 def _check_shapes(
-    config: ModelConfig, given: Mapping[str, Any], states: str, pooled: str, rows: tuple[int, ...]
+    config: ModelConfig, values: Mapping[str, Any], states: str, pooled: str, rows: tuple[int, ...]
 ) -> None:
     """Refuse hidden states (n, l, d) and pooled outputs (n, d) that the U-Net cannot take."""
     encoders = config.text_encoders
@@ -73,23 +73,23 @@ def _check_shapes(
     pooled_width = encoders[-1].projection_dim
     if not config.unet.addition_embed_type:
         pooled_width = 0
-    shape = given[states].shape
+    shape = values[states].shape
     if len(shape) != 3 or shape[0] not in rows or not shape[1] or shape[2] != width:
         raise UsageError(
             f"{states} has shape {shape}, {config.name!r} reads ({rows[-1]}, l, {width})", code=CODE
         )
-    if (given[pooled] is not None) != bool(pooled_width):
+    if (values[pooled] is not None) != bool(pooled_width):
         needs = f"needs {pooled} with {states}" if pooled_width else f"reads no {pooled}"
         raise UsageError(f"{config.name!r} {needs}", code=CODE)
-    if pooled_width and given[pooled].shape != (shape[0], pooled_width):
+    if pooled_width and values[pooled].shape != (shape[0], pooled_width):
         raise UsageError(
-            f"{pooled} has shape {given[pooled].shape}, not {(shape[0], pooled_width)}", code=CODE
+            f"{pooled} has shape {values[pooled].shape}, not {(shape[0], pooled_width)}", code=CODE
         )
 
 
-def _check_lengths(config: ModelConfig, given: Mapping[str, Any], long_prompts: str) -> None:
+def _check_lengths(config: ModelConfig, values: Mapping[str, Any], long_prompts: str) -> None:
     """Refuse hidden states of another length than those of the other prompt."""
-    prompts = any(given[name] is None for name, _ in EMBEDDINGS.values())
+    prompts = any(values[name] is None for name, _ in EMBEDDINGS.values())
     if prompts and long_prompts == "chunk":
         raise UsageError(
             "embeddings and a prompt in chunks would have different lengths",
@@ -98,7 +98,7 @@ def _check_lengths(config: ModelConfig, given: Mapping[str, Any], long_prompts: 
         )
     length = config.text_encoder.max_position_embeddings
     lengths = [
-        length if given[name] is None else given[name].shape[1] for name, _ in EMBEDDINGS.values()
+        length if values[name] is None else values[name].shape[1] for name, _ in EMBEDDINGS.values()
     ]
     if len({*lengths}) > 1:
         raise UsageError(

@@ -172,17 +172,17 @@ def find_several(record: Mapping[str, Any]) -> str:
     return "positions" if several else ""
 
 
-def find_missing(record: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def find_missing(record: Mapping[str, Any], supplied: Mapping[str, Any]) -> list[str]:
     """Return the inputs that an image was made from and that are not given.
 
     An image does not contain them: source images, noise, embeddings, ControlNets.
     """
     mode = record["mode"]
-    missing = [n for n in SOURCES if n in MODES[mode].parameters and given.get(n) is None]
+    missing = [n for n in SOURCES if n in MODES[mode].parameters and supplied.get(n) is None]
     if mode != "invert":
-        missing += [n for n in GIVEN_ARRAYS if record.get(n) and given.get(n) is None]
+        missing += [n for n in GIVEN_ARRAYS if record.get(n) and supplied.get(n) is None]
     controls = record.get("control")
-    if controls and isinstance(controls, list) and not given.get("control"):
+    if controls and isinstance(controls, list) and not supplied.get("control"):
         missing.append("control")
     return missing
 

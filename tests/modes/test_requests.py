@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import doctest
 import inspect
 from typing import get_args
 
@@ -116,9 +117,9 @@ def test_what_an_image_records_is_a_request(mode):
     last = len(result) - 1
     record = upgrade_record(result.params_of(last))
     assert find_several(result.params_of(last)) == ""
-    given = {"image": IMAGE} if mode == "img2img" else {}
-    assert find_missing(record, {}) == list(given)
-    again = modes.plan(mode, model, **replay(record, given)).run(model)
+    supplied = {"image": IMAGE} if mode == "img2img" else {}
+    assert find_missing(record, {}) == list(supplied)
+    again = modes.plan(mode, model, **replay(record, supplied)).run(model)
     assert again[0].tobytes() == result[last].tobytes()
 
 
@@ -128,3 +129,14 @@ def test_changes_of_a_replay_replace_what_belongs_to_them():
     changed = replay(params, {"sampler": "DPM++ 2M Karras"})
     assert "eta" not in changed and "schedule" not in changed
     assert {"steps", "schedule"}.isdisjoint(replay(params, {"sigmas": [2.0, 0.0]}))
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_the_example_of_the_docstring_runs(mode):
+    function = getattr(modes, mode)
+    text = inspect.getdoc(function)
+    for section in ("Args:", "Returns:", "Raises:", "Example:"):
+        assert f"\n{section}\n" in text, section
+    example = doctest.DocTestParser().get_doctest(text, {mode: function}, mode, None, None)
+    assert example.examples or mode in ("superres", "seg2img")
+    assert doctest.DocTestRunner(verbose=False).run(example).failed == 0
