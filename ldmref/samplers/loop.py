@@ -17,6 +17,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
+import numpy as np
+
 from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 
@@ -116,7 +118,7 @@ class State(NamedTuple):
 def sample(
     denoise: Denoiser,
     x: Array,
-    sigmas: Sequence[float],
+    sigmas: Sequence[float] | np.ndarray,
     step: Step,
     *,
     noise: Noise | None = None,
@@ -188,7 +190,7 @@ def _steps(
         yield State(i, sigmas[j], x, x0, history)
 
 
-def noise_levels(sigmas: Sequence[float]) -> list[float]:
+def noise_levels(sigmas: Sequence[float] | np.ndarray) -> list[float]:
     """Return numbers, or a one-dimensional array of them, as a list of Python floats.
 
     Raises:
