@@ -9,7 +9,7 @@ from ldmref.declare import Range
 
 LEARNED = "learned_range"  # variance_type: the network's second half, between beta-tilde and beta
 
-Fraction = Annotated[float, Range(0, 1)]
+UnitFloat = Annotated[float, Range(0, 1)]
 
 
 @dataclass(frozen=True)
@@ -18,8 +18,8 @@ class SchedulerConfig:
 
     num_train_timesteps: Annotated[int, Range(2, 100_000)] = 1000
     beta_schedule: Literal["linear", "scaled_linear", "cosine"] = "scaled_linear"
-    beta_start: Fraction = 0.00085
-    beta_end: Fraction = 0.012
+    beta_start: UnitFloat = 0.00085
+    beta_end: UnitFloat = 0.012
     prediction_type: Literal["eps", "v", "x0"] = "eps"
     sampler: str = "ddim"
     spacing: str = "leading"
@@ -49,7 +49,7 @@ class SchedulerConfig:
     # predictions x0 are clipped to +- this; 0: not at all
     clip_sample_range: Annotated[float, Range(0)] = 0.0
     # dynamic thresholding of x0 at this quantile; 0: none
-    thresholding_ratio: Fraction = 0.0
+    thresholding_ratio: UnitFloat = 0.0
     # the largest value that dynamic thresholding lets pass
     sample_max_value: Annotated[float, Range(0)] = 1.0
     # the variance of DDPM's steps

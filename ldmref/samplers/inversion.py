@@ -5,13 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
 
+import numpy as np
+
 from ldmref.math.arrays import Array
 from ldmref.samplers.loop import Denoiser, History, Interval, Noise, State, Step, Stepped, sample
 from ldmref.samplers.steps import ancestral, euler_step
 
 
 def invert(
-    denoise: Denoiser, x: Array, sigmas: Sequence[float], step: Step | None = None
+    denoise: Denoiser,
+    x: Array,
+    sigmas: Sequence[float] | np.ndarray,
+    step: Step | None = None,
 ) -> Iterator[State]:
     r"""Run a deterministic sampler over increasing `sigmas`; by default DDIM (DDIM inversion).
 

@@ -16,6 +16,8 @@ from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
 
+import numpy as np
+
 from ldmref.errors import UsageError, short_repr
 from ldmref.math.arrays import Array
 
@@ -135,7 +137,7 @@ class State(NamedTuple):
 def sample(
     denoise: Denoiser,
     x: Array,
-    sigmas: Sequence[float],
+    sigmas: Sequence[float] | np.ndarray,
     step: Step,
     *,
     noise: Noise | None = None,
@@ -261,7 +263,7 @@ def guided_step(step: Step) -> Step:
     return step_within
 
 
-def noise_levels(sigmas: Sequence[float]) -> list[float]:
+def noise_levels(sigmas: Sequence[float] | np.ndarray) -> list[float]:
     """Return numbers, or a one-dimensional array of them, as a list of Python floats.
 
     Raises:

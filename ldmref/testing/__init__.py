@@ -4,11 +4,14 @@
 """
 
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ldmref.testing.cases import Case, cases
 from ldmref.testing.conformance import OperationCheck, assert_conforms, check_backend
 from ldmref.testing.mixture import Mixture, three_modes
+
+if TYPE_CHECKING:
+    from ldmref.testing import mixture, strategies
 
 __all__ = [
     "Case",
