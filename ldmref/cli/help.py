@@ -1,55 +1,105 @@
-"""Help of the command line in its own words, where that of the modes speaks of Python."""
+"""Help texts of the generating commands, for readers who do not know the Python interface.
+
+A parameter that is missing here has the text of its declaration.
+"""
 
 from __future__ import annotations
 
-SUMMARIES = {  # of the modes
-    "txt2img": "Generate images from words.",
-    "img2img": "Change an image towards a prompt.",
-    "inpaint": "Repaint the white part of a mask; where it is black, the image stays as it is.",
-    "interpolate": "Generate images that turn from one prompt into another, or an animation.",
-    "invert": "Find the noise of an image, and generate it again with other words.",
-    "superres": "Enlarge an image, with a model made for it.",
-    "seg2img": "Generate an image from a map of regions, with a model made for it.",
+SUMMARIES = {  # of the modes; the first sentence is also in the list of commands
+    "txt2img": """Generate images from a text prompt.
+
+    Example: ldmref txt2img "red heart" --seed 1
+    """,
+    "img2img": """Change an image to match a prompt.
+
+    Example: ldmref img2img "blue heart" -i heart.png --strength 0.5
+    """,
+    "inpaint": """Repaint the white area of a mask; black pixels are preserved exactly.
+
+    Example: ldmref inpaint "cat face" -i photo.png --mask mask.png
+    """,
+    "interpolate": """Generate images that gradually turn one prompt into another.
+
+    PROMPT is the first prompt, --to the last one. To change only the noise, give two seeds.
+
+    Example: ldmref interpolate "red heart" --to "blue heart" --count 24 --animate
+    """,
+    "invert": """Find the noise that gives an image, then edit the image with another prompt.
+
+    PROMPT describes the image, --edit the new image.
+
+    Example: ldmref invert "red heart" -i heart.png --edit "blue heart"
+    """,
+    "superres": """Upscale an image by the model's factor; needs a super-resolution model.
+
+    Example: ldmref superres -m bsr-sr -i small.png
+    """,
+    "seg2img": """Generate an image from a segmentation map; needs a model trained for it.
+
+    Example: ldmref seg2img -m semantic --map map.png
+    """,
 }
 HELP = {  # of the parameters
-    "image": "The image: PNG, JPEG or WebP; - reads standard input. May be repeated.",
-    "mask": "An image of the same size: white is repainted, black is kept (or, if it is partly "
-    "transparent, what is opaque is repainted). One for all images, or one for each.",
-    "segmentation": "The map: a grey or palette image whose values are the numbers of the classes. "
-    "May be repeated.",
-    "negative_prompt": "What to keep away from; one for all prompts, or one for each.",
-    "strength": "How much changes: 0 gives the image back, 1 ignores it.",
-    "mask_blur": "Pixels over which the repainted part fades out beyond the white.",
-    "cfg_scale": "Guidance: how closely the prompt is followed. 1 is none, 0 ignores the prompt; "
-    "more than the default makes colours harsh.",
-    "clip_skip": "Last layers of the text encoder to leave out: 0 is none.",
-    "long_prompts": "Cut a prompt that is too long (truncate), or read it in parts (chunk).",
-    "strict_prompt": "Refuse a prompt that would be cut.",
-    "prompt_embeds": "Encoded prompts (n, l, d) in place of prompts, as .npy.",
-    "negative_prompt_embeds": "The same for negative prompts, equally long.",
-    "control": "A ControlNet and the image that it reads; may be repeated.",
-    "steps": "How often the image is refined: more take longer.",
-    "schedule": "How the noise levels are spaced: leading, linspace, trailing, karras, "
-    "exponential, beta, ays, ...",
-    "sigmas": "Noise levels in place of steps and schedule: decreasing, the last 0.",
-    "batch_size": "Images generated together: faster on a GPU, and takes more memory.",
-    "seed": "Which noise to begin with: the same seed gives the same image. Image i has seed + i; "
-    "a list gives each its own. Default: random, and recorded.",
-    "sampler": "The method; see ldmref samplers. A1111's names are known, too.",
-    "eta": "Fresh noise of ddim, euler_a and other samplers that have it.",
-    "count": "Images for each prompt.",
-    "latents": "Initial noise of unit variance, (n, c, h, w), as .npy, in place of the seeds'.",
-    "width": "Of the image, in pixels. Default: as the model was trained.",
-    "height": "Of the image, in pixels. Default: as the model was trained.",
-    "resize": "How an input image is brought to size.",
-    "fill": "What is below the mask at first, which matters below strength 1: original, the image; "
-    "noise; fill, the colours around; nothing, grey.",
-    "only_masked": "Generate the region around the mask alone, at the model's size, and paste it "
-    "back: the image may have any size. Default: if the model knows one size, and the image has "
-    "another.",
-    "padding": "Pixels around the mask that the model sees with --only-masked.",
-    "resample": "RePaint: go back and repeat stretches of that many steps that often, so that the "
-    "new part fits the rest better.",
-    "iterations": "How exactly the noise is found: each costs an evaluation per step.",
-    "path": "How one prompt becomes the other: straight (lerp), or along a circle (slerp).",
+    "image": "Input image: PNG, JPEG or WebP; - reads standard input. May be repeated.",
+    "mask": "Mask of the same size as the image: white is repainted, black is kept. If its "
+    "transparency varies, opaque is repainted. Give one mask for all images, or one for each.",
+    "segmentation": "Segmentation map: a grey or palette image whose pixel values are class "
+    "numbers. May be repeated.",
+    "negative_prompt": "What the image should not show. Give one for all prompts, or one for each.",
+    "strength": "How much of the image changes, from 0 (nothing) to 1 (everything).",
+    "mask_blur": "Fade out the repainted area beyond the white, by this many px. Default: 0.",
+    "cfg_scale": "Guidance scale: how closely to follow the prompt. 0 ignores the prompt, 1 is no "
+    "guidance; high values make colours harsh. Default: the model's.",
+    "clip_skip": "Number of final text encoder layers to skip. Default: 0.",
+    "long_prompts": "What to do with a prompt that is too long: truncate it, or read it in "
+    "several chunks.",
+    "prompt_weights": "a1111: read (word:1.3) and [word] as weights; none: as plain text.",
+    "strict_prompt": "Refuse a prompt that would be truncated.",
+    "prompt_embeds": ".npy file with encoded prompts (n, l, d), used instead of prompts.",
+    "negative_prompt_embeds": ".npy file with encoded negative prompts, of the same length as "
+    "--prompt-embeds.",
+    "pooled_prompt_embeds": ".npy file with the pooled output (n, d) for --prompt-embeds; for SDXL "
+    "only.",
+    "negative_pooled_prompt_embeds": ".npy file with the pooled output for "
+    "--negative-prompt-embeds; for SDXL only.",
+    "control": "ControlNet and the image that it reads, e.g. canny:edges.png:0.8. WEIGHT is 1 by "
+    "default; START-END limits it to a part of the steps, e.g. 0-0.5 for the first half. May be "
+    "repeated.",
+    "steps": "Number of denoising steps: more steps take longer. Default: the model's.",
+    "schedule": "Spacing of the noise levels: leading, linspace, trailing, karras, exponential, "
+    "beta, ays, ... Default: the model's.",
+    "sigmas": "Noise levels to use instead of --steps and --schedule, in decreasing order, "
+    "usually ending in 0.",
+    "batch_size": "Number of images generated together: faster on a GPU, but needs more memory.",
+    "tile": "Decode in overlapping tiles of N x N px, which saves memory but may shift colours "
+    "between tiles. Default: no tiles.",
+    "seed": "Seed of the random noise: the same seed gives the same image. Image number i uses "
+    "N + i; a list gives one seed for each image; -1 is random. Default: random, recorded in the "
+    "image.",
+    "sampler": "Sampling method: see ldmref samplers; names of AUTOMATIC1111 also work. Default: "
+    "the model's.",
+    "eta": "Amount of fresh noise per step, from 0 to 1, for ddim, euler_a and other samplers "
+    "that use it. Default: the sampler's.",
+    "rng": "Random number generator: philox; torch, which gives the images of diffusers for a "
+    "seed; or a1111-gpu, which gives those of AUTOMATIC1111.",
+    "count": "Number of images for each prompt.",
+    "latents": ".npy file with the initial noise (n, c, h, w), of unit variance, used instead of "
+    "noise from --seed.",
+    "width": "Width in px, a multiple of 8 for most models. Default: the input image's, or "
+    "the model's.",
+    "height": "Height in px, a multiple of 8 for most models. Default: the input image's, or "
+    "the model's.",
+    "resize": "How to fit an input image to --width and --height: crop the edges, stretch it, or "
+    "fill with white.",
+    "fill": "Content of the repainted area before noise is added, if --strength is below 1: "
+    "original (the image), noise, fill (the surrounding colours) or nothing (grey).",
+    "only_masked": "Generate only the region around the mask, at the model's size, and paste it "
+    "back, so the image may have any size. Default: on for models of one size if the image "
+    "has another size.",
+    "padding": "px around the mask that the model sees with --only-masked.",
+    "resample": "RePaint: go back LENGTH steps and repeat them, SAMPLES times in all. The "
+    "repainted area then fits better, but takes longer.",
+    "mask_invert": "Repaint the black area instead of the white one.",
+    "iterations": "Accuracy of the inversion: refinements per step, each as expensive as a step.",
+    "path": "How to blend the two prompts: lerp (along a straight line) or slerp (along an arc).",
 }

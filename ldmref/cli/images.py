@@ -36,7 +36,7 @@ from ldmref.cli.progress import Stop, stopping
 from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.cli.sheet import Sheet
 from ldmref.cli.sources import read_prompts
-from ldmref.cli.streams import check_stdout
+from ldmref.cli.standard_streams import check_stdout
 from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
 from ldmref.config import LIMIT_KEYS, settings
 from ldmref.errors import LdmrefError, UsageError
@@ -46,13 +46,15 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.registry import MODES
 
+POSITIONS = replace(
+    MODES["interpolate"].parameters["positions"],
+    flags=None,
+    help="Positions instead of --count, from 0 (the first prompt) to 1 (the last).",
+)
 OWN_OPTIONS = {
     "invert": INVERTING,
-    "interpolate": (
-        *INTERPOLATING, parameter_option(replace(MODES["interpolate"].parameters["positions"],
-                                                 flags=None, help="Positions in [0, 1] instead.")),
-    ),
-}  # fmt: skip
+    "interpolate": (*INTERPOLATING, parameter_option(POSITIONS)),
+}
 
 
 def command(mode: str) -> click.Command:

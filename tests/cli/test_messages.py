@@ -6,8 +6,9 @@ import click
 import pytest
 
 from ldmref.cli.failures import all_flags
+from ldmref.cli.flags import describe_range
 from ldmref.cli.main import cli
-from ldmref.cli.wording import command_line, in_flags, shortened
+from ldmref.cli.messages import command_line, rewrite_as_flags, shorten
 from ldmref.errors import closest
 
 
@@ -35,14 +36,22 @@ def command(name):
     ],
 )
 def test_parameters_become_flags(name, text, said):
-    assert in_flags(text, command(name)) == said
+    assert rewrite_as_flags(text, command(name)) == said
 
 
 @pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
-        (["red", "heart"], "no such command: red", 'to generate it: ldmref "red heart"'),
-        (["red", "heart", "--seed", "1"], "red", 'to generate it: ldmref "red heart" --seed 1'),
+        (
+            ["red", "heart"],
+            "no such command: red",
+            'to generate an image of it: ldmref "red heart"',
+        ),
+        (
+            ["red", "heart", "--seed", "1"],
+            "red",
+            'to generate an image of it: ldmref "red heart" --seed 1',
+        ),
         (["trainn"], "no such command: trainn", "did you mean 'train'?"),
         (["rain", "--seed", "1"], "no such command: rain", "ldmref txt2img rain --seed 1"),
         (["help", "trainn"], "no such command: trainn", "did you mean 'train'?"),
@@ -53,8 +62,12 @@ def test_parameters_become_flags(name, text, said):
         (["txt2imgg", "cat"], "txt2imgg", "did you mean 'txt2img'?"),
         (["txt2img", "red", "heart"], "2 words", 'in quotes: ldmref txt2img "red heart"'),
         (["img2img", "red", "heart", "-i", "a"], "2 words", 'ldmref img2img "red heart"'),
-        (["-q", "samplers"], "-q stands before the command", "ldmref samplers -q"),
-        (["txt2img", "x", "--strength", "1"], "no such option", "txt2img has none, but img2img"),
+        (["-q", "samplers"], "-q must come after the command", "ldmref samplers -q"),
+        (
+            ["txt2img", "x", "--strength", "1"],
+            "no such option",
+            "txt2img does not have it, unlike img2img",
+        ),
         (["samplers", "--step", "1"], "no such option: --step", "see ldmref samplers --help"),
         (["txt2img", "x", "--batch", "0"], "--batch must be from 1 to", ""),
     ],
@@ -89,6 +102,28 @@ def test_flags_or_a_word_alone_draw(argv, ldm, model_folder, work):
 def test_help_as_a_command(name, ldm):
     assert ldm("help", name).out == ldm(name, "--help").out != ""
     assert ldm("help").out == ldm("--help").out
+
+
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (click.IntRange(1, 10), "from 1 to 10"),
+        (click.IntRange(1), "at least 1"),
+        (click.IntRange(max=9, max_open=True), "below 9"),
+        (click.FloatRange(0, min_open=True), "above 0"),
+        (click.FloatRange(0, 1, min_open=True), "above 0, at most 1"),
+    ],
+)
+def test_ranges_in_words(kind, said):
+    assert describe_range(kind) == said
+
+
+@pytest.mark.parametrize("name", [None, *sorted(cli.commands)])
+def test_help_is_free_of_python(name, ldm):
+    """No backticks, None, type names of click, or comparisons with an unnamed x."""
+    text = ldm(*([name] if name else []), "--help").out
+    for python in ("`", "None", "INTEGER", "FLOAT", "x<", "<x", "x>", "model.config", "(model"):
+        assert python not in text, python
 
 
 def test_a_suggestion_is_a_misspelling():
@@ -144,7 +179,7 @@ def test_long_names_are_shortened(ldm, work):
         assert ran.code in (2, 3, 8) and "E-INTERNAL" not in ran.err, (argv[:3], ran.err)
         assert (ran.code == 8) == ("-o" in argv or argv[:2] == ["convert", "emoji"])
         assert len(ran.err) < 1500 and not list(work.iterdir())
-    assert shortened("x" * 400) == "x" * 400 and len(shortened("x" * 401)) < 410
+    assert shorten("x" * 400) == "x" * 400 and len(shorten("x" * 401)) < 410
 
 
 def test_emoji_names_as_long_as_a_file_system_allows(draw, work):
