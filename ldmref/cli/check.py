@@ -31,7 +31,7 @@ MAX_CALLS = 4  # shown for a failing case
     "--dtype", type=click.Choice(["float64", "float32"]), help="Number format. Default: float64."
 )
 @option("--config", metavar="FILE", help="Configuration file. Default: ./ldmref.toml.")
-@option("--against", metavar="MODULE|FILE", help="Check the functions of your own Python code.")
+@option("--against", metavar="MODULE|FILE", help="Check the functions of another Python module.")
 @option(
     "--cases",
     type=click.IntRange(1, 100_000),
@@ -58,7 +58,7 @@ MAX_CALLS = 4  # shown for a failing case
 @option("--formulas", is_flag=True, help="Also print the formulas, as LaTeX.")
 @option("--json", "as_json", is_flag=True, help="Print one JSON object per identity.")
 def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> None:
-    """Check the mathematics of ldmref, or of your own code, on this machine.
+    """Check the mathematics of ldmref, or of your implementation, on this machine.
 
     Each identity computes a quantity twice: with the function, and with an oracle that does not
     share its code. Errors (worst and allowed) are in units of rounding of the number format. The

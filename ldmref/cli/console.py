@@ -76,7 +76,7 @@ class Console:
         )
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """Print each warning once, in a line of its own."""
+        """Print each warning once, one per line."""
         for text in () if self.quiet else warnings:
             if text in self._warned:
                 continue

@@ -55,7 +55,7 @@ def backends(as_json: bool) -> None:
         }
         for name, reason in backend_registry.available().items()
     ]
-    for plugin in list_plugins(backend_registry.GROUP, backend_registry.BUILT_IN):
+    for plugin in make_plugin_rows(backend_registry.GROUP, backend_registry.BUILT_IN):
         usable = False if plugin["reason"] else None
         rows.append(plugin | {"usable": usable, "devices": []})
 
@@ -67,7 +67,7 @@ def backends(as_json: bool) -> None:
     print_rows(rows, as_json, cells)
 
 
-def list_plugins(group: str, built_in: Collection[str]) -> list[TableRow]:
+def make_plugin_rows(group: str, built_in: Collection[str]) -> list[TableRow]:
     """Return name, package and, if it is hidden, the reason, of each plug-in; import none."""
     reasons = hidden(group, built_in)
     return [
@@ -140,7 +140,7 @@ def samplers(as_json: bool) -> None:
     Plug-ins are listed without being imported, so only their names and packages are known.
     """
     rows = [sampler_row(name, sampler) for name, sampler in SAMPLERS.items()]
-    for plugin in list_plugins(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES}):
+    for plugin in make_plugin_rows(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES}):
         rows.append(dict.fromkeys(rows[0]) | plugin)
 
     def cells(row: TableRow) -> tuple[str, ...]:
