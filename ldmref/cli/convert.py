@@ -10,7 +10,7 @@ import numpy as np
 
 from ldmref.cli.file_info import name_weights
 from ldmref.cli.progress import one_line, say
-from ldmref.cli.tables import first_few
+from ldmref.cli.tables import join_first
 from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.compvis.keys import compvis_table
@@ -144,7 +144,7 @@ def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
     write_tensors(out, tensors, METADATA, overwrite=overwrite)
     report_written(out, len(tensors))
     if checkpoint.left_out:
-        say(one_line(f"ldmref: left out, not named tensors: {first_few(checkpoint.left_out)}"))
+        say(one_line(f"ldmref: left out, not named tensors: {join_first(checkpoint.left_out)}"))
 
 
 def write_compvis(
@@ -186,7 +186,7 @@ def report_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
     if averaged is not None:
         say(f"ldmref: read {name_weights(averaged)}")
     if names:
-        say(one_line(f"ldmref: left out {len(names)} tensors: {first_few(names)}"))
+        say(one_line(f"ldmref: left out {len(names)} tensors: {join_first(names)}"))
 
 
 def report_written(out: Path, tensors: int) -> None:

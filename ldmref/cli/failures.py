@@ -82,7 +82,7 @@ def has_working_folder() -> bool:
     return True
 
 
-def usage_error(
+def to_usage_error(
     error: click.ClickException,
     command: click.Command,
     commands: Mapping[str, click.Command],
@@ -93,28 +93,28 @@ def usage_error(
     hint = f"see ldmref {command.name} --help" if command.name != "ldmref" else "see ldmref --help"
     if isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
-        hint = _option_hint(error.option_name, command, commands, aliases) or hint
+        hint = _suggest_option(error.option_name, command, commands, aliases) or hint
     elif re.search(r"'-?\d+,\d+'", message):
         hint = "write a decimal point, not a comma"
     return UsageError(message, code="E-USAGE", hint=hint)
 
 
-def _option_hint(
+def _suggest_option(
     name: str,
     command: click.Command,
     commands: Mapping[str, click.Command],
     aliases: Mapping[str, str],
 ) -> str:
     """Suggest a similar flag of the command, or the commands that have this flag."""
-    others = [key for key, other in commands.items() if name in all_flags(other)]
+    others = [key for key, other in commands.items() if name in list_flags(other)]
     if others:
         return f"{command.name} does not have it, unlike {', '.join(others)}"
-    flags = all_flags(command)
+    flags = list_flags(command)
     known = [*flags, *(f"--{alias}" for alias, to in aliases.items() if f"--{to}" in flags)]
     close = closest(name.strip("-"), [flag[2:] for flag in known if flag.startswith("--")])
     return f"did you mean {f'--{close}'!r}?" if close else ""
 
 
-def all_flags(command: click.Command) -> list[str]:
+def list_flags(command: click.Command) -> list[str]:
     """Return every flag of a command."""
     return [flag for p in command.params for flag in (*p.opts, *p.secondary_opts) if flag[0] == "-"]

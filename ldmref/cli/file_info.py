@@ -10,7 +10,7 @@ import click
 
 from ldmref.cli.combined import describe_images
 from ldmref.cli.progress import one_line
-from ldmref.cli.tables import TableRow, first_few, print_rows
+from ldmref.cli.tables import TableRow, join_first, print_rows
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import averages_of, unread
 from ldmref.io.diffusers.folder import WEIGHTS, weight_files
@@ -32,7 +32,7 @@ def name_weights(averaged: bool) -> str:
     return "the averaged weights (EMA)" if averaged else "the last weights"
 
 
-def image_info(path: str, as_json: bool) -> None:
+def print_image_info(path: str, as_json: bool) -> None:
     """Print what an image records about how it was made."""
     image = open_image(path)
     recorded = read_parameters(path)
@@ -58,7 +58,9 @@ def image_info(path: str, as_json: bool) -> None:
         click.echo(one_line(line))
 
 
-def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bool = False) -> None:
+def print_model_info(
+    path: Path, as_json: bool, variant: str | None = None, listed: bool = False
+) -> None:
     """Print the configuration of a model and the number of its tensors, without reading weights.
 
     With `listed`, and in the JSON, every tensor is printed with its type and shape.
@@ -104,7 +106,7 @@ def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bo
     if averaged is not None:
         click.echo(f"reads {name_weights(averaged)}")
     if unused:
-        click.echo(one_line(f"{len(unused)} tensors are not read: {first_few(unused)}"))
+        click.echo(one_line(f"{len(unused)} tensors are not read: {join_first(unused)}"))
     kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
     total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
     click.echo(total if listed else f"{total}; --tensors lists them")

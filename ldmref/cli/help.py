@@ -45,8 +45,8 @@ HELP = {  # of the parameters
     "transparency varies, opaque is repainted. Give one mask for all images, or one for each.",
     "segmentation": "Segmentation map: a grey or palette image whose pixel values are class "
     "numbers. May be repeated.",
-    "negative_prompt": "Things that the image should not show. Give one for all prompts, or one for "
-    "each.",
+    "negative_prompt": "Things that the image should not show. Give one text for all prompts, or "
+    "one for each.",
     "strength": "How much of the image changes, from 0 (nothing) to 1 (everything).",
     "mask_blur": "Fade out the repainted area beyond the white, by this many px. Default: 0.",
     "cfg_scale": "Guidance scale: how closely to follow the prompt. 0 ignores the prompt, 1 is no "

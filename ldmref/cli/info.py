@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from ldmref import backends as backend_registry
-from ldmref.cli.file_info import image_info, model_info
+from ldmref.cli.file_info import print_image_info, print_model_info
 from ldmref.cli.tables import TableRow, print_rows
 from ldmref.files import input_path
 from ldmref.io import hub
@@ -193,15 +193,15 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
     path = input_path(target)
     reference = None if path.exists() else hub.parse(target)
     if reference is not None and (fetch or reference.folder.is_dir()):
-        model_info(find_model(target, fetch, variant), as_json, variant, tensors)
+        print_model_info(find_model(target, fetch, variant), as_json, variant, tensors)
     elif target in EMBEDDED and not path.exists():
-        model_info(find_model(target), as_json, listed=tensors)
+        print_model_info(find_model(target), as_json, listed=tensors)
     elif path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf"):
-        model_info(find_folder(path), as_json, variant, tensors)
+        print_model_info(find_folder(path), as_json, variant, tensors)
     elif not path.exists() and target in PRESETS:
         find_model(target)  # raises an error that explains presets
     else:
-        image_info(target, as_json)
+        print_image_info(target, as_json)
 
 
 COMMANDS = (backends, models, samplers, info)

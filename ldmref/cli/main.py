@@ -25,9 +25,9 @@ from ldmref.cli import (
     train,
     words,
 )
-from ldmref.cli.failures import all_flags, fail, usage_error
+from ldmref.cli.failures import fail, list_flags, to_usage_error
 from ldmref.cli.flags import simplify_options
-from ldmref.cli.messages import command_line
+from ldmref.cli.messages import quote_command
 from ldmref.cli.standard_streams import finish_streams, prepare_streams
 from ldmref.errors import UsageError, closest
 from ldmref.modes.aliases import flag_aliases
@@ -46,7 +46,7 @@ SECTIONS = {
 }  # fmt: skip
 
 
-def canonical(name: str) -> str:
+def normalise_flag(name: str) -> str:
     """Return our name for a flag of another program, with hyphens instead of underscores."""
     name = name.replace("_", "-")
     return ALIASES.get(name, name)
@@ -78,7 +78,7 @@ class Commands(click.Group):
             if command is None or {"-p", "--prompt"} & set(args):
                 return [DEFAULT_COMMAND, *args]
             args.remove(command)
-            hint = command_line(["ldmref", command, *args])
+            hint = quote_command(["ldmref", command, *args])
             raise UsageError(f"{word} must come after the command", code="E-USAGE", hint=hint)
         words = list(takewhile(lambda a: not a.startswith("-"), args))
         close = closest(word, self.commands) if len(words) == 1 else ""
@@ -87,7 +87,7 @@ class Commands(click.Group):
         if close and self._has_own_flag(args, self.commands[close]):
             return [DEFAULT_COMMAND, *args]
         typed = [" ".join(words)] if len(words) > 1 else [DEFAULT_COMMAND, word]
-        hint = "to generate an image of it: " + command_line(
+        hint = "to generate an image of it: " + quote_command(
             ["ldmref", *typed, *args[len(words) :]]
         )
         close = close or closest(word, self.commands)
@@ -97,9 +97,11 @@ class Commands(click.Group):
 
     def _has_own_flag(self, args: list[str], other: click.Command) -> bool:
         """Return whether one of the flags belongs to txt2img but not to another command."""
-        names = {canonical(arg.lstrip("-").partition("=")[0]) for arg in args if arg[:1] == "-"}
+        names = {
+            normalise_flag(arg.lstrip("-").partition("=")[0]) for arg in args if arg[:1] == "-"
+        }
         own, others = (
-            {flag.lstrip("-") for flag in all_flags(command)}
+            {flag.lstrip("-") for flag in list_flags(command)}
             for command in (self.commands[DEFAULT_COMMAND], other)
         )
         return bool(names & own - others)
@@ -124,7 +126,7 @@ ldmref "red heart"      is short for ldmref txt2img "red heart".
 ldmref COMMAND --help   shows the flags of a command.""",
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": canonical,
+        "token_normalize_func": normalise_flag,
         "max_content_width": 100,
     },
 )
@@ -160,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BaseException as error:  # plug-ins and libraries raise any class
         command = find_command(argv)
         if isinstance(error, click.ClickException):
-            error = usage_error(error, command, cli.commands, ALIASES)
+            error = to_usage_error(error, command, cli.commands, ALIASES)
         code = fail(error, argv, command)
     finish_streams()
     return code

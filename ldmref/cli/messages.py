@@ -1,4 +1,4 @@
-"""Messages for the terminal: parameters as flags, command lines in quotes, long texts shorten.
+"""Messages for the terminal: parameters as flags, quoted command lines, shortened texts.
 
 Errors and warnings of the library name parameters as in Python: `cfg_scale must be ...`, `give
 config=`, `ema=False reads the last weights`. On the command line they name the flags of the
@@ -53,10 +53,10 @@ def long_flag(option: click.Option) -> str:
     return next((flag for flag in option.opts if flag.startswith("--")), option.opts[0])
 
 
-def command_line(words: Iterable[str]) -> str:
+def quote_command(words: Iterable[str]) -> str:
     """Return words as typed in a shell, in quotes where it needs them.
 
-    >>> command_line(["ldmref", "red heart"])
+    >>> quote_command(["ldmref", "red heart"])
     'ldmref "red heart"'
     """
     return " ".join(
@@ -66,7 +66,7 @@ def command_line(words: Iterable[str]) -> str:
 
 
 def shorten(text: str, longest: int = 400) -> str:
-    """Return `text`, without its middle if it is long, as file names of hostile input may be."""
+    """Shorten a long text, for example a hostile file name, by leaving out its middle."""
     if len(text) <= longest:
         return text
     return f"{text[: longest // 2]} ... {text[-longest // 2 :]}"

@@ -78,7 +78,7 @@ class TerminalPreview(LivePreview):
         self.rows = 0  # height of the preview on the screen; 0 if there is none yet
 
     def put(self, image: Image.Image) -> None:
-        """Show an image over the last one; the first image makes room, so later ones do not scroll."""
+        """Show an image over the last one; the first one also scrolls to make room."""
         if self.protocol == KITTY:
             rows = ROWS
             data = kitty_bytes(image, self.number, rows)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from ldmref.cli.messages import command_line
+from ldmref.cli.messages import quote_command
 from ldmref.errors import InputError, UsageError
 from ldmref.files import not_a_file, open_file
 from ldmref.modes.validation import MAX_COUNT
@@ -39,8 +39,8 @@ def read_prompts(
         InputError: The file cannot be read.
     """
     if len(words) > 1 and not any(_is_whole(word) for word in words):
-        typed = command_line(["ldmref", command, " ".join(words)])
-        several = command_line(part for word in words for part in ("-p", word))
+        typed = quote_command(["ldmref", command, " ".join(words)])
+        several = quote_command(part for word in words for part in ("-p", word))
         raise UsageError(
             f"the prompt is {len(words)} words without quotes",
             code="E-USAGE",

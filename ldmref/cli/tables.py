@@ -28,6 +28,6 @@ def print_rows(
         click.echo("  ".join([*start, line[-1]]).rstrip())
 
 
-def first_few(names: Sequence[str], most: int = 5) -> str:
+def join_first(names: Sequence[str], most: int = 5) -> str:
     """Return the first names of a list, separated by commas."""
     return ", ".join(names[:most]) + ", ..." * (len(names) > most)

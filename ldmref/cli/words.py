@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from ldmref.cli.messages import command_line
+from ldmref.cli.messages import quote_command
 from ldmref.cli.options import MODEL_NAME
 from ldmref.errors import UsageError, closest
 from ldmref.io.locate import find_model, is_native, model_config
@@ -129,7 +129,7 @@ def format_words(row: dict[str, Any]) -> list[str]:
         f"emoji, and {len(row['things'])} things in scenes of one or two kinds.",
         "",
         "Try",
-        *(f"  {command_line(['ldmref', prompt])}" for prompt in row["examples"]),
+        *(f"  {quote_command(['ldmref', prompt])}" for prompt in row["examples"]),
         "",
         *_wrap("colours", row["colours"], 'as in "a blue dog", "the dog is blue"'),
         *_wrap("numbers", row["numbers"], 'as in "three cats"'),

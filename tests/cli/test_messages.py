@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 import pytest
 
-from ldmref.cli.failures import all_flags
+from ldmref.cli.failures import list_flags
 from ldmref.cli.flags import describe_range
 from ldmref.cli.main import cli
-from ldmref.cli.messages import command_line, rewrite_as_flags, shorten
+from ldmref.cli.messages import quote_command, rewrite_as_flags, shorten
 from ldmref.errors import closest
 
 
@@ -129,7 +129,7 @@ def test_help_is_free_of_python(name, ldm):
 def test_a_suggestion_is_a_misspelling():
     """Every flag with a letter left out, doubled, or two exchanged leads back to it or to one that
     is as near; a word with less than three letters in four in common leads to none."""
-    flags = {flag[2:] for c in cli.commands.values() for flag in all_flags(c) if flag[:2] == "--"}
+    flags = {flag[2:] for c in cli.commands.values() for flag in list_flags(c) if flag[:2] == "--"}
     for flag in sorted(flags):
         for i in range(len(flag)):
             misspelt = {flag[:i] + flag[i] + flag[i:]}
@@ -146,14 +146,17 @@ def test_a_suggestion_is_a_misspelling():
 
 def test_suggested_flags_exist():
     """Whatever is misspelt, what is suggested is a flag or an alias of the command at hand."""
-    from ldmref.cli.failures import usage_error
+    from ldmref.cli.failures import to_usage_error
     from ldmref.cli.main import ALIASES
 
-    everywhere = {flag for c in cli.commands.values() for flag in all_flags(c)}
+    everywhere = {flag for c in cli.commands.values() for flag in list_flags(c)}
     for name, c in cli.commands.items():
-        own = {*all_flags(c), *(f"--{a}" for a, to in ALIASES.items() if f"--{to}" in all_flags(c))}
+        own = {
+            *list_flags(c),
+            *(f"--{a}" for a, to in ALIASES.items() if f"--{to}" in list_flags(c)),
+        }
         for flag in (*everywhere, *(f"--{a}" for a in ALIASES)):
-            error = usage_error(click.NoSuchOption(f"{flag}x"), c, cli.commands, ALIASES)
+            error = to_usage_error(click.NoSuchOption(f"{flag}x"), c, cli.commands, ALIASES)
             if error.hint.startswith("did you mean"):
                 assert error.hint.split("'")[1] in own, (name, flag, error.hint)
 
@@ -188,7 +191,7 @@ def test_emoji_names_as_long_as_a_file_system_allows(draw, work):
     assert [p.name for p in work.iterdir()] == [name]
 
 
-def test_command_line_quotes():
-    assert command_line(["ldmref", "a b", "it's", 'a "b"', "$x"]) == (
+def test_commands_are_quoted():
+    assert quote_command(["ldmref", "a b", "it's", 'a "b"', "$x"]) == (
         "ldmref \"a b\" 'it'\"'\"'s' 'a \"b\"' '$x'"
     )
