@@ -31,19 +31,19 @@ PARAMETERS = [p for name, p in MODES["txt2img"].parameters.items() if name in DE
 
 @click.group()
 def config() -> None:
-    """Show the settings from ldmref.toml, LDMREF_* variables and defaults."""
+    """Show the settings: of ldmref.toml, LDMREF_* variables, and defaults."""
 
 
 @config.command()
-@click.option("--origin", is_flag=True, help="Also print where each value comes from.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option("--origin", is_flag=True, help="Say where each value comes from.")
+@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
 @with_options(parameter_options(PARAMETERS), (MODEL_NAME, OUTPUT), BACKEND, (CONFIG,))
 def show(origin: bool, as_json: bool, **flags: Any) -> None:
-    """Print the settings with which images are generated, as an ldmref.toml.
+    """Print the settings with which images are drawn, as an ldmref.toml.
 
-    A flag overrides an LDMREF_* variable, which overrides the configuration file, which overrides
-    the default. Steps, guidance, sampler, schedule and size have defaults of the model. Add flags
-    of txt2img to see what they change.
+    Flags are those of the drawing commands: add them to see what they change. A value comes from
+    a flag, else an LDMREF_* variable, else the configuration file, else it is the default: of the
+    model for steps, guidance, sampler, schedule and size, else of ldmref.
     """
     configured = settings(flags["config"])
     values = in_force(configured, flags)

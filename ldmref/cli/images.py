@@ -46,15 +46,13 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
 from ldmref.modes.registry import MODES
 
-POSITIONS = replace(
-    MODES["interpolate"].parameters["positions"],
-    flags=None,
-    help="Positions instead of --count, from 0 (the first prompt) to 1 (the last).",
-)
 OWN_OPTIONS = {
     "invert": INVERTING,
-    "interpolate": (*INTERPOLATING, parameter_option(POSITIONS)),
-}
+    "interpolate": (
+        *INTERPOLATING, parameter_option(replace(MODES["interpolate"].parameters["positions"],
+                                                 flags=None, help="Positions in [0, 1] instead.")),
+    ),
+}  # fmt: skip
 
 
 def command(mode: str) -> click.Command:

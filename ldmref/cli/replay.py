@@ -42,20 +42,19 @@ REPLACED = {  # by a flag: what else of the record it replaces
     required=True,
     metavar="IMAGE",
     type=PATH,
-    help="Image made by ldmref or AUTOMATIC1111.",
+    help="An image made by ldmref or A1111.",
 )
-@click.option("-p", "--prompt", metavar="TEXT", help="Use this prompt instead.")
+@click.option("-p", "--prompt", metavar="TEXT", help="Draw this instead.")
 @click.option(
-    "-i", "--image", type=PATH, metavar="FILE", help="Input image or map that it was made from."
+    "-i", "--image", type=PATH, metavar="FILE", help="The image or map that it was made from."
 )
-@click.option("--mask", type=PATH, metavar="FILE", help="Mask with which it was made.")
+@click.option("--mask", type=PATH, metavar="FILE", help="The mask with which it was made.")
 @with_options(parameter_options(RECORDED.values()), MODEL, FILES)
 def run(source: str, prompt: str | None, **flags: Any) -> None:
-    """Generate an image again from the record in its file; flags override.
+    """Draw an image again as it records; flags override.
 
-    An image made by ldmref records everything except for its input images, which have to be
-    given again. An image made by AUTOMATIC1111 records less: it is repeated as closely as possible,
-    and a warning lists every difference.
+    An image of ldmref records everything but the images that it was made from: give them again.
+    One of A1111 records text, which is repeated as far as it goes; what is not exact is said.
     """
     recorded = read_record(source)
     mode = recorded["mode"]
