@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from ldmref.cli.flags import describe_range
 from ldmref.cli.messages import rewrite_as_flags, shorten
 from ldmref.cli.progress import Stopped, one_line, say
 from ldmref.cli.standard_streams import closed_stdout
@@ -25,6 +26,7 @@ from ldmref.errors import (
 )
 from ldmref.modes.cost import is_out_of_memory
 
+OUT_OF_RANGE = " is not in the range "  # of click's message
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
@@ -94,9 +96,19 @@ def to_usage_error(
     if isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
         hint = _suggest_option(error.option_name, command, commands, aliases) or hint
+    elif OUT_OF_RANGE in message and isinstance(error, click.BadParameter) and error.param:
+        message = _range_message(message, error.param)
     elif re.search(r"'-?\d+,\d+'", message):
         hint = "write a decimal point, not a comma"
     return UsageError(message, code="E-USAGE", hint=hint)
+
+
+def _range_message(message: str, option: click.Parameter) -> str:
+    """Name the range of a number in words, where click would write `1<=x<=10`."""
+    if not isinstance(option.type, click.IntRange | click.FloatRange):
+        return message
+    value = message.partition(OUT_OF_RANGE)[0].rpartition(" ")[2]
+    return f"{max(option.opts, key=len)} must be {describe_range(option.type)}, not {value}"
 
 
 def _suggest_option(

@@ -70,6 +70,8 @@ def test_parameters_become_flags(name, text, said):
         ),
         (["samplers", "--step", "1"], "no such option: --step", "see ldmref samplers --help"),
         (["txt2img", "x", "--batch", "0"], "--batch must be from 1 to", ""),
+        (["check", "--cases", "0"], "--cases must be from 1 to 100000, not 0", "check --help"),
+        (["train", "--steps", "0"], "--steps must be at least 1, not 0", "train --help"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )

@@ -190,7 +190,10 @@ def test_what_img2img_and_inpaint_do_otherwise_is_named():
     [
         ("Sampler: Euler, Schedule type: KL Optimal", "the levels end at 0.0292"),
         ("Sampler: LCM, Schedule type: Automatic", "A1111's LCM has other"),
-        ("Sampler: Euler, Schedule type: Align Your Steps 32", "schedule 'align your steps 32' is unknown"),
+        (
+            "Sampler: Euler, Schedule type: Align Your Steps 32",
+            "'align your steps 32' is unknown",
+        ),
         ("Sampler: DEIS", "A1111 has no sampler 'DEIS': sampled with deis"),
         ("Sampler: Euler, Schedule rho: 5", "not repeated: Schedule rho: 5"),
         ("Sampler: Euler, Hires upscale: 2", "second pass"),
