@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib
 import importlib.util
 import os
@@ -14,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from ldmref.check.chapters import CHAPTERS
-from ldmref.errors import InputError
+from ldmref.errors import InputError, closest
 from ldmref.files import not_a_file
 
 
@@ -86,4 +85,4 @@ def unknown_functions(module: ModuleType) -> dict[str, str]:
         if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__
     ]
     unknown = [n for n in public if n not in known and callable(getattr(module, n, None))]
-    return {n: "".join(difflib.get_close_matches(n, known, n=1, cutoff=0.75)) for n in unknown}
+    return {name: closest(name, known) for name in unknown}

@@ -1,4 +1,4 @@
-"""Replays of A1111's images: its noise levels for the model that samples, and what is not exact."""
+"""Replays of images made by A1111: its noise levels for our model, and notes on differences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterator
 from typing import Any
 
+from ldmref.cli.tasks import Values
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.modes import validation
@@ -16,29 +17,28 @@ from ldmref.samplers import ALIASES, SAMPLERS, get_sampler
 from ldmref.samplers.a1111 import COMPVIS, UNIPC, Levels, Options, a1111_levels
 from ldmref.samplers.schedule import check_steps, sampling_sigmas
 
-Values = dict[str, Any]
-OWN_LEVELS = ("schedule", "sigmas")  # flags that take the place of A1111's noise levels
+OWN_LEVELS = ("schedule", "sigmas")  # flags that replace A1111's noise levels
 BROWNIAN = ("dpmpp_sde", "dpmpp_2m_sde", "dpmpp_2m_sde_heun", "dpmpp_3m_sde")
-OPENCLIP = 1024  # width of the text encoder of Stable Diffusion 2
+OPENCLIP_WIDTH = 1024  # hidden size of the text encoder of Stable Diffusion 2
 
 
 def as_a1111(
     mode: str, config: ModelConfig, flags: Values, made: Values, own: Collection[str]
 ) -> tuple[Values, list[str]]:
-    """Complete the values of a replay with what A1111 does for this model.
+    """Complete the values of a replay as A1111 would for this model.
 
     Args:
         mode: txt2img, img2img or inpaint.
-        config: of the model that samples.
-        flags: the values, recorded and given.
-        made: `a1111` of `replay_parameters`.
-        own: names of the values that the user gave, which stay.
+        config: Configuration of the model that samples.
+        flags: Values from the record and from the command line.
+        made: The entry `a1111` of `replay_parameters`.
+        own: Names of the values from the command line, which are kept.
 
     Returns:
-        The values, and notes on what is not exact, one line each.
+        The values, and notes on differences from A1111, one line each.
 
     Raises:
-        UsageError: the sampler is not offered here, or a number is out of range.
+        UsageError: The sampler is not available, or a number is out of range.
     """
     flags = dict(flags)
     notes: list[str] = []
@@ -49,13 +49,13 @@ def as_a1111(
         flags["clip_skip"] = None
     if mode == "img2img" and "resize" not in own:
         flags["resize"] = "stretch"
-    sampler = _sampler(config, flags["sampler"], made, own, notes)
+    sampler = _resolve_sampler(config, flags["sampler"], made, own, notes)
     if flags["sampler"] is None or "sampler" not in own:
         flags["sampler"] = sampler
     noised = mode != "txt2img"
     levels = None
     if not set(OWN_LEVELS) & set(own) and not find_schedule(flags["sampler"]):
-        levels = _levels(config, flags, sampler, made, noised)
+        levels = _compute_levels(config, flags, sampler, made, noised)
         if levels is None:
             notes.append(_no_levels(sampler, made["schedule"]))
     if levels is not None:
@@ -68,7 +68,7 @@ def as_a1111(
 
 
 def chunk_notes(run: Run, made: Values) -> Iterator[str]:
-    """Yield how A1111 would have cut the prompts of a prepared run into chunks differently."""
+    """Yield notes on prompts of a prepared run that A1111 would split into other chunks."""
     encoded = run.text.encoded
     pairs = zip(run.text.prompts, run.text.negative_prompts, strict=True)
     for texts in dict.fromkeys(pairs):
@@ -90,25 +90,25 @@ def chunk_notes(run: Run, made: Values) -> Iterator[str]:
 
 
 def _ignores_clip_skip(config: ModelConfig) -> bool:
-    """Whether A1111 takes the layer that the model was trained with: SDXL, Stable Diffusion 2."""
-    return config.text_encoder_2 is not None or config.text_encoder.hidden_size == OPENCLIP
+    """Return whether A1111 ignores clip skip for a model: SDXL and Stable Diffusion 2."""
+    return config.text_encoder_2 is not None or config.text_encoder.hidden_size == OPENCLIP_WIDTH
 
 
-def _sampler(
+def _resolve_sampler(
     config: ModelConfig, value: Any, made: Values, own: Collection[str], notes: list[str]
 ) -> str:
-    """The name of the sampler here."""
+    """Return our name of the sampler, and append notes about it."""
     if value is None:
         return config.scheduler.sampler
     if "sampler" in own:
         suffix = find_schedule(value)
         return get_sampler(str(value).strip()[: -len(suffix) or None].strip()).name
     name = ALIASES.get(value, value)
-    if name not in SAMPLERS:  # a stranger's image does not name a plug-in
+    if name not in SAMPLERS:  # a downloaded image must not import a plug-in
         raise UsageError(
-            f"the image's sampler {made['label'][:80]!r} is not offered here",
+            f"the image's sampler {made['label'][:80]!r} is not available",
             code="E-SAMPLER",
-            hint="--sampler NAME samples with another; ldmref samplers lists them",
+            hint="choose another with --sampler NAME; ldmref samplers lists them",
         )
     if name == UNIPC:
         notes.append(
@@ -120,10 +120,10 @@ def _sampler(
     return name
 
 
-def _levels(
+def _compute_levels(
     config: ModelConfig, flags: Values, sampler: str, made: Values, noised: bool
 ) -> Levels | None:
-    """A1111's noise levels, if it has some."""
+    """Return A1111's noise levels, or None if it has none for this sampler and schedule."""
     table = sampling_sigmas(config.scheduler)
     steps = config.defaults.steps if flags["steps"] is None else flags["steps"]
     check_steps(steps, min(validation.MAX_STEPS, len(table)))
@@ -138,10 +138,10 @@ def _levels(
 
 def _no_levels(sampler: str, schedule: str) -> str:
     if sampler == "lcm":
-        return "A1111's LCM has other noise levels and timesteps: those of the model are used"
+        return "A1111's LCM has other noise levels and timesteps: the model's are used"
     if sampler in COMPVIS:
-        return "A1111 takes no step with so few of this sampler: levels of the model are used"
-    return f"no schedule {schedule[:40]!r} of A1111 is known here: that of the model is used"
+        return "A1111 does nothing with so few steps of this sampler: the model's levels are used"
+    return f"A1111's schedule {schedule[:40]!r} is unknown: the schedule of the model is used"
 
 
 def _about_levels(sampler: str, levels: Levels, made: Values, noised: bool) -> Iterator[str]:

@@ -1,4 +1,4 @@
-"""An animated WebP or GIF of the images of a run."""
+"""Write the images of a command as one animated WebP or GIF."""
 
 from __future__ import annotations
 
@@ -7,30 +7,30 @@ from typing import Any, BinaryIO
 
 from PIL import Image
 
-from ldmref.cli.together import Together
+from ldmref.cli.combined import CombinedOutput
 from ldmref.io.images.metadata import save_image
 
 FORMATS = {".webp": "WEBP", ".gif": "GIF"}
 
 
 def is_animated(flag: bool | None, to: str | None) -> bool:
-    """Whether an animation is asked for: by `--animate`, or by a name that ends in .gif.
+    """Return whether an animation was asked for, by `--animate` or a name that ends in .gif.
 
-    `flag` is None for commands that make none.
+    `flag` is None for commands without `--animate`.
     """
     return flag is not None and (flag or (to or "").lower().endswith(".gif"))
 
 
-class Animation(Together):
-    """An animation, which repeats for ever.
+class Animation(CombinedOutput):
+    """An animation that repeats without end; the other arguments are those of `Output`.
 
     Args:
-        duration: milliseconds for which each image is shown.
+        duration: Time in milliseconds for which each image is shown.
     """
 
     mode = "animation"
     formats = FORMATS
-    usual = "webp"
+    default_kind = "webp"
 
     def __init__(
         self,
@@ -44,14 +44,14 @@ class Animation(Together):
         super().__init__(to, labels, seeds, **files)
         self.duration = duration
 
-    def whole(self) -> Image.Image:
-        """The first image; `encode` adds the others."""
+    def combine(self) -> Image.Image:
+        """Return the first image; `encode` adds the others."""
         return self.images[0]
 
     def encode(
         self, file: BinaryIO, image: Image.Image, kind: str, params: dict[str, Any] | None
     ) -> None:
-        """Encode all images into an open file. A GIF has no record."""
+        """Encode all images into an open file; a GIF does not record how they were made."""
         save_image(
             file,
             image,

@@ -1,9 +1,8 @@
-"""`ldmref check`: the identities as a table."""
+"""`ldmref check`: check the identities of the mathematics, and print a table of errors."""
 
 from __future__ import annotations
 
 import json
-from difflib import get_close_matches
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -11,42 +10,62 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from ldmref.cli.progress import say
-from ldmref.errors import OutputError, UsageError, VerifyError
+from ldmref.errors import OutputError, UsageError, VerifyError, closest
 
 if TYPE_CHECKING:
     from ldmref.backends import Backend
     from ldmref.check import CheckResult
 
 option = click.option
+MAX_CALLS = 4  # shown for a failing case
 
 
 @click.command()
-@option("--backend", metavar="NAME", help="See ldmref backends.")
-@option("--device", metavar="NAME", help="cpu, cuda:0, ...")
-@option("--dtype", type=click.Choice(["float64", "float32"]), help="Default: float64.")
-@option("--config", metavar="FILE", help="Settings; default: ./ldmref.toml.")
-@option("--against", metavar="MODULE|FILE", help="Check this module's functions instead.")
+@option(
+    "--backend",
+    metavar="NAME",
+    help="Library to check: numpy, torch, cupy or a plug-in; see ldmref backends. Default: numpy.",
+)
+@option("--device", metavar="NAME", help="Device: cpu, cuda:0, ... Default: the backend's.")
+@option(
+    "--dtype", type=click.Choice(["float64", "float32"]), help="Number format. Default: float64."
+)
+@option("--config", metavar="FILE", help="Configuration file. Default: ./ldmref.toml.")
+@option("--against", metavar="MODULE|FILE", help="Check the functions of another Python module.")
 @option(
     "--cases",
     type=click.IntRange(1, 100_000),
     default=100,
-    show_default=True,
-    help="Random inputs per identity.",
+    metavar="N",
+    help="Number of random inputs per identity. Default: 100.",
 )
-@option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True)
-@option("--case", type=click.IntRange(0, 2**32 - 1), help="Only the case of this number.")
-@option("--save", metavar="FILE.npz", help="Write the worst case of the first identity that fails.")
-@option("--overwrite", is_flag=True, help="Replace the file of --save.")
-@option("--only", metavar="TEXT", default="", help="Only identities with this in their name.")
-@option("--formulas", is_flag=True, help="Print the formulas too, as LaTeX.")
-@option("--json", "as_json", is_flag=True, help="One JSON object per identity.")
+@option(
+    "--seed",
+    type=click.IntRange(0, 2**32 - 1),
+    default=0,
+    metavar="N",
+    help="Seed of the random inputs. Default: 0.",
+)
+@option(
+    "--case",
+    type=click.IntRange(0, 2**32 - 1),
+    metavar="N",
+    help="Check only the case with this number.",
+)
+@option("--save", metavar="FILE.npz", help="Save the worst case of the first identity that fails.")
+@option("--overwrite", is_flag=True, help="Replace the file given with --save.")
+@option("--only", metavar="TEXT", default="", help="Check only identities with TEXT in the name.")
+@option("--formulas", is_flag=True, help="Also print the formulas, as LaTeX.")
+@option("--json", "as_json", is_flag=True, help="Print one JSON object per identity.")
 def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> None:
-    """Check every identity of the mathematics on this machine.
+    """Check the mathematics of ldmref, or of your implementation, on this machine.
 
-    An identity computes the same quantity twice: with the function, and with an oracle that does
-    not share its code. Errors (worst, and allowed) are in units of rounding of the dtype. With
-    --against my_package.module or --against ./file.py, the functions of that module replace those
-    of the same name in ldmref.math and ldmref.samplers. The exit code is 4 if an identity fails.
+    Each identity computes a quantity twice: with the function, and with an oracle that does not
+    share its code. Errors (worst and allowed) are in units of rounding of the number format. The
+    exit code is 4 if an identity fails.
+
+    With --against my_package.module or --against ./file.py, the functions of that module replace
+    the functions with the same names in ldmref.math and ldmref.samplers.
     """
     from ldmref.check import load_implementation, run
     from ldmref.loading import configured_backend
@@ -81,14 +100,14 @@ def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> N
             click.echo(f"{click.style(heading, bold=True)}  [{result.source}]")
             if formulas and result.formula:
                 click.echo(f"  {result.formula}")
-        click.echo(_line(result))
-    _report_left_out(backend, module, flags["only"])
+        click.echo(_format_result(result))
+    _report_unchecked_gradients(backend, module, flags["only"])
     if not count:
-        raise _nothing_to_check(against, flags["only"])
+        raise _no_identity_error(against, flags["only"])
     if save and failed:
-        _save(save, failed[0], module, backend, flags)
+        _save_case(save, failed[0], module, backend, flags)
     elif save:
-        say(f"note: {flags['save']} is not written, since no identity fails")
+        say(f"note: {flags['save']} was not written, because no identity failed")
     if failed:
         names = "; ".join(result.identity for result in failed[:3])
         raise VerifyError(
@@ -102,11 +121,11 @@ def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> N
 
 
 def _check_file(name: str | None, overwrite: bool) -> Path | None:
-    """The file of --save, refused before anything is computed if it cannot be written.
+    """Check the file of --save before anything is computed, and return its path.
 
     Raises:
-        UsageError: its name does not end in .npz.
-        OutputError: it exists (unless `overwrite`), or cannot be written.
+        UsageError: Its name does not end in .npz.
+        OutputError: It exists (unless `overwrite`), or cannot be written.
     """
     from ldmref.io.atomic import check_writable
 
@@ -114,10 +133,10 @@ def _check_file(name: str | None, overwrite: bool) -> Path | None:
         return None
     path = Path(name)
     if path.suffix != ".npz":
-        message = f"a case is saved as NumPy arrays, which {name!r} is not"
-        raise UsageError(message, code="E-FORMAT", hint="give a name that ends in .npz")
+        message = f"a case is saved as a NumPy archive, and {name!r} does not end in .npz"
+        raise UsageError(message, code="E-FORMAT", hint="choose a name that ends in .npz")
     if path.is_dir():
-        raise OutputError(f"{name!r} is a folder", code="E-EXISTS", hint="name a file in it")
+        raise OutputError(f"{name!r} is a folder", code="E-EXISTS", hint="choose a file in it")
     try:
         check_writable(path, overwrite)
     except OutputError as error:
@@ -126,7 +145,7 @@ def _check_file(name: str | None, overwrite: bool) -> Path | None:
     return path
 
 
-def _save(
+def _save_case(
     path: Path, result: CheckResult, module: ModuleType | None, backend: Backend, flags: Any
 ) -> None:
     """Write the worst case of a failing identity."""
@@ -137,11 +156,11 @@ def _save(
     (identity,) = (i for i in identities() if i.name == result.identity)
     arrays = case_arrays(identity, Functions(module), backend, flags["seed"], result.case)
     save_case(path, arrays, flags["overwrite"])
-    say(f"note: case {result.case} of {result.identity} is in {path}")
+    say(f"note: saved case {result.case} of {result.identity} to {path}")
 
 
-def _report_left_out(backend: Backend, module: ModuleType | None, only: str) -> None:
-    """Say how many gradients a library that records none leaves out."""
+def _report_unchecked_gradients(backend: Backend, module: ModuleType | None, only: str) -> None:
+    """Print how many gradients are not checked because the library does not compute any."""
     from ldmref.check.identity import Functions
     from ldmref.check.runner import can_run, selected
 
@@ -150,27 +169,25 @@ def _report_left_out(backend: Backend, module: ModuleType | None, only: str) -> 
     if left_out:
         gradients = "gradient is" if len(left_out) == 1 else "gradients are"
         say(
-            f"note: {len(left_out)} {gradients} not compared, since {backend.name} records none; "
-            "--backend torch does"
+            f"note: {len(left_out)} {gradients} not checked, because {backend.name} computes none; "
+            "use --backend torch"
         )
 
 
-def _line(result: CheckResult) -> str:
-    """Law, oracle, cases, worst and allowed error, verdict; then the worst case of a failure."""
+def _format_result(result: CheckResult) -> str:
+    """Format a result in one line, followed by the details of a failure."""
     law = result.identity.removeprefix(f"{result.function}: ")
     line = (
         f"  {law:<52} {result.oracle:<38} {result.cases:>5} cases  "
         f"worst {result.worst:8.3g} of {result.allowed:<7g} {result.verdict}"
     )
-    calls = [*result.calls[:_CALLS], *(["..."] if len(result.calls) > _CALLS else [])]
+    more = ["..."] if len(result.calls) > MAX_CALLS else []
+    calls = [*result.calls[:MAX_CALLS], *more]
     return "\n      ".join([line, *filter(None, [result.detail]), *calls, *result.notes])
 
 
-_CALLS = 4  # shown of a failing case
-
-
 def _report_unknown_functions(module: ModuleType) -> None:
-    """Say which functions of another implementation are not checked, and what may be meant."""
+    """Print the functions of a module that are not checked, and names that may be meant."""
     from ldmref.check import unknown_functions
 
     unknown = unknown_functions(module)
@@ -179,19 +196,19 @@ def _report_unknown_functions(module: ModuleType) -> None:
             say(f"warning: {name} is not checked: did you mean {close}?")
     others = [name for name, close in unknown.items() if not close]
     if others:
-        say(f"note: not checked, since ldmref has no function of that name: {', '.join(others)}")
+        say(f"note: not checked, because ldmref has no such function: {', '.join(others)}")
 
 
-def _nothing_to_check(against: str | None, only: str) -> UsageError:
+def _no_identity_error(against: str | None, only: str) -> UsageError:
     from ldmref.check import identities
 
-    hint = "functions are looked up by their names in ldmref.math and ldmref.samplers"
+    hint = "functions are looked up by name in ldmref.math and ldmref.samplers"
     if against is None:
-        close = get_close_matches(only, {identity.function for identity in identities()}, n=1)
-        hint = f"did you mean {close[0]!r}?" if close else "ldmref check --cases 1 lists all names"
-        return UsageError(f"no {only!r} to check", code="E-CHECK", hint=hint)
+        close = closest(only, {identity.function for identity in identities()})
+        hint = f"did you mean {close!r}?" if close else "ldmref check --cases 1 lists all names"
+        return UsageError(f"no identity matches {only!r}", code="E-CHECK", hint=hint)
     which = f" of {only!r}" if only else ""
-    return UsageError(f"no identity{which} to check in {against!r}", code="E-CHECK", hint=hint)
+    return UsageError(f"no identity{which} applies to {against!r}", code="E-CHECK", hint=hint)
 
 
 COMMANDS = (check,)

@@ -1,11 +1,11 @@
-"""`ldmref completion`: the script with which a shell completes commands, flags and names."""
+"""`ldmref completion`: scripts for shells that complete commands, flags and names."""
 
 from __future__ import annotations
 
 import click
 from click.shell_completion import get_completion_class, shell_complete
 
-VARIABLE = "_LDMREF_COMPLETE"  # set by the script when it asks for completions
+VARIABLE = "_LDMREF_COMPLETE"  # set by the script to request completions
 SHELLS = ("bash", "zsh", "fish")
 
 
@@ -13,9 +13,9 @@ SHELLS = ("bash", "zsh", "fish")
 @click.argument("shell", type=click.Choice(SHELLS))
 @click.pass_context
 def completion(ctx: click.Context, shell: str) -> None:
-    """Print a script that completes commands, flags and names in a shell.
+    """Print a shell script that completes commands, flags and names.
 
-    The folder of the script must exist.
+    Save the script as follows; its folder must exist.
 
     \b
     bash:  ldmref completion bash > ~/.local/share/bash-completion/completions/ldmref
@@ -31,5 +31,5 @@ COMMANDS = (completion,)
 
 
 def complete(cli: click.Command, instruction: str) -> int:
-    """Answer what the script asks; returns the exit code."""
+    """Answer a request of the script, and return the exit code."""
     return shell_complete(cli, {}, "ldmref", VARIABLE, instruction)

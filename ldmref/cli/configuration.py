@@ -7,16 +7,9 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import (
-    BACKEND,
-    CONFIG,
-    MODEL_NAME,
-    OUTPUT,
-    is_set,
-    parameter_options,
-    with_options,
-)
+from ldmref.cli.options import is_set, parameter_options, with_options
 from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.cli.shared_options import BACKEND, CONFIG, MODEL_NAME, OUTPUT
 from ldmref.config import BACKEND_KEYS, DEFAULT_KEYS, Settings, settings
 from ldmref.io.locate import model_config
 from ldmref.loading import configured_backend

@@ -1,4 +1,4 @@
-"""What one drawing command prints and saves: settings, steps, warnings, and every image."""
+"""Terminal output of a generating command: settings, warnings, progress, and every image."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import click
 
 from ldmref import modes
 from ldmref.backends import Backend
+from ldmref.cli.messages import rewrite_as_flags
 from ldmref.cli.output import Output
-from ldmref.cli.preview import Preview
+from ldmref.cli.preview import LivePreview
 from ldmref.cli.progress import Progress, duration, one_line, say
-from ldmref.cli.wording import in_flags
 from ldmref.config import Settings
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
@@ -23,7 +23,15 @@ from ldmref.modes.plan import AnyRun
 
 
 class Console:
-    """The output of one command; `flags` are its `--quiet`, `--verbose`, `--json`, `--progress`."""
+    """The output of one command.
+
+    Args:
+        flags: Values of all flags; `--quiet`, `--verbose`, `--json` and `--progress` are used.
+        output: Target of the images.
+        total: Number of images of the command.
+        command: The click command, whose flags messages name.
+        preview: Preview of the image while it is generated, if one was asked for.
+    """
 
     def __init__(
         self,
@@ -31,7 +39,7 @@ class Console:
         output: Output,
         total: int,
         command: click.Command,
-        preview: Preview | None = None,
+        preview: LivePreview | None = None,
     ):
         self.quiet = flags["quiet"]
         self.verbose = flags["verbose"]
@@ -47,7 +55,7 @@ class Console:
         self._last = time.monotonic()
 
     def settings(self, configured: Settings, model: str, backend: Backend) -> None:
-        """With --verbose: every setting and where it comes from."""
+        """Print every setting and where it comes from, if --verbose was given."""
         if not self.verbose:
             return
         for key, origin in configured.origin.items():
@@ -57,33 +65,33 @@ class Console:
         say(one_line(f"ldmref: model {model}, {backend!r}"))
 
     def memory(self, model: LatentDiffusion, job: Job) -> None:
-        """With --verbose: an estimate of the memory that the images take."""
+        """Print an estimate of the memory that the images need, if --verbose was given."""
         if not self.verbose:
             return
         needs = model.memory(job.width, job.height, job.batch_size, job.tile)
         apart = needs.apart(model.params.releasable)
         say(
-            f"ldmref: memory about {needs.together / 1e9:.1f} GB, "
-            f"{apart / 1e9:.1f} GB with a network at a time (--max-memory)"
+            f"ldmref: memory about {needs.together / 1e9:.1f} GB, or "
+            f"{apart / 1e9:.1f} GB with one network at a time (--max-memory)"
         )
 
     def warn(self, warnings: Iterable[str]) -> None:
-        """A line for each, once."""
+        """Print each warning once, one per line."""
         for text in () if self.quiet else warnings:
             if text in self._warned:
                 continue
             self._warned.add(text)
-            say(one_line(f"ldmref: warning: {in_flags(text, self.command)}"))
+            say(one_line(f"ldmref: warning: {rewrite_as_flags(text, self.command)}"))
 
     def step_up(self, progress: modes.Progress) -> None:
-        """A step from an image to its noise."""
-        self.bar.update(progress.step + 1, progress.steps, 0, 1, "to the noise")
+        """Show the progress of an inversion."""
+        self.bar.update(progress.step + 1, progress.steps, 0, 1, "inversion")
         if progress.step + 1 == progress.steps:
             self.clear()
             self.bar.start = time.monotonic()
 
     def step(self, progress: modes.Progress, before: int = 0) -> None:
-        """A step of a batch, after `before` images of other runs."""
+        """Show the progress of a batch; `before` is the number of images of earlier runs."""
         if self.preview is not None and progress.step + 1 < progress.steps:
             self.clear()
             self.preview.show(progress)
@@ -94,21 +102,21 @@ class Console:
         self.bar.clear()
 
     def image(self, image: modes.GeneratedImage, run: AnyRun, before: int = 0) -> None:
-        """Save an image, and print its line and its JSON object."""
+        """Save an image, and print a line and a JSON object about it."""
         self.clear()
         now = time.monotonic()
         seconds = now - self._last
         self._last = now
         params = run.params_of(image.index)
         if params["mode"] == "invert":
-            del params["seed"]  # its noise is that of an image
+            del params["seed"]  # the noise comes from an image, not from a seed
         name = self.output.write(image.image, before + image.index, params)
         self.finished += 1
         self.saved.append(name)
         if self.preview is not None:
             self.preview.end(image.image)
         if not self.quiet:
-            say(one_line(_line(name, params, image.image.size, run.job, seconds)))
+            say(one_line(_summary(name, params, image.image.size, run.job, seconds)))
         if self.as_json:
             width, height = image.image.size
             record = {
@@ -123,13 +131,13 @@ class Console:
             click.echo(json.dumps(record))
 
     def finish(self) -> None:
-        """Write what is written after the last image, and say so."""
+        """Write the file of all images, if the output is one file, and print its name."""
         name = self.output.finish()
         if name is not None and not self.quiet:
             say(one_line(f"{'standard output' if name == '-' else name}  {self.finished} images"))
 
     def interrupted(self, error: LdmrefError, exit_code: int) -> LdmrefError:
-        """The error, and how many images are saved."""
+        """Add to an error how many images are saved, and return it."""
         self.clear()
         self.finish()
         message = str(error)
@@ -145,10 +153,10 @@ class Console:
         return error
 
 
-def _line(
+def _summary(
     name: str, params: dict[str, Any], size: tuple[int, int], job: Job, seconds: float
 ) -> str:
-    """What is said of an image; `size` is that of its file."""
+    """Return the line printed for an image of the given size, in pixels."""
     seed = params.get("seed")
     items = (
         "standard output" if name == "-" else name,

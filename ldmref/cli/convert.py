@@ -1,4 +1,4 @@
-"""`ldmref convert`: pickles to safetensors, and models from one layout to another."""
+"""`ldmref convert`: convert pickles to safetensors, and models to another layout."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import numpy as np
 
-from ldmref.cli.file_info import weights_read
+from ldmref.cli.file_info import name_weights
 from ldmref.cli.progress import one_line, say
-from ldmref.cli.rows import first_few
+from ldmref.cli.tables import join_first
 from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.compvis.keys import compvis_table
@@ -35,12 +35,25 @@ METADATA = {"format": "pt"}
 @click.argument("path", metavar="IN")
 @click.argument("to", metavar="OUT")
 @click.option(
-    "--model-config", metavar="NAME|FOLDER", help="Configuration of a single file of other sizes."
+    "--model-config",
+    metavar="NAME|FOLDER",
+    help="Configuration for a single file that does not determine its own.",
 )
-@click.option("--tokenizer", metavar="FOLDER|FILE", help="CLIP's vocabulary, if OUT is a folder.")
-@click.option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if needed.")
-@click.option("--variant", metavar="NAME", help="Which weights of a diffusers folder, e.g. fp16.")
-@click.option("--ema/--no-ema", default=None, help="Averaged weights; default: as the family does.")
+@click.option("--tokenizer", metavar="FOLDER|FILE", help="Vocabulary of CLIP, if OUT is a folder.")
+@click.option(
+    "--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if it is not cached."
+)
+@click.option(
+    "--variant",
+    metavar="NAME",
+    help="Which weights to read from a folder with several, e.g. fp16.",
+)
+@click.option(
+    "--ema/--no-ema",
+    default=None,
+    help="Read the averaged or the last weights of a training checkpoint. Default: the model "
+    "family's published choice.",
+)
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
 @click.option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def convert(
@@ -56,11 +69,11 @@ def convert(
 ) -> None:
     """Convert a pickle to safetensors, or a model to another layout.
 
-    IN is a pickle (.ckpt, .pt, .bin), whose tensors are copied unchanged and whose code is never
-    run; or a model: a folder of diffusers or ldmref, or a single file. OUT ends in .safetensors for
-    one file (of a model: in CompVis' names), else it is a folder of ldmref. Of a training
-    checkpoint the weights are taken that the family's scripts sample with, unless --ema or
-    --no-ema is given.
+    IN is a pickle (.ckpt, .pt, .bin) or a model: a folder of diffusers or ldmref, or a single file.
+    The tensors of a pickle are copied unchanged, and its code is never run.
+
+    OUT is a file if it ends in .safetensors, otherwise a folder of ldmref. A model in one file has
+    CompVis' tensor names.
     """
     origin = Path(path)
     out = Path(to)
@@ -95,7 +108,7 @@ def check_output(out: Path, overwrite: bool) -> None:
     """Refuse a target that cannot be written, before anything is read.
 
     Raises:
-        OutputError: it exists, its folder does not, or it is a folder of something else.
+        OutputError: It exists, its folder does not exist, or it is a folder with other files.
     """
     check_writable(out, overwrite)
     if not out.exists():
@@ -105,15 +118,15 @@ def check_output(out: Path, overwrite: bool) -> None:
         kind = "folder" if out.is_dir() else "file"
         raise OutputError(f"{str(out)!r} is a {kind}", code="E-EXISTS", hint=hint)
     if out.is_dir() and any(out.iterdir()) and not (out / "model.safetensors").is_file():
-        what = f"{str(out)!r} is not a model folder; it is not replaced"
-        raise OutputError(what, code="E-EXISTS", hint=hint)
+        message = f"{str(out)!r} is not a model folder, so it is not replaced"
+        raise OutputError(message, code="E-EXISTS", hint=hint)
 
 
 def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
     """Copy the tensors of a pickle to a safetensors file, bit for bit."""
     if out.suffix.lower() != ENDING:
         raise UsageError(
-            f"the tensors of {path.name} go into one file, so OUT must end in {ENDING}",
+            f"OUT must end in {ENDING}: the tensors of {path.name} are written to one file",
             code="E-USAGE",
             hint=f"ldmref convert {path.name} {path.stem}{ENDING}",
         )
@@ -121,7 +134,7 @@ def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
         raise InputError(
             f"{path.name} was not written by torch.save",
             code="E-PICKLE-FORMAT",
-            hint="it starts neither like a zip nor like a pickle",
+            hint="it begins like neither a zip file nor a pickle",
         )
     checkpoint = read_checkpoint(path)
     tensors = {
@@ -131,7 +144,7 @@ def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
     write_tensors(out, tensors, METADATA, overwrite=overwrite)
     report_written(out, len(tensors))
     if checkpoint.left_out:
-        say(one_line(f"ldmref: left out, no named tensors: {first_few(checkpoint.left_out)}"))
+        say(one_line(f"ldmref: left out, not named tensors: {join_first(checkpoint.left_out)}"))
 
 
 def write_compvis(
@@ -140,13 +153,13 @@ def write_compvis(
     """Write a model as one file in CompVis' names; types are kept, but bfloat16 becomes float32."""
     if config.unet.class_embed_type:
         raise UsageError(
-            f"{config.name!r} has a class embedding, for which CompVis has no name",
+            f"{config.name!r} has a class embedding, which has no name in CompVis' layout",
             code="E-LAYOUT",
-            hint="give OUT without .safetensors to get a folder",
+            hint="leave .safetensors out of OUT to write a folder",
         )
     tensors = to_compvis(flat, compvis_table(config)) | scale_tensor(config)
     if config.scheduler.rescale_betas_zero_snr:
-        tensors["ztsnr"] = np.zeros(1, np.float32)  # which says so by being there
+        tensors["ztsnr"] = np.zeros(1, np.float32)  # a marker: its presence counts, not its value
     prediction = {"v": "v", "eps": "epsilon"}.get(config.scheduler.prediction_type)
     metadata = METADATA | ({"modelspec.prediction_type": prediction} if prediction else {})
     sources = {name: source(tensor) for name, tensor in tensors.items()}
@@ -157,26 +170,26 @@ def write_compvis(
 def write_folder(
     config: ModelConfig, flat: dict[str, np.ndarray], tokenizers: list[PromptTokenizer], out: Path
 ) -> None:
-    """Write a model as a folder of ldmref: in float16 if all of it was, else in float32."""
+    """Write a model as a folder of ldmref, in float16 if all tensors are, otherwise in float32."""
     half = all(tensor.dtype == DTYPES["F16"] for tensor in flat.values())
     save_folder(out, config, unflatten(flat), tokenizers, np.float16 if half else np.float32)
     report_written(out, len(flat))
 
 
 def report_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
-    """Print which weights of a single file were read, and what was left out."""
+    """Print which weights of a single file were read, and which tensors were left out."""
     if not path.is_file():
         return
     file = TensorFile(path)
     averaged = averages_of(file, config, ema)
     names = unread(file, config, ema)
     if averaged is not None:
-        say(f"ldmref: read {weights_read(averaged)}")
+        say(f"ldmref: read {name_weights(averaged)}")
     if names:
-        say(one_line(f"ldmref: left out {len(names)} tensors: {first_few(names)}"))
+        say(one_line(f"ldmref: left out {len(names)} tensors: {join_first(names)}"))
 
 
 def report_written(out: Path, tensors: int) -> None:
-    """Print the path, number of tensors and size of what was written."""
+    """Print path, number of tensors and size of the file or folder that was written."""
     size = out.stat().st_size if out.is_file() else sum(f.stat().st_size for f in out.iterdir())
     say(one_line(f"{out}  {tensors} tensors  {size / 1e6:.1f} MB"))

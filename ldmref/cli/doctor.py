@@ -1,4 +1,4 @@
-"""`ldmref doctor`: check the installation and run a self-test."""
+"""`ldmref doctor`: check the installation, and run a self-test."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ MINIMUM = {
     "threadpoolctl": "3.5",
     "click": "8.1",
 }
-OPENBLAS_OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # of what OpenBLAS detects
+OPENBLAS_OVERRIDES = ("OPENBLAS_CORETYPE", "OPENBLAS_L2_SIZE")  # replace what OpenBLAS detects
 AVX2_KERNELS = ("Haswell", "Zen")
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line of the report; `ok` is None for plain information."""
+class Diagnosis:
+    """One line of the report; `ok` is None if it is information rather than a check."""
 
     topic: str
     value: str
@@ -41,10 +41,16 @@ class Finding:
 
 
 @click.command()
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def doctor(as_json: bool) -> None:
-    """Check versions, BLAS and backends, and run a self-test."""
-    findings = [*versions(), *blas(), *backends(), embedded_model(), *self_test()]
+    """Check the installation (versions, BLAS, backends), and run a self-test."""
+    findings = [
+        *check_versions(),
+        *report_blas(),
+        *check_backends(),
+        check_embedded_model(),
+        *run_self_test(),
+    ]
     if as_json:
         click.echo(json.dumps([asdict(finding) for finding in findings]))
     else:
@@ -62,12 +68,12 @@ def doctor(as_json: bool) -> None:
 COMMANDS = (doctor,)
 
 
-def versions() -> list[Finding]:
-    """Python, ldmref, the machine, and each dependency against its minimum version."""
+def check_versions() -> list[Diagnosis]:
+    """Report Python, ldmref and the machine, and check the version of each dependency."""
     findings = [
-        Finding("python", platform.python_version()),
-        Finding("ldmref", ldmref.__version__),
-        Finding(
+        Diagnosis("python", platform.python_version()),
+        Diagnosis("ldmref", ldmref.__version__),
+        Diagnosis(
             "machine", f"{platform.machine()} {platform.system()}, {os.cpu_count()} processors"
         ),
     ]
@@ -75,41 +81,43 @@ def versions() -> list[Finding]:
         try:
             version = metadata.version(name)
         except metadata.PackageNotFoundError:
-            findings.append(Finding(name, "missing", False, f"pip install '{name}>={minimum}'"))
+            findings.append(Diagnosis(name, "missing", False, f"pip install '{name}>={minimum}'"))
             continue
-        ok = version_numbers(version) >= version_numbers(minimum)
-        findings.append(Finding(name, version, ok, "" if ok else f"needs at least {minimum}"))
+        ok = parse_version(version) >= parse_version(minimum)
+        findings.append(Diagnosis(name, version, ok, "" if ok else f"needs at least {minimum}"))
     return findings
 
 
-def version_numbers(version: str) -> tuple[int, ...]:
-    """The leading numbers of a version string.
+def parse_version(version: str) -> tuple[int, ...]:
+    """Return the leading numbers of a version string.
 
-    >>> version_numbers("2.4.6rc1")
+    >>> parse_version("2.4.6rc1")
     (2, 4, 6)
     """
     match = re.match(r"[\d.]*\d", version)
     return tuple(int(number) for number in match.group().split(".")) if match else ()
 
 
-def blas() -> list[Finding]:
-    """NumPy's BLAS: library, kernels, threads, and the variables that override its kernels."""
+def report_blas() -> list[Diagnosis]:
+    """Report NumPy's BLAS: library, kernels, threads, and variables that override its kernels."""
     from threadpoolctl import threadpool_info
 
     libraries = [lib for lib in threadpool_info() if lib["user_api"] == "blas"]
     numpy_blas = next((lib for lib in libraries if "numpy" in lib["filepath"]), {})
     library = f"{numpy_blas.get('internal_api', 'unknown')} {numpy_blas.get('version', '')}"
     return [
-        Finding("blas", library.strip()),
-        *blas_kernels(str(numpy_blas.get("architecture", "unknown")), has_avx512()),
-        Finding("blas threads", str(numpy_blas.get("num_threads", "unknown"))),
+        Diagnosis("blas", library.strip()),
+        *report_kernels(str(numpy_blas.get("architecture", "unknown")), has_avx512()),
+        Diagnosis("blas threads", str(numpy_blas.get("num_threads", "unknown"))),
     ]
 
 
-def blas_kernels(kernels: str, avx512: bool) -> list[Finding]:
-    """OpenBLAS' kernels, and the environment variables in place of its own choice.
+def report_kernels(kernels: str, avx512: bool) -> list[Diagnosis]:
+    """Report the kernels of OpenBLAS, and the environment variables that override its choice.
 
-    `avx512`: whether the processor has AVX-512, which OpenBLAS uses unless a variable forbids it.
+    Args:
+        kernels: Name of the kernels in use.
+        avx512: Whether the processor has AVX-512, which OpenBLAS uses unless a variable forbids it.
     """
     overrides = [name for name in OPENBLAS_OVERRIDES if os.environ.get(name)]
     advice = ""
@@ -117,9 +125,9 @@ def blas_kernels(kernels: str, avx512: bool) -> list[Finding]:
         remedy = f"unset {' '.join(overrides)}" if overrides else "pip install --upgrade numpy"
         advice = f"AVX2 only, about half the speed of this processor; {remedy}"
     return [
-        Finding("blas kernels", kernels, None, advice),
+        Diagnosis("blas kernels", kernels, None, advice),
         *(
-            Finding(
+            Diagnosis(
                 name,
                 os.environ.get(name) or "not set",
                 None,
@@ -131,7 +139,7 @@ def blas_kernels(kernels: str, avx512: bool) -> list[Finding]:
 
 
 def has_avx512() -> bool:
-    """Whether NumPy sees AVX-512 on this processor."""
+    """Return whether NumPy detects AVX-512 on this processor."""
     import numpy
 
     simd: Any = numpy.show_config(mode="dicts").get("SIMD Extensions", {})  # type: ignore[union-attr]
@@ -139,33 +147,36 @@ def has_avx512() -> bool:
     return any(feature.startswith("AVX512") or feature == "X86_V4" for feature in features)
 
 
-def backends() -> list[Finding]:
-    """Whether each backend runs here; only NumPy is required. Plug-ins are named, not imported."""
+def check_backends() -> list[Diagnosis]:
+    """Report which backends run here; only NumPy is required. Plug-ins are not imported."""
     from ldmref.backends import GROUP, available
     from ldmref.plugins import plugin_names
 
     built_in = [
-        Finding(f"backend {name}", reason or "runs", not reason if name == "numpy" else None)
+        Diagnosis(f"backend {name}", reason or "runs", not reason if name == "numpy" else None)
         for name, reason in available().items()
     ]
     plugins = plugin_names(GROUP).items()
-    return [*built_in, *(Finding(f"plug-in {name}", f"of {package}") for name, package in plugins)]
+    return [
+        *built_in,
+        *(Diagnosis(f"plug-in {name}", f"of {package}") for name, package in plugins),
+    ]
 
 
-def embedded_model() -> Finding:
-    """The bundled emoji model: every file against its published digest."""
+def check_embedded_model() -> Diagnosis:
+    """Compare every file of the bundled model with its published digest."""
     from ldmref.io.embedded import PUBLISHED, embedded_folder, require_published
     from ldmref.io.native import WEIGHTS
 
     try:
         require_published(embedded_folder("emoji"))
     except LdmrefError as error:
-        return Finding("model emoji", str(error), False, error.hint)
-    return Finding("model emoji", f"as published, sha256 {PUBLISHED['emoji'][WEIGHTS]}", True)
+        return Diagnosis("model emoji", str(error), False, error.hint)
+    return Diagnosis("model emoji", f"as published, sha256 {PUBLISHED['emoji'][WEIGHTS]}", True)
 
 
-def self_test() -> list[Finding]:
-    """Every NumPy operation against the float64 reference, and one small image."""
+def run_self_test() -> list[Diagnosis]:
+    """Compare every NumPy operation with the float64 reference, and generate a small image."""
     from ldmref import modes
     from ldmref.backends import get_backend
     from ldmref.testing import check_backend
@@ -177,9 +188,9 @@ def self_test() -> list[Finding]:
         image = modes.txt2img(ldmref.random_model("tiny", backend=ops), "red heart", seed=0)
         size = f"{image[0].width}x{image[0].height} with {image.params['steps']} steps"
     except Exception as error:  # any failure belongs in the report
-        return [Finding("self-test", f"{type(error).__name__}: {error}", False)]
+        return [Diagnosis("self-test", f"{type(error).__name__}: {error}", False)]
     count = f"{len(comparisons) - len(failures)} of {len(comparisons)} comparisons hold"
     return [
-        Finding("self-test numpy", count, not failures, "; ".join(failures[:3])),
-        Finding("self-test image", size, True),
+        Diagnosis("self-test numpy", count, not failures, "; ".join(failures[:3])),
+        Diagnosis("self-test image", size, True),
     ]

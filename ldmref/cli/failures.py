@@ -1,4 +1,4 @@
-"""From any exception to one line, a hint, and an exit code."""
+"""Report any exception as one line, a hint and an exit code."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 
 import click
 
+from ldmref.cli.flags import describe_range
+from ldmref.cli.messages import rewrite_as_flags, shorten
 from ldmref.cli.progress import Stopped, one_line, say
-from ldmref.cli.streams import closed_stdout
-from ldmref.cli.wording import in_flags, shortened
+from ldmref.cli.standard_streams import closed_stdout
 from ldmref.errors import (
     InputError,
     LdmrefError,
@@ -25,20 +26,21 @@ from ldmref.errors import (
 )
 from ldmref.modes.cost import is_out_of_memory
 
+OUT_OF_RANGE = " is not in the range "  # of click's message
 UNWRITABLE = {errno.ENOSPC, errno.EROFS, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 def fail(error: BaseException, argv: Sequence[str], command: click.Command) -> int:
-    """Print what went wrong, in one line, and return the exit code."""
-    known = as_ldmref(error)
+    """Print an error in one line, with its hint, and return the exit code."""
+    known = to_ldmref_error(error)
     if os.environ.get("LDMREF_DEBUG") == "1" or {"-v", "--verbose"} & set(argv):
         with contextlib.suppress(OSError):
             traceback.print_exception(error)
-    message = in_flags(str(known), command)
-    hint = in_flags(known.hint, command)
-    say(f"ldmref: error[{known.code}]: {shortened(one_line(message))}")
+    message = rewrite_as_flags(str(known), command)
+    hint = rewrite_as_flags(known.hint, command)
+    say(f"ldmref: error[{known.code}]: {shorten(one_line(message))}")
     if hint:
-        say(f"hint: {shortened(one_line(hint))}")
+        say(f"hint: {shorten(one_line(hint))}")
     if "--json" in argv:
         fields = {"code": known.code, "message": message, "hint": hint}
         with contextlib.suppress(OSError):
@@ -46,8 +48,8 @@ def fail(error: BaseException, argv: Sequence[str], command: click.Command) -> i
     return known.exit_code
 
 
-def as_ldmref(error: BaseException) -> LdmrefError:
-    """The error itself, or the one that says the same with a code and an exit code."""
+def to_ldmref_error(error: BaseException) -> LdmrefError:
+    """Return the error itself, or an equivalent one with a code and an exit code."""
     if isinstance(error, LdmrefError):
         return error
     if isinstance(error, KeyboardInterrupt | click.Abort):
@@ -55,7 +57,7 @@ def as_ldmref(error: BaseException) -> LdmrefError:
         stopped.exit_code = error.exit_code if isinstance(error, Stopped) else 130
         return stopped
     if is_out_of_memory(error):
-        hint = "smaller images, or fewer at a time (--batch)"
+        hint = "generate smaller images, or fewer at a time (--batch)"
         return ResourceError("out of memory", code="E-MEMORY", hint=hint)
     if isinstance(error, OSError) and error.errno == errno.EBADF:
         return closed_stdout()
@@ -74,7 +76,7 @@ def as_ldmref(error: BaseException) -> LdmrefError:
 
 
 def has_working_folder() -> bool:
-    """Whether the working folder still exists."""
+    """Return whether the working folder still exists."""
     try:
         os.getcwd()
     except OSError:
@@ -82,39 +84,49 @@ def has_working_folder() -> bool:
     return True
 
 
-def usage_error(
+def to_usage_error(
     error: click.ClickException,
     command: click.Command,
     commands: Mapping[str, click.Command],
     aliases: Mapping[str, str],
 ) -> UsageError:
-    """What click found wrong with a command line, in our words."""
+    """Convert an error of click to ours, with a hint."""
     message = " ".join(error.format_message().split()).rstrip(".")
     hint = f"see ldmref {command.name} --help" if command.name != "ldmref" else "see ldmref --help"
     if isinstance(error, click.NoSuchOption):
         message = f"no such option: {error.option_name}"
-        hint = _option_hint(error.option_name, command, commands, aliases) or hint
+        hint = _suggest_option(error.option_name, command, commands, aliases) or hint
+    elif OUT_OF_RANGE in message and isinstance(error, click.BadParameter) and error.param:
+        message = _range_message(message, error.param)
     elif re.search(r"'-?\d+,\d+'", message):
         hint = "write a decimal point, not a comma"
     return UsageError(message, code="E-USAGE", hint=hint)
 
 
-def _option_hint(
+def _range_message(message: str, option: click.Parameter) -> str:
+    """Name the range of a number in words, where click would write `1<=x<=10`."""
+    if not isinstance(option.type, click.IntRange | click.FloatRange):
+        return message
+    value = message.partition(OUT_OF_RANGE)[0].rpartition(" ")[2]
+    return f"{max(option.opts, key=len)} must be {describe_range(option.type)}, not {value}"
+
+
+def _suggest_option(
     name: str,
     command: click.Command,
     commands: Mapping[str, click.Command],
     aliases: Mapping[str, str],
 ) -> str:
-    """The flag of the command that was meant, or the commands that have this one."""
-    others = [key for key, other in commands.items() if name in all_flags(other)]
+    """Suggest a similar flag of the command, or the commands that have this flag."""
+    others = [key for key, other in commands.items() if name in list_flags(other)]
     if others:
-        return f"{command.name} has none, but {', '.join(others)}"
-    flags = all_flags(command)
+        return f"{command.name} does not have it, unlike {', '.join(others)}"
+    flags = list_flags(command)
     known = [*flags, *(f"--{alias}" for alias, to in aliases.items() if f"--{to}" in flags)]
     close = closest(name.strip("-"), [flag[2:] for flag in known if flag.startswith("--")])
     return f"did you mean {f'--{close}'!r}?" if close else ""
 
 
-def all_flags(command: click.Command) -> list[str]:
-    """Every flag of a command."""
+def list_flags(command: click.Command) -> list[str]:
+    """Return every flag of a command."""
     return [flag for p in command.params for flag in (*p.opts, *p.secondary_opts) if flag[0] == "-"]

@@ -1,4 +1,4 @@
-"""`ldmref info FILE`: what an image records, and what a model's files hold."""
+"""`ldmref info FILE`: the record in an image, and the content of model files."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
+from ldmref.cli.combined import describe_images
 from ldmref.cli.progress import one_line
-from ldmref.cli.rows import Row, first_few, show
-from ldmref.cli.together import together_lines
+from ldmref.cli.tables import TableRow, join_first, print_rows
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import averages_of, unread
 from ldmref.io.diffusers.folder import WEIGHTS, weight_files
@@ -27,13 +27,13 @@ OTHER_PROGRAMS = {  # key of an image's metadata -> the program that writes it
 }  # fmt: skip
 
 
-def weights_read(averaged: bool) -> str:
-    """Which weights of a training checkpoint are read, in words."""
+def name_weights(averaged: bool) -> str:
+    """Return the name of the weights that are read from a training checkpoint."""
     return "the averaged weights (EMA)" if averaged else "the last weights"
 
 
-def image_info(path: str, as_json: bool) -> None:
-    """Print what an image records of its making."""
+def print_image_info(path: str, as_json: bool) -> None:
+    """Print what an image records about how it was made."""
     image = open_image(path)
     recorded = read_parameters(path)
     others = {key: OTHER_PROGRAMS[key] for key in image.info if key in OTHER_PROGRAMS}
@@ -47,23 +47,25 @@ def image_info(path: str, as_json: bool) -> None:
     lines = [f"{path}: {image.width}x{image.height} {image.mode}"]
     exact = recorded.get("ldmref")
     if isinstance(exact, dict) and exact.get("mode") in TOGETHER:
-        lines += together_lines(exact)
+        lines += describe_images(exact)
     elif "ldmref" in recorded:
         lines.append("ldmref: " + json.dumps(exact, ensure_ascii=False))
     lines += recorded["parameters"].split("\n") if "parameters" in recorded else []
-    lines += [f"also holds {key!r}, written by {program}" for key, program in others.items()]
+    lines += [f"also contains {key!r}, written by {program}" for key, program in others.items()]
     if not recorded and not others:
         lines.append("no record of how it was made")
     for line in lines:
         click.echo(one_line(line))
 
 
-def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bool = False) -> None:
-    """Print the configuration, and how many tensors there are; reads no weights.
+def print_model_info(
+    path: Path, as_json: bool, variant: str | None = None, listed: bool = False
+) -> None:
+    """Print the configuration of a model and the number of its tensors, without reading weights.
 
-    With `listed`, and in the JSON, every tensor with its type and shape.
+    With `listed`, and in the JSON, every tensor is printed with its type and shape.
     """
-    files = model_files(path, variant)
+    files = open_weight_files(path, variant)
     unused = []
     averaged = None
     try:
@@ -78,7 +80,7 @@ def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bo
         reason = f"{error}; {error.hint}" if error.hint else str(error)
         config = {"name": path.name, "family": {"not found": reason}}
         fits = False
-    table = [row for prefix, file in files for row in tensors(prefix, file)]
+    table = [row for prefix, file in files for row in list_tensors(prefix, file)]
     digests = [file.sha256() for _, file in files]
     if as_json:
         row = {
@@ -100,18 +102,18 @@ def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bo
         fields = values if isinstance(values, dict) else {"": values}
         click.echo(one_line(f"{part}: " + ", ".join(f"{k} {v}".strip() for k, v in fields.items())))
     if listed:
-        show(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
+        print_rows(table, False, lambda r: (r["name"], r["dtype"], "x".join(map(str, r["shape"]))))
     if averaged is not None:
-        click.echo(f"reads {weights_read(averaged)}")
+        click.echo(f"reads {name_weights(averaged)}")
     if unused:
-        click.echo(one_line(f"{len(unused)} tensors are not read: {first_few(unused)}"))
+        click.echo(one_line(f"{len(unused)} tensors are not read: {join_first(unused)}"))
     kinds = ", ".join(dict.fromkeys(row["dtype"] for row in table))
     total = f"{len(table)} tensors ({kinds}), {sum(row['numbers'] for row in table):,} numbers"
     click.echo(total if listed else f"{total}; --tensors lists them")
 
 
-def model_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
-    """(prefix of the tensors' names, file) for each weight file of a model."""
+def open_weight_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
+    """Return (prefix of the tensors' names, file) for each weight file of a model."""
     if not path.is_dir():
         return [("", TensorFile(path))]
     if is_diffusers(path):
@@ -128,8 +130,8 @@ def model_files(path: Path, variant: str | None = None) -> list[tuple[str, Tenso
     return [("", TensorFile(path / "model.safetensors"))]
 
 
-def tensors(prefix: str, file: TensorFile) -> list[Row]:
-    """Name, type, shape and size of every tensor, from the header alone."""
+def list_tensors(prefix: str, file: TensorFile) -> list[TableRow]:
+    """Return name, type, shape and size of every tensor, from the header of the file."""
     return [
         {
             "name": prefix + name,

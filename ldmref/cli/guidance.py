@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import click
 
-from ldmref.cli.info import as_json, offered, plugin_of
-from ldmref.cli.rows import Row, show
+from ldmref.cli.info import as_json, describe_plugin, make_plugin_rows
+from ldmref.cli.tables import TableRow, print_rows
 from ldmref.declare import fields_of, schema
 from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidances import GROUP, GUIDANCES
@@ -19,22 +19,22 @@ def guidance(as_json: bool) -> None:
     Plug-ins follow. They are not imported, so only their names and packages are known.
     """
     rows = [guidance_row(cls) for cls in GUIDANCES.values()]
-    for plugin in offered(GROUP, GUIDANCES):
+    for plugin in make_plugin_rows(GROUP, GUIDANCES):
         rows.append(dict.fromkeys(rows[0]) | plugin)
 
-    def cells(row: Row) -> tuple[str, ...]:
+    def cells(row: TableRow) -> tuple[str, ...]:
         if row["reason"]:
             return row["name"], "no", "", row["reason"]
         if row["package"]:
-            return row["name"], "", "", plugin_of(row)
+            return row["name"], "", "", describe_plugin(row)
         defaults = (f"{key}={in_words(value)}" for key, value in row["defaults"].items())
         evaluations = f"{row['evaluations_per_step']} per step"
         return row["name"], ",".join(defaults), evaluations, row["source"]
 
-    show(rows, as_json, cells)
+    print_rows(rows, as_json, cells)
 
 
-def guidance_row(cls: type[Guidance]) -> Row:
+def guidance_row(cls: type[Guidance]) -> TableRow:
     """Return the declaration of a built-in guidance."""
     return {
         "name": cls.name,

@@ -1,13 +1,38 @@
-"""Summaries of the commands that generate images."""
+"""Summaries of the commands that generate images, for readers who do not know Python."""
 
 from __future__ import annotations
 
-SUMMARIES = {
-    "txt2img": "Generate images from words.",
-    "img2img": "Change an image towards a prompt.",
-    "inpaint": "Repaint the white part of a mask; where it is black, the image stays as it is.",
-    "interpolate": "Generate images that turn from one prompt into another, or an animation.",
-    "invert": "Find the noise of an image, and generate it again with other words.",
-    "superres": "Enlarge an image, with a model made for it.",
-    "seg2img": "Generate an image from a map of regions, with a model made for it.",
+SUMMARIES = {  # the first sentence is also in the list of commands
+    "txt2img": """Generate images from a text prompt.
+
+    Example: ldmref txt2img "red heart" --seed 1
+    """,
+    "img2img": """Change an image to match a prompt.
+
+    Example: ldmref img2img "blue heart" -i heart.png --strength 0.5
+    """,
+    "inpaint": """Repaint the white area of a mask; black pixels are preserved exactly.
+
+    Example: ldmref inpaint "cat face" -i photo.png --mask mask.png
+    """,
+    "interpolate": """Generate images that gradually turn one prompt into another.
+
+    PROMPT is the first prompt, --to the last one. To change only the noise, give two seeds.
+
+    Example: ldmref interpolate "red heart" --to "blue heart" --count 24 --animate
+    """,
+    "invert": """Find the noise that gives an image, then edit the image with another prompt.
+
+    PROMPT describes the image, --edit the new image.
+
+    Example: ldmref invert "red heart" -i heart.png --edit "blue heart"
+    """,
+    "superres": """Upscale an image by the model's factor; needs a super-resolution model.
+
+    Example: ldmref superres -m bsr-sr -i small.png
+    """,
+    "seg2img": """Generate an image from a segmentation map; needs a model trained for it.
+
+    Example: ldmref seg2img -m semantic --map map.png
+    """,
 }

@@ -16,26 +16,15 @@ from ldmref.cli.a1111 import as_a1111, chunk_notes
 from ldmref.cli.animation import Animation, is_animated
 from ldmref.cli.console import Console
 from ldmref.cli.help import SUMMARIES
-from ldmref.cli.options import (
-    FILES,
-    INTERPOLATING,
-    INVERTING,
-    MODEL,
-    PROMPT,
-    SHEET,
-    Drawing,
-    Notation,
-    option,
-    parameter_options,
-    with_options,
-)
+from ldmref.cli.options import Notation, SectionedCommand, option, parameter_options, with_options
 from ldmref.cli.output import Output
 from ldmref.cli.preview import previewing
 from ldmref.cli.progress import Stop, stopping
 from ldmref.cli.settings import naming_settings, with_settings
+from ldmref.cli.shared_options import FILES, INTERPOLATING, INVERTING, MODEL, PROMPT, SHEET
 from ldmref.cli.sheet import Sheet
 from ldmref.cli.sources import read_prompts
-from ldmref.cli.streams import check_stdout
+from ldmref.cli.standard_streams import check_stdout
 from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
 from ldmref.config import LIMIT_KEYS, settings
 from ldmref.declare import Flag
@@ -76,7 +65,7 @@ def command(mode: str) -> click.Command:
             texts = read_prompts(words, prompt, prompts, mode)
         draw(mode, flags | {"prompt": texts})
 
-    return click.command(name=mode, help=SUMMARIES[mode], cls=Drawing)(run)
+    return click.command(name=mode, help=SUMMARIES[mode], cls=SectionedCommand)(run)
 
 
 COMMANDS = tuple(command(mode) for mode in MODES)

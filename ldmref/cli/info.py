@@ -1,4 +1,4 @@
-"""`ldmref backends`, `models`, `samplers`, `info`: what is available."""
+"""`ldmref backends`, `models`, `samplers` and `info`: list what is available."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import click
 
 from ldmref import backends as backend_registry
-from ldmref.cli.file_info import image_info, model_info
-from ldmref.cli.rows import Row, show
+from ldmref.cli.file_info import print_image_info, print_model_info
+from ldmref.cli.tables import TableRow, print_rows
 from ldmref.files import input_path
 from ldmref.io import hub
 from ldmref.io.locate import (
@@ -28,46 +28,47 @@ from ldmref.samplers import ALIASES, SAMPLERS, Sampler
 from ldmref.samplers.registry import GROUP as SAMPLER_PLUGINS
 
 DESCRIPTIONS = {
-    "emoji": "the networks of the embedded model's first edition",
-    "emoji-128": "the networks of the embedded model",
-    "tiny": "for tests: draws noise in milliseconds",
-    "sd15": "Stable Diffusion 1.5's networks",
+    "emoji": "networks of the first version of the bundled model",
+    "emoji-128": "networks of the bundled model",
+    "tiny": "for tests: generates noise in milliseconds",
+    "sd15": "networks of Stable Diffusion 1.5",
 }
 
-as_json = click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON, one object per line.")
 
 
 @click.command()
 @as_json
 def backends(as_json: bool) -> None:
-    """List the backends, their devices, and why a backend cannot run here; then plug-ins.
+    """List the backends and their devices, or why a backend cannot run here.
 
-    Plug-ins are not imported, so that their devices are not known.
+    A backend is a library that does the computation. Plug-ins are listed without being imported, so
+    their devices are unknown.
     """
-    rows: list[Row] = [
+    rows: list[TableRow] = [
         {
             "name": name,
             "usable": not reason,
             "reason": reason,
-            "devices": devices(name, reason),
+            "devices": list_devices(name, reason),
             "package": "",
         }
         for name, reason in backend_registry.available().items()
     ]
-    for plugin in offered(backend_registry.GROUP, backend_registry.BUILT_IN):
+    for plugin in make_plugin_rows(backend_registry.GROUP, backend_registry.BUILT_IN):
         usable = False if plugin["reason"] else None
         rows.append(plugin | {"usable": usable, "devices": []})
 
-    def cells(row: Row) -> tuple[str, ...]:
+    def cells(row: TableRow) -> tuple[str, ...]:
         if row["reason"]:
             return row["name"], f"no: {row['reason']}"
-        return row["name"], " ".join(row["devices"]) or plugin_of(row)
+        return row["name"], " ".join(row["devices"]) or describe_plugin(row)
 
-    show(rows, as_json, cells)
+    print_rows(rows, as_json, cells)
 
 
-def offered(group: str, built_in: Collection[str]) -> list[Row]:
-    """Name, package, and why it cannot be reached, of each plug-in; none is imported."""
+def make_plugin_rows(group: str, built_in: Collection[str]) -> list[TableRow]:
+    """Return name, package and, if it is hidden, the reason, of each plug-in; import none."""
     reasons = hidden(group, built_in)
     return [
         {"name": name, "package": package, "reason": reasons.get(name, "")}
@@ -75,13 +76,13 @@ def offered(group: str, built_in: Collection[str]) -> list[Row]:
     ]
 
 
-def plugin_of(row: Row) -> str:
-    """What is known about a plug-in that is not imported."""
-    return f"plug-in of {row['package']}, imported when it is named"
+def describe_plugin(row: TableRow) -> str:
+    """Describe a plug-in that is not imported."""
+    return f"plug-in of {row['package']}, imported at first use"
 
 
-def devices(name: str, reason: str) -> list[str]:
-    """The devices of a usable built-in backend."""
+def list_devices(name: str, reason: str) -> list[str]:
+    """Return the devices of a built-in backend; none if there is a reason why it cannot run."""
     if reason:
         return []
     if name == "torch":
@@ -98,9 +99,11 @@ def devices(name: str, reason: str) -> list[str]:
 @click.command()
 @as_json
 def models(as_json: bool) -> None:
-    """List the embedded models, and the presets for training."""
+    """List the bundled models, and the network configurations (presets) for training."""
 
-    def row(name: str, config: ModelConfig, description: str, kind: str, installed: bool) -> Row:
+    def row(
+        name: str, config: ModelConfig, description: str, kind: str, installed: bool
+    ) -> TableRow:
         return {
             "name": name,
             "kind": kind,
@@ -114,36 +117,37 @@ def models(as_json: bool) -> None:
     rows = []
     for name in EMBEDDED:
         installed = (find_model(name) / NATIVE_WEIGHTS).is_file()
-        about = "text to emoji and scenes of them"
+        about = "emoji, and scenes of them"
         rows.append(row(name, model_config(name), about, "embedded", installed))
     for name, config in PRESETS.items():
         rows.append(row(name, config, DESCRIPTIONS.get(name, ""), "preset", True))
 
-    def cells(row: Row) -> tuple[str, ...]:
+    def cells(row: TableRow) -> tuple[str, ...]:
         kind = row["kind"] if row["installed"] else "missing"
         size = f"{row['width']}x{row['height']}"
         millions = f"{row['parameters'] / 1e6:.2f} M"
         return row["name"], kind, size, millions, row["description"]
 
-    show(rows, as_json, cells)
+    print_rows(rows, as_json, cells)
 
 
 @click.command()
 @as_json
 def samplers(as_json: bool) -> None:
-    """List the samplers: order of convergence, evaluations per step, source, other names.
+    """List the samplers with their order, cost, source and other names.
 
-    Plug-ins follow. They are not imported, so that only their names and packages are known.
+    The order is that of convergence; the cost is the number of network evaluations per step.
+    Plug-ins are listed without being imported, so only their names and packages are known.
     """
     rows = [sampler_row(name, sampler) for name, sampler in SAMPLERS.items()]
-    for plugin in offered(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES}):
+    for plugin in make_plugin_rows(SAMPLER_PLUGINS, {*SAMPLERS, *ALIASES}):
         rows.append(dict.fromkeys(rows[0]) | plugin)
 
-    def cells(row: Row) -> tuple[str, ...]:
+    def cells(row: TableRow) -> tuple[str, ...]:
         if row["reason"]:
             return row["name"], "no", "", "", row["reason"]
         if row["package"]:
-            return row["name"], "", "", "", plugin_of(row)
+            return row["name"], "", "", "", describe_plugin(row)
         noise = "stochastic" if row["stochastic"] else "deterministic"
         evaluations = f"{row['evaluations_per_step']} per step"
         source = row["source"]
@@ -151,10 +155,10 @@ def samplers(as_json: bool) -> None:
             source += f"; also {', '.join(row['aliases'])}"
         return row["name"], f"order {row['order']}", evaluations, noise, source
 
-    show(rows, as_json, cells)
+    print_rows(rows, as_json, cells)
 
 
-def sampler_row(name: str, sampler: Sampler) -> Row:
+def sampler_row(name: str, sampler: Sampler) -> TableRow:
     """Return the declaration of a built-in sampler."""
     return {
         "name": name,
@@ -170,32 +174,39 @@ def sampler_row(name: str, sampler: Sampler) -> Row:
 
 @click.command()
 @click.argument("target", metavar="IMAGE|MODEL")
-@click.option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if needed.")
-@click.option("--variant", metavar="NAME", help="Which weights of a diffusers folder, e.g. fp16.")
-@click.option("--tensors", is_flag=True, help="List every tensor of a model.")
+@click.option(
+    "--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if it is not cached."
+)
+@click.option(
+    "--variant",
+    metavar="NAME",
+    help="Which weights to read from a folder with several, e.g. fp16.",
+)
+@click.option("--tensors", is_flag=True, help="Also list every tensor of a model.")
 @as_json
 def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: bool) -> None:
-    """Show how an image was made, or what a model holds: a folder or a single file.
+    """Show how an image was made, or what a model contains.
 
-    Never runs a model.
+    IMAGE is a file. MODEL is a name from ldmref models, a folder, a .safetensors or .gguf file, or
+    OWNER/MODEL from Hugging Face. No model is run.
     """
     path = input_path(target)
     reference = None if path.exists() else hub.parse(target)
     if reference is not None and (fetch or reference.folder.is_dir()):
-        model_info(find_model(target, fetch, variant), as_json, variant, tensors)
+        print_model_info(find_model(target, fetch, variant), as_json, variant, tensors)
     elif target in EMBEDDED and not path.exists():
-        model_info(find_model(target), as_json, listed=tensors)
+        print_model_info(find_model(target), as_json, listed=tensors)
     elif path.is_dir() or path.suffix.lower() in (".safetensors", ".gguf"):
-        model_info(folder_of(path), as_json, variant, tensors)
+        print_model_info(find_folder(path), as_json, variant, tensors)
     elif not path.exists() and target in PRESETS:
-        find_model(target)  # which says what a preset is
+        find_model(target)  # raises an error that explains presets
     else:
-        image_info(target, as_json)
+        print_image_info(target, as_json)
 
 
 COMMANDS = (backends, models, samplers, info)
 
 
-def folder_of(path: Path) -> Path:
-    """The folder of ldmref whose weights a file is, else the path itself."""
+def find_folder(path: Path) -> Path:
+    """Return the folder of ldmref whose weights a file contains, otherwise the path itself."""
     return path.parent if path.name == NATIVE_WEIGHTS and is_native(path.parent) else path

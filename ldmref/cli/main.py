@@ -1,4 +1,4 @@
-"""The command `ldmref`: its group, and the one place where errors become lines and exit codes."""
+"""The command `ldmref`: its command group, and the place where errors become exit codes."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from ldmref.cli import (
     train,
     words,
 )
-from ldmref.cli.failures import all_flags, fail, usage_error
-from ldmref.cli.repeated import refuse_repetition
-from ldmref.cli.streams import finish_streams, prepare_streams
-from ldmref.cli.wording import command_line
+from ldmref.cli.failures import fail, list_flags, to_usage_error
+from ldmref.cli.flags import simplify_options
+from ldmref.cli.messages import quote_command
+from ldmref.cli.standard_streams import finish_streams, prepare_streams
 from ldmref.errors import UsageError, closest
 from ldmref.modes.aliases import flag_aliases
 from ldmref.modes.registry import MODES
@@ -37,73 +37,79 @@ from ldmref.modes.registry import MODES
 PARAMETERS = {name: p for mode in MODES.values() for name, p in mode.parameters.items()}
 ALIASES = {"b": "c"} | flag_aliases(PARAMETERS)
 OWN_FLAGS = {"-h", "--help", "--version"}
-DRAW = "txt2img"
+DEFAULT_COMMAND = "txt2img"
 SECTIONS = {
     "Generate": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
              "run"),
-    "Look": ("words", "info", "models", "samplers", "guidance", "backends", "config", "completion"),
+    "Inspect": (
+        "words", "info", "models", "samplers", "guidance", "backends", "config", "completion"),
     "Verify": ("check", "doctor", "bench", "evaluate"),
-    "Models": ("convert", "train", "finetune"),
+    "Convert and train": ("convert", "train", "finetune"),
 }  # fmt: skip
 
 
-def canonical(name: str) -> str:
-    """A flag's own name for what other programs call it; underscores are hyphens."""
+def normalise_flag(name: str) -> str:
+    """Return our name for a flag of another program, with hyphens instead of underscores."""
     name = name.replace("_", "-")
     return ALIASES.get(name, name)
 
 
 class Commands(click.Group):
-    """The commands; a prompt or its flags alone generate."""
+    """The commands of ldmref; a prompt without a command generates an image."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Insert the default command where none is named, then parse the arguments."""
         if args[:1] == ["help"]:
             args = [*args[1:], "--help"]
         if args and args[0] not in self.commands and args[0] not in OWN_FLAGS:
-            args = self.shorthand(args)
+            args = self.expand_shorthand(args)
         return super().parse_args(ctx, args)
 
-    def shorthand(self, args: list[str]) -> list[str]:
-        """`ldmref "red heart"`, `ldmref dog` and `ldmref -p heart` are short for `ldmref txt2img`.
+    def expand_shorthand(self, args: list[str]) -> list[str]:
+        """Expand `ldmref "red heart"`, `ldmref dog` and `ldmref -p heart` to `ldmref txt2img ...`.
 
-        A single word is a prompt unless it is nearly a command. With a flag of txt2img which that
-        command does not have, it is a prompt in any case.
+        A single word is a prompt unless it resembles the name of a command. Even then it is a
+        prompt if a flag follows that txt2img has and the command does not.
 
         Raises:
-            UsageError: a misspelt command, or words without quotes.
+            UsageError: The command is misspelt, or the prompt has several words without quotes.
         """
         word = args[0]
         if word.startswith("-") and word != "-":
             command = next((a for a in args if a in self.commands), None)
             if command is None or {"-p", "--prompt"} & set(args):
-                return [DRAW, *args]
+                return [DEFAULT_COMMAND, *args]
             args.remove(command)
-            hint = command_line(["ldmref", command, *args])
-            raise UsageError(f"{word} stands before the command", code="E-USAGE", hint=hint)
+            hint = quote_command(["ldmref", command, *args])
+            raise UsageError(f"{word} must come after the command", code="E-USAGE", hint=hint)
         words = list(takewhile(lambda a: not a.startswith("-"), args))
         close = closest(word, self.commands) if len(words) == 1 else ""
         if " " in word.strip() or (len(words) <= 1 and not close):
-            return [DRAW, *args]
-        if close and self._generates(args, self.commands[close]):
-            return [DRAW, *args]
-        typed = [" ".join(words)] if len(words) > 1 else [DRAW, word]
-        hint = "to generate it: " + command_line(["ldmref", *typed, *args[len(words) :]])
+            return [DEFAULT_COMMAND, *args]
+        if close and self._has_own_flag(args, self.commands[close]):
+            return [DEFAULT_COMMAND, *args]
+        typed = [" ".join(words)] if len(words) > 1 else [DEFAULT_COMMAND, word]
+        hint = "to generate an image of it: " + quote_command(
+            ["ldmref", *typed, *args[len(words) :]]
+        )
         close = close or closest(word, self.commands)
         if close:
             hint = f"did you mean {close!r}? Otherwise, {hint}"
         raise UsageError(f"no such command: {word}", code="E-USAGE", hint=hint)
 
-    def _generates(self, args: list[str], other: click.Command) -> bool:
-        """Whether a flag among the arguments is one of txt2img's, and none of another command's."""
-        names = {canonical(arg.lstrip("-").partition("=")[0]) for arg in args if arg[:1] == "-"}
+    def _has_own_flag(self, args: list[str], other: click.Command) -> bool:
+        """Return whether one of the flags belongs to txt2img but not to another command."""
+        names = {
+            normalise_flag(arg.lstrip("-").partition("=")[0]) for arg in args if arg[:1] == "-"
+        }
         own, others = (
-            {flag.lstrip("-") for flag in all_flags(command)}
-            for command in (self.commands[DRAW], other)
+            {flag.lstrip("-") for flag in list_flags(command)}
+            for command in (self.commands[DEFAULT_COMMAND], other)
         )
         return bool(names & own - others)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The commands in sections, each with the first sentence of its help."""
+        """Write the commands in sections, each with the first sentence of its help."""
         sections = dict(SECTIONS)
         named = {name for names in sections.values() for name in names}
         sections["More"] = tuple(name for name in self.commands if name not in named)
@@ -117,17 +123,19 @@ class Commands(click.Group):
 @click.group(
     cls=Commands,
     invoke_without_command=True,
-    epilog='ldmref "red heart" is short for ldmref txt2img "red heart".',
+    epilog="""\b
+ldmref "red heart"      is short for ldmref txt2img "red heart".
+ldmref COMMAND --help   shows the flags of a command.""",
     context_settings={
         "help_option_names": ["-h", "--help"],
-        "token_normalize_func": canonical,
+        "token_normalize_func": normalise_flag,
         "max_content_width": 100,
     },
 )
 @click.version_option(ldmref.__version__, prog_name="ldmref")
 @click.pass_context
 def cli(ctx: click.Context) -> None:
-    """Generate images from words with a latent diffusion model that you can check."""
+    """Generate images from text with latent diffusion models, and check every formula."""
     if ctx.invoked_subcommand is None:
         click.echo(ctx.get_help())
 
@@ -138,12 +146,12 @@ MODULES = (
 )  # fmt: skip
 for module in MODULES:
     for command in module.COMMANDS:
-        refuse_repetition(command)
+        simplify_options(command)
         cli.add_command(command)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command line; returns the exit code."""
+    """Run one command line, and return the exit code."""
     argv = list(sys.argv[1:] if argv is None else argv)
     prepare_streams()
     try:
@@ -153,10 +161,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = 141
     except SystemExit:
         raise
-    except BaseException as error:  # plug-ins and libraries also raise other classes
-        command = command_of(argv)
+    except BaseException as error:  # plug-ins and libraries raise any class
+        command = find_command(argv)
         if isinstance(error, click.ClickException):
-            error = usage_error(error, command, cli.commands, ALIASES)
+            error = to_usage_error(error, command, cli.commands, ALIASES)
         code = fail(error, argv, command)
     finish_streams()
     return code
@@ -174,9 +182,10 @@ def _run(argv: list[str]) -> int:
     return 0
 
 
-def command_of(argv: Sequence[str]) -> click.Command:
-    """The command that a command line names, or `txt2img`; of `config show`, `show`."""
-    command = cli.commands.get(argv[0] if argv else DRAW, cli.commands[DRAW])
+def find_command(argv: Sequence[str]) -> click.Command:
+    """Return the command (for `config show`: `show`) that a command line names, or `txt2img`."""
+    default = cli.commands[DEFAULT_COMMAND]
+    command = cli.commands.get(argv[0], default) if argv else default
     if isinstance(command, click.Group) and len(argv) > 1:
         return command.commands.get(argv[1], command)
     return command

@@ -9,8 +9,6 @@ from typing import Any
 import click
 from click.shell_completion import CompletionItem
 
-from ldmref.cli.output import FORMATS
-from ldmref.cli.progress import STYLES
 from ldmref.config import read_number
 from ldmref.declare import Doc, Field, Flag, flag_names
 from ldmref.errors import UsageError
@@ -142,92 +140,7 @@ def parameter_options(fields: Iterable[Field]) -> tuple[Option, ...]:
     return tuple(parameter_option(field) for field in fields if flag_names(field))
 
 
-PROMPT = (
-    click.argument("words", metavar="[PROMPT]...", nargs=-1),
-    option("-p", "--prompt", metavar="TEXT", multiple=True,
-           help="What to generate; may be repeated. - reads standard input, a prompt a line."),
-    option("--prompts", type=PATH, metavar="FILE",
-           help="More prompts, one a line; - is standard input."),
-)  # fmt: skip
-MODEL_NAME = option(
-    "-m", "--model", type=PATH, metavar="NAME|FILE|FOLDER", help="Default: emoji (bundled)."
-)
-BACKEND = (
-    option("--backend", metavar="NAME", help="See ldmref backends."),
-    option("--device", metavar="NAME", help="cpu, cuda:0, ..."),
-    option("--dtype", metavar="NAME", help="float64, float32, float16 or bfloat16."),
-    option("--speed", metavar="NAME", help="exact, fast or fastest: see docs/performance.md."),
-)
-CONFIG = option("--config", type=PATH, metavar="FILE", help="Settings; default: ./ldmref.toml.")
-MODEL = (
-    MODEL_NAME,
-    option("--fetch", is_flag=True, help="Download OWNER/MODEL from Hugging Face if not cached."),
-    option("--variant", metavar="NAME", help="Of a folder with several weights, such as fp16."),
-    option("--ema/--no-ema", default=None,
-           help="Averaged weights of a file. Default: the family's published choice."),
-    option("--model-config", type=PATH, metavar="NAME|FOLDER",
-           help="Configuration of a single file."),
-    option("--tokenizer", type=PATH, metavar="FILE|FOLDER",
-           help="CLIP's vocabulary, if not in the folder."),
-    option("--allow-nonfinite", is_flag=True, help="Read weights that are NaN or infinite."),
-    option("--vae", type=PATH, metavar="FILE|FOLDER", help="Another autoencoder, or TAESD."),
-    option("--lora", "loras", type=LoraFile(), multiple=True, help="May be repeated."),
-    option("--embedding", "embeddings", type=PATH, multiple=True, metavar="FILE",
-           help="A word of textual inversion; may be repeated."),
-    *BACKEND,
-    option("--max-memory", metavar="SIZE", help="Such as 5GB; one network at a time if need be."),
-    option("--max-seconds", type=float, metavar="N", help="Refuse what would take more seconds."),
-    CONFIG,
-)  # fmt: skip
-OUTPUT = option(
-    "-o",
-    "--output",
-    type=PATH,
-    metavar="FILE|FOLDER|-",
-    help="Default: ./PROMPT-SEED.png. FOLDER/ is created. A name may hold {prompt}, "
-    "{seed} and {index}.",
-)
-FILES = (
-    OUTPUT,
-    option("--overwrite", is_flag=True, help="Replace a file that exists."),
-    option("--format", "kind", type=click.Choice(list(FORMATS)), help="Default: from the name."),
-    option("--no-metadata", is_flag=True, help="Do not record in the file how it was made."),
-    option("--json", "as_json", is_flag=True, help="One JSON object per image on stdout."),
-    option("--preview", is_flag=True,
-           help="Show the image while it is generated: in terminals that show images, otherwise in "
-                "a file, whose name is printed."),
-    option("--preview-file", type=PATH, metavar="FILE",
-           help="Show it in this file, which is replaced again and again."),
-    option("-q", "--quiet", is_flag=True, help="Print nothing but errors."),
-    option("-v", "--verbose", is_flag=True, help="Print settings, and tracebacks of errors."),
-    option(
-        "--progress",
-        type=click.Choice(STYLES),
-        default="auto",
-        help="Default: a bar if stderr is a terminal.",
-    ),
-)  # fmt: skip
-SHEET = (option("--sheet", is_flag=True, help="One file with all images, labelled."),)
-INVERTING = (
-    option("--edit", "edits", multiple=True, metavar="TEXT",
-           help="Generate this from the image's noise; may be repeated. Default: the prompt."),
-    option("--batch", "batch_size", type=int, help="Images generated together."),
-    option("--tile", type=int, metavar="N", help="Decode in tiles of N pixels: less memory."),
-    option("--noise", type=PATH, metavar="FILE",
-           help="Keep the noise too, as .npy: see --latents."),
-)  # fmt: skip
-INTERPOLATING = (
-    option("--to", "--prompt-b", "to", metavar="TEXT", help="The last prompt; default: the first."),
-    option("-c", "--count", "--frames", "frames", type=int, default=8, show_default=True,
-           help="Number of images, evenly spaced."),
-    option("--animate", is_flag=True, default=False,
-           help="One animated WebP of all images, or GIF: -o NAME.gif."),
-    option("--duration", type=click.IntRange(10, 60_000), default=100, show_default=True,
-           metavar="MS", help="Time for which an animation shows each image."),
-)  # fmt: skip
-
-
-class Drawing(click.Command):
+class SectionedCommand(click.Command):
     """A command with its options in sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

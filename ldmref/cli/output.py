@@ -1,13 +1,10 @@
-"""Where images go: named files, numbered names in a folder, or standard output."""
+"""Targets of images: named files, numbered names in a folder, or standard output."""
 
 from __future__ import annotations
 
 import io
 import os
-import re
 import sys
-import unicodedata
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -15,93 +12,38 @@ from typing import Any, BinaryIO
 import numpy as np
 from PIL import Image
 
-from ldmref.cli.streams import check_stdout
+from ldmref.cli.file_names import expand_name, number_stems, slugify
+from ldmref.cli.standard_streams import check_stdout
 from ldmref.errors import OutputError, UsageError
 from ldmref.files import shown
 from ldmref.io.atomic import atomic_write
 from ldmref.io.images.metadata import FORMATS as IMAGE_FORMATS
 from ldmref.io.images.metadata import check_target, save_image
-from ldmref.prompts.emoji import with_emoji_names
 
 FORMATS = {"png": ".png", "webp": ".webp", "jpeg": ".jpg"}
 STDOUT = "-"
 NOISE_ENDING = ".npy"
-SLASHES = tuple({"/", os.sep})  # with which the name of a folder ends
-FIELD = re.compile(r"\{([^{}]*)\}")  # of a file's name
-
-
-def slug(text: str) -> str:
-    """A safe file name of at most 80 bytes: letters, digits, hyphens; `image` if none is left.
-
-    >>> slug("A red heart! ../../x"), slug("🐶")
-    ('a-red-heart-x', 'dog-face')
-    """
-    named = unicodedata.normalize("NFKD", with_emoji_names(text[:1000]))
-    plain = named.encode("ascii", "ignore").decode().lower()
-    return re.sub(r"[^a-z0-9]+", "-", plain)[:80].strip("-") or "image"
-
-
-def named_files(to: str, labels: Sequence[str], seeds: Sequence[int] | None) -> list[Path]:
-    """The files that a name means, one for each label: {prompt}, {seed} and {index} are filled in,
-    and files that would share a name are numbered from 0, with as many digits as the last needs.
-
-    Raises:
-        UsageError: other fields in braces, %d, or a seed of images that have none.
-    """
-    images = len(labels)
-    values = {"prompt": lambda i: labels[i], "index": lambda i: digits(i, images - 1)}
-    if seeds is not None:
-        values["seed"] = lambda i: str(seeds[i])
-    number = re.search(r"%0?\d*d", to)
-    unknown = [field for field in FIELD.findall(to) if field not in values]
-    if number or unknown:
-        known = ", ".join(f"{{{name}}}" for name in sorted(values))
-        raise UsageError(
-            f"{(number[0] if number else f'{{{unknown[0]}}}')!r} in the name {to!r} has no meaning",
-            code="E-OUTPUT",
-            hint=f"use {to.replace(number[0], '{index}')}" if number else f"known are {known}",
-        )
-    names = [FIELD.sub(lambda match, i=i: values[match[1]](i), to) for i in range(images)]
-    paths = [Path(name) for name in names]
-    if len({*paths}) < images:
-        paths = [p.with_stem(f"{p.stem}-{digits(i, images - 1)}") for i, p in enumerate(paths)]
-    return paths
-
-
-def stems(labels: Sequence[str], seeds: Sequence[int] | None) -> list[tuple[str, str]]:
-    """For each image in a folder (label and seed, number); images of one seed are numbered
-    from 01, so that they sort.
-
-    >>> stems(["cat", "cat", "dog"], [7, 7, 8])
-    [('cat-7', '-01'), ('cat-7', '-02'), ('dog-8', '')]
-    """
-    starts = [f"{label}-{seeds[i]}" if seeds else label for i, label in enumerate(labels)]
-    total = Counter(starts)
-    seen = Counter()
-    named = []
-    for start in starts:
-        seen[start] += 1
-        number = f"-{digits(seen[start], max(total[start], 10))}" if total[start] > 1 else ""
-        named.append((start, number))
-    return named
-
-
-def digits(number: int, largest: int) -> str:
-    """A number with as many digits as the largest one has."""
-    return str(number).zfill(len(str(largest)))
+SLASHES = tuple({"/", os.sep})  # a name that ends in one of them is a folder
 
 
 class Output:
-    """The target of one run.
+    """The target of the images of one command.
 
-    `to` is `-`, a file's name, a folder (one that exists, or a name that ends in a slash), or None
-    for the working folder. In a folder the names are made from prompt and seed, and those of a
-    later run are numbered; a new folder is created with the first file. Each image has a label;
-    `seeds` is None for images that are generated from none.
+    In a folder, names consist of label and seed; if they are taken, a number is added. A new folder
+    is created with the first file.
+
+    Args:
+        to: `-` for standard output, a file's name, a folder (one that exists, or a name that ends
+            in a slash), or None for the working folder.
+        labels: Label of each image, usually its prompt.
+        seeds: Seed of each image, or None if the images have no seeds.
+        kind: Format: png, webp or jpeg; None for the one that the file name says, otherwise png.
+        overwrite: Whether named files are replaced.
+        metadata: Whether images record how they were made.
     """
 
-    formats: Mapping[str, str] = IMAGE_FORMATS  # endings and what they mean
-    usual = "png"  # format in a folder
+    formats: Mapping[str, str] = IMAGE_FORMATS  # ending -> format
+    default_kind = "png"
 
     def __init__(
         self,
@@ -121,27 +63,27 @@ class Output:
         self.files = []
         if self.to == STDOUT:
             return
-        names = [slug(label) for label in labels]
+        names = [slugify(label) for label in labels]
         if _is_folder(self.to):
             self.folder = Path(self.to)
-            self.stems = stems(names, seeds)
+            self.stems = number_stems(names, seeds)
             self.runs = dict.fromkeys((start for start, _ in self.stems), 1)
         else:
-            self.files = named_files(self.to, names, seeds)
+            self.files = expand_name(self.to, names, seeds)
 
     def check(self) -> None:
         """Refuse a target that cannot be written, before anything is computed.
 
         Raises:
-            UsageError: flags that contradict each other.
-            OutputError: the target exists, or cannot be written.
+            UsageError: Flags contradict each other.
+            OutputError: The target exists, or cannot be written.
         """
         if self.to == STDOUT:
             if self.count > 1:
                 raise UsageError(
-                    f"{self.count} images do not fit into standard output",
+                    f"standard output takes one image, not {self.count}",
                     code="E-OUTPUT",
-                    hint="give -o a folder, or draw one",
+                    hint="give -o a folder, or generate one image",
                 )
             check_stdout()
         elif self.folder is not None:
@@ -149,18 +91,18 @@ class Output:
                 return check_new_folder(self.folder)
             for start in self.runs:
                 self._next_free(start)
-            self._check_target(self._in_folder(0), overwrite=True)  # `write` renumbers if taken
+            self._check_target(self._in_folder(0), overwrite=True)  # `write` finds another number
         else:
             kinds = {self._check_target(path, self.overwrite) for path in self.files}
             if self.kind is not None and kinds != {self.kind.upper()}:
                 raise UsageError(f"--format {self.kind} contradicts {self.to!r}", code="E-FORMAT")
 
     def write(self, image: Image.Image, i: int, params: dict[str, Any]) -> str:
-        """Write image `i`; returns its name."""
+        """Write image `i`, and return the name of its file."""
         recorded = params if self.metadata else None
         if self.to == STDOUT:
             buffer = io.BytesIO()
-            self.encode(buffer, image, (self.kind or self.usual).upper(), recorded)
+            self.encode(buffer, image, (self.kind or self.default_kind).upper(), recorded)
             sys.stdout.buffer.write(buffer.getvalue())
             sys.stdout.buffer.flush()
             return STDOUT
@@ -170,7 +112,7 @@ class Output:
         return str(self.files[i])
 
     def finish(self) -> str | None:
-        """Write what is left to write after the last image, and return its name: here nothing."""
+        """Write the file of all images, if the output is one file, and return its name."""
         return None
 
     def encode(
@@ -190,14 +132,14 @@ class Output:
         return check_target(path, overwrite=overwrite, formats=self.formats)
 
     def _in_folder(self, i: int) -> Path:
-        """The file of image `i`: `slug-seed.png`, of a second run `slug-seed-2.png`, ..."""
+        """Return the file of image `i`: `slug-seed.png`; in a second run, `slug-seed-2.png`."""
         start, number = self.stems[i]
         run = f"-{self.runs[start]}" if self.runs[start] > 1 else ""
-        ending = FORMATS[self.kind or self.usual]
+        ending = FORMATS[self.kind or self.default_kind]
         return (self.folder or Path()) / f"{start}{run}{number}{ending}"
 
     def _next_free(self, start: str) -> None:
-        """Number the run so that none of its files exists."""
+        """Increase the number of the run until none of its files exists."""
         images = [i for i, stem in enumerate(self.stems) if stem[0] == start]
         while any(os.path.lexists(self._in_folder(i)) for i in images):
             self.runs[start] += 1
@@ -211,7 +153,7 @@ class Output:
                 self._write_file(path, image, params, overwrite=False)
                 return path
             except OutputError as error:
-                if error.code != "E-EXISTS":  # else another process took the name just now
+                if error.code != "E-EXISTS":  # otherwise, another process has just taken the name
                     raise
                 self.runs[self.stems[i][0]] += 1
 
@@ -229,7 +171,7 @@ def check_new_folder(folder: Path) -> None:
     """Refuse a folder that cannot be created, before anything is computed.
 
     Raises:
-        OutputError: what its name stands below is no folder, or cannot be written.
+        OutputError: The folder is a file, or cannot be created in its parent folder.
     """
     try:
         os.stat(folder)
@@ -244,10 +186,10 @@ def check_new_folder(folder: Path) -> None:
 
 
 def create_folder(folder: Path) -> None:
-    """Create a folder and those above it.
+    """Create a folder and its parents.
 
     Raises:
-        OutputError: the system refuses.
+        OutputError: The system refuses.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -264,12 +206,12 @@ def check_noise_file(path: str, overwrite: bool) -> None:
     """Refuse a path to which noise cannot be written, before anything is computed.
 
     Raises:
-        OutputError: another ending, no such folder, or the file exists.
+        OutputError: The name has another ending, its folder does not exist, or the file exists.
     """
     target = Path(path)
     if target.suffix.lower() != NOISE_ENDING:
         raise OutputError(
-            f"noise goes into a file that ends in {NOISE_ENDING}, not {path!r}", code="E-FORMAT"
+            f"a file of noise must end in {NOISE_ENDING}, not {path!r}", code="E-FORMAT"
         )
     if not target.parent.is_dir():
         raise OutputError(
@@ -282,10 +224,10 @@ def check_noise_file(path: str, overwrite: bool) -> None:
 
 
 def write_noise(path: str, noise: np.ndarray, overwrite: bool) -> None:
-    """Write noise, (n, c, h, w), as .npy; the file appears complete or not at all.
+    """Write noise (n, c, h, w) as .npy; the file appears complete or not at all.
 
     Raises:
-        OutputError: it exists (unless `overwrite`), or cannot be written.
+        OutputError: The file exists (unless `overwrite`), or cannot be written.
     """
     with atomic_write(Path(path), overwrite=overwrite) as file:
         np.save(file, noise, allow_pickle=False)

@@ -8,15 +8,8 @@ from typing import Any
 import click
 
 from ldmref.cli.images import draw
-from ldmref.cli.options import (
-    FILES,
-    MODEL,
-    PATH,
-    Drawing,
-    is_set,
-    parameter_options,
-    with_options,
-)
+from ldmref.cli.options import PATH, SectionedCommand, is_set, parameter_options, with_options
+from ldmref.cli.shared_options import FILES, MODEL
 from ldmref.cli.tasks import WITHOUT_PROMPT
 from ldmref.declare import fields_of, flag_names
 from ldmref.errors import UsageError
@@ -30,7 +23,7 @@ SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i 
 RECORDED = fields_of(Txt2Img)  # by images of every mode
 
 
-@click.command(cls=Drawing)
+@click.command(cls=SectionedCommand)
 @click.option(
     "--from",
     "source",

@@ -1,4 +1,4 @@
-"""A contact sheet: all images of a run in one, each above its label."""
+"""Contact sheets: all images of a command in one, each above its label."""
 
 from __future__ import annotations
 
@@ -8,31 +8,30 @@ from typing import Any
 
 from PIL import Image, ImageDraw, ImageFont
 
-from ldmref.cli.together import Together
+from ldmref.cli.combined import CombinedOutput
 from ldmref.prompts.emoji import with_emoji_names
 
-# pixels: between images, height of a line of text, of letters
-GAP = 8
-LINE = 18
-FONT = 14
-NARROWEST = 160  # a column, so that labels can be read
-PAPER = "white"
-INK = "black"
+GAP = 8  # px between images
+LINE_HEIGHT = 18  # px
+FONT_SIZE = 14  # px
+MIN_COLUMN_WIDTH = 160  # px, for legible labels
+BACKGROUND = "white"
+TEXT_COLOUR = "black"
 
 
-class Sheet(Together):
-    """A contact sheet; labels are what differs: prompt, seed, position, or input image."""
+class Sheet(CombinedOutput):
+    """A contact sheet; each label states what differs: prompt, seed, position or input image."""
 
     mode = "sheet"
 
-    def whole(self) -> Image.Image:
-        """The sheet of the images so far."""
-        labels = labels_of(self.labels[: len(self.params)], self.params)
-        return contact_sheet(self.images, labels, columns_of(self.labels))
+    def combine(self) -> Image.Image:
+        """Return the sheet of the images so far."""
+        labels = label_lines(self.labels[: len(self.params)], self.params)
+        return contact_sheet(self.images, labels, count_columns(self.labels))
 
 
-def labels_of(names: Sequence[str], params: Sequence[dict[str, Any]]) -> list[list[str]]:
-    """The lines below each image: its name, if they differ, its seed or its position."""
+def label_lines(names: Sequence[str], params: Sequence[dict[str, Any]]) -> list[list[str]]:
+    """Return the lines below each image: its name if names differ, and its seed or position."""
     several = len({*names}) > 1
     labels = []
     for name, recorded in zip(names, params, strict=True):
@@ -45,11 +44,14 @@ def labels_of(names: Sequence[str], params: Sequence[dict[str, Any]]) -> list[li
     return labels
 
 
-def columns_of(names: Sequence[str]) -> int:
-    """As many columns as images of each name, if it is the same number; otherwise a square.
+def count_columns(names: Sequence[str]) -> int:
+    """Return the number of columns of a sheet.
 
-    >>> columns_of(["cat"] * 9), columns_of(["cat"] * 4 + ["dog"] * 4), columns_of(["cat", "dog"])
-    (3, 4, 2)
+    If each name has the same number of images, each name gets a row; otherwise, the sheet is about
+    square.
+
+    >>> count_columns(["cat"] * 9), count_columns(["cat"] * 4 + ["dog"] * 4)
+    (3, 4)
     """
     each = len(names) // len({*names})
     rows = [names[i : i + each] for i in range(0, len(names), each)]
@@ -61,30 +63,31 @@ def columns_of(names: Sequence[str]) -> int:
 def contact_sheet(
     images: Sequence[Image.Image], labels: Sequence[Sequence[str]], columns: int
 ) -> Image.Image:
-    """Images in rows, each at the top of a cell as large as the largest, above its lines."""
-    font = ImageFont.load_default(FONT)
+    """Arrange images in rows, each above its lines, in cells as large as the largest image."""
+    font = ImageFont.load_default(FONT_SIZE)
     columns = min(columns, len(images))
     lines = max(map(len, labels))
     cell = (
-        max(NARROWEST, *(image.width for image in images)),
-        max(image.height for image in images) + lines * LINE,
+        max(MIN_COLUMN_WIDTH, *(image.width for image in images)),
+        max(image.height for image in images) + lines * LINE_HEIGHT,
     )
     rows = math.ceil(len(images) / columns)
     size = (GAP + columns * (cell[0] + GAP), GAP + rows * (cell[1] + GAP))
-    sheet = Image.new("RGB", size, PAPER)
+    sheet = Image.new("RGB", size, BACKGROUND)
     pen = ImageDraw.Draw(sheet)
     for i, (image, texts) in enumerate(zip(images, labels, strict=True)):
         left = GAP + i % columns * (cell[0] + GAP)
         top = GAP + i // columns * (cell[1] + GAP)
         sheet.paste(image, (left + (cell[0] - image.width) // 2, top))
         for j, text in enumerate(texts):
-            middle = (left + cell[0] // 2, top + cell[1] - (lines - j) * LINE + LINE // 2)
-            pen.text(middle, shortened(text, font, cell[0]), INK, font, anchor="mm")
+            height = cell[1] - (lines - j) * LINE_HEIGHT + LINE_HEIGHT // 2
+            middle = (left + cell[0] // 2, top + height)
+            pen.text(middle, fit_text(text, font, cell[0]), TEXT_COLOUR, font, anchor="mm")
     return sheet
 
 
-def shortened(text: str, font: Any, width: int) -> str:
-    """The text, cut at its end where it is wider than `width` pixels."""
+def fit_text(text: str, font: Any, width: int) -> str:
+    """Return the text, truncated with dots if it is wider than `width` pixels."""
     if font.getlength(text) <= width:
         return text
     while text and font.getlength(f"{text}...") > width:

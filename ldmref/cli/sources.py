@@ -1,4 +1,4 @@
-"""What a command reads: the prompt and the images that flags or standard input give."""
+"""Inputs of a command: prompts and images from flags, files or standard input."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from ldmref.cli.wording import command_line
+from ldmref.cli.messages import quote_command
 from ldmref.errors import InputError, UsageError
 from ldmref.files import not_a_file, open_file
 from ldmref.modes.validation import MAX_COUNT
@@ -24,17 +24,23 @@ ENCODINGS = {codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 def read_prompts(
     words: Sequence[str], flags: Sequence[str], file: str | None, command: str
 ) -> list[str]:
-    """The prompts of bare arguments, of -p, and of a file, in that order; `-` is standard input.
+    """Return the prompts of a command, in this order: arguments, -p, file.
 
-    Standard input and files hold a prompt a line.
+    Standard input and files contain one prompt per line.
+
+    Args:
+        words: Arguments that are not flags.
+        flags: Values of -p; `-` is standard input.
+        file: Name of a file of prompts; `-` is standard input.
+        command: Name of the command, for hints.
 
     Raises:
-        UsageError: none, or bare words that may be one prompt without quotes; no text.
-        InputError: the file cannot be read.
+        UsageError: There is no prompt, or the arguments may be one prompt without quotes.
+        InputError: The file cannot be read.
     """
     if len(words) > 1 and not any(_is_whole(word) for word in words):
-        typed = command_line(["ldmref", command, " ".join(words)])
-        several = command_line(part for word in words for part in ("-p", word))
+        typed = quote_command(["ldmref", command, " ".join(words)])
+        several = quote_command(part for word in words for part in ("-p", word))
         raise UsageError(
             f"the prompt is {len(words)} words without quotes",
             code="E-USAGE",
@@ -42,39 +48,41 @@ def read_prompts(
         )
     prompts = []
     for text in (*words, *flags):
-        prompts += prompt_lines(standard_input(), STDIN) if text == STDIN else [text]
+        prompts += split_prompts(read_standard_input(), STDIN) if text == STDIN else [text]
     if file is not None:
-        prompts += prompt_lines(standard_input() if file == STDIN else _content(file), file)
+        data = read_standard_input() if file == STDIN else _read_prompt_file(file)
+        prompts += split_prompts(data, file)
     if not prompts:
         raise UsageError("no prompt", code="E-USAGE", hint=f'ldmref {command} "red heart"')
     return prompts
 
 
 def _is_whole(word: str) -> bool:
-    """Whether an argument is a prompt for certain: words in quotes, or emoji."""
+    """Return whether an argument must be a prompt: several words, or emoji."""
     return " " in word.strip() or with_emoji_names(word) != word
 
 
-def prompt_lines(data: bytes, source: str) -> list[str]:
-    """The prompts of a text file, one a line; empty lines count for nothing.
+def split_prompts(data: bytes, source: str) -> list[str]:
+    """Return the prompts of a text file, one per line; empty lines are ignored.
 
     Raises:
-        UsageError: it is no text, or holds no prompt, or too many.
+        UsageError: The file is not text, contains no prompt, or contains too many.
     """
     name = "standard input" if source == STDIN else repr(source)
-    lines = [line for line in decoded(data, name).split("\n") if line.strip()]
+    lines = [line for line in decode_text(data, name).split("\n") if line.strip()]
     if not lines:
-        hint = 'for an empty prompt: ""'
-        raise UsageError(f"{name} holds no prompt", code="E-PROMPT", hint=hint)
+        hint = 'to use an empty prompt: -p ""'
+        raise UsageError(f"{name} contains no prompt", code="E-PROMPT", hint=hint)
     if len(lines) > MAX_COUNT:
         raise UsageError(
-            f"{name} holds {len(lines)} prompts, a command takes {MAX_COUNT}", code="E-PROMPT"
+            f"{name} contains {len(lines)} prompts, and a command takes {MAX_COUNT}",
+            code="E-PROMPT",
         )
     return lines
 
 
-def _content(file: str) -> bytes:
-    """The bytes of a file of prompts."""
+def _read_prompt_file(file: str) -> bytes:
+    """Read a file of prompts."""
     if problem := not_a_file(file):
         raise InputError(f"the file of prompts {file!r} {problem}", code="E-FILE")
     with open_file(Path(file), "E-FILE") as opened:
@@ -84,27 +92,27 @@ def _content(file: str) -> bytes:
     return data
 
 
-def decoded(data: bytes, name: str = "standard input") -> str:
-    """The text of a prompt file, UTF-8 or marked UTF-16; CRLF is LF, and the last line ends go."""
+def decode_text(data: bytes, name: str = "standard input") -> str:
+    """Decode UTF-8, or UTF-16 with a byte-order mark; normalise line ends, strip trailing ones."""
     encoding = ENCODINGS.get(data[:2], "utf-8-sig")
     try:
         text = data.decode(encoding)
     except UnicodeDecodeError as error:
         raise UsageError(
-            f"the prompt on {name} is no UTF-8 text"
+            f"the prompt on {name} is not UTF-8 text"
             if name == "standard input"
-            else f"{name} is no UTF-8 text",
+            else f"{name} is not UTF-8 text",
             code="E-PROMPT",
             hint="if it is Latin-1: iconv -f latin1 -t utf-8",
         ) from error
     return text.replace("\r\n", "\n").rstrip("\n")
 
 
-def standard_input() -> bytes:
-    """All of standard input.
+def read_standard_input() -> bytes:
+    """Read all of standard input.
 
     Raises:
-        UsageError: it is closed, a folder, too long, or another flag has read it.
+        UsageError: It is closed, a folder, or too long, or another flag has read it.
     """
     seen = click.get_current_context().find_root().meta
     if seen.get("stdin"):
@@ -121,6 +129,6 @@ def standard_input() -> bytes:
     return data
 
 
-def image_source(path: str) -> str | io.BytesIO:
-    """The path of an image, or standard input as an open file."""
-    return io.BytesIO(standard_input()) if path == STDIN else path
+def resolve_image_source(path: str) -> str | io.BytesIO:
+    """Return the path of an image, or standard input as an open file."""
+    return io.BytesIO(read_standard_input()) if path == STDIN else path

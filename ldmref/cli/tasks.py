@@ -1,4 +1,4 @@
-"""From the flags of a command line to plans: one for each input image."""
+"""Tasks of a command: a plan for each input image."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ldmref.cli.console import Console
 from ldmref.cli.options import SOURCES, is_set, listed
 from ldmref.cli.output import check_noise_file, write_noise
 from ldmref.cli.progress import Stop
-from ldmref.cli.sources import STDIN, image_source
+from ldmref.cli.sources import STDIN, resolve_image_source
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -26,18 +26,18 @@ Values = dict[str, Any]
 WITHOUT_PROMPT = ("superres", "seg2img")
 ONE_PROMPT = {
     "interpolate": "--to TEXT is the last prompt",
-    "invert": "--edit TEXT is what to generate from its noise, and may be repeated",
+    "invert": "--edit TEXT is the prompt to generate from the noise, and may be repeated",
 }
 
 
 @dataclass(frozen=True)
 class Task:
-    """What one input image, or none, becomes.
+    """The images to generate from one input image, or without an input image.
 
     Args:
-        plan: of the images; without noise, if `finish` completes it with the model.
-        labels: of the files' names, one for each image.
-        finish: see `plan`.
+        plan: Plan of the images. If `finish` is not None, the plan has no noise yet.
+        labels: Label of each image, for the name of its file.
+        finish: Function that completes the plan with the model, for inversions.
     """
 
     plan: AnyPlan
@@ -46,21 +46,23 @@ class Task:
 
 
 def plan_tasks(mode: str, config: ModelConfig, flags: Values) -> list[Task]:
-    """A task for each input image. Image i of all has seed + i; a list of seeds is shared out.
+    """Return a task for each input image.
+
+    Image i of the command has seed + i; a list of seeds is divided among the input images.
 
     Raises:
-        UsageError: several of what the mode takes once, or numbers that do not fit together.
+        UsageError: A flag that the mode takes once was repeated, or numbers of values do not match.
     """
-    inputs = inputs_of(flags)
+    inputs = pair_inputs(flags)
     if len(inputs) == 1:
         return [plan_task(mode, config, flags | inputs[0])]
     if flags.get("noise") or flags.get("latents") is not None:
         flag = "--noise" if flags.get("noise") else "--latents"
         raise UsageError(
-            f"{flag} belongs to one image, not to {len(inputs)}", code="E-USAGE", hint="give one -i"
+            f"{flag} needs one input image, not {len(inputs)}", code="E-USAGE", hint="give one -i"
         )
     seeded = "seed" in MODES[mode].parameters
-    seeds = shared_seeds(flags.get("seed"), len(inputs)) if seeded else None
+    seeds = split_seeds(flags.get("seed"), len(inputs)) if seeded else None
     tasks: list[Task] = []
     for sources in inputs:
         own = {} if seeds is None else {"seed": seeds}
@@ -77,11 +79,11 @@ def plan_tasks(mode: str, config: ModelConfig, flags: Values) -> list[Task]:
     return tasks
 
 
-def shared_seeds(seed: Any, inputs: int) -> int | list[int]:
-    """The first seed of all images, random if there is none, or the list of their seeds.
+def split_seeds(seed: Any, inputs: int) -> int | list[int]:
+    """Return the first seed of all images (random if none was given), or the list of all seeds.
 
     Raises:
-        UsageError: the list cannot be shared out.
+        UsageError: The list cannot be divided evenly among the input images.
     """
     if not isinstance(seed, list):
         return assign_seeds(None, 1)[0] if seed in (None, -1) else seed
@@ -89,16 +91,16 @@ def shared_seeds(seed: Any, inputs: int) -> int | list[int]:
         raise UsageError(
             f"{len(seed)} seeds for {inputs} input images",
             code="E-SEED",
-            hint="give as many for each, or one for all: image i has seed + i",
+            hint="give the same number for each image, or one seed for all: image i has seed + i",
         )
     return seed
 
 
-def inputs_of(flags: Values) -> list[Values]:
-    """For each input image, its file and that of its mask, by parameter; [{}] without any.
+def pair_inputs(flags: Values) -> list[Values]:
+    """Return the file of each input image and of its mask, by parameter; [{}] if there are none.
 
     Raises:
-        UsageError: the number of masks is neither one nor that of the images.
+        UsageError: The number of masks is neither one nor the number of images.
     """
     files = {name: listed(flags.get(name)) for name in SOURCES}
     files = {name: paths for name, paths in files.items() if paths}
@@ -106,7 +108,7 @@ def inputs_of(flags: Values) -> list[Values]:
     for name, paths in files.items():
         if len(paths) not in (1, most):
             raise UsageError(
-                f"{len(paths)} files for --{name}, {most} for the other input",
+                f"--{name} has {len(paths)} files, the other input has {most}",
                 code="E-USAGE",
                 hint="give one for all, or one for each",
             )
@@ -116,11 +118,11 @@ def inputs_of(flags: Values) -> list[Values]:
 
 
 def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
-    """The plan for one input image, or none, and the labels of its files."""
+    """Plan the images of one input image, or of none, and label them."""
     takes = MODES[mode].parameters
     values = {name: flags[name] for name in takes if is_set(flags.get(name))}
     sources = {name: values[name] for name in SOURCES if name in values}
-    values |= {name: image_source(path) for name, path in sources.items()}
+    values |= {name: resolve_image_source(path) for name, path in sources.items()}
     prompts = listed(flags["prompt"])
     if mode in ONE_PROMPT:
         if len(prompts) > 1:
@@ -146,12 +148,12 @@ def plan_task(mode: str, config: ModelConfig, flags: Values) -> Task:
 
 
 def _stem(path: str) -> str:
-    """The name of a file without folder and ending."""
+    """Return the name of a file without folder and ending."""
     return "stdin" if path == STDIN else Path(path).stem
 
 
 def _interpolate(config: ModelConfig, values: Values, flags: Values) -> Task:
-    """From one prompt to another, or from one noise to another."""
+    """Plan images between two prompts, or between two noises."""
     first = values["prompt"]
     last = first if flags["to"] is None else flags["to"]
     values["prompt_b"] = last
@@ -162,12 +164,12 @@ def _interpolate(config: ModelConfig, values: Values, flags: Values) -> Task:
 
 
 def _invert(config: ModelConfig, values: Values, flags: Values) -> Task:
-    """Up from the image to its noise, then down again with other words."""
+    """Plan the inversion of an image, and the images to generate from its noise."""
     edits = list(flags["edits"]) or listed(flags["prompt"])
     up = modes.plan("invert", config, **values | {"cfg_scale": None})
     down = up.settings | {
         "prompt": edits,
-        "seed": [0] * len(edits),  # from which nothing is generated
+        "seed": [0] * len(edits),  # not used: the noise comes from the image
         "cfg_scale": values.get("cfg_scale", 1.0),
         "batch_size": flags["batch_size"] or 1,
         "tile": flags["tile"],

@@ -1,4 +1,4 @@
-"""Images in a terminal: which protocol it understands, and the bytes that show an image.
+"""Images in a terminal: the protocol that it understands, and the bytes that show an image.
 
 Sources: the terminal graphics protocol of kitty
 (https://sw.kovidgoyal.net/kitty/graphics-protocol/) and sixel, chapter 14 of DEC's VT330/VT340
@@ -29,38 +29,38 @@ except ImportError:  # Windows
 KITTY = "kitty"
 SIXEL = "sixel"
 NONE = ""
-# "do you understand an image of one pixel?", then "who are you?", which every terminal answers
+# A query for kitty graphics with an image of one pixel, then one that every terminal answers.
 QUERY = b"\x1b_Gi=31,s=1,v=1,a=q,t=d,f=24;AAAA\x1b\\\x1b[c"
 ATTRIBUTES = re.compile(rb"\x1b\[\?([\d;]*)c")
 SIXEL_ATTRIBUTE = b"4"
-WAIT = 0.5  # seconds for the answer
-CHUNK = 4096  # bytes of base64 in one escape of kitty's
-COLOURS = 256  # of a sixel image
+TIMEOUT = 0.5  # seconds to wait for the answer
+CHUNK_SIZE = 4096  # bytes of base64 in one escape sequence of kitty
+MAX_COLOURS = 256  # of a sixel image
 
 
-def image_protocol(environ: Mapping[str, str]) -> str:
-    """How the terminal shows images: `kitty`, `sixel`, or "" for not at all.
+def detect_protocol(environ: Mapping[str, str]) -> str:
+    """Return the protocol with which the terminal shows images: `kitty`, `sixel`, or "" if none.
 
-    The terminal is asked, which takes at most half a second. It is not asked where the answer
-    would go astray or mean nothing: without a terminal, within tmux and screen, and on consoles.
+    The terminal is queried, which takes at most half a second. It is not queried if the answer
+    would get lost or be meaningless: without a terminal, within tmux and screen, and on consoles.
     """
     if termios is None or not sys.stderr.isatty():
         return NONE
     if environ.get("TERM", "dumb") in ("dumb", "linux") or {"TMUX", "STY"} & set(environ):
         return NONE
-    answer = _ask(QUERY)
+    answer = _query(QUERY)
     if b"_Gi=31;OK" in answer:
         return KITTY
     match = ATTRIBUTES.search(answer)
     return SIXEL if match and SIXEL_ATTRIBUTE in match[1].split(b";") else NONE
 
 
-def _ask(query: bytes) -> bytes:
-    """What the terminal answers, up to its attributes; nothing where it cannot be asked."""
+def _query(query: bytes) -> bytes:
+    """Return the answer of the terminal up to its attributes, or b"" if it cannot be queried."""
     answer = b""
     with suppress(OSError), _raw_terminal() as file:
         os.write(file, query)
-        end = time.monotonic() + WAIT
+        end = time.monotonic() + TIMEOUT
         while not ATTRIBUTES.search(answer) and (left := end - time.monotonic()) > 0:
             if not select.select([file], [], [], left)[0]:
                 break
@@ -70,7 +70,7 @@ def _ask(query: bytes) -> bytes:
 
 @contextmanager
 def _raw_terminal() -> Iterator[int]:
-    """The controlling terminal without echo and without waiting for a line."""
+    """Open the controlling terminal without echo and without line buffering."""
     assert termios is not None and tty is not None
     file = os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY)
     try:
@@ -87,14 +87,14 @@ def _raw_terminal() -> Iterator[int]:
 
 
 def kitty_bytes(image: Image.Image, number: int, rows: int) -> bytes:
-    """The escapes that show an image `rows` lines high at the cursor, which stays where it is.
+    """Return the escape sequences of kitty that show an image `rows` lines high at the cursor.
 
-    An image of the same number is replaced.
+    The cursor does not move, and an image with the same number is replaced.
     """
     buffer = io.BytesIO()
     image.save(buffer, "PNG")
     data = base64.standard_b64encode(buffer.getvalue())
-    chunks = [data[i : i + CHUNK] for i in range(0, len(data), CHUNK)]
+    chunks = [data[i : i + CHUNK_SIZE] for i in range(0, len(data), CHUNK_SIZE)]
     escapes = []
     for i, chunk in enumerate(chunks):
         first = f"a=T,f=100,i={number},p=1,q=2,C=1,r={rows}," if i == 0 else ""
@@ -104,12 +104,13 @@ def kitty_bytes(image: Image.Image, number: int, rows: int) -> bytes:
 
 
 def sixel_bytes(image: Image.Image) -> bytes:
-    """The escape that shows an image at the cursor, pixel by pixel, in at most 256 colours.
+    """Return the sixel sequence that shows an image at the cursor, in at most 256 colours.
 
-    A sixel is a column of six pixels: for each band of six rows and each colour in it, a character
-    (63 plus a bit for each pixel, the top one 1) for every column; "!n" repeats one n times.
+    A sixel is a column of six pixels. For each band of six rows and each colour in it, there is one
+    character per column: 63 plus one bit per pixel, the lowest bit at the top. "!n" repeats the
+    next character n times.
     """
-    quantized = image.convert("RGB").quantize(COLOURS)
+    quantized = image.convert("RGB").quantize(MAX_COLOURS)
     palette = np.asarray(quantized.getpalette() or [], np.int64).reshape(-1, 3)
     pixels = np.asarray(quantized)
     parts = [f'\x1bP0;1q"1;1;{image.width};{image.height}']
@@ -121,13 +122,13 @@ def sixel_bytes(image: Image.Image) -> bytes:
         bits = (1 << np.arange(len(band)))[:, None]
         for colour in np.unique(band):
             sixels = ((band == colour) * bits).sum(axis=0)
-            parts.append(f"#{colour}{_repeated(sixels)}$")
+            parts.append(f"#{colour}{_encode_runs(sixels)}$")
         parts.append("-")
     return ("".join(parts) + "\x1b\\").encode("ascii")
 
 
-def _repeated(sixels: np.ndarray) -> str:
-    """Sixels as characters, runs of more than three shortened."""
+def _encode_runs(sixels: np.ndarray) -> str:
+    """Encode sixels as characters, and shorten runs of more than three."""
     starts = np.flatnonzero(np.diff(sixels, prepend=-1))
     lengths = np.diff(starts, append=len(sixels))
     runs = []
@@ -137,8 +138,8 @@ def _repeated(sixels: np.ndarray) -> str:
     return "".join(runs)
 
 
-def cell_height() -> int:
-    """Pixels of a line of text, if the terminal says so; otherwise 20."""
+def line_height() -> int:
+    """Return the height of a line of text in px, or 20 if the terminal does not report it."""
     with suppress(OSError, ImportError, ValueError):
         import fcntl
         import struct

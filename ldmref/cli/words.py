@@ -1,4 +1,4 @@
-"""`ldmref words`: what a model of whole words knows, with prompts to try."""
+"""`ldmref words`: the vocabulary of a model that reads whole words, with prompts to try."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 
 import click
 
-from ldmref.cli.options import MODEL_NAME
-from ldmref.cli.wording import command_line
+from ldmref.cli.messages import quote_command
+from ldmref.cli.shared_options import MODEL_NAME
 from ldmref.errors import UsageError, closest
 from ldmref.io.locate import find_model, is_native, model_config
 from ldmref.io.native import TOKENIZER
@@ -19,7 +19,7 @@ from ldmref.prompts.emoji import named_emoji, with_emoji_names
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import load_word_tokenizer
 
-WIDTH = 96  # of a line
+WIDTH = 96  # characters of a line
 EXAMPLES = (
     "red heart", "🐶", "two blue dogs on yellow", "a green cat and a red apple",
     "a small dog above a big house", "a fox to the left of a tree", "nine stars",
@@ -30,49 +30,49 @@ EXAMPLES = (
 @click.command()
 @click.argument("word", required=False)
 @MODEL_NAME
-@click.option("--json", "as_json", is_flag=True, help="JSON on stdout.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def words(word: str | None, model: str | None, as_json: bool) -> None:
-    """List the words that a model knows, with prompts to try; or what it knows of one WORD.
+    """List the words that a model knows, with prompts to try, or search for one WORD.
 
-    This is for models of whole words, such as the embedded one. Others read any text.
+    This is for models that read whole words, such as the bundled one. Other models read any text.
     """
     path = find_model(model or "emoji")
     config = model_config(path)
-    tokenizer = _tokenizer(path, config.text_encoder.max_position_embeddings)
+    tokenizer = _load_tokenizer(path, config.text_encoder.max_position_embeddings)
     known = sorted(set(tokenizer.tokenizer.get_vocab()) - {*tokenizer.special_tokens})
     row: dict[str, Any] = {"model": config.name, "words": known}
     if config.name in COMPOSED_OF_EMOJI:
-        row |= scene_words() | {"examples": list(EXAMPLES)}
+        row |= list_scene_words() | {"examples": list(EXAMPLES)}
     if word is not None:
-        row = row_of(word, row)
+        row = search_word(word, row)
     if as_json:
         click.echo(json.dumps(row))
         return
-    for line in lines_of(row):
+    for line in format_words(row):
         click.echo(line)
 
 
 COMMANDS = (words,)
 
 
-def _tokenizer(path: Path, length: int) -> PromptTokenizer:
-    """The tokenizer of a model of whole words.
+def _load_tokenizer(path: Path, length: int) -> PromptTokenizer:
+    """Load the tokenizer of a model that reads whole words.
 
     Raises:
-        UsageError: it reads something else.
+        UsageError: The model has another kind of tokenizer.
     """
     if not (is_native(path) and (path / TOKENIZER).is_file()):
         raise UsageError(
-            f"{path.name!r} has no list of words: its text encoder reads any text in pieces",
+            f"{path.name!r} has no list of words: its text encoder reads any text",
             code="E-WORDS",
-            hint="ldmref words lists those of the embedded model",
+            hint="ldmref words lists the words of the bundled model",
         )
     return load_word_tokenizer(path / TOKENIZER, length)
 
 
-def scene_words() -> dict[str, Any]:
-    """The words of scenes, by what they say, and the emoji with their names."""
-    from ldmref.training.data import captions  # which imports what training needs
+def list_scene_words() -> dict[str, Any]:
+    """Return the words of scenes, grouped by meaning, and the emoji with their names."""
+    from ldmref.training.data import captions  # slow to import
     from ldmref.training.data.colours import BACKGROUNDS, COLOURS
     from ldmref.training.data.nouns import nouns
 
@@ -98,11 +98,11 @@ def scene_words() -> dict[str, Any]:
     }
 
 
-def row_of(word: str, row: dict[str, Any]) -> dict[str, Any]:
-    """What is known of one word, or of an emoji: the emoji that have it in their names.
+def search_word(word: str, row: dict[str, Any]) -> dict[str, Any]:
+    """Return the words that begin with a word or an emoji's name, and the emoji that contain it.
 
     Raises:
-        UsageError: nothing.
+        UsageError: There are none.
     """
     wanted = with_emoji_names(word).lower()
     tones = "skin tone" in wanted
@@ -114,28 +114,28 @@ def row_of(word: str, row: dict[str, Any]) -> dict[str, Any]:
     known = [text for text in row["words"] if text.startswith(wanted)]
     if not found and not known:
         close = closest(wanted, row["words"])
-        hint = f"did you mean {close!r}?" if close else "ldmref words lists all"
+        hint = f"did you mean {close!r}?" if close else "ldmref words lists all words"
         raise UsageError(f"{row['model']} does not know {word!r}", code="E-WORDS", hint=hint)
     return {"model": row["model"], "words": known, "emoji": found}
 
 
-def lines_of(row: dict[str, Any]) -> list[str]:
-    """The text for people."""
+def format_words(row: dict[str, Any]) -> list[str]:
+    """Return the lines to print."""
     if "colours" not in row:
         listed = [f"{emoji['text']}  {emoji['name']}" for emoji in row.get("emoji", ())]
-        return [*_wrapped("words", row["words"]), *listed]
+        return [*_wrap("words", row["words"]), *listed]
     lines = [
         f"{row['model']} knows {len(row['words']):,} words: the names of {len(row['emoji']):,} "
         f"emoji, and {len(row['things'])} things in scenes of one or two kinds.",
         "",
         "Try",
-        *(f"  {command_line(['ldmref', prompt])}" for prompt in row["examples"]),
+        *(f"  {quote_command(['ldmref', prompt])}" for prompt in row["examples"]),
         "",
-        *_wrapped("colours", row["colours"], 'as in "a blue dog", "the dog is blue"'),
-        *_wrapped("numbers", row["numbers"], 'as in "three cats"'),
-        *_wrapped("sizes", row["sizes"], 'as in "a small dog", "a big dog and a small cat"'),
-        *_wrapped("places", row["places"], 'as in "a dog above a cat"; two kinds at most'),
-        *_wrapped("backgrounds", row["backgrounds"], 'as in "a dog on yellow"'),
+        *_wrap("colours", row["colours"], 'as in "a blue dog", "the dog is blue"'),
+        *_wrap("numbers", row["numbers"], 'as in "three cats"'),
+        *_wrap("sizes", row["sizes"], 'as in "a small dog", "a big dog and a small cat"'),
+        *_wrap("places", row["places"], 'as in "a dog above a cat"; two kinds at most'),
+        *_wrap("backgrounds", row["backgrounds"], 'as in "a dog on yellow"'),
         "",
         "Things",
     ]
@@ -143,7 +143,7 @@ def lines_of(row: dict[str, Any]) -> list[str]:
     for thing in row["things"]:
         groups.setdefault(thing["group"], []).append(thing["name"])
     for group, names in groups.items():
-        lines += _wrapped(group, names)
+        lines += _wrap(group, names)
     lines += [
         "",
         "ldmref words WORD lists the emoji with that word in their names; --json lists all.",
@@ -151,7 +151,7 @@ def lines_of(row: dict[str, Any]) -> list[str]:
     return lines
 
 
-def _wrapped(title: str, names: list[str], example: str = "") -> list[str]:
-    """Names after their title, over as many lines as they need."""
+def _wrap(title: str, names: list[str], example: str = "") -> list[str]:
+    """Wrap a title and its names over as many lines as they need."""
     text = ", ".join(names) + (f" ({example})" if example else "")
     return textwrap.wrap(text, WIDTH, initial_indent=f"{title}: ", subsequent_indent="    ")

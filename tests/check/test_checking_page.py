@@ -46,4 +46,4 @@ def test_the_page_shows_what_the_program_prints(tmp_path, monkeypatch, capfd):
 
 def test_the_page_says_how_many_gradients_numpy_leaves_out():
     gradients = sum(identity.gradients for identity in identities())
-    assert f"note: {gradients} gradients are not compared, since numpy records none" in PAGE
+    assert f"note: {gradients} gradients are not checked, because numpy computes none" in PAGE

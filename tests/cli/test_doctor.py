@@ -32,7 +32,7 @@ def test_slow_kernels_come_with_a_remedy(monkeypatch, kernels, avx512, environ, 
         monkeypatch.delenv(name, raising=False)
     for name, value in environ.items():
         monkeypatch.setenv(name, value)
-    first, *variables = doctor.blas_kernels(kernels, avx512)
+    first, *variables = doctor.report_kernels(kernels, avx512)
     assert (first.topic, first.value) == ("blas kernels", kernels)
     assert re.search(advice, first.advice)
     assert [finding.topic for finding in variables] == list(doctor.OPENBLAS_OVERRIDES)

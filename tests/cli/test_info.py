@@ -99,8 +99,8 @@ def test_doctor(ldm):
 
 
 def test_doctor_fails_with_its_self_test(ldm, monkeypatch):
-    bad = doctor_module.Finding("self-test numpy", "233 of 234 comparisons hold", False)
-    monkeypatch.setattr(doctor_module, "self_test", lambda: [bad])
+    bad = doctor_module.Diagnosis("self-test numpy", "233 of 234 comparisons hold", False)
+    monkeypatch.setattr(doctor_module, "run_self_test", lambda: [bad])
     ran = ldm("doctor")
     assert ran.code == 4 and "BAD self-test numpy" in ran.out and "error[E-SELF-TEST]" in ran.err
 

@@ -70,7 +70,7 @@ def test_invert_alone_draws_the_image_again(draw, material):
     ran = draw("invert", "a cat", "-i", "a.png", "--progress", "plain")
     assert record("a-cat.png")["prompt"] == "a cat" and record("a-cat.png")["cfg_scale"] == 1.0
     assert "seed" not in ran.err and "seed" not in record("a-cat.png")
-    assert "to the noise, 4/4 steps" in ran.err and "\n4/4 steps" in ran.err
+    assert "inversion, 4/4 steps" in ran.err and "\n4/4 steps" in ran.err
     draw("invert", "a cat", "-i", "a.png", "--iterations", 0, "-o", "rough.png")
     assert not same("a-cat.png", "rough.png")
 

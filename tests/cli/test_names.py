@@ -5,12 +5,13 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from ldmref.cli.output import Output, named_files, stems
+from ldmref.cli.file_names import expand_name, number_stems
+from ldmref.cli.output import Output
 from ldmref.errors import UsageError
 
 
 def names(to, label="cat", seeds=(3, 4), images=2):
-    return [str(path) for path in named_files(to, [label] * images, seeds)]
+    return [str(path) for path in expand_name(to, [label] * images, seeds)]
 
 
 def test_fields():
@@ -35,11 +36,11 @@ def test_no_seed_where_none_is_used():
 
 
 def test_stems():
-    assert stems(["cat"] * 2, [7, 8]) == [("cat-7", ""), ("cat-8", "")]
-    assert [number for _, number in stems(["cat"] * 3, [7] * 3)] == ["-01", "-02", "-03"]
-    assert stems(["cat"] * 120, [7] * 120)[4] == ("cat-7", "-005")
-    assert stems(["cat"], None) == [("cat", "")]
-    assert stems(["cat", "dog"], [7, 7]) == [("cat-7", ""), ("dog-7", "")]
+    assert number_stems(["cat"] * 2, [7, 8]) == [("cat-7", ""), ("cat-8", "")]
+    assert [number for _, number in number_stems(["cat"] * 3, [7] * 3)] == ["-01", "-02", "-03"]
+    assert number_stems(["cat"] * 120, [7] * 120)[4] == ("cat-7", "-005")
+    assert number_stems(["cat"], None) == [("cat", "")]
+    assert number_stems(["cat", "dog"], [7, 7]) == [("cat-7", ""), ("dog-7", "")]
 
 
 def test_names_sort_as_they_were_drawn(draw, work):

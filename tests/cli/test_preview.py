@@ -17,8 +17,8 @@ from PIL import Image
 from processes import LDMREF, POSIX, environment
 
 from ldmref.cli import preview as preview_module
-from ldmref.cli.preview import FilePreview, Preview, side_by_side
-from ldmref.cli.terminal import QUERY, image_protocol, kitty_bytes, sixel_bytes
+from ldmref.cli.preview import FilePreview, LivePreview, side_by_side
+from ldmref.cli.terminal import QUERY, detect_protocol, kitty_bytes, sixel_bytes
 
 KITTY_ANSWER = b"\x1b_Gi=31;OK\x1b\\\x1b[?62;c"
 SIXEL_ANSWER = b"\x1b[?63;1;2;4;9c"
@@ -102,13 +102,13 @@ def test_kitty(size):
 )
 def test_terminals_that_are_not_asked(environ, monkeypatch):
     monkeypatch.setattr("sys.stderr", SimpleNamespace(isatty=lambda: True))
-    monkeypatch.setattr("ldmref.cli.terminal._ask", lambda query: pytest.fail("asked"))
-    assert image_protocol(environ) == ""
+    monkeypatch.setattr("ldmref.cli.terminal._query", lambda query: pytest.fail("asked"))
+    assert detect_protocol(environ) == ""
 
 
 def test_without_a_terminal_nothing_is_asked(monkeypatch):
-    monkeypatch.setattr("ldmref.cli.terminal._ask", lambda query: pytest.fail("asked"))
-    assert image_protocol({"TERM": "xterm-kitty"}) == ""
+    monkeypatch.setattr("ldmref.cli.terminal._query", lambda query: pytest.fail("asked"))
+    assert detect_protocol({"TERM": "xterm-kitty"}) == ""
 
 
 def in_terminal(argv, answer, folder):
@@ -171,13 +171,13 @@ def test_a_preview_file(draw, work, monkeypatch):
         seen.append((self.path, np.asarray(Image.open(self.path))))
 
     monkeypatch.setattr(FilePreview, "put", watched)
-    monkeypatch.setattr(preview_module, "SHARE", 0.0)
+    monkeypatch.setattr(preview_module, "PAUSE", 0.0)
     draw("txt2img", "cat", "--seed", 1, "-o", "a.png", "--preview-file", "p.png")
     assert len(seen) == 4 and {str(path) for path, _ in seen} == {"p.png"}
     final = np.asarray(side_by_side([Image.open("a.png")]))
     assert (seen[-1][1] == final).all() and not (seen[0][1] == final).all()
     ran = draw("txt2img", "cat", "--seed", 1, "-o", "b.png", "--preview")
-    named = Path(re.search(r"preview: (\S+),", ran.err)[1])
+    named = Path(re.search(r"preview: (\S+) \(", ran.err)[1])
     assert seen[-1][0] == named and not named.parent.exists()
     assert (work / "a.png").read_bytes() == (work / "b.png").read_bytes()
 
@@ -199,7 +199,7 @@ def test_previews_take_at_most_a_quarter_of_the_time(monkeypatch):
     monkeypatch.setattr(preview_module, "decode_images", decode)
     monkeypatch.setattr(preview_module.time, "monotonic", lambda: clock[0])
     shown = []
-    preview = Preview()
+    preview = LivePreview()
     preview.put = shown.append
     for _ in range(1000):
         clock[0] += 0.1

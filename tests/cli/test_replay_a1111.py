@@ -196,7 +196,10 @@ def test_what_img2img_and_inpaint_do_otherwise_is_named():
     [
         ("Sampler: Euler, Schedule type: KL Optimal", "the levels end at 0.0292"),
         ("Sampler: LCM, Schedule type: Automatic", "A1111's LCM has other"),
-        ("Sampler: Euler, Schedule type: Align Your Steps 32", "no schedule 'align your steps 32'"),
+        (
+            "Sampler: Euler, Schedule type: Align Your Steps 32",
+            "'align your steps 32' is unknown",
+        ),
         ("Sampler: DEIS", "A1111 has no sampler 'DEIS': sampled with deis"),
         ("Sampler: Euler, Schedule rho: 5", "not repeated: Schedule rho: 5"),
         ("Sampler: Euler, Hires upscale: 2", "second pass"),
@@ -209,7 +212,7 @@ def test_what_is_not_exact_is_named(line, said):
 def test_one_step_of_ddim_is_none_in_a1111():
     _, request, notes = replayed("sd15", f"Steps: 1, Sampler: DDIM, {LINE}")
     assert request.sigmas is None and request.steps == 1
-    assert "takes no step" in " | ".join(notes)
+    assert "does nothing with so few steps" in " | ".join(notes)
 
 
 def test_scaled_start_noise_needs_no_note():

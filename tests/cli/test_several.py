@@ -220,7 +220,7 @@ def test_what_belongs_to_one_image(ldm, material, model_folder):
         ["img2img", "cat", "--latents", "noise.npy"],
     ):
         ran = ldm(*argv, *two)
-        assert ran.code == 2 and "belongs to one image" in ran.err
+        assert ran.code == 2 and "needs one input image" in ran.err
     ran = ldm("img2img", "cat", *two, "--seed", "1,2,3")
     assert ran.code == 2 and "error[E-SEED]" in ran.err
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageSequence
 
-from ldmref.cli.sheet import GAP, columns_of, contact_sheet
+from ldmref.cli.sheet import GAP, contact_sheet, count_columns
 from ldmref.io.images.metadata import read_parameters
 
 
@@ -57,9 +57,9 @@ def test_names_and_formats_of_sheets(ending, draw, ldm, model_folder, work):
 
 
 def test_columns():
-    assert columns_of(["cat"]) == 1 and columns_of(["cat"] * 10) == 4
-    assert columns_of(["cat"] * 3 + ["dog"] * 3) == 3
-    assert columns_of(["cat", "cat", "dog"]) == 2
+    assert count_columns(["cat"]) == 1 and count_columns(["cat"] * 10) == 4
+    assert count_columns(["cat"] * 3 + ["dog"] * 3) == 3
+    assert count_columns(["cat", "cat", "dog"]) == 2
 
 
 def test_labels_are_written_and_cut():

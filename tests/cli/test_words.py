@@ -7,7 +7,7 @@ import json
 import pytest
 
 import ldmref
-from ldmref.cli.words import EXAMPLES, _tokenizer
+from ldmref.cli.words import EXAMPLES, _load_tokenizer
 from ldmref.errors import UsageError
 from ldmref.modes.compositions import unseen_composition
 
@@ -48,4 +48,4 @@ def test_another_model_of_words(flags, ldm, model_folder):
 
 def test_models_that_read_any_text(tmp_path):
     with pytest.raises(UsageError, match="has no list of words"):
-        _tokenizer(tmp_path, 77)
+        _load_tokenizer(tmp_path, 77)

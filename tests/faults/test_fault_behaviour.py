@@ -24,8 +24,8 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.cli import doctor
+from ldmref.cli.file_names import slugify
 from ldmref.cli.main import main
-from ldmref.cli.output import slug
 from ldmref.errors import (
     BackendUnavailable,
     Cancelled,
@@ -62,13 +62,13 @@ def test_embedded_model_with_a_flipped_byte(tmp_path, monkeypatch):
     folder = tmp_path / "assets" / "emoji"
     shutil.copytree(ROOT / "ldmref" / "assets" / "emoji", folder)
     monkeypatch.setattr("ldmref.io.embedded.files", lambda package: tmp_path)
-    assert doctor.embedded_model().ok
+    assert doctor.check_embedded_model().ok
     with (folder / "model.safetensors").open("r+b") as file:
         file.seek(-100, 2)
         byte = file.read(1)
         file.seek(-100, 2)
         file.write(bytes([byte[0] ^ 1]))
-    assert not doctor.embedded_model().ok
+    assert not doctor.check_embedded_model().ok
     with pytest.raises(CorruptModelError) as caught:
         ldmref.load()
     assert caught.value.code == "E-DIGEST"
@@ -187,7 +187,7 @@ NAMES = ("../../x", "/etc/passwd", "CON", "-rf", "x" * 5000, "❤️", "..", "a\
 @covers(79, "names are letters, digits and hyphens", COMMAND_LINE)
 @pytest.mark.parametrize("prompt", NAMES)
 def test_file_names(prompt):
-    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,79}", slug(prompt))
+    assert re.fullmatch(r"[a-z0-9][a-z0-9-]{0,79}", slugify(prompt))
 
 
 # -- run time -------------------------------------------------------------------------------------

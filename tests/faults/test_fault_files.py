@@ -182,8 +182,8 @@ def test_pipe_in_the_folder_of_a_training(tmp_path, name):
 
 
 OWN = {  # functions that open what ldmref itself brings or has made, and the reader of all others
-    ("files.py", "_InputFile"), ("cli/streams.py", "prepare_streams"),
-    ("cli/streams.py", "_discard"), ("training/data/scene_dataset.py", "digest"),
+    ("files.py", "_InputFile"), ("cli/standard_streams.py", "prepare_streams"),
+    ("cli/standard_streams.py", "_discard"), ("training/data/scene_dataset.py", "digest"),
     ("training/data/scene_dataset.py", "SceneDataset"), ("prompts/emoji.py", "named_emoji"),
     ("training/data/emoji.py", "emoji_list"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),

@@ -14,7 +14,7 @@ from typing import Any
 from unittest import mock
 
 from ldmref.cli import replay
-from ldmref.cli.file_info import image_info, model_info
+from ldmref.cli.file_info import print_image_info, print_model_info
 from ldmref.cli.images import differences, other_inputs
 from ldmref.cli.settings import with_settings
 from ldmref.cli.tasks import plan_task
@@ -176,12 +176,12 @@ def _printed(show: Callable[[Any, bool], None], path: str | Path) -> None:
 @constants_cached
 def run_model_info(path: Path) -> None:
     """A model of any kind is described."""
-    _printed(model_info, path)
+    _printed(print_model_info, path)
 
 
 def run_image_info(path: Path) -> None:
     """What an image records is shown."""
-    _printed(image_info, str(path))
+    _printed(print_image_info, str(path))
 
 
 TARGETS = {

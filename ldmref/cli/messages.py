@@ -1,8 +1,8 @@
-"""Messages and hints in the words of the command line.
+"""Messages for the terminal: parameters as flags, quoted command lines, shortened texts.
 
-Errors and warnings name parameters as Python writes them: `cfg_scale must be ...`, `give config=`,
-`ema=False reads the last weights`. Here they become the flags of the command at hand: `--cfg`,
-`--model-config`, `--no-ema`.
+Errors and warnings of the library name parameters as in Python: `cfg_scale must be ...`, `give
+config=`, `ema=False reads the last weights`. On the command line they name the flags of the
+command instead: `--cfg`, `--model-config`, `--no-ema`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,15 @@ ASSIGNMENT = re.compile(
 SUBJECT = re.compile(r"[a-z_]+(?= must )")
 
 
-def flags_of(command: click.Command) -> dict[str, click.Option]:
-    """The options of a command, by the names that parameters have in Python."""
+def options_by_parameter(command: click.Command) -> dict[str, click.Option]:
+    """Return the options of a command by the Python names of their parameters."""
     options = {p.name: p for p in command.params if isinstance(p, click.Option) and p.name}
     return options | {name: options[to] for name, to in LOADING.items() if to in options}
 
 
-def in_flags(text: str, command: click.Command) -> str:
-    """`text` with flags in place of assignments such as `ema=False`, and of a first word that is
-    a parameter."""
-    options = flags_of(command)
+def rewrite_as_flags(text: str, command: click.Command) -> str:
+    """Replace assignments such as `ema=False`, and a parameter that is the first word, by flags."""
+    options = options_by_parameter(command)
 
     def flag(match: re.Match[str]) -> str:
         option = options.get(match["name"])
@@ -40,24 +39,24 @@ def in_flags(text: str, command: click.Command) -> str:
             return match[0]
         if value == "False" and option.secondary_opts:
             return option.secondary_opts[0]
-        return long(option) + ("" if value in ("", "True") else f" {value}")
+        return long_flag(option) + ("" if value in ("", "True") else f" {value}")
 
     def subject(match: re.Match[str]) -> str:
-        return long(options[match[0]]) if match[0] in options else match[0]
+        return long_flag(options[match[0]]) if match[0] in options else match[0]
 
     text = ASSIGNMENT.sub(flag, text)
     return SUBJECT.sub(subject, text, count=1) if SUBJECT.match(text) else text
 
 
-def long(option: click.Option) -> str:
-    """The first long flag of an option."""
+def long_flag(option: click.Option) -> str:
+    """Return the first long flag of an option."""
     return next((flag for flag in option.opts if flag.startswith("--")), option.opts[0])
 
 
-def command_line(words: Iterable[str]) -> str:
-    """Words as they are typed, in double quotes where a shell needs some.
+def quote_command(words: Iterable[str]) -> str:
+    """Return words as typed in a shell, in quotes where it needs them.
 
-    >>> command_line(["ldmref", "red heart"])
+    >>> quote_command(["ldmref", "red heart"])
     'ldmref "red heart"'
     """
     return " ".join(
@@ -66,8 +65,8 @@ def command_line(words: Iterable[str]) -> str:
     )
 
 
-def shortened(text: str, longest: int = 400) -> str:
-    """`text` without its middle, if it is long: file names may have thousands of letters."""
+def shorten(text: str, longest: int = 400) -> str:
+    """Shorten a long text, for example a hostile file name, by leaving out its middle."""
     if len(text) <= longest:
         return text
     return f"{text[: longest // 2]} ... {text[-longest // 2 :]}"

@@ -1,4 +1,4 @@
-"""Rows of a listing: a JSON object each, or aligned columns."""
+"""Tables on standard output: aligned columns, or one JSON object per row."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ import click
 
 from ldmref.cli.progress import one_line
 
-Row = dict[str, Any]
+TableRow = dict[str, Any]
 
 
-def show(rows: list[Row], as_json: bool, cells: Callable[[Row], Sequence[object]]) -> None:
+def print_rows(
+    rows: list[TableRow], as_json: bool, cells: Callable[[TableRow], Sequence[object]]
+) -> None:
     """Print one JSON object per row, or aligned columns of its cells."""
     if as_json:
         for row in rows:
@@ -26,6 +28,6 @@ def show(rows: list[Row], as_json: bool, cells: Callable[[Row], Sequence[object]
         click.echo("  ".join([*start, line[-1]]).rstrip())
 
 
-def first_few(names: Sequence[str], most: int = 5) -> str:
-    """The first names of a list, separated by commas."""
+def join_first(names: Sequence[str], most: int = 5) -> str:
+    """Return the first names of a list, separated by commas."""
     return ", ".join(names[:most]) + ", ..." * (len(names) > most)

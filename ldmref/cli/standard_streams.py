@@ -1,4 +1,4 @@
-"""Standard output and error that are closed, full, or not read."""
+"""Standard output and standard error: closed, full, or without a reader."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from ldmref.errors import OutputError
 
 
 def prepare_streams() -> None:
-    """Replace streams that the caller closed, and let none fail at letters that it lacks.
+    """Replace streams that the caller closed, and escape characters that a stream cannot encode.
 
-    What is written to a closed standard output fails as it does in C, with EBADF; what is written
-    to a closed standard error is dropped.
+    Writing to a closed standard output fails with EBADF, as in C; text for a closed standard error
+    is dropped.
     """
     if sys.stdout is None:
         sys.stdout = open(os.open(os.devnull, os.O_RDONLY), "w", encoding="utf-8")
@@ -26,10 +26,10 @@ def prepare_streams() -> None:
 
 
 def check_stdout() -> None:
-    """Refuse a closed standard output, before anything is computed for it.
+    """Check that standard output is open, before anything is computed for it.
 
     Raises:
-        OutputError: it is closed.
+        OutputError: It is closed.
     """
     try:
         os.write(sys.stdout.fileno(), b"")
@@ -38,15 +38,14 @@ def check_stdout() -> None:
 
 
 def closed_stdout() -> OutputError:
-    """The error of a closed standard output."""
+    """Return the error of a closed standard output."""
     return OutputError("standard output is closed", code="E-STDOUT", hint="name a file: -o a.png")
 
 
 def finish_streams() -> None:
-    """Write what the streams still hold, and let what a stream does not take go nowhere.
+    """Flush both streams, and discard text that a stream does not accept.
 
-    Python flushes both streams once more when it ends; if that fails it replaces the exit code of
-    the program by 120.
+    Python flushes both again at exit; if that failed, it would replace the exit code by 120.
     """
     for stream in (sys.stdout, sys.stderr):
         try:
@@ -56,7 +55,7 @@ def finish_streams() -> None:
 
 
 def _discard(stream: TextIO) -> None:
-    """Point the stream's descriptor to the null device."""
+    """Redirect the stream's descriptor to the null device."""
     with contextlib.suppress(OSError, ValueError, AttributeError):
         null = os.open(os.devnull, os.O_WRONLY)
         os.dup2(null, stream.fileno())

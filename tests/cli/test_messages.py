@@ -5,9 +5,10 @@ from __future__ import annotations
 import click
 import pytest
 
-from ldmref.cli.failures import all_flags
+from ldmref.cli.failures import list_flags
+from ldmref.cli.flags import describe_range
 from ldmref.cli.main import cli
-from ldmref.cli.wording import command_line, in_flags, shortened
+from ldmref.cli.messages import quote_command, rewrite_as_flags, shorten
 from ldmref.errors import closest
 
 
@@ -35,14 +36,22 @@ def command(name):
     ],
 )
 def test_parameters_become_flags(name, text, said):
-    assert in_flags(text, command(name)) == said
+    assert rewrite_as_flags(text, command(name)) == said
 
 
 @pytest.mark.parametrize(
     ("argv", "message", "hint"),
     [
-        (["red", "heart"], "no such command: red", 'to generate it: ldmref "red heart"'),
-        (["red", "heart", "--seed", "1"], "red", 'to generate it: ldmref "red heart" --seed 1'),
+        (
+            ["red", "heart"],
+            "no such command: red",
+            'to generate an image of it: ldmref "red heart"',
+        ),
+        (
+            ["red", "heart", "--seed", "1"],
+            "red",
+            'to generate an image of it: ldmref "red heart" --seed 1',
+        ),
         (["trainn"], "no such command: trainn", "did you mean 'train'?"),
         (["rain", "--seed", "1"], "no such command: rain", "ldmref txt2img rain --seed 1"),
         (["help", "trainn"], "no such command: trainn", "did you mean 'train'?"),
@@ -53,10 +62,16 @@ def test_parameters_become_flags(name, text, said):
         (["txt2imgg", "cat"], "txt2imgg", "did you mean 'txt2img'?"),
         (["txt2img", "red", "heart"], "2 words", 'in quotes: ldmref txt2img "red heart"'),
         (["img2img", "red", "heart", "-i", "a"], "2 words", 'ldmref img2img "red heart"'),
-        (["-q", "samplers"], "-q stands before the command", "ldmref samplers -q"),
-        (["txt2img", "x", "--strength", "1"], "no such option", "txt2img has none, but img2img"),
+        (["-q", "samplers"], "-q must come after the command", "ldmref samplers -q"),
+        (
+            ["txt2img", "x", "--strength", "1"],
+            "no such option",
+            "txt2img does not have it, unlike img2img",
+        ),
         (["samplers", "--step", "1"], "no such option: --step", "see ldmref samplers --help"),
         (["txt2img", "x", "--batch", "0"], "--batch must be from 1 to", ""),
+        (["check", "--cases", "0"], "--cases must be from 1 to 100000, not 0", "check --help"),
+        (["train", "--steps", "0"], "--steps must be at least 1, not 0", "train --help"),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
@@ -91,10 +106,32 @@ def test_help_as_a_command(name, ldm):
     assert ldm("help").out == ldm("--help").out
 
 
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        (click.IntRange(1, 10), "from 1 to 10"),
+        (click.IntRange(1), "at least 1"),
+        (click.IntRange(max=9, max_open=True), "below 9"),
+        (click.FloatRange(0, min_open=True), "above 0"),
+        (click.FloatRange(0, 1, min_open=True), "above 0, at most 1"),
+    ],
+)
+def test_ranges_in_words(kind, said):
+    assert describe_range(kind) == said
+
+
+@pytest.mark.parametrize("name", [None, *sorted(cli.commands)])
+def test_help_is_free_of_python(name, ldm):
+    """No backticks, None, type names of click, or comparisons with an unnamed x."""
+    text = ldm(*([name] if name else []), "--help").out
+    for python in ("`", "None", "INTEGER", "FLOAT", "x<", "<x", "x>", "model.config", "(model"):
+        assert python not in text, python
+
+
 def test_a_suggestion_is_a_misspelling():
     """Every flag with a letter left out, doubled, or two exchanged leads back to it or to one that
     is as near; a word with less than three letters in four in common leads to none."""
-    flags = {flag[2:] for c in cli.commands.values() for flag in all_flags(c) if flag[:2] == "--"}
+    flags = {flag[2:] for c in cli.commands.values() for flag in list_flags(c) if flag[:2] == "--"}
     for flag in sorted(flags):
         for i in range(len(flag)):
             misspelt = {flag[:i] + flag[i] + flag[i:]}
@@ -111,14 +148,17 @@ def test_a_suggestion_is_a_misspelling():
 
 def test_suggested_flags_exist():
     """Whatever is misspelt, what is suggested is a flag or an alias of the command at hand."""
-    from ldmref.cli.failures import usage_error
+    from ldmref.cli.failures import to_usage_error
     from ldmref.cli.main import ALIASES
 
-    everywhere = {flag for c in cli.commands.values() for flag in all_flags(c)}
+    everywhere = {flag for c in cli.commands.values() for flag in list_flags(c)}
     for name, c in cli.commands.items():
-        own = {*all_flags(c), *(f"--{a}" for a, to in ALIASES.items() if f"--{to}" in all_flags(c))}
+        own = {
+            *list_flags(c),
+            *(f"--{a}" for a, to in ALIASES.items() if f"--{to}" in list_flags(c)),
+        }
         for flag in (*everywhere, *(f"--{a}" for a in ALIASES)):
-            error = usage_error(click.NoSuchOption(f"{flag}x"), c, cli.commands, ALIASES)
+            error = to_usage_error(click.NoSuchOption(f"{flag}x"), c, cli.commands, ALIASES)
             if error.hint.startswith("did you mean"):
                 assert error.hint.split("'")[1] in own, (name, flag, error.hint)
 
@@ -144,7 +184,7 @@ def test_long_names_are_shortened(ldm, work):
         assert ran.code in (2, 3, 8) and "E-INTERNAL" not in ran.err, (argv[:3], ran.err)
         assert (ran.code == 8) == ("-o" in argv or argv[:2] == ["convert", "emoji"])
         assert len(ran.err) < 1500 and not list(work.iterdir())
-    assert shortened("x" * 400) == "x" * 400 and len(shortened("x" * 401)) < 410
+    assert shorten("x" * 400) == "x" * 400 and len(shorten("x" * 401)) < 410
 
 
 def test_emoji_names_as_long_as_a_file_system_allows(draw, work):
@@ -153,7 +193,7 @@ def test_emoji_names_as_long_as_a_file_system_allows(draw, work):
     assert [p.name for p in work.iterdir()] == [name]
 
 
-def test_command_line_quotes():
-    assert command_line(["ldmref", "a b", "it's", 'a "b"', "$x"]) == (
+def test_commands_are_quoted():
+    assert quote_command(["ldmref", "a b", "it's", 'a "b"', "$x"]) == (
         "ldmref \"a b\" 'it'\"'\"'s' 'a \"b\"' '$x'"
     )

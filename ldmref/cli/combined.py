@@ -1,4 +1,4 @@
-"""Several images that become one file: written after the last of them."""
+"""Outputs that combine all images into one file, written after the last image."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from PIL import Image
 
 from ldmref.cli.output import STDOUT, Output
 
-TOGETHER_KEYS = (
+DESCRIBED_KEYS = (
     "mode",
     "prompt",
     "prompt_b",
@@ -23,10 +23,10 @@ TOGETHER_KEYS = (
 )
 
 
-class Together(Output):
-    """An output that keeps its images until `finish` makes one file of them."""
+class CombinedOutput(Output):
+    """An output that keeps its images until `finish` combines them into one file."""
 
-    mode = ""  # in the file's record
+    mode = ""  # as the file records it
 
     def __init__(
         self, to: str | None, labels: Sequence[str], seeds: Sequence[int] | None, **files: Any
@@ -39,37 +39,37 @@ class Together(Output):
 
     @property
     def name(self) -> str:
-        """The file that is going to be written."""
+        """The name of the file that `finish` will write."""
         if self.to == STDOUT:
             return STDOUT
         return str(self.files[0] if self.folder is None else self._in_folder(0))
 
     def write(self, image: Image.Image, i: int, params: dict[str, Any]) -> str:
-        """Keep an image; returns its place in the file to be."""
+        """Keep an image, and return its place in the file to write."""
         self.images.append(image)
         self.params.append(params)
         return f"{self.name}[{i + 1}]"
 
     def finish(self) -> str | None:
-        """Write the file, and return its name; None without any image."""
+        """Write the file, and return its name; None if there are no images."""
         if not self.images:
             return None
         record = {"mode": self.mode, "images": self.params}
-        return super().write(self.whole(), 0, record)
+        return super().write(self.combine(), 0, record)
 
-    def whole(self) -> Image.Image:
-        """The image to write."""
+    def combine(self) -> Image.Image:
+        """Return the image to write."""
         raise NotImplementedError
 
 
-def together_lines(record: dict[str, Any]) -> list[str]:
-    """A line for each image of a sheet or an animation: what makes it again."""
+def describe_images(record: dict[str, Any]) -> list[str]:
+    """Describe each image of a sheet or an animation in one line of parameters."""
     images = record.get("images")
     images = (
         [image for image in images if isinstance(image, dict)] if isinstance(images, list) else []
     )
     lines = [f"{record['mode']} of {len(images)} images"]
     for i, image in enumerate(images):
-        shown = {key: image.get(key) for key in TOGETHER_KEYS if image.get(key) not in (None, "")}
+        shown = {key: image.get(key) for key in DESCRIBED_KEYS if image.get(key) not in (None, "")}
         lines.append(f"{i + 1}: " + ", ".join(f"{key} {value!r}" for key, value in shown.items()))
     return lines
