@@ -21,7 +21,7 @@ from ldmref.io.images.pil import to_images
 from ldmref.modes.classifier import LatentClassifier, classifier_denoiser
 from ldmref.samplers import get_sampler, make_schedule, sample
 from ldmref.samplers.loop import Denoiser
-from ldmref.training.recipe_file import recipe_from_dict
+from ldmref.training.recipes.file import recipe_from_dict
 from ldmref.training.run import train
 
 CLASSES = ("disc", "square", "stripes", "triangle")
@@ -104,7 +104,7 @@ def trained(folder: Path) -> Path:
             },
         }
     )
-    return train(recipe, folder / "run", report=print, say=print)
+    return train(recipe, folder / "run", on_progress=print, log=print)
 
 
 def main() -> None:

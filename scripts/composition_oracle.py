@@ -26,10 +26,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from ldmref.training.data.colours import BACKGROUNDS
-from ldmref.training.data.nouns import nouns
-from ldmref.training.data.rendering import WHITE, coloured_sprite
-from ldmref.training.data.scene import FRAME, Scene, Slot, slots
+from ldmref.datasets.emoji.colours import BACKGROUNDS
+from ldmref.datasets.emoji.nouns import nouns
+from ldmref.datasets.emoji.rendering import WHITE, coloured_sprite
+from ldmref.datasets.emoji.scene import FRAME, Scene, Slot, slots
 
 # averages per side; pixels of the reference drawings
 GRID = 16

@@ -32,13 +32,13 @@ from composition_oracle import Verdict, judge
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from ldmref.evaluate.estimate import proportion
-from ldmref.training.data.captions import scene_caption
-from ldmref.training.data.colours import BACKGROUNDS, COLOURS
-from ldmref.training.data.composing import SHARES, held_out_scene, training_scene
-from ldmref.training.data.nouns import nouns
-from ldmref.training.data.rendering import render_scene
-from ldmref.training.data.scene import ABOVE, BESIDE, FRAME, ROWS, Scene
+from ldmref.datasets.emoji.captions import scene_caption
+from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS
+from ldmref.datasets.emoji.composing import SHARES, held_out_scene, training_scene
+from ldmref.datasets.emoji.nouns import nouns
+from ldmref.datasets.emoji.rendering import render_scene
+from ldmref.datasets.emoji.scene import ABOVE, BESIDE, FRAME, ROWS, Scene
+from ldmref.evaluate.intervals import proportion
 
 SEED = 1
 DECIBELS = 24.0  # of the degraded drawings

@@ -24,7 +24,8 @@ from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
-from ldmref.training.data.emoji import STOP_WORDS, emoji_list, render
+from ldmref.datasets.emoji.emoji_dataset import STOP_WORDS
+from ldmref.datasets.emoji.font import emoji_list, render
 
 UNSEEN = [
     "blue dog",

@@ -21,10 +21,10 @@ from ldmref.bench.peers import peer_network
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map, unflatten
-from ldmref.training.diffusion import Condition, DiffusionBatches, diffusion_trainer
-from ldmref.training.latents import Latents, NoisyLatents
-from ldmref.training.loss import FULL_BATCH
-from ldmref.training.recipe import Budget, DiffusionStage, OptimizerConfig
+from ldmref.training.batches import FULL_BATCH
+from ldmref.training.diffusion.latents import Latents, NoisyLatents
+from ldmref.training.diffusion.stage import Condition, DiffusionBatches, diffusion_trainer
+from ldmref.training.recipes.schema import Budget, DiffusionStage, OptimizerConfig
 
 IMAGES = 256
 STEPS = 10**6

@@ -13,7 +13,7 @@ from ldmref import modes
 from ldmref.backends import Backend
 from ldmref.cli.output import Output
 from ldmref.cli.preview import Preview
-from ldmref.cli.progress import Progress, duration, one_line, say
+from ldmref.cli.progress import ProgressBar, duration, one_line, say
 from ldmref.cli.wording import in_flags
 from ldmref.config import Settings
 from ldmref.errors import Cancelled, LdmrefError
@@ -43,7 +43,7 @@ class Console:
         self.finished = 0
         self.saved: list[str] = []
         self._warned: set[str] = set()
-        self.bar = Progress("none" if self.quiet else flags["progress"])
+        self.bar = ProgressBar("none" if self.quiet else flags["progress"])
         self._last = time.monotonic()
 
     def settings(self, configured: Settings, model: str, backend: Backend) -> None:

@@ -72,9 +72,9 @@ def _tokenizer(path: Path, length: int) -> PromptTokenizer:
 
 def scene_words() -> dict[str, Any]:
     """The words of scenes, by what they say, and the emoji with their names."""
-    from ldmref.training.data import captions  # which imports what training needs
-    from ldmref.training.data.colours import BACKGROUNDS, COLOURS
-    from ldmref.training.data.nouns import nouns
+    from ldmref.datasets.emoji import captions
+    from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS
+    from ldmref.datasets.emoji.nouns import nouns
 
     phrases = [*captions.BESIDE_PHRASES, *captions.ABOVE_PHRASES]
     joining = [" ".join(phrase.replace("{0}", "").replace("{1}", "").split()) for phrase in phrases]

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ldmref.datasets.config import DataConfig
 from ldmref.errors import LdmrefError
-from ldmref.training.recipe import CheckpointConfig, DataConfig, Recipe
-from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_from_dict, to_toml
+from ldmref.training.recipes.file import SHIPPED, read_recipe, recipe_from_dict, to_toml
+from ldmref.training.recipes.schema import CheckpointConfig, Recipe
 
 
 def test_a_file_with_defaults_and_overrides(tmp_path):
@@ -115,7 +116,7 @@ def test_files_that_do_not_exist(name, tmp_path, monkeypatch):
 def test_reading_needs_no_torch():
     code = (
         "import sys, ldmref.training.run\n"
-        "from ldmref.training.recipe_file import read_recipe\n"
+        "from ldmref.training import read_recipe\n"
         "read_recipe('emoji'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

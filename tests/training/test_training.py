@@ -14,22 +14,22 @@ torch = pytest.importorskip("torch", reason="training runs on the torch backend"
 import ldmref  # noqa: E402
 from ldmref import modes  # noqa: E402
 from ldmref.backends.torch import TorchBackend  # noqa: E402
+from ldmref.datasets.emoji import font as emoji_data  # noqa: E402
+from ldmref.datasets.folder import FolderDataset  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer  # noqa: E402
 from ldmref.prompts.words import word_tokenizer  # noqa: E402
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
-from ldmref.training.data import emoji as emoji_data  # noqa: E402
-from ldmref.training.data.folder import FolderDataset  # noqa: E402
-from ldmref.training.diffusion import Condition, diffusion_trainer  # noqa: E402
-from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
-from ldmref.training.recipe import (  # noqa: E402
+from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
+from ldmref.training.recipes.schema import (  # noqa: E402
     AutoencoderStage,
     Budget,
     DiffusionStage,
     OptimizerConfig,
 )
-from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
@@ -171,7 +171,7 @@ def recipe_for(images, **changes):
 
 def test_a_complete_training_makes_a_model_that_draws(images, tmp_path):
     reports = []
-    folder = train(recipe_for(images), tmp_path / "run", report=reports.append)
+    folder = train(recipe_for(images), tmp_path / "run", on_progress=reports.append)
     assert [r.stage for r in reports] == ["autoencoder"] * 3 + ["diffusion"] * 3
     assert all(r.images_per_second > 0 and r.seconds_left >= 0 for r in reports)
     model = ldmref.load(folder, backend="numpy")
@@ -191,8 +191,8 @@ def test_an_interrupted_training_is_resumed(images, tmp_path):
     recipe = recipe_for(images)
     steps = []
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "run", report=stop)
-    train(recipe, tmp_path / "run", report=record)
+        train(recipe, tmp_path / "run", on_progress=stop)
+    train(recipe, tmp_path / "run", on_progress=record)
     assert steps == [("diffusion", 3)]
 
 
