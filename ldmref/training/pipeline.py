@@ -145,7 +145,7 @@ def _condition(context: TrainingContext, text: TextConfig) -> Condition:
 
 
 def _tokenizer(context: TrainingContext, config: TextConfig) -> PromptTokenizer:
-    """Return the tokenizer of the denoiser's checkpoint, or else build it from the captions."""
+    """Return the tokenizer of the denoiser's checkpoint, otherwise build it from the captions."""
     header = read_headers(context.folder).get("diffusion")
     if header is None:
         tokenizer = word_tokenizer(context.data.vocabulary(), config.vocab_size)

@@ -24,7 +24,7 @@ CAPTIONS = {"name": 0.48, "article": 0.06, "word": 0.26, "keyword": 0.10, "some 
 
 
 class EmojiDataset:
-    """All emoji at one size. A caption is mostly the name, or else some of its words or a keyword.
+    """All emoji at one size. A caption is the name, some of its words, or a keyword.
 
     The name of one emoji is never the caption of another: "person" is the caption of the person,
     not of the hundreds of emoji with that word in their names.

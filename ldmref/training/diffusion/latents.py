@@ -43,7 +43,7 @@ class Latents:
 
     @property
     def scaling_factor(self) -> float:
-        """1 / standard deviation of the latents, so that scaled latents have unit variance."""
+        """1 / standard deviation of the latents: scaled latents have unit variance."""
         first = second = 0.0
         for start in range(0, len(self.mean), CHUNK):
             mean, logvar = (
