@@ -2,10 +2,10 @@
 
     python scripts/compare_guidance.py FOLDER [--out guidance.png]
 
-FOLDER is an empty one, or one that an earlier call trained: discs, squares, triangles and stripes
-in random colours, a class-conditional model of them, and a classifier of noisy latents. Each row is
-a kind of guidance and a scale, each column a class and a seed, alike in all rows. On the right: how
-often the classifier sees the class in what was drawn.
+FOLDER is empty, or contains the training of an earlier call: discs, squares, triangles and stripes
+in random colours, a class-conditional model of them, and a classifier of noisy latents. Each row
+has a kind of guidance and a scale, each column a class and a seed, the same in all rows. The number
+on the right is the share of images in which the classifier recognises the class.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ ROWS += [("classifier-free", s) for s in (1.0, 2.0, 5.0)]
 
 
 def draw_shape(kind: str, rng: np.random.Generator) -> Image.Image:
-    """A shape of a random colour, place and size on white."""
+    """Return an image of a shape with a random colour, place and size on white."""
     big = Image.new("RGB", (4 * SIZE, 4 * SIZE), "white")
     pen = ImageDraw.Draw(big)
     r = int(rng.integers(16, 26))
@@ -54,7 +54,7 @@ def draw_shape(kind: str, rng: np.random.Generator) -> Image.Image:
 
 
 def trained(folder: Path) -> Path:
-    """Train in `folder`, or the rest of it; the model's folder."""
+    """Train in `folder`, or complete the training in it; return the model's folder."""
     rng = np.random.default_rng(0)
     for kind in CLASSES:
         place = folder / "images" / kind

@@ -1,18 +1,18 @@
-"""An oracle of composed images: does an image show what a scene says?
+"""An oracle for composed images, which decides whether an image shows a scene.
 
-It shares no code with the model: it compares pixels with drawings of the font. For each slot of
-the scene it asks
+It shares no code with the model: it compares pixels with bitmaps of the font. For each slot of the
+scene it checks
 
-- shape: whether the named emoji is the nearest of all nouns' drawings, recoloured alike. A slot is
+- shape: whether the named emoji is the nearest among all nouns' emoji in the same colour. A slot is
   compared as 16 x 16 box averages over the background of the scene: in luminance, normalised to
-  zero mean and unit variance, where the scene names a colour; in RGB where it names none. Shifts of
-  the slot by 3 pixels are tried, and one of the slot by 10 % in size.
+  zero mean and unit variance, if the scene names a colour; otherwise in RGB. Shifts of the slot by
+  3 pixels and changes of its size by 10 % are tried.
 - colour: whether most coloured pixels of the thing's area have a hue (and, for brown, a value) of
   that name.
 
-and of the whole image
+and for the whole image
 
-- layout: whether what stands outside the slots is background;
+- layout: whether everything outside the slots is background;
 - background: whether the colour of the frame is that of the scene, or white.
 
 Count, place and size follow: an image with another number of things, or with things elsewhere,
@@ -47,7 +47,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is right in an image."""
+    """The parts of a scene that an image shows correctly."""
 
     shape: bool
     colour: bool
@@ -78,7 +78,7 @@ def judge(image: np.ndarray, scene: Scene) -> Verdict:
 
 
 def background_name(rgb: np.ndarray) -> str:
-    """The name of the colour of the frame, "" for white, "?" for none."""
+    """Return the name of the colour of the frame, "" for white, "?" for any other."""
     edge = np.concatenate(
         [
             rgb[:2].reshape(-1, 3),
@@ -100,7 +100,7 @@ def background_name(rgb: np.ndarray) -> str:
 
 
 def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
-    """The name that most coloured pixels of a thing have, "" if few are coloured or none wins."""
+    """Return the colour of most coloured pixels of a thing, "" if few are coloured or none wins."""
     thing = scene.things[slot.thing]
     area = rgb[slot.y : slot.y + slot.side, slot.x : slot.x + slot.side]
     inside = coloured_sprite(thing.noun, thing.colour, slot.side)[..., 3] > 200
@@ -120,7 +120,7 @@ def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
 
 
 def hue_names(pixels: np.ndarray) -> np.ndarray:
-    """The names of the colours of pixels (n, 3) in [0, 1]; dark oranges are brown."""
+    """Return the colour names of pixels (n, 3) in [0, 1]; dark oranges are brown."""
     high = pixels.max(1)
     low = pixels.min(1)
     chroma = np.maximum(high - low, 1e-6)
@@ -151,7 +151,7 @@ def hue_names(pixels: np.ndarray) -> np.ndarray:
 
 
 def _clean(rgb: np.ndarray, boxes: list[Slot], behind: np.ndarray) -> bool:
-    """Whether little stands outside the slots."""
+    """Return whether nearly everything outside the slots is background."""
     outside = np.ones((FRAME, FRAME), bool)
     for slot in boxes:
         top = max(slot.y - MARGIN, 0)
@@ -163,7 +163,7 @@ def _clean(rgb: np.ndarray, boxes: list[Slot], behind: np.ndarray) -> bool:
 
 
 def _nearest(rgb: np.ndarray, slot: Slot, scene: Scene, behind: np.ndarray) -> str:
-    """The noun whose drawing is nearest to what stands in a slot."""
+    """Return the noun whose emoji is nearest to the contents of a slot."""
     colour = scene.things[slot.thing].colour
     references = _references(colour, scene.background, bool(colour))
     views = np.stack([_features(view, bool(colour)) for view in _views(rgb, slot, behind)])
@@ -172,7 +172,7 @@ def _nearest(rgb: np.ndarray, slot: Slot, scene: Scene, behind: np.ndarray) -> s
 
 
 def _views(rgb: np.ndarray, slot: Slot, behind: np.ndarray) -> list[np.ndarray]:
-    """The slot's area, shifted and scaled a little, as (GRID, GRID, 3) averages."""
+    """Yield the slot's area, shifted and scaled a little, as (GRID, GRID, 3) averages."""
     pad = 24
     canvas = np.broadcast_to(behind, (FRAME + 2 * pad, FRAME + 2 * pad, 3)).copy()
     canvas[pad:-pad, pad:-pad] = rgb
@@ -195,7 +195,7 @@ def _views(rgb: np.ndarray, slot: Slot, behind: np.ndarray) -> list[np.ndarray]:
 
 @lru_cache(maxsize=128)
 def _references(colour: str, background: str, luminance: bool) -> np.ndarray:
-    """(nouns, features) of all drawings in a colour on a background."""
+    """Return the features of all nouns in a colour on a background, (nouns, features)."""
     behind = np.asarray(BACKGROUNDS[background] if background else WHITE, float)
     averages = _averages(colour)
     drawings = averages[..., :3] + behind * (1 - averages[..., 3:] / 255)
@@ -204,7 +204,7 @@ def _references(colour: str, background: str, luminance: bool) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _averages(colour: str) -> np.ndarray:
-    """(nouns, GRID, GRID, 4) box averages of the premultiplied drawings in a colour."""
+    """Return box averages of premultiplied sprites in a colour, (nouns, GRID, GRID, 4)."""
     sprites = np.stack(
         [
             coloured_sprite(noun.singular, colour if noun.recoloured else "", REFERENCE)

@@ -1,4 +1,4 @@
-"""How well a model composes: prompts of combinations that training never showed, by kind.
+"""Measure how well a model generates combinations that training never showed, by kind.
 
     python scripts/evaluate_compositions.py --model runs/scenes/model [--sheet sheets/] [--trained]
     python scripts/evaluate_compositions.py --validate
@@ -6,14 +6,14 @@
 Kinds: colour ("a blue dog"), count ("two cats"), pair ("a dog and a cat"), place ("a dog above a
 cat"), size ("a small dog", "a big dog and a small cat"), small ("a small blue dog on yellow"),
 background ("a dog on yellow"), bound ("a green cat and a red apple", sometimes on a background),
-triple ("two blue dogs on yellow"), many ("five cats", "nine blue dogs on yellow"). The scenes are
-drawn with fixed seeds among those whose combination of that kind is held out, phrased at random as
-in training, and drawn with seed 1. `composition_oracle.py` judges; an image is right if everything
-in it is. The intervals are Wilson's, 95 %. `--trained` judges scenes that training shows instead:
-what it gets right of these alone, it has memorised.
+triple ("two blue dogs on yellow"), many ("five cats", "nine blue dogs on yellow"). Scenes
+with a held-out combination of that kind are sampled with fixed seeds, phrased at random as in
+training, and their images generated with seed 1. `composition_oracle.py` judges them; an image is
+right if everything in it is right. The intervals are Wilson's, 95 %. `--trained` instead measures
+combinations that training shows; a much higher share for these means that they are memorised.
 
-`--validate` measures the oracle itself: on the scenes' own drawings, on these blurred and
-made noisy to 24 dB, and on drawings of wrong scenes.
+`--validate` measures the oracle itself: on rendered scenes, on the same scenes blurred and with
+noise at 24 dB, and on renderings of wrong scenes.
 
 Needs the Debian package fonts-noto-color-emoji.
 """
@@ -55,7 +55,7 @@ def interval(right: int, n: int) -> tuple[float, float]:
 
 
 def scenes_and_prompts(kind: str, n: int, trained: bool = False) -> tuple[list[Scene], list[str]]:
-    """The first `n` different scenes of a kind, held out or of training, and their prompts."""
+    """Return the first `n` different scenes of a kind, held out or trained, and their prompts."""
     prompts: dict[Scene, str] = {}
     for index in range(1000 * n):
         scene = training_scene(0, index) if trained else held_out_scene(kind, SEED, index)
@@ -67,7 +67,7 @@ def scenes_and_prompts(kind: str, n: int, trained: bool = False) -> tuple[list[S
 
 
 def report(kind: str, verdicts: list[Verdict]) -> str:
-    """One line: the rate with its interval, and what was wrong."""
+    """Format a line: the rate with its interval, and the kinds of errors."""
     n = len(verdicts)
     right = sum(v.right for v in verdicts)
     low, high = interval(right, n)
@@ -77,7 +77,7 @@ def report(kind: str, verdicts: list[Verdict]) -> str:
 
 
 def contact_sheet(images: list[np.ndarray], prompts: list[str], marks: list[bool]) -> Image.Image:
-    """All images under their prompts; a red frame around those judged wrong."""
+    """Return a sheet of all images under their prompts; wrong images have a red frame."""
     height = CELL + 26
     page = Image.new("RGB", (COLUMNS * CELL, -(-len(images) // COLUMNS) * height), (235,) * 3)
     pen = ImageDraw.Draw(page)
@@ -96,7 +96,7 @@ def contact_sheet(images: list[np.ndarray], prompts: list[str], marks: list[bool
 
 
 def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blurred, with smooth noise on top, at a PSNR of `DECIBELS`."""
+    """Return an image blurred and with smooth noise, at a PSNR of `DECIBELS`."""
     x = image.astype(float)
     blurred = gaussian_filter(x, (0.8, 0.8, 0))
     noise = gaussian_filter(rng.standard_normal(x.shape), (0.7, 0.7, 0))
@@ -106,7 +106,7 @@ def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
-    """Scenes that differ from this one in one respect, each with the name of that."""
+    """Yield scenes that differ from this one in one attribute, each with its name."""
     things = scene.things
     first = scene.things[0]
 
@@ -150,7 +150,7 @@ def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, 
 
 
 def validate(n: int) -> dict[str, tuple[int, int]]:
-    """What the oracle gets right of true, degraded and wrong drawings: (right, of) by name."""
+    """Measure the oracle on right, degraded and wrong renderings: (right, total) by name."""
     rng = np.random.default_rng(0)
     results: dict[str, list[bool]] = {}
     for kind in SHARES:

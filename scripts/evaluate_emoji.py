@@ -1,15 +1,15 @@
-"""How well the embedded model draws what a prompt names; the figures of its model card.
+"""Measure how well the embedded model follows prompts; the numbers of its model card.
 
     python scripts/evaluate_emoji.py [--model emoji] [--backend torch] [--sheet sheet.png]
 
 Four measurements, with prompts sampled by a fixed seed:
 1. Names: for 48 emoji names (no skin tones), how often the named emoji is the nearest of all, and
-   among the five nearest. Distance: squared, between 16 x 16 box-averaged RGB of the image and of
-   the font's drawing (size 109, centred on white in 136 x 136).
-2. Fidelity: median PSNR of these images to the font's drawing at the model's size.
+   among the five nearest. The distance is the squared difference of 16 x 16 box averages in RGB
+   between the generated image and the emoji in the font (size 109, centred on white in 136 x 136).
+2. Fidelity: median PSNR of these images relative to the emoji in the font, at the model's size.
 3. Words: for 48 single words that occur in two to twelve names, how often an emoji with that word
    in its name is among the five nearest.
-4. Skin tones: for 48 names with one, as names, but the nearest of all emoji, of every tone.
+4. Skin tones: for 48 names with a skin tone, the same as 1 among all emoji of every tone.
 
 Needs the Debian package fonts-noto-color-emoji.
 """
@@ -43,18 +43,18 @@ CELL = 132
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """16 x 16 box average, RGB."""
+    """Return the 16 x 16 box averages in RGB."""
     return np.asarray(image.resize((16, 16), Image.Resampling.BOX), np.float64)
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB."""
+    """Return the peak signal-to-noise ratio in dB."""
     error = np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2)
     return 10 * np.log10(255**2 / max(error, 1e-9))
 
 
 def contact_sheet(groups: list[list[Image.Image]], titles: list[str]) -> Image.Image:
-    """Each group of images in a column under its title, COLUMNS side by side."""
+    """Return groups of images, each in a column under its title, COLUMNS columns in a row."""
     height = CELL * len(groups[0]) + 14
     page = Image.new("RGB", (COLUMNS * 140, -(-len(groups) // COLUMNS) * height), "white")
     pen = ImageDraw.Draw(page)

@@ -45,7 +45,7 @@ HEADER = """\
 
 
 def names_file(source: str) -> str:
-    """The text of the file: a line for each subgroup and each emoji, in the order of the source."""
+    """Return the text of the file: a line per subgroup and emoji, in the order of the source."""
     lines = []
     for line in source.splitlines():
         if line.startswith("# subgroup:"):

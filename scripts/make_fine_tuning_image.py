@@ -40,7 +40,7 @@ def make_data(folder: Path) -> None:
 
 
 def train(folder: Path) -> Path:
-    """Run the page's first command in a folder; returns the folder that it trains in."""
+    """Run the page's first command in a folder; return the folder in which it trains."""
     command = re.search(r"```sh\nldmref (finetune [^\n]*)", PAGE.read_text())
     assert command is not None
     words = shlex.split(command[1])
@@ -50,7 +50,7 @@ def train(folder: Path) -> Path:
 
 
 def last_loss(run: Path) -> float:
-    """The mean loss of the last `LAST` steps."""
+    """Return the mean loss of the last `LAST` steps."""
     lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     end = lines[-1]["step"]
     losses = [line["loss"] for line in lines if line["step"] > end - LAST]
@@ -58,13 +58,13 @@ def last_loss(run: Path) -> float:
 
 
 def generate(prompts: list[str], lora: Path | None) -> list[Image.Image]:
-    """The images of prompts with seed 1, with or without the LoRA."""
+    """Generate the images of prompts with seed 1, with or without the LoRA."""
     model = ldmref.load(lora=[lora] if lora else [])
     return modes.txt2img(model, prompts, seed=[1] * len(prompts)).images
 
 
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """Rows of images, in few colours."""
+    """Write rows of images with few colours."""
     step = CELL + GAP
     size = (len(rows[0]) * step - GAP, len(rows) * step - GAP)
     page = Image.new("RGB", size, "white")

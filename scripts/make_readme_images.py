@@ -1,9 +1,9 @@
-"""Draw the images of README and model card with the embedded model, on NumPy.
+"""Generate the images of README and model card with the embedded model, on NumPy.
 
     python scripts/make_readme_images.py
 
-Nothing is picked by hand: names as listed below; the first prompts of each kind that
-`evaluate_compositions.py` draws; seed 1 for all.
+No image is selected by hand: the prompts are the names listed below, and the first prompts of each
+kind in `evaluate_compositions.py`, all with seed 1.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ LABEL = 28
 
 
 def sheet(images: list[Image.Image], titles: list[str], columns: int) -> Image.Image:
-    """Images under their prompts."""
+    """Return a sheet of images under their prompts."""
     rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (CELL + 8), rows * (CELL + LABEL + 8)), "white")
     pen = ImageDraw.Draw(page)

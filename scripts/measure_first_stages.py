@@ -2,7 +2,7 @@
 
     python scripts/measure_first_stages.py [--steps N] [NAME ...]
 
-The time is that of the processor in one thread, so that it can be measured on a busy machine.
+The time is the processor time of one thread, which can also be measured on a busy machine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from ldmref.training.run import train
 
 
 def first_stages() -> list[str]:
-    """The names of the shipped recipes that train a first stage only."""
+    """Return the names of the shipped recipes that train only a first stage."""
     recipes = {path.stem: read_recipe(path.stem) for path in sorted(SHIPPED.glob("*.toml"))}
     return [n for n, r in recipes.items() if isinstance(r, Recipe) and r.stages == STAGES[:1]]
 

@@ -3,9 +3,9 @@
     python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter
     python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter --write
 
-What a block prints is shown, and the processor time that it took. With --write the page gets
-what each block printed, as the block of text below it, and the images that it links to.
-Trainings stay in the folder: a second run does not repeat them.
+The output of each block and its processor time are printed. With --write the outputs are written
+into the page, as the block of text below each block, and its images are replaced. Trainings stay in
+the folder: a second run does not repeat them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ IMAGE = re.compile(r"!\[[^\]]*\]\((?P<path>[^)]+\.png)\)")
 def run(
     page: Path, folder: Path, report: Callable[[int, float, str], None] = lambda i, s, output: None
 ) -> list[str]:
-    """Run the blocks in the folder; returns what each printed.
+    """Run the blocks in the folder; return the output of each.
 
     `report` is called with the number of each block, its processor time in seconds, and that.
     """
@@ -45,7 +45,7 @@ def run(
 
 
 def with_outputs(text: str, outputs: list[str]) -> str:
-    """The page with these outputs, in the blocks of text that it has for them."""
+    """Return the page with these outputs in its blocks of text."""
     remaining = iter(outputs)
 
     def filled(block: re.Match[str]) -> str:
@@ -58,7 +58,7 @@ def with_outputs(text: str, outputs: list[str]) -> str:
 
 
 def images(page: Path) -> list[Path]:
-    """The files of the images on the page."""
+    """Return the files of the images on the page."""
     return [page.parent / match["path"] for match in IMAGE.finditer(page.read_text())]
 
 
