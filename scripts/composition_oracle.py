@@ -172,7 +172,7 @@ def _nearest(rgb: np.ndarray, slot: Slot, scene: Scene, behind: np.ndarray) -> s
 
 
 def _views(rgb: np.ndarray, slot: Slot, behind: np.ndarray) -> list[np.ndarray]:
-    """Yield the slot's area, shifted and scaled a little, as (GRID, GRID, 3) averages."""
+    """Return the slot's area, shifted and scaled a little, as (GRID, GRID, 3) averages."""
     pad = 24
     canvas = np.broadcast_to(behind, (FRAME + 2 * pad, FRAME + 2 * pad, 3)).copy()
     canvas[pad:-pad, pad:-pad] = rgb

@@ -19,8 +19,8 @@ from ldmref.cli.images import differences, other_inputs
 from ldmref.cli.settings import with_settings
 from ldmref.cli.tasks import plan_task
 from ldmref.config import settings
-from ldmref.datasets import captioned_files
 from ldmref.datasets.config import DataSummary
+from ldmref.datasets.folder import captioned_files
 from ldmref.training.checkpoint import Header, read_checkpoint
 from ldmref.training.recipes.file import SHIPPED, read_recipe, recipe_from_dict, to_toml
 from ldmref.training.recipes.schema import Recipe

@@ -7,8 +7,8 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
-from ldmref.datasets import hold_out, load_dataset, summarize  # noqa: E402
 from ldmref.datasets.config import DataConfig  # noqa: E402
+from ldmref.datasets.loading import hold_out, load_dataset, summarize  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.training.monitor.metrics import read_metrics  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
