@@ -29,7 +29,7 @@ def run(
 ) -> list[str]:
     """Run the blocks in the folder; return the output of each.
 
-    `report` is called with the number of each block, its processor time in seconds, and that.
+    `report` is called with the number of each block, its processor time in seconds, and its output.
     """
     names: dict[str, object] = {"__name__": "__main__"}
     outputs = []

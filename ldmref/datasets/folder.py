@@ -43,7 +43,7 @@ class FolderDataset(ImagesInMemory):
         captions, warnings = captioned_files(root)
         names = ((file, file.relative_to(root)) for file in captions)
         super().__init__(
-            (Sample(n.as_posix(), file, captions[file], _class_of(n)) for file, n in names),
+            (Sample(n.as_posix(), file, captions[file], _class_name(n)) for file, n in names),
             size,
             cancel,
         )
@@ -96,7 +96,7 @@ def captioned_files(root: Path) -> tuple[dict[Path, list[str]], list[str]]:
     return {file: captions[file] or [caption_from_name(file)] for file in files}, warnings
 
 
-def _class_of(path: Path) -> str:
+def _class_name(path: Path) -> str:
     """Return the first folder of a relative path; "" if it is a file name."""
     name = path.parts[0] if len(path.parts) > 1 else ""
     return name.encode("utf-8", "replace").decode().strip()

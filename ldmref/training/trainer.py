@@ -232,7 +232,7 @@ class Trainer:
         tensors = {f"params.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"ema.{name}": x for name, x in self.ema.items()}
         for name, parameter in self.parameters.items():
-            for key, value in self._optimizer_of(name).state[parameter].items():
+            for key, value in self._find_optimizer(name).state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         return tensors
 
@@ -253,13 +253,13 @@ class Trainer:
             for name, parameter in self.parameters.items():
                 parameter.copy_(sharded_like(tensors[f"params.{name}"], parameter))
                 self.ema[name].copy_(sharded_like(tensors[f"ema.{name}"], parameter))
-                state = self._optimizer_of(name).state[parameter]
+                state = self._find_optimizer(name).state[parameter]
                 for key in MUON_STATE if name in self.muon else ADAMW_STATE:
                     value = tensors.get(f"optimizer.{key}.{name}")
                     if value is not None:
                         state[key] = sharded_like(value, parameter)
 
-    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
+    def _find_optimizer(self, name: str) -> torch.optim.Optimizer:
         return self.optimizers[1 if name in self.muon else 0]
 
 

@@ -34,7 +34,7 @@ def stop_after(stage, step):
         if (progress.stage, progress.step) == (stage, step):
             cancel.set()
 
-    return {"cancel": cancel, "report": report}
+    return {"cancel": cancel, "on_progress": report}
 
 
 def bits(path):

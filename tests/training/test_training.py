@@ -14,6 +14,7 @@ torch = pytest.importorskip("torch", reason="training runs on the torch backend"
 import ldmref  # noqa: E402
 from ldmref import modes  # noqa: E402
 from ldmref.backends.torch import TorchBackend  # noqa: E402
+from ldmref.datasets.emoji import emoji_dataset  # noqa: E402
 from ldmref.datasets.emoji import font as emoji_data  # noqa: E402
 from ldmref.datasets.folder import FolderDataset  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
@@ -255,7 +256,7 @@ def test_the_drawing_is_the_font_s_own_bitmap_centred_on_white():
 
 
 def test_emoji_captions_name_the_image():
-    data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
+    data = emoji_dataset.EmojiDataset.__new__(emoji_dataset.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name == "hot dog"]
     data.keywords = [["frankfurter"]]
     data.names = {"hot dog"}
@@ -263,14 +264,14 @@ def test_emoji_captions_name_the_image():
     captions = [data.caption(0, rng) for _ in range(400)]
     assert {"hot dog", "dog", "hot", "frankfurter", "a hot dog"} <= set(captions)
     # Of "some words" (each with odds of 0.6) both, or none, which stands for both.
-    odds = emoji_data.CAPTIONS["name"] + (0.6**2 + 0.4**2) * emoji_data.CAPTIONS["some words"]
+    odds = emoji_dataset.CAPTIONS["name"] + (0.6**2 + 0.4**2) * emoji_dataset.CAPTIONS["some words"]
     deviation = math.sqrt(odds * (1 - odds) / 400)
     assert abs(captions.count("hot dog") / 400 - odds) < 4 * deviation
 
 
 def test_the_name_of_another_emoji_is_never_a_caption():
     """ "dog" means the dog, and not, now and then, the hot dog."""
-    data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
+    data = emoji_dataset.EmojiDataset.__new__(emoji_dataset.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name in ("dog", "hot dog")]
     data.keywords = [[], ["Dog"]]
     data.names = {"dog", "hot dog"}
@@ -295,7 +296,7 @@ def test_captions_say_a_or_an_by_the_sound_of_the_next_word():
         oncoming onion open optical orange orangutan orthodox otter outbox owl ox oyster
         umbrella unamused unlocked up up-down up-left up-right upside-down upwards x-ray
     """.split()
-    data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
+    data = emoji_dataset.EmojiDataset.__new__(emoji_dataset.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if not e.has_skin_tone]
     data.names = set()
     data.keywords = [[]] * len(data.emoji)
