@@ -26,7 +26,7 @@ Results = dict[str, dict[str, Any]]  # by row; each result has the `machine` and
 
 
 def read_results(folder: Path) -> dict[str, Results]:
-    """Read the results of each machine, from one folder per machine."""
+    """Return the results of each machine, from one folder per machine."""
     machines = sorted(path for path in folder.iterdir() if path.is_dir())
     return {machine.name: newest_results(sorted(machine.glob("*.json"))) for machine in machines}
 

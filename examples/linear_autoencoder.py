@@ -23,8 +23,9 @@ from ldmref.errors import LdmrefError
 from ldmref.math import autoencoder_loss, principal_components, subspace_distance
 from ldmref.models.layers import linear_spec
 from ldmref.models.params import Params, init
-from ldmref.training.loss import Loss, Part
-from ldmref.training.recipe import OptimizerConfig
+from ldmref.training.batches import Part
+from ldmref.training.loss import Loss
+from ldmref.training.recipes.schema import OptimizerConfig
 from ldmref.training.trainer import Trainer
 
 REPORT = 200  # steps between two reports
@@ -63,7 +64,7 @@ def train_linear(x: np.ndarray, width: int, steps: int, seed: int = 0) -> Iterat
 
 def render_emoji_pixels(size: int = 8) -> np.ndarray:
     """Render every emoji without skin tones; return rows of numbers in [-1, 1]."""
-    from ldmref.training.data.emoji import emoji_list, render
+    from ldmref.datasets.emoji.font import emoji_list, render
 
     images = [render(e, size) for e in emoji_list() if not e.has_skin_tone]
     return np.stack([np.asarray(p).ravel() for p in images]) / 127.5 - 1.0

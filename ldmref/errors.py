@@ -172,6 +172,22 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
+def duration(seconds: float) -> str:
+    """Return a duration for people.
+
+    >>> duration(1.34), duration(125), duration(12_000)
+    ('1.3 s', '2 min 5 s', '3 h 20 min')
+    """
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    if seconds < 60:
+        return f"{seconds:.0f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
 def closest(word: str, known: Iterable[str]) -> str:
     """Return the known word of which `word` is a misspelling, or "" if there is none.
 

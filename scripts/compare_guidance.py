@@ -2,10 +2,10 @@
 
     python scripts/compare_guidance.py FOLDER [--out guidance.png]
 
-FOLDER is empty, or the folder of an earlier call. The script trains a class-conditional model of
-discs, squares, triangles and stripes in random colours, and a classifier of noisy latents. Each row
-shows one method of guidance at one scale; each column shows one class and one seed, the same in all
-rows. The numbers on the right say how often the classifier recognises the class in the images.
+FOLDER is empty, or contains the training of an earlier call: discs, squares, triangles and stripes
+in random colours, a class-conditional model of them, and a classifier of noisy latents. Each row
+has a kind of guidance and a scale, each column a class and a seed, the same in all rows. The number
+on the right is the share of images in which the classifier recognises the class.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ldmref.io.images.pil import to_images
 from ldmref.modes.classifier import LatentClassifier, classifier_denoiser
 from ldmref.samplers import get_sampler, make_schedule, sample
 from ldmref.samplers.loop import Denoiser
-from ldmref.training.recipe_file import recipe_from_dict
+from ldmref.training.recipes.file import recipe_from_dict
 from ldmref.training.run import train
 
 CLASSES = ("disc", "square", "stripes", "triangle")
@@ -34,7 +34,7 @@ ROWS += [("classifier-free", s) for s in (1.0, 2.0, 5.0)]
 
 
 def draw_shape(kind: str, rng: np.random.Generator) -> Image.Image:
-    """Draw a shape of random colour, position and size on white."""
+    """Return an image of a shape with a random colour, place and size on white."""
     big = Image.new("RGB", (4 * SIZE, 4 * SIZE), "white")
     pen = ImageDraw.Draw(big)
     r = int(rng.integers(16, 26))
@@ -54,7 +54,7 @@ def draw_shape(kind: str, rng: np.random.Generator) -> Image.Image:
 
 
 def trained(folder: Path) -> Path:
-    """Train in `folder`, or resume training there; return the folder of the model."""
+    """Train in `folder`, or complete the training in it; return the model's folder."""
     rng = np.random.default_rng(0)
     for kind in CLASSES:
         place = folder / "images" / kind
@@ -104,7 +104,7 @@ def trained(folder: Path) -> Path:
             },
         }
     )
-    return train(recipe, folder / "run", report=print, say=print)
+    return train(recipe, folder / "run", on_progress=print, log=print)
 
 
 def main() -> None:

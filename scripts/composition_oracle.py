@@ -1,19 +1,19 @@
-"""Judge composed images: does an image show what its scene describes?
+"""An oracle for composed images, which decides whether an image shows a scene.
 
-The oracle shares no code with the model. It compares pixels with the font's renderings of the
-emoji. In each slot of the scene it checks
+It shares no code with the model: it compares pixels with bitmaps of the font. For each slot of the
+scene it checks
 
-- shape: whether the named emoji is the nearest of all nouns, rendered in the same colour. A slot is
-  compared as 16 x 16 box averages over the background of the scene. If the scene names a colour,
-  the averages are compared in luminance, normalised to zero mean and unit variance, otherwise in
-  RGB. Shifts of the slot by 3 pixels and changes of its size by 10 % are allowed.
-- colour: whether most coloured pixels in the area of the object have the hue (and, for brown, the
-  brightness) of the named colour.
+- shape: whether the named emoji is the nearest among all nouns' emoji in the same colour. A slot is
+  compared as 16 x 16 box averages over the background of the scene: in luminance, normalised to
+  zero mean and unit variance, if the scene names a colour; otherwise in RGB. Shifts of the slot by
+  3 pixels and changes of its size by 10 % are tried.
+- colour: whether most coloured pixels of the thing's area have a hue (and, for brown, a value) of
+  that name.
 
-and in the whole image
+and for the whole image
 
 - layout: whether everything outside the slots is background;
-- background: whether the frame has the colour that the scene names, or is white if it names none.
+- background: whether the colour of the frame is that of the scene, or white.
 
 Number, position and size need no check of their own: an image with another number of objects, or
 with objects in other positions, fails in shape or layout.
@@ -26,10 +26,10 @@ from functools import lru_cache
 
 import numpy as np
 
-from ldmref.training.data.colours import BACKGROUNDS
-from ldmref.training.data.nouns import nouns
-from ldmref.training.data.rendering import WHITE, coloured_sprite
-from ldmref.training.data.scene import FRAME, Scene, Slot, slots
+from ldmref.datasets.emoji.colours import BACKGROUNDS
+from ldmref.datasets.emoji.nouns import nouns
+from ldmref.datasets.emoji.rendering import WHITE, coloured_sprite
+from ldmref.datasets.emoji.scene import FRAME, Scene, Slot, slots
 
 # averages per side; pixels per side of the reference renderings
 GRID = 16
@@ -47,7 +47,7 @@ LUMA = np.array([0.299, 0.587, 0.114])
 
 @dataclass(frozen=True)
 class Verdict:
-    """The aspects of a scene that an image shows correctly."""
+    """The parts of a scene that an image shows correctly."""
 
     shape: bool
     colour: bool
@@ -78,7 +78,7 @@ def judge(image: np.ndarray, scene: Scene) -> Verdict:
 
 
 def background_name(rgb: np.ndarray) -> str:
-    """Return the name of the colour of the frame, "" for white, "?" for an unknown colour."""
+    """Return the name of the colour of the frame, "" for white, "?" for any other."""
     edge = np.concatenate(
         [
             rgb[:2].reshape(-1, 3),
@@ -100,10 +100,7 @@ def background_name(rgb: np.ndarray) -> str:
 
 
 def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
-    """Return the colour name of most coloured pixels of an object.
-
-    The result is "" if few pixels are coloured, or if no name has the necessary majority.
-    """
+    """Return the colour of most coloured pixels of a thing, "" if few are coloured or none wins."""
     thing = scene.things[slot.thing]
     area = rgb[slot.y : slot.y + slot.side, slot.x : slot.x + slot.side]
     inside = coloured_sprite(thing.noun, thing.colour, slot.side)[..., 3] > 200
@@ -123,7 +120,7 @@ def colour_name(rgb: np.ndarray, slot: Slot, scene: Scene) -> str:
 
 
 def hue_names(pixels: np.ndarray) -> np.ndarray:
-    """Name the colours of pixels (n, 3) in [0, 1]; dark oranges are brown."""
+    """Return the colour names of pixels (n, 3) in [0, 1]; dark oranges are brown."""
     high = pixels.max(1)
     low = pixels.min(1)
     chroma = np.maximum(high - low, 1e-6)
@@ -154,7 +151,7 @@ def hue_names(pixels: np.ndarray) -> np.ndarray:
 
 
 def _clean(rgb: np.ndarray, boxes: list[Slot], behind: np.ndarray) -> bool:
-    """Check that the area outside the slots is background, except for a few pixels."""
+    """Return whether nearly everything outside the slots is background."""
     outside = np.ones((FRAME, FRAME), bool)
     for slot in boxes:
         top = max(slot.y - MARGIN, 0)
@@ -166,7 +163,7 @@ def _clean(rgb: np.ndarray, boxes: list[Slot], behind: np.ndarray) -> bool:
 
 
 def _nearest(rgb: np.ndarray, slot: Slot, scene: Scene, behind: np.ndarray) -> str:
-    """Return the noun whose rendering is nearest to the content of a slot."""
+    """Return the noun whose emoji is nearest to the contents of a slot."""
     colour = scene.things[slot.thing].colour
     references = _references(colour, scene.background, bool(colour))
     views = np.stack([_features(view, bool(colour)) for view in _views(rgb, slot, behind)])
@@ -175,7 +172,7 @@ def _nearest(rgb: np.ndarray, slot: Slot, scene: Scene, behind: np.ndarray) -> s
 
 
 def _views(rgb: np.ndarray, slot: Slot, behind: np.ndarray) -> list[np.ndarray]:
-    """Return the slot's area, slightly shifted and scaled, as (GRID, GRID, 3) averages."""
+    """Return the slot's area, shifted and scaled a little, as (GRID, GRID, 3) averages."""
     pad = 24
     canvas = np.broadcast_to(behind, (FRAME + 2 * pad, FRAME + 2 * pad, 3)).copy()
     canvas[pad:-pad, pad:-pad] = rgb
@@ -198,7 +195,7 @@ def _views(rgb: np.ndarray, slot: Slot, behind: np.ndarray) -> list[np.ndarray]:
 
 @lru_cache(maxsize=128)
 def _references(colour: str, background: str, luminance: bool) -> np.ndarray:
-    """Return the features of all renderings in a colour on a background, (nouns, features)."""
+    """Return the features of all nouns in a colour on a background, (nouns, features)."""
     behind = np.asarray(BACKGROUNDS[background] if background else WHITE, float)
     averages = _averages(colour)
     drawings = averages[..., :3] + behind * (1 - averages[..., 3:] / 255)
@@ -207,10 +204,7 @@ def _references(colour: str, background: str, luminance: bool) -> np.ndarray:
 
 @lru_cache(maxsize=16)
 def _averages(colour: str) -> np.ndarray:
-    """Return box averages of the premultiplied renderings in a colour.
-
-    The shape is (nouns, GRID, GRID, 4).
-    """
+    """Return box averages of premultiplied sprites in a colour, (nouns, GRID, GRID, 4)."""
     sprites = np.stack(
         [
             coloured_sprite(noun.singular, colour if noun.recoloured else "", REFERENCE)

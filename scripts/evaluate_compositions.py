@@ -1,4 +1,4 @@
-"""Measure how well a model composes: prompts with combinations that it was never trained on.
+"""Measure how well a model generates combinations that training never showed, by kind.
 
     python scripts/evaluate_compositions.py --model runs/scenes/model [--sheet sheets/] [--trained]
     python scripts/evaluate_compositions.py --validate
@@ -6,15 +6,14 @@
 Kinds: colour ("a blue dog"), count ("two cats"), pair ("a dog and a cat"), place ("a dog above a
 cat"), size ("a small dog", "a big dog and a small cat"), small ("a small blue dog on yellow"),
 background ("a dog on yellow"), bound ("a green cat and a red apple", sometimes on a background),
-triple ("two blue dogs on yellow"), many ("five cats", "nine blue dogs on yellow"). For each kind,
-scenes are sampled with a fixed seed from those whose combination is held out. Their prompts are
-worded at random as in training, and the images are generated with seed 1. `composition_oracle.py`
-judges the images; an image is right if all of its aspects are. The intervals are Wilson's at 95 %.
-`--trained` judges scenes from training instead. A model that is right only on those has memorised
-them.
+triple ("two blue dogs on yellow"), many ("five cats", "nine blue dogs on yellow"). Scenes
+with a held-out combination of that kind are sampled with fixed seeds, phrased at random as in
+training, and their images generated with seed 1. `composition_oracle.py` judges them; an image is
+right if everything in it is right. The intervals are Wilson's, 95 %. `--trained` instead measures
+combinations that training shows; a much higher share for these means that they are memorised.
 
-`--validate` measures the oracle itself: on the true renderings of the scenes, on the same
-renderings degraded by blur and noise to 24 dB, and on renderings of wrong scenes.
+`--validate` measures the oracle itself: on rendered scenes, on the same scenes blurred and with
+noise at 24 dB, and on renderings of wrong scenes.
 
 The script needs the Debian package fonts-noto-color-emoji.
 """
@@ -33,13 +32,13 @@ from composition_oracle import Verdict, judge
 from PIL import Image, ImageDraw
 from scipy.ndimage import gaussian_filter
 
-from ldmref.evaluate.estimate import proportion
-from ldmref.training.data.captions import scene_caption
-from ldmref.training.data.colours import BACKGROUNDS, COLOURS
-from ldmref.training.data.composing import SHARES, held_out_scene, training_scene
-from ldmref.training.data.nouns import nouns
-from ldmref.training.data.rendering import render_scene
-from ldmref.training.data.scene import ABOVE, BESIDE, FRAME, ROWS, Scene
+from ldmref.datasets.emoji.captions import scene_caption
+from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS
+from ldmref.datasets.emoji.composing import SHARES, held_out_scene, training_scene
+from ldmref.datasets.emoji.nouns import nouns
+from ldmref.datasets.emoji.rendering import render_scene
+from ldmref.datasets.emoji.scene import ABOVE, BESIDE, FRAME, ROWS, Scene
+from ldmref.evaluate.intervals import proportion
 
 SEED = 1
 DECIBELS = 24.0  # PSNR of the degraded renderings
@@ -68,7 +67,7 @@ def scenes_and_prompts(kind: str, n: int, trained: bool = False) -> tuple[list[S
 
 
 def report(kind: str, verdicts: list[Verdict]) -> str:
-    """Return a line with the rate, its interval, and the number of errors by aspect."""
+    """Format a line: the rate with its interval, and the kinds of errors."""
     n = len(verdicts)
     right = sum(v.right for v in verdicts)
     low, high = interval(right, n)
@@ -78,7 +77,7 @@ def report(kind: str, verdicts: list[Verdict]) -> str:
 
 
 def contact_sheet(images: list[np.ndarray], prompts: list[str], marks: list[bool]) -> Image.Image:
-    """Show all images under their prompts, with a red frame around those judged wrong."""
+    """Return a sheet of all images under their prompts; wrong images have a red frame."""
     height = CELL + 26
     page = Image.new("RGB", (COLUMNS * CELL, -(-len(images) // COLUMNS) * height), (235,) * 3)
     pen = ImageDraw.Draw(page)
@@ -97,7 +96,7 @@ def contact_sheet(images: list[np.ndarray], prompts: list[str], marks: list[bool
 
 
 def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Blur an image and add smooth noise, to a PSNR of `DECIBELS`."""
+    """Return an image blurred and with smooth noise, at a PSNR of `DECIBELS`."""
     x = image.astype(float)
     blurred = gaussian_filter(x, (0.8, 0.8, 0))
     noise = gaussian_filter(rng.standard_normal(x.shape), (0.7, 0.7, 0))
@@ -107,7 +106,7 @@ def degraded(image: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, Scene]]:
-    """Return scenes that differ from this one in one aspect, each with the name of the aspect."""
+    """Yield scenes that differ from this one in one attribute, each with its name."""
     things = scene.things
     first = scene.things[0]
 
@@ -151,11 +150,7 @@ def wrong_scenes(scene: Scene, rng: np.random.Generator) -> Iterator[tuple[str, 
 
 
 def validate(n: int) -> dict[str, tuple[int, int]]:
-    """Judge true, degraded and wrong renderings with the oracle.
-
-    Returns:
-        (number judged correctly, number of renderings), by name.
-    """
+    """Measure the oracle on right, degraded and wrong renderings: (right, total) by name."""
     rng = np.random.default_rng(0)
     results: dict[str, list[bool]] = {}
     for kind in SHARES:

@@ -1,17 +1,15 @@
-"""Measure how well the embedded model follows prompts: the numbers of its model card.
+"""Measure how well the embedded model follows prompts; the numbers of its model card.
 
     python scripts/evaluate_emoji.py [--model emoji] [--backend torch] [--sheet sheet.png]
 
-There are four measurements, with prompts sampled with a fixed seed:
-1. Names: for 48 emoji names (without skin tones), how often the named emoji is the nearest of all,
-   and how often it is among the five nearest. The distance is the squared distance between the
-   16 x 16 box averages (RGB) of the image and those of the font's rendering (size 109, centred on
-   white in 136 x 136).
-2. Fidelity: median PSNR of these images with respect to the font's rendering at the model's size.
+Four measurements, with prompts sampled by a fixed seed:
+1. Names: for 48 emoji names (no skin tones), how often the named emoji is the nearest of all, and
+   among the five nearest. The distance is the squared difference of 16 x 16 box averages in RGB
+   between the generated image and the emoji in the font (size 109, centred on white in 136 x 136).
+2. Fidelity: median PSNR of these images relative to the emoji in the font, at the model's size.
 3. Words: for 48 single words that occur in two to twelve names, how often an emoji with that word
    in its name is among the five nearest.
-4. Skin tones: for 48 names with a skin tone, the same as for names, but compared with all emoji of
-   all skin tones.
+4. Skin tones: for 48 names with a skin tone, the same as 1 among all emoji of every tone.
 
 The script needs the Debian package fonts-noto-color-emoji.
 """
@@ -26,7 +24,8 @@ from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
-from ldmref.training.data.emoji import STOP_WORDS, emoji_list, render
+from ldmref.datasets.emoji.emoji_dataset import STOP_WORDS
+from ldmref.datasets.emoji.font import emoji_list, render
 
 UNSEEN = [
     "blue dog",
@@ -44,18 +43,18 @@ CELL = 132
 
 
 def thumbnail(image: Image.Image) -> np.ndarray:
-    """Return the 16 x 16 box averages of an image, RGB."""
+    """Return the 16 x 16 box averages in RGB."""
     return np.asarray(image.resize((16, 16), Image.Resampling.BOX), np.float64)
 
 
 def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Compute the peak signal-to-noise ratio in dB."""
+    """Return the peak signal-to-noise ratio in dB."""
     error = np.mean((np.asarray(a, np.float64) - np.asarray(b, np.float64)) ** 2)
     return 10 * np.log10(255**2 / max(error, 1e-9))
 
 
 def contact_sheet(groups: list[list[Image.Image]], titles: list[str]) -> Image.Image:
-    """Show each group of images in a column under its title, with COLUMNS columns side by side."""
+    """Return groups of images, each in a column under its title, COLUMNS columns in a row."""
     height = CELL * len(groups[0]) + 14
     page = Image.new("RGB", (COLUMNS * 140, -(-len(groups) // COLUMNS) * height), "white")
     pen = ImageDraw.Draw(page)

@@ -64,7 +64,7 @@ def generate(prompts: list[str], lora: Path | None) -> list[Image.Image]:
 
 
 def sheet(rows: list[list[Image.Image]]) -> Image.Image:
-    """Arrange rows of images in one image with few colours."""
+    """Write rows of images with few colours."""
     step = CELL + GAP
     size = (len(rows[0]) * step - GAP, len(rows) * step - GAP)
     page = Image.new("RGB", size, "white")

@@ -1,9 +1,9 @@
-"""Generate the images of the README and the model card with the embedded model, on NumPy.
+"""Generate the images of README and model card with the embedded model, on NumPy.
 
     python scripts/make_readme_images.py
 
-No image is selected by hand. The prompts are the names listed below, and the first prompts of each
-kind that `evaluate_compositions.py` samples; the seed is 1 for all.
+No image is selected by hand: the prompts are the names listed below, and the first prompts of each
+kind in `evaluate_compositions.py`, all with seed 1.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from PIL import Image, ImageDraw
 
 import ldmref
 from ldmref import modes
-from ldmref.training.data.composing import SHARES
+from ldmref.datasets.emoji.composing import SHARES
 
 OUT = Path(__file__).parent.parent / "docs" / "images"
 NAMES = [
@@ -33,7 +33,7 @@ LABEL = 28
 
 
 def sheet(images: list[Image.Image], titles: list[str], columns: int) -> Image.Image:
-    """Show images under their prompts."""
+    """Return a sheet of images under their prompts."""
     rows = -(-len(images) // columns)
     page = Image.new("RGB", (columns * (CELL + 8), rows * (CELL + LABEL + 8)), "white")
     pen = ImageDraw.Draw(page)

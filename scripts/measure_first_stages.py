@@ -14,13 +14,13 @@ from pathlib import Path
 
 import torch
 
-from ldmref.training.recipe import STAGES, Recipe
-from ldmref.training.recipe_file import SHIPPED, read_recipe
+from ldmref.training.recipes.file import SHIPPED, read_recipe
+from ldmref.training.recipes.schema import STAGES, Recipe
 from ldmref.training.run import train
 
 
 def first_stages() -> list[str]:
-    """List the shipped recipes that train only an autoencoder."""
+    """Return the names of the shipped recipes that train only a first stage."""
     recipes = {path.stem: read_recipe(path.stem) for path in sorted(SHIPPED.glob("*.toml"))}
     return [n for n, r in recipes.items() if isinstance(r, Recipe) and r.stages == STAGES[:1]]
 
@@ -37,7 +37,7 @@ def main() -> None:
         lines = []
         start = time.process_time()
         with tempfile.TemporaryDirectory() as folder:
-            train(recipe, Path(folder), say=lines.append)
+            train(recipe, Path(folder), log=lines.append)
         seconds = time.process_time() - start
         reached = next(line for line in lines if line.startswith("autoencoder: "))
         row = f"| `{name}` | {recipe.autoencoder.budget.steps} | {seconds:.0f} s |"

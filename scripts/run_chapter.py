@@ -3,9 +3,9 @@
     python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter
     python scripts/run_chapter.py docs/train-it-yourself.md --folder runs/chapter --write
 
-The output and the processor time of each block are printed. With --write, the text blocks of the
-page and the images that it links to are replaced by the new output. Trained models stay in the
-folder, and a second run does not train them again.
+The output of each block and its processor time are printed. With --write the outputs are written
+into the page, as the block of text below each block, and its images are replaced. Trainings stay in
+the folder: a second run does not repeat them.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def run(
 ) -> list[str]:
     """Run the blocks in the folder; return the output of each.
 
-    `report` is called with the number of each block, its processor time in seconds and its output.
+    `report` is called with the number of each block, its processor time in seconds, and its output.
     """
     names: dict[str, object] = {"__name__": "__main__"}
     outputs = []
@@ -45,7 +45,7 @@ def run(
 
 
 def with_outputs(text: str, outputs: list[str]) -> str:
-    """Return the page with these outputs in its text blocks."""
+    """Return the page with these outputs in its blocks of text."""
     remaining = iter(outputs)
 
     def filled(block: re.Match[str]) -> str:
@@ -58,7 +58,7 @@ def with_outputs(text: str, outputs: list[str]) -> str:
 
 
 def images(page: Path) -> list[Path]:
-    """List the image files on the page."""
+    """Return the files of the images on the page."""
     return [page.parent / match["path"] for match in IMAGE.finditer(page.read_text())]
 
 

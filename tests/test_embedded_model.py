@@ -87,7 +87,7 @@ def test_img2img_and_inpaint_of_the_heart(model, heart):
 def test_it_composes_as_its_card_says(monkeypatch, skip):
     """Of 20 held-out scenes of each kind no fewer are right than one in 10,000 draws would give."""
     pytest.importorskip("torch")
-    from ldmref.training.data.emoji import FONT
+    from ldmref.datasets.emoji.font import FONT
 
     if not FONT.exists():
         skip("the emoji font", "needed by the oracle, is not installed")

@@ -1,5 +1,10 @@
-"""`ldmref bench`: ldmref beside its peers, in time and memory.
+"""`ldmref bench`: time and memory of ldmref and its peers.
 
-`cases` lists what is measured; `compare` runs a case on both sides, `peers` being the other one.
-`profile` looks at ldmref alone.
+cases.py          the rows, their models and inputs, and ldmref's side of each
+peers.py          the other side: diffusers, transformers, ONNX Runtime
+training.py       a training step on both sides
+compare.py        measures a row; child_process.py: processes whose memory or start is measured
+profile.py        ldmref alone: time by operation and layer, and growth of the cost
+machine.py        the machine of a measurement
+formatting.py     results as text, tables and plots
 """

@@ -46,11 +46,11 @@ class Workload:
     synchronize: Callable[[], None] = lambda: None  # wait for the device
 
     def output(self) -> np.ndarray:
-        """Run once; the result as float32."""
+        """Run once; return the result as float32."""
         return self.to_numpy(self.run())
 
     def seconds_per_call(self, repeat: int = 1) -> float:
-        """Mean seconds of `repeat` calls."""
+        """Return the mean seconds of `repeat` calls."""
         self.synchronize()
         start = time.perf_counter()
         for _ in range(repeat):
@@ -59,12 +59,12 @@ class Workload:
         return (time.perf_counter() - start) / repeat
 
     def repeats(self) -> int:
-        """Calls per round, by the duration of one call."""
+        """Return the calls per round, by the duration of one call."""
         return repeat_count(self.seconds_per_call())
 
 
 def repeat_count(seconds: float) -> int:
-    """Calls per round, for calls of this duration."""
+    """Return the calls per round, for calls of this duration."""
     return min(MAX_REPEATS, max(1, math.ceil(MIN_SECONDS / max(seconds, 1e-9))))
 
 
@@ -80,7 +80,7 @@ class CaseInputs:
 
 @dataclass(frozen=True)
 class BenchmarkCase:
-    """One comparison. Ratios are ldmref / peer: lower is better, 1 is a draw."""
+    """One comparison. A ratio is ldmref / peer: below 1, ldmref needs less."""
 
     name: str
     work: str  # key of WORK_TITLES
@@ -125,7 +125,7 @@ class BenchmarkCase:
         return {"text": ("text_encoder",), "image": all_networks}.get(self.work, (self.work,))
 
     def make_backend(self) -> Backend:
-        """The case's backend, at the case's `speed`.
+        """Return the case's backend, at the case's `speed`.
 
         Raises:
             BackendUnavailable: The backend cannot run on this machine.
@@ -133,11 +133,11 @@ class BenchmarkCase:
         return get_backend(self.backend, self.device, self.dtype, self.speed or None)
 
     def make_model(self, backend: Backend | None = None) -> LatentDiffusion:
-        """The case's model with seeded random weights, on `backend` or the case's own."""
+        """Return the case's model with seeded random weights, on `backend` or the case's own."""
         return random_model(self.model, backend=backend or self.make_backend())
 
     def make_inputs(self, model: LatentDiffusion, batch: int | None = None) -> CaseInputs:
-        """Seeded inputs; the default batch is 2 for the U-Net (guidance), else 1."""
+        """Return seeded inputs; the default batch is 2 for the U-Net (guidance), otherwise 1."""
         config = model.config
         normal = np.random.default_rng(SEED).standard_normal
         n = batch or (2 if self.work == "unet" else 1)
@@ -197,10 +197,10 @@ CASES = {row[0]: BenchmarkCase(*row[:5], **row[5]) for row in _CASES}
 
 
 def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> list[BenchmarkCase]:
-    """Cases by name or name prefix (`unet`, `memory`); without names, all of them.
+    """Return cases by name or name prefix (`unet`, `memory`); without names, all of them.
 
     Raises:
-        UsageError: unknown name, or none of the named cases runs on `backend`.
+        UsageError: A name is unknown, or none of the named cases runs on `backend`.
     """
     selected: dict[str, BenchmarkCase] = {}
     for name in names or CASES:
@@ -220,9 +220,9 @@ def select_cases(names: Sequence[str] = (), *, backend: str | None = None) -> li
 def resized(
     case: BenchmarkCase, *, quick: bool = False, size: int | None = None, steps: int | None = None
 ) -> BenchmarkCase:
-    """The case with another size or number of steps.
+    """Return the case with another size or number of steps.
 
-    `quick` takes the smallest model and image: it shows that both sides run; the timings mean
+    `quick` selects the smallest model and image, to show that both sides run; its timings mean
     nothing.
     """
     if quick and case.measured == "start":
@@ -233,7 +233,7 @@ def resized(
 
 
 def ldmref_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
-    """ldmref's side of a case, through the public methods of the model."""
+    """Return ldmref's side of a case, through the public methods of the model."""
     ops = model.backend
     latents = ops.asarray(inputs.latents)
     context = ops.asarray(inputs.context)
@@ -267,5 +267,5 @@ def ldmref_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInp
 
 
 def pixels(images: Sequence[Image.Image]) -> np.ndarray:
-    """Images as (n, H, W, 3) float32 in [0, 1]."""
+    """Convert images to (n, H, W, 3) float32 in [0, 1]."""
     return np.stack([np.asarray(image.convert("RGB"), np.float32) for image in images]) / 255

@@ -1,10 +1,10 @@
-"""Programs that `ldmref bench` starts as processes of their own.
+"""Programs that `ldmref bench` starts as separate processes.
 
     python -m ldmref.bench.child_process memory ours|theirs CASE MODEL_FOLDER OUTPUT.png
     python -P child_process.py diffusers FOLDER OUTPUT.png
 
 `diffusers` is timed from the start of its process. It imports nothing of ldmref, and this file
-nothing large at the top, so that each program pays for its own imports only.
+imports nothing large at the top, so the time of each program includes its own imports only.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def memory(side: str, case_json: str, folder: str, output: str) -> None:
 
 
 def reset_peak() -> int:
-    """Release freed memory and restart the kernel's peak counter; the bytes resident now.
+    """Release freed memory, restart the kernel's peak counter, and return the resident bytes.
 
     Kernels without a resettable counter report the peak of the whole process.
     """
@@ -64,7 +64,7 @@ def reset_peak() -> int:
 
 
 def resident_bytes(field: str) -> int:
-    """Resident memory in bytes: now ("VmRSS") or at its peak ("VmHWM")."""
+    """Return the resident memory in bytes: now ("VmRSS") or at its peak ("VmHWM")."""
     with contextlib.suppress(OSError):
         match = re.search(rf"{field}:\s+(\d+) kB", STATUS.read_text())
         if match:
@@ -78,7 +78,7 @@ def resident_bytes(field: str) -> int:
 def diffusers(folder: str, output: str) -> None:
     """Generate the image described by `folder` (see `compare.save_diffusers`).
 
-    The peer of `ldmref txt2img` with the embedded model: the same networks, token ids, noise,
+    It is the peer of `ldmref txt2img` with the embedded model: the same networks, token ids, noise,
     sampler and guidance.
     """
     import importlib

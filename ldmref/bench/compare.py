@@ -1,6 +1,6 @@
 """Run a case: check that both sides agree, and measure their time or memory in turn.
 
-Rounds alternate between ldmref and its peer, so that a disturbance of the machine affects both.
+Rounds alternate between ldmref and its peer, so a disturbance of the machine affects both.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ class PairedSamples:
 
     @property
     def ratios(self) -> list[float]:
-        """ours / theirs of each round."""
+        """Return ours / theirs of each round."""
         return [a / b for a, b in zip(self.ours, self.theirs, strict=True)]
 
     def to_dict(self) -> dict[str, Any]:
-        """All samples, their medians, and the median and range of the ratio."""
+        """Return all samples, their medians, and the median and range of the ratio."""
         ratios = self.ratios
         return {
             "ours": {"values": list(self.ours), "median": statistics.median(self.ours)},
@@ -87,7 +87,7 @@ def run_case(
 
 
 def _compare_time(case: BenchmarkCase, rounds: int, gemm_sizes: tuple[int, ...]) -> dict[str, Any]:
-    """Both sides in this process, sharing the weights where possible."""
+    """Measure both sides in this process; they share the weights if possible."""
     model = case.make_model()
     inputs = case.make_inputs(model)
     if case.work == "train":
@@ -109,7 +109,7 @@ def _compare_time(case: BenchmarkCase, rounds: int, gemm_sizes: tuple[int, ...])
 
 
 def _compare_processes(case: BenchmarkCase, rounds: int) -> dict[str, Any]:
-    """One process per side and round: the peak memory of each, or its duration.
+    """Measure the peak memory or the duration of one process per side and round.
 
     When durations are measured, a first round fills the file caches and is not counted.
     """
@@ -148,7 +148,7 @@ def save_model(case: BenchmarkCase, folder: Path) -> None:
 
 
 def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:
-    """Command line that generates the case's image by one side."""
+    """Return the command line that generates the case's image by one side."""
     model = str(folder / "model")
     output = str(folder / f"{side}.png")
     if case.measured == "memory":
@@ -184,7 +184,7 @@ def process_command(case: BenchmarkCase, side: str, folder: Path) -> list[str]:
 
 
 def read_image(folder: Path, side: str) -> np.ndarray:
-    """The last image of a side's process."""
+    """Return the last image of a side's process."""
     with Image.open(folder / f"{side}.png") as image:
         return pixels([image])
 
@@ -214,7 +214,7 @@ def save_diffusers(model: LatentDiffusion, folder: Path, case: BenchmarkCase) ->
 
 
 def run_process(argv: list[str]) -> tuple[float, str]:
-    """Seconds from start to end of a process, and its standard output.
+    """Return the seconds from start to end of a process, and its standard output.
 
     Raises:
         ResourceError: A signal killed the process.
@@ -233,7 +233,7 @@ def run_process(argv: list[str]) -> tuple[float, str]:
 
 
 def require_agreement(case: BenchmarkCase, ours: np.ndarray, theirs: np.ndarray) -> float:
-    """The relative error between the outputs.
+    """Return the relative error between the outputs.
 
     Raises:
         VerifyError: The error exceeds the case's tolerance.
@@ -250,7 +250,7 @@ def require_agreement(case: BenchmarkCase, ours: np.ndarray, theirs: np.ndarray)
 
 
 def relative_error(a: np.ndarray, b: np.ndarray) -> float:
-    """max |a - b| / max |b|; infinity if shapes differ or a value is not finite."""
+    """Return max |a - b| / max |b|; infinity if shapes differ or a value is not finite."""
     if a.shape != b.shape or not (np.isfinite(a).all() and np.isfinite(b).all()):
         return math.inf
     scale = float(np.abs(b).max(initial=0.0))
@@ -259,13 +259,13 @@ def relative_error(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def alternate(measure: Callable[[str], float], rounds: int, warm_up: int = 0) -> PairedSamples:
-    """`measure("ours")` and `measure("theirs")` in each round, after uncounted warm-up rounds."""
+    """Call `measure("ours")` and `measure("theirs")` in each round, after warm-up rounds."""
     samples = [(measure("ours"), measure("theirs")) for _ in range(warm_up + rounds)]
     return PairedSamples(*zip(*samples[warm_up:], strict=True))
 
 
 def time_alternately(ours: Workload, theirs: Workload, rounds: int) -> PairedSamples:
-    """Seconds per call of both sides, after one warm-up round.
+    """Return the seconds per call of both sides, after one warm-up round.
 
     A round repeats calls shorter than `MIN_SECONDS`, both sides equally often.
     """

@@ -20,7 +20,7 @@ TABLE_HEADER = (
 
 
 def verdict(result: Result) -> str:
-    """`aim` or `target`, whichever the median ratio reaches, else `above`."""
+    """Return `aim` or `target`, whichever the median ratio reaches, otherwise `above`."""
     median = result["ratio"]["median"]
     target = result["target"]
     if median <= result["aim"]:
@@ -29,7 +29,7 @@ def verdict(result: Result) -> str:
 
 
 def format_goals(target: float | None, aim: float) -> str:
-    """Target and aim in words.
+    """Format target and aim in words.
 
     >>> format_goals(0.85, 0.7), format_goals(None, 1)
     ('target 0.85, aim 0.70', 'aim 1.00')
@@ -38,7 +38,7 @@ def format_goals(target: float | None, aim: float) -> str:
 
 
 def format_quantity(value: float, unit: str) -> str:
-    """Seconds or bytes in a unit of suitable size.
+    """Format seconds or bytes in a unit of suitable size.
 
     >>> format_quantity(0.0123, "s"), format_quantity(3.5, "s"), format_quantity(2**30, "B")
     ('12.3 ms', '3.5 s', '1.00 GiB')
@@ -50,7 +50,7 @@ def format_quantity(value: float, unit: str) -> str:
 
 
 def format_result(result: Result) -> list[str]:
-    """The lines printed for a measured case."""
+    """Return the lines that are printed for a measured case."""
     ratio = result["ratio"]
     spread = f"{ratio['min']:.2f} to {ratio['max']:.2f}, {result['rounds']} rounds"
     goals = f"{format_goals(result['target'], result['aim'])}: {VERDICTS[verdict(result)]}"
@@ -75,7 +75,7 @@ def format_result(result: Result) -> list[str]:
 
 
 def format_profile(profile: Result, limit: int = 25) -> list[str]:
-    """Tables by kind, by kind and shape, and by layer; the last two of `limit` lines."""
+    """Return tables by kind, by kind and shape, and by layer; the last two of `limit` lines."""
     seconds = profile["seconds"]
     flops = profile["flops"]
     lines = [
@@ -97,7 +97,7 @@ def format_profile(profile: Result, limit: int = 25) -> list[str]:
 
 
 def format_scaling_point(point: Result) -> str:
-    """One line of `--grow`."""
+    """Format one line of `--grow`."""
     variable = point["what"]
     exponent = point["exponent"]
     seconds, low, high = (format_quantity(point[key], "s") for key in ("seconds", "min", "max"))
@@ -109,7 +109,7 @@ def format_scaling_point(point: Result) -> str:
 
 
 def markdown_table(cases: Iterable[BenchmarkCase], results: Mapping[str, Result]) -> str:
-    """The table of docs/performance.md: every case, measured or not."""
+    """Return the table of docs/performance.md: every case, measured or not."""
     lines: list[str] = [*TABLE_HEADER]
     for case in cases:
         target = "" if case.target is None else f"{case.target:.2f}"
@@ -184,7 +184,7 @@ def plot_scaling(points: Sequence[Result], path: Path, *, overwrite: bool = Fals
 def _bar_chart(
     names: Sequence[str], values: Sequence[float], errors: Sequence[Sequence[float]] | None = None
 ) -> tuple[Any, Any]:
-    """Figure and axes with one horizontal bar per name, from the top."""
+    """Make a figure and axes with one horizontal bar per name, from the top."""
     size = (8, 1 + 0.45 * len(names))
     figure = require_matplotlib().Figure(figsize=size, layout="constrained")
     axes = figure.subplots()

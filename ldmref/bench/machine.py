@@ -30,7 +30,7 @@ GEMM_SIZES = (1024, 2048)
 
 
 def machine_info() -> dict[str, Any]:
-    """Processor, threads of both sides, versions and environment variables; JSON-able."""
+    """Return processor, threads of both sides, versions and environment variables, for JSON."""
     torch = sys.modules.get("torch")
     versions = {"python": platform.python_version(), "ldmref": __version__}
     return {
@@ -47,7 +47,7 @@ def machine_info() -> dict[str, Any]:
 
 
 def openblas_overrides(environment: Mapping[str, str] | None = None) -> str:
-    """Variables that replace what OpenBLAS detects of the processor; "" if none is set.
+    """Return the variables that override OpenBLAS' detection of the processor; "" if none is set.
 
     >>> openblas_overrides({"OPENBLAS_CORETYPE": "Haswell", "OMP_NUM_THREADS": "2"})
     'OPENBLAS_CORETYPE=Haswell'
@@ -57,7 +57,7 @@ def openblas_overrides(environment: Mapping[str, str] | None = None) -> str:
 
 
 def installed_versions(names: Sequence[str]) -> dict[str, str]:
-    """Versions of those distributions that are installed."""
+    """Return the versions of the distributions that are installed."""
     versions = {}
     for name in names:
         with contextlib.suppress(metadata.PackageNotFoundError):
@@ -66,7 +66,7 @@ def installed_versions(names: Sequence[str]) -> dict[str, str]:
 
 
 def cpu_model() -> str:
-    """The processor's name."""
+    """Return the processor's name."""
     with contextlib.suppress(OSError):
         match = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
         if match:
@@ -75,13 +75,13 @@ def cpu_model() -> str:
 
 
 def available_cpus() -> int:
-    """Number of processors this process may use."""
+    """Return the number of processors that this process may use."""
     affinity = getattr(os, "sched_getaffinity", None)
     return len(affinity(0)) if affinity else os.cpu_count() or 1
 
 
 def thread_count(backend: str) -> int:
-    """Number of threads ldmref uses on a backend; for torch, torch must be imported."""
+    """Return the number of threads that ldmref uses on a backend; for torch, import it before."""
     return sys.modules["torch"].get_num_threads() if backend == "torch" else threads.count()
 
 
@@ -99,7 +99,7 @@ def require_disk_space(folder: Path, size: int) -> None:
 
 
 def gemm_peaks(dtype: str, device: str, sizes: Sequence[int] = GEMM_SIZES) -> dict[str, float]:
-    """Peak GFLOP/s of matrix products per library that supports dtype and device.
+    """Return the peak GFLOP/s of matrix products per library that supports dtype and device.
 
     NumPy computes float32 and float64 on the CPU; torch is measured if it has been imported.
     """
@@ -115,7 +115,7 @@ def gemm_peaks(dtype: str, device: str, sizes: Sequence[int] = GEMM_SIZES) -> di
 def gemm_peak(
     make_product: Callable[[int], Callable[[], object]], sizes: Sequence[int], repeat: int = 3
 ) -> float:
-    """Highest GFLOP/s of square matrix products; `make_product(n)` is one of n x n matrices."""
+    """Return the highest GFLOP/s of `make_product(n)`, products of n x n matrices."""
     peak = 0.0
     for n in sizes:
         product = make_product(n)

@@ -84,7 +84,7 @@ def require_peer(case: BenchmarkCase) -> None:
 
 
 def peer_workload(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> Workload:
-    """The peer's side of a case, with the weights of `model`.
+    """Return the peer's side of a case, with the weights of `model`.
 
     Raises:
         BackendUnavailable: The peer is not installed.
@@ -141,7 +141,7 @@ def _on_one_thread(workload: Workload) -> Workload:
 
 
 def peer_network(name: str, model: LatentDiffusion) -> Any:
-    """A network of diffusers or transformers; on the CPU it shares the weights' memory."""
+    """Return a network of diffusers or transformers; on the CPU it shares the weights' memory."""
     torch = import_peer("torch")
     config = model.config
     if name == "text_encoder":
@@ -167,7 +167,7 @@ def peer_network(name: str, model: LatentDiffusion) -> Any:
 
 
 def _unet(config: UNetConfig) -> tuple[Any, dict[str, Any]]:
-    """diffusers' class, and the arguments that its configuration names differently."""
+    """Return diffusers' class, and the arguments that its configuration names differently."""
     down = ["CrossAttnDownBlock2D" if a else "DownBlock2D" for a in config.attention_levels]
     return import_peer("diffusers").UNet2DConditionModel, {
         "down_block_types": down,
@@ -193,7 +193,7 @@ def _construct(kind: Callable[..., Any], config: object, **arguments: Any) -> An
 def pipeline(
     case: BenchmarkCase, config: ModelConfig, networks: dict[str, Any], latents: Any, token_ids: Any
 ) -> Callable[[], list[Image.Image]]:
-    """One image by `StableDiffusionPipeline` with DDIM."""
+    """Return a function that generates one image by `StableDiffusionPipeline` with DDIM."""
     diffusers = import_peer("diffusers")
     fields = ("beta_schedule", "beta_start", "beta_end", "steps_offset")
     betas = {field: getattr(config.scheduler, field) for field in fields}
@@ -221,7 +221,7 @@ def pipeline(
 
 
 def onnx_unet(case: BenchmarkCase, unet: Any, inputs: CaseInputs) -> Callable[[], np.ndarray]:
-    """One step of a `UNet2DConditionModel` by ONNX Runtime with its default options.
+    """Return a function that runs a `UNet2DConditionModel` by ONNX Runtime with default options.
 
     It runs on as many threads as ldmref on the case's backend. The exported file is deleted once
     the session has read it.
@@ -244,7 +244,7 @@ def onnx_unet(case: BenchmarkCase, unet: Any, inputs: CaseInputs) -> Callable[[]
 
 
 def export_onnx(unet: Any, arrays: tuple[np.ndarray, ...], file: Path) -> None:
-    """Export the U-Net for inputs of these shapes; its weights go into a file beside `file`."""
+    """Export the U-Net for inputs of these shapes; its weights are written next to `file`."""
     torch = import_peer("torch")
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # warns of missing torchvision
     with warnings.catch_warnings():

@@ -29,7 +29,7 @@ SMALL_SCALING_VALUES = {"resolution": (16, 32, 64), "batch": (1, 2, 4), "steps":
 
 @dataclass(frozen=True)
 class ProfileLine:
-    """Operations of one kind, of one kind and `shapes` (else ""), or of one layer."""
+    """The time of operations of one kind, of one kind and `shapes`, or of one layer."""
 
     name: str
     shapes: str
@@ -72,16 +72,16 @@ def profile_case(case: BenchmarkCase) -> dict[str, Any]:
 def trace(
     model: LatentDiffusion, layer_of: Mapping[int, str] | None = None
 ) -> tuple[LatentDiffusion, list[Record]]:
-    """The same model on a recording backend, and the list that its operations are added to."""
+    """Return the model on a recording backend, and the list to which its operations are added."""
     traced = copy.copy(model)
     traced.backend = backend = TracedBackend(model.backend, layer_of=layer_of)
     return traced, backend.records
 
 
 def count_flops(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> int:
-    """Operations of convolutions (in direct form), linear layers and attention.
+    """Count the operations of convolutions (in direct form), linear layers and attention.
 
-    Of a training step, those of the U-Net: the backward pass takes twice those of the forward one.
+    For a training step these are the U-Net's; the backward pass has twice those of the forward one.
     """
     if case.work == "train":
         inputs = case.make_inputs(model, TRAINING_BATCH)
@@ -92,7 +92,7 @@ def count_flops(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs)
 
 
 def layer_names(model: LatentDiffusion, networks: Sequence[str]) -> dict[int, str]:
-    """Layer name in the checkpoint (`down_blocks.0.resnets.0.conv1`) by the parameter's `id`.
+    """Return layer names of the checkpoint (`down_blocks.0.resnets.0.conv1`) by a parameter's `id`.
 
     The network's name is prepended if there are several networks.
     """
@@ -104,7 +104,7 @@ def layer_names(model: LatentDiffusion, networks: Sequence[str]) -> dict[int, st
 
 
 def assign_layers(records: Sequence[Record]) -> list[Record]:
-    """Give operations without parameters the innermost module around them.
+    """Assign operations without parameters to the innermost module around them.
 
     That module contains the layers before and after: attention runs between `attn1.to_v` and
     `attn1.to_out.0`, so it belongs to `attn1`.
@@ -129,7 +129,7 @@ def _common_module(a: str, b: str) -> str:
 def group_records(
     records: Iterable[Record], total: float, key: Callable[[Record], tuple[str, str]]
 ) -> list[ProfileLine]:
-    """One line per (name, shapes) key, in order of decreasing time, and `other` up to `total`."""
+    """Return a line per (name, shapes), in order of decreasing time, and `other` up to `total`."""
     groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         groups.setdefault(key(record), []).append(record)
@@ -144,7 +144,7 @@ def group_records(
 
 
 def format_shapes(record: Record) -> str:
-    """Shapes of input, weight and output.
+    """Format the shapes of input, weight and output.
 
     >>> format_shapes(Record(0, "linear", ((2, 9, 6), (8, 6), (8,)), (2, 9, 8), 0.1, 1728))
     '2x9x6 * 8x6 -> 2x9x8'
@@ -204,6 +204,6 @@ def measure_scaling(
 
 
 def time_workload(workload: Workload, rounds: int) -> list[float]:
-    """Seconds per call in each round, after one warm-up call."""
+    """Return the seconds per call in each round, after one warm-up call."""
     repeat = workload.repeats()
     return [workload.seconds_per_call(repeat) for _ in range(rounds)]

@@ -1,8 +1,8 @@
 """One training step of the denoiser: ldmref's trainer, and a plain loop over `torch.nn.Module`s.
 
-Both sides draw the same batches with the same functions, and end a step with clipping, AdamW and a
-moving average. The networks are diffusers' U-Net and transformers' text encoder on the other side,
-under autocast in bfloat16.
+Both sides sample the same batches with the same functions, and end a step with clipping, AdamW and
+a moving average. The peer's networks are diffusers' U-Net and transformers' text encoder, in
+bfloat16 under autocast.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from ldmref.bench.peers import peer_network
 from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, flatten, tree_map, unflatten
-from ldmref.training.diffusion import Condition, DiffusionBatches, diffusion_trainer
-from ldmref.training.latents import Latents, NoisyLatents
-from ldmref.training.loss import FULL_BATCH
-from ldmref.training.recipe import Budget, DiffusionStage, OptimizerConfig
+from ldmref.training.batches import FULL_BATCH
+from ldmref.training.diffusion.latents import Latents, NoisyLatents
+from ldmref.training.diffusion.stage import Condition, DiffusionBatches, diffusion_trainer
+from ldmref.training.recipes.schema import Budget, DiffusionStage, OptimizerConfig
 
 IMAGES = 256
 STEPS = 10**6
@@ -35,7 +35,7 @@ Outcome = tuple[float, Mapping[str, torch.Tensor]]  # the loss, and the U-Net's 
 
 
 def training_workloads(case: BenchmarkCase, model: LatentDiffusion) -> tuple[Workload, Workload]:
-    """Both sides, on the weights of `model`; a call is one step."""
+    """Return both sides with the weights of `model`; a call is one step."""
     ops = TorchBackend(case.device, case.dtype)
     shape = (2, IMAGES, *model.latent_shape(case.size, case.size))
     moments = np.random.default_rng(SEED).standard_normal(shape, np.float32)
@@ -61,7 +61,7 @@ def _copy(ops: TorchBackend, x: Array) -> np.ndarray:
 def module_step(
     case: BenchmarkCase, model: LatentDiffusion, batches: DiffusionBatches
 ) -> Callable[[], Outcome]:
-    """The peer's step, as it is usually written."""
+    """Return the peer's step, as it is usually written."""
     networks = [
         peer_network(name, model).to(case.device).train().requires_grad_(True) for name in NETWORKS
     ]
@@ -103,7 +103,7 @@ def module_step(
 
 
 def _outcome(outcome: Outcome) -> np.ndarray:
-    """The loss, and the U-Net's clipped gradients, relative to the largest of these."""
+    """Return the loss, and the U-Net's clipped gradients relative to the largest of them."""
     loss, parameters = outcome
     gradients = [x.grad for _, x in sorted(parameters.items()) if x.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])

@@ -1,4 +1,4 @@
-"""`ldmref bench`: time and memory of ldmref beside its peers, profiles, and scaling."""
+"""`ldmref bench`: time and memory of ldmref and its peers, profiles, and scaling."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
-from ldmref.bench import formatting
-from ldmref.bench.cases import CASES, WORK_TITLES, BenchmarkCase, resized, select_cases
 from ldmref.cli.progress import one_line, say
 from ldmref.errors import BackendUnavailable, OutputError, UsageError, VerifyError
-from ldmref.models.presets import preset
+
+if TYPE_CHECKING:
+    from ldmref.bench.cases import BenchmarkCase
 
 SCHEMA = 1
 option = click.option
@@ -54,18 +54,21 @@ def bench(
     """Compare ldmref with diffusers, transformers, torch.compile and ONNX Runtime.
 
     ROW is the name of a row or its first part, such as unet or memory; the default is every row
-    that can run here. Both sides run in turn, on the same weights; if their outputs differ, the row
-    is refused. Ratios are ldmref / peer: below 1, ldmref needs less. Exit code 4 if two sides
-    differ, 5 if nothing could run. Full rows take minutes and gigabytes of memory.
+    that can run here. The two programs take turns, with the same weights; if their outputs differ,
+    the row is not measured. A ratio is ldmref / peer: below 1, ldmref needs less. The exit code is
+    4 if outputs differ, 5 if nothing could run. Full rows take minutes and gigabytes of memory.
     """
+    from ldmref.bench import formatting
+    from ldmref.bench.cases import resized, select_cases
+
     if profile and grow:
-        raise UsageError("--profile and --grow are two runs", code="E-USAGE")
+        raise UsageError("--profile and --grow exclude each other", code="E-USAGE")
     if model and not (profile or grow):
         raise UsageError("--model needs --profile or --grow: rows have their own", code="E-USAGE")
     if list_rows:
         for case in select_cases(names, backend=backend):
             goals = formatting.format_goals(case.target, case.aim)
-            click.echo(f"{case.name:<24}{case.backend} beside {case.peer_title}, {goals}")
+            click.echo(f"{case.name:<24}{case.backend} against {case.peer_title}, {goals}")
             click.echo(f"  {case.title}")
         return
     from ldmref.bench.machine import openblas_overrides
@@ -79,6 +82,8 @@ def bench(
         case = _single_case(names, backend)
         case = resized(replace(case, measured="time"), quick=quick, size=size, steps=steps)
         if model:
+            from ldmref.models.presets import preset
+
             case = replace(case, model=model, size=size or preset(model).defaults.width)
         _scaling(case, grow, rounds, files) if grow else _profile(case, files)
     else:
@@ -88,7 +93,9 @@ def bench(
 
 
 def _single_case(names: Sequence[str], backend: str | None) -> BenchmarkCase:
-    """The case for --profile or --grow; by default the U-Net at 512 pixels."""
+    """Return the case for --profile or --grow; by default the U-Net at 512 pixels."""
+    from ldmref.bench.cases import CASES
+
     if len(names) > 1 or (names and names[0] not in CASES):
         raise UsageError("--profile and --grow take one row", code="E-ROW", hint="see --list")
     case = CASES[names[0] if names else "unet-numpy-64"]
@@ -99,7 +106,8 @@ def _single_case(names: Sequence[str], backend: str | None) -> BenchmarkCase:
 
 
 def _compare(cases: list[BenchmarkCase], quick: bool, rounds: int, files: _OutputFiles) -> None:
-    """Measure the cases, and report those that cannot run or whose sides differ."""
+    """Measure the cases, and report those that cannot run or whose outputs differ."""
+    from ldmref.bench import formatting
     from ldmref.bench.compare import run_case
     from ldmref.bench.machine import GEMM_SIZES
 
@@ -134,6 +142,8 @@ def _compare(cases: list[BenchmarkCase], quick: bool, rounds: int, files: _Outpu
 
 
 def _profile(case: BenchmarkCase, files: _OutputFiles) -> None:
+    """Profile one case."""
+    from ldmref.bench import formatting
     from ldmref.bench.profile import profile_case
 
     result = profile_case(case)
@@ -142,6 +152,9 @@ def _profile(case: BenchmarkCase, files: _OutputFiles) -> None:
 
 
 def _scaling(case: BenchmarkCase, variable: str, rounds: int, files: _OutputFiles) -> None:
+    """Measure how the cost of one case grows."""
+    from ldmref.bench import formatting
+    from ldmref.bench.cases import WORK_TITLES
     from ldmref.bench.profile import SCALING_VALUES, SMALL_SCALING_VALUES, measure_scaling
 
     values = (SCALING_VALUES if case.model == "sd15" else SMALL_SCALING_VALUES)[variable]
@@ -173,7 +186,9 @@ class _OutputFiles:
                     code="E-FORMAT",
                     hint="a plot's name ends in .png, .svg or .pdf",
                 )
-            formatting.require_matplotlib()
+            from ldmref.bench.formatting import require_matplotlib
+
+            require_matplotlib()
 
     def write(self, report: dict[str, Any], plot: Callable[..., None], data: Any) -> None:
         """Write `report` with time and machine to the JSON file, and plot `data` unless empty."""

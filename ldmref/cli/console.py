@@ -14,7 +14,7 @@ from ldmref.backends import Backend
 from ldmref.cli.messages import rewrite_as_flags
 from ldmref.cli.output import Output
 from ldmref.cli.preview import LivePreview
-from ldmref.cli.progress import Progress, duration, one_line, say
+from ldmref.cli.progress import ProgressBar, duration, one_line, say
 from ldmref.config import Settings
 from ldmref.errors import Cancelled, LdmrefError
 from ldmref.models.model import LatentDiffusion
@@ -51,7 +51,7 @@ class Console:
         self.finished = 0
         self.saved: list[str] = []
         self._warned: set[str] = set()
-        self.bar = Progress("none" if self.quiet else flags["progress"])
+        self.bar = ProgressBar("none" if self.quiet else flags["progress"])
         self._last = time.monotonic()
 
     def settings(self, configured: Settings, model: str, backend: Backend) -> None:

@@ -7,7 +7,14 @@ from typing import Any
 
 import click
 
-from ldmref.cli.train import require_images, run_stoppable, say_once, source, without_none
+from ldmref.cli.train import (
+    DATA_HELP,
+    require_images,
+    run_stoppable,
+    say_once,
+    source,
+    without_none,
+)
 from ldmref.errors import UsageError
 
 option = click.option
@@ -15,55 +22,60 @@ option = click.option
 
 @click.command()
 @click.argument("recipe", required=False, default="lora")
-@option("--base", metavar="MODEL", help="What is fine-tuned, as -m of txt2img; default: emoji.")
-@option("--data", metavar="emoji|scenes|FOLDER", help="Captioned images.")
+@option("--base", metavar="MODEL", help="The model to fine-tune. Default: emoji.")
+@option("--data", metavar="NAME|FOLDER", help=DATA_HELP)
 @option(
     "-o",
     "--output",
     metavar="FOLDER",
-    help="Resumed if it contains checkpoints; default: runs/ and the recipe's name.",
+    help="Training resumes if it contains checkpoints. Default: runs/ and the recipe's name.",
 )
 @option(
     "--rank",
     type=click.IntRange(1, 1024),
-    help="LoRA: the rank; default: 32 for a small base such as emoji, 8 for Stable Diffusion.",
+    help="LoRA: rank. Default: 32 for a small base such as emoji, 8 for Stable Diffusion.",
 )
-@option("--alpha", type=click.FloatRange(0, min_open=True), help="LoRA: alpha; default: the rank.")
+@option("--alpha", type=click.FloatRange(0, min_open=True), help="LoRA: alpha. Default: the rank.")
 @option(
     "--target",
     "targets",
     multiple=True,
     metavar="NAME",
-    help="LoRA: attention, feed_forward, "
-    "projections, convolutions or text; may be repeated; default: all for a small base, "
-    "attention for Stable Diffusion.",
+    help="LoRA: layers to change, attention, feed_forward, projections, convolutions or text; may "
+    "be repeated. Default: all for a small base, attention for Stable Diffusion.",
 )
-@option("--word", help="Textual inversion: the new word; default: <new>.")
+@option("--word", help="Textual inversion: the new word. Default: <new>.")
 @option("--initial", metavar="WORD", help="Textual inversion: the known word to start from.")
-@option("--vectors", type=click.IntRange(1, 64), help="Textual inversion: how many; default: 1.")
-@option("--size", type=int, help="Pixels; default: the model's.")
+@option(
+    "--vectors",
+    type=click.IntRange(1, 64),
+    help="Textual inversion: vectors of the word. Default: 1.",
+)
+@option("--size", type=int, help="Width and height in pixels. Default: the model's.")
 @option("--steps", type=click.IntRange(1), help="Training steps.")
 @option("--batch", type=click.IntRange(1), help="Images per step.")
 @option(
     "--lr",
     type=click.FloatRange(0, 1, min_open=True),
-    help="Learning rate; default: by method and base, 1e-4 for a LoRA of Stable Diffusion.",
+    help="Learning rate. Default: by method and base, 1e-4 for a LoRA of Stable Diffusion.",
 )
-@option("--seed", type=click.IntRange(0), help="Default: 0.")
-@option("--device", metavar="NAME", help="cpu or cuda; default: cpu.")
-@option("--dtype", type=click.Choice(["float32", "bfloat16", "auto"]), help="Default: float32.")
-@option("--accept-changes", is_flag=True, help="Resume although settings or images changed.")
+@option("--seed", type=click.IntRange(0), help="Seed of the training. Default: 0.")
+@option("--device", metavar="NAME", help="cpu or cuda. Default: cpu.")
+@option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "auto"]),
+    help="Type of activations; auto: bfloat16 if the device computes in it. Default: float32.",
+)
+@option("--accept-changes", is_flag=True, help="Resume even if settings or images changed.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any) -> None:
     """Learn a LoRA or a new word from captioned images, or fine-tune a whole model.
 
-    RECIPE is a TOML file with every setting, or the name of one that comes with ldmref: lora (the
-    default), textual-inversion or full; flags replace its values. Ctrl-C saves a checkpoint; repeat
+    RECIPE is a TOML file of settings, or the name of a recipe that ldmref ships: lora (the
+    default), textual-inversion or full. Flags replace its values. Ctrl-C saves a checkpoint; repeat
     the command to resume.
     """
-    from ldmref.training.finetune.recipe import FineTuneRecipe
-    from ldmref.training.finetune.run import fine_tune
-    from ldmref.training.recipe_file import read_recipe
+    from ldmref.training import FineTuneRecipe, fine_tune, read_recipe
 
     settings = read_recipe(recipe, overrides(flags))
     if not isinstance(settings, FineTuneRecipe):
@@ -79,7 +91,7 @@ def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any
 
 
 COMMANDS = (finetune,)
-OWN_FLAGS = {  # method -> its recipe, and the flags that no other method has
+METHOD_FLAGS = {  # method -> its recipe, and the flags that only this method has
     "lora": ("lora", {"rank": "--rank", "alpha": "--alpha", "targets": "--target"}),
     "textual_inversion": (
         "textual-inversion", {"word": "--word", "initial": "--initial", "vectors": "--vectors"},
@@ -88,12 +100,12 @@ OWN_FLAGS = {  # method -> its recipe, and the flags that no other method has
 
 
 def require_own_flags(method: str, flags: dict[str, Any]) -> None:
-    """Refuse the flags of another method, which would have no effect.
+    """Refuse flags of another method, which would have no effect.
 
     Raises:
-        UsageError: names the first of them, and the recipe that it belongs to.
+        UsageError: Such a flag is given; the hint names its recipe.
     """
-    for owner, (recipe, names) in OWN_FLAGS.items():
+    for owner, (recipe, names) in METHOD_FLAGS.items():
         for name, flag in names.items():
             if owner != method and flags[name] not in (None, ()):
                 message = f"{flag} has no effect: the method is {method}"
@@ -102,7 +114,7 @@ def require_own_flags(method: str, flags: dict[str, Any]) -> None:
 
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's tables with the values of the flags that are there."""
+    """Return the recipe's tables with the values of the given flags."""
     alpha = flags["alpha"] or flags["rank"]
     tables = {
         **{name: flags[name] for name in ("base", "seed", "device", "dtype")},

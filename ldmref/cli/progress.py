@@ -12,15 +12,15 @@ from types import FrameType
 
 import click
 
+from ldmref.errors import duration as duration
 from ldmref.errors import one_line as one_line
-from ldmref.training.progress import duration as duration
 
 STYLES = ("auto", "bar", "plain", "none")
 _WIDTH = 24
 
 
 def say(text: str, end: str = "\n") -> None:
-    """Print one line on stderr; one that cannot be written stops nothing."""
+    """Print one line on stderr; ignore it if it cannot be written."""
     with suppress(OSError):
         click.echo(text + end, err=True, nl=False)
 
@@ -41,7 +41,7 @@ class Stop(threading.Event):
 
 @contextmanager
 def stopping() -> Iterator[Stop]:
-    """In this context a first SIGINT or SIGTERM sets the event, a second raises `Stopped`."""
+    """Yield an event that a first SIGINT or SIGTERM sets; a second one raises `Stopped`."""
     stop = Stop()
 
     def handle(number: int, frame: FrameType | None) -> None:
@@ -61,8 +61,8 @@ def stopping() -> Iterator[Stop]:
             signal.signal(number, handler)
 
 
-class Progress:
-    """Progress as a bar that redraws itself (`bar`), as lines (`plain`), or not at all (`none`)."""
+class ProgressBar:
+    """Progress as a bar on one line (`bar`), as lines (`plain`), or not at all (`none`)."""
 
     def __init__(self, style: str = "auto"):
         self.style = style

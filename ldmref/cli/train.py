@@ -14,58 +14,64 @@ from ldmref.cli.progress import one_line, say, stopping
 from ldmref.errors import Cancelled, UsageError
 
 if TYPE_CHECKING:
-    from ldmref.training.progress import Progress
+    from ldmref.training.monitor.progress import TrainingProgress
 
 option = click.option
+DATA_HELP = "emoji, scenes, another installed data set, or a folder of captioned images."
 
 
 @click.command()
 @click.argument("recipe", required=False)
 @option(
     "--data",
-    metavar="emoji|scenes|FOLDER",
-    help="The emoji font, scenes of it, or captioned images.",
+    metavar="NAME|FOLDER",
+    help=DATA_HELP,
 )
 @option(
     "-o",
     "--output",
     metavar="FOLDER",
-    help="Resumed if it contains checkpoints; default: runs/ and the recipe's name.",
+    help="Training resumes if it contains checkpoints. Default: runs/ and the recipe's name.",
 )
 @option(
-    "--preset", type=click.Choice(["emoji", "emoji-128", "tiny"]), help="Networks; default: emoji."
+    "--preset", type=click.Choice(["emoji", "emoji-128", "tiny"]), help="Networks. Default: emoji."
 )
-@option("--size", type=int, help="Pixels; default: the preset's.")
+@option("--size", type=int, help="Width and height in pixels. Default: the preset's.")
 @option("--autoencoder-steps", type=click.IntRange(1), help="Autoencoder: training steps.")
 @option("--steps", type=click.IntRange(1), help="Denoiser: training steps.")
 @option("--autoencoder-batch", type=click.IntRange(1), help="Autoencoder: images per step.")
 @option("--batch", type=click.IntRange(1), help="Denoiser: images per step.")
 @option("--lr", type=float, help="Learning rate of both stages.")
-@option("--seed", type=click.IntRange(0), help="Default: 0.")
-@option("--device", metavar="NAME", help="cpu or cuda; default: cpu.")
-@option("--dtype", type=click.Choice(["float32", "bfloat16", "auto"]), help="Default: float32.")
+@option("--seed", type=click.IntRange(0), help="Seed of the training. Default: 0.")
+@option("--device", metavar="NAME", help="cpu or cuda. Default: cpu.")
+@option(
+    "--dtype",
+    type=click.Choice(["float32", "bfloat16", "auto"]),
+    help="Type of activations; auto: bfloat16 if the device computes in it. Default: float32.",
+)
 @option(
     "--checkpoint-seconds",
     type=click.FloatRange(0),
     metavar="X",
-    help="Save every X seconds; 0: not by time; default: 30.",
+    help="Save every X seconds; 0: not by time. Default: 30.",
 )
 @option(
     "--checkpoint-steps",
     type=click.IntRange(0),
     metavar="N",
-    help="Save every N steps; default: 0, not by step.",
+    help="Save every N steps; 0: not by step. Default: 0.",
 )
-@option("--accept-changes", is_flag=True, help="Resume although settings or images changed.")
+@option("--accept-changes", is_flag=True, help="Resume even if settings or images changed.")
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def train(recipe: str | None, output: str | None, accept_changes: bool, **flags: Any) -> None:
     """Train an autoencoder, then a denoiser, on captioned images.
 
-    RECIPE is a TOML file with every setting, or the name of one that comes with ldmref (tiny,
-    emoji-128, images, ...); flags replace its values. Without one, give --data and -o.
+    RECIPE is a TOML file of settings, or the name of a recipe that ldmref ships (tiny, emoji-128,
+    images, ...); flags replace its values. Without a recipe, --data and -o are required.
 
-    Captions of a folder come from metadata.jsonl, metadata.csv or a .txt file beside each image,
-    else from the file names. Ctrl-C saves a checkpoint; repeat the command to resume.
+    The captions of a folder are read from metadata.jsonl, metadata.csv or a .txt file for each
+    image; otherwise the file names are the captions. Ctrl-C saves a checkpoint; repeat the command
+    to resume.
     """
     for name, value in (("data", flags["data"]), ("output", output)):
         if recipe is None and value is None:
@@ -75,18 +81,17 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
     if lr is not None and not (math.isfinite(lr) and 0 < lr <= 1):
         raise UsageError(f"--lr must be above 0 and at most 1, not {lr!r}", code="E-LR")
 
-    from ldmref.training import run
-    from ldmref.training.recipe import Recipe
-    from ldmref.training.recipe_file import read_recipe
+    from ldmref.training import Recipe, read_recipe
+    from ldmref.training import train as train_recipe
 
     settings = read_recipe(recipe, overrides(flags))
     if not isinstance(settings, Recipe):
-        message = f"{recipe!r} is the recipe of a fine-tuning: it has a base"
+        message = f"{recipe!r} is a recipe of fine-tuning: it has a base"
         raise UsageError(message, code="E-RECIPE", hint=f"ldmref finetune {recipe}")
     require_trained(settings.stages, flags)
     require_images(settings.data.source)
     folder = Path(output or Path("runs", Path(recipe or "").stem))
-    model = run_stoppable(run.train, settings, folder, accept_changes)
+    model = run_stoppable(train_recipe, settings, folder, accept_changes)
     if settings.stages == ("autoencoder",):
         say_once(f"the autoencoder is ready: --vae {model} of a model that it fits")
     else:
@@ -105,8 +110,8 @@ def run_stoppable(
             return function(
                 settings,
                 folder,
-                report=report,
-                say=lambda line: say(one_line(line)),
+                on_progress=report,
+                log=lambda line: say(one_line(line)),
                 cancel=stop,
                 accept_changes=accept_changes,
             )
@@ -116,13 +121,13 @@ def run_stoppable(
 
 
 def say_once(line: str) -> None:
-    """Print a line, of the processes that `torchrun` has started the first alone."""
+    """Print a line in the first of the processes that `torchrun` has started."""
     if os.environ.get("RANK", "0") == "0":
         say(one_line(line))
 
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:
-    """The recipe's tables with the values of the flags that are there."""
+    """Return the recipe's tables with the values of the given flags."""
     rate = {"learning_rate": flags["lr"]}
     tables = {
         **{name: flags[name] for name in ("seed", "device", "dtype")},
@@ -145,15 +150,17 @@ def overrides(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def source(data: str | None) -> str | None:
-    """The data source of a flag: folders are relative to the working folder."""
-    return data if data in (None, "emoji", "scenes") else str(Path(data).absolute())
+    """Return the data source of a flag: a data set's name, or the absolute path of a folder."""
+    from ldmref.datasets.registry import is_dataset
+
+    return data if data is None or is_dataset(data) else str(Path(data).absolute())
 
 
 def require_trained(stages: tuple[str, ...], flags: dict[str, Any]) -> None:
-    """Refuse the denoiser's flags where none is trained: they would have no effect.
+    """Refuse the denoiser's flags if no denoiser is trained: they would have no effect.
 
     Raises:
-        UsageError: names the flag, and the one for the autoencoder.
+        UsageError: Such a flag is given; the hint names the flag of the autoencoder.
     """
     for name in ("steps", "batch"):
         if "diffusion" not in stages and flags[name] is not None:
@@ -163,18 +170,19 @@ def require_trained(stages: tuple[str, ...], flags: dict[str, Any]) -> None:
 
 
 def require_images(source: str) -> None:
-    """Refuse, without --data, a recipe of ldmref that leaves the folder of images open."""
-    from ldmref.training.recipe_file import SHIPPED
+    """Refuse a shipped recipe that does not name its images if --data is missing."""
+    from ldmref.training.recipes.file import SHIPPED
 
     if Path(source).parent == SHIPPED:
         raise UsageError("option --data is missing", code="E-USAGE", hint="a folder of images")
 
 
 def without_none(tables: dict[str, Any]) -> dict[str, Any]:
+    """Return nested tables without values of None and without empty tables."""
     kept = {k: without_none(v) if isinstance(v, dict) else v for k, v in tables.items()}
     return {k: v for k, v in kept.items() if v is not None and v != {}}
 
 
-def report(progress: Progress) -> None:
-    """One line on stderr."""
+def report(progress: TrainingProgress) -> None:
+    """Print the progress on stderr."""
     say(str(progress))

@@ -72,9 +72,9 @@ def _load_tokenizer(path: Path, length: int) -> PromptTokenizer:
 
 def list_scene_words() -> dict[str, Any]:
     """Return the words of scenes, grouped by meaning, and the emoji with their names."""
-    from ldmref.training.data import captions  # slow to import
-    from ldmref.training.data.colours import BACKGROUNDS, COLOURS
-    from ldmref.training.data.nouns import nouns
+    from ldmref.datasets.emoji import captions  # slow to import
+    from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS
+    from ldmref.datasets.emoji.nouns import nouns
 
     phrases = [*captions.BESIDE_PHRASES, *captions.ABOVE_PHRASES]
     joining = [" ".join(phrase.replace("{0}", "").replace("{1}", "").split()) for phrase in phrases]

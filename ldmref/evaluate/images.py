@@ -1,4 +1,4 @@
-"""The autoencoder and the likelihood on images of a data set."""
+"""Reconstruction by the autoencoder, and likelihood, of images of a data set."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ldmref.evaluate.estimate import estimate
+from ldmref.evaluate.intervals import estimate
 from ldmref.evaluate.likelihood import chain_bound, flow_nats, sum_per_example
 from ldmref.evaluate.predictions import host_denoiser, predictor
 from ldmref.evaluate.report import Section
@@ -20,14 +20,14 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.text import encode_conditioning
 from ldmref.samplers.schedule import sampling_sigmas, training_alphas_cumprod
 
-SHORTEST_SIDE = 11  # of images for SSIM
-HALF_BIN = 1.0 / 255.0  # of bytes as numbers in [-1, 1]
+SHORTEST_SIDE = 11  # pixels, the smallest for SSIM
+HALF_BIN = 1.0 / 255.0  # half the distance of two byte values in [-1, 1]
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Images (n, 3, H, W) in [-1, 1], the posterior of their latents, unscaled, a sample z of it,
-    and the decoded sample; float64 on the host."""
+    """Images (n, 3, H, W) in [-1, 1], mean and log-variance of their unscaled latents, a sample z
+    of the latents, and the decoded sample; float64 on the host."""
 
     x: np.ndarray
     mean: np.ndarray
@@ -39,7 +39,7 @@ class Encoded:
 def encode_images(
     model: LatentDiffusion, images: np.ndarray, rng: np.random.Generator, batch: int
 ) -> Encoded:
-    """images: (n, 3, H, W) uint8."""
+    """Encode images (n, 3, H, W) uint8, sample their latents and decode the samples."""
     ops = model.backend
     config = model.config.vae
     columns = []
@@ -55,7 +55,7 @@ def encode_images(
 
 
 def reconstruction(e: Encoded) -> Section:
-    """PSNR and SSIM of decoded samples, cut to [-1, 1] as images are."""
+    """Measure PSNR and SSIM of decoded samples, clipped to [-1, 1] like images."""
     section = Section("Reconstruction", "of a sample of the latents' posterior", len(e.x))
     decoded = np.clip(e.decoded, -1.0, 1.0)
     section.add("PSNR", estimate(psnr(e.x, decoded)), "dB")
@@ -76,9 +76,16 @@ def likelihood(
     flow: tuple[int, int],
     batch: int,
 ) -> Section:
-    """The two bounds on -log p(x), term by term, and the flow's exact -log p(z) in the second.
+    """Measure two bounds on -log p(x), term by term, and the flow's exact -log p(z).
 
-    `flow`: of how many images, and in how many steps of integration.
+    Args:
+        model: The model.
+        e: The encoded images.
+        prompts: A prompt for each image; "" for the unconditional likelihood.
+        rng: Generator of timesteps, noise and probes.
+        timesteps: Timesteps per image at which terms of the chain's bound are computed.
+        flow: Number of images for the exact likelihood, and number of integration steps.
+        batch: Images that are computed at once.
     """
     note = "bits per dimension of 8-bit pixels; +- is the 95 % confidence interval of the mean"
     section = Section("Likelihood", note, len(e.x))
@@ -90,7 +97,7 @@ def likelihood(
 
     decoder = decoder_nats(e)
     kl = sum_per_example(kl_standard_normal(e.mean, e.logvar))
-    # of scaled latents, which the diffusion model is a model of
+    # of scaled latents, whose distribution the diffusion model learns
     scaled_logvar = e.logvar + 2.0 * np.log(scale)
     kl_scaled = sum_per_example(kl_standard_normal(scale * e.mean, scaled_logvar))
     entropy = sum_per_example(normal_entropy(scaled_logvar))
@@ -136,9 +143,9 @@ def likelihood(
 
 
 def decoder_nats(e: Encoded) -> np.ndarray:
-    """-log p(x|z) of bytes under a Gaussian around the decoded sample, cut into 256 bins, (n,).
+    """Return -log p(x|z) of bytes under a Gaussian around the decoded sample in 256 bins, (n,).
 
-    Its one variance is the mean squared error of these images, at least that of rounding.
+    Its variance is the mean squared error of all these images, at least the variance of rounding.
     """
     variance = max(float(np.mean((e.x - e.decoded) ** 2)), HALF_BIN**2 / 3.0)
     logvar = np.full_like(e.x, np.log(variance))

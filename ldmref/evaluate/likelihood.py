@@ -1,7 +1,7 @@
 """The likelihood of data under a diffusion model: the chain's bound, and the flow's exact one.
 
-Both are of clean data (n, ...) in the coordinates in which the model diffuses. They need of the
-model its predictions only, so that they run on an analytic one, too.
+Both take clean data (n, ...) in the coordinates in which the model diffuses. They use only the
+model's predictions, so they can also be computed for an analytic model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from ldmref.math.snr import log_snr
 from ldmref.math.variational import normal_log_density
 from ldmref.samplers.loop import Denoiser
 
-# (xt, t) -> the prediction of x0 and, where the variance is learned, v of `learned_range_logvar`
+# (xt, t) -> the prediction of x0 and, if the variance is learned, v of `learned_range_logvar`
 Predict = Callable[[np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 
 
@@ -31,23 +31,25 @@ def chain_bound(
     timesteps: int,
     rng: np.random.Generator,
 ) -> dict[str, np.ndarray]:
-    r"""Unbiased estimates of the terms of the variational bound on -log p(x0), for each example.
+    r"""Return unbiased estimates of the terms of the variational bound on -log p(x0).
 
     .. math:: -\log p(x_0) \le L_T + \sum_{t=1}^{T-1} E[\text{term}_t] + L_0
 
-    The sum is estimated from `timesteps` of its terms, weighted by their inverse probability: one
-    from each of as many strata of log-SNR, in equal shares of which its terms are of equal size. p
-    is the density of the ancestral chain over all T training timesteps.
+    The sum is estimated from `timesteps` of its terms, weighted by their inverse probability. They
+    are stratified in log-SNR, because terms are of about equal size per unit of log-SNR. p is the
+    density of the ancestral chain over all T training timesteps.
 
     Args:
-        x0: clean data, (n, ...).
-        alphas_cumprod: (T,) float64.
-        predict: of x_t in variance-preserving scale, and timesteps (n,) counted from 0.
-        variance_type: of the reverse steps, see `bound_term`.
-        timesteps: >= 1; T - 1 or more takes each term once.
+        x0: Clean data, (n, ...).
+        alphas_cumprod: Products of alphas by timestep, (T,) float64.
+        predict: `predict(xt, t)` with x_t in variance-preserving scale and timesteps (n,) counted
+            from 0.
+        variance_type: Variance of the reverse steps, see `bound_term`.
+        timesteps: Number of terms, >= 1; with T - 1 or more each term is computed once.
+        rng: Generator of timesteps and noise.
 
     Returns:
-        nats, (n,) each: "prior" L_T, "denoising", "first step" L_0.
+        Nats for each example, (n,): "prior" L_T, "denoising", "first step" L_0.
     """
     n = len(x0)
     total = len(alphas_cumprod) - 1
@@ -83,27 +85,29 @@ def flow_nats(
     rng: np.random.Generator,
     derivative: Derivative,
 ) -> np.ndarray:
-    r"""-log p(x0) under the probability flow of a denoiser, nats per example.
+    r"""Return -log p(x0) under the probability flow of a denoiser, nats per example.
 
     The flow is integrated by RK4 in even steps of log sigma, from the lowest to the highest sigma,
-    where x is taken to be N(0, 1 + sigma^2). p is the density of data with noise of the lowest.
+    at which x is assumed to be N(0, 1 + sigma^2). p is the density of data with noise of the lowest
+    sigma.
 
     Args:
-        x0: (n, ...), in float32 for networks in float32.
-        denoise: `denoise(x, sigma) -> x0`, x = x0 + sigma eps.
-        sigmas: the lowest and the highest.
-        steps: of the integration; each takes 4 (1 + 2 probes) evaluations.
-        probes: of the Skilling-Hutchinson estimate, signs; the same at all times.
-        derivative: J v, `ldmref.math.directional_derivative` or better.
+        x0: Clean data, (n, ...), in float32 for networks in float32.
+        denoise: `denoise(x, sigma) -> x0` with x = x0 + sigma eps.
+        sigmas: The lowest and the highest sigma.
+        steps: Integration steps; each takes 4 (1 + 2 probes) evaluations.
+        probes: Random sign vectors of the Skilling-Hutchinson estimate, the same at all times.
+        rng: Generator of the probes.
+        derivative: The product J v, such as `ldmref.math.directional_derivative`.
 
     Returns:
-        (n,) float64; unbiased but for the error of integration and of `derivative`.
+        (n,) float64; unbiased except for the errors of integration and of `derivative`.
     """
     velocity = sigma_flow(denoise)
     signs = (2.0 * rng.integers(0, 2, (probes, *x0.shape)) - 1.0).astype(x0.dtype)
     low, high = sigmas
 
-    # in s = log sigma: dx/ds = sigma dx/dsigma, and the divergence likewise
+    # in s = log sigma: dx/ds = sigma dx/dsigma, and the same for the divergence
     def field(x: np.ndarray, s: float) -> np.ndarray:
         return math.exp(s) * velocity(x, math.exp(s))
 
@@ -120,5 +124,5 @@ def flow_nats(
 
 
 def sum_per_example(x: np.ndarray) -> np.ndarray:
-    """The sum over the elements of each example, (n,) float64."""
+    """Return the sum over the elements of each example, (n,) float64."""
     return x.reshape(len(x), -1).sum(axis=1, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""A loaded model's predictions on host arrays, as the likelihoods take them."""
+"""A loaded model as functions of host arrays, for the likelihoods."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from ldmref.samplers.schedule import sampling_sigmas, timesteps_at, training_alp
 
 
 def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:
-    """The network as `predict(xt, t) -> (x0, v)`, in float64 on the host."""
+    """Return the network as `predict(xt, t) -> (x0, v)`, in float64 on the host."""
     ops = model.backend
     config = model.config
     alphas_cumprod = training_alphas_cumprod(config.scheduler)
@@ -34,7 +34,7 @@ def predictor(model: LatentDiffusion, conditioning: Conditioning) -> Predict:
 
 
 def host_denoiser(model: LatentDiffusion, conditioning: Conditioning) -> Denoiser:
-    """The network as `denoise(x, sigma) -> x0`, without guidance, from and to host arrays."""
+    """Return the network as `denoise(x, sigma) -> x0` of host arrays, without guidance."""
     ops = model.backend
     table = sampling_sigmas(model.config.scheduler)
     denoise = model_denoiser(

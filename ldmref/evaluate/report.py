@@ -1,4 +1,4 @@
-"""Measurements: rows with a value, its confidence interval and its unit, in sections."""
+"""Sections of measurements: each has a value, its confidence interval and its unit."""
 
 from __future__ import annotations
 
@@ -6,17 +6,17 @@ import math
 from dataclasses import dataclass, field
 from typing import Any
 
-from ldmref.evaluate.estimate import Estimate
+from ldmref.evaluate.intervals import IntervalEstimate
 
-SAME = 1e-9  # relative difference of the two sides of an interval that counts as none
+SAME = 1e-9  # relative difference below which the two sides of an interval are equal
 
 
 @dataclass(frozen=True)
-class Row:
-    """One measurement.
+class Measurement:
+    """One measured number.
 
-    `interval`: the ends of its 95 % confidence interval, or None. `count`: the number of images
-    that it was measured on.
+    `interval`: the ends of its 95 % confidence interval, or None. `count`: the number of images on
+    which it was measured.
     """
 
     name: str
@@ -28,24 +28,24 @@ class Row:
 
 @dataclass
 class Section:
-    """Measurements of `count` images that belong together, and a sentence about them."""
+    """A group of measurements of `count` images, with a title and a note."""
 
     title: str
     note: str
     count: int
-    rows: list[Row] = field(default_factory=list)
+    rows: list[Measurement] = field(default_factory=list)
 
-    def add(self, name: str, value: Estimate | float, unit: str = "") -> None:
-        """Append a row."""
-        if isinstance(value, Estimate):
+    def add(self, name: str, value: IntervalEstimate | float, unit: str = "") -> None:
+        """Append a measurement."""
+        if isinstance(value, IntervalEstimate):
             interval = None if math.isnan(value.low) else (value.low, value.high)
-            self.rows.append(Row(name, value.mean, interval, unit, value.images))
+            self.rows.append(Measurement(name, value.mean, interval, unit, value.images))
         else:
-            self.rows.append(Row(name, float(value), None, unit, self.count))
+            self.rows.append(Measurement(name, float(value), None, unit, self.count))
 
 
 def to_lines(sections: list[Section]) -> list[str]:
-    """Return a readable table; rows of fewer images than their section say so."""
+    """Return lines of text; a measurement on fewer images than its section says so."""
     lines = []
     for section in sections:
         images = f"{section.count} images"
@@ -59,7 +59,7 @@ def to_lines(sections: list[Section]) -> list[str]:
     return lines
 
 
-def _interval(row: Row) -> str:
+def _interval(row: Measurement) -> str:
     """Format " +- half the width", or both ends if the value is not in the middle."""
     if row.interval is None:
         return ""
@@ -72,7 +72,7 @@ def _interval(row: Row) -> str:
 
 
 def to_dict(sections: list[Section]) -> dict[str, Any]:
-    """Return the same for JSON, by title and name; values that are not finite are None."""
+    """Return the measurements for JSON, by title and name; values that are not finite are None."""
     return {
         section.title: {
             row.name: {

@@ -1,4 +1,4 @@
-"""All figures of a model on a data set."""
+"""All metrics of a model on a data set."""
 
 from __future__ import annotations
 
@@ -10,25 +10,30 @@ import numpy as np
 from PIL import Image
 
 from ldmref import modes
+from ldmref.datasets import Dataset
 from ldmref.errors import InputError, UsageError
 from ldmref.evaluate.images import encode_images, likelihood, reconstruction
 from ldmref.evaluate.report import Section
 from ldmref.evaluate.samples import NAME, distances, latent_features, retrieval, thumbnails
 from ldmref.io.classifier import FILE, load_classifier
 from ldmref.models.model import LatentDiffusion
-from ldmref.training.data import Dataset
 
-TRIES = 20  # captions generated for an image, to find one that no other has
+TRIES = 20  # captions of an image among which a unique one is searched
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How much is measured.
+class EvaluationSettings:
+    """The amount of computation of `evaluate`.
 
-    `images`: of the data, at random. `timesteps`: per image, of the sum in the bound.
-    `flow_images`, `flow_steps`: of the exact likelihood; 0 images leave it out. `samples`:
-    images that the model draws; 0 leaves out distances and retrieval. `conditional`: the
-    likelihood given the captions, in place of that without a prompt.
+    Args:
+        images: Random images of the data that are measured.
+        timesteps: Timesteps per image at which terms of the bound are computed.
+        flow_images: Images whose exact likelihood is computed; 0: none.
+        flow_steps: Integration steps of the exact likelihood.
+        samples: Images that the model generates; 0 or 1: no distances and no retrieval.
+        conditional: Whether the likelihood is conditional on the captions.
+        seed: Seed of the choice of images and of all random numbers.
+        batch: Images that are computed at once.
     """
 
     images: int = 64
@@ -44,47 +49,61 @@ class Settings:
 def evaluate(
     model: LatentDiffusion,
     data: Dataset,
-    settings: Settings,
+    settings: EvaluationSettings,
     folder: Path | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    log: Callable[[str], None] = lambda line: None,
 ) -> list[Section]:
-    """Measure a model on images of its size.
+    """Measure a model on images: reconstruction, likelihood, distances of samples, retrieval.
 
     Args:
-        folder: of the model, which may hold a classifier.
-        say: called with a line about what is measured next, and about what is left out.
+        model: The model, such as `ldmref.load(path)` returns.
+        data: Images of the model's size, such as `ldmref.training.load_dataset` returns.
+        settings: How much is measured.
+        folder: The model's folder. If it contains a classifier, distances are measured in the
+            classifier's features; without one they are left out.
+        log: Called with a line about what is measured next, or is left out.
+
+    Returns:
+        Sections of measurements; `to_lines` and `to_dict` format them.
 
     Raises:
-        UsageError: a model that needs an image as input.
-        InputError: a single image.
+        UsageError: The model needs an image as input.
+        InputError: The data is a single image, or has classes that the model does not have.
+
+    >>> import ldmref
+    >>> from ldmref.evaluate import EvaluationSettings, evaluate, to_lines
+    >>> from ldmref.training import DataConfig, load_dataset
+    >>> data = load_dataset(DataConfig("photos", size=128))  # doctest: +SKIP
+    >>> sections = evaluate(ldmref.load(), data, EvaluationSettings(16))  # doctest: +SKIP
+    >>> print(*to_lines(sections), sep="\\n")  # doctest: +SKIP
     """
     if model.config.image_channels:
-        message = f"{model.config.name!r} draws from a given image: there are no figures for it"
+        message = f"{model.config.name!r} needs an image as input and cannot be evaluated"
         raise UsageError(message, code="E-MODE")
     if len(data.images) < 2:
-        raise InputError("an interval needs two images, there is one", code="E-DATA")
+        raise InputError("a confidence interval needs at least two images", code="E-DATA")
     rng = np.random.default_rng(settings.seed)
     most = min(max(settings.images, settings.samples), len(data.images))
     indices = rng.choice(len(data.images), most, replace=False, p=data.weights / data.weights.sum())
     number = min(settings.images, most)
     images = np.asarray(data.images[indices])
-    say(f"reconstruction of {number} images")
+    log(f"reconstruction of {number} images")
     encoded = encode_images(model, images[:number], rng, settings.batch)
     sections = [reconstruction(encoded)]
     prompts = _prompts(model, data, indices, rng)
     if np.isfinite(encoded.logvar).all():
-        say(f"likelihood of {number} images")
+        log(f"likelihood of {number} images")
         texts = prompts[:number] if settings.conditional else [""] * number
         flow = settings.flow_images, settings.flow_steps
         sections.append(
             likelihood(model, encoded, texts, rng, settings.timesteps, flow, settings.batch)
         )
     else:
-        say("no likelihood: latents without a density, as of a VQ autoencoder")
+        log("no likelihood: latents of a VQ autoencoder do not have a density")
     if settings.samples > 1:
         count = min(settings.samples, most)
-        say(f"{count} samples")
-        sections += _samples(model, images[:count], prompts[:count], settings, folder, say)
+        log(f"{count} samples")
+        sections += _samples(model, images[:count], prompts[:count], settings, folder, log)
     return sections
 
 
@@ -92,11 +111,11 @@ def _samples(
     model: LatentDiffusion,
     images: np.ndarray,
     prompts: list[str],
-    settings: Settings,
+    settings: EvaluationSettings,
     folder: Path | None,
-    say: Callable[[str], None],
+    log: Callable[[str], None],
 ) -> list[Section]:
-    """Draw an image for each prompt, and compare them with those of the data."""
+    """Generate an image for each prompt, and compare them with the images of the data."""
     generated = modes.txt2img(model, prompts, seed=settings.seed, batch_size=settings.batch)
     rng = np.random.default_rng(settings.seed)
     if folder is not None and (folder / FILE).is_file():
@@ -110,7 +129,7 @@ def _samples(
         sections = [distances(real, ours, NAME)]
         name = f"features of {NAME}"
     else:
-        say(f"no distances: the model has no {FILE}")
+        log(f"no distances: the model has no {FILE}")
         originals = [Image.fromarray(image.transpose(1, 2, 0)) for image in images]
         real = thumbnails(originals)
         ours = thumbnails(generated.images)
@@ -119,14 +138,14 @@ def _samples(
     if len(set(prompts)) == len(prompts):
         sections.append(retrieval(real, ours, name))
     else:
-        say("no retrieval: several images have the same caption")
+        log("no retrieval: several images have the same caption")
     return sections
 
 
 def _prompts(
     model: LatentDiffusion, data: Dataset, indices: np.ndarray, rng: np.random.Generator
 ) -> list[str]:
-    """A prompt for each image: a caption, if possible one that no other has; its class; or ""."""
+    """Return a prompt for each image: a caption, unique if possible; its class; or ""."""
     kind = model.config.text_encoder.model_type
     if kind == "none":
         return [""] * len(indices)
@@ -140,7 +159,8 @@ def _prompts(
 
 
 def _class(model: LatentDiffusion, name: str) -> str:
+    """Check that the model knows a class, and return it."""
     if name not in model.config.text_encoder.class_names:
-        message = f"the model knows no class {name!r}"
+        message = f"the model does not know the class {name!r}"
         raise InputError(message, code="E-CLASS", hint="evaluate it on data with its classes")
     return name

@@ -1,4 +1,4 @@
-"""Drawn images against those of the data: distances of features, and retrieval by prompt."""
+"""Generated images compared with images of the data: feature distances, retrieval by prompt."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import numpy as np
 from PIL import Image
 
 from ldmref.backends.base import Backend
-from ldmref.evaluate.estimate import proportion
+from ldmref.evaluate.intervals import proportion
 from ldmref.evaluate.report import Section
 from ldmref.math.evaluation import frechet_distance, kernel_distance
 from ldmref.models.classifier import ClassifierConfig, classifier_features
 from ldmref.models.params import Params, tree_map
 
-THUMBNAIL = 16  # pixels, without a classifier
+THUMBNAIL = 16  # pixels, for retrieval without a classifier
 NAME = "ldmref's own classifier"
 
 
 def latent_features(
     ops: Backend, classifier: tuple[ClassifierConfig, Params], latents: np.ndarray, batch: int
 ) -> np.ndarray:
-    """The classifier's features of clean, scaled latents (n, c, h, w), (n, d) float64."""
+    """Return the classifier's features (n, d) float64 of clean, scaled latents (n, c, h, w)."""
     config = classifier[0]
     params = tree_map(ops.asarray, classifier[1])
     rows = []
@@ -32,14 +32,14 @@ def latent_features(
 
 
 def thumbnails(images: list[Image.Image]) -> np.ndarray:
-    """Box averages of 16 x 16 pixels, (n, 768) float64."""
+    """Return images as box averages of 16 x 16 pixels, (n, 768) float64."""
     size = (THUMBNAIL, THUMBNAIL)
     small = [np.asarray(image.resize(size, Image.Resampling.BOX)) for image in images]
     return np.stack(small).reshape(len(images), -1).astype(np.float64)
 
 
 def distances(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
-    """Frechet and kernel distance of two sets of features, (n, d) each."""
+    """Measure the Frechet and kernel distances of two sets of features, (n, d) each."""
     section = Section(
         "Distances of samples", f"on features of {name}: neither FID nor KID", len(generated)
     )
@@ -50,7 +50,7 @@ def distances(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
 
 
 def retrieval(real: np.ndarray, generated: np.ndarray, name: str) -> Section:
-    """How often the image that a prompt comes from is nearest to what is generated for it."""
+    """Measure how often a generated image is nearest to the image of its prompt."""
     note = f"the prompt's own image among {len(real)}, by {name}"
     section = Section("Prompt retrieval", note, len(real))
     squares = (((real - z) ** 2).sum(axis=1) for z in generated)

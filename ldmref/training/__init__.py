@@ -1,0 +1,78 @@
+"""Training: autoencoders, denoisers and classifiers from images, and fine-tuning of models.
+
+`train` follows a recipe. Each call below is one level down:
+
+run.py          `train`: check the recipe, read the images, lock the folder
+pipeline.py     `train_stages`: the stages in their order, each on the result of the one before it
+stage.py        `train_stage`: one stage, resumed from its checkpoint, saved and shown while it runs
+trainer.py      `Trainer`: one parameter tree, its optimizers and its moving average, step by step
+
+autoencoder/    the loss of a first stage, term by term; its network for perceptual features
+diffusion/      the denoiser's loss, the encoded images, and the classifier of noisy latents
+finetune/       `fine_tune`: LoRA, textual inversion, full fine-tuning
+recipes/        the settings as dataclasses, their TOML files, and the recipes that ldmref ships
+monitor/        progress lines, metrics.jsonl, plots and preview images
+setup.py        checks before the start, the images, the folder and its lock
+batches.py      the random batches of a step, which may be computed in equal parts
+loss.py         the loss of a step, and the error if it is not finite
+optimizers.py   AdamW and Muon (muon.py), and the learning rates
+checkpoint.py   checkpoint files; resume.py: whether a training may continue from them
+classes.py      the classes of the images
+distributed.py  several processes: gradients averaged, parameters replicated or sharded
+
+The data sets are in `ldmref.datasets`. The names in `__all__` are public and follow the deprecation
+policy; everything else in this package may change in any version. Importing it loads no library;
+PyTorch is loaded by the functions that need it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ldmref.datasets.config import DataConfig
+    from ldmref.datasets.loading import load_dataset
+    from ldmref.training.finetune.recipe import FineTuneRecipe
+    from ldmref.training.finetune.run import fine_tune
+    from ldmref.training.monitor.progress import TrainingProgress
+    from ldmref.training.recipes.file import read_recipe, to_toml
+    from ldmref.training.recipes.schema import Recipe
+    from ldmref.training.run import train
+
+_MODULES = {
+    "DataConfig": "ldmref.datasets.config",
+    "FineTuneRecipe": "ldmref.training.finetune.recipe",
+    "Recipe": "ldmref.training.recipes.schema",
+    "TrainingProgress": "ldmref.training.monitor.progress",
+    "fine_tune": "ldmref.training.finetune.run",
+    "load_dataset": "ldmref.datasets.loading",
+    "read_recipe": "ldmref.training.recipes.file",
+    "to_toml": "ldmref.training.recipes.file",
+    "train": "ldmref.training.run",
+}
+
+__all__ = [
+    "DataConfig",
+    "FineTuneRecipe",
+    "Recipe",
+    "TrainingProgress",
+    "fine_tune",
+    "load_dataset",
+    "read_recipe",
+    "to_toml",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name at its first use."""
+    from importlib import import_module
+
+    if name in _MODULES:
+        return getattr(import_module(_MODULES[name]), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    """Return the public names, loaded or not, for completion."""
+    return sorted({*__all__, *(name for name in globals() if name.startswith("__"))})

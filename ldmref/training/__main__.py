@@ -1,4 +1,4 @@
-"""`torchrun --nproc-per-node 2 -m ldmref.training recipe.toml`: `ldmref train` on two processes."""
+"""Run `ldmref train` on two processes: `torchrun --nproc-per-node 2 -m ldmref.training FILE`."""
 
 import sys
 

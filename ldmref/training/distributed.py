@@ -1,9 +1,9 @@
 """One training on several processes, which PyTorch calls ranks; `torchrun` starts them.
 
-Every rank computes its part of each batch, and the gradients are averaged: the step of one process.
-With DistributedDataParallel (Li et al. 2020, arXiv:2006.15704) each rank holds the whole network;
-with FSDP2, for what does not fit, parameters, averages and optimizer states are sharded (Zhao et
-al. 2023, arXiv:2304.11277). The first rank alone writes files and reports.
+Every rank computes its part of each batch, and the gradients are averaged, so the step equals that
+of a single process. With DistributedDataParallel (Li et al. 2020, arXiv:2006.15704) each rank has
+the whole network. FSDP2 shards parameters, averages and optimizer states of networks that do not
+fit (Zhao et al. 2023, arXiv:2304.11277). Only the first rank writes files and reports.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from torch.distributed.fsdp import FSDPModule, fully_shard
 from torch.distributed.tensor import DTensor, distribute_tensor
 from torch.nn.parallel import DistributedDataParallel
 
-TIMEOUT = timedelta(hours=24)  # the others wait while the first rank encodes all images
+TIMEOUT = timedelta(hours=24)  # the other ranks wait while the first one encodes all images
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,9 +29,9 @@ T = TypeVar("T")
 
 @contextlib.contextmanager
 def process_group(device: str) -> Iterator[str]:
-    """The group of ranks that `torchrun` describes in the environment; yields this rank's device.
+    """Join the ranks that `torchrun` describes in the environment; yield this rank's device.
 
-    Without that description there is one rank, and no group.
+    Without that description there is one rank and no group.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) == 1 or dist.is_initialized():
         yield device
@@ -46,23 +46,23 @@ def process_group(device: str) -> Iterator[str]:
     finally:
         dist.destroy_process_group()
         # PyTorch's threads for the group end with the last reference to it, which its own caches
-        # may hold. To drop a tensor they take the GIL, and abort if the interpreter is closing
-        # (pytorch/pytorch#190489): this frees what is free, and lets them have the GIL before that.
+        # may hold. To release a tensor they take the GIL, and abort if the interpreter is closing
+        # (pytorch/pytorch#190489). Collecting garbage here lets them take the GIL before that.
         gc.collect()
 
 
 def ranks() -> int:
-    """The number of ranks."""
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
-    """The number of this rank, from 0."""
+    """Return the number of this rank, from 0."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def any_rank(flag: bool, device: str) -> bool:
-    """Whether the flag is set on any rank; every rank must call this."""
+    """Return whether the flag is set on any rank; every rank must call this."""
     if ranks() == 1:
         return flag
     flags = torch.tensor(float(flag), device=device)
@@ -70,16 +70,16 @@ def any_rank(flag: bool, device: str) -> bool:
     return bool(flags)
 
 
-def of_all_ranks(value: T) -> list[T]:
-    """The value of each rank; every rank must call this."""
+def gather_from_ranks(value: T) -> list[T]:
+    """Return the value of each rank; every rank must call this."""
     values = [value] * ranks()
     if ranks() > 1:
         dist.all_gather_object(values, value)
     return values
 
 
-def mean_of_ranks(x: torch.Tensor) -> torch.Tensor:
-    """The mean of a tensor over the ranks."""
+def average_over_ranks(x: torch.Tensor) -> torch.Tensor:
+    """Return the mean of a tensor over the ranks; every rank must call this."""
     if ranks() == 1:
         return x
     total = x.detach().clone()
@@ -96,13 +96,13 @@ def on_first_rank(function: Callable[P, Any], *args: P.args, **kwargs: P.kwargs)
 
 
 def by_first_rank(function: Callable[[T], None]) -> Callable[[T], None]:
-    """The function on the first rank, and nothing on the others."""
+    """Return the function on the first rank, and one that does nothing on the others."""
     return function if rank() == 0 else lambda argument: None
 
 
 @contextlib.contextmanager
 def first_rank_first() -> Iterator[None]:
-    """Run the block on the first rank, then on all others, which find the files that it wrote."""
+    """Run the block on the first rank, then on the others, which find the files that it wrote."""
     if rank() > 0:
         dist.barrier()
     try:
@@ -113,7 +113,7 @@ def first_rank_first() -> Iterator[None]:
 
 
 class Network(torch.nn.Module):
-    """Parameters as a module whose forward is a function of them: what PyTorch distributes."""
+    """Parameters as a module whose forward is a function of them, which PyTorch can distribute."""
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], function: Callable[..., Any]):
         super().__init__()
@@ -122,17 +122,18 @@ class Network(torch.nn.Module):
         self.weights = torch.nn.ParameterList(parameters.values())
 
     def named(self) -> dict[str, torch.nn.Parameter]:
-        """The parameters by name: those of this rank, or within `forward` all of them."""
+        """Return the parameters by name: this rank's shards, or within `forward` all of them."""
         return dict(zip(self.names, self.weights, strict=True))
 
     def forward(self, *args: Any) -> Any:
+        """Call the function with the parameters."""
         return self.function(self.named(), *args)
 
 
 def parallelized(network: Network, shard: bool, unused: bool) -> torch.nn.Module:
-    """The module to call instead of the network, so that gradients are averaged over the ranks.
+    """Return the module to call instead of the network, which averages gradients over the ranks.
 
-    `unused`: some parameters have no gradient in some steps, which PyTorch has to look for.
+    `unused`: some parameters have no gradient in some steps, which PyTorch has to search for.
     """
     if ranks() == 1:
         return network
@@ -144,7 +145,7 @@ def parallelized(network: Network, shard: bool, unused: bool) -> torch.nn.Module
 
 @contextlib.contextmanager
 def averaging(module: torch.nn.Module, now: bool) -> Iterator[None]:
-    """Average the gradients of this backward pass over the ranks now, or with a later one."""
+    """Average the gradients of a backward pass over the ranks now, or with those of a later one."""
     if isinstance(module, FSDPModule):
         module.set_requires_gradient_sync(now)
     if isinstance(module, DistributedDataParallel) and not now:
@@ -155,12 +156,12 @@ def averaging(module: torch.nn.Module, now: bool) -> Iterator[None]:
 
 
 def full_tensor(x: torch.Tensor) -> torch.Tensor:
-    """A tensor that is not sharded; every rank must call this."""
+    """Return the tensor unsharded; every rank must call this."""
     return x.full_tensor() if isinstance(x, DTensor) else x
 
 
 def sharded_like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
-    """A tensor that every rank has in full, sharded as `other` is, on its device."""
+    """Return a tensor that every rank has in full, sharded like `other` and on its device."""
     x = x.to(other.device)
     if isinstance(other, DTensor) and x.shape == other.shape:
         return distribute_tensor(x, other.device_mesh, other.placements, src_data_rank=None)
@@ -168,5 +169,5 @@ def sharded_like(x: torch.Tensor, other: torch.Tensor) -> torch.Tensor:
 
 
 def local_shard(x: torch.Tensor) -> torch.Tensor:
-    """This rank's part of a tensor."""
+    """Return this rank's part of a tensor."""
     return x.to_local() if isinstance(x, DTensor) else x

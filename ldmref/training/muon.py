@@ -9,26 +9,26 @@ import torch
 
 from ldmref.training.distributed import full_tensor, sharded_like
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # of Jordan et al.: steepest at 0, not convergent
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)  # Jordan et al.: steepest at 0, not convergent
 STEPS = 5
 EPSILON = 1e-7
-RMS = 0.2  # of the updates of AdamW (Liu et al. 2025, arXiv:2502.16982, eq. 4)
+RMS = 0.2  # root mean square of AdamW's updates (Liu et al. 2025, arXiv:2502.16982, eq. 4)
 
 
 class Muon(torch.optim.Optimizer):
     """Muon with Nesterov momentum, whose updates have the root mean square of AdamW's.
 
-    In bfloat16 it is, but for rounding, `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"`,
-    which knows no other dtype; processors that emulate it take longer over that than over the
-    network. Matrices of one shape are orthogonalised together: most are small. Where parameters are
-    sharded, every rank orthogonalises whole matrices.
+    In bfloat16 it equals `torch.optim.Muon` with `adjust_lr_fn="match_rms_adamw"` up to rounding.
+    That class has no other dtype, and a processor that emulates bfloat16 needs more time for it
+    than for the network. Matrices of one shape are orthogonalised together, because most are small.
+    If parameters are sharded, every rank orthogonalises whole matrices.
 
     Args:
-        params: matrices.
-        lr: learning rate.
-        weight_decay: decoupled, as AdamW's.
-        momentum: the decay of the average of the gradients.
-        dtype: of the matrices while they are orthogonalised.
+        params: The trained matrices.
+        lr: Learning rate.
+        weight_decay: Decoupled weight decay, as in AdamW.
+        momentum: Decay of the moving average of the gradients.
+        dtype: Floating-point type of the matrices while they are orthogonalised.
     """
 
     def __init__(
@@ -45,6 +45,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
+        """Update all parameters that have a gradient."""
         for group in self.param_groups:
             lr = group["lr"]
             decay = group["weight_decay"]
@@ -56,7 +57,7 @@ class Muon(torch.optim.Optimizer):
                     p.add_(sharded_like(update, p), alpha=-lr * RMS * math.sqrt(max(shape)))
 
     def _nesterov(self, p: torch.Tensor) -> torch.Tensor:
-        """The gradient of p, moved towards its moving average."""
+        """Return the gradient of p, moved towards its moving average."""
         assert p.grad is not None
         state = self.state[p]
         if not state:
@@ -66,7 +67,7 @@ class Muon(torch.optim.Optimizer):
 
 
 def _by_shape(params: Iterable[torch.Tensor]) -> dict[torch.Size, list[torch.Tensor]]:
-    """Those with a gradient, by shape."""
+    """Group the parameters that have gradients by shape."""
     shapes: dict[torch.Size, list[torch.Tensor]] = {}
     for p in params:
         if p.grad is not None:
@@ -75,11 +76,12 @@ def _by_shape(params: Iterable[torch.Tensor]) -> dict[torch.Size, list[torch.Ten
 
 
 def orthogonalized(g: torch.Tensor) -> torch.Tensor:
-    """U S' V^T of each matrix g = U S V^T, (k, m, n); singular values S' between 0.68 and 1.14.
+    """Return U S' V^T for each matrix g = U S V^T, (k, m, n), with S' between 0.68 and 1.14.
 
-    Five Newton-Schulz steps x <- q x with q = a + b x x^T + c (x x^T)^2, from x = g / |g|. Wide
-    matrices, as those of convolutions, take these steps on x x^T <- q (x x^T) q alone and are
-    multiplied by the product of all q at the end, unless bfloat16 is too coarse for that.
+    It is computed by five Newton-Schulz steps x <- q x with q = a + b x x^T + c (x x^T)^2, from
+    x = g / |g|. For wide matrices, such as those of convolutions, only x x^T <- q (x x^T) q is
+    iterated, and x is multiplied by the product of all q at the end. In bfloat16, which is too
+    coarse for that, x itself is iterated.
     """
     a, b, c = COEFFICIENTS
     tall = g.shape[-2] > g.shape[-1]

@@ -1,7 +1,7 @@
-"""The training loop: parameters, optimizers, moving average, learning-rate schedule.
+"""Training one parameter tree: optimization steps, parts of a batch, moving average, state.
 
-All randomness of step i comes from generators keyed by (seed, i), so a resumed training equals an
-uninterrupted one bit for bit.
+A step is computed from random numbers that depend on the seed and the step only, so a resumed
+training equals an uninterrupted one bit for bit.
 """
 
 from __future__ import annotations
@@ -17,34 +17,39 @@ from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 
 from ldmref.backends.finite import first_layer
 from ldmref.backends.torch import TorchBackend
-from ldmref.errors import Cancelled, InputError, NumericError, UsageError
+from ldmref.errors import Cancelled, InputError, NumericError
 from ldmref.models.params import Params, flatten, tree_map, unflatten
+from ldmref.training.batches import Part
 from ldmref.training.distributed import (
     Network,
     any_rank,
     averaging,
     full_tensor,
+    gather_from_ranks,
     local_shard,
-    of_all_ranks,
     parallelized,
     rank,
     ranks,
     sharded_like,
 )
-from ldmref.training.loss import Loss, Part, mean_loss
-from ldmref.training.muon import Muon
-from ldmref.training.nonfinite import nonfinite_error
-from ldmref.training.recipe import OptimizerConfig
+from ldmref.training.loss import Loss, mean_loss, nonfinite_error
+from ldmref.training.optimizers import (
+    learning_rate_factor,
+    make_optimizers,
+    require_shared,
+    uses_muon,
+)
+from ldmref.training.recipes.schema import OptimizerConfig
 
-OPTIMIZER_STATE = (("step", "exp_avg", "exp_avg_sq"), ("momentum_buffer",))  # AdamW, Muon
-NOT_FOR_MUON = ("embedding.weight", "conv_in.weight", "conv_out.weight")
+ADAMW_STATE = ("step", "exp_avg", "exp_avg_sq")
+MUON_STATE = ("momentum_buffer",)
 
 LossFunction = Callable[[TorchBackend, Params, int, Part], Loss]  # (ops, params, step, part)
 
 
 class StepLoss(NamedTuple):
-    """The number of steps done; loss, norm of the gradient before clipping, metrics and
-    `Loss.by_timestep` of the last one, before its update."""
+    """The number of steps done, and the last step's loss, norm of the gradient before clipping,
+    metrics and `Loss.by_timestep`, all computed before its update."""
 
     step: int
     loss: float
@@ -57,15 +62,18 @@ class Trainer:
     """Trains one parameter tree and keeps an exponential moving average of it.
 
     Args:
-        config: hyperparameters.
-        steps: the budget, and the length of the learning-rate schedule.
-        params: initial parameters, trained in float32, or in float64 if the backend computes so;
-            those that the loss gives no gradient stay.
-        loss: `loss(ops, params, step, part)`, a mean over that part of the batch; `step` keys its
-            randomness, which does not depend on the part.
-        ops: backend that runs the loss.
-        adversary: the network whose gradient is clipped by itself, if there is one.
-        unused: whether there are steps in which some parameters have no gradient.
+        config: Hyperparameters of the optimizers.
+        steps: The budget, which is also the length of the learning-rate schedule.
+        params: Initial parameters, trained in float32, or in float64 if the backend computes in
+            float64. Parameters to which the loss gives no gradient do not change.
+        loss: `loss(ops, params, step, part)` returns the mean loss of that part of the batch. Its
+            random numbers depend on `step`, not on `part`.
+        ops: The backend that computes the loss.
+        adversary: The name of a network whose gradient is clipped separately, or "".
+        unused: Whether there are steps in which some parameters have no gradient.
+
+    Raises:
+        UsageError: Several processes cannot share the batch equally.
     """
 
     def __init__(
@@ -88,51 +96,33 @@ class Trainer:
         require_shared(config)
         self.shapes = {}
         parameters = {}
+        muon: list[str] = []
         for name, array in flatten(params).items():
             self.shapes[name] = tuple(array.shape)
             tensor = ops.asarray(np.array(array), ops.state_dtype)
-            if self._uses_muon(name):
+            if uses_muon(config, name, self.shapes[name]):
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
+                muon.append(name)
             parameters[name] = torch.nn.Parameter(tensor)
         network = Network(parameters, self._loss)
         self.unused = unused
         self.module = parallelized(network, config.shard, unused)
         self.parameters = network.named()
-        apart = [name for name in self.parameters if adversary and name.startswith(adversary + ".")]
-        groups = [[n for n in self.parameters if n not in apart], apart]
+        separate = [n for n in self.parameters if adversary and n.startswith(adversary + ".")]
+        groups = [[n for n in self.parameters if n not in separate], separate]
         self.clipped = [[self.parameters[name] for name in group] for group in groups if group]
         self.ema = {name: p.detach().clone() for name, p in self.parameters.items()}
-        self.optimizers = self._optimizers()
-
-    def _uses_muon(self, name: str) -> bool:
-        matrix = len(self.shapes[name]) > 1
-        return self.config.muon_rate > 0 and matrix and not name.endswith(NOT_FOR_MUON)
-
-    def _optimizers(self) -> list[torch.optim.Optimizer]:
-        config = self.config
-        decay = self.config.weight_decay
-        muon = [p for name, p in self.parameters.items() if self._uses_muon(name)]
-        adamw = [p for name, p in self.parameters.items() if not self._uses_muon(name)]
-        groups = [
-            {"params": [p for p in adamw if p.ndim > 1], "weight_decay": decay},
-            {"params": [p for p in adamw if p.ndim <= 1], "weight_decay": 0.0},
-        ]
-        betas = (config.betas[0], config.betas[1])
-        first = torch.optim.AdamW(
-            groups, config.learning_rate, betas=betas, eps=config.eps, fused=True
-        )
-        if not muon:
-            return [first]
-        dtype = getattr(torch, self.ops.dtype)
-        return [first, Muon(muon, config.muon_rate, decay, config.muon_momentum, dtype)]
+        self.muon = frozenset(muon)
+        dtype = getattr(torch, ops.dtype)
+        self.optimizers = make_optimizers(config, self.parameters, self.muon, dtype)
 
     @property
     def params(self) -> Params:
-        """The parameter tree under autograd, every tensor in its own shape."""
+        """The parameter tree under autograd, each tensor in its own shape."""
         return self._tree(self.parameters)
 
     def ema_params(self) -> Params:
-        """The averaged parameter tree, float32 on the host."""
+        """Return the averaged parameter tree, float32 on the host."""
         return tree_map(lambda p: p.cpu().numpy(), self._tree(self.ema))
 
     def _tree(self, tensors: Mapping[str, torch.Tensor]) -> Params:
@@ -154,7 +144,7 @@ class Trainer:
 
         Raises:
             Cancelled: `cancel` was set; the current step was finished.
-            NumericError: the loss or its gradient is not finite; that step changed nothing.
+            NumericError: The loss or its gradient is not finite; that step changed nothing.
         """
         while self.step < self.steps:
             if any_rank(cancel is not None and cancel.is_set(), self.ops.device):
@@ -164,7 +154,7 @@ class Trainer:
             yield self._train_step()
 
     def _train_step(self) -> StepLoss:
-        """One optimization step."""
+        """Do one optimization step."""
         factor = self.lr_factor(self.step)
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
@@ -202,53 +192,55 @@ class Trainer:
         return StepLoss(self.step, loss.total.item(), grad_norm, metrics, sums)
 
     def _change(self, change: Callable[[Params], None]) -> None:
-        """Let a function change parameters in place, sharded ones too."""
+        """Let a function change parameters in place, including sharded ones."""
         params = self.params
         change(params)
-        if not self.config.shard:  # else they were gathered copies
+        if not self.config.shard:
             return
-        for name, x in flatten(params).items():
+        for name, x in flatten(params).items():  # gathered copies
             parameter = self.parameters[name]
             parameter.copy_(sharded_like(x.view(parameter.shape), parameter))
 
     def _parts(self) -> list[Part]:
-        """The parts of a batch that this process computes, one after the other."""
+        """Return the parts of a batch that this process computes, one after the other."""
         count = self.config.accumulation
         first = rank() * count
         return [Part(first + i, count * ranks()) for i in range(count)]
 
     def _not_finite(self, loss: Loss, norms: Sequence[float]) -> NumericError:
-        """The error of the current step: its loss is computed again, watched layer by layer. All
-        ranks report what the first one finds whose part of the batch shows the cause."""
+        """Return the error of the current step, whose loss is computed again layer by layer.
+
+        All ranks report the cause that is found by the first rank whose part shows one.
+        """
         params = self.params
         parts = self._parts()
         layer = first_layer(
             self.ops, params, lambda ops: [self.loss(ops, params, self.step, p) for p in parts]
         )
-        found = of_all_ranks((layer, loss.batch))
+        found = gather_from_ranks((layer, loss.batch))
         whole = np.concatenate([batch for _, batch in found])
         layer, batch = next(((name, part) for name, part in found if name), ("", whole))
-        spoiled = [n for n, p in self.parameters.items() if not _is_finite(p.grad)]
-        where = layer or (f"the gradient of {spoiled[-1]}" if spoiled else "a term of the loss")
+        broken = [n for n, p in self.parameters.items() if not _is_finite(p.grad)]
+        where = layer or (f"the gradient of {broken[-1]}" if broken else "a term of the loss")
         return nonfinite_error(self.step + 1, loss.total.item(), norms, where, batch)
 
     def state(self) -> dict[str, torch.Tensor]:
-        """Everything that changes from step to step, by name, on the host."""
+        """Return everything that changes from step to step, by name, on the host."""
         return {name: full_tensor(x).cpu() for name, x in self._state().items()}
 
     def _state(self) -> dict[str, torch.Tensor]:
         tensors = {f"params.{name}": p.detach() for name, p in self.parameters.items()}
         tensors |= {f"ema.{name}": x for name, x in self.ema.items()}
         for name, parameter in self.parameters.items():
-            for key, value in self._optimizer_of(name).state[parameter].items():
+            for key, value in self._find_optimizer(name).state[parameter].items():
                 tensors[f"optimizer.{key}.{name}"] = torch.as_tensor(value)
         return tensors
 
     def load_state(self, step: int, arrays: Mapping[str, np.ndarray]) -> None:
-        """Continue from the `state` after that step.
+        """Continue from the `state` after a step.
 
         Raises:
-            InputError: the state of another network.
+            InputError: It is the state of another network.
         """
         expected = {k: tuple(v.shape) for k, v in self._state().items()}
         shapes = {k: array.shape for k, array in arrays.items() if k in expected}
@@ -261,50 +253,14 @@ class Trainer:
             for name, parameter in self.parameters.items():
                 parameter.copy_(sharded_like(tensors[f"params.{name}"], parameter))
                 self.ema[name].copy_(sharded_like(tensors[f"ema.{name}"], parameter))
-                state = self._optimizer_of(name).state[parameter]
-                for key in OPTIMIZER_STATE[self._uses_muon(name)]:
+                state = self._find_optimizer(name).state[parameter]
+                for key in MUON_STATE if name in self.muon else ADAMW_STATE:
                     value = tensors.get(f"optimizer.{key}.{name}")
                     if value is not None:
                         state[key] = sharded_like(value, parameter)
 
-    def _optimizer_of(self, name: str) -> torch.optim.Optimizer:
-        return self.optimizers[1 if self._uses_muon(name) else 0]
-
-
-def learning_rate_factor(config: OptimizerConfig, steps: int, step: int) -> float:
-    """Return the factor in `step` of `steps`: linear warm-up, constant 1, half a cosine to 0."""
-    if step < config.warmup:
-        return (step + 1) / config.warmup
-    start = max(config.warmup, round((1 - config.cooldown) * steps))
-    progress = (step - start) / max(1, steps - start)
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, max(0.0, progress))))
-
-
-def require_shared(config: OptimizerConfig) -> None:
-    """Refuse a batch that the ranks cannot share.
-
-    Raises:
-        UsageError: it is no multiple of their number.
-    """
-    if config.batch_size % (config.accumulation * ranks()):
-        message = f"{ranks()} processes cannot share a batch of {config.batch_size}"
-        hint = "make batch_size a multiple of their number, times accumulation"
-        raise UsageError(message, code="E-RECIPE", hint=hint)
-
-
-def step_generator(seed: int, step: int, purpose: str) -> np.random.Generator:
-    """The random generator of one step and purpose."""
-    key = [seed, step, *purpose.encode()]
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
-
-
-def step_noise(
-    shape: tuple[int, ...], seed: int, step: int, ops: TorchBackend, purpose: str = "noise"
-) -> torch.Tensor:
-    """Standard normal noise of one step, from torch (NumPy's is slower than the network)."""
-    key = int(step_generator(seed, step, purpose).integers(2**62))
-    generator = torch.Generator(device=ops.device).manual_seed(key)
-    return torch.randn(shape, generator=generator, device=ops.device)
+    def _find_optimizer(self, name: str) -> torch.optim.Optimizer:
+        return self.optimizers[1 if name in self.muon else 0]
 
 
 def _is_finite(gradient: torch.Tensor | None) -> bool:

@@ -31,7 +31,7 @@ def test_list(ldm):
     lines = ran.out.splitlines()
     assert ran.code == 0 and len(lines) == 2 * len(CASES) and max(map(len, lines)) <= 100
     for case, first, second in zip(CASES.values(), lines[::2], lines[1::2], strict=True):
-        assert first.split()[:3] == [case.name, case.backend, "beside"]
+        assert first.split()[:3] == [case.name, case.backend, "against"]
         assert case.peer_title in first and second.strip() == case.title
         assert f", aim {case.aim:.2f}" in first
         assert (f", target {case.target or 0:.2f}" in first) == (case.target is not None)
@@ -133,7 +133,7 @@ def test_differing_sides_are_an_error_after_the_other_rows(ldm, peers, monkeypat
     [
         (("unnet-numpy-32",), 2, "did you mean 'unet-numpy-32'"),
         (("vae", "--backend", "cupy"), 2, "numpy, torch"),
-        (("--profile", "--grow", "batch"), 2, "two runs"),
+        (("--profile", "--grow", "batch"), 2, "exclude each other"),
         (("--profile", "unet", "vae"), 2, "one row"),
         (("clip-numpy", "--grow", "batch", "--quick"), 2, "does not grow"),
         (("--grow", "colour"), 2, "resolution"),

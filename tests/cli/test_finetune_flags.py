@@ -10,12 +10,12 @@ import pytest
 
 from ldmref.cli import finetune as command
 from ldmref.models.presets import PRESETS, preset
-from ldmref.training import recipe_file
 from ldmref.training import run as training_run
 from ldmref.training.finetune import run as finetune_run
 from ldmref.training.finetune.defaults import DEFAULTS, is_small
 from ldmref.training.finetune.recipe import FineTuneRecipe
-from ldmref.training.recipe_file import SHIPPED, read_recipe
+from ldmref.training.recipes import file as recipe_file
+from ldmref.training.recipes.file import SHIPPED, read_recipe
 
 METHODS = {"lora": "LoRA", "textual-inversion": "Textual inversion", "full": "Full"}
 VALUES = {

@@ -17,7 +17,7 @@ from ldmref import modes
 from ldmref.errors import LdmrefError
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
-from ldmref.training.recipe_file import recipe_from_dict
+from ldmref.training.recipes.file import recipe_from_dict
 
 IMAGE = Image.new("RGB", (16, 16), "teal")
 NAN = float("nan")

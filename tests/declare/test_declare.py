@@ -16,6 +16,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from ldmref.datasets.config import DataSummary
 from ldmref.declare import (
     Check,
     Doc,
@@ -39,10 +40,10 @@ from ldmref.errors import CorruptModelError
 from ldmref.io.classifier import _config
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS
-from ldmref.training.checkpoint import DataSummary, Settings
+from ldmref.training.checkpoint import TrainingSettings
 from ldmref.training.finetune.recipe import FineTuneRecipe
-from ldmref.training.recipe import Recipe
-from ldmref.training.recipe_file import recipe_from_dict, recipe_path, to_toml
+from ldmref.training.recipes.file import recipe_from_dict, recipe_path, to_toml
+from ldmref.training.recipes.schema import Recipe
 
 
 @dataclass(frozen=True)
@@ -255,8 +256,8 @@ def test_recipes_and_checkpoints_of_earlier_versions_are_read():
     assert recipe.data.images == 5000
     tables = {"recipe": recipe.to_dict(), "data": {"pictures": 7, "sha256": "0"}}
     tables["recipe"]["data"]["pictures"] = tables["recipe"]["data"].pop("images")
-    settings = Settings.from_dict(tables)
-    assert settings == Settings(recipe, DataSummary(7, "0"))
+    settings = TrainingSettings.from_dict(tables)
+    assert settings == TrainingSettings(recipe, DataSummary(7, "0"))
     assert recipe_path("pictures") == recipe_path("images")
 
 

@@ -48,14 +48,18 @@ def write_vocabulary(folder: Path) -> Path:
 def install() -> None:
     """Let `sd15` be small, and the emoji be six squares where the font is not installed."""
     PRESETS["sd15"] = small_sd15()
-    from ldmref.training.data import emoji as emoji_data
+    from ldmref.datasets.emoji import emoji_dataset
+    from ldmref.datasets.emoji import font as emoji_data
 
     if emoji_data.FONT.exists():
         return
     groups = ("heart", "heart", "food-fruit", "sky & weather", "food-fruit", "sky & weather")
     emoji = [emoji_data.Emoji("x", *pair) for pair in zip(NAMES, groups, strict=True)]
-    emoji_data.emoji_list = lambda: emoji
     emoji_data.check_font = lambda: None
-    emoji_data.render = lambda e, size=emoji_data.CELL: Image.new(
-        "RGB", (size, size), (40 * emoji.index(e), 100, 200)
-    )
+
+    def render(e, size=emoji_data.CELL):
+        return Image.new("RGB", (size, size), (40 * emoji.index(e), 100, 200))
+
+    for module in (emoji_data, emoji_dataset):
+        module.emoji_list = lambda: emoji
+        module.render = render

@@ -167,6 +167,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "torchrun --nproc-per-node 2": TORCH,
         "torchrun --nnodes": Reason("not run", "needs several machines"),
         'read_recipe("tiny", {"seed": 1})': SLOW,
+        '"ldmref.datasets"': elsewhere("tests/datasets/test_dataset_plugins.py"),
     },
     "docs/weights.md": {"model.ckpt": TORCH, "ldmref convert model.safetensors": TORCH},
     "ldmref/assets/emoji/README.md": {

@@ -107,7 +107,7 @@ def toml_check(block: Block, settings: str) -> str:
     assert settings, f"{block}: table.py says nothing about how the TOML of this page is read"
     read = {
         "settings": "from ldmref.config import settings\nsettings(path)",
-        "recipe": "from ldmref.training.recipe_file import read_recipe\nread_recipe(str(path))",
+        "recipe": "from ldmref.training import read_recipe\nread_recipe(str(path))",
     }[settings]
     return "from pathlib import Path\n\npath = Path('page.toml')\n" + (
         f"path.write_text({block.text!r}, 'utf-8')\n{read}\n"

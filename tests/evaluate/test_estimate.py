@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from ldmref.evaluate.estimate import estimate, proportion
+from ldmref.evaluate.intervals import estimate, proportion
 from ldmref.evaluate.report import Section, to_dict, to_lines
 
 VALUES = hnp.arrays(np.float64, st.integers(2, 30), elements=st.floats(-100, 100, width=16))

@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from ldmref.evaluate.estimate import estimate
+from ldmref.evaluate.intervals import estimate
 from ldmref.evaluate.likelihood import chain_bound, flow_nats
 from ldmref.math.likelihood import directional_derivative
 from ldmref.math.schedules import alphas_cumprod, cosine_betas, linear_betas

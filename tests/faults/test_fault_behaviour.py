@@ -417,7 +417,7 @@ def test_no_load_dataset():
     for path in (ROOT / "ldmref").rglob("*.py"):
         text = path.read_text()
         if "load_dataset(" in text:  # our own, which reads the images of a recipe
-            assert "def load_dataset(" in text or "from ldmref.training.data import" in text, path
+            assert "def load_dataset(" in text or "from ldmref.datasets" in text, path
         assert "import datasets" not in text and "from datasets" not in text, path
 
 

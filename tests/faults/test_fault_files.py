@@ -26,15 +26,15 @@ import ldmref
 from ldmref import modes
 from ldmref.cli import main as main_module
 from ldmref.cli.main import main
+from ldmref.datasets import folder as folder_module
+from ldmref.datasets import load_dataset, shards
+from ldmref.datasets.config import DataConfig
+from ldmref.datasets.folder import FolderDataset
 from ldmref.errors import Cancelled, CorruptModelError, InputError, LdmrefError, OutputError
 from ldmref.io import hub
 from ldmref.io.tensors.torch_checkpoint import MAX_GROWTH, read_checkpoint
 from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens
 from ldmref.prompts.words import load_word_tokenizer
-from ldmref.training.data import folder as folder_module
-from ldmref.training.data import load_dataset, shards
-from ldmref.training.data.folder import FolderDataset
-from ldmref.training.recipe import DataConfig
 
 ROOT = Path(__file__).parents[2]
 LINUX = pytest.mark.skipif(not Path("/proc/self/mem").exists(), reason="no /proc")
@@ -173,7 +173,7 @@ def test_stopped_while_images_are_read(tmp_path, kind):
 @covers(120, "a pipe in the folder of a training", COMMAND_LINE, code="E-WRITE")
 @pytest.mark.parametrize("name", ["metrics.jsonl", "latents-0.npy", "recipe.toml"])
 def test_pipe_in_the_folder_of_a_training(tmp_path, name):
-    from ldmref.training.folder import training_folder
+    from ldmref.training.setup import training_folder
 
     os.mkfifo(tmp_path / name)
     with pytest.raises(OutputError, match="named pipe") as caught, training_folder(tmp_path):
@@ -183,9 +183,9 @@ def test_pipe_in_the_folder_of_a_training(tmp_path, name):
 
 OWN = {  # functions that open what ldmref itself brings or has made, and the reader of all others
     ("files.py", "_InputFile"), ("cli/standard_streams.py", "prepare_streams"),
-    ("cli/standard_streams.py", "_discard"), ("training/data/scene_dataset.py", "digest"),
-    ("training/data/scene_dataset.py", "SceneDataset"), ("prompts/emoji.py", "named_emoji"),
-    ("training/data/emoji.py", "emoji_list"),
+    ("cli/standard_streams.py", "_discard"), ("datasets/emoji/scene_dataset.py", "digest"),
+    ("datasets/emoji/scene_dataset.py", "SceneDataset"), ("prompts/emoji.py", "named_emoji"),
+    ("datasets/emoji/font.py", "emoji_list"),
     ("training/monitor/metrics.py", "append_metrics"), ("training/monitor/metrics.py", "_lines"),
     ("training/monitor/metrics.py", "drop_after"),  # `training_folder` refuses a pipe
 }  # fmt: skip

@@ -17,7 +17,7 @@ from ldmref.io.adapters import autoencoder, controlnet, lora
 from ldmref.io.compvis import single_file
 from ldmref.io.embedded import EMBEDDED
 from ldmref.io.locate import find_model
-from ldmref.training import recipe_file
+from ldmref.training.recipes import file as recipe_file
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 LIMIT = 256  # results kept of each function

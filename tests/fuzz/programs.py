@@ -19,10 +19,11 @@ from ldmref.cli.images import differences, other_inputs
 from ldmref.cli.settings import with_settings
 from ldmref.cli.tasks import plan_task
 from ldmref.config import settings
-from ldmref.training.checkpoint import DataSummary, Header, read_checkpoint
-from ldmref.training.data import captioned_files
-from ldmref.training.recipe import Recipe
-from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_from_dict, to_toml
+from ldmref.datasets.config import DataSummary
+from ldmref.datasets.folder import captioned_files
+from ldmref.training.checkpoint import Header, read_checkpoint
+from ldmref.training.recipes.file import SHIPPED, read_recipe, recipe_from_dict, to_toml
+from ldmref.training.recipes.schema import Recipe
 
 from .cached import constants_cached
 from .configs import TARGETS as CONFIGS

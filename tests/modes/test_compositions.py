@@ -7,13 +7,13 @@ import pytest
 
 import ldmref
 from ldmref import modes
+from ldmref.datasets.emoji import captions
+from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS
+from ldmref.datasets.emoji.nouns import nouns
+from ldmref.datasets.emoji.scene import ABOVE, BESIDE, Scene, Thing
 from ldmref.modes.advice import COMPOSED_OF_EMOJI
 from ldmref.modes.compositions import ATTRIBUTES, RELATIONS, unseen_composition
 from ldmref.prompts.emoji import named_emoji
-from ldmref.training.data import captions
-from ldmref.training.data.colours import BACKGROUNDS, COLOURS
-from ldmref.training.data.nouns import nouns
-from ldmref.training.data.scene import ABOVE, BESIDE, Scene, Thing
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from PIL import Image
 import ldmref
 from ldmref import modes
 from ldmref.models.params import flatten
-from ldmref.training.recipe_file import recipe_from_dict
+from ldmref.training.recipes.file import recipe_from_dict
 
 torch = pytest.importorskip("torch")
 from ldmref.training.finetune.run import fine_tune  # noqa: E402

@@ -246,7 +246,7 @@ def their_plms(x, timesteps):
 
 
 def ours(sampler_step, z, levels):
-    """From unit noise to latents in A1111's scale, as `modes.draw` does."""
+    """From unit noise to latents in A1111's scale, as `modes.generate` does."""
     sigmas = levels.sigmas.tolist()
     x = z * math.hypot(1.0, sigmas[0])
     for state in sample(denoise, x, sigmas, sampler_step):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from PIL import Image
 
-from ldmref.training.recipe_file import recipe_from_dict
+from ldmref.training.recipes.file import recipe_from_dict
 
 SMALL_MODEL = {
     "preset": "tiny",

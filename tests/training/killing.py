@@ -20,13 +20,13 @@ import time
 import traceback
 from pathlib import Path
 
-from ldmref.training import stages
+from ldmref.training import pipeline
 from ldmref.training.checkpoint import read_checkpoint, read_headers
 from ldmref.training.monitor.metrics import read_metrics
-from ldmref.training.recipe_file import read_recipe
+from ldmref.training.recipes.file import read_recipe
 from ldmref.training.run import train
 
-assert stages  # imported here, and not in every fork
+assert pipeline  # imported here, and not in every fork
 
 
 def fork_training(recipe, folder, modules=None):

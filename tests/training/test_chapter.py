@@ -11,7 +11,8 @@ from PIL import Image
 
 pytest.importorskip("torch")
 
-from ldmref.training.data import emoji as emoji_data
+from ldmref.datasets.emoji import emoji_dataset
+from ldmref.datasets.emoji import font as emoji_data
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "train-it-yourself.md"
@@ -24,14 +25,16 @@ MOST_BYTES = 400_000  # of all images of the page
 def few_emoji(monkeypatch):
     """Six squares in place of the font, which need not be installed."""
     emoji = [emoji_data.Emoji("x", name, "heart") for name in NAMES]
-    monkeypatch.setattr(emoji_data, "emoji_list", lambda: emoji)
+    for module in (emoji_data, emoji_dataset):
+        monkeypatch.setattr(module, "emoji_list", lambda: emoji)
     monkeypatch.setattr(emoji_data, "check_font", lambda: None)
-    monkeypatch.setattr(emoji_data, "KEYWORDS", ROOT / "none")
+    monkeypatch.setattr(emoji_dataset, "KEYWORDS", ROOT / "none")
 
     def render(e, size):
         return Image.new("RGB", (size, size), (40 * emoji.index(e), 100, 200))
 
-    monkeypatch.setattr(emoji_data, "render", render)
+    for module in (emoji_data, emoji_dataset):
+        monkeypatch.setattr(module, "render", render)
 
 
 def shape(output):

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldmref.datasets import check_data, load_dataset, summarize
+from ldmref.datasets.config import DataConfig
+from ldmref.datasets.folder import FolderDataset
+from ldmref.datasets.listing import IMAGE_FORMATS, IMAGE_SUFFIXES
 from ldmref.errors import InputError
-from ldmref.training.data import check_data, load_dataset, summarize
-from ldmref.training.data.folder import FolderDataset
-from ldmref.training.data.listing import IMAGE_FORMATS, IMAGE_SUFFIXES
-from ldmref.training.recipe import DataConfig
 
 
 def test_broken_images_are_skipped_counted_and_named(images):
@@ -113,7 +113,7 @@ def test_of_an_animation_the_first_frame_is_used(tmp_path, kind):
     frames[0].save(tmp_path / name, kind, save_all=True, append_images=frames[1:])
     data = load_dataset(DataConfig(str(tmp_path), 16))
     assert (data.images[0][0] > 250).all() and (data.images[0][1:] < 5).all()
-    assert data.warnings == [f"1 animation, of which the first frame is used: {name}"]
+    assert data.warnings == [f"1 animation, only the first frame is used: {name}"]
 
 
 def test_images_beside_tar_files_are_refused(images):

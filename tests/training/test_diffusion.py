@@ -21,19 +21,19 @@ from ldmref.models.classifier import ClassifierConfig, classifier, classifier_sp
 from ldmref.models.params import flatten, init, tree_map  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
-from ldmref.training.classifier import classifier_trainer  # noqa: E402
-from ldmref.training.diffusion import Condition, diffusion_trainer  # noqa: E402
-from ldmref.training.diffusion_loss import DiffusionLoss  # noqa: E402
-from ldmref.training.latents import Latents, NoisyLatents, random_timesteps  # noqa: E402
-from ldmref.training.model_config import for_objective  # noqa: E402
-from ldmref.training.recipe import (  # noqa: E402
+from ldmref.training.diffusion.classifier import classifier_trainer  # noqa: E402
+from ldmref.training.diffusion.latents import Latents, NoisyLatents, random_timesteps  # noqa: E402
+from ldmref.training.diffusion.loss import DiffusionLoss  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
+from ldmref.training.recipes.model import for_objective  # noqa: E402
+from ldmref.training.recipes.schema import (  # noqa: E402
     Budget,
     ClassifierStage,
     DiffusionObjective,
     DiffusionStage,
     OptimizerConfig,
 )
-from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 TYPES = ("eps", "x0", "v")
@@ -303,7 +303,7 @@ def test_three_stages_resumed_equal_three_stages(class_recipe, tmp_path):
                 cancel.set()
 
         with pytest.raises(Cancelled):
-            train(recipe, twice, report=report, cancel=cancel)
+            train(recipe, twice, on_progress=report, cancel=cancel)
     train(recipe, twice)
     for name in (
         "diffusion.safetensors",
@@ -336,7 +336,7 @@ def test_a_classifier_is_added_to_a_trained_model(class_recipe, tmp_path):
     lines = []
     train(replace(recipe, stages=("autoencoder", "diffusion")), out)
     latents = {path: path.stat().st_mtime_ns for path in out.glob("latents-*.npy")}
-    train(recipe, out, say=lines.append)
+    train(recipe, out, log=lines.append)
     assert (out / "model/classifier.safetensors").exists() and not any(
         "changed" in x for x in lines
     )

@@ -20,8 +20,8 @@ from ldmref.training import trainer as trainer_module  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint  # noqa: E402
 from ldmref.training.distributed import any_rank, process_group, rank, ranks  # noqa: E402
 from ldmref.training.monitor.metrics import read_metrics  # noqa: E402
-from ldmref.training.recipe import Budget, CheckpointConfig, ProgressConfig  # noqa: E402
-from ldmref.training.recipe_file import read_recipe, recipe_from_dict, to_toml  # noqa: E402
+from ldmref.training.recipes.file import read_recipe, recipe_from_dict, to_toml  # noqa: E402
+from ldmref.training.recipes.schema import Budget, CheckpointConfig, ProgressConfig  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 # What `python -m torch.distributed.run -m ldmref.training` does, in float64.
@@ -30,7 +30,7 @@ import sys
 import torch
 from pathlib import Path
 from ldmref.backends import torch as backend
-from ldmref.training.recipe_file import read_recipe
+from ldmref.training.recipes.file import read_recipe
 from ldmref.training.run import train
 torch.set_num_threads(1)
 exact = backend.TorchBackend
@@ -157,7 +157,7 @@ def test_the_command_is_stopped_by_sigterm_and_goes_on_with_another_number(
     lines = []
     total = header.step + 2
     budget = replace(shorter.diffusion, budget=Budget(total))
-    model = train(replace(shorter, diffusion=budget), out, say=lines.append)
+    model = train(replace(shorter, diffusion=budget), out, log=lines.append)
     assert f"diffusion resumed after step {header.step} of {total}" in lines
     assert (model / "model.safetensors").exists()
     result = torchrun(
@@ -233,7 +233,7 @@ def test_ddp_looks_for_unused_parameters_only_where_there_are_some(
 
 
 def test_a_batch_that_cannot_be_shared_is_refused(recipe, tmp_path, monkeypatch):
-    monkeypatch.setattr(trainer_module, "ranks", lambda: 3)
+    monkeypatch.setattr("ldmref.training.optimizers.ranks", lambda: 3)
     first = {"optimizer": {"batch_size": 3, "warmup": 1}, "budget": {"steps": 1}}
     with pytest.raises(UsageError, match="3 processes cannot share a batch of 2") as caught:
         train(recipe(autoencoder=first), tmp_path / "out")

@@ -23,8 +23,10 @@ from ldmref.models.params import LazyParams, Params, flatten, tree_map
 from ldmref.models.presets import preset
 
 torch = pytest.importorskip("torch")
-from ldmref.training.diffusion import Condition, diffusion_trainer  # noqa: E402
-from ldmref.training.finetune.adapters import adapter_of  # noqa: E402
+from ldmref.datasets.config import DataConfig  # noqa: E402
+from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.finetune.adapters import make_adapter  # noqa: E402
 from ldmref.training.finetune.recipe import (  # noqa: E402
     FineTuneRecipe,
     LoraConfig,
@@ -32,10 +34,9 @@ from ldmref.training.finetune.recipe import (  # noqa: E402
 )
 from ldmref.training.finetune.run import check_base, fine_tune  # noqa: E402
 from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer  # noqa: E402
-from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
 from ldmref.training.monitor.grid import LABEL, TITLE  # noqa: E402
-from ldmref.training.recipe import Budget, DataConfig  # noqa: E402
-from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
+from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
+from ldmref.training.recipes.schema import Budget  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
@@ -80,7 +81,7 @@ def trainer_of(settings, model, adapter):
 
 
 def trained(settings, model):
-    adapter = adapter_of(settings, model, RedImages().caption)
+    adapter = make_adapter(settings, model, RedImages().caption)
     trainer = trainer_of(settings, model, adapter)
     losses = [loss.loss for loss in trainer.run()]
     return adapter, trainer, losses
@@ -174,7 +175,7 @@ def test_the_word_draws_what_was_trained(model, tmp_path):
 def test_resumed_equals_uninterrupted(model):
     settings = recipe("lora", steps=6)
     _, whole, _ = trained(settings, model)
-    adapter = adapter_of(settings, model, RedImages().caption)
+    adapter = make_adapter(settings, model, RedImages().caption)
     first = trainer_of(settings, model, adapter)
     for loss in first.run():
         if loss.step == 3:
@@ -192,7 +193,7 @@ def test_a_word_to_start_from_must_be_known(model):
         "textual_inversion", textual_inversion=TextualInversionConfig("<new>", "quokka", 1)
     )
     with pytest.raises(UsageError, match="quokka") as caught:
-        adapter_of(settings, model, RedImages().caption)
+        make_adapter(settings, model, RedImages().caption)
     assert caught.value.code == "E-RECIPE"
 
 
@@ -227,9 +228,9 @@ def test_interrupted_and_resumed_equals_uninterrupted(settings, tmp_path):
     cancel = Event()
     lines = []
     with pytest.raises(Cancelled):
-        fine_tune(settings(), tmp_path / "twice", report=lambda p: cancel.set(), cancel=cancel)
+        fine_tune(settings(), tmp_path / "twice", on_progress=lambda p: cancel.set(), cancel=cancel)
     assert (tmp_path / "twice" / "lora.safetensors").exists()
-    twice = fine_tune(settings(), tmp_path / "twice", say=lines.append)
+    twice = fine_tune(settings(), tmp_path / "twice", log=lines.append)
     assert "diffusion resumed after step 1 of 4" in lines
     assert once.read_bytes() == twice.read_bytes()
 
@@ -244,7 +245,7 @@ def test_words_of_captions_that_the_model_does_not_know_are_named(
     word = {"word": "<style>", "initial": "heart"}
     lines = []
     trained = settings(method=method, textual_inversion=word)
-    fine_tune(trained, tmp_path / "out", say=lines.append)
+    fine_tune(trained, tmp_path / "out", log=lines.append)
     warning = "warning: words of the captions that the model does not know: Axolotl, quokka"
     assert [line for line in lines if "know" in line] == [warning] * (method != "textual_inversion")
 
@@ -281,7 +282,7 @@ def test_the_networks_of_a_large_file_are_read_once(settings, tmp_path, monkeypa
     fine_tune(
         settings(method=method, textual_inversion=word),
         tmp_path / "out",
-        report=lambda progress: counts.append(len(brought)),
+        on_progress=lambda progress: counts.append(len(brought)),
     )
     assert counts and len({*counts, len(brought)}) == 1
 

@@ -13,6 +13,9 @@ import pytest
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
 from ldmref.backends.torch import TorchBackend  # noqa: E402
+from ldmref.datasets import summarize  # noqa: E402
+from ldmref.datasets.base import Augmentation  # noqa: E402
+from ldmref.datasets.folder import FolderDataset  # noqa: E402
 from ldmref.errors import Cancelled, LdmrefError, NumericError  # noqa: E402
 from ldmref.io.adapters.autoencoder import read_vae  # noqa: E402
 from ldmref.models.autoencoder import decode, encode  # noqa: E402
@@ -20,19 +23,18 @@ from ldmref.models.params import flatten, tree_map, unflatten  # noqa: E402
 from ldmref.training.autoencoder import stage as stage_module  # noqa: E402
 from ldmref.training.autoencoder.codebook import update_codebook  # noqa: E402
 from ldmref.training.autoencoder.features import feature_trainer  # noqa: E402
-from ldmref.training.autoencoder.forward import Forward, forward, noise_of  # noqa: E402
+from ldmref.training.autoencoder.forward import Forward, forward, make_noise  # noqa: E402
 from ldmref.training.autoencoder.metrics import measure  # noqa: E402
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
+from ldmref.training.batches import (  # noqa: E402
+    Part,
+    image_batch,
+    step_generator,
+)
 from ldmref.training.checkpoint import read_checkpoint, read_headers  # noqa: E402
-from ldmref.training.data import summarize  # noqa: E402
-from ldmref.training.data.augmentation import Augmentation  # noqa: E402
-from ldmref.training.data.folder import FolderDataset  # noqa: E402
-from ldmref.training.images import image_batch  # noqa: E402
-from ldmref.training.latents_file import stored_latents  # noqa: E402
-from ldmref.training.loss import Part  # noqa: E402
-from ldmref.training.recipe_file import read_recipe, recipe_from_dict  # noqa: E402
+from ldmref.training.diffusion.latents import stored_latents  # noqa: E402
+from ldmref.training.recipes.file import read_recipe, recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
-from ldmref.training.trainer import step_generator  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 FIRST = runpy.run_path(str(ROOT / "scripts" / "measure_first_stages.py"))["first_stages"]()
@@ -143,11 +145,11 @@ def test_a_training_ends_with_its_figures(make, out):
     reports = []
     lines = []
     recipe = make(EXACT, {"codebook_size": 8}, steps=3)
-    train(recipe, out, report=reports.append, say=lines.append)
+    train(recipe, out, on_progress=reports.append, log=lines.append)
     assert all({"psnr", "perplexity"} <= r.metrics.keys() for r in reports)
     assert lines[-1].startswith("autoencoder: psnr ") and " dB, perplexity " in lines[-1]
     lines.clear()
-    train(recipe, out, report=reports.append, say=lines.append)
+    train(recipe, out, on_progress=reports.append, log=lines.append)
     assert not any("autoencoder" in line for line in lines)
 
 
@@ -188,7 +190,7 @@ def test_10_and_10_steps_equal_20(make, tmp_path, kind, muon_rate):
     twice = tmp_path / "twice"
     train(recipe, once)
     with pytest.raises(Cancelled):
-        train(recipe, twice, report=report, cancel=cancel)
+        train(recipe, twice, on_progress=report, cancel=cancel)
     assert read_headers(twice)["autoencoder"].step == 10
     train(recipe, twice)
     assert bits(twice / "autoencoder.safetensors") == bits(once / "autoencoder.safetensors")
@@ -252,7 +254,7 @@ def test_an_interrupted_training_of_the_features_is_resumed(make, tmp_path):
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "twice", report=stop)
+        train(recipe, tmp_path / "twice", on_progress=stop)
     assert read_headers(tmp_path / "twice")["features"].step == 2
     for name in ("once", "twice"):
         train(recipe, tmp_path / name)
@@ -268,7 +270,7 @@ def test_the_first_stage_alone_is_continued_by_the_second(make, out, noise_image
     assert folder == out / "autoencoder" and set(read_headers(out)) == {"autoencoder"}
     diffusion = replace(recipe.diffusion, budget=replace(recipe.diffusion.budget, steps=1))
     both = replace(recipe, stages=("autoencoder", "diffusion"), diffusion=diffusion)
-    folder = train(both, out, report=lambda progress: stages.append(progress.stage))
+    folder = train(both, out, on_progress=lambda progress: stages.append(progress.stage))
     assert folder == out / "model" and set(stages) == {"diffusion"}
 
 
@@ -281,7 +283,7 @@ def forward_in_numpy(recipe, trainer, step=0):
     objective = recipe.autoencoder.objective
     config = recipe.model.vae
     _, x = image_batch(data, step_generator(0, step, "autoencoder"), 4, OPS)
-    f = forward(OPS, trainer.params, config, objective, x, noise_of(0, step, OPS))
+    f = forward(OPS, trainer.params, config, objective, x, make_noise(0, step, OPS))
     arrays = {
         name: getattr(f, name).detach().double().numpy()
         for name in ("x", "y", "mean", "logvar", "corrupted", "rows", "quantized")
@@ -385,7 +387,9 @@ def test_both_networks_learn_from_their_own_term(make):
     data = FolderDataset(recipe.data.source, recipe.data.size)
     _, x = image_batch(data, step_generator(0, 3, "autoencoder"), 4, OPS)
     params = trainer.params
-    f = forward(OPS, params, recipe.model.vae, recipe.autoencoder.objective, x, noise_of(0, 3, OPS))
+    f = forward(
+        OPS, params, recipe.model.vae, recipe.autoencoder.objective, x, make_noise(0, 3, OPS)
+    )
     from ldmref.training.autoencoder.adversary import discriminator
 
     last = params.decoder.conv_out.weight

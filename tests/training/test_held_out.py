@@ -7,10 +7,10 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
+from ldmref.datasets.config import DataConfig  # noqa: E402
+from ldmref.datasets.loading import hold_out, load_dataset, summarize  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
-from ldmref.training.data import hold_out, load_dataset, summarize  # noqa: E402
 from ldmref.training.monitor.metrics import read_metrics  # noqa: E402
-from ldmref.training.recipe import DataConfig  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
@@ -43,8 +43,8 @@ def test_a_raised_budget_names_the_jump_of_the_learning_rate(recipe, tmp_path):
     out = tmp_path / "out"
     train(recipe(8), out)
     lines = []
-    train(recipe(16), out, say=lines.append, accept_changes=True)
+    train(recipe(16), out, log=lines.append, accept_changes=True)
     assert any("learning rate rises" in line and "not 8" in line for line in lines)
     lines.clear()
-    train(recipe(16), out, say=lines.append)
+    train(recipe(16), out, log=lines.append)
     assert not any("learning rate rises" in line for line in lines)

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from ldmref.training.recipe_file import to_toml
+from ldmref.training.recipes.file import to_toml
 
 pytest.importorskip("torch", reason="training runs on the torch backend")
 pytestmark = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -11,17 +11,17 @@ import pytest
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
 from ldmref.backends.torch import TorchBackend  # noqa: E402
+from ldmref.datasets import summarize  # noqa: E402
+from ldmref.datasets.base import Augmentation  # noqa: E402
+from ldmref.datasets.config import DataSummary  # noqa: E402
+from ldmref.datasets.folder import FolderDataset  # noqa: E402
 from ldmref.errors import Cancelled  # noqa: E402
 from ldmref.models.autoencoder import autoencoder_spec  # noqa: E402
 from ldmref.models.params import init, tree_map  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
-from ldmref.training import latents_file  # noqa: E402
-from ldmref.training.checkpoint import DataSummary  # noqa: E402
-from ldmref.training.data import summarize  # noqa: E402
-from ldmref.training.data.augmentation import Augmentation  # noqa: E402
-from ldmref.training.data.folder import FolderDataset  # noqa: E402
-from ldmref.training.images import image_batch  # noqa: E402
-from ldmref.training.latents_file import stored_latents  # noqa: E402
+from ldmref.training.batches import image_batch  # noqa: E402
+from ldmref.training.diffusion import latents as latents_file  # noqa: E402
+from ldmref.training.diffusion.latents import stored_latents  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 

@@ -14,16 +14,16 @@ torch = pytest.importorskip("torch", reason="training runs on the torch backend"
 
 import ldmref  # noqa: E402
 from ldmref import modes  # noqa: E402
+from ldmref.datasets.folder import FolderDataset  # noqa: E402
 from ldmref.errors import Cancelled, NumericError, UsageError  # noqa: E402
 from ldmref.training.checkpoint import read_checkpoint, read_headers  # noqa: E402
-from ldmref.training.data.folder import FolderDataset  # noqa: E402
-from ldmref.training.diffusion_loss import BINS, DiffusionLoss  # noqa: E402
+from ldmref.training.diffusion.loss import BINS, DiffusionLoss  # noqa: E402
 from ldmref.training.monitor import curves, metrics, previews  # noqa: E402
 from ldmref.training.monitor import stage as monitor  # noqa: E402
-from ldmref.training.monitor.grid import GAP, LABEL, TITLE, Row, grid, scale_of  # noqa: E402
+from ldmref.training.monitor.grid import GAP, LABEL, TITLE, LabelledRow, enlargement, grid  # noqa: E402
 from ldmref.training.monitor.metrics import append_metrics, drop_after, read_metrics  # noqa: E402
-from ldmref.training.recipe import ProgressConfig  # noqa: E402
-from ldmref.training.recipe_file import recipe_from_dict, to_toml  # noqa: E402
+from ldmref.training.recipes.file import recipe_from_dict, to_toml  # noqa: E402
+from ldmref.training.recipes.schema import ProgressConfig  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 IMAGES = {"samples.png", "reconstructions.png"}
@@ -44,7 +44,7 @@ def without_matplotlib(monkeypatch):
 @pytest.fixture
 def often(monkeypatch):
     """Drawn with every line of the metrics."""
-    monkeypatch.setattr(monitor, "MAX_DRAWING", 1e9)
+    monkeypatch.setattr(monitor, "MAX_RENDERING", 1e9)
     return {"seconds": 1e-6, "prompts": ["red square", "grass"], "count": 2}
 
 
@@ -72,7 +72,7 @@ def test_words_beyond_the_vocabulary_are_named(recipe, images, out):
     """16 tokens, of which 4 are special."""
     (images / "green.txt").write_text(" ".join("abcdefghijkl"), "utf-8")
     lines = []
-    train(recipe(1), out, say=lines.append)
+    train(recipe(1), out, log=lines.append)
     warning = "warning: words of the captions that the model does not know: k, l, red"
     assert warning in lines
 
@@ -83,7 +83,7 @@ def test_words_beyond_the_vocabulary_are_named(recipe, images, out):
 def test_a_training_leaves_metrics_and_images(recipe, out, without_matplotlib):
     """Without matplotlib, one line says so; the rest is there."""
     lines = []
-    train(recipe(40, progress={"count": 3}), out, say=lines.append)
+    train(recipe(40, progress={"count": 3}), out, log=lines.append)
     assert sum("matplotlib" in line for line in lines) == 1
     assert names(out) == IMAGES and not list(out.glob(".*"))
     assert Image.open(out / "reconstructions.png").size == (
@@ -120,7 +120,7 @@ def test_the_first_row_is_what_the_exported_model_draws(recipe, out, without_mat
     sheet = Image.open(out / "samples.png")
     for i, prompt in enumerate(("red square", "blue")):
         images = modes.txt2img(model, prompt, seed=0, count=2, batch_size=2).images
-        scale = scale_of(images[0])
+        scale = enlargement(images[0])
         side = 128 + GAP
         assert sheet.size == (LABEL + 2 * side, TITLE + 2 * side)
         for j, image in enumerate(images):
@@ -131,7 +131,7 @@ def test_the_first_row_is_what_the_exported_model_draws(recipe, out, without_mat
 
 def test_a_grid_has_its_rows_where_they_belong():
     red, blue = (Image.new("RGB", (200, 150), colour) for colour in ("red", "blue"))
-    sheet = grid("a title", [Row("", [red, blue]), Row("a label " * 50, [blue])])
+    sheet = grid("a title", [LabelledRow("", [red, blue]), LabelledRow("a label " * 50, [blue])])
     assert sheet.size == (LABEL + 2 * (200 + GAP), TITLE + 2 * (150 + GAP))
     assert (
         sheet.getpixel((LABEL, TITLE)) == (255, 0, 0) == sheet.getpixel((LABEL + 199, TITLE + 149))
@@ -169,7 +169,7 @@ def test_a_resumed_training_leaves_the_same_weights_and_lines(
     train(recipe(60, progress=often), once)
     path, call = {
         "autoencoder": ("ldmref.training.autoencoder.terms.squared_error", 8),
-        "diffusion": ("ldmref.training.diffusion.q_sample", 8),
+        "diffusion": ("ldmref.training.diffusion.stage.q_sample", 8),
     }[stage]
     module = sys.modules[path.rpartition(".")[0]]
     name = path.rpartition(".")[2]
@@ -184,7 +184,7 @@ def test_a_resumed_training_leaves_the_same_weights_and_lines(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, name, interrupted)
-        patch.setattr(monitor.StageMonitor, "draw_if_due", lambda self: None)
+        patch.setattr(monitor.StageMonitor, "render_if_due", lambda self: None)
         with pytest.raises(KeyboardInterrupt):
             train(recipe(60, progress=often), out)
     assert read_headers(out)[stage].step == 7
@@ -244,7 +244,7 @@ def test_a_full_disk_warns_and_the_training_goes_on(recipe, out, monkeypatch, wi
     with monkeypatch.context() as patch:
         patch.setattr(monitor, "atomic_write", full)
         patch.setattr(metrics, "open", Half, raising=False)
-        train(recipe(3, progress={"count": 1}), out, say=lines.append)
+        train(recipe(3, progress={"count": 1}), out, log=lines.append)
     warnings = [line for line in lines if "No space left" in line]
     assert len(warnings) == 3 and all("\n" not in line for line in warnings)
     assert names(out) == set() and (out / "metrics.jsonl").read_bytes() == b""
@@ -267,9 +267,9 @@ def test_samples_that_are_not_finite_are_a_warning(recipe, out, monkeypatch, wit
 
     monkeypatch.setattr(previews.modes, "txt2img", nonfinite)
     lines = []
-    train(recipe(2, progress={"count": 1}), out, say=lines.append)
+    train(recipe(2, progress={"count": 1}), out, log=lines.append)
     assert names(out) == {"reconstructions.png"}
-    assert sum("samples.png is not drawn" in line for line in lines) == 1
+    assert sum("samples.png is not written" in line for line in lines) == 1
 
 
 def test_a_stop_while_drawing_stops_the_training(recipe, out, often, monkeypatch):

@@ -13,7 +13,7 @@ from ldmref.models.params import Params  # noqa: E402
 from ldmref.training import muon  # noqa: E402
 from ldmref.training.loss import Loss  # noqa: E402
 from ldmref.training.muon import Muon, orthogonalized  # noqa: E402
-from ldmref.training.recipe import OptimizerConfig  # noqa: E402
+from ldmref.training.recipes.schema import OptimizerConfig  # noqa: E402
 from ldmref.training.trainer import Trainer  # noqa: E402
 
 SHAPES = (20, 50), (50, 20), (20, 30), (8, 8)

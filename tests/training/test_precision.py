@@ -8,8 +8,7 @@ import pytest
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
-from ldmref.training import precision  # noqa: E402
-from ldmref.training.precision import activation_dtype  # noqa: E402
+from ldmref.training.setup import activation_dtype  # noqa: E402
 
 
 @pytest.mark.parametrize(
@@ -24,8 +23,7 @@ from ldmref.training.precision import activation_dtype  # noqa: E402
 )
 def test_of_a_processor(monkeypatch, capabilities, dtype):
     known = {} if capabilities is None else {"get_capabilities": lambda: capabilities}
-    fake = SimpleNamespace(device=torch.device, cpu=SimpleNamespace(**known))
-    monkeypatch.setattr(precision, "torch", fake)
+    monkeypatch.setattr(torch, "cpu", SimpleNamespace(**known))
     assert activation_dtype("auto", "cpu") == dtype
     assert activation_dtype("float32", "cpu") == "float32"
     assert activation_dtype("bfloat16", "cpu") == "bfloat16"
@@ -39,7 +37,7 @@ def test_emulation_on_a_gpu_does_not_count(monkeypatch):
 
 
 def test_this_machine_trains_with_it():
-    from ldmref.training.recipe_file import recipe_from_dict
+    from ldmref.training.recipes.file import recipe_from_dict
 
     recipe = recipe_from_dict({"dtype": "auto", "model": {"preset": "tiny"}, "data": {"size": 16}})
     assert recipe.dtype == "auto"

@@ -14,8 +14,8 @@ from ldmref.cli.train import report
 from ldmref.errors import Cancelled, NumericError
 from ldmref.io.native import save_folder
 from ldmref.training.finetune.run import fine_tune
-from ldmref.training.progress import Progress
-from ldmref.training.recipe_file import recipe_from_dict
+from ldmref.training.monitor.progress import TrainingProgress
+from ldmref.training.recipes.file import recipe_from_dict
 from ldmref.training.run import train
 from ldmref.training.trainer import Trainer
 
@@ -51,7 +51,7 @@ def test_warnings_are_issued(messy, recipe, fine_tuning, tmp_path, function):
     lines = []
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)
-        call(settings, tmp_path / "said", say=lines.append)
+        call(settings, tmp_path / "said", log=lines.append)
     assert [f"warning: {line}" for line in issued] == [x for x in lines if x.startswith("warning")]
     assert "3 images of 16x16" in lines
 
@@ -61,16 +61,18 @@ def test_one_image_is_singular(images, recipe, tmp_path):
         if "blue" not in file.name:
             file.unlink()
     lines = []
-    train(recipe(1), tmp_path / "out", say=lines.append)
+    train(recipe(1), tmp_path / "out", log=lines.append)
     assert "1 image of 16x16" in lines
 
 
 def test_progress_reads_well(capsys):
-    progress = Progress("autoencoder", 20, 400, 0.43119, 17.53, 87.0, {"psnr": 23.14, "kl": 97.4})
+    progress = TrainingProgress(
+        "autoencoder", 20, 400, 0.43119, 17.53, 87.0, {"psnr": 23.14, "kl": 97.4}
+    )
     print(progress)
     want = "autoencoder 20/400  loss 0.4312  psnr 23.14 dB, kl 97.4 nats  17.5 images/s  "
     assert capsys.readouterr().out == want + "1 min 27 s left\n"
-    plain = Progress("diffusion", 1, 2, 0.5, 1.0, 3600.0 * 4)
+    plain = TrainingProgress("diffusion", 1, 2, 0.5, 1.0, 3600.0 * 4)
     assert str(plain) == "diffusion 1/2  loss 0.5000  1.0 images/s  4 h 0 min left"
     report(plain)
     assert capsys.readouterr().err == f"{plain}\n"
@@ -85,7 +87,7 @@ def test_a_stopped_training_names_its_stage(recipe, tmp_path, stage):
             stop.set()
 
     with pytest.raises(Cancelled) as caught:
-        train(recipe(3), tmp_path / "out", report=stop_there, cancel=stop)
+        train(recipe(3), tmp_path / "out", on_progress=stop_there, cancel=stop)
     assert str(caught.value) == f"{stage} stopped after step 1 of 3"
 
 

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from ldmref.datasets.config import DataConfig
 from ldmref.errors import LdmrefError
-from ldmref.training.recipe import CheckpointConfig, DataConfig, Recipe
-from ldmref.training.recipe_file import SHIPPED, read_recipe, recipe_from_dict, to_toml
+from ldmref.training.recipes.file import SHIPPED, read_recipe, recipe_from_dict, to_toml
+from ldmref.training.recipes.schema import CheckpointConfig, Recipe
 
 
 def test_a_file_with_defaults_and_overrides(tmp_path):
@@ -50,7 +51,7 @@ def test_the_emoji_recipe_is_the_default_in_bfloat16():
 
 def test_the_page_shows_the_defaults():
     page = (Path(__file__).parents[2] / "docs/training.md").read_text("utf-8")
-    (text,) = re.findall(r"```toml\n(.*?)```", page, re.DOTALL)
+    (text,) = re.findall(r"```toml\n(stages.*?)```", page, re.DOTALL)
     assert recipe_from_dict(tomllib.loads(text)) == recipe_from_dict({})
 
 
@@ -115,7 +116,7 @@ def test_files_that_do_not_exist(name, tmp_path, monkeypatch):
 def test_reading_needs_no_torch():
     code = (
         "import sys, ldmref.training.run\n"
-        "from ldmref.training.recipe_file import read_recipe\n"
+        "from ldmref.training import read_recipe\n"
         "read_recipe('emoji'); sys.exit('torch' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

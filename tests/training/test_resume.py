@@ -13,16 +13,11 @@ from PIL import Image
 
 torch = pytest.importorskip("torch", reason="training runs on the torch backend")
 
+from ldmref.datasets.config import DataSummary  # noqa: E402
 from ldmref.errors import Cancelled, LdmrefError, NumericError  # noqa: E402
-from ldmref.training.checkpoint import (  # noqa: E402
-    DataSummary,
-    Header,
-    Timer,
-    read_checkpoint,
-    read_headers,
-)
-from ldmref.training.recipe import CheckpointConfig  # noqa: E402
-from ldmref.training.recipe_file import read_recipe, recipe_from_dict  # noqa: E402
+from ldmref.training.checkpoint import CheckpointTimer, Header, read_checkpoint, read_headers  # noqa: E402
+from ldmref.training.recipes.file import read_recipe, recipe_from_dict  # noqa: E402
+from ldmref.training.recipes.schema import CheckpointConfig  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
@@ -39,7 +34,7 @@ def stop_after(stage, step):
         if (progress.stage, progress.step) == (stage, step):
             cancel.set()
 
-    return {"cancel": cancel, "report": report}
+    return {"cancel": cancel, "on_progress": report}
 
 
 def bits(path):
@@ -123,12 +118,12 @@ CHANGES = {
 
 
 def test_auto_is_what_it_was_on_the_machine_that_began(recipe, out, monkeypatch):
-    monkeypatch.setattr("ldmref.training.precision.multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr("ldmref.training.setup.multiplies_bfloat16", lambda device: True)
     train(recipe(2, dtype="auto"), out)
     assert {header.recipe.dtype for header in read_headers(out).values()} == {"bfloat16"}
     assert read_recipe(out / "recipe.toml").dtype == "bfloat16"
     train(recipe(3, dtype="auto", autoencoder=recipe(2).to_dict()["autoencoder"]), out)
-    monkeypatch.setattr("ldmref.training.precision.multiplies_bfloat16", lambda device: False)
+    monkeypatch.setattr("ldmref.training.setup.multiplies_bfloat16", lambda device: False)
     error = refused(recipe(2, dtype="auto"), out)
     assert error.code == "E-RESUME-CHANGED"
     assert "dtype was 'bfloat16', now 'float32'" in str(error)
@@ -183,7 +178,7 @@ def test_accepted_changes_are_made_and_recorded(recipe, out):
         recipe(data=recipe().to_dict()["data"] | {"size": 32}),
         out,
         accept_changes=True,
-        say=lines.append,
+        log=lines.append,
     )
     assert any("data.size was 16, now 32" in line for line in lines)
     assert {header.agreed.recipe.data.size for header in read_headers(out).values()} == {32}
@@ -289,11 +284,11 @@ def test_a_checkpoint_cut_off_is_refused(recipe, out):
 def test_checkpoints_by_step_and_by_time(monkeypatch):
     now = 0.0
     monkeypatch.setattr("time.monotonic", lambda: now)
-    by_step = Timer(CheckpointConfig(seconds=0, steps=10))
+    by_step = CheckpointTimer(CheckpointConfig(seconds=0, steps=10))
     assert by_step.due(1)
     by_step.saved(1.0)
     assert [step for step in range(2, 31) if by_step.due(step)] == [10, 20, 30]
-    by_time = Timer(CheckpointConfig(seconds=30))
+    by_time = CheckpointTimer(CheckpointConfig(seconds=30))
     by_time.saved(1.0)
     now = 29.9
     assert not by_time.due(2)
@@ -313,7 +308,7 @@ def test_the_first_step_is_saved(recipe, out):
     def report(progress):
         seen[progress.step] = {k: header.step for k, header in read_headers(out).items()}
 
-    train(recipe(3), out, report=report)
+    train(recipe(3), out, on_progress=report)
     assert seen[2] == {"autoencoder": 3, "diffusion": 1}
 
 
@@ -333,7 +328,10 @@ def test_files_are_readable_as_the_umask_says(recipe, out, umask, mode):
 @pytest.mark.parametrize("stage", ["autoencoder", "diffusion"])
 def test_a_loss_that_is_not_finite_stops(recipe, out, monkeypatch, stage):
     """The step is named; the checkpoint before it stays, and training can go on from there."""
-    formulas = {"autoencoder": "autoencoder.terms.squared_error", "diffusion": "diffusion.q_sample"}
+    formulas = {
+        "autoencoder": "autoencoder.terms.squared_error",
+        "diffusion": "diffusion.stage.q_sample",
+    }
     path = f"ldmref.training.{formulas[stage]}"
     module, _, name = path.rpartition(".")
     formula = getattr(import_module(module), name)
@@ -394,7 +392,7 @@ def test_two_trainings_do_not_share_a_folder(recipe, out):
     def report(progress):
         codes.append(refused(recipe(), out).code)
 
-    train(recipe(1), out, report=report)
+    train(recipe(1), out, on_progress=report)
     assert set(codes) == {"E-IN-USE"}
 
 

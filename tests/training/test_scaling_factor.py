@@ -7,7 +7,7 @@ import pytest
 
 pytest.importorskip("torch", reason="training runs on the torch backend")
 
-from ldmref.training.latents import CHUNK, Latents
+from ldmref.training.diffusion.latents import CHUNK, Latents
 
 
 def latents(n, logvar=-1.0, spread=0.5, shift=0.3):

@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from ldmref.training.data import emoji as emoji_data
-from ldmref.training.data import summarize
-from ldmref.training.data.articles import article
-from ldmref.training.data.captions import scene_caption, scene_vocabulary
-from ldmref.training.data.colours import BACKGROUNDS, COLOURS, recolour
-from ldmref.training.data.composing import SHARES, TESTED, held_out_scene, training_scene
-from ldmref.training.data.nouns import nouns, plural
-from ldmref.training.data.rendering import render_scene
-from ldmref.training.data.scene import (
+from ldmref.datasets import summarize
+from ldmref.datasets.emoji import emoji_dataset
+from ldmref.datasets.emoji import font as emoji_data
+from ldmref.datasets.emoji.articles import article
+from ldmref.datasets.emoji.captions import scene_caption, scene_vocabulary
+from ldmref.datasets.emoji.colours import BACKGROUNDS, COLOURS, recolour
+from ldmref.datasets.emoji.composing import SHARES, TESTED, held_out_scene, training_scene
+from ldmref.datasets.emoji.nouns import nouns, plural
+from ldmref.datasets.emoji.rendering import render_scene
+from ldmref.datasets.emoji.scene import (
     ABOVE,
     BESIDE,
     FRAME,
@@ -245,11 +246,11 @@ def test_captions_say_what_is_shown_in_several_ways():
 
 @pytest.fixture(scope="module")
 def data():
-    from ldmref.training.data.scene_dataset import SceneDataset
+    from ldmref.datasets.emoji.scene_dataset import SceneDataset
 
     with pytest.MonkeyPatch.context() as patch:
         few = emoji_data.emoji_list()[::40]
-        patch.setattr(emoji_data, "emoji_list", lambda: few)
+        patch.setattr(emoji_dataset, "emoji_list", lambda: few)
         return SceneDataset(64, 5000)
 
 
@@ -272,23 +273,23 @@ def test_the_data_set_is_an_array_of_images_with_captions(data):
 @needs_font
 def test_captions_by_other_odds_are_other_data(monkeypatch):
     few = emoji_data.emoji_list()[::100]
-    monkeypatch.setattr(emoji_data, "emoji_list", lambda: few)
-    first = summarize(emoji_data.EmojiDataset(8))
-    assert first == summarize(emoji_data.EmojiDataset(8))
-    odds = dict(emoji_data.CAPTIONS)
+    monkeypatch.setattr(emoji_dataset, "emoji_list", lambda: few)
+    first = summarize(emoji_dataset.EmojiDataset(8))
+    assert first == summarize(emoji_dataset.EmojiDataset(8))
+    odds = dict(emoji_dataset.CAPTIONS)
     odds["name"], odds["word"] = odds["word"], odds["name"]
-    monkeypatch.setattr(emoji_data, "CAPTIONS", odds)
-    assert first != summarize(emoji_data.EmojiDataset(8))
+    monkeypatch.setattr(emoji_dataset, "CAPTIONS", odds)
+    assert first != summarize(emoji_dataset.EmojiDataset(8))
 
 
 @needs_font
 def test_a_data_set_without_keywords_says_so(monkeypatch, tmp_path):
-    from ldmref.training.data.scene_dataset import SceneDataset
+    from ldmref.datasets.emoji.scene_dataset import SceneDataset
 
     few = emoji_data.emoji_list()[::400]
-    monkeypatch.setattr(emoji_data, "emoji_list", lambda: few)
+    monkeypatch.setattr(emoji_dataset, "emoji_list", lambda: few)
     keywords = tmp_path / "en.xml"
-    monkeypatch.setattr(emoji_data, "KEYWORDS", keywords)
+    monkeypatch.setattr(emoji_dataset, "KEYWORDS", keywords)
     (warning,) = SceneDataset(64, 50).warnings
     assert "apt-get install unicode-cldr-core" in warning
     keywords.write_text(f'<ldml><annotation cp="{few[0].text}">joy</annotation></ldml>')

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from ldmref.datasets import check_data, load_dataset, summarize
+from ldmref.datasets import shards as shards_module
+from ldmref.datasets.config import DataConfig
 from ldmref.errors import InputError
-from ldmref.training.data import check_data, load_dataset, summarize
-from ldmref.training.data import shards as shards_module
-from ldmref.training.recipe import DataConfig
 
 
 def image(colour, suffix="PNG"):

@@ -13,10 +13,11 @@ torch = pytest.importorskip("torch", reason="training runs on the torch backend"
 from ldmref.backends.torch import TorchBackend  # noqa: E402
 from ldmref.models.params import Params  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
-from ldmref.training.diffusion import DiffusionBatches  # noqa: E402
-from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
-from ldmref.training.loss import FULL_BATCH, Loss  # noqa: E402
-from ldmref.training.recipe import DiffusionObjective, DiffusionStage, OptimizerConfig  # noqa: E402
+from ldmref.training.batches import FULL_BATCH  # noqa: E402
+from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.diffusion.stage import DiffusionBatches  # noqa: E402
+from ldmref.training.loss import Loss  # noqa: E402
+from ldmref.training.recipes.schema import DiffusionObjective, DiffusionStage, OptimizerConfig  # noqa: E402
 from ldmref.training.trainer import Trainer  # noqa: E402
 
 OPS = TorchBackend("cpu", "float64")
@@ -48,7 +49,7 @@ def squared_error(weight, bias, x, y):
 
 
 def loss(ops, params, step, part):
-    x, y = map(part.of, batch(step))
+    x, y = map(part.slice, batch(step))
     return Loss(squared_error(params.layer.weight, params.layer.bias, x, y))
 
 

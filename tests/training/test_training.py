@@ -14,22 +14,23 @@ torch = pytest.importorskip("torch", reason="training runs on the torch backend"
 import ldmref  # noqa: E402
 from ldmref import modes  # noqa: E402
 from ldmref.backends.torch import TorchBackend  # noqa: E402
+from ldmref.datasets.emoji import emoji_dataset  # noqa: E402
+from ldmref.datasets.emoji import font as emoji_data  # noqa: E402
+from ldmref.datasets.folder import FolderDataset  # noqa: E402
 from ldmref.errors import InputError  # noqa: E402
 from ldmref.models.presets import preset  # noqa: E402
 from ldmref.prompts.tokenizer import PromptTokenizer  # noqa: E402
 from ldmref.prompts.words import word_tokenizer  # noqa: E402
 from ldmref.training.autoencoder.stage import autoencoder_trainer  # noqa: E402
-from ldmref.training.data import emoji as emoji_data  # noqa: E402
-from ldmref.training.data.folder import FolderDataset  # noqa: E402
-from ldmref.training.diffusion import Condition, diffusion_trainer  # noqa: E402
-from ldmref.training.latents import Latents, NoisyLatents  # noqa: E402
-from ldmref.training.recipe import (  # noqa: E402
+from ldmref.training.diffusion.latents import Latents, NoisyLatents  # noqa: E402
+from ldmref.training.diffusion.stage import Condition, diffusion_trainer  # noqa: E402
+from ldmref.training.recipes.file import recipe_from_dict  # noqa: E402
+from ldmref.training.recipes.schema import (  # noqa: E402
     AutoencoderStage,
     Budget,
     DiffusionStage,
     OptimizerConfig,
 )
-from ldmref.training.recipe_file import recipe_from_dict  # noqa: E402
 from ldmref.training.run import train  # noqa: E402
 
 
@@ -171,7 +172,7 @@ def recipe_for(images, **changes):
 
 def test_a_complete_training_makes_a_model_that_draws(images, tmp_path):
     reports = []
-    folder = train(recipe_for(images), tmp_path / "run", report=reports.append)
+    folder = train(recipe_for(images), tmp_path / "run", on_progress=reports.append)
     assert [r.stage for r in reports] == ["autoencoder"] * 3 + ["diffusion"] * 3
     assert all(r.images_per_second > 0 and r.seconds_left >= 0 for r in reports)
     model = ldmref.load(folder, backend="numpy")
@@ -191,8 +192,8 @@ def test_an_interrupted_training_is_resumed(images, tmp_path):
     recipe = recipe_for(images)
     steps = []
     with pytest.raises(KeyboardInterrupt):
-        train(recipe, tmp_path / "run", report=stop)
-    train(recipe, tmp_path / "run", report=record)
+        train(recipe, tmp_path / "run", on_progress=stop)
+    train(recipe, tmp_path / "run", on_progress=record)
     assert steps == [("diffusion", 3)]
 
 
@@ -255,7 +256,7 @@ def test_the_drawing_is_the_font_s_own_bitmap_centred_on_white():
 
 
 def test_emoji_captions_name_the_image():
-    data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
+    data = emoji_dataset.EmojiDataset.__new__(emoji_dataset.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name == "hot dog"]
     data.keywords = [["frankfurter"]]
     data.names = {"hot dog"}
@@ -263,14 +264,14 @@ def test_emoji_captions_name_the_image():
     captions = [data.caption(0, rng) for _ in range(400)]
     assert {"hot dog", "dog", "hot", "frankfurter", "a hot dog"} <= set(captions)
     # Of "some words" (each with odds of 0.6) both, or none, which stands for both.
-    odds = emoji_data.CAPTIONS["name"] + (0.6**2 + 0.4**2) * emoji_data.CAPTIONS["some words"]
+    odds = emoji_dataset.CAPTIONS["name"] + (0.6**2 + 0.4**2) * emoji_dataset.CAPTIONS["some words"]
     deviation = math.sqrt(odds * (1 - odds) / 400)
     assert abs(captions.count("hot dog") / 400 - odds) < 4 * deviation
 
 
 def test_the_name_of_another_emoji_is_never_a_caption():
     """ "dog" means the dog, and not, now and then, the hot dog."""
-    data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
+    data = emoji_dataset.EmojiDataset.__new__(emoji_dataset.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if e.name in ("dog", "hot dog")]
     data.keywords = [[], ["Dog"]]
     data.names = {"dog", "hot dog"}
@@ -295,7 +296,7 @@ def test_captions_say_a_or_an_by_the_sound_of_the_next_word():
         oncoming onion open optical orange orangutan orthodox otter outbox owl ox oyster
         umbrella unamused unlocked up up-down up-left up-right upside-down upwards x-ray
     """.split()
-    data = emoji_data.EmojiDataset.__new__(emoji_data.EmojiDataset)
+    data = emoji_dataset.EmojiDataset.__new__(emoji_dataset.EmojiDataset)
     data.emoji = [e for e in emoji_data.emoji_list() if not e.has_skin_tone]
     data.names = set()
     data.keywords = [[]] * len(data.emoji)

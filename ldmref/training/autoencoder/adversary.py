@@ -1,8 +1,8 @@
 """The patch discriminator: a logit for every patch, and its terms in the loss.
 
 Isola et al. 2017, arXiv:1611.07004, section 3.2.2; Esser, Rombach, Ommer 2021, arXiv:2012.09841,
-section 3.1. Both networks are trained in one step, from the gradient of one sum: the decoder's term
-sees the discriminator as a constant, and the discriminator's sees the reconstruction as one.
+section 3.1. Both networks are trained in one step, from the gradient of one sum: the discriminator
+is a constant in the decoder's term, and the reconstruction is a constant in the discriminator's.
 """
 
 from __future__ import annotations
@@ -35,13 +35,15 @@ LOSSES = {
 
 
 class AdversarialTerms(NamedTuple):
+    """The losses of decoder and discriminator."""
+
     generator: torch.Tensor
     discriminator: torch.Tensor
     weight: torch.Tensor  # the adaptive weight of the generator's term
 
 
 def discriminator_spec() -> Spec:
-    """Convolutions of 4x4 with stride 2 and norms, and one of 3x3 to a logit per patch."""
+    """Return the shapes of 4x4 convolutions with stride 2 and norms, and of a 3x3 one to logits."""
     convolutions = [nn.conv_spec(*width, kernel=4) for width in pairwise(WIDTHS)]
     norms = [nn.norm_spec(c) for c in WIDTHS[1:]]
     return {
@@ -52,7 +54,7 @@ def discriminator_spec() -> Spec:
 
 
 def discriminator(ops: TorchBackend, p: Params, x: torch.Tensor) -> torch.Tensor:
-    """Images (n, 3, H, W) -> logits of patches, (n, 1, H/8, W/8)."""
+    """Return the logits of patches, (n, 1, H/8, W/8), of images (n, 3, H, W)."""
     for conv, norm in zip(p.convs.items_in_order(), p.norms.items_in_order(), strict=True):
         x = ops.conv2d(x, conv.weight, conv.bias, stride=2, padding=1)
         x = nn.norm_silu(ops, norm, x, GROUPS, EPS)
@@ -62,7 +64,7 @@ def discriminator(ops: TorchBackend, p: Params, x: torch.Tensor) -> torch.Tensor
 def adversarial_terms(
     ops: TorchBackend, params: Params, f: Forward, loss: torch.Tensor, kind: str
 ) -> AdversarialTerms:
-    """The terms of both networks; `loss`: what the autoencoder is trained with besides."""
+    """Return the terms of both networks; `loss` is the sum of the autoencoder's other terms."""
     discriminator_loss, generator_loss = LOSSES[kind]
     constant = tree_map(stop_gradient, params.discriminator)
 

@@ -1,9 +1,9 @@
-"""What changes a codebook besides the gradient: its moving average, and the revival of dead codes.
+"""Changes of a codebook outside the gradient: its moving average, and the revival of dead codes.
 
-A code is dead if its moving-average use is below `revive_below` of the mean. It becomes an encoder
-output of the batch, sampled in proportion to its squared distance from its code, so that codes go
-where they are missing (k-means++: Arthur and Vassilvitskii 2007). As no code has been used before
-the first step, the codebook starts from encoder outputs.
+A code is dead if its moving-average use is below `revive_below` of the mean. It is replaced by an
+encoder output of the batch, sampled in proportion to the squared distance from its code, as in
+k-means++ (Arthur and Vassilvitskii 2007). Before the first step no code has been used, so the
+codebook starts from encoder outputs.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from ldmref.math.quantize import codebook_moving_average, commitment_loss
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, Spec
 from ldmref.training.autoencoder.forward import Forward
-from ldmref.training.recipe import AutoencoderObjective
+from ldmref.training.autoencoder.objective import AutoencoderObjective
 
-USE_DECAY = 0.99  # of the use of codes, where the codebook itself is trained by its gradient
+USE_DECAY = 0.99  # of the use of codes if the codebook itself is trained by its gradient
 
 
 def use_spec(config: AutoencoderConfig) -> Spec:
-    """Moving averages of the number and the sum of the vectors assigned to each code."""
+    """Return the shapes of the moving averages: number and sum of vectors assigned to each code."""
     k = config.codebook_size
     return {"use": {"counts": (k,), "sums": (k, config.latent_channels)}}
 
@@ -40,7 +40,7 @@ def update_codebook(
         use.counts, use.sums, z, f.indices.flatten(), decay
     )
     if objective.codebook_decay:
-        used = counts > 0  # by any vector so far: the average of none is no code
+        used = counts > 0  # the average of no vectors is not a code
         codes[used] = average[used]
     mean_use = len(z) / len(codes)
     dead = counts < objective.revive_below * mean_use

@@ -1,8 +1,8 @@
-"""The network of the perceptual term: it learns to read the captions' words off the images.
+"""The network of the perceptual term, which learns to predict an image's words.
 
-No trained network can be downloaded, so a small one is trained on the same data, before the
-autoencoder: its convolutions answer to what names things, as LPIPS' networks do (Zhang et al. 2018,
-arXiv:1801.03924). The loss is the cross-entropy of each word's presence.
+A small network is trained on the same images before the autoencoder, because ldmref downloads no
+trained one. Its features respond to the content of an image, like those of LPIPS (Zhang et al.
+2018, arXiv:1801.03924). The loss is the cross-entropy of each word's presence in the caption.
 """
 
 from __future__ import annotations
@@ -15,23 +15,23 @@ import numpy as np
 import torch
 
 from ldmref.backends.torch import TorchBackend
+from ldmref.datasets import Dataset
 from ldmref.math.variational import bernoulli_log_likelihood
 from ldmref.models import layers as nn
 from ldmref.models.params import Params, Spec, init, numbered
-from ldmref.training.data import Dataset
-from ldmref.training.images import image_batch
-from ldmref.training.loss import FULL_BATCH, Loss, Part
-from ldmref.training.recipe import FeaturesStage
-from ldmref.training.trainer import Trainer, step_generator
+from ldmref.training.batches import FULL_BATCH, Part, image_batch, step_generator
+from ldmref.training.loss import Loss
+from ldmref.training.recipes.schema import FeaturesStage
+from ldmref.training.trainer import Trainer
 
 WIDTHS = (3, 32, 64, 96)
 GROUPS = 8
 EPS = 1e-6
-MOST_WORDS = 256
+MOST_WORDS = 256  # that are predicted
 
 
 def features_spec(words: int) -> Spec:
-    """Convolutions with norms, and a linear layer to a logit per word."""
+    """Return the shapes of convolutions with norms, and of a linear layer to a logit per word."""
     return {
         "convs": numbered([nn.conv_spec(*width) for width in pairwise(WIDTHS)]),
         "norms": numbered([nn.norm_spec(c) for c in WIDTHS[1:]]),
@@ -40,7 +40,7 @@ def features_spec(words: int) -> Spec:
 
 
 def features(ops: TorchBackend, p: Params, x: torch.Tensor) -> list[torch.Tensor]:
-    """Images (n, 3, H, W) in [-1, 1] -> activations of every layer, at H, H/2, H/4."""
+    """Return the activations of every layer, at H, H/2, H/4, for images (n, 3, H, W) in [-1, 1]."""
     layers = []
     x = ops.asarray(x)
     for i, conv in enumerate(p.convs.items_in_order()):
@@ -51,7 +51,7 @@ def features(ops: TorchBackend, p: Params, x: torch.Tensor) -> list[torch.Tensor
 
 
 def feature_trainer(data: Dataset, stage: FeaturesStage, seed: int, ops: TorchBackend) -> Trainer:
-    """A trainer of the network on images and random captions."""
+    """Return a trainer of the network on images and random captions."""
     words = common_words(data)
     number = {word: i for i, word in enumerate(words)}
     batch_size = stage.optimizer.batch_size
@@ -62,19 +62,19 @@ def feature_trainer(data: Dataset, stage: FeaturesStage, seed: int, ops: TorchBa
         present = np.zeros((batch_size, len(words)), np.float32)
         for row, i in zip(present, batch, strict=True):
             row[[number[w] for w in _words(data.caption(int(i), rng)) if w in number]] = 1.0
-        target = torch.as_tensor(part.of(present), device=x.device)
+        target = torch.as_tensor(part.slice(present), device=x.device)
         deepest = features(ops, params, x)[-1]
         logits = nn.linear(ops, params.words, deepest.mean((2, 3)))
         right = target.gather(1, logits.argmax(1, keepdim=True)).mean()
         total = -bernoulli_log_likelihood(target, logits).mean()
-        return Loss(total, {"right": right.detach()}, part.of(batch))
+        return Loss(total, {"right": right.detach()}, part.slice(batch))
 
     params = init(features_spec(len(words)), seed)
     return Trainer(stage.optimizer, stage.budget.steps, params, loss, ops)
 
 
 def common_words(data: Dataset) -> list[str]:
-    """The most frequent words of the captions, alphabetically."""
+    """Return the most frequent words of the captions, alphabetically."""
     counts = Counter(word for text in data.vocabulary() for word in _words(text))
     ranked = sorted(counts, key=lambda word: (-counts[word], word))
     return sorted(ranked[:MOST_WORDS])

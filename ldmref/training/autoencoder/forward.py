@@ -14,11 +14,10 @@ from ldmref.math.quantize import nearest_code, straight_through
 from ldmref.models.autoencoder import decode, encode
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params
-from ldmref.training.loss import FULL_BATCH, Part
-from ldmref.training.recipe import AutoencoderObjective
-from ldmref.training.trainer import step_noise
+from ldmref.training.autoencoder.objective import AutoencoderObjective
+from ldmref.training.batches import FULL_BATCH, Part, step_noise
 
-Noise = Callable[[tuple[int, ...], str], torch.Tensor]  # of a shape, for a purpose
+NoiseSource = Callable[[tuple[int, ...], str], torch.Tensor]  # (shape, purpose)
 
 
 @dataclass(frozen=True)
@@ -26,7 +25,7 @@ class Forward:
     """Images (n, 3, H, W) in [-1, 1], their reconstructions and latents, in float32 or float64.
 
     `mean` and `logvar` of q(z|x): (n, z, h, w). With a codebook, `rows` are the same latents as
-    (n, h, w, z), `quantized` their codes, and `indices` (n, h, w) the numbers of these.
+    (n, h, w, z), `quantized` their codes, and `indices` (n, h, w) the numbers of the codes.
     """
 
     x: torch.Tensor
@@ -46,9 +45,9 @@ def forward(
     config: AutoencoderConfig,
     objective: AutoencoderObjective,
     x: torch.Tensor,
-    noise: Noise,
+    noise: NoiseSource,
 ) -> Forward:
-    """Reconstruct `x` as it is in training: corrupted, encoded, sampled or quantized, decoded."""
+    """Reconstruct `x` as in training: corrupted, encoded, sampled or quantized, decoded."""
     corrupted = corrupt(objective, x, noise)
     moments = encode(ops, params, config, ops.asarray(corrupted))
     mean, logvar = (z.to(x.dtype) for z in moments)
@@ -67,20 +66,20 @@ def forward(
     return Forward(x, corrupted, y, mean, logvar, params, rows, quantized, indices)
 
 
-def noise_of(seed: int, step: int, ops: TorchBackend, part: Part = FULL_BATCH) -> Noise:
-    """The noise of a part of one step's batch, of any shape and for any purpose."""
+def make_noise(seed: int, step: int, ops: TorchBackend, part: Part = FULL_BATCH) -> NoiseSource:
+    """Return a function that samples the noise of a part of one step's batch."""
 
     def noise(shape: tuple[int, ...], purpose: str) -> torch.Tensor:
         n, *sizes = shape
-        return part.of(step_noise((n * part.count, *sizes), seed, step, ops, purpose))
+        return part.slice(step_noise((n * part.count, *sizes), seed, step, ops, purpose))
 
     return noise
 
 
-def corrupt(objective: AutoencoderObjective, x: torch.Tensor, noise: Noise) -> torch.Tensor:
-    """What the encoder sees of `x`."""
+def corrupt(objective: AutoencoderObjective, x: torch.Tensor, noise: NoiseSource) -> torch.Tensor:
+    """Return the encoder's input for the images `x`."""
     if objective.corruption == "none":
         return x
     kinds = {"gaussian": gaussian_corruption, "masking": masking_corruption}
-    drawing = noise(tuple(x.shape), "corruption")
-    return kinds[objective.corruption](x, drawing, objective.corruption_amount)
+    eps = noise(tuple(x.shape), "corruption")
+    return kinds[objective.corruption](x, eps, objective.corruption_amount)

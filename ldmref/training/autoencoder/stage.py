@@ -1,4 +1,4 @@
-"""The trainer of a first stage, whatever its terms are."""
+"""The trainer of a first stage."""
 
 from __future__ import annotations
 
@@ -8,27 +8,28 @@ from functools import partial
 import numpy as np
 
 from ldmref.backends.torch import TorchBackend
+from ldmref.datasets import Dataset
 from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, init, tree_map
 from ldmref.training.autoencoder.adversary import adversarial_terms, discriminator_spec
 from ldmref.training.autoencoder.codebook import update_codebook, use_spec
 from ldmref.training.autoencoder.features import features
-from ldmref.training.autoencoder.forward import forward, noise_of
+from ldmref.training.autoencoder.forward import forward, make_noise
+from ldmref.training.autoencoder.objective import AutoencoderObjective
 from ldmref.training.autoencoder.terms import metrics, weighted_terms
-from ldmref.training.data import Dataset
-from ldmref.training.images import image_batch
-from ldmref.training.loss import FULL_BATCH, Loss, Part
-from ldmref.training.recipe import AutoencoderObjective, AutoencoderStage
-from ldmref.training.trainer import Trainer, step_generator
+from ldmref.training.batches import FULL_BATCH, Part, image_batch, step_generator
+from ldmref.training.loss import Loss
+from ldmref.training.recipes.schema import AutoencoderStage
+from ldmref.training.trainer import Trainer
 
-EXACT_LOGVAR = -30.0  # of latents without noise; the lowest that the encoder gives
+EXACT_LOGVAR = -30.0  # of latents without noise: the encoder's lower bound
 
 
 def initial_params(config: AutoencoderConfig, objective: AutoencoderObjective, seed: int) -> Params:
-    """The autoencoder, and what its objective adds: a variance, use of codes, a discriminator.
+    """Return the autoencoder's parameters, with those of its objective: variance, discriminator...
 
-    Where latents are exact, the encoder gives no variance, and does not learn any.
+    For exact latents the encoder's variance is fixed at the smallest value.
     """
     params = init(autoencoder_spec(config), seed)
     if config.codebook_size:
@@ -52,9 +53,9 @@ def autoencoder_trainer(
     ops: TorchBackend,
     feature_params: Params | None = None,
 ) -> Trainer:
-    """A trainer of the autoencoder on the images of `data`.
+    """Return a trainer of the autoencoder on the images of `data`.
 
-    `feature_params`: the network of the perceptual term.
+    `feature_params` is the network of the perceptual term, if there is one.
     """
     objective = stage.objective
     batch_size = stage.optimizer.batch_size
@@ -66,7 +67,7 @@ def autoencoder_trainer(
         layers = None if frozen is None else partial(features, ops, frozen)
         rng = step_generator(seed, step, "autoencoder")
         batch, x = image_batch(data, rng, batch_size, ops, part)
-        f = forward(ops, params, config, objective, x, noise_of(seed, step, ops, part))
+        f = forward(ops, params, config, objective, x, make_noise(seed, step, ops, part))
         terms = weighted_terms(objective, config, layers)
         total = x.new_zeros(()) + sum(w * term(objective, f) for w, term in terms.values())
         values = metrics(objective, f)
@@ -79,7 +80,7 @@ def autoencoder_trainer(
         if config.codebook_size:
             rng = step_generator(seed, step, "codebook")
             after = partial(update_codebook, f=f, objective=objective, rng=rng)
-        return Loss(total, values, part.of(batch), after)
+        return Loss(total, values, part.slice(batch), after)
 
     waits = objective.adversarial_weight > 0 and objective.adversarial_start > 0
     return Trainer(
@@ -94,5 +95,5 @@ def autoencoder_trainer(
 
 
 def autoencoder_params(params: Params, config: AutoencoderConfig) -> Params:
-    """The networks of the autoencoder alone, of all that was trained."""
+    """Return the networks of the autoencoder, without discriminator and other additions."""
     return Params({name: params[name] for name in autoencoder_spec(config)})

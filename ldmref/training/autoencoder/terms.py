@@ -1,15 +1,15 @@
-"""The terms of a first stage's loss, and the metrics that say how it is doing.
+"""The terms of a first stage's loss, and its metrics.
 
-The loss is the sum over names of `objective.NAME_weight` * TERMS[NAME](f). Images have d numbers,
-latents k channels at m positions.
+The loss is the sum over names of `objective.NAME_weight` * TERMS[NAME](f). An image has d values,
+a latent k channels at m positions.
 
 absolute    mean |y - x|
-edge        the same of the differences between neighbouring pixels, across and down
+edge        the same for differences between neighbouring pixels, across and down
 square      |y - x|^2 / d (Hinton and Salakhutdinov 2006; with corruption, Vincent et al. 2008)
 elbo        beta KL(q || N(0, 1)) - log p(x|z), in nats (Kingma and Welling 2013, eq. 10;
             the variance learned as one number: Rybkin et al. 2021, arXiv:2006.13202)
 kl          KL(q || N(0, 1)) / (k m) (Rombach et al. 2022, arXiv:2112.10752, eq. 25)
-l1          |z| / (k m), of z divided by its root mean square: else a small z would do
+l1          |z| / (k m), with z divided by its root mean square, so its scale does not matter
 sparsity    KL(rho || mean activation) of each channel, averaged (Ng 2011)
 codebook    codebook and commitment loss, divided by k (van den Oord et al. 2017, eq. 3)
 perceptual  distance of features, summed over layers (Zhang et al. 2018)
@@ -29,27 +29,31 @@ from ldmref.math.quantize import code_perplexity, commitment_loss, vq_loss
 from ldmref.math.variational import elbo, gaussian_log_likelihood, normal_log_density
 from ldmref.models.config import AutoencoderConfig
 from ldmref.training.autoencoder.forward import Forward
-from ldmref.training.recipe import AutoencoderObjective
+from ldmref.training.autoencoder.objective import AutoencoderObjective
 
 Term = Callable[[AutoencoderObjective, Forward], torch.Tensor]
-Features = Callable[[torch.Tensor], list[torch.Tensor]]  # of images, by layer
+Features = Callable[[torch.Tensor], list[torch.Tensor]]  # images -> activations by layer
 ACTIVE = 0.1  # a latent of at least this size counts as active
 
 
 def absolute(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    """Return the mean absolute error."""
     return (f.y - f.x).abs().mean()
 
 
 def edge(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    """Return the mean absolute error of differences between neighbouring pixels."""
     across, down = (f.y.diff(dim=i) - f.x.diff(dim=i) for i in (3, 2))
     return across.abs().mean() + down.abs().mean()
 
 
 def square(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    """Return the mean squared error."""
     return squared_error(f.x, f.y).mean() / f.x[0].numel()
 
 
 def negative_elbo(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    """Return the negative evidence lower bound, nats per image."""
     if objective.learn_variance:
         density = normal_log_density(f.x, f.y, f.params.likelihood.logvar)
         log_likelihood = density.flatten(1).sum(1)
@@ -59,19 +63,23 @@ def negative_elbo(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
 
 
 def kl(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    """Return the mean divergence from N(0, 1) per latent."""
     return kl_standard_normal(f.mean, f.logvar).mean()
 
 
 def l1(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    """Return the mean absolute value of normalized latents."""
     return l1_sparsity(_normalized(f.mean)).mean() / f.mean[0].numel()
 
 
 def sparsity(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    """Return the mean divergence of activations from `activation`."""
     units = f.mean.movedim(1, -1).flatten(0, -2)
     return kl_sparsity(units, objective.activation) / units.shape[1]
 
 
 def codebook(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
+    """Return codebook and commitment loss, or the latter alone with a moving average."""
     assert f.rows is not None and f.quantized is not None
     if objective.codebook_decay:
         loss = objective.commitment * commitment_loss(f.rows, f.quantized)
@@ -81,7 +89,7 @@ def codebook(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
 
 
 def perceptual(features: Features) -> Term:
-    """The perceptual term in the features of a network."""
+    """Return the perceptual term with the features of a network."""
 
     def distance(objective: AutoencoderObjective, f: Forward) -> torch.Tensor:
         layers = zip(features(f.x), features(f.y), strict=True)
@@ -99,7 +107,7 @@ TERMS: dict[str, Term] = {
 def weighted_terms(
     objective: AutoencoderObjective, config: AutoencoderConfig, features: Features | None
 ) -> dict[str, tuple[float, Term]]:
-    """The terms of this loss with their weights, by name."""
+    """Return the terms of a loss with their weights, by name."""
     terms = TERMS if features is None else TERMS | {"perceptual": perceptual(features)}
     weights = {name: getattr(objective, f"{name}_weight") for name in terms}
     absent = () if config.codebook_size else ("codebook",)
@@ -107,7 +115,7 @@ def weighted_terms(
 
 
 def metrics(objective: AutoencoderObjective, f: Forward) -> dict[str, torch.Tensor]:
-    """PSNR in dB; what the latents are like: nats per image, codes in use, share of activity."""
+    """Return PSNR in dB and statistics of the latents: nats per image, perplexity, active share."""
     values = {"psnr": psnr(f.x, f.y).mean()}
     if objective.corruption != "none":
         values["corrupted"] = psnr(f.x, f.corrupted).mean()

@@ -1,4 +1,4 @@
-"""What a fine-tuning learns: its parameters, the model with them, and the file they become."""
+"""The trained parameters of each method, the model with them, and the file they are written to."""
 
 from __future__ import annotations
 
@@ -27,40 +27,40 @@ Caption = Callable[[int, np.random.Generator], str]
 
 
 class Adapter(Protocol):
-    """What is learned of a model, or beside it."""
+    """The parameters that a method trains: some of a model's, or additional ones."""
 
     initial: Params
 
     def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
-        """The model with the learned parameters, tensors under autograd, on its backend `ops`."""
+        """Return the model with the trained parameters, tensors under autograd, on `ops`."""
         ...
 
     @property
     def caption(self) -> Caption:
-        """The prompt of an image at a visit."""
+        """A function that returns a prompt for image `i`: `caption(i, rng)`."""
         ...
 
     def file(self, folder: Path) -> Path:
-        """Where the learned parameters are written in a folder: a file, or a model's folder."""
+        """Return the path in a folder to which `write` writes: a file, or a model's folder."""
         ...
 
     def write(self, folder: Path, params: Params) -> None:
-        """Write the learned parameters, host arrays."""
+        """Write the trained parameters, host arrays."""
         ...
 
 
-def adapter_of(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption) -> Adapter:
-    """The adapter of a recipe's method; `caption` describes the images.
+def make_adapter(recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption) -> Adapter:
+    """Return the adapter for a recipe's method; `caption` returns the images' captions.
 
     Raises:
-        UsageError: the word to learn is known, or the one to start from is not.
+        UsageError: The word to learn is in the vocabulary, or the word to start from is not.
     """
     kinds = {"lora": LoraAdapter, "textual_inversion": TextualInversionAdapter}
     return kinds.get(recipe.method, FullAdapter)(recipe, model, caption)
 
 
 class FullAdapter:
-    """All parameters of the U-Net and of the text encoders; written as a model."""
+    """All parameters of the U-Net and of the text encoders, written as a model."""
 
     def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
         self.model = model
@@ -69,19 +69,22 @@ class FullAdapter:
         self.vae = self.initial.pop("vae")
 
     def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
+        """Return the model with the trained parameters."""
         return self.model.with_params(params, ops)
 
     def file(self, folder: Path) -> Path:
+        """Return the path to which `write` writes."""
         return folder / "model"
 
     def write(self, folder: Path, params: Params) -> None:
+        """Write the trained parameters."""
         tokenizers = [t for t in (self.model.tokenizer, self.model.tokenizer_2) if t]
         networks = Params(params | {"vae": self.vae})
         save_folder(self.file(folder), self.model.config, networks, tokenizers)
 
 
 class LoraAdapter:
-    """Low-rank changes of the networks' matrices."""
+    """Low-rank updates of the networks' matrices."""
 
     def __init__(self, recipe: FineTuneRecipe, model: LatentDiffusion, caption: Caption):
         self.lora = recipe.lora
@@ -92,14 +95,17 @@ class LoraAdapter:
         self.metadata = {"base": model.config.name, "base_sha256": model.sha256}
 
     def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
+        """Return the model with the trained parameters."""
         networks = {name: self.model.params[name] for name in params}
         changed = with_lora(networks, params, self.lora.alpha / self.lora.rank)
         return self.model.with_params(changed, ops)
 
     def file(self, folder: Path) -> Path:
+        """Return the path to which `write` writes."""
         return folder / "lora.safetensors"
 
     def write(self, folder: Path, params: Params) -> None:
+        """Write the trained parameters."""
         write_lora(self.file(folder), self.model.config, params, self.lora.alpha, self.metadata)
 
 
@@ -116,15 +122,19 @@ class TextualInversionAdapter:
         self.model = model.with_embeddings([Embedding(config.word, vectors)])
 
     def adapted(self, ops: Backend, params: Params) -> LatentDiffusion:
+        """Return the model with the trained parameters."""
         network = TEXT_ENCODERS[0]
         text_encoder = with_vectors(self.model.params[network], params.vectors)
         return self.model.with_params({network: text_encoder}, ops)
 
     def caption(self, i: int, rng: np.random.Generator) -> str:
+        """Return a random prompt that contains the word."""
         return random_prompt(self.word, rng)
 
     def file(self, folder: Path) -> Path:
+        """Return the path to which `write` writes."""
         return folder / "embedding.safetensors"
 
     def write(self, folder: Path, params: Params) -> None:
+        """Write the trained parameters."""
         write_embedding(self.file(folder), self.word, params.vectors)

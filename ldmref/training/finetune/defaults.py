@@ -1,9 +1,10 @@
 """Defaults of a fine-tuning that depend on its method and on the size of its base.
 
-A small U-Net, as those that `ldmref train` makes, has no capacity to spare: a LoRA of a few of its
-layers cannot change its style, and it bears the rates of its training. Stable Diffusion is trained
-with the usual settings: a LoRA of the attention layers at 1e-4 (kohya's scripts, diffusers), a word
-at 5e-3 (Gal et al. 2022, arXiv:2208.01618, section 4), the whole model at 1e-5 (diffusers).
+A small U-Net, such as the embedded model's, has no spare capacity: a LoRA of a few layers cannot
+change its style, and it tolerates learning rates as high as in training. Stable Diffusion is
+fine-tuned with the usual settings: a LoRA of the attention layers at 1e-4 (kohya's scripts,
+diffusers), a word at 5e-3 (Gal et al. 2022, arXiv:2208.01618, section 4), the whole model at 1e-5
+(diffusers).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from ldmref.models.params import flatten
 from ldmref.models.unet import unet_spec
 from ldmref.training.finetune.recipe import TARGETS
 
-SMALL = 100_000_000  # parameters: U-Nets with fewer are small
+SMALL_UNET = 100_000_000  # parameters; a U-Net with fewer is small
 
 # method -> key -> the values for a small base and for a large one
 DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
@@ -45,12 +46,12 @@ DEFAULTS: dict[str, dict[str, tuple[Any, Any]]] = {
 
 
 def is_small(base: ModelConfig) -> bool:
-    """Whether the U-Net has less than `SMALL` parameters."""
-    return sum(math.prod(shape) for shape in flatten(unet_spec(base.unet)).values()) < SMALL
+    """Return whether the U-Net has fewer than `SMALL_UNET` parameters."""
+    return sum(math.prod(shape) for shape in flatten(unet_spec(base.unet)).values()) < SMALL_UNET
 
 
 def default_tables(method: str, base: ModelConfig) -> dict[str, Any]:
-    """The defaults of a method for a base, as the tables of a recipe."""
+    """Return the defaults of a method for a base, as the tables of a recipe."""
     tables: dict[str, Any] = {}
     column = 0 if is_small(base) else 1
     for key, values in DEFAULTS[method].items():

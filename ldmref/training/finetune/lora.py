@@ -2,9 +2,9 @@
 
     W' = W + (alpha / rank) up @ down
 
-Hu et al. 2021, arXiv:2106.09685, section 4.1: `down` is random and `up` zero at the start, so that
-training begins at the model itself. Networks know nothing of it: they are called with the changed
-parameters, through which the gradients flow.
+Hu et al. 2021, arXiv:2106.09685, section 4.1: `down` is random and `up` zero at the start, so
+training begins at the model itself. The networks are called with the changed parameters W', and
+gradients flow through them to `up` and `down`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ldmref.training.finetune.recipe import TARGETS
 
 
 def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
-    """The tensors that a LoRA with these `TARGETS` changes."""
+    """Return the names of the tensors that a LoRA with these `TARGETS` changes."""
     ends = [TARGETS[name] for name in targets]
     tensors = dict.fromkeys(target.tensor for target in lora_names(config).values())
     return [
@@ -38,7 +38,7 @@ def lora_layers(config: ModelConfig, targets: Sequence[str]) -> list[str]:
 
 
 def initial_lora(config: ModelConfig, layers: Sequence[str], rank: int, seed: int) -> Params:
-    """`down`, uniform in +-1/sqrt(fan-in) as in PEFT, and `up`, zero, of each layer."""
+    """Return `down`, uniform in +-1/sqrt(fan-in) as in PEFT, and `up`, zero, for each layer."""
     shapes = flatten(model_spec(config))
     spec = {}
     for name in layers:
@@ -50,9 +50,9 @@ def initial_lora(config: ModelConfig, layers: Sequence[str], rank: int, seed: in
 
 
 def with_lora(params: Mapping[str, Params], lora: Params, scale: float) -> Params:
-    """The parameters with the changes added; `scale` is alpha / rank.
+    """Return the parameters with the changes added; `scale` is alpha / rank.
 
-    Tensors without a change are shared, and none is modified.
+    Unchanged tensors are shared with `params`, which is not modified.
     """
     flat = flatten(params)
     changes = flatten(lora)
@@ -66,10 +66,10 @@ def with_lora(params: Mapping[str, Params], lora: Params, scale: float) -> Param
 def write_lora(
     path: Path, config: ModelConfig, lora: Params, alpha: float, metadata: Mapping[str, str]
 ) -> None:
-    """Write the changes as kohya's scripts do, which diffusers, A1111 and ComfyUI read.
+    """Write the changes in the format of kohya's scripts, which diffusers, A1111 and ComfyUI read.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
     """
     tensors = {}
     for name, tensor in flatten(lora).items():

@@ -1,7 +1,7 @@
-"""A fine-tuning recipe: what is learned of a model, or beside it.
+"""The recipe of a fine-tuning.
 
-    base = "sd15.safetensors", or whatever `ldmref.load` takes; relative to the working folder
-    method = "lora", "textual_inversion" or "full", every parameter of the denoiser
+    base = "sd15.safetensors"       any model of `ldmref.load`; relative to the working folder
+    method = "lora", "textual_inversion" or "full" (every parameter of the denoiser)
     [data]                          source = a folder of images   size = 512
     [lora]                          rank = 8    alpha: the rank     targets = ["attention"]
     [textual_inversion]             word = "<toy>"  initial = "toy" vectors = 1
@@ -9,9 +9,9 @@
     [checkpoint]                    seconds = 30                    steps = 0
     [progress]                      seconds = 60    prompts = []    count = 4
 
-`base` makes a recipe one of these. The model is named, not copied: its digest is part of what a
-resumed training must agree in. Of what a recipe leaves out, some has other defaults than those of
-the dataclasses here: `defaults.py`.
+The key `base` distinguishes it from the recipe of a whole training. The model is referred to, not
+copied; a resumed training must have a base with the same digest. Some defaults depend on method and
+base (`defaults.py`) and replace those of the dataclasses here.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
+from ldmref.datasets.config import DataConfig
 from ldmref.declare import Names, Range
-from ldmref.training.recipe import (
+from ldmref.training.recipes.schema import (
     Budget,
     CheckpointConfig,
-    DataConfig,
     DiffusionObjective,
     DiffusionStage,
     OptimizerConfig,
     ProgressConfig,
 )
 
-# What a LoRA can change: the network, and the ends of the paths of the layers.
+# target of a LoRA -> the network, and the ends of the paths of its layers
 TARGETS = {
     "attention": ("unet", (".to_q", ".to_k", ".to_v", ".to_out.0")),
     "feed_forward": ("unet", (".ff.net.0.proj", ".ff.net.2")),
@@ -48,7 +48,7 @@ DENOISING = DiffusionStage(
 
 @dataclass(frozen=True)
 class LoraConfig:
-    """W + (alpha / rank) up @ down, of the layers in `targets`."""
+    """The table `[lora]`: W + (alpha / rank) up @ down, for the layers in `targets`."""
 
     rank: Annotated[int, Range(1, 1024)] = 8
     alpha: Annotated[float, Range(0, 1e6, above=True)] = 8.0
@@ -57,7 +57,7 @@ class LoraConfig:
 
 @dataclass(frozen=True)
 class TextualInversionConfig:
-    """A new word of so many vectors, which start as those of `initial`, a word that is known."""
+    """The table `[textual_inversion]`: a new word of `vectors` vectors, initialised from a word."""
 
     word: str = "<new>"
     initial: str = "thing"
@@ -66,7 +66,7 @@ class TextualInversionConfig:
 
 @dataclass(frozen=True)
 class FineTuneRecipe:
-    """A complete fine-tuning. As read from a file, `data.size` is filled in."""
+    """A complete fine-tuning. `read_recipe` fills in `data.size`."""
 
     base: str = "emoji"
     method: Literal["lora", "textual_inversion", "full"] = "lora"
@@ -81,5 +81,5 @@ class FineTuneRecipe:
     progress: ProgressConfig = field(default_factory=ProgressConfig)
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested tables, the inverse of `recipe_file.recipe_from_dict`."""
+        """Return nested tables, the inverse of `recipe_from_dict`."""
         return dataclasses.asdict(self)

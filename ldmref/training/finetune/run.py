@@ -1,4 +1,4 @@
-"""A complete fine-tuning, from images and a model to a file that the model is drawn with.
+"""A complete fine-tuning, from images and a model to a LoRA, a word or a model.
 
 folder/recipe.toml               every setting of the last run
 folder/diffusion.safetensors     checkpoint
@@ -15,59 +15,87 @@ from dataclasses import replace
 from pathlib import Path
 from threading import Event
 
+from ldmref.datasets.loading import summarize
 from ldmref.errors import UsageError
 from ldmref.io.locate import find_model, model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
-from ldmref.training.begin import check_early, prepared_folder, read_images
-from ldmref.training.data import summarize
 from ldmref.training.finetune.recipe import FineTuneRecipe
-from ldmref.training.progress import Progress, warn_only
+from ldmref.training.monitor.progress import TrainingProgress, warn_only
+from ldmref.training.setup import (
+    activation_dtype,
+    check_early,
+    prepared_folder,
+    read_images,
+    warn_about_unknown_words,
+)
 
 
 def fine_tune(
     recipe: FineTuneRecipe,
     folder: Path,
     *,
-    report: Callable[[Progress], None] = lambda progress: None,
-    say: Callable[[str], None] = warn_only,
+    on_progress: Callable[[TrainingProgress], None] = lambda progress: None,
+    log: Callable[[str], None] = warn_only,
     cancel: Event | None = None,
     accept_changes: bool = False,
 ) -> Path:
-    """Learn what the recipe says, or the rest of it; returns the LoRA, the word or the model.
+    """Fine-tune a model as a recipe says, and write the result.
 
-    Arguments and errors are those of `ldmref.training.run.train`.
+    A fine-tuning that was interrupted continues from the checkpoint in its folder.
+
+    Args:
+        recipe: The base model, the method, the images and the training; `read_recipe` reads one.
+        folder: Where checkpoints, metrics and the result are written. A checkpoint in it is resumed
+            if nothing that matters has changed.
+        on_progress: Called with the progress about 20 times; `print` shows one line.
+        log: Called with lines about the images and about what is resumed, and with warnings, which
+            begin with "warning: ". By default warnings are issued with `warnings.warn`, and other
+            lines are dropped.
+        cancel: Set this event to stop after the current step; a checkpoint is saved.
+        accept_changes: Resume although the recipe or the images have changed.
+
+    Returns:
+        The file of the LoRA or of the learned word, or the folder of the fully fine-tuned model.
 
     Raises:
-        UsageError: besides, the model cannot be fine-tuned so.
-        InputError: the model cannot be read.
+        UsageError: The model cannot be fine-tuned with this method, or the folder was trained with
+            other settings.
+        InputError: The model, images, captions or checkpoint cannot be read.
+        OutputError: The folder cannot be written, or is in use; the last checkpoint is kept.
+        NumericError: The loss is not finite; the last checkpoint is kept.
+        Cancelled: `cancel` was set; a checkpoint is saved.
+        BackendUnavailable: PyTorch is not installed, or the device is missing.
+
+    >>> from pathlib import Path
+    >>> from ldmref.training import fine_tune, read_recipe
+    >>> recipe = read_recipe("lora", {"data": {"source": "photos"}})
+    >>> fine_tune(recipe, Path("runs/style"), on_progress=print)  # doctest: +SKIP
+    PosixPath('runs/style/lora.safetensors')
     """
     check_early(recipe, folder, accept_changes)
     check_base(model_config(find_model(recipe.base)), recipe)
 
     from ldmref.loading import load
+    from ldmref.training.diffusion.latents import NoisyLatents, stored_latents
     from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
-    from ldmref.training.finetune.adapters import adapter_of  # raises BackendUnavailable
+    from ldmref.training.finetune.adapters import make_adapter  # raises BackendUnavailable
     from ldmref.training.finetune.stage import RecordingBackend, fine_tune_trainer
-    from ldmref.training.latents import NoisyLatents
-    from ldmref.training.latents_file import stored_latents
     from ldmref.training.monitor.previews import check_prompts, samples
-    from ldmref.training.precision import activation_dtype
-    from ldmref.training.stages import Run, exported, run_stage
-    from ldmref.training.unknown_words import warn_of_unknown_words
+    from ldmref.training.stage import TrainingContext, exported, train_stage
 
     with process_group(recipe.device) as device:
-        report = by_first_rank(report)
-        say = by_first_rank(say)
+        on_progress = by_first_rank(on_progress)
+        log = by_first_rank(log)
         recipe = replace(recipe, dtype=activation_dtype(recipe.dtype, device))
         ops = RecordingBackend(device, recipe.dtype)
-        data = read_images(recipe, say, cancel)
+        data = read_images(recipe, log, cancel)
         exact = RecordingBackend(device, "float32")
         model = load(recipe.base, backend=exact if recipe.method == "full" else ops)
         model.params.read_all()  # once: each step makes a model that shares them
-        adapter = adapter_of(recipe, model, data.caption)
-        if adapter.caption == data.caption:  # and no prompts of its own
-            warn_of_unknown_words(data, model.tokenizer, say)
+        adapter = make_adapter(recipe, model, data.caption)
+        if adapter.caption == data.caption:  # otherwise the prompts are the adapter's
+            warn_about_unknown_words(data, model.tokenizer, log)
         preview = None
         if recipe.progress.prompts:
             check_prompts(model.config, recipe.progress.prompts)
@@ -79,24 +107,26 @@ def fine_tune(
                 cancel,
             )
         summary = replace(summarize(data), base=model.sha256)
-        with prepared_folder(recipe, folder, summary, say, accept_changes) as changed:
+        with prepared_folder(recipe, folder, summary, log, accept_changes) as changed:
             vae = tree_map(exact.asarray, model.params["vae"])
             config = model.config.vae
             latents = stored_latents(folder, data, summary, vae, config, exact, cancel)
             noisy = NoisyLatents(latents, data.weights, config.scaling_factor, ops)
             trainer = fine_tune_trainer(recipe, model.config, adapter, noisy, ops)
-            run = Run(recipe, folder, data, summary, ops, report, say, cancel, rewrite=changed)
+            context = TrainingContext(
+                recipe, folder, data, summary, ops, on_progress, log, cancel, rewrite=changed
+            )
             with exported(lambda: on_first_rank(adapter.write, folder, trainer.ema_params())):
-                run_stage(run, "diffusion", trainer, "", preview)
+                train_stage(context, "diffusion", trainer, "", preview)
             return adapter.file(folder)
 
 
 def check_base(config: ModelConfig, recipe: FineTuneRecipe) -> None:
-    """Refuse a model that cannot be fine-tuned, before its weights are read.
+    """Check that a model can be fine-tuned, before its weights are read.
 
     Raises:
-        UsageError: it takes no prompt, needs more than latents as input, rounds its latents to a
-            codebook, has two text encoders for one word, or does not fit the size.
+        UsageError: It does not accept a prompt, needs an image as input, rounds its latents to a
+            codebook, has two text encoders for one word, or does not have the size.
     """
     size = recipe.data.size
     multiple = config.size_multiple

@@ -1,7 +1,6 @@
-"""Fine-tuning: the denoiser's loss of a model, through what is learned of it or beside it.
+"""The trainer of a fine-tuning, with the denoiser's loss as a function of the adapter's parameters.
 
-The model is the one that draws, on a backend that records gradients; so what is trained is exactly
-what is drawn with.
+The forward pass is the one that generates images, on a backend that records gradients.
 """
 
 from __future__ import annotations
@@ -13,18 +12,20 @@ from ldmref.models.config import ModelConfig
 from ldmref.models.model import TEXT_ENCODERS
 from ldmref.models.params import Params
 from ldmref.modes.text import encode_conditioning
-from ldmref.training.diffusion import DiffusionBatches, has_unused_layers
+from ldmref.training.batches import Part
+from ldmref.training.diffusion.latents import NoisyLatents
+from ldmref.training.diffusion.stage import DiffusionBatches, has_unused_layers
 from ldmref.training.finetune.adapters import Adapter
 from ldmref.training.finetune.recipe import FineTuneRecipe
-from ldmref.training.latents import NoisyLatents
-from ldmref.training.loss import Loss, Part
+from ldmref.training.loss import Loss
 from ldmref.training.trainer import Trainer
 
 
 class RecordingBackend(TorchBackend):
-    """PyTorch with gradients wherever a parameter wants one."""
+    """PyTorch that also records gradients in the model's methods, which run without elsewhere."""
 
     def inference(self) -> AbstractContextManager:
+        """Return a context in which gradients are recorded."""
         return nullcontext()
 
 
@@ -35,7 +36,7 @@ def fine_tune_trainer(
     latents: NoisyLatents,
     ops: RecordingBackend,
 ) -> Trainer:
-    """A trainer of the adapter on encoded images."""
+    """Return a trainer of the adapter on encoded images."""
     stage = recipe.diffusion
     size = (recipe.data.size, recipe.data.size)
     batches = DiffusionBatches(latents, adapter.caption, config, stage, recipe.seed, ops)

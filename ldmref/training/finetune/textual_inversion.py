@@ -1,7 +1,7 @@
-"""Textual inversion: the vectors of a new word are learned, and nothing else.
+"""Textual inversion: only the vectors of a new word are trained.
 
-Gal et al. 2022, arXiv:2208.01618, eq. 2: the minimum of the denoiser's loss over the vectors, with
-prompts in which the word stands for what the images show.
+They minimise the denoiser's loss for prompts in which the word describes the images (Gal et al.
+2022, arXiv:2208.01618, eq. 2).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ldmref.models.learned_words import TOKEN_TABLE
 from ldmref.models.params import Params, flatten, unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-# In the manner of the templates of CLIP's authors, which the paper takes.
+# similar to the templates of CLIP's authors, which the paper uses
 TEMPLATES = (
     "a photo of {}", "an image of {}", "a close-up photo of {}", "a bright photo of {}",
     "a dark photo of {}", "a cropped photo of {}", "a good photo of {}", "a rendition of {}",
@@ -26,17 +26,17 @@ TEMPLATES = (
 
 
 def random_prompt(word: str, rng: np.random.Generator) -> str:
-    """A prompt with the word in it."""
+    """Return a random prompt that contains the word."""
     return TEMPLATES[rng.integers(len(TEMPLATES))].format(word)
 
 
 def initial_vectors(
     table: np.ndarray, tokenizer: PromptTokenizer, word: str, count: int
 ) -> np.ndarray:
-    """The rows of a known word's tokens, repeated until there are `count`, (count, d).
+    """Return the rows of a known word's tokens, repeated until there are `count`, (count, d).
 
     Raises:
-        UsageError: the tokenizer does not know the word.
+        UsageError: The word is not in the vocabulary.
     """
     ids = tokenizer.encode([word])[0][0]
     inner = [int(i) for i in ids[1:] if i not in (tokenizer.end, tokenizer.pad)]
@@ -47,7 +47,7 @@ def initial_vectors(
 
 
 def with_vectors(text_encoder: Params, vectors: torch.Tensor) -> Params:
-    """The text encoder with `vectors`, (k, d), in place of its last k token embeddings."""
+    """Return the text encoder with its last k token embeddings replaced by `vectors`, (k, d)."""
     flat = flatten(text_encoder)
     table = flat[TOKEN_TABLE]
     flat[TOKEN_TABLE] = torch.cat([table[: -len(vectors)], vectors.to(table.dtype)])
@@ -55,10 +55,10 @@ def with_vectors(text_encoder: Params, vectors: torch.Tensor) -> Params:
 
 
 def write_embedding(path: Path, word: str, vectors: np.ndarray) -> None:
-    """Write the word as diffusers does: one tensor, named after it.
+    """Write the word in the format of diffusers: one tensor, named after the word.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: The file cannot be written.
     """
     tensor = np.ascontiguousarray(vectors, np.float32)
     write_tensors(path, {word: source(tensor)}, overwrite=True)

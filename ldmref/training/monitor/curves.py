@@ -1,4 +1,4 @@
-"""The curves of a training, as PNG. They need matplotlib."""
+"""Plots of a training's loss, as PNG. They need matplotlib."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ import numpy as np
 
 RAW = "#a9c6dd"
 SMOOTH = "#1f5f8b"
-SPAN = 3.0  # from the least to the largest value of a logarithmic axis, at least
+SPAN = 3.0  # smallest ratio of the largest to the least value for a logarithmic axis
 
 
 def figure_class() -> Any:
-    """`matplotlib.figure.Figure`, which needs no display.
+    """Return `matplotlib.figure.Figure`, which needs no display.
 
     Raises:
-        ImportError: matplotlib is not installed.
+        ImportError: Matplotlib is not installed.
     """
     return importlib.import_module("matplotlib.figure").Figure
 
@@ -26,9 +26,9 @@ def figure_class() -> Any:
 def loss_curves(
     figure_class: Any, lines: Sequence[Mapping[str, Any]], units: Mapping[str, str]
 ) -> bytes:
-    """The loss over steps, a panel per stage: every line of the metrics, and a running mean.
+    """Plot the loss over steps, a panel per stage: every line of the metrics, and a running mean.
 
-    `units`: of the loss, by stage.
+    `units` are the units of the loss by stage.
     """
     stages = list(dict.fromkeys(line["stage"] for line in lines))
     panels = max(1, len(stages))
@@ -47,7 +47,7 @@ def loss_curves(
 
 
 def timestep_curve(figure_class: Any, sums: np.ndarray, title: str, unit: str) -> bytes:
-    """The mean loss in bins of t / T; `sums` (2, bins): of losses, and of examples."""
+    """Plot the mean loss in bins of t / T; `sums` (2, bins): losses, and numbers of examples."""
     figure = figure_class(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()
     bins = sums.shape[1]
@@ -64,7 +64,7 @@ def timestep_curve(figure_class: Any, sums: np.ndarray, title: str, unit: str) -
 
 
 def running_mean(y: np.ndarray, width: int) -> np.ndarray:
-    """The mean of each value and of its `width` neighbours to either side, fewer at the ends."""
+    """Return the mean of each value and `width` neighbours on each side, fewer at the ends."""
     sums = np.cumsum(np.append(0.0, y))
     i = np.arange(len(y))
     low = np.maximum(i - width, 0)
@@ -73,7 +73,7 @@ def running_mean(y: np.ndarray, width: int) -> np.ndarray:
 
 
 def _style(axes: Any, x: str, unit: str, values: np.ndarray) -> None:
-    """Labels, and a logarithmic axis where positive values span a factor."""
+    """Set labels, and a logarithmic axis if positive values span a factor of `SPAN`."""
     axes.set_xlabel(x)
     axes.set_ylabel(f"loss, {unit}" if unit else "loss")
     axes.grid(alpha=0.3, which="both")

@@ -8,33 +8,33 @@ from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
 
-# height, width and distance in pixels
+# in pixels: height of the title, width of the labels, distance between images
 TITLE = 30
 LABEL = 150
 GAP = 6
-SMALLEST = 128  # images below are enlarged by an integer, pixel by pixel
-# of a label's line, its height, and that of letters
+SMALLEST = 128  # smaller images are enlarged by an integer factor, pixel by pixel
+# characters in a line of a label; height of the line and of its letters in pixels
 LETTERS = 19
 LINE = 17
 FONT = 14
 
 
-class Row(NamedTuple):
-    """Images of one size, and what they are."""
+class LabelledRow(NamedTuple):
+    """Images of one size, and a label."""
 
     label: str
     images: Sequence[Image.Image]
 
 
-def scale_of(image: Image.Image) -> int:
-    """How many times an image is enlarged."""
+def enlargement(image: Image.Image) -> int:
+    """Return the integer factor by which an image is enlarged."""
     return max(1, SMALLEST // image.width)
 
 
-def grid(title: str, rows: Sequence[Row]) -> Image.Image:
-    """Rows of images of one size, each with its label to the left."""
+def grid(title: str, rows: Sequence[LabelledRow]) -> Image.Image:
+    """Return an image of rows of images of one size, each with its label on the left."""
     first = rows[0].images[0]
-    scale = scale_of(first)
+    scale = enlargement(first)
     width = first.width * scale
     height = first.height * scale
     columns = max(len(row.images) for row in rows)

@@ -1,6 +1,7 @@
 """metrics.jsonl: the metrics of a training, one JSON object per line.
 
-A line is appended at once; a kill leaves at most a torn last one, which is not read.
+A line is appended at once; if the process is killed, an incomplete last line may remain, which is
+not read.
 """
 
 from __future__ import annotations
@@ -15,14 +16,12 @@ from typing import Any
 
 from ldmref.io.atomic import atomic_write
 
-METRICS = "metrics.jsonl"  # in the folder of every training
-
 
 def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
     """Append a line; numbers that are not finite become null.
 
     Raises:
-        OSError: it cannot be written; the file is as it was.
+        OSError: It cannot be written; the file is unchanged.
     """
     finite = {
         k: None if isinstance(v, float) and not math.isfinite(v) else v for k, v in line.items()
@@ -38,19 +37,19 @@ def append_metrics(path: Path, line: Mapping[str, Any]) -> None:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The lines of a file, in their order; none without a file.
+    """Return the lines of a file in their order; none if there is no file.
 
     Raises:
-        OSError: it cannot be read.
+        OSError: It cannot be read.
     """
     return [line for _, line in _lines(path)]
 
 
 def drop_after(path: Path, stage: str, step: int) -> None:
-    """Remove the lines of a stage after a step, and what is no line.
+    """Remove the lines of a stage after a step, and everything that is not a line of metrics.
 
     Raises:
-        OSError, OutputError: it cannot be read or written; it is as it was.
+        OSError, OutputError: It cannot be read or written; it is unchanged.
     """
     kept = [text for text, x in _lines(path) if x["stage"] != stage or x["step"] <= step]
     if path.exists() and b"".join(kept) != path.read_bytes():
@@ -59,7 +58,7 @@ def drop_after(path: Path, stage: str, step: int) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, dict[str, Any]]]:
-    """Each complete line, as it stands in the file and as a value."""
+    """Yield each complete line, as bytes and as a value."""
     if not path.exists():
         return
     for text in path.read_bytes().splitlines(keepends=True):

@@ -1,4 +1,4 @@
-"""What a stage has learned so far, as an image."""
+"""Images that show what a stage has learned so far."""
 
 from __future__ import annotations
 
@@ -10,28 +10,28 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.backends.torch import TorchBackend
+from ldmref.datasets import Dataset
 from ldmref.io.images.pil import to_images
 from ldmref.models.config import AutoencoderConfig, ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params, tree_map
 from ldmref.modes.generate import CancelFlag
-from ldmref.training.autoencoder.forward import forward, noise_of
-from ldmref.training.data import Dataset
-from ldmref.training.images import evenly_spaced, to_unit
-from ldmref.training.monitor.grid import Row, grid
-from ldmref.training.recipe import AutoencoderObjective, ProgressConfig
-from ldmref.training.trainer import step_generator
+from ldmref.training.autoencoder.forward import forward, make_noise
+from ldmref.training.autoencoder.objective import AutoencoderObjective
+from ldmref.training.batches import evenly_spaced, step_generator, to_unit
+from ldmref.training.monitor.grid import LabelledRow, grid
+from ldmref.training.recipes.schema import ProgressConfig
 
 IMAGES = 8
 PROMPTS = 4
 SEED = 0
 
 
-class Preview(NamedTuple):
-    """A file, and the image in it: `draw(params, title)`, of a stage's averaged parameters."""
+class TrainingPreview(NamedTuple):
+    """The name of a file, and `render(params, title)`, its image for averaged parameters."""
 
     file: str
-    draw: Callable[[Params, str], Image.Image]
+    render: Callable[[Params, str], Image.Image]
 
 
 def reconstructions(
@@ -40,36 +40,36 @@ def reconstructions(
     objective: AutoencoderObjective,
     seed: int,
     ops: TorchBackend,
-) -> Preview:
-    """Originals above reconstructions, of images evenly spaced in the data set."""
+) -> TrainingPreview:
+    """Preview originals and reconstructions of images evenly spaced in the data set."""
 
-    def draw(params: Params, title: str) -> Image.Image:
+    def render(params: Params, title: str) -> Image.Image:
         tensors = tree_map(ops.asarray, params)
         with ops.inference():
             x = to_unit(data.images[evenly_spaced(len(data.images), IMAGES)], ops)
-            f = forward(ops, tensors, config, objective, x, noise_of(seed, 0, ops))
+            f = forward(ops, tensors, config, objective, x, make_noise(seed, 0, ops))
         rows = [("original", f.x), ("input", f.corrupted), ("reconstruction", f.y)]
         if objective.corruption == "none":
             del rows[1]
-        return grid(title, [Row(label, to_images(ops.to_numpy(x))) for label, x in rows])
+        return grid(title, [LabelledRow(label, to_images(ops.to_numpy(x))) for label, x in rows])
 
-    return Preview("reconstructions.png", draw)
+    return TrainingPreview("reconstructions.png", render)
 
 
 def samples(
-    model_of: Callable[[Params], LatentDiffusion],
+    make_model: Callable[[Params], LatentDiffusion],
     prompts: Sequence[str],
     count: int,
     size: int,
     cancel: CancelFlag | None,
-) -> Preview:
-    """A row for each prompt, drawn with the seeds 0, 1, ... as the model draws by default.
+) -> TrainingPreview:
+    """Preview a row of images for each prompt, with seeds 0, 1, ... and the model's defaults.
 
-    `model_of` gets the parameters on the host.
+    `make_model` is called with the parameters on the host.
     """
 
-    def draw(params: Params, title: str) -> Image.Image:
-        model = model_of(params)
+    def render(params: Params, title: str) -> Image.Image:
+        model = make_model(params)
         rows = []
         for prompt in prompts:
             result = modes.txt2img(
@@ -82,19 +82,19 @@ def samples(
                 batch_size=count,
                 cancel=cancel,
             )
-            rows.append(Row(prompt, result.images))
+            rows.append(LabelledRow(prompt, result.images))
         return grid(title, rows)
 
-    return Preview("samples.png", draw)
+    return TrainingPreview("samples.png", render)
 
 
 def sample_prompts(
     config: ModelConfig, progress: ProgressConfig, data: Dataset, seed: int
 ) -> tuple[str, ...]:
-    """The recipe's prompts; without any, captions or classes of images evenly spaced in the data.
+    """Return the recipe's prompts; without any, captions or classes of evenly spaced images.
 
     Raises:
-        UsageError: the model cannot draw a prompt of the recipe.
+        UsageError: The model cannot generate images for a prompt of the recipe.
     """
     check_prompts(config, progress.prompts)
     if progress.prompts or config.text_encoder.model_type == "none":
@@ -109,15 +109,15 @@ def sample_prompts(
 
 
 def check_prompts(config: ModelConfig, prompts: Sequence[str]) -> None:
-    """Refuse prompts before the training that is to draw them.
+    """Check the prompts of previews before the training begins.
 
     Raises:
-        UsageError: the model cannot draw one.
+        UsageError: The model cannot generate images for one of them.
     """
     for prompt in prompts:
         modes.plan("txt2img", config, prompt=prompt)
 
 
 def exported_weights(params: Params) -> Params:
-    """The parameters as the exported model has them: rounded to float16."""
+    """Return the parameters rounded to float16, as in the exported model."""
     return tree_map(lambda x: np.asarray(x, np.float16).astype(np.float32), params)

@@ -1,6 +1,6 @@
-"""What one stage leaves behind while it runs: lines of metrics, curves, an image.
+"""Progress, metrics, plots and previews of one stage while it runs.
 
-None of it changes the training: no step sees it, and a file that cannot be written is a warning.
+They do not affect the training: if a file cannot be written, a warning is logged.
 """
 
 from __future__ import annotations
@@ -13,34 +13,43 @@ from pathlib import Path
 
 import numpy as np
 
+from ldmref.datasets.listing import METRICS
 from ldmref.errors import Cancelled, NumericError, OutputError
 from ldmref.io.atomic import atomic_write
 from ldmref.models.params import Params
-from ldmref.training.diffusion_loss import BINS
+from ldmref.training.diffusion.loss import BINS
 from ldmref.training.distributed import any_rank, on_first_rank, rank
 from ldmref.training.monitor import curves
-from ldmref.training.monitor.metrics import METRICS, append_metrics, drop_after, read_metrics
-from ldmref.training.monitor.previews import Preview
-from ldmref.training.progress import WARNING, Progress, ProgressMeter
-from ldmref.training.recipe import Recipe
-from ldmref.training.recipe_file import AnyRecipe
+from ldmref.training.monitor.metrics import append_metrics, drop_after, read_metrics
+from ldmref.training.monitor.previews import TrainingPreview
+from ldmref.training.monitor.progress import WARNING, ProgressMeter, TrainingProgress
+from ldmref.training.recipes.file import AnyRecipe
+from ldmref.training.recipes.schema import Recipe
 from ldmref.training.trainer import StepLoss, Trainer
 
 STATE = "progress."  # the prefix in checkpoints
-MOST_STEPS = 10  # from line to line
-HELD_OUT_TIMES = 50
-MAX_DRAWING = 0.03  # the largest share of the time that is spent on images
-RECENT = 500  # steps after which a loss by timestep counts 1 / e, at most a fifth of the budget
+MOST_STEPS = 10  # between two lines of metrics, at most
+HELD_OUT_TIMES = 50  # measurements of the held-out loss in a stage, about
+MAX_RENDERING = 0.03  # the largest share of the time that is spent on plots and previews
+# steps after which a loss by timestep has the weight 1 / e, at most a fifth of the budget
+RECENT = 500
 
 
 class StageMonitor:
-    """Every rank has one, because averaged weights are gathered from all; the first one writes.
+    """Records the steps of a stage.
+
+    Every rank has a monitor, because averaged weights are gathered from all ranks. Only the first
+    rank writes files.
 
     Args:
-        trainer: of the stage, after its checkpoint was loaded.
-        state: the arrays of that checkpoint.
-        warn: called with a line for the user, which should be shown once.
-        preview: what is drawn of the averaged weights.
+        trainer: The stage's trainer, after its checkpoint was loaded.
+        stage: The stage's name.
+        state: The arrays of that checkpoint.
+        folder: Where the files are written.
+        recipe: The recipe of the training.
+        on_progress: Called with the progress now and then.
+        warn: Called with a warning, which should be shown once.
+        preview: The image that is made of the averaged weights; None: no image.
     """
 
     def __init__(
@@ -50,20 +59,21 @@ class StageMonitor:
         state: Mapping[str, np.ndarray],
         folder: Path,
         recipe: AnyRecipe,
+        on_progress: Callable[[TrainingProgress], None],
         warn: Callable[[str], None],
-        preview: Preview | None,
+        preview: TrainingPreview | None,
     ):
         self.trainer = trainer
         self.stage = stage
         self.folder = folder
         self.recipe = recipe
+        self.on_progress = on_progress
         self.warn = warn
         self.preview = preview
         self.metrics = folder / METRICS
-        batch_size = trainer.config.batch_size
-        self.meter = ProgressMeter(
-            stage, trainer.step, trainer.steps, batch_size, MOST_STEPS, math.inf
-        )
+        start = stage, trainer.step, trainer.steps, trainer.config.batch_size
+        self.display = ProgressMeter(*start)
+        self.meter = ProgressMeter(*start, MOST_STEPS, math.inf)  # for lines of metrics
         arrays = {k.removeprefix(STATE): v for k, v in state.items() if k.startswith(STATE)}
         self.by_timestep = np.array(arrays.pop("by_timestep", np.zeros((2, BINS))))
         self.meter.values.update({name: values.tolist() for name, values in arrays.items()})
@@ -71,18 +81,21 @@ class StageMonitor:
         self.next = time.monotonic() + self.seconds
 
     def state(self) -> dict[str, np.ndarray]:
-        """What a resumed stage needs to go on with the same lines."""
+        """Return the arrays with which a resumed stage continues the same lines of metrics."""
         arrays = {name: np.array(values) for name, values in self.meter.values.items()}
         if self.by_timestep.any():
             arrays["by_timestep"] = self.by_timestep
         return {STATE + name: array for name, array in arrays.items()}
 
     def begin(self) -> None:
-        """Remove the lines of steps that a killed training did and lost."""
+        """Remove the lines of steps that a killed training did not save."""
         self._write(lambda: drop_after(self.metrics, self.stage, self.trainer.step))
 
     def record(self, done: StepLoss) -> bool:
-        """Take in a step; returns whether it ended a line of metrics, on every rank alike."""
+        """Record a step; return whether a line of metrics was written, the same on all ranks."""
+        shown = self.display.update(done.step, done.loss, done.metrics)
+        if shown is not None:
+            self.on_progress(shown)
         if done.by_timestep is not None:
             recent = max(1.0, min(RECENT, self.trainer.steps / 5))
             self.by_timestep = (1 - 1 / recent) * self.by_timestep + done.by_timestep
@@ -93,18 +106,18 @@ class StageMonitor:
         return progress is not None
 
     def _held_out(self, step: int) -> dict[str, float]:
-        """The loss of the averaged weights on held-out images, `HELD_OUT_TIMES` times per stage."""
+        """Return the loss of the averaged weights on held-out images if it is due."""
         function = self.trainer.held_out_loss
         steps = self.trainer.steps
-        lines = max(1, steps // (self.meter.every * HELD_OUT_TIMES))  # from one to the next
+        lines = max(1, steps // (self.meter.every * HELD_OUT_TIMES))  # between two measurements
         due = step == steps or (step // self.meter.every) % lines == 0
         if function is None or not due:
             return {}
         params = self.trainer.ema_params()  # gathered from all ranks
         return {"held_out_loss": function(params)} if rank() == 0 else {}
 
-    def draw_if_due(self) -> None:
-        """Draw when the time has come, and at the end of the stage; every rank must ask."""
+    def render_if_due(self) -> None:
+        """Write plots and preview if they are due or the stage ends; all ranks must call this."""
         due = time.monotonic() >= self.next
         device = self.trainer.ops.device
         last = self.trainer.step == self.trainer.steps
@@ -112,11 +125,11 @@ class StageMonitor:
             return
         start = time.monotonic()
         params = self.trainer.ema_params() if self.preview else Params()
-        on_first_rank(self._draw, params)
+        on_first_rank(self._render, params)
         now = time.monotonic()
-        self.next = now + max(self.seconds, (now - start) / MAX_DRAWING)
+        self.next = now + max(self.seconds, (now - start) / MAX_RENDERING)
 
-    def _line(self, progress: Progress) -> dict[str, object]:
+    def _line(self, progress: TrainingProgress) -> dict[str, object]:
         return {
             "stage": self.stage,
             "step": progress.step,
@@ -126,14 +139,14 @@ class StageMonitor:
             "images_per_second": round(progress.images_per_second, 3),
         }
 
-    def _draw(self, params: Params) -> None:
+    def _render(self, params: Params) -> None:
         title = f"{self.stage}, step {self.trainer.step:,} of {self.trainer.steps:,}"
         if self.preview is not None:
-            self._draw_preview(self.preview, params, title)
+            self._render_preview(self.preview, params, title)
         try:
             figure = curves.figure_class()
         except ImportError as error:
-            line = f"curves of the loss need matplotlib: pip install matplotlib ({error})"
+            line = f"plots of the loss need matplotlib: pip install matplotlib ({error})"
             self.warn(WARNING + line)
             return
         units = loss_units(self.recipe)
@@ -145,14 +158,14 @@ class StageMonitor:
             curve = curves.timestep_curve(figure, self.by_timestep, title, units[self.stage])
             self._write_file("loss_by_timestep.png", curve)
 
-    def _draw_preview(self, preview: Preview, params: Params, title: str) -> None:
+    def _render_preview(self, preview: TrainingPreview, params: Params, title: str) -> None:
         image = io.BytesIO()
         try:
-            preview.draw(params, title).save(image, "PNG")
+            preview.render(params, title).save(image, "PNG")
         except NumericError as error:
-            self.warn(f"{WARNING}{preview.file} is not drawn: {error}")
+            self.warn(f"{WARNING}{preview.file} is not written: {error}")
         except Cancelled:
-            pass  # the training stops after this step, too
+            pass  # the training also stops after this step
         else:
             self._write_file(preview.file, image.getvalue())
 
@@ -164,16 +177,16 @@ class StageMonitor:
         self._write(write)
 
     def _write(self, write: Callable[[], None]) -> None:
-        """A file that cannot be read or written does not stop the training."""
+        """Call `write` on the first rank; if a file cannot be read or written, only warn."""
         try:
             if rank() == 0:
                 write()
         except (OutputError, OSError) as error:
-            self.warn(f"{WARNING}{error}; the training goes on")
+            self.warn(f"{WARNING}{error}; the training continues")
 
 
 def loss_units(recipe: AnyRecipe) -> dict[str, str]:
-    """What the loss of each stage is measured in."""
+    """Return the unit of the loss of each stage."""
     denoiser = {
         "simple": "squared error",
         "min_snr": "weighted squared error",

@@ -1,0 +1,41 @@
+"""The embedded model's data set: the emoji font, and scenes composed of it.
+
+font.py           the emoji of Unicode, and their bitmaps in the font
+emoji_dataset.py  "emoji": every emoji, with captions made of its name and keywords
+scene_dataset.py  "scenes": every emoji, then composed scenes
+scene.py          a scene: its things, their layout, and the combinations that are held out
+composing.py      random scenes
+rendering.py      the image of a scene; colours.py: recoloured emoji and backgrounds
+captions.py       the captions of a scene; nouns.py, articles.py: their words
+
+The data sets are the entry points `emoji` and `scenes` of the group `ldmref.datasets`.
+"""
+
+from __future__ import annotations
+
+from threading import Event
+
+from ldmref.datasets.base import Dataset, DatasetSource
+from ldmref.datasets.config import DataConfig
+
+
+def _check(config: DataConfig) -> None:
+    from ldmref.datasets.emoji.font import check_font
+
+    check_font()
+
+
+def _load_emoji(config: DataConfig, cancel: Event | None) -> Dataset:
+    from ldmref.datasets.emoji.emoji_dataset import EmojiDataset
+
+    return EmojiDataset(config.size)
+
+
+def _load_scenes(config: DataConfig, cancel: Event | None) -> Dataset:
+    from ldmref.datasets.emoji.scene_dataset import SceneDataset
+
+    return SceneDataset(config.size, config.images)
+
+
+emoji = DatasetSource(_load_emoji, _check)
+scenes = DatasetSource(_load_scenes, _check)

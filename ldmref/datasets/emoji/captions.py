@@ -1,0 +1,102 @@
+"""Captions of scenes, in several phrasings each."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from ldmref.datasets.emoji.articles import article
+from ldmref.datasets.emoji.colours import COLOURS
+from ldmref.datasets.emoji.nouns import Noun, noun_by_name, nouns
+from ldmref.datasets.emoji.scene import ABOVE, Scene, Thing
+
+NUMBERS = {
+    2: ("two", "2", "a pair of", "a couple of"), 3: ("three", "3"), 4: ("four", "4"),
+    5: ("five", "5"), 6: ("six", "6"), 7: ("seven", "7"), 8: ("eight", "8"), 9: ("nine", "9"),
+}  # fmt: skip
+NUMBER_ODDS = dict.fromkeys(NUMBERS, (0.65, 0.35)) | {2: (0.55, 0.25, 0.1, 0.1)}
+SIZES = {"small": ("small", "little", "tiny"), "big": ("big", "large", "huge")}
+SIZE_ODDS = (0.6, 0.25, 0.15)
+BESIDE_PHRASES = {  # for the left thing {0} and the right thing {1}
+    "{0} and {1}": 0.44, "{0} next to {1}": 0.09, "{0} beside {1}": 0.04, "{0} with {1}": 0.03,
+    "{0} left of {1}": 0.10, "{0} to the left of {1}": 0.10, "{1} right of {0}": 0.10,
+    "{1} to the right of {0}": 0.10,
+}  # fmt: skip
+ABOVE_PHRASES = {  # for the upper thing {0} and the lower thing {1}
+    "{0} above {1}": 0.34, "{0} over {1}": 0.12, "{0} on top of {1}": 0.10,
+    "{1} below {0}": 0.26, "{1} under {0}": 0.18,
+}  # fmt: skip
+BACKGROUND_PHRASES = {"{0} on {1}": 0.4, "{0} on a {1} background": 0.4, "{0}, {1} background": 0.2}
+REPEATED = 6  # occurrences of each noun in the vocabulary
+
+
+def scene_caption(scene: Scene, rng: np.random.Generator) -> str:
+    """Return a random description of a scene."""
+    plain = len(scene.things) == 1 and not scene.background
+    phrases = [_thing(thing, rng, plain) for thing in scene.things]
+    text = phrases[0]
+    if len(phrases) == 2:
+        templates = ABOVE_PHRASES if scene.relation == ABOVE else BESIDE_PHRASES
+        text = _template(templates, rng).format(*phrases)
+    if scene.background:
+        template = _template(BACKGROUND_PHRASES, rng)
+        if scene.background[0] in "aeiou":
+            template = template.replace("a {1}", "an {1}")
+        text = template.format(text, scene.background)
+    return text
+
+
+def scene_vocabulary() -> list[str]:
+    """Return texts with every word of the captions of scenes."""
+    texts = [text for noun in nouns() for text in (noun.singular, noun.plural)]
+    templates = [*BESIDE_PHRASES, *ABOVE_PHRASES, *BACKGROUND_PHRASES, "a an the is are in that"]
+    common = [t.replace("{0}", "").replace("{1}", "") for t in templates]
+    common += [*COLOURS, *(" ".join(words) for words in (*NUMBERS.values(), *SIZES.values()))]
+    return texts * REPEATED + common * 50
+
+
+def _thing(thing: Thing, rng: np.random.Generator, plain: bool) -> str:
+    """Return a noun phrase; if it is `plain`, nothing follows it, and it may be a sentence."""
+    noun = noun_by_name(thing.noun)
+    size = _choice(SIZES[thing.size], SIZE_ODDS, rng) if thing.size else ""
+    if thing.colour and rng.random() > 0.8:
+        after = f"is {thing.colour}" if plain and rng.random() > 0.5 else f"in {thing.colour}"
+        if thing.count > 1:
+            after = after.replace("is ", "that are ") if plain else after
+            return f"{_number(thing, rng)} {_words(size, noun.plural)} {after}"
+        if after.startswith("is"):
+            return f"the {_words(size, noun.singular)} {after}"
+        return f"{_with_article(noun, _words(size, noun.singular), rng)} {after}"
+    if thing.count > 1:
+        return f"{_number(thing, rng)} {_words(size, thing.colour, noun.plural)}"
+    return _with_article(noun, _words(size, thing.colour, noun.singular), rng)
+
+
+def _with_article(noun: Noun, phrase: str, rng: np.random.Generator) -> str:
+    odds = rng.random()
+    if odds > 0.92:
+        return f"the {phrase}"
+    if not noun.article or odds > 0.77:
+        return phrase
+    return f"{article(phrase)} {phrase}"
+
+
+def _number(thing: Thing, rng: np.random.Generator) -> str:
+    return _choice(NUMBERS[thing.count], NUMBER_ODDS[thing.count], rng)
+
+
+def _words(*words: str) -> str:
+    return " ".join(word for word in words if word)
+
+
+def _template(templates: dict[str, float], rng: np.random.Generator) -> str:
+    return _choice(tuple(templates), tuple(templates.values()), rng)
+
+
+def _choice(options: tuple[str, ...], odds: tuple[float, ...], rng: np.random.Generator) -> str:
+    limit = rng.random() * sum(odds)
+    total = 0.0
+    for option, share in zip(options, odds, strict=True):
+        total += share
+        if limit < total:
+            return option
+    return options[-1]

@@ -1,0 +1,94 @@
+"""The emoji font as a data set, captioned by Unicode names and keywords.
+
+The keywords are those of Debian's package `unicode-cldr-core`, which is optional.
+"""
+
+from __future__ import annotations
+
+import re
+import xml.etree.ElementTree as ET
+from pathlib import Path
+
+import numpy as np
+
+from ldmref.datasets.base import Augmentation
+from ldmref.datasets.emoji.articles import article
+from ldmref.datasets.emoji.font import Emoji, emoji_list, render, split_words
+
+KEYWORDS = Path("/usr/share/unicode/cldr/common/annotations/en.xml")
+NO_KEYWORDS = "captions have no keywords: for them, apt-get install unicode-cldr-core"
+STOP_WORDS = frozenset("a an and for from in no not of off on or the to with s o d".split())
+SKIN_TONE_WEIGHT = 0.1
+# probability of each kind of caption: the name, the name with an article, one of its words, ...
+CAPTIONS = {"name": 0.48, "article": 0.06, "word": 0.26, "keyword": 0.10, "some words": 0.10}
+
+
+class EmojiDataset:
+    """All emoji at one size. A caption is the name, some of its words, or a keyword.
+
+    The name of one emoji is never the caption of another: "person" is the caption of the person,
+    not of the hundreds of emoji with that word in their names.
+    """
+
+    augmentation = Augmentation()
+    held_out = np.empty(0, np.int64)
+
+    def __init__(self, size: int):
+        self.emoji = emoji_list()
+        self.images = np.stack([np.asarray(render(e, size)).transpose(2, 0, 1) for e in self.emoji])
+        self.classes = [e.subgroup.replace("-", " ") for e in self.emoji]
+        weights = [SKIN_TONE_WEIGHT if e.has_skin_tone else 1.0 for e in self.emoji]
+        self.weights = np.asarray(weights)
+        name_words = {word for e in self.emoji for word in e.words}
+        self.names = {" ".join(e.words) for e in self.emoji}
+        keywords = _keywords()
+        self.keywords = []
+        self.warnings = [] if keywords else [NO_KEYWORDS]
+        for e in self.emoji:
+            candidates = [*keywords.get(e.text, ()), e.subgroup.replace("-", " ")]
+            self.keywords.append([k for k in candidates if _is_useful_keyword(k, e, name_words)])
+
+    def caption(self, i: int, rng: np.random.Generator) -> str:
+        """Return a random caption of emoji `i`."""
+        caption = self._random_caption(i, rng)
+        return self.emoji[i].name if " ".join(split_words(caption)) in self.names else caption
+
+    def _random_caption(self, i: int, rng: np.random.Generator) -> str:
+        emoji = self.emoji[i]
+        keywords = self.keywords[i]
+        kind = rng.choice(list(CAPTIONS), p=list(CAPTIONS.values()))
+        if emoji.has_skin_tone or kind == "name":
+            return emoji.name
+        words = [w for w in emoji.words if w not in STOP_WORDS] or emoji.words
+        if kind == "article":
+            return f"{'the' if rng.integers(3) == 2 else article(emoji.name)} {emoji.name}"
+        if kind == "word":
+            return words[rng.integers(len(words))]
+        if kind == "keyword" and keywords:
+            return keywords[rng.integers(len(keywords))]
+        subset = [w for w in words if rng.random() < 0.6]
+        return " ".join(subset or words)
+
+    def vocabulary(self) -> list[str]:
+        """Return the names, twice each, all keywords, and the articles."""
+        names = [e.name for e in self.emoji for _ in range(2)]
+        return names + [keyword for ks in self.keywords for keyword in ks] + ["a an the"]
+
+
+def _is_useful_keyword(keyword: str, emoji: Emoji, name_words: set[str]) -> bool:
+    """Return whether a keyword is short and has a word that does not name another emoji."""
+    words = re.findall(r"[^\W_]+", keyword.lower())
+    return 0 < len(words) <= 3 and not all(w in name_words and w not in emoji.words for w in words)
+
+
+def _keywords() -> dict[str, list[str]]:
+    """Return the keywords by emoji characters; empty without the optional package."""
+    if not KEYWORDS.exists():
+        return {}
+    annotations: dict[str, list[str]] = {}
+    for node in ET.parse(KEYWORDS).iter("annotation"):
+        if node.get("type") != "tts" and node.text:
+            annotations[node.get("cp", "")] = [k.strip() for k in node.text.split("|")]
+    # the file omits the variation selector of fully qualified emoji
+    keys = {e.text: e.text.replace("\ufe0f", "") for e in emoji_list()}
+    return {text: annotations[key] for text, key in keys.items() if key in annotations}

@@ -1,0 +1,70 @@
+"""Scenes as images: sprites of the emoji font, recoloured, resized and pasted into their slots."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from ldmref.datasets.emoji.colours import BACKGROUNDS, recolour
+from ldmref.datasets.emoji.font import CELL, Emoji, font
+from ldmref.datasets.emoji.nouns import noun_by_name
+from ldmref.datasets.emoji.scene import FRAME, Scene, slots
+
+WHITE = (255, 255, 255)
+
+
+def render_scene(scene: Scene, size: int = FRAME) -> np.ndarray:
+    """Return the image of a scene, (size, size, 3) uint8."""
+    image = np.empty((size, size, 3), np.uint8)
+    image[:] = BACKGROUNDS[scene.background] if scene.background else WHITE
+    for slot in slots(scene):
+        thing = scene.things[slot.thing]
+        x, y, side = (round(length * size / FRAME) for length in (slot.x, slot.y, slot.side))
+        sprite = coloured_sprite(thing.noun, thing.colour, side)
+        area = image[y : y + side, x : x + side]
+        area[:] = composite(sprite, area)
+    return image
+
+
+def composite(sprite: np.ndarray, below: np.ndarray) -> np.ndarray:
+    """Return a premultiplied sprite over an image, uint8."""
+    rest = below.astype(np.uint16) * (255 - sprite[..., 3:].astype(np.uint16))
+    return np.minimum(sprite[..., :3] + (rest + 127) // 255, 255).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def coloured_sprite(noun: str, colour: str, side: int) -> np.ndarray:
+    """Return the sprite of a noun in a colour ("": its own), premultiplied (s, s, 4) uint8."""
+    sprite = noun_sprite(noun, side)
+    return recolour(sprite, colour) if colour else sprite
+
+
+@lru_cache(maxsize=8192)
+def noun_sprite(noun: str, side: int) -> np.ndarray:
+    """Return the sprite of a noun as it is in the font, premultiplied (side, side, 4) uint8."""
+    data = font_sprite(noun_by_name(noun).emoji).tobytes()
+    image = Image.frombytes("RGBa", (CELL, CELL), data)
+    image = image.resize((side, side), Image.Resampling.LANCZOS)
+    sprite = np.frombuffer(image.tobytes(), np.uint8).reshape(side, side, 4)
+    return np.minimum(sprite, sprite[..., 3:])  # Lanczos overshoots
+
+
+@lru_cache(maxsize=1024)
+def font_sprite(emoji: Emoji) -> np.ndarray:
+    """Return the font's bitmap, premultiplied (136, 136, 4) uint8."""
+    image = Image.new("RGBA", (CELL, CELL), (*WHITE, 0))
+    centre = (CELL // 2, CELL // 2)
+    ImageDraw.Draw(image).text(centre, emoji.text, font=font(), anchor="mm", embedded_color=True)
+    on_white = np.asarray(image).astype(np.int16)
+    alpha = on_white[..., 3:]
+    rgb = np.clip(on_white[..., :3] - (255 - alpha), 0, alpha)
+    return np.concatenate([rgb, alpha], -1).astype(np.uint8)
+
+
+@lru_cache(maxsize=1024)
+def mean_colour(emoji: Emoji) -> np.ndarray:
+    """Return the mean RGB of the visible part of an emoji, 0 to 255."""
+    sprite = font_sprite(emoji).astype(np.float64)
+    return sprite[..., :3].sum((0, 1)) / sprite[..., 3].sum() * 255

@@ -1,0 +1,189 @@
+"""The encoded images, in memory and on disk, and noisy batches of them.
+
+folder/latents-DIGEST.npy holds mean and log-variance of every image, (n, 2, z, h, w) float16, so
+that images are encoded once. The digest identifies the autoencoder and the images. Training always
+reads the file, so a resumed training sees the same numbers.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import torch
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.datasets.base import Dataset
+from ldmref.datasets.config import DataSummary
+from ldmref.errors import Cancelled
+from ldmref.io.atomic import atomic_write
+from ldmref.math.divergence import reparameterize
+from ldmref.models.autoencoder import encode
+from ldmref.models.config import AutoencoderConfig
+from ldmref.models.params import Params, flatten
+from ldmref.training.batches import Part, step_noise, to_unit
+from ldmref.training.distributed import first_rank_first
+
+BATCH = 64  # images that are encoded at a time
+PATTERN = "latents-*.npy"
+CHUNK = 1024  # images whose moments are read at a time
+
+
+@dataclass(frozen=True)
+class Latents:
+    """The encoded data set: posterior mean and log-variance, unscaled, (n, z, h, w) floats."""
+
+    mean: np.ndarray
+    logvar: np.ndarray
+
+    @property
+    def scaling_factor(self) -> float:
+        """1 / standard deviation of the latents: scaled latents have unit variance."""
+        first = second = 0.0
+        for start in range(0, len(self.mean), CHUNK):
+            mean, logvar = (
+                moment[start : start + CHUNK].astype(np.float64)
+                for moment in (self.mean, self.logvar)
+            )
+            first += mean.sum()
+            second += (mean**2 + np.exp(logvar)).sum()
+        first = first / self.mean.size
+        second = second / self.mean.size
+        return float(1.0 / math.sqrt(second - first**2))
+
+
+class NoisyLatents:
+    """Batches of an encoded data set for training.
+
+    Args:
+        latents: The encoded images, unscaled.
+        weights: Relative sampling frequencies, (n,).
+        scale: The scaling factor, which must fit `latents`.
+        ops: The backend of the batches, which are float32, or float64 if it computes in float64.
+    """
+
+    def __init__(self, latents: Latents, weights: np.ndarray, scale: float, ops: TorchBackend):
+        self.mean = torch.as_tensor(latents.mean)
+        self.logvar = torch.as_tensor(latents.logvar)
+        self.probabilities = weights / weights.sum()
+        self.scale = scale
+        self.ops = ops
+
+    def sample_indices(self, rng: np.random.Generator, n: int) -> np.ndarray:
+        """Return the indices of n random images."""
+        return rng.choice(len(self.mean), n, p=self.probabilities)
+
+    def noise(
+        self, batch: np.ndarray, seed: int, step: int, part: Part
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return scaled latents sampled from the posterior, and noise, for a part of the batch."""
+        ops = self.ops
+        index = torch.as_tensor(part.slice(batch))
+        mean, logvar = (
+            ops.asarray(moment[index], ops.state_dtype) for moment in (self.mean, self.logvar)
+        )
+        shape = (2, len(batch), *self.mean.shape[1:])
+        posterior_noise, eps = (
+            part.slice(z).to(mean.dtype) for z in step_noise(shape, seed, step, ops)
+        )
+        return self.scale * reparameterize(mean, logvar, posterior_noise), eps
+
+
+def random_timesteps(
+    rng: np.random.Generator, n: int, total: int, power: float, stratified: bool = True
+) -> np.ndarray:
+    """Return n timesteps below `total` with the density power * u^(power - 1) of u = t / total.
+
+    With `stratified` there is one in each n-th of the density, in order; otherwise they are
+    independent.
+    """
+    u = rng.random(n)
+    if stratified:
+        u = (np.arange(n) + u) / n
+    return np.minimum((total * u ** (1.0 / power)).astype(np.int64), total - 1)
+
+
+# -- on disk --------------------------------------------------------------------------------------
+
+
+def stored_latents(
+    folder: Path,
+    data: Dataset,
+    summary: DataSummary,
+    params: Params,
+    config: AutoencoderConfig,
+    ops: TorchBackend,
+    cancel: Event | None = None,
+) -> Latents:
+    """Return the posterior of every image, memory-mapped.
+
+    If the folder does not have the file, the first process encodes the images.
+
+    Raises:
+        Cancelled: `cancel` was set while they were encoded; nothing is kept.
+        OutputError: The file cannot be written.
+    """
+    path = folder / f"latents-{_digest(params, config, summary, ops)}.npy"
+    with first_rank_first():
+        moments = _open(path)
+        if moments is None:
+            _write(path, _encoded(data, params, config, ops, cancel), len(data.images))
+            moments = np.load(path, mmap_mode="c")
+    return Latents(moments[:, 0], moments[:, 1])
+
+
+def _write(path: Path, batches: Iterator[np.ndarray], images: int) -> None:
+    """Write the batches as one array, and remove files of other images or autoencoders."""
+    with atomic_write(path, overwrite=True) as file:
+        header = np.lib.format.header_data_from_array_1_0
+        for first, batch in enumerate(batches):
+            if first == 0:
+                description = header(batch) | {"shape": (images, *batch.shape[1:])}
+                np.lib.format.write_array_header_1_0(file, description)
+            file.write(batch.data)
+    for other in path.parent.glob(PATTERN):
+        if other != path:
+            other.unlink(missing_ok=True)
+
+
+def _open(path: Path) -> np.ndarray | None:
+    """Open the file, copied on writing; None if there is no file or it is damaged."""
+    try:
+        return np.load(path, mmap_mode="c")
+    except (OSError, ValueError, EOFError):
+        return None
+
+
+def _encoded(
+    data: Dataset,
+    params: Params,
+    config: AutoencoderConfig,
+    ops: TorchBackend,
+    cancel: Event | None,
+) -> Iterator[np.ndarray]:
+    """Yield mean and log-variance, unscaled, (k, 2, z, h, w), in batches of `BATCH` images."""
+    with ops.inference():
+        for start in range(0, len(data.images), BATCH):
+            if cancel is not None and cancel.is_set():
+                message = f"stopped after encoding {start} of {len(data.images)} images"
+                raise Cancelled(message, code="E-CANCELLED", hint="repeat the command to resume")
+            x = to_unit(data.images[start : start + BATCH], ops)
+            posterior = encode(ops, params, config, ops.asarray(x))
+            moments = np.stack([ops.to_numpy(z) for z in posterior], axis=1)
+            yield moments.astype(np.float16, order="C")
+
+
+def _digest(
+    params: Params, config: AutoencoderConfig, summary: DataSummary, ops: TorchBackend
+) -> str:
+    """Return the digest of everything that the latents depend on."""
+    images = replace(summary, classes="")
+    digest = hashlib.sha256(repr((replace(config, scaling_factor=1.0), images)).encode())
+    for name, array in sorted(flatten(params).items()):
+        digest.update(name.encode() + np.ascontiguousarray(ops.to_numpy(array)).tobytes())
+    return digest.hexdigest()[:16]

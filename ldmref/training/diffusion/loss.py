@@ -1,0 +1,92 @@
+"""The denoiser's losses: L_simple, min-SNR, the variational bound, and L_hybrid."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.math.bound import bound_term
+from ldmref.math.objective import hybrid_loss, min_snr_weight, simple_loss
+from ldmref.math.prediction import v_from_x0_eps
+from ldmref.math.variational import normal_log_density
+from ldmref.models.config import ModelConfig
+from ldmref.samplers.config import LEARNED
+from ldmref.samplers.denoiser import TO_X0
+from ldmref.samplers.schedule import training_alphas_cumprod
+from ldmref.training.diffusion.latents import random_timesteps
+from ldmref.training.recipes.schema import DiffusionObjective
+
+BINS = 20  # intervals of t / T in which losses are recorded
+
+
+class DiffusionLoss:
+    """The loss of each example, from the U-Net's output at its timestep.
+
+    Args:
+        config: The model, whose scheduler has the schedule, prediction type and variance type.
+        objective: The loss and its weights.
+        ops: The backend on which the schedule is kept, in float64.
+    """
+
+    def __init__(self, config: ModelConfig, objective: DiffusionObjective, ops: TorchBackend):
+        alphas_cumprod = np.array(training_alphas_cumprod(config.scheduler))
+        self.alphas_cumprod = ops.asarray(alphas_cumprod, "float64")
+        self.config = config
+        self.objective = objective
+        self.ops = ops
+
+    def timesteps(self, rng: np.random.Generator, n: int) -> torch.Tensor:
+        """Return n random timesteps with the objective's density."""
+        total = len(self.alphas_cumprod)
+        objective = self.objective
+        stratified = objective.timestep_sampling == "stratified"
+        t = random_timesteps(rng, n, total, objective.timestep_power, stratified)
+        return self.ops.asarray(t)
+
+    def probability(self, t: torch.Tensor) -> torch.Tensor:
+        """Return the probability with which `timesteps` samples each timestep, (n,) float64."""
+        total = len(self.alphas_cumprod)
+        power = self.objective.timestep_power
+        return ((t.double() + 1) / total) ** power - (t.double() / total) ** power
+
+    def __call__(
+        self,
+        output: torch.Tensor,
+        x0: torch.Tensor,
+        eps: torch.Tensor,
+        xt: torch.Tensor,
+        t: torch.Tensor,
+    ) -> torch.Tensor:
+        """Return the loss of each example, (n,); `output` (n, z or 2 z, h, w), `t` (n,) int64."""
+        scheduler = self.config.scheduler
+        objective = self.objective
+        alpha_bar = self.alphas_cumprod[t]
+        kind = scheduler.prediction_type
+        z = self.config.vae.latent_channels
+        prediction = output[:, :z]
+        v = output[:, z:] if scheduler.variance_type == LEARNED else None
+        if objective.loss == "bound":
+            return self.bound(TO_X0[kind](xt, prediction, alpha_bar), v, x0, t)
+        target = {"v": v_from_x0_eps(x0, eps, alpha_bar), "eps": eps, "x0": x0}[kind]
+        simple = simple_loss(prediction, target)
+        if objective.loss == "simple":
+            return simple
+        if objective.loss == "min_snr":
+            return min_snr_weight(alpha_bar, kind, objective.snr_gamma).to(simple.dtype) * simple
+        bound = self.bound(TO_X0[kind](xt, prediction.detach(), alpha_bar), v, x0, t)
+        return hybrid_loss(simple, bound, objective.bound_weight)
+
+    def by_timestep(self, losses: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """Return sums of the losses (n,) and numbers of examples in bins of t / T, (2, bins)."""
+        bins = F.one_hot(t * BINS // len(self.alphas_cumprod), BINS).double()
+        return torch.stack([losses.detach().double() @ bins, bins.sum(0)])
+
+    def bound(
+        self, x0_pred: torch.Tensor, v: torch.Tensor | None, x0: torch.Tensor, t: torch.Tensor
+    ) -> torch.Tensor:
+        """Return an unbiased estimate of the bound without L_T, nats per dimension, (n,)."""
+        kind = self.config.scheduler.variance_type
+        terms = bound_term(x0, x0_pred, t, self.alphas_cumprod, kind, v, normal_log_density)
+        return terms.flatten(1).mean(1) / self.probability(t).to(terms.dtype)

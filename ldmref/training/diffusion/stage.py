@@ -1,0 +1,193 @@
+"""Training the denoiser: Algorithm 1 of DDPM on latents, with a condition and its dropout.
+
+z_0 is sampled from the autoencoder's posterior, and z_t from q(z_t|z_0) in closed form (Ho et al.
+2020, arXiv:2006.11239, algorithm 1). The condition c is replaced by the empty prompt or the null
+class with probability `caption_dropout` (Ho and Salimans 2022, arXiv:2207.12598, algorithm 1).
+U-Net and text transformer, or class embedding, are trained jointly. The loss is in `loss.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.math.forward import q_sample
+from ldmref.models.config import ModelConfig
+from ldmref.models.params import Params, Spec, flatten, init, tree_map, unflatten
+from ldmref.models.text import text_encoder, text_spec
+from ldmref.models.unet import unet, unet_spec
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.training.batches import FULL_BATCH, Part, step_generator
+from ldmref.training.diffusion.latents import NoisyLatents
+from ldmref.training.diffusion.loss import DiffusionLoss
+from ldmref.training.loss import Loss
+from ldmref.training.recipes.schema import DiffusionStage
+from ldmref.training.trainer import Trainer
+
+HELD_OUT_SEED = 2**62  # not the seed of any training, so held-out noise is never seen
+MAX_HELD_OUT = 256  # images on which the held-out loss is computed
+LAST_LAYERS = ("conv2.weight", "proj_out.weight", "conv_out.weight")  # of residual branches
+LAST_OF_ATTENTION = "to_out.0.weight"  # also of residual branches, without cross-attention
+
+PromptFunction = Callable[[int, np.random.Generator], str]  # (i, rng): a prompt for image i
+
+
+class Condition(NamedTuple):
+    """The prompts of the images, and their tokenizer."""
+
+    prompt: PromptFunction
+    tokenizer: PromptTokenizer
+
+
+def diffusion_spec(config: ModelConfig) -> Spec:
+    """Return the shapes of the trained parameters: `unet` and, with prompts, `text_encoder`."""
+    spec: Spec = {"unet": unet_spec(config.unet)}
+    if config.text_encoders:
+        spec["text_encoder"] = text_spec(config.text_encoder)
+    return spec
+
+
+def initial_params(config: ModelConfig, seed: int) -> Params:
+    """Return random parameters, in which the last layer of every residual branch is zero."""
+    flat = flatten(init(diffusion_spec(config), seed))
+    last = LAST_LAYERS if config.text_encoders else (*LAST_LAYERS, LAST_OF_ATTENTION)
+    for name in flat:
+        if name.startswith("unet.") and name.endswith(last):
+            flat[name] = np.zeros_like(flat[name])
+    return unflatten(flat)
+
+
+class DiffusionBatch(NamedTuple):
+    """The inputs of a step; tensors are on the device."""
+
+    indices: np.ndarray  # the images
+    prompts: list[str]  # "" if the condition is dropped or the model is unconditional
+    t: torch.Tensor  # (n,) int64
+    x0: torch.Tensor
+    eps: torch.Tensor
+    xt: torch.Tensor
+
+
+class DiffusionBatches:
+    """Samples the batch of each step, `batches(step, part)`, from the generators of that step, and
+    computes its loss."""
+
+    def __init__(
+        self,
+        latents: NoisyLatents,
+        prompt: PromptFunction,
+        config: ModelConfig,
+        stage: DiffusionStage,
+        seed: int,
+        ops: TorchBackend,
+    ):
+        self.latents = latents
+        self.prompt = prompt
+        self.stage = stage
+        self.seed = seed
+        self.conditional = bool(config.text_encoders)
+        self.diffusion_loss = DiffusionLoss(config, stage.objective, ops)
+
+    def __call__(self, step: int, part: Part) -> DiffusionBatch:
+        n = self.stage.optimizer.batch_size
+        dropout = self.stage.objective.caption_dropout
+        rng = step_generator(self.seed, step, "diffusion")
+        indices = self.latents.sample_indices(rng, n)
+        prompts = [""] * n
+        if self.conditional:
+            prompts = ["" if rng.random() < dropout else self.prompt(int(i), rng) for i in indices]
+        return self._noised(indices, prompts, rng, self.seed, step, part)
+
+    def held_out(self, indices: np.ndarray) -> DiffusionBatch:
+        """Return a batch of these images that is always the same: prompts, timesteps and noise."""
+        rng = step_generator(HELD_OUT_SEED, 0, "held out")
+        prompts = [""] * len(indices)
+        if self.conditional:
+            prompts = [self.prompt(int(i), rng) for i in indices]
+        return self._noised(indices, prompts, rng, HELD_OUT_SEED, 0, FULL_BATCH)
+
+    def _noised(
+        self,
+        indices: np.ndarray,
+        prompts: list[str],
+        rng: np.random.Generator,
+        seed: int,
+        step: int,
+        part: Part,
+    ) -> DiffusionBatch:
+        """Return a part of these images at timesteps from `rng`, with the noise of a step."""
+        t = part.slice(self.diffusion_loss.timesteps(rng, len(indices)))
+        x0, eps = self.latents.noise(indices, seed, step, part)
+        xt = q_sample(x0, self.diffusion_loss.alphas_cumprod[t], eps)
+        return DiffusionBatch(part.slice(indices), part.slice(prompts), t, x0, eps, xt)
+
+    def loss(self, batch: DiffusionBatch, output: torch.Tensor) -> Loss:
+        """Return the loss of the U-Net's `output` (n, z or 2 z, h, w) for a batch."""
+        output = output.to(batch.x0.dtype)
+        losses = self.diffusion_loss(output, batch.x0, batch.eps, batch.xt, batch.t)
+        by_timestep = self.diffusion_loss.by_timestep(losses, batch.t)
+        return Loss(losses.mean(), batch=batch.indices, by_timestep=by_timestep)
+
+
+def diffusion_trainer(
+    latents: NoisyLatents,
+    condition: Condition,
+    config: ModelConfig,
+    stage: DiffusionStage,
+    seed: int,
+    ops: TorchBackend,
+    params: Params | None = None,
+    held_out: np.ndarray | None = None,
+) -> Trainer:
+    """Return a trainer of the U-Net and its text encoder or class embedding.
+
+    Args:
+        latents: The encoded images.
+        condition: Their prompts and the tokenizer.
+        config: The model.
+        stage: Objective, optimizer and budget.
+        seed: Seed of initial parameters and of every step.
+        ops: The backend that trains.
+        params: Initial parameters; random by default.
+        held_out: Indices of the images for the loss that is reported but never minimised.
+    """
+    batches = DiffusionBatches(latents, condition.prompt, config, stage, seed, ops)
+
+    def loss(ops: TorchBackend, params: Params, step: int, part: Part) -> Loss:
+        return batch_loss(ops, params, batches(step, part))
+
+    def batch_loss(ops: TorchBackend, params: Params, batch: DiffusionBatch) -> Loss:
+        context = None
+        if config.text_encoders:
+            token_ids = ops.asarray(condition.tokenizer.encode(batch.prompts)[0])
+            states = text_encoder(ops, params.text_encoder, config.text_encoder, token_ids)
+            context = ops.asarray(states)
+        inputs = ops.asarray(batch.xt), batch.t.to(batch.x0.dtype), context
+        return batches.loss(batch, unet(ops, params.unet, config.unet, *inputs))
+
+    if params is None:
+        params = initial_params(config, seed)
+    trainer = Trainer(
+        stage.optimizer, stage.budget.steps, params, loss, ops, unused=has_unused_layers(config)
+    )
+    if held_out is not None and len(held_out):
+        fixed = batches.held_out(held_out[:MAX_HELD_OUT])
+
+        def held_out_loss(params: Params) -> float:
+            with torch.no_grad():
+                return float(batch_loss(ops, tree_map(ops.asarray, params), fixed).total)
+
+        trainer.held_out_loss = held_out_loss
+    return trainer
+
+
+def has_unused_layers(config: ModelConfig) -> bool:
+    """Return whether text encoders have layers that the U-Net's context may not depend on."""
+    return any(
+        encoder.skipped_layers > 0 or encoder.projection_dim > 0 or not encoder.final_norm
+        for encoder in config.text_encoders
+    )

@@ -1,0 +1,154 @@
+"""The stages of a training in their order, and the exported model."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from ldmref.backends.torch import TorchBackend
+from ldmref.datasets.config import EMOJI, SCENES
+from ldmref.io.classifier import save_classifier
+from ldmref.io.diffusers.autoencoder import save_autoencoder
+from ldmref.io.native import save_folder
+from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.config import ModelConfig, TextConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.models.params import Params, tree_map
+from ldmref.models.presets import PRESETS
+from ldmref.prompts.tokenizer import PromptTokenizer
+from ldmref.prompts.words import parse_word_tokenizer, word_tokenizer
+from ldmref.training.autoencoder.features import feature_trainer
+from ldmref.training.autoencoder.metrics import measure
+from ldmref.training.autoencoder.stage import autoencoder_params, autoencoder_trainer
+from ldmref.training.checkpoint import read_headers
+from ldmref.training.classes import class_labels, class_names
+from ldmref.training.diffusion.classifier import classifier_config, classifier_trainer
+from ldmref.training.diffusion.latents import Latents, NoisyLatents, stored_latents
+from ldmref.training.diffusion.stage import Condition, diffusion_trainer
+from ldmref.training.distributed import on_first_rank
+from ldmref.training.monitor.previews import (
+    exported_weights,
+    reconstructions,
+    sample_prompts,
+    samples,
+)
+from ldmref.training.monitor.progress import with_units
+from ldmref.training.recipes.model import with_classes
+from ldmref.training.recipes.schema import Recipe
+from ldmref.training.setup import warn_about_unknown_words
+from ldmref.training.stage import TrainingContext, exported, train_stage
+
+
+def train_stages(context: TrainingContext[Recipe]) -> Path:
+    """Train the recipe's stages, or the rest of them, and export the model; return its folder."""
+    recipe = context.recipe
+    config = context.recipe.model
+    prompts = ()
+    if "diffusion" in recipe.stages:
+        if config.text_encoder.model_type == "class":
+            config = with_classes(config, class_names(context.data))
+        prompts = sample_prompts(config, recipe.progress, context.data, recipe.seed)
+    vae, latents = train_autoencoder(context)
+    config = replace(config, vae=replace(config.vae, scaling_factor=latents.scaling_factor))
+    if recipe.stages == ("autoencoder",):
+        on_first_rank(save_autoencoder, context.folder / "autoencoder", config.vae, vae)
+        return context.folder / "autoencoder"
+    if recipe.data.source not in (EMOJI, SCENES) and config.name in PRESETS:
+        config = replace(config, name=context.folder.resolve().name)
+
+    noisy = NoisyLatents(latents, context.data.weights, config.vae.scaling_factor, context.ops)
+    condition = _condition(context, config.text_encoder)
+    text = condition.tokenizer.tokenizer.to_str(pretty=True)
+    second = diffusion_trainer(
+        noisy,
+        condition,
+        config,
+        recipe.diffusion,
+        recipe.seed,
+        context.ops,
+        held_out=context.data.held_out,
+    )
+    folder = context.folder / "model"
+
+    def with_vae(params: Params) -> Params:
+        return Params(params | {"vae": vae})
+
+    def export() -> None:
+        params = with_vae(second.ema_params())
+        on_first_rank(save_folder, folder, config, params, [condition.tokenizer])
+
+    def make_model(params: Params) -> LatentDiffusion:
+        weights = exported_weights(with_vae(params))
+        return LatentDiffusion(context.ops, config, weights, condition.tokenizer)
+
+    preview = samples(make_model, prompts, recipe.progress.count, recipe.data.size, context.cancel)
+    with exported(export):
+        train_stage(context, "diffusion", second, text, preview)
+    if "classifier" in recipe.stages:
+        _train_classifier(context, noisy, config, folder)
+    return folder
+
+
+def train_autoencoder(context: TrainingContext[Recipe]) -> tuple[Params, Latents]:
+    """Train the first stage; return its averaged weights, and the encoded images."""
+    recipe = context.recipe
+    config = context.recipe.model.vae
+    data = context.data
+    objective = recipe.autoencoder.objective
+    ops = context.ops
+    exact = TorchBackend(ops.device, "float32")
+    features = None
+    if objective.perceptual_weight:
+        feature_stage = feature_trainer(data, recipe.features, recipe.seed, ops)
+        train_stage(context, "features", feature_stage, "")
+        features = feature_stage.ema_params()
+    trainer = autoencoder_trainer(data, config, recipe.autoencoder, recipe.seed, ops, features)
+    preview = reconstructions(data, config, objective, recipe.seed, exact)
+    trained = train_stage(context, "autoencoder", trainer, "", preview)
+    averaged = trainer.ema_params()
+    params = tree_map(exact.asarray, averaged)
+    if trained:
+        metrics = measure(data, params, config, objective, recipe.seed, exact)
+        context.log(f"autoencoder: {with_units(metrics)}")
+    params = autoencoder_params(params, config)
+    latents = stored_latents(
+        context.folder, data, context.summary, params, config, exact, context.cancel
+    )
+    return autoencoder_params(averaged, config), latents
+
+
+def _train_classifier(
+    context: TrainingContext[Recipe], latents: NoisyLatents, config: ModelConfig, folder: Path
+) -> None:
+    """Train a classifier of the same latents, and export it into the model's folder."""
+    stage = context.recipe.classifier
+    names = class_names(context.data)
+    network = classifier_config(stage.network, config.vae.latent_channels, names)
+    labels = class_labels(context.data)
+    rest = context.recipe.seed, context.ops
+    trainer = classifier_trainer(latents, labels, network, config.scheduler, stage, *rest)
+    with exported(lambda: on_first_rank(save_classifier, folder, network, trainer.ema_params())):
+        train_stage(context, "classifier", trainer, "")
+
+
+def _condition(context: TrainingContext, text: TextConfig) -> Condition:
+    """Return the prompts of the images: captions, classes, or nothing."""
+    if text.model_type == "clip":
+        tokenizer = _tokenizer(context, text)
+        warn_about_unknown_words(context.data, tokenizer, context.log)
+        return Condition(context.data.caption, tokenizer)
+    tokenizer = tokenizer_for(text)
+    if text.model_type == "class":
+        classes = context.data.classes
+        return Condition(lambda i, rng: classes[i], tokenizer)
+    return Condition(lambda i, rng: "", tokenizer)
+
+
+def _tokenizer(context: TrainingContext, config: TextConfig) -> PromptTokenizer:
+    """Return the tokenizer of the denoiser's checkpoint, otherwise build it from the captions."""
+    header = read_headers(context.folder).get("diffusion")
+    if header is None:
+        tokenizer = word_tokenizer(context.data.vocabulary(), config.vocab_size)
+    else:
+        tokenizer = parse_word_tokenizer(header.tokenizer, "the tokenizer of the checkpoint")
+    return PromptTokenizer(tokenizer, config.max_position_embeddings)

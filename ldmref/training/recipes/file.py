@@ -1,0 +1,239 @@
+"""Recipes in TOML: reading, which checks every key, and writing, which fills in every key."""
+
+from __future__ import annotations
+
+import json
+import tomllib
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+from ldmref.datasets.config import EMOJI, MAX_SIZE, DataConfig
+from ldmref.datasets.registry import is_dataset
+from ldmref.declare import Invalid, read
+from ldmref.errors import InputError, UsageError, did_you_mean
+from ldmref.files import read_file
+from ldmref.io.locate import find_model, model_config
+from ldmref.models.config import ModelConfig
+from ldmref.models.presets import preset
+from ldmref.models.validate import config_from_dict
+from ldmref.training.finetune.defaults import DEFAULTS, default_tables
+from ldmref.training.finetune.recipe import FineTuneRecipe
+from ldmref.training.recipes.model import for_objective
+from ldmref.training.recipes.schema import (
+    CLASSIFIER_GROUPS,
+    STAGES,
+    OptimizerConfig,
+    Recipe,
+    recipe_error,
+)
+
+SHIPPED = Path(__file__).parent
+MAX_BYTES = 1_000_000
+CODES = {"learning_rate": "E-LR", "size": "E-SIZE"}  # all other keys: E-RECIPE
+AnyRecipe = Recipe | FineTuneRecipe
+T = TypeVar("T")
+
+
+def read_recipe(source: str | Path | None, overrides: Mapping[str, Any] | None = None) -> AnyRecipe:
+    """Return the recipe in a TOML file, or a recipe that ldmref ships.
+
+    Args:
+        source: The path of a TOML file, or a name such as "emoji-128"; None: no file, every value
+            that `overrides` does not set is the default.
+        overrides: Nested tables whose values replace those of the file.
+
+    Returns:
+        A `Recipe` for `train`, or a `FineTuneRecipe` for `fine_tune` if it has a `base`. Every
+        default is filled in, and a relative `data.source` is relative to the file's folder unless
+        it is the name of a data set.
+
+    Raises:
+        InputError: There is no such file, or it is not TOML.
+        UsageError: A key is unknown, a value has the wrong type or range, the model cannot be
+            trained, or the size does not fit the model.
+        CorruptModelError: The model's networks do not fit together.
+
+    >>> from ldmref.training import read_recipe
+    >>> read_recipe("tiny", {"seed": 1}).seed
+    1
+    """
+    tables: dict[str, Any] = {}
+    if source is not None:
+        path = recipe_path(source)
+        tables = _parse(path)
+        data = tables.get("data")
+        folder = data.get("source", EMOJI) if isinstance(data, dict) else EMOJI
+        if isinstance(folder, str) and not is_dataset(folder):
+            tables["data"]["source"] = str(path.absolute().parent / folder)
+    return recipe_from_dict(_merge(tables, overrides or {}))
+
+
+def recipe_path(source: str | Path) -> Path:
+    """Return the file of a recipe, given its path or the name of a recipe that ldmref ships."""
+    if Path(source).is_file():
+        return Path(source)
+    names = {path.stem: path for path in SHIPPED.glob("*.toml")}
+    if str(source) == "pictures":  # the name until 0.1
+        return names["images"]
+    if str(source) not in names:
+        hint = f"a .toml file, or a recipe that ldmref ships; {did_you_mean(str(source), names)}"
+        raise InputError(f"no recipe {str(source)!r}", code="E-RECIPE-FILE", hint=hint)
+    return names[str(source)]
+
+
+def recipe_from_dict(tables: Mapping[str, Any]) -> AnyRecipe:
+    """Return the recipe of nested tables, with every key checked and every default filled in.
+
+    With a `base` it is the recipe of a fine-tuning, whose defaults depend on the base
+    (`finetune/defaults.py`).
+
+    Raises:
+        UsageError: A key is unknown, a value has the wrong type or range, the model cannot be
+            trained, or the size does not fit the model.
+        CorruptModelError: The model's networks do not fit together.
+    """
+    if isinstance(tables, Mapping) and "base" in tables:
+        return _fine_tune(tables)
+    fields = dict(tables) if isinstance(tables, Mapping) else tables
+    model = fields.pop("model", {}) if isinstance(fields, dict) else {}
+    recipe = _read(Recipe(), fields)
+    config = for_objective(_model(model), recipe.diffusion.objective)
+    problem = recipe.autoencoder.objective.problem(config.vae)
+    if problem:
+        raise recipe_error(f"autoencoder.objective: {problem}")
+    _check_accumulation({name: getattr(recipe, name).optimizer for name in ("features", *STAGES)})
+    width = recipe.classifier.network.width
+    if width % CLASSIFIER_GROUPS:
+        raise recipe_error(
+            f"classifier.network.width must be a multiple of {CLASSIFIER_GROUPS}, not {width}"
+        )
+    accumulation = recipe.autoencoder.optimizer.accumulation
+    if accumulation > 1 and not recipe.autoencoder.objective.separable(config.vae):
+        message = f"autoencoder.optimizer.accumulation must be 1, not {accumulation}"
+        hint = "terms of this objective compare the images of a batch"
+        raise recipe_error(message, hint=hint)
+    size = recipe.data.size or config.defaults.width
+    multiple = config.size_multiple
+    if size < multiple or size % multiple:
+        message = f"size must be a multiple of {multiple} from {multiple} to {MAX_SIZE}, not {size}"
+        raise UsageError(message, code="E-SIZE")
+    crop = recipe.data.crop
+    if crop and (crop > size or crop % config.vae.factor):
+        multiple = config.vae.factor
+        message = f"data.crop must be a multiple of {multiple} up to the size {size}, not {crop}"
+        raise UsageError(message, code="E-SIZE")
+    config = replace(
+        config,
+        unet=replace(config.unet, sample_size=size // config.vae.factor),
+        defaults=replace(config.defaults, width=size, height=size),
+    )
+    return replace(recipe, data=replace(recipe.data, size=size), model=config)
+
+
+def to_toml(recipe: AnyRecipe) -> str:
+    """Return the recipe as TOML with every key, which `read_recipe` reads."""
+    return "\n".join(_toml_lines(recipe.to_dict(), "")) + "\n"
+
+
+def _toml_lines(table: Mapping[str, Any], name: str) -> list[str]:
+    """Format a table: values first, then tables."""
+    values = {k: v for k, v in table.items() if not isinstance(v, dict)}
+    lines = ["", f"[{name}]"] if name and values else []
+    lines += [f"{key} = {_toml_value(value)}" for key, value in values.items()]
+    for key, value in table.items():
+        if key not in values:
+            lines += _toml_lines(value, f"{name}.{key}" if name else key)
+    return lines
+
+
+def _toml_value(value: Any) -> str:
+    """Format a value as JSON, which is also TOML except for the character DEL."""
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _parse(path: Path) -> dict[str, Any]:
+    try:
+        data = read_file(path, MAX_BYTES, "E-RECIPE-FILE")
+        return tomllib.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        message = f"cannot read the recipe {str(path)!r}: {reason}"
+        raise InputError(message, code="E-RECIPE-FILE") from error
+
+
+def _merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """Return `base` with the values of `over`, merging nested tables."""
+    merged = dict(base)
+    for key, value in over.items():
+        below = merged.get(key)
+        if isinstance(value, Mapping) and isinstance(below, Mapping):
+            value = _merge(below, value)
+        merged[key] = value
+    return merged
+
+
+def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
+    """Return a recipe with the defaults for its base, which is read only if one is needed."""
+    recipe = _read(FineTuneRecipe(), tables)
+    if not recipe.data.size or not DEFAULTS[recipe.method].keys() <= _keys(tables, ""):
+        config = model_config(find_model(recipe.base))
+        tables = _merge(default_tables(recipe.method, config), tables)
+        recipe = _read(FineTuneRecipe(), tables)
+        size = recipe.data.size or config.defaults.width
+        recipe = replace(recipe, data=replace(recipe.data, size=size))
+    if "lora.alpha" not in _keys(tables, ""):
+        recipe = replace(recipe, lora=replace(recipe.lora, alpha=float(recipe.lora.rank)))
+    _check_accumulation({"diffusion": recipe.diffusion.optimizer})
+    for key in ("flips", "crop"):
+        if getattr(recipe.data, key) != getattr(DataConfig, key):
+            raise recipe_error(f"data.{key} has no effect here: the autoencoder is not trained")
+    return recipe
+
+
+def _keys(tables: Mapping[str, Any], prefix: str) -> set[str]:
+    """Return the dotted names of the values in nested tables."""
+    keys: set[str] = set()
+    for key, value in tables.items():
+        keys |= _keys(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {prefix + key}
+    return keys
+
+
+def _model(table: Any) -> ModelConfig:
+    """Return the preset's configuration, with the fields that the table replaces."""
+    if not isinstance(table, Mapping):
+        raise recipe_error(f"model must be a table, not {table!r}")
+    fields = dict(table)
+    name = fields.pop("preset", EMOJI)
+    if not isinstance(name, str):
+        raise recipe_error(f"model.preset must be of type str, not {name!r}")
+    vae = fields.get("vae")
+    z = vae.get("latent_channels") if isinstance(vae, dict) else None
+    if type(z) is int:  # the default of the U-Net's channels
+        fields = _merge({"unet": {"in_channels": z, "out_channels": z}}, fields)
+    config = config_from_dict(_merge(preset(name).to_dict(), fields))
+    pooled = config.text_encoder_2 is not None or config.unet.addition_embed_type
+    if pooled or config.image_channels:
+        hint = "ldmref trains an autoencoder, and a U-Net with one text encoder or none"
+        raise recipe_error(f"the model {config.name!r} cannot be trained", hint=hint)
+    return config
+
+
+def _check_accumulation(optimizers: Mapping[str, OptimizerConfig]) -> None:
+    """Check that batches can be divided into equal parts."""
+    for name, optimizer in optimizers.items():
+        count = optimizer.accumulation
+        batch_size = optimizer.batch_size
+        if batch_size % count:
+            message = f"{name}.optimizer.accumulation = {count} must divide batch_size = "
+            raise recipe_error(message + str(batch_size))
+
+
+def _read(default: T, tables: Any) -> T:
+    """Return `default` with the values of TOML tables."""
+    try:
+        return read(type(default), tables, base=default)
+    except Invalid as error:
+        code = CODES.get(error.path.rpartition(".")[2], "E-RECIPE")
+        raise recipe_error(str(error), code=code, hint=error.hint) from None
