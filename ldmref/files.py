@@ -41,7 +41,7 @@ MAGICS = (
 )  # fmt: skip
 
 
-def input_path(value: Any, what: str = "the path of a model", code: str = "E-MODEL") -> Path:
+def check_input_path(value: Any, what: str = "the path of a model", code: str = "E-MODEL") -> Path:
     """The path of something to read: a regular file, a folder, or nothing that exists.
 
     Raises:
@@ -59,7 +59,7 @@ def input_path(value: Any, what: str = "the path of a model", code: str = "E-MOD
         mode = os.stat(path).st_mode
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise unreadable(Path(path), error, code) from error
+            raise make_read_error(Path(path), error, code) from error
     except ValueError as error:  # a lone surrogate
         raise UsageError(f"{what} is no file name: {error}"[:200], code=code) from error
     else:
@@ -75,7 +75,7 @@ def not_a_file(path: str | Path) -> str:
     'is a folder, not a file'
     """
     try:
-        kind = kind_of(os.stat(path).st_mode)
+        kind = describe_kind(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return "does not exist"
     except OSError as error:
@@ -103,7 +103,7 @@ def open_file(path: Path, code: str = "E-MODEL") -> BufferedReader:
         raw = _InputFile(path, code)
         _require_regular(path, os.fstat(raw.fileno()).st_mode, code)
     except OSError as error:
-        raise unreadable(path, error, code) from error
+        raise make_read_error(path, error, code) from error
     return BufferedReader(raw)
 
 
@@ -120,13 +120,13 @@ class _InputFile(FileIO):
         try:
             return super().readinto(buffer)
         except OSError as error:
-            raise unreadable(self._path, error, self._code) from error
+            raise make_read_error(self._path, error, self._code) from error
 
     def readall(self) -> bytes:
         try:
             return super().readall() or b""
         except OSError as error:
-            raise unreadable(self._path, error, self._code) from error
+            raise make_read_error(self._path, error, self._code) from error
 
 
 def require_size(path: Path, limit: int, code: str = "E-MODEL") -> None:
@@ -139,7 +139,7 @@ def require_size(path: Path, limit: int, code: str = "E-MODEL") -> None:
     with open_file(path, code) as file:
         size = os.fstat(file.fileno()).st_size
     if size > limit:
-        raise too_large(path, limit, code)
+        raise make_size_error(path, limit, code)
 
 
 def read_file(path: Path, limit: int, code: str = "E-MODEL", large: str = "") -> bytes:
@@ -154,16 +154,16 @@ def read_file(path: Path, limit: int, code: str = "E-MODEL", large: str = "") ->
     with open_file(path, code) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise too_large(path, limit, large or code)
+        raise make_size_error(path, limit, large or code)
     return data
 
 
-def too_large(path: Path, limit: int, code: str = "E-MODEL") -> CorruptModelError:
+def make_size_error(path: Path, limit: int, code: str = "E-MODEL") -> CorruptModelError:
     """The error of a file that is larger than what is read of its kind."""
     return CorruptModelError(f"{shown(path)} is larger than {limit:,} bytes", code=code)
 
 
-def unreadable(path: Path, error: OSError, code: str = "E-MODEL") -> InputError:
+def make_read_error(path: Path, error: OSError, code: str = "E-MODEL") -> InputError:
     """The error of a file that the system does not let us read."""
     return InputError(f"cannot read {shown(path)!r}: {error.strerror or error}", code=code)
 
@@ -173,24 +173,24 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _require_regular(path: Path, mode: int, code: str) -> None:
-    kind = kind_of(mode)
+    kind = describe_kind(mode)
     if kind:
         raise InputError(f"{shown(path)!r} is {kind}, not a file", code=code)
 
 
-def kind_of(mode: int) -> str:
+def describe_kind(mode: int) -> str:
     """What something of that `st_mode` is; "" for a regular file.
 
-    >>> kind_of(stat.S_IFIFO)
+    >>> describe_kind(stat.S_IFIFO)
     'a named pipe (FIFO)'
     """
     return next((kind for test, kind in KINDS if test(mode)), "")
 
 
-def format_of(start: bytes) -> tuple[str, str] | None:
+def identify_format(start: bytes) -> tuple[str, str] | None:
     """What a file with these first bytes is, and what to do; None if it is not recognised.
 
-    >>> format_of(b"<!DOCTYPE html>")[0]
+    >>> identify_format(b"<!DOCTYPE html>")[0]
     'an HTML page'
     """
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
@@ -232,7 +232,7 @@ def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: boo
         value = None
     except ValueError as error:
         start = data[:64] if isinstance(data, bytes) else data[:64].encode("utf-8", "replace")
-        known = format_of(start)
+        known = identify_format(start)
         what = known[0] if known and known[0] != "a JSON document" else ""
         problem = f"is {what}, not JSON" if what else f"is not JSON: {error}"
         hint = known[1] if known and what else ""

@@ -16,16 +16,16 @@ from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, swap_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import apply_loras, read_loras
 from ldmref.io.adapters.textual_inversion import read_words
-from ldmref.io.compvis.single_file import averages_note, averages_of, load_compvis
+from ldmref.io.compvis.single_file import describe_ema, load_compvis, select_ema
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.io.embedded import require_published
-from ldmref.io.locate import find_model, is_native, model_config
+from ldmref.io.locate import find_model, is_native, read_model_config
 from ldmref.io.native import check_weights, load_folder, require_digests
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import AutoencoderConfig, ModelConfig, UNetConfig
 from ldmref.models.controlnet import ControlNet
-from ldmref.models.memory import bytes_of, seconds_of
+from ldmref.models.memory import check_seconds, parse_bytes
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import init, unflatten
 from ldmref.models.presets import preset
@@ -34,8 +34,8 @@ from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import word_tokenizer
 
 StateDict = dict[str, np.ndarray]  # dotted name -> tensor
-SMALL = 256 * 2**20  # bytes of weights that are brought to the backend when they are loaded
-OWN_WORDS = ("class", "none")  # text encoders whose tokenizer needs no files
+EAGER_BYTES = 256 * 2**20  # bytes of weights that are brought to the backend when they are loaded
+BUILT_IN_TOKENIZERS = ("class", "none")  # text encoders whose tokenizer needs no files
 
 
 def load(
@@ -99,22 +99,24 @@ def load(
     configured = {} if isinstance(backend, Backend) else settings().limits
     seconds = configured.get("max_seconds") if max_seconds is None else max_seconds
     limits: dict[str, Any] = {
-        "max_memory": bytes_of(configured.get("max_memory") if max_memory is None else max_memory),
-        "max_seconds": seconds_of(seconds),
+        "max_memory": parse_bytes(
+            configured.get("max_memory") if max_memory is None else max_memory
+        ),
+        "max_seconds": check_seconds(seconds),
     }
     loras = read_loras(lora)
     words = read_words(embeddings)
     path = find_model(name, fetch, variant)
-    ops = configured_backend(backend, device, dtype, speed=speed)
+    ops = open_backend(backend, device, dtype, speed=speed)
     loaded, state_dict, tokenizers, sha256 = read_model(
         path, config, tokenizer, variant=variant, ema=ema
     )
     averaged = None
     warnings = []
     if path.is_file():
-        averaged = averages_of(TensorFile(path), loaded, ema)
+        averaged = select_ema(TensorFile(path), loaded, ema)
         if averaged is not None and ema is None:
-            warnings.append(averages_note(TensorFile(path), loaded))
+            warnings.append(describe_ema(TensorFile(path), loaded))
     replacement = None if vae is None else read_vae(vae, loaded.vae)
     if replacement is not None:
         loaded, state_dict = swap_vae(loaded, state_dict, replacement)
@@ -137,7 +139,7 @@ def load(
         **limits,
         modifications={k: v for k, v in modifications.items() if v is not None},
     )
-    if limits["max_memory"] is None and sum(x.nbytes for x in state_dict.values()) <= SMALL:
+    if limits["max_memory"] is None and sum(x.nbytes for x in state_dict.values()) <= EAGER_BYTES:
         model.params.read_all()
     return model.with_embeddings(words) if words else model
 
@@ -205,7 +207,7 @@ def load_controlnet(
     """
     _require_type("unet", unet, UNetConfig, type(None))
     file = open_controlnet(path, unet)
-    ops = configured_backend(backend, device, dtype)
+    ops = open_backend(backend, device, dtype)
     tensors = file.tensors()
     check_weights(tensors, allow_nonfinite)
     return ControlNet(ops, file.config, unflatten(tensors), file.name, file.sha256())
@@ -232,8 +234,10 @@ def read_model(
         )
         hint = "a diffusers folder holds them without a variant, the last weights as non_ema"
         raise UsageError(message, code="E-EMA", hint=hint)
-    loaded = model_config(path, config, ema)
-    if tokenizer is not None and (is_native(path) or loaded.text_encoder.model_type in OWN_WORDS):
+    loaded = read_model_config(path, config, ema)
+    if tokenizer is not None and (
+        is_native(path) or loaded.text_encoder.model_type in BUILT_IN_TOKENIZERS
+    ):
         message = f"{path.name!r} has a tokenizer of its own"
         hint = "leave out tokenizer= (--tokenizer)"
         raise UsageError(message, code="E-TOKENIZER", hint=hint)
@@ -277,7 +281,7 @@ def random_model(
 ) -> LatentDiffusion:
     """A model of any preset, such as `tiny` or `sd15`, with seeded random weights, for tests."""
     _require_type("seed", seed, int)
-    ops = configured_backend(backend, device, dtype, speed=speed)
+    ops = open_backend(backend, device, dtype, speed=speed)
     config = preset(name)
     text = config.text_encoder
     if text.model_type in ("class", "none"):
@@ -288,7 +292,7 @@ def random_model(
     return LatentDiffusion(ops, config, init(model_spec(config), int(seed)), tokenizer)
 
 
-def configured_backend(
+def open_backend(
     backend: str | Backend | None = None,
     device: str | None = None,
     dtype: str | None = None,

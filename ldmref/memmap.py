@@ -14,7 +14,7 @@ from ldmref.errors import CorruptModelError
 from ldmref.files import open_file
 
 
-def mapping_of(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
+def find_mapping(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
     """The mapping of which an array is a view, and the array of all its bytes; else None."""
     root = None
     while isinstance(x, np.ndarray):
@@ -28,7 +28,7 @@ def release_pages(x: np.ndarray) -> None:
 
     Nothing happens to arrays that lie in no file, or where the system has no such call.
     """
-    mapping = mapping_of(x)
+    mapping = find_mapping(x)
     if mapping is None or not hasattr(mmap, "MADV_DONTNEED") or not x.size:
         return
     file, root = mapping
@@ -46,7 +46,7 @@ def require_complete(x: Any) -> None:
     Raises:
         CorruptModelError: the file has been truncated since it was opened.
     """
-    mapping = mapping_of(x)
+    mapping = find_mapping(x)
     if mapping is not None and mapping[0].size() < len(mapping[0]):
         name = os.path.basename(str(getattr(mapping[1], "filename", "") or "a file"))
         message = f"{name} was truncated while it was being read"
@@ -54,7 +54,7 @@ def require_complete(x: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Reference:
+class ArrayReference:
     """Where an array lies in a file, in place of its bytes: for pickling."""
 
     path: str
@@ -82,9 +82,9 @@ class Reference:
         return np.ndarray(self.shape, self.dtype, files[self.path], self.offset, self.strides)
 
 
-def reference(x: Any) -> Reference | None:
+def make_reference(x: Any) -> ArrayReference | None:
     """The reference to an array in a mapped file that has a name; else None."""
-    mapping = mapping_of(x)
+    mapping = find_mapping(x)
     path = getattr(mapping[1], "filename", None) if mapping else None
     if mapping is None or path is None or not os.path.exists(path):
         return None
@@ -93,7 +93,7 @@ def reference(x: Any) -> Reference | None:
         return None
     bounds = np.lib.array_utils.byte_bounds
     offset = bounds(x)[0] - bounds(mapping[1])[0]
-    return Reference(
+    return ArrayReference(
         str(Path(path).resolve()),
         status.st_size,
         status.st_mtime_ns,

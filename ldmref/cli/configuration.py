@@ -18,8 +18,8 @@ from ldmref.cli.options import (
 )
 from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.config import BACKEND_KEYS, DEFAULT_KEYS, Settings, settings
-from ldmref.io.locate import model_config
-from ldmref.loading import configured_backend
+from ldmref.io.locate import read_model_config
+from ldmref.loading import open_backend
 from ldmref.modes.plan import Plan
 from ldmref.modes.registry import MODES
 from ldmref.modes.request import MODE_OF, resolve
@@ -67,13 +67,13 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
     """The value of every key, checked as for an image."""
     with naming_settings(configured, flags):
         model = flags["model"] or configured.defaults.get("model", "emoji")
-        model_settings = model_config(model)
+        model_settings = read_model_config(model)
         mode = MODE_OF.get(model_settings.concat, "txt2img")
         takes = {n: p for n, p in MODES[mode].parameters.items() if n in DEFAULT_KEYS}
         asked = with_settings(mode, flags, configured)
         known = {n: validate(p, asked[n]) for n, p in takes.items() if is_set(asked[n])}
         params = Plan(resolve(model_settings, mode, known)).params
-        backend = configured_backend(
+        backend = open_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         ).describe()
     values: dict[str, Any] = {f"backend.{key}": backend[key] for key in BACKEND_KEYS}

@@ -14,7 +14,7 @@ from ldmref.cli.rows import first_few
 from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import averages_of, scale_tensor, unread
+from ldmref.io.compvis.single_file import list_unread, scale_tensor, select_ema
 from ldmref.io.key_table import to_compvis
 from ldmref.io.locate import find_model
 from ldmref.io.native import save_folder
@@ -168,8 +168,8 @@ def report_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
     if not path.is_file():
         return
     file = TensorFile(path)
-    averaged = averages_of(file, config, ema)
-    names = unread(file, config, ema)
+    averaged = select_ema(file, config, ema)
+    names = list_unread(file, config, ema)
     if averaged is not None:
         say(f"ldmref: read {weights_read(averaged)}")
     if names:

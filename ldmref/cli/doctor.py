@@ -142,13 +142,13 @@ def has_avx512() -> bool:
 def backends() -> list[Finding]:
     """Whether each backend runs here; only NumPy is required. Plug-ins are named, not imported."""
     from ldmref.backends import GROUP, available
-    from ldmref.plugins import plugin_names
+    from ldmref.plugins import list_plugins
 
     built_in = [
         Finding(f"backend {name}", reason or "runs", not reason if name == "numpy" else None)
         for name, reason in available().items()
     ]
-    plugins = plugin_names(GROUP).items()
+    plugins = list_plugins(GROUP).items()
     return [*built_in, *(Finding(f"plug-in {name}", f"of {package}") for name, package in plugins)]
 
 

@@ -12,12 +12,12 @@ from ldmref.cli.progress import one_line
 from ldmref.cli.rows import Row, first_few, show
 from ldmref.cli.together import together_lines
 from ldmref.errors import InputError, KeyMismatchError, UsageError
-from ldmref.io.compvis.single_file import averages_of, unread
+from ldmref.io.compvis.single_file import list_unread, select_ema
 from ldmref.io.diffusers.folder import WEIGHTS, weight_files
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.pil import open_image
-from ldmref.io.locate import is_diffusers, model_config
+from ldmref.io.locate import is_diffusers, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile
 
 OTHER_PROGRAMS = {  # key of an image's metadata -> the program that writes it
@@ -67,13 +67,13 @@ def model_info(path: Path, as_json: bool, variant: str | None = None, listed: bo
     unused = []
     averaged = None
     try:
-        model = model_config(path)
+        model = read_model_config(path)
         config = model.to_dict()
         fits = True
         if path.is_file():
             file = TensorFile(path)
-            unused = unread(file, model)
-            averaged = averages_of(file, model)
+            unused = list_unread(file, model)
+            averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
         config = {"name": path.name, "family": {"not found": reason}}

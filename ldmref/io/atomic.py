@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ldmref.errors import LdmrefError, OutputError
-from ldmref.files import kind_of, shown
+from ldmref.files import describe_kind, shown
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
@@ -33,7 +33,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
         if isinstance(error, OutputError):
             raise
         raise _unwritable(path, error) from error
-    kind = kind_of(mode) if mode and not stat.S_ISDIR(mode) else ""
+    kind = describe_kind(mode) if mode and not stat.S_ISDIR(mode) else ""
     if kind:
         raise OutputError(f"{shown(path)!r} is {kind}, not a file", code="E-EXISTS")
     if mode and not overwrite:

@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, digest
+from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, hash_file
 
 PUBLISHED = {
     "emoji": {
@@ -46,7 +46,7 @@ def _require_digests(
         if not (folder / name).is_file():
             message = f"{name} of the embedded model {model!r} is missing"
             raise InputError(message, code="E-MODEL", hint=hint)
-        actual = known.get(name) or digest(folder / name)
+        actual = known.get(name) or hash_file(folder / name)
         if actual != published:
             message = f"{name} of the embedded model {model!r} is not the published one: its "
             message += f"SHA-256 is {actual}, not {published}"

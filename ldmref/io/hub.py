@@ -63,10 +63,10 @@ class HubReference:
         return self.repository + (f"@{self.revision}" if self.revision else "")
 
 
-def parse(name: str) -> HubReference | None:
+def parse_reference(name: str) -> HubReference | None:
     """Parse the name of a model on Hugging Face; None if it cannot be one.
 
-    >>> parse("owner/model/v1-5.safetensors@fp16")
+    >>> parse_reference("owner/model/v1-5.safetensors@fp16")
     HubReference(repository='owner/model', file='v1-5.safetensors', revision='fp16')
     """
     path, at, revision = name.partition("@")
@@ -81,7 +81,7 @@ def parse(name: str) -> HubReference | None:
     return HubReference(f"{owner}/{model}", file, revision)
 
 
-def cached(reference: HubReference) -> Path | None:
+def find_cached(reference: HubReference) -> Path | None:
     """Return the folder or file in the local cache.
 
     Without a revision main is preferred, then the newest; None if the cache lacks the model.
@@ -130,13 +130,13 @@ def fetch(reference: HubReference, variant: str | None = None) -> Path:
             return Path(hub.hf_hub_download(repository, reference.file, **options))
         info = hub.HfApi(library_name="ldmref").model_info(repository, **revision)
         names = [sibling.rfilename for sibling in info.siblings or ()]
-        patterns = [escape(name) for name in needed(names, reference.name, variant)]
+        patterns = [escape(name) for name in select_files(names, reference.name, variant)]
         return Path(hub.snapshot_download(repository, allow_patterns=patterns, **options))
     except LdmrefError:
         raise
     except Exception as error:  # each version of the package has other classes for a lost network
         kinds = [kind for kind in REFUSALS if isinstance(error, getattr(errors, kind))]
-        path = None if kinds else cached(reference)
+        path = None if kinds else find_cached(reference)
         if path is not None:
             return path
         message, hint = REFUSALS[kinds[0] if kinds else "LocalEntryNotFoundError"]
@@ -148,7 +148,7 @@ def fetch(reference: HubReference, variant: str | None = None) -> Path:
         ) from error
 
 
-def needed(files: Sequence[str], repository: str, variant: str | None = None) -> list[str]:
+def select_files(files: Sequence[str], repository: str, variant: str | None = None) -> list[str]:
     """Select the files of a repository that ldmref reads of a diffusers folder.
 
     Raises:

@@ -72,16 +72,16 @@ def refuse_foreign(name: str, names: Iterable[str]) -> None:
     Raises:
         KeyMismatchError: says what it is, and what to do with it.
     """
-    kind = recognised(names)
+    kind = identify_tensors(names)
     if kind is not None:
         what, hint = kind
         raise KeyMismatchError(f"{name} is {what}, not a model", code="E-KEYS", hint=hint)
 
 
-def recognised(names: Iterable[str]) -> tuple[str, str] | None:
+def identify_tensors(names: Iterable[str]) -> tuple[str, str] | None:
     """What a file with these tensors is, and what to do with it; None if it may be a model.
 
-    >>> recognised({"emb_params"})[0]
+    >>> identify_tensors({"emb_params"})[0]
     'a textual inversion'
     """
     listed = sorted(names)
@@ -90,7 +90,7 @@ def recognised(names: Iterable[str]) -> tuple[str, str] | None:
     return next(((what, hint) for test, what, hint in KINDS if test(listed)), None)
 
 
-def foreign_class(data: Mapping[str, object]) -> str:
+def get_foreign_class(data: Mapping[str, object]) -> str:
     """The class in a config.json of diffusers or transformers; "" if it has none."""
     kinds = data.get("architectures")
     kind = data.get("_class_name") or (kinds[0] if isinstance(kinds, list) and kinds else "")

@@ -86,7 +86,7 @@ def key_table(
     return table
 
 
-def prefixed(ours: str, theirs: str, table: KeyTable) -> dict[str, KeyEntry]:
+def add_prefixes(ours: str, theirs: str, table: KeyTable) -> dict[str, KeyEntry]:
     """The table with a prefix before our names and one before theirs."""
     return {ours + n: replace(e, name=theirs + e.name) for n, e in table.items()}
 
@@ -120,7 +120,7 @@ def fit(shapes: Mapping[str, Shape], table: KeyTable, ignorable: Collection[str]
     return compare(have, stored_shapes(table), ignorable)
 
 
-def matching(pattern: str, names: Iterable[str]) -> set[str]:
+def find_matching(pattern: str, names: Iterable[str]) -> set[str]:
     """The names that a pattern matches in full."""
     return {name for name in names if re.fullmatch(pattern, name)}
 
@@ -132,7 +132,7 @@ def _bare(shape: Shape) -> Shape:
     return shape
 
 
-def first_fit(
+def find_first_fit(
     shapes: Mapping[str, Shape],
     candidates: Iterable[tuple[Config, KeyTable]],
     what: str,

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ldmref.errors import InputError, UnsafeFileError, UsageError, closest, did_you_mean
-from ldmref.files import input_path, shown
+from ldmref.files import check_input_path, shown
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import find_config
 from ldmref.io.diffusers.folder import read_diffusers_config
@@ -39,7 +39,7 @@ def find_model(name: str | Path, fetch: bool = False, variant: str | None = None
     """
     if name in EMBEDDED:
         return embedded_folder(str(name))
-    path = input_path(name)
+    path = check_input_path(name)
     if not path.name or path.parts[0] in EMBEDDED:  # . has a name; ./emoji: a folder of that name
         path = path.absolute()
     if path.is_file() and path.suffix.lower() in PICKLES:
@@ -69,12 +69,12 @@ def _in_hub(name: str, fetch: bool, variant: str | None) -> Path:
             hint="give a file of weights, or a folder; ldmref train makes a model of a preset, "
             "and in Python ldmref.random_model fills one with random numbers",
         )
-    reference = hub.parse(name)
+    reference = hub.parse_reference(name)
     hint = did_you_mean(name, EMBEDDED)
     if _is_file_name(name, reference):
         raise InputError(f"no such file: {name}", code="E-MODEL", hint=_similar_file(name))
     if reference is not None:
-        path = hub.fetch(reference, variant) if fetch else hub.cached(reference)
+        path = hub.fetch(reference, variant) if fetch else hub.find_cached(reference)
         if path is not None:
             return path
         hint = f"to fetch {reference.repository} from Hugging Face: fetch=True (--fetch); {hint}"
@@ -100,7 +100,7 @@ def _similar_file(name: str) -> str:
     return f"did you mean {str(path.with_name(close))!r}?" if close else ""
 
 
-def model_config(
+def read_model_config(
     name: str | Path, config: str | Path | None = None, ema: bool | None = None
 ) -> ModelConfig:
     """Return the configuration of a model, without reading its weights.
@@ -115,11 +115,13 @@ def model_config(
             hint="config= (--model-config) is for single files; leave it out",
         )
     if path.is_file():
-        return find_config(TensorFile(path), None if config is None else named_config(config), ema)
+        return find_config(
+            TensorFile(path), None if config is None else find_named_config(config), ema
+        )
     return read_diffusers_config(path) if is_diffusers(path) else read_config(path / NATIVE_INDEX)
 
 
-def named_config(name: str | Path) -> ModelConfig:
+def find_named_config(name: str | Path) -> ModelConfig:
     """Return a preset, or read the configuration of a folder or config.json.
 
     Raises:
@@ -127,7 +129,7 @@ def named_config(name: str | Path) -> ModelConfig:
     """
     if str(name) in PRESETS:
         return PRESETS[str(name)]
-    path = input_path(name, "the name of a configuration", "E-CONFIG")
+    path = check_input_path(name, "the name of a configuration", "E-CONFIG")
     if is_diffusers(path):
         return read_diffusers_config(path)
     file = path if path.suffix == ".json" else path / NATIVE_INDEX

@@ -18,7 +18,7 @@ import numpy as np
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.files import open_file, read_json
 from ldmref.io.atomic import atomic_folder
-from ldmref.io.identify import FOLDER, foreign_class
+from ldmref.io.identify import FOLDER, get_foreign_class
 from ldmref.io.key_report import Shape, compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
@@ -56,7 +56,7 @@ def load_folder(
     return config, dict(file), tokenizers, file.sha256()
 
 
-def digest(path: Path) -> str:
+def hash_file(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -72,7 +72,7 @@ def require_digests(folder: Path, weights: str) -> None:
     for name in (WEIGHTS, *TOKENIZERS):
         if name not in recorded or not (folder / name).is_file():
             continue
-        actual = weights if name == WEIGHTS else digest(folder / name)
+        actual = weights if name == WEIGHTS else hash_file(folder / name)
         if actual != recorded[name]:
             message = f"{name} of {folder.name!r} has changed: its SHA-256 is {actual}, "
             message += f"{CONFIG} records {recorded[name][:64]}"
@@ -100,7 +100,7 @@ def _read_settings(path: Path) -> tuple[ModelConfig, dict[str, str]]:
     """The configuration, and the recorded digests of the other files."""
     data = read_json(path)
     if not isinstance(data, dict) or "schema" not in data:
-        kind = foreign_class(data) if isinstance(data, dict) else ""
+        kind = get_foreign_class(data) if isinstance(data, dict) else ""
         message = f"{path.name} is not a configuration of ldmref"
         message += f" but that of a {kind}" if kind else ""
         hint = f"of diffusers, {FOLDER}" if kind else ""
@@ -179,6 +179,6 @@ def save_folder(
             write_to(file, sources)
         for name, text in texts.items():
             (temporary / name).write_text(text, "utf-8")
-        digests = {DIGESTS: {name: digest(temporary / name) for name in (WEIGHTS, *texts)}}
+        digests = {DIGESTS: {name: hash_file(temporary / name) for name in (WEIGHTS, *texts)}}
         settings = {"schema": SCHEMA} | digests | config.to_dict()
         (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

@@ -20,7 +20,7 @@ from ldmref.models import layers as nn
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, Spec, numbered
 
-BLOCK = 4096  # vectors compared with the codebook at a time, to bound memory
+CODEBOOK_ROWS = 4096  # vectors compared with the codebook at a time, to bound memory
 
 
 def autoencoder_spec(config: AutoencoderConfig) -> Spec:
@@ -128,7 +128,9 @@ def quantize(ops: Backend, codebook: Array, z: Array) -> Array:
     rows = xp.reshape(xp.permute_dims(z, (0, 2, 3, 1)), (pixels, c))
     rows = ops.cast(rows, ops.state_dtype)
     table = ops.cast(codebook, ops.state_dtype)
-    blocks = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, pixels, BLOCK)]
+    blocks = [
+        nearest_code(rows[i : i + CODEBOOK_ROWS], table)[1] for i in range(0, pixels, CODEBOOK_ROWS)
+    ]
     nearest = xp.astype(xp.concat(blocks, axis=0), z.dtype)
     return xp.permute_dims(xp.reshape(nearest, (n, h, w, c)), (0, 3, 1, 2))
 

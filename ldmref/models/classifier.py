@@ -14,7 +14,7 @@ from ldmref.math.arrays import Array
 from ldmref.models import layers as nn
 from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.params import Params, Spec
-from ldmref.models.unet import embedding, encoder_half, unet_spec
+from ldmref.models.unet import embed_timestep, run_encoder, unet_spec
 
 HALF = ("conv_in", "time_embedding", "down_blocks", "mid_block")
 
@@ -61,8 +61,8 @@ def classifier_features(
 ) -> Array:
     """What the logits are a linear function of; x: (n, c, h, w) noisy, t: (n,) -> (n, d)."""
     unet = config.unet
-    emb = embedding(ops, p, unet, x, t, None, None, None)
-    x, _ = encoder_half(ops, p, unet, nn.conv2d(ops, p.conv_in, x), emb, None)
+    emb = embed_timestep(ops, p, unet, x, t, None, None, None)
+    x, _ = run_encoder(ops, p, unet, nn.conv2d(ops, p.conv_in, x), emb, None)
     x = nn.norm_silu(ops, p.head.norm, x, unet.norm_num_groups, unet.norm_eps)
     return ops.xp.mean(x, axis=(2, 3))
 

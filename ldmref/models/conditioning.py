@@ -11,7 +11,7 @@ from ldmref.math.arrays import Array
 from ldmref.models.params import Params
 
 
-class Context:
+class CachedContext:
     """Hidden states (n, l, d) of the text, with a cache of the keys and values made of them.
 
     Keys and values of a cross-attention layer do not change from step to step.
@@ -33,9 +33,9 @@ class Context:
         return cache[key][1]
 
 
-def states_of(context: Array | Context) -> Array:
+def get_hidden_states(context: Array | CachedContext) -> Array:
     """The hidden states, cached or not."""
-    return context.states if isinstance(context, Context) else context
+    return context.states if isinstance(context, CachedContext) else context
 
 
 class Conditioning(NamedTuple):
@@ -45,27 +45,29 @@ class Conditioning(NamedTuple):
     `sizes`: (n, 6), for `addition_embed_type` "text_time", else None.
     """
 
-    context: Array | Context | None
+    context: Array | CachedContext | None
     pooled: Array | None = None
     sizes: Array | None = None
 
 
-def own_conditioning(ops: Backend, context: Array | Context | Conditioning | None) -> Conditioning:
+def convert_conditioning(
+    ops: Backend, context: Array | CachedContext | Conditioning | None
+) -> Conditioning:
     """A conditioning, or bare hidden states, with arrays of a backend."""
     parts = context if isinstance(context, Conditioning) else Conditioning(context)
     own = {
         name: ops.own(name, part)
         for name, part in parts._asdict().items()
-        if part is not None and not isinstance(part, Context)
+        if part is not None and not isinstance(part, CachedContext)
     }
     return parts._replace(**own)
 
 
-def with_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
-    """The same for many steps: with a `Context`, which compiled networks do not take."""
+def add_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
+    """The same for many steps: with a `CachedContext`, which compiled networks do not take."""
     if conditioning.context is None or ops.compiles:
         return conditioning
-    return conditioning._replace(context=Context(states_of(conditioning.context)))
+    return conditioning._replace(context=CachedContext(get_hidden_states(conditioning.context)))
 
 
 def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
@@ -75,5 +77,5 @@ def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
         return None if arrays[0] is None else ops.xp.concat(arrays, axis=0)
 
     contexts, pooled, sizes = zip(*parts, strict=True)
-    states = [states_of(context) for context in contexts]
-    return with_cache(ops, Conditioning(concat(states), concat(pooled), concat(sizes)))
+    states = [get_hidden_states(context) for context in contexts]
+    return add_cache(ops, Conditioning(concat(states), concat(pooled), concat(sizes)))

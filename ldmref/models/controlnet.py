@@ -14,11 +14,11 @@ from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, Context, own_conditioning
+from ldmref.models.conditioning import CachedContext, Conditioning, convert_conditioning
 from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.layers import conv2d, conv_spec
 from ldmref.models.params import Params, Spec, flatten, init, numbered, tree_map, unflatten
-from ldmref.models.unet import Residuals, embedding, encoder_half, unet_spec
+from ldmref.models.unet import Residuals, embed_timestep, run_encoder, unet_spec
 
 DECODER_HALF = ("up_blocks", "conv_norm_out", "conv_out")
 HINT = "controlnet_cond_embedding"
@@ -63,7 +63,7 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
     }
 
 
-def copy_of_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 0) -> Params:
+def init_from_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 0) -> Params:
     """Initial parameters: those of the U-Net, a random hint encoder, and zero convolutions."""
     copied = flatten(unet)
     params = flatten(init(controlnet_spec(config), seed))
@@ -90,7 +90,7 @@ def controlnet(
     config: ControlNetConfig,
     x: Array,
     t: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     hint: Array,
     pooled: Array | None = None,
     sizes: Array | None = None,
@@ -100,15 +100,15 @@ def controlnet(
     hint: (n, c, h, w) from `encode_hint`; the other arguments are those of `unet`, x being the
     noisy latents alone, also for an inpainting U-Net.
     """
-    emb = embedding(ops, p, config.unet, x, t, context, pooled, sizes)
+    emb = embed_timestep(ops, p, config.unet, x, t, context, pooled, sizes)
     x = conv2d(ops, p.conv_in, x) + hint
-    mid, skips = encoder_half(ops, p, config.unet, x, emb, context)
+    mid, skips = run_encoder(ops, p, config.unet, x, emb, context)
     zero = p.controlnet_down_blocks.items_in_order()
     down = tuple(conv2d(ops, conv, skip) for conv, skip in zip(zero, skips, strict=True))
     return Residuals(down, conv2d(ops, p.controlnet_mid_block, mid))
 
 
-def add(terms: list[tuple[float, Residuals]]) -> Residuals | None:
+def add_residuals(terms: list[tuple[float, Residuals]]) -> Residuals | None:
     """The weighted sum of the residuals of several ControlNets; None if there are none."""
     total = None
     for weight, residuals in terms:
@@ -151,7 +151,7 @@ class ControlNet:
         x = ops.own("x", x)
         t = ops.own("t", t)
         hint = ops.own("hint", hint)
-        states, pooled, sizes = own_conditioning(ops, context)
+        states, pooled, sizes = convert_conditioning(ops, context)
         with ops.inference():
             return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)
 

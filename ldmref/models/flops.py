@@ -14,7 +14,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.models.config import ModelConfig
-from ldmref.models.memory import level_of
+from ldmref.models.memory import find_level
 from ldmref.models.params import Spec, flatten
 
 PROBE_SECONDS = 0.01
@@ -22,7 +22,7 @@ PROBE_CHANNELS = (64, 128, 256, 512, 1024)
 _measured: WeakKeyDictionary[Backend, float] = WeakKeyDictionary()
 
 
-def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
+def count_unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
     """Of one evaluation of the U-Net for one image, without guidance.
 
     spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
@@ -31,7 +31,7 @@ def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height
     tokens = config.text_encoder.max_position_embeddings
     total = 0
     for name, shape in flatten(spec["unet"]).items():
-        pixels = (width // f) * (height // f) >> 2 * level_of(f"unet.{name}", config)
+        pixels = (width // f) * (height // f) >> 2 * find_level(f"unet.{name}", config)
         if len(shape) < 2 or "time_emb" in name or name.startswith(("add_", "class_")):
             continue
         if "attn2.to_k" in name or "attn2.to_v" in name:  # once per image
@@ -43,7 +43,9 @@ def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height
     return total
 
 
-def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
+def count_decoder_flops(
+    spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int
+) -> int:
     """Of decoding the latents of one image."""
     f = config.vae.factor
     total = 0
@@ -62,7 +64,7 @@ def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, hei
     return total
 
 
-def flops_per_second(ops: Backend) -> float:
+def measure_flops_per_second(ops: Backend) -> float:
     """How fast a backend convolves here: measured once, in some hundredths of a second."""
     if ops not in _measured:
         seconds = 1.0

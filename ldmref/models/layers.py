@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Context
+from ldmref.models.conditioning import CachedContext
 from ldmref.models.params import Params, Spec, numbered
 
 # -- shapes ---------------------------------------------------------------------------------------
@@ -166,7 +166,9 @@ def merge_heads(ops: Backend, x: Array) -> Array:
     return ops.xp.reshape(ops.xp.permute_dims(x, (0, 2, 1, 3)), (n, length, heads * d))
 
 
-def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int) -> Array:
+def attention(
+    ops: Backend, p: Params, x: Array, context: Array | CachedContext, num_heads: int
+) -> Array:
     """Multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
 
     def project(layer: Params, states: Array) -> Array:
@@ -176,7 +178,7 @@ def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_h
         return project(p.to_k, states), project(p.to_v, states)
 
     q = project(p.to_q, x)
-    if isinstance(context, Context):
+    if isinstance(context, CachedContext):
         k, v = context.keys_and_values(p, keys_and_values)
     else:
         k, v = keys_and_values(context)
@@ -209,7 +211,7 @@ def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
 
 
 def transformer_block(
-    ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int
+    ops: Backend, p: Params, x: Array, context: Array | CachedContext, num_heads: int
 ) -> Array:
     """Self-attention, cross-attention, feed-forward, pre-norm with residuals; x: (n, l, d)."""
     h = layer_norm(ops, p.norm1, x)
@@ -219,7 +221,7 @@ def transformer_block(
 
 
 def spatial_transformer(
-    ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int, groups: int
+    ops: Backend, p: Params, x: Array, context: Array | CachedContext, num_heads: int, groups: int
 ) -> Array:
     """Transformer blocks over the h*w pixels as tokens; x: (n, c, h, w) -> the same."""
     n, c, h, w = x.shape

@@ -9,14 +9,14 @@ from typing import Any
 from ldmref.errors import UsageError
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Params, flatten, unflatten
-from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
+from ldmref.prompts.textual_inversion import Embedding, add_embeddings, group_by_encoder
 from ldmref.prompts.tokenizer import PromptTokenizer
 
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
-def with_words(
+def add_learned_words(
     config: ModelConfig,
     params: Mapping[str, Any],
     tokenizers: Sequence[PromptTokenizer],
@@ -37,7 +37,7 @@ def with_words(
         raise UsageError(message, code="E-EMBEDDING")
     grown = {}
     extended = []
-    words = by_encoder(embeddings, len(config.text_encoders))
+    words = group_by_encoder(embeddings, len(config.text_encoders))
     for encoder, tokenizer, new in zip(TEXT_ENCODERS, tokenizers, words, strict=False):
         flat = flatten(params[encoder])
         flat[TOKEN_TABLE], longer = add_embeddings(flat[TOKEN_TABLE], tokenizer, new)

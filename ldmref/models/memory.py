@@ -24,7 +24,7 @@ PROGRAM = 250 * 2**20  # Python, the libraries, and blocks that threads work on
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes of each network's weights, and of the activations in sampling and decoding."""
 
     weights: dict[str, int]
@@ -45,7 +45,7 @@ class Estimate:
         return PROGRAM + fixed + max([*sizes, kept])
 
 
-def bytes_of(size: int | str | None) -> int | None:
+def parse_bytes(size: int | str | None) -> int | None:
     """A number of bytes from a number or from text such as "6GB", "512 MB" or "1.5G".
 
     Units are powers of 1000; those of 1024 have an i: "6GiB".
@@ -53,7 +53,7 @@ def bytes_of(size: int | str | None) -> int | None:
     Raises:
         UsageError: it is neither.
 
-    >>> bytes_of("1.5GB"), bytes_of("2MiB")
+    >>> parse_bytes("1.5GB"), parse_bytes("2MiB")
     (1500000000, 2097152)
     """
     if size is None or (type(size) is int and size > 0):
@@ -68,7 +68,7 @@ def bytes_of(size: int | str | None) -> int | None:
     return total
 
 
-def seconds_of(limit: float | None) -> float | None:
+def check_seconds(limit: float | None) -> float | None:
     """A positive number of seconds.
 
     Raises:
@@ -82,7 +82,7 @@ def seconds_of(limit: float | None) -> float | None:
     return limit
 
 
-def estimate(
+def estimate_memory(
     spec: Mapping[str, Spec],
     config: ModelConfig,
     ops: Backend,
@@ -90,7 +90,7 @@ def estimate(
     height: int,
     n: int = 1,
     tile: int | None = None,
-) -> Estimate:
+) -> MemoryEstimate:
     """For `n` images at a time, with guidance; `tile`: pixels of a side, for the decoder.
 
     spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
@@ -106,17 +106,17 @@ def estimate(
     channels = config.vae.block_out_channels
     widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
     sampling = 2 * n * size * _unet_activations(config.unet, width // f, height // f)
-    return Estimate(weights, sampling, n * size * WORKING * widest * decoded)
+    return MemoryEstimate(weights, sampling, n * size * WORKING * widest * decoded)
 
 
 def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> int:
     """The minimum number of pixels at a layer; in autoencoders, the number of latent cells."""
     f = config.vae.factor
     latents = n * (width // f) * (height // f)
-    return 2 * latents >> 2 * level_of(name, config) if name.startswith("unet.") else latents
+    return 2 * latents >> 2 * find_level(name, config) if name.startswith("unet.") else latents
 
 
-def level_of(name: str, config: ModelConfig) -> int:
+def find_level(name: str, config: ModelConfig) -> int:
     """How often the latents are halved on the way to a layer of the U-Net, `unet.conv_in`, ..."""
     words = name.split(".")
     deepest = len(config.unet.block_out_channels) - 1

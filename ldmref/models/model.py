@@ -13,22 +13,22 @@ from ldmref.errors import ResourceError, UsageError
 from ldmref.math.arrays import Array
 from ldmref.math.divergence import reparameterize
 from ldmref.models.autoencoder import autoencoder_spec, decode, encode
-from ldmref.models.conditioning import Conditioning, own_conditioning
+from ldmref.models.conditioning import Conditioning, convert_conditioning
 from ldmref.models.config import ModelConfig
-from ldmref.models.learned_words import TEXT_ENCODERS, with_words
-from ldmref.models.memory import Estimate, estimate
+from ldmref.models.learned_words import TEXT_ENCODERS, add_learned_words
+from ldmref.models.memory import MemoryEstimate, estimate_memory
 from ldmref.models.params import LazyParams, Params, Spec, count
 from ldmref.models.rescaler import rescaler, rescaler_spec
 from ldmref.models.taesd import TinyAutoencoder
 from ldmref.models.text import EncodedText, text_encoder, text_encoder_pooled, text_spec
 from ldmref.models.tiling import decode_tiled
-from ldmref.models.unet import Residuals, own_residuals, unet, unet_spec
+from ldmref.models.unet import Residuals, convert_residuals, unet, unet_spec
 from ldmref.prompts.textual_inversion import Embedding
-from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, Tokens, tokenize_alike
+from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, Tokens, tokenize_for_encoders
 from ldmref.prompts.weights import emphasize
 
 TOKENIZERS = ("tokenizer", "tokenizer_2")
-LARGE = 2**26  # parameters
+RELEASED_PARAMETERS = 2**26  # parameters
 
 
 def model_spec(config: ModelConfig) -> dict[str, Spec]:
@@ -88,16 +88,20 @@ class LatentDiffusion:
         self._compiled: dict[str, tuple[Params, Backend, Callable]] = {}
         self._one_at_a_time = False
         names = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
-        large = [name for name, text in names if count(text_spec(text)) >= LARGE]
+        large = [name for name, text in names if count(text_spec(text)) >= RELEASED_PARAMETERS]
         self._large_text_encoders = tuple(large if backend.device == "cpu" else ())
 
     def __getstate__(self) -> dict[str, Any]:
         """For pickling: without compiled networks, which are compiled again."""
         return vars(self) | {"_compiled": {}}
 
-    def memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> Estimate:
+    def memory(
+        self, width: int, height: int, n: int = 1, tile: int | None = None
+    ) -> MemoryEstimate:
         """An estimate of the memory that `n` images of that size take together."""
-        return estimate(model_spec(self.config), self.config, self.backend, width, height, n, tile)
+        return estimate_memory(
+            model_spec(self.config), self.config, self.backend, width, height, n, tile
+        )
 
     def prepare(self, width: int, height: int, n: int = 1, tile: int | None = None) -> None:
         """With `max_memory`: keep one network in memory at a time if all do not fit.
@@ -147,7 +151,9 @@ class LatentDiffusion:
             CorruptModelError: the vectors have another width than the text encoder's.
         """
         tokenizers = [getattr(self, name) or self.tokenizer for name in TOKENIZERS]
-        config, params, tokenizers = with_words(self.config, self.params, tokenizers, embeddings)
+        config, params, tokenizers = add_learned_words(
+            self.config, self.params, tokenizers, embeddings
+        )
         grown = copy.copy(self)
         for name, tokenizer in zip(TOKENIZERS, tokenizers, strict=False):
             setattr(grown, name, tokenizer)
@@ -210,7 +216,7 @@ class LatentDiffusion:
         tokenizers = (self.tokenizer, self.tokenizer_2 or self.tokenizer)[: len(configs)]
         states = []
         pooled = None
-        all_tokens = tokenize_alike(tokenizers, prompts, options)
+        all_tokens = tokenize_for_encoders(tokenizers, prompts, options)
         with ops.inference():
             for config, tokens, name in zip(configs, all_tokens, TEXT_ENCODERS, strict=False):
                 n, chunks, length = tokens.ids.shape
@@ -296,11 +302,11 @@ class LatentDiffusion:
         """All channels: the prediction and, with "learned_range", v of `learned_range_logvar`."""
         latents = self.backend.own("latents", latents)
         t = self.backend.own("t", t)
-        conditioning = own_conditioning(self.backend, context)
+        conditioning = convert_conditioning(self.backend, context)
         with self.backend.inference():
             network = self._network(unet, "unet")
             config = self.config.unet
-            control = own_residuals(self.backend, control)
+            control = convert_residuals(self.backend, control)
             return network(config, latents, t, *conditioning, control=control)
 
     def encode_segmentation(self, labels: Array) -> Array:

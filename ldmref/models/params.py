@@ -15,7 +15,13 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.memmap import Reference, mapping_of, reference, release_pages, require_complete
+from ldmref.memmap import (
+    ArrayReference,
+    find_mapping,
+    make_reference,
+    release_pages,
+    require_complete,
+)
 
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = dict[str, "Shape | Spec"]
@@ -167,7 +173,7 @@ class LazyParams(Mapping[str, Params]):
         files: dict[str, np.memmap] = {}
 
         def opened(leaf: Any) -> Any:
-            return leaf.open(files) if isinstance(leaf, Reference) else leaf
+            return leaf.open(files) if isinstance(leaf, ArrayReference) else leaf
 
         self._backend = state["backend"]
         self._names = state["names"]
@@ -186,10 +192,10 @@ class LazyParams(Mapping[str, Params]):
             return tree_map(bring, tree)
 
 
-def _as_reference(leaf: np.ndarray) -> np.ndarray | Reference:
-    return reference(leaf) or leaf
+def _as_reference(leaf: np.ndarray) -> np.ndarray | ArrayReference:
+    return make_reference(leaf) or leaf
 
 
 def _is_mapped(tree: Mapping[str, Any]) -> bool:
     leaves = flatten(tree).values()
-    return all(isinstance(leaf, np.ndarray) and mapping_of(leaf) for leaf in leaves)
+    return all(isinstance(leaf, np.ndarray) and find_mapping(leaf) for leaf in leaves)

@@ -11,7 +11,7 @@ from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
 from ldmref.models import layers as nn
-from ldmref.models.conditioning import Context, states_of
+from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.config import UNetConfig
 from ldmref.models.params import Params, Spec, numbered
 
@@ -92,7 +92,7 @@ class Residuals(NamedTuple):
     mid: Array
 
 
-def own_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
+def convert_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
     """Residuals with arrays of a backend."""
     if residuals is None:
         return None
@@ -106,7 +106,7 @@ def unet(
     config: UNetConfig,
     x: Array,
     t: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     pooled: Array | None = None,
     sizes: Array | None = None,
     control: Residuals | None = None,
@@ -115,7 +115,7 @@ def unet(
 
     x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
     context: (n, l, cross_attention_dim), None without cross-attention -> (n, out_channels, h, w);
-    a `Context` caches keys and values between steps.
+    a `CachedContext` caches keys and values between steps.
     h and w are arbitrary, except that with `resnet_updown` they must halve evenly at every level.
     With `addition_embed_type` "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
     original height and width, the crop's top and left, the target height and width.
@@ -123,8 +123,8 @@ def unet(
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
-    emb = embedding(ops, p, config, x, t, context, pooled, sizes)
-    x, skips = encoder_half(ops, p, config, nn.conv2d(ops, p.conv_in, x), emb, context)
+    emb = embed_timestep(ops, p, config, x, t, context, pooled, sizes)
+    x, skips = run_encoder(ops, p, config, nn.conv2d(ops, p.conv_in, x), emb, context)
     if control is not None:
         skips = [skip + more for skip, more in zip(skips, control.down, strict=True)]
         x = x + control.mid
@@ -140,13 +140,13 @@ def unet(
     return nn.conv2d(ops, p.conv_out, x)
 
 
-def embedding(
+def embed_timestep(
     ops: Backend,
     p: Params,
     config: UNetConfig,
     x: Array,
     t: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     pooled: Array | None,
     sizes: Array | None,
 ) -> Array:
@@ -158,7 +158,7 @@ def embedding(
     emb = nn.linear(ops, p.time_embedding.linear_2, ops.silu(emb))
     if config.class_embed_type and context is not None:
         # the last token of a causal encoder attends to the whole prompt
-        emb = emb + nn.linear(ops, p.class_embedding, states_of(context)[:, -1])
+        emb = emb + nn.linear(ops, p.class_embedding, get_hidden_states(context)[:, -1])
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None
         flat = ops.xp.reshape(sizes, (-1,))
@@ -169,13 +169,13 @@ def embedding(
     return emb
 
 
-def encoder_half(
+def run_encoder(
     ops: Backend,
     p: Params,
     config: UNetConfig,
     x: Array,
     emb: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
 ) -> tuple[Array, list[Array]]:
     """Down blocks and mid block; x: the output of `conv_in` -> their output, and the skips."""
     groups = config.norm_num_groups
@@ -201,7 +201,7 @@ def _layer(
     level: int,
     x: Array,
     emb: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
 ) -> Array:
     """Residual block i of a down or up block, and its attention if present."""
     groups = config.norm_num_groups
@@ -217,7 +217,7 @@ def _attend(
     config: UNetConfig,
     level: int,
     x: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
 ) -> Array:
     """A spatial transformer or, in U-Nets without cross-attention, a self-attention block."""
     heads = config.num_heads[level]

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from ldmref.errors import LdmrefError, ResourceError
-from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
+from ldmref.models.flops import count_decoder_flops, count_unet_flops, measure_flops_per_second
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.request import Request
 from ldmref.samplers import Sampler, repaint_visits
@@ -48,10 +48,10 @@ def cost(model: LatentDiffusion, request: Request) -> Cost:
         calls = steps * (1 + r.values["iterations"])
     guided = 1 if r.cfg_scale in (0.0, 1.0) else 2
     evaluations = calls * guided * images
-    flops = evaluations * unet_flops(spec, model.config, r.width, r.height)
-    flops += images * decoder_flops(spec, model.config, r.width, r.height)
+    flops = evaluations * count_unet_flops(spec, model.config, r.width, r.height)
+    flops += images * count_decoder_flops(spec, model.config, r.width, r.height)
     memory = model.memory(r.width, r.height, min(r.batch_size, images), r.tile).together
-    return Cost(evaluations, flops, memory, flops / flops_per_second(model.backend))
+    return Cost(evaluations, flops, memory, flops / measure_flops_per_second(model.backend))
 
 
 def denoiser_calls(sampler: Sampler, visits: Sequence[int]) -> int:

@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, join, with_cache
+from ldmref.models.conditioning import Conditioning, add_cache, join
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
@@ -62,8 +62,8 @@ def model_denoiser(
         joins = isinstance(parts[0], Conditioning)
         return join(ops, parts) if joins else ops.xp.concat(parts, axis=0)
 
-    cond = with_cache(ops, cond)
-    uncond = with_cache(ops, uncond)
+    cond = add_cache(ops, cond)
+    uncond = add_cache(ops, uncond)
     prediction_type = model.config.scheduler.prediction_type
     return guided_denoiser(network, prediction_type, cond, uncond, cfg_scale, concat)
 

@@ -12,7 +12,7 @@ from ldmref.errors import UsageError, did_you_mean
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, SpecialTokens, Tokens
 
 
-def class_label(prompt: str, classes: int, names: Sequence[str] = ()) -> int:
+def find_class(prompt: str, classes: int, names: Sequence[str] = ()) -> int:
     """The class that a prompt names, 0 to classes - 2; an empty prompt is the null class, the last.
 
     Prompts are numbers or, where the classes have names, one of these (a number may be one, too).
@@ -42,7 +42,7 @@ def check_prompt(prompt: str, classes: int, names: Sequence[str] = ()) -> None:
         UsageError: the message states which prompts are valid.
     """
     if classes:
-        class_label(prompt, classes, names)
+        find_class(prompt, classes, names)
     elif prompt.strip():
         message = f"this model takes no prompt, but was given {prompt[:80]!r}"
         raise UsageError(message, code="E-PROMPT", hint='give "" as prompt')
@@ -75,7 +75,7 @@ class ClassLabelTokenizer(PromptTokenizer):
         chunks = max(1, (options or PromptOptions()).chunks)
         labels = [0] * len(prompts)
         if self.classes:
-            labels = [class_label(prompt, self.classes, self.names) for prompt in prompts]
+            labels = [find_class(prompt, self.classes, self.names) for prompt in prompts]
         ids = np.repeat(np.asarray(labels, np.int64)[:, None, None], chunks, axis=1)
         n = len(labels)
         return Tokens(ids, np.ones(ids.shape, np.float32), [1] * n, [0] * n, [])

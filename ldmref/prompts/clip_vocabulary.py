@@ -12,9 +12,9 @@ from typing import Any
 from tokenizers.models import BPE
 
 from ldmref.errors import InputError
-from ldmref.files import input_path, read_json, require_size
+from ldmref.files import check_input_path, read_json, require_size
 from ldmref.prompts.clip import END, LENGTH, START, WORD_END, Vocabulary, clip_tokenizer
-from ldmref.prompts.text_checks import id_table
+from ldmref.prompts.text_checks import check_id_table
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.words import load_word_tokenizer
 
@@ -42,7 +42,7 @@ def load_tokenizer(
     Arguments and errors are those of `read_vocabulary` and `clip_tokenizer`.
     """
     if source is not None:
-        source = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
+        source = check_input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
         if source.suffix == ".json" and not _is_bpe(source):
             return load_word_tokenizer(source, length)
     return clip_tokenizer(read_vocabulary(source), length, pad=pad, text_clean=text_clean)
@@ -67,7 +67,7 @@ def read_vocabulary(source: str | Path | None = None) -> Vocabulary:
         if source is None:
             message = "no CLIP vocabulary is installed here"
             raise InputError(message, code="E-TOKENIZER-FILES", hint=SOURCES)
-    path = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
+    path = check_input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
     if path.is_file():
         return _read_json(path) if path.suffix == ".json" else _read_merges(path)
     for folder in (path, path / "tokenizer"):
@@ -112,7 +112,7 @@ def _read_folder(folder: Path) -> Vocabulary:
         vocab, merges = BPE.read_file(*map(str, files))
     added = folder / "added_tokens.json"
     with errors_as_corrupt(f"{added.name} is damaged"):
-        words = _without(vocab, id_table(_load(added))) if added.is_file() else {}
+        words = _without(vocab, check_id_table(_load(added))) if added.is_file() else {}
     return Vocabulary(vocab, merges, words, _pad_token(folder))
 
 
@@ -120,10 +120,10 @@ def _read_json(path: Path) -> Vocabulary:
     """A tokenizer.json."""
     with errors_as_corrupt(f"{path.name} is not a CLIP tokenizer"):
         data = _load(path)
-        vocab = id_table(data["model"]["vocab"])
+        vocab = check_id_table(data["model"]["vocab"])
         pairs = [m.split(" ") if isinstance(m, str) else m for m in data["model"]["merges"]]
         merges = [(str(left), str(right)) for left, right in pairs]
-        added = id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
+        added = check_id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
         pad = _pad_token(path.parent) or (data.get("padding") or {}).get("pad_token")
         if not isinstance(pad, str | None):
             raise ValueError(f"a padding token {pad!r:.80}")

@@ -70,7 +70,7 @@ def with_emoji_names(prompt: str) -> str:
     return " ".join("".join(pieces).split()) if found else prompt
 
 
-def unnamed_symbols(prompt: str) -> list[str]:
+def find_unnamed_symbols(prompt: str) -> list[str]:
     """Return the symbols of `prompt` that are no emoji of the list, without repetition.
 
     Symbols are characters beyond ASCII of Unicode's categories So (other), Sk (modifier) and Cn

@@ -30,7 +30,7 @@ def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
         raise UsageError(f"the {what} is not valid Unicode text", code="E-PROMPT")
 
 
-def id_table(data: Any) -> dict[str, int]:
+def check_id_table(data: Any) -> dict[str, int]:
     """`data`, if it is a table of ids by token.
 
     Raises:
@@ -47,7 +47,7 @@ def is_text(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def unread_notation(prompt: str, prompt_weights: str) -> list[str]:
+def find_unread_notation(prompt: str, prompt_weights: str) -> list[str]:
     """Warnings about A1111's notations in a prompt that are text here."""
     warnings = []
     if extra := _EXTRA_NETWORK.search(prompt):

@@ -84,7 +84,7 @@ def add_embeddings(
     return xp.concat([table[:vocab_size, :], *rows], axis=0), result
 
 
-def by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[list[Embedding]]:
+def group_by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[list[Embedding]]:
     """The embeddings grouped by the text encoders of a model, one or two.
 
     Raises:

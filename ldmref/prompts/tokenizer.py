@@ -17,8 +17,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
-from ldmref.prompts.emoji import unnamed_symbols, with_emoji_names
-from ldmref.prompts.text_checks import MAX_TEXT, check_text, unread_notation
+from ldmref.prompts.emoji import find_unnamed_symbols, with_emoji_names
+from ldmref.prompts.text_checks import MAX_TEXT, check_text, find_unread_notation
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START = "<start>"
@@ -169,14 +169,14 @@ class PromptTokenizer:
         literal = [token for token in self.special_tokens[:2] if token in prompt]
         if literal:
             warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
-        warnings += unread_notation(prompt, options.prompt_weights)
+        warnings += find_unread_notation(prompt, options.prompt_weights)
         sections = [[WeightedText(prompt, 1.0)]]
         if options.prompt_weights == "a1111":
             sections = parse_prompt_weights(prompt)
         if self.clean is not None:
             sections = [[WeightedText(self.clean(t), w) for t, w in spans] for spans in sections]
         groups: list[list[TokenGroup]] = []
-        unknown: list[str] = unnamed_symbols(prompt) if self.reads_words else []
+        unknown: list[str] = find_unnamed_symbols(prompt) if self.reads_words else []
         text = ""
         for spans in sections:
             groups.append([])
@@ -224,7 +224,7 @@ class PromptTokenizer:
             yield TokenGroup(ids, span.weight, position + word_start)
 
 
-def tokenize_alike(
+def tokenize_for_encoders(
     tokenizers: Sequence[PromptTokenizer], prompts: Sequence[str], options: PromptOptions
 ) -> list[Tokens]:
     """Tokens of each tokenizer, in equally many chunks; their `counts` are the largest of all."""

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from ldmref.errors import InputError
-from ldmref.files import input_path, read_json, require_size
+from ldmref.files import check_input_path, read_json, require_size
 from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens, errors_as_corrupt
 
 BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
@@ -45,7 +45,7 @@ def wordpiece_tokenizer(source: str | Path | None, length: int = LENGTH) -> Prom
 def _vocabulary_file(source: str | Path | None) -> Path:
     message = "this model needs the vocabulary of BERT"
     if source is not None:
-        path = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
+        path = check_input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
         names = (
             "",
             "vocab.txt",

@@ -19,7 +19,7 @@ from ldmref.errors import CorruptModelError
 from ldmref.files import parse_json, read_json
 from ldmref.prompts.clip import add_words
 from ldmref.prompts.emoji import with_emoji_names
-from ldmref.prompts.text_checks import id_table
+from ldmref.prompts.text_checks import check_id_table
 from ldmref.prompts.tokenizer import (
     END,
     PAD,
@@ -38,14 +38,14 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
     Text is lower-cased and stripped of accents; a word is a run of letters or digits, or one of
     the characters # * ! &; everything else separates words.
     """
-    tokenizer = _tokenizer_of({UNKNOWN: 0})
+    tokenizer = _build_tokenizer({UNKNOWN: 0})
     frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
     ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
     tokens = [PAD, START, END, UNKNOWN, *ranked][:max_words]
-    return _tokenizer_of({token: id for id, token in enumerate(tokens)})
+    return _build_tokenizer({token: id for id, token in enumerate(tokens)})
 
 
-def _tokenizer_of(ids: Mapping[str, int]) -> Tokenizer:
+def _build_tokenizer(ids: Mapping[str, int]) -> Tokenizer:
     """A word tokenizer with this vocabulary, token -> id."""
     tokenizer = Tokenizer(models.WordLevel(dict(ids), unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(
@@ -64,9 +64,9 @@ def load_word_tokenizer(path: Path, length: int) -> PromptTokenizer:
 
     Raises:
         InputError: it cannot be read.
-        CorruptModelError: as `word_tokenizer_from`, or the vocabulary lacks a special token.
+        CorruptModelError: as `build_from_json`, or the vocabulary lacks a special token.
     """
-    tokenizer = word_tokenizer_from(read_json(path, "E-TOKENIZER"), path.name)
+    tokenizer = build_from_json(read_json(path, "E-TOKENIZER"), path.name)
     return PromptTokenizer(tokenizer, length)
 
 
@@ -74,12 +74,12 @@ def parse_word_tokenizer(text: str, name: str) -> Tokenizer:
     """The word tokenizer whose JSON is `text`; `name` is that of its file, for errors.
 
     Raises:
-        CorruptModelError: it is no JSON, or as `word_tokenizer_from`.
+        CorruptModelError: it is no JSON, or as `build_from_json`.
     """
-    return word_tokenizer_from(parse_json(text, name, "E-TOKENIZER"), name)
+    return build_from_json(parse_json(text, name, "E-TOKENIZER"), name)
 
 
-def word_tokenizer_from(data: Any, name: str) -> Tokenizer:
+def build_from_json(data: Any, name: str) -> Tokenizer:
     """Build a word tokenizer from the vocabulary and the added words of its parsed JSON.
 
     Raises:
@@ -87,9 +87,9 @@ def word_tokenizer_from(data: Any, name: str) -> Tokenizer:
     """
     with errors_as_corrupt(f"{name} is not a tokenizer"):
         model = data["model"]
-        tokenizer = _tokenizer_of(id_table(model["vocab"]))
-        ours = json.loads(_tokenizer_of({UNKNOWN: 0}).to_str())
-        added = id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
+        tokenizer = _build_tokenizer(check_id_table(model["vocab"]))
+        ours = json.loads(_build_tokenizer({UNKNOWN: 0}).to_str())
+        added = check_id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
         others = [part for part in PIPELINE if data.get(part) != ours[part]]
         if (model.get("type"), model.get("unk_token")) != ("WordLevel", UNKNOWN):
             others.append("model")

@@ -22,7 +22,7 @@ from ldmref.io.adapters.lora_keys import lora_names
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.compvis import single_file
 from ldmref.io.compvis.keys import autoencoder_table, compvis_table, controlnet_table
-from ldmref.io.compvis.single_file import averages_note, find_config, unread
+from ldmref.io.compvis.single_file import describe_ema, find_config, list_unread
 from ldmref.io.key_table import stored_shapes
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.models.controlnet import ControlNetConfig
@@ -153,8 +153,8 @@ def run_model(path: Path) -> None:
     for config, ema in ((MICRO, None), (MICRO, True), (None, None))[: 3 if len(file) < 9 else 2]:
         try:
             fitting = find_config(file, config, ema)
-            averages_note(file, fitting)
-            unread(file, fitting, ema)
+            describe_ema(file, fitting)
+            list_unread(file, fitting, ema)
         except LdmrefError as error:
             assert error.code.startswith("E-")
 

@@ -20,7 +20,7 @@ from ldmref.io import embedded
 from ldmref.io.diffusers.folder import weight_files
 from ldmref.io.embedded import PUBLISHED, embedded_folder, require_published
 from ldmref.io.locate import find_model
-from ldmref.io.native import check_weights, digest, save_folder
+from ldmref.io.native import check_weights, hash_file, save_folder
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def change(folder, name, value, record=True):
     save_file(tensors, path)
     if record:
         config = json.loads((folder / "config.json").read_text())
-        config["sha256"]["model.safetensors"] = digest(path)
+        config["sha256"]["model.safetensors"] = hash_file(path)
         (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -130,7 +130,7 @@ def test_an_altered_embedded_model_is_refused(tmp_path, monkeypatch, name):
     else:
         (folder / name).write_text((folder / name).read_text() + " ")
         config = json.loads((folder / "config.json").read_text())
-        config["sha256"]["tokenizer.json"] = digest(folder / "tokenizer.json")
+        config["sha256"]["tokenizer.json"] = hash_file(folder / "tokenizer.json")
         (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(embedded, "embedded_folder", lambda name: folder)
     monkeypatch.setattr("ldmref.io.locate.embedded_folder", lambda name: folder)

@@ -256,7 +256,7 @@ def estimate(model, mode="txt2img", **values):
 
 
 def test_estimates_grow_with_what_is_asked(model, monkeypatch):
-    monkeypatch.setattr(cost, "flops_per_second", lambda backend: 1e6)
+    monkeypatch.setattr(cost, "measure_flops_per_second", lambda backend: 1e6)
     once = estimate(model, steps=3)
     assert once.evaluations == 3 * 2 and once.seconds == once.flops / 1e6
     for scale in (0.0, 1.0):
@@ -286,7 +286,7 @@ def test_memory_is_that_of_a_batch_and_its_tiles(model, monkeypatch):
 
 
 def test_the_limit_itself_is_allowed(model, monkeypatch):
-    monkeypatch.setattr(cost, "flops_per_second", lambda backend: 1e6)
+    monkeypatch.setattr(cost, "measure_flops_per_second", lambda backend: 1e6)
     request = modes.plan("txt2img", model.config, prompt="a", steps=1).request
     model.max_seconds = cost.cost(model, request).seconds
     cost.check_limits(model, request)

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError, UsageError
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import (
@@ -22,7 +22,7 @@ from ldmref.io.diffusers.checks import (
 )
 from ldmref.io.diffusers.config import autoencoder_config
 from ldmref.io.diffusers.folder import diffusers_table, open_network, our_name
-from ldmref.io.key_table import KeyTable, first_fit, matching, to_native
+from ldmref.io.key_table import KeyTable, find_first_fit, find_matching, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.config import AutoencoderConfig, ModelConfig
@@ -75,19 +75,19 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
             supported, or does not fit.
         UnsafeFileError: it is a pickle.
     """
-    path = input_path(path, "the path of an autoencoder", "E-VAE")
+    path = check_input_path(path, "the path of an autoencoder", "E-VAE")
     if path.is_dir():
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():
         raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE")
     stored = TensorView([TensorFile(path)], _stored_name, PREFIX)
     candidates = _candidates(path, model or AutoencoderConfig())
-    config, table = first_fit(
+    config, table = find_first_fit(
         stored.shapes,
         candidates,
         f"{path.name} is not an autoencoder that fits the model",
         "for other sizes give a folder with config.json and the weights",
-        matching(IGNORED, stored),
+        find_matching(IGNORED, stored),
     )
     return Autoencoder(path.stem, config, to_native(stored, table), stored.sha256())
 

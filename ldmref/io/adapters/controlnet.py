@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import InputError
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.checks import (
     damage_as_config_error,
@@ -21,7 +21,7 @@ from ldmref.io.diffusers.checks import (
 )
 from ldmref.io.diffusers.config import UNET_DEFAULTS, unet_config
 from ldmref.io.diffusers.folder import open_network
-from ldmref.io.key_table import KeyTable, first_fit, to_native
+from ldmref.io.key_table import KeyTable, find_first_fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
@@ -72,7 +72,7 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
             fitting.
         UnsafeFileError: it is a pickle.
     """
-    path = input_path(path, "the path of a ControlNet", "E-CONTROL")
+    path = check_input_path(path, "the path of a ControlNet", "E-CONTROL")
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
@@ -83,7 +83,7 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
     configs = [ControlNetConfig(replace(u, in_channels=u.out_channels)) for u in unets]
     candidates = ((config, controlnet_table(config)) for config in configs)
     message = f"{path.name} is not a ControlNet that fits the model"
-    config, table = first_fit(stored.shapes, candidates, message)
+    config, table = find_first_fit(stored.shapes, candidates, message)
     return ControlNetFile(path.stem, config, stored, table)
 
 

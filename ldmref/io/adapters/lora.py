@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError, short_repr
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
 from ldmref.io.diffusers.checks import read_json
 from ldmref.io.key_report import Shape, compare
@@ -78,7 +78,7 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
                 hint=USAGE,
             )
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
-        path = input_path(path, "the path of a LoRA", "E-LORA")
+        path = check_input_path(path, "the path of a LoRA", "E-LORA")
         number = isinstance(weight, Real) and not isinstance(weight, bool)
         if not number or not abs(weight) <= MAX_WEIGHT:
             message = (

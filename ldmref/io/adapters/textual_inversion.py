@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.prompts.textual_inversion import Embedding
 
@@ -33,7 +33,7 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
         InputError: it cannot be read.
         CorruptModelError: none of these layouts.
     """
-    path = input_path(path, "the path of an embedding", "E-EMBEDDING")
+    path = check_input_path(path, "the path of an embedding", "E-EMBEDDING")
     tensors = TensorFile(path)
     names = list(tensors)
     if set(names) == set(SDXL):

@@ -52,18 +52,18 @@ def ema_table(table: Mapping[str, KeyEntry]) -> dict[str, KeyEntry]:
     }
 
 
-def has_averages(names: Iterable[str]) -> bool:
+def has_ema(names: Iterable[str]) -> bool:
     """Whether canonical tensor names include averages; the scalar counters alone do not count."""
     return any(name.startswith(PREFIX) and name not in COUNTERS for name in names)
 
 
-def uses_ema(config: ModelConfig) -> bool:
+def family_uses_ema(config: ModelConfig) -> bool:
     """`use_ema` of the family's original configuration; the text encoder identifies the family."""
     text = config.text_encoder
     without = [LDM_PRESETS[name].text_encoder for name in WITHOUT_EMA]
     return text.model_type != "clip" and text not in without
 
 
-def were_updated(tensors: Mapping[str, np.ndarray]) -> bool:
+def has_updated_ema(tensors: Mapping[str, np.ndarray]) -> bool:
     """Whether training updated the averages, that is, `num_updates` is absent or not 0."""
     return COUNTERS[1] not in tensors or bool(np.any(tensors[COUNTERS[1]] != 0))

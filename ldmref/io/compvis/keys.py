@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 
-from ldmref.io.key_table import KeyEntry, key_table, prefixed, with_attention_form
+from ldmref.io.key_table import KeyEntry, add_prefixes, key_table, with_attention_form
 from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig, UNetConfig
 from ldmref.models.controlnet import HINT, ControlNetConfig, controlnet_spec
@@ -57,19 +57,19 @@ THIRDS = {"to_q": 0, "to_k": 1, "to_v": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2
 @lru_cache(maxsize=32)  # identifying a file asks for the table of every family
 def compvis_table(config: ModelConfig) -> Mapping[str, KeyEntry]:
     """The key table of a single file, for every tensor of the model."""
-    table = prefixed("unet.", "model.diffusion_model.", unet_table(config.unet))
-    table |= prefixed("vae.", "first_stage_model.", autoencoder_table(config.vae))
+    table = add_prefixes("unet.", "model.diffusion_model.", unet_table(config.unet))
+    table |= add_prefixes("vae.", "first_stage_model.", autoencoder_table(config.vae))
     first = config.text_encoder
     second = config.text_encoder_2
     if second is not None:
         embedders = "conditioner.embedders."
-        table |= prefixed("text_encoder.", embedders + "0.transformer.", clip_table(first))
-        table |= prefixed("text_encoder_2.", embedders + "1.model.", open_clip_table(second))
+        table |= add_prefixes("text_encoder.", embedders + "0.transformer.", clip_table(first))
+        table |= add_prefixes("text_encoder_2.", embedders + "1.model.", open_clip_table(second))
     elif first.model_type != "none":
-        table |= prefixed("text_encoder.", "cond_stage_model.", text_table(first))
+        table |= add_prefixes("text_encoder.", "cond_stage_model.", text_table(first))
     if config.segmentation_classes:
         rescaler = key_table(flatten(rescaler_spec(config)), {"": ""})
-        table |= prefixed("cond_stage.", "cond_stage_model.", rescaler)
+        table |= add_prefixes("cond_stage.", "cond_stage_model.", rescaler)
     return MappingProxyType(table)
 
 
@@ -166,10 +166,10 @@ def text_table(config: TextConfig) -> dict[str, KeyEntry]:
     if config.model_type == "class":
         return key_table(flatten(text_spec(config)), {"": ""})
     if config.model_type == "ldmbert":
-        return prefixed("", "transformer.", ldmbert_table(config))
+        return add_prefixes("", "transformer.", ldmbert_table(config))
     if config.hidden_act == "gelu":
-        return prefixed("", "model.", open_clip_table(config))
-    return prefixed("", "transformer.", clip_table(config))
+        return add_prefixes("", "model.", open_clip_table(config))
+    return add_prefixes("", "transformer.", clip_table(config))
 
 
 def ldmbert_table(config: TextConfig) -> dict[str, KeyEntry]:

@@ -18,14 +18,14 @@ from ldmref.io.compvis.ema import (
     PREFIX,
     WRAPPER,
     ema_table,
-    has_averages,
-    uses_ema,
-    were_updated,
+    family_uses_ema,
+    has_ema,
+    has_updated_ema,
 )
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.identify import SUPPORTED, refuse_foreign
 from ldmref.io.key_report import KeyReport, Shape
-from ldmref.io.key_table import fit, matching, stored_shapes, to_native
+from ldmref.io.key_table import find_matching, fit, stored_shapes, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import PRESETS
@@ -67,12 +67,12 @@ def canonical_name(stored: str) -> str:
     return name
 
 
-def canonical(file: TensorFile) -> TensorView:
+def view_canonical(file: TensorFile) -> TensorView:
     """The tensors of a single file under the names of the key tables."""
     return TensorView([file], canonical_name)
 
 
-def report_on(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = False) -> KeyReport:
+def report_fit(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = False) -> KeyReport:
     """Compare a file with a configuration; `ema`: with the averages in place of the weights."""
     table = compvis_table(config)
     ignored = IGNORED
@@ -83,7 +83,7 @@ def report_on(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = Fals
         # SD 2 takes the penultimate layer of OpenCLIP, so the configuration lacks the last one
         last = text.num_hidden_layers
         ignored += rf"|cond_stage_model\.model\.transformer\.resblocks\.{last}\..*"
-    ignorable = matching(ignored, shapes)
+    ignorable = find_matching(ignored, shapes)
     if ema:
         ignorable = {name for name in ignorable if not name.startswith(PREFIX)}
         ignorable |= {*COUNTERS, *stored_shapes(table)}
@@ -91,7 +91,7 @@ def report_on(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = Fals
     return fit(shapes, table, ignorable)
 
 
-def averages_of(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> bool | None:
+def select_ema(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> bool | None:
     """Whether the averaged weights of a file (`io.compvis.ema`) are read; None if it has none.
 
     With `ema` None they are read if the file has no other weights, or if the family is sampled with
@@ -100,8 +100,8 @@ def averages_of(file: TensorFile, config: ModelConfig, ema: bool | None = None) 
     Raises:
         UsageError: `ema` is True, and the file has no averages.
     """
-    view = canonical(file)
-    if not has_averages(view):
+    view = view_canonical(file)
+    if not has_ema(view):
         if ema:
             raise UsageError(
                 f"{file.path.name} holds no averaged weights (model_ema.*)",
@@ -113,15 +113,19 @@ def averages_of(file: TensorFile, config: ModelConfig, ema: bool | None = None) 
         return ema
     if not any(name.startswith(WRAPPER) for name in view):
         return True
-    return uses_ema(config) and were_updated(view) and report_on(view.shapes, config, True).fits
+    return (
+        family_uses_ema(config)
+        and has_updated_ema(view)
+        and report_fit(view.shapes, config, True).fits
+    )
 
 
-def averages_note(file: TensorFile, config: ModelConfig) -> str:
+def describe_ema(file: TensorFile, config: ModelConfig) -> str:
     """Warn that a file holds averages and say which weights are read by default; "" if none."""
-    averaged = averages_of(file, config)
+    averaged = select_ema(file, config)
     if averaged is None:
         return ""
-    if not report_on(canonical(file).shapes, config, ema=True).fits:
+    if not report_fit(view_canonical(file).shapes, config, ema=True).fits:
         what = "an incomplete set of averaged weights"
         hint = ""
     elif averaged:
@@ -134,9 +138,9 @@ def averages_note(file: TensorFile, config: ModelConfig) -> str:
     return f"{file.path.name} also holds {what}; the {read} are read{hint}"
 
 
-def unread(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
+def list_unread(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
     """Canonical names of the tensors of a file that the model does not use."""
-    report = report_on(canonical(file).shapes, config, bool(averages_of(file, config, ema)))
+    report = report_fit(view_canonical(file).shapes, config, bool(select_ema(file, config, ema)))
     return [name for name in report.ignored if name != SCALE]
 
 
@@ -145,14 +149,14 @@ def find_config(
 ) -> ModelConfig:
     """Return the configuration that a file fits: `config` if given, else a published family.
 
-    `ema`: whether the averages or the last weights must fit; None as for `averages_of`. The scaling
+    `ema`: whether the averages or the last weights must fit; None as for `select_ema`. The scaling
     factor of the latents is the file's, if it holds one.
 
     Raises:
         KeyMismatchError: it does not fit; lists what is missing, unexpected or misshapen.
         UsageError: it fits several families, which differ in what the network predicts.
     """
-    view = canonical(file)
+    view = view_canonical(file)
     config = _family(file, config, ema)
     if SCALE not in view:
         return config
@@ -165,10 +169,10 @@ def find_config(
 
 
 def _family(file: TensorFile, config: ModelConfig | None, ema: bool | None) -> ModelConfig:
-    shapes = canonical(file).shapes
+    shapes = view_canonical(file).shapes
     candidates = [PRESETS[name] for name in FAMILIES] if config is None else [config]
     reports = [
-        (candidate, report_on(shapes, candidate, bool(averages_of(file, candidate, ema))))
+        (candidate, report_fit(shapes, candidate, bool(select_ema(file, candidate, ema))))
         for candidate in candidates
     ]
     fitting = [candidate for candidate, report in reports if report.fits]
@@ -237,6 +241,6 @@ def load_compvis(
     """
     config = find_config(file, config, ema)
     table = compvis_table(config)
-    if averages_of(file, config, ema):
+    if select_ema(file, config, ema):
         table = ema_table(table)
-    return config, to_native(canonical(file), table)
+    return config, to_native(view_canonical(file), table)

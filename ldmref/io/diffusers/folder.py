@@ -22,8 +22,15 @@ from ldmref.io.diffusers.checks import (
 from ldmref.io.diffusers.config import autoencoder_config, text_config, trained_size, unet_config
 from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES, ldm_config
 from ldmref.io.diffusers.scheduler import scheduler_config
-from ldmref.io.key_table import KeyTable, fit, key_table, matching, to_native, with_attention_form
-from ldmref.io.tensors.safetensors import TensorFile, TensorView, digest_of
+from ldmref.io.key_table import (
+    KeyTable,
+    find_matching,
+    fit,
+    key_table,
+    to_native,
+    with_attention_form,
+)
+from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Spec, flatten
@@ -74,7 +81,7 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
     names = ["text_encoder"]
     if (folder / "text_encoder_2").is_dir():
         names.append("text_encoder_2")
-    texts = [text_config(read(name), xl, class_of(index, name)) for name in names]
+    texts = [text_config(read(name), xl, get_class(index, name)) for name in names]
     unet = unet_config(read("unet"))
     vae = autoencoder_config(read("vae"))
     height, width = (side * vae.factor for side in trained_size(read("unet")))
@@ -87,13 +94,13 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
         text_encoder=texts[0],
         text_encoder_2=texts[1] if len(texts) > 1 else None,
         zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", xl)),
-        scheduler=scheduler_config(scheduler, class_of(index, "scheduler"), kind),
+        scheduler=scheduler_config(scheduler, get_class(index, "scheduler"), kind),
         defaults=Defaults(50, cfg_scale, 7.5, width, height),
     )
     return config_from_dict(config.to_dict())  # checks the type of every field
 
 
-def class_of(index: Mapping[str, Any], part: str) -> str:
+def get_class(index: Mapping[str, Any], part: str) -> str:
     """The class of a part in model_index.json, ["library", "class"]; "" if it has none."""
     entry = index.get(part)
     if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
@@ -128,7 +135,7 @@ def load_diffusers(
         tensors, table = open_network(path, part, spec, name, IGNORED, variant)
         flat |= {f"{part}.{n}": tensor for n, tensor in to_native(tensors, table).items()}
         files += tensors.files
-    return config, flat, digest_of(files)
+    return config, flat, hash_files(files)
 
 
 def open_network(
@@ -153,7 +160,7 @@ def open_network(
     """
     tensors = TensorView(weight_files(folder, WEIGHTS[part], variant), partial(our_name, part))
     table = diffusers_table(spec)
-    report = fit(tensors.shapes, table, matching(ignored, tensors))
+    report = fit(tensors.shapes, table, find_matching(ignored, tensors))
     report.require(f"{name} does not fit its config.json")
     return tensors, table
 

@@ -34,7 +34,7 @@ def host_array(x: Array) -> np.ndarray:
     return np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)
 
 
-def image_of_array(x: Array) -> Image.Image:
+def image_from_array(x: Array) -> Image.Image:
     """An image of an array: (H, W, 3) RGB, (H, W, 4) with transparency, or (H, W) grey.
 
     uint8 from 0 to 255, floats from 0 to 1, or booleans, of which True is white.

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError, short_path
 from ldmref.files import not_a_file
-from ldmref.io.images.arrays import image_of_array, is_array
+from ldmref.io.images.arrays import image_from_array, is_array
 
 Source = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
@@ -26,7 +26,7 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
 
     Args:
         source: a path or open file: PNG, JPEG or WebP, of an animation the first frame; a Pillow
-            image; or an array (`arrays.image_of_array`).
+            image; or an array (`arrays.image_from_array`).
         formats: those of files, as Pillow names them.
 
     Raises:
@@ -34,7 +34,7 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
             array of another type or shape.
     """
     if isinstance(source, np.ndarray) or is_array(source):
-        return image_of_array(source)
+        return image_from_array(source)
     if isinstance(source, os.PathLike) and not isinstance(source, Path):
         source = Path(os.fsdecode(source))
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
@@ -102,7 +102,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
         image = Image.fromarray(np.rint(values / 257.0).astype(np.uint8))
     elif image.mode == "F":
-        image = image_of_array(np.asarray(image))
+        image = image_from_array(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))

@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
-from ldmref.files import format_of, input_path, open_file, parse_json, shown, unreadable
+from ldmref.files import (
+    check_input_path,
+    identify_format,
+    make_read_error,
+    open_file,
+    parse_json,
+    shown,
+)
 from ldmref.memmap import release_pages, require_complete
 
 DTYPES = {
@@ -31,7 +38,7 @@ MAX_AXES = 32
 CODES = {"a Git LFS pointer": "E-LFS", "a GGUF file": "E-GGUF"}
 
 
-class Entry(NamedTuple):
+class HeaderEntry(NamedTuple):
     """What the header says about a tensor; its bytes count from the end of the header."""
 
     kind: str
@@ -53,7 +60,7 @@ class TensorFile(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: str | Path):
-        self.path = path = input_path(path)
+        self.path = path = check_input_path(path)
         with open_file(path) as file:
             start = file.read(64)
             _refuse_other_formats(path, start)
@@ -64,7 +71,7 @@ class TensorFile(Mapping[str, np.ndarray]):
             except ValueError as error:  # of no size by stat, as the files of /proc
                 raise _damaged(path, "it has no size, as files of the system do") from error
             except OSError as error:
-                raise unreadable(path, error) from error
+                raise make_read_error(path, error) from error
         header, begin = _header(path, self._data)
         self.metadata: dict[str, str] = _metadata(path, header.pop("__metadata__", None))
         entries = {name: _entry(path, name, entry) for name, entry in header.items()}
@@ -124,7 +131,7 @@ class TensorView(Mapping[str, np.ndarray]):
 
     def sha256(self) -> str:
         """Digest of the files."""
-        return digest_of(self.files)
+        return hash_files(self.files)
 
     def __getitem__(self, name: str) -> np.ndarray:
         file, stored = self._stored[name]
@@ -137,7 +144,7 @@ class TensorView(Mapping[str, np.ndarray]):
         return len(self._stored)
 
 
-def digest_of(files: Sequence[TensorFile]) -> str:
+def hash_files(files: Sequence[TensorFile]) -> str:
     """SHA-256 of one file; of several, the SHA-256 of their hexadecimal digests joined."""
     digests = [file.sha256() for file in files]
     if len(digests) == 1:
@@ -155,7 +162,7 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
             code="E-PICKLE",
             hint=f"make it safe first: ldmref convert {name} {path.stem[:80]}-safe.safetensors",
         )
-    known = format_of(start)
+    known = identify_format(start)
     if known is not None:
         what, hint = known
         raise CorruptModelError(
@@ -205,7 +212,7 @@ def _metadata(path: Path, metadata: Any) -> dict[str, str]:
     return values
 
 
-def _entry(path: Path, name: str, entry: Any) -> Entry:
+def _entry(path: Path, name: str, entry: Any) -> HeaderEntry:
     """The header's entry of a tensor, checked by itself."""
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
@@ -219,7 +226,7 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
             code="E-SAFETENSORS",
             hint=f"supported types: {', '.join(DTYPES)}",
         )
-    entry = Entry(kind, tuple(shape), *offsets)
+    entry = HeaderEntry(kind, tuple(shape), *offsets)
     if any(size >= 2**63 for size in accumulate(entry.shape, mul)) or len(shape) > MAX_AXES:
         raise _damaged(path, f"the shape of {name[:80]!r} is too large")
     if entry.end - entry.begin != math.prod(entry.shape) * DTYPES[kind].itemsize:
@@ -227,7 +234,7 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
     return entry
 
 
-def _require_cover(path: Path, entries: Mapping[str, Entry], size: int) -> None:
+def _require_cover(path: Path, entries: Mapping[str, HeaderEntry], size: int) -> None:
     """Refuse tensors that overlap, leave holes, or end elsewhere than the file's `size` bytes."""
     last = ""
     end = 0

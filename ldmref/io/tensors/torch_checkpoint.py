@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ldmref.errors import CorruptModelError
-from ldmref.files import open_file, unreadable
+from ldmref.files import make_read_error, open_file
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickle, load_pickle_bytes
 
@@ -33,7 +33,7 @@ Reader = Callable[[LazyTensor], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class PickledCheckpoint:
     """The tensors of a checkpoint by name, and the names of everything else, which is left out.
 
     `read(tensor)` returns its numbers, bfloat16 as raw bits (uint16).
@@ -55,7 +55,7 @@ def is_pickle(path: Path) -> bool:
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> PickledCheckpoint:
     """Open a pickled checkpoint: a dictionary of tensors, or one that holds it as `state_dict`.
 
     Keys of nested dictionaries are joined with dots.
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             size = os.fstat(file.fileno()).st_size
             content, read = _open_zip(file, path) if zipped else _open_legacy(file, path)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise make_read_error(path, error) from error
     left_out: list[str] = []
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         left_out = [str(key)[:80] for key in content if key != "state_dict"]
@@ -91,7 +91,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     _require_proportion(path.name, tensors, size)
     if not tensors:
         raise CorruptModelError(f"{path.name} holds no named tensors", code="E-NO-TENSORS")
-    return Checkpoint(tensors, left_out, read)
+    return PickledCheckpoint(tensors, left_out, read)
 
 
 def _require_proportion(file: str, tensors: Mapping[str, LazyTensor], size: int) -> None:

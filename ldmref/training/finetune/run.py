@@ -16,7 +16,7 @@ from pathlib import Path
 from threading import Event
 
 from ldmref.errors import UsageError
-from ldmref.io.locate import find_model, model_config
+from ldmref.io.locate import find_model, read_model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
 from ldmref.training.begin import check_early, prepared_folder, read_images
@@ -43,7 +43,7 @@ def fine_tune(
         InputError: the model cannot be read.
     """
     check_early(recipe, folder, accept_changes)
-    check_base(model_config(find_model(recipe.base)), recipe)
+    check_base(read_model_config(find_model(recipe.base)), recipe)
 
     from ldmref.loading import load
     from ldmref.training.distributed import by_first_rank, on_first_rank, process_group
