@@ -60,10 +60,12 @@ class Console:
         """With --verbose: an estimate of the memory that the images take."""
         if not self.verbose:
             return
-        needs = model.memory(request.width, request.height, request.batch_size, request.tile)
-        apart = needs.apart(model.params.releasable)
+        needs = model.estimate_memory(
+            request.width, request.height, request.batch_size, request.tile
+        )
+        apart = needs.peak_offloaded(model.params.releasable)
         say(
-            f"ldmref: memory about {needs.together / 1e9:.1f} GB, "
+            f"ldmref: memory about {needs.peak_resident / 1e9:.1f} GB, "
             f"{apart / 1e9:.1f} GB with a network at a time (--max-memory)"
         )
 

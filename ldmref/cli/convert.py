@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -13,6 +14,7 @@ from ldmref.cli.progress import one_line, say
 from ldmref.cli.rows import first_few
 from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
+from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.single_file import list_unread, scale_tensor, select_ema
 from ldmref.io.key_table import to_compvis
@@ -21,7 +23,6 @@ from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
-from ldmref.loading import check_model, read_model
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -71,7 +72,7 @@ def convert(
         return convert_pickle(origin, out, overwrite)
     origin = find_model(path, fetch, variant)
     single = out.suffix.lower() == ENDING
-    config, flat, tokenizers, sha256 = read_model(
+    checkpoint = open_checkpoint(
         origin,
         model_config,
         None if single else tokenizer,
@@ -79,12 +80,14 @@ def convert(
         variant=variant,
         ema=ema,
     )
-    for warning in check_model(origin, flat, sha256, allow_nonfinite=True):
+    config = checkpoint.config
+    tensors = checkpoint.tensors
+    for warning in checkpoint.check_weights(allow_nonfinite=True):
         say(one_line(f"ldmref: warning: {warning}"))
     if single:
-        write_compvis(config, flat, out, overwrite)
+        write_compvis(config, tensors, out, overwrite)
     else:
-        write_folder(config, flat, tokenizers, out)
+        write_folder(config, tensors, checkpoint.tokenizers, out)
     report_unused(origin, config, ema)
 
 
@@ -135,7 +138,7 @@ def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
 
 
 def write_compvis(
-    config: ModelConfig, flat: dict[str, np.ndarray], out: Path, overwrite: bool
+    config: ModelConfig, flat: Mapping[str, np.ndarray], out: Path, overwrite: bool
 ) -> None:
     """Write a model as one file in CompVis' names; types are kept, but bfloat16 becomes float32."""
     if config.unet.class_embed_type:
@@ -155,7 +158,10 @@ def write_compvis(
 
 
 def write_folder(
-    config: ModelConfig, flat: dict[str, np.ndarray], tokenizers: list[PromptTokenizer], out: Path
+    config: ModelConfig,
+    flat: Mapping[str, np.ndarray],
+    tokenizers: Sequence[PromptTokenizer],
+    out: Path,
 ) -> None:
     """Write a model as a folder of ldmref: in float16 if all of it was, else in float32."""
     half = all(tensor.dtype == DTYPES["F16"] for tensor in flat.values())

@@ -115,10 +115,18 @@ def read_model_config(
             hint="config= (--model-config) is for single files; leave it out",
         )
     if path.is_file():
-        return find_config(
-            TensorFile(path), None if config is None else find_named_config(config), ema
-        )
+        return configure_single_file(TensorFile(path), config, ema)
     return read_diffusers_config(path) if is_diffusers(path) else read_config(path / NATIVE_INDEX)
+
+
+def configure_single_file(
+    file: TensorFile, config: str | Path | None = None, ema: bool | None = None
+) -> ModelConfig:
+    """Return the configuration of a single file: `config` by name or path, or the one that fits.
+
+    The arguments and errors are those of `ldmref.load`.
+    """
+    return find_config(file, None if config is None else find_named_config(config), ema)
 
 
 def find_named_config(name: str | Path) -> ModelConfig:

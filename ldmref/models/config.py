@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from ldmref.declare import Length, Range
 from ldmref.samplers.config import SchedulerConfig
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")  # fields of `ModelConfig`, and networks
 LEVELS = Length(1, 10)  # a network has from 1 to 10
 Width = Annotated[int, Range(1, 65536)]
 WidthOrZero = Annotated[int, Range(0, 65536)]

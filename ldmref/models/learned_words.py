@@ -7,12 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 from ldmref.errors import UsageError
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.params import Params, flatten, unflatten
 from ldmref.prompts.textual_inversion import Embedding, add_embeddings, group_by_encoder
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 

@@ -32,11 +32,11 @@ class MemoryEstimate:
     decoding: int
 
     @property
-    def together(self) -> int:
+    def peak_resident(self) -> int:
         """The peak with all networks in memory."""
         return PROGRAM + sum(self.weights.values()) + max(self.sampling, self.decoding)
 
-    def apart(self, releasable: Collection[str]) -> int:
+    def peak_offloaded(self, releasable: Collection[str]) -> int:
         """The peak with only one of the releasable networks in memory at a time."""
         fixed = sum(size for name, size in self.weights.items() if name not in releasable)
         working = {"unet": self.sampling, "vae": self.decoding}

@@ -5,22 +5,29 @@ Radford et al. 2021, arXiv:2103.00020, section 2.4; parameter names of transform
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from array_api_compat import device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.config import TextConfig
+from ldmref.models.config import TEXT_ENCODERS, TextConfig
 from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec, self_attention
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.prompts.tokenizer import Tokens
+from ldmref.prompts.weights import emphasize
 
 
 class EncodedText(NamedTuple):
-    """Hidden states of prompts, (n, chunks * l, d); the last encoder's pooled output, if any; and
-    the first tokenizer's account of the prompts."""
+    """Prompts as the U-Net reads them.
+
+    Attributes:
+        states: Hidden states, (n, chunks * l, d).
+        pooled: The last encoder's pooled output, (n, d_pooled); None if it has none.
+        tokens: The tokens of the first text encoder.
+    """
 
     states: Array
     pooled: Array | None
@@ -90,6 +97,42 @@ def text_encoder_pooled(
     one_hot = xp.astype(end[:, None] == positions[None, :], last.dtype)
     pooled = xp.sum(one_hot[:, :, None] * last, axis=1)
     return hidden, linear(ops, p.text_projection, pooled)
+
+
+def encode_tokens(
+    ops: Backend,
+    configs: Sequence[TextConfig],
+    tokens: Sequence[Tokens],
+    load: Callable[[str], Params],
+    clip_skip: int = 0,
+    weighted: bool = False,
+) -> EncodedText:
+    """Encode tokenized prompts with every text encoder and join their hidden states.
+
+    Args:
+        ops: The backend.
+        configs: One configuration per text encoder.
+        tokens: The prompts as each encoder's tokenizer splits them, in equally many chunks.
+        load: A function that returns the parameters of a network by its name.
+        clip_skip: The number of final layers to leave out.
+        weighted: Whether to scale the hidden states by the prompt weights.
+    """
+    states = []
+    pooled = None
+    for config, part, name in zip(configs, tokens, TEXT_ENCODERS, strict=False):
+        n, chunks, length = part.ids.shape
+        ids = ops.asarray(part.ids.reshape(n * chunks, length))
+        params = load(name)
+        if config.projection_dim:
+            hidden, pooled = text_encoder_pooled(ops, params, config, ids, clip_skip)
+            pooled = pooled[::chunks]  # the first chunk's, as A1111 does
+        else:
+            hidden = text_encoder(ops, params, config, ids, clip_skip)
+        if weighted:
+            hidden = emphasize(hidden, ops.asarray(part.weights.reshape(ids.shape)))
+        states.append(ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size)))
+    joined = states[0] if len(states) == 1 else ops.xp.concat(states, axis=2)
+    return EncodedText(joined, pooled, tokens[0])
 
 
 def _hidden_and_last(

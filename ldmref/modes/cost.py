@@ -50,7 +50,9 @@ def cost(model: LatentDiffusion, request: Request) -> Cost:
     evaluations = calls * guided * images
     flops = evaluations * count_unet_flops(spec, model.config, r.width, r.height)
     flops += images * count_decoder_flops(spec, model.config, r.width, r.height)
-    memory = model.memory(r.width, r.height, min(r.batch_size, images), r.tile).together
+    memory = model.estimate_memory(
+        r.width, r.height, min(r.batch_size, images), r.tile
+    ).peak_resident
     return Cost(evaluations, flops, memory, flops / measure_flops_per_second(model.backend))
 
 
@@ -97,7 +99,7 @@ def explain_memory(
 def out_of_memory(model: LatentDiffusion, request: Request) -> ResourceError:
     """The error of a request for which the memory did not suffice."""
     r = request
-    size = model.memory(r.width, r.height, r.batch_size, r.tile).together / 1e9
+    size = model.estimate_memory(r.width, r.height, r.batch_size, r.tile).peak_resident / 1e9
     return ResourceError(
         f"out of memory: the request takes about {size:.1f} GB ({model.backend!r})",
         code="E-MEMORY",
@@ -111,7 +113,7 @@ def check_limits(model: LatentDiffusion, request: Request) -> None:
     Raises:
         ResourceError: more than `model.max_memory` bytes, or than `model.max_seconds`.
     """
-    model.prepare(request.width, request.height, request.batch_size, request.tile)
+    model.limit_memory(request.width, request.height, request.batch_size, request.tile)
     if model.max_seconds is None:
         return
     seconds = cost(model, request).seconds

@@ -17,6 +17,13 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
+from ldmref.prompts.chunks import (
+    Chunk,
+    TokenGroup,
+    count_ids,
+    find_multi_vector_ids,
+    split_into_chunks,
+)
 from ldmref.prompts.emoji import find_unnamed_symbols, with_emoji_names
 from ldmref.prompts.text_checks import MAX_TEXT, check_text, find_unread_notation
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
@@ -88,12 +95,12 @@ class Tokens:
     warnings: list[str]
 
 
-class TokenGroup(NamedTuple):
-    """Tokens that stay in one chunk: a single one, or all vectors of an added word."""
+class _TokenizedPrompt(NamedTuple):
+    """One prompt in chunks, with the number of tokens that were left out."""
 
-    ids: tuple[int, ...]
-    weight: float
-    position: int  # of the first character of its word in the parsed prompt
+    chunks: list[Chunk]
+    truncated: int
+    warnings: list[str]
 
 
 class PromptTokenizer:
@@ -126,7 +133,7 @@ class PromptTokenizer:
         tokenizer.no_padding()
         ids = (token_id(tokenizer, token) for token in special_tokens)
         self.start, self.end, self.pad, self.unknown = ids
-        self._multi_vector_ids = _multi_vector_ids(tokenizer, length - 2)
+        self._multi_vector_ids = find_multi_vector_ids(tokenizer, length - 2)
 
     def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
         """Truncated ids (n, length) int64, and warnings about dropped and unknown words."""
@@ -134,64 +141,48 @@ class PromptTokenizer:
         return tokens.ids[:, 0], tokens.warnings
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
-        """Ids and weights of the prompts, padded to the number of chunks of the longest.
+        """Return ids and weights of prompts, padded to the number of chunks of the longest.
 
         Raises:
-            UsageError: a prompt has more than `MAX_TEXT` characters, or is no valid Unicode.
+            UsageError: A prompt has more than `MAX_TEXT` characters or is not valid Unicode.
         """
         options = options or PromptOptions()
-        warnings: list[str] = []
         for prompt in prompts:
             check_text("prompt", prompt, MAX_TEXT)
-        pairs = [self._chunks(prompt, options, warnings) for prompt in prompts]
-        chunked = [chunks for chunks, _ in pairs]
-        truncated = [count for _, count in pairs]
-        counts = [len(chunks) for chunks in chunked]
+        tokenized = [self._tokenize_one(prompt, options) for prompt in prompts]
+        counts = [len(one.chunks) for one in tokenized]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
         ids = np.full(shape, self.pad, np.int64)
         weights = np.ones(shape, np.float32)
         ids[:, :, 0] = self.start
         ids[:, :, 1] = self.end
-        for i, chunks in enumerate(chunked):
-            for j, groups in enumerate(chunks):
+        for i, one in enumerate(tokenized):
+            for j, groups in enumerate(one.chunks):
                 row = [id for group in groups for id in group.ids]
                 ids[i, j, 1 : len(row) + 2] = [*row, self.end]
                 weights[i, j, 1 : len(row) + 1] = [g.weight for g in groups for _ in g.ids]
+        truncated = [one.truncated for one in tokenized]
+        warnings = [line for one in tokenized for line in one.warnings]
         return Tokens(ids, weights, counts, truncated, warnings)
 
-    def _chunks(
-        self, prompt: str, options: PromptOptions, warnings: list[str]
-    ) -> tuple[list[list[TokenGroup]], int]:
-        """The token groups of each chunk of a prompt, and the number of tokens left out.
-
-        Appends to `warnings`.
-        """
+    def _tokenize_one(self, prompt: str, options: PromptOptions) -> _TokenizedPrompt:
+        warnings = []
         literal = [token for token in self.special_tokens[:2] if token in prompt]
         if literal:
             warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
         warnings += find_unread_notation(prompt, options.prompt_weights)
-        sections = [[WeightedText(prompt, 1.0)]]
-        if options.prompt_weights == "a1111":
-            sections = parse_prompt_weights(prompt)
-        if self.clean is not None:
-            sections = [[WeightedText(self.clean(t), w) for t, w in spans] for spans in sections]
-        groups: list[list[TokenGroup]] = []
-        unknown: list[str] = find_unnamed_symbols(prompt) if self.reads_words else []
-        text = ""
-        for spans in sections:
-            groups.append([])
-            for span in spans:
-                groups[-1].extend(self._groups(span, len(text), unknown))
-                text += span.text
-            text += BREAK
+        sections = self._parse(prompt, options)
+        groups, text, unknown = self._group(sections)
+        if self.reads_words:
+            unknown = find_unnamed_symbols(prompt) + unknown
         if unknown:
             warnings.append(f"words the model never saw: {', '.join(dict.fromkeys(unknown))}")
-        chunks = _split_into_chunks(groups, self.length - 2)
-        if options.long_prompts == "chunk":
-            return chunks, 0
+        chunks = split_into_chunks(groups, self.length - 2)
         dropped = [group for chunk in chunks[1:] for group in chunk]
+        if options.long_prompts == "chunk":
+            return _TokenizedPrompt(chunks, 0, warnings)
         if dropped:
-            count = sum(len(group.ids) for section in groups for group in section)
+            count = count_ids([group for section in groups for group in section])
             unit = "words" if self.reads_words else "tokens"
             rest = text[dropped[0].position :].removesuffix(BREAK).strip()
             message = (
@@ -203,25 +194,52 @@ class PromptTokenizer:
                 hint = "shorten it, or use long_prompts=chunk"
                 raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
             warnings.append(message)
-        return chunks[:1], sum(len(group.ids) for group in dropped)
+        return _TokenizedPrompt(chunks[:1], count_ids(dropped), warnings)
 
-    def _groups(
-        self, span: WeightedText, position: int, unknown: list[str]
-    ) -> Iterator[TokenGroup]:
-        """The token groups of a span that begins at `position`; appends to `unknown`."""
+    def _parse(self, prompt: str, options: PromptOptions) -> list[list[WeightedText]]:
+        """Split a prompt at BREAK into sections of weighted spans, and clean their text."""
+        sections = [[WeightedText(prompt, 1.0)]]
+        if options.prompt_weights == "a1111":
+            sections = parse_prompt_weights(prompt)
+        if self.clean is None:
+            return sections
+        return [[WeightedText(self.clean(t), w) for t, w in spans] for spans in sections]
+
+    def _group(
+        self, sections: Sequence[Sequence[WeightedText]]
+    ) -> tuple[list[list[TokenGroup]], str, list[str]]:
+        """Tokenize sections: the token groups of each, the whole text, and the unknown words."""
+        groups: list[list[TokenGroup]] = []
+        unknown: list[str] = []
+        text = ""
+        for spans in sections:
+            groups.append([])
+            for span in spans:
+                for id, start, end, word_start in self._encode(span.text):
+                    if id == self.unknown:
+                        unknown.append(span.text[start:end])
+                    ids = self._multi_vector_ids.get(id, (id,))
+                    groups[-1].append(TokenGroup(ids, span.weight, len(text) + word_start))
+                text += span.text
+            text += BREAK
+        return groups, text, unknown
+
+    def _encode(self, text: str) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the id of each token, its first and last character, and the start of its word."""
         with errors_as_corrupt("the tokenizer cannot read a prompt"):
-            encoding = self.tokenizer.encode(span.text, add_special_tokens=False)
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
         tokens = zip(encoding.ids, encoding.offsets, encoding.word_ids, strict=True)
         word_start = 0
         previous = None
         for id, (start, end), word in tokens:
-            if id == self.unknown:
-                unknown.append(span.text[start:end])
             if word is None or word != previous:
                 word_start = start
                 previous = word
-            ids = self._multi_vector_ids.get(id, (id,))
-            yield TokenGroup(ids, span.weight, position + word_start)
+            yield id, start, end, word_start
+
+    def __repr__(self) -> str:
+        words = self.tokenizer.get_vocab_size()
+        return f"<{type(self).__name__} of {words} tokens, length {self.length}>"
 
 
 def tokenize_for_encoders(
@@ -260,42 +278,3 @@ def errors_as_corrupt(message: str) -> Iterator[None]:
             raise
         text = f"{message} ({type(error).__name__}: {error})"
         raise CorruptModelError(text, code="E-TOKENIZER") from error
-
-
-def _split_into_chunks(sections: list[list[TokenGroup]], size: int) -> list[list[TokenGroup]]:
-    """Chunks of at most `size` ids; each section begins a new one, a final empty one is dropped."""
-    chunks: list[list[TokenGroup]] = []
-    for section in sections:
-        chunks.append([])
-        free = size
-        for group in section:
-            if len(group.ids) > free:
-                chunks.append([])
-                free = size
-            chunks[-1].append(group)
-            free -= len(group.ids)
-    return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
-
-
-def _multi_vector_ids(tokenizer: Tokenizer, limit: int) -> dict[int, tuple[int, ...]]:
-    """All ids of each added word with several vectors: word, word_1, ..., as diffusers names them.
-
-    Keyed by the id of the word itself.
-
-    Raises:
-        CorruptModelError: a word has more vectors than `limit`, the ids of a chunk.
-    """
-    added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
-    result = {}
-    for word, id in added.items():
-        ids = [id]
-        while (next_id := added.get(f"{word}_{len(ids)}")) is not None:
-            ids.append(next_id)
-            if len(ids) > limit:
-                message = (
-                    f"the tokenizer's word {word!r} has more vectors than the {limit} of a chunk"
-                )
-                raise CorruptModelError(message, code="E-TOKENIZER")
-        if len(ids) > 1:
-            result[id] = tuple(ids)
-    return result

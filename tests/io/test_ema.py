@@ -23,6 +23,7 @@ from ldmref.io.compvis.single_file import (
     select_ema,
 )
 from ldmref.io.key_table import to_compvis
+from ldmref.io.locate import read_model_config
 from ldmref.io.native import SCHEMA
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
@@ -294,7 +295,7 @@ def test_a_measured_scaling_factor_is_not_lost(file, tmp_path, monkeypatch, caps
         written = TensorFile(tmp_path / out)
         assert ("scale_factor" in written) == (value != CONFIG.vae.scaling_factor)
         for name in (path.name, out):
-            config = ldmref.loading.read_model_config(name)
+            config = read_model_config(name)
             assert config.vae.scaling_factor == float(value)
 
 

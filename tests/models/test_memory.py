@@ -66,7 +66,7 @@ def test_large_text_encoders_leave_when_the_prompts_are_read(folder, monkeypatch
     model = ldmref.load(folder, backend="numpy")
     want = modes.txt2img(model, "a cat", seed=1, steps=1)
     assert "text_encoder" in model.params._on_backend
-    monkeypatch.setattr("ldmref.models.model.RELEASED_PARAMETERS", 1)
+    monkeypatch.setattr("ldmref.models.networks.RELEASED_PARAMETERS", 1)
     model = ldmref.load(folder, backend="numpy")
     got = modes.txt2img(model, "a cat", seed=1, steps=1)
     assert set(model.params._on_backend) == {"unet", "vae"}
@@ -91,13 +91,13 @@ def test_one_network_at_a_time_draws_the_same_image(folder, backend):
     free = ldmref.load(folder, backend=backend)
     want = modes.txt2img(free, "a cat", seed=1, steps=2)
     assert len(free.params._on_backend) == 3
-    needs = free.memory(16, 16)
-    least = needs.apart(free.params.releasable)
+    needs = free.estimate_memory(16, 16)
+    least = needs.peak_offloaded(free.params.releasable)
     tight = ldmref.load(folder, backend=backend, max_memory=least)
     got = modes.txt2img(tight, "a cat", seed=1, steps=2)
     np.testing.assert_array_equal(got.latents, want.latents)
     assert set(tight.params._on_backend) == {"vae"}
-    roomy = ldmref.load(folder, backend=backend, max_memory=needs.together)
+    roomy = ldmref.load(folder, backend=backend, max_memory=needs.peak_resident)
     modes.txt2img(roomy, "a cat", seed=1, steps=2)
     assert len(roomy.params._on_backend) == 3
 
@@ -115,8 +115,8 @@ def test_too_little_memory_is_refused_before_any_network_is_brought(folder):
 def test_networks_that_lie_in_no_file_stay():
     model = ldmref.random_model("tiny")
     assert model.params.releasable == ()
-    needs = model.memory(16, 16)
-    assert needs.apart(()) == needs.together
+    needs = model.estimate_memory(16, 16)
+    assert needs.peak_offloaded(()) == needs.peak_resident
     model.params.release("unet")
     assert len(model.params._on_backend) == 3
 
@@ -196,7 +196,10 @@ def test_the_estimate_counts_weights_exactly_and_grows_with_the_image():
     tiled = estimate_memory(spec, config, ops, 1024, 1024, tile=256)
     assert tiled.decoding == needs.decoding
     biggest = max(needs.weights.values())
-    assert needs.apart(needs.weights) < needs.together - sum(needs.weights.values()) + 2 * biggest
+    assert (
+        needs.peak_offloaded(needs.weights)
+        < needs.peak_resident - sum(needs.weights.values()) + 2 * biggest
+    )
 
 
 def test_activations_by_hand():
@@ -234,14 +237,16 @@ def test_tiles_bound_what_decoding_takes():
 
 def test_peaks_by_hand():
     needs = MemoryEstimate({"unet": 100, "vae": 30, "text_encoder": 50}, sampling=40, decoding=90)
-    assert needs.together == PROGRAM + 180 + 90
-    assert MemoryEstimate(needs.weights, 95, 90).together == PROGRAM + 180 + 95
-    assert needs.apart(()) == needs.together
+    assert needs.peak_resident == PROGRAM + 180 + 90
+    assert MemoryEstimate(needs.weights, 95, 90).peak_resident == PROGRAM + 180 + 95
+    assert needs.peak_offloaded(()) == needs.peak_resident
     # the U-Net with its activations is the largest: 140; then the autoencoder with its: 120
-    assert needs.apart(("unet", "vae", "text_encoder")) == PROGRAM + 140
-    assert needs.apart(("vae", "text_encoder")) == PROGRAM + 100 + 120
-    assert needs.apart(("text_encoder",)) == PROGRAM + 130 + 90  # decoding stays the largest
-    assert needs.apart(("unet",)) == PROGRAM + 80 + 140
+    assert needs.peak_offloaded(("unet", "vae", "text_encoder")) == PROGRAM + 140
+    assert needs.peak_offloaded(("vae", "text_encoder")) == PROGRAM + 100 + 120
+    assert (
+        needs.peak_offloaded(("text_encoder",)) == PROGRAM + 130 + 90
+    )  # decoding stays the largest
+    assert needs.peak_offloaded(("unet",)) == PROGRAM + 80 + 140
 
 
 @pytest.mark.parametrize(
@@ -265,7 +270,7 @@ def test_the_estimate_of_transformed_kernels_bounds_what_a_run_keeps(speed, size
     config = replace(tiny, unet=unet)
     ops = get_backend("numpy", speed=speed)
     model = LatentDiffusion(ops, config, init(model_spec(config)), None)
-    expected = model.memory(size, size).weights["unet"]
+    expected = model.estimate_memory(size, size).weights["unet"]
     latents = ops.asarray(np.zeros((2, *model.latent_shape(size, size)), np.float32))
     model.unet(latents, np.zeros(2), ops.asarray(np.zeros((2, 4, 32), np.float32)))
     kept = {id(owner()): array.nbytes for owner, array in ops._cache.values()}
@@ -278,11 +283,11 @@ PEAK = """
 import sys, ldmref
 from ldmref import modes
 model = ldmref.load(sys.argv[1], backend="numpy", max_memory=sys.argv[2] or None)
-needs = model.memory(64, 64)
+needs = model.estimate_memory(64, 64)
 def status(key):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
 modes.txt2img(model, "a cat", seed=1, steps=1, width=64, height=64)
-print(status("VmHWM"), needs.together, needs.apart(model.params.releasable))
+print(status("VmHWM"), needs.peak_resident, needs.peak_offloaded(model.params.releasable))
 """
 
 

@@ -303,7 +303,7 @@ def test_a_tiny_autoencoder_has_its_own_factor_and_bounds():
     grey = Params(unflatten({name: np.zeros(shape) for name, shape in flatten(spec).items()}))
     black = taesd.TinyAutoencoder(OPS, TAESD, grey)
     assert (black.decode(z) == -1.0).all() and (black.encode(normal(1, 3, 4, 4)) == 0.0).all()
-    model = LatentDiffusion(OPS, TINY, init(model_spec(TINY)), None, tiny=net)
+    model = LatentDiffusion(OPS, TINY, init(model_spec(TINY)), None, tiny_autoencoder=net)
     mean, std = model.encode_posterior(normal(1, 3, 8, 12) / 3)
     np.testing.assert_array_equal(mean, z)
     assert (std == 0.0).all() and std.shape == z.shape

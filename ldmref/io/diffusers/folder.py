@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -118,8 +118,8 @@ def model_name(folder: Path) -> str:
 
 def load_diffusers(
     folder: Path, variant: str | None = None
-) -> tuple[ModelConfig, dict[str, np.ndarray], str]:
-    """Configuration, tensors under our names, and a digest of all weight files.
+) -> tuple[ModelConfig, dict[str, np.ndarray], Callable[[], str]]:
+    """Return configuration, tensors under our names, and a function that hashes all weight files.
 
     Raises:
         InputError, CorruptModelError, KeyMismatchError: a file is missing, damaged, or does not
@@ -135,7 +135,7 @@ def load_diffusers(
         tensors, table = open_network(path, part, spec, name, IGNORED, variant)
         flat |= {f"{part}.{n}": tensor for n, tensor in to_native(tensors, table).items()}
         files += tensors.files
-    return config, flat, hash_files(files)
+    return config, flat, partial(hash_files, files)
 
 
 def open_network(
