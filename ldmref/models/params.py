@@ -159,6 +159,9 @@ class LazyParams(Mapping[str, Params]):
         other._on_backend = self._on_backend | dict(networks)
         return other
 
+    def __repr__(self) -> str:
+        return f"<LazyParams of {', '.join(self._names)}>"
+
     def __getstate__(self) -> dict[str, Any]:
         """For pickling: arrays in a file as references to it, the others as NumPy arrays."""
         mapped = {n: tree_map(_as_reference, tree) for n, tree in self._mapped.items()}
