@@ -1,4 +1,4 @@
-"""Arrays that lie in a memory-mapped file: they come from the disk when they are read."""
+"""Arrays in a memory-mapped file, which come from the disk when they are read."""
 
 from __future__ import annotations
 
@@ -15,7 +15,11 @@ from ldmref.files import open_file
 
 
 def find_mapping(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
-    """The mapping of which an array is a view, and the array of all its bytes; else None."""
+    """Find the mapping that an array is a view of, and the array of all its bytes.
+
+    Returns None for other arrays.
+
+    """
     root = None
     while isinstance(x, np.ndarray):
         root = x
@@ -24,9 +28,10 @@ def find_mapping(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
 
 
 def release_pages(x: np.ndarray) -> None:
-    """Give back the memory of an array's pages; when it is read again, they are read again.
+    """Release the memory of an array's pages; they are read again when needed.
 
-    Nothing happens to arrays that lie in no file, or where the system has no such call.
+    This does nothing for arrays outside a mapped file, or on systems without such a call.
+
     """
     mapping = find_mapping(x)
     if mapping is None or not hasattr(mmap, "MADV_DONTNEED") or not x.size:
@@ -44,7 +49,8 @@ def require_complete(x: Any) -> None:
     """Refuse an array whose file has become shorter; reading it would end the process.
 
     Raises:
-        CorruptModelError: the file has been truncated since it was opened.
+        CorruptModelError: The file has been truncated since it was opened.
+
     """
     mapping = find_mapping(x)
     if mapping is not None and mapping[0].size() < len(mapping[0]):
@@ -55,7 +61,7 @@ def require_complete(x: Any) -> None:
 
 @dataclass(frozen=True)
 class ArrayReference:
-    """Where an array lies in a file, in place of its bytes: for pickling."""
+    """The position of an array in a file, which is pickled instead of its bytes."""
 
     path: str
     size: int  # of the file; with `modified` (in ns) it tells whether the file has changed
@@ -66,11 +72,12 @@ class ArrayReference:
     strides: tuple[int, ...]
 
     def open(self, files: dict[str, np.memmap]) -> np.ndarray:
-        """The array; `files`, by path, holds what is open already.
+        """Open the array; `files` holds the files that are already open, by path.
 
         Raises:
-            InputError: the file is not here.
-            CorruptModelError: it has changed.
+            InputError: The file is missing.
+            CorruptModelError: The file has changed.
+
         """
         if self.path not in files:
             with open_file(Path(self.path)) as file:
@@ -83,7 +90,7 @@ class ArrayReference:
 
 
 def make_reference(x: Any) -> ArrayReference | None:
-    """The reference to an array in a mapped file that has a name; else None."""
+    """Make the reference to an array in a mapped file that has a name; None for others."""
     mapping = find_mapping(x)
     path = getattr(mapping[1], "filename", None) if mapping else None
     if mapping is None or path is None or not os.path.exists(path):

@@ -1,9 +1,9 @@
-"""Plug-ins: what other packages offer through entry points, loaded when it is asked for by name.
+"""Plug-ins: objects that other packages offer through entry points, loaded on request by name.
 
-A plug-in runs with all rights of the program, so that it is loaded only on request; listing the
-plug-ins imports none. One that cannot be imported is an error for those who ask for it, and for
-nobody else, and so is a package whose list of entry points is damaged. A built-in keeps its name:
-`list_hidden` says which plug-ins cannot be reached. Names are compared in lower case.
+A plug-in runs with all rights of the program, so it is loaded only on request; listing plug-ins
+imports none of them. A plug-in that cannot be imported is an error only for those who ask for it,
+and so is a package whose list of entry points is damaged. Built-in names cannot be replaced:
+`list_hidden` lists the plug-ins that cannot be reached. Names are compared in lower case.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from ldmref.errors import LdmrefError, UsageError, did_you_mean
 
 
 def list_entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
-    """The entry points of a group, and the packages whose list of entry points cannot be read."""
+    """List the entry points of a group, and the packages whose entry points cannot be read."""
     try:
         return list(importlib.metadata.entry_points(group=group)), []
     except Exception:  # of one package, which importlib does not name
@@ -37,13 +37,13 @@ def list_entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
 
 
 def list_plugins(group: str) -> dict[str, str]:
-    """What installed packages offer in an entry-point group: name -> package, sorted by name."""
+    """List what installed packages offer in a group: the package of each name, sorted by name."""
     points, _ = list_entry_points(group)
     return {point.name: describe_package(point) for point in sorted(points, key=lambda p: p.name)}
 
 
 def suggest_names(group: str, built_in: Iterable[str], name: str) -> str:
-    """A hint for a name that nothing has: the nearest one, and packages that may have it."""
+    """Return a hint for an unknown name: the nearest known one, and packages that may have it."""
     hint = did_you_mean(name, {*built_in, *list_plugins(group)})
     _, damaged = list_entry_points(group)
     if damaged:
@@ -52,20 +52,21 @@ def suggest_names(group: str, built_in: Iterable[str], name: str) -> str:
 
 
 def list_hidden(group: str, built_in: Collection[str]) -> dict[str, str]:
-    """The plug-ins that take the name of a built-in, which they do not replace: name -> reason."""
+    """List the plug-ins with the name of a built-in, which they do not replace, with the reason."""
     points, _ = list_entry_points(group)
     return {
-        point.name: f"{describe_origin(point)} takes the name of a built-in, which stays in use"
+        point.name: f"{describe_origin(point)} has the name of a built-in, which stays in use"
         for point in points
         if point.name.lower() in built_in
     }
 
 
 def find_plugin(group: str, name: str) -> EntryPoint | None:
-    """The entry point of that name; None if no package offers one.
+    """Find the entry point of that name; None if no package offers one.
 
     Raises:
-        UsageError: two packages offer it.
+        UsageError: Two packages offer it.
+
     """
     points, _ = list_entry_points(group)
     plugins = {point.value: point for point in points if point.name.lower() == name.lower()}
@@ -78,10 +79,11 @@ def find_plugin(group: str, name: str) -> EntryPoint | None:
 
 
 def load_plugin(point: EntryPoint) -> Any:
-    """The object that an entry point names.
+    """Load the object that an entry point names.
 
     Raises:
-        UsageError: its import fails, in whatever manner.
+        UsageError: Its import fails, for any reason.
+
     """
     try:
         return point.load()
@@ -93,13 +95,13 @@ def load_plugin(point: EntryPoint) -> Any:
 
 
 def describe_origin(*points: EntryPoint) -> str:
-    """The plug-ins with their packages: "the plug-in 'mine' (pkg:Mine, package pkg 1.2)"."""
+    """Describe plug-ins with their packages: "the plug-in 'mine' (pkg:Mine, package pkg 1.2)"."""
     packages = sorted((point.name, point.value, describe_package(point)) for point in points)
     return " and ".join(f"the plug-in {n!r} ({v}, package {p})" for n, v, p in packages)
 
 
 def describe_package(point: EntryPoint) -> str:
-    """Name and version of the package that declares an entry point."""
+    """Return name and version of the package that declares an entry point."""
     return _describe_distribution(point.dist) if point.dist else "unknown"
 
 
@@ -111,6 +113,6 @@ def _describe_distribution(package: importlib.metadata.Distribution) -> str:
 
 
 def summarize_error(error: BaseException) -> str:
-    """An exception in one line."""
+    """Summarize an exception in one line."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0] if isinstance(error, LdmrefError) else f"{type(error).__name__}: {lines[0]}"

@@ -1,4 +1,4 @@
-"""What conditions the U-Net besides the noisy latents and the timestep."""
+"""The conditioning of the U-Net: text, pooled text and image sizes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,10 @@ from ldmref.models.params import Params
 
 
 class CachedContext:
-    """Hidden states (n, l, d) of the text, with a cache of the keys and values made of them.
+    """Hidden states (n, l, d) of the text, with a cache of the keys and values made from them.
 
     Keys and values of a cross-attention layer do not change from step to step.
+
     """
 
     def __init__(self, states: Array):
@@ -25,7 +26,7 @@ class CachedContext:
     def keys_and_values(
         self, layer: Params, project: Callable[[Array], tuple[Array, Array]]
     ) -> tuple[Array, Array]:
-        """`project(states)`, computed at the first call for a layer."""
+        """Return `project(states)`, computed at the first call for a layer."""
         key = id(layer)
         cache = self._cache
         if key not in cache:
@@ -34,15 +35,18 @@ class CachedContext:
 
 
 def get_hidden_states(context: Array | CachedContext) -> Array:
-    """The hidden states, cached or not."""
+    """Return the hidden states, whether or not they are cached."""
     return context.states if isinstance(context, CachedContext) else context
 
 
 class Conditioning(NamedTuple):
-    """Arrays of one batch, the first axis being the batch's.
+    """The conditioning arrays of one batch; the first axis is the batch.
 
-    `context`: (n, l, cross_attention_dim), for cross-attention, None without; `pooled`: (n, d) and
-    `sizes`: (n, 6), for `addition_embed_type` "text_time", else None.
+    Attributes:
+        context: Hidden states for cross-attention, (n, l, cross_attention_dim); None without it.
+        pooled: Pooled text, (n, d), for `addition_embed_type` "text_time"; None otherwise.
+        sizes: The six image sizes, (n, 6), for "text_time"; None otherwise.
+
     """
 
     context: Array | CachedContext | None
@@ -53,7 +57,7 @@ class Conditioning(NamedTuple):
 def convert_conditioning(
     ops: Backend, context: Array | CachedContext | Conditioning | None
 ) -> Conditioning:
-    """A conditioning, or bare hidden states, with arrays of a backend."""
+    """Convert a conditioning, or bare hidden states, to arrays of a backend."""
     parts = context if isinstance(context, Conditioning) else Conditioning(context)
     own = {
         name: ops.own(name, part)
@@ -64,14 +68,18 @@ def convert_conditioning(
 
 
 def add_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
-    """The same for many steps: with a `CachedContext`, which compiled networks do not take."""
+    """Return a conditioning for many steps, with a `CachedContext`.
+
+    Compiled networks do not accept one, so their conditioning is returned unchanged.
+
+    """
     if conditioning.context is None or ops.compiles:
         return conditioning
     return conditioning._replace(context=CachedContext(get_hidden_states(conditioning.context)))
 
 
 def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
-    """One conditioning for the batches of several, one after the other."""
+    """Concatenate the batches of several conditionings."""
 
     def concat(arrays: Sequence[Array | None]) -> Array | None:
         return None if arrays[0] is None else ops.xp.concat(arrays, axis=0)

@@ -1,8 +1,8 @@
 """ControlNet: a trainable copy of the U-Net's encoder that conditions the U-Net on an image.
 
 Zhang, Rao, Agrawala 2023, arXiv:2302.05543, section 3; parameter names of diffusers'
-ControlNetModel. Its outputs pass through "zero convolutions", initialized to zero, so that it has
-no effect before training. The conditioning image is called the hint.
+ControlNetModel. Its outputs pass through "zero convolutions", initialized to zero, so it has no
+effect before training. The conditioning image is called the hint.
 """
 
 from __future__ import annotations
@@ -27,9 +27,10 @@ ZERO = ("controlnet_down_blocks", "controlnet_mid_block", f"{HINT}.conv_out")
 
 @dataclass(frozen=True)
 class ControlNetConfig:
-    """The U-Net whose encoder is copied, and the channels and widths of the hint encoder.
+    """The U-Net whose encoder is copied, and the hint encoder's channels and widths.
 
     The hint encoder downsamples by 2 between two widths.
+
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -43,7 +44,7 @@ class ControlNetConfig:
 
 
 def controlnet_spec(config: ControlNetConfig) -> Spec:
-    """The shapes of every parameter."""
+    """Return the shapes of every parameter."""
     u = config.unet
     widths = config.conditioning_embedding_out_channels
     last = len(u.block_out_channels) - 1
@@ -64,7 +65,7 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
 
 
 def init_from_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 0) -> Params:
-    """Initial parameters: those of the U-Net, a random hint encoder, and zero convolutions."""
+    """Initialize from a U-Net: its encoder, a random hint encoder and zero convolutions."""
     copied = flatten(unet)
     params = flatten(init(controlnet_spec(config), seed))
     for name, tensor in params.items():
@@ -76,7 +77,7 @@ def init_from_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int 
 
 
 def encode_hint(ops: Backend, p: Params, hint: Array) -> Array:
-    """Features of the hint; (n, conditioning_channels, H, W) in [0, 1] -> (n, c, H/f, W/f)."""
+    """Encode the hint, (n, conditioning_channels, H, W) in [0, 1], as features (n, c, H/f, W/f)."""
     p = p[HINT]
     x = ops.silu(conv2d(ops, p.conv_in, hint))
     for i, block in enumerate(p.blocks.items_in_order()):
@@ -95,10 +96,19 @@ def controlnet(
     pooled: Array | None = None,
     sizes: Array | None = None,
 ) -> Residuals:
-    """The residuals that the U-Net adds to its skip connections and mid block.
+    """Compute the residuals that the U-Net adds to its skip connections and mid block.
 
-    hint: (n, c, h, w) from `encode_hint`; the other arguments are those of `unet`, x being the
-    noisy latents alone, also for an inpainting U-Net.
+    Args:
+        ops: The backend.
+        p: The parameters of `controlnet_spec`.
+        config: The configuration.
+        x: The noisy latents alone, (n, c, h, w), also for an inpainting U-Net.
+        t: Training timesteps, (n,).
+        context: As for `unet`.
+        hint: Features from `encode_hint`, (n, c, h, w).
+        pooled: As for `unet`.
+        sizes: As for `unet`.
+
     """
     emb = embed_timestep(ops, p, config.unet, x, t, context, pooled, sizes)
     x = conv2d(ops, p.conv_in, x) + hint
@@ -109,7 +119,7 @@ def controlnet(
 
 
 def add_residuals(terms: list[tuple[float, Residuals]]) -> Residuals | None:
-    """The weighted sum of the residuals of several ControlNets; None if there are none."""
+    """Return the weighted sum of the residuals of several ControlNets; None for no terms."""
     total = None
     for weight, residuals in terms:
         down = tuple(weight * x for x in residuals.down)
@@ -122,7 +132,11 @@ def add_residuals(terms: list[tuple[float, Residuals]]) -> Residuals | None:
 
 
 class ControlNet:
-    """A ControlNet on one backend, whose arrays it returns; it also takes NumPy's."""
+    """A ControlNet on one backend; `ldmref.load_controlnet` returns one.
+
+    Its methods return arrays of the backend and accept these or NumPy's.
+
+    """
 
     def __init__(
         self,
@@ -139,14 +153,22 @@ class ControlNet:
         self.params = tree_map(backend.weight, params)
 
     def encode_hint(self, hint: Array) -> Array:
-        """Features of hints (n, 3, H, W) in [0, 1]; they do not depend on the step."""
+        """Encode hints, (n, 3, H, W) in [0, 1]; the features do not depend on the step."""
         with self.backend.inference():
             return encode_hint(self.backend, self.params, self.backend.own("hint", hint))
 
     def residuals(
         self, x: Array, t: Array, context: Array | Conditioning, hint: Array
     ) -> Residuals:
-        """x (n, c, h, w), t (n,), context as for the U-Net, hint from `encode_hint`."""
+        """Compute the residuals for one step.
+
+        Args:
+            x: Noisy latents, (n, c, h, w).
+            t: Training timesteps, (n,).
+            context: As for `LatentDiffusion.unet`.
+            hint: Features from `encode_hint`.
+
+        """
         ops = self.backend
         x = ops.own("x", x)
         t = ops.own("t", t)

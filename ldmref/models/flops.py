@@ -1,6 +1,7 @@
-"""Estimates of the floating-point operations of networks, and of how many a backend does a second.
+"""Estimates of the floating-point operations of networks, and of a backend's speed.
 
-Two per multiply-add in convolutions, linear layers and attention; the rest is not counted.
+Convolutions, linear layers and attention count two operations per multiply-add; other operations
+are not counted.
 """
 
 from __future__ import annotations
@@ -23,9 +24,14 @@ _measured: WeakKeyDictionary[Backend, float] = WeakKeyDictionary()
 
 
 def count_unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
-    """Of one evaluation of the U-Net for one image, without guidance.
+    """Count the operations of one evaluation of the U-Net for one image, without guidance.
 
-    spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
+    Args:
+        spec: The shapes of all parameters, from `model_spec`.
+        config: The model's configuration.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
+
     """
     f = config.vae.factor
     tokens = config.text_encoder.max_position_embeddings
@@ -46,7 +52,7 @@ def count_unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, 
 def count_decoder_flops(
     spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int
 ) -> int:
-    """Of decoding the latents of one image."""
+    """Count the operations of decoding one image; the arguments of `count_unet_flops`."""
     f = config.vae.factor
     total = 0
     cells = (width // f) * (height // f)
@@ -65,7 +71,11 @@ def count_decoder_flops(
 
 
 def measure_flops_per_second(ops: Backend) -> float:
-    """How fast a backend convolves here: measured once, in some hundredths of a second."""
+    """Measure how fast a backend convolves here.
+
+    The measurement takes a few hundredths of a second and is made once per backend.
+
+    """
     if ops not in _measured:
         seconds = 1.0
         channels = 0

@@ -21,15 +21,21 @@ def add_learned_words(
     tokenizers: Sequence[PromptTokenizer],
     embeddings: Sequence[Embedding],
 ) -> tuple[ModelConfig, dict[str, Params], list[PromptTokenizer]]:
-    """The configuration, the parameters of the text encoders and their tokenizers with the words.
+    """Add textual-inversion words to the text encoders and tokenizers of a model.
 
     Args:
-        params: of every network, by name.
-        tokenizers: one for each text encoder, or more.
+        config: The model's configuration.
+        params: The parameters of every network, by name.
+        tokenizers: One tokenizer per text encoder, or more.
+        embeddings: The words.
+
+    Returns:
+        The new configuration, the parameters of the text encoders, and their tokenizers.
 
     Raises:
-        UsageError: a word is known already, or made for other text encoders.
-        CorruptModelError: the vectors have another width than the text encoder's.
+        UsageError: A word is already known or was made for other text encoders.
+        CorruptModelError: The vectors do not have the width of the text encoder.
+
     """
     if any(text.model_type != "clip" for text in config.text_encoders):
         message = f"{config.name!r} has no CLIP text encoder, for which words are learned"

@@ -1,4 +1,4 @@
-"""The text encoders: CLIP's text transformer (causal, pre-norm), and the choice among all types.
+"""The text encoders: CLIP's text transformer (causal, pre-norm), and the dispatch to all types.
 
 Radford et al. 2021, arXiv:2103.00020, section 2.4; parameter names of transformers' CLIPTextModel.
 """
@@ -35,7 +35,7 @@ class EncodedText(NamedTuple):
 
 
 def text_spec(config: TextConfig) -> Spec:
-    """The shapes of every parameter of a text encoder."""
+    """Return the shapes of every parameter of a text encoder."""
     d = config.hidden_size
     if config.model_type == "none":
         return {}
@@ -66,11 +66,12 @@ def text_spec(config: TextConfig) -> Spec:
 
 
 def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0) -> Array:
-    """Hidden states after the final norm; ids: (n, l) int64 -> (n, l, hidden_size).
+    """Compute hidden states; ids: (n, l) int64 -> (n, l, hidden_size).
 
-    `skip` leaves out final layers (clip skip: 1 takes the penultimate layer), in addition to the
-    configuration's `skipped_layers`; the final norm is applied if `final_norm` says so. A class
-    embedding has no layers and returns the rows of the ids.
+    `skip` is the number of final layers to leave out (clip skip: 1 uses the penultimate layer), in
+    addition to the configuration's `skipped_layers`. The final norm is applied if `final_norm` is
+    set. A class embedding has no layers and returns the rows of the ids.
+
     """
     if config.model_type == "class":
         return ops.embedding(p.embedding.weight, ids)
@@ -82,11 +83,12 @@ def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: 
 def text_encoder_pooled(
     ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0
 ) -> tuple[Array, Array]:
-    """Hidden states as in `text_encoder`, and the projected final state of the end token.
+    """Compute the hidden states of `text_encoder`, and the projected state of the end token.
 
-    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). The pooled output comes after all
-    layers and the final norm. The end token is the first with `eos_token_id`, or the one with the
-    largest id if that is 2 (in configurations from before 2024).
+    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). The pooled output is computed
+    after all layers and the final norm. The end token is the first token with `eos_token_id`, or
+    the token with the largest id if `eos_token_id` is 2 (in configurations from before 2024).
+
     """
     skip = skip + config.skipped_layers
     hidden, last = _hidden_and_last(ops, p, config, ids, skip, pool=True)
@@ -138,7 +140,7 @@ def encode_tokens(
 def _hidden_and_last(
     ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int, pool: bool
 ) -> tuple[Array, Array]:
-    """The U-Net's context and, with `pool`, the states after all layers and the final norm."""
+    """Compute the U-Net's context and, with `pool`, the states after all layers and the norm."""
     m = p.text_model
     eps = config.layer_norm_eps
     act = ops.gelu if config.hidden_act == "gelu" else ops.quick_gelu

@@ -17,7 +17,7 @@ from ldmref.models.params import Params, Spec, numbered
 
 
 def unet_spec(config: UNetConfig) -> Spec:
-    """The shapes of every parameter of the U-Net."""
+    """Return the shapes of every parameter of the U-Net."""
     channels = config.block_out_channels
     layers = config.layers_per_block
     d_emb = 4 * channels[0]
@@ -83,9 +83,13 @@ def unet_spec(config: UNetConfig) -> Spec:
 
 
 class Residuals(NamedTuple):
-    """What ControlNets add to the skip connections and to the output of the mid block.
+    """The arrays that ControlNets add to the U-Net.
 
-    down: arrays (n, c_i, h_i, w_i), the first for the output of `conv_in`; mid: (n, c, h, w).
+    Attributes:
+        down: For the skip connections, (n, c_i, h_i, w_i); the first is for the output of
+            `conv_in`.
+        mid: For the output of the mid block, (n, c, h, w).
+
     """
 
     down: tuple[Array, ...]
@@ -93,7 +97,7 @@ class Residuals(NamedTuple):
 
 
 def convert_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
-    """Residuals with arrays of a backend."""
+    """Convert residuals to arrays of a backend."""
     if residuals is None:
         return None
     down = tuple(ops.own("control", part) for part in residuals.down)
@@ -113,13 +117,23 @@ def unet(
 ) -> Array:
     """Predict eps, v or x0, depending on how the model was trained.
 
-    x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
-    context: (n, l, cross_attention_dim), None without cross-attention -> (n, out_channels, h, w);
-    a `CachedContext` caches keys and values between steps.
-    h and w are arbitrary, except that with `resnet_updown` they must halve evenly at every level.
-    With `addition_embed_type` "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
-    original height and width, the crop's top and left, the target height and width.
-    control: from `ldmref.models.controlnet`.
+    Args:
+        ops: The backend.
+        p: The parameters of `unet_spec`.
+        config: The configuration.
+        x: (n, in_channels, h, w). h and w are arbitrary, except that with `resnet_updown` they must
+            halve evenly at every level.
+        t: Training timesteps, (n,), integers or floats.
+        context: Hidden states, (n, l, cross_attention_dim), or a `CachedContext`, which keeps keys
+            and values between steps; None without cross-attention.
+        pooled: Pooled text, (n, projection_dim), for `addition_embed_type` "text_time".
+        sizes: For "text_time", (n, 6): original height and width, the crop's top and left, target
+            height and width.
+        control: Residuals from `ldmref.models.controlnet`.
+
+    Returns:
+        The prediction, (n, out_channels, h, w).
+
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
@@ -150,7 +164,7 @@ def embed_timestep(
     pooled: Array | None,
     sizes: Array | None,
 ) -> Array:
-    """The embedding for the residual blocks: time, pooled text and sizes; (n, d), dtype of x."""
+    """Embed timesteps, pooled text and sizes for the residual blocks; (n, d), dtype of x."""
     if ops.xp.isdtype(t.dtype, "integral"):  # torch would compute their embedding in float32
         t = ops.xp.astype(t, getattr(ops.xp, ops.state_dtype))
     emb = timestep_embedding(t, config.block_out_channels[0])
@@ -177,7 +191,7 @@ def run_encoder(
     emb: Array,
     context: Array | CachedContext | None,
 ) -> tuple[Array, list[Array]]:
-    """Down blocks and mid block; x: the output of `conv_in` -> their output, and the skips."""
+    """Run down blocks and mid block on the output of `conv_in`; returns theirs and the skips."""
     groups = config.norm_num_groups
     eps = config.norm_eps
     skips = [x]
@@ -203,7 +217,7 @@ def _layer(
     emb: Array,
     context: Array | CachedContext | None,
 ) -> Array:
-    """Residual block i of a down or up block, and its attention if present."""
+    """Apply residual block i of a down or up block, and its attention if present."""
     groups = config.norm_num_groups
     x = nn.resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
     if "attentions" in block:
@@ -219,7 +233,7 @@ def _attend(
     x: Array,
     context: Array | CachedContext | None,
 ) -> Array:
-    """A spatial transformer or, in U-Nets without cross-attention, a self-attention block."""
+    """Apply a spatial transformer or, in U-Nets without cross-attention, self-attention."""
     heads = config.num_heads[level]
     groups = config.norm_num_groups
     if context is None or config.attention == "self":
@@ -228,7 +242,7 @@ def _attend(
 
 
 def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
-    """(n, c, h, w) -> (n, c, h/2, w/2), rounded up by convolutions."""
+    """Downsample (n, c, h, w) to (n, c, h/2, w/2), rounded up by convolutions."""
     if "conv" in p:
         return nn.conv2d(ops, p.conv, x, stride=2)
     groups = config.norm_num_groups
@@ -239,9 +253,10 @@ def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Arra
 def _upsample(
     ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array, size: tuple[int, int]
 ) -> Array:
-    """(n, c, h, w) -> (n, c, *size), the size of the next skip connection: doubled, or one less.
+    """Upsample (n, c, h, w) to the size of the next skip connection: doubled, or one less.
 
     Nearest-neighbour upsampling to one less is the doubled image without the last row or column.
+
     """
     if "conv" in p:
         x = ops.upsample2x(x)

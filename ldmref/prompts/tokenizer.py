@@ -2,8 +2,8 @@
 
 `PromptTokenizer` adds what every text encoder needs to a tokenizer of that library: start and end
 tokens, a fixed length, chunks of long prompts, weights, and warnings about text that was cut off.
-`prompts/clip.py` builds CLIP's, `prompts/wordpiece.py` BERT's, `prompts/words.py` one whose
-tokens are whole words.
+`prompts/clip.py` builds CLIP's tokenizer, `prompts/wordpiece.py` BERT's, and `prompts/words.py` a
+tokenizer of whole words.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PROMPT_WEIGHTS = ("none", "a1111")
 
 
 class SpecialTokens(NamedTuple):
-    """Tokens that do not come from text; `unknown` replaces text outside the vocabulary."""
+    """Tokens that do not come from text; `unknown` replaces words outside the vocabulary."""
 
     start: str
     end: str
@@ -51,18 +51,19 @@ WORD_SPECIAL_TOKENS = SpecialTokens(START, END, PAD, UNKNOWN)
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How prompts are tokenized.
+    """Options of the tokenization of prompts.
 
     Args:
-        long_prompts: `truncate` keeps what fits between one start and one end token; `chunk` keeps
-            everything, in as many chunks as needed, each with its own start and end token.
+        long_prompts: `truncate` keeps the tokens that fit between one start and one end token;
+            `chunk` keeps all, in as many chunks as needed, each with its own start and end token.
         prompt_weights: `none` treats brackets as text; `a1111` parses (word), (word:1.3), [word],
             BREAK and the escapes \\( \\) \\[ \\] \\\\ as described in `parse_prompt_weights`.
-        strict: a prompt that would be truncated is an error.
-        chunks: minimum number of chunks; shorter prompts are padded with empty chunks.
+        strict: Whether a prompt that would be truncated is an error.
+        chunks: The minimum number of chunks; shorter prompts are padded with empty chunks.
 
     Raises:
-        UsageError: unknown value.
+        UsageError: A value is unknown.
+
     """
 
     long_prompts: str = "truncate"
@@ -83,9 +84,13 @@ class PromptOptions:
 class Tokens:
     """Tokenized prompts, in chunks of the text encoder's length.
 
-    `ids`: (n, chunks, length) int64; `weights`: same shape, float32, 1 by default; `counts`: number
-    of chunks that each prompt needs; `truncated`: number of tokens left out of each; `warnings`:
-    one line each.
+    Attributes:
+        ids: (n, chunks, length) int64.
+        weights: (n, chunks, length) float32, 1 by default.
+        counts: The number of chunks that each prompt needs.
+        truncated: The number of tokens of each prompt that were left out.
+        warnings: Warnings, one line each.
+
     """
 
     ids: np.ndarray
@@ -107,14 +112,22 @@ class PromptTokenizer:
     """Tokenizes prompts, truncated or in chunks, with warnings.
 
     Args:
-        tokenizer: its truncation and padding are switched off, its post-processor is not used.
-        length: tokens per chunk, start and end token included.
-        special_tokens: tokens of the vocabulary.
-        clean: applied to the text before tokenization; word tokenizers read emoji as their names.
+        tokenizer: A tokenizer, whose truncation and padding are switched off and whose
+            post-processor is not used.
+        length: The number of tokens per chunk, including the start and end token.
+        special_tokens: The special tokens of the vocabulary.
+        clean: A function applied to the text before tokenization; by default, tokenizers of whole
+            words replace emoji by their names.
 
     Raises:
-        CorruptModelError: the vocabulary lacks a special token, or an added word has more vectors
-            than fit a chunk.
+        CorruptModelError: The vocabulary lacks a special token, or an added word has more vectors
+            than a chunk has tokens.
+
+    >>> from ldmref.prompts.words import word_tokenizer
+    >>> tokenizer = PromptTokenizer(word_tokenizer(["a red cat"], 8), length=6)
+    >>> tokenizer.tokenize(["a red cat"]).ids.tolist()
+    [[[1, 4, 6, 5, 2, 0]]]
+
     """
 
     def __init__(
@@ -136,7 +149,7 @@ class PromptTokenizer:
         self._multi_vector_ids = find_multi_vector_ids(tokenizer, length - 2)
 
     def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """Truncated ids (n, length) int64, and warnings about dropped and unknown words."""
+        """Return truncated ids (n, length) int64, and warnings about dropped and unknown words."""
         tokens = self.tokenize(prompts)
         return tokens.ids[:, 0], tokens.warnings
 
@@ -166,6 +179,7 @@ class PromptTokenizer:
         return Tokens(ids, weights, counts, truncated, warnings)
 
     def _tokenize_one(self, prompt: str, options: PromptOptions) -> _TokenizedPrompt:
+        """Tokenize a prompt into chunks, and truncate it if the options say so."""
         warnings = []
         literal = [token for token in self.special_tokens[:2] if token in prompt]
         if literal:
@@ -208,7 +222,7 @@ class PromptTokenizer:
     def _group(
         self, sections: Sequence[Sequence[WeightedText]]
     ) -> tuple[list[list[TokenGroup]], str, list[str]]:
-        """Tokenize sections: the token groups of each, the whole text, and the unknown words."""
+        """Tokenize sections; returns the token groups of each, the whole text and unknown words."""
         groups: list[list[TokenGroup]] = []
         unknown: list[str] = []
         text = ""
@@ -245,7 +259,11 @@ class PromptTokenizer:
 def tokenize_for_encoders(
     tokenizers: Sequence[PromptTokenizer], prompts: Sequence[str], options: PromptOptions
 ) -> list[Tokens]:
-    """Tokens of each tokenizer, in equally many chunks; their `counts` are the largest of all."""
+    """Tokenize prompts for each text encoder, in equally many chunks.
+
+    The `counts` of each are the largest of all.
+
+    """
     tokens = [tokenizer.tokenize(prompts, options) for tokenizer in tokenizers]
     counts = [max(each) for each in zip(*(t.counts for t in tokens), strict=True)]
     if any(t.counts != counts for t in tokens):
@@ -255,7 +273,7 @@ def tokenize_for_encoders(
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that the vocabulary must have."""
+    """Return the id of a token that the vocabulary must have."""
     id = tokenizer.token_to_id(token)
     if id is None:
         raise CorruptModelError(f"the tokenizer has no {token!r} token", code="E-TOKENIZER")
@@ -266,8 +284,9 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
 def errors_as_corrupt(message: str) -> Iterator[None]:
     """Turn any error within the block into a `CorruptModelError`.
 
-    It catches `Exception`, because the `tokenizers` library raises nothing more specific, and what
-    a panic of its Rust code raises, which is no `Exception`.
+    It catches `Exception`, because the `tokenizers` library raises nothing more specific, and the
+    exception of a panic in its Rust code, which is not an `Exception`.
+
     """
     try:
         yield

@@ -273,8 +273,8 @@ def test_what_is_no_regular_file_is_said_in_one_way(tmp_path):
         ".": "is a folder, not a file",
         "pipe": "is a named pipe (FIFO), not a file",
         "/dev/zero": "is a device, not a file",
-        "a\0b": "is no file name",
-        "\ud800": "is no file name",
+        "a\0b": "is not a file name",
+        "\ud800": "is not a file name",
     }
     assert {
         name: not_a_file(f"{tmp_path}/{name}" if name[0] != "/" else name) for name in answers
