@@ -29,7 +29,6 @@ class LdmrefError(Exception):
     `code` is stable, `hint` suggests what to do, and `exit_code` is for the shell. Message and hint
     are one line each, even if they quote text of a file or a prompt. The hint is also a note (PEP
     678), which tracebacks show below the message.
-
     """
 
     exit_code = 1
@@ -137,7 +136,6 @@ def short_repr(value: object) -> str:
 
     >>> short_repr("a" * 200)[-5:]
     'aa...'
-
     """
     try:
         text = " ".join(repr(value).split())
@@ -151,7 +149,6 @@ def short_path(path: object) -> str:
 
     >>> short_path("images/" * 20 + "a.png").endswith("images/a.png'")
     True
-
     """
     text = " ".join(repr(str(path)).split())
     return text if len(text) <= 80 else f"'...{text[-76:]}"
@@ -162,7 +159,6 @@ def abbreviated(names: Sequence[str], most: int = 20) -> str:
 
     >>> abbreviated(["a", "b", "c"], 2)
     'a, b and 1 more'
-
     """
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return ", ".join(names[:most]) + more
@@ -173,7 +169,6 @@ def counted(number: int, noun: str) -> str:
 
     >>> counted(1, "image"), counted(3, "image")
     ('1 image', '3 images')
-
     """
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
@@ -186,7 +181,6 @@ def closest(word: str, known: Iterable[str]) -> str:
 
     >>> closest("stpes", ["steps", "eta"]), closest("cgf", ["cfg"]), closest("style", ["tile"])
     ('steps', 'cfg', '')
-
     """
     names = sorted(known)
     word = word[:80]
@@ -208,7 +202,6 @@ def did_you_mean(word: str, known: Iterable[str]) -> str:
 
     >>> did_you_mean("eular", ["euler", "heun"])
     "did you mean 'euler'? Known: euler, heun"
-
     """
     names = sorted(known)
     near = [name for name in names if _one_letter_differs(word, name)]

@@ -52,7 +52,6 @@ def check_input_path(value: Any, what: str = "the path of a model", code: str = 
     Raises:
         UsageError: It is not text or a path, or is empty or contains a NUL character.
         InputError: The system denies access, or it is a pipe, a socket or a device.
-
     """
     if not isinstance(value, str | os.PathLike):
         message = f"{what} must be text or a path, not {type(value).__name__}"
@@ -79,7 +78,6 @@ def not_a_file(path: str | Path) -> str:
 
     >>> not_a_file("/dev")
     'is a folder, not a file'
-
     """
     try:
         kind = describe_kind(os.stat(path).st_mode)
@@ -104,7 +102,6 @@ def open_file(path: Path, code: str = "E-MODEL") -> BufferedReader:
     Raises:
         InputError: It is missing, cannot be read or is not a regular file. Reading from the file
             raises it also if the system fails to read.
-
     """
     try:
         _require_regular(path, path.stat().st_mode, code)
@@ -119,7 +116,6 @@ class _InputFile(FileIO):
     """A file that raises `InputError` when it cannot be read.
 
     An `OSError` could be confused with one of the file that is written at the same time.
-
     """
 
     def __init__(self, path: Path, code: str):
@@ -146,7 +142,6 @@ def require_size(path: Path, limit: int, code: str = "E-MODEL") -> None:
     Raises:
         InputError: It is missing, cannot be read or is not a regular file.
         CorruptModelError: It is larger.
-
     """
     with open_file(path, code) as file:
         size = os.fstat(file.fileno()).st_size
@@ -166,7 +161,6 @@ def read_file(path: Path, limit: int, code: str = "E-MODEL", large: str = "") ->
     Raises:
         InputError: It is missing, cannot be read or is not a regular file.
         CorruptModelError: It is larger.
-
     """
     with open_file(path, code) as file:
         data = file.read(limit + 1)
@@ -200,7 +194,6 @@ def describe_kind(mode: int) -> str:
 
     >>> describe_kind(stat.S_IFIFO)
     'a named pipe (FIFO)'
-
     """
     return next((kind for test, kind in KINDS if test(mode)), "")
 
@@ -210,7 +203,6 @@ def identify_format(start: bytes) -> tuple[str, str] | None:
 
     >>> identify_format(b"<!DOCTYPE html>")[0]
     'an HTML page'
-
     """
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
     known = ((magic.lower(), what, hint) for magic, what, hint in MAGICS)
@@ -226,7 +218,6 @@ def read_json(path: Path, code: str = "E-CONFIG") -> Any:
     Raises:
         InputError: It cannot be read.
         CorruptModelError: It is not valid JSON; see `parse_json`.
-
     """
     return parse_json(read_file(path, MAX_TEXT, large=code), shown(path), code)
 
@@ -243,7 +234,6 @@ def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: boo
     Raises:
         CorruptModelError: It is not valid JSON, is nested too deep, contains a name twice, or
             contains half a surrogate pair.
-
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data

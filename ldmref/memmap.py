@@ -18,7 +18,6 @@ def find_mapping(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
     """Find the mapping that an array is a view of, and the array of all its bytes.
 
     Returns None for other arrays.
-
     """
     root = None
     while isinstance(x, np.ndarray):
@@ -31,7 +30,6 @@ def release_pages(x: np.ndarray) -> None:
     """Release the memory of an array's pages; they are read again when needed.
 
     This does nothing for arrays outside a mapped file, or on systems without such a call.
-
     """
     mapping = find_mapping(x)
     if mapping is None or not hasattr(mmap, "MADV_DONTNEED") or not x.size:
@@ -50,7 +48,6 @@ def require_complete(x: Any) -> None:
 
     Raises:
         CorruptModelError: The file has been truncated since it was opened.
-
     """
     mapping = find_mapping(x)
     if mapping is not None and mapping[0].size() < len(mapping[0]):
@@ -77,7 +74,6 @@ class ArrayReference:
         Raises:
             InputError: The file is missing.
             CorruptModelError: The file has changed.
-
         """
         if self.path not in files:
             with open_file(Path(self.path)) as file:

@@ -66,7 +66,6 @@ def find_plugin(group: str, name: str) -> EntryPoint | None:
 
     Raises:
         UsageError: Two packages offer it.
-
     """
     points, _ = list_entry_points(group)
     plugins = {point.value: point for point in points if point.name.lower() == name.lower()}
@@ -83,7 +82,6 @@ def load_plugin(point: EntryPoint) -> Any:
 
     Raises:
         UsageError: Its import fails, for any reason.
-
     """
     try:
         return point.load()

@@ -97,10 +97,8 @@ def open_checkpoint(
     """
     path = find_model(name)
     if ema and path.is_dir():
-        message = (
-            f"{path.name!r} is a folder; only single files hold averages beside the last weights"
-        )
-        hint = "a diffusers folder holds them without a variant, the last weights as non_ema"
+        message = f"{path.name!r} is a folder; only single files hold averages and last weights"
+        hint = "a diffusers folder has the averages without a variant, the last weights as non_ema"
         raise UsageError(message, code="E-EMA", hint=hint)
     if path.is_dir():
         file = None

@@ -1,7 +1,7 @@
-"""Models on Hugging Face: in the local cache and, only on request, fetched into it.
+"""Models on Hugging Face: in the local cache and, only on request, downloaded into it.
 
-`owner/model` is a diffusers folder, `owner/model/file.safetensors` one file; `@revision` after
-either is a branch, a tag or a commit. Fetching uses the package huggingface_hub.
+`owner/model` is a diffusers folder, `owner/model/file.safetensors` a single file; `@revision` at
+the end of either is a branch, a tag or a commit. Downloading uses the package huggingface_hub.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 MAX_REF = 1000  # bytes; it holds a commit
 SITE = "https://huggingface.co/"
-# Error of huggingface_hub -> message and hint; the first that matches counts.
+# Error of huggingface_hub -> message and hint; the first match counts.
 REFUSALS = {
     "GatedRepoError": ("{name} is open only to those who accepted its terms",
                        "accept them on {url}, then hf auth login"),
@@ -39,7 +39,7 @@ REFUSALS = {
                               "its branches and tags: {url}"),
     "LocalEntryNotFoundError": (
         "{name} cannot be fetched: {reason}",
-        "check the network and HF_HUB_OFFLINE; what is in the local cache needs no --fetch"),
+        "check the network and HF_HUB_OFFLINE; models in the local cache do not need --fetch"),
     "EntryNotFoundError": ("{name} has no file {file!r}", "its files: {url}/tree/main"),
 }  # fmt: skip
 
@@ -82,9 +82,9 @@ def parse_reference(name: str) -> HubReference | None:
 
 
 def find_cached(reference: HubReference) -> Path | None:
-    """Return the folder or file in the local cache.
+    """Find the folder or file in the local cache; None if the cache does not contain it.
 
-    Without a revision main is preferred, then the newest; None if the cache lacks the model.
+    Without a revision, main is preferred, then the newest one.
     """
     wanted = reference.file or INDEX
     ref = reference.folder / "refs" / (reference.revision or "main")
@@ -104,13 +104,13 @@ def find_cached(reference: HubReference) -> Path | None:
 def fetch(reference: HubReference, variant: str | None = None) -> Path:
     """Download a folder or file into the local cache, unless it is there, and return its path.
 
-    Of a folder only the files that ldmref reads are downloaded: configurations, tokenizers, and one
-    set of safetensors weights per network, as `diffusers.folder.weight_names` selects them; never
-    pickles. If Hugging Face cannot be reached, the cache is used.
+    From a folder, only the files that ldmref reads are downloaded: configurations, tokenizers, and
+    one set of safetensors weights per network, as `diffusers.folder.weight_names` selects them;
+    never pickles. If Hugging Face cannot be reached, the cache is used.
 
     Raises:
         BackendUnavailable: huggingface_hub is not installed.
-        InputError: the model does not exist, is not accessible, holds nothing that is read, or
+        InputError: The model does not exist, is not accessible, holds nothing that ldmref reads, or
             cannot be reached.
     """
     try:
@@ -149,10 +149,10 @@ def fetch(reference: HubReference, variant: str | None = None) -> Path:
 
 
 def select_files(files: Sequence[str], repository: str, variant: str | None = None) -> list[str]:
-    """Select the files of a repository that ldmref reads of a diffusers folder.
+    """Select the files of a repository that ldmref reads from a diffusers folder.
 
     Raises:
-        InputError: it is no such folder, or holds weights only as pickles or in several variants.
+        InputError: It is not such a folder, or its weights are pickles or have several variants.
     """
     if INDEX not in files:
         single = [name for name in files if name.endswith(ENDING) and "/" not in name]

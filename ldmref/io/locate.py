@@ -21,26 +21,25 @@ DIFFUSERS_INDEX = "model_index.json"
 NATIVE_WEIGHTS = "model.safetensors"
 MODEL_ENDINGS = (".safetensors", ".gguf")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-MAX_NAMES = 10_000  # of a folder, among which a misspelt one is looked for
+MAX_NAMES = 10_000  # files of a folder that are compared with a misspelt name
 
 
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
-    """Return the file or folder of a model: an embedded one by its name, else a path.
+    """Return the file or folder of a model: an embedded one by its name, otherwise a path.
 
-    The weights in a folder of ldmref stand for the folder.
-
-    A name such as `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in
-    the local cache of Hugging Face (`ldmref.io.hub`), and with `fetch` downloaded into it.
+    The weights in a folder of ldmref stand for the folder. A name such as
+    `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in the local cache
+    of Hugging Face (`ldmref.io.hub`) and, with `fetch`, downloaded into it.
 
     Raises:
-        InputError: there is no such model, or it cannot be fetched.
-        UnsafeFileError: it is a pickle.
-        BackendUnavailable: fetching needs a package that is not installed.
+        InputError: There is no such model, or it cannot be downloaded.
+        UnsafeFileError: It is a pickle.
+        BackendUnavailable: Downloading needs a package that is not installed.
     """
     if name in EMBEDDED:
         return embedded_folder(str(name))
     path = check_input_path(name)
-    if not path.name or path.parts[0] in EMBEDDED:  # . has a name; ./emoji: a folder of that name
+    if not path.name or path.parts[0] in EMBEDDED:  # `.` gets a name, and ./emoji is a folder
         path = path.absolute()
     if path.is_file() and path.suffix.lower() in PICKLES:
         raise UnsafeFileError(
@@ -82,7 +81,7 @@ def _in_hub(name: str, fetch: bool, variant: str | None) -> Path:
 
 
 def _is_file_name(name: str, reference: hub.HubReference | None) -> bool:
-    """Whether a name means a file or a path, and not a model of the package or of the hub."""
+    """Return whether a name means a file or a path rather than a model's name."""
     ending = Path(name).suffix.lower() in (*MODEL_ENDINGS, *PICKLES)
     if reference is not None:
         return ending and not reference.file
@@ -90,7 +89,7 @@ def _is_file_name(name: str, reference: hub.HubReference | None) -> bool:
 
 
 def _similar_file(name: str) -> str:
-    """A hint at a file beside the missing one whose name is nearly the same; "" without any."""
+    """Return a hint at a file in the same folder with nearly the same name; "" without any."""
     path = Path(name)
     try:
         names = [entry.name for entry in path.parent.iterdir()]
@@ -105,12 +104,12 @@ def read_model_config(
 ) -> ModelConfig:
     """Return the configuration of a model, without reading its weights.
 
-    Arguments and errors are those of `ldmref.load`.
+    The arguments and errors are those of `ldmref.load`.
     """
     path = find_model(name)
     if config is not None and path.is_dir():
         raise UsageError(
-            f"{path.name!r} has a configuration of its own",
+            f"{path.name!r} has its own configuration",
             code="E-MODEL-CONFIG",
             hint="config= (--model-config) is for single files; leave it out",
         )
@@ -133,7 +132,7 @@ def find_named_config(name: str | Path) -> ModelConfig:
     """Return a preset, or read the configuration of a folder or config.json.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: There is none, or it is damaged.
     """
     if str(name) in PRESETS:
         return PRESETS[str(name)]
@@ -148,10 +147,10 @@ def find_named_config(name: str | Path) -> ModelConfig:
 
 
 def is_diffusers(path: Path) -> bool:
-    """Whether a path is a folder in diffusers' layout."""
+    """Return whether a path is a folder in diffusers' layout."""
     return (path / DIFFUSERS_INDEX).is_file()
 
 
 def is_native(path: Path) -> bool:
-    """Whether a path is a folder in ldmref's own layout."""
+    """Return whether a path is a folder in ldmref's own layout."""
     return (path / NATIVE_INDEX).is_file() and not is_diffusers(path)

@@ -88,7 +88,6 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
     Returns:
         Mean and log-variance in [-30, 20], each (n, z, H/f, W/f), before scaling. For VQ, the
         latents before quantization and a log-variance of -inf.
-
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
@@ -114,7 +113,6 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
     """Decode unscaled latents (n, z, h, w) to images (n, 3, f*h, f*w), approximately in [-1, 1].
 
     VQ autoencoders quantize the latents first.
-
     """
     groups = config.norm_num_groups
     eps = config.norm_eps

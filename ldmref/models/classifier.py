@@ -76,6 +76,5 @@ def classifier(ops: Backend, p: Params, config: ClassifierConfig, x: Array, t: A
         config: The configuration.
         x: Noisy latents in variance-preserving scale, (n, c, h, w).
         t: Training timesteps, (n,).
-
     """
     return nn.linear(ops, p.head.linear, classifier_features(ops, p, config, x, t))

@@ -15,7 +15,6 @@ class CachedContext:
     """Hidden states (n, l, d) of the text, with a cache of the keys and values made from them.
 
     Keys and values of a cross-attention layer do not change from step to step.
-
     """
 
     def __init__(self, states: Array):
@@ -46,7 +45,6 @@ class Conditioning(NamedTuple):
         context: Hidden states for cross-attention, (n, l, cross_attention_dim); None without it.
         pooled: Pooled text, (n, d), for `addition_embed_type` "text_time"; None otherwise.
         sizes: The six image sizes, (n, 6), for "text_time"; None otherwise.
-
     """
 
     context: Array | CachedContext | None
@@ -71,7 +69,6 @@ def add_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
     """Return a conditioning for many steps, with a `CachedContext`.
 
     Compiled networks do not accept one, so their conditioning is returned unchanged.
-
     """
     if conditioning.context is None or ops.compiles:
         return conditioning

@@ -100,7 +100,6 @@ class TextConfig:
     - "ldmbert": the transformer encoder of the latent diffusion paper.
     - "class": an embedding table with a row per class; the last row is the null class.
     - "none": an unconditional model.
-
     """
 
     model_type: Literal["clip", "ldmbert", "class", "none"] = "clip"
@@ -169,7 +168,6 @@ class ModelConfig:
         """The number that width and height must be multiples of, so latents have an integral size.
 
         With `resnet_updown`, every level of the U-Net must also halve evenly.
-
         """
         levels = len(self.unet.block_out_channels) if self.unet.resnet_updown else 1
         return self.vae.factor * 2 ** (levels - 1)
@@ -199,7 +197,6 @@ class ModelConfig:
         - "masked_image": masked latents and mask, in latent diffusion's order.
         - "low_resolution": an image of the latents' size.
         - "segmentation": a class map, rescaled to the latents' size.
-
         """
         return self.unet.in_channels - self.vae.latent_channels
 

@@ -30,7 +30,6 @@ class ControlNetConfig:
     """The U-Net whose encoder is copied, and the hint encoder's channels and widths.
 
     The hint encoder downsamples by 2 between two widths.
-
     """
 
     unet: UNetConfig = field(default_factory=UNetConfig)
@@ -108,7 +107,6 @@ def controlnet(
         hint: Features from `encode_hint`, (n, c, h, w).
         pooled: As for `unet`.
         sizes: As for `unet`.
-
     """
     emb = embed_timestep(ops, p, config.unet, x, t, context, pooled, sizes)
     x = conv2d(ops, p.conv_in, x) + hint
@@ -135,7 +133,6 @@ class ControlNet:
     """A ControlNet on one backend; `ldmref.load_controlnet` returns one.
 
     Its methods return arrays of the backend and accept these or NumPy's.
-
     """
 
     def __init__(
@@ -167,7 +164,6 @@ class ControlNet:
             t: Training timesteps, (n,).
             context: As for `LatentDiffusion.unet`.
             hint: Features from `encode_hint`.
-
         """
         ops = self.backend
         x = ops.own("x", x)

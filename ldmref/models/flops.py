@@ -31,7 +31,6 @@ def count_unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, 
         config: The model's configuration.
         width: Width of the image in pixels.
         height: Height of the image in pixels.
-
     """
     f = config.vae.factor
     tokens = config.text_encoder.max_position_embeddings
@@ -74,7 +73,6 @@ def measure_flops_per_second(ops: Backend) -> float:
     """Measure how fast a backend convolves here.
 
     The measurement takes a few hundredths of a second and is made once per backend.
-
     """
     if ops not in _measured:
         seconds = 1.0

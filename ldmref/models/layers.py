@@ -38,7 +38,6 @@ def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None, scale_shift: boo
 
     These are time_emb_proj with `d_emb` and conv_shortcut if c_in != c_out. With `scale_shift`,
     time_emb_proj returns the scale and then the shift of norm2.
-
     """
     spec: Spec = {
         "norm1": norm_spec(c_in),
@@ -73,7 +72,6 @@ def transformer_spec(c: int, d_context: int, layers: int, linear_projection: boo
     """Return the shapes of a spatial transformer.
 
     Its parts are norm, proj_in, transformer_blocks and proj_out.
-
     """
     projection = linear_spec(c, c) if linear_projection else conv_spec(c, c, 1)
     block = {
@@ -132,7 +130,6 @@ def resnet_block(
     """Apply a residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w).
 
     `resample` down- or upsamples both branches before the first convolution.
-
     """
     h = norm_silu(ops, p.norm1, x, groups, eps)
     if resample is not None:
@@ -223,7 +220,6 @@ def transformer_block(
     """Apply self-attention, cross-attention and feed-forward; x: (n, l, d) -> the same shape.
 
     Each is pre-norm with a residual connection.
-
     """
     h = layer_norm(ops, p.norm1, x)
     x = x + attention(ops, p.attn1, h, h, num_heads)

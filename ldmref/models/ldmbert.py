@@ -17,7 +17,6 @@ def ldmbert_spec(config: TextConfig) -> Spec:
     """Return the shapes of every parameter.
 
     num_attention_heads * head_dim may be less than hidden_size.
-
     """
     d = config.hidden_size
     heads = config.num_attention_heads
@@ -44,7 +43,6 @@ def ldmbert(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int =
     """Compute hidden states after the last norm; ids: (n, l) int64 -> (n, l, hidden_size).
 
     Padding is not masked. `skip` is the number of final layers to leave out.
-
     """
     m = p.model
     eps = config.layer_norm_eps

@@ -35,7 +35,6 @@ def add_learned_words(
     Raises:
         UsageError: A word is already known or was made for other text encoders.
         CorruptModelError: The vectors do not have the width of the text encoder.
-
     """
     if any(text.model_type != "clip" for text in config.text_encoders):
         message = f"{config.name!r} has no CLIP text encoder, for which words are learned"

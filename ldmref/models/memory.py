@@ -55,7 +55,6 @@ def parse_bytes(size: int | str | None) -> int | None:
 
     >>> parse_bytes("1.5GB"), parse_bytes("2MiB")
     (1500000000, 2097152)
-
     """
     if size is None or (type(size) is int and size > 0):
         return size
@@ -74,7 +73,6 @@ def check_seconds(limit: float | None) -> float | None:
 
     Raises:
         UsageError: It is neither.
-
     """
     number = isinstance(limit, Real) and not isinstance(limit, bool)
     if limit is not None and not (number and 0.0 < limit < math.inf):
@@ -103,7 +101,6 @@ def estimate_memory(
         height: Height of the images in pixels.
         n: The number of images at a time.
         tile: The side of the decoder's tiles in pixels; None: decoded at once.
-
     """
     weights: dict[str, int] = {}
     for name, shape in flatten(spec).items():

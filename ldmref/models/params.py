@@ -31,7 +31,6 @@ class Params(dict[str, Any]):
     """A tree of parameters, or a part of it, whose keys are also attributes: `p.conv1.weight`.
 
     Networks only read it; it is an ordinary mutable dictionary.
-
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -89,7 +88,6 @@ def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
     Matrices and kernels are uniform in +-1/sqrt(fan-in), as in PyTorch's layers. Vectors named
     `weight` (norms) are one, biases zero, and embeddings normal with standard deviation 0.02. Each
     tensor has its own random stream, keyed by seed and name, independent of the other tensors.
-
     """
 
     def sample(name: str, shape: Shape) -> np.ndarray:
@@ -110,7 +108,6 @@ class LazyParams(Mapping[str, Params]):
 
     Host arrays in a memory-mapped file stay there until their network is used, and can be released
     again, since the file can bring them back. All others are brought to the backend at once.
-
     """
 
     def __init__(self, backend: Backend, networks: Mapping[str, Any]):
@@ -159,7 +156,6 @@ class LazyParams(Mapping[str, Params]):
 
         Args:
             networks: Parameters on the backend, by network.
-
         """
         other = LazyParams(self._backend, {})
         other._names = tuple(dict.fromkeys((*self._names, *networks)))

@@ -179,7 +179,6 @@ def preset(name: str) -> ModelConfig:
 
     >>> preset("sd15").unet.cross_attention_dim
     768
-
     """
     if not isinstance(name, str) or name not in PRESETS:
         hint = did_you_mean(str(name), PRESETS)

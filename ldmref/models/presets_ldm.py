@@ -58,7 +58,6 @@ def _unet(
     """Build a U-Net of widths base * multiples; `attention` lists the levels with attention.
 
     `context` is the width of the text encoder's states; 0 for unconditional models.
-
     """
     return UNetConfig(
         in_channels=channels + image_channels,

@@ -29,7 +29,6 @@ class TinyConfig:
     """The widths, and the number of residual blocks per level.
 
     Between two levels, the encoder downsamples and the decoder upsamples by 2.
-
     """
 
     in_channels: Width = 3
@@ -122,7 +121,6 @@ class TinyAutoencoder:
     """TAESD's encoder and decoder on one backend; `ldmref.load_taesd` returns one.
 
     Its methods return arrays of the backend and accept these or NumPy's.
-
     """
 
     def __init__(self, backend: Backend, config: TinyConfig, params: Mapping[str, Any]):
@@ -139,7 +137,6 @@ class TinyAutoencoder:
         """Decode scaled latents (n, z, h, w) to images (n, 3, H, W), approximately in [-1, 1].
 
         With `tile`, decode in overlapping tiles of that many pixels a side.
-
         """
         ops = self.backend
         with ops.inference():

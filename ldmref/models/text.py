@@ -71,7 +71,6 @@ def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: 
     `skip` is the number of final layers to leave out (clip skip: 1 uses the penultimate layer), in
     addition to the configuration's `skipped_layers`. The final norm is applied if `final_norm` is
     set. A class embedding has no layers and returns the rows of the ids.
-
     """
     if config.model_type == "class":
         return ops.embedding(p.embedding.weight, ids)
@@ -88,7 +87,6 @@ def text_encoder_pooled(
     ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). The pooled output is computed
     after all layers and the final norm. The end token is the first token with `eos_token_id`, or
     the token with the largest id if `eos_token_id` is 2 (in configurations from before 2024).
-
     """
     skip = skip + config.skipped_layers
     hidden, last = _hidden_and_last(ops, p, config, ids, skip, pool=True)

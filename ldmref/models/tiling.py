@@ -26,7 +26,6 @@ def compute_ramps(length: int, tile: int, overlap: int) -> list[tuple[int, np.nd
 
     >>> [(start, w.round(2).tolist()) for start, w in compute_ramps(6, 4, 2)]
     [(0, [1.0, 1.0, 0.75, 0.25]), (2, [0.25, 0.75, 1.0, 1.0])]
-
     """
     if length <= tile:
         return [(0, np.ones(length))]
@@ -53,7 +52,6 @@ def decode_tiled(
         latents: Scaled latents, (n, z, h, w).
         factor: f, the number of pixels per latent cell.
         tile: Width and height of a tile in pixels, at least 2 f; None: a single tile.
-
     """
     h, w = latents.shape[2:]
     cells = max(h, w) if tile is None else tile // factor

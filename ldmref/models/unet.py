@@ -89,7 +89,6 @@ class Residuals(NamedTuple):
         down: For the skip connections, (n, c_i, h_i, w_i); the first is for the output of
             `conv_in`.
         mid: For the output of the mid block, (n, c, h, w).
-
     """
 
     down: tuple[Array, ...]
@@ -133,7 +132,6 @@ def unet(
 
     Returns:
         The prediction, (n, out_channels, h, w).
-
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
@@ -256,7 +254,6 @@ def _upsample(
     """Upsample (n, c, h, w) to the size of the next skip connection: doubled, or one less.
 
     Nearest-neighbour upsampling to one less is the doubled image without the last row or column.
-
     """
     if "conv" in p:
         x = ops.upsample2x(x)

@@ -17,7 +17,6 @@ def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
 
     Raises:
         CorruptModelError: A field is unknown, or a value has the wrong type or range.
-
     """
     with _naming_the_problem():
         config = read(ModelConfig, data)
@@ -30,7 +29,6 @@ def check_config(config: ModelConfig) -> None:
 
     Raises:
         CorruptModelError: Names the first problem.
-
     """
     with _naming_the_problem():
         verify(config)
@@ -42,7 +40,6 @@ def check_fields(section: Any, where: str) -> None:
 
     Raises:
         CorruptModelError: Names the field.
-
     """
     with _naming_the_problem():
         verify(section, where)
@@ -94,7 +91,7 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
         yield "segmentation_classes must be from 1 to 65536 with concat 'segmentation', otherwise 0"
 
     if (u.attention == "cross") != bool(texts):
-        yield "a U-Net needs a text encoder if it has cross-attention, and only then"
+        yield "a U-Net with cross-attention needs a text encoder, and only such a U-Net has one"
     if config.text_encoder_2 is not None and {t.model_type for t in texts} != {"clip"}:
         yield "only CLIP text encoders come in pairs"
     if texts and u.cross_attention_dim != sum(t.hidden_size for t in texts):

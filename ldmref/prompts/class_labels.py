@@ -20,7 +20,6 @@ def find_class(prompt: str, classes: int, names: Sequence[str] = ()) -> int:
 
     Raises:
         UsageError: The prompt is neither the number nor the name of a class.
-
     """
     text = prompt.strip()
     null = classes - 1
@@ -42,7 +41,6 @@ def check_prompt(prompt: str, classes: int, names: Sequence[str] = ()) -> None:
 
     Raises:
         UsageError: The message states which prompts are valid.
-
     """
     if classes:
         find_class(prompt, classes, names)
@@ -58,7 +56,6 @@ class ClassLabelTokenizer(PromptTokenizer):
         classes: The number of rows of the class embedding table, including the null class; 0 for
             unconditional models.
         names: The names of all classes except for the null class, in order; empty without names.
-
     """
 
     def __init__(self, classes: int, names: Sequence[str] = ()):
@@ -74,7 +71,6 @@ class ClassLabelTokenizer(PromptTokenizer):
 
         Raises:
             UsageError: A prompt names no class.
-
         """
         for prompt in prompts:
             check_prompt(prompt, self.classes, self.names)

@@ -33,7 +33,6 @@ class Vocabulary:
         merges: Pairs of tokens to merge, by priority.
         added: The ids of words that later training added to the vocabulary.
         pad: The padding token, if the files name one.
-
     """
 
     vocab: Mapping[str, int]
@@ -72,7 +71,6 @@ def clip_tokenizer(
         CorruptModelError: The vocabulary is inconsistent.
         UsageError: `text_clean` is unknown, or no token has the id `pad`.
         BackendUnavailable: `openai` needs ftfy, which is not installed.
-
     """
     clean = _text_cleaner(text_clean)
     tokenizer = _build(vocabulary)
@@ -127,7 +125,6 @@ def add_words(tokenizer: Tokenizer, words: Sequence[str]) -> None:
 
     Case is ignored. Alphanumeric words match whole words only; an underscore counts as
     alphanumeric.
-
     """
     tokenizer.add_tokens(
         [AddedToken(w, single_word=w.replace("_", "").isalnum(), normalized=True) for w in words]

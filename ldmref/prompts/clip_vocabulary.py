@@ -56,7 +56,6 @@ def load_tokenizer(
         BackendUnavailable: `text_clean="openai"` needs ftfy, which is not installed.
 
     Example: `load_tokenizer("sd15/tokenizer").tokenize(["a cat"]).ids` has shape (1, 1, 77).
-
     """
     if source is not None:
         source = check_input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
@@ -78,7 +77,6 @@ def read_vocabulary(source: str | Path | None = None) -> Vocabulary:
     Raises:
         InputError: No vocabulary was found; the hint names sources.
         CorruptModelError: A file is damaged.
-
     """
     if source is None:
         source = next((path for path in _installed() if path.exists()), None)
@@ -114,7 +112,6 @@ def hub_cache() -> Path:
     """Return the cache folder of huggingface_hub.
 
     `~` is kept for users that do not exist.
-
     """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")

@@ -48,7 +48,6 @@ def with_emoji_names(prompt: str) -> str:
     'dog face on red'
     >>> with_emoji_names("🐱🐶")
     'cat face and dog face'
-
     """
     if prompt.isascii():
         return prompt
@@ -76,7 +75,6 @@ def find_unnamed_symbols(prompt: str) -> list[str]:
 
     Symbols are characters beyond ASCII of Unicode's categories So (other), Sk (modifier) and Cn
     (not yet assigned, such as emoji of later versions of Unicode).
-
     """
     rest = with_emoji_names(prompt)
     symbols = [c for c in rest if not c.isascii() and unicodedata.category(c) in SYMBOLS]

@@ -24,7 +24,6 @@ def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
 
     Raises:
         UsageError: It has more characters, or a lone surrogate.
-
     """
     if len(text) > limit:
         raise UsageError(
@@ -41,7 +40,6 @@ def check_id_table(data: Any) -> dict[str, int]:
 
     Raises:
         ValueError: It is not.
-
     """
     rows = data.items() if isinstance(data, dict) else [("", None)]
     if not all(isinstance(token, str) and type(id) is int and id >= 0 for token, id in rows):

@@ -29,7 +29,6 @@ class Embedding:
         word: The word, as prompts write it.
         vectors: (k, d) float32.
         encoder: "clip_l" or "clip_g" for SDXL's two text encoders; "" otherwise.
-
     """
 
     word: str
@@ -71,7 +70,6 @@ def add_embeddings(
         UsageError: A word is empty or already known, or has more vectors than a chunk has tokens.
         CorruptModelError: The width of a vector is not d, or the tokenizer has more tokens than the
             table has rows.
-
     """
     vocab_size = tokenizer.tokenizer.get_vocab_size()
     if vocab_size > table.shape[0]:
@@ -96,7 +94,6 @@ def group_by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[lis
     Raises:
         UsageError: They were trained for another number of text encoders, or a word lacks vectors
             for one of the two.
-
     """
     if not isinstance(embeddings, Sequence) or {*map(type, embeddings)} - {Embedding}:
         raise UsageError("embeddings must be a list of Embedding", code="E-EMBEDDING", hint=READER)

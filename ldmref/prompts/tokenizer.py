@@ -63,7 +63,6 @@ class PromptOptions:
 
     Raises:
         UsageError: A value is unknown.
-
     """
 
     long_prompts: str = "truncate"
@@ -90,7 +89,6 @@ class Tokens:
         counts: The number of chunks that each prompt needs.
         truncated: The number of tokens of each prompt that were left out.
         warnings: Warnings, one line each.
-
     """
 
     ids: np.ndarray
@@ -127,7 +125,6 @@ class PromptTokenizer:
     >>> tokenizer = PromptTokenizer(word_tokenizer(["a red cat"], 8), length=6)
     >>> tokenizer.tokenize(["a red cat"]).ids.tolist()
     [[[1, 4, 6, 5, 2, 0]]]
-
     """
 
     def __init__(
@@ -262,7 +259,6 @@ def tokenize_for_encoders(
     """Tokenize prompts for each text encoder, in equally many chunks.
 
     The `counts` of each are the largest of all.
-
     """
     tokens = [tokenizer.tokenize(prompts, options) for tokenizer in tokenizers]
     counts = [max(each) for each in zip(*(t.counts for t in tokens), strict=True)]
@@ -286,7 +282,6 @@ def errors_as_corrupt(message: str) -> Iterator[None]:
 
     It catches `Exception`, because the `tokenizers` library raises nothing more specific, and the
     exception of a panic in its Rust code, which is not an `Exception`.
-
     """
     try:
         yield

@@ -47,7 +47,6 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
 
     >>> parse_prompt_weights(r"a (red:1.3) [hat] \(x\)")[0][1]
     WeightedText(text='red', weight=1.3)
-
     """
     texts: list[str | None] = []  # None is a BREAK
     weights: list[float] = []
@@ -105,7 +104,6 @@ def emphasize(hidden: Array, weights: Array) -> Array:
     computed in at least float32. Restoring the mean is purely empirical: images look better.
 
     Source: AUTOMATIC1111/stable-diffusion-webui, modules/sd_emphasis.py, "Original".
-
     """
     xp = array_namespace(hidden, weights)
     dtype = xp.float64 if hidden.dtype == xp.float64 else xp.float32

@@ -33,7 +33,6 @@ def wordpiece_tokenizer(source: str | Path | None, length: int = LENGTH) -> Prom
     Raises:
         InputError: No vocabulary was found.
         CorruptModelError: The vocabulary is damaged.
-
     """
     vocabulary = _read_vocabulary(_vocabulary_file(source))
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=BERT_SPECIAL_TOKENS.unknown))

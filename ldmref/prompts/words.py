@@ -37,7 +37,6 @@ def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
 
     Text is lower-cased and stripped of accents. A word is a run of letters or digits, or one of
     the characters # * ! &; everything else separates words.
-
     """
     tokenizer = _build_tokenizer({UNKNOWN: 0})
     frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
@@ -66,7 +65,6 @@ def load_word_tokenizer(path: Path, length: int) -> PromptTokenizer:
     Raises:
         InputError: It cannot be read.
         CorruptModelError: It is damaged, as for `build_from_json`, or lacks a special token.
-
     """
     tokenizer = build_from_json(read_json(path, "E-TOKENIZER"), path.name)
     return PromptTokenizer(tokenizer, length)
@@ -77,7 +75,6 @@ def parse_word_tokenizer(text: str, name: str) -> Tokenizer:
 
     Raises:
         CorruptModelError: It is not JSON, or is damaged as for `build_from_json`.
-
     """
     return build_from_json(parse_json(text, name, "E-TOKENIZER"), name)
 
@@ -87,7 +84,6 @@ def build_from_json(data: Any, name: str) -> Tokenizer:
 
     Raises:
         CorruptModelError: It is damaged, or does not split text as `word_tokenizer` does.
-
     """
     with errors_as_corrupt(f"{name} is not a tokenizer"):
         model = data["model"]

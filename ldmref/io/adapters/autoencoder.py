@@ -46,7 +46,7 @@ IGNORED = r"loss\..*|model_ema\..*|logvar|.*\.num_batches_tracked"
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """An autoencoder from a file: `tensors` under our names without `vae.`"""
+    """An autoencoder from a file, with `tensors` under our names without `vae.`"""
 
     name: str
     config: AnyConfig
@@ -55,7 +55,7 @@ class Autoencoder:
 
     @property
     def record(self) -> dict[str, str]:
-        """Its entry in an image's metadata."""
+        """The entry of the autoencoder in an image's metadata."""
         return {"name": self.name, "sha256": self.sha256}
 
 
@@ -63,17 +63,17 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
     """Read an autoencoder: AutoencoderKL, VQModel or AutoencoderTiny (TAESD).
 
     Args:
-        path: a diffusers folder with config.json, or the model folder around it; or one file, in
-            CompVis' names (kl-f8, vq-f4, ...; also within a whole model, below
-            `first_stage_model.`) or in diffusers'.
-        model: configuration to try for a single file, which has none, after that of a config.json
-            beside it; None is Stable Diffusion's. The published first stages
+        path: A diffusers folder with config.json, or the model folder around it; or one file with
+            the names of CompVis (kl-f8, vq-f4, ...; also a whole model, whose autoencoder is below
+            `first_stage_model.`) or of diffusers.
+        model: The configuration to try for a single file, after the one of a config.json in the
+            same folder; None: Stable Diffusion's. The published first stages
             (`presets_ldm.FIRST_STAGES`) are tried next.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: the file is missing, damaged, not
+        InputError, CorruptModelError, KeyMismatchError: The file is missing, damaged, not
             supported, or does not fit.
-        UnsafeFileError: it is a pickle.
+        UnsafeFileError: It is a pickle.
     """
     path = check_input_path(path, "the path of an autoencoder", "E-VAE")
     if path.is_dir():
@@ -97,7 +97,7 @@ def _stored_name(name: str) -> str:
 
 
 def _candidates(path: Path, model: AutoencoderConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
-    """Configurations and key tables to try for a single file, in this order."""
+    """Yield configurations and key tables to try for a single file, in this order."""
     file = path.with_name("config.json")
     data = read_json(file) if file.is_file() else {}
     beside = [_config(data)] if data.get("_class_name") in CLASSES else []
@@ -145,10 +145,12 @@ def tiny_config(data: Mapping[str, Any]) -> TinyConfig:
 def swap_vae(
     config: ModelConfig, flat: Mapping[str, np.ndarray], vae: Autoencoder
 ) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """Configuration and tensors of a model with another full autoencoder; the inputs are kept.
+    """Return configuration and tensors of a model with another full autoencoder.
+
+    The inputs are not changed.
 
     Raises:
-        UsageError: its latents have another size or number of channels.
+        UsageError: Its latents have another size or number of channels.
     """
     require_fit(config, vae)
     if not isinstance(vae.config, AutoencoderConfig):
@@ -163,7 +165,7 @@ def require_fit(config: ModelConfig, vae: Autoencoder) -> None:
     """Refuse an autoencoder whose latents have another shape.
 
     Raises:
-        UsageError: another number of channels, or another factor between pixels and latents.
+        UsageError: It has another number of channels, or another factor between pixels and latents.
     """
     ours = (config.vae.latent_channels, config.vae.factor)
     theirs = (vae.config.latent_channels, vae.config.factor)

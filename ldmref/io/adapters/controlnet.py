@@ -1,4 +1,4 @@
-"""ControlNets from files: diffusers folders, and single files in CompVis' names."""
+"""ControlNets from files: diffusers folders, and single files with CompVis' names."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class ControlNetFile:
         return to_native(self.stored, self.table)
 
     def sha256(self) -> str:
-        """Digest of the files."""
+        """Return the SHA-256 of the files."""
         return self.stored.sha256()
 
 
@@ -62,15 +62,15 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
     """Open a ControlNet and check every name and shape, without reading a tensor.
 
     Args:
-        path: a diffusers folder (ControlNetModel), or one file in CompVis' names, with or without
+        path: A diffusers folder (ControlNetModel), or one file with CompVis' names, with or without
             `control_model.`; other networks in the file are ignored.
-        unet: the configuration that a single file must fit, since a file has none; None tries those
-            of Stable Diffusion.
+        unet: The U-Net that a single file must fit, since a file has no configuration; None tries
+            those of Stable Diffusion.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: missing, damaged, not supported, or not
-            fitting.
-        UnsafeFileError: it is a pickle.
+        InputError, CorruptModelError, KeyMismatchError: The file is missing, damaged, not
+            supported, or does not fit.
+        UnsafeFileError: It is a pickle.
     """
     path = check_input_path(path, "the path of a ControlNet", "E-CONTROL")
     if path.is_dir():

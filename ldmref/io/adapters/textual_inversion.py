@@ -25,13 +25,13 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
       word is the file's name.
 
     Args:
-        path: a safetensors file.
-        word: overrides the file's own.
+        path: A safetensors file.
+        word: The word to use instead of the file's.
 
     Raises:
-        UnsafeFileError: a pickle, as most .pt and .bin files are.
-        InputError: it cannot be read.
-        CorruptModelError: none of these layouts.
+        UnsafeFileError: It is a pickle, as most .pt and .bin files are.
+        InputError: It cannot be read.
+        CorruptModelError: It has none of these layouts.
     """
     path = check_input_path(path, "the path of an embedding", "E-EMBEDDING")
     tensors = TensorFile(path)
@@ -52,11 +52,11 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
 
 
 def read_words(paths: Sequence[str | Path]) -> list[Embedding]:
-    """The embeddings of several files.
+    """Read the embeddings of several files.
 
     Raises:
-        UsageError: not a list of paths.
-        InputError, UnsafeFileError: as `read_embeddings`.
+        UsageError: The argument is not a list of paths.
+        InputError, UnsafeFileError: A file cannot be read, as for `read_embeddings`.
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]

@@ -13,7 +13,7 @@ from ldmref.io.tensors.writer import source, write_to
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, flatten
 
-SIGMOID = "SigmoidAutoencoder"  # latents in (0, 1), which no class of diffusers gives
+SIGMOID = "SigmoidAutoencoder"  # latents in (0, 1), for which diffusers has no class
 SHARED = (
     "in_channels", "out_channels", "latent_channels", "block_out_channels", "layers_per_block",
     "norm_num_groups", "mid_block_add_attention", "scaling_factor",
@@ -24,7 +24,7 @@ def save_autoencoder(folder: Path, config: AutoencoderConfig, params: Params) ->
     """Write the folder that `read_vae` and diffusers read; it appears complete or not at all.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: It cannot be written.
     """
     tensors = {k: source(np.asarray(v, np.float32, order="C")) for k, v in flatten(params).items()}
     with atomic_folder(folder) as temporary:
@@ -35,7 +35,7 @@ def save_autoencoder(folder: Path, config: AutoencoderConfig, params: Params) ->
 
 
 def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
-    """The inverse of `autoencoder_config`."""
+    """Return diffusers' configuration, the inverse of `autoencoder_config`."""
     levels = len(config.block_out_channels)
     attention = config.attention_levels or (False,) * levels
 

@@ -1,7 +1,7 @@
 """Network configurations of diffusers and transformers, read field by field.
 
-A field is either understood or must have the value that leaves the network unchanged; anything else
-is refused, because ignoring it would give another image.
+A field is either understood or must have the value that leaves the network unchanged; any other
+value is refused, because ignoring it would give another image.
 """
 
 from __future__ import annotations
@@ -58,14 +58,14 @@ TEXT_DEFAULTS: dict[str, Any] = {
 def attention_levels(
     down: Sequence[str], up: Sequence[str], plain: str, attention: str, where: str
 ) -> tuple[bool, ...]:
-    """Whether each level has attention, from the types of the blocks.
+    """Return whether each level has attention, from the types of the blocks.
 
     Args:
-        down: types from the outermost level inwards.
-        up: types from the innermost level outwards; must mirror `down`.
-        plain: the type of down blocks without attention.
-        attention: the type of those with it.
-        where: start of the error's message.
+        down: Types from the outermost level inwards.
+        up: Types from the innermost level outwards, which must mirror `down`.
+        plain: The type of down blocks without attention.
+        attention: The type of down blocks with attention.
+        where: The beginning of the error's message.
     """
     down = list(down)
     up = list(up)
@@ -81,7 +81,7 @@ def _per_level(value: Any, levels: int) -> tuple[int, ...]:
 
 
 def unet_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that every U-Net of diffusers shares with ours."""
+    """Return the fields that every U-Net of diffusers shares with ours."""
     names = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
     fields = {name: data[name] for name in names} | {"sample_size": trained_size(data)[0]}
     fields["block_out_channels"] = tuple(data["block_out_channels"])
@@ -89,7 +89,7 @@ def unet_fields(data: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
-    """Latent height and width: a U-Net's `sample_size`, one number or two."""
+    """Return latent height and width from a U-Net's `sample_size`, one number or two."""
     size = data.get("sample_size") or 64
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return height, width
@@ -98,7 +98,7 @@ def trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
 def unet_config(data: Mapping[str, Any]) -> UNetConfig:
     """Convert the configuration of a `UNet2DConditionModel`.
 
-    Its `attention_head_dim` is the number of heads, whatever the name says.
+    Its `attention_head_dim` is the number of heads, in spite of its name.
     """
     data = UNET_DEFAULTS | dict(data)
     where = "the U-Net's configuration"
@@ -157,9 +157,9 @@ def text_config(data: Mapping[str, Any], xl: bool = False, class_name: str = "")
     """Convert the configuration of a CLIP text encoder.
 
     Args:
-        data: config.json.
-        xl: whether the model is SDXL, which takes the penultimate layer without the last norm.
-        class_name: the class that model_index.json names; "": the one in `data`.
+        data: The contents of config.json.
+        xl: Whether the model is SDXL, which uses the penultimate layer without the last norm.
+        class_name: The class that model_index.json names; "": the class in `data`.
     """
     data = TEXT_DEFAULTS | dict(data)
     classes = [class_name] if class_name else data.get("architectures") or []

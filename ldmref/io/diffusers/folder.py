@@ -1,4 +1,4 @@
-"""diffusers folders: `model_index.json`, and per network a folder with config.json and weights."""
+"""diffusers folders: `model_index.json`, and a folder with config.json and weights per network."""
 
 from __future__ import annotations
 
@@ -56,8 +56,8 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     """Read the configuration of a diffusers folder, without its weights.
 
     Raises:
-        InputError: a file is missing.
-        CorruptModelError: a configuration asks for something that is not supported.
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
     """
     index = read_json(folder / "model_index.json")
     kind = str(index.get("_class_name"))
@@ -68,7 +68,7 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     first, second = (folder / name / "config.json" for name in ("text_encoder", "text_encoder_2"))
     if second.is_file() and not first.is_file():
         message = f"{folder.name!r} is SDXL's refiner, which is not supported"
-        raise CorruptModelError(message, code="E-PIPELINE", hint="draw with the base model alone")
+        raise CorruptModelError(message, code="E-PIPELINE", hint="use the base model alone")
     with damage_as_config_error(folder.name):
         return _stable_diffusion(folder, kind, index)
 
@@ -101,7 +101,7 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
 
 
 def get_class(index: Mapping[str, Any], part: str) -> str:
-    """The class of a part in model_index.json, ["library", "class"]; "" if it has none."""
+    """Return the class of a part in model_index.json, ["library", "class"]; "" if it has none."""
     entry = index.get(part)
     if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
         return entry[1]
@@ -109,7 +109,7 @@ def get_class(index: Mapping[str, Any], part: str) -> str:
 
 
 def model_name(folder: Path) -> str:
-    """Name of a folder, or of the repository in the cache of Hugging Face."""
+    """Return the name of a folder, or of its repository in the cache of Hugging Face."""
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.split("--")[-1]
@@ -119,10 +119,10 @@ def model_name(folder: Path) -> str:
 def load_diffusers(
     folder: Path, variant: str | None = None
 ) -> tuple[ModelConfig, dict[str, np.ndarray], Callable[[], str]]:
-    """Return configuration, tensors under our names, and a function that hashes all weight files.
+    """Load configuration, tensors under our names, and a function that hashes all weight files.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: a file is missing, damaged, or does not
+        InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
             fit its configuration.
     """
     config = read_diffusers_config(folder)
@@ -144,18 +144,18 @@ def open_network(
     """Open the weights of one network and check names and shapes, without reading a tensor.
 
     Args:
-        folder: where the weights are.
-        part: which network of a pipeline it is, such as `unet`.
-        spec: shapes that it must have.
-        name: of the folder, for errors.
-        ignored: pattern of the names that are not needed but may be present.
-        variant: see `weight_names`.
+        folder: The folder of the weights.
+        part: The network's part of the pipeline, such as `unet`.
+        spec: The shapes that it must have.
+        name: The name of the folder, for errors.
+        ignored: A pattern of the names that are not needed but may be present.
+        variant: As for `weight_names`.
 
     Returns:
         The tensors under today's names, and the key table to read them with.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: a file is missing, damaged, or does not
+        InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
             fit.
     """
     tensors = TensorView(weight_files(folder, WEIGHTS[part], variant), partial(our_name, part))
@@ -166,7 +166,7 @@ def open_network(
 
 
 def diffusers_table(spec: Spec) -> KeyTable:
-    """The key table of today's diffusers, whose names are ours.
+    """Return the key table of today's diffusers, whose names are ours.
 
     Old autoencoder files hold the matrices of attention as 1 x 1 convolutions.
     """
@@ -174,7 +174,7 @@ def diffusers_table(spec: Spec) -> KeyTable:
 
 
 def our_name(part: str, name: str) -> str:
-    """Return today's name of a stored tensor; attention layers and CLIP had other names before."""
+    """Return today's name of a stored tensor; attention layers and CLIP were renamed."""
     pieces = name.split(".")
     if part.startswith("text_encoder"):
         known = pieces[0] in ("text_model", "text_projection", "model", "to_logits")
@@ -188,8 +188,9 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Te
     """Open the weights of one network: one file, or the shards that an index names.
 
     Raises:
-        InputError: there are none, or several variants to choose from, or shards are missing.
-        UnsafeFileError: there are only pickles.
+        InputError: There are none, there are several variants to choose from, or shards are
+            missing.
+        UnsafeFileError: There are only pickles.
     """
     files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
     first = weight_names(files, stem, folder.name, variant)[0]
@@ -213,12 +214,12 @@ def weight_names(
 ) -> list[str]:
     """Select the weights among the files of a network's folder: one file, or index and shards.
 
-    `variant`, such as fp16, selects files of that name. By default those without one are preferred;
-    if there are none, the only variant is taken.
+    `variant`, such as fp16, selects files of that name. By default, files without a variant are
+    preferred; if there are none, the only variant is used.
 
     Raises:
-        InputError: there are none, or several variants to choose from.
-        UnsafeFileError: there are only pickles.
+        InputError: There are none, or several variants to choose from.
+        UnsafeFileError: There are only pickles.
     """
     escaped = re.escape(stem)
     pattern = re.compile(rf"{escaped}(.*?)\.safetensors(?:\.index(.*?)\.json)?")

@@ -1,5 +1,7 @@
-"""diffusers folders of the latent diffusion paper's models: LDMPipeline,
-LDMSuperResolutionPipeline and LDMTextToImagePipeline."""
+"""diffusers folders of the latent diffusion paper's models.
+
+Their pipelines are LDMPipeline, LDMSuperResolutionPipeline and LDMTextToImagePipeline.
+"""
 
 from __future__ import annotations
 
@@ -46,12 +48,12 @@ def ldm_config(folder: Path, kind: str) -> ModelConfig:
     """Read the configuration of a folder.
 
     Args:
-        folder: where model_index.json is.
-        kind: class of the pipeline, one of `LDM_PIPELINES`.
+        folder: The folder of model_index.json.
+        kind: The class of the pipeline, one of `LDM_PIPELINES`.
 
     Raises:
-        InputError: a file is missing.
-        CorruptModelError: a configuration asks for something that is not supported.
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
     """
     vae = diffusers_config.autoencoder_config(read_json(folder / FOLDERS["vae"] / "config.json"))
     unet_data = read_json(folder / "unet" / "config.json")
@@ -112,7 +114,7 @@ def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
 
 
 def _same_resampling(kinds: Sequence[str], conv: str, resnet: str, by_resnet: bool) -> list[str]:
-    """Types of blocks in the form for convolutions, if all resample alike.
+    """Return the types of blocks as if they resampled by convolutions, if all resample equally.
 
     Blocks without attention must resample like the others, except for the last, which does not
     resample.

@@ -1,7 +1,7 @@
 """Safetensors files, memory-mapped: nothing is read before it is used.
 
 The format is eight bytes of header length, a JSON header, and the tensors' bytes. It is parsed here
-because the `safetensors` library has no bfloat16 for NumPy and copies every tensor.
+because the `safetensors` library does not support bfloat16 in NumPy and copies every tensor.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ CODES = {"a Git LFS pointer": "E-LFS", "a GGUF file": "E-GGUF"}
 
 
 class HeaderEntry(NamedTuple):
-    """What the header says about a tensor; its bytes count from the end of the header."""
+    """The header's entry of a tensor; its bytes count from the end of the header."""
 
     kind: str
     shape: tuple[int, ...]
@@ -48,15 +48,22 @@ class HeaderEntry(NamedTuple):
 
 
 class TensorFile(Mapping[str, np.ndarray]):
-    """The tensors of one file by name. Floats keep their type, but bfloat16 becomes float32.
+    """The tensors of one file by name.
 
-    Known without reading the tensors: `kinds` (data types as safetensors names them), `shapes`,
-    `offsets` (first byte in the file) and `metadata`.
+    Floats keep their type, except that bfloat16 becomes float32. These attributes are known without
+    reading the tensors:
+
+    Attributes:
+        path: The file.
+        kinds: Data types as safetensors names them.
+        shapes: Shapes.
+        offsets: The first byte of each tensor in the file.
+        metadata: The metadata of the header.
 
     Raises:
-        UnsafeFileError: the file is a pickle or a zip.
-        InputError: it cannot be read.
-        CorruptModelError: it is not a safetensors file, or damaged.
+        UnsafeFileError: The file is a pickle or a zip.
+        InputError: It cannot be read.
+        CorruptModelError: It is not a safetensors file, or is damaged.
     """
 
     def __init__(self, path: str | Path):
@@ -68,8 +75,8 @@ class TensorFile(Mapping[str, np.ndarray]):
                 raise _damaged(path, "no header")
             try:
                 self._data = np.memmap(file, np.uint8, mode="r")
-            except ValueError as error:  # of no size by stat, as the files of /proc
-                raise _damaged(path, "it has no size, as files of the system do") from error
+            except ValueError as error:  # its size by stat is 0, as in /proc
+                raise _damaged(path, "it has no size, like the files of /proc") from error
             except OSError as error:
                 raise make_read_error(path, error) from error
         header, begin = _header(path, self._data)
@@ -101,7 +108,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         return len(self.shapes)
 
     def sha256(self) -> str:
-        """Digest of the whole file, in hexadecimal."""
+        """Return the SHA-256 of the whole file, in hexadecimal."""
         digest = hashlib.sha256()
         for begin in range(0, len(self._data), 1 << 24):
             require_complete(self._data)
@@ -112,9 +119,11 @@ class TensorFile(Mapping[str, np.ndarray]):
 
 
 class TensorView(Mapping[str, np.ndarray]):
-    """The tensors of files, renamed; nothing is read before it is used.
+    """The tensors of several files, renamed; nothing is read before it is used.
 
-    `shapes`: name -> shape; `files`: those that the tensors come from.
+    Attributes:
+        shapes: The shape of each tensor.
+        files: The files that the tensors come from.
     """
 
     def __init__(
@@ -130,7 +139,7 @@ class TensorView(Mapping[str, np.ndarray]):
         self.shapes = {name: shapes[id(file)][old] for name, (file, old) in stored.items()}
 
     def sha256(self) -> str:
-        """Digest of the files."""
+        """Return the SHA-256 of the files."""
         return hash_files(self.files)
 
     def __getitem__(self, name: str) -> np.ndarray:
@@ -145,7 +154,7 @@ class TensorView(Mapping[str, np.ndarray]):
 
 
 def hash_files(files: Sequence[TensorFile]) -> str:
-    """SHA-256 of one file; of several, the SHA-256 of their hexadecimal digests joined."""
+    """Return the SHA-256 of one file; for several files, of their joined hexadecimal digests."""
     digests = [file.sha256() for file in files]
     if len(digests) == 1:
         return digests[0]
@@ -173,7 +182,7 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
 
 
 def _is_torch_zip(path: Path) -> bool:
-    """Whether a zip archive holds a pickle, or cannot be read."""
+    """Return whether a zip archive holds a pickle or cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".pkl") for name in archive.namelist())
@@ -187,7 +196,7 @@ def _damaged(path: Path, why: str, hint: str = "") -> CorruptModelError:
 
 
 def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
-    """The JSON header and the offset of the tensors."""
+    """Return the JSON header and the offset of the tensors."""
     length = int.from_bytes(data[:8].tobytes(), "little")
     if not 2 <= length <= min(len(data) - 8, MAX_HEADER):
         limit = f"at most {min(len(data) - 8, MAX_HEADER):,}"
@@ -213,7 +222,7 @@ def _metadata(path: Path, metadata: Any) -> dict[str, str]:
 
 
 def _entry(path: Path, name: str, entry: Any) -> HeaderEntry:
-    """The header's entry of a tensor, checked by itself."""
+    """Check and return the header's entry of a tensor."""
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
@@ -235,7 +244,7 @@ def _entry(path: Path, name: str, entry: Any) -> HeaderEntry:
 
 
 def _require_cover(path: Path, entries: Mapping[str, HeaderEntry], size: int) -> None:
-    """Refuse tensors that overlap, leave holes, or end elsewhere than the file's `size` bytes."""
+    """Refuse tensors that overlap, leave holes, or do not end at the file's `size` bytes."""
     last = ""
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):
