@@ -35,8 +35,8 @@ class Vocabulary:
         pad: The padding token, if the files name one.
     """
 
-    vocab: Mapping[str, int]
-    merges: Sequence[tuple[str, str]]
+    vocab: Mapping[str, int] = field(repr=False)
+    merges: Sequence[tuple[str, str]] = field(repr=False)
     added: Mapping[str, int] = field(default_factory=dict)
     pad: str | None = None
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -32,7 +32,7 @@ class Embedding:
     """
 
     word: str
-    vectors: np.ndarray
+    vectors: np.ndarray = field(repr=False)
     encoder: str = ""
 
     def __post_init__(self) -> None:

@@ -57,6 +57,17 @@ def test_models_and_tokenizers_are_one_line():
     assert params == "<LazyParams of unet, vae, text_encoder>" and np.__name__ not in params
 
 
+def test_files_are_short_without_their_numbers():
+    from ldmref.io.adapters.lora import Lora
+    from ldmref.prompts import Embedding, Vocabulary
+
+    word = Embedding("<toy>", np.ones((2, 768), np.float32))
+    assert repr(word) == "Embedding(word='<toy>', encoder='')"
+    assert repr(Vocabulary({"a": 0}, [("a", "b")])) == "Vocabulary(added={}, pad=None)"
+    lora = Lora("style", {"x": np.ones((300, 300))}, 0.5)
+    assert repr(lora) == "Lora(name='style', weight=0.5, sha256='', adapter={})"
+
+
 def test_taesd_is_loaded_onto_a_backend_by_name(tmp_path):
     from ldmref.io.tensors.writer import source, write_tensors
     from ldmref.models import flatten

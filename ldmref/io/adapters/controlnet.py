@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -46,8 +46,8 @@ class ControlNetFile:
 
     name: str
     config: ControlNetConfig
-    stored: TensorView
-    table: KeyTable
+    stored: TensorView = field(repr=False)
+    table: KeyTable = field(repr=False)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Read every tensor, under our names."""

@@ -46,7 +46,7 @@ class Lora:
     """
 
     name: str
-    tensors: Mapping[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
     weight: float = 1.0
     sha256: str = ""
     adapter: Mapping[str, Any] = field(default_factory=dict)
