@@ -16,7 +16,7 @@ from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
 from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import list_unread, scale_tensor, select_ema
+from ldmref.io.compvis.single_file import list_unread, make_scale_tensor, select_ema
 from ldmref.io.key_table import to_compvis
 from ldmref.io.locate import find_model
 from ldmref.io.native import save_folder
@@ -147,7 +147,7 @@ def write_compvis(
             code="E-LAYOUT",
             hint="give OUT without .safetensors to get a folder",
         )
-    tensors = to_compvis(flat, compvis_table(config)) | scale_tensor(config)
+    tensors = to_compvis(flat, compvis_table(config)) | make_scale_tensor(config)
     if config.scheduler.rescale_betas_zero_snr:
         tensors["ztsnr"] = np.zeros(1, np.float32)  # which says so by being there
     prediction = {"v": "v", "eps": "epsilon"}.get(config.scheduler.prediction_type)

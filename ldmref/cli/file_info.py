@@ -13,7 +13,7 @@ from ldmref.cli.rows import Row, first_few, show
 from ldmref.cli.together import together_lines
 from ldmref.errors import InputError, KeyMismatchError, UsageError
 from ldmref.io.compvis.single_file import list_unread, select_ema
-from ldmref.io.diffusers.folder import WEIGHTS, weight_files
+from ldmref.io.diffusers.folder import WEIGHTS, open_weight_files
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.pil import open_image
@@ -119,7 +119,7 @@ def model_files(path: Path, variant: str | None = None) -> list[tuple[str, Tenso
             (f"{part}.", file)
             for part, stem in WEIGHTS.items()
             if (path / part).is_dir()
-            for file in weight_files(path / part, stem, variant)
+            for file in open_weight_files(path / part, stem, variant)
         ]
     if not (path / "config.json").is_file():
         raise InputError(

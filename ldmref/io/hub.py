@@ -16,7 +16,7 @@ from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
 from ldmref.files import open_file
-from ldmref.io.diffusers.folder import WEIGHTS, weight_names
+from ldmref.io.diffusers.folder import WEIGHTS, select_weight_names
 from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.prompts.clip_vocabulary import hub_cache
 
@@ -105,8 +105,8 @@ def fetch(reference: HubReference, variant: str | None = None) -> Path:
     """Download a folder or file into the local cache, unless it is there, and return its path.
 
     From a folder, only the files that ldmref reads are downloaded: configurations, tokenizers, and
-    one set of safetensors weights per network, as `diffusers.folder.weight_names` selects them;
-    never pickles. If Hugging Face cannot be reached, the cache is used.
+    one set of safetensors weights per network (`diffusers.folder.select_weight_names`); never
+    pickles. If Hugging Face cannot be reached, the cache is used.
 
     Raises:
         BackendUnavailable: huggingface_hub is not installed.
@@ -169,7 +169,7 @@ def select_files(files: Sequence[str], repository: str, variant: str | None = No
     for part, stem in WEIGHTS.items():
         for folder in (part, FOLDERS.get(part, part)):
             if "config.json" in inside.get(folder, ()):
-                names = ["config.json", *weight_names(inside[folder], stem, folder, variant)]
+                names = ["config.json", *select_weight_names(inside[folder], stem, folder, variant)]
                 wanted += [f"{folder}/{name}" for name in names]
                 break
     others = {"scheduler": ("scheduler_config.json",)}

@@ -105,7 +105,7 @@ def with_attention_form(table: KeyTable, form: str) -> dict[str, KeyEntry]:
     }
 
 
-def stored_shapes(table: KeyTable) -> dict[str, Shape]:
+def list_stored_shapes(table: KeyTable) -> dict[str, Shape]:
     """Return names and shapes of the file that a table describes."""
     return {entry.name: entry.stored_shape for entry in table.values()}
 
@@ -121,7 +121,7 @@ def fit(shapes: Mapping[str, Shape], table: KeyTable, ignorable: Collection[str]
             want = entry.stored_shape
             if _bare(have[entry.name]) == _bare(want):
                 have[entry.name] = want
-    return compare(have, stored_shapes(table), ignorable)
+    return compare(have, list_stored_shapes(table), ignorable)
 
 
 def find_matching(pattern: str, names: Iterable[str]) -> set[str]:

@@ -18,7 +18,7 @@ import ldmref
 from ldmref.cli.main import main
 from ldmref.errors import BackendUnavailable, InputError, UnsafeFileError
 from ldmref.io import hub
-from ldmref.io.diffusers.folder import model_name, weight_names
+from ldmref.io.diffusers.folder import get_model_name, select_weight_names
 from ldmref.io.hub import HubReference
 
 OLD = "0" * 40
@@ -137,7 +137,7 @@ def test_the_cache_is_read_as_the_hub_writes_it(cache):
     found = hub.find_cached(HubReference("owner/model", "x.safetensors", "v1"))
     assert found is not None and found.read_text() == "old" and found.suffix == ".safetensors"
     assert hub.find_cached(HubReference("owner/model", "y.safetensors")) is None
-    assert model_name(new) == "model" and model_name(Path("a/b")) == "b"
+    assert get_model_name(new) == "model" and get_model_name(Path("a/b")) == "b"
 
 
 def test_the_cache_is_where_the_hub_looks(cache, monkeypatch):
@@ -297,7 +297,7 @@ def test_repositories_that_hold_nothing_to_read():
 
 def test_weights_of_a_folder():
     def names(files, variant=None):
-        return weight_names(files, "model", "text_encoder", variant)
+        return select_weight_names(files, "model", "text_encoder", variant)
 
     whole = "model.safetensors"
     half = "model.fp16.safetensors"

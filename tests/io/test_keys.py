@@ -11,11 +11,18 @@ import pytest
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names, unwrapped
 from ldmref.io.compvis.keys import compvis_table, controlnet_table
-from ldmref.io.compvis.single_file import find_config, scale_tensor
+from ldmref.io.compvis.single_file import find_config, make_scale_tensor
 from ldmref.io.embedded import embedded_folder
 from ldmref.io.identify import get_foreign_class, identify_tensors, refuse_foreign
 from ldmref.io.key_report import KeyReport, compare
-from ldmref.io.key_table import KeyEntry, find_first_fit, fit, key_table, stored_shapes, to_compvis
+from ldmref.io.key_table import (
+    KeyEntry,
+    find_first_fit,
+    fit,
+    key_table,
+    list_stored_shapes,
+    to_compvis,
+)
 from ldmref.io.key_table import to_native as native
 from ldmref.io.locate import find_model, find_named_config, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile
@@ -188,7 +195,7 @@ def test_stacked_tensors_lie_as_the_makers_of_the_file_stack_them():
         for order in ("qkv", "vkq"):
             stored = to_compvis(flat, {n: table[n] for n in order})
             assert stored["qkv"][:, 0].tolist() == rows and stored["qkv"].shape == (12, 2)
-        assert stored_shapes(table) == {"qkv": (12, 2)}
+        assert list_stored_shapes(table) == {"qkv": (12, 2)}
         back = native(stored, table)
         assert all((back[n] == flat[n]).all() for n in flat)
 
@@ -398,9 +405,9 @@ def test_the_scaling_factor_of_a_file_is_one_positive_number(tmp_path, whole, sc
     config = find_config(TensorFile(path), PRESETS["tiny"])
     assert config.vae.scaling_factor == float(np.asarray(scale).item())
     sd15 = PRESETS["sd15"]
-    assert scale_tensor(sd15) == {}
+    assert make_scale_tensor(sd15) == {}
     other = dataclasses.replace(sd15, vae=dataclasses.replace(sd15.vae, scaling_factor=0.5))
-    assert scale_tensor(other)["scale_factor"] == 0.5
+    assert make_scale_tensor(other)["scale_factor"] == 0.5
 
 
 def test_a_configuration_is_asked_for_only_where_none_was_given(tmp_path, whole):

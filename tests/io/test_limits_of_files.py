@@ -20,8 +20,13 @@ from PIL import Image
 import ldmref
 from ldmref.errors import CorruptModelError, ImageError, InputError, LdmrefError, OutputError
 from ldmref.io.atomic import atomic_write, check_writable
-from ldmref.io.diffusers.folder import get_class, model_name, our_name, read_diffusers_config
-from ldmref.io.diffusers.ldm import unet2d_config
+from ldmref.io.diffusers.folder import (
+    get_class,
+    get_current_name,
+    get_model_name,
+    read_diffusers_config,
+)
+from ldmref.io.diffusers.ldm import convert_unet2d_config
 from ldmref.io.images.arrays import image_from_array
 from ldmref.io.images.metadata import check_target, read_parameters, save_image
 from ldmref.io.images.pil import image_warnings, read_image, read_mask
@@ -530,16 +535,16 @@ RESNET = {
 )
 def test_u_nets_of_latent_diffusion(change, field, want):
     if field is None:
-        assert code_of(unet2d_config, U2D | change) == "E-CONFIG"
+        assert code_of(convert_unet2d_config, U2D | change) == "E-CONFIG"
     else:
-        assert getattr(unet2d_config(U2D | change), field) == want
+        assert getattr(convert_unet2d_config(U2D | change), field) == want
 
 
 def test_names_of_folders_and_of_old_tensors(tmp_path):
     snapshot = tmp_path / "models--owner--sd-turbo" / "snapshots" / "abc"
-    assert model_name(snapshot) == "sd-turbo" and model_name(tmp_path / "x") == "x"
-    assert model_name(tmp_path / "owner" / "snapshots" / "abc") == "abc"
-    assert model_name(tmp_path / "models--a--b" / "other" / "abc") == "abc"
+    assert get_model_name(snapshot) == "sd-turbo" and get_model_name(tmp_path / "x") == "x"
+    assert get_model_name(tmp_path / "owner" / "snapshots" / "abc") == "abc"
+    assert get_model_name(tmp_path / "models--a--b" / "other" / "abc") == "abc"
     attention = "encoder.mid_block.attentions.0."
     for old, new in (
         ("query", "to_q"),
@@ -548,8 +553,8 @@ def test_names_of_folders_and_of_old_tensors(tmp_path):
         ("proj_attn", "to_out.0"),
         ("group_norm", "group_norm"),
     ):
-        assert our_name("vae", f"{attention}{old}.weight") == f"{attention}{new}.weight"
-    assert our_name("vae", "encoder.key.weight") == "encoder.key.weight"
+        assert get_current_name("vae", f"{attention}{old}.weight") == f"{attention}{new}.weight"
+    assert get_current_name("vae", "encoder.key.weight") == "encoder.key.weight"
     for name in ("text_model.x", "text_projection.weight", "model.layers.0", "to_logits.weight"):
-        assert our_name("text_encoder", name) == name
-    assert our_name("text_encoder_2", "encoder.x") == "text_model.encoder.x"
+        assert get_current_name("text_encoder", name) == name
+    assert get_current_name("text_encoder_2", "encoder.x") == "text_model.encoder.x"

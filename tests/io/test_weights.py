@@ -17,7 +17,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import CorruptModelError, InputError, OutputError, UnsafeFileError, UsageError
 from ldmref.io import embedded
-from ldmref.io.diffusers.folder import weight_files
+from ldmref.io.diffusers.folder import open_weight_files
 from ldmref.io.embedded import PUBLISHED, embedded_folder, require_published
 from ldmref.io.locate import find_model
 from ldmref.io.native import check_weights, hash_file, save_folder
@@ -162,7 +162,7 @@ def test_an_index_does_not_lead_out_of_its_folder(tmp_path, name):
     index = {"weight_map": {"a": name}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError) as caught:
-        weight_files(tmp_path, "model")
+        open_weight_files(tmp_path, "model")
     assert isinstance(caught.value, UnsafeFileError) or caught.value.code == "E-MODEL"
 
 
@@ -170,7 +170,7 @@ def test_an_index_does_not_lead_out_of_its_folder(tmp_path, name):
 def test_an_index_without_files(tmp_path, weight_map):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(InputError):
-        weight_files(tmp_path, "model")
+        open_weight_files(tmp_path, "model")
 
 
 # -- pickling -------------------------------------------------------------------------------------

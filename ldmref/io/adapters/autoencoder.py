@@ -20,8 +20,8 @@ from ldmref.io.diffusers.checks import (
     require_class,
     require_plain,
 )
-from ldmref.io.diffusers.config import autoencoder_config
-from ldmref.io.diffusers.folder import diffusers_table, open_network, our_name
+from ldmref.io.diffusers.config import convert_autoencoder_config
+from ldmref.io.diffusers.folder import diffusers_table, get_current_name, open_network
 from ldmref.io.key_table import KeyTable, find_first_fit, find_matching, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.autoencoder import autoencoder_spec
@@ -93,7 +93,7 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
 
 
 def _stored_name(name: str) -> str:
-    return our_name("vae", name.removeprefix("state_dict."))
+    return get_current_name("vae", name.removeprefix("state_dict."))
 
 
 def _candidates(path: Path, model: AutoencoderConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
@@ -119,7 +119,7 @@ def _read_folder(folder: Path) -> Autoencoder:
 def _config(data: Mapping[str, Any]) -> AnyConfig:
     with damage_as_config_error("config.json"):
         tiny = data["_class_name"] == CLASSES[2]
-        config = tiny_config(data) if tiny else autoencoder_config(data)
+        config = convert_tiny_config(data) if tiny else convert_autoencoder_config(data)
         check_network(config, "vae")
     return config
 
@@ -128,7 +128,7 @@ def _spec(config: AnyConfig) -> Spec:
     return tiny_spec(config) if isinstance(config, TinyConfig) else autoencoder_spec(config)
 
 
-def tiny_config(data: Mapping[str, Any]) -> TinyConfig:
+def convert_tiny_config(data: Mapping[str, Any]) -> TinyConfig:
     """Convert the configuration of an `AutoencoderTiny`."""
     require_plain(data, TINY_PLAIN, "the autoencoder's configuration")
     fields = {name: data[name] for name in TINY_FIELDS if name in data}

@@ -19,7 +19,7 @@ from ldmref.io.diffusers.checks import (
     require_lists,
     require_plain,
 )
-from ldmref.io.diffusers.config import UNET_DEFAULTS, unet_config
+from ldmref.io.diffusers.config import UNET_DEFAULTS, convert_unet_config
 from ldmref.io.diffusers.folder import open_network
 from ldmref.io.key_table import KeyTable, find_first_fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
@@ -87,14 +87,16 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
     return ControlNetFile(path.stem, config, stored, table)
 
 
-def controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
+def convert_controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
     """Convert the configuration of a `ControlNetModel`."""
     data = DEFAULTS | dict(data)
     where = "the ControlNet's configuration"
     require_plain(data, PLAIN, where)
     require_lists(data, DEFAULTS, where)
     mirrored = [kind.replace("Down", "Up") for kind in reversed(data["down_block_types"])]
-    unet = unet_config(data | {"out_channels": data["in_channels"], "up_block_types": mirrored})
+    unet = convert_unet_config(
+        data | {"out_channels": data["in_channels"], "up_block_types": mirrored}
+    )
     widths = tuple(data["conditioning_embedding_out_channels"])
     return ControlNetConfig(unet, data["conditioning_channels"], widths)
 
@@ -103,7 +105,7 @@ def _open_folder(folder: Path) -> ControlNetFile:
     data = read_json(folder / "config.json")
     require_class(data.get("_class_name"), CLASSES, f"{folder.name!r} holds", "E-CONTROL")
     with damage_as_config_error(folder.name):
-        config = controlnet_config(data)
+        config = convert_controlnet_config(data)
         check_network(config, "controlnet")
     spec = controlnet_spec(config)
     name = repr(folder.name)

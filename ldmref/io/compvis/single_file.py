@@ -25,7 +25,7 @@ from ldmref.io.compvis.ema import (
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.identify import SUPPORTED, refuse_foreign
 from ldmref.io.key_report import KeyReport
-from ldmref.io.key_table import find_matching, fit, stored_shapes, to_native
+from ldmref.io.key_table import find_matching, fit, list_stored_shapes, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import Shape
@@ -90,7 +90,7 @@ def report_fit(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = Fal
     ignorable = find_matching(ignored, shapes)
     if ema:
         ignorable = {name for name in ignorable if not name.startswith(PREFIX)}
-        ignorable |= {*COUNTERS, *stored_shapes(table)}
+        ignorable |= {*COUNTERS, *list_stored_shapes(table)}
         table = ema_table(table)
     return fit(shapes, table, ignorable)
 
@@ -230,7 +230,7 @@ def _with_prediction(file: TensorFile, fitting: list[ModelConfig]) -> ModelConfi
     return fitting[0]
 
 
-def scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
+def make_scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
     """Return the scaling factor as a tensor to store, if the family does not imply it."""
     table = compvis_table(config)
     scale = np.float64(config.vae.scaling_factor)

@@ -30,12 +30,12 @@ def save_autoencoder(folder: Path, config: AutoencoderConfig, params: Params) ->
     with atomic_folder(folder) as temporary:
         with open(temporary / "diffusion_pytorch_model.safetensors", "wb") as file:
             write_to(file, tensors)
-        text = json.dumps(diffusers_config(config), indent=2) + "\n"
+        text = json.dumps(to_diffusers_config(config), indent=2) + "\n"
         (temporary / "config.json").write_text(text, "utf-8")
 
 
-def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
-    """Return diffusers' configuration, the inverse of `autoencoder_config`."""
+def to_diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
+    """Return diffusers' configuration, the inverse of `convert_autoencoder_config`."""
     levels = len(config.block_out_channels)
     attention = config.attention_levels or (False,) * levels
 

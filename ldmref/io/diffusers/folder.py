@@ -19,9 +19,14 @@ from ldmref.io.diffusers.checks import (
     read_json,
     require_class,
 )
-from ldmref.io.diffusers.config import autoencoder_config, text_config, trained_size, unet_config
-from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES, ldm_config
-from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.diffusers.config import (
+    convert_autoencoder_config,
+    convert_text_config,
+    convert_unet_config,
+    get_trained_size,
+)
+from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES, read_ldm_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.io.key_table import (
     KeyTable,
     find_matching,
@@ -64,7 +69,7 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     require_class(kind, PIPELINES, f"{folder.name!r} holds", "E-PIPELINE")
     if kind in LDM_PIPELINES:
         with damage_as_config_error(folder.name):
-            return replace(ldm_config(folder, kind), name=model_name(folder))
+            return replace(read_ldm_config(folder, kind), name=get_model_name(folder))
     first, second = (folder / name / "config.json" for name in ("text_encoder", "text_encoder_2"))
     if second.is_file() and not first.is_file():
         message = f"{folder.name!r} is SDXL's refiner, which is not supported"
@@ -81,20 +86,20 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
     names = ["text_encoder"]
     if (folder / "text_encoder_2").is_dir():
         names.append("text_encoder_2")
-    texts = [text_config(read(name), xl, get_class(index, name)) for name in names]
-    unet = unet_config(read("unet"))
-    vae = autoencoder_config(read("vae"))
-    height, width = (side * vae.factor for side in trained_size(read("unet")))
+    texts = [convert_text_config(read(name), xl, get_class(index, name)) for name in names]
+    unet = convert_unet_config(read("unet"))
+    vae = convert_autoencoder_config(read("vae"))
+    height, width = (side * vae.factor for side in get_trained_size(read("unet")))
     scheduler = read("scheduler", "scheduler_config.json")
     cfg_scale = 5.0 if xl else 7.5  # diffusers' default; 7.5 for inpainting
     config = ModelConfig(
-        name=model_name(folder),
+        name=get_model_name(folder),
         unet=unet,
         vae=vae,
         text_encoder=texts[0],
         text_encoder_2=texts[1] if len(texts) > 1 else None,
         zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", xl)),
-        scheduler=scheduler_config(scheduler, get_class(index, "scheduler"), kind),
+        scheduler=convert_scheduler_config(scheduler, get_class(index, "scheduler"), kind),
         defaults=Defaults(50, cfg_scale, 7.5, width, height),
     )
     return config_from_dict(config.to_dict())  # checks the type of every field
@@ -108,7 +113,7 @@ def get_class(index: Mapping[str, Any], part: str) -> str:
     return ""
 
 
-def model_name(folder: Path) -> str:
+def get_model_name(folder: Path) -> str:
     """Return the name of a folder, or of its repository in the cache of Hugging Face."""
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
@@ -149,7 +154,7 @@ def open_network(
         spec: The shapes that it must have.
         name: The name of the folder, for errors.
         ignored: A pattern of the names that are not needed but may be present.
-        variant: As for `weight_names`.
+        variant: As for `select_weight_names`.
 
     Returns:
         The tensors under today's names, and the key table to read them with.
@@ -158,7 +163,9 @@ def open_network(
         InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
             fit.
     """
-    tensors = TensorView(weight_files(folder, WEIGHTS[part], variant), partial(our_name, part))
+    tensors = TensorView(
+        open_weight_files(folder, WEIGHTS[part], variant), partial(get_current_name, part)
+    )
     table = diffusers_table(spec)
     report = fit(tensors.shapes, table, find_matching(ignored, tensors))
     report.require(f"{name} does not fit its config.json")
@@ -173,7 +180,7 @@ def diffusers_table(spec: Spec) -> KeyTable:
     return with_attention_form(key_table(flatten(spec), {"": ""}), "matrix")
 
 
-def our_name(part: str, name: str) -> str:
+def get_current_name(part: str, name: str) -> str:
     """Return today's name of a stored tensor; attention layers and CLIP were renamed."""
     pieces = name.split(".")
     if part.startswith("text_encoder"):
@@ -184,7 +191,7 @@ def our_name(part: str, name: str) -> str:
     return ".".join(pieces)
 
 
-def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[TensorFile]:
+def open_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[TensorFile]:
     """Open the weights of one network: one file, or the shards that an index names.
 
     Raises:
@@ -193,7 +200,7 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Te
         UnsafeFileError: There are only pickles.
     """
     files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    first = weight_names(files, stem, folder.name, variant)[0]
+    first = select_weight_names(files, stem, folder.name, variant)[0]
     if not first.endswith(".json"):
         return [TensorFile(folder / first)]
     weights = read_json(folder / first).get("weight_map")
@@ -209,7 +216,7 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Te
     return [TensorFile(folder / name) for name in shards]
 
 
-def weight_names(
+def select_weight_names(
     names: Sequence[str], stem: str, folder: str, variant: str | None = None
 ) -> list[str]:
     """Select the weights among the files of a network's folder: one file, or index and shards.

@@ -79,7 +79,7 @@ SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-def scheduler_config(
+def convert_scheduler_config(
     data: Mapping[str, Any], class_name: str = "", pipeline: str = ""
 ) -> SchedulerConfig:
     """Convert a scheduler_config.json: forward process, sampler and grid.
