@@ -53,9 +53,9 @@ class _Doubling(PromptTokenizer):
     def __init__(self, like):
         super().__init__(like.tokenizer, like.length)
 
-    def _groups(self, span, position, unknown):
-        for group in super()._groups(span, position, unknown):
-            yield from (group, group)
+    def _encode(self, text):
+        for token in super()._encode(text):
+            yield from (token, token)
 
 
 def test_embeddings_beside_a_prompt_in_chunks_are_refused(tiny):
