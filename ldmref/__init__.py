@@ -6,9 +6,12 @@ from ldmref import modes
 model = ldmref.load()                       # the embedded text-to-emoji model
 result = modes.txt2img(model, "red heart", seed=1)
 result.save("heart.png")
+
+Public and stable are the names that this package and its subpackages export (`dir(ldmref)`,
+`ldmref.modes.__all__`, ...); modules below them are internal and may change in any version.
 """
 
-# no module is read here, not even `__future__`: meanwhile, Ctrl-C would print a traceback
+# no module is imported here, not even `__future__`: Ctrl-C would print a traceback meanwhile
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -30,7 +33,7 @@ __all__ = ["__version__", "denoiser", "load", "load_controlnet", "load_taesd", "
 
 
 def __getattr__(name: str) -> "Any":
-    """Imported at first use, so that `import ldmref` takes milliseconds."""
+    """Import a public name or package at its first use, so `import ldmref` takes milliseconds."""
     from importlib import import_module
     from importlib.util import find_spec
 

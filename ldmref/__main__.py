@@ -1,4 +1,4 @@
-"""`python -m ldmref` is the command `ldmref`."""
+"""`python -m ldmref` runs the command `ldmref`."""
 
 try:
     import os

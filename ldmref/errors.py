@@ -1,4 +1,4 @@
-"""Every error that ldmref raises on purpose: one class per exit code, one stable code per cause.
+"""The errors of ldmref: one class per exit code, one stable code per cause.
 
 | class                | exit | also a             |
 |----------------------|------|--------------------|
@@ -18,16 +18,17 @@ import difflib
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-SIMILAR = 0.75  # from which share of common letters on a word is taken for a misspelling
-SHORTEST = 3  # letters of a word that is taken for the beginning of another
+SIMILAR = 0.75  # share of common letters above which a word counts as a misspelling
+SHORTEST = 3  # letters of a word that counts as the beginning of another
 MAX_MESSAGE = 2000  # characters; a file may hold names of any length
 
 
 class LdmrefError(Exception):
-    """Base class. `code` is stable, `hint` says what to do, `exit_code` is for the shell.
+    """The base class of all errors.
 
-    Message and hint are one line each, whatever text of a file or a prompt they quote. The hint is
-    also a note (PEP 678), which tracebacks show below the message.
+    `code` is stable, `hint` suggests what to do, and `exit_code` is for the shell. Message and hint
+    are one line each, even if they quote text of a file or a prompt. The hint is also a note (PEP
+    678), which tracebacks show below the message.
     """
 
     exit_code = 1
@@ -44,23 +45,23 @@ class LdmrefError(Exception):
 
 
 class UsageError(LdmrefError, ValueError):
-    """An argument, flag or setting that cannot be meant."""
+    """An argument, flag or setting that is not valid."""
 
     exit_code = 2
 
 
 class InputError(LdmrefError):
-    """A file that cannot be read, is not what it says, or is hostile."""
+    """A file that cannot be read, does not hold what its name says, or is malicious."""
 
     exit_code = 3
 
 
 class UnsafeFileError(InputError):
-    """A file whose reading could run code (pickle)."""
+    """A file that could run code when it is read (a pickle)."""
 
 
 class CorruptModelError(InputError):
-    """A model file that is damaged or is no model file."""
+    """A file that is damaged or does not hold a model."""
 
 
 class KeyMismatchError(InputError):
@@ -72,7 +73,7 @@ class ImageError(InputError):
 
 
 class VerifyError(LdmrefError):
-    """A check found a difference; `report` holds further lines."""
+    """A check that found a difference; `report` holds further lines."""
 
     exit_code = 4
 
@@ -87,64 +88,64 @@ class VerifyError(LdmrefError):
 
 
 class BackendUnavailable(LdmrefError, ImportError):
-    """The backend is known but cannot run here."""
+    """A backend that is known but cannot run here."""
 
     exit_code = 5
 
 
 class ResourceError(LdmrefError, MemoryError):
-    """Out of memory, or over a limit."""
+    """A request that needs more memory or time than is available or allowed."""
 
     exit_code = 6
 
 
 class NumericError(LdmrefError, FloatingPointError):
-    """NaN or infinity where a number belongs."""
+    """NaN or infinity in the place of a number."""
 
     exit_code = 7
 
 
 class OutputError(LdmrefError, OSError):
-    """The result cannot be written."""
+    """A result that cannot be written."""
 
     exit_code = 8
 
 
 class Cancelled(LdmrefError):
-    """Stopped between two steps, by `cancel` or Ctrl-C; `partial` is what was finished."""
+    """A run that `cancel` or Ctrl-C stopped between two steps; `partial` is what was finished."""
 
     exit_code = 130
     partial: Any = None
 
 
 def one_line(text: str) -> str:
-    """`text` with control characters (line breaks, terminal escapes) and surrogates escaped."""
+    """Escape control characters (line breaks, terminal escapes) and surrogates in `text`."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def shortened(text: str) -> str:
-    """The beginning and the end of a text of more than `MAX_MESSAGE` characters."""
+    """Shorten a text of more than `MAX_MESSAGE` characters to its beginning and its end."""
     half = MAX_MESSAGE // 2
     return text if len(text) <= MAX_MESSAGE else f"{text[:half]} ... {text[-half:]}"
 
 
 def short_repr(value: object) -> str:
-    """A value as it stands in a message: one line of at most 80 characters, of any object.
+    """Return the repr of any object for a message: one line of at most 80 characters.
 
     >>> short_repr("a" * 200)[-5:]
     'aa...'
     """
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # of an object whose repr fails, or an integer of many thousand digits
+    except Exception:  # an object's own repr failed, or an integer has many thousand digits
         text = f"a value of type {type(value).__name__}"
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
 def short_path(path: object) -> str:
-    """Return a path for a message, at most 80 characters long; its end says more than its start.
+    """Return a path for a message, at most 80 characters long; the end of a long path is kept.
 
     >>> short_path("images/" * 20 + "a.png").endswith("images/a.png'")
     True
@@ -154,7 +155,7 @@ def short_path(path: object) -> str:
 
 
 def abbreviated(names: Sequence[str], most: int = 20) -> str:
-    """The first names of a list, and how many more there are.
+    """Join the first names of a list, and count the others.
 
     >>> abbreviated(["a", "b", "c"], 2)
     'a, b and 1 more'
@@ -164,7 +165,7 @@ def abbreviated(names: Sequence[str], most: int = 20) -> str:
 
 
 def counted(number: int, noun: str) -> str:
-    """A number of things.
+    """Return a number with its noun, in the plural if needed.
 
     >>> counted(1, "image"), counted(3, "image")
     ('1 image', '3 images')
@@ -205,14 +206,15 @@ def closest(word: str, known: Iterable[str]) -> str:
 
 
 def _one_letter_differs(word: str, name: str) -> bool:
-    """Whether two words of the same length, not too short, differ in one letter."""
+    """Return whether two words of equal length, not too short, differ in one letter."""
     pairs = zip(word, name, strict=False)
     return SHORTEST <= len(word) == len(name) and sum(a != b for a, b in pairs) == 1
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """A hint: the closest known word if there is one, or one of which `word` is the beginning or
-    differs in a letter; else all of them.
+    """Return a hint with the known words, first the one that was probably meant.
+
+    This is the closest word, or a word that begins with `word` or differs from it in one letter.
 
     >>> did_you_mean("eular", ["euler", "heun"])
     "did you mean 'euler'? Known: euler, heun"

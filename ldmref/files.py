@@ -1,4 +1,4 @@
-"""Open files that others wrote: regular files only, and one clear error for each cause."""
+"""Open files written by others: regular files only, with one clear error for each cause."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ KINDS = (
     (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe (FIFO)"),
     (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
 )  # fmt: skip
-# First bytes of formats that are mistaken for others -> what the file is, what to do.
+# First bytes of formats that are mistaken for others: what the file is, and what to do.
 MAGICS = (
     (b"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
-    (b"<!doctype", "an HTML page", "it was saved in place of the file; download the file itself"),
-    (b"<html", "an HTML page", "it was saved in place of the file; download the file itself"),
-    (b"<?xml", "an XML document", "it was saved in place of the file; download the file itself"),
+    (b"<!doctype", "an HTML page", "it was saved instead of the file; download the file itself"),
+    (b"<html", "an HTML page", "it was saved instead of the file; download the file itself"),
+    (b"<?xml", "an XML document", "it was saved instead of the file; download the file itself"),
     (b"{", "a JSON document", ""), (b"[", "a JSON document", ""),
     (b"PK", "a zip archive", "unpack it first"), (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
@@ -41,27 +41,32 @@ MAGICS = (
 )  # fmt: skip
 
 
-def input_path(value: Any, what: str = "the path of a model", code: str = "E-MODEL") -> Path:
-    """The path of something to read: a regular file, a folder, or nothing that exists.
+def check_input_path(value: Any, what: str = "the path of a model", code: str = "E-MODEL") -> Path:
+    """Return the path of something to read: a regular file, a folder, or nothing that exists.
+
+    Args:
+        value: The path.
+        what: The name of the path in messages.
+        code: The code of the errors.
 
     Raises:
-        UsageError: no text or path, or empty, or with a NUL character.
-        InputError: the system does not let us look, or it is a pipe, a socket or a device.
+        UsageError: It is not text or a path, or is empty or contains a NUL character.
+        InputError: The system denies access, or it is a pipe, a socket or a device.
     """
     if not isinstance(value, str | os.PathLike):
         message = f"{what} must be text or a path, not {type(value).__name__}"
         raise UsageError(message, code=code)
     path = os.fsdecode(value)
     if not path or "\0" in path:
-        problem = "holds a NUL character" if path else "is empty"
+        problem = "contains a NUL character" if path else "is empty"
         raise UsageError(f"{what} {problem}", code=code)
     try:
         mode = os.stat(path).st_mode
     except OSError as error:
         if error.errno not in (errno.ENOENT, errno.ENOTDIR):
-            raise unreadable(Path(path), error, code) from error
+            raise make_read_error(Path(path), error, code) from error
     except ValueError as error:  # a lone surrogate
-        raise UsageError(f"{what} is no file name: {error}"[:200], code=code) from error
+        raise UsageError(f"{what} is not a file name: {error}"[:200], code=code) from error
     else:
         if not stat.S_ISDIR(mode):
             _require_regular(Path(path), mode, code)
@@ -69,47 +74,49 @@ def input_path(value: Any, what: str = "the path of a model", code: str = "E-MOD
 
 
 def not_a_file(path: str | Path) -> str:
-    """Why a path is no regular file, to follow its name in a message; "" if it is one.
+    """Return the reason why `path` is not a regular file, for messages; "" if it is.
 
     >>> not_a_file("/dev")
     'is a folder, not a file'
     """
     try:
-        kind = kind_of(os.stat(path).st_mode)
+        kind = describe_kind(os.stat(path).st_mode)
     except (FileNotFoundError, NotADirectoryError):
         return "does not exist"
     except OSError as error:
         return f"cannot be read: {error.strerror}"
     except ValueError:  # NUL, a lone surrogate
-        return "is no file name"
+        return "is not a file name"
     return f"is {kind}, not a file" if kind else ""
 
 
 def shown(path: Path) -> str:
-    """A file's name for messages, not too long."""
+    """Return a file's name for messages, at most 80 characters long."""
     name = path.name or str(path)
     return name if len(name) <= 80 else name[:77] + "..."
 
 
 def open_file(path: Path, code: str = "E-MODEL") -> BufferedReader:
-    """Open a regular file for reading; never waits for a pipe or a device.
+    """Open a regular file for reading; never wait for a pipe or a device.
 
     Raises:
-        InputError: it is missing, cannot be read, or is no regular file; says which. So does
-            reading from the file where the system fails to.
+        InputError: It is missing, cannot be read or is not a regular file. Reading from the file
+            raises it also if the system fails to read.
     """
     try:
         _require_regular(path, path.stat().st_mode, code)
         raw = _InputFile(path, code)
         _require_regular(path, os.fstat(raw.fileno()).st_mode, code)
     except OSError as error:
-        raise unreadable(path, error, code) from error
+        raise make_read_error(path, error, code) from error
     return BufferedReader(raw)
 
 
 class _InputFile(FileIO):
-    """A file whose failures to be read are an `InputError`: an `OSError` of a later moment could
-    not be told from one of the file that is written meanwhile."""
+    """A file that raises `InputError` when it cannot be read.
+
+    An `OSError` could be confused with one of the file that is written at the same time.
+    """
 
     def __init__(self, path: Path, code: str):
         super().__init__(os.fspath(path), "rb", opener=_without_waiting)
@@ -120,51 +127,55 @@ class _InputFile(FileIO):
         try:
             return super().readinto(buffer)
         except OSError as error:
-            raise unreadable(self._path, error, self._code) from error
+            raise make_read_error(self._path, error, self._code) from error
 
     def readall(self) -> bytes:
         try:
             return super().readall() or b""
         except OSError as error:
-            raise unreadable(self._path, error, self._code) from error
+            raise make_read_error(self._path, error, self._code) from error
 
 
 def require_size(path: Path, limit: int, code: str = "E-MODEL") -> None:
-    """Refuse a file of more than `limit` bytes, or what is no regular file, before it is read.
+    """Refuse a file of more than `limit` bytes, or anything but a regular file.
 
     Raises:
-        InputError: it is missing, cannot be read, or is no regular file.
-        CorruptModelError: it is larger.
+        InputError: It is missing, cannot be read or is not a regular file.
+        CorruptModelError: It is larger.
     """
     with open_file(path, code) as file:
         size = os.fstat(file.fileno()).st_size
     if size > limit:
-        raise too_large(path, limit, code)
+        raise make_size_error(path, limit, code)
 
 
 def read_file(path: Path, limit: int, code: str = "E-MODEL", large: str = "") -> bytes:
-    """Read a regular file of at most `limit` bytes; never waits, and never reads more.
+    """Read a regular file of at most `limit` bytes; never wait, and never read more.
 
-    `large`: the code of the error for a larger file, if it has one of its own.
+    Args:
+        path: The file.
+        limit: The maximum number of bytes.
+        code: The code of the errors.
+        large: The code of the error for a larger file; "": `code`.
 
     Raises:
-        InputError: it is missing, cannot be read, or is no regular file.
-        CorruptModelError: it is larger.
+        InputError: It is missing, cannot be read or is not a regular file.
+        CorruptModelError: It is larger.
     """
     with open_file(path, code) as file:
         data = file.read(limit + 1)
     if len(data) > limit:
-        raise too_large(path, limit, large or code)
+        raise make_size_error(path, limit, large or code)
     return data
 
 
-def too_large(path: Path, limit: int, code: str = "E-MODEL") -> CorruptModelError:
-    """The error of a file that is larger than what is read of its kind."""
+def make_size_error(path: Path, limit: int, code: str = "E-MODEL") -> CorruptModelError:
+    """Make the error for a file that is larger than files of its kind may be."""
     return CorruptModelError(f"{shown(path)} is larger than {limit:,} bytes", code=code)
 
 
-def unreadable(path: Path, error: OSError, code: str = "E-MODEL") -> InputError:
-    """The error of a file that the system does not let us read."""
+def make_read_error(path: Path, error: OSError, code: str = "E-MODEL") -> InputError:
+    """Make the error for a file that the system cannot read."""
     return InputError(f"cannot read {shown(path)!r}: {error.strerror or error}", code=code)
 
 
@@ -173,24 +184,24 @@ def _without_waiting(path: str, flags: int) -> int:
 
 
 def _require_regular(path: Path, mode: int, code: str) -> None:
-    kind = kind_of(mode)
+    kind = describe_kind(mode)
     if kind:
         raise InputError(f"{shown(path)!r} is {kind}, not a file", code=code)
 
 
-def kind_of(mode: int) -> str:
-    """What something of that `st_mode` is; "" for a regular file.
+def describe_kind(mode: int) -> str:
+    """Describe what has that `st_mode`; "" for a regular file.
 
-    >>> kind_of(stat.S_IFIFO)
+    >>> describe_kind(stat.S_IFIFO)
     'a named pipe (FIFO)'
     """
     return next((kind for test, kind in KINDS if test(mode)), "")
 
 
-def format_of(start: bytes) -> tuple[str, str] | None:
-    """What a file with these first bytes is, and what to do; None if it is not recognised.
+def identify_format(start: bytes) -> tuple[str, str] | None:
+    """Identify a file by its first bytes: what it is, and what to do; None if not recognised.
 
-    >>> format_of(b"<!DOCTYPE html>")[0]
+    >>> identify_format(b"<!DOCTYPE html>")[0]
     'an HTML page'
     """
     start = start.removeprefix(b"\xef\xbb\xbf").lstrip(b" \t\r\n").lower()
@@ -205,20 +216,24 @@ def read_json(path: Path, code: str = "E-CONFIG") -> Any:
     """Read a JSON file.
 
     Raises:
-        InputError: it cannot be read.
-        CorruptModelError: it is no JSON; see `parse_json`.
+        InputError: It cannot be read.
+        CorruptModelError: It is not valid JSON; see `parse_json`.
     """
     return parse_json(read_file(path, MAX_TEXT, large=code), shown(path), code)
 
 
 def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: bool = False) -> Any:
-    """Parse JSON in UTF-8; `name` is that of the file, for errors.
+    """Parse JSON in UTF-8.
 
-    `strict`: without NaN, Infinity and -0, which Python reads as well.
+    Args:
+        data: The text.
+        name: The name of the file, for errors.
+        code: The code of the errors.
+        strict: Whether NaN, Infinity and -0 are refused, which Python accepts.
 
     Raises:
-        CorruptModelError: it is no JSON, is nested too deep, names a key twice, or holds half a
-            surrogate pair.
+        CorruptModelError: It is not valid JSON, is nested too deep, contains a name twice, or
+            contains half a surrogate pair.
     """
     try:
         text = data.decode("utf-8-sig") if isinstance(data, bytes) else data
@@ -232,7 +247,7 @@ def parse_json(data: bytes | str, name: str, code: str = "E-CONFIG", strict: boo
         value = None
     except ValueError as error:
         start = data[:64] if isinstance(data, bytes) else data[:64].encode("utf-8", "replace")
-        known = format_of(start)
+        known = identify_format(start)
         what = known[0] if known and known[0] != "a JSON document" else ""
         problem = f"is {what}, not JSON" if what else f"is not JSON: {error}"
         hint = known[1] if known and what else ""
@@ -248,12 +263,12 @@ def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if len(values) != len(pairs):
         seen: set[str] = set()
         twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-        raise ValueError(f"the name {twice[:80]!r} stands in it twice")
+        raise ValueError(f"it contains the name {twice[:80]!r} twice")
     return values
 
 
 def _refuse(literal: str) -> None:
-    raise ValueError(f"{literal} is no JSON number")
+    raise ValueError(f"{literal} is not a JSON number")
 
 
 def _integer(literal: str) -> int | float:

@@ -1,4 +1,4 @@
-"""Arrays that lie in a memory-mapped file: they come from the disk when they are read."""
+"""Arrays in a memory-mapped file, which come from the disk when they are read."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from ldmref.errors import CorruptModelError
 from ldmref.files import open_file
 
 
-def mapping_of(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
-    """The mapping of which an array is a view, and the array of all its bytes; else None."""
+def find_mapping(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
+    """Find the mapping that an array is a view of, and the array of all its bytes.
+
+    Returns None for other arrays.
+    """
     root = None
     while isinstance(x, np.ndarray):
         root = x
@@ -24,11 +27,11 @@ def mapping_of(x: Any) -> tuple[mmap.mmap, np.ndarray] | None:
 
 
 def release_pages(x: np.ndarray) -> None:
-    """Give back the memory of an array's pages; when it is read again, they are read again.
+    """Release the memory of an array's pages; they are read again when needed.
 
-    Nothing happens to arrays that lie in no file, or where the system has no such call.
+    This does nothing for arrays outside a mapped file, or on systems without such a call.
     """
-    mapping = mapping_of(x)
+    mapping = find_mapping(x)
     if mapping is None or not hasattr(mmap, "MADV_DONTNEED") or not x.size:
         return
     file, root = mapping
@@ -44,9 +47,9 @@ def require_complete(x: Any) -> None:
     """Refuse an array whose file has become shorter; reading it would end the process.
 
     Raises:
-        CorruptModelError: the file has been truncated since it was opened.
+        CorruptModelError: The file has been truncated since it was opened.
     """
-    mapping = mapping_of(x)
+    mapping = find_mapping(x)
     if mapping is not None and mapping[0].size() < len(mapping[0]):
         name = os.path.basename(str(getattr(mapping[1], "filename", "") or "a file"))
         message = f"{name} was truncated while it was being read"
@@ -54,8 +57,8 @@ def require_complete(x: Any) -> None:
 
 
 @dataclass(frozen=True)
-class Reference:
-    """Where an array lies in a file, in place of its bytes: for pickling."""
+class ArrayReference:
+    """The position of an array in a file, which is pickled instead of its bytes."""
 
     path: str
     size: int  # of the file; with `modified` (in ns) it tells whether the file has changed
@@ -66,11 +69,11 @@ class Reference:
     strides: tuple[int, ...]
 
     def open(self, files: dict[str, np.memmap]) -> np.ndarray:
-        """The array; `files`, by path, holds what is open already.
+        """Open the array; `files` holds the files that are already open, by path.
 
         Raises:
-            InputError: the file is not here.
-            CorruptModelError: it has changed.
+            InputError: The file is missing.
+            CorruptModelError: The file has changed.
         """
         if self.path not in files:
             with open_file(Path(self.path)) as file:
@@ -82,9 +85,9 @@ class Reference:
         return np.ndarray(self.shape, self.dtype, files[self.path], self.offset, self.strides)
 
 
-def reference(x: Any) -> Reference | None:
-    """The reference to an array in a mapped file that has a name; else None."""
-    mapping = mapping_of(x)
+def make_reference(x: Any) -> ArrayReference | None:
+    """Make the reference to an array in a mapped file that has a name; None for others."""
+    mapping = find_mapping(x)
     path = getattr(mapping[1], "filename", None) if mapping else None
     if mapping is None or path is None or not os.path.exists(path):
         return None
@@ -93,7 +96,7 @@ def reference(x: Any) -> Reference | None:
         return None
     bounds = np.lib.array_utils.byte_bounds
     offset = bounds(x)[0] - bounds(mapping[1])[0]
-    return Reference(
+    return ArrayReference(
         str(Path(path).resolve()),
         status.st_size,
         status.st_mtime_ns,

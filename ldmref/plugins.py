@@ -1,9 +1,9 @@
-"""Plug-ins: what other packages offer through entry points, loaded when it is asked for by name.
+"""Plug-ins: objects that other packages offer through entry points, loaded on request by name.
 
-A plug-in runs with all rights of the program, so that it is loaded only on request; listing the
-plug-ins imports none. One that cannot be imported is an error for those who ask for it, and for
-nobody else, and so is a package whose list of entry points is damaged. A built-in keeps its name:
-`hidden` says which plug-ins cannot be reached. Names are compared in lower case.
+A plug-in runs with all rights of the program, so it is loaded only on request; listing plug-ins
+imports none of them. A plug-in that cannot be imported is an error only for those who ask for it,
+and so is a package whose list of entry points is damaged. Built-in names cannot be replaced:
+`list_hidden` lists the plug-ins that cannot be reached. Names are compared in lower case.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from ldmref.errors import LdmrefError, UsageError, did_you_mean
 
 
-def entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
-    """The entry points of a group, and the packages whose list of entry points cannot be read."""
+def list_entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
+    """List the entry points of a group, and the packages whose entry points cannot be read."""
     try:
         return list(importlib.metadata.entry_points(group=group)), []
     except Exception:  # of one package, which importlib does not name
@@ -25,7 +25,7 @@ def entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
         damaged = []
     names: set[str] = set()
     for package in importlib.metadata.distributions():
-        name = _name_of(package)
+        name = _describe_distribution(package)
         if name in names:  # hidden by a package that is found earlier
             continue
         names.add(name)
@@ -36,81 +36,81 @@ def entry_points(group: str) -> tuple[list[EntryPoint], list[str]]:
     return points, sorted(damaged)
 
 
-def plugin_names(group: str) -> dict[str, str]:
-    """What installed packages offer in an entry-point group: name -> package, sorted by name."""
-    points, _ = entry_points(group)
-    return {point.name: package_of(point) for point in sorted(points, key=lambda p: p.name)}
+def list_plugins(group: str) -> dict[str, str]:
+    """List what installed packages offer in a group: the package of each name, sorted by name."""
+    points, _ = list_entry_points(group)
+    return {point.name: describe_package(point) for point in sorted(points, key=lambda p: p.name)}
 
 
-def known_names(group: str, built_in: Iterable[str], name: str) -> str:
-    """A hint for a name that nothing has: the nearest one, and packages that may have it."""
-    hint = did_you_mean(name, {*built_in, *plugin_names(group)})
-    _, damaged = entry_points(group)
+def suggest_names(group: str, built_in: Iterable[str], name: str) -> str:
+    """Return a hint for an unknown name: the nearest known one, and packages that may have it."""
+    hint = did_you_mean(name, {*built_in, *list_plugins(group)})
+    _, damaged = list_entry_points(group)
     if damaged:
         hint += f"; the entry points of {', '.join(damaged)} cannot be read"
     return hint
 
 
-def hidden(group: str, built_in: Collection[str]) -> dict[str, str]:
-    """The plug-ins that take the name of a built-in, which they do not replace: name -> reason."""
-    points, _ = entry_points(group)
+def list_hidden(group: str, built_in: Collection[str]) -> dict[str, str]:
+    """List the plug-ins with the name of a built-in, which they do not replace, with the reason."""
+    points, _ = list_entry_points(group)
     return {
-        point.name: f"{origin(point)} takes the name of a built-in, which stays in use"
+        point.name: f"{describe_origin(point)} has the name of a built-in, which stays in use"
         for point in points
         if point.name.lower() in built_in
     }
 
 
 def find_plugin(group: str, name: str) -> EntryPoint | None:
-    """The entry point of that name; None if no package offers one.
+    """Find the entry point of that name; None if no package offers one.
 
     Raises:
-        UsageError: two packages offer it.
+        UsageError: Two packages offer it.
     """
-    points, _ = entry_points(group)
+    points, _ = list_entry_points(group)
     plugins = {point.value: point for point in points if point.name.lower() == name.lower()}
     if not plugins:
         return None
     if len(plugins) > 1:
-        message = f"two plug-ins are called {name!r}: {origin(*plugins.values())}"
+        message = f"two plug-ins are called {name!r}: {describe_origin(*plugins.values())}"
         raise UsageError(message, code="E-PLUGIN", hint="uninstall one of them")
     return next(iter(plugins.values()))
 
 
 def load_plugin(point: EntryPoint) -> Any:
-    """The object that an entry point names.
+    """Load the object that an entry point names.
 
     Raises:
-        UsageError: its import fails, in whatever manner.
+        UsageError: Its import fails, for any reason.
     """
     try:
         return point.load()
     except (LdmrefError, KeyboardInterrupt):
         raise
     except BaseException as error:
-        message = f"{origin(point)} cannot be imported: {reason(error)}"
+        message = f"{describe_origin(point)} cannot be imported: {summarize_error(error)}"
         raise UsageError(message, code="E-PLUGIN", hint="update or uninstall it") from error
 
 
-def origin(*points: EntryPoint) -> str:
-    """The plug-ins with their packages: "the plug-in 'mine' (pkg:Mine, package pkg 1.2)"."""
-    packages = sorted((point.name, point.value, package_of(point)) for point in points)
+def describe_origin(*points: EntryPoint) -> str:
+    """Describe plug-ins with their packages: "the plug-in 'mine' (pkg:Mine, package pkg 1.2)"."""
+    packages = sorted((point.name, point.value, describe_package(point)) for point in points)
     return " and ".join(f"the plug-in {n!r} ({v}, package {p})" for n, v, p in packages)
 
 
-def package_of(point: EntryPoint) -> str:
-    """Name and version of the package that declares an entry point."""
-    return _name_of(point.dist) if point.dist else "unknown"
+def describe_package(point: EntryPoint) -> str:
+    """Return name and version of the package that declares an entry point."""
+    return _describe_distribution(point.dist) if point.dist else "unknown"
 
 
-def _name_of(package: importlib.metadata.Distribution) -> str:
+def _describe_distribution(package: importlib.metadata.Distribution) -> str:
     try:
         return f"{package.name} {package.version}"
     except Exception:  # its metadata is damaged or missing
         return "unknown"
 
 
-def reason(error: BaseException) -> str:
-    """An exception in one line."""
+def summarize_error(error: BaseException) -> str:
+    """Summarize an exception in one line."""
     lines = str(error).splitlines() or [type(error).__name__]
     return lines[0] if isinstance(error, LdmrefError) else f"{type(error).__name__}: {lines[0]}"

@@ -1,7 +1,7 @@
-"""pytest plug-in: `pytest --ldmref-against my_package.module` checks its functions as tests.
+"""A pytest plug-in: `pytest --ldmref-against my_package.module` checks its functions as tests.
 
-One test for each identity of `ldmref check` that involves a function of the module. Without the
-option the plug-in does nothing, and imports nothing of ldmref.
+It adds a test for each identity of `ldmref check` that involves a function of the module. Without
+the option the plug-in does nothing and imports nothing of ldmref.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from importlib.metadata import EntryPoint
 
 from ldmref.backends.base import Backend
 from ldmref.errors import BackendUnavailable, LdmrefError, UsageError
-from ldmref.plugins import find_plugin, known_names, origin, reason
+from ldmref.plugins import describe_origin, find_plugin, suggest_names, summarize_error
 
 __all__ = ["Backend", "available", "get_backend"]
 
@@ -63,14 +63,14 @@ def get_backend(
             raise UsageError(message, code="E-BACKEND", hint=hint)
         return name
     point = _entry_point(str(name).lower())
-    kind = f"the {point.name} backend" if point.name in BUILT_IN else origin(point)
+    kind = f"the {point.name} backend" if point.name in BUILT_IN else describe_origin(point)
     try:
         options = {} if speed is None else {"speed": speed}  # optional in plug-ins
         backend = point.load()(device=device, dtype=dtype, **options)
     except (LdmrefError, KeyboardInterrupt):
         raise
     except BaseException as error:  # a plug-in may fail in any way
-        message = f"{kind} cannot be loaded: {reason(error)}"
+        message = f"{kind} cannot be loaded: {summarize_error(error)}"
         raise BackendUnavailable(message, code="E-BACKEND") from error
     if not isinstance(backend, Backend):
         message = f"{kind} gave a {type(backend).__name__}, not a Backend"
@@ -86,14 +86,14 @@ def get_backend(
 def available() -> dict[str, str]:
     """Return why each built-in backend cannot run on its default device, "" for those that can.
 
-    Plug-ins are not imported; `ldmref.plugins.plugin_names` lists them.
+    Plug-ins are not imported; `ldmref.plugins.list_plugins` lists them.
     """
     reasons = dict.fromkeys(BUILT_IN, "")
     for name in reasons:
         try:
             get_backend(name)
         except LdmrefError as error:
-            reasons[name] = reason(error) + (f" ({error.hint})" if error.hint else "")
+            reasons[name] = summarize_error(error) + (f" ({error.hint})" if error.hint else "")
     return reasons
 
 
@@ -102,7 +102,7 @@ def _entry_point(name: str) -> EntryPoint:
         return EntryPoint(name, BUILT_IN[name], GROUP)
     point = find_plugin(GROUP, name)
     if point is None:
-        hint = known_names(GROUP, BUILT_IN, name)
+        hint = suggest_names(GROUP, BUILT_IN, name)
         raise UsageError(f"unknown backend {name!r}", code="E-BACKEND-NAME", hint=hint)
     return point
 

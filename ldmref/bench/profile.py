@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import statistics
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -73,9 +72,8 @@ def trace(
     model: LatentDiffusion, layer_of: Mapping[int, str] | None = None
 ) -> tuple[LatentDiffusion, list[Record]]:
     """Return the model on a recording backend, and the list to which its operations are added."""
-    traced = copy.copy(model)
-    traced.backend = backend = TracedBackend(model.backend, layer_of=layer_of)
-    return traced, backend.records
+    backend = TracedBackend(model.backend, layer_of=layer_of)
+    return model.with_backend(backend), backend.records
 
 
 def count_flops(case: BenchmarkCase, model: LatentDiffusion, inputs: CaseInputs) -> int:

@@ -68,10 +68,10 @@ def check(against: str | None, formulas: bool, as_json: bool, **flags: Any) -> N
     the functions with the same names in ldmref.math and ldmref.samplers.
     """
     from ldmref.check import load_implementation, run
-    from ldmref.loading import configured_backend
+    from ldmref.loading import open_backend
 
     save = _check_file(flags["save"], flags["overwrite"])
-    backend = configured_backend(
+    backend = open_backend(
         flags["backend"], flags["device"], flags["dtype"] or "float64", flags["config"]
     )
     module = None if against is None else load_implementation(against)

@@ -11,8 +11,8 @@ from ldmref.cli.options import is_set, parameter_options, with_options
 from ldmref.cli.settings import naming_settings, with_settings
 from ldmref.cli.shared_options import BACKEND, CONFIG, MODEL_NAME, OUTPUT
 from ldmref.config import BACKEND_KEYS, DEFAULT_KEYS, Settings, settings
-from ldmref.io.locate import model_config
-from ldmref.loading import configured_backend
+from ldmref.io.locate import read_model_config
+from ldmref.loading import open_backend
 from ldmref.modes.registry import MODES, read_request
 from ldmref.modes.resolve import MODE_OF, resolve
 from ldmref.modes.run import Plan
@@ -59,14 +59,14 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
     """Return the value of every key, checked as for an image."""
     with naming_settings(configured, flags):
         model = flags["model"] or configured.defaults.get("model", "emoji")
-        model_settings = model_config(model)
+        model_settings = read_model_config(model)
         mode = MODE_OF.get(model_settings.concat, "txt2img")
         takes = [name for name in MODES[mode].parameters if name in DEFAULT_KEYS]
         asked = with_settings(mode, flags, configured)
         values = {name: asked[name] for name in takes if is_set(asked[name])}
         request = read_request("txt2img", {"prompt": ""} | values)
         params = Plan(request, resolve(model_settings, mode, request)).params
-        backend = configured_backend(
+        backend = open_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         ).describe()
     shown: dict[str, Any] = {f"backend.{key}": backend[key] for key in BACKEND_KEYS}

@@ -68,10 +68,10 @@ class Console:
         """Print an estimate of the memory that the images need, if --verbose was given."""
         if not self.verbose:
             return
-        needs = model.memory(job.width, job.height, job.batch_size, job.tile)
-        apart = needs.apart(model.params.releasable)
+        needs = model.estimate_memory(job.width, job.height, job.batch_size, job.tile)
+        apart = needs.peak_offloaded(model.params.releasable)
         say(
-            f"ldmref: memory about {needs.together / 1e9:.1f} GB, or "
+            f"ldmref: memory about {needs.peak_resident / 1e9:.1f} GB, or "
             f"{apart / 1e9:.1f} GB with one network at a time (--max-memory)"
         )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
@@ -13,15 +14,15 @@ from ldmref.cli.progress import one_line, say
 from ldmref.cli.tables import join_first
 from ldmref.errors import InputError, OutputError, UsageError
 from ldmref.io.atomic import check_writable
+from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.compvis.keys import compvis_table
-from ldmref.io.compvis.single_file import averages_of, scale_tensor, unread
+from ldmref.io.compvis.single_file import list_unread, make_scale_tensor, select_ema
 from ldmref.io.key_table import to_compvis
 from ldmref.io.locate import find_model
 from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
-from ldmref.loading import check_model, read_model
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import unflatten
 from ldmref.prompts.tokenizer import PromptTokenizer
@@ -84,7 +85,7 @@ def convert(
         return convert_pickle(origin, out, overwrite)
     origin = find_model(path, fetch, variant)
     single = out.suffix.lower() == ENDING
-    config, flat, tokenizers, sha256 = read_model(
+    checkpoint = open_checkpoint(
         origin,
         model_config,
         None if single else tokenizer,
@@ -92,12 +93,14 @@ def convert(
         variant=variant,
         ema=ema,
     )
-    for warning in check_model(origin, flat, sha256, allow_nonfinite=True):
+    config = checkpoint.config
+    tensors = checkpoint.tensors
+    for warning in checkpoint.check_weights(allow_nonfinite=True):
         say(one_line(f"ldmref: warning: {warning}"))
     if single:
-        write_compvis(config, flat, out, overwrite)
+        write_compvis(config, tensors, out, overwrite)
     else:
-        write_folder(config, flat, tokenizers, out)
+        write_folder(config, tensors, checkpoint.tokenizers, out)
     report_unused(origin, config, ema)
 
 
@@ -148,7 +151,7 @@ def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
 
 
 def write_compvis(
-    config: ModelConfig, flat: dict[str, np.ndarray], out: Path, overwrite: bool
+    config: ModelConfig, flat: Mapping[str, np.ndarray], out: Path, overwrite: bool
 ) -> None:
     """Write a model as one file in CompVis' names; types are kept, but bfloat16 becomes float32."""
     if config.unet.class_embed_type:
@@ -157,7 +160,7 @@ def write_compvis(
             code="E-LAYOUT",
             hint="leave .safetensors out of OUT to write a folder",
         )
-    tensors = to_compvis(flat, compvis_table(config)) | scale_tensor(config)
+    tensors = to_compvis(flat, compvis_table(config)) | make_scale_tensor(config)
     if config.scheduler.rescale_betas_zero_snr:
         tensors["ztsnr"] = np.zeros(1, np.float32)  # a marker: its presence counts, not its value
     prediction = {"v": "v", "eps": "epsilon"}.get(config.scheduler.prediction_type)
@@ -168,7 +171,10 @@ def write_compvis(
 
 
 def write_folder(
-    config: ModelConfig, flat: dict[str, np.ndarray], tokenizers: list[PromptTokenizer], out: Path
+    config: ModelConfig,
+    flat: Mapping[str, np.ndarray],
+    tokenizers: Sequence[PromptTokenizer],
+    out: Path,
 ) -> None:
     """Write a model as a folder of ldmref, in float16 if all tensors are, otherwise in float32."""
     half = all(tensor.dtype == DTYPES["F16"] for tensor in flat.values())
@@ -181,8 +187,8 @@ def report_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
     if not path.is_file():
         return
     file = TensorFile(path)
-    averaged = averages_of(file, config, ema)
-    names = unread(file, config, ema)
+    averaged = select_ema(file, config, ema)
+    names = list_unread(file, config, ema)
     if averaged is not None:
         say(f"ldmref: read {name_weights(averaged)}")
     if names:

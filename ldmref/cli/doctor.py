@@ -150,13 +150,13 @@ def has_avx512() -> bool:
 def check_backends() -> list[Diagnosis]:
     """Report which backends run here; only NumPy is required. Plug-ins are not imported."""
     from ldmref.backends import GROUP, available
-    from ldmref.plugins import plugin_names
+    from ldmref.plugins import list_plugins
 
     built_in = [
         Diagnosis(f"backend {name}", reason or "runs", not reason if name == "numpy" else None)
         for name, reason in available().items()
     ]
-    plugins = plugin_names(GROUP).items()
+    plugins = list_plugins(GROUP).items()
     return [
         *built_in,
         *(Diagnosis(f"plug-in {name}", f"of {package}") for name, package in plugins),

@@ -12,12 +12,12 @@ from ldmref.cli.combined import describe_images
 from ldmref.cli.progress import one_line
 from ldmref.cli.tables import TableRow, join_first, print_rows
 from ldmref.errors import InputError, KeyMismatchError, UsageError
-from ldmref.io.compvis.single_file import averages_of, unread
-from ldmref.io.diffusers.folder import WEIGHTS, weight_files
+from ldmref.io.compvis.single_file import list_unread, select_ema
+from ldmref.io.diffusers.folder import WEIGHTS, open_weight_files
 from ldmref.io.images.infotext import parse_infotext
 from ldmref.io.images.metadata import TOGETHER, read_parameters
 from ldmref.io.images.pil import open_image
-from ldmref.io.locate import is_diffusers, model_config
+from ldmref.io.locate import is_diffusers, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile
 
 OTHER_PROGRAMS = {  # key of an image's metadata -> the program that writes it
@@ -65,17 +65,17 @@ def print_model_info(
 
     With `listed`, and in the JSON, every tensor is printed with its type and shape.
     """
-    files = open_weight_files(path, variant)
+    files = list_weight_files(path, variant)
     unused = []
     averaged = None
     try:
-        model = model_config(path)
+        model = read_model_config(path)
         config = model.to_dict()
         fits = True
         if path.is_file():
             file = TensorFile(path)
-            unused = unread(file, model)
-            averaged = averages_of(file, model)
+            unused = list_unread(file, model)
+            averaged = select_ema(file, model)
     except (KeyMismatchError, UsageError) as error:  # a single file of no known family
         reason = f"{error}; {error.hint}" if error.hint else str(error)
         config = {"name": path.name, "family": {"not found": reason}}
@@ -112,7 +112,7 @@ def print_model_info(
     click.echo(total if listed else f"{total}; --tensors lists them")
 
 
-def open_weight_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
+def list_weight_files(path: Path, variant: str | None = None) -> list[tuple[str, TensorFile]]:
     """Return (prefix of the tensors' names, file) for each weight file of a model."""
     if not path.is_dir():
         return [("", TensorFile(path))]
@@ -121,7 +121,7 @@ def open_weight_files(path: Path, variant: str | None = None) -> list[tuple[str,
             (f"{part}.", file)
             for part, stem in WEIGHTS.items()
             if (path / part).is_dir()
-            for file in weight_files(path / part, stem, variant)
+            for file in open_weight_files(path / part, stem, variant)
         ]
     if not (path / "config.json").is_file():
         raise InputError(

@@ -29,8 +29,8 @@ from ldmref.cli.tasks import WITHOUT_PROMPT, Task, Values, plan_tasks
 from ldmref.config import LIMIT_KEYS, settings
 from ldmref.declare import Flag
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.io.locate import find_model, model_config
-from ldmref.loading import configured_backend, load
+from ldmref.io.locate import find_model, read_model_config
+from ldmref.loading import load, open_backend
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.notation import parse_positions
 from ldmref.modes.record import compare_inputs, compare_models
@@ -79,14 +79,14 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
     name = flags["model"] or configured.defaults.get("model", "emoji")
     with naming_settings(configured, flags):
         path = find_model(name, flags["fetch"], flags["variant"])
-        config = model_config(path, flags["model_config"], flags["ema"])
+        config = read_model_config(path, flags["model_config"], flags["ema"])
         if made := recorded.get("a1111"):
             flags, notes = as_a1111(mode, config, flags, made, recorded["own"])
         flags = with_settings(mode, flags, configured, replays=bool(recorded))
         if flags["output"] == "-" and flags["as_json"]:
             raise UsageError("-o - and --json both want standard output", code="E-OUTPUT")
         tasks = plan_tasks(mode, config, flags)
-        backend = configured_backend(
+        backend = open_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
     output = output_of(mode, flags, tasks)

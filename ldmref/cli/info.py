@@ -10,20 +10,20 @@ import click
 from ldmref import backends as backend_registry
 from ldmref.cli.file_info import print_image_info, print_model_info
 from ldmref.cli.tables import TableRow, print_rows
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io import hub
 from ldmref.io.locate import (
     EMBEDDED,
     NATIVE_WEIGHTS,
     find_model,
     is_native,
-    model_config,
+    read_model_config,
 )
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import count
 from ldmref.models.presets import PRESETS
-from ldmref.plugins import hidden, plugin_names
+from ldmref.plugins import list_hidden, list_plugins
 from ldmref.samplers import ALIASES, SAMPLERS, Sampler
 from ldmref.samplers.registry import GROUP as SAMPLER_PLUGINS
 
@@ -68,11 +68,11 @@ def backends(as_json: bool) -> None:
 
 
 def make_plugin_rows(group: str, built_in: Collection[str]) -> list[TableRow]:
-    """Return name, package and, if it is hidden, the reason, of each plug-in; import none."""
-    reasons = hidden(group, built_in)
+    """Return name, package and, if it is list_hidden, the reason, of each plug-in; import none."""
+    reasons = list_hidden(group, built_in)
     return [
         {"name": name, "package": package, "reason": reasons.get(name, "")}
-        for name, package in plugin_names(group).items()
+        for name, package in list_plugins(group).items()
     ]
 
 
@@ -118,7 +118,7 @@ def models(as_json: bool) -> None:
     for name in EMBEDDED:
         installed = (find_model(name) / NATIVE_WEIGHTS).is_file()
         about = "emoji, and scenes of them"
-        rows.append(row(name, model_config(name), about, "embedded", installed))
+        rows.append(row(name, read_model_config(name), about, "embedded", installed))
     for name, config in PRESETS.items():
         rows.append(row(name, config, DESCRIPTIONS.get(name, ""), "preset", True))
 
@@ -190,8 +190,8 @@ def info(target: str, fetch: bool, variant: str | None, tensors: bool, as_json: 
     IMAGE is a file. MODEL is a name from ldmref models, a folder, a .safetensors or .gguf file, or
     OWNER/MODEL from Hugging Face. No model is run.
     """
-    path = input_path(target)
-    reference = None if path.exists() else hub.parse(target)
+    path = check_input_path(target)
+    reference = None if path.exists() else hub.parse_reference(target)
     if reference is not None and (fetch or reference.folder.is_dir()):
         print_model_info(find_model(target, fetch, variant), as_json, variant, tensors)
     elif target in EMBEDDED and not path.exists():

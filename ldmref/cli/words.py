@@ -12,7 +12,7 @@ import click
 from ldmref.cli.messages import quote_command
 from ldmref.cli.shared_options import MODEL_NAME
 from ldmref.errors import UsageError, closest
-from ldmref.io.locate import find_model, is_native, model_config
+from ldmref.io.locate import find_model, is_native, read_model_config
 from ldmref.io.native import TOKENIZER
 from ldmref.modes.advice import COMPOSED_OF_EMOJI
 from ldmref.prompts.emoji import named_emoji, with_emoji_names
@@ -37,7 +37,7 @@ def words(word: str | None, model: str | None, as_json: bool) -> None:
     This is for models that read whole words, such as the bundled one. Other models read any text.
     """
     path = find_model(model or "emoji")
-    config = model_config(path)
+    config = read_model_config(path)
     tokenizer = _load_tokenizer(path, config.text_encoder.max_position_embeddings)
     known = sorted(set(tokenizer.tokenizer.get_vocab()) - {*tokenizer.special_tokens})
     row: dict[str, Any] = {"model": config.name, "words": known}

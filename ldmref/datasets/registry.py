@@ -13,7 +13,7 @@ from importlib.metadata import EntryPoint
 from ldmref.datasets.base import DatasetSource
 from ldmref.datasets.config import EMOJI, SCENES
 from ldmref.errors import UsageError
-from ldmref.plugins import find_plugin, known_names, load_plugin, origin, plugin_names
+from ldmref.plugins import find_plugin, list_plugins, load_plugin
 
 GROUP = "ldmref.datasets"
 BUILT_IN = {
@@ -28,7 +28,7 @@ def dataset_names() -> list[str]:
     >>> {"emoji", "scenes"} <= set(dataset_names())
     True
     """
-    return sorted({*BUILT_IN, *plugin_names(GROUP)})
+    return sorted({*BUILT_IN, *list_plugins(GROUP)})
 
 
 def is_dataset(source: str) -> bool:
@@ -52,7 +52,9 @@ def find_source(name: str) -> DatasetSource | None:
         return None
     source = load_plugin(point)
     if not isinstance(source, DatasetSource):
-        message = f"{origin(point)} is of type {type(source).__name__}, not a DatasetSource"
+        message = (
+            f"{describe_origin(point)} is of type {type(source).__name__}, not a DatasetSource"
+        )
         hint = "an entry point names a DatasetSource object"
         raise UsageError(message, code="E-PLUGIN", hint=hint)
     return source
@@ -60,7 +62,7 @@ def find_source(name: str) -> DatasetSource | None:
 
 def suggest_source(name: str) -> str:
     """Return a hint for a `data.source` that is neither a data set nor a folder."""
-    return f"a folder, or the name of a data set; {known_names(GROUP, BUILT_IN, name)}"
+    return f"a folder, or the name of a data set; {suggest_names(GROUP, BUILT_IN, name)}"
 
 
 def _find(name: str) -> EntryPoint | None:

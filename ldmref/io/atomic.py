@@ -13,15 +13,15 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ldmref.errors import LdmrefError, OutputError
-from ldmref.files import kind_of, shown
+from ldmref.files import describe_kind, shown
 
 
 def check_writable(path: Path, overwrite: bool) -> None:
     """Refuse a path that cannot be written, before any work is done for it.
 
     Raises:
-        OutputError: its folder does not exist or was deleted, it exists itself, be it as a link to
-            nothing (unless `overwrite`), it is a pipe, a socket or a device, or the system does not
+        OutputError: Its folder does not exist or was deleted; it exists itself, even as a broken
+            link (unless `overwrite`); it is a pipe, a socket or a device; or the system does not
             allow the name.
     """
     try:
@@ -33,7 +33,7 @@ def check_writable(path: Path, overwrite: bool) -> None:
         if isinstance(error, OutputError):
             raise
         raise _unwritable(path, error) from error
-    kind = kind_of(mode) if mode and not stat.S_ISDIR(mode) else ""
+    kind = describe_kind(mode) if mode and not stat.S_ISDIR(mode) else ""
     if kind:
         raise OutputError(f"{shown(path)!r} is {kind}, not a file", code="E-EXISTS")
     if mode and not overwrite:
@@ -50,7 +50,7 @@ def _absolute(path: Path) -> Path:
 
 
 def _mode(path: Path) -> int:
-    """`st_mode`, that of a link if it leads to nothing; 0 for what does not exist."""
+    """Return `st_mode`, of the link itself if it is broken; 0 for a path that does not exist."""
     for look in (path.stat, path.lstat):
         try:
             return look().st_mode
@@ -67,10 +67,10 @@ def _unwritable(path: Path, error: Exception) -> OutputError:
 
 @contextmanager
 def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
-    """Open a temporary file beside `path`, which is renamed to `path` on success.
+    """Open a temporary file next to `path`, which is renamed to `path` on success.
 
     Raises:
-        OutputError: `path` has appeared meanwhile (unless `overwrite`), or it cannot be written.
+        OutputError: `path` has appeared in the meantime (unless `overwrite`), or cannot be written.
     """
     start = path.name.encode("utf-8", "replace")[:100].decode("utf-8", "ignore")
     temporary = path.with_name(f".{start}.{secrets.token_hex(4)}.part")
@@ -94,7 +94,7 @@ def atomic_write(path: Path, *, overwrite: bool = False) -> Iterator[BinaryIO]:
 
 
 def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
-    """Rename the finished file; without `overwrite`, one that has appeared meanwhile is kept."""
+    """Rename the finished file; without `overwrite`, keep a file that has appeared meanwhile."""
     if not overwrite:
         try:
             return os.link(temporary, path)
@@ -107,10 +107,10 @@ def _publish(temporary: Path, path: Path, overwrite: bool) -> None:
 
 @contextmanager
 def atomic_folder(folder: Path) -> Iterator[Path]:
-    """A temporary folder beside `folder`, which replaces it on success.
+    """Make a temporary folder next to `folder`, which replaces it on success.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: It cannot be written.
     """
     try:
         folder = folder.resolve()  # a link stays one
@@ -129,7 +129,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 
 def _replace_folder(temporary: Path, folder: Path) -> None:
-    """Rename the finished folder; one that it replaces is moved aside first, then removed."""
+    """Rename the finished folder; the folder that it replaces is moved aside, then removed."""
     if not folder.exists():
         return os.replace(temporary, folder)
     aside = _temporary_folder(folder)

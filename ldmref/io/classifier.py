@@ -1,4 +1,4 @@
-"""The classifier beside a model: `classifier.safetensors` in the model's folder."""
+"""The classifier of a model: `classifier.safetensors` in the model's folder."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def save_classifier(folder: Path, config: ClassifierConfig, params: Params) -> N
     """Write the classifier into a model folder; the file appears complete or not at all.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: It cannot be written.
     """
     sources = {name: source(np.asarray(a, np.float32)) for name, a in flatten(params).items()}
     metadata = {CONFIG: json.dumps(asdict(config))}
@@ -33,11 +33,11 @@ def save_classifier(folder: Path, config: ClassifierConfig, params: Params) -> N
 
 
 def load_classifier(folder: Path) -> tuple[ClassifierConfig, Params]:
-    """The classifier of a model folder, with arrays on the host.
+    """Load the classifier of a model folder, with arrays on the host.
 
     Raises:
-        InputError: the folder has none.
-        CorruptModelError: its tensors do not fit its configuration.
+        InputError: The folder has none.
+        CorruptModelError: Its tensors do not fit its configuration.
     """
     path = folder / FILE
     if not path.is_file():
@@ -53,7 +53,7 @@ def load_classifier(folder: Path) -> tuple[ClassifierConfig, Params]:
 
 
 def _config(text: str) -> ClassifierConfig:
-    """The configuration in the metadata, with every field checked."""
+    """Read the configuration in the metadata and check every field."""
     try:
         config = read(ClassifierConfig, json.loads(text))
         verify(config)  # the default of class_names is not a classifier

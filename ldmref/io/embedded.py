@@ -7,7 +7,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from ldmref.errors import CorruptModelError, InputError
-from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, digest
+from ldmref.io.native import CONFIG, TOKENIZER, WEIGHTS, hash_file
 
 PUBLISHED = {
     "emoji": {
@@ -20,18 +20,20 @@ EMBEDDED = tuple(PUBLISHED)
 
 
 def embedded_folder(name: str) -> Path:
-    """The folder of an embedded model."""
+    """Return the folder of an embedded model."""
     return Path(str(files("ldmref") / "assets" / name))
 
 
 def require_published(folder: Path, weights: str = "") -> None:
     """Refuse an embedded model whose files are not the published ones; others pass.
 
-    `weights`: SHA-256 of the weights' file, if it is known.
+    Args:
+        folder: The model's folder.
+        weights: SHA-256 of the file of the weights; "": compute it.
 
     Raises:
-        CorruptModelError: names the first file that differs.
-        InputError: a file is missing.
+        CorruptModelError: Names the first file that differs.
+        InputError: A file is missing.
     """
     for name, digests in PUBLISHED.items():
         if folder == embedded_folder(name):
@@ -41,13 +43,13 @@ def require_published(folder: Path, weights: str = "") -> None:
 def _require_digests(
     model: str, folder: Path, digests: Mapping[str, str], known: Mapping[str, str]
 ) -> None:
-    hint = "install ldmref again; of a checkout, restore ldmref/assets"
+    hint = "install ldmref again; in a checkout, restore ldmref/assets"
     for name, published in digests.items():
         if not (folder / name).is_file():
             message = f"{name} of the embedded model {model!r} is missing"
             raise InputError(message, code="E-MODEL", hint=hint)
-        actual = known.get(name) or digest(folder / name)
+        actual = known.get(name) or hash_file(folder / name)
         if actual != published:
-            message = f"{name} of the embedded model {model!r} is not the published one: its "
+            message = f"{name} of the embedded model {model!r} is not the published file: its "
             message += f"SHA-256 is {actual}, not {published}"
             raise CorruptModelError(message, code="E-DIGEST", hint=hint)

@@ -1,7 +1,7 @@
-"""Models on Hugging Face: in the local cache and, only on request, fetched into it.
+"""Models on Hugging Face: in the local cache and, only on request, downloaded into it.
 
-`owner/model` is a diffusers folder, `owner/model/file.safetensors` one file; `@revision` after
-either is a branch, a tag or a commit. Fetching uses the package huggingface_hub.
+`owner/model` is a diffusers folder, `owner/model/file.safetensors` a single file; `@revision` at
+the end of either is a branch, a tag or a commit. Downloading uses the package huggingface_hub.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any
 
 from ldmref.errors import BackendUnavailable, InputError, LdmrefError
 from ldmref.files import open_file
-from ldmref.io.diffusers.folder import WEIGHTS, weight_names
+from ldmref.io.diffusers.folder import WEIGHTS, select_weight_names
 from ldmref.io.diffusers.ldm import FOLDERS
 from ldmref.prompts.clip_vocabulary import hub_cache
 
@@ -29,7 +29,7 @@ TOKENIZER_FILES = (
 )  # fmt: skip
 MAX_REF = 1000  # bytes; it holds a commit
 SITE = "https://huggingface.co/"
-# Error of huggingface_hub -> message and hint; the first that matches counts.
+# Error of huggingface_hub -> message and hint; the first match counts.
 REFUSALS = {
     "GatedRepoError": ("{name} is open only to those who accepted its terms",
                        "accept them on {url}, then hf auth login"),
@@ -39,7 +39,7 @@ REFUSALS = {
                               "its branches and tags: {url}"),
     "LocalEntryNotFoundError": (
         "{name} cannot be fetched: {reason}",
-        "check the network and HF_HUB_OFFLINE; what is in the local cache needs no --fetch"),
+        "check the network and HF_HUB_OFFLINE; models in the local cache do not need --fetch"),
     "EntryNotFoundError": ("{name} has no file {file!r}", "its files: {url}/tree/main"),
 }  # fmt: skip
 
@@ -63,10 +63,10 @@ class HubReference:
         return self.repository + (f"@{self.revision}" if self.revision else "")
 
 
-def parse(name: str) -> HubReference | None:
+def parse_reference(name: str) -> HubReference | None:
     """Parse the name of a model on Hugging Face; None if it cannot be one.
 
-    >>> parse("owner/model/v1-5.safetensors@fp16")
+    >>> parse_reference("owner/model/v1-5.safetensors@fp16")
     HubReference(repository='owner/model', file='v1-5.safetensors', revision='fp16')
     """
     path, at, revision = name.partition("@")
@@ -81,10 +81,10 @@ def parse(name: str) -> HubReference | None:
     return HubReference(f"{owner}/{model}", file, revision)
 
 
-def cached(reference: HubReference) -> Path | None:
-    """Return the folder or file in the local cache.
+def find_cached(reference: HubReference) -> Path | None:
+    """Find the folder or file in the local cache; None if the cache does not contain it.
 
-    Without a revision main is preferred, then the newest; None if the cache lacks the model.
+    Without a revision, main is preferred, then the newest one.
     """
     wanted = reference.file or INDEX
     ref = reference.folder / "refs" / (reference.revision or "main")
@@ -104,13 +104,13 @@ def cached(reference: HubReference) -> Path | None:
 def fetch(reference: HubReference, variant: str | None = None) -> Path:
     """Download a folder or file into the local cache, unless it is there, and return its path.
 
-    Of a folder only the files that ldmref reads are downloaded: configurations, tokenizers, and one
-    set of safetensors weights per network, as `diffusers.folder.weight_names` selects them; never
+    From a folder, only the files that ldmref reads are downloaded: configurations, tokenizers, and
+    one set of safetensors weights per network (`diffusers.folder.select_weight_names`); never
     pickles. If Hugging Face cannot be reached, the cache is used.
 
     Raises:
         BackendUnavailable: huggingface_hub is not installed.
-        InputError: the model does not exist, is not accessible, holds nothing that is read, or
+        InputError: The model does not exist, is not accessible, holds nothing that ldmref reads, or
             cannot be reached.
     """
     try:
@@ -130,13 +130,13 @@ def fetch(reference: HubReference, variant: str | None = None) -> Path:
             return Path(hub.hf_hub_download(repository, reference.file, **options))
         info = hub.HfApi(library_name="ldmref").model_info(repository, **revision)
         names = [sibling.rfilename for sibling in info.siblings or ()]
-        patterns = [escape(name) for name in needed(names, reference.name, variant)]
+        patterns = [escape(name) for name in select_files(names, reference.name, variant)]
         return Path(hub.snapshot_download(repository, allow_patterns=patterns, **options))
     except LdmrefError:
         raise
     except Exception as error:  # each version of the package has other classes for a lost network
         kinds = [kind for kind in REFUSALS if isinstance(error, getattr(errors, kind))]
-        path = None if kinds else cached(reference)
+        path = None if kinds else find_cached(reference)
         if path is not None:
             return path
         message, hint = REFUSALS[kinds[0] if kinds else "LocalEntryNotFoundError"]
@@ -148,11 +148,11 @@ def fetch(reference: HubReference, variant: str | None = None) -> Path:
         ) from error
 
 
-def needed(files: Sequence[str], repository: str, variant: str | None = None) -> list[str]:
-    """Select the files of a repository that ldmref reads of a diffusers folder.
+def select_files(files: Sequence[str], repository: str, variant: str | None = None) -> list[str]:
+    """Select the files of a repository that ldmref reads from a diffusers folder.
 
     Raises:
-        InputError: it is no such folder, or holds weights only as pickles or in several variants.
+        InputError: It is not such a folder, or its weights are pickles or have several variants.
     """
     if INDEX not in files:
         single = [name for name in files if name.endswith(ENDING) and "/" not in name]
@@ -169,7 +169,7 @@ def needed(files: Sequence[str], repository: str, variant: str | None = None) ->
     for part, stem in WEIGHTS.items():
         for folder in (part, FOLDERS.get(part, part)):
             if "config.json" in inside.get(folder, ()):
-                names = ["config.json", *weight_names(inside[folder], stem, folder, variant)]
+                names = ["config.json", *select_weight_names(inside[folder], stem, folder, variant)]
                 wanted += [f"{folder}/{name}" for name in names]
                 break
     others = {"scheduler": ("scheduler_config.json",)}

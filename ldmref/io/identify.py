@@ -39,7 +39,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
     (_exactly("emb_params"), "a textual inversion", EMBEDDING),
     (_exactly("clip_l", "clip_g"), "a textual inversion of SDXL", EMBEDDING),
     (_some(r"\.(hada_w1_[ab]|lokr_w1|lokr_w1_a|dora_scale)$"), "a LoHa, LoKr or DoRA",
-     "of these changes of a model, only LoRA is supported"),
+     "of these adapters, only LoRA is supported"),
     (_some(r"lora_down\.weight$|lora\.down\.weight$|lora_A\.(\w+\.)?weight$"), "a LoRA", LORA),
     (_some(_CONTROL), "a ControlNet", CONTROL),
     (_some(r"(^|\.)double_blocks\.\d+\.img_attn\."), "a Flux model", SUPPORTED),
@@ -48,7 +48,7 @@ KINDS: tuple[tuple[Callable[[list[str]], bool], str, str], ...] = (
      "a transformer of Flux or Stable Diffusion 3", SUPPORTED),
     (_some(r"(^|\.)block\.\d+\.layer\.0\.SelfAttention\."), "a T5 text encoder", SUPPORTED),
     (_some(r"^conditioner\.embedders\.0\.model\."), "SDXL's refiner",
-     "not supported; draw with the base model alone. " + SUPPORTED),
+     "not supported; use the base model alone. " + SUPPORTED),
     (_some(r"^(depth_model|low_scale_model|noise_augmentor|embedder\.model\.visual)\."),
      "a model for depth, upscaling or variations (unCLIP)", SUPPORTED),
     (_all(r"(down_blocks|mid_block|up_blocks|conv_in|conv_out|conv_norm_out|\w+_embedding)\."),
@@ -66,22 +66,22 @@ def refuse_foreign(name: str, names: Iterable[str]) -> None:
     """Refuse a file that is recognised as something other than a model.
 
     Args:
-        name: of the file.
-        names: of its tensors.
+        name: The name of the file.
+        names: The names of its tensors.
 
     Raises:
-        KeyMismatchError: says what it is, and what to do with it.
+        KeyMismatchError: The message says what it is, and the hint what to do with it.
     """
-    kind = recognised(names)
+    kind = identify_tensors(names)
     if kind is not None:
         what, hint = kind
         raise KeyMismatchError(f"{name} is {what}, not a model", code="E-KEYS", hint=hint)
 
 
-def recognised(names: Iterable[str]) -> tuple[str, str] | None:
-    """What a file with these tensors is, and what to do with it; None if it may be a model.
+def identify_tensors(names: Iterable[str]) -> tuple[str, str] | None:
+    """Identify a file by its tensors: what it is, and what to do; None if it may be a model.
 
-    >>> recognised({"emb_params"})[0]
+    >>> identify_tensors({"emb_params"})[0]
     'a textual inversion'
     """
     listed = sorted(names)
@@ -90,8 +90,8 @@ def recognised(names: Iterable[str]) -> tuple[str, str] | None:
     return next(((what, hint) for test, what, hint in KINDS if test(listed)), None)
 
 
-def foreign_class(data: Mapping[str, object]) -> str:
-    """The class in a config.json of diffusers or transformers; "" if it has none."""
+def get_foreign_class(data: Mapping[str, object]) -> str:
+    """Return the class in a config.json of diffusers or transformers; "" if it has none."""
     kinds = data.get("architectures")
     kind = data.get("_class_name") or (kinds[0] if isinstance(kinds, list) and kinds else "")
     return str(kind)[:80]

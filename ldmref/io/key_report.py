@@ -1,4 +1,4 @@
-"""How the tensors of a file compare with those that a network needs."""
+"""Comparison of a file's tensors with those that a network needs."""
 
 from __future__ import annotations
 
@@ -6,16 +6,20 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from ldmref.errors import KeyMismatchError
-
-Shape = tuple[int, ...]
+from ldmref.models.params import Shape
 
 
 @dataclass(frozen=True)
 class KeyReport:
-    """Tensor names by outcome; `misshapen` entries include both shapes.
+    """Tensor names by outcome.
 
-    `used` fit; `ignored` are known not to belong to the networks (buffers, averages, weights of the
-    loss); `unexpected` are unknown; `missing` are needed but absent.
+    Attributes:
+        used: Names that fit.
+        ignored: Names that are known not to belong to the networks (buffers, averages, weights of
+            the loss).
+        unexpected: Unknown names.
+        missing: Names that are needed but absent.
+        misshapen: Names with both shapes.
     """
 
     used: list[str] = field(default_factory=list)
@@ -26,7 +30,7 @@ class KeyReport:
 
     @property
     def problems(self) -> int:
-        """Number of tensors that do not fit."""
+        """The number of tensors that do not fit."""
         return len(self.unexpected) + len(self.missing) + len(self.misshapen)
 
     @property
@@ -36,25 +40,25 @@ class KeyReport:
 
     @property
     def shared(self) -> int:
-        """Number of names that are both needed and present."""
+        """The number of names that are both needed and present."""
         return len(self.used) + len(self.misshapen)
 
     @property
     def likeness(self) -> tuple[int, int]:
-        """Sort key of the nearest candidate: most shared names, then fewest problems."""
+        """The sort key of the nearest candidate: most shared names, then fewest problems."""
         return self.shared, -self.problems
 
     def require(self, what: str, hint: str = "") -> None:
-        """Refuse a file that does not fit, listing the problems.
+        """Refuse a file that does not fit, and list the problems.
 
         Raises:
-            KeyMismatchError: something is missing, unexpected or misshapen.
+            KeyMismatchError: A tensor is missing, unexpected or misshapen.
         """
         if not self.fits:
             raise KeyMismatchError(f"{what}: {self.summary()}", code="E-KEYS", hint=hint)
 
     def summary(self, most: int = 3) -> str:
-        """Counts and the first few names of each kind of problem."""
+        """Return counts and the first few names of each kind of problem."""
         kinds = {name: getattr(self, name) for name in ("missing", "unexpected", "misshapen")}
         return ", ".join(
             f"{len(names)} {kind} ({'; '.join(names[:most])}{'; ...' * (len(names) > most)})"
@@ -66,9 +70,9 @@ class KeyReport:
 def compare(
     have: Mapping[str, Shape], want: Mapping[str, Shape], ignorable: Collection[str] = ()
 ) -> KeyReport:
-    """Compare names and shapes: those of a file with those that are needed.
+    """Compare names and shapes of a file with those that are needed.
 
-    `ignorable`: names that may be present although they are not needed.
+    `ignorable` are names that may be present although they are not needed.
     """
     extra = sorted(set(have) - set(want))
     common = sorted(set(have) & set(want))

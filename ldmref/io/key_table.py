@@ -14,7 +14,8 @@ from typing import TypeVar
 
 import numpy as np
 
-from ldmref.io.key_report import KeyReport, Shape, compare
+from ldmref.io.key_report import KeyReport, compare
+from ldmref.models.params import Shape
 
 Config = TypeVar("Config")
 ONE_BY_ONE = {"matrix": (), "conv1d": (1,), "conv": (1, 1)}  # form -> trailing axes
@@ -22,13 +23,16 @@ ONE_BY_ONE = {"matrix": (), "conv1d": (1,), "conv": (1, 1)}  # form -> trailing 
 
 @dataclass(frozen=True)
 class KeyEntry:
-    """Name and layout of one tensor in a checkpoint; `shape` is ours.
+    """Name and layout of one tensor in a checkpoint.
 
-    `third`: which of query (0), key (1) and value (2), if the three are stacked along the first
-    axis. With several `heads` the stack is interleaved: query, key and value of the first head,
-    then of the next (QKVAttentionLegacy). `form`: "" as ours; "matrix", "conv1d" or "conv", a
-    matrix with no, one or two trailing axes of length 1, each of which may stand for the others;
-    or "transposed".
+    Attributes:
+        name: The name in the checkpoint.
+        shape: Our shape.
+        third: Query (0), key (1) or value (2), if the three are stacked along the first axis.
+        form: "" for our layout; "matrix", "conv1d" or "conv" for a matrix with no, one or two
+            trailing axes of length 1, each of which is accepted for the others; or "transposed".
+        heads: With several heads the stack is interleaved: query, key and value of the first head,
+            then of the next (QKVAttentionLegacy).
     """
 
     name: str
@@ -39,13 +43,13 @@ class KeyEntry:
 
     @property
     def stored_shape(self) -> Shape:
-        """Shape in the checkpoint."""
+        """The shape in the checkpoint."""
         shape = self.shape if self.third is None else (3 * self.shape[0], *self.shape[1:])
         return shape[::-1] if self.form == "transposed" else shape + ONE_BY_ONE.get(self.form, ())
 
     def read(self, stored: np.ndarray) -> np.ndarray:
-        """Our tensor, from the stored one."""
-        if self.form == "transposed":  # contiguous: else another BLAS routine, and other last bits
+        """Return our tensor from the stored one."""
+        if self.form == "transposed":  # contiguous, as another BLAS routine has other last bits
             return np.ascontiguousarray(stored.T)
         if self.third is None:
             return stored.reshape(self.shape)
@@ -63,13 +67,13 @@ def key_table(
     """Build a table from exact pairs of paths (ours -> theirs).
 
     Args:
-        shapes: every tensor of the network.
-        blocks: paths of blocks or tensors; the longest that contains a tensor counts. "" contains
-            all.
-        modules: paths within a block, of modules or tensors, that differ.
+        shapes: The shape of every tensor of the network.
+        blocks: Paths of blocks or tensors. The longest path that contains a tensor counts; ""
+            contains all.
+        modules: Paths within a block, of modules or tensors, that differ.
 
     Raises:
-        KeyError: no block contains a tensor.
+        KeyError: No block contains a tensor.
     """
     modules = modules or {}
     table = {}
@@ -86,13 +90,13 @@ def key_table(
     return table
 
 
-def prefixed(ours: str, theirs: str, table: KeyTable) -> dict[str, KeyEntry]:
-    """The table with a prefix before our names and one before theirs."""
+def add_prefixes(ours: str, theirs: str, table: KeyTable) -> dict[str, KeyEntry]:
+    """Return the table with a prefix before our names and one before theirs."""
     return {ours + n: replace(e, name=theirs + e.name) for n, e in table.items()}
 
 
 def with_attention_form(table: KeyTable, form: str) -> dict[str, KeyEntry]:
-    """The table with the matrices of attention layers stored in another form."""
+    """Return the table with the matrices of attention layers stored in another form."""
     return {
         name: replace(entry, form=form)
         if ".attentions." in name and ".to_" in name and len(entry.shape) == 2
@@ -101,15 +105,15 @@ def with_attention_form(table: KeyTable, form: str) -> dict[str, KeyEntry]:
     }
 
 
-def stored_shapes(table: KeyTable) -> dict[str, Shape]:
-    """Names and shapes of the file that a table describes."""
+def list_stored_shapes(table: KeyTable) -> dict[str, Shape]:
+    """Return names and shapes of the file that a table describes."""
     return {entry.name: entry.stored_shape for entry in table.values()}
 
 
 def fit(shapes: Mapping[str, Shape], table: KeyTable, ignorable: Collection[str] = ()) -> KeyReport:
     """Compare the shapes of a file with a table.
 
-    `ignorable`: names that may be present although the table lacks them.
+    `ignorable` are names that may be present although the table lacks them.
     """
     have = dict(shapes)
     for entry in table.values():
@@ -117,22 +121,22 @@ def fit(shapes: Mapping[str, Shape], table: KeyTable, ignorable: Collection[str]
             want = entry.stored_shape
             if _bare(have[entry.name]) == _bare(want):
                 have[entry.name] = want
-    return compare(have, stored_shapes(table), ignorable)
+    return compare(have, list_stored_shapes(table), ignorable)
 
 
-def matching(pattern: str, names: Iterable[str]) -> set[str]:
-    """The names that a pattern matches in full."""
+def find_matching(pattern: str, names: Iterable[str]) -> set[str]:
+    """Return the names that a pattern matches in full."""
     return {name for name in names if re.fullmatch(pattern, name)}
 
 
 def _bare(shape: Shape) -> Shape:
-    """The shape without trailing axes of length 1."""
+    """Return the shape without trailing axes of length 1."""
     while shape[-1:] == (1,):
         shape = shape[:-1]
     return shape
 
 
-def first_fit(
+def find_first_fit(
     shapes: Mapping[str, Shape],
     candidates: Iterable[tuple[Config, KeyTable]],
     what: str,
@@ -142,7 +146,8 @@ def first_fit(
     """Return the first candidate that a file fits.
 
     Raises:
-        KeyMismatchError: none fits; says `what` and lists the problems with the nearest.
+        KeyMismatchError: No candidate fits. The message begins with `what` and lists the problems
+            with the nearest one.
     """
     reports = []
     for config, table in candidates:
@@ -157,13 +162,13 @@ def first_fit(
 
 
 def to_native(tensors: Mapping[str, np.ndarray], table: KeyTable) -> dict[str, np.ndarray]:
-    """Our tensors from those of a checkpoint."""
+    """Return our tensors from those of a checkpoint."""
     stored = {name: tensors[name] for name in {entry.name for entry in table.values()}}
     return {name: entry.read(stored[entry.name]) for name, entry in table.items()}
 
 
 def to_compvis(flat: Mapping[str, np.ndarray], table: KeyTable) -> dict[str, np.ndarray]:
-    """The tensors of a checkpoint from ours; the inverse of `to_native`."""
+    """Return the tensors of a checkpoint from ours; the inverse of `to_native`."""
     members: dict[str, list[tuple[KeyEntry, np.ndarray]]] = {}
     for name, entry in table.items():
         members.setdefault(entry.name, []).append((entry, np.asarray(flat[name])))
@@ -171,7 +176,7 @@ def to_compvis(flat: Mapping[str, np.ndarray], table: KeyTable) -> dict[str, np.
 
 
 def _stack(members: Iterable[tuple[KeyEntry, np.ndarray]]) -> np.ndarray:
-    """The stored tensor of one entry, or of query, key and value in any order."""
+    """Return the stored tensor of one entry, or of query, key and value in any order."""
     ordered = sorted(members, key=lambda member: member[0].third or 0)
     entry, tensor = ordered[0]
     if entry.third is None:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from ldmref.errors import InputError, UnsafeFileError, UsageError, closest, did_you_mean
-from ldmref.files import input_path, shown
+from ldmref.files import check_input_path, shown
 from ldmref.io import hub
 from ldmref.io.compvis.single_file import find_config
 from ldmref.io.diffusers.folder import read_diffusers_config
@@ -21,26 +21,25 @@ DIFFUSERS_INDEX = "model_index.json"
 NATIVE_WEIGHTS = "model.safetensors"
 MODEL_ENDINGS = (".safetensors", ".gguf")
 PICKLES = (".ckpt", ".pt", ".pth", ".bin", ".pkl")
-MAX_NAMES = 10_000  # of a folder, among which a misspelt one is looked for
+MAX_NAMES = 10_000  # files of a folder that are compared with a misspelt name
 
 
 def find_model(name: str | Path, fetch: bool = False, variant: str | None = None) -> Path:
-    """Return the file or folder of a model: an embedded one by its name, else a path.
+    """Return the file or folder of a model: an embedded one by its name, otherwise a path.
 
-    The weights in a folder of ldmref stand for the folder.
-
-    A name such as `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in
-    the local cache of Hugging Face (`ldmref.io.hub`), and with `fetch` downloaded into it.
+    The weights in a folder of ldmref stand for the folder. A name such as
+    `stable-diffusion-v1-5/stable-diffusion-v1-5` that is not a path is looked up in the local cache
+    of Hugging Face (`ldmref.io.hub`) and, with `fetch`, downloaded into it.
 
     Raises:
-        InputError: there is no such model, or it cannot be fetched.
-        UnsafeFileError: it is a pickle.
-        BackendUnavailable: fetching needs a package that is not installed.
+        InputError: There is no such model, or it cannot be downloaded.
+        UnsafeFileError: It is a pickle.
+        BackendUnavailable: Downloading needs a package that is not installed.
     """
     if name in EMBEDDED:
         return embedded_folder(str(name))
-    path = input_path(name)
-    if not path.name or path.parts[0] in EMBEDDED:  # . has a name; ./emoji: a folder of that name
+    path = check_input_path(name)
+    if not path.name or path.parts[0] in EMBEDDED:  # `.` gets a name, and ./emoji is a folder
         path = path.absolute()
     if path.is_file() and path.suffix.lower() in PICKLES:
         raise UnsafeFileError(
@@ -69,12 +68,12 @@ def _in_hub(name: str, fetch: bool, variant: str | None) -> Path:
             hint="give a file of weights, or a folder; ldmref train makes a model of a preset, "
             "and in Python ldmref.random_model fills one with random numbers",
         )
-    reference = hub.parse(name)
+    reference = hub.parse_reference(name)
     hint = did_you_mean(name, EMBEDDED)
     if _is_file_name(name, reference):
         raise InputError(f"no such file: {name}", code="E-MODEL", hint=_similar_file(name))
     if reference is not None:
-        path = hub.fetch(reference, variant) if fetch else hub.cached(reference)
+        path = hub.fetch(reference, variant) if fetch else hub.find_cached(reference)
         if path is not None:
             return path
         hint = f"to fetch {reference.repository} from Hugging Face: fetch=True (--fetch); {hint}"
@@ -82,7 +81,7 @@ def _in_hub(name: str, fetch: bool, variant: str | None) -> Path:
 
 
 def _is_file_name(name: str, reference: hub.HubReference | None) -> bool:
-    """Whether a name means a file or a path, and not a model of the package or of the hub."""
+    """Return whether a name means a file or a path rather than a model's name."""
     ending = Path(name).suffix.lower() in (*MODEL_ENDINGS, *PICKLES)
     if reference is not None:
         return ending and not reference.file
@@ -90,7 +89,7 @@ def _is_file_name(name: str, reference: hub.HubReference | None) -> bool:
 
 
 def _similar_file(name: str) -> str:
-    """A hint at a file beside the missing one whose name is nearly the same; "" without any."""
+    """Return a hint at a file in the same folder with nearly the same name; "" without any."""
     path = Path(name)
     try:
         names = [entry.name for entry in path.parent.iterdir()]
@@ -100,34 +99,44 @@ def _similar_file(name: str) -> str:
     return f"did you mean {str(path.with_name(close))!r}?" if close else ""
 
 
-def model_config(
+def read_model_config(
     name: str | Path, config: str | Path | None = None, ema: bool | None = None
 ) -> ModelConfig:
     """Return the configuration of a model, without reading its weights.
 
-    Arguments and errors are those of `ldmref.load`.
+    The arguments and errors are those of `ldmref.load`.
     """
     path = find_model(name)
     if config is not None and path.is_dir():
         raise UsageError(
-            f"{path.name!r} has a configuration of its own",
+            f"{path.name!r} has its own configuration",
             code="E-MODEL-CONFIG",
             hint="config= (--model-config) is for single files; leave it out",
         )
     if path.is_file():
-        return find_config(TensorFile(path), None if config is None else named_config(config), ema)
+        return configure_single_file(TensorFile(path), config, ema)
     return read_diffusers_config(path) if is_diffusers(path) else read_config(path / NATIVE_INDEX)
 
 
-def named_config(name: str | Path) -> ModelConfig:
+def configure_single_file(
+    file: TensorFile, config: str | Path | None = None, ema: bool | None = None
+) -> ModelConfig:
+    """Return the configuration of a single file: `config` by name or path, or the one that fits.
+
+    The arguments and errors are those of `ldmref.load`.
+    """
+    return find_config(file, None if config is None else find_named_config(config), ema)
+
+
+def find_named_config(name: str | Path) -> ModelConfig:
     """Return a preset, or read the configuration of a folder or config.json.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: There is none, or it is damaged.
     """
     if str(name) in PRESETS:
         return PRESETS[str(name)]
-    path = input_path(name, "the name of a configuration", "E-CONFIG")
+    path = check_input_path(name, "the name of a configuration", "E-CONFIG")
     if is_diffusers(path):
         return read_diffusers_config(path)
     file = path if path.suffix == ".json" else path / NATIVE_INDEX
@@ -138,10 +147,10 @@ def named_config(name: str | Path) -> ModelConfig:
 
 
 def is_diffusers(path: Path) -> bool:
-    """Whether a path is a folder in diffusers' layout."""
+    """Return whether a path is a folder in diffusers' layout."""
     return (path / DIFFUSERS_INDEX).is_file()
 
 
 def is_native(path: Path) -> bool:
-    """Whether a path is a folder in ldmref's own layout."""
+    """Return whether a path is a folder in ldmref's own layout."""
     return (path / NATIVE_INDEX).is_file() and not is_diffusers(path)

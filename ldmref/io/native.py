@@ -18,15 +18,15 @@ import numpy as np
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.files import open_file, read_json
 from ldmref.io.atomic import atomic_folder
-from ldmref.io.identify import FOLDER, foreign_class
-from ldmref.io.key_report import Shape, compare
+from ldmref.io.identify import FOLDER, get_foreign_class
+from ldmref.io.key_report import compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import KINDS, TensorSource, write_to
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.memmap import release_pages
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
-from ldmref.models.params import Params, flatten
+from ldmref.models.params import Params, Shape, flatten
 from ldmref.models.validate import config_from_dict
 from ldmref.prompts.tokenizer import PromptTokenizer
 
@@ -39,10 +39,10 @@ DIGESTS = "sha256"  # in config.json: the SHA-256 of the other files, by name
 def load_folder(
     folder: Path,
 ) -> tuple[ModelConfig, dict[str, np.ndarray], list[PromptTokenizer], str]:
-    """Read configuration, tensors and tokenizers, and the SHA-256 of the weights' file.
+    """Load configuration, tensors and tokenizers, and the SHA-256 of the file of the weights.
 
     Raises:
-        InputError: a file is missing, damaged, or does not fit the others.
+        InputError: A file is missing, damaged, or does not fit the others.
     """
     for name in FILES:
         _require_file(folder, name)
@@ -56,23 +56,27 @@ def load_folder(
     return config, dict(file), tokenizers, file.sha256()
 
 
-def digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
+def hash_file(path: Path) -> str:
+    """Return the SHA-256 of a file, in hexadecimal."""
     with open_file(path) as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def require_digests(folder: Path, weights: str) -> None:
-    """Refuse a folder whose files are not those that its config.json records; `weights`: SHA-256.
+    """Refuse a folder whose files are not those that its config.json records.
+
+    Args:
+        folder: The folder.
+        weights: SHA-256 of the file of the weights.
 
     Raises:
-        CorruptModelError: names the first file that differs.
+        CorruptModelError: Names the first file that differs.
     """
     _, recorded = _read_settings(folder / CONFIG)
     for name in (WEIGHTS, *TOKENIZERS):
         if name not in recorded or not (folder / name).is_file():
             continue
-        actual = weights if name == WEIGHTS else digest(folder / name)
+        actual = weights if name == WEIGHTS else hash_file(folder / name)
         if actual != recorded[name]:
             message = f"{name} of {folder.name!r} has changed: its SHA-256 is {actual}, "
             message += f"{CONFIG} records {recorded[name][:64]}"
@@ -91,19 +95,19 @@ def read_config(path: Path) -> ModelConfig:
     """Read and check a `config.json` of ldmref.
 
     Raises:
-        CorruptModelError: it is damaged, of another program or version, or inconsistent.
+        CorruptModelError: It is damaged, inconsistent, or of another program or version.
     """
     return _read_settings(path)[0]
 
 
 def _read_settings(path: Path) -> tuple[ModelConfig, dict[str, str]]:
-    """The configuration, and the recorded digests of the other files."""
+    """Read the configuration, and the recorded digests of the other files."""
     data = read_json(path)
     if not isinstance(data, dict) or "schema" not in data:
-        kind = foreign_class(data) if isinstance(data, dict) else ""
+        kind = get_foreign_class(data) if isinstance(data, dict) else ""
         message = f"{path.name} is not a configuration of ldmref"
-        message += f" but that of a {kind}" if kind else ""
-        hint = f"of diffusers, {FOLDER}" if kind else ""
+        message += f" but of a {kind}" if kind else ""
+        hint = f"for diffusers, {FOLDER}" if kind else ""
         raise CorruptModelError(message, code="E-CONFIG", hint=hint)
     schema = data.pop("schema")
     recorded = data.pop(DIGESTS, {})
@@ -124,14 +128,14 @@ def _require_fit(shapes: Mapping[str, Shape], config: ModelConfig) -> None:
 
 
 def check_weights(flat: Mapping[str, np.ndarray], allow_nonfinite: bool = False) -> list[str]:
-    """Refuse weights that hold NaN or infinity; return warnings about suspicious ones.
+    """Refuse weights that are NaN or infinite; return warnings about suspicious ones.
 
     Args:
-        flat: tensors by name.
-        allow_nonfinite: warn of NaN and infinity instead.
+        flat: Tensors by name.
+        allow_nonfinite: Whether NaN and infinity only cause a warning.
 
     Raises:
-        CorruptModelError: names the first five.
+        CorruptModelError: Names the first five.
     """
     bad = []
     zero = []
@@ -161,10 +165,15 @@ def save_folder(
 ) -> None:
     """Write a model folder; it appears complete or not at all.
 
-    `tokenizers`: one for each text encoder, or one for both.
+    Args:
+        folder: The folder to write.
+        config: The configuration.
+        params: A tree of arrays for each network.
+        tokenizers: One tokenizer per text encoder, or one for both.
+        dtype: The data type to store the weights in.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: It cannot be written.
     """
     flat = flatten(params)
     _require_fit({name: tuple(leaf.shape) for name, leaf in flat.items()}, config)
@@ -179,6 +188,6 @@ def save_folder(
             write_to(file, sources)
         for name, text in texts.items():
             (temporary / name).write_text(text, "utf-8")
-        digests = {DIGESTS: {name: digest(temporary / name) for name in (WEIGHTS, *texts)}}
+        digests = {DIGESTS: {name: hash_file(temporary / name) for name in (WEIGHTS, *texts)}}
         settings = {"schema": SCHEMA} | digests | config.to_dict()
         (temporary / CONFIG).write_text(json.dumps(settings, indent=2) + "\n", "utf-8")

@@ -15,14 +15,18 @@ from ldmref.prompts.wordpiece import wordpiece_tokenizer
 def tokenizer_for(
     text: TextConfig, source: str | Path | None = None, pad: int | None = None
 ) -> PromptTokenizer:
-    """Return the tokenizer of a text encoder; class-conditional and unconditional models need no
-    files.
+    """Return the tokenizer of a text encoder.
 
-    Arguments and errors are those of `prompts.clip_vocabulary.load_tokenizer` and
-    `prompts.wordpiece.wordpiece_tokenizer`.
+    Class-conditional and unconditional models need no files.
+
+    Args:
+        text: The configuration of the text encoder.
+        source: The location of the vocabulary, as for `load_tokenizer` and `wordpiece_tokenizer`.
+        pad: The id of the padding token, as for `load_tokenizer`.
 
     Raises:
-        CorruptModelError: the vocabulary is larger than the encoder's.
+        InputError: No vocabulary was found.
+        CorruptModelError: A file is damaged, or the vocabulary is larger than the encoder's.
     """
     if text.model_type in ("class", "none"):
         classes = text.vocab_size if text.model_type == "class" else 0

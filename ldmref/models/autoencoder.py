@@ -20,11 +20,11 @@ from ldmref.models import layers as nn
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, Spec, numbered
 
-BLOCK = 4096  # vectors compared with the codebook at a time, to bound memory
+CODEBOOK_ROWS = 4096  # vectors compared with the codebook at a time, to bound memory
 
 
 def autoencoder_spec(config: AutoencoderConfig) -> Spec:
-    """The shapes of every parameter of the autoencoder."""
+    """Return the shapes of every parameter of the autoencoder."""
     channels = config.block_out_channels
     z = config.latent_channels
     last = len(channels) - 1
@@ -75,11 +75,19 @@ def autoencoder_spec(config: AutoencoderConfig) -> Spec:
 
 
 def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> tuple[Array, Array]:
-    """The posterior q(z|x) = N(mean, exp(logvar)).
+    """Return the posterior q(z|x) = N(mean, exp(logvar)) of images.
 
-    image: (n, 3, H, W) in [-1, 1] -> mean and log-variance in [-30, 20], each (n, z, H/f, W/f),
-    before scaling. Downsampling pads on the right and at the bottom only. VQ: the latents before
-    quantization, with log-variance -inf.
+    Downsampling pads on the right and at the bottom only.
+
+    Args:
+        ops: The backend.
+        p: The parameters of `autoencoder_spec`.
+        config: The configuration.
+        image: (n, 3, H, W) in [-1, 1].
+
+    Returns:
+        Mean and log-variance in [-30, 20], each (n, z, H/f, W/f), before scaling. For VQ, the
+        latents before quantization and a log-variance of -inf.
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
@@ -102,9 +110,9 @@ def encode(ops: Backend, p: Params, config: AutoencoderConfig, image: Array) -> 
 
 
 def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Array:
-    """Decode unscaled latents; z: (n, z, h, w) -> (n, 3, f*h, f*w), about [-1, 1].
+    """Decode unscaled latents (n, z, h, w) to images (n, 3, f*h, f*w), approximately in [-1, 1].
 
-    VQ: z is quantized first.
+    VQ autoencoders quantize the latents first.
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
@@ -121,20 +129,22 @@ def decode(ops: Backend, p: Params, config: AutoencoderConfig, z: Array) -> Arra
 
 
 def quantize(ops: Backend, codebook: Array, z: Array) -> Array:
-    """Replace the vector at each pixel by the nearest of the codebook; z: (n, z, h, w) -> same."""
+    """Replace each pixel's vector by the nearest one of the codebook; z: (n, z, h, w) -> same."""
     n, c, h, w = z.shape
     xp = ops.xp
     pixels = n * h * w
     rows = xp.reshape(xp.permute_dims(z, (0, 2, 3, 1)), (pixels, c))
     rows = ops.cast(rows, ops.state_dtype)
     table = ops.cast(codebook, ops.state_dtype)
-    blocks = [nearest_code(rows[i : i + BLOCK], table)[1] for i in range(0, pixels, BLOCK)]
+    blocks = [
+        nearest_code(rows[i : i + CODEBOOK_ROWS], table)[1] for i in range(0, pixels, CODEBOOK_ROWS)
+    ]
     nearest = xp.astype(xp.concat(blocks, axis=0), z.dtype)
     return xp.permute_dims(xp.reshape(nearest, (n, h, w, c)), (0, 3, 1, 2))
 
 
 def _layers(ops: Backend, block: Params, x: Array, groups: int, eps: float) -> Array:
-    """The residual blocks of a level, each followed by attention if present."""
+    """Apply the residual blocks of a level, each followed by attention if present."""
     for i, resnet in enumerate(block.resnets.items_in_order()):
         x = nn.resnet_block(ops, resnet, x, None, groups, eps)
         if "attentions" in block:
@@ -143,7 +153,7 @@ def _layers(ops: Backend, block: Params, x: Array, groups: int, eps: float) -> A
 
 
 def _mid_block(ops: Backend, p: Params, x: Array, groups: int, eps: float) -> Array:
-    """Residual block, single-head self-attention over all pixels, residual block."""
+    """Apply a residual block, single-head self-attention over all pixels, a residual block."""
     x = nn.resnet_block(ops, p.resnets["0"], x, None, groups, eps)
     if "attentions" in p:
         x = nn.attention_block(ops, p.attentions["0"], x, 1, groups, eps)

@@ -14,7 +14,7 @@ from ldmref.math.arrays import Array
 from ldmref.models import layers as nn
 from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.params import Params, Spec
-from ldmref.models.unet import embedding, encoder_half, unet_spec
+from ldmref.models.unet import embed_timestep, run_encoder, unet_spec
 
 HALF = ("conv_in", "time_embedding", "down_blocks", "mid_block")
 
@@ -31,7 +31,7 @@ class ClassifierConfig:
 
     @property
     def unet(self) -> UNetConfig:
-        """The U-Net of which it is a half: self-attention at the lowest level."""
+        """The U-Net whose encoder is used, with self-attention at the lowest level."""
         levels = len(self.block_out_channels)
         return UNetConfig(
             in_channels=self.in_channels,
@@ -48,7 +48,7 @@ class ClassifierConfig:
 
 
 def classifier_spec(config: ClassifierConfig) -> Spec:
-    """The shapes of every parameter of the classifier."""
+    """Return the shapes of every parameter of the classifier."""
     spec = unet_spec(config.unet)
     width = config.block_out_channels[-1]
     head: Spec = {"norm": nn.norm_spec(width)}
@@ -59,14 +59,22 @@ def classifier_spec(config: ClassifierConfig) -> Spec:
 def classifier_features(
     ops: Backend, p: Params, config: ClassifierConfig, x: Array, t: Array
 ) -> Array:
-    """What the logits are a linear function of; x: (n, c, h, w) noisy, t: (n,) -> (n, d)."""
+    """Compute the features before the last layer; x: (n, c, h, w) noisy, t: (n,) -> (n, d)."""
     unet = config.unet
-    emb = embedding(ops, p, unet, x, t, None, None, None)
-    x, _ = encoder_half(ops, p, unet, nn.conv2d(ops, p.conv_in, x), emb, None)
+    emb = embed_timestep(ops, p, unet, x, t, None, None, None)
+    x, _ = run_encoder(ops, p, unet, nn.conv2d(ops, p.conv_in, x), emb, None)
     x = nn.norm_silu(ops, p.head.norm, x, unet.norm_num_groups, unet.norm_eps)
     return ops.xp.mean(x, axis=(2, 3))
 
 
 def classifier(ops: Backend, p: Params, config: ClassifierConfig, x: Array, t: Array) -> Array:
-    """Logits of p(class | x_t); x: (n, c, h, w) in variance-preserving scale, t: (n,) -> (n, k)."""
+    """Compute logits of p(class | x_t), (n, k).
+
+    Args:
+        ops: The backend.
+        p: The parameters of `classifier_spec`.
+        config: The configuration.
+        x: Noisy latents in variance-preserving scale, (n, c, h, w).
+        t: Training timesteps, (n,).
+    """
     return nn.linear(ops, p.head.linear, classifier_features(ops, p, config, x, t))

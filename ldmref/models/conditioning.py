@@ -1,4 +1,4 @@
-"""What conditions the U-Net besides the noisy latents and the timestep."""
+"""The conditioning of the U-Net: text, pooled text and image sizes."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from ldmref.math.arrays import Array
 from ldmref.models.params import Params
 
 
-class Context:
-    """Hidden states (n, l, d) of the text, with a cache of the keys and values made of them.
+class CachedContext:
+    """Hidden states (n, l, d) of the text, with a cache of the keys and values made from them.
 
     Keys and values of a cross-attention layer do not change from step to step.
     """
@@ -25,7 +25,7 @@ class Context:
     def keys_and_values(
         self, layer: Params, project: Callable[[Array], tuple[Array, Array]]
     ) -> tuple[Array, Array]:
-        """`project(states)`, computed at the first call for a layer."""
+        """Return `project(states)`, computed at the first call for a layer."""
         key = id(layer)
         cache = self._cache
         if key not in cache:
@@ -33,47 +33,54 @@ class Context:
         return cache[key][1]
 
 
-def states_of(context: Array | Context) -> Array:
-    """The hidden states, cached or not."""
-    return context.states if isinstance(context, Context) else context
+def get_hidden_states(context: Array | CachedContext) -> Array:
+    """Return the hidden states, whether or not they are cached."""
+    return context.states if isinstance(context, CachedContext) else context
 
 
 class Conditioning(NamedTuple):
-    """Arrays of one batch, the first axis being the batch's.
+    """The conditioning arrays of one batch; the first axis is the batch.
 
-    `context`: (n, l, cross_attention_dim), for cross-attention, None without; `pooled`: (n, d) and
-    `sizes`: (n, 6), for `addition_embed_type` "text_time", else None.
+    Attributes:
+        context: Hidden states for cross-attention, (n, l, cross_attention_dim); None without it.
+        pooled: Pooled text, (n, d), for `addition_embed_type` "text_time"; None otherwise.
+        sizes: The six image sizes, (n, 6), for "text_time"; None otherwise.
     """
 
-    context: Array | Context | None
+    context: Array | CachedContext | None
     pooled: Array | None = None
     sizes: Array | None = None
 
 
-def own_conditioning(ops: Backend, context: Array | Context | Conditioning | None) -> Conditioning:
-    """A conditioning, or bare hidden states, with arrays of a backend."""
+def convert_conditioning(
+    ops: Backend, context: Array | CachedContext | Conditioning | None
+) -> Conditioning:
+    """Convert a conditioning, or bare hidden states, to arrays of a backend."""
     parts = context if isinstance(context, Conditioning) else Conditioning(context)
     own = {
         name: ops.own(name, part)
         for name, part in parts._asdict().items()
-        if part is not None and not isinstance(part, Context)
+        if part is not None and not isinstance(part, CachedContext)
     }
     return parts._replace(**own)
 
 
-def with_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
-    """The same for many steps: with a `Context`, which compiled networks do not take."""
+def add_cache(ops: Backend, conditioning: Conditioning) -> Conditioning:
+    """Return a conditioning for many steps, with a `CachedContext`.
+
+    Compiled networks do not accept one, so their conditioning is returned unchanged.
+    """
     if conditioning.context is None or ops.compiles:
         return conditioning
-    return conditioning._replace(context=Context(states_of(conditioning.context)))
+    return conditioning._replace(context=CachedContext(get_hidden_states(conditioning.context)))
 
 
 def join(ops: Backend, parts: Sequence[Conditioning]) -> Conditioning:
-    """One conditioning for the batches of several, one after the other."""
+    """Concatenate the batches of several conditionings."""
 
     def concat(arrays: Sequence[Array | None]) -> Array | None:
         return None if arrays[0] is None else ops.xp.concat(arrays, axis=0)
 
     contexts, pooled, sizes = zip(*parts, strict=True)
-    states = [states_of(context) for context in contexts]
-    return with_cache(ops, Conditioning(concat(states), concat(pooled), concat(sizes)))
+    states = [get_hidden_states(context) for context in contexts]
+    return add_cache(ops, Conditioning(concat(states), concat(pooled), concat(sizes)))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from ldmref.declare import Length, Range
 from ldmref.samplers.config import SchedulerConfig
 
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2")  # fields of `ModelConfig`, and networks
 LEVELS = Length(1, 10)  # a network has from 1 to 10
 Width = Annotated[int, Range(1, 65536)]
 WidthOrZero = Annotated[int, Range(0, 65536)]
@@ -93,9 +94,12 @@ class AutoencoderConfig:
 class TextConfig:
     """The text encoder: token ids (n, l) to hidden states (n, l, hidden_size).
 
-    `model_type`: "clip", CLIP's text transformer; "ldmbert", the transformer encoder of the latent
-    diffusion paper; "class", an embedding table with a row per class, the last of which is the null
-    class; "none", an unconditional model.
+    Possible values of `model_type`:
+
+    - "clip": CLIP's text transformer.
+    - "ldmbert": the transformer encoder of the latent diffusion paper.
+    - "class": an embedding table with a row per class; the last row is the null class.
+    - "none": an unconditional model.
     """
 
     model_type: Literal["clip", "ldmbert", "class", "none"] = "clip"
@@ -107,13 +111,13 @@ class TextConfig:
     # for "ldmbert"; 0: hidden_size / num_attention_heads
     head_dim: WidthOrZero = 0
     max_position_embeddings: Width = 77
-    # for "class": prompts that name a class, which its number also does
+    # for "class": the prompts that name the classes; their numbers also work
     class_names: tuple[str, ...] = ()
     hidden_act: Literal["gelu", "quick_gelu"] = "quick_gelu"
     layer_norm_eps: Eps = 1e-5
     # width of the pooled output; 0: no pooled output
     projection_dim: WidthOrZero = 0
-    # the token to pool; 2: the one with the largest id (old files)
+    # the token to pool; 2: the token with the largest id (old files)
     eos_token_id: Annotated[int, Range(0, 10_000_000)] = 49407
     # final layers left out of the hidden states: 1 in SDXL
     skipped_layers: Annotated[int, Range(0, 255)] = 0
@@ -123,7 +127,7 @@ class TextConfig:
 
 @dataclass(frozen=True)
 class Defaults:
-    """The meaning of `None` in `ldmref.modes` for this model."""
+    """The values that None stands for in `ldmref.modes`."""
 
     steps: Annotated[int, Range(1, 100_000)] = 50
     cfg_scale: Annotated[float, Range(-1e6, 1e6)] = 7.5
@@ -131,11 +135,11 @@ class Defaults:
     inpaint_cfg_scale: Annotated[float, Range(-1e6, 1e6)] = 0.0
     width: Width = 512
     height: Width = 512
-    # few latent cells: far from width x height, images fall apart
+    # images of other sizes are incoherent, because the model has few latent cells
     one_size: bool = False
 
     def is_near(self, width: int, height: int) -> bool:
-        """Whether each side is within a factor of 2 of the trained one; 1.4 with `one_size`."""
+        """Return whether each side is within a factor of 2 of training; 1.4 with `one_size`."""
         most = 1.4 if self.one_size else 2.0
         return all(1 / most <= r <= most for r in (width / self.width, height / self.height))
 
@@ -148,7 +152,7 @@ class ModelConfig:
     unet: UNetConfig = field(default_factory=UNetConfig)
     vae: AutoencoderConfig = field(default_factory=AutoencoderConfig)
     text_encoder: TextConfig = field(default_factory=TextConfig)
-    # SDXL's second, which also gives the pooled output
+    # SDXL's second text encoder, which also computes the pooled output
     text_encoder_2: TextConfig | None = None
     # the image concatenated to the noisy latents: see `image_channels`
     concat: Literal["", "masked_image", "low_resolution", "segmentation"] = ""
@@ -161,7 +165,7 @@ class ModelConfig:
 
     @property
     def size_multiple(self) -> int:
-        """Width and height must be multiples of this, so that latents have an integral size.
+        """The number that width and height must be multiples of, so latents have an integral size.
 
         With `resnet_updown`, every level of the U-Net must also halve evenly.
         """
@@ -179,7 +183,7 @@ class ModelConfig:
 
     @property
     def max_clip_skip(self) -> int:
-        """The most `clip_skip` that leaves a layer in every text encoder."""
+        """The largest `clip_skip` that leaves a layer in every text encoder."""
         texts = self.text_encoders or (self.text_encoder,)
         return min(text.num_hidden_layers - text.skipped_layers for text in texts) - 1
 
@@ -187,13 +191,16 @@ class ModelConfig:
     def image_channels(self) -> int:
         """Input channels of the U-Net in addition to the noisy latents.
 
-        `concat` "": none, or mask and masked latents (5) in inpainting models of Stable Diffusion;
-        "masked_image": masked latents and mask, in latent diffusion's order; "low_resolution": an
-        image of the latents' size; "segmentation": a class map, rescaled to the latents' size.
+        They depend on `concat`:
+
+        - "": none, or mask and masked latents (5) in inpainting models of Stable Diffusion.
+        - "masked_image": masked latents and mask, in latent diffusion's order.
+        - "low_resolution": an image of the latents' size.
+        - "segmentation": a class map, rescaled to the latents' size.
         """
         return self.unet.in_channels - self.vae.latent_channels
 
     def to_dict(self) -> dict[str, Any]:
-        """A JSON-able dictionary, the inverse of `validate.config_from_dict`."""
+        """Return a JSON-able dictionary, which `config_from_dict` reads."""
         values = dataclasses.asdict(self)
         return {key: value for key, value in values.items() if value is not None}

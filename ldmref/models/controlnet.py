@@ -1,8 +1,8 @@
 """ControlNet: a trainable copy of the U-Net's encoder that conditions the U-Net on an image.
 
 Zhang, Rao, Agrawala 2023, arXiv:2302.05543, section 3; parameter names of diffusers'
-ControlNetModel. Its outputs pass through "zero convolutions", initialized to zero, so that it has
-no effect before training. The conditioning image is called the hint.
+ControlNetModel. Its outputs pass through "zero convolutions", initialized to zero, so it has no
+effect before training. The conditioning image is called the hint.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from typing import Any
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, Context, own_conditioning
+from ldmref.models.conditioning import CachedContext, Conditioning, convert_conditioning
 from ldmref.models.config import UNetConfig, Width, Widths
 from ldmref.models.layers import conv2d, conv_spec
 from ldmref.models.params import Params, Spec, flatten, init, numbered, tree_map, unflatten
-from ldmref.models.unet import Residuals, embedding, encoder_half, unet_spec
+from ldmref.models.unet import Residuals, embed_timestep, run_encoder, unet_spec
 
 DECODER_HALF = ("up_blocks", "conv_norm_out", "conv_out")
 HINT = "controlnet_cond_embedding"
@@ -27,7 +27,7 @@ ZERO = ("controlnet_down_blocks", "controlnet_mid_block", f"{HINT}.conv_out")
 
 @dataclass(frozen=True)
 class ControlNetConfig:
-    """The U-Net whose encoder is copied, and the channels and widths of the hint encoder.
+    """The U-Net whose encoder is copied, and the hint encoder's channels and widths.
 
     The hint encoder downsamples by 2 between two widths.
     """
@@ -43,7 +43,7 @@ class ControlNetConfig:
 
 
 def controlnet_spec(config: ControlNetConfig) -> Spec:
-    """The shapes of every parameter."""
+    """Return the shapes of every parameter."""
     u = config.unet
     widths = config.conditioning_embedding_out_channels
     last = len(u.block_out_channels) - 1
@@ -63,8 +63,8 @@ def controlnet_spec(config: ControlNetConfig) -> Spec:
     }
 
 
-def copy_of_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 0) -> Params:
-    """Initial parameters: those of the U-Net, a random hint encoder, and zero convolutions."""
+def init_from_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 0) -> Params:
+    """Initialize from a U-Net: its encoder, a random hint encoder and zero convolutions."""
     copied = flatten(unet)
     params = flatten(init(controlnet_spec(config), seed))
     for name, tensor in params.items():
@@ -76,7 +76,7 @@ def copy_of_unet(unet: Mapping[str, Any], config: ControlNetConfig, seed: int = 
 
 
 def encode_hint(ops: Backend, p: Params, hint: Array) -> Array:
-    """Features of the hint; (n, conditioning_channels, H, W) in [0, 1] -> (n, c, H/f, W/f)."""
+    """Encode the hint, (n, conditioning_channels, H, W) in [0, 1], as features (n, c, H/f, W/f)."""
     p = p[HINT]
     x = ops.silu(conv2d(ops, p.conv_in, hint))
     for i, block in enumerate(p.blocks.items_in_order()):
@@ -90,26 +90,34 @@ def controlnet(
     config: ControlNetConfig,
     x: Array,
     t: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     hint: Array,
     pooled: Array | None = None,
     sizes: Array | None = None,
 ) -> Residuals:
-    """The residuals that the U-Net adds to its skip connections and mid block.
+    """Compute the residuals that the U-Net adds to its skip connections and mid block.
 
-    hint: (n, c, h, w) from `encode_hint`; the other arguments are those of `unet`, x being the
-    noisy latents alone, also for an inpainting U-Net.
+    Args:
+        ops: The backend.
+        p: The parameters of `controlnet_spec`.
+        config: The configuration.
+        x: The noisy latents alone, (n, c, h, w), also for an inpainting U-Net.
+        t: Training timesteps, (n,).
+        context: As for `unet`.
+        hint: Features from `encode_hint`, (n, c, h, w).
+        pooled: As for `unet`.
+        sizes: As for `unet`.
     """
-    emb = embedding(ops, p, config.unet, x, t, context, pooled, sizes)
+    emb = embed_timestep(ops, p, config.unet, x, t, context, pooled, sizes)
     x = conv2d(ops, p.conv_in, x) + hint
-    mid, skips = encoder_half(ops, p, config.unet, x, emb, context)
+    mid, skips = run_encoder(ops, p, config.unet, x, emb, context)
     zero = p.controlnet_down_blocks.items_in_order()
     down = tuple(conv2d(ops, conv, skip) for conv, skip in zip(zero, skips, strict=True))
     return Residuals(down, conv2d(ops, p.controlnet_mid_block, mid))
 
 
-def add(terms: list[tuple[float, Residuals]]) -> Residuals | None:
-    """The weighted sum of the residuals of several ControlNets; None if there are none."""
+def add_residuals(terms: list[tuple[float, Residuals]]) -> Residuals | None:
+    """Return the weighted sum of the residuals of several ControlNets; None for no terms."""
     total = None
     for weight, residuals in terms:
         down = tuple(weight * x for x in residuals.down)
@@ -122,7 +130,10 @@ def add(terms: list[tuple[float, Residuals]]) -> Residuals | None:
 
 
 class ControlNet:
-    """A ControlNet on one backend, whose arrays it returns; it also takes NumPy's."""
+    """A ControlNet on one backend; `ldmref.load_controlnet` returns one.
+
+    Its methods return arrays of the backend and accept these or NumPy's.
+    """
 
     def __init__(
         self,
@@ -139,19 +150,26 @@ class ControlNet:
         self.params = tree_map(backend.weight, params)
 
     def encode_hint(self, hint: Array) -> Array:
-        """Features of hints (n, 3, H, W) in [0, 1]; they do not depend on the step."""
+        """Encode hints, (n, 3, H, W) in [0, 1]; the features do not depend on the step."""
         with self.backend.inference():
             return encode_hint(self.backend, self.params, self.backend.own("hint", hint))
 
     def residuals(
         self, x: Array, t: Array, context: Array | Conditioning, hint: Array
     ) -> Residuals:
-        """x (n, c, h, w), t (n,), context as for the U-Net, hint from `encode_hint`."""
+        """Compute the residuals for one step.
+
+        Args:
+            x: Noisy latents, (n, c, h, w).
+            t: Training timesteps, (n,).
+            context: As for `LatentDiffusion.unet`.
+            hint: Features from `encode_hint`.
+        """
         ops = self.backend
         x = ops.own("x", x)
         t = ops.own("t", t)
         hint = ops.own("hint", hint)
-        states, pooled, sizes = own_conditioning(ops, context)
+        states, pooled, sizes = convert_conditioning(ops, context)
         with ops.inference():
             return controlnet(ops, self.params, self.config, x, t, states, hint, pooled, sizes)
 

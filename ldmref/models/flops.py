@@ -1,6 +1,7 @@
-"""Estimates of the floating-point operations of networks, and of how many a backend does a second.
+"""Estimates of the floating-point operations of networks, and of a backend's speed.
 
-Two per multiply-add in convolutions, linear layers and attention; the rest is not counted.
+Convolutions, linear layers and attention count two operations per multiply-add; other operations
+are not counted.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 
 from ldmref.backends.base import Backend
 from ldmref.models.config import ModelConfig
-from ldmref.models.memory import level_of
+from ldmref.models.memory import find_level
 from ldmref.models.params import Spec, flatten
 
 PROBE_SECONDS = 0.01
@@ -22,16 +23,20 @@ PROBE_CHANNELS = (64, 128, 256, 512, 1024)
 _measured: WeakKeyDictionary[Backend, float] = WeakKeyDictionary()
 
 
-def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
-    """Of one evaluation of the U-Net for one image, without guidance.
+def count_unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
+    """Count the operations of one evaluation of the U-Net for one image, without guidance.
 
-    spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
+    Args:
+        spec: The shapes of all parameters, from `model_spec`.
+        config: The model's configuration.
+        width: Width of the image in pixels.
+        height: Height of the image in pixels.
     """
     f = config.vae.factor
     tokens = config.text_encoder.max_position_embeddings
     total = 0
     for name, shape in flatten(spec["unet"]).items():
-        pixels = (width // f) * (height // f) >> 2 * level_of(f"unet.{name}", config)
+        pixels = (width // f) * (height // f) >> 2 * find_level(f"unet.{name}", config)
         if len(shape) < 2 or "time_emb" in name or name.startswith(("add_", "class_")):
             continue
         if "attn2.to_k" in name or "attn2.to_v" in name:  # once per image
@@ -43,8 +48,10 @@ def unet_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height
     return total
 
 
-def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int) -> int:
-    """Of decoding the latents of one image."""
+def count_decoder_flops(
+    spec: Mapping[str, Spec], config: ModelConfig, width: int, height: int
+) -> int:
+    """Count the operations of decoding one image; the arguments of `count_unet_flops`."""
     f = config.vae.factor
     total = 0
     cells = (width // f) * (height // f)
@@ -62,8 +69,11 @@ def decoder_flops(spec: Mapping[str, Spec], config: ModelConfig, width: int, hei
     return total
 
 
-def flops_per_second(ops: Backend) -> float:
-    """How fast a backend convolves here: measured once, in some hundredths of a second."""
+def measure_flops_per_second(ops: Backend) -> float:
+    """Measure how fast a backend convolves here.
+
+    The measurement takes a few hundredths of a second and is made once per backend.
+    """
     if ops not in _measured:
         seconds = 1.0
         channels = 0

@@ -11,32 +11,33 @@ from collections.abc import Callable
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Context
+from ldmref.models.conditioning import CachedContext
 from ldmref.models.params import Params, Spec, numbered
 
 # -- shapes ---------------------------------------------------------------------------------------
 
 
 def linear_spec(d_in: int, d_out: int, bias: bool = True) -> Spec:
-    """weight (d_out, d_in), bias (d_out,)."""
+    """Return the shapes: weight (d_out, d_in), bias (d_out,)."""
     spec: Spec = {"weight": (d_out, d_in)}
     return spec | {"bias": (d_out,)} if bias else spec
 
 
 def conv_spec(c_in: int, c_out: int, kernel: int = 3) -> Spec:
-    """weight (c_out, c_in, k, k), bias (c_out,)."""
+    """Return the shapes: weight (c_out, c_in, k, k), bias (c_out,)."""
     return {"weight": (c_out, c_in, kernel, kernel), "bias": (c_out,)}
 
 
 def norm_spec(c: int) -> Spec:
-    """weight (c,), bias (c,)."""
+    """Return the shapes: weight (c,), bias (c,)."""
     return {"weight": (c,), "bias": (c,)}
 
 
 def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None, scale_shift: bool = False) -> Spec:
-    """norm1, conv1, norm2, conv2; time_emb_proj with d_emb, conv_shortcut if c_in != c_out.
+    """Return the shapes of norm1, conv1, norm2, conv2 and, if needed, two more layers.
 
-    `scale_shift`: time_emb_proj returns the scale, then the shift, of norm2.
+    These are time_emb_proj with `d_emb` and conv_shortcut if c_in != c_out. With `scale_shift`,
+    time_emb_proj returns the scale and then the shift of norm2.
     """
     spec: Spec = {
         "norm1": norm_spec(c_in),
@@ -52,7 +53,7 @@ def resnet_block_spec(c_in: int, c_out: int, d_emb: int | None, scale_shift: boo
 
 
 def attention_spec(d: int, d_context: int | None = None, bias: bool = False) -> Spec:
-    """to_q, to_k, to_v, to_out.0."""
+    """Return the shapes of to_q, to_k, to_v and to_out.0."""
     d_context = d_context or d
     return {
         "to_q": linear_spec(d, d, bias),
@@ -63,12 +64,15 @@ def attention_spec(d: int, d_context: int | None = None, bias: bool = False) -> 
 
 
 def attention_block_spec(c: int) -> Spec:
-    """group_norm, to_q, to_k, to_v, to_out.0, with biases."""
+    """Return the shapes of group_norm, to_q, to_k, to_v and to_out.0, with biases."""
     return {"group_norm": norm_spec(c)} | attention_spec(c, bias=True)
 
 
 def transformer_spec(c: int, d_context: int, layers: int, linear_projection: bool) -> Spec:
-    """norm, proj_in, transformer_blocks, proj_out of a spatial transformer."""
+    """Return the shapes of a spatial transformer.
+
+    Its parts are norm, proj_in, transformer_blocks and proj_out.
+    """
     projection = linear_spec(c, c) if linear_projection else conv_spec(c, c, 1)
     block = {
         "norm1": norm_spec(c),
@@ -90,27 +94,27 @@ def transformer_spec(c: int, d_context: int, layers: int, linear_projection: boo
 
 
 def linear(ops: Backend, p: Params, x: Array) -> Array:
-    """x: (..., d_in) -> (..., d_out)."""
+    """Apply a linear layer; x: (..., d_in) -> (..., d_out)."""
     return ops.linear(x, p.weight, p.get("bias"))
 
 
 def conv2d(ops: Backend, p: Params, x: Array, stride: int = 1) -> Array:
-    """Convolution with "same" padding; x: (n, c_in, h, w) -> (n, c_out, h/stride, w/stride)."""
+    """Convolve with "same" padding; x: (n, c_in, h, w) -> (n, c_out, h/stride, w/stride)."""
     return ops.conv2d(x, p.weight, p.bias, stride, p.weight.shape[-1] // 2)
 
 
 def group_norm(ops: Backend, p: Params, x: Array, groups: int, eps: float) -> Array:
-    """x: (n, c, h, w) -> the same."""
+    """Apply group normalization; x: (n, c, h, w) -> the same shape."""
     return ops.group_norm(x, p.weight, p.bias, groups, eps)
 
 
 def norm_silu(ops: Backend, p: Params, x: Array, groups: int, eps: float) -> Array:
-    """SiLU of GroupNorm; x: (n, c, h, w) -> the same."""
+    """Apply group normalization, then SiLU; x: (n, c, h, w) -> the same shape."""
     return ops.group_norm_silu(x, p.weight, p.bias, groups, eps)
 
 
 def layer_norm(ops: Backend, p: Params, x: Array, eps: float = 1e-5) -> Array:
-    """x: (n, l, d) -> the same."""
+    """Apply layer normalization; x: (n, l, d) -> the same shape."""
     return ops.layer_norm(x, p.weight, p.bias, eps)
 
 
@@ -123,7 +127,7 @@ def resnet_block(
     eps: float,
     resample: Callable[[Array], Array] | None = None,
 ) -> Array:
-    """Residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w).
+    """Apply a residual block; x: (n, c_in, h, w), emb: (n, d) or None -> (n, c_out, h, w).
 
     `resample` down- or upsamples both branches before the first convolution.
     """
@@ -147,27 +151,29 @@ def resnet_block(
 
 
 def mean_pool(ops: Backend, x: Array, factor: int = 2) -> Array:
-    """Average pooling over factor x factor pixels; (n, c, h, w) -> (n, c, h/factor, w/factor)."""
+    """Average factor x factor pixels; (n, c, h, w) -> (n, c, h/factor, w/factor)."""
     n, c, h, w = x.shape
     squares = ops.xp.reshape(x, (n, c, h // factor, factor, w // factor, factor))
     return ops.xp.mean(squares, axis=(3, 5))
 
 
 def split_heads(ops: Backend, x: Array, num_heads: int) -> Array:
-    """(n, l, d) -> (n, heads, l, d / heads)."""
+    """Reshape (n, l, d) to (n, heads, l, d / heads)."""
     n, length, d = x.shape
     x = ops.xp.reshape(x, (n, length, num_heads, d // num_heads))
     return ops.xp.permute_dims(x, (0, 2, 1, 3))
 
 
 def merge_heads(ops: Backend, x: Array) -> Array:
-    """(n, heads, l, d / heads) -> (n, l, d), the inverse of `split_heads`."""
+    """Reshape (n, heads, l, d / heads) to (n, l, d), the inverse of `split_heads`."""
     n, heads, length, d = x.shape
     return ops.xp.reshape(ops.xp.permute_dims(x, (0, 2, 1, 3)), (n, length, heads * d))
 
 
-def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_heads: int) -> Array:
-    """Multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
+def attention(
+    ops: Backend, p: Params, x: Array, context: Array | CachedContext, num_heads: int
+) -> Array:
+    """Apply multi-head attention of x: (n, l, d) over context: (n, m, d_context) -> (n, l, d)."""
 
     def project(layer: Params, states: Array) -> Array:
         return split_heads(ops, linear(ops, layer, states), num_heads)
@@ -176,7 +182,7 @@ def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_h
         return project(p.to_k, states), project(p.to_v, states)
 
     q = project(p.to_q, x)
-    if isinstance(context, Context):
+    if isinstance(context, CachedContext):
         k, v = context.keys_and_values(p, keys_and_values)
     else:
         k, v = keys_and_values(context)
@@ -184,7 +190,7 @@ def attention(ops: Backend, p: Params, x: Array, context: Array | Context, num_h
 
 
 def identity_attention(ops: Backend, p: Params, x: Array) -> Array:
-    """Self-attention of x: (n, l, d) whose map is the identity: every token attends to itself.
+    """Apply self-attention to x, (n, l, d), with the identity as its map: tokens see themselves.
 
     Source: Ahn et al. 2024, arXiv:2403.17377, section 4.2.
     """
@@ -194,7 +200,7 @@ def identity_attention(ops: Backend, p: Params, x: Array) -> Array:
 def self_attention(
     ops: Backend, p: Params, x: Array, num_heads: int, causal: bool = False
 ) -> Array:
-    """Multi-head self-attention of a text encoder; x: (n, l, d) -> (n, l, d)."""
+    """Apply multi-head self-attention of a text encoder; x: (n, l, d) -> (n, l, d)."""
     projections = p.q_proj, p.k_proj, p.v_proj
     q, k, v = (split_heads(ops, linear(ops, proj, x), num_heads) for proj in projections)
     return linear(ops, p.out_proj, merge_heads(ops, ops.attention(q, k, v, causal=causal)))
@@ -209,9 +215,9 @@ def attention_block(
     eps: float,
     identity: bool = False,
 ) -> Array:
-    """Residual self-attention over the h*w pixels as tokens; x: (n, c, h, w) -> the same.
+    """Apply residual self-attention over the h*w pixels; x: (n, c, h, w) -> the same shape.
 
-    `identity`: with `identity_attention`.
+    With `identity`, the self-attention is `identity_attention`.
     """
     n, c, h, w = x.shape
     tokens = group_norm(ops, p.group_norm, x, groups, eps)
@@ -224,7 +230,7 @@ def attention_block(
 
 
 def feed_forward(ops: Backend, p: Params, x: Array) -> Array:
-    """GEGLU: a * gelu(gate), [a, gate] = W x; x: (n, l, d) -> (n, l, d)."""
+    """Apply GEGLU: a * gelu(gate) with [a, gate] = W x; x: (n, l, d) -> (n, l, d)."""
     return linear(ops, p.net["2"], ops.geglu(x, p.net["0"].proj.weight, p.net["0"].proj.bias))
 
 
@@ -232,13 +238,14 @@ def transformer_block(
     ops: Backend,
     p: Params,
     x: Array,
-    context: Array | Context,
+    context: Array | CachedContext,
     num_heads: int,
     identity: bool = False,
 ) -> Array:
-    """Self-attention, cross-attention, feed-forward, pre-norm with residuals; x: (n, l, d).
+    """Apply self-attention, cross-attention and feed-forward; x: (n, l, d) -> the same shape.
 
-    `identity`: the self-attention is `identity_attention`.
+    Each is pre-norm with a residual connection. With `identity`, the self-attention is
+    `identity_attention`.
     """
     h = layer_norm(ops, p.norm1, x)
     if identity:
@@ -253,14 +260,14 @@ def spatial_transformer(
     ops: Backend,
     p: Params,
     x: Array,
-    context: Array | Context,
+    context: Array | CachedContext,
     num_heads: int,
     groups: int,
     identity: bool = False,
 ) -> Array:
-    """Transformer blocks over the h*w pixels as tokens; x: (n, c, h, w) -> the same.
+    """Apply transformer blocks over the h*w pixels; x: (n, c, h, w) -> the same shape.
 
-    `identity`: the self-attention is `identity_attention`.
+    With `identity`, the self-attention is `identity_attention`.
     """
     n, c, h, w = x.shape
     xp = ops.xp

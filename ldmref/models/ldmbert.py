@@ -1,4 +1,4 @@
-"""The text transformer of latent diffusion: a pre-norm encoder without mask over BERT's tokens.
+"""The text transformer of latent diffusion: a pre-norm encoder without a mask over BERT's tokens.
 
 Rombach et al. 2022, arXiv:2112.10752, section 4.3.1; CompVis/latent-diffusion,
 ldm/modules/x_transformer.py; parameter names of diffusers' LDMBertModel.
@@ -14,7 +14,10 @@ from ldmref.models.params import Params, Spec, numbered
 
 
 def ldmbert_spec(config: TextConfig) -> Spec:
-    """The shapes of every parameter; num_attention_heads * head_dim may be below hidden_size."""
+    """Return the shapes of every parameter.
+
+    num_attention_heads * head_dim may be less than hidden_size.
+    """
     d = config.hidden_size
     heads = config.num_attention_heads
     inner = heads * (config.head_dim or d // heads)
@@ -37,9 +40,9 @@ def ldmbert_spec(config: TextConfig) -> Spec:
 
 
 def ldmbert(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0) -> Array:
-    """Hidden states after the last norm; ids: (n, l) int64 -> (n, l, hidden_size).
+    """Compute hidden states after the last norm; ids: (n, l) int64 -> (n, l, hidden_size).
 
-    Padding is not masked. `skip` leaves out that many final layers.
+    Padding is not masked. `skip` is the number of final layers to leave out.
     """
     m = p.model
     eps = config.layer_norm_eps

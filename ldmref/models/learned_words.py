@@ -7,37 +7,41 @@ from dataclasses import replace
 from typing import Any
 
 from ldmref.errors import UsageError
-from ldmref.models.config import ModelConfig
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
 from ldmref.models.params import Params, flatten, unflatten
-from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
+from ldmref.prompts.textual_inversion import Embedding, add_embeddings, group_by_encoder
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-TEXT_ENCODERS = ("text_encoder", "text_encoder_2")
 TOKEN_TABLE = "text_model.embeddings.token_embedding.weight"
 
 
-def with_words(
+def add_learned_words(
     config: ModelConfig,
     params: Mapping[str, Any],
     tokenizers: Sequence[PromptTokenizer],
     embeddings: Sequence[Embedding],
 ) -> tuple[ModelConfig, dict[str, Params], list[PromptTokenizer]]:
-    """The configuration, the parameters of the text encoders and their tokenizers with the words.
+    """Add textual-inversion words to the text encoders and tokenizers of a model.
 
     Args:
-        params: of every network, by name.
-        tokenizers: one for each text encoder, or more.
+        config: The model's configuration.
+        params: The parameters of every network, by name.
+        tokenizers: One tokenizer per text encoder, or more.
+        embeddings: The words.
+
+    Returns:
+        The new configuration, the parameters of the text encoders, and their tokenizers.
 
     Raises:
-        UsageError: a word is known already, or made for other text encoders.
-        CorruptModelError: the vectors have another width than the text encoder's.
+        UsageError: A word is already known or was made for other text encoders.
+        CorruptModelError: The vectors do not have the width of the text encoder.
     """
     if any(text.model_type != "clip" for text in config.text_encoders):
         message = f"{config.name!r} has no CLIP text encoder, for which words are learned"
         raise UsageError(message, code="E-EMBEDDING")
     grown = {}
     extended = []
-    words = by_encoder(embeddings, len(config.text_encoders))
+    words = group_by_encoder(embeddings, len(config.text_encoders))
     for encoder, tokenizer, new in zip(TEXT_ENCODERS, tokenizers, words, strict=False):
         flat = flatten(params[encoder])
         flat[TOKEN_TABLE], longer = add_embeddings(flat[TOKEN_TABLE], tokenizer, new)

@@ -1,9 +1,9 @@
-"""Estimates of the memory that sampling takes.
+"""Estimates of the memory that sampling needs.
 
-Weights are counted exactly, except for copies that a backend makes of them, which have an upper
-bound (`Backend.weight_bytes`). Of the activations, the largest simultaneous ones count: in the
-U-Net all skip connections and `WORKING` arrays of the widest layer, in the decoder `WORKING` arrays
-of the last. docs/performance.md compares with measurements.
+Weights are counted exactly. Copies of them in the backend have an upper bound
+(`Backend.weight_bytes`). For activations, the largest simultaneous ones are counted: in the
+U-Net, all skip connections and `WORKING` arrays of the widest layer; in the decoder, `WORKING`
+arrays of the last level. docs/performance.md compares with measurements.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ldmref.models.config import ModelConfig, UNetConfig
 from ldmref.models.params import Spec, flatten
 
 WORKING = 4
-PROGRAM = 250 * 2**20  # Python, the libraries, and blocks that threads work on
+PROGRAM = 250 * 2**20  # bytes of Python, the libraries and the threads' buffers
 
 
 @dataclass(frozen=True)
-class Estimate:
+class MemoryEstimate:
     """Bytes of each network's weights, and of the activations in sampling and decoding."""
 
     weights: dict[str, int]
@@ -32,12 +32,12 @@ class Estimate:
     decoding: int
 
     @property
-    def together(self) -> int:
+    def peak_resident(self) -> int:
         """The peak with all networks in memory."""
         return PROGRAM + sum(self.weights.values()) + max(self.sampling, self.decoding)
 
-    def apart(self, releasable: Collection[str]) -> int:
-        """The peak with only one of the releasable networks in memory at a time."""
+    def peak_offloaded(self, releasable: Collection[str]) -> int:
+        """Return the peak with one of the releasable networks in memory at a time."""
         fixed = sum(size for name, size in self.weights.items() if name not in releasable)
         working = {"unet": self.sampling, "vae": self.decoding}
         sizes = [self.weights[name] + working.get(name, 0) for name in releasable]
@@ -45,15 +45,15 @@ class Estimate:
         return PROGRAM + fixed + max([*sizes, kept])
 
 
-def bytes_of(size: int | str | None) -> int | None:
-    """A number of bytes from a number or from text such as "6GB", "512 MB" or "1.5G".
+def parse_bytes(size: int | str | None) -> int | None:
+    """Parse a number of bytes, given as a number or as text such as "6GB", "512 MB" or "1.5G".
 
-    Units are powers of 1000; those of 1024 have an i: "6GiB".
+    Units are powers of 1000; units with an i are powers of 1024: "6GiB".
 
     Raises:
-        UsageError: it is neither.
+        UsageError: It is neither.
 
-    >>> bytes_of("1.5GB"), bytes_of("2MiB")
+    >>> parse_bytes("1.5GB"), parse_bytes("2MiB")
     (1500000000, 2097152)
     """
     if size is None or (type(size) is int and size > 0):
@@ -68,11 +68,11 @@ def bytes_of(size: int | str | None) -> int | None:
     return total
 
 
-def seconds_of(limit: float | None) -> float | None:
-    """A positive number of seconds.
+def check_seconds(limit: float | None) -> float | None:
+    """Return `limit` if it is None or a positive number of seconds.
 
     Raises:
-        UsageError: it is something else.
+        UsageError: It is neither.
     """
     number = isinstance(limit, Real) and not isinstance(limit, bool)
     if limit is not None and not (number and 0.0 < limit < math.inf):
@@ -82,7 +82,7 @@ def seconds_of(limit: float | None) -> float | None:
     return limit
 
 
-def estimate(
+def estimate_memory(
     spec: Mapping[str, Spec],
     config: ModelConfig,
     ops: Backend,
@@ -90,10 +90,17 @@ def estimate(
     height: int,
     n: int = 1,
     tile: int | None = None,
-) -> Estimate:
-    """For `n` images at a time, with guidance; `tile`: pixels of a side, for the decoder.
+) -> MemoryEstimate:
+    """Estimate the memory of sampling and decoding `n` images at a time, with guidance.
 
-    spec: the shapes of all parameters, `ldmref.models.model.model_spec`.
+    Args:
+        spec: The shapes of all parameters, from `model_spec`.
+        config: The model's configuration.
+        ops: The backend.
+        width: Width of the images in pixels.
+        height: Height of the images in pixels.
+        n: The number of images at a time.
+        tile: The side of the decoder's tiles in pixels; None: decoded at once.
     """
     weights: dict[str, int] = {}
     for name, shape in flatten(spec).items():
@@ -106,18 +113,18 @@ def estimate(
     channels = config.vae.block_out_channels
     widest = channels[min(1, len(channels) - 1)]  # of the last level, before its first block
     sampling = 2 * n * size * _unet_activations(config.unet, width // f, height // f)
-    return Estimate(weights, sampling, n * size * WORKING * widest * decoded)
+    return MemoryEstimate(weights, sampling, n * size * WORKING * widest * decoded)
 
 
 def _pixels(name: str, config: ModelConfig, n: int, width: int, height: int) -> int:
-    """The minimum number of pixels at a layer; in autoencoders, the number of latent cells."""
+    """Count the pixels at a layer, at least; in autoencoders, the latent cells."""
     f = config.vae.factor
     latents = n * (width // f) * (height // f)
-    return 2 * latents >> 2 * level_of(name, config) if name.startswith("unet.") else latents
+    return 2 * latents >> 2 * find_level(name, config) if name.startswith("unet.") else latents
 
 
-def level_of(name: str, config: ModelConfig) -> int:
-    """How often the latents are halved on the way to a layer of the U-Net, `unet.conv_in`, ..."""
+def find_level(name: str, config: ModelConfig) -> int:
+    """Return how many times the latents are halved before a layer, such as `unet.conv_in`."""
     words = name.split(".")
     deepest = len(config.unet.block_out_channels) - 1
     level = 0
@@ -131,7 +138,7 @@ def level_of(name: str, config: ModelConfig) -> int:
 
 
 def _unet_activations(config: UNetConfig, w: int, h: int) -> int:
-    """The number of simultaneous activations per image."""
+    """Count the simultaneous activations per image."""
     skips = 0
     widest = 0
     channels = config.block_out_channels

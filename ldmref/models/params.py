@@ -15,14 +15,20 @@ from typing import Any, TypeAlias
 import numpy as np
 
 from ldmref.backends.base import Backend
-from ldmref.memmap import Reference, mapping_of, reference, release_pages, require_complete
+from ldmref.memmap import (
+    ArrayReference,
+    find_mapping,
+    make_reference,
+    release_pages,
+    require_complete,
+)
 
 Shape: TypeAlias = tuple[int, ...]
 Spec: TypeAlias = dict[str, "Shape | Spec"]
 
 
 class Params(dict[str, Any]):
-    """A tree of parameters, or a part of it, whose keys also read as attributes: `p.conv1.weight`.
+    """A tree of parameters, or a part of it, whose keys are also attributes: `p.conv1.weight`.
 
     Networks only read it; it is an ordinary mutable dictionary.
     """
@@ -34,17 +40,17 @@ class Params(dict[str, Any]):
             raise AttributeError(f"no parameter {name!r}; here are {sorted(self)}") from None
 
     def items_in_order(self) -> list[Params]:
-        """The children of a numbered list (`resnets.0`, `resnets.1`, ...)."""
+        """Return the children of a numbered list (`resnets.0`, `resnets.1`, ...)."""
         return [self[str(i)] for i in range(len(self))]
 
 
 def numbered(children: Iterable[Spec]) -> Spec:
-    """A spec of children named "0", "1", ..., as `Params.items_in_order` reads them."""
+    """Build a spec of children named "0", "1", ..., as `Params.items_in_order` reads them."""
     return {str(i): child for i, child in enumerate(children)}
 
 
 def unflatten(flat: Mapping[str, Any]) -> Params:
-    """Split the names of `flat` at the dots into a nested tree."""
+    """Split the names of `flat` at the dots to build a nested tree."""
     tree = Params()
     for name, leaf in flat.items():
         *parents, last = name.split(".")
@@ -56,7 +62,7 @@ def unflatten(flat: Mapping[str, Any]) -> Params:
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The leaves by dotted name, the inverse of `unflatten`."""
+    """Return the leaves by dotted name, the inverse of `unflatten`."""
     flat: dict[str, Any] = {}
     for name, child in tree.items():
         if isinstance(child, Mapping):
@@ -72,19 +78,19 @@ def tree_map(function: Callable[[Any], Any], tree: Mapping[str, Any]) -> Params:
 
 
 def count(spec: Mapping[str, Shape | Spec]) -> int:
-    """The number of parameters."""
+    """Count the parameters."""
     return sum(math.prod(shape) for shape in flatten(spec).values())
 
 
 def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
-    """Seeded random parameters with the given shapes, float32.
+    """Sample seeded random parameters with the given shapes, float32.
 
-    Matrices and kernels: uniform in +-1/sqrt(fan-in), as in PyTorch's layers; vectors named
-    `weight` (norms): one; biases: zero; embeddings: normal with standard deviation 0.02. Each
+    Matrices and kernels are uniform in +-1/sqrt(fan-in), as in PyTorch's layers. Vectors named
+    `weight` (norms) are one, biases zero, and embeddings normal with standard deviation 0.02. Each
     tensor has its own random stream, keyed by seed and name, independent of the other tensors.
     """
 
-    def draw(name: str, shape: tuple[int, ...]) -> np.ndarray:
+    def sample(name: str, shape: Shape) -> np.ndarray:
         if len(shape) == 1:
             return np.full(shape, float(name.endswith("weight")), np.float32)
         digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
@@ -94,14 +100,14 @@ def init(spec: Mapping[str, Shape | Spec], seed: int = 0) -> Params:
         bound = 1.0 / math.sqrt(math.prod(shape[1:]))
         return bound * (2.0 * stream.random(shape, np.float32) - 1.0)
 
-    return unflatten({name: draw(name, shape) for name, shape in flatten(spec).items()})
+    return unflatten({name: sample(name, shape) for name, shape in flatten(spec).items()})
 
 
 class LazyParams(Mapping[str, Params]):
     """The parameters of each network (`unet`, `vae`, ...), on a backend.
 
     Host arrays in a memory-mapped file stay there until their network is used, and can be released
-    again: the file brings them back. All others are brought to the backend at once, and stay.
+    again, since the file can bring them back. All others are brought to the backend at once.
     """
 
     def __init__(self, backend: Backend, networks: Mapping[str, Any]):
@@ -113,7 +119,7 @@ class LazyParams(Mapping[str, Params]):
         }
 
     def __getitem__(self, name: str) -> Params:
-        params = self._on_backend.get(name)  # another thread may release it meanwhile
+        params = self._on_backend.get(name)  # another thread may release it at any time
         if params is None:
             params = self._on_backend[name] = self._bring(self._mapped[name])
         return params
@@ -135,26 +141,33 @@ class LazyParams(Mapping[str, Params]):
         return tuple(self._mapped)
 
     def read_all(self) -> None:
-        """Bring every network now, as copies, which do not depend on the file any more."""
+        """Bring every network now, as copies that no longer depend on the file."""
         for name, tree in self._mapped.items():
             self._on_backend[name] = self._bring(tree, copy=True)
 
     def release(self, *names: str) -> None:
-        """Free the memory of those networks that the file can bring back."""
+        """Free the memory of the given networks, if the file can bring them back."""
         for name in names:
             if name in self._mapped:
                 self._on_backend.pop(name, None)
 
     def replaced(self, networks: Mapping[str, Params]) -> LazyParams:
-        """The same, sharing all memory, with some networks replaced by ones on the backend."""
+        """Return a copy that shares all memory, with some networks replaced.
+
+        Args:
+            networks: Parameters on the backend, by network.
+        """
         other = LazyParams(self._backend, {})
         other._names = tuple(dict.fromkeys((*self._names, *networks)))
         other._mapped = {k: tree for k, tree in self._mapped.items() if k not in networks}
         other._on_backend = self._on_backend | dict(networks)
         return other
 
+    def __repr__(self) -> str:
+        return f"<LazyParams of {', '.join(self._names)}>"
+
     def __getstate__(self) -> dict[str, Any]:
-        """For pickling: arrays in a file as references to it, the others as NumPy arrays."""
+        """Pickle arrays in a file as references to it, the others as NumPy arrays."""
         mapped = {n: tree_map(_as_reference, tree) for n, tree in self._mapped.items()}
         host = {
             name: tree_map(self._backend.to_numpy, tree)
@@ -167,7 +180,7 @@ class LazyParams(Mapping[str, Params]):
         files: dict[str, np.memmap] = {}
 
         def opened(leaf: Any) -> Any:
-            return leaf.open(files) if isinstance(leaf, Reference) else leaf
+            return leaf.open(files) if isinstance(leaf, ArrayReference) else leaf
 
         self._backend = state["backend"]
         self._names = state["names"]
@@ -186,10 +199,10 @@ class LazyParams(Mapping[str, Params]):
             return tree_map(bring, tree)
 
 
-def _as_reference(leaf: np.ndarray) -> np.ndarray | Reference:
-    return reference(leaf) or leaf
+def _as_reference(leaf: np.ndarray) -> np.ndarray | ArrayReference:
+    return make_reference(leaf) or leaf
 
 
 def _is_mapped(tree: Mapping[str, Any]) -> bool:
     leaves = flatten(tree).values()
-    return all(isinstance(leaf, np.ndarray) and mapping_of(leaf) for leaf in leaves)
+    return all(isinstance(leaf, np.ndarray) and find_mapping(leaf) for leaf in leaves)

@@ -160,7 +160,7 @@ _SD2_V = replace(
 
 
 def _inpainting(config: ModelConfig, name: str) -> ModelConfig:
-    """The same model, with mask and masked latents as additional input."""
+    """Return the same model with mask and masked latents as additional input."""
     return replace(config, name=name, unet=replace(config.unet, in_channels=9))
 
 
@@ -172,10 +172,13 @@ PRESETS: dict[str, ModelConfig] = {config.name: config for config in _MODELS} | 
 
 
 def preset(name: str) -> ModelConfig:
-    """The configuration with that name.
+    """Return the configuration with that name.
 
     Raises:
-        UsageError: there is none; the hint suggests the nearest name.
+        UsageError: There is none; the hint suggests the nearest name.
+
+    >>> preset("sd15").unet.cross_attention_dim
+    768
     """
     if not isinstance(name, str) or name not in PRESETS:
         hint = did_you_mean(str(name), PRESETS)

@@ -16,7 +16,7 @@ from ldmref.samplers.config import SchedulerConfig
 def _first_stage(
     multiples: tuple[int, ...], channels: int, codebook_size: int, attention: tuple[int, ...] = ()
 ) -> AutoencoderConfig:
-    """Widths are multiples of 128; `attention` lists the levels with attention."""
+    """Build an autoencoder of widths 128 * multiples; `attention` lists levels with attention."""
     levels = range(len(multiples))
     return AutoencoderConfig(
         latent_channels=channels,
@@ -55,7 +55,7 @@ def _unet(
     context: int = 0,
     **more: Any,
 ) -> UNetConfig:
-    """Widths are multiples of `base`; `attention` lists the levels with attention.
+    """Build a U-Net of widths base * multiples; `attention` lists the levels with attention.
 
     `context` is the width of the text encoder's states; 0 for unconditional models.
     """
@@ -83,7 +83,7 @@ def _model(
     cfg_scale: float = 1.0,
     **more: Any,
 ) -> ModelConfig:
-    """A model for 256 x 256 images, with betas from the first to the last of `betas`."""
+    """Build a model for 256 x 256 images; `betas` holds the first and the last beta."""
     return ModelConfig(
         name=name,
         unet=unet,

@@ -14,7 +14,7 @@ from ldmref.models.params import Params, Spec
 
 
 def rescaler_spec(config: ModelConfig) -> Spec:
-    """The shape of the only parameter, a 1 x 1 convolution without bias."""
+    """Return the shape of the only parameter, a 1 x 1 convolution without bias."""
     shape = (config.image_channels, config.segmentation_classes, 1, 1)
     return {"channel_mapper": {"weight": shape}}
 

@@ -26,7 +26,7 @@ LATENT_BOUND = 3.0  # the decoder soft-clips latents to (-3, 3)
 
 @dataclass(frozen=True)
 class TinyConfig:
-    """Widths, and residual blocks per level.
+    """The widths, and the number of residual blocks per level.
 
     Between two levels, the encoder downsamples and the decoder upsamples by 2.
     """
@@ -46,7 +46,7 @@ class TinyConfig:
 
 
 def tiny_spec(config: TinyConfig) -> Spec:
-    """The shapes of every parameter of encoder and decoder."""
+    """Return the shapes of every parameter of encoder and decoder."""
     e = config.encoder_channels
     d = config.decoder_channels
     z = config.latent_channels
@@ -68,7 +68,7 @@ def tiny_spec(config: TinyConfig) -> Spec:
 
 
 def _resample_spec(c: int) -> Spec:
-    """The convolution between two levels; no other lacks a bias."""
+    """Return the shapes of a convolution between two levels, the only kind without a bias."""
     return {"weight": (c, c, 3, 3)}
 
 
@@ -77,7 +77,7 @@ def _block_spec(c: int) -> Spec:
 
 
 def tiny_encode(ops: Backend, p: Params, image: Array) -> Array:
-    """Scaled latents; image: (n, 3, H, W) in [-1, 1] -> (n, z, H/f, W/f)."""
+    """Encode images, (n, 3, H, W) in [-1, 1], as scaled latents (n, z, H/f, W/f)."""
     x = (image + 1.0) * 0.5
     for layer in _layers(p.encoder):
         if "conv" in layer:
@@ -88,7 +88,7 @@ def tiny_encode(ops: Backend, p: Params, image: Array) -> Array:
 
 
 def tiny_decode(ops: Backend, p: Params, latents: Array) -> Array:
-    """Images (n, 3, f*h, f*w), about [-1, 1], of scaled latents (n, z, h, w)."""
+    """Decode scaled latents (n, z, h, w) to images (n, 3, f*h, f*w), approximately in [-1, 1]."""
     first, *layers = _layers(p.decoder)
     x = ops.xp.tanh(latents / LATENT_BOUND) * LATENT_BOUND
     x = _relu(ops, conv2d(ops, first, x))
@@ -102,12 +102,12 @@ def tiny_decode(ops: Backend, p: Params, latents: Array) -> Array:
 
 
 def _layers(p: Params) -> list[Params]:
-    """The layers with parameters, in order."""
+    """Return the layers with parameters, in order."""
     return [p.layers[number] for number in sorted(p.layers, key=int)]
 
 
 def _block(ops: Backend, p: Params, x: Array) -> Array:
-    """relu(x + conv(relu(conv(relu(conv(x))))))."""
+    """Compute relu(x + conv(relu(conv(relu(conv(x))))))."""
     h = _relu(ops, conv2d(ops, p["0"], x))
     h = _relu(ops, conv2d(ops, p["2"], h))
     return _relu(ops, x + conv2d(ops, p["4"], h))
@@ -118,7 +118,10 @@ def _relu(ops: Backend, x: Array) -> Array:
 
 
 class TinyAutoencoder:
-    """Encoder and decoder on one backend, whose arrays they return; they also take NumPy's."""
+    """TAESD's encoder and decoder on one backend; `ldmref.load_taesd` returns one.
+
+    Its methods return arrays of the backend and accept these or NumPy's.
+    """
 
     def __init__(self, backend: Backend, config: TinyConfig, params: Mapping[str, Any]):
         self.backend = backend
@@ -126,14 +129,14 @@ class TinyAutoencoder:
         self.params = tree_map(backend.weight, params)
 
     def encode(self, images: Array) -> Array:
-        """Scaled latents (n, z, h, w) of images (n, 3, H, W) in [-1, 1]."""
+        """Encode images, (n, 3, H, W) in [-1, 1], as scaled latents (n, z, h, w)."""
         with self.backend.inference():
             return tiny_encode(self.backend, self.params, self.backend.own("images", images))
 
     def decode(self, latents: Array, tile: int | None = None) -> Array:
-        """Images (n, 3, H, W), about [-1, 1], of scaled latents (n, z, h, w).
+        """Decode scaled latents (n, z, h, w) to images (n, 3, H, W), approximately in [-1, 1].
 
-        `tile`: decode in overlapping tiles of that many pixels (`ldmref.models.tiling`).
+        With `tile`, decode in overlapping tiles of that many pixels a side.
         """
         ops = self.backend
         with ops.inference():

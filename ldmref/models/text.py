@@ -1,26 +1,33 @@
-"""The text encoders: CLIP's text transformer (causal, pre-norm), and the choice among all types.
+"""The text encoders: CLIP's text transformer (causal, pre-norm), and the dispatch to all types.
 
 Radford et al. 2021, arXiv:2103.00020, section 2.4; parameter names of transformers' CLIPTextModel.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from array_api_compat import device
 
 from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
-from ldmref.models.config import TextConfig
+from ldmref.models.config import TEXT_ENCODERS, TextConfig
 from ldmref.models.layers import layer_norm, linear, linear_spec, norm_spec, self_attention
 from ldmref.models.ldmbert import ldmbert, ldmbert_spec
 from ldmref.models.params import Params, Spec, numbered
 from ldmref.prompts.tokenizer import Tokens
+from ldmref.prompts.weights import emphasize
 
 
 class EncodedText(NamedTuple):
-    """Hidden states of prompts, (n, chunks * l, d); the last encoder's pooled output, if any; and
-    the first tokenizer's account of the prompts."""
+    """Prompts as the U-Net reads them.
+
+    Attributes:
+        states: Hidden states, (n, chunks * l, d).
+        pooled: The last encoder's pooled output, (n, d_pooled); None if it has none.
+        tokens: The tokens of the first text encoder.
+    """
 
     states: Array
     pooled: Array | None
@@ -28,7 +35,7 @@ class EncodedText(NamedTuple):
 
 
 def text_spec(config: TextConfig) -> Spec:
-    """The shapes of every parameter of a text encoder."""
+    """Return the shapes of every parameter of a text encoder."""
     d = config.hidden_size
     if config.model_type == "none":
         return {}
@@ -59,11 +66,11 @@ def text_spec(config: TextConfig) -> Spec:
 
 
 def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0) -> Array:
-    """Hidden states after the final norm; ids: (n, l) int64 -> (n, l, hidden_size).
+    """Compute hidden states; ids: (n, l) int64 -> (n, l, hidden_size).
 
-    `skip` leaves out final layers (clip skip: 1 takes the penultimate layer), in addition to the
-    configuration's `skipped_layers`; the final norm is applied if `final_norm` says so. A class
-    embedding has no layers and returns the rows of the ids.
+    `skip` is the number of final layers to leave out (clip skip: 1 uses the penultimate layer), in
+    addition to the configuration's `skipped_layers`. The final norm is applied if `final_norm` is
+    set. A class embedding has no layers and returns the rows of the ids.
     """
     if config.model_type == "class":
         return ops.embedding(p.embedding.weight, ids)
@@ -75,11 +82,11 @@ def text_encoder(ops: Backend, p: Params, config: TextConfig, ids: Array, skip: 
 def text_encoder_pooled(
     ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int = 0
 ) -> tuple[Array, Array]:
-    """Hidden states as in `text_encoder`, and the projected final state of the end token.
+    """Compute the hidden states of `text_encoder`, and the projected state of the end token.
 
-    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). The pooled output comes after all
-    layers and the final norm. The end token is the first with `eos_token_id`, or the one with the
-    largest id if that is 2 (in configurations from before 2024).
+    ids: (n, l) int64 -> (n, l, hidden_size), (n, projection_dim). The pooled output is computed
+    after all layers and the final norm. The end token is the first token with `eos_token_id`, or
+    the token with the largest id if `eos_token_id` is 2 (in configurations from before 2024).
     """
     skip = skip + config.skipped_layers
     hidden, last = _hidden_and_last(ops, p, config, ids, skip, pool=True)
@@ -92,10 +99,46 @@ def text_encoder_pooled(
     return hidden, linear(ops, p.text_projection, pooled)
 
 
+def encode_tokens(
+    ops: Backend,
+    configs: Sequence[TextConfig],
+    tokens: Sequence[Tokens],
+    load: Callable[[str], Params],
+    clip_skip: int = 0,
+    weighted: bool = False,
+) -> EncodedText:
+    """Encode tokenized prompts with every text encoder and join their hidden states.
+
+    Args:
+        ops: The backend.
+        configs: One configuration per text encoder.
+        tokens: The prompts as each encoder's tokenizer splits them, in equally many chunks.
+        load: A function that returns the parameters of a network by its name.
+        clip_skip: The number of final layers to leave out.
+        weighted: Whether to scale the hidden states by the prompt weights.
+    """
+    states = []
+    pooled = None
+    for config, part, name in zip(configs, tokens, TEXT_ENCODERS, strict=False):
+        n, chunks, length = part.ids.shape
+        ids = ops.asarray(part.ids.reshape(n * chunks, length))
+        params = load(name)
+        if config.projection_dim:
+            hidden, pooled = text_encoder_pooled(ops, params, config, ids, clip_skip)
+            pooled = pooled[::chunks]  # the first chunk's, as A1111 does
+        else:
+            hidden = text_encoder(ops, params, config, ids, clip_skip)
+        if weighted:
+            hidden = emphasize(hidden, ops.asarray(part.weights.reshape(ids.shape)))
+        states.append(ops.xp.reshape(hidden, (n, chunks * length, config.hidden_size)))
+    joined = states[0] if len(states) == 1 else ops.xp.concat(states, axis=2)
+    return EncodedText(joined, pooled, tokens[0])
+
+
 def _hidden_and_last(
     ops: Backend, p: Params, config: TextConfig, ids: Array, skip: int, pool: bool
 ) -> tuple[Array, Array]:
-    """The U-Net's context and, with `pool`, the states after all layers and the final norm."""
+    """Compute the U-Net's context and, with `pool`, the states after all layers and the norm."""
     m = p.text_model
     eps = config.layer_norm_eps
     act = ops.gelu if config.hidden_act == "gelu" else ops.quick_gelu

@@ -18,13 +18,13 @@ from ldmref.math.arrays import Array
 OVERLAP = 4  # tiles overlap by a quarter
 
 
-def ramps(length: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
-    """The start of each tile along an axis, and its blending weights, (tile,) float64.
+def compute_ramps(length: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
+    """Compute the start of each tile along an axis and its blending weights, (tile,) float64.
 
-    Weights rise across the overlap with the previous tile, fall across that with the next, and sum
-    to 1 at every position.
+    Weights rise across the overlap with the previous tile, fall across the overlap with the next,
+    and sum to 1 at every position.
 
-    >>> [(start, w.round(2).tolist()) for start, w in ramps(6, 4, 2)]
+    >>> [(start, w.round(2).tolist()) for start, w in compute_ramps(6, 4, 2)]
     [(0, [1.0, 1.0, 0.75, 0.25]), (2, [0.25, 0.75, 1.0, 1.0])]
     """
     if length <= tile:
@@ -44,12 +44,14 @@ def ramps(length: int, tile: int, overlap: int) -> list[tuple[int, np.ndarray]]:
 def decode_tiled(
     ops: Backend, decode: Callable[[Array], Array], latents: Array, factor: int, tile: int | None
 ) -> Array:
-    """`decode(latents)`, in tiles.
+    """Compute `decode(latents)` in tiles.
 
     Args:
-        decode: (n, z, h, w) -> (n, 3, f h, f w).
-        factor: f, pixels per latent cell.
-        tile: width and height of a tile in pixels, at least 2 f; None: a single tile.
+        ops: The backend.
+        decode: A function of latents (n, z, h, w) that returns images (n, 3, f h, f w).
+        latents: Scaled latents, (n, z, h, w).
+        factor: f, the number of pixels per latent cell.
+        tile: Width and height of a tile in pixels, at least 2 f; None: a single tile.
     """
     h, w = latents.shape[2:]
     cells = max(h, w) if tile is None else tile // factor
@@ -57,8 +59,8 @@ def decode_tiled(
         return decode(latents)
     overlap = max(1, cells // OVERLAP) * factor
     out = None
-    for top, down in ramps(h * factor, cells * factor, overlap):
-        for left, across in ramps(w * factor, cells * factor, overlap):
+    for top, down in compute_ramps(h * factor, cells * factor, overlap):
+        for left, across in compute_ramps(w * factor, cells * factor, overlap):
             y = top // factor
             x = left // factor
             image = decode(latents[:, :, y : y + cells, x : x + cells])

@@ -12,13 +12,13 @@ from ldmref.backends.base import Backend
 from ldmref.math.arrays import Array
 from ldmref.math.embedding import timestep_embedding
 from ldmref.models import layers as nn
-from ldmref.models.conditioning import Context, states_of
+from ldmref.models.conditioning import CachedContext, get_hidden_states
 from ldmref.models.config import UNetConfig
 from ldmref.models.params import Params, Spec, numbered
 
 
 def unet_spec(config: UNetConfig) -> Spec:
-    """The shapes of every parameter of the U-Net."""
+    """Return the shapes of every parameter of the U-Net."""
     channels = config.block_out_channels
     layers = config.layers_per_block
     d_emb = 4 * channels[0]
@@ -84,17 +84,20 @@ def unet_spec(config: UNetConfig) -> Spec:
 
 
 class Residuals(NamedTuple):
-    """What ControlNets add to the skip connections and to the output of the mid block.
+    """The arrays that ControlNets add to the U-Net.
 
-    down: arrays (n, c_i, h_i, w_i), the first for the output of `conv_in`; mid: (n, c, h, w).
+    Attributes:
+        down: For the skip connections, (n, c_i, h_i, w_i); the first is for the output of
+            `conv_in`.
+        mid: For the output of the mid block, (n, c, h, w).
     """
 
     down: tuple[Array, ...]
     mid: Array
 
 
-def own_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
-    """Residuals with arrays of a backend."""
+def convert_residuals(ops: Backend, residuals: Residuals | None) -> Residuals | None:
+    """Convert residuals to arrays of a backend."""
     if residuals is None:
         return None
     down = tuple(ops.own("control", part) for part in residuals.down)
@@ -107,7 +110,7 @@ def unet(
     config: UNetConfig,
     x: Array,
     t: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     pooled: Array | None = None,
     sizes: Array | None = None,
     control: Residuals | None = None,
@@ -115,21 +118,30 @@ def unet(
 ) -> Array:
     """Predict eps, v or x0, depending on how the model was trained.
 
-    x: (n, in_channels, h, w), t: (n,) training timesteps (floats allowed),
-    context: (n, l, cross_attention_dim), None without cross-attention -> (n, out_channels, h, w);
-    a `Context` caches keys and values between steps.
-    h and w are arbitrary, except that with `resnet_updown` they must halve evenly at every level.
-    With `addition_embed_type` "text_time", pooled: (n, projection_dim) and sizes: (n, 6), the
-    original height and width, the crop's top and left, the target height and width.
-    control: from `ldmref.models.controlnet`.
-    identity_attention: parts of the network, of "down", "mid" and "up", whose self-attention maps
-    are replaced by the identity (perturbed-attention guidance).
+    Args:
+        ops: The backend.
+        p: The parameters of `unet_spec`.
+        config: The configuration.
+        x: (n, in_channels, h, w). h and w are arbitrary, except that with `resnet_updown` they must
+            halve evenly at every level.
+        t: Training timesteps, (n,), integers or floats.
+        context: Hidden states, (n, l, cross_attention_dim), or a `CachedContext`, which keeps keys
+            and values between steps; None without cross-attention.
+        pooled: Pooled text, (n, projection_dim), for `addition_embed_type` "text_time".
+        sizes: For "text_time", (n, 6): original height and width, the crop's top and left, target
+            height and width.
+        control: Residuals from `ldmref.models.controlnet`.
+        identity_attention: Parts of the network, of "down", "mid" and "up", whose self-attention
+            maps are replaced by the identity (perturbed-attention guidance).
+
+    Returns:
+        The prediction, (n, out_channels, h, w).
     """
     groups = config.norm_num_groups
     eps = config.norm_eps
-    emb = embedding(ops, p, config, x, t, context, pooled, sizes)
+    emb = embed_timestep(ops, p, config, x, t, context, pooled, sizes)
     x = nn.conv2d(ops, p.conv_in, x)
-    x, skips = encoder_half(ops, p, config, x, emb, context, identity_attention)
+    x, skips = run_encoder(ops, p, config, x, emb, context, identity_attention)
     if control is not None:
         skips = [skip + more for skip, more in zip(skips, control.down, strict=True)]
         x = x + control.mid
@@ -145,17 +157,17 @@ def unet(
     return nn.conv2d(ops, p.conv_out, x)
 
 
-def embedding(
+def embed_timestep(
     ops: Backend,
     p: Params,
     config: UNetConfig,
     x: Array,
     t: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     pooled: Array | None,
     sizes: Array | None,
 ) -> Array:
-    """The embedding for the residual blocks: time, pooled text and sizes; (n, d), dtype of x."""
+    """Embed timesteps, pooled text and sizes for the residual blocks; (n, d), dtype of x."""
     if ops.xp.isdtype(t.dtype, "integral"):  # torch would compute their embedding in float32
         t = ops.xp.astype(t, getattr(ops.xp, ops.state_dtype))
     emb = timestep_embedding(t, config.block_out_channels[0])
@@ -163,7 +175,7 @@ def embedding(
     emb = nn.linear(ops, p.time_embedding.linear_2, ops.silu(emb))
     if config.class_embed_type and context is not None:
         # the last token of a causal encoder attends to the whole prompt
-        emb = emb + nn.linear(ops, p.class_embedding, states_of(context)[:, -1])
+        emb = emb + nn.linear(ops, p.class_embedding, get_hidden_states(context)[:, -1])
     if config.addition_embed_type:  # Podell et al. 2023, arXiv:2307.01952, section 2.2
         assert pooled is not None and sizes is not None
         flat = ops.xp.reshape(sizes, (-1,))
@@ -174,16 +186,16 @@ def embedding(
     return emb
 
 
-def encoder_half(
+def run_encoder(
     ops: Backend,
     p: Params,
     config: UNetConfig,
     x: Array,
     emb: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     identity_attention: Sequence[str] = (),
 ) -> tuple[Array, list[Array]]:
-    """Down blocks and mid block; x: the output of `conv_in` -> their output, and the skips."""
+    """Run down blocks and mid block on the output of `conv_in`; returns theirs and the skips."""
     groups = config.norm_num_groups
     eps = config.norm_eps
     skips = [x]
@@ -208,10 +220,10 @@ def _layer(
     level: int,
     x: Array,
     emb: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     identity: bool = False,
 ) -> Array:
-    """Residual block i of a down or up block, and its attention if present."""
+    """Apply residual block i of a down or up block, and its attention if present."""
     groups = config.norm_num_groups
     x = nn.resnet_block(ops, block.resnets[str(i)], x, emb, groups, config.norm_eps)
     if "attentions" in block:
@@ -225,10 +237,10 @@ def _attend(
     config: UNetConfig,
     level: int,
     x: Array,
-    context: Array | Context | None,
+    context: Array | CachedContext | None,
     identity: bool = False,
 ) -> Array:
-    """A spatial transformer or, in U-Nets without cross-attention, a self-attention block."""
+    """Apply a spatial transformer or, in U-Nets without cross-attention, self-attention."""
     heads = config.num_heads[level]
     groups = config.norm_num_groups
     if context is None or config.attention == "self":
@@ -237,7 +249,7 @@ def _attend(
 
 
 def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array) -> Array:
-    """(n, c, h, w) -> (n, c, h/2, w/2), rounded up by convolutions."""
+    """Downsample (n, c, h, w) to (n, c, h/2, w/2), rounded up by convolutions."""
     if "conv" in p:
         return nn.conv2d(ops, p.conv, x, stride=2)
     groups = config.norm_num_groups
@@ -248,7 +260,7 @@ def _downsample(ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Arra
 def _upsample(
     ops: Backend, p: Params, config: UNetConfig, x: Array, emb: Array, size: tuple[int, int]
 ) -> Array:
-    """(n, c, h, w) -> (n, c, *size), the size of the next skip connection: doubled, or one less.
+    """Upsample (n, c, h, w) to the size of the next skip connection: doubled, or one less.
 
     Nearest-neighbour upsampling to one less is the doubled image without the last row or column.
     """

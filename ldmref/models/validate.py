@@ -1,4 +1,4 @@
-"""Configurations from untrusted data: types, choices, ranges, and relations between fields."""
+"""Checks of configurations from untrusted data: types, choices, ranges and relations."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from ldmref.samplers.config import LEARNED
 
 
 def config_from_dict(data: Mapping[str, Any]) -> ModelConfig:
-    """The inverse of `ModelConfig.to_dict`, with every field checked.
+    """Build a configuration from the dictionary of `ModelConfig.to_dict`, with every field checked.
 
     Raises:
-        CorruptModelError: an unknown field, or a value of the wrong type or range.
+        CorruptModelError: A field is unknown, or a value has the wrong type or range.
     """
     with _naming_the_problem():
         config = read(ModelConfig, data)
@@ -28,7 +28,7 @@ def check_config(config: ModelConfig) -> None:
     """Refuse a configuration with invalid values, or whose networks do not fit together.
 
     Raises:
-        CorruptModelError: names the first problem.
+        CorruptModelError: Names the first problem.
     """
     with _naming_the_problem():
         verify(config)
@@ -36,10 +36,10 @@ def check_config(config: ModelConfig) -> None:
 
 
 def check_fields(section: Any, where: str) -> None:
-    """Refuse a dataclass that has a field of another type, or outside of its range or choices.
+    """Refuse a dataclass with a field of another type or outside its range or choices.
 
     Raises:
-        CorruptModelError: names the field.
+        CorruptModelError: Names the field.
     """
     with _naming_the_problem():
         verify(section, where)
@@ -69,7 +69,7 @@ def _check_relations(config: ModelConfig) -> None:
 
 
 def _broken_rules(config: ModelConfig) -> Iterator[str]:
-    """The relations between fields that do not hold."""
+    """Yield the relations between fields that do not hold."""
     yield from _broken_unet_rules(config.unet)
     yield from _broken_autoencoder_rules(config.vae)
     u = config.unet
@@ -88,10 +88,10 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
         yield f"unet.in_channels must exceed {z} with concat 'segmentation'"
     classes = (1, 65536) if concat == "segmentation" else (0, 0)
     if not classes[0] <= config.segmentation_classes <= classes[1]:
-        yield "segmentation_classes must be from 1 to 65536 with concat 'segmentation', else 0"
+        yield "segmentation_classes must be from 1 to 65536 with concat 'segmentation', otherwise 0"
 
     if (u.attention == "cross") != bool(texts):
-        yield "a U-Net with cross-attention needs a text encoder, and no other U-Net has one"
+        yield "a U-Net with cross-attention needs a text encoder, and only such a U-Net has one"
     if config.text_encoder_2 is not None and {t.model_type for t in texts} != {"clip"}:
         yield "only CLIP text encoders come in pairs"
     if texts and u.cross_attention_dim != sum(t.hidden_size for t in texts):
@@ -105,7 +105,7 @@ def _broken_rules(config: ModelConfig) -> Iterator[str]:
             yield "num_attention_heads must divide the text encoder's hidden_size"
         names = text.class_names
         if names and (text.model_type != "class" or len(set(names)) != text.vocab_size - 1):
-            yield "class_names needs a name of its own for every class but the null class"
+            yield "class_names needs a different name for every class except for the null class"
         if text.head_dim and text.model_type != "ldmbert":
             yield "head_dim is for 'ldmbert' only"
         if not 0 <= text.skipped_layers < text.num_hidden_layers:

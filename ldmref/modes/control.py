@@ -21,7 +21,7 @@ from ldmref.loading import load_controlnet
 from ldmref.math.arrays import Array
 from ldmref.models.conditioning import Conditioning
 from ldmref.models.config import ModelConfig
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, add
+from ldmref.models.controlnet import ControlNet, ControlNetConfig, add_residuals
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.unet import Residuals
 from ldmref.modes import validation
@@ -241,4 +241,6 @@ def sum_residuals(
     controls: Sequence[ActiveControl], x: Array, t: Array, conditioning: Conditioning
 ) -> Residuals | None:
     """Return the sum of the residuals that the controls add to the U-Net; None without any."""
-    return add([(c.control.weight, c.net.residuals(x, t, conditioning, c.hint)) for c in controls])
+    return add_residuals(
+        [(c.control.weight, c.net.residuals(x, t, conditioning, c.hint)) for c in controls]
+    )

@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TypeVar
 
 from ldmref.errors import LdmrefError, ResourceError
-from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
+from ldmref.models.flops import count_decoder_flops, count_unet_flops, measure_flops_per_second
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.modes.guidance import predictions_per_call
 from ldmref.modes.job import Job
@@ -51,10 +51,10 @@ def estimate_cost(model: LatentDiffusion, job: Job, calls: int | None = None) ->
         calls = count_calls(job.sampler, plan_visits(job))
     per_call = predictions_per_call(job.guidance, job.sampler, job.cfg_scale)
     evaluations = calls * per_call * images
-    flops = evaluations * unet_flops(spec, model.config, job.width, job.height)
-    flops += images * decoder_flops(spec, model.config, job.width, job.height)
-    memory = model.memory(*job.size, min(job.batch_size, images), job.tile).together
-    return Cost(evaluations, flops, memory, flops / flops_per_second(model.backend))
+    flops = evaluations * count_unet_flops(spec, model.config, job.width, job.height)
+    flops += images * count_decoder_flops(spec, model.config, job.width, job.height)
+    memory = model.estimate_memory(*job.size, min(job.batch_size, images), job.tile).peak_resident
+    return Cost(evaluations, flops, memory, flops / measure_flops_per_second(model.backend))
 
 
 def plan_visits(job: Job) -> Sequence[int]:
@@ -107,7 +107,7 @@ def explain_memory(events: Iterator[Event], model: LatentDiffusion, job: Job) ->
 
 def out_of_memory(model: LatentDiffusion, job: Job) -> ResourceError:
     """Return the error of a job that needs more memory than there is."""
-    size = model.memory(*job.size, job.batch_size, job.tile).together / 1e9
+    size = model.estimate_memory(*job.size, job.batch_size, job.tile).peak_resident / 1e9
     return ResourceError(
         f"out of memory: the request takes about {size:.1f} GB ({model.backend!r})",
         code="E-MEMORY",
@@ -124,7 +124,7 @@ def check_limits(model: LatentDiffusion, job: Job, calls: int | None = None) -> 
     Raises:
         ResourceError: It takes more than `model.max_memory` bytes or `model.max_seconds`.
     """
-    model.prepare(*job.size, job.batch_size, job.tile)
+    model.limit_memory(*job.size, job.batch_size, job.tile)
     if model.max_seconds is None:
         return
     seconds = estimate_cost(model, job, calls).seconds

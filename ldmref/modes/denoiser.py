@@ -13,7 +13,7 @@ from array_api_compat import array_namespace
 from ldmref.backends.base import Backend
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
-from ldmref.models.conditioning import Conditioning, join, with_cache
+from ldmref.models.conditioning import Conditioning, add_cache, join
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes import validation
@@ -63,7 +63,7 @@ def model_denoiser(
     def joined(names: tuple[str, ...]) -> Conditioning:
         """Join the conditionings of several predictions, one after the other."""
         parts = [conditionings[name] for name in names]
-        return with_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
+        return add_cache(ops, parts[0]) if len(parts) == 1 else join(ops, parts)
 
     def predict(
         xt: Array,

@@ -5,7 +5,6 @@ Nothing here runs as long as images are healthy.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -25,10 +24,7 @@ def find_layer(
     """
 
     def watched(ops: FiniteBackend) -> None:
-        other = copy.copy(model)
-        other.backend = ops
-        other._compiled = {}
-        compute(other)
+        compute(model.with_backend(ops))
 
     return finite.first_layer(model.backend, {network: model.params[network]}, watched)
 

@@ -12,13 +12,14 @@ from ldmref.errors import UsageError, did_you_mean
 from ldmref.prompts.tokenizer import PromptOptions, PromptTokenizer, SpecialTokens, Tokens
 
 
-def class_label(prompt: str, classes: int, names: Sequence[str] = ()) -> int:
-    """The class that a prompt names, 0 to classes - 2; an empty prompt is the null class, the last.
+def find_class(prompt: str, classes: int, names: Sequence[str] = ()) -> int:
+    """Find the class that a prompt names, from 0 to classes - 2.
 
-    Prompts are numbers or, where the classes have names, one of these (a number may be one, too).
+    Prompts are numbers or, if the classes have names, one of the names (which may also be a
+    number). An empty prompt is the null class, classes - 1.
 
     Raises:
-        UsageError: the prompt is neither the number nor the name of a class.
+        UsageError: The prompt is neither the number nor the name of a class.
     """
     text = prompt.strip()
     null = classes - 1
@@ -27,8 +28,8 @@ def class_label(prompt: str, classes: int, names: Sequence[str] = ()) -> int:
     if text in names:
         return names.index(text)
     if not (text.isascii() and text.isdigit() and len(text) <= 9 and int(text) < null):
-        message = f"this model draws classes 0 to {null - 1}, not {prompt[:80]!r}"
-        hint = 'give the number of a class, such as "207", or "" for none'
+        message = f"this model generates classes 0 to {null - 1}, not {prompt[:80]!r}"
+        hint = 'give the number of a class, such as "207", or "" for no class'
         if names:
             hint = f"give its number or its name, or an empty prompt; {did_you_mean(text, names)}"
         raise UsageError(message, code="E-CLASS", hint=hint)
@@ -39,21 +40,22 @@ def check_prompt(prompt: str, classes: int, names: Sequence[str] = ()) -> None:
     """Refuse a prompt that such a model cannot follow; `classes` is 0 if it is unconditional.
 
     Raises:
-        UsageError: the message states which prompts are valid.
+        UsageError: The message states which prompts are valid.
     """
     if classes:
-        class_label(prompt, classes, names)
+        find_class(prompt, classes, names)
     elif prompt.strip():
         message = f"this model takes no prompt, but was given {prompt[:80]!r}"
-        raise UsageError(message, code="E-PROMPT", hint='give "" as prompt')
+        raise UsageError(message, code="E-PROMPT", hint='give "" as the prompt')
 
 
 class ClassLabelTokenizer(PromptTokenizer):
-    """Tokenizer with a single token per prompt, the class label.
+    """A tokenizer with a single token per prompt, the class label.
 
     Args:
-        classes: rows of the class embedding table, the null class included; 0: unconditional.
-        names: of the classes but the null class, in their order; none if they have no names.
+        classes: The number of rows of the class embedding table, including the null class; 0 for
+            unconditional models.
+        names: The names of all classes except for the null class, in order; empty without names.
     """
 
     def __init__(self, classes: int, names: Sequence[str] = ()):
@@ -65,17 +67,17 @@ class ClassLabelTokenizer(PromptTokenizer):
         self.names = tuple(names)
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
-        """Ids (n, chunks, 1), the same in every chunk.
+        """Return ids (n, chunks, 1), the same in every chunk.
 
         Raises:
-            UsageError: a prompt names no class.
+            UsageError: A prompt names no class.
         """
         for prompt in prompts:
             check_prompt(prompt, self.classes, self.names)
         chunks = max(1, (options or PromptOptions()).chunks)
         labels = [0] * len(prompts)
         if self.classes:
-            labels = [class_label(prompt, self.classes, self.names) for prompt in prompts]
+            labels = [find_class(prompt, self.classes, self.names) for prompt in prompts]
         ids = np.repeat(np.asarray(labels, np.int64)[:, None, None], chunks, axis=1)
         n = len(labels)
         return Tokens(ids, np.ones(ids.shape, np.float32), [1] * n, [0] * n, [])

@@ -28,12 +28,15 @@ TEXT_CLEAN = ("none", "openai")
 class Vocabulary:
     """The vocabulary of a CLIP tokenizer.
 
-    `vocab`: token -> id; `merges`: pairs of tokens by priority; `added`: words added in later
-    training -> id, beyond the vocabulary; `pad`: the padding token, if the files name one.
+    Attributes:
+        vocab: The id of each token.
+        merges: Pairs of tokens to merge, by priority.
+        added: The ids of words that later training added to the vocabulary.
+        pad: The padding token, if the files name one.
     """
 
-    vocab: Mapping[str, int]
-    merges: Sequence[tuple[str, str]]
+    vocab: Mapping[str, int] = field(repr=False)
+    merges: Sequence[tuple[str, str]] = field(repr=False)
     added: Mapping[str, int] = field(default_factory=dict)
     pad: str | None = None
 
@@ -45,27 +48,28 @@ def clip_tokenizer(
     pad: int | None = None,
     text_clean: str = "none",
 ) -> PromptTokenizer:
-    """CLIP's tokenizer for prompts.
+    """Build CLIP's tokenizer for prompts.
+
+    Ids equal those of transformers' CLIPTokenizer, except for a literal <|startoftext|> or
+    <|endoftext|>: they are split like other text, so a prompt cannot end itself. If the files pad
+    with another token ("!" in Stable Diffusion 2 and SDXL's second encoder), that token is the
+    padding token wherever it occurs in a prompt, as in transformers 4 and 5. With `openai` it is
+    text, as it is for openai/CLIP and open_clip in training.
 
     Args:
-        vocabulary: from `clip_vocabulary.read_vocabulary`.
-        length: sequence length of the text encoder.
-        pad: id of the padding token; None takes the one that the vocabulary's files name, else the
-            end token (as in Stable Diffusion 1). Stable Diffusion 2 and OpenCLIP pad with 0.
+        vocabulary: The vocabulary, from `read_vocabulary`.
+        length: The sequence length of the text encoder.
+        pad: The id of the padding token; None: the token that the vocabulary's files name,
+            otherwise the end token (as in Stable Diffusion 1). Stable Diffusion 2 and OpenCLIP pad
+            with 0.
         text_clean: `none` normalizes text as transformers does: NFC, runs of white space collapsed
             to one space, lower case. `openai` first cleans it as openai/CLIP does: mojibake
             repaired by ftfy, HTML entities unescaped twice, white space trimmed; and padding tokens
             in a prompt are ordinary text.
 
-    Ids equal those of transformers' CLIPTokenizer, except for a literal <|startoftext|> or
-    <|endoftext|>: they are split like other text, so a prompt cannot end itself. If the files pad
-    with another token ("!" in Stable Diffusion 2 and SDXL's second encoder), that token is the
-    padding token wherever it occurs in a prompt, as in transformers 4 and 5; with `openai` it is
-    text, as for openai/CLIP and open_clip in training.
-
     Raises:
-        CorruptModelError: the vocabulary is inconsistent.
-        UsageError: unknown `text_clean`, or no token has the id `pad`.
+        CorruptModelError: The vocabulary is inconsistent.
+        UsageError: `text_clean` is unknown, or no token has the id `pad`.
         BackendUnavailable: `openai` needs ftfy, which is not installed.
     """
     clean = _text_cleaner(text_clean)
@@ -84,7 +88,7 @@ def clip_tokenizer(
 
 
 def _build(vocabulary: Vocabulary) -> Tokenizer:
-    """A `tokenizers.Tokenizer` with the settings of transformers 5."""
+    """Build a `tokenizers.Tokenizer` with the settings of transformers 5."""
     with errors_as_corrupt("the tokenizer's vocabulary is damaged"):
         model = BPE(
             vocab=dict(vocabulary.vocab),
@@ -117,9 +121,10 @@ def _build(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def add_words(tokenizer: Tokenizer, words: Sequence[str]) -> None:
-    """Give each word the next free id. Case is ignored; alphanumeric words match whole words only.
+    """Give each word the next free id.
 
-    An underscore counts as alphanumeric.
+    Case is ignored. Alphanumeric words match whole words only; an underscore counts as
+    alphanumeric.
     """
     tokenizer.add_tokens(
         [AddedToken(w, single_word=w.replace("_", "").isalnum(), normalized=True) for w in words]

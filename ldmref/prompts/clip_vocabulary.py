@@ -12,9 +12,9 @@ from typing import Any
 from tokenizers.models import BPE
 
 from ldmref.errors import InputError
-from ldmref.files import input_path, read_json, require_size
+from ldmref.files import check_input_path, read_json, require_size
 from ldmref.prompts.clip import END, LENGTH, START, WORD_END, Vocabulary, clip_tokenizer
-from ldmref.prompts.text_checks import id_table
+from ldmref.prompts.text_checks import check_id_table
 from ldmref.prompts.tokenizer import PromptTokenizer, errors_as_corrupt
 from ldmref.prompts.words import load_word_tokenizer
 
@@ -37,37 +37,53 @@ def load_tokenizer(
     pad: int | None = None,
     text_clean: str = "none",
 ) -> PromptTokenizer:
-    """The tokenizer of a folder or file; a `tokenizer.json` may also be a word tokenizer's.
+    """Load the tokenizer of a folder or file.
 
-    Arguments and errors are those of `read_vocabulary` and `clip_tokenizer`.
+    Args:
+        source: As for `read_vocabulary`; a `tokenizer.json` may also hold a tokenizer of whole
+            words, as in folders of ldmref.
+        length: The sequence length of the text encoder.
+        pad: As for `clip_tokenizer`.
+        text_clean: As for `clip_tokenizer`.
+
+    Returns:
+        The tokenizer; `tokenize(prompts)` returns ids and weights.
+
+    Raises:
+        InputError: No vocabulary was found; the hint names sources.
+        CorruptModelError: A file is damaged.
+        UsageError: `text_clean` is unknown, or no token has the id `pad`.
+        BackendUnavailable: `text_clean="openai"` needs ftfy, which is not installed.
+
+    Example: `load_tokenizer("sd15/tokenizer").tokenize(["a cat"]).ids` has shape (1, 1, 77).
     """
     if source is not None:
-        source = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
+        source = check_input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
         if source.suffix == ".json" and not _is_bpe(source):
             return load_word_tokenizer(source, length)
     return clip_tokenizer(read_vocabulary(source), length, pad=pad, text_clean=text_clean)
 
 
 def read_vocabulary(source: str | Path | None = None) -> Vocabulary:
-    """CLIP's vocabulary.
+    """Read CLIP's vocabulary.
 
     Args:
-        source: a tokenizer folder (vocab.json and merges.txt, or tokenizer.json), a checkpoint
-            folder with such a `tokenizer` folder, a tokenizer.json, or openai/CLIP's
+        source: A tokenizer folder (vocab.json and merges.txt, or tokenizer.json), a checkpoint
+            folder that contains it as `tokenizer`, a tokenizer.json, or openai/CLIP's
             bpe_simple_vocab_16e6.txt.gz (also unpacked). None searches the installed packages
             open_clip and clip, then the Hugging Face cache (HF_HUB_CACHE, HF_HOME) for
             openai/clip-vit-large-patch14; nothing is imported or downloaded.
 
     Raises:
-        InputError: no vocabulary there; the hint names sources.
-        CorruptModelError: a file is damaged.
+        InputError: No vocabulary was found; the hint names sources.
+        CorruptModelError: A file is damaged.
     """
     if source is None:
         source = next((path for path in _installed() if path.exists()), None)
         if source is None:
             message = "no CLIP vocabulary is installed here"
             raise InputError(message, code="E-TOKENIZER-FILES", hint=SOURCES)
-    path = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
+    path = check_input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
     if path.is_file():
         return _read_json(path) if path.suffix == ".json" else _read_merges(path)
     for folder in (path, path / "tokenizer"):
@@ -81,7 +97,7 @@ def read_vocabulary(source: str | Path | None = None) -> Vocabulary:
 
 
 def _installed() -> Iterator[Path]:
-    """Paths at which a vocabulary may be installed."""
+    """Yield the paths at which a vocabulary may be installed."""
     for package in PACKAGES:
         spec = importlib.util.find_spec(package)
         for folder in (spec and spec.submodule_search_locations) or ():
@@ -93,7 +109,10 @@ def _installed() -> Iterator[Path]:
 
 
 def hub_cache() -> Path:
-    """The cache folder of huggingface_hub; ~ stays as it is for users that do not exist."""
+    """Return the cache folder of huggingface_hub.
+
+    `~` is kept for users that do not exist.
+    """
     cache = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
     home = os.environ.get("HF_HOME") or os.path.join(cache, "huggingface")
     return Path(os.path.expanduser(os.environ.get("HF_HUB_CACHE") or os.path.join(home, "hub")))
@@ -104,7 +123,7 @@ def _has_vocabulary(folder: Path) -> bool:
 
 
 def _read_folder(folder: Path) -> Vocabulary:
-    """vocab.json, merges.txt and, if present, added_tokens.json."""
+    """Read vocab.json, merges.txt and, if present, added_tokens.json."""
     with errors_as_corrupt(f"vocab.json and merges.txt of {folder.name!r} are damaged"):
         files = [folder / "vocab.json", folder / "merges.txt"]
         for file in files:
@@ -112,18 +131,18 @@ def _read_folder(folder: Path) -> Vocabulary:
         vocab, merges = BPE.read_file(*map(str, files))
     added = folder / "added_tokens.json"
     with errors_as_corrupt(f"{added.name} is damaged"):
-        words = _without(vocab, id_table(_load(added))) if added.is_file() else {}
+        words = _without(vocab, check_id_table(_load(added))) if added.is_file() else {}
     return Vocabulary(vocab, merges, words, _pad_token(folder))
 
 
 def _read_json(path: Path) -> Vocabulary:
-    """A tokenizer.json."""
+    """Read a tokenizer.json."""
     with errors_as_corrupt(f"{path.name} is not a CLIP tokenizer"):
         data = _load(path)
-        vocab = id_table(data["model"]["vocab"])
+        vocab = check_id_table(data["model"]["vocab"])
         pairs = [m.split(" ") if isinstance(m, str) else m for m in data["model"]["merges"]]
         merges = [(str(left), str(right)) for left, right in pairs]
-        added = id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
+        added = check_id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
         pad = _pad_token(path.parent) or (data.get("padding") or {}).get("pad_token")
         if not isinstance(pad, str | None):
             raise ValueError(f"a padding token {pad!r:.80}")
@@ -131,7 +150,7 @@ def _read_json(path: Path) -> Vocabulary:
 
 
 def _read_merges(path: Path) -> Vocabulary:
-    """openai/CLIP's file: a comment line, then merges, whose order determines the ids."""
+    """Read openai/CLIP's file: a comment line, then merges, whose order determines the ids."""
     with errors_as_corrupt(f"{path.name} is not a list of merges"):
         with (gzip.open if path.suffix == ".gz" else open)(path, "rb") as file:
             lines = file.read(MAX_BYTES).decode("utf-8").split("\n")[1 : MERGES + 1]
@@ -144,13 +163,13 @@ def _read_merges(path: Path) -> Vocabulary:
 
 
 def byte_letters() -> list[str]:
-    """A printable letter per byte, in CLIP's order: the printable Latin-1 bytes come first."""
+    """Return a printable letter per byte, in CLIP's order: first the printable Latin-1 bytes."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     return [chr(byte) for byte in [*printable, *range(256, 512 - len(printable))]]
 
 
 def _pad_token(folder: Path) -> str | None:
-    """The padding token that the files next to a vocabulary name."""
+    """Return the padding token that the files next to a vocabulary name."""
     for path in (folder / "special_tokens_map.json", folder / "tokenizer_config.json"):
         data = _load(path) if path.is_file() else None
         token = data.get("pad_token") if isinstance(data, dict) else None
@@ -168,7 +187,7 @@ def _is_bpe(path: Path) -> bool:
 
 
 def _without(vocab: dict[str, int], added: dict[str, int]) -> dict[str, int]:
-    """The added tokens that are not in the vocabulary already."""
+    """Return the added tokens that are not already in the vocabulary."""
     return {token: id for token, id in added.items() if vocab.get(token) != id}
 
 

@@ -1,6 +1,6 @@
-"""Emoji and their names: the list of Unicode 15.0, and prompts in which emoji are typed.
+"""Emoji and their names: the list of Unicode 15.0, and prompts that contain emoji.
 
-A word model has learnt the names, so it reads an emoji as its name.
+Word models are trained on the names, so their tokenizer reads an emoji as its name.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def named_emoji() -> tuple[NamedEmoji, ...]:
     for line in lines:
         if line.startswith("> "):
             subgroup = line.removeprefix("> ")
-        elif subgroup:  # the licence stands before the first one
+        elif subgroup:  # the licence comes before the first one
             characters, name = line.split(" ", 1)
             found.append(NamedEmoji(characters, name, subgroup))
     return tuple(found)
 
 
 def with_emoji_names(prompt: str) -> str:
-    """Return `prompt` with the name of each emoji in its place; emoji side by side get an "and".
+    """Return `prompt` with each emoji replaced by its name; adjacent emoji are joined by "and".
 
-    The longest sequence counts: skin tones and joined emoji are one emoji where Unicode names them
-    as one. What is not in the list stays as it is.
+    The longest sequence counts: skin tones and joined emoji are one emoji if Unicode names them
+    as one. Other characters are kept.
 
     >>> with_emoji_names("🐶 on red")
     'dog face on red'
@@ -70,11 +70,11 @@ def with_emoji_names(prompt: str) -> str:
     return " ".join("".join(pieces).split()) if found else prompt
 
 
-def unnamed_symbols(prompt: str) -> list[str]:
-    """Return the symbols of `prompt` that are no emoji of the list, without repetition.
+def find_unnamed_symbols(prompt: str) -> list[str]:
+    """Return the symbols of `prompt` that are not emoji of the list, without repetition.
 
     Symbols are characters beyond ASCII of Unicode's categories So (other), Sk (modifier) and Cn
-    (not assigned yet, as the emoji of later editions are).
+    (not yet assigned, such as emoji of later versions of Unicode).
     """
     rest = with_emoji_names(prompt)
     symbols = [c for c in rest if not c.isascii() and unicodedata.category(c) in SYMBOLS]
@@ -83,6 +83,6 @@ def unnamed_symbols(prompt: str) -> list[str]:
 
 @cache
 def _names_by_text() -> tuple[dict[str, str], int]:
-    """Names by characters without selectors, and the length of the longest sequence."""
+    """Return the names by characters without selectors, and the length of the longest sequence."""
     names = {emoji.text.replace(SELECTOR, ""): emoji.name for emoji in named_emoji()}
     return names, max(map(len, names))

@@ -1,4 +1,4 @@
-"""Checks of texts and vocabularies: their length, their ids, and notation that is not read."""
+"""Checks of texts and vocabularies: length, ids, and notation that is read as text."""
 
 from __future__ import annotations
 
@@ -15,10 +15,15 @@ _EXTRA_NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]{1,80}>")
 
 
 def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
-    """Refuse a text that is too long, or no valid Unicode; `what` names it.
+    """Refuse a text that is too long or not valid Unicode.
+
+    Args:
+        what: The name of the text in messages.
+        text: The text.
+        limit: The maximum number of characters.
 
     Raises:
-        UsageError: more than `limit` characters, or a lone surrogate.
+        UsageError: It has more characters, or a lone surrogate.
     """
     if len(text) > limit:
         raise UsageError(
@@ -30,11 +35,11 @@ def check_text(what: str, text: str, limit: int = MAX_CHARACTERS) -> None:
         raise UsageError(f"the {what} is not valid Unicode text", code="E-PROMPT")
 
 
-def id_table(data: Any) -> dict[str, int]:
-    """`data`, if it is a table of ids by token.
+def check_id_table(data: Any) -> dict[str, int]:
+    """Return `data` if it is a table of ids by token.
 
     Raises:
-        ValueError: it is not.
+        ValueError: It is not.
     """
     rows = data.items() if isinstance(data, dict) else [("", None)]
     if not all(isinstance(token, str) and type(id) is int and id >= 0 for token, id in rows):
@@ -43,12 +48,12 @@ def id_table(data: Any) -> dict[str, int]:
 
 
 def is_text(text: str) -> bool:
-    """Whether a string is valid Unicode, without lone surrogates."""
+    """Return whether a string is valid Unicode, without lone surrogates."""
     return text.isascii() or not any("\ud800" <= character <= "\udfff" for character in text)
 
 
-def unread_notation(prompt: str, prompt_weights: str) -> list[str]:
-    """Warnings about A1111's notations in a prompt that are text here."""
+def find_unread_notation(prompt: str, prompt_weights: str) -> list[str]:
+    """Return warnings about A1111's notations in a prompt that are read as text."""
     warnings = []
     if extra := _EXTRA_NETWORK.search(prompt):
         warnings.append(

@@ -1,13 +1,13 @@
 """Textual inversion: new words for a text encoder, each with one or several learned vectors.
 
-Gal et al. 2022, arXiv:2208.01618. `ldmref.io.adapters.textual_inversion` reads the files.
+Gal et al. 2022, arXiv:2208.01618. `ldmref.io.read_embeddings` reads the files.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from array_api_compat import array_namespace, device
@@ -18,18 +18,21 @@ from ldmref.math.arrays import Array
 from ldmref.prompts.clip import add_words
 from ldmref.prompts.tokenizer import PromptTokenizer
 
-READER = "ldmref.io.adapters.textual_inversion.read_embeddings(path) reads a file"
+READER = "ldmref.io.read_embeddings(path) reads a file"
 
 
 @dataclass(frozen=True)
 class Embedding:
     """A learned word.
 
-    `vectors`: (k, d) float32; `encoder`: clip_l or clip_g for SDXL's two encoders, else empty.
+    Attributes:
+        word: The word, as prompts write it.
+        vectors: (k, d) float32.
+        encoder: "clip_l" or "clip_g" for SDXL's two text encoders; "" otherwise.
     """
 
     word: str
-    vectors: np.ndarray
+    vectors: np.ndarray = field(repr=False)
     encoder: str = ""
 
     def __post_init__(self) -> None:
@@ -41,30 +44,31 @@ class Embedding:
 
     @property
     def tokens(self) -> list[str]:
-        """A token per vector, named word, word_1, ... as in diffusers."""
+        """The token of each vector: word, word_1, ..., as in diffusers."""
         return [self.word, *(f"{self.word}_{i}" for i in range(1, len(self.vectors)))]
 
     @property
     def sha256(self) -> str:
-        """Hash of the vectors."""
+        """SHA-256 of the vectors."""
         return hashlib.sha256(np.ascontiguousarray(self.vectors, np.float32).tobytes()).hexdigest()
 
 
 def add_embeddings(
     table: Array, tokenizer: PromptTokenizer, embeddings: Sequence[Embedding]
 ) -> tuple[Array, PromptTokenizer]:
-    """Copies of the token table and the tokenizer, extended by the words.
+    """Return copies of the token table and the tokenizer, extended by the words.
 
     A word gets the ids vocab_size, vocab_size + 1, ..., one per vector. It is matched regardless of
-    case, and as a whole word if it is alphanumeric. Rows that are no token's are left out.
+    case, and as a whole word if it is alphanumeric. Rows that belong to no token are left out.
 
     Args:
-        table: the text encoder's token embeddings, (rows, d); gets a row per vector.
-        tokenizer: with vocab_size <= rows tokens.
+        table: The text encoder's token embeddings, (rows, d); the copy has a row per vector more.
+        tokenizer: A tokenizer with vocab_size <= rows tokens.
+        embeddings: The words.
 
     Raises:
-        UsageError: a word is empty or already known, or has more vectors than fit a chunk.
-        CorruptModelError: the width of a vector is not d, or the tokenizer has more tokens than the
+        UsageError: A word is empty or already known, or has more vectors than a chunk has tokens.
+        CorruptModelError: The width of a vector is not d, or the tokenizer has more tokens than the
             table has rows.
     """
     vocab_size = tokenizer.tokenizer.get_vocab_size()
@@ -84,11 +88,11 @@ def add_embeddings(
     return xp.concat([table[:vocab_size, :], *rows], axis=0), result
 
 
-def by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[list[Embedding]]:
-    """The embeddings grouped by the text encoders of a model, one or two.
+def group_by_encoder(embeddings: Sequence[Embedding], encoders: int) -> list[list[Embedding]]:
+    """Group embeddings by the text encoders of a model, one or two.
 
     Raises:
-        UsageError: they were trained for another number of text encoders, or a word lacks vectors
+        UsageError: They were trained for another number of text encoders, or a word lacks vectors
             for one of the two.
     """
     if not isinstance(embeddings, Sequence) or {*map(type, embeddings)} - {Embedding}:

@@ -2,8 +2,8 @@
 
 `PromptTokenizer` adds what every text encoder needs to a tokenizer of that library: start and end
 tokens, a fixed length, chunks of long prompts, weights, and warnings about text that was cut off.
-`prompts/clip.py` builds CLIP's, `prompts/wordpiece.py` BERT's, `prompts/words.py` one whose
-tokens are whole words.
+`prompts/clip.py` builds CLIP's tokenizer, `prompts/wordpiece.py` BERT's, and `prompts/words.py` a
+tokenizer of whole words.
 """
 
 from __future__ import annotations
@@ -17,8 +17,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from ldmref.errors import CorruptModelError, LdmrefError, UsageError, did_you_mean
-from ldmref.prompts.emoji import unnamed_symbols, with_emoji_names
-from ldmref.prompts.text_checks import MAX_TEXT, check_text, unread_notation
+from ldmref.prompts.chunks import (
+    Chunk,
+    TokenGroup,
+    count_ids,
+    find_multi_vector_ids,
+    split_into_chunks,
+)
+from ldmref.prompts.emoji import find_unnamed_symbols, with_emoji_names
+from ldmref.prompts.text_checks import MAX_TEXT, check_text, find_unread_notation
 from ldmref.prompts.weights import WeightedText, parse_prompt_weights
 
 START = "<start>"
@@ -31,7 +38,7 @@ PROMPT_WEIGHTS = ("none", "a1111")
 
 
 class SpecialTokens(NamedTuple):
-    """Tokens that do not come from text; `unknown` replaces text outside the vocabulary."""
+    """Tokens that do not come from text; `unknown` replaces words outside the vocabulary."""
 
     start: str
     end: str
@@ -44,18 +51,18 @@ WORD_SPECIAL_TOKENS = SpecialTokens(START, END, PAD, UNKNOWN)
 
 @dataclass(frozen=True)
 class PromptOptions:
-    """How prompts are tokenized.
+    """Options of the tokenization of prompts.
 
     Args:
-        long_prompts: `truncate` keeps what fits between one start and one end token; `chunk` keeps
-            everything, in as many chunks as needed, each with its own start and end token.
+        long_prompts: `truncate` keeps the tokens that fit between one start and one end token;
+            `chunk` keeps all, in as many chunks as needed, each with its own start and end token.
         prompt_weights: `none` treats brackets as text; `a1111` parses (word), (word:1.3), [word],
             BREAK and the escapes \\( \\) \\[ \\] \\\\ as described in `parse_prompt_weights`.
-        strict: a prompt that would be truncated is an error.
-        chunks: minimum number of chunks; shorter prompts are padded with empty chunks.
+        strict: Whether a prompt that would be truncated is an error.
+        chunks: The minimum number of chunks; shorter prompts are padded with empty chunks.
 
     Raises:
-        UsageError: unknown value.
+        UsageError: A value is unknown.
     """
 
     long_prompts: str = "truncate"
@@ -76,9 +83,12 @@ class PromptOptions:
 class Tokens:
     """Tokenized prompts, in chunks of the text encoder's length.
 
-    `ids`: (n, chunks, length) int64; `weights`: same shape, float32, 1 by default; `counts`: number
-    of chunks that each prompt needs; `truncated`: number of tokens left out of each; `warnings`:
-    one line each.
+    Attributes:
+        ids: (n, chunks, length) int64.
+        weights: (n, chunks, length) float32, 1 by default.
+        counts: The number of chunks that each prompt needs.
+        truncated: The number of tokens of each prompt that were left out.
+        warnings: Warnings, one line each.
     """
 
     ids: np.ndarray
@@ -88,26 +98,33 @@ class Tokens:
     warnings: list[str]
 
 
-class TokenGroup(NamedTuple):
-    """Tokens that stay in one chunk: a single one, or all vectors of an added word."""
+class _TokenizedPrompt(NamedTuple):
+    """One prompt in chunks, with the number of tokens that were left out."""
 
-    ids: tuple[int, ...]
-    weight: float
-    position: int  # of the first character of its word in the parsed prompt
+    chunks: list[Chunk]
+    truncated: int
+    warnings: list[str]
 
 
 class PromptTokenizer:
     """Tokenizes prompts, truncated or in chunks, with warnings.
 
     Args:
-        tokenizer: its truncation and padding are switched off, its post-processor is not used.
-        length: tokens per chunk, start and end token included.
-        special_tokens: tokens of the vocabulary.
-        clean: applied to the text before tokenization; word tokenizers read emoji as their names.
+        tokenizer: A tokenizer, whose truncation and padding are switched off and whose
+            post-processor is not used.
+        length: The number of tokens per chunk, including the start and end token.
+        special_tokens: The special tokens of the vocabulary.
+        clean: A function applied to the text before tokenization; by default, tokenizers of whole
+            words replace emoji by their names.
 
     Raises:
-        CorruptModelError: the vocabulary lacks a special token, or an added word has more vectors
-            than fit a chunk.
+        CorruptModelError: The vocabulary lacks a special token, or an added word has more vectors
+            than a chunk has tokens.
+
+    >>> from ldmref.prompts.words import word_tokenizer
+    >>> tokenizer = PromptTokenizer(word_tokenizer(["a red cat"], 8), length=6)
+    >>> tokenizer.tokenize(["a red cat"]).ids.tolist()
+    [[[1, 4, 6, 5, 2, 0]]]
     """
 
     def __init__(
@@ -126,72 +143,57 @@ class PromptTokenizer:
         tokenizer.no_padding()
         ids = (token_id(tokenizer, token) for token in special_tokens)
         self.start, self.end, self.pad, self.unknown = ids
-        self._multi_vector_ids = _multi_vector_ids(tokenizer, length - 2)
+        self._multi_vector_ids = find_multi_vector_ids(tokenizer, length - 2)
 
     def encode(self, prompts: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-        """Truncated ids (n, length) int64, and warnings about dropped and unknown words."""
+        """Return truncated ids (n, length) int64, and warnings about dropped and unknown words."""
         tokens = self.tokenize(prompts)
         return tokens.ids[:, 0], tokens.warnings
 
     def tokenize(self, prompts: Sequence[str], options: PromptOptions | None = None) -> Tokens:
-        """Ids and weights of the prompts, padded to the number of chunks of the longest.
+        """Return ids and weights of prompts, padded to the number of chunks of the longest.
 
         Raises:
-            UsageError: a prompt has more than `MAX_TEXT` characters, or is no valid Unicode.
+            UsageError: A prompt has more than `MAX_TEXT` characters or is not valid Unicode.
         """
         options = options or PromptOptions()
-        warnings: list[str] = []
         for prompt in prompts:
             check_text("prompt", prompt, MAX_TEXT)
-        pairs = [self._chunks(prompt, options, warnings) for prompt in prompts]
-        chunked = [chunks for chunks, _ in pairs]
-        truncated = [count for _, count in pairs]
-        counts = [len(chunks) for chunks in chunked]
+        tokenized = [self._tokenize_one(prompt, options) for prompt in prompts]
+        counts = [len(one.chunks) for one in tokenized]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
         ids = np.full(shape, self.pad, np.int64)
         weights = np.ones(shape, np.float32)
         ids[:, :, 0] = self.start
         ids[:, :, 1] = self.end
-        for i, chunks in enumerate(chunked):
-            for j, groups in enumerate(chunks):
+        for i, one in enumerate(tokenized):
+            for j, groups in enumerate(one.chunks):
                 row = [id for group in groups for id in group.ids]
                 ids[i, j, 1 : len(row) + 2] = [*row, self.end]
                 weights[i, j, 1 : len(row) + 1] = [g.weight for g in groups for _ in g.ids]
+        truncated = [one.truncated for one in tokenized]
+        warnings = [line for one in tokenized for line in one.warnings]
         return Tokens(ids, weights, counts, truncated, warnings)
 
-    def _chunks(
-        self, prompt: str, options: PromptOptions, warnings: list[str]
-    ) -> tuple[list[list[TokenGroup]], int]:
-        """The token groups of each chunk of a prompt, and the number of tokens left out.
-
-        Appends to `warnings`.
-        """
+    def _tokenize_one(self, prompt: str, options: PromptOptions) -> _TokenizedPrompt:
+        """Tokenize a prompt into chunks, and truncate it if the options say so."""
+        warnings = []
         literal = [token for token in self.special_tokens[:2] if token in prompt]
         if literal:
             warnings.append(f"{' and '.join(literal)} in a prompt is read as text")
-        warnings += unread_notation(prompt, options.prompt_weights)
-        sections = [[WeightedText(prompt, 1.0)]]
-        if options.prompt_weights == "a1111":
-            sections = parse_prompt_weights(prompt)
-        if self.clean is not None:
-            sections = [[WeightedText(self.clean(t), w) for t, w in spans] for spans in sections]
-        groups: list[list[TokenGroup]] = []
-        unknown: list[str] = unnamed_symbols(prompt) if self.reads_words else []
-        text = ""
-        for spans in sections:
-            groups.append([])
-            for span in spans:
-                groups[-1].extend(self._groups(span, len(text), unknown))
-                text += span.text
-            text += BREAK
+        warnings += find_unread_notation(prompt, options.prompt_weights)
+        sections = self._parse(prompt, options)
+        groups, text, unknown = self._group(sections)
+        if self.reads_words:
+            unknown = find_unnamed_symbols(prompt) + unknown
         if unknown:
             warnings.append(f"words the model never saw: {', '.join(dict.fromkeys(unknown))}")
-        chunks = _split_into_chunks(groups, self.length - 2)
-        if options.long_prompts == "chunk":
-            return chunks, 0
+        chunks = split_into_chunks(groups, self.length - 2)
         dropped = [group for chunk in chunks[1:] for group in chunk]
+        if options.long_prompts == "chunk":
+            return _TokenizedPrompt(chunks, 0, warnings)
         if dropped:
-            count = sum(len(group.ids) for section in groups for group in section)
+            count = count_ids([group for section in groups for group in section])
             unit = "words" if self.reads_words else "tokens"
             rest = text[dropped[0].position :].removesuffix(BREAK).strip()
             message = (
@@ -203,31 +205,61 @@ class PromptTokenizer:
                 hint = "shorten it, or use long_prompts=chunk"
                 raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
             warnings.append(message)
-        return chunks[:1], sum(len(group.ids) for group in dropped)
+        return _TokenizedPrompt(chunks[:1], count_ids(dropped), warnings)
 
-    def _groups(
-        self, span: WeightedText, position: int, unknown: list[str]
-    ) -> Iterator[TokenGroup]:
-        """The token groups of a span that begins at `position`; appends to `unknown`."""
+    def _parse(self, prompt: str, options: PromptOptions) -> list[list[WeightedText]]:
+        """Split a prompt at BREAK into sections of weighted spans, and clean their text."""
+        sections = [[WeightedText(prompt, 1.0)]]
+        if options.prompt_weights == "a1111":
+            sections = parse_prompt_weights(prompt)
+        if self.clean is None:
+            return sections
+        return [[WeightedText(self.clean(t), w) for t, w in spans] for spans in sections]
+
+    def _group(
+        self, sections: Sequence[Sequence[WeightedText]]
+    ) -> tuple[list[list[TokenGroup]], str, list[str]]:
+        """Tokenize sections; returns the token groups of each, the whole text and unknown words."""
+        groups: list[list[TokenGroup]] = []
+        unknown: list[str] = []
+        text = ""
+        for spans in sections:
+            groups.append([])
+            for span in spans:
+                for id, start, end, word_start in self._encode(span.text):
+                    if id == self.unknown:
+                        unknown.append(span.text[start:end])
+                    ids = self._multi_vector_ids.get(id, (id,))
+                    groups[-1].append(TokenGroup(ids, span.weight, len(text) + word_start))
+                text += span.text
+            text += BREAK
+        return groups, text, unknown
+
+    def _encode(self, text: str) -> Iterator[tuple[int, int, int, int]]:
+        """Yield the id of each token, its first and last character, and the start of its word."""
         with errors_as_corrupt("the tokenizer cannot read a prompt"):
-            encoding = self.tokenizer.encode(span.text, add_special_tokens=False)
+            encoding = self.tokenizer.encode(text, add_special_tokens=False)
         tokens = zip(encoding.ids, encoding.offsets, encoding.word_ids, strict=True)
         word_start = 0
         previous = None
         for id, (start, end), word in tokens:
-            if id == self.unknown:
-                unknown.append(span.text[start:end])
             if word is None or word != previous:
                 word_start = start
                 previous = word
-            ids = self._multi_vector_ids.get(id, (id,))
-            yield TokenGroup(ids, span.weight, position + word_start)
+            yield id, start, end, word_start
+
+    def __repr__(self) -> str:
+        words = self.tokenizer.get_vocab_size()
+        return f"<{type(self).__name__} of {words} tokens, length {self.length}>"
 
 
-def tokenize_alike(
+def tokenize_for_encoders(
     tokenizers: Sequence[PromptTokenizer], prompts: Sequence[str], options: PromptOptions
 ) -> list[Tokens]:
-    """Tokens of each tokenizer, in equally many chunks; their `counts` are the largest of all."""
+    """Tokenize prompts for each text encoder, in equally many chunks.
+
+    The `counts` of each are the largest of all.
+    """
     tokens = [tokenizer.tokenize(prompts, options) for tokenizer in tokenizers]
     counts = [max(each) for each in zip(*(t.counts for t in tokens), strict=True)]
     if any(t.counts != counts for t in tokens):
@@ -237,7 +269,7 @@ def tokenize_alike(
 
 
 def token_id(tokenizer: Tokenizer, token: str) -> int:
-    """The id of a token that the vocabulary must have."""
+    """Return the id of a token that the vocabulary must have."""
     id = tokenizer.token_to_id(token)
     if id is None:
         raise CorruptModelError(f"the tokenizer has no {token!r} token", code="E-TOKENIZER")
@@ -248,8 +280,8 @@ def token_id(tokenizer: Tokenizer, token: str) -> int:
 def errors_as_corrupt(message: str) -> Iterator[None]:
     """Turn any error within the block into a `CorruptModelError`.
 
-    It catches `Exception`, because the `tokenizers` library raises nothing more specific, and what
-    a panic of its Rust code raises, which is no `Exception`.
+    It catches `Exception`, because the `tokenizers` library raises nothing more specific, and the
+    exception of a panic in its Rust code, which is not an `Exception`.
     """
     try:
         yield
@@ -260,42 +292,3 @@ def errors_as_corrupt(message: str) -> Iterator[None]:
             raise
         text = f"{message} ({type(error).__name__}: {error})"
         raise CorruptModelError(text, code="E-TOKENIZER") from error
-
-
-def _split_into_chunks(sections: list[list[TokenGroup]], size: int) -> list[list[TokenGroup]]:
-    """Chunks of at most `size` ids; each section begins a new one, a final empty one is dropped."""
-    chunks: list[list[TokenGroup]] = []
-    for section in sections:
-        chunks.append([])
-        free = size
-        for group in section:
-            if len(group.ids) > free:
-                chunks.append([])
-                free = size
-            chunks[-1].append(group)
-            free -= len(group.ids)
-    return chunks if chunks[-1] or len(chunks) == 1 else chunks[:-1]
-
-
-def _multi_vector_ids(tokenizer: Tokenizer, limit: int) -> dict[int, tuple[int, ...]]:
-    """All ids of each added word with several vectors: word, word_1, ..., as diffusers names them.
-
-    Keyed by the id of the word itself.
-
-    Raises:
-        CorruptModelError: a word has more vectors than `limit`, the ids of a chunk.
-    """
-    added = {token.content: id for id, token in tokenizer.get_added_tokens_decoder().items()}
-    result = {}
-    for word, id in added.items():
-        ids = [id]
-        while (next_id := added.get(f"{word}_{len(ids)}")) is not None:
-            ids.append(next_id)
-            if len(ids) > limit:
-                message = (
-                    f"the tokenizer's word {word!r} has more vectors than the {limit} of a chunk"
-                )
-                raise CorruptModelError(message, code="E-TOKENIZER")
-        if len(ids) > 1:
-            result[id] = tuple(ids)
-    return result

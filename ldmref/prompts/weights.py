@@ -34,16 +34,16 @@ class WeightedText(NamedTuple):
 def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
     r"""Split a prompt at BREAK into sections, and each section into spans of equal weight.
 
-    (word) multiplies by 1.1, (word:1.3) by 1.3, [word] by 1 / 1.1; brackets nest, and an unclosed
+    (word) multiplies by 1.1, (word:1.3) by 1.3, [word] by 1 / 1.1. Brackets nest, and an unclosed
     one extends to the end. An unmatched closing bracket is text, and so is an unmatched `:1.3)`.
     \( \) \[ \] \\ are the literal characters; any other backslash is dropped. Adjacent spans of
     equal weight are joined.
 
     Source: AUTOMATIC1111/stable-diffusion-webui, modules/prompt_parser.py, `parse_prompt_attention`
-    (version 1.10); unlike there, BREAK within brackets is still a break.
+    (version 1.10). Differs in one respect: BREAK within brackets is still a break.
 
     Raises:
-        UsageError: a weight above 1000 or below -1000.
+        UsageError: A weight is above 1000 or below -1000.
 
     >>> parse_prompt_weights(r"a (red:1.3) [hat] \(x\)")[0][1]
     WeightedText(text='red', weight=1.3)
@@ -97,10 +97,10 @@ def parse_prompt_weights(prompt: str) -> list[list[WeightedText]]:
 
 
 def emphasize(hidden: Array, weights: Array) -> Array:
-    """Hidden states times the weights of their tokens, rescaled to the original mean per chunk.
+    """Scale hidden states by the weights of their tokens, and restore the mean of each chunk.
 
     y = w z mean(z) / mean(w z), means over all elements of a chunk (y = w z if mean(w z) = 0).
-    hidden: (n, l, d); weights: (n, l); weights of 1 return `hidden` bit for bit. The means are
+    hidden: (n, l, d); weights: (n, l). Weights of 1 return `hidden` bit for bit. The means are
     computed in at least float32. Restoring the mean is purely empirical: images look better.
 
     Source: AUTOMATIC1111/stable-diffusion-webui, modules/sd_emphasis.py, "Original".

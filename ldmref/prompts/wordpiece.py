@@ -11,7 +11,7 @@ from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 
 from ldmref.errors import InputError
-from ldmref.files import input_path, read_json, require_size
+from ldmref.files import check_input_path, read_json, require_size
 from ldmref.prompts.tokenizer import PromptTokenizer, SpecialTokens, errors_as_corrupt
 
 BERT_SPECIAL_TOKENS = SpecialTokens("[CLS]", "[SEP]", "[PAD]", "[UNK]")
@@ -20,19 +20,19 @@ MAX_BYTES = 64 * 2**20
 
 
 def wordpiece_tokenizer(source: str | Path | None, length: int = LENGTH) -> PromptTokenizer:
-    """BERT's uncased tokenizer for prompts.
-
-    Args:
-        source: a vocab.txt (one token per line), a tokenizer.json, a folder with one of them, or a
-            checkpoint folder with such a `tokenizer` folder.
-        length: sequence length of the text encoder, [CLS] and [SEP] included.
+    """Build BERT's uncased tokenizer for prompts.
 
     Ids equal those of transformers' BertTokenizer, except for literal special tokens such as [SEP]:
     they are split like other text.
 
+    Args:
+        source: A vocab.txt (one token per line), a tokenizer.json, a folder with one of them, or a
+            checkpoint folder that contains it as `tokenizer`.
+        length: The sequence length of the text encoder, including [CLS] and [SEP].
+
     Raises:
-        InputError: no vocabulary there.
-        CorruptModelError: the vocabulary is damaged.
+        InputError: No vocabulary was found.
+        CorruptModelError: The vocabulary is damaged.
     """
     vocabulary = _read_vocabulary(_vocabulary_file(source))
     tokenizer = Tokenizer(WordPiece(vocabulary, unk_token=BERT_SPECIAL_TOKENS.unknown))
@@ -45,7 +45,7 @@ def wordpiece_tokenizer(source: str | Path | None, length: int = LENGTH) -> Prom
 def _vocabulary_file(source: str | Path | None) -> Path:
     message = "this model needs the vocabulary of BERT"
     if source is not None:
-        path = input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
+        path = check_input_path(source, "the path of a vocabulary", "E-TOKENIZER-FILES")
         names = (
             "",
             "vocab.txt",
@@ -62,7 +62,7 @@ def _vocabulary_file(source: str | Path | None) -> Path:
 
 
 def _read_vocabulary(path: Path) -> dict[str, int]:
-    """Token -> id."""
+    """Read the id of each token."""
     with errors_as_corrupt(f"{path.name} is not a vocabulary of word pieces"):
         if path.suffix != ".json":
             require_size(path, MAX_BYTES, "E-TOKENIZER")

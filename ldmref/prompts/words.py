@@ -1,4 +1,4 @@
-"""A tokenizer of whole words: that of the models that are trained here.
+"""A tokenizer of whole words, for the models that are trained with ldmref.
 
 Only the words of a `tokenizer.json` are used. Its other parts are compared with those that ldmref
 writes and are never run: a file could name replacements that let a prompt grow without bound, or
@@ -19,7 +19,7 @@ from ldmref.errors import CorruptModelError
 from ldmref.files import parse_json, read_json
 from ldmref.prompts.clip import add_words
 from ldmref.prompts.emoji import with_emoji_names
-from ldmref.prompts.text_checks import id_table
+from ldmref.prompts.text_checks import check_id_table
 from ldmref.prompts.tokenizer import (
     END,
     PAD,
@@ -29,24 +29,24 @@ from ldmref.prompts.tokenizer import (
     errors_as_corrupt,
 )
 
-PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # parts that run on text
+PIPELINE = ("normalizer", "pre_tokenizer", "post_processor", "decoder")  # run on text
 
 
 def word_tokenizer(captions: Iterable[str], max_words: int) -> Tokenizer:
-    """A tokenizer of whole words: the most frequent ones in `captions`.
+    """Build a tokenizer of whole words from the most frequent words in `captions`.
 
-    Text is lower-cased and stripped of accents; a word is a run of letters or digits, or one of
+    Text is lower-cased and stripped of accents. A word is a run of letters or digits, or one of
     the characters # * ! &; everything else separates words.
     """
-    tokenizer = _tokenizer_of({UNKNOWN: 0})
+    tokenizer = _build_tokenizer({UNKNOWN: 0})
     frequency = Counter(word for caption in captions for word in split_words(tokenizer, caption))
     ranked = sorted(frequency, key=lambda word: (-frequency[word], word))
     tokens = [PAD, START, END, UNKNOWN, *ranked][:max_words]
-    return _tokenizer_of({token: id for id, token in enumerate(tokens)})
+    return _build_tokenizer({token: id for id, token in enumerate(tokens)})
 
 
-def _tokenizer_of(ids: Mapping[str, int]) -> Tokenizer:
-    """A word tokenizer with this vocabulary, token -> id."""
+def _build_tokenizer(ids: Mapping[str, int]) -> Tokenizer:
+    """Build a word tokenizer with this vocabulary of ids by token."""
     tokenizer = Tokenizer(models.WordLevel(dict(ids), unk_token=UNKNOWN))
     tokenizer.normalizer = normalizers.Sequence(
         [normalizers.NFD(), normalizers.StripAccents(), normalizers.Lowercase()]
@@ -60,50 +60,52 @@ def _tokenizer_of(ids: Mapping[str, int]) -> Tokenizer:
 
 
 def load_word_tokenizer(path: Path, length: int) -> PromptTokenizer:
-    """Read the `tokenizer.json` of a word tokenizer; `length`: tokens per chunk.
+    """Read the `tokenizer.json` of a word tokenizer; `length` is the number of tokens per chunk.
 
     Raises:
-        InputError: it cannot be read.
-        CorruptModelError: as `word_tokenizer_from`, or the vocabulary lacks a special token.
+        InputError: It cannot be read.
+        CorruptModelError: It is damaged, as for `build_from_json`, or lacks a special token.
     """
-    tokenizer = word_tokenizer_from(read_json(path, "E-TOKENIZER"), path.name)
+    tokenizer = build_from_json(read_json(path, "E-TOKENIZER"), path.name)
     return PromptTokenizer(tokenizer, length)
 
 
 def parse_word_tokenizer(text: str, name: str) -> Tokenizer:
-    """The word tokenizer whose JSON is `text`; `name` is that of its file, for errors.
+    """Build a word tokenizer from JSON in `text`; `name` is the file's name, for errors.
 
     Raises:
-        CorruptModelError: it is no JSON, or as `word_tokenizer_from`.
+        CorruptModelError: It is not JSON, or is damaged as for `build_from_json`.
     """
-    return word_tokenizer_from(parse_json(text, name, "E-TOKENIZER"), name)
+    return build_from_json(parse_json(text, name, "E-TOKENIZER"), name)
 
 
-def word_tokenizer_from(data: Any, name: str) -> Tokenizer:
+def build_from_json(data: Any, name: str) -> Tokenizer:
     """Build a word tokenizer from the vocabulary and the added words of its parsed JSON.
 
     Raises:
-        CorruptModelError: it is damaged, or splits text in another manner than `word_tokenizer`.
+        CorruptModelError: It is damaged, or does not split text as `word_tokenizer` does.
     """
     with errors_as_corrupt(f"{name} is not a tokenizer"):
         model = data["model"]
-        tokenizer = _tokenizer_of(id_table(model["vocab"]))
-        ours = json.loads(_tokenizer_of({UNKNOWN: 0}).to_str())
-        added = id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
+        tokenizer = _build_tokenizer(check_id_table(model["vocab"]))
+        ours = json.loads(_build_tokenizer({UNKNOWN: 0}).to_str())
+        added = check_id_table({t["content"]: t["id"] for t in data.get("added_tokens") or ()})
         others = [part for part in PIPELINE if data.get(part) != ours[part]]
         if (model.get("type"), model.get("unk_token")) != ("WordLevel", UNKNOWN):
             others.append("model")
     if others:
-        message = f"{name} is no tokenizer of whole words as ldmref writes it: another {others[0]}"
-        hint = "a folder of ldmref holds the tokenizer.json that training or convert has written"
+        message = (
+            f"{name} is not a tokenizer of whole words as ldmref writes it: its {others[0]} differs"
+        )
+        hint = "a folder of ldmref holds the tokenizer.json that training or convert wrote"
         raise CorruptModelError(message, code="E-TOKENIZER", hint=hint)
     add_words(tokenizer, sorted(added, key=lambda word: added[word]))
     if any(tokenizer.token_to_id(word) != id for word, id in added.items()):
-        raise CorruptModelError(f"{name}: its added words have other ids", code="E-TOKENIZER")
+        raise CorruptModelError(f"{name}: its added words have unexpected ids", code="E-TOKENIZER")
     return tokenizer
 
 
 def split_words(tokenizer: Tokenizer, text: str) -> list[str]:
-    """The words of `text` as a word tokenizer splits it; an emoji stands for its name."""
+    """Split `text` into words as a word tokenizer does; an emoji becomes its name."""
     text = tokenizer.normalizer.normalize_str(with_emoji_names(text))
     return [word for word, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]

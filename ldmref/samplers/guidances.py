@@ -21,7 +21,7 @@ from ldmref.math.guidance_directions import (
     perpendicular_negative_guidance,
     perturbed_attention_guidance,
 )
-from ldmref.plugins import find_plugin, known_names, load_plugin, origin
+from ldmref.plugins import find_plugin, load_plugin, suggest_names
 from ldmref.samplers.guidance import CODE, Guidance, read_guidance
 from ldmref.samplers.loop import History
 
@@ -273,13 +273,13 @@ def guidance_class(name: str) -> type[Guidance]:
         return GUIDANCES[lower]
     point = find_plugin(GROUP, lower)
     if point is None:
-        hint = known_names(GROUP, GUIDANCES, lower)
+        hint = suggest_names(GROUP, GUIDANCES, lower)
         raise UsageError(f"unknown guidance {short_repr(name)}", code=CODE, hint=hint)
     cls = load_plugin(point)
     if not (isinstance(cls, type) and issubclass(cls, Guidance)):
-        message = f"{origin(point)} is not a subclass of ldmref.samplers.Guidance"
+        message = f"{describe_origin(point)} is not a subclass of ldmref.samplers.Guidance"
         raise UsageError(message, code="E-PLUGIN", hint="an entry point names a class")
     if cls.name.lower() != lower:
-        message = f"{origin(point)} has the name {cls.name!r}"
+        message = f"{describe_origin(point)} has the name {cls.name!r}"
         raise UsageError(message, code="E-PLUGIN", hint=f"write name = {point.name!r} in the class")
     return cls

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Literal
 
 from ldmref.errors import UsageError, short_repr
-from ldmref.plugins import find_plugin, known_names, load_plugin, origin
+from ldmref.plugins import describe_origin, find_plugin, load_plugin, suggest_names
 from ldmref.samplers.cfgpp import cfgpp
 from ldmref.samplers.churn import euler_churn, heun_churn
 from ldmref.samplers.dpm_multistep import dpm_solver_multistep
@@ -253,10 +253,10 @@ def get_sampler(name: str) -> Sampler:
             hint=f"give one of ldmref's, such as {', '.join(SUBSTITUTES)} (ldmref samplers)",
         )
     if point is None:
-        hint = known_names(GROUP, SAMPLERS, lower)
+        hint = suggest_names(GROUP, SAMPLERS, lower)
         raise UsageError(f"unknown sampler {short_repr(name)}", code="E-SAMPLER", hint=hint)
     sampler = load_plugin(point)
     if not isinstance(sampler, Sampler):
-        message = f"{origin(point)} is of type {type(sampler).__name__}, not a Sampler"
+        message = f"{describe_origin(point)} is of type {type(sampler).__name__}, not a Sampler"
         raise UsageError(message, code="E-PLUGIN", hint="an entry point names a Sampler object")
     return replace(sampler, name=point.name)

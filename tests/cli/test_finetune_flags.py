@@ -121,7 +121,7 @@ def test_the_page_has_the_defaults():
 )
 def test_the_command_takes_the_defaults_of_its_base(recipe_of, monkeypatch, recipe, base, column):
     """Of Stable Diffusion a LoRA has the documented rate, 1e-4, and the embedded model its own."""
-    monkeypatch.setattr(recipe_file, "model_config", lambda path: preset(base))
+    monkeypatch.setattr(recipe_file, "read_model_config", lambda path: preset(base))
     _, settings = recipe_of(recipe, "--data", ".")
     for key, values in DEFAULTS[settings["method"]].items():
         value = settings

@@ -81,16 +81,16 @@ def test_an_empty_variable_is_not_set(work):
 
 
 def test_another_backend_leaves_device_and_dtype_behind(work):
-    from ldmref.loading import configured_backend
+    from ldmref.loading import open_backend
 
     (work / "ldmref.toml").write_text("[backend]\nname = 'torch'\ndtype = 'float64'\n")
     by_variable = settings(environ={"LDMREF_BACKEND": "numpy"})
     assert by_variable.backend == {"name": "numpy"} and "backend.dtype" not in by_variable.origin
-    assert configured_backend("numpy").describe()["dtype"] == "float32"
+    assert open_backend("numpy").describe()["dtype"] == "float32"
     both = settings(environ={"LDMREF_BACKEND": "numpy", "LDMREF_DTYPE": "float16"})
     assert both.backend == {"name": "numpy", "dtype": "float16"}
     (work / "ldmref.toml").write_text("[backend]\ndtype = 'float64'\n")
-    assert configured_backend("numpy").describe()["dtype"] == "float64"
+    assert open_backend("numpy").describe()["dtype"] == "float64"
 
 
 def test_config_show_of_a_model_that_needs_an_image(ldm, work, tmp_path):

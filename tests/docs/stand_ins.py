@@ -61,5 +61,4 @@ def install() -> None:
         return Image.new("RGB", (size, size), (40 * emoji.index(e), 100, 200))
 
     for module in (emoji_data, emoji_dataset):
-        module.emoji_list = lambda: emoji
-        module.render = render
+        vars(module).update(emoji_list=lambda: emoji, render=render)

@@ -54,13 +54,13 @@ def functions() -> list[tuple[Any, str, Callable[..., Any]]]:
         (lora, "lora_names"),
         (autoencoder, "_spec"),
     ]
-    seen = by_identity(key_table.stored_shapes)
+    seen = by_identity(key_table.list_stored_shapes)
     return [
         *((module, name, lru_cache(LIMIT)(getattr(module, name))) for module, name in by_value),
         (autoencoder, "diffusers_table", by_identity(autoencoder.diffusers_table)),
         (single_file, "ema_table", by_identity(single_file.ema_table)),
-        (key_table, "stored_shapes", seen),
-        (single_file, "stored_shapes", seen),
+        (key_table, "list_stored_shapes", seen),
+        (single_file, "list_stored_shapes", seen),
         (recipe_file, "find_model", embedded_model),
         (metadata, "entry_points", cache(metadata.entry_points)),
     ]

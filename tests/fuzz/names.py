@@ -22,8 +22,8 @@ from ldmref.io.adapters.lora_keys import lora_names
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.compvis import single_file
 from ldmref.io.compvis.keys import autoencoder_table, compvis_table, controlnet_table
-from ldmref.io.compvis.single_file import averages_note, find_config, unread
-from ldmref.io.key_table import stored_shapes
+from ldmref.io.compvis.single_file import describe_ema, find_config, list_unread
+from ldmref.io.key_table import list_stored_shapes
 from ldmref.io.tensors.safetensors import DTYPES, TensorFile
 from ldmref.models.controlnet import ControlNetConfig
 from ldmref.models.model import model_spec
@@ -130,7 +130,7 @@ def _seed(shapes: Mapping[str, Any], **others: Any) -> bytes:
 
 
 def _model_seeds() -> list[bytes]:
-    shapes = stored_shapes(compvis_table(MICRO))
+    shapes = list_stored_shapes(compvis_table(MICRO))
     counters = {"model_ema.decay": [], "model_ema.num_updates": ["I64", []]}
     few = dict(list(shapes.items())[:3])
     ema = {"model_ema." + n.removeprefix("model.").replace(".", ""): s for n, s in shapes.items()}
@@ -153,8 +153,8 @@ def run_model(path: Path) -> None:
     for config, ema in ((MICRO, None), (MICRO, True), (None, None))[: 3 if len(file) < 9 else 2]:
         try:
             fitting = find_config(file, config, ema)
-            averages_note(file, fitting)
-            unread(file, fitting, ema)
+            describe_ema(file, fitting)
+            list_unread(file, fitting, ema)
         except LdmrefError as error:
             assert error.code.startswith("E-")
 
@@ -222,7 +222,7 @@ CONTROL = ControlNetConfig(
 
 
 def _control_seeds() -> list[bytes]:
-    shapes = stored_shapes(controlnet_table(CONTROL))
+    shapes = list_stored_shapes(controlnet_table(CONTROL))
     return [
         _seed(shapes),
         _seed({f"control_model.{name}": shape for name, shape in shapes.items()}),
@@ -237,7 +237,7 @@ def run_control(path: Path) -> None:
 
 
 def _autoencoder_seeds() -> list[bytes]:
-    shapes = stored_shapes(autoencoder_table(MICRO.vae))
+    shapes = list_stored_shapes(autoencoder_table(MICRO.vae))
     whole = {f"first_stage_model.{name}": shape for name, shape in shapes.items()}
     return [_seed(shapes), _seed(whole), _seed(dict(list(shapes.items())[:4]), beside=VAE)]
 

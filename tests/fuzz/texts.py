@@ -20,7 +20,7 @@ from ldmref.config import TABLES, settings
 from ldmref.errors import LdmrefError, UsageError, one_line
 from ldmref.io import hub
 from ldmref.io.images.infotext import infotext, parse_infotext, replay_parameters
-from ldmref.models.memory import bytes_of
+from ldmref.models.memory import parse_bytes
 from ldmref.models.presets import preset
 from ldmref.modes import notation
 from ldmref.modes.control import parse_control
@@ -291,8 +291,8 @@ def run_arguments(data: str) -> None:
         notation.parse_jumps,
         notation.parse_positions,
         parse_control,
-        hub.parse,
-        bytes_of,
+        hub.parse_reference,
+        parse_bytes,
     )
     for parse in parsers:
         try:
@@ -300,7 +300,7 @@ def run_arguments(data: str) -> None:
         except LdmrefError as error:
             assert error.code.startswith("E-") and "\n" not in repr(str(error))
         else:
-            if parse is bytes_of and value is not None:
+            if parse is parse_bytes and value is not None:
                 assert value >= 0
 
 

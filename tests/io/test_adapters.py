@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.io.adapters.autoencoder import Autoencoder, read_vae, require_fit, swap_vae, tiny_config
-from ldmref.io.adapters.controlnet import controlnet_config, open_controlnet
+from ldmref.io.adapters.autoencoder import (
+    Autoencoder,
+    convert_tiny_config,
+    read_vae,
+    require_fit,
+    swap_vae,
+)
+from ldmref.io.adapters.controlnet import convert_controlnet_config, open_controlnet
 from ldmref.io.adapters.textual_inversion import read_embeddings
 from ldmref.io.compvis.keys import autoencoder_table, controlnet_table
 from ldmref.io.key_table import to_compvis
@@ -105,10 +111,13 @@ def test_a_tiny_autoencoder_has_the_channels_of_the_model(tmp_path):
         "decoder_block_out_channels": [48],
         "num_decoder_blocks": [3],
     }
-    config = tiny_config(fields)
-    assert config == TinyConfig(1, 3, 16, 32, 48, (1, 2), (3,)) and tiny_config({}) == TinyConfig()
+    config = convert_tiny_config(fields)
+    assert (
+        config == TinyConfig(1, 3, 16, 32, 48, (1, 2), (3,))
+        and convert_tiny_config({}) == TinyConfig()
+    )
     for half in ("encoder", "decoder"):
-        assert code_of(tiny_config, {f"{half}_block_out_channels": [32, 64]}) == "E-CONFIG"
+        assert code_of(convert_tiny_config, {f"{half}_block_out_channels": [32, 64]}) == "E-CONFIG"
 
 
 def test_another_autoencoder_takes_the_place_of_the_models(tmp_path):
@@ -187,7 +196,7 @@ def test_a_controlnet_of_diffusers(tmp_path):
 
 
 def test_what_a_controlnets_configuration_omits():
-    config = controlnet_config({})
+    config = convert_controlnet_config({})
     assert config.conditioning_embedding_out_channels == (16, 32, 96, 256)
     assert (config.conditioning_channels, config.factor) == (3, 8)
     assert config.unet == dataclasses.replace(UNetConfig(), cross_attention_dim=1280)

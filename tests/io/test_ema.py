@@ -16,13 +16,14 @@ from ldmref.io.compvis.ema import ema_name, ema_table
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.compvis.single_file import (
     FAMILIES,
-    averages_note,
-    averages_of,
+    describe_ema,
     find_config,
     load_compvis,
-    report_on,
+    report_fit,
+    select_ema,
 )
 from ldmref.io.key_table import to_compvis
+from ldmref.io.locate import read_model_config
 from ldmref.io.native import SCHEMA
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
@@ -94,7 +95,7 @@ def test_stable_diffusion_is_read_without_its_averages(file):
     """As its configurations say (use_ema: False), and as diffusers and others do."""
     assert holds(read(file), LAST) and holds(read(file, False), LAST)
     assert holds(read(file, True), MEAN)
-    chosen = [averages_of(TensorFile(file), CONFIG, e) for e in (None, True, False)]
+    chosen = [select_ema(TensorFile(file), CONFIG, e) for e in (None, True, False)]
     assert chosen == [False, True, False]
 
 
@@ -103,7 +104,7 @@ def test_latent_diffusion_is_read_with_its_averages(tmp_path):
     path = write(tmp_path / "ldm.safetensors", tensors(LDM))
     assert holds(read(path, None, LDM), LDM_MEAN) and holds(read(path, True, LDM), LDM_MEAN)
     assert holds(read(path, False, LDM), LDM_LAST)
-    chosen = [averages_of(TensorFile(path), LDM, e) for e in (None, True, False)]
+    chosen = [select_ema(TensorFile(path), LDM, e) for e in (None, True, False)]
     assert chosen == [True, True, False]
 
 
@@ -141,9 +142,9 @@ def test_every_family_is_found_with_what_its_makers_draw_with(name):
         file.metadata = {"modelspec.prediction_type": "epsilon"}
     found = find_config(file)
     assert found == PRESETS[name]
-    assert averages_of(file, found) is (name in AVERAGED)
+    assert select_ema(file, found) is (name in AVERAGED)
     read = "averages" if name in AVERAGED else "last weights"
-    assert f"the {read} are read" in averages_note(file, found)
+    assert f"the {read} are read" in describe_ema(file, found)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -164,8 +165,8 @@ def test_files_without_averages(tmp_path):
     numbers = {n: t for n, t in tensors().items() if n in ("model_ema.decay",)}
     counted = write(tmp_path / "counted.safetensors", found | numbers)
     for path in (plain, counted):
-        chosen = [averages_of(TensorFile(path), CONFIG, e) for e in (None, False)]
-        assert chosen == [None, None] and averages_note(TensorFile(path), CONFIG) == ""
+        chosen = [select_ema(TensorFile(path), CONFIG, e) for e in (None, False)]
+        assert chosen == [None, None] and describe_ema(TensorFile(path), CONFIG) == ""
         assert holds(read(path), LAST) and holds(read(path, False), LAST)
         with pytest.raises(UsageError, match="holds no averaged weights"):
             read(path, True)
@@ -207,7 +208,7 @@ def test_averages_that_do_not_fit_are_not_read_and_refused_with_a_list(
     assert word in str(caught.value) and "--no-ema" in caught.value.hint
     last = LAST if config is CONFIG else LDM_LAST
     assert holds(read(path, False, config), last) and holds(read(path, None, config), last)
-    note = averages_note(TensorFile(path), config)
+    note = describe_ema(TensorFile(path), config)
     assert "incomplete set" in note and "the last weights are read" in note and "--" not in note
 
 
@@ -217,7 +218,7 @@ def test_a_note_tells_what_is_read(tmp_path, file):
         (file, CONFIG, "the last weights are read: --ema"),
         (ldm, LDM, "the averages are read: --no-ema"),
     ):
-        assert told in averages_note(TensorFile(path), config)
+        assert told in describe_ema(TensorFile(path), config)
 
 
 def test_what_is_not_read_is_listed(file):
@@ -225,9 +226,9 @@ def test_what_is_not_read_is_listed(file):
     numbers = {"model_ema.decay", "model_ema.num_updates"}
     last = {n for n in shapes if n.startswith("model.")}
     mean = {n for n in shapes if n.startswith("model_ema.")}
-    assert set(report_on(shapes, CONFIG, True).ignored) == last | numbers
-    assert set(report_on(shapes, CONFIG, False).ignored) == mean
-    for report in (report_on(shapes, CONFIG, ema) for ema in (True, False)):
+    assert set(report_fit(shapes, CONFIG, True).ignored) == last | numbers
+    assert set(report_fit(shapes, CONFIG, False).ignored) == mean
+    for report in (report_fit(shapes, CONFIG, ema) for ema in (True, False)):
         assert report.fits and set(report.used) | set(report.ignored) == set(shapes)
 
 
@@ -294,7 +295,7 @@ def test_a_measured_scaling_factor_is_not_lost(file, tmp_path, monkeypatch, caps
         written = TensorFile(tmp_path / out)
         assert ("scale_factor" in written) == (value != CONFIG.vae.scaling_factor)
         for name in (path.name, out):
-            config = ldmref.loading.model_config(name)
+            config = read_model_config(name)
             assert config.vae.scaling_factor == float(value)
 
 

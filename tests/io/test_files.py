@@ -17,12 +17,12 @@ import ldmref
 from ldmref.backends import get_backend
 from ldmref.cli.main import main
 from ldmref.errors import CorruptModelError, InputError, UnsafeFileError, UsageError
-from ldmref.files import input_path, not_a_file, parse_json
+from ldmref.files import check_input_path, not_a_file, parse_json
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.adapters.lora import read_loras
 from ldmref.io.adapters.textual_inversion import read_embeddings
-from ldmref.io.locate import find_model, model_config, named_config
+from ldmref.io.locate import find_model, find_named_config, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.torch_checkpoint import is_pickle, read_checkpoint
 from ldmref.prompts.clip_vocabulary import load_tokenizer
@@ -33,8 +33,8 @@ READERS = {
     "lora": lambda path: ldmref.load(lora=[path], backend="numpy"),
     "vae": lambda path: ldmref.load(vae=path, backend="numpy"),
     "find_model": find_model,
-    "model_config": model_config,
-    "named_config": named_config,
+    "model_config": read_model_config,
+    "named_config": find_named_config,
     "load_controlnet": lambda path: ldmref.load_controlnet(path, "numpy"),
     "open_controlnet": open_controlnet,
     "load_taesd": lambda path: ldmref.load_taesd(path, get_backend("numpy")),
@@ -258,9 +258,9 @@ def test_json_that_is_read():
 
 
 def test_paths():
-    assert input_path("nowhere").name == "nowhere" and input_path(os.curdir).is_dir()
+    assert check_input_path("nowhere").name == "nowhere" and check_input_path(os.curdir).is_dir()
     with pytest.raises(UsageError):
-        input_path(5)
+        check_input_path(5)
 
 
 def test_what_is_no_regular_file_is_said_in_one_way(tmp_path):
@@ -273,8 +273,8 @@ def test_what_is_no_regular_file_is_said_in_one_way(tmp_path):
         ".": "is a folder, not a file",
         "pipe": "is a named pipe (FIFO), not a file",
         "/dev/zero": "is a device, not a file",
-        "a\0b": "is no file name",
-        "\ud800": "is no file name",
+        "a\0b": "is not a file name",
+        "\ud800": "is not a file name",
     }
     assert {
         name: not_a_file(f"{tmp_path}/{name}" if name[0] != "/" else name) for name in answers

@@ -18,7 +18,7 @@ import ldmref
 from ldmref.cli.main import main
 from ldmref.errors import BackendUnavailable, InputError, UnsafeFileError
 from ldmref.io import hub
-from ldmref.io.diffusers.folder import model_name, weight_names
+from ldmref.io.diffusers.folder import get_model_name, select_weight_names
 from ldmref.io.hub import HubReference
 
 OLD = "0" * 40
@@ -94,7 +94,7 @@ def put(cache, files, commit=NEW, reference="main", repository="owner/model"):
     ],
 )
 def test_names_of_models_on_the_hub(name, reference):
-    assert hub.parse(name) == reference
+    assert hub.parse_reference(name) == reference
 
 
 @pytest.mark.parametrize(
@@ -122,22 +122,22 @@ def test_names_of_models_on_the_hub(name, reference):
     ],
 )
 def test_names_that_cannot(name):
-    assert hub.parse(name) is None
+    assert hub.parse_reference(name) is None
 
 
 def test_the_cache_is_read_as_the_hub_writes_it(cache):
-    assert hub.cached(HubReference("owner/model")) is None
+    assert hub.find_cached(HubReference("owner/model")) is None
     old = put(cache, {"model_index.json": "{}", "x.safetensors": "old"}, OLD, "v1")
     new = put(cache, {"model_index.json": "{}", "x.safetensors": "new"}, NEW)
     os.utime(old)  # the younger one, but main names the other
-    assert hub.cached(HubReference("owner/model")) == new
-    assert hub.cached(HubReference("owner/model", revision="v1")) == old
-    assert hub.cached(HubReference("owner/model", revision=OLD)) == old
-    assert hub.cached(HubReference("owner/model", revision="v2")) is None
-    found = hub.cached(HubReference("owner/model", "x.safetensors", "v1"))
+    assert hub.find_cached(HubReference("owner/model")) == new
+    assert hub.find_cached(HubReference("owner/model", revision="v1")) == old
+    assert hub.find_cached(HubReference("owner/model", revision=OLD)) == old
+    assert hub.find_cached(HubReference("owner/model", revision="v2")) is None
+    found = hub.find_cached(HubReference("owner/model", "x.safetensors", "v1"))
     assert found is not None and found.read_text() == "old" and found.suffix == ".safetensors"
-    assert hub.cached(HubReference("owner/model", "y.safetensors")) is None
-    assert model_name(new) == "model" and model_name(Path("a/b")) == "b"
+    assert hub.find_cached(HubReference("owner/model", "y.safetensors")) is None
+    assert get_model_name(new) == "model" and get_model_name(Path("a/b")) == "b"
 
 
 def test_the_cache_is_where_the_hub_looks(cache, monkeypatch):
@@ -147,9 +147,9 @@ def test_the_cache_is_where_the_hub_looks(cache, monkeypatch):
     options = {"cache_dir": cache, "filename": "model_index.json", "repo_id": "owner/model"}
     for revision in ("", "refs/pr/1", OLD):
         found = theirs.try_to_load_from_cache(**options, revision=revision or None)
-        ours = hub.cached(HubReference("owner/model", revision=revision))
+        ours = hub.find_cached(HubReference("owner/model", revision=revision))
         assert ours is not None and Path(found) == ours / "model_index.json"
-    assert hub.cached(HubReference("owner/model")) == new
+    assert hub.find_cached(HubReference("owner/model")) == new
 
 
 class Stand:
@@ -212,7 +212,7 @@ def test_only_what_is_read_is_fetched(monkeypatch, cache):
     assert stand.calls == [("info", "owner/model", "v1"), ("snapshot", "owner/model", "v1")]
     assert set(stand.patterns) == READ
     assert {str(p.relative_to(found)) for p in found.rglob("*") if p.is_file()} == READ
-    half = hub.needed(list(REPOSITORY), "owner/model", "fp16")
+    half = hub.select_files(list(REPOSITORY), "owner/model", "fp16")
     assert {n for n in half if n.endswith("s") and "16" in n} == {
         n for n in REPOSITORY if ".fp16." in n
     }
@@ -285,19 +285,19 @@ def test_without_a_network_the_cache_is_taken(monkeypatch, cache):
 
 def test_repositories_that_hold_nothing_to_read():
     with pytest.raises(InputError, match=r"has no model_index\.json") as caught:
-        hub.needed(["README.md", "a.safetensors", "b.ckpt"], "owner/model")
+        hub.select_files(["README.md", "a.safetensors", "b.ckpt"], "owner/model")
     assert caught.value.hint == "give one of its files: a.safetensors"
     pickles = [n for n in REPOSITORY if not n.endswith(".safetensors")]
     with pytest.raises(UnsafeFileError, match="pickles"):
-        hub.needed(pickles, "owner/model")
+        hub.select_files(pickles, "owner/model")
     with pytest.raises(InputError, match="no variant 'bf16'") as caught:
-        hub.needed(list(REPOSITORY), "owner/model", "bf16")
+        hub.select_files(list(REPOSITORY), "owner/model", "bf16")
     assert caught.value.hint == "give variant= (--variant) '' or 'fp16' or 'non_ema'"
 
 
 def test_weights_of_a_folder():
     def names(files, variant=None):
-        return weight_names(files, "model", "text_encoder", variant)
+        return select_weight_names(files, "model", "text_encoder", variant)
 
     whole = "model.safetensors"
     half = "model.fp16.safetensors"
@@ -434,5 +434,5 @@ def test_every_file_that_a_tokenizer_may_have_is_fetched(folder):
         "vocab.txt",
     ]
     files = [f"{folder}/{name}" for name in names]
-    found = hub.needed([*REPOSITORY, *files, f"{folder}/README.md"], "owner/model")
+    found = hub.select_files([*REPOSITORY, *files, f"{folder}/README.md"], "owner/model")
     assert {name for name in found if name.startswith(f"{folder}/")} == set(files)

@@ -10,7 +10,13 @@ from ldmref.cli.main import main
 from ldmref.errors import CorruptModelError, KeyMismatchError
 from ldmref.io.adapters.autoencoder import read_vae
 from ldmref.io.compvis.keys import autoencoder_table, compvis_table
-from ldmref.io.compvis.single_file import FAMILIES, find_config, load_compvis, report_on, unread
+from ldmref.io.compvis.single_file import (
+    FAMILIES,
+    find_config,
+    list_unread,
+    load_compvis,
+    report_fit,
+)
 from ldmref.io.key_table import to_compvis
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
@@ -61,7 +67,7 @@ def test_what_is_known_to_be_unused_is_listed_and_not_refused(tmp_path, name):
     file = TensorFile(write(tmp_path / "a.st", WHOLE | {name: np.zeros(2, np.float32)}))
     config, flat = load_compvis(file, CONFIG)
     assert config == CONFIG and all(np.array_equal(flat[n], FLAT[n]) for n in FLAT)
-    assert unread(file, CONFIG) == [name]
+    assert list_unread(file, CONFIG) == [name]
 
 
 @pytest.mark.parametrize(
@@ -84,7 +90,7 @@ def test_anything_else_is_refused(tmp_path, name):
 @pytest.mark.parametrize("name", FAMILIES)
 def test_no_tensor_of_a_family_counts_as_left_over(name):
     entries = compvis_table(PRESETS[name]).values()
-    report = report_on({e.name: e.stored_shape for e in entries}, PRESETS[name])
+    report = report_fit({e.name: e.stored_shape for e in entries}, PRESETS[name])
     assert report.fits and not report.ignored
 
 
@@ -107,7 +113,7 @@ def test_matrices_in_place_of_convolutions_of_size_one(tmp_path):
     config = LDM_PRESETS["ldm-unconditional"]
     shapes = {e.name: e.stored_shape for e in compvis_table(config).values()}
     bare = {n: s[:-1] if n.endswith("qkv.weight") else s for n, s in shapes.items()}
-    assert bare != shapes and report_on(bare, config).fits
+    assert bare != shapes and report_fit(bare, config).fits
 
 
 # -- no model -------------------------------------------------------------------------------------

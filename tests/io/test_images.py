@@ -271,7 +271,7 @@ def test_what_is_no_regular_file_is_named(tmp_path):
         "https://example.org/a.png": "not exist",
         "file:///etc/passwd": "not exist",
         "|ls": "not exist",
-        "a\0b": "no file name",
+        "a\0b": "not a file name",
         "a" * 5000: "too long",
     }
     for source, words in wrong.items():

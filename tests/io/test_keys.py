@@ -11,13 +11,20 @@ import pytest
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
 from ldmref.io.adapters.lora_keys import LoraTarget, lora_names, unwrapped
 from ldmref.io.compvis.keys import compvis_table, controlnet_table
-from ldmref.io.compvis.single_file import find_config, scale_tensor
+from ldmref.io.compvis.single_file import find_config, make_scale_tensor
 from ldmref.io.embedded import embedded_folder
-from ldmref.io.identify import foreign_class, recognised, refuse_foreign
+from ldmref.io.identify import get_foreign_class, identify_tensors, refuse_foreign
 from ldmref.io.key_report import KeyReport, compare
-from ldmref.io.key_table import KeyEntry, first_fit, fit, key_table, stored_shapes, to_compvis
+from ldmref.io.key_table import (
+    KeyEntry,
+    find_first_fit,
+    fit,
+    key_table,
+    list_stored_shapes,
+    to_compvis,
+)
 from ldmref.io.key_table import to_native as native
-from ldmref.io.locate import find_model, model_config, named_config
+from ldmref.io.locate import find_model, find_named_config, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.io.tensors.writer import source, write_tensors
 from ldmref.io.tokenizers import tokenizer_for
@@ -188,7 +195,7 @@ def test_stacked_tensors_lie_as_the_makers_of_the_file_stack_them():
         for order in ("qkv", "vkq"):
             stored = to_compvis(flat, {n: table[n] for n in order})
             assert stored["qkv"][:, 0].tolist() == rows and stored["qkv"].shape == (12, 2)
-        assert stored_shapes(table) == {"qkv": (12, 2)}
+        assert list_stored_shapes(table) == {"qkv": (12, 2)}
         back = native(stored, table)
         assert all((back[n] == flat[n]).all() for n in flat)
 
@@ -256,9 +263,9 @@ def test_the_first_candidate_that_fits_is_taken_and_else_the_nearest_is_named():
 
     shapes = {"a": (1,), "b": (1,)}
     candidates = [(0, table("a")), (1, table("a", "b")), (2, table("b", "a"))]
-    assert first_fit(shapes, candidates, "x")[0] == 1
+    assert find_first_fit(shapes, candidates, "x")[0] == 1
     with pytest.raises(KeyMismatchError, match="1 missing") as caught:
-        first_fit(shapes, [(0, table("c", "d")), (1, table("a", "b", "c"))], "x", "the hint")
+        find_first_fit(shapes, [(0, table("c", "d")), (1, table("a", "b", "c"))], "x", "the hint")
     assert caught.value.hint == "the hint"
 
 
@@ -287,7 +294,7 @@ def test_the_first_candidate_that_fits_is_taken_and_else_the_nearest_is_named():
     ],
 )
 def test_other_files_are_recognised_by_their_names(names, what):
-    kind, hint = recognised(names)
+    kind, hint = identify_tensors(names)
     assert kind.startswith(what) and hint
     with pytest.raises(KeyMismatchError, match=what) as caught:
         refuse_foreign("file", names)
@@ -308,7 +315,7 @@ def test_other_files_are_recognised_by_their_names(names, what):
     ],
 )
 def test_what_may_be_a_model_is_not_refused(names):
-    assert recognised(names) is None
+    assert identify_tensors(names) is None
     refuse_foreign("file", names)
 
 
@@ -325,7 +332,7 @@ def test_what_may_be_a_model_is_not_refused(names):
     ],
 )
 def test_the_class_of_a_foreign_configuration(data, kind):
-    assert foreign_class(data) == kind
+    assert get_foreign_class(data) == kind
 
 
 LORA_NAMES = {  # as they stand in published files
@@ -398,9 +405,9 @@ def test_the_scaling_factor_of_a_file_is_one_positive_number(tmp_path, whole, sc
     config = find_config(TensorFile(path), PRESETS["tiny"])
     assert config.vae.scaling_factor == float(np.asarray(scale).item())
     sd15 = PRESETS["sd15"]
-    assert scale_tensor(sd15) == {}
+    assert make_scale_tensor(sd15) == {}
     other = dataclasses.replace(sd15, vae=dataclasses.replace(sd15.vae, scaling_factor=0.5))
-    assert scale_tensor(other)["scale_factor"] == 0.5
+    assert make_scale_tensor(other)["scale_factor"] == 0.5
 
 
 def test_a_configuration_is_asked_for_only_where_none_was_given(tmp_path, whole):
@@ -427,21 +434,21 @@ def test_a_pickle_is_named_by_its_ending_and_told_what_to_do(tmp_path, suffix):
 
 
 def test_configurations_by_name_by_folder_and_by_file(tmp_path):
-    assert named_config("sd15") is PRESETS["sd15"]
+    assert find_named_config("sd15") is PRESETS["sd15"]
     settings = {"schema": 1} | PRESETS["tiny"].to_dict()
     (tmp_path / "config.json").write_text(json.dumps(settings))
     (tmp_path / "other.json").write_text(json.dumps(settings))
     for place in (tmp_path, tmp_path / "config.json", str(tmp_path / "other.json")):
-        assert named_config(place) == PRESETS["tiny"]
+        assert find_named_config(place) == PRESETS["tiny"]
     for wrong in ("sd16", tmp_path / "no", tmp_path / "no.json"):
         with pytest.raises(InputError) as caught:
-            named_config(wrong)
+            find_named_config(wrong)
         assert caught.value.code == "E-CONFIG"
 
 
 def test_a_vocabulary_may_fill_the_encoder_and_not_more():
     folder = embedded_folder("emoji")
-    text = model_config(folder).text_encoder
+    text = read_model_config(folder).text_encoder
     file = folder / "tokenizer.json"
     largest = max(tokenizer_for(text, file).tokenizer.get_vocab().values())
     assert tokenizer_for(dataclasses.replace(text, vocab_size=largest + 1), file).length

@@ -20,13 +20,18 @@ from PIL import Image
 import ldmref
 from ldmref.errors import CorruptModelError, ImageError, InputError, LdmrefError, OutputError
 from ldmref.io.atomic import atomic_write, check_writable
-from ldmref.io.diffusers.folder import class_of, model_name, our_name, read_diffusers_config
-from ldmref.io.diffusers.ldm import unet2d_config
-from ldmref.io.images.arrays import image_of_array
+from ldmref.io.diffusers.folder import (
+    get_class,
+    get_current_name,
+    get_model_name,
+    read_diffusers_config,
+)
+from ldmref.io.diffusers.ldm import convert_unet2d_config
+from ldmref.io.images.arrays import image_from_array
 from ldmref.io.images.metadata import check_target, read_parameters, save_image
 from ldmref.io.images.pil import image_warnings, read_image, read_mask
 from ldmref.io.native import check_weights, load_folder, read_config, save_folder
-from ldmref.io.tensors.safetensors import TensorFile, TensorView, digest_of
+from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
 from ldmref.io.tensors.torch_checkpoint import _leaves
 from ldmref.io.tensors.unpickler import load_pickle_bytes
 from ldmref.io.tensors.writer import TensorSource, source, write_tensors
@@ -64,10 +69,10 @@ def test_floats_may_leave_their_range_by_a_thousandth(value, want):
     array = np.full((2, 3, 3), value)
     if want is None:
         with pytest.raises(ImageError) as caught:
-            image_of_array(array)
+            image_from_array(array)
         assert caught.value.code == "E-IMAGE-RANGE"
     else:
-        assert (np.asarray(image_of_array(array)) == want).all()
+        assert (np.asarray(image_from_array(array)) == want).all()
 
 
 @pytest.mark.parametrize(
@@ -75,10 +80,10 @@ def test_floats_may_leave_their_range_by_a_thousandth(value, want):
 )
 def test_another_range_is_named(high, hint):
     with pytest.raises(ImageError) as caught:
-        image_of_array(np.array([[-1.0, high]]))
+        image_from_array(np.array([[-1.0, high]]))
     assert hint in caught.value.hint
     with pytest.raises(ImageError) as caught:
-        image_of_array(np.array([[0.0, np.nan]]))
+        image_from_array(np.array([[0.0, np.nan]]))
     assert caught.value.hint == ""
 
 
@@ -100,11 +105,11 @@ def test_another_range_is_named(high, hint):
 def test_shapes_of_images(shape, mode):
     array = np.zeros(shape, np.uint8)
     if mode:
-        image = image_of_array(array)
+        image = image_from_array(array)
         assert (image.mode, image.size) == (mode, (shape[1], shape[0]))
     else:
         with pytest.raises(ImageError) as caught:
-            image_of_array(array)
+            image_from_array(array)
         first = len(shape) > 2 and shape[-3] in (3, 4) and shape[-3:] != (2, 3, 3)
         assert ("channels to the end" in caught.value.hint) == first
 
@@ -254,9 +259,9 @@ def test_the_digest_of_a_large_file_is_that_of_its_bytes(tmp_path):
     write_tensors(tmp_path / "b.safetensors", {"y": source(noise[:9])})
     files = [TensorFile(tmp_path / name) for name in ("a.safetensors", "b.safetensors")]
     digests = [hashlib.sha256(file.path.read_bytes()).hexdigest() for file in files]
-    assert [file.sha256() for file in files] == digests == [digest_of([file]) for file in files]
+    assert [file.sha256() for file in files] == digests == [hash_files([file]) for file in files]
     joined = hashlib.sha256("".join(digests).encode()).hexdigest()
-    assert digest_of(files) == TensorView(files).sha256() == joined != digest_of(files[::-1])
+    assert hash_files(files) == TensorView(files).sha256() == joined != hash_files(files[::-1])
 
 
 def test_a_view_of_files_renames_and_keeps_what_has_the_prefix(tmp_path):
@@ -448,8 +453,8 @@ def test_what_the_index_says_goes_before(tmp_path):
         (None, ""),
         (["a", 1], ""),
     ):
-        assert class_of({"part": entry}, "part") == name
-    assert class_of({}, "part") == ""
+        assert get_class({"part": entry}, "part") == name
+    assert get_class({}, "part") == ""
 
 
 def test_two_text_encoders_and_the_refiner(tmp_path):
@@ -530,16 +535,16 @@ RESNET = {
 )
 def test_u_nets_of_latent_diffusion(change, field, want):
     if field is None:
-        assert code_of(unet2d_config, U2D | change) == "E-CONFIG"
+        assert code_of(convert_unet2d_config, U2D | change) == "E-CONFIG"
     else:
-        assert getattr(unet2d_config(U2D | change), field) == want
+        assert getattr(convert_unet2d_config(U2D | change), field) == want
 
 
 def test_names_of_folders_and_of_old_tensors(tmp_path):
     snapshot = tmp_path / "models--owner--sd-turbo" / "snapshots" / "abc"
-    assert model_name(snapshot) == "sd-turbo" and model_name(tmp_path / "x") == "x"
-    assert model_name(tmp_path / "owner" / "snapshots" / "abc") == "abc"
-    assert model_name(tmp_path / "models--a--b" / "other" / "abc") == "abc"
+    assert get_model_name(snapshot) == "sd-turbo" and get_model_name(tmp_path / "x") == "x"
+    assert get_model_name(tmp_path / "owner" / "snapshots" / "abc") == "abc"
+    assert get_model_name(tmp_path / "models--a--b" / "other" / "abc") == "abc"
     attention = "encoder.mid_block.attentions.0."
     for old, new in (
         ("query", "to_q"),
@@ -548,8 +553,8 @@ def test_names_of_folders_and_of_old_tensors(tmp_path):
         ("proj_attn", "to_out.0"),
         ("group_norm", "group_norm"),
     ):
-        assert our_name("vae", f"{attention}{old}.weight") == f"{attention}{new}.weight"
-    assert our_name("vae", "encoder.key.weight") == "encoder.key.weight"
+        assert get_current_name("vae", f"{attention}{old}.weight") == f"{attention}{new}.weight"
+    assert get_current_name("vae", "encoder.key.weight") == "encoder.key.weight"
     for name in ("text_model.x", "text_projection.weight", "model.layers.0", "to_logits.weight"):
-        assert our_name("text_encoder", name) == name
-    assert our_name("text_encoder_2", "encoder.x") == "text_model.encoder.x"
+        assert get_current_name("text_encoder", name) == name
+    assert get_current_name("text_encoder_2", "encoder.x") == "text_model.encoder.x"

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from ldmref.errors import LdmrefError
-from ldmref.io.adapters.autoencoder import tiny_config
+from ldmref.io.adapters.autoencoder import convert_tiny_config
 from ldmref.io.images import metadata
 from ldmref.io.tensors.unpickler import load_pickle_bytes
 
@@ -52,5 +52,5 @@ def test_a_damaged_comment_is_read_as_far_as_it_goes(tmp_path, suffix, cut):
 )
 def test_a_tiny_autoencoder_that_computes_something_else_is_refused(field, value):
     with pytest.raises(LdmrefError) as caught:
-        tiny_config({"_class_name": "AutoencoderTiny", field: value})
+        convert_tiny_config({"_class_name": "AutoencoderTiny", field: value})
     assert field in str(caught.value)

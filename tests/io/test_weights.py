@@ -17,10 +17,10 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import CorruptModelError, InputError, OutputError, UnsafeFileError, UsageError
 from ldmref.io import embedded
-from ldmref.io.diffusers.folder import weight_files
+from ldmref.io.diffusers.folder import open_weight_files
 from ldmref.io.embedded import PUBLISHED, embedded_folder, require_published
 from ldmref.io.locate import find_model
-from ldmref.io.native import check_weights, digest, save_folder
+from ldmref.io.native import check_weights, hash_file, save_folder
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +44,7 @@ def change(folder, name, value, record=True):
     save_file(tensors, path)
     if record:
         config = json.loads((folder / "config.json").read_text())
-        config["sha256"]["model.safetensors"] = digest(path)
+        config["sha256"]["model.safetensors"] = hash_file(path)
         (folder / "config.json").write_text(json.dumps(config))
 
 
@@ -130,7 +130,7 @@ def test_an_altered_embedded_model_is_refused(tmp_path, monkeypatch, name):
     else:
         (folder / name).write_text((folder / name).read_text() + " ")
         config = json.loads((folder / "config.json").read_text())
-        config["sha256"]["tokenizer.json"] = digest(folder / "tokenizer.json")
+        config["sha256"]["tokenizer.json"] = hash_file(folder / "tokenizer.json")
         (folder / "config.json").write_text(json.dumps(config))
     monkeypatch.setattr(embedded, "embedded_folder", lambda name: folder)
     monkeypatch.setattr("ldmref.io.locate.embedded_folder", lambda name: folder)
@@ -162,7 +162,7 @@ def test_an_index_does_not_lead_out_of_its_folder(tmp_path, name):
     index = {"weight_map": {"a": name}}
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
     with pytest.raises(InputError) as caught:
-        weight_files(tmp_path, "model")
+        open_weight_files(tmp_path, "model")
     assert isinstance(caught.value, UnsafeFileError) or caught.value.code == "E-MODEL"
 
 
@@ -170,7 +170,7 @@ def test_an_index_does_not_lead_out_of_its_folder(tmp_path, name):
 def test_an_index_without_files(tmp_path, weight_map):
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
     with pytest.raises(InputError):
-        weight_files(tmp_path, "model")
+        open_weight_files(tmp_path, "model")
 
 
 # -- pickling -------------------------------------------------------------------------------------

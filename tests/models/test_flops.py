@@ -14,7 +14,7 @@ from ldmref.backends.numpy import NumpyBackend
 from ldmref.backends.traced import TracedBackend
 from ldmref.models import flops
 from ldmref.models.conditioning import Conditioning
-from ldmref.models.flops import decoder_flops, flops_per_second, unet_flops
+from ldmref.models.flops import count_decoder_flops, count_unet_flops, measure_flops_per_second
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
@@ -80,9 +80,9 @@ def test_the_unet_and_the_decoder(model, scale):
     latents = np.zeros((1, *model.latent_shape(width, height)), np.float32)
     states = model.encode_text(["a"]) if config.text_encoders else None
     want = counted(model, lambda m: m.unet(latents, np.zeros(1), Conditioning(states)))
-    assert unet_flops(spec, config, width, height) == want
+    assert count_unet_flops(spec, config, width, height) == want
     want = counted(model, lambda m: m.decode(latents))
-    assert decoder_flops(spec, config, width, height) == want
+    assert count_decoder_flops(spec, config, width, height) == want
 
 
 # -- how fast the machine is ----------------------------------------------------------------------
@@ -121,22 +121,22 @@ def timed(monkeypatch):
 def test_the_speed_is_that_of_a_convolution_that_lasts_long_enough(timed, speed, channels):
     """The best of three at the first size beyond ten milliseconds, so that calls do not count."""
     timed.per_flop = 1.0 / speed
-    assert flops_per_second(timed) == pytest.approx(speed, rel=1e-6)
+    assert measure_flops_per_second(timed) == pytest.approx(speed, rel=1e-6)
     assert timed.runs[-3:] == (channels,) * 3 and len(timed.runs) % 3 == 0
-    assert flops_per_second(timed) == pytest.approx(speed, rel=1e-6)
+    assert measure_flops_per_second(timed) == pytest.approx(speed, rel=1e-6)
     assert timed.runs[-3:] == (channels,) * 3  # not measured again
 
 
 def test_the_fastest_of_three_counts(timed):
     timed.per_flop = 1e-9
     timed.overhead = 1.0
-    assert flops_per_second(timed) == pytest.approx(75497472 / (75497472e-9 + 1 / 3))
+    assert measure_flops_per_second(timed) == pytest.approx(75497472 / (75497472e-9 + 1 / 3))
 
 
 def test_a_clock_that_stands_still_is_no_division_by_zero(timed):
-    assert 0 < flops_per_second(timed) < float("inf")
+    assert 0 < measure_flops_per_second(timed) < float("inf")
 
 
 def test_the_speed_here_is_measured_once():
     ops = get_backend("numpy")
-    assert flops_per_second(ops) == flops_per_second(ops) > 1e6
+    assert measure_flops_per_second(ops) == measure_flops_per_second(ops) > 1e6

@@ -17,8 +17,14 @@ from ldmref.backends import get_backend
 from ldmref.errors import ResourceError, UsageError
 from ldmref.io.native import save_folder
 from ldmref.io.tensors.safetensors import TensorFile
-from ldmref.memmap import mapping_of, release_pages
-from ldmref.models.memory import PROGRAM, Estimate, bytes_of, estimate, seconds_of
+from ldmref.memmap import find_mapping, release_pages
+from ldmref.models.memory import (
+    PROGRAM,
+    MemoryEstimate,
+    check_seconds,
+    estimate_memory,
+    parse_bytes,
+)
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
@@ -36,17 +42,17 @@ def test_a_mapped_array_is_known_and_reads_the_same_after_its_pages_are_released
     file = TensorFile(folder / "model.safetensors")
     for name in list(file)[:20]:
         part = file[name][..., ::2]
-        assert mapping_of(part) is not None
+        assert find_mapping(part) is not None
         before = part.copy()
         release_pages(part)
         np.testing.assert_array_equal(part, before)
-    assert mapping_of(np.ones(3)) is None and mapping_of(np.ones((3, 3))[1:].T) is None
+    assert find_mapping(np.ones(3)) is None and find_mapping(np.ones((3, 3))[1:].T) is None
     release_pages(np.ones(3))
 
 
 def test_networks_are_brought_when_they_are_used(folder, monkeypatch):
     assert len(ldmref.load(folder, backend="numpy").params._on_backend) == 3  # small: at once
-    monkeypatch.setattr("ldmref.loading.SMALL", 0)
+    monkeypatch.setattr("ldmref.loading.EAGER_BYTES", 0)
     model = ldmref.load(folder, backend="numpy")
     assert not model.params._on_backend and set(model.params) == {"unet", "vae", "text_encoder"}
     model.encode_text(["a cat"])
@@ -60,7 +66,7 @@ def test_large_text_encoders_leave_when_the_prompts_are_read(folder, monkeypatch
     model = ldmref.load(folder, backend="numpy")
     want = modes.txt2img(model, "a cat", seed=1, steps=1)
     assert "text_encoder" in model.params._on_backend
-    monkeypatch.setattr("ldmref.models.model.LARGE", 1)
+    monkeypatch.setattr("ldmref.models.networks.RELEASED_PARAMETERS", 1)
     model = ldmref.load(folder, backend="numpy")
     got = modes.txt2img(model, "a cat", seed=1, steps=1)
     assert set(model.params._on_backend) == {"unet", "vae"}
@@ -69,10 +75,10 @@ def test_large_text_encoders_leave_when_the_prompts_are_read(folder, monkeypatch
 
 
 def test_kernels_stay_in_the_file_and_in_its_type(folder, monkeypatch):
-    monkeypatch.setattr("ldmref.loading.SMALL", 0)
+    monkeypatch.setattr("ldmref.loading.EAGER_BYTES", 0)
     model = ldmref.load(folder, backend="numpy")
     weight = model.params.unet.conv_in.weight
-    assert mapping_of(weight) is not None and weight.dtype == folder.name
+    assert find_mapping(weight) is not None and weight.dtype == folder.name
     exact = ldmref.load(folder, backend="numpy", speed="exact")
     a, b = (modes.txt2img(m, "a cat", seed=1) for m in (model, exact))
     assert np.abs(np.asarray(a[0], int) - np.asarray(b[0], int)).max() <= 1
@@ -85,13 +91,13 @@ def test_one_network_at_a_time_draws_the_same_image(folder, backend):
     free = ldmref.load(folder, backend=backend)
     want = modes.txt2img(free, "a cat", seed=1, steps=2)
     assert len(free.params._on_backend) == 3
-    needs = free.memory(16, 16)
-    least = needs.apart(free.params.releasable)
+    needs = free.estimate_memory(16, 16)
+    least = needs.peak_offloaded(free.params.releasable)
     tight = ldmref.load(folder, backend=backend, max_memory=least)
     got = modes.txt2img(tight, "a cat", seed=1, steps=2)
     np.testing.assert_array_equal(got.latents, want.latents)
     assert set(tight.params._on_backend) == {"vae"}
-    roomy = ldmref.load(folder, backend=backend, max_memory=needs.together)
+    roomy = ldmref.load(folder, backend=backend, max_memory=needs.peak_resident)
     modes.txt2img(roomy, "a cat", seed=1, steps=2)
     assert len(roomy.params._on_backend) == 3
 
@@ -109,8 +115,8 @@ def test_too_little_memory_is_refused_before_any_network_is_brought(folder):
 def test_networks_that_lie_in_no_file_stay():
     model = ldmref.random_model("tiny")
     assert model.params.releasable == ()
-    needs = model.memory(16, 16)
-    assert needs.apart(()) == needs.together
+    needs = model.estimate_memory(16, 16)
+    assert needs.peak_offloaded(()) == needs.peak_resident
     model.params.release("unet")
     assert len(model.params._on_backend) == 3
 
@@ -136,7 +142,7 @@ def test_networks_that_lie_in_no_file_stay():
     ],
 )
 def test_sizes(text, number):
-    assert bytes_of(text) == number
+    assert parse_bytes(text) == number
 
 
 @pytest.mark.parametrize(
@@ -162,19 +168,19 @@ def test_sizes(text, number):
 )
 def test_sizes_that_are_none(text):
     with pytest.raises(UsageError, match="max_memory must be a size such as 6GB") as caught:
-        bytes_of(text)
+        parse_bytes(text)
     assert caught.value.code == "E-MAX-MEMORY"
 
 
 @pytest.mark.parametrize("limit", [None, 1e-9, 1, 3600.0])
 def test_seconds(limit):
-    assert seconds_of(limit) == limit
+    assert check_seconds(limit) == limit
 
 
 @pytest.mark.parametrize("limit", [0, 0.0, -1.0, math.inf, math.nan, "5", True])
 def test_seconds_that_are_none(limit):
     with pytest.raises(UsageError) as caught:
-        seconds_of(limit)
+        check_seconds(limit)
     assert caught.value.code == "E-MAX-SECONDS"
 
 
@@ -182,15 +188,18 @@ def test_the_estimate_counts_weights_exactly_and_grows_with_the_image():
     config = preset("sd15")
     ops = get_backend("numpy", dtype="float64")
     spec = model_spec(config)
-    needs = estimate(spec, config, ops, 512, 512)
+    needs = estimate_memory(spec, config, ops, 512, 512)
     total = sum(int(np.prod(shape)) for shape in flatten(spec).values())
     assert sum(needs.weights.values()) == 8 * total
-    larger = estimate(spec, config, ops, 1024, 512, n=2)
+    larger = estimate_memory(spec, config, ops, 1024, 512, n=2)
     assert larger.sampling == 4 * needs.sampling and larger.decoding == 4 * needs.decoding
-    tiled = estimate(spec, config, ops, 1024, 1024, tile=256)
+    tiled = estimate_memory(spec, config, ops, 1024, 1024, tile=256)
     assert tiled.decoding == needs.decoding
     biggest = max(needs.weights.values())
-    assert needs.apart(needs.weights) < needs.together - sum(needs.weights.values()) + 2 * biggest
+    assert (
+        needs.peak_offloaded(needs.weights)
+        < needs.peak_resident - sum(needs.weights.values()) + 2 * biggest
+    )
 
 
 def test_activations_by_hand():
@@ -199,16 +208,18 @@ def test_activations_by_hand():
     ops = get_backend("numpy", dtype="float64")
     skips = 2 * 16 * 8 * 8 + 2 * 32 * 4 * 4  # per level as many as blocks, and one
     widest = (16 + 32) * 8 * 8  # what goes into an upper block: its skip and what comes from below
-    needs = estimate(model_spec(config), config, ops, 16, 16)
+    needs = estimate_memory(model_spec(config), config, ops, 16, 16)
     assert needs.sampling == 2 * 8 * (skips + 4 * widest)  # with guidance, in float64
     assert needs.decoding == 8 * 4 * 16 * 16 * 16
-    wide = estimate(model_spec(config), config, ops, 32, 16, n=3)
+    wide = estimate_memory(model_spec(config), config, ops, 32, 16, n=3)
     assert (wide.sampling, wide.decoding) == (6 * needs.sampling, 6 * needs.decoding)
     short = get_backend("numpy", dtype="float16")
-    half = estimate(model_spec(config), config, short, 16, 16)
+    half = estimate_memory(model_spec(config), config, short, 16, 16)
     assert (half.sampling, half.decoding) == (needs.sampling // 4, needs.decoding // 4)
     one_level = replace(config, vae=replace(config.vae, block_out_channels=(8,)))
-    assert estimate(model_spec(one_level), one_level, ops, 16, 16).decoding == 8 * 4 * 8 * 256
+    assert (
+        estimate_memory(model_spec(one_level), one_level, ops, 16, 16).decoding == 8 * 4 * 8 * 256
+    )
 
 
 def test_tiles_bound_what_decoding_takes():
@@ -218,22 +229,24 @@ def test_tiles_bound_what_decoding_takes():
     spec = model_spec(config)
 
     def decoding(width, height, tile=None):
-        return estimate(spec, config, ops, width, height, tile=tile).decoding
+        return estimate_memory(spec, config, ops, width, height, tile=tile).decoding
 
     assert decoding(256, 256, 32) == decoding(64, 64)
     assert decoding(48, 32, 32) == decoding(48, 32)
 
 
 def test_peaks_by_hand():
-    needs = Estimate({"unet": 100, "vae": 30, "text_encoder": 50}, sampling=40, decoding=90)
-    assert needs.together == PROGRAM + 180 + 90
-    assert Estimate(needs.weights, 95, 90).together == PROGRAM + 180 + 95
-    assert needs.apart(()) == needs.together
+    needs = MemoryEstimate({"unet": 100, "vae": 30, "text_encoder": 50}, sampling=40, decoding=90)
+    assert needs.peak_resident == PROGRAM + 180 + 90
+    assert MemoryEstimate(needs.weights, 95, 90).peak_resident == PROGRAM + 180 + 95
+    assert needs.peak_offloaded(()) == needs.peak_resident
     # the U-Net with its activations is the largest: 140; then the autoencoder with its: 120
-    assert needs.apart(("unet", "vae", "text_encoder")) == PROGRAM + 140
-    assert needs.apart(("vae", "text_encoder")) == PROGRAM + 100 + 120
-    assert needs.apart(("text_encoder",)) == PROGRAM + 130 + 90  # decoding stays the largest
-    assert needs.apart(("unet",)) == PROGRAM + 80 + 140
+    assert needs.peak_offloaded(("unet", "vae", "text_encoder")) == PROGRAM + 140
+    assert needs.peak_offloaded(("vae", "text_encoder")) == PROGRAM + 100 + 120
+    assert (
+        needs.peak_offloaded(("text_encoder",)) == PROGRAM + 130 + 90
+    )  # decoding stays the largest
+    assert needs.peak_offloaded(("unet",)) == PROGRAM + 80 + 140
 
 
 @pytest.mark.parametrize(
@@ -257,7 +270,7 @@ def test_the_estimate_of_transformed_kernels_bounds_what_a_run_keeps(speed, size
     config = replace(tiny, unet=unet)
     ops = get_backend("numpy", speed=speed)
     model = LatentDiffusion(ops, config, init(model_spec(config)), None)
-    expected = model.memory(size, size).weights["unet"]
+    expected = model.estimate_memory(size, size).weights["unet"]
     latents = ops.asarray(np.zeros((2, *model.latent_shape(size, size)), np.float32))
     model.unet(latents, np.zeros(2), ops.asarray(np.zeros((2, 4, 32), np.float32)))
     kept = {id(owner()): array.nbytes for owner, array in ops._cache.values()}
@@ -270,11 +283,11 @@ PEAK = """
 import sys, ldmref
 from ldmref import modes
 model = ldmref.load(sys.argv[1], backend="numpy", max_memory=sys.argv[2] or None)
-needs = model.memory(64, 64)
+needs = model.estimate_memory(64, 64)
 def status(key):
     return next(int(l.split()[1]) for l in open("/proc/self/status") if l.startswith(key)) * 1024
 modes.txt2img(model, "a cat", seed=1, steps=1, width=64, height=64)
-print(status("VmHWM"), needs.together, needs.apart(model.params.releasable))
+print(status("VmHWM"), needs.peak_resident, needs.peak_offloaded(model.params.releasable))
 """
 
 

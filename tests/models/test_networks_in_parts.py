@@ -12,20 +12,20 @@ import ldmref
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
 from ldmref.models import autoencoder, layers, rescaler, taesd
-from ldmref.models.conditioning import Conditioning, Context, join, with_cache
+from ldmref.models.conditioning import CachedContext, Conditioning, add_cache, join
 from ldmref.models.config import AutoencoderConfig, UNetConfig
 from ldmref.models.controlnet import (
     ControlNet,
     ControlNetConfig,
-    add,
+    add_residuals,
     controlnet_spec,
-    copy_of_unet,
     encode_hint,
+    init_from_unet,
 )
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import Params, flatten, init, unflatten
 from ldmref.models.presets import preset
-from ldmref.models.tiling import ramps
+from ldmref.models.tiling import compute_ramps
 from ldmref.models.unet import Residuals, unet, unet_spec
 
 OPS = get_backend("numpy", dtype="float64")
@@ -55,7 +55,7 @@ def tiny():
 def test_an_untrained_controlnet_is_the_unet_with_zero_convolutions(tiny):
     """Without effect; what it shares with the U-Net is copied, the hint encoder is random."""
     config = ControlNetConfig(TINY.unet, conditioning_embedding_out_channels=(8, 16))
-    p = copy_of_unet(tiny.params.unet, config)
+    p = init_from_unet(tiny.params.unet, config)
     assert flatten(p).keys() == flatten(controlnet_spec(config)).keys()
     for name, x in flatten(p).items():
         shared = flatten(tiny.params.unet).get(name)
@@ -69,7 +69,7 @@ def test_an_untrained_controlnet_is_the_unet_with_zero_convolutions(tiny):
             assert name.startswith("controlnet_cond_embedding"), name
     weight = p.controlnet_cond_embedding.conv_in.weight
     assert weight.std() > 0.1
-    again, other = (copy_of_unet(tiny.params.unet, config, seed) for seed in (0, 1))
+    again, other = (init_from_unet(tiny.params.unet, config, seed) for seed in (0, 1))
     assert (again.controlnet_cond_embedding.conv_in.weight == weight).all()
     assert (other.controlnet_cond_embedding.conv_in.weight != weight).any()
 
@@ -95,8 +95,8 @@ def test_controlnets_add_up_by_weight():
         )
 
     a, b, c = (residuals(10 * i) for i in (1, 2, 3))
-    assert add([]) is None
-    total = add([(0.5, a), (2.0, b), (-1.0, c)])
+    assert add_residuals([]) is None
+    total = add_residuals([(0.5, a), (2.0, b), (-1.0, c)])
     for got, x, y, z in zip(
         (*total.down, total.mid), (*a.down, a.mid), (*b.down, b.mid), (*c.down, c.mid), strict=True
     ):
@@ -112,19 +112,19 @@ def test_conditionings_are_joined_in_order():
         for i in range(3)
     ]
     joined = join(OPS, parts)
-    assert isinstance(joined.context, Context)
+    assert isinstance(joined.context, CachedContext)
     np.testing.assert_array_equal(joined.context.states, np.concatenate([p.context for p in parts]))
     np.testing.assert_array_equal(joined.pooled, np.concatenate([p.pooled for p in parts]))
     np.testing.assert_array_equal(joined.sizes, np.concatenate([p.sizes for p in parts]))
     again = join(OPS, [joined, joined])
     assert again.context.states.shape == (12, 3, 4)
     assert join(OPS, [Conditioning(None)] * 2) == Conditioning(None)
-    assert with_cache(OPS, Conditioning(None)).context is None
+    assert add_cache(OPS, Conditioning(None)).context is None
 
 
 def test_keys_and_values_are_made_once_for_a_layer():
     calls = []
-    context = Context(normal(1, 3, 4))
+    context = CachedContext(normal(1, 3, 4))
     first = Params()
     second = Params()
 
@@ -141,7 +141,7 @@ def test_keys_and_values_are_made_once_for_a_layer():
 def test_compiled_networks_take_arrays(monkeypatch):
     conditioning = Conditioning(normal(1, 3, 4))
     monkeypatch.setattr(OPS, "compiles", True, raising=False)
-    assert with_cache(OPS, conditioning) is conditioning
+    assert add_cache(OPS, conditioning) is conditioning
 
 
 # -- layers ---------------------------------------------------------------------------------------
@@ -215,7 +215,7 @@ def test_codes_do_not_depend_on_how_many_are_compared_at_a_time(monkeypatch):
         distances = np.square(codebook - z[n, :, y, x]).sum(1)
         want[n, :, y, x] = codebook[distances.argmin()]
     for block in (1, 4, 30, 4096):
-        monkeypatch.setattr(autoencoder, "BLOCK", block)
+        monkeypatch.setattr(autoencoder, "CODEBOOK_ROWS", block)
         np.testing.assert_array_equal(autoencoder.quantize(OPS, codebook, z), want)
     half = get_backend("numpy", dtype="float16")
     short = autoencoder.quantize(half, half.asarray(codebook), half.asarray(z))
@@ -303,7 +303,7 @@ def test_a_tiny_autoencoder_has_its_own_factor_and_bounds():
     grey = Params(unflatten({name: np.zeros(shape) for name, shape in flatten(spec).items()}))
     black = taesd.TinyAutoencoder(OPS, TAESD, grey)
     assert (black.decode(z) == -1.0).all() and (black.encode(normal(1, 3, 4, 4)) == 0.0).all()
-    model = LatentDiffusion(OPS, TINY, init(model_spec(TINY)), None, tiny=net)
+    model = LatentDiffusion(OPS, TINY, init(model_spec(TINY)), None, tiny_autoencoder=net)
     mean, std = model.encode_posterior(normal(1, 3, 8, 12) / 3)
     np.testing.assert_array_equal(mean, z)
     assert (std == 0.0).all() and std.shape == z.shape
@@ -324,7 +324,7 @@ def test_a_tiny_autoencoder_has_its_own_factor_and_bounds():
 )
 def test_where_tiles_begin(length, tile, overlap, starts):
     """As many as needed, the last at the end."""
-    assert [start for start, _ in ramps(length, tile, overlap)] == starts
+    assert [start for start, _ in compute_ramps(length, tile, overlap)] == starts
 
 
 # -- U-Net ----------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.errors import LdmrefError
-from ldmref.models.memory import estimate
+from ldmref.models.memory import estimate_memory
 from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import count, init
 from ldmref.models.presets import PRESETS, preset
@@ -206,5 +206,5 @@ def test_the_memory_to_decode_is_that_of_the_largest_images_channels():
     model.decode(latents)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    expected = estimate(spec, config, ops, 192, 192).decoding
+    expected = estimate_memory(spec, config, ops, 192, 192).decoding
     assert 0.5 * peak <= expected <= 3 * peak, expected / peak

@@ -62,10 +62,11 @@ WITHOUT_ARRAYS = {
         "encode_prompts",
         "encode_text",
         "latent_shape",
-        "memory",
-        "prepare",
+        "estimate_memory",
+        "limit_memory",
         "tokenize",
         "with_embeddings",
+        "with_backend",
         "with_params",
     )
 }

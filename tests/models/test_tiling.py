@@ -11,7 +11,7 @@ import ldmref
 from ldmref import modes
 from ldmref.backends import get_backend
 from ldmref.errors import UsageError
-from ldmref.models.tiling import decode_tiled, ramps
+from ldmref.models.tiling import compute_ramps, decode_tiled
 from ldmref.modes import plan
 
 
@@ -19,7 +19,7 @@ from ldmref.modes import plan
 def test_weights_cover_every_place_and_add_up_to_one(length, tile, overlap):
     total = np.zeros(length)
     edge = 0
-    for start, weights in ramps(length, tile, min(overlap, tile // 2)):
+    for start, weights in compute_ramps(length, tile, min(overlap, tile // 2)):
         assert len(weights) == min(tile, length) and (weights > 0).all()
         assert start <= edge  # no gap
         edge = start + len(weights)
@@ -29,7 +29,7 @@ def test_weights_cover_every_place_and_add_up_to_one(length, tile, overlap):
 
 
 def test_the_ramp_is_linear_across_the_overlap():
-    (_, a), (start, b) = ramps(14, 10, 6)
+    (_, a), (start, b) = compute_ramps(14, 10, 6)
     np.testing.assert_allclose(b[:6], (np.arange(6) + 0.5) / 6, rtol=1e-14)
     np.testing.assert_allclose(a[start:], 1.0 - b[:6], rtol=1e-14)
 

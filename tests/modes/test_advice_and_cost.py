@@ -218,7 +218,7 @@ def test_out_of_memory_says_what_is_needed_and_the_model_draws_on(error):
     model.unet = fails
     with pytest.raises(ResourceError) as caught:
         modes.txt2img(model, "a", **SEEDED)
-    size = model.memory(16, 16).together / 1e9
+    size = model.estimate_memory(16, 16).peak_resident / 1e9
     assert caught.value.code == "E-MEMORY" and f"about {size:.1f} GB" in str(caught.value)
     model.unet = unet
     assert (modes.txt2img(model, "a", **SEEDED).latents == want).all()

@@ -13,7 +13,7 @@ from rounding import same_latents
 import ldmref.backends
 from ldmref import modes
 from ldmref.errors import LdmrefError, UsageError
-from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec, copy_of_unet
+from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_spec, init_from_unet
 from ldmref.models.params import init
 from ldmref.modes import Control
 from ldmref.modes.control import ActiveControl, load_control
@@ -44,7 +44,7 @@ def draw(tiny, *controls, **more):
 @pytest.mark.parametrize("sampler", ["ddim", "heun", "ddpm"])
 def test_zero_convolutions_change_nothing(tiny, config, sampler):
     """What training starts from draws the U-Net's own image, bit for bit."""
-    params = copy_of_unet(tiny.params.unet, config)
+    params = init_from_unet(tiny.params.unet, config)
     fresh = ControlNet(tiny.backend, config, params)
     plain = draw(tiny, sampler=sampler)
     got = draw(tiny, Control(fresh, EDGES), sampler=sampler)

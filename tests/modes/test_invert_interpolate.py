@@ -15,7 +15,7 @@ import ldmref
 from ldmref import modes
 from ldmref.errors import Cancelled, LdmrefError, UsageError
 from ldmref.math import slerp
-from ldmref.models.conditioning import states_of
+from ldmref.models.conditioning import get_hidden_states
 from ldmref.modes.channels import encode_image
 from ldmref.samplers.noise import Streams
 from ldmref.samplers.schedule import sampling_sigmas
@@ -75,7 +75,9 @@ def test_iterations_invert_every_step_exactly(monkeypatch, final, cfg_scale):
     scheduler = replace(model.config.scheduler, final_sigma=final)
     model.config = replace(model.config, scheduler=scheduler)
     monkeypatch.setattr(
-        model, "unet", lambda x, t, told: 0.1 * np.sin(x) + 0.01 * states_of(told.context).mean()
+        model,
+        "unet",
+        lambda x, t, told: 0.1 * np.sin(x) + 0.01 * get_hidden_states(told.context).mean(),
     )
     known = encode_image(model, image16()).mean
     off = {}
@@ -140,7 +142,7 @@ def test_between_the_noise_turns_and_the_words_go_straight(tiny64, monkeypatch):
     cat = tiny.encode_text(["a cat"])
     dog = tiny.encode_text(["a dog"])
     np.testing.assert_allclose(
-        states_of(told.context), 0.75 * cat + 0.25 * dog, rtol=0, atol=ROUNDING
+        get_hidden_states(told.context), 0.75 * cat + 0.25 * dog, rtol=0, atol=ROUNDING
     )
 
 

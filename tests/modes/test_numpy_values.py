@@ -15,7 +15,7 @@ from ldmref import modes
 from ldmref.errors import LdmrefError
 from ldmref.io.images.pil import read_image, read_mask
 from ldmref.io.native import save_folder
-from ldmref.models.memory import bytes_of, seconds_of
+from ldmref.models.memory import check_seconds, parse_bytes
 from ldmref.models.presets import preset
 from ldmref.modes.registry import MODES
 
@@ -102,8 +102,8 @@ def test_models_take_numpys_numbers():
     for wrong in (True, 1.0, "3", np.float64(3), np.bool_(True)):
         with pytest.raises(LdmrefError):
             ldmref.random_model("tiny", seed=wrong)
-    assert bytes_of(np.int64(10**9)) == 10**9
-    assert seconds_of(np.int64(3)) == 3 and seconds_of(np.float32(1.5)) == 1.5
+    assert parse_bytes(np.int64(10**9)) == 10**9
+    assert check_seconds(np.int64(3)) == 3 and check_seconds(np.float32(1.5)) == 1.5
     assert got.encode_text(["a"], clip_skip=np.int64(1)).shape == (1, 16, 32)
 
 

@@ -257,7 +257,7 @@ def estimate(model, mode="txt2img", **values):
 
 
 def test_estimates_grow_with_what_is_asked(model, monkeypatch):
-    monkeypatch.setattr(cost, "flops_per_second", lambda backend: 1e6)
+    monkeypatch.setattr(cost, "measure_flops_per_second", lambda backend: 1e6)
     once = estimate(model, steps=3)
     assert once.evaluations == 3 * 2 and once.seconds == once.flops / 1e6
     for scale in (0.0, 1.0):
@@ -278,16 +278,15 @@ def test_estimates_grow_with_what_is_asked(model, monkeypatch):
 
 def test_memory_is_that_of_a_batch_and_its_tiles(model, monkeypatch):
     asked = []
-    monkeypatch.setattr(
-        model, "memory", lambda *size: asked.append(size) or SimpleNamespace(together=1)
-    )
+    needs = SimpleNamespace(peak_resident=1)
+    monkeypatch.setattr(model, "estimate_memory", lambda *size: asked.append(size) or needs)
     for batch_size, count in ((4, 2), (2, 4)):
         estimate(model, width=20, height=24, tile=8, batch_size=batch_size, count=count)
     assert asked == [(20, 24, 2, 8)] * 2
 
 
 def test_the_limit_itself_is_allowed(model, monkeypatch):
-    monkeypatch.setattr(cost, "flops_per_second", lambda backend: 1e6)
+    monkeypatch.setattr(cost, "measure_flops_per_second", lambda backend: 1e6)
     job = modes.plan("txt2img", model.config, prompt="a", steps=1).job
     model.max_seconds = cost.estimate_cost(model, job).seconds
     cost.check_limits(model, job)

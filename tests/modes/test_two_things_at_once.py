@@ -11,7 +11,7 @@ import pytest
 import ldmref
 from ldmref import modes
 from ldmref.errors import LdmrefError
-from ldmref.models.conditioning import Context
+from ldmref.models.conditioning import CachedContext
 from ldmref.models.model import LatentDiffusion
 from ldmref.models.params import Params
 from ldmref.models.presets import PRESETS, preset
@@ -53,9 +53,9 @@ class _Doubling(PromptTokenizer):
     def __init__(self, like):
         super().__init__(like.tokenizer, like.length)
 
-    def _groups(self, span, position, unknown):
-        for group in super()._groups(span, position, unknown):
-            yield from (group, group)
+    def _encode(self, text):
+        for token in super()._encode(text):
+            yield from (token, token)
 
 
 def test_embeddings_beside_a_prompt_in_chunks_are_refused(tiny):
@@ -129,7 +129,7 @@ def test_the_denoiser_of_an_inpainting_model_repaints_everything():
 
 def test_layers_of_a_released_network_are_not_kept():
     """A preview under `max_memory` releases the U-Net, which comes back with other layers."""
-    context = Context(np.ones((1, 2, 3)))
+    context = CachedContext(np.ones((1, 2, 3)))
     layer = Params(weight=np.ones(3))
     calls = []
 

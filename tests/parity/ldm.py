@@ -12,9 +12,9 @@ from diffusers.pipelines.latent_diffusion.pipeline_latent_diffusion import (
 )
 
 from ldmref.backends import get_backend
-from ldmref.io.diffusers.config import autoencoder_config, unet_config
-from ldmref.io.diffusers.ldm import unet2d_config
-from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.diffusers.config import convert_autoencoder_config, convert_unet_config
+from ldmref.io.diffusers.ldm import convert_unet2d_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.io.tokenizers import tokenizer_for
 from ldmref.models.config import Defaults, ModelConfig, TextConfig
 from ldmref.models.model import LatentDiffusion
@@ -174,10 +174,12 @@ class Parts:
         data = dict(self.unet.config)
         self.config = ModelConfig(
             name="small",
-            unet=unet_config(data) if cross else unet2d_config(data),
-            vae=autoencoder_config(dict(self.vq.config) | {"_class_name": "VQModel"}),
+            unet=convert_unet_config(data) if cross else convert_unet2d_config(data),
+            vae=convert_autoencoder_config(dict(self.vq.config) | {"_class_name": "VQModel"}),
             text_encoder=text,
-            scheduler=scheduler_config({"_class_name": "DDIMScheduler"} | self.scheduler.config),
+            scheduler=convert_scheduler_config(
+                {"_class_name": "DDIMScheduler"} | self.scheduler.config
+            ),
             defaults=Defaults(steps=5, cfg_scale=1.0, width=24, height=16),
             **changes,
         )

@@ -11,10 +11,14 @@ import inspect
 import pytest
 
 from ldmref.errors import LdmrefError
-from ldmref.io.adapters.autoencoder import tiny_config
-from ldmref.io.diffusers.config import autoencoder_config, text_config, unet_config
-from ldmref.io.diffusers.ldm import ldmbert_config, unet2d_config
-from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.adapters.autoencoder import convert_tiny_config
+from ldmref.io.diffusers.config import (
+    convert_autoencoder_config,
+    convert_text_config,
+    convert_unet_config,
+)
+from ldmref.io.diffusers.ldm import convert_ldmbert_config, convert_unet2d_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.io.diffusers.scheduler_fields import FIELDS, FORWARD_ONLY
 
 diffusers = pytest.importorskip("diffusers")
@@ -60,7 +64,9 @@ def read_or_refused(read, data):
 
 
 def read_scheduler(kind):
-    return lambda data: scheduler_config(NEEDED.get(kind, {}) | data | {"_class_name": kind})
+    return lambda data: convert_scheduler_config(
+        NEEDED.get(kind, {}) | data | {"_class_name": kind}
+    )
 
 
 def test_every_class_that_a_folder_may_name_is_tested():
@@ -178,9 +184,9 @@ def ldm_bert():
 
 
 NETWORKS = {
-    "UNet2DConditionModel": unet_config, "UNet2DModel": unet2d_config,
-    "AutoencoderKL": autoencoder_config, "VQModel": autoencoder_config,
-    "AutoencoderTiny": tiny_config,
+    "UNet2DConditionModel": convert_unet_config, "UNet2DModel": convert_unet2d_config,
+    "AutoencoderKL": convert_autoencoder_config, "VQModel": convert_autoencoder_config,
+    "AutoencoderTiny": convert_tiny_config,
 }  # fmt: skip
 # Fields that do not change what is drawn: training, precision, and heads of parts that are refused.
 NEUTRAL = {
@@ -220,12 +226,12 @@ def test_no_field_of_a_network_is_ignored(name):
 
 def test_text_encoders():
     full = transformers.CLIPTextConfig().to_dict()
-    assert text_config({}) == text_config(full)
-    one = text_config(full)
-    two = text_config(full, xl=True)
+    assert convert_text_config({}) == convert_text_config(full)
+    one = convert_text_config(full)
+    two = convert_text_config(full, xl=True)
     assert (one.skipped_layers, one.final_norm) == (0, True)
     assert (two.skipped_layers, two.final_norm) == (1, False)  # the penultimate layer
-    projected = text_config(full, class_name="CLIPTextModelWithProjection")
+    projected = convert_text_config(full, class_name="CLIPTextModelWithProjection")
     assert projected.projection_dim == full["projection_dim"] and one.projection_dim == 0
     bert = defaults_of(ldm_bert())
-    assert ldmbert_config({}) == ldmbert_config(bert)
+    assert convert_ldmbert_config({}) == convert_ldmbert_config(bert)

@@ -14,7 +14,7 @@ from ldmref.errors import CorruptModelError, LdmrefError
 from ldmref.io.diffusers import config as diffusers_config
 from ldmref.io.diffusers import ldm as diffusers_ldm
 from ldmref.io.diffusers.folder import read_diffusers_config
-from ldmref.loading import model_config
+from ldmref.io.locate import read_model_config
 
 torch = pytest.importorskip("torch")
 diffusers = pytest.importorskip("diffusers")
@@ -104,7 +104,7 @@ def test_nonsense_is_one_line(folder, family, tmp_path, file, field, value):
 @sd1
 def test_a_trained_size_of_two_numbers(folder, family, tmp_path):
     path = changed(folder, tmp_path / "m", "unet/config.json", sample_size=[8, 12])
-    config = model_config(path)
+    config = read_model_config(path)
     assert (config.defaults.height, config.defaults.width) == (16, 24)
 
 

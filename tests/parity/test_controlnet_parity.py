@@ -13,7 +13,7 @@ from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError, KeyMismatchError, UnsafeFileError
 from ldmref.io.adapters.controlnet import open_controlnet
 from ldmref.io.compvis.keys import controlnet_table
-from ldmref.io.diffusers.config import unet_config
+from ldmref.io.diffusers.config import convert_unet_config
 from ldmref.io.key_table import to_compvis
 from ldmref.loading import load_controlnet
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
@@ -229,7 +229,7 @@ def test_single_files(theirs, tmp_path, prefix):
     """Our CompVis names through diffusers' converter give diffusers' names, and come back."""
     from diffusers.loaders import single_file_utils as single
 
-    config = ControlNetConfig(unet_config(theirs.unet.config))
+    config = ControlNetConfig(convert_unet_config(theirs.unet.config))
     flat = flatten(init(controlnet_spec(config), 1))
     stored = to_compvis(flat, controlnet_table(config))
     names = set(

@@ -29,7 +29,7 @@ from scheduled_folder import (
 from ldmref import modes
 from ldmref.errors import CorruptModelError
 from ldmref.io.diffusers.folder import read_diffusers_config
-from ldmref.io.diffusers.scheduler import FIELDS, scheduler_config
+from ldmref.io.diffusers.scheduler import FIELDS, convert_scheduler_config
 from ldmref.samplers import get_sampler, make_schedule
 from ldmref.samplers.clipping import threshold_at
 from ldmref.samplers.loop import Interval
@@ -57,7 +57,7 @@ CASES.remove((DPM, "cosine", "lu_lambdas"))  # the first of them may be one off
 def test_timesteps_passed_to_the_network(kind, betas, flag):
     """Whole timesteps of continuous levels are found in single precision: 998, not 999."""
     options = BETAS[betas] | {f"use_{flag}": True, "_class_name": kind}
-    config = scheduler_config(options)
+    config = convert_scheduler_config(options)
     scheduler = getattr(diffusers, kind).from_config(options)
     for n in (1, 2, 3, 5, 7, 8, 14, 18, 25, 35, 45, 52):
         scheduler.set_timesteps(n)
@@ -102,7 +102,7 @@ def test_stable_diffusion_corrects_its_scheduler(theirs, opened):
     assert_close(
         modes.txt2img(model(), "red cat", steps=4, width=16, height=16, **OURS).latents, want
     )
-    config = scheduler_config(data, "", "StableDiffusionXLPipeline")
+    config = convert_scheduler_config(data, "", "StableDiffusionXLPipeline")
     assert config.steps_offset == 0 and config.clip_sample_range == 1.0
 
 
@@ -163,7 +163,7 @@ def test_fields_are_those_of_the_class(kind):
 )
 def test_refused(kind, options):
     with pytest.raises(CorruptModelError, match="which is not supported") as caught:
-        scheduler_config({"_class_name": kind} | SD | options)
+        convert_scheduler_config({"_class_name": kind} | SD | options)
     assert "\n" not in str(caught.value) and caught.value.hint
 
 

@@ -32,7 +32,7 @@ from scheduled_folder import (
 )
 
 from ldmref import modes
-from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.samplers import SAMPLERS, configured_step, get_sampler, make_schedule, sample
 from ldmref.testing.mixture import three_modes
 
@@ -276,7 +276,7 @@ def test_the_torch_backend_too(scheduled, image):
 @pytest.mark.parametrize("kind,options", [(PNDM, SKIP), (LMS, {})])
 def test_what_diffusers_gets_wrong_is_done_only_where_it_is_asked_for(kind, options):
     """From the middle of the grid, against as many steps as make no difference."""
-    config = scheduler_config({"_class_name": kind} | SD | options)
+    config = convert_scheduler_config({"_class_name": kind} | SD | options)
     n = 100
     mixture = three_modes()
     off = {}

@@ -7,6 +7,7 @@ import pytest
 
 import ldmref
 from ldmref.cli.main import main
+from ldmref.io.checkpoint import open_checkpoint
 from ldmref.io.diffusers.folder import load_diffusers
 from ldmref.prompts.tokenizer import PromptOptions
 
@@ -27,7 +28,8 @@ def test_the_numbers_are_the_same(made, folder):
     config, flat, _ = load_diffusers(folder)
     for path in (made / "one.safetensors", made / "native"):
         config_of = folder if path.is_file() else None  # a folder has its own
-        found, got, _, _ = ldmref.loading.read_model(path, config_of)
+        checkpoint = open_checkpoint(path, config_of)
+        found, got = checkpoint.config, checkpoint.tensors
         assert found == config
         assert got.keys() == flat.keys()
         assert all(np.array_equal(got[name], flat[name]) for name in flat)

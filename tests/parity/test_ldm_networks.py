@@ -15,7 +15,7 @@ from ldmref.backends import get_backend
 from ldmref.errors import CorruptModelError, InputError
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.diffusers.folder import load_diffusers
-from ldmref.io.diffusers.ldm import unet2d_config
+from ldmref.io.diffusers.ldm import convert_unet2d_config
 from ldmref.io.key_table import to_compvis, to_native
 from ldmref.models.autoencoder import decode, encode
 from ldmref.models.layers import attention_block
@@ -191,6 +191,6 @@ def test_word_pieces(tmp_path):
 )
 def test_other_unets_are_refused(change):
     data = dict(pipeline("unconditional").unet.config)
-    assert unet2d_config(data).num_heads == (2, 4)
+    assert convert_unet2d_config(data).num_heads == (2, 4)
     with pytest.raises(CorruptModelError):
-        unet2d_config(data | change)
+        convert_unet2d_config(data | change)

@@ -15,7 +15,7 @@ from other_programs import grid_of
 from test_schedulers import BETAS, GRID, LATENT, MIXTURE, SD, on_table
 
 from ldmref import samplers
-from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.models.presets import PRESETS
 from ldmref.samplers import (
     SAMPLERS,
@@ -169,7 +169,7 @@ def test_lower_orders_at_the_end(name, lower, error, text):
 @pytest.mark.parametrize("order", [2, 3])
 def test_the_last_step_of_deis_with_karras_sigmas_does_nothing(steps, order):
     data = BETAS | {"_class_name": "DEISMultistepScheduler", "use_karras_sigmas": True}
-    config = scheduler_config(data | {"solver_order": order})
+    config = convert_scheduler_config(data | {"solver_order": order})
     schedule = make_schedule(config, get_sampler(config.sampler), config.spacing, steps)
     assert schedule.sigmas[-1] == schedule.sigmas[-2]
     step, _ = configured_step(config, get_sampler(config.sampler), schedule)

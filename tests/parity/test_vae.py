@@ -277,7 +277,7 @@ def test_taesd_configurations_that_are_not_understood(tiny, tmp_path):
 
 
 def test_a_full_autoencoder_is_no_taesd(other):
-    with pytest.raises(InputError, match="no TAESD"):
+    with pytest.raises(InputError, match="is not TAESD"):
         load_taesd(other[1], get_backend("numpy"))
 
 

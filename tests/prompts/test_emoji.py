@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import ldmref
 from ldmref.prompts.clip import clip_tokenizer
-from ldmref.prompts.emoji import SELECTOR, named_emoji, unnamed_symbols, with_emoji_names
+from ldmref.prompts.emoji import SELECTOR, find_unnamed_symbols, named_emoji, with_emoji_names
 from ldmref.prompts.tokenizer import PromptTokenizer
 from ldmref.prompts.words import word_tokenizer
 from ldmref.testing.clip import small_vocabulary
@@ -74,7 +74,7 @@ def test_the_embedded_model_reads_them_and_names_what_it_does_not_know():
         named, expected = tokenizer.encode([emoji.name])
         assert (ids == named).all() and warnings == expected
     assert tokenizer.encode(["🐶🏻 \U0001fae9"])[1] == ["words the model never saw: 🏻, \U0001fae9"]
-    assert unnamed_symbols("🐶 red #1 ¨") == ["¨"]
+    assert find_unnamed_symbols("🐶 red #1 ¨") == ["¨"]
 
 
 def test_a_vocabulary_of_captions_with_emoji_has_their_names():

@@ -16,7 +16,7 @@ from ldmref.models.model import LatentDiffusion, model_spec
 from ldmref.models.params import flatten, init
 from ldmref.models.presets import preset
 from ldmref.prompts.clip import clip_tokenizer
-from ldmref.prompts.textual_inversion import Embedding, add_embeddings, by_encoder
+from ldmref.prompts.textual_inversion import Embedding, add_embeddings, group_by_encoder
 from ldmref.prompts.tokenizer import PromptOptions
 from ldmref.testing.clip import small_vocabulary
 
@@ -190,12 +190,12 @@ def test_embeddings_go_to_their_encoder():
     left = Embedding("x", vectors(2), "clip_l")
     right = Embedding("x", vectors(2, 40), "clip_g")
     plain = Embedding("x", vectors(2))
-    assert by_encoder([left, right], 2) == [[left], [right]]
-    assert by_encoder([plain], 1) == [[plain]]
+    assert group_by_encoder([left, right], 2) == [[left], [right]]
+    assert group_by_encoder([plain], 1) == [[plain]]
     uneven = Embedding("x", vectors(3, 40), "clip_g")
     for wrong, n in [([left, right], 1), ([plain], 2), ([left], 2), ([left, uneven], 2)]:
         with pytest.raises(UsageError, match="do not fit a model"):
-            by_encoder(wrong, n)
+            group_by_encoder(wrong, n)
 
 
 # -- two text encoders ----------------------------------------------------------------------------

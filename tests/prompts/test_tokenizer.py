@@ -109,5 +109,5 @@ def test_added_words_are_saved_and_loaded(tmp_path):
     data = json.loads(extended.to_str())
     data["added_tokens"][0]["id"] = size + 9
     path.write_text(json.dumps(data), "utf-8")
-    with pytest.raises(CorruptModelError, match="other ids"):
+    with pytest.raises(CorruptModelError, match="unexpected ids"):
         load_word_tokenizer(path, 6)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from ldmref.errors import CorruptModelError, UsageError
-from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.samplers import (
     ClassifierFree,
     ancestral,
@@ -253,7 +253,7 @@ def test_every_sampler_of_a_scheduler_has_its_timesteps(name):
                     final_sigmas_type="sigma_min",
                 )
                 try:
-                    config = scheduler_config(
+                    config = convert_scheduler_config(
                         {"_class_name": name, "skip_prk_steps": True, **options}
                     )
                 except CorruptModelError:

@@ -273,7 +273,7 @@ def test_samples_are_drawn_with_what_is_learned(settings, base, tmp_path, monkey
 
 @pytest.mark.parametrize("method", ["lora", "textual_inversion", "full"])
 def test_the_networks_of_a_large_file_are_read_once(settings, tmp_path, monkeypatch, method):
-    monkeypatch.setattr("ldmref.loading.SMALL", 0)
+    monkeypatch.setattr("ldmref.loading.EAGER_BYTES", 0)
     bring = LazyParams._bring
     brought = []
     monkeypatch.setattr(LazyParams, "_bring", lambda *a, **k: brought.append(1) or bring(*a, **k))

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import InputError, UsageError
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io.compvis.keys import autoencoder_table
 from ldmref.io.diffusers.autoencoder import SIGMOID
 from ldmref.io.diffusers.checks import (
@@ -20,9 +20,9 @@ from ldmref.io.diffusers.checks import (
     require_class,
     require_plain,
 )
-from ldmref.io.diffusers.config import autoencoder_config
-from ldmref.io.diffusers.folder import diffusers_table, open_network, our_name
-from ldmref.io.key_table import KeyTable, first_fit, matching, to_native
+from ldmref.io.diffusers.config import convert_autoencoder_config
+from ldmref.io.diffusers.folder import diffusers_table, get_current_name, open_network
+from ldmref.io.key_table import KeyTable, find_first_fit, find_matching, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.config import AutoencoderConfig, ModelConfig
@@ -46,16 +46,16 @@ IGNORED = r"loss\..*|model_ema\..*|logvar|.*\.num_batches_tracked"
 
 @dataclass(frozen=True)
 class Autoencoder:
-    """An autoencoder from a file: `tensors` under our names without `vae.`"""
+    """An autoencoder from a file, with `tensors` under our names without `vae.`"""
 
     name: str
     config: AnyConfig
-    tensors: Mapping[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
     sha256: str
 
     @property
     def record(self) -> dict[str, str]:
-        """Its entry in an image's metadata."""
+        """The entry of the autoencoder in an image's metadata."""
         return {"name": self.name, "sha256": self.sha256}
 
 
@@ -63,41 +63,41 @@ def read_vae(path: str | Path, model: AutoencoderConfig | None = None) -> Autoen
     """Read an autoencoder: AutoencoderKL, VQModel or AutoencoderTiny (TAESD).
 
     Args:
-        path: a diffusers folder with config.json, or the model folder around it; or one file, in
-            CompVis' names (kl-f8, vq-f4, ...; also within a whole model, below
-            `first_stage_model.`) or in diffusers'.
-        model: configuration to try for a single file, which has none, after that of a config.json
-            beside it; None is Stable Diffusion's. The published first stages
+        path: A diffusers folder with config.json, or the model folder around it; or one file with
+            the names of CompVis (kl-f8, vq-f4, ...; also a whole model, whose autoencoder is below
+            `first_stage_model.`) or of diffusers.
+        model: The configuration to try for a single file, after the one of a config.json in the
+            same folder; None: Stable Diffusion's. The published first stages
             (`presets_ldm.FIRST_STAGES`) are tried next.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: the file is missing, damaged, not
+        InputError, CorruptModelError, KeyMismatchError: The file is missing, damaged, not
             supported, or does not fit.
-        UnsafeFileError: it is a pickle.
+        UnsafeFileError: It is a pickle.
     """
-    path = input_path(path, "the path of an autoencoder", "E-VAE")
+    path = check_input_path(path, "the path of an autoencoder", "E-VAE")
     if path.is_dir():
         return _read_folder(path / "vae" if (path / "vae" / "config.json").is_file() else path)
     if not path.exists():
         raise InputError(f"no autoencoder {str(path)!r}", code="E-VAE")
     stored = TensorView([TensorFile(path)], _stored_name, PREFIX)
     candidates = _candidates(path, model or AutoencoderConfig())
-    config, table = first_fit(
+    config, table = find_first_fit(
         stored.shapes,
         candidates,
         f"{path.name} is not an autoencoder that fits the model",
         "for other sizes give a folder with config.json and the weights",
-        matching(IGNORED, stored),
+        find_matching(IGNORED, stored),
     )
     return Autoencoder(path.stem, config, to_native(stored, table), stored.sha256())
 
 
 def _stored_name(name: str) -> str:
-    return our_name("vae", name.removeprefix("state_dict."))
+    return get_current_name("vae", name.removeprefix("state_dict."))
 
 
 def _candidates(path: Path, model: AutoencoderConfig) -> Iterator[tuple[AnyConfig, KeyTable]]:
-    """Configurations and key tables to try for a single file, in this order."""
+    """Yield configurations and key tables to try for a single file, in this order."""
     file = path.with_name("config.json")
     data = read_json(file) if file.is_file() else {}
     beside = [_config(data)] if data.get("_class_name") in CLASSES else []
@@ -119,7 +119,7 @@ def _read_folder(folder: Path) -> Autoencoder:
 def _config(data: Mapping[str, Any]) -> AnyConfig:
     with damage_as_config_error("config.json"):
         tiny = data["_class_name"] == CLASSES[2]
-        config = tiny_config(data) if tiny else autoencoder_config(data)
+        config = convert_tiny_config(data) if tiny else convert_autoencoder_config(data)
         check_network(config, "vae")
     return config
 
@@ -128,7 +128,7 @@ def _spec(config: AnyConfig) -> Spec:
     return tiny_spec(config) if isinstance(config, TinyConfig) else autoencoder_spec(config)
 
 
-def tiny_config(data: Mapping[str, Any]) -> TinyConfig:
+def convert_tiny_config(data: Mapping[str, Any]) -> TinyConfig:
     """Convert the configuration of an `AutoencoderTiny`."""
     require_plain(data, TINY_PLAIN, "the autoencoder's configuration")
     fields = {name: data[name] for name in TINY_FIELDS if name in data}
@@ -145,10 +145,12 @@ def tiny_config(data: Mapping[str, Any]) -> TinyConfig:
 def swap_vae(
     config: ModelConfig, flat: Mapping[str, np.ndarray], vae: Autoencoder
 ) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """Configuration and tensors of a model with another full autoencoder; the inputs are kept.
+    """Return configuration and tensors of a model with another full autoencoder.
+
+    The inputs are not changed.
 
     Raises:
-        UsageError: its latents have another size or number of channels.
+        UsageError: Its latents have another size or number of channels.
     """
     require_fit(config, vae)
     if not isinstance(vae.config, AutoencoderConfig):
@@ -163,7 +165,7 @@ def require_fit(config: ModelConfig, vae: Autoencoder) -> None:
     """Refuse an autoencoder whose latents have another shape.
 
     Raises:
-        UsageError: another number of channels, or another factor between pixels and latents.
+        UsageError: It has another number of channels, or another factor between pixels and latents.
     """
     ours = (config.vae.latent_channels, config.vae.factor)
     theirs = (vae.config.latent_channels, vae.config.factor)

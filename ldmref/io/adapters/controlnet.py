@@ -1,16 +1,16 @@
-"""ControlNets from files: diffusers folders, and single files in CompVis' names."""
+"""ControlNets from files: diffusers folders, and single files with CompVis' names."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ldmref.errors import InputError
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io.compvis.keys import controlnet_table
 from ldmref.io.diffusers.checks import (
     damage_as_config_error,
@@ -19,9 +19,9 @@ from ldmref.io.diffusers.checks import (
     require_lists,
     require_plain,
 )
-from ldmref.io.diffusers.config import UNET_DEFAULTS, unet_config
+from ldmref.io.diffusers.config import UNET_DEFAULTS, convert_unet_config
 from ldmref.io.diffusers.folder import open_network
-from ldmref.io.key_table import KeyTable, first_fit, to_native
+from ldmref.io.key_table import KeyTable, find_first_fit, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import UNetConfig
 from ldmref.models.controlnet import ControlNetConfig, controlnet_spec
@@ -46,15 +46,15 @@ class ControlNetFile:
 
     name: str
     config: ControlNetConfig
-    stored: TensorView
-    table: KeyTable
+    stored: TensorView = field(repr=False)
+    table: KeyTable = field(repr=False)
 
     def tensors(self) -> dict[str, np.ndarray]:
         """Read every tensor, under our names."""
         return to_native(self.stored, self.table)
 
     def sha256(self) -> str:
-        """Digest of the files."""
+        """Return the SHA-256 of the files."""
         return self.stored.sha256()
 
 
@@ -62,17 +62,17 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
     """Open a ControlNet and check every name and shape, without reading a tensor.
 
     Args:
-        path: a diffusers folder (ControlNetModel), or one file in CompVis' names, with or without
+        path: A diffusers folder (ControlNetModel), or one file with CompVis' names, with or without
             `control_model.`; other networks in the file are ignored.
-        unet: the configuration that a single file must fit, since a file has none; None tries those
-            of Stable Diffusion.
+        unet: The U-Net that a single file must fit, since a file has no configuration; None tries
+            those of Stable Diffusion.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: missing, damaged, not supported, or not
-            fitting.
-        UnsafeFileError: it is a pickle.
+        InputError, CorruptModelError, KeyMismatchError: The file is missing, damaged, not
+            supported, or does not fit.
+        UnsafeFileError: It is a pickle.
     """
-    path = input_path(path, "the path of a ControlNet", "E-CONTROL")
+    path = check_input_path(path, "the path of a ControlNet", "E-CONTROL")
     if path.is_dir():
         return _open_folder(path)
     if not path.is_file():
@@ -83,18 +83,20 @@ def open_controlnet(path: str | Path, unet: UNetConfig | None = None) -> Control
     configs = [ControlNetConfig(replace(u, in_channels=u.out_channels)) for u in unets]
     candidates = ((config, controlnet_table(config)) for config in configs)
     message = f"{path.name} is not a ControlNet that fits the model"
-    config, table = first_fit(stored.shapes, candidates, message)
+    config, table = find_first_fit(stored.shapes, candidates, message)
     return ControlNetFile(path.stem, config, stored, table)
 
 
-def controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
+def convert_controlnet_config(data: Mapping[str, Any]) -> ControlNetConfig:
     """Convert the configuration of a `ControlNetModel`."""
     data = DEFAULTS | dict(data)
     where = "the ControlNet's configuration"
     require_plain(data, PLAIN, where)
     require_lists(data, DEFAULTS, where)
     mirrored = [kind.replace("Down", "Up") for kind in reversed(data["down_block_types"])]
-    unet = unet_config(data | {"out_channels": data["in_channels"], "up_block_types": mirrored})
+    unet = convert_unet_config(
+        data | {"out_channels": data["in_channels"], "up_block_types": mirrored}
+    )
     widths = tuple(data["conditioning_embedding_out_channels"])
     return ControlNetConfig(unet, data["conditioning_channels"], widths)
 
@@ -103,7 +105,7 @@ def _open_folder(folder: Path) -> ControlNetFile:
     data = read_json(folder / "config.json")
     require_class(data.get("_class_name"), CLASSES, f"{folder.name!r} holds", "E-CONTROL")
     with damage_as_config_error(folder.name):
-        config = controlnet_config(data)
+        config = convert_controlnet_config(data)
         check_network(config, "controlnet")
     spec = controlnet_spec(config)
     name = repr(folder.name)

@@ -20,40 +20,40 @@ from typing import Any
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError, short_repr
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io.adapters.lora_keys import WRAPPER, lora_names, unwrapped
 from ldmref.io.diffusers.checks import read_json
-from ldmref.io.key_report import Shape, compare
+from ldmref.io.key_report import compare
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.math.layers import low_rank_update
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import model_spec
-from ldmref.models.params import flatten
+from ldmref.models.params import Shape, flatten
 
 Change = dict[str, np.ndarray]  # role -> tensor: `down`, `up` and optionally `alpha`
-ADAPTER_METADATA = "lora_adapter_metadata"  # where diffusers records PEFT's configuration
+ADAPTER_METADATA = "lora_adapter_metadata"  # diffusers records PEFT's configuration here
 USAGE = 'lora=["style.safetensors", ("light.safetensors", 0.5)]'
-ADAPTER_FILE = "adapter_config.json"  # where PEFT does
+ADAPTER_FILE = "adapter_config.json"  # PEFT records it here
 MAX_ALPHA = float(np.finfo(np.float32).max)
 MAX_WEIGHT = 100.0
 
 
 @dataclass(frozen=True)
 class Lora:
-    """The tensors of a LoRA file under its own names, and the strength to apply them with.
+    """The tensors of a LoRA file under its own names, and the weight to apply them with.
 
-    `adapter`: PEFT's configuration if the file records it, such as `unet.lora_alpha`.
+    `adapter` is PEFT's configuration if the file records it, such as `unet.lora_alpha`.
     """
 
     name: str
-    tensors: Mapping[str, np.ndarray]
+    tensors: Mapping[str, np.ndarray] = field(repr=False)
     weight: float = 1.0
     sha256: str = ""
     adapter: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def record(self) -> dict[str, Any]:
-        """Its entry in an image's metadata."""
+        """The entry of the LoRA in an image's metadata."""
         return {"name": self.name, "sha256": self.sha256, "weight": self.weight}
 
 
@@ -61,8 +61,8 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
     """Read LoRA files: paths, or (path, weight); a weight is in [-100, 100], by default 1.
 
     Raises:
-        UsageError: a weight is not a number in that range.
-        InputError, CorruptModelError, UnsafeFileError: a file is missing, damaged, or a pickle.
+        UsageError: A weight is not a number in that range.
+        InputError, CorruptModelError, UnsafeFileError: A file is missing, damaged, or a pickle.
     """
     result = []
     if isinstance(loras, str | os.PathLike):
@@ -78,14 +78,14 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
                 hint=USAGE,
             )
         path, weight = lora if isinstance(lora, tuple | list) else (lora, 1.0)
-        path = input_path(path, "the path of a LoRA", "E-LORA")
+        path = check_input_path(path, "the path of a LoRA", "E-LORA")
         number = isinstance(weight, Real) and not isinstance(weight, bool)
         if not number or not abs(weight) <= MAX_WEIGHT:
             message = (
                 f"the weight of a LoRA must be a number from {-MAX_WEIGHT:g} to {MAX_WEIGHT:g}, "
                 f"not {short_repr(weight)}"
             )
-            hint = "1 is full strength, 0 none; a negative weight reverses the change"
+            hint = "1 is full strength, 0 no effect; a negative weight reverses the change"
             raise UsageError(message, code="E-LORA-WEIGHT", hint=hint)
         file = TensorFile(path)
         result.append(Lora(path.stem, file, float(weight), file.sha256(), _adapter(file)))
@@ -95,13 +95,13 @@ def read_loras(loras: Sequence[str | Path | tuple[str | Path, float]]) -> list[L
 def apply_loras(
     config: ModelConfig, flat: Mapping[str, np.ndarray], loras: Sequence[Lora]
 ) -> dict[str, np.ndarray]:
-    """The tensors of a model (our names) with the LoRAs merged in; the inputs are kept.
+    """Return the tensors of a model (our names) with the LoRAs merged in.
 
-    Changed tensors are float32, or float64 if they were.
+    The inputs are not changed. Changed tensors are float32, or float64 if they were.
 
     Raises:
-        KeyMismatchError: a LoRA belongs to another model; lists what does not fit.
-        CorruptModelError: it holds NaN or infinity, or needs something that is not supported.
+        KeyMismatchError: A LoRA belongs to another model; the message lists what does not fit.
+        CorruptModelError: It holds NaN or infinity, or needs something that is not supported.
     """
     merged = dict(flat)
     for lora in loras:
@@ -120,10 +120,10 @@ def apply_loras(
 
 
 def merge(w: np.ndarray, change: Change, weight: float = 1.0) -> np.ndarray:
-    """w + weight * (alpha / rank) * up @ down.
+    """Compute w + weight * (alpha / rank) * up @ down, in the type of `w`.
 
-    w: (o, i) or (o, i, k, k); down: (r, i) or (r, i, k, k), up: (o, r) or (o, r, 1, 1);
-    alpha: a number, by default r. Computed in the type of `w`.
+    w: (o, i) or (o, i, k, k); down: (r, i) or (r, i, k, k); up: (o, r) or (o, r, 1, 1);
+    alpha: a number, by default r.
     """
     down = change["down"].astype(w.dtype)
     up = change["up"].astype(w.dtype)
@@ -133,9 +133,10 @@ def merge(w: np.ndarray, change: Change, weight: float = 1.0) -> np.ndarray:
 
 
 def lora_changes(config: ModelConfig, lora: Lora) -> dict[str, Change]:
-    """Our tensor -> its change; every tensor of the file is used, and fits.
+    """Return the change of each of our tensors; every tensor of the file is used, and fits.
 
-    Raises: as `apply_loras`.
+    Raises:
+        KeyMismatchError, CorruptModelError: As for `apply_loras`.
     """
     tensors = dict(lora.tensors)
     if not tensors:
@@ -171,7 +172,7 @@ def _error(message: str) -> CorruptModelError:
 
 
 def _wanted(roles: Mapping[str, str], have: Mapping[str, Shape], shape: Shape) -> dict[str, Shape]:
-    """Names and shapes that the change of a tensor needs; `down` determines the rank."""
+    """Return names and shapes that the change of a tensor needs; `down` determines the rank."""
     absent = [role for role in ("down", "up") if role not in roles]
     if absent:
         first = next(iter(roles.values()))
@@ -185,12 +186,12 @@ def _wanted(roles: Mapping[str, str], have: Mapping[str, Shape], shape: Shape) -
 
 
 def _bare(shape: Shape) -> Shape:
-    """The shape of the matrix that a 1 x 1 convolution is."""
+    """Return the shape of a 1 x 1 convolution as a matrix."""
     return shape[:2] if shape[2:] == (1, 1) else shape
 
 
 def _adapter(file: TensorFile) -> dict[str, Any]:
-    """PEFT's configuration, from the metadata or from the file beside one of PEFT's own."""
+    """Return PEFT's configuration, from the metadata or the file next to one of PEFT's own."""
     beside = file.path.with_name(ADAPTER_FILE)
     if ADAPTER_METADATA not in file.metadata and beside.is_file():
         return read_json(beside) if any(WRAPPER in name for name in file) else {}
@@ -204,7 +205,7 @@ def _adapter(file: TensorFile) -> dict[str, Any]:
 
 
 def _recorded_alpha(adapter: Mapping[str, Any], tensor: str, rank: int) -> float | None:
-    """alpha in PEFT's configuration; None if it has none.
+    """Return alpha in PEFT's configuration; None if it has none.
 
     With `use_rslora` the factor is alpha / sqrt(rank) (Kalajdzievski 2023, arXiv:2312.03732).
     """

@@ -1,8 +1,8 @@
 """Names that LoRA files give to the layers of a model, as one table per configuration.
 
 kohya joins the path of a layer with underscores, after `lora_unet_`, `lora_te_`, `lora_te1_` or
-`lora_te2_`; for SDXL it uses the paths of CompVis' U-Net, else those of diffusers. Both are
-accepted for every family. diffusers and PEFT keep the dots, with four sets of endings over the
+`lora_te2_`. It uses the paths of CompVis' U-Net for SDXL, and of diffusers for other models; both
+are accepted for every family. diffusers and PEFT keep the dots, with four sets of endings over the
 years.
 
 Sources: kohya-ss/sd-scripts (networks/lora.py), huggingface/diffusers
@@ -41,7 +41,7 @@ EMBEDDINGS = re.compile(r"embedding\.weight|\.embed_")
 
 
 class LoraTarget(NamedTuple):
-    """What a tensor of a LoRA file belongs to: our tensor, and `down`, `up` or `alpha` of it."""
+    """The target of a tensor of a LoRA file: our tensor, and `down`, `up` or `alpha` of it."""
 
     tensor: str
     role: str
@@ -57,7 +57,7 @@ def unwrapped(name: str) -> str:
 
 
 def lora_names(config: ModelConfig) -> dict[str, LoraTarget]:
-    """Every name that a LoRA file for this model may hold.
+    """Return every name that a LoRA file for this model may hold.
 
     LoRA changes matrices and convolutions of the U-Net and the text encoders; autoencoder,
     embeddings, norms and biases have no names here.
@@ -80,7 +80,7 @@ def lora_names(config: ModelConfig) -> dict[str, LoraTarget]:
 
 
 def lora_file_name(config: ModelConfig, tensor: str, role: str) -> str:
-    """kohya's name for a role of one of our tensors: SDXL's U-Net has the paths of CompVis."""
+    """Return kohya's name for a role of our tensor; SDXL's U-Net has the paths of CompVis."""
     part, _, layer = tensor.removesuffix(".weight").partition(".")
     second = config.text_encoder_2 is not None
     if second and part == "unet":
@@ -91,7 +91,7 @@ def lora_file_name(config: ModelConfig, tensor: str, role: str) -> str:
 
 
 def _names(part: str, layer: str, paths: list[str]) -> Iterator[tuple[str, str]]:
-    """(name, role) in every notation."""
+    """Yield (name, role) in every notation."""
     for prefix in KOHYA_PREFIXES[part]:
         for path in paths:
             joined = prefix + path.replace(".", "_")
@@ -107,7 +107,7 @@ def _names(part: str, layer: str, paths: list[str]) -> Iterator[tuple[str, str]]
 
 
 def _dotted(part: str, path: str) -> Iterator[str]:
-    """The path below its network.
+    """Yield the path below its network.
 
     Files for the U-Net alone, and PEFT's for the first text encoder, may omit the network.
     """

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UsageError
-from ldmref.files import input_path
+from ldmref.files import check_input_path
 from ldmref.io.tensors.safetensors import TensorFile
 from ldmref.prompts.textual_inversion import Embedding
 
@@ -25,15 +25,15 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
       word is the file's name.
 
     Args:
-        path: a safetensors file.
-        word: overrides the file's own.
+        path: A safetensors file.
+        word: The word to use instead of the file's.
 
     Raises:
-        UnsafeFileError: a pickle, as most .pt and .bin files are.
-        InputError: it cannot be read.
-        CorruptModelError: none of these layouts.
+        UnsafeFileError: It is a pickle, as most .pt and .bin files are.
+        InputError: It cannot be read.
+        CorruptModelError: It has none of these layouts.
     """
-    path = input_path(path, "the path of an embedding", "E-EMBEDDING")
+    path = check_input_path(path, "the path of an embedding", "E-EMBEDDING")
     tensors = TensorFile(path)
     names = list(tensors)
     if set(names) == set(SDXL):
@@ -52,11 +52,11 @@ def read_embeddings(path: str | Path, word: str | None = None) -> list[Embedding
 
 
 def read_words(paths: Sequence[str | Path]) -> list[Embedding]:
-    """The embeddings of several files.
+    """Read the embeddings of several files.
 
     Raises:
-        UsageError: not a list of paths.
-        InputError, UnsafeFileError: as `read_embeddings`.
+        UsageError: The argument is not a list of paths.
+        InputError, UnsafeFileError: A file cannot be read, as for `read_embeddings`.
     """
     if isinstance(paths, str | os.PathLike):
         paths = [paths]

@@ -1,13 +1,13 @@
 """Exponential moving averages (EMA) of the U-Net in training checkpoints.
 
-CompVis' trainer stores, beside the U-Net's weights, an exponential moving average of each, under
-the weight's name without its dots, `model_ema.diffusion_modelinput_blocks00weight`, and two
-scalars, `model_ema.decay` and `model_ema.num_updates`. Autoencoder and text encoder have none.
+CompVis' trainer stores the U-Net's weights and an exponential moving average of each, under the
+weight's name without its dots, `model_ema.diffusion_modelinput_blocks00weight`, and two scalars,
+`model_ema.decay` and `model_ema.num_updates`. Autoencoder and text encoder have none.
 
 Whether to sample with the averages depends on the family's configuration. `use_ema` is True by
 default, and latent-diffusion's scripts sample within `ema_scope()`. Its configurations for
 cin256-v2 and txt2img-1p4B set `use_ema: False`, as do Stable Diffusion's for inference: their
-scripts sample with `model.*`, whatever else the file holds, and so do diffusers
+scripts sample with `model.*`, even if the file holds averages, and so do diffusers
 (`extract_ema=False`) and the other common programs. Files published for inference hold the average
 as `model.*`.
 
@@ -45,25 +45,28 @@ def ema_name(name: str) -> str:
 
 
 def ema_table(table: Mapping[str, KeyEntry]) -> dict[str, KeyEntry]:
-    """Return a key table with the averages in place of the weights that have one."""
+    """Return a key table with the averages instead of the weights that have one."""
     return {
         ours: replace(entry, name=ema_name(entry.name)) if entry.name.startswith(WRAPPER) else entry
         for ours, entry in table.items()
     }
 
 
-def has_averages(names: Iterable[str]) -> bool:
-    """Whether canonical tensor names include averages; the scalar counters alone do not count."""
+def has_ema(names: Iterable[str]) -> bool:
+    """Return whether canonical tensor names include averages; the two scalars do not count."""
     return any(name.startswith(PREFIX) and name not in COUNTERS for name in names)
 
 
-def uses_ema(config: ModelConfig) -> bool:
-    """`use_ema` of the family's original configuration; the text encoder identifies the family."""
+def family_uses_ema(config: ModelConfig) -> bool:
+    """Return `use_ema` of the family's original configuration.
+
+    The text encoder identifies the family.
+    """
     text = config.text_encoder
     without = [LDM_PRESETS[name].text_encoder for name in WITHOUT_EMA]
     return text.model_type != "clip" and text not in without
 
 
-def were_updated(tensors: Mapping[str, np.ndarray]) -> bool:
-    """Whether training updated the averages, that is, `num_updates` is absent or not 0."""
+def has_updated_ema(tensors: Mapping[str, np.ndarray]) -> bool:
+    """Return whether training updated the averages: `num_updates` is absent or not 0."""
     return COUNTERS[1] not in tensors or bool(np.any(tensors[COUNTERS[1]] != 0))

@@ -1,7 +1,7 @@
 """CompVis' names for the tensors of latent diffusion, as one bijective table per configuration.
 
 Query, key and value share a stored tensor in OpenCLIP and in attention blocks; every other tensor
-has a name of its own.
+has its own name.
 
 Sources: CompVis/latent-diffusion and Stability-AI/generative-models (openaimodel.py, model.py),
 lllyasviel/ControlNet (cldm/cldm.py), huggingface/transformers (CLIPTextModel),
@@ -16,7 +16,7 @@ from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 
-from ldmref.io.key_table import KeyEntry, key_table, prefixed, with_attention_form
+from ldmref.io.key_table import KeyEntry, add_prefixes, key_table, with_attention_form
 from ldmref.models.autoencoder import autoencoder_spec
 from ldmref.models.config import AutoencoderConfig, ModelConfig, TextConfig, UNetConfig
 from ldmref.models.controlnet import HINT, ControlNetConfig, controlnet_spec
@@ -56,25 +56,25 @@ THIRDS = {"to_q": 0, "to_k": 1, "to_v": 2, "q_proj": 0, "k_proj": 1, "v_proj": 2
 
 @lru_cache(maxsize=32)  # identifying a file asks for the table of every family
 def compvis_table(config: ModelConfig) -> Mapping[str, KeyEntry]:
-    """The key table of a single file, for every tensor of the model."""
-    table = prefixed("unet.", "model.diffusion_model.", unet_table(config.unet))
-    table |= prefixed("vae.", "first_stage_model.", autoencoder_table(config.vae))
+    """Return the key table of a single file, for every tensor of the model."""
+    table = add_prefixes("unet.", "model.diffusion_model.", unet_table(config.unet))
+    table |= add_prefixes("vae.", "first_stage_model.", autoencoder_table(config.vae))
     first = config.text_encoder
     second = config.text_encoder_2
     if second is not None:
         embedders = "conditioner.embedders."
-        table |= prefixed("text_encoder.", embedders + "0.transformer.", clip_table(first))
-        table |= prefixed("text_encoder_2.", embedders + "1.model.", open_clip_table(second))
+        table |= add_prefixes("text_encoder.", embedders + "0.transformer.", clip_table(first))
+        table |= add_prefixes("text_encoder_2.", embedders + "1.model.", open_clip_table(second))
     elif first.model_type != "none":
-        table |= prefixed("text_encoder.", "cond_stage_model.", text_table(first))
+        table |= add_prefixes("text_encoder.", "cond_stage_model.", text_table(first))
     if config.segmentation_classes:
         rescaler = key_table(flatten(rescaler_spec(config)), {"": ""})
-        table |= prefixed("cond_stage.", "cond_stage_model.", rescaler)
+        table |= add_prefixes("cond_stage.", "cond_stage_model.", rescaler)
     return MappingProxyType(table)
 
 
 def unet_table(config: UNetConfig) -> dict[str, KeyEntry]:
-    """The tensors below `model.diffusion_model.`"""
+    """Return the table of the tensors below `model.diffusion_model.`"""
     shapes = flatten(unet_spec(config))
     blocks = _unet_blocks(config)
     if config.attention == "cross":
@@ -124,7 +124,7 @@ def _unet_blocks(config: UNetConfig) -> dict[str, str]:
 
 
 def controlnet_table(config: ControlNetConfig) -> dict[str, KeyEntry]:
-    """The tensors below `control_model.`"""
+    """Return the table of the tensors below `control_model.`"""
     blocks = _unet_blocks(config.unet)
     unet = config.unet
     convolutions = 2 * len(config.conditioning_embedding_out_channels) - 2
@@ -137,7 +137,10 @@ def controlnet_table(config: ControlNetConfig) -> dict[str, KeyEntry]:
 
 
 def autoencoder_table(config: AutoencoderConfig) -> dict[str, KeyEntry]:
-    """The tensors below `first_stage_model.`; attention is 1 x 1 convolutions."""
+    """Return the table of the tensors below `first_stage_model.`
+
+    Attention is stored as 1 x 1 convolutions.
+    """
     levels = len(config.block_out_channels)
     layers = config.layers_per_block
     unchanged = ("encoder", "decoder", "quantize", "quant_conv", "post_quant_conv")
@@ -162,18 +165,21 @@ def autoencoder_table(config: AutoencoderConfig) -> dict[str, KeyEntry]:
 
 
 def text_table(config: TextConfig) -> dict[str, KeyEntry]:
-    """The tensors below `cond_stage_model.`"""
+    """Return the table of the tensors below `cond_stage_model.`"""
     if config.model_type == "class":
         return key_table(flatten(text_spec(config)), {"": ""})
     if config.model_type == "ldmbert":
-        return prefixed("", "transformer.", ldmbert_table(config))
+        return add_prefixes("", "transformer.", ldmbert_table(config))
     if config.hidden_act == "gelu":
-        return prefixed("", "model.", open_clip_table(config))
-    return prefixed("", "transformer.", clip_table(config))
+        return add_prefixes("", "model.", open_clip_table(config))
+    return add_prefixes("", "transformer.", clip_table(config))
 
 
 def ldmbert_table(config: TextConfig) -> dict[str, KeyEntry]:
-    """x-transformers' encoder, which counts attention and feed-forward as two layers."""
+    """Return the table of x-transformers' encoder.
+
+    It counts attention and feed-forward as two layers.
+    """
     blocks = {
         "model.embed_tokens": "token_emb",
         "model.embed_positions": "pos_emb.emb",
@@ -194,12 +200,15 @@ def ldmbert_table(config: TextConfig) -> dict[str, KeyEntry]:
 
 
 def clip_table(config: TextConfig) -> dict[str, KeyEntry]:
-    """CLIP under the names of transformers, which are ours."""
+    """Return the table of CLIP under the names of transformers, which are ours."""
     return key_table(flatten(text_spec(config)), {"": ""})
 
 
 def open_clip_table(config: TextConfig) -> dict[str, KeyEntry]:
-    """OpenCLIP's text tower: query, key and value stacked, the projection transposed."""
+    """Return the table of OpenCLIP's text tower.
+
+    Query, key and value are stacked, and the projection is transposed.
+    """
     blocks = {
         "text_model.embeddings": "",
         "text_model.final_layer_norm": "ln_final",

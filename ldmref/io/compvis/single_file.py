@@ -2,7 +2,7 @@
 
 The family of a file is not guessed from a few names: it is the published configuration whose key
 table the file fits, tensor by tensor. A file that fits none is refused with the problems of the
-nearest; files of other sizes need `config=`.
+nearest family; files of other sizes need `config=`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from ldmref.io.compvis.ema import (
     PREFIX,
     WRAPPER,
     ema_table,
-    has_averages,
-    uses_ema,
-    were_updated,
+    family_uses_ema,
+    has_ema,
+    has_updated_ema,
 )
 from ldmref.io.compvis.keys import compvis_table
 from ldmref.io.identify import SUPPORTED, refuse_foreign
-from ldmref.io.key_report import KeyReport, Shape
-from ldmref.io.key_table import fit, matching, stored_shapes, to_native
+from ldmref.io.key_report import KeyReport
+from ldmref.io.key_table import find_matching, fit, list_stored_shapes, to_native
 from ldmref.io.tensors.safetensors import TensorFile, TensorView
 from ldmref.models.config import ModelConfig
+from ldmref.models.params import Shape
 from ldmref.models.presets import PRESETS
 from ldmref.models.presets_ldm import LDM_PRESETS
 
@@ -39,8 +40,8 @@ CLIP = "cond_stage_model.transformer."
 CLIP_MODULES = ("embeddings", "encoder", "final_layer_norm")
 SCALE = "scale_factor"  # of the latents, measured in training (`scale_by_std`)
 
-# Tensors that training and other programs leave in a file: buffers, averages (unless they are read,
-# see `ema`), unused heads of the text encoders, the state of the trainer.
+# Tensors that training and other programs leave in a file: buffers, averages (unless they are
+# read), unused heads of the text encoders, the state of the trainer.
 IGNORED = (
     r"model_ema\..*|betas|alphas|alphas_cumprod(_prev)?|sqrt_.*alphas_cumprod.*|log_one_minus_.*"
     r"|posterior_.*|logvar|lvlb_weights|scale_factor|denoiser\.(log_)?sigmas"
@@ -67,13 +68,16 @@ def canonical_name(stored: str) -> str:
     return name
 
 
-def canonical(file: TensorFile) -> TensorView:
-    """The tensors of a single file under the names of the key tables."""
+def view_canonical(file: TensorFile) -> TensorView:
+    """Return the tensors of a single file under the names of the key tables."""
     return TensorView([file], canonical_name)
 
 
-def report_on(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = False) -> KeyReport:
-    """Compare a file with a configuration; `ema`: with the averages in place of the weights."""
+def report_fit(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = False) -> KeyReport:
+    """Compare a file with a configuration.
+
+    With `ema`, the averages are compared instead of the weights.
+    """
     table = compvis_table(config)
     ignored = IGNORED
     if config.concat == "masked_image":
@@ -83,25 +87,25 @@ def report_on(shapes: Mapping[str, Shape], config: ModelConfig, ema: bool = Fals
         # SD 2 takes the penultimate layer of OpenCLIP, so the configuration lacks the last one
         last = text.num_hidden_layers
         ignored += rf"|cond_stage_model\.model\.transformer\.resblocks\.{last}\..*"
-    ignorable = matching(ignored, shapes)
+    ignorable = find_matching(ignored, shapes)
     if ema:
         ignorable = {name for name in ignorable if not name.startswith(PREFIX)}
-        ignorable |= {*COUNTERS, *stored_shapes(table)}
+        ignorable |= {*COUNTERS, *list_stored_shapes(table)}
         table = ema_table(table)
     return fit(shapes, table, ignorable)
 
 
-def averages_of(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> bool | None:
-    """Whether the averaged weights of a file (`io.compvis.ema`) are read; None if it has none.
+def select_ema(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> bool | None:
+    """Return whether to read the averaged weights of a file; None if it has none.
 
     With `ema` None they are read if the file has no other weights, or if the family is sampled with
-    them, the set is complete and training updated it.
+    them, the set is complete and training updated it (`io.compvis.ema`).
 
     Raises:
         UsageError: `ema` is True, and the file has no averages.
     """
-    view = canonical(file)
-    if not has_averages(view):
+    view = view_canonical(file)
+    if not has_ema(view):
         if ema:
             raise UsageError(
                 f"{file.path.name} holds no averaged weights (model_ema.*)",
@@ -113,15 +117,19 @@ def averages_of(file: TensorFile, config: ModelConfig, ema: bool | None = None) 
         return ema
     if not any(name.startswith(WRAPPER) for name in view):
         return True
-    return uses_ema(config) and were_updated(view) and report_on(view.shapes, config, True).fits
+    return (
+        family_uses_ema(config)
+        and has_updated_ema(view)
+        and report_fit(view.shapes, config, True).fits
+    )
 
 
-def averages_note(file: TensorFile, config: ModelConfig) -> str:
-    """Warn that a file holds averages and say which weights are read by default; "" if none."""
-    averaged = averages_of(file, config)
+def describe_ema(file: TensorFile, config: ModelConfig) -> str:
+    """Return a warning that a file holds averages, with the default choice; "" if it has none."""
+    averaged = select_ema(file, config)
     if averaged is None:
         return ""
-    if not report_on(canonical(file).shapes, config, ema=True).fits:
+    if not report_fit(view_canonical(file).shapes, config, ema=True).fits:
         what = "an incomplete set of averaged weights"
         hint = ""
     elif averaged:
@@ -134,25 +142,30 @@ def averages_note(file: TensorFile, config: ModelConfig) -> str:
     return f"{file.path.name} also holds {what}; the {read} are read{hint}"
 
 
-def unread(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
-    """Canonical names of the tensors of a file that the model does not use."""
-    report = report_on(canonical(file).shapes, config, bool(averages_of(file, config, ema)))
+def list_unread(file: TensorFile, config: ModelConfig, ema: bool | None = None) -> list[str]:
+    """Return the canonical names of the tensors of a file that the model does not use."""
+    report = report_fit(view_canonical(file).shapes, config, bool(select_ema(file, config, ema)))
     return [name for name in report.ignored if name != SCALE]
 
 
 def find_config(
     file: TensorFile, config: ModelConfig | None = None, ema: bool | None = None
 ) -> ModelConfig:
-    """Return the configuration that a file fits: `config` if given, else a published family.
+    """Return the configuration that a file fits: `config` if given, otherwise a published family.
 
-    `ema`: whether the averages or the last weights must fit; None as for `averages_of`. The scaling
-    factor of the latents is the file's, if it holds one.
+    The scaling factor of the latents is the file's, if it holds one.
+
+    Args:
+        file: The file.
+        config: The configuration to fit; None tries all published families.
+        ema: Whether the averages or the last weights must fit; None: as for `select_ema`.
 
     Raises:
-        KeyMismatchError: it does not fit; lists what is missing, unexpected or misshapen.
-        UsageError: it fits several families, which differ in what the network predicts.
+        KeyMismatchError: It does not fit; the message lists the tensors that are missing,
+            unexpected or misshapen.
+        UsageError: It fits several families, which differ in what the network predicts.
     """
-    view = canonical(file)
+    view = view_canonical(file)
     config = _family(file, config, ema)
     if SCALE not in view:
         return config
@@ -165,10 +178,10 @@ def find_config(
 
 
 def _family(file: TensorFile, config: ModelConfig | None, ema: bool | None) -> ModelConfig:
-    shapes = canonical(file).shapes
+    shapes = view_canonical(file).shapes
     candidates = [PRESETS[name] for name in FAMILIES] if config is None else [config]
     reports = [
-        (candidate, report_on(shapes, candidate, bool(averages_of(file, candidate, ema))))
+        (candidate, report_fit(shapes, candidate, bool(select_ema(file, candidate, ema))))
         for candidate in candidates
     ]
     fitting = [candidate for candidate, report in reports if report.fits]
@@ -194,7 +207,7 @@ def _family(file: TensorFile, config: ModelConfig | None, ema: bool | None) -> M
 
 
 def _with_prediction(file: TensorFile, fitting: list[ModelConfig]) -> ModelConfig:
-    """Of families with the same tensors, the one with the prediction type that the file names."""
+    """Choose the family with the prediction type that the file names, for equal tensors."""
     metadata = str(file.metadata.get("modelspec.prediction_type", "")).lower()
     prediction = "v" if "v_pred" in file else PREDICTIONS.get(metadata, "")
     if "ztsnr" in file:  # trained with zero terminal SNR, which needs the last timestep
@@ -217,8 +230,8 @@ def _with_prediction(file: TensorFile, fitting: list[ModelConfig]) -> ModelConfi
     return fitting[0]
 
 
-def scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
-    """The scaling factor as a tensor to store, if it differs from that of the tensors' families."""
+def make_scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
+    """Return the scaling factor as a tensor to store, if the family does not imply it."""
     table = compvis_table(config)
     scale = np.float64(config.vae.scaling_factor)
     families = [PRESETS[name] for name in FAMILIES if compvis_table(PRESETS[name]) == table]
@@ -231,12 +244,12 @@ def scale_tensor(config: ModelConfig) -> dict[str, np.ndarray]:
 def load_compvis(
     file: TensorFile, config: ModelConfig | None = None, ema: bool | None = None
 ) -> tuple[ModelConfig, dict[str, np.ndarray]]:
-    """Configuration and tensors (our names) of a single file; checked before any is read.
+    """Load configuration and tensors (our names) of a single file, checked before any is read.
 
-    Arguments and errors are those of `find_config`.
+    The arguments and errors are those of `find_config`.
     """
     config = find_config(file, config, ema)
     table = compvis_table(config)
-    if averages_of(file, config, ema):
+    if select_ema(file, config, ema):
         table = ema_table(table)
-    return config, to_native(canonical(file), table)
+    return config, to_native(view_canonical(file), table)

@@ -13,7 +13,7 @@ from ldmref.io.tensors.writer import source, write_to
 from ldmref.models.config import AutoencoderConfig
 from ldmref.models.params import Params, flatten
 
-SIGMOID = "SigmoidAutoencoder"  # latents in (0, 1), which no class of diffusers gives
+SIGMOID = "SigmoidAutoencoder"  # latents in (0, 1), for which diffusers has no class
 SHARED = (
     "in_channels", "out_channels", "latent_channels", "block_out_channels", "layers_per_block",
     "norm_num_groups", "mid_block_add_attention", "scaling_factor",
@@ -24,18 +24,18 @@ def save_autoencoder(folder: Path, config: AutoencoderConfig, params: Params) ->
     """Write the folder that `read_vae` and diffusers read; it appears complete or not at all.
 
     Raises:
-        OutputError: it cannot be written.
+        OutputError: It cannot be written.
     """
     tensors = {k: source(np.asarray(v, np.float32, order="C")) for k, v in flatten(params).items()}
     with atomic_folder(folder) as temporary:
         with open(temporary / "diffusion_pytorch_model.safetensors", "wb") as file:
             write_to(file, tensors)
-        text = json.dumps(diffusers_config(config), indent=2) + "\n"
+        text = json.dumps(to_diffusers_config(config), indent=2) + "\n"
         (temporary / "config.json").write_text(text, "utf-8")
 
 
-def diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
-    """The inverse of `autoencoder_config`."""
+def to_diffusers_config(config: AutoencoderConfig) -> dict[str, Any]:
+    """Return diffusers' configuration, the inverse of `convert_autoencoder_config`."""
     levels = len(config.block_out_channels)
     attention = config.attention_levels or (False,) * levels
 

@@ -16,7 +16,7 @@ def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        InputError, CorruptModelError: the file is missing, or holds something else.
+        InputError, CorruptModelError: The file is missing, or holds something else.
     """
     if not path.is_file():
         raise InputError(f"{path.parent.name!r} has no file {path.name}", code="E-MODEL")
@@ -27,12 +27,12 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def config_error(message: str, hint: str = "") -> CorruptModelError:
-    """The error of a configuration that is damaged or not supported."""
+    """Make the error for a configuration that is damaged or not supported."""
     return CorruptModelError(message, code="E-CONFIG", hint=hint)
 
 
 def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: str) -> None:
-    """Refuse a configuration in which a field of `plain` has a value that is not listed there."""
+    """Refuse a configuration whose field has a value that `plain` does not list for it."""
     for name, values in plain.items():
         if name in data and data[name] not in values:
             message = f"{where} has {name} = {shorten(data[name])}, which is not supported"
@@ -40,17 +40,20 @@ def require_plain(data: Mapping[str, Any], plain: Mapping[str, tuple], where: st
 
 
 def require_lists(data: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
-    """Refuse a field that is no list, or an empty one, where the default is a list."""
+    """Refuse a field that is not a list, or is an empty one, if its default is a list."""
     for name, default in defaults.items():
         value = data[name]
         if isinstance(default, tuple) and not (isinstance(value, list | tuple) and value):
             hint = f"it needs a list such as {list(default)}"
-            raise config_error(f"{where} has {name} = {shorten(value)}, which is no list", hint)
+            raise config_error(f"{where} has {name} = {shorten(value)}, which is not a list", hint)
 
 
 @contextmanager
 def damage_as_config_error(name: str) -> Iterator[None]:
-    """Turn what goes wrong in converting a configuration into its error; `name`: of the file."""
+    """Turn any failure to convert a configuration into a `config_error`.
+
+    `name` is the name of the file.
+    """
     try:
         yield
     except LdmrefError:
@@ -61,7 +64,7 @@ def damage_as_config_error(name: str) -> Iterator[None]:
 
 
 def require_class(kind: object, supported: Collection[str], where: str, code: str) -> None:
-    """Refuse a class of diffusers that is not supported; `where` says where it was found."""
+    """Refuse a class of diffusers that is not supported; `where` begins the message."""
     if not isinstance(kind, str) or kind not in supported:
         hint = "supported: " + ", ".join(sorted(supported))
         raise CorruptModelError(

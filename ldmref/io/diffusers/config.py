@@ -1,7 +1,7 @@
 """Network configurations of diffusers and transformers, read field by field.
 
-A field is either understood or must have the value that leaves the network unchanged; anything else
-is refused, because ignoring it would give another image.
+A field is either understood or must have the value that leaves the network unchanged; any other
+value is refused, because ignoring it would give another image.
 """
 
 from __future__ import annotations
@@ -55,17 +55,17 @@ TEXT_DEFAULTS: dict[str, Any] = {
 }  # fmt: skip
 
 
-def attention_levels(
+def find_attention_levels(
     down: Sequence[str], up: Sequence[str], plain: str, attention: str, where: str
 ) -> tuple[bool, ...]:
-    """Whether each level has attention, from the types of the blocks.
+    """Return whether each level has attention, from the types of the blocks.
 
     Args:
-        down: types from the outermost level inwards.
-        up: types from the innermost level outwards; must mirror `down`.
-        plain: the type of down blocks without attention.
-        attention: the type of those with it.
-        where: start of the error's message.
+        down: Types from the outermost level inwards.
+        up: Types from the innermost level outwards, which must mirror `down`.
+        plain: The type of down blocks without attention.
+        attention: The type of down blocks with attention.
+        where: The beginning of the error's message.
     """
     down = list(down)
     up = list(up)
@@ -80,25 +80,25 @@ def _per_level(value: Any, levels: int) -> tuple[int, ...]:
     return tuple(value) if isinstance(value, list | tuple) else (int(value),) * levels
 
 
-def unet_fields(data: Mapping[str, Any]) -> dict[str, Any]:
-    """The fields that every U-Net of diffusers shares with ours."""
+def convert_unet_fields(data: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the fields that every U-Net of diffusers shares with ours."""
     names = ("in_channels", "out_channels", "layers_per_block", "norm_num_groups")
-    fields = {name: data[name] for name in names} | {"sample_size": trained_size(data)[0]}
+    fields = {name: data[name] for name in names} | {"sample_size": get_trained_size(data)[0]}
     fields["block_out_channels"] = tuple(data["block_out_channels"])
     return fields | {"norm_eps": float(data["norm_eps"])}
 
 
-def trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
-    """Latent height and width: a U-Net's `sample_size`, one number or two."""
+def get_trained_size(data: Mapping[str, Any]) -> tuple[int, int]:
+    """Return latent height and width from a U-Net's `sample_size`, one number or two."""
     size = data.get("sample_size") or 64
     height, width = size if isinstance(size, list | tuple) else (size, size)
     return height, width
 
 
-def unet_config(data: Mapping[str, Any]) -> UNetConfig:
+def convert_unet_config(data: Mapping[str, Any]) -> UNetConfig:
     """Convert the configuration of a `UNet2DConditionModel`.
 
-    Its `attention_head_dim` is the number of heads, whatever the name says.
+    Its `attention_head_dim` is the number of heads, in spite of its name.
     """
     data = UNET_DEFAULTS | dict(data)
     where = "the U-Net's configuration"
@@ -109,8 +109,10 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
     blocks = data["down_block_types"], data["up_block_types"]
     levels = len(data["block_out_channels"])
     return UNetConfig(
-        **unet_fields(data),
-        attention_levels=attention_levels(*blocks, "DownBlock2D", "CrossAttnDownBlock2D", where),
+        **convert_unet_fields(data),
+        attention_levels=find_attention_levels(
+            *blocks, "DownBlock2D", "CrossAttnDownBlock2D", where
+        ),
         num_heads=_per_level(data["attention_head_dim"], levels),
         transformer_layers_per_block=_per_level(data["transformer_layers_per_block"], levels),
         cross_attention_dim=data["cross_attention_dim"],
@@ -121,7 +123,7 @@ def unet_config(data: Mapping[str, Any]) -> UNetConfig:
     )
 
 
-def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
+def convert_autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     """Convert the configuration of an `AutoencoderKL`, a `VQModel` or our `SigmoidAutoencoder`."""
     plain = VAE_PLAIN
     vq = data.get("_class_name") == "VQModel"
@@ -140,7 +142,7 @@ def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     down = data.get("down_block_types") or ("DownEncoderBlock2D",) * levels
     up = data.get("up_block_types") or ("UpDecoderBlock2D",) * levels
     kinds = ("DownEncoderBlock2D", "AttnDownEncoderBlock2D")
-    attends = attention_levels(down, up, *kinds, "the autoencoder")
+    attends = find_attention_levels(down, up, *kinds, "the autoencoder")
     fields["block_out_channels"] = tuple(fields["block_out_channels"])
     fields["scaling_factor"] = float(fields["scaling_factor"])
     codebook_size = data.get("num_vq_embeddings", 256) if vq else 0
@@ -153,13 +155,15 @@ def autoencoder_config(data: Mapping[str, Any]) -> AutoencoderConfig:
     )
 
 
-def text_config(data: Mapping[str, Any], xl: bool = False, class_name: str = "") -> TextConfig:
+def convert_text_config(
+    data: Mapping[str, Any], xl: bool = False, class_name: str = ""
+) -> TextConfig:
     """Convert the configuration of a CLIP text encoder.
 
     Args:
-        data: config.json.
-        xl: whether the model is SDXL, which takes the penultimate layer without the last norm.
-        class_name: the class that model_index.json names; "": the one in `data`.
+        data: The contents of config.json.
+        xl: Whether the model is SDXL, which uses the penultimate layer without the last norm.
+        class_name: The class that model_index.json names; "": the class in `data`.
     """
     data = TEXT_DEFAULTS | dict(data)
     classes = [class_name] if class_name else data.get("architectures") or []

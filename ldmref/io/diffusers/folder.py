@@ -1,10 +1,10 @@
-"""diffusers folders: `model_index.json`, and per network a folder with config.json and weights."""
+"""diffusers folders: `model_index.json`, and a folder with config.json and weights per network."""
 
 from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path, PureWindowsPath
@@ -19,11 +19,23 @@ from ldmref.io.diffusers.checks import (
     read_json,
     require_class,
 )
-from ldmref.io.diffusers.config import autoencoder_config, text_config, trained_size, unet_config
-from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES, ldm_config
-from ldmref.io.diffusers.scheduler import scheduler_config
-from ldmref.io.key_table import KeyTable, fit, key_table, matching, to_native, with_attention_form
-from ldmref.io.tensors.safetensors import TensorFile, TensorView, digest_of
+from ldmref.io.diffusers.config import (
+    convert_autoencoder_config,
+    convert_text_config,
+    convert_unet_config,
+    get_trained_size,
+)
+from ldmref.io.diffusers.ldm import FOLDERS, LDM_PIPELINES, read_ldm_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
+from ldmref.io.key_table import (
+    KeyTable,
+    find_matching,
+    fit,
+    key_table,
+    to_native,
+    with_attention_form,
+)
+from ldmref.io.tensors.safetensors import TensorFile, TensorView, hash_files
 from ldmref.models.config import Defaults, ModelConfig
 from ldmref.models.model import model_spec
 from ldmref.models.params import Spec, flatten
@@ -49,19 +61,19 @@ def read_diffusers_config(folder: Path) -> ModelConfig:
     """Read the configuration of a diffusers folder, without its weights.
 
     Raises:
-        InputError: a file is missing.
-        CorruptModelError: a configuration asks for something that is not supported.
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
     """
     index = read_json(folder / "model_index.json")
     kind = str(index.get("_class_name"))
     require_class(kind, PIPELINES, f"{folder.name!r} holds", "E-PIPELINE")
     if kind in LDM_PIPELINES:
         with damage_as_config_error(folder.name):
-            return replace(ldm_config(folder, kind), name=model_name(folder))
+            return replace(read_ldm_config(folder, kind), name=get_model_name(folder))
     first, second = (folder / name / "config.json" for name in ("text_encoder", "text_encoder_2"))
     if second.is_file() and not first.is_file():
         message = f"{folder.name!r} is SDXL's refiner, which is not supported"
-        raise CorruptModelError(message, code="E-PIPELINE", hint="draw with the base model alone")
+        raise CorruptModelError(message, code="E-PIPELINE", hint="use the base model alone")
     with damage_as_config_error(folder.name):
         return _stable_diffusion(folder, kind, index)
 
@@ -74,35 +86,35 @@ def _stable_diffusion(folder: Path, kind: str, index: Mapping[str, Any]) -> Mode
     names = ["text_encoder"]
     if (folder / "text_encoder_2").is_dir():
         names.append("text_encoder_2")
-    texts = [text_config(read(name), xl, class_of(index, name)) for name in names]
-    unet = unet_config(read("unet"))
-    vae = autoencoder_config(read("vae"))
-    height, width = (side * vae.factor for side in trained_size(read("unet")))
+    texts = [convert_text_config(read(name), xl, get_class(index, name)) for name in names]
+    unet = convert_unet_config(read("unet"))
+    vae = convert_autoencoder_config(read("vae"))
+    height, width = (side * vae.factor for side in get_trained_size(read("unet")))
     scheduler = read("scheduler", "scheduler_config.json")
     cfg_scale = 5.0 if xl else 7.5  # diffusers' default; 7.5 for inpainting
     config = ModelConfig(
-        name=model_name(folder),
+        name=get_model_name(folder),
         unet=unet,
         vae=vae,
         text_encoder=texts[0],
         text_encoder_2=texts[1] if len(texts) > 1 else None,
         zero_empty_negative=bool(index.get("force_zeros_for_empty_prompt", xl)),
-        scheduler=scheduler_config(scheduler, class_of(index, "scheduler"), kind),
+        scheduler=convert_scheduler_config(scheduler, get_class(index, "scheduler"), kind),
         defaults=Defaults(50, cfg_scale, 7.5, width, height),
     )
     return config_from_dict(config.to_dict())  # checks the type of every field
 
 
-def class_of(index: Mapping[str, Any], part: str) -> str:
-    """The class of a part in model_index.json, ["library", "class"]; "" if it has none."""
+def get_class(index: Mapping[str, Any], part: str) -> str:
+    """Return the class of a part in model_index.json, ["library", "class"]; "" if it has none."""
     entry = index.get(part)
     if isinstance(entry, list) and len(entry) == 2 and isinstance(entry[1], str):
         return entry[1]
     return ""
 
 
-def model_name(folder: Path) -> str:
-    """Name of a folder, or of the repository in the cache of Hugging Face."""
+def get_model_name(folder: Path) -> str:
+    """Return the name of a folder, or of its repository in the cache of Hugging Face."""
     repository = folder.parent.parent.name
     if folder.parent.name == "snapshots" and repository.startswith("models--"):
         return repository.split("--")[-1]
@@ -111,11 +123,11 @@ def model_name(folder: Path) -> str:
 
 def load_diffusers(
     folder: Path, variant: str | None = None
-) -> tuple[ModelConfig, dict[str, np.ndarray], str]:
-    """Configuration, tensors under our names, and a digest of all weight files.
+) -> tuple[ModelConfig, dict[str, np.ndarray], Callable[[], str]]:
+    """Load configuration, tensors under our names, and a function that hashes all weight files.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: a file is missing, damaged, or does not
+        InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
             fit its configuration.
     """
     config = read_diffusers_config(folder)
@@ -128,7 +140,7 @@ def load_diffusers(
         tensors, table = open_network(path, part, spec, name, IGNORED, variant)
         flat |= {f"{part}.{n}": tensor for n, tensor in to_native(tensors, table).items()}
         files += tensors.files
-    return config, flat, digest_of(files)
+    return config, flat, partial(hash_files, files)
 
 
 def open_network(
@@ -137,37 +149,39 @@ def open_network(
     """Open the weights of one network and check names and shapes, without reading a tensor.
 
     Args:
-        folder: where the weights are.
-        part: which network of a pipeline it is, such as `unet`.
-        spec: shapes that it must have.
-        name: of the folder, for errors.
-        ignored: pattern of the names that are not needed but may be present.
-        variant: see `weight_names`.
+        folder: The folder of the weights.
+        part: The network's part of the pipeline, such as `unet`.
+        spec: The shapes that it must have.
+        name: The name of the folder, for errors.
+        ignored: A pattern of the names that are not needed but may be present.
+        variant: As for `select_weight_names`.
 
     Returns:
         The tensors under today's names, and the key table to read them with.
 
     Raises:
-        InputError, CorruptModelError, KeyMismatchError: a file is missing, damaged, or does not
+        InputError, CorruptModelError, KeyMismatchError: A file is missing, damaged, or does not
             fit.
     """
-    tensors = TensorView(weight_files(folder, WEIGHTS[part], variant), partial(our_name, part))
+    tensors = TensorView(
+        open_weight_files(folder, WEIGHTS[part], variant), partial(get_current_name, part)
+    )
     table = diffusers_table(spec)
-    report = fit(tensors.shapes, table, matching(ignored, tensors))
+    report = fit(tensors.shapes, table, find_matching(ignored, tensors))
     report.require(f"{name} does not fit its config.json")
     return tensors, table
 
 
 def diffusers_table(spec: Spec) -> KeyTable:
-    """The key table of today's diffusers, whose names are ours.
+    """Return the key table of today's diffusers, whose names are ours.
 
     Old autoencoder files hold the matrices of attention as 1 x 1 convolutions.
     """
     return with_attention_form(key_table(flatten(spec), {"": ""}), "matrix")
 
 
-def our_name(part: str, name: str) -> str:
-    """Return today's name of a stored tensor; attention layers and CLIP had other names before."""
+def get_current_name(part: str, name: str) -> str:
+    """Return today's name of a stored tensor; attention layers and CLIP were renamed."""
     pieces = name.split(".")
     if part.startswith("text_encoder"):
         known = pieces[0] in ("text_model", "text_projection", "model", "to_logits")
@@ -177,15 +191,16 @@ def our_name(part: str, name: str) -> str:
     return ".".join(pieces)
 
 
-def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[TensorFile]:
+def open_weight_files(folder: Path, stem: str, variant: str | None = None) -> list[TensorFile]:
     """Open the weights of one network: one file, or the shards that an index names.
 
     Raises:
-        InputError: there are none, or several variants to choose from, or shards are missing.
-        UnsafeFileError: there are only pickles.
+        InputError: There are none, there are several variants to choose from, or shards are
+            missing.
+        UnsafeFileError: There are only pickles.
     """
     files = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    first = weight_names(files, stem, folder.name, variant)[0]
+    first = select_weight_names(files, stem, folder.name, variant)[0]
     if not first.endswith(".json"):
         return [TensorFile(folder / first)]
     weights = read_json(folder / first).get("weight_map")
@@ -201,17 +216,17 @@ def weight_files(folder: Path, stem: str, variant: str | None = None) -> list[Te
     return [TensorFile(folder / name) for name in shards]
 
 
-def weight_names(
+def select_weight_names(
     names: Sequence[str], stem: str, folder: str, variant: str | None = None
 ) -> list[str]:
     """Select the weights among the files of a network's folder: one file, or index and shards.
 
-    `variant`, such as fp16, selects files of that name. By default those without one are preferred;
-    if there are none, the only variant is taken.
+    `variant`, such as fp16, selects files of that name. By default, files without a variant are
+    preferred; if there are none, the only variant is used.
 
     Raises:
-        InputError: there are none, or several variants to choose from.
-        UnsafeFileError: there are only pickles.
+        InputError: There are none, or several variants to choose from.
+        UnsafeFileError: There are only pickles.
     """
     escaped = re.escape(stem)
     pattern = re.compile(rf"{escaped}(.*?)\.safetensors(?:\.index(.*?)\.json)?")

@@ -1,5 +1,7 @@
-"""diffusers folders of the latent diffusion paper's models: LDMPipeline,
-LDMSuperResolutionPipeline and LDMTextToImagePipeline."""
+"""diffusers folders of the latent diffusion paper's models.
+
+Their pipelines are LDMPipeline, LDMSuperResolutionPipeline and LDMTextToImagePipeline.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ from typing import Any
 
 from ldmref.io.diffusers import config as diffusers_config
 from ldmref.io.diffusers.checks import config_error, read_json, require_lists, require_plain
-from ldmref.io.diffusers.scheduler import scheduler_config
+from ldmref.io.diffusers.scheduler import convert_scheduler_config
 from ldmref.models.config import Defaults, ModelConfig, TextConfig, UNetConfig
 from ldmref.models.validate import check_config
 
@@ -42,43 +44,47 @@ BERT_FIELDS = {"d_model": "hidden_size", "encoder_ffn_dim": "intermediate_size",
                "encoder_attention_heads": "num_attention_heads"}  # fmt: skip
 
 
-def ldm_config(folder: Path, kind: str) -> ModelConfig:
+def read_ldm_config(folder: Path, kind: str) -> ModelConfig:
     """Read the configuration of a folder.
 
     Args:
-        folder: where model_index.json is.
-        kind: class of the pipeline, one of `LDM_PIPELINES`.
+        folder: The folder of model_index.json.
+        kind: The class of the pipeline, one of `LDM_PIPELINES`.
 
     Raises:
-        InputError: a file is missing.
-        CorruptModelError: a configuration asks for something that is not supported.
+        InputError: A file is missing.
+        CorruptModelError: A configuration asks for something that is not supported.
     """
-    vae = diffusers_config.autoencoder_config(read_json(folder / FOLDERS["vae"] / "config.json"))
+    vae = diffusers_config.convert_autoencoder_config(
+        read_json(folder / FOLDERS["vae"] / "config.json")
+    )
     unet_data = read_json(folder / "unet" / "config.json")
     text = TextConfig(model_type="none", num_hidden_layers=1)
     if kind == "LDMTextToImagePipeline":
-        unet = diffusers_config.unet_config(unet_data)
-        text = ldmbert_config(read_json(folder / FOLDERS["text_encoder"] / "config.json"))
+        unet = diffusers_config.convert_unet_config(unet_data)
+        text = convert_ldmbert_config(read_json(folder / FOLDERS["text_encoder"] / "config.json"))
     else:
-        unet = unet2d_config(unet_data)
+        unet = convert_unet2d_config(unet_data)
     superres = kind == "LDMSuperResolutionPipeline"
     if superres:  # the pipeline does not scale latents
         vae = replace(vae, scaling_factor=1.0)
-    height, width = (side * vae.factor for side in diffusers_config.trained_size(unet_data))
+    height, width = (side * vae.factor for side in diffusers_config.get_trained_size(unet_data))
     config = ModelConfig(
         name=folder.name,
         unet=unet,
         vae=vae,
         text_encoder=text,
         concat="low_resolution" if superres else "",
-        scheduler=scheduler_config(read_json(folder / "scheduler" / "scheduler_config.json")),
+        scheduler=convert_scheduler_config(
+            read_json(folder / "scheduler" / "scheduler_config.json")
+        ),
         defaults=Defaults(steps=100 if superres else 50, cfg_scale=1.0, width=width, height=height),
     )
     check_config(config)
     return config
 
 
-def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
+def convert_unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
     """Convert the configuration of a `UNet2DModel`.
 
     Its `attention_head_dim` is the width of a head.
@@ -97,10 +103,12 @@ def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
     up = data["up_block_types"]
     down = _same_resampling(down, "DownBlock2D", "ResnetDownsampleBlock2D", resnet)
     up = _same_resampling(up, "UpBlock2D", "ResnetUpsampleBlock2D", resnet)
-    attention = diffusers_config.attention_levels(down, up, "DownBlock2D", "AttnDownBlock2D", where)
+    attention = diffusers_config.find_attention_levels(
+        down, up, "DownBlock2D", "AttnDownBlock2D", where
+    )
     channels = data["block_out_channels"]
     return UNetConfig(
-        **diffusers_config.unet_fields(data),
+        **diffusers_config.convert_unet_fields(data),
         attention_levels=attention,
         attention="self",
         num_heads=tuple(1 if head_dim is None else c // head_dim or 1 for c in channels),
@@ -112,7 +120,7 @@ def unet2d_config(data: Mapping[str, Any]) -> UNetConfig:
 
 
 def _same_resampling(kinds: Sequence[str], conv: str, resnet: str, by_resnet: bool) -> list[str]:
-    """Types of blocks in the form for convolutions, if all resample alike.
+    """Return the types of blocks as if they resampled by convolutions, if all resample equally.
 
     Blocks without attention must resample like the others, except for the last, which does not
     resample.
@@ -122,7 +130,7 @@ def _same_resampling(kinds: Sequence[str], conv: str, resnet: str, by_resnet: bo
     return [*types[:-1], conv] if types[-1:] == [resnet] else types
 
 
-def ldmbert_config(data: Mapping[str, Any]) -> TextConfig:
+def convert_ldmbert_config(data: Mapping[str, Any]) -> TextConfig:
     """Convert the configuration of an `LDMBertModel`."""
     data = BERT_DEFAULTS | dict(data)
     require_plain(data, BERT_PLAIN, "the text encoder's configuration")

@@ -1,6 +1,6 @@
 """The scheduler of a diffusers folder, read field by field.
 
-Fields that the scheduler's class does not have are ignored, as in diffusers; every other one is
+Fields that the scheduler's class does not have are ignored, as in diffusers. Every other field is
 either understood or must have the value that leaves the sampler unchanged.
 """
 
@@ -24,7 +24,7 @@ from ldmref.io.diffusers.scheduler_fields import (
 )
 from ldmref.samplers.config import SchedulerConfig
 
-SAMPLERS = {  # of the classes that have only one
+SAMPLERS = {  # of the classes with a single sampler
     "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "PNDMScheduler": "pndm",
     "EulerDiscreteScheduler": "euler", "EulerAncestralDiscreteScheduler": "euler_a",
     "HeunDiscreteScheduler": "heun", "LMSDiscreteScheduler": "lms_euler",
@@ -45,7 +45,7 @@ SINGLESTEP_SAMPLERS: dict[str, dict[Any, str]] = {  # by algorithm and order
     "dpmsolver++": {1: "dpmpp_1", 2: "dpmpp_2_singlestep", 3: "dpmpp_3_singlestep"},
     "sde-dpmsolver++": {1: "dpmpp_1_sde"}, "dpmsolver": {1: "dpmpp_1"},
 }  # fmt: skip
-RENAMED = {  # solver types of the other class -> those that diffusers takes in their place
+RENAMED = {  # solver types of the other class -> the types that diffusers uses instead
     DPM: {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
     UNIPC: {"logrho": "bh2", "midpoint": "bh2", "heun": "bh2"},
     DEIS: dict.fromkeys(("logrho", "bh1", "bh2", "midpoint", "heun"), ""),
@@ -79,18 +79,18 @@ SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
 }  # fmt: skip
 
 
-def scheduler_config(
+def convert_scheduler_config(
     data: Mapping[str, Any], class_name: str = "", pipeline: str = ""
 ) -> SchedulerConfig:
     """Convert a scheduler_config.json: forward process, sampler and grid.
 
     Args:
-        data: the file.
-        class_name: the class that model_index.json names, which overrides the file's.
-        pipeline: class of the pipeline; some set fields of their scheduler.
+        data: The contents of the file.
+        class_name: The class that model_index.json names, which overrides the file's.
+        pipeline: The class of the pipeline; some pipelines set fields of their scheduler.
 
     Raises:
-        CorruptModelError: another scheduler, or an unsupported configuration.
+        CorruptModelError: The scheduler or its configuration is not supported.
     """
     kind = class_name or str(data.get("_class_name"))
     known = FIELDS | FORWARD_ONLY
@@ -164,7 +164,10 @@ def _original_steps(fields: Mapping[str, Any]) -> int:
 
 
 def _rounding(kind: str, fields: Mapping[str, Any], continuous: str) -> Literal["", "round", "cut"]:
-    """How DPM-Solver and UniPC round the timesteps of continuous sigmas; "" for other grids."""
+    """Return the rounding of the timesteps of continuous sigmas; "" for other grids.
+
+    DPM-Solver and UniPC differ in it.
+    """
     if not continuous:
         return ""
     cosine = fields["beta_schedule"] == "squaredcos_cap_v2"
@@ -173,7 +176,7 @@ def _rounding(kind: str, fields: Mapping[str, Any], continuous: str) -> Literal[
 
 
 def _sigma_max(fields: Mapping[str, Any], continuous: bool) -> float:
-    """Largest sigma that `lambda_min_clipped` admits; 1e5, above every schedule, without it."""
+    """Return the largest sigma that `lambda_min_clipped` admits; 1e5, above all, without it."""
     unlimited = 1e5
     lowest = float(fields.get("lambda_min_clipped", -math.inf))
     if lowest < -math.log(unlimited):
@@ -185,7 +188,7 @@ def _sigma_max(fields: Mapping[str, Any], continuous: bool) -> float:
 
 
 def _sampler(kind: str, fields: Mapping[str, Any]) -> str:
-    """Name of the sampler of a class, for the multistep solvers by its options."""
+    """Return the name of a class's sampler; for multistep solvers it depends on the options."""
     if kind in SAMPLERS:
         return SAMPLERS[kind]
     order = fields["solver_order"]
@@ -216,7 +219,7 @@ def _sampler(kind: str, fields: Mapping[str, Any]) -> str:
 
 
 def _deis(algorithm: object, order: object) -> str:
-    """Name of the sampler of DEIS, which takes the algorithms of DPM-Solver for its own."""
+    """Return the name of DEIS' sampler; diffusers treats DPM-Solver's algorithms as DEIS."""
     algorithms = ("deis", "dpmsolver", "dpmsolver++")
     if algorithm not in algorithms:
         supported = f"supported: {', '.join(algorithms)}"

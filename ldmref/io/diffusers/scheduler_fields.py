@@ -73,7 +73,7 @@ FIELDS |= {  # the same steps for samples with a timestep each
     "DDIMParallelScheduler": FIELDS["DDIMScheduler"],
     "DDPMParallelScheduler": FIELDS["DDPMScheduler"],
 }
-# Classes whose method is not here, but whose forward process is that of the others.
+# Classes whose sampler ldmref does not have; only their forward process is used.
 FORWARD_ONLY: dict[str, dict[str, Any]] = {
     "TCDScheduler": _LCM,
     "SASolverScheduler": _COMMON | _SIGMAS | _THRESHOLDING,

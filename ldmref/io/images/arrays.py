@@ -8,19 +8,19 @@ from PIL import Image
 from ldmref.errors import ImageError
 from ldmref.math.arrays import Array
 
-TOLERANCE = 1e-3  # by which floats may leave [0, 1]: less than half of 1/255
+TOLERANCE = 1e-3  # distance from [0, 1] that floats may have, less than half of 1/255
 
 
 def is_array(x: object) -> bool:
-    """Whether an object is an array of any library that offers DLPack."""
+    """Return whether an object is an array of any library that offers DLPack."""
     return isinstance(x, np.ndarray) or hasattr(x, "__dlpack__")
 
 
 def host_array(x: Array) -> np.ndarray:
-    """An array of any library, on any device, as NumPy's; bfloat16 becomes float32.
+    """Convert an array of any library, on any device, to NumPy; bfloat16 becomes float32.
 
     Raises:
-        TypeError, ValueError, BufferError, RuntimeError: the library does not give it.
+        TypeError, ValueError, BufferError, RuntimeError: The library does not convert it.
     """
     if isinstance(x, np.ndarray):
         return x
@@ -30,17 +30,17 @@ def host_array(x: Array) -> np.ndarray:
     elif hasattr(x, "__cuda_array_interface__"):  # cupy
         x = x.get()
     if not is_array(x):
-        raise TypeError(f"no array: {type(x).__name__}")
+        raise TypeError(f"not an array: {type(x).__name__}")
     return np.asarray(x) if hasattr(x, "__array__") else np.from_dlpack(x)
 
 
-def image_of_array(x: Array) -> Image.Image:
-    """An image of an array: (H, W, 3) RGB, (H, W, 4) with transparency, or (H, W) grey.
+def image_from_array(x: Array) -> Image.Image:
+    """Convert an array to an image: (H, W, 3) RGB, (H, W, 4) RGBA, or (H, W) grey.
 
-    uint8 from 0 to 255, floats from 0 to 1, or booleans, of which True is white.
+    Its values are uint8 from 0 to 255, floats from 0 to 1, or booleans, with True as white.
 
     Raises:
-        ImageError: another type, shape or range; NaN.
+        ImageError: Another type, shape or range, or NaN.
     """
     try:
         pixels = host_array(x)
@@ -65,10 +65,10 @@ def image_of_array(x: Array) -> Image.Image:
 
 
 def _eight_bits(pixels: np.ndarray) -> np.ndarray:
-    """Floats from 0 to 1, rounded to 0 to 255."""
+    """Scale floats from 0 to 1 to integers from 0 to 255, rounded."""
     low = float(pixels.min())
     high = float(pixels.max())
-    if not (-TOLERANCE <= low and high <= 1.0 + TOLERANCE):  # NaN, too
+    if not (-TOLERANCE <= low and high <= 1.0 + TOLERANCE):  # also true for NaN
         hint = "divide by 255, or convert to uint8" if high > 2.0 else "(x + 1) / 2 of [-1, 1]"
         raise ImageError(
             f"an image of floats must be from 0 to 1, not from {low:g} to {high:g}",

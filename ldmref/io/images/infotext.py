@@ -3,9 +3,9 @@
 Format and meaning: AUTOMATIC1111/stable-diffusion-webui 1.10, modules/infotext_utils.py,
 processing.py, sd_samplers.py, sd_schedulers.py and sd_samplers_kdiffusion.py.
 
-Only names that mean the same to A1111 are written as its own; the others carry the prefix `ldmref`,
-which A1111 reads as unknown. Its LMS and UniPC are not `lms` and `unipc`; older files of ldmref
-call these two "LMS" and "UniPC", so the new ones use neither word.
+Only names that mean the same to A1111 are written without a prefix; the others begin with `ldmref`,
+which A1111 does not know. A1111's LMS and UniPC differ from `lms` and `unipc`. Older files of
+ldmref call these two "LMS" and "UniPC", so new files use neither word.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ A1111_SCHEDULES = {"karras": "Karras", "exponential": "Exponential"}
 A1111_RNGS = {"torch": "CPU", "a1111-gpu": "NV"}
 OURS = "ldmref "  # before a name that A1111 does not know
 SUFFIXES = (" karras", " exponential", " polyexponential")  # of samplers, before "Schedule type"
-SILENT = {"Version", "User", "Backend", "Model", "Model hash"}  # no pixel depends on them, or noted
+SILENT = {"Version", "User", "Backend", "Model", "Model hash"}  # without effect, or noted
 NETWORK = re.compile(r"<(?:lora|lyco|hypernet):[^<>]*>")
 PROMPT_EDITING = re.compile(r"\[[^\[\]]*[:|][^\[\]]*\]|\bAND\b")
 BRACKETS = re.compile(r"\\.|[()\[\]]|\bBREAK\b")
@@ -45,7 +45,7 @@ NEGATIVE = "Negative prompt:"
 def infotext(params: dict[str, Any]) -> str:
     """Return the parameters of one image as A1111 writes them: two prompts, then a line of pairs.
 
-    Names that A1111 does not know, or by which it means something else, begin with `ldmref`.
+    Names that A1111 does not know, or uses with another meaning, begin with `ldmref`.
     """
     model = params.get("model", {})
     backend = params.get("backend", {})
@@ -100,16 +100,16 @@ def parse_infotext(text: str) -> dict[str, Any]:
 
 
 def replay_parameters(text: str) -> tuple[dict[str, Any], list[str]] | None:
-    """Return what A1111's text says about how to sample its image again, as far as it goes.
+    """Return what A1111's text says about sampling its image again.
 
     Returns:
-        (parameters, notes): parameters as `modes.plan` takes them, not yet checked, with a `mode`,
-        the `model` as an image records it, and, if A1111 wrote the text, `a1111`: what its noise
-        levels depend on; notes on what is not exact, one line each. None if the text has no line of
-        pairs.
+        (parameters, notes). The parameters are as `modes.plan` takes them, not yet checked, with a
+        `mode`, the `model` as an image records it, and, if A1111 wrote the text, `a1111`: the
+        settings that its noise levels depend on. The notes, one line each, list what is not exact.
+        None if the text has no line of pairs.
 
     Raises:
-        InputError: a number in it is not a number.
+        InputError: A value that should be a number is not one.
     """
     parsed = parse_infotext(text)
     pairs: dict[str, Any] = dict(parsed["pairs"])
@@ -150,14 +150,14 @@ VALUES: dict[str, tuple[str, Callable[[str], Any]]] = {
 
 
 def _mode(pairs: dict[str, Any]) -> str:
-    """Which mode wrote the pairs; txt2img with a second pass also has a denoising strength."""
+    """Return the mode that wrote the pairs; txt2img with a second pass also has a strength."""
     if "Denoising strength" not in pairs or any(key.startswith("Hires") for key in pairs):
         return "txt2img"
     return "inpaint" if {"Mask blur", "Masked content", "Inpaint area"} & set(pairs) else "img2img"
 
 
 def _as_ours(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -> None:
-    """Sampler, schedule and noise as ldmref writes them; before the prefix, by its own names."""
+    """Read sampler, schedule and noise as ldmref writes them, with or without its prefix."""
     notes.insert(0, "replayed from text, which is not exact")
     sampler, schedule, rng = (pairs.pop(key, None) for key in ("Sampler", "Schedule type", "RNG"))
     if schedule is None:
@@ -169,7 +169,7 @@ def _as_ours(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) ->
 
 
 def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -> None:
-    """Prompt, sampler, noise levels and noise as A1111 means them."""
+    """Read prompt, sampler, noise levels and noise as A1111 means them."""
     notes.insert(
         0,
         "replayed from text, which is not exact: read as of A1111 1.10, with the "
@@ -205,7 +205,7 @@ def _as_a1111(params: dict[str, Any], pairs: dict[str, Any], notes: list[str]) -
 
 
 def _prompts_of_a1111(params: dict[str, Any], notes: list[str]) -> None:
-    """Take networks out of the prompts, and note what is read in another way."""
+    """Remove networks from the prompts, and note what ldmref reads differently."""
     for name in ("prompt", "negative_prompt"):
         for tag in NETWORK.findall(params[name]):
             notes.append(f"left out of the prompt: {tag[:80]}; add the file as lora=")
@@ -231,7 +231,7 @@ def _break_in_brackets(words: str) -> bool:
 
 
 def _shape(pairs: dict[str, Any], key: str) -> float:
-    """A shape of the Beta distribution; out of the range that A1111 offers it is not repeated."""
+    """Return a shape of the Beta distribution; one outside A1111's range is not repeated."""
     with suppress(ValueError):
         shape = float(pairs.get(key, 0.6))
         if 0.01 <= shape <= 1.0:
@@ -241,7 +241,7 @@ def _shape(pairs: dict[str, Any], key: str) -> float:
 
 
 def _flag(pairs: dict[str, Any], key: str) -> bool:
-    """Whether an option is set; any other value than True is not repeated."""
+    """Return whether an option is set; any other value than True is not repeated."""
     if pairs.get(key) != "True":
         return False
     del pairs[key]

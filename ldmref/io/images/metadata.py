@@ -1,7 +1,7 @@
 """Images that record how they were made: A1111's `parameters` text and exact JSON as `ldmref`.
 
-PNG has a chunk for each. JPEG and WebP have EXIF: the text as user comment, where A1111 writes it,
-the JSON as maker note, which EXIF leaves to the program that made the image.
+PNG has a chunk for each. JPEG and WebP have EXIF: the text is the user comment, where A1111 writes
+it, and the JSON is the maker note, which EXIF leaves to the program that made the image.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def write_image(
     """Write an image with its parameters; the file appears complete or not at all.
 
     Raises:
-        OutputError: the file exists, its folder does not, or it cannot be written.
+        OutputError: The file exists, its folder does not, or it cannot be written.
     """
     kind = check_target(path, overwrite=overwrite)
     with atomic_write(path, overwrite=overwrite) as file:
@@ -49,8 +49,8 @@ def save_image(
 ) -> None:
     """Encode an image into an open binary file; `options` are Pillow's.
 
-    A JPEG whose EXIF is too short for the JSON, for prompts of many thousand letters, lacks it.
-    Files of several images, whose mode is one of `TOGETHER`, have no text of A1111.
+    The JSON is left out of a JPEG if it exceeds the size of EXIF, for prompts of many thousand
+    letters. Files of several images, whose mode is one of `TOGETHER`, have no text of A1111.
     """
     options |= {"PNG": {}, "JPEG": {"quality": 95}, "WEBP": {"lossless": True}}.get(kind, {})
     text = "" if params is None or params["mode"] in TOGETHER else infotext(params)
@@ -80,7 +80,7 @@ def check_target(path: Path, *, overwrite: bool, formats: Mapping[str, str] = FO
         The format that `formats` has for its ending: PNG, WEBP or JPEG.
 
     Raises:
-        OutputError: another format, or the file cannot be written.
+        OutputError: Another format, or the file cannot be written.
     """
     if path.suffix.lower() not in formats:
         what = f"unknown image format {path.suffix!r}"
@@ -96,7 +96,7 @@ def check_target(path: Path, *, overwrite: bool, formats: Mapping[str, str] = FO
 
 
 def read_parameters(source: str | Path | BinaryIO) -> dict[str, Any]:
-    """What an image records: `ldmref` (exact) and `parameters` (A1111's text), if present."""
+    """Read what an image records: `ldmref` (exact) and `parameters` (A1111's text), if present."""
     image = open_image(source)
     parameters = {}
     ifd = {}

@@ -12,7 +12,7 @@ from PIL import Image, ImageOps
 
 from ldmref.errors import ImageError, short_path
 from ldmref.files import not_a_file
-from ldmref.io.images.arrays import image_of_array, is_array
+from ldmref.io.images.arrays import image_from_array, is_array
 
 Source = str | os.PathLike | BinaryIO | Image.Image | np.ndarray
 FRAMES = "ldmref frames"  # in `Image.info`: how many an animation has
@@ -25,16 +25,16 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
     """Open and fully decode an image, upright, in the mode it is stored in.
 
     Args:
-        source: a path or open file: PNG, JPEG or WebP, of an animation the first frame; a Pillow
-            image; or an array (`arrays.image_of_array`).
-        formats: those of files, as Pillow names them.
+        source: A path or open file (PNG, JPEG or WebP; the first frame of an animation), a Pillow
+            image, or an array (`arrays.image_from_array`).
+        formats: The formats of files that are accepted, as Pillow names them.
 
     Raises:
-        ImageError: no such file, not PNG, JPEG or WebP, damaged, or more than 64 megapixels; an
-            array of another type or shape.
+        ImageError: There is no such file, it is not PNG, JPEG or WebP, is damaged, or has more than
+            64 megapixels; or the array has another type or shape.
     """
     if isinstance(source, np.ndarray) or is_array(source):
-        return image_of_array(source)
+        return image_from_array(source)
     if isinstance(source, os.PathLike) and not isinstance(source, Path):
         source = Path(os.fsdecode(source))
     if not isinstance(source, str | Path | Image.Image) and not hasattr(source, "read"):
@@ -76,10 +76,10 @@ def open_image(source: Source, formats: tuple[str, ...] = FORMATS) -> Image.Imag
 
 
 def _require_file(path: str | Path, name: str) -> None:
-    """Refuse what is no regular file, before it is opened: a pipe would be waited for."""
+    """Refuse anything but a regular file before it is opened; a pipe would block."""
     if problem := not_a_file(path):
         remote = "://" in name
-        hint = "download it first: no address is opened" if remote else "name an image file"
+        hint = "download it first: URLs are not opened" if remote else "name an image file"
         raise ImageError(f"{name} {problem}", code="E-IMAGE-MISSING", hint=hint)
 
 
@@ -102,7 +102,7 @@ def to_rgb(image: Image.Image) -> Image.Image:
         values = np.clip(np.asarray(image).astype(np.float64), 0, 65535)
         image = Image.fromarray(np.rint(values / 257.0).astype(np.uint8))
     elif image.mode == "F":
-        image = image_of_array(np.asarray(image))
+        image = image_from_array(np.asarray(image))
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         white = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(white, image.convert("RGBA"))
@@ -110,11 +110,11 @@ def to_rgb(image: Image.Image) -> Image.Image:
 
 
 def image_warnings(what: str, image: Image.Image) -> list[str]:
-    """What of a file that was read is not in its pixels: further frames, a colour profile."""
+    """Return warnings about what is lost of a file: further frames, a colour profile."""
     lines = []
     frames = image.info.get(FRAMES, 1)
     if frames > 1:
-        lines.append(f"{what} is an animation; its first of {frames} frames is taken")
+        lines.append(f"{what} is an animation; the first of its {frames} frames is used")
     profile = image.info.get("icc_profile") or b"sRGB"
     if not any("sRGB".encode(encoding) in profile for encoding in ("ascii", "utf-16-be")):
         lines.append(f"{what} has a colour profile other than sRGB, which is ignored")
@@ -122,7 +122,7 @@ def image_warnings(what: str, image: Image.Image) -> list[str]:
 
 
 def read_mask(source: Source) -> Image.Image:
-    """Read a mask as 8-bit grey: its alpha channel if that varies, else its luminance.
+    """Read a mask as 8-bit grey: its alpha channel if that varies, otherwise its luminance.
 
     White (255) repaints, black (0) keeps.
     """

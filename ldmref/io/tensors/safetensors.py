@@ -1,7 +1,7 @@
 """Safetensors files, memory-mapped: nothing is read before it is used.
 
 The format is eight bytes of header length, a JSON header, and the tensors' bytes. It is parsed here
-because the `safetensors` library has no bfloat16 for NumPy and copies every tensor.
+because the `safetensors` library does not support bfloat16 in NumPy and copies every tensor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,14 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ldmref.errors import CorruptModelError, UnsafeFileError
-from ldmref.files import format_of, input_path, open_file, parse_json, shown, unreadable
+from ldmref.files import (
+    check_input_path,
+    identify_format,
+    make_read_error,
+    open_file,
+    parse_json,
+    shown,
+)
 from ldmref.memmap import release_pages, require_complete
 
 DTYPES = {
@@ -31,8 +38,8 @@ MAX_AXES = 32
 CODES = {"a Git LFS pointer": "E-LFS", "a GGUF file": "E-GGUF"}
 
 
-class Entry(NamedTuple):
-    """What the header says about a tensor; its bytes count from the end of the header."""
+class HeaderEntry(NamedTuple):
+    """The header's entry of a tensor; its bytes count from the end of the header."""
 
     kind: str
     shape: tuple[int, ...]
@@ -41,19 +48,26 @@ class Entry(NamedTuple):
 
 
 class TensorFile(Mapping[str, np.ndarray]):
-    """The tensors of one file by name. Floats keep their type, but bfloat16 becomes float32.
+    """The tensors of one file by name.
 
-    Known without reading the tensors: `kinds` (data types as safetensors names them), `shapes`,
-    `offsets` (first byte in the file) and `metadata`.
+    Floats keep their type, except that bfloat16 becomes float32. These attributes are known without
+    reading the tensors:
+
+    Attributes:
+        path: The file.
+        kinds: Data types as safetensors names them.
+        shapes: Shapes.
+        offsets: The first byte of each tensor in the file.
+        metadata: The metadata of the header.
 
     Raises:
-        UnsafeFileError: the file is a pickle or a zip.
-        InputError: it cannot be read.
-        CorruptModelError: it is not a safetensors file, or damaged.
+        UnsafeFileError: The file is a pickle or a zip.
+        InputError: It cannot be read.
+        CorruptModelError: It is not a safetensors file, or is damaged.
     """
 
     def __init__(self, path: str | Path):
-        self.path = path = input_path(path)
+        self.path = path = check_input_path(path)
         with open_file(path) as file:
             start = file.read(64)
             _refuse_other_formats(path, start)
@@ -61,10 +75,10 @@ class TensorFile(Mapping[str, np.ndarray]):
                 raise _damaged(path, "no header")
             try:
                 self._data = np.memmap(file, np.uint8, mode="r")
-            except ValueError as error:  # of no size by stat, as the files of /proc
-                raise _damaged(path, "it has no size, as files of the system do") from error
+            except ValueError as error:  # its size by stat is 0, as in /proc
+                raise _damaged(path, "it has no size, like the files of /proc") from error
             except OSError as error:
-                raise unreadable(path, error) from error
+                raise make_read_error(path, error) from error
         header, begin = _header(path, self._data)
         self.metadata: dict[str, str] = _metadata(path, header.pop("__metadata__", None))
         entries = {name: _entry(path, name, entry) for name, entry in header.items()}
@@ -94,7 +108,7 @@ class TensorFile(Mapping[str, np.ndarray]):
         return len(self.shapes)
 
     def sha256(self) -> str:
-        """Digest of the whole file, in hexadecimal."""
+        """Return the SHA-256 of the whole file, in hexadecimal."""
         digest = hashlib.sha256()
         for begin in range(0, len(self._data), 1 << 24):
             require_complete(self._data)
@@ -105,9 +119,11 @@ class TensorFile(Mapping[str, np.ndarray]):
 
 
 class TensorView(Mapping[str, np.ndarray]):
-    """The tensors of files, renamed; nothing is read before it is used.
+    """The tensors of several files, renamed; nothing is read before it is used.
 
-    `shapes`: name -> shape; `files`: those that the tensors come from.
+    Attributes:
+        shapes: The shape of each tensor.
+        files: The files that the tensors come from.
     """
 
     def __init__(
@@ -123,8 +139,8 @@ class TensorView(Mapping[str, np.ndarray]):
         self.shapes = {name: shapes[id(file)][old] for name, (file, old) in stored.items()}
 
     def sha256(self) -> str:
-        """Digest of the files."""
-        return digest_of(self.files)
+        """Return the SHA-256 of the files."""
+        return hash_files(self.files)
 
     def __getitem__(self, name: str) -> np.ndarray:
         file, stored = self._stored[name]
@@ -137,8 +153,8 @@ class TensorView(Mapping[str, np.ndarray]):
         return len(self._stored)
 
 
-def digest_of(files: Sequence[TensorFile]) -> str:
-    """SHA-256 of one file; of several, the SHA-256 of their hexadecimal digests joined."""
+def hash_files(files: Sequence[TensorFile]) -> str:
+    """Return the SHA-256 of one file; for several files, of their joined hexadecimal digests."""
     digests = [file.sha256() for file in files]
     if len(digests) == 1:
         return digests[0]
@@ -155,7 +171,7 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
             code="E-PICKLE",
             hint=f"make it safe first: ldmref convert {name} {path.stem[:80]}-safe.safetensors",
         )
-    known = format_of(start)
+    known = identify_format(start)
     if known is not None:
         what, hint = known
         raise CorruptModelError(
@@ -166,7 +182,7 @@ def _refuse_other_formats(path: Path, start: bytes) -> None:
 
 
 def _is_torch_zip(path: Path) -> bool:
-    """Whether a zip archive holds a pickle, or cannot be read."""
+    """Return whether a zip archive holds a pickle or cannot be read."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any(name.endswith(".pkl") for name in archive.namelist())
@@ -180,7 +196,7 @@ def _damaged(path: Path, why: str, hint: str = "") -> CorruptModelError:
 
 
 def _header(path: Path, data: np.ndarray) -> tuple[dict[str, Any], int]:
-    """The JSON header and the offset of the tensors."""
+    """Return the JSON header and the offset of the tensors."""
     length = int.from_bytes(data[:8].tobytes(), "little")
     if not 2 <= length <= min(len(data) - 8, MAX_HEADER):
         limit = f"at most {min(len(data) - 8, MAX_HEADER):,}"
@@ -205,8 +221,8 @@ def _metadata(path: Path, metadata: Any) -> dict[str, str]:
     return values
 
 
-def _entry(path: Path, name: str, entry: Any) -> Entry:
-    """The header's entry of a tensor, checked by itself."""
+def _entry(path: Path, name: str, entry: Any) -> HeaderEntry:
+    """Check and return the header's entry of a tensor."""
     fields = entry if isinstance(entry, dict) else {}
     kind, shape, offsets = (fields.get(key) for key in ("dtype", "shape", "data_offsets"))
     if not isinstance(shape, list) or not isinstance(offsets, list) or len(offsets) != 2:
@@ -219,7 +235,7 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
             code="E-SAFETENSORS",
             hint=f"supported types: {', '.join(DTYPES)}",
         )
-    entry = Entry(kind, tuple(shape), *offsets)
+    entry = HeaderEntry(kind, tuple(shape), *offsets)
     if any(size >= 2**63 for size in accumulate(entry.shape, mul)) or len(shape) > MAX_AXES:
         raise _damaged(path, f"the shape of {name[:80]!r} is too large")
     if entry.end - entry.begin != math.prod(entry.shape) * DTYPES[kind].itemsize:
@@ -227,8 +243,8 @@ def _entry(path: Path, name: str, entry: Any) -> Entry:
     return entry
 
 
-def _require_cover(path: Path, entries: Mapping[str, Entry], size: int) -> None:
-    """Refuse tensors that overlap, leave holes, or end elsewhere than the file's `size` bytes."""
+def _require_cover(path: Path, entries: Mapping[str, HeaderEntry], size: int) -> None:
+    """Refuse tensors that overlap, leave holes, or do not end at the file's `size` bytes."""
     last = ""
     end = 0
     for name, entry in sorted(entries.items(), key=lambda item: (item[1].begin, item[1].end)):

@@ -19,7 +19,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ldmref.errors import CorruptModelError
-from ldmref.files import open_file, unreadable
+from ldmref.files import make_read_error, open_file
 from ldmref.io.tensors.safetensors import DTYPES
 from ldmref.io.tensors.unpickler import NESTING, LazyTensor, Storage, load_pickle, load_pickle_bytes
 
@@ -27,16 +27,19 @@ LEGACY_MAGIC = 0x1950A86A20F9469CFC6C
 LEGACY_PROTOCOL = 1001
 MAX_PICKLE = 256 * 2**20
 MAX_NAMES = 50_000
-MAX_GROWTH = 4  # times the file: what its tensors may take together, as views of its storages
+MAX_GROWTH = 4  # size of all tensors, as views of the storages, relative to the file
 EMBEDDING = "string_to_param.*"  # A1111's textual-inversion files: the vectors of their word
 Reader = Callable[[LazyTensor], np.ndarray]
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """The tensors of a checkpoint by name, and the names of everything else, which is left out.
+class PickledCheckpoint:
+    """The tensors of a pickled checkpoint.
 
-    `read(tensor)` returns its numbers, bfloat16 as raw bits (uint16).
+    Attributes:
+        tensors: The tensors by name.
+        left_out: The names of everything else in the file.
+        read: A function that returns the numbers of a tensor, bfloat16 as raw bits (uint16).
     """
 
     tensors: dict[str, LazyTensor]
@@ -45,24 +48,24 @@ class Checkpoint:
 
 
 def is_pickle(path: Path) -> bool:
-    """Whether a file starts like a zip or a pickle.
+    """Return whether a file starts like a zip or a pickle.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: It cannot be read.
     """
     with open_file(path) as file:
         start = file.read(9)
     return start[8:] != b"{" and (start[:2] == b"PK" or start[:1] == b"\x80")
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path) -> PickledCheckpoint:
     """Open a pickled checkpoint: a dictionary of tensors, or one that holds it as `state_dict`.
 
     Keys of nested dictionaries are joined with dots.
 
     Raises:
-        UnsafeFileError: the pickle names anything but tensors and plain containers.
-        InputError, CorruptModelError: the file cannot be read, is damaged, or holds no tensors.
+        UnsafeFileError: The pickle names anything but tensors and plain containers.
+        InputError, CorruptModelError: The file cannot be read, is damaged, or holds no tensors.
     """
     try:
         with open_file(path) as file:
@@ -71,7 +74,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
             size = os.fstat(file.fileno()).st_size
             content, read = _open_zip(file, path) if zipped else _open_legacy(file, path)
     except OSError as error:
-        raise unreadable(path, error) from error
+        raise make_read_error(path, error) from error
     left_out: list[str] = []
     if isinstance(content, dict) and isinstance(content.get("state_dict"), dict):
         left_out = [str(key)[:80] for key in content if key != "state_dict"]
@@ -91,7 +94,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
     _require_proportion(path.name, tensors, size)
     if not tensors:
         raise CorruptModelError(f"{path.name} holds no named tensors", code="E-NO-TENSORS")
-    return Checkpoint(tensors, left_out, read)
+    return PickledCheckpoint(tensors, left_out, read)
 
 
 def _require_proportion(file: str, tensors: Mapping[str, LazyTensor], size: int) -> None:
@@ -105,9 +108,9 @@ def _require_proportion(file: str, tensors: Mapping[str, LazyTensor], size: int)
 def _leaves(
     node: Any, file: str, count: Iterator[int], name: str = "", depth: int = 0
 ) -> Iterator[tuple[str, Any]]:
-    """(dotted name, value) of every value in nested dictionaries.
+    """Yield (dotted name, value) of every value in nested dictionaries.
 
-    `count` counts the values, dictionaries included: one may stand in many places.
+    `count` counts the values, including dictionaries, since one may occur in many places.
     """
     if next(count) > MAX_NAMES:
         raise _damaged(file, f"it holds more than {MAX_NAMES:,} names")
@@ -121,7 +124,7 @@ def _leaves(
 
 
 def _view(tensor: LazyTensor, storage: np.ndarray) -> np.ndarray:
-    """The numbers of a tensor, which the unpickler has checked to lie within its storage."""
+    """Return the numbers of a tensor, which is within its storage, as the unpickler checked."""
     if not math.prod(tensor.shape):
         return np.zeros(tensor.shape, storage.dtype)
     strides = tuple(n * storage.itemsize for n in tensor.strides)
@@ -221,7 +224,7 @@ def _open_legacy(stream: BinaryIO, path: Path) -> tuple[Any, Reader]:
 
 
 def _storages(node: Any, seen: set[int], depth: int = 0) -> Iterator[Storage]:
-    """The storages of all tensors in plain containers; `seen`: identities of the containers."""
+    """Yield the storages of all tensors in plain containers; `seen` holds containers' ids."""
     if isinstance(node, LazyTensor):
         yield node.storage
     elif isinstance(node, Mapping | list | tuple) and depth <= NESTING and id(node) not in seen:

@@ -1,4 +1,4 @@
-"""A pickle reader that knows tensors, plain containers, numbers and strings, and nothing else.
+"""A pickle reader that only knows tensors, plain containers, numbers and strings.
 
 A pickle is a program: it names functions and calls them. Here every name is looked up in a fixed
 table, nothing is ever imported, and a name outside the table is an error.
@@ -48,7 +48,7 @@ class LazyTensor:
 
 
 class Table(dict):
-    """Stand-in for OrderedDict; the attributes that torch sets (`_metadata`) are dropped."""
+    """The replacement of OrderedDict; the attributes that torch sets (`_metadata`) are dropped."""
 
     __slots__ = ()
 
@@ -57,7 +57,7 @@ class Table(dict):
 
 
 class Name:
-    """Stand-in for an allowed global; it can be called, and nothing else."""
+    """The replacement of an allowed global, which can only be called."""
 
     __slots__ = ("_call",)
 
@@ -78,12 +78,12 @@ def load_pickle(stream: BinaryIO, file: str) -> Any:
     """Load one pickle, reading to its end and no further; tensors become `LazyTensor`.
 
     Args:
-        stream: seekable.
-        file: name for errors.
+        stream: A seekable stream.
+        file: The name of the file, for errors.
 
     Raises:
-        UnsafeFileError: it names anything but tensors and plain containers.
-        CorruptModelError: it is damaged.
+        UnsafeFileError: It names anything but tensors and plain containers.
+        CorruptModelError: It is damaged.
     """
     start = stream.tell()
     try:
@@ -103,8 +103,8 @@ def _scan(stream: BinaryIO) -> None:
     """Refuse operations that could cost much memory or time, without executing any.
 
     A key that is a tuple is hashed with everything in it, as often as it is mentioned: a few bytes
-    of pickle can stand for more objects than can ever be hashed. So the stack is simulated, with
-    the number of objects in place of each.
+    of pickle can represent more objects than can ever be hashed. Therefore the stack is simulated,
+    with each object replaced by the number of objects in it.
     """
     stack: list[int | None] = []  # None is a mark
     memo: dict[int, int | None] = {}
@@ -154,7 +154,7 @@ class _Unpickler(pickle.Unpickler):
         return Name(known)
 
     def persistent_load(self, pid: Any) -> Storage:
-        """torch's reference to a storage: ("storage", type, key, location, numel[, view])."""
+        """Resolve a reference to a storage: ("storage", type, key, location, numel[, view])."""
         word, kind, key, _, numel = pid[:5]
         if word != "storage" or (len(pid) > 5 and pid[5] is not None):
             raise ValueError(word)
@@ -165,7 +165,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 class _StorageKind:
-    """Data type of a storage; the pickle names it and never calls it."""
+    """The data type of a storage; the pickle names it and never calls it."""
 
     __slots__ = ("name",)
 
@@ -177,7 +177,7 @@ class _StorageKind:
 
 
 def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> LazyTensor:
-    """torch._utils._rebuild_tensor_v2, for a view that lies within its storage."""
+    """Check and build a tensor, a view within its storage; torch._utils._rebuild_tensor_v2."""
     numbers = (offset, *shape, *strides)
     if not isinstance(storage, Storage) or any(type(n) is not int or n < 0 for n in numbers):
         raise ValueError("tensor")
@@ -194,14 +194,14 @@ def _tensor(storage: Any, offset: Any, shape: Any, strides: Any, *_: Any) -> Laz
 
 
 def _parameter(tensor: Any, *_: Any) -> LazyTensor:
-    """torch._utils._rebuild_parameter: a tensor with a flag."""
+    """Unwrap a tensor with a flag; torch._utils._rebuild_parameter."""
     if not isinstance(tensor, LazyTensor):
         raise ValueError("parameter")
     return tensor
 
 
 def _bytes(text: Any, codec: Any) -> bytes:
-    """_codecs.encode, by which protocol 2 writes bytes as text."""
+    """Encode the text as which protocol 2 writes bytes; _codecs.encode."""
     if not isinstance(text, str) or codec != "latin1":
         raise ValueError("bytes")
     return text.encode("latin1")

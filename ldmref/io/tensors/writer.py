@@ -1,6 +1,7 @@
-"""Write safetensors, tensor by tensor, so that a file may be larger than memory.
+"""Write safetensors, tensor by tensor, so a file may be larger than memory.
 
-The `safetensors` library needs every tensor in memory at once, and has no bfloat16 for NumPy.
+The `safetensors` library needs every tensor in memory at once and does not support bfloat16 in
+NumPy.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ class TensorSource(NamedTuple):
 
 
 def source(tensor: np.ndarray) -> TensorSource:
-    """The source of an array in memory."""
+    """Return the source of an array in memory."""
     return TensorSource(KINDS[tensor.dtype.newbyteorder("<")], tensor.shape, lambda: tensor)
 
 
@@ -42,7 +43,7 @@ def write_tensors(
     """Write a safetensors file; it appears complete or not at all.
 
     Raises:
-        OutputError: the file exists (unless `overwrite`), or cannot be written.
+        OutputError: The file exists (unless `overwrite`), or cannot be written.
     """
     check_writable(path, overwrite)
     with atomic_write(path, overwrite=overwrite) as file:

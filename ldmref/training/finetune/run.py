@@ -17,7 +17,7 @@ from threading import Event
 
 from ldmref.datasets.loading import summarize
 from ldmref.errors import UsageError
-from ldmref.io.locate import find_model, model_config
+from ldmref.io.locate import find_model, read_model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.params import tree_map
 from ldmref.training.finetune.recipe import FineTuneRecipe
@@ -74,7 +74,7 @@ def fine_tune(
     PosixPath('runs/style/lora.safetensors')
     """
     check_early(recipe, folder, accept_changes)
-    check_base(model_config(find_model(recipe.base)), recipe)
+    check_base(read_model_config(find_model(recipe.base)), recipe)
 
     from ldmref.loading import load
     from ldmref.training.diffusion.latents import NoisyLatents, stored_latents

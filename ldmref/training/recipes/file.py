@@ -14,7 +14,7 @@ from ldmref.datasets.registry import is_dataset
 from ldmref.declare import Invalid, read
 from ldmref.errors import InputError, UsageError, did_you_mean
 from ldmref.files import read_file
-from ldmref.io.locate import find_model, model_config
+from ldmref.io.locate import find_model, read_model_config
 from ldmref.models.config import ModelConfig
 from ldmref.models.presets import preset
 from ldmref.models.validate import config_from_dict
@@ -178,7 +178,7 @@ def _fine_tune(tables: Mapping[str, Any]) -> FineTuneRecipe:
     """Return a recipe with the defaults for its base, which is read only if one is needed."""
     recipe = _read(FineTuneRecipe(), tables)
     if not recipe.data.size or not DEFAULTS[recipe.method].keys() <= _keys(tables, ""):
-        config = model_config(find_model(recipe.base))
+        config = read_model_config(find_model(recipe.base))
         tables = _merge(default_tables(recipe.method, config), tables)
         recipe = _read(FineTuneRecipe(), tables)
         size = recipe.data.size or config.defaults.width

@@ -1,0 +1,142 @@
+"""Open a model of any layout: a folder of ldmref or diffusers, or a CompVis single file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from ldmref.errors import UsageError
+from ldmref.io.compvis.single_file import describe_ema, load_compvis, select_ema
+from ldmref.io.diffusers.folder import load_diffusers
+from ldmref.io.embedded import require_published
+from ldmref.io.locate import configure_single_file, find_model, is_native, read_model_config
+from ldmref.io.native import check_weights, load_folder, require_digests
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tokenizers import tokenizer_for
+from ldmref.models.config import ModelConfig
+from ldmref.prompts.tokenizer import PromptTokenizer
+
+BUILT_IN_TOKENIZERS = ("class", "none")  # text encoders whose tokenizer needs no files
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A model on disk, whose tensors are read when they are used.
+
+    Attributes:
+        path: The file or folder.
+        config: The configuration of all networks.
+        tensors: The tensors by our names, such as `unet.conv_in.weight`.
+        tokenizers: One tokenizer per text encoder, or one for both; none if not asked for.
+        compute_sha256: A function that computes `sha256`.
+        ema: Whether the averaged weights of a training checkpoint are read; None if it has none.
+        warnings: Warnings about the choice of the weights.
+    """
+
+    path: Path
+    config: ModelConfig
+    tensors: Mapping[str, np.ndarray]
+    tokenizers: Sequence[PromptTokenizer]
+    compute_sha256: Callable[[], str]
+    ema: bool | None = None
+    warnings: Sequence[str] = ()
+
+    @cached_property
+    def sha256(self) -> str:
+        """SHA-256 of the file of the weights; the first use reads the whole file."""
+        return self.compute_sha256()
+
+    def check_weights(self, allow_nonfinite: bool = False) -> list[str]:
+        """Check the weights and, in a folder of ldmref, the recorded digests of its files.
+
+        Args:
+            allow_nonfinite: Whether NaN and infinity are only warned about.
+
+        Returns:
+            Warnings about the weights.
+
+        Raises:
+            CorruptModelError: A weight is NaN or infinite, or a file has changed.
+        """
+        warnings = check_weights(self.tensors, allow_nonfinite)
+        if is_native(self.path):
+            require_digests(self.path, self.sha256)
+        return warnings
+
+    def __repr__(self) -> str:
+        return f"<Checkpoint {self.config.name!r} of {len(self.tensors)} tensors in {self.path}>"
+
+
+def open_checkpoint(
+    name: str | Path,
+    config: str | Path | None = None,
+    tokenizer: str | Path | None = None,
+    *,
+    with_tokenizers: bool = True,
+    variant: str | None = None,
+    ema: bool | None = None,
+) -> Checkpoint:
+    """Open a model and check that its tensors fit its configuration, without reading them.
+
+    The arguments and errors are those of `ldmref.load`.
+
+    Args:
+        name: The model's name, file or folder.
+        config: A configuration for a single file.
+        tokenizer: The location of CLIP's vocabulary.
+        with_tokenizers: Whether to search for the tokenizers of layouts other than ldmref's own.
+        variant: The variant of the weights in a diffusers folder, such as `fp16`.
+        ema: Whether to read the averaged weights; None: the family's published default.
+
+    >>> open_checkpoint("emoji").config.unet.in_channels
+    16
+    """
+    path = find_model(name)
+    if ema and path.is_dir():
+        message = f"{path.name!r} is a folder; only single files hold averages and last weights"
+        hint = "a diffusers folder has the averages without a variant, the last weights as non_ema"
+        raise UsageError(message, code="E-EMA", hint=hint)
+    if path.is_dir():
+        file = None
+        found = read_model_config(path, config)
+    else:
+        file = TensorFile(path)
+        found = configure_single_file(file, config, ema)
+    if tokenizer is not None and (
+        is_native(path) or found.text_encoder.model_type in BUILT_IN_TOKENIZERS
+    ):
+        message = f"{path.name!r} has its own tokenizer"
+        hint = "leave out tokenizer= (--tokenizer)"
+        raise UsageError(message, code="E-TOKENIZER", hint=hint)
+    if is_native(path):
+        found, tensors, tokenizers, sha256 = load_folder(path)
+        require_published(path, sha256)
+        return Checkpoint(path, found, tensors, tokenizers, lambda: sha256)
+    folder = path if path.is_dir() else Path(config) if config and Path(config).is_dir() else None
+    tokenizers = _find_tokenizers(found, folder, tokenizer) if with_tokenizers else []
+    if file is None:
+        found, tensors, compute_sha256 = load_diffusers(path, variant)
+        return Checkpoint(path, found, tensors, tokenizers, compute_sha256)
+    averaged = select_ema(file, found, ema)
+    warnings = [describe_ema(file, found)] if averaged is not None and ema is None else []
+    found, tensors = load_compvis(file, found, ema)
+    return Checkpoint(path, found, tensors, tokenizers, file.sha256, averaged, warnings)
+
+
+def _find_tokenizers(
+    config: ModelConfig, folder: Path | None, source: str | Path | None
+) -> list[PromptTokenizer]:
+    """Return a tokenizer per text encoder: from `source`, `folder` or an installed vocabulary."""
+    if not config.text_encoders:
+        return [tokenizer_for(config.text_encoder)]
+    tokenizers = []
+    for text, name in zip(config.text_encoders, ("tokenizer", "tokenizer_2"), strict=False):
+        own = folder / name if folder is not None and (folder / name).is_dir() else None
+        # OpenCLIP pads with 0; a folder's tokenizer configuration names its own padding
+        pad = 0 if text.hidden_act == "gelu" and own is None else None
+        tokenizers.append(tokenizer_for(text, source if source is not None else own, pad))
+    return tokenizers

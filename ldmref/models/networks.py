@@ -1,0 +1,136 @@
+"""The networks of a model on one backend: read when used, compiled once, released to make room."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Self
+
+from ldmref.backends.base import Backend
+from ldmref.errors import ResourceError
+from ldmref.models.autoencoder import autoencoder_spec
+from ldmref.models.config import TEXT_ENCODERS, ModelConfig
+from ldmref.models.memory import MemoryEstimate, estimate_memory
+from ldmref.models.params import LazyParams, Params, Spec, count
+from ldmref.models.rescaler import rescaler_spec
+from ldmref.models.text import text_spec
+from ldmref.models.unet import unet_spec
+
+RELEASED_PARAMETERS = 2**26  # text encoders of this size are released before the U-Net runs
+
+
+def model_spec(config: ModelConfig) -> dict[str, Spec]:
+    """Return the shapes of every parameter, by network.
+
+    The networks are `unet`, `vae`, `text_encoder` and, in SDXL, `text_encoder_2`. Models without
+    prompts have no text encoder; models of segmentation maps also have `cond_stage`.
+    """
+    spec: dict[str, Spec] = {"unet": unet_spec(config.unet), "vae": autoencoder_spec(config.vae)}
+    encoders = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+    spec |= {name: text_spec(encoder) for name, encoder in encoders}
+    if config.segmentation_classes:
+        spec["cond_stage"] = rescaler_spec(config)
+    return spec
+
+
+class Networks:
+    """The networks of a model, with their parameters in memory.
+
+    Args:
+        backend: The backend that the networks run on.
+        config: The configuration of all networks.
+        params: A tree of arrays for each network of `model_spec`.
+        max_memory: The number of bytes that a request may take; None: no limit.
+
+    Attributes:
+        params: The parameters of each network, `params.unet.conv_in.weight`.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        config: ModelConfig,
+        params: Mapping[str, Any],
+        max_memory: int | None = None,
+    ):
+        self.backend = backend
+        self.config = config
+        self.max_memory = max_memory
+        self.params = LazyParams(backend, params)
+        self._offload = False  # keep only one network in memory
+        self._compiled: dict[str, tuple[Params, Backend, Callable]] = {}
+        names = zip(TEXT_ENCODERS, config.text_encoders, strict=False)
+        large = [name for name, text in names if count(text_spec(text)) >= RELEASED_PARAMETERS]
+        self._large_text_encoders = tuple(large if backend.device == "cpu" else ())
+
+    def __copy__(self) -> Self:
+        """Share everything except for the compiled networks."""
+        other = object.__new__(type(self))
+        other.__dict__.update(vars(self), _compiled={})
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Leave out the compiled networks, which are compiled again after unpickling."""
+        return vars(self) | {"_compiled": {}}
+
+    def estimate_memory(
+        self, width: int, height: int, n: int = 1, tile: int | None = None
+    ) -> MemoryEstimate:
+        """Estimate the memory that `n` images of that size take together."""
+        spec = model_spec(self.config)
+        return estimate_memory(spec, self.config, self.backend, width, height, n, tile)
+
+    def limit_memory(self, width: int, height: int, n: int = 1, tile: int | None = None) -> None:
+        """Keep one network in memory at a time if all of them together exceed `max_memory`.
+
+        Raises:
+            ResourceError: One network at a time also exceeds `max_memory`.
+        """
+        if self.max_memory is None:
+            return
+        needs = self.estimate_memory(width, height, n, tile)
+        least = needs.peak_offloaded(self.params.releasable)
+        if least > self.max_memory:
+            raise ResourceError(
+                f"the image takes about {least / 1e9:.1f} GB, more than the "
+                f"{self.max_memory / 1e9:.1f} GB of max_memory",
+                code="E-MEMORY",
+                hint="generate smaller images, fewer at a time, or decode in tiles (tile=512)",
+            )
+        self._offload = needs.peak_resident > self.max_memory
+
+    def with_params(self, networks: Mapping[str, Params], ops: Backend) -> Self:
+        """Return a copy with other parameters of some networks, on an equivalent backend."""
+        other = self.with_backend(ops)
+        other.params = self.params.replaced(networks)
+        return other
+
+    def with_backend(self, ops: Backend) -> Self:
+        """Return a copy that shares all parameters, on a backend that wraps this one.
+
+        Such a backend records or checks each operation of the original one.
+        """
+        other = copy.copy(self)
+        other.backend = ops
+        return other
+
+    def _load(self, network: str) -> Params:
+        """Return the parameters of a network and release those that must make room for it."""
+        leaving: Sequence[str] = ()
+        if self._offload:
+            leaving = [name for name in self.params if name != network]
+        elif network == "unet":  # the prompts are encoded, and the file can bring these back
+            leaving = self._large_text_encoders
+        self.params.release(*leaving)
+        for name in leaving:
+            self._compiled.pop(name, None)
+        return self.params[network]
+
+    def _compile(self, function: Callable, network: str) -> Callable:
+        """Return a network with its parameters, compiled if the backend's speed asks for it."""
+        params = self._load(network)
+        compiled = self._compiled.get(network)
+        if compiled is None or compiled[0] is not params or compiled[1] is not self.backend:
+            compiled = params, self.backend, self.backend.compile(function, params)
+            self._compiled[network] = compiled
+        return compiled[2]

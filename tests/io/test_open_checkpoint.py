@@ -1,0 +1,84 @@
+"""`open_checkpoint`: a single file is opened once, and hashed when its digest is needed."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import json
+import pickle
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref import modes
+from ldmref.io import open_checkpoint
+from ldmref.io.compvis.keys import compvis_table
+from ldmref.io.key_table import to_compvis
+from ldmref.io.native import SCHEMA
+from ldmref.io.tensors import safetensors
+from ldmref.io.tensors.safetensors import TensorFile
+from ldmref.io.tensors.writer import source, write_tensors
+from ldmref.models.params import flatten
+from ldmref.prompts import Embedding
+
+
+@pytest.fixture(scope="module")
+def options(tmp_path_factory):
+    """A single file, and the folder with its configuration and tokenizer."""
+    folder = tmp_path_factory.mktemp("single")
+    model = ldmref.random_model("tiny", backend="numpy")
+    (folder / "config.json").write_text(json.dumps({"schema": SCHEMA} | model.config.to_dict()))
+    model.tokenizer.tokenizer.save(str(folder / "tokenizer.json"))
+    tensors = to_compvis(flatten(model.params), compvis_table(model.config))
+    path = folder / "model.st"
+    write_tensors(path, {name: source(np.asarray(x)) for name, x in tensors.items()})
+    return {"name": path, "config": folder, "tokenizer": folder / "tokenizer.json"}
+
+
+@pytest.fixture
+def hashed(monkeypatch):
+    """The files that are hashed, in order."""
+    files = []
+    real = TensorFile.sha256
+
+    def sha256(self):
+        files.append(self.path.name)
+        return real(self)
+
+    monkeypatch.setattr(TensorFile, "sha256", sha256)
+    return files
+
+
+def test_a_single_file_is_parsed_once(options, monkeypatch):
+    parsed = []
+    real = safetensors.parse_json
+    monkeypatch.setattr(
+        safetensors, "parse_json", lambda *args, **kw: parsed.append(1) or real(*args, **kw)
+    )
+    ldmref.load(**options, backend="numpy")
+    assert len(parsed) == 1
+
+
+def test_a_single_file_is_hashed_once_and_only_when_an_image_records_it(options, hashed):
+    model = ldmref.load(**options, backend="numpy")
+    word = Embedding("<toy>", np.ones((1, 32), np.float32))
+    grown = copy.copy(model.with_embeddings([word]))
+    repr(grown)
+    assert not hashed
+    r = modes.txt2img(grown, "a cat", seed=1, steps=1)
+    digest = hashlib.sha256(options["name"].read_bytes()).hexdigest()
+    assert r.params["model"]["sha256"] == model.sha256 == grown.sha256 == digest
+    assert hashed == ["model.st"]
+
+
+def test_a_pickled_model_keeps_the_digest(options):
+    model = ldmref.load(**options, backend="numpy")
+    assert pickle.loads(pickle.dumps(model)).sha256 == model.sha256
+
+
+def test_a_checkpoint_is_one_line(options):
+    checkpoint = open_checkpoint(**options)
+    assert repr(checkpoint).startswith("<Checkpoint 'tiny' of ") and "\n" not in repr(checkpoint)
+    assert checkpoint.ema is None and not checkpoint.warnings and not checkpoint.check_weights()
+    assert checkpoint.tensors["unet.conv_in.weight"].shape == (16, 4, 3, 3)

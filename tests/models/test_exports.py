@@ -1,0 +1,82 @@
+"""The names that `ldmref.models`, `ldmref.io` and `ldmref.prompts` export, and short reprs."""
+
+from __future__ import annotations
+
+import importlib
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+import ldmref
+from ldmref.models.params import init
+from ldmref.models.taesd import TinyAutoencoder, TinyConfig, tiny_spec
+
+PACKAGES = ("ldmref.models", "ldmref.io", "ldmref.prompts")
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_every_public_name_is_completed_and_loaded_at_first_use(name):
+    package = importlib.import_module(name)
+    assert set(package.__all__) <= set(dir(package))
+    for public in package.__all__:
+        assert getattr(package, public) is not None
+        assert public in dir(package) and f".{public}" not in sys.modules
+    with pytest.raises(AttributeError, match=f"module '{name}' has no attribute 'lod'"):
+        _ = package.lod
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_a_public_name_is_not_that_of_a_module(name):
+    """Otherwise importing the module would replace the name."""
+    package = importlib.import_module(name)
+    modules = {m.removeprefix(name + ".") for m in sys.modules if m.startswith(name + ".")}
+    assert not modules & set(package.__all__)
+
+
+@pytest.mark.parametrize("name", PACKAGES)
+def test_importing_a_package_loads_no_library(name):
+    code = (
+        f"import sys, {name}\n"
+        "heavy = {'numpy', 'PIL', 'tokenizers', 'torch'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {sorted(heavy)}' if heavy else 0)"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_models_and_tokenizers_are_one_line():
+    model = ldmref.random_model("tiny", backend="numpy", dtype="float64")
+    assert repr(model) == "<LatentDiffusion 'tiny' on <numpy backend, cpu, float64>>"
+    assert repr(model.tokenizer) == "<PromptTokenizer of 14 tokens, length 16>"
+    config = TinyConfig(num_encoder_blocks=(1, 1), num_decoder_blocks=(1, 1))
+    tiny = TinyAutoencoder(model.backend, config, init(tiny_spec(config)))
+    assert repr(tiny) == "<TinyAutoencoder on <numpy backend, cpu, float64>>"
+    params = repr(model.params)
+    assert params == "<LazyParams of unet, vae, text_encoder>" and np.__name__ not in params
+
+
+def test_files_are_short_without_their_numbers():
+    from ldmref.io.adapters.lora import Lora
+    from ldmref.prompts import Embedding, Vocabulary
+
+    word = Embedding("<toy>", np.ones((2, 768), np.float32))
+    assert repr(word) == "Embedding(word='<toy>', encoder='')"
+    assert repr(Vocabulary({"a": 0}, [("a", "b")])) == "Vocabulary(added={}, pad=None)"
+    lora = Lora("style", {"x": np.ones((300, 300))}, 0.5)
+    assert repr(lora) == "Lora(name='style', weight=0.5, sha256='', adapter={})"
+
+
+def test_taesd_is_loaded_onto_a_backend_by_name(tmp_path):
+    from ldmref.io.tensors.writer import source, write_tensors
+    from ldmref.models import flatten
+
+    tensors = flatten(init(tiny_spec(TinyConfig())))
+    path = tmp_path / "taesd.safetensors"
+    write_tensors(path, {name: source(np.asarray(x)) for name, x in tensors.items()})
+    tiny = ldmref.load_taesd(path, "numpy", dtype="float64")
+    assert "float64" in repr(tiny)
+    latents = np.random.default_rng(0).standard_normal((1, 4, 2, 2))
+    same = ldmref.load_taesd(path, tiny.backend).decode(latents)
+    np.testing.assert_array_equal(tiny.decode(latents), same)
