@@ -223,7 +223,7 @@ INTERPOLATING = (
 )  # fmt: skip
 
 
-class Drawing(click.Command):
+class ImageCommand(click.Command):
     """A command with its options in sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -266,7 +266,7 @@ def _png_seeds() -> list[bytes]:
 def run_image(path: Path) -> None:
     """An image is RGB, a mask grey, and an image written and read again is the same."""
     image = pil.read_image(path)
-    assert image.mode == "RGB" and image.width * image.height <= images.MAX_PIXELS
+    assert image.mode == "RGB" and image.width * image.height <= pil.MAX_PIXELS
     mask = pil.read_mask(path)
     assert mask.mode == "L" and mask.size == image.size
     buffer = io.BytesIO()
