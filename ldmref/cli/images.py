@@ -16,7 +16,7 @@ from ldmref.cli.a1111 import as_a1111, chunk_notes
 from ldmref.cli.animation import Animation, is_animated
 from ldmref.cli.console import Console
 from ldmref.cli.help import SUMMARIES
-from ldmref.cli.options import Notation, SectionedCommand, option, parameter_options, with_options
+from ldmref.cli.options import ImageCommand, Notation, option, parameter_options, with_options
 from ldmref.cli.output import Output
 from ldmref.cli.preview import previewing
 from ldmref.cli.progress import Stop, stopping
@@ -63,15 +63,15 @@ def command(mode: str) -> click.Command:
         texts = [""]
         if not embedded and mode not in WITHOUT_PROMPT:
             texts = read_prompts(words, prompt, prompts, mode)
-        draw(mode, flags | {"prompt": texts})
+        generate(mode, flags | {"prompt": texts})
 
-    return click.command(name=mode, help=SUMMARIES[mode], cls=SectionedCommand)(run)
+    return click.command(name=mode, help=SUMMARIES[mode], cls=ImageCommand)(run)
 
 
 COMMANDS = tuple(command(mode) for mode in MODES)
 
 
-def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
+def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
     """Check everything, load the model, generate and save; a replay repeats `recorded`."""
     configured = settings(flags["config"])
     recorded = recorded or {}
@@ -122,13 +122,13 @@ def draw(mode: str, flags: Values, recorded: Values | None = None) -> None:
         console.warn([*notes, *compare_models(recorded.get("model"), model)])
         try:
             for task in tasks:
-                _draw_task(task, model, console, stop, recorded)
+                _generate_task(task, model, console, stop, recorded)
             console.finish()
         except LdmrefError as error:
             raise console.interrupted(error, stop.exit_code) from error
 
 
-def _draw_task(
+def _generate_task(
     task: Task, model: LatentDiffusion, console: Console, stop: Stop, recorded: Values
 ) -> None:
     """Generate the images of one task, and save each as soon as it is done."""

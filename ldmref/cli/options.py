@@ -140,7 +140,7 @@ def parameter_options(fields: Iterable[Field]) -> tuple[Option, ...]:
     return tuple(parameter_option(field) for field in fields if flag_names(field))
 
 
-class SectionedCommand(click.Command):
+class ImageCommand(click.Command):
     """A command with its options in sections."""
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

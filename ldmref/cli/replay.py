@@ -7,8 +7,8 @@ from typing import Any
 
 import click
 
-from ldmref.cli.images import draw
-from ldmref.cli.options import PATH, SectionedCommand, is_set, parameter_options, with_options
+from ldmref.cli.images import generate
+from ldmref.cli.options import PATH, ImageCommand, is_set, parameter_options, with_options
 from ldmref.cli.shared_options import FILES, MODEL
 from ldmref.cli.tasks import WITHOUT_PROMPT
 from ldmref.declare import fields_of, flag_names
@@ -23,7 +23,7 @@ SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i 
 RECORDED = fields_of(Txt2Img)  # by images of every mode
 
 
-@click.command(cls=SectionedCommand)
+@click.command(cls=ImageCommand)
 @click.option(
     "--from",
     "source",
@@ -57,7 +57,7 @@ def run(source: str, prompt: str | None, **flags: Any) -> None:
         ema = record["model"].get("ema")
         supplied |= {"ema": ema} if isinstance(ema, bool) else {}
     values = flags | replay(record, supplied) | command_flags(source, record, prompt)
-    draw(mode, values, record | {"own": own})
+    generate(mode, values, record | {"own": own})
 
 
 COMMANDS = (run,)
@@ -113,7 +113,7 @@ def command_flags(source: str, record: Mapping[str, Any], prompt: str | None) ->
         UsageError: The image does not record its prompt, or how it was inverted.
     """
     mode = record["mode"]
-    if mode == "invert" and "edit" not in record:
+    if mode == "invert" and not isinstance(record.get("edit") and record.get("prompt"), str):
         message = f"{source!r} does not record how it was inverted"
         raise UsageError(message, code="E-REPLAY")
     recorded = record.get("edit" if mode == "invert" else "prompt")

@@ -13,7 +13,13 @@ from importlib.metadata import EntryPoint
 from ldmref.datasets.base import DatasetSource
 from ldmref.datasets.config import EMOJI, SCENES
 from ldmref.errors import UsageError
-from ldmref.plugins import find_plugin, list_plugins, load_plugin
+from ldmref.plugins import (
+    describe_origin,
+    find_plugin,
+    list_plugins,
+    load_plugin,
+    suggest_names,
+)
 
 GROUP = "ldmref.datasets"
 BUILT_IN = {

@@ -21,7 +21,7 @@ from ldmref.math.guidance_directions import (
     perpendicular_negative_guidance,
     perturbed_attention_guidance,
 )
-from ldmref.plugins import find_plugin, load_plugin, suggest_names
+from ldmref.plugins import describe_origin, find_plugin, load_plugin, suggest_names
 from ldmref.samplers.guidance import CODE, Guidance, read_guidance
 from ldmref.samplers.loop import History
 

@@ -32,6 +32,7 @@ def test_a_replay_names_what_is_missing(ldm, work, mode, needed):
     [
         ({"mode": "invert"}, "E-REPLAY"),
         ({"mode": "invert", "inverted": {"prompt": 3}}, "E-REPLAY"),
+        ({"mode": "invert", "edit": "a", "prompt": None}, "E-REPLAY"),
         ({"mode": "invert", "inverted": {"prompt": "a"}}, "E-ITERATIONS"),
         ({"mode": "invert", "inverted": {"prompt": "a", "iterations": 1}, "resize": 1}, "E-RESIZE"),
         ({"mode": "interpolate"}, "E-POSITIONS"),

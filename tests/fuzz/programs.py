@@ -15,12 +15,12 @@ from unittest import mock
 
 from ldmref.cli import replay
 from ldmref.cli.file_info import print_image_info, print_model_info
-from ldmref.cli.images import differences, other_inputs
 from ldmref.cli.settings import with_settings
 from ldmref.cli.tasks import plan_task
 from ldmref.config import settings
 from ldmref.datasets.config import DataSummary
 from ldmref.datasets.folder import captioned_files
+from ldmref.modes.record import compare_inputs, compare_models
 from ldmref.training.checkpoint import Header, read_checkpoint
 from ldmref.training.recipes.file import SHIPPED, read_recipe, recipe_from_dict, to_toml
 from ldmref.training.recipes.schema import Recipe
@@ -143,15 +143,15 @@ def _json(data: bytes) -> Any:
 
 
 def _planned(mode: str, flags: dict[str, Any], recorded: dict[str, Any]) -> None:
-    """What `draw` does before it loads a model, and what it says of the record."""
+    """What `generate` does before it loads a model, and what it says of the record."""
     plan = plan_task(mode, TINY, with_settings(mode, flags, NO_SETTINGS)).plan
     used = json.loads(json.dumps(plan.params))
-    for note in (*differences(recorded.get("model"), MODEL), *other_inputs(recorded, used)):  # pyright: ignore
+    for note in (*compare_models(recorded.get("model"), MODEL), *compare_inputs(recorded, used)):  # pyright: ignore
         assert len(note) < 1000
 
 
 @constants_cached
-@mock.patch.object(replay, "draw", _planned)
+@mock.patch.object(replay, "generate", _planned)
 def run_record(record: Any) -> None:
     """The record of an image, whatever JSON it is, is planned again or refused."""
     mode = record.get("mode") if isinstance(record, dict) else None

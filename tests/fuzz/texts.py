@@ -17,6 +17,7 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.config import TABLES, settings
+from ldmref.declare import fields_of
 from ldmref.errors import LdmrefError, UsageError, one_line
 from ldmref.io import hub
 from ldmref.io.images.infotext import infotext, parse_infotext, replay_parameters
@@ -228,9 +229,9 @@ def run_toml(path: Path) -> None:
     read = settings(path, {})
     document = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
     assert {*document} <= {*TABLES}
-    for table, keys in TABLES.items():
+    for table, cls in TABLES.items():
         for key, value in getattr(read, table).items():
-            assert isinstance(value, (int, float) if keys[key] is float else keys[key])
+            assert isinstance(value, fields_of(cls)[key].kind)
 
 
 def run_environment(data: str) -> None:

@@ -132,12 +132,10 @@ def test_guidance_is_that_of_the_pipeline(folder, family):
             "img2img": {"image": image},
             "inpaint": {"image": image, "mask": image},
         }
-        request = modes.plan(
-            mode, config, prompt="red cat", sampler="ddim", seed=0, **inputs[mode]
-        ).request
-        assert request.cfg_scale == defaults["guidance_scale"], mode
-        assert request.steps == defaults["num_inference_steps"]
-        assert request.eta == defaults["eta"]
+        plan = modes.plan(mode, config, prompt="red cat", sampler="ddim", seed=0, **inputs[mode])
+        assert plan.job.cfg_scale == defaults["guidance_scale"], mode
+        assert plan.job.steps == defaults["num_inference_steps"]
+        assert plan.job.eta == defaults["eta"]
 
 
 @pytest.mark.parametrize("kind", FIELDS)
