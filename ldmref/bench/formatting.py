@@ -11,7 +11,7 @@ from ldmref.bench.cases import BenchmarkCase
 from ldmref.errors import BackendUnavailable
 from ldmref.io.atomic import atomic_write
 
-Result = Mapping[str, Any]
+CaseResult = Mapping[str, Any]
 VERDICTS = {"aim": "aim reached", "target": "target reached", "above": "not reached"}
 TABLE_HEADER = (
     "| row | what | peer | target | aim | measured | rounds | ldmref | peer | verdict |",
@@ -19,7 +19,7 @@ TABLE_HEADER = (
 )
 
 
-def verdict(result: Result) -> str:
+def verdict(result: CaseResult) -> str:
     """Return `aim` or `target`, whichever the median ratio reaches, otherwise `above`."""
     median = result["ratio"]["median"]
     target = result["target"]
@@ -49,7 +49,7 @@ def format_quantity(value: float, unit: str) -> str:
     return f"{value * 1e3:.3g} ms" if value < 1 else f"{value:.3g} s"
 
 
-def format_result(result: Result) -> list[str]:
+def format_result(result: CaseResult) -> list[str]:
     """Return the lines that are printed for a measured case."""
     ratio = result["ratio"]
     spread = f"{ratio['min']:.2f} to {ratio['max']:.2f}, {result['rounds']} rounds"
@@ -74,7 +74,7 @@ def format_result(result: Result) -> list[str]:
     return lines
 
 
-def format_profile(profile: Result, limit: int = 25) -> list[str]:
+def format_profile(profile: CaseResult, limit: int = 25) -> list[str]:
     """Return tables by kind, by kind and shape, and by layer; the last two of `limit` lines."""
     seconds = profile["seconds"]
     flops = profile["flops"]
@@ -96,7 +96,7 @@ def format_profile(profile: Result, limit: int = 25) -> list[str]:
     return lines
 
 
-def format_scaling_point(point: Result) -> str:
+def format_scaling_point(point: CaseResult) -> str:
     """Format one line of `--grow`."""
     variable = point["what"]
     exponent = point["exponent"]
@@ -108,7 +108,7 @@ def format_scaling_point(point: Result) -> str:
     )
 
 
-def markdown_table(cases: Iterable[BenchmarkCase], results: Mapping[str, Result]) -> str:
+def markdown_table(cases: Iterable[BenchmarkCase], results: Mapping[str, CaseResult]) -> str:
     """Return the table of docs/performance.md: every case, measured or not."""
     lines: list[str] = [*TABLE_HEADER]
     for case in cases:
@@ -141,7 +141,7 @@ def require_matplotlib() -> Any:
         raise BackendUnavailable(message, code="E-PLOT", hint=hint) from error
 
 
-def plot_results(results: Sequence[Result], path: Path, *, overwrite: bool = False) -> None:
+def plot_results(results: Sequence[CaseResult], path: Path, *, overwrite: bool = False) -> None:
     """Plot each case's median ratio and range with its target (|) and aim (x)."""
     ratios = [result["ratio"] for result in results]
     medians = [ratio["median"] for ratio in ratios]
@@ -156,7 +156,7 @@ def plot_results(results: Sequence[Result], path: Path, *, overwrite: bool = Fal
     _save(figure, path, overwrite)
 
 
-def plot_profile(profile: Result, path: Path, *, overwrite: bool = False) -> None:
+def plot_profile(profile: CaseResult, path: Path, *, overwrite: bool = False) -> None:
     """Plot the shares of the kinds of operation."""
     lines = profile["kinds"]
     figure, axes = _bar_chart([x["name"] for x in lines], [100 * x["share"] for x in lines])
@@ -164,7 +164,7 @@ def plot_profile(profile: Result, path: Path, *, overwrite: bool = False) -> Non
     _save(figure, path, overwrite)
 
 
-def plot_scaling(points: Sequence[Result], path: Path, *, overwrite: bool = False) -> None:
+def plot_scaling(points: Sequence[CaseResult], path: Path, *, overwrite: bool = False) -> None:
     """Plot seconds over the value on logarithmic axes, with linear growth for comparison."""
     figure = require_matplotlib().Figure(figsize=(6, 4), layout="constrained")
     axes = figure.subplots()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from functools import cache, partial
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -294,10 +294,7 @@ class LatentDiffusion(Networks):
         t = ops.own("t", t)
         conditioning = convert_conditioning(ops, context)
         with ops.inference():
-            network = self._compile(unet, "unet")
-            if identity_attention:  # not an array: a compiled network does not take it
-                params = self._load("unet")
-                network = partial(unet, ops, params, identity_attention=identity_attention)
+            network = self._compile(unet, "unet", identity_attention=identity_attention)
             control = convert_residuals(ops, control)
             return network(self.config.unet, latents, t, *conditioning, control=control)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any, Self
 
 from ldmref.backends.base import Backend
@@ -126,9 +127,15 @@ class Networks:
             self._compiled.pop(name, None)
         return self.params[network]
 
-    def _compile(self, function: Callable, network: str) -> Callable:
-        """Return a network with its parameters, compiled if the backend's speed asks for it."""
+    def _compile(self, function: Callable, network: str, **options: Any) -> Callable:
+        """Return a network with its parameters, compiled if the backend's speed asks for it.
+
+        `options` are arguments that are not arrays, which a compiled network does not take: with
+        any of them set, the network is not compiled.
+        """
         params = self._load(network)
+        if any(options.values()):
+            return partial(function, self.backend, params, **options)
         compiled = self._compiled.get(network)
         if compiled is None or compiled[0] is not params or compiled[1] is not self.backend:
             compiled = params, self.backend, self.backend.compile(function, params)

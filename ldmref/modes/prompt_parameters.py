@@ -84,7 +84,7 @@ class PromptParameters:
     )
 
 
-Embedding = Annotated[
+EmbeddingArray = Annotated[
     np.ndarray,
     Check(validation.check_embeddings, ARRAY),
     Flag(metavar="FILE.npy", parse=read_noise),
@@ -97,19 +97,20 @@ class EmbeddingParameters:
     """Hidden states instead of prompts, named as in diffusers."""
 
     prompt_embeds: Annotated[
-        Embedding | None,
+        EmbeddingArray | None,
         Doc("Hidden states (n, l, d), instead of n prompts.", "the prompts are encoded"),
     ] = None
     negative_prompt_embeds: Annotated[
-        Embedding | None,
+        EmbeddingArray | None,
         Doc(
             "Hidden states of the negative prompts, of the same length.",
             "the negative prompts are encoded",
         ),
     ] = None
     pooled_prompt_embeds: Annotated[
-        Embedding | None, Doc("Pooled output (n, d) of the prompts (SDXL).", "not given")
+        EmbeddingArray | None, Doc("Pooled output (n, d) of the prompts (SDXL).", "not given")
     ] = None
     negative_pooled_prompt_embeds: Annotated[
-        Embedding | None, Doc("Pooled output (n, d) of the negative prompts (SDXL).", "not given")
+        EmbeddingArray | None,
+        Doc("Pooled output (n, d) of the negative prompts (SDXL).", "not given"),
     ] = None

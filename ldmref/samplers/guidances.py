@@ -26,7 +26,7 @@ from ldmref.samplers.guidance import CODE, Guidance, read_guidance
 from ldmref.samplers.loop import History
 
 Predictions = Mapping[str, Array]
-Guided = tuple[Array, History]
+GuidanceResult = tuple[Array, History]
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,9 @@ class ClassifierFree(Guidance):
     name = "cfg"
     source = "arXiv:2207.12598, eq. 6"
 
-    def __call__(self, predictions: Predictions, sigma: float, cfg_scale: float, memory) -> Guided:
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
         return classifier_free(predictions, cfg_scale), ()
 
 
@@ -64,7 +66,9 @@ class Rescale(Guidance):
             return ("uncond", "cond")
         return super().needs(sigma, cfg_scale)
 
-    def __call__(self, predictions: Predictions, sigma: float, cfg_scale: float, memory) -> Guided:
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
         guided = classifier_free(predictions, cfg_scale)
         if cfg_scale == 1.0 or self.phi == 0.0:
             return guided, ()
@@ -90,7 +94,9 @@ class Threshold(Guidance):
         ),
     ] = None
 
-    def __call__(self, predictions: Predictions, sigma: float, cfg_scale: float, memory) -> Guided:
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
         guided = classifier_free(predictions, cfg_scale)
         if cfg_scale in (0.0, 1.0):
             return guided, ()
@@ -124,7 +130,9 @@ class LimitedInterval(Guidance):
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return super().needs(sigma, self.scale_at(sigma, cfg_scale))
 
-    def __call__(self, predictions: Predictions, sigma: float, cfg_scale: float, memory) -> Guided:
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
         return classifier_free(predictions, self.scale_at(sigma, cfg_scale)), ()
 
     def evaluations(self, cfg_scale: float) -> int:
@@ -144,7 +152,9 @@ class PerpendicularNegative(Guidance):
     def needs(self, sigma: float, cfg_scale: float) -> tuple[str, ...]:
         return ("empty",) if cfg_scale == 0.0 else ("uncond", "cond", "empty")
 
-    def __call__(self, predictions: Predictions, sigma: float, cfg_scale: float, memory) -> Guided:
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
         empty = predictions["empty"]
         if cfg_scale == 0.0:
             return empty, ()
@@ -173,7 +183,9 @@ class PerturbedAttention(Guidance):
             return names
         return (*(("uncond",) if "uncond" in names else ()), "cond", f"perturbed_{self.layers}")
 
-    def __call__(self, predictions: Predictions, sigma: float, cfg_scale: float, memory) -> Guided:
+    def __call__(
+        self, predictions: Predictions, sigma: float, cfg_scale: float, memory
+    ) -> GuidanceResult:
         guided = classifier_free(predictions, cfg_scale)
         if self.scale == 0.0:
             return guided, ()
@@ -211,7 +223,7 @@ class AdaptiveProjected(Guidance):
 
     def __call__(
         self, predictions: Predictions, sigma: float, cfg_scale: float, memory: History
-    ) -> Guided:
+    ) -> GuidanceResult:
         cond = predictions["cond"]
         if cfg_scale == 1.0:
             return cond, ()

@@ -112,7 +112,7 @@ def first_rank_first() -> Iterator[None]:
             dist.barrier()
 
 
-class Network(torch.nn.Module):
+class TrainedNetwork(torch.nn.Module):
     """Parameters as a module whose forward is a function of them, which PyTorch can distribute."""
 
     def __init__(self, parameters: Mapping[str, torch.nn.Parameter], function: Callable[..., Any]):
@@ -130,7 +130,7 @@ class Network(torch.nn.Module):
         return self.function(self.named(), *args)
 
 
-def parallelized(network: Network, shard: bool, unused: bool) -> torch.nn.Module:
+def parallelized(network: TrainedNetwork, shard: bool, unused: bool) -> torch.nn.Module:
     """Return the module to call instead of the network, which averages gradients over the ranks.
 
     `unused`: some parameters have no gradient in some steps, which PyTorch has to search for.

@@ -21,7 +21,7 @@ from ldmref.errors import Cancelled, InputError, NumericError
 from ldmref.models.params import Params, flatten, tree_map, unflatten
 from ldmref.training.batches import Part
 from ldmref.training.distributed import (
-    Network,
+    TrainedNetwork,
     any_rank,
     averaging,
     full_tensor,
@@ -104,7 +104,7 @@ class Trainer:
                 tensor = tensor.flatten(1)  # kernels as matrices (o, i*k*k)
                 muon.append(name)
             parameters[name] = torch.nn.Parameter(tensor)
-        network = Network(parameters, self._loss)
+        network = TrainedNetwork(parameters, self._loss)
         self.unused = unused
         self.module = parallelized(network, config.shard, unused)
         self.parameters = network.named()
