@@ -249,11 +249,6 @@ class LatentDiffusion(Networks):
                 return decoder(latents)
             return decode_tiled(ops, decoder, latents, config.factor, tile)
 
-    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
-        """Return (c, h, w), the shape of the latents of an image."""
-        f = self.config.vae.factor
-        return self.config.vae.latent_channels, height // f, width // f
-
     def unet(
         self,
         latents: Array,
@@ -268,17 +263,16 @@ class LatentDiffusion(Networks):
             latents: Noisy latents in variance-preserving scale, (n, c, h, w); for models that read
                 an image, with its channels after the latents'.
             t: Training timesteps, (n,), integers or floats.
-            context: Hidden states from `encode_text`, (n, l, d); None without cross-attention.
-                SDXL needs a `Conditioning`, which also has the pooled text and the sizes.
+            context: Hidden states from `encode_text`, (n, l, d), or a `Conditioning`, which SDXL
+                needs; None without cross-attention.
             control: The output of ControlNets (`ldmref.models.controlnet`).
-            identity_attention: Parts of the network, of "down", "mid" and "up", whose
-                self-attention maps are replaced by the identity.
+            identity_attention: See `ldmref.models.unet.unet`.
 
         Returns:
             The prediction, (n, c, h, w); `unet_output` also returns the learned variance.
         """
-        output = self.unet_output(latents, t, context, control, identity_attention)
-        return output[:, : self.config.vae.latent_channels]
+        z = self.config.vae.latent_channels
+        return self.unet_output(latents, t, context, control, identity_attention)[:, :z]
 
     def unet_output(
         self,

@@ -115,6 +115,11 @@ class Networks:
         other.backend = ops
         return other
 
+    def latent_shape(self, width: int, height: int) -> tuple[int, int, int]:
+        """Return (c, h, w), the shape of the latents of an image."""
+        f = self.config.vae.factor
+        return self.config.vae.latent_channels, height // f, width // f
+
     def _load(self, network: str) -> Params:
         """Return the parameters of a network and release those that must make room for it."""
         leaving: Sequence[str] = ()
