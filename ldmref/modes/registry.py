@@ -124,7 +124,7 @@ def name_arguments(
     return {**values, **kwargs}
 
 
-def make_signature(arguments: type, returned: Any) -> inspect.Signature:
+def make_signature(arguments: Any, returned: Any) -> inspect.Signature:
     """Return the signature of a mode: the model, then the constructor's arguments."""
     hints = strip_marks(read_hints(arguments))
     positional_only = inspect.Parameter.POSITIONAL_ONLY
