@@ -35,6 +35,7 @@ from ldmref.declare.fields import (
     Names,
     Range,
     fields_of,
+    read_hints,
 )
 from ldmref.declare.flags import flag_names, long_flag
 from ldmref.declare.reading import Invalid, read, verify, write
@@ -56,6 +57,7 @@ __all__ = [
     "flag_names",
     "long_flag",
     "read",
+    "read_hints",
     "schema",
     "verify",
     "write",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import textwrap
 from collections.abc import Iterable
 
@@ -36,8 +37,9 @@ def describe(field: Field) -> str:
 
 def arguments_section(arguments: Iterable[tuple[str, str]]) -> str:
     """Return the `Args:` section of a docstring from names and descriptions."""
-    entries = (
-        textwrap.fill(f"    {name}: {text}", WIDTH, subsequent_indent=" " * 8)
-        for name, text in arguments
-    )
-    return "Args:\n" + "\n".join(entries)
+    return "Args:\n" + "\n".join(_wrap(name, text) for name, text in arguments)
+
+
+@functools.cache
+def _wrap(name: str, text: str) -> str:
+    return textwrap.fill(f"    {name}: {text}", WIDTH, subsequent_indent=" " * 8)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import inspect
 import math
 from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
@@ -16,7 +17,6 @@ from typing import (
     Union,
     get_args,
     get_origin,
-    get_type_hints,
 )
 
 Mark = TypeVar("Mark")
@@ -136,10 +136,26 @@ class Field(NamedTuple):
         return self.marks.get(mark)
 
 
+def read_hints(cls: type) -> dict[str, Any]:
+    """Return the annotations of a class and its bases, with their marks.
+
+    Equals `typing.get_type_hints(cls, include_extras=True)`, but evaluates each base only once.
+    """
+    hints: dict[str, Any] = {}
+    for base in reversed(cls.__mro__):
+        hints |= _read_own_hints(base)
+    return hints
+
+
+@functools.cache
+def _read_own_hints(cls: type) -> Mapping[str, Any]:
+    return inspect.get_annotations(cls, eval_str=True)
+
+
 @functools.cache
 def fields_of(cls: type) -> Mapping[str, Field]:
     """Return the declared fields of a dataclass by name, in the order of its constructor."""
-    hints = get_type_hints(cls, include_extras=True)
+    hints = read_hints(cls)
     fields = {}
     for field in sorted(dataclasses.fields(cls), key=lambda field: field.kw_only is True):
         default = field.default

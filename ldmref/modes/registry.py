@@ -8,7 +8,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, Concatenate, NamedTuple, ParamSpec, TypeVar, get_type_hints
 
-from ldmref.declare import Field, Invalid, Range, arguments_section, describe, fields_of, read
+from ldmref.declare import (
+    Field,
+    Invalid,
+    Range,
+    arguments_section,
+    describe,
+    fields_of,
+    read,
+    read_hints,
+)
 from ldmref.errors import UsageError, short_repr
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
@@ -115,9 +124,9 @@ def name_arguments(
     return {**values, **kwargs}
 
 
-def make_signature(arguments: Callable[..., Any], returned: Any) -> inspect.Signature:
+def make_signature(arguments: Any, returned: Any) -> inspect.Signature:
     """Return the signature of a mode: the model, then the constructor's arguments."""
-    hints = get_type_hints(arguments)
+    hints = strip_marks(read_hints(arguments))
     positional_only = inspect.Parameter.POSITIONAL_ONLY
     model = inspect.Parameter("model", positional_only, annotation=LatentDiffusion)
     named = [
@@ -125,6 +134,15 @@ def make_signature(arguments: Callable[..., Any], returned: Any) -> inspect.Sign
         for name, argument in inspect.signature(arguments).parameters.items()
     ]
     return inspect.Signature([model, *named], return_annotation=returned)
+
+
+def strip_marks(hints: dict[str, Any]) -> dict[str, Any]:
+    """Return types without the marks of their declarations."""
+
+    def holder() -> None: ...
+
+    holder.__annotations__ = hints
+    return get_type_hints(holder)
 
 
 def insert_arguments(text: str, parameters: Mapping[str, Field]) -> str:
