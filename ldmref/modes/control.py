@@ -26,6 +26,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.models.unet import Residuals
 from ldmref.modes import validation
 from ldmref.modes.sizing import resize_image
+from ldmref.samplers.loop import Interval
 
 MAX_CONTROLS = 16
 # A colon, except for that of a drive on Windows, which follows one letter and precedes a slash.
@@ -155,9 +156,9 @@ def _require_fit(config: ModelConfig, net: ControlNetConfig, name: str) -> None:
 
 @dataclass(frozen=True)
 class ActiveControl:
-    """A control on the model's backend; acts from `first_sigma` down to above `last_sigma`.
+    """A control on the model's backend, which acts from level `first` to before level `end`.
 
-    A method with several evaluations per step asks by sigma, not by step.
+    Levels are indices into the sigmas of the run.
     """
 
     net: ControlNet
@@ -165,8 +166,8 @@ class ActiveControl:
     control: Control
     image_sha256: str  # of the image as the net reads it
     warning: str = ""
-    first_sigma: float = math.inf
-    last_sigma: float = -math.inf
+    first: int = 0
+    end: float = math.inf
 
     @property
     def record(self) -> dict[str, Any]:
@@ -175,20 +176,27 @@ class ActiveControl:
         numbers = {"weight": c.weight, "start": c.start, "end": c.end, "image": self.image_sha256}
         return {"name": self.net.name, "sha256": self.net.sha256} | numbers
 
-    def within(self, sigmas: Sequence[float]) -> ActiveControl:
-        """Return the control for a run through `sigmas`, with the noise levels at which it acts."""
-        n = len(sigmas) - 1
+    def within(self, levels: Sequence[int]) -> ActiveControl:
+        """Return the control for a run through these levels, with those at which it acts."""
+        n = len(levels) - 1
         c = self.control
         steps = [i for i in range(n) if c.start <= i / n and (i + 1) / n <= c.end]
         if not steps:
-            return replace(self, first_sigma=-math.inf)
-        first = math.inf if steps[0] == 0 else sigmas[steps[0]]
-        last = -math.inf if steps[-1] == n - 1 else sigmas[steps[-1] + 1]
-        return replace(self, first_sigma=first, last_sigma=last)
+            return replace(self, end=0)
+        end = math.inf if steps[-1] == n - 1 else levels[steps[-1] + 1]
+        return replace(self, first=levels[steps[0]], end=end)
 
-    def acts_at(self, sigma: float) -> bool:
-        """Return whether the control acts at a noise level."""
-        return self.last_sigma < sigma <= self.first_sigma
+    def acts_at(self, sigma: float, interval: Interval | None) -> bool:
+        """Return whether the control acts at an evaluation within a step.
+
+        An evaluation at the end of a step belongs to the next level; all others of the step, also
+        above its sigma (churn), belong to its own level. Without an interval, the control acts
+        unless it acts in no step at all.
+        """
+        if interval is None:
+            return self.end > 0
+        level = interval.i_next if sigma <= interval.sigma_next else interval.i
+        return self.first <= level < self.end
 
 
 def load_control(model: LatentDiffusion, control: Control, size: tuple[int, int]) -> ActiveControl:

@@ -76,7 +76,7 @@ def model_denoiser(
         t = ops.asarray(np.full(n, timestep(sigma, interval)), ops.state_dtype)
         x = ops.cast(xt, ops.dtype)
         conditioning = joined(names)
-        acting = [control for control in controls if control.acts_at(sigma)]
+        acting = [control for control in controls if control.acts_at(sigma, interval)]
         more: dict[str, Any] = {}
         if acting:
             more["control"] = sum_residuals(acting, x, t, conditioning)

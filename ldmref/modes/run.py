@@ -194,7 +194,7 @@ class Run:
         else:
             x = image + sigmas[visits[0]] * noise
         x = on_backend(ops, x)
-        levels = [sigmas[i] for i in sorted(set(visits))]
+        levels = sorted(set(visits))
         acting = [control.within(levels) for control in self.controls]
         channels = None
         if model.config.image_channels:

@@ -17,6 +17,7 @@ from ldmref.models.controlnet import ControlNet, ControlNetConfig, controlnet_sp
 from ldmref.models.params import init
 from ldmref.modes import Control
 from ldmref.modes.control import ActiveControl, load_control
+from ldmref.samplers.loop import Interval
 
 ASKED = dict(seed=1, steps=4, sampler="ddim")
 EDGES = Image.fromarray(np.random.default_rng(2).integers(0, 256, (16, 16, 3), np.uint8))
@@ -107,10 +108,24 @@ def test_the_part_of_the_steps(tiny, net):
 def test_steps_are_counted_as_diffusers_counts(start, end, want):
     sigmas = [9.0, 7.0, 5.0, 3.0, 1.0, 0.0]
     control = ActiveControl(None, None, Control("", "", 1.0, start, end), "")
-    acts = control.within(sigmas).acts_at
+    acts = control.within(range(6)).acts_at
+    steps = [Interval(i, i + 1, 5, *sigmas[i : i + 2]) for i in range(5)]
     keeps = [1 - int(i / 5 < start or (i + 1) / 5 > end) for i in range(5)]
-    assert [int(acts(s)) for s in sigmas[:-1]] == keeps == [int(c) for c in want]
-    assert acts(0.0) == (end == 1 and want[-1] == "1")
+    assert [int(acts(step.sigma, step)) for step in steps] == keeps == [int(c) for c in want]
+    for step, more in zip(steps, [*keeps[1:], end == 1 and keeps[-1]], strict=True):
+        assert acts(step.sigma_next, step) == more  # the second stage of Heun's method
+        assert acts((step.sigma + step.sigma_next) / 2, step) == keeps[step.i]
+        assert acts(1.4 * step.sigma, step) == keeps[step.i]  # after churn
+    assert acts(5.0, None) == any(keeps)
+
+
+def test_a_control_that_starts_late_acts_in_a_step_that_raises_the_noise(tiny, net):
+    """With churn, the network is evaluated above the sigma of its step."""
+    late = Control(net, EDGES, 4.0, 0.4, 0.6)
+    settings = {"sampler": "euler_churn", "steps": 5}
+    with_late = modes.txt2img(tiny, "a", seed=1, control=[late], **settings)
+    without = modes.txt2img(tiny, "a", seed=1, **settings)
+    assert (with_late.latents != without.latents).any()
 
 
 def test_it_is_recorded(tiny, net):
