@@ -121,7 +121,7 @@ def test_steps_are_counted_as_diffusers_counts(start, end, want):
 
 def test_a_control_that_starts_late_acts_in_a_step_that_raises_the_noise(tiny, net):
     """With churn, the network is evaluated above the sigma of its step."""
-    late = Control(net, EDGES, 4.0, 0.4, 0.6)
+    late = Control(net, EDGES, 4.0, 0.8, 1.0)
     settings = {"sampler": "euler_churn", "steps": 5}
     with_late = modes.txt2img(tiny, "a", seed=1, control=[late], **settings)
     without = modes.txt2img(tiny, "a", seed=1, **settings)
