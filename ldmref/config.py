@@ -36,7 +36,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from ldmref.declare import Invalid, fields_of, read, write
+from ldmref.declare import Invalid, get_fields, read, write
 from ldmref.errors import InputError, UsageError, did_you_mean
 from ldmref.files import not_a_file, read_file
 
@@ -84,11 +84,13 @@ TABLES: dict[str, type] = {
     "defaults": DefaultsTable,
     "limits": LimitsTable,
 }
-BACKEND_KEYS = tuple(fields_of(BackendTable))
-DEFAULT_KEYS = tuple(fields_of(DefaultsTable))
-LIMIT_KEYS = tuple(fields_of(LimitsTable))
+BACKEND_KEYS = tuple(get_fields(BackendTable))
+DEFAULT_KEYS = tuple(get_fields(DefaultsTable))
+LIMIT_KEYS = tuple(get_fields(LimitsTable))
 _VARIABLES = {
-    f"LDMREF_{key.upper()}": (table, key) for table, cls in TABLES.items() for key in fields_of(cls)
+    f"LDMREF_{key.upper()}": (table, key)
+    for table, cls in TABLES.items()
+    for key in get_fields(cls)
 }
 _VARIABLES["LDMREF_BACKEND"] = _VARIABLES.pop("LDMREF_NAME")
 _OTHER_VARIABLES = {"LDMREF_CONFIG", "LDMREF_DEBUG"}
@@ -169,7 +171,7 @@ def _check_table(path: Path, table: str, values: Any) -> dict[str, Any]:
         return UsageError(f"{path.name}: {message}", code="E-CONFIG-KEY", hint=hint)
 
     if not isinstance(values, dict):
-        owner = next((name for name, cls in TABLES.items() if table in fields_of(cls)), None)
+        owner = next((name for name, cls in TABLES.items() if table in get_fields(cls)), None)
         hint = f"it belongs below [{owner}]" if owner else did_you_mean(table, TABLES)
         raise error(f"{table} is outside of a table", hint)
     if table not in TABLES:
@@ -199,7 +201,7 @@ def _variables(environ: Mapping[str, str]) -> tuple[dict[str, dict[str, Any]], d
 
 def _convert(name: str, text: str, table: str, key: str) -> Any:
     """Return the value of a variable in the type of its key."""
-    kind = fields_of(TABLES[table])[key].kind
+    kind = get_fields(TABLES[table])[key].kind
     try:
         return text if kind is str else read_number(text, kind)
     except ValueError as error:

@@ -17,28 +17,37 @@ MAX_TEXT = 100_000_000  # bytes
 SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 MAX_NESTING = 100
 KINDS = (
-    (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe (FIFO)"),
-    (stat.S_ISSOCK, "a socket"), (stat.S_ISCHR, "a device"), (stat.S_ISBLK, "a device"),
-)  # fmt: skip
+    (stat.S_ISDIR, "a folder"),
+    (stat.S_ISFIFO, "a named pipe (FIFO)"),
+    (stat.S_ISSOCK, "a socket"),
+    (stat.S_ISCHR, "a device"),
+    (stat.S_ISBLK, "a device"),
+)
 # First bytes of formats that are mistaken for others: what the file is, and what to do.
 MAGICS = (
     (b"version https://git-lfs", "a Git LFS pointer", "run git lfs pull"),
     (b"<!doctype", "an HTML page", "it was saved instead of the file; download the file itself"),
     (b"<html", "an HTML page", "it was saved instead of the file; download the file itself"),
     (b"<?xml", "an XML document", "it was saved instead of the file; download the file itself"),
-    (b"{", "a JSON document", ""), (b"[", "a JSON document", ""),
-    (b"PK", "a zip archive", "unpack it first"), (b"\x1f\x8b", "a gzip archive", "unpack it first"),
+    (b"{", "a JSON document", ""),
+    (b"[", "a JSON document", ""),
+    (b"PK", "a zip archive", "unpack it first"),
+    (b"\x1f\x8b", "a gzip archive", "unpack it first"),
     (b"7z\xbc\xaf", "a 7z archive", "unpack it first"),
     (b"\xfd7zxz", "an xz archive", "unpack it first"),
     (b"\x28\xb5\x2f\xfd", "a zstd archive", "unpack it first"),
     (b"Rar!", "a rar archive", "unpack it first"),
-    (b"\x89png", "a PNG image", ""), (b"\xff\xd8\xff", "a JPEG image", ""),
-    (b"GIF8", "a GIF image", ""), (b"RIFF", "a WebP image or a sound", ""),
+    (b"\x89png", "a PNG image", ""),
+    (b"\xff\xd8\xff", "a JPEG image", ""),
+    (b"GIF8", "a GIF image", ""),
+    (b"RIFF", "a WebP image or a sound", ""),
     (b"%PDF", "a PDF document", ""),
     (b"GGUF", "a GGUF file", "its quantised tensors are not supported"),
-    (b"\x93NUMPY", "a NumPy array (.npy)", ""), (b"\x89HDF", "an HDF5 file", ""),
-    (b"\x7fELF", "a program", ""), (b"#!", "a program", ""),
-)  # fmt: skip
+    (b"\x93NUMPY", "a NumPy array (.npy)", ""),
+    (b"\x89HDF", "an HDF5 file", ""),
+    (b"\x7fELF", "a program", ""),
+    (b"#!", "a program", ""),
+)
 
 
 def check_input_path(value: Any, what: str = "the path of a model", code: str = "E-MODEL") -> Path:

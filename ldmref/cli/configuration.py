@@ -39,7 +39,7 @@ def show(origin: bool, as_json: bool, **flags: Any) -> None:
     """
     configured = settings(flags["config"])
     values = in_force(configured, flags)
-    sources = {key: origin_of(key, configured, flags) for key in values}
+    sources = {key: find_origin(key, configured, flags) for key in values}
     if as_json:
         rows = {key: {"value": values[key], "origin": sources[key]} for key in values}
         click.echo(json.dumps(rows))
@@ -78,7 +78,7 @@ def in_force(configured: Settings, flags: dict[str, Any]) -> dict[str, Any]:
     return shown | {"defaults.model": model} | limits
 
 
-def origin_of(key: str, configured: Settings, flags: dict[str, Any]) -> str:
+def find_origin(key: str, configured: Settings, flags: dict[str, Any]) -> str:
     """Return the origin of a key's value."""
     table, name = key.split(".")
     if is_set(flags.get("backend" if key == "backend.name" else name)):

@@ -21,10 +21,14 @@ from ldmref.io.locate import is_diffusers, read_model_config
 from ldmref.io.tensors.safetensors import TensorFile
 
 OTHER_PROGRAMS = {  # key of an image's metadata -> the program that writes it
-    "prompt": "ComfyUI", "workflow": "ComfyUI", "invokeai_metadata": "InvokeAI",
-    "invokeai_graph": "InvokeAI", "sd-metadata": "InvokeAI", "Dream": "InvokeAI",
+    "prompt": "ComfyUI",
+    "workflow": "ComfyUI",
+    "invokeai_metadata": "InvokeAI",
+    "invokeai_graph": "InvokeAI",
+    "sd-metadata": "InvokeAI",
+    "Dream": "InvokeAI",
     "Comment": "NovelAI or others",
-}  # fmt: skip
+}
 
 
 def name_weights(averaged: bool) -> str:

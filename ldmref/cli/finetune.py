@@ -94,9 +94,10 @@ COMMANDS = (finetune,)
 METHOD_FLAGS = {  # method -> its recipe, and the flags that only this method has
     "lora": ("lora", {"rank": "--rank", "alpha": "--alpha", "targets": "--target"}),
     "textual_inversion": (
-        "textual-inversion", {"word": "--word", "initial": "--initial", "vectors": "--vectors"},
+        "textual-inversion",
+        {"word": "--word", "initial": "--initial", "vectors": "--vectors"},
     ),
-}  # fmt: skip
+}
 
 
 def require_own_flags(method: str, flags: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ import click
 
 from ldmref.cli.info import as_json, describe_plugin, make_plugin_rows
 from ldmref.cli.tables import TableRow, print_rows
-from ldmref.declare import fields_of, schema
+from ldmref.declare import get_fields, schema
 from ldmref.samplers.guidance import Guidance
 from ldmref.samplers.guidances import GROUP, GUIDANCES
 
@@ -38,7 +38,7 @@ def guidance_row(cls: type[Guidance]) -> TableRow:
     """Return the declaration of a built-in guidance."""
     return {
         "name": cls.name,
-        "defaults": {name: field.default for name, field in fields_of(cls).items()},
+        "defaults": {name: field.default for name, field in get_fields(cls).items()},
         "parameters": schema(cls)["properties"],
         "evaluations_per_step": cls().evaluations(2.0),
         "source": cls.source,

@@ -40,10 +40,13 @@ OWN_OPTIONS = {
     "invert": INVERTING,
     "interpolate": (
         *INTERPOLATING,
-        option("--positions", type=Notation(Flag(metavar="A,B,...", parse=parse_positions)),
-               help="Their positions from 0 to 1, instead of a number of images."),
+        option(
+            "--positions",
+            type=Notation(Flag(metavar="A,B,...", parse=parse_positions)),
+            help="Their positions from 0 to 1, instead of a number of images.",
+        ),
     ),
-}  # fmt: skip
+}
 
 
 def command(mode: str) -> click.Command:
@@ -89,7 +92,7 @@ def generate(mode: str, flags: Values, recorded: Values | None = None) -> None:
         backend = open_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
-    output = output_of(mode, flags, tasks)
+    output = make_output(mode, flags, tasks)
     output.check()
     if flags["as_json"]:
         check_stdout()
@@ -146,7 +149,7 @@ def _generate_task(
             console.image(event, run, first)
 
 
-def output_of(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
+def make_output(mode: str, flags: Values, tasks: Sequence[Task]) -> Output:
     """Return the output of the tasks: a file for each image, or one for all."""
     labels = [label for task in tasks for label in task.labels]
     seeds = [seed for task in tasks for seed in task.plan.job.seeds]

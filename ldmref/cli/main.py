@@ -39,13 +39,29 @@ ALIASES = {"b": "c"} | flag_aliases(PARAMETERS)
 OWN_FLAGS = {"-h", "--help", "--version"}
 DEFAULT_COMMAND = "txt2img"
 SECTIONS = {
-    "Generate": ("txt2img", "img2img", "inpaint", "interpolate", "invert", "superres", "seg2img",
-             "run"),
+    "Generate": (
+        "txt2img",
+        "img2img",
+        "inpaint",
+        "interpolate",
+        "invert",
+        "superres",
+        "seg2img",
+        "run",
+    ),
     "Inspect": (
-        "words", "info", "models", "samplers", "guidance", "backends", "config", "completion"),
+        "words",
+        "info",
+        "models",
+        "samplers",
+        "guidance",
+        "backends",
+        "config",
+        "completion",
+    ),
     "Verify": ("check", "doctor", "bench", "evaluate"),
     "Convert and train": ("convert", "train", "finetune"),
-}  # fmt: skip
+}
 
 
 def normalise_flag(name: str) -> str:
@@ -141,9 +157,21 @@ def cli(ctx: click.Context) -> None:
 
 
 MODULES = (
-    images, replay, train, finetune, convert, info, guidance, configuration, completion, check,
-    bench, doctor, evaluate, words,
-)  # fmt: skip
+    images,
+    replay,
+    train,
+    finetune,
+    convert,
+    info,
+    guidance,
+    configuration,
+    completion,
+    check,
+    bench,
+    doctor,
+    evaluate,
+    words,
+)
 for module in MODULES:
     for command in module.COMMANDS:
         simplify_options(command)

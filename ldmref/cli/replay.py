@@ -11,7 +11,7 @@ from ldmref.cli.images import generate
 from ldmref.cli.options import PATH, ImageCommand, is_set, parameter_options, with_options
 from ldmref.cli.shared_options import FILES, MODEL
 from ldmref.cli.tasks import WITHOUT_PROMPT
-from ldmref.declare import fields_of, flag_names
+from ldmref.declare import flag_names, get_fields
 from ldmref.errors import UsageError
 from ldmref.io.images.infotext import replay_parameters
 from ldmref.io.images.metadata import TOGETHER, read_parameters
@@ -20,7 +20,7 @@ from ldmref.modes.registry import MODES
 from ldmref.modes.requests import Txt2Img
 
 SOURCE_FLAGS = {"image": "-i IMAGE", "mask": "--mask MASK", "segmentation": "-i MAP"}
-RECORDED = fields_of(Txt2Img)  # by images of every mode
+RECORDED = get_fields(Txt2Img)  # by images of every mode
 
 
 @click.command(cls=ImageCommand)

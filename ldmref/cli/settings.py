@@ -8,7 +8,7 @@ from typing import Any
 
 from ldmref.cli.options import SOURCES, is_set, listed
 from ldmref.config import TABLES, Settings
-from ldmref.declare import fields_of
+from ldmref.declare import get_fields
 from ldmref.errors import LdmrefError
 from ldmref.modes.registry import MODES
 from ldmref.modes.resolve import find_schedule
@@ -16,7 +16,7 @@ from ldmref.modes.resolve import find_schedule
 CODES = {
     f"E-{key.upper().replace('_', '-')}": f"{table}.{key}"
     for table, cls in TABLES.items()
-    for key in fields_of(cls)
+    for key in get_fields(cls)
 }
 CODES["E-BACKEND-NAME"] = "backend.name"
 OF_BOTH_PROMPTS = ("E-PROMPT", "E-PROMPT-LENGTH")

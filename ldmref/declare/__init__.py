@@ -34,7 +34,7 @@ from ldmref.declare.fields import (
     Length,
     Names,
     Range,
-    fields_of,
+    get_fields,
     read_hints,
 )
 from ldmref.declare.flags import flag_names, long_flag
@@ -53,8 +53,8 @@ __all__ = [
     "Range",
     "arguments_section",
     "describe",
-    "fields_of",
     "flag_names",
+    "get_fields",
     "long_flag",
     "read",
     "read_hints",

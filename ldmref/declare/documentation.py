@@ -16,9 +16,9 @@ def describe(field: Field) -> str:
 
     >>> from typing import Annotated
     >>> from dataclasses import make_dataclass
-    >>> from ldmref.declare.fields import fields_of
+    >>> from ldmref.declare.fields import get_fields
     >>> steps = Annotated[int | None, Range(1, 1000), Doc("Sampler steps.", "20")]
-    >>> describe(fields_of(make_dataclass("Settings", [("steps", steps, None)]))["steps"])
+    >>> describe(get_fields(make_dataclass("Settings", [("steps", steps, None)]))["steps"])
     'Sampler steps. From 1 to 1000. None: 20.'
     """
     doc = field.get(Doc) or Doc("")

@@ -153,7 +153,7 @@ def _read_own_hints(cls: type) -> Mapping[str, Any]:
 
 
 @functools.cache
-def fields_of(cls: type) -> Mapping[str, Field]:
+def get_fields(cls: type) -> Mapping[str, Field]:
     """Return the declared fields of a dataclass by name, in the order of its constructor."""
     hints = read_hints(cls)
     fields = {}

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from ldmref.declare.fields import Check, Field, Formerly, Length, Names, Range, fields_of
+from ldmref.declare.fields import Check, Field, Formerly, Length, Names, Range, get_fields
 from ldmref.errors import did_you_mean, short_repr
 
 T = TypeVar("T")
@@ -45,7 +45,7 @@ def read(cls: type[T], data: Any, path: str = "", base: T | None = None) -> T:
     """
     if not isinstance(data, Mapping):
         raise Invalid(f"{path or 'it'} must be a table, not {short_repr(data)}", path)
-    fields = fields_of(cls)
+    fields = get_fields(cls)
     prefix = f"{path}." if path else ""
     data = _current_names(fields, data, prefix)
     for key in data:
@@ -87,7 +87,7 @@ def verify(instance: Any, path: str = "") -> None:
         Invalid: A value is not as declared.
     """
     prefix = f"{path}." if path else ""
-    for name, field in fields_of(type(instance)).items():
+    for name, field in get_fields(type(instance)).items():
         _check(field, getattr(instance, name), prefix + name)
 
 

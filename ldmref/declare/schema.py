@@ -6,7 +6,7 @@ import dataclasses
 import math
 from typing import Any
 
-from ldmref.declare.fields import Check, Doc, Field, Length, Names, Range, fields_of
+from ldmref.declare.fields import Check, Doc, Field, Length, Names, Range, get_fields
 from ldmref.declare.reading import write
 
 JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
@@ -14,7 +14,7 @@ JSON_TYPES = {bool: "boolean", int: "integer", float: "number", str: "string"}
 
 def schema(cls: type) -> dict[str, Any]:
     """Return the JSON schema (draft 2020-12) of a dataclass: an object without further keys."""
-    fields = fields_of(cls)
+    fields = get_fields(cls)
     result: dict[str, Any] = {
         "type": "object",
         "properties": {name: _field_schema(field) for name, field in fields.items()},

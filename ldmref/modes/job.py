@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.declare import fields_of
+from ldmref.declare import get_fields
 from ldmref.errors import short_repr
 from ldmref.modes.control import Control
 from ldmref.modes.requests import Request, Txt2Img
@@ -87,7 +87,7 @@ def share_with_txt2img(request: Request, **decided: Any) -> Txt2Img:
         request: Of any mode; parameters that the mode does not have get their default.
         decided: Values that the mode decides itself, such as the size of the given image.
     """
-    names = [name for name in fields_of(Txt2Img) if hasattr(request, name)]
+    names = [name for name in get_fields(Txt2Img) if hasattr(request, name)]
     shared: dict[str, Any] = {"prompt": ""}
     shared |= {name: getattr(request, name) for name in names}
     return Txt2Img(**shared | decided)

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 import numpy as np
 
-from ldmref.declare import Check, Doc, Flag, Range, fields_of
+from ldmref.declare import Check, Doc, Flag, Range, get_fields
 from ldmref.errors import short_repr
 from ldmref.modes import validation
 from ldmref.modes.control import Control, check_controls, parse_control
@@ -40,7 +40,7 @@ class Parameters:
     """The base of requests, which are shown by the parameters that differ from their defaults."""
 
     def __repr__(self) -> str:
-        fields = fields_of(type(self))
+        fields = get_fields(type(self))
         values = {name: getattr(self, name) for name in fields}
         changed = (
             f"{name}={short_repr(value)}"

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from ldmref.declare import fields_of
+from ldmref.declare import get_fields
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.control import ActiveControl
 from ldmref.modes.embeddings import NAMES as EMBEDDINGS
@@ -56,7 +56,7 @@ def record_job(job: Job, request: Request, more: Mapping[str, Any], n: int) -> d
         n: How many images.
     """
     params: dict[str, Any] = {"mode": job.mode}
-    for name, field in {**fields_of(Txt2Img), **fields_of(type(request))}.items():
+    for name, field in {**get_fields(Txt2Img), **get_fields(type(request))}.items():
         value = getattr(job, name) if hasattr(job, name) else getattr(request, name)
         if field.get(Unrecorded) is None:
             params[name] = list(value) if isinstance(value, tuple) else copy.deepcopy(value)

@@ -14,7 +14,7 @@ from ldmref.declare import (
     Range,
     arguments_section,
     describe,
-    fields_of,
+    get_fields,
     read,
     read_hints,
 )
@@ -40,7 +40,7 @@ class Mode(NamedTuple):
     @property
     def parameters(self) -> Mapping[str, Field]:
         """The parameters by name."""
-        return fields_of(self.request)
+        return get_fields(self.request)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -94,7 +94,7 @@ def mode(
             return run(planned, model, callback, cancel)
 
         signature = make_signature(arguments, get_type_hints(run)["return"])
-        public.__doc__ = insert_arguments(inspect.getdoc(run) or "", fields_of(request))
+        public.__doc__ = insert_arguments(inspect.getdoc(run) or "", get_fields(request))
         public.__signature__ = signature  # type: ignore[attr-defined]
         public.__annotations__ = {n: p.annotation for n, p in signature.parameters.items()}
         public.__annotations__["return"] = signature.return_annotation

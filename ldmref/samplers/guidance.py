@@ -27,7 +27,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
-from ldmref.declare import Invalid, fields_of, read, verify, write
+from ldmref.declare import Invalid, get_fields, read, verify, write
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
 from ldmref.samplers.loop import History
@@ -98,7 +98,7 @@ class Guidance:
     @property
     def record(self) -> dict[str, Any]:
         """Name and parameters as JSON, which `get_guidance` reads."""
-        values = {name: write(getattr(self, name)) for name in fields_of(type(self))}
+        values = {name: write(getattr(self, name)) for name in get_fields(type(self))}
         return {"name": self.name} | values
 
     def evaluations(self, cfg_scale: float) -> int:

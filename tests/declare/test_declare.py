@@ -28,8 +28,8 @@ from ldmref.declare import (
     Range,
     arguments_section,
     describe,
-    fields_of,
     flag_names,
+    get_fields,
     long_flag,
     read,
     schema,
@@ -204,7 +204,7 @@ def test_the_schema_states_what_is_allowed():
 @pytest.mark.parametrize("cls", [ModelConfig, Recipe, FineTuneRecipe], ids=lambda cls: cls.__name__)
 def test_schemas_are_json_and_describe_every_field(cls):
     described = json.loads(json.dumps(schema(cls)))
-    assert set(described["properties"]) == set(fields_of(cls))
+    assert set(described["properties"]) == set(get_fields(cls))
 
 
 @given(OUTERS, st.data())
@@ -298,7 +298,7 @@ def test_numpy_truth_values_are_read():
 
 
 def test_descriptions_and_flags():
-    fields = fields_of(Special)
+    fields = get_fields(Special)
     assert describe(fields["share"]) == "A share. From 0 to 1. Default: 0.5."
     assert describe(fields["flagged"]) == "A flag. From 1 to 2. Default: 1."
     assert flag_names(fields["flagged"]) == ("-f", "--fl") and long_flag(fields["flagged"]) == "fl"

@@ -20,7 +20,7 @@ from ldmref.backends import Backend, get_backend
 from ldmref.backends.numpy import NumpyBackend
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.check.runner import check_identity
-from ldmref.declare import Doc, Flag, Range, describe, fields_of
+from ldmref.declare import Doc, Flag, Range, describe, get_fields
 from ldmref.errors import VerifyError
 from ldmref.samplers import Sampler, get_sampler, sample
 from ldmref.samplers.steps import Step, euler_step
@@ -126,7 +126,7 @@ def test_a_parameter():
     names = run("sharpness: Annotated", Annotated=Annotated, Doc=Doc, Flag=Flag, Range=Range)
     hint = eval(names["__annotations__"]["sharpness"], names)
     mode = make_dataclass("Mode", [("sharpness", hint, names["sharpness"])])
-    field = fields_of(mode)["sharpness"]
+    field = get_fields(mode)["sharpness"]
     assert (field.get(Range), field.get(Flag).metavar) == (Range(0, 2), "X")
     assert describe(field) == "Contrast of edges after decoding. From 0 to 2. None: unchanged."
 

@@ -521,11 +521,11 @@ def test_values_are_named_by_origin(stage, monkeypatch, name, form):
         origin = name
     else:
         from ldmref.config import TABLES
-        from ldmref.declare import fields_of
+        from ldmref.declare import get_fields
 
-        table = next(table for table, cls in TABLES.items() if key in fields_of(cls))
+        table = next(table for table, cls in TABLES.items() if key in get_fields(cls))
         value = BAD_VALUES[name]
-        value = value if fields_of(TABLES[table])[key].kind is not str else f'"{value}"'
+        value = value if get_fields(TABLES[table])[key].kind is not str else f'"{value}"'
         origin = "ldmref.toml"
         (stage.work / origin).write_text(f"[{table}]\n{key} = {value}\n")
     argv = ["txt2img", "cat", *(() if key == "model" else ("-m", str(stage.model_folder)))]

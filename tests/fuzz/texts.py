@@ -17,7 +17,7 @@ from PIL import Image
 
 from ldmref import modes
 from ldmref.config import TABLES, settings
-from ldmref.declare import fields_of
+from ldmref.declare import get_fields
 from ldmref.errors import LdmrefError, UsageError, one_line
 from ldmref.io import hub
 from ldmref.io.images.infotext import infotext, parse_infotext, replay_parameters
@@ -231,7 +231,7 @@ def run_toml(path: Path) -> None:
     assert {*document} <= {*TABLES}
     for table, cls in TABLES.items():
         for key, value in getattr(read, table).items():
-            assert isinstance(value, fields_of(cls)[key].kind)
+            assert isinstance(value, get_fields(cls)[key].kind)
 
 
 def run_environment(data: str) -> None:

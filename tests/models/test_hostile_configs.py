@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import ldmref
-from ldmref.declare import Range, fields_of
+from ldmref.declare import Range, get_fields
 from ldmref.errors import CorruptModelError, InputError, LdmrefError
 from ldmref.io.adapters.autoencoder import CLASSES, read_vae
 from ldmref.io.adapters.controlnet import open_controlnet
@@ -24,7 +24,7 @@ from ldmref.models.presets import PRESETS
 from ldmref.models.validate import config_from_dict
 
 SECTIONS = {
-    n: f.kind for n, f in fields_of(ModelConfig).items() if dataclasses.is_dataclass(f.kind)
+    n: f.kind for n, f in get_fields(ModelConfig).items() if dataclasses.is_dataclass(f.kind)
 }
 
 HOSTILE = [
@@ -59,7 +59,7 @@ def test_every_field_of_a_configuration(section, name):
 
 @pytest.mark.parametrize("cls", {ModelConfig, *SECTIONS.values()}, ids=lambda cls: cls.__name__)
 def test_every_number_has_a_range(cls):
-    for f in fields_of(cls).values():
+    for f in get_fields(cls).values():
         assert {f.kind, f.element}.isdisjoint({int, float}) or f.get(Range), f.name
 
 

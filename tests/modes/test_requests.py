@@ -12,7 +12,7 @@ from PIL import Image
 
 import ldmref
 from ldmref import modes
-from ldmref.declare import fields_of
+from ldmref.declare import get_fields
 from ldmref.errors import UsageError
 from ldmref.models.presets import preset
 from ldmref.modes.record import find_missing, find_several, replay, upgrade_record
@@ -38,7 +38,7 @@ def test_parameters_are_in_the_order_in_which_users_think():
 
 
 def test_the_choices_are_those_of_the_code_that_reads_them():
-    fields = fields_of(Txt2Img)
+    fields = get_fields(Txt2Img)
     assert fields["long_prompts"].choices == LONG_PROMPTS
     assert fields["prompt_weights"].choices == PROMPT_WEIGHTS
     assert fields["rng"].choices == tuple(STREAMS)

@@ -25,26 +25,42 @@ from ldmref.io.diffusers.scheduler_fields import (
 from ldmref.samplers.config import SchedulerConfig
 
 SAMPLERS = {  # of the classes with a single sampler
-    "DDIMScheduler": "ddim", "DDPMScheduler": "ddpm", "PNDMScheduler": "pndm",
-    "EulerDiscreteScheduler": "euler", "EulerAncestralDiscreteScheduler": "euler_a",
-    "HeunDiscreteScheduler": "heun", "LMSDiscreteScheduler": "lms_euler",
-    "KDPM2DiscreteScheduler": "dpm_solver_2", "KDPM2AncestralDiscreteScheduler": "dpm_solver_2_a",
-    "LCMScheduler": "lcm", "DDIMParallelScheduler": "ddim", "DDPMParallelScheduler": "ddpm",
-}  # fmt: skip
+    "DDIMScheduler": "ddim",
+    "DDPMScheduler": "ddpm",
+    "PNDMScheduler": "pndm",
+    "EulerDiscreteScheduler": "euler",
+    "EulerAncestralDiscreteScheduler": "euler_a",
+    "HeunDiscreteScheduler": "heun",
+    "LMSDiscreteScheduler": "lms_euler",
+    "KDPM2DiscreteScheduler": "dpm_solver_2",
+    "KDPM2AncestralDiscreteScheduler": "dpm_solver_2_a",
+    "LCMScheduler": "lcm",
+    "DDIMParallelScheduler": "ddim",
+    "DDPMParallelScheduler": "ddpm",
+}
 UNIPC_SAMPLERS: dict[Any, str] = {1: "unipc_1", 2: "unipc", 3: "unipc_3"}  # by order
 DEIS_SAMPLERS: dict[Any, str] = {1: "dpmpp_1", 2: "deis", 3: "deis_3_euler"}
 DPM_SAMPLERS: dict[str, dict[Any, str]] = {  # by algorithm; then by order, or order and type
-    "dpmsolver++": {1: "dpmpp_1", (2, "midpoint"): "dpmpp_2m", (2, "heun"): "dpmpp_2m_heun",
-                    3: "dpmpp_3m"},
-    "sde-dpmsolver++": {1: "dpmpp_1_sde", (2, "midpoint"): "dpmpp_2m_sde",
-                        (2, "heun"): "dpmpp_2m_sde_heun", 3: "dpmpp_3m_sde"},
+    "dpmsolver++": {
+        1: "dpmpp_1",
+        (2, "midpoint"): "dpmpp_2m",
+        (2, "heun"): "dpmpp_2m_heun",
+        3: "dpmpp_3m",
+    },
+    "sde-dpmsolver++": {
+        1: "dpmpp_1_sde",
+        (2, "midpoint"): "dpmpp_2m_sde",
+        (2, "heun"): "dpmpp_2m_sde_heun",
+        3: "dpmpp_3m_sde",
+    },
     "dpmsolver": {1: "dpmpp_1", 2: "dpm_solver_2m", 3: "dpm_solver_3m"},
     "sde-dpmsolver": {1: "dpm_solver_1_sde", 2: "dpm_solver_2m_sde"},
-}  # fmt: skip
+}
 SINGLESTEP_SAMPLERS: dict[str, dict[Any, str]] = {  # by algorithm and order
     "dpmsolver++": {1: "dpmpp_1", 2: "dpmpp_2_singlestep", 3: "dpmpp_3_singlestep"},
-    "sde-dpmsolver++": {1: "dpmpp_1_sde"}, "dpmsolver": {1: "dpmpp_1"},
-}  # fmt: skip
+    "sde-dpmsolver++": {1: "dpmpp_1_sde"},
+    "dpmsolver": {1: "dpmpp_1"},
+}
 RENAMED = {  # solver types of the other class -> the types that diffusers uses instead
     DPM: {"logrho": "midpoint", "bh1": "midpoint", "bh2": "midpoint"},
     UNIPC: {"logrho": "bh2", "midpoint": "bh2", "heun": "bh2"},
@@ -69,14 +85,22 @@ CONTINUOUS = {
 }
 SCHEDULER_PLAIN: dict[str, tuple[Any, ...]] = {
     "variance_type": (None, "fixed_small", "fixed_small_log", "fixed_large"),
-    "use_flow_sigmas": (False,), "interpolation_type": ("linear",), "timestep_type": ("discrete",),
-    "skip_prk_steps": (True,), "solver_p": (None,), "sigma_min": (None,), "sigma_max": (None,),
-    "use_dynamic_shifting": (False,), "shift_terminal": (None,), "timestep_scaling": (10, 10.0),
+    "use_flow_sigmas": (False,),
+    "interpolation_type": ("linear",),
+    "timestep_type": ("discrete",),
+    "skip_prk_steps": (True,),
+    "solver_p": (None,),
+    "sigma_min": (None,),
+    "sigma_max": (None,),
+    "use_dynamic_shifting": (False,),
+    "shift_terminal": (None,),
+    "timestep_scaling": (10, 10.0),
     "solver_type": ("midpoint", "heun", "bh1", "bh2", "logrho"),
     "final_sigmas_type": ("zero", "sigma_min"),
     "timestep_spacing": ("leading", "linspace", "trailing"),
-    "beta_schedule": tuple(SCHEDULES), "prediction_type": tuple(PREDICTIONS),
-}  # fmt: skip
+    "beta_schedule": tuple(SCHEDULES),
+    "prediction_type": tuple(PREDICTIONS),
+}
 
 
 def convert_scheduler_config(
