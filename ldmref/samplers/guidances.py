@@ -205,9 +205,9 @@ class AdaptiveProjected(Guidance):
         float, Range(0.0, 1.0), Doc("Weight of the parallel part, which raises the contrast.")
     ] = 0.0
     radius: Annotated[
-        float | None,
-        Range(0.0, 1e6, above=True),
-        Doc("Largest norm of the difference of the predictions; None: no limit."),
+        float,
+        Range(0.0, 1e6),
+        Doc("Largest norm of the difference of the predictions; 0: no limit."),
     ] = 15.0
     momentum: Annotated[
         float, Range(-1.0, 1.0), Doc("Weight of earlier steps; negative pushes away from them.")
@@ -232,7 +232,7 @@ class AdaptiveProjected(Guidance):
             cond,
             cfg_scale,
             self.eta,
-            math.inf if self.radius is None else self.radius,
+            self.radius or math.inf,
             self.momentum,
             memory[0] if memory else None,
         )

@@ -70,8 +70,8 @@ def test_the_flag_is_recorded_replayed_and_replaced(draw, work):
     assert recorded("a.png")["guidance"] == {"name": "rescale", "phi": 0.5}
     draw("run", "--from", "a.png", "-o", "b.png")
     assert (work / "a.png").read_bytes() == (work / "b.png").read_bytes()
-    draw("run", "--from", "a.png", "--guidance", "apg:radius=none,eta=0.5", "-o", "c.png")
-    want = {"name": "apg", "eta": 0.5, "radius": None, "momentum": -0.5}
+    draw("run", "--from", "a.png", "--guidance", "apg:radius=0,eta=0.5", "-o", "c.png")
+    want = {"name": "apg", "eta": 0.5, "radius": 0.0, "momentum": -0.5}
     assert recorded("c.png")["guidance"] == want
     draw("run", "--from", "c.png", "--guidance", "cfg", "-o", "d.png")
     assert "guidance" not in recorded("d.png")

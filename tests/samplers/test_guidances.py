@@ -46,7 +46,7 @@ PLAIN = {
     "interval": LimitedInterval(low=0.0, high=1e6),
     "perp_neg": PerpendicularNegative(weight=0.0),
     "pag": PerturbedAttention(scale=0.0),
-    "apg": AdaptiveProjected(eta=1.0, radius=None, momentum=0.0),
+    "apg": AdaptiveProjected(eta=1.0, radius=0.0, momentum=0.0),
 }
 # Guidances with the terms of their own that act at scale 1 left out.
 AT_ONE = {name: cls() for name, cls in GUIDANCES.items()} | {
@@ -70,7 +70,7 @@ class Network:
         self.parts = COMPONENTS | {"perturbed_mid": component(1)} | others
         self.calls = []
 
-    def __call__(self, xt, sigma, names):
+    def __call__(self, xt, sigma, names, interval):
         self.calls.append(names)
         x = xt * math.sqrt(1 + sigma**2)
         return [self.parts[name].denoise(x, sigma) for name in names]
@@ -163,7 +163,7 @@ def test_the_prediction_type_does_not_matter_where_it_should_not(name, kind):
     a = 1 / (1 + sigma**2)
 
     def network(xt, sigma, names, interval):
-        x0s = Network(uncond=component(2))(xt, sigma, names)
+        x0s = Network(uncond=component(2))(xt, sigma, names, interval)
         eps = [(xt - math.sqrt(a) * x0) / math.sqrt(1 - a) for x0 in x0s]
         if kind == "eps":
             return eps

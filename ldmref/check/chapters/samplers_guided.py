@@ -7,7 +7,7 @@ from typing import NamedTuple
 from ldmref.check.chapters.samplers import decreasing_sigmas, final_state, vp_scales
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Guided, History
+from ldmref.samplers.loop import Guided, History, Interval
 
 chapter = Chapter("samplers")
 
@@ -23,7 +23,12 @@ class TwoPredictions(NamedTuple):
         return self.x0
 
     def guided(
-        self, x: Array, sigma: float, memory: History = (), unconditional: bool = False
+        self,
+        x: Array,
+        sigma: float,
+        memory: History = (),
+        unconditional: bool = False,
+        interval: Interval | None = None,
     ) -> Guided:
         return Guided(self.x0, self.uncond, ())
 
