@@ -20,6 +20,7 @@ from ldmref.check.identity import Functions, public
 
 # names of the results of functions that return a plain tuple
 PARTS = {
+    "adaptive_projected_guidance": ("guided", "average"),
     "codebook_moving_average": ("counts", "sums", "codebook"),
     "conditional_scores": ("score of x", "score of y"),
     "flow_log_likelihood": ("log-density", "state"),

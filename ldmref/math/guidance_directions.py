@@ -138,8 +138,8 @@ def adaptive_projected_guidance(
         average: a of the step before; None in the first.
 
     Returns:
-        the guided prediction and a, which is the `average` of the next step; each shape and dtype
-        of `uncond`.
+        (guided, average): the guided prediction, and a, which is the `average` of the next step;
+        each has shape and dtype of `uncond`.
 
     Accuracy: that of the library's sums.
     Source: Sadat et al. 2024, arXiv:2410.02416, algorithm 1.
