@@ -35,7 +35,7 @@ def largest_effect(sigma: float) -> float:
     one = Mixture(np.ones(1), mixture.means[:1], mixture.stds[:1])
     parts = {"uncond": mixture, "cond": one}
 
-    def network(xt, sigma, names):
+    def network(xt, sigma, names, interval):
         return [parts[name].denoise(xt * (1.0 + sigma**2) ** 0.5, sigma) for name in names]
 
     x = np.random.default_rng(0).standard_normal((64, 2))

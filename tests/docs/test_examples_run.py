@@ -13,6 +13,7 @@ NEEDS = {  # what an example says without torch; check_diffusers is a module for
     "guidance_by_gradient": "needs PyTorch",
     "linear_autoencoder": "needs PyTorch",
     "own_backend": "",
+    "own_guidance": "",
     "own_sampler": "",
     "two_backends": "needs PyTorch",
 }

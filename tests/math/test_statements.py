@@ -342,7 +342,7 @@ def std_of(density: np.ndarray) -> float:
 @states(
     "guidance.md",
     r"p_s(x | y) \propto p(x)\, p(y | x)^s",
-    "for other $`s`$ the density $`p_s`$ is another",
+    "by Bayes' rule; other $`s`$ give other densities",
 )
 @pytest.mark.parametrize("scale", [0.0, 1.0, 2.5])
 def test_the_guided_score_is_that_of_the_conditional_density_only_at_scale_1(scale):

@@ -220,8 +220,8 @@ def test_what_a_model_cannot_do_is_said_before_it_is_tried(semantic, saved, imag
     superres, plain = (ldmref.load(saved(k)[1]) for k in ("superres", "unconditional"))
     labels = np.zeros((16, 24), np.int64)
     for call, error, match in (
-        (lambda: modes.txt2img(model, ""), UsageError, "use|draws only"),
-        (lambda: modes.img2img(superres, "", image), UsageError, "draws only"),
+        (lambda: modes.txt2img(model, ""), UsageError, "use|generates images only"),
+        (lambda: modes.img2img(superres, "", image), UsageError, "generates images only"),
         (lambda: modes.superres(model, image), UsageError, "low_resolution"),
         (lambda: modes.superres(plain, image), UsageError, "low_resolution"),
         (lambda: modes.seg2img(superres, labels), UsageError, "segmentation"),
