@@ -205,54 +205,27 @@ def denoiser(
             for part in batch.batches(n)
         ]
 
-    def checked(x: Array, sigma: float) -> tuple[Array, float]:
-        sigma = validation.check_noise_level("sigma", sigma)
-        return check_latents(config, ops.own("x", x, ops.state_dtype), prompts), sigma
+    def concat(parts: Sequence[Array]) -> Array:
+        return parts[0] if len(parts) == 1 else ops.xp.concat(parts, axis=0)
 
-    return _BatchesDenoiser(ops, checked, for_shape, job.guidance.remembers)
-
-
-class _BatchesDenoiser:
-    """The denoisers of several batches as one, for checked latents."""
-
-    def __init__(
-        self,
-        ops: Backend,
-        checked: Callable[[Array, float], tuple[Array, float]],
-        for_shape: Callable[[int, int, int], Sequence[tuple[slice, GuidedDenoiser]]],
-        remembers: bool,
-    ):
-        self._ops = ops
-        self._checked = checked
-        self._for_shape = for_shape
-        self.remembers = remembers
-
-    def __call__(self, x: Array, sigma: float, /) -> Array:
-        return self.guided(x, sigma).x0
-
-    def guided(
-        self,
-        x: Array,
-        sigma: float,
-        memory: History = (),
-        unconditional: bool = False,
-        interval: Interval | None = None,
+    def predict(
+        x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
     ) -> Guided:
-        x, sigma = self._checked(x, sigma)
+        sigma = validation.check_noise_level("sigma", sigma)
+        x = check_latents(config, ops.own("x", x, ops.state_dtype), prompts)
         n, _, h, w = x.shape
-        with self._ops.inference():
-            parts = self._for_shape(n, h, w)
+        with ops.inference():
+            parts = for_shape(n, h, w)
             memories = memory or ((),) * len(parts)
             results = [
                 denoise.guided(x[rows], sigma, part_memory, unconditional, interval)
                 for (rows, denoise), part_memory in zip(parts, memories, strict=True)
             ]
-            x0 = self._joined([result.x0 for result in results])
-            uncond = self._joined([r.uncond for r in results]) if unconditional else None
+            x0 = concat([result.x0 for result in results])
+            uncond = concat([r.uncond for r in results]) if unconditional else None
         return Guided(x0, uncond, tuple(result.memory for result in results))
 
-    def _joined(self, parts: Sequence[Array]) -> Array:
-        return parts[0] if len(parts) == 1 else self._ops.xp.concat(parts, axis=0)
+    return GuidedDenoiser(predict, job.guidance.remembers)
 
 
 def repeated(text: TextConditioning, times: int, size: tuple[int, int]) -> TextConditioning:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from array_api_compat import array_namespace
 
 from ldmref.math.arrays import Array
 from ldmref.math.guidance import dynamic_threshold
 from ldmref.samplers.config import SchedulerConfig
-from ldmref.samplers.loop import Denoiser, Guided, GuidedDenoiser, History, Interval, Step, Stepped
+from ldmref.samplers.loop import Denoiser, Guided, GuidedDenoiser, Step, Stepped
 
 Clip: TypeAlias = Callable[[Array], Array]
 
@@ -43,27 +43,14 @@ def threshold_at(ratio: float, largest: float) -> Clip:
     return lambda x0: dynamic_threshold(x0, ratio, largest=largest)
 
 
-class _Clipped:
-    """A guided denoiser whose predictions are clipped."""
+def _clip_guided(denoise: GuidedDenoiser, clip: Clip) -> GuidedDenoiser:
+    """Return a guided denoiser whose predictions are clipped."""
 
-    def __init__(self, denoise: GuidedDenoiser, clip: Clip):
-        self._denoise = denoise
-        self._clip = clip
-        self.remembers = denoise.remembers
+    def predict(*arguments: Any) -> Guided:
+        x0, uncond, memory = denoise.guided(*arguments)
+        return Guided(clip(x0), None if uncond is None else clip(uncond), memory)
 
-    def __call__(self, x: Array, sigma: float, /) -> Array:
-        return self._clip(self._denoise(x, sigma))
-
-    def guided(
-        self,
-        x: Array,
-        sigma: float,
-        memory: History = (),
-        unconditional: bool = False,
-        interval: Interval | None = None,
-    ) -> Guided:
-        x0, uncond, memory = self._denoise.guided(x, sigma, memory, unconditional, interval)
-        return Guided(self._clip(x0), None if uncond is None else self._clip(uncond), memory)
+    return GuidedDenoiser(predict, denoise.remembers)
 
 
 def clip_predictions(step: Step, clip: Clip) -> Step:
@@ -71,7 +58,7 @@ def clip_predictions(step: Step, clip: Clip) -> Step:
 
     def clipped_step(denoise: Denoiser, *arguments) -> Stepped:
         if isinstance(denoise, GuidedDenoiser):
-            return step(_Clipped(denoise, clip), *arguments)
+            return step(_clip_guided(denoise, clip), *arguments)
         return step(lambda x, sigma: clip(denoise(x, sigma)), *arguments)
 
     return clipped_step

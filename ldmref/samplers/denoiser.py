@@ -45,46 +45,29 @@ def guided_denoiser(
         guidance: From `get_guidance`.
         cfg_scale: The guidance scale.
     """
-    return _NetworkDenoiser(network, prediction_type, guidance, cfg_scale)
+    to_x0 = TO_X0[prediction_type]
+    on_x0 = guidance.on_x0
 
-
-class _NetworkDenoiser:
-    def __init__(
-        self, network: Network, prediction_type: str, guidance: Guidance, cfg_scale: float
-    ):
-        self._network = network
-        self._to_x0 = TO_X0[prediction_type]
-        self._guidance = guidance
-        self._cfg_scale = cfg_scale
-        self.remembers = guidance.remembers
-
-    def __call__(self, x: Array, sigma: float, /) -> Array:
-        return self.guided(x, sigma).x0
-
-    def guided(
-        self,
-        x: Array,
-        sigma: float,
-        memory: History = (),
-        unconditional: bool = False,
-        interval: Interval | None = None,
+    def predict(
+        x: Array, sigma: float, memory: History, unconditional: bool, interval: Interval | None
     ) -> Guided:
         alpha_bar = float(alpha_bar_from_sigma(sigma))
         xt = x * alpha_bar**0.5
-        needed = {*self._guidance.needs(sigma, self._cfg_scale)}
+        needed = {*guidance.needs(sigma, cfg_scale)}
         if unconditional:
             needed.add("uncond")
-        names = _in_order(needed, self._guidance)
-        predictions = dict(zip(names, self._network(xt, sigma, names, interval), strict=True))
-        convert = self._guidance.on_x0
-        if convert:
-            predictions = {n: self._to_x0(xt, y, alpha_bar) for n, y in predictions.items()}
-        y, memory = self._guidance(predictions, sigma, self._cfg_scale, memory)
-        x0 = y if convert else self._to_x0(xt, y, alpha_bar)
+        names = _in_order(needed, guidance)
+        predictions = dict(zip(names, network(xt, sigma, names, interval), strict=True))
+        if on_x0:
+            predictions = {name: to_x0(xt, y, alpha_bar) for name, y in predictions.items()}
+        y, memory = guidance(predictions, sigma, cfg_scale, memory)
+        x0 = y if on_x0 else to_x0(xt, y, alpha_bar)
         if not unconditional:
             return Guided(x0, None, memory)
         uncond = predictions["uncond"]
-        return Guided(x0, uncond if convert else self._to_x0(xt, uncond, alpha_bar), memory)
+        return Guided(x0, uncond if on_x0 else to_x0(xt, uncond, alpha_bar), memory)
+
+    return GuidedDenoiser(predict, guidance.remembers)
 
 
 def _in_order(names: set[str], guidance: Guidance) -> tuple[str, ...]:

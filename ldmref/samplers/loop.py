@@ -12,9 +12,10 @@ passes it to the next step.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol, TypeAlias, runtime_checkable
+from typing import Any, NamedTuple, Protocol, TypeAlias
 
 import numpy as np
 
@@ -83,20 +84,23 @@ class Guided(NamedTuple):
     memory: History
 
 
-@runtime_checkable
-class GuidedDenoiser(Protocol):
+@dataclass(frozen=True, eq=False)
+class GuidedDenoiser:
     """A denoiser that combines several predictions; `denoise(x, sigma)` is `guided(...).x0`.
 
     `sample` recognises it: it passes the interval of the step, and the memory of the guidance from
     step to step.
+
+    Args:
+        predict: `predict(x, sigma, memory, unconditional, interval)`; see `guided`.
+        remembers: Whether a prediction depends on those of earlier steps.
     """
 
-    @property
-    def remembers(self) -> bool:
-        """Whether a prediction depends on those of earlier steps."""
-        ...
+    predict: Callable[[Array, float, History, bool, Interval | None], Guided]
+    remembers: bool = False
 
-    def __call__(self, x: Array, sigma: float, /) -> Array: ...
+    def __call__(self, x: Array, sigma: float, /) -> Array:
+        return self.guided(x, sigma).x0
 
     def guided(
         self,
@@ -110,7 +114,7 @@ class GuidedDenoiser(Protocol):
 
         `interval` is the interval of the step, None outside of `sample`.
         """
-        ...
+        return self.predict(x, sigma, memory, unconditional, interval)
 
 
 class Step(Protocol):
@@ -210,55 +214,34 @@ def _steps(
         yield State(i, sigmas[j], x, x0, history)
 
 
-class _WithinStep:
-    """A guided denoiser within one step.
-
-    Every evaluation gets the interval and starts with the same memory, so a method with several
-    stages sees one function of x and sigma. `memory` is then what the first evaluation leaves,
-    which is the evaluation at the step's sigma.
-    """
-
-    remembers = False
-
-    def __init__(self, denoise: GuidedDenoiser, interval: Interval, memory: History):
-        self._denoise = denoise
-        self._interval = interval
-        self._before = memory
-        self.memory: History | None = None
-
-    def __call__(self, x: Array, sigma: float, /) -> Array:
-        return self.guided(x, sigma).x0
-
-    def guided(
-        self,
-        x: Array,
-        sigma: float,
-        memory: History = (),
-        unconditional: bool = False,
-        interval: Interval | None = None,
-    ) -> Guided:
-        result = self._denoise.guided(x, sigma, self._before, unconditional, self._interval)
-        if self.memory is None:
-            self.memory = result.memory
-        return result
-
-
 def guided_step(step: Step) -> Step:
     """Return `step` for a `GuidedDenoiser`, which gets the interval and remembers earlier steps.
 
-    If the denoiser remembers, the history is (history of the method, memory of the guidance).
+    Every evaluation of a step starts with the same memory, so a method with several stages sees one
+    function of x and sigma. The next step gets what the first evaluation leaves, which is the one
+    at the step's sigma. If the denoiser remembers, the history is (history of the method, memory of
+    the guidance).
     """
 
     def step_within(
         denoise: Denoiser, x: Array, interval: Interval, history: History, noise: Noise
     ) -> Stepped:
         assert isinstance(denoise, GuidedDenoiser)
+        guided = denoise.guided
+        own, before = (history or ((), ())) if denoise.remembers else (history, ())
+        memories: list[History] = []
+
+        def predict(
+            x: Array, sigma: float, memory: History, unconditional: bool, _: Interval | None
+        ) -> Guided:
+            result = guided(x, sigma, before, unconditional, interval)
+            memories.append(result.memory)
+            return result
+
+        x_next, x0, own = step(GuidedDenoiser(predict), x, interval, own, noise)
         if not denoise.remembers:
-            return step(_WithinStep(denoise, interval, ()), x, interval, history, noise)
-        own, memory = history or ((), ())
-        within = _WithinStep(denoise, interval, memory)
-        x_next, x0, own = step(within, x, interval, own, noise)
-        return x_next, x0, (own, memory if within.memory is None else within.memory)
+            return x_next, x0, own
+        return x_next, x0, (own, memories[0] if memories else before)
 
     return step_within
 

@@ -2,35 +2,17 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 from ldmref.check.chapters.samplers import decreasing_sigmas, final_state, vp_scales
 from ldmref.check.identity import Chapter, Comparison, Functions, RandomInputs, to_host
 from ldmref.math.arrays import Array
-from ldmref.samplers.loop import Guided, History, Interval
+from ldmref.samplers.loop import Guided, GuidedDenoiser
 
 chapter = Chapter("samplers")
 
 
-class TwoPredictions(NamedTuple):
-    """A guided denoiser with constant predictions."""
-
-    x0: Array
-    uncond: Array
-    remembers: bool = False
-
-    def __call__(self, x: Array, sigma: float) -> Array:
-        return self.x0
-
-    def guided(
-        self,
-        x: Array,
-        sigma: float,
-        memory: History = (),
-        unconditional: bool = False,
-        interval: Interval | None = None,
-    ) -> Guided:
-        return Guided(self.x0, self.uncond, ())
+def two_predictions(x0: Array, uncond: Array) -> GuidedDenoiser:
+    """Return a guided denoiser with constant predictions."""
+    return GuidedDenoiser(lambda *arguments: Guided(x0, uncond, ()))
 
 
 # Roundings: 5 here, 14 in the oracle, of noise up to 5.
@@ -43,4 +25,4 @@ def guided_data_and_unconditional_noise(f: Functions, rng: RandomInputs) -> Comp
     (a_next, b_next) = vp_scales(t)
     eps = (a * to_host(x) - a * to_host(uncond)) / b
     expected = (a_next * to_host(x0) + b_next * eps) / a_next
-    return final_state(f.cfgpp(), TwoPredictions(x0, uncond), x, [s, t]), expected, 4.0
+    return final_state(f.cfgpp(), two_predictions(x0, uncond), x, [s, t]), expected, 4.0
