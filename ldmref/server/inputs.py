@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -145,15 +146,18 @@ def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
     """
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
+        pixels = image.width * image.height
+    except Image.DecompressionBombError:
+        pixels = math.inf
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ImageError(
             f"cannot read {name} as an image",
             code="E-IMAGE",
             hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
         ) from error
-    if image.width * image.height > max_pixels:
+    if pixels > max_pixels:
         raise ImageError(
-            f"{name} has {image.width} x {image.height} pixels, the limit is {max_pixels}",
+            f"{name} has more than {max_pixels} pixels",
             code="E-IMAGE-SIZE",
             hint="scale it down first",
         )
