@@ -9,7 +9,6 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -144,18 +143,18 @@ def open_bytes(name: str, data: bytes, max_pixels: int) -> Image.Image:
     Raises:
         ImageError: It is not PNG, JPEG or WebP, is damaged, or has too many pixels.
     """
+    image = None
     try:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
-        pixels = image.width * image.height
     except Image.DecompressionBombError:
-        pixels = math.inf
+        pass
     except Exception as error:  # Pillow raises many kinds for damaged files
         raise ImageError(
             f"cannot read {name} as an image",
             code="E-IMAGE",
             hint=f"allowed are intact PNG, JPEG and WebP files; {BASE64}",
         ) from error
-    if pixels > max_pixels:
+    if image is None or image.width * image.height > max_pixels:
         raise ImageError(
             f"{name} has more than {max_pixels} pixels",
             code="E-IMAGE-SIZE",
