@@ -68,6 +68,8 @@ ARROWS = {
     "modes": ("not", "cli", "testing", *LABORATORY),
     "loading": ("not", "cli", "testing", "modes", *LABORATORY),
     "check": ("not", "cli", *LABORATORY),
+    "differences": ("errors", "samplers"),
+    "mcp": ("not", "cli", "server", *LABORATORY),
     TOP: ("not", "cli", "testing", *LABORATORY),
     "cli": ("not", *LABORATORY),
     "pytest_plugin": ("check", "backends", "errors"),

@@ -16,12 +16,14 @@ from ldmref.cli import (
     completion,
     configuration,
     convert,
+    differences,
     doctor,
     evaluate,
     finetune,
     guidance,
     images,
     info,
+    mcp,
     replay,
     train,
     words,
@@ -59,7 +61,8 @@ SECTIONS = {
         "config",
         "completion",
     ),
-    "Verify": ("check", "doctor", "bench", "evaluate"),
+    "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
+    "Serve": ("mcp",),
     "Convert and train": ("convert", "train", "finetune"),
 }
 
@@ -167,10 +170,12 @@ MODULES = (
     configuration,
     completion,
     check,
+    differences,
     bench,
     doctor,
     evaluate,
     words,
+    mcp,
 )
 for module in MODULES:
     for command in module.COMMANDS:
