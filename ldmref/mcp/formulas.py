@@ -116,7 +116,7 @@ def check_formula(
     if result is not None and arguments is None:
         raise UsageError("result needs the arguments that gave it", code="E-USAGE")
     function = public(name)
-    answer = {
+    answer: dict[str, Any] = {
         "name": name,
         "signature": f"{name}{inspect.signature(function)}",
         "formula": formula_of(name),
@@ -233,7 +233,9 @@ def split_result(computed: Any) -> tuple[Any, ...]:
 
 def to_json(x: np.ndarray) -> Any:
     """Return an array as nested lists, with None for NaN and infinity."""
-    return np.where(np.isfinite(x), x, None).tolist() if not np.isfinite(x).all() else x.tolist()
+    numbers = np.array(x, dtype=object)
+    numbers[~np.isfinite(x)] = None
+    return numbers.tolist()
 
 
 def describe_differences(expected: list[np.ndarray], parts: Any) -> Iterator[dict[str, Any]]:
