@@ -25,6 +25,7 @@ from ldmref.cli import (
     info,
     mcp,
     replay,
+    serve,
     train,
     words,
 )
@@ -51,6 +52,7 @@ SECTIONS = {
         "seg2img",
         "run",
     ),
+    "Serve": ("serve", "mcp"),
     "Inspect": (
         "words",
         "info",
@@ -62,7 +64,6 @@ SECTIONS = {
         "completion",
     ),
     "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
-    "Serve": ("mcp",),
     "Convert and train": ("convert", "train", "finetune"),
 }
 
@@ -175,6 +176,7 @@ MODULES = (
     doctor,
     evaluate,
     words,
+    serve,
     mcp,
 )
 for module in MODULES:

@@ -81,6 +81,11 @@ class Protocol:
         self.tools = {tool.name: tool for tool in tools}
         self._running: dict[str | int, threading.Event] = {}
 
+    def cancel_all(self) -> None:
+        """Cancel all running tools."""
+        for event in list(self._running.values()):
+            event.set()
+
     def answer_text(self, text: str | bytes, notify: Notify | None = None) -> Message | None:
         """Return the response to a message in JSON, or None for a notification."""
         try:
