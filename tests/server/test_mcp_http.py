@@ -87,7 +87,8 @@ def test_nothing_is_run_or_opened_for_a_client(server, tool, arguments, words):
 
 def test_a_client_that_leaves_frees_its_place(server):
     def leave():
-        params = {"name": "generate_image", "arguments": {"prompt": "a", "steps": 1000, "count": 16}}
+        arguments = {"prompt": "a", "steps": 1000, "count": 16}
+        params = {"name": "generate_image", "arguments": arguments}
         message = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": params}
         with pytest.raises(Exception, match="timed out"):
             server.client.post("/mcp", json=message, timeout=0.5)
