@@ -27,6 +27,7 @@ import ldmref.math
 import ldmref.samplers
 from ldmref.check.chapters import CHAPTERS
 from ldmref.check.identity import Identity, public, source_of
+from ldmref.differences import read_differences
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = ROOT / "docs" / "math"
@@ -192,6 +193,22 @@ def page_text(page: str) -> str:
     return re.sub(pattern, lambda _: block, text, flags=re.DOTALL)
 
 
+def differences_text() -> str:
+    """Return docs/math/differences.md with the table below each heading regenerated."""
+    text = (PAGES / "differences.md").read_text()
+    for section in dict.fromkeys(difference.section for difference in read_differences()):
+        rows = [row(["difference", "number", "test"]), "|---|---|---|"]
+        for difference in read_differences():
+            if difference.section == section:
+                rows.append(row([difference.difference, difference.number, difference.test]))
+        block = "\n".join([f"## {section}", "", BEGIN, "", *rows, "", END])
+        pattern = f"## {section}\n\n{re.escape(BEGIN)}.*?{re.escape(END)}"
+        text, count = re.subn(pattern, lambda _: block, text, flags=re.DOTALL)  # noqa: B023
+        if count != 1:
+            raise SystemExit(f"differences.md has no table below the heading {section!r}")
+    return text
+
+
 def draw_plot(page: str) -> None:
     """Write docs/math/plots/PAGE.png with scripts/math_plots/PAGE.py."""
     from matplotlib.figure import Figure
@@ -219,6 +236,7 @@ def main() -> None:
             return
     for page in pages:
         (PAGES / f"{page}.md").write_text(page_text(page))
+    (PAGES / "differences.md").write_text(differences_text())
     for path in sorted((ROOT / "docs").rglob("*.md")):
         path.write_text(linked(path.read_text()))
     print("\n".join(missing()) or "the chain is whole")

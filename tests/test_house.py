@@ -30,7 +30,7 @@ LABORATORY_COMMANDS = {
 
 # They sit on `modes`, as the command line does; the core does not import them, except for the
 # declaration of the server's settings, which the configuration file reads.
-INTERFACES = ("server",)
+INTERFACES = ("server", "mcp")
 
 # The part of ldmref that a file belongs to -> what it may import of ldmref, besides its own part.
 # ("not", ...) allows everything else.
@@ -72,6 +72,8 @@ ARROWS = {
     "modes": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "loading": ("not", "cli", "testing", "modes", *INTERFACES, *LABORATORY),
     "check": ("not", "cli", *INTERFACES, *LABORATORY),
+    "differences": ("errors", "samplers"),
+    "mcp": ("not", "cli", "server", "testing", *LABORATORY),
     TOP: ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "cli": ("not", *LABORATORY),
     "server": ("not", "cli", "testing", *LABORATORY),

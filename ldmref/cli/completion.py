@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import click
 from click.shell_completion import get_completion_class, shell_complete
 
@@ -11,8 +13,9 @@ SHELLS = ("bash", "zsh", "fish")
 
 @click.command()
 @click.argument("shell", type=click.Choice(SHELLS))
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
 @click.pass_context
-def completion(ctx: click.Context, shell: str) -> None:
+def completion(ctx: click.Context, shell: str, as_json: bool) -> None:
     """Print a shell script that completes commands, flags and names.
 
     Save the script as follows; its folder must exist.
@@ -24,7 +27,8 @@ def completion(ctx: click.Context, shell: str) -> None:
     """
     kind = get_completion_class(shell)
     assert kind is not None
-    click.echo(kind(ctx.find_root().command, {}, "ldmref", VARIABLE).source())
+    script = kind(ctx.find_root().command, {}, "ldmref", VARIABLE).source()
+    click.echo(json.dumps({"shell": shell, "script": script}) if as_json else script)
 
 
 COMMANDS = (completion,)

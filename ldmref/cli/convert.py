@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -56,6 +57,7 @@ METADATA = {"format": "pt"}
     "family's published choice.",
 )
 @click.option("--overwrite", is_flag=True, help="Replace OUT if it exists.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object on standard output.")
 @click.option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
 def convert(
     path: str,
@@ -66,6 +68,7 @@ def convert(
     variant: str | None,
     ema: bool | None,
     overwrite: bool,
+    as_json: bool,
     verbose: bool,
 ) -> None:
     """Convert a pickle to safetensors, or a model to another layout.
@@ -82,7 +85,8 @@ def convert(
         raise UsageError("IN and OUT are the same file", code="E-USAGE")
     check_output(out, overwrite)
     if os.path.isfile(origin) and (is_pickle(origin) or origin.suffix.lower() in PICKLES):
-        return convert_pickle(origin, out, overwrite)
+        left_out = convert_pickle(origin, out, overwrite)
+        return report_written(out, left_out, as_json)
     origin = find_model(path, fetch, variant)
     single = out.suffix.lower() == ENDING
     checkpoint = open_checkpoint(
@@ -101,7 +105,9 @@ def convert(
         write_compvis(config, tensors, out, overwrite)
     else:
         write_folder(config, tensors, checkpoint.tokenizers, out)
-    report_unused(origin, config, ema)
+    report_weights(origin, config, ema)
+    unused = list_unread(TensorFile(origin), config, ema) if origin.is_file() else []
+    report_written(out, unused, as_json)
 
 
 COMMANDS = (convert,)
@@ -125,8 +131,12 @@ def check_output(out: Path, overwrite: bool) -> None:
         raise OutputError(message, code="E-EXISTS", hint=hint)
 
 
-def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
-    """Copy the tensors of a pickle to a safetensors file, bit for bit."""
+def convert_pickle(path: Path, out: Path, overwrite: bool) -> list[str]:
+    """Copy the tensors of a pickle to a safetensors file, bit for bit.
+
+    Returns:
+        The names of the entries that are not tensors, which are left out.
+    """
     if out.suffix.lower() != ENDING:
         raise UsageError(
             f"OUT must end in {ENDING}: the tensors of {path.name} are written to one file",
@@ -145,9 +155,7 @@ def convert_pickle(path: Path, out: Path, overwrite: bool) -> None:
         for name, t in checkpoint.tensors.items()
     }
     write_tensors(out, tensors, METADATA, overwrite=overwrite)
-    report_written(out, len(tensors))
-    if checkpoint.left_out:
-        say(one_line(f"ldmref: left out, not named tensors: {join_first(checkpoint.left_out)}"))
+    return list(checkpoint.left_out)
 
 
 def write_compvis(
@@ -167,7 +175,6 @@ def write_compvis(
     metadata = METADATA | ({"modelspec.prediction_type": prediction} if prediction else {})
     sources = {name: source(tensor) for name, tensor in tensors.items()}
     write_tensors(out, sources, metadata, overwrite=overwrite)
-    report_written(out, len(tensors))
 
 
 def write_folder(
@@ -179,23 +186,25 @@ def write_folder(
     """Write a model as a folder of ldmref, in float16 if all tensors are, otherwise in float32."""
     half = all(tensor.dtype == DTYPES["F16"] for tensor in flat.values())
     save_folder(out, config, unflatten(flat), tokenizers, np.float16 if half else np.float32)
-    report_written(out, len(flat))
 
 
-def report_unused(path: Path, config: ModelConfig, ema: bool | None) -> None:
-    """Print which weights of a single file were read, and which tensors were left out."""
-    if not path.is_file():
-        return
-    file = TensorFile(path)
-    averaged = select_ema(file, config, ema)
-    names = list_unread(file, config, ema)
-    if averaged is not None:
-        say(f"ldmref: read {name_weights(averaged)}")
-    if names:
-        say(one_line(f"ldmref: left out {len(names)} tensors: {join_first(names)}"))
+def report_weights(path: Path, config: ModelConfig, ema: bool | None) -> None:
+    """Print whether the averaged or the last weights of a single file were read."""
+    if path.is_file():
+        averaged = select_ema(TensorFile(path), config, ema)
+        if averaged is not None:
+            say(f"ldmref: read {name_weights(averaged)}")
 
 
-def report_written(out: Path, tensors: int) -> None:
-    """Print path, number of tensors and size of the file or folder that was written."""
+def report_written(out: Path, left_out: Sequence[str], as_json: bool) -> None:
+    """Print path, number of tensors and size of the output, and the names that were left out."""
+    weights = out if out.is_file() else out / "model.safetensors"
+    tensors = len(TensorFile(weights))
     size = out.stat().st_size if out.is_file() else sum(f.stat().st_size for f in out.iterdir())
+    if as_json:
+        row = {"output": str(out), "tensors": tensors, "bytes": size, "left_out": list(left_out)}
+        click.echo(json.dumps(row))
+        return
     say(one_line(f"{out}  {tensors} tensors  {size / 1e6:.1f} MB"))
+    if left_out:
+        say(one_line(f"ldmref: left out {len(left_out)} tensors: {join_first(left_out)}"))

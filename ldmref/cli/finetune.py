@@ -9,6 +9,7 @@ import click
 
 from ldmref.cli.train import (
     DATA_HELP,
+    print_once,
     require_images,
     run_stoppable,
     say_once,
@@ -67,8 +68,13 @@ option = click.option
     help="Type of activations; auto: bfloat16 if the device computes in it. Default: float32.",
 )
 @option("--accept-changes", is_flag=True, help="Resume even if settings or images changed.")
+@option(
+    "--json", "as_json", is_flag=True, help="Print a JSON object on standard output at the end."
+)
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
-def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any) -> None:
+def finetune(
+    recipe: str, output: str | None, accept_changes: bool, as_json: bool, **flags: Any
+) -> None:
     """Learn a LoRA or a new word from captioned images, or fine-tune a whole model.
 
     RECIPE is a TOML file of settings, or the name of a recipe that ldmref ships: lora (the
@@ -88,6 +94,8 @@ def finetune(recipe: str, output: str | None, accept_changes: bool, **flags: Any
     flags = {"lora": f"-m {settings.base} --lora", "full": "-m"}
     flag = flags.get(settings.method, f"-m {settings.base} --embedding")
     say_once(f"ready: ldmref txt2img {flag} {file} -p ...")
+    if as_json:
+        print_once({"output": str(file), "method": settings.method, "base": settings.base})
 
 
 COMMANDS = (finetune,)

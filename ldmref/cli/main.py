@@ -16,12 +16,14 @@ from ldmref.cli import (
     completion,
     configuration,
     convert,
+    differences,
     doctor,
     evaluate,
     finetune,
     guidance,
     images,
     info,
+    mcp,
     replay,
     serve,
     train,
@@ -50,7 +52,7 @@ SECTIONS = {
         "seg2img",
         "run",
     ),
-    "Serve": ("serve",),
+    "Serve": ("serve", "mcp"),
     "Inspect": (
         "words",
         "info",
@@ -61,7 +63,7 @@ SECTIONS = {
         "config",
         "completion",
     ),
-    "Verify": ("check", "doctor", "bench", "evaluate"),
+    "Verify": ("check", "differences", "doctor", "bench", "evaluate"),
     "Convert and train": ("convert", "train", "finetune"),
 }
 
@@ -169,11 +171,13 @@ MODULES = (
     configuration,
     completion,
     check,
+    differences,
     bench,
     doctor,
     evaluate,
     words,
     serve,
+    mcp,
 )
 for module in MODULES:
     for command in module.COMMANDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Callable
@@ -62,8 +63,13 @@ DATA_HELP = "emoji, scenes, another installed data set, or a folder of captioned
     help="Save every N steps; 0: not by step. Default: 0.",
 )
 @option("--accept-changes", is_flag=True, help="Resume even if settings or images changed.")
+@option(
+    "--json", "as_json", is_flag=True, help="Print a JSON object on standard output at the end."
+)
 @option("-v", "--verbose", is_flag=True, help="Print tracebacks of errors.")
-def train(recipe: str | None, output: str | None, accept_changes: bool, **flags: Any) -> None:
+def train(
+    recipe: str | None, output: str | None, accept_changes: bool, as_json: bool, **flags: Any
+) -> None:
     """Train an autoencoder, then a denoiser, on captioned images.
 
     RECIPE is a TOML file of settings, or the name of a recipe that ldmref ships (tiny, emoji-128,
@@ -96,6 +102,8 @@ def train(recipe: str | None, output: str | None, accept_changes: bool, **flags:
         say_once(f"the autoencoder is ready: --vae {model} of a model that it fits")
     else:
         say_once(f"the model is ready: ldmref txt2img -m {model} -p ...")
+    if as_json:
+        print_once({"output": str(model), "stages": list(settings.stages)})
 
 
 COMMANDS = (train,)
@@ -124,6 +132,12 @@ def say_once(line: str) -> None:
     """Print a line in the first of the processes that `torchrun` has started."""
     if os.environ.get("RANK", "0") == "0":
         say(one_line(line))
+
+
+def print_once(row: dict[str, Any]) -> None:
+    """Print a JSON object in the first of the processes that `torchrun` has started."""
+    if os.environ.get("RANK", "0") == "0":
+        click.echo(json.dumps(row))
 
 
 def overrides(flags: dict[str, Any]) -> dict[str, Any]:

@@ -170,6 +170,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         'read_recipe("tiny", {"seed": 1})': SLOW,
         '"ldmref.datasets"': elsewhere("tests/datasets/test_dataset_plugins.py"),
     },
+    "docs/mcp.md": {'"mcpServers"': elsewhere("tests/mcp/test_mcp_client.py")},
     "docs/weights.md": {"model.ckpt": TORCH, "ldmref convert model.safetensors": TORCH},
     "ldmref/assets/emoji/README.md": {
         "ldmref train emoji-128": HOURS,

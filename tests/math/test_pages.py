@@ -68,3 +68,8 @@ def test_every_page_is_in_the_index():
     index = (ROOT / "docs" / "math" / "README.md").read_text()
     pages = {p.name for p in (ROOT / "docs" / "math").glob("*.md")} - {"README.md"}
     assert {p for p in pages if f"({p})" in index} == pages
+
+
+def test_the_page_of_differences_is_up_to_date():
+    path = ROOT / "docs" / "math" / "differences.md"
+    assert path.read_text() == PAGES["differences_text"](), "run python scripts/make_math_pages.py"

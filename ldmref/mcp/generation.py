@@ -1,0 +1,91 @@
+"""The images of `generate_image`, generated in this process."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from ldmref.errors import UsageError, did_you_mean, short_repr
+from ldmref.io.images.metadata import save_image
+from ldmref.mcp.protocol import ToolCall
+from ldmref.mcp.tools import Generated
+from ldmref.models.config import ModelConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes import plan, schema
+from ldmref.modes.generate import GeneratedImage, Progress
+
+MODE = "txt2img"
+MAX_IMAGES = 16
+PLAIN = ("number", "integer", "string")
+COMPOSITIONS = (
+    'The embedded model knows emoji and compositions of them: "red heart", "two blue dogs on '
+    'yellow", "a green cat and a red apple", "a small dog above a big house".'
+)
+
+
+def image_schema() -> dict[str, Any]:
+    """Return the schema of the arguments: those parameters of txt2img that are plain JSON."""
+    whole = schema(MODE)
+    plain = {name: value for name, value in whole["properties"].items() if is_plain(value)}
+    plain["count"] = plain["count"] | {"maximum": MAX_IMAGES}
+    return whole | {"properties": plain}
+
+
+def is_plain(value: Mapping[str, Any]) -> bool:
+    """Return whether the values of a schema are numbers, texts or lists of them."""
+    kinds = value.get("anyOf", [value])
+    return all(
+        "contentEncoding" not in kind
+        and (kind.get("type") != "array" or kind.get("items", {}).get("type") in PLAIN)
+        for kind in kinds
+    )
+
+
+def describe_model(config: ModelConfig) -> str:
+    """Return a sentence about the prompts that a model understands."""
+    return COMPOSITIONS if config.name.startswith("emoji") else f"The model is {config.name}."
+
+
+def generate_images(
+    config: ModelConfig,
+    model: Callable[[], LatentDiffusion],
+    arguments: Mapping[str, Any],
+    call: ToolCall,
+) -> list[Generated]:
+    """Generate the images of a request; everything is checked before `model` loads the weights.
+
+    Raises:
+        UsageError: An argument is not valid.
+        Cancelled: The client cancelled the call.
+    """
+    planned = plan(MODE, config, **check_names(arguments))
+    run = planned.prepare(model())
+    images = []
+    for event in run.generate(call.cancel):
+        if isinstance(event, Progress):
+            done = event.first * event.steps + event.step + 1
+            call.progress(done, event.steps * event.count)
+        elif isinstance(event, GeneratedImage):
+            file = io.BytesIO()
+            params = run.params_of(event.index)
+            save_image(file, event.image, "PNG", params)
+            images.append(Generated(file.getvalue(), params, run.warnings))
+    return images
+
+
+def check_names(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the arguments if all of them are in the schema.
+
+    Raises:
+        UsageError: One is not in the schema, or too many images are requested.
+    """
+    known = image_schema()["properties"]
+    for name in arguments:
+        if name not in known:
+            message = f"generate_image has no argument {short_repr(name)}"
+            raise UsageError(message, code="E-USAGE", hint=did_you_mean(name, known))
+    count = arguments.get("count", 1)
+    if isinstance(count, int) and count > MAX_IMAGES:
+        raise UsageError(f"count must be at most {MAX_IMAGES}, not {count}", code="E-COUNT")
+    return dict(arguments)

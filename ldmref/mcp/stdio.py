@@ -1,0 +1,57 @@
+"""The transport over standard input and output: one message per line."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import BinaryIO
+
+from ldmref.mcp.protocol import INVALID_REQUEST, Message, Protocol, make_error
+
+MAX_LINE = 64 * 2**20  # bytes
+
+
+def serve_stdio(protocol: Protocol, messages: BinaryIO, answers: BinaryIO) -> None:
+    """Answer messages until the input ends.
+
+    Tools run one after the other in a thread, so the client can cancel them and is answered
+    meanwhile. At the end of the input, the remaining tools run to their end.
+
+    Args:
+        protocol: Answers the messages.
+        messages: JSON messages, one per line.
+        answers: Receives the responses and notifications in the same form.
+    """
+    lock = threading.Lock()
+
+    def send(message: Message) -> None:
+        with lock:
+            answers.write(json.dumps(message).encode() + b"\n")
+            answers.flush()
+
+    def answer(line: bytes) -> None:
+        response = protocol.answer_text(line, send)
+        if response is not None:
+            send(response)
+
+    with ThreadPoolExecutor(1) as worker:
+        for line in read_lines(messages):
+            if line is None:
+                send(make_error(None, INVALID_REQUEST, f"a message may have {MAX_LINE} bytes"))
+            elif b'"tools/call"' in line:
+                worker.submit(answer, line)
+            elif line.strip():
+                answer(line)
+
+
+def read_lines(messages: BinaryIO) -> Iterable[bytes | None]:
+    """Yield the lines, and None for one that is longer than `MAX_LINE`, which is skipped."""
+    while line := messages.readline(MAX_LINE + 1):
+        if len(line) <= MAX_LINE:
+            yield line
+            continue
+        while line and not line.endswith(b"\n"):
+            line = messages.readline(MAX_LINE)
+        yield None

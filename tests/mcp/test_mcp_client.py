@@ -1,0 +1,66 @@
+"""The client of the official `mcp` package against `ldmref mcp`."""
+
+import asyncio
+import base64
+import io
+import json
+import sys
+
+import pytest
+from PIL import Image
+
+import ldmref
+from ldmref import modes
+
+mcp = pytest.importorskip("mcp")
+from mcp import ClientSession, StdioServerParameters  # noqa: E402
+from mcp.client.stdio import stdio_client  # noqa: E402
+
+COMMAND = StdioServerParameters(command=sys.executable, args=["-m", "ldmref", "mcp"])
+
+
+def talk(conversation):
+    """Run `conversation(session)` with a server of its own."""
+
+    async def run():
+        async with stdio_client(COMMAND) as streams, ClientSession(*streams) as session:
+            await session.initialize()
+            return await conversation(session)
+
+    return asyncio.run(run())
+
+
+def test_the_official_client_lists_and_calls_every_tool():
+    async def conversation(session):
+        listed = await session.list_tools()
+        formula = await session.call_tool("check_formula", {"name": "x0_from_v", "cases": 3})
+        rows = await session.call_tool("where_implementations_differ", {"sampler": "DPM++ 2M"})
+        return listed.tools, formula, rows
+
+    tools, formula, rows = talk(conversation)
+    assert [tool.name for tool in tools] == [
+        "generate_image",
+        "check_formula",
+        "where_implementations_differ",
+    ]
+    assert json.loads(formula.content[0].text)["holds"]
+    assert all("dpmpp_2m" in row["samplers"] for row in json.loads(rows.content[0].text))
+
+
+def test_its_image_is_the_image_of_python_and_progress_is_reported():
+    seen = []
+
+    async def conversation(session):
+        async def progress(step, total, message):
+            seen.append((step, total))
+
+        arguments = {"prompt": "red heart", "seed": 1, "steps": 2}
+        return await session.call_tool("generate_image", arguments, progress_callback=progress)
+
+    result = talk(conversation)
+    data, params = result.content[:2]
+    image = Image.open(io.BytesIO(base64.b64decode(data.data)))
+    expected = modes.txt2img(ldmref.load(), "red heart", seed=1, steps=2)
+    assert image.tobytes() == expected[0].tobytes()
+    assert json.loads(params.text)["seed"] == 1
+    assert seen == [(1, 2), (2, 2)]
