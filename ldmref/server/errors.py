@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from ldmref.errors import (
@@ -19,8 +18,6 @@ from ldmref.modes.cost import is_out_of_memory
 if TYPE_CHECKING:
     from starlette.responses import Response
 
-log = logging.getLogger("ldmref.server")
-
 
 class QueueFull(LdmrefError):
     """All places of the queue are taken; `retry_after` is the number of seconds to wait."""
@@ -28,8 +25,12 @@ class QueueFull(LdmrefError):
     retry_after = 1
 
 
+class Stopping(LdmrefError):
+    """The server is stopping and takes no more jobs."""
+
+
 class UnknownJob(LdmrefError):
-    """There has never been a job of this name."""
+    """There has never been a job of this name, or the job does not have this image or file."""
 
 
 class Gone(LdmrefError):
@@ -46,6 +47,7 @@ class BadRequest(LdmrefError):
 
 STATUS = (  # the first class that fits decides
     (QueueFull, 429),
+    (Stopping, 503),
     (UnknownModel, 404),
     (UnknownJob, 404),
     (Gone, 410),
@@ -70,21 +72,20 @@ def to_json(error: LdmrefError) -> dict[str, Any]:
         "code": error.code,
         "message": str(error),
         "hint": error.hint,
-        "parameter": getattr(error, "parameter", ""),
+        "parameter": error.parameter,
     }
 
 
 def as_ldmref_error(error: BaseException) -> LdmrefError:
-    """Return the error itself, or an equivalent one that can be shown to a client.
+    """Return the error itself, or an equivalent one that a client may see.
 
-    The cause of an unexpected error goes to the log; a client learns its class only.
+    A client learns only the class of an unexpected error.
     """
     if isinstance(error, LdmrefError):
         return error
     if is_out_of_memory(error):
         hint = "generate smaller images, or fewer at a time"
         return ResourceError("out of memory", code="E-MEMORY", hint=hint)
-    log.error("unexpected error", exc_info=error)
     return LdmrefError(
         f"internal error ({type(error).__name__})",
         code="E-INTERNAL",
@@ -109,14 +110,18 @@ def refusal(path: str, status: int, error: LdmrefError) -> Response:
 def error_body(path: str, status: int, error: LdmrefError) -> dict[str, Any]:
     """Return the JSON of a refusal: that of A1111, of OpenAI, of JSON-RPC, or ldmref's own."""
     message = f"{error} ({error.hint})" if error.hint else str(error)
-    parameter = getattr(error, "parameter", "")
     if path.startswith("/sdapi"):
         name = type(error).__name__
         return {"error": name, "detail": message, "body": "", "errors": message}
     if path.startswith(("/v1/images", "/v1/models")):
         kind = "server_error" if status >= 500 else "invalid_request_error"
         kind = "rate_limit_error" if status == 429 else kind
-        own = {"message": message, "type": kind, "param": parameter or None, "code": error.code}
+        own = {
+            "message": message,
+            "type": kind,
+            "param": error.parameter or None,
+            "code": error.code,
+        }
         return {"error": own}
     if path.startswith("/mcp"):
         own = {"code": -32603 if status >= 500 else -32600, "message": message}
