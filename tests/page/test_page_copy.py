@@ -138,11 +138,11 @@ def test_the_embedded_model_is_the_default(serve_page, new_context, tmp_path):
 
 def test_flags_are_those_of_the_commands():
     """Also of parameters whose flags the commands declare themselves."""
-    from ldmref.cli.main import main
+    from ldmref.cli.main import cli
     from ldmref.modes.registry import MODES
     from ldmref.server.reproducing import command_flags
 
     for mode in MODES:
-        options = {name for param in main.commands[mode].params for name in (*param.opts, *param.secondary_opts)}
+        options = {name for param in cli.commands[mode].params for name in (*param.opts, *param.secondary_opts)}
         for flag in command_flags(mode).values():
             assert set(flag.values()) <= options
