@@ -56,10 +56,10 @@ def serve(models: tuple[str, ...], no_page: bool, **flags: Any) -> None:
     configured = settings(flags["config"])
     wanted = read_settings(configured, flags, no_page)
     with open_socket(wanted) as listening:
-        served = load_models(models, configured, flags)
+        served, sources = load_models(models, configured, flags)
         address = address_of(listening)
         say(one_line(f"ldmref: serving {', '.join(served)} on {address}  (Ctrl-C stops it)"))
-        signal = run_server(served, wanted, listening)
+        signal = run_server(served, wanted, listening, sources)
     say("ldmref: stopped")
     click.get_current_context().exit(128 + signal if signal else 0)
 
@@ -87,8 +87,8 @@ def read_settings(configured: Settings, flags: dict[str, Any], no_page: bool) ->
 
 def load_models(
     named: tuple[str, ...], configured: Settings, flags: dict[str, Any]
-) -> dict[str, LatentDiffusion]:
-    """Load the models by name, all on one backend.
+) -> tuple[dict[str, LatentDiffusion], dict[str, str]]:
+    """Load the models by name, all on one backend, and return them with the source of each.
 
     Raises:
         UsageError: Two models have the same name.
@@ -96,17 +96,20 @@ def load_models(
     """
     limits = {key: flags[key] for key in LIMIT_KEYS if flags[key] is not None}
     models: dict[str, LatentDiffusion] = {}
+    sources: dict[str, str] = {}
     with naming_settings(configured, flags):
         backend = open_backend(
             flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
         )
         for text in named or (configured.defaults.get("model", EMBEDDED),):
             name, equals, path = text.partition("=")
-            model = load(path if equals else text, backend=backend, **configured.limits | limits)
+            source = path if equals else text
+            model = load(source, backend=backend, **configured.limits | limits)
             if not equals:
                 name = text if text == EMBEDDED else model.config.name
             if name in models:
                 hint = "name them: --model first=PATH --model second=PATH"
                 raise UsageError(f"two models are named {name!r}", code="E-MODEL", hint=hint)
             models[name] = model
-    return models
+            sources[name] = source
+    return models, sources

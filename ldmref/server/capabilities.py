@@ -15,6 +15,7 @@ from ldmref.samplers.schedule import default_spacing
 from ldmref.server.engine import Engine
 from ldmref.server.inputs import request_schema
 from ldmref.server.parts import find_part
+from ldmref.server.reproducing import command_flags, load_arguments
 from ldmref.version import __version__
 
 SCHEDULES = {  # a line about each spacing of the noise levels
@@ -37,9 +38,17 @@ def describe_server(engine: Engine) -> dict[str, Any]:
     limits = engine.settings
     return {
         "version": __version__,
-        "models": [describe_model(name, model) for name, model in engine.models.items()],
+        "models": [
+            describe_model(name, model)
+            | {"load": load_arguments(model, engine.sources.get(name), limits.is_local)}
+            for name, model in engine.models.items()
+        ],
         "modes": {
-            name: {"summary": mode.summary, "schema": request_schema(name)}
+            name: {
+                "summary": mode.summary,
+                "schema": request_schema(name),
+                "flags": command_flags(name),
+            }
             for name, mode in MODES.items()
         },
         "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],

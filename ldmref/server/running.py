@@ -100,7 +100,10 @@ def address_of(listening: socket.socket) -> str:
 
 
 def run_server(
-    models: Mapping[str, LatentDiffusion], settings: ServerSettings, listening: socket.socket
+    models: Mapping[str, LatentDiffusion],
+    settings: ServerSettings,
+    listening: socket.socket,
+    sources: Mapping[str, str] | None = None,
 ) -> int:
     """Serve models until the process is asked to stop, and return the number of that signal.
 
@@ -108,9 +111,10 @@ def run_server(
         models: By name; the first is the default.
         settings: Access and limits.
         listening: From `open_socket`.
+        sources: The name or path from which each model was loaded.
     """
     raise_file_limit(settings.max_connections)
-    server = make_server(Engine(models, settings), settings)
+    server = make_server(Engine(models, settings, sources), settings)
     server.run(sockets=[listening])
     return server.signal
 

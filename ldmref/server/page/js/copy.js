@@ -1,0 +1,178 @@
+// The text that generates an image again: in Python, as a command, and with curl. Each of the three
+// writes the same bytes that the page downloads.
+
+import { ending } from "./files.js";
+import { formatNumber, toJson } from "./numbers.js";
+
+/** The kinds of text, with their names. */
+export const KINDS = { python: "Python", command: "Command", curl: "curl" };
+const WRITERS = { python: writePython, command: writeCommand, curl: writeCurl };
+const LONGEST = 88; // letters of a line
+
+/**
+ * Return {text, files} for a request {mode, model, values}. `files` are those that the text reads,
+ * by parameter: {name, blob}.
+ *
+ * `images` is {first, count, index}: the seed of the first image of the request, how many it has,
+ * and which of them is meant. `context` is {kind, name, capabilities, origin, token}: `name` is the
+ * file to write, without its ending, and `token` says whether the server needs one.
+ */
+export function writeCode(request, images, context) {
+  const { capabilities, kind, name } = context;
+  const mode = capabilities.modes[request.mode];
+  const values = { ...request.values, ...fixSeed(request, images, mode) };
+  const files = nameFiles(values, name);
+  const model = capabilities.models.find((one) => one.name === request.model) ?? capabilities.models[0];
+  const text = WRITERS[kind]({ ...context, request, values, files, images, mode, load: model.load ?? {} });
+  return { text, files };
+}
+
+// A random seed becomes the one that was used.
+function fixSeed({ values: { seed } }, { first }, mode) {
+  if (!("seed" in mode.schema.properties)) return {};
+  const random = seed === undefined || seed === -1;
+  return random ? { seed: first } : {};
+}
+
+function nameFiles(values, name) {
+  const files = {};
+  for (const [key, value] of Object.entries(values)) {
+    if (!(value instanceof Blob)) continue;
+    const array = value.name?.endsWith(".npy");
+    files[key] = { name: `${name}-${key}${array ? ".npy" : ending(value)}`, blob: value, array };
+  }
+  return files;
+}
+
+/** Return the name of the file that the text writes: several images are numbered. */
+function outputName({ name, images: { count, index } }) {
+  return `${name}${count > 1 ? `-${index}` : ""}.png`;
+}
+
+// -- Python
+
+function writePython(given) {
+  const { request, values, files, load, name, images } = given;
+  const { prompt, ...rest } = values;
+  const argumentOf = (key, value) => {
+    if (files[key]?.array) return `np.load(${python(files[key].name)})`;
+    return python(files[key]?.name ?? value);
+  };
+  const call = ["model"];
+  if (prompt !== undefined) call.push(python(prompt));
+  for (const [key, value] of Object.entries(rest)) call.push(`${key}=${argumentOf(key, value)}`);
+  const arrays = Object.values(files).some(({ array }) => array);
+  return [
+    ...(arrays ? ["import numpy as np", ""] : []),
+    "import ldmref",
+    "from ldmref import modes",
+    "",
+    `model = ${formatCall("ldmref.load", loadArguments(load), 8)}`,
+    `result = ${formatCall(`modes.${request.mode}`, call, 9)}`,
+    `result.save(${python(`${name}.png`)})${images.count > 1 ? `  # ${outputName(given)} is this image` : ""}`,
+    "",
+  ].join("\n");
+}
+
+function loadArguments({ source, ...options }) {
+  const named = Object.entries(options).map(([key, value]) => `${key}=${python(value)}`);
+  return source === undefined ? named : [python(source), ...named];
+}
+
+function formatCall(called, given, indent) {
+  const line = `${called}(${given.join(", ")})`;
+  if (line.length + indent <= LONGEST) return line;
+  return `${called}(\n${given.map((one) => `    ${one},\n`).join("")})`;
+}
+
+/** Return a value as a literal of Python. */
+export function python(value) {
+  if (value === null || value === undefined) return "None";
+  if (typeof value === "boolean") return value ? "True" : "False";
+  if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
+  if (typeof value === "object" && !value.$float) {
+    const items = Object.entries(value).map(([key, item]) => `${python(key)}: ${python(item)}`);
+    return `{${items.join(", ")}}`;
+  }
+  return toJson(value); // texts of JSON and of Python have the same escapes
+}
+
+// -- the command line
+
+function writeCommand(given) {
+  const { request, values, files, load, name, images, mode } = given;
+  const words = ["ldmref", request.mode];
+  for (const [key, value] of Object.entries(values)) {
+    words.push(...writeFlag(mode.flags[key], files[key]?.name ?? value));
+  }
+  const { source, ...options } = load;
+  if (source !== undefined) words.push("--model", source);
+  for (const [key, value] of Object.entries(options)) words.push(`--${key}`, String(value));
+  words.push("-o", `${name}.png`);
+  const comment = images.count > 1 ? `# ${outputName(given)} is this image\n` : "";
+  return `${comment}${wrapWords(words)}\n`;
+}
+
+function writeFlag(flag, value) {
+  if (typeof value === "boolean") {
+    const name = value ? flag.name : flag.off;
+    return name ? [name] : [];
+  }
+  if (Array.isArray(value)) {
+    const texts = value.every((item) => typeof item === "string");
+    if (texts) return value.flatMap((item) => [flag.name, item]);
+    return [flag.list ?? flag.name, value.map(formatNumber).join(",")];
+  }
+  if (value !== null && typeof value === "object") {
+    const { name: rule, ...options } = value;
+    const text = Object.entries(options).map(([key, item]) => `${key}=${item}`).join(",");
+    return [flag.name, text ? `${rule}:${text}` : rule];
+  }
+  return [flag.name, String(value)];
+}
+
+/** Return a word as a POSIX shell reads it. */
+export function quote(word) {
+  return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
+}
+
+// A value follows its flag, and a negative number is a value.
+function wrapWords(words) {
+  const quoted = words.map(quote);
+  if (quoted.join(" ").length <= LONGEST) return quoted.join(" ");
+  const rows = [quoted.slice(0, 2).join(" ")];
+  for (const word of quoted.slice(2)) {
+    if (/^--?[a-zA-Z]/.test(word)) rows.push(`  ${word}`);
+    else rows[rows.length - 1] += ` ${word}`;
+  }
+  return rows.join(" \\\n");
+}
+
+// -- curl
+
+function writeCurl(given) {
+  const { request, values, files, origin, token, images } = given;
+  const parameters = { ...values };
+  const marks = Object.fromEntries(Object.keys(files).map((key) => [key, newMark()]));
+  Object.assign(parameters, marks);
+  const body = { mode: request.mode, ...(request.model ? { model: request.model } : {}), parameters };
+  const which = images.count > 1 ? `?image=${images.index}` : "";
+  const lines = [`curl -fsS ${quote(`${origin}/v1/generate${which}`)}`, "  -H 'Content-Type: application/json'"];
+  if (token) lines.push('  -H "Authorization: Bearer $LDMREF_TOKEN"');
+  lines.push(`  -o ${quote(outputName(given))}`);
+  if (!Object.keys(files).length) {
+    lines.push(`  -d ${quote(toJson(body))}`);
+    return `${lines.join(" \\\n")}\n`;
+  }
+  // The shell puts the files into the text between the two END, so $, ` and \ are escaped in it.
+  let text = toJson(body).replace(/[\\$`]/g, "\\$&");
+  for (const [key, file] of Object.entries(files)) {
+    text = text.replace(marks[key], () => `$(base64 < ${quote(file.name)} | tr -d '\\n')`);
+  }
+  return `${[...lines, "  -d @- <<END"].join(" \\\n")}\n${text}\nEND\n`;
+}
+
+// A text that no prompt contains.
+function newMark() {
+  return `FILE${crypto.getRandomValues(new Uint32Array(3)).join("x")}`;
+}
