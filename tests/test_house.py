@@ -70,6 +70,8 @@ ARROWS = {
     "check": ("not", "cli", *LABORATORY),
     TOP: ("not", "cli", "testing", *LABORATORY),
     "cli": ("not", *LABORATORY),
+    "compat": ("not", "cli", "testing", *LABORATORY),
+    "plots": ("not", "cli", "testing", "compat", *LABORATORY),
     "pytest_plugin": ("check", "backends", "errors"),
     "__main__": ("not", *LABORATORY),
     # -- the laboratory
