@@ -104,14 +104,14 @@ def bind(
     names = list(parameters)
     if len(args) > len(names):
         raise TypeError(f"{name} takes at most {len(names)} arguments, not {len(args)}")
-    given = dict(zip(names, args, strict=False))
+    positional = dict(zip(names, args, strict=False))
     for key in values:
-        if key in given:
+        if key in positional:
             raise TypeError(f"{name} got multiple values for argument {key!r}")
         if key not in parameters and key not in OLDER:
             hint = did_you_mean(key, parameters)
             raise UsageError(f"{name} has no argument {key!r}", code="E-USAGE", hint=hint)
-    bound = {**parameters, **OLDER, **given, **values}
+    bound = {**parameters, **OLDER, **positional, **values}
     for key, hint in UNSUPPORTED.items():
         neutral = (parameters.get(key), None, {}, "")
         if key in bound and not any(bound[key] is one or bound[key] == one for one in neutral):
@@ -156,7 +156,7 @@ def check(arguments: SimpleNamespace) -> None:
 def is_integer(value: Any, least: int) -> bool:
     """Return whether a value is an integer of at least `least`."""
     whole = isinstance(value, int | np.integer) and not isinstance(value, bool)
-    return whole and value >= least
+    return bool(whole and value >= least)
 
 
 def signature_of(parameters: Mapping[str, Any]) -> inspect.Signature:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,6 +19,7 @@ from ldmref.io.locate import find_model
 from ldmref.loading import load, open_backend
 from ldmref.models.config import ModelConfig
 from ldmref.models.model import LatentDiffusion
+from ldmref.samplers.config import SchedulerConfig
 
 NETWORKS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet")
 DTYPES = ("float16", "bfloat16", "float32", "float64")
@@ -57,6 +59,13 @@ class Weights:
                 variant=self.variant,
             )
         return self._model
+
+    def with_scheduler(self, scheduler: SchedulerConfig) -> LatentDiffusion:
+        """Return the model with another configuration of its scheduler; weights are shared."""
+        model = self.model
+        configured = model.with_params({}, model.backend)
+        configured.config = replace(model.config, scheduler=scheduler)
+        return configured
 
     def move(self, *targets: Any) -> None:
         """Choose the device and the dtype, as `pipe.to(...)` does; None changes nothing.

@@ -27,11 +27,5 @@ class FrozenConfig(dict[str, Any]):
             hint="give changes to from_config: EulerDiscreteScheduler.from_config(config, name=1)",
         )
 
-    __setattr__ = _refuse
-    __setitem__ = _refuse
-    __delitem__ = _refuse
-    update = _refuse
-    pop = _refuse
-    setdefault = _refuse
-    clear = _refuse
-    popitem = _refuse
+    __setattr__ = __setitem__ = __delitem__ = _refuse
+    update = pop = popitem = setdefault = clear = _refuse  # type: ignore[assignment]

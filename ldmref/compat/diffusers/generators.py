@@ -77,7 +77,7 @@ class Generator:
         return f"<Generator of seed {self._seed}>"
 
 
-class NoiseSource:
+class GeneratorNoise:
     """Standard normal arrays for a call of a pipeline, from its `generator`.
 
     Args:
@@ -111,15 +111,18 @@ class NoiseSource:
         """Whether every image has its own generator."""
         return isinstance(self.generator, list)
 
-    def randn(self, shape: tuple[int, ...]) -> np.ndarray:
-        """Return the next array; row i comes from generator i if there are several."""
+    def randn(self, shape: tuple[int, ...], dtype: str | None = None) -> np.ndarray:
+        """Return the next array; row i comes from generator i if there are several.
+
+        `dtype` is that in which torch samples; None: that of the model.
+        """
         if isinstance(self.generator, list):
             one = (1, *shape[1:])
-            rows = [self._randn(one, self.generator[i]) for i in range(shape[0])]
+            rows = [self._randn(one, self.generator[i], dtype) for i in range(shape[0])]
             return np.concatenate(rows, axis=0)
-        return self._randn(shape, self.generator)
+        return self._randn(shape, self.generator, dtype)
 
-    def _randn(self, shape: tuple[int, ...], generator: Any) -> np.ndarray:
+    def _randn(self, shape: tuple[int, ...], generator: Any, dtype: str | None) -> np.ndarray:
         if isinstance(generator, Generator):
             return generator.randn(shape)
         torch = sys.modules["torch"]
@@ -127,9 +130,10 @@ class NoiseSource:
         device = ops.device if ops.name == "torch" else "cpu"
         if generator is not None:
             device = generator.device
-        dtype = getattr(torch, ops.dtype if ops.name == "torch" else "float32")
-        drawn = torch.randn(shape, generator=generator, device=device, dtype=dtype)
-        return drawn.float().cpu().numpy()
+        dtype = dtype or (ops.dtype if ops.name == "torch" else "float32")
+        kind = getattr(torch, dtype)
+        sampled = torch.randn(shape, generator=generator, device=device, dtype=kind)
+        return sampled.float().cpu().numpy()
 
 
 def make_generator(value: Any) -> Any:

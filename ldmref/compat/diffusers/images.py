@@ -160,7 +160,7 @@ def _from_pillow(
 
 def _resize(pixels: np.ndarray, factor: int, size: tuple[int | None, int | None]) -> np.ndarray:
     """Resize arrays (n, channels, height, width) by the nearest pixel, as torch does."""
-    height, width = _target(*pixels.shape[-2:], factor, size)
+    height, width = _target(pixels.shape[-2], pixels.shape[-1], factor, size)
     rows = _nearest(pixels.shape[-2], height)
     columns = _nearest(pixels.shape[-1], width)
     return pixels[:, :, rows][:, :, :, columns]

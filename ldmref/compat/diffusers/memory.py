@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-# Accepted without effect: ldmref decodes images one by one, and its backends choose their attention.
+# Without effect: ldmref decodes images one by one, and its backends choose their attention.
 WITHOUT_EFFECT = (
     "enable_attention_slicing", "disable_attention_slicing",
     "enable_vae_slicing", "disable_vae_slicing",

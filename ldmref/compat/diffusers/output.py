@@ -30,7 +30,9 @@ class StableDiffusionPipelineOutput:
 
     def to_tuple(self) -> tuple[Any, ...]:
         """Return the values that are not None."""
-        return tuple(value for value in (self.images, self.nsfw_content_detected) if value is not None)
+        return tuple(
+            value for value in (self.images, self.nsfw_content_detected) if value is not None
+        )
 
     def keys(self) -> list[str]:
         """Return the names of the values that are not None."""

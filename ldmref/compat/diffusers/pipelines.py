@@ -16,11 +16,11 @@ from PIL import Image
 from ldmref.compat.diffusers import arguments as table
 from ldmref.compat.diffusers.arrays import to_host
 from ldmref.compat.diffusers.base import Pipeline
+from ldmref.compat.diffusers.call import PipelineCall
 from ldmref.compat.diffusers.components import Weights
-from ldmref.compat.diffusers.generators import NoiseSource
+from ldmref.compat.diffusers.generators import GeneratorNoise
 from ldmref.compat.diffusers.images import prepare_images, prepare_masks, shrink_masks
 from ldmref.compat.diffusers.overlay import find_crop, paste_crop
-from ldmref.compat.diffusers.prompts import EmbeddedPrompts
 from ldmref.errors import ImageError, UsageError
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.channels import encode_array
@@ -36,23 +36,16 @@ class StableDiffusionPipeline(Pipeline):
     parameters = table.TXT2IMG
     mode = "txt2img"
 
-    def _generate(
-        self,
-        model: LatentDiffusion,
-        arguments: SimpleNamespace,
-        prompts: EmbeddedPrompts,
-        noise: NoiseSource,
-    ) -> Any:
+    def run(self, call: PipelineCall) -> Any:
+        model, arguments, prompts, noise = call.parts
         height, width = self._size(model, arguments)
         latents = arguments.latents
         latents = None if latents is None else to_host("latents", latents)
-        made = self._plan(model, arguments, prompts, height=height, width=width, latents=latents)
+        made = call.plan(height=height, width=width, latents=latents)
         if latents is None:
             latents = noise.randn((prompts.images, *model.latent_shape(width, height)))
         initial = InitialState(noise=latents)
-        return self._finish(
-            model, arguments, self._sample(model, arguments, made, initial, noise)
-        )
+        return call.decode(call.sample(made, initial))
 
     def _size(self, model: LatentDiffusion, arguments: SimpleNamespace) -> tuple[int, int]:
         """Return height and width; without one of them, diffusers uses neither."""
@@ -68,13 +61,8 @@ class StableDiffusionImg2ImgPipeline(Pipeline):
     parameters = table.IMG2IMG
     mode = "img2img"
 
-    def _generate(
-        self,
-        model: LatentDiffusion,
-        arguments: SimpleNamespace,
-        prompts: EmbeddedPrompts,
-        noise: NoiseSource,
-    ) -> Any:
+    def run(self, call: PipelineCall) -> Any:
+        model, arguments, prompts, noise = call.parts
         require_strength(arguments)
         n = prompts.images
         vae = model.config.vae
@@ -83,16 +71,14 @@ class StableDiffusionImg2ImgPipeline(Pipeline):
         factor = vae.factor if encoded else 1
         height, width = (side * factor for side in pixels.shape[2:])
         blank = Image.new("RGB", (width, height))
-        made = self._plan(model, arguments, prompts, image=blank, strength=arguments.strength)
+        made = call.plan(image=blank, strength=arguments.strength)
         if noise.is_list and not encoded:
             pixels = tile("image", pixels, n)
         latents = pixels if encoded else sample_latents(model, pixels, noise)
         latents = tile("image", latents, n)
-        drawn = noise.randn(latents.shape)
-        initial = InitialState(drawn, exactly(latents), from_noise=False)
-        return self._finish(
-            model, arguments, self._sample(model, arguments, made, initial, noise)
-        )
+        sampled = noise.randn(latents.shape)
+        initial = InitialState(sampled, exactly(latents), from_noise=False)
+        return call.decode(call.sample(made, initial))
 
 
 class StableDiffusionInpaintPipeline(Pipeline):
@@ -102,23 +88,15 @@ class StableDiffusionInpaintPipeline(Pipeline):
     mode = "inpaint"
     tensor_inputs = (*Pipeline.tensor_inputs, *MASK_TENSORS)
 
-    def _generate(
-        self,
-        model: LatentDiffusion,
-        arguments: SimpleNamespace,
-        prompts: EmbeddedPrompts,
-        noise: NoiseSource,
-    ) -> Any:
+    def run(self, call: PipelineCall) -> Any:
+        model, arguments, _, _ = call.parts
         require_strength(arguments)
         defaults = model.config.defaults
         height = arguments.height or defaults.height
         width = arguments.width or defaults.width
         blank = Image.new("RGB", (width, height))
         white = Image.new("L", (width, height), 255)
-        made = self._plan(
-            model,
-            arguments,
-            prompts,
+        made = call.plan(
             image=blank,
             mask=white,
             strength=arguments.strength,
@@ -134,28 +112,29 @@ class StableDiffusionInpaintPipeline(Pipeline):
         if pixels.shape[1] != 3:
             raise ImageError("image must be an image, not latents", code="E-IMAGE")
         masks = prepare_masks(arguments.mask_image, vae.factor, size, crop)
-        initial = make_initial(model, arguments, pixels, masks, prompts.images, noise)
-        shown = {}
-        if initial.channels is not None and isinstance(initial.channels, MaskedImage):
-            repeat = 2 if self.do_classifier_free_guidance else 1
-            shown["mask"] = np.concatenate([initial.channels.mask] * repeat)
-            shown["masked_image_latents"] = np.concatenate([initial.channels.image.mean] * repeat)
-        latents = self._sample(model, arguments, made, initial, noise, **shown)
-        images = self._finish(model, arguments, latents)
+        initial, masked = make_initial(call, pixels, masks)
+        repeat = 2 if self.do_classifier_free_guidance else 1
+        shown = (masked.mask, masked.image.mean)
+        tensors = {
+            name: np.concatenate([array] * repeat)
+            for name, array in zip(MASK_TENSORS, shown, strict=True)
+        }
+        latents = call.sample(made, initial, **tensors)
+        images = call.decode(latents)
         if crop is None:
             return images
         return [paste_crop(i, arguments.image, arguments.mask_image, crop) for i in images]
 
 
 def make_initial(
-    model: LatentDiffusion,
-    arguments: SimpleNamespace,
-    pixels: np.ndarray,
-    masks: np.ndarray,
-    n: int,
-    noise: NoiseSource,
-) -> InitialState:
-    """Return the initial state of inpainting; all noise is sampled in diffusers' order."""
+    call: PipelineCall, pixels: np.ndarray, masks: np.ndarray
+) -> tuple[InitialState, MaskedImage]:
+    """Return the initial state of inpainting, and the mask with the latents of the masked image.
+
+    All noise is sampled in diffusers' order.
+    """
+    model, arguments, prompts, noise = call.parts
+    n = prompts.images
     has_channels = bool(model.config.image_channels)
     whole = arguments.strength == 1.0
     c, h, w = model.latent_shape(pixels.shape[3], pixels.shape[2])
@@ -172,15 +151,14 @@ def make_initial(
     hidden = sample_latents(model, pixels * (masks < 0.5), noise)
     small = tile("mask_image", shrink_masks(masks, h, w), n)
     from_noise = whole or arguments.latents is not None
-    channels = None
-    if has_channels:
-        channels = MaskedImage(small, exactly(tile("image", hidden, n)))
+    masked = MaskedImage(small, exactly(tile("image", hidden, n)))
     image = None if known is None else exactly(known)
     keep = None if has_channels else 1.0 - small
-    return InitialState(start, image, from_noise, keep=keep, channels=channels)
+    channels = masked if has_channels else None
+    return InitialState(start, image, from_noise, keep=keep, channels=channels), masked
 
 
-def sample_latents(model: LatentDiffusion, pixels: np.ndarray, noise: NoiseSource) -> np.ndarray:
+def sample_latents(model: LatentDiffusion, pixels: np.ndarray, noise: GeneratorNoise) -> np.ndarray:
     """Return a sample of the posterior of each image, (n, c, h, w)."""
     mean, std = encode_array(model, pixels)
     return mean + std * noise.randn(mean.shape)
@@ -220,7 +198,9 @@ def require_pillow(arguments: SimpleNamespace) -> None:
             message = f"with padding_mask_crop, {name} must be a Pillow image"
             raise ImageError(message, code="E-IMAGE")
     if arguments.output_type != "pil":
-        message = f"with padding_mask_crop, output_type must be 'pil', not {arguments.output_type!r}"
+        message = (
+            f"with padding_mask_crop, output_type must be 'pil', not {arguments.output_type!r}"
+        )
         raise UsageError(message, code="E-USAGE")
 
 

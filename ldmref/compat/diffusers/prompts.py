@@ -126,4 +126,6 @@ def _encode(model: LatentDiffusion, texts: Sequence[str], clip_skip: int) -> Emb
     ops = model.backend
     states = np.asarray(ops.to_numpy(encoded.states), np.float32)
     pooled = encoded.pooled
-    return Embedded(states, None if pooled is None else np.asarray(ops.to_numpy(pooled), np.float32))
+    return Embedded(
+        states, None if pooled is None else np.asarray(ops.to_numpy(pooled), np.float32)
+    )

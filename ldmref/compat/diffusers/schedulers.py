@@ -187,6 +187,28 @@ class Scheduler:
         """Whether the class uses the argument `eta` of a pipeline."""
         return self.kind in WITH_ETA
 
+    def samples(self, timesteps: np.ndarray, eta: float) -> int:
+        """Return how often diffusers samples noise in the evaluations at these timesteps.
+
+        Some classes also sample noise where its factor is 0, which moves the generator on.
+        """
+        evaluated = len(timesteps)
+        stochastic = str(self.config.get("algorithm_type")).startswith("sde-")
+        if self.has_eta:
+            return evaluated if eta > 0 else 0
+        if self.kind in ("DDPMScheduler", "DDPMParallelScheduler"):
+            return int(np.count_nonzero(timesteps))
+        if self.kind == "KDPM2AncestralDiscreteScheduler":
+            return evaluated // 2
+        if self.kind == "EulerAncestralDiscreteScheduler" or stochastic:
+            return evaluated
+        return 0
+
+    @property
+    def noise_dtype(self) -> str | None:
+        """The dtype in which the class samples noise; None: that of the model."""
+        return "float32" if self.kind == "DPMSolverMultistepScheduler" else None
+
     @property
     def compatibles(self) -> list[type[Scheduler]]:
         """The classes that can take over this configuration."""

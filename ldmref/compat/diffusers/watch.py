@@ -28,7 +28,8 @@ from ldmref.samplers.loop import Constraint, Guided, History, Interval
 
 CODE = "E-CALLBACK"
 # Tensors that a callback may ask for by name and replace.
-REPLACED = ("latents", "prompt_embeds", "negative_prompt_embeds", "add_text_embeds")
+TEXTS = {"prompt_embeds": "context", "add_text_embeds": "pooled", "add_time_ids": "sizes"}
+REPLACED = ("latents", "negative_prompt_embeds", *TEXTS)
 
 
 class Interrupted(Exception):
@@ -71,7 +72,7 @@ class Watch:
         return 1.0 if self.explodes else 1.0 / math.hypot(1.0, sigma)
 
     def finish(self, model: LatentDiffusion, x: Array, sigma: float) -> Array:
-        """Call the callback after an evaluation that has led to x, and return x or its new value.
+        """Call the callback after an evaluation that has led to x; return x or its new value.
 
         Raises:
             UsageError: The callback returned something that cannot be used.
@@ -109,7 +110,7 @@ class Watch:
         before = np.asarray(ops.to_numpy(self.latents), np.float32)
         values = self._values(model)
         shown = {name: values[name] for name in self.names}
-        texts = {name: to_host(name, shown[name]) for name in self.names if name in REPLACED[1:]}
+        texts = {name: to_host(name, shown[name]) for name in self.names if name in TEXTS}
         returned = self.callback(self.pipe, i, t, dict(shown)) if self.callback else None
         if not isinstance(returned, Mapping):
             raise UsageError(
@@ -162,9 +163,9 @@ class Watch:
     ) -> None:
         """Use the embeddings and the guidance scale that the callback leaves."""
         guided = self.pipe.do_classifier_free_guidance
-        changed = self.pipe._guidance != self.in_use
+        changed = self.pipe.guidance != self.in_use
         rows = len(self.latents)
-        for name, key in (("prompt_embeds", "context"), ("add_text_embeds", "pooled")):
+        for name, key in TEXTS.items():
             if name not in returned or name not in before:
                 continue
             after = to_host(name, returned[name])
@@ -221,7 +222,7 @@ class WatchedTrajectory(Trajectory):
     def _build(self, model: LatentDiffusion | None) -> GuidedDenoiser:
         """Build the denoiser for the embeddings and the guidance of now."""
         watch = self.watch
-        scale, rescale = watch.in_use = watch.pipe._guidance
+        scale, rescale = watch.in_use = watch.pipe.guidance
         guidance: Guidance = PLAIN
         if watch.guided and rescale:
             guidance = get_guidance({"name": "rescale", "phi": rescale})
