@@ -30,7 +30,7 @@ LABORATORY_COMMANDS = {
 
 # They sit on `modes`, as the command line does; the core does not import them, except for the
 # declaration of the server's settings, which the configuration file reads.
-INTERFACES = ("server", "mcp")
+INTERFACES = ("server", "mcp", "batch", "compat", "plots")
 
 # The part of ldmref that a file belongs to -> what it may import of ldmref, besides its own part.
 # ("not", ...) allows everything else.
@@ -69,14 +69,19 @@ ARROWS = {
         "math",
     ),
     "testing": ("backends", "math", "models", "prompts", "errors"),
-    "modes": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
-    "loading": ("not", "cli", "testing", "modes", *INTERFACES, *LABORATORY),
+    "modes": ("not", "cli", "testing", "explore", *INTERFACES, *LABORATORY),
+    "loading": ("not", "cli", "testing", "modes", "explore", *INTERFACES, *LABORATORY),
     "check": ("not", "cli", *INTERFACES, *LABORATORY),
+    "explore": ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "differences": ("errors", "samplers"),
-    "mcp": ("not", "cli", "server", "testing", *LABORATORY),
     TOP: ("not", "cli", "testing", *INTERFACES, *LABORATORY),
     "cli": ("not", *LABORATORY),
-    "server": ("not", "cli", "testing", *LABORATORY),
+    # -- the interfaces
+    "server": ("not", "cli", "testing", "batch", "compat", "plots", *LABORATORY),
+    "mcp": ("not", "cli", "server", "testing", *LABORATORY),
+    "batch": ("not", "cli", "server", "testing", *LABORATORY),
+    "compat": ("not", "cli", "server", "testing", *LABORATORY),
+    "plots": ("not", "cli", "server", "testing", *LABORATORY),
     "pytest_plugin": ("check", "backends", "errors"),
     "__main__": ("not", *LABORATORY),
     # -- the laboratory

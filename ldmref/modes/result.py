@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,6 +13,7 @@ from PIL import Image
 from ldmref.errors import abbreviated
 from ldmref.io.images.infotext import infotext
 from ldmref.io.images.metadata import check_target, write_image
+from ldmref.modes.display import arrange, to_html, to_png
 from ldmref.modes.record import select_image
 
 
@@ -101,14 +101,29 @@ class Result:
             return path / f"{self.params['mode']}-{self.seeds[i]}-{i}.png"
         return path if len(self) == 1 else path.with_stem(f"{path.stem}-{i}")
 
-    def _repr_png_(self) -> bytes:
-        """Return all images side by side, for notebooks."""
-        width = sum(image.width for image in self.images)
-        sheet = Image.new("RGB", (width, max(image.height for image in self.images)))
-        x = 0
-        for image in self.images:
-            sheet.paste(image, (x, 0))
-            x += image.width
-        buffer = io.BytesIO()
-        sheet.save(buffer, "PNG")
-        return buffer.getvalue()
+    def grid(self, columns: int | None = None) -> Image.Image:
+        """Return all images as one.
+
+        Args:
+            columns: The number of columns; None: one row of up to four images, otherwise about
+                square.
+
+        Raises:
+            UsageError: There are no images, or `columns` is not a positive integer.
+        """
+        return arrange(self.images, columns)
+
+    def _repr_png_(self) -> bytes | None:
+        """Return all images as one, for consoles and notebooks without HTML."""
+        return to_png(self.grid()) if self.images else None
+
+    def _repr_html_(self) -> str:
+        """Return the images with their seeds, and the warnings, for notebooks."""
+        captions = [f"seed {seed}" for seed in self.seeds]
+        positions = self.params.get("positions")
+        if positions:
+            captions = [f"position {position:.3g}" for position in positions]
+        records = (self.params_of(i) if "mode" in self.params else None for i in range(len(self)))
+        prompt = self.params.get("prompt") or ""
+        described = prompt if isinstance(prompt, str) else ", ".join(prompt)
+        return to_html(repr(self)[1:-1], self.images, captions, records, described, self.warnings)

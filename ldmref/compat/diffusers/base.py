@@ -1,0 +1,218 @@
+"""`Pipeline`: what all pipelines share: loading, moving, the scheduler, and the run of a call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+from ldmref.compat.diffusers.arguments import bind, signature_of
+from ldmref.compat.diffusers.call import PipelineCall
+from ldmref.compat.diffusers.components import Component, Weights, make_components
+from ldmref.compat.diffusers.generators import GeneratorNoise
+from ldmref.compat.diffusers.loading import check_options, folder_scheduler, wrong_scheduler
+from ldmref.compat.diffusers.memory import MemoryCalls
+from ldmref.compat.diffusers.output import StableDiffusionPipelineOutput
+from ldmref.compat.diffusers.prompts import encode_prompts
+from ldmref.compat.diffusers.schedulers import Scheduler
+from ldmref.errors import UsageError
+
+
+class Pipeline(MemoryCalls):
+    """A pipeline of diffusers on a model of ldmref.
+
+    Build one with `from_pretrained(folder)`, or from the parts of another one:
+    `StableDiffusionImg2ImgPipeline(**pipe.components)`.
+
+    Attributes:
+        scheduler: The scheduler, which may be replaced.
+        vae, unet, text_encoder, tokenizer: Stand-ins of the parts, with their configurations.
+    """
+
+    parameters: ClassVar[dict[str, Any]] = {}
+    mode: ClassVar[str] = ""
+    xl: ClassVar[bool] = False
+    tensor_inputs: ClassVar[tuple[str, ...]] = (
+        "latents",
+        "prompt_embeds",
+        "negative_prompt_embeds",
+    )
+
+    def __init_subclass__(cls) -> None:
+        """Give the call of the class its own signature, for `help` and completion."""
+
+        def call(self: Pipeline, *args: Any, **values: Any) -> Any:
+            return self.generate(args, values)
+
+        call.__name__ = "__call__"
+        call.__doc__ = cls.generate.__doc__
+        call.__signature__ = signature_of(cls.parameters)  # type: ignore[attr-defined]
+        cls.__call__ = call
+
+    def __init__(self, scheduler: Scheduler | None = None, **components: Any):
+        parts = [part for part in components.values() if isinstance(part, Component)]
+        if not parts or len({id(part.weights) for part in parts}) > 1:
+            raise UsageError(
+                f"{type(self).__name__} needs the components of one pipeline",
+                code="E-COMPONENT",
+                hint="from_pretrained(folder), or the parts of a pipeline: **pipe.components",
+            )
+        self._weights = parts[0].weights
+        name = type(self).__name__
+        if bool(self._weights.config.unet.addition_embed_type) != self.xl:
+            other = name.replace("XL", "") if self.xl else name.replace("Diffusion", "DiffusionXL")
+            message = f"{name} cannot run the model {self._weights.config.name!r}"
+            raise UsageError(message, code="E-PIPELINE", hint=f"use {other}")
+        self._components = make_components(self._weights)
+        for part, component in self._components.items():
+            object.__setattr__(self, part, component)
+        self.scheduler = scheduler or folder_scheduler(self._weights)
+        self.scheduler.correct(name)
+        self.vae_scale_factor = self._weights.config.vae.factor
+        self._guidance_scale = float(self.parameters["guidance_scale"])
+        self._guidance_rescale = 0.0
+        self._clip_skip: int | None = None
+        self._interrupt = False
+        self._num_timesteps = 0
+        self._steps = 0
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        folder: str | Path,
+        *,
+        torch_dtype: Any = None,
+        dtype: Any = None,
+        variant: str | None = None,
+        scheduler: Scheduler | None = None,
+        **options: Any,
+    ) -> Self:
+        """Open a folder of diffusers, or another model that `ldmref.load` knows.
+
+        Args:
+            folder: The folder; the name of a model in the local cache of Hugging Face; or `emoji`,
+                the embedded model. Nothing is downloaded.
+            torch_dtype, dtype: A dtype of torch, which selects the torch backend, or a name.
+            variant: The variant of the weights, such as `fp16`.
+            scheduler: A scheduler instead of the folder's.
+            options: `safety_checker=None`, `use_safetensors` and others that change no image.
+
+        Raises:
+            UsageError: An option that is not supported.
+            InputError: There is no such model, or it is damaged.
+        """
+        check_options(options)
+        if scheduler is not None and not isinstance(scheduler, Scheduler):
+            raise wrong_scheduler(scheduler)
+        weights = Weights(folder, variant)
+        weights.move(torch_dtype if dtype is None else dtype)
+        return cls(scheduler, **make_components(weights))
+
+    @classmethod
+    def from_pipe(cls, pipeline: Pipeline, **changes: Any) -> Self:
+        """Return a pipeline of this class with the model and the scheduler of another one."""
+        return cls(**{**pipeline.components, **changes})
+
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts of the pipeline by name, for another pipeline."""
+        without = dict.fromkeys(("safety_checker", "feature_extractor", "image_encoder"))
+        return {**self._components, "scheduler": self.scheduler, **without}
+
+    def to(self, *targets: Any, **named: Any) -> Self:
+        """Move to a device, a dtype, or both, and return the pipeline.
+
+        A device or dtype of torch, and every device except for "cpu", select the torch backend.
+        """
+        self._weights.move(*targets, *named.values())
+        return self
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "scheduler" and not isinstance(value, Scheduler):
+            raise wrong_scheduler(value)
+        if name in self.__dict__.get("_components", ()):
+            raise UsageError(
+                f"pipe.{name} cannot be replaced",
+                code="E-UNSUPPORTED",
+                hint="ldmref.load opens other autoencoders (vae=) and LoRAs (lora=)",
+            )
+        super().__setattr__(name, value)
+
+    # -- the state of a call, which callbacks read and set -----------------------------------------
+
+    @property
+    def guidance(self) -> tuple[float, float]:
+        """The guidance scale and `guidance_rescale` of the call."""
+        return self._guidance_scale, self._guidance_rescale
+
+    @property
+    def guidance_scale(self) -> float:
+        """The guidance scale of the call; a callback sets `_guidance_scale`."""
+        return self._guidance_scale
+
+    @property
+    def guidance_rescale(self) -> float:
+        """The argument `guidance_rescale` of the call."""
+        return self._guidance_rescale
+
+    @property
+    def clip_skip(self) -> int | None:
+        """The argument `clip_skip` of the call."""
+        return self._clip_skip
+
+    @property
+    def do_classifier_free_guidance(self) -> bool:
+        """Whether the guidance scale is above 1."""
+        return self._guidance_scale > 1
+
+    @property
+    def num_timesteps(self) -> int:
+        """The evaluations of the network in the call."""
+        return self._num_timesteps
+
+    @property
+    def interrupt(self) -> bool:
+        """Whether the rest of the steps is skipped; a callback sets `_interrupt`."""
+        return self._interrupt
+
+    @property
+    def device(self) -> Any:
+        """The device of the model."""
+        return self._components["unet"].device
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the model."""
+        return self._components["unet"].dtype
+
+    # -- a call ------------------------------------------------------------------------------------
+
+    def __call__(self, *args: Any, **values: Any) -> Any:
+        """Generate images; subclasses have the arguments of diffusers."""
+        return self.generate(args, values)
+
+    def generate(self, args: tuple[Any, ...], values: dict[str, Any]) -> Any:
+        """Generate images; the arguments and their defaults are those of diffusers.
+
+        Raises:
+            UsageError, ImageError: An argument is wrong or not supported; the message names it.
+        """
+        arguments = bind(type(self).__name__, self.parameters, args, values)
+        model = self._weights.with_scheduler(self.scheduler.native)
+        self._guidance_scale = float(arguments.guidance_scale)
+        self._guidance_rescale = float(getattr(arguments, "guidance_rescale", 0.0))
+        self._clip_skip = arguments.clip_skip
+        self._interrupt = False
+        self._steps = arguments.num_inference_steps
+        prompts = encode_prompts(model, arguments, self.do_classifier_free_guidance)
+        noise = GeneratorNoise(arguments.generator, prompts.images, model)
+        images = self.run(PipelineCall(self, model, arguments, prompts, noise))
+        if not arguments.return_dict:
+            return images, None
+        return StableDiffusionPipelineOutput(images)
+
+    def run(self, call: PipelineCall) -> Any:
+        """Return the images of a call; each kind of pipeline has its own initial state."""
+        raise NotImplementedError
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__} of {self._weights.config.name!r}, {self.scheduler.kind}>"

@@ -1,0 +1,210 @@
+"""The parts of a pipeline: stand-ins for diffusers' networks, which share one model of ldmref."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+from ldmref.compat.diffusers.arrays import to_caller, to_host
+from ldmref.compat.diffusers.frozen import FrozenConfig
+from ldmref.errors import UsageError, short_repr
+from ldmref.io.checkpoint import open_checkpoint
+from ldmref.io.locate import find_model
+from ldmref.loading import load, open_backend
+from ldmref.models.config import ModelConfig
+from ldmref.models.model import LatentDiffusion
+from ldmref.samplers.config import SchedulerConfig
+
+NETWORKS = ("vae", "text_encoder", "text_encoder_2", "tokenizer", "tokenizer_2", "unet")
+DTYPES = ("float16", "bfloat16", "float32", "float64")
+
+
+class Weights:
+    """A model in a folder, which is loaded at its first use on the device that was chosen by then.
+
+    Args:
+        name: A folder of diffusers, or any other name that `ldmref.load` knows.
+        variant: The variant of the weights, such as `fp16`.
+
+    Raises:
+        InputError: There is no such model.
+        CorruptModelError: Its configuration is not supported.
+    """
+
+    def __init__(self, name: str | Path, variant: str | None = None):
+        self.name = name
+        self.path = find_model(name, False, variant)
+        self.variant = variant
+        self.config: ModelConfig = open_checkpoint(self.path, variant=variant).config
+        self.backend: str | None = None
+        self.device: str | None = None
+        self.dtype: str | None = None
+        self._model: LatentDiffusion | None = None
+
+    @property
+    def model(self) -> LatentDiffusion:
+        """The model, loaded at the first use."""
+        if self._model is None:
+            self._model = load(
+                self.name,
+                backend=self.backend,
+                device=self.device,
+                dtype=self.dtype,
+                variant=self.variant,
+            )
+        return self._model
+
+    def with_scheduler(self, scheduler: SchedulerConfig) -> LatentDiffusion:
+        """Return the model with another configuration of its scheduler; weights are shared."""
+        model = self.model
+        configured = model.with_params({}, model.backend)
+        configured.config = replace(model.config, scheduler=scheduler)
+        return configured
+
+    def move(self, *targets: Any) -> None:
+        """Choose the device and the dtype, as `pipe.to(...)` does; None changes nothing.
+
+        A device or dtype of torch, and every device except for "cpu", select the torch backend.
+
+        Raises:
+            UsageError: A target is neither a device nor a dtype.
+            BackendUnavailable: The device is not there, or torch is not installed.
+        """
+        device, dtype, backend = self.device, self.dtype, self.backend
+        for target in targets:
+            if target is None:
+                continue
+            name = str(target).removeprefix("torch.")
+            is_torch = type(target).__module__.partition(".")[0] == "torch"
+            if name in DTYPES:
+                dtype = name
+            elif isinstance(target, str | int) or is_torch:
+                device = f"cuda:{target}" if isinstance(target, int) else name
+            else:
+                message = f"to() takes a device and a dtype, not {short_repr(target)}"
+                raise UsageError(message, code="E-DEVICE")
+            if is_torch or (name not in DTYPES and device != "cpu"):
+                backend = "torch"
+        if (device, dtype, backend) != (self.device, self.dtype, self.backend):
+            open_backend(backend, device, dtype)
+            self.device, self.dtype, self.backend = device, dtype, backend
+            self._model = None
+
+    def read_json(self, part: str) -> dict[str, Any]:
+        """Return the configuration of a part as its file says, or {} without one."""
+        path = Path(self.path, part, "config.json")
+        return json.loads(path.read_text("utf-8")) if path.is_file() else {}
+
+
+class Component:
+    """A network or tokenizer of a pipeline: its configuration, and what pipelines need of it.
+
+    Attributes:
+        config: The contents of its config.json, a read-only dictionary.
+        weights: The model that it belongs to.
+    """
+
+    def __init__(self, name: str, weights: Weights):
+        self.name = name
+        self.weights = weights
+        self.config = FrozenConfig(component_config(name, weights))
+
+    @property
+    def dtype(self) -> Any:
+        """The dtype of the weights: torch's if the backend is torch, otherwise a name."""
+        ops = self.weights.model.backend
+        return getattr(__import__("torch"), ops.dtype) if ops.name == "torch" else ops.dtype
+
+    @property
+    def device(self) -> Any:
+        """The device: torch's if the backend is torch, otherwise a name."""
+        ops = self.weights.model.backend
+        return __import__("torch").device(ops.device) if ops.name == "torch" else ops.device
+
+    def to(self, *targets: Any, **named: Any) -> Component:
+        """Move the whole model, to which this part belongs."""
+        self.weights.move(*targets, *named.values())
+        return self
+
+    def eval(self) -> Component:
+        """Return the part, which never trains."""
+        return self
+
+    def requires_grad_(self, _: bool = True) -> Component:
+        """Return the part, which has no gradients."""
+        return self
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"{self.__dict__.get('name', 'a part')} of ldmref.compat.diffusers has no {name!r}; "
+            "ldmref.load(folder) has the networks themselves"
+        )
+
+    def __call__(self, *_: Any, **__: Any) -> Any:
+        raise UsageError(
+            f"pipe.{self.name} cannot be called: the networks belong to the pipeline",
+            code="E-COMPONENT",
+            hint="model = ldmref.load(folder) has unet, encode_text, encode_image and decode",
+        )
+
+    def __repr__(self) -> str:
+        return f"<{self.name} of {self.weights.config.name!r}>"
+
+
+class Vae(Component):
+    """The autoencoder of a pipeline, with diffusers' `encode` and `decode`."""
+
+    def decode(self, z: Any, return_dict: bool = True, generator: Any = None) -> Any:
+        """Decode latents, divided by `config.scaling_factor`, to images (n, 3, H, W) in [-1, 1]."""
+        model = self.weights.model
+        latents = to_host("z", z) * np.float32(model.config.vae.scaling_factor)
+        images = to_caller(model, model.decode(model.backend.asarray(latents)))
+        return SimpleNamespace(sample=images) if return_dict else (images,)
+
+    def encode(self, x: Any, return_dict: bool = True) -> Any:
+        """Encode images (n, 3, H, W) in [-1, 1]; `latent_dist` has `mean`, `std` and `mode()`."""
+        model = self.weights.model
+        images = model.backend.asarray(to_host("x", x))
+        mean, std = (
+            to_caller(model, part) / model.config.vae.scaling_factor
+            for part in model.encode_posterior(images)
+        )
+        posterior = SimpleNamespace(mean=mean, std=std, mode=lambda: mean)
+        return SimpleNamespace(latent_dist=posterior) if return_dict else (posterior,)
+
+    def enable_tiling(self, *_: Any, **__: Any) -> None:
+        """Accept the call: images are decoded one by one, each as a whole."""
+
+    disable_tiling = enable_slicing = disable_slicing = enable_tiling
+
+
+def component_config(name: str, weights: Weights) -> Mapping[str, Any]:
+    """Return the configuration of a part, with the fields that callers of pipelines read."""
+    config = weights.config
+    known: dict[str, Any] = {}
+    if name == "vae":
+        known = {
+            "scaling_factor": config.vae.scaling_factor,
+            "latent_channels": config.vae.latent_channels,
+            "block_out_channels": list(config.vae.block_out_channels),
+        }
+    elif name == "unet":
+        known = {
+            "in_channels": config.unet.in_channels,
+            "sample_size": config.defaults.height // config.vae.factor,
+            "cross_attention_dim": config.unet.cross_attention_dim,
+            "time_cond_proj_dim": None,
+        }
+    return known | weights.read_json(name)
+
+
+def make_components(weights: Weights) -> dict[str, Component]:
+    """Return the parts of a model by name."""
+    present = [name for name in NETWORKS if weights.config.text_encoder_2 or name[-1] != "2"]
+    return {name: (Vae if name == "vae" else Component)(name, weights) for name in present}

@@ -1,0 +1,103 @@
+"""Images side by side, and the small page that a notebook shows of them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from html import escape
+from itertools import islice
+from typing import Any
+
+from PIL import Image
+
+from ldmref.errors import UsageError, counted, short_repr
+from ldmref.io.images.metadata import save_image
+
+IN_A_ROW = 4  # images that stand in one row before a grid becomes square
+MOST_SHOWN = 24  # images of a page
+WIDTH = 256  # px of an image on a page, at most
+LONGEST = 400  # letters of a prompt on a page
+
+
+def arrange(images: Sequence[Image.Image], columns: int | None = None) -> Image.Image:
+    """Return images in rows, without gaps, in cells as large as the largest image.
+
+    Args:
+        images: At least one image.
+        columns: The number of columns; None: one row of up to four images, otherwise about square.
+
+    Raises:
+        UsageError: There are no images, or `columns` is not a positive integer.
+    """
+    if not images:
+        raise UsageError("there are no images to arrange", code="E-GRID")
+    if columns is None:
+        n = len(images)
+        columns = n if n <= IN_A_ROW else math.ceil(math.sqrt(n))
+    if isinstance(columns, bool) or not isinstance(columns, int) or columns < 1:
+        message = f"columns must be a whole number of at least 1, not {short_repr(columns)}"
+        raise UsageError(message, code="E-GRID")
+    columns = min(columns, len(images))
+    rows = math.ceil(len(images) / columns)
+    width = max(image.width for image in images)
+    height = max(image.height for image in images)
+    if len(images) <= columns:  # a row needs no cells
+        lefts = [sum(image.width for image in images[:i]) for i in range(len(images) + 1)]
+    else:
+        lefts = [i * width for i in range(columns + 1)]
+    sheet = Image.new("RGB", (lefts[-1], rows * height))
+    for i, image in enumerate(images):
+        sheet.paste(image, (lefts[i % columns], i // columns * height))
+    return sheet
+
+
+def to_png(image: Image.Image, params: Mapping[str, Any] | None = None) -> bytes:
+    """Return an image as PNG, with the record of its parameters if they are given."""
+    buffer = io.BytesIO()
+    save_image(buffer, image, "PNG", None if params is None else dict(params))
+    return buffer.getvalue()
+
+
+def to_html(
+    title: str,
+    images: Sequence[Image.Image],
+    captions: Sequence[str],
+    records: Iterator[Mapping[str, Any] | None],
+    prompt: str,
+    warnings: Sequence[str],
+) -> str:
+    """Return a page of images with captions and warnings, as HTML without scripts.
+
+    All text is escaped, and images are part of the page. At most 24 images are shown.
+
+    Args:
+        title: The first line.
+        images: The images.
+        captions: A line below each.
+        records: The parameters that each image records, so a copy of it can be made again.
+        prompt: The alternative text of the images.
+        warnings: Lines below the images.
+    """
+    figures = []
+    for image, caption, record in islice(zip(images, captions, records, strict=False), MOST_SHOWN):
+        data = base64.b64encode(to_png(image, record)).decode("ascii")
+        width = min(image.width, WIDTH) if image.width >= WIDTH // 2 else image.width * 2
+        figures.append(
+            '<figure style="margin:0">'
+            f'<img src="data:image/png;base64,{data}" width="{width}" alt="{_text(prompt)}">'
+            f'<figcaption style="text-align:center">{_text(caption)}</figcaption></figure>'
+        )
+    lines = [f"<li>{_text(line)}</li>" for line in warnings]
+    if len(images) > MOST_SHOWN:
+        lines.append(f"<li>{counted(len(images) - MOST_SHOWN, 'further image')}</li>")
+    notes = f'<ul style="margin:0.5em 0">{"".join(lines)}</ul>' if lines else ""
+    sheet = '<div style="display:flex;flex-wrap:wrap;gap:8px;margin:0.5em 0">'
+    return f"<div><div>{_text(title)}</div>{sheet}{''.join(figures)}</div>{notes}</div>"
+
+
+def _text(text: str) -> str:
+    """Return text for HTML, shortened; lone surrogates are replaced."""
+    short = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    return escape(short.encode("utf-8", "replace").decode("utf-8"))
