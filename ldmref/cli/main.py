@@ -11,6 +11,7 @@ import click
 
 import ldmref
 from ldmref.cli import (
+    batch,
     bench,
     check,
     completion,
@@ -47,6 +48,7 @@ SECTIONS = {
         "invert",
         "superres",
         "seg2img",
+        "batch",
         "run",
     ),
     "Inspect": (
@@ -158,6 +160,7 @@ def cli(ctx: click.Context) -> None:
 
 MODULES = (
     images,
+    batch,
     replay,
     train,
     finetune,
