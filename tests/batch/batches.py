@@ -12,6 +12,9 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
+from PIL import Image
+
 from ldmref.io.native import save_folder
 from ldmref.models.model import model_spec
 from ldmref.models.params import init
@@ -43,6 +46,8 @@ def make_rows(n, seed=0):
 
 
 def write_rows(path, rows):
+    """The rows as a file, next to the image that some of them name."""
+    Image.new("RGB", (16, 16), "teal").save(path.with_name("given.png"))
     path.write_text("".join(json.dumps(row) + "\n" for row in rows))
     return path
 
@@ -51,11 +56,11 @@ def save_tiny_model(folder):
     """A folder of ldmref: preset `tiny` with random weights."""
     config = preset("tiny")
     words = PromptTokenizer(word_tokenizer([" ".join(WORDS)], 512), 16)
-    save_folder(folder, config, init(model_spec(config), 0), [words], None)
+    save_folder(folder, config, init(model_spec(config), 0), [words], np.float32)
     return folder
 
 
-def read_folder(folder, own=("manifest.jsonl", "errors.jsonl", "images")):
+def read_folder(folder):
     """The bytes of every file, by its path; locks, which stay, are left out."""
     files = (path for path in Path(folder).rglob("*") if path.is_file())
     names = {path.relative_to(folder).as_posix(): path for path in files}
