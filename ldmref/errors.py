@@ -9,6 +9,7 @@
 | `ResourceError`      | 6    | `MemoryError`      |
 | `NumericError`       | 7    | `FloatingPointError` |
 | `OutputError`        | 8    | `OSError`          |
+| `RowsFailed`         | 9    | -                  |
 | `Cancelled`          | 130  | -                  |
 """
 
@@ -111,6 +112,12 @@ class OutputError(LdmrefError, OSError):
     """A result that cannot be written."""
 
     exit_code = 8
+
+
+class RowsFailed(LdmrefError):
+    """A batch of which some rows are wrong or failed; all others are done."""
+
+    exit_code = 9
 
 
 class Cancelled(LdmrefError):

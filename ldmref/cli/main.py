@@ -11,6 +11,7 @@ import click
 
 import ldmref
 from ldmref.cli import (
+    batch,
     bench,
     check,
     completion,
@@ -50,6 +51,7 @@ SECTIONS = {
         "invert",
         "superres",
         "seg2img",
+        "batch",
         "run",
     ),
     "Serve": ("serve", "mcp"),
@@ -162,6 +164,7 @@ def cli(ctx: click.Context) -> None:
 
 MODULES = (
     images,
+    batch,
     replay,
     train,
     finetune,

@@ -71,11 +71,13 @@ class ProgressBar:
         self.start = time.monotonic()
         self.shown = False
 
-    def update(self, step: int, steps: int, image: int, images: int, what: str = "") -> None:
+    def update(
+        self, step: int, steps: int, image: int, images: int, what: str = "", unit: str = "steps"
+    ) -> None:
         """Show `step` of `steps` of the batch whose first image is `image` (from 0)."""
         done = (image * steps + step) / (images * steps)
         left = (time.monotonic() - self.start) * (1 - done) / done
-        text = f"{step}/{steps} steps, {duration(left)} left"
+        text = f"{step}/{steps} {unit}, {duration(left)} left"
         if images > 1:
             text = f"image {image + 1}/{images}, {text}"
         if what:

@@ -1,0 +1,228 @@
+"""The files that a row names: images, arrays and ControlNets.
+
+A path is relative to the file of requests. Its content is part of the key, so a changed file makes
+another image, and the same file elsewhere makes the same one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ldmref.declare import Check, Field, Flag
+from ldmref.errors import ImageError, InputError, UsageError, did_you_mean, short_path, short_repr
+from ldmref.files import not_a_file, read_file
+from ldmref.io.adapters.controlnet import open_controlnet
+from ldmref.models.config import UNetConfig
+from ldmref.modes.control import Control
+from ldmref.modes.registry import MODES
+
+MAX_IMAGE = 200_000_000  # bytes of a file
+CONTROL_KEYS = ("net", "image", "weight", "start", "end")
+
+
+@dataclass(frozen=True)
+class RowInputs:
+    """The inputs of a row.
+
+    Args:
+        values: The parameters that are not files.
+        images: The path of each parameter that is an image.
+        controls: The ControlNets, with the paths of their nets and images.
+        digests: The SHA-256 of each input, by parameter.
+    """
+
+    values: Mapping[str, Any]
+    images: Mapping[str, Path] = field(default_factory=dict)
+    controls: tuple[Mapping[str, Any], ...] = ()
+    digests: Mapping[str, Any] = field(default_factory=dict)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters for `modes.plan`, with paths."""
+        controls = [Control(**control) for control in self.controls]
+        given = {"control": controls} if controls else {}
+        return {**self.values, **self.images, **given}
+
+
+def find_inputs(
+    mode: str, values: Mapping[str, Any], folder: Path, unet: UNetConfig | None = None
+) -> RowInputs:
+    """Find and digest the files that a row names.
+
+    Args:
+        mode: The mode of the row.
+        values: Its parameters.
+        folder: The folder to which paths are relative.
+        unet: The U-Net that ControlNets of single files must fit.
+
+    Raises:
+        UsageError: An image is not a path, or a control is not an object with a net and an image.
+        ImageError, InputError: A file does not exist or cannot be read.
+    """
+    plain: dict[str, Any] = {}
+    images: dict[str, Path] = {}
+    digests: dict[str, Any] = {}
+    controls: list[dict[str, Any]] = []
+    fields = MODES[mode].parameters
+    for name, value in values.items():
+        declared = fields.get(name)
+        if declared is None or value is None:
+            plain[name] = value
+        elif is_image(declared):
+            images[name] = locate_image(name, value, folder)
+            digests[name] = digest_file(images[name])
+        elif declared.kind is np.ndarray:
+            plain[name] = array = read_array(declared, value, folder)
+            digests[name] = digest_array(array)
+        elif name == "control":
+            controls = [read_control(control, folder) for control in list_controls(value)]
+            digests[name] = [digest_control(control, unet) for control in controls]
+        else:
+            plain[name] = value
+    return RowInputs(plain, images, tuple(controls), digests)
+
+
+def is_image(declared: Field) -> bool:
+    """Return whether a parameter is an image: a file in base64, as its JSON schema says."""
+    check = declared.get(Check)
+    return check is not None and check.json.get("contentEncoding") == "base64"
+
+
+def locate_image(name: str, value: Any, folder: Path) -> Path:
+    """Return the path of an image.
+
+    Raises:
+        UsageError: The value is not a path.
+        ImageError: There is no such file.
+    """
+    if not isinstance(value, str):
+        raise UsageError(
+            f"{name} must be the path of an image, not {short_repr(value)}",
+            code="E-IMAGE",
+            hint="paths are relative to the file of requests",
+        )
+    path = folder / value
+    if problem := not_a_file(path):
+        remote = "://" in value
+        hint = "paths are relative to the file of requests"
+        hint = "download it first: URLs are not opened" if remote else hint
+        raise ImageError(f"{short_path(value)} {problem}", code="E-IMAGE-MISSING", hint=hint)
+    return path
+
+
+def read_array(declared: Field, value: Any, folder: Path) -> np.ndarray:
+    """Return an array from nested lists or a .npy file, in the form that the parameter has.
+
+    Raises:
+        UsageError, InputError: It is something else.
+    """
+    flag = declared.get(Flag)
+    if isinstance(value, str) and flag is not None and flag.parse is not None:
+        value = flag.parse(str(folder / value))
+    elif isinstance(value, list):
+        value = np.asarray(value) if _is_regular(value) else value
+    check = declared.get(Check)
+    assert check is not None
+    return check.function(declared.name, value)
+
+
+def _is_regular(value: list[Any]) -> bool:
+    """Return whether nested lists hold numbers and have a shape."""
+    try:
+        return np.asarray(value).dtype.kind in "fiu"
+    except ValueError:
+        return False
+
+
+def list_controls(value: Any) -> list[Any]:
+    """Return the list of controls that a row gives.
+
+    Raises:
+        UsageError: It is not a list.
+    """
+    if isinstance(value, list):
+        return value
+    raise UsageError(
+        f"control must be a list of objects, not {short_repr(value)}",
+        code="E-CONTROL",
+        hint='[{"net": "canny.safetensors", "image": "edges.png", "weight": 0.8}]',
+    )
+
+
+def read_control(value: Any, folder: Path) -> dict[str, Any]:
+    """Return the arguments of a `Control` with its paths below the folder.
+
+    Raises:
+        UsageError: It is not an object with a net and an image, or has other keys.
+        ImageError: There is no such image.
+    """
+    if not isinstance(value, Mapping) or not {"net", "image"} <= value.keys():
+        raise UsageError(
+            f"a control must be an object with net and image, not {short_repr(value)}",
+            code="E-CONTROL",
+        )
+    for key in value:
+        if key not in CONTROL_KEYS:
+            hint = did_you_mean(str(key), CONTROL_KEYS)
+            raise UsageError(f"unknown key control.{key}", code="E-CONTROL", hint=hint)
+    net = value["net"]
+    if not isinstance(net, str):
+        raise UsageError(f"control.net must be a path, not {short_repr(net)}", code="E-CONTROL")
+    image = locate_image("control.image", value["image"], folder)
+    return {**value, "net": str((folder / net).absolute()), "image": image}
+
+
+def digest_control(control: Mapping[str, Any], unet: UNetConfig | None) -> dict[str, Any]:
+    """Return a control with the digests of its net and its image instead of their paths."""
+    net = open_controlnet(control["net"], unet)
+    files = {"net": net.sha256(), "name": net.name, "image": digest_file(control["image"])}
+    return {**control, **files}
+
+
+def digest_file(path: Path) -> str:
+    """Return the SHA-256 of a file that is not too large for an image.
+
+    Raises:
+        ImageError: It is larger, or cannot be read.
+    """
+    return hashlib.sha256(read_image_file(path)).hexdigest()
+
+
+def digest_array(array: np.ndarray) -> str:
+    """Return the SHA-256 of an array with its type and shape."""
+    head = f"{array.dtype} {array.shape} ".encode()
+    return hashlib.sha256(head + np.ascontiguousarray(array).tobytes()).hexdigest()
+
+
+def read_image_file(path: Path) -> bytes:
+    """Return the bytes of the file of an image.
+
+    Raises:
+        ImageError: It is too large, or cannot be read.
+    """
+    try:
+        return read_file(path, MAX_IMAGE, "E-IMAGE")
+    except InputError as error:
+        raise ImageError(str(error), code=error.code, hint=error.hint) from error
+
+
+def read_unchanged(path: Path, digest: str) -> BytesIO:
+    """Return the content of an image whose digest is known.
+
+    Raises:
+        ImageError: The file has changed.
+    """
+    content = read_image_file(path)
+    if hashlib.sha256(content).hexdigest() != digest:
+        raise ImageError(
+            f"{short_path(path)} has changed since the rows were checked",
+            code="E-IMAGE-CHANGED",
+            hint="run the command again",
+        )
+    return BytesIO(content)

@@ -1,0 +1,198 @@
+"""One row as an executor runs it: a task in, an outcome out, both without any file."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+import time
+from collections.abc import Callable, Generator, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol
+
+from threadpoolctl import threadpool_limits
+
+from ldmref import modes
+from ldmref.backends.fast.threads import one_thread
+from ldmref.batch.inputs import read_unchanged
+from ldmref.batch.keys import ModelIdentity, identify_model
+from ldmref.batch.planning import PlannedRow, plan_images
+from ldmref.errors import Cancelled, LdmrefError, ResourceError, UsageError
+from ldmref.io.images.metadata import save_image
+from ldmref.models.model import LatentDiffusion
+from ldmref.modes.control import Control
+from ldmref.modes.cost import is_out_of_memory
+from ldmref.modes.generate import CancelFlag, GeneratedImage
+
+ModelSource = LatentDiffusion | Callable[[], LatentDiffusion]
+
+
+@dataclass(frozen=True)
+class RowTask:
+    """Everything that a worker needs for a row, without files except for ControlNets.
+
+    Args:
+        key: The key of the row.
+        mode: Its mode.
+        values: Its parameters.
+        images: The content of its images, by parameter.
+        controls: The arguments of its `Control`s, with the content of their images.
+    """
+
+    key: str
+    mode: str
+    values: Mapping[str, Any] = field(repr=False)
+    images: Mapping[str, bytes] = field(default_factory=dict, repr=False)
+    controls: tuple[Mapping[str, Any], ...] = field(default=(), repr=False)
+
+    def parameters(self) -> dict[str, Any]:
+        """Return the parameters for `modes.plan`."""
+        images = {name: io.BytesIO(content) for name, content in self.images.items()}
+        controls = [Control(**{**c, "image": io.BytesIO(c["image"])}) for c in self.controls]
+        given = {"control": controls} if controls else {}
+        return {**self.values, **images, **given}
+
+
+class EncodedImage(NamedTuple):
+    """A generated image as a PNG file, with its SHA-256 and its record."""
+
+    png: bytes
+    sha256: str
+    params: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The images of a row, or the error that prevented them.
+
+    Args:
+        key: The key of the row.
+        images: All of its images; empty if it failed.
+        warnings: Warnings, one line each.
+        seconds: The time that it took.
+        error: Code, message and hint of the error; None if there was none.
+    """
+
+    key: str
+    images: tuple[EncodedImage, ...] = field(default=(), repr=False)
+    warnings: tuple[str, ...] = ()
+    seconds: float = 0.0
+    error: tuple[str, str, str] | None = None
+
+
+class Executor(Protocol):
+    """Runs tasks in any order, on one worker or many."""
+
+    def run(
+        self, tasks: Iterator[RowTask], cancel: CancelFlag | None
+    ) -> Generator[Outcome, None, None]:
+        """Yield the outcome of every task.
+
+        Raises:
+            Cancelled: `cancel` was set.
+        """
+        ...
+
+
+def make_task(planned: PlannedRow) -> RowTask:
+    """Return the task of a row, with the content of its images.
+
+    Raises:
+        ImageError: An image has changed since the row was checked.
+    """
+    inputs = planned.inputs
+    digests = inputs.digests
+    images = {
+        name: read_unchanged(path, digests[name]).getvalue() for name, path in inputs.images.items()
+    }
+    controls = tuple(
+        {**control, "image": read_unchanged(control["image"], digest["image"]).getvalue()}
+        for control, digest in zip(inputs.controls, digests.get("control", ()), strict=True)
+    )
+    return RowTask(planned.key, planned.row.mode, inputs.values, images, controls)
+
+
+def generate_task(
+    model: LatentDiffusion, task: RowTask, cancel: CancelFlag | None = None
+) -> Outcome:
+    """Generate the images of a row, alone: no other row changes a bit of them.
+
+    Raises:
+        Cancelled: `cancel` was set.
+    """
+    start = time.monotonic()
+    try:
+        run = plan_images(task.mode, model.config, task.parameters()).prepare(model)
+        images = tuple(
+            encode_image(event, run)
+            for event in run.generate(cancel)
+            if isinstance(event, GeneratedImage)
+        )
+        return Outcome(task.key, images, tuple(run.warnings), time.monotonic() - start)
+    except Cancelled:
+        raise
+    except Exception as error:  # a row that fails in any way does not stop the batch
+        known = to_row_error(error)
+        seconds = time.monotonic() - start
+        described = (known.code, str(known), known.hint)
+        return Outcome(task.key, seconds=seconds, error=described)
+
+
+def encode_image(image: GeneratedImage, run: modes.Run) -> EncodedImage:
+    """Return a generated image as the PNG that `Result.save` writes."""
+    params = run.params_of(image.index)
+    buffer = io.BytesIO()
+    save_image(buffer, image.image, "PNG", params)
+    png = buffer.getvalue()
+    return EncodedImage(png, hashlib.sha256(png).hexdigest(), params)
+
+
+def to_row_error(error: Exception) -> LdmrefError:
+    """Return the error itself, or an equivalent one with a code."""
+    if isinstance(error, LdmrefError):
+        return error
+    if is_out_of_memory(error):
+        return ResourceError("out of memory", code="E-MEMORY", hint="use fewer workers")
+    text = f"{type(error).__name__}: {error} (please report)"
+    return LdmrefError(text, code="E-INTERNAL")
+
+
+def load_source(source: ModelSource) -> LatentDiffusion:
+    """Return the model of a source."""
+    return source if isinstance(source, LatentDiffusion) else source()
+
+
+def load_same(source: ModelSource, identity: ModelIdentity) -> LatentDiffusion:
+    """Return the model of a source, in a worker of a batch with a known identity.
+
+    Raises:
+        UsageError: It is another model, or on another backend or version.
+    """
+    model = load_source(source)
+    found = vars(identify_model(model))
+    wanted = vars(identity)
+    differing = [
+        f"{name} {found[name]}, not {wanted[name]}" for name in found if found[name] != wanted[name]
+    ]
+    if differing:
+        raise UsageError(
+            f"a worker differs from the batch: it has {differing[0]}",
+            code="E-WORKER",
+            hint="install the same versions and the same model on every machine",
+        )
+    return model
+
+
+@contextmanager
+def limited_threads(threads: int) -> Iterator[None]:
+    """Compute with this many threads within the context, in NumPy and in torch."""
+    torch = sys.modules.get("torch")
+    with ExitStack() as stack:
+        stack.enter_context(threadpool_limits(threads, user_api="blas"))
+        if threads == 1:
+            stack.enter_context(one_thread())
+        if torch is not None:
+            stack.callback(torch.set_num_threads, torch.get_num_threads())
+            torch.set_num_threads(threads)
+        yield
