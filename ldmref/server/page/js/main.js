@@ -1,0 +1,84 @@
+// The shell: it reads the capabilities of the server, opens the views, and says who is not there.
+
+import * as api from "./api.js";
+import { watchConnection } from "./connection.js";
+import { h } from "./dom.js";
+import { notifyError } from "./notify.js";
+import { askForToken } from "./token.js";
+import * as notifications from "./notify.js";
+import * as state from "./state.js";
+
+// A view is a module with `mount(element, context)`, imported when it is first opened. The view may
+// return {show(), hide()}, which are called when its tab is opened and left. Paint is Generate with
+// the mode that has a mask.
+const VIEWS = {
+  generate: { element: "generate", load: () => import("./generate.js") },
+  paint: { element: "generate", load: () => import("./generate.js") },
+  grids: { element: "grids", load: () => import("./grids/main.js") },
+  explore: { element: "explore", load: () => import("./explorer/main.js") },
+};
+const mounted = new Map(); // element -> promise of the view
+let shown = null;
+let context = null;
+
+async function start() {
+  api.onTokenNeeded(askForToken);
+  state.subscribe(show);
+  const capabilities = await watchConnection(api, document.getElementById("connection"));
+  context = { api, state, notify: notifications, capabilities };
+  fillModels(capabilities.models);
+  await show();
+}
+
+function currentView() {
+  const { view } = state.readState();
+  return view in VIEWS ? view : "generate";
+}
+
+async function show() {
+  if (!context) return;
+  const view = currentView();
+  const { element: id } = VIEWS[view];
+  for (const link of document.querySelectorAll("nav [data-view]")) {
+    if (link.dataset.view === view) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  if (shown !== id) {
+    const before = shown;
+    shown = id;
+    for (const section of document.querySelectorAll(".view")) section.hidden = section.id !== id;
+    if (before) (await mounted.get(before))?.hide?.();
+  }
+  const title = document.querySelector(`nav [data-view="${view}"]`).textContent;
+  document.title = view === "generate" ? "ldmref" : `${title} · ldmref`;
+  if (!mounted.has(id)) mounted.set(id, mount(view, document.getElementById(id)));
+  (await mounted.get(id))?.show?.();
+}
+
+async function mount(view, element) {
+  try {
+    const module = await VIEWS[view].load();
+    return await module.mount(element, context);
+  } catch (error) {
+    console.warn(error);
+    element.replaceChildren(h("p", { class: "notice error" }, "This view could not be opened."));
+    notifyError(error);
+    return null;
+  }
+}
+
+// Several models: the choice is part of the state. One model is only named.
+function fillModels(models) {
+  const select = document.getElementById("model");
+  for (const model of models) select.append(h("option", { value: model.name }, model.name));
+  const read = () => {
+    const wanted = state.readState().model;
+    select.value = models.some((model) => model.name === wanted) ? wanted : models[0].name;
+  };
+  select.hidden = models.length < 2;
+  select.addEventListener("change", () => state.writeState({ model: select.value }));
+  state.subscribe(read);
+  read();
+}
+
+start();
