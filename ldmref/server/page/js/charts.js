@@ -3,7 +3,8 @@
 //   const chart = createChart({ title, xLabel, yLabel, log, reversed, unit, series, read, onMove });
 //   chart.setSeries([{ name, x, y, style }]); chart.setCursor(index); parent.append(chart.element);
 //
-// Values that are not finite, or not above 0 on a logarithmic axis, are left out of the lines.
+// Values that are not finite, or not above 0 on a logarithmic axis, are left out of the lines. A line
+// with `points: false` is context and is not read; one with `marked: false` has no mark at the cursor.
 
 const SVG = "http://www.w3.org/2000/svg";
 const HEIGHT = 190;
@@ -228,7 +229,7 @@ function drawCursor(series, scales, index) {
   const x = scales.x(line.x[index]);
   const parts = [element("line", { class: "chart-position", x1: x, x2: x, y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom })];
   series.forEach((one, i) => {
-    if (one.points !== false && index < one.x.length && one.y[index] !== null) {
+    if (one.points !== false && one.marked !== false && index < one.x.length && !Number.isNaN(one.y[index])) {
       const style = `series-${one.style ?? i}`;
       parts.push(element("circle", { class: `chart-mark ${style}`, cx: scales.x(one.x[index]), cy: scales.y(one.y[index]), r: 5 }));
     }

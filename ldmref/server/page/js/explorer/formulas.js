@@ -1,7 +1,7 @@
 // The formula of every quantity that the explorer shows, with its page: the only place with these
 // links. `formulaButton(key)` is the small button that opens the formula beside a quantity.
 
-import { h } from "./elements.js";
+import { h } from "../dom.js";
 
 const MATHML = "http://www.w3.org/1998/Math/MathML";
 
@@ -65,7 +65,7 @@ export const FORMULAS = {
   },
   difference: {
     title: "The difference that guidance adds",
-    formula: () => row(prediction(i("c")), o("−"), prediction(o("∅")), o("="), frac(sup(i("σ"), num("2")), words("1")), o("∇"), i("log"), i("p"), o("("), i("c"), o("|"), i("x"), o(")")),
+    formula: () => row(prediction(i("c")), o("−"), prediction(o("∅")), o("="), sup(i("σ"), num("2")), o("∇"), i("log"), i("p"), o("("), i("c"), o("|"), i("x"), o(")")),
     text: "The direction in which the prompt becomes more probable, by Bayes' rule: the gradient of an implicit classifier. Shown as a signed change of the linear preview.",
     names: ["implicit_classifier", "classifier_free_guidance"],
     page: "guidance",

@@ -1,0 +1,221 @@
+// The explorer: runs, the position in them, and everything that is shown at the position.
+
+import { readRecord, RecordError } from "../record.js";
+import { fill, h } from "../dom.js";
+import { createControls } from "./controls.js";
+import { createCurves } from "./curves.js";
+import { Decoder } from "./decoder.js";
+import { createComparison, createRunPanels } from "./panels.js";
+import { Runs } from "./runs.js";
+import { createScrubber } from "./scrubber.js";
+import { readSpecs, removeSpec, writeSpecs } from "./specs.js";
+import { createStrips } from "./strips.js";
+import { acceptFiles, debounce, download, fileName, letter } from "./tools.js";
+import { createTruth } from "./truth.js";
+import { createWords } from "./words.js";
+
+/**
+ * Build the explorer in `element` and return {show(), hide(), open(name, buffer)}.
+ *
+ * `source` offers what a server can do, each optional: record, truth, decode, forms (source.js).
+ * `place` keeps the state of the view: {read() -> state, write(patch, clear)} (the address).
+ * `notify` has notify(text, options) and notifyError(error).
+ */
+export function createExplorer(element, { source, place, notify }) {
+  let view = readSpecs({}).view;
+  const runs = new Runs(source, () => refresh());
+  const decoder = new Decoder(source);
+  const writePlace = debounce(() => {
+    const { patch, clear } = writeSpecs(runs.specs, view);
+    place.write(patch, clear);
+  }, 150);
+
+  const actions = { onMove: move, onCompare: compare, onSave: save, onRemove: remove, onCancel: cancel };
+  const strips = createStrips(actions);
+  const scrubber = createScrubber((k) => move(view.show, k));
+  const controls = createControls({ source, start, branch, change: setView, save, open: () => file.click() });
+  const panels = [createRunPanels(), createRunPanels()];
+  const headings = panels.map(() => h("h3", { class: "ex-run-heading" }));
+  const comparison = createComparison();
+  const compared = [headings[1], panels[1].element, h("h3", { class: "ex-run-heading" }, "Difference of the two runs"), comparison.element];
+  const words = createWords((word) => setView({ word }));
+  const curves = createCurves((k) => move(view.show, k));
+  const truth = createTruth({ onCompute: computeTruth, onCancel: (i) => runs.entries[i].truthController?.abort(), onMove: (k) => move(view.show, k) });
+  const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
+  const body = h(
+    "div",
+    { class: "ex-body", hidden: true },
+    strips.element,
+    scrubber.element,
+    controls.viewing,
+    h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared),
+    controls.branching,
+    h("div", { class: "ex-columns" }, words.element, curves.element),
+    truth.element,
+  );
+  fill(element, controls.intro, file, body);
+  element.classList.add("explorer");
+  acceptFiles(element, file, open);
+  element.addEventListener("keydown", (event) => !body.hidden && scrubber.key(event));
+
+  function current() {
+    const shown = runs.entries[view.show]?.run ? view.show : runs.entries.findIndex((entry) => entry.run);
+    if (shown < 0) return null;
+    const { run } = runs.entries[shown];
+    const other = view.with !== null && view.with !== shown ? runs.entries[view.with]?.run : null;
+    view.step = Math.min(view.step ?? Math.round(run.n / 2), run.n);
+    const k = view.step;
+    const positions = [{ run, k, index: shown }];
+    if (other) {
+      const otherK = view.by === "sigma" ? other.nearest(run.sigmas[k]) : Math.min(k, other.n);
+      positions.push({ run: other, k: otherK, index: view.with });
+    }
+    return positions.map((one) => ({ ...one, letter: letter(one.index), tone: one.index % 6, busy: Boolean(runs.entries[one.index].truthController) }));
+  }
+
+  // Everything: after runs came or went, or another run is shown.
+  function refresh() {
+    const shown = current();
+    body.hidden = runs.entries.length === 0;
+    strips.show(runs.entries, shown?.[0].index ?? view.show, shown?.[1]?.index ?? null);
+    for (const part of [...body.children].slice(1)) part.classList.toggle("ex-off", !shown);
+    controls.setRuns(runs.specs, view, shown);
+    if (!shown) return;
+    curves.show(shown);
+    truth.show(shown, Boolean(source.truth) && shown.every(({ index }) => runs.specs[index].texts));
+    compared.forEach((part) => (part.hidden = shown.length < 2));
+    draw();
+  }
+
+  // Everything that depends on the step. It asks nobody, so it is done before the next frame.
+  function draw() {
+    const shown = current();
+    if (!shown) return;
+    element.dataset.step = String(view.step);
+    const [{ run, k, index }] = shown;
+    scrubber.set(k, run.n, describePosition(run, k));
+    strips.mark(shown.map((one) => [one.index, one.k]));
+    shown.forEach((one, i) => {
+      fill(headings[i], h("span", { class: `ex-letter tone-${one.tone}` }, one.letter), " ", shown.length > 1 ? describePosition(one.run, one.k) : runs.entries[one.index].label);
+      panels[i].show(one.run, one.k, view);
+    });
+    if (shown.length > 1) {
+      const [a, b] = shown;
+      comparison.show(a.run, a.k, b.run, b.k, { part: view.part, letters: [a.letter, b.letter] });
+    }
+    words.show(shown, view.word);
+    curves.mark(k);
+    truth.mark(k);
+    controls.setStep(index, k, run);
+    if (!scrubber.playing) {
+      shown.forEach((one, i) => decoder.request(one.run, one.k, (name, image) => panels[i].showDecoded(one.run, name, one.k, image)));
+    }
+  }
+
+  function move(index, k) {
+    const changed = index !== view.show;
+    if (changed) view.with = view.with === index ? view.show : view.with;
+    view.show = index;
+    view.step = k;
+    decoder.forget();
+    if (changed) refresh();
+    else draw();
+    writePlace();
+  }
+
+  function setView(change) {
+    Object.assign(view, change);
+    decoder.forget();
+    element.classList.toggle("smooth", view.smooth);
+    refresh();
+    writePlace();
+  }
+
+  function compare(index) {
+    setView({ with: index });
+  }
+
+  // Explore other parameters: all runs so far are left.
+  function start(mode, model, texts) {
+    view = { ...readSpecs({}).view, part: view.part, pair: view.pair, smooth: view.smooth, fixed: view.fixed };
+    runs.set([{ of: null, from: null, mode, model, texts }]);
+    refresh();
+    writePlace();
+  }
+
+  // A run with changes, from a step of the shown run on, or from the start (null).
+  function branch(from, texts, model = null) {
+    const of = view.show;
+    runs.set([...runs.specs, { of, from, model, texts }]);
+    Object.assign(view, { with: of, show: runs.entries.length - 1 });
+    refresh();
+    writePlace();
+    strips.element.scrollIntoView({ block: "nearest" });
+  }
+
+  function remove(index) {
+    const { kept, places } = removeSpec(runs.specs, index);
+    runs.set(kept);
+    const show = places.get(view.show) ?? 0;
+    const other = places.get(view.with) ?? null;
+    setView({ show, with: other === show ? null : other });
+  }
+
+  function cancel(index) {
+    runs.entries[index].controller?.abort();
+  }
+
+  function save(index) {
+    const { run, label } = runs.entries[index];
+    download(run.record.bytes, fileName(`${run.meta.params?.prompt ?? "run"} ${label}`, "safetensors"));
+  }
+
+  async function computeTruth(index) {
+    const done = runs.computeTruth(index, (text) => truth.say(text));
+    refresh();
+    await done;
+    refresh();
+  }
+
+  /** Open a record file: the first one starts anew, the next is compared with it. */
+  function open(name, buffer) {
+    try {
+      const record = readRecord(buffer);
+      const index = runs.add(name, record, controls.specOf(record.meta, runs.specs));
+      view.with = index > 0 ? view.show : null;
+      view.show = index;
+      setView({});
+    } catch (error) {
+      if (!(error instanceof RecordError)) throw error;
+      notify.notify(`${name}: ${error.message}`, { kind: "error" });
+    }
+  }
+
+  return {
+    open,
+    show() {
+      const state = place.read();
+      const wanted = readSpecs(state);
+      const own = writeSpecs(runs.specs, view).patch;
+      const asked = writeSpecs(wanted.specs, wanted.view).patch;
+      if (JSON.stringify(own) === JSON.stringify(asked)) return;
+      if (wanted.specs.length === 0 || !("prompt" in wanted.specs[0].texts)) {
+        if (runs.entries.length) writePlace();
+        return;
+      }
+      view = wanted.view;
+      element.classList.toggle("smooth", view.smooth);
+      runs.set(wanted.specs);
+      controls.setStart(wanted.specs[0]);
+      refresh();
+    },
+    hide() {
+      scrubber.stop();
+    },
+  };
+}
+
+function describePosition(run, k) {
+  const sigma = Number(run.sigmas[k].toPrecision(3));
+  return `step ${k} of ${run.n}, σ ${sigma}`;
+}

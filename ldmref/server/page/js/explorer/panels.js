@@ -1,0 +1,180 @@
+// The images of one step: x, the predictions, and their difference, each on a canvas with numbers.
+
+import { h } from "../dom.js";
+import { formatNumber } from "../charts.js";
+import { formulaButton } from "./formulas.js";
+import { divergingColours, largest, linearPreview, moments, paint, rmsDifference, signedDifference } from "./preview.js";
+
+export const IMAGES = {
+  x: { title: "Noisy state", symbol: "x", formula: "x" },
+  x0_uncond: { title: "Without prompt", symbol: "x̂₀(∅)", formula: "uncond" },
+  x0_cond: { title: "With prompt", symbol: "x̂₀(c)", formula: "cond" },
+  x0: { title: "Guided", symbol: "x̂₀", formula: "guided" },
+};
+
+// The differences between two predictions of one run.
+export const PAIRS = {
+  "cond-uncond": { of: ["x0_cond", "x0_uncond"], text: "with prompt − without" },
+  "guided-cond": { of: ["x0", "x0_cond"], text: "guided − with prompt" },
+  "guided-uncond": { of: ["x0", "x0_uncond"], text: "guided − without prompt" },
+};
+
+function createPanel(title, symbol, formula) {
+  const canvas = h("canvas", { role: "img", width: 1, height: 1 });
+  const badge = h("span", { class: "ex-badge" });
+  const numbers = h("p", { class: "ex-numbers numbers" });
+  const name = h("span", { class: "ex-title" }, title);
+  const legend = h("div", { class: "ex-legend numbers", hidden: true });
+  const caption = h("figcaption", {}, name, h("span", { class: "ex-symbol" }, symbol), formulaButton(formula));
+  const frame = h("div", { class: "ex-frame" }, canvas, badge);
+  const element = h("figure", { class: "ex-panel" }, caption, frame, legend, numbers);
+  return { element, canvas, badge, numbers, legend, name, title };
+}
+
+/** Return the panels of one run: {element, show(run, k, options), decoded(name, image)}. */
+export function createRunPanels() {
+  const panels = Object.fromEntries(
+    Object.entries(IMAGES).map(([key, { title, symbol, formula }]) => [key, createPanel(title, symbol, formula)]),
+  );
+  const difference = createDifference("Difference", "difference");
+  const element = h("div", { class: "ex-panels" }, Object.values(panels).map((one) => one.element), difference.element);
+
+  return {
+    element,
+    canvases: Object.fromEntries(Object.entries(panels).map(([key, panel]) => [key, panel.canvas])),
+    show(run, k, options) {
+      for (const [key, panel] of Object.entries(panels)) {
+        panel.element.hidden = !run.has(key);
+        if (!panel.element.hidden) showImage(panel, run, key, k, options);
+      }
+      const { of, text } = PAIRS[options.pair];
+      difference.element.hidden = !of.every((key) => run.has(key));
+      if (!difference.element.hidden) {
+        const parts = of.map((key) => run.latents(key, k));
+        const scale = options.fixed ? run.differenceScale(of, options.part) : null;
+        difference.show({ run, parts, part: options.part, text, scale, where: `step ${k}` });
+      }
+    },
+    showDecoded(run, name, k, image) {
+      const panel = panels[name];
+      panel.canvas.width = image.width;
+      panel.canvas.height = image.height;
+      panel.canvas.getContext("2d").drawImage(image, 0, 0);
+      panel.badge.textContent = "decoded";
+      panel.canvas.dataset.kind = "decoded";
+      describeImage(panel, run, name, k);
+    },
+  };
+}
+
+function showImage(panel, run, name, k) {
+  paint(panel.canvas, run.preview(name, k), run.width, run.height);
+  panel.badge.textContent = "linear preview";
+  panel.canvas.dataset.kind = "linear";
+  describeImage(panel, run, name, k);
+}
+
+function describeImage(panel, run, name, k) {
+  const { values, scale } = run.latents(name, k);
+  const { mean, deviation } = moments(values, scale);
+  const own = name === "x" || k === run.stepOf(k) ? "" : `, of the last step`;
+  const text = `mean ${formatNumber(mean)}, deviation ${formatNumber(deviation)}${own}`;
+  panel.numbers.textContent = text;
+  const where = k === run.n ? "at the end" : `at step ${k}`;
+  panel.canvas.setAttribute("aria-label", `${panel.title} ${where}, ${panel.badge.textContent}: ${text}`);
+}
+
+/** Return a panel for a signed difference: {element, show({run, parts, part, text, scale, where})}. */
+export function createDifference(title, formula) {
+  const panel = createPanel(title, "", formula);
+  const symbol = panel.element.querySelector(".ex-symbol");
+  const low = h("span");
+  const high = h("span");
+  panel.legend.append(low, h("span", { class: "ex-diverging", "aria-hidden": "true" }), high);
+  panel.legend.hidden = false;
+  panel.badge.hidden = true;
+  return {
+    element: panel.element,
+    canvas: panel.canvas,
+    show({ run, parts, part, text, scale, where }) {
+      const [a, b] = parts;
+      const values = signedDifference(a.values, b.values, run.pixels, run.matrix, part, a.scale, b.scale);
+      const range = scale ?? largest(values);
+      paint(panel.canvas, divergingColours(values, range), run.width, run.height);
+      symbol.textContent = text;
+      low.textContent = `−${formatNumber(range)}`;
+      high.textContent = `+${formatNumber(range)}`;
+      const rms = formatNumber(rmsDifference(a.values, b.values, a.scale, b.scale));
+      panel.numbers.textContent = `rms of all channels ${rms}`;
+      panel.canvas.setAttribute(
+        "aria-label",
+        `${title} ${where}, ${text}, ${part}: from −${formatNumber(range)} (blue) to +${formatNumber(range)} (red); rms of all channels ${rms}`,
+      );
+    },
+  };
+}
+
+/** Return the difference of two runs: {element, show(a, ka, b, kb, options)}. */
+export function createComparison(letters) {
+  const images = {
+    x: createDifference("Noisy states", "x"),
+    x0: createDifference("Guided predictions", "guided"),
+    image: createImageDifference(),
+  };
+  const problem = h("p", { class: "notice", hidden: true });
+  const element = h("div", { class: "ex-panels" }, problem, Object.values(images).map((one) => one.element));
+  return {
+    element,
+    canvases: { x: images.x.canvas, x0: images.x0.canvas },
+    show(a, ka, b, kb, options) {
+      const same = a.width === b.width && a.height === b.height && a.channels === b.channels;
+      problem.hidden = same;
+      problem.textContent = "The latents of the two runs have different sizes, so they cannot be subtracted.";
+      for (const key of ["x", "x0"]) {
+        images[key].element.hidden = !same;
+        if (!same) continue;
+        const parts = [b.latents(key, kb), a.latents(key, ka)];
+        const text = `${options.letters[1]} − ${options.letters[0]}`;
+        images[key].show({ run: a, parts, part: options.part, text, scale: null, where: `step ${ka} and ${kb}` });
+      }
+      images.image.show(a, b, options.letters);
+    },
+  };
+}
+
+// The distance of the two finished images, and their difference, enlarged around grey.
+function createImageDifference() {
+  const panel = createPanel("Finished images", "", "preview");
+  panel.badge.textContent = "difference";
+  const symbol = panel.element.querySelector(".ex-symbol");
+  return {
+    element: panel.element,
+    show(a, b, letters) {
+      const [first, second] = [a, b].map((run) => run.record.tensors.image);
+      panel.element.hidden = !first || !second || first.data.length !== second.data.length;
+      if (panel.element.hidden) return;
+      const [height, width] = first.shape;
+      const rgba = new Uint8ClampedArray(4 * width * height);
+      let sum = 0;
+      for (let i = 0; i < width * height; i += 1) {
+        for (let c = 0; c < 3; c += 1) {
+          const change = second.data[3 * i + c] - first.data[3 * i + c];
+          sum += change ** 2;
+          rgba[4 * i + c] = 128 + change / 2;
+        }
+        rgba[4 * i + 3] = 255;
+      }
+      paint(panel.canvas, rgba, width, height);
+      symbol.textContent = `${letters[1]} − ${letters[0]}`;
+      const rms = formatNumber(Math.sqrt(sum / first.data.length));
+      panel.numbers.textContent = `rms ${rms} of 255`;
+      panel.canvas.setAttribute("aria-label", `Difference of the finished images, ${symbol.textContent}: rms ${rms} of 255; grey is no difference`);
+    },
+  };
+}
+
+/** Draw the thumbnail of a run at a position: the guided prediction, or the last state. */
+export function drawThumbnail(canvas, run, k) {
+  const { values, scale } = run.latents(k === run.n ? "x" : "x0", k);
+  paint(canvas, linearPreview(values, run.pixels, run.matrix, run.bias, scale), run.width, run.height);
+}
