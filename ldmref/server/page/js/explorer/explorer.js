@@ -193,6 +193,7 @@ export function createExplorer(element, { source, place, notify }) {
 
   return {
     open,
+    suggest: (prompt) => controls.setExample(prompt),
     show() {
       const state = place.read();
       const wanted = readSpecs(state);
