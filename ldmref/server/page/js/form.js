@@ -1,0 +1,174 @@
+// The form of a mode: one control for each parameter of its schema.
+
+import { guidanceControl, makeControl } from "./controls.js";
+import { fill, h, newId } from "./dom.js";
+import { imageControl } from "./inputs.js";
+import { sentence } from "./notify.js";
+import { fromText, label, readFields, toText } from "./schema.js";
+
+// The order and the place of fields, by name. The fields themselves come from the server.
+const FIRST = ["prompt", "prompt_b", "image", "segmentation", "mask", "negative_prompt"];
+const COMMON = ["strength", "seed", "steps", "cfg_scale", "sampler", "count", "positions", "width", "height"];
+const LISTS = { sampler: "samplers", schedule: "schedules", guidance: "guidances" };
+const LABELS = { cfg_scale: "Guidance scale", count: "Images", prompt_b: "Last prompt" };
+
+export class Form {
+  /** `options`: capabilities; changed(texts); pick(); imageChanged(name, blob, size); mask. */
+  constructor(options) {
+    this.options = options;
+    this.element = h("div", { class: "form" });
+    this.rows = new Map();
+    this.open = false;
+  }
+
+  /** Show the fields of a mode for a model, with the texts of an address and the images so far. */
+  show(mode, model, texts) {
+    const before = this.rows;
+    const schema = this.options.capabilities.modes[mode].schema;
+    const fields = readFields(schema).filter((field) => this.isUseful(field, model));
+    this.fields = fields;
+    this.rows = new Map();
+    for (const field of fields) {
+      field.label = LABELS[field.name] ?? label(field.name);
+      const kept = before.get(field.name);
+      const reuse = field.kind === "image" && kept?.control.file;
+      this.rows.set(field.name, reuse ? kept : this.makeRow(field, model));
+    }
+    const row = (name) => this.rows.get(name)?.element;
+    const first = FIRST.map(row);
+    const common = COMMON.map(row).filter(Boolean);
+    const others = fields.filter(({ name }) => ![...FIRST, ...COMMON].includes(name));
+    const details = h(
+      "details",
+      { class: "more", open: this.open },
+      h("summary", {}, "More settings"),
+      h("div", { class: "fields" }, others.map(({ name }) => row(name))),
+    );
+    details.addEventListener("toggle", () => (this.open = details.open));
+    fill(this.element, first, h("div", { class: "fields common" }, common), others.length ? details : null);
+    this.details = details;
+    this.write(texts);
+  }
+
+  // Arrays and objects cannot be typed; the size of a model with one size cannot be chosen.
+  isUseful(field, model) {
+    const size = field.name === "width" || field.name === "height";
+    return field.kind !== null && !(size && model.one_size);
+  }
+
+  makeRow(field, model) {
+    const { capabilities, changed } = this.options;
+    const hints = { fallback: findFallback(field, model), choices: capabilities[LISTS[field.name]] };
+    const edited = () => {
+      this.clearError(field.name);
+      describe();
+      changed(this.texts());
+    };
+    const control = this.makeControl(field, hints, edited);
+    const help = h("p", { id: newId("help"), class: "help" });
+    const error = h("p", { id: newId("error"), class: "error", hidden: true });
+    const labels = { class: "label", for: control.input?.id };
+    const describe = () => {
+      const chosen = hints.choices?.find(({ name }) => name === control.input.value);
+      help.textContent = chosen?.summary ? sentence(chosen.summary) : plain(field.help);
+    };
+    describe();
+    control.input?.setAttribute("aria-describedby", `${help.id} ${error.id}`);
+    const flag = control.input?.type === "checkbox";
+    const element = h(
+      "div",
+      { class: `field ${field.kind}`, "data-parameter": field.name },
+      flag
+        ? h("label", labels, control.element, ` ${field.label}`)
+        : [h("label", labels, field.label), control.element],
+      help,
+      error,
+    );
+    return { field, control, element, error, describe };
+  }
+
+  makeControl(field, hints, edited) {
+    const { capabilities, pick, imageChanged, mask } = this.options;
+    if (field.name === "mask" && field.kind === "image") return mask;
+    if (field.kind === "image") {
+      const told = (blob, size) => {
+        this.clearError(field.name);
+        imageChanged(field.name, blob, size);
+      };
+      return imageControl(field, { pick, changed: told });
+    }
+    if (field.kind === "guidance") {
+      return guidanceControl(field, hints, capabilities.guidances ?? [], edited);
+    }
+    return makeControl(field, hints, edited);
+  }
+
+  /** Return the texts of the fields that are not at their defaults. */
+  texts() {
+    const texts = {};
+    for (const [name, { control }] of this.rows) texts[name] = control.read?.() || null;
+    return texts;
+  }
+
+  /** Set all fields: those without a text get their default. */
+  write(texts = {}) {
+    for (const [name, { control, describe }] of this.rows) {
+      if (!control.write) continue;
+      const text = texts[name] ?? "";
+      if (control.read() !== text) control.write(text);
+      describe();
+    }
+  }
+
+  /** Return the values of a request: files are Blobs. A missing file is left out. */
+  async values() {
+    const values = {};
+    for (const [name, { field, control }] of this.rows) {
+      const file = control.file ? await control.file() : null;
+      const text = control.read?.() ?? "";
+      if (file) values[name] = file;
+      else if (text !== "") values[name] = fromText(field, text);
+      else if (field.required && (field.kind === "text" || field.kind === "texts")) values[name] = "";
+    }
+    return values;
+  }
+
+  /** Set the image of a field. */
+  async setImage(name, blob) {
+    await this.rows.get(name)?.control.set?.(blob);
+  }
+
+  /** Show an error at the field that it names and return whether there is one. */
+  showError(error) {
+    const row = this.rows.get(error.parameter);
+    if (!row) return false;
+    row.error.textContent = [error.message, error.hint].filter(Boolean).map(sentence).join(" ");
+    row.error.hidden = false;
+    row.control.input?.setAttribute("aria-invalid", "true");
+    if (this.details.contains(row.element)) this.details.open = true;
+    row.element.scrollIntoView({ block: "nearest" });
+    row.control.input?.focus({ preventScroll: true });
+    return true;
+  }
+
+  clearError(name) {
+    const row = this.rows.get(name);
+    if (!row) return;
+    row.error.hidden = true;
+    row.control.input?.removeAttribute("aria-invalid");
+  }
+
+  clearErrors() {
+    for (const name of this.rows.keys()) this.clearError(name);
+  }
+}
+
+function findFallback(field, model) {
+  const value = model.defaults?.[field.name] ?? field.default;
+  return typeof value === "object" && value !== null ? (value.name ?? "") : toText(value);
+}
+
+// Descriptions are written for Python; the backquotes around its names are left out.
+function plain(text) {
+  return text.replaceAll("`", "");
+}

@@ -1,0 +1,66 @@
+// The life of a job in this tab: submitted, followed, remembered across a reload.
+
+import { ApiError, pause } from "./api.js";
+import { toBase64 } from "./files.js";
+import * as store from "./store.js";
+
+const PRESENT = "ldmref-job"; // in sessionStorage: the job that this tab shows
+const RETRY = 2; // seconds until a full queue is asked again, if the server does not say
+
+/** Return the body of a request for POST /v1/jobs: files become base64. */
+export async function toBody({ mode, model, values }) {
+  const parameters = {};
+  for (const [name, value] of Object.entries(values)) {
+    parameters[name] = value instanceof Blob ? await toBase64(value) : value;
+  }
+  return { kind: "generate", mode, ...(model ? { model } : {}), parameters, previews: true };
+}
+
+/**
+ * Submit a request and follow it. `view` has functions for what happens: full(seconds), queued,
+ * started, progress, preview, image, done, failed, cancelled, lost, found, gone(error).
+ */
+export async function runJob(api, request, view, signal) {
+  const job = await submit(api, await toBody(request), view, signal);
+  await store.put("requests", { id: job.id, request, created: Date.now() }).catch(() => {});
+  sessionStorage.setItem(PRESENT, job.id);
+  view.submitted?.(job, request);
+  await follow(api, job, request, view, signal);
+}
+
+async function submit(api, body, view, signal) {
+  for (;;) {
+    try {
+      return await api.submit(body);
+    } catch (error) {
+      if (!(error instanceof ApiError) || error.status !== 429) throw error;
+      const seconds = error.retryAfter ?? RETRY;
+      view.full(seconds, error);
+      await pause(1000 * seconds, signal);
+    }
+  }
+}
+
+/** Follow the job that this tab showed before a reload; do nothing if there was none. */
+export async function resumeJob(api, view, signal) {
+  const id = sessionStorage.getItem(PRESENT);
+  if (!id) return;
+  const remembered = await store.get("requests", id).catch(() => undefined);
+  if (!remembered) {
+    sessionStorage.removeItem(PRESENT);
+    return;
+  }
+  view.submitted?.({ id }, remembered.request);
+  await follow(api, { id }, remembered.request, view, signal);
+}
+
+async function follow(api, job, request, view, signal) {
+  try {
+    await api.events(job, view, signal);
+  } catch (error) {
+    if (!(error instanceof ApiError) || (error.status !== 404 && error.status !== 410)) throw error;
+    view.gone(error, request);
+  }
+  sessionStorage.removeItem(PRESENT);
+  await store.remove("requests", job.id).catch(() => {});
+}
