@@ -19,7 +19,9 @@ export function createChart(options) {
   box.className = "chart-box";
   const reading = document.createElement("output");
   reading.className = "chart-reading";
-  figure.append(caption, box, reading);
+  const legend = document.createElement("div");
+  legend.className = "chart-legend";
+  figure.append(caption, legend, box, reading);
   if (options.onMove) {
     box.tabIndex = 0;
     box.setAttribute("role", "slider");
@@ -34,9 +36,10 @@ export function createChart(options) {
   let scales = null;
 
   function redraw() {
-    const width = Math.max(box.clientWidth, 220);
+    const width = Math.max(box.clientWidth, 180);
     scales = makeScales(series, options, width);
     box.replaceChildren(drawChart(series, scales, options, width));
+    legend.replaceChildren(...drawLegend(series));
     moveCursor();
   }
 
@@ -183,7 +186,7 @@ function drawChart(series, scales, options, width) {
     label((MARGIN.left + right) / 2, HEIGHT - 4, "middle", options.xLabel),
   );
   series.forEach((line, i) => {
-    const style = `series-${line.style ?? i}`;
+    const style = line.style ?? `tone-${i}`;
     svg.append(element("path", { class: `chart-line ${style}`, d: pathOf(line, scales, options.log) }));
     if (line.points) {
       Array.from(line.x).forEach((value, k) => {
@@ -194,17 +197,20 @@ function drawChart(series, scales, options, width) {
     }
   });
   svg.append(element("g", { class: "chart-cursor" }));
-  const named = series.filter((line) => line.name);
-  if (named.length > 1) {
-    named.forEach((line, i) => {
-      const y = MARGIN.top + 8 + 15 * i;
-      svg.append(
-        element("line", { class: `chart-line series-${line.style ?? i}`, x1: right - 16, x2: right, y1: y - 4, y2: y - 4 }),
-        label(right - 21, y, "end", line.name),
-      );
-    });
-  }
   return svg;
+}
+
+// The names of the lines with their strokes; nothing for a single line.
+function drawLegend(series) {
+  const named = series.filter((line) => line.name);
+  if (named.length < 2) return [];
+  return named.map((line) => {
+    const entry = document.createElement("span");
+    const stroke = element("svg", { width: 22, height: 8, "aria-hidden": "true" });
+    stroke.append(element("line", { class: `chart-line ${line.style}`, x1: 0, x2: 22, y1: 4, y2: 4 }));
+    entry.append(stroke, line.name);
+    return entry;
+  });
 }
 
 function pathOf(line, scales, log) {
@@ -230,7 +236,7 @@ function drawCursor(series, scales, index) {
   const parts = [element("line", { class: "chart-position", x1: x, x2: x, y1: MARGIN.top, y2: HEIGHT - MARGIN.bottom })];
   series.forEach((one, i) => {
     if (one.points !== false && one.marked !== false && index < one.x.length && !Number.isNaN(one.y[index])) {
-      const style = `series-${one.style ?? i}`;
+      const style = one.style ?? `tone-${i}`;
       parts.push(element("circle", { class: `chart-mark ${style}`, cx: scales.x(one.x[index]), cy: scales.y(one.y[index]), r: 5 }));
     }
   });

@@ -116,7 +116,7 @@ export function createControls({ source, start, branch, change, open }) {
     setRuns(specs, view, shown) {
       intro.element.open = specs.length === 0;
       viewing.set(view, shown);
-      if (shown) branching.setRun(readParams(shown[0].run.meta.params));
+      if (shown) branching.setRun(readParams(shown.find((one) => one.main).run.meta.params));
     },
     setStep: (index, k, run) => branching.setStep(index, k, run),
     setStart: (spec) => intro.fields?.setTexts(spec.texts),

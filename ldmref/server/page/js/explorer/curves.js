@@ -17,7 +17,7 @@ export function createCurves(onMove) {
     createChart({
       title: `${curve.title} by timestep`,
       caption: [curve.title, " ", formulaButton(curve.key)],
-      xLabel: "timestep t: noise to the left, image to the right",
+      xLabel: "timestep t",
       log: curve.log,
       range: curve.range,
       reversed: true,
@@ -34,7 +34,7 @@ export function createCurves(onMove) {
   return {
     element,
     show(runs) {
-      shown = runs[0].run;
+      shown = runs.find((one) => one.main).run;
       charts.forEach((chart, i) => chart.setSeries(makeSeries(CURVES[i], runs)));
     },
     mark(k) {
@@ -44,20 +44,20 @@ export function createCurves(onMove) {
 }
 
 function makeSeries(curve, runs) {
-  const [{ run }] = runs;
+  const { run } = runs.find((one) => one.main);
   const lines = [];
   if (run.has("training_alpha_bar")) {
     const { data } = run.record.tensors.training_alpha_bar;
     const x = Array.from(data, (_, t) => t);
-    lines.push({ x, y: Array.from(data, curve.curve), points: false, style: "context" });
+    lines.push({ x, y: Array.from(data, curve.curve), points: false, style: "series-context" });
   }
-  runs.forEach(({ run: one, letter, tone }, i) => {
+  runs.forEach(({ run: one, main, letter, tone }) => {
     const x = Array.from(one.sigmas, (_, k) => one.timestep(k) ?? 0);
     const y = x.map((_, k) => curve.of(one, k));
-    lines.push({ name: runs.length > 1 ? letter : null, x, y, points: true, marked: i === 0, style: `tone-${tone}` });
+    lines.push({ name: runs.length > 1 ? letter : null, x, y, points: true, marked: main, style: `tone-${tone}` });
   });
-  // The run that is shown is read by the cursor, so it comes first.
-  return lines.sort((a, b) => (a.points === false) - (b.points === false));
+  // The cursor reads the first line with points.
+  return lines.sort((a, b) => Number(b.marked ?? false) - Number(a.marked ?? false));
 }
 
 function describe(curve, run, k) {

@@ -58,6 +58,8 @@ export function createExplorer(element, { source, place, notify }) {
   acceptFiles(element, file, open);
   element.addEventListener("keydown", (event) => !body.hidden && scrubber.key(event));
 
+  // The positions that are shown, [{run, k, index, main, letter, tone, busy}]: one, or two in the
+  // order of the runs. `main` is the one that the scrubber moves.
   function current() {
     const shown = runs.entries[view.show]?.run ? view.show : runs.entries.findIndex((entry) => entry.run);
     if (shown < 0) return null;
@@ -70,14 +72,17 @@ export function createExplorer(element, { source, place, notify }) {
       const otherK = view.by === "sigma" ? other.nearest(run.sigmas[k]) : Math.min(k, other.n);
       positions.push({ run: other, k: otherK, index: view.with });
     }
-    return positions.map((one) => ({ ...one, letter: letter(one.index), tone: one.index % 6, busy: Boolean(runs.entries[one.index].truthController) }));
+    return positions
+      .sort((a, b) => a.index - b.index)
+      .map((one) => ({ ...one, main: one.index === shown, letter: letter(one.index), tone: one.index % 6, busy: Boolean(runs.entries[one.index].truthController) }));
   }
 
   // Everything: after runs came or went, or another run is shown.
   function refresh() {
     const shown = current();
     body.hidden = runs.entries.length === 0;
-    strips.show(runs.entries, shown?.[0].index ?? view.show, shown?.[1]?.index ?? null);
+    const find = (main) => shown?.find((one) => one.main === main)?.index;
+    strips.show(runs.entries, find(true) ?? view.show, find(false) ?? null);
     for (const part of [...body.children].slice(1)) part.classList.toggle("ex-off", !shown);
     controls.setRuns(runs.specs, view, shown);
     if (!shown) return;
@@ -92,9 +97,9 @@ export function createExplorer(element, { source, place, notify }) {
     const shown = current();
     if (!shown) return;
     element.dataset.step = String(view.step);
-    const [{ run, k, index }] = shown;
+    const { run, k, index } = shown.find((one) => one.main);
     scrubber.set(k, run.n, describePosition(run, k));
-    strips.mark(shown.map((one) => [one.index, one.k]));
+    strips.mark(shown.map((one) => [one.index, one.k, one.main]));
     shown.forEach((one, i) => {
       fill(headings[i], h("span", { class: `ex-letter tone-${one.tone}` }, one.letter), " ", shown.length > 1 ? describePosition(one.run, one.k) : runs.entries[one.index].label);
       panels[i].show(one.run, one.k, view);

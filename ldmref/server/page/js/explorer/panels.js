@@ -25,7 +25,7 @@ function createPanel(title, symbol, formula) {
   const numbers = h("p", { class: "ex-numbers numbers" });
   const name = h("span", { class: "ex-title" }, title);
   const legend = h("div", { class: "ex-legend numbers", hidden: true });
-  const caption = h("figcaption", {}, name, h("span", { class: "ex-symbol" }, symbol), formulaButton(formula));
+  const caption = h("figcaption", {}, h("span", {}, name, formulaButton(formula)), h("span", { class: "ex-symbol" }, symbol));
   const frame = h("div", { class: "ex-frame" }, canvas, badge);
   const element = h("figure", { class: "ex-panel" }, caption, frame, legend, numbers);
   return { element, canvas, badge, numbers, legend, name, title };

@@ -81,17 +81,19 @@ export function divergingColours(values, scale) {
   return colours(values, (value) => blend(DIVERGING, scale > 0 ? 0.5 + value / (2 * scale) : 0.5));
 }
 
-// Amounts as RGBA bytes, from 0 to `scale`; `opacity` in [0, 1].
+// Amounts as RGBA bytes, from 0 to `scale`; small amounts are more transparent. `opacity` in [0, 1].
 export function amountColours(values, scale, opacity = 1) {
-  return colours(values, (value) => blend(AMOUNT, scale > 0 ? value / scale : 0), opacity);
+  const share = (value) => (scale > 0 ? Math.min(Math.max(value / scale, 0), 1) : 0);
+  const rgba = colours(values, (value) => blend(AMOUNT, share(value)));
+  values.forEach((value, i) => {
+    rgba[4 * i + 3] = 255 * opacity * (0.25 + 0.75 * Math.sqrt(share(value)));
+  });
+  return rgba;
 }
 
-function colours(values, colour, opacity = 1) {
-  const rgba = new Uint8ClampedArray(4 * values.length);
-  values.forEach((value, i) => {
-    rgba.set(colour(value), 4 * i);
-    rgba[4 * i + 3] = 255 * opacity;
-  });
+function colours(values, colour) {
+  const rgba = new Uint8ClampedArray(4 * values.length).fill(255);
+  values.forEach((value, i) => rgba.set(colour(value), 4 * i));
   return rgba;
 }
 

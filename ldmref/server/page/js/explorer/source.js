@@ -22,8 +22,11 @@ export function serverSource({ api, capabilities }) {
     const schema = modes[mode];
     if (!schema) throw new Error(`The server has no mode ${mode}`);
     const parameters = readTexts(schema, texts);
-    const changes = branches.map(({ step, texts: changed }) => ({ step, changes: readTexts(schema, changed) }));
-    return { mode, parameters, ...(model ? { model } : {}), ...(changes.length ? { branches: changes } : {}) };
+    const run = { mode, parameters, ...(model ? { model } : {}) };
+    return branches.reduce(
+      (trunk, { step, texts: changed }) => ({ trunk, step, changes: readTexts(schema, changed), ...(model ? { model } : {}) }),
+      run,
+    );
   }
 
   // Run a job to its end and return its description.
@@ -56,7 +59,7 @@ export function serverSource({ api, capabilities }) {
     models: capabilities.models,
     async record(request, hooks) {
       const described = describe(request);
-      const ended = await finish({ kind: described.branches ? "branch" : "record", ...described }, hooks);
+      const ended = await finish({ kind: described.trunk ? "branch" : "record", ...described }, hooks);
       return api.bytes(ended.files.find(({ name }) => name.startsWith("record")).url);
     },
     async truth(request, hooks) {

@@ -111,18 +111,18 @@ export function createStrips(actions) {
       cells = [];
       body.replaceChildren(...entries.map((entry, index) => makeRow(entry, index, shown, compared)));
     },
-    // positions: [[index of the run, k], ...], the shown run first.
+    // positions: [[index of the run, k, whether the scrubber moves it], ...].
     mark(positions) {
       const focused = document.activeElement?.closest?.("[role=gridcell]") && body.contains(document.activeElement);
       for (const cell of body.querySelectorAll("[aria-selected=true], [tabindex='0']")) {
         cell.setAttribute("aria-selected", "false");
         cell.setAttribute("tabindex", "-1");
       }
-      positions.forEach(([run, k], i) => {
+      positions.forEach(([run, k, main]) => {
         const cell = cells[run]?.[k];
         if (!cell) return;
         cell.setAttribute("aria-selected", "true");
-        if (i === 0) {
+        if (main) {
           cell.setAttribute("tabindex", "0");
           current = [run, k];
           keepVisible(element, cell);

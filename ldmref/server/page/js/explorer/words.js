@@ -25,7 +25,7 @@ export function createWords(onWord) {
 
   function show(runs, word) {
     last = [runs, word];
-    const [{ run, k }] = runs;
+    const { run, k } = runs.find((one) => one.main);
     element.hidden = !run.has("attention") || run.words.length === 0;
     if (element.hidden) return;
     const chosen = Math.max(run.words.indexOf(word), 0);
