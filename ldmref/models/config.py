@@ -83,6 +83,8 @@ class AutoencoderConfig:
     norm_eps: Eps = 1e-6
     # latents = scaling_factor * z
     scaling_factor: Annotated[float, Range(1e-9, 1e9)] = 0.18215
+    # linear preview of latents, for red, green and blue in [0, 1]: a weight per channel, and a bias
+    preview: Annotated[tuple[float, ...], Length(0, 100_000), Range(-1e9, 1e9)] = ()
 
     @property
     def factor(self) -> int:

@@ -135,6 +135,8 @@ def _broken_autoencoder_rules(v: AutoencoderConfig) -> Iterator[str]:
         yield "vae.attention_levels needs an entry per level, or none"
     if any(c % v.norm_num_groups for c in v.block_out_channels):
         yield "vae.norm_num_groups must divide every channel count"
+    if len(v.preview) not in (0, 3 * (v.latent_channels + 1)):
+        yield "vae.preview needs a weight per latent channel and a bias for each of three colours"
     if v.codebook_size and v.latent_activation:
         yield "vae.latent_activation is for autoencoders without a codebook"
 

@@ -30,6 +30,7 @@ from ldmref.samplers import (
     Interval,
     guided_denoiser,
 )
+from ldmref.samplers.denoiser import Observer
 from ldmref.samplers.guidance import PERTURBED
 from ldmref.samplers.schedule import sampling_sigmas, timesteps_at
 
@@ -42,6 +43,7 @@ def model_denoiser(
     guidance: Guidance = PLAIN,
     controls: Sequence[ActiveControl] = (),
     channels: Array | None = None,
+    observe: Observer | None = None,
 ) -> GuidedDenoiser:
     """Return the denoiser of a batch.
 
@@ -54,6 +56,7 @@ def model_denoiser(
         guidance: How the predictions become one.
         controls: ControlNets, which read only the latents.
         channels: Further input channels of the U-Net, (n or 1, k, h, w).
+        observe: Called with every evaluation; see `samplers.guided_denoiser`.
     """
     ops: Backend = model.backend
 
@@ -101,7 +104,8 @@ def model_denoiser(
                 predictions[name] = predict(xt, sigma, interval, ("cond",), PERTURBED[name])
         return [predictions[name] for name in names]
 
-    return guided_denoiser(network, model.config.scheduler.prediction_type, guidance, cfg_scale)
+    prediction_type = model.config.scheduler.prediction_type
+    return guided_denoiser(network, prediction_type, guidance, cfg_scale, observe)
 
 
 def repeat(ops: Backend, x: Array, n: int) -> Array:

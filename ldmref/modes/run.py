@@ -2,43 +2,34 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
+from PIL import Image
 
-from ldmref.math.arrays import Array
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.advice import advise
 from ldmref.modes.callbacks import check_callbacks, run_to_end
-from ldmref.modes.channels import make_input_channels
 from ldmref.modes.control import ActiveControl, load_control
 from ldmref.modes.cost import Cost, check_limits, estimate_cost, explain_memory
-from ldmref.modes.denoiser import model_denoiser
 from ldmref.modes.embeddings import apply_embeddings
 from ldmref.modes.generate import (
     Callback,
     CancelFlag,
     GeneratedImage,
     Progress,
-    constrain_known,
     decode_images,
-    on_backend,
-    run_sampler,
 )
 from ldmref.modes.guidance import may_need_empty_prompt
-from ldmref.modes.initial import InitialState, sample_initial
+from ldmref.modes.initial import InitialState
 from ldmref.modes.job import Job
 from ldmref.modes.record import record_job, record_run, select_image
 from ldmref.modes.requests import Request
 from ldmref.modes.result import Result
 from ldmref.modes.text import TextConditioning, encode_texts
-from ldmref.samplers import State, configured_step, make_schedule, repaint_visits, sample
-from ldmref.samplers.loop import History
-from ldmref.samplers.noise import Streams
+from ldmref.modes.trajectory import Trajectory, start_trajectory
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,85 +144,23 @@ class Run:
 
     def _generate(self, cancel: CancelFlag | None) -> Iterator[Progress | GeneratedImage]:
         for batch in self.text.batches(self.job.batch_size):
-            latents = yield from self._sample_batch(batch, cancel)
-            images = decode_images(self.model, latents, self.job.tile)
-            for i, image in enumerate(images):
-                finish = self.initial.finish
-                finished = image if finish is None else finish(image)
-                yield GeneratedImage(batch.start + i, finished, latents[i])
+            trajectory = self.trajectory(batch)
+            latents = yield from trajectory.sample(cancel, batch.start, len(self.job.seeds))
+            for i, image in enumerate(self.decode(latents)):
+                yield GeneratedImage(batch.start + i, image, latents[i])
 
-    def _sample_batch(
-        self, batch: slice, cancel: CancelFlag | None
-    ) -> Generator[Progress, None, np.ndarray]:
-        """Sample the latents of a batch, (n, c, h, w) float32."""
-        model = self.model
-        job = self.job
-        initial = self.initial
-        ops = model.backend
-        config = model.config.scheduler
-        schedule = make_schedule(config, job.sampler, job.schedule, job.steps, job.sigmas)
-        sigmas = schedule.sigmas.tolist()
-        streams = Streams(job.seeds[batch], model.latent_shape(*job.size), job.rng)
-        noise, image, masked = sample_initial(job, initial, streams, batch)
-
-        constrain = None
-        if initial.keep is not None and image is not None:
-            constrain = constrain_known(ops, initial.keep, image, noise)
-        step, visits = configured_step(
-            config,
-            job.sampler,
-            schedule,
-            eta=job.eta,
-            first_step=job.first_step,
-            constrain=constrain,
-            bug_compatible=job.rng == "torch" and job.resample is None,
+    def trajectory(self, batch: slice) -> Trajectory:
+        """Prepare the sampling of a batch of images up to its first step."""
+        conditionings = self.text.conditionings(batch)
+        return start_trajectory(
+            self.model, self.job, self.initial, conditionings, self.controls, batch
         )
-        if job.resample is not None:
-            visits = repaint_visits(len(visits) - 1, *job.resample, first=job.first_step)
 
-        if image is None or initial.from_noise:
-            x = noise * schedule.init_noise_sigma
-        else:
-            x = image + sigmas[visits[0]] * noise
-        x = on_backend(ops, x)
-        levels = sorted(set(visits))
-        acting = [control.within(levels) for control in self.controls]
-        channels = None
-        if model.config.image_channels:
-            channels = make_input_channels(model, job.size, initial.channels, masked)
-
-        def sample_states(
-            model: LatentDiffusion, x: Array, visits: Sequence[int] = visits, history: History = ()
-        ) -> Iterator[State]:
-            denoise = model_denoiser(
-                model,
-                schedule.timestep,
-                self.text.conditionings(batch),
-                job.cfg_scale,
-                job.guidance,
-                acting,
-                channels,
-            )
-            return sample(
-                denoise,
-                x,
-                sigmas,
-                step,
-                noise=lambda: on_backend(ops, streams()),
-                constrain=constrain,
-                visits=visits,
-                history=history,
-            )
-
-        steps = sum(j > i for i, j in pairwise(visits))
-        # a schedule that ends above 0 leaves noise: latents are in variance-preserving scale
-        scale = math.hypot(1.0, sigmas[-1])
-        count = len(job.seeds)
-        return (
-            yield from run_sampler(
-                model, x, sample_states, steps, scale, cancel, batch.start, count
-            )
-        )
+    def decode(self, latents: np.ndarray) -> list[Image.Image]:
+        """Decode the final latents, (n, c, h, w), and finish the images as the mode does."""
+        images = decode_images(self.model, latents, self.job.tile)
+        finish = self.initial.finish
+        return images if finish is None else [finish(image) for image in images]
 
     def result(self, generated: Sequence[GeneratedImage]) -> Result:
         """Return the images so far, with everything that generates them again."""

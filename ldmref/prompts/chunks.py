@@ -16,6 +16,7 @@ class TokenGroup(NamedTuple):
     ids: tuple[int, ...]
     weight: float
     position: int  # of the first character of its word in the parsed prompt
+    end: int  # after its own last character
 
 
 Chunk = list[TokenGroup]

@@ -98,9 +98,10 @@ class Tokens:
     warnings: list[str]
 
 
-class _TokenizedPrompt(NamedTuple):
-    """One prompt in chunks, with the number of tokens that were left out."""
+class TokenizedPrompt(NamedTuple):
+    """One prompt as parsed text, and its chunks with the number of tokens that were left out."""
 
+    text: str
     chunks: list[Chunk]
     truncated: int
     warnings: list[str]
@@ -159,7 +160,7 @@ class PromptTokenizer:
         options = options or PromptOptions()
         for prompt in prompts:
             check_text("prompt", prompt, MAX_TEXT)
-        tokenized = [self._tokenize_one(prompt, options) for prompt in prompts]
+        tokenized = [self.tokenize_one(prompt, options) for prompt in prompts]
         counts = [len(one.chunks) for one in tokenized]
         shape = (len(prompts), max([options.chunks, *counts]), self.length)
         ids = np.full(shape, self.pad, np.int64)
@@ -175,7 +176,7 @@ class PromptTokenizer:
         warnings = [line for one in tokenized for line in one.warnings]
         return Tokens(ids, weights, counts, truncated, warnings)
 
-    def _tokenize_one(self, prompt: str, options: PromptOptions) -> _TokenizedPrompt:
+    def tokenize_one(self, prompt: str, options: PromptOptions) -> TokenizedPrompt:
         """Tokenize a prompt into chunks, and truncate it if the options say so."""
         warnings = []
         literal = [token for token in self.special_tokens[:2] if token in prompt]
@@ -191,7 +192,7 @@ class PromptTokenizer:
         chunks = split_into_chunks(groups, self.length - 2)
         dropped = [group for chunk in chunks[1:] for group in chunk]
         if options.long_prompts == "chunk":
-            return _TokenizedPrompt(chunks, 0, warnings)
+            return TokenizedPrompt(text, chunks, 0, warnings)
         if dropped:
             count = count_ids([group for section in groups for group in section])
             unit = "words" if self.reads_words else "tokens"
@@ -205,7 +206,7 @@ class PromptTokenizer:
                 hint = "shorten it, or use long_prompts=chunk"
                 raise UsageError(message, code="E-PROMPT-TRUNCATED", hint=hint)
             warnings.append(message)
-        return _TokenizedPrompt(chunks[:1], count_ids(dropped), warnings)
+        return TokenizedPrompt(text, chunks[:1], count_ids(dropped), warnings)
 
     def _parse(self, prompt: str, options: PromptOptions) -> list[list[WeightedText]]:
         """Split a prompt at BREAK into sections of weighted spans, and clean their text."""
@@ -230,7 +231,8 @@ class PromptTokenizer:
                     if id == self.unknown:
                         unknown.append(span.text[start:end])
                     ids = self._multi_vector_ids.get(id, (id,))
-                    groups[-1].append(TokenGroup(ids, span.weight, len(text) + word_start))
+                    ends = len(text) + word_start, len(text) + end
+                    groups[-1].append(TokenGroup(ids, span.weight, *ends))
                 text += span.text
             text += BREAK
         return groups, text, unknown

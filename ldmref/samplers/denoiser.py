@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple, Protocol
 
 from ldmref.errors import UsageError
 from ldmref.math.arrays import Array
@@ -34,8 +34,34 @@ class Network(Protocol):
         ...
 
 
+class Evaluation(NamedTuple):
+    """One evaluation of a guided denoiser, as an observer sees it.
+
+    Attributes:
+        x: The point, in the coordinates x = x0 + sigma eps.
+        sigma: The noise level.
+        interval: The interval of the step; None outside of `sample`.
+        predictions: The predicted x0 of each condition by name, in the order of the network's
+            batch.
+        x0: The guided prediction.
+    """
+
+    x: Array
+    sigma: float
+    interval: Interval | None
+    predictions: Mapping[str, Array]
+    x0: Array
+
+
+Observer = Callable[[Evaluation], None]
+
+
 def guided_denoiser(
-    network: Network, prediction_type: str, guidance: Guidance, cfg_scale: float
+    network: Network,
+    prediction_type: str,
+    guidance: Guidance,
+    cfg_scale: float,
+    observe: Observer | None = None,
 ) -> GuidedDenoiser:
     """Return a network as a denoiser, its predictions combined by a guidance.
 
@@ -44,6 +70,7 @@ def guided_denoiser(
         prediction_type: `eps`, `v` or `x0`.
         guidance: From `get_guidance`.
         cfg_scale: The guidance scale.
+        observe: Called with every `Evaluation`, which it must not change.
     """
     to_x0 = TO_X0[prediction_type]
     on_x0 = guidance.on_x0
@@ -62,6 +89,11 @@ def guided_denoiser(
             predictions = {name: to_x0(xt, y, alpha_bar) for name, y in predictions.items()}
         y, memory = guidance(predictions, sigma, cfg_scale, memory)
         x0 = y if on_x0 else to_x0(xt, y, alpha_bar)
+        if observe is not None:
+            clean = predictions
+            if not on_x0:
+                clean = {name: to_x0(xt, y, alpha_bar) for name, y in predictions.items()}
+            observe(Evaluation(x, sigma, interval, clean, x0))
         if not unconditional:
             return Guided(x0, None, memory)
         uncond = predictions["uncond"]

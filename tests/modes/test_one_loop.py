@@ -62,7 +62,7 @@ def test_every_mode_runs_through_it(tiny, mode, monkeypatch):
         runs.append(kwargs.get("visits"))
         return sample(*args, **kwargs)
 
-    for module in ("run", "inversion"):
+    for module in ("trajectory", "inversion"):
         monkeypatch.setattr(sys.modules[f"ldmref.modes.{module}"], "sample", counted)
     DRAWN[mode](tiny)
     assert len(runs) == (2 if mode == "interpolate" else 1)

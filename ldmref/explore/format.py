@@ -1,0 +1,279 @@
+"""`RunRecord`: every state and prediction of one run, and the file that holds it.
+
+The file is safetensors; its metadata `ldmref` is JSON. `docs/explore.md` describes both. No
+pickle, no code, and nothing that needs ldmref to be read.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from PIL import Image
+
+from ldmref.errors import CorruptModelError, UsageError, short_repr
+from ldmref.explore.preview import PreviewMatrix
+from ldmref.explore.truth import Truth
+from ldmref.files import check_input_path, parse_json, read_file
+from ldmref.io.images.pil import to_rgb
+from ldmref.io.tensors.writer import source, write_tensors, write_to
+from ldmref.prompts.prompt_words import PromptWord
+
+FORMAT = "ldmref-run 1"
+KEY = "ldmref"  # of the metadata
+MAX_BYTES = 4 * 2**30
+INPUT = "input_"  # begins the names of the tensors that the run was given
+REQUIRED = ("x", "x0", "sigmas", "image")
+STORED_MODES = ("1", "L", "P", "RGB", "RGBA")  # of Pillow images, exactly as PNG
+CODE = "E-RECORD"
+
+
+@dataclass(frozen=True, eq=False)
+class RunRecord:
+    """One run of one image: its states, predictions and attention, with n steps.
+
+    Args:
+        x: The states x = x0 + sigma eps before each step and at the end, (n + 1, c, h, w) float32.
+        x0: The guided prediction of the first evaluation of each step, (n, c, h, w) float32.
+        x0_uncond, x0_cond: The predictions without and with the prompt; None if the guidance never
+            computed one, NaN in steps in which it did not.
+        sigmas: The noise levels of `x`, (n + 1,) float64.
+        attention: The map of each word at each step, (n, words, h', w') float16; None without
+            words. `ldmref.explore.attention` has the formula.
+        image: The finished image.
+        preview: The linear preview of the model's latents, if one is known.
+        training_alpha_bar: alpha-bar of every training timestep, (T,) float64.
+        meta: Parameters and descriptions, JSON-able.
+        inputs: What the run was given and its parameters do not hold: images and arrays by name.
+        truth: The converged trajectory and the errors of the run, if they were computed.
+    """
+
+    x: np.ndarray = field(repr=False)
+    x0: np.ndarray = field(repr=False)
+    x0_uncond: np.ndarray | None = field(repr=False)
+    x0_cond: np.ndarray | None = field(repr=False)
+    sigmas: np.ndarray = field(repr=False)
+    attention: np.ndarray | None = field(repr=False)
+    image: Image.Image = field(repr=False)
+    preview: PreviewMatrix | None = field(repr=False)
+    training_alpha_bar: np.ndarray = field(repr=False)
+    meta: dict[str, Any] = field(repr=False)
+    inputs: Mapping[str, Any] = field(default_factory=dict, repr=False)
+    truth: Truth | None = field(default=None, repr=False)
+
+    @property
+    def params(self) -> dict[str, Any]:
+        """The resolved parameters, which generate the image again; of a branch, its own."""
+        return self.meta["params"]
+
+    @property
+    def steps(self) -> int:
+        """The number of steps n."""
+        return len(self.x0)
+
+    @property
+    def words(self) -> list[PromptWord]:
+        """The words of the prompt, in the order of the maps."""
+        return [PromptWord(word["text"], tuple(word["tokens"])) for word in self.meta["words"]]
+
+    def word_map(self, text: str) -> np.ndarray:
+        """Return the maps of a word at all steps, (n, h', w') float32.
+
+        Case is ignored; a word that occurs several times has the sum of its maps. The map of a word
+        that is not in the prompt is 0 everywhere: it has no tokens that a pixel could attend to.
+
+        Raises:
+            UsageError: The run was recorded without attention.
+        """
+        if self.attention is None:
+            raise UsageError("this run was recorded without attention", code=CODE)
+        same = [i for i, word in enumerate(self.words) if word.text.lower() == text.lower()]
+        return self.attention[:, same].sum(axis=1, dtype=np.float32)
+
+    def to_bytes(self) -> bytes:
+        """Return the content of the file."""
+        buffer = io.BytesIO()
+        write_to(buffer, {k: source(v) for k, v in self._tensors().items()}, self._metadata())
+        return buffer.getvalue()
+
+    def save(self, path: str | Path, *, overwrite: bool = False) -> Path:
+        """Write the record; the file appears complete or not at all.
+
+        Args:
+            path: A name, usually with the ending .safetensors.
+            overwrite: Replace an existing file.
+
+        Raises:
+            OutputError: The file exists (without `overwrite`), or cannot be written.
+        """
+        tensors = {name: source(tensor) for name, tensor in self._tensors().items()}
+        write_tensors(Path(path), tensors, self._metadata(), overwrite=overwrite)
+        return Path(path)
+
+    def _metadata(self) -> dict[str, str]:
+        return {KEY: json.dumps(self.meta, allow_nan=False)}
+
+    def _tensors(self) -> dict[str, np.ndarray]:
+        tensors = {
+            "x": self.x,
+            "x0": self.x0,
+            "x0_uncond": self.x0_uncond,
+            "x0_cond": self.x0_cond,
+            "sigmas": self.sigmas,
+            "attention": self.attention,
+            "image": np.asarray(self.image),
+            "training_alpha_bar": self.training_alpha_bar,
+        }
+        if self.preview is not None:
+            tensors |= {"preview_matrix": self.preview.matrix, "preview_bias": self.preview.bias}
+        if self.truth is not None:
+            tensors |= self.truth.tensors()
+        tensors |= {INPUT + name: _pack(value) for name, value in self.inputs.items()}
+        return {
+            name: np.ascontiguousarray(tensor)
+            for name, tensor in tensors.items()
+            if tensor is not None
+        }
+
+    def __repr__(self) -> str:
+        prompt = short_repr(self.params.get("prompt", ""))
+        branch = "a branch of " if self.meta.get("branch") else ""
+        return f"<RunRecord of {branch}{self.meta['mode']}: {prompt}, {self.steps} steps>"
+
+
+def _pack(value: Any) -> np.ndarray:
+    """Return an input as an array: images as the bytes of a PNG, (n,) uint8."""
+    if isinstance(value, np.ndarray):
+        return value
+    buffer = io.BytesIO()
+    image = value if value.mode in STORED_MODES else to_rgb(value)
+    image.save(buffer, "PNG")
+    return np.frombuffer(buffer.getvalue(), np.uint8)
+
+
+def _unpack(array: np.ndarray) -> Any:
+    if array.dtype != np.uint8:
+        return array
+    image = Image.open(io.BytesIO(array.tobytes()), formats=["PNG"])
+    image.load()
+    return image
+
+
+def load_record(source: str | Path | bytes) -> RunRecord:
+    """Read a run record.
+
+    Args:
+        source: A file, or its content.
+
+    Returns:
+        The record, as `record_run` made it.
+
+    Raises:
+        InputError: There is no such file, it is damaged, or it is not a run record.
+    """
+    if isinstance(source, bytes):
+        content = source
+        name = "the run record"
+    else:
+        path = check_input_path(source, "the path of a run record", CODE)
+        content = read_file(path, MAX_BYTES, CODE)
+        name = path.name
+    try:
+        tensors = safetensors.numpy.load(content)
+    except (safetensors.SafetensorError, ValueError, KeyError) as error:
+        raise _bad(name, "it is damaged or not a safetensors file") from error
+    meta = _read_meta(content, name)
+    _require_shapes(tensors, meta, name)
+    try:
+        inputs = {
+            key.removeprefix(INPUT): _unpack(tensor)
+            for key, tensor in tensors.items()
+            if key.startswith(INPUT)
+        }
+    except Exception as error:  # Pillow raises many kinds for damaged files
+        raise _bad(name, "an image that the run was given is damaged") from error
+    preview = None
+    if "preview_matrix" in tensors:
+        preview = PreviewMatrix(tensors["preview_matrix"], tensors["preview_bias"])
+    return RunRecord(
+        tensors["x"],
+        tensors["x0"],
+        tensors.get("x0_uncond"),
+        tensors.get("x0_cond"),
+        tensors["sigmas"],
+        tensors.get("attention"),
+        Image.fromarray(tensors["image"]),
+        preview,
+        tensors.get("training_alpha_bar", np.zeros(0)),
+        meta,
+        inputs,
+        Truth.from_tensors(tensors, meta),
+    )
+
+
+def _bad(name: str, why: str) -> CorruptModelError:
+    hint = "a run record is a file of ldmref record, or of RunRecord.save"
+    return CorruptModelError(f"{name} is not a run record: {why}", code=CODE, hint=hint)
+
+
+def _read_meta(content: bytes, name: str) -> dict[str, Any]:
+    """Return the JSON of the metadata, with the entries that this module reads."""
+    length = int.from_bytes(content[:8], "little")
+    header = parse_json(content[8 : 8 + length], name, CODE)
+    text = (header.get("__metadata__") or {}).get(KEY)
+    if text is None:
+        raise _bad(name, f"its metadata lacks {KEY!r}")
+    meta = parse_json(text, name, CODE)
+    if not isinstance(meta, dict) or meta.get("format") != FORMAT:
+        found = short_repr(meta.get("format")) if isinstance(meta, dict) else "no format"
+        raise _bad(name, f"it has {found}, and this version reads {FORMAT!r}")
+    words = meta.get("words")
+    if not isinstance(meta.get("params"), dict) or not isinstance(meta.get("mode"), str):
+        raise _bad(name, "it does not record its parameters")
+    if not isinstance(words, list) or not all(_is_word(word) for word in words):
+        raise _bad(name, "its words are wrong")
+    return meta
+
+
+def _is_word(word: Any) -> bool:
+    tokens = word.get("tokens") if isinstance(word, dict) else None
+    return isinstance(tokens, list) and isinstance(word.get("text"), str)
+
+
+def _require_shapes(tensors: Mapping[str, np.ndarray], meta: Mapping[str, Any], name: str) -> None:
+    """Refuse tensors that are missing or do not fit each other."""
+    missing = [key for key in REQUIRED if key not in tensors]
+    if missing:
+        raise _bad(name, f"{missing[0]!r} is missing")
+    n, *cells = tensors["x0"].shape
+    words = len(meta["words"])
+    expected: dict[str, Sequence[int | None]] = {
+        "x": (n + 1, *cells),
+        "x0": (n, *cells),
+        "x0_uncond": (n, *cells),
+        "x0_cond": (n, *cells),
+        "sigmas": (n + 1,),
+        "attention": (n, words, None, None),
+        "image": (None, None, 3),
+        "preview_matrix": (3, cells[0] if cells else None),
+        "preview_bias": (3,),
+        "truth": (n + 1, *cells),
+        "truth_distance": (n + 1,),
+        "local_error": (n,),
+    }
+    for key, shape in expected.items():
+        found = tensors[key].shape if key in tensors else None
+        if found is None:
+            continue
+        fits = len(found) == len(shape) and all(
+            b in (None, a) for a, b in zip(found, shape, strict=True)
+        )
+        if not fits or len(cells) != 3 or tensors["image"].dtype != np.uint8:
+            raise _bad(name, f"{key!r} has the shape {found}")
