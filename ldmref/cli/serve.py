@@ -49,7 +49,8 @@ def serve(models: tuple[str, ...], no_page: bool, **flags: Any) -> None:
             hint="pip install 'ldmref[server]'",
         ) from error
     configured = read_settings(flags, no_page)
-    run_server(load_models(models, flags), configured, say)
+    served, sources = load_models(models, flags)
+    run_server(served, configured, say, sources)
 
 
 COMMANDS = (serve,)
@@ -69,18 +70,23 @@ def read_settings(flags: dict[str, Any], no_page: bool) -> ServerSettings:
         raise UsageError(str(error), code="E-SERVER", hint=error.hint) from None
 
 
-def load_models(named: tuple[str, ...], flags: dict[str, Any]) -> dict[str, LatentDiffusion]:
-    """Load the models by name, all on one backend."""
+def load_models(
+    named: tuple[str, ...], flags: dict[str, Any]
+) -> tuple[dict[str, LatentDiffusion], dict[str, str]]:
+    """Load the models by name, all on one backend; return them, and the source of each."""
     backend = open_backend(
         flags["backend"], flags["device"], flags["dtype"], flags["config"], flags["speed"]
     )
     models: dict[str, LatentDiffusion] = {}
+    sources: dict[str, str] = {}
     for text in named or (DEFAULT_MODEL,):
         name, equals, path = text.partition("=")
-        model = load(path if equals else name, backend=backend)
+        source = path if equals else name
+        model = load(source, backend=backend)
         if not equals:
             name = model.config.name if name != DEFAULT_MODEL else name
         if not name or name in models:
             raise UsageError(f"two models are named {name!r}", code="E-MODEL", hint="-m NAME=MODEL")
         models[name] = model
-    return models
+        sources[name] = source
+    return models, sources

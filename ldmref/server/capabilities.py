@@ -14,6 +14,7 @@ from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS, get_sampler
 from ldmref.samplers.registry import ALIASES, Sampler
 from ldmref.samplers.schedule import default_spacing
 from ldmref.server.engine import Engine
+from ldmref.server.reproducing import command_flags, load_arguments
 from ldmref.version import __version__
 
 
@@ -22,9 +23,17 @@ def describe_server(engine: Engine) -> dict[str, Any]:
     limits = engine.settings
     return {
         "version": __version__,
-        "models": [describe_model(name, model) for name, model in engine.models.items()],
+        "models": [
+            describe_model(name, model)
+            | {"load": load_arguments(model, engine.sources.get(name), limits.is_local)}
+            for name, model in engine.models.items()
+        ],
         "modes": {
-            name: {"summary": mode.summary, "schema": mode_schema(name)}
+            name: {
+                "summary": mode.summary,
+                "schema": mode_schema(name),
+                "flags": command_flags(name),
+            }
             for name, mode in MODES.items()
         },
         "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],

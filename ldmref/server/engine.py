@@ -34,15 +34,20 @@ class Engine:
     Args:
         models: The models by name; the first is the default. Models on one device share a worker.
         settings: The limits.
+        sources: The name or path from which each model was loaded, for clients on this machine.
     """
 
     def __init__(
-        self, models: Mapping[str, LatentDiffusion], settings: ServerSettings | None = None
+        self,
+        models: Mapping[str, LatentDiffusion],
+        settings: ServerSettings | None = None,
+        sources: Mapping[str, str] | None = None,
     ):
         if not models:
             raise UsageError("an engine needs a model", code="E-MODEL")
         self.models = dict(models)
         self.settings = settings or ServerSettings()
+        self.sources = dict(sources or {})
         self._changed = threading.Condition()
         self._jobs: OrderedDict[str, ServedJob] = OrderedDict()  # oldest first
         self._gone: OrderedDict[str, None] = OrderedDict()

@@ -72,10 +72,11 @@ def routes(engine: Engine) -> list[Route]:
     async def generate(request: Request) -> Response:
         job = await submit_body(engine, request)
         await await_job(request, job)
-        if not job.images:
-            raise UnknownJob("the job has no image", code="E-IMAGE")
-        response = send_png(job, 0)
-        response.headers["ldmref-seed"] = str(job.images[0].seed)
+        index = read_event_number(request.query_params.get("image"))
+        if index >= len(job.images):
+            raise UnknownJob(f"the job has {len(job.images)} images", code="E-IMAGE")
+        response = send_png(job, index)
+        response.headers["ldmref-seed"] = str(job.images[index].seed)
         for line in job.warnings:
             response.headers.append("ldmref-warning", quote(line, safe=" ,;:'()/="))
         return response

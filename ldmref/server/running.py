@@ -85,7 +85,10 @@ def address_of(listening: socket.socket) -> str:
 
 
 def run_server(
-    models: Mapping[str, LatentDiffusion], settings: ServerSettings, say: Callable[[str], None]
+    models: Mapping[str, LatentDiffusion],
+    settings: ServerSettings,
+    say: Callable[[str], None],
+    sources: Mapping[str, str] | None = None,
 ) -> None:
     """Serve models until the process is asked to stop.
 
@@ -93,8 +96,9 @@ def run_server(
         models: By name; the first is the default.
         settings: Address, access and limits.
         say: Prints a line for the user.
+        sources: The name or path from which each model was loaded.
     """
     listening = open_socket(settings)
-    server = make_server(Engine(models, settings), settings)
+    server = make_server(Engine(models, settings, sources), settings)
     say(f"ldmref: serving {', '.join(models)} on {address_of(listening)}  (Ctrl-C stops)")
     server.run(sockets=[listening])
