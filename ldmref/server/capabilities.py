@@ -13,12 +13,9 @@ from ldmref.samplers import GUIDANCES, SAMPLERS, SPACINGS, get_sampler
 from ldmref.samplers.registry import ALIASES, Sampler
 from ldmref.samplers.schedule import default_spacing
 from ldmref.server.engine import Engine
-<<<<<<< HEAD
-from ldmref.server.reproducing import command_flags, load_arguments
-=======
 from ldmref.server.inputs import request_schema
 from ldmref.server.parts import find_part
->>>>>>> core
+from ldmref.server.reproducing import command_flags, load_arguments
 from ldmref.version import __version__
 
 
@@ -33,15 +30,11 @@ def describe_server(engine: Engine) -> dict[str, Any]:
             for name, model in engine.models.items()
         ],
         "modes": {
-<<<<<<< HEAD
             name: {
                 "summary": mode.summary,
-                "schema": mode_schema(name),
+                "schema": request_schema(name),
                 "flags": command_flags(name),
             }
-=======
-            name: {"summary": mode.summary, "schema": request_schema(name)}
->>>>>>> core
             for name, mode in MODES.items()
         },
         "samplers": [describe_sampler(name, sampler) for name, sampler in SAMPLERS.items()],

@@ -44,9 +44,7 @@ class Engine:
     Args:
         models: The models by name; the first is the default. Models on one device share a worker.
         settings: The limits.
-<<<<<<< HEAD
         sources: The name or path from which each model was loaded, for clients on this machine.
-=======
 
     Example:
         >>> import ldmref
@@ -56,7 +54,6 @@ class Engine:
         >>> job.wait(), job.state, len(job.images), job.images[0].png[1:4]
         (True, 'done', 1, b'PNG')
         >>> engine.close()
->>>>>>> core
     """
 
     def __init__(

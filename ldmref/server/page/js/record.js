@@ -17,14 +17,14 @@ const REQUIRED = {
   x: ["states", "c", "h", "w"],
   x0: ["n", "c", "h", "w"],
   sigmas: ["states"],
-  preview_matrix: [3, "c"],
-  preview_bias: [3],
+  image: ["image_h", "image_w", 3],
 };
 const OPTIONAL = {
   x0_uncond: ["n", "c", "h", "w"],
   x0_cond: ["n", "c", "h", "w"],
   attention: ["n", "words", "map_h", "map_w"],
-  image: ["image_h", "image_w", 3],
+  preview_matrix: [3, "c"],
+  preview_bias: [3],
   training_alpha_bar: ["timesteps"],
   truth: ["states", "c", "h", "w"],
   truth_distance: ["states"],

@@ -15,7 +15,7 @@ export class Decoder {
 
   /** Call `show(name, image)` for each image of the run at position k, now or when it is decoded. */
   request(run, k, show) {
-    const names = ["x", "x0_uncond", "x0_cond", "x0"].filter((name) => run.has(name));
+    const names = ["x", "x0_uncond", "x0_cond", "x0"].filter((name) => run.hasAt(name, k));
     const missing = names.filter((name) => {
       const image = this.find(run, name, k);
       if (image) show(name, image);

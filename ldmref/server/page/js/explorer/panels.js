@@ -45,10 +45,12 @@ export function createRunPanels() {
     show(run, k, options) {
       for (const [key, panel] of Object.entries(panels)) {
         panel.element.hidden = !run.has(key);
-        if (!panel.element.hidden) showImage(panel, run, key, k, options);
+        panel.element.classList.toggle("absent", !run.hasAt(key, k));
+        if (run.hasAt(key, k)) showImage(panel, run, key, k);
+        else panel.numbers.textContent = "not computed in this step";
       }
       const { of, text } = PAIRS[options.pair];
-      difference.element.hidden = !of.every((key) => run.has(key));
+      difference.element.hidden = !of.every((key) => run.hasAt(key, k));
       if (!difference.element.hidden) {
         const parts = of.map((key) => run.latents(key, k));
         const scale = options.fixed ? run.differenceScale(of, options.part) : null;
@@ -69,7 +71,7 @@ export function createRunPanels() {
 
 function showImage(panel, run, name, k) {
   paint(panel.canvas, run.preview(name, k), run.width, run.height);
-  panel.badge.textContent = "linear preview";
+  panel.badge.textContent = run.previewName;
   panel.canvas.dataset.kind = "linear";
   describeImage(panel, run, name, k);
 }

@@ -35,6 +35,56 @@ export function linearPreview(latent, pixels, matrix, bias, scale = 1) {
   return rgba;
 }
 
+// The linear preview that fits one image best: the solution of least squares between the latents of
+// the image and the means of its pixels over each cell, with a small penalty, as {matrix, bias}. It
+// serves runs whose record has no preview of its model.
+export function fitPreview(latent, width, height, image) {
+  const pixels = width * height;
+  const channels = latent.length / pixels;
+  const size = channels + 1;
+  const colours = averageCells(image, width, height);
+  const features = (i, c) => (c < channels ? latent[c * pixels + i] : 1);
+  const normal = Array.from({ length: size }, (_, a) => {
+    const row = new Float64Array(size + 3);
+    for (let i = 0; i < pixels; i += 1) {
+      for (let b = 0; b < size; b += 1) row[b] += features(i, a) * features(i, b);
+      for (let colour = 0; colour < 3; colour += 1) row[size + colour] += features(i, a) * colours[3 * i + colour];
+    }
+    row[a] += a < channels ? 1e-3 * pixels : 1e-9;
+    return row;
+  });
+  solve(normal, size);
+  const matrix = Float64Array.from({ length: 3 * channels }, (_, j) => normal[j % channels][size + Math.floor(j / channels)]);
+  return { matrix, bias: [0, 1, 2].map((colour) => normal[channels][size + colour]) };
+}
+
+// Mean red, green and blue of each cell of an image, in [0, 1].
+function averageCells({ shape: [height, width], data }, columns, rows) {
+  const sums = new Float64Array(3 * columns * rows);
+  for (let y = 0; y < height; y += 1) {
+    for (let x = 0; x < width; x += 1) {
+      const cell = Math.floor((y * rows) / height) * columns + Math.floor((x * columns) / width);
+      for (let colour = 0; colour < 3; colour += 1) sums[3 * cell + colour] += data[3 * (y * width + x) + colour];
+    }
+  }
+  return sums.map((sum) => (sum * columns * rows) / (255 * width * height));
+}
+
+// Solve a symmetric positive definite system in place by elimination; the right sides are the
+// columns from `size` on, and become the solution.
+function solve(rows, size) {
+  for (let pivot = 0; pivot < size; pivot += 1) {
+    const own = rows[pivot];
+    const divisor = own[pivot];
+    for (let c = pivot; c < own.length; c += 1) own[c] /= divisor;
+    rows.forEach((row, r) => {
+      if (r === pivot) return;
+      const factor = row[pivot];
+      for (let c = pivot; c < row.length; c += 1) row[c] -= factor * own[c];
+    });
+  }
+}
+
 // The signed difference a - b of two latents in one component of the linear preview, one number per
 // pixel, in units of the full range of the component.
 export function signedDifference(a, b, pixels, matrix, component, scaleA = 1, scaleB = 1) {

@@ -2,7 +2,7 @@
 // position 0 is noise and position n the end. The predictions at position k are those of the step
 // that starts there; the end shows those of the last step again.
 
-import { largest, linearPreview, signedDifference } from "./preview.js";
+import { fitPreview, largest, linearPreview, signedDifference } from "./preview.js";
 
 export class Run {
   /** `record` as `readRecord` returns it. */
@@ -11,16 +11,28 @@ export class Run {
     this.meta = record.meta;
     const [n, channels, height, width] = record.tensors.x0.shape;
     Object.assign(this, { n, channels, height, width, pixels: height * width });
-    this.matrix = record.tensors.preview_matrix.data;
-    this.bias = record.tensors.preview_bias.data;
     this.sigmas = record.tensors.sigmas.data;
     this.words = (this.meta.words ?? []).map((word) => word.text);
     this.computedTruth = null;
     this.scales = new Map();
+    this.setPreview();
+  }
+
+  setPreview() {
+    const { preview_matrix: matrix, preview_bias: bias, image } = this.record.tensors;
+    this.previewName = matrix && bias ? "linear preview" : "linear preview, fitted to this image";
+    const latent = () => this.slice("x", this.n).map((value) => value / Math.hypot(1, this.sigmas[this.n]));
+    const fitted = matrix && bias ? { matrix: matrix.data, bias: bias.data } : fitPreview(latent(), this.width, this.height, image);
+    Object.assign(this, fitted);
   }
 
   has(name) {
     return name in this.record.tensors;
+  }
+
+  /** Whether a prediction was computed at position k: guidance may leave some out. */
+  hasAt(name, k) {
+    return this.has(name) && (name === "x" || !Number.isNaN(this.slice(name, this.stepOf(k))[0]));
   }
 
   /** Return the part of a tensor that belongs to index i of its first axis. */
@@ -57,7 +69,8 @@ export class Run {
         const [a, b] = names.map((name) => this.slice(name, k));
         return largest(signedDifference(a, b, this.pixels, this.matrix, part));
       };
-      return Math.max(...Array.from({ length: this.n }, (_, k) => ofStep(k)));
+      const computed = Array.from({ length: this.n }, (_, k) => k).filter((k) => names.every((name) => this.hasAt(name, k)));
+      return Math.max(0, ...computed.map(ofStep));
     });
   }
 

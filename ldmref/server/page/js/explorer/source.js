@@ -68,16 +68,27 @@ export function serverSource({ api, capabilities }) {
     },
     async decode({ latents, shape, model }, signal) {
       const known = capabilities.models.find(({ name, family }) => name === model || family === model);
-      const body = { kind: "decode", latents: toBase64(latents), shape, ...(known ? { model: known.name } : {}) };
+      const body = { kind: "decode", latents: toBase64(writeNpy(latents, shape)), ...(known ? { model: known.name } : {}) };
       const ended = await finish(body, { signal });
       return Promise.all(ended.files.map(async ({ url }) => createImageBitmap(await api.blob(url))));
     },
   };
 }
 
-// The bytes of numbers, little-endian, as base64.
-function toBase64(numbers) {
-  const bytes = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
+// Numbers as the bytes of a .npy file.
+function writeNpy(numbers, shape) {
+  const text = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join(", ")}), }`;
+  const header = text.padEnd(Math.ceil((text.length + 11) / 64) * 64 - 11) + "\n";
+  const start = new TextEncoder().encode(`NUMPY\x01\x00${String.fromCharCode(header.length)}\x00${header}`);
+  const values = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
+  const bytes = new Uint8Array(1 + start.length + values.length);
+  bytes[0] = 0x93;
+  bytes.set(start, 1);
+  bytes.set(values, 1 + start.length);
+  return bytes;
+}
+
+function toBase64(bytes) {
   let text = "";
   for (let i = 0; i < bytes.length; i += 0x8000) {
     text += String.fromCharCode(...bytes.subarray(i, i + 0x8000));

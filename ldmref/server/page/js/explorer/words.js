@@ -79,8 +79,7 @@ function describe(run) {
   const tokens = (run.meta.words ?? []).some((word) => word.tokens?.length > 1);
   return [
     average ? `${average.charAt(0).toUpperCase()}${average.slice(1)}${/[.]$/.test(average) ? "" : "."}` : "",
-    layers.length ? `Layers: ${layers.join(", ")}.` : "",
-    heads ? `Heads: ${heads}.` : "",
+    layers.length ? `Layers (heads): ${layers.map((layer, i) => ([heads].flat()[i] ? `${layer} (${[heads].flat()[i]})` : layer)).join(", ")}.` : "",
     "Each map is that of one step; the colours have the same scale at all steps of a word.",
     tokens ? "A word of several tokens has the sum of their maps." : "",
   ].filter(Boolean).join(" ");
