@@ -50,8 +50,7 @@ export function createExplorer(element, { source, place, notify }) {
     controls.viewing,
     h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared),
     controls.branching,
-    h("div", { class: "ex-columns" }, words.element, curves.element),
-    truth.element,
+    h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element)),
   );
   fill(element, controls.intro, file, body);
   element.classList.add("explorer");

@@ -54,7 +54,7 @@ export function createRunPanels() {
       if (!difference.element.hidden) {
         const parts = of.map((key) => run.latents(key, k));
         const scale = options.fixed ? run.differenceScale(of, options.part) : null;
-        difference.show({ run, parts, part: options.part, text, scale, where: `step ${k}` });
+        difference.show({ run, parts, part: options.part, text, scale, where: `at step ${k}` });
       }
     },
     showDecoded(run, name, k, image) {
@@ -98,16 +98,16 @@ export function createDifference(title, formula) {
   return {
     element: panel.element,
     canvas: panel.canvas,
-    show({ run, parts, part, text, scale, where }) {
+    show({ run, parts, part, text, scale, where, short = "" }) {
       const [a, b] = parts;
       const values = signedDifference(a.values, b.values, run.pixels, run.matrix, part, a.scale, b.scale);
       const range = scale ?? largest(values);
       paint(panel.canvas, divergingColours(values, range), run.width, run.height);
-      symbol.textContent = text;
+      symbol.textContent = short;
       low.textContent = `−${formatNumber(range)}`;
       high.textContent = `+${formatNumber(range)}`;
       const rms = formatNumber(rmsDifference(a.values, b.values, a.scale, b.scale));
-      panel.numbers.textContent = `rms of all channels ${rms}`;
+      panel.numbers.textContent = short ? `rms of all channels ${rms}` : `${text}, rms ${rms}`;
       panel.canvas.setAttribute(
         "aria-label",
         `${title} ${where}, ${text}, ${part}: from −${formatNumber(range)} (blue) to +${formatNumber(range)} (red); rms of all channels ${rms}`,
@@ -116,42 +116,37 @@ export function createDifference(title, formula) {
   };
 }
 
-/** Return the difference of two runs: {element, show(a, ka, b, kb, options)}. */
-export function createComparison(letters) {
-  const images = {
-    x: createDifference("Noisy states", "x"),
-    x0: createDifference("Guided predictions", "guided"),
-    image: createImageDifference(),
-  };
-  const problem = h("p", { class: "notice", hidden: true });
-  const element = h("div", { class: "ex-panels" }, problem, Object.values(images).map((one) => one.element));
+/** Return the difference of two runs: {element, canvases, show(a, ka, b, kb, options)}. */
+export function createComparison() {
+  const images = Object.fromEntries(Object.entries(IMAGES).map(([key, { title, formula }]) => [key, createDifference(title, formula)]));
+  const finished = createImageDifference();
+  const problem = h("p", { class: "notice", hidden: true }, "The latents of the two runs have different sizes, so they cannot be subtracted.");
+  const panels = h("div", { class: "ex-panels" }, Object.values(images).map((one) => one.element), finished.element);
   return {
-    element,
-    canvases: { x: images.x.canvas, x0: images.x0.canvas },
-    show(a, ka, b, kb, options) {
+    element: h("div", {}, problem, panels),
+    show(a, ka, b, kb, { part, letters }) {
       const same = a.width === b.width && a.height === b.height && a.channels === b.channels;
       problem.hidden = same;
-      problem.textContent = "The latents of the two runs have different sizes, so they cannot be subtracted.";
-      for (const key of ["x", "x0"]) {
-        images[key].element.hidden = !same;
-        if (!same) continue;
+      const short = `${letters[1]} − ${letters[0]}`;
+      for (const [key, image] of Object.entries(images)) {
+        image.element.hidden = !same || !a.hasAt(key, ka) || !b.hasAt(key, kb);
+        if (image.element.hidden) continue;
         const parts = [b.latents(key, kb), a.latents(key, ka)];
-        const text = `${options.letters[1]} − ${options.letters[0]}`;
-        images[key].show({ run: a, parts, part: options.part, text, scale: null, where: `step ${ka} and ${kb}` });
+        image.show({ run: a, parts, part, text: short, short, scale: null, where: `at steps ${ka} and ${kb}` });
       }
-      images.image.show(a, b, options.letters);
+      finished.show(a, b, short);
     },
   };
 }
 
 // The distance of the two finished images, and their difference, enlarged around grey.
 function createImageDifference() {
-  const panel = createPanel("Finished images", "", "preview");
+  const panel = createPanel("Finished", "", "preview");
   panel.badge.textContent = "difference";
   const symbol = panel.element.querySelector(".ex-symbol");
   return {
     element: panel.element,
-    show(a, b, letters) {
+    show(a, b, text) {
       const [first, second] = [a, b].map((run) => run.record.tensors.image);
       panel.element.hidden = !first || !second || first.data.length !== second.data.length;
       if (panel.element.hidden) return;
@@ -167,10 +162,10 @@ function createImageDifference() {
         rgba[4 * i + 3] = 255;
       }
       paint(panel.canvas, rgba, width, height);
-      symbol.textContent = `${letters[1]} − ${letters[0]}`;
+      symbol.textContent = text;
       const rms = formatNumber(Math.sqrt(sum / first.data.length));
       panel.numbers.textContent = `rms ${rms} of 255`;
-      panel.canvas.setAttribute("aria-label", `Difference of the finished images, ${symbol.textContent}: rms ${rms} of 255; grey is no difference`);
+      panel.canvas.setAttribute("aria-label", `Difference of the finished images, ${text}: rms ${rms} of 255; grey is no difference`);
     },
   };
 }

@@ -1,6 +1,6 @@
 // The words of the prompt and their maps of cross-attention.
 
-import { h } from "../dom.js";
+import { fill, h } from "../dom.js";
 import { formatNumber } from "../charts.js";
 import { formulaButton } from "./formulas.js";
 import { amountColours, linearPreview, paint, paintOver } from "./preview.js";
@@ -10,7 +10,7 @@ export function createWords(onWord) {
   const chips = h("div", { class: "row", role: "group", "aria-label": "Words of the prompt" });
   const opacity = h("input", { type: "range", min: 0, max: 100, value: 65, "aria-label": "Opacity of the map" });
   const maps = h("div", { class: "ex-panels ex-maps" });
-  const about = h("p", { class: "soft small" });
+  const about = h("div", { class: "soft small" });
   const element = h(
     "section",
     { class: "panel ex-words", "aria-labelledby": "ex-words-title" },
@@ -39,7 +39,10 @@ export function createWords(onWord) {
         .filter((one) => one.run.has("attention") && one.run.words.includes(run.words[chosen]))
         .map((one) => makeMap(one, one.run.words.indexOf(run.words[chosen]), Number(opacity.value) / 100)),
     );
-    about.textContent = describe(run);
+    if (about.dataset.run !== run.meta.params?.prompt) {
+      about.dataset.run = run.meta.params?.prompt;
+      fill(about, describe(run));
+    }
   }
 
   function makeChips(words) {
@@ -75,12 +78,17 @@ function makeMap({ run, k, letter, tone }, word, opacity) {
 }
 
 function describe(run) {
-  const { layers = [], heads, average = "" } = run.meta.attention ?? {};
-  const tokens = (run.meta.words ?? []).some((word) => word.tokens?.length > 1);
+  const { layers = [], heads = [], average = "" } = run.meta.attention ?? {};
+  const counts = layers.map((_, i) => (Array.isArray(heads) ? heads[i] : heads));
+  const total = counts.reduce((sum, count) => sum + (count ?? 0), 0);
+  const how = average ? `${average.charAt(0).toUpperCase()}${average.slice(1)}` : "Mean over heads and layers";
   return [
-    average ? `${average.charAt(0).toUpperCase()}${average.slice(1)}${/[.]$/.test(average) ? "" : "."}` : "",
-    layers.length ? `Layers (heads): ${layers.map((layer, i) => ([heads].flat()[i] ? `${layer} (${[heads].flat()[i]})` : layer)).join(", ")}.` : "",
-    "Each map is that of one step; the colours have the same scale at all steps of a word.",
-    tokens ? "A word of several tokens has the sum of their maps." : "",
-  ].filter(Boolean).join(" ");
+    h("span", {}, `${how}: ${layers.length} layers, ${total} heads. Each map is that of one step, and its colours have the same scale at all steps.`),
+    h(
+      "details",
+      {},
+      h("summary", {}, "Layers"),
+      h("ul", {}, layers.map((layer, i) => h("li", {}, h("code", {}, layer.replace(/[.]transformer_blocks[.]0[.]attn2$/, "")), counts[i] ? `, ${counts[i]} heads` : ""))),
+    ),
+  ];
 }
