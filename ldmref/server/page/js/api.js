@@ -39,6 +39,11 @@ export function setToken(token) {
   else sessionStorage.removeItem(TOKEN);
 }
 
+/** Whether the server asked for a token, and this tab has one. */
+export function hasToken() {
+  return Boolean(sessionStorage.getItem(TOKEN));
+}
+
 function headers(more = {}) {
   const token = sessionStorage.getItem(TOKEN);
   return token ? { ...more, Authorization: `Bearer ${token}` } : more;
@@ -142,7 +147,7 @@ export function inspect(file) {
 /**
  * Follow the events of a job until the last one and return the description that it carries.
  *
- * `handlers` has a function for each name that it wants: queued, started, progress, preview, image,
+ * `handlers` has a function, which may be async, for each name that it wants: queued, started, progress, preview, image,
  * done, failed, cancelled. If the connection is lost, `handlers.lost(error)` is called and events
  * continues after the last one received; `handlers.found()` follows. An ApiError with status 404 or
  * 410 ends it: the server was restarted, or the job's lifetime is over.
@@ -162,7 +167,7 @@ export async function events(job, handlers = {}, signal = undefined) {
       delay = FIRST_DELAY;
       for await (const { event, data, id } of readEvents(answer.body)) {
         last = id ?? last;
-        handlers[event]?.(data);
+        await handlers[event]?.(data);
         if (LAST.has(event)) return data;
       }
     } catch (error) {

@@ -1,74 +1,88 @@
-// The text that generates an image again: in Python, as a command, and with curl. The three write
-// the same bytes that the page downloads.
+// The text that generates an image again: in Python, as a command, and with curl. Each of the three
+// writes the same bytes that the page downloads.
 
 import { ending } from "./files.js";
 import { toJson } from "./numbers.js";
 
 /** The kinds of text, with their names. */
 export const KINDS = { python: "Python", command: "Command", curl: "curl" };
+const WRITERS = { python: writePython, command: writeCommand, curl: writeCurl };
+const LONGEST = 88; // letters of a line
 
 /**
- * Return {text, note} for a request {mode, model, values} and the seeds of its images.
+ * Return {text, files} for a request {mode, model, values}. `files` are those that the text reads,
+ * by parameter: {name, blob}.
  *
- * `context` is {kind, name, index, capabilities, origin, token}: name is the file to write, without
- * its ending, index the image of the request, and token says whether the server needs one.
+ * `images` is {first, count, index}: the seed of the first image of the request, how many it has,
+ * and which of them is meant. `context` is {kind, name, capabilities, origin, token}: `name` is the
+ * file to write, without its ending, and `token` says whether the server needs one.
  */
-export function writeCode(request, seeds, context) {
-  const values = { ...request.values, ...fixSeed(request, seeds, context) };
-  const files = nameFiles(values, context.name);
-  const writers = { python: writePython, command: writeCommand, curl: writeCurl };
-  const text = writers[context.kind](request, values, files, { ...context, count: seeds.length });
+export function writeCode(request, images, context) {
+  const { capabilities, kind, name } = context;
+  const mode = capabilities.modes[request.mode];
+  const values = { ...request.values, ...fixSeed(request, images, mode) };
+  const files = nameFiles(values, name);
+  const model = capabilities.models.find((one) => one.name === request.model) ?? capabilities.models[0];
+  const text = WRITERS[kind]({ ...context, request, values, files, images, mode, load: model.load ?? {} });
   return { text, files };
 }
 
 // A random seed becomes the one that was used.
-function fixSeed(request, seeds, { capabilities }) {
-  if (!("seed" in capabilities.modes[request.mode].schema.properties)) return {};
-  const { seed } = request.values;
-  if (Array.isArray(seed) || typeof seed === "bigint" || (typeof seed === "number" && seed >= 0)) return {};
-  return { seed: seeds[0] };
+function fixSeed({ values: { seed } }, { first }, mode) {
+  if (!("seed" in mode.schema.properties)) return {};
+  const random = seed === undefined || seed === -1;
+  return random ? { seed: first } : {};
 }
 
-/** Return the name of the file of each image that a request takes. */
 function nameFiles(values, name) {
   const files = {};
   for (const [key, value] of Object.entries(values)) {
-    if (value instanceof Blob) files[key] = { name: `${name}-${key}${ending(value)}`, blob: value };
+    if (!(value instanceof Blob)) continue;
+    const array = value.name?.endsWith(".npy");
+    files[key] = { name: `${name}-${key}${array ? ".npy" : ending(value)}`, blob: value, array };
   }
   return files;
 }
 
-function findModel({ capabilities }, request) {
-  return capabilities.models.find(({ name }) => name === request.model) ?? capabilities.models[0];
+/** Return the name of the file that the text writes: several images are numbered. */
+function outputName({ name, images: { count, index } }) {
+  return `${name}${count > 1 ? `-${index}` : ""}.png`;
 }
 
 // -- Python
 
-function writePython(request, values, files, context) {
-  const model = findModel(context, request);
-  const args = Object.entries(values).map(
-    ([name, value]) => `${name}=${files[name] ? python(files[name].name) : python(value)}`,
-  );
-  const { prompt, ...rest } = Object.fromEntries(args.map((arg) => [arg.slice(0, arg.indexOf("=")), arg]));
-  const call = ["model", ...(prompt ? [prompt.slice("prompt=".length)] : []), ...Object.values(rest)];
-  const one = `modes.${request.mode}(${call.join(", ")})`;
-  const long = `modes.${request.mode}(\n${call.map((arg) => `    ${arg},\n`).join("")})`;
-  const options = Object.entries(model.load ?? {}).map(([key, value]) => `${key}=${python(value)}`);
-  const { source, ...named } = model.load ?? {};
-  const load = source === undefined ? options : [python(source), ...Object.entries(named).map(([key, value]) => `${key}=${python(value)}`)];
+function writePython(given) {
+  const { request, values, files, load, name, images } = given;
+  const { prompt, ...rest } = values;
+  const argumentOf = (key, value) => {
+    if (files[key]?.array) return `np.load(${python(files[key].name)})`;
+    return python(files[key]?.name ?? value);
+  };
+  const call = ["model"];
+  if (prompt !== undefined) call.push(python(prompt));
+  for (const [key, value] of Object.entries(rest)) call.push(`${key}=${argumentOf(key, value)}`);
+  const arrays = Object.values(files).some(({ array }) => array);
   return [
+    ...(arrays ? ["import numpy as np", ""] : []),
     "import ldmref",
     "from ldmref import modes",
     "",
-    `model = ldmref.load(${load.join(", ")})`,
-    `result = ${one.length <= 88 ? one : long}`,
-    `result.save(${python(`${context.name}.png`)})${several(context)}`,
+    `model = ${formatCall("ldmref.load", loadArguments(load), 8)}`,
+    `result = ${formatCall(`modes.${request.mode}`, call, 9)}`,
+    `result.save(${python(`${name}.png`)})${images.count > 1 ? `  # ${outputName(given)} is this image` : ""}`,
     "",
   ].join("\n");
 }
 
-function several({ name, index, count }) {
-  return count > 1 ? `  # this image is ${name}-${index}.png` : "";
+function loadArguments({ source, ...options }) {
+  const named = Object.entries(options).map(([key, value]) => `${key}=${python(value)}`);
+  return source === undefined ? named : [python(source), ...named];
+}
+
+function formatCall(called, given, indent) {
+  const line = `${called}(${given.join(", ")})`;
+  if (line.length + indent <= LONGEST) return line;
+  return `${called}(\n${given.map((one) => `    ${one},\n`).join("")})`;
 }
 
 /** Return a value as a literal of Python. */
@@ -85,30 +99,30 @@ export function python(value) {
 
 // -- the command line
 
-function writeCommand(request, values, files, context) {
-  const model = findModel(context, request);
-  const { flags } = context.capabilities.modes[request.mode];
+function writeCommand(given) {
+  const { request, values, files, load, name, images, mode } = given;
   const words = ["ldmref", request.mode];
-  for (const [name, value] of Object.entries(values)) {
-    for (const part of writeFlag(name, flags[name], files[name]?.name ?? value)) words.push(part);
+  for (const [key, value] of Object.entries(values)) {
+    words.push(...writeFlag(mode.flags[key], files[key]?.name ?? value));
   }
-  const { source, ...named } = model.load ?? {};
+  const { source, ...options } = load;
   if (source !== undefined) words.push("--model", source);
-  for (const [key, value] of Object.entries(named)) words.push(`--${key}`, String(value));
-  words.push("-o", `${context.name}.png`);
-  const comment = several(context).trim();
-  return [...(comment ? [comment] : []), `${wrapWords(words)}\n`].join("\n");
+  for (const [key, value] of Object.entries(options)) words.push(`--${key}`, String(value));
+  words.push("-o", `${name}.png`);
+  const comment = images.count > 1 ? `# ${outputName(given)} is this image\n` : "";
+  return `${comment}${wrapWords(words)}\n`;
 }
 
-function writeFlag(name, flag, value) {
+function writeFlag(flag, value) {
   if (typeof value === "boolean") {
-    if (value) return [flag.name];
-    return flag.off ? [flag.off] : [];
+    const name = value ? flag.name : flag.off;
+    return name ? [name] : [];
   }
-  if (Array.isArray(value) && typeof value[0] === "string") {
-    return value.flatMap((item) => [flag.name, item]);
+  if (Array.isArray(value)) {
+    const texts = value.every((item) => typeof item === "string");
+    if (texts) return value.flatMap((item) => [flag.name, item]);
+    return [flag.list ?? flag.name, value.join(",")];
   }
-  if (Array.isArray(value)) return [flag.name, value.join(",")];
   if (value !== null && typeof value === "object") {
     const { name: rule, ...options } = value;
     const text = Object.entries(options).map(([key, item]) => `${key}=${item}`).join(",");
@@ -122,14 +136,13 @@ export function quote(word) {
   return /^[\w@%+=:,./-]+$/.test(word) ? word : `'${word.replaceAll("'", "'\\''")}'`;
 }
 
+// A value follows its flag, and a negative number is a value.
 function wrapWords(words) {
   const quoted = words.map(quote);
-  const line = quoted.join(" ");
-  if (line.length <= 96) return line;
+  if (quoted.join(" ").length <= LONGEST) return quoted.join(" ");
   const rows = [quoted.slice(0, 2).join(" ")];
   for (const word of quoted.slice(2)) {
-    const flag = /^-{1,2}[a-zA-Z]/.test(word);
-    if (flag) rows.push(`  ${word}`);
+    if (/^--?[a-zA-Z]/.test(word)) rows.push(`  ${word}`);
     else rows[rows.length - 1] += ` ${word}`;
   }
   return rows.join(" \\\n");
@@ -137,21 +150,29 @@ function wrapWords(words) {
 
 // -- curl
 
-function writeCurl(request, values, files, { name, index, count, origin, token }) {
+function writeCurl(given) {
+  const { request, values, files, origin, token, images } = given;
   const parameters = { ...values };
-  for (const key of Object.keys(files)) parameters[key] = `\u0001${key}\u0001`;
+  const marks = Object.fromEntries(Object.keys(files).map((key) => [key, newMark()]));
+  Object.assign(parameters, marks);
   const body = { mode: request.mode, ...(request.model ? { model: request.model } : {}), parameters };
-  const image = count > 1 ? `?image=${index}` : "";
-  const address = quote(`${origin}/v1/generate${image}`);
-  const lines = [`curl -fsS ${address}`, "  -H 'Content-Type: application/json'"];
+  const which = images.count > 1 ? `?image=${images.index}` : "";
+  const lines = [`curl -fsS ${quote(`${origin}/v1/generate${which}`)}`, "  -H 'Content-Type: application/json'"];
   if (token) lines.push('  -H "Authorization: Bearer $LDMREF_TOKEN"');
-  const output = `${count > 1 ? `${name}-${index}` : name}.png`;
+  lines.push(`  -o ${quote(outputName(given))}`);
   if (!Object.keys(files).length) {
-    lines.push(`  -o ${quote(output)}`, `  -d ${quote(toJson(body))}`);
+    lines.push(`  -d ${quote(toJson(body))}`);
     return `${lines.join(" \\\n")}\n`;
   }
-  lines.push(`  -o ${quote(output)}`, "  -d @- <<END");
-  const text = toJson(body).replace(/[\\$`]/g, "\\$&");
-  const filled = text.replace(/\\\\u0001(\w+?)\\\\u0001/g, (_, key) => `$(base64 < ${quote(files[key].name)} | tr -d '\\n')`);
-  return `${lines.join(" \\\n")}\n${filled}\nEND\n`;
+  // The shell puts the files into the text between the two END, so $, ` and \ are escaped in it.
+  let text = toJson(body).replace(/[\\$`]/g, "\\$&");
+  for (const [key, file] of Object.entries(files)) {
+    text = text.replace(marks[key], () => `$(base64 < ${quote(file.name)} | tr -d '\\n')`);
+  }
+  return `${[...lines, "  -d @- <<END"].join(" \\\n")}\n${text}\nEND\n`;
+}
+
+// A text that no prompt contains.
+function newMark() {
+  return `FILE${crypto.getRandomValues(new Uint32Array(3)).join("x")}`;
 }

@@ -2,7 +2,7 @@
 
 import { guidanceControl, makeControl } from "./controls.js";
 import { fill, h, newId } from "./dom.js";
-import { imageControl } from "./inputs.js";
+import { arrayControl, imageControl } from "./inputs.js";
 import { sentence } from "./notify.js";
 import { fromText, label, readFields, toText } from "./schema.js";
 
@@ -31,7 +31,7 @@ export class Form {
     for (const field of fields) {
       field.label = LABELS[field.name] ?? label(field.name);
       const kept = before.get(field.name);
-      const reuse = field.kind === "image" && kept?.control.file;
+      const reuse = kept?.control.file;
       this.rows.set(field.name, reuse ? kept : this.makeRow(field, model));
     }
     const row = (name) => this.rows.get(name)?.element;
@@ -97,6 +97,7 @@ export class Form {
       };
       return imageControl(field, { pick, changed: told });
     }
+    if (field.kind === "array") return arrayControl(field, { changed: edited });
     if (field.kind === "guidance") {
       return guidanceControl(field, hints, capabilities.guidances ?? [], edited);
     }

@@ -1,4 +1,5 @@
-// The control of an image that a mode takes: a file by choice, drop or paste, or from the gallery.
+// The controls of files that a mode takes: images by choice, drop or paste, or from the gallery, and
+// arrays of NumPy.
 
 import { fill, h, newId } from "./dom.js";
 import { imageFiles, readSize } from "./files.js";
@@ -84,4 +85,25 @@ export function imageControl(field, { pick, changed }) {
   });
   show(null);
   return { element, input: chooser, file: () => file, set, clear };
+}
+
+/** Return a control like that of an image, for a .npy file. */
+export function arrayControl(field, { changed }) {
+  let file = null;
+  const input = h("input", { id: newId(field.name), type: "file", accept: ".npy" });
+  const given = h("p", { class: "small soft" });
+  const remove = h("button", { type: "button", class: "chip", hidden: true }, "Remove");
+  const set = (blob) => {
+    file = blob;
+    given.textContent = blob && !input.files.length ? blob.name : "";
+    remove.hidden = !blob;
+    changed(blob);
+  };
+  remove.addEventListener("click", () => {
+    input.value = "";
+    set(null);
+  });
+  input.addEventListener("change", () => set(input.files[0] ?? null));
+  const element = h("div", { class: "stack" }, input, h("div", { class: "row" }, given, remove));
+  return { element, input, file: () => file, set, clear: () => remove.click() };
 }

@@ -35,11 +35,19 @@ function currentView() {
   return view in VIEWS ? view : "generate";
 }
 
+// Paint has the mode of its name, and the other views go on with the mode of the present one.
+function modeOf(view) {
+  const { mode } = state.readState();
+  if (view === "paint") return "inpaint";
+  return mode === "inpaint" && view === "generate" ? null : mode;
+}
+
 async function show() {
   if (!context) return;
   const view = currentView();
   const { element: id } = VIEWS[view];
   for (const link of document.querySelectorAll("nav [data-view]")) {
+    link.href = state.linkTo({ view: link.dataset.view, mode: modeOf(link.dataset.view) });
     if (link.dataset.view === view) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }

@@ -2,14 +2,16 @@
 // touch or keyboard. One pixel of the canvas is one pixel of the image at every display scale.
 
 import { fill, h, newId, perFrame } from "./dom.js";
-import { iconButton } from "./icons.js";
 import { Mask } from "./mask.js";
 import { announce, notifyError } from "./notify.js";
+import { loadMask, makeTools } from "./painter_tools.js";
 import { encodeMask } from "./png.js";
 
 const KEYS = "Arrow keys move the brush, with Shift by 10 pixels. Space lowers and lifts it. B is the "
   + "brush, E the eraser, [ and ] change its size, Ctrl+Z undoes, Ctrl+Y redoes, I inverts, Delete clears.";
 const MOVES = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
+// The colours of the mask, as ABGR; stripes of two are visible on every image. Their alpha is 255.
+const STRIPES = [0xff6b6b0f, 0xffe6f5f0];
 
 export class Painter {
   /** `changed()` is called after every change of the mask. */
@@ -36,41 +38,11 @@ export class Painter {
     const help = h("p", { id: newId("keys"), class: "small soft" }, KEYS);
     this.canvas.setAttribute("aria-describedby", help.id);
     this.keys = h("details", { class: "keys" }, h("summary", {}, "Keys"), help);
-    this.tools = this.makeTools();
+    this.tools = makeTools(this);
     this.element = h("section", { class: "painter", "aria-label": "Painter" }, this.tools, this.empty, this.frame, h("div", { class: "row" }, this.share, this.keys));
     this.repaint = perFrame(() => this.paint());
     this.listen();
     this.update();
-  }
-
-  makeTools() {
-    const pick = (erasing) => () => this.pick(erasing);
-    this.buttons = {
-      brush: iconButton("brush", "Brush (B)", pick(false)),
-      eraser: iconButton("eraser", "Eraser (E)", pick(true)),
-      undo: iconButton("undo", "Undo (Ctrl+Z)", () => this.run("undo")),
-      redo: iconButton("redo", "Redo (Ctrl+Y)", () => this.run("redo")),
-      invert: iconButton("invert", "Invert (I)", () => this.run("invert")),
-      clear: iconButton("trash", "Clear (Delete)", () => this.run("clear")),
-      load: iconButton("upload", "Load a mask from a file", () => this.chooser.click()),
-      save: iconButton("download", "Save the mask as a file", () => this.save()),
-    };
-    this.slider = h("input", { id: newId("size"), type: "range", min: "1", max: "100", step: "1" });
-    this.slider.addEventListener("input", () => this.resize(Number(this.slider.value)));
-    this.sizeText = h("output", { class: "numbers small", for: this.slider.id });
-    this.chooser = h("input", { type: "file", accept: "image/*", class: "sr", tabindex: "-1", "aria-label": "Load a mask" });
-    this.chooser.addEventListener("change", () => {
-      if (this.chooser.files[0]) this.load(this.chooser.files[0]).catch(notifyError);
-      this.chooser.value = "";
-    });
-    const { brush, eraser, undo, redo, invert, clear, load, save } = this.buttons;
-    return h(
-      "div",
-      { class: "tools row", role: "toolbar", "aria-label": "Painting tools" },
-      h("div", { class: "row" }, brush, eraser),
-      h("div", { class: "row size" }, h("label", { for: this.slider.id }, "Size"), this.slider, this.sizeText),
-      h("div", { class: "row" }, undo, redo, invert, clear, load, save, this.chooser),
-    );
   }
 
   /** Show an image and begin an empty mask, or keep the mask if the size is the same. */
@@ -97,6 +69,15 @@ export class Painter {
     return this.mask ? encodeMask(this.mask) : null;
   }
 
+  /** Load a mask from a file; the error says why it does not fit. */
+  async loadFile(file) {
+    try {
+      await loadMask(this, file);
+    } catch (error) {
+      notifyError(error);
+    }
+  }
+
   pick(erasing) {
     this.erasing = erasing;
     this.update();
@@ -112,28 +93,6 @@ export class Painter {
   /** Run undo, redo, invert or clear. */
   run(action) {
     if (this.mask?.[action]()) announce(`Mask: ${action}`);
-    this.update();
-    this.changed();
-  }
-
-  async save() {
-    const { download } = await import("./files.js");
-    if (this.mask) download(await this.file(), "mask.png");
-  }
-
-  /** Load a mask from an image file of the same size: light pixels are painted. */
-  async load(file) {
-    const bitmap = await createImageBitmap(file);
-    if (!this.mask || bitmap.width !== this.mask.width || bitmap.height !== this.mask.height) {
-      const wanted = this.mask ? `${this.mask.width} × ${this.mask.height}` : "chosen first";
-      throw new Error(`the mask is ${bitmap.width} × ${bitmap.height}, and the image is ${wanted}`);
-    }
-    const canvas = new OffscreenCanvas(bitmap.width, bitmap.height);
-    const context = canvas.getContext("2d");
-    context.drawImage(bitmap, 0, 0);
-    const { data } = context.getImageData(0, 0, bitmap.width, bitmap.height);
-    const light = (i) => (0.299 * data[i] + 0.587 * data[i + 1] + 0.114 * data[i + 2]) * (data[i + 3] / 255);
-    this.mask.load(Uint8Array.from({ length: data.length / 4 }, (_, i) => (light(4 * i) >= 128 ? 1 : 0)));
     this.update();
     this.changed();
   }
@@ -293,7 +252,11 @@ export class Painter {
     const context = this.canvas.getContext("2d");
     const pixels = context.createImageData(width, height);
     const colours = new Uint32Array(pixels.data.buffer);
-    for (let i = 0; i < data.length; i += 1) colours[i] = data[i] ? 0xffffffff : 0;
+    const stripe = Math.max(2, Math.round(Math.max(width, height) / 48));
+    for (let i = 0; i < data.length; i += 1) {
+      const light = Math.floor(((i % width) + Math.floor(i / width)) / stripe) % 2;
+      colours[i] = data[i] ? STRIPES[light] : 0;
+    }
     context.putImageData(pixels, 0, 0);
   }
 }

@@ -4,7 +4,8 @@ import { parseJson, readNumber, toJson } from "./numbers.js";
 
 /**
  * The kinds of fields: text (one text), texts (a text or a list of texts), number, integer, flag,
- * choice, numbers (a list), image (a file), guidance (a name or an object); null cannot be typed.
+ * choice, numbers (a list), guidance (a name or an object), image and array (files: PNG, .npy).
+ * null cannot be given.
  */
 function findKind(schema) {
   const types = [schema.type].flat();
@@ -15,7 +16,7 @@ function findKind(schema) {
   if (types.includes("array")) {
     const items = schema.items?.type;
     if (types.includes("integer") || items === "number" || items === "integer") return "numbers";
-    return null;
+    return items === undefined ? "array" : null;
   }
   if (types.includes("boolean")) return "flag";
   if (types.includes("integer")) return "integer";

@@ -1,0 +1,270 @@
+// The view that generates images: the form of a mode, the painter, the stage and the gallery.
+
+import { Form } from "./form.js";
+import { Gallery } from "./gallery.js";
+import { fill, h } from "./dom.js";
+import { imageFiles } from "./files.js";
+import { inspectFile } from "./replay.js";
+import { Painter } from "./painter.js";
+import { Runner } from "./runner.js";
+import { notify } from "./notify.js";
+import { writeParameters } from "./schema.js";
+import { Stage } from "./stage.js";
+
+const NAMES = {
+  txt2img: "Text",
+  img2img: "Image",
+  inpaint: "Paint",
+  interpolate: "Between",
+  invert: "Invert",
+  superres: "Enlarge",
+  seg2img: "Map",
+};
+const SHOWN = 5; // prompts to try
+const WRITE = 250; // milliseconds from a change to the address
+
+export function mount(element, context) {
+  return new Generate(element, context);
+}
+
+class Generate {
+  constructor(element, { api, state, capabilities }) {
+    this.api = api;
+    this.state = state;
+    this.capabilities = capabilities;
+    this.mode = null;
+    this.painter = new Painter({ changed: () => this.form.clearError("mask") });
+    this.gallery = new Gallery({ open: (entry) => this.open(entry) });
+    const { painter, gallery } = this;
+    this.form = new Form({
+      capabilities,
+      changed: (texts) => this.edited(texts),
+      pick: () => gallery.pick(),
+      imageChanged: (name, blob, size) => name === "image" && painter.setImage(blob, size),
+      mask: maskControl(painter),
+    });
+    this.stage = new Stage({
+      capabilities,
+      actions: {
+        cancel: () => this.runner.cancel(),
+        reuse: (entry) => this.reuse(entry.request),
+        use: (mode, entry) => this.useImage(mode, entry.blob),
+        explore: (entry) => this.explore(entry),
+      },
+    });
+    this.runner = new Runner(this);
+    this.build(element);
+    this.subscribe();
+    this.apply(state.readState());
+    this.runner.resume();
+  }
+
+  build(element) {
+    this.modes = h("div", { class: "segments", role: "radiogroup", "aria-label": "Mode" });
+    this.summary = h("p", { class: "soft small" });
+    this.tries = h("div", { class: "row tries" });
+    this.button = h("button", { type: "submit", class: "primary" }, "Generate");
+    const keys = h("span", { class: "soft small keys-hint" }, "Ctrl+Enter");
+    this.settings = h(
+      "form",
+      { class: "settings panel", novalidate: true, "aria-label": "Settings" },
+      h("h2", { class: "sr" }, "Settings"),
+      this.modes,
+      this.summary,
+      this.form.element,
+      h("div", { class: "row submit" }, this.button, keys),
+    );
+    const open = h("input", { type: "file", accept: "image/png,image/jpeg,image/webp", class: "sr", tabindex: "-1", "aria-label": "Open an image to restore its settings" });
+    open.addEventListener("change", () => {
+      if (open.files[0]) this.restore(open.files[0]);
+      open.value = "";
+    });
+    const restore = h("button", { type: "button", class: "link small", onclick: () => open.click() }, "Restore the settings of an image file");
+    const work = h("div", { class: "work" }, this.painter.element, this.stage.element, h("p", { class: "soft small" }, "Drop an image anywhere on this page, or: ", restore, open), this.gallery.element);
+    fill(element, h("div", { class: "columns" }, this.settings, work));
+    this.element = element;
+    this.settings.addEventListener("submit", (event) => {
+      event.preventDefault();
+      this.submit();
+    });
+  }
+
+  subscribe() {
+    this.state.subscribe((state, own) => {
+      if (!own && !this.element.hidden) this.apply(state);
+    });
+    document.addEventListener("keydown", (event) => {
+      if (this.element.hidden || event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+      event.preventDefault();
+      this.submit();
+    });
+    document.addEventListener("dragover", (event) => {
+      if (!this.element.hidden && event.dataTransfer?.types.includes("Files")) event.preventDefault();
+    });
+    document.addEventListener("drop", (event) => {
+      const [file] = imageFiles(event.dataTransfer);
+      if (this.element.hidden || event.defaultPrevented || !file) return;
+      event.preventDefault();
+      this.restore(file);
+    });
+    document.addEventListener("paste", (event) => {
+      const [file] = imageFiles(event.clipboardData);
+      if (this.element.hidden || !file || document.querySelector("dialog[open]")) return;
+      event.preventDefault();
+      if (this.form.rows.has("image")) this.form.setImage("image", file);
+      else this.restore(file);
+    });
+  }
+
+  /** Called when the tab is opened. */
+  show() {
+    this.apply(this.state.readState());
+  }
+
+  get model() {
+    const { models } = this.capabilities;
+    const { model } = this.state.readState();
+    return models.find(({ name }) => name === model) ?? models[0];
+  }
+
+  // -- the state
+
+  apply(state) {
+    const modes = this.model.modes ?? Object.keys(this.capabilities.modes);
+    const wanted = state.view === "paint" ? "inpaint" : state.mode;
+    const painting = wanted === "inpaint" && state.view !== "paint";
+    const mode = modes.includes(wanted) && !painting ? wanted : modes[0];
+    if (mode !== this.mode || this.model.name !== this.shownModel) this.showMode(mode, state.p);
+    else this.form.write(state.p);
+  }
+
+  showMode(mode, texts) {
+    this.mode = mode;
+    this.shownModel = this.model.name;
+    const modes = this.model.modes ?? Object.keys(this.capabilities.modes);
+    const radios = modes.map((name) => {
+      const input = h("input", { type: "radio", name: "mode", value: name, checked: name === mode });
+      input.addEventListener("change", () => this.chooseMode(name));
+      return h("label", { class: "segment" }, input, h("span", {}, NAMES[name] ?? name));
+    });
+    const focused = this.modes.contains(document.activeElement);
+    fill(this.modes, radios);
+    this.modes.hidden = modes.length < 2;
+    if (focused) this.modes.querySelector(":checked").focus();
+    this.summary.textContent = this.capabilities.modes[mode].summary ?? "";
+    this.form.show(mode, this.model, texts);
+    this.showTries();
+    this.painter.element.hidden = !this.form.rows.has("mask");
+    this.button.textContent = mode === "invert" ? "Find the noise" : "Generate";
+  }
+
+  chooseMode(mode) {
+    const view = mode === "inpaint" ? "paint" : "generate";
+    this.state.writeState({ view, mode }, { push: true });
+    this.apply(this.state.readState());
+  }
+
+  showTries() {
+    const row = this.form.rows.get("prompt");
+    if (!row || !this.model.prompts?.length) return;
+    const use = (prompt) => () => {
+      row.control.write(prompt);
+      this.form.clearError("prompt");
+      this.edited(this.form.texts());
+      row.control.input.focus();
+    };
+    const chips = this.model.prompts
+      .slice(0, SHOWN)
+      .map((prompt) => h("button", { type: "button", class: "chip", onclick: use(prompt) }, prompt));
+    fill(this.tries, h("span", { class: "soft small" }, "Try"), chips);
+    row.element.append(this.tries);
+  }
+
+  edited(texts) {
+    clearTimeout(this.writing);
+    this.writing = setTimeout(() => this.state.writeState({ mode: this.mode, p: texts }), WRITE);
+  }
+
+  /** Show settings: a mode with texts of its parameters. Parameters without a text get defaults. */
+  setSettings(mode, texts) {
+    const view = mode === "inpaint" ? "paint" : "generate";
+    this.showMode(mode, texts);
+    this.state.writeState({ view, mode, p: this.form.texts() }, { clear: ["p"], push: true });
+  }
+
+  // -- what the user does
+
+  async submit() {
+    if (this.button.disabled) return;
+    this.form.clearErrors();
+    clearTimeout(this.writing);
+    this.state.writeState({ mode: this.mode, p: this.form.texts() });
+    const { models } = this.capabilities;
+    const request = { mode: this.mode, values: await this.form.values() };
+    if (this.model !== models[0]) request.model = this.model.name;
+    this.runner.run(request);
+  }
+
+  /** Show an image of the gallery. */
+  open(entry) {
+    if (this.runner.busy) {
+      notify("A request is running", { hint: "Wait for its end, or cancel it." });
+      return;
+    }
+    this.stage.showEntries([entry]);
+    this.stage.element.scrollIntoView({ block: "nearest" });
+  }
+
+  /** Fill the form with a request, its files included. */
+  async reuse({ mode, model, values }) {
+    if (model) this.state.writeState({ model });
+    const files = Object.entries(values).filter(([, value]) => value instanceof Blob);
+    this.setSettings(mode, writeParameters(withoutFiles(values)));
+    for (const [name, file] of files.sort(([a]) => (a === "mask" ? 1 : -1))) {
+      await this.form.setImage(name, file);
+    }
+    this.settings.scrollIntoView({ block: "nearest" });
+    notify("The settings are restored");
+  }
+
+  /** Go on from an image, in a mode that takes one; the prompt stays. */
+  async useImage(mode, blob) {
+    const { prompt } = this.form.texts();
+    this.setSettings(mode, prompt ? { prompt } : {});
+    await this.form.setImage("image", blob);
+    const target = mode === "inpaint" ? this.painter.element : this.settings;
+    target.scrollIntoView({ block: "nearest" });
+  }
+
+  explore({ params, request }) {
+    const p = writeParameters({ ...withoutFiles(request.values), seed: params.seed });
+    this.state.writeState({ view: "explore", mode: params.mode, p }, { clear: ["p"], push: true });
+  }
+
+  /** Generate from the noise that an inversion found, with its settings. */
+  async useNoise({ prompt, settings }, noise) {
+    this.setSettings("txt2img", writeParameters({ prompt, ...settings }));
+    await this.form.setImage("latents", noise);
+    this.form.details.open = true;
+    notify("The noise is the initial noise of this form", { hint: "Change the prompt to edit the image." });
+  }
+
+  restore(file) {
+    return inspectFile(this, file);
+  }
+}
+
+function withoutFiles(values) {
+  return Object.fromEntries(Object.entries(values).filter(([, value]) => !(value instanceof Blob)));
+}
+
+// The painter as the control of the field `mask`: it is in the work area, and the form refers to it.
+function maskControl(painter) {
+  const link = h("button", { type: "button", class: "link small", onclick: () => painter.canvas.focus() }, "Paint it on the image");
+  return {
+    element: link,
+    input: link,
+    file: () => painter.file(),
+    set: (blob) => painter.loadFile(blob),
+  };
+}

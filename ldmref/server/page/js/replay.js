@@ -1,0 +1,44 @@
+// The settings that an image file records, put into the form.
+
+import { notify, notifyError, sentence } from "./notify.js";
+import { writeParameters } from "./schema.js";
+
+const INPUTS = { image: "image", mask: "mask", segmentation: "map" };
+
+/** Read the settings of an image file and show them in the view `generate`. */
+export async function inspectFile(generate, file) {
+  const modes = generate.model.modes ?? [];
+  const use = modes.includes("img2img")
+    ? { label: "Use it as input", run: () => generate.useImage("img2img", file) }
+    : null;
+  let found;
+  try {
+    found = await generate.api.inspect(file);
+  } catch (error) {
+    notifyError(error);
+    return;
+  }
+  if (!found.mode) {
+    notify("This image does not record how it was made", { action: use });
+    return;
+  }
+  if (!modes.includes(found.mode)) {
+    notify(`The image was made by ${found.mode}, which the model here cannot do`, { action: use });
+    return;
+  }
+  generate.setSettings(found.mode, writeParameters(found.parameters));
+  const lines = ["The settings of the image are restored."];
+  if (found.missing.length) {
+    const names = found.missing.map((name) => INPUTS[name] ?? name).join(" and the ");
+    lines.push(`The file does not contain the ${names}: add it again.`);
+  }
+  lines.push(...describeModel(found.model, generate.model), ...found.notes.map(sentence));
+  notify(lines.join(" "), { action: use });
+}
+
+function describeModel(recorded, model) {
+  if (!recorded?.sha256) return [];
+  const same = model.sha256 && (model.sha256.startsWith(recorded.sha256) || recorded.sha256.startsWith(model.sha256));
+  const name = recorded.name ?? "another model";
+  return same ? [] : [`It was made with ${name}, so the image will differ.`];
+}

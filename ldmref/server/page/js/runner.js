@@ -1,0 +1,173 @@
+// One request of this tab at a time: submitted, followed, shown, and put into the gallery.
+
+import { resumeJob, runJob } from "./jobs.js";
+import { announce, notifyError } from "./notify.js";
+
+export class Runner {
+  /** `view` has api, form, stage, gallery and button. */
+  constructor(view) {
+    this.view = view;
+    this.job = null;
+    this.controller = null;
+  }
+
+  get busy() {
+    return this.controller !== null;
+  }
+
+  /** Generate the images of a request {mode, model, values}. */
+  run(request) {
+    return this.follow((events, signal) => runJob(this.view.api, request, events, signal), request);
+  }
+
+  /** Go on with the job that this tab followed before a reload. */
+  resume() {
+    return this.follow((events, signal) => resumeJob(this.view.api, events, signal), null);
+  }
+
+  async follow(action, request) {
+    const { stage, button, form } = this.view;
+    if (this.busy) return;
+    this.controller = new AbortController();
+    this.request = request;
+    this.entries = [];
+    this.pending = [];
+    if (request) stage.begin();
+    button.disabled = true;
+    try {
+      await action(this.events(), this.controller.signal);
+    } catch (error) {
+      stage.end();
+      if (error.name === "AbortError") stage.tell("cancelled before the server took the request");
+      else if (!form.showError(error)) this.fail(error);
+      else stage.tell(error.message, { error: true });
+    } finally {
+      this.controller = null;
+      this.job = null;
+      button.disabled = false;
+    }
+  }
+
+  fail(error) {
+    const { stage } = this.view;
+    const { request } = this;
+    const buttons = request ? [{ label: "Try again", run: () => this.run(request) }] : [];
+    stage.tell(error.message, { error: true, hint: error.hint, buttons });
+  }
+
+  /** Cancel the job; before the server has taken it, stop asking. */
+  async cancel() {
+    if (!this.job) {
+      this.controller?.abort();
+      return;
+    }
+    try {
+      await this.view.api.cancel(this.job.id);
+    } catch (error) {
+      notifyError(error);
+      this.view.stage.cancelButton.disabled = false;
+    }
+  }
+
+  events() {
+    const { stage } = this.view;
+    return {
+      full: (seconds) => stage.full(seconds),
+      submitted: (job, request) => {
+        this.job = job;
+        if (!this.request) stage.begin();
+        this.request = request;
+        stage.say("Waiting for the server");
+      },
+      queued: (data) => stage.queued(data),
+      started: () => stage.say("Starting"),
+      progress: (data) => {
+        this.count = data.images;
+        stage.progress(data);
+      },
+      preview: (data) => stage.preview(data),
+      image: (data) => this.pending.push(this.receive(data)),
+      lost: () => stage.say("The connection is lost. Trying to reconnect"),
+      found: () => stage.say("Reconnected"),
+      done: (job) => this.finish(job),
+      cancelled: (job) => this.finish(job),
+      failed: (job) => this.finish(job),
+      gone: (error) => this.lose(error),
+    };
+  }
+
+  async receive({ index, url, seed, width, height }) {
+    const { api, stage } = this.view;
+    const blob = await api.blob(url);
+    const entry = {
+      id: `${this.job.id}-${index}`,
+      created: Date.now(),
+      blob,
+      seed,
+      width,
+      height,
+      index,
+      params: {},
+      request: this.request,
+    };
+    this.entries.push(entry);
+    stage.finish(entry);
+  }
+
+  async finish(job) {
+    const { stage, gallery } = this.view;
+    await Promise.all(this.pending).catch(notifyError);
+    const entries = this.entries.sort((a, b) => a.index - b.index);
+    for (const entry of entries) {
+      entry.params = job.images[entry.index].params;
+      entry.place = entry.index;
+      entry.first = job.images[0].seed;
+      entry.count = job.progress?.images ?? job.images.length;
+      entry.token = this.view.api.hasToken();
+      await gallery.add(entry);
+    }
+    stage.end();
+    const seconds = job.finished - job.started;
+    if (entries.length) stage.showEntries(entries, job.warnings, seconds);
+    if (job.state === "cancelled") stage.tell(entries.length ? `cancelled after ${entries.length} images` : "cancelled");
+    if (job.state === "failed") this.failJob(job.error);
+    if (job.state === "done") announce(describeEnd(entries));
+    if (job.state === "done" && !entries.length) await this.showFiles(job);
+  }
+
+  failJob(error) {
+    this.view.form.showError(error);
+    this.fail(error);
+  }
+
+  /** The server does not know the job any more: it was started again, or the result has expired. */
+  lose() {
+    const { stage } = this.view;
+    const { request } = this;
+    stage.end();
+    const again = { label: "Generate again", run: () => this.run(request) };
+    stage.tell("the server was restarted and has forgotten this request", { error: true, buttons: [again] });
+  }
+
+  /** Show what an inversion found: its noise, and the settings that generate from it. */
+  async showFiles(job) {
+    const { api, stage } = this.view;
+    const files = [];
+    for (const { name, url } of job.files) {
+      const blob = await api.blob(url);
+      files.push({ name, blob: new File([blob], name, { type: blob.type }) });
+    }
+    const noise = files.find(({ name }) => name === "noise.npy");
+    const buttons = [];
+    if (noise) {
+      const generate = () => this.view.useNoise(job.data, noise.blob);
+      buttons.push({ label: "Generate from it", run: generate });
+    }
+    stage.showFiles(files, "the noise of the image is found", buttons);
+  }
+}
+
+function describeEnd(entries) {
+  if (!entries.length) return "Finished";
+  return entries.length === 1 ? `Finished, seed ${entries[0].seed}` : `${entries.length} images are finished`;
+}
