@@ -139,33 +139,27 @@ export function createComparison() {
   };
 }
 
-// The distance of the two finished images, and their difference, enlarged around grey.
+// The difference of the two finished images, enlarged around grey.
 function createImageDifference() {
   const panel = createPanel("Finished", "", "preview");
-  panel.badge.textContent = "difference";
+  panel.badge.hidden = true;
   const symbol = panel.element.querySelector(".ex-symbol");
   return {
     element: panel.element,
     show(a, b, text) {
       const [first, second] = [a, b].map((run) => run.record.tensors.image);
-      panel.element.hidden = !first || !second || first.data.length !== second.data.length;
+      panel.element.hidden = first.data.length !== second.data.length;
       if (panel.element.hidden) return;
       const [height, width] = first.shape;
-      const rgba = new Uint8ClampedArray(4 * width * height);
-      let sum = 0;
-      for (let i = 0; i < width * height; i += 1) {
-        for (let c = 0; c < 3; c += 1) {
-          const change = second.data[3 * i + c] - first.data[3 * i + c];
-          sum += change ** 2;
-          rgba[4 * i + c] = 128 + change / 2;
-        }
-        rgba[4 * i + 3] = 255;
-      }
+      const changes = Float64Array.from(second.data, (value, i) => value - first.data[i]);
+      const most = largest(changes) || 1;
+      const rgba = new Uint8ClampedArray(4 * width * height).fill(255);
+      changes.forEach((change, i) => (rgba[4 * Math.floor(i / 3) + (i % 3)] = 128 + (127 * change) / most));
       paint(panel.canvas, rgba, width, height);
       symbol.textContent = text;
-      const rms = formatNumber(Math.sqrt(sum / first.data.length));
-      panel.numbers.textContent = `rms ${rms} of 255`;
-      panel.canvas.setAttribute("aria-label", `Difference of the finished images, ${text}: rms ${rms} of 255; grey is no difference`);
+      const rms = formatNumber(rmsDifference(second.data, first.data));
+      panel.numbers.textContent = `rms ${rms}, largest ${largest(changes)} of 255`;
+      panel.canvas.setAttribute("aria-label", `Difference of the finished images, ${text}: ${panel.numbers.textContent}; grey is no difference`);
     },
   };
 }

@@ -7,9 +7,9 @@ export class ValuesError extends Error {}
 const RANGE = /^([+-]?\d+(?:[.]\d+)?)\s*[.]{2}\s*([+-]?\d+(?:[.]\d+)?)(?:\s*(?::|step)\s*(\d+(?:[.]\d+)?))?$/i;
 const MOST = 64; // values of one axis
 
-/** Whether texts of a parameter may hold commas, so its values are separated by semicolons. */
+/** Return whether the values of a parameter may hold commas, so semicolons separate them. */
 export function isText(field) {
-  return field.kind === "text" || field.kind === "texts";
+  return field.kind === "texts";
 }
 
 /** Return how the values of a parameter are written. */
