@@ -21,6 +21,7 @@ import numpy as np
 
 from ldmref import explore
 from ldmref.errors import Cancelled, UsageError
+from ldmref.explore.record import require_one
 from ldmref.models.model import LatentDiffusion
 from ldmref.modes.generate import Progress, decode_images
 from ldmref.server.bodies import check_keys, read_mode
@@ -63,7 +64,7 @@ def read_run(engine: Engine, body: Mapping[str, Any]) -> RunSource:
         LdmrefError: A value is wrong; the error says which.
     """
     mode, values = read_mode(body)
-    plan = plan_request(engine, mode, values, body.get("model"))
+    plan = require_one(plan_request(engine, mode, values, body.get("model")))
     read = read_values(mode, values, engine.settings.max_pixels)
     # A random seed is chosen once, so the request says which.
     return RunSource(mode, {**read, "seed": plan.job.seeds[0]}, plan.params)
