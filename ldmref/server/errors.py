@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from ldmref.errors import (
@@ -18,8 +17,6 @@ from ldmref.modes.cost import is_out_of_memory
 
 if TYPE_CHECKING:
     from starlette.responses import Response
-
-log = logging.getLogger("ldmref.server")
 
 
 class QueueFull(LdmrefError):
@@ -80,16 +77,15 @@ def to_json(error: LdmrefError) -> dict[str, Any]:
 
 
 def as_ldmref_error(error: BaseException) -> LdmrefError:
-    """Return the error itself, or an equivalent one that can be shown to a client.
+    """Return the error itself, or an equivalent one that a client may see.
 
-    The cause of an unexpected error goes to the log; a client learns its class only.
+    A client learns only the class of an unexpected error.
     """
     if isinstance(error, LdmrefError):
         return error
     if is_out_of_memory(error):
         hint = "generate smaller images, or fewer at a time"
         return ResourceError("out of memory", code="E-MEMORY", hint=hint)
-    log.error("unexpected error", exc_info=error)
     return LdmrefError(
         f"internal error ({type(error).__name__})",
         code="E-INTERNAL",

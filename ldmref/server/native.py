@@ -17,7 +17,7 @@ from ldmref.server.errors import UnknownJob
 from ldmref.server.inspecting import inspect_image
 from ldmref.server.jobs import ServedJob
 from ldmref.server.kinds import make_work
-from ldmref.server.streams import await_job, event_stream
+from ldmref.server.streams import await_job, event_stream, read_event_number
 
 IMMUTABLE = {"Cache-Control": "private, max-age=31536000, immutable"}
 SHORT = ("request", "images", "files", "data", "warnings")  # left out of a list of jobs
@@ -57,10 +57,10 @@ def routes(engine: Engine) -> list[Route]:
         return send_file(find(request), request.path_params["name"])
 
     async def generate(request: Request) -> Response:
-        """Generate, wait, and get the first image."""
+        """Generate, wait, and get the first image, or with `?image=N` another one, from 0."""
         job = await submit_body(engine, request)
         await await_job(request, job)
-        return send_first(job)
+        return send_result(job, read_event_number(request.query_params.get("image")))
 
     async def inspect(request: Request) -> Response:
         """Read from an image how it was made."""
@@ -111,8 +111,8 @@ def summarise(job: ServedJob) -> dict[str, Any]:
     return short | {"images": [image["url"] for image in described["images"]]}
 
 
-def send_first(job: ServedJob) -> Response:
-    """Return the first image of a job, with its seed and the warnings as headers.
+def send_result(job: ServedJob, index: int = 0) -> Response:
+    """Return an image of a job, with its seed and the warnings as headers.
 
     Raises:
         UnknownJob: The job has neither an image nor a file that is one.
@@ -121,11 +121,11 @@ def send_first(job: ServedJob) -> Response:
     if not job.images and not sheets:
         hint = f"GET {job.url} has its results"
         raise UnknownJob("the job gave no image", code="E-IMAGE", hint=hint)
-    response = send_png(job, 0) if job.images else send_file(job, sheets[0])
+    response = send_png(job, index) if job.images else send_file(job, sheets[0])
     response.headers["Cache-Control"] = "no-store"
     response.headers["ldmref-job"] = job.id
-    if job.images and job.images[0].seed is not None:
-        response.headers["ldmref-seed"] = str(job.images[0].seed)
+    if job.images and job.images[index].seed is not None:
+        response.headers["ldmref-seed"] = str(job.images[index].seed)
     for line in job.warnings:
         response.headers.append("ldmref-warning", quote(line, safe=" ,;:'()/="))
     return response

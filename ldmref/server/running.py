@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from types import FrameType
 
 import uvicorn
 
@@ -14,7 +15,9 @@ from ldmref.server.app import create_app
 from ldmref.server.engine import Engine
 from ldmref.server.settings import ServerSettings
 
-STOP_SECONDS = 5.0
+STOP_SECONDS = 3.5  # for the jobs; then the connections have a second
+OTHER_FILES = 200  # that the process opens
+BACKLOG = 2048
 
 
 class OrderlyServer(uvicorn.Server):
@@ -23,10 +26,20 @@ class OrderlyServer(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, engine: Engine):
         super().__init__(config)
         self.engine = engine
+        self.signal = 0  # that stopped it
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """Stop at a signal; at the second one, do not wait for the jobs."""
+        if self.should_exit:
+            self.force_exit = True
+            for job in self.engine.jobs():
+                job.cancelled.set()
+        self.signal = self.signal or int(sig)
+        self.should_exit = True
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Stop the jobs, then close the connections."""
-        await asyncio.to_thread(self.engine.close, STOP_SECONDS - 1.0)
+        await asyncio.to_thread(self.engine.close, STOP_SECONDS)
         await super().shutdown(sockets)
 
 
@@ -37,7 +50,7 @@ def make_server(engine: Engine, settings: ServerSettings) -> OrderlyServer:
         log_config=None,
         access_log=False,
         limit_concurrency=settings.max_connections,
-        backlog=2048,
+        backlog=BACKLOG,
         timeout_keep_alive=15,
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=64 * 1024,
@@ -67,11 +80,12 @@ def open_socket(settings: ServerSettings) -> socket.socket:
     listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listening.bind((settings.host, settings.port))
-        listening.listen(2048)
-    except OSError as error:
+        listening.listen(BACKLOG)
+    except (OSError, UnicodeError) as error:
         listening.close()
+        reason = getattr(error, "strerror", None) or error
         raise OutputError(
-            f"cannot listen on {settings.host} port {settings.port}: {error.strerror}",
+            f"cannot listen on {settings.host} port {settings.port}: {reason}",
             code="E-PORT",
             hint="--port N takes another port, --port 0 a free one",
         ) from error
@@ -87,18 +101,31 @@ def address_of(listening: socket.socket) -> str:
 def run_server(
     models: Mapping[str, LatentDiffusion],
     settings: ServerSettings,
-    say: Callable[[str], None],
+    listening: socket.socket,
     sources: Mapping[str, str] | None = None,
-) -> None:
-    """Serve models until the process is asked to stop.
+) -> int:
+    """Serve models until the process is asked to stop, and return the number of that signal.
 
     Args:
         models: By name; the first is the default.
-        settings: Address, access and limits.
-        say: Prints a line for the user.
+        settings: Access and limits.
+        listening: From `open_socket`.
         sources: The name or path from which each model was loaded.
     """
-    listening = open_socket(settings)
+    raise_file_limit(settings.max_connections)
     server = make_server(Engine(models, settings, sources), settings)
-    say(f"ldmref: serving {', '.join(models)} on {address_of(listening)}  (Ctrl-C stops)")
     server.run(sockets=[listening])
+    return server.signal
+
+
+def raise_file_limit(connections: int) -> None:
+    """Let the process open as many files as there may be connections, as far as it is allowed."""
+    try:
+        import resource
+    except ImportError:  # not on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = connections + OTHER_FILES
+    if soft < wanted:
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))

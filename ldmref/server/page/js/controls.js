@@ -9,9 +9,9 @@ const LONG_TEXTS = /^(negative_)?prompt/; // texts of several lines, by their na
 
 /** Return the control of a field; `hints` is {fallback, choices} from the server. */
 export function makeControl(field, hints, changed) {
-  if (field.kind === "text" || field.kind === "texts") return textControl(field, hints, changed);
   if (field.kind === "flag") return flagControl(field, changed);
   if (hints.choices || field.kind === "choice") return choiceControl(field, hints, changed);
+  if (field.kind === "text" || field.kind === "texts") return textControl(field, hints, changed);
   if (field.name === "seed") return seedControl(field, hints, changed);
   const bounded = field.minimum === 0 && field.maximum === 1 && typeof field.default === "number";
   return bounded ? shareControl(field, hints, changed) : numberControl(field, hints, changed);

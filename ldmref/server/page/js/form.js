@@ -152,6 +152,15 @@ export class Form {
     return true;
   }
 
+  /** Show an error at the first file that is required and not given, and return whether there is one. */
+  showMissing() {
+    for (const [name, { field, control }] of this.rows) {
+      if (!field.required || !control.file || control.isGiven()) continue;
+      return this.showError({ parameter: name, message: `choose ${field.kind === "image" ? "an image" : "a file"} first` });
+    }
+    return false;
+  }
+
   clearError(name) {
     const row = this.rows.get(name);
     if (!row) return;

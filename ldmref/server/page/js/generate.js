@@ -11,6 +11,7 @@ import { notify } from "./notify.js";
 import { writeParameters } from "./schema.js";
 import { Stage } from "./stage.js";
 
+// The order of the modes and their names; others follow under their own.
 const NAMES = {
   txt2img: "Text",
   img2img: "Image",
@@ -64,13 +65,18 @@ class Generate {
     this.summary = h("p", { class: "soft small" });
     this.tries = h("div", { class: "row tries" });
     this.button = h("button", { type: "submit", class: "primary" }, "Generate");
+    const explain = h("button", { type: "button", class: "link small", "aria-pressed": "false" }, "Explain");
+    explain.addEventListener("click", () => {
+      const on = this.settings.classList.toggle("explained");
+      explain.setAttribute("aria-pressed", String(on));
+    });
     const keys = h("span", { class: "soft small keys-hint" }, "Ctrl+Enter");
     this.settings = h(
       "form",
       { class: "settings panel", novalidate: true, "aria-label": "Settings" },
       h("h2", { class: "sr" }, "Settings"),
       this.modes,
-      this.summary,
+      h("div", { class: "row intro" }, this.summary, explain),
       this.form.element,
       h("div", { class: "row submit" }, this.button, keys),
     );
@@ -129,8 +135,13 @@ class Generate {
 
   // -- the state
 
+  offeredModes() {
+    const offered = this.model.modes ?? Object.keys(this.capabilities.modes);
+    return [...new Set([...Object.keys(NAMES), ...offered])].filter((mode) => offered.includes(mode));
+  }
+
   apply(state) {
-    const modes = this.model.modes ?? Object.keys(this.capabilities.modes);
+    const modes = this.offeredModes();
     const wanted = state.view === "paint" ? "inpaint" : state.mode;
     const painting = wanted === "inpaint" && state.view !== "paint";
     const mode = modes.includes(wanted) && !painting ? wanted : modes[0];
@@ -141,7 +152,7 @@ class Generate {
   showMode(mode, texts) {
     this.mode = mode;
     this.shownModel = this.model.name;
-    const modes = this.model.modes ?? Object.keys(this.capabilities.modes);
+    const modes = this.offeredModes();
     const radios = modes.map((name) => {
       const input = h("input", { type: "radio", name: "mode", value: name, checked: name === mode });
       input.addEventListener("change", () => this.chooseMode(name));
@@ -199,6 +210,7 @@ class Generate {
     this.form.clearErrors();
     clearTimeout(this.writing);
     this.state.writeState({ mode: this.mode, p: this.form.texts() });
+    if (this.form.showMissing()) return;
     const { models } = this.capabilities;
     const request = { mode: this.mode, values: await this.form.values() };
     if (this.model !== models[0]) request.model = this.model.name;
@@ -265,6 +277,7 @@ function maskControl(painter) {
     element: link,
     input: link,
     file: () => painter.file(),
+    isGiven: () => painter.mask !== null,
     set: (blob) => painter.loadFile(blob),
   };
 }

@@ -84,7 +84,7 @@ export function imageControl(field, { pick, changed }) {
     if (dropped) set(dropped);
   });
   show(null);
-  return { element, input: chooser, file: () => file, set, clear };
+  return { element, input: chooser, file: () => file, isGiven: () => file !== null, set, clear };
 }
 
 /** Return a control like that of an image, for a .npy file. */
@@ -105,5 +105,5 @@ export function arrayControl(field, { changed }) {
   });
   input.addEventListener("change", () => set(input.files[0] ?? null));
   const element = h("div", { class: "stack" }, input, h("div", { class: "row" }, given, remove));
-  return { element, input, file: () => file, set, clear: () => remove.click() };
+  return { element, input, file: () => file, isGiven: () => file !== null, set, clear: () => remove.click() };
 }

@@ -7,7 +7,7 @@ const INPUTS = { image: "image", mask: "mask", segmentation: "map" };
 
 /** Read the settings of an image file and show them in the view `generate`. */
 export async function inspectFile(generate, file) {
-  const modes = generate.model.modes ?? [];
+  const modes = generate.offeredModes();
   const use = modes.includes("img2img")
     ? { label: "Use it as input", run: () => generate.useImage("img2img", file) }
     : null;
