@@ -1,6 +1,6 @@
 // The controls of the explorer: start a run, change one from a step on, and choose what is shown.
 
-import { h } from "../dom.js";
+import { fill, h } from "../dom.js";
 import { BRANCH_FIELDS, START_FIELDS, createFields } from "./form.js";
 import { formulaButton } from "./formulas.js";
 import { PAIRS } from "./panels.js";
@@ -38,6 +38,7 @@ export function createControls({ source, start, branch, change, open }) {
           h("div", { class: "row" }, h("button", { class: "primary" }, "Record a run"), openButton(open)),
         )
       : h("div", { class: "row" }, openButton(open));
+    const examples = h("div", { class: "row", hidden: true });
     const details = h(
       "details",
       { class: "panel ex-intro", open: true },
@@ -48,9 +49,10 @@ export function createControls({ source, start, branch, change, open }) {
         "A run is recorded once. Then every step can be looked at: the noisy state, the predictions without and with the prompt, what guidance adds, where each word looks, and how far the sampler is from the truth. ",
         schema ? "Record one, or drop a record file here." : "Open a record file, or drop one here.",
       ),
+      examples,
       form,
     );
-    return { element: details, fields };
+    return { element: details, fields, examples };
   }
 
   function createBranching() {
@@ -120,10 +122,17 @@ export function createControls({ source, start, branch, change, open }) {
     },
     setStep: (index, k, run) => branching.setStep(index, k, run),
     setStart: (spec) => intro.fields?.setTexts(spec.texts),
-    setExample(prompt) {
-      if (!intro.fields) return;
-      intro.fields.example = prompt;
-      intro.fields.setHints({ prompt });
+    // Prompts to try, and the values that empty fields stand for.
+    suggest(prompts, defaults) {
+      if (!intro.fields || !prompts.length) return;
+      [intro.fields.example] = prompts;
+      intro.fields.setHints({ ...readParams(defaults), prompt: prompts[0], seed: "random" });
+      intro.examples.hidden = false;
+      fill(
+        intro.examples,
+        h("span", { class: "soft small" }, "Try:"),
+        prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, null, { prompt }) }, prompt)),
+      );
     },
     specOf: (meta, specs) => specOf(meta, specs, source),
   };

@@ -63,5 +63,5 @@ function makeSeries(curve, runs) {
 function describe(curve, run, k) {
   const t = run.timestep(k);
   const where = t === null ? "the end" : `t = ${formatNumber(t)}`;
-  return `step ${k}, ${where}: ${curve.title} ${formatNumber(curve.of(run, k))}`;
+  return `step ${k}, ${where}: ${formatNumber(curve.of(run, k))}`;
 }

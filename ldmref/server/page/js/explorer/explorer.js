@@ -23,7 +23,10 @@ import { createWords } from "./words.js";
  */
 export function createExplorer(element, { source, place, notify }) {
   let view = readSpecs({}).view;
-  const runs = new Runs(source, () => refresh());
+  const runs = new Runs(source, () => {
+    refresh();
+    writePlace();
+  });
   const decoder = new Decoder(source);
   const writePlace = debounce(() => {
     const { patch, clear } = writeSpecs(runs.specs, view);
@@ -197,22 +200,25 @@ export function createExplorer(element, { source, place, notify }) {
 
   return {
     open,
-    suggest: (prompt) => controls.setExample(prompt),
-    show() {
-      const state = place.read();
-      const wanted = readSpecs(state);
-      const own = writeSpecs(runs.specs, view).patch;
-      const asked = writeSpecs(wanted.specs, wanted.view).patch;
-      if (JSON.stringify(own) === JSON.stringify(asked)) return;
-      if (wanted.specs.length === 0 || !("prompt" in wanted.specs[0].texts)) {
+    suggest: controls.suggest,
+    // Show the state of the address. `onlyRun`: if the parameters of run 0 are new, they are meant
+    // alone, without the runs and the position that were shown before.
+    show({ onlyRun = false } = {}) {
+      let wanted = readSpecs(place.read());
+      const format = ({ specs, view: own }) => JSON.stringify(writeSpecs(specs, own).patch);
+      if (format(wanted) === format({ specs: runs.specs, view })) return;
+      if (!("prompt" in (wanted.specs[0]?.texts ?? {}))) {
         if (runs.entries.length) writePlace();
         return;
       }
+      const isNew = JSON.stringify(wanted.specs[0].texts) !== JSON.stringify(runs.specs[0]?.texts);
+      if (onlyRun && isNew) wanted = { specs: [wanted.specs[0]], view: readSpecs({}).view };
       view = wanted.view;
       element.classList.toggle("smooth", view.smooth);
       runs.set(wanted.specs);
       controls.setStart(wanted.specs[0]);
       refresh();
+      writePlace();
     },
     hide() {
       scrubber.stop();

@@ -42,7 +42,7 @@ export function createFields(schema, names, lists) {
     setHints(hints) {
       for (const [name, { input }] of inputs) {
         const hint = hints[name] ?? "";
-        if (input.tagName === "SELECT") input.options[0].textContent = hint ? String(hint) : "the model's own";
+        if (input.tagName === "SELECT") input.options[0].textContent = hint ? String(hint) : "default";
         else input.placeholder = String(hint);
       }
     },

@@ -12,6 +12,11 @@ export async function mount(element, context) {
     write: (patch, clear) => state.readState().view === "explore" && state.writeState(patch, { clear }),
   };
   const explorer = createExplorer(element, { source: serverSource(context), place, notify });
-  explorer.suggest(capabilities.models[0].prompts?.[0] ?? "");
-  return explorer;
+  const [{ prompts, defaults }] = capabilities.models;
+  explorer.suggest(prompts ?? [], defaults);
+  // Another view that opens a run here changes the parameters only, and means this run alone. A link
+  // or an edited address means everything in it.
+  let byPage = false;
+  state.subscribe((_, own) => (byPage = own));
+  return { ...explorer, show: () => explorer.show({ onlyRun: byPage }) };
 }
