@@ -43,7 +43,7 @@ export function createExplorer(element, { source, place, notify }) {
   const compared = [headings[1], panels[1].element, h("h3", { class: "ex-run-heading" }, "Difference of the two runs"), comparison.element];
   const words = createWords((word) => setView({ word }));
   const curves = createCurves((k) => move(view.show, k));
-  const truth = createTruth({ onCompute: computeTruth, onCancel: (i) => runs.entries[i].truthController?.abort(), onMove: (k) => move(view.show, k) });
+  const truth = createTruth({ onCompute: computeTruth, onCancel: stopTruth, onMove: (k) => move(view.show, k) });
   const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
   const body = h(
     "div",
@@ -89,7 +89,9 @@ export function createExplorer(element, { source, place, notify }) {
     controls.setRuns(runs.specs, view, shown);
     if (!shown) return;
     curves.show(shown);
-    truth.show(shown, Boolean(source.truth) && shown.every(({ index }) => runs.specs[index].texts));
+    const canCompute = Boolean(source.truth) && shown.every(({ index }) => runs.specs[index].texts);
+    truth.show(shown, canCompute);
+    if (view.truth && canCompute) shown.forEach(({ index }) => computeTruth(index));
     compared.forEach((part) => (part.hidden = shown.length < 2));
     draw();
   }
@@ -177,11 +179,23 @@ export function createExplorer(element, { source, place, notify }) {
     download(run.record.bytes, fileName(`${run.meta.params?.prompt ?? "run"} ${label}`, "safetensors"));
   }
 
+  // Compute the truth line of a run, once; the address then asks for it.
   async function computeTruth(index) {
-    const done = runs.computeTruth(index, (text) => truth.say(text));
+    const entry = runs.entries[index];
+    if (entry.truthAsked) return;
+    entry.truthAsked = true;
+    view.truth = true;
+    writePlace();
+    const done = runs.computeTruth(index, (text) => truth.say(text && `Run ${letter(index)}: ${text}`));
     refresh();
     await done;
     refresh();
+  }
+
+  function stopTruth(index) {
+    view.truth = false;
+    runs.entries[index].truthController?.abort();
+    writePlace();
   }
 
   /** Open a record file: the first one starts anew, the next is compared with it. */

@@ -97,6 +97,7 @@ export class Runs {
       entry.run.computedTruth = { distance, local };
       say("");
     } catch (error) {
+      entry.truthAsked = error.name !== "AbortError";
       say(error.name === "AbortError" ? "" : describeError(error));
     } finally {
       entry.truthController = null;

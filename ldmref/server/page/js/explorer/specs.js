@@ -4,10 +4,10 @@
 //   from   the step at which it branches; left out, it starts from noise
 //   model  another model
 // The view is: show (the run shown), with (the run beside it, or "none"), by ("sigma"), step, word,
-// pair, part, fixed and smooth.
+// pair, part, fixed, smooth and truth (compute the truth line).
 
 const RESERVED = new Set(["of", "from", "model"]);
-export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", pair: "cond-uncond", part: "brightness", fixed: false, smooth: false };
+export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false };
 
 /** Return the runs and the view of a state: {specs, view}; specs is empty without a run. */
 export function readSpecs(state) {
@@ -33,6 +33,7 @@ export function readSpecs(state) {
     part: state.part ?? VIEW.part,
     fixed: state.fixed === "1",
     smooth: state.smooth === "1",
+    truth: state.truth === "1",
   };
   if (view.with === view.show) view.with = null;
   return { specs, view };
@@ -62,6 +63,7 @@ export function writeSpecs(specs, view) {
     part: view.part === VIEW.part ? null : view.part,
     fixed: view.fixed ? "1" : null,
     smooth: view.smooth ? "1" : null,
+    truth: view.truth ? "1" : null,
   };
   if (specs.length > 1 && view.show === 0 && view.with === 1) patch.with = null;
   const groups = ["p"];
