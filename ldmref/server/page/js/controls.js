@@ -108,7 +108,7 @@ function shareControl(field, hints, changed) {
 
 function choiceControl(field, hints, changed) {
   const choices = hints.choices ?? field.choices.map((name) => ({ name }));
-  const fallback = hints.fallback ? `Default: ${hints.fallback}` : "Default";
+  const fallback = hints.fallback ? `${hints.fallback} (default)` : "default";
   const input = h(
     "select",
     { id: newId(field.name) },
@@ -144,7 +144,7 @@ function flagControl(field, changed) {
 
 /**
  * Return the control of guidance: a rule, and a number for each of its parameters. `rules` are
- * {name, summary, parameters: {name: {default, help}}} of the server.
+ * {name, summary, parameters, defaults} of the server, with a schema for each parameter.
  */
 export function guidanceControl(field, hints, rules, changed) {
   const select = choiceControl(field, { ...hints, choices: rules }, () => {
@@ -162,8 +162,8 @@ export function guidanceControl(field, hints, rules, changed) {
         id: newId(name),
         type: "text",
         inputmode: "decimal",
-        placeholder: toText(parameter.default),
-        title: parameter.help ?? null,
+        placeholder: toText(rule.defaults?.[name] ?? parameter.default),
+        title: parameter.description ?? null,
       });
       input.value = given;
       input.addEventListener("input", changed);

@@ -55,8 +55,7 @@ export class Painter {
       this.mask = new Mask(size.width, size.height);
       this.canvas.width = size.width;
       this.canvas.height = size.height;
-      this.frame.style.setProperty("--ratio", `${size.width} / ${size.height}`);
-      this.frame.classList.toggle("small", Math.max(size.width, size.height) <= 512);
+      this.frame.style.setProperty("--aspect", String(size.width / size.height));
       this.cursor = { x: size.width / 2, y: size.height / 2, shown: false, down: false };
       this.slider.max = String(Math.max(8, Math.round(Math.min(size.width, size.height) / 2)));
       this.resize(Math.max(2, Math.round(Math.min(size.width, size.height) / 8)));

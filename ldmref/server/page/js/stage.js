@@ -25,9 +25,9 @@ export class Stage {
     this.element = h(
       "section",
       { class: "stage", "aria-label": "Result" },
+      this.images,
       this.running,
       this.notice,
-      this.images,
       this.details,
     );
     this.clear();

@@ -1,0 +1,144 @@
+"""A browser, and pages that are watched: errors, requests to other hosts, policy violations."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import numpy as np
+import pytest
+from page_server import run_page_server
+
+import ldmref
+from ldmref.io.native import save_folder
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), "")
+VIOLATIONS = """
+window.violations = [];
+document.addEventListener("securitypolicyviolation", (event) => {
+  console.error(`policy violated: ${event.violatedDirective} by ${event.blockedURI}`);
+});
+"""
+
+
+@dataclass
+class Watch:
+    """Everything that must not happen in a page."""
+
+    allowed: list[str] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    downloads: list[Any] = field(default_factory=list)
+
+    def allow(self, pattern: str) -> None:
+        """Expect problems that match a pattern, such as the message about a refused request."""
+        self.allowed.append(pattern)
+
+    def attach(self, page: Any) -> None:
+        """Watch a page."""
+        page.on("console", self.see_message)
+        page.on("pageerror", lambda error: self.problems.append(f"error: {error}"))
+        page.on("request", self.see_request)
+
+    def see_message(self, message: Any) -> None:
+        """Note errors and warnings of the console."""
+        if message.type in ("error", "warning"):
+            where = message.location.get("url", "")
+            self.problems.append(f"console: {message.text} ({where})")
+
+    def see_request(self, request: Any) -> None:
+        """Note requests that leave this machine."""
+        parts = urlsplit(request.url)
+        if parts.scheme not in ("blob", "data") and parts.hostname != "127.0.0.1":
+            self.problems.append(f"request to another host: {request.url}")
+
+    def check(self) -> None:
+        """Fail if something happened that nobody allowed."""
+        left = [line for line in self.problems if not any(re.search(p, line) for p in self.allowed)]
+        assert left == []
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """Headless Chromium: Debian's, because Playwright cannot download one here."""
+    api = pytest.importorskip("playwright.sync_api")
+    if not CHROMIUM:
+        pytest.skip("the page: no chromium on this machine (apt-get install chromium)")
+    with api.sync_playwright() as playwright:
+        arguments = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=arguments)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model with images of 16 x 16, on disk, for the copied code."""
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    write_tiny(folder)
+    return folder
+
+
+def write_tiny(folder: Path) -> None:
+    """Write the tiny model with random weights as a folder that `ldmref.load` reads."""
+    model = ldmref.random_model("tiny", backend="numpy")
+    save_folder(folder, model.config, model.params, [model.tokenizer], np.float32)
+
+
+@pytest.fixture(scope="session")
+def tiny(tiny_folder: Path) -> Any:
+    """The model of `tiny_folder`."""
+    return ldmref.load(tiny_folder, backend="numpy")
+
+
+@pytest.fixture
+def serve_page() -> Iterator[Any]:
+    """`serve_page(models, sources, **settings)` starts a server, which ends with the test."""
+    with contextlib.ExitStack() as stack:
+        yield lambda *models, **changes: stack.enter_context(run_page_server(*models, **changes))
+
+
+@pytest.fixture
+def server(serve_page: Any, tiny: Any, tiny_folder: Path) -> Any:
+    """A server of the tiny model."""
+    return serve_page({"tiny": tiny}, {"tiny": str(tiny_folder)})
+
+
+@pytest.fixture
+def watch() -> Iterator[Watch]:
+    """The watch over all pages of a test."""
+    watch = Watch()
+    yield watch
+    watch.check()
+
+
+@pytest.fixture
+def new_context(browser: Any, watch: Watch) -> Iterator[Any]:
+    """`new_context(**options)`: a browser profile of its own, whose pages are watched."""
+    contexts = []
+
+    def make(**options: Any) -> Any:
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.set_default_timeout(20_000)
+        context.add_init_script(VIOLATIONS)
+        context.on("page", watch.attach)
+        contexts.append(context)
+        return context
+
+    yield make
+    for context in contexts:
+        context.close()
+
+
+@pytest.fixture
+def page(new_context: Any, server: Any) -> Any:
+    """The page of the tiny model."""
+    page = new_context().new_page()
+    page.goto(server.url)
+    page.get_by_label("Prompt", exact=True).wait_for()
+    return page

@@ -1,0 +1,64 @@
+"""A server of the page in a thread of the test's process, which can be stopped and started again."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+from ldmref.models.model import LatentDiffusion
+from ldmref.server.engine import Engine
+from ldmref.server.running import address_of, make_server, open_socket
+from ldmref.server.settings import ServerSettings
+
+SECONDS = 20.0
+
+
+@dataclass
+class PageServer:
+    """A server on a port of this machine; `stop` and `start` keep the port."""
+
+    models: Mapping[str, LatentDiffusion]
+    sources: Mapping[str, str]
+    settings: ServerSettings
+    url: str = ""
+
+    def start(self) -> None:
+        """Listen, and wait until the server answers."""
+        listening = open_socket(self.settings)
+        self.url = address_of(listening)
+        self.settings = replace(self.settings, port=listening.getsockname()[1])
+        self.engine = Engine(self.models, self.settings, self.sources)
+        self.server = make_server(self.engine, self.settings)
+        run = {"target": self.server.run, "kwargs": {"sockets": [listening]}, "daemon": True}
+        self.thread = threading.Thread(**run)
+        self.thread.start()
+        end = time.monotonic() + SECONDS
+        while not self.server.started and time.monotonic() < end:
+            time.sleep(0.01)
+        assert self.server.started, "the server did not start"
+        self.listening = listening
+
+    def stop(self) -> None:
+        """Cancel everything, and close the port."""
+        for job in self.engine.jobs():
+            job.cancel()
+        self.server.should_exit = True
+        self.thread.join(SECONDS)
+        self.engine.close(0.0)
+        self.listening.close()
+
+
+@contextlib.contextmanager
+def run_page_server(
+    models: Mapping[str, LatentDiffusion], sources: Mapping[str, str] | None = None, **changes
+) -> Iterator[PageServer]:
+    """Serve models until the block ends; `changes` are settings."""
+    server = PageServer(models, sources or {}, ServerSettings(**{"port": 0, **changes}))
+    server.start()
+    try:
+        yield server
+    finally:
+        server.stop()
