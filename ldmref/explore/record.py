@@ -12,7 +12,7 @@ from ldmref.models.model import LatentDiffusion
 from ldmref.modes.callbacks import check_callbacks, notify
 from ldmref.modes.cost import explain_memory
 from ldmref.modes.generate import Callback, CancelFlag
-from ldmref.modes.plan import plan
+from ldmref.modes.plan import AnyPlan, plan
 from ldmref.modes.run import Plan, Run
 from ldmref.modes.trajectory import Trajectory
 
@@ -66,15 +66,23 @@ def prepare_one(model: LatentDiffusion, mode: str, parameters: Mapping[str, Any]
     Raises:
         UsageError: A parameter is wrong, the mode does not sample, or there are several images.
     """
-    planned = plan(mode, model, **parameters)
+    return require_one(plan(mode, model, **parameters)).prepare(model)
+
+
+def require_one(planned: AnyPlan) -> Plan:
+    """Return a plan that samples one image, as it is.
+
+    Raises:
+        UsageError: It does not sample, or has several images.
+    """
     if not isinstance(planned, Plan):
         hint = "record txt2img with latents=inversion.latents and **inversion.settings"
-        raise UsageError(f"{mode} does not sample an image", code=CODE, hint=hint)
+        raise UsageError("an inversion does not sample an image", code=CODE, hint=hint)
     n = len(planned.job.seeds)
     if n != 1:
         message = f"a record holds one image, not {n}"
         raise UsageError(message, code=CODE, hint="give one seed and one prompt, and count 1")
-    return planned.prepare(model)
+    return planned
 
 
 def record_trajectory(

@@ -1,0 +1,206 @@
+// The controls of the explorer: start a run, change one from a step on, and choose what is shown.
+
+import { fill, h } from "../dom.js";
+import { BRANCH_FIELDS, START_FIELDS, createFields } from "./form.js";
+import { formulaButton } from "./formulas.js";
+import { PAIRS } from "./panels.js";
+import { COMPONENTS } from "./preview.js";
+import { letter } from "./tools.js";
+import { toText } from "../schema.js";
+
+const MODE = "txt2img"; // the mode of the form; records of every mode can be opened
+
+/**
+ * Return the controls: the elements intro, viewing and branching, and setRuns, setStep, setStart,
+ * specOf. `calls` are start(mode, model, texts), branch(from, texts, model), change(view), open().
+ */
+export function createControls({ source, start, branch, change, open }) {
+  const schema = source.modes?.[MODE];
+  const intro = createIntro();
+  const viewing = createViewing(change);
+  const branching = createBranching();
+
+  function createIntro() {
+    const fields = schema ? createFields(schema, START_FIELDS, source.lists) : null;
+    const form = fields
+      ? h(
+          "form",
+          {
+            onsubmit: (event) => {
+              event.preventDefault();
+              const texts = fields.texts();
+              texts.prompt ??= fields.example ?? "";
+              start(MODE, null, texts);
+              details.open = false;
+            },
+          },
+          fields.element,
+          h("div", { class: "row" }, h("button", { class: "primary" }, "Record a run"), openButton(open)),
+        )
+      : h("div", { class: "row" }, openButton(open));
+    const examples = h("div", { class: "row", hidden: true });
+    const details = h(
+      "details",
+      { class: "panel ex-intro", open: true },
+      h("summary", {}, h("h2", {}, "Watch a model remove noise")),
+      h(
+        "p",
+        { class: "soft" },
+        "A run is recorded once. Then every step can be looked at: the noisy state, the predictions without and with the prompt, what guidance adds, where each word looks, and how far the sampler is from the truth. ",
+        schema ? "Record one, or drop a record file here." : "Open a record file, or drop one here.",
+      ),
+      examples,
+      form,
+    );
+    return { element: details, fields, examples };
+  }
+
+  function createBranching() {
+    if (!schema || !source.record) return { element: h("div", { hidden: true }), setRun() {}, setStep() {} };
+    const fields = createFields(schema, START_FIELDS, source.lists);
+    const models = source.models ?? [];
+    const model = h("select", { id: "ex-model" }, h("option", { value: "" }, "the same"), models.map(({ name }) => h("option", { value: name }, name)));
+    const here = h("button", { type: "submit", class: "primary" });
+    const anew = h("button", { type: "button" }, "Run from the start");
+    const title = h("h2", { id: "ex-branch-title" });
+    const problem = h("p", { class: "soft small", role: "status" });
+    const form = h(
+      "form",
+      {},
+      fields.element,
+      models.length > 1 ? h("div", { class: "ex-field" }, h("label", { for: "ex-model" }, "Model"), model) : null,
+      h("div", { class: "row" }, here, anew, formulaButton("step")),
+      problem,
+    );
+    let k = 0;
+    let last = 0;
+    const check = () => {
+      const texts = fields.texts();
+      const fixed = Object.keys(texts).filter((name) => !BRANCH_FIELDS.includes(name));
+      const none = Object.keys(texts).length === 0 && !model.value;
+      here.disabled = none || fixed.length > 0 || Boolean(model.value) || k >= last;
+      anew.disabled = none;
+      problem.textContent = fixed.length
+        ? `A branch keeps its ${fixed.join(" and ")}: run from the start to change that.`
+        : k >= last
+          ? "The run ends here: move to an earlier step to branch."
+          : "Fields that are empty stay as they are. The steps before are kept exactly.";
+    };
+    const submit = (from) => {
+      branch(from, fields.texts(), model.value || null);
+      fields.setTexts({});
+      model.value = "";
+      check();
+    };
+    form.addEventListener("input", check);
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      if (!here.disabled) submit(k);
+    });
+    anew.addEventListener("click", () => submit(null));
+    return {
+      element: h("section", { class: "panel ex-branching", "aria-labelledby": "ex-branch-title" }, title, form),
+      setRun: (params) => fields.setHints(params),
+      setStep(index, step, run) {
+        k = step;
+        last = run.n;
+        title.textContent = `Change run ${letter(index)}`;
+        here.textContent = `Branch here, at step ${step}`;
+        check();
+      },
+    };
+  }
+
+  return {
+    intro: intro.element,
+    viewing: viewing.element,
+    branching: branching.element,
+    setRuns(specs, view, shown) {
+      intro.element.open = specs.length === 0;
+      viewing.set(view, shown);
+      if (shown) branching.setRun(readParams(shown.find((one) => one.main).run.meta.params));
+    },
+    setStep: (index, k, run) => branching.setStep(index, k, run),
+    setStart: (spec) => intro.fields?.setTexts(spec.texts),
+    // Prompts to try, and the values that empty fields stand for.
+    suggest(prompts, defaults) {
+      if (!intro.fields || !prompts.length) return;
+      [intro.fields.example] = prompts;
+      intro.fields.setHints({ ...readParams(defaults), prompt: prompts[0], seed: "random" });
+      intro.examples.hidden = false;
+      fill(
+        intro.examples,
+        h("span", { class: "soft small" }, "Try:"),
+        prompts.slice(0, 5).map((prompt) => h("button", { type: "button", class: "chip", onclick: () => start(MODE, null, { prompt }) }, prompt)),
+      );
+    },
+    specOf: (meta, specs) => specOf(meta, specs, source),
+  };
+}
+
+function openButton(open) {
+  return h("button", { type: "button", onclick: open }, "Open a record file");
+}
+
+function createViewing(change) {
+  const select = (label, options, name) => {
+    const input = h("select", { "aria-label": label, onchange: () => change({ [name]: input.value }) }, options.map(([value, text]) => h("option", { value }, text)));
+    return input;
+  };
+  const check = (text, name) => {
+    const input = h("input", { type: "checkbox", onchange: () => change({ [name]: input.checked }) });
+    return { input, element: h("label", { class: "ex-inline" }, input, text) };
+  };
+  const pair = select("Difference of", Object.entries(PAIRS).map(([key, { text }]) => [key, text]), "pair");
+  const part = select("Part of the difference", Object.entries(COMPONENTS).map(([key, { label }]) => [key, label]), "part");
+  const by = select("Align runs", [["step", "same step"], ["sigma", "same noise level"]], "by");
+  const fixed = check("One scale for all steps", "fixed");
+  const smooth = check("Smooth", "smooth");
+  const align = h("label", { class: "ex-inline" }, "Align runs by", by);
+  return {
+    element: h(
+      "div",
+      { class: "ex-viewing" },
+      h("label", { class: "ex-inline" }, "Difference", pair),
+      h("label", { class: "ex-inline" }, "as", part),
+      fixed.element,
+      smooth.element,
+      align,
+      h("span", { class: "ex-inline" }, "Linear preview ", formulaButton("preview")),
+    ),
+    set(view, shown) {
+      pair.value = view.pair;
+      part.value = view.part;
+      by.value = view.by;
+      fixed.input.checked = view.fixed;
+      smooth.input.checked = view.smooth;
+      align.hidden = !shown || shown.length < 2;
+    },
+  };
+}
+
+// The parameters of a record as texts, without what only says where it was made.
+function readParams(params = {}) {
+  return Object.fromEntries(Object.entries(params).map(([name, value]) => [name, toText(value)]));
+}
+
+/**
+ * Return the spec that makes the run of a record again, or null: without a source, for a branch,
+ * and for parameters that the address cannot hold (images, arrays).
+ */
+function specOf(meta, specs, source) {
+  const schema = source.modes?.[meta.mode];
+  if (!schema || !source.record || meta.branch || specs.some((spec) => !spec.texts)) return null;
+  const texts = {};
+  for (const [name, value] of Object.entries(meta.params ?? {})) {
+    const property = schema.properties[name];
+    if (!property || value === null || toText(value) === toText(property.default)) continue;
+    if (property.contentEncoding || (typeof value === "object" && name !== "guidance" && name !== "sigmas")) return null;
+    texts[name] = toText(value);
+  }
+  if (specs.length === 0) return { of: null, from: null, mode: meta.mode, model: null, texts };
+  const base = specs[0];
+  if (base.mode !== meta.mode || Object.keys(base.texts).some((name) => !(name in texts))) return null;
+  const changes = Object.entries(texts).filter(([name, text]) => base.texts[name] !== text);
+  return { of: 0, from: null, model: null, texts: Object.fromEntries(changes) };
+}

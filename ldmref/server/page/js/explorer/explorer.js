@@ -1,0 +1,246 @@
+// The explorer: runs, the position in them, and everything that is shown at the position.
+
+import { readRecord, RecordError } from "../record.js";
+import { fill, h } from "../dom.js";
+import { createControls } from "./controls.js";
+import { createCurves } from "./curves.js";
+import { Decoder } from "./decoder.js";
+import { createComparison, createRunPanels } from "./panels.js";
+import { Runs } from "./runs.js";
+import { createScrubber } from "./scrubber.js";
+import { readSpecs, removeSpec, writeSpecs } from "./specs.js";
+import { createStrips } from "./strips.js";
+import { acceptFiles, debounce, download, fileName, letter } from "./tools.js";
+import { createTruth } from "./truth.js";
+import { createWords } from "./words.js";
+
+/**
+ * Build the explorer in `element` and return {show(), hide(), open(name, buffer)}.
+ *
+ * `source` offers what a server can do, each optional: record, truth, decode, forms (source.js).
+ * `place` keeps the state of the view: {read() -> state, write(patch, clear)} (the address).
+ * `notify` has notify(text, options) and notifyError(error).
+ */
+export function createExplorer(element, { source, place, notify }) {
+  let view = readSpecs({}).view;
+  const runs = new Runs(source, () => {
+    refresh();
+    writePlace();
+  });
+  const decoder = new Decoder(source);
+  const writePlace = debounce(() => {
+    const { patch, clear } = writeSpecs(runs.specs, view);
+    place.write(patch, clear);
+  }, 150);
+
+  const actions = { onMove: move, onCompare: compare, onSave: save, onRemove: remove, onCancel: cancel };
+  const strips = createStrips(actions);
+  const scrubber = createScrubber((k) => move(view.show, k));
+  const controls = createControls({ source, start, branch, change: setView, save, open: () => file.click() });
+  const panels = [createRunPanels(), createRunPanels()];
+  const headings = panels.map(() => h("h3", { class: "ex-run-heading" }));
+  const comparison = createComparison();
+  const compared = [headings[1], panels[1].element, h("h3", { class: "ex-run-heading" }, "Difference of the two runs"), comparison.element];
+  const words = createWords((word) => setView({ word }));
+  const curves = createCurves((k) => move(view.show, k));
+  const truth = createTruth({ onCompute: computeTruth, onCancel: stopTruth, onMove: (k) => move(view.show, k) });
+  const file = h("input", { type: "file", accept: ".safetensors,.ldmrun", class: "sr", tabindex: -1, "aria-label": "Record file" });
+  const body = h(
+    "div",
+    { class: "ex-body", hidden: true },
+    strips.element,
+    scrubber.element,
+    controls.viewing,
+    h("section", { class: "panel", "aria-label": "Images of the step" }, headings[0], panels[0].element, compared),
+    controls.branching,
+    h("div", { class: "ex-columns" }, words.element, h("div", { class: "ex-column" }, curves.element, truth.element)),
+  );
+  fill(element, controls.intro, file, body);
+  element.classList.add("explorer");
+  acceptFiles(element, file, open);
+  element.addEventListener("keydown", (event) => !body.hidden && scrubber.key(event));
+
+  // The positions that are shown, [{run, k, index, main, letter, tone, busy}]: one, or two in the
+  // order of the runs. `main` is the one that the scrubber moves.
+  function current() {
+    const shown = runs.entries[view.show]?.run ? view.show : runs.entries.findIndex((entry) => entry.run);
+    if (shown < 0) return null;
+    const { run } = runs.entries[shown];
+    const other = view.with !== null && view.with !== shown ? runs.entries[view.with]?.run : null;
+    view.step = Math.min(view.step ?? Math.round(run.n / 2), run.n);
+    const k = view.step;
+    const positions = [{ run, k, index: shown }];
+    if (other) {
+      const otherK = view.by === "sigma" ? other.nearest(run.sigmas[k]) : Math.min(k, other.n);
+      positions.push({ run: other, k: otherK, index: view.with });
+    }
+    return positions
+      .sort((a, b) => a.index - b.index)
+      .map((one) => ({ ...one, main: one.index === shown, letter: letter(one.index), tone: one.index % 6, busy: Boolean(runs.entries[one.index].truthController) }));
+  }
+
+  // Everything: after runs came or went, or another run is shown.
+  function refresh() {
+    const shown = current();
+    body.hidden = runs.entries.length === 0;
+    const find = (main) => shown?.find((one) => one.main === main)?.index;
+    strips.show(runs.entries, find(true) ?? view.show, find(false) ?? null);
+    for (const part of [...body.children].slice(1)) part.classList.toggle("ex-off", !shown);
+    controls.setRuns(runs.specs, view, shown);
+    if (!shown) return;
+    curves.show(shown);
+    const canCompute = Boolean(source.truth) && shown.every(({ index }) => runs.specs[index].texts);
+    truth.show(shown, canCompute);
+    if (view.truth && canCompute) shown.forEach(({ index }) => computeTruth(index));
+    compared.forEach((part) => (part.hidden = shown.length < 2));
+    draw();
+  }
+
+  // Everything that depends on the step. It asks nobody, so it is done before the next frame.
+  function draw() {
+    const shown = current();
+    if (!shown) return;
+    element.dataset.step = String(view.step);
+    const { run, k, index } = shown.find((one) => one.main);
+    scrubber.set(k, run.n, describePosition(run, k));
+    strips.mark(shown.map((one) => [one.index, one.k, one.main]));
+    shown.forEach((one, i) => {
+      fill(headings[i], h("span", { class: `ex-letter tone-${one.tone}` }, one.letter), " ", shown.length > 1 ? describePosition(one.run, one.k) : runs.entries[one.index].label);
+      panels[i].show(one.run, one.k, view);
+    });
+    if (shown.length > 1) {
+      const [a, b] = shown;
+      comparison.show(a.run, a.k, b.run, b.k, { part: view.part, letters: [a.letter, b.letter] });
+    }
+    words.show(shown, view.word);
+    curves.mark(k);
+    truth.mark(k);
+    controls.setStep(index, k, run);
+    if (!scrubber.playing) {
+      shown.forEach((one, i) => decoder.request(one.run, one.k, (name, image) => panels[i].showDecoded(one.run, name, one.k, image)));
+    }
+  }
+
+  function move(index, k) {
+    const changed = index !== view.show;
+    if (changed) view.with = view.with === index ? view.show : view.with;
+    view.show = index;
+    view.step = k;
+    decoder.forget();
+    if (changed) refresh();
+    else draw();
+    writePlace();
+  }
+
+  function setView(change) {
+    Object.assign(view, change);
+    decoder.forget();
+    element.classList.toggle("smooth", view.smooth);
+    refresh();
+    writePlace();
+  }
+
+  function compare(index) {
+    setView({ with: index });
+  }
+
+  // Explore other parameters: all runs so far are left.
+  function start(mode, model, texts) {
+    view = { ...readSpecs({}).view, part: view.part, pair: view.pair, smooth: view.smooth, fixed: view.fixed };
+    runs.set([{ of: null, from: null, mode, model, texts }]);
+    refresh();
+    writePlace();
+  }
+
+  // A run with changes, from a step of the shown run on, or from the start (null).
+  function branch(from, texts, model = null) {
+    const of = view.show;
+    runs.set([...runs.specs, { of, from, model, texts }]);
+    Object.assign(view, { with: of, show: runs.entries.length - 1 });
+    refresh();
+    writePlace();
+    strips.element.scrollIntoView({ block: "nearest" });
+  }
+
+  function remove(index) {
+    const { kept, places } = removeSpec(runs.specs, index);
+    runs.set(kept);
+    const show = places.get(view.show) ?? 0;
+    const other = places.get(view.with) ?? null;
+    setView({ show, with: other === show ? null : other });
+  }
+
+  function cancel(index) {
+    runs.entries[index].controller?.abort();
+  }
+
+  function save(index) {
+    const { run, label } = runs.entries[index];
+    download(run.record.bytes, fileName(`${run.meta.params?.prompt ?? "run"} ${label}`, "safetensors"));
+  }
+
+  // Compute the truth line of a run, once; the address then asks for it.
+  async function computeTruth(index) {
+    const entry = runs.entries[index];
+    if (entry.truthAsked) return;
+    entry.truthAsked = true;
+    view.truth = true;
+    writePlace();
+    const done = runs.computeTruth(index, (text) => truth.say(text && `Run ${letter(index)}: ${text}`));
+    refresh();
+    await done;
+    refresh();
+  }
+
+  function stopTruth(index) {
+    view.truth = false;
+    runs.entries[index].truthController?.abort();
+    writePlace();
+  }
+
+  /** Open a record file: the first one starts anew, the next is compared with it. */
+  function open(name, buffer) {
+    try {
+      const record = readRecord(buffer);
+      const index = runs.add(name, record, controls.specOf(record.meta, runs.specs));
+      view.with = index > 0 ? view.show : null;
+      view.show = index;
+      setView({});
+    } catch (error) {
+      if (!(error instanceof RecordError)) throw error;
+      notify.notify(`${name}: ${error.message}`, { kind: "error" });
+    }
+  }
+
+  return {
+    open,
+    suggest: controls.suggest,
+    // Show the state of the address. `onlyRun`: if the parameters of run 0 are new, they are meant
+    // alone, without the runs and the position that were shown before.
+    show({ onlyRun = false } = {}) {
+      let wanted = readSpecs(place.read());
+      const format = ({ specs, view: own }) => JSON.stringify(writeSpecs(specs, own).patch);
+      if (format(wanted) === format({ specs: runs.specs, view })) return;
+      if (!("prompt" in (wanted.specs[0]?.texts ?? {}))) {
+        if (runs.entries.length) writePlace();
+        return;
+      }
+      const isNew = JSON.stringify(wanted.specs[0].texts) !== JSON.stringify(runs.specs[0]?.texts);
+      if (onlyRun && isNew) wanted = { specs: [wanted.specs[0]], view: readSpecs({}).view };
+      view = wanted.view;
+      element.classList.toggle("smooth", view.smooth);
+      runs.set(wanted.specs);
+      controls.setStart(wanted.specs[0]);
+      refresh();
+      writePlace();
+    },
+    hide() {
+      scrubber.stop();
+    },
+  };
+}
+
+function describePosition(run, k) {
+  const sigma = Number(run.sigmas[k].toPrecision(3));
+  return `step ${k} of ${run.n}, σ ${sigma}`;
+}

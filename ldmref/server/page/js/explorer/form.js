@@ -1,0 +1,79 @@
+// Forms for the parameters of a run. The fields come from the schema of the mode.
+
+import { h, newId } from "../dom.js";
+import { fromText, label, readFields } from "../schema.js";
+
+export const START_FIELDS = ["prompt", "negative_prompt", "seed", "steps", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
+// Parameters that a run can change on the way: they leave the state and its noise levels readable.
+export const BRANCH_FIELDS = ["prompt", "negative_prompt", "cfg_scale", "sampler", "schedule", "guidance", "eta"];
+
+/**
+ * Return a group of fields: {element, texts(), setTexts(texts), setHints(hints), focus()}.
+ *
+ * `schema` is that of the mode, `names` the fields wanted, and `lists` the known names by field,
+ * {sampler: [{name, text}], ...}. An empty field means: unchanged.
+ */
+export function createFields(schema, names, lists) {
+  const known = new Map(readFields(schema).map((field) => [field.name, field]));
+  const inputs = new Map();
+  const element = h("div", { class: "ex-fields" });
+  for (const name of names.filter((one) => known.has(one))) {
+    const field = known.get(name);
+    const id = newId(name);
+    const input = makeInput(field, lists[name], id);
+    inputs.set(name, { field, input });
+    element.append(
+      h("div", { class: `ex-field ${name}` }, h("label", { for: id }, label(name)), input),
+    );
+  }
+  return {
+    element,
+    texts() {
+      const texts = {};
+      for (const [name, { input }] of inputs) {
+        if (input.value.trim() !== "") texts[name] = input.value.trim();
+      }
+      return texts;
+    },
+    setTexts(texts) {
+      for (const [name, { input }] of inputs) setValue(input, texts[name] ?? "");
+    },
+    // The values that empty fields stand for.
+    setHints(hints) {
+      for (const [name, { input }] of inputs) {
+        const hint = hints[name] ?? "";
+        if (input.tagName === "SELECT") input.options[0].textContent = hint ? String(hint) : "default";
+        else input.placeholder = String(hint);
+      }
+    },
+    focus() {
+      inputs.values().next().value?.input.focus();
+    },
+  };
+}
+
+function makeInput(field, list, id) {
+  if (list?.length) {
+    const options = list.map(({ name, text }) => h("option", { value: name, title: text ?? "" }, name));
+    return h("select", { id, title: field.help }, h("option", { value: "" }, ""), options);
+  }
+  if (field.name === "prompt") return h("input", { id, type: "text", maxlength: 2000, title: field.help });
+  const numeric = field.kind === "integer" || field.kind === "number";
+  return h("input", { id, type: "text", inputmode: numeric ? "decimal" : null, autocomplete: "off", title: field.help });
+}
+
+function setValue(input, text) {
+  const missing = input.tagName === "SELECT" && ![...input.options].some((option) => option.value === text);
+  if (missing) input.append(h("option", { value: text }, text));
+  input.value = text;
+}
+
+/** Return the values of texts by the schema of the mode. */
+export function readTexts(schema, texts) {
+  const values = {};
+  for (const field of readFields(schema)) {
+    const value = typeof texts[field.name] === "string" ? fromText(field, texts[field.name]) : undefined;
+    if (value !== undefined) values[field.name] = value;
+  }
+  return values;
+}

@@ -1,0 +1,22 @@
+// The view Explore of the page.
+
+import { createExplorer } from "./explorer.js";
+import { serverSource } from "./source.js";
+import { loadStyle } from "./tools.js";
+
+export async function mount(element, context) {
+  await loadStyle("explorer.css");
+  const { state, notify, capabilities } = context;
+  const place = {
+    read: () => state.readState(),
+    write: (patch, clear) => state.readState().view === "explore" && state.writeState(patch, { clear }),
+  };
+  const explorer = createExplorer(element, { source: serverSource(context), place, notify });
+  const [{ prompts, defaults }] = capabilities.models;
+  explorer.suggest(prompts ?? [], defaults);
+  // Another view that opens a run here changes the parameters only, and means this run alone. A link
+  // or an edited address means everything in it.
+  let byPage = false;
+  state.subscribe((_, own) => (byPage = own));
+  return { ...explorer, show: () => explorer.show({ onlyRun: byPage }) };
+}

@@ -1,0 +1,133 @@
+// A run: the numbers of a record, by step. Position k of 0, ..., n is the state after k steps, so
+// position 0 is noise and position n the end. The predictions at position k are those of the step
+// that starts there; the end shows those of the last step again.
+
+import { fitPreview, largest, linearPreview, signedDifference } from "./preview.js";
+
+export class Run {
+  /** `record` as `readRecord` returns it. */
+  constructor(record) {
+    this.record = record;
+    this.meta = record.meta;
+    const [n, channels, height, width] = record.tensors.x0.shape;
+    Object.assign(this, { n, channels, height, width, pixels: height * width });
+    this.sigmas = record.tensors.sigmas.data;
+    this.words = (this.meta.words ?? []).map((word) => word.text);
+    this.computedTruth = null;
+    this.scales = new Map();
+    this.setPreview();
+  }
+
+  setPreview() {
+    const { preview_matrix: matrix, preview_bias: bias, image } = this.record.tensors;
+    this.previewName = matrix && bias ? "linear preview" : "linear preview, fitted to this image";
+    const latent = () => this.slice("x", this.n).map((value) => value / Math.hypot(1, this.sigmas[this.n]));
+    const fitted = matrix && bias ? { matrix: matrix.data, bias: bias.data } : fitPreview(latent(), this.width, this.height, image);
+    Object.assign(this, fitted);
+  }
+
+  has(name) {
+    return name in this.record.tensors;
+  }
+
+  /** Whether a prediction was computed at position k: guidance may leave some out. */
+  hasAt(name, k) {
+    return this.has(name) && (name === "x" || !Number.isNaN(this.slice(name, this.stepOf(k))[0]));
+  }
+
+  /** Return the part of a tensor that belongs to index i of its first axis. */
+  slice(name, i) {
+    const { shape, data } = this.record.tensors[name];
+    const size = data.length / shape[0];
+    return data.subarray(i * size, (i + 1) * size);
+  }
+
+  /** Return the step whose predictions belong to position k. */
+  stepOf(k) {
+    return Math.min(k, this.n - 1);
+  }
+
+  /**
+   * Return the latents of x, x0, x0_uncond or x0_cond at position k, and the factor that brings
+   * them to the scale of the preview: x is divided by sqrt(1 + sigma^2).
+   */
+  latents(name, k) {
+    if (name === "x") return { values: this.slice("x", k), scale: 1 / Math.hypot(1, this.sigmas[k]) };
+    return { values: this.slice(name, this.stepOf(k)), scale: 1 };
+  }
+
+  /** Return the linear preview of latents, as RGBA bytes. */
+  preview(name, k) {
+    const { values, scale } = this.latents(name, k);
+    return linearPreview(values, this.pixels, this.matrix, this.bias, scale);
+  }
+
+  /** Return the largest difference of two predictions in the whole run, in a part of the preview. */
+  differenceScale(names, part) {
+    return this.remember(`${names} ${part}`, () => {
+      const ofStep = (k) => {
+        const [a, b] = names.map((name) => this.slice(name, k));
+        return largest(signedDifference(a, b, this.pixels, this.matrix, part));
+      };
+      const computed = Array.from({ length: this.n }, (_, k) => k).filter((k) => names.every((name) => this.hasAt(name, k)));
+      return Math.max(0, ...computed.map(ofStep));
+    });
+  }
+
+  alphaBar(k) {
+    return this.meta.alpha_bar[k];
+  }
+
+  snr(k) {
+    return this.meta.snr[k] ?? Infinity;
+  }
+
+  /** Return the timestep at which the network is evaluated at position k, null at the end. */
+  timestep(k) {
+    return k < this.n ? this.meta.timesteps[k] : null;
+  }
+
+  /**
+   * Return the attention map of a word at position k: {values, width, height, mean, scale}, where
+   * scale is the word's largest share in the whole run.
+   */
+  wordMap(word, k) {
+    const [, words, height, width] = this.record.tensors.attention.shape;
+    const size = height * width;
+    const at = (step) => this.slice("attention", step).subarray(word * size, (word + 1) * size);
+    const values = at(this.stepOf(k));
+    const scale = this.remember(`word ${word} of ${words}`, () =>
+      Math.max(...Array.from({ length: this.n }, (_, step) => largest(at(step)))),
+    );
+    return { values, width, height, scale, mean: values.reduce((a, b) => a + b, 0) / size };
+  }
+
+  /** Return the position whose noise level is nearest to sigma, by the logarithm. */
+  nearest(sigma) {
+    const floor = this.sigmas.reduce((least, level) => (level > 0 ? Math.min(least, level) : least), 1) / 10;
+    const log = (level) => Math.log(Math.max(level, floor));
+    let best = 0;
+    this.sigmas.forEach((level, k) => {
+      if (Math.abs(log(level) - log(sigma)) < Math.abs(log(this.sigmas[best]) - log(sigma))) best = k;
+    });
+    return best;
+  }
+
+  /** The number of steps that this run shares with the one it branched from. */
+  get shared() {
+    return this.meta.branch ? this.meta.branch.step : 0;
+  }
+
+  /** The truth line, {distance, local}: of the record, or computed later; null without one. */
+  get truth() {
+    if (this.computedTruth) return this.computedTruth;
+    if (!this.has("truth_distance")) return null;
+    const { truth_distance: distance, local_error: local } = this.record.tensors;
+    return { distance: distance.data, local: local ? local.data : null };
+  }
+
+  remember(key, compute) {
+    if (!this.scales.has(key)) this.scales.set(key, compute());
+    return this.scales.get(key);
+  }
+}

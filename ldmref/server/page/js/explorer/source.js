@@ -1,0 +1,97 @@
+// A server as a source of runs. A source is an object with any of these actions:
+//
+//   record(request, {signal, progress}) -> ArrayBuffer      a run record
+//   truth(request, {signal, progress}) -> {distance, local_error}
+//   decode({latents, shape, model}, signal) -> [ImageBitmap, ...]
+//
+// and, for the forms, modes {name: schema}, models, and lists {field: [{name, text}]}. `request` is
+// {mode, model, texts, branches}, as describeRequest of specs.js returns it.
+
+import { readTexts } from "./form.js";
+
+export function serverSource({ api, capabilities }) {
+  const modes = Object.fromEntries(Object.entries(capabilities.modes).map(([name, { schema }]) => [name, schema]));
+  const lists = {
+    sampler: capabilities.samplers.map(({ name, summary }) => ({ name, text: summary })),
+    schedule: capabilities.schedules.map(({ name, summary }) => ({ name, text: summary })),
+    guidance: capabilities.guidances.map(({ name, summary }) => ({ name, text: summary })),
+  };
+
+  // The fields of a request that say which run is meant.
+  function describe({ mode, model, texts, branches }) {
+    const schema = modes[mode];
+    if (!schema) throw new Error(`The server has no mode ${mode}`);
+    const parameters = readTexts(schema, texts);
+    const run = { mode, parameters, ...(model ? { model } : {}) };
+    return branches.reduce(
+      (trunk, { step, texts: changed }) => ({ trunk, step, changes: readTexts(schema, changed), ...(model ? { model } : {}) }),
+      run,
+    );
+  }
+
+  // Run a job to its end and return its description.
+  async function finish(body, { signal, progress }) {
+    const job = await api.submit(body);
+    const cancel = () => api.cancel(job.id).catch(() => {});
+    signal?.addEventListener("abort", cancel, { once: true });
+    try {
+      const ended = await api.events(
+        job,
+        {
+          queued: ({ position }) => progress?.(null, position ? `Waiting behind ${position}` : "Waiting"),
+          started: () => progress?.(0, "Running"),
+          progress: ({ step, steps }) => progress?.(steps ? step / steps : null, `Step ${step} of ${steps}`),
+          lost: () => progress?.(null, "The server does not answer; trying again"),
+        },
+        signal,
+      );
+      if (ended.state === "cancelled") throw new DOMException("cancelled", "AbortError");
+      if (ended.state === "failed") throw Object.assign(new Error(ended.error.message), ended.error);
+      return ended;
+    } finally {
+      signal?.removeEventListener("abort", cancel);
+    }
+  }
+
+  return {
+    modes,
+    lists,
+    models: capabilities.models,
+    async record(request, hooks) {
+      const described = describe(request);
+      const ended = await finish({ kind: described.trunk ? "branch" : "record", ...described }, hooks);
+      return api.bytes(ended.files.find(({ name }) => name.startsWith("record")).url);
+    },
+    async truth(request, hooks) {
+      const { data } = await finish({ kind: "truth", ...describe(request) }, hooks);
+      return data;
+    },
+    async decode({ latents, shape, model }, signal) {
+      const known = capabilities.models.find(({ name, family }) => name === model || family === model);
+      const body = { kind: "decode", latents: toBase64(writeNpy(latents, shape)), ...(known ? { model: known.name } : {}) };
+      const ended = await finish(body, { signal });
+      return Promise.all(ended.files.map(async ({ url }) => createImageBitmap(await api.blob(url))));
+    },
+  };
+}
+
+// Numbers as the bytes of a .npy file.
+function writeNpy(numbers, shape) {
+  const text = `{'descr': '<f4', 'fortran_order': False, 'shape': (${shape.join(", ")}), }`;
+  const header = text.padEnd(Math.ceil((text.length + 11) / 64) * 64 - 11) + "\n";
+  const start = new TextEncoder().encode(`NUMPY\x01\x00${String.fromCharCode(header.length)}\x00${header}`);
+  const values = new Uint8Array(numbers.buffer, numbers.byteOffset, numbers.byteLength);
+  const bytes = new Uint8Array(1 + start.length + values.length);
+  bytes[0] = 0x93;
+  bytes.set(start, 1);
+  bytes.set(values, 1 + start.length);
+  return bytes;
+}
+
+function toBase64(bytes) {
+  let text = "";
+  for (let i = 0; i < bytes.length; i += 0x8000) {
+    text += String.fromCharCode(...bytes.subarray(i, i + 0x8000));
+  }
+  return btoa(text);
+}

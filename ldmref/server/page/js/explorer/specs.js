@@ -1,0 +1,108 @@
+// The address of the explorer. Run 0 has the parameters p.*. Each other run is a group, compare,
+// compare2, ..., with the parameters that it changes, and with:
+//   of     the run that it belongs to; run 0 if it is left out
+//   from   the step at which it branches; left out, it starts from noise
+//   model  another model
+// The view is: show (the run shown), with (the run beside it, or "none"), by ("sigma"), step, word,
+// pair, part, fixed, smooth and truth (compute the truth line).
+
+const RESERVED = new Set(["of", "from", "model"]);
+export const VIEW = { show: 0, with: null, by: "step", step: null, word: "", pair: "cond-uncond", part: "brightness", fixed: false, smooth: false, truth: false };
+
+/** Return the runs and the view of a state: {specs, view}; specs is empty without a run. */
+export function readSpecs(state) {
+  const specs = [];
+  if (state.p && typeof state.p === "object" && Object.keys(state.p).length > 0) {
+    specs.push({ of: null, from: null, mode: state.mode ?? "txt2img", model: state.model ?? null, texts: { ...state.p } });
+    for (let i = 1; typeof state[groupName(i)] === "object"; i += 1) {
+      specs.push(readChange(state[groupName(i)], i));
+    }
+  }
+  const number = (text, last) => {
+    const value = Number.parseInt(text, 10);
+    return Number.isInteger(value) && value >= 0 && value <= last ? value : null;
+  };
+  const last = Math.max(specs.length - 1, 0);
+  const view = {
+    show: number(state.show, last) ?? 0,
+    with: state.with === "none" ? null : number(state.with, last) ?? (specs.length > 1 ? 1 : null),
+    by: state.by === "sigma" ? "sigma" : "step",
+    step: number(state.step, 100_000),
+    word: state.word ?? "",
+    pair: state.pair ?? VIEW.pair,
+    part: state.part ?? VIEW.part,
+    fixed: state.fixed === "1",
+    smooth: state.smooth === "1",
+    truth: state.truth === "1",
+  };
+  if (view.with === view.show) view.with = null;
+  return { specs, view };
+}
+
+function readChange(group, index) {
+  const of = Number.parseInt(group.of ?? "0", 10);
+  const from = Number.parseInt(group.from ?? "", 10);
+  const texts = Object.fromEntries(Object.entries(group).filter(([name]) => !RESERVED.has(name)));
+  return {
+    of: of >= 0 && of < index ? of : 0,
+    from: from >= 0 ? from : null,
+    model: group.model ?? null,
+    texts,
+  };
+}
+
+/** Return the patch of the page's state for runs and a view, and the groups that it replaces. */
+export function writeSpecs(specs, view) {
+  const patch = {
+    show: view.show || null,
+    with: view.with === null ? (specs.length > 1 ? "none" : null) : view.with,
+    by: view.by === "step" ? null : view.by,
+    step: view.step,
+    word: view.word || null,
+    pair: view.pair === VIEW.pair ? null : view.pair,
+    part: view.part === VIEW.part ? null : view.part,
+    fixed: view.fixed ? "1" : null,
+    smooth: view.smooth ? "1" : null,
+    truth: view.truth ? "1" : null,
+  };
+  if (specs.length > 1 && view.show === 0 && view.with === 1) patch.with = null;
+  const groups = ["p"];
+  for (let i = 1; i <= 64; i += 1) groups.push(groupName(i));
+  if (specs.length && specs[0].texts) {
+    patch.mode = specs[0].mode;
+    patch.model = specs[0].model;
+    patch.p = { ...specs[0].texts };
+    specs.slice(1).forEach(({ of, from, model, texts }, i) => {
+      patch[groupName(i + 1)] = { ...(of ? { of } : {}), ...(from === null ? {} : { from }), ...(model ? { model } : {}), ...texts };
+    });
+  }
+  return { patch, clear: groups };
+}
+
+function groupName(index) {
+  return index === 1 ? "compare" : `compare${index}`;
+}
+
+/**
+ * Return what a source has to make for run `index`: {mode, model, texts, branches}. `texts` are the
+ * parameters from noise on, and `branches` the changes on the way, [{step, texts}].
+ */
+export function describeRequest(specs, index) {
+  const spec = specs[index];
+  if (spec.of === null) return { mode: spec.mode, model: spec.model, texts: spec.texts, branches: [] };
+  const trunk = describeRequest(specs, spec.of);
+  if (spec.from !== null) {
+    return { ...trunk, branches: [...trunk.branches, { step: spec.from, texts: spec.texts }] };
+  }
+  return { mode: trunk.mode, model: spec.model ?? trunk.model, texts: { ...trunk.texts, ...spec.texts }, branches: trunk.branches };
+}
+
+/** Return the runs without run `index` and those that branched from it, and the map of old to new. */
+export function removeSpec(specs, index) {
+  const gone = new Set([index]);
+  specs.forEach((spec, i) => gone.has(spec.of) && gone.add(i));
+  const places = new Map();
+  specs.forEach((_, i) => !gone.has(i) && places.set(i, places.size));
+  const kept = specs.filter((_, i) => !gone.has(i)).map((spec) => ({ ...spec, of: spec.of === null ? null : places.get(spec.of) }));
+  return { kept, places };
+}

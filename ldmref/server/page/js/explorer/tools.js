@@ -1,0 +1,67 @@
+// Small helpers of the explorer and the grids.
+
+import { h } from "../dom.js";
+
+/** Offer bytes as a download. */
+export function download(content, name, type = "application/octet-stream") {
+  const address = URL.createObjectURL(new Blob([content], { type }));
+  const link = h("a", { href: address, download: name });
+  document.body.append(link);
+  link.click();
+  link.remove();
+  setTimeout(() => URL.revokeObjectURL(address), 10_000);
+}
+
+/** Return a function that calls `work` once, `delay` milliseconds after its last call. */
+export function debounce(work, delay) {
+  let timer = 0;
+  return (...values) => {
+    clearTimeout(timer);
+    timer = setTimeout(() => work(...values), delay);
+  };
+}
+
+/** Return the letter of a run: A, B, ..., Z, A2, B2, ... */
+export function letter(index) {
+  const turn = Math.floor(index / 26);
+  return String.fromCharCode(65 + (index % 26)) + (turn ? String(turn + 1) : "");
+}
+
+/** Return a file name without the characters that systems refuse. */
+export function fileName(text, ending) {
+  const plain = text.toLowerCase().replace(/[^a-z0-9]+/g, "-").replace(/^-|-$/g, "").slice(0, 60);
+  return `${plain || "run"}.${ending}`;
+}
+
+/** Load a style sheet beside the scripts, once, and wait for it. */
+export function loadStyle(name) {
+  const address = new URL(`../../${name}`, import.meta.url).href;
+  const present = [...document.querySelectorAll("link[rel=stylesheet]")].some((link) => link.href === address);
+  if (present) return Promise.resolve();
+  return new Promise((resolve) => {
+    const link = h("link", { rel: "stylesheet", href: address, onload: resolve, onerror: resolve });
+    document.head.append(link);
+  });
+}
+
+/** Open a file picker and call `open(name, buffer)`; also accept files that are dropped on `area`. */
+export function acceptFiles(area, input, open) {
+  const read = async (file) => file && open(file.name, await file.arrayBuffer());
+  input.addEventListener("change", async () => {
+    await read(input.files[0]);
+    input.value = "";
+  });
+  const holdsFile = (event) => [...(event.dataTransfer?.types ?? [])].includes("Files");
+  area.addEventListener("dragover", (event) => {
+    if (!holdsFile(event)) return;
+    event.preventDefault();
+    area.classList.add("dropping");
+  });
+  area.addEventListener("dragleave", () => area.classList.remove("dropping"));
+  area.addEventListener("drop", (event) => {
+    area.classList.remove("dropping");
+    if (!holdsFile(event)) return;
+    event.preventDefault();
+    read(event.dataTransfer.files[0]);
+  });
+}

@@ -1,0 +1,142 @@
+// The form of a grid: two axes, and the parameters that all cells share.
+
+import { fill, h, newId } from "../dom.js";
+import { START_FIELDS, createFields } from "../explorer/form.js";
+import { label, readFields } from "../schema.js";
+import { ValuesError, explainValues, isText, readAxis } from "./values.js";
+
+const NONE = "";
+const KINDS = new Set(["text", "texts", "number", "integer", "choice", "guidance", "flag", "numbers"]);
+// Parameters of every cell alike: a sheet has images of one size, and one image in a cell.
+const SHARED = new Set(["width", "height", "count", "batch_size", "tile"]);
+
+/**
+ * Return the form: {element, read() -> request or null, set(texts, axes), busy(state)}.
+ *
+ * `lists` are the known names by field; `onSubmit(request)` gets {texts, x: {name, values}, y or
+ * null, distance}, `onChange()` follows every edit.
+ */
+export function createForm({ schema, lists, most, onSubmit, onChange, onCancel }) {
+  const fields = readFields(schema).filter((field) => KINDS.has(field.kind) && !SHARED.has(field.name) && (field.kind !== "numbers" || field.integers));
+  const shared = createFields(schema, START_FIELDS, lists);
+  const axes = { x: createAxis("x", "Columns", "sampler"), y: createAxis("y", "Rows", "steps") };
+  const distance = h("input", { type: "checkbox", checked: true });
+  const submit = h("button", { type: "submit", class: "primary" }, "Generate the grid");
+  const cancel = h("button", { type: "button", hidden: true, onclick: onCancel }, "Cancel");
+  const count = h("p", { class: "soft small", role: "status" });
+  const element = h(
+    "form",
+    { class: "panel grid-form", novalidate: true },
+    h("h2", {}, "Two parameters against each other"),
+    h("div", { class: "grid-axes" }, axes.x.element, axes.y.element),
+    shared.element,
+    h("label", { class: "ex-inline" }, distance, "Measure the distance of each image from the converged image of its seed"),
+    h("div", { class: "row" }, submit, cancel, count),
+  );
+  element.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const request = read(true);
+    if (request) onSubmit(request);
+  });
+  element.addEventListener("input", () => {
+    read(false);
+    onChange();
+  });
+
+  function createAxis(key, title, first) {
+    const ids = [newId("axis"), newId("values"), newId("problem")];
+    const name = h("select", { id: ids[0] }, key === "y" ? h("option", { value: NONE }, "none") : null, fields.map((field) => h("option", { value: field.name }, label(field.name))));
+    name.value = first;
+    const values = h("textarea", { id: ids[1], rows: 2, "aria-describedby": ids[2], spellcheck: "false" });
+    const more = h("select", { "aria-label": `Add a name to the ${title.toLowerCase()}` });
+    const problem = h("p", { id: ids[2], class: "soft small" });
+    const holder = h("div", { class: "ex-field" }, h("label", { for: ids[1] }, "Values"), values, more, problem);
+    const own = h("fieldset", { class: "grid-axis" }, h("legend", {}, title), h("div", { class: "ex-field" }, h("label", { for: ids[0] }, "Parameter"), name), holder);
+    const refresh = () => {
+      const field = find();
+      holder.hidden = !field;
+      const known = field ? (field.choices ?? lists[field.name]?.map((one) => one.name) ?? []) : [];
+      more.hidden = known.length === 0;
+      fill(more, h("option", { value: "" }, "add ..."), known.map((one) => h("option", { value: one }, one)));
+      say(field ? explainValues(field) : "", false);
+    };
+    const find = () => fields.find((field) => field.name === name.value);
+    const say = (text, wrong) => {
+      problem.textContent = text;
+      problem.classList.toggle("ex-failed", wrong);
+      values.setAttribute("aria-invalid", String(wrong));
+    };
+    name.addEventListener("change", () => {
+      values.value = "";
+      refresh();
+    });
+    more.addEventListener("change", () => {
+      if (more.value) values.value = [values.value.trim(), more.value].filter(Boolean).join(isText(find()) ? "; " : ", ");
+      more.value = "";
+      values.dispatchEvent(new Event("input", { bubbles: true }));
+    });
+    refresh();
+    return { element: own, name, values, find, say, refresh };
+  }
+
+  // One axis as {name, values}; null without one, undefined if it is wrong (which is then said).
+  function readOneAxis({ find, values, say }, strict) {
+    const field = find();
+    if (!field) return null;
+    if (!strict && values.value.trim() === "") {
+      say(explainValues(field), false);
+      return undefined;
+    }
+    try {
+      const read = readAxis(field, values.value, lists[field.name]?.map((one) => one.name) ?? null);
+      say(`${read.length} ${read.length === 1 ? "value" : "values"}`, false);
+      return { name: field.name, values: read };
+    } catch (error) {
+      if (!(error instanceof ValuesError)) throw error;
+      say(error.message, true);
+      return undefined;
+    }
+  }
+
+  function read(strict) {
+    const x = readOneAxis(axes.x, strict);
+    const y = readOneAxis(axes.y, strict);
+    count.textContent = "";
+    if (x === undefined || y === undefined) return null;
+    if (x.name === y?.name) {
+      axes.y.say("Choose another parameter than for the columns.", true);
+      return null;
+    }
+    const images = x.values.length * (y?.values.length ?? 1);
+    count.textContent = images > most ? `These are ${images} images; this server makes at most ${most} in one grid.` : `${images} images`;
+    if (images > most) return null;
+    const texts = shared.texts();
+    delete texts[x.name];
+    delete texts[y?.name];
+    return { texts, x, y, distance: distance.checked };
+  }
+
+  return {
+    element,
+    read: () => read(false),
+    set(texts, given) {
+      shared.setTexts(texts);
+      for (const [key, axis] of Object.entries(axes)) {
+        if (!given[key]?.name) continue;
+        axis.name.value = fields.some((field) => field.name === given[key].name) || given[key].name === NONE ? given[key].name : axis.name.value;
+        axis.refresh();
+        axis.values.value = given[key].values ?? "";
+      }
+      read(false);
+    },
+    setHints: (hints) => shared.setHints(hints),
+    state() {
+      const axis = ({ name, values }) => ({ name: name.value, values: values.value.trim() });
+      return { p: shared.texts(), x: axis(axes.x), y: axis(axes.y) };
+    },
+    busy(running) {
+      submit.disabled = running;
+      cancel.hidden = !running;
+    },
+  };
+}

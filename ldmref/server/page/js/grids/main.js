@@ -1,0 +1,176 @@
+// The view Grids: two parameters against each other, with the distance of each image from the truth.
+
+import { fill, h } from "../dom.js";
+import { readTexts } from "../explorer/form.js";
+import { debounce, loadStyle } from "../explorer/tools.js";
+import { toText } from "../schema.js";
+import { createFlipbook } from "./flipbook.js";
+import { createForm } from "./form.js";
+import { createSheet } from "./sheet.js";
+
+const MODE = "txt2img";
+const START = { x: { name: "sampler", values: "euler, heun, dpmpp_2m" }, y: { name: "steps", values: "5, 10, 20" } };
+
+export async function mount(element, context) {
+  await Promise.all([loadStyle("explorer.css"), loadStyle("grids.css")]);
+  const { api, state, notify, capabilities } = context;
+  const schema = capabilities.modes[MODE].schema;
+  const names = (list) => list.map(({ name, summary }) => ({ name, text: summary }));
+  const lists = { sampler: names(capabilities.samplers), schedule: names(capabilities.schedules), guidance: names(capabilities.guidances) };
+  const form = createForm({ schema, lists, most: capabilities.limits.images, onSubmit: start, onChange: debounce(writeForm, 300), onCancel: () => running?.abort() });
+  const bar = h("progress", { max: 1, "aria-label": "Progress of the grid" });
+  const words = h("p", { class: "small", role: "status" });
+  const progress = h("div", { class: "grid-progress", hidden: true }, words, bar);
+  const files = h("div", { class: "row" });
+  const about = h("p", { class: "soft small" });
+  const sheet = createSheet(select);
+  const flipbook = createFlipbook(select);
+  const result = h(
+    "div",
+    { class: "grid-result", hidden: true },
+    h("section", { class: "panel grid-main", "aria-label": "Sheet" }, progress, sheet.element, about, files),
+    flipbook.element,
+  );
+  element.classList.add("explorer", "grids");
+  fill(element, form.element, result);
+
+  let running = null; // the controller of the grid that is generated
+  let grid = null;
+  let place = [0, 0];
+  let shownJob = null;
+  const [model] = capabilities.models;
+  form.setHints({ prompt: model.prompts?.[0] ?? "", ...Object.fromEntries(Object.entries(model.defaults).map(([name, value]) => [name, toText(value)])) });
+
+  function writeForm() {
+    const { p, x, y } = form.state();
+    if (state.readState().view === "grids") state.writeState({ mode: MODE, p, x, y }, { clear: ["p", "x", "y"] });
+  }
+
+  async function start(request) {
+    const body = {
+      kind: "grid",
+      mode: MODE,
+      parameters: { prompt: model.prompts?.[0] ?? "", ...readTexts(schema, request.texts) },
+      x: request.x,
+      ...(request.y ? { y: request.y } : {}),
+      distance: request.distance,
+    };
+    if (request.x.name === "prompt" || request.y?.name === "prompt") delete body.parameters.prompt;
+    const { model: wanted } = state.readState();
+    if (wanted) body.model = wanted;
+    try {
+      const job = await api.submit(body);
+      shownJob = job.id;
+      writeForm();
+      state.writeState({ grid: job.id });
+      await follow(job);
+    } catch (error) {
+      notify.notifyError(error);
+    }
+  }
+
+  // Show a job and its cells as they arrive.
+  async function follow(job) {
+    running = new AbortController();
+    const { signal } = running;
+    const cancel = () => api.cancel(job.id).catch(() => {});
+    signal.addEventListener("abort", cancel, { once: true });
+    form.busy(true);
+    progress.hidden = false;
+    place = [0, 0];
+    show(job);
+    const refresh = debounce(async () => !signal.aborted && show(await api.job(job.id)), 120);
+    try {
+      const ended = await api.events(job, {
+        queued: ({ position }) => say(null, position ? `Waiting behind ${position}` : "Waiting"),
+        progress: ({ step, steps, image, images, seconds_left: left }) => {
+          say((image + (steps ? step / steps : 0)) / Math.max(images, 1), `Image ${Math.min(image + 1, images)} of ${images}${left ? `, ${Math.ceil(left)} s left` : ""}`);
+        },
+        image: refresh,
+        lost: () => say(null, "The server does not answer; trying again"),
+      });
+      show(ended);
+      if (ended.state === "failed") notify.notifyError(ended.error);
+    } finally {
+      signal.removeEventListener("abort", cancel);
+      form.busy(false);
+      progress.hidden = true;
+      running = null;
+    }
+  }
+
+  function say(share, text) {
+    if (share === null) bar.removeAttribute("value");
+    else bar.value = share;
+    words.textContent = text;
+  }
+
+  function show(job) {
+    grid = readGrid(job);
+    result.hidden = false;
+    sheet.show(grid);
+    if (!grid.cells.has(place.join(" ")) && grid.cells.size) place = [...grid.cells.keys()][0].split(" ").map(Number);
+    select(...place);
+    const missing = grid.distance && [...grid.cells.values()].some((cell) => cell.distance === null) ? " It is measured when all images are there." : "";
+    about.textContent = grid.distance
+      ? `The number under an image is its distance from the converged image of the same seed and guidance: the root mean square over all pixels, with values from 0 to 1.${missing}`
+      : "";
+    fill(files, job.files.map(({ name, url }) => h("a", { class: "button", href: url, download: name }, `Download ${name}`)));
+  }
+
+  // A grid from the description of its job.
+  function readGrid(job) {
+    const { x, y, distance } = job.request;
+    const cells = new Map();
+    for (const cell of job.data.cells ?? []) {
+      const image = job.images[cell.image];
+      if (!image) continue;
+      cells.set(`${cell.row} ${cell.column}`, {
+        url: image.url,
+        width: image.width,
+        height: image.height,
+        seed: image.seed,
+        distance: cell.distance ?? null,
+        link: linkTo(image.params),
+      });
+    }
+    return { key: job.id, x, y: y ?? null, distance, cells };
+  }
+
+  // The address of the explorer with the run of a cell.
+  function linkTo(params) {
+    const p = {};
+    for (const [name, value] of Object.entries(params)) {
+      const property = schema.properties[name];
+      if (property && value !== null && toText(value) !== toText(property.default)) p[name] = toText(value);
+    }
+    const { model: wanted } = state.readState();
+    return state.formatState({ view: "explore", mode: MODE, ...(wanted ? { model: wanted } : {}), p });
+  }
+
+  function select(row, column) {
+    if (!grid) return;
+    place = [row, column];
+    sheet.mark(row, column);
+    flipbook.show(grid, row, column);
+  }
+
+  return {
+    async show() {
+      const { p, x, y, grid: id } = state.readState();
+      if (running) return;
+      if (!element.dataset.filled || x || p) form.set(p ?? {}, { x: x ?? START.x, y: y ?? START.y });
+      element.dataset.filled = "yes";
+      if (!id || id === shownJob) return;
+      shownJob = id;
+      try {
+        const job = await api.job(id);
+        if (["queued", "running"].includes(job.state)) await follow(job);
+        else show(job);
+      } catch (error) {
+        notify.notify("The server does not have the images of this grid any more. Generate them again.", { hint: error.message });
+        state.writeState({ grid: null });
+      }
+    },
+  };
+}
