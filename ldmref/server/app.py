@@ -17,7 +17,8 @@ from starlette.routing import Route
 from ldmref.errors import LdmrefError
 from ldmref.server import native, static_files
 from ldmref.server.engine import Engine
-from ldmref.server.errors import as_ldmref_error, refusal, status_of
+from ldmref.server.errors import refusal, status_of
+from ldmref.server.guard import guard
 from ldmref.server.openapi import describe_interface
 from ldmref.server.settings import ServerSettings
 
@@ -57,10 +58,9 @@ def create_app(engine: Engine, settings: ServerSettings | None = None) -> Any:
     for name in INTERFACES:
         part = find_part(name)
         routes += part.routes(engine) if part else ()
-    handlers = {Exception: on_error, LdmrefError: on_error, HTTPException: on_http_error}
+    handlers = {LdmrefError: on_error, HTTPException: on_http_error}
     app = Starlette(routes=routes, exception_handlers=handlers, lifespan=lifespan)
-    guard = find_part("guard")
-    return guard.guard(app, settings) if guard else app
+    return guard(app, settings)
 
 
 def find_part(name: str) -> Any:
@@ -74,8 +74,8 @@ def find_part(name: str) -> Any:
 
 async def on_error(request: Request, error: Exception) -> Response:
     """Answer an error in the form of the interface that owns the path."""
-    known = as_ldmref_error(error)
-    return refusal(request.url.path, status_of(known), known)
+    assert isinstance(error, LdmrefError)
+    return refusal(request.url.path, status_of(error), error)
 
 
 async def on_http_error(request: Request, error: Exception) -> Response:
