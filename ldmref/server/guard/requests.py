@@ -32,7 +32,7 @@ def check_size(scope: Scope, largest: int) -> None:
     The limit of the protocol is that of a head in several parts; one that arrives whole passes it.
     """
     size = len(scope.get("raw_path") or scope["path"]) + len(scope["query_string"])
-    size += sum(len(name) + len(value) for name, value in scope["headers"])
+    size += sum(len(name) + len(value) + 4 for name, value in scope["headers"])
     if size > largest:
         raise Refused(
             431,
