@@ -53,15 +53,17 @@ def routes() -> list[Route]:
     files = read_files()
 
     async def index(request: Request) -> Response:
+        """Get the web page."""
         return send(request, files[INDEX])
 
     async def file(request: Request) -> Response:
+        """Get a file of the web page."""
         name = request.path_params["name"]
         if name not in files:
             raise HTTPException(404)
         return send(request, files[name])
 
-    return [Route("/", index), Route("/page/{name:path}", file)]
+    return [Route("/", index, methods=["GET"]), Route("/page/{name:path}", file, methods=["GET"])]
 
 
 def send(request: Request, file: StaticFile) -> Response:

@@ -1,4 +1,4 @@
-"""A real server of the tiny model for hostile clients, raw requests to it, and what an answer is."""
+"""A server of the tiny model for hostile clients, raw requests to it, and their answers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,9 @@ from ldmref.server.settings import ServerSettings
 
 PACKAGE = str(Path(ldmref.__file__).parent)
 # What no answer may contain: lines of a traceback, and paths of this machine.
-LEAKS = re.compile(rf"Traceback|File \"|\.py:\d|\.py\", line|site-packages|{re.escape(PACKAGE)}|\bline \d+, in ")
+LEAKS = re.compile(
+    rf"Traceback|File \"|\.py:\d|\.py\", line|site-packages|{re.escape(PACKAGE)}|\bline \d+, in "
+)
 SHAPES = {
     "native": {"code", "message", "hint", "parameter"},
     "OpenAI": {"message", "type", "param", "code"},
@@ -150,7 +152,7 @@ def assert_works(port: int) -> None:
 
 
 class Watch:
-    """The files that this process opens, while it is switched on; an audit hook cannot be removed."""
+    """The files that this process opens while it is switched on; audit hooks stay for ever."""
 
     def __init__(self) -> None:
         self.opened: list[str] = []

@@ -28,7 +28,7 @@ class Interface(NamedTuple):
     body: dict[str, Any]
     parameters: tuple[str, ...]  # where the parameters of an image are in the body
 
-    def with_parameters(self, **changes: Any) -> bytes:
+    def with_parameters(self, changes: Mapping[str, Any]) -> bytes:
         """Return the body with other parameters."""
         body = json.loads(json.dumps(self.body))
         inner = body
@@ -211,7 +211,8 @@ WRONG_VALUES: list[tuple[str, dict[str, Any]]] = [
         "sampler": ["os.system", "../euler", "", 5, [], {}, "euler\x00", "a" * 100_000],
         "schedule": ["http://evil.example", 5, []],
         "guidance": ["ldmref.errors:LdmrefError", 5, {"name": "x"}, {"__class__": "x"}],
-        "callback": ["print", 5], "cancel": [True], "latents": ["/etc/passwd", 5, {}, [[]], [["a"]]],
+        "callback": ["print", 5], "cancel": [True],
+        "latents": ["/etc/passwd", 5, {}, [[]], [["a"]]],
         "prompt_embeds": ["/etc/passwd", encoded(b"\x80\x04\x95cos\nsystem\n")],
         "control": ["/etc/passwd", [{"model": "/etc/passwd"}]],
         "__class__": ["x"], "__init__": [{}], "self": [1], "model": ["/etc/passwd"],
@@ -224,7 +225,8 @@ WRONG_VALUES: list[tuple[str, dict[str, Any]]] = [
 
 WRONG_BODIES = {
     "unknown model": {"model": "dreamshaper"}, "path as model": {"model": "/etc/passwd"},
-    "relative path as model": {"model": "../../etc/passwd"}, "model with a null": {"model": "t\x00"},
+    "relative path as model": {"model": "../../etc/passwd"},
+    "model with a null": {"model": "t\x00"},
     "URL as model": {"model": "http://evil.example/m.safetensors"}, "model 5": {"model": 5},
     "model list": {"model": ["tiny"]}, "unknown mode": {"mode": "shell"},
     "mode with dots": {"mode": "../txt2img"}, "mode __class__": {"mode": "__class__"},
@@ -240,7 +242,8 @@ WRONG_BODIES = {
 # `{path}` is an image that exists, `{url}` is a server that counts its visitors.
 WRONG_IMAGES: dict[str, Any] = {
     "path": "{path}", "file: URL": "file://{path}", "URL": "{url}", "URL without scheme": "//{url}",
-    "data: URL of a URL": "data:text/uri-list,{url}", "data: URL without base64": "data:image/png,x",
+    "data: URL of a URL": "data:text/uri-list,{url}",
+    "data: URL without base64": "data:image/png,x",
     "path of a device": "/dev/zero", "path of this process": "/proc/self/environ",
     "pipe to a command": "| cat {path}", "home": "~/image.png", "5": 5, "list": [1, 2],
     "object": {"path": "{path}"}, "true": True, "empty": "", "not base64": "!!!!",

@@ -1,4 +1,4 @@
-"""Every hostile request is refused with its status, in the form of its interface; then one works."""
+"""Hostile requests are refused with the right status and form; a normal one works after each."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from hostile_server import (
     assert_works,
     available,
     build,
+    read_reply,
     send,
     serving_models,
 )
@@ -99,7 +100,7 @@ def test_wrong_json(port, name, interface, title):
 @NAMES
 def test_wrong_prompt(port, name, interface, title):
     reply = send(
-        port, build(interface, body=interface.with_parameters(prompt=WRONG_PROMPTS[title]))
+        port, build(interface, body=interface.with_parameters({"prompt": WRONG_PROMPTS[title]}))
     )
     if name == "MCP":
         assert_tool_error(reply)
@@ -119,7 +120,7 @@ def assert_tool_error(reply: Reply) -> None:
     ("title", "values"), WRONG_VALUES, ids=[title for title, _ in WRONG_VALUES]
 )
 def test_wrong_value(port, title, values):
-    reply = send(port, build(NATIVE, body=NATIVE.with_parameters(**values)))
+    reply = send(port, build(NATIVE, body=NATIVE.with_parameters(values)))
     assert_refused(reply, REFUSED, "native")
 
 
@@ -240,7 +241,7 @@ def test_settings_load_no_file(port, name, interface, title):
     body = json.dumps(ATTEMPTS[title]).encode()
     reply = send(port, build(interface, target="/sdapi/v1/options", body=body))
     assert_refused(reply, (404, 422), name)
-    body = interface.with_parameters(override_settings=ATTEMPTS[title])
+    body = interface.with_parameters({"override_settings": ATTEMPTS[title]})
     assert_refused(send(port, build(interface, body=body)), (404, 422), name)
 
 
@@ -257,7 +258,7 @@ def test_settings_change_no_path_and_no_permission(port, name, interface):
     )
     assert reply.status in (200, 422)
     assert options() == before
-    body = interface.with_parameters(override_settings=PATHS)
+    body = interface.with_parameters({"override_settings": PATHS})
     reply = send(port, build(interface, body=body))
     assert reply.status in (200, 422)
     assert b"/tmp/x" not in reply.body or reply.status == 200
@@ -302,14 +303,16 @@ INJECTION = "zzqx\r\nX-Injected: 1\r\n\r\n<script>alert(1)</script>\x1b[2J"
 
 def test_nothing_is_injected_into_headers(port):
     """A warning about an unknown word quotes the prompt in a header."""
-    reply = send(port, build(NATIVE, body=NATIVE.with_parameters(prompt=INJECTION * 30)))
+    reply = send(port, build(NATIVE, body=NATIVE.with_parameters({"prompt": INJECTION * 30})))
     assert reply.status == 200 and reply.headers["content-type"] == "image/png"
     assert "x-injected" not in reply.headers
     assert all(value.isprintable() for value in reply.headers.values())
 
 
-@pytest.mark.parametrize("target", ["/%0d%0aX-Injected:%201", "/v1/jobs/%0aX-Injected:1", "//evil.example/%2f..",
-                                    "/v1/jobs/", "/page"])  # fmt: skip
+@pytest.mark.parametrize(
+    "target",
+    ["/%0d%0aX-Injected:%201", "/v1/jobs/%0aX:1", "//evil.example/%2f..", "/v1/jobs/", "/page"],
+)
 def test_nothing_is_injected_by_the_path(port, target):
     reply = send(port, build(NATIVE, method="GET", target=target, body=b""))
     assert "x-injected" not in reply.headers
@@ -332,5 +335,5 @@ def test_second_request_on_a_connection_is_its_own(port):
         for _ in range(2):
             data = build(NATIVE, target="/v1/inspect", body=inner, headers={"Connection": None})
             connection.sendall(data)
-            answer = connection.recv(65_536)
-            assert answer.count(b"HTTP/1.1 ") == 1 and b" 422 " in answer[:20]
+            reply = read_reply(connection)
+            assert reply.status == 422 and reply.body.count(b"HTTP/1.1 ") == 0
