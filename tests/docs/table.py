@@ -120,6 +120,10 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
         "ldmref bench": HOURS,
         "python benchmarks/": elsewhere("tests/bench/test_scripts.py"),
     },
+    "SECURITY.md": {
+        "ldmref serve": elsewhere("tests/server/test_guard_checks.py"),
+        "server {": Reason("not run", "the settings of nginx"),
+    },
     "docs/backends.md": {
         'device="cuda:0"': GPU,
         "--backend torch": TORCH,
@@ -151,6 +155,7 @@ EXCEPTIONS: dict[str, dict[str, Reason]] = {
     "docs/math/samplers.md": {"step(denoise": Reason("not run", "a signature")},
     "docs/modes.md": {"": elsewhere("tests/cli/test_modes_page.py")},
     "docs/random.md": {"pipe(prompt": elsewhere("tests/parity/test_random_order.py")},
+    "docs/server.md": {"": elsewhere("tests/server/test_server_page.py")},
     "docs/train-it-yourself.md": {"": elsewhere("tests/training/test_chapter.py")},
     "docs/training.md": {
         "ldmref train tiny": SLOW,
