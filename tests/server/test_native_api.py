@@ -249,7 +249,7 @@ def test_many_streams_of_one_job(server, gated):
 
 
 def raw(server, text):
-    """Send a request over a connection of its own, and return the connection."""
+    """Send a request over a new connection, and return the connection."""
     connection = socket.create_connection(server.address, timeout=SECONDS)
     connection.sendall(text)
     return connection

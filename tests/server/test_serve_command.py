@@ -1,4 +1,4 @@
-"""`ldmref serve` in a process of its own: addresses, settings, signals, and what it refuses."""
+"""`ldmref serve` in a separate process: addresses, settings, signals, and what it refuses."""
 
 from __future__ import annotations
 
