@@ -436,7 +436,7 @@ def test_an_image_of_a1111_is_inspected_with_notes(server):
         ('{"mode": "sheet"}', 200),
         ("[" * 500 + "]" * 500, 400),
         ("[" * 100_000, 200),
-        ('{"mode": "interpolate", "positions": {"a": "b"}, "seed_b": [[]]}', 422),
+        ('{"mode": "interpolate", "positions": {"a": "b"}, "seed_b": [[]]}', 200),
         ('{"mode": "invert", "inverted": {"prompt": "a", "iterations": {}}}', 200),
         ('"' + "a" * 500_000 + '"', 200),
     ],
