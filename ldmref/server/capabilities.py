@@ -1,4 +1,4 @@
-"""What a server can do, as JSON: its models, modes, methods and limits."""
+"""The capabilities of a server as JSON: models, modes, samplers, schedules, guidances, limits."""
 
 from __future__ import annotations
 

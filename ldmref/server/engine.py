@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import threading
 import time
@@ -23,7 +22,6 @@ from ldmref.server.jobs import JobReport, ServedJob
 from ldmref.server.settings import ServerSettings
 from ldmref.server.work import Work
 
-log = logging.getLogger("ldmref.server")
 REMEMBERED = 10_000  # ids of jobs that are gone
 SWEEP_SECONDS = 5.0  # from one removal of old results to the next at most
 PLANNERS = 4  # requests that are read and checked at the same time
@@ -149,7 +147,7 @@ class Engine:
                 code="E-GONE",
                 hint=f"results are kept for {self.settings.lifetime:g} s",
             )
-        raise UnknownJob(f"there is no job {short_repr(id)}", code="E-JOB")
+        raise UnknownJob(f"unknown job {short_repr(id)}", code="E-JOB")
 
     def cancel(self, id: str) -> ServedJob:
         """Cancel a job: a waiting one leaves the queue, a running one stops at its next step.
@@ -216,8 +214,8 @@ class Engine:
     def _require_room(self, lane: Lane) -> None:
         if self._closed:
             raise Stopping("the server is stopping", code="E-STOPPING")
-        places = self.settings.queue + (lane.running is None)
-        if len(lane.waiting) >= places:
+        room = self.settings.queue + (lane.running is None)
+        if len(lane.waiting) >= room:
             full = QueueFull(
                 f"the queue is full: {len(lane.waiting)} jobs wait",
                 code="E-QUEUE",
@@ -268,8 +266,6 @@ class Engine:
                 raise Cancelled("cancelled", code="E-CANCELLED")
             work.run(self.models[job.model], JobReport(job), job.cancelled)
         except BaseException as error:  # plug-ins and libraries raise any class
-            if not isinstance(error, LdmrefError):
-                log.error("the job %s failed", job.id, exc_info=error)
             return as_ldmref_error(error)
         return None
 

@@ -1,4 +1,4 @@
-"""`ldmref serve` in a process of its own: addresses, settings, signals, and what it refuses."""
+"""`ldmref serve` in a separate process: addresses, settings, signals, and what it refuses."""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ from ldmref.cli.serve import read_settings
 from ldmref.config import settings
 from ldmref.errors import OutputError, UsageError
 from ldmref.io.native import save_folder
+from ldmref.server.guard.tokens import require_token
 from ldmref.server.running import open_socket
 from ldmref.server.settings import ServerSettings
 
@@ -130,6 +131,21 @@ def test_flags_come_before_variables_and_variables_before_the_file(tmp_path, mon
     )
 
 
+def test_config_show_prints_the_settings_of_the_server(tmp_path, monkeypatch, capfd):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LDMREF_SERVER_PORT", "8001")
+    (tmp_path / "ldmref.toml").write_text("[server]\npage = false\nallow_host = ['a', 'b']\n")
+    assert main(["config", "show", "--origin"]) == 0
+    shown = capfd.readouterr().out.split("[server]\n")[1].splitlines()
+    assert [line.split()[-1] for line in shown] == [
+        "ldmref.toml",
+        "ldmref.toml",
+        "LDMREF_SERVER_PORT",
+    ]
+    values = [line.partition("#")[0].strip() for line in shown]
+    assert values == ['allow_host = ["a", "b"]', "page = false", "port = 8001"]
+
+
 @pytest.mark.parametrize(
     ("values", "words"),
     [
@@ -168,7 +184,11 @@ def test_keys_of_the_file_that_are_refused(tmp_path):
     ],
 )
 def test_which_addresses_are_local(host, local):
-    assert ServerSettings(host=host).is_local is local
+    if local:
+        require_token(ServerSettings(host=host))
+        return
+    with pytest.raises(UsageError):
+        require_token(ServerSettings(host=host))
 
 
 def test_an_open_address_needs_a_token():
