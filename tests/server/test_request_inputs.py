@@ -16,6 +16,7 @@ from PIL import Image
 from ldmref.errors import LdmrefError
 from ldmref.modes.registry import MODES
 from ldmref.server.bodies import MAX_DEPTH, read_json
+from ldmref.server.engine import Engine
 from ldmref.server.errors import BadRequest, status_of
 from ldmref.server.inputs import form_of, plan_work, read_values
 
@@ -41,9 +42,11 @@ def watch(event, arguments):
 sys.addaudithook(watch)
 
 
-@pytest.fixture
-def engine(start_engine, tiny):
-    return start_engine({"tiny": tiny})
+@pytest.fixture(scope="module")
+def engine(tiny):
+    engine = Engine({"tiny": tiny})
+    yield engine
+    engine.close(1.0)
 
 
 def encode(image, kind="PNG", **options):
